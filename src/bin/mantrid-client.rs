@@ -1,0 +1,2 @@
+//! The client. Arguments in, exit code out.
+fn main() {}

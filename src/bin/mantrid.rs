@@ -1,0 +1,2 @@
+//! The daemon. Arguments in, exit code out.
+fn main() {}
