@@ -13,7 +13,7 @@ import time
 
 from harness import cases
 from harness.peers import HERE, program_path
-from harness.process import cpu_times
+from harness.process import RunError, cpu_times
 
 WARM_UP_S = 1  # wrk's shortest run
 EARLY_S = 5  # when the soak case looks at memory for the first time
@@ -24,6 +24,7 @@ ERRORS = ("connect", "read", "write", "timeout", "status")
 def measure(fixture, peer, case, connections, seconds):
     """Starts the proxy, warms it up, measures; returns one record of the report."""
     proxy, port = fixture.start(peer, case.shards)
+    wrk = None
     try:
         soak = case.name == "soak"
         if not soak:
@@ -48,6 +49,8 @@ def measure(fixture, peer, case, connections, seconds):
         summary = _summary(wrk, output)
         ended = not proxy.alive()
     finally:
+        if wrk and wrk.poll() is None:  # interrupted
+            wrk.kill()
         proxy.stop()
 
     units = summary["bytes"] / cases.MIB if case.body_bytes else summary["requests"]
@@ -99,5 +102,5 @@ def _wrk(fixture, case, port, connections, seconds):
 def _summary(wrk, output):
     found = re.search(r"^SUMMARY (\{.*\})$", output, re.MULTILINE)
     if wrk.returncode or not found:
-        raise SystemExit(f"loadtest: wrk failed (code {wrk.returncode}):\n{output}")
+        raise RunError(f"wrk failed (code {wrk.returncode}):\n{output}")
     return json.loads(found.group(1))

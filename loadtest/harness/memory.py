@@ -10,6 +10,7 @@ import socket
 import time
 
 from harness import cases
+from harness.process import RunError
 
 WARM_UP_CONNECTIONS = 64
 SETTLED_FOR_S = 1.0
@@ -74,7 +75,7 @@ def _exchange(client):
     while not answer.endswith(b"Hello, world!\n"):
         piece = client.recv(4096)
         if not piece:
-            raise SystemExit("loadtest: the proxy closed a connection it should keep alive")
+            raise RunError("the proxy closed a connection that it should keep alive")
         answer += piece
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness import cases
-from harness.process import Process, StartError
+from harness.process import Process, RunError
 
 HERE = Path(__file__).resolve().parent.parent
 REPOSITORY = HERE.parent
@@ -127,6 +127,9 @@ class Fixture:
             "SHARDS": str(shards),
             "CPUS": ",".join(str(cpu) for cpu in self.cpus_for(shards)),
             "CONNECTIONS": str(connections),
+            "DESCRIPTORS": str(self.descriptors),
+            # nginx counts both sides.
+            "WORKER_CONNECTIONS": str(min(self.descriptors - 100, 60_000)),
             "NGINX_USER": "user root;" if root else "",
             "MANTRID_IDS": "uid = 0\ngid = 0" if root else "",
         }
@@ -170,7 +173,7 @@ class Fixture:
             if peer.kind == "mantrid":
                 proxy.wait_for(lambda: "Ready" in proxy.text())
             proxy.wait_for(lambda: _answers(port))
-        except StartError:
+        except RunError:
             proxy.stop()
             raise
         return proxy, port

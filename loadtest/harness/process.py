@@ -18,8 +18,8 @@ import time
 from dataclasses import dataclass
 
 
-class StartError(Exception):
-    """A program did not come up; the text says which, and the last lines it wrote."""
+class RunError(Exception):
+    """A program did not do its part; the text says which, and the last lines it wrote."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +71,9 @@ class Process:
         while not is_ready():
             code = self.popen.poll()
             if code is not None:
-                raise StartError(f"{self.name} ended with code {code}:\n{self.tail()}")
+                raise RunError(f"{self.name} ended with code {code}:\n{self.tail()}")
             if time.monotonic() > deadline:
-                raise StartError(f"{self.name} is not ready after {seconds:.0f} s:\n{self.tail()}")
+                raise RunError(f"{self.name} is not ready after {seconds:.0f} s:\n{self.tail()}")
             time.sleep(0.01)
 
     def text(self):

@@ -4,6 +4,7 @@ A ratio is the median of the ratios of the rounds, not the ratio of the medians:
 are neighbours in time, so a machine that gets slower spoils both of a pair.
 """
 
+import os
 import platform
 import subprocess
 from statistics import median
@@ -13,6 +14,7 @@ from harness.peers import REPOSITORY
 BUSY_ENOUGH = 0.85  # below it the load side, not the proxy, set the rate
 STRANGERS = 0.08  # share of the proxy's CPU that others may take before a run is marked
 STOLEN = 0.02
+SOAK_GROWTH = 0.10
 
 
 def machine():
@@ -25,8 +27,6 @@ def machine():
                 break
     with open("/proc/meminfo") as file:
         memory = int(file.readline().split()[1]) // (1 << 20)
-    import os
-
     return {
         "cpu": model,
         "cpus": os.cpu_count(),
@@ -162,6 +162,9 @@ def _notes(rows, runs):
         marked = sum(1 for run in runs if run["others"] > STRANGERS)
         if marked:
             notes.append(f"others on its CPU in {marked} of {len(runs)}")
+    if rows["case"] == "soak":
+        if any(abs(run["end_bytes"] / run["early_bytes"] - 1) > SOAK_GROWTH for run in runs):
+            notes.append(f"memory moved by more than {SOAK_GROWTH:.0%}")
     if any(run["stolen"] > STOLEN for run in runs):
         notes.append("CPU stolen by the hypervisor")
     return notes
