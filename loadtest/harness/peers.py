@@ -62,7 +62,7 @@ def program_path(name):
 
 def _built():
     """Our own program, built now: yesterday's binary is the classic mistake."""
-    build = ["cargo", "build", "--release", "--bin", "mantrid", "--message-format=json"]
+    build = ["cargo", "build", "--release", "--bin", "mantrid", "--message-format=json-render-diagnostics"]
     done = subprocess.run(build, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         raise SystemExit("loadtest: cargo build --release failed; --mantrid PATH names a built one")
