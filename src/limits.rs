@@ -75,3 +75,78 @@ pub const INTERIM_MAX: usize = 16;
 pub const TURNS_MAX: usize = 65_536;
 /// Longest response head, bytes; backends are trusted further than clients.
 pub const RESPONSE_HEAD_BYTES_MAX: usize = 64 * 1024;
+// Owner: table.
+
+/// Most backends of one rule: every choice may look at each of them.
+pub const BACKENDS_MAX: usize = 1024;
+/// Longest chain of aliases: an alias of an alias of …; lookup follows it step by step.
+pub const ALIAS_CHAIN_MAX: usize = 8;
+/// Most connection attempts for one request.
+pub const ATTEMPTS_MAX: u16 = 1000;
+/// Longest duration a rule may name, seconds: 31 days. Kept to the microsecond, this is also far
+/// from where a JSON number could no longer carry it exactly.
+pub const RULE_SECONDS_MAX: u64 = 31 * 24 * 3600;
+/// Longest address or path in a rule (`redirect_to`, `wake`, `check`), bytes.
+pub const RULE_TEXT_BYTES_MAX: usize = 2048;
+/// Longest name of a page, bytes.
+pub const PAGE_NAME_BYTES_MAX: usize = 100;
+
+// Owner: http.
+
+/// Most options in all Connection fields of one head, beyond which some would name fields for ever.
+pub const CONNECTION_OPTIONS_MAX: usize = 32;
+/// Longest line of a chunk size with its extensions, bytes; nobody uses extensions.
+pub const CHUNK_LINE_BYTES_MAX: u32 = 1024;
+/// Longest trailer section, bytes.
+pub const TRAILER_BYTES_MAX: u32 = 8 * 1024;
+/// Longest `.http` page, bytes: it is kept in memory and copied to send.
+pub const PAGE_BYTES_MAX: usize = 1024 * 1024;
+
+// Owner: control.
+
+/// How long the start waits for backend names to be looked up.
+pub const RESOLVE_AT_START: std::time::Duration = std::time::Duration::from_secs(5);
+/// How often names are looked up again.
+pub const RESOLVE_EVERY: std::time::Duration = std::time::Duration::from_secs(30);
+/// How soon, while one has no address.
+pub const RESOLVE_AGAIN: std::time::Duration = std::time::Duration::from_secs(2);
+/// Lookups at a time.
+pub const RESOLVE_AT_ONCE: usize = 64;
+/// How long shards that were told to stop at once may take.
+pub const STOP_TIME: std::time::Duration = std::time::Duration::from_secs(2);
+
+// Owner: daemon.
+
+/// Queue of connections not yet accepted, per shard and address; `net.core.somaxconn` caps it.
+pub const BACKLOG: i32 = 4096;
+/// Memory that must be lockable: what glommio asks for before it makes its rings.
+pub const LOCKED_BYTES_MIN: u64 = 512 * 1024;
+/// Descriptors for the control shard: state, logs, management, lookups.
+const DESCRIPTORS_OF_CONTROL: u64 = 64;
+/// Descriptors for a shard itself: rings, wake-ups, listeners, the spare one.
+const DESCRIPTORS_OF_SHARD: u64 = 32;
+
+/// What one shard may open.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct DescriptorShare {
+    /// Client connections, and as many to backends.
+    pub connections: usize,
+    /// Pipes for bulk transfers.
+    pub pipes: usize,
+}
+
+/// Shares descriptors out: of what control and the shard itself leave, two fifths for clients, as much
+/// for backends, and the rest for pipes of two descriptors each.
+pub fn descriptors_per_shard(descriptors: u64, shards: usize) -> DescriptorShare {
+    let shards = shards.max(1) as u64;
+    let left = (descriptors.saturating_sub(DESCRIPTORS_OF_CONTROL) / shards)
+        .saturating_sub(DESCRIPTORS_OF_SHARD);
+    let share = |part: u64| usize::try_from(left / part).unwrap_or(usize::MAX);
+    let connections = share(5).saturating_mul(2).min(CONNECTIONS_PER_SHARD_MAX);
+    DescriptorShare { connections, pipes: share(10).min(PIPES_MAX) }
+}
+
+/// Most client connections a shard takes on, however many descriptors there are.
+pub const CONNECTIONS_PER_SHARD_MAX: usize = 1_000_000;
+/// Most pipes in use at a time; beyond them bulk bodies are copied.
+pub const PIPES_MAX: usize = 1024;

@@ -133,6 +133,8 @@ struct Inner {
     groups: [BufferGroup; 2],
     spare_vecs: Vec<Vec<u8>>,
     pipes: Vec<splice::PipePair>,
+    pipes_out: usize,
+    pipes_max: usize,
     wheel: Wheel,
     now: Instant,
     counters: RingCounters,
@@ -164,6 +166,8 @@ impl Ring {
                 groups,
                 spare_vecs: Vec::new(),
                 pipes: Vec::new(),
+                pipes_out: 0,
+                pipes_max: limits::PIPES_MAX,
                 wheel: Wheel::new(now),
                 now,
                 counters: RingCounters::default(),
@@ -187,6 +191,11 @@ impl Ring {
     /// Gives back a buffer that was not sent.
     pub(crate) fn give_vec(&self, vec: Vec<u8>) {
         self.inner.borrow_mut().give_vec(vec);
+    }
+
+    /// Bounds how many pipes are lent out at a time.
+    pub(crate) fn limit_pipes(&self, most: usize) {
+        self.inner.borrow_mut().pipes_max = most;
     }
 
     pub(crate) fn counters(&self) -> RingCounters {

@@ -40,11 +40,14 @@ pub(crate) enum Moved {
 impl Pipe {
     /// `None` when descriptors or pipe memory are short: copy instead.
     pub(crate) fn take(ring: &Rc<Ring>) -> Option<Pipe> {
-        let pooled = ring.inner.borrow_mut().pipes.pop();
-        let pair = match pooled {
+        let mut inner = ring.inner.borrow_mut();
+        let pair = match inner.pipes.pop() {
             Some(pair) => pair,
-            None => PipePair::new().ok()?,
+            None if inner.pipes_out < inner.pipes_max => PipePair::new().ok()?,
+            None => return None,
         };
+        inner.pipes_out += 1;
+        drop(inner);
         Some(Pipe { ring: ring.clone(), pair: Some(pair), held: 0 })
     }
 
@@ -93,6 +96,7 @@ impl Pipe {
 impl Drop for Pipe {
     fn drop(&mut self) {
         let mut inner = self.ring.inner.borrow_mut();
+        inner.pipes_out -= 1;
         // Bytes left inside belong to a connection that is gone: never to the next one.
         if self.held == 0 && inner.pipes.len() < limits::PIPES_KEPT {
             inner.pipes.extend(self.pair.take());

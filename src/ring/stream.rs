@@ -271,7 +271,7 @@ impl Stream {
     /// Whether an idle connection can still be used. Needs an armed receive to know.
     pub(crate) fn quiet(&self) -> Quiet {
         self.with(|slot| match slot.item {
-            Item::None if slot.send_error == 0 => Quiet::Yes,
+            Item::None if slot.send_error == 0 && slot.sending.is_none() => Quiet::Yes,
             _ => Quiet::No,
         })
     }

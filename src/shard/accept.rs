@@ -108,6 +108,7 @@ async fn caught(task: impl Future<Output = ()>) -> std::thread::Result<()> {
 fn peer_address(socket: &OwnedFd) -> IpAddr {
     rustix::net::getpeername(socket)
         .ok()
+        .flatten()
         .and_then(|address| SocketAddr::try_from(address).ok())
         // A client that is gone already; it will be found out at the first read.
         .map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.ip().to_canonical())

@@ -1,6 +1,5 @@
 //! A connection for an exchange: choose a backend, wait for a place, reuse or connect, try again.
 
-use std::cell::Cell;
 use std::future::Future;
 use std::hash::BuildHasher;
 use std::net::{IpAddr, SocketAddr};
@@ -8,18 +7,18 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
 
-use super::Shard;
+use super::{Shard, is_shortage};
 use super::pool::{Lease, Wait};
 use crate::link::Counter;
 use crate::ring::{Abort, Deadline, Stream};
-use crate::table::{Draw, Proxy, Target, choose};
+use crate::table::{Algorithm, Draw, Proxy, Target, choose};
 
 /// Why there is no connection.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(super) enum NoBackend {
     /// Every attempt was refused, timed out, or had no address to try: 502.
     Unreachable,
-    /// No place came free in time: 503.
+    /// No place came free in time, or no descriptor is left: 503.
     Queue,
     /// The client left meanwhile: nobody to answer.
     ClientGone,
@@ -35,7 +34,7 @@ pub(super) async fn acquire(
     fresh: bool,
 ) -> Result<Lease, NoBackend> {
     // The common case touches neither timers nor futures.
-    let first = pick(shard, proxy, peer, None);
+    let first = pick(shard, proxy, peer, &[]);
     if let Some((_, address)) = first
         && !fresh
         && let Some(lease) = shard.pool.take(shard, address)
@@ -62,13 +61,16 @@ async fn open(
 ) -> Result<Lease, NoBackend> {
     let deadline = Deadline::new(&shard.ring);
     let mut next = first;
+    // Grows only when attempts fail.
+    let mut tried = Vec::new();
     for attempt in 0..proxy.attempts().max(1) {
         if attempt > 0 {
             deadline.set(proxy.delay());
             deadline.expired().await;
-            next = pick(shard, proxy, peer, next.map(|(index, _)| index));
+            next = pick(shard, proxy, peer, &tried);
         }
-        let Some((_, address)) = next else { continue };
+        let Some((index, address)) = next else { continue };
+        tried.push(index);
         match open_one(shard, proxy, address, &deadline, fresh).await {
             Err(NoBackend::Unreachable) => {
                 shard.count(Counter::ConnectFailures);
@@ -107,41 +109,47 @@ async fn open_one(
         deadline.set(shard.timeouts().connect);
     }
     shard.count(Counter::Connects);
+    shard.pool.make_room(shard);
     match Stream::connect(&shard.ring, address, deadline).await {
         Ok(stream) => Ok(shard.pool.lease(shard, address, stream, place)),
+        // Our want of descriptors is not the backend's fault.
+        Err(Abort::Io(error)) if is_shortage(&error) => Err(NoBackend::Queue),
         Err(Abort::TimedOut | Abort::Io(_)) => Err(NoBackend::Unreachable),
     }
 }
 
-/// The rule's next backend. `tried` and those that just refused are passed over while there are others.
+/// The rule's next backend. Those tried and those that just refused are passed over while there are
+/// others.
 fn pick(
     shard: &Shard,
     proxy: &Proxy,
     peer: IpAddr,
-    tried: Option<usize>,
+    tried: &[usize],
 ) -> Option<(usize, SocketAddr)> {
     let backends = proxy.backends();
-    let address = |index: usize| match &backends[index].target {
-        Target::Address(address) => Some(*address),
+    let address = |index: usize| match backends[index].target() {
+        Target::Address(address) => Some(address),
         Target::Name(name) => {
             let addresses = name.addresses();
             let at = shard.random() as usize % addresses.len().max(1);
             addresses.get(at).copied()
         }
     };
-    if backends.len() == 1 {
+    if backends.len() == 1 && backends[0].weight() != 0 {
         return Some((0, address(0)?));
     }
-    // Round robin moves once per request, however many attempts it takes.
-    let turn = Cell::new(None);
+    let turn = match proxy.algorithm() {
+        Algorithm::RoundRobin => shard.turn(std::ptr::from_ref(proxy).addr()),
+        _ => 0,
+    };
     let draw = Draw {
         random: shard.random(),
-        turn: *turn.get().get_or_insert_with(|| shard.turn(std::ptr::from_ref(proxy).addr())),
+        turn,
         source: SourceHash::with_seed(0).hash_one(peer),
     };
     let open = |index| address(index).map_or(0, |address| shard.pool.busy(address));
     let usable = |index| {
-        Some(index) != tried
+        !tried.contains(&index)
             && address(index).is_some_and(|address| {
                 !proxy.healthcheck() || !shard.pool.is_ejected(shard, address)
             })

@@ -83,9 +83,10 @@ impl Connection {
                         return Waited::Head(len);
                     }
                     Ok(None) if self.inbox.bytes().len() < self.shard.settings.head_bytes_max => {}
-                    Ok(_) => return Waited::Refused(Refusal::too_large(self.inbox.bytes())),
+                    Ok(_) => return Waited::Refused(self.inbox.too_large()),
                     Err(refusal) => return Waited::Refused(refusal),
                 }
+                self.inbox.gather(&self.shard.ring);
                 if !begun {
                     begun = true;
                     self.deadline.set(self.shard.timeouts().http_request);
@@ -120,6 +121,10 @@ impl Connection {
         let table = self.shard.table();
         let plan = plan::plan(&self.shard, &table, &self.inbox.bytes()[..len], self.client);
         self.inbox.consume(&self.shard.ring, len);
+        if let Plan::Proxy { request: Request { framing: RequestFraming::None, .. }, .. } = plan {
+            // Pipelined requests must wait, and must not keep a buffer from others while they do.
+            self.inbox.gather(&self.shard.ring);
+        }
         match plan {
             Plan::Proxy { proxy, request, head } => {
                 let started = exchange::start(self, proxy, &request, head).await;

@@ -40,7 +40,7 @@ pub(super) async fn start(
     mut head: Vec<u8>,
 ) -> Result<Started, Next> {
     let shard = connection.shard.clone();
-    let uploaded = Cell::new(true);
+    let (uploaded, begun) = (Cell::new(true), Cell::new(false));
     let mut fresh = false;
     loop {
         let lease =
@@ -66,6 +66,7 @@ pub(super) async fn start(
             deadline: &connection.deadline,
             request,
             uploaded: &uploaded,
+            begun: &begun,
         };
         match answer.head(&mut inbox).await {
             Ok(len) => return Ok(Started::Answering { lease, inbox, len }),
@@ -92,7 +93,7 @@ pub(super) async fn finish(
     request: &Request,
     started: Started,
 ) -> Next {
-    let uploaded = Cell::new(true);
+    let (uploaded, begun) = (Cell::new(true), Cell::new(false));
     match started {
         Started::Answering { lease, mut inbox, len } => {
             let answer = Answer {
@@ -102,6 +103,7 @@ pub(super) async fn finish(
                 deadline: &connection.deadline,
                 request,
                 uploaded: &uploaded,
+                begun: &begun,
             };
             match answer.pass_on(len, &mut inbox).await {
                 Ok(answered) if answered.tunnel => tunnel::run(connection, lease, inbox).await,
@@ -134,7 +136,7 @@ async fn with_body(
     let uploaded = Cell::new(body.is_done());
     lease.stream.start_send(SendBuf::Vec(head), true);
     let mut inbox = Inbox::default();
-    let answered = Cell::new(false);
+    let begun = Cell::new(false);
     let result = {
         let Connection { stream, inbox: client_inbox, deadline, .. } = &mut *connection;
         if uploaded.get() {
@@ -156,11 +158,12 @@ async fn with_body(
             deadline,
             request,
             uploaded: &uploaded,
+            begun: &begun,
         };
         let upload = async {
             relay.run(client_inbox, &mut body).await?;
             uploaded.set(true);
-            if !answered.get() {
+            if !begun.get() {
                 deadline.set(shard.timeouts().server);
                 stream.arm();
             }
@@ -168,13 +171,12 @@ async fn with_body(
         };
         let download = async {
             let len = answer.head(&mut inbox).await?;
-            answered.set(true);
             answer.pass_on(len, &mut inbox).await
         };
         both(upload, download, || {
             // What the backend does not take it need not: it may have answered already. But it has
             // to, in its time.
-            if !answered.get() {
+            if !begun.get() {
                 deadline.set(shard.timeouts().server);
             }
         })
@@ -188,7 +190,7 @@ async fn with_body(
         Ended::Answered(Err(why)) => failed(connection, request, why, uploaded.get()).await,
         // The backend sees a message that was cut off: its connection goes with `lease`. A client whose
         // answer has begun sees that cut off, too.
-        Ended::UploadBroke(_) if answered.get() => Next::Reset,
+        Ended::UploadBroke(_) if begun.get() => Next::Reset,
         Ended::UploadBroke(Broken::SourceTimeout) => connection.refuse(Refusal::BodyTimeout).await,
         Ended::UploadBroke(Broken::Framing(refusal)) => connection.refuse(refusal).await,
         Ended::UploadBroke(Broken::Source | Broken::Target) => Next::Close,
@@ -239,10 +241,14 @@ fn ended(connection: &Connection, lease: Lease, answered: Answered, uploaded: bo
 
 async fn no_backend(connection: &mut Connection, request: &Request, why: NoBackend) -> Next {
     match why {
-        NoBackend::Unreachable => reply(connection, request, 502, closes(request)).await,
-        NoBackend::Queue => reply(connection, request, 503, closes(request)).await,
-        NoBackend::ClientGone => Next::Close,
+        NoBackend::ClientGone => return Next::Close,
+        NoBackend::Unreachable | NoBackend::Queue => {}
     }
+    let status = if why == NoBackend::Queue { 503 } else { 502 };
+    let close = closes(request);
+    let answer = status_answer(connection, request, status, close);
+    // Nothing of the body has been read: that is left to `reply`.
+    connection.reply(request, answer, close).await
 }
 
 /// Tells the client, where that is still possible, that there is no answer or only a part of one.
@@ -252,19 +258,24 @@ async fn failed(
     why: Failed,
     uploaded: bool,
 ) -> Next {
-    match why {
-        Failed::NoAnswer | Failed::BadAnswer => {
-            reply(connection, request, 502, !request.keep_alive || !uploaded).await
-        }
-        Failed::TimedOut => reply(connection, request, 504, !request.keep_alive || !uploaded).await,
-        Failed::Cut { hidden: false } => Next::Close,
-        Failed::Cut { hidden: true } | Failed::ClientGone => Next::Reset,
+    let status = match why {
+        Failed::NoAnswer | Failed::BadAnswer => 502,
+        Failed::TimedOut => 504,
+        Failed::Cut { hidden: false } => return Next::Close,
+        Failed::Cut { hidden: true } | Failed::ClientGone => return Next::Reset,
+    };
+    let close = !request.keep_alive || !uploaded;
+    let answer = status_answer(connection, request, status, close);
+    match connection.send(SendBuf::Vec(answer)).await {
+        Err(_) => Next::Close,
+        Ok(()) if !close => Next::KeepAlive,
+        Ok(()) => Next::Linger,
     }
 }
 
-/// An answer of ours in place of the backend's; the request's body, if any, was read or is given up.
-async fn reply(connection: &mut Connection, request: &Request, status: u16, close: bool) -> Next {
+/// An answer of ours in place of the backend's.
+fn status_answer(connection: &Connection, request: &Request, status: u16, close: bool) -> Vec<u8> {
     let mut out = connection.shard.ring.take_vec();
     http::write_status(status, request.reply_to(close), &mut out);
-    connection.reply(request, out, close).await
+    out
 }

@@ -36,11 +36,23 @@ impl Inbox {
             self.first = Some(buf);
             return;
         }
-        if let Some(first) = self.first.take() {
+        self.gather(ring);
+        self.gathered.extend_from_slice(&buf);
+    }
+
+    /// Moves what is here out of the kernel's buffer, when it may have to wait.
+    pub(super) fn gather(&mut self, ring: &Rc<Ring>) {
+        if let Some(first) = self.first.take()
+            && !first.is_empty()
+        {
             self.gathered = ring.take_vec();
             self.gathered.extend_from_slice(&first);
         }
-        self.gathered.extend_from_slice(&buf);
+    }
+
+    /// What to say of a head that is longer than allowed.
+    pub(super) fn too_large(&self) -> Refusal {
+        self.scan.too_large()
     }
 
     /// Looks for the end of the head at the front; how long it is, or `None` for "more bytes".

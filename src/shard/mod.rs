@@ -56,6 +56,8 @@ pub(crate) struct Settings {
     pub(crate) head_bytes_max: usize,
     /// Most client connections at a time.
     pub(crate) connections_max: usize,
+    /// Most pipes for bulk bodies at a time.
+    pub(crate) pipes_max: usize,
     pub(crate) timeouts: Timeouts,
 }
 
@@ -117,6 +119,7 @@ async fn run(
             return;
         }
     };
+    ring.limit_pipes(settings.pipes_max);
     let shard = Rc::new(Shard::new(ring.clone(), settings, end));
     for listener in listeners {
         let socket = ring::Listener::new(&ring, listener.socket.into());

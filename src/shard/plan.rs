@@ -54,10 +54,13 @@ pub(super) fn plan<'t>(
     client: Client,
 ) -> Plan<'t> {
     let mut room = http::field_room();
-    let head = match http::parse_request(bytes, &mut room) {
+    let mut head = match http::parse_request(bytes, &mut room) {
         Ok(head) => head,
         Err(refusal) => return refuse(shard, refusal),
     };
+    // A request may ask for another protocol and have a body; it may not have both from us: what
+    // follows the body would be taken for the one by some and for the other by others.
+    head.upgrade &= head.framing == RequestFraming::None;
     let mut room = [0; 256];
     let found = match head.host {
         None => Match::Unknown,
@@ -75,15 +78,13 @@ pub(super) fn plan<'t>(
         expect_continue: head.expect_continue,
         upgrade: head.upgrade,
     };
-    let action = match &found {
+    let action = match found {
         Match::NoHosts => &Action::NoHosts,
         Match::Unknown => &Action::Unknown,
-        Match::Found(found) => found.action(),
+        Match::Found(found) => &found.rule.action,
     };
     let mut out = shard.ring.take_vec();
-    if let Action::Proxy(_) = action {
-        let Match::Found(found) = found else { unreachable!("only a rule can be a proxy") };
-        let Action::Proxy(proxy) = found.into_action() else { unreachable!("looked at above") };
+    if let Action::Proxy(proxy) = action {
         let forward = RequestForward {
             client: client.peer,
             trusted: client.trusted,
@@ -135,7 +136,7 @@ fn answer(
                 Target::Asterisk => b"/",
             };
             let scheme = scheme(head, client);
-            http::write_redirect(redirect.redirect_to(), redirect.code(), scheme, path, to, out);
+            http::write_redirect(redirect.to(), redirect.code(), scheme, path, to, out);
         }
         Action::Static(name) => match pages.get(name) {
             Some(page) => http::write_page(page, None, to, out),

@@ -4,7 +4,7 @@
 //! An idle connection has a receive armed: one that the backend closed, reset, or sent bytes on is
 //! known to be dead before it is used, without a system call.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
@@ -31,12 +31,15 @@ struct Backend {
 
 struct Idle {
     stream: Stream,
+    open: Open,
     place: Option<Place>,
     since: Instant,
 }
 
 pub(super) struct Pool {
     backends: RefCell<HashMap<SocketAddr, Backend, foldhash::fast::RandomState>>,
+    /// Connections to all backends, idle or not.
+    open: Cell<usize>,
 }
 
 /// A connection to a backend, for one exchange.
@@ -44,8 +47,25 @@ pub(super) struct Lease {
     pub(super) stream: Stream,
     /// It was idle in the pool: the backend may have closed it while we were sending.
     pub(super) reused: bool,
+    open: Open,
     place: Option<Place>,
     busy: Busy,
+}
+
+/// Counts one connection to a backend while it lives.
+struct Open(Rc<Shard>);
+
+impl Open {
+    fn new(shard: &Rc<Shard>) -> Open {
+        shard.pool.open.set(shard.pool.open.get() + 1);
+        Open(shard.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.pool.open.set(self.0.pool.open.get() - 1);
+    }
 }
 
 /// One of the connections that a backend's `max_connections` allows.
@@ -74,7 +94,7 @@ impl Drop for Busy {
 
 impl Pool {
     pub(super) fn new() -> Pool {
-        Pool { backends: RefCell::default() }
+        Pool { backends: RefCell::default(), open: Cell::new(0) }
     }
 
     fn with<T>(&self, address: SocketAddr, act: impl FnOnce(&mut Backend) -> T) -> T {
@@ -111,7 +131,8 @@ impl Pool {
             })?;
             let busy = Busy { shard: shard.clone(), address };
             if idle.stream.quiet() == Quiet::Yes {
-                return Some(Lease { stream: idle.stream, reused: true, place: idle.place, busy });
+                let Idle { stream, open, place, .. } = idle;
+                return Some(Lease { stream, reused: true, open, place, busy });
             }
         }
     }
@@ -129,13 +150,13 @@ impl Pool {
             backend.ejected_until = None;
         });
         let busy = Busy { shard: shard.clone(), address };
-        Lease { stream, reused: false, place, busy }
+        Lease { stream, reused: false, open: Open::new(shard), place, busy }
     }
 
     /// Keeps a connection whose last exchange is over, or closes it where too many are kept or others
     /// wait for its place.
     pub(super) fn give(&self, shard: &Rc<Shard>, lease: Lease) {
-        let Lease { stream, place, busy, .. } = lease;
+        let Lease { stream, open, place, busy, .. } = lease;
         let address = busy.address;
         let wanted = place.as_ref().is_some_and(|place| place.gate.others_wait(shard.end.index));
         if shard.stopping() || wanted || stream.quiet() == Quiet::No {
@@ -143,7 +164,7 @@ impl Pool {
         }
         stream.arm();
         let since = shard.ring.now();
-        let idle = Idle { stream, place, since };
+        let idle = Idle { stream, open, place, since };
         // What does not fit is dropped after the borrow: a place given back looks at the pool again.
         let surplus = self.with(address, |backend| {
             if backend.idle.len() >= limits::IDLE_PER_BACKEND_MAX {
@@ -155,6 +176,20 @@ impl Pool {
             None
         });
         drop(surplus);
+    }
+
+    /// Closes idle connections until one more fits: descriptors are shared fairly with the clients'.
+    pub(super) fn make_room(&self, shard: &Shard) {
+        while shard.settings.connections_max <= self.open.get() {
+            let surplus = self
+                .backends
+                .borrow_mut()
+                .values_mut()
+                .find_map(|backend| (!backend.idle.is_empty()).then(|| backend.idle.remove(0)));
+            if surplus.is_none() {
+                return;
+            }
+        }
     }
 
     /// A place at a backend that allows `limit` connections; waits in line for it.

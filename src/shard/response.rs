@@ -48,6 +48,8 @@ pub(super) struct Answer<'a> {
     pub(super) request: &'a Request,
     /// Whether the request has gone out whole: only then the backend's time runs.
     pub(super) uploaded: &'a Cell<bool>,
+    /// Set when the head of the final answer goes to the client: from then on no answer of ours can.
+    pub(super) begun: &'a Cell<bool>,
 }
 
 impl Answer<'_> {
@@ -110,11 +112,13 @@ impl Answer<'_> {
                 continue;
             }
             if begun.tunnel {
+                self.begun.set(true);
                 self.send(out).await?;
                 return Ok(Answered { backend_lives: false, client_lives: false, tunnel: true });
             }
             // Nothing has gone out yet: what is wrong in the first bytes is still a clean 502.
             body.join(&self.shard.ring, inbox, &mut out).map_err(|_| Failed::BadAnswer)?;
+            self.begun.set(true);
             self.send(out).await?;
             if !body.is_done() {
                 let relay = Relay {
