@@ -19,7 +19,7 @@ pub struct Backend(Packed);
 #[derive(Clone, Debug, PartialEq)]
 enum Packed {
     V4 { weight: u16, address: SocketAddrV4 },
-    V6 { weight: u16, address: Box<SocketAddrV6> },
+    V6 { weight: u16, address: Arc<SocketAddrV6> },
     Name { weight: u16, name: Arc<Name> },
 }
 
@@ -37,7 +37,7 @@ impl Backend {
     pub fn address(address: SocketAddr, weight: u16) -> Backend {
         Backend(match address {
             SocketAddr::V4(address) => Packed::V4 { weight, address },
-            SocketAddr::V6(address) => Packed::V6 { weight, address: Box::new(address) },
+            SocketAddr::V6(address) => Packed::V6 { weight, address: Arc::new(address) },
         })
     }
 
@@ -89,8 +89,8 @@ impl fmt::Display for Backend {
 #[derive(Clone, Debug)]
 pub(super) enum Backends {
     One(Backend),
-    #[allow(clippy::box_collection, reason = "a thin pointer: Box<[_]> is twice as wide")]
-    Many(Box<Vec<Backend>>),
+    // A thin pointer: Arc<[Backend]> is twice as wide.
+    Many(Arc<Vec<Backend>>),
 }
 
 impl Backends {
@@ -101,7 +101,7 @@ impl Backends {
             }
         }
         backends.shrink_to_fit();
-        Backends::Many(Box::new(backends))
+        Backends::Many(Arc::new(backends))
     }
 
     #[inline]
