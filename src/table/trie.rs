@@ -172,7 +172,7 @@ impl<T> Trie<T> {
         };
         // The hashes of a bucket are spread evenly over its range, so this guess is off by about
         // two entries; to read all of them would be a cache line each.
-        let mut next = ((path >> 32) * bucket.len() as u64 >> 32) as usize;
+        let mut next = (((path >> 32) * bucket.len() as u64) >> 32) as usize;
         while bucket.get(next).is_some_and(|entry| entry.hash < hash) {
             next += 1;
         }
@@ -336,5 +336,90 @@ impl<'t, T> Iterator for Iter<'t, T> {
                 Some(Node::Inner(children)) => self.nodes.push(children.iter()),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Hashes as bad as they get: many names with one hash, and hashes that differ in few bits at
+    /// either end, so that buckets split to the very bottom.
+    fn bad_hash(name: u16) -> u64 {
+        let name = u64::from(name);
+        match name % 4 {
+            0 => name % 8,
+            1 => name << 48,
+            2 => u64::MAX - name / 64,
+            _ => name.wrapping_mul(0x9e37_79b9_7f4a_7c15),
+        }
+    }
+
+    fn check(trie: &Trie<u32>, model: &BTreeMap<String, (u64, u32)>) {
+        assert_eq!(trie.len(), model.len());
+        assert_eq!(trie.iter().count(), model.len());
+        for entry in trie.iter() {
+            assert_eq!(model[entry.name.as_str()], (entry.hash, entry.value));
+        }
+        for (name, (hash, value)) in model {
+            assert_eq!(trie.get(*hash, name).map(|place| place.entry().value), Some(*value));
+            let same = model.values().filter(|(other, _)| other == hash).count();
+            assert_eq!(trie.probe(*hash).count(), same);
+            assert!(trie.get(*hash, "not there").is_none());
+        }
+    }
+
+    proptest! {
+        /// Batches of any size against a map, and the version before each stays what it was.
+        #[test]
+        fn is_a_map(batches in proptest::collection::vec(
+            proptest::collection::btree_map(0..2000_u16, proptest::option::of(any::<u32>()), 0..300),
+            1..12,
+        )) {
+            let mut trie = Trie::default();
+            let mut model = BTreeMap::new();
+            for batch in batches {
+                let (trie_before, model_before) = (trie.clone(), model.clone());
+                let names: Vec<_> =
+                    batch.iter().map(|(n, value)| (bad_hash(*n), n.to_string(), *value)).collect();
+                let mut changes: Vec<_> = names
+                    .iter()
+                    .map(|(hash, name, value)| Change { hash: *hash, name, value: *value })
+                    .collect();
+                changes.sort_by_key(|change| change.hash);
+                trie = trie.apply(&changes);
+                for (hash, name, value) in names {
+                    match value {
+                        Some(value) => _ = model.insert(name, (hash, value)),
+                        None => _ = model.remove(&name),
+                    }
+                }
+                check(&trie, &model);
+                check(&trie_before, &model_before);
+            }
+        }
+    }
+
+    #[test]
+    fn shrinks_to_one_bucket() {
+        let names: Vec<_> = (0..5000_u64).map(|n| (n << 50, n.to_string())).collect();
+        let changes = |value: Option<u32>| -> Vec<Change<'_, u32>> {
+            names.iter().map(|(hash, name)| Change { hash: *hash, name, value }).collect()
+        };
+        let full = Trie::default().apply(&changes(Some(1)));
+        assert_eq!(full.len(), 5000);
+        let mut one_by_one = full.clone();
+        for change in changes(None) {
+            one_by_one = one_by_one.apply(&[change]);
+        }
+        for empty in [full.apply(&changes(None)), one_by_one] {
+            assert_eq!(empty.len(), 0);
+            assert!(matches!(&empty.root, Node::Bucket(entries) if entries.is_empty()));
+        }
+        assert_eq!(full.len(), 5000);
     }
 }
