@@ -9,6 +9,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
@@ -123,9 +124,9 @@ impl Rule {
                 put(&mut arguments, "code", redirect.code);
                 ("redirect", arguments)
             }
-            Action::Static(name) => ("static", object([("type", Some(json!(name)))])),
+            Action::Static(name) => ("static", object([("type", Some(json!(**name)))])),
             Action::Empty(code) => ("empty", object([("code", Some(json!(code)))])),
-            Action::Alias(target) => ("alias", object([("hostname", Some(json!(target)))])),
+            Action::Alias(target) => ("alias", object([("hostname", Some(json!(**target)))])),
             Action::Unknown => ("unknown", Map::new()),
             Action::NoHosts => ("no_hosts", Map::new()),
         };
@@ -196,8 +197,8 @@ fn read_action(arguments: &Arguments<'_>, names: &mut Names) -> Result<Action, P
     const ADDRESS: &str = "a host name or an address, in printable ASCII without spaces";
     Ok(match arguments.action {
         "proxy" => Action::Proxy(read_proxy(arguments, names)?),
-        "spin" => Action::Spin(Box::new(read_spin(arguments)?)),
-        "redirect" => Action::Redirect(Box::new(Redirect {
+        "spin" => Action::Spin(Arc::new(read_spin(arguments)?)),
+        "redirect" => Action::Redirect(Arc::new(Redirect {
             to: arguments.required("redirect_to", ADDRESS, |value| {
                 text(value).filter(|to| !to.starts_with(['/', ':'])).map(Box::from)
             })?,
@@ -209,7 +210,7 @@ fn read_action(arguments: &Arguments<'_>, names: &mut Names) -> Result<Action, P
         "static" => Action::Static(arguments.required(
             "type",
             "the name of a page: letters, digits, '-', '_' and '.', which is not in front",
-            |value| value.as_str().filter(|name| is_page_name(name)).map(Box::from),
+            |value| value.as_str().filter(|name| is_page_name(name)).map(Arc::from),
         )?),
         "empty" => {
             Action::Empty(arguments.required("code", "a status from 200 to 599", |value| {
@@ -261,7 +262,7 @@ fn read_proxy(arguments: &Arguments<'_>, names: &mut Names) -> Result<Proxy, Pro
             hold: arguments.optional("hold", SECONDS, seconds)?,
             idle: arguments.optional("idle", SECONDS, seconds)?,
         };
-    let options = (options != ProxyOptions::default()).then(|| Box::new(options));
+    let options = (options != ProxyOptions::default()).then(|| Arc::new(options));
     Ok(Proxy { backends: Backends::new(backends), options })
 }
 
