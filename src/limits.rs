@@ -15,3 +15,14 @@ pub enum Scheme {
     /// HTTP over TLS, as a TLS terminator in front of us said.
     Https,
 }
+
+// http
+
+/// Most options in all Connection fields of one head, beyond which some would name fields for ever.
+pub const CONNECTION_OPTIONS_MAX: usize = 32;
+/// Longest line of a chunk size with its extensions, bytes; nobody uses extensions.
+pub const CHUNK_LINE_BYTES_MAX: u32 = 1024;
+/// Longest trailer section, bytes.
+pub const TRAILER_BYTES_MAX: u32 = 8 * 1024;
+/// Longest `.http` page, bytes: it is kept in memory and copied to send.
+pub const PAGE_BYTES_MAX: usize = 1024 * 1024;

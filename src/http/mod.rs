@@ -1,1 +1,45 @@
-//! Stub.
+//! HTTP/1 as bytes: where a message ends, what of it goes on, and the answers we give ourselves.
+//!
+//! A head is parsed once, in place, by `httparse`, and only these fields are interpreted: the
+//! request target, `Host`, and what decides where the message ends or which way the bytes flow
+//! (`Content-Length`, `Transfer-Encoding`, `Connection`, `Upgrade`, `Expect`), with the forwarding
+//! fields beside them. Everything else goes on byte for byte and in order, and of a body only
+//! the framing is looked at.
+//!
+//! Ambiguity is refused, never repaired: two readers who disagree about where a message ends are
+//! a security hole for the one behind. What the RFCs let a recipient mend, we refuse, and say so
+//! at the place.
+//!
+//! Pure: no I/O, no clock, no threads; nothing is allocated but the growth of an output buffer
+//! that the caller uses again.
+
+mod chunked;
+mod field;
+mod forward;
+mod framing;
+mod head;
+mod pages;
+#[cfg(any(test, fuzzing))]
+pub mod properties;
+mod refusal;
+mod reply;
+mod scan;
+mod target;
+#[cfg(test)]
+mod tests;
+
+pub use crate::limits::Scheme;
+pub use chunked::Chunked;
+pub use forward::{FramingOut, RequestForward, ResponseForward, write_request, write_response};
+pub use framing::{RequestFraming, ResponseFraming};
+pub use head::{
+    FieldRoom, Method, RequestHead, ResponseHead, Version, field_room, parse_request,
+    parse_response,
+};
+pub use pages::{Page, PageError, Pages, write_page};
+pub use refusal::{BadResponse, Refusal};
+pub use reply::{
+    ReplyTo, reason, write_empty, write_redirect, write_refusal, write_refusal_to, write_status,
+};
+pub use scan::HeadScan;
+pub use target::Target;

@@ -1,0 +1,346 @@
+//! Field names we know, and one pass over the fields of a head that collects what they say.
+//!
+//! A name is told by its length and first byte before it is compared, so that an uninteresting
+//! field costs a few instructions. What is dropped is remembered as a set of bits, one per field.
+
+use httparse::Header;
+
+use super::{Refusal, Scheme};
+use crate::limits::{CONNECTION_OPTIONS_MAX, FIELDS_MAX};
+
+/// What a field is to us.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(super) enum Name {
+    /// Forwarded as it came.
+    Plain,
+    Host,
+    ContentLength,
+    TransferEncoding,
+    Connection,
+    Upgrade,
+    Expect,
+    Trailer,
+    /// Hop-by-hop (RFC 9110 §7.6.1) and without a meaning for us.
+    Hop,
+    /// `X-Forwarded-Proto`, spelt exactly so.
+    ForwardedProto,
+    /// `X-Forwarded-Protocol`, spelt exactly so.
+    ForwardedProtocol,
+    /// Any other field that tells a backend who the client is.
+    Forwarding,
+}
+
+/// Which of the names we know this is. Case does not matter.
+pub(super) fn classify(name: &[u8]) -> Name {
+    let Some(first) = name.first() else { return Name::Plain };
+    // An `if` in each arm rather than a table: the compiler turns length and letter into jumps.
+    match (name.len(), first | 0x20) {
+        (2, b't') if is(name, b"te") => Name::Hop,
+        (4, b'h') if is(name, b"host") => Name::Host,
+        (6, b'e') if is(name, b"expect") => Name::Expect,
+        (7, b'u') if is(name, b"upgrade") => Name::Upgrade,
+        (7, b't') if is(name, b"trailer") => Name::Trailer,
+        (9, b'f') if is(name, b"forwarded") => Name::Forwarding,
+        (9, b'x') if spells(name, b"x-real-ip") => Name::Forwarding,
+        (10, b'c') if is(name, b"connection") => Name::Connection,
+        (10, b'k') if is(name, b"keep-alive") => Name::Hop,
+        (14, b'c') if is(name, b"content-length") => Name::ContentLength,
+        // Belongs to `Upgrade: h2c` (RFC 7540 §3.2.1), which is never forwarded.
+        (14, b'h') if is(name, b"http2-settings") => Name::Hop,
+        (15, b'x') if spells(name, b"x-forwarded-for") => Name::Forwarding,
+        (16, b'p') if is(name, b"proxy-connection") => Name::Hop,
+        (16, b'x') if spells(name, b"x-forwarded-host") => Name::Forwarding,
+        (16, b'x') if spells(name, b"x-forwarded-port") => Name::Forwarding,
+        (17, b't') if is(name, b"transfer-encoding") => Name::TransferEncoding,
+        (17, b'x') if is(name, b"x-forwarded-proto") => Name::ForwardedProto,
+        (17, b'x') if spells(name, b"x-forwarded-proto") => Name::Forwarding,
+        (20, b'x') if is(name, b"x-forwarded-protocol") => Name::ForwardedProtocol,
+        (20, b'x') if spells(name, b"x-forwarded-protocol") => Name::Forwarding,
+        _ => Name::Plain,
+    }
+}
+
+fn is(name: &[u8], lower: &[u8]) -> bool {
+    name.eq_ignore_ascii_case(lower)
+}
+
+/// Like `is`, but `_` counts as `-`: CGI and its heirs (WSGI, Rack, PHP) can't tell the two apart,
+/// so `X_Forwarded_For` would be believed as ours.
+fn spells(name: &[u8], lower: &[u8]) -> bool {
+    name.len() == lower.len()
+        && name.iter().zip(lower).all(|(&a, &b)| {
+            let a = if a == b'_' { b'-' } else { a.to_ascii_lowercase() };
+            a == b
+        })
+}
+
+const _: () = assert!(FIELDS_MAX <= u128::BITS as usize, "a FieldSet has one bit per field");
+
+/// A set of fields, by their place in the head.
+#[derive(Copy, Clone, PartialEq, Eq, Default, Debug)]
+pub(super) struct FieldSet(u128);
+
+impl FieldSet {
+    pub(super) fn insert(&mut self, index: usize) {
+        self.0 |= 1 << index;
+    }
+
+    pub(super) fn union(self, other: FieldSet) -> FieldSet {
+        FieldSet(self.0 | other.0)
+    }
+
+    fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// The first field in the set, if any.
+    pub(super) fn first(self) -> Option<usize> {
+        if self.is_empty() { None } else { Some(self.0.trailing_zeros() as usize) }
+    }
+
+    /// The set without fields before `index`.
+    pub(super) fn starting_at(self, index: usize) -> FieldSet {
+        if index >= u128::BITS as usize {
+            FieldSet(0)
+        } else {
+            FieldSet(self.0 & (u128::MAX << index))
+        }
+    }
+
+    /// The first place at or after `index` that is not in the set.
+    pub(super) fn gap_from(self, index: usize) -> usize {
+        if index >= u128::BITS as usize {
+            return index;
+        }
+        index + (!(self.0 >> index)).trailing_zeros() as usize
+    }
+}
+
+/// The fields of a head and the bytes they lie in.
+#[derive(Copy, Clone, Debug)]
+pub(super) struct Fields<'h, 'b> {
+    /// From the start-line to the final empty line, both included.
+    pub(super) head: &'b [u8],
+    pub(super) list: &'h [Header<'b>],
+}
+
+impl Fields<'_, '_> {
+    /// Where the line of field `index` begins; for one past the last, the final empty line.
+    pub(super) fn line_start(&self, index: usize) -> usize {
+        match self.list.get(index) {
+            // No folded line and no space before a name was let through: a line begins with it.
+            Some(field) => field.name.as_ptr() as usize - self.head.as_ptr() as usize,
+            None => self.head.len() - 2,
+        }
+    }
+
+    /// The line is `name: value` with one space, as nearly all of them are.
+    fn is_plainly_spaced(&self, index: usize) -> bool {
+        let field = &self.list[index];
+        let start = self.line_start(index);
+        self.line_start(index + 1) - start == field.name.len() + field.value.len() + 4
+            && self.head[start + field.name.len() + 1] == b' '
+    }
+}
+
+/// One value out of at most one field.
+#[derive(Copy, Clone, Debug, Default)]
+pub(super) enum Once<'b> {
+    #[default]
+    Absent,
+    Value(&'b [u8]),
+    Repeated,
+}
+
+impl<'b> Once<'b> {
+    fn add(&mut self, value: &'b [u8]) {
+        *self = match self {
+            Once::Absent => Once::Value(value),
+            _ => Once::Repeated,
+        };
+    }
+}
+
+/// What one pass over the fields found.
+#[derive(Debug, Default)]
+pub(super) struct Survey<'b> {
+    pub(super) host: Once<'b>,
+    pub(super) length: Once<'b>,
+    pub(super) coding: Once<'b>,
+    /// The line of Content-Length or Transfer-Encoding is not spelt as we would spell it.
+    pub(super) framing_is_odd: bool,
+    /// The line of Host is not spaced as we would space it.
+    pub(super) host_is_odd: bool,
+    pub(super) close: bool,
+    pub(super) keep_alive: bool,
+    /// `upgrade` is among the connection options.
+    pub(super) upgrade_option: bool,
+    /// An Upgrade field that we would let a backend see.
+    pub(super) upgrade_wanted: bool,
+    /// An Upgrade field that names a version of HTTP.
+    pub(super) upgrade_to_http: bool,
+    pub(super) expect_continue: bool,
+    pub(super) expect_other: bool,
+    proto: Option<&'b [u8]>,
+    protocol: Option<&'b [u8]>,
+    /// Never forwarded.
+    pub(super) hop: FieldSet,
+    pub(super) forwarding: FieldSet,
+    pub(super) upgrade: FieldSet,
+    pub(super) framing: FieldSet,
+    pub(super) hosts: FieldSet,
+    pub(super) expect: FieldSet,
+    pub(super) trailer: FieldSet,
+}
+
+/// Collects what the fields say; refuses only what can't be bounded.
+pub(super) fn survey<'b>(fields: &Fields<'_, 'b>) -> Result<Survey<'b>, Refusal> {
+    let mut found = Survey::default();
+    let mut extra_options = false;
+    for (index, field) in fields.list.iter().enumerate() {
+        match classify(field.name.as_bytes()) {
+            Name::Plain => {}
+            Name::Host => {
+                found.host.add(field.value);
+                found.hosts.insert(index);
+                found.host_is_odd |= !fields.is_plainly_spaced(index);
+            }
+            Name::ContentLength => {
+                found.length.add(field.value);
+                found.framing.insert(index);
+                let leading_zero = field.value.len() > 1 && field.value[0] == b'0';
+                found.framing_is_odd |= leading_zero || !fields.is_plainly_spaced(index);
+            }
+            Name::TransferEncoding => {
+                found.coding.add(field.value);
+                found.framing.insert(index);
+                found.framing_is_odd |=
+                    field.value != b"chunked" || !fields.is_plainly_spaced(index);
+            }
+            Name::Connection => {
+                found.hop.insert(index);
+                extra_options |= found.read_options(field.value);
+            }
+            Name::Upgrade => {
+                found.upgrade.insert(index);
+                found.read_upgrade(field.value);
+            }
+            Name::Expect => {
+                found.expect.insert(index);
+                if is(field.value, b"100-continue") {
+                    found.expect_continue = true;
+                } else {
+                    found.expect_other = true;
+                }
+            }
+            Name::Trailer => found.trailer.insert(index),
+            Name::Hop => found.hop.insert(index),
+            Name::ForwardedProto => {
+                found.proto = Some(field.value);
+                found.forwarding.insert(index);
+            }
+            Name::ForwardedProtocol => {
+                found.protocol = Some(field.value);
+                found.forwarding.insert(index);
+            }
+            Name::Forwarding => found.forwarding.insert(index),
+        }
+    }
+    if extra_options {
+        found.drop_named_by_connection(fields)?;
+    }
+    Ok(found)
+}
+
+impl Survey<'_> {
+    /// What a TLS terminator says the client spoke; believed by the caller on `bind_internal` only.
+    /// Where a field is there twice the last one counts, as in the original.
+    pub(super) fn forwarded_scheme(&self) -> Option<Scheme> {
+        let said = self.protocol.or(self.proto)?;
+        Some(if is(said, b"https") || is(said, b"ssl") { Scheme::Https } else { Scheme::Http })
+    }
+
+    /// Returns whether an option may name a field of its own.
+    fn read_options(&mut self, value: &[u8]) -> bool {
+        let mut extra = false;
+        for option in list(value) {
+            match option.len() {
+                0 => {}
+                5 if is(option, b"close") => self.close = true,
+                10 if is(option, b"keep-alive") => self.keep_alive = true,
+                7 if is(option, b"upgrade") => self.upgrade_option = true,
+                _ => extra = true,
+            }
+        }
+        extra
+    }
+
+    /// An upgrade to some version of HTTP is never passed on: behind it the backend would read
+    /// requests that nobody routed and whose forwarding fields nobody wrote (`h2c` smuggling).
+    fn read_upgrade(&mut self, value: &[u8]) {
+        for protocol in list(value) {
+            let name = protocol.split(|&b| b == b'/').next().unwrap_or_default();
+            if is(name, b"h2c") || is(name, b"h2") || is(name, b"http") {
+                self.upgrade_to_http = true;
+            } else if !name.is_empty() {
+                self.upgrade_wanted = true;
+            }
+        }
+    }
+
+    /// Fields that `Connection` names are hop-by-hop (RFC 9110 §7.6.1), but what frames or routes
+    /// a message, or says who the client is, can't be stripped that way: a client that removes
+    /// `Transfer-Encoding` behind our back makes us and the backend disagree on where it ends.
+    #[cold]
+    fn drop_named_by_connection(&mut self, fields: &Fields<'_, '_>) -> Result<(), Refusal> {
+        let mut count = 0;
+        for field in fields.list {
+            if classify(field.name.as_bytes()) != Name::Connection {
+                continue;
+            }
+            for option in list(field.value) {
+                // Each option costs a look at every field: a bound keeps the product small.
+                count += 1;
+                if count > CONNECTION_OPTIONS_MAX {
+                    return Err(Refusal::TooManyOptions);
+                }
+                if classify(option) != Name::Plain && classify(option) != Name::Trailer {
+                    continue;
+                }
+                for (index, field) in fields.list.iter().enumerate() {
+                    if is(field.name.as_bytes(), option) {
+                        self.hop.insert(index);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The members of a comma-separated list, white space around them removed.
+fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|&b| b == b',').map(trim)
+}
+
+/// Without optional white space (RFC 9110 §5.6.3: SP and HTAB) at both ends.
+pub(super) fn trim(mut value: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] = value {
+        value = rest;
+    }
+    while let [rest @ .., b' ' | b'\t'] = value {
+        value = rest;
+    }
+    value
+}
+
+/// Whether a byte may stand in a token (RFC 9110 §5.6.2), such as a method or a field name.
+pub(super) fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric()
+        || matches!(byte, b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'^'..=b'`' | b'|' | b'~')
+}
+
+/// Whether a byte may stand in a field value: visible, SP, HTAB or obs-text (RFC 9110 §5.5).
+pub(super) fn is_value_byte(byte: u8) -> bool {
+    byte == b'\t' || (byte >= b' ' && byte != 0x7f)
+}

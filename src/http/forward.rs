@@ -1,0 +1,230 @@
+//! Heads as they go on: hop-by-hop fields out, forwarding fields in, all else as it came.
+//!
+//! Runs of lines that stay are copied in one go, so a head costs about as many copies as it has
+//! dropped fields.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use super::field::{FieldSet, Fields};
+use super::framing::Lengths;
+use super::{RequestFraming, RequestHead, ResponseFraming, ResponseHead, Scheme, Target, Version};
+
+/// Most bytes that we add to a head: Host (bounded by the head itself), forwarding fields,
+/// framing, Connection.
+const ADDED_BYTES: usize = 192;
+
+/// What the proxy knows about a request and its head doesn't.
+#[derive(Copy, Clone, Debug)]
+pub struct RequestForward {
+    /// Who is connected to us.
+    pub client: IpAddr,
+    /// The listener is a `bind_internal`: forwarding fields pass unchanged, none are added.
+    pub trusted: bool,
+    /// What the client spoke.
+    pub scheme: Scheme,
+}
+
+/// Appends the head as it goes to the backend: our version, origin form, no hop-by-hop field.
+pub fn write_request(head: &RequestHead<'_, '_>, how: RequestForward, out: &mut Vec<u8>) {
+    out.reserve(head.fields.head.len() + ADDED_BYTES);
+    let mut dropped = head.dropped;
+    if !how.trusted {
+        dropped = dropped.union(head.forwarding);
+    }
+    let as_it_came =
+        head.version == Version::Http11 && !matches!(head.target, Target::Absolute { .. });
+    let from = if as_it_came {
+        0
+    } else {
+        write_request_line(head, out);
+        head.fields.line_start(0)
+    };
+    if head.writes_host && !as_it_came {
+        // RFC 9110 §7.2: Host should be the first field.
+        write_host(head, out);
+        copy_lines(head.fields, from, dropped, out);
+    } else {
+        copy_lines(head.fields, from, dropped, out);
+        if head.writes_host {
+            write_host(head, out);
+        }
+    }
+    if head.writes_framing {
+        match head.framing {
+            RequestFraming::Length(length) => write_length(length, out),
+            RequestFraming::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
+            RequestFraming::None => {}
+        }
+    }
+    if !how.trusted {
+        out.extend_from_slice(b"X-Forwarded-For: ");
+        write_address(how.client, out);
+        out.extend_from_slice(match how.scheme {
+            Scheme::Http => b"\r\nX-Forwarded-Proto: http\r\n",
+            Scheme::Https => b"\r\nX-Forwarded-Proto: https\r\n",
+        });
+    }
+    if head.upgrade {
+        out.extend_from_slice(b"Connection: upgrade\r\n");
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// A request line of our own (RFC 9112 §3.2.1, and §3.2.4 for OPTIONS without a path).
+fn write_request_line(head: &RequestHead<'_, '_>, out: &mut Vec<u8>) {
+    out.extend_from_slice(head.method_bytes);
+    out.push(b' ');
+    match head.target {
+        Target::Origin(path) => out.extend_from_slice(path),
+        Target::Asterisk => out.push(b'*'),
+        Target::Absolute { path: b"", .. } if head.method == super::Method::Options => {
+            out.push(b'*');
+        }
+        Target::Absolute { path, .. } => {
+            if path.first() != Some(&b'/') {
+                out.push(b'/');
+            }
+            out.extend_from_slice(path);
+        }
+    }
+    out.extend_from_slice(b" HTTP/1.1\r\n");
+}
+
+fn write_host(head: &RequestHead<'_, '_>, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"Host: ");
+    out.extend_from_slice(head.host.unwrap_or_default());
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Whether the body goes on as it came.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum FramingOut {
+    /// Byte for byte.
+    AsIs,
+    /// Without its chunks, for an HTTP/1.0 client; ends with the connection.
+    DecodeChunked,
+}
+
+/// What the proxy knows about a response and its head doesn't.
+#[derive(Copy, Clone, Debug)]
+pub struct ResponseForward {
+    /// What the client speaks.
+    pub client_version: Version,
+    /// We keep the client's connection open afterwards.
+    pub keep_alive: bool,
+    /// Whether the body goes on as it came.
+    pub framing_out: FramingOut,
+}
+
+/// Appends the head as it goes to the client: our version, no hop-by-hop field.
+pub fn write_response(head: &ResponseHead<'_, '_>, how: ResponseForward, out: &mut Vec<u8>) {
+    let fields = head.fields;
+    out.reserve(fields.head.len() + ADDED_BYTES);
+    let chunked = matches!(head.lengths, Lengths::Chunked);
+    // RFC 9112 §6.1: no Transfer-Encoding to a client that did not say HTTP/1.1.
+    let decoded = chunked
+        && (how.framing_out == FramingOut::DecodeChunked || how.client_version == Version::Http10);
+    debug_assert!(
+        !decoded
+            || how.framing_out == FramingOut::DecodeChunked
+            || head.framing == ResponseFraming::None,
+        "chunks go to a client that can't read them"
+    );
+    let mut dropped = head.dropped;
+    if decoded {
+        dropped = dropped.union(head.framing_fields).union(head.trailer);
+    }
+
+    out.extend_from_slice(b"HTTP/1.1");
+    let line_end = fields.line_start(0) - 2;
+    out.extend_from_slice(&fields.head[b"HTTP/1.1".len()..line_end]);
+    if line_end == b"HTTP/1.1 200".len() {
+        // RFC 9112 §4: the space stays where there is no reason.
+        out.push(b' ');
+    }
+    out.extend_from_slice(b"\r\n");
+    copy_lines(fields, fields.line_start(0), dropped, out);
+    if head.writes_framing {
+        match head.lengths {
+            Lengths::Length(length) => write_length(length, out),
+            Lengths::Chunked if !decoded => {
+                out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
+            }
+            Lengths::Chunked | Lengths::Neither => {}
+        }
+    }
+    let ends_with_connection = head.framing == ResponseFraming::UntilClose
+        || (decoded && head.framing == ResponseFraming::Chunked);
+    out.extend_from_slice(if head.upgrade {
+        b"Connection: upgrade\r\n\r\n"
+    } else if head.status < 200 {
+        // An interim response says nothing about the connection.
+        b"\r\n"
+    } else if !how.keep_alive || ends_with_connection {
+        b"Connection: close\r\n\r\n"
+    } else if how.client_version == Version::Http10 {
+        b"Connection: keep-alive\r\n\r\n"
+    } else {
+        b"\r\n"
+    });
+}
+
+/// Copies the field lines from the offset `from` on, those in `dropped` left out. `from` lies at
+/// the first field line or before it; the final empty line is not copied.
+fn copy_lines(fields: Fields<'_, '_>, from: usize, dropped: FieldSet, out: &mut Vec<u8>) {
+    let mut from = from;
+    let mut rest = dropped;
+    while let Some(index) = rest.first() {
+        out.extend_from_slice(&fields.head[from..fields.line_start(index)]);
+        let next = dropped.gap_from(index);
+        from = fields.line_start(next);
+        rest = dropped.starting_at(next);
+    }
+    out.extend_from_slice(&fields.head[from..fields.head.len() - 2]);
+}
+
+fn write_length(length: u64, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"Content-Length: ");
+    write_number(length, out);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Decimal digits, without the machinery of `fmt`.
+pub(super) fn write_number(number: u64, out: &mut Vec<u8>) {
+    let mut digits = [0; 20];
+    let mut at = digits.len();
+    let mut rest = number;
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[at..]);
+}
+
+/// An IPv4 client of a dual-stack listener is written as IPv4.
+fn write_address(address: IpAddr, out: &mut Vec<u8>) {
+    match address.to_canonical() {
+        IpAddr::V4(address) => write_ipv4(address, out),
+        IpAddr::V6(address) => {
+            use std::io::Write;
+            // Writing to a Vec can't fail.
+            let _ = write!(out, "{address}");
+        }
+    }
+}
+
+fn write_ipv4(address: Ipv4Addr, out: &mut Vec<u8>) {
+    for (index, octet) in address.octets().into_iter().enumerate() {
+        if index > 0 {
+            out.push(b'.');
+        }
+        write_number(u64::from(octet), out);
+    }
+}
+
+#[cfg(test)]
+mod tests;

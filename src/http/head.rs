@@ -1,0 +1,369 @@
+//! The strict parse of a head, in place: nothing is copied, every part is a slice of the input.
+//!
+//! `httparse` finds the parts; what it lets pass and we don't is refused before it (`scan`) or
+//! after it (here). It has no room for two opinions about where the head ends: it is given what
+//! `HeadScan` measured, and anything but all of it is refused.
+
+use std::mem::MaybeUninit;
+
+use httparse::{Error, Header, Status};
+
+use super::field::{FieldSet, Fields, Once, Survey, is_token_byte, survey};
+use super::framing::{Lengths, RequestFraming, ResponseFraming};
+use super::target::{Target, check_host, parse_target};
+use super::{BadResponse, Refusal, Scheme};
+use crate::limits::FIELDS_MAX;
+
+/// A version of HTTP that is spoken here.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Version {
+    /// One request a connection, unless both sides say keep-alive.
+    Http10,
+    /// Our own.
+    Http11,
+}
+
+/// The methods that make a difference to a proxy, and all others.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+#[allow(missing_docs)] // the names say it
+pub enum Method {
+    Get,
+    Head,
+    Post,
+    Put,
+    Delete,
+    Options,
+    Trace,
+    Patch,
+    Connect,
+    /// Forwarded as it is; nothing is known about it.
+    Other,
+}
+
+impl Method {
+    /// Methods are case-sensitive (RFC 9110 §9.1).
+    fn of(name: &str) -> Method {
+        match name {
+            "GET" => Method::Get,
+            "HEAD" => Method::Head,
+            "POST" => Method::Post,
+            "PUT" => Method::Put,
+            "DELETE" => Method::Delete,
+            "OPTIONS" => Method::Options,
+            "TRACE" => Method::Trace,
+            "PATCH" => Method::Patch,
+            "CONNECT" => Method::Connect,
+            _ => Method::Other,
+        }
+    }
+
+    /// Doing it twice is like doing it once (RFC 9110 §9.2.2): it may be sent again.
+    pub fn is_idempotent(self) -> bool {
+        self.is_safe() || matches!(self, Method::Put | Method::Delete)
+    }
+
+    /// It only asks (RFC 9110 §9.2.1).
+    pub fn is_safe(self) -> bool {
+        matches!(self, Method::Get | Method::Head | Method::Options | Method::Trace)
+    }
+}
+
+/// Where `httparse` notes the fields.
+pub type FieldRoom<'b> = [MaybeUninit<Header<'b>>; FIELDS_MAX];
+
+/// Room for the fields of one head; uninitialised, since clearing 4 KiB would cost as much as
+/// parsing a short head does.
+pub fn field_room<'b>() -> FieldRoom<'b> {
+    [const { MaybeUninit::uninit() }; FIELDS_MAX]
+}
+
+/// A request head that was accepted.
+#[derive(Debug)]
+pub struct RequestHead<'h, 'b> {
+    /// What is asked for.
+    pub method: Method,
+    /// The method as written.
+    pub method_bytes: &'b [u8],
+    /// What the client speaks.
+    pub version: Version,
+    /// What it is asked of.
+    pub target: Target<'b>,
+    /// The authority of an absolute target, else the value of Host: valid syntax, as written.
+    /// `None` only in HTTP/1.0.
+    pub host: Option<&'b [u8]>,
+    /// Where the body ends.
+    pub framing: RequestFraming,
+    /// The client wants the connection to live on.
+    pub keep_alive: bool,
+    /// The client waits for a 100 before it sends the body; never in HTTP/1.0.
+    pub expect_continue: bool,
+    /// The client offers to leave HTTP, for a protocol that we would let pass.
+    pub upgrade: bool,
+    /// What X-Forwarded-Protocol, or else X-Forwarded-Proto, says. Believe it on `bind_internal`
+    /// only.
+    pub forwarded_scheme: Option<Scheme>,
+    pub(super) fields: Fields<'h, 'b>,
+    /// Fields that go on to no backend.
+    pub(super) dropped: FieldSet,
+    /// Fields that go on if a trusted peer wrote them.
+    pub(super) forwarding: FieldSet,
+    /// Host was dropped from the fields: we write it ourselves.
+    pub(super) writes_host: bool,
+    /// The framing field was dropped from the fields: we write it ourselves.
+    pub(super) writes_framing: bool,
+}
+
+impl<'b> RequestHead<'_, 'b> {
+    /// Path and query for a redirect. A `/` in front may be missing; empty for `*`.
+    pub fn path_and_query(&self) -> &'b [u8] {
+        match self.target {
+            Target::Origin(path) | Target::Absolute { path, .. } => path,
+            Target::Asterisk => b"",
+        }
+    }
+}
+
+/// Parses `head`, which is exactly what `HeadScan` measured.
+pub fn parse_request<'h, 'b>(
+    head: &'b [u8],
+    room: &'h mut FieldRoom<'b>,
+) -> Result<RequestHead<'h, 'b>, Refusal> {
+    let head = head.strip_prefix(b"\r\n").unwrap_or(head);
+    let mut parsed = httparse::Request::new(&mut []);
+    match parsed.parse_with_uninit_headers(head, room) {
+        // httparse skips any number of empty lines; the scan has refused them.
+        Ok(Status::Complete(length)) if length == head.len() && head[0] != b'\r' => {}
+        Ok(_) => return Err(Refusal::BadRequestLine),
+        Err(error) => return Err(why_no_request(head, error)),
+    }
+    let httparse::Request { method: Some(name), path: Some(path), version: Some(minor), headers } =
+        parsed
+    else {
+        return Err(Refusal::BadRequestLine);
+    };
+    let version = version(minor);
+    let method = Method::of(name);
+    if method == Method::Connect {
+        return Err(Refusal::Connect);
+    }
+    let target = parse_target(method, path.as_bytes())?;
+    let fields = Fields { head, list: headers };
+    let survey = survey(&fields)?;
+    let host = host(&survey, version, target)?;
+    let framing = RequestFraming::of(&survey, version)?;
+    if survey.expect_other {
+        return Err(Refusal::BadExpectation);
+    }
+
+    let is_11 = version == Version::Http11;
+    // A server may ignore Upgrade (RFC 9110 §7.8), and so do we where it comes with a body: then
+    // a 101 can't arrive while request bytes are still on their way.
+    let upgrade = is_11
+        && survey.upgrade_option
+        && survey.upgrade_wanted
+        && !survey.upgrade_to_http
+        && matches!(framing, RequestFraming::None | RequestFraming::Length(0));
+    let mut dropped = survey.hop;
+    if !upgrade {
+        dropped = dropped.union(survey.upgrade);
+    }
+    if !is_11 {
+        // RFC 9110 §10.1.1: to be ignored here, and our version on it would make it count there.
+        dropped = dropped.union(survey.expect);
+    }
+    // Odd spelling of what decides framing and routing stops here, so that a backend with another
+    // idea of white space or case reads what we read.
+    if survey.framing_is_odd {
+        dropped = dropped.union(survey.framing);
+    }
+    let writes_host = survey.host_is_odd || matches!(target, Target::Absolute { .. });
+    if writes_host {
+        dropped = dropped.union(survey.hosts);
+    }
+    Ok(RequestHead {
+        method,
+        method_bytes: name.as_bytes(),
+        version,
+        target,
+        host,
+        framing,
+        keep_alive: keeps_alive(&survey, version),
+        expect_continue: is_11 && survey.expect_continue,
+        upgrade,
+        forwarded_scheme: survey.forwarded_scheme(),
+        fields,
+        dropped,
+        forwarding: survey.forwarding,
+        writes_host,
+        writes_framing: survey.framing_is_odd,
+    })
+}
+
+/// A response head that was accepted.
+#[derive(Debug)]
+pub struct ResponseHead<'h, 'b> {
+    /// What the backend speaks.
+    pub version: Version,
+    /// 100 to 999.
+    pub status: u16,
+    /// Where the body ends.
+    pub framing: ResponseFraming,
+    /// The backend lets the connection live on after the body.
+    pub keep_alive: bool,
+    /// A 101: what follows is no HTTP. Wrong unless the request asked for it.
+    pub upgrade: bool,
+    pub(super) fields: Fields<'h, 'b>,
+    pub(super) dropped: FieldSet,
+    /// Content-Length or Transfer-Encoding.
+    pub(super) framing_fields: FieldSet,
+    pub(super) trailer: FieldSet,
+    /// What the framing fields say, also where no body follows.
+    pub(super) lengths: Lengths,
+    /// The framing field was dropped from the fields: we write it ourselves.
+    pub(super) writes_framing: bool,
+}
+
+/// Parses `head`, which is exactly what `HeadScan` measured, as the answer to a request with the
+/// method `to`.
+pub fn parse_response<'h, 'b>(
+    head: &'b [u8],
+    room: &'h mut FieldRoom<'b>,
+    to: Method,
+) -> Result<ResponseHead<'h, 'b>, BadResponse> {
+    let mut parsed = httparse::Response::new(&mut []);
+    let config = httparse::ParserConfig::default();
+    match config.parse_response_with_uninit_headers(&mut parsed, head, room) {
+        // An empty line in front is for requests only (RFC 9112 §2.2).
+        Ok(Status::Complete(length)) if length == head.len() && head[0] == b'H' => {}
+        Ok(_) | Err(Error::Status | Error::Version | Error::Token) => {
+            return Err(BadResponse::StatusLine);
+        }
+        Err(error) => return Err(why_no_fields(head, error).into()),
+    }
+    let httparse::Response { version: Some(minor), code: Some(status), headers, .. } = parsed
+    else {
+        return Err(BadResponse::StatusLine);
+    };
+    if status < 100 {
+        return Err(BadResponse::StatusLine);
+    }
+    let version = version(minor);
+    let fields = Fields { head, list: headers };
+    let survey = survey(&fields)?;
+    let framing = ResponseFraming::of(&survey, version, status, to)?;
+    let lengths = Lengths::of(&survey, version)?;
+    let upgrade = status == 101;
+    let names_protocol = survey.upgrade_wanted && !survey.upgrade_to_http;
+    if upgrade && !(names_protocol && survey.upgrade_option && version == Version::Http11) {
+        return Err(BadResponse::Switch);
+    }
+    let mut dropped = survey.hop.union(survey.hosts);
+    if !upgrade {
+        dropped = dropped.union(survey.upgrade);
+    }
+    // RFC 9110 §8.6, RFC 9112 §6.1: neither field may stand in these; a client that believes one
+    // waits for a body that never comes.
+    let none_allowed = status < 200 || status == 204;
+    if none_allowed || survey.framing_is_odd {
+        dropped = dropped.union(survey.framing);
+    }
+    Ok(ResponseHead {
+        version,
+        status,
+        framing,
+        keep_alive: keeps_alive(&survey, version) && framing != ResponseFraming::UntilClose,
+        upgrade,
+        fields,
+        dropped,
+        framing_fields: survey.framing,
+        trailer: survey.trailer,
+        lengths,
+        writes_framing: survey.framing_is_odd && !none_allowed,
+    })
+}
+
+fn version(minor: u8) -> Version {
+    if minor == 0 { Version::Http10 } else { Version::Http11 }
+}
+
+/// RFC 9112 §9.3.
+fn keeps_alive(survey: &Survey<'_>, version: Version) -> bool {
+    !survey.close && (version == Version::Http11 || survey.keep_alive)
+}
+
+/// RFC 9112 §3.2: exactly one valid Host in HTTP/1.1, at most one in HTTP/1.0. With a target in
+/// absolute form the target wins (§3.2.2), but a bad Host beside it is refused all the same.
+fn host<'b>(
+    survey: &Survey<'b>,
+    version: Version,
+    target: Target<'b>,
+) -> Result<Option<&'b [u8]>, Refusal> {
+    let field = match survey.host {
+        Once::Value(value) => {
+            check_host(value)?;
+            Some(value)
+        }
+        Once::Repeated => return Err(Refusal::TwoHosts),
+        Once::Absent if version == Version::Http11 => return Err(Refusal::NoHost),
+        Once::Absent => None,
+    };
+    Ok(match target {
+        Target::Absolute { authority, .. } => Some(authority),
+        _ => field,
+    })
+}
+
+/// Finds out which refusal it is that httparse calls by a coarser name.
+#[cold]
+fn why_no_request(head: &[u8], error: Error) -> Refusal {
+    let line = lines(head).next().unwrap_or_default();
+    match error {
+        Error::Version if line.rsplit(|&b| b == b' ').next().is_some_and(is_some_version) => {
+            Refusal::BadVersion
+        }
+        Error::Token if line.split(|&b| b == b' ').count() == 3 => {
+            let method = line.split(|&b| b == b' ').next().unwrap_or_default();
+            let is_token = !method.is_empty() && method.iter().copied().all(is_token_byte);
+            if is_token { Refusal::BadTarget } else { Refusal::BadRequestLine }
+        }
+        Error::Version | Error::Token | Error::NewLine | Error::Status => Refusal::BadRequestLine,
+        Error::HeaderName | Error::HeaderValue | Error::TooManyHeaders => {
+            why_no_fields(head, error)
+        }
+    }
+}
+
+/// `"HTTP/" DIGIT "." DIGIT`, but not one of ours.
+///
+/// RFC 9110 §2.5 asks to take HTTP/1.2 for 1.1. No such version exists; refusing it is honest.
+fn is_some_version(word: &[u8]) -> bool {
+    matches!(word, [b'H', b'T', b'T', b'P', b'/', major, b'.', minor]
+        if major.is_ascii_digit() && minor.is_ascii_digit())
+}
+
+#[cold]
+fn why_no_fields(head: &[u8], error: Error) -> Refusal {
+    if error == Error::TooManyHeaders {
+        return Refusal::TooManyFields;
+    }
+    for line in lines(head).skip(1) {
+        if matches!(line.first(), Some(b' ' | b'\t')) {
+            return Refusal::FoldedLine;
+        }
+        let name = line.split(|&b| b == b':').next().unwrap_or_default();
+        if name.len() < line.len() && matches!(name.last(), Some(b' ' | b'\t')) {
+            return Refusal::SpaceBeforeColon;
+        }
+        if name.is_empty() || name.len() == line.len() || !name.iter().copied().all(is_token_byte) {
+            return Refusal::BadField;
+        }
+    }
+    Refusal::BadField
+}
+
+/// The lines of a head whose every LF has its CR, up to the empty one.
+fn lines(head: &[u8]) -> impl Iterator<Item = &[u8]> {
+    head.split(|&b| b == b'\n')
+        .map(|line| line.strip_suffix(b"\r").unwrap_or(line))
+        .take_while(|line| !line.is_empty())
+}

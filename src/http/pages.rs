@@ -1,0 +1,261 @@
+//! Pages: whole responses kept in memory, ours and those an operator puts beside them.
+//!
+//! A page file is a response as the original served it: a status line, fields, an empty line and a
+//! body, its lines ended by CRLF or LF. Length and connection are ours, whatever the file says.
+
+use std::collections::BTreeMap;
+
+use super::ReplyTo;
+use super::field::{Name, classify, is_token_byte, is_value_byte, trim};
+use super::forward::write_number;
+use super::reply::{has_body, write_rest, write_status_line};
+use crate::limits::PAGE_BYTES_MAX;
+
+/// Why a file is no page.
+#[derive(thiserror::Error, Copy, Clone, PartialEq, Eq, Debug)]
+pub enum PageError {
+    /// More than `limits::PAGE_BYTES_MAX`.
+    #[error("the page is longer than {PAGE_BYTES_MAX} bytes")]
+    TooLong,
+    /// The first line is wrong.
+    #[error(
+        "line 1: expected a status line such as `HTTP/1.0 503 Service Unavailable`, with a status from 200 to 999"
+    )]
+    StatusLine,
+    /// A field line is wrong.
+    #[error(
+        "line {line}: expected a field such as `Content-Type: text/html`, or an empty line before the body"
+    )]
+    Field {
+        /// Counted from 1.
+        line: usize,
+    },
+    /// The file ends before the body.
+    #[error("line {line}: the empty line between fields and body is missing")]
+    NoBody {
+        /// Counted from 1.
+        line: usize,
+    },
+}
+
+/// One response, ready to send.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Page {
+    status: u16,
+    reason: Box<[u8]>,
+    /// Field lines with CRLF, those that are ours left out.
+    fields: Box<[u8]>,
+    has_retry_after: bool,
+    body: Box<[u8]>,
+}
+
+impl Page {
+    /// Reads a page file.
+    pub fn parse(file: &[u8]) -> Result<Page, PageError> {
+        if file.len() > PAGE_BYTES_MAX {
+            return Err(PageError::TooLong);
+        }
+        let (line, mut rest) = split_line(file).ok_or(PageError::StatusLine)?;
+        let (status, reason) = parse_status_line(line).ok_or(PageError::StatusLine)?;
+        let mut fields = Vec::new();
+        let mut has_retry_after = false;
+        let mut number = 1;
+        loop {
+            number += 1;
+            let (line, after) = split_line(rest).ok_or(PageError::NoBody { line: number })?;
+            rest = after;
+            if line.is_empty() {
+                break;
+            }
+            let (name, value) = parse_field(line).ok_or(PageError::Field { line: number })?;
+            let is_ours = classify(name) != Name::Plain;
+            if !is_ours {
+                has_retry_after |= name.eq_ignore_ascii_case(b"retry-after");
+                fields.extend_from_slice(name);
+                fields.extend_from_slice(b": ");
+                fields.extend_from_slice(value);
+                fields.extend_from_slice(b"\r\n");
+            }
+        }
+        let body = if has_body(status) { rest } else { b"" };
+        Ok(Page {
+            status,
+            reason: reason.into(),
+            fields: fields.into(),
+            has_retry_after,
+            body: body.into(),
+        })
+    }
+
+    /// The status it is sent with.
+    pub fn status(&self) -> u16 {
+        self.status
+    }
+}
+
+/// The first line without its end, and what follows it.
+fn split_line(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let end = memchr::memchr(b'\n', bytes)?;
+    let line = &bytes[..end];
+    Some((line.strip_suffix(b"\r").unwrap_or(line), &bytes[end + 1..]))
+}
+
+/// The version is not looked at beyond its form: ours goes out.
+fn parse_status_line(line: &[u8]) -> Option<(u16, &[u8])> {
+    let rest = line.strip_prefix(b"HTTP/1.")?;
+    let [b'0' | b'1', b' ', code @ ..] = rest else { return None };
+    let (digits, reason) = code.split_at_checked(3)?;
+    let reason = match reason {
+        [] => reason,
+        [b' ', reason @ ..] => reason,
+        _ => return None,
+    };
+    let status = std::str::from_utf8(digits).ok()?.parse().ok()?;
+    let valid = (200..=999).contains(&status)
+        && digits[0].is_ascii_digit()
+        && reason.iter().copied().all(is_value_byte);
+    valid.then_some((status, reason))
+}
+
+fn parse_field(line: &[u8]) -> Option<(&[u8], &[u8])> {
+    let colon = memchr::memchr(b':', line)?;
+    let (name, value) = (&line[..colon], trim(&line[colon + 1..]));
+    let valid = !name.is_empty()
+        && name.iter().copied().all(is_token_byte)
+        && value.iter().copied().all(is_value_byte);
+    valid.then_some((name, value))
+}
+
+/// Appends a page; `retry_after` (seconds) where the page does not say it itself.
+pub fn write_page(page: &Page, retry_after: Option<u32>, to: ReplyTo, out: &mut Vec<u8>) {
+    write_status_line(page.status, &page.reason, out);
+    out.extend_from_slice(&page.fields);
+    if let Some(seconds) = retry_after
+        && !page.has_retry_after
+    {
+        out.extend_from_slice(b"Retry-After: ");
+        write_number(u64::from(seconds), out);
+        out.extend_from_slice(b"\r\n");
+    }
+    write_rest(page.status, &page.body, to, out);
+}
+
+/// All pages by name. The built-in ones can be overridden but are never absent.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Pages {
+    by_name: BTreeMap<Box<str>, Page>,
+}
+
+impl Pages {
+    /// The pages that need no file.
+    pub fn builtin() -> Pages {
+        let by_name =
+            BUILTIN.iter().map(|builtin| (Box::from(builtin.name), builtin.page())).collect();
+        Pages { by_name }
+    }
+
+    /// Adds a page or takes the place of one.
+    pub fn insert(&mut self, name: &str, page: Page) {
+        self.by_name.insert(name.into(), page);
+    }
+
+    /// The page under this name.
+    pub fn get(&self, name: &str) -> Option<&Page> {
+        self.by_name.get(name)
+    }
+
+    /// For a table without a rule.
+    pub fn no_hosts(&self) -> &Page {
+        &self.by_name["no-hosts"]
+    }
+
+    /// For a host without a rule.
+    pub fn unknown(&self) -> &Page {
+        &self.by_name["unknown"]
+    }
+
+    /// For a request that was held too long.
+    pub fn timeout(&self) -> &Page {
+        &self.by_name["timeout"]
+    }
+
+    /// The page that an operator (or we) made for a status, under its number as name.
+    pub fn for_status(&self, code: u16) -> Option<&Page> {
+        let digits = [code / 100 % 10, code / 10 % 10, code % 10].map(|digit| b'0' + digit as u8);
+        self.get(std::str::from_utf8(&digits).ok()?)
+    }
+}
+
+struct Builtin {
+    name: &'static str,
+    status: u16,
+    title: &'static str,
+    text: &'static str,
+}
+
+const BUILTIN: &[Builtin] = &[
+    Builtin {
+        name: "no-hosts",
+        status: 503,
+        title: "Nothing is served here yet",
+        text: "The proxy is running, but its table of hosts is empty. \
+               An operator can add the first rule with <code>mantrid-client set</code>.",
+    },
+    Builtin {
+        name: "unknown",
+        status: 503,
+        title: "No site under this name",
+        text: "The proxy has no rule for the host you asked for. \
+               Check the address; if it is right, the site may not be set up yet.",
+    },
+    Builtin {
+        name: "test",
+        status: 200,
+        title: "It works",
+        text: "This test page comes from Mantrid itself: requests for this host arrive here.",
+    },
+    Builtin {
+        name: "timeout",
+        status: 503,
+        title: "The site is not ready yet",
+        text: "Your request was kept waiting while the application starts, \
+               but it is taking too long. Please try again in a moment.",
+    },
+    Builtin {
+        name: "502",
+        status: 502,
+        title: "The application can't be reached",
+        text: "The site exists, but the application behind it does not answer. \
+               Please try again in a moment.",
+    },
+    Builtin {
+        name: "504",
+        status: 504,
+        title: "The application is too slow",
+        text: "The application behind this site took the request but did not answer in time. \
+               Please try again in a moment.",
+    },
+];
+
+impl Builtin {
+    fn page(&self) -> Page {
+        let Builtin { title, text, .. } = self;
+        let body = format!(
+            "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n\
+             <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+             <title>{title}</title>\n\
+             <style>body {{ font: 1.1rem/1.5 system-ui, sans-serif; max-width: 34rem; \
+             margin: 20vh auto 0; padding: 0 1.5rem; color: #223 }} \
+             small {{ color: #667 }}</style>\n\
+             <h1>{title}</h1>\n<p>{text}</p>\n<p><small>Mantrid</small></p>\n</html>\n"
+        );
+        Page {
+            status: self.status,
+            reason: super::reason(self.status).as_bytes().into(),
+            fields: (*b"Content-Type: text/html; charset=utf-8\r\nCache-Control: no-store\r\n")
+                .into(),
+            has_retry_after: false,
+            body: body.into_bytes().into(),
+        }
+    }
+}

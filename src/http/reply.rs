@@ -1,0 +1,231 @@
+//! Answers of our own: refusals, redirects, empty and plain ones.
+//!
+//! Each has a length, says what becomes of the connection, and leaves its body out for HEAD.
+
+use super::forward::write_number;
+use super::{Refusal, Scheme, Version};
+
+/// To whom and how an answer of our own goes.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct ReplyTo {
+    /// What the client speaks.
+    pub version: Version,
+    /// The request was a HEAD: no body.
+    pub head_only: bool,
+    /// We close the connection afterwards.
+    pub close: bool,
+}
+
+/// The reason phrase for a status code (RFC 9110 §15 and the registry).
+pub fn reason(code: u16) -> &'static str {
+    match code {
+        200 => "OK",
+        201 => "Created",
+        202 => "Accepted",
+        203 => "Non-Authoritative Information",
+        204 => "No Content",
+        205 => "Reset Content",
+        206 => "Partial Content",
+        207 => "Multi-Status",
+        208 => "Already Reported",
+        226 => "IM Used",
+        300 => "Multiple Choices",
+        301 => "Moved Permanently",
+        302 => "Found",
+        303 => "See Other",
+        304 => "Not Modified",
+        305 => "Use Proxy",
+        307 => "Temporary Redirect",
+        308 => "Permanent Redirect",
+        400 => "Bad Request",
+        401 => "Unauthorized",
+        402 => "Payment Required",
+        403 => "Forbidden",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        406 => "Not Acceptable",
+        407 => "Proxy Authentication Required",
+        408 => "Request Timeout",
+        409 => "Conflict",
+        410 => "Gone",
+        411 => "Length Required",
+        412 => "Precondition Failed",
+        413 => "Content Too Large",
+        414 => "URI Too Long",
+        415 => "Unsupported Media Type",
+        416 => "Range Not Satisfiable",
+        417 => "Expectation Failed",
+        418 => "I'm a teapot",
+        421 => "Misdirected Request",
+        422 => "Unprocessable Content",
+        423 => "Locked",
+        424 => "Failed Dependency",
+        425 => "Too Early",
+        426 => "Upgrade Required",
+        428 => "Precondition Required",
+        429 => "Too Many Requests",
+        431 => "Request Header Fields Too Large",
+        451 => "Unavailable For Legal Reasons",
+        500 => "Internal Server Error",
+        501 => "Not Implemented",
+        502 => "Bad Gateway",
+        503 => "Service Unavailable",
+        504 => "Gateway Timeout",
+        505 => "HTTP Version Not Supported",
+        506 => "Variant Also Negotiates",
+        507 => "Insufficient Storage",
+        508 => "Loop Detected",
+        511 => "Network Authentication Required",
+        _ => "Unknown",
+    }
+}
+
+/// Whether a response with this status can have a body (RFC 9110 §6.4.1).
+pub(super) fn has_body(code: u16) -> bool {
+    !matches!(code, 204 | 304)
+}
+
+/// A final status: an interim one would leave the client waiting, so it becomes a 500.
+fn final_code(code: u16) -> u16 {
+    if (200..=999).contains(&code) { code } else { 500 }
+}
+
+pub(super) fn write_status_line(code: u16, reason: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(b"HTTP/1.1 ");
+    write_number(u64::from(code), out);
+    out.push(b' ');
+    out.extend_from_slice(reason);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// The framing and connection fields, the empty line, and the body where one goes out.
+pub(super) fn write_rest(code: u16, body: &[u8], to: ReplyTo, out: &mut Vec<u8>) {
+    if has_body(code) {
+        out.extend_from_slice(b"Content-Length: ");
+        write_number(body.len() as u64, out);
+        out.extend_from_slice(b"\r\n");
+    }
+    if to.close {
+        out.extend_from_slice(b"Connection: close\r\n");
+    } else if to.version == Version::Http10 {
+        out.extend_from_slice(b"Connection: keep-alive\r\n");
+    }
+    out.extend_from_slice(b"\r\n");
+    if has_body(code) && !to.head_only {
+        out.extend_from_slice(body);
+    }
+}
+
+/// Refuses a request whose head can't be trusted; the connection closes after it.
+///
+/// A body goes with it even if the request was a HEAD, since of a refused head nothing is known;
+/// as the connection closes, nothing can be taken for it.
+pub fn write_refusal(refusal: Refusal, out: &mut Vec<u8>) {
+    let to = ReplyTo { version: Version::Http11, head_only: false, close: true };
+    write_refusal_to(refusal, to, out);
+}
+
+/// Refuses a request of which enough is known to answer it properly.
+pub fn write_refusal_to(refusal: Refusal, to: ReplyTo, out: &mut Vec<u8>) {
+    let code = refusal.status();
+    write_status_line(code, reason(code).as_bytes(), out);
+    if code == 405 {
+        // RFC 9110 §15.5.6: a 405 names what would be allowed.
+        out.extend_from_slice(b"Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE\r\n");
+    }
+    write_text_fields(out);
+    let start = out.len();
+    write_text_body(code, refusal.sentence(), out);
+    insert_rest(start, code, ReplyTo { close: true, ..to }, out);
+}
+
+/// A status line and nothing else.
+pub fn write_empty(code: u16, to: ReplyTo, out: &mut Vec<u8>) {
+    let code = final_code(code);
+    write_status_line(code, reason(code).as_bytes(), out);
+    write_rest(code, b"", to, out);
+}
+
+/// A short plain text that says what the status says.
+pub fn write_status(code: u16, to: ReplyTo, out: &mut Vec<u8>) {
+    let code = final_code(code);
+    if !has_body(code) {
+        return write_empty(code, to, out);
+    }
+    write_status_line(code, reason(code).as_bytes(), out);
+    write_text_fields(out);
+    let start = out.len();
+    write_text_body(code, sentence(code), out);
+    insert_rest(start, code, to, out);
+}
+
+/// What went wrong, for the statuses the proxy itself gives.
+fn sentence(code: u16) -> &'static str {
+    match code {
+        429 => "Too many requests for this host at the moment.",
+        502 => "The application could not be reached, or its answer made no sense.",
+        503 => "The application is not available at the moment.",
+        504 => "The application did not answer in time.",
+        _ => "",
+    }
+}
+
+fn write_text_fields(out: &mut Vec<u8>) {
+    out.extend_from_slice(
+        b"Content-Type: text/plain; charset=utf-8\r\nCache-Control: no-store\r\n",
+    );
+}
+
+fn write_text_body(code: u16, sentence: &str, out: &mut Vec<u8>) {
+    write_number(u64::from(code), out);
+    out.push(b' ');
+    out.extend_from_slice(reason(code).as_bytes());
+    out.push(b'\n');
+    if !sentence.is_empty() {
+        out.extend_from_slice(sentence.as_bytes());
+        out.push(b'\n');
+    }
+}
+
+/// Puts framing and connection fields before the body that was written at `start`: that way its
+/// length needs no second place that knows it.
+fn insert_rest(start: usize, code: u16, to: ReplyTo, out: &mut Vec<u8>) {
+    let body_len = out.len() - start;
+    let mut body = [0; 256];
+    debug_assert!(body_len <= body.len(), "a text of ours outgrew its room");
+    let body_len = body_len.min(body.len());
+    body[..body_len].copy_from_slice(&out[start..start + body_len]);
+    out.truncate(start);
+    write_rest(code, &body[..body_len], to, out);
+}
+
+/// Sends the client elsewhere: `base` and `path` joined by exactly one `/`, `scheme` in front
+/// where `base` names none. `path` is `RequestHead::path_and_query`.
+pub fn write_redirect(
+    base: &str,
+    code: u16,
+    scheme: Scheme,
+    path: &[u8],
+    to: ReplyTo,
+    out: &mut Vec<u8>,
+) {
+    let code = final_code(code);
+    write_status_line(code, reason(code).as_bytes(), out);
+    out.extend_from_slice(b"Location: ");
+    let mut base = base;
+    if !base.contains("://") {
+        out.extend_from_slice(match scheme {
+            Scheme::Http => b"http://",
+            Scheme::Https => b"https://",
+        });
+        base = base.trim_start_matches('/');
+    }
+    // The rule was checked when it was set; a line break must not pass even if it was not.
+    out.extend(base.trim_end_matches('/').bytes().filter(|&byte| byte > b' ' && byte != 0x7f));
+    out.push(b'/');
+    // All leading slashes go: `//evil.example` would name another host in some readers' eyes.
+    let skipped = path.iter().take_while(|&&byte| byte == b'/').count();
+    out.extend_from_slice(&path[skipped..]);
+    out.extend_from_slice(b"\r\n");
+    write_rest(code, b"", to, out);
+}

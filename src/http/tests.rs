@@ -1,0 +1,1 @@
+//! Tests over the shared heads, and properties over generated ones.
