@@ -334,10 +334,15 @@ pub(super) fn trim(mut value: &[u8]) -> &[u8] {
     value
 }
 
-/// Whether a byte may stand in a token (RFC 9110 §5.6.2), such as a method or a field name.
+/// Whether a byte may stand in a token (RFC 9110 §5.6.2).
 pub(super) fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric()
         || matches!(byte, b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'^'..=b'`' | b'|' | b'~')
+}
+
+/// Whether this is a token, such as a method or a field name.
+pub(super) fn is_token(bytes: &[u8]) -> bool {
+    !bytes.is_empty() && bytes.iter().copied().all(is_token_byte)
 }
 
 /// Whether a byte may stand in a field value: visible, SP, HTAB or obs-text (RFC 9110 §5.5).

@@ -8,7 +8,7 @@ use std::mem::MaybeUninit;
 
 use httparse::{Error, Header, Status};
 
-use super::field::{FieldSet, Fields, Once, Survey, is_token_byte, survey};
+use super::field::{FieldSet, Fields, Once, Survey, is_token, survey};
 use super::framing::{Lengths, RequestFraming, ResponseFraming};
 use super::target::{Target, check_host, parse_target};
 use super::{BadResponse, Refusal, Scheme};
@@ -317,19 +317,15 @@ fn host<'b>(
 #[cold]
 fn why_no_request(head: &[u8], error: Error) -> Refusal {
     let line = lines(head).next().unwrap_or_default();
-    match error {
-        Error::Version if line.rsplit(|&b| b == b' ').next().is_some_and(is_some_version) => {
-            Refusal::BadVersion
-        }
-        Error::Token if line.split(|&b| b == b' ').count() == 3 => {
-            let method = line.split(|&b| b == b' ').next().unwrap_or_default();
-            let is_token = !method.is_empty() && method.iter().copied().all(is_token_byte);
-            if is_token { Refusal::BadTarget } else { Refusal::BadRequestLine }
-        }
-        Error::Version | Error::Token | Error::NewLine | Error::Status => Refusal::BadRequestLine,
-        Error::HeaderName | Error::HeaderValue | Error::TooManyHeaders => {
+    let mut words = line.split(|&b| b == b' ');
+    let words = [words.next(), words.next(), words.next(), words.next()];
+    match (error, words) {
+        (Error::Version, [_, _, Some(word), None]) if is_some_version(word) => Refusal::BadVersion,
+        (Error::Token, [Some(method), _, Some(_), None]) if is_token(method) => Refusal::BadTarget,
+        (Error::HeaderName | Error::HeaderValue | Error::TooManyHeaders, _) => {
             why_no_fields(head, error)
         }
+        _ => Refusal::BadRequestLine,
     }
 }
 
@@ -354,7 +350,7 @@ fn why_no_fields(head: &[u8], error: Error) -> Refusal {
         if name.len() < line.len() && matches!(name.last(), Some(b' ' | b'\t')) {
             return Refusal::SpaceBeforeColon;
         }
-        if name.is_empty() || name.len() == line.len() || !name.iter().copied().all(is_token_byte) {
+        if name.len() == line.len() || !is_token(name) {
             return Refusal::BadField;
         }
     }

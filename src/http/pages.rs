@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::ReplyTo;
-use super::field::{Name, classify, is_token_byte, is_value_byte, trim};
+use super::field::{Name, classify, is_token, is_value_byte, trim};
 use super::forward::write_number;
 use super::reply::{has_body, write_rest, write_status_line};
 use crate::limits::PAGE_BYTES_MAX;
@@ -120,9 +120,7 @@ fn parse_status_line(line: &[u8]) -> Option<(u16, &[u8])> {
 fn parse_field(line: &[u8]) -> Option<(&[u8], &[u8])> {
     let colon = memchr::memchr(b':', line)?;
     let (name, value) = (&line[..colon], trim(&line[colon + 1..]));
-    let valid = !name.is_empty()
-        && name.iter().copied().all(is_token_byte)
-        && value.iter().copied().all(is_value_byte);
+    let valid = is_token(name) && value.iter().copied().all(is_value_byte);
     valid.then_some((name, value))
 }
 

@@ -1,1 +1,476 @@
-//! Properties that hold for every input: proptest runs them in `cargo test`, fuzzers in `fuzz/`.
+//! Properties that hold for every input: proptest runs them in `cargo test`, the fuzzers in `fuzz/`.
+//!
+//! Each compares the code with something written another way: itself at other splits, `httparse`,
+//! a model that is naive on purpose, or its own output read again.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use super::field::{Name, classify, is_token_byte, is_value_byte};
+use super::{
+    Chunked, FramingOut, HeadScan, Method, Refusal, RequestForward, RequestFraming,
+    ResponseForward, ResponseFraming, Scheme, Target, Version, field_room, parse_request,
+    parse_response, write_request, write_response,
+};
+use crate::limits::FIELDS_MAX;
+
+/// A head is measured the same at any split, the parser never disagrees, and what is forwarded
+/// says the same as what came.
+pub fn head(bytes: &[u8]) {
+    let end = scan(bytes);
+    let mut room = field_room();
+    let mut lenient = httparse::Request::new(&mut []);
+    let complete = lenient.parse_with_uninit_headers(bytes, &mut room);
+    match end {
+        Ok(Some(length)) => {
+            if let Ok(httparse::Status::Complete(other)) = complete {
+                assert_eq!(other, length, "the parser sees another end of the head");
+            }
+            request(&bytes[..length]);
+        }
+        Ok(None) => {
+            let stalled = matches!(complete, Ok(httparse::Status::Complete(_)));
+            assert!(!stalled, "the scan waits for more of a head that is complete");
+        }
+        Err(_) => {}
+    }
+}
+
+fn scan(bytes: &[u8]) -> Result<Option<usize>, Refusal> {
+    let end = HeadScan::default().advance(bytes);
+    assert_eq!(end, naive_scan(bytes), "scan and model differ");
+    let mut scan = HeadScan::default();
+    let mut trickled = Ok(None);
+    for length in 0..=bytes.len() {
+        trickled = scan.advance(&bytes[..length]);
+        if trickled != Ok(None) {
+            break;
+        }
+    }
+    assert_eq!(trickled, end, "byte by byte differs from all at once");
+    for middle in [bytes.len() / 3, bytes.len() / 2, bytes.len().saturating_sub(2)] {
+        let mut scan = HeadScan::default();
+        let mut split = scan.advance(&bytes[..middle]);
+        if split == Ok(None) {
+            split = scan.advance(bytes);
+        }
+        assert_eq!(split, end, "split at {middle} differs from all at once");
+    }
+    end
+}
+
+/// One byte at a time, with all lines kept.
+fn naive_scan(bytes: &[u8]) -> Result<Option<usize>, Refusal> {
+    let mut lines: Vec<Vec<u8>> = vec![vec![]];
+    for (at, &byte) in bytes.iter().enumerate() {
+        let after_cr = lines.last().is_some_and(|line| line.last() == Some(&b'\r'));
+        match byte {
+            b'\n' if after_cr => {
+                let is_empty = |line: &Vec<u8>| line == b"\r";
+                if lines.iter().all(is_empty) && lines.len() == 2 {
+                    return Err(Refusal::EmptyLines);
+                }
+                if lines.last().is_some_and(is_empty) && !lines.iter().all(is_empty) {
+                    return Ok(Some(at + 1));
+                }
+                lines.push(vec![]);
+            }
+            _ if after_cr => return Err(Refusal::BareCr),
+            b'\n' => return Err(Refusal::BareLf),
+            0 => return Err(Refusal::Nul),
+            _ => lines.last_mut().into_iter().for_each(|line| line.push(byte)),
+        }
+    }
+    Ok(None)
+}
+
+/// The fields of a head, by a split at every CRLF.
+fn naive_fields(head: &[u8]) -> Vec<(&[u8], &[u8])> {
+    let text = head.strip_prefix(b"\r\n").unwrap_or(head);
+    text.split(|&b| b == b'\n')
+        .skip(1)
+        .map(|line| line.strip_suffix(b"\r").unwrap_or(line))
+        .filter(|line| !line.is_empty())
+        .map(|line| line.split_at(line.iter().position(|&b| b == b':').unwrap_or(line.len())))
+        .collect()
+}
+
+/// The fields that nothing may touch, in order and with their white space.
+fn plain_fields(head: &[u8]) -> Vec<(&[u8], &[u8])> {
+    let fields = naive_fields(head);
+    let mut options: Vec<Vec<u8>> = vec![];
+    for (name, value) in &fields {
+        if classify(name) == Name::Connection {
+            let value = value.strip_prefix(b":").unwrap_or(value).to_ascii_lowercase();
+            options.extend(value.split(|&b| b == b',').map(|option| option.trim_ascii().to_vec()));
+        }
+    }
+    let is_named = |name: &[u8]| options.contains(&name.to_ascii_lowercase());
+    fields
+        .iter()
+        .filter(|(name, _)| matches!(classify(name), Name::Plain) && !is_named(name))
+        .copied()
+        .collect()
+}
+
+fn count(head: &[u8], wanted: &[u8]) -> usize {
+    naive_fields(head).iter().filter(|(name, _)| name.eq_ignore_ascii_case(wanted)).count()
+}
+
+/// Host, where it was read from the target, two forwarding fields and Connection.
+const FIELDS_ADDED_MAX: usize = 4;
+
+const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+
+fn request(bytes: &[u8]) {
+    let mut room = field_room();
+    let Ok(head) = parse_request(bytes, &mut room) else { return };
+    assert!(head.host.is_some() || head.version == Version::Http10);
+    if head.host.is_none() || naive_fields(bytes).len() + FIELDS_ADDED_MAX > FIELDS_MAX {
+        // Goes to no backend, or to one that takes a few fields more than we do.
+        return;
+    }
+    for trusted in [false, true] {
+        let mut out = Vec::new();
+        let how = RequestForward { client: CLIENT, trusted, scheme: Scheme::Http };
+        write_request(&head, how, &mut out);
+        let show = String::from_utf8_lossy(&out);
+        assert_eq!(HeadScan::default().advance(&out), Ok(Some(out.len())), "{show}");
+        let mut room = field_room();
+        let again = parse_request(&out, &mut room).unwrap_or_else(|refusal| {
+            panic!("what was written is refused: {refusal:?} {show}");
+        });
+        assert_eq!(again.method_bytes, head.method_bytes);
+        assert_eq!(again.version, Version::Http11);
+        assert_eq!(again.host, head.host, "{show}");
+        assert_eq!(again.framing, head.framing, "{show}");
+        assert_eq!(again.expect_continue, head.expect_continue, "{show}");
+        assert_eq!(again.upgrade, head.upgrade, "{show}");
+        assert!(again.keep_alive, "{show}");
+        match (head.target, again.target) {
+            (Target::Absolute { path, .. }, Target::Origin(written)) => {
+                let slash: &[u8] = if path.starts_with(b"/") { b"" } else { b"/" };
+                assert_eq!([slash, path].concat(), written);
+            }
+            (Target::Absolute { path: b"", .. }, Target::Asterisk) => {
+                assert_eq!(head.method, Method::Options);
+            }
+            (came, written) => assert_eq!(came, written),
+        }
+        request_fields(bytes, &out, trusted, head.upgrade);
+
+        let mut twice = Vec::new();
+        write_request(&again, RequestForward { trusted: true, ..how }, &mut twice);
+        let fields = |head| naive_fields(head).len();
+        assert_eq!(fields(&twice), fields(&out), "{show}");
+    }
+}
+
+fn request_fields(bytes: &[u8], out: &[u8], trusted: bool, upgrade: bool) {
+    let show = String::from_utf8_lossy(out);
+    assert_eq!(plain_fields(bytes), plain_fields(out), "{show}");
+    assert_eq!(count(out, b"host"), 1, "{show}");
+    assert_eq!(count(out, b"connection"), usize::from(upgrade), "{show}");
+    let forwarding = |head| {
+        naive_fields(head)
+            .into_iter()
+            .filter(|(name, _)| {
+                let kind = classify(name);
+                use Name::*;
+                matches!(kind, Forwarding | ForwardedProto | ForwardedProtocol)
+            })
+            .collect::<Vec<_>>()
+    };
+    if trusted {
+        assert_eq!(forwarding(bytes), forwarding(out), "{show}");
+    } else {
+        let ours: [(&[u8], &[u8]); 2] =
+            [(b"X-Forwarded-For", b": 192.0.2.1"), (b"X-Forwarded-Proto", b": http")];
+        assert_eq!(forwarding(out), ours, "{show}");
+    }
+    for (name, value) in naive_fields(out) {
+        match classify(name) {
+            Name::Hop => panic!("a hop-by-hop field goes on: {show}"),
+            Name::Upgrade => assert!(upgrade, "{show}"),
+            Name::TransferEncoding => assert_eq!(value, b": chunked", "{show}"),
+            Name::ContentLength => {
+                let digits = value.strip_prefix(b": ").unwrap_or_default();
+                assert!(!digits.is_empty() && digits.iter().all(u8::is_ascii_digit), "{show}");
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The same for the head of a response.
+pub fn response_head(bytes: &[u8]) {
+    let Ok(Some(length)) = scan(bytes) else { return };
+    let bytes = &bytes[..length];
+    for to in [Method::Get, Method::Head] {
+        let mut room = field_room();
+        let Ok(head) = parse_response(bytes, &mut room, to) else { continue };
+        let decode = head.framing == ResponseFraming::Chunked;
+        for (client_version, keep_alive) in [
+            (Version::Http11, true),
+            (Version::Http11, false),
+            (Version::Http10, true),
+            (Version::Http10, false),
+        ] {
+            let to_10 = client_version == Version::Http10;
+            let framing_out =
+                if decode && to_10 { FramingOut::DecodeChunked } else { FramingOut::AsIs };
+            let how = ResponseForward { client_version, keep_alive, framing_out };
+            let mut out = Vec::new();
+            write_response(&head, how, &mut out);
+            let show = String::from_utf8_lossy(&out);
+            assert_eq!(HeadScan::default().advance(&out), Ok(Some(out.len())), "{show}");
+            let mut room = field_room();
+            let again = parse_response(&out, &mut room, to).unwrap_or_else(|bad| {
+                panic!("what was written is refused: {bad:?} {show}");
+            });
+            assert_eq!(again.status, head.status, "{show}");
+            assert_eq!(again.version, Version::Http11, "{show}");
+            assert_eq!(again.upgrade, head.upgrade, "{show}");
+            let framing = match framing_out {
+                FramingOut::DecodeChunked => ResponseFraming::UntilClose,
+                FramingOut::AsIs => head.framing,
+            };
+            assert_eq!(again.framing, framing, "{show}");
+            if head.status >= 200 {
+                let ends = framing == ResponseFraming::UntilClose || !keep_alive;
+                assert_eq!(again.keep_alive, !ends, "{show}");
+            }
+            if !decode || !to_10 {
+                let (came, written) = (plain_fields(bytes), plain_fields(&out));
+                assert_eq!(came, written, "{show}");
+            }
+            if to_10 {
+                assert_eq!(count(&out, b"transfer-encoding"), 0, "{show}");
+            }
+            for (name, _) in naive_fields(&out) {
+                assert!(classify(name) != Name::Hop, "a hop-by-hop field goes on: {show}");
+            }
+        }
+    }
+}
+
+/// A chunked body ends at the same byte at any split, where a naive model says, and its data is
+/// what the model finds.
+pub fn chunked(bytes: &[u8]) {
+    let expected = naive_chunked(bytes);
+    let mut body = Chunked::default();
+    let mut data = Vec::new();
+    let decoded = body.decode(bytes, &mut data);
+    match (&expected, decoded) {
+        (Naive::Complete(length, content), Ok(consumed)) => {
+            assert!(body.is_done());
+            assert_eq!(consumed, *length);
+            assert_eq!(&data, content);
+        }
+        (Naive::More, Ok(consumed)) => {
+            assert!(!body.is_done());
+            assert_eq!(consumed, bytes.len());
+        }
+        (Naive::Wrong(expected), Err(refusal)) => assert_eq!(refusal, *expected),
+        (expected, actual) => panic!("model: {expected:?}, ours: {actual:?}"),
+    }
+    for step in [1, 2, 3, 7] {
+        let mut split = Chunked::default();
+        let mut split_data = Vec::new();
+        let mut result = Ok(0);
+        for piece in bytes.chunks(step) {
+            // What is consumed without an error is a body that is not complete, up to the end.
+            assert!(!split.is_done());
+            let consumed = split.decode(piece, &mut split_data);
+            result = consumed.map(|count| result.unwrap_or(0) + count);
+            if result.is_err() || split.is_done() {
+                break;
+            }
+        }
+        assert_eq!(result, decoded, "{step} bytes at a time");
+        assert_eq!(split.is_done(), body.is_done(), "{step} bytes at a time");
+        assert_eq!(split_data, data, "{step} bytes at a time");
+    }
+    skipping(bytes, decoded);
+}
+
+/// Data that passes by another way is accounted for.
+fn skipping(bytes: &[u8], expected: Result<usize, Refusal>) {
+    let mut body = Chunked::default();
+    let mut at = 0;
+    while at < bytes.len() && !body.is_done() {
+        let left = usize::try_from(body.data_left()).unwrap_or(usize::MAX).min(bytes.len() - at);
+        if left > 0 {
+            body.skip_data(left as u64);
+            at += left;
+            continue;
+        }
+        match body.advance(&bytes[at..at + 1]) {
+            Ok(count) => at += count,
+            Err(refusal) => return assert_eq!(Err(refusal), expected, "with skipping"),
+        }
+    }
+    assert_eq!(Ok(at), expected, "with skipping");
+}
+
+#[derive(Debug)]
+enum Naive {
+    Complete(usize, Vec<u8>),
+    More,
+    Wrong(Refusal),
+}
+
+/// Line by line over the whole input. It can refuse only what the checker refuses by then, so a
+/// line that is not complete is tried with every way to complete it left open.
+fn naive_chunked(bytes: &[u8]) -> Naive {
+    let mut at = 0;
+    let mut data = Vec::new();
+    loop {
+        let (line, end) = naive_line(&bytes[at..]);
+        let size = match (naive_size(line, end.is_some()), end) {
+            (Err(()), _) => return Naive::Wrong(Refusal::BadChunk),
+            (Ok(_), None) => return Naive::More,
+            (Ok(size), Some(end)) => {
+                at += end;
+                size
+            }
+        };
+        if size == 0 {
+            break;
+        }
+        let rest = &bytes[at..];
+        let size = usize::try_from(size).unwrap_or(usize::MAX);
+        if rest.len() <= size {
+            return Naive::More;
+        }
+        data.extend_from_slice(&rest[..size]);
+        match &rest[size..] {
+            [b'\r'] => return Naive::More,
+            [b'\r', b'\n', ..] => at += size + 2,
+            _ => return Naive::Wrong(Refusal::BadChunk),
+        }
+    }
+    let trailer = at;
+    loop {
+        let (line, end) = naive_line(&bytes[at..]);
+        let too_long = at - trailer + line.len() > crate::limits::TRAILER_BYTES_MAX as usize
+            || end
+                .is_some_and(|end| at - trailer + end > crate::limits::TRAILER_BYTES_MAX as usize);
+        if too_long || naive_trailer(line, end.is_some()).is_err() {
+            return Naive::Wrong(Refusal::BadTrailer);
+        }
+        let Some(end) = end else { return Naive::More };
+        at += end;
+        if line.is_empty() {
+            return Naive::Complete(at, data);
+        }
+    }
+}
+
+/// The bytes up to the first CRLF, and where what follows it begins; all bytes (but a CR at the
+/// end, which may be half of one) if there is none.
+fn naive_line(bytes: &[u8]) -> (&[u8], Option<usize>) {
+    match bytes.windows(2).position(|pair| pair == b"\r\n") {
+        Some(end) => (&bytes[..end], Some(end + 2)),
+        None => (bytes, None),
+    }
+}
+
+fn naive_size(line: &[u8], whole: bool) -> Result<u64, ()> {
+    let limit = crate::limits::CHUNK_LINE_BYTES_MAX as usize;
+    if line.len() + 2 * usize::from(whole) > limit {
+        return Err(());
+    }
+    // A CR at the end of an incomplete line ends it or is wrong; here it only must not be too early.
+    let (line, ended) = match line.strip_suffix(b"\r") {
+        Some(line) if !whole => (line, true),
+        _ => (line, whole),
+    };
+    let digits = line.iter().take_while(|b| b.is_ascii_hexdigit()).count();
+    let mut size = 0u64;
+    for &digit in &line[..digits] {
+        size = size.checked_mul(16).ok_or(())? + u64::from((digit as char).to_digit(16).ok_or(())?);
+    }
+    if digits > 16 || size > i64::MAX as u64 {
+        return Err(());
+    }
+    if digits == 0 && (ended || !line.is_empty()) {
+        return Err(());
+    }
+    naive_extensions(&line[digits..], ended).map(|()| size)
+}
+
+/// `*( BWS ";" BWS name [ BWS "=" BWS ( token / quoted ) ] )` by recursion on what is left.
+fn naive_extensions(rest: &[u8], ended: bool) -> Result<(), ()> {
+    let is_space = |b: &&u8| matches!(**b, b' ' | b'\t');
+    let skip_space = |rest: &[u8]| rest[rest.iter().take_while(is_space).count()..].to_vec();
+    let unfinished = |rest: &[u8]| if rest.is_empty() && !ended { Ok(()) } else { Err(()) };
+    if rest.is_empty() {
+        return Ok(());
+    }
+    let rest = skip_space(rest);
+    let Some(rest) = rest.strip_prefix(b";") else { return unfinished(&rest) };
+    let rest = skip_space(rest);
+    let name = rest.iter().take_while(|b| is_token_byte(**b)).count();
+    if name == 0 {
+        return unfinished(&rest);
+    }
+    let after_name = &rest[name..];
+    let rest = skip_space(after_name);
+    let Some(rest) = rest.strip_prefix(b"=") else {
+        return naive_extensions(after_name, ended);
+    };
+    let rest = skip_space(rest);
+    if rest.first() != Some(&b'"') {
+        let value = rest.iter().take_while(|b| is_token_byte(**b)).count();
+        return if value == 0 {
+            unfinished(&rest)
+        } else {
+            naive_extensions(&rest[value..], ended)
+        };
+    }
+    let mut at = 1;
+    loop {
+        match rest.get(at) {
+            None => return unfinished(b""),
+            Some(b'"') => return naive_extensions(&rest[at + 1..], ended),
+            Some(b'\\') => match rest.get(at + 1) {
+                None => return unfinished(b""),
+                Some(b) if is_value_byte(*b) => at += 2,
+                Some(_) => return Err(()),
+            },
+            Some(b) if is_value_byte(*b) => at += 1,
+            Some(_) => return Err(()),
+        }
+    }
+}
+
+fn naive_trailer(line: &[u8], whole: bool) -> Result<(), ()> {
+    let (line, ended) = match line.strip_suffix(b"\r") {
+        Some(line) if !whole => (line, true),
+        _ => (line, whole),
+    };
+    if line.is_empty() {
+        return Ok(());
+    }
+    let Some(colon) = line.iter().position(|&b| b == b':') else {
+        let open = !ended && line.iter().all(|b| is_token_byte(*b));
+        return if open { Ok(()) } else { Err(()) };
+    };
+    let (name, value) = (&line[..colon], &line[colon + 1..]);
+    let valid = !name.is_empty()
+        && name.iter().all(|b| is_token_byte(*b))
+        && classify(name) == Name::Plain
+        && value.iter().all(|b| is_value_byte(*b));
+    if valid { Ok(()) } else { Err(()) }
+}
+
+/// Must fail: it claims that no request is ever accepted. A fuzzer that does not find the
+/// counterexample within moments does not test anything.
+pub fn canary(bytes: &[u8]) {
+    if let Ok(Some(length)) = HeadScan::default().advance(bytes) {
+        let mut room = field_room();
+        let head = parse_request(&bytes[..length], &mut room);
+        let chunked = head.is_ok_and(|head| head.framing == RequestFraming::Chunked);
+        assert!(!chunked, "the canary sings: a chunked request was accepted");
+    }
+}
