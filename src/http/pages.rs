@@ -257,3 +257,104 @@ impl Builtin {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Version;
+    use super::*;
+
+    const TO: ReplyTo = ReplyTo { version: Version::Http11, head_only: false, close: false };
+
+    fn written(page: &Page, retry_after: Option<u32>, to: ReplyTo) -> String {
+        let mut out = Vec::new();
+        write_page(page, retry_after, to, &mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[track_caller]
+    fn check(file: &str, expected: &str) {
+        let page = Page::parse(file.as_bytes()).unwrap();
+        assert_eq!(written(&page, None, TO), expected, "{file:?}");
+    }
+
+    #[test]
+    fn files_become_responses() {
+        check(
+            "HTTP/1.0 503 Service Unavailable\r\nCache-Control: no-cache\r\nConnection: close\r\n\
+             Content-Type: text/html\r\n\r\n<h1>Away</h1>\n",
+            "HTTP/1.1 503 Service Unavailable\r\nCache-Control: no-cache\r\n\
+             Content-Type: text/html\r\nContent-Length: 14\r\n\r\n<h1>Away</h1>\n",
+        );
+        check(
+            "HTTP/1.1 200\nContent-Length: 999\nTransfer-Encoding: chunked\nX-A:b \n\na\r\nb",
+            "HTTP/1.1 200 \r\nX-A: b\r\nContent-Length: 4\r\n\r\na\r\nb",
+        );
+        check("HTTP/1.0 204 No Content\n\nbody", "HTTP/1.1 204 No Content\r\n\r\n");
+        check("HTTP/1.0 404 Nope\n\n", "HTTP/1.1 404 Nope\r\nContent-Length: 0\r\n\r\n");
+    }
+
+    #[test]
+    fn bad_files_name_the_line() {
+        use PageError::*;
+        for (file, expected) in [
+            ("", StatusLine),
+            ("<html></html>\n", StatusLine),
+            ("HTTP/2 200 OK\n\n", StatusLine),
+            ("HTTP/1.1 20 OK\n\n", StatusLine),
+            ("HTTP/1.1 +20 OK\n\n", StatusLine),
+            ("HTTP/1.1 100 Continue\n\n", StatusLine),
+            ("HTTP/1.1 2000 OK\n\n", StatusLine),
+            ("HTTP/1.1 200 O\rK\n\n", StatusLine),
+            ("HTTP/1.1 200 OK\nA: b\n c\n\n", Field { line: 3 }),
+            ("HTTP/1.1 200 OK\nA b\n\n", Field { line: 2 }),
+            ("HTTP/1.1 200 OK\nA: b\rC: d\n\n", Field { line: 2 }),
+            ("HTTP/1.1 200 OK\nA: b\n", NoBody { line: 3 }),
+            ("HTTP/1.1 200 OK\nA: b", NoBody { line: 2 }),
+        ] {
+            assert_eq!(Page::parse(file.as_bytes()), Err(expected), "{file:?}");
+        }
+        assert_eq!(Page::parse(&vec![b'a'; PAGE_BYTES_MAX + 1]), Err(TooLong));
+    }
+
+    #[test]
+    fn builtin_pages() {
+        let pages = Pages::builtin();
+        for (page, status) in [
+            (pages.no_hosts(), 503),
+            (pages.unknown(), 503),
+            (pages.timeout(), 503),
+            (pages.get("test").unwrap(), 200),
+            (pages.for_status(502).unwrap(), 502),
+            (pages.for_status(504).unwrap(), 504),
+        ] {
+            assert_eq!(page.status(), status);
+            let reply = written(page, None, TO);
+            let (head, body) = reply.split_once("\r\n\r\n").unwrap();
+            assert!(head.contains(&format!("\r\nContent-Length: {}", body.len())), "{head}");
+            assert!(head.contains("\r\nContent-Type: text/html"), "{head}");
+            let head_only = ReplyTo { head_only: true, ..TO };
+            assert_eq!(written(page, None, head_only), format!("{head}\r\n\r\n"));
+        }
+        assert_eq!(pages.get("other"), None);
+        assert_eq!(pages.for_status(500), None);
+    }
+
+    #[test]
+    fn pages_are_overridden() {
+        let mut pages = Pages::builtin();
+        let page = Page::parse(b"HTTP/1.0 200 OK\n\nmine").unwrap();
+        pages.insert("unknown", page.clone());
+        pages.insert("mine", page.clone());
+        assert_eq!(pages.unknown(), &page);
+        assert_eq!(pages.get("mine"), Some(&page));
+    }
+
+    #[test]
+    fn retry_after_is_said_once() {
+        let page = Page::parse(b"HTTP/1.0 503 Busy\n\n").unwrap();
+        assert!(written(&page, Some(10), TO).contains("\r\nRetry-After: 10\r\n"));
+        let page = Page::parse(b"HTTP/1.0 503 Busy\nRetry-After: 5\n\n").unwrap();
+        let reply = written(&page, Some(10), TO);
+        assert!(reply.contains("\r\nRetry-After: 5\r\n") && !reply.contains("10"), "{reply}");
+    }
+}

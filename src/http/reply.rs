@@ -229,3 +229,106 @@ pub fn write_redirect(
     out.extend_from_slice(b"\r\n");
     write_rest(code, b"", to, out);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEEP: ReplyTo = ReplyTo { version: Version::Http11, head_only: false, close: false };
+    const CLOSE: ReplyTo = ReplyTo { close: true, ..KEEP };
+    const HEAD: ReplyTo = ReplyTo { head_only: true, ..KEEP };
+    const KEEP_10: ReplyTo = ReplyTo { version: Version::Http10, ..KEEP };
+
+    fn written(write: impl FnOnce(&mut Vec<u8>)) -> String {
+        // What is in the buffer already stays.
+        let mut out = b"before ".to_vec();
+        write(&mut out);
+        String::from_utf8(out).unwrap().strip_prefix("before ").unwrap().to_owned()
+    }
+
+    #[track_caller]
+    fn check_empty(code: u16, to: ReplyTo, expected: &str) {
+        assert_eq!(written(|out| write_empty(code, to, out)), expected);
+    }
+
+    #[test]
+    fn empty_answers() {
+        check_empty(403, KEEP, "HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n");
+        check_empty(
+            402,
+            CLOSE,
+            "HTTP/1.1 402 Payment Required\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+        );
+        check_empty(
+            200,
+            KEEP_10,
+            "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: keep-alive\r\n\r\n",
+        );
+        check_empty(204, KEEP, "HTTP/1.1 204 No Content\r\n\r\n");
+        check_empty(304, HEAD, "HTTP/1.1 304 Not Modified\r\n\r\n");
+        check_empty(597, KEEP, "HTTP/1.1 597 Unknown\r\nContent-Length: 0\r\n\r\n");
+        check_empty(100, KEEP, "HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n");
+    }
+
+    #[track_caller]
+    fn check_redirect(base: &str, scheme: Scheme, path: &str, expected: &str) {
+        let reply = written(|out| write_redirect(base, 302, scheme, path.as_bytes(), KEEP, out));
+        let location = format!("Location: {expected}");
+        assert_eq!(
+            reply,
+            format!("HTTP/1.1 302 Found\r\n{location}\r\nContent-Length: 0\r\n\r\n"),
+            "{base} {path}"
+        );
+    }
+
+    #[test]
+    fn redirects() {
+        use Scheme::{Http, Https};
+        check_redirect("http://tigers.example", Http, "/", "http://tigers.example/");
+        check_redirect("http://tigers.example/", Https, "/bears/", "http://tigers.example/bears/");
+        check_redirect("https://a.example", Http, "/b?c=/d", "https://a.example/b?c=/d");
+        check_redirect("a.example", Http, "/b", "http://a.example/b");
+        check_redirect("a.example/x/", Https, "/b", "https://a.example/x/b");
+        check_redirect("a.example", Http, "", "http://a.example/");
+        check_redirect("a.example", Http, "?q", "http://a.example/?q");
+        check_redirect("a.example", Http, "//evil.example/", "http://a.example/evil.example/");
+        check_redirect("//a.example", Http, "/", "http://a.example/");
+        check_redirect("a.example\r\nX: y", Http, "/", "http://a.exampleX:y/");
+    }
+
+    #[test]
+    fn every_answer_has_the_length_it_says() {
+        for &refusal in Refusal::ALL {
+            let reply = written(|out| write_refusal(refusal, out));
+            let (head, body) = reply.split_once("\r\n\r\n").unwrap();
+            let status = refusal.status();
+            assert!(head.starts_with(&format!("HTTP/1.1 {status} {}\r\n", reason(status))));
+            assert!(head.contains("\r\nConnection: close"), "{head}");
+            assert!(head.contains(&format!("\r\nContent-Length: {}", body.len())), "{head}");
+            assert!(body.contains(refusal.sentence()), "{body}");
+            let to_head = written(|out| write_refusal_to(refusal, HEAD, out));
+            assert_eq!(to_head, format!("{head}\r\n\r\n"), "the same without a body");
+        }
+        for code in 100..=1000 {
+            let reply = written(|out| write_status(code, KEEP, out));
+            let (head, body) = reply.split_once("\r\n\r\n").unwrap();
+            assert_eq!(
+                head.contains(&format!("\r\nContent-Length: {}", body.len())),
+                has_body(code),
+                "{head}"
+            );
+        }
+    }
+
+    #[test]
+    fn plain_answers() {
+        assert_eq!(
+            written(|out| write_status(429, KEEP, out)),
+            "HTTP/1.1 429 Too Many Requests\r\nContent-Type: text/plain; charset=utf-8\r\n\
+             Cache-Control: no-store\r\nContent-Length: 69\r\n\r\n\
+             429 Too Many Requests\nToo many requests for this host at the moment.\n"
+        );
+        let head = written(|out| write_status(503, HEAD, out));
+        assert!(head.ends_with("\r\n\r\n"), "{head}");
+    }
+}
