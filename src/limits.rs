@@ -16,7 +16,82 @@ pub enum Scheme {
     Https,
 }
 
-// http
+// Owner: ring. Per shard.
+
+/// Submission queue entries; a full queue is handed over at once, so this bounds a batch, not work.
+pub const RING_ENTRIES: u32 = 2048;
+/// Completion queue entries per submission entry: room for a burst of accepts and closes; beyond it
+/// the kernel keeps them in a list of its own (NODROP).
+pub const COMPLETIONS_PER_ENTRY: u32 = 4;
+/// Buffers for heads and small bodies; a power of two. Idle connections hold none.
+pub const RECV_BUFFERS: u16 = 256;
+/// Bytes of each: the default `max_head`, so that nearly every head is parsed where it arrived.
+pub const RECV_BUFFER_BYTES: u32 = 16 * 1024;
+/// Buffers for bodies that are known to go on; a power of two.
+pub const BULK_BUFFERS: u16 = 64;
+/// Bytes of each.
+pub const BULK_BUFFER_BYTES: u32 = 64 * 1024;
+/// First capacity of a buffer that a head or reply is written into.
+pub const OUT_BUFFER_BYTES: usize = 4 * 1024;
+/// A larger one is freed instead of kept.
+pub const OUT_BUFFER_KEPT_BYTES: usize = 64 * 1024;
+/// Most kept for the next request.
+pub const OUT_BUFFERS_KEPT: usize = 256;
+/// Pipes kept for the next bulk body.
+pub const PIPES_KEPT: usize = 64;
+/// Bytes asked for per pipe; what an ordinary user may ask for (`pipe-max-size`).
+pub const PIPE_BYTES: usize = 1024 * 1024;
+/// Longest sleep of a shard without any deadline.
+pub const SLEEP_MAX: std::time::Duration = std::time::Duration::from_secs(60);
+
+// Owner: shard. Per shard unless said otherwise.
+
+/// Idle connections kept per backend.
+pub const IDLE_PER_BACKEND_MAX: usize = 1024;
+/// How long a backend connection may stay idle before it is closed.
+pub const IDLE_BACKEND_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(30);
+/// How often idle connections are looked through.
+pub const IDLE_SWEEP: std::time::Duration = std::time::Duration::from_secs(1);
+/// Pause after accept ran out of descriptors or memory (HAProxy: 100 ms).
+pub const ACCEPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
+/// Connections turned away in one go before that pause.
+pub const SHED_BATCH: usize = 64;
+/// A body that follows an answer of our own is read and dropped up to here; more closes.
+pub const DISCARD_BYTES_MAX: u64 = 64 * 1024;
+/// Bytes read and dropped after our side of a connection was closed, so that the client can read
+/// our answer before a reset (nginx: lingering_close).
+pub const LINGER_BYTES_MAX: u64 = 1024 * 1024;
+/// How long that may take in all.
+pub const LINGER_TIME: std::time::Duration = std::time::Duration::from_secs(5);
+/// Bodies with at least this much to come are spliced, smaller ones copied. Found by measurement.
+pub const SPLICE_BYTES_MIN: u64 = 256 * 1024;
+/// Copied into the same send as the response head, so that a small answer is one operation.
+pub const JOIN_BYTES_MAX: usize = 32 * 1024;
+/// How long a backend that refused a connection is passed over while others are there.
+pub const EJECTION_TIME: std::time::Duration = std::time::Duration::from_secs(1);
+/// Interim responses (1xx) in front of one final one.
+pub const INTERIM_MAX: usize = 16;
+/// Round-robin positions remembered; more rules than this start anew.
+pub const TURNS_MAX: usize = 65_536;
+/// Longest response head, bytes; backends are trusted further than clients.
+pub const RESPONSE_HEAD_BYTES_MAX: usize = 64 * 1024;
+// Owner: table.
+
+/// Most backends of one rule: every choice may look at each of them.
+pub const BACKENDS_MAX: usize = 1024;
+/// Longest chain of aliases: an alias of an alias of …; lookup follows it step by step.
+pub const ALIAS_CHAIN_MAX: usize = 8;
+/// Most connection attempts for one request.
+pub const ATTEMPTS_MAX: u16 = 1000;
+/// Longest duration a rule may name, seconds: 31 days. Kept to the microsecond, this is also far
+/// from where a JSON number could no longer carry it exactly.
+pub const RULE_SECONDS_MAX: u64 = 31 * 24 * 3600;
+/// Longest address or path in a rule (`redirect_to`, `wake`, `check`), bytes.
+pub const RULE_TEXT_BYTES_MAX: usize = 2048;
+/// Longest name of a page, bytes.
+pub const PAGE_NAME_BYTES_MAX: usize = 100;
+
+// Owner: http.
 
 /// Most options in all Connection fields of one head, beyond which some would name fields for ever.
 pub const CONNECTION_OPTIONS_MAX: usize = 32;
@@ -26,3 +101,52 @@ pub const CHUNK_LINE_BYTES_MAX: u32 = 1024;
 pub const TRAILER_BYTES_MAX: u32 = 8 * 1024;
 /// Longest `.http` page, bytes: it is kept in memory and copied to send.
 pub const PAGE_BYTES_MAX: usize = 1024 * 1024;
+
+// Owner: control.
+
+/// How long the start waits for backend names to be looked up.
+pub const RESOLVE_AT_START: std::time::Duration = std::time::Duration::from_secs(5);
+/// How often names are looked up again.
+pub const RESOLVE_EVERY: std::time::Duration = std::time::Duration::from_secs(30);
+/// How soon, while one has no address.
+pub const RESOLVE_AGAIN: std::time::Duration = std::time::Duration::from_secs(2);
+/// Lookups at a time.
+pub const RESOLVE_AT_ONCE: usize = 64;
+/// How long shards that were told to stop at once may take.
+pub const STOP_TIME: std::time::Duration = std::time::Duration::from_secs(2);
+
+// Owner: daemon.
+
+/// Queue of connections not yet accepted, per shard and address; `net.core.somaxconn` caps it.
+pub const BACKLOG: i32 = 4096;
+/// Memory that must be lockable: what glommio asks for before it makes its rings.
+pub const LOCKED_BYTES_MIN: u64 = 512 * 1024;
+/// Descriptors for the control shard: state, logs, management, lookups.
+const DESCRIPTORS_OF_CONTROL: u64 = 64;
+/// Descriptors for a shard itself: rings, wake-ups, listeners, the spare one.
+const DESCRIPTORS_OF_SHARD: u64 = 32;
+
+/// What one shard may open.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct DescriptorShare {
+    /// Client connections, and as many to backends.
+    pub connections: usize,
+    /// Pipes for bulk transfers.
+    pub pipes: usize,
+}
+
+/// Shares descriptors out: of what control and the shard itself leave, two fifths for clients, as much
+/// for backends, and the rest for pipes of two descriptors each.
+pub fn descriptors_per_shard(descriptors: u64, shards: usize) -> DescriptorShare {
+    let shards = shards.max(1) as u64;
+    let left = (descriptors.saturating_sub(DESCRIPTORS_OF_CONTROL) / shards)
+        .saturating_sub(DESCRIPTORS_OF_SHARD);
+    let share = |part: u64| usize::try_from(left / part).unwrap_or(usize::MAX);
+    let connections = share(5).saturating_mul(2).min(CONNECTIONS_PER_SHARD_MAX);
+    DescriptorShare { connections, pipes: share(10).min(PIPES_MAX) }
+}
+
+/// Most client connections a shard takes on, however many descriptors there are.
+pub const CONNECTIONS_PER_SHARD_MAX: usize = 1_000_000;
+/// Most pipes in use at a time; beyond them bulk bodies are copied.
+pub const PIPES_MAX: usize = 1024;

@@ -1,2 +1,5 @@
 //! The client. Arguments in, exit code out.
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    mantrid::client::main()
+}

@@ -1,2 +1,5 @@
 //! The daemon. Arguments in, exit code out.
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    mantrid::daemon::main()
+}

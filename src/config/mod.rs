@@ -1,1 +1,194 @@
-//! Stub.
+//! The configuration: what the operator wrote, checked and turned into what it means, once.
+//!
+//! Pure: text in, [`Config`] or every problem at once out. `keys` is the one table of keys; the
+//! command line, the example file and the manual are made from it.
+
+mod keys;
+mod parse;
+mod value;
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use keys::{KEYS, Key, example_file, manual};
+pub use value::{Address, Identity};
+
+/// Where the management API listens.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ManagementAddress {
+    /// TCP.
+    Tcp(Address),
+    /// A Unix socket.
+    Unix(PathBuf),
+}
+
+/// Where the access log goes.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub enum AccessLog {
+    /// Nowhere.
+    #[default]
+    Off,
+    /// Standard output.
+    Stdout,
+    /// A file.
+    File(PathBuf),
+}
+
+/// HAProxy's names and meanings.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct Timeouts {
+    /// For a whole request head.
+    pub http_request: Duration,
+    /// Between requests of one connection.
+    pub http_keep_alive: Duration,
+    /// For a client that should send or take bytes.
+    pub client: Duration,
+    /// To connect to a backend, and to wait in its queue.
+    pub connect: Duration,
+    /// For a backend that should answer, send or take bytes.
+    pub server: Duration,
+    /// For a tunnel without a byte.
+    pub tunnel: Duration,
+    /// For what is under way when the program is asked to stop.
+    pub drain: Duration,
+}
+
+/// Everything that can be configured, with defaults where nothing was written.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Config {
+    /// Untrusted HTTP.
+    pub bind: Vec<Address>,
+    /// HTTP from a TLS terminator.
+    pub bind_internal: Vec<Address>,
+    /// Raw TCP, by the rule of a host.
+    pub bind_tcp: Vec<(Address, String)>,
+    /// TLS by server name.
+    pub bind_tls: Vec<Address>,
+    /// The management API.
+    pub bind_management: Vec<ManagementAddress>,
+    /// The file that holds the bearer token.
+    pub management_token_file: Option<PathBuf>,
+    /// No token although the address is not local.
+    pub management_insecure: bool,
+    /// The table's file.
+    pub state_file: PathBuf,
+    /// Pages that add to or override the built-in ones.
+    pub static_dir: PathBuf,
+    /// Who to become.
+    pub uid: Identity,
+    /// Who to become.
+    pub gid: Identity,
+    /// How many shards; one per CPU when `None`.
+    pub shards: Option<usize>,
+    /// Which CPUs; all allowed ones when empty.
+    pub cpus: Vec<usize>,
+    /// All timeouts.
+    pub timeouts: Timeouts,
+    /// Most client connections of all shards; from the descriptor limit when `None`.
+    pub max_connections: Option<usize>,
+    /// Longest request head, bytes.
+    pub max_head: usize,
+    /// Most held requests.
+    pub max_held: usize,
+    /// The access log.
+    pub access_log: AccessLog,
+    /// What the operator should know: keys whose feature comes with a later release.
+    pub notes: Vec<String>,
+}
+
+/// One thing wrong with the configuration, in one line.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ConfigError {
+    /// `FILE:LINE` or `-o key=value`.
+    pub place: String,
+    /// What was found and what was expected.
+    pub problem: String,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.place, self.problem)
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+impl Default for Config {
+    fn default() -> Config {
+        let seconds = Duration::from_secs;
+        let loopback = |ip: IpAddr| ManagementAddress::Tcp(Address::At(SocketAddr::new(ip, 8042)));
+        Config {
+            bind: vec![Address::Any(80)],
+            bind_internal: Vec::new(),
+            bind_tcp: Vec::new(),
+            bind_tls: Vec::new(),
+            bind_management: vec![
+                loopback(IpAddr::from([127, 0, 0, 1])),
+                loopback(IpAddr::from(std::net::Ipv6Addr::LOCALHOST)),
+            ],
+            management_token_file: None,
+            management_insecure: false,
+            state_file: PathBuf::from("/var/lib/mantrid/state.json"),
+            static_dir: PathBuf::from("/etc/mantrid/static/"),
+            uid: Identity::Id(4321),
+            gid: Identity::Id(4321),
+            shards: None,
+            cpus: Vec::new(),
+            timeouts: Timeouts {
+                http_request: seconds(10),
+                http_keep_alive: seconds(60),
+                client: seconds(60),
+                connect: seconds(5),
+                server: seconds(60),
+                tunnel: seconds(3600),
+                drain: seconds(30),
+            },
+            max_connections: None,
+            max_head: crate::limits::HEAD_BYTES_DEFAULT,
+            max_held: 10_000,
+            access_log: AccessLog::Off,
+            notes: Vec::new(),
+        }
+    }
+}
+
+impl Config {
+    /// Reads a file's text, if any (its path is for messages), and `-o` settings, which win over it.
+    pub fn build(
+        file: Option<(&str, &str)>,
+        overrides: &[String],
+    ) -> Result<Config, Vec<ConfigError>> {
+        let mut problems = Vec::new();
+        let settings = parse::settings(file, overrides, &mut problems);
+        let mut config = Config::default();
+        for key in KEYS {
+            parse::apply(key, &settings, &mut config, &mut problems);
+        }
+        config.check_management(&mut problems);
+        if problems.is_empty() { Ok(config) } else { Err(problems) }
+    }
+
+    fn check_management(&self, problems: &mut Vec<ConfigError>) {
+        if self.management_token_file.is_some() || self.management_insecure {
+            return;
+        }
+        for address in &self.bind_management {
+            if let ManagementAddress::Tcp(address) = address
+                && !address.is_loopback()
+            {
+                problems.push(ConfigError {
+                    place: "bind_management".to_owned(),
+                    problem: format!(
+                        "{address} can be reached from other machines: give a token with \
+                         management_token_file, or write management_insecure = true"
+                    ),
+                });
+            }
+        }
+    }
+}

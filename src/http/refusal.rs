@@ -85,6 +85,8 @@ refusals! {
     BadTrailer, 400, "bad_trailer", "The trailer section is not valid.";
     /// The head did not arrive within `timeout_http_request`.
     HeadTimeout, 408, "head_timeout", "The request did not arrive in time.";
+    /// The body stalled for `timeout_client`.
+    BodyTimeout, 408, "body_timeout", "The request body did not arrive in time.";
 }
 
 /// Why a response can't be passed on; the client gets a 502 and the backend connection is closed.

@@ -1,1 +1,148 @@
-//! Stub.
+//! All that the control shard and the shards know of each other: what is published, how a shard is
+//! woken and stopped, the counters it alone writes, and the gates that hold a limit across shards.
+
+mod counters;
+mod gate;
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use arc_swap::ArcSwap;
+use rustix::event::{EventfdFlags, eventfd};
+
+use crate::http::Pages;
+use crate::table::Snapshot;
+
+pub(crate) use counters::{Counter, Counters};
+pub(crate) use gate::{Gate, Gates};
+
+/// What every shard reads and only the control shard replaces.
+pub(crate) struct Published {
+    pub(crate) snapshot: ArcSwap<Snapshot>,
+    pub(crate) pages: ArcSwap<Pages>,
+}
+
+impl Published {
+    pub(crate) fn new(snapshot: Snapshot, pages: Pages) -> Published {
+        Published { snapshot: ArcSwap::from_pointee(snapshot), pages: ArcSwap::from_pointee(pages) }
+    }
+}
+
+/// How far a shard is on its way out.
+#[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Debug)]
+#[repr(u8)]
+pub(crate) enum Stop {
+    /// It is not.
+    No = 0,
+    /// No new connections; answers say `Connection: close`; ends when the last one did.
+    Drain = 1,
+    /// At once.
+    Now = 2,
+}
+
+/// Wakes a shard that sleeps in its ring.
+#[derive(Clone)]
+pub(crate) struct Waker(Arc<OwnedFd>);
+
+impl Waker {
+    fn new() -> io::Result<Waker> {
+        let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Waker(Arc::new(fd)))
+    }
+
+    /// Never blocks; wakes that come together count as one.
+    pub(crate) fn wake(&self) {
+        // The only error of a non-blocking eventfd is a full counter: then it is readable already.
+        let _ = rustix::io::write(&*self.0, &1u64.to_ne_bytes());
+    }
+
+    /// The descriptor for the shard's ring to wait on.
+    pub(crate) fn receiver(&self) -> io::Result<OwnedFd> {
+        self.0.as_fd().try_clone_to_owned()
+    }
+}
+
+struct Shared {
+    stop: AtomicU8,
+    waker: Waker,
+    counters: Counters,
+}
+
+/// The shard's end.
+pub(crate) struct ShardEnd {
+    /// Position among the shards.
+    pub(crate) index: usize,
+    pub(crate) published: Arc<Published>,
+    pub(crate) gates: Arc<Gates>,
+    shared: Arc<Shared>,
+}
+
+impl ShardEnd {
+    pub(crate) fn stop(&self) -> Stop {
+        match self.shared.stop.load(Ordering::Relaxed) {
+            0 => Stop::No,
+            1 => Stop::Drain,
+            _ => Stop::Now,
+        }
+    }
+
+    pub(crate) fn waker(&self) -> &Waker {
+        &self.shared.waker
+    }
+
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.shared.counters
+    }
+}
+
+/// The control shard's end: all shards.
+pub(crate) struct ControlEnd {
+    pub(crate) published: Arc<Published>,
+    shards: Vec<Arc<Shared>>,
+}
+
+impl ControlEnd {
+    /// Asks every shard to stop; a second, stronger call may follow.
+    pub(crate) fn stop(&self, how: Stop) {
+        for shard in &self.shards {
+            shard.stop.fetch_max(how as u8, Ordering::Relaxed);
+            shard.waker.wake();
+        }
+    }
+
+    /// The sum over all shards.
+    pub(crate) fn total(&self, counter: Counter) -> u64 {
+        self.shards.iter().map(|shard| shard.counters.get(counter)).sum()
+    }
+}
+
+/// Makes the two ends for `shards` shards.
+pub(crate) fn connect(
+    published: Published,
+    shards: usize,
+) -> io::Result<(ControlEnd, Vec<ShardEnd>)> {
+    let published = Arc::new(published);
+    let shared = (0..shards)
+        .map(|_| {
+            Ok(Arc::new(Shared {
+                stop: AtomicU8::new(Stop::No as u8),
+                waker: Waker::new()?,
+                counters: Counters::default(),
+            }))
+        })
+        .collect::<io::Result<Vec<_>>>()?;
+    let gates = Arc::new(Gates::new(shared.iter().map(|shard| shard.waker.clone()).collect()));
+    let ends = shared
+        .iter()
+        .enumerate()
+        .map(|(index, shared)| ShardEnd {
+            index,
+            published: published.clone(),
+            gates: gates.clone(),
+            shared: shared.clone(),
+        })
+        .collect();
+    Ok((ControlEnd { published, shards: shared }, ends))
+}

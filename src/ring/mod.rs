@@ -1,1 +1,412 @@
-//! Stub.
+//! The shard's own `io_uring`: the only way bytes move, and (beside thin system-call wrappers) the
+//! only `unsafe` of the program.
+//!
+//! One ring belongs to one thread. Everything here works on *slots*: a slot is a descriptor with its
+//! operations in flight. The rule that makes it sound:
+//!
+//! - memory named in a submission belongs to the kernel until the matching completion: send buffers
+//!   and socket addresses live in the slot, received bytes land in buffers that the ring lends out;
+//! - a slot is given up by dropping its handle; it is reused only after every completion of its
+//!   operations has come back, so a late completion can never be taken for somebody else's;
+//! - a descriptor is closed *through* the ring, behind everything submitted for it: were it closed
+//!   at once, a submission still queued could meet a new connection under the same number.
+//!
+//! A dropped future therefore cancels nothing by itself: a receive belongs to its stream, not to the
+//! future that waits for it, and what it brings is there for the next one. Only dropping the
+//! [`Stream`] cancels, and even then the kernel keeps its buffers until it says so.
+//!
+//! Set-up: `SINGLE_ISSUER | DEFER_TASKRUN` (Linux 6.1): completions are delivered when we ask for
+//! them and never interrupt the running shard. [`drive`] is that asking: one `io_uring_enter` for
+//! all that the last round of tasks queued, and sleep in the same call when nobody can run.
+
+mod buffers;
+mod listener;
+mod notify;
+mod probe;
+mod splice;
+mod stream;
+mod timer;
+mod waker;
+
+#[cfg(test)]
+mod tests;
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::io;
+use std::os::fd::RawFd;
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+use std::time::{Duration, Instant};
+
+use io_uring::{IoUring, opcode, squeue, types};
+use slab::Slab;
+
+use crate::limits;
+
+pub(crate) use buffers::RecvBuf;
+pub(crate) use listener::Listener;
+pub(crate) use notify::Notify;
+pub(crate) use probe::probe;
+pub(crate) use splice::{Moved, Pipe};
+pub(crate) use stream::{Abort, Quiet, SendBuf, Stream};
+pub(crate) use timer::Deadline;
+pub(crate) use waker::WakeReceiver;
+
+use buffers::BufferGroup;
+use stream::SocketSlot;
+use timer::Wheel;
+
+/// What a completion belongs to: the slot's index in the low half of `user_data`, the kind above it.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+#[repr(u8)]
+enum Op {
+    Recv = 0,
+    Send = 1,
+    PollIn = 2,
+    PollOut = 3,
+    Connect = 4,
+    Accept = 5,
+    Cancel = 6,
+    Close = 7,
+    Wake = 8,
+    /// A poll in front of a receive that met a non-blocking socket.
+    Rearm = 9,
+    /// A poll in front of a send that met one.
+    Resend = 10,
+}
+
+impl Op {
+    fn from_bits(bits: u8) -> Op {
+        match bits {
+            0 => Op::Recv,
+            1 => Op::Send,
+            2 => Op::PollIn,
+            3 => Op::PollOut,
+            4 => Op::Connect,
+            5 => Op::Accept,
+            6 => Op::Cancel,
+            7 => Op::Close,
+            8 => Op::Wake,
+            9 => Op::Rearm,
+            10 => Op::Resend,
+            // Only this module writes user_data; anything else means memory is not what we think.
+            _ => std::process::abort(),
+        }
+    }
+}
+
+fn user_data(slot: usize, op: Op) -> u64 {
+    (slot as u64 & 0xffff_ffff) | (op as u64) << 32
+}
+
+/// A descriptor and what is in flight for it.
+struct Slot {
+    fd: RawFd,
+    /// Completions still to come. The slot is reused only at zero.
+    in_flight: u16,
+    /// The handle is gone: what still completes is thrown away.
+    abandoned: bool,
+    kind: SlotKind,
+}
+
+enum SlotKind {
+    Socket(SocketSlot),
+    Listener(listener::ListenerSlot),
+    Wake(waker::WakeSlot),
+}
+
+/// Sums over the life of a ring; read by the shard for its metrics.
+#[derive(Copy, Clone, Default, Debug)]
+pub(crate) struct RingCounters {
+    pub enters: u64,
+    pub submitted: u64,
+    pub completions: u64,
+    pub sleeps: u64,
+    pub buffers_missed: u64,
+}
+
+struct Inner {
+    // Dropped first: after this the kernel touches neither buffers nor slots.
+    ring: IoUring,
+    slots: Slab<Slot>,
+    groups: [BufferGroup; 2],
+    spare_vecs: Vec<Vec<u8>>,
+    pipes: Vec<splice::PipePair>,
+    pipes_out: usize,
+    pipes_max: usize,
+    wheel: Wheel,
+    now: Instant,
+    counters: RingCounters,
+}
+
+/// One `io_uring` with its buffers and timers; shared by all tasks of a shard.
+pub(crate) struct Ring {
+    inner: RefCell<Inner>,
+    /// Somebody was woken since the driver last looked: it must not sleep.
+    runnable: Cell<bool>,
+    stop: Cell<bool>,
+}
+
+impl Ring {
+    /// A ring for the calling thread. Errors say what the kernel refused and what to do.
+    pub(crate) fn new() -> Result<Rc<Ring>, String> {
+        let ring = probe::build(limits::RING_ENTRIES).map_err(|error| probe::explain(&error))?;
+        let groups = [
+            BufferGroup::new(&ring, 0, limits::RECV_BUFFERS, limits::RECV_BUFFER_BYTES)
+                .map_err(|error| probe::explain(&error))?,
+            BufferGroup::new(&ring, 1, limits::BULK_BUFFERS, limits::BULK_BUFFER_BYTES)
+                .map_err(|error| probe::explain(&error))?,
+        ];
+        let now = Instant::now();
+        Ok(Rc::new(Ring {
+            inner: RefCell::new(Inner {
+                ring,
+                slots: Slab::new(),
+                groups,
+                spare_vecs: Vec::new(),
+                pipes: Vec::new(),
+                pipes_out: 0,
+                pipes_max: limits::PIPES_MAX,
+                wheel: Wheel::new(now),
+                now,
+                counters: RingCounters::default(),
+            }),
+            runnable: Cell::new(true),
+            stop: Cell::new(false),
+        }))
+    }
+
+    /// The shard's coarse clock: read once per turn of the driver.
+    pub(crate) fn now(&self) -> Instant {
+        self.inner.borrow().now
+    }
+
+    /// An empty buffer to write a head or a reply into; goes back to the pool after it was sent.
+    pub(crate) fn take_vec(&self) -> Vec<u8> {
+        let spare = self.inner.borrow_mut().spare_vecs.pop();
+        spare.unwrap_or_else(|| Vec::with_capacity(limits::OUT_BUFFER_BYTES))
+    }
+
+    /// Gives back a buffer that was not sent.
+    pub(crate) fn give_vec(&self, vec: Vec<u8>) {
+        self.inner.borrow_mut().give_vec(vec);
+    }
+
+    /// Bounds how many pipes are lent out at a time.
+    pub(crate) fn limit_pipes(&self, most: usize) {
+        self.inner.borrow_mut().pipes_max = most;
+    }
+
+    pub(crate) fn counters(&self) -> RingCounters {
+        self.inner.borrow().counters
+    }
+
+    /// Ends [`drive`] at its next turn.
+    pub(crate) fn stop(&self) {
+        self.stop.set(true);
+        self.runnable.set(true);
+    }
+
+    /// Tells the driver that a task became runnable by other means than the ring (a spawn).
+    pub(crate) fn note_runnable(&self) {
+        self.runnable.set(true);
+    }
+
+    /// Wakes every task that waits for bytes, so that it looks at the state of its shard again.
+    pub(crate) fn wake_receivers(&self) {
+        let mut inner = self.inner.borrow_mut();
+        for (_, slot) in inner.slots.iter_mut() {
+            if let SlotKind::Socket(socket) = &mut slot.kind {
+                socket.wake_receiver();
+            }
+        }
+        self.runnable.set(true);
+    }
+
+    fn wake(&self, waker: Option<Waker>) {
+        if let Some(waker) = waker {
+            self.runnable.set(true);
+            waker.wake();
+        }
+    }
+
+    /// Submits what is queued, collects what is complete and wakes those concerned. With `wait`,
+    /// sleeps until something completes or the next deadline is due.
+    fn turn(&self, wait: bool) {
+        self.enter(wait);
+        let mut inner = self.inner.borrow_mut();
+        inner.now = Instant::now();
+        let mut woken = false;
+        // The completion queue is drained into the slots first; wakers only queue tasks, they never
+        // run them, so nothing re-enters the ring under this borrow.
+        while let Some(entry) = {
+            let Inner { ring, .. } = &mut *inner;
+            ring.completion().next()
+        } {
+            inner.counters.completions += 1;
+            let data = entry.user_data();
+            let (slot, op) = ((data & 0xffff_ffff) as usize, Op::from_bits((data >> 32) as u8));
+            woken |= inner.complete(slot, op, entry.result(), entry.flags());
+        }
+        woken |= inner.wheel_turn();
+        if woken {
+            self.runnable.set(true);
+        }
+    }
+
+    fn enter(&self, wait: bool) {
+        let mut inner = self.inner.borrow_mut();
+        inner.counters.enters += 1;
+        let inner = &mut *inner;
+        let (submit, pending) = {
+            let mut queue = inner.ring.submission();
+            queue.sync();
+            (queue.len() as u32, queue.cq_overflow())
+        };
+        inner.counters.submitted += u64::from(submit);
+        let wait = wait && !pending;
+        const GETEVENTS: u32 = 1; // IORING_ENTER_GETEVENTS: runs deferred task work, flushes overflow
+        const EXT_ARG: u32 = 8; // IORING_ENTER_EXT_ARG: the time-out travels with the call (5.11)
+        let result = if wait {
+            inner.counters.sleeps += 1;
+            let timeout = inner.wheel.until_next(Instant::now()).unwrap_or(limits::SLEEP_MAX);
+            let spec = types::Timespec::from(timeout.max(Duration::from_millis(1)));
+            let args = types::SubmitArgs::new().timespec(&spec);
+            // SAFETY: flags and argument are what io_uring_enter(2) documents for EXT_ARG; `args` and
+            // `spec` outlive the call.
+            unsafe { inner.ring.submitter().enter(submit, 1, GETEVENTS | EXT_ARG, Some(&args)) }
+        } else {
+            // SAFETY: no argument is passed; the flags are documented ones.
+            unsafe { inner.ring.submitter().enter::<libc::sigset_t>(submit, 0, GETEVENTS, None) }
+        };
+        if let Err(error) = result {
+            match error.raw_os_error() {
+                // ETIME: the deadline came; EINTR: a signal; EAGAIN and EBUSY: the kernel is short of
+                // memory or of completion space for a moment: collect, then come back.
+                Some(libc::ETIME | libc::EINTR | libc::EAGAIN | libc::EBUSY) => {}
+                // EBADR: completions were lost, which NODROP (5.5) rules out. Anything else means the
+                // ring is not what we set up. Nothing sound can follow.
+                _ => {
+                    eprintln!("mantrid: io_uring_enter: {error}: the ring is broken, stopping");
+                    std::process::abort();
+                }
+            }
+        }
+    }
+}
+
+impl Inner {
+    fn give_vec(&mut self, mut vec: Vec<u8>) {
+        if vec.capacity() <= limits::OUT_BUFFER_KEPT_BYTES
+            && self.spare_vecs.len() < limits::OUT_BUFFERS_KEPT
+        {
+            vec.clear();
+            self.spare_vecs.push(vec);
+        }
+    }
+
+    /// Queues a submission for `slot` and counts it as in flight.
+    ///
+    /// The caller guarantees what `push` needs: every pointer in `entry` stays valid until the
+    /// completion (it points into the slot, a buffer group, or memory owned by the slot).
+    fn push(&mut self, slot: usize, op: Op, entry: squeue::Entry) {
+        let entry = entry.user_data(user_data(slot, op));
+        loop {
+            // SAFETY: the pointers in `entry` are into memory owned by the slot or a buffer group,
+            // both kept until the completion; see the ownership rule above.
+            if unsafe { self.ring.submission().push(&entry) }.is_ok() {
+                break;
+            }
+            // The queue is full: hand over what is there. EAGAIN and EBUSY pass.
+            if let Err(error) = self.ring.submit()
+                && !matches!(
+                    error.raw_os_error(),
+                    Some(libc::EAGAIN | libc::EBUSY | libc::EINTR)
+                )
+            {
+                eprintln!("mantrid: io_uring_enter: {error}: the ring is broken, stopping");
+                std::process::abort();
+            }
+        }
+        self.slots[slot].in_flight += 1;
+    }
+
+    /// One completion. Returns whether a task was woken.
+    fn complete(&mut self, index: usize, op: Op, result: i32, flags: u32) -> bool {
+        let Some(slot) = self.slots.get_mut(index) else {
+            // A completion for a slot that is gone would be a completion for the wrong connection.
+            eprintln!("mantrid: completion without owner (slot {index}, {op:?}), stopping");
+            std::process::abort();
+        };
+        let more = io_uring::cqueue::more(flags);
+        if !more {
+            slot.in_flight -= 1;
+        }
+        let woken = match op {
+            Op::Cancel => false,
+            Op::Close => {
+                slot.fd = -1;
+                false
+            }
+            Op::Accept => self.accepted(index, result, more),
+            Op::Wake => self.remote_wake(index),
+            Op::Recv => self.received(index, result, flags),
+            Op::Send => self.sent(index, result),
+            Op::Rearm | Op::Resend => self.postponed(index, op),
+            Op::PollIn | Op::PollOut | Op::Connect => self.polled(index, op, result),
+        };
+        let slot = &self.slots[index];
+        if slot.abandoned && slot.in_flight == 0 {
+            self.slots.remove(index);
+        }
+        woken
+    }
+
+    /// The handle of `index` was dropped: cancel what is in flight, close behind it, and keep the slot
+    /// until all completions are in.
+    fn abandon(&mut self, index: usize) {
+        let slot = &mut self.slots[index];
+        slot.abandoned = true;
+        let fd = slot.fd;
+        if slot.in_flight > 0 {
+            let cancel = opcode::AsyncCancel2::new(types::CancelBuilder::fd(types::Fd(fd)).all());
+            self.push(index, Op::Cancel, cancel.build());
+        }
+        self.push(index, Op::Close, opcode::Close::new(types::Fd(fd)).build());
+    }
+}
+
+/// Runs the ring until [`Ring::stop`]: one turn, then every task that it made runnable, and again.
+///
+/// Must be spawned once, on the same executor as the tasks that use the ring. While nobody can run the
+/// thread sleeps inside the ring, not in the executor, so tasks may be woken only by what the ring
+/// knows of: its own operations, deadlines, [`Notify`], or a task that says so
+/// ([`Ring::note_runnable`]).
+pub(crate) async fn drive(ring: Rc<Ring>) {
+    while !ring.stop.get() {
+        let busy = ring.runnable.replace(false);
+        ring.turn(!busy);
+        if ring.runnable.replace(false) || busy {
+            // Our place in the executor's queue is behind everything just woken: when we are polled
+            // again they all have run, and `runnable` tells whether they woke others.
+            yield_once().await;
+        }
+    }
+}
+
+async fn yield_once() {
+    let mut yielded = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+fn os_error(result: i32) -> io::Error {
+    io::Error::from_raw_os_error(-result)
+}

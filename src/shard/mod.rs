@@ -1,1 +1,280 @@
-//! Stub.
+//! A shard: one pinned thread that accepts, routes and relays its own connections.
+//!
+//! It shares nothing that it writes: the table is a snapshot, its pool of backend connections and its
+//! counters are its own. What it never does: files, DNS, locks on the path of a request, logging that
+//! can block.
+
+mod accept;
+mod backend;
+mod body;
+mod connection;
+mod exchange;
+mod inbox;
+mod plan;
+mod pool;
+mod response;
+mod tunnel;
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::io;
+use std::net::TcpListener;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use glommio::{LocalExecutorBuilder, Placement};
+
+use crate::link::{Counter, Gate, Published, ShardEnd, Stop};
+use crate::ring::{self, Notify, Ring, WakeReceiver};
+use crate::table::Snapshot;
+
+/// HAProxy's names and meanings.
+#[derive(Copy, Clone, Debug)]
+pub(crate) struct Timeouts {
+    /// From the first byte of a head (or a connection's start) to its end.
+    pub(crate) http_request: Duration,
+    /// Between a response and the next request.
+    pub(crate) http_keep_alive: Duration,
+    /// A client that should send or take bytes and does not.
+    pub(crate) client: Duration,
+    /// To open a connection to a backend, and to wait for a place in its queue.
+    pub(crate) connect: Duration,
+    /// A backend that should answer, send or take bytes and does not.
+    pub(crate) server: Duration,
+    /// A tunnel without a byte in either direction.
+    pub(crate) tunnel: Duration,
+}
+
+/// What a shard needs to know; fixed while it runs.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    /// The CPU it is pinned to; anywhere when `None`.
+    pub(crate) cpu: Option<usize>,
+    /// Longest head accepted, bytes.
+    pub(crate) head_bytes_max: usize,
+    /// Most client connections at a time.
+    pub(crate) connections_max: usize,
+    /// Most pipes for bulk bodies at a time.
+    pub(crate) pipes_max: usize,
+    pub(crate) timeouts: Timeouts,
+}
+
+/// A bound socket of this shard.
+pub(crate) struct Listener {
+    pub(crate) socket: TcpListener,
+    /// `bind_internal`: forwarding fields are believed.
+    pub(crate) trusted: bool,
+}
+
+/// Starts a shard's thread; returns once it accepts connections, or with why it can't.
+pub(crate) fn spawn(
+    settings: Settings,
+    listeners: Vec<Listener>,
+    end: ShardEnd,
+) -> Result<std::thread::JoinHandle<()>, String> {
+    let (ready, started) = mpsc::sync_channel(1);
+    let name = format!("shard-{}", end.index);
+    let thread = std::thread::Builder::new()
+        .name(name)
+        .spawn(move || {
+            let placement = settings.cpu.map_or(Placement::Unbound, Placement::Fixed);
+            let executor = LocalExecutorBuilder::new(placement)
+                // Our bytes move through our own ring: glommio's need next to nothing.
+                .io_memory(64 * 1024)
+                .ring_depth(16)
+                .preempt_timer(Duration::from_secs(1))
+                .make();
+            match executor {
+                Ok(executor) => executor.run(run(settings, listeners, end, &ready)),
+                Err(error) => {
+                    let _ = ready.send(Err(format!("shard can't start: {error}")));
+                }
+            }
+        })
+        .map_err(|error| format!("no thread for a shard: {error}"))?;
+    match started.recv() {
+        Ok(Ok(())) => Ok(thread),
+        Ok(Err(why)) => Err(why),
+        Err(mpsc::RecvError) => Err("a shard died while it started".to_owned()),
+    }
+}
+
+async fn run(
+    settings: Settings,
+    listeners: Vec<Listener>,
+    end: ShardEnd,
+    ready: &mpsc::SyncSender<Result<(), String>>,
+) {
+    let prepared = Ring::new().and_then(|ring| {
+        let eventfd = end.waker().receiver().map_err(|error| error.to_string())?;
+        let wakes = WakeReceiver::new(&ring, eventfd).map_err(|error| error.to_string())?;
+        Ok((ring, wakes))
+    });
+    let (ring, wakes) = match prepared {
+        Ok(prepared) => prepared,
+        Err(why) => {
+            let _ = ready.send(Err(why));
+            return;
+        }
+    };
+    ring.limit_pipes(settings.pipes_max);
+    let shard = Rc::new(Shard::new(ring.clone(), settings, end));
+    for listener in listeners {
+        let socket = ring::Listener::new(&ring, listener.socket.into());
+        shard.spawn(accept::accept_loop(shard.clone(), socket, listener.trusted));
+    }
+    shard.spawn(attend(shard.clone(), wakes));
+    shard.spawn(pool::sweep(shard.clone()));
+    let _ = ready.send(Ok(()));
+    ring::drive(ring).await;
+}
+
+/// Follows what the other threads say: stop, or a place at a limited backend.
+async fn attend(shard: Rc<Shard>, wakes: WakeReceiver) {
+    loop {
+        let stop = shard.end.stop();
+        if shard.stop.get() < stop {
+            shard.stop.set(stop);
+            shard.drain.notify();
+            // Idle connections wait for bytes: they look at `stopping` again and close.
+            shard.ring.wake_receivers();
+        }
+        if stop == Stop::Now || (stop == Stop::Drain && shard.is_drained()) {
+            shard.ring.stop();
+            return;
+        }
+        shard.pool.attend_gates(&shard);
+        wakes.woken().await;
+    }
+}
+
+/// Everything the tasks of one shard share.
+pub(super) struct Shard {
+    ring: Rc<Ring>,
+    settings: Settings,
+    end: ShardEnd,
+    table: RefCell<Rc<Table>>,
+    pool: pool::Pool,
+    stop: Cell<Stop>,
+    /// Listeners wait for it to close.
+    drain: Notify,
+    listeners: Cell<usize>,
+    connections: Cell<usize>,
+    random: Cell<u64>,
+    /// Round-robin positions, by the address of the rule in its snapshot.
+    turns: RefCell<HashMap<usize, u64, foldhash::fast::RandomState>>,
+}
+
+/// The snapshot a request was routed by, counted within the shard: no atomic per request.
+pub(super) struct Table {
+    snapshot: Arc<Snapshot>,
+}
+
+impl Table {
+    pub(super) fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+}
+
+impl Shard {
+    fn new(ring: Rc<Ring>, settings: Settings, end: ShardEnd) -> Shard {
+        let snapshot = end.published.snapshot.load_full();
+        Shard {
+            drain: Notify::new(&ring),
+            pool: pool::Pool::new(),
+            table: RefCell::new(Rc::new(Table { snapshot })),
+            stop: Cell::new(Stop::No),
+            listeners: Cell::new(0),
+            connections: Cell::new(0),
+            random: Cell::new(seed(end.index)),
+            turns: RefCell::default(),
+            ring,
+            settings,
+            end,
+        }
+    }
+
+    /// The newest snapshot. One relaxed comparison when nothing changed.
+    fn table(&self) -> Rc<Table> {
+        let current = self.end.published.snapshot.load();
+        let mut table = self.table.borrow_mut();
+        if !Arc::ptr_eq(&table.snapshot, &current) {
+            *table = Rc::new(Table { snapshot: Arc::clone(&current) });
+        }
+        table.clone()
+    }
+
+    fn published(&self) -> &Published {
+        &self.end.published
+    }
+
+    fn count(&self, counter: Counter) {
+        self.end.counters().add(counter, 1);
+    }
+
+    fn timeouts(&self) -> &Timeouts {
+        &self.settings.timeouts
+    }
+
+    /// Whether connections should end with the exchange they are in.
+    fn stopping(&self) -> bool {
+        self.stop.get() != Stop::No
+    }
+
+    fn is_drained(&self) -> bool {
+        self.connections.get() == 0 && self.listeners.get() == 0
+    }
+
+    /// A connection or listener ended: perhaps it was the last one that a drain waits for.
+    fn one_less(&self) {
+        if self.stopping() && self.is_drained() {
+            self.ring.stop();
+        }
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        self.ring.note_runnable();
+        glommio::spawn_local(task).detach();
+    }
+
+    /// xorshift64*: enough to spread load; nothing secret hangs on it.
+    fn random(&self) -> u64 {
+        let mut x = self.random.get();
+        x ^= x >> 12;
+        x ^= x << 25;
+        x ^= x >> 27;
+        self.random.set(x);
+        x.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    /// The next round-robin position for a rule.
+    fn turn(&self, rule: usize) -> u64 {
+        let mut turns = self.turns.borrow_mut();
+        if turns.len() >= crate::limits::TURNS_MAX && !turns.contains_key(&rule) {
+            // Rules that were replaced leave their entries behind; a fresh start is no harm.
+            turns.clear();
+        }
+        let turn = turns.entry(rule).or_insert_with(|| self.random());
+        *turn = turn.wrapping_add(1);
+        *turn
+    }
+
+    fn gate(&self, backend: std::net::SocketAddr) -> Arc<Gate> {
+        self.end.gates.get(backend)
+    }
+}
+
+fn seed(index: usize) -> u64 {
+    use std::hash::BuildHasher;
+    foldhash::fast::RandomState::default().hash_one(index) | 1
+}
+
+/// `io::Error` kinds that mean "no descriptor or memory for it just now".
+fn is_shortage(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS)
+    )
+}

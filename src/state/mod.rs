@@ -1,1 +1,232 @@
-//! Stub.
+//! The state file as a value: `{"hosts": {name: rule}, "stats": {name: counters}}`.
+//!
+//! The original's files and its fork's load as they are. What is not JSON, or not of that shape,
+//! is refused with line and column, and the caller must not overwrite it; a rule that is not
+//! valid is handed back with the reason and does not stop the others. Rules are read one by one
+//! and never as one tree, so that a million of them load in about a second.
+
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
+use serde_json::Value;
+
+use crate::table::{Loader, Names, Rule, Snapshot, host};
+
+/// What a state file holds.
+#[derive(Debug, Default)]
+pub struct Loaded {
+    /// Every rule that could be taken.
+    pub snapshot: Snapshot,
+    /// Every rule that could not.
+    pub rejected: Vec<Rejected>,
+    /// The counters to go on from, by the name of the rule or `unknown`.
+    pub stats: Vec<(String, Counters)>,
+}
+
+/// A rule that could not be taken.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Rejected {
+    /// Its name, as the file has it.
+    pub host: String,
+    /// The rule, as the file has it; where it is the name or the place that was wrong, as it means.
+    pub rule: Value,
+    /// Why: `host:code: sentence`.
+    pub error: String,
+}
+
+/// The counters of one rule that outlive the process. (Open requests do not.)
+#[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
+pub struct Counters {
+    /// Requests that ended.
+    pub completed_requests: u64,
+    /// Bytes sent to clients.
+    pub bytes_sent: u64,
+    /// Bytes received from clients.
+    pub bytes_received: u64,
+}
+
+/// The file is damaged, or is no state file.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StateError {
+    /// Where, from 1.
+    pub line: usize,
+    /// Where in that line, from 1; 0 before its first character.
+    pub column: usize,
+    /// What is wrong there.
+    pub problem: String,
+}
+
+impl fmt::Display for StateError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "line {}, column {}: {}", self.line, self.column, self.problem)
+    }
+}
+
+impl std::error::Error for StateError {}
+
+/// Reads a state file. One of at most one byte is empty: the original left such files behind.
+pub fn parse(bytes: &[u8], names: &mut Names) -> Result<Loaded, StateError> {
+    if bytes.len() <= 1 {
+        return Ok(Loaded::default());
+    }
+    let mut reader = serde_json::Deserializer::from_slice(bytes);
+    let mut reading = Reading { names, loader: Loader::default(), rejected: Vec::new() };
+    let stats = reader
+        .deserialize_map(FileVisitor(&mut reading))
+        .and_then(|stats| reader.end().map(|()| stats))
+        .map_err(|error| StateError {
+            line: error.line(),
+            column: error.column(),
+            problem: without_place(&error),
+        })?;
+    let Reading { loader, mut rejected, .. } = reading;
+    let (snapshot, refused) = loader.finish();
+    rejected.extend(refused.into_iter().map(|refused| Rejected {
+        host: refused.host,
+        rule: refused.rule.to_json(),
+        error: refused.error,
+    }));
+    Ok(Loaded { snapshot, rejected, stats })
+}
+
+struct Reading<'n> {
+    names: &'n mut Names,
+    loader: Loader,
+    rejected: Vec<Rejected>,
+}
+
+impl Reading<'_> {
+    fn rule(&mut self, name: &str, value: Value) {
+        let read = match host::rule_name_ref(name) {
+            Ok(_) => Rule::from_json(name, &value, self.names).map_err(|error| error.to_string()),
+            Err(error) => Err(format!("{name}:hostname_invalid: {error}")),
+        };
+        match read {
+            Ok(rule) => self.loader.add(name, rule),
+            Err(error) => self.rejected.push(Rejected { host: name.into(), rule: value, error }),
+        }
+    }
+}
+
+/// What serde_json says, without the line and column that it puts at the end.
+fn without_place(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    match text.rfind(" at line ") {
+        Some(end) => text[..end].to_owned(),
+        None => text,
+    }
+}
+
+/// The whole file. Keys that are not ours are passed over: a newer version may have written them.
+struct FileVisitor<'r, 'n>(&'r mut Reading<'n>);
+
+impl<'de> Visitor<'de> for FileVisitor<'_, '_> {
+    type Value = Vec<(String, Counters)>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object with \"hosts\" and \"stats\"")
+    }
+
+    fn visit_map<M: MapAccess<'de>>(self, mut file: M) -> Result<Self::Value, M::Error> {
+        let mut hosts = None;
+        let mut stats = None;
+        while let Some(key) = file.next_key::<String>()? {
+            match key.as_str() {
+                // Which of two is meant can't be known, and one of them would be lost.
+                "hosts" if hosts.is_some() => return Err(M::Error::duplicate_field("hosts")),
+                "stats" if stats.is_some() => return Err(M::Error::duplicate_field("stats")),
+                "hosts" => hosts = Some(file.next_value_seed(HostsVisitor(&mut *self.0))?),
+                "stats" => stats = Some(file.next_value_seed(StatsVisitor)?),
+                _ => _ = file.next_value::<IgnoredAny>()?,
+            }
+        }
+        match hosts {
+            Some(()) => Ok(stats.unwrap_or_default()),
+            None => Err(M::Error::missing_field("hosts")),
+        }
+    }
+}
+
+struct HostsVisitor<'r, 'n>(&'r mut Reading<'n>);
+
+impl<'de> DeserializeSeed<'de> for HostsVisitor<'_, '_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for HostsVisitor<'_, '_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object of rules by host name")
+    }
+
+    fn visit_map<M: MapAccess<'de>>(self, mut hosts: M) -> Result<(), M::Error> {
+        while let Some((name, value)) = hosts.next_entry::<String, Value>()? {
+            self.0.rule(&name, value);
+        }
+        Ok(())
+    }
+}
+
+struct StatsVisitor;
+
+impl<'de> DeserializeSeed<'de> for StatsVisitor {
+    type Value = Vec<(String, Counters)>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for StatsVisitor {
+    type Value = Vec<(String, Counters)>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object of counters by host name")
+    }
+
+    fn visit_map<M: MapAccess<'de>>(self, mut stats: M) -> Result<Self::Value, M::Error> {
+        let mut all = Vec::new();
+        while let Some(name) = stats.next_key::<String>()? {
+            all.push((name, stats.next_value_seed(CountersVisitor)?));
+        }
+        Ok(all)
+    }
+}
+
+struct CountersVisitor;
+
+impl<'de> DeserializeSeed<'de> for CountersVisitor {
+    type Value = Counters;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Counters, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for CountersVisitor {
+    type Value = Counters;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object of counters")
+    }
+
+    fn visit_map<M: MapAccess<'de>>(self, mut given: M) -> Result<Counters, M::Error> {
+        let mut counters = Counters::default();
+        while let Some((name, value)) = given.next_entry::<String, Value>()? {
+            // A counter that is no number starts at 0: it is not worth a refused start.
+            let count = value.as_u64().unwrap_or(0);
+            match name.as_str() {
+                "completed_requests" => counters.completed_requests = count,
+                "bytes_sent" => counters.bytes_sent = count,
+                "bytes_received" => counters.bytes_received = count,
+                _ => {}
+            }
+        }
+        Ok(counters)
+    }
+}

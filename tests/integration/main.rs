@@ -1,1 +1,31 @@
-//! Integration tests.
+//! End-to-end tests: the built program, driven over real sockets by scripted clients and backends.
+//! None of our code is linked in. Topics come simplest first, so that the first failure is the
+//! telling one. Nothing waits for time where there is an event to wait for.
+
+// what the tests are written with
+mod backend;
+mod bulk;
+mod daemon;
+mod message;
+mod script;
+
+// the topics
+mod actions;
+mod balance;
+mod config;
+mod demo;
+mod forwarding;
+mod framing;
+mod hostile;
+mod keep_alive;
+mod large;
+mod memory;
+mod overload;
+mod pipelining;
+mod refusals;
+mod responses;
+mod retry;
+mod routing;
+mod shutdown;
+mod timeouts;
+mod tunnel;

@@ -152,6 +152,18 @@ fn upgrades() {
 }
 
 #[test]
+fn an_upgrade_that_the_caller_declines_stays_here() {
+    let head = b"GET / HTTP/1.1\r\nUpgrade: websocket\r\nConnection: upgrade\r\nHost: a\r\n\r\n";
+    let mut room = field_room();
+    let mut parsed = parse_request(head, &mut room).unwrap();
+    parsed.upgrade = false;
+    let mut out = Vec::new();
+    let how = RequestForward { client: CLIENT, trusted: true, scheme: Scheme::Http };
+    write_request(&parsed, how, &mut out);
+    assert_eq!(String::from_utf8(out).unwrap(), "GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+}
+
+#[test]
 fn addresses_and_schemes() {
     for (client, expected) in [
         ("0.0.0.0", "0.0.0.0"),

@@ -1,0 +1,99 @@
+"""The table of cases: what is asked for, over how many connections, and why the case is there.
+
+One entry here gives the option `--cases`, the row in the report and the line in `--list`.
+"""
+
+from dataclasses import dataclass
+
+# Only the load differs between the cases: every one runs with this table, all names to one backend.
+HOSTS = 10_000
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Case:
+    """One kind of load. `connections` are the defaults; --connections overrides them."""
+
+    name: str
+    text: str
+    path: str = "/small"
+    connections: tuple = (64,)
+    body_bytes: int = 0  # 0: cost is per request; else per MiB of body
+    close: bool = False  # the client asks for a new connection each time
+    all_hosts: bool = False  # random names over the whole table instead of one
+    shards: int = 1
+    seconds: int = 0  # 0: what --seconds says
+    kind: str = "load"  # or "idle", "stalled": memory
+    default: bool = True  # part of a run without --cases
+
+    @property
+    def unit(self):
+        return "MiB" if self.body_bytes else "request"
+
+
+CASES = [
+    Case("small", "tiny answer, connections kept alive", connections=(1, 8, 64, 512)),
+    Case("small-4000", "the same over 4,000 connections", connections=(4000,), default=False),
+    Case("hosts", "tiny answer, a random name of the 10,000 each time", all_hosts=True),
+    Case("close", "tiny answer, a new client connection each time", close=True),
+    Case("body-1k", "1 KiB file", path="/1k", default=False),
+    Case("body-64k", "64 KiB file", path="/64k", body_bytes=64 << 10),
+    Case("body-1m", "1 MiB file", path="/1m", connections=(16,), body_bytes=MIB),
+    Case(
+        "body-100m",
+        "100 MiB file",
+        path="/100m",
+        connections=(8,),
+        body_bytes=100 * MIB,
+        default=False,
+    ),
+    Case(
+        "soak",
+        "two shards, random names, 30 s: not one error, memory after 5 s and at the end",
+        connections=(512,),
+        all_hosts=True,
+        shards=2,
+        seconds=30,
+    ),
+    Case(
+        "two-shards",
+        "small with two shards on two CPUs, which the load must share",
+        connections=(64, 512),
+        shards=2,
+        default=False,
+    ),
+    Case(
+        "idle",
+        "memory per idle keep-alive connection",
+        connections=(5000,),
+        kind="idle",
+    ),
+    Case(
+        "stalled",
+        "memory for clients that stop reading a 512 MiB answer",
+        path="/512m",
+        connections=(40,),
+        kind="stalled",
+    ),
+]
+
+
+def host(number):
+    """The name of a host in everybody's table."""
+    return f"h{number:05d}.example"
+
+
+def select(patterns):
+    """The cases that the patterns (`*` allowed) name, in the table's order, or why there are none."""
+    from fnmatch import fnmatch
+
+    if not patterns:
+        return [case for case in CASES if case.default]
+    if patterns == ["all"]:
+        return list(CASES)
+    for pattern in patterns:
+        if not any(fnmatch(case.name, pattern) for case in CASES):
+            known = ", ".join(case.name for case in CASES)
+            raise SystemExit(f"loadtest: no case is called {pattern!r}; there are: {known}")
+    return [case for case in CASES if any(fnmatch(case.name, pattern) for pattern in patterns)]

@@ -1,0 +1,30 @@
+-- Sums a run up as one line of JSON, and with HOSTS set asks for a random one of that many names.
+-- The seed is fixed: every proxy sees the same sequence.
+
+local hosts = tonumber(os.getenv("HOSTS") or "0")
+
+if hosts > 0 then
+   local requests = {}
+
+   function init(args)
+      math.randomseed(20110825)
+      for number = 0, hosts - 1 do
+         wrk.headers["Host"] = string.format("h%05d.example", number)
+         requests[number + 1] = wrk.format()
+      end
+   end
+
+   function request()
+      return requests[math.random(hosts)]
+   end
+end
+
+function done(summary, latency)
+   local errors = summary.errors
+   io.write(string.format(
+      'SUMMARY {"requests": %d, "bytes": %d, "load_us": %d, "p50_us": %d, "p99_us": %d, '
+         .. '"connect": %d, "read": %d, "write": %d, "timeout": %d, "status": %d}\n',
+      summary.requests, summary.bytes, summary.duration,
+      latency:percentile(50), latency:percentile(99),
+      errors.connect, errors.read, errors.write, errors.timeout, errors.status))
+end

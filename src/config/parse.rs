@@ -1,0 +1,110 @@
+//! `key = value` lines and `-o key=value`: which settings there are, and which of them count.
+
+use super::keys::{KEYS, Key};
+use super::{Config, ConfigError};
+
+pub(super) struct Setting {
+    key: &'static str,
+    value: String,
+    place: String,
+    is_override: bool,
+}
+
+/// Splits a file and `-o` arguments into settings of known keys. `#` starts a comment anywhere in a
+/// line, as in the original.
+pub(super) fn settings(
+    file: Option<(&str, &str)>,
+    overrides: &[String],
+    problems: &mut Vec<ConfigError>,
+) -> Vec<Setting> {
+    let mut settings = Vec::new();
+    let mut take = |text: &str, place: String, is_override: bool| {
+        let Some((key, value)) = text.split_once('=') else {
+            let problem = format!("{text:?} is not a setting: expected key = value");
+            return problems.push(ConfigError { place, problem });
+        };
+        match find(key.trim()) {
+            Ok(key) => settings.push(Setting {
+                key: key.name,
+                value: value.trim().to_owned(),
+                place,
+                is_override,
+            }),
+            Err(problem) => problems.push(ConfigError { place, problem }),
+        }
+    };
+    if let Some((path, text)) = file {
+        for (index, line) in text.lines().enumerate() {
+            let line = line.split_once('#').map_or(line, |(line, _)| line).trim();
+            if !line.is_empty() {
+                take(line, format!("{path}:{}", index + 1), false);
+            }
+        }
+    }
+    for setting in overrides {
+        take(setting.trim(), format!("-o {setting}"), true);
+    }
+    settings
+}
+
+fn find(name: &str) -> Result<&'static Key, String> {
+    let lower = name.to_ascii_lowercase();
+    if let Some(key) = KEYS.iter().find(|key| key.name == lower) {
+        return Ok(key);
+    }
+    let near = KEYS.iter().min_by_key(|key| distance(key.name, &lower));
+    match near.filter(|key| distance(key.name, &lower) <= 3) {
+        Some(key) => Err(format!("there is no key {name:?}: did you mean {}?", key.name)),
+        None => Err(format!("there is no key {name:?}: mantrid --help lists them")),
+    }
+}
+
+/// Levenshtein's.
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.bytes().enumerate() {
+            let substituted = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+/// Applies what was set for `key`.
+pub(super) fn apply(
+    key: &Key,
+    settings: &[Setting],
+    config: &mut Config,
+    problems: &mut Vec<ConfigError>,
+) {
+    let overridden = settings.iter().any(|setting| setting.key == key.name && setting.is_override);
+    let mut chosen = settings
+        .iter()
+        .filter(|setting| setting.key == key.name && setting.is_override == overridden)
+        .peekable();
+    let Some(first) = chosen.peek() else { return };
+    let (first_value, first_place) = (&first.value, &first.place);
+    if key.repeatable {
+        (key.clear)(config);
+    }
+    if let Some(later) = key.later {
+        config.notes.push(format!("{}: {} {later}", first_place, key.name));
+    }
+    for setting in chosen {
+        let result = if !key.repeatable && setting.value != *first_value {
+            Err(format!(
+                "{} has the value {:?} already ({first_place}): it can have only one",
+                key.name, first_value
+            ))
+        } else {
+            (key.set)(config, &setting.value).map_err(|problem| format!("{}: {problem}", key.name))
+        };
+        if let Err(problem) = result {
+            problems.push(ConfigError { place: setting.place.clone(), problem });
+        }
+    }
+}

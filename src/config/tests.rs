@@ -1,0 +1,126 @@
+//! What is accepted, what is refused, and that the message names place, key, found and expected.
+
+use super::*;
+
+fn build(text: &str, overrides: &[&str]) -> Result<Config, Vec<String>> {
+    let overrides: Vec<String> = overrides.iter().map(|text| (*text).to_owned()).collect();
+    Config::build(Some(("m.conf", text)), &overrides)
+        .map_err(|problems| problems.iter().map(ToString::to_string).collect())
+}
+
+#[track_caller]
+fn refused(text: &str, overrides: &[&str], expected: &str) {
+    let problems = build(text, overrides).expect_err("it should be refused");
+    assert!(
+        problems.iter().any(|problem| problem.contains(expected)),
+        "expected {expected:?} in {problems:?}"
+    );
+}
+
+#[test]
+fn nothing_written_is_the_default() {
+    assert_eq!(build("", &[]), Ok(Config::default()));
+    assert_eq!(build("# bind = x\n\n   \n", &[]), Ok(Config::default()));
+}
+
+#[test]
+fn the_original_s_file_is_read() {
+    let config = build(
+        "# comment\nBind = *:80 # everywhere\nbind = [::1]:8080\nbind_internal = 127.0.0.1:81\n\
+         bind_management = [::1]:8042\nstate_file = /tmp/s.json\nuid = 4321\ngid=4321\n\
+         static_dir = /etc/mantrid/static/\n",
+        &[],
+    )
+    .expect("a good file");
+    assert_eq!(config.bind.len(), 2);
+    assert_eq!(config.bind[0], Address::Any(80));
+    assert_eq!(config.bind_internal[0].to_string(), "127.0.0.1:81");
+    assert_eq!(config.uid, Identity::Id(4321));
+}
+
+#[test]
+fn overrides_win_and_replace() {
+    let config =
+        build("bind = *:80\nbind = *:81\nshards = 4", &["bind=127.0.0.1:0", "shards = 1"])
+            .expect("good");
+    assert_eq!(config.bind, vec![Address::At("127.0.0.1:0".parse().expect("address"))]);
+    assert_eq!(config.shards, Some(1));
+}
+
+#[test]
+fn durations_and_sizes() {
+    let config = build("timeout_client = 500ms\ntimeout_tunnel = 2 h\nmax_head = 32k", &[])
+        .expect("good");
+    assert_eq!(config.timeouts.client, Duration::from_millis(500));
+    assert_eq!(config.timeouts.tunnel, Duration::from_secs(7200));
+    assert_eq!(config.max_head, 32 * 1024);
+}
+
+#[test]
+fn mistakes_are_named() {
+    refused("bind *:80", &[], "m.conf:1: \"bind *:80\" is not a setting");
+    refused("\nbnd = *:80", &[], "m.conf:2: there is no key \"bnd\": did you mean bind?");
+    refused("wibble = 1", &[], "there is no key \"wibble\"");
+    refused("bind = 8080", &[], "has no port");
+    refused("bind = *:http", &[], "is not a port number");
+    refused("bind = example.com:80", &[], "host names are not looked up");
+    refused("uid = 1\nuid = 2", &[], "m.conf:2: uid has the value \"1\" already (m.conf:1)");
+    refused("timeout_client = 10", &[], "timeout_client: \"10\" has no unit");
+    refused("timeout_client = 0s", &[], "expected more than zero");
+    refused("timeout_client = 10d", &[], "expected a number with a unit");
+    refused("shards = 0", &[], "shards: \"0\"");
+    refused("cpus = 3-1", &[], "cpus: \"3-1\"");
+    refused("max_head = 12", &[], "expected from 1k to 1m");
+    refused("uid = -1", &[], "expected a number or a name");
+    refused("", &["nonsense"], "-o nonsense: \"nonsense\" is not a setting");
+    refused("bind_tcp = *:1", &[], "expected ADDRESS:PORT HOST");
+    refused("bind_management = *:8042", &[], "can be reached from other machines");
+}
+
+#[test]
+fn the_same_value_twice_is_no_mistake() {
+    assert!(build("uid = 1\nuid = 1", &[]).is_ok());
+}
+
+#[test]
+fn all_problems_come_at_once() {
+    let problems = build("a\nbind = x\nshards = y", &[]).expect_err("refused");
+    assert_eq!(problems.len(), 3, "{problems:?}");
+}
+
+#[test]
+fn keys_of_later_releases_say_so() {
+    let config = build("bind_tls = *:443", &[]).expect("good");
+    assert!(config.notes[0].contains("bind_tls"), "{:?}", config.notes);
+    assert!(config.notes[0].contains("later release"), "{:?}", config.notes);
+}
+
+/// Compares a generated file with what is in the repository; `MANTRID_BLESS=1 cargo test` writes it.
+#[track_caller]
+fn up_to_date(path: &str, generated: &str) {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    if std::env::var_os("MANTRID_BLESS").is_some() {
+        std::fs::write(&path, generated).expect("written");
+    }
+    let found = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(found == generated, "{} is old: MANTRID_BLESS=1 cargo test", path.display());
+}
+
+#[test]
+fn the_example_file_is_up_to_date_and_valid() {
+    let example = example_file();
+    up_to_date("systemd/mantrid.conf", &example);
+    let uncommented: String = example
+        .lines()
+        .filter_map(|line| line.strip_prefix('#'))
+        .filter(|line| !line.starts_with(' ') && line.contains(" = ") && !line.ends_with("= "))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    assert!(uncommented.lines().count() > 10, "{uncommented}");
+    assert!(build(&uncommented, &[]).is_ok(), "{:?}", build(&uncommented, &[]));
+}
+
+#[test]
+fn the_manual_is_up_to_date() {
+    up_to_date("docs/configuration.md", &manual());
+}

@@ -1,0 +1,150 @@
+//! The values that keys take, each with what it expected when it was given something else.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+/// Where to listen.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Address {
+    /// `*:PORT`: every address, IPv6 and IPv4.
+    Any(u16),
+    /// One address.
+    At(SocketAddr),
+}
+
+impl Address {
+    /// Whether only this machine can reach it.
+    pub fn is_loopback(&self) -> bool {
+        matches!(self, Address::At(address) if address.ip().to_canonical().is_loopback())
+    }
+
+    /// The socket address: `*` is the IPv6 one that takes IPv4, too.
+    pub fn socket(&self) -> SocketAddr {
+        match self {
+            Address::Any(port) => SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), *port),
+            Address::At(address) => *address,
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Any(port) => write!(f, "*:{port}"),
+            Address::At(address) => address.fmt(f),
+        }
+    }
+}
+
+/// A user or group.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Identity {
+    /// By number; 0 only where the operator wrote it.
+    Id(u32),
+    /// By name.
+    Name(String),
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Identity::Id(id) => id.fmt(f),
+            Identity::Name(name) => name.fmt(f),
+        }
+    }
+}
+
+pub(super) fn address(text: &str) -> Result<Address, String> {
+    let expected = "expected ADDRESS:PORT, as in *:80, 192.0.2.1:80 or [2001:db8::1]:80";
+    if let Some(port) = text.strip_prefix("*:") {
+        return port.parse().map(Address::Any).map_err(|_| {
+            format!("{port:?} is not a port number (0 to 65535): {expected}")
+        });
+    }
+    text.parse().map(Address::At).map_err(|_| {
+        let colon = text.rfind(':').filter(|at| text[*at..].find(']').is_none());
+        match colon {
+            None => format!("{text:?} has no port: {expected}"),
+            Some(_) => format!("{text:?} is not an address with a port: {expected}; host names are not looked up here"),
+        }
+    })
+}
+
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    let expected = "expected a number with a unit of ms, s, m or h, as in 500ms, 10s or 1h";
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let per_unit = match unit.trim_start() {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "" => return Err(format!("{text:?} has no unit: {expected}")),
+        _ => return Err(format!("{text:?}: {expected}")),
+    };
+    let number: u64 = number.parse().map_err(|_| format!("{text:?}: {expected}"))?;
+    match number.checked_mul(per_unit) {
+        Some(0) => Err(format!("{text:?} would always have passed: expected more than zero")),
+        Some(ms) if ms <= 31 * 24 * 3_600_000 => Ok(Duration::from_millis(ms)),
+        _ => Err(format!("{text:?} is too long: expected at most 744h")),
+    }
+}
+
+pub(super) fn size(text: &str) -> Result<usize, String> {
+    let expected = "expected a number of bytes, with k or m for 1024 or 1048576 of them";
+    let (number, unit) = match text.as_bytes().last().map(u8::to_ascii_lowercase) {
+        Some(b'k') => (&text[..text.len() - 1], 1024),
+        Some(b'm') => (&text[..text.len() - 1], 1024 * 1024),
+        _ => (text, 1),
+    };
+    let number: usize = number.trim_end().parse().map_err(|_| format!("{text:?}: {expected}"))?;
+    number.checked_mul(unit).ok_or_else(|| format!("{text:?} is too large: {expected}"))
+}
+
+pub(super) fn count(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err(format!("{text:?}: expected a whole number of at least 1")),
+        Ok(n) => Ok(n),
+    }
+}
+
+pub(super) fn truth(text: &str) -> Result<bool, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "yes" | "on" => Ok(true),
+        "false" | "no" | "off" => Ok(false),
+        _ => Err(format!("{text:?}: expected true or false")),
+    }
+}
+
+/// `0,2-3`.
+pub(super) fn cpus(text: &str) -> Result<Vec<usize>, String> {
+    let bad = || format!("{text:?}: expected CPU numbers, as in 0,2-3");
+    let mut cpus = Vec::new();
+    for part in text.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let first: usize = first.trim().parse().map_err(|_| bad())?;
+        let last: usize = last.trim().parse().map_err(|_| bad())?;
+        if last < first || 4096 <= last {
+            return Err(bad());
+        }
+        cpus.extend(first..=last);
+    }
+    cpus.sort_unstable();
+    cpus.dedup();
+    Ok(cpus)
+}
+
+pub(super) fn identity(text: &str) -> Result<Identity, String> {
+    if let Ok(id) = text.parse() {
+        return Ok(Identity::Id(id));
+    }
+    let is_name = !text.is_empty()
+        && !text.starts_with(|c: char| c.is_ascii_digit() || c == '-')
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.$".contains(&b));
+    if is_name {
+        Ok(Identity::Name(text.to_owned()))
+    } else {
+        Err(format!("{text:?}: expected a number or a name"))
+    }
+}

@@ -1,0 +1,144 @@
+//! A listening socket: multishot accept (Linux 5.19), one submission for as many connections as come.
+//!
+//! Accept ends on errors. When descriptors run out (EMFILE, ENFILE) or memory does, taking it up again
+//! at once would spin: the caller pauses (as HAProxy and nginx do) and calls [`Listener::accept`] again.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::io;
+use std::os::fd::{BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+
+use io_uring::{opcode, types};
+
+use super::{Inner, Op, Ring, Slot, SlotKind, os_error};
+
+pub(super) struct ListenerSlot {
+    armed: bool,
+    ready: VecDeque<Result<RawFd, i32>>,
+    waker: Option<Waker>,
+}
+
+/// The handle of a listening socket. Dropping it stops accepting and closes.
+pub(crate) struct Listener {
+    ring: Rc<Ring>,
+    slot: usize,
+}
+
+impl Listener {
+    pub(crate) fn new(ring: &Rc<Ring>, socket: OwnedFd) -> Listener {
+        let slot = ring.inner.borrow_mut().slots.insert(Slot {
+            fd: socket.into_raw_fd(),
+            in_flight: 0,
+            abandoned: false,
+            kind: SlotKind::Listener(ListenerSlot {
+                armed: false,
+                ready: VecDeque::new(),
+                waker: None,
+            }),
+        });
+        Listener { ring: ring.clone(), slot }
+    }
+
+    /// The next connection, blocking mode, close-on-exec.
+    pub(crate) async fn accept(&self) -> io::Result<OwnedFd> {
+        poll_fn(|cx| {
+            let mut inner = self.ring.inner.borrow_mut();
+            let fd = types::Fd(inner.slots[self.slot].fd);
+            let slot = inner.listener(self.slot);
+            match slot.ready.pop_front() {
+                // SAFETY: the kernel made this descriptor for us and nobody else has seen it.
+                Some(Ok(fd)) => Poll::Ready(Ok(unsafe { OwnedFd::from_raw_fd(fd) })),
+                Some(Err(errno)) => Poll::Ready(Err(os_error(errno))),
+                None => {
+                    slot.waker = Some(cx.waker().clone());
+                    if !slot.armed {
+                        slot.armed = true;
+                        let entry = opcode::AcceptMulti::new(fd).flags(libc::SOCK_CLOEXEC);
+                        inner.push(self.slot, Op::Accept, entry.build());
+                    }
+                    Poll::Pending
+                }
+            }
+        })
+        .await
+    }
+}
+
+impl Listener {
+    /// Accepts one waiting connection at once, past the ring: `WouldBlock` when none waits.
+    /// For the last ones before closing, and for shedding when descriptors are short.
+    pub(crate) fn accept_now(&self) -> io::Result<OwnedFd> {
+        let ready = {
+            let mut inner = self.ring.inner.borrow_mut();
+            let slot = inner.listener(self.slot);
+            while matches!(slot.ready.front(), Some(Err(_))) {
+                slot.ready.pop_front();
+            }
+            slot.ready.pop_front()
+        };
+        if let Some(Ok(fd)) = ready {
+            // SAFETY: the kernel made this descriptor for us and nobody else has seen it.
+            return Ok(unsafe { OwnedFd::from_raw_fd(fd) });
+        }
+        let fd = self.ring.inner.borrow().slots[self.slot].fd;
+        // SAFETY: the listener's descriptor is closed only after this handle is dropped.
+        let listener = unsafe { BorrowedFd::borrow_raw(fd) };
+        rustix::fs::fcntl_setfl(listener, rustix::fs::OFlags::NONBLOCK)?;
+        let accepted = rustix::net::accept_with(listener, rustix::net::SocketFlags::CLOEXEC);
+        rustix::fs::fcntl_setfl(listener, rustix::fs::OFlags::empty())?;
+        Ok(accepted?)
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        let mut inner = self.ring.inner.borrow_mut();
+        let slot = inner.listener(self.slot);
+        slot.waker = None;
+        for fd in slot.ready.drain(..).flatten() {
+            close(fd);
+        }
+        inner.abandon(self.slot);
+    }
+}
+
+impl Inner {
+    fn listener(&mut self, index: usize) -> &mut ListenerSlot {
+        match &mut self.slots[index].kind {
+            SlotKind::Listener(listener) => listener,
+            _ => unreachable!("a listener's slot is a listener's"),
+        }
+    }
+
+    pub(super) fn accepted(&mut self, index: usize, result: i32, more: bool) -> bool {
+        let abandoned = self.slots[index].abandoned;
+        if abandoned {
+            if result >= 0 {
+                close(result);
+            }
+            return false;
+        }
+        let slot = self.listener(index);
+        slot.armed = more;
+        match result {
+            // Gone before it was accepted: not our trouble, but multishot may have ended with it.
+            errno if errno == -libc::ECONNABORTED || errno == -libc::EINTR => {}
+            errno if errno < 0 => slot.ready.push_back(Err(errno)),
+            fd => slot.ready.push_back(Ok(fd)),
+        }
+        match slot.waker.take() {
+            Some(waker) => {
+                waker.wake();
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+fn close(fd: RawFd) {
+    // SAFETY: the kernel made this descriptor for us and nobody else has seen it.
+    drop(unsafe { OwnedFd::from_raw_fd(fd) });
+}

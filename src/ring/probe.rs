@@ -1,0 +1,64 @@
+//! What the kernel must offer, tried once at start, and what to say when it does not.
+
+use std::io;
+
+use io_uring::{IoUring, Probe, opcode};
+
+use crate::limits;
+
+/// Tries to set up a ring as a shard would. The error says what is missing and what to do about it.
+pub(crate) fn probe() -> Result<(), String> {
+    let ring = build(limits::RING_ENTRIES).map_err(|error| explain(&error))?;
+    let mut probe = Probe::new();
+    ring.submitter().register_probe(&mut probe).map_err(|error| explain(&error))?;
+    let needed = [
+        (opcode::Accept::CODE, "accept"),
+        (opcode::Connect::CODE, "connect"),
+        (opcode::Recv::CODE, "recv"),
+        (opcode::Send::CODE, "send"),
+        (opcode::PollAdd::CODE, "poll"),
+        (opcode::AsyncCancel::CODE, "cancel"),
+        (opcode::Close::CODE, "close"),
+    ];
+    match needed.iter().find(|(code, _)| !probe.is_supported(*code)) {
+        Some((_, name)) => Err(format!(
+            "io_uring lacks the operation {name:?}: Linux 6.1 or newer is needed"
+        )),
+        None => Ok(()),
+    }
+}
+
+pub(super) fn build(entries: u32) -> io::Result<IoUring> {
+    IoUring::builder()
+        .setup_single_issuer()
+        .setup_defer_taskrun()
+        .setup_submit_all()
+        .setup_clamp()
+        .setup_cqsize(entries * limits::COMPLETIONS_PER_ENTRY)
+        .build(entries)
+}
+
+/// One sentence of cause and remedy per errno of `io_uring_setup(2)`.
+pub(super) fn explain(error: &io::Error) -> String {
+    let advice = match error.raw_os_error() {
+        Some(libc::EINVAL) => {
+            "this kernel is too old: Linux 6.1 or newer is needed (IORING_SETUP_DEFER_TASKRUN)"
+        }
+        Some(libc::ENOSYS) => {
+            "io_uring is not in this kernel, or a seccomp filter hides it: allow io_uring_setup, \
+             io_uring_enter and io_uring_register (containers: a seccomp profile that has them)"
+        }
+        Some(libc::EPERM | libc::EACCES) => {
+            "io_uring is forbidden here: set the sysctl kernel.io_uring_disabled to 0, or allow \
+             io_uring_setup, io_uring_enter and io_uring_register in the seccomp profile"
+        }
+        Some(libc::ENOMEM) => {
+            "too little memory may be locked: raise it with `ulimit -l` or LimitMEMLOCK= in the unit"
+        }
+        Some(libc::EMFILE | libc::ENFILE) => {
+            "no file descriptor is left: raise the limit with `ulimit -n` or LimitNOFILE="
+        }
+        _ => "io_uring can't be set up",
+    };
+    format!("io_uring: {error}: {advice}")
+}

@@ -1,0 +1,126 @@
+//! `splice(2)`: bulk bytes from socket to socket through a pipe, without copying them.
+//!
+//! `IORING_OP_SPLICE` always goes to a worker thread, so this is the system call on sockets set to
+//! non-blocking for the time being, with readiness from a poll on the ring. Pipes come from a pool:
+//! making one and setting its size costs more than moving a megabyte.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+
+use rustix::pipe::{PipeFlags, SpliceFlags};
+
+use super::{Ring, Stream};
+use crate::limits;
+
+pub(super) struct PipePair {
+    read: OwnedFd,
+    write: OwnedFd,
+    capacity: usize,
+}
+
+/// A kernel pipe on loan from the ring's pool.
+pub(crate) struct Pipe {
+    ring: Rc<Ring>,
+    pair: Option<PipePair>,
+    /// Bytes inside. A pipe that is given back with bytes in it is closed instead.
+    held: usize,
+}
+
+/// What one call moved.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Moved {
+    Bytes(usize),
+    /// The source has nothing now, or the target is full.
+    Later,
+    /// The source is at its end.
+    End,
+}
+
+impl Pipe {
+    /// `None` when descriptors or pipe memory are short: copy instead.
+    pub(crate) fn take(ring: &Rc<Ring>) -> Option<Pipe> {
+        let mut inner = ring.inner.borrow_mut();
+        let pair = match inner.pipes.pop() {
+            Some(pair) => pair,
+            None if inner.pipes_out < inner.pipes_max => PipePair::new().ok()?,
+            None => return None,
+        };
+        inner.pipes_out += 1;
+        drop(inner);
+        Some(Pipe { ring: ring.clone(), pair: Some(pair), held: 0 })
+    }
+
+    /// Bytes inside.
+    pub(crate) fn held(&self) -> usize {
+        self.held
+    }
+
+    /// Moves up to `most` bytes from `source`, as far as the pipe has room.
+    pub(crate) fn fill(&mut self, source: &Stream, most: u64) -> io::Result<Moved> {
+        let Some(pair) = &self.pair else { return Ok(Moved::Later) };
+        let room = pair.capacity.saturating_sub(self.held);
+        let most = usize::try_from(most).unwrap_or(usize::MAX).min(room);
+        let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
+        match retry(|| rustix::pipe::splice(source.fd(), None, &pair.write, None, most, flags)) {
+            Ok(0) => Ok(Moved::End),
+            Ok(n) => {
+                self.held += n;
+                Ok(Moved::Bytes(n))
+            }
+            Err(rustix::io::Errno::AGAIN) => Ok(Moved::Later),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Moves what is inside to `target`, as far as it takes it. `more`: do not push the last segment
+    /// out yet (`MSG_MORE`).
+    pub(crate) fn empty(&mut self, target: &Stream, more: bool) -> io::Result<Moved> {
+        let Some(pair) = &self.pair else { return Ok(Moved::Later) };
+        let mut flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
+        if more {
+            flags |= SpliceFlags::MORE;
+        }
+        match retry(|| rustix::pipe::splice(&pair.read, None, target.fd(), None, self.held, flags))
+        {
+            Ok(n) => {
+                self.held -= n;
+                Ok(Moved::Bytes(n))
+            }
+            Err(rustix::io::Errno::AGAIN) => Ok(Moved::Later),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+impl Drop for Pipe {
+    fn drop(&mut self) {
+        let mut inner = self.ring.inner.borrow_mut();
+        inner.pipes_out -= 1;
+        // Bytes left inside belong to a connection that is gone: never to the next one.
+        if self.held == 0 && inner.pipes.len() < limits::PIPES_KEPT {
+            inner.pipes.extend(self.pair.take());
+        }
+    }
+}
+
+impl PipePair {
+    fn new() -> io::Result<PipePair> {
+        let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+        // Past `pipe-user-pages-soft` an ordinary user gets less than asked for: smaller then.
+        let capacity = match rustix::pipe::fcntl_setpipe_size(&write, limits::PIPE_BYTES) {
+            Ok(capacity) => capacity,
+            Err(_) => rustix::pipe::fcntl_getpipe_size(&write)?,
+        };
+        Ok(PipePair { read, write, capacity })
+    }
+}
+
+fn retry(mut call: impl FnMut() -> rustix::io::Result<usize>) -> rustix::io::Result<usize> {
+    loop {
+        match call() {
+            Err(rustix::io::Errno::INTR) => {}
+            result => return result,
+        }
+    }
+}

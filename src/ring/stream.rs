@@ -1,0 +1,662 @@
+//! A connected TCP socket on the ring.
+//!
+//! At most one receive and one send are in flight. A receive is one-shot and belongs to the stream:
+//! [`Stream::arm`] may be called early (its completion then needs no further submission), and a reader
+//! that gives up waiting loses nothing. A send belongs to the slot: short sends are continued by the
+//! ring without waking anybody, and the task need not wait for it unless it wants to send more.
+
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use io_uring::{opcode, squeue, types};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+
+use super::buffers::{Lent, RecvBuf};
+use super::{Deadline, Inner, Op, Ring, Slot, SlotKind, os_error};
+use crate::limits;
+
+/// `IORING_RECVSEND_POLL_FIRST` (5.19): do not try before the socket is ready.
+const POLL_FIRST: u16 = 1;
+/// The group of small buffers: heads and what comes with them.
+const HEADS: u8 = 0;
+/// The group of large ones: bodies that are known to go on.
+const BULK: u8 = 1;
+
+/// Bytes to send; the ring keeps them until the kernel is done.
+pub(crate) enum SendBuf {
+    /// From [`Ring::take_vec`]; goes back to the pool, or to [`Stream::take_sent`].
+    Vec(Vec<u8>),
+    /// What was received on another stream; its buffer goes back to the kernel afterwards.
+    Recv(RecvBuf),
+    /// Compiled in.
+    Static(&'static [u8]),
+}
+
+enum Held {
+    Vec(Vec<u8>),
+    Lent(Lent),
+    Static(&'static [u8]),
+}
+
+struct Sending {
+    held: Held,
+    sent: usize,
+    keep: bool,
+}
+
+/// What the last receive brought and nobody took yet.
+enum Item {
+    None,
+    Lent(Lent),
+    Own(Vec<u8>),
+    /// The peer sends no more: final.
+    End,
+    /// An errno: final.
+    Error(i32),
+}
+
+#[derive(Copy, Clone, PartialEq, Eq)]
+enum PollState {
+    Idle,
+    Armed,
+    Done(i32),
+}
+
+pub(super) struct SocketSlot {
+    armed: Option<u8>,
+    /// More is known to lie in the socket: the next receive need not poll first.
+    nonempty: bool,
+    item: Item,
+    own: Option<Vec<u8>>,
+    recv_waker: Option<Waker>,
+    sending: Option<Sending>,
+    kept: Option<Vec<u8>>,
+    send_error: i32,
+    send_waker: Option<Waker>,
+    poll_in: PollState,
+    poll_out: PollState,
+    address: Option<Box<(libc::sockaddr_storage, u32)>>,
+}
+
+impl SocketSlot {
+    fn new() -> SocketSlot {
+        SocketSlot {
+            armed: None,
+            nonempty: false,
+            item: Item::None,
+            own: None,
+            recv_waker: None,
+            sending: None,
+            kept: None,
+            send_error: 0,
+            send_waker: None,
+            poll_in: PollState::Idle,
+            poll_out: PollState::Idle,
+            address: None,
+        }
+    }
+}
+
+impl SocketSlot {
+    pub(super) fn wake_receiver(&mut self) {
+        wake(&mut self.recv_waker);
+    }
+}
+
+/// What an idle connection's peer has done meanwhile.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Quiet {
+    /// Nothing: it can be used.
+    Yes,
+    /// It closed, reset, or sent bytes nobody asked for.
+    No,
+}
+
+/// Whether a wait was ended by its deadline or by the connection.
+#[derive(Debug)]
+pub(crate) enum Abort {
+    TimedOut,
+    Io(io::Error),
+}
+
+/// The handle of a connected socket. Dropping it cancels what is in flight and closes.
+pub(crate) struct Stream {
+    ring: Rc<Ring>,
+    slot: u32,
+}
+
+impl Stream {
+    /// Takes over a connected, *blocking* socket (the ring never lets it block, and would not wait for
+    /// a non-blocking one).
+    pub(crate) fn new(ring: &Rc<Ring>, socket: OwnedFd) -> Stream {
+        let slot = ring.inner.borrow_mut().slots.insert(Slot {
+            fd: socket.into_raw_fd(),
+            in_flight: 0,
+            abandoned: false,
+            kind: SlotKind::Socket(SocketSlot::new()),
+        });
+        Stream { ring: ring.clone(), slot: slot as u32 }
+    }
+
+    /// Opens a connection, or says why not by `deadline`.
+    pub(crate) async fn connect(
+        ring: &Rc<Ring>,
+        address: SocketAddr,
+        deadline: &Deadline,
+    ) -> Result<Stream, Abort> {
+        let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let socket =
+            rustix::net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+                .map_err(|error| Abort::Io(error.into()))?;
+        // Heads and the ends of bodies go out at once; keep-alives find peers that vanished.
+        let _ = sockopt::set_tcp_nodelay(&socket, true);
+        let _ = sockopt::set_socket_keepalive(&socket, true);
+        let stream = Stream::new(ring, socket);
+        {
+            let mut inner = ring.inner.borrow_mut();
+            let raw = Box::new(raw_address(address));
+            let fd = types::Fd(inner.slots[stream.slot as usize].fd);
+            let pointer = (&raw const raw.0).cast();
+            let entry = opcode::Connect::new(fd, pointer, raw.1).build();
+            let slot = inner.socket(stream.slot);
+            slot.address = Some(raw);
+            slot.poll_out = PollState::Armed;
+            inner.push(stream.slot as usize, Op::Connect, entry);
+        }
+        poll_fn(|cx| stream.poll_out_done(cx, deadline)).await?;
+        Ok(stream)
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut SocketSlot) -> T) -> T {
+        act(self.ring.inner.borrow_mut().socket(self.slot))
+    }
+
+    /// The descriptor, for system calls that the ring has no operation for.
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        let fd = self.ring.inner.borrow().slots[self.slot as usize].fd;
+        // SAFETY: the descriptor is closed only after this handle is dropped (`Inner::abandon`).
+        unsafe { BorrowedFd::borrow_raw(fd) }
+    }
+
+    /// Starts a receive unless one is in flight, or its bytes, or the end, are waiting to be taken.
+    pub(crate) fn arm(&self) {
+        self.arm_from(HEADS);
+    }
+
+    /// [`arm`](Self::arm) with a large buffer, for a body that is known to go on.
+    pub(crate) fn arm_bulk(&self) {
+        self.arm_from(BULK);
+    }
+
+    fn arm_from(&self, group: u8) {
+        let mut inner = self.ring.inner.borrow_mut();
+        let slot = inner.socket(self.slot);
+        if slot.armed.is_none() && matches!(slot.item, Item::None) {
+            inner.arm(self.slot, group);
+        }
+    }
+
+    /// The next bytes, an empty buffer at the end of the stream, or the error that ended it.
+    pub(crate) fn poll_recv(&self, cx: &Context<'_>) -> Poll<io::Result<RecvBuf>> {
+        let mut inner = self.ring.inner.borrow_mut();
+        let slot = inner.socket(self.slot);
+        let item = match slot.item {
+            Item::None => {
+                match &slot.recv_waker {
+                    Some(waker) if waker.will_wake(cx.waker()) => {}
+                    _ => slot.recv_waker = Some(cx.waker().clone()),
+                }
+                if slot.armed.is_none() {
+                    inner.arm(self.slot, HEADS);
+                }
+                return Poll::Pending;
+            }
+            // Both stay: whoever asks again gets the same answer.
+            Item::End => return Poll::Ready(Ok(RecvBuf::empty())),
+            Item::Error(errno) => return Poll::Ready(Err(io::Error::from_raw_os_error(errno))),
+            Item::Lent(_) | Item::Own(_) => std::mem::replace(&mut slot.item, Item::None),
+        };
+        drop(inner);
+        Poll::Ready(Ok(match item {
+            Item::Lent(lent) => RecvBuf::lent(self.ring.clone(), lent),
+            Item::Own(bytes) => RecvBuf::own(bytes),
+            Item::None | Item::End | Item::Error(_) => unreachable!("answered above"),
+        }))
+    }
+
+    /// [`poll_recv`](Self::poll_recv) under a deadline.
+    pub(crate) fn poll_recv_by(
+        &self,
+        cx: &Context<'_>,
+        deadline: &Deadline,
+    ) -> Poll<Result<RecvBuf, Abort>> {
+        match self.poll_recv(cx) {
+            Poll::Ready(result) => Poll::Ready(result.map_err(Abort::Io)),
+            Poll::Pending if deadline.poll_expired(cx) => Poll::Ready(Err(Abort::TimedOut)),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    pub(crate) async fn recv(&self, deadline: &Deadline) -> Result<RecvBuf, Abort> {
+        poll_fn(|cx| self.poll_recv_by(cx, deadline)).await
+    }
+
+    /// Whether the peer has reset the connection, as far as a receive in flight could tell. Wakes `cx`
+    /// when there is news. An end of stream is not a reset.
+    pub(crate) fn poll_reset(&self, cx: &Context<'_>) -> bool {
+        self.with(|slot| match slot.item {
+            Item::Error(_) => true,
+            Item::None => {
+                match &slot.recv_waker {
+                    Some(waker) if waker.will_wake(cx.waker()) => {}
+                    _ => slot.recv_waker = Some(cx.waker().clone()),
+                }
+                false
+            }
+            Item::Lent(_) | Item::Own(_) | Item::End => false,
+        })
+    }
+
+    /// Like [`poll_reset`](Self::poll_reset), but an end of stream counts too: for requests that no
+    /// backend has seen yet.
+    pub(crate) fn poll_gone(&self, cx: &Context<'_>) -> bool {
+        self.poll_reset(cx) || self.with(|slot| matches!(slot.item, Item::End))
+    }
+
+    /// Whether an idle connection can still be used. Needs an armed receive to know.
+    pub(crate) fn quiet(&self) -> Quiet {
+        self.with(|slot| match slot.item {
+            Item::None if slot.send_error == 0 && slot.sending.is_none() => Quiet::Yes,
+            _ => Quiet::No,
+        })
+    }
+
+    /// Whether received bytes wait to be taken.
+    pub(crate) fn has_bytes(&self) -> bool {
+        self.with(|slot| matches!(slot.item, Item::Lent(_) | Item::Own(_)))
+    }
+
+    /// Whether a receive is in flight or its result waits: then nobody else may read the socket.
+    pub(crate) fn is_armed(&self) -> bool {
+        self.with(|slot| slot.armed.is_some() || !matches!(slot.item, Item::None))
+    }
+
+    /// Starts sending. The one before must be done ([`sent`](Self::sent)). With `keep`, a `Vec` can be
+    /// had back by [`take_sent`](Self::take_sent).
+    pub(crate) fn start_send(&self, buf: SendBuf, keep: bool) {
+        let held = match buf {
+            SendBuf::Vec(bytes) => Held::Vec(bytes),
+            SendBuf::Static(bytes) => Held::Static(bytes),
+            SendBuf::Recv(buf) => match buf.into_parts() {
+                Ok(lent) => Held::Lent(lent),
+                Err(bytes) => Held::Vec(bytes),
+            },
+        };
+        let mut inner = self.ring.inner.borrow_mut();
+        let slot = inner.socket(self.slot);
+        assert!(slot.sending.is_none(), "one send at a time");
+        slot.sending = Some(Sending { held, sent: 0, keep });
+        inner.continue_send(self.slot as usize);
+    }
+
+    fn poll_sent(&self, cx: &Context<'_>, deadline: &Deadline) -> Poll<Result<(), Abort>> {
+        let (error, sending) = self.with(|slot| {
+            let sending = slot.sending.is_some();
+            if sending {
+                match &slot.send_waker {
+                    Some(waker) if waker.will_wake(cx.waker()) => {}
+                    _ => slot.send_waker = Some(cx.waker().clone()),
+                }
+            }
+            (slot.send_error, sending)
+        });
+        if error != 0 {
+            Poll::Ready(Err(Abort::Io(io::Error::from_raw_os_error(error))))
+        } else if !sending {
+            Poll::Ready(Ok(()))
+        } else if deadline.poll_expired(cx) {
+            Poll::Ready(Err(Abort::TimedOut))
+        } else {
+            Poll::Pending
+        }
+    }
+
+    /// Waits until nothing is in flight to the peer. `pace` is how long the peer may take to accept
+    /// each part of it (the deadline is set anew when it takes some).
+    pub(crate) async fn sent(&self, deadline: &Deadline, pace: Duration) -> Result<(), Abort> {
+        if self.with(|slot| slot.sending.is_none() && slot.send_error == 0) {
+            return Ok(());
+        }
+        deadline.set(pace);
+        let mut progress = self.send_progress();
+        loop {
+            match poll_fn(|cx| self.poll_sent(cx, deadline)).await {
+                Err(Abort::TimedOut) if self.send_progress() != progress => {
+                    progress = self.send_progress();
+                    deadline.set(pace);
+                }
+                result => return result,
+            }
+        }
+    }
+
+    fn send_progress(&self) -> usize {
+        self.with(|slot| slot.sending.as_ref().map_or(usize::MAX, |sending| sending.sent))
+    }
+
+    /// Sends and waits for it.
+    pub(crate) async fn send(
+        &self,
+        buf: SendBuf,
+        deadline: &Deadline,
+        pace: Duration,
+    ) -> Result<(), Abort> {
+        self.sent(deadline, pace).await?;
+        self.start_send(buf, false);
+        self.sent(deadline, pace).await
+    }
+
+    /// The buffer of the last send with `keep`, once it is done.
+    pub(crate) fn take_sent(&self) -> Option<Vec<u8>> {
+        self.with(|slot| slot.kept.take())
+    }
+
+    /// The errno that ended sending, or 0.
+    pub(crate) fn send_failed(&self) -> bool {
+        self.with(|slot| slot.send_error != 0)
+    }
+
+    /// Waits until the socket is readable (or at its end, or broken), for `splice`.
+    pub(crate) async fn readable(&self, deadline: &Deadline) -> Result<(), Abort> {
+        self.start_poll(Op::PollIn);
+        poll_fn(|cx| {
+            let done = self.with(|slot| {
+                let done = matches!(slot.poll_in, PollState::Done(_));
+                if done {
+                    slot.poll_in = PollState::Idle;
+                } else {
+                    slot.recv_waker = Some(cx.waker().clone());
+                }
+                done
+            });
+            if done {
+                Poll::Ready(Ok(()))
+            } else if deadline.poll_expired(cx) {
+                Poll::Ready(Err(Abort::TimedOut))
+            } else {
+                Poll::Pending
+            }
+        })
+        .await
+    }
+
+    /// Waits until the socket takes bytes, for `splice`.
+    pub(crate) async fn writable(&self, deadline: &Deadline) -> Result<(), Abort> {
+        self.start_poll(Op::PollOut);
+        poll_fn(|cx| self.poll_out_done(cx, deadline)).await
+    }
+
+    fn start_poll(&self, op: Op) {
+        let mut inner = self.ring.inner.borrow_mut();
+        let fd = types::Fd(inner.slots[self.slot as usize].fd);
+        let slot = inner.socket(self.slot);
+        let (state, mask) = match op {
+            Op::PollIn => (&mut slot.poll_in, libc::POLLIN | libc::POLLRDHUP),
+            _ => (&mut slot.poll_out, libc::POLLOUT),
+        };
+        if *state == PollState::Idle {
+            *state = PollState::Armed;
+            inner.push(self.slot as usize, op, opcode::PollAdd::new(fd, mask as u32).build());
+        }
+    }
+
+    fn poll_out_done(&self, cx: &Context<'_>, deadline: &Deadline) -> Poll<Result<(), Abort>> {
+        let state = self.with(|slot| {
+            let state = slot.poll_out;
+            match state {
+                PollState::Done(_) => slot.poll_out = PollState::Idle,
+                _ => slot.send_waker = Some(cx.waker().clone()),
+            }
+            state
+        });
+        match state {
+            PollState::Done(result) if result < 0 => Poll::Ready(Err(Abort::Io(os_error(result)))),
+            PollState::Done(_) => Poll::Ready(Ok(())),
+            _ if deadline.poll_expired(cx) => Poll::Ready(Err(Abort::TimedOut)),
+            _ => Poll::Pending,
+        }
+    }
+
+    /// `O_NONBLOCK`, which `splice(2)` obeys and the ring's own operations must not see.
+    pub(crate) fn set_nonblocking(&self, on: bool) {
+        let flags =
+            if on { rustix::fs::OFlags::NONBLOCK } else { rustix::fs::OFlags::empty() };
+        let _ = rustix::fs::fcntl_setfl(self.fd(), flags);
+    }
+
+    /// Sends the end of our stream (FIN) behind what was sent.
+    pub(crate) fn shutdown_write(&self) {
+        let _ = rustix::net::shutdown(self.fd(), rustix::net::Shutdown::Write);
+    }
+
+    /// Makes the close a reset: what was cut off must not look complete.
+    pub(crate) fn reset_on_drop(&self) {
+        let _ = sockopt::set_socket_linger(self.fd(), Some(Duration::ZERO));
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        let mut inner = self.ring.inner.borrow_mut();
+        let slot = inner.socket(self.slot);
+        slot.recv_waker = None;
+        slot.send_waker = None;
+        if let Item::Lent(lent) = std::mem::replace(&mut slot.item, Item::None) {
+            inner.groups[usize::from(lent.group)].give(lent.buffer);
+        }
+        inner.abandon(self.slot as usize);
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd()
+    }
+}
+
+impl Inner {
+    fn socket(&mut self, index: u32) -> &mut SocketSlot {
+        match &mut self.slots[index as usize].kind {
+            SlotKind::Socket(socket) => socket,
+            _ => unreachable!("a stream's slot is a socket's"),
+        }
+    }
+
+    fn arm(&mut self, index: u32, group: u8) {
+        let fd = types::Fd(self.slots[index as usize].fd);
+        let slot = self.socket(index);
+        slot.armed = Some(group);
+        let first = if slot.nonempty { 0 } else { POLL_FIRST };
+        let entry = opcode::Recv::new(fd, std::ptr::null_mut(), 0)
+            .buf_group(u16::from(group))
+            .ioprio(first)
+            .build()
+            .flags(squeue::Flags::BUFFER_SELECT);
+        self.push(index as usize, Op::Recv, entry);
+    }
+
+    pub(super) fn received(&mut self, index: usize, result: i32, flags: u32) -> bool {
+        let buffer = io_uring::cqueue::buffer_select(flags);
+        let abandoned = self.slots[index].abandoned;
+        let slot = self.socket(index as u32);
+        let group = slot.armed.take().unwrap_or(HEADS);
+        slot.nonempty = io_uring::cqueue::sock_nonempty(flags);
+        let own = slot.own.take();
+        let lent = match buffer {
+            Some(buffer) => Some(Lent { group, buffer, start: 0, end: result.max(0) as u32 }),
+            None => None,
+        };
+        if let Some(lent) = &lent
+            && (abandoned || result <= 0)
+        {
+            let buffer = lent.buffer;
+            self.groups[usize::from(group)].give(buffer);
+        }
+        if abandoned {
+            return false;
+        }
+        if result == -libc::ENOBUFS {
+            // Every buffer of the group is lent out: this one connection takes memory of its own.
+            self.counters.buffers_missed += 1;
+            return self.arm_own(index as u32);
+        }
+        if result == -libc::EAGAIN || result == -libc::EINTR {
+            // The socket is set to non-blocking while the other direction is spliced, and the ring
+            // does not wait for such a socket by itself: poll, then receive.
+            let entry = poll_entry(self.slots[index].fd, libc::POLLIN);
+            self.push(index, Op::Rearm, entry);
+            self.socket(index as u32).armed = Some(group);
+            return false;
+        }
+        let slot = self.socket(index as u32);
+        slot.item = match (result, lent, own) {
+            (0, ..) => Item::End,
+            (1.., Some(lent), _) => Item::Lent(lent),
+            (1.., None, Some(mut bytes)) => {
+                // SAFETY: the kernel wrote `result` bytes into this buffer of at least that capacity.
+                unsafe { bytes.set_len(result as usize) };
+                Item::Own(bytes)
+            }
+            // A receive with neither kind of buffer was never submitted.
+            (1.., None, None) => std::process::abort(),
+            (errno, ..) => Item::Error(-errno),
+        };
+        wake(&mut slot.recv_waker)
+    }
+
+    fn arm_own(&mut self, index: u32) -> bool {
+        let fd = types::Fd(self.slots[index as usize].fd);
+        let mut bytes = Vec::with_capacity(limits::RECV_BUFFER_BYTES as usize);
+        let entry = opcode::Recv::new(fd, bytes.as_mut_ptr(), limits::RECV_BUFFER_BYTES).build();
+        let slot = self.socket(index);
+        slot.armed = Some(HEADS);
+        slot.own = Some(bytes);
+        self.push(index as usize, Op::Recv, entry);
+        false
+    }
+
+    fn continue_send(&mut self, index: usize) {
+        let fd = types::Fd(self.slots[index].fd);
+        let groups = &self.groups;
+        let SlotKind::Socket(slot) = &self.slots[index].kind else {
+            unreachable!("a send is a socket's")
+        };
+        let Some(sending) = &slot.sending else { return };
+        let bytes: *const [u8] = match &sending.held {
+            Held::Vec(bytes) => bytes.as_slice(),
+            Held::Static(bytes) => *bytes,
+            Held::Lent(lent) => groups[usize::from(lent.group)].bytes(lent),
+        };
+        let left = bytes.len() - sending.sent;
+        let start = bytes.cast::<u8>().wrapping_add(sending.sent);
+        let entry = opcode::Send::new(fd, start, u32::try_from(left).unwrap_or(u32::MAX)).build();
+        self.push(index, Op::Send, entry);
+    }
+
+    pub(super) fn sent(&mut self, index: usize, result: i32) -> bool {
+        let abandoned = self.slots[index].abandoned;
+        let Inner { slots, groups, .. } = self;
+        let SlotKind::Socket(slot) = &mut slots[index].kind else {
+            unreachable!("a send is a socket's")
+        };
+        let Some(sending) = &mut slot.sending else { return false };
+        let total = match &sending.held {
+            Held::Vec(bytes) => bytes.len(),
+            Held::Static(bytes) => bytes.len(),
+            Held::Lent(lent) => groups[usize::from(lent.group)].bytes(lent).len(),
+        };
+        if result > 0 {
+            sending.sent += result as usize;
+        }
+        let again = result > 0 && sending.sent < total || result == -libc::EINTR;
+        if again && !abandoned {
+            self.continue_send(index);
+            return false;
+        }
+        if result == -libc::EAGAIN && !abandoned {
+            // Non-blocking for the time being, as in `received`.
+            let entry = poll_entry(self.slots[index].fd, libc::POLLOUT);
+            self.push(index, Op::Resend, entry);
+            return false;
+        }
+        if result < 0 {
+            slot.send_error = -result;
+        }
+        let Some(Sending { held, keep, .. }) = slot.sending.take() else { return false };
+        // A failed send ends the connection, whoever waits for what.
+        let mut woken = wake(&mut slot.send_waker);
+        if result < 0 {
+            woken |= wake(&mut slot.recv_waker);
+        }
+        match held {
+            Held::Vec(bytes) if keep => slot.kept = Some(bytes),
+            Held::Vec(bytes) => self.give_vec(bytes),
+            Held::Lent(lent) => groups[usize::from(lent.group)].give(lent.buffer),
+            Held::Static(_) => {}
+        }
+        woken
+    }
+
+    /// The socket is ready for what `op` postponed.
+    pub(super) fn postponed(&mut self, index: usize, op: Op) -> bool {
+        if self.slots[index].abandoned {
+            return false;
+        }
+        if op == Op::Resend {
+            self.continue_send(index);
+        } else {
+            let slot = self.socket(index as u32);
+            slot.nonempty = true;
+            let group = slot.armed.unwrap_or(HEADS);
+            self.arm(index as u32, group);
+        }
+        false
+    }
+
+    pub(super) fn polled(&mut self, index: usize, op: Op, result: i32) -> bool {
+        let slot = self.socket(index as u32);
+        if op == Op::PollIn {
+            slot.poll_in = PollState::Done(result);
+            return wake(&mut slot.recv_waker);
+        }
+        slot.address = None;
+        slot.poll_out = PollState::Done(result);
+        wake(&mut slot.send_waker)
+    }
+}
+
+fn poll_entry(fd: i32, mask: i16) -> squeue::Entry {
+    opcode::PollAdd::new(types::Fd(fd), mask as u32).build()
+}
+
+fn wake(waker: &mut Option<Waker>) -> bool {
+    match waker.take() {
+        Some(waker) => {
+            waker.wake();
+            true
+        }
+        None => false,
+    }
+}
+
+fn raw_address(address: SocketAddr) -> (libc::sockaddr_storage, u32) {
+    let address = socket2::SockAddr::from(address);
+    let len = address.len();
+    // SAFETY: `as_storage` only copies the storage out.
+    (unsafe { *address.as_ptr().cast::<libc::sockaddr_storage>() }, len)
+}

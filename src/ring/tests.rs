@@ -1,0 +1,333 @@
+//! The ring against real sockets on loopback: what arrives, what a dropped handle leaves behind, and
+//! that nothing is lost, leaked, or written to after it was given up.
+
+use std::future::Future;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use super::*;
+
+/// Runs `test` on a glommio executor with a ring driven beside it.
+fn on_ring<F: Future<Output = ()> + 'static>(test: impl FnOnce(Rc<Ring>) -> F) {
+    let executor = glommio::LocalExecutorBuilder::default()
+        .io_memory(64 * 1024)
+        .ring_depth(16)
+        .make()
+        .expect("an executor");
+    executor.run(async move {
+        let ring = Ring::new().expect("a ring");
+        let task = test(ring.clone());
+        let stopper = ring.clone();
+        glommio::spawn_local(async move {
+            task.await;
+            stopper.stop();
+        })
+        .detach();
+        drive(ring).await;
+    });
+}
+
+fn pair(ring: &Rc<Ring>) -> (Stream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+    let near = TcpStream::connect(listener.local_addr().expect("address")).expect("connect");
+    let (far, _) = listener.accept().expect("accept");
+    far.set_nodelay(true).expect("nodelay");
+    (Stream::new(ring, OwnedFd::from(near)), far)
+}
+
+fn in_a_second(ring: &Rc<Ring>) -> Deadline {
+    let deadline = Deadline::new(ring);
+    deadline.set(Duration::from_secs(10));
+    deadline
+}
+
+fn poll_once<T>(future: std::pin::Pin<&mut impl Future<Output = T>>) -> Poll<T> {
+    future.poll(&mut Context::from_waker(Waker::noop()))
+}
+
+/// Waits until every slot of a dropped handle is free again.
+async fn settled(ring: &Rc<Ring>, slots: usize) {
+    let deadline = Deadline::new(ring);
+    for _ in 0..500 {
+        if ring.inner.borrow().slots.len() == slots {
+            return;
+        }
+        deadline.set(Duration::from_millis(16));
+        deadline.expired().await;
+    }
+    panic!("{} slots are still taken", ring.inner.borrow().slots.len());
+}
+
+/// Lets the driver turn once.
+async fn turned(ring: &Ring) {
+    ring.note_runnable();
+    yield_once().await;
+}
+
+/// What `/proc/self/fd` calls the socket; no other one is ever called the same.
+fn name_of(stream: &Stream) -> String {
+    format!("socket:[{}]", rustix::fs::fstat(stream.fd()).expect("fstat").st_ino)
+}
+
+/// The open descriptors by name. Other tests of this process have theirs among them.
+fn open_descriptors() -> Vec<String> {
+    std::fs::read_dir("/proc/self/fd")
+        .expect("proc")
+        .filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok())
+        .map(|target| target.to_string_lossy().into_owned())
+        .collect()
+}
+
+#[test]
+fn bytes_arrive_and_leave() {
+    on_ring(|ring| async move {
+        let (stream, mut far) = pair(&ring);
+        let deadline = in_a_second(&ring);
+        far.write_all(b"hello").expect("write");
+        assert_eq!(&*stream.recv(&deadline).await.expect("bytes"), b"hello");
+        stream
+            .send(SendBuf::Vec(b"world".to_vec()), &deadline, Duration::from_secs(1))
+            .await
+            .expect("sent");
+        let mut answer = [0; 5];
+        far.read_exact(&mut answer).expect("read");
+        assert_eq!(&answer, b"world");
+        drop(far);
+        assert!(stream.recv(&deadline).await.expect("end").is_empty());
+        assert!(stream.recv(&deadline).await.expect("still the end").is_empty());
+    });
+}
+
+#[test]
+fn a_receive_given_up_loses_nothing() {
+    on_ring(|ring| async move {
+        let (stream, mut far) = pair(&ring);
+        let short = Deadline::new(&ring);
+        short.set(Duration::from_millis(30));
+        assert!(matches!(stream.recv(&short).await, Err(Abort::TimedOut)));
+        {
+            let mut dropped = pin!(stream.recv(&short));
+            let _ = poll_once(dropped.as_mut());
+        }
+        far.write_all(b"late").expect("write");
+        assert_eq!(&*stream.recv(&in_a_second(&ring)).await.expect("bytes"), b"late");
+    });
+}
+
+#[test]
+fn a_large_send_survives_short_writes() {
+    on_ring(|ring| async move {
+        let (stream, mut far) = pair(&ring);
+        let size = 8 * 1024 * 1024;
+        let bytes: Vec<u8> = (0..size).map(|at| (at % 251) as u8).collect();
+        let expected = bytes.clone();
+        let reader = std::thread::spawn(move || {
+            let mut received = vec![0; size];
+            far.read_exact(&mut received).expect("read");
+            received
+        });
+        stream
+            .send(SendBuf::Vec(bytes), &in_a_second(&ring), Duration::from_secs(10))
+            .await
+            .expect("sent");
+        assert!(reader.join().expect("reader") == expected, "the bytes differ");
+    });
+}
+
+#[test]
+fn a_dropped_stream_gives_back_slot_buffer_and_descriptor() {
+    on_ring(|ring| async move {
+        let mut names = Vec::new();
+        let slots = ring.inner.borrow().slots.len();
+        for round in 0..600 {
+            let (stream, mut far) = pair(&ring);
+            names.push(name_of(&stream));
+            match round % 6 {
+                // Nothing in flight; a receive queued but not submitted; one in flight; bytes waiting
+                // to be taken; a send that the peer does not take; both directions at once.
+                0 => {}
+                1 => stream.arm(),
+                2 => {
+                    stream.arm();
+                    turned(&ring).await;
+                    turned(&ring).await;
+                }
+                3 => {
+                    stream.arm();
+                    far.write_all(b"untaken").expect("write");
+                    while !stream.has_bytes() {
+                        turned(&ring).await;
+                    }
+                }
+                4 => stream.start_send(SendBuf::Vec(vec![7; 4 << 20]), false),
+                _ => {
+                    stream.arm();
+                    stream.start_send(SendBuf::Vec(vec![7; 4 << 20]), true);
+                    turned(&ring).await;
+                }
+            }
+            drop(stream);
+            if round % 2 == 0 {
+                drop(far);
+            } else {
+                // The peer writes at a connection that is being given up.
+                let _ = far.write_all(b"too late");
+            }
+        }
+        settled(&ring, slots).await;
+        let open = open_descriptors();
+        assert!(names.iter().all(|name| !open.contains(name)), "descriptors leaked");
+        // Every buffer is with the kernel again: as many receives as there are buffers succeed without
+        // one that had to bring its own memory.
+        let missed = ring.counters().buffers_missed;
+        let mut streams = Vec::new();
+        for _ in 0..limits::RECV_BUFFERS {
+            let (stream, mut far) = pair(&ring);
+            far.write_all(b"x").expect("write");
+            let buf = stream.recv(&in_a_second(&ring)).await.expect("bytes");
+            streams.push((stream, far, buf));
+        }
+        assert_eq!(ring.counters().buffers_missed, missed, "buffers leaked");
+        // And one more finds none, and gets its bytes all the same.
+        let (stream, mut far) = pair(&ring);
+        far.write_all(b"own memory").expect("write");
+        assert_eq!(&*stream.recv(&in_a_second(&ring)).await.expect("bytes"), b"own memory");
+        assert_eq!(ring.counters().buffers_missed, missed + 1);
+    });
+}
+
+#[test]
+fn a_closed_number_is_not_read_by_a_stale_submission() {
+    // A receive that was queued for a descriptor that is then dropped must never take bytes from the
+    // connection that gets the same number next.
+    on_ring(|ring| async move {
+        for _ in 0..200 {
+            let (stream, far) = pair(&ring);
+            stream.arm();
+            drop(stream);
+            drop(far);
+            let (next, mut far) = pair(&ring);
+            far.write_all(b"mine").expect("write");
+            assert_eq!(&*next.recv(&in_a_second(&ring)).await.expect("bytes"), b"mine");
+        }
+    });
+}
+
+#[test]
+fn connect_refused_and_accepted() {
+    on_ring(|ring| async move {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+        let address = listener.local_addr().expect("address");
+        let stream = Stream::connect(&ring, address, &in_a_second(&ring)).await;
+        assert!(stream.is_ok(), "{:?}", stream.err());
+        drop(listener);
+        let refused = Stream::connect(&ring, address, &in_a_second(&ring)).await;
+        assert!(matches!(refused, Err(Abort::Io(_))));
+        // Dropped in the middle: the slot goes when the kernel is done with it.
+        {
+            let unroutable: SocketAddr = "127.0.0.1:1".parse().expect("address");
+            let deadline = in_a_second(&ring);
+            let mut attempt = pin!(Stream::connect(&ring, unroutable, &deadline));
+            let _ = poll_once(attempt.as_mut());
+        }
+        drop(stream);
+        settled(&ring, 0).await;
+    });
+}
+
+#[test]
+fn multishot_accept_takes_all_and_stops() {
+    on_ring(|ring| async move {
+        let socket = TcpListener::bind("127.0.0.1:0").expect("bind");
+        let address = socket.local_addr().expect("address");
+        let listener = Listener::new(&ring, socket.into());
+        let clients: Vec<TcpStream> =
+            (0..50).map(|_| TcpStream::connect(address).expect("connect")).collect();
+        for _ in 0..clients.len() {
+            listener.accept().await.expect("a connection");
+        }
+        drop(listener);
+        settled(&ring, 0).await;
+        assert!(TcpStream::connect(address).is_err(), "still listening");
+    });
+}
+
+#[test]
+fn splice_moves_everything_once() {
+    on_ring(|ring| async move {
+        let (source, mut writer) = pair(&ring);
+        let (target, mut reader) = pair(&ring);
+        let size = 6 * 1024 * 1024;
+        let bytes: Vec<u8> = (0..size).map(|at| (at % 249) as u8).collect();
+        let expected = bytes.clone();
+        let writing = std::thread::spawn(move || writer.write_all(&bytes).map(|()| writer));
+        let reading = std::thread::spawn(move || {
+            let mut received = vec![0; size];
+            reader.read_exact(&mut received).expect("read");
+            received
+        });
+        source.set_nonblocking(true);
+        target.set_nonblocking(true);
+        let mut pipe = Pipe::take(&ring).expect("a pipe");
+        let mut left = size as u64;
+        let deadline = in_a_second(&ring);
+        while left > 0 || pipe.held() > 0 {
+            match pipe.fill(&source, left).expect("fill") {
+                Moved::Bytes(n) => left -= n as u64,
+                Moved::Later if pipe.held() == 0 => source.readable(&deadline).await.expect("ready"),
+                Moved::Later | Moved::End => {}
+            }
+            if pipe.held() > 0 && pipe.empty(&target, left > 0).expect("empty") == Moved::Later {
+                target.writable(&deadline).await.expect("ready");
+            }
+        }
+        assert!(reading.join().expect("reader") == expected, "the bytes differ");
+        drop(writing.join().expect("writer"));
+    });
+}
+
+#[test]
+fn deadlines_come_in_order_and_can_move() {
+    on_ring(|ring| async move {
+        let first = Deadline::new(&ring);
+        let second = Deadline::new(&ring);
+        let moved = Deadline::new(&ring);
+        moved.set(Duration::from_millis(20));
+        second.set(Duration::from_millis(80));
+        first.set(Duration::from_millis(40));
+        moved.set(Duration::from_millis(200));
+        let began = Instant::now();
+        first.expired().await;
+        assert!(Duration::from_millis(39) <= began.elapsed());
+        assert!(poll_once(pin!(second.expired())).is_pending());
+        second.expired().await;
+        assert!(Duration::from_millis(79) <= began.elapsed());
+        assert!(poll_once(pin!(moved.expired())).is_pending());
+        // Earlier again, and never.
+        moved.set(Duration::from_millis(1));
+        moved.expired().await;
+        assert!(began.elapsed() < Duration::from_millis(190));
+        moved.clear();
+        assert!(poll_once(pin!(moved.expired())).is_pending());
+    });
+}
+
+#[test]
+fn an_eventfd_wakes_a_sleeping_shard() {
+    on_ring(|ring| async move {
+        let flags = rustix::event::EventfdFlags::NONBLOCK;
+        let eventfd = rustix::event::eventfd(0, flags).expect("eventfd");
+        let remote = eventfd.try_clone().expect("a copy");
+        let wakes = WakeReceiver::new(&ring, eventfd).expect("receiver");
+        let thread = std::thread::spawn(move || {
+            rustix::io::write(&remote, &1u64.to_ne_bytes()).expect("write");
+        });
+        wakes.woken().await;
+        thread.join().expect("thread");
+    });
+}

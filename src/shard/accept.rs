@@ -1,0 +1,126 @@
+//! Takes connections in: one task each, with its panics caught, under a limit.
+//!
+//! When descriptors run out, accept would spin on EMFILE: one descriptor is kept in reserve, given up
+//! for a moment to turn waiting clients away with a 503, and accept rests 100 ms before it goes on.
+
+use std::fs::File;
+use std::future::Future;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::panic::AssertUnwindSafe;
+use std::rc::Rc;
+
+use futures_lite::FutureExt;
+
+use super::{Shard, connection, is_shortage};
+use crate::limits;
+use crate::link::Counter;
+use crate::ring::{Deadline, Listener, Stream};
+
+const SHED: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain\r\n\
+    Content-Length: 25\r\nRetry-After: 1\r\nConnection: close\r\n\r\nToo many connections now.";
+
+pub(super) async fn accept_loop(shard: Rc<Shard>, listener: Listener, trusted: bool) {
+    shard.listeners.set(shard.listeners.get() + 1);
+    let pause = Deadline::new(&shard.ring);
+    let mut spare = reserve();
+    while !shard.stopping() {
+        let next = std::pin::pin!(listener.accept());
+        let stop = std::pin::pin!(shard.drain.notified());
+        let accepted = async { Some(next.await) }.or(async {
+            stop.await;
+            None
+        });
+        match accepted.await {
+            Some(Ok(socket)) => admit(&shard, socket, trusted),
+            Some(Err(error)) => {
+                if is_shortage(&error) {
+                    drop(spare.take());
+                    shed_waiting(&shard, &listener);
+                    spare = reserve();
+                }
+                pause.set(limits::ACCEPT_PAUSE);
+                pause.expired().await;
+            }
+            None => {}
+        }
+    }
+    // Whoever is in the queue already would be reset by the close: serve them first.
+    while let Ok(socket) = listener.accept_now() {
+        admit(&shard, socket, trusted);
+    }
+    drop(listener);
+    // Several listeners may wait for the same word.
+    shard.drain.notify();
+    shard.listeners.set(shard.listeners.get() - 1);
+    shard.one_less();
+}
+
+fn reserve() -> Option<File> {
+    File::open("/dev/null").ok()
+}
+
+fn shed_waiting(shard: &Shard, listener: &Listener) {
+    for _ in 0..limits::SHED_BATCH {
+        match listener.accept_now() {
+            Ok(socket) => shed(shard, &socket),
+            Err(_) => return,
+        }
+    }
+}
+
+/// Turns a connection away: a complete answer into an empty socket buffer never blocks.
+fn shed(shard: &Shard, socket: &OwnedFd) {
+    shard.count(Counter::Accepted);
+    shard.count(Counter::Shed);
+    let _ = rustix::net::send(socket, SHED, rustix::net::SendFlags::DONTWAIT);
+    let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Write);
+    // Bytes left unread would turn the close into a reset that overtakes the answer.
+    let mut sink = [0u8; 2048];
+    let _ = rustix::net::recv(socket, &mut sink, rustix::net::RecvFlags::DONTWAIT);
+}
+
+fn admit(shard: &Rc<Shard>, socket: OwnedFd, trusted: bool) {
+    if shard.connections.get() >= shard.settings.connections_max {
+        return shed(shard, &socket);
+    }
+    shard.count(Counter::Accepted);
+    shard.end.counters().add(Counter::Open, 1);
+    shard.connections.set(shard.connections.get() + 1);
+    let open = Open(shard.clone());
+    let peer = peer_address(&socket);
+    let stream = Stream::new(&shard.ring, socket);
+    let serving = connection::serve(shard.clone(), stream, peer, trusted);
+    shard.spawn(async move {
+        let shard = &open.0;
+        if caught(serving).await.is_err() {
+            shard.count(Counter::Panics);
+        }
+        drop(open);
+    });
+}
+
+/// Runs a connection's task; a panic ends the connection, not the shard. The panic hook has said where.
+async fn caught(task: impl Future<Output = ()>) -> std::thread::Result<()> {
+    AssertUnwindSafe(task).catch_unwind().await
+}
+
+fn peer_address(socket: &OwnedFd) -> IpAddr {
+    rustix::net::getpeername(socket)
+        .ok()
+        .flatten()
+        .and_then(|address| SocketAddr::try_from(address).ok())
+        // A client that is gone already; it will be found out at the first read.
+        .map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.ip().to_canonical())
+}
+
+/// Counts one open client connection while it lives.
+struct Open(Rc<Shard>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.connections.set(self.0.connections.get() - 1);
+        self.0.end.counters().sub(Counter::Open, 1);
+        self.0.one_less();
+    }
+}

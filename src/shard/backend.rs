@@ -1,0 +1,169 @@
+//! A connection for an exchange: choose a backend, wait for a place, reuse or connect, try again.
+
+use std::future::Future;
+use std::hash::BuildHasher;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+
+use super::{Shard, is_shortage};
+use super::pool::{Lease, Wait};
+use crate::link::Counter;
+use crate::ring::{Abort, Deadline, Stream};
+use crate::table::{Algorithm, Draw, Proxy, Target, choose};
+
+/// Why there is no connection.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(super) enum NoBackend {
+    /// Every attempt was refused, timed out, or had no address to try: 502.
+    Unreachable,
+    /// No place came free in time, or no descriptor is left: 503.
+    Queue,
+    /// The client left meanwhile: nobody to answer.
+    ClientGone,
+}
+
+/// Opens or reuses a connection for a request of `peer`, by the rule's balancing, attempts and limits.
+/// Watches `client`: nothing is opened for one that left.
+pub(super) async fn acquire(
+    shard: &Rc<Shard>,
+    proxy: &Proxy,
+    client: &Stream,
+    peer: IpAddr,
+    fresh: bool,
+) -> Result<Lease, NoBackend> {
+    // The common case touches neither timers nor futures.
+    let first = pick(shard, proxy, peer, &[]);
+    if let Some((_, address)) = first
+        && !fresh
+        && let Some(lease) = shard.pool.take(shard, address)
+    {
+        shard.count(Counter::Reused);
+        return Ok(lease);
+    }
+    client.arm();
+    let mut open = pin!(open(shard, proxy, peer, first, fresh));
+    std::future::poll_fn(|cx| match open.as_mut().poll(cx) {
+        Poll::Ready(result) => Poll::Ready(result),
+        Poll::Pending if client.poll_gone(cx) => Poll::Ready(Err(NoBackend::ClientGone)),
+        Poll::Pending => Poll::Pending,
+    })
+    .await
+}
+
+async fn open(
+    shard: &Rc<Shard>,
+    proxy: &Proxy,
+    peer: IpAddr,
+    first: Option<(usize, SocketAddr)>,
+    fresh: bool,
+) -> Result<Lease, NoBackend> {
+    let deadline = Deadline::new(&shard.ring);
+    let mut next = first;
+    // Grows only when attempts fail.
+    let mut tried = Vec::new();
+    for attempt in 0..proxy.attempts().max(1) {
+        if attempt > 0 {
+            deadline.set(proxy.delay());
+            deadline.expired().await;
+            next = pick(shard, proxy, peer, &tried);
+        }
+        let Some((index, address)) = next else { continue };
+        tried.push(index);
+        match open_one(shard, proxy, address, &deadline, fresh).await {
+            Err(NoBackend::Unreachable) => {
+                shard.count(Counter::ConnectFailures);
+                if proxy.healthcheck() {
+                    shard.pool.eject(shard, address);
+                }
+            }
+            result => return result,
+        }
+    }
+    Err(NoBackend::Unreachable)
+}
+
+async fn open_one(
+    shard: &Rc<Shard>,
+    proxy: &Proxy,
+    address: SocketAddr,
+    deadline: &Deadline,
+    fresh: bool,
+) -> Result<Lease, NoBackend> {
+    if !fresh && let Some(lease) = shard.pool.take(shard, address) {
+        shard.count(Counter::Reused);
+        return Ok(lease);
+    }
+    let mut place = None;
+    deadline.set(shard.timeouts().connect);
+    if let Some(limit) = proxy.max_connections() {
+        match shard.pool.place(shard, address, limit.get(), deadline).await {
+            Some(Wait::Idle(lease)) => {
+                shard.count(Counter::Reused);
+                return Ok(lease);
+            }
+            Some(Wait::Place(free)) => place = Some(free),
+            None => return Err(NoBackend::Queue),
+        }
+        deadline.set(shard.timeouts().connect);
+    }
+    shard.count(Counter::Connects);
+    shard.pool.make_room(shard);
+    match Stream::connect(&shard.ring, address, deadline).await {
+        Ok(stream) => Ok(shard.pool.lease(shard, address, stream, place)),
+        // Our want of descriptors is not the backend's fault.
+        Err(Abort::Io(error)) if is_shortage(&error) => Err(NoBackend::Queue),
+        Err(Abort::TimedOut | Abort::Io(_)) => Err(NoBackend::Unreachable),
+    }
+}
+
+/// The rule's next backend. Those tried and those that just refused are passed over while there are
+/// others.
+fn pick(
+    shard: &Shard,
+    proxy: &Proxy,
+    peer: IpAddr,
+    tried: &[usize],
+) -> Option<(usize, SocketAddr)> {
+    let backends = proxy.backends();
+    let address = |index: usize| match backends[index].target() {
+        Target::Address(address) => Some(address),
+        Target::Name(name) => {
+            let addresses = name.addresses();
+            let at = shard.random() as usize % addresses.len().max(1);
+            addresses.get(at).copied()
+        }
+    };
+    if backends.len() == 1 && backends[0].weight() != 0 {
+        return Some((0, address(0)?));
+    }
+    let turn = match proxy.algorithm() {
+        Algorithm::RoundRobin => shard.turn(std::ptr::from_ref(proxy).addr()),
+        _ => 0,
+    };
+    let draw = Draw {
+        random: shard.random(),
+        turn,
+        source: SourceHash::with_seed(0).hash_one(peer),
+    };
+    let open = |index| address(index).map_or(0, |address| shard.pool.busy(address));
+    let usable = |index| {
+        !tried.contains(&index)
+            && address(index).is_some_and(|address| {
+                !proxy.healthcheck() || !shard.pool.is_ejected(shard, address)
+            })
+    };
+    choose(proxy, draw, open, usable)
+        .or_else(|| choose(proxy, draw, open, |index| address(index).is_some()))
+        .and_then(|index| Some((index, address(index)?)))
+}
+
+/// The same client must meet the same backend on every shard and after a restart: a fixed seed.
+struct SourceHash;
+
+impl SourceHash {
+    fn with_seed(seed: u64) -> foldhash::quality::FixedState {
+        foldhash::quality::FixedState::with_seed(seed)
+    }
+}

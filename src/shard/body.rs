@@ -1,0 +1,214 @@
+//! Moves a message body from one connection to the other: copied while it is small, spliced in bulk,
+//! checked as it passes, never read faster than the other side takes it.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::inbox::Inbox;
+use crate::http::{Chunked, Refusal};
+use crate::limits;
+use crate::ring::{Abort, Deadline, Moved, Pipe, RecvBuf, Ring, SendBuf, Stream};
+
+/// Where a body ends, and what is left of it.
+#[derive(Clone, Debug)]
+pub(super) enum Body {
+    /// So many bytes are to come. None is `Length(0)`.
+    Length(u64),
+    /// Forwarded as it came.
+    Chunked(Chunked),
+    /// Only the data is forwarded: for an HTTP/1.0 client.
+    Decoded(Chunked),
+    /// Until the sender closes; `true` when it has.
+    UntilClose(bool),
+}
+
+impl Body {
+    pub(super) const NONE: Body = Body::Length(0);
+
+    pub(super) fn is_done(&self) -> bool {
+        match self {
+            Body::Length(left) => *left == 0,
+            Body::Chunked(chunked) | Body::Decoded(chunked) => chunked.is_done(),
+            Body::UntilClose(ended) => *ended,
+        }
+    }
+
+    /// Whether only its connection's end shows that it is complete.
+    pub(super) fn ends_by_close(&self) -> bool {
+        matches!(self, Body::Decoded(_) | Body::UntilClose(_))
+    }
+
+    /// How many of `bytes` are part of it and go on unchanged.
+    fn advance(&mut self, bytes: &[u8]) -> Result<usize, Refusal> {
+        match self {
+            Body::Length(left) => {
+                let n = (*left).min(bytes.len() as u64);
+                *left -= n;
+                Ok(n as usize)
+            }
+            Body::Chunked(chunked) => chunked.advance(bytes),
+            Body::UntilClose(_) => Ok(bytes.len()),
+            Body::Decoded(_) => unreachable!("decoded bytes are not forwarded as they are"),
+        }
+    }
+
+    /// Appends what is at the front of `inbox` to `out`, up to a bound: so that a small message is one
+    /// send.
+    pub(super) fn join(
+        &mut self,
+        ring: &Rc<Ring>,
+        inbox: &mut Inbox,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Refusal> {
+        if inbox.is_empty() || inbox.bytes().len() > limits::JOIN_BYTES_MAX || self.is_done() {
+            return Ok(());
+        }
+        let n = match self {
+            Body::Decoded(chunked) => chunked.decode(inbox.bytes(), out)?,
+            _ => {
+                let n = self.advance(inbox.bytes())?;
+                out.extend_from_slice(&inbox.bytes()[..n]);
+                n
+            }
+        };
+        inbox.consume(ring, n);
+        Ok(())
+    }
+}
+
+/// Why a body did not get through.
+#[derive(Debug)]
+pub(super) enum Broken {
+    /// Its sender closed or reset before the end.
+    Source,
+    /// Its sender stalled.
+    SourceTimeout,
+    /// Its framing is wrong.
+    Framing(Refusal),
+    /// Its receiver closed, reset or stalled.
+    Target,
+}
+
+/// One direction of an exchange.
+pub(super) struct Relay<'a> {
+    pub(super) ring: &'a Rc<Ring>,
+    pub(super) source: &'a Stream,
+    pub(super) target: &'a Stream,
+    pub(super) deadline: &'a Deadline,
+    /// How long the source may be silent.
+    pub(super) source_pace: Duration,
+    /// How long the target may take nothing.
+    pub(super) target_pace: Duration,
+}
+
+impl Relay<'_> {
+    /// Relays until `body` is done. Bytes behind it stay in `inbox`.
+    pub(super) async fn run(&self, inbox: &mut Inbox, body: &mut Body) -> Result<(), Broken> {
+        let mut large = false;
+        while !body.is_done() {
+            if inbox.is_empty() {
+                if let Body::Length(left) = body
+                    && limits::SPLICE_BYTES_MIN <= *left
+                    && !self.source.is_armed()
+                    && let Some(pipe) = Pipe::take(self.ring)
+                {
+                    self.splice(pipe, left).await?;
+                    continue;
+                }
+                let buf = self.receive(body, large).await?;
+                if buf.is_empty() {
+                    if let Body::UntilClose(ended) = body {
+                        *ended = true;
+                        continue;
+                    }
+                    return Err(Broken::Source);
+                }
+                large = limits::RECV_BUFFER_BYTES as usize <= buf.len();
+                inbox.push(self.ring, buf);
+            }
+            let piece = self.piece(inbox, body)?;
+            self.target
+                .sent(self.deadline, self.target_pace)
+                .await
+                .map_err(|_| Broken::Target)?;
+            if let Some(piece) = piece {
+                self.target.start_send(piece, false);
+            }
+        }
+        Ok(())
+    }
+
+    async fn receive(&self, body: &Body, large: bool) -> Result<RecvBuf, Broken> {
+        let much = match body {
+            Body::Length(left) => u64::from(limits::RECV_BUFFER_BYTES) < *left,
+            Body::Chunked(chunked) | Body::Decoded(chunked) => {
+                large || u64::from(limits::RECV_BUFFER_BYTES) < chunked.data_left()
+            }
+            Body::UntilClose(_) => large,
+        };
+        if much {
+            self.source.arm_bulk();
+        }
+        self.deadline.set(self.source_pace);
+        self.source.recv(self.deadline).await.map_err(|error| match error {
+            Abort::TimedOut => Broken::SourceTimeout,
+            Abort::Io(_) => Broken::Source,
+        })
+    }
+
+    /// What to send of the bytes in `inbox`: the buffer itself where all of it goes, a copy where bytes
+    /// of the next message follow.
+    fn piece(&self, inbox: &mut Inbox, body: &mut Body) -> Result<Option<SendBuf>, Broken> {
+        if let Body::Decoded(chunked) = body {
+            let mut out = self.ring.take_vec();
+            let n = chunked.decode(inbox.bytes(), &mut out).map_err(Broken::Framing)?;
+            inbox.consume(self.ring, n);
+            if out.is_empty() {
+                self.ring.give_vec(out);
+                return Ok(None);
+            }
+            return Ok(Some(SendBuf::Vec(out)));
+        }
+        let n = body.advance(inbox.bytes()).map_err(Broken::Framing)?;
+        if n == inbox.bytes().len() {
+            return Ok(inbox.take().map(SendBuf::Recv));
+        }
+        let mut out = self.ring.take_vec();
+        out.extend_from_slice(&inbox.bytes()[..n]);
+        inbox.consume(self.ring, n);
+        Ok((!out.is_empty()).then_some(SendBuf::Vec(out)))
+    }
+
+    /// Moves `left` bytes without copying them.
+    async fn splice(&self, mut pipe: Pipe, left: &mut u64) -> Result<(), Broken> {
+        self.target.sent(self.deadline, self.target_pace).await.map_err(|_| Broken::Target)?;
+        self.source.set_nonblocking(true);
+        self.target.set_nonblocking(true);
+        while 0 < *left {
+            match pipe.fill(self.source, *left) {
+                Ok(Moved::Bytes(n)) => *left -= n as u64,
+                Ok(Moved::Later) => {
+                    self.deadline.set(self.source_pace);
+                    self.source.readable(self.deadline).await.map_err(|error| match error {
+                        Abort::TimedOut => Broken::SourceTimeout,
+                        Abort::Io(_) => Broken::Source,
+                    })?;
+                }
+                Ok(Moved::End) | Err(_) => return Err(Broken::Source),
+            }
+            while 0 < pipe.held() {
+                match pipe.empty(self.target, 0 < *left) {
+                    Ok(Moved::Bytes(_)) => {}
+                    Ok(Moved::Later) => {
+                        self.deadline.set(self.target_pace);
+                        self.target.writable(self.deadline).await.map_err(|_| Broken::Target)?;
+                    }
+                    Ok(Moved::End) | Err(_) => return Err(Broken::Target),
+                }
+            }
+        }
+        self.source.set_nonblocking(false);
+        self.target.set_nonblocking(false);
+        Ok(())
+    }
+}

@@ -1,0 +1,281 @@
+//! One request and its answer through one backend.
+//!
+//! The two directions are independent: while a body is still going up, the answer may come, and may
+//! end, first. A request without a body takes the straight road, and only there a second attempt is
+//! possible: when a connection from the pool turns out dead before a byte of the answer came, and the
+//! request may be repeated (RFC 9110 §9.2.2).
+
+use std::cell::Cell;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::task::Poll;
+
+use super::backend::{NoBackend, acquire};
+use super::body::{Body, Broken, Relay};
+use super::connection::{Connection, Next};
+use super::inbox::Inbox;
+use super::plan::{Request, closes};
+use super::pool::Lease;
+use super::response::{Answer, Answered, Failed};
+use super::tunnel;
+use crate::http::{self, Refusal, RequestFraming};
+use crate::link::Counter;
+use crate::ring::{Deadline, SendBuf};
+use crate::table::Proxy;
+
+/// An exchange that needs its rule no longer: the snapshot can go before the bytes flow.
+pub(super) enum Started {
+    /// The request is out and a head of `len` bytes came back.
+    Answering { lease: Lease, inbox: Inbox, len: usize },
+    /// There is a connection; head and body are still to be sent.
+    Uploading { lease: Lease, head: Vec<u8> },
+}
+
+/// Finds a backend of `proxy` for a request; one without a body is sent and its answer awaited.
+/// `Err` is what follows when that did not work and the client has been told.
+pub(super) async fn start(
+    connection: &mut Connection,
+    proxy: &Proxy,
+    request: &Request,
+    mut head: Vec<u8>,
+) -> Result<Started, Next> {
+    let shard = connection.shard.clone();
+    let (uploaded, begun) = (Cell::new(true), Cell::new(false));
+    let mut fresh = false;
+    loop {
+        let lease =
+            match acquire(&shard, proxy, &connection.stream, connection.client.peer, fresh).await {
+                Ok(lease) => lease,
+                Err(none) => {
+                    shard.ring.give_vec(head);
+                    return Err(no_backend(connection, request, none).await);
+                }
+            };
+        if request.framing != RequestFraming::None {
+            return Ok(Started::Uploading { lease, head });
+        }
+        // Kept: it is needed again if this connection is dead, and else becomes the answer's buffer.
+        lease.stream.start_send(SendBuf::Vec(head), true);
+        // So that a client that resets while we wait is noticed.
+        connection.stream.arm();
+        let mut inbox = Inbox::default();
+        let answer = Answer {
+            shard: &shard,
+            client: &connection.stream,
+            backend: &lease.stream,
+            deadline: &connection.deadline,
+            request,
+            uploaded: &uploaded,
+            begun: &begun,
+        };
+        match answer.head(&mut inbox).await {
+            Ok(len) => return Ok(Started::Answering { lease, inbox, len }),
+            Err(Failed::NoAnswer) if lease.reused && request.method.is_idempotent() => {
+                shard.count(Counter::Retries);
+                // On a dead connection this ends at once, one way or the other.
+                connection.deadline.set(shard.timeouts().server);
+                let _ = lease.stream.sent(&connection.deadline, shard.timeouts().server).await;
+                match lease.stream.take_sent() {
+                    Some(kept) => head = kept,
+                    None => return Err(failed(connection, request, Failed::NoAnswer, true).await),
+                }
+                // The next one from the pool may be as dead: the second attempt is on a new one.
+                fresh = true;
+            }
+            Err(why) => return Err(failed(connection, request, why, true).await),
+        }
+    }
+}
+
+/// Brings a started exchange to its end.
+pub(super) async fn finish(
+    connection: &mut Connection,
+    request: &Request,
+    started: Started,
+) -> Next {
+    let (uploaded, begun) = (Cell::new(true), Cell::new(false));
+    match started {
+        Started::Answering { lease, mut inbox, len } => {
+            let answer = Answer {
+                shard: &connection.shard,
+                client: &connection.stream,
+                backend: &lease.stream,
+                deadline: &connection.deadline,
+                request,
+                uploaded: &uploaded,
+                begun: &begun,
+            };
+            match answer.pass_on(len, &mut inbox).await {
+                Ok(answered) if answered.tunnel => tunnel::run(connection, lease, inbox).await,
+                Ok(answered) => ended(connection, lease, answered, true),
+                Err(why) => failed(connection, request, why, true).await,
+            }
+        }
+        Started::Uploading { lease, head } => with_body(connection, request, lease, head).await,
+    }
+}
+
+/// Sends head and body while waiting for the answer.
+async fn with_body(
+    connection: &mut Connection,
+    request: &Request,
+    lease: Lease,
+    mut head: Vec<u8>,
+) -> Next {
+    let shard = connection.shard.clone();
+    let mut body = match request.framing {
+        RequestFraming::Length(n) => Body::Length(n),
+        RequestFraming::Chunked => Body::Chunked(Default::default()),
+        RequestFraming::None => Body::NONE,
+    };
+    // A small body that is here already travels with its head.
+    if let Err(refusal) = body.join(&shard.ring, &mut connection.inbox, &mut head) {
+        shard.ring.give_vec(head);
+        return connection.refuse(refusal).await;
+    }
+    let uploaded = Cell::new(body.is_done());
+    lease.stream.start_send(SendBuf::Vec(head), true);
+    let mut inbox = Inbox::default();
+    let begun = Cell::new(false);
+    let result = {
+        let Connection { stream, inbox: client_inbox, deadline, .. } = &mut *connection;
+        if uploaded.get() {
+            stream.arm();
+        }
+        let upload_deadline = Deadline::new(&shard.ring);
+        let relay = Relay {
+            ring: &shard.ring,
+            source: stream,
+            target: &lease.stream,
+            deadline: &upload_deadline,
+            source_pace: shard.timeouts().client,
+            target_pace: shard.timeouts().server,
+        };
+        let answer = Answer {
+            shard: &shard,
+            client: stream,
+            backend: &lease.stream,
+            deadline,
+            request,
+            uploaded: &uploaded,
+            begun: &begun,
+        };
+        let upload = async {
+            relay.run(client_inbox, &mut body).await?;
+            uploaded.set(true);
+            if !begun.get() {
+                deadline.set(shard.timeouts().server);
+                stream.arm();
+            }
+            Ok(())
+        };
+        let download = async {
+            let len = answer.head(&mut inbox).await?;
+            answer.pass_on(len, &mut inbox).await
+        };
+        both(upload, download, || {
+            // What the backend does not take it need not: it may have answered already. But it has
+            // to, in its time.
+            if !begun.get() {
+                deadline.set(shard.timeouts().server);
+            }
+        })
+        .await
+    };
+    match result {
+        Ended::Answered(Ok(answered)) if answered.tunnel => {
+            tunnel::run(connection, lease, inbox).await
+        }
+        Ended::Answered(Ok(answered)) => ended(connection, lease, answered, uploaded.get()),
+        Ended::Answered(Err(why)) => failed(connection, request, why, uploaded.get()).await,
+        // The backend sees a message that was cut off: its connection goes with `lease`. A client whose
+        // answer has begun sees that cut off, too.
+        Ended::UploadBroke(_) if begun.get() => Next::Reset,
+        Ended::UploadBroke(Broken::SourceTimeout) => connection.refuse(Refusal::BodyTimeout).await,
+        Ended::UploadBroke(Broken::Framing(refusal)) => connection.refuse(refusal).await,
+        Ended::UploadBroke(Broken::Source | Broken::Target) => Next::Close,
+    }
+}
+
+enum Ended {
+    Answered(Result<Answered, Failed>),
+    /// The client's side of it broke.
+    UploadBroke(Broken),
+}
+
+/// Runs both directions until the answer is through or the client's part of the upload broke. When
+/// the backend takes no more of it, the answer may still come.
+async fn both(
+    upload: impl Future<Output = Result<(), Broken>>,
+    download: impl Future<Output = Result<Answered, Failed>>,
+    on_backend_closed: impl Fn(),
+) -> Ended {
+    let mut upload = pin!(upload);
+    let mut download = pin!(download);
+    let mut uploading = true;
+    poll_fn(move |cx| {
+        if uploading && let Poll::Ready(result) = upload.as_mut().poll(cx) {
+            uploading = false;
+            match result {
+                Ok(()) => {}
+                Err(Broken::Target) => on_backend_closed(),
+                Err(broken) => return Poll::Ready(Ended::UploadBroke(broken)),
+            }
+        }
+        download.as_mut().poll(cx).map(Ended::Answered)
+    })
+    .await
+}
+
+/// The answer is through: keeps what can be kept.
+fn ended(connection: &Connection, lease: Lease, answered: Answered, uploaded: bool) -> Next {
+    if answered.backend_lives && uploaded {
+        connection.shard.pool.give(&connection.shard, lease);
+    }
+    match (answered.client_lives, uploaded) {
+        (true, true) => Next::KeepAlive,
+        (false, true) if connection.inbox.is_empty() => Next::Close,
+        _ => Next::Linger,
+    }
+}
+
+async fn no_backend(connection: &mut Connection, request: &Request, why: NoBackend) -> Next {
+    match why {
+        NoBackend::ClientGone => return Next::Close,
+        NoBackend::Unreachable | NoBackend::Queue => {}
+    }
+    let status = if why == NoBackend::Queue { 503 } else { 502 };
+    let close = closes(request);
+    let answer = status_answer(connection, request, status, close);
+    // Nothing of the body has been read: that is left to `reply`.
+    connection.reply(request, answer, close).await
+}
+
+/// Tells the client, where that is still possible, that there is no answer or only a part of one.
+async fn failed(
+    connection: &mut Connection,
+    request: &Request,
+    why: Failed,
+    uploaded: bool,
+) -> Next {
+    let status = match why {
+        Failed::NoAnswer | Failed::BadAnswer => 502,
+        Failed::TimedOut => 504,
+        Failed::Cut { hidden: false } => return Next::Close,
+        Failed::Cut { hidden: true } | Failed::ClientGone => return Next::Reset,
+    };
+    let close = !request.keep_alive || !uploaded;
+    let answer = status_answer(connection, request, status, close);
+    match connection.send(SendBuf::Vec(answer)).await {
+        Err(_) => Next::Close,
+        Ok(()) if !close => Next::KeepAlive,
+        Ok(()) => Next::Linger,
+    }
+}
+
+/// An answer of ours in place of the backend's.
+fn status_answer(connection: &Connection, request: &Request, status: u16, close: bool) -> Vec<u8> {
+    let mut out = connection.shard.ring.take_vec();
+    http::write_status(status, request.reply_to(close), &mut out);
+    out
+}

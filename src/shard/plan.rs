@@ -1,0 +1,159 @@
+//! What to do with a request: parse its head, find its rule, and write the head that goes on, or our
+//! own answer. Synchronous and without allocation: the head is read where it arrived.
+
+use std::net::IpAddr;
+
+use super::{Shard, Table};
+use crate::http::{
+    self, Method, ReplyTo, RequestForward, RequestFraming, RequestHead, Target, Version,
+};
+use crate::limits::Scheme;
+use crate::link::Counter;
+use crate::table::{Action, Match, Proxy, host};
+
+/// What is remembered of a request once its head was forwarded.
+#[derive(Copy, Clone, Debug)]
+pub(super) struct Request {
+    pub(super) method: Method,
+    pub(super) version: Version,
+    pub(super) framing: RequestFraming,
+    /// The client wants the connection to go on.
+    pub(super) keep_alive: bool,
+    /// It waits for `100 Continue` before it sends the body.
+    pub(super) expect_continue: bool,
+    /// It asked for another protocol.
+    pub(super) upgrade: bool,
+}
+
+impl Request {
+    pub(super) fn reply_to(&self, close: bool) -> ReplyTo {
+        ReplyTo { version: self.version, head_only: self.method == Method::Head, close }
+    }
+}
+
+pub(super) enum Plan<'t> {
+    /// Pass it on. `head` is what the backend gets.
+    Proxy { proxy: &'t Proxy, request: Request, head: Vec<u8> },
+    /// Answer it here. `close` is what the answer says.
+    Reply { request: Request, answer: Vec<u8>, close: bool },
+    /// Answer and close: the head is not one we understand or accept.
+    Refuse { answer: Vec<u8> },
+}
+
+/// Who sent it, over what.
+#[derive(Copy, Clone, Debug)]
+pub(super) struct Client {
+    pub(super) peer: IpAddr,
+    pub(super) trusted: bool,
+}
+
+pub(super) fn plan<'t>(
+    shard: &Shard,
+    table: &'t Table,
+    bytes: &[u8],
+    client: Client,
+) -> Plan<'t> {
+    let mut room = http::field_room();
+    let mut head = match http::parse_request(bytes, &mut room) {
+        Ok(head) => head,
+        Err(refusal) => return refuse(shard, refusal),
+    };
+    // A request may ask for another protocol and have a body; it may not have both from us: what
+    // follows the body would be taken for the one by some and for the other by others.
+    head.upgrade &= head.framing == RequestFraming::None;
+    let mut room = [0; 256];
+    let found = match head.host {
+        None => Match::Unknown,
+        Some(raw) => match host::canonical(raw, &mut room) {
+            Ok(name) => table.snapshot().lookup(name, scheme(&head, client)),
+            Err(_) => return refuse(shard, http::Refusal::BadHost),
+        },
+    };
+    shard.count(Counter::Requests);
+    let request = Request {
+        method: head.method,
+        version: head.version,
+        framing: head.framing,
+        keep_alive: head.keep_alive && !shard.stopping(),
+        expect_continue: head.expect_continue,
+        upgrade: head.upgrade,
+    };
+    let action = match found {
+        Match::NoHosts => &Action::NoHosts,
+        Match::Unknown => &Action::Unknown,
+        Match::Found(found) => &found.rule.action,
+    };
+    let mut out = shard.ring.take_vec();
+    if let Action::Proxy(proxy) = action {
+        let forward = RequestForward {
+            client: client.peer,
+            trusted: client.trusted,
+            scheme: scheme(&head, client),
+        };
+        http::write_request(&head, forward, &mut out);
+        return Plan::Proxy { proxy, request, head: out };
+    }
+    let close = closes(&request);
+    answer(shard, action, &head, client, request.reply_to(close), &mut out);
+    Plan::Reply { request, answer: out, close }
+}
+
+fn scheme(head: &RequestHead<'_, '_>, client: Client) -> Scheme {
+    match (client.trusted, head.forwarded_scheme) {
+        (true, Some(scheme)) => scheme,
+        _ => Scheme::Http,
+    }
+}
+
+/// Whether an answer of our own ends the connection: a body that is not known to be short is not read
+/// to its end, and one that waits for a `100 Continue` may never come.
+pub(super) fn closes(request: &Request) -> bool {
+    let body_is_short = match request.framing {
+        RequestFraming::None => true,
+        RequestFraming::Length(n) => {
+            n <= crate::limits::DISCARD_BYTES_MAX && !request.expect_continue
+        }
+        RequestFraming::Chunked => false,
+    };
+    !request.keep_alive || !body_is_short
+}
+
+fn answer(
+    shard: &Shard,
+    action: &Action,
+    head: &RequestHead<'_, '_>,
+    client: Client,
+    to: ReplyTo,
+    out: &mut Vec<u8>,
+) {
+    let pages = shard.published().pages.load();
+    match action {
+        Action::Empty(code) => http::write_empty(*code, to, out),
+        Action::Redirect(redirect) => {
+            let path = match head.target {
+                Target::Origin(path) => path,
+                Target::Absolute { path, .. } => path,
+                Target::Asterisk => b"/",
+            };
+            let scheme = scheme(head, client);
+            http::write_redirect(redirect.to(), redirect.code(), scheme, path, to, out);
+        }
+        Action::Static(name) => match pages.get(name) {
+            Some(page) => http::write_page(page, None, to, out),
+            // The page was there when the rule was set and is gone from static_dir.
+            None => http::write_status(500, to, out),
+        },
+        Action::NoHosts => http::write_page(pages.no_hosts(), None, to, out),
+        Action::Spin(_) => http::write_page(pages.timeout(), Some(1), to, out),
+        Action::Unknown | Action::Alias(_) | Action::Proxy(_) => {
+            http::write_page(pages.unknown(), None, to, out);
+        }
+    }
+}
+
+pub(super) fn refuse<'t>(shard: &Shard, refusal: http::Refusal) -> Plan<'t> {
+    shard.count(Counter::Refused);
+    let mut answer = shard.ring.take_vec();
+    http::write_refusal(refusal, &mut answer);
+    Plan::Refuse { answer }
+}

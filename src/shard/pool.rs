@@ -1,0 +1,334 @@
+//! Connections to backends: idle ones kept for the next request, places at limited backends, and
+//! which backends just refused.
+//!
+//! An idle connection has a receive armed: one that the backend closed, reset, or sent bytes on is
+//! known to be dead before it is used, without a system call.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::Shard;
+use crate::limits;
+use crate::link::Gate;
+use crate::ring::{Deadline, Notify, Quiet, Stream};
+
+#[derive(Default)]
+struct Backend {
+    /// Used from the end: the warmest first, so that the others can time out.
+    idle: Vec<Idle>,
+    /// Exchanges under way, for `least_connections`.
+    busy: u32,
+    /// Passed over until then.
+    ejected_until: Option<Instant>,
+    gate: Option<Arc<Gate>>,
+    /// Exchanges that wait for a place, first come first served.
+    waiting: VecDeque<Weak<Notify>>,
+}
+
+struct Idle {
+    stream: Stream,
+    open: Open,
+    place: Option<Place>,
+    since: Instant,
+}
+
+pub(super) struct Pool {
+    backends: RefCell<HashMap<SocketAddr, Backend, foldhash::fast::RandomState>>,
+    /// Connections to all backends, idle or not.
+    open: Cell<usize>,
+}
+
+/// A connection to a backend, for one exchange.
+pub(super) struct Lease {
+    pub(super) stream: Stream,
+    /// It was idle in the pool: the backend may have closed it while we were sending.
+    pub(super) reused: bool,
+    open: Open,
+    place: Option<Place>,
+    busy: Busy,
+}
+
+/// Counts one connection to a backend while it lives.
+struct Open(Rc<Shard>);
+
+impl Open {
+    fn new(shard: &Rc<Shard>) -> Open {
+        shard.pool.open.set(shard.pool.open.get() + 1);
+        Open(shard.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.pool.open.set(self.0.pool.open.get() - 1);
+    }
+}
+
+/// One of the connections that a backend's `max_connections` allows.
+pub(super) struct Place {
+    shard: Rc<Shard>,
+    gate: Arc<Gate>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.shard.end.gates.leave(&self.gate, self.shard.end.index);
+    }
+}
+
+/// Counts an exchange with a backend while it lives.
+struct Busy {
+    shard: Rc<Shard>,
+    address: SocketAddr,
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.shard.pool.with(self.address, |backend| backend.busy -= 1);
+    }
+}
+
+impl Pool {
+    pub(super) fn new() -> Pool {
+        Pool { backends: RefCell::default(), open: Cell::new(0) }
+    }
+
+    fn with<T>(&self, address: SocketAddr, act: impl FnOnce(&mut Backend) -> T) -> T {
+        act(self.backends.borrow_mut().entry(address).or_default())
+    }
+
+    /// Exchanges under way with a backend, on this shard.
+    pub(super) fn busy(&self, address: SocketAddr) -> u32 {
+        self.backends.borrow().get(&address).map_or(0, |backend| backend.busy)
+    }
+
+    /// Notes that a connection was refused or timed out.
+    pub(super) fn eject(&self, shard: &Shard, address: SocketAddr) {
+        let until = shard.ring.now() + limits::EJECTION_TIME;
+        self.with(address, |backend| backend.ejected_until = Some(until));
+    }
+
+    pub(super) fn is_ejected(&self, shard: &Shard, address: SocketAddr) -> bool {
+        self.backends
+            .borrow()
+            .get(&address)
+            .and_then(|backend| backend.ejected_until)
+            .is_some_and(|until| shard.ring.now() < until)
+    }
+
+    /// An idle connection, if there is one that lives.
+    pub(super) fn take(&self, shard: &Rc<Shard>, address: SocketAddr) -> Option<Lease> {
+        loop {
+            let idle = self.with(address, |backend| {
+                let idle = backend.idle.pop()?;
+                backend.busy += 1;
+                backend.note_idle(shard);
+                Some(idle)
+            })?;
+            let busy = Busy { shard: shard.clone(), address };
+            if idle.stream.quiet() == Quiet::Yes {
+                let Idle { stream, open, place, .. } = idle;
+                return Some(Lease { stream, reused: true, open, place, busy });
+            }
+        }
+    }
+
+    /// A new connection as the exchange's.
+    pub(super) fn lease(
+        &self,
+        shard: &Rc<Shard>,
+        address: SocketAddr,
+        stream: Stream,
+        place: Option<Place>,
+    ) -> Lease {
+        self.with(address, |backend| {
+            backend.busy += 1;
+            backend.ejected_until = None;
+        });
+        let busy = Busy { shard: shard.clone(), address };
+        Lease { stream, reused: false, open: Open::new(shard), place, busy }
+    }
+
+    /// Keeps a connection whose last exchange is over, or closes it where too many are kept or others
+    /// wait for its place.
+    pub(super) fn give(&self, shard: &Rc<Shard>, lease: Lease) {
+        let Lease { stream, open, place, busy, .. } = lease;
+        let address = busy.address;
+        let wanted = place.as_ref().is_some_and(|place| place.gate.others_wait(shard.end.index));
+        if shard.stopping() || wanted || stream.quiet() == Quiet::No {
+            return;
+        }
+        stream.arm();
+        let since = shard.ring.now();
+        let idle = Idle { stream, open, place, since };
+        // What does not fit is dropped after the borrow: a place given back looks at the pool again.
+        let surplus = self.with(address, |backend| {
+            if backend.idle.len() >= limits::IDLE_PER_BACKEND_MAX {
+                return Some(idle);
+            }
+            backend.idle.push(idle);
+            backend.note_idle(shard);
+            backend.wake_first();
+            None
+        });
+        drop(surplus);
+    }
+
+    /// Closes idle connections until one more fits: descriptors are shared fairly with the clients'.
+    pub(super) fn make_room(&self, shard: &Shard) {
+        while shard.settings.connections_max <= self.open.get() {
+            let surplus = self
+                .backends
+                .borrow_mut()
+                .values_mut()
+                .find_map(|backend| (!backend.idle.is_empty()).then(|| backend.idle.remove(0)));
+            if surplus.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// A place at a backend that allows `limit` connections; waits in line for it.
+    /// `None` when `deadline` came first.
+    pub(super) async fn place(
+        &self,
+        shard: &Rc<Shard>,
+        address: SocketAddr,
+        limit: u32,
+        deadline: &Deadline,
+    ) -> Option<Wait> {
+        let index = shard.end.index;
+        let gate = self.with(address, |backend| {
+            backend.gate.get_or_insert_with(|| shard.gate(address)).clone()
+        });
+        let first_in_line = self.with(address, |backend| backend.waiting.is_empty());
+        if first_in_line && gate.enter(limit) {
+            return Some(Wait::Place(Place { shard: shard.clone(), gate }));
+        }
+        let turn = Rc::new(Notify::new(&shard.ring));
+        let _line = Line { shard: shard.clone(), address, turn: turn.clone() };
+        self.with(address, |backend| backend.waiting.push_back(Rc::downgrade(&turn)));
+        gate.set_waiting(index, true);
+        // Somebody may have left between the attempt above and the note that we wait.
+        turn.notify();
+        loop {
+            let came = std::future::poll_fn(|cx| {
+                if turn.poll_notified(cx).is_ready() {
+                    std::task::Poll::Ready(true)
+                } else if deadline.poll_expired(cx) {
+                    std::task::Poll::Ready(false)
+                } else {
+                    std::task::Poll::Pending
+                }
+            });
+            if !came.await {
+                return None;
+            }
+            if !self.with(address, |backend| backend.is_first(&turn)) {
+                continue;
+            }
+            if let Some(lease) = self.take(shard, address) {
+                return Some(Wait::Idle(lease));
+            }
+            if gate.enter(limit) {
+                return Some(Wait::Place(Place { shard: shard.clone(), gate }));
+            }
+            shard.end.gates.ask_for_idle(&gate, index);
+        }
+    }
+
+    /// Looks after limited backends when another shard gave a place back or asks for one.
+    pub(super) fn attend_gates(&self, shard: &Shard) {
+        let mut surplus = Vec::new();
+        for backend in self.backends.borrow_mut().values_mut() {
+            let Some(gate) = &backend.gate else { continue };
+            if gate.others_wait(shard.end.index) {
+                surplus.extend(backend.idle.pop());
+                backend.note_idle(shard);
+            }
+            backend.wake_first();
+        }
+        drop(surplus);
+    }
+
+    /// Closes what is dead or idle for too long, and forgets backends without any use.
+    fn sweep(&self, shard: &Shard) {
+        let now = shard.ring.now();
+        let mut surplus = Vec::new();
+        self.backends.borrow_mut().retain(|_, backend| {
+            let stale = |idle: &mut Idle| {
+                limits::IDLE_BACKEND_TIMEOUT <= now.saturating_duration_since(idle.since)
+                    || idle.stream.quiet() == Quiet::No
+            };
+            surplus.extend(backend.idle.extract_if(.., stale));
+            backend.note_idle(shard);
+            backend.ejected_until = backend.ejected_until.filter(|until| now < *until);
+            !backend.idle.is_empty()
+                || backend.busy > 0
+                || !backend.waiting.is_empty()
+                || backend.ejected_until.is_some()
+        });
+        drop(surplus);
+    }
+}
+
+/// What the wait for a place brought.
+pub(super) enum Wait {
+    /// A connection may be opened.
+    Place(Place),
+    /// A connection that became idle meanwhile.
+    Idle(Lease),
+}
+
+impl Backend {
+    fn is_first(&self, turn: &Rc<Notify>) -> bool {
+        self.waiting.front().is_some_and(|first| std::ptr::eq(first.as_ptr(), Rc::as_ptr(turn)))
+    }
+
+    fn wake_first(&self) {
+        if let Some(first) = self.waiting.front().and_then(Weak::upgrade) {
+            first.notify();
+        }
+    }
+
+    fn note_idle(&self, shard: &Shard) {
+        if let Some(gate) = &self.gate {
+            gate.set_idle(shard.end.index, !self.idle.is_empty());
+        }
+    }
+}
+
+/// A position in a backend's line; leaving it wakes the next.
+struct Line {
+    shard: Rc<Shard>,
+    address: SocketAddr,
+    turn: Rc<Notify>,
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        self.shard.pool.with(self.address, |backend| {
+            backend.waiting.retain(|other| !std::ptr::eq(other.as_ptr(), Rc::as_ptr(&self.turn)));
+            if backend.waiting.is_empty()
+                && let Some(gate) = &backend.gate
+            {
+                gate.set_waiting(self.shard.end.index, false);
+            }
+            backend.wake_first();
+        });
+    }
+}
+
+/// Sweeps once a second while the shard lives.
+pub(super) async fn sweep(shard: Rc<Shard>) {
+    let pause = Deadline::new(&shard.ring);
+    while !shard.stopping() {
+        pause.set(limits::IDLE_SWEEP);
+        pause.expired().await;
+        shard.pool.sweep(&shard);
+    }
+}

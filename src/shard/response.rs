@@ -1,0 +1,193 @@
+//! The backend's answer: its head, what it means for both connections, and its body.
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::Poll;
+
+use super::Shard;
+use super::body::{Body, Broken, Relay};
+use super::inbox::Inbox;
+use super::plan::Request;
+use crate::http::{self, FramingOut, ResponseForward, ResponseFraming, Version};
+use crate::limits;
+use crate::ring::{Deadline, SendBuf, Stream};
+
+/// Why there is no answer, or only a part of one.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(super) enum Failed {
+    /// The backend closed or reset before the first byte of its answer.
+    NoAnswer,
+    /// Its answer is not one we can pass on, or was cut off in its head: 502.
+    BadAnswer,
+    /// It did not answer in time: 504.
+    TimedOut,
+    /// The client left, or does not take its answer.
+    ClientGone,
+    /// The head was passed on, the body can't be. `hidden`: only a reset shows the client that.
+    Cut { hidden: bool },
+}
+
+/// How an answer ended.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(super) struct Answered {
+    /// The backend's connection can serve again.
+    pub(super) backend_lives: bool,
+    /// What we told the client about its connection.
+    pub(super) client_lives: bool,
+    /// The backend agreed to another protocol.
+    pub(super) tunnel: bool,
+}
+
+/// The backend's side of an exchange.
+pub(super) struct Answer<'a> {
+    pub(super) shard: &'a Rc<Shard>,
+    pub(super) client: &'a Stream,
+    pub(super) backend: &'a Stream,
+    pub(super) deadline: &'a Deadline,
+    pub(super) request: &'a Request,
+    /// Whether the request has gone out whole: only then the backend's time runs.
+    pub(super) uploaded: &'a Cell<bool>,
+    /// Set when the head of the final answer goes to the client: from then on no answer of ours can.
+    pub(super) begun: &'a Cell<bool>,
+}
+
+impl Answer<'_> {
+    /// Waits for a response head to be at the front of `inbox`; returns its length.
+    pub(super) async fn head(&self, inbox: &mut Inbox) -> Result<usize, Failed> {
+        if self.uploaded.get() {
+            self.deadline.set(self.shard.timeouts().server);
+        } else {
+            self.deadline.clear();
+        }
+        loop {
+            if !inbox.is_empty() {
+                match inbox.head() {
+                    Ok(Some(len)) => return Ok(len),
+                    Ok(None) if inbox.bytes().len() < limits::RESPONSE_HEAD_BYTES_MAX => {}
+                    Ok(None) | Err(_) => return Err(Failed::BadAnswer),
+                }
+            }
+            let received = poll_fn(|cx| match self.backend.poll_recv(cx) {
+                Poll::Ready(result) => Poll::Ready(result.map_err(|_| ()).map(Some)),
+                Poll::Pending if self.uploaded.get() && self.client.poll_reset(cx) => {
+                    Poll::Ready(Ok(None))
+                }
+                Poll::Pending if self.deadline.poll_expired(cx) => Poll::Ready(Err(())),
+                Poll::Pending => Poll::Pending,
+            });
+            match received.await {
+                Ok(Some(buf)) if !buf.is_empty() => inbox.push(&self.shard.ring, buf),
+                Ok(None) => return Err(Failed::ClientGone),
+                Err(()) if self.timed_out().await => return Err(Failed::TimedOut),
+                Ok(Some(_)) | Err(()) if inbox.is_empty() => return Err(Failed::NoAnswer),
+                Ok(Some(_)) | Err(()) => return Err(Failed::BadAnswer),
+            }
+        }
+    }
+
+    async fn timed_out(&self) -> bool {
+        poll_fn(|cx| Poll::Ready(self.deadline.poll_expired(cx))).await
+    }
+
+    /// Passes the answer on whose head of `len` bytes is at the front of `inbox`; interim ones first.
+    pub(super) async fn pass_on(
+        &self,
+        mut len: usize,
+        inbox: &mut Inbox,
+    ) -> Result<Answered, Failed> {
+        let pace = self.shard.timeouts().client;
+        for _ in 0..limits::INTERIM_MAX {
+            let mut out = self.backend.take_sent().unwrap_or_else(|| self.shard.ring.take_vec());
+            out.clear();
+            let begun = self.begin(&inbox.bytes()[..len], &mut out).ok_or(Failed::BadAnswer)?;
+            inbox.consume(&self.shard.ring, len);
+            let mut body = begun.body;
+            if !begun.is_final {
+                // An HTTP/1.0 client does not know interim responses (RFC 9110 §15.2).
+                if self.request.version == Version::Http11 {
+                    self.send(out).await?;
+                }
+                len = self.head(inbox).await?;
+                continue;
+            }
+            if begun.tunnel {
+                self.begun.set(true);
+                self.send(out).await?;
+                return Ok(Answered { backend_lives: false, client_lives: false, tunnel: true });
+            }
+            // Nothing has gone out yet: what is wrong in the first bytes is still a clean 502.
+            body.join(&self.shard.ring, inbox, &mut out).map_err(|_| Failed::BadAnswer)?;
+            self.begun.set(true);
+            self.send(out).await?;
+            if !body.is_done() {
+                let relay = Relay {
+                    ring: &self.shard.ring,
+                    source: self.backend,
+                    target: self.client,
+                    deadline: self.deadline,
+                    source_pace: self.shard.timeouts().server,
+                    target_pace: pace,
+                };
+                let hidden = body.ends_by_close();
+                relay.run(inbox, &mut body).await.map_err(|broken| match broken {
+                    Broken::Target => Failed::ClientGone,
+                    _ => Failed::Cut { hidden },
+                })?;
+            }
+            return Ok(Answered {
+                // Bytes behind the answer are nobody's (RFC 9112 §6.3): that connection is closed.
+                backend_lives: begun.backend_lives && inbox.is_empty(),
+                client_lives: begun.client_lives,
+                tunnel: false,
+            });
+        }
+        Err(Failed::BadAnswer)
+    }
+
+    async fn send(&self, out: Vec<u8>) -> Result<(), Failed> {
+        self.client
+            .sent(self.deadline, self.shard.timeouts().client)
+            .await
+            .map_err(|_| Failed::ClientGone)?;
+        self.client.start_send(SendBuf::Vec(out), false);
+        Ok(())
+    }
+
+    /// Writes the head that the client gets. `None`: not a head to pass on.
+    fn begin(&self, bytes: &[u8], out: &mut Vec<u8>) -> Option<Begun> {
+        let mut room = http::field_room();
+        let head = http::parse_response(bytes, &mut room, self.request.method).ok()?;
+        let is_final = head.status >= 200 || head.status == 101;
+        let tunnel = head.status == 101;
+        if tunnel && !(self.request.upgrade && head.upgrade && self.uploaded.get()) {
+            return None;
+        }
+        let old_client = self.request.version == Version::Http10;
+        let decode = old_client && head.framing == ResponseFraming::Chunked;
+        let body = match head.framing {
+            _ if !is_final || tunnel => Body::NONE,
+            ResponseFraming::None => Body::NONE,
+            ResponseFraming::Length(n) => Body::Length(n),
+            ResponseFraming::Chunked if decode => Body::Decoded(Default::default()),
+            ResponseFraming::Chunked => Body::Chunked(Default::default()),
+            ResponseFraming::UntilClose => Body::UntilClose(false),
+        };
+        let client_lives = self.request.keep_alive && !self.shard.stopping() && !body.ends_by_close();
+        let forward = ResponseForward {
+            client_version: self.request.version,
+            keep_alive: client_lives || !is_final,
+            framing_out: if decode { FramingOut::DecodeChunked } else { FramingOut::AsIs },
+        };
+        http::write_response(&head, forward, out);
+        Some(Begun { body, is_final, tunnel, client_lives, backend_lives: head.keep_alive })
+    }
+}
+
+struct Begun {
+    body: Body,
+    is_final: bool,
+    tunnel: bool,
+    client_lives: bool,
+    backend_lives: bool,
+}

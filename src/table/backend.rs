@@ -1,0 +1,205 @@
+//! Backends of a rule, and the host names among them.
+//!
+//! A backend is 16 bytes: an IPv4 address in place, an IPv6 address or a name behind a pointer.
+//! Names are interned: ten thousand rules that point to `app.internal:8000` share one [`Name`], so
+//! one resolution serves them all and no snapshot has to change when an address does.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::fmt::Write as _;
+use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::sync::Arc;
+
+use arc_swap::{ArcSwap, Guard};
+
+/// One place to send requests to, with its share of them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Backend(Packed);
+
+#[derive(Clone, Debug, PartialEq)]
+enum Packed {
+    V4 { weight: u16, address: SocketAddrV4 },
+    V6 { weight: u16, address: Box<SocketAddrV6> },
+    Name { weight: u16, name: Arc<Name> },
+}
+
+/// What a backend points to.
+#[derive(Copy, Clone, Debug)]
+pub enum Target<'a> {
+    /// An address.
+    Address(SocketAddr),
+    /// A name whose addresses are found off the request path.
+    Name(&'a Arc<Name>),
+}
+
+impl Backend {
+    /// A backend given by address.
+    pub fn address(address: SocketAddr, weight: u16) -> Backend {
+        Backend(match address {
+            SocketAddr::V4(address) => Packed::V4 { weight, address },
+            SocketAddr::V6(address) => Packed::V6 { weight, address: Box::new(address) },
+        })
+    }
+
+    /// A backend given by name.
+    pub fn name(name: Arc<Name>, weight: u16) -> Backend {
+        Backend(Packed::Name { weight, name })
+    }
+
+    /// Where it is.
+    #[inline]
+    pub fn target(&self) -> Target<'_> {
+        match &self.0 {
+            Packed::V4 { address, .. } => Target::Address(SocketAddr::V4(*address)),
+            Packed::V6 { address, .. } => Target::Address(SocketAddr::V6(**address)),
+            Packed::Name { name, .. } => Target::Name(name),
+        }
+    }
+
+    /// Its share of the requests relative to the others; one of weight 0 gets none.
+    #[inline]
+    pub fn weight(&self) -> u16 {
+        match &self.0 {
+            Packed::V4 { weight, .. } | Packed::V6 { weight, .. } | Packed::Name { weight, .. } => {
+                *weight
+            }
+        }
+    }
+
+    pub(super) fn set_weight(&mut self, to: u16) {
+        match &mut self.0 {
+            Packed::V4 { weight, .. } | Packed::V6 { weight, .. } | Packed::Name { weight, .. } => {
+                *weight = to;
+            }
+        }
+    }
+}
+
+/// `host:port`, with brackets around an IPv6 address.
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.target() {
+            Target::Address(address) => address.fmt(f),
+            Target::Name(name) => name.fmt(f),
+        }
+    }
+}
+
+/// One backend in place; more behind a thin pointer, so that a rule stays 32 bytes.
+#[derive(Clone, Debug)]
+pub(super) enum Backends {
+    One(Backend),
+    #[allow(clippy::box_collection, reason = "a thin pointer: Box<[_]> is twice as wide")]
+    Many(Box<Vec<Backend>>),
+}
+
+impl Backends {
+    pub(super) fn new(mut backends: Vec<Backend>) -> Backends {
+        if backends.len() == 1 {
+            if let Some(one) = backends.pop() {
+                return Backends::One(one);
+            }
+        }
+        backends.shrink_to_fit();
+        Backends::Many(Box::new(backends))
+    }
+
+    #[inline]
+    pub(super) fn as_slice(&self) -> &[Backend] {
+        match self {
+            Backends::One(one) => std::slice::from_ref(one),
+            Backends::Many(many) => many,
+        }
+    }
+}
+
+impl PartialEq for Backends {
+    fn eq(&self, other: &Backends) -> bool {
+        self.as_slice() == other.as_slice()
+    }
+}
+
+/// A backend's host name and port, with what the resolver last found. Shared by every rule that
+/// names it; the addresses change under the rules without a new snapshot.
+#[derive(Debug)]
+pub struct Name {
+    /// The host: lower case, A-labels, no trailing dot.
+    pub host: Box<str>,
+    /// The port.
+    pub port: u16,
+    addresses: ArcSwap<Vec<SocketAddr>>,
+}
+
+impl Name {
+    fn new(host: &str, port: u16) -> Name {
+        Name { host: host.into(), port, addresses: ArcSwap::default() }
+    }
+
+    /// What the resolver last found; empty until it did. Takes no lock and no reference count.
+    pub fn addresses(&self) -> Guard<Arc<Vec<SocketAddr>>> {
+        self.addresses.load()
+    }
+
+    /// Called by the resolver.
+    pub fn set_addresses(&self, addresses: Vec<SocketAddr>) {
+        self.addresses.store(Arc::new(addresses));
+    }
+}
+
+/// Two names are the same if they are spelt the same: addresses are found, not given.
+impl PartialEq for Name {
+    fn eq(&self, other: &Name) -> bool {
+        self.host == other.host && self.port == other.port
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
+/// Every [`Name`] in use, one per host and port.
+#[derive(Debug, Default)]
+pub struct Names {
+    /// By `host:port`.
+    by_text: HashMap<Box<str>, Arc<Name>>,
+    /// Where keys are put together, so that a name already known costs no allocation.
+    key: String,
+}
+
+impl Names {
+    /// The one `Name` for this host (canonical already) and port.
+    pub fn get(&mut self, host: &str, port: u16) -> Arc<Name> {
+        self.key.clear();
+        // Writing to a String does not fail.
+        let _ = write!(self.key, "{host}:{port}");
+        if let Some(name) = self.by_text.get(self.key.as_str()) {
+            return Arc::clone(name);
+        }
+        let name = Arc::new(Name::new(host, port));
+        self.by_text.insert(self.key.as_str().into(), Arc::clone(&name));
+        name
+    }
+
+    /// The names that some rule still uses: what the resolver has to keep fresh.
+    pub fn iter_live(&self) -> impl Iterator<Item = &Arc<Name>> {
+        self.by_text.values().filter(|name| 1 < Arc::strong_count(name))
+    }
+
+    /// Forgets the names that nothing uses any more.
+    pub fn prune(&mut self) {
+        self.by_text.retain(|_, name| 1 < Arc::strong_count(name));
+        self.by_text.shrink_to(2 * self.by_text.len());
+    }
+
+    /// How many names are known, used or not.
+    pub fn len(&self) -> usize {
+        self.by_text.len()
+    }
+
+    /// Whether none is known.
+    pub fn is_empty(&self) -> bool {
+        self.by_text.is_empty()
+    }
+}

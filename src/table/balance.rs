@@ -1,0 +1,164 @@
+//! Which backend gets a request: weights, counters and chance are arguments, so all of it is pure.
+
+use std::net::SocketAddr;
+
+use super::backend::{Backend, Target};
+use super::rule::{Algorithm, Proxy};
+
+/// What a choice may depend on besides the rule and the backends' state.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct Draw {
+    /// A fresh random number.
+    pub random: u64,
+    /// How many requests this rule had on this shard: the turn for `round_robin`.
+    pub turn: u64,
+    /// A hash of the client's address, for `source`.
+    pub source: u64,
+}
+
+/// The backend for one attempt, as an index into [`Proxy::backends`]; `None` if none is usable.
+///
+/// `open(i)` is the number of requests in flight to backend `i`; `usable(i)` is false for one that
+/// is ejected, full, or was tried already. A backend of weight 0 is never chosen.
+pub fn choose(
+    proxy: &Proxy,
+    draw: Draw,
+    open: impl Fn(usize) -> u32,
+    usable: impl Fn(usize) -> bool,
+) -> Option<usize> {
+    let backends = proxy.backends();
+    if let [one] = backends {
+        return (one.weight() != 0 && usable(0)).then_some(0);
+    }
+    let share = |index: usize| if usable(index) { backends[index].weight() } else { 0 };
+    match proxy.algorithm() {
+        Algorithm::Random => by_chance(backends.len(), share, draw.random),
+        Algorithm::RoundRobin => in_turn(backends.len(), share, draw.turn),
+        Algorithm::LeastConnections => least_open(backends.len(), share, open, draw.random),
+        Algorithm::Source => by_source(backends, share, draw.source),
+    }
+}
+
+/// A number below `limit`, uniform as long as `limit` is far below 2^64.
+fn below(random: u64, limit: u64) -> u64 {
+    ((u128::from(random) * u128::from(limit)) >> 64) as u64
+}
+
+fn by_chance(count: usize, share: impl Fn(usize) -> u16, random: u64) -> Option<usize> {
+    let total: u64 = (0..count).map(|index| u64::from(share(index))).sum();
+    if total == 0 {
+        return None;
+    }
+    let mut left = below(random, total);
+    (0..count).find(|&index| {
+        let share = u64::from(share(index));
+        let is_here = left < share;
+        left = left.wrapping_sub(share);
+        is_here
+    })
+}
+
+/// Interleaved: a cycle consists of rounds; in round `r` each backend whose share is above `r`
+/// gets one request. Exact over a cycle, and plain rotation where the shares are equal.
+fn in_turn(count: usize, share: impl Fn(usize) -> u16, turn: u64) -> Option<usize> {
+    let mut total = 0;
+    let mut largest = 0;
+    let mut divisor = 0;
+    for index in 0..count {
+        let share = u64::from(share(index));
+        total += share;
+        largest = largest.max(share);
+        divisor = greatest_common_divisor(divisor, share);
+    }
+    if total == 0 {
+        return None;
+    }
+    // Shares of 200 and 100 are shares of 2 and 1, in a cycle of 3 requests and not of 300.
+    let share = |index: usize| u64::from(share(index)) / divisor;
+    let place = turn % (total / divisor);
+    let before = |round: u64| (0..count).map(|index| share(index).min(round)).sum::<u64>();
+    // The last round that begins at or before our place.
+    let (mut low, mut high) = (0, largest / divisor);
+    while low + 1 < high {
+        let middle = low.midpoint(high);
+        if before(middle) <= place {
+            low = middle;
+        } else {
+            high = middle;
+        }
+    }
+    (0..count).filter(|&index| low < share(index)).nth((place - before(low)) as usize)
+}
+
+fn greatest_common_divisor(a: u64, b: u64) -> u64 {
+    if b == 0 { a } else { greatest_common_divisor(b, a % b) }
+}
+
+/// The fewest open requests for its share; among equals, by chance.
+fn least_open(
+    count: usize,
+    share: impl Fn(usize) -> u16,
+    open: impl Fn(usize) -> u32,
+    random: u64,
+) -> Option<usize> {
+    // open/share as a fraction, compared crosswise.
+    let is_less = |a: usize, b: usize| {
+        u64::from(open(a)) * u64::from(share(b)) < u64::from(open(b)) * u64::from(share(a))
+    };
+    let mut best = None;
+    for index in (0..count).filter(|&index| share(index) != 0) {
+        if best.is_none_or(|best| is_less(index, best)) {
+            best = Some(index);
+        }
+    }
+    let best = best?;
+    by_chance(count, |index| if is_less(best, index) { 0 } else { share(index) }, random)
+}
+
+/// Weighted rendezvous hashing: each backend draws a number from the client and itself, and the
+/// highest wins. A backend that comes or goes moves only the clients that it wins or held.
+fn by_source(backends: &[Backend], share: impl Fn(usize) -> u16, source: u64) -> Option<usize> {
+    let mut best = None;
+    for (index, backend) in backends.iter().enumerate() {
+        let share = share(index);
+        if share == 0 {
+            continue;
+        }
+        // Uniform in (0, 1], 53 bits; -ln of it is exponential, so the least of them is won in
+        // proportion to the shares (and is the same comparison as on the numbers if all are equal).
+        let uniform = ((mix(source ^ identity(backend)) >> 11) + 1) as f64 / (1_u64 << 53) as f64;
+        let cost = -uniform.ln() / f64::from(share);
+        if best.is_none_or(|(least, _)| cost < least) {
+            best = Some((cost, index));
+        }
+    }
+    best.map(|(_, index)| index)
+}
+
+/// A number for a backend that does not depend on its place in the list, nor on the process.
+fn identity(backend: &Backend) -> u64 {
+    match backend.target() {
+        Target::Address(SocketAddr::V4(v4)) => {
+            mix(u64::from(v4.ip().to_bits()) << 16 | u64::from(v4.port()))
+        }
+        Target::Address(SocketAddr::V6(v6)) => {
+            let bits = v6.ip().to_bits();
+            mix((bits >> 64) as u64 ^ mix(bits as u64 ^ mix(u64::from(v6.port()))))
+        }
+        Target::Name(name) => {
+            // FNV-1a, since a library's hash may change with its version, and all clients with it.
+            let host = name.host.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+                (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+            });
+            mix(host ^ mix(u64::from(name.port)))
+        }
+    }
+}
+
+/// Spreads every bit over all (the finisher of `SplitMix64`).
+fn mix(mut bits: u64) -> u64 {
+    bits = bits.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    bits ^ (bits >> 31)
+}

@@ -1,0 +1,247 @@
+//! Host names: the one form in which requests and rules meet.
+//!
+//! Canonical is: lower case, A-labels, no port, no trailing dot; an IPv6 address in brackets and in
+//! the shortest form (RFC 5952). A request's Host is brought to it without allocation, and without
+//! even a copy when it is canonical already, as nearly every one is. A rule's name also passes
+//! IDNA and may carry `http://` or `https://`.
+//!
+//! Names are letters, digits, `-`, `_` and dots between labels that are not empty; this is more
+//! than RFC 1123 §2.1 allows (`_`, and `-` at the ends) because such names are in use.
+//! Label length (63) is DNS's affair and not checked.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::io::Write as _;
+use std::net::Ipv6Addr;
+
+use crate::limits::{HOST_BYTES_MAX, Scheme};
+
+/// Why a name is refused.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum HostError {
+    /// Nothing is left of it.
+    Empty,
+    /// More than 253 bytes.
+    TooLong,
+    /// `a..b`, `.a`, or two dots at the end.
+    EmptyLabel,
+    /// A character that no name may hold.
+    BadCharacter,
+    /// `*.name`: not how subdomains are matched here.
+    Wildcard,
+    /// What follows the colon is not a port.
+    BadPort,
+    /// A rule's name with a port.
+    Port,
+    /// Brackets around something else than an IPv6 address.
+    BadAddress,
+    /// Not convertible to A-labels (IDNA).
+    BadIdna,
+    /// A prefix other than `http://` and `https://`.
+    BadPrefix,
+}
+
+impl HostError {
+    /// What is wrong, and what would be right.
+    pub fn sentence(self) -> &'static str {
+        match self {
+            HostError::Empty => "the host name is empty",
+            HostError::TooLong => "the host name is longer than 253 bytes",
+            HostError::EmptyLabel => "the host name has an empty label (two dots, or one in front)",
+            HostError::BadCharacter => {
+                "the host name may hold letters, digits, '-', '_' and dots only"
+            }
+            HostError::Wildcard => {
+                "names have no wildcards; give the name without '*.' and match_subdomains true"
+            }
+            HostError::BadPort => "what follows the host name's colon is not a port number",
+            HostError::Port => "ports play no part in matching; give the host name without one",
+            HostError::BadAddress => "what stands in brackets is not an IPv6 address",
+            HostError::BadIdna => "the host name is not a valid international name (IDNA)",
+            HostError::BadPrefix => "the only prefixes are http:// and https://",
+        }
+    }
+}
+
+impl fmt::Display for HostError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.sentence())
+    }
+}
+
+impl std::error::Error for HostError {}
+
+const UPPER: u8 = 1;
+const DOT: u8 = 2;
+const BAD: u8 = 4;
+
+/// What each byte is, so that one pass without branches tells all about a name.
+static CLASS: [u8; 256] = {
+    let mut class = [BAD; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        class[byte] = match byte as u8 {
+            b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' => 0,
+            b'A'..=b'Z' => UPPER,
+            b'.' => DOT,
+            _ => BAD,
+        };
+        byte += 1;
+    }
+    class
+};
+
+/// The canonical form of a Host value, borrowed from it, or from `room` where it had to change.
+/// Drops the port and one trailing dot. Refuses non-ASCII: on the wire a name is A-labels.
+pub fn canonical<'a>(raw: &'a [u8], room: &'a mut [u8; 256]) -> Result<&'a str, HostError> {
+    if raw.first() == Some(&b'[') {
+        return address(raw, room);
+    }
+    let host = match memchr::memchr(b':', raw) {
+        None => raw,
+        Some(colon) => {
+            // The port may be empty (RFC 3986 §3.2.3). What it says plays no part.
+            if !raw[colon + 1..].iter().all(u8::is_ascii_digit) {
+                return Err(HostError::BadPort);
+            }
+            &raw[..colon]
+        }
+    };
+    let host = host.strip_suffix(b".").unwrap_or(host);
+    let upper = inspect(host)?;
+    let host = if upper {
+        let lower = &mut room[..host.len()];
+        lower.copy_from_slice(host);
+        lower.make_ascii_lowercase();
+        &*lower
+    } else {
+        host
+    };
+    std::str::from_utf8(host).map_err(|_| HostError::BadCharacter)
+}
+
+/// Whether `host`, without port and trailing dot, holds upper case; an error if it is no name.
+fn inspect(host: &[u8]) -> Result<bool, HostError> {
+    if host.is_empty() {
+        return Err(HostError::Empty);
+    }
+    if HOST_BYTES_MAX < host.len() {
+        return Err(HostError::TooLong);
+    }
+    let mut seen = 0;
+    let mut empty_label = 0;
+    // As if a dot stood in front: a first one then makes an empty label.
+    let mut before = DOT;
+    for &byte in host {
+        let class = CLASS[byte as usize];
+        seen |= class;
+        empty_label |= class & before;
+        before = class;
+    }
+    if seen & BAD != 0 {
+        return Err(HostError::BadCharacter);
+    }
+    if (empty_label | before) & DOT != 0 {
+        return Err(HostError::EmptyLabel);
+    }
+    Ok(seen & UPPER != 0)
+}
+
+/// `[v6]` with an optional port. Rare, so it may parse and print.
+fn address<'a>(raw: &[u8], room: &'a mut [u8; 256]) -> Result<&'a str, HostError> {
+    let close = memchr::memchr(b']', raw).ok_or(HostError::BadAddress)?;
+    let port = &raw[close + 1..];
+    let port_is_valid = match port.strip_prefix(b":") {
+        Some(digits) => digits.iter().all(u8::is_ascii_digit),
+        None => port.is_empty(),
+    };
+    if !port_is_valid {
+        return Err(HostError::BadPort);
+    }
+    let address: Ipv6Addr = std::str::from_utf8(&raw[1..close])
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .ok_or(HostError::BadAddress)?;
+    let mut rest = &mut room[..];
+    write!(rest, "[{address}]").map_err(|_| HostError::BadAddress)?;
+    let length = 256 - rest.len();
+    std::str::from_utf8(&room[..length]).map_err(|_| HostError::BadAddress)
+}
+
+const HTTP: &str = "http://";
+const HTTPS: &str = "https://";
+
+/// A rule's name in canonical form, with its `http://` or `https://` where it has one.
+pub fn rule_name(raw: &str) -> Result<String, HostError> {
+    rule_name_ref(raw).map(Cow::into_owned)
+}
+
+/// As [`rule_name`], but borrowed if the name is canonical already.
+pub(crate) fn rule_name_ref(raw: &str) -> Result<Cow<'_, str>, HostError> {
+    let prefix = [HTTP, HTTPS].into_iter().find(|prefix| {
+        raw.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+    });
+    let Some(prefix) = prefix else {
+        if raw.contains("://") {
+            return Err(HostError::BadPrefix);
+        }
+        return name(raw);
+    };
+    let host = name(&raw[prefix.len()..])?;
+    Ok(if raw.starts_with(prefix) && matches!(host, Cow::Borrowed(_)) && raw.ends_with(&*host) {
+        Cow::Borrowed(raw)
+    } else {
+        Cow::Owned(format!("{prefix}{host}"))
+    })
+}
+
+/// A name that an operator typed, without prefix, in canonical form. No port.
+pub fn name(raw: &str) -> Result<Cow<'_, str>, HostError> {
+    if raw.starts_with('[') {
+        if !raw.ends_with(']') {
+            return Err(HostError::Port);
+        }
+        let mut room = [0; 256];
+        return Ok(Cow::Owned(address(raw.as_bytes(), &mut room)?.to_owned()));
+    }
+    if raw.starts_with("*.") {
+        return Err(HostError::Wildcard);
+    }
+    if raw.contains(':') {
+        return Err(HostError::Port);
+    }
+    let ascii = if raw.is_ascii() {
+        // Not through IDNA, which refuses an invalid `xn--` label that requests may well carry.
+        Cow::Borrowed(raw)
+    } else {
+        // The whole name is checked by our own rules below: nothing is denied here.
+        idna::domain_to_ascii_cow(raw.as_bytes(), idna::AsciiDenyList::EMPTY)
+            .map_err(|_| HostError::BadIdna)?
+    };
+    let length = ascii.strip_suffix('.').unwrap_or(&ascii).len();
+    let upper = inspect(&ascii.as_bytes()[..length])?;
+    Ok(match ascii {
+        Cow::Borrowed(text) if !upper => Cow::Borrowed(&text[..length]),
+        text => Cow::Owned(text[..length].to_ascii_lowercase()),
+    })
+}
+
+/// The prefix of a rule's name, and the host it is about.
+pub fn split(name: &str) -> (Option<Scheme>, &str) {
+    // No host holds a slash, so what starts like a prefix is one.
+    if let Some(host) = name.strip_prefix(HTTP) {
+        (Some(Scheme::Http), host)
+    } else if let Some(host) = name.strip_prefix(HTTPS) {
+        (Some(Scheme::Https), host)
+    } else {
+        (None, name)
+    }
+}
+
+/// What stands before the host in the name of a rule for one scheme.
+pub(super) fn prefix(scheme: Scheme) -> &'static str {
+    match scheme {
+        Scheme::Http => HTTP,
+        Scheme::Https => HTTPS,
+    }
+}

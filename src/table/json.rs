@@ -1,0 +1,570 @@
+//! Rules as JSON: `[action, arguments, match_subdomains]`, the original's triple.
+//!
+//! Strict where the original was not: an action or argument that is not known, is missing, or
+//! makes no sense is refused by name with what was expected, at the edit and not with every
+//! request. Lenient where its clients were: its command line sends every argument as a string,
+//! its fork writes a backend as `{"__backend__": [host, port]}`.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroU32;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+
+use crate::limits::{
+    ATTEMPTS_MAX, BACKENDS_MAX, PAGE_NAME_BYTES_MAX, RULE_SECONDS_MAX, RULE_TEXT_BYTES_MAX,
+};
+
+use super::backend::{Backend, Backends, Names, Target};
+use super::host;
+use super::rule::{Action, Algorithm, Check, Proxy, ProxyOptions, Redirect, Rule, Spin};
+
+/// Why a rule is refused.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RuleError {
+    host: String,
+    problem: Problem,
+}
+
+impl RuleError {
+    /// The name of the rule, as it was given.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The original's code where it had one, for programs: `host_action_invalid:x`.
+    pub fn code(&self) -> &str {
+        &self.problem.code
+    }
+
+    /// What is wrong and what was expected, for people.
+    pub fn sentence(&self) -> &str {
+        &self.problem.sentence
+    }
+}
+
+/// `host:code: sentence`.
+impl fmt::Display for RuleError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}: {}", self.host, self.code(), self.sentence())
+    }
+}
+
+impl std::error::Error for RuleError {}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Problem {
+    code: String,
+    sentence: String,
+}
+
+fn problem(code: impl Into<String>, sentence: impl Into<String>) -> Problem {
+    Problem { code: code.into(), sentence: sentence.into() }
+}
+
+/// Every action with the arguments it takes.
+const ACTIONS: &[(&str, &[&str])] = &[
+    (
+        "proxy",
+        &[
+            "backends",
+            "attempts",
+            "delay",
+            "algorithm",
+            "weights",
+            "healthcheck",
+            "max_connections",
+            "check",
+            "max_requests_per_second",
+            "hold",
+            "idle",
+        ],
+    ),
+    ("spin", &["timeout", "check_interval", "max_held", "release_rate", "wake", "idle"]),
+    ("redirect", &["redirect_to", "code"]),
+    ("static", &["type"]),
+    ("empty", &["code"]),
+    ("alias", &["hostname"]),
+    ("unknown", &[]),
+    ("no_hosts", &[]),
+];
+
+const ALGORITHMS: &[(&str, Algorithm)] = &[
+    ("random", Algorithm::Random),
+    ("round_robin", Algorithm::RoundRobin),
+    ("least_connections", Algorithm::LeastConnections),
+    ("source", Algorithm::Source),
+];
+
+impl Algorithm {
+    /// As it is written in a rule.
+    pub fn as_str(self) -> &'static str {
+        ALGORITHMS.iter().find(|(_, other)| *other == self).map_or("", |(name, _)| name)
+    }
+}
+
+impl Rule {
+    /// Reads a rule. `host` is only what the error names; `names` gives backends their [`Name`]s.
+    ///
+    /// [`Name`]: super::Name
+    pub fn from_json(host: &str, value: &Value, names: &mut Names) -> Result<Rule, RuleError> {
+        read_rule(value, names).map_err(|problem| RuleError { host: host.to_owned(), problem })
+    }
+
+    /// The rule as it is read: `from_json` of this is this rule.
+    pub fn to_json(&self) -> Value {
+        let (action, arguments) = match &self.action {
+            Action::Proxy(proxy) => ("proxy", proxy_to_json(proxy)),
+            Action::Spin(spin) => ("spin", spin_to_json(spin)),
+            Action::Redirect(redirect) => {
+                let mut arguments = object([("redirect_to", Some(json!(redirect.to)))]);
+                put(&mut arguments, "code", redirect.code);
+                ("redirect", arguments)
+            }
+            Action::Static(name) => ("static", object([("type", Some(json!(name)))])),
+            Action::Empty(code) => ("empty", object([("code", Some(json!(code)))])),
+            Action::Alias(target) => ("alias", object([("hostname", Some(json!(target)))])),
+            Action::Unknown => ("unknown", Map::new()),
+            Action::NoHosts => ("no_hosts", Map::new()),
+        };
+        json!([action, arguments, self.match_subdomains])
+    }
+}
+
+fn read_rule(value: &Value, names: &mut Names) -> Result<Rule, Problem> {
+    let Value::Array(details) = value else {
+        return Err(problem(
+            "host_details_not_list",
+            "a rule is a list: [action, arguments, match_subdomains]",
+        ));
+    };
+    let [action, arguments, match_subdomains] = details.as_slice() else {
+        return Err(problem(
+            "host_details_wrong_length",
+            format!(
+                "a rule has three elements, not {}: [action, arguments, match_subdomains]",
+                details.len()
+            ),
+        ));
+    };
+    let known = ACTIONS.iter().find(|(name, _)| action.as_str() == Some(name));
+    let Some((action, allowed)) = known else {
+        return Err(problem(
+            format!("host_action_invalid:{}", action.as_str().map_or(shown(action), shorten)),
+            format!(
+                "there is no action {}; there are {}",
+                shown(action),
+                list(ACTIONS.iter().map(|(name, _)| *name))
+            ),
+        ));
+    };
+    let Value::Object(given) = arguments else {
+        return Err(problem(
+            "host_kwargs_not_dict",
+            format!(
+                "the second element of a rule is an object of arguments, not {}",
+                shown(arguments)
+            ),
+        ));
+    };
+    let Value::Bool(match_subdomains) = match_subdomains else {
+        return Err(problem(
+            "host_match_subdomains_not_bool",
+            format!(
+                "the third element of a rule, match_subdomains, is true or false, not {}",
+                shown(match_subdomains)
+            ),
+        ));
+    };
+    if let Some(name) = given.keys().find(|name| !allowed.contains(&name.as_str())) {
+        let expected = match allowed {
+            [] => "takes no arguments".to_owned(),
+            allowed => format!("takes {}", list(allowed.iter().copied())),
+        };
+        return Err(problem(
+            format!("host_kwarg_unknown:{}", shorten(name)),
+            format!("{action} has no argument {}; it {expected}", shorten(name)),
+        ));
+    }
+    let action = read_action(&Arguments { action, given }, names)?;
+    Ok(Rule { action, match_subdomains: *match_subdomains })
+}
+
+fn read_action(arguments: &Arguments<'_>, names: &mut Names) -> Result<Action, Problem> {
+    const ADDRESS: &str = "a host name or an address, in printable ASCII without spaces";
+    Ok(match arguments.action {
+        "proxy" => Action::Proxy(read_proxy(arguments, names)?),
+        "spin" => Action::Spin(Box::new(read_spin(arguments)?)),
+        "redirect" => Action::Redirect(Box::new(Redirect {
+            to: arguments.required("redirect_to", ADDRESS, |value| {
+                text(value).filter(|to| !to.starts_with(['/', ':'])).map(Box::from)
+            })?,
+            code: arguments.optional("code", "301, 302, 303, 307 or 308", |value| {
+                let code = whole(value, 300..=399)? as u16;
+                [301, 302, 303, 307, 308].contains(&code).then_some(code)
+            })?,
+        })),
+        "static" => Action::Static(arguments.required(
+            "type",
+            "the name of a page: letters, digits, '-', '_' and '.', which is not in front",
+            |value| value.as_str().filter(|name| is_page_name(name)).map(Box::from),
+        )?),
+        "empty" => {
+            Action::Empty(arguments.required("code", "a status from 200 to 599", |value| {
+                Some(whole(value, 200..=599)? as u16)
+            })?)
+        }
+        "alias" => {
+            Action::Alias(arguments.required("hostname", "the name of another rule", |value| {
+                Some(host::rule_name_ref(value.as_str()?).ok()?.into())
+            })?)
+        }
+        "unknown" => Action::Unknown,
+        _ => {
+            debug_assert_eq!(arguments.action, "no_hosts", "each action of the table is read");
+            Action::NoHosts
+        }
+    })
+}
+
+const SECONDS: &str = "seconds: a number from 0 to 2678400";
+const COUNT: &str = "a whole number from 1 to 4294967295";
+
+fn read_proxy(arguments: &Arguments<'_>, names: &mut Names) -> Result<Proxy, Problem> {
+    let mut backends = read_backends(arguments, names)?;
+    read_weights(arguments, &mut backends)?;
+    let options =
+        ProxyOptions {
+            attempts: arguments.optional("attempts", "a whole number from 1 to 1000", |value| {
+                Some(whole(value, 1..=u64::from(ATTEMPTS_MAX))? as u16)
+            })?,
+            delay: arguments.optional("delay", SECONDS, seconds)?,
+            algorithm: arguments.optional(
+                "algorithm",
+                "random, round_robin, least_connections or source",
+                |value| {
+                    let known = ALGORITHMS.iter().find(|(name, _)| value.as_str() == Some(name));
+                    known.map(|(_, algorithm)| *algorithm)
+                },
+            )?,
+            healthcheck: arguments.optional("healthcheck", "true or false", boolean)?,
+            max_connections: arguments.optional("max_connections", COUNT, count)?,
+            max_requests_per_second: arguments.optional("max_requests_per_second", COUNT, count)?,
+            check: arguments.optional("check", "tcp, or a path that starts with /", |value| {
+                match text(value)? {
+                    "tcp" => Some(Check::Tcp),
+                    path => path.starts_with('/').then(|| Check::Path(path.into())),
+                }
+            })?,
+            hold: arguments.optional("hold", SECONDS, seconds)?,
+            idle: arguments.optional("idle", SECONDS, seconds)?,
+        };
+    let options = (options != ProxyOptions::default()).then(|| Box::new(options));
+    Ok(Proxy { backends: Backends::new(backends), options })
+}
+
+fn read_spin(arguments: &Arguments<'_>) -> Result<Spin, Problem> {
+    Ok(Spin {
+        timeout: arguments.optional("timeout", SECONDS, seconds)?,
+        check_interval: arguments.optional("check_interval", SECONDS, seconds)?,
+        max_held: arguments.optional("max_held", COUNT, count)?,
+        release_rate: arguments.optional("release_rate", COUNT, count)?,
+        wake: arguments.optional("wake", "an address that starts with http://", |value| {
+            let address = text(value)?;
+            let rest = address.strip_prefix("http://")?;
+            (!rest.is_empty() && !rest.starts_with(['/', '?', '#', ':'])).then(|| address.into())
+        })?,
+        idle: arguments.optional("idle", SECONDS, seconds)?,
+    })
+}
+
+/// The arguments of one rule, whose names are known to be allowed.
+struct Arguments<'a> {
+    action: &'static str,
+    given: &'a Map<String, Value>,
+}
+
+impl Arguments<'_> {
+    fn optional<T>(
+        &self,
+        name: &str,
+        expected: &str,
+        read: impl FnOnce(&Value) -> Option<T>,
+    ) -> Result<Option<T>, Problem> {
+        debug_assert!(ACTIONS.iter().any(|(a, all)| *a == self.action && all.contains(&name)));
+        match self.given.get(name) {
+            None => Ok(None),
+            Some(value) => match read(value) {
+                Some(read) => Ok(Some(read)),
+                None => Err(self.invalid(name, value, expected)),
+            },
+        }
+    }
+
+    fn required<T>(
+        &self,
+        name: &str,
+        expected: &str,
+        read: impl FnOnce(&Value) -> Option<T>,
+    ) -> Result<T, Problem> {
+        self.optional(name, expected, read)?.ok_or_else(|| {
+            problem(
+                format!("host_kwarg_missing:{name}"),
+                format!("{} needs the argument {name}: {expected}", self.action),
+            )
+        })
+    }
+
+    fn invalid(&self, name: &str, value: &Value, expected: &str) -> Problem {
+        problem(
+            format!("host_kwarg_invalid:{name}"),
+            format!("{name} of {} is {}; expected {expected}", self.action, shown(value)),
+        )
+    }
+}
+
+const BACKENDS: &str =
+    "a list of backends, each [host, port], \"host:port\" or \"[IPv6 address]:port\"";
+
+fn read_backends(arguments: &Arguments<'_>, names: &mut Names) -> Result<Vec<Backend>, Problem> {
+    let value = match arguments.given.get("backends") {
+        Some(value) => value,
+        None => return arguments.required("backends", BACKENDS, |_| None),
+    };
+    let mut read = |item: &Value| -> Result<Backend, Problem> {
+        read_backend(item, names).map_err(|why| {
+            problem(
+                "host_kwarg_invalid:backends",
+                format!("a backend of proxy is {}: {why}; expected {BACKENDS}", shown(item)),
+            )
+        })
+    };
+    let backends = match value {
+        Value::Array(items) => items.iter().map(&mut read).collect::<Result<Vec<_>, _>>()?,
+        Value::String(list) => {
+            let items = list.split(',').map(|item| Value::from(item.trim()));
+            items.map(|item| read(&item)).collect::<Result<Vec<_>, _>>()?
+        }
+        _ => return Err(arguments.invalid("backends", value, BACKENDS)),
+    };
+    match backends.len() {
+        0 => Err(arguments.invalid("backends", value, "at least one backend")),
+        count if BACKENDS_MAX < count => Err(problem(
+            "host_kwarg_invalid:backends",
+            format!("proxy has {count} backends; expected at most {BACKENDS_MAX}"),
+        )),
+        _ => Ok(backends),
+    }
+}
+
+fn read_backend(item: &Value, names: &mut Names) -> Result<Backend, &'static str> {
+    const SHAPE: &str = "not host and port";
+    let item = match item {
+        Value::Object(tagged) if tagged.len() == 1 => tagged.get("__backend__").ok_or(SHAPE)?,
+        item => item,
+    };
+    match item {
+        Value::Array(pair) => match pair.as_slice() {
+            [Value::String(host), port] => {
+                let port = whole(port, 1..=65535).ok_or("the port is not a number up to 65535")?;
+                let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+                if let Ok(address) = bare.unwrap_or(host).parse::<Ipv6Addr>() {
+                    return Ok(Backend::address(SocketAddr::new(address.into(), port as u16), 1));
+                }
+                backend_at(host, port as u16, names)
+            }
+            _ => Err(SHAPE),
+        },
+        Value::String(text) => {
+            if let Ok(address @ SocketAddr::V6(_)) = text.parse::<SocketAddr>() {
+                return if address.port() == 0 {
+                    Err("port 0")
+                } else {
+                    Ok(Backend::address(address, 1))
+                };
+            }
+            let (host, port) = text.rsplit_once(':').ok_or("it has no port")?;
+            let port = port.parse().ok().filter(|port| *port != 0);
+            backend_at(host, port.ok_or("the port is not a number up to 65535")?, names)
+        }
+        _ => Err(SHAPE),
+    }
+}
+
+/// A backend by IPv4 address or by name.
+fn backend_at(host: &str, port: u16, names: &mut Names) -> Result<Backend, &'static str> {
+    if let Ok(address @ IpAddr::V4(_)) = host.parse::<IpAddr>() {
+        return Ok(Backend::address(SocketAddr::new(address, port), 1));
+    }
+    if host.contains([':', '[', ']']) {
+        return Err("an IPv6 address needs brackets, and nothing else may have them");
+    }
+    let host = host::name(host).map_err(host::HostError::sentence)?;
+    // Such a name can't exist; it is a mistyped address, and saying so now saves a search later.
+    let last = host.rsplit('.').next().unwrap_or_default();
+    if last.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err("neither an IPv4 address nor a name");
+    }
+    Ok(Backend::name(names.get(&host, port), 1))
+}
+
+/// As a list, or as the string that the command line sends: `weights=3,1`.
+fn read_weights(arguments: &Arguments<'_>, backends: &mut [Backend]) -> Result<(), Problem> {
+    let expected = "a list of whole numbers from 0 to 65535, one for each backend, not all 0";
+    let weights = arguments.optional("weights", expected, |value| {
+        let weight = |item: &Value| Some(whole(item, 0..=65535)? as u16);
+        let weights: Vec<u16> = match value {
+            Value::Array(items) => items.iter().map(weight).collect::<Option<_>>()?,
+            Value::String(list) => list
+                .split(',')
+                .map(|item| weight(&Value::from(item.trim())))
+                .collect::<Option<_>>()?,
+            number => vec![weight(number)?],
+        };
+        let is_usable =
+            weights.len() == backends.len() && weights.iter().any(|weight| *weight != 0);
+        is_usable.then_some(weights)
+    })?;
+    for (backend, weight) in backends.iter_mut().zip(weights.into_iter().flatten()) {
+        backend.set_weight(weight);
+    }
+    Ok(())
+}
+
+/// A whole number: as a number, as a number with `.0`, or as a string.
+fn whole(value: &Value, allowed: RangeInclusive<u64>) -> Option<u64> {
+    let number = match value {
+        Value::String(text) => text.parse().ok()?,
+        value => match value.as_u64() {
+            Some(number) => number,
+            None => {
+                let number = value.as_f64().filter(|number| number.fract() == 0.0)?;
+                // In this range a float holds every whole number exactly.
+                (0.0..=u32::MAX.into()).contains(&number).then_some(number as u64)?
+            }
+        },
+    };
+    allowed.contains(&number).then_some(number)
+}
+
+fn count(value: &Value) -> Option<NonZeroU32> {
+    NonZeroU32::new(u32::try_from(whole(value, 1..=u32::MAX.into())?).ok()?)
+}
+
+/// A duration in seconds, kept to the microsecond.
+fn seconds(value: &Value) -> Option<Duration> {
+    let seconds: f64 = match value {
+        Value::String(text) => text.parse().ok()?,
+        value => value.as_f64()?,
+    };
+    let is_sane = (0.0..=RULE_SECONDS_MAX as f64).contains(&seconds);
+    is_sane.then(|| Duration::from_micros((seconds * 1e6).round() as u64))
+}
+
+fn boolean(value: &Value) -> Option<bool> {
+    match value {
+        Value::Bool(value) => Some(*value),
+        // Python prints True, shells type true.
+        Value::String(text) if text.eq_ignore_ascii_case("true") => Some(true),
+        Value::String(text) if text.eq_ignore_ascii_case("false") => Some(false),
+        _ => None,
+    }
+}
+
+/// Text that may go into a head as it is: no space, no control character, nothing beyond ASCII.
+fn text(value: &Value) -> Option<&str> {
+    value.as_str().filter(|text| {
+        (1..=RULE_TEXT_BYTES_MAX).contains(&text.len())
+            && text.bytes().all(|byte| byte.is_ascii_graphic())
+    })
+}
+
+/// No separators, and no dot in front: a page's name becomes a file's.
+fn is_page_name(name: &str) -> bool {
+    (1..=PAGE_NAME_BYTES_MAX).contains(&name.len())
+        && !name.starts_with('.')
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+}
+
+/// A value in an error message: bounded, whatever was sent.
+fn shown(value: &Value) -> String {
+    shorten(&value.to_string())
+}
+
+fn shorten(text: &str) -> String {
+    match text.char_indices().nth(60) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    names.collect::<Vec<_>>().join(", ")
+}
+
+fn object<const N: usize>(arguments: [(&str, Option<Value>); N]) -> Map<String, Value> {
+    arguments.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
+}
+
+fn put(arguments: &mut Map<String, Value>, name: &str, value: Option<impl Into<Value>>) {
+    if let Some(value) = value {
+        arguments.insert(name.to_owned(), value.into());
+    }
+}
+
+fn seconds_to_json(duration: Duration) -> Value {
+    if duration.subsec_nanos() == 0 {
+        json!(duration.as_secs())
+    } else {
+        json!(duration.as_micros() as f64 / 1e6)
+    }
+}
+
+fn proxy_to_json(proxy: &Proxy) -> Map<String, Value> {
+    let backends = proxy.backends();
+    let pairs = backends.iter().map(|backend| match backend.target() {
+        Target::Address(address) => json!([address.ip().to_string(), address.port()]),
+        Target::Name(name) => json!([name.host, name.port]),
+    });
+    let mut arguments = object([("backends", Some(pairs.collect()))]);
+    if backends.iter().any(|backend| backend.weight() != 1) {
+        put(
+            &mut arguments,
+            "weights",
+            Some(backends.iter().map(Backend::weight).collect::<Vec<_>>()),
+        );
+    }
+    if let Some(options) = &proxy.options {
+        put(&mut arguments, "attempts", options.attempts);
+        put(&mut arguments, "delay", options.delay.map(seconds_to_json));
+        put(&mut arguments, "algorithm", options.algorithm.map(Algorithm::as_str));
+        put(&mut arguments, "healthcheck", options.healthcheck);
+        put(&mut arguments, "max_connections", options.max_connections.map(NonZeroU32::get));
+        put(
+            &mut arguments,
+            "check",
+            options.check.as_ref().map(|check| match check {
+                Check::Tcp => "tcp",
+                Check::Path(path) => &**path,
+            }),
+        );
+        let rate = options.max_requests_per_second.map(NonZeroU32::get);
+        put(&mut arguments, "max_requests_per_second", rate);
+        put(&mut arguments, "hold", options.hold.map(seconds_to_json));
+        put(&mut arguments, "idle", options.idle.map(seconds_to_json));
+    }
+    arguments
+}
+
+fn spin_to_json(spin: &Spin) -> Map<String, Value> {
+    let mut arguments = Map::new();
+    put(&mut arguments, "timeout", spin.timeout.map(seconds_to_json));
+    put(&mut arguments, "check_interval", spin.check_interval.map(seconds_to_json));
+    put(&mut arguments, "max_held", spin.max_held.map(NonZeroU32::get));
+    put(&mut arguments, "release_rate", spin.release_rate.map(NonZeroU32::get));
+    put(&mut arguments, "wake", spin.wake.as_deref());
+    put(&mut arguments, "idle", spin.idle.map(seconds_to_json));
+    arguments
+}

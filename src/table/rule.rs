@@ -1,0 +1,207 @@
+//! What a rule says, typed. [`super::json`] reads and writes it, `Snapshot` stores it.
+//!
+//! A table may hold a million of these, nearly all of them `proxy` to one address with every
+//! argument at its default. That case must stay small (32 bytes, asserted below, nothing beside
+//! it on the heap), so what is rarely given hides in a box behind accessors. An argument that was
+//! given is remembered even if it equals the default: what an operator set is what they read back.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use super::backend::{Backend, Backends};
+
+/// What to do with the requests for one host name.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rule {
+    /// What happens.
+    pub action: Action,
+    /// Whether names below this one fall to it too.
+    pub match_subdomains: bool,
+}
+
+/// The first element of a rule with its arguments.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Pass the request on to a backend.
+    Proxy(Proxy),
+    /// Hold the request until the rule changes to another action.
+    Spin(Box<Spin>),
+    /// Answer with a `Location`.
+    Redirect(Box<Redirect>),
+    /// Answer with the page of this name.
+    Static(Box<str>),
+    /// Answer with this status and no body.
+    Empty(u16),
+    /// Do what the rule of this name says (canonical, with its `http://` where it has one).
+    Alias(Box<str>),
+    /// Answer as for a host that has no rule.
+    Unknown,
+    /// Answer as if there were no rules at all.
+    NoHosts,
+}
+
+const _: () = assert!(size_of::<Rule>() == 32 && size_of::<Backend>() == 16);
+
+/// How the next backend is chosen.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Default)]
+pub enum Algorithm {
+    /// By chance, in proportion to the weights.
+    #[default]
+    Random,
+    /// In turn.
+    RoundRobin,
+    /// The one with the fewest requests in flight for its weight; chance decides ties.
+    LeastConnections,
+    /// By the client's address: the same client, the same backend, as long as it is there.
+    Source,
+}
+
+/// How a backend that failed is found to have recovered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Check {
+    /// It accepts a connection.
+    Tcp,
+    /// It answers a GET of this path with a status below 400.
+    Path(Box<str>),
+}
+
+/// The arguments of `proxy`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Proxy {
+    pub(super) backends: Backends,
+    pub(super) options: Option<Box<ProxyOptions>>,
+}
+
+/// What was given besides the backends; `None` is "not given".
+#[derive(Clone, Debug, PartialEq, Default)]
+pub(super) struct ProxyOptions {
+    pub attempts: Option<u16>,
+    pub algorithm: Option<Algorithm>,
+    pub healthcheck: Option<bool>,
+    pub max_connections: Option<NonZeroU32>,
+    pub max_requests_per_second: Option<NonZeroU32>,
+    pub delay: Option<Duration>,
+    pub hold: Option<Duration>,
+    pub idle: Option<Duration>,
+    pub check: Option<Check>,
+}
+
+impl Proxy {
+    /// A proxy to these backends with every other argument at its default. At least one is needed.
+    pub fn new(backends: Vec<Backend>) -> Proxy {
+        debug_assert!(!backends.is_empty());
+        Proxy { backends: Backends::new(backends), options: None }
+    }
+
+    fn given<T>(&self, read: impl Fn(&ProxyOptions) -> Option<T>) -> Option<T> {
+        self.options.as_deref().and_then(read)
+    }
+
+    /// Where requests go; never empty.
+    #[inline]
+    pub fn backends(&self) -> &[Backend] {
+        self.backends.as_slice()
+    }
+
+    /// How many connections are tried for one request.
+    pub fn attempts(&self) -> u16 {
+        self.given(|o| o.attempts).unwrap_or(1)
+    }
+
+    /// The pause before another attempt.
+    pub fn delay(&self) -> Duration {
+        self.given(|o| o.delay).unwrap_or(Duration::from_secs(1))
+    }
+
+    /// How the next backend is chosen.
+    pub fn algorithm(&self) -> Algorithm {
+        self.given(|o| o.algorithm).unwrap_or_default()
+    }
+
+    /// Whether failing backends are passed over and probed until they recover.
+    pub fn healthcheck(&self) -> bool {
+        self.given(|o| o.healthcheck).unwrap_or(true)
+    }
+
+    /// Most requests in flight to one backend.
+    pub fn max_connections(&self) -> Option<NonZeroU32> {
+        self.given(|o| o.max_connections)
+    }
+
+    /// The probe, if one was asked for; otherwise failing backends are probed with a connection.
+    pub fn check(&self) -> Option<&Check> {
+        self.options.as_deref().and_then(|o| o.check.as_ref())
+    }
+
+    /// Requests past this rate are answered with 429.
+    pub fn max_requests_per_second(&self) -> Option<NonZeroU32> {
+        self.given(|o| o.max_requests_per_second)
+    }
+
+    /// How long a request is held while no backend can be reached; zero: it fails at once.
+    pub fn hold(&self) -> Duration {
+        self.given(|o| o.hold).unwrap_or(Duration::ZERO)
+    }
+
+    /// After how long without traffic the rule counts as idle.
+    pub fn idle(&self) -> Option<Duration> {
+        self.given(|o| o.idle)
+    }
+}
+
+/// The arguments of `spin`.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct Spin {
+    pub(super) timeout: Option<Duration>,
+    pub(super) check_interval: Option<Duration>,
+    pub(super) max_held: Option<NonZeroU32>,
+    pub(super) release_rate: Option<NonZeroU32>,
+    pub(super) wake: Option<Box<str>>,
+    pub(super) idle: Option<Duration>,
+}
+
+impl Spin {
+    /// How long a request is held at most.
+    pub fn timeout(&self) -> Duration {
+        self.timeout.unwrap_or(Duration::from_secs(120))
+    }
+
+    /// Most requests held for this rule.
+    pub fn max_held(&self) -> Option<NonZeroU32> {
+        self.max_held
+    }
+
+    /// Requests per second that go on after the change; all at once where none is given.
+    pub fn release_rate(&self) -> Option<NonZeroU32> {
+        self.release_rate
+    }
+
+    /// Told by POST when a request starts to wait.
+    pub fn wake(&self) -> Option<&str> {
+        self.wake.as_deref()
+    }
+
+    /// After how long without traffic `wake` is told again.
+    pub fn idle(&self) -> Option<Duration> {
+        self.idle
+    }
+}
+
+/// The arguments of `redirect`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Redirect {
+    pub(super) to: Box<str>,
+    pub(super) code: Option<u16>,
+}
+
+impl Redirect {
+    /// Where to: a host, or a whole address with `://`. Printable ASCII without spaces.
+    pub fn to(&self) -> &str {
+        &self.to
+    }
+
+    /// The status of the answer.
+    pub fn code(&self) -> u16 {
+        self.code.unwrap_or(302)
+    }
+}

@@ -1,0 +1,194 @@
+//! Backends. `Backend` is driven from the test: accept, expect, send. `Serving` answers by itself in
+//! threads, counts, and remembers what it was asked, for tests with many connections.
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use socket2::SockRef;
+
+use crate::message::{Head, ok};
+use crate::script::{Connection, PATIENCE};
+
+pub struct Backend {
+    listener: TcpListener,
+    pub port: u16,
+}
+
+impl Backend {
+    pub fn new() -> Backend {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a backend's listener");
+        let port = listener.local_addr().expect("its address").port();
+        Backend { listener, port }
+    }
+
+    /// On this port, unless somebody has taken it.
+    pub fn on(port: u16) -> Option<Backend> {
+        let listener = TcpListener::bind(("127.0.0.1", port)).ok()?;
+        Some(Backend { listener, port })
+    }
+
+    /// A rule that proxies to this backend alone.
+    pub fn rule(&self) -> Value {
+        self.rule_with(json!({}))
+    }
+
+    /// The same with more arguments.
+    pub fn rule_with(&self, arguments: Value) -> Value {
+        rule_for(&[self.port], arguments)
+    }
+
+    /// The next connection that the daemon makes.
+    #[track_caller]
+    pub fn accept(&self) -> Connection {
+        self.accept_within(PATIENCE).unwrap_or_else(|| {
+            panic!("backend: waited {PATIENCE:?} in vain for a connection");
+        })
+    }
+
+    fn accept_within(&self, patience: Duration) -> Option<Connection> {
+        SockRef::from(&self.listener).set_read_timeout(Some(patience)).expect("a timeout");
+        match self.listener.accept() {
+            Ok((stream, _)) => Some(Connection::new("backend", stream)),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => None,
+            Err(error) => panic!("backend: accept: {error}"),
+        }
+    }
+
+    /// No connection waits to be accepted.
+    #[track_caller]
+    pub fn expect_no_connection(&self) {
+        if let Some(mut connection) = self.accept_within(Duration::from_millis(1)) {
+            connection.expect_nothing_more();
+            panic!("backend: an unexpected connection");
+        }
+    }
+
+    /// From now on each request is answered by `answer`, on a thread for each connection.
+    pub fn serve<F>(self, answer: F) -> Serving
+    where
+        F: Fn(&Head, &mut Connection) + Send + Sync + 'static,
+    {
+        let counts = Arc::new(Counts::default());
+        let port = self.port;
+        let seen = Arc::clone(&counts);
+        let answer = Arc::new(answer);
+        let acceptor = std::thread::spawn(move || {
+            while let Ok((stream, _)) = self.listener.accept() {
+                if seen.over.load(Ordering::SeqCst) {
+                    return;
+                }
+                seen.connections.fetch_add(1, Ordering::SeqCst);
+                let (seen, answer) = (Arc::clone(&seen), Arc::clone(&answer));
+                std::thread::spawn(move || {
+                    let _open = Open::count(&seen);
+                    let mut connection = Connection::new("backend", stream);
+                    connection.count_received_in(&seen.received);
+                    while let Ok(head) = connection.next_head() {
+                        seen.requests.fetch_add(1, Ordering::SeqCst);
+                        seen.heads.lock().expect("heads").push(head.clone());
+                        answer(&head, &mut connection);
+                    }
+                });
+            }
+        });
+        Serving { port, counts, acceptor: Some(acceptor) }
+    }
+
+    /// Answers every request with 200 and this body.
+    pub fn serve_text(self, body: &'static str) -> Serving {
+        self.serve(move |_, connection| drop(connection.try_send(ok(body))))
+    }
+}
+
+/// A rule that proxies to backends on these ports of the loopback.
+pub fn rule_for(ports: &[u16], arguments: Value) -> Value {
+    let mut arguments = arguments;
+    let backends: Vec<Value> = ports.iter().map(|port| json!(["127.0.0.1", port])).collect();
+    arguments["backends"] = json!(backends);
+    json!(["proxy", arguments, true])
+}
+
+/// A port of the loopback on which nobody listens.
+pub fn closed_port() -> u16 {
+    Backend::new().port
+}
+
+#[derive(Default)]
+struct Counts {
+    connections: AtomicUsize,
+    requests: AtomicUsize,
+    received: Arc<AtomicU64>,
+    heads: Mutex<Vec<Head>>,
+    open: AtomicUsize,
+    over: AtomicBool,
+}
+
+/// Counts a connection while it is open, even when its thread panics.
+struct Open(Arc<Counts>);
+
+impl Open {
+    fn count(counts: &Arc<Counts>) -> Open {
+        counts.open.fetch_add(1, Ordering::SeqCst);
+        Open(Arc::clone(counts))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// A backend that answers by itself until it is dropped.
+pub struct Serving {
+    pub port: u16,
+    counts: Arc<Counts>,
+    acceptor: Option<JoinHandle<()>>,
+}
+
+impl Serving {
+    pub fn rule(&self) -> Value {
+        rule_for(&[self.port], json!({}))
+    }
+
+    /// Connections accepted so far.
+    pub fn connections(&self) -> usize {
+        self.counts.connections.load(Ordering::SeqCst)
+    }
+
+    /// Connections open now.
+    pub fn open_connections(&self) -> usize {
+        self.counts.open.load(Ordering::SeqCst)
+    }
+
+    /// Request heads received so far.
+    pub fn requests(&self) -> usize {
+        self.counts.requests.load(Ordering::SeqCst)
+    }
+
+    /// Bytes received since the last call, whatever they meant.
+    pub fn take_received_bytes(&self) -> u64 {
+        self.counts.received.swap(0, Ordering::SeqCst)
+    }
+
+    /// The heads received since the last call.
+    pub fn take_heads(&self) -> Vec<Head> {
+        std::mem::take(&mut *self.counts.heads.lock().expect("heads"))
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.counts.over.store(true, Ordering::SeqCst);
+        let address = SocketAddr::from(([127, 0, 0, 1], self.port));
+        // wakes the acceptor, which sees `over` and ends; its listener closes with it
+        drop(std::net::TcpStream::connect_timeout(&address, Duration::from_secs(1)));
+        if let Some(acceptor) = self.acceptor.take() {
+            drop(acceptor.join());
+        }
+    }
+}

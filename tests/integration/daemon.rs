@@ -1,0 +1,408 @@
+//! Starts the daemon on ephemeral ports in a fresh folder, waits until it is ready, and ends it.
+//! When a test panics, the daemon's log is printed with it.
+
+use std::fmt::Display;
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use serde_json::{Map, Value, json};
+use tempfile::TempDir;
+
+use crate::script::{Connection, PATIENCE};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_mantrid");
+
+/// What a daemon is to be started with.
+pub struct Setup {
+    folder: TempDir,
+    hosts: Map<String, Value>,
+    lines: Vec<(String, String)>,
+    files_max: Option<u32>,
+}
+
+impl Setup {
+    /// One shard, one untrusted address, no rules, management on a socket in the fresh folder.
+    pub fn new() -> Setup {
+        let folder = tempfile::Builder::new().prefix("mantrid-").tempdir().expect("a folder");
+        std::fs::create_dir(folder.path().join("static")).expect("the folder of pages");
+        let mut setup = Setup { folder, hosts: Map::new(), lines: Vec::new(), files_max: None };
+        for (key, value) in [("bind", "127.0.0.1:0"), ("shards", "1")] {
+            setup = setup.set(key, value);
+        }
+        let path = |name: &str| setup.path(name).display().to_string();
+        let (management, state, pages) =
+            (path("management.sock"), path("state.json"), path("static"));
+        setup = setup
+            .set("bind_management", format!("unix:{management}"))
+            .set("state_file", state)
+            .set("static_dir", pages);
+        if rustix_is_root() {
+            setup = setup.set("uid", 0).set("gid", 0);
+        }
+        setup
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub fn rule(mut self, host: &str, rule: Value) -> Setup {
+        self.hosts.insert(host.to_owned(), rule);
+        self
+    }
+
+    /// Sets a key of the configuration in place of what it was.
+    pub fn set(mut self, key: &str, value: impl Display) -> Setup {
+        self.lines.retain(|(known, _)| known != key);
+        self.add(key, value)
+    }
+
+    /// One more line for a key that may be repeated.
+    pub fn add(mut self, key: &str, value: impl Display) -> Setup {
+        self.lines.push((key.to_owned(), value.to_string()));
+        self
+    }
+
+    pub fn unset(mut self, key: &str) -> Setup {
+        self.lines.retain(|(known, _)| known != key);
+        self
+    }
+
+    /// An address behind a TLS terminator, besides the untrusted one.
+    pub fn internal(self) -> Setup {
+        self.set("bind_internal", "127.0.0.1:0")
+    }
+
+    /// A page in `static_dir`.
+    pub fn page(self, name: &str, text: &str) -> Setup {
+        std::fs::write(self.path("static").join(name), text).expect("a page");
+        self
+    }
+
+    /// Starts it with so few descriptors.
+    pub fn files_max(mut self, count: u32) -> Setup {
+        self.files_max = Some(count);
+        self
+    }
+
+    fn write_files(&self) -> PathBuf {
+        let state = json!({ "hosts": self.hosts, "stats": {} });
+        let configured = self.lines.iter().find(|(key, _)| key == "state_file");
+        let own = self.path("state.json");
+        if configured.is_some_and(|(_, path)| Path::new(path) == own) && !own.exists() {
+            std::fs::write(own, state.to_string()).expect("a state file");
+        }
+        let text: String =
+            self.lines.iter().map(|(key, value)| format!("{key} = {value}\n")).collect();
+        let file = self.path("mantrid.conf");
+        std::fs::write(&file, text).expect("a configuration file");
+        file
+    }
+
+    fn command(&self) -> Command {
+        let mut command = match self.files_max {
+            None => Command::new(PROGRAM),
+            Some(count) => {
+                let mut shell = Command::new("sh");
+                shell.args(["-c", &format!("ulimit -n {count} && exec \"$0\" \"$@\""), PROGRAM]);
+                shell
+            }
+        };
+        command.arg("-c").arg(self.write_files()).stdin(Stdio::null());
+        command
+    }
+
+    /// Starts the daemon and waits until it accepts.
+    #[track_caller]
+    pub fn start(self) -> Daemon {
+        let command = self.command();
+        let count = |key| self.lines.iter().filter(|(known, _)| known == key).count();
+        let (public, internal) = (count("bind"), count("bind_internal"));
+        Daemon::start(command, self.folder, public, internal)
+    }
+
+    /// Runs it to its end, which must come by itself.
+    #[track_caller]
+    pub fn run(&self, arguments: &[&str]) -> Finished {
+        let mut command = self.command();
+        command.args(arguments);
+        run(command)
+    }
+}
+
+fn rustix_is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+/// A program that ended by itself.
+#[derive(Debug)]
+pub struct Finished {
+    pub code: Option<i32>,
+    pub out: String,
+    pub err: String,
+}
+
+impl Finished {
+    /// Fails unless it ended with this code and its standard error holds each of `words`.
+    #[track_caller]
+    pub fn expect(&self, code: i32, words: &[&str]) {
+        let all = words.iter().all(|word| self.err.contains(word));
+        assert!(
+            self.code == Some(code) && all,
+            "expected exit code {code} and {words:?}\n--- found exit code {:?}, standard error:\n{}\n\
+             --- standard output:\n{}",
+            self.code,
+            self.err,
+            self.out
+        );
+    }
+}
+
+/// Runs the program with these arguments alone.
+#[track_caller]
+pub fn run_with(arguments: &[&str]) -> Finished {
+    let mut command = Command::new(PROGRAM);
+    command.args(arguments).stdin(Stdio::null());
+    run(command)
+}
+
+#[track_caller]
+fn run(mut command: Command) -> Finished {
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let mut child = child.expect("the program starts");
+    let out = Log::collect(child.stdout.take().expect("its output"));
+    let err = Log::collect(child.stderr.take().expect("its log"));
+    let ended = out.wait(|log| log.ended) && err.wait(|log| log.ended);
+    if !ended {
+        drop(child.kill());
+    }
+    let status = child.wait().expect("its exit status");
+    let (out, err) = (out.text(), err.text());
+    assert!(ended, "it runs on; standard error:\n{err}\nstandard output:\n{out}");
+    Finished { code: status.code(), out, err }
+}
+
+/// Lines of a child, collected by a thread as they come.
+#[derive(Default)]
+pub struct Log {
+    lines: Mutex<Collected>,
+    more: Condvar,
+}
+
+#[derive(Default)]
+struct Collected {
+    lines: Vec<String>,
+    ended: bool,
+}
+
+impl Log {
+    fn collect(stream: impl Read + Send + 'static) -> Arc<Log> {
+        let log = Arc::new(Log::default());
+        let into = Arc::clone(&log);
+        std::thread::spawn(move || {
+            let mut stream = BufReader::new(stream);
+            let mut line = Vec::new();
+            while matches!(stream.read_until(b'\n', &mut line), Ok(count) if count > 0) {
+                let text = without_colours(String::from_utf8_lossy(&line).trim_end());
+                into.lines.lock().expect("the log").lines.push(text);
+                into.more.notify_all();
+                line.clear();
+            }
+            into.lines.lock().expect("the log").ended = true;
+            into.more.notify_all();
+        });
+        log
+    }
+
+    /// Waits until `enough`; false when that did not come in time.
+    fn wait(&self, enough: impl Fn(&Collected) -> bool) -> bool {
+        let lines = self.lines.lock().expect("the log");
+        let (_lines, timeout) =
+            self.more.wait_timeout_while(lines, PATIENCE, |lines| !enough(lines)).expect("the log");
+        !timeout.timed_out()
+    }
+
+    pub fn text(&self) -> String {
+        self.lines.lock().expect("the log").lines.join("\n")
+    }
+
+    pub fn lines(&self) -> Vec<String> {
+        self.lines.lock().expect("the log").lines.clone()
+    }
+}
+
+/// A terminal's colours taken out.
+fn without_colours(line: &str) -> String {
+    let mut pieces = line.split("\x1b[");
+    let first = pieces.next().unwrap_or_default().to_owned();
+    pieces.fold(first, |text, piece| {
+        text + piece
+            .trim_start_matches(|c: char| c.is_ascii_digit() || c == ';')
+            .trim_start_matches('m')
+    })
+}
+
+pub struct Daemon {
+    child: Child,
+    pub log: Arc<Log>,
+    pub out: Arc<Log>,
+    folder: TempDir,
+    /// The addresses of `bind`, then those of `bind_internal`.
+    pub addresses: Vec<SocketAddr>,
+    public: usize,
+}
+
+impl Daemon {
+    /// One rule for every host under `a.com`, to this backend.
+    pub fn proxying(rule: Value) -> Daemon {
+        Setup::new().rule("a.com", rule).start()
+    }
+
+    /// `mantrid --demo` on ephemeral ports.
+    #[track_caller]
+    pub fn demo(arguments: &[&str]) -> Daemon {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut command = Command::new(PROGRAM);
+        command.arg("--demo").args(arguments).current_dir(folder.path()).stdin(Stdio::null());
+        Daemon::start(command, folder, 1, 0)
+    }
+
+    #[track_caller]
+    fn start(mut command: Command, folder: TempDir, public: usize, internal: usize) -> Daemon {
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        let mut child = child.expect("the program starts");
+        let out = Log::collect(child.stdout.take().expect("its output"));
+        let log = Log::collect(child.stderr.take().expect("its log"));
+        let mut daemon = Daemon { child, log, out, folder, addresses: Vec::new(), public };
+        let ready = |log: &Collected| log.lines.iter().any(|line| line.contains("Ready"));
+        let told = daemon.log.wait(|log| log.ended || ready(log));
+        let lines = daemon.log.lines();
+        assert!(told && lines.iter().any(|line| line.contains("Ready")), "it did not get ready");
+        for line in &lines {
+            if let Some((_, rest)) = line.split_once("Listening for requests on ") {
+                let word = rest.split_whitespace().next().unwrap_or_default();
+                let address = word.trim_end_matches([',', '.', ';']).parse();
+                daemon.addresses.push(address.unwrap_or_else(|_| panic!("no address in {line:?}")));
+            }
+        }
+        assert_eq!(daemon.addresses.len(), public + internal, "addresses told at start-up");
+        daemon
+    }
+
+    /// The first untrusted address.
+    pub fn address(&self) -> SocketAddr {
+        self.addresses[0]
+    }
+
+    pub fn connect(&self) -> Connection {
+        Connection::client(self.address())
+    }
+
+    /// A client that is a TLS terminator.
+    pub fn connect_internal(&self) -> Connection {
+        Connection::client(self.addresses[self.public])
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Waits until the log has a line with all these words.
+    #[track_caller]
+    pub fn expect_log(&self, words: &[&str]) {
+        let has = |line: &String| words.iter().all(|word| line.contains(word));
+        let told = self.log.wait(|log| log.lines.iter().any(has));
+        assert!(told, "the log never had a line with {words:?}");
+    }
+
+    /// Resident memory in bytes.
+    pub fn resident_bytes(&self) -> u64 {
+        self.status_number("VmRSS:") * 1024
+    }
+
+    fn status_number(&self, key: &str) -> u64 {
+        let path = format!("/proc/{}/status", self.child.id());
+        let text = std::fs::read_to_string(path).expect("the status of the daemon");
+        let line = text.lines().find(|line| line.starts_with(key)).expect(key);
+        line.split_whitespace().nth(1).and_then(|word| word.parse().ok()).expect(key)
+    }
+
+    /// CPU time used so far, user and system.
+    pub fn cpu_time(&self) -> Duration {
+        let path = format!("/proc/{}/stat", self.child.id());
+        let text = std::fs::read_to_string(path).expect("the stat of the daemon");
+        let rest = text.rsplit(')').next().unwrap_or_default();
+        let field = |at: usize| -> u64 {
+            rest.split_whitespace().nth(at).and_then(|word| word.parse().ok()).unwrap_or(0)
+        };
+        // utime and stime are fields 14 and 15 of proc(5), in ticks of 10 ms
+        Duration::from_millis(10 * (field(11) + field(12)))
+    }
+
+    pub fn open_files(&self) -> usize {
+        let path = format!("/proc/{}/fd", self.child.id());
+        std::fs::read_dir(path).expect("the descriptors of the daemon").count()
+    }
+
+    /// Sends a signal by its name.
+    pub fn signal(&self, name: &str) {
+        let kill = format!("kill -{name} {}", self.child.id());
+        let status = Command::new("sh").args(["-c", &kill]).status().expect("a shell");
+        assert!(status.success(), "{kill} failed");
+    }
+
+    pub fn terminate(&self) {
+        self.signal("TERM");
+    }
+
+    /// It runs and has not said that it ends.
+    #[track_caller]
+    pub fn expect_running(&mut self) {
+        let status = self.child.try_wait().expect("its status");
+        assert!(status.is_none(), "it ended: {status:?}");
+    }
+
+    /// Waits for its end.
+    #[track_caller]
+    pub fn expect_exit(&mut self) -> ExitStatus {
+        assert!(self.log.wait(|log| log.ended), "it runs on");
+        self.child.wait().expect("its exit status")
+    }
+
+    /// Waits for a clean end.
+    #[track_caller]
+    pub fn expect_clean_exit(&mut self) {
+        let status = self.expect_exit();
+        let (code, signal) = (status.code(), status.signal());
+        assert!(code == Some(0), "expected exit code 0, found {code:?}, signal {signal:?}");
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+        self.log.wait(|log| log.ended);
+        let log = self.log.text();
+        if std::thread::panicking() {
+            eprintln!("--- log of the daemon\n{log}\n---");
+        } else {
+            assert!(!log.contains("panicked at"), "the daemon panicked:\n{log}");
+        }
+    }
+}
+
+/// Polls what has no event to wait for, until it holds or `PATIENCE` is over.
+#[track_caller]
+pub fn eventually(what: &str, holds: impl Fn() -> bool) {
+    let until = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < until, "never came true: {what}");
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+}

@@ -1,0 +1,382 @@
+//! Large bodies: every byte arrives, both directions are independent, and whoever does not read stops
+//! the other side instead of filling our memory.
+
+use std::io::Write;
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::backend::Backend;
+use crate::bulk::{MIB, bytes_at, expect_chunked, expect_plain, send_chunked, send_plain};
+use crate::daemon::{Daemon, Setup, eventually};
+use crate::message::{get, ok, show};
+use crate::script::{Connection, find};
+
+const LARGE: usize = 100 * MIB;
+
+fn thread_with(
+    connection: &Connection,
+    send: impl FnOnce(&mut TcpStream) -> std::io::Result<()> + Send + 'static,
+) -> JoinHandle<std::io::Result<()>> {
+    let mut stream = connection.sender();
+    std::thread::spawn(move || send(&mut stream))
+}
+
+fn finish(sending: JoinHandle<std::io::Result<()>>) {
+    sending.join().expect("the sending thread").expect("everything was taken");
+}
+
+#[test]
+fn down_with_a_length() {
+    let backend = Backend::new();
+    let daemon = Daemon::proxying(backend.rule());
+    let mut client = daemon.connect();
+    client.send(get("a.com", "/"));
+    let mut server = backend.accept();
+    server.expect_head();
+    server.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {LARGE}\r\n\r\n"));
+    let sending = thread_with(&server, |stream| send_plain(stream, 0, LARGE));
+    client.expect_status(200);
+    expect_plain(&mut client, 0, LARGE);
+    finish(sending);
+    assert_goes_on(&mut client, &mut server);
+}
+
+#[test]
+fn down_in_chunks() {
+    let backend = Backend::new();
+    let daemon = Daemon::proxying(backend.rule());
+    let mut client = daemon.connect();
+    client.send(get("a.com", "/"));
+    let mut server = backend.accept();
+    server.expect_head();
+    server.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+    let sending = thread_with(&server, |stream| send_chunked(stream, LARGE));
+    client.expect_status(200);
+    expect_chunked(&mut client, LARGE);
+    finish(sending);
+    assert_goes_on(&mut client, &mut server);
+}
+
+#[test]
+fn down_until_the_backend_closes() {
+    let backend = Backend::new();
+    let daemon = Daemon::proxying(backend.rule());
+    let mut client = daemon.connect();
+    client.send("GET / HTTP/1.0\r\nHost: a.com\r\n\r\n");
+    let mut server = backend.accept();
+    server.expect_head();
+    server.send("HTTP/1.0 200 OK\r\n\r\n");
+    let sending = thread_with(&server, |stream| send_plain(stream, 0, LARGE));
+    client.expect_status(200);
+    expect_plain(&mut client, 0, LARGE);
+    finish(sending);
+    server.half_close();
+    client.expect_close();
+}
+
+#[test]
+fn up_with_a_length() {
+    let backend = Backend::new();
+    let daemon = Daemon::proxying(backend.rule());
+    let mut client = daemon.connect();
+    client.send(format!("POST / HTTP/1.1\r\nHost: a.com\r\nContent-Length: {LARGE}\r\n\r\n"));
+    let sending = thread_with(&client, |stream| send_plain(stream, 0, LARGE));
+    let mut server = backend.accept();
+    server.expect_head();
+    expect_plain(&mut server, 0, LARGE);
+    finish(sending);
+    server.send(ok("got it"));
+    assert_eq!(client.expect_answer().text(), "got it");
+    assert_goes_on(&mut client, &mut server);
+}
+
+#[test]
+fn up_in_chunks() {
+    let backend = Backend::new();
+    let daemon = Daemon::proxying(backend.rule());
+    let mut client = daemon.connect();
+    client.send("POST / HTTP/1.1\r\nHost: a.com\r\nTransfer-Encoding: chunked\r\n\r\n");
+    let sending = thread_with(&client, |stream| send_chunked(stream, LARGE));
+    let mut server = backend.accept();
+    server.expect_head();
+    expect_chunked(&mut server, LARGE);
+    finish(sending);
+    server.send(ok("got it"));
+    assert_eq!(client.expect_answer().text(), "got it");
+    assert_goes_on(&mut client, &mut server);
+}
+
+#[test]
+fn up_and_down_at_the_same_time() {
+    const TOTAL: usize = 32 * MIB;
+    let backend = Backend::new();
+    let daemon = Daemon::proxying(backend.rule());
+    let mut client = daemon.connect();
+    client.send(format!("POST / HTTP/1.1\r\nHost: a.com\r\nContent-Length: {TOTAL}\r\n\r\n"));
+    let uploading = thread_with(&client, |stream| send_plain(stream, 0, TOTAL));
+    let mut server = backend.accept();
+    server.expect_head();
+    server.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+    let downloading = thread_with(&server, |stream| send_chunked(stream, TOTAL));
+    let receiving = std::thread::spawn(move || {
+        expect_plain(&mut server, 0, TOTAL);
+        server
+    });
+    client.expect_status(200);
+    expect_chunked(&mut client, TOTAL);
+    finish(uploading);
+    finish(downloading);
+    let mut server = receiving.join().expect("the whole upload");
+    assert_goes_on(&mut client, &mut server);
+}
+
+#[track_caller]
+fn assert_goes_on(client: &mut Connection, server: &mut Connection) {
+    client.expect_nothing_more();
+    server.expect_nothing_more();
+    client.send(get("a.com", "/next"));
+    server.expect_request("GET /next HTTP/1.1");
+    server.send(ok("next"));
+    assert_eq!(client.expect_answer().text(), "next");
+}
+
+/// Around the sizes at which buffers fill and copying gives way to splicing.
+#[test]
+fn bodies_of_every_size() {
+    let backend = Backend::new().serve(|head, server| {
+        let size: usize = head.target()[1..].parse().expect("a size");
+        let mut stream = server.sender();
+        server.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {size}\r\n\r\n"));
+        drop(send_plain(&mut stream, 0, size));
+    });
+    let daemon = Daemon::proxying(backend.rule());
+    let mut client = daemon.connect();
+    for power in 9..23 {
+        for size in [(1 << power) - 1, 1 << power, (1 << power) + 1] {
+            client.send(get("a.com", &format!("/{size}")));
+            client.expect_status(200);
+            expect_plain(&mut client, 0, size);
+        }
+    }
+    assert_eq!(backend.connections(), 1);
+}
+
+#[test]
+fn a_mebibyte_many_times_for_many_clients() {
+    let backend = Backend::new().serve(|_, server| {
+        server.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {MIB}\r\n\r\n"));
+        drop(send_plain(&mut server.sender(), 0, MIB));
+    });
+    let daemon = Setup::new().set("shards", 2).rule("a.com", backend.rule()).start();
+    let clients: Vec<_> = (0..8)
+        .map(|_| {
+            let mut client = daemon.connect();
+            std::thread::spawn(move || {
+                for _ in 0..20 {
+                    client.send(get("a.com", "/"));
+                    client.expect_status(200);
+                    expect_plain(&mut client, 0, MIB);
+                }
+            })
+        })
+        .collect();
+    for client in clients {
+        client.join().expect("a client");
+    }
+    assert_eq!(backend.requests(), 160);
+}
+
+/// The answer comes while the body is still being sent, and must not wait for its end.
+#[test]
+fn r0002_early_response_during_upload() {
+    const TOTAL: usize = 16 * MIB;
+    let backend = Backend::new();
+    let daemon = Daemon::proxying(backend.rule());
+    let mut client = daemon.connect();
+    client.send(format!("POST / HTTP/1.1\r\nHost: a.com\r\nContent-Length: {TOTAL}\r\n\r\n"));
+    client.send(bytes_at(0, 1000));
+    let mut server = backend.accept();
+    server.expect_head();
+    server.send(ok("early"));
+    assert_eq!(client.expect_answer().text(), "early");
+    let sending = thread_with(&client, |stream| send_plain(stream, 1000, TOTAL));
+    // the backend goes on reading: it gets all of it, or sees the upload cut off, never a mixture
+    let mut room = vec![0; 64 * 1024];
+    let mut at = 0;
+    while let Some(count) = server.read_or_end(&mut room) {
+        assert_eq!(bytes_at(at, count), &room[..count], "the upload at {at}");
+        at += count;
+        if at == TOTAL {
+            break;
+        }
+    }
+    drop(sending.join());
+}
+
+/// The backend answers and closes with the upload unread, as many do for a 413.
+#[test]
+fn r0002_early_response_and_close_during_upload() {
+    const TOTAL: usize = 64 * MIB;
+    let backend = Backend::new();
+    let daemon = Daemon::proxying(backend.rule());
+    let mut client = daemon.connect();
+    client.send(format!("POST / HTTP/1.1\r\nHost: a.com\r\nContent-Length: {TOTAL}\r\n\r\n"));
+    let sending = thread_with(&client, |stream| send_plain(stream, 0, TOTAL));
+    let mut server = backend.accept();
+    server.expect_head();
+    expect_plain(&mut server, 0, MIB);
+    server.send(
+        "HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nContent-Length: 3\r\n\r\nno!",
+    );
+    server.half_close();
+    let answer = client.expect_answer();
+    assert_eq!((answer.status(), answer.text().as_str()), (413, "no!"));
+    drop(server);
+    drop(sending.join());
+    backend.expect_no_connection();
+}
+
+#[test]
+fn a_client_that_stops_reading_stops_the_backend_and_can_go_on() {
+    const TOTAL: usize = 64 * MIB;
+    let backend = Backend::new();
+    let daemon = Daemon::proxying(backend.rule());
+    let mut client = Connection::client_with_small_buffer(daemon.address());
+    client.send(get("a.com", "/"));
+    let mut server = backend.accept();
+    server.expect_head();
+    server.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {TOTAL}\r\n\r\n"));
+    let sent = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&sent);
+    let sending = thread_with(&server, move |stream| {
+        for at in (0..TOTAL).step_by(64 * 1024) {
+            send_plain(stream, at, at + 64 * 1024)?;
+            counter.fetch_add(64 * 1024, Ordering::SeqCst);
+        }
+        Ok(())
+    });
+    expect_stalled(&sent);
+    assert!(sent.load(Ordering::SeqCst) < 32 * MIB, "the backend was not stopped");
+    client.expect_status(200);
+    expect_plain(&mut client, 0, TOTAL);
+    finish(sending);
+}
+
+/// The count stands still for a while.
+#[track_caller]
+fn expect_stalled(count: &AtomicUsize) {
+    let seen = AtomicUsize::new(usize::MAX);
+    let unchanged = AtomicUsize::new(0);
+    eventually("sending stalls", || {
+        let now = count.load(Ordering::SeqCst);
+        let same = seen.swap(now, Ordering::SeqCst) == now;
+        let times = if same { unchanged.fetch_add(1, Ordering::SeqCst) } else { 0 };
+        if !same {
+            unchanged.store(0, Ordering::SeqCst);
+        }
+        times > 60
+    });
+}
+
+#[test]
+fn a_backend_that_stops_reading_stops_the_client() {
+    const TOTAL: usize = 64 * MIB;
+    let backend = Backend::new();
+    let daemon = Daemon::proxying(backend.rule());
+    let mut client = daemon.connect();
+    client.send(format!("POST / HTTP/1.1\r\nHost: a.com\r\nContent-Length: {TOTAL}\r\n\r\n"));
+    let sent = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&sent);
+    let before = daemon.resident_bytes();
+    let sending = thread_with(&client, move |stream| {
+        for at in (0..TOTAL).step_by(64 * 1024) {
+            send_plain(stream, at, at + 64 * 1024)?;
+            counter.fetch_add(64 * 1024, Ordering::SeqCst);
+        }
+        Ok(())
+    });
+    let mut server = backend.accept();
+    expect_stalled(&sent);
+    let grown = daemon.resident_bytes().saturating_sub(before);
+    assert!(grown < 8 * MIB as u64, "a stalled upload costs {grown} bytes");
+    server.expect_head();
+    expect_plain(&mut server, 0, TOTAL);
+    finish(sending);
+    server.send(ok("all"));
+    assert_eq!(client.expect_answer().text(), "all");
+}
+
+#[test]
+fn forty_clients_that_stop_reading() {
+    const TOTAL: usize = 512 * MIB;
+    let sent = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&sent);
+    let backend = Backend::new().serve(move |_, server| {
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {TOTAL}\r\n\r\n");
+        let mut stream = server.sender();
+        drop(stream.set_write_timeout(Some(Duration::from_secs(30))));
+        if stream.write_all(head.as_bytes()).is_err() {
+            return;
+        }
+        for at in (0..TOTAL).step_by(64 * 1024) {
+            if send_plain(&mut stream, at, at + 64 * 1024).is_err() {
+                return;
+            }
+            counter.fetch_add(64 * 1024, Ordering::SeqCst);
+        }
+    });
+    let daemon = Daemon::proxying(backend.rule());
+    assert_eq!(daemon.connect().exchange(get("nowhere.com", "/")).status(), 503);
+    let before = daemon.resident_bytes();
+    let mut clients: Vec<Connection> =
+        (0..40).map(|_| Connection::client_with_small_buffer(daemon.address())).collect();
+    for client in &mut clients {
+        client.send(get("a.com", "/"));
+    }
+    eventually("every request is at the backend", || backend.requests() == 40);
+    expect_stalled(&sent);
+    let grown = daemon.resident_bytes().saturating_sub(before);
+    assert!(grown < 64 * MIB as u64, "forty stalled clients cost {grown} bytes");
+    // the others are served meanwhile, and the forty get right bytes when they read again
+    assert_eq!(daemon.connect().exchange(get("nowhere.com", "/")).status(), 503);
+    for client in &mut clients {
+        client.expect_status(200);
+        expect_plain(client, 0, MIB);
+    }
+    drop(clients);
+    eventually("the backend is told that they left", || backend.open_connections() == 0);
+}
+
+#[test]
+fn a_large_answer_cut_off_in_the_middle() {
+    const TOTAL: usize = 64 * MIB;
+    let backend = Backend::new();
+    let daemon = Daemon::proxying(backend.rule());
+    for framing in ["Content-Length: 67108864", "Transfer-Encoding: chunked"] {
+        let mut client = daemon.connect();
+        client.send(get("a.com", "/"));
+        let mut server = backend.accept();
+        server.expect_head();
+        server.send(format!("HTTP/1.1 200 OK\r\n{framing}\r\n\r\n"));
+        let chunked = framing.contains("chunked");
+        let sending = std::thread::spawn(move || {
+            let mut stream = server.sender();
+            if chunked {
+                stream.write_all(format!("{TOTAL:x}\r\n").as_bytes()).expect("a chunk size");
+            }
+            send_plain(&mut stream, 0, TOTAL / 2).expect("half of it");
+            drop(server);
+        });
+        client.expect_status(200);
+        if chunked {
+            assert_eq!(client.expect_line(), format!("{TOTAL:x}").as_bytes());
+        }
+        expect_plain(&mut client, 0, TOTAL / 2);
+        let (rest, _ending) = client.read_to_end();
+        assert!(rest.is_empty() && find(&rest, b"0\r\n").is_none(), "more: {}", show(&rest));
+        sending.join().expect("the backend");
+    }
+}

@@ -1,0 +1,273 @@
+//! What happens when someone is slow: each timeout, who is told what, and when. These tests measure
+//! time because time is their subject; each waits for the event that ends it.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use socket2::{Domain, Socket, Type};
+
+use crate::backend::{Backend, rule_for};
+use crate::daemon::Setup;
+use crate::message::{get, ok, show};
+use crate::script::{Connection, Ending, find};
+
+/// The time from `began` to now is about `expected`: timers may be coarse, machines busy.
+#[track_caller]
+fn expect_about(expected: Duration, began: Instant) {
+    let took = began.elapsed();
+    let between = expected.mul_f32(0.8)..expected + Duration::from_secs(4);
+    assert!(between.contains(&took), "it took {took:?}, not about {expected:?}");
+}
+
+fn with(key: &str, milliseconds: u64) -> (Setup, Duration) {
+    let setup = Setup::new().set(key, format!("{milliseconds}ms"));
+    (setup, Duration::from_millis(milliseconds))
+}
+
+const HEAD: &str = "GET / HTTP/1.1\r\nHost: a.com\r\n";
+
+#[test]
+fn http_request_for_half_a_head() {
+    let (setup, time) = with("timeout_http_request", 300);
+    let daemon = setup.start();
+    let began = Instant::now();
+    let mut client = daemon.connect();
+    client.send(HEAD);
+    let answer = client.expect_answer();
+    expect_about(time, began);
+    assert_eq!((answer.status(), answer.head.says_close()), (408, true));
+    client.expect_end();
+}
+
+#[test]
+fn http_request_is_for_the_whole_head() {
+    let (setup, time) = with("timeout_http_request", 600);
+    let daemon = setup.start();
+    let began = Instant::now();
+    let mut client = daemon.connect();
+    let mut sent = 0;
+    // a byte every 50 ms would keep a timeout between two reads from ever coming
+    while client.try_send(&HEAD[sent..=sent]).is_ok() {
+        sent += 1;
+        if client.came_within(Duration::from_millis(50)) {
+            break;
+        }
+        assert!(sent < HEAD.len(), "the head was finished in {:?}", began.elapsed());
+    }
+    assert_eq!(client.expect_answer().status(), 408);
+    expect_about(time, began);
+}
+
+#[test]
+fn http_request_for_silence() {
+    let (setup, time) = with("timeout_http_request", 300);
+    let daemon = setup.start();
+    let began = Instant::now();
+    let mut client = daemon.connect();
+    // told or not, a connection that never asks anything is closed
+    let (bytes, _ending) = client.read_to_end();
+    expect_about(time, began);
+    assert!(bytes.is_empty() || bytes.starts_with(b"HTTP/1.1 408 "), "{}", show(&bytes));
+}
+
+#[test]
+fn http_request_after_a_first_request() {
+    let (setup, time) = with("timeout_http_request", 300);
+    let daemon = setup.rule("a.com", json!(["empty", { "code": 204 }, false])).start();
+    let mut client = daemon.connect();
+    assert_eq!(client.exchange(get("a.com", "/")).status(), 204);
+    // idle for longer than that: another timeout's matter
+    client.expect_nothing_within(time * 2);
+    let began = Instant::now();
+    client.send(HEAD);
+    assert_eq!(client.expect_answer().status(), 408);
+    expect_about(time, began);
+}
+
+#[test]
+fn http_keep_alive() {
+    let (setup, time) = with("timeout_http_keep_alive", 300);
+    let daemon = setup.rule("a.com", json!(["empty", { "code": 204 }, false])).start();
+    let mut client = daemon.connect();
+    assert_eq!(client.exchange(get("a.com", "/")).status(), 204);
+    let began = Instant::now();
+    client.expect_close();
+    expect_about(time, began);
+}
+
+#[test]
+fn connect() {
+    let (setup, time) = with("timeout_connect", 300);
+    let full = FullListener::new();
+    let daemon = setup.rule("a.com", rule_for(&[full.port], json!({}))).start();
+    let mut client = daemon.connect();
+    let began = Instant::now();
+    let status = client.exchange(get("a.com", "/")).status();
+    expect_about(time, began);
+    assert_eq!(status, 502, "a backend that can't be reached");
+}
+
+/// A listener whose queue is full: the kernel ignores what else wants to connect.
+struct FullListener {
+    port: u16,
+    _listener: Socket,
+    _queued: Vec<Socket>,
+}
+
+impl FullListener {
+    fn new() -> FullListener {
+        let listener = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        let any: std::net::SocketAddr = ([127, 0, 0, 1], 0).into();
+        listener.bind(&any.into()).expect("a port");
+        listener.listen(0).expect("a queue of one");
+        let address = listener.local_addr().expect("its address");
+        let mut queued = Vec::new();
+        loop {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+            let full = socket.connect_timeout(&address, Duration::from_millis(200)).is_err();
+            queued.push(socket);
+            if full {
+                break;
+            }
+        }
+        let port = address.as_socket_ipv4().expect("an IPv4 address").port();
+        FullListener { port, _listener: listener, _queued: queued }
+    }
+}
+
+#[test]
+fn server_before_an_answer() {
+    let (setup, time) = with("timeout_server", 300);
+    let backend = Backend::new();
+    let daemon = setup.rule("a.com", backend.rule()).start();
+    for begun in ["", "HTTP/1.1 200 OK\r\nConte"] {
+        let mut client = daemon.connect();
+        let began = Instant::now();
+        client.send(get("a.com", "/"));
+        let mut server = backend.accept();
+        server.expect_head();
+        server.send(begun);
+        assert_eq!(client.expect_answer().status(), 504);
+        expect_about(time, began);
+        // a late answer must find nobody
+        server.expect_end();
+    }
+}
+
+#[test]
+fn server_in_the_middle_of_a_body() {
+    let (setup, time) = with("timeout_server", 300);
+    let backend = Backend::new();
+    let daemon = setup.rule("a.com", backend.rule()).start();
+    for (head, part) in [
+        ("Content-Length: 10\r\n", "hello"),
+        ("Transfer-Encoding: chunked\r\n", "5\r\nhello\r\n"),
+        ("", "hello"),
+    ] {
+        let mut client = daemon.connect();
+        client.send(get("a.com", "/"));
+        let mut server = backend.accept();
+        server.expect_head();
+        let began = Instant::now();
+        server.send(format!("HTTP/1.1 200 OK\r\n{head}\r\n{part}"));
+        let until_close =
+            client.expect_status(200).framing() == crate::message::Framing::UntilClose;
+        let (rest, ending) = client.read_to_end();
+        expect_about(time, began);
+        assert!(find(&rest, b"0\r\n\r\n").is_none(), "cut off, not ended: {}", show(&rest));
+        assert!(!until_close || ending == Ending::Reset, "a cut-off body must not end cleanly");
+    }
+}
+
+#[test]
+fn server_counts_from_the_last_byte() {
+    let (setup, time) = with("timeout_server", 500);
+    let backend = Backend::new();
+    let daemon = setup.rule("a.com", backend.rule()).start();
+    let mut client = daemon.connect();
+    client.send(get("a.com", "/"));
+    let mut server = backend.accept();
+    server.expect_head();
+    server.send("HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n");
+    client.expect_status(200);
+    for byte in ["a", "b", "c", "d", "e", "f"] {
+        client.expect_nothing_within(time / 2);
+        server.send(byte);
+        client.expect_body(byte);
+    }
+}
+
+#[test]
+fn client_in_the_middle_of_its_body() {
+    let (setup, time) = with("timeout_client", 300);
+    let backend = Backend::new();
+    let daemon = setup.rule("a.com", backend.rule()).start();
+    let mut client = daemon.connect();
+    let began = Instant::now();
+    client.send("POST / HTTP/1.1\r\nHost: a.com\r\nContent-Length: 10\r\n\r\nhello");
+    let mut server = backend.accept();
+    server.expect_head();
+    server.expect_body("hello");
+    server.expect_end();
+    expect_about(time, began);
+    let (bytes, _ending) = client.read_to_end();
+    assert!(bytes.is_empty() || bytes.starts_with(b"HTTP/1.1 408 "), "{}", show(&bytes));
+}
+
+#[test]
+fn client_that_does_not_read() {
+    let (setup, _time) = with("timeout_client", 500);
+    let backend = Backend::new();
+    let daemon = setup.rule("a.com", backend.rule()).start();
+    let mut client = Connection::client_with_small_buffer(daemon.address());
+    client.send(get("a.com", "/"));
+    let mut server = backend.accept();
+    server.expect_head();
+    server.send("HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n");
+    // sends until the daemon has given the client up, and the backend with it
+    let block = vec![b'x'; 1 << 20];
+    let began = Instant::now();
+    while server.try_send(&block).is_ok() {
+        assert!(
+            began.elapsed() < Duration::from_secs(8),
+            "the daemon holds on to a client that stalls"
+        );
+    }
+    expect_about(Duration::from_millis(500), began);
+}
+
+#[test]
+fn tunnel() {
+    let (setup, time) = with("timeout_tunnel", 300);
+    let backend = Backend::new();
+    let daemon = setup.rule("a.com", backend.rule()).start();
+    let mut client = daemon.connect();
+    client.send("GET / HTTP/1.1\r\nHost: a.com\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n");
+    let mut server = backend.accept();
+    server.expect_head();
+    server.send("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n");
+    client.expect_status(101);
+    let began = Instant::now();
+    server.expect_end();
+    client.expect_end();
+    expect_about(time, began);
+}
+
+#[test]
+fn none_of_them_while_things_go_well() {
+    let backend = Backend::new();
+    let daemon = Setup::new()
+        .set("timeout_http_request", "400ms")
+        .set("timeout_client", "400ms")
+        .set("timeout_server", "10s")
+        .rule("a.com", backend.rule())
+        .start();
+    let mut client = daemon.connect();
+    client.send(get("a.com", "/"));
+    let mut server = backend.accept();
+    server.expect_head();
+    // the client has nothing to do but wait: its own timeouts do not run
+    client.expect_nothing_within(Duration::from_millis(1000));
+    server.send(ok("slow but fine"));
+    assert_eq!(client.expect_answer().text(), "slow but fine");
+}
