@@ -258,7 +258,7 @@ pub fn parse_response<'h, 'b>(
     if upgrade && !(names_protocol && survey.upgrade_option && version == Version::Http11) {
         return Err(BadResponse::Switch);
     }
-    let mut dropped = survey.hop.union(survey.hosts);
+    let mut dropped = survey.hop;
     if !upgrade {
         dropped = dropped.union(survey.upgrade);
     }
