@@ -1,2 +1,123 @@
-//! Bench.
-fn main() {}
+//! The pure part of a request's path: a head measured, parsed and forwarded; a chunked body checked.
+//!
+//! Each asserts its result inside, so that nothing is measured that does not work.
+
+use std::hint::black_box;
+use std::net::{IpAddr, Ipv4Addr};
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use mantrid::http::{
+    Chunked, FramingOut, HeadScan, Method, RequestForward, RequestFraming, ResponseForward,
+    ResponseFraming, Scheme, Version, field_room, parse_request, parse_response, write_request,
+    write_response,
+};
+
+/// What `wrk` sends.
+const SHORT: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost:8080\r\n\r\n";
+const BROWSER: &[u8] = include_bytes!("../tests/data/heads/accepted/browser.http");
+const RESPONSE: &[u8] =
+    b"HTTP/1.1 200 OK\r\nServer: nginx/1.22.1\r\nDate: Sun, 06 Nov 1994 08:49:37 \
+    GMT\r\nContent-Type: text/html\r\nContent-Length: 64\r\nConnection: keep-alive\r\n\r\n";
+
+fn hundred_fields() -> Vec<u8> {
+    let mut head = b"GET / HTTP/1.1\r\nHost: localhost\r\n".to_vec();
+    for index in 0..99 {
+        head.extend_from_slice(format!("X-Field-{index}: some value {index}\r\n").as_bytes());
+    }
+    head.extend_from_slice(b"\r\n");
+    head
+}
+
+fn heads(criterion: &mut Criterion) {
+    let hundred = hundred_fields();
+    for (name, head, fields) in
+        [("short", SHORT, 1), ("browser", BROWSER, 17), ("100", &hundred, 100)]
+    {
+        let lines = head.iter().filter(|&&b| b == b'\n').count();
+        assert_eq!(lines, fields + 2, "{name}");
+        let mut group = criterion.benchmark_group("head");
+        group.throughput(Throughput::Bytes(head.len() as u64));
+        group.bench_function(format!("scan/{name}"), |bencher| {
+            bencher.iter(|| {
+                let end = HeadScan::default().advance(black_box(head));
+                assert_eq!(end, Ok(Some(head.len())));
+            });
+        });
+        group.bench_function(format!("parse/{name}"), |bencher| {
+            bencher.iter(|| {
+                let mut room = field_room();
+                let parsed = parse_request(black_box(head), &mut room).expect("a good head");
+                assert_eq!(parsed.framing, RequestFraming::None);
+                black_box(parsed);
+            });
+        });
+    }
+}
+
+fn forward(criterion: &mut Criterion) {
+    let hundred = hundred_fields();
+    let client = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 77));
+    let how = RequestForward { client, trusted: false, scheme: Scheme::Http };
+    let mut out = Vec::with_capacity(16 * 1024);
+    for (name, head) in [("short", SHORT), ("browser", BROWSER), ("100", &hundred)] {
+        let mut group = criterion.benchmark_group("forward");
+        group.throughput(Throughput::Bytes(head.len() as u64));
+        group.bench_function(format!("write/{name}"), |bencher| {
+            let mut room = field_room();
+            let parsed = parse_request(head, &mut room).expect("a good head");
+            bencher.iter(|| {
+                out.clear();
+                write_request(black_box(&parsed), how, &mut out);
+                assert!(out.ends_with(b"\r\nX-Forwarded-Proto: http\r\n\r\n"));
+            });
+        });
+        group.bench_function(format!("all/{name}"), |bencher| {
+            bencher.iter(|| {
+                let end = HeadScan::default().advance(black_box(head));
+                assert_eq!(end, Ok(Some(head.len())));
+                let mut room = field_room();
+                let parsed = parse_request(head, &mut room).expect("a good head");
+                out.clear();
+                write_request(&parsed, how, &mut out);
+                assert!(out.ends_with(b"\r\nX-Forwarded-Proto: http\r\n\r\n"));
+            });
+        });
+    }
+    let how = ResponseForward {
+        client_version: Version::Http11,
+        keep_alive: true,
+        framing_out: FramingOut::AsIs,
+    };
+    criterion.bench_function("forward/all/response", |bencher| {
+        bencher.iter(|| {
+            let end = HeadScan::default().advance(black_box(RESPONSE));
+            assert_eq!(end, Ok(Some(RESPONSE.len())));
+            let mut room = field_room();
+            let parsed = parse_response(RESPONSE, &mut room, Method::Get).expect("a good head");
+            assert_eq!(parsed.framing, ResponseFraming::Length(64));
+            out.clear();
+            write_response(&parsed, how, &mut out);
+            assert_eq!(out.len(), RESPONSE.len() - b"Connection: keep-alive\r\n".len());
+        });
+    });
+}
+
+fn chunked(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("chunked");
+    for size in [16usize, 1024, 64 * 1024] {
+        let count = 64 * 1024 / size;
+        let chunk = [format!("{size:x}\r\n").as_bytes(), &vec![b'x'; size], b"\r\n"].concat();
+        let body = [chunk.repeat(count).as_slice(), b"0\r\n\r\n"].concat();
+        group.throughput(Throughput::Bytes(body.len() as u64));
+        group.bench_function(format!("check/{size}"), |bencher| {
+            bencher.iter(|| {
+                let mut chunked = Chunked::default();
+                assert_eq!(chunked.advance(black_box(&body)), Ok(body.len()));
+                assert!(chunked.is_done());
+            });
+        });
+    }
+}
+
+criterion_group!(benches, heads, forward, chunked);
+criterion_main!(benches);

@@ -31,6 +31,9 @@ pub fn write_request(head: &RequestHead<'_, '_>, how: RequestForward, out: &mut 
     if !how.trusted {
         dropped = dropped.union(head.forwarding);
     }
+    if !head.upgrade {
+        dropped = dropped.union(head.upgrade_fields);
+    }
     let as_it_came =
         head.version == Version::Http11 && !matches!(head.target, Target::Absolute { .. });
     let from = if as_it_came {

@@ -97,7 +97,8 @@ pub struct RequestHead<'h, 'b> {
     pub keep_alive: bool,
     /// The client waits for a 100 before it sends the body; never in HTTP/1.0.
     pub expect_continue: bool,
-    /// The client offers to leave HTTP, for a protocol that we would let pass.
+    /// The client offers to leave HTTP, for a protocol that we would let pass. A caller who would
+    /// not may clear it: then the offer goes on to no backend.
     pub upgrade: bool,
     /// What X-Forwarded-Protocol, or else X-Forwarded-Proto, says. Believe it on `bind_internal`
     /// only.
@@ -105,6 +106,8 @@ pub struct RequestHead<'h, 'b> {
     pub(super) fields: Fields<'h, 'b>,
     /// Fields that go on to no backend.
     pub(super) dropped: FieldSet,
+    /// Fields that go on only with `upgrade`.
+    pub(super) upgrade_fields: FieldSet,
     /// Fields that go on if a trusted peer wrote them.
     pub(super) forwarding: FieldSet,
     /// Host was dropped from the fields: we write it ourselves.
@@ -164,9 +167,6 @@ pub fn parse_request<'h, 'b>(
         && !survey.upgrade_to_http
         && matches!(framing, RequestFraming::None | RequestFraming::Length(0));
     let mut dropped = survey.hop;
-    if !upgrade {
-        dropped = dropped.union(survey.upgrade);
-    }
     if !is_11 {
         // RFC 9110 §10.1.1: to be ignored here, and our version on it would make it count there.
         dropped = dropped.union(survey.expect);
@@ -193,6 +193,7 @@ pub fn parse_request<'h, 'b>(
         forwarded_scheme: survey.forwarded_scheme(),
         fields,
         dropped,
+        upgrade_fields: survey.upgrade,
         forwarding: survey.forwarding,
         writes_host,
         writes_framing: survey.framing_is_odd,
@@ -257,7 +258,7 @@ pub fn parse_response<'h, 'b>(
     if upgrade && !(names_protocol && survey.upgrade_option && version == Version::Http11) {
         return Err(BadResponse::Switch);
     }
-    let mut dropped = survey.hop.union(survey.hosts);
+    let mut dropped = survey.hop;
     if !upgrade {
         dropped = dropped.union(survey.upgrade);
     }

@@ -50,7 +50,14 @@ fn sample_requests() {
         seen.insert(slug);
     }
     // A refusal that no head can cause is one of time, size or body.
-    let other = ["head_too_large", "target_too_long", "head_timeout", "bad_chunk", "bad_trailer"];
+    let other = [
+        "head_too_large",
+        "target_too_long",
+        "head_timeout",
+        "body_timeout",
+        "bad_chunk",
+        "bad_trailer",
+    ];
     seen.extend(other.map(str::to_owned));
     let all = Refusal::ALL.iter().map(|refusal| refusal.slug().to_owned()).collect();
     assert_eq!(seen, all, "each refusal has a sample, and only those");
