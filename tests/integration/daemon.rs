@@ -41,7 +41,7 @@ impl Setup {
             .set("bind_management", format!("unix:{management}"))
             .set("state_file", state)
             .set("static_dir", pages);
-        if rustix_is_root() {
+        if nix::unistd::geteuid().is_root() {
             setup = setup.set("uid", 0).set("gid", 0);
         }
         setup
@@ -133,10 +133,6 @@ impl Setup {
         command.args(arguments);
         run(command)
     }
-}
-
-fn rustix_is_root() -> bool {
-    nix::unistd::geteuid().is_root()
 }
 
 /// A program that ended by itself.
@@ -326,10 +322,16 @@ impl Daemon {
     }
 
     fn status_number(&self, key: &str) -> u64 {
+        let line = self.status_line(key);
+        line.split_whitespace().next().and_then(|word| word.parse().ok()).expect(key)
+    }
+
+    /// What the kernel says of the process under this key.
+    pub fn status_line(&self, key: &str) -> String {
         let path = format!("/proc/{}/status", self.child.id());
         let text = std::fs::read_to_string(path).expect("the status of the daemon");
-        let line = text.lines().find(|line| line.starts_with(key)).expect(key);
-        line.split_whitespace().nth(1).and_then(|word| word.parse().ok()).expect(key)
+        let line = text.lines().find_map(|line| line.strip_prefix(key)).expect(key);
+        line.trim().to_owned()
     }
 
     /// CPU time used so far, user and system.
