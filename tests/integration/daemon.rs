@@ -316,6 +316,27 @@ impl Daemon {
         assert!(told, "the log never had a line with {words:?}");
     }
 
+    /// Waits until standard output has this text, and returns all of it.
+    #[track_caller]
+    pub fn expect_printed(&self, text: &str) -> String {
+        let told = self.out.wait(|out| out.lines.iter().any(|line| line.contains(text)));
+        assert!(told, "standard output never had {text:?}:\n{}", self.out.text());
+        self.out.text()
+    }
+
+    /// Takes all but so many of the descriptors away that the process could still open.
+    pub fn leave_files(&self, count: usize) {
+        // the limit is on numbers, not on how many are open: the highest one counts
+        let path = format!("/proc/{}/fd", self.child.id());
+        let numbers = std::fs::read_dir(path).expect("the descriptors of the daemon");
+        let highest =
+            numbers.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).max();
+        let limit = highest.unwrap_or(0usize) + 1 + count;
+        let pid = i32::try_from(self.child.id()).expect("a process number");
+        let new = (limit as u64, limit as u64);
+        rlimit::prlimit(pid, rlimit::Resource::NOFILE, Some(new), None).expect("prlimit");
+    }
+
     /// Resident memory in bytes.
     pub fn resident_bytes(&self) -> u64 {
         self.status_number("VmRSS:") * 1024

@@ -3,6 +3,7 @@
 use std::net::ToSocketAddrs;
 
 use crate::daemon::Daemon;
+use crate::message::Answer;
 use crate::script::Connection;
 
 /// One printed `curl` command, understood as far as we print such.
@@ -10,7 +11,7 @@ use crate::script::Connection;
 struct Curl {
     method: Option<String>,
     fields: Vec<String>,
-    data: Option<String>,
+    data: Option<Vec<u8>>,
     url: Option<String>,
 }
 
@@ -23,7 +24,7 @@ impl Curl {
             match word.as_str() {
                 "-H" | "--header" => curl.fields.push(words.next()?),
                 "-X" | "--request" => curl.method = Some(words.next()?),
-                "-d" | "--data" => curl.data = Some(words.next()?),
+                "-d" | "--data" | "--data-binary" => curl.data = Some(content(&words.next()?)),
                 "-I" | "--head" => curl.method = Some("HEAD".to_owned()),
                 "-o" | "-w" | "-m" => drop(words.next()),
                 "#" | "|" | ";" | "&&" | "→" | "->" => break,
@@ -35,8 +36,8 @@ impl Curl {
         curl.url.is_some().then_some(curl)
     }
 
-    /// Does it; returns the status.
-    fn run(&self) -> u16 {
+    /// Does it, and takes the whole answer.
+    fn run(&self) -> Answer {
         let url = self.url.as_deref().expect("a URL");
         let rest = url.strip_prefix("http://").unwrap_or(url);
         let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
@@ -51,9 +52,7 @@ impl Curl {
         };
         let mut request =
             format!("{method} {} HTTP/1.1\r\n", if path.is_empty() { "/" } else { path });
-        let names_host =
-            self.fields.iter().any(|field| field.to_ascii_lowercase().starts_with("host:"));
-        if !names_host {
+        if self.host().is_none() {
             request.push_str(&format!("Host: {authority}\r\n"));
         }
         for field in &self.fields {
@@ -63,10 +62,14 @@ impl Curl {
             request.push_str(&format!("Content-Length: {}\r\n", data.len()));
         }
         request.push_str("\r\n");
-        request.push_str(self.data.as_deref().unwrap_or_default());
         let mut client = Connection::client(address);
         client.send(request);
-        client.expect_head().status()
+        client.send(self.data.as_deref().unwrap_or_default());
+        client.expect_answer()
+    }
+
+    fn host(&self) -> Option<&str> {
+        self.fields.iter().find_map(|field| field.strip_prefix("Host: "))
     }
 }
 
@@ -90,27 +93,51 @@ fn split(line: &str) -> Vec<String> {
     words
 }
 
+/// What `-d` and `--data-binary` send: the text itself, or a file of the folder one tries this in.
+fn content(word: &str) -> Vec<u8> {
+    match word.strip_prefix('@') {
+        Some(file) => std::fs::read(file).expect("a file that a printed command names"),
+        None => word.as_bytes().to_vec(),
+    }
+}
+
+/// What each printed command says it does.
+fn expected_status(command: &Curl) -> u16 {
+    match command.host() {
+        None | Some("also.example" | "test.example") => 200,
+        Some("old.example") => 302,
+        Some("secret.example") => 403,
+        Some("down.example") => 502,
+        Some("who.example") => 503,
+        Some(host) => panic!("{host}: what should it answer? {command:?}"),
+    }
+}
+
 #[test]
 fn what_it_prints_works() {
-    let mut daemon = Daemon::demo(&["-o", "bind=127.0.0.1:0", "-o", "bind_management=127.0.0.1:0"]);
-    let printed = format!("{}\n{}", daemon.out.text(), daemon.log.text());
+    let mut daemon = Daemon::demo(&["-o", "bind=127.0.0.1:0"]);
+    let printed = daemon.expect_printed("nothing is left behind");
     let commands: Vec<Curl> = printed.lines().filter_map(Curl::parse).collect();
-    assert!(!commands.is_empty(), "no command is printed:\n{printed}");
-    let mut statuses = Vec::new();
+    assert!(commands.len() > 5, "few commands are printed:\n{printed}");
     for command in &commands {
-        let status = command.run();
-        assert!(status < 600, "{command:?}: {status}");
-        statuses.push(status);
+        let answer = command.run();
+        assert_eq!(answer.status(), expected_status(command), "{command:?}: {}", answer.head.start);
+        if command.data.is_some() {
+            assert_eq!(command.data.as_ref(), Some(&answer.body), "a body, there and back");
+        }
     }
-    assert!(statuses.contains(&200), "none of them gets to a backend: {statuses:?}\n{printed}");
-    assert!(!statuses.contains(&502), "a demo backend can't be reached: {statuses:?}\n{printed}");
-    daemon.terminate();
+    let log = daemon.log.text();
+    let state = log.split_whitespace().find(|word| word.ends_with("/state.json"));
+    let state = std::path::PathBuf::from(state.expect("the state file is named in the log"));
+    assert!(state.exists());
+    daemon.signal("INT");
     daemon.expect_clean_exit();
+    assert!(!state.exists(), "{} is left behind", state.display());
 }
 
 #[test]
 fn localhost_is_proxied() {
-    let daemon = Daemon::demo(&["-o", "bind=127.0.0.1:0", "-o", "bind_management=127.0.0.1:0"]);
+    let daemon = Daemon::demo(&["-o", "bind=127.0.0.1:0"]);
     for _ in 0..4 {
         let answer = daemon.connect().exchange("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
         assert_eq!(answer.status(), 200, "{}", answer.text());

@@ -27,8 +27,21 @@ fn expect_recovers(daemon: &Daemon) {
 }
 
 #[test]
-fn descriptors_run_out() {
+fn more_clients_than_there_is_room_for() {
     let mut daemon = setup().files_max(128).start();
+    expect_survives_a_crowd(&mut daemon);
+}
+
+/// The limit sinks below what was planned for: accepting fails with EMFILE.
+#[test]
+fn descriptors_run_out() {
+    let mut daemon = setup().start();
+    daemon.leave_files(20);
+    expect_survives_a_crowd(&mut daemon);
+}
+
+#[track_caller]
+fn expect_survives_a_crowd(daemon: &mut Daemon) {
     let mut old = daemon.connect();
     assert_eq!(old.exchange(get(EMPTY, "/")).status(), 403);
     let crowd: Vec<Connection> = (0..300).map(|_| daemon.connect()).collect();
@@ -40,14 +53,15 @@ fn descriptors_run_out() {
     assert!(used < Duration::from_millis(500), "{used:?} of CPU time in a second of waiting");
     assert_eq!(old.exchange(get(EMPTY, "/")).status(), 403);
     drop(crowd);
-    expect_recovers(&daemon);
+    expect_recovers(daemon);
     daemon.expect_running();
 }
 
 #[test]
 fn descriptors_run_out_for_backends_too() {
     let backend = Backend::new().serve_text("served");
-    let mut daemon = setup().rule("a.com", backend.rule()).files_max(128).start();
+    let mut daemon = setup().rule("a.com", backend.rule()).start();
+    daemon.leave_files(100);
     let mut crowd: Vec<Connection> = (0..200).map(|_| daemon.connect()).collect();
     // all ask at the same time: each gets an answer, of the backend or ours, or is turned away
     for client in &mut crowd {
@@ -153,10 +167,12 @@ fn failing_requests_leave_no_descriptors() {
     eventually("descriptors are closed", || daemon.open_files() <= before + 4);
 }
 
+/// Connections to backends that idle in the pool give way to clients.
 #[test]
-fn many_idle_backend_connections_do_not_shut_clients_out() {
+fn idle_backend_connections_do_not_shut_clients_out() {
     let backend = Backend::new();
-    let daemon = setup().files_max(128).rule("a.com", backend.rule()).start();
+    let daemon = setup().rule("a.com", backend.rule()).start();
+    daemon.leave_files(60);
     let mut servers = Vec::new();
     let mut clients: Vec<Connection> = (0..20).map(|_| daemon.connect()).collect();
     for client in &mut clients {
@@ -169,8 +185,11 @@ fn many_idle_backend_connections_do_not_shut_clients_out() {
         assert_eq!(client.expect_answer().status(), 200);
     }
     drop(clients);
-    let mut crowd: Vec<Connection> = (0..40).map(|_| daemon.connect()).collect();
+    let mut crowd: Vec<Connection> = (0..50).map(|_| daemon.connect()).collect();
+    let mut served = 0;
     for client in &mut crowd {
-        assert_eq!(client.exchange(get(EMPTY, "/")).status(), 403);
+        drop(client.try_send(get(EMPTY, "/")));
+        served += usize::from(client.try_head().is_some_and(|head| head.status() == 403));
     }
+    assert!(served >= 30, "of 50 clients {served} were served beside 20 idle backend connections");
 }
