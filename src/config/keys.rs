@@ -23,7 +23,8 @@ pub struct Key {
     pub(super) clear: fn(&mut Config),
 }
 
-const LATER: Option<&str> = Some("is checked but not used yet: its feature comes with a later release");
+const LATER: Option<&str> =
+    Some("is checked but not used yet: its feature comes with a later release");
 
 const fn key(
     name: &'static str,
@@ -219,32 +220,46 @@ pub const KEYS: &[Key] = &[
         },
     ),
     timeout!(
-        "timeout_http_request", http_request, "10s",
+        "timeout_http_request",
+        http_request,
+        "10s",
         "For a whole request head, from its first byte: what stops slow-head attacks. 408 past it."
     ),
     timeout!(
-        "timeout_http_keep_alive", http_keep_alive, "60s",
+        "timeout_http_keep_alive",
+        http_keep_alive,
+        "60s",
         "For the next request on a connection; then it is closed."
     ),
     timeout!(
-        "timeout_client", client, "60s",
+        "timeout_client",
+        client,
+        "60s",
         "For a client that should send a body or take an answer and does neither."
     ),
     timeout!(
-        "timeout_connect", connect, "5s",
+        "timeout_connect",
+        connect,
+        "5s",
         "For one connection attempt to a backend (502 past it), and for a place in the queue of one \
          with max_connections (503 past it)."
     ),
     timeout!(
-        "timeout_server", server, "60s",
+        "timeout_server",
+        server,
+        "60s",
         "For a backend that should answer (504 past it), send, or take a body."
     ),
     timeout!(
-        "timeout_tunnel", tunnel, "1h",
+        "timeout_tunnel",
+        tunnel,
+        "1h",
         "For a WebSocket or other tunnel without a byte in either direction."
     ),
     timeout!(
-        "timeout_drain", drain, "30s",
+        "timeout_drain",
+        drain,
+        "30s",
         "For what is under way when the program is asked to stop; then it is cut off."
     ),
     key(

@@ -43,8 +43,9 @@ pub(crate) fn check(config: &Config) -> Result<String, Vec<String>> {
         Ok(state) => {
             rules = state.snapshot.len();
             let place = config.state_file.display();
-            problems
-                .extend(state.rejected.iter().map(|rejected| format!("{place}: {}", rejected.error)));
+            problems.extend(
+                state.rejected.iter().map(|rejected| format!("{place}: {}", rejected.error)),
+            );
         }
         Err(problem) => problems.push(problem),
     }

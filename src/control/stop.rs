@@ -10,11 +10,7 @@ use crate::limits;
 use crate::link::{ControlEnd, Counter, Stop};
 
 /// Returns when a signal asked to stop and all shards have.
-pub(crate) async fn until_stopped(
-    end: &ControlEnd,
-    drain: Duration,
-    threads: Vec<JoinHandle<()>>,
-) {
+pub(crate) async fn until_stopped(end: &ControlEnd, drain: Duration, threads: Vec<JoinHandle<()>>) {
     let (mut terminate, mut interrupt, mut hangup) = match signals() {
         Ok(signals) => signals,
         Err(error) => {

@@ -11,9 +11,9 @@ use axum::http::StatusCode;
 use axum::routing::get;
 use serde_json::json;
 
+use super::Problems;
 use super::arguments::Arguments;
 use super::listen::Bound;
-use super::Problems;
 use crate::config::Config;
 
 /// Settings of the demo where the command line has none.

@@ -22,7 +22,8 @@ impl Bound {
     pub(super) fn listener(&self, index: usize) -> Result<shard::Listener, String> {
         let mut sockets = self.sockets.lock().map_err(|error| error.to_string())?;
         let socket = sockets.get_mut(index).and_then(Option::take);
-        let socket = socket.ok_or_else(|| format!("{}: no socket for shard {index}", self.local))?;
+        let socket =
+            socket.ok_or_else(|| format!("{}: no socket for shard {index}", self.local))?;
         Ok(shard::Listener { socket, trusted: self.trusted })
     }
 }

@@ -65,18 +65,13 @@ fn configuration(arguments: &Arguments) -> Result<Config, Problems> {
         demo::preset(&mut overrides);
     }
     let file = path.as_deref().zip(text.as_deref());
-    Config::build(file, &overrides).map_err(|problems| {
-        problems.iter().map(ToString::to_string).collect()
-    })
+    Config::build(file, &overrides)
+        .map_err(|problems| problems.iter().map(ToString::to_string).collect())
 }
 
 /// Binds, drops rights, loads, serves until asked to stop. `announce` is called when every shard
 /// accepts, with the addresses.
-fn run(
-    config: &Config,
-    debug: bool,
-    announce: Option<&dyn Fn(&[Bound])>,
-) -> Result<(), Problems> {
+fn run(config: &Config, debug: bool, announce: Option<&dyn Fn(&[Bound])>) -> Result<(), Problems> {
     start_logging(debug);
     for note in &config.notes {
         warn!("{note}");

@@ -1,8 +1,6 @@
 //! Root until the addresses are bound, then `uid` and `gid`, for good.
 
-use nix::unistd::{
-    Gid, Group, Uid, User, getegid, geteuid, setgid, setgroups, setuid,
-};
+use nix::unistd::{Gid, Group, Uid, User, getegid, geteuid, setgid, setgroups, setuid};
 
 use crate::config::{Config, Identity};
 
@@ -45,7 +43,9 @@ fn user(identity: &Identity) -> Result<Uid, String> {
         Identity::Id(id) => Ok(Uid::from_raw(*id)),
         Identity::Name(name) => match User::from_name(name) {
             Ok(Some(user)) => Ok(user.uid),
-            _ => Err(format!("uid = {name}: there is no such user: name one that exists, or a number")),
+            _ => Err(format!(
+                "uid = {name}: there is no such user: name one that exists, or a number"
+            )),
         },
     }
 }
@@ -55,7 +55,9 @@ fn group(identity: &Identity) -> Result<Gid, String> {
         Identity::Id(id) => Ok(Gid::from_raw(*id)),
         Identity::Name(name) => match Group::from_name(name) {
             Ok(Some(group)) => Ok(group.gid),
-            _ => Err(format!("gid = {name}: there is no such group: name one that exists, or a number")),
+            _ => Err(format!(
+                "gid = {name}: there is no such group: name one that exists, or a number"
+            )),
         },
     }
 }

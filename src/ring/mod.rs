@@ -320,10 +320,7 @@ impl Inner {
             }
             // The queue is full: hand over what is there. EAGAIN and EBUSY pass.
             if let Err(error) = self.ring.submit()
-                && !matches!(
-                    error.raw_os_error(),
-                    Some(libc::EAGAIN | libc::EBUSY | libc::EINTR)
-                )
+                && !matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EBUSY | libc::EINTR))
             {
                 eprintln!("mantrid: io_uring_enter: {error}: the ring is broken, stopping");
                 std::process::abort();

@@ -434,8 +434,7 @@ impl Stream {
 
     /// `O_NONBLOCK`, which `splice(2)` obeys and the ring's own operations must not see.
     pub(crate) fn set_nonblocking(&self, on: bool) {
-        let flags =
-            if on { rustix::fs::OFlags::NONBLOCK } else { rustix::fs::OFlags::empty() };
+        let flags = if on { rustix::fs::OFlags::NONBLOCK } else { rustix::fs::OFlags::empty() };
         let _ = rustix::fs::fcntl_setfl(self.fd(), flags);
     }
 

@@ -7,8 +7,8 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
 
-use super::{Shard, is_shortage};
 use super::pool::{Lease, Wait};
+use super::{Shard, is_shortage};
 use crate::link::Counter;
 use crate::ring::{Abort, Deadline, Stream};
 use crate::table::{Algorithm, Draw, Proxy, Target, choose};
@@ -142,11 +142,8 @@ fn pick(
         Algorithm::RoundRobin => shard.turn(std::ptr::from_ref(proxy).addr()),
         _ => 0,
     };
-    let draw = Draw {
-        random: shard.random(),
-        turn,
-        source: SourceHash::with_seed(0).hash_one(peer),
-    };
+    let draw =
+        Draw { random: shard.random(), turn, source: SourceHash::with_seed(0).hash_one(peer) };
     let open = |index| address(index).map_or(0, |address| shard.pool.busy(address));
     let usable = |index| {
         !tried.contains(&index)

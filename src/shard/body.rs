@@ -127,10 +127,7 @@ impl Relay<'_> {
                 inbox.push(self.ring, buf);
             }
             let piece = self.piece(inbox, body)?;
-            self.target
-                .sent(self.deadline, self.target_pace)
-                .await
-                .map_err(|_| Broken::Target)?;
+            self.target.sent(self.deadline, self.target_pace).await.map_err(|_| Broken::Target)?;
             if let Some(piece) = piece {
                 self.target.start_send(piece, false);
             }

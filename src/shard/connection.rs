@@ -34,12 +34,7 @@ pub(super) enum Next {
 }
 
 /// Serves one client until its connection ends.
-pub(super) async fn serve(
-    shard: Rc<Shard>,
-    stream: Stream,
-    peer: std::net::IpAddr,
-    trusted: bool,
-) {
+pub(super) async fn serve(shard: Rc<Shard>, stream: Stream, peer: std::net::IpAddr, trusted: bool) {
     let deadline = Deadline::new(&shard.ring);
     let client = Client { peer, trusted };
     let mut connection = Connection { shard, stream, inbox: Inbox::default(), deadline, client };

@@ -273,8 +273,5 @@ fn seed(index: usize) -> u64 {
 
 /// `io::Error` kinds that mean "no descriptor or memory for it just now".
 fn is_shortage(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS)
-    )
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS))
 }
