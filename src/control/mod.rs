@@ -13,7 +13,7 @@ use crate::http::Pages;
 use crate::table::{Names, Snapshot};
 
 pub(crate) use resolver::{keep_resolved, resolve_once};
-pub(crate) use stop::until_stopped;
+pub(crate) use stop::{Signals, until_stopped};
 
 /// What the start finds on disk.
 pub(crate) struct Loaded {

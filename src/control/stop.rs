@@ -9,15 +9,31 @@ use tracing::{error, info, warn};
 use crate::limits;
 use crate::link::{ControlEnd, Counter, Stop};
 
+/// The signals we act on; taken before anybody is told that we are ready, or an early one kills.
+pub(crate) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    pub(crate) fn take() -> std::io::Result<Signals> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+}
+
 /// Returns when a signal asked to stop and all shards have.
-pub(crate) async fn until_stopped(end: &ControlEnd, drain: Duration, threads: Vec<JoinHandle<()>>) {
-    let (mut terminate, mut interrupt, mut hangup) = match signals() {
-        Ok(signals) => signals,
-        Err(error) => {
-            error!("can't take signals: {error}: stopping");
-            return finish(end, threads).await;
-        }
-    };
+pub(crate) async fn until_stopped(
+    end: &ControlEnd,
+    signals: Signals,
+    drain: Duration,
+    threads: Vec<JoinHandle<()>>,
+) {
+    let Signals { mut terminate, mut interrupt, mut hangup } = signals;
     let mut ended = tokio::task::spawn_blocking(move || {
         for thread in threads {
             if thread.join().is_err() {
@@ -45,22 +61,4 @@ pub(crate) async fn until_stopped(end: &ControlEnd, drain: Duration, threads: Ve
     }
     end.stop(Stop::Now);
     let _ = tokio::time::timeout(limits::STOP_TIME, ended).await;
-}
-
-async fn finish(end: &ControlEnd, threads: Vec<JoinHandle<()>>) {
-    end.stop(Stop::Now);
-    let joined = tokio::task::spawn_blocking(move || {
-        for thread in threads {
-            let _ = thread.join();
-        }
-    });
-    let _ = tokio::time::timeout(limits::STOP_TIME, joined).await;
-}
-
-fn signals() -> std::io::Result<(Signal, Signal, Signal)> {
-    Ok((
-        signal(SignalKind::terminate())?,
-        signal(SignalKind::interrupt())?,
-        signal(SignalKind::hangup())?,
-    ))
 }

@@ -91,6 +91,8 @@ fn run(config: &Config, debug: bool, announce: Option<Announce<'_>>) -> Result<(
         .build()
         .map_err(|error| vec![format!("can't start the control shard: {error}")])?;
     runtime.block_on(async {
+        let signals = control::Signals::take()
+            .map_err(|error| vec![format!("can't take signals: {error}")])?;
         control::resolve_once(&names).await;
         let (end, ends) = link::connect(Published::new(snapshot, pages), resources.shards())
             .map_err(|error| vec![format!("can't make the shards' wake-ups: {error}")])?;
@@ -104,7 +106,7 @@ fn run(config: &Config, debug: bool, announce: Option<Announce<'_>>) -> Result<(
         }
         drop(bound);
         let resolver = tokio::spawn(control::keep_resolved(names));
-        control::until_stopped(&end, config.timeouts.drain, threads).await;
+        control::until_stopped(&end, signals, config.timeouts.drain, threads).await;
         resolver.abort();
         info!(
             "Exiting: {} connections, {} requests, {} refused, {} shed, {} panics",

@@ -7,7 +7,7 @@
 
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::task::Poll;
 
 use super::backend::{NoBackend, acquire};
@@ -36,10 +36,21 @@ pub(super) enum Started {
 pub(super) async fn start(
     connection: &mut Connection,
     proxy: &Proxy,
-    request: &Request,
+    request: &mut Request,
     mut head: Vec<u8>,
 ) -> Result<Started, Next> {
     let shard = connection.shard.clone();
+    if request.framing != RequestFraming::None {
+        match join_whole(connection, request.framing, &mut head) {
+            // From here on it is like one without: it goes out in one piece, and may again.
+            Ok(true) => request.framing = RequestFraming::None,
+            Ok(false) => {}
+            Err(refusal) => {
+                shard.ring.give_vec(head);
+                return Err(connection.refuse(refusal).await);
+            }
+        }
+    }
     let (uploaded, begun) = (Cell::new(true), Cell::new(false));
     let mut fresh = false;
     loop {
@@ -87,6 +98,29 @@ pub(super) async fn start(
     }
 }
 
+/// Appends a body to its head that is here already, whole and small. `false`: it is not.
+fn join_whole(
+    connection: &mut Connection,
+    framing: RequestFraming,
+    head: &mut Vec<u8>,
+) -> Result<bool, Refusal> {
+    let bytes = connection.inbox.bytes();
+    let mut body = Body::of_request(framing);
+    let whole = match &body {
+        Body::Length(n) => *n <= bytes.len() as u64,
+        // A wrong chunk that is here already: then no byte of the request has gone out yet.
+        _ => {
+            let mut trial = body.clone();
+            trial.skim(bytes)?;
+            trial.is_done()
+        }
+    };
+    if whole {
+        body.join(&connection.shard.ring, &mut connection.inbox, head)?;
+    }
+    Ok(body.is_done())
+}
+
 /// Brings a started exchange to its end.
 pub(super) async fn finish(
     connection: &mut Connection,
@@ -106,12 +140,17 @@ pub(super) async fn finish(
                 begun: &begun,
             };
             match answer.pass_on(len, &mut inbox).await {
-                Ok(answered) if answered.tunnel => tunnel::run(connection, lease, inbox).await,
+                Ok(answered) if answered.tunnel => {
+                    Box::pin(tunnel::run(connection, lease, inbox)).await
+                }
                 Ok(answered) => ended(connection, lease, answered, true),
                 Err(why) => failed(connection, request, why, true).await,
             }
         }
-        Started::Uploading { lease, head } => with_body(connection, request, lease, head).await,
+        Started::Uploading { lease, head } => {
+            // Boxed: rare, and large beside everything else a connection can be doing.
+            Box::pin(with_body(connection, request, lease, head)).await
+        }
     }
 }
 
@@ -123,12 +162,8 @@ async fn with_body(
     mut head: Vec<u8>,
 ) -> Next {
     let shard = connection.shard.clone();
-    let mut body = match request.framing {
-        RequestFraming::Length(n) => Body::Length(n),
-        RequestFraming::Chunked => Body::Chunked(Default::default()),
-        RequestFraming::None => Body::NONE,
-    };
-    // A small body that is here already travels with its head.
+    let mut body = Body::of_request(request.framing);
+    // What is here already travels with its head.
     if let Err(refusal) = body.join(&shard.ring, &mut connection.inbox, &mut head) {
         shard.ring.give_vec(head);
         return connection.refuse(refusal).await;
@@ -173,7 +208,7 @@ async fn with_body(
             let len = answer.head(&mut inbox).await?;
             answer.pass_on(len, &mut inbox).await
         };
-        both(upload, download, || {
+        both(pin!(upload), pin!(download), || {
             // What the backend does not take it need not: it may have answered already. But it has
             // to, in its time.
             if !begun.get() {
@@ -184,7 +219,7 @@ async fn with_body(
     };
     match result {
         Ended::Answered(Ok(answered)) if answered.tunnel => {
-            tunnel::run(connection, lease, inbox).await
+            Box::pin(tunnel::run(connection, lease, inbox)).await
         }
         Ended::Answered(Ok(answered)) => ended(connection, lease, answered, uploaded.get()),
         Ended::Answered(Err(why)) => failed(connection, request, why, uploaded.get()).await,
@@ -206,12 +241,10 @@ enum Ended {
 /// Runs both directions until the answer is through or the client's part of the upload broke. When
 /// the backend takes no more of it, the answer may still come.
 async fn both(
-    upload: impl Future<Output = Result<(), Broken>>,
-    download: impl Future<Output = Result<Answered, Failed>>,
+    mut upload: Pin<&mut impl Future<Output = Result<(), Broken>>>,
+    mut download: Pin<&mut impl Future<Output = Result<Answered, Failed>>>,
     on_backend_closed: impl Fn(),
 ) -> Ended {
-    let mut upload = pin!(upload);
-    let mut download = pin!(download);
     let mut uploading = true;
     poll_fn(move |cx| {
         if uploading && let Poll::Ready(result) = upload.as_mut().poll(cx) {
