@@ -365,11 +365,14 @@ mod tests {
         for entry in trie.iter() {
             assert_eq!(model[entry.name.as_str()], (entry.hash, entry.value));
         }
+        let mut counts: BTreeMap<u64, usize> = BTreeMap::new();
         for (name, (hash, value)) in model {
             assert_eq!(trie.get(*hash, name).map(|place| place.entry().value), Some(*value));
-            let same = model.values().filter(|(other, _)| other == hash).count();
-            assert_eq!(trie.probe(*hash).count(), same);
             assert!(trie.get(*hash, "not there").is_none());
+            *counts.entry(*hash).or_default() += 1;
+        }
+        for (hash, count) in counts {
+            assert_eq!(trie.probe(hash).count(), count);
         }
     }
 
@@ -378,7 +381,7 @@ mod tests {
         #[test]
         fn is_a_map(batches in proptest::collection::vec(
             proptest::collection::btree_map(0..2000_u16, proptest::option::of(any::<u32>()), 0..300),
-            1..12,
+            1..8,
         )) {
             let mut trie = Trie::default();
             let mut model = BTreeMap::new();
