@@ -122,10 +122,11 @@ impl Connection {
         }
         match plan {
             Plan::Proxy { proxy, mut request, head } => {
-                let started = exchange::start(self, proxy, &mut request, head).await;
+                let mut side = exchange::Side::default();
+                let started = exchange::start(self, &mut side, proxy, &mut request, head).await;
                 drop(table);
                 match started {
-                    Ok(started) => exchange::finish(self, &request, started).await,
+                    Ok(started) => exchange::finish(self, &mut side, &request, started).await,
                     Err(next) => next,
                 }
             }
