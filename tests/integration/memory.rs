@@ -7,7 +7,7 @@ use crate::daemon::Setup;
 use crate::message::get;
 use crate::script::Connection;
 
-/// Open files this process may still have, or `None` when that is too few for `count` connections.
+/// Whether `count` connections fit into the limit of open files, with room for all other tests.
 fn enough_files_for(count: u64) -> bool {
     let (soft, _hard) =
         rlimit::getrlimit(rlimit::Resource::NOFILE).expect("the limit of open files");
@@ -31,9 +31,9 @@ fn idle_connections() {
         .rule("a.com", backend.rule())
         .start();
     let request = |client: &mut Connection, n: u64| {
-        let host = if n % 2 == 0 { "empty.com" } else { "a.com" };
+        let host = if n.is_multiple_of(2) { "empty.com" } else { "a.com" };
         let status = client.exchange(get(host, "/")).status();
-        assert_eq!(status, if n % 2 == 0 { 403 } else { 200 });
+        assert_eq!(status, if n.is_multiple_of(2) { 403 } else { 200 });
     };
     let mut first = daemon.connect();
     (0..100).for_each(|n| request(&mut first, n));
