@@ -91,22 +91,6 @@ pub const INTERIM_MAX: usize = 16;
 pub const TURNS_MAX: usize = 65_536;
 /// Longest response head, bytes; backends are trusted further than clients.
 pub const RESPONSE_HEAD_BYTES_MAX: usize = 64 * 1024;
-// Owner: table.
-
-/// Most backends of one rule: every choice may look at each of them.
-pub const BACKENDS_MAX: usize = 1024;
-/// Longest chain of aliases: an alias of an alias of …; lookup follows it step by step.
-pub const ALIAS_CHAIN_MAX: usize = 8;
-/// Most connection attempts for one request.
-pub const ATTEMPTS_MAX: u16 = 1000;
-/// Longest duration a rule may name, seconds: 31 days. Kept to the microsecond, this is also far
-/// from where a JSON number could no longer carry it exactly.
-pub const RULE_SECONDS_MAX: u64 = 31 * 24 * 3600;
-/// Longest address or path in a rule (`redirect_to`, `wake`, `check`), bytes.
-pub const RULE_TEXT_BYTES_MAX: usize = 2048;
-/// Longest name of a page, bytes.
-pub const PAGE_NAME_BYTES_MAX: usize = 100;
-
 // Owner: http.
 
 /// Most options in all Connection fields of one head, beyond which some would name fields for ever.

@@ -41,6 +41,9 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// Told when every shard accepts, with the addresses.
+type Announce<'a> = &'a dyn Fn(&[Bound]);
+
 /// Why the daemon can't start: one line a problem.
 type Problems = Vec<String>;
 
@@ -71,7 +74,7 @@ fn configuration(arguments: &Arguments) -> Result<Config, Problems> {
 
 /// Binds, drops rights, loads, serves until asked to stop. `announce` is called when every shard
 /// accepts, with the addresses.
-fn run(config: &Config, debug: bool, announce: Option<&dyn Fn(&[Bound])>) -> Result<(), Problems> {
+fn run(config: &Config, debug: bool, announce: Option<Announce<'_>>) -> Result<(), Problems> {
     start_logging(debug);
     for note in &config.notes {
         warn!("{note}");

@@ -247,6 +247,7 @@ pub struct Daemon {
     child: Child,
     pub log: Arc<Log>,
     pub out: Arc<Log>,
+    /// Goes with the daemon.
     _folder: TempDir,
     /// The addresses of `bind`, then those of `bind_internal`.
     pub addresses: Vec<SocketAddr>,
