@@ -5,6 +5,7 @@
 //! harsher than real traffic, where few hosts get most requests. What it hides: the rest of a
 //! request, beside which these nanoseconds are few. Results are asserted inside the loops.
 
+#![allow(missing_docs)] // criterion_group! makes a public function without any
 use std::hint::black_box;
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};

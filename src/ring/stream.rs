@@ -33,14 +33,11 @@ pub(crate) enum SendBuf {
     Vec(Vec<u8>),
     /// What was received on another stream; its buffer goes back to the kernel afterwards.
     Recv(RecvBuf),
-    /// Compiled in.
-    Static(&'static [u8]),
 }
 
 enum Held {
     Vec(Vec<u8>),
     Lent(Lent),
-    Static(&'static [u8]),
 }
 
 struct Sending {
@@ -277,7 +274,8 @@ impl Stream {
     }
 
     /// Whether received bytes wait to be taken.
-    pub(crate) fn has_bytes(&self) -> bool {
+    #[cfg(test)]
+    pub(super) fn has_bytes(&self) -> bool {
         self.with(|slot| matches!(slot.item, Item::Lent(_) | Item::Own(_)))
     }
 
@@ -291,7 +289,6 @@ impl Stream {
     pub(crate) fn start_send(&self, buf: SendBuf, keep: bool) {
         let held = match buf {
             SendBuf::Vec(bytes) => Held::Vec(bytes),
-            SendBuf::Static(bytes) => Held::Static(bytes),
             SendBuf::Recv(buf) => match buf.into_parts() {
                 Ok(lent) => Held::Lent(lent),
                 Err(bytes) => Held::Vec(bytes),
@@ -350,7 +347,8 @@ impl Stream {
     }
 
     /// Sends and waits for it.
-    pub(crate) async fn send(
+    #[cfg(test)]
+    pub(super) async fn send(
         &self,
         buf: SendBuf,
         deadline: &Deadline,
@@ -364,11 +362,6 @@ impl Stream {
     /// The buffer of the last send with `keep`, once it is done.
     pub(crate) fn take_sent(&self) -> Option<Vec<u8>> {
         self.with(|slot| slot.kept.take())
-    }
-
-    /// The errno that ended sending, or 0.
-    pub(crate) fn send_failed(&self) -> bool {
-        self.with(|slot| slot.send_error != 0)
     }
 
     /// Waits until the socket is readable (or at its end, or broken), for `splice`.
@@ -496,10 +489,7 @@ impl Inner {
         let group = slot.armed.take().unwrap_or(HEADS);
         slot.nonempty = io_uring::cqueue::sock_nonempty(flags);
         let own = slot.own.take();
-        let lent = match buffer {
-            Some(buffer) => Some(Lent { group, buffer, start: 0, end: result.max(0) as u32 }),
-            None => None,
-        };
+        let lent = buffer.map(|buffer| Lent { group, buffer, start: 0, end: result.max(0) as u32 });
         if let Some(lent) = &lent
             && (abandoned || result <= 0)
         {
@@ -558,7 +548,6 @@ impl Inner {
         let Some(sending) = &slot.sending else { return };
         let bytes: *const [u8] = match &sending.held {
             Held::Vec(bytes) => bytes.as_slice(),
-            Held::Static(bytes) => *bytes,
             Held::Lent(lent) => groups[usize::from(lent.group)].bytes(lent),
         };
         let left = bytes.len() - sending.sent;
@@ -576,7 +565,6 @@ impl Inner {
         let Some(sending) = &mut slot.sending else { return false };
         let total = match &sending.held {
             Held::Vec(bytes) => bytes.len(),
-            Held::Static(bytes) => bytes.len(),
             Held::Lent(lent) => groups[usize::from(lent.group)].bytes(lent).len(),
         };
         if result > 0 {
@@ -606,7 +594,6 @@ impl Inner {
             Held::Vec(bytes) if keep => slot.kept = Some(bytes),
             Held::Vec(bytes) => self.give_vec(bytes),
             Held::Lent(lent) => groups[usize::from(lent.group)].give(lent.buffer),
-            Held::Static(_) => {}
         }
         woken
     }

@@ -95,10 +95,10 @@ pub(super) enum Backends {
 
 impl Backends {
     pub(super) fn new(mut backends: Vec<Backend>) -> Backends {
-        if backends.len() == 1 {
-            if let Some(one) = backends.pop() {
-                return Backends::One(one);
-            }
+        if backends.len() == 1
+            && let Some(one) = backends.pop()
+        {
+            return Backends::One(one);
         }
         backends.shrink_to_fit();
         Backends::Many(Arc::new(backends))

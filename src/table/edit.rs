@@ -166,10 +166,10 @@ impl Snapshot {
     fn alias_counts(&self, changes: &[Change<'_, Rule>]) -> Vec<(u64, Box<str>, Option<u32>)> {
         let mut difference: HashMap<&str, i64> = HashMap::new();
         for change in changes {
-            if self.aliased.len() != 0 {
-                if let Some(target) = self.get(change.name).and_then(target_of) {
-                    *difference.entry(target).or_default() -= 1;
-                }
+            if self.aliased.len() != 0
+                && let Some(target) = self.get(change.name).and_then(target_of)
+            {
+                *difference.entry(target).or_default() -= 1;
             }
             if let Some(target) = change.value.as_ref().and_then(target_of) {
                 *difference.entry(target).or_default() += 1;

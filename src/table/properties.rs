@@ -155,11 +155,11 @@ impl Model {
         for level in 0..labels.len() {
             let parent = labels[level..].join(".");
             for name in [format!("{scheme}://{parent}"), parent] {
-                if let Some(rule) = self.0.get(&name) {
-                    if level == 0 || rule.match_subdomains {
-                        let rule = self.follow(rule).expect("edit checked it");
-                        return Ok((name, rule.clone()));
-                    }
+                if let Some(rule) = self.0.get(&name)
+                    && (level == 0 || rule.match_subdomains)
+                {
+                    let rule = self.follow(rule).expect("edit checked it");
+                    return Ok((name, rule.clone()));
                 }
             }
         }

@@ -236,11 +236,11 @@ fn nearly_a_rule() -> impl Strategy<Value = Value> {
         |(mut rule, value, index, place)| {
             match place {
                 0..=2 => {
-                    if let Some(arguments) = rule[1].as_object_mut() {
-                        if !arguments.is_empty() {
-                            let name = arguments.keys().nth(index.index(arguments.len())).cloned();
-                            arguments.insert(name.unwrap_or_default(), value);
-                        }
+                    if let Some(arguments) = rule[1].as_object_mut()
+                        && !arguments.is_empty()
+                    {
+                        let name = arguments.keys().nth(index.index(arguments.len())).cloned();
+                        arguments.insert(name.unwrap_or_default(), value);
                     }
                 }
                 3 => rule[index.index(3)] = value,

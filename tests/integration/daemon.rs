@@ -247,7 +247,8 @@ pub struct Daemon {
     child: Child,
     pub log: Arc<Log>,
     pub out: Arc<Log>,
-    folder: TempDir,
+    /// Goes with the daemon.
+    _folder: TempDir,
     /// The addresses of `bind`, then those of `bind_internal`.
     pub addresses: Vec<SocketAddr>,
     public: usize,
@@ -274,7 +275,7 @@ impl Daemon {
         let mut child = child.expect("the program starts");
         let out = Log::collect(child.stdout.take().expect("its output"));
         let log = Log::collect(child.stderr.take().expect("its log"));
-        let mut daemon = Daemon { child, log, out, folder, addresses: Vec::new(), public };
+        let mut daemon = Daemon { child, log, out, _folder: folder, addresses: Vec::new(), public };
         let ready = |log: &Collected| log.lines.iter().any(|line| line.contains("Ready"));
         let told = daemon.log.wait(|log| log.ended || ready(log));
         let lines = daemon.log.lines();
@@ -302,10 +303,6 @@ impl Daemon {
     /// A client that is a TLS terminator.
     pub fn connect_internal(&self) -> Connection {
         Connection::client(self.addresses[self.public])
-    }
-
-    pub fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
     }
 
     /// Waits until the log has a line with all these words.

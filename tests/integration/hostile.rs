@@ -302,7 +302,7 @@ fn garbage_of_every_kind() {
                 state ^= state >> 7;
                 state ^= state << 17;
                 // every third byte from what heads are made of
-                if state % 3 == 0 {
+                if state.is_multiple_of(3) {
                     b" \r\n:/GETHP1.0"[(state >> 32) as usize % 13]
                 } else {
                     (state >> 16) as u8

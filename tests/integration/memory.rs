@@ -31,9 +31,9 @@ fn idle_connections() {
         .rule("a.com", backend.rule())
         .start();
     let request = |client: &mut Connection, n: u64| {
-        let host = if n % 2 == 0 { "empty.com" } else { "a.com" };
+        let host = if n.is_multiple_of(2) { "empty.com" } else { "a.com" };
         let status = client.exchange(get(host, "/")).status();
-        assert_eq!(status, if n % 2 == 0 { 403 } else { 200 });
+        assert_eq!(status, if n.is_multiple_of(2) { 403 } else { 200 });
     };
     let mut first = daemon.connect();
     (0..100).for_each(|n| request(&mut first, n));

@@ -109,10 +109,10 @@ fn max_connections_turns_away_and_takes_in_again() {
     let mut outside = daemon.connect();
     drop(outside.try_send(get(EMPTY, "/")));
     // turned away politely, or left waiting: never served
-    if outside.came_within(Duration::from_millis(200)) {
-        if let Some(head) = outside.try_head() {
-            assert_eq!((head.status(), head.says_close()), (503, true), "{head:#?}");
-        }
+    if outside.came_within(Duration::from_millis(200))
+        && let Some(head) = outside.try_head()
+    {
+        assert_eq!((head.status(), head.says_close()), (503, true), "{head:#?}");
     }
     for client in &mut inside {
         assert_eq!(client.exchange(get(EMPTY, "/")).status(), 403);

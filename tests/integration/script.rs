@@ -68,11 +68,6 @@ impl Connection {
         self.received = Arc::clone(counter);
     }
 
-    /// This end's address.
-    pub fn address(&self) -> SocketAddr {
-        self.stream.local_addr().expect("an address")
-    }
-
     // ---- sending
 
     #[track_caller]
