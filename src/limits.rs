@@ -112,6 +112,10 @@ pub const RESOLVE_EVERY: std::time::Duration = std::time::Duration::from_secs(30
 pub const RESOLVE_AGAIN: std::time::Duration = std::time::Duration::from_secs(2);
 /// Lookups at a time.
 pub const RESOLVE_AT_ONCE: usize = 64;
+/// How often the folder of pages is looked at.
+pub const PAGES_LOOK: std::time::Duration = std::time::Duration::from_secs(2);
+/// Rules of a state file that are not used and told one by one; the rest are counted.
+pub const REJECTED_TOLD_MAX: usize = 20;
 /// How long shards that were told to stop at once may take.
 pub const STOP_TIME: std::time::Duration = std::time::Duration::from_secs(2);
 
@@ -150,3 +154,19 @@ pub fn descriptors_per_shard(descriptors: u64, shards: usize) -> DescriptorShare
 pub const CONNECTIONS_PER_SHARD_MAX: usize = 1_000_000;
 /// Most pipes in use at a time; beyond them bulk bodies are copied.
 pub const PIPES_MAX: usize = 1024;
+/// Most shards: more than the CPUs of any machine this was made for, and few enough that their
+/// descriptors and rings can be counted.
+pub const SHARDS_MAX: usize = 1024;
+/// With fewer the log says how to get more.
+pub const DESCRIPTORS_FEW: u64 = 4096;
+/// Where the limit can't be read.
+pub const DESCRIPTORS_ASSUMED: u64 = 1024;
+
+/// How many descriptors give each shard so many client connections: the inverse of
+/// [`descriptors_per_shard`].
+pub fn descriptors_needed(connections_per_shard: usize, shards: usize) -> u64 {
+    let per_shard = (connections_per_shard as u64).saturating_mul(5).div_ceil(2);
+    // Two fifths are clients': rounded up to whole fifths.
+    let per_shard = per_shard.next_multiple_of(5).saturating_add(DESCRIPTORS_OF_SHARD);
+    per_shard.saturating_mul(shards.max(1) as u64).saturating_add(DESCRIPTORS_OF_CONTROL)
+}
