@@ -7,6 +7,22 @@ pub const HOST_BYTES_MAX: usize = 253;
 /// Default and smallest accepted `max_head`, bytes.
 pub const HEAD_BYTES_DEFAULT: usize = 16 * 1024;
 
+// Owner: table.
+
+/// Most backends of one rule: every choice may look at each of them.
+pub const BACKENDS_MAX: usize = 1024;
+/// Longest chain of aliases: an alias of an alias of …; lookup follows it step by step.
+pub const ALIAS_CHAIN_MAX: usize = 8;
+/// Most connection attempts for one request.
+pub const ATTEMPTS_MAX: u16 = 1000;
+/// Longest duration a rule may name, seconds: 31 days. Kept to the microsecond, this is also far
+/// from where a JSON number could no longer carry it exactly.
+pub const RULE_SECONDS_MAX: u64 = 31 * 24 * 3600;
+/// Longest address or path in a rule (`redirect_to`, `wake`, `check`), bytes.
+pub const RULE_TEXT_BYTES_MAX: usize = 2048;
+/// Longest name of a page, bytes.
+pub const PAGE_NAME_BYTES_MAX: usize = 100;
+
 /// What the client spoke to reach us; a rule named `http://NAME` or `https://NAME` applies to one of them.
 #[derive(Copy, Clone, PartialEq, Eq, Debug, Hash)]
 pub enum Scheme {
@@ -75,22 +91,6 @@ pub const INTERIM_MAX: usize = 16;
 pub const TURNS_MAX: usize = 65_536;
 /// Longest response head, bytes; backends are trusted further than clients.
 pub const RESPONSE_HEAD_BYTES_MAX: usize = 64 * 1024;
-// Owner: table.
-
-/// Most backends of one rule: every choice may look at each of them.
-pub const BACKENDS_MAX: usize = 1024;
-/// Longest chain of aliases: an alias of an alias of …; lookup follows it step by step.
-pub const ALIAS_CHAIN_MAX: usize = 8;
-/// Most connection attempts for one request.
-pub const ATTEMPTS_MAX: u16 = 1000;
-/// Longest duration a rule may name, seconds: 31 days. Kept to the microsecond, this is also far
-/// from where a JSON number could no longer carry it exactly.
-pub const RULE_SECONDS_MAX: u64 = 31 * 24 * 3600;
-/// Longest address or path in a rule (`redirect_to`, `wake`, `check`), bytes.
-pub const RULE_TEXT_BYTES_MAX: usize = 2048;
-/// Longest name of a page, bytes.
-pub const PAGE_NAME_BYTES_MAX: usize = 100;
-
 // Owner: http.
 
 /// Most options in all Connection fields of one head, beyond which some would name fields for ever.
@@ -112,6 +112,10 @@ pub const RESOLVE_EVERY: std::time::Duration = std::time::Duration::from_secs(30
 pub const RESOLVE_AGAIN: std::time::Duration = std::time::Duration::from_secs(2);
 /// Lookups at a time.
 pub const RESOLVE_AT_ONCE: usize = 64;
+/// How often the folder of pages is looked at.
+pub const PAGES_LOOK: std::time::Duration = std::time::Duration::from_secs(2);
+/// Rules of a state file that are not used and told one by one; the rest are counted.
+pub const REJECTED_TOLD_MAX: usize = 20;
 /// How long shards that were told to stop at once may take.
 pub const STOP_TIME: std::time::Duration = std::time::Duration::from_secs(2);
 
@@ -150,3 +154,19 @@ pub fn descriptors_per_shard(descriptors: u64, shards: usize) -> DescriptorShare
 pub const CONNECTIONS_PER_SHARD_MAX: usize = 1_000_000;
 /// Most pipes in use at a time; beyond them bulk bodies are copied.
 pub const PIPES_MAX: usize = 1024;
+/// Most shards: more than the CPUs of any machine this was made for, and few enough that their
+/// descriptors and rings can be counted.
+pub const SHARDS_MAX: usize = 1024;
+/// With fewer the log says how to get more.
+pub const DESCRIPTORS_FEW: u64 = 4096;
+/// Where the limit can't be read.
+pub const DESCRIPTORS_ASSUMED: u64 = 1024;
+
+/// How many descriptors give each shard so many client connections: the inverse of
+/// [`descriptors_per_shard`].
+pub fn descriptors_needed(connections_per_shard: usize, shards: usize) -> u64 {
+    let per_shard = (connections_per_shard as u64).saturating_mul(5).div_ceil(2);
+    // Two fifths are clients': rounded up to whole fifths.
+    let per_shard = per_shard.next_multiple_of(5).saturating_add(DESCRIPTORS_OF_SHARD);
+    per_shard.saturating_mul(shards.max(1) as u64).saturating_add(DESCRIPTORS_OF_CONTROL)
+}

@@ -1,9 +1,9 @@
 //! The one table of keys: parsing, help, the example file and the manual come from it.
 
-use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use super::{AccessLog, Config, ManagementAddress, value};
+use crate::limits;
 
 /// One key.
 pub struct Key {
@@ -13,8 +13,10 @@ pub struct Key {
     pub default: &'static str,
     /// What it takes.
     pub takes: &'static str,
-    /// What it means, and what to beware of.
+    /// What it means.
     pub meaning: &'static str,
+    /// What to beware of.
+    pub danger: Option<&'static str>,
     /// It may be written several times.
     pub repeatable: bool,
     /// What is said when it is set although its feature is not there yet.
@@ -23,7 +25,8 @@ pub struct Key {
     pub(super) clear: fn(&mut Config),
 }
 
-const LATER: Option<&str> = Some("is checked but not used yet: its feature comes with a later release");
+const LATER: Option<&str> =
+    Some("is checked but not used yet: its feature comes with a later release");
 
 const fn key(
     name: &'static str,
@@ -32,7 +35,17 @@ const fn key(
     meaning: &'static str,
     set: fn(&mut Config, &str) -> Result<(), String>,
 ) -> Key {
-    Key { name, default, takes, meaning, repeatable: false, later: None, set, clear: |_| {} }
+    Key {
+        name,
+        default,
+        takes,
+        meaning,
+        danger: None,
+        repeatable: false,
+        later: None,
+        set,
+        clear: |_| {},
+    }
 }
 
 const fn repeatable(key: Key, clear: fn(&mut Config)) -> Key {
@@ -41,6 +54,10 @@ const fn repeatable(key: Key, clear: fn(&mut Config)) -> Key {
 
 const fn later(key: Key) -> Key {
     Key { later: LATER, ..key }
+}
+
+const fn beware(danger: &'static str, key: Key) -> Key {
+    Key { danger: Some(danger), ..key }
 }
 
 macro_rules! timeout {
@@ -67,7 +84,9 @@ pub const KEYS: &[Key] = &[
             "*:80",
             "an address with a port: `*:80`, `192.0.2.1:80`, `[2001:db8::1]:80`",
             "Where HTTP requests of untrusted clients are taken: forwarding fields they send are \
-             removed, and X-Forwarded-For and X-Forwarded-Proto are set. `*` is IPv6 and IPv4.",
+             removed, and X-Forwarded-For and X-Forwarded-Proto are set. `*` is every address, IPv6 \
+             and IPv4 (IPv4 alone where IPv6 is switched off). Port 0 is any free one; the log says \
+             which.",
             |config, text| {
                 config.bind.push(value::address(text)?);
                 Ok(())
@@ -75,19 +94,22 @@ pub const KEYS: &[Key] = &[
         ),
         |config| config.bind.clear(),
     ),
-    repeatable(
-        key(
-            "bind_internal",
-            "none",
-            "an address with a port",
-            "Where HTTP requests of a TLS terminator are taken: its forwarding fields are believed, \
-             passed on unchanged, and decide the scheme. Never let other clients reach it.",
-            |config, text| {
-                config.bind_internal.push(value::address(text)?);
-                Ok(())
-            },
+    beware(
+        "Whoever reaches it may claim to be any client: no others than the terminator must.",
+        repeatable(
+            key(
+                "bind_internal",
+                "none",
+                "an address with a port",
+                "Where HTTP requests of a TLS terminator are taken: its forwarding fields are believed, \
+             passed on unchanged, and decide the scheme.",
+                |config, text| {
+                    config.bind_internal.push(value::address(text)?);
+                    Ok(())
+                },
+            ),
+            |config| config.bind_internal.clear(),
         ),
-        |config| config.bind_internal.clear(),
     ),
     later(repeatable(
         key(
@@ -96,10 +118,13 @@ pub const KEYS: &[Key] = &[
             "an address with a port, and a host name",
             "Where raw TCP connections are taken, governed by the rule of that host.",
             |config, text| {
-                let (address, host) = text
-                    .split_once(char::is_whitespace)
-                    .ok_or("expected ADDRESS:PORT HOST, as in *:5432 db.example.com")?;
-                config.bind_tcp.push((value::address(address)?, host.trim().to_owned()));
+                let mut words = text.split_whitespace();
+                let (Some(address), Some(host), None) = (words.next(), words.next(), words.next())
+                else {
+                    let expected = "expected ADDRESS:PORT HOST, as in *:5432 db.example.com";
+                    return Err(format!("{text:?}: {expected}"));
+                };
+                config.bind_tcp.push((value::address(address)?, host.to_owned()));
                 Ok(())
             },
         ),
@@ -118,23 +143,26 @@ pub const KEYS: &[Key] = &[
         ),
         |config| config.bind_tls.clear(),
     )),
-    later(repeatable(
-        key(
-            "bind_management",
-            "127.0.0.1:8042 and [::1]:8042",
-            "an address with a port, or `unix:/path`",
-            "Where the management API and the dashboard listen. Whoever reaches it rules the table.",
-            |config, text| {
-                let address = match text.strip_prefix("unix:") {
-                    Some(file) => ManagementAddress::Unix(path(file)?),
-                    None => ManagementAddress::Tcp(value::address(text)?),
-                };
-                config.bind_management.push(address);
-                Ok(())
-            },
-        ),
-        |config| config.bind_management.clear(),
-    )),
+    beware(
+        "Whoever reaches it rules the table.",
+        later(repeatable(
+            key(
+                "bind_management",
+                "127.0.0.1:8042 and [::1]:8042",
+                "an address with a port, or `unix:/path`",
+                "Where the management API and the dashboard listen.",
+                |config, text| {
+                    let address = match text.strip_prefix("unix:") {
+                        Some(file) => ManagementAddress::Unix(path(file)?),
+                        None => ManagementAddress::Tcp(value::address(text)?),
+                    };
+                    config.bind_management.push(address);
+                    Ok(())
+                },
+            ),
+            |config| config.bind_management.clear(),
+        )),
+    ),
     later(key(
         "management_token_file",
         "none",
@@ -146,21 +174,27 @@ pub const KEYS: &[Key] = &[
             Ok(())
         },
     )),
-    key(
-        "management_insecure",
-        "false",
-        "true or false",
-        "Lets management addresses be reached from other machines without a token.",
-        |config, text| {
-            config.management_insecure = value::truth(text)?;
-            Ok(())
-        },
+    beware(
+        "Without a token anybody who can connect can send your traffic elsewhere.",
+        key(
+            "management_insecure",
+            "false",
+            "true or false",
+            "Lets management addresses be reached from other machines without a token.",
+            |config, text| {
+                config.management_insecure = value::truth(text)?;
+                Ok(())
+            },
+        ),
     ),
     key(
         "state_file",
         "/var/lib/mantrid/state.json",
         "a path",
-        "The file that holds the table. A missing one is an empty table; a damaged one stops the start.",
+        "The file that holds the table, as JSON; the original's loads as it is. A missing one is an \
+         empty table; a damaged one stops the start and is left as it is. A rule in it that is not \
+         valid is logged, kept in the same path with `.rejected` behind it, and does not stop the \
+         others.",
         |config, text| {
             config.state_file = path(text)?;
             Ok(())
@@ -171,28 +205,32 @@ pub const KEYS: &[Key] = &[
         "/etc/mantrid/static/",
         "a path",
         "A folder of NAME.http files, each a whole HTTP response, that add to or override the \
-         built-in pages no-hosts, unknown, test and timeout.",
+         built-in pages no-hosts, unknown, test and timeout. Read again when they change.",
         |config, text| {
             config.static_dir = path(text)?;
             Ok(())
         },
     ),
-    key(
-        "uid",
-        "4321",
-        "a number or a name",
-        "The user to become after the addresses are bound, when started as root. 0 stays root: \
-         anything that breaks into the process then owns the machine.",
-        |config, text| {
-            config.uid = value::identity(text)?;
-            Ok(())
-        },
+    beware(
+        "0 stays root: whatever breaks into the process then owns the machine. Only the number is \
+         taken for that, no name.",
+        key(
+            "uid",
+            "4321",
+            "a number or a name",
+            "The user to become after the addresses are bound, when started as root; it must be able \
+             to read state_file and static_dir.",
+            |config, text| {
+                config.uid = value::identity(text)?;
+                Ok(())
+            },
+        ),
     ),
     key(
         "gid",
         "4321",
         "a number or a name",
-        "The group to become, likewise. Supplementary groups are given up.",
+        "The group to become, likewise. All other groups are given up.",
         |config, text| {
             config.gid = value::identity(text)?;
             Ok(())
@@ -202,9 +240,14 @@ pub const KEYS: &[Key] = &[
         "shards",
         "one per CPU of `cpus`",
         "a number",
-        "How many threads accept and relay connections. More than there are CPUs costs speed.",
+        "How many threads accept and relay connections, each with its share of max_connections. More \
+         than there are CPUs costs speed.",
         |config, text| {
-            config.shards = Some(value::count(text)?);
+            let shards = value::count(text)?;
+            if limits::SHARDS_MAX < shards {
+                return Err(format!("{text:?}: expected at most {}", limits::SHARDS_MAX));
+            }
+            config.shards = Some(shards);
             Ok(())
         },
     ),
@@ -219,32 +262,46 @@ pub const KEYS: &[Key] = &[
         },
     ),
     timeout!(
-        "timeout_http_request", http_request, "10s",
+        "timeout_http_request",
+        http_request,
+        "10s",
         "For a whole request head, from its first byte: what stops slow-head attacks. 408 past it."
     ),
     timeout!(
-        "timeout_http_keep_alive", http_keep_alive, "60s",
+        "timeout_http_keep_alive",
+        http_keep_alive,
+        "60s",
         "For the next request on a connection; then it is closed."
     ),
     timeout!(
-        "timeout_client", client, "60s",
+        "timeout_client",
+        client,
+        "60s",
         "For a client that should send a body or take an answer and does neither."
     ),
     timeout!(
-        "timeout_connect", connect, "5s",
+        "timeout_connect",
+        connect,
+        "5s",
         "For one connection attempt to a backend (502 past it), and for a place in the queue of one \
          with max_connections (503 past it)."
     ),
     timeout!(
-        "timeout_server", server, "60s",
+        "timeout_server",
+        server,
+        "60s",
         "For a backend that should answer (504 past it), send, or take a body."
     ),
     timeout!(
-        "timeout_tunnel", tunnel, "1h",
+        "timeout_tunnel",
+        tunnel,
+        "1h",
         "For a WebSocket or other tunnel without a byte in either direction."
     ),
     timeout!(
-        "timeout_drain", drain, "30s",
+        "timeout_drain",
+        drain,
+        "30s",
         "For what is under way when the program is asked to stop; then it is cut off."
     ),
     key(
@@ -262,7 +319,8 @@ pub const KEYS: &[Key] = &[
         "max_head",
         "16k",
         "a size (k, m), 1k to 1m",
-        "Longest request head; more is refused with 431.",
+        "Longest request head; more is refused with 431. A connection needs that much memory only \
+         while a head comes in pieces.",
         |config, text| {
             let size = value::size(text)?;
             if !(1024..=1024 * 1024).contains(&size) {
@@ -297,73 +355,3 @@ pub const KEYS: &[Key] = &[
         },
     )),
 ];
-
-fn wrapped(text: &str, prefix: &str, out: &mut String) {
-    let mut width = 0;
-    for word in text.split_whitespace() {
-        if width == 0 || 96 < prefix.len() + width + 1 + word.len() {
-            if width > 0 {
-                out.push('\n');
-            }
-            out.push_str(prefix);
-            width = word.len();
-        } else {
-            out.push(' ');
-            width += 1 + word.len();
-        }
-        out.push_str(word);
-    }
-    out.push('\n');
-}
-
-/// The example configuration file: every key, commented out.
-pub fn example_file() -> String {
-    let mut out = String::from(
-        "# Mantrid's configuration: key = value, one a line; # starts a comment.\n\
-         # Every key is here with its default. Check a change with: mantrid --check\n",
-    );
-    for key in KEYS {
-        out.push('\n');
-        wrapped(key.meaning, "# ", &mut out);
-        wrapped(
-            &format!("Takes {}{}.", key.takes, if key.repeatable { "; repeatable" } else { "" }),
-            "# ",
-            &mut out,
-        );
-        let value = match key.default {
-            "none" | "from the descriptor limit" => "",
-            "127.0.0.1:8042 and [::1]:8042" => "127.0.0.1:8042",
-            default if default.contains(' ') => "",
-            default => default,
-        };
-        let _ = writeln!(out, "#{} = {value}", key.name);
-    }
-    out
-}
-
-/// The manual page of the configuration, in Markdown.
-pub fn manual() -> String {
-    let mut out = String::from(
-        "# Configuration\n\n\
-         `key = value` lines; `#` starts a comment anywhere in a line; keys are not case-sensitive; \
-         unknown keys are refused. `-o key=value` on the command line wins over the file; for a \
-         repeatable key, the values given with `-o` replace those of the file. \
-         `mantrid --check` tells what is wrong, all of it at once.\n\n\
-         This page is made from the table of keys in the source.\n",
-    );
-    for key in KEYS {
-        let _ = write!(out, "\n## `{}`\n\n", key.name);
-        wrapped(key.meaning, "", &mut out);
-        let _ = write!(
-            out,
-            "\nTakes: {}{}. Default: {}.\n",
-            key.takes,
-            if key.repeatable { " (repeatable)" } else { "" },
-            key.default
-        );
-        if let Some(later) = key.later {
-            let _ = write!(out, "\n*It {later}.*\n");
-        }
-    }
-    out
-}

@@ -5,6 +5,7 @@
 
 mod keys;
 mod parse;
+mod text;
 mod value;
 
 #[cfg(test)]
@@ -15,7 +16,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use keys::{KEYS, Key, example_file, manual};
+pub use keys::{KEYS, Key};
+pub use text::{example_file, manual};
 pub use value::{Address, Identity};
 
 /// Where the management API listens.
@@ -169,11 +171,17 @@ impl Config {
         for key in KEYS {
             parse::apply(key, &settings, &mut config, &mut problems);
         }
-        config.check_management(&mut problems);
+        let place = |key: &str, value: &str| parse::place(&settings, key, value);
+        config.check_management(&mut problems, place);
+        config.check_twice(&mut problems, place);
         if problems.is_empty() { Ok(config) } else { Err(problems) }
     }
 
-    fn check_management(&self, problems: &mut Vec<ConfigError>) {
+    fn check_management(
+        &self,
+        problems: &mut Vec<ConfigError>,
+        place: impl Fn(&str, &str) -> String,
+    ) {
         if self.management_token_file.is_some() || self.management_insecure {
             return;
         }
@@ -182,13 +190,39 @@ impl Config {
                 && !address.is_loopback()
             {
                 problems.push(ConfigError {
-                    place: "bind_management".to_owned(),
+                    place: place("bind_management", &address.to_string()),
                     problem: format!(
-                        "{address} can be reached from other machines: give a token with \
-                         management_token_file, or write management_insecure = true"
+                        "bind_management: {address} can be reached from other machines: give a token \
+                         with management_token_file, or write management_insecure = true"
                     ),
                 });
             }
+        }
+    }
+
+    /// One address, one meaning. The kernel would share it out by chance: half of the clients of a
+    /// `bind` would be believed what only a TLS terminator may say.
+    fn check_twice(&self, problems: &mut Vec<ConfigError>, place: impl Fn(&str, &str) -> String) {
+        let mut seen: Vec<(&str, Address)> = Vec::new();
+        let bind = self.bind.iter().map(|address| ("bind", *address));
+        let internal = self.bind_internal.iter().map(|address| ("bind_internal", *address));
+        let tcp = self.bind_tcp.iter().map(|(address, _)| ("bind_tcp", *address));
+        let tls = self.bind_tls.iter().map(|address| ("bind_tls", *address));
+        let management = self.bind_management.iter().filter_map(|address| match address {
+            ManagementAddress::Tcp(address) => Some(("bind_management", *address)),
+            ManagementAddress::Unix(_) => None,
+        });
+        for (key, address) in bind.chain(internal).chain(tcp).chain(tls).chain(management) {
+            // Each port 0 becomes a port of its own.
+            let same = |other: &Address| address.socket() == other.socket();
+            let taken = seen.iter().find(|(_, other)| same(other) && address.socket().port() != 0);
+            if let Some((other, _)) = taken {
+                problems.push(ConfigError {
+                    place: place(key, &address.to_string()),
+                    problem: format!("{key}: {address} is taken by {other} already"),
+                });
+            }
+            seen.push((key, address));
         }
     }
 }

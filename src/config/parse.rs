@@ -20,7 +20,7 @@ pub(super) fn settings(
     let mut settings = Vec::new();
     let mut take = |text: &str, place: String, is_override: bool| {
         let Some((key, value)) = text.split_once('=') else {
-            let problem = format!("{text:?} is not a setting: expected key = value");
+            let problem = format!("{text:?} is not a setting: expected `key = value`");
             return problems.push(ConfigError { place, problem });
         };
         match find(key.trim()) {
@@ -34,6 +34,8 @@ pub(super) fn settings(
         }
     };
     if let Some((path, text)) = file {
+        // Editors on other systems put a mark in front that nobody sees.
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         for (index, line) in text.lines().enumerate() {
             let line = line.split_once('#').map_or(line, |(line, _)| line).trim();
             if !line.is_empty() {
@@ -47,13 +49,23 @@ pub(super) fn settings(
     settings
 }
 
+/// Where `key` was given this value (or where at all, or else just the key): for messages.
+pub(super) fn place(settings: &[Setting], key: &str, value: &str) -> String {
+    let of_key = || settings.iter().rev().filter(|setting| setting.key == key);
+    let exact = of_key().find(|setting| setting.value.split_whitespace().next() == Some(value));
+    let found = exact.or_else(|| of_key().next());
+    found.map_or_else(|| "default".to_owned(), |setting| setting.place.clone())
+}
+
 fn find(name: &str) -> Result<&'static Key, String> {
     let lower = name.to_ascii_lowercase();
     if let Some(key) = KEYS.iter().find(|key| key.name == lower) {
         return Ok(key);
     }
     let near = KEYS.iter().min_by_key(|key| distance(key.name, &lower));
-    match near.filter(|key| distance(key.name, &lower) <= 3) {
+    // A slip of the finger in a short word, two or three in a long one.
+    let slips = 1 + lower.len() / 5;
+    match near.filter(|key| distance(key.name, &lower) <= slips) {
         Some(key) => Err(format!("there is no key {name:?}: did you mean {}?", key.name)),
         None => Err(format!("there is no key {name:?}: mantrid --help lists them")),
     }

@@ -40,17 +40,16 @@ fn the_original_s_file_is_read() {
 
 #[test]
 fn overrides_win_and_replace() {
-    let config =
-        build("bind = *:80\nbind = *:81\nshards = 4", &["bind=127.0.0.1:0", "shards = 1"])
-            .expect("good");
+    let config = build("bind = *:80\nbind = *:81\nshards = 4", &["bind=127.0.0.1:0", "shards = 1"])
+        .expect("good");
     assert_eq!(config.bind, vec![Address::At("127.0.0.1:0".parse().expect("address"))]);
     assert_eq!(config.shards, Some(1));
 }
 
 #[test]
 fn durations_and_sizes() {
-    let config = build("timeout_client = 500ms\ntimeout_tunnel = 2 h\nmax_head = 32k", &[])
-        .expect("good");
+    let config =
+        build("timeout_client = 500ms\ntimeout_tunnel = 2 h\nmax_head = 32k", &[]).expect("good");
     assert_eq!(config.timeouts.client, Duration::from_millis(500));
     assert_eq!(config.timeouts.tunnel, Duration::from_secs(7200));
     assert_eq!(config.max_head, 32 * 1024);

@@ -58,9 +58,10 @@ impl fmt::Display for Identity {
 pub(super) fn address(text: &str) -> Result<Address, String> {
     let expected = "expected ADDRESS:PORT, as in *:80, 192.0.2.1:80 or [2001:db8::1]:80";
     if let Some(port) = text.strip_prefix("*:") {
-        return port.parse().map(Address::Any).map_err(|_| {
-            format!("{port:?} is not a port number (0 to 65535): {expected}")
-        });
+        return port
+            .parse()
+            .map(Address::Any)
+            .map_err(|_| format!("{port:?} is not a port number (0 to 65535): {expected}"));
     }
     text.parse().map(Address::At).map_err(|_| {
         let colon = text.rfind(':').filter(|at| text[*at..].find(']').is_none());

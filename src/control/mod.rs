@@ -1,57 +1,93 @@
 //! The control shard: the single writer of everything that changes. Off the request path, so ordinary
-//! tokio on one thread.
+//! tokio on one thread; no shard ever waits for it.
 //!
-//! So far: loading the state file and the pages at start, looking up backend names, stopping.
+//! So far it loads the state file and the pages, keeps backend names resolved and pages fresh. The
+//! management API joins [`Control::run`] as one more task; `names` is shared with it already.
 
 mod pages;
 mod resolver;
-mod stop;
 mod store;
 
-use crate::config::Config;
+use std::convert::Infallible;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
 use crate::http::Pages;
+use crate::link::Published;
+use crate::state::Rejected;
 use crate::table::{Names, Snapshot};
+use pages::PageFolder;
+use resolver::Resolver;
 
-pub(crate) use resolver::{keep_resolved, resolve_once};
-pub(crate) use stop::until_stopped;
+/// The files that control reads.
+pub(crate) struct Files {
+    /// The table.
+    pub(crate) state: PathBuf,
+    /// The folder of pages.
+    pub(crate) pages: PathBuf,
+}
 
-/// What the start finds on disk.
+/// What the start finds in them.
 pub(crate) struct Loaded {
     pub(crate) snapshot: Snapshot,
     pub(crate) names: Names,
     pub(crate) pages: Pages,
+    /// Rules and pages that are not used, and why: one line each.
+    pub(crate) warnings: Vec<String>,
+    rejected: Vec<Rejected>,
 }
 
-/// Loads the table and the pages; rules and pages that are no good are set aside and logged.
-pub(crate) fn load(config: &Config) -> Result<Loaded, Vec<String>> {
-    let mut names = Names::default();
-    let state = store::read(&config.state_file, &mut names).map_err(|problem| vec![problem])?;
-    store::set_aside(&config.state_file, &state.rejected);
-    let (pages, problems) = pages::load(&config.static_dir);
-    for problem in problems {
-        tracing::warn!("{problem}: not used");
-    }
-    Ok(Loaded { snapshot: state.snapshot, names, pages })
-}
-
-/// What [`load`] would say, as problems, or a summary.
-pub(crate) fn check(config: &Config) -> Result<String, Vec<String>> {
-    let mut names = Names::default();
-    let mut problems = Vec::new();
-    let mut rules = 0;
-    match store::read(&config.state_file, &mut names) {
-        Ok(state) => {
-            rules = state.snapshot.len();
-            let place = config.state_file.display();
-            problems
-                .extend(state.rejected.iter().map(|rejected| format!("{place}: {}", rejected.error)));
+impl Loaded {
+    /// Keeps the rules that could not be taken beside the state file, so that none is silently lost.
+    pub(crate) fn keep_rejected(&self, state_file: &Path) {
+        if self.rejected.is_empty() {
+            return;
         }
-        Err(problem) => problems.push(problem),
+        match store::keep_rejected(state_file, &self.rejected) {
+            Ok(kept) => tracing::warn!("Rules that are not used are kept in {}", kept.display()),
+            Err(problem) => tracing::error!("{problem}"),
+        }
     }
-    problems.extend(pages::load(&config.static_dir).1);
-    if problems.is_empty() {
-        Ok(format!("{rules} rules in {}", config.state_file.display()))
-    } else {
-        Err(problems)
+}
+
+/// Reads the table and the pages; changes nothing.
+pub(crate) fn load(files: &Files) -> Result<Loaded, String> {
+    let mut names = Names::default();
+    let state = store::read(&files.state, &mut names)?;
+    let mut warnings = store::warnings(&files.state, &state.rejected);
+    let (pages, problems) = pages::load(&files.pages, None);
+    warnings.extend(problems);
+    let (snapshot, rejected) = (state.snapshot, state.rejected);
+    Ok(Loaded { snapshot, names, pages, warnings, rejected })
+}
+
+/// Names are made by whoever reads rules and looked up by the resolver.
+type SharedNames = Arc<Mutex<Names>>;
+
+/// All tasks of the control shard.
+pub(crate) struct Control {
+    resolver: Resolver,
+    pages: PageFolder,
+}
+
+impl Control {
+    /// Within a tokio runtime.
+    pub(crate) fn new(files: Files, names: Names, published: Arc<Published>) -> Control {
+        let names: SharedNames = Arc::new(Mutex::new(names));
+        Control { resolver: Resolver::new(names), pages: PageFolder::new(files.pages, published) }
+    }
+
+    /// Before the first request: looks every name up, for a few seconds at most.
+    pub(crate) async fn prepare(&mut self) {
+        self.resolver.first_round().await;
+    }
+
+    /// Until it is dropped.
+    pub(crate) async fn run(self) -> Infallible {
+        let Control { resolver, pages } = self;
+        tokio::select! {
+            never = resolver.run() => never,
+            never = pages.run() => never,
+        }
     }
 }

@@ -1,42 +1,167 @@
 //! Pages of `static_dir`: `NAME.http`, each a whole response, beside or instead of the built-in ones.
+//! The folder is looked at every few seconds, so that an edit needs no restart.
 
+use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::io;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
 
 use crate::http::{Page, Pages};
 use crate::limits;
+use crate::link::Published;
 
-/// The built-in pages and those of the folder; what is no good is named and left out.
-pub(super) fn load(folder: &Path) -> (Pages, Vec<String>) {
+/// The built-in pages and those of the folder. A file that is no page is named and left out; the page
+/// of that name that there was `before` stays.
+pub(super) fn load(folder: &Path, before: Option<&Pages>) -> (Pages, Vec<String>) {
     let mut pages = Pages::builtin();
     let mut problems = Vec::new();
-    let entries = match std::fs::read_dir(folder) {
-        Ok(entries) => entries,
-        Err(error) => {
-            // The default folder need not exist.
-            if error.kind() != io::ErrorKind::NotFound {
-                problems.push(format!("static_dir {}: {error}", folder.display()));
+    for path in files(folder).unwrap_or_else(|problem| {
+        problems.push(problem);
+        Vec::new()
+    }) {
+        // A name that is not UTF-8 can't stand in a rule.
+        let Some(name) = path.file_stem().and_then(|name| name.to_str()) else { continue };
+        match (read(&path), before.and_then(|before| before.get(name))) {
+            (Ok(page), _) => pages.insert(name, page),
+            (Err(problem), kept) => {
+                problems.push(format!("{}: page not used: {problem}", path.display()));
+                if let Some(kept) = kept {
+                    pages.insert(name, kept.clone());
+                }
             }
-            return (pages, problems);
-        }
-    };
-    for path in entries.flatten().map(|entry| entry.path()) {
-        let name = path.file_stem().and_then(|name| name.to_str());
-        let is_page = path.extension().is_some_and(|extension| extension == "http");
-        let (true, Some(name)) = (is_page, name) else { continue };
-        match read(&path) {
-            Ok(page) => pages.insert(name, page),
-            Err(problem) => problems.push(format!("{}: {problem}", path.display())),
         }
     }
     (pages, problems)
 }
 
+/// The `.http` files, sorted. The folder need not be there.
+fn files(folder: &Path) -> Result<Vec<PathBuf>, String> {
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(format!("static_dir = {}: {error}", folder.display())),
+    };
+    let paths = entries.flatten().map(|entry| entry.path());
+    let is_page = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "http");
+    let mut files: Vec<PathBuf> = paths.filter(is_page).collect();
+    files.sort();
+    Ok(files)
+}
+
 fn read(path: &Path) -> Result<Page, String> {
-    let size = path.metadata().map_err(|error| error.to_string())?.len();
-    if limits::PAGE_BYTES_MAX as u64 <= size {
-        return Err(format!("{size} bytes, expected less than {}", limits::PAGE_BYTES_MAX));
+    let metadata = path.metadata().map_err(|error| error.to_string())?;
+    // A pipe, say, would be waited for.
+    if !metadata.is_file() {
+        return Err("it is no file".to_owned());
+    }
+    if (limits::PAGE_BYTES_MAX as u64) < metadata.len() {
+        let (found, most) = (metadata.len(), limits::PAGE_BYTES_MAX);
+        return Err(format!("it has {found} bytes, expected at most {most}"));
     }
     let bytes = std::fs::read(path).map_err(|error| error.to_string())?;
     Page::parse(&bytes).map_err(|error| error.to_string())
+}
+
+/// Enough of a file to see that it is another one now.
+type Trace = (u64, u64, Option<SystemTime>);
+
+/// The folder, watched.
+pub(super) struct PageFolder {
+    folder: PathBuf,
+    published: Arc<Published>,
+    seen: BTreeMap<PathBuf, Option<Trace>>,
+}
+
+impl PageFolder {
+    pub(super) fn new(folder: PathBuf, published: Arc<Published>) -> PageFolder {
+        let seen = traces(&folder);
+        PageFolder { folder, published, seen }
+    }
+
+    /// Reads it again whenever it changed.
+    pub(super) async fn run(mut self) -> Infallible {
+        loop {
+            tokio::time::sleep(limits::PAGES_LOOK).await;
+            self.look();
+        }
+    }
+
+    /// Whether anything had changed.
+    fn look(&mut self) -> bool {
+        let now = traces(&self.folder);
+        if now == self.seen {
+            return false;
+        }
+        self.seen = now;
+        let (pages, problems) = load(&self.folder, Some(&self.published.pages.load()));
+        problems.iter().for_each(|problem| tracing::warn!("{problem}"));
+        self.published.pages.store(Arc::new(pages));
+        tracing::info!("static_dir = {}: pages read again", self.folder.display());
+        true
+    }
+}
+
+fn traces(folder: &Path) -> BTreeMap<PathBuf, Option<Trace>> {
+    let trace = |path: &PathBuf| {
+        let metadata = path.metadata().ok()?;
+        Some((metadata.ino(), metadata.len(), metadata.modified().ok()))
+    };
+    let files = files(folder).unwrap_or_default();
+    files.into_iter().map(|path| (path.clone(), trace(&path))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::table::Snapshot;
+
+    const GOOD: &str = "HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\n\r\nhere";
+
+    fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().expect("a folder");
+        for (name, text) in files {
+            std::fs::write(folder.path().join(name), text).expect("a file");
+        }
+        folder
+    }
+
+    #[test]
+    fn good_pages_are_taken_and_bad_ones_named() {
+        let folder =
+            folder(&[("own.http", GOOD), ("unknown.http", "no page"), ("notes.txt", "no page")]);
+        std::fs::create_dir(folder.path().join("folder.http")).expect("a folder");
+        let (pages, problems) = load(folder.path(), None);
+        assert_eq!(pages.get("own").map(Page::status), Some(200));
+        assert_eq!(pages.get("unknown"), Pages::builtin().get("unknown"));
+        assert_eq!(problems.len(), 2, "{problems:?}");
+        assert!(problems[0].contains("folder.http: page not used: it is no file"), "{problems:?}");
+        assert!(problems[1].contains("unknown.http: page not used: line 1"), "{problems:?}");
+    }
+
+    #[test]
+    fn no_folder_is_no_problem() {
+        let (pages, problems) = load(Path::new("/nowhere/at/all"), None);
+        assert_eq!((pages, problems), (Pages::builtin(), Vec::new()));
+    }
+
+    #[test]
+    fn a_change_is_seen_and_a_broken_page_changes_nothing() {
+        let folder = folder(&[]);
+        let published = Arc::new(Published::new(Snapshot::default(), Pages::builtin()));
+        let mut watched = PageFolder::new(folder.path().to_owned(), published.clone());
+        let status = || published.pages.load().get("own").map(Page::status);
+        assert!(!watched.look());
+        std::fs::write(folder.path().join("own.http"), GOOD).expect("a page");
+        assert!(watched.look());
+        assert_eq!(status(), Some(200));
+        std::fs::write(folder.path().join("own.http"), "half of a pa").expect("a page");
+        assert!(watched.look());
+        assert_eq!(status(), Some(200));
+        std::fs::remove_file(folder.path().join("own.http")).expect("it is there");
+        assert!(watched.look());
+        assert_eq!(status(), None);
+    }
 }

@@ -1,57 +1,121 @@
-//! The command line of `mantrid`.
+//! The command line of `mantrid`, and the help that teaches it.
+
+use std::fmt::Write as _;
 
 use clap::Parser;
+use clap::error::ErrorKind;
 
 use crate::config::KEYS;
 
-/// What was typed.
-#[derive(Parser, Debug)]
-#[command(name = "mantrid", version, about, after_long_help = teaching())]
-/// A TCP and HTTP/1 proxy that routes by host name, from a table that is edited while it runs
+/// A reverse proxy that routes by host name, from a table that may hold a million rules
+#[derive(Parser, Debug, Clone)]
+#[command(name = "mantrid", version, about, after_help = SHORT, after_long_help = teaching())]
 pub(super) struct Arguments {
-    /// The configuration file; /etc/mantrid/mantrid.conf where that exists, else defaults
-    #[arg(short = 'c', long = "config", value_name = "FILE")]
+    /// Read this configuration file [default: /etc/mantrid/mantrid.conf where it exists]
+    #[arg(short = 'c', long = "config", value_name = "FILE", conflicts_with = "demo")]
     pub(super) config: Option<String>,
-    /// Sets a key of the configuration file, and wins over it; repeatable
+    /// Set a key of the configuration file, and win over it; repeatable
     #[arg(short = 'o', value_name = "KEY=VALUE")]
     pub(super) overrides: Vec<String>,
-    /// Checks configuration, state file, limits and kernel; one line a problem
+    /// Tell what is wrong with configuration, state file, limits and kernel, and end
     #[arg(short = 't', long)]
     pub(super) check: bool,
-    /// Starts a playground on loopback: ports 8080 and 8042, two backends, a few rules
+    /// Serve a playground on loopback: two backends, a few rules, and what to try
     #[arg(long, conflicts_with = "check")]
     pub(super) demo: bool,
-    /// Logs more
+    /// Log more
     #[arg(long)]
     pub(super) debug: bool,
 }
 
-impl Arguments {
-    pub(super) fn from_command_line() -> Arguments {
-        match Arguments::try_parse() {
-            Ok(arguments) => arguments,
-            Err(error) => {
-                let _ = error.print();
-                // --help and --version are no failures; a mistyped argument is one: 1, not clap's 2.
-                std::process::exit(i32::from(error.use_stderr()));
+/// What to do after reading the command line.
+pub(super) enum Asked {
+    /// To run with these.
+    Run(Arguments),
+    /// `--help` and `--version`: to print this and end well.
+    Print(String),
+}
+
+/// Reads the command line; an error is one line.
+pub(super) fn read() -> Result<Asked, String> {
+    match Arguments::try_parse() {
+        Ok(arguments) => Ok(Asked::Run(arguments)),
+        Err(error) => match error.kind() {
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+                Ok(Asked::Print(error.to_string()))
             }
-        }
+            _ => Err(one_line(&error.to_string())),
+        },
     }
 }
 
+/// clap's paragraphs as one line: what is wrong, and its tip.
+fn one_line(text: &str) -> String {
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let first = lines.next().unwrap_or_default();
+    let mut line = first.strip_prefix("error: ").unwrap_or(first).to_owned();
+    for tip in lines.filter(|line| line.starts_with("tip:")) {
+        let _ = write!(line, "; {tip}");
+    }
+    line + "; `mantrid --help` shows what there is"
+}
+
+const SHORT: &str = "--help has examples, files, signals, exit codes and all keys.";
+
 fn teaching() -> String {
     let mut text = String::from(
-        "Examples:\n  \
-         mantrid --demo                        see it work, touch nothing\n  \
-         mantrid --check -c my.conf            is this file right?\n  \
-         mantrid -o bind=*:8080 -o uid=www     without a file\n\n\
-         Signals:\n  \
-         TERM, INT   finish what is under way (at most timeout_drain), then exit; twice: at once\n\n\
-         Exit codes: 0 after a clean stop, 1 when something is wrong with the start\n\n\
-         Keys (docs/configuration.md has their meaning):\n",
+        "\
+Examples:
+  mantrid --demo                         see it work, on loopback, leaving nothing behind
+  mantrid -c site.conf --check           is this configuration right?
+  mantrid -c site.conf                   serve
+  mantrid -o bind=*:8080 -o state_file=state.json     serve without a configuration file
+
+Files:
+  /etc/mantrid/mantrid.conf              configuration: `key = value` lines, `#` starts a comment
+  /var/lib/mantrid/state.json            the table of hosts (key state_file)
+  /etc/mantrid/static/NAME.http          pages (key static_dir)
+
+Signals:
+  TERM, INT    finish what is under way, for at most timeout_drain, and end; the second: at once
+  HUP          nothing yet
+
+Exit codes:
+  0    a clean stop, or nothing wrong
+  1    a mistake on the command line or in the configuration, or a start that failed;
+       standard error says which, one line each
+
+Keys of the configuration, with their defaults (docs/configuration.md explains them):
+",
     );
     for key in KEYS {
-        text.push_str(&format!("  {:<26}{}\n", key.name, key.default));
+        let _ = writeln!(text, "  {:<25}{}", key.name, key.default);
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_mistake_is_one_line() {
+        let error = Arguments::try_parse_from(["mantrid", "--chek"]).expect_err("a slip");
+        let line = one_line(&error.to_string());
+        assert!(!line.contains('\n'), "{line:?}");
+        assert!(line.starts_with("unexpected argument '--chek' found"), "{line:?}");
+        assert!(line.contains("--check"), "{line:?}");
+    }
+
+    #[test]
+    fn help_names_every_key() {
+        let help = Arguments::command().render_long_help().to_string();
+        assert!(KEYS.iter().all(|key| help.contains(key.name)), "{help}");
+    }
 }

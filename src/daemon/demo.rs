@@ -1,149 +1,192 @@
 //! `--demo`: the newcomer's first minute, on loopback, leaving nothing behind.
 
-use std::net::SocketAddr;
+use std::fmt::Write as _;
+use std::fs;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
-use std::time::Duration;
 
-use axum::Router;
-use axum::body::Body;
-use axum::extract::{Query, Request, State};
-use axum::http::StatusCode;
-use axum::routing::get;
+use nix::unistd::{getegid, geteuid};
 use serde_json::json;
+use socket2::{Domain, Socket, Type};
 
-use super::arguments::Arguments;
-use super::listen::Bound;
-use super::Problems;
-use crate::config::Config;
+use super::demo_backend;
 
-/// Settings of the demo where the command line has none.
-pub(super) fn preset(overrides: &mut Vec<String>) {
-    let has = |overrides: &[String], key: &str| {
-        overrides.iter().any(|setting| setting.split('=').next().map(str::trim) == Some(key))
-    };
-    if !has(overrides, "bind") {
-        overrides.push("bind=127.0.0.1:8080".to_owned());
-        if std::net::TcpListener::bind("[::1]:0").is_ok() {
-            overrides.push("bind=[::1]:8080".to_owned());
+/// The demo's backends and its folder, for as long as it runs.
+pub(super) struct Demo {
+    folder: Folder,
+    backends: Vec<SocketAddr>,
+    /// Bound and never listening: who connects is refused, for sure.
+    dead: Socket,
+}
+
+impl Demo {
+    /// Starts the backends.
+    pub(super) fn prepare() -> Result<Demo, Vec<String>> {
+        let failed = |what: &str, error: io::Error| vec![format!("--demo: {what}: {error}")];
+        let folder = Folder::new().map_err(|error| failed("no temporary folder", error))?;
+        let backends = ["one", "two"].into_iter().map(demo_backend::start);
+        let backends = backends
+            .collect::<io::Result<_>>()
+            .map_err(|error| failed("can't start a backend", error))?;
+        let dead = dead_port().map_err(|error| failed("no free port", error))?;
+        Ok(Demo { folder, backends, dead })
+    }
+
+    /// The file of the demo's configuration; whatever it says, `-o` wins over it. It runs as whoever
+    /// started it: a playground on loopback has nobody to protect from.
+    pub(super) fn configuration(&self) -> String {
+        let mut text = String::from("bind = 127.0.0.1:8080\n");
+        if TcpListener::bind("[::1]:0").is_ok() {
+            text += "bind = [::1]:8080\n";
         }
+        let folder = self.folder.0.display();
+        // Writing to a String does not fail.
+        let _ = write!(
+            text,
+            "state_file = {folder}/state.json\nstatic_dir = {folder}/static\nuid = {}\ngid = {}\n",
+            geteuid(),
+            getegid()
+        );
+        text
     }
-    for (key, value) in [("uid", "0"), ("gid", "0")] {
-        // A playground on loopback with a table of its own: who starts it keeps his rights.
-        if !has(overrides, key) {
-            overrides.push(format!("{key}={value}"));
+
+    /// Writes the table, once the addresses are known.
+    pub(super) fn write_table(&self, addresses: &[SocketAddr]) -> Result<(), String> {
+        let file = self.folder.0.join("state.json");
+        let text = format!("{:#}\n", self.table(&url(addresses)));
+        fs::write(&file, text).map_err(|error| format!("{}: {error}", file.display()))
+    }
+
+    fn table(&self, url: &str) -> serde_json::Value {
+        let backends: Vec<String> = self.backends.iter().map(ToString::to_string).collect();
+        let dead = self.dead.local_addr().ok().and_then(|address| address.as_socket());
+        let dead: Vec<String> = dead.iter().map(ToString::to_string).collect();
+        json!({"hosts": {
+            "localhost": ["proxy", {"backends": backends, "algorithm": "round_robin"}, false],
+            "also.example": ["alias", {"hostname": "localhost"}, true],
+            "old.example": ["redirect", {"redirect_to": url}, true],
+            "test.example": ["static", {"type": "test"}, false],
+            "secret.example": ["empty", {"code": 403}, false],
+            "down.example": ["proxy", {"backends": dead}, false],
+        }, "stats": {}})
+    }
+
+    /// Says what can be tried.
+    pub(super) fn announce(&self, addresses: &[SocketAddr]) {
+        let url = url(addresses);
+        let [one, two] = self.backends[..] else { return };
+        println!(
+            "\nMantrid's demo listens on {url}/. Behind it are two backends, on {one} and {two}.\n\
+             Try in another terminal:\n"
+        );
+        for Try { options, host, path, what } in TRIES {
+            let host = match url.contains("//localhost:") && *host == "localhost" {
+                true => String::new(),
+                false => format!(" -H 'Host: {host}'"),
+            };
+            println!("  curl{options}{host} '{url}{path}'\n      # {what}");
         }
+        let table = self.folder.0.join("state.json");
+        println!("\nThe table of hosts is {}.", table.display());
+        println!("Ctrl-C ends the demo; nothing is left behind.");
     }
 }
 
-pub(super) fn run(mut config: Config, arguments: &Arguments) -> Result<(), Problems> {
-    let folder = Folder::new().map_err(|error| vec![format!("no temporary folder: {error}")])?;
-    let backends = (1..=2)
-        .map(backend)
-        .collect::<std::io::Result<Vec<_>>>()
-        .map_err(|error| vec![format!("can't start the demo's backends: {error}")])?;
-    config.state_file = folder.0.join("state.json");
-    std::fs::write(&config.state_file, table(&backends).to_string())
-        .map_err(|error| vec![format!("{}: {error}", config.state_file.display())])?;
-    super::run(&config, arguments.debug, Some(&|bound| announce(bound, &backends)))
+struct Try {
+    options: &'static str,
+    host: &'static str,
+    path: &'static str,
+    what: &'static str,
 }
 
-fn table(backends: &[SocketAddr]) -> serde_json::Value {
-    let both: Vec<String> = backends.iter().map(ToString::to_string).collect();
-    json!({"hosts": {
-        "localhost": ["proxy", {"backends": both, "algorithm": "round_robin"}, true],
-        "old.example": ["redirect", {"redirect_to": "new.example"}, true],
-        "test.example": ["static", {"type": "test"}, false],
-        "secret.example": ["empty", {"code": 403}, false],
-        "down.example": ["proxy", {"backends": ["127.0.0.1:1"]}, false],
-        "also.example": ["alias", {"hostname": "localhost"}, false],
-    }, "stats": {}})
+const fn attempt(
+    options: &'static str,
+    host: &'static str,
+    path: &'static str,
+    what: &'static str,
+) -> Try {
+    Try { options, host, path, what }
 }
 
-fn announce(bound: &[Bound], backends: &[SocketAddr]) {
-    let at = bound.first().map_or(String::new(), |address| address.local.to_string());
-    let port = bound.first().map_or(0, |address| address.local.port());
-    println!(
-        "\nMantrid's demo: one proxy on http://{at}/ and two small backends behind it ({}, {}).\n\n\
-         Try, in another terminal:\n\n  \
-         curl http://localhost:{port}/                                the two backends take turns\n  \
-         curl http://localhost:{port}/headers                         what a backend gets to see\n  \
-         curl 'http://localhost:{port}/big?bytes=100000000' -o /dev/null\n  \
-         curl 'http://localhost:{port}/slow?ms=2000'                  an answer that takes its time\n  \
-         curl --data-binary @Cargo.toml http://localhost:{port}/echo  a body, there and back\n  \
-         curl -i -H 'Host: also.example' http://localhost:{port}/     an alias of localhost\n  \
-         curl -i -H 'Host: old.example' http://localhost:{port}/a?b   a redirect\n  \
-         curl -i -H 'Host: test.example' http://localhost:{port}/     a built-in page\n  \
-         curl -i -H 'Host: secret.example' http://localhost:{port}/   an empty 403\n  \
-         curl -i -H 'Host: down.example' http://localhost:{port}/     a backend that is not there\n  \
-         curl -i -H 'Host: who.example' http://localhost:{port}/      a host without a rule\n\n\
-         Ctrl-C ends it; nothing is left behind.\n",
-        backends[0], backends[1]
-    );
-}
+const TRIES: &[Try] = &[
+    attempt("", "localhost", "/", "proxy: the backends take turns; run it twice"),
+    attempt("", "localhost", "/headers", "the head of the request as a backend sees it"),
+    attempt("", "localhost", "/slow?ms=2000", "an answer that takes two seconds"),
+    attempt(" -o /dev/null", "localhost", "/big?bytes=100000000", "100 MB"),
+    attempt(" -d 'there and back'", "localhost", "/echo", "a body that comes back"),
+    attempt(" -i", "also.example", "/", "alias: another name for localhost, subdomains too"),
+    attempt(" -i", "old.example", "/headers", "redirect: 302 to localhost; -L follows it"),
+    attempt(" -i", "test.example", "/", "static: the built-in page `test`"),
+    attempt(" -i", "secret.example", "/", "empty: a bare 403"),
+    attempt(" -i", "down.example", "/", "a backend that nobody listens on: 502"),
+    attempt(" -i", "who.example", "/", "a host without a rule: the page `unknown`, 503"),
+];
 
-/// A backend on a thread of its own: it must not share the control shard with what it tests.
-fn backend(number: usize) -> std::io::Result<SocketAddr> {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
-    listener.set_nonblocking(true)?;
-    let address = listener.local_addr()?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    std::thread::Builder::new().name(format!("backend-{number}")).spawn(move || {
-        runtime.block_on(async move {
-            if let Ok(listener) = tokio::net::TcpListener::from_std(listener) {
-                let _ = axum::serve(listener, routes(number)).await;
-            }
-        });
-    })?;
-    Ok(address)
-}
-
-fn routes(number: usize) -> Router {
-    Router::new()
-        .route("/", get(|State(number): State<usize>| async move {
-            format!("Hello from backend {number}.\n")
-        }))
-        .route("/headers", get(headers))
-        .route("/slow", get(slow))
-        .route("/big", get(big))
-        .route("/echo", axum::routing::post(|body: Body| async move { body }))
-        .fallback(|| async { (StatusCode::NOT_FOUND, "Nothing here.\n") })
-        .with_state(number)
-}
-
-async fn headers(request: Request) -> String {
-    let mut text = format!("{} {} {:?}\n", request.method(), request.uri(), request.version());
-    for (name, value) in request.headers() {
-        text.push_str(&format!("{name}: {}\n", String::from_utf8_lossy(value.as_bytes())));
+/// What to put into a browser: a name where it leads to us.
+fn url(addresses: &[SocketAddr]) -> String {
+    let usual = addresses.iter().find(|address| address.ip() == Ipv4Addr::LOCALHOST);
+    match (usual, addresses.first()) {
+        (Some(address), _) => format!("http://localhost:{}", address.port()),
+        (None, Some(address)) => format!("http://{address}"),
+        (None, None) => String::new(),
     }
-    text
 }
 
-type Parameters = std::collections::HashMap<String, u64>;
-
-async fn slow(Query(parameters): Query<Parameters>) -> &'static str {
-    let ms = parameters.get("ms").copied().unwrap_or(1000).min(30_000);
-    tokio::time::sleep(Duration::from_millis(ms)).await;
-    "Here at last.\n"
-}
-
-async fn big(Query(parameters): Query<Parameters>) -> Vec<u8> {
-    let bytes = parameters.get("bytes").copied().unwrap_or(1_000_000).min(1 << 30);
-    vec![b'x'; usize::try_from(bytes).unwrap_or(0)]
+fn dead_port() -> io::Result<Socket> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
+    Ok(socket)
 }
 
 /// A folder that goes with the demo.
 struct Folder(PathBuf);
 
 impl Folder {
-    fn new() -> std::io::Result<Folder> {
-        let path = std::env::temp_dir().join(format!("mantrid-demo-{}", std::process::id()));
-        std::fs::create_dir(&path)?;
+    fn new() -> io::Result<Folder> {
+        // For us alone, under a name that nobody can have prepared.
+        let path = nix::unistd::mkdtemp(&std::env::temp_dir().join("mantrid-demo-XXXXXX"))?;
         Ok(Folder(path))
     }
 }
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
+        if let Err(error) = fs::remove_dir_all(&self.0) {
+            tracing::warn!("{} stays behind: {error}", self.0.display());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state;
+    use crate::table::{Match, Names, Scheme};
+
+    #[test]
+    fn every_rule_of_the_demo_is_good_and_tried() {
+        let demo = Demo::prepare().expect("a demo");
+        let text = demo.table("http://localhost:8080").to_string();
+        let loaded = state::parse(text.as_bytes(), &mut Names::default()).expect("a table");
+        assert!(loaded.rejected.is_empty(), "{:?}", loaded.rejected);
+        let matched = |host: &str| match loaded.snapshot.lookup(host, Scheme::Http) {
+            Match::Found(found) => Some(found.name().to_owned()),
+            _ => None,
+        };
+        let tried: std::collections::HashSet<_> =
+            TRIES.iter().filter_map(|attempt| matched(attempt.host)).collect();
+        assert_eq!(tried.len(), loaded.snapshot.len());
+        assert_eq!(matched("who.example"), None);
+    }
+
+    #[test]
+    fn its_folder_goes_with_it() {
+        let demo = Demo::prepare().expect("a demo");
+        let folder = demo.folder.0.clone();
+        demo.write_table(&["127.0.0.1:8080".parse().expect("an address")]).expect("a table");
+        assert!(folder.join("state.json").exists());
+        drop(demo);
+        assert!(!folder.exists());
     }
 }

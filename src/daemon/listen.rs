@@ -2,122 +2,189 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
-use std::sync::Mutex;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::holder;
 use crate::config::{Address, Config};
-use crate::shard;
+use crate::{limits, shard};
 
 /// One address with a socket for each shard.
 pub(super) struct Bound {
     /// As bound: with the port that was chosen where 0 was asked for.
     pub(super) local: SocketAddr,
-    trusted: bool,
-    sockets: Mutex<Vec<Option<TcpListener>>>,
+    /// Whether forwarding fields are believed there.
+    pub(super) trusted: bool,
+    sockets: Vec<TcpListener>,
 }
 
-impl Bound {
-    /// The socket of shard `index`; once.
-    pub(super) fn listener(&self, index: usize) -> Result<shard::Listener, String> {
-        let mut sockets = self.sockets.lock().map_err(|error| error.to_string())?;
-        let socket = sockets.get_mut(index).and_then(Option::take);
-        let socket = socket.ok_or_else(|| format!("{}: no socket for shard {index}", self.local))?;
-        Ok(shard::Listener { socket, trusted: self.trusted })
-    }
+/// The sockets of one shard: one of each address.
+pub(super) fn for_one_shard(bound: &mut [Bound]) -> Vec<shard::Listener> {
+    let one = |bound: &mut Bound| {
+        let socket = bound.sockets.pop()?;
+        Some(shard::Listener { socket, trusted: bound.trusted })
+    };
+    bound.iter_mut().filter_map(one).collect()
 }
 
 /// Binds `bind` and `bind_internal`, all or nothing; every failure is named.
 pub(super) fn bind_all(config: &Config, shards: usize) -> Result<Vec<Bound>, Vec<String>> {
-    let untrusted = config.bind.iter().map(|address| ("bind", address, false));
-    let trusted = config.bind_internal.iter().map(|address| ("bind_internal", address, true));
-    let mut bound = Vec::new();
     let mut problems = Vec::new();
-    for (key, address, trusted) in untrusted.chain(trusted) {
-        match bind(address, shards) {
-            Ok((local, sockets)) => {
-                let sockets = Mutex::new(sockets.into_iter().map(Some).collect());
-                bound.push(Bound { local, trusted, sockets });
+    // All are tried before one is bound: ours must not stand in each other's way, as *:80 would in
+    // that of 127.0.0.1:80.
+    let tried: Vec<_> = addresses(config)
+        .filter_map(|(key, address, trusted)| match find_free(address) {
+            Ok(local) => Some((key, address, trusted, local)),
+            Err(error) => {
+                problems.push(explain(key, address, &error));
+                None
             }
-            Err(error) => problems.push(format!("{key} = {address}: {}", explain(address, &error))),
+        })
+        .collect();
+    let mut bound = Vec::new();
+    for (key, address, trusted, wanted) in tried {
+        match bind(wanted, shards) {
+            Ok((local, sockets)) => bound.push(Bound { local, trusted, sockets }),
+            Err(error) => problems.push(explain(key, address, &error)),
         }
     }
     if problems.is_empty() { Ok(bound) } else { Err(problems) }
 }
 
-fn bind(address: &Address, shards: usize) -> io::Result<(SocketAddr, Vec<TcpListener>)> {
-    let mut wanted = address.socket();
-    // SO_REUSEPORT would let a second daemon of the same user in unnoticed and take half the traffic:
-    // the first socket of an address is bound without it, to see whether anybody is there.
-    let first = match probe_and_bind(wanted) {
-        Err(error)
-            if matches!(address, Address::Any(_))
-                && error.raw_os_error() == Some(libc::EAFNOSUPPORT) =>
-        {
-            // IPv6 is switched off: `*` is IPv4 then.
-            wanted = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), wanted.port());
-            probe_and_bind(wanted)?
-        }
-        result => result?,
+/// Whether this machine has the addresses at all; ports are left alone, for they may well be in use
+/// by the daemon that runs while the next configuration is checked.
+pub(super) fn check(config: &Config) -> Vec<String> {
+    let try_one = |(key, address, _): (&'static str, &Address, bool)| {
+        let mut local = address.socket();
+        local.set_port(0);
+        let result = find_free_at(local, matches!(address, Address::Any(_)));
+        result
+            .and_then(|local| socket(local, false))
+            .err()
+            .map(|error| explain(key, address, &error))
     };
-    let local = first.local_addr()?.as_socket().unwrap_or(wanted);
-    let mut sockets = vec![first];
-    for _ in 1..shards {
-        sockets.push(socket(local)?);
-    }
-    let listeners = sockets
-        .into_iter()
-        .map(|socket| {
-            // The kernel caps this at net.core.somaxconn.
-            socket.listen(crate::limits::BACKLOG)?;
-            Ok(socket.into())
-        })
-        .collect::<io::Result<Vec<TcpListener>>>()?;
-    Ok((local, listeners))
+    addresses(config).filter_map(try_one).collect()
 }
 
-fn probe_and_bind(address: SocketAddr) -> io::Result<Socket> {
-    if address.port() != 0 {
-        let probe = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-        probe.set_reuse_address(true)?;
-        if address.is_ipv6() {
-            probe.set_only_v6(false)?;
+fn addresses(config: &Config) -> impl Iterator<Item = (&'static str, &Address, bool)> {
+    let untrusted = config.bind.iter().map(|address| ("bind", address, false));
+    untrusted.chain(config.bind_internal.iter().map(|address| ("bind_internal", address, true)))
+}
+
+fn find_free(address: &Address) -> io::Result<SocketAddr> {
+    find_free_at(address.socket(), matches!(address, Address::Any(_)))
+}
+
+/// The address to bind; for `*` that is IPv4's where there is no IPv6.
+///
+/// SO_REUSEPORT would let a second daemon of the same user in unnoticed, and half of the connections
+/// would be its. So each address is first bound without it, which fails if anybody listens there.
+fn find_free_at(address: SocketAddr, is_any: bool) -> io::Result<SocketAddr> {
+    match socket(address, false) {
+        Ok(_) => Ok(address),
+        Err(error) if is_any && has_no_family(&error) => {
+            let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), address.port());
+            socket(address, false).map(|_| address)
         }
-        probe.bind(&address.into())?;
+        Err(error) => Err(error),
     }
-    socket(address)
 }
 
-fn socket(address: SocketAddr) -> io::Result<Socket> {
+fn has_no_family(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
+}
+
+fn bind(address: SocketAddr, shards: usize) -> io::Result<(SocketAddr, Vec<TcpListener>)> {
+    let first = socket(address, true)?;
+    // With port 0 the kernel chose one: the other shards take the same.
+    let local = first.local_addr()?.as_socket().unwrap_or(address);
+    let rest = (1..shards).map(|_| socket(local, true));
+    let sockets = std::iter::once(Ok(first)).chain(rest).map(|socket| {
+        let socket = socket?;
+        socket.listen(limits::BACKLOG)?;
+        Ok(socket.into())
+    });
+    Ok((local, sockets.collect::<io::Result<_>>()?))
+}
+
+fn socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // Connections of a daemon that just ended may linger on the port.
     socket.set_reuse_address(true)?;
-    socket.set_reuse_port(true)?;
-    // Inherited by what is accepted: no system call per connection for them.
+    socket.set_reuse_port(shared)?;
+    // Inherited by what is accepted: no system call for it per connection.
     socket.set_tcp_nodelay(true)?;
     socket.set_keepalive(true)?;
     if let SocketAddr::V6(v6) = address {
-        // `*` takes IPv4, too; a written IPv6 address means just that.
+        // [::] takes IPv4, too, whatever net.ipv6.bindv6only says: the original documents it so.
         socket.set_only_v6(!v6.ip().is_unspecified())?;
     }
     socket.bind(&address.into())?;
     Ok(socket)
 }
 
-fn explain(address: &Address, error: &io::Error) -> String {
+fn explain(key: &str, address: &Address, error: &io::Error) -> String {
+    let port = address.socket().port();
     let advice = match error.raw_os_error() {
-        Some(libc::EADDRINUSE) => format!(
-            "the port is in use: stop what listens there (`ss -ltnp 'sport = :{}'` shows it) or choose \
-             another",
-            address.socket().port()
-        ),
-        Some(libc::EACCES) => "ports below 1024 need root or CAP_NET_BIND_SERVICE (systemd: \
-             AmbientCapabilities=CAP_NET_BIND_SERVICE)"
+        Some(libc::EADDRINUSE) => {
+            let holder = holder::of_port(port);
+            let by = holder.map(|holder| format!(" by {holder}")).unwrap_or_default();
+            format!(
+                "the port is in use{by}: stop that, or choose another with -o {key}=ADDRESS:PORT"
+            )
+        }
+        Some(libc::EACCES) => "no permission for this port: start as root or with \
+             CAP_NET_BIND_SERVICE, or choose a port from 1024 on"
             .to_owned(),
         Some(libc::EADDRNOTAVAIL) => "this machine has no such address".to_owned(),
+        Some(libc::EAFNOSUPPORT) => "IPv6 is switched off on this machine".to_owned(),
         Some(libc::EMFILE | libc::ENFILE) => {
             "no file descriptor is left: raise the limit (`ulimit -n`, LimitNOFILE=)".to_owned()
         }
-        _ => "can't listen".to_owned(),
+        _ => error.to_string(),
     };
-    format!("{error}: {advice}")
+    format!("{key} = {address}: {advice}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(overrides: &[&str]) -> Config {
+        let overrides: Vec<String> = overrides.iter().map(|text| (*text).to_owned()).collect();
+        Config::build(None, &overrides).expect("a good configuration")
+    }
+
+    #[test]
+    fn all_shards_share_the_port_that_was_chosen() {
+        let mut bound = bind_all(&config(&["bind=127.0.0.1:0"]), 3).expect("a free port");
+        let port = bound[0].local.port();
+        assert_ne!(port, 0);
+        for _ in 0..3 {
+            let listeners = for_one_shard(&mut bound);
+            let local = listeners[0].socket.local_addr().expect("its address");
+            assert_eq!(local.port(), port);
+        }
+        assert!(for_one_shard(&mut bound).is_empty());
+    }
+
+    #[test]
+    fn a_port_in_use_is_refused_and_its_holder_named() {
+        // with SO_REUSEPORT, as a second daemon of ours would have it
+        let first = bind_all(&config(&["bind=127.0.0.1:0"]), 1).expect("a free port");
+        let again = format!("bind={}", first[0].local);
+        let problems = bind_all(&config(&[&again]), 1).err().expect("it is in use");
+        let own = format!("(pid {})", std::process::id());
+        assert!(problems[0].contains("is in use by"), "{problems:?}");
+        assert!(problems[0].contains(&own), "{problems:?}");
+    }
+
+    #[test]
+    fn an_address_of_another_machine_is_refused() {
+        let config = config(&["bind=198.51.100.1:80", "bind_internal=203.0.113.1:80"]);
+        let problems = bind_all(&config, 1).err().expect("not ours");
+        assert_eq!(problems.len(), 2, "{problems:?}");
+        assert!(problems[0].contains("bind = 198.51.100.1:80: this machine has no such address"));
+        assert_eq!(check(&config), problems);
+    }
 }

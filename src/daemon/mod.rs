@@ -1,169 +1,201 @@
-//! The daemon: bind while still root, drop rights, load, run the shards, stop cleanly.
+//! The daemon: bind while still root, drop rights, load, start the shards, serve, stop cleanly.
+//!
+//! Everything that can be wrong with a start is found before the first connection is accepted, and
+//! told in one line each.
 
 mod arguments;
 mod check;
 mod demo;
+mod demo_backend;
+mod holder;
 mod listen;
+mod log;
 mod privileges;
 mod resources;
+mod signals;
 
 use std::path::Path;
 use std::process::ExitCode;
 use std::thread::JoinHandle;
 
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use crate::config::Config;
-use crate::control::{self, Loaded};
-use crate::link::{self, Counter, Published};
+use crate::control::{self, Control, Files};
+use crate::link::{self, Counter, Published, ShardEnd};
 use crate::shard;
-use arguments::Arguments;
+use arguments::{Arguments, Asked};
+use demo::Demo;
 use listen::Bound;
 use resources::Resources;
-
-/// Runs `mantrid`; the exit code is 0 after a clean stop, 1 when the start failed.
-pub fn main() -> ExitCode {
-    let arguments = Arguments::from_command_line();
-    let outcome = match configuration(&arguments) {
-        Ok(config) if arguments.check => return check::run(&config),
-        Ok(config) if arguments.demo => demo::run(config, &arguments),
-        Ok(config) => run(&config, arguments.debug, None),
-        Err(problems) => Err(problems),
-    };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(problems) => {
-            for problem in problems {
-                eprintln!("mantrid: {problem}");
-            }
-            ExitCode::FAILURE
-        }
-    }
-}
+use signals::{Signals, Threads};
 
 /// Why the daemon can't start: one line a problem.
 type Problems = Vec<String>;
 
 const DEFAULT_FILE: &str = "/etc/mantrid/mantrid.conf";
 
-fn configuration(arguments: &Arguments) -> Result<Config, Problems> {
-    let path = match &arguments.config {
-        Some(path) => Some(path.clone()),
-        // The demo touches nothing that is installed.
-        None if arguments.demo => None,
-        None => Some(DEFAULT_FILE.to_owned()).filter(|path| Path::new(path).exists()),
-    };
-    let text = match &path {
-        Some(path) => Some(
-            std::fs::read_to_string(path)
-                .map_err(|error| vec![format!("{path}: can't read the configuration: {error}")])?,
-        ),
-        None => None,
-    };
-    let mut overrides = arguments.overrides.clone();
-    if arguments.demo {
-        demo::preset(&mut overrides);
+/// Runs `mantrid`; the exit code is 0 after a clean stop, 1 when the start failed.
+pub fn main() -> ExitCode {
+    match start() {
+        Ok(code) => code,
+        Err(problems) => {
+            report(&problems);
+            ExitCode::FAILURE
+        }
     }
-    let file = path.as_deref().zip(text.as_deref());
-    Config::build(file, &overrides).map_err(|problems| {
-        problems.iter().map(ToString::to_string).collect()
-    })
 }
 
-/// Binds, drops rights, loads, serves until asked to stop. `announce` is called when every shard
-/// accepts, with the addresses.
-fn run(
-    config: &Config,
-    debug: bool,
-    announce: Option<&dyn Fn(&[Bound])>,
-) -> Result<(), Problems> {
-    start_logging(debug);
-    for note in &config.notes {
-        warn!("{note}");
+fn start() -> Result<ExitCode, Problems> {
+    let arguments = match arguments::read().map_err(|problem| vec![problem])? {
+        Asked::Run(arguments) => arguments,
+        Asked::Print(text) => {
+            print!("{text}");
+            return Ok(ExitCode::SUCCESS);
+        }
+    };
+    if arguments.demo {
+        let demo = Demo::prepare()?;
+        let text = demo.configuration();
+        let config = build(Some(("the demo's configuration", &text)), &arguments.overrides)?;
+        run(&config, arguments.debug, Some(&demo))?;
+        return Ok(ExitCode::SUCCESS);
     }
+    let config = configured(&arguments)?;
+    if arguments.check {
+        return Ok(check::run(&config));
+    }
+    run(&config, arguments.debug, None)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn report(problems: &[String]) {
+    for problem in problems {
+        eprintln!("mantrid: {problem}");
+    }
+}
+
+fn configured(arguments: &Arguments) -> Result<Config, Problems> {
+    let path = match &arguments.config {
+        Some(path) => path,
+        None if Path::new(DEFAULT_FILE).exists() => DEFAULT_FILE,
+        None => return build(None, &arguments.overrides),
+    };
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| vec![format!("{path}: can't read the configuration: {error}")])?;
+    build(Some((path, &text)), &arguments.overrides)
+}
+
+fn build(file: Option<(&str, &str)>, overrides: &[String]) -> Result<Config, Problems> {
+    Config::build(file, overrides)
+        .map_err(|errors| errors.iter().map(ToString::to_string).collect())
+}
+
+fn files(config: &Config) -> Files {
+    Files { state: config.state_file.clone(), pages: config.static_dir.clone() }
+}
+
+/// Serves until asked to stop.
+fn run(config: &Config, debug: bool, demo: Option<&Demo>) -> Result<(), Problems> {
+    log::start(debug);
+    config.notes.iter().for_each(|note| warn!("{note}"));
+    let one = |problem: String| vec![problem];
     let resources = Resources::gather(config)?;
-    resources.log();
-    let bound = listen::bind_all(config, resources.shards())?;
-    privileges::drop_to(config).map_err(|problem| vec![problem])?;
-    let Loaded { snapshot, names, pages } = control::load(config)?;
-    info!("{} rules from {}", snapshot.len(), config.state_file.display());
+    let target = privileges::find(config)?;
+    let wrong_hosts = check::hosts(config);
+    if !wrong_hosts.is_empty() {
+        return Err(wrong_hosts);
+    }
+    let bound = listen::bind_all(config, resources.shards)?;
+    let addresses: Vec<_> = bound.iter().map(|bound| bound.local).collect();
+    if let Some(demo) = demo {
+        demo.write_table(&addresses).map_err(one)?;
+    }
+    // The demo runs as whoever started it, unless told otherwise.
+    if demo.is_none() || !target.stays_root() {
+        privileges::drop_to(target).map_err(one)?;
+    }
+    // After the drop: io_uring may be allowed to root alone.
+    crate::ring::probe().map_err(one)?;
+    info!("{}", resources.summary());
+    resources.warnings().iter().for_each(|warning| warn!("{warning}"));
+    let loaded = control::load(&files(config)).map_err(one)?;
+    loaded.warnings.iter().for_each(|warning| warn!("{warning}"));
+    loaded.keep_rejected(&config.state_file);
+    info!("{} rules from {}", loaded.snapshot.len(), config.state_file.display());
 
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| vec![format!("can't start the control shard: {error}")])?;
-    runtime.block_on(async {
-        control::resolve_once(&names).await;
-        let (end, ends) = link::connect(Published::new(snapshot, pages), resources.shards())
-            .map_err(|error| vec![format!("can't make the shards' wake-ups: {error}")])?;
-        let threads = start_shards(config, &resources, &bound, ends)?;
-        for address in &bound {
-            info!("Listening for requests on {}", address.local);
-        }
-        info!("Ready");
-        if let Some(announce) = announce {
-            announce(&bound);
-        }
-        drop(bound);
-        let resolver = tokio::spawn(control::keep_resolved(names));
-        control::until_stopped(&end, config.timeouts.drain, threads).await;
-        resolver.abort();
-        info!(
-            "Exiting: {} connections, {} requests, {} refused, {} shed, {} panics",
-            end.total(Counter::Accepted),
-            end.total(Counter::Requests),
-            end.total(Counter::Refused),
-            end.total(Counter::Shed),
-            end.total(Counter::Panics),
-        );
-        Ok(())
-    })
+    let outcome = runtime.block_on(serve(config, &resources, bound, loaded, demo));
+    // A lookup may hang in the system's resolver for long: it is not waited for.
+    runtime.shutdown_background();
+    outcome.map_err(one)
 }
 
+async fn serve(
+    config: &Config,
+    resources: &Resources,
+    mut bound: Vec<Bound>,
+    loaded: control::Loaded,
+    demo: Option<&Demo>,
+) -> Result<(), String> {
+    let signals = Signals::take().map_err(|error| format!("can't take signals: {error}"))?;
+    let (end, ends) =
+        link::connect(Published::new(loaded.snapshot, loaded.pages), resources.shards)
+            .map_err(|error| format!("can't make the shards' wake-ups: {error}"))?;
+    let published = ends.first().map(|end| end.published.clone()).ok_or("there is no shard")?;
+    let mut control = Control::new(files(config), loaded.names, published);
+    control.prepare().await;
+    let threads = start_shards(config, resources, &mut bound, ends)?;
+    let threads = Threads::watch(threads).map_err(|error| format!("no thread: {error}"))?;
+    for Bound { local, trusted, .. } in &bound {
+        let how = if *trusted { " (internal: forwarding fields are believed)" } else { "" };
+        info!("Listening for requests on {local}{how}");
+    }
+    info!("Ready");
+    if let Some(demo) = demo {
+        demo.announce(&bound.iter().map(|bound| bound.local).collect::<Vec<_>>());
+    }
+    let outcome = tokio::select! {
+        outcome = signals::serve_until_stopped(&end, signals, threads, config.timeouts.drain) => outcome,
+        never = control.run() => match never {},
+    };
+    info!(
+        "Stopped after {} connections and {} requests",
+        end.total(Counter::Accepted),
+        end.total(Counter::Requests)
+    );
+    outcome
+}
+
+/// The only place that knows how a shard is made.
 fn start_shards(
     config: &Config,
     resources: &Resources,
-    bound: &[Bound],
-    ends: Vec<link::ShardEnd>,
-) -> Result<Vec<JoinHandle<()>>, Problems> {
-    let mut threads = Vec::new();
-    for end in ends {
+    bound: &mut [Bound],
+    ends: Vec<ShardEnd>,
+) -> Result<Vec<JoinHandle<()>>, String> {
+    let timeouts = shard::Timeouts {
+        http_request: config.timeouts.http_request,
+        http_keep_alive: config.timeouts.http_keep_alive,
+        client: config.timeouts.client,
+        connect: config.timeouts.connect,
+        server: config.timeouts.server,
+        tunnel: config.timeouts.tunnel,
+    };
+    let start = |end: ShardEnd| {
         let index = end.index;
-        let listeners = bound
-            .iter()
-            .map(|address| address.listener(index))
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|problem| vec![problem])?;
         let settings = shard::Settings {
             cpu: resources.cpu(index),
             head_bytes_max: config.max_head,
             connections_max: resources.connections_per_shard,
             pipes_max: resources.pipes_per_shard,
-            timeouts: shard::Timeouts {
-                http_request: config.timeouts.http_request,
-                http_keep_alive: config.timeouts.http_keep_alive,
-                client: config.timeouts.client,
-                connect: config.timeouts.connect,
-                server: config.timeouts.server,
-                tunnel: config.timeouts.tunnel,
-            },
+            timeouts,
         };
-        let started = shard::spawn(settings, listeners, end);
-        threads.push(started.map_err(|why| {
-            error!("shard {index}: {why}");
-            vec![format!("shard {index}: {why}")]
-        })?);
-    }
-    Ok(threads)
-}
-
-fn start_logging(debug: bool) {
-    use std::io::IsTerminal;
-    let level = if debug { tracing::Level::DEBUG } else { tracing::Level::INFO };
-    let _ = tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .with_max_level(level)
-        .try_init();
+        shard::spawn(settings, listen::for_one_shard(bound), end)
+            .map_err(|why| format!("shard {index} can't start: {why}"))
+    };
+    ends.into_iter().map(start).collect()
 }

@@ -1,61 +1,155 @@
-//! Root until the addresses are bound, then `uid` and `gid`, for good.
+//! Root until the addresses are bound, then `uid` and `gid`, for good and verified.
 
+use nix::errno::Errno;
 use nix::unistd::{
-    Gid, Group, Uid, User, getegid, geteuid, setgid, setgroups, setuid,
+    Gid, Group, Uid, User, geteuid, getgroups, getresgid, getresuid, setgroups, setresgid,
+    setresuid,
 };
 
 use crate::config::{Config, Identity};
 
-/// Becomes `uid` and `gid`. Does nothing when not started as root: then there is nothing to give up.
-pub(super) fn drop_to(config: &Config) -> Result<(), String> {
+/// Who the daemon is to become.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(super) struct Target {
+    uid: Uid,
+    gid: Gid,
+}
+
+impl Target {
+    /// Whether root is kept.
+    pub(super) fn stays_root(&self) -> bool {
+        self.uid.is_root()
+    }
+
+    /// The group, as the kernel writes it.
+    pub(super) fn gid_text(&self) -> String {
+        self.gid.to_string()
+    }
+}
+
+/// Looks the names up, before anything is bound.
+pub(super) fn find(config: &Config) -> Result<Target, Vec<String>> {
+    match (user(&config.uid), group(&config.gid)) {
+        (Ok(uid), Ok(gid)) => Ok(Target { uid, gid }),
+        (uid, gid) => Err(uid.err().into_iter().chain(gid.err()).collect()),
+    }
+}
+
+/// Becomes `target` when started as root; otherwise there is nothing to give up.
+/// Called while the process has one thread.
+pub(super) fn drop_to(target: Target) -> Result<(), String> {
+    let Target { uid, gid } = target;
+    // Nothing we run may gain rights by a set-uid file, whoever we are.
+    nix::sys::prctl::set_no_new_privs()
+        .map_err(|errno| format!("can't forbid new privileges: {errno}"))?;
     if !geteuid().is_root() {
         return Ok(());
     }
-    let gid = group(&config.gid)?;
-    let uid = user(&config.uid)?;
-    let failed = |what: &str, error: nix::Error| format!("can't become {what}: {error}");
-    if !(uid.is_root() && gid.as_raw() == 0) {
-        // The groups of root stay otherwise, and with them what they may read.
-        setgroups(&[]).map_err(|error| failed("free of supplementary groups", error))?;
+    if uid.is_root() && gid.as_raw() == 0 {
+        tracing::warn!("Running as root, as uid = 0 asks for");
+        return Ok(());
     }
-    setgid(gid).map_err(|error| failed(&format!("gid {}", config.gid), error))?;
-    setuid(uid).map_err(|error| failed(&format!("uid {}", config.uid), error))?;
-    if geteuid() != uid || getegid() != gid {
-        return Err(format!("uid {uid} and gid {gid} did not take effect"));
-    }
-    if !uid.is_root() && setuid(Uid::from_raw(0)).is_ok() {
-        return Err("root could be had back after it was given up: not going on".to_owned());
-    }
+    // Those of root stay otherwise, and with them what they may read.
+    setgroups(&[]).map_err(|errno| refused("give up supplementary groups", errno))?;
+    setresgid(gid, gid, gid).map_err(|errno| refused(&format!("become gid {gid}"), errno))?;
+    setresuid(uid, uid, uid).map_err(|errno| refused(&format!("become uid {uid}"), errno))?;
+    verify(target)?;
     if uid.is_root() {
-        tracing::warn!("Running as root, as uid = {} asks for", config.uid);
+        tracing::warn!("Running as root, as uid = 0 asks for");
     } else {
         tracing::info!("Dropped to UID {uid}, GID {gid}");
     }
     Ok(())
 }
 
-/// Whether the names exist; for `--check`.
-pub(super) fn check(config: &Config) -> Result<(), String> {
-    group(&config.gid)?;
-    user(&config.uid).map(|_| ())
+/// A security module may let the calls succeed and do nothing.
+fn verify(target: Target) -> Result<(), String> {
+    let Target { uid, gid } = target;
+    let users = getresuid().map_err(|errno| refused("read the user ids", errno))?;
+    let groups = getresgid().map_err(|errno| refused("read the group ids", errno))?;
+    let more = getgroups().map_err(|errno| refused("read the groups", errno))?;
+    let is_done = [users.real, users.effective, users.saved].iter().all(|id| *id == uid)
+        && [groups.real, groups.effective, groups.saved].iter().all(|id| *id == gid)
+        && more.iter().all(|id| *id == gid);
+    if !is_done {
+        return Err(format!("uid {uid} and gid {gid} did not take effect: not going on"));
+    }
+    if !uid.is_root() && setresuid(Uid::from_raw(0), Uid::from_raw(0), Uid::from_raw(0)).is_ok() {
+        return Err("root could be had back after it was given up: not going on".to_owned());
+    }
+    Ok(())
+}
+
+fn refused(what: &str, errno: Errno) -> String {
+    let advice = match errno {
+        Errno::EINVAL => " (the user namespace of this container does not map it)",
+        Errno::EPERM => " (CAP_SETUID and CAP_SETGID are needed for it)",
+        _ => "",
+    };
+    format!("uid and gid: can't {what}: {}{advice}", errno.desc())
 }
 
 fn user(identity: &Identity) -> Result<Uid, String> {
-    match identity {
-        Identity::Id(id) => Ok(Uid::from_raw(*id)),
-        Identity::Name(name) => match User::from_name(name) {
-            Ok(Some(user)) => Ok(user.uid),
-            _ => Err(format!("uid = {name}: there is no such user: name one that exists, or a number")),
-        },
+    let name = match identity {
+        Identity::Id(id) => return Ok(Uid::from_raw(*id)),
+        Identity::Name(name) => name,
+    };
+    match User::from_name(name) {
+        Ok(Some(user)) if user.uid.is_root() => Err(named_root("uid", name)),
+        Ok(Some(user)) => Ok(user.uid),
+        Ok(None) => Err(format!(
+            "uid = {name}: there is no such user; expected a name that exists, or a number"
+        )),
+        Err(errno) => Err(format!("uid = {name}: can't look it up: {}", errno.desc())),
     }
 }
 
 fn group(identity: &Identity) -> Result<Gid, String> {
-    match identity {
-        Identity::Id(id) => Ok(Gid::from_raw(*id)),
-        Identity::Name(name) => match Group::from_name(name) {
-            Ok(Some(group)) => Ok(group.gid),
-            _ => Err(format!("gid = {name}: there is no such group: name one that exists, or a number")),
-        },
+    let name = match identity {
+        Identity::Id(id) => return Ok(Gid::from_raw(*id)),
+        Identity::Name(name) => name,
+    };
+    match Group::from_name(name) {
+        Ok(Some(group)) if group.gid.as_raw() == 0 => Err(named_root("gid", name)),
+        Ok(Some(group)) => Ok(group.gid),
+        Ok(None) => Err(format!(
+            "gid = {name}: there is no such group; expected a name that exists, or a number"
+        )),
+        Err(errno) => Err(format!("gid = {name}: can't look it up: {}", errno.desc())),
+    }
+}
+
+/// Staying root must be meant: a name may have become root's by a slip in a file of users.
+fn named_root(key: &str, name: &str) -> String {
+    format!("{key} = {name}: that is {key} 0, which stays root; write {key} = 0 if that is meant")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn find_named(uid: &str, gid: &str) -> Result<Target, Vec<String>> {
+        let overrides = [format!("uid={uid}"), format!("gid={gid}")];
+        find(&Config::build(None, &overrides).expect("a good configuration"))
+    }
+
+    #[test]
+    fn numbers_need_no_entry() {
+        let target = find_named("4321", "0").expect("numbers are taken as they are");
+        assert_eq!((target.uid.as_raw(), target.gid.as_raw()), (4321, 0));
+    }
+
+    #[test]
+    fn both_unknown_names_are_told() {
+        let problems = find_named("nobody-of-that-name", "no-such-group").expect_err("unknown");
+        assert_eq!(problems.len(), 2, "{problems:?}");
+        assert!(problems[0].contains("there is no such user"), "{problems:?}");
+        assert!(problems[1].contains("there is no such group"), "{problems:?}");
+    }
+
+    #[test]
+    fn root_by_name_is_refused() {
+        let problems = find_named("root", "4321").expect_err("root by name");
+        assert!(problems[0].contains("write uid = 0"), "{problems:?}");
     }
 }

@@ -1,5 +1,6 @@
-//! What the machine gives us: CPUs, descriptors, locked memory, a kernel with io_uring; and how many
-//! connections follow from it.
+//! What the machine gives us: CPUs, descriptors, locked memory; and how many connections follow.
+
+use rlimit::Resource;
 
 use crate::config::Config;
 use crate::limits;
@@ -7,71 +8,58 @@ use crate::limits;
 /// What the shards may use.
 #[derive(Debug)]
 pub(super) struct Resources {
-    shards: usize,
+    /// How many there are.
+    pub(super) shards: usize,
     cpus: Vec<usize>,
     descriptors: u64,
+    /// Client connections each may have.
     pub(super) connections_per_shard: usize,
+    /// Pipes for bulk transfers each may have.
     pub(super) pipes_per_shard: usize,
 }
 
 impl Resources {
-    /// Raises the descriptor limit as far as it goes and shares it out.
+    /// Raises the limits as far as they go and shares out what there is.
     pub(super) fn gather(config: &Config) -> Result<Resources, Vec<String>> {
         let mut problems = Vec::new();
-        let allowed: Vec<usize> = core_affinity::get_core_ids()
-            .unwrap_or_default()
-            .into_iter()
-            .map(|core| core.id)
-            .collect();
-        let cpus = if config.cpus.is_empty() { allowed.clone() } else { config.cpus.clone() };
-        if let Some(cpu) = cpus.iter().find(|cpu| !allowed.contains(cpu)) {
-            problems.push(format!("cpus: this process may not use CPU {cpu}, only {allowed:?}"));
-        }
-        let shards = config.shards.unwrap_or(cpus.len().max(1));
-        if let Err(problem) = crate::ring::probe() {
+        let cpus = cpus(config).unwrap_or_else(|problem| {
             problems.push(problem);
-        }
-        if let Ok((locked, _)) = rlimit::Resource::MEMLOCK.get()
-            && locked < limits::LOCKED_BYTES_MIN
-        {
-            problems.push(format!(
-                "only {locked} bytes of memory may be locked, {} are needed: raise it with \
-                 `ulimit -l` or LimitMEMLOCK=",
-                limits::LOCKED_BYTES_MIN
-            ));
-        }
-        let descriptors = rlimit::increase_nofile_limit(u64::MAX)
-            .or_else(|_| rlimit::Resource::NOFILE.get().map(|(soft, _)| soft))
-            .unwrap_or(1024);
+            Vec::new()
+        });
+        let shards = config.shards.unwrap_or_else(|| shards_for(cpus.len()));
+        problems.extend(lockable_memory().err());
+        let wanted = config.max_connections.map(|wanted| wanted.div_ceil(shards));
+        let needed = wanted.map_or(0, |wanted| limits::descriptors_needed(wanted, shards));
+        let descriptors = raise_descriptors(needed);
         let share = limits::descriptors_per_shard(descriptors, shards);
-        let fits = share.connections;
-        if fits == 0 {
-            problems.push(format!(
-                "{descriptors} file descriptors are too few for {shards} shards: raise the limit \
-                 (`ulimit -n`, LimitNOFILE=) or lower `shards`"
-            ));
+        let remedy = "raise the limit (`ulimit -n`, LimitNOFILE= in a unit)";
+        match wanted {
+            Some(wanted) if limits::CONNECTIONS_PER_SHARD_MAX < wanted => problems.push(format!(
+                "max_connections: {wanted} for each shard; expected at most {}",
+                limits::CONNECTIONS_PER_SHARD_MAX
+            )),
+            Some(wanted) if share.connections < wanted => problems.push(format!(
+                "max_connections: {} need {needed} file descriptors, and {descriptors} are allowed, \
+                 enough for {}: {remedy}, or lower max_connections",
+                wanted * shards,
+                share.connections * shards
+            )),
+            None if share.connections == 0 => problems.push(format!(
+                "{descriptors} file descriptors are too few for {shards} shards: {remedy}, or lower \
+                 shards"
+            )),
+            _ => {}
         }
-        let connections_per_shard = match config.max_connections {
-            Some(wanted) if fits * shards < wanted => {
-                problems.push(format!(
-                    "max_connections = {wanted}: {descriptors} file descriptors are enough for {}: \
-                     raise the limit (`ulimit -n`, LimitNOFILE=) or lower it",
-                    fits * shards
-                ));
-                fits
-            }
-            Some(wanted) => wanted.div_ceil(shards),
-            None => fits,
-        };
         if !problems.is_empty() {
             return Err(problems);
         }
-        let pipes_per_shard = share.pipes;
-        Ok(Resources { shards, cpus, descriptors, connections_per_shard, pipes_per_shard })
-    }
-
-    pub(super) fn shards(&self) -> usize {
-        self.shards
+        Ok(Resources {
+            shards,
+            cpus,
+            descriptors,
+            connections_per_shard: wanted.unwrap_or(share.connections),
+            pipes_per_shard: share.pipes,
+        })
     }
 
     /// The CPU of shard `index`.
@@ -79,24 +67,140 @@ impl Resources {
         self.cpus.get(index % self.cpus.len().max(1)).copied()
     }
 
+    /// For the log and for `--check`.
     pub(super) fn summary(&self) -> String {
+        let used = &self.cpus[..self.shards.min(self.cpus.len())];
         format!(
-            "{} shards on CPUs {:?}; {} file descriptors: up to {} client connections",
-            self.shards,
-            self.cpus,
+            "{} on {}, {} file descriptors, up to {} client connections",
+            counted(self.shards, "shard"),
+            if used.is_empty() { "any CPU".to_owned() } else { format!("CPU {}", ranges(used)) },
             self.descriptors,
             self.connections_per_shard * self.shards
         )
     }
 
-    pub(super) fn log(&self) {
-        tracing::info!("{}", self.summary());
-        if self.descriptors < 4096 {
-            tracing::warn!(
-                "{} file descriptors are few: raise the limit (`ulimit -n`, LimitNOFILE=) for more \
-                 connections",
-                self.descriptors
-            );
+    /// What is unlikely to be meant.
+    pub(super) fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if self.descriptors < limits::DESCRIPTORS_FEW {
+            warnings.push(format!(
+                "Only {} file descriptors are allowed, so at most {} client connections: raise the \
+                 limit (`ulimit -n`, LimitNOFILE= in a unit) for more",
+                self.descriptors,
+                self.connections_per_shard * self.shards
+            ));
         }
+        if !self.cpus.is_empty() && self.cpus.len() < self.shards {
+            warnings.push(format!(
+                "{} share {}: some wait for each other",
+                counted(self.shards, "shard"),
+                counted(self.cpus.len(), "CPU")
+            ));
+        }
+        warnings
+    }
+}
+
+/// The CPUs for shards, in the order they are used.
+fn cpus(config: &Config) -> Result<Vec<usize>, String> {
+    let ids = core_affinity::get_core_ids().unwrap_or_default();
+    let allowed: Vec<usize> = ids.into_iter().map(|core| core.id).collect();
+    if config.cpus.is_empty() {
+        return Ok(allowed);
+    }
+    match config.cpus.iter().find(|cpu| !allowed.contains(cpu)) {
+        Some(cpu) => Err(format!(
+            "cpus: CPU {cpu} is not there for this process; expected some of {}",
+            ranges(&allowed)
+        )),
+        None => Ok(config.cpus.clone()),
+    }
+}
+
+/// One per CPU, but in a container with a quota of CPU time no more than that buys.
+fn shards_for(cpus: usize) -> usize {
+    let quota = std::thread::available_parallelism().map_or(cpus, usize::from);
+    cpus.min(quota).clamp(1, limits::SHARDS_MAX)
+}
+
+/// glommio asks for this before it makes its rings; the limit is raised as far as it goes.
+fn lockable_memory() -> Result<(), String> {
+    let Ok((soft, hard)) = Resource::MEMLOCK.get() else { return Ok(()) };
+    if limits::LOCKED_BYTES_MIN <= soft
+        || raise(Resource::MEMLOCK, soft, hard, 0) == hard && limits::LOCKED_BYTES_MIN <= hard
+    {
+        return Ok(());
+    }
+    Err(format!(
+        "{} KiB of memory may be locked, {} KiB are needed for io_uring: raise the limit (`ulimit -l`, \
+         LimitMEMLOCK= in a unit)",
+        hard / 1024,
+        limits::LOCKED_BYTES_MIN / 1024
+    ))
+}
+
+/// To the hard limit; beyond it, where the kernel lets us, only when so many are needed.
+fn raise_descriptors(needed: u64) -> u64 {
+    match Resource::NOFILE.get() {
+        Ok((soft, hard)) => raise(Resource::NOFILE, soft, hard, needed),
+        Err(_) => limits::DESCRIPTORS_ASSUMED,
+    }
+}
+
+/// The limit that holds afterwards.
+fn raise(resource: Resource, soft: u64, hard: u64, needed: u64) -> u64 {
+    if hard < needed && resource.set(needed, needed).is_ok() {
+        return needed;
+    }
+    if soft < hard && resource.set(hard, hard).is_ok() { hard } else { soft }
+}
+
+fn counted(count: usize, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}
+
+/// `0,2-4`.
+fn ranges(numbers: &[usize]) -> String {
+    let mut runs: Vec<(usize, usize)> = Vec::new();
+    for &number in numbers {
+        match runs.last_mut() {
+            Some((_, last)) if *last + 1 == number => *last = number,
+            _ => runs.push((number, number)),
+        }
+    }
+    let texts = runs.iter().map(|(first, last)| match first == last {
+        true => first.to_string(),
+        false => format!("{first}-{last}"),
+    });
+    texts.collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_in_ranges() {
+        assert_eq!(ranges(&[]), "");
+        assert_eq!(ranges(&[3]), "3");
+        assert_eq!(ranges(&[0, 1, 2, 5, 7, 8]), "0-2,5,7-8");
+    }
+
+    #[test]
+    fn what_is_needed_is_enough() {
+        for shards in [1, 2, 7, 64] {
+            for connections in [1, 10, 333, 100_000] {
+                let needed = limits::descriptors_needed(connections, shards);
+                let share = limits::descriptors_per_shard(needed, shards);
+                assert!(connections <= share.connections, "{connections} {shards} {share:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_cpu_that_is_not_there_is_named() {
+        let config = Config::build(None, &["cpus=4095".to_owned()]).expect("a good configuration");
+        let problem = cpus(&config).expect_err("no such CPU");
+        assert!(problem.contains("CPU 4095 is not there"), "{problem}");
     }
 }

@@ -99,7 +99,6 @@ impl ShardEnd {
 
 /// The control shard's end: all shards.
 pub(crate) struct ControlEnd {
-    pub(crate) published: Arc<Published>,
     shards: Vec<Arc<Shared>>,
 }
 
@@ -144,5 +143,5 @@ pub(crate) fn connect(
             shared: shared.clone(),
         })
         .collect();
-    Ok((ControlEnd { published, shards: shared }, ends))
+    Ok((ControlEnd { shards: shared }, ends))
 }

@@ -154,14 +154,6 @@ impl RecvBuf {
         }
     }
 
-    /// Keeps the first `n` bytes.
-    pub(crate) fn truncate(&mut self, n: usize) {
-        match &mut self.0 {
-            Memory::Ring { lent, .. } => lent.end = lent.end.min(lent.start + n as u32),
-            Memory::Own { bytes, start } => bytes.truncate(*start + n),
-        }
-    }
-
     /// The parts, for a holder inside the ring that will give the buffer back itself.
     pub(super) fn into_parts(mut self) -> Result<Lent, Vec<u8>> {
         match std::mem::replace(&mut self.0, Memory::Own { bytes: Vec::new(), start: 0 }) {

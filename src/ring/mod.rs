@@ -116,14 +116,11 @@ enum SlotKind {
     Wake(waker::WakeSlot),
 }
 
-/// Sums over the life of a ring; read by the shard for its metrics.
+/// Sums over the life of a ring.
 #[derive(Copy, Clone, Default, Debug)]
-pub(crate) struct RingCounters {
-    pub enters: u64,
-    pub submitted: u64,
-    pub completions: u64,
-    pub sleeps: u64,
-    pub buffers_missed: u64,
+struct RingCounters {
+    /// Receives that found no buffer of their group and brought memory of their own.
+    buffers_missed: u64,
 }
 
 struct Inner {
@@ -198,7 +195,8 @@ impl Ring {
         self.inner.borrow_mut().pipes_max = most;
     }
 
-    pub(crate) fn counters(&self) -> RingCounters {
+    #[cfg(test)]
+    fn counters(&self) -> RingCounters {
         self.inner.borrow().counters
     }
 
@@ -206,6 +204,11 @@ impl Ring {
     pub(crate) fn stop(&self) {
         self.stop.set(true);
         self.runnable.set(true);
+    }
+
+    /// Hands over what is queued, without waiting: for the closes at the end.
+    pub(crate) fn flush(&self) {
+        self.turn(false);
     }
 
     /// Tells the driver that a task became runnable by other means than the ring (a spawn).
@@ -244,7 +247,6 @@ impl Ring {
             let Inner { ring, .. } = &mut *inner;
             ring.completion().next()
         } {
-            inner.counters.completions += 1;
             let data = entry.user_data();
             let (slot, op) = ((data & 0xffff_ffff) as usize, Op::from_bits((data >> 32) as u8));
             woken |= inner.complete(slot, op, entry.result(), entry.flags());
@@ -257,19 +259,16 @@ impl Ring {
 
     fn enter(&self, wait: bool) {
         let mut inner = self.inner.borrow_mut();
-        inner.counters.enters += 1;
         let inner = &mut *inner;
         let (submit, pending) = {
             let mut queue = inner.ring.submission();
             queue.sync();
             (queue.len() as u32, queue.cq_overflow())
         };
-        inner.counters.submitted += u64::from(submit);
         let wait = wait && !pending;
         const GETEVENTS: u32 = 1; // IORING_ENTER_GETEVENTS: runs deferred task work, flushes overflow
         const EXT_ARG: u32 = 8; // IORING_ENTER_EXT_ARG: the time-out travels with the call (5.11)
         let result = if wait {
-            inner.counters.sleeps += 1;
             let timeout = inner.wheel.until_next(Instant::now()).unwrap_or(limits::SLEEP_MAX);
             let spec = types::Timespec::from(timeout.max(Duration::from_millis(1)));
             let args = types::SubmitArgs::new().timespec(&spec);
@@ -320,10 +319,7 @@ impl Inner {
             }
             // The queue is full: hand over what is there. EAGAIN and EBUSY pass.
             if let Err(error) = self.ring.submit()
-                && !matches!(
-                    error.raw_os_error(),
-                    Some(libc::EAGAIN | libc::EBUSY | libc::EINTR)
-                )
+                && !matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EBUSY | libc::EINTR))
             {
                 eprintln!("mantrid: io_uring_enter: {error}: the ring is broken, stopping");
                 std::process::abort();

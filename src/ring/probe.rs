@@ -21,9 +21,9 @@ pub(crate) fn probe() -> Result<(), String> {
         (opcode::Close::CODE, "close"),
     ];
     match needed.iter().find(|(code, _)| !probe.is_supported(*code)) {
-        Some((_, name)) => Err(format!(
-            "io_uring lacks the operation {name:?}: Linux 6.1 or newer is needed"
-        )),
+        Some((_, name)) => {
+            Err(format!("io_uring lacks the operation {name:?}: Linux 6.1 or newer is needed"))
+        }
         None => Ok(()),
     }
 }

@@ -33,14 +33,11 @@ pub(crate) enum SendBuf {
     Vec(Vec<u8>),
     /// What was received on another stream; its buffer goes back to the kernel afterwards.
     Recv(RecvBuf),
-    /// Compiled in.
-    Static(&'static [u8]),
 }
 
 enum Held {
     Vec(Vec<u8>),
     Lent(Lent),
-    Static(&'static [u8]),
 }
 
 struct Sending {
@@ -277,7 +274,8 @@ impl Stream {
     }
 
     /// Whether received bytes wait to be taken.
-    pub(crate) fn has_bytes(&self) -> bool {
+    #[cfg(test)]
+    pub(super) fn has_bytes(&self) -> bool {
         self.with(|slot| matches!(slot.item, Item::Lent(_) | Item::Own(_)))
     }
 
@@ -291,7 +289,6 @@ impl Stream {
     pub(crate) fn start_send(&self, buf: SendBuf, keep: bool) {
         let held = match buf {
             SendBuf::Vec(bytes) => Held::Vec(bytes),
-            SendBuf::Static(bytes) => Held::Static(bytes),
             SendBuf::Recv(buf) => match buf.into_parts() {
                 Ok(lent) => Held::Lent(lent),
                 Err(bytes) => Held::Vec(bytes),
@@ -350,7 +347,8 @@ impl Stream {
     }
 
     /// Sends and waits for it.
-    pub(crate) async fn send(
+    #[cfg(test)]
+    pub(super) async fn send(
         &self,
         buf: SendBuf,
         deadline: &Deadline,
@@ -366,33 +364,29 @@ impl Stream {
         self.with(|slot| slot.kept.take())
     }
 
-    /// The errno that ended sending, or 0.
-    pub(crate) fn send_failed(&self) -> bool {
-        self.with(|slot| slot.send_error != 0)
-    }
-
-    /// Waits until the socket is readable (or at its end, or broken), for `splice`.
-    pub(crate) async fn readable(&self, deadline: &Deadline) -> Result<(), Abort> {
+    /// Whether the socket is readable (or at its end, or broken), for `splice`.
+    pub(crate) fn poll_readable(
+        &self,
+        cx: &Context<'_>,
+        deadline: &Deadline,
+    ) -> Poll<Result<(), Abort>> {
         self.start_poll(Op::PollIn);
-        poll_fn(|cx| {
-            let done = self.with(|slot| {
-                let done = matches!(slot.poll_in, PollState::Done(_));
-                if done {
-                    slot.poll_in = PollState::Idle;
-                } else {
-                    slot.recv_waker = Some(cx.waker().clone());
-                }
-                done
-            });
+        let done = self.with(|slot| {
+            let done = matches!(slot.poll_in, PollState::Done(_));
             if done {
-                Poll::Ready(Ok(()))
-            } else if deadline.poll_expired(cx) {
-                Poll::Ready(Err(Abort::TimedOut))
+                slot.poll_in = PollState::Idle;
             } else {
-                Poll::Pending
+                slot.recv_waker = Some(cx.waker().clone());
             }
-        })
-        .await
+            done
+        });
+        if done {
+            Poll::Ready(Ok(()))
+        } else if deadline.poll_expired(cx) {
+            Poll::Ready(Err(Abort::TimedOut))
+        } else {
+            Poll::Pending
+        }
     }
 
     /// Waits until the socket takes bytes, for `splice`.
@@ -434,8 +428,7 @@ impl Stream {
 
     /// `O_NONBLOCK`, which `splice(2)` obeys and the ring's own operations must not see.
     pub(crate) fn set_nonblocking(&self, on: bool) {
-        let flags =
-            if on { rustix::fs::OFlags::NONBLOCK } else { rustix::fs::OFlags::empty() };
+        let flags = if on { rustix::fs::OFlags::NONBLOCK } else { rustix::fs::OFlags::empty() };
         let _ = rustix::fs::fcntl_setfl(self.fd(), flags);
     }
 
@@ -497,10 +490,7 @@ impl Inner {
         let group = slot.armed.take().unwrap_or(HEADS);
         slot.nonempty = io_uring::cqueue::sock_nonempty(flags);
         let own = slot.own.take();
-        let lent = match buffer {
-            Some(buffer) => Some(Lent { group, buffer, start: 0, end: result.max(0) as u32 }),
-            None => None,
-        };
+        let lent = buffer.map(|buffer| Lent { group, buffer, start: 0, end: result.max(0) as u32 });
         if let Some(lent) = &lent
             && (abandoned || result <= 0)
         {
@@ -559,7 +549,6 @@ impl Inner {
         let Some(sending) = &slot.sending else { return };
         let bytes: *const [u8] = match &sending.held {
             Held::Vec(bytes) => bytes.as_slice(),
-            Held::Static(bytes) => *bytes,
             Held::Lent(lent) => groups[usize::from(lent.group)].bytes(lent),
         };
         let left = bytes.len() - sending.sent;
@@ -577,7 +566,6 @@ impl Inner {
         let Some(sending) = &mut slot.sending else { return false };
         let total = match &sending.held {
             Held::Vec(bytes) => bytes.len(),
-            Held::Static(bytes) => bytes.len(),
             Held::Lent(lent) => groups[usize::from(lent.group)].bytes(lent).len(),
         };
         if result > 0 {
@@ -607,7 +595,6 @@ impl Inner {
             Held::Vec(bytes) if keep => slot.kept = Some(bytes),
             Held::Vec(bytes) => self.give_vec(bytes),
             Held::Lent(lent) => groups[usize::from(lent.group)].give(lent.buffer),
-            Held::Static(_) => {}
         }
         woken
     }

@@ -279,7 +279,9 @@ fn splice_moves_everything_once() {
         while left > 0 || pipe.held() > 0 {
             match pipe.fill(&source, left).expect("fill") {
                 Moved::Bytes(n) => left -= n as u64,
-                Moved::Later if pipe.held() == 0 => source.readable(&deadline).await.expect("ready"),
+                Moved::Later if pipe.held() == 0 => {
+                    poll_fn(|cx| source.poll_readable(cx, &deadline)).await.expect("ready")
+                }
                 Moved::Later | Moved::End => {}
             }
             if pipe.held() > 0 && pipe.empty(&target, left > 0).expect("empty") == Moved::Later {

@@ -128,7 +128,10 @@ async fn run(
     shard.spawn(attend(shard.clone(), wakes));
     shard.spawn(pool::sweep(shard.clone()));
     let _ = ready.send(Ok(()));
-    ring::drive(ring).await;
+    ring::drive(ring.clone()).await;
+    shard.pool.clear();
+    // The closes that the last tasks queued; other shards may run on for long.
+    ring.flush();
 }
 
 /// Follows what the other threads say: stop, or a place at a limited backend.
@@ -273,8 +276,5 @@ fn seed(index: usize) -> u64 {
 
 /// `io::Error` kinds that mean "no descriptor or memory for it just now".
 fn is_shortage(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS)
-    )
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS))
 }

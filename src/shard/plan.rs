@@ -47,12 +47,7 @@ pub(super) struct Client {
     pub(super) trusted: bool,
 }
 
-pub(super) fn plan<'t>(
-    shard: &Shard,
-    table: &'t Table,
-    bytes: &[u8],
-    client: Client,
-) -> Plan<'t> {
+pub(super) fn plan<'t>(shard: &Shard, table: &'t Table, bytes: &[u8], client: Client) -> Plan<'t> {
     let mut room = http::field_room();
     let mut head = match http::parse_request(bytes, &mut room) {
         Ok(head) => head,

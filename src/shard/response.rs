@@ -173,7 +173,8 @@ impl Answer<'_> {
             ResponseFraming::Chunked => Body::Chunked(Default::default()),
             ResponseFraming::UntilClose => Body::UntilClose(false),
         };
-        let client_lives = self.request.keep_alive && !self.shard.stopping() && !body.ends_by_close();
+        let client_lives =
+            self.request.keep_alive && !self.shard.stopping() && !body.ends_by_close();
         let forward = ResponseForward {
             client_version: self.request.version,
             keep_alive: client_lives || !is_final,

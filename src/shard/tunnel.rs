@@ -12,7 +12,11 @@ use crate::ring::{Deadline, SendBuf, Stream};
 
 /// Relays until both sides have ended, one failed, or neither sent anything for `timeout_tunnel`.
 /// An end of one direction is passed on; the other goes on.
-pub(super) async fn run(connection: &mut Connection, lease: Lease, mut from_backend: Inbox) -> Next {
+pub(super) async fn run(
+    connection: &mut Connection,
+    lease: Lease,
+    mut from_backend: Inbox,
+) -> Next {
     let Connection { shard, stream: client, inbox: from_client, deadline, .. } = connection;
     let backend = &lease.stream;
     deadline.set(shard.timeouts().tunnel);

@@ -10,7 +10,10 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
 
-use crate::table::{Loader, Names, Rule, Snapshot, host};
+#[cfg(test)]
+mod tests;
+
+use crate::table::{Loader, Names, Rule, Snapshot};
 
 /// What a state file holds.
 #[derive(Debug, Default)]
@@ -97,14 +100,14 @@ struct Reading<'n> {
 
 impl Reading<'_> {
     fn rule(&mut self, name: &str, value: Value) {
-        let read = match host::rule_name_ref(name) {
-            Ok(_) => Rule::from_json(name, &value, self.names).map_err(|error| error.to_string()),
-            Err(error) => Err(format!("{name}:hostname_invalid: {error}")),
+        let error = match Rule::from_json(name, &value, self.names) {
+            Ok(rule) => match self.loader.add(name, rule) {
+                Ok(()) => return,
+                Err(error) => format!("{name}:hostname_invalid: {error}"),
+            },
+            Err(error) => error.to_string(),
         };
-        match read {
-            Ok(rule) => self.loader.add(name, rule),
-            Err(error) => self.rejected.push(Rejected { host: name.into(), rule: value, error }),
-        }
+        self.rejected.push(Rejected { host: name.to_owned(), rule: value, error });
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::fmt::Write as _;
+use std::hash::{BuildHasher, RandomState};
 use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ pub struct Backend(Packed);
 #[derive(Clone, Debug, PartialEq)]
 enum Packed {
     V4 { weight: u16, address: SocketAddrV4 },
-    V6 { weight: u16, address: Box<SocketAddrV6> },
+    V6 { weight: u16, address: Arc<SocketAddrV6> },
     Name { weight: u16, name: Arc<Name> },
 }
 
@@ -37,7 +37,7 @@ impl Backend {
     pub fn address(address: SocketAddr, weight: u16) -> Backend {
         Backend(match address {
             SocketAddr::V4(address) => Packed::V4 { weight, address },
-            SocketAddr::V6(address) => Packed::V6 { weight, address: Box::new(address) },
+            SocketAddr::V6(address) => Packed::V6 { weight, address: Arc::new(address) },
         })
     }
 
@@ -89,19 +89,19 @@ impl fmt::Display for Backend {
 #[derive(Clone, Debug)]
 pub(super) enum Backends {
     One(Backend),
-    #[allow(clippy::box_collection, reason = "a thin pointer: Box<[_]> is twice as wide")]
-    Many(Box<Vec<Backend>>),
+    // A thin pointer: Arc<[Backend]> is twice as wide.
+    Many(Arc<Vec<Backend>>),
 }
 
 impl Backends {
     pub(super) fn new(mut backends: Vec<Backend>) -> Backends {
-        if backends.len() == 1 {
-            if let Some(one) = backends.pop() {
-                return Backends::One(one);
-            }
+        if backends.len() == 1
+            && let Some(one) = backends.pop()
+        {
+            return Backends::One(one);
         }
         backends.shrink_to_fit();
-        Backends::Many(Box::new(backends))
+        Backends::Many(Arc::new(backends))
     }
 
     #[inline]
@@ -131,10 +131,6 @@ pub struct Name {
 }
 
 impl Name {
-    fn new(host: &str, port: u16) -> Name {
-        Name { host: host.into(), port, addresses: ArcSwap::default() }
-    }
-
     /// What the resolver last found; empty until it did. Takes no lock and no reference count.
     pub fn addresses(&self) -> Guard<Arc<Vec<SocketAddr>>> {
         self.addresses.load()
@@ -162,44 +158,73 @@ impl fmt::Display for Name {
 /// Every [`Name`] in use, one per host and port.
 #[derive(Debug, Default)]
 pub struct Names {
-    /// By `host:port`.
-    by_text: HashMap<Box<str>, Arc<Name>>,
-    /// Where keys are put together, so that a name already known costs no allocation.
-    key: String,
+    /// By a hash of host and port: a key of its own would cost more than the name. Two names with
+    /// one hash lie at neighbouring keys; at worst, a name exists twice after a `prune`, which
+    /// costs a second resolution and nothing else.
+    by_hash: HashMap<u64, Arc<Name>>,
+    hasher: RandomState,
+    /// The addresses of every name that has none yet.
+    no_addresses: Arc<Vec<SocketAddr>>,
 }
 
 impl Names {
     /// The one `Name` for this host (canonical already) and port.
     pub fn get(&mut self, host: &str, port: u16) -> Arc<Name> {
-        self.key.clear();
-        // Writing to a String does not fail.
-        let _ = write!(self.key, "{host}:{port}");
-        if let Some(name) = self.by_text.get(self.key.as_str()) {
-            return Arc::clone(name);
+        let mut key = self.hasher.hash_one((host, port));
+        while let Some(name) = self.by_hash.get(&key) {
+            if *name.host == *host && name.port == port {
+                return Arc::clone(name);
+            }
+            key = key.wrapping_add(1);
         }
-        let name = Arc::new(Name::new(host, port));
-        self.by_text.insert(self.key.as_str().into(), Arc::clone(&name));
+        let addresses = ArcSwap::new(Arc::clone(&self.no_addresses));
+        let name = Arc::new(Name { host: host.into(), port, addresses });
+        self.by_hash.insert(key, Arc::clone(&name));
         name
     }
 
     /// The names that some rule still uses: what the resolver has to keep fresh.
     pub fn iter_live(&self) -> impl Iterator<Item = &Arc<Name>> {
-        self.by_text.values().filter(|name| 1 < Arc::strong_count(name))
+        self.by_hash.values().filter(|name| 1 < Arc::strong_count(name))
     }
 
     /// Forgets the names that nothing uses any more.
     pub fn prune(&mut self) {
-        self.by_text.retain(|_, name| 1 < Arc::strong_count(name));
-        self.by_text.shrink_to(2 * self.by_text.len());
+        self.by_hash.retain(|_, name| 1 < Arc::strong_count(name));
+        self.by_hash.shrink_to(2 * self.by_hash.len());
     }
 
     /// How many names are known, used or not.
     pub fn len(&self) -> usize {
-        self.by_text.len()
+        self.by_hash.len()
     }
 
     /// Whether none is known.
     pub fn is_empty(&self) -> bool {
-        self.by_text.is_empty()
+        self.by_hash.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_shared_and_pruned() {
+        let mut names = Names::default();
+        let a = names.get("app.internal", 80);
+        assert!(Arc::ptr_eq(&a, &names.get("app.internal", 80)));
+        assert!(!Arc::ptr_eq(&a, &names.get("app.internal", 81)));
+        assert!(a.addresses().is_empty());
+        let address = "10.0.0.1:80".parse().unwrap();
+        a.set_addresses(vec![address]);
+        assert_eq!(**names.get("app.internal", 80).addresses(), [address]);
+        // 81 is known and not used.
+        assert_eq!((names.len(), names.iter_live().count()), (2, 1));
+        names.prune();
+        assert_eq!(names.len(), 1);
+        drop(a);
+        names.prune();
+        assert!(names.is_empty());
     }
 }

@@ -162,3 +162,108 @@ fn mix(mut bits: u64) -> u64 {
     bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     bits ^ (bits >> 31)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::{Action, Names, Rule};
+    use super::*;
+
+    fn proxy(algorithm: &str, ports: &[u16], weights: &[u16]) -> Proxy {
+        let backends: Vec<_> = ports.iter().map(|port| json!(["10.0.0.1", port])).collect();
+        let arguments = json!({"backends": backends, "weights": weights, "algorithm": algorithm});
+        let rule = Rule::from_json("a", &json!(["proxy", arguments, true]), &mut Names::default());
+        match rule.unwrap().action {
+            Action::Proxy(proxy) => proxy,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Draw number `turn`: random and source are spread evenly, and the same in every run.
+    fn draw(turn: u64) -> Draw {
+        Draw { random: mix(turn), turn, source: mix(!turn) }
+    }
+
+    const EACH: [&str; 4] = ["random", "round_robin", "least_connections", "source"];
+
+    #[test]
+    fn every_algorithm_keeps_to_the_weights() {
+        for algorithm in EACH {
+            let proxy = proxy(algorithm, &[1, 2, 3, 4], &[1, 0, 2, 5]);
+            let mut counts = [0_u32; 4];
+            for turn in 0..80_000 {
+                counts[choose(&proxy, draw(turn), |_| 0, |_| true).unwrap()] += 1;
+            }
+            for (count, expected) in counts.into_iter().zip([10_000, 0, 20_000, 50_000]) {
+                assert!(count.abs_diff(expected) <= 500, "{algorithm}: {counts:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_algorithm_passes_over_what_is_not_usable() {
+        for algorithm in EACH {
+            for count in [1_u16, 2, 3] {
+                let ports: Vec<u16> = (1..=count).collect();
+                let all = proxy(algorithm, &ports, &vec![1; ports.len()]);
+                for turn in 0..50 {
+                    assert_eq!(choose(&all, draw(turn), |_| 0, |_| false), None);
+                    let last = ports.len() - 1;
+                    assert_eq!(choose(&all, draw(turn), |_| 9, |i| i == last), Some(last));
+                }
+            }
+            let none = proxy(algorithm, &[1, 2], &[0, 1]);
+            assert_eq!(choose(&none, draw(0), |_| 0, |index| index == 0), None, "{algorithm}");
+        }
+    }
+
+    #[test]
+    fn round_robin_takes_turns() {
+        let order = |weights: &[u16], usable: &dyn Fn(usize) -> bool| -> Vec<usize> {
+            let ports: Vec<u16> = (1..=weights.len() as u16).collect();
+            let proxy = proxy("round_robin", &ports, weights);
+            (0..6).map(|turn| choose(&proxy, draw(turn), |_| 0, usable).unwrap()).collect()
+        };
+        assert_eq!(order(&[1, 1, 1], &|_| true), [0, 1, 2, 0, 1, 2]);
+        assert_eq!(order(&[7, 7, 7], &|_| true), [0, 1, 2, 0, 1, 2]);
+        assert_eq!(order(&[3, 1, 2], &|_| true), [0, 1, 2, 0, 2, 0]);
+        assert_eq!(order(&[300, 100, 200], &|_| true), [0, 1, 2, 0, 2, 0]);
+        assert_eq!(order(&[1, 1, 1], &|index| index != 1), [0, 2, 0, 2, 0, 2]);
+    }
+
+    #[test]
+    fn least_connections_chooses_the_least_loaded_for_its_weight() {
+        let even = proxy("least_connections", &[1, 2, 3], &[1, 1, 1]);
+        let open = [4, 2, 2];
+        let mut seen = [0_u32; 3];
+        for turn in 0..1000 {
+            seen[choose(&even, draw(turn), |index| open[index], |_| true).unwrap()] += 1;
+        }
+        assert_eq!(seen[0], 0);
+        assert!(400 < seen[1] && 400 < seen[2], "ties are drawn: {seen:?}");
+        let uneven = proxy("least_connections", &[1, 2], &[10, 1]);
+        assert_eq!(choose(&uneven, draw(0), |index| [9, 1][index], |_| true), Some(0));
+        assert_eq!(choose(&uneven, draw(0), |index| [11, 1][index], |_| true), Some(1));
+    }
+
+    #[test]
+    fn source_moves_only_the_share_of_what_comes_and_goes() {
+        let before = proxy("source", &[1, 2, 3, 4], &[1; 4]);
+        // The same backends and one more, in another order.
+        let after = proxy("source", &[5, 4, 3, 2, 1], &[1; 5]);
+        let mut moved = 0;
+        for turn in 0..10_000 {
+            let old = choose(&before, draw(turn), |_| 0, |_| true).unwrap();
+            let new = choose(&after, draw(turn), |_| 0, |_| true).unwrap();
+            match new {
+                0 => moved += 1,
+                new => assert_eq!(4 - new, old, "moved between two that were there before"),
+            }
+            // Ejecting a backend moves its own clients only.
+            let without = choose(&before, draw(turn), |_| 0, |index| index != 2).unwrap();
+            assert!(old == 2 || without == old);
+        }
+        assert!((1800..2200).contains(&moved), "a fifth: {moved}");
+    }
+}

@@ -4,6 +4,7 @@
 //! deletion knows without a search whether it would break one; only when it would, and the edit is
 //! refused anyway, is the table searched for the alias to name.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 
@@ -12,7 +13,7 @@ use crate::limits::ALIAS_CHAIN_MAX;
 use super::Snapshot;
 use super::host::{self, HostError};
 use super::rule::{Action, Rule};
-use super::trie::{Change, Leaf, Slot};
+use super::trie::Change;
 
 /// Why an edit is refused; the table stays as it was.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -103,56 +104,95 @@ impl std::error::Error for EditError {}
 /// The table after these changes, of which `None` deletes. Names are brought to canonical form;
 /// what is named twice is what it was named last; deleting what is not there is no error.
 /// An alias must lead to a rule afterwards, also one that is not among the changes.
-pub fn edit(old: &Snapshot, changes: Vec<(String, Option<Rule>)>) -> Result<Snapshot, EditError> {
-    let mut new = old.clone();
-    let mut prepared = Vec::with_capacity(changes.len());
-    for (raw, rule) in changes {
-        let name = match host::rule_name_ref(&raw) {
-            Ok(name) => name,
-            Err(error) => return Err(EditError::Name { host: raw, error }),
+pub fn edit(
+    old: &Snapshot,
+    mut changes: Vec<(String, Option<Rule>)>,
+) -> Result<Snapshot, EditError> {
+    for (name, _) in &mut changes {
+        let canonical = match host::rule_name_ref(name) {
+            Ok(Cow::Borrowed(same)) if same.len() == name.len() => continue,
+            Ok(other) => other.into_owned(),
+            Err(error) => return Err(EditError::Name { host: std::mem::take(name), error }),
         };
-        prepared.push(match rule {
-            Some(rule) => Change::Set(new.slot(&name, rule)),
-            None => Change::Remove { hash: old.hash(&name), name: name.into() },
-        });
+        *name = canonical;
     }
-    let (changes, _) = sort(prepared);
-    new.rules = old.rules.apply(&changes);
-    count_aliases(old, &mut new, &changes);
+    let changes = changes.iter();
+    let changes = changes.map(|(name, rule)| old.change(name, rule.clone())).collect();
+    let (changes, _) = sort(changes);
+    let mut new = old.clone();
+    new.take(&changes);
     check_aliases(&new, &changes)?;
     Ok(new)
 }
 
-/// Sorted as the tree wants it, each name once: the last of equal names, and the ones before it.
-pub(super) fn sort(mut changes: Vec<Change<Rule>>) -> (Vec<Change<Rule>>, Vec<Change<Rule>>) {
+type Changes<'a> = Vec<Change<'a, Rule>>;
+
+/// Sorted as the tree wants it, each name once: the last of equal names, and those before it.
+pub(super) fn sort(mut changes: Changes<'_>) -> (Changes<'_>, Changes<'_>) {
     // Stable: among equal names the order is that of time.
-    changes.sort_by(|a, b| (a.hash(), a.name()).cmp(&(b.hash(), b.name())));
-    let is_last = |index: usize, changes: &[Change<Rule>]| {
-        changes.get(index + 1).is_none_or(|next| next.name() != changes[index].name())
-    };
-    if (0..changes.len()).all(|index| is_last(index, &changes)) {
+    changes.sort_by(|a, b| (a.hash, a.name).cmp(&(b.hash, b.name)));
+    if changes.is_sorted_by(|a, b| a.name != b.name) {
         return (changes, Vec::new());
     }
-    let last: Vec<bool> = (0..changes.len()).map(|index| is_last(index, &changes)).collect();
-    let mut last = last.into_iter();
+    let is_last =
+        |index: usize| changes.get(index + 1).is_none_or(|next| next.name != changes[index].name);
+    let mut last: std::vec::IntoIter<bool> =
+        (0..changes.len()).map(is_last).collect::<Vec<_>>().into_iter();
     changes.into_iter().partition(|_| last.next() == Some(true))
 }
 
 impl Snapshot {
-    /// A leaf for this table with its hash; takes note of how deep its name goes.
-    pub(super) fn slot(&mut self, name: &str, rule: Rule) -> Slot<Rule> {
-        let labels = 1 + memchr::memchr_iter(b'.', name.as_bytes()).count();
-        self.labels_max = self.labels_max.max(labels);
-        Slot { hash: self.hash(name), leaf: Leaf::from_header_and_str(rule, name) }
+    /// A change for this table, or for one made from it.
+    pub(super) fn change<'a>(&self, name: &'a str, value: Option<Rule>) -> Change<'a, Rule> {
+        Change { hash: self.hash(name), name, value }
+    }
+
+    /// Makes these changes (from [`sort`]), right or wrong: aliases are counted, not checked.
+    pub(super) fn take(&mut self, changes: &[Change<'_, Rule>]) {
+        let counts = self.alias_counts(changes);
+        self.rules = self.rules.apply(changes);
+        let counts: Vec<_> = counts
+            .iter()
+            .map(|(hash, name, value)| Change { hash: *hash, name, value: *value })
+            .collect();
+        self.aliased = self.aliased.apply(&counts);
+        let set = changes.iter().filter(|change| change.value.is_some());
+        let labels = |name: &str| 1 + memchr::memchr_iter(b'.', name.as_bytes()).count();
+        let deepest = set.map(|change| labels(change.name)).max().unwrap_or(0);
+        self.labels_max = self.labels_max.max(deepest);
+    }
+
+    /// How many aliases point to each name, for those where these changes make a difference.
+    fn alias_counts(&self, changes: &[Change<'_, Rule>]) -> Vec<(u64, Box<str>, Option<u32>)> {
+        let mut difference: HashMap<&str, i64> = HashMap::new();
+        for change in changes {
+            if self.aliased.len() != 0
+                && let Some(target) = self.get(change.name).and_then(target_of)
+            {
+                *difference.entry(target).or_default() -= 1;
+            }
+            if let Some(target) = change.value.as_ref().and_then(target_of) {
+                *difference.entry(target).or_default() += 1;
+            }
+        }
+        let mut counts: Vec<_> = difference
+            .into_iter()
+            .map(|(target, difference)| {
+                let count = u32::try_from(i64::from(self.aliases_of(target)) + difference);
+                (self.hash(target), Box::from(target), count.ok().filter(|count| *count != 0))
+            })
+            .collect();
+        counts.sort_by_key(|(hash, ..)| *hash);
+        counts
     }
 
     /// How many aliases point to this name.
     fn aliases_of(&self, name: &str) -> u32 {
-        self.aliased.get(self.hash(name), name).map_or(0, |leaf| leaf.header)
+        self.aliased.get(self.hash(name), name).map_or(0, |place| place.entry().value)
     }
 
     /// Every alias with its target.
-    fn aliases(&self) -> impl Iterator<Item = (&str, &str)> {
+    pub(super) fn aliases(&self) -> impl Iterator<Item = (&str, &str)> {
         self.iter().filter_map(|(name, rule)| Some((name, target_of(rule)?)))
     }
 }
@@ -164,63 +204,30 @@ fn target_of(rule: &Rule) -> Option<&str> {
     }
 }
 
-/// Brings `new.aliased` up to date with changes that `new.rules` has already.
-pub(super) fn count_aliases(old: &Snapshot, new: &mut Snapshot, changes: &[Change<Rule>]) {
-    let mut difference: HashMap<&str, i64> = HashMap::new();
-    for change in changes {
-        if old.aliased.len() != 0 {
-            if let Some(target) = old.get(change.name()).and_then(target_of) {
-                *difference.entry(target).or_default() -= 1;
-            }
-        }
-        if let Change::Set(slot) = change {
-            if let Some(target) = target_of(&slot.leaf.header) {
-                *difference.entry(target).or_default() += 1;
-            }
-        }
-    }
-    let mut counts: Vec<Change<u32>> = difference
-        .into_iter()
-        .map(|(target, difference)| {
-            let hash = old.hash(target);
-            match u32::try_from(i64::from(old.aliases_of(target)) + difference) {
-                Ok(count) if 0 < count => {
-                    Change::Set(Slot { hash, leaf: Leaf::from_header_and_str(count, target) })
-                }
-                _ => Change::Remove { hash, name: target.into() },
-            }
-        })
-        .collect();
-    if !counts.is_empty() {
-        counts.sort_by_key(Change::hash);
-        new.aliased = old.aliased.apply(&counts);
-    }
-}
-
 /// Whether every alias that these changes touch leads to a rule.
-fn check_aliases(new: &Snapshot, changes: &[Change<Rule>]) -> Result<(), EditError> {
+fn check_aliases(new: &Snapshot, changes: &[Change<'_, Rule>]) -> Result<(), EditError> {
     if new.aliased.len() == 0 {
         return Ok(());
     }
     let mut is_chain_longer = false;
     for change in changes {
-        let aliases_count = new.aliases_of(change.name());
-        match change {
-            Change::Remove { name, .. } if 0 < aliases_count => {
-                let alias = new.aliases().find(|(_, target)| *target == &**name);
+        let aliases_count = new.aliases_of(change.name);
+        match &change.value {
+            None if 0 < aliases_count => {
+                let alias = new.aliases().find(|(_, target)| *target == change.name);
                 let alias = alias.map_or_else(String::new, |(alias, _)| alias.to_owned());
-                return Err(EditError::Aliased { host: name.to_string(), alias });
+                return Err(EditError::Aliased { host: change.name.to_owned(), alias });
             }
-            Change::Set(slot) => {
-                if let Some(target) = target_of(&slot.leaf.header) {
-                    check_chain(new, &slot.leaf.slice, target)?;
+            None => {}
+            Some(rule) => {
+                if let Some(target) = target_of(rule) {
+                    check_chain(new, change.name, target)?;
                     is_chain_longer |= 0 < aliases_count;
                 }
             }
-            Change::Remove { .. } => {}
         }
     }
-    // What others pointed to has become an alias itself: their chains grew. Rare, so all are walked.
+    // What others pointed to became an alias itself: their chains grew. Rare, so all are walked.
     if is_chain_longer {
         for (name, target) in new.aliases() {
             check_chain(new, name, target)?;

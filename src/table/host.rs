@@ -245,3 +245,113 @@ pub(super) fn prefix(scheme: Scheme) -> &'static str {
         Scheme::Https => HTTPS,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn canonical_names() {
+        let long = "a".repeat(253);
+        for (raw, expected) in [
+            ("a.com", "a.com"),
+            ("A.CoM", "a.com"),
+            ("a.com:8080", "a.com"),
+            ("a.com.", "a.com"),
+            ("A.com.:80", "a.com"),
+            ("a.com:", "a.com"),
+            ("localhost", "localhost"),
+            ("-new_1.example", "-new_1.example"),
+            ("xn--bcher-kva.example", "xn--bcher-kva.example"),
+            ("127.0.0.1:80", "127.0.0.1"),
+            ("[::1]", "[::1]"),
+            ("[::1]:80", "[::1]"),
+            ("[0:0::0:1]", "[::1]"),
+            ("[2001:DB8::1]:8080", "[2001:db8::1]"),
+            (&long, &long),
+            (&format!("{long}.:65535"), &long),
+        ] {
+            assert_eq!(canonical(raw.as_bytes(), &mut [0; 256]), Ok(expected), "{raw}");
+        }
+    }
+
+    #[test]
+    fn canonical_copies_only_what_changes() {
+        for (raw, is_borrowed) in [("a.com", true), ("a.com.:80", true), ("A.com", false)] {
+            let mut room = [0; 256];
+            let name = canonical(raw.as_bytes(), &mut room).unwrap();
+            assert_eq!(name.as_ptr() == raw.as_ptr(), is_borrowed, "{raw}");
+        }
+    }
+
+    #[test]
+    fn canonical_refusals() {
+        for (raw, expected) in [
+            ("", HostError::Empty),
+            (".", HostError::Empty),
+            (":80", HostError::Empty),
+            ("a..b", HostError::EmptyLabel),
+            (".a", HostError::EmptyLabel),
+            ("a..", HostError::EmptyLabel),
+            ("..", HostError::EmptyLabel),
+            ("a b", HostError::BadCharacter),
+            ("a\0b", HostError::BadCharacter),
+            ("a/b", HostError::BadCharacter),
+            ("user@a.com", HostError::BadCharacter),
+            ("a%2e.com", HostError::BadCharacter),
+            ("bücher.example", HostError::BadCharacter),
+            ("a.com:8x", HostError::BadPort),
+            ("a.com:80:80", HostError::BadPort),
+            ("::1", HostError::BadPort),
+            ("[::1", HostError::BadAddress),
+            ("[]", HostError::BadAddress),
+            ("[v1.x]", HostError::BadAddress),
+            ("[1.2.3.4]", HostError::BadAddress),
+            ("[::1]x", HostError::BadPort),
+            ("[::1]:x", HostError::BadPort),
+            ("[fe80::1%eth0]", HostError::BadAddress),
+            (&"a".repeat(254), HostError::TooLong),
+        ] {
+            assert_eq!(canonical(raw.as_bytes(), &mut [0; 256]), Err(expected), "{raw:?}");
+        }
+    }
+
+    #[test]
+    fn rule_names() {
+        for (raw, expected) in [
+            ("A.com", Ok("a.com")),
+            ("a.com.", Ok("a.com")),
+            ("HTTP://A.com.", Ok("http://a.com")),
+            ("https://a.com", Ok("https://a.com")),
+            ("Bücher.Example", Ok("xn--bcher-kva.example")),
+            ("http://bücher.example", Ok("http://xn--bcher-kva.example")),
+            ("例え.テスト", Ok("xn--r8jz45g.xn--zckzah")),
+            // The ideographic full stop is a dot to IDNA.
+            ("a。com", Ok("a.com")),
+            ("[0::1]", Ok("[::1]")),
+            ("http.com", Ok("http.com")),
+            ("http", Ok("http")),
+            ("", Err(HostError::Empty)),
+            ("http://", Err(HostError::Empty)),
+            ("http://http://a", Err(HostError::Port)),
+            ("ftp://a", Err(HostError::BadPrefix)),
+            ("*.a.com", Err(HostError::Wildcard)),
+            ("a.com:80", Err(HostError::Port)),
+            ("[::1]:80", Err(HostError::Port)),
+            ("a.com/x", Err(HostError::BadCharacter)),
+            (".a.com", Err(HostError::EmptyLabel)),
+            ("a com", Err(HostError::BadCharacter)),
+            ("ü\u{0}", Err(HostError::BadCharacter)),
+        ] {
+            assert_eq!(rule_name(raw).as_deref().map_err(|e| *e), expected, "{raw:?}");
+        }
+    }
+
+    #[test]
+    fn split_names() {
+        assert_eq!(split("a.com"), (None, "a.com"));
+        assert_eq!(split("http://a.com"), (Some(Scheme::Http), "a.com"));
+        assert_eq!(split("https://a.com"), (Some(Scheme::Https), "a.com"));
+        assert_eq!(split("https.com"), (None, "https.com"));
+    }
+}

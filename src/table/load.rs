@@ -1,10 +1,13 @@
 //! A whole table at once, from a file that may hold anything: what can't be taken is handed back
 //! with the reason, and does not stop the rest.
 
-use super::edit::{check_chain, count_aliases, sort};
-use super::rule::{Action, Rule};
-use super::trie::{Change, Slot};
-use super::{Snapshot, host};
+use std::collections::HashMap;
+use std::ops::Range;
+
+use super::Snapshot;
+use super::edit::{EditError, check_chain, sort};
+use super::host::{self, HostError};
+use super::rule::Rule;
 
 /// A rule that was valid by itself and still found no place.
 #[derive(Debug)]
@@ -18,78 +21,73 @@ pub(crate) struct Refused {
 /// Collects rules, then makes a snapshot of them.
 #[derive(Debug, Default)]
 pub(crate) struct Loader {
-    snapshot: Snapshot,
-    changes: Vec<Change<Rule>>,
+    /// All names in one text: a million small allocations would be made only to be freed.
+    names: String,
+    /// Each rule with the range of its name.
+    rules: Vec<(Range<usize>, Rule)>,
     /// Rules whose name was not in canonical form, with how it was spelt: they give way to the
     /// rule that has the name as it should be. (The original told `A.com` from `a.com`, and
     /// clients that asked for `a.com` got the latter.)
-    respelt: Vec<(String, Slot<Rule>)>,
+    respelt: Vec<(String, String, Rule)>,
 }
 
 impl Loader {
     /// Takes a rule, unless its name can't be one.
-    pub(crate) fn add(&mut self, raw: &str, rule: Rule) {
-        match host::rule_name_ref(raw) {
-            Ok(name) => {
-                let slot = self.snapshot.slot(&name, rule);
-                if *name == *raw {
-                    self.changes.push(Change::Set(slot));
-                } else {
-                    self.respelt.push((raw.to_owned(), slot));
-                }
-            }
-            Err(_) => debug_assert!(false, "the caller has checked the name"),
+    pub(crate) fn add(&mut self, raw: &str, rule: Rule) -> Result<(), HostError> {
+        let name = host::rule_name_ref(raw)?;
+        if *name == *raw {
+            let start = self.names.len();
+            self.names.push_str(raw);
+            self.rules.push((start..self.names.len(), rule));
+        } else {
+            self.respelt.push((raw.to_owned(), name.into_owned(), rule));
         }
+        Ok(())
     }
 
     /// The table, and what found no place in it.
     pub(crate) fn finish(self) -> (Snapshot, Vec<Refused>) {
-        let Loader { mut snapshot, changes, respelt } = self;
-        let mut refused = Vec::new();
-        let (changes, overridden) = sort(changes);
-        refused.extend(overridden.iter().filter_map(|change| match change {
-            Change::Set(slot) => {
-                let host = slot.leaf.slice.to_owned();
-                Some(refuse(host, slot, "a later rule has the same name".to_owned()))
-            }
-            Change::Remove { .. } => None,
-        }));
-        snapshot.rules = snapshot.rules.apply(&changes);
-        let mut given = changes;
+        let Loader { names, rules, respelt } = self;
+        let mut snapshot = Snapshot::default();
+        let rules = rules.into_iter();
+        let rules = rules.map(|(name, rule)| snapshot.change(&names[name], Some(rule))).collect();
+        let (rules, overridden) = sort(rules);
+        snapshot.take(&rules);
+        let overridden = overridden.into_iter().filter_map(|change| {
+            let host = change.name.to_owned();
+            let error = format!("{host}:host_duplicate: a later rule has the same name");
+            Some(Refused { host, rule: change.value?, error })
+        });
+        let mut refused: Vec<Refused> = overridden.collect();
 
-        for (raw, slot) in respelt {
-            if let Some(other) = snapshot.rules.get(slot.hash, &slot.leaf.slice) {
-                let error = format!("the same host as {}, which has a rule already", &other.slice);
-                refused.push(refuse(raw, &slot, error));
+        let mut placed: HashMap<String, (String, Rule)> = HashMap::new();
+        for (raw, name, rule) in respelt {
+            if snapshot.get(&name).is_some() || placed.contains_key(&name) {
+                let error = format!("{raw}:host_duplicate: there is a rule for {name} already");
+                refused.push(Refused { host: raw, rule, error });
             } else {
-                let change = [Change::Set(slot)];
-                snapshot.rules = snapshot.rules.apply(&change);
-                given.extend(change);
+                placed.insert(name, (raw, rule));
             }
         }
+        let changes = placed.iter();
+        let changes = changes.map(|(name, (_, rule))| snapshot.change(name, Some(rule.clone())));
+        let (changes, _) = sort(changes.collect());
+        snapshot.take(&changes);
 
         // An alias of a bad alias is bad too, and following it shows that: one pass finds all.
-        let mut bad = Vec::new();
-        given.retain(|change| {
-            let Change::Set(slot) = change else { return false };
-            let Action::Alias(target) = &slot.leaf.header.action else { return false };
-            match check_chain(&snapshot, &slot.leaf.slice, target) {
-                Ok(()) => true,
-                Err(error) => {
-                    let host = slot.leaf.slice.to_owned();
-                    bad.push(Change::Remove { hash: slot.hash, name: host.as_str().into() });
-                    refused.push(refuse(host, slot, error.to_string()));
-                    false
-                }
-            }
-        });
-        let (bad, _) = sort(bad);
-        snapshot.rules = snapshot.rules.apply(&bad);
-        count_aliases(&Snapshot::default(), &mut snapshot, &given);
+        let bad: Vec<(&str, EditError)> = snapshot
+            .aliases()
+            .filter_map(|(name, target)| Some((name, check_chain(&snapshot, name, target).err()?)))
+            .collect();
+        refused.extend(bad.iter().filter_map(|(name, error)| {
+            let host = placed.get(*name).map_or(*name, |(raw, _)| raw).to_owned();
+            let error = format!("{host}:{}: {}", error.code(), error.sentence());
+            Some(Refused { host, rule: snapshot.get(name)?.clone(), error })
+        }));
+        let names: Vec<String> = bad.into_iter().map(|(name, _)| name.to_owned()).collect();
+        let removed = names.iter().map(|name| snapshot.change(name, None)).collect();
+        let (removed, _) = sort(removed);
+        snapshot.take(&removed);
         (snapshot, refused)
     }
-}
-
-fn refuse(host: String, slot: &Slot<Rule>, error: String) -> Refused {
-    Refused { host, rule: slot.leaf.header.clone(), error }
 }

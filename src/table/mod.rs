@@ -13,6 +13,7 @@
 //! Pure: no I/O, no clock, no threads. The hash is seeded once per process, which shows only in
 //! the order of [`Snapshot::iter`].
 
+mod arguments;
 mod backend;
 pub mod balance;
 mod edit;
@@ -20,6 +21,7 @@ pub mod host;
 mod json;
 mod load;
 mod rule;
+mod text;
 mod trie;
 
 #[cfg(any(test, fuzzing))]
@@ -41,7 +43,7 @@ pub use edit::{EditError, edit};
 pub use json::RuleError;
 pub(crate) use load::Loader;
 pub use rule::{Action, Algorithm, Check, Proxy, Redirect, Rule, Spin};
-use trie::{Leaf, Slot, Trie};
+use trie::{KeptEntry, Place, Trie};
 
 /// The host table at one moment. Cloning it costs nothing worth counting.
 #[derive(Clone, Debug)]
@@ -84,36 +86,34 @@ pub enum Match<'t> {
 pub struct Found<'t> {
     /// What to do; aliases are followed already, so the action is never `Alias`.
     pub rule: &'t Rule,
-    /// The name of the rule that matched, by which it is counted; that of the alias if it was one.
-    pub name: &'t str,
-    /// A hash of `name`: the same in every snapshot of this process, all but unique.
+    /// A hash of [`Found::name`]: the same in every snapshot of this process, all but unique.
     pub key: u64,
-    leaf: &'t Leaf<Rule>,
+    matched: Place<'t, Rule>,
+    place: Place<'t, Rule>,
 }
 
-impl Found<'_> {
+impl<'t> Found<'t> {
+    /// The name of the rule that matched, by which it is counted; that of the alias if it was one.
+    pub fn name(&self) -> &'t str {
+        self.matched.entry().name.as_str()
+    }
+
     /// The rule as it is now, to hold on to when the snapshot is let go.
     pub fn keep(&self) -> Kept {
-        Kept(Leaf::clone(self.leaf))
+        Kept(self.place.keep())
     }
 }
 
-/// A rule that stays whatever happens to the table. Costs a reference count, not a copy.
+/// A rule that stays whatever happens to the table. Costs a reference count, not a copy, and keeps
+/// the few rules that lie beside it alive too.
 #[derive(Clone, Debug)]
-pub struct Kept(Leaf<Rule>);
-
-impl Kept {
-    /// Whether both are one and the same rule, not just equal ones.
-    pub fn is_same(&self, other: &Kept) -> bool {
-        Leaf::ptr_eq(&self.0, &other.0)
-    }
-}
+pub struct Kept(KeptEntry<Rule>);
 
 impl Deref for Kept {
     type Target = Rule;
 
     fn deref(&self) -> &Rule {
-        &self.0.header
+        &self.0.entry().value
     }
 }
 
@@ -130,12 +130,12 @@ impl Snapshot {
 
     /// The rule of exactly this name (canonical, with its `http://` where it has one).
     pub fn get(&self, name: &str) -> Option<&Rule> {
-        self.rules.get(self.hash(name), name).map(|leaf| &leaf.header)
+        self.rules.get(self.hash(name), name).map(|place| &place.entry().value)
     }
 
     /// Every rule with its name, in no order that means anything.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Rule)> {
-        self.rules.iter().map(|Slot { leaf, .. }| (&leaf.slice, &leaf.header))
+        self.rules.iter().map(|entry| (entry.name.as_str(), &entry.value))
     }
 
     /// What to do for a host in canonical form ([`host::canonical`]): its own rule, else that of
@@ -147,8 +147,8 @@ impl Snapshot {
         let mut name = self.skip_labels(host);
         loop {
             let is_whole = name.len() == host.len();
-            if let Some((leaf, key)) = self.rule_for(name, scheme, is_whole) {
-                return self.follow(leaf, key);
+            if let Some((place, key)) = self.rule_for(name, scheme, is_whole) {
+                return self.follow(place, key);
             }
             match memchr::memchr(b'.', name.as_bytes()) {
                 Some(dot) => name = &name[dot + 1..],
@@ -166,37 +166,42 @@ impl Snapshot {
     }
 
     /// The rule at this one name: that for the scheme, else the plain one, whichever applies.
-    fn rule_for(&self, name: &str, scheme: Scheme, is_whole: bool) -> Option<(&Leaf<Rule>, u64)> {
+    #[inline]
+    fn rule_for(
+        &self,
+        name: &str,
+        scheme: Scheme,
+        is_whole: bool,
+    ) -> Option<(Place<'_, Rule>, u64)> {
         let hash = self.hash_host(name);
-        let prefix = host::prefix(scheme);
+        let name = name.as_bytes();
+        let prefix = host::prefix(scheme).as_bytes();
         let mut plain = None;
-        for Slot { leaf, .. } in self.rules.probe(hash) {
-            let given = &leaf.slice;
-            // Lengths are in the slot, so a rule for the other scheme costs no look at its name.
-            if given.len() == name.len() {
-                if given == name && (is_whole || leaf.header.match_subdomains) {
-                    plain = Some((leaf, hash));
-                }
-            } else if given.len() == prefix.len() + name.len()
-                && given.starts_with(prefix)
-                && given.ends_with(name)
-                && (is_whole || leaf.header.match_subdomains)
-            {
-                return Some((leaf, hash.rotate_left(prefix.len() as u32)));
+        for place in self.rules.probe(hash) {
+            let entry = place.entry();
+            if !(is_whole || entry.value.match_subdomains) {
+                continue;
+            }
+            let given = entry.name.as_bytes();
+            if given == name {
+                plain = Some((place, hash));
+            } else if given.strip_prefix(prefix) == Some(name) {
+                return Some((place, hash.rotate_left(prefix.len() as u32)));
             }
         }
         plain
     }
 
-    fn follow<'t>(&'t self, matched: &'t Leaf<Rule>, key: u64) -> Match<'t> {
-        let mut leaf = matched;
+    /// The rule that a match means: its own, or that at the end of its aliases.
+    fn follow<'t>(&'t self, matched: Place<'t, Rule>, key: u64) -> Match<'t> {
+        let mut place = matched;
         for _ in 0..=ALIAS_CHAIN_MAX {
-            let Action::Alias(target) = &leaf.header.action else {
-                let (rule, name) = (&leaf.header, &matched.slice);
-                return Match::Found(Found { rule, name, key, leaf });
+            let rule = &place.entry().value;
+            let Action::Alias(target) = &rule.action else {
+                return Match::Found(Found { rule, key, matched, place });
             };
             match self.rules.get(self.hash(target), target) {
-                Some(next) => leaf = next,
+                Some(next) => place = next,
                 None => break,
             }
         }

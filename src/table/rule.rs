@@ -2,10 +2,13 @@
 //!
 //! A table may hold a million of these, nearly all of them `proxy` to one address with every
 //! argument at its default. That case must stay small (32 bytes, asserted below, nothing beside
-//! it on the heap), so what is rarely given hides in a box behind accessors. An argument that was
-//! given is remembered even if it equals the default: what an operator set is what they read back.
+//! it on the heap), so what is rarely given hides behind a pointer and accessors. The pointers
+//! are shared ones, because an edit copies the rules that lie beside the changed one. An argument
+//! that was given is remembered even if it equals the default: what an operator set is what they
+//! read back.
 
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::backend::{Backend, Backends};
@@ -25,15 +28,15 @@ pub enum Action {
     /// Pass the request on to a backend.
     Proxy(Proxy),
     /// Hold the request until the rule changes to another action.
-    Spin(Box<Spin>),
+    Spin(Arc<Spin>),
     /// Answer with a `Location`.
-    Redirect(Box<Redirect>),
+    Redirect(Arc<Redirect>),
     /// Answer with the page of this name.
-    Static(Box<str>),
+    Static(Arc<str>),
     /// Answer with this status and no body.
     Empty(u16),
     /// Do what the rule of this name says (canonical, with its `http://` where it has one).
-    Alias(Box<str>),
+    Alias(Arc<str>),
     /// Answer as for a host that has no rule.
     Unknown,
     /// Answer as if there were no rules at all.
@@ -69,7 +72,7 @@ pub enum Check {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Proxy {
     pub(super) backends: Backends,
-    pub(super) options: Option<Box<ProxyOptions>>,
+    pub(super) options: Option<Arc<ProxyOptions>>,
 }
 
 /// What was given besides the backends; `None` is "not given".

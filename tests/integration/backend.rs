@@ -1,14 +1,15 @@
 //! Backends. `Backend` is driven from the test: accept, expect, send. `Serving` answers by itself in
 //! threads, counts, and remembers what it was asked, for tests with many connections.
 
-use std::net::{SocketAddr, TcpListener};
+use std::collections::HashMap;
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use socket2::SockRef;
+use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::message::{Head, ok};
 use crate::script::{Connection, PATIENCE};
@@ -25,10 +26,10 @@ impl Backend {
         Backend { listener, port }
     }
 
-    /// On this port, unless somebody has taken it.
-    pub fn on(port: u16) -> Option<Backend> {
-        let listener = TcpListener::bind(("127.0.0.1", port)).ok()?;
-        Some(Backend { listener, port })
+    /// On the port of a `closed_port`, which thereby opens.
+    pub fn on(port: u16) -> Backend {
+        let listener = TcpListener::bind(("127.0.0.1", port)).expect("a port that we hold");
+        Backend { listener, port }
     }
 
     /// A rule that proxies to this backend alone.
@@ -49,7 +50,8 @@ impl Backend {
         })
     }
 
-    fn accept_within(&self, patience: Duration) -> Option<Connection> {
+    /// The same where it may not come.
+    pub fn accept_within(&self, patience: Duration) -> Option<Connection> {
         SockRef::from(&self.listener).set_read_timeout(Some(patience)).expect("a timeout");
         match self.listener.accept() {
             Ok((stream, _)) => Some(Connection::new("backend", stream)),
@@ -81,10 +83,9 @@ impl Backend {
                 if seen.over.load(Ordering::SeqCst) {
                     return;
                 }
-                seen.connections.fetch_add(1, Ordering::SeqCst);
                 let (seen, answer) = (Arc::clone(&seen), Arc::clone(&answer));
                 std::thread::spawn(move || {
-                    let _open = Open::count(&seen);
+                    let _open = Open::count(&seen, &stream);
                     let mut connection = Connection::new("backend", stream);
                     connection.count_received_in(&seen.received);
                     while let Ok(head) = connection.next_head() {
@@ -112,9 +113,16 @@ pub fn rule_for(ports: &[u16], arguments: Value) -> Value {
     json!(["proxy", arguments, true])
 }
 
-/// A port of the loopback on which nobody listens.
+/// A port of the loopback on which nobody listens: connecting is refused. It is held until the end of
+/// all tests, or one that runs beside this one might be given it, and answer.
 pub fn closed_port() -> u16 {
-    Backend::new().port
+    let holder = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    // lets `Backend::on` bind it as well
+    holder.set_reuse_address(true).expect("SO_REUSEADDR");
+    holder.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a port");
+    let address = holder.local_addr().expect("its address").as_socket_ipv4();
+    std::mem::forget(holder);
+    address.expect("an IPv4 address").port()
 }
 
 #[derive(Default)]
@@ -123,23 +131,25 @@ struct Counts {
     requests: AtomicUsize,
     received: Arc<AtomicU64>,
     heads: Mutex<Vec<Head>>,
-    open: AtomicUsize,
+    open: Mutex<HashMap<usize, TcpStream>>,
     over: AtomicBool,
 }
 
 /// Counts a connection while it is open, even when its thread panics.
-struct Open(Arc<Counts>);
+struct Open(Arc<Counts>, usize);
 
 impl Open {
-    fn count(counts: &Arc<Counts>) -> Open {
-        counts.open.fetch_add(1, Ordering::SeqCst);
-        Open(Arc::clone(counts))
+    fn count(counts: &Arc<Counts>, stream: &TcpStream) -> Open {
+        let number = counts.connections.fetch_add(1, Ordering::SeqCst);
+        let handle = stream.try_clone().expect("a second handle");
+        counts.open.lock().expect("connections").insert(number, handle);
+        Open(Arc::clone(counts), number)
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::SeqCst);
+        self.0.open.lock().expect("connections").remove(&self.1);
     }
 }
 
@@ -162,7 +172,7 @@ impl Serving {
 
     /// Connections open now.
     pub fn open_connections(&self) -> usize {
-        self.counts.open.load(Ordering::SeqCst)
+        self.counts.open.lock().expect("connections").len()
     }
 
     /// Request heads received so far.
@@ -186,9 +196,12 @@ impl Drop for Serving {
         self.counts.over.store(true, Ordering::SeqCst);
         let address = SocketAddr::from(([127, 0, 0, 1], self.port));
         // wakes the acceptor, which sees `over` and ends; its listener closes with it
-        drop(std::net::TcpStream::connect_timeout(&address, Duration::from_secs(1)));
+        drop(TcpStream::connect_timeout(&address, Duration::from_secs(1)));
         if let Some(acceptor) = self.acceptor.take() {
             drop(acceptor.join());
+        }
+        for stream in self.counts.open.lock().expect("connections").values() {
+            drop(stream.shutdown(Shutdown::Both));
         }
     }
 }

@@ -41,7 +41,7 @@ impl Setup {
             .set("bind_management", format!("unix:{management}"))
             .set("state_file", state)
             .set("static_dir", pages);
-        if rustix_is_root() {
+        if nix::unistd::geteuid().is_root() {
             setup = setup.set("uid", 0).set("gid", 0);
         }
         setup
@@ -133,10 +133,6 @@ impl Setup {
         command.args(arguments);
         run(command)
     }
-}
-
-fn rustix_is_root() -> bool {
-    nix::unistd::geteuid().is_root()
 }
 
 /// A program that ended by itself.
@@ -251,7 +247,8 @@ pub struct Daemon {
     child: Child,
     pub log: Arc<Log>,
     pub out: Arc<Log>,
-    folder: TempDir,
+    /// Goes with the daemon.
+    _folder: TempDir,
     /// The addresses of `bind`, then those of `bind_internal`.
     pub addresses: Vec<SocketAddr>,
     public: usize,
@@ -278,7 +275,7 @@ impl Daemon {
         let mut child = child.expect("the program starts");
         let out = Log::collect(child.stdout.take().expect("its output"));
         let log = Log::collect(child.stderr.take().expect("its log"));
-        let mut daemon = Daemon { child, log, out, folder, addresses: Vec::new(), public };
+        let mut daemon = Daemon { child, log, out, _folder: folder, addresses: Vec::new(), public };
         let ready = |log: &Collected| log.lines.iter().any(|line| line.contains("Ready"));
         let told = daemon.log.wait(|log| log.ended || ready(log));
         let lines = daemon.log.lines();
@@ -308,10 +305,6 @@ impl Daemon {
         Connection::client(self.addresses[self.public])
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
     /// Waits until the log has a line with all these words.
     #[track_caller]
     pub fn expect_log(&self, words: &[&str]) {
@@ -320,16 +313,43 @@ impl Daemon {
         assert!(told, "the log never had a line with {words:?}");
     }
 
+    /// Waits until standard output has this text, and returns all of it.
+    #[track_caller]
+    pub fn expect_printed(&self, text: &str) -> String {
+        let told = self.out.wait(|out| out.lines.iter().any(|line| line.contains(text)));
+        assert!(told, "standard output never had {text:?}:\n{}", self.out.text());
+        self.out.text()
+    }
+
+    /// Takes all but so many of the descriptors away that the process could still open.
+    pub fn leave_files(&self, count: usize) {
+        // the limit is on numbers, not on how many are open: the highest one counts
+        let path = format!("/proc/{}/fd", self.child.id());
+        let numbers = std::fs::read_dir(path).expect("the descriptors of the daemon");
+        let highest =
+            numbers.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).max();
+        let limit = highest.unwrap_or(0usize) + 1 + count;
+        let pid = i32::try_from(self.child.id()).expect("a process number");
+        let new = (limit as u64, limit as u64);
+        rlimit::prlimit(pid, rlimit::Resource::NOFILE, Some(new), None).expect("prlimit");
+    }
+
     /// Resident memory in bytes.
     pub fn resident_bytes(&self) -> u64 {
         self.status_number("VmRSS:") * 1024
     }
 
     fn status_number(&self, key: &str) -> u64 {
+        let line = self.status_line(key);
+        line.split_whitespace().next().and_then(|word| word.parse().ok()).expect(key)
+    }
+
+    /// What the kernel says of the process under this key.
+    pub fn status_line(&self, key: &str) -> String {
         let path = format!("/proc/{}/status", self.child.id());
         let text = std::fs::read_to_string(path).expect("the status of the daemon");
-        let line = text.lines().find(|line| line.starts_with(key)).expect(key);
-        line.split_whitespace().nth(1).and_then(|word| word.parse().ok()).expect(key)
+        let line = text.lines().find_map(|line| line.strip_prefix(key)).expect(key);
+        line.trim().to_owned()
     }
 
     /// CPU time used so far, user and system.

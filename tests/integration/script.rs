@@ -68,11 +68,6 @@ impl Connection {
         self.received = Arc::clone(counter);
     }
 
-    /// This end's address.
-    pub fn address(&self) -> SocketAddr {
-        self.stream.local_addr().expect("an address")
-    }
-
     // ---- sending
 
     #[track_caller]
@@ -100,6 +95,11 @@ impl Connection {
     /// Nothing more comes from this end; the other direction stays open.
     pub fn half_close(&mut self) {
         self.stream.shutdown(Shutdown::Write).expect("shutdown of the sending side");
+    }
+
+    /// The same to someone who may have gone already.
+    pub fn half_close_if_open(&mut self) {
+        drop(self.stream.shutdown(Shutdown::Write));
     }
 
     /// Drops the connection with a reset instead of a clean end.
@@ -172,6 +172,19 @@ impl Connection {
             }
         }
         Ok(self.expect_head())
+    }
+
+    /// The next head, if one comes before the connection ends.
+    #[track_caller]
+    pub fn try_head(&mut self) -> Option<Head> {
+        while find(&self.unread, b"\r\n\r\n").is_none() {
+            match self.receive(PATIENCE) {
+                Some(Ok(_)) => (),
+                Some(Err(_)) => return None,
+                None => self.fail("neither a head nor an end"),
+            }
+        }
+        Some(self.expect_head())
     }
 
     /// A request with exactly this first line.

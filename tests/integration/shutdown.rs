@@ -1,1 +1,203 @@
-//! To come.
+//! Stopping: what is open is finished, what is idle is closed, nobody new is taken in, and a second
+//! signal does not wait.
+
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::backend::Backend;
+use crate::daemon::{Daemon, Setup, eventually};
+use crate::message::{get, ok};
+use crate::script::Connection;
+
+#[test]
+fn with_nothing_open() {
+    for signal in ["TERM", "INT"] {
+        let mut daemon = Setup::new().start();
+        let began = Instant::now();
+        daemon.signal(signal);
+        daemon.expect_clean_exit();
+        let took = began.elapsed();
+        assert!(took < Duration::from_secs(5), "{signal}: there was nothing to wait for: {took:?}");
+    }
+}
+
+/// Waits until the daemon takes in nobody new.
+#[track_caller]
+fn expect_refusing(daemon: &Daemon) {
+    eventually("new connections are refused", || TcpStream::connect(daemon.address()).is_err());
+}
+
+/// A client whose request has arrived at the backend.
+#[track_caller]
+fn asked(daemon: &Daemon, backend: &Backend) -> (Connection, Connection) {
+    let mut client = daemon.connect();
+    client.send(get("a.com", "/"));
+    let mut server = backend.accept();
+    server.expect_head();
+    (client, server)
+}
+
+#[test]
+fn an_open_exchange_is_finished() {
+    let backend = Backend::new();
+    let mut daemon = Setup::new().set("shards", 2).rule("a.com", backend.rule()).start();
+    let (mut client, mut server) = asked(&daemon, &backend);
+    daemon.terminate();
+    expect_refusing(&daemon);
+    client.expect_nothing_more();
+    server.send(ok("finished"));
+    let answer = client.expect_answer();
+    assert_eq!(answer.text(), "finished");
+    assert!(answer.head.says_close(), "{:#?}", answer.head);
+    client.expect_close();
+    daemon.expect_clean_exit();
+}
+
+#[test]
+fn an_answer_that_has_begun_is_finished() {
+    let backend = Backend::new();
+    let mut daemon = Daemon::proxying(backend.rule());
+    let (mut client, mut server) = asked(&daemon, &backend);
+    server.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello");
+    client.expect_status(200);
+    client.expect_body("hello");
+    daemon.terminate();
+    expect_refusing(&daemon);
+    server.send("world");
+    client.expect_body("world");
+    client.expect_close();
+    daemon.expect_clean_exit();
+}
+
+#[test]
+fn an_upload_that_has_begun_is_finished() {
+    let backend = Backend::new();
+    let mut daemon = Daemon::proxying(backend.rule());
+    let mut client = daemon.connect();
+    client.send("POST / HTTP/1.1\r\nHost: a.com\r\nContent-Length: 10\r\n\r\nhello");
+    let mut server = backend.accept();
+    server.expect_head();
+    server.expect_body("hello");
+    daemon.terminate();
+    expect_refusing(&daemon);
+    client.send("world");
+    server.expect_body("world");
+    server.send(ok("done"));
+    assert_eq!(client.expect_answer().text(), "done");
+    client.expect_close();
+    daemon.expect_clean_exit();
+}
+
+#[test]
+fn idle_connections_are_closed() {
+    let backend = Backend::new();
+    let mut daemon = Setup::new()
+        .rule("a.com", backend.rule())
+        .rule("empty.com", json!(["empty", { "code": 403 }, false]))
+        .start();
+    let mut idle = daemon.connect();
+    assert_eq!(idle.exchange(get("empty.com", "/")).status(), 403);
+    let mut silent = daemon.connect();
+    let (mut client, mut server) = asked(&daemon, &backend);
+    daemon.terminate();
+    idle.expect_close();
+    silent.expect_end();
+    server.send(ok("still served"));
+    assert_eq!(client.expect_answer().text(), "still served");
+    daemon.expect_clean_exit();
+    server.expect_end();
+}
+
+#[test]
+fn a_head_that_has_begun_is_answered() {
+    let mut daemon = Setup::new().rule("a.com", json!(["empty", { "code": 403 }, false])).start();
+    let mut client = daemon.connect();
+    assert_eq!(client.exchange(get("a.com", "/")).status(), 403);
+    client.send("GET / HTTP/1.1\r\n");
+    // answered on the same shard after that: the half head has been received
+    assert_eq!(daemon.connect().exchange(get("a.com", "/")).status(), 403);
+    daemon.terminate();
+    expect_refusing(&daemon);
+    client.send("Host: a.com\r\n\r\n");
+    let answer = client.expect_answer();
+    assert_eq!((answer.status(), answer.head.says_close()), (403, true));
+    client.expect_close();
+    daemon.expect_clean_exit();
+}
+
+#[test]
+fn drain_has_an_end() {
+    let backend = Backend::new();
+    let mut daemon =
+        Setup::new().set("timeout_drain", "400ms").rule("a.com", backend.rule()).start();
+    let (mut client, mut server) = asked(&daemon, &backend);
+    let began = Instant::now();
+    daemon.terminate();
+    client.read_to_end();
+    server.expect_end();
+    daemon.expect_clean_exit();
+    let took = began.elapsed();
+    let between = Duration::from_millis(320)..Duration::from_secs(5);
+    assert!(between.contains(&took), "{took:?}, not about 400 ms");
+}
+
+#[test]
+fn a_second_signal_does_not_wait() {
+    let backend = Backend::new();
+    let mut daemon = Daemon::proxying(backend.rule());
+    let (mut client, mut server) = asked(&daemon, &backend);
+    daemon.terminate();
+    expect_refusing(&daemon);
+    client.expect_nothing_more();
+    let began = Instant::now();
+    daemon.terminate();
+    daemon.expect_clean_exit();
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    let (bytes, _ending) = client.read_to_end();
+    assert!(bytes.is_empty() || bytes.starts_with(b"HTTP/1.1 50"), "no answer is made up");
+    server.expect_end();
+}
+
+#[test]
+fn a_tunnel_ends_with_the_drain() {
+    let backend = Backend::new();
+    let mut daemon =
+        Setup::new().set("timeout_drain", "400ms").rule("a.com", backend.rule()).start();
+    let mut client = daemon.connect();
+    client.send("GET / HTTP/1.1\r\nHost: a.com\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n");
+    let mut server = backend.accept();
+    server.expect_head();
+    server.send("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n");
+    client.expect_status(101);
+    client.send("open");
+    server.expect_body("open");
+    daemon.terminate();
+    client.expect_end();
+    server.expect_end();
+    daemon.expect_clean_exit();
+}
+
+#[test]
+fn who_waits_to_be_accepted_is_served() {
+    let mut daemon = Setup::new().rule("a.com", json!(["empty", { "code": 403 }, false])).start();
+    // connected by the kernel before the signal: an answer, not a reset
+    for _ in 0..5 {
+        assert_eq!(daemon.connect().exchange(get("a.com", "/")).status(), 403);
+    }
+    let mut clients: Vec<Connection> = (0..50)
+        .map(|_| {
+            let mut client = daemon.connect();
+            client.send(get("a.com", "/"));
+            client
+        })
+        .collect();
+    daemon.terminate();
+    for client in &mut clients {
+        assert_eq!(client.expect_answer().status(), 403);
+        client.expect_close();
+    }
+    daemon.expect_clean_exit();
+}

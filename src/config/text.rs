@@ -1,0 +1,103 @@
+//! What is made from the table of keys: the example file and the manual. Both lie in the repository,
+//! and a test compares them.
+
+use std::fmt::Write as _;
+
+use super::keys::{KEYS, Key};
+
+/// The example configuration file: every key with its default, commented out.
+pub fn example_file() -> String {
+    let mut out = String::from(
+        "# Mantrid's configuration: `key = value` lines; `#` starts a comment anywhere in a line.\n\
+         # Every key is here, with its default where it has one. What is wrong with a file, and all\n\
+         # of it at once, says: mantrid --check -c FILE\n",
+    );
+    for key in KEYS {
+        out.push('\n');
+        paragraph(key.meaning, "# ", &mut out);
+        if let Some(danger) = key.danger {
+            paragraph(&format!("Beware: {}", lower_first(danger)), "# ", &mut out);
+        }
+        if let Some(later) = key.later {
+            paragraph(&format!("It {later}."), "# ", &mut out);
+        }
+        let again = if key.repeatable { "; one a line, repeatable" } else { "" };
+        paragraph(&format!("Takes {}{again}.", key.takes), "# ", &mut out);
+        let defaults: Vec<&str> = defaults(key).collect();
+        if defaults.is_empty() {
+            let _ = writeln!(out, "# Default: {}.\n#{} =", key.default, key.name);
+        }
+        for default in defaults {
+            let _ = writeln!(out, "#{} = {default}", key.name);
+        }
+    }
+    out
+}
+
+/// The manual page of the configuration, in Markdown.
+pub fn manual() -> String {
+    let mut out = String::from(
+        "# Configuration\n\n\
+         Made from the table of keys in `src/config/keys.rs`; a test compares the two.\n\n\
+         The file has `key = value` lines. `#` starts a comment anywhere in a line; keys may be written\n\
+         in upper or lower case; a key that is not known is refused. A key that is not repeatable may\n\
+         stand there twice only with the same value. `-o key=value` on the command line takes the same\n\
+         keys and wins over the file; for a repeatable key, what is given with `-o` takes the place of\n\
+         all that the file has. Durations are whole numbers with a unit: `ms`, `s`, `m` or `h`; sizes\n\
+         are bytes, or end in `k` or `m`.\n\n\
+         `mantrid --check` tells all that is wrong at once, each with file and line.\n\n\
+         | key | default |\n| --- | --- |\n",
+    );
+    for key in KEYS {
+        let anchor = key.name;
+        let again = if key.repeatable { " (repeatable)" } else { "" };
+        let _ = writeln!(out, "| [`{anchor}`](#{anchor}){again} | {} |", key.default);
+    }
+    for key in KEYS {
+        let _ = write!(out, "\n## `{}`\n\n", key.name);
+        paragraph(key.meaning, "", &mut out);
+        if let Some(danger) = key.danger {
+            out.push('\n');
+            paragraph(&format!("**Beware:** {}", lower_first(danger)), "", &mut out);
+        }
+        let again = if key.repeatable { " (repeatable)" } else { "" };
+        let _ = write!(out, "\nTakes {}{again}. Default: {}.\n", key.takes, key.default);
+        if let Some(later) = key.later {
+            let _ = write!(out, "\n*It {later}.*\n");
+        }
+    }
+    out
+}
+
+/// The defaults that can be written as values; the others are described.
+fn defaults(key: &Key) -> impl Iterator<Item = &'static str> {
+    let written = !key.default.contains(' ') || key.default.contains(" and ");
+    key.default.split(" and ").filter(move |word| written && *word != "none")
+}
+
+fn lower_first(sentence: &str) -> String {
+    let mut rest = sentence.chars();
+    let first = rest.next().map(|first| first.to_ascii_lowercase());
+    first.into_iter().chain(rest).collect()
+}
+
+/// Words in lines of at most 100 columns.
+fn paragraph(text: &str, prefix: &str, out: &mut String) {
+    let mut column = 0;
+    for word in text.split_whitespace() {
+        if column == 0 {
+            out.push_str(prefix);
+            column = prefix.len();
+        } else if 100 < column + 1 + word.len() {
+            out.push('\n');
+            out.push_str(prefix);
+            column = prefix.len();
+        } else {
+            out.push(' ');
+            column += 1;
+        }
+        out.push_str(word);
+        column += word.len();
+    }
+    out.push('\n');
+}

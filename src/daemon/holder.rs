@@ -1,0 +1,63 @@
+//! Who listens on a port, for the message that it is in use: from /proc, as far as we may look.
+
+use std::fs;
+
+const LISTEN: &str = "0A";
+
+/// The process that listens on `port`, such as `nginx (pid 812)`; a user where the process can't be
+/// seen.
+pub(super) fn of_port(port: u16) -> Option<String> {
+    let tables = ["/proc/net/tcp", "/proc/net/tcp6"];
+    let texts = tables.iter().filter_map(|path| fs::read_to_string(path).ok());
+    let (inode, uid) = texts.into_iter().find_map(|text| socket_of(&text, port))?;
+    let process = process_of(&inode);
+    Some(process.unwrap_or_else(|| format!("a process of user {uid}")))
+}
+
+/// Inode and user of the listening socket, from the table of proc_net_tcp(5).
+fn socket_of(table: &str, port: u16) -> Option<(String, String)> {
+    let suffix = format!(":{port:04X}");
+    table.lines().skip(1).find_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let [_, local, _, state, _, _, _, uid, _, inode, ..] = fields[..] else { return None };
+        let is_it = local.ends_with(&suffix) && state == LISTEN;
+        is_it.then(|| (inode.to_owned(), uid.to_owned()))
+    })
+}
+
+fn process_of(inode: &str) -> Option<String> {
+    let link = format!("socket:[{inode}]");
+    let processes = fs::read_dir("/proc").ok()?.flatten();
+    for process in processes {
+        let pid = process.file_name();
+        // What else there is in /proc; `self` is one of the processes by another name.
+        if !pid.as_encoded_bytes().iter().all(u8::is_ascii_digit) {
+            continue;
+        }
+        // Those of other users can't be looked into.
+        let Ok(files) = fs::read_dir(process.path().join("fd")) else { continue };
+        let holds = files
+            .flatten()
+            .filter_map(|file| fs::read_link(file.path()).ok())
+            .any(|target| target.as_os_str() == link.as_str());
+        if holds {
+            let name = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
+            return Some(format!("{} (pid {})", name.trim(), pid.to_string_lossy()));
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_read() {
+        let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n\
+             0: 0100007F:1F90 0100007F:C350 01 00000000:00000000 00:00000000 00000000    33        0 7 1\n\
+             1: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000    33        0 4242 1\n";
+        assert_eq!(socket_of(table, 8080), Some(("4242".to_owned(), "33".to_owned())));
+        assert_eq!(socket_of(table, 80), None);
+    }
+}
