@@ -337,6 +337,10 @@ async fn failed(
 /// An answer of ours in place of the backend's.
 fn status_answer(connection: &Connection, request: &Request, status: u16, close: bool) -> Vec<u8> {
     let mut out = connection.shard.ring.take_vec();
-    http::write_status(status, request.reply_to(close), &mut out);
+    let to = request.reply_to(close);
+    match connection.shard.published().pages.load().for_status(status) {
+        Some(page) => http::write_page(page, None, to, &mut out),
+        None => http::write_status(status, to, &mut out),
+    }
     out
 }

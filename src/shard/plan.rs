@@ -49,13 +49,10 @@ pub(super) struct Client {
 
 pub(super) fn plan<'t>(shard: &Shard, table: &'t Table, bytes: &[u8], client: Client) -> Plan<'t> {
     let mut room = http::field_room();
-    let mut head = match http::parse_request(bytes, &mut room) {
+    let head = match http::parse_request(bytes, &mut room) {
         Ok(head) => head,
         Err(refusal) => return refuse(shard, refusal),
     };
-    // A request may ask for another protocol and have a body; it may not have both from us: what
-    // follows the body would be taken for the one by some and for the other by others.
-    head.upgrade &= head.framing == RequestFraming::None;
     let mut room = [0; 256];
     let found = match head.host {
         None => Match::Unknown,
