@@ -5,7 +5,8 @@
 //! harsher than real traffic, where few hosts get most requests. What it hides: the rest of a
 //! request, beside which these nanoseconds are few. Results are asserted inside the loops.
 
-#![allow(missing_docs)] // criterion_group! makes a public function without any
+#![allow(missing_docs, reason = "criterion's macros define an undocumented function")]
+
 use std::hint::black_box;
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};

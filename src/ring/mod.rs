@@ -206,6 +206,11 @@ impl Ring {
         self.runnable.set(true);
     }
 
+    /// Hands over what is queued, without waiting: for the closes at the end.
+    pub(crate) fn flush(&self) {
+        self.turn(false);
+    }
+
     /// Tells the driver that a task became runnable by other means than the ring (a spawn).
     pub(crate) fn note_runnable(&self) {
         self.runnable.set(true);

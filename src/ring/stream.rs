@@ -364,28 +364,29 @@ impl Stream {
         self.with(|slot| slot.kept.take())
     }
 
-    /// Waits until the socket is readable (or at its end, or broken), for `splice`.
-    pub(crate) async fn readable(&self, deadline: &Deadline) -> Result<(), Abort> {
+    /// Whether the socket is readable (or at its end, or broken), for `splice`.
+    pub(crate) fn poll_readable(
+        &self,
+        cx: &Context<'_>,
+        deadline: &Deadline,
+    ) -> Poll<Result<(), Abort>> {
         self.start_poll(Op::PollIn);
-        poll_fn(|cx| {
-            let done = self.with(|slot| {
-                let done = matches!(slot.poll_in, PollState::Done(_));
-                if done {
-                    slot.poll_in = PollState::Idle;
-                } else {
-                    slot.recv_waker = Some(cx.waker().clone());
-                }
-                done
-            });
+        let done = self.with(|slot| {
+            let done = matches!(slot.poll_in, PollState::Done(_));
             if done {
-                Poll::Ready(Ok(()))
-            } else if deadline.poll_expired(cx) {
-                Poll::Ready(Err(Abort::TimedOut))
+                slot.poll_in = PollState::Idle;
             } else {
-                Poll::Pending
+                slot.recv_waker = Some(cx.waker().clone());
             }
-        })
-        .await
+            done
+        });
+        if done {
+            Poll::Ready(Ok(()))
+        } else if deadline.poll_expired(cx) {
+            Poll::Ready(Err(Abort::TimedOut))
+        } else {
+            Poll::Pending
+        }
     }
 
     /// Waits until the socket takes bytes, for `splice`.

@@ -280,7 +280,7 @@ fn splice_moves_everything_once() {
             match pipe.fill(&source, left).expect("fill") {
                 Moved::Bytes(n) => left -= n as u64,
                 Moved::Later if pipe.held() == 0 => {
-                    source.readable(&deadline).await.expect("ready")
+                    poll_fn(|cx| source.poll_readable(cx, &deadline)).await.expect("ready")
                 }
                 Moved::Later | Moved::End => {}
             }

@@ -4,10 +4,11 @@
 //! for a moment to turn waiting clients away with a 503, and accept rests 100 ms before it goes on.
 
 use std::fs::File;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
 use std::rc::Rc;
 
 use futures_lite::FutureExt;
@@ -90,19 +91,19 @@ fn admit(shard: &Rc<Shard>, socket: OwnedFd, trusted: bool) {
     let open = Open(shard.clone());
     let peer = peer_address(&socket);
     let stream = Stream::new(&shard.ring, socket);
-    let serving = connection::serve(shard.clone(), stream, peer, trusted);
+    let serving = Box::pin(connection::serve(shard.clone(), stream, peer, trusted));
     shard.spawn(async move {
-        let shard = &open.0;
         if caught(serving).await.is_err() {
-            shard.count(Counter::Panics);
+            open.0.count(Counter::Panics);
         }
         drop(open);
     });
 }
 
 /// Runs a connection's task; a panic ends the connection, not the shard. The panic hook has said where.
-async fn caught(task: impl Future<Output = ()>) -> std::thread::Result<()> {
-    AssertUnwindSafe(task).catch_unwind().await
+/// The task comes boxed: futures around it would otherwise hold it twice over.
+async fn caught<F: Future<Output = ()>>(mut task: Pin<Box<F>>) -> std::thread::Result<()> {
+    AssertUnwindSafe(poll_fn(|cx| task.as_mut().poll(cx))).catch_unwind().await
 }
 
 fn peer_address(socket: &OwnedFd) -> IpAddr {

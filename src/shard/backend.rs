@@ -3,7 +3,6 @@
 use std::future::Future;
 use std::hash::BuildHasher;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
 
@@ -43,7 +42,8 @@ pub(super) async fn acquire(
         return Ok(lease);
     }
     client.arm();
-    let mut open = pin!(open(shard, proxy, peer, first, fresh));
+    // Boxed: a connection that waits for its next request should not carry this path's state.
+    let mut open = Box::pin(open(shard, proxy, peer, first, fresh));
     std::future::poll_fn(|cx| match open.as_mut().poll(cx) {
         Poll::Ready(result) => Poll::Ready(result),
         Poll::Pending if client.poll_gone(cx) => Poll::Ready(Err(NoBackend::ClientGone)),
@@ -95,6 +95,7 @@ async fn open_one(
         shard.count(Counter::Reused);
         return Ok(lease);
     }
+    let busy = shard.pool.engage(shard, address);
     let mut place = None;
     deadline.set(shard.timeouts().connect);
     if let Some(limit) = proxy.max_connections() {
@@ -111,7 +112,7 @@ async fn open_one(
     shard.count(Counter::Connects);
     shard.pool.make_room(shard);
     match Stream::connect(&shard.ring, address, deadline).await {
-        Ok(stream) => Ok(shard.pool.lease(shard, address, stream, place)),
+        Ok(stream) => Ok(shard.pool.lease(shard, busy, stream, place)),
         // Our want of descriptors is not the backend's fault.
         Err(Abort::Io(error)) if is_shortage(&error) => Err(NoBackend::Queue),
         Err(Abort::TimedOut | Abort::Io(_)) => Err(NoBackend::Unreachable),

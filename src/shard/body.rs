@@ -1,11 +1,13 @@
 //! Moves a message body from one connection to the other: copied while it is small, spliced in bulk,
 //! checked as it passes, never read faster than the other side takes it.
 
+use std::future::poll_fn;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 
 use super::inbox::Inbox;
-use crate::http::{Chunked, Refusal};
+use crate::http::{Chunked, Refusal, RequestFraming};
 use crate::limits;
 use crate::ring::{Abort, Deadline, Moved, Pipe, RecvBuf, Ring, SendBuf, Stream};
 
@@ -24,6 +26,22 @@ pub(super) enum Body {
 
 impl Body {
     pub(super) const NONE: Body = Body::Length(0);
+
+    pub(super) fn of_request(framing: RequestFraming) -> Body {
+        match framing {
+            RequestFraming::None => Body::NONE,
+            RequestFraming::Length(n) => Body::Length(n),
+            RequestFraming::Chunked => Body::Chunked(Chunked::default()),
+        }
+    }
+
+    /// Goes over `bytes` without forwarding them.
+    pub(super) fn skim(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
+        if !self.is_done() {
+            self.advance(bytes)?;
+        }
+        Ok(())
+    }
 
     pub(super) fn is_done(&self) -> bool {
         match self {
@@ -89,6 +107,13 @@ pub(super) enum Broken {
     Target,
 }
 
+fn source_broke(error: Abort) -> Broken {
+    match error {
+        Abort::TimedOut => Broken::SourceTimeout,
+        Abort::Io(_) => Broken::Source,
+    }
+}
+
 /// One direction of an exchange.
 pub(super) struct Relay<'a> {
     pub(super) ring: &'a Rc<Ring>,
@@ -147,10 +172,14 @@ impl Relay<'_> {
             self.source.arm_bulk();
         }
         self.deadline.set(self.source_pace);
-        self.source.recv(self.deadline).await.map_err(|error| match error {
-            Abort::TimedOut => Broken::SourceTimeout,
-            Abort::Io(_) => Broken::Source,
+        // A source that has nothing to say for an hour must not hide that nobody listens any more.
+        poll_fn(|cx| match self.source.poll_recv_by(cx, self.deadline) {
+            Poll::Ready(Ok(buf)) => Poll::Ready(Ok(buf)),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(source_broke(error))),
+            Poll::Pending if self.target.poll_reset(cx) => Poll::Ready(Err(Broken::Target)),
+            Poll::Pending => Poll::Pending,
         })
+        .await
     }
 
     /// What to send of the bytes in `inbox`: the buffer itself where all of it goes, a copy where bytes
@@ -186,10 +215,14 @@ impl Relay<'_> {
                 Ok(Moved::Bytes(n)) => *left -= n as u64,
                 Ok(Moved::Later) => {
                     self.deadline.set(self.source_pace);
-                    self.source.readable(self.deadline).await.map_err(|error| match error {
-                        Abort::TimedOut => Broken::SourceTimeout,
-                        Abort::Io(_) => Broken::Source,
-                    })?;
+                    poll_fn(|cx| match self.source.poll_readable(cx, self.deadline) {
+                        Poll::Ready(result) => Poll::Ready(result.map_err(source_broke)),
+                        Poll::Pending if self.target.poll_reset(cx) => {
+                            Poll::Ready(Err(Broken::Target))
+                        }
+                        Poll::Pending => Poll::Pending,
+                    })
+                    .await?;
                 }
                 Ok(Moved::End) | Err(_) => return Err(Broken::Source),
             }

@@ -52,7 +52,7 @@ pub(super) async fn serve(shard: Rc<Shard>, stream: Stream, peer: std::net::IpAd
     };
     match end {
         Next::Reset => connection.stream.reset_on_drop(),
-        Next::Linger => connection.linger().await,
+        Next::Linger => Box::pin(connection.linger()).await,
         Next::Close | Next::KeepAlive => connection.close().await,
     }
 }
@@ -121,11 +121,12 @@ impl Connection {
             self.inbox.gather(&self.shard.ring);
         }
         match plan {
-            Plan::Proxy { proxy, request, head } => {
-                let started = exchange::start(self, proxy, &request, head).await;
+            Plan::Proxy { proxy, mut request, head } => {
+                let mut side = exchange::Side::default();
+                let started = exchange::start(self, &mut side, proxy, &mut request, head).await;
                 drop(table);
                 match started {
-                    Ok(started) => exchange::finish(self, &request, started).await,
+                    Ok(started) => exchange::finish(self, &mut side, &request, started).await,
                     Err(next) => next,
                 }
             }
@@ -189,13 +190,13 @@ impl Connection {
     }
 
     /// Closes once the client has taken what was sent.
-    async fn close(self) {
+    async fn close(&self) {
         let _ = self.stream.sent(&self.deadline, self.shard.timeouts().client).await;
     }
 
     /// Says that we send no more, then reads and drops for a while: closing with unread bytes would
     /// reset the connection, and a reset overtakes the answer (RFC 9112 §9.6).
-    async fn linger(self) {
+    async fn linger(&self) {
         if self.stream.sent(&self.deadline, self.shard.timeouts().client).await.is_err() {
             return;
         }

@@ -7,7 +7,7 @@
 
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::task::Poll;
 
 use super::backend::{NoBackend, acquire};
@@ -23,23 +23,43 @@ use crate::link::Counter;
 use crate::ring::{Deadline, SendBuf};
 use crate::table::Proxy;
 
+/// The backend's side of an exchange. Lives in the connection's `act` and is lent to each stage:
+/// moved from future to future it would be there once per move, in every idle connection.
+#[derive(Default)]
+pub(super) struct Side {
+    lease: Option<Lease>,
+    inbox: Inbox,
+}
+
 /// An exchange that needs its rule no longer: the snapshot can go before the bytes flow.
 pub(super) enum Started {
-    /// The request is out and a head of `len` bytes came back.
-    Answering { lease: Lease, inbox: Inbox, len: usize },
-    /// There is a connection; head and body are still to be sent.
-    Uploading { lease: Lease, head: Vec<u8> },
+    /// The request is out and a head of so many bytes came back.
+    Answering(usize),
+    /// There is a connection; this head and the body are still to be sent.
+    Uploading(Vec<u8>),
 }
 
 /// Finds a backend of `proxy` for a request; one without a body is sent and its answer awaited.
 /// `Err` is what follows when that did not work and the client has been told.
 pub(super) async fn start(
     connection: &mut Connection,
+    side: &mut Side,
     proxy: &Proxy,
-    request: &Request,
+    request: &mut Request,
     mut head: Vec<u8>,
 ) -> Result<Started, Next> {
     let shard = connection.shard.clone();
+    if request.framing != RequestFraming::None {
+        match join_whole(connection, request.framing, &mut head) {
+            // From here on it is like one without: it goes out in one piece, and may again.
+            Ok(true) => request.framing = RequestFraming::None,
+            Ok(false) => {}
+            Err(refusal) => {
+                shard.ring.give_vec(head);
+                return Err(connection.refuse(refusal).await);
+            }
+        }
+    }
     let (uploaded, begun) = (Cell::new(true), Cell::new(false));
     let mut fresh = false;
     loop {
@@ -52,13 +72,14 @@ pub(super) async fn start(
                 }
             };
         if request.framing != RequestFraming::None {
-            return Ok(Started::Uploading { lease, head });
+            side.lease = Some(lease);
+            return Ok(Started::Uploading(head));
         }
         // Kept: it is needed again if this connection is dead, and else becomes the answer's buffer.
         lease.stream.start_send(SendBuf::Vec(head), true);
         // So that a client that resets while we wait is noticed.
         connection.stream.arm();
-        let mut inbox = Inbox::default();
+        let lease = &*side.lease.insert(lease);
         let answer = Answer {
             shard: &shard,
             client: &connection.stream,
@@ -68,8 +89,8 @@ pub(super) async fn start(
             uploaded: &uploaded,
             begun: &begun,
         };
-        match answer.head(&mut inbox).await {
-            Ok(len) => return Ok(Started::Answering { lease, inbox, len }),
+        match answer.head(&mut side.inbox).await {
+            Ok(len) => return Ok(Started::Answering(len)),
             Err(Failed::NoAnswer) if lease.reused && request.method.is_idempotent() => {
                 shard.count(Counter::Retries);
                 // On a dead connection this ends at once, one way or the other.
@@ -79,6 +100,8 @@ pub(super) async fn start(
                     Some(kept) => head = kept,
                     None => return Err(failed(connection, request, Failed::NoAnswer, true).await),
                 }
+                // Its place goes back before another is asked for: there may be only one.
+                side.lease = None;
                 // The next one from the pool may be as dead: the second attempt is on a new one.
                 fresh = true;
             }
@@ -87,55 +110,97 @@ pub(super) async fn start(
     }
 }
 
+/// Appends a body to its head that is here already, whole and small. `false`: it is not.
+fn join_whole(
+    connection: &mut Connection,
+    framing: RequestFraming,
+    head: &mut Vec<u8>,
+) -> Result<bool, Refusal> {
+    let bytes = connection.inbox.bytes();
+    let mut body = Body::of_request(framing);
+    let whole = match &body {
+        Body::Length(n) => *n <= bytes.len() as u64,
+        // A wrong chunk that is here already: then no byte of the request has gone out yet.
+        _ => {
+            let mut trial = body.clone();
+            trial.skim(bytes)?;
+            trial.is_done()
+        }
+    };
+    if whole {
+        body.join(&connection.shard.ring, &mut connection.inbox, head)?;
+    }
+    Ok(body.is_done())
+}
+
 /// Brings a started exchange to its end.
 pub(super) async fn finish(
     connection: &mut Connection,
+    side: &mut Side,
     request: &Request,
     started: Started,
 ) -> Next {
-    let (uploaded, begun) = (Cell::new(true), Cell::new(false));
-    match started {
-        Started::Answering { lease, mut inbox, len } => {
-            let answer = Answer {
-                shard: &connection.shard,
-                client: &connection.stream,
-                backend: &lease.stream,
-                deadline: &connection.deadline,
-                request,
-                uploaded: &uploaded,
-                begun: &begun,
-            };
-            match answer.pass_on(len, &mut inbox).await {
-                Ok(answered) if answered.tunnel => tunnel::run(connection, lease, inbox).await,
-                Ok(answered) => ended(connection, lease, answered, true),
-                Err(why) => failed(connection, request, why, true).await,
-            }
+    let len = match started {
+        Started::Answering(len) => len,
+        // Boxed: rare, and large beside everything else a connection can be doing.
+        Started::Uploading(head) => {
+            return Box::pin(with_body(connection, side, request, head)).await;
         }
-        Started::Uploading { lease, head } => with_body(connection, request, lease, head).await,
+    };
+    let Some(lease) = &side.lease else { return Next::Reset };
+    let answered = Answer {
+        shard: &connection.shard,
+        client: &connection.stream,
+        backend: &lease.stream,
+        deadline: &connection.deadline,
+        request,
+        uploaded: &Cell::new(true),
+        begun: &Cell::new(false),
+    }
+    .pass_on(len, &mut side.inbox)
+    .await;
+    settle(connection, side, request, answered, true).await
+}
+
+/// What follows an answer, or the want of one.
+async fn settle(
+    connection: &mut Connection,
+    side: &mut Side,
+    request: &Request,
+    answered: Result<Answered, Failed>,
+    uploaded: bool,
+) -> Next {
+    match answered {
+        Ok(answered) => {
+            let Some(lease) = side.lease.take() else { return Next::Reset };
+            if answered.tunnel {
+                let from_backend = std::mem::take(&mut side.inbox);
+                return Box::pin(tunnel::run(connection, lease, from_backend)).await;
+            }
+            ended(connection, lease, answered, uploaded)
+        }
+        Err(why) => failed(connection, request, why, uploaded).await,
     }
 }
 
 /// Sends head and body while waiting for the answer.
 async fn with_body(
     connection: &mut Connection,
+    side: &mut Side,
     request: &Request,
-    lease: Lease,
     mut head: Vec<u8>,
 ) -> Next {
     let shard = connection.shard.clone();
-    let mut body = match request.framing {
-        RequestFraming::Length(n) => Body::Length(n),
-        RequestFraming::Chunked => Body::Chunked(Default::default()),
-        RequestFraming::None => Body::NONE,
-    };
-    // A small body that is here already travels with its head.
+    let Some(lease) = &side.lease else { return Next::Reset };
+    let mut body = Body::of_request(request.framing);
+    // What is here already travels with its head.
     if let Err(refusal) = body.join(&shard.ring, &mut connection.inbox, &mut head) {
         shard.ring.give_vec(head);
         return connection.refuse(refusal).await;
     }
     let uploaded = Cell::new(body.is_done());
     lease.stream.start_send(SendBuf::Vec(head), true);
-    let mut inbox = Inbox::default();
+    let inbox = &mut side.inbox;
     let begun = Cell::new(false);
     let result = {
         let Connection { stream, inbox: client_inbox, deadline, .. } = &mut *connection;
@@ -170,10 +235,10 @@ async fn with_body(
             Ok(())
         };
         let download = async {
-            let len = answer.head(&mut inbox).await?;
-            answer.pass_on(len, &mut inbox).await
+            let len = answer.head(inbox).await?;
+            answer.pass_on(len, inbox).await
         };
-        both(upload, download, || {
+        both(pin!(upload), pin!(download), || {
             // What the backend does not take it need not: it may have answered already. But it has
             // to, in its time.
             if !begun.get() {
@@ -183,11 +248,9 @@ async fn with_body(
         .await
     };
     match result {
-        Ended::Answered(Ok(answered)) if answered.tunnel => {
-            tunnel::run(connection, lease, inbox).await
+        Ended::Answered(answered) => {
+            settle(connection, side, request, answered, uploaded.get()).await
         }
-        Ended::Answered(Ok(answered)) => ended(connection, lease, answered, uploaded.get()),
-        Ended::Answered(Err(why)) => failed(connection, request, why, uploaded.get()).await,
         // The backend sees a message that was cut off: its connection goes with `lease`. A client whose
         // answer has begun sees that cut off, too.
         Ended::UploadBroke(_) if begun.get() => Next::Reset,
@@ -206,12 +269,10 @@ enum Ended {
 /// Runs both directions until the answer is through or the client's part of the upload broke. When
 /// the backend takes no more of it, the answer may still come.
 async fn both(
-    upload: impl Future<Output = Result<(), Broken>>,
-    download: impl Future<Output = Result<Answered, Failed>>,
+    mut upload: Pin<&mut impl Future<Output = Result<(), Broken>>>,
+    mut download: Pin<&mut impl Future<Output = Result<Answered, Failed>>>,
     on_backend_closed: impl Fn(),
 ) -> Ended {
-    let mut upload = pin!(upload);
-    let mut download = pin!(download);
     let mut uploading = true;
     poll_fn(move |cx| {
         if uploading && let Poll::Ready(result) = upload.as_mut().poll(cx) {

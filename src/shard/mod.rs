@@ -128,7 +128,10 @@ async fn run(
     shard.spawn(attend(shard.clone(), wakes));
     shard.spawn(pool::sweep(shard.clone()));
     let _ = ready.send(Ok(()));
-    ring::drive(ring).await;
+    ring::drive(ring.clone()).await;
+    shard.pool.clear();
+    // The closes that the last tasks queued; other shards may run on for long.
+    ring.flush();
 }
 
 /// Follows what the other threads say: stop, or a place at a limited backend.

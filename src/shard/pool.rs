@@ -81,7 +81,7 @@ impl Drop for Place {
 }
 
 /// Counts an exchange with a backend while it lives.
-struct Busy {
+pub(super) struct Busy {
     shard: Rc<Shard>,
     address: SocketAddr,
 }
@@ -137,19 +137,21 @@ impl Pool {
         }
     }
 
+    /// Counts an exchange with a backend from the moment it was chosen.
+    pub(super) fn engage(&self, shard: &Rc<Shard>, address: SocketAddr) -> Busy {
+        self.with(address, |backend| backend.busy += 1);
+        Busy { shard: shard.clone(), address }
+    }
+
     /// A new connection as the exchange's.
     pub(super) fn lease(
         &self,
         shard: &Rc<Shard>,
-        address: SocketAddr,
+        busy: Busy,
         stream: Stream,
         place: Option<Place>,
     ) -> Lease {
-        self.with(address, |backend| {
-            backend.busy += 1;
-            backend.ejected_until = None;
-        });
-        let busy = Busy { shard: shard.clone(), address };
+        self.with(busy.address, |backend| backend.ejected_until = None);
         Lease { stream, reused: false, open: Open::new(shard), place, busy }
     }
 
@@ -253,6 +255,17 @@ impl Pool {
             backend.wake_first();
         }
         drop(surplus);
+    }
+
+    /// Closes every idle connection.
+    pub(super) fn clear(&self) {
+        let idle: Vec<Idle> = self
+            .backends
+            .borrow_mut()
+            .values_mut()
+            .flat_map(|backend| backend.idle.drain(..))
+            .collect();
+        drop(idle);
     }
 
     /// Closes what is dead or idle for too long, and forgets backends without any use.

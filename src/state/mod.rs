@@ -10,6 +10,9 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
 
+#[cfg(test)]
+mod tests;
+
 use crate::table::{Loader, Names, Rule, Snapshot};
 
 /// What a state file holds.

@@ -227,7 +227,7 @@ fn check_aliases(new: &Snapshot, changes: &[Change<'_, Rule>]) -> Result<(), Edi
             }
         }
     }
-    // What others pointed to has become an alias itself: their chains grew. Rare, so all are walked.
+    // What others pointed to became an alias itself: their chains grew. Rare, so all are walked.
     if is_chain_longer {
         for (name, target) in new.aliases() {
             check_chain(new, name, target)?;

@@ -8,19 +8,22 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
-use std::ops::RangeInclusive;
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use crate::limits::{
-    ATTEMPTS_MAX, BACKENDS_MAX, PAGE_NAME_BYTES_MAX, RULE_SECONDS_MAX, RULE_TEXT_BYTES_MAX,
-};
+use crate::limits::{ATTEMPTS_MAX, BACKENDS_MAX};
 
+use super::arguments::{
+    Arguments, Problem, boolean, count, is_page_name, list, problem, seconds, seconds_to_json,
+    shorten, shown, text, whole,
+};
 use super::backend::{Backend, Backends, Names, Target};
 use super::host;
 use super::rule::{Action, Algorithm, Check, Proxy, ProxyOptions, Redirect, Rule, Spin};
+
+#[cfg(test)]
+mod tests;
 
 /// Why a rule is refused.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -54,16 +57,6 @@ impl fmt::Display for RuleError {
 }
 
 impl std::error::Error for RuleError {}
-
-#[derive(Clone, PartialEq, Eq, Debug)]
-struct Problem {
-    code: String,
-    sentence: String,
-}
-
-fn problem(code: impl Into<String>, sentence: impl Into<String>) -> Problem {
-    Problem { code: code.into(), sentence: sentence.into() }
-}
 
 /// Every action with the arguments it takes.
 const ACTIONS: &[(&str, &[&str])] = &[
@@ -281,51 +274,6 @@ fn read_spin(arguments: &Arguments<'_>) -> Result<Spin, Problem> {
     })
 }
 
-/// The arguments of one rule, whose names are known to be allowed.
-struct Arguments<'a> {
-    action: &'static str,
-    given: &'a Map<String, Value>,
-}
-
-impl Arguments<'_> {
-    fn optional<T>(
-        &self,
-        name: &str,
-        expected: &str,
-        read: impl FnOnce(&Value) -> Option<T>,
-    ) -> Result<Option<T>, Problem> {
-        debug_assert!(ACTIONS.iter().any(|(a, all)| *a == self.action && all.contains(&name)));
-        match self.given.get(name) {
-            None => Ok(None),
-            Some(value) => match read(value) {
-                Some(read) => Ok(Some(read)),
-                None => Err(self.invalid(name, value, expected)),
-            },
-        }
-    }
-
-    fn required<T>(
-        &self,
-        name: &str,
-        expected: &str,
-        read: impl FnOnce(&Value) -> Option<T>,
-    ) -> Result<T, Problem> {
-        self.optional(name, expected, read)?.ok_or_else(|| {
-            problem(
-                format!("host_kwarg_missing:{name}"),
-                format!("{} needs the argument {name}: {expected}", self.action),
-            )
-        })
-    }
-
-    fn invalid(&self, name: &str, value: &Value, expected: &str) -> Problem {
-        problem(
-            format!("host_kwarg_invalid:{name}"),
-            format!("{name} of {} is {}; expected {expected}", self.action, shown(value)),
-        )
-    }
-}
-
 const BACKENDS: &str =
     "a list of backends, each [host, port], \"host:port\" or \"[IPv6 address]:port\"";
 
@@ -434,77 +382,6 @@ fn read_weights(arguments: &Arguments<'_>, backends: &mut [Backend]) -> Result<(
     Ok(())
 }
 
-/// A whole number: as a number, as a number with `.0`, or as a string.
-fn whole(value: &Value, allowed: RangeInclusive<u64>) -> Option<u64> {
-    let number = match value {
-        Value::String(text) => text.parse().ok()?,
-        value => match value.as_u64() {
-            Some(number) => number,
-            None => {
-                let number = value.as_f64().filter(|number| number.fract() == 0.0)?;
-                // In this range a float holds every whole number exactly.
-                (0.0..=u32::MAX.into()).contains(&number).then_some(number as u64)?
-            }
-        },
-    };
-    allowed.contains(&number).then_some(number)
-}
-
-fn count(value: &Value) -> Option<NonZeroU32> {
-    NonZeroU32::new(u32::try_from(whole(value, 1..=u32::MAX.into())?).ok()?)
-}
-
-/// A duration in seconds, kept to the microsecond.
-fn seconds(value: &Value) -> Option<Duration> {
-    let seconds: f64 = match value {
-        Value::String(text) => text.parse().ok()?,
-        value => value.as_f64()?,
-    };
-    let is_sane = (0.0..=RULE_SECONDS_MAX as f64).contains(&seconds);
-    is_sane.then(|| Duration::from_micros((seconds * 1e6).round() as u64))
-}
-
-fn boolean(value: &Value) -> Option<bool> {
-    match value {
-        Value::Bool(value) => Some(*value),
-        // Python prints True, shells type true.
-        Value::String(text) if text.eq_ignore_ascii_case("true") => Some(true),
-        Value::String(text) if text.eq_ignore_ascii_case("false") => Some(false),
-        _ => None,
-    }
-}
-
-/// Text that may go into a head as it is: no space, no control character, nothing beyond ASCII.
-fn text(value: &Value) -> Option<&str> {
-    value.as_str().filter(|text| {
-        (1..=RULE_TEXT_BYTES_MAX).contains(&text.len())
-            && text.bytes().all(|byte| byte.is_ascii_graphic())
-    })
-}
-
-/// No separators, and no dot in front: a page's name becomes a file's.
-fn is_page_name(name: &str) -> bool {
-    (1..=PAGE_NAME_BYTES_MAX).contains(&name.len())
-        && !name.starts_with('.')
-        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
-}
-
-/// A value in an error message: bounded, whatever was sent.
-fn shown(value: &Value) -> String {
-    shorten(&value.to_string())
-}
-
-fn shorten(text: &str) -> String {
-    match text.char_indices().nth(60) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
-    }
-}
-
-fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
-    names.collect::<Vec<_>>().join(", ")
-}
-
 fn object<const N: usize>(arguments: [(&str, Option<Value>); N]) -> Map<String, Value> {
     arguments.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
 }
@@ -512,14 +389,6 @@ fn object<const N: usize>(arguments: [(&str, Option<Value>); N]) -> Map<String, 
 fn put(arguments: &mut Map<String, Value>, name: &str, value: Option<impl Into<Value>>) {
     if let Some(value) = value {
         arguments.insert(name.to_owned(), value.into());
-    }
-}
-
-fn seconds_to_json(duration: Duration) -> Value {
-    if duration.subsec_nanos() == 0 {
-        json!(duration.as_secs())
-    } else {
-        json!(duration.as_micros() as f64 / 1e6)
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use super::Snapshot;
-use super::edit::{check_chain, sort};
+use super::edit::{EditError, check_chain, sort};
 use super::host::{self, HostError};
 use super::rule::Rule;
 
@@ -54,33 +54,40 @@ impl Loader {
         let (rules, overridden) = sort(rules);
         snapshot.take(&rules);
         let overridden = overridden.into_iter().filter_map(|change| {
-            let error = "a later rule has the same name".to_owned();
-            Some(Refused { host: change.name.to_owned(), rule: change.value?, error })
+            let host = change.name.to_owned();
+            let error = format!("{host}:host_duplicate: a later rule has the same name");
+            Some(Refused { host, rule: change.value?, error })
         });
         let mut refused: Vec<Refused> = overridden.collect();
 
-        let mut placed = HashMap::new();
+        let mut placed: HashMap<String, (String, Rule)> = HashMap::new();
         for (raw, name, rule) in respelt {
             if snapshot.get(&name).is_some() || placed.contains_key(&name) {
-                let error = format!("there is a rule for {name}, which is the same host");
+                let error = format!("{raw}:host_duplicate: there is a rule for {name} already");
                 refused.push(Refused { host: raw, rule, error });
             } else {
-                placed.insert(name, rule);
+                placed.insert(name, (raw, rule));
             }
         }
-        let placed = placed.iter().map(|(name, rule)| snapshot.change(name, Some(rule.clone())));
-        let (placed, _) = sort(placed.collect());
-        snapshot.take(&placed);
+        let changes = placed.iter();
+        let changes = changes.map(|(name, (_, rule))| snapshot.change(name, Some(rule.clone())));
+        let (changes, _) = sort(changes.collect());
+        snapshot.take(&changes);
 
         // An alias of a bad alias is bad too, and following it shows that: one pass finds all.
-        let bad = snapshot.aliases().filter_map(|(name, target)| {
-            let error = check_chain(&snapshot, name, target).err()?.to_string();
-            Some(Refused { host: name.to_owned(), rule: snapshot.get(name)?.clone(), error })
-        });
-        let bad: Vec<Refused> = bad.collect();
-        let (removed, _) = sort(bad.iter().map(|bad| snapshot.change(&bad.host, None)).collect());
+        let bad: Vec<(&str, EditError)> = snapshot
+            .aliases()
+            .filter_map(|(name, target)| Some((name, check_chain(&snapshot, name, target).err()?)))
+            .collect();
+        refused.extend(bad.iter().filter_map(|(name, error)| {
+            let host = placed.get(*name).map_or(*name, |(raw, _)| raw).to_owned();
+            let error = format!("{host}:{}: {}", error.code(), error.sentence());
+            Some(Refused { host, rule: snapshot.get(name)?.clone(), error })
+        }));
+        let names: Vec<String> = bad.into_iter().map(|(name, _)| name.to_owned()).collect();
+        let removed = names.iter().map(|name| snapshot.change(name, None)).collect();
+        let (removed, _) = sort(removed);
         snapshot.take(&removed);
-        refused.extend(bad);
         (snapshot, refused)
     }
 }

@@ -13,6 +13,7 @@
 //! Pure: no I/O, no clock, no threads. The hash is seeded once per process, which shows only in
 //! the order of [`Snapshot::iter`].
 
+mod arguments;
 mod backend;
 pub mod balance;
 mod edit;

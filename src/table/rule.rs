@@ -2,9 +2,10 @@
 //!
 //! A table may hold a million of these, nearly all of them `proxy` to one address with every
 //! argument at its default. That case must stay small (32 bytes, asserted below, nothing beside
-//! it on the heap), so what is rarely given hides behind a pointer and accessors. The pointers are
-//! shared ones, because an edit copies the rules that lie beside the changed one. An argument that was
-//! given is remembered even if it equals the default: what an operator set is what they read back.
+//! it on the heap), so what is rarely given hides behind a pointer and accessors. The pointers
+//! are shared ones, because an edit copies the rules that lie beside the changed one. An argument
+//! that was given is remembered even if it equals the default: what an operator set is what they
+//! read back.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;

@@ -7,9 +7,11 @@
 //! the hash also tells how far in to look: one or two cache misses for any name, present or not.
 //! A change copies one path (32 pointers a level, and a bucket): microseconds at any size.
 //!
-//! Measured at a million names against this: 16 children and half the bucket 10 % slower to look
-//! up (one more level), 256 children no faster and four times slower to change; a pointer to each
-//! entry twice as slow to look up and half as large again.
+//! Measured at a million names in random order, in one run on a busy machine: 0.68 us for a name
+//! that is there, 0.71 for one that is not, 3.4 us (best) for a change, 73 bytes a name. With 16
+//! children and a pointer from each slot to its entry it was 0.99, 0.53, 2.3 us and 90 bytes:
+//! better for names that are not there, which are few. 16 children with entries in place looked
+//! up about 10 % slower than 32; 256 children no faster, and changed three to four times slower.
 //!
 //! Names with equal hashes lie side by side in one bucket, whatever their number: the caller hashes
 //! `http://a.com` as `a.com`, and finds everything about `a.com` with one probe.
@@ -343,6 +345,8 @@ impl<'t, T> Iterator for Iter<'t, T> {
 mod tests {
     use std::collections::BTreeMap;
 
+    use proptest::collection::{btree_map, vec};
+    use proptest::option;
     use proptest::prelude::*;
 
     use super::*;
@@ -365,21 +369,21 @@ mod tests {
         for entry in trie.iter() {
             assert_eq!(model[entry.name.as_str()], (entry.hash, entry.value));
         }
+        let mut counts: BTreeMap<u64, usize> = BTreeMap::new();
         for (name, (hash, value)) in model {
             assert_eq!(trie.get(*hash, name).map(|place| place.entry().value), Some(*value));
-            let same = model.values().filter(|(other, _)| other == hash).count();
-            assert_eq!(trie.probe(*hash).count(), same);
             assert!(trie.get(*hash, "not there").is_none());
+            *counts.entry(*hash).or_default() += 1;
+        }
+        for (hash, count) in counts {
+            assert_eq!(trie.probe(hash).count(), count);
         }
     }
 
     proptest! {
         /// Batches of any size against a map, and the version before each stays what it was.
         #[test]
-        fn is_a_map(batches in proptest::collection::vec(
-            proptest::collection::btree_map(0..2000_u16, proptest::option::of(any::<u32>()), 0..300),
-            1..12,
-        )) {
+        fn is_a_map(batches in vec(btree_map(0..2000_u16, option::of(any::<u32>()), 0..300), 1..8)) {
             let mut trie = Trie::default();
             let mut model = BTreeMap::new();
             for batch in batches {

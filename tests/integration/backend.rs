@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use socket2::SockRef;
+use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::message::{Head, ok};
 use crate::script::{Connection, PATIENCE};
@@ -26,10 +26,10 @@ impl Backend {
         Backend { listener, port }
     }
 
-    /// On this port, unless somebody has taken it.
-    pub fn on(port: u16) -> Option<Backend> {
-        let listener = TcpListener::bind(("127.0.0.1", port)).ok()?;
-        Some(Backend { listener, port })
+    /// On the port of a `closed_port`, which thereby opens.
+    pub fn on(port: u16) -> Backend {
+        let listener = TcpListener::bind(("127.0.0.1", port)).expect("a port that we hold");
+        Backend { listener, port }
     }
 
     /// A rule that proxies to this backend alone.
@@ -113,9 +113,16 @@ pub fn rule_for(ports: &[u16], arguments: Value) -> Value {
     json!(["proxy", arguments, true])
 }
 
-/// A port of the loopback on which nobody listens.
+/// A port of the loopback on which nobody listens: connecting is refused. It is held until the end of
+/// all tests, or one that runs beside this one might be given it, and answer.
 pub fn closed_port() -> u16 {
-    Backend::new().port
+    let holder = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    // lets `Backend::on` bind it as well
+    holder.set_reuse_address(true).expect("SO_REUSEADDR");
+    holder.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a port");
+    let address = holder.local_addr().expect("its address").as_socket_ipv4();
+    std::mem::forget(holder);
+    address.expect("an IPv4 address").port()
 }
 
 #[derive(Default)]

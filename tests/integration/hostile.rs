@@ -3,7 +3,7 @@
 
 use serde_json::json;
 
-use crate::backend::Backend;
+use crate::backend::{Backend, closed_port, rule_for};
 use crate::bulk::{MIB, send_plain};
 use crate::daemon::{Daemon, Setup};
 use crate::message::{get, ok, show};
@@ -247,7 +247,7 @@ fn an_unread_body_is_not_taken_for_a_request() {
         .rule("a.com", witness.rule())
         .rule("empty.com", json!(["empty", { "code": 403 }, false]))
         .rule("redirect.com", json!(["redirect", { "redirect_to": "x.com" }, false]))
-        .rule("dead.com", crate::backend::rule_for(&[crate::backend::closed_port()], json!({})))
+        .rule("dead.com", rule_for(&[closed_port()], json!({})))
         .start();
     let smuggled = get("a.com", "/smuggled");
     let filler = "x".repeat(300_000);

@@ -7,7 +7,7 @@ use crate::daemon::Setup;
 use crate::message::get;
 use crate::script::Connection;
 
-/// Open files this process may still have, or `None` when that is too few for `count` connections.
+/// Whether `count` connections fit into the limit of open files, with room for all other tests.
 fn enough_files_for(count: u64) -> bool {
     let (soft, _hard) =
         rlimit::getrlimit(rlimit::Resource::NOFILE).expect("the limit of open files");

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::backend::Backend;
+use crate::backend::{Backend, closed_port, rule_for};
 use crate::daemon::{Daemon, Setup, eventually};
 use crate::message::{get, ok};
 use crate::script::Connection;
@@ -123,7 +123,7 @@ fn max_connections_turns_away_and_takes_in_again() {
 
 #[test]
 fn a_backend_that_vanishes_under_load() {
-    let backend = Backend::new().serve_text("here");
+    let backend = Backend::on(closed_port()).serve_text("here");
     let daemon = setup().rule("a.com", backend.rule()).start();
     let mut clients: Vec<Connection> = (0..50).map(|_| daemon.connect()).collect();
     for client in &mut clients {
@@ -151,7 +151,7 @@ fn failing_requests_leave_no_descriptors() {
     let daemon = setup()
         .set("timeout_server", "200ms")
         .rule("silent.com", backend.rule())
-        .rule("dead.com", crate::backend::rule_for(&[crate::backend::closed_port()], json!({})))
+        .rule("dead.com", rule_for(&[closed_port()], json!({})))
         .start();
     expect_recovers(&daemon);
     let before = daemon.open_files();

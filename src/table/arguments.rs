@@ -1,0 +1,145 @@
+//! The arguments of one rule: each read in whatever form it may have, or refused by name with what
+//! was expected. What an argument means is for [`super::json`] to say.
+
+use std::num::NonZeroU32;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+
+use crate::limits::{PAGE_NAME_BYTES_MAX, RULE_SECONDS_MAX, RULE_TEXT_BYTES_MAX};
+
+/// What is wrong with a rule, whichever it is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Problem {
+    pub code: String,
+    pub sentence: String,
+}
+
+pub(super) fn problem(code: impl Into<String>, sentence: impl Into<String>) -> Problem {
+    Problem { code: code.into(), sentence: sentence.into() }
+}
+
+/// The arguments of one rule, whose names are known to be allowed.
+pub(super) struct Arguments<'a> {
+    pub action: &'static str,
+    pub given: &'a Map<String, Value>,
+}
+
+impl Arguments<'_> {
+    pub(super) fn optional<T>(
+        &self,
+        name: &str,
+        expected: &str,
+        read: impl FnOnce(&Value) -> Option<T>,
+    ) -> Result<Option<T>, Problem> {
+        match self.given.get(name) {
+            None => Ok(None),
+            Some(value) => match read(value) {
+                Some(read) => Ok(Some(read)),
+                None => Err(self.invalid(name, value, expected)),
+            },
+        }
+    }
+
+    pub(super) fn required<T>(
+        &self,
+        name: &str,
+        expected: &str,
+        read: impl FnOnce(&Value) -> Option<T>,
+    ) -> Result<T, Problem> {
+        self.optional(name, expected, read)?.ok_or_else(|| {
+            problem(
+                format!("host_kwarg_missing:{name}"),
+                format!("{} needs the argument {name}: {expected}", self.action),
+            )
+        })
+    }
+
+    pub(super) fn invalid(&self, name: &str, value: &Value, expected: &str) -> Problem {
+        problem(
+            format!("host_kwarg_invalid:{name}"),
+            format!("{name} of {} is {}; expected {expected}", self.action, shown(value)),
+        )
+    }
+}
+
+/// A whole number: as a number, as a number with `.0`, or as a string.
+pub(super) fn whole(value: &Value, allowed: RangeInclusive<u64>) -> Option<u64> {
+    let number = match value {
+        Value::String(text) => text.parse().ok()?,
+        value => match value.as_u64() {
+            Some(number) => number,
+            None => {
+                let number = value.as_f64().filter(|number| number.fract() == 0.0)?;
+                // In this range a float holds every whole number exactly.
+                (0.0..=u32::MAX.into()).contains(&number).then_some(number as u64)?
+            }
+        },
+    };
+    allowed.contains(&number).then_some(number)
+}
+
+pub(super) fn count(value: &Value) -> Option<NonZeroU32> {
+    NonZeroU32::new(u32::try_from(whole(value, 1..=u32::MAX.into())?).ok()?)
+}
+
+/// A duration in seconds, kept to the microsecond.
+pub(super) fn seconds(value: &Value) -> Option<Duration> {
+    let seconds: f64 = match value {
+        Value::String(text) => text.parse().ok()?,
+        value => value.as_f64()?,
+    };
+    let is_sane = (0.0..=RULE_SECONDS_MAX as f64).contains(&seconds);
+    is_sane.then(|| Duration::from_micros((seconds * 1e6).round() as u64))
+}
+
+pub(super) fn boolean(value: &Value) -> Option<bool> {
+    match value {
+        Value::Bool(value) => Some(*value),
+        // Python prints True, shells type true.
+        Value::String(text) if text.eq_ignore_ascii_case("true") => Some(true),
+        Value::String(text) if text.eq_ignore_ascii_case("false") => Some(false),
+        _ => None,
+    }
+}
+
+/// Text that may go into a head as it is: no space, no control character, nothing beyond ASCII.
+pub(super) fn text(value: &Value) -> Option<&str> {
+    value.as_str().filter(|text| {
+        (1..=RULE_TEXT_BYTES_MAX).contains(&text.len())
+            && text.bytes().all(|byte| byte.is_ascii_graphic())
+    })
+}
+
+/// No separators, and no dot in front: a page's name becomes a file's.
+pub(super) fn is_page_name(name: &str) -> bool {
+    (1..=PAGE_NAME_BYTES_MAX).contains(&name.len())
+        && !name.starts_with('.')
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+}
+
+/// A value in an error message: bounded, whatever was sent.
+pub(super) fn shown(value: &Value) -> String {
+    shorten(&value.to_string())
+}
+
+pub(super) fn shorten(text: &str) -> String {
+    match text.char_indices().nth(60) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+pub(super) fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    names.collect::<Vec<_>>().join(", ")
+}
+
+/// As [`seconds`] reads it back.
+pub(super) fn seconds_to_json(duration: Duration) -> Value {
+    if duration.subsec_nanos() == 0 {
+        json!(duration.as_secs())
+    } else {
+        json!(duration.as_micros() as f64 / 1e6)
+    }
+}

@@ -1,0 +1,233 @@
+//! What is accepted means what it says; what is refused is refused by name.
+
+use std::time::Duration;
+
+use super::*;
+
+fn read(value: &Value) -> Result<Rule, RuleError> {
+    Rule::from_json("a.com", value, &mut Names::default())
+}
+
+fn proxy(arguments: Value) -> Proxy {
+    match read(&json!(["proxy", arguments, true])).map(|rule| rule.action) {
+        Ok(Action::Proxy(proxy)) => proxy,
+        other => panic!("{arguments}: {other:?}"),
+    }
+}
+
+fn printed(proxy: &Proxy) -> Vec<String> {
+    proxy.backends().iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn backends_in_every_spelling() {
+    for (backends, expected) in [
+        (json!([["10.0.0.1", 80]]), "10.0.0.1:80"),
+        (json!([["10.0.0.1", "80"]]), "10.0.0.1:80"),
+        (json!([["10.0.0.1", 80.0]]), "10.0.0.1:80"),
+        (json!(["10.0.0.1:80"]), "10.0.0.1:80"),
+        (json!("10.0.0.1:80"), "10.0.0.1:80"),
+        (json!([{"__backend__": ["10.0.0.1", 80]}]), "10.0.0.1:80"),
+        (json!([["::1", 80]]), "[::1]:80"),
+        (json!([["[::1]", 80]]), "[::1]:80"),
+        (json!(["[::1]:80"]), "[::1]:80"),
+        (json!([["App.Internal.", 80]]), "app.internal:80"),
+        (json!(["my_app:80"]), "my_app:80"),
+        (json!(["b\u{fc}cher.example:80"]), "xn--bcher-kva.example:80"),
+        (json!(["10.0.0.1:80", ["localhost", 81]]), "10.0.0.1:80 localhost:81"),
+        (json!("10.0.0.1:80,[::1]:81, app:82"), "10.0.0.1:80 [::1]:81 app:82"),
+    ] {
+        assert_eq!(printed(&proxy(json!({"backends": backends}))).join(" "), expected);
+    }
+}
+
+#[test]
+fn defaults_are_those_of_the_manual() {
+    let plain = proxy(json!({"backends": "a:1"}));
+    assert_eq!((plain.attempts(), plain.delay()), (1, Duration::from_secs(1)));
+    assert_eq!((plain.algorithm(), plain.healthcheck()), (Algorithm::Random, true));
+    assert_eq!((plain.max_connections(), plain.max_requests_per_second()), (None, None));
+    assert_eq!((plain.check(), plain.hold(), plain.idle()), (None, Duration::ZERO, None));
+    assert_eq!(plain.backends()[0].weight(), 1);
+    assert!(plain.options.is_none());
+    let spin = Spin::default();
+    assert_eq!((spin.timeout(), spin.max_held()), (Duration::from_secs(120), None));
+    assert_eq!((spin.release_rate(), spin.wake(), spin.idle()), (None, None, None));
+}
+
+#[test]
+fn strings_mean_the_same_as_numbers() {
+    let numbers = json!({"backends": [["a", 1], ["b", 2]], "attempts": 3, "delay": 0.5,
+        "algorithm": "source", "weights": [3, 0], "healthcheck": false, "max_connections": 10,
+        "check": "/up", "max_requests_per_second": 5, "hold": 30, "idle": 600});
+    let strings = json!({"backends": "a:1,b:2", "attempts": "3", "delay": "0.5",
+        "algorithm": "source", "weights": "3,0", "healthcheck": "False", "max_connections": "10",
+        "check": "/up", "max_requests_per_second": "5", "hold": "30", "idle": "600"});
+    let proxy = proxy(strings);
+    assert_eq!(proxy, self::proxy(numbers.clone()));
+    assert_eq!(proxy.attempts(), 3);
+    assert_eq!(proxy.delay(), Duration::from_millis(500));
+    assert_eq!(proxy.algorithm(), Algorithm::Source);
+    assert_eq!(proxy.backends().iter().map(Backend::weight).collect::<Vec<_>>(), [3, 0]);
+    assert!(!proxy.healthcheck());
+    assert_eq!(proxy.max_connections().map(NonZeroU32::get), Some(10));
+    assert_eq!(proxy.check(), Some(&Check::Path("/up".into())));
+    assert_eq!(proxy.max_requests_per_second().map(NonZeroU32::get), Some(5));
+    assert_eq!(proxy.hold(), Duration::from_secs(30));
+    assert_eq!(proxy.idle(), Some(Duration::from_secs(600)));
+    // And it is written as it was given in numbers.
+    let rule = Rule { action: Action::Proxy(proxy), match_subdomains: true };
+    assert_eq!(rule.to_json(), json!(["proxy", numbers, true]));
+}
+
+/// What an operator sets is what they read back, defaults included.
+#[test]
+fn what_was_given_is_given_back() {
+    for value in [
+        json!(["spin", {}, false]),
+        json!(["spin", {"timeout": 120, "check_interval": 1}, true]),
+        json!(["proxy", {"backends": [["a", 1]], "attempts": 1, "delay": 1,
+            "algorithm": "random", "healthcheck": true}, true]),
+        json!(["redirect", {"redirect_to": "https://www.ep.io", "code": 302}, true]),
+        json!(["static", {"type": "test"}, true]),
+        json!(["empty", {"code": 402}, false]),
+        json!(["alias", {"hostname": "http://a.com"}, false]),
+        json!(["unknown", {}, true]),
+        json!(["no_hosts", {}, true]),
+    ] {
+        assert_eq!(read(&value).map(|rule| rule.to_json()), Ok(value));
+    }
+}
+
+#[test]
+fn refusals_keep_the_original_codes() {
+    for (value, code) in [
+        (json!("proxy"), "host_details_not_list"),
+        (json!({"proxy": []}), "host_details_not_list"),
+        (json!(null), "host_details_not_list"),
+        (json!([]), "host_details_wrong_length"),
+        (json!(["spin", {}]), "host_details_wrong_length"),
+        (json!(["spin", {}, true, 1]), "host_details_wrong_length"),
+        (json!(["do-da-be-dee", {}, "bruce"]), "host_action_invalid:do-da-be-dee"),
+        (json!(["mirror", {}, true]), "host_action_invalid:mirror"),
+        (json!([7, {}, true]), "host_action_invalid:7"),
+        (json!(["spin", [], true]), "host_kwargs_not_dict"),
+        (json!(["spin", null, true]), "host_kwargs_not_dict"),
+        (json!(["spin", {}, "bruce"]), "host_match_subdomains_not_bool"),
+        (json!(["spin", {}, 1]), "host_match_subdomains_not_bool"),
+    ] {
+        let error = read(&value).unwrap_err();
+        assert_eq!(error.code(), code);
+        let text = error.to_string();
+        assert!(text.starts_with(&format!("a.com:{code}: ")), "{text}");
+        assert!(error.sentence().contains(' '), "{text}");
+    }
+}
+
+#[test]
+fn arguments_are_refused_by_name() {
+    let proxy =
+        |name: &str, value: Value| json!(["proxy", {"backends": "a:1,b:2", name: value}, true]);
+    for (value, code) in [
+        (json!(["proxy", {}, true]), "host_kwarg_missing:backends"),
+        (json!(["static", {}, true]), "host_kwarg_missing:type"),
+        (json!(["redirect", {"code": 301}, true]), "host_kwarg_missing:redirect_to"),
+        (json!(["empty", {}, true]), "host_kwarg_missing:code"),
+        (json!(["alias", {}, true]), "host_kwarg_missing:hostname"),
+        (json!(["unknown", {"code": 1}, true]), "host_kwarg_unknown:code"),
+        (json!(["spin", {"time_out": 1}, true]), "host_kwarg_unknown:time_out"),
+        (proxy("backend", json!("a:1")), "host_kwarg_unknown:backend"),
+        (proxy("attempts", json!(0)), "host_kwarg_invalid:attempts"),
+        (proxy("attempts", json!(1.5)), "host_kwarg_invalid:attempts"),
+        (proxy("attempts", json!(-1)), "host_kwarg_invalid:attempts"),
+        (proxy("attempts", json!("three")), "host_kwarg_invalid:attempts"),
+        (proxy("attempts", json!(null)), "host_kwarg_invalid:attempts"),
+        (proxy("delay", json!(-0.5)), "host_kwarg_invalid:delay"),
+        (proxy("delay", json!("inf")), "host_kwarg_invalid:delay"),
+        (proxy("delay", json!("nan")), "host_kwarg_invalid:delay"),
+        (proxy("delay", json!("5s")), "host_kwarg_invalid:delay"),
+        (proxy("delay", json!(1e300)), "host_kwarg_invalid:delay"),
+        (proxy("algorithm", json!("leastconn")), "host_kwarg_invalid:algorithm"),
+        (proxy("weights", json!([1])), "host_kwarg_invalid:weights"),
+        (proxy("weights", json!([0, 0])), "host_kwarg_invalid:weights"),
+        (proxy("weights", json!([1, 65536])), "host_kwarg_invalid:weights"),
+        (proxy("healthcheck", json!("maybe")), "host_kwarg_invalid:healthcheck"),
+        (proxy("max_connections", json!(0)), "host_kwarg_invalid:max_connections"),
+        (proxy("check", json!("http")), "host_kwarg_invalid:check"),
+        (proxy("check", json!("/a b")), "host_kwarg_invalid:check"),
+        (proxy("check", json!("/a\r\nX: y")), "host_kwarg_invalid:check"),
+        (json!(["spin", {"wake": "https://a/"}, true]), "host_kwarg_invalid:wake"),
+        (json!(["spin", {"wake": "http:///x"}, true]), "host_kwarg_invalid:wake"),
+        (json!(["redirect", {"redirect_to": ""}, true]), "host_kwarg_invalid:redirect_to"),
+        (json!(["redirect", {"redirect_to": "/x"}, true]), "host_kwarg_invalid:redirect_to"),
+        (json!(["redirect", {"redirect_to": "a\r\nb"}, true]), "host_kwarg_invalid:redirect_to"),
+        (json!(["redirect", {"redirect_to": "a", "code": 304}, true]), "host_kwarg_invalid:code"),
+        (json!(["static", {"type": "../passwd"}, true]), "host_kwarg_invalid:type"),
+        (json!(["static", {"type": "a/b"}, true]), "host_kwarg_invalid:type"),
+        (json!(["static", {"type": ".hidden"}, true]), "host_kwarg_invalid:type"),
+        (json!(["empty", {"code": 101}, true]), "host_kwarg_invalid:code"),
+        (json!(["empty", {"code": 600}, true]), "host_kwarg_invalid:code"),
+        (json!(["alias", {"hostname": "a b"}, true]), "host_kwarg_invalid:hostname"),
+    ] {
+        let error = read(&value).expect_err(&value.to_string());
+        assert_eq!(error.code(), code);
+        let (_, argument) = code.split_once(':').unwrap_or_default();
+        assert!(error.sentence().contains(argument), "{error}");
+    }
+}
+
+#[test]
+fn backends_are_refused_with_the_reason() {
+    for (backends, reason) in [
+        (json!([]), "at least one"),
+        (json!({}), "expected a list"),
+        (json!(""), "no port"),
+        (json!(["a"]), "no port"),
+        (json!(["a:0"]), "port"),
+        (json!(["a:65536"]), "port"),
+        (json!([["a", 0]]), "port"),
+        (json!([["a"]]), "not host and port"),
+        (json!([["a", 1, 2]]), "not host and port"),
+        (json!([[1, "a"]]), "not host and port"),
+        (json!([null]), "not host and port"),
+        (json!([{"backend": ["a", 1]}]), "not host and port"),
+        (json!(["::1:80"]), "brackets"),
+        (json!(["[::1]:0"]), "port 0"),
+        (json!([["[a]", 80]]), "brackets"),
+        (json!(["10.0.0.256:80"]), "neither"),
+        (json!(["a b:80"]), "may hold"),
+        (json!(["a..b:80"]), "empty label"),
+        (json!(vec!["a:1"; BACKENDS_MAX + 1]), "at most 1024"),
+    ] {
+        let error = read(&json!(["proxy", {"backends": backends}, true])).unwrap_err();
+        assert_eq!(error.code(), "host_kwarg_invalid:backends");
+        assert!(error.sentence().contains(reason), "{reason}: {error}");
+    }
+}
+
+#[test]
+fn names_of_backends_are_interned() {
+    let mut names = Names::default();
+    let value = json!(["proxy", {"backends": "app:1"}, true]);
+    let mut rule = || Rule::from_json("a", &value, &mut names).unwrap();
+    let (one, two) = (rule(), rule());
+    let name = |rule: &Rule| match &rule.action {
+        Action::Proxy(proxy) => match proxy.backends()[0].target() {
+            Target::Name(name) => Arc::as_ptr(name),
+            Target::Address(address) => panic!("{address}"),
+        },
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(name(&one), name(&two));
+}
+
+#[test]
+fn what_is_shown_of_a_value_is_bounded() {
+    let long = "\u{e9}".repeat(10_000);
+    for value in [json!([long, {}, true]), json!(["static", {"type": long}, true])] {
+        assert!(read(&value).unwrap_err().to_string().len() < 500);
+    }
+    let mut arguments = Map::new();
+    arguments.insert(long, json!(1));
+    assert!(read(&json!(["spin", arguments, true])).unwrap_err().to_string().len() < 500);
+}
