@@ -81,8 +81,13 @@ fn configured(arguments: &Arguments) -> Result<Config, Problems> {
         None if Path::new(DEFAULT_FILE).exists() => DEFAULT_FILE,
         None => return build(None, &arguments.overrides),
     };
-    let text = std::fs::read_to_string(path)
+    let bytes = std::fs::read(path)
         .map_err(|error| vec![format!("{path}: can't read the configuration: {error}")])?;
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = 1 + memchr::memchr_iter(b'\n', before).count();
+        vec![format!("{path}:{line}: expected text in UTF-8")]
+    })?;
     build(Some((path, &text)), &arguments.overrides)
 }
 
@@ -99,6 +104,11 @@ fn files(config: &Config) -> Files {
 fn run(config: &Config, debug: bool, demo: Option<&Demo>) -> Result<(), Problems> {
     log::start(debug);
     config.notes.iter().for_each(|note| warn!("{note}"));
+    let default = Config::default();
+    let is_set = (&config.uid, &config.gid) != (&default.uid, &default.gid);
+    if demo.is_none() && is_set && !privileges::are_root() {
+        warn!("Not started as root: uid and gid stay as they are");
+    }
     let one = |problem: String| vec![problem];
     let resources = Resources::gather(config)?;
     let target = privileges::find(config)?;
