@@ -37,6 +37,8 @@ pub(super) fn classify(name: &[u8]) -> Name {
     match (name.len(), first | 0x20) {
         (2, b't') if is(name, b"te") => Name::Hop,
         (4, b'h') if is(name, b"host") => Name::Host,
+        // No field may have this name (RFC 9112 §9.6): a `Connection: close` of ours would name it.
+        (5, b'c') if is(name, b"close") => Name::Hop,
         (6, b'e') if is(name, b"expect") => Name::Expect,
         (7, b'u') if is(name, b"upgrade") => Name::Upgrade,
         (7, b't') if is(name, b"trailer") => Name::Trailer,

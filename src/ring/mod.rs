@@ -23,6 +23,7 @@ mod buffers;
 mod listener;
 mod notify;
 mod probe;
+mod socket;
 mod splice;
 mod stream;
 mod timer;
@@ -54,7 +55,7 @@ pub(crate) use timer::Deadline;
 pub(crate) use waker::WakeReceiver;
 
 use buffers::BufferGroup;
-use stream::SocketSlot;
+use socket::SocketSlot;
 use timer::Wheel;
 
 /// What a completion belongs to: the slot's index in the low half of `user_data`, the kind above it.

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use super::Ring;
+use super::socket::register;
 
 /// A flag that one task sets and another waits for.
 pub(crate) struct Notify {
@@ -32,10 +33,7 @@ impl Notify {
             state.0 = false;
             return Poll::Ready(());
         }
-        match &state.1 {
-            Some(waker) if waker.will_wake(cx.waker()) => {}
-            _ => state.1 = Some(cx.waker().clone()),
-        }
+        register(&mut state.1, cx);
         Poll::Pending
     }
 

@@ -10,22 +10,15 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use io_uring::{opcode, squeue, types};
+use io_uring::{opcode, types};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
-use super::buffers::{Lent, RecvBuf};
-use super::{Deadline, Inner, Op, Ring, Slot, SlotKind, os_error};
-use crate::limits;
-
-/// `IORING_RECVSEND_POLL_FIRST` (5.19): do not try before the socket is ready.
-const POLL_FIRST: u16 = 1;
-/// The group of small buffers: heads and what comes with them.
-const HEADS: u8 = 0;
-/// The group of large ones: bodies that are known to go on.
-const BULK: u8 = 1;
+use super::buffers::RecvBuf;
+use super::socket::{BULK, HEADS, Held, Item, PollState, Sending, SocketSlot, register};
+use super::{Deadline, Op, Ring, Slot, SlotKind, os_error};
 
 /// Bytes to send; the ring keeps them until the kernel is done.
 pub(crate) enum SendBuf {
@@ -33,76 +26,6 @@ pub(crate) enum SendBuf {
     Vec(Vec<u8>),
     /// What was received on another stream; its buffer goes back to the kernel afterwards.
     Recv(RecvBuf),
-}
-
-enum Held {
-    Vec(Vec<u8>),
-    Lent(Lent),
-}
-
-struct Sending {
-    held: Held,
-    sent: usize,
-    keep: bool,
-}
-
-/// What the last receive brought and nobody took yet.
-enum Item {
-    None,
-    Lent(Lent),
-    Own(Vec<u8>),
-    /// The peer sends no more: final.
-    End,
-    /// An errno: final.
-    Error(i32),
-}
-
-#[derive(Copy, Clone, PartialEq, Eq)]
-enum PollState {
-    Idle,
-    Armed,
-    Done(i32),
-}
-
-pub(super) struct SocketSlot {
-    armed: Option<u8>,
-    /// More is known to lie in the socket: the next receive need not poll first.
-    nonempty: bool,
-    item: Item,
-    own: Option<Vec<u8>>,
-    recv_waker: Option<Waker>,
-    sending: Option<Sending>,
-    kept: Option<Vec<u8>>,
-    send_error: i32,
-    send_waker: Option<Waker>,
-    poll_in: PollState,
-    poll_out: PollState,
-    address: Option<Box<(libc::sockaddr_storage, u32)>>,
-}
-
-impl SocketSlot {
-    fn new() -> SocketSlot {
-        SocketSlot {
-            armed: None,
-            nonempty: false,
-            item: Item::None,
-            own: None,
-            recv_waker: None,
-            sending: None,
-            kept: None,
-            send_error: 0,
-            send_waker: None,
-            poll_in: PollState::Idle,
-            poll_out: PollState::Idle,
-            address: None,
-        }
-    }
-}
-
-impl SocketSlot {
-    pub(super) fn wake_receiver(&mut self) {
-        wake(&mut self.recv_waker);
-    }
 }
 
 /// What an idle connection's peer has done meanwhile.
@@ -204,10 +127,7 @@ impl Stream {
         let slot = inner.socket(self.slot);
         let item = match slot.item {
             Item::None => {
-                match &slot.recv_waker {
-                    Some(waker) if waker.will_wake(cx.waker()) => {}
-                    _ => slot.recv_waker = Some(cx.waker().clone()),
-                }
+                register(&mut slot.recv_waker, cx);
                 if slot.armed.is_none() {
                     inner.arm(self.slot, HEADS);
                 }
@@ -249,10 +169,7 @@ impl Stream {
         self.with(|slot| match slot.item {
             Item::Error(_) => true,
             Item::None => {
-                match &slot.recv_waker {
-                    Some(waker) if waker.will_wake(cx.waker()) => {}
-                    _ => slot.recv_waker = Some(cx.waker().clone()),
-                }
+                register(&mut slot.recv_waker, cx);
                 false
             }
             Item::Lent(_) | Item::Own(_) | Item::End => false,
@@ -305,10 +222,7 @@ impl Stream {
         let (error, sending) = self.with(|slot| {
             let sending = slot.sending.is_some();
             if sending {
-                match &slot.send_waker {
-                    Some(waker) if waker.will_wake(cx.waker()) => {}
-                    _ => slot.send_waker = Some(cx.waker().clone()),
-                }
+                register(&mut slot.send_waker, cx);
             }
             (slot.send_error, sending)
         });
@@ -376,7 +290,7 @@ impl Stream {
             if done {
                 slot.poll_in = PollState::Idle;
             } else {
-                slot.recv_waker = Some(cx.waker().clone());
+                register(&mut slot.recv_waker, cx);
             }
             done
         });
@@ -414,7 +328,7 @@ impl Stream {
             let state = slot.poll_out;
             match state {
                 PollState::Done(_) => slot.poll_out = PollState::Idle,
-                _ => slot.send_waker = Some(cx.waker().clone()),
+                _ => register(&mut slot.send_waker, cx),
             }
             state
         });
@@ -459,185 +373,6 @@ impl Drop for Stream {
 impl AsFd for Stream {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd()
-    }
-}
-
-impl Inner {
-    fn socket(&mut self, index: u32) -> &mut SocketSlot {
-        match &mut self.slots[index as usize].kind {
-            SlotKind::Socket(socket) => socket,
-            _ => unreachable!("a stream's slot is a socket's"),
-        }
-    }
-
-    fn arm(&mut self, index: u32, group: u8) {
-        let fd = types::Fd(self.slots[index as usize].fd);
-        let slot = self.socket(index);
-        slot.armed = Some(group);
-        let first = if slot.nonempty { 0 } else { POLL_FIRST };
-        let entry = opcode::Recv::new(fd, std::ptr::null_mut(), 0)
-            .buf_group(u16::from(group))
-            .ioprio(first)
-            .build()
-            .flags(squeue::Flags::BUFFER_SELECT);
-        self.push(index as usize, Op::Recv, entry);
-    }
-
-    pub(super) fn received(&mut self, index: usize, result: i32, flags: u32) -> bool {
-        let buffer = io_uring::cqueue::buffer_select(flags);
-        let abandoned = self.slots[index].abandoned;
-        let slot = self.socket(index as u32);
-        let group = slot.armed.take().unwrap_or(HEADS);
-        slot.nonempty = io_uring::cqueue::sock_nonempty(flags);
-        let own = slot.own.take();
-        let lent = buffer.map(|buffer| Lent { group, buffer, start: 0, end: result.max(0) as u32 });
-        if let Some(lent) = &lent
-            && (abandoned || result <= 0)
-        {
-            let buffer = lent.buffer;
-            self.groups[usize::from(group)].give(buffer);
-        }
-        if abandoned {
-            return false;
-        }
-        if result == -libc::ENOBUFS {
-            // Every buffer of the group is lent out: this one connection takes memory of its own.
-            self.counters.buffers_missed += 1;
-            return self.arm_own(index as u32);
-        }
-        if result == -libc::EAGAIN || result == -libc::EINTR {
-            // The socket is set to non-blocking while the other direction is spliced, and the ring
-            // does not wait for such a socket by itself: poll, then receive.
-            let entry = poll_entry(self.slots[index].fd, libc::POLLIN);
-            self.push(index, Op::Rearm, entry);
-            self.socket(index as u32).armed = Some(group);
-            return false;
-        }
-        let slot = self.socket(index as u32);
-        slot.item = match (result, lent, own) {
-            (0, ..) => Item::End,
-            (1.., Some(lent), _) => Item::Lent(lent),
-            (1.., None, Some(mut bytes)) => {
-                // SAFETY: the kernel wrote `result` bytes into this buffer of at least that capacity.
-                unsafe { bytes.set_len(result as usize) };
-                Item::Own(bytes)
-            }
-            // A receive with neither kind of buffer was never submitted.
-            (1.., None, None) => std::process::abort(),
-            (errno, ..) => Item::Error(-errno),
-        };
-        wake(&mut slot.recv_waker)
-    }
-
-    fn arm_own(&mut self, index: u32) -> bool {
-        let fd = types::Fd(self.slots[index as usize].fd);
-        let mut bytes = Vec::with_capacity(limits::RECV_BUFFER_BYTES as usize);
-        let entry = opcode::Recv::new(fd, bytes.as_mut_ptr(), limits::RECV_BUFFER_BYTES).build();
-        let slot = self.socket(index);
-        slot.armed = Some(HEADS);
-        slot.own = Some(bytes);
-        self.push(index as usize, Op::Recv, entry);
-        false
-    }
-
-    fn continue_send(&mut self, index: usize) {
-        let fd = types::Fd(self.slots[index].fd);
-        let groups = &self.groups;
-        let SlotKind::Socket(slot) = &self.slots[index].kind else {
-            unreachable!("a send is a socket's")
-        };
-        let Some(sending) = &slot.sending else { return };
-        let bytes: *const [u8] = match &sending.held {
-            Held::Vec(bytes) => bytes.as_slice(),
-            Held::Lent(lent) => groups[usize::from(lent.group)].bytes(lent),
-        };
-        let left = bytes.len() - sending.sent;
-        let start = bytes.cast::<u8>().wrapping_add(sending.sent);
-        let entry = opcode::Send::new(fd, start, u32::try_from(left).unwrap_or(u32::MAX)).build();
-        self.push(index, Op::Send, entry);
-    }
-
-    pub(super) fn sent(&mut self, index: usize, result: i32) -> bool {
-        let abandoned = self.slots[index].abandoned;
-        let Inner { slots, groups, .. } = self;
-        let SlotKind::Socket(slot) = &mut slots[index].kind else {
-            unreachable!("a send is a socket's")
-        };
-        let Some(sending) = &mut slot.sending else { return false };
-        let total = match &sending.held {
-            Held::Vec(bytes) => bytes.len(),
-            Held::Lent(lent) => groups[usize::from(lent.group)].bytes(lent).len(),
-        };
-        if result > 0 {
-            sending.sent += result as usize;
-        }
-        let again = result > 0 && sending.sent < total || result == -libc::EINTR;
-        if again && !abandoned {
-            self.continue_send(index);
-            return false;
-        }
-        if result == -libc::EAGAIN && !abandoned {
-            // Non-blocking for the time being, as in `received`.
-            let entry = poll_entry(self.slots[index].fd, libc::POLLOUT);
-            self.push(index, Op::Resend, entry);
-            return false;
-        }
-        if result < 0 {
-            slot.send_error = -result;
-        }
-        let Some(Sending { held, keep, .. }) = slot.sending.take() else { return false };
-        // A failed send ends the connection, whoever waits for what.
-        let mut woken = wake(&mut slot.send_waker);
-        if result < 0 {
-            woken |= wake(&mut slot.recv_waker);
-        }
-        match held {
-            Held::Vec(bytes) if keep => slot.kept = Some(bytes),
-            Held::Vec(bytes) => self.give_vec(bytes),
-            Held::Lent(lent) => groups[usize::from(lent.group)].give(lent.buffer),
-        }
-        woken
-    }
-
-    /// The socket is ready for what `op` postponed.
-    pub(super) fn postponed(&mut self, index: usize, op: Op) -> bool {
-        if self.slots[index].abandoned {
-            return false;
-        }
-        if op == Op::Resend {
-            self.continue_send(index);
-        } else {
-            let slot = self.socket(index as u32);
-            slot.nonempty = true;
-            let group = slot.armed.unwrap_or(HEADS);
-            self.arm(index as u32, group);
-        }
-        false
-    }
-
-    pub(super) fn polled(&mut self, index: usize, op: Op, result: i32) -> bool {
-        let slot = self.socket(index as u32);
-        if op == Op::PollIn {
-            slot.poll_in = PollState::Done(result);
-            return wake(&mut slot.recv_waker);
-        }
-        slot.address = None;
-        slot.poll_out = PollState::Done(result);
-        wake(&mut slot.send_waker)
-    }
-}
-
-fn poll_entry(fd: i32, mask: i16) -> squeue::Entry {
-    opcode::PollAdd::new(types::Fd(fd), mask as u32).build()
-}
-
-fn wake(waker: &mut Option<Waker>) -> bool {
-    match waker.take() {
-        Some(waker) => {
-            waker.wake();
-            true
-        }
-        None => false,
     }
 }
 

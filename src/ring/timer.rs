@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use slab::Slab;
 
+use super::socket::register;
 use super::{Inner, Ring};
 
 const SLOT_MS: u64 = 16;
@@ -211,10 +212,7 @@ impl Deadline {
         if node.fired {
             return true;
         }
-        match &node.waker {
-            Some(waker) if waker.will_wake(cx.waker()) => {}
-            _ => node.waker = Some(cx.waker().clone()),
-        }
+        register(&mut node.waker, cx);
         false
     }
 

@@ -43,6 +43,7 @@ impl Curl {
         let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
         let with_port =
             if authority.contains(':') { authority.to_owned() } else { format!("{authority}:80") };
+        #[allow(clippy::disallowed_methods)] // as curl would; nobody waits for this thread
         let mut addresses = with_port.to_socket_addrs().expect("the address of a printed URL");
         let address = addresses.find(|address| address.is_ipv4()).expect("an IPv4 address");
         let method = match (&self.method, &self.data) {
