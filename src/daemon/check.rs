@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use super::log::say;
 use super::resources::Resources;
 use super::{listen, privileges};
 use crate::config::Config;
@@ -12,13 +13,13 @@ use crate::table::host;
 /// problem, and the exit code says that there was one.
 pub(super) fn run(config: &Config) -> ExitCode {
     for note in &config.notes {
-        println!("note: {note}");
+        say(&format!("note: {note}"));
     }
     let mut problems = Vec::new();
     match Resources::gather(config) {
         Ok(resources) => {
-            println!("{}", resources.summary());
-            resources.warnings().iter().for_each(|warning| println!("warning: {warning}"));
+            say(&resources.summary());
+            resources.warnings().iter().for_each(|warning| say(&format!("warning: {warning}")));
         }
         Err(found) => problems.extend(found),
     }
@@ -33,14 +34,14 @@ pub(super) fn run(config: &Config) -> ExitCode {
     problems.extend(crate::ring::probe().err());
     match control::load(&super::files(config)) {
         Ok(loaded) => {
-            println!("{} rules from {}", loaded.snapshot.len(), config.state_file.display());
-            loaded.warnings.iter().for_each(|warning| println!("warning: {warning}"));
+            say(&format!("{} rules from {}", loaded.snapshot.len(), config.state_file.display()));
+            loaded.warnings.iter().for_each(|warning| say(&format!("warning: {warning}")));
         }
         Err(problem) => problems.push(problem),
     }
     super::report(&problems);
     if problems.is_empty() {
-        println!("Nothing is wrong.");
+        say("Nothing is wrong.");
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE

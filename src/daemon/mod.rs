@@ -50,7 +50,7 @@ fn start() -> Result<ExitCode, Problems> {
     let arguments = match arguments::read().map_err(|problem| vec![problem])? {
         Asked::Run(arguments) => arguments,
         Asked::Print(text) => {
-            print!("{text}");
+            log::say(text.trim_end());
             return Ok(ExitCode::SUCCESS);
         }
     };
@@ -70,9 +70,7 @@ fn start() -> Result<ExitCode, Problems> {
 }
 
 fn report(problems: &[String]) {
-    for problem in problems {
-        eprintln!("mantrid: {problem}");
-    }
+    problems.iter().for_each(|problem| log::complain(problem));
 }
 
 fn configured(arguments: &Arguments) -> Result<Config, Problems> {

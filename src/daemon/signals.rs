@@ -123,3 +123,29 @@ pub(super) async fn serve_until_stopped(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::Pages;
+    use crate::link::{self, Published};
+    use crate::table::Snapshot;
+
+    #[test]
+    fn a_shard_that_ends_by_itself_ends_the_daemon() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let outcome = runtime.expect("a runtime").block_on(async {
+            let published = Published::new(Snapshot::default(), Pages::builtin());
+            let (end, _ends) = link::connect(published, 2).expect("two shards");
+            let (release, held) = std::sync::mpsc::channel::<()>();
+            let stays = std::thread::spawn(move || assert!(held.recv().is_err()));
+            let ends = std::thread::spawn(|| ());
+            let threads = Threads::watch(vec![stays, ends]).expect("watchers");
+            let signals = Signals::take().expect("signals");
+            let outcome = serve_until_stopped(&end, signals, threads, Duration::ZERO).await;
+            drop(release);
+            outcome
+        });
+        assert_eq!(outcome, Err("shard 1 ended".to_owned()));
+    }
+}
