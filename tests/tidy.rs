@@ -52,6 +52,11 @@ const BANNED: &[(&[&str], &[&str], &str)] = &[
         "a shard never waits: no locks, no lookups, no reading of files",
     ),
     (
+        &["control", "daemon"],
+        &["to_socket_addrs"],
+        "it may block for seconds: tokio::net::lookup_host, in the resolver",
+    ),
+    (
         &["http", "table", "state", "config", "link", "shard", "control", "daemon", "client"],
         &["unsafe "],
         "unsafe code lives in src/ring; rustix, nix and socket2 wrap most calls safely",

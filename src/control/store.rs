@@ -19,7 +19,10 @@ pub(super) fn read(path: &Path, names: &mut Names) -> Result<Loaded, String> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Loaded::default()),
         Err(error) => {
             let user = nix::unistd::geteuid();
-            return Err(format!("state_file = {}: {error} (as user {user})", path.display()));
+            let path = path.display();
+            return Err(format!(
+                "state_file = {path}: {error}; user {user} must be able to read it"
+            ));
         }
     };
     state::parse(&bytes, names).map_err(|error| {

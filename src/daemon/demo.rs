@@ -11,6 +11,7 @@ use serde_json::json;
 use socket2::{Domain, Socket, Type};
 
 use super::demo_backend;
+use super::log::say;
 
 /// The demo's backends and its folder, for as long as it runs.
 pub(super) struct Demo {
@@ -76,20 +77,20 @@ impl Demo {
     pub(super) fn announce(&self, addresses: &[SocketAddr]) {
         let url = url(addresses);
         let [one, two] = self.backends[..] else { return };
-        println!(
+        let mut text = format!(
             "\nMantrid's demo listens on {url}/. Behind it are two backends, on {one} and {two}.\n\
-             Try in another terminal:\n"
+             Try in another terminal:\n\n"
         );
         for Try { options, host, path, what } in TRIES {
             let host = match url.contains("//localhost:") && *host == "localhost" {
                 true => String::new(),
                 false => format!(" -H 'Host: {host}'"),
             };
-            println!("  curl{options}{host} '{url}{path}'\n      # {what}");
+            let _ = writeln!(text, "  curl{options}{host} '{url}{path}'\n      # {what}");
         }
         let table = self.folder.0.join("state.json");
-        println!("\nThe table of hosts is {}.", table.display());
-        println!("Ctrl-C ends the demo; nothing is left behind.");
+        let _ = writeln!(text, "\nThe table of hosts is {}.", table.display());
+        say(&(text + "Ctrl-C ends the demo; nothing is left behind."));
     }
 }
 

@@ -50,7 +50,7 @@ fn start() -> Result<ExitCode, Problems> {
     let arguments = match arguments::read().map_err(|problem| vec![problem])? {
         Asked::Run(arguments) => arguments,
         Asked::Print(text) => {
-            print!("{text}");
+            log::say(text.trim_end());
             return Ok(ExitCode::SUCCESS);
         }
     };
@@ -70,9 +70,7 @@ fn start() -> Result<ExitCode, Problems> {
 }
 
 fn report(problems: &[String]) {
-    for problem in problems {
-        eprintln!("mantrid: {problem}");
-    }
+    problems.iter().for_each(|problem| log::complain(problem));
 }
 
 fn configured(arguments: &Arguments) -> Result<Config, Problems> {
@@ -81,8 +79,13 @@ fn configured(arguments: &Arguments) -> Result<Config, Problems> {
         None if Path::new(DEFAULT_FILE).exists() => DEFAULT_FILE,
         None => return build(None, &arguments.overrides),
     };
-    let text = std::fs::read_to_string(path)
+    let bytes = std::fs::read(path)
         .map_err(|error| vec![format!("{path}: can't read the configuration: {error}")])?;
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = 1 + memchr::memchr_iter(b'\n', before).count();
+        vec![format!("{path}:{line}: expected text in UTF-8")]
+    })?;
     build(Some((path, &text)), &arguments.overrides)
 }
 
@@ -99,6 +102,11 @@ fn files(config: &Config) -> Files {
 fn run(config: &Config, debug: bool, demo: Option<&Demo>) -> Result<(), Problems> {
     log::start(debug);
     config.notes.iter().for_each(|note| warn!("{note}"));
+    let default = Config::default();
+    let is_set = (&config.uid, &config.gid) != (&default.uid, &default.gid);
+    if demo.is_none() && is_set && !privileges::are_root() {
+        warn!("Not started as root: uid and gid stay as they are");
+    }
     let one = |problem: String| vec![problem];
     let resources = Resources::gather(config)?;
     let target = privileges::find(config)?;

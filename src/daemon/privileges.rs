@@ -20,11 +20,11 @@ impl Target {
     pub(super) fn stays_root(&self) -> bool {
         self.uid.is_root()
     }
+}
 
-    /// The group, as the kernel writes it.
-    pub(super) fn gid_text(&self) -> String {
-        self.gid.to_string()
-    }
+/// Whether we may become somebody else.
+pub(super) fn are_root() -> bool {
+    geteuid().is_root()
 }
 
 /// Looks the names up, before anything is bound.
@@ -42,7 +42,7 @@ pub(super) fn drop_to(target: Target) -> Result<(), String> {
     // Nothing we run may gain rights by a set-uid file, whoever we are.
     nix::sys::prctl::set_no_new_privs()
         .map_err(|errno| format!("can't forbid new privileges: {errno}"))?;
-    if !geteuid().is_root() {
+    if !are_root() {
         return Ok(());
     }
     if uid.is_root() && gid.as_raw() == 0 {

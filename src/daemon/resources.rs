@@ -35,8 +35,10 @@ impl Resources {
         let remedy = "raise the limit (`ulimit -n`, LimitNOFILE= in a unit)";
         match wanted {
             Some(wanted) if limits::CONNECTIONS_PER_SHARD_MAX < wanted => problems.push(format!(
-                "max_connections: {wanted} for each shard; expected at most {}",
-                limits::CONNECTIONS_PER_SHARD_MAX
+                "max_connections: {}; expected at most {}, with {}",
+                wanted * shards,
+                limits::CONNECTIONS_PER_SHARD_MAX * shards,
+                counted(shards, "shard")
             )),
             Some(wanted) if share.connections < wanted => problems.push(format!(
                 "max_connections: {} need {needed} file descriptors, and {descriptors} are allowed, \

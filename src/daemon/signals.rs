@@ -123,3 +123,24 @@ pub(super) async fn serve_until_stopped(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::Pages;
+    use crate::link::{self, Published};
+    use crate::table::Snapshot;
+
+    #[test]
+    fn a_shard_that_ends_by_itself_ends_the_daemon() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let outcome = runtime.expect("a runtime").block_on(async {
+            let published = Published::new(Snapshot::default(), Pages::builtin());
+            let (end, _ends) = link::connect(published, 1).expect("a shard");
+            let threads = Threads::watch(vec![std::thread::spawn(|| ())]).expect("a watcher");
+            let signals = Signals::take().expect("signals");
+            serve_until_stopped(&end, signals, threads, Duration::ZERO).await
+        });
+        assert_eq!(outcome, Err("shard 0 ended".to_owned()));
+    }
+}
