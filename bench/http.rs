@@ -2,7 +2,6 @@
 //!
 //! Each asserts its result inside, so that nothing is measured that does not work.
 #![allow(missing_docs)] // criterion's macro writes a public function without
-#![allow(missing_docs)] // criterion_group! makes a public function without any
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
 

@@ -5,26 +5,26 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use super::Ring;
-use super::socket::register;
 
 /// A flag that one task sets and another waits for.
 pub(crate) struct Notify {
     ring: Rc<Ring>,
-    state: RefCell<(bool, Option<Waker>)>,
+    state: RefCell<(bool, Vec<Waker>)>,
 }
 
 impl Notify {
     pub(crate) fn new(ring: &Rc<Ring>) -> Notify {
-        Notify { ring: ring.clone(), state: RefCell::new((false, None)) }
+        Notify { ring: ring.clone(), state: RefCell::new((false, Vec::new())) }
     }
 
     pub(crate) fn notify(&self) {
-        let waker = {
+        let wakers = {
             let mut state = self.state.borrow_mut();
             state.0 = true;
-            state.1.take()
+            std::mem::take(&mut state.1)
         };
-        self.ring.wake(waker);
+        // All of them: one may belong to a future that was dropped. Who comes first takes the flag.
+        wakers.into_iter().for_each(|waker| self.ring.wake(Some(waker)));
     }
 
     pub(crate) fn poll_notified(&self, cx: &Context<'_>) -> Poll<()> {
@@ -33,7 +33,9 @@ impl Notify {
             state.0 = false;
             return Poll::Ready(());
         }
-        register(&mut state.1, cx);
+        if !state.1.iter().any(|waker| waker.will_wake(cx.waker())) {
+            state.1.push(cx.waker().clone());
+        }
         Poll::Pending
     }
 

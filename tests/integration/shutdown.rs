@@ -201,3 +201,11 @@ fn who_waits_to_be_accepted_is_served() {
     }
     daemon.expect_clean_exit();
 }
+
+/// Each listener has to hear of it: the second one once did not.
+#[test]
+fn several_addresses_are_all_let_go() {
+    let mut daemon = Setup::new().internal().set("shards", 2).start();
+    daemon.terminate();
+    daemon.expect_clean_exit();
+}
