@@ -54,7 +54,7 @@ pub const OUT_BUFFER_KEPT_BYTES: usize = 64 * 1024;
 /// Most kept for the next request.
 pub const OUT_BUFFERS_KEPT: usize = 256;
 /// Pipes kept for the next bulk body.
-pub const PIPES_KEPT: usize = 64;
+pub const PIPES_KEPT: usize = 512;
 /// Bytes asked for per pipe; what an ordinary user may ask for (`pipe-max-size`).
 pub const PIPE_BYTES: usize = 1024 * 1024;
 /// Longest sleep of a shard without any deadline.
