@@ -1,14 +1,29 @@
 //! Mantrid: a thread-per-core TCP and HTTP/1 proxy whose host table is edited while it runs.
+//!
+//! Three nouns carry it. A [rule](table::Rule) says what to do for one host name. A
+//! [snapshot](table::Snapshot) is the whole table at one moment; nobody edits one. A *shard* is a
+//! thread pinned to a CPU that accepts, routes and relays its own connections and shares nothing that
+//! it writes.
+//!
+//! The modules in reading order, from the pure ones up; `ARCHITECTURE.md` has the picture, and
+//! `tests/tidy.rs` keeps it true.
 
-pub mod client;
-pub mod config;
-mod control;
-pub mod daemon;
-pub mod http;
+// Every bound, with its owner.
 pub mod limits;
-mod link;
-#[allow(unsafe_code)] // the only module that may: see its ownership rule
-mod ring;
-mod shard;
-pub mod state;
+// The host table, and HTTP/1: no I/O, no clock, no threads.
+pub mod http;
 pub mod table;
+// What is written on disk, as values.
+pub mod config;
+pub mod state;
+// The shard's io_uring: the only module that may be `unsafe`; see its ownership rule.
+#[allow(unsafe_code)]
+mod ring;
+// All that the two sides know of each other.
+mod link;
+// A shard, and the control shard beside it.
+mod control;
+mod shard;
+// What the binaries run.
+pub mod client;
+pub mod daemon;

@@ -57,6 +57,7 @@ pub(crate) fn load(files: &Files) -> Result<Loaded, String> {
     let mut warnings = store::warnings(&files.state, &state.rejected);
     let (pages, problems) = pages::load(&files.pages, None);
     warnings.extend(problems);
+    warnings.extend(store::not_yet(&state.snapshot));
     let (snapshot, rejected) = (state.snapshot, state.rejected);
     Ok(Loaded { snapshot, names, pages, warnings, rejected })
 }

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::limits;
 use crate::state::{self, Loaded, Rejected};
-use crate::table::Names;
+use crate::table::{Action, Names, Snapshot};
 
 /// Reads it. A missing file is an empty table.
 pub(super) fn read(path: &Path, names: &mut Names) -> Result<Loaded, String> {
@@ -80,6 +80,42 @@ fn add_lines(aside: &Path, rejected: &[Rejected]) -> io::Result<()> {
     let mut file = OpenOptions::new().append(true).create(true).open(aside)?;
     file.write_all(format!("{separator}{more}").as_bytes())?;
     file.sync_all()
+}
+
+/// What rules ask for that is checked and kept but not acted on yet; a line for each.
+pub(super) fn not_yet(snapshot: &Snapshot) -> Vec<String> {
+    let mut counts = [
+        ("spin", "requests get the timeout page", 0_usize),
+        ("hold", "requests fail when no backend can be reached", 0),
+        ("check", "no probes are sent", 0),
+        ("max_requests_per_second", "it is not limited", 0),
+        ("idle", "nobody is told", 0),
+    ];
+    for (_, rule) in snapshot.iter() {
+        let used = match &rule.action {
+            Action::Spin(spin) => [true, false, false, false, spin.idle().is_some()],
+            Action::Proxy(proxy) => [
+                false,
+                !proxy.hold().is_zero(),
+                proxy.check().is_some(),
+                proxy.max_requests_per_second().is_some(),
+                proxy.idle().is_some(),
+            ],
+            _ => continue,
+        };
+        for (count, used) in counts.iter_mut().zip(used) {
+            count.2 += usize::from(used);
+        }
+    }
+    counts
+        .into_iter()
+        .filter(|(.., count)| *count != 0)
+        .map(|(what, until, count)| {
+            format!(
+                "{what} (rules that use it: {count}) comes with a later release: until then {until}"
+            )
+        })
+        .collect()
 }
 
 #[cfg(test)]
