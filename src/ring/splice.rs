@@ -112,6 +112,9 @@ impl PipePair {
             Ok(capacity) => capacity,
             Err(_) => rustix::pipe::fcntl_getpipe_size(&write)?,
         };
+        if capacity < limits::PIPE_BYTES_MIN {
+            return Err(io::ErrorKind::QuotaExceeded.into());
+        }
         Ok(PipePair { read, write, capacity })
     }
 }

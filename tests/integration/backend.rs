@@ -84,8 +84,10 @@ impl Backend {
                     return;
                 }
                 let (seen, answer) = (Arc::clone(&seen), Arc::clone(&answer));
+                // Here and not in its thread: whoever joins this one then knows of them all.
+                let open = Open::count(&seen, &stream);
                 std::thread::spawn(move || {
-                    let _open = Open::count(&seen, &stream);
+                    let _open = open;
                     let mut connection = Connection::new("backend", stream);
                     connection.count_received_in(&seen.received);
                     while let Ok(head) = connection.next_head() {
