@@ -114,7 +114,7 @@ fn allocate(layout: Layout) -> NonNull<u8> {
     NonNull::new(memory).unwrap_or_else(|| handle_alloc_error(layout))
 }
 
-/// A buffer that is ours for now, without the duty to give it back: that is its holder's.
+/// A buffer that the kernel has handed to us. Giving it back is the duty of whoever holds this.
 #[derive(Copy, Clone)]
 pub(super) struct Lent {
     pub(super) group: u8,

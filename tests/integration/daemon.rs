@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
+use crate::backend::Backend;
+use crate::message::get;
 use crate::script::{Connection, PATIENCE};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_mantrid");
@@ -425,4 +427,14 @@ pub fn eventually(what: &str, holds: impl Fn() -> bool) {
         assert!(Instant::now() < until, "never came true: {what}");
         std::thread::park_timeout(Duration::from_millis(5));
     }
+}
+
+/// A client whose request has arrived at the backend.
+#[track_caller]
+pub fn asked(daemon: &Daemon, backend: &Backend) -> (Connection, Connection) {
+    let mut client = daemon.connect();
+    client.send(get("a.com", "/"));
+    let mut server = backend.accept();
+    server.expect_head();
+    (client, server)
 }

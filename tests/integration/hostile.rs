@@ -5,19 +5,9 @@ use serde_json::json;
 
 use crate::backend::{Backend, closed_port, rule_for};
 use crate::bulk::{MIB, send_plain};
-use crate::daemon::{Daemon, Setup};
+use crate::daemon::{Daemon, Setup, asked};
 use crate::message::{get, ok, show};
 use crate::script::{Connection, Ending, find};
-
-/// A client whose request has arrived at the backend.
-#[track_caller]
-fn asked(daemon: &Daemon, backend: &Backend) -> (Connection, Connection) {
-    let mut client = daemon.connect();
-    client.send(get("a.com", "/"));
-    let mut server = backend.accept();
-    server.expect_head();
-    (client, server)
-}
 
 /// The daemon serves others as if nothing had been.
 #[track_caller]

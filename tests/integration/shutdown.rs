@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::backend::Backend;
-use crate::daemon::{Daemon, Setup, eventually};
+use crate::daemon::{Daemon, Setup, asked, eventually};
 use crate::message::{get, ok};
 use crate::script::Connection;
 
@@ -27,16 +27,6 @@ fn with_nothing_open() {
 #[track_caller]
 fn expect_refusing(daemon: &Daemon) {
     eventually("new connections are refused", || TcpStream::connect(daemon.address()).is_err());
-}
-
-/// A client whose request has arrived at the backend.
-#[track_caller]
-fn asked(daemon: &Daemon, backend: &Backend) -> (Connection, Connection) {
-    let mut client = daemon.connect();
-    client.send(get("a.com", "/"));
-    let mut server = backend.accept();
-    server.expect_head();
-    (client, server)
 }
 
 #[test]
