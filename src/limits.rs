@@ -95,6 +95,14 @@ pub const INTERIM_MAX: usize = 16;
 pub const TURNS_MAX: usize = 65_536;
 /// Longest response head, bytes; backends are trusted further than clients.
 pub const RESPONSE_HEAD_BYTES_MAX: usize = 64 * 1024;
+
+// Owner: link. Per shard.
+
+/// Slots in which a shard counts by host, and as many by backend: 256 bytes each, made as needed.
+pub const SLOTS_MAX: u32 = 1 << 20;
+/// With more in use, those that were idle between two looks are given back: 16 MiB stay.
+pub const SLOTS_KEPT: usize = 65_536;
+
 // Owner: http.
 
 /// Most options in all Connection fields of one head, beyond which some would name fields for ever.
@@ -110,6 +118,8 @@ pub const PAGE_BYTES_MAX: usize = 1024 * 1024;
 
 /// How long the start waits for backend names to be looked up.
 pub const RESOLVE_AT_START: std::time::Duration = std::time::Duration::from_secs(5);
+/// How long a change waits for the names of its backends to be looked up.
+pub const RESOLVE_AT_CHANGE: std::time::Duration = std::time::Duration::from_secs(2);
 /// How often names are looked up again.
 pub const RESOLVE_EVERY: std::time::Duration = std::time::Duration::from_secs(30);
 /// How soon, while one has no address.

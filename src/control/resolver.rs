@@ -8,9 +8,11 @@ use std::convert::Infallible;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -29,6 +31,34 @@ pub(super) struct Resolver {
     lookups: JoinSet<(Box<str>, Answer)>,
     random: RandomState,
     turns: u64,
+    prune_at: Instant,
+    lookup_news: Lookups,
+}
+
+/// How others wait for the resolver.
+#[derive(Clone, Default)]
+pub(super) struct Lookups {
+    asked_for: Arc<Notify>,
+    settled: Arc<Notify>,
+}
+
+impl Lookups {
+    /// Waits until each of these was looked up, found or not, or for the time that a change may take:
+    /// a rule should not come into force before its backends can be reached.
+    pub(super) async fn ready(&self, names: &[Arc<Name>]) {
+        let all = async {
+            loop {
+                let mut settled = pin!(self.settled.notified());
+                settled.as_mut().enable();
+                if names.iter().all(|name| name.is_asked()) {
+                    return;
+                }
+                self.asked_for.notify_one();
+                settled.await;
+            }
+        };
+        let _ = tokio::time::timeout(limits::RESOLVE_AT_CHANGE, all).await;
+    }
 }
 
 /// One host name.
@@ -52,9 +82,15 @@ impl Resolver {
             lookups: JoinSet::new(),
             random: RandomState::new(),
             turns: 0,
+            prune_at: Instant::now() + limits::RESOLVE_EVERY,
+            lookup_news: Lookups::default(),
         };
         resolver.take_names();
         resolver
+    }
+
+    pub(super) fn lookups(&self) -> Lookups {
+        self.lookup_news.clone()
     }
 
     /// Waits until every name was asked for, or for the time that a start may take.
@@ -70,41 +106,56 @@ impl Resolver {
         }
     }
 
-    pub(super) async fn run(mut self) -> Infallible {
+    pub(super) async fn run(&mut self) -> Infallible {
         loop {
             self.step().await;
         }
     }
 
-    /// The next thing that happens: a lookup is due, or one has ended.
+    /// The next thing that happens: a lookup is due, one has ended, or a rule brought a new name.
     async fn step(&mut self) {
         self.start_lookups();
         let has_room = self.lookups.len() < limits::RESOLVE_AT_ONCE;
         let next = self.due.peek().map(|Reverse((due, _))| *due).filter(|_| has_room);
-        // Without names there is nothing to wait for; the table does not change yet.
-        let next = next.unwrap_or_else(|| Instant::now() + limits::RESOLVE_EVERY);
+        let next = next.unwrap_or(self.prune_at).min(self.prune_at);
+        let asked_for = self.lookup_news.asked_for.clone();
         tokio::select! {
             Some(ended) = self.lookups.join_next() => match ended {
                 Ok((host, answer)) => self.settle(&host, answer),
                 Err(error) => warn!("A lookup panicked: {error}"),
             },
-            () = tokio::time::sleep_until(next) => {}
+            () = asked_for.notified() => self.take_names(),
+            () = tokio::time::sleep_until(next) => {
+                if self.prune_at <= Instant::now() {
+                    self.prune_at = Instant::now() + limits::RESOLVE_EVERY;
+                    self.prune();
+                }
+            }
         }
     }
 
-    /// Groups the names in use by host; what is new is due now.
+    /// Groups the names that came by host; what is new is due now.
     fn take_names(&mut self) {
-        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
-        names.prune();
-        self.hosts.values_mut().for_each(|host| host.names.clear());
-        for name in names.iter_live() {
+        let new = self.names.lock().unwrap_or_else(PoisonError::into_inner).take_new();
+        for name in new.iter().filter_map(Weak::upgrade) {
             let host = self.hosts.entry(name.host.clone()).or_insert_with(|| {
                 self.due.push(Reverse((Instant::now(), name.host.clone())));
                 Host::default()
             });
-            host.names.push(Arc::downgrade(name));
+            host.tell(&name);
+            host.names.push(Arc::downgrade(&name));
         }
-        self.hosts.retain(|_, host| !host.names.is_empty());
+        self.lookup_news.settled.notify_waiters();
+    }
+
+    /// Forgets names that no rule uses any more, and hosts without names.
+    fn prune(&mut self) {
+        self.take_names();
+        self.names.lock().unwrap_or_else(PoisonError::into_inner).prune();
+        self.hosts.retain(|_, host| {
+            host.names.retain(|name| 0 < name.strong_count());
+            !host.names.is_empty()
+        });
     }
 
     fn start_lookups(&mut self) {
@@ -127,6 +178,7 @@ impl Resolver {
         let random = self.random.hash_one(self.turns);
         let Some(host) = self.hosts.get_mut(name) else { return };
         host.take(name, answer);
+        self.lookup_news.settled.notify_waiters();
         let pause = pause(host.failures, random);
         self.due.push(Reverse((Instant::now() + pause, name.into())));
     }
@@ -142,8 +194,26 @@ async fn look_up(host: Box<str>) -> (Box<str>, Answer) {
 }
 
 impl Host {
+    /// Takes the outcome of a lookup.
     fn take(&mut self, name: &str, answer: Answer) {
         self.is_asked = true;
+        self.settle(name, answer);
+        self.names.iter().filter_map(Weak::upgrade).for_each(|name| self.tell(&name));
+    }
+
+    /// Gives one of its names what is known.
+    fn tell(&self, name: &Name) {
+        let with_port = |ip: &IpAddr| SocketAddr::new(*ip, name.port);
+        let addresses: Vec<SocketAddr> = self.addresses.iter().map(with_port).collect();
+        if **name.addresses() != addresses {
+            name.set_addresses(addresses);
+        }
+        if self.is_asked {
+            name.set_asked();
+        }
+    }
+
+    fn settle(&mut self, name: &str, answer: Answer) {
         let mut addresses = match answer {
             Ok(addresses) if !addresses.is_empty() => addresses,
             Ok(_) => return self.fail(name, "it has no address"),
@@ -161,10 +231,6 @@ impl Host {
         }
         info!("Backend {name} is at {}", listed(&addresses));
         self.addresses = addresses;
-        for name in self.names.iter().filter_map(Weak::upgrade) {
-            let with_port = |ip: &IpAddr| SocketAddr::new(*ip, name.port);
-            name.set_addresses(self.addresses.iter().map(with_port).collect());
-        }
     }
 
     fn fail(&mut self, name: &str, why: &str) {
@@ -252,10 +318,32 @@ mod tests {
     fn a_name_that_no_rule_uses_is_forgotten() {
         let (mut resolver, names) = resolver_of(&[("b.internal", 80), ("c.internal", 80)]);
         drop(names);
-        resolver.take_names();
+        resolver.prune();
         assert!(resolver.hosts.is_empty());
         // its planned lookup finds nobody who wants it
         resolver.settle("b.internal", Ok(vec![ip("10.0.0.1")]));
+    }
+
+    #[test]
+    fn a_name_that_comes_later_is_looked_up_at_once() {
+        let (mut resolver, _names) = resolver_of(&[]);
+        let lookups = resolver.lookups();
+        let names = resolver.names.clone();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.expect("a runtime");
+        runtime.block_on(async {
+            let new = names.lock().expect("names").get("localhost", 80);
+            tokio::select! {
+                _ = resolver.run() => unreachable!("it runs for ever"),
+                () = lookups.ready(std::slice::from_ref(&new)) => {}
+            }
+            assert!(!new.addresses().is_empty());
+            // another port of a host that is known already needs no lookup
+            let other = names.lock().expect("names").get("localhost", 81);
+            resolver.take_names();
+            assert!(other.is_asked() && !other.addresses().is_empty());
+        });
+        runtime.shutdown_background();
     }
 
     #[test]

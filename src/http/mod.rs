@@ -39,7 +39,8 @@ pub use head::{
 pub use pages::{Page, PageError, Pages, write_page};
 pub use refusal::{BadResponse, Refusal};
 pub use reply::{
-    ReplyTo, reason, write_empty, write_redirect, write_refusal, write_refusal_to, write_status,
+    ReplyTo, reason, status_of, write_empty, write_redirect, write_refusal, write_refusal_to,
+    write_status,
 };
 pub use scan::HeadScan;
 pub use target::Target;

@@ -230,6 +230,14 @@ pub fn write_redirect(
     write_rest(code, b"", to, out);
 }
 
+/// The status of an answer that one of these functions wrote, or [`write_response`]; 0 of anything else.
+///
+/// [`write_response`]: super::write_response
+pub fn status_of(answer: &[u8]) -> u16 {
+    let digits = answer.get("HTTP/1.1 ".len()..).and_then(|rest| rest.get(..3)).unwrap_or_default();
+    digits.iter().fold(0, |status, digit| status * 10 + u16::from(digit.wrapping_sub(b'0').min(9)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

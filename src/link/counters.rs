@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::http::Refusal;
+
 /// What a shard counts.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 #[repr(usize)]
@@ -26,20 +28,77 @@ pub(crate) enum Counter {
     Retries,
     /// Tasks that panicked and were caught.
     Panics,
+    /// Requests that ended, answered or not.
+    Completed,
+    /// Bytes sent to clients.
+    Sent,
+    /// Bytes received from clients.
+    Received,
+    /// Final answers 2xx.
+    Answers2xx,
+    /// Final answers 3xx.
+    Answers3xx,
+    /// Final answers 4xx, refusals included.
+    Answers4xx,
+    /// Final answers 5xx.
+    Answers5xx,
+    /// Microseconds asleep for want of work, since the shard started.
+    AsleepMicros,
+    /// Calls of `io_uring_enter`.
+    RingEnters,
+    /// Completions taken from the ring.
+    RingCompletions,
+    /// Idle connections to backends now.
+    IdleConnections,
+    /// Requests that wait for a place at a backend now.
+    Queued,
+    /// Pipes in use now.
+    Pipes,
+    /// Requests that found no slot to be counted in by host.
+    Uncounted,
 }
 
-const COUNTERS: usize = Counter::Panics as usize + 1;
+const COUNTERS: usize = Counter::Uncounted as usize + 1;
+const REFUSALS: usize = Refusal::ALL.len();
 
 /// Aligned so that no two shards' counters share a cache line (pairs are prefetched: 128).
-#[derive(Default)]
 #[repr(align(128))]
-pub(crate) struct Counters([AtomicU64; COUNTERS]);
+pub(crate) struct Counters {
+    counts: [AtomicU64; COUNTERS],
+    refusals: [AtomicU64; REFUSALS],
+}
+
+impl Default for Counters {
+    fn default() -> Counters {
+        let zero = |_| AtomicU64::new(0);
+        Counters { counts: std::array::from_fn(zero), refusals: std::array::from_fn(zero) }
+    }
+}
 
 impl Counters {
     /// By the owning shard only: a load and a store, not a locked add.
     pub(crate) fn add(&self, counter: Counter, n: u64) {
-        let cell = &self.0[counter as usize];
-        cell.store(cell.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+        add(&self.counts[counter as usize], n);
+    }
+
+    /// Counts a message that was refused, by why.
+    pub(crate) fn add_refusal(&self, refusal: Refusal) {
+        self.add(Counter::Refused, 1);
+        add(&self.refusals[refusal as usize], 1);
+    }
+
+    /// Counts a final answer by its class.
+    pub(crate) fn add_answer(&self, status: u16) {
+        let classes =
+            [Counter::Answers2xx, Counter::Answers3xx, Counter::Answers4xx, Counter::Answers5xx];
+        if let Some(class) = classes.get(usize::from(status / 100).wrapping_sub(2)) {
+            self.add(*class, 1);
+        }
+    }
+
+    /// By the owning shard only: what is a number now, not a sum.
+    pub(crate) fn set(&self, counter: Counter, n: u64) {
+        self.counts[counter as usize].store(n, Ordering::Relaxed);
     }
 
     pub(crate) fn sub(&self, counter: Counter, n: u64) {
@@ -47,6 +106,14 @@ impl Counters {
     }
 
     pub(crate) fn get(&self, counter: Counter) -> u64 {
-        self.0[counter as usize].load(Ordering::Relaxed)
+        self.counts[counter as usize].load(Ordering::Relaxed)
     }
+
+    pub(crate) fn refusals(&self, refusal: Refusal) -> u64 {
+        self.refusals[refusal as usize].load(Ordering::Relaxed)
+    }
+}
+
+fn add(cell: &AtomicU64, n: u64) {
+    cell.store(cell.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
 }

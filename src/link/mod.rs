@@ -1,13 +1,17 @@
 //! All that the control shard and the shards know of each other: what is published, how a shard is
-//! woken and stopped, the counters it alone writes, and the gates that hold a limit across shards.
+//! woken and stopped, the counters it alone writes, what control asks it, and the gates that hold a
+//! limit across shards.
 
 mod counters;
+mod drain;
 mod gate;
+mod slots;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
 
 use arc_swap::ArcSwap;
 use rustix::event::{EventfdFlags, eventfd};
@@ -16,7 +20,9 @@ use crate::http::Pages;
 use crate::table::Snapshot;
 
 pub(crate) use counters::{Counter, Counters};
+pub(crate) use drain::Drain;
 pub(crate) use gate::{Gate, Gates};
+pub(crate) use slots::{Count, Id, Slot, Slots, Sums, TIME_BOUNDS};
 
 /// What every shard reads and only the control shard replaces.
 pub(crate) struct Published {
@@ -64,10 +70,13 @@ impl Waker {
     }
 }
 
+/// What one shard and control have between them.
 struct Shared {
     stop: AtomicU8,
     waker: Waker,
     counters: Counters,
+    hosts: Slots,
+    backends: Slots,
 }
 
 /// The shard's end.
@@ -77,6 +86,7 @@ pub(crate) struct ShardEnd {
     pub(crate) published: Arc<Published>,
     pub(crate) gates: Arc<Gates>,
     shared: Arc<Shared>,
+    drains: Receiver<Arc<Drain>>,
 }
 
 impl ShardEnd {
@@ -95,17 +105,33 @@ impl ShardEnd {
     pub(crate) fn counters(&self) -> &Counters {
         &self.shared.counters
     }
+
+    /// Counters by host: [`Id`] is its key and two zeros.
+    pub(crate) fn hosts(&self) -> &Slots {
+        &self.shared.hosts
+    }
+
+    /// Counters by backend.
+    pub(crate) fn backends(&self) -> &Slots {
+        &self.shared.backends
+    }
+
+    /// The next question of control, if there is one.
+    pub(crate) fn next_drain(&self) -> Option<Arc<Drain>> {
+        self.drains.try_recv().ok()
+    }
 }
 
 /// The control shard's end: all shards.
+#[derive(Clone)]
 pub(crate) struct ControlEnd {
-    shards: Vec<Arc<Shared>>,
+    shards: Vec<(Arc<Shared>, Sender<Arc<Drain>>)>,
 }
 
 impl ControlEnd {
     /// Asks every shard to stop; a second, stronger call may follow.
     pub(crate) fn stop(&self, how: Stop) {
-        for shard in &self.shards {
+        for (shard, _) in &self.shards {
             shard.stop.fetch_max(how as u8, Ordering::Relaxed);
             shard.waker.wake();
         }
@@ -113,7 +139,36 @@ impl ControlEnd {
 
     /// The sum over all shards.
     pub(crate) fn total(&self, counter: Counter) -> u64 {
-        self.shards.iter().map(|shard| shard.counters.get(counter)).sum()
+        self.counters().map(|counters| counters.get(counter)).sum()
+    }
+
+    /// Those of each shard.
+    pub(crate) fn counters(&self) -> impl ExactSizeIterator<Item = &Counters> {
+        self.shards.iter().map(|(shard, _)| &shard.counters)
+    }
+
+    /// Counters by host, of each shard.
+    pub(crate) fn hosts(&self) -> impl Iterator<Item = &Slots> {
+        self.shards.iter().map(|(shard, _)| &shard.hosts)
+    }
+
+    /// Counters by backend, of each shard.
+    pub(crate) fn backends(&self) -> impl Iterator<Item = &Slots> {
+        self.shards.iter().map(|(shard, _)| &shard.backends)
+    }
+
+    /// Asks every shard what is under way.
+    pub(crate) fn ask(&self, drain: &Arc<Drain>) {
+        for (shard, drains) in &self.shards {
+            // A shard that has ended has nothing under way, and nobody waits any more.
+            let _ = drains.send(drain.clone());
+            shard.waker.wake();
+        }
+    }
+
+    /// Has every shard look at what is published.
+    pub(crate) fn wake_all(&self) {
+        self.shards.iter().for_each(|(shard, _)| shard.waker.wake());
     }
 }
 
@@ -129,19 +184,21 @@ pub(crate) fn connect(
                 stop: AtomicU8::new(Stop::No as u8),
                 waker: Waker::new()?,
                 counters: Counters::default(),
+                hosts: Slots::default(),
+                backends: Slots::default(),
             }))
         })
         .collect::<io::Result<Vec<_>>>()?;
     let gates = Arc::new(Gates::new(shared.iter().map(|shard| shard.waker.clone()).collect()));
-    let ends = shared
-        .iter()
+    let (shards, ends) = shared
+        .into_iter()
         .enumerate()
-        .map(|(index, shared)| ShardEnd {
-            index,
-            published: published.clone(),
-            gates: gates.clone(),
-            shared: shared.clone(),
+        .map(|(index, shared)| {
+            let (ask, drains) = channel();
+            let (published, gates) = (published.clone(), gates.clone());
+            let end = ShardEnd { index, published, gates, shared: shared.clone(), drains };
+            ((shared, ask), end)
         })
-        .collect();
-    Ok((ControlEnd { shards: shared }, ends))
+        .unzip();
+    Ok((ControlEnd { shards }, ends))
 }

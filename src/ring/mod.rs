@@ -117,13 +117,6 @@ enum SlotKind {
     Wake(waker::WakeSlot),
 }
 
-/// Sums over the life of a ring.
-#[derive(Copy, Clone, Default, Debug)]
-struct RingCounters {
-    /// Receives that found no buffer of their group and brought memory of their own.
-    buffers_missed: u64,
-}
-
 struct Inner {
     // Dropped first: after this the kernel touches neither buffers nor slots.
     ring: IoUring,
@@ -133,9 +126,9 @@ struct Inner {
     pipes: Vec<splice::PipePair>,
     pipes_out: usize,
     pipes_max: usize,
+    figures: Figures,
     wheel: Wheel,
     now: Instant,
-    counters: RingCounters,
 }
 
 /// One `io_uring` with its buffers and timers; shared by all tasks of a shard.
@@ -166,9 +159,9 @@ impl Ring {
                 pipes: Vec::new(),
                 pipes_out: 0,
                 pipes_max: limits::PIPES_MAX,
+                figures: Figures::default(),
                 wheel: Wheel::new(now),
                 now,
-                counters: RingCounters::default(),
             }),
             runnable: Cell::new(true),
             stop: Cell::new(false),
@@ -196,9 +189,10 @@ impl Ring {
         self.inner.borrow_mut().pipes_max = most;
     }
 
-    #[cfg(test)]
-    fn counters(&self) -> RingCounters {
-        self.inner.borrow().counters
+    /// What it did so far.
+    pub(crate) fn figures(&self) -> Figures {
+        let inner = self.inner.borrow();
+        Figures { pipes: inner.pipes_out, ..inner.figures }
     }
 
     /// Ends [`drive`] at its next turn.
@@ -238,9 +232,14 @@ impl Ring {
     /// Submits what is queued, collects what is complete and wakes those concerned. With `wait`,
     /// sleeps until something completes or the next deadline is due.
     fn turn(&self, wait: bool) {
-        self.enter(wait);
+        let slept_from = self.enter(wait);
         let mut inner = self.inner.borrow_mut();
         inner.now = Instant::now();
+        inner.figures.enters += 1;
+        if let Some(from) = slept_from {
+            let slept = inner.now - from;
+            inner.figures.asleep += slept;
+        }
         let mut woken = false;
         // The completion queue is drained into the slots first; wakers only queue tasks, they never
         // run them, so nothing re-enters the ring under this borrow.
@@ -248,6 +247,7 @@ impl Ring {
             let Inner { ring, .. } = &mut *inner;
             ring.completion().next()
         } {
+            inner.figures.completions += 1;
             let data = entry.user_data();
             let (slot, op) = ((data & 0xffff_ffff) as usize, Op::from_bits((data >> 32) as u8));
             woken |= inner.complete(slot, op, entry.result(), entry.flags());
@@ -258,7 +258,8 @@ impl Ring {
         }
     }
 
-    fn enter(&self, wait: bool) {
+    /// Since when it slept, if it did.
+    fn enter(&self, wait: bool) -> Option<Instant> {
         let mut inner = self.inner.borrow_mut();
         let inner = &mut *inner;
         let (submit, pending) = {
@@ -269,8 +270,9 @@ impl Ring {
         let wait = wait && !pending;
         const GETEVENTS: u32 = 1; // IORING_ENTER_GETEVENTS: runs deferred task work, flushes overflow
         const EXT_ARG: u32 = 8; // IORING_ENTER_EXT_ARG: the time-out travels with the call (5.11)
-        let result = if wait {
-            let timeout = inner.wheel.until_next(Instant::now()).unwrap_or(limits::SLEEP_MAX);
+        let from = wait.then(Instant::now);
+        let result = if let Some(from) = from {
+            let timeout = inner.wheel.until_next(from).unwrap_or(limits::SLEEP_MAX);
             let spec = types::Timespec::from(timeout.max(Duration::from_millis(1)));
             let args = types::SubmitArgs::new().timespec(&spec);
             // SAFETY: flags and argument are what io_uring_enter(2) documents for EXT_ARG; `args` and
@@ -293,6 +295,7 @@ impl Ring {
                 }
             }
         }
+        from
     }
 }
 
@@ -372,6 +375,21 @@ impl Inner {
         }
         self.push(index, Op::Close, opcode::Close::new(types::Fd(fd)).build());
     }
+}
+
+/// What a ring did since it was made.
+#[derive(Copy, Clone, Debug, Default)]
+pub(crate) struct Figures {
+    /// Calls of `io_uring_enter`.
+    pub(crate) enters: u64,
+    /// Completions taken.
+    pub(crate) completions: u64,
+    /// Time spent waiting for them with nothing else to do.
+    pub(crate) asleep: Duration,
+    /// Receives that found no buffer of their group and brought memory of their own.
+    pub(crate) buffers_missed: u64,
+    /// Pipes lent out now.
+    pub(crate) pipes: usize,
 }
 
 /// Runs the ring until [`Ring::stop`]: one turn, then every task that it made runnable, and again.

@@ -126,7 +126,7 @@ impl Inner {
         }
         if result == -libc::ENOBUFS {
             // Every buffer of the group is lent out: this one connection takes memory of its own.
-            self.counters.buffers_missed += 1;
+            self.figures.buffers_missed += 1;
             return self.arm_own(index as u32);
         }
         if result == -libc::EAGAIN || result == -libc::EINTR {

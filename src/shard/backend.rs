@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use super::pool::{Lease, Wait};
+use super::tally::Tally;
 use super::{Shard, is_shortage};
 use crate::link::Counter;
 use crate::ring::{Abort, Deadline, Stream};
@@ -23,27 +24,37 @@ pub(super) enum NoBackend {
     ClientGone,
 }
 
-/// Opens or reuses a connection for a request of `peer`, by the rule's balancing, attempts and limits.
+/// Which request asks for a connection, and of what kind.
+#[derive(Copy, Clone)]
+pub(super) struct Asking<'a> {
+    pub(super) proxy: &'a Proxy,
+    /// Its client.
+    pub(super) peer: IpAddr,
+    pub(super) tally: Tally,
+    /// None from the pool: that was tried.
+    pub(super) fresh: bool,
+}
+
+/// Opens or reuses a connection for a request by the rule's balancing, attempts and limits.
 /// Watches `client`: nothing is opened for one that left.
 pub(super) async fn acquire(
     shard: &Rc<Shard>,
-    proxy: &Proxy,
+    asking: Asking<'_>,
     client: &Stream,
-    peer: IpAddr,
-    fresh: bool,
 ) -> Result<Lease, NoBackend> {
     // The common case touches neither timers nor futures.
-    let first = pick(shard, proxy, peer, &[]);
+    let first = pick(shard, asking, &[]);
     if let Some((_, address)) = first
-        && !fresh
+        && !asking.fresh
         && let Some(lease) = shard.pool.take(shard, address)
     {
         shard.count(Counter::Reused);
+        shard.chose(asking.tally, address, lease.slot());
         return Ok(lease);
     }
     client.arm();
     // Boxed: a connection that waits for its next request should not carry this path's state.
-    let mut open = Box::pin(open(shard, proxy, peer, first, fresh));
+    let mut open = Box::pin(open(shard, asking, first));
     std::future::poll_fn(|cx| match open.as_mut().poll(cx) {
         Poll::Ready(result) => Poll::Ready(result),
         Poll::Pending if client.poll_gone(cx) => Poll::Ready(Err(NoBackend::ClientGone)),
@@ -54,11 +65,10 @@ pub(super) async fn acquire(
 
 async fn open(
     shard: &Rc<Shard>,
-    proxy: &Proxy,
-    peer: IpAddr,
+    asking: Asking<'_>,
     first: Option<(usize, SocketAddr)>,
-    fresh: bool,
 ) -> Result<Lease, NoBackend> {
+    let proxy = asking.proxy;
     let deadline = Deadline::new(&shard.ring);
     let mut next = first;
     // Grows only when attempts fail.
@@ -67,13 +77,12 @@ async fn open(
         if attempt > 0 {
             deadline.set(proxy.delay());
             deadline.expired().await;
-            next = pick(shard, proxy, peer, &tried);
+            next = pick(shard, asking, &tried);
         }
         let Some((index, address)) = next else { continue };
         tried.push(index);
-        match open_one(shard, proxy, address, &deadline, fresh).await {
+        match open_one(shard, asking, address, &deadline).await {
             Err(NoBackend::Unreachable) => {
-                shard.count(Counter::ConnectFailures);
                 if proxy.healthcheck() {
                     shard.pool.eject(shard, address);
                 }
@@ -86,16 +95,19 @@ async fn open(
 
 async fn open_one(
     shard: &Rc<Shard>,
-    proxy: &Proxy,
+    asking: Asking<'_>,
     address: SocketAddr,
     deadline: &Deadline,
-    fresh: bool,
 ) -> Result<Lease, NoBackend> {
+    let Asking { proxy, tally, fresh, .. } = asking;
     if !fresh && let Some(lease) = shard.pool.take(shard, address) {
         shard.count(Counter::Reused);
+        shard.chose(tally, address, lease.slot());
         return Ok(lease);
     }
     let busy = shard.pool.engage(shard, address);
+    let slot = busy.slot;
+    shard.chose(tally, address, slot);
     let mut place = None;
     deadline.set(shard.timeouts().connect);
     if let Some(limit) = proxy.max_connections() {
@@ -111,22 +123,25 @@ async fn open_one(
     }
     shard.count(Counter::Connects);
     shard.pool.make_room(shard);
+    let begun = shard.ring.now();
     match Stream::connect(&shard.ring, address, deadline).await {
-        Ok(stream) => Ok(shard.pool.lease(shard, busy, stream, place)),
+        Ok(stream) => {
+            shard.count_connect(tally, slot, shard.ring.now().saturating_duration_since(begun));
+            Ok(shard.pool.lease(shard, busy, stream, place))
+        }
         // Our want of descriptors is not the backend's fault.
         Err(Abort::Io(error)) if is_shortage(&error) => Err(NoBackend::Queue),
-        Err(Abort::TimedOut | Abort::Io(_)) => Err(NoBackend::Unreachable),
+        Err(Abort::TimedOut | Abort::Io(_)) => {
+            shard.count_failure(slot);
+            Err(NoBackend::Unreachable)
+        }
     }
 }
 
 /// The rule's next backend. Those tried and those that just refused are passed over while there are
 /// others.
-fn pick(
-    shard: &Shard,
-    proxy: &Proxy,
-    peer: IpAddr,
-    tried: &[usize],
-) -> Option<(usize, SocketAddr)> {
+fn pick(shard: &Shard, asking: Asking<'_>, tried: &[usize]) -> Option<(usize, SocketAddr)> {
+    let Asking { proxy, peer, .. } = asking;
     let backends = proxy.backends();
     let address = |index: usize| match backends[index].target() {
         Target::Address(address) => Some(address),

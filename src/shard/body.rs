@@ -7,6 +7,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use super::inbox::Inbox;
+use super::tally::Meter;
 use crate::http::{Chunked, Refusal, RequestFraming};
 use crate::limits;
 use crate::ring::{Abort, Deadline, Moved, Pipe, RecvBuf, Ring, SendBuf, Stream};
@@ -124,6 +125,7 @@ pub(super) struct Relay<'a> {
     pub(super) source_pace: Duration,
     /// How long the target may take nothing.
     pub(super) target_pace: Duration,
+    pub(super) meter: Meter<'a>,
 }
 
 impl Relay<'_> {
@@ -189,6 +191,7 @@ impl Relay<'_> {
             let mut out = self.ring.take_vec();
             let n = chunked.decode(inbox.bytes(), &mut out).map_err(Broken::Framing)?;
             inbox.consume(self.ring, n);
+            self.meter.moved(if self.meter.received { n } else { out.len() });
             if out.is_empty() {
                 self.ring.give_vec(out);
                 return Ok(None);
@@ -196,6 +199,7 @@ impl Relay<'_> {
             return Ok(Some(SendBuf::Vec(out)));
         }
         let n = body.advance(inbox.bytes()).map_err(Broken::Framing)?;
+        self.meter.moved(n);
         if n == inbox.bytes().len() {
             return Ok(inbox.take().map(SendBuf::Recv));
         }
@@ -212,7 +216,10 @@ impl Relay<'_> {
         self.target.set_nonblocking(true);
         while 0 < *left {
             match pipe.fill(self.source, *left) {
-                Ok(Moved::Bytes(n)) => *left -= n as u64,
+                Ok(Moved::Bytes(n)) => {
+                    *left -= n as u64;
+                    self.meter.moved(n);
+                }
                 Ok(Moved::Later) => {
                     self.deadline.set(self.source_pace);
                     poll_fn(|cx| match self.source.poll_readable(cx, self.deadline) {

@@ -6,8 +6,9 @@ use std::task::Poll;
 
 use super::inbox::Inbox;
 use super::plan::{self, Client, Plan, Request};
+use super::tally::Tally;
 use super::{Shard, exchange};
-use crate::http::{Refusal, RequestFraming};
+use crate::http::{self, Refusal, RequestFraming};
 use crate::limits;
 use crate::ring::{Abort, Deadline, SendBuf, Stream};
 
@@ -18,6 +19,15 @@ pub(super) struct Connection {
     pub(super) inbox: Inbox,
     pub(super) deadline: Deadline,
     pub(super) client: Client,
+    /// The request under way.
+    pub(super) tally: Tally,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        // One that a panic, or the end of the shard, cut off.
+        self.shard.finish(self.tally);
+    }
 }
 
 /// What follows an exchange.
@@ -37,7 +47,8 @@ pub(super) enum Next {
 pub(super) async fn serve(shard: Rc<Shard>, stream: Stream, peer: std::net::IpAddr, trusted: bool) {
     let deadline = Deadline::new(&shard.ring);
     let client = Client { peer, trusted };
-    let mut connection = Connection { shard, stream, inbox: Inbox::default(), deadline, client };
+    let (inbox, tally) = (Inbox::default(), Tally::NONE);
+    let mut connection = Connection { shard, stream, inbox, deadline, client, tally };
     let mut idle_for = connection.shard.timeouts().http_request;
     let end = loop {
         let next = match connection.next_head(idle_for).await {
@@ -116,12 +127,15 @@ impl Connection {
         let table = self.shard.table();
         let plan = plan::plan(&self.shard, &table, &self.inbox.bytes()[..len], self.client);
         self.inbox.consume(&self.shard.ring, len);
+        if let Plan::Proxy { keys, .. } | Plan::Reply { keys, .. } = plan {
+            self.tally = self.shard.begin(keys, len);
+        }
         if let Plan::Proxy { request: Request { framing: RequestFraming::None, .. }, .. } = plan {
             // Pipelined requests must wait, and must not keep a buffer from others while they do.
             self.inbox.gather(&self.shard.ring);
         }
-        match plan {
-            Plan::Proxy { proxy, mut request, head } => {
+        let next = match plan {
+            Plan::Proxy { proxy, mut request, head, .. } => {
                 let mut side = exchange::Side::default();
                 let started = exchange::start(self, &mut side, proxy, &mut request, head).await;
                 drop(table);
@@ -130,17 +144,19 @@ impl Connection {
                     Err(next) => next,
                 }
             }
-            Plan::Reply { request, answer, close } => self.reply(&request, answer, close).await,
-            Plan::Refuse { answer } => match self.send(SendBuf::Vec(answer)).await {
+            Plan::Reply { request, answer, close, .. } => self.reply(&request, answer, close).await,
+            Plan::Refuse { answer } => match self.send(answer).await {
                 Ok(()) => Next::Linger,
                 Err(_) => Next::Close,
             },
-        }
+        };
+        self.shard.finish(std::mem::replace(&mut self.tally, Tally::NONE));
+        next
     }
 
     /// Sends an answer of our own; a short body that follows the request is read and dropped.
     pub(super) async fn reply(&mut self, request: &Request, answer: Vec<u8>, close: bool) -> Next {
-        if self.send(SendBuf::Vec(answer)).await.is_err() {
+        if self.send(answer).await.is_err() {
             return Next::Close;
         }
         if close {
@@ -155,10 +171,11 @@ impl Connection {
         Next::KeepAlive
     }
 
-    /// Queues bytes for the client behind what it has not taken yet; waits only for the latter.
-    pub(super) async fn send(&self, buf: SendBuf) -> Result<(), Abort> {
+    /// Queues an answer of our own behind what the client has not taken yet; waits only for that.
+    pub(super) async fn send(&self, answer: Vec<u8>) -> Result<(), Abort> {
         self.stream.sent(&self.deadline, self.shard.timeouts().client).await?;
-        self.stream.start_send(buf, false);
+        self.shard.count_answer(self.tally, http::status_of(&answer), answer.len());
+        self.stream.start_send(SendBuf::Vec(answer), false);
         Ok(())
     }
 
@@ -167,7 +184,7 @@ impl Connection {
         let Plan::Refuse { answer } = plan::refuse(&self.shard, refusal) else {
             unreachable!("a refusal is refused")
         };
-        match self.send(SendBuf::Vec(answer)).await {
+        match self.send(answer).await {
             Ok(()) => Next::Linger,
             Err(_) => Next::Close,
         }
@@ -183,6 +200,7 @@ impl Connection {
                 }
             }
             let n = body.min(self.inbox.bytes().len() as u64);
+            self.shard.count_received(self.tally, n as usize);
             self.inbox.consume(&self.shard.ring, n as usize);
             body -= n;
         }

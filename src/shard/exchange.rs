@@ -10,13 +10,14 @@ use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::task::Poll;
 
-use super::backend::{NoBackend, acquire};
+use super::backend::{Asking, NoBackend, acquire};
 use super::body::{Body, Broken, Relay};
 use super::connection::{Connection, Next};
 use super::inbox::Inbox;
 use super::plan::{Request, closes};
 use super::pool::Lease;
 use super::response::{Answer, Answered, Failed};
+use super::tally::Meter;
 use super::tunnel;
 use crate::http::{self, Refusal, RequestFraming};
 use crate::link::Counter;
@@ -63,20 +64,21 @@ pub(super) async fn start(
     let (uploaded, begun) = (Cell::new(true), Cell::new(false));
     let mut fresh = false;
     loop {
-        let lease =
-            match acquire(&shard, proxy, &connection.stream, connection.client.peer, fresh).await {
-                Ok(lease) => lease,
-                Err(none) => {
-                    shard.ring.give_vec(head);
-                    return Err(no_backend(connection, request, none).await);
-                }
-            };
+        let asking = Asking { proxy, peer: connection.client.peer, tally: connection.tally, fresh };
+        let lease = match acquire(&shard, asking, &connection.stream).await {
+            Ok(lease) => lease,
+            Err(none) => {
+                shard.ring.give_vec(head);
+                return Err(no_backend(connection, request, none).await);
+            }
+        };
         if request.framing != RequestFraming::None {
             side.lease = Some(lease);
             return Ok(Started::Uploading(head));
         }
         // Kept: it is needed again if this connection is dead, and else becomes the answer's buffer.
         lease.stream.start_send(SendBuf::Vec(head), true);
+        shard.note_sent(connection.tally);
         // So that a client that resets while we wait is noticed.
         connection.stream.arm();
         let lease = &*side.lease.insert(lease);
@@ -86,6 +88,7 @@ pub(super) async fn start(
             backend: &lease.stream,
             deadline: &connection.deadline,
             request,
+            tally: connection.tally,
             uploaded: &uploaded,
             begun: &begun,
         };
@@ -128,9 +131,18 @@ fn join_whole(
         }
     };
     if whole {
-        body.join(&connection.shard.ring, &mut connection.inbox, head)?;
+        join(connection, &mut body, head)?;
     }
     Ok(body.is_done())
+}
+
+/// Appends what is here of a body to its head.
+fn join(connection: &mut Connection, body: &mut Body, head: &mut Vec<u8>) -> Result<(), Refusal> {
+    let before = connection.inbox.bytes().len();
+    body.join(&connection.shard.ring, &mut connection.inbox, head)?;
+    let joined = before - connection.inbox.bytes().len();
+    connection.shard.count_received(connection.tally, joined);
+    Ok(())
 }
 
 /// Brings a started exchange to its end.
@@ -154,6 +166,7 @@ pub(super) async fn finish(
         backend: &lease.stream,
         deadline: &connection.deadline,
         request,
+        tally: connection.tally,
         uploaded: &Cell::new(true),
         begun: &Cell::new(false),
     }
@@ -194,7 +207,7 @@ async fn with_body(
     let Some(lease) = &side.lease else { return Next::Reset };
     let mut body = Body::of_request(request.framing);
     // What is here already travels with its head.
-    if let Err(refusal) = body.join(&shard.ring, &mut connection.inbox, &mut head) {
+    if let Err(refusal) = join(connection, &mut body, &mut head) {
         shard.ring.give_vec(head);
         return connection.refuse(refusal).await;
     }
@@ -202,6 +215,7 @@ async fn with_body(
     lease.stream.start_send(SendBuf::Vec(head), true);
     let inbox = &mut side.inbox;
     let begun = Cell::new(false);
+    let tally = connection.tally;
     let result = {
         let Connection { stream, inbox: client_inbox, deadline, .. } = &mut *connection;
         if uploaded.get() {
@@ -215,6 +229,7 @@ async fn with_body(
             deadline: &upload_deadline,
             source_pace: shard.timeouts().client,
             target_pace: shard.timeouts().server,
+            meter: Meter { shard: &shard, tally, received: true },
         };
         let answer = Answer {
             shard: &shard,
@@ -222,12 +237,14 @@ async fn with_body(
             backend: &lease.stream,
             deadline,
             request,
+            tally,
             uploaded: &uploaded,
             begun: &begun,
         };
         let upload = async {
             relay.run(client_inbox, &mut body).await?;
             uploaded.set(true);
+            shard.note_sent(tally);
             if !begun.get() {
                 deadline.set(shard.timeouts().server);
                 stream.arm();
@@ -327,7 +344,7 @@ async fn failed(
     };
     let close = !request.keep_alive || !uploaded;
     let answer = status_answer(connection, request, status, close);
-    match connection.send(SendBuf::Vec(answer)).await {
+    match connection.send(answer).await {
         Err(_) => Next::Close,
         Ok(()) if !close => Next::KeepAlive,
         Ok(()) => Next::Linger,

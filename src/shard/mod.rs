@@ -13,6 +13,7 @@ mod inbox;
 mod plan;
 mod pool;
 mod response;
+mod tally;
 mod tunnel;
 
 use std::cell::{Cell, RefCell};
@@ -149,6 +150,9 @@ async fn attend(shard: Rc<Shard>, wakes: WakeReceiver) {
             return;
         }
         shard.pool.attend_gates(&shard);
+        // A table that nobody is routed by any more should not stay for want of a request.
+        shard.table();
+        shard.take_drains();
         wakes.woken().await;
     }
 }
@@ -159,7 +163,10 @@ pub(super) struct Shard {
     settings: Settings,
     end: ShardEnd,
     table: RefCell<Rc<Table>>,
+    /// How many tables there were before it.
+    generation: Cell<u64>,
     pool: pool::Pool,
+    tallies: tally::Tallies,
     stop: Cell<Stop>,
     /// Listeners wait for it to close.
     drain: Notify,
@@ -168,6 +175,8 @@ pub(super) struct Shard {
     random: Cell<u64>,
     /// Round-robin positions, by the address of the rule in its snapshot.
     turns: RefCell<HashMap<usize, u64, foldhash::fast::RandomState>>,
+    /// The key under which requests are counted that no rule is for.
+    unknown: u64,
 }
 
 /// The snapshot a request was routed by, counted within the shard: no atomic per request.
@@ -184,15 +193,19 @@ impl Table {
 impl Shard {
     fn new(ring: Rc<Ring>, settings: Settings, end: ShardEnd) -> Shard {
         let snapshot = end.published.snapshot.load_full();
+        let unknown = snapshot.key(crate::table::UNKNOWN);
         Shard {
             drain: Notify::new(&ring),
             pool: pool::Pool::new(),
+            tallies: tally::Tallies::new(),
+            generation: Cell::new(0),
             table: RefCell::new(Rc::new(Table { snapshot })),
             stop: Cell::new(Stop::No),
             listeners: Cell::new(0),
             connections: Cell::new(0),
             random: Cell::new(seed(end.index)),
             turns: RefCell::default(),
+            unknown,
             ring,
             settings,
             end,
@@ -205,6 +218,7 @@ impl Shard {
         let mut table = self.table.borrow_mut();
         if !Arc::ptr_eq(&table.snapshot, &current) {
             *table = Rc::new(Table { snapshot: Arc::clone(&current) });
+            self.generation.set(self.generation.get() + 1);
         }
         table.clone()
     }
@@ -215,6 +229,16 @@ impl Shard {
 
     fn count(&self, counter: Counter) {
         self.end.counters().add(counter, 1);
+    }
+
+    /// Makes the ring's figures known.
+    fn note_ring(&self) {
+        let figures = self.ring.figures();
+        let counters = self.end.counters();
+        counters.set(Counter::AsleepMicros, figures.asleep.as_micros() as u64);
+        counters.set(Counter::RingEnters, figures.enters);
+        counters.set(Counter::RingCompletions, figures.completions);
+        counters.set(Counter::Pipes, figures.pipes as u64);
     }
 
     fn timeouts(&self) -> &Timeouts {

@@ -3,12 +3,12 @@
 
 use std::net::IpAddr;
 
+use super::tally::Keys;
 use super::{Shard, Table};
 use crate::http::{
     self, Method, ReplyTo, RequestForward, RequestFraming, RequestHead, Target, Version,
 };
 use crate::limits::Scheme;
-use crate::link::Counter;
 use crate::table::{Action, Match, Proxy, host};
 
 /// What is remembered of a request once its head was forwarded.
@@ -33,9 +33,9 @@ impl Request {
 
 pub(super) enum Plan<'t> {
     /// Pass it on. `head` is what the backend gets.
-    Proxy { proxy: &'t Proxy, request: Request, head: Vec<u8> },
+    Proxy { proxy: &'t Proxy, keys: Keys, request: Request, head: Vec<u8> },
     /// Answer it here. `close` is what the answer says.
-    Reply { request: Request, answer: Vec<u8>, close: bool },
+    Reply { keys: Keys, request: Request, answer: Vec<u8>, close: bool },
     /// Answer and close: the head is not one we understand or accept.
     Refuse { answer: Vec<u8> },
 }
@@ -61,7 +61,6 @@ pub(super) fn plan<'t>(shard: &Shard, table: &'t Table, bytes: &[u8], client: Cl
             Err(_) => return refuse(shard, http::Refusal::BadHost),
         },
     };
-    shard.count(Counter::Requests);
     let request = Request {
         method: head.method,
         version: head.version,
@@ -70,10 +69,11 @@ pub(super) fn plan<'t>(shard: &Shard, table: &'t Table, bytes: &[u8], client: Cl
         expect_continue: head.expect_continue,
         upgrade: head.upgrade,
     };
-    let action = match found {
-        Match::NoHosts => &Action::NoHosts,
-        Match::Unknown => &Action::Unknown,
-        Match::Found(found) => &found.rule.action,
+    let unknown = Keys { host: shard.unknown, rule: shard.unknown };
+    let (action, keys) = match found {
+        Match::NoHosts => (&Action::NoHosts, unknown),
+        Match::Unknown => (&Action::Unknown, unknown),
+        Match::Found(found) => (&found.rule.action, Keys { host: found.key, rule: found.rule_key }),
     };
     let mut out = shard.ring.take_vec();
     if let Action::Proxy(proxy) = action {
@@ -83,11 +83,11 @@ pub(super) fn plan<'t>(shard: &Shard, table: &'t Table, bytes: &[u8], client: Cl
             scheme: scheme(&head, client),
         };
         http::write_request(&head, forward, &mut out);
-        return Plan::Proxy { proxy, request, head: out };
+        return Plan::Proxy { proxy, keys, request, head: out };
     }
     let close = closes(&request);
     answer(shard, action, &head, client, request.reply_to(close), &mut out);
-    Plan::Reply { request, answer: out, close }
+    Plan::Reply { keys, request, answer: out, close }
 }
 
 fn scheme(head: &RequestHead<'_, '_>, client: Client) -> Scheme {
@@ -144,7 +144,7 @@ fn answer(
 }
 
 pub(super) fn refuse<'t>(shard: &Shard, refusal: http::Refusal) -> Plan<'t> {
-    shard.count(Counter::Refused);
+    shard.end.counters().add_refusal(refusal);
     let mut answer = shard.ring.take_vec();
     http::write_refusal(refusal, &mut answer);
     Plan::Refuse { answer }

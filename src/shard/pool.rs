@@ -13,11 +13,12 @@ use std::time::Instant;
 
 use super::Shard;
 use crate::limits;
-use crate::link::Gate;
+use crate::link::{Count, Counter, Gate};
 use crate::ring::{Deadline, Notify, Quiet, Stream};
 
-#[derive(Default)]
 struct Backend {
+    /// Where it is counted.
+    slot: u32,
     /// Used from the end: the warmest first, so that the others can time out.
     idle: Vec<Idle>,
     /// Exchanges under way, for `least_connections`.
@@ -84,11 +85,25 @@ impl Drop for Place {
 pub(super) struct Busy {
     shard: Rc<Shard>,
     address: SocketAddr,
+    /// Where the backend is counted.
+    pub(super) slot: u32,
 }
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.shard.pool.with(self.address, |backend| backend.busy -= 1);
+        if let Some(slot) = self.shard.end.backends().get(self.slot) {
+            slot.sub(Count::Open, 1);
+        }
+        if let Some(backend) = self.shard.pool.backends.borrow_mut().get_mut(&self.address) {
+            backend.busy -= 1;
+        }
+    }
+}
+
+impl Lease {
+    /// Where its backend is counted.
+    pub(super) fn slot(&self) -> u32 {
+        self.busy.slot
     }
 }
 
@@ -97,8 +112,21 @@ impl Pool {
         Pool { backends: RefCell::default(), open: Cell::new(0) }
     }
 
-    fn with<T>(&self, address: SocketAddr, act: impl FnOnce(&mut Backend) -> T) -> T {
-        act(self.backends.borrow_mut().entry(address).or_default())
+    fn with<T>(
+        &self,
+        shard: &Shard,
+        address: SocketAddr,
+        act: impl FnOnce(&mut Backend) -> T,
+    ) -> T {
+        let mut backends = self.backends.borrow_mut();
+        act(backends.entry(address).or_insert_with(|| Backend {
+            slot: shard.open_backend_slot(address),
+            idle: Vec::new(),
+            busy: 0,
+            ejected_until: None,
+            gate: None,
+            waiting: VecDeque::new(),
+        }))
     }
 
     /// Exchanges under way with a backend, on this shard.
@@ -109,7 +137,7 @@ impl Pool {
     /// Notes that a connection was refused or timed out.
     pub(super) fn eject(&self, shard: &Shard, address: SocketAddr) {
         let until = shard.ring.now() + limits::EJECTION_TIME;
-        self.with(address, |backend| backend.ejected_until = Some(until));
+        self.with(shard, address, |backend| backend.ejected_until = Some(until));
     }
 
     pub(super) fn is_ejected(&self, shard: &Shard, address: SocketAddr) -> bool {
@@ -123,13 +151,15 @@ impl Pool {
     /// An idle connection, if there is one that lives.
     pub(super) fn take(&self, shard: &Rc<Shard>, address: SocketAddr) -> Option<Lease> {
         loop {
-            let idle = self.with(address, |backend| {
+            let (idle, slot) = {
+                let mut backends = self.backends.borrow_mut();
+                let backend = backends.get_mut(&address)?;
                 let idle = backend.idle.pop()?;
                 backend.busy += 1;
                 backend.note_idle(shard);
-                Some(idle)
-            })?;
-            let busy = Busy { shard: shard.clone(), address };
+                (idle, backend.slot)
+            };
+            let busy = self.busy_at(shard, address, slot);
             if idle.stream.quiet() == Quiet::Yes {
                 let Idle { stream, open, place, .. } = idle;
                 return Some(Lease { stream, reused: true, open, place, busy });
@@ -139,8 +169,18 @@ impl Pool {
 
     /// Counts an exchange with a backend from the moment it was chosen.
     pub(super) fn engage(&self, shard: &Rc<Shard>, address: SocketAddr) -> Busy {
-        self.with(address, |backend| backend.busy += 1);
-        Busy { shard: shard.clone(), address }
+        let slot = self.with(shard, address, |backend| {
+            backend.busy += 1;
+            backend.slot
+        });
+        self.busy_at(shard, address, slot)
+    }
+
+    fn busy_at(&self, shard: &Rc<Shard>, address: SocketAddr, slot: u32) -> Busy {
+        if let Some(slot) = shard.end.backends().get(slot) {
+            slot.add(Count::Open, 1);
+        }
+        Busy { shard: shard.clone(), address, slot }
     }
 
     /// A new connection as the exchange's.
@@ -151,7 +191,7 @@ impl Pool {
         stream: Stream,
         place: Option<Place>,
     ) -> Lease {
-        self.with(busy.address, |backend| backend.ejected_until = None);
+        self.with(shard, busy.address, |backend| backend.ejected_until = None);
         Lease { stream, reused: false, open: Open::new(shard), place, busy }
     }
 
@@ -168,7 +208,7 @@ impl Pool {
         let since = shard.ring.now();
         let idle = Idle { stream, open, place, since };
         // What does not fit is dropped after the borrow: a place given back looks at the pool again.
-        let surplus = self.with(address, |backend| {
+        let surplus = self.with(shard, address, |backend| {
             if backend.idle.len() >= limits::IDLE_PER_BACKEND_MAX {
                 return Some(idle);
             }
@@ -204,16 +244,16 @@ impl Pool {
         deadline: &Deadline,
     ) -> Option<Wait> {
         let index = shard.end.index;
-        let gate = self.with(address, |backend| {
+        let gate = self.with(shard, address, |backend| {
             backend.gate.get_or_insert_with(|| shard.gate(address)).clone()
         });
-        let first_in_line = self.with(address, |backend| backend.waiting.is_empty());
+        let first_in_line = self.with(shard, address, |backend| backend.waiting.is_empty());
         if first_in_line && gate.enter(limit) {
             return Some(Wait::Place(Place { shard: shard.clone(), gate }));
         }
         let turn = Rc::new(Notify::new(&shard.ring));
         let _line = Line { shard: shard.clone(), address, turn: turn.clone() };
-        self.with(address, |backend| backend.waiting.push_back(Rc::downgrade(&turn)));
+        self.with(shard, address, |backend| backend.waiting.push_back(Rc::downgrade(&turn)));
         gate.set_waiting(index, true);
         // Somebody may have left between the attempt above and the note that we wait.
         turn.notify();
@@ -230,7 +270,7 @@ impl Pool {
             if !came.await {
                 return None;
             }
-            if !self.with(address, |backend| backend.is_first(&turn)) {
+            if !self.with(shard, address, |backend| backend.is_first(&turn)) {
                 continue;
             }
             if let Some(lease) = self.take(shard, address) {
@@ -272,6 +312,7 @@ impl Pool {
     fn sweep(&self, shard: &Shard) {
         let now = shard.ring.now();
         let mut surplus = Vec::new();
+        let (mut idle_count, mut waiting_count) = (0, 0);
         self.backends.borrow_mut().retain(|_, backend| {
             let stale = |idle: &mut Idle| {
                 limits::IDLE_BACKEND_TIMEOUT <= now.saturating_duration_since(idle.since)
@@ -280,12 +321,20 @@ impl Pool {
             surplus.extend(backend.idle.extract_if(.., stale));
             backend.note_idle(shard);
             backend.ejected_until = backend.ejected_until.filter(|until| now < *until);
-            !backend.idle.is_empty()
+            idle_count += backend.idle.len();
+            waiting_count += backend.waiting.len();
+            let is_used = !backend.idle.is_empty()
                 || backend.busy > 0
                 || !backend.waiting.is_empty()
-                || backend.ejected_until.is_some()
+                || backend.ejected_until.is_some();
+            if !is_used {
+                shard.retire_backend_slot(backend.slot);
+            }
+            is_used
         });
         drop(surplus);
+        shard.end.counters().set(Counter::IdleConnections, idle_count as u64);
+        shard.end.counters().set(Counter::Queued, waiting_count as u64);
     }
 }
 
@@ -309,6 +358,9 @@ impl Backend {
     }
 
     fn note_idle(&self, shard: &Shard) {
+        if let Some(slot) = shard.end.backends().get(self.slot) {
+            slot.set(Count::Held, self.idle.len() as u64);
+        }
         if let Some(gate) = &self.gate {
             gate.set_idle(shard.end.index, !self.idle.is_empty());
         }
@@ -324,7 +376,7 @@ struct Line {
 
 impl Drop for Line {
     fn drop(&mut self) {
-        self.shard.pool.with(self.address, |backend| {
+        self.shard.pool.with(&self.shard, self.address, |backend| {
             backend.waiting.retain(|other| !std::ptr::eq(other.as_ptr(), Rc::as_ptr(&self.turn)));
             if backend.waiting.is_empty()
                 && let Some(gate) = &backend.gate
@@ -343,5 +395,7 @@ pub(super) async fn sweep(shard: Rc<Shard>) {
         pause.set(limits::IDLE_SWEEP);
         pause.expired().await;
         shard.pool.sweep(&shard);
+        shard.sweep_slots();
+        shard.note_ring();
     }
 }

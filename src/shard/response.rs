@@ -9,6 +9,7 @@ use super::Shard;
 use super::body::{Body, Broken, Relay};
 use super::inbox::Inbox;
 use super::plan::Request;
+use super::tally::{Meter, Tally};
 use crate::http::{self, FramingOut, ResponseForward, ResponseFraming, Version};
 use crate::limits;
 use crate::ring::{Deadline, SendBuf, Stream};
@@ -46,6 +47,7 @@ pub(super) struct Answer<'a> {
     pub(super) backend: &'a Stream,
     pub(super) deadline: &'a Deadline,
     pub(super) request: &'a Request,
+    pub(super) tally: Tally,
     /// Whether the request has gone out whole: only then the backend's time runs.
     pub(super) uploaded: &'a Cell<bool>,
     /// Set when the head of the final answer goes to the client: from then on no answer of ours can.
@@ -103,23 +105,26 @@ impl Answer<'_> {
             let begun = self.begin(&inbox.bytes()[..len], &mut out).ok_or(Failed::BadAnswer)?;
             inbox.consume(&self.shard.ring, len);
             let mut body = begun.body;
-            if !begun.is_final {
+            let status = begun.status;
+            if begun.is_final {
+                self.shard.count_response(self.tally, status);
+            } else {
                 // An HTTP/1.0 client does not know interim responses (RFC 9110 §15.2).
                 if self.request.version == Version::Http11 {
-                    self.send(out).await?;
+                    self.send(out, status).await?;
                 }
                 len = self.head(inbox).await?;
                 continue;
             }
             if begun.tunnel {
                 self.begun.set(true);
-                self.send(out).await?;
+                self.send(out, status).await?;
                 return Ok(Answered { backend_lives: false, client_lives: false, tunnel: true });
             }
             // Nothing has gone out yet: what is wrong in the first bytes is still a clean 502.
             body.join(&self.shard.ring, inbox, &mut out).map_err(|_| Failed::BadAnswer)?;
             self.begun.set(true);
-            self.send(out).await?;
+            self.send(out, status).await?;
             if !body.is_done() {
                 let relay = Relay {
                     ring: &self.shard.ring,
@@ -128,6 +133,7 @@ impl Answer<'_> {
                     deadline: self.deadline,
                     source_pace: self.shard.timeouts().server,
                     target_pace: pace,
+                    meter: Meter { shard: self.shard, tally: self.tally, received: false },
                 };
                 let hidden = body.ends_by_close();
                 relay.run(inbox, &mut body).await.map_err(|broken| match broken {
@@ -145,11 +151,12 @@ impl Answer<'_> {
         Err(Failed::BadAnswer)
     }
 
-    async fn send(&self, out: Vec<u8>) -> Result<(), Failed> {
+    async fn send(&self, out: Vec<u8>, status: u16) -> Result<(), Failed> {
         self.client
             .sent(self.deadline, self.shard.timeouts().client)
             .await
             .map_err(|_| Failed::ClientGone)?;
+        self.shard.count_answer(self.tally, status, out.len());
         self.client.start_send(SendBuf::Vec(out), false);
         Ok(())
     }
@@ -181,11 +188,13 @@ impl Answer<'_> {
             framing_out: if decode { FramingOut::DecodeChunked } else { FramingOut::AsIs },
         };
         http::write_response(&head, forward, out);
-        Some(Begun { body, is_final, tunnel, client_lives, backend_lives: head.keep_alive })
+        let (status, backend_lives) = (head.status, head.keep_alive);
+        Some(Begun { status, body, is_final, tunnel, client_lives, backend_lives })
     }
 }
 
 struct Begun {
+    status: u16,
     body: Body,
     is_final: bool,
     tunnel: bool,

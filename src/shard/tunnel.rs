@@ -4,10 +4,10 @@ use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::task::Poll;
 
-use super::Shard;
 use super::connection::{Connection, Next};
 use super::inbox::Inbox;
 use super::pool::Lease;
+use super::tally::Meter;
 use crate::ring::{Deadline, SendBuf, Stream};
 
 /// Relays until both sides have ended, one failed, or neither sent anything for `timeout_tunnel`.
@@ -17,13 +17,28 @@ pub(super) async fn run(
     lease: Lease,
     mut from_backend: Inbox,
 ) -> Next {
+    let tally = connection.tally;
     let Connection { shard, stream: client, inbox: from_client, deadline, .. } = connection;
     let backend = &lease.stream;
     deadline.set(shard.timeouts().tunnel);
     let down_deadline = Deadline::new(&shard.ring);
     let up_deadline = Deadline::new(&shard.ring);
-    let up = one_way(shard, client, from_client, backend, deadline, &up_deadline);
-    let down = one_way(shard, backend, &mut from_backend, client, deadline, &down_deadline);
+    let up = OneWay {
+        meter: Meter { shard, tally, received: true },
+        source: client,
+        target: backend,
+        idle: deadline,
+        sending: &up_deadline,
+    };
+    let down = OneWay {
+        meter: Meter { shard, tally, received: false },
+        source: backend,
+        target: client,
+        idle: deadline,
+        sending: &down_deadline,
+    };
+    let up = up.run(from_client);
+    let down = down.run(&mut from_backend);
     let mut up = pin!(up);
     let mut down = pin!(down);
     let (mut up_ended, mut down_ended) = (false, false);
@@ -49,31 +64,38 @@ pub(super) async fn run(
     Next::Reset
 }
 
-/// `true` when `source` ended and that was passed on, `false` when something broke.
-async fn one_way(
-    shard: &Shard,
-    source: &Stream,
-    inbox: &mut Inbox,
-    target: &Stream,
-    idle: &Deadline,
-    sending: &Deadline,
-) -> bool {
-    loop {
-        let buf = match inbox.take() {
-            Some(buf) => buf,
-            None => match source.recv(idle).await {
-                Ok(buf) => buf,
-                Err(_) => return false,
-            },
-        };
-        if target.sent(sending, shard.timeouts().tunnel).await.is_err() {
-            return false;
+/// One direction of a tunnel.
+struct OneWay<'a> {
+    meter: Meter<'a>,
+    source: &'a Stream,
+    target: &'a Stream,
+    /// Of both directions together.
+    idle: &'a Deadline,
+    sending: &'a Deadline,
+}
+
+impl OneWay<'_> {
+    /// `true` when `source` ended and that was passed on, `false` when something broke.
+    async fn run(&self, inbox: &mut Inbox) -> bool {
+        let pace = self.meter.shard.timeouts().tunnel;
+        loop {
+            let buf = match inbox.take() {
+                Some(buf) => buf,
+                None => match self.source.recv(self.idle).await {
+                    Ok(buf) => buf,
+                    Err(_) => return false,
+                },
+            };
+            if self.target.sent(self.sending, pace).await.is_err() {
+                return false;
+            }
+            if buf.is_empty() {
+                self.target.shutdown_write();
+                return true;
+            }
+            self.idle.set(pace);
+            self.meter.moved(buf.len());
+            self.target.start_send(SendBuf::Recv(buf), false);
         }
-        if buf.is_empty() {
-            target.shutdown_write();
-            return true;
-        }
-        idle.set(shard.timeouts().tunnel);
-        target.start_send(SendBuf::Recv(buf), false);
     }
 }

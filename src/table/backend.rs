@@ -8,7 +8,8 @@ use std::collections::HashMap;
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 
 use arc_swap::{ArcSwap, Guard};
 
@@ -128,9 +129,20 @@ pub struct Name {
     /// The port.
     pub port: u16,
     addresses: ArcSwap<Vec<SocketAddr>>,
+    is_asked: AtomicBool,
 }
 
 impl Name {
+    /// Whether it was looked up at all, found or not.
+    pub fn is_asked(&self) -> bool {
+        self.is_asked.load(Ordering::Relaxed)
+    }
+
+    /// Called by the resolver.
+    pub fn set_asked(&self) {
+        self.is_asked.store(true, Ordering::Relaxed);
+    }
+
     /// What the resolver last found; empty until it did. Takes no lock and no reference count.
     pub fn addresses(&self) -> Guard<Arc<Vec<SocketAddr>>> {
         self.addresses.load()
@@ -163,6 +175,8 @@ pub struct Names {
     /// costs a second resolution and nothing else.
     by_hash: HashMap<u64, Arc<Name>>,
     hasher: RandomState,
+    /// Those that the resolver has not been told of.
+    new: Vec<Weak<Name>>,
     /// The addresses of every name that has none yet.
     no_addresses: Arc<Vec<SocketAddr>>,
 }
@@ -178,14 +192,21 @@ impl Names {
             key = key.wrapping_add(1);
         }
         let addresses = ArcSwap::new(Arc::clone(&self.no_addresses));
-        let name = Arc::new(Name { host: host.into(), port, addresses });
+        let is_asked = AtomicBool::new(false);
+        let name = Arc::new(Name { host: host.into(), port, addresses, is_asked });
         self.by_hash.insert(key, Arc::clone(&name));
+        self.new.push(Arc::downgrade(&name));
         name
     }
 
     /// The names that some rule still uses: what the resolver has to keep fresh.
     pub fn iter_live(&self) -> impl Iterator<Item = &Arc<Name>> {
         self.by_hash.values().filter(|name| 1 < Arc::strong_count(name))
+    }
+
+    /// The names that came since this was asked last.
+    pub fn take_new(&mut self) -> Vec<Weak<Name>> {
+        std::mem::take(&mut self.new)
     }
 
     /// Forgets the names that nothing uses any more.

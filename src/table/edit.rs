@@ -116,6 +116,15 @@ pub fn edit(
         };
         *name = canonical;
     }
+    edit_canonical(old, &changes)
+}
+
+/// [`edit`] where the names are known to be in canonical form ([`host::rule_name`]).
+pub fn edit_canonical(
+    old: &Snapshot,
+    changes: &[(String, Option<Rule>)],
+) -> Result<Snapshot, EditError> {
+    debug_assert!(changes.iter().all(|(name, _)| host::rule_name(name).as_ref() == Ok(name)));
     let changes = changes.iter();
     let changes = changes.map(|(name, rule)| old.change(name, rule.clone())).collect();
     let (changes, _) = sort(changes);

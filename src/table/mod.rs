@@ -39,11 +39,14 @@ use crate::limits::ALIAS_CHAIN_MAX;
 pub use crate::limits::Scheme;
 pub use backend::{Backend, Name, Names, Target};
 pub use balance::{Draw, choose};
-pub use edit::{EditError, edit};
+pub use edit::{EditError, edit, edit_canonical};
 pub use json::RuleError;
 pub(crate) use load::Loader;
 pub use rule::{Action, Algorithm, Check, Proxy, Redirect, Rule, Spin};
 use trie::{KeptEntry, Place, Trie};
+
+/// The name under which requests are counted that no rule is for.
+pub const UNKNOWN: &str = "unknown";
 
 /// The host table at one moment. Cloning it costs nothing worth counting.
 #[derive(Clone, Debug)]
@@ -86,8 +89,10 @@ pub enum Match<'t> {
 pub struct Found<'t> {
     /// What to do; aliases are followed already, so the action is never `Alias`.
     pub rule: &'t Rule,
-    /// A hash of [`Found::name`]: the same in every snapshot of this process, all but unique.
+    /// [`Snapshot::key`] of [`Found::name`].
     pub key: u64,
+    /// [`Snapshot::key`] of the rule itself: another one where aliases were followed.
+    pub rule_key: u64,
     matched: Place<'t, Rule>,
     place: Place<'t, Rule>,
 }
@@ -138,6 +143,22 @@ impl Snapshot {
         self.rules.iter().map(|entry| (entry.name.as_str(), &entry.value))
     }
 
+    /// A number for the name of a rule, whether there is one or not: the same in every snapshot of this
+    /// process, and all but unique.
+    pub fn key(&self, name: &str) -> u64 {
+        let (scheme, host) = host::split(name);
+        scheme_key(self.hash_host(host), scheme)
+    }
+
+    /// The rule's name that has this key.
+    pub fn name_of(&self, key: u64) -> Option<&str> {
+        [None, Some(Scheme::Http), Some(Scheme::Https)].into_iter().find_map(|scheme| {
+            let hash = key.rotate_right(scheme.map_or(0, prefix_bits));
+            let mut names = self.rules.probe(hash).map(|place| place.entry().name.as_str());
+            names.find(|name| host::split(name).0 == scheme)
+        })
+    }
+
     /// What to do for a host in canonical form ([`host::canonical`]): its own rule, else that of
     /// the nearest parent that allows subdomains; at each name the rule for the scheme first.
     pub fn lookup(&self, host: &str, scheme: Scheme) -> Match<'_> {
@@ -186,7 +207,7 @@ impl Snapshot {
             if given == name {
                 plain = Some((place, hash));
             } else if given.strip_prefix(prefix) == Some(name) {
-                return Some((place, hash.rotate_left(prefix.len() as u32)));
+                return Some((place, scheme_key(hash, Some(scheme))));
             }
         }
         plain
@@ -194,12 +215,13 @@ impl Snapshot {
 
     /// The rule that a match means: its own, or that at the end of its aliases.
     fn follow<'t>(&'t self, matched: Place<'t, Rule>, key: u64) -> Match<'t> {
-        let mut place = matched;
+        let (mut place, mut rule_key) = (matched, key);
         for _ in 0..=ALIAS_CHAIN_MAX {
             let rule = &place.entry().value;
             let Action::Alias(target) = &rule.action else {
-                return Match::Found(Found { rule, key, matched, place });
+                return Match::Found(Found { rule, key, rule_key, matched, place });
             };
+            rule_key = self.key(target);
             match self.rules.get(self.hash(target), target) {
                 Some(next) => place = next,
                 None => break,
@@ -220,4 +242,13 @@ impl Snapshot {
         hasher.write(host.as_bytes());
         hasher.finish()
     }
+}
+
+/// What tells the keys of a host's rules for one scheme from that of its plain one.
+fn prefix_bits(scheme: Scheme) -> u32 {
+    host::prefix(scheme).len() as u32
+}
+
+fn scheme_key(hash: u64, scheme: Option<Scheme>) -> u64 {
+    hash.rotate_left(scheme.map_or(0, prefix_bits))
 }

@@ -1,0 +1,63 @@
+//! The question whether backends that were removed from a rule still have requests of it under way.
+//! Each shard answers for itself, again whenever its answer changes; control waits until all say none.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::Waker;
+
+/// Not answered yet.
+const UNKNOWN: u32 = u32::MAX;
+
+/// One such question.
+pub(crate) struct Drain {
+    /// The key of the rule.
+    pub(crate) rule: u64,
+    /// What was removed from it.
+    pub(crate) backends: Vec<SocketAddr>,
+    /// For each shard: requests under way at each backend, and those that have not got one yet but
+    /// were routed by the rule as it was.
+    under_way: Vec<AtomicU32>,
+    waker: Waker,
+}
+
+impl Drain {
+    pub(crate) fn new(rule: u64, backends: Vec<SocketAddr>, shards: usize) -> io::Result<Drain> {
+        let under_way = (0..shards * (backends.len() + 1)).map(|_| AtomicU32::new(UNKNOWN));
+        let under_way = under_way.collect();
+        Ok(Drain { rule, backends, under_way, waker: Waker::new()? })
+    }
+
+    /// By a shard: how many there are, at each backend and, behind those, at none yet.
+    pub(crate) fn answer(&self, shard: usize, counts: impl Iterator<Item = u32>) {
+        let from = shard * (self.backends.len() + 1);
+        for (cell, count) in self.under_way[from..].iter().zip(counts) {
+            cell.store(count, Ordering::SeqCst);
+        }
+        self.waker.wake();
+    }
+
+    /// How many there are in all; `None` while a shard has not answered.
+    pub(crate) fn left(&self) -> Option<u32> {
+        let mut counts = self.under_way.iter().map(|cell| cell.load(Ordering::SeqCst));
+        counts.try_fold(0_u32, |sum, count| (count != UNKNOWN).then(|| sum.saturating_add(count)))
+    }
+
+    /// How many there are at each backend.
+    pub(crate) fn left_at(&self) -> impl Iterator<Item = (SocketAddr, u32)> {
+        let width = self.backends.len() + 1;
+        let at = move |index: usize| -> u32 {
+            let column = self.under_way.iter().skip(index).step_by(width);
+            let counts = column.map(|cell| cell.load(Ordering::SeqCst));
+            counts.filter(|count| *count != UNKNOWN).sum()
+        };
+        self.backends.iter().enumerate().map(move |(index, backend)| (*backend, at(index)))
+    }
+
+    /// Readable when a shard has answered.
+    pub(crate) fn answered(&self) -> io::Result<OwnedFd> {
+        self.waker.receiver()
+    }
+}

@@ -1,0 +1,366 @@
+//! Counters of hosts and of backends, of which a shard has as many as it meets: slots that it alone
+//! writes and control reads at any time, without a lock on either side.
+//!
+//! A slot is live while the shard counts in it. One that was idle for long is retired: the shard writes
+//! it no more, control takes its numbers over and frees it for the next host. So a shard's memory is
+//! bounded by what is busy, not by what was ever asked for, and no number is lost or seen twice.
+//! Slots lie in pages that double in size and never move: a page is made once and then only read.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use crate::limits;
+
+/// What a slot counts. Times are also summed, in microseconds.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+#[repr(usize)]
+pub(crate) enum Count {
+    /// Requests under way.
+    Open = 0,
+    /// Requests held; for a backend its idle connections.
+    Held,
+    /// Requests that ended.
+    Completed,
+    /// Bytes sent to clients; for a backend connections opened to it.
+    Sent,
+    /// Bytes received from clients; for a backend attempts that failed.
+    Received,
+    /// Final answers by class, from 2xx; 3xx, 4xx and 5xx follow.
+    Answers,
+    /// Connections opened by the time that took: as many as there are bounds, one above, and the sum.
+    ConnectTime = 9,
+    /// Answers by the time from request to response head, likewise.
+    ResponseTime = 18,
+}
+
+/// The classes of answers that are counted: 2xx to 5xx.
+pub(crate) const CLASSES: usize = 4;
+/// Upper bounds of the classes of times, in microseconds; the last class has none.
+pub(crate) const TIME_BOUNDS: [u64; 7] =
+    [1_000, 5_000, 25_000, 100_000, 500_000, 2_500_000, 10_000_000];
+const COUNTS: usize = Count::ResponseTime as usize + TIME_BOUNDS.len() + 2;
+const _: () = assert!(Count::Answers as usize + CLASSES == Count::ConnectTime as usize);
+const _: () =
+    assert!(Count::ConnectTime as usize + TIME_BOUNDS.len() + 2 == Count::ResponseTime as usize);
+
+/// Whose counters they are: a host's key, or a backend's address in two words and the port.
+pub(crate) type Id = [u64; 3];
+
+const FREE: u64 = 0;
+const LIVE: u64 = 1;
+const RETIRED: u64 = 2;
+
+/// Four cache lines; what every request touches is in the first two.
+#[derive(Default)]
+#[repr(align(64))]
+pub(crate) struct Slot {
+    phase: AtomicU64,
+    id: [AtomicU64; 3],
+    counts: [AtomicU64; COUNTS],
+}
+
+const _: () = assert!(size_of::<Slot>() == 256);
+
+impl Slot {
+    /// By the owning shard only: a load and a store, not a locked add.
+    #[inline]
+    fn add_at(&self, at: usize, n: u64) {
+        let cell = &self.counts[at];
+        cell.store(cell.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+    }
+
+    /// By the owning shard only.
+    #[inline]
+    pub(crate) fn add(&self, count: Count, n: u64) {
+        self.add_at(count as usize, n);
+    }
+
+    /// By the owning shard only.
+    #[inline]
+    pub(crate) fn sub(&self, count: Count, n: u64) {
+        self.add_at(count as usize, n.wrapping_neg());
+    }
+
+    /// Counts a final answer; those that are not 2xx to 5xx have no class.
+    #[inline]
+    pub(crate) fn add_answer(&self, status: u16) {
+        let class = usize::from(status / 100).wrapping_sub(2);
+        if class < CLASSES {
+            self.add_at(Count::Answers as usize + class, 1);
+        }
+    }
+
+    /// Counts a time under [`Count::ConnectTime`] or [`Count::ResponseTime`].
+    pub(crate) fn add_time(&self, count: Count, time: std::time::Duration) {
+        let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let class = TIME_BOUNDS.iter().position(|bound| micros <= *bound);
+        let first = count as usize;
+        self.add_at(first + class.unwrap_or(TIME_BOUNDS.len()), 1);
+        self.add_at(first + TIME_BOUNDS.len() + 1, micros);
+    }
+
+    pub(crate) fn get(&self, count: Count) -> u64 {
+        self.counts[count as usize].load(Ordering::Relaxed)
+    }
+
+    /// By the owning shard only: what is a number now, not a sum.
+    pub(crate) fn set(&self, count: Count, n: u64) {
+        self.counts[count as usize].store(n, Ordering::Relaxed);
+    }
+
+    fn id(&self) -> Id {
+        std::array::from_fn(|at| self.id[at].load(Ordering::Relaxed))
+    }
+
+    fn sums(&self) -> Sums {
+        Sums(std::array::from_fn(|at| self.counts[at].load(Ordering::Relaxed)))
+    }
+}
+
+/// Numbers of one host or backend, read from slots and added up.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Sums([u64; COUNTS]);
+
+impl Default for Sums {
+    fn default() -> Sums {
+        Sums([0; COUNTS])
+    }
+}
+
+impl Sums {
+    pub(crate) fn get(&self, count: Count) -> u64 {
+        self.0[count as usize]
+    }
+
+    pub(crate) fn set(&mut self, count: Count, n: u64) {
+        self.0[count as usize] = n;
+    }
+
+    /// 2xx to 5xx.
+    pub(crate) fn answers(&self) -> &[u64] {
+        &self.0[Count::Answers as usize..][..CLASSES]
+    }
+
+    /// The classes of times and their sum in microseconds.
+    pub(crate) fn times(&self, count: Count) -> (&[u64], u64) {
+        let all = &self.0[count as usize..][..TIME_BOUNDS.len() + 2];
+        (&all[..=TIME_BOUNDS.len()], all[TIME_BOUNDS.len() + 1])
+    }
+
+    pub(crate) fn add(&mut self, more: &Sums) {
+        self.0.iter_mut().zip(more.0).for_each(|(sum, n)| *sum = sum.wrapping_add(n));
+    }
+
+    /// Takes away what was there at some moment; what is under way now is no sum and stays.
+    pub(crate) fn sub_ended(&mut self, less: &Sums) {
+        let ended = Count::Completed as usize..;
+        let pairs = self.0[ended.clone()].iter_mut().zip(&less.0[ended]);
+        pairs.for_each(|(sum, n)| *sum = sum.wrapping_sub(*n));
+    }
+
+    pub(crate) fn is_zero(&self) -> bool {
+        self.0.iter().all(|n| *n == 0)
+    }
+
+    /// In place, in few bytes: which numbers are not 0, then these, seven bits a byte.
+    pub(crate) fn pack(&self) -> Box<[u8]> {
+        let mut bytes = vec![0; 4];
+        let mut present = 0_u32;
+        for (at, n) in self.0.iter().enumerate().filter(|(_, n)| **n != 0) {
+            present |= 1 << at;
+            let mut rest = *n;
+            while 0x7f < rest {
+                bytes.push(rest as u8 | 0x80);
+                rest >>= 7;
+            }
+            bytes.push(rest as u8);
+        }
+        bytes[..4].copy_from_slice(&present.to_le_bytes());
+        bytes.into_boxed_slice()
+    }
+
+    /// What [`Sums::pack`] made.
+    pub(crate) fn unpack(bytes: &[u8]) -> Sums {
+        let mut sums = Sums::default();
+        let Some((present, rest)) = bytes.split_first_chunk::<4>() else { return sums };
+        let present = u32::from_le_bytes(*present);
+        let mut rest = rest.iter();
+        for at in (0..COUNTS).filter(|at| present & (1 << at) != 0) {
+            let mut shift = 0;
+            for byte in rest.by_ref() {
+                sums.0[at] |= u64::from(byte & 0x7f) << shift;
+                shift += 7;
+                if byte & 0x80 == 0 {
+                    break;
+                }
+            }
+        }
+        sums
+    }
+}
+
+/// In the first page; each further one has twice as many as the one before.
+const FIRST_PAGE: u32 = 64;
+const PAGES: usize = (limits::SLOTS_MAX / FIRST_PAGE).ilog2() as usize + 1;
+
+/// The slots of one shard.
+#[derive(Default)]
+pub(crate) struct Slots {
+    pages: [OnceLock<Box<[Slot]>>; PAGES],
+    /// Those below this were live at some time.
+    used: AtomicU32,
+}
+
+fn place(index: u32) -> (usize, usize) {
+    let at = index + FIRST_PAGE;
+    let page = at.ilog2() - FIRST_PAGE.ilog2();
+    (page as usize, (at - (FIRST_PAGE << page)) as usize)
+}
+
+impl Slots {
+    /// A slot that was made live before.
+    #[inline]
+    pub(crate) fn get(&self, index: u32) -> Option<&Slot> {
+        if limits::SLOTS_MAX <= index {
+            return None;
+        }
+        let (page, at) = place(index);
+        self.pages.get(page)?.get()?.get(at)
+    }
+
+    /// By the owning shard: makes a slot that is free its own. Those past the end are free.
+    pub(crate) fn open(&self, index: u32, id: Id) {
+        let (page, at) = place(index);
+        let size = (FIRST_PAGE as usize) << page;
+        let page = self.pages[page].get_or_init(|| (0..size).map(|_| Slot::default()).collect());
+        let slot = &page[at];
+        slot.counts.iter().for_each(|count| count.store(0, Ordering::Relaxed));
+        slot.id.iter().zip(id).for_each(|(word, value)| word.store(value, Ordering::Relaxed));
+        // Whoever sees it live sees it empty and with its name.
+        slot.phase.store(LIVE, Ordering::Release);
+        self.used.fetch_max(index + 1, Ordering::Release);
+    }
+
+    /// By the owning shard: the slot, if it is live, and whose it is.
+    pub(crate) fn live(&self, index: u32) -> Option<(&Slot, Id)> {
+        let slot = self.get(index)?;
+        (slot.phase.load(Ordering::Relaxed) == LIVE).then(|| (slot, slot.id()))
+    }
+
+    /// By the owning shard: writes it no more.
+    pub(crate) fn retire(&self, index: u32) {
+        if let Some(slot) = self.get(index) {
+            slot.phase.store(RETIRED, Ordering::Release);
+        }
+    }
+
+    /// Whether control has taken a retired slot's numbers over.
+    pub(crate) fn is_free(&self, index: u32) -> bool {
+        self.get(index).is_none_or(|slot| slot.phase.load(Ordering::Acquire) == FREE)
+    }
+
+    fn each(&self) -> impl Iterator<Item = &Slot> {
+        let used = self.used.load(Ordering::Acquire);
+        (0..used).filter_map(|index| self.get(index))
+    }
+
+    /// By control: every slot in use with its numbers; `retired` ones are free afterwards, so this is
+    /// the last time that they are seen.
+    pub(crate) fn collect(&self, mut see: impl FnMut(Id, Sums, bool)) {
+        for slot in self.each() {
+            let phase = slot.phase.load(Ordering::Acquire);
+            if phase == FREE {
+                continue;
+            }
+            see(slot.id(), slot.sums(), phase == RETIRED);
+            if phase == RETIRED {
+                slot.phase.store(FREE, Ordering::Release);
+            }
+        }
+    }
+
+    /// By control: adds up what is in use, retired or not, under the keys that are asked for.
+    pub(crate) fn peek(&self, mut wanted: impl FnMut(u64) -> bool, mut see: impl FnMut(u64, Sums)) {
+        for slot in self.each() {
+            if slot.phase.load(Ordering::Acquire) != FREE {
+                let key = slot.id[0].load(Ordering::Relaxed);
+                if wanted(key) {
+                    see(key, slot.sums());
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn collected(slots: &Slots) -> Vec<(Id, u64, bool)> {
+        let mut all = Vec::new();
+        slots.collect(|id, sums, retired| all.push((id, sums.get(Count::Completed), retired)));
+        all
+    }
+
+    #[test]
+    fn every_index_has_a_place_of_its_own() {
+        let mut expected = (0, 0);
+        for index in 0..5000 {
+            assert_eq!(place(index), expected);
+            expected.1 += 1;
+            if expected.1 == (FIRST_PAGE as usize) << expected.0 {
+                expected = (expected.0 + 1, 0);
+            }
+        }
+        assert_eq!(place(limits::SLOTS_MAX - 1).0, PAGES - 1);
+    }
+
+    #[test]
+    fn a_retired_slot_is_seen_once_more_and_then_free() {
+        let slots = Slots::default();
+        assert!(slots.is_free(70));
+        slots.open(70, [9, 0, 0]);
+        slots.get(70).expect("it is open").add(Count::Completed, 3);
+        assert_eq!(collected(&slots), [([9, 0, 0], 3, false)]);
+        slots.retire(70);
+        assert!(!slots.is_free(70));
+        assert_eq!(collected(&slots), [([9, 0, 0], 3, true)]);
+        assert!(slots.is_free(70));
+        assert!(collected(&slots).is_empty());
+        slots.open(70, [8, 0, 0]);
+        assert_eq!(collected(&slots), [([8, 0, 0], 0, false)]);
+    }
+
+    #[test]
+    fn answers_and_times_fall_into_their_classes() {
+        let slots = Slots::default();
+        slots.open(0, [1, 0, 0]);
+        let slot = slots.get(0).expect("it is open");
+        for status in [100, 200, 204, 301, 404, 503, 599, 600] {
+            slot.add_answer(status);
+        }
+        for micros in [0, 1_000, 1_001, 11_000_000] {
+            slot.add_time(Count::ConnectTime, Duration::from_micros(micros));
+        }
+        let sums = slot.sums();
+        assert_eq!(sums.answers(), [2, 1, 1, 2]);
+        let (classes, sum) = sums.times(Count::ConnectTime);
+        assert_eq!((classes, sum), (&[2, 1, 0, 0, 0, 0, 0, 1][..], 11_002_001));
+        assert_eq!(sums.times(Count::ResponseTime).1, 0);
+    }
+
+    proptest! {
+        #[test]
+        fn packed_sums_are_the_same(numbers in proptest::collection::vec((0..COUNTS, any::<u64>()), 0..9)) {
+            let mut sums = Sums::default();
+            for (at, n) in numbers {
+                sums.0[at] = n;
+            }
+            prop_assert_eq!(Sums::unpack(&sums.pack()), sums);
+        }
+    }
+}

@@ -1,0 +1,379 @@
+//! What a request is counted under, from its dispatch to its end: the shard's totals, its host's slot
+//! and its backend's. Here, too, is known which requests are under way at what backend, for the one
+//! question that control may ask about them: whether a backend that was removed has any left.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use slab::Slab;
+
+use super::Shard;
+use crate::limits;
+use crate::link::{Count, Counter, Counters, Drain, Id, Slot, Slots};
+
+/// A request under way, or none.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(super) struct Tally(u32);
+
+impl Tally {
+    /// No request: what is counted goes to the shard's totals alone.
+    pub(super) const NONE: Tally = Tally(u32::MAX);
+}
+
+/// The rule that a request falls under.
+#[derive(Copy, Clone, Debug)]
+pub(super) struct Keys {
+    /// Of the name that matched: its host is counted by it.
+    pub(super) host: u64,
+    /// Of the rule itself, which aliases may lead to.
+    pub(super) rule: u64,
+}
+
+/// Beyond every place there is.
+const NO_SLOT: u32 = limits::SLOTS_MAX;
+
+struct Live {
+    host: u32,
+    rule: u64,
+    /// The generation of the table that it was routed by.
+    table: u64,
+    backend: Option<SocketAddr>,
+    backend_slot: u32,
+    /// When it was on its way to the backend, whole.
+    sent: Instant,
+}
+
+/// All requests under way on a shard, and the slots of their hosts.
+pub(super) struct Tallies {
+    live: RefCell<Slab<Live>>,
+    hosts: RefCell<Hosts>,
+    backends: RefCell<Places>,
+    /// Each with the generation from which on the removed backends are not chosen any more.
+    drains: RefCell<Vec<(Weak<Drain>, u64)>>,
+    draining: Cell<bool>,
+}
+
+/// A key is a hash already.
+#[derive(Default)]
+struct KeyHasher(u64);
+
+impl Hasher for KeyHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("keys are numbers")
+    }
+
+    fn write_u64(&mut self, key: u64) {
+        self.0 = key;
+    }
+}
+
+/// Which slots are free to be opened.
+#[derive(Default)]
+struct Places {
+    free: Vec<u32>,
+    /// Not written any more; free once control has taken them over.
+    retired: Vec<u32>,
+    next: u32,
+}
+
+impl Places {
+    fn open(&mut self, slots: &Slots, id: Id) -> u32 {
+        let index = self.free.pop().unwrap_or_else(|| {
+            let index = self.next;
+            self.next = (index + 1).min(limits::SLOTS_MAX);
+            index
+        });
+        if index < limits::SLOTS_MAX {
+            slots.open(index, id);
+        }
+        index
+    }
+
+    fn retire(&mut self, slots: &Slots, index: u32) {
+        if index < limits::SLOTS_MAX {
+            slots.retire(index);
+            self.retired.push(index);
+        }
+    }
+
+    fn reclaim(&mut self, slots: &Slots) {
+        let free = self.retired.extract_if(.., |index| slots.is_free(*index));
+        self.free.extend(free);
+    }
+}
+
+#[derive(Default)]
+struct Hosts {
+    by_key: HashMap<u64, u32, BuildHasherDefault<KeyHasher>>,
+    places: Places,
+    /// What had been completed when a slot was looked at last.
+    seen: Vec<u64>,
+    hand: u32,
+}
+
+impl Hosts {
+    /// Gives slots back that nothing happened in since they were looked at last, while there are many.
+    fn sweep(&mut self, slots: &Slots) {
+        self.places.reclaim(slots);
+        if self.by_key.len() <= limits::SLOTS_KEPT {
+            return;
+        }
+        self.seen.resize(self.places.next as usize, u64::MAX);
+        for _ in 0..limits::SLOTS_KEPT {
+            if self.by_key.len() <= limits::SLOTS_KEPT {
+                return;
+            }
+            self.hand = (self.hand + 1) % self.places.next;
+            let Some((slot, [key, ..])) = slots.live(self.hand) else { continue };
+            let completed = slot.get(Count::Completed);
+            let seen = std::mem::replace(&mut self.seen[self.hand as usize], completed);
+            if seen == completed && slot.get(Count::Open) == 0 {
+                self.by_key.remove(&key);
+                self.places.retire(slots, self.hand);
+            }
+        }
+    }
+}
+
+impl Tallies {
+    pub(super) fn new() -> Tallies {
+        Tallies {
+            live: RefCell::default(),
+            hosts: RefCell::default(),
+            backends: RefCell::default(),
+            drains: RefCell::default(),
+            draining: Cell::new(false),
+        }
+    }
+}
+
+impl Shard {
+    /// A request whose head of `received` bytes was accepted.
+    pub(super) fn begin(&self, keys: Keys, received: usize) -> Tally {
+        self.count(Counter::Requests);
+        self.end.counters().add(Counter::Received, received as u64);
+        let slots = self.end.hosts();
+        let hosts = &mut *self.tallies.hosts.borrow_mut();
+        let host = *hosts
+            .by_key
+            .entry(keys.host)
+            .or_insert_with(|| hosts.places.open(slots, [keys.host, 0, 0]));
+        match slots.get(host) {
+            Some(slot) => {
+                slot.add(Count::Open, 1);
+                slot.add(Count::Received, received as u64);
+            }
+            None => {
+                // Try again with the next request: control may have caught up by then.
+                hosts.by_key.remove(&keys.host);
+                self.count(Counter::Uncounted);
+            }
+        }
+        let live = Live {
+            host,
+            rule: keys.rule,
+            table: self.generation.get(),
+            backend: None,
+            backend_slot: NO_SLOT,
+            sent: self.ring.now(),
+        };
+        Tally(self.tallies.live.borrow_mut().insert(live) as u32)
+    }
+
+    /// Its end, however it came.
+    pub(super) fn finish(&self, tally: Tally) {
+        if tally == Tally::NONE {
+            return;
+        }
+        let live = self.tallies.live.borrow_mut().remove(tally.0 as usize);
+        self.count(Counter::Completed);
+        if let Some(slot) = self.end.hosts().get(live.host) {
+            slot.sub(Count::Open, 1);
+            slot.add(Count::Completed, 1);
+        }
+        if let Some(slot) = self.end.backends().get(live.backend_slot) {
+            slot.add(Count::Completed, 1);
+        }
+        self.moved_on(live.rule);
+    }
+
+    fn with_live(&self, tally: Tally, act: impl FnOnce(&mut Live)) {
+        if let Some(live) = self.tallies.live.borrow_mut().get_mut(tally.0 as usize) {
+            act(live);
+        }
+    }
+
+    fn host_slot(&self, tally: Tally) -> Option<&Slot> {
+        let host = self.tallies.live.borrow().get(tally.0 as usize)?.host;
+        self.end.hosts().get(host)
+    }
+
+    pub(super) fn count_received(&self, tally: Tally, bytes: usize) {
+        self.end.counters().add(Counter::Received, bytes as u64);
+        if let Some(slot) = self.host_slot(tally) {
+            slot.add(Count::Received, bytes as u64);
+        }
+    }
+
+    pub(super) fn count_sent(&self, tally: Tally, bytes: usize) {
+        self.end.counters().add(Counter::Sent, bytes as u64);
+        if let Some(slot) = self.host_slot(tally) {
+            slot.add(Count::Sent, bytes as u64);
+        }
+    }
+
+    /// A head, perhaps with a body behind it, that the client is sent. Interim ones are no answers.
+    pub(super) fn count_answer(&self, tally: Tally, status: u16, bytes: usize) {
+        let counters: &Counters = self.end.counters();
+        counters.add(Counter::Sent, bytes as u64);
+        counters.add_answer(status);
+        if let Some(slot) = self.host_slot(tally) {
+            slot.add(Count::Sent, bytes as u64);
+            slot.add_answer(status);
+        }
+    }
+
+    /// It goes to this backend.
+    pub(super) fn chose(&self, tally: Tally, address: SocketAddr, backend_slot: u32) {
+        let mut rule = None;
+        self.with_live(tally, |live| {
+            live.backend = Some(address);
+            live.backend_slot = backend_slot;
+            rule = Some(live.rule);
+        });
+        if let Some(rule) = rule {
+            self.moved_on(rule);
+        }
+    }
+
+    /// A connection was opened for it.
+    pub(super) fn count_connect(&self, tally: Tally, backend_slot: u32, time: Duration) {
+        let slots = [self.host_slot(tally), self.end.backends().get(backend_slot)];
+        for slot in slots.into_iter().flatten() {
+            slot.add_time(Count::ConnectTime, time);
+        }
+        if let Some(slot) = self.end.backends().get(backend_slot) {
+            slot.add(Count::Sent, 1);
+        }
+    }
+
+    /// An attempt to open one failed.
+    pub(super) fn count_failure(&self, backend_slot: u32) {
+        self.count(Counter::ConnectFailures);
+        if let Some(slot) = self.end.backends().get(backend_slot) {
+            slot.add(Count::Received, 1);
+        }
+    }
+
+    /// It was sent, whole: from now on the backend's time runs.
+    pub(super) fn note_sent(&self, tally: Tally) {
+        self.with_live(tally, |live| live.sent = self.ring.now());
+    }
+
+    /// The head of its final answer is here.
+    pub(super) fn count_response(&self, tally: Tally, status: u16) {
+        let live = self.tallies.live.borrow();
+        let Some(live) = live.get(tally.0 as usize) else { return };
+        let time = self.ring.now().saturating_duration_since(live.sent);
+        if let Some(slot) = self.end.hosts().get(live.host) {
+            slot.add_time(Count::ResponseTime, time);
+        }
+        if let Some(slot) = self.end.backends().get(live.backend_slot) {
+            slot.add_time(Count::ResponseTime, time);
+            slot.add_answer(status);
+        }
+    }
+
+    /// A slot for a backend.
+    pub(super) fn open_backend_slot(&self, address: SocketAddr) -> u32 {
+        self.tallies.backends.borrow_mut().open(self.end.backends(), id(address))
+    }
+
+    pub(super) fn retire_backend_slot(&self, slot: u32) {
+        self.tallies.backends.borrow_mut().retire(self.end.backends(), slot);
+    }
+
+    /// Once a second: slots of hosts that are idle, and those that control has taken over.
+    pub(super) fn sweep_slots(&self) {
+        self.tallies.hosts.borrow_mut().sweep(self.end.hosts());
+        self.tallies.backends.borrow_mut().reclaim(self.end.backends());
+    }
+
+    /// Takes new questions of control and answers them a first time.
+    pub(super) fn take_drains(&self) {
+        while let Some(drain) = self.end.next_drain() {
+            // Requests from now on are routed by a table at least as new as the question.
+            self.table();
+            let drains = &self.tallies.drains;
+            drains.borrow_mut().push((Arc::downgrade(&drain), self.generation.get()));
+            self.tallies.draining.set(true);
+            self.moved_on(drain.rule);
+        }
+    }
+
+    /// A request of this rule got a backend or ended: that may be an answer to a question.
+    fn moved_on(&self, rule: u64) {
+        if self.tallies.draining.get() {
+            self.answer_drains(rule);
+        }
+    }
+
+    fn answer_drains(&self, rule: u64) {
+        let mut drains = self.tallies.drains.borrow_mut();
+        let live = self.tallies.live.borrow();
+        drains.retain(|(drain, generation)| {
+            // Whoever asked may have gone.
+            let Some(drain) = drain.upgrade() else { return false };
+            if drain.rule != rule {
+                return true;
+            }
+            let own = || live.iter().map(|(_, live)| live).filter(|live| live.rule == rule);
+            let at = |backend: &SocketAddr| {
+                own().filter(|live| live.backend == Some(*backend)).count() as u32
+            };
+            let undecided =
+                own().filter(|live| live.backend.is_none() && live.table < *generation).count();
+            let counts = drain.backends.iter().map(at).chain([undecided as u32]);
+            drain.answer(self.end.index, counts);
+            true
+        });
+        self.tallies.draining.set(!drains.is_empty());
+    }
+}
+
+/// A backend's name in its slot: the address as 128 bits, and the port; IPv4 addresses as they are
+/// mapped into IPv6.
+fn id(address: SocketAddr) -> Id {
+    let bits = match address.ip() {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),
+        IpAddr::V6(v6) => v6.to_bits(),
+    };
+    [(bits >> 64) as u64, bits as u64, u64::from(address.port())]
+}
+
+/// Where bytes of a body are counted.
+#[derive(Copy, Clone)]
+pub(super) struct Meter<'a> {
+    pub(super) shard: &'a Shard,
+    pub(super) tally: Tally,
+    /// From the client, or to it.
+    pub(super) received: bool,
+}
+
+impl Meter<'_> {
+    pub(super) fn moved(&self, bytes: usize) {
+        if self.received {
+            self.shard.count_received(self.tally, bytes);
+        } else {
+            self.shard.count_sent(self.tally, bytes);
+        }
+    }
+}
