@@ -126,6 +126,54 @@ pub const RESOLVE_EVERY: std::time::Duration = std::time::Duration::from_secs(30
 pub const RESOLVE_AGAIN: std::time::Duration = std::time::Duration::from_secs(2);
 /// Lookups at a time.
 pub const RESOLVE_AT_ONCE: usize = 64;
+/// Changes that wait for the writer; askers beyond them wait for room.
+pub const CHANGES_WAITING_MAX: usize = 4096;
+/// Changes written down with one sync.
+pub const CHANGES_AT_ONCE: usize = 1024;
+/// Rules in them, after which no more changes are added.
+pub const EDITS_AT_ONCE: usize = 65_536;
+/// A change of more rules than this is told without them.
+pub const EDITS_TOLD_MAX: usize = 100;
+/// Tables no longer in force that shards may hold on to before they are woken to let go.
+pub const OLD_TABLES_MAX: usize = 256;
+/// Pause between attempts to write the whole state anew.
+pub const REWRITE_PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
+/// How often statistics are saved.
+pub const SAVE_EVERY: std::time::Duration = std::time::Duration::from_secs(10);
+/// Hosts whose statistics are read under one lock.
+pub const STATISTICS_AT_ONCE: usize = 8192;
+/// Backends that are counted for when no shard knows them any more.
+pub const BACKENDS_TOLD_MAX: usize = 10_000;
+/// Management connections at a time; more wait.
+pub const MANAGEMENT_CONNECTIONS_MAX: usize = 128;
+/// Longest body of a management request: a table of a million rules is about 100 MB.
+pub const MANAGEMENT_BODY_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Bytes of management bodies read at a time, all together.
+pub const MANAGEMENT_BODIES_BYTES_MAX: usize = 2 * MANAGEMENT_BODY_BYTES_MAX;
+/// For the head of a management request to arrive.
+pub const MANAGEMENT_HEAD_TIME: std::time::Duration = std::time::Duration::from_secs(10);
+/// For its body.
+pub const MANAGEMENT_BODY_TIME: std::time::Duration = std::time::Duration::from_secs(300);
+/// Longer bodies are read on another thread.
+pub const PARSED_HERE_BYTES_MAX: usize = 64 * 1024;
+/// More rules are listed on another thread.
+pub const LISTED_HERE_MAX: usize = 2000;
+/// Rules are sent in pieces of this size.
+pub const LISTING_PIECE_BYTES: usize = 128 * 1024;
+/// Longest wait for removed backends to have nothing under way.
+pub const DRAIN_WAIT_MAX: std::time::Duration = std::time::Duration::from_secs(3600);
+/// That wait when none is given.
+pub const DRAIN_WAIT: std::time::Duration = std::time::Duration::from_secs(30);
+/// Events kept for a reader that is slow.
+pub const EVENTS_KEPT: usize = 1024;
+/// Readers of events at a time.
+pub const EVENT_READERS_MAX: usize = 64;
+/// Hosts that a reader of events can follow.
+pub const EVENT_HOSTS_MAX: usize = 500;
+/// Busiest hosts that are told of, at most.
+pub const BUSIEST_MAX: usize = 1000;
+/// Busiest hosts and backends with series of their own in the metrics.
+pub const METRIC_HOSTS: usize = 100;
 /// How often the folder of pages is looked at.
 pub const PAGES_LOOK: std::time::Duration = std::time::Duration::from_secs(2);
 /// Rules of a state file that are not used and told one by one; the rest are counted.
@@ -140,7 +188,7 @@ pub const BACKLOG: i32 = 4096;
 /// Memory that must be lockable: what glommio asks for before it makes its rings.
 pub const LOCKED_BYTES_MIN: u64 = 512 * 1024;
 /// Descriptors for the control shard: state, logs, management, lookups.
-const DESCRIPTORS_OF_CONTROL: u64 = 64;
+const DESCRIPTORS_OF_CONTROL: u64 = 64 + MANAGEMENT_CONNECTIONS_MAX as u64;
 /// Descriptors for a shard itself: rings, wake-ups, listeners, the spare one.
 const DESCRIPTORS_OF_SHARD: u64 = 32;
 

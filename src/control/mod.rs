@@ -1,25 +1,45 @@
-//! The control shard: the single writer of everything that changes. Off the request path, so ordinary
-//! tokio on one thread; no shard ever waits for it.
+//! The control shard: the single owner of everything that changes. Off the request path, so ordinary
+//! tokio on one thread, with a thread beside it for what waits for the disk; no shard ever waits for it.
 //!
-//! So far it loads the state file and the pages, keeps backend names resolved and pages fresh. The
-//! management API joins [`Control::run`] as one more task; `names` is shared with it already.
+//! `writer` alone changes the table, and `store` puts it on disk; `api` is how people and programs ask
+//! for it; `statistics` adds up what the shards count and `pulse` tells of it once a second; `resolver`
+//! and `pages` keep fresh what shards must not look up themselves.
 
+mod api;
+mod change;
+mod dashboard;
 mod pages;
+mod pulse;
 mod resolver;
+mod statistics;
 mod store;
+mod writer;
 
 use std::convert::Infallible;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
+
+use arc_swap::ArcSwap;
+use tokio::sync::{Semaphore, mpsc};
 
 use crate::http::Pages;
-use crate::link::Published;
-use crate::state::Rejected;
+use crate::limits;
+use crate::link::{ControlEnd, Published};
+use crate::state::Counters;
 use crate::table::{Names, Snapshot};
+use api::Api;
+use change::{Current, Tag};
 use pages::PageFolder;
+use pulse::{Heart, Pulse};
 use resolver::Resolver;
+use statistics::Statistics;
+use store::Store;
+use writer::{Wiring, Writer};
 
-/// The files that control reads.
+pub(crate) use api::{Management, Token};
+
+/// The files that control reads, and the one it writes.
 pub(crate) struct Files {
     /// The table.
     pub(crate) state: PathBuf,
@@ -30,36 +50,42 @@ pub(crate) struct Files {
 /// What the start finds in them.
 pub(crate) struct Loaded {
     pub(crate) snapshot: Snapshot,
-    pub(crate) names: Names,
     pub(crate) pages: Pages,
     /// Rules and pages that are not used, and why: one line each.
     pub(crate) warnings: Vec<String>,
-    rejected: Vec<Rejected>,
+    /// What only control needs.
+    pub(crate) rest: Rest,
 }
 
-impl Loaded {
-    /// Keeps the rules that could not be taken beside the state file, so that none is silently lost.
-    pub(crate) fn keep_rejected(&self, state_file: &Path) {
-        if self.rejected.is_empty() {
-            return;
-        }
-        match store::keep_rejected(state_file, &self.rejected) {
-            Ok(kept) => tracing::warn!("Rules that are not used are kept in {}", kept.display()),
-            Err(problem) => tracing::error!("{problem}"),
-        }
-    }
+/// The part of what was loaded that stays with control.
+pub(crate) struct Rest {
+    names: Names,
+    stats: Vec<(String, Counters)>,
+    /// None where it was only looked at.
+    store: Option<Store>,
 }
 
 /// Reads the table and the pages; changes nothing.
+pub(crate) fn look(files: &Files) -> Result<Loaded, String> {
+    let mut names = Names::default();
+    let state = Store::read(&files.state, &mut names)?;
+    Ok(loaded(files, names, state, None))
+}
+
+/// The same, to go on from: nobody else may write the state from here on.
 pub(crate) fn load(files: &Files) -> Result<Loaded, String> {
     let mut names = Names::default();
-    let state = store::read(&files.state, &mut names)?;
-    let mut warnings = store::warnings(&files.state, &state.rejected);
+    let (store, state) = Store::open(&files.state, &mut names)?;
+    Ok(loaded(files, names, state, Some(store)))
+}
+
+fn loaded(files: &Files, names: Names, state: store::Loaded, store: Option<Store>) -> Loaded {
     let (pages, problems) = pages::load(&files.pages, None);
+    let mut warnings = state.warnings;
     warnings.extend(problems);
     warnings.extend(store::not_yet(&state.snapshot));
-    let (snapshot, rejected) = (state.snapshot, state.rejected);
-    Ok(Loaded { snapshot, names, pages, warnings, rejected })
+    let rest = Rest { names, stats: state.stats, store };
+    Loaded { snapshot: state.snapshot, pages, warnings, rest }
 }
 
 /// Names are made by whoever reads rules and looked up by the resolver.
@@ -69,13 +95,55 @@ type SharedNames = Arc<Mutex<Names>>;
 pub(crate) struct Control {
     resolver: Resolver,
     pages: PageFolder,
+    heart: Heart,
+    writer: Writer,
+    api: Arc<Api>,
 }
 
 impl Control {
     /// Within a tokio runtime.
-    pub(crate) fn new(files: Files, names: Names, published: Arc<Published>) -> Control {
-        let names: SharedNames = Arc::new(Mutex::new(names));
-        Control { resolver: Resolver::new(names), pages: PageFolder::new(files.pages, published) }
+    pub(crate) fn new(
+        files: Files,
+        rest: Rest,
+        published: Arc<Published>,
+        shards: &ControlEnd,
+        token: Option<Token>,
+    ) -> Result<Control, String> {
+        let store = rest.store.ok_or("the state file was only looked at")?;
+        let names: SharedNames = Arc::new(Mutex::new(rest.names));
+        let table = published.snapshot.load_full();
+        let statistics = Statistics::new(shards.clone(), &table, &rest.stats);
+        let statistics = Arc::new(Mutex::new(statistics));
+        let tag = Tag { boot: boot(), sequence: store.sequence() };
+        let current = Arc::new(ArcSwap::from_pointee(Current { table, tag }));
+        let (happened, happenings) = mpsc::unbounded_channel();
+        let writer = Writer::start(Wiring {
+            store,
+            current: current.clone(),
+            published: published.clone(),
+            statistics: statistics.clone(),
+            shards: shards.clone(),
+            happened,
+        });
+        let writer = writer.map_err(|error| format!("no thread for the writer: {error}"))?;
+        let resolver = Resolver::new(names.clone());
+        let pulse = Pulse::new();
+        let api = Api {
+            orders: writer.orders(),
+            current: current.clone(),
+            names,
+            lookups: resolver.lookups(),
+            statistics: statistics.clone(),
+            shards: shards.clone(),
+            pulse: pulse.clone(),
+            token,
+            room: Arc::new(Semaphore::new(limits::MANAGEMENT_BODIES_BYTES_MAX / 1024)),
+            started: SystemTime::now(),
+        };
+        let heart =
+            Heart::new(pulse, statistics, shards.clone(), current, writer.orders(), happenings);
+        let pages = PageFolder::new(files.pages, published);
+        Ok(Control { resolver, pages, heart, writer, api: Arc::new(api) })
     }
 
     /// Before the first request: looks every name up, for a few seconds at most.
@@ -83,12 +151,24 @@ impl Control {
         self.resolver.first_round().await;
     }
 
-    /// Until it is dropped.
-    pub(crate) async fn run(self) -> Infallible {
-        let Control { resolver, pages } = self;
+    /// Until it is dropped. Management is served from the first poll on.
+    pub(crate) async fn run(&mut self, management: Vec<Management>) -> Infallible {
         tokio::select! {
-            never = resolver.run() => never,
-            never = pages.run() => never,
+            never = self.resolver.run() => never,
+            never = self.pages.run() => never,
+            never = self.heart.run(|_| {}) => never,
+            never = api::serve(self.api.clone(), management) => never,
         }
     }
+
+    /// At the end: what is not on disk yet goes there.
+    pub(crate) async fn finish(self) {
+        self.writer.finish().await;
+    }
+}
+
+/// Tells this process from any before it.
+fn boot() -> u32 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(std::process::id()) as u32
 }

@@ -82,7 +82,7 @@ impl PageFolder {
     }
 
     /// Reads it again whenever it changed.
-    pub(super) async fn run(mut self) -> Infallible {
+    pub(super) async fn run(&mut self) -> Infallible {
         loop {
             tokio::time::sleep(limits::PAGES_LOOK).await;
             self.look();

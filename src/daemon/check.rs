@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use super::log::say;
 use super::resources::Resources;
-use super::{listen, privileges};
+use super::{listen, management, privileges};
 use crate::config::Config;
 use crate::control;
 use crate::table::host;
@@ -24,6 +24,7 @@ pub(super) fn run(config: &Config) -> ExitCode {
         Err(found) => problems.extend(found),
     }
     problems.extend(listen::check(config));
+    problems.extend(management::token(config).err());
     problems.extend(hosts(config));
     // From here on as the daemon's user: whether he may read the files and use io_uring is the
     // question.
@@ -32,7 +33,7 @@ pub(super) fn run(config: &Config) -> ExitCode {
         Err(found) => problems.extend(found),
     }
     problems.extend(crate::ring::probe().err());
-    match control::load(&super::files(config)) {
+    match control::look(&super::files(config)) {
         Ok(loaded) => {
             say(&format!("{} rules from {}", loaded.snapshot.len(), config.state_file.display()));
             loaded.warnings.iter().for_each(|warning| say(&format!("warning: {warning}")));

@@ -74,7 +74,7 @@ impl Demo {
     }
 
     /// Says what can be tried.
-    pub(super) fn announce(&self, addresses: &[SocketAddr]) {
+    pub(super) fn announce(&self, addresses: &[SocketAddr], management: &[Management]) {
         let url = url(addresses);
         let [one, two] = self.backends[..] else { return };
         let mut text = format!(

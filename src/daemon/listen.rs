@@ -90,8 +90,16 @@ fn find_free_at(address: SocketAddr, is_any: bool) -> io::Result<SocketAddr> {
     }
 }
 
-fn has_no_family(error: &io::Error) -> bool {
+pub(super) fn has_no_family(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
+}
+
+/// One socket of an address that is nobody else's.
+pub(super) fn bind_one(address: &Address) -> io::Result<(TcpListener, SocketAddr)> {
+    let socket = socket(find_free(address)?, false)?;
+    socket.listen(limits::BACKLOG)?;
+    let local = socket.local_addr()?.as_socket().unwrap_or(address.socket());
+    Ok((socket.into(), local))
 }
 
 fn bind(address: SocketAddr, shards: usize) -> io::Result<(SocketAddr, Vec<TcpListener>)> {
@@ -123,7 +131,7 @@ fn socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
     Ok(socket)
 }
 
-fn explain(key: &str, address: &Address, error: &io::Error) -> String {
+pub(super) fn explain(key: &str, address: &Address, error: &io::Error) -> String {
     let port = address.socket().port();
     let advice = match error.raw_os_error() {
         Some(libc::EADDRINUSE) => {

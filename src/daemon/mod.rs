@@ -10,6 +10,7 @@ mod demo_backend;
 mod holder;
 mod listen;
 mod log;
+mod management;
 mod privileges;
 mod resources;
 mod signals;
@@ -21,7 +22,7 @@ use std::thread::JoinHandle;
 use tracing::{info, warn};
 
 use crate::config::Config;
-use crate::control::{self, Control, Files};
+use crate::control::{self, Control, Files, Management, Token};
 use crate::link::{self, Counter, Published, ShardEnd};
 use crate::shard;
 use arguments::{Arguments, Asked};
@@ -114,7 +115,9 @@ fn run(config: &Config, debug: bool, demo: Option<&Demo>) -> Result<(), Problems
     if !wrong_hosts.is_empty() {
         return Err(wrong_hosts);
     }
+    let token = management::token(config).map_err(one)?;
     let bound = listen::bind_all(config, resources.shards)?;
+    let management = management::bind_all(config, target)?;
     let addresses: Vec<_> = bound.iter().map(|bound| bound.local).collect();
     if let Some(demo) = demo {
         demo.write_table(&addresses).map_err(one)?;
@@ -129,32 +132,40 @@ fn run(config: &Config, debug: bool, demo: Option<&Demo>) -> Result<(), Problems
     resources.warnings().iter().for_each(|warning| warn!("{warning}"));
     let loaded = control::load(&files(config)).map_err(one)?;
     loaded.warnings.iter().for_each(|warning| warn!("{warning}"));
-    loaded.keep_rejected(&config.state_file);
     info!("{} rules from {}", loaded.snapshot.len(), config.state_file.display());
 
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| vec![format!("can't start the control shard: {error}")])?;
-    let outcome = runtime.block_on(serve(config, &resources, bound, loaded, demo));
+    let wiring = Wiring { bound, management, token, loaded };
+    let outcome = runtime.block_on(serve(config, &resources, wiring, demo));
     // A lookup may hang in the system's resolver for long: it is not waited for.
     runtime.shutdown_background();
     outcome.map_err(one)
 }
 
+/// What a start has made ready.
+struct Wiring {
+    bound: Vec<Bound>,
+    management: Vec<Management>,
+    token: Option<Token>,
+    loaded: control::Loaded,
+}
+
 async fn serve(
     config: &Config,
     resources: &Resources,
-    mut bound: Vec<Bound>,
-    loaded: control::Loaded,
+    wiring: Wiring,
     demo: Option<&Demo>,
 ) -> Result<(), String> {
+    let Wiring { mut bound, management, token, loaded } = wiring;
     let signals = Signals::take().map_err(|error| format!("can't take signals: {error}"))?;
     let (end, ends) =
         link::connect(Published::new(loaded.snapshot, loaded.pages), resources.shards)
             .map_err(|error| format!("can't make the shards' wake-ups: {error}"))?;
     let published = ends.first().map(|end| end.published.clone()).ok_or("there is no shard")?;
-    let mut control = Control::new(files(config), loaded.names, published);
+    let mut control = Control::new(files(config), loaded.rest, published, &end, token)?;
     control.prepare().await;
     let threads = start_shards(config, resources, &mut bound, ends)?;
     let threads = Threads::watch(threads).map_err(|error| format!("no thread: {error}"))?;
@@ -162,14 +173,19 @@ async fn serve(
         let how = if *trusted { " (internal: forwarding fields are believed)" } else { "" };
         info!("Listening for requests on {local}{how}");
     }
+    for one in &management {
+        info!("Listening for management on {one}");
+    }
     info!("Ready");
     if let Some(demo) = demo {
-        demo.announce(&bound.iter().map(|bound| bound.local).collect::<Vec<_>>());
+        let addresses: Vec<_> = bound.iter().map(|bound| bound.local).collect();
+        demo.announce(&addresses, &management);
     }
     let outcome = tokio::select! {
         outcome = signals::serve_until_stopped(&end, signals, threads, config.timeouts.drain) => outcome,
-        never = control.run() => match never {},
+        never = control.run(management) => match never {},
     };
+    control.finish().await;
     info!(
         "Stopped after {} connections and {} requests",
         end.total(Counter::Accepted),

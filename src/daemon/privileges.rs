@@ -16,6 +16,15 @@ pub(super) struct Target {
 }
 
 impl Target {
+    /// The group that is to own what is made for it: none where nothing changes.
+    pub(super) fn group(&self) -> Option<Gid> {
+        are_root().then_some(self.gid)
+    }
+
+    pub(super) fn user(&self) -> Option<Uid> {
+        are_root().then_some(self.uid)
+    }
+
     /// Whether root is kept.
     pub(super) fn stays_root(&self) -> bool {
         self.uid.is_root()

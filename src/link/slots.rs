@@ -266,13 +266,13 @@ impl Slots {
 
     /// By control: every slot in use with its numbers; `retired` ones are free afterwards, so this is
     /// the last time that they are seen.
-    pub(crate) fn collect(&self, mut see: impl FnMut(Id, Sums, bool)) {
-        for slot in self.each() {
+    pub(crate) fn collect(&self, mut see: impl FnMut(usize, Id, Sums, bool)) {
+        for (index, slot) in self.each().enumerate() {
             let phase = slot.phase.load(Ordering::Acquire);
             if phase == FREE {
                 continue;
             }
-            see(slot.id(), slot.sums(), phase == RETIRED);
+            see(index, slot.id(), slot.sums(), phase == RETIRED);
             if phase == RETIRED {
                 slot.phase.store(FREE, Ordering::Release);
             }
@@ -302,7 +302,7 @@ mod tests {
 
     fn collected(slots: &Slots) -> Vec<(Id, u64, bool)> {
         let mut all = Vec::new();
-        slots.collect(|id, sums, retired| all.push((id, sums.get(Count::Completed), retired)));
+        slots.collect(|_, id, sums, retired| all.push((id, sums.get(Count::Completed), retired)));
         all
     }
 

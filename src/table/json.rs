@@ -99,6 +99,22 @@ impl Algorithm {
     }
 }
 
+impl Action {
+    /// As it is written in a rule.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Action::Proxy(_) => "proxy",
+            Action::Spin(_) => "spin",
+            Action::Redirect(_) => "redirect",
+            Action::Static(_) => "static",
+            Action::Empty(_) => "empty",
+            Action::Alias(_) => "alias",
+            Action::Unknown => "unknown",
+            Action::NoHosts => "no_hosts",
+        }
+    }
+}
+
 impl Rule {
     /// Reads a rule. `host` is only what the error names; `names` gives backends their [`Name`]s.
     ///
@@ -109,21 +125,20 @@ impl Rule {
 
     /// The rule as it is read: `from_json` of this is this rule.
     pub fn to_json(&self) -> Value {
-        let (action, arguments) = match &self.action {
-            Action::Proxy(proxy) => ("proxy", proxy_to_json(proxy)),
-            Action::Spin(spin) => ("spin", spin_to_json(spin)),
+        let arguments = match &self.action {
+            Action::Proxy(proxy) => proxy_to_json(proxy),
+            Action::Spin(spin) => spin_to_json(spin),
             Action::Redirect(redirect) => {
                 let mut arguments = object([("redirect_to", Some(json!(redirect.to)))]);
                 put(&mut arguments, "code", redirect.code);
-                ("redirect", arguments)
+                arguments
             }
-            Action::Static(name) => ("static", object([("type", Some(json!(**name)))])),
-            Action::Empty(code) => ("empty", object([("code", Some(json!(code)))])),
-            Action::Alias(target) => ("alias", object([("hostname", Some(json!(**target)))])),
-            Action::Unknown => ("unknown", Map::new()),
-            Action::NoHosts => ("no_hosts", Map::new()),
+            Action::Static(name) => object([("type", Some(json!(**name)))]),
+            Action::Empty(code) => object([("code", Some(json!(code)))]),
+            Action::Alias(target) => object([("hostname", Some(json!(**target)))]),
+            Action::Unknown | Action::NoHosts => Map::new(),
         };
-        json!([action, arguments, self.match_subdomains])
+        json!([self.action.as_str(), arguments, self.match_subdomains])
     }
 }
 

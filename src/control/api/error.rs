@@ -1,0 +1,119 @@
+//! Why a management request is refused: a status, the original's code where it had one, and a sentence.
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+
+use super::super::change::Refused;
+use crate::table::{EditError, RuleError};
+
+/// A refusal, told as `{"error": code, "message": sentence}`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct ApiError {
+    pub(super) status: StatusCode,
+    pub(super) code: String,
+    pub(super) message: String,
+    /// A field that the status asks for.
+    field: Option<(header::HeaderName, HeaderValue)>,
+}
+
+impl ApiError {
+    pub(super) fn new(
+        status: StatusCode,
+        code: impl Into<String>,
+        message: impl Into<String>,
+    ) -> ApiError {
+        ApiError { status, code: code.into(), message: message.into(), field: None }
+    }
+
+    pub(super) fn bad(code: impl Into<String>, message: impl Into<String>) -> ApiError {
+        ApiError::new(StatusCode::BAD_REQUEST, code, message)
+    }
+
+    pub(super) fn not_found(path: &str) -> ApiError {
+        let path: String = path.chars().take(100).collect();
+        let message = format!(
+            "{path}: there is /hostname/, /hostname/HOST/, /stats/, /stats/HOST/, /backends/, /events, \
+             /metrics, /healthz and /"
+        );
+        ApiError::new(StatusCode::NOT_FOUND, "not_found", message)
+    }
+
+    pub(super) fn method(allowed: &'static str) -> ApiError {
+        let message = format!("this path takes {allowed}");
+        ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
+            .with(header::ALLOW, HeaderValue::from_static(allowed))
+    }
+
+    pub(super) fn unauthorized(code: &str, message: &str) -> ApiError {
+        ApiError::new(StatusCode::UNAUTHORIZED, code, message)
+            .with(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"mantrid\""))
+    }
+
+    pub(super) fn too_large() -> ApiError {
+        let most = crate::limits::MANAGEMENT_BODY_BYTES_MAX / 1024 / 1024;
+        let message = format!("the body has more than {most} MiB: send the table in parts, by PATCH");
+        ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
+            .with(header::CONNECTION, HeaderValue::from_static("close"))
+    }
+
+    pub(super) fn busy(message: &str) -> ApiError {
+        ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message)
+            .with(header::RETRY_AFTER, HeaderValue::from_static("1"))
+    }
+
+    fn with(mut self, name: header::HeaderName, value: HeaderValue) -> ApiError {
+        self.field = Some((name, value));
+        self
+    }
+}
+
+impl From<RuleError> for ApiError {
+    fn from(error: RuleError) -> ApiError {
+        ApiError::bad(format!("{}:{}", error.host(), error.code()), error.sentence())
+    }
+}
+
+impl From<EditError> for ApiError {
+    fn from(error: EditError) -> ApiError {
+        ApiError::bad(format!("{}:{}", error.host(), error.code()), error.sentence())
+    }
+}
+
+impl From<Refused> for ApiError {
+    fn from(refused: Refused) -> ApiError {
+        match refused {
+            Refused::Edit(error) => error.into(),
+            Refused::Precondition(tag) => {
+                let message = "the table was changed since: read it again".to_owned();
+                let error = ApiError::new(
+                    StatusCode::PRECONDITION_FAILED,
+                    "precondition_failed",
+                    message,
+                );
+                match HeaderValue::from_str(&tag.to_string()) {
+                    Ok(tag) => error.with(header::ETAG, tag),
+                    Err(_) => error,
+                }
+            }
+            Refused::NotWritten(reason) => ApiError::new(
+                StatusCode::INSUFFICIENT_STORAGE,
+                "state_not_written",
+                format!("the change could not be written to disk and was not made: {reason}"),
+            ),
+            Refused::Stopping => ApiError::busy("the daemon is stopping"),
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let body = json!({"error": self.code, "message": self.message}).to_string();
+        let content = [(header::CONTENT_TYPE, "application/json")];
+        let mut response = (self.status, content, body).into_response();
+        if let Some((name, value)) = self.field {
+            response.headers_mut().insert(name, value);
+        }
+        response
+    }
+}

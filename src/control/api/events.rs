@@ -1,0 +1,167 @@
+//! `GET /events`: server-sent events, each reader with the kinds and hosts that it asked for.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use axum::http::request::Parts;
+use axum::response::sse::{self, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Map, Value, json};
+use tokio::sync::broadcast::{self, error::RecvError};
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::super::pulse::{Event, Rates, Tick};
+use super::super::statistics::{self, SharedStatistics, name_of, to_json};
+use super::error::ApiError;
+use super::route::Query;
+use super::{Api, read};
+use crate::limits;
+use crate::link::Sums;
+use crate::table::Snapshot;
+
+const KINDS: &[&str] = &["hello", "change", "health", "traffic"];
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// What one reader wants.
+struct Reader {
+    kinds: Vec<String>,
+    hosts: Vec<(String, u64)>,
+    busiest: usize,
+    statistics: SharedStatistics,
+    current: Arc<arc_swap::ArcSwap<super::super::change::Current>>,
+}
+
+pub(super) fn stream(api: &Api, parts: &Parts) -> Result<Response, ApiError> {
+    let query = Query::of(parts.uri.query(), &["host", "busiest", "only"])?;
+    let busiest = query.count("busiest", limits::BUSIEST_MAX)?.unwrap_or(50);
+    let kinds: Vec<String> = match query.get("only") {
+        None => KINDS.iter().map(|kind| (*kind).to_owned()).collect(),
+        Some(only) => only.split(',').map(str::to_owned).collect(),
+    };
+    if let Some(other) = kinds.iter().find(|kind| !KINDS.contains(&&***kind)) {
+        let expected = KINDS.join(", ");
+        return Err(ApiError::bad("query_invalid", format!("only={other}: expected {expected}")));
+    }
+    let table = api.current().table.clone();
+    let mut hosts = Vec::new();
+    for raw in query.all("host") {
+        let name = read::name(raw)?;
+        hosts.push((name.clone(), table.key(&name)));
+    }
+    if limits::EVENT_HOSTS_MAX < hosts.len() {
+        let message = format!("{} hosts, expected at most {}", hosts.len(), limits::EVENT_HOSTS_MAX);
+        return Err(ApiError::bad("query_invalid", message));
+    }
+    let events = api.pulse.follow();
+    let events = events.ok_or_else(|| ApiError::busy("too many follow the events already"))?;
+    let hello = hello(api);
+    let (statistics, current) = (api.statistics.clone(), api.current.clone());
+    let reader = Reader { kinds, hosts, busiest, statistics, current };
+    let (pieces, body) = tokio::sync::mpsc::channel(4);
+    tokio::spawn(async move {
+        if reader.wants("hello") && pieces.send(Ok(sse("hello", &hello))).await.is_err() {
+            return;
+        }
+        reader.follow(events, pieces).await;
+    });
+    let keep_alive = KeepAlive::new().interval(KEEP_ALIVE);
+    Ok(Sse::new(ReceiverStream::new(body)).keep_alive(keep_alive).into_response())
+}
+
+fn hello(api: &Api) -> String {
+    let current = api.current();
+    let since = api.started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "etag": current.tag.to_string(),
+        "rules": current.table.len(),
+        "shards": api.shards.counters().len(),
+        "since": since.as_secs(),
+    })
+    .to_string()
+}
+
+type Piece = Result<sse::Event, Infallible>;
+
+fn sse(kind: &str, data: &str) -> sse::Event {
+    sse::Event::default().event(kind).data(data)
+}
+
+impl Reader {
+    fn wants(&self, kind: &str) -> bool {
+        self.kinds.iter().any(|wanted| wanted == kind)
+    }
+
+    /// Until the reader goes, or the daemon.
+    async fn follow(
+        self,
+        mut events: broadcast::Receiver<Event>,
+        pieces: tokio::sync::mpsc::Sender<Piece>,
+    ) {
+        loop {
+            let event = tokio::select! {
+                event = events.recv() => event,
+                () = pieces.closed() => return,
+            };
+            let piece = match event {
+                Ok(Event::Change(data)) if self.wants("change") => sse("change", &data),
+                Ok(Event::Health(data)) if self.wants("health") => sse("health", &data),
+                Ok(Event::Tick(tick)) if self.wants("traffic") => {
+                    sse("traffic", &self.traffic(&tick))
+                }
+                Ok(_) => continue,
+                Err(RecvError::Lagged(missed)) => {
+                    sse("lagged", &json!({ "missed": missed }).to_string())
+                }
+                Err(RecvError::Closed) => return,
+            };
+            if pieces.send(Ok(piece)).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn traffic(&self, tick: &Tick) -> String {
+        let table = self.current.load().table.clone();
+        let missing = self.hosts.iter().map(|(_, key)| *key).filter(|key| !tick.busy.contains_key(key));
+        let missing = statistics::lock(&self.statistics).of(&missing.collect());
+        let hosts = self.hosts.iter().map(|(name, key)| {
+            let sums = tick.busy.get(key).or_else(|| missing.get(key));
+            (name.clone(), moving(sums, tick.rates_of(*key)))
+        });
+        let hosts: Map<String, Value> = hosts.collect();
+        json!({
+            "time": tick.time,
+            "rules": tick.rules,
+            "etag": tick.current_tag,
+            "totals": tick.totals,
+            "shards": tick.shards,
+            "hosts": hosts,
+            "busiest": self.busiest(tick, &table),
+            "down": [],
+            "held": 0,
+        })
+        .to_string()
+    }
+
+    fn busiest(&self, tick: &Tick, table: &Snapshot) -> Vec<Value> {
+        let named = tick.ranked.iter().filter_map(|key| Some((*key, name_of(table, *key)?)));
+        let rows = named.take(self.busiest).map(|(key, name)| {
+            let mut row = Map::from_iter([("host".to_owned(), json!(name))]);
+            if let Value::Object(counters) = moving(tick.busy.get(&key), tick.rates_of(key)) {
+                row.extend(counters);
+            }
+            Value::Object(row)
+        });
+        rows.collect()
+    }
+}
+
+/// Counters with their rates.
+fn moving(sums: Option<&Sums>, rates: Rates) -> Value {
+    let mut counters = to_json(sums.unwrap_or(&Sums::default()));
+    let names = ["requests_per_second", "bytes_sent_per_second", "bytes_received_per_second"];
+    counters.extend(names.into_iter().zip(rates).map(|(name, rate)| (name.to_owned(), json!(rate))));
+    Value::Object(counters)
+}

@@ -1,0 +1,232 @@
+//! Who may use the API: holders of the token where there is one, and never a browser on behalf of
+//! somebody else's page.
+//!
+//! A page of evil.example can have a visitor's browser send requests to `localhost:8042`. It can't read
+//! the answers (no CORS), but a write would be done. So: a name in `Host` that is not this machine's is
+//! refused (DNS rebinding makes evil.example resolve to 127.0.0.1, and then it *can* read), and writes
+//! are refused that say that they come from another page, or that a mere form could have sent.
+
+use std::net::IpAddr;
+
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, Method, StatusCode, header};
+use subtle::ConstantTimeEq;
+
+use super::error::ApiError;
+
+/// The bearer token of `management_token_file`.
+#[derive(Clone)]
+pub(crate) struct Token(Box<[u8]>);
+
+impl Token {
+    /// The file's text without white space around it. Empty, or with a control character, it is none.
+    pub(crate) fn parse(text: &str) -> Option<Token> {
+        let token = text.trim();
+        let is_token = !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
+        is_token.then(|| Token(token.as_bytes().into()))
+    }
+
+    fn matches(&self, given: &[u8]) -> bool {
+        self.0.ct_eq(given).into()
+    }
+}
+
+/// Who is on the other end.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Peer {
+    Tcp(std::net::SocketAddr),
+    /// By the kernel's word: the user's number.
+    Unix(Option<u32>),
+}
+
+impl std::fmt::Display for Peer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Peer::Tcp(address) => address.fmt(f),
+            Peer::Unix(Some(uid)) => write!(f, "uid {uid}"),
+            Peer::Unix(None) => f.write_str("unix"),
+        }
+    }
+}
+
+fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {
+    headers.get(name).and_then(|value| value.to_str().ok())
+}
+
+fn forbidden(code: &str, message: impl Into<String>) -> ApiError {
+    ApiError::new(StatusCode::FORBIDDEN, code, message)
+}
+
+/// Whether a request is to be answered at all. `open`: it is one that needs no token.
+pub(super) fn check(
+    parts: &Parts,
+    peer: &Peer,
+    token: Option<&Token>,
+    open: bool,
+) -> Result<(), ApiError> {
+    // With a token a rebound name is no use: the page that it belongs to has no token to send.
+    if token.is_none() && matches!(peer, Peer::Tcp(_)) {
+        host(parts)?;
+    }
+    if let Some(token) = token.filter(|_| !open) {
+        authorized(&parts.headers, token)?;
+    }
+    match parts.method {
+        Method::GET | Method::HEAD | Method::OPTIONS => Ok(()),
+        _ => write(parts),
+    }
+}
+
+/// `Host` must be an address or `localhost`; a client that sends none is no browser.
+fn host(parts: &Parts) -> Result<(), ApiError> {
+    let absolute = parts.uri.authority().map(|authority| authority.as_str());
+    let Some(host) = absolute.or_else(|| text(&parts.headers, header::HOST)) else { return Ok(()) };
+    let name = host_of(host);
+    let is_ours =
+        name.parse::<IpAddr>().is_ok() || name.trim_end_matches('.').eq_ignore_ascii_case("localhost");
+    if is_ours {
+        return Ok(());
+    }
+    Err(forbidden(
+        "host_not_allowed",
+        format!(
+            "Host: {host}: without a token only an address or localhost is answered, so that no web \
+             page can reach the API by a name of its own"
+        ),
+    ))
+}
+
+/// The host of an authority, without port and brackets.
+fn host_of(authority: &str) -> &str {
+    if let Some(rest) = authority.strip_prefix('[') {
+        return rest.split(']').next().unwrap_or(rest);
+    }
+    authority.split(':').next().unwrap_or(authority)
+}
+
+fn authorized(headers: &HeaderMap, token: &Token) -> Result<(), ApiError> {
+    let given = headers.get(header::AUTHORIZATION).map(|value| value.as_bytes());
+    let Some(given) = given else {
+        let message = "a token is needed: Authorization: Bearer TOKEN, as in management_token_file";
+        return Err(ApiError::unauthorized("token_missing", message));
+    };
+    let bearer = given.split_first_chunk::<7>();
+    let given = bearer.filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"bearer "));
+    match given {
+        Some((_, given)) if token.matches(given.trim_ascii()) => Ok(()),
+        _ => Err(ApiError::unauthorized("token_wrong", "the token is not the right one")),
+    }
+}
+
+/// What only a web page says, or a form can send.
+fn write(parts: &Parts) -> Result<(), ApiError> {
+    let headers = &parts.headers;
+    if let Some(origin) = headers.get(header::ORIGIN) {
+        let host = headers.get(header::HOST).map(|host| host.as_bytes());
+        let origin = origin.as_bytes();
+        let authority =
+            [&b"http://"[..], b"https://"].into_iter().find_map(|scheme| origin.strip_prefix(scheme));
+        let is_own = authority.is_some_and(|authority| {
+            host.is_some_and(|host| authority.eq_ignore_ascii_case(host))
+        });
+        if !is_own {
+            let message = "Origin is another page than this API's own: pages of others may not write";
+            return Err(forbidden("origin_foreign", message));
+        }
+    }
+    if let Some(site) = headers.get("sec-fetch-site")
+        && ![&b"same-origin"[..], b"none"].contains(&site.as_bytes())
+    {
+        let message = "Sec-Fetch-Site says that another page sends this: pages of others may not write";
+        return Err(forbidden("cross_site", message));
+    }
+    let content = text(headers, header::CONTENT_TYPE).unwrap_or_default();
+    let content = content.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let forms = ["application/x-www-form-urlencoded", "multipart/form-data", "text/plain"];
+    if forms.contains(&&*content) {
+        let message = format!(
+            "Content-Type: {content} is what a web form sends; expected application/json \
+             (curl: --json, or -H 'Content-Type: application/json')"
+        );
+        return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "content_type_form", message));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::Request;
+
+    use super::*;
+
+    fn parts(method: &str, fields: &[(&str, &str)]) -> Parts {
+        let mut request = Request::builder().method(method).uri("/hostname/");
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        request.body(()).expect("a request").into_parts().0
+    }
+
+    fn tcp() -> Peer {
+        Peer::Tcp("127.0.0.1:1".parse().expect("an address"))
+    }
+
+    fn code(result: Result<(), ApiError>) -> String {
+        result.err().map_or_else(String::new, |error| error.code)
+    }
+
+    #[test]
+    fn only_this_machines_names_are_answered() {
+        for host in ["localhost", "LOCALHOST:8042", "localhost.", "127.0.0.1:8042", "[::1]:8042", "[::1]", "192.0.2.1"] {
+            assert_eq!(check(&parts("GET", &[("host", host)]), &tcp(), None, false), Ok(()), "{host}");
+        }
+        for host in ["evil.example", "evil.example:8042", "localhost.evil.example", "127.0.0.1.evil.example", ""] {
+            let request = parts("GET", &[("host", host)]);
+            assert_eq!(code(check(&request, &tcp(), None, false)), "host_not_allowed", "{host}");
+            assert_eq!(check(&request, &Peer::Unix(None), None, false), Ok(()));
+        }
+        assert_eq!(check(&parts("GET", &[]), &tcp(), None, false), Ok(()));
+    }
+
+    #[test]
+    fn the_token_is_asked_for_where_there_is_one() {
+        let token = Token::parse(" secret-1\n").expect("a token");
+        let with = |value: &str| {
+            let request = parts("GET", &[("host", "lb.example"), ("authorization", value)]);
+            code(check(&request, &tcp(), Some(&token), false))
+        };
+        assert_eq!(with("Bearer secret-1"), "");
+        assert_eq!(with("bearer secret-1"), "");
+        for wrong in ["Bearer secret-", "Bearer secret-12", "Bearer ", "Basic secret-1", "secret-1", "Bearer"] {
+            assert_eq!(with(wrong), "token_wrong", "{wrong}");
+        }
+        let without = parts("GET", &[("host", "lb.example")]);
+        assert_eq!(code(check(&without, &Peer::Unix(Some(0)), Some(&token), false)), "token_missing");
+        assert_eq!(check(&without, &tcp(), Some(&token), true), Ok(()));
+        for none in ["", " \n", "two words", "umlaut-\u{e4}"] {
+            assert!(Token::parse(none).is_none(), "{none:?}");
+        }
+    }
+
+    #[test]
+    fn pages_of_others_may_not_write() {
+        let check = |fields: &[(&str, &str)]| {
+            let mut all = vec![("host", "localhost:8042")];
+            all.extend(fields);
+            code(check(&parts("PUT", &all), &tcp(), None, false))
+        };
+        assert_eq!(check(&[]), "");
+        assert_eq!(check(&[("origin", "http://localhost:8042")]), "");
+        for origin in ["http://evil.example", "null", "http://localhost:3000", "http://localhost", "localhost:8042"] {
+            assert_eq!(check(&[("origin", origin)]), "origin_foreign", "{origin}");
+        }
+        assert_eq!(check(&[("sec-fetch-site", "same-origin")]), "");
+        for site in ["cross-site", "same-site", "whatever"] {
+            assert_eq!(check(&[("sec-fetch-site", site)]), "cross_site", "{site}");
+        }
+        assert_eq!(check(&[("content-type", "application/json; charset=utf-8")]), "");
+        for form in ["text/plain", "TEXT/PLAIN;charset=x", "multipart/form-data; boundary=a"] {
+            assert_eq!(check(&[("content-type", form)]), "content_type_form", "{form}");
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! `GET /hostname/`: every rule, or a page of those that match, sorted by name. A million rules are
+//! written as they are sent, on another thread, and never held as one text.
+
+use std::collections::BinaryHeap;
+use std::io::{self, Write};
+use std::sync::Arc;
+
+use axum::body::{Body, Bytes};
+use axum::http::HeaderValue;
+use axum::http::request::Parts;
+use axum::response::Response;
+use tokio::sync::mpsc;
+
+use super::Api;
+use super::error::ApiError;
+use super::route::Query;
+use super::rules::tagged;
+use crate::limits;
+use crate::table::{Rule, Snapshot};
+
+/// Which rules, of those in the table.
+#[derive(Debug, Default)]
+struct Wanted {
+    search: String,
+    action: Option<String>,
+    after: Option<String>,
+    limit: Option<usize>,
+}
+
+impl Wanted {
+    fn of(query: &Query<'_>) -> Result<Wanted, ApiError> {
+        Ok(Wanted {
+            search: query.get("search").unwrap_or_default().to_lowercase(),
+            action: query.get("action").filter(|action| !action.is_empty()).map(str::to_owned),
+            after: query.get("after").map(str::to_owned),
+            limit: query.count("limit", usize::MAX)?,
+        })
+    }
+
+    fn matches(&self, name: &str, rule: &Rule) -> bool {
+        (self.search.is_empty() || memchr::memmem::find(name.as_bytes(), self.search.as_bytes()).is_some())
+            && self.action.as_ref().is_none_or(|action| rule.action.as_str() == action)
+    }
+
+    /// The rules, sorted, and how many match wherever they stand. Of a page only as many are kept as
+    /// it has, however many there are.
+    fn select<'t>(&self, table: &'t Snapshot) -> (Vec<&'t str>, usize) {
+        let mut matched = 0;
+        let mut page: BinaryHeap<&str> = BinaryHeap::new();
+        let mut all: Vec<&str> = Vec::new();
+        for (name, _) in table.iter().filter(|(name, rule)| self.matches(name, rule)) {
+            matched += 1;
+            if self.after.as_ref().is_some_and(|after| name <= &**after) {
+                continue;
+            }
+            match self.limit {
+                None => all.push(name),
+                Some(limit) if page.len() < limit => page.push(name),
+                Some(_) => {
+                    if let Some(mut last) = page.peek_mut()
+                        && name < *last
+                    {
+                        *last = name;
+                    }
+                }
+            }
+        }
+        all.extend(page);
+        all.sort_unstable();
+        (all, matched)
+    }
+}
+
+pub(super) async fn answer(api: &Api, parts: &Parts) -> Result<Response, ApiError> {
+    let query = Query::of(parts.uri.query(), &["search", "action", "after", "limit"])?;
+    let wanted = Wanted::of(&query)?;
+    let current = api.current();
+    let rules = current.table.len();
+    let (matched, body) = if rules <= limits::LISTED_HERE_MAX {
+        let (names, matched) = wanted.select(&current.table);
+        let mut text = Vec::new();
+        // Writing to memory does not fail.
+        let _ = write(&current.table, &names, &mut text);
+        (matched, Body::from(text))
+    } else {
+        streamed(current.table.clone(), wanted).await?
+    };
+    let mut response = tagged(current.tag, body);
+    let headers = response.headers_mut();
+    headers.insert("mantrid-matched", HeaderValue::from(matched));
+    headers.insert("mantrid-rules", HeaderValue::from(rules));
+    Ok(response)
+}
+
+/// The same from a thread that may take its time.
+async fn streamed(table: Arc<Snapshot>, wanted: Wanted) -> Result<(usize, Body), ApiError> {
+    let (told, count) = tokio::sync::oneshot::channel();
+    let (pieces, body) = mpsc::channel::<io::Result<Bytes>>(4);
+    tokio::task::spawn_blocking(move || {
+        let (names, matched) = wanted.select(&table);
+        let _ = told.send(matched);
+        let mut out = io::BufWriter::with_capacity(limits::LISTING_PIECE_BYTES, Pieces(pieces));
+        // The reader may go at any time.
+        let _ = write(&table, &names, &mut out).and_then(|()| out.flush());
+    });
+    let matched = count.await.map_err(|_| ApiError::busy("listing the rules was given up"))?;
+    Ok((matched, Body::from_stream(tokio_stream::wrappers::ReceiverStream::new(body))))
+}
+
+/// Hands over what is written, and waits while the reader is slow.
+struct Pieces(mpsc::Sender<io::Result<Bytes>>);
+
+impl Write for Pieces {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let piece = Ok(Bytes::copy_from_slice(bytes));
+        self.0.blocking_send(piece).map_err(|_| io::ErrorKind::BrokenPipe)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn write(table: &Snapshot, names: &[&str], out: &mut impl Write) -> io::Result<()> {
+    let mut separator = "{";
+    for name in names {
+        let Some(rule) = table.get(name) else { continue };
+        out.write_all(separator.as_bytes())?;
+        separator = ",";
+        serde_json::to_writer(&mut *out, name)?;
+        out.write_all(b":")?;
+        serde_json::to_writer(&mut *out, &rule.to_json())?;
+    }
+    out.write_all(if separator == "{" { b"{}" } else { b"}" })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::table::{Names, edit};
+
+    fn table(names: &[&str]) -> Snapshot {
+        let rule = |name: &str| {
+            let action = if name.starts_with('s') { "spin" } else { "unknown" };
+            Rule::from_json(name, &json!([action, {}, false]), &mut Names::default()).expect("a rule")
+        };
+        let edits = names.iter().map(|name| ((*name).to_owned(), Some(rule(name)))).collect();
+        edit(&Snapshot::default(), edits).expect("a table")
+    }
+
+    fn listed(table: &Snapshot, query: &str) -> (Vec<String>, usize) {
+        let query = Query::of(Some(query), &["search", "action", "after", "limit"]);
+        let wanted = Wanted::of(&query.expect("a query")).expect("a query");
+        let (names, matched) = wanted.select(table);
+        let mut text = Vec::new();
+        write(table, &names, &mut text).expect("memory");
+        let value: Value = serde_json::from_slice(&text).expect("JSON");
+        (value.as_object().expect("an object").keys().cloned().collect(), matched)
+    }
+
+    #[test]
+    fn pages_follow_each_other_in_order() {
+        let table = table(&["b.com", "a.com", "s1.org", "s2.org", "c.com", "http://a.com"]);
+        assert_eq!(listed(&table, "").0, ["a.com", "b.com", "c.com", "http://a.com", "s1.org", "s2.org"]);
+        assert_eq!(listed(&table, "limit=2"), (vec!["a.com".into(), "b.com".into()], 6));
+        assert_eq!(listed(&table, "limit=2&after=b.com").0, ["c.com", "http://a.com"]);
+        assert_eq!(listed(&table, "search=A.COM"), (vec!["a.com".into(), "http://a.com".into()], 2));
+        assert_eq!(listed(&table, "action=spin&limit=1"), (vec!["s1.org".into()], 2));
+        assert_eq!(listed(&table, "limit=0"), (vec![], 6));
+        assert_eq!(listed(&table, "after=zzz"), (vec![], 6));
+    }
+}

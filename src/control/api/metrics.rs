@@ -1,0 +1,287 @@
+//! `GET /metrics`: Prometheus text. Totals per shard; hosts and backends only the busiest of them, for a
+//! million series would bring any Prometheus down.
+
+use std::cmp::Reverse;
+use std::collections::HashMap;
+use std::fmt;
+use std::time::SystemTime;
+
+use axum::http::header;
+use axum::http::request::Parts;
+use axum::response::{IntoResponse, Response};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+
+use super::super::statistics::name_of;
+use super::error::ApiError;
+use super::numbers::backend;
+use super::route::Query;
+use super::Api;
+use crate::http::Refusal;
+use crate::limits;
+use crate::link::{ControlEnd, Count, Counter, Id, Sums, TIME_BOUNDS};
+
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+pub(super) fn answer(api: &Api, parts: &Parts) -> Result<Response, ApiError> {
+    Query::of(parts.uri.query(), &[])?;
+    let mut registry = Registry::with_prefix("mantrid");
+    registry.register_collector(Box::new(Numbers::of(api)));
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &registry)
+        .map_err(|_| ApiError::busy("the metrics could not be written"))?;
+    Ok(([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response())
+}
+
+/// The numbers of one moment.
+#[derive(Debug)]
+struct Numbers {
+    shards: Vec<HashMap<&'static str, u64>>,
+    refusals: Vec<(&'static str, u64)>,
+    rules: i64,
+    generation: i64,
+    started: f64,
+    hosts: Vec<(String, Sums)>,
+    backends: Vec<(String, Sums)>,
+}
+
+/// Counters of a shard: name, help, and where it stands.
+const COUNTERS: &[(&str, &str, Counter)] = &[
+    ("connections_accepted", "Client connections accepted", Counter::Accepted),
+    ("connections_shed", "Client connections turned away for want of room", Counter::Shed),
+    ("requests", "Requests whose head was accepted", Counter::Requests),
+    ("requests_completed", "Requests that ended, answered or not", Counter::Completed),
+    ("bytes_sent", "Bytes sent to clients", Counter::Sent),
+    ("bytes_received", "Bytes received from clients", Counter::Received),
+    ("backend_connections_opened", "Connections opened to backends", Counter::Connects),
+    ("backend_connections_reused", "Requests sent on an idle connection", Counter::Reused),
+    ("backend_connect_failures", "Attempts to connect that failed", Counter::ConnectFailures),
+    ("retries", "Requests sent again, an idle connection being dead", Counter::Retries),
+    ("panics", "Connections ended by a panic", Counter::Panics),
+    ("requests_uncounted", "Requests that no counter of their host had room for", Counter::Uncounted),
+    ("ring_enters", "Calls of io_uring_enter", Counter::RingEnters),
+    ("ring_completions", "Completions taken from the ring", Counter::RingCompletions),
+];
+
+const GAUGES: &[(&str, &str, Counter)] = &[
+    ("connections_open", "Client connections open", Counter::Open),
+    ("backend_connections_idle", "Idle connections to backends", Counter::IdleConnections),
+    ("requests_queued", "Requests that wait for a place at a backend", Counter::Queued),
+    ("pipes", "Pipes in use for bulk bodies", Counter::Pipes),
+];
+
+const CLASSES: [(&str, Counter); 4] = [
+    ("2xx", Counter::Answers2xx),
+    ("3xx", Counter::Answers3xx),
+    ("4xx", Counter::Answers4xx),
+    ("5xx", Counter::Answers5xx),
+];
+
+/// Of a host or a backend: suffix, help, and where it stands.
+type Own = (&'static str, &'static str, Count);
+
+const HOST_COUNTERS: &[Own] = &[
+    ("requests", "Requests that ended, of the busiest hosts", Count::Completed),
+    ("bytes_sent", "Bytes sent to clients, of the busiest hosts", Count::Sent),
+    ("bytes_received", "Bytes received from clients, of the busiest hosts", Count::Received),
+];
+const HOST_GAUGES: &[Own] = &[
+    ("requests_open", "Requests under way, of the busiest hosts", Count::Open),
+    ("requests_held", "Requests held, of the busiest hosts", Count::Held),
+];
+const BACKEND_COUNTERS: &[Own] = &[
+    ("requests", "Requests that ended, of the busiest backends", Count::Completed),
+    ("connections_opened", "Connections opened, of the busiest backends", Count::Sent),
+    ("connect_failures", "Attempts to connect that failed, of the busiest backends", Count::Received),
+];
+const BACKEND_GAUGES: &[Own] = &[
+    ("requests_open", "Requests under way, of the busiest backends", Count::Open),
+    ("connections_idle", "Idle connections, of the busiest backends", Count::Held),
+];
+const TIMES: [(&str, &str, Count); 2] = [
+    ("connect_seconds", "Time to open a connection", Count::ConnectTime),
+    ("response_seconds", "Time from request to response head", Count::ResponseTime),
+];
+
+impl Numbers {
+    fn of(api: &Api) -> Numbers {
+        let current = api.current();
+        let since = api.started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let statistics = api.lock_statistics();
+        let mut hosts: Vec<(u64, Sums)> = statistics.busiest().into_iter().collect();
+        hosts.sort_by_key(|(key, sums)| (Reverse(sums.get(Count::Completed)), *key));
+        hosts.truncate(limits::METRIC_HOSTS);
+        let named = hosts.into_iter();
+        let named = named
+            .filter_map(|(key, sums)| Some((name_of(&current.table, key)?.to_owned(), sums)));
+        let mut backends: Vec<(&Id, &Sums)> = statistics.backends().iter().collect();
+        backends.sort_by_key(|(id, sums)| (Reverse(sums.get(Count::Completed)), **id));
+        backends.truncate(limits::METRIC_HOSTS);
+        let backends = backends.into_iter().map(|(id, sums)| (backend(id).to_string(), *sums));
+        Numbers {
+            shards: shards(&api.shards),
+            refusals: refusals(&api.shards),
+            rules: i64::try_from(current.table.len()).unwrap_or(i64::MAX),
+            generation: i64::try_from(current.tag.sequence).unwrap_or(i64::MAX),
+            started: since.as_secs_f64(),
+            hosts: named.collect(),
+            backends: backends.collect(),
+        }
+    }
+
+    fn build(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let version = [("version", env!("CARGO_PKG_VERSION"))];
+        one_gauge(encoder, "build_info", "Which program this is", &version, 1)?;
+        one_gauge(encoder, "rules", "Rules in the table", &[], self.rules)?;
+        let help = "Number of the last change of the table";
+        one_gauge(encoder, "table_generation", help, &[], self.generation)?;
+        let help = "When the daemon started, in seconds since 1970";
+        let mut metric = encoder.encode_descriptor(
+            "start_time_seconds",
+            help,
+            None,
+            MetricType::Gauge,
+        )?;
+        ConstGauge::new(self.started).encode(metric.encode_family(&NONE)?)
+    }
+
+    fn per_shard(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        for (name, help, _) in COUNTERS {
+            let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for (shard, numbers) in self.shards.iter().enumerate() {
+                let labels = [("shard", shard.to_string())];
+                ConstCounter::new(numbers[name]).encode(metric.encode_family(&labels)?)?;
+            }
+        }
+        for (name, help, _) in GAUGES {
+            let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for (shard, numbers) in self.shards.iter().enumerate() {
+                let labels = [("shard", shard.to_string())];
+                let number = i64::try_from(numbers[name]).unwrap_or(i64::MAX);
+                ConstGauge::new(number).encode(metric.encode_family(&labels)?)?;
+            }
+        }
+        let help = "Final answers by class";
+        let mut metric = encoder.encode_descriptor("answers", help, None, MetricType::Counter)?;
+        for (shard, numbers) in self.shards.iter().enumerate() {
+            for (class, _) in CLASSES {
+                let labels = [("shard", shard.to_string()), ("class", class.to_owned())];
+                ConstCounter::new(numbers[class]).encode(metric.encode_family(&labels)?)?;
+            }
+        }
+        let help = "Time that the shard had nothing to do";
+        let mut metric =
+            encoder.encode_descriptor("asleep_seconds", help, None, MetricType::Counter)?;
+        for (shard, numbers) in self.shards.iter().enumerate() {
+            let labels = [("shard", shard.to_string())];
+            let seconds = numbers["asleep"] as f64 / 1e6;
+            ConstCounter::new(seconds).encode(metric.encode_family(&labels)?)?;
+        }
+        let help = "Heads and bodies refused, by reason";
+        let mut metric = encoder.encode_descriptor("refused", help, None, MetricType::Counter)?;
+        for (reason, count) in &self.refusals {
+            ConstCounter::new(*count).encode(metric.encode_family(&[("reason", *reason)])?)?;
+        }
+        Ok(())
+    }
+}
+
+const NONE: [(&str, &str); 0] = [];
+
+fn one_gauge(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    labels: &[(&str, &str)],
+    value: i64,
+) -> fmt::Result {
+    let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    ConstGauge::new(value).encode(metric.encode_family(&labels.to_vec())?)
+}
+
+fn shards(end: &ControlEnd) -> Vec<HashMap<&'static str, u64>> {
+    let each = end.counters().map(|counters| {
+        let named = COUNTERS.iter().chain(GAUGES).map(|(name, _, counter)| (*name, *counter));
+        let all = named.chain(CLASSES).chain([("asleep", Counter::AsleepMicros)]);
+        all.map(|(name, counter)| (name, counters.get(counter))).collect()
+    });
+    each.collect()
+}
+
+fn refusals(end: &ControlEnd) -> Vec<(&'static str, u64)> {
+    let count = |refusal: Refusal| end.counters().map(|counters| counters.refusals(refusal)).sum();
+    let all = Refusal::ALL.iter().map(|refusal| (refusal.slug(), count(*refusal)));
+    all.filter(|(_, count)| *count != 0).collect()
+}
+
+/// Counters, gauges, answers and times of each.
+fn of_each(
+    encoder: &mut DescriptorEncoder<'_>,
+    label: &'static str,
+    each: &[(String, Sums)],
+    (counters, gauges): (&[Own], &[Own]),
+) -> fmt::Result {
+    for (name, help, count) in counters {
+        let name = format!("{label}_{name}");
+        let mut metric = encoder.encode_descriptor(&name, help, None, MetricType::Counter)?;
+        for (own, sums) in each {
+            let labels = [(label, own.as_str())];
+            ConstCounter::new(sums.get(*count)).encode(metric.encode_family(&labels)?)?;
+        }
+    }
+    for (name, help, count) in gauges {
+        let name = format!("{label}_{name}");
+        let mut metric = encoder.encode_descriptor(&name, help, None, MetricType::Gauge)?;
+        for (own, sums) in each {
+            let number = i64::try_from(sums.get(*count)).unwrap_or(0);
+            let labels = [(label, own.as_str())];
+            ConstGauge::new(number).encode(metric.encode_family(&labels)?)?;
+        }
+    }
+    let name = format!("{label}_answers");
+    let help = "Final answers by class, of the busiest";
+    let mut metric = encoder.encode_descriptor(&name, help, None, MetricType::Counter)?;
+    for (own, sums) in each {
+        for ((class, _), count) in CLASSES.iter().zip(sums.answers()) {
+            let labels = [(label, own.as_str()), ("class", *class)];
+            ConstCounter::new(*count).encode(metric.encode_family(&labels)?)?;
+        }
+    }
+    for (name, help, count) in TIMES {
+        times(encoder, (&format!("{label}_{name}"), help), (label, each), count)?;
+    }
+    Ok(())
+}
+
+fn times(
+    encoder: &mut DescriptorEncoder<'_>,
+    (name, help): (&str, &str),
+    (label, each): (&'static str, &[(String, Sums)]),
+    count: Count,
+) -> fmt::Result {
+    let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
+    let bounds = TIME_BOUNDS.iter().map(|micros| *micros as f64 / 1e6).chain([f64::MAX]);
+    let bounds: Vec<f64> = bounds.collect();
+    for (own, sums) in each {
+        let (classes, micros) = sums.times(count);
+        let buckets: Vec<(f64, u64)> = bounds.iter().copied().zip(classes.iter().copied()).collect();
+        let labels = [(label, own.as_str())];
+        let mut family = metric.encode_family(&labels)?;
+        let all = classes.iter().sum();
+        family.encode_histogram::<()>(micros as f64 / 1e6, all, &buckets, None)?;
+    }
+    Ok(())
+}
+
+impl Collector for Numbers {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        self.build(&mut encoder)?;
+        self.per_shard(&mut encoder)?;
+        of_each(&mut encoder, "host", &self.hosts, (HOST_COUNTERS, HOST_GAUGES))?;
+        of_each(&mut encoder, "backend", &self.backends, (BACKEND_COUNTERS, BACKEND_GAUGES))
+    }
+}

@@ -1,0 +1,143 @@
+//! The management API: the original's requests and answers, and what came since. `docs/api.md` is what
+//! it promises.
+//!
+//! Each connection is a task on the control shard. What takes long (reading or writing a million rules)
+//! is done elsewhere; what changes the table goes through the writer.
+
+mod error;
+mod events;
+mod guard;
+mod listing;
+mod metrics;
+mod numbers;
+mod read;
+mod route;
+mod rules;
+mod serve;
+
+use std::sync::{Arc, MutexGuard};
+use std::time::SystemTime;
+
+use arc_swap::ArcSwap;
+use axum::body::{Body, Bytes};
+use axum::http::request::Parts;
+use axum::http::{HeaderValue, Method, Request, header};
+use axum::response::{IntoResponse, Response};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::change::{Change, Current, Done};
+use super::pulse::Pulse;
+use super::resolver::Lookups;
+use super::statistics::{self, SharedStatistics, Statistics};
+use super::writer::Orders;
+use super::{SharedNames, dashboard};
+use crate::limits;
+use crate::link::ControlEnd;
+use error::ApiError;
+use guard::Peer;
+use route::Route;
+
+pub(crate) use guard::Token;
+pub(crate) use serve::{Management, serve};
+
+/// What requests are answered from.
+pub(super) struct Api {
+    pub(super) orders: Orders,
+    pub(super) current: Arc<ArcSwap<Current>>,
+    pub(super) names: SharedNames,
+    pub(super) lookups: Lookups,
+    pub(super) statistics: SharedStatistics,
+    pub(super) shards: ControlEnd,
+    pub(super) pulse: Pulse,
+    pub(super) token: Option<Token>,
+    /// Bytes of bodies that may be in memory, in KiB.
+    pub(super) room: Arc<Semaphore>,
+    pub(super) started: SystemTime,
+}
+
+/// A body with the room it takes.
+struct Taken {
+    bytes: Bytes,
+    room: OwnedSemaphorePermit,
+}
+
+impl Api {
+    /// Answers one request.
+    pub(super) async fn answer(&self, peer: &Peer, request: Request<Body>) -> Response {
+        let (parts, body) = request.into_parts();
+        let is_head = parts.method == Method::HEAD;
+        let mut response =
+            self.act(peer, &parts, body).await.unwrap_or_else(ApiError::into_response);
+        let headers = response.headers_mut();
+        headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+        headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        if is_head { response.map(|_| Body::empty()) } else { response }
+    }
+
+    async fn act(&self, peer: &Peer, parts: &Parts, body: Body) -> Result<Response, ApiError> {
+        let route = Route::of(parts.uri.path());
+        let open = route == Ok(Route::Dashboard);
+        guard::check(parts, peer, self.token.as_ref(), open)?;
+        let route = route?;
+        let methods = route.methods();
+        if !methods.split(", ").any(|method| method == parts.method.as_str()) {
+            return Err(ApiError::method(methods));
+        }
+        match route {
+            Route::Rules => rules::all(self, parts, body, peer).await,
+            Route::Rule(host) => rules::one(self, parts, body, peer, &host).await,
+            Route::AllStatistics => numbers::all(self, parts).await,
+            Route::Statistics(host) => numbers::one(self, parts, &host),
+            Route::Backends => numbers::backends(self, parts),
+            Route::Events => events::stream(self, parts),
+            Route::Metrics => metrics::answer(self, parts),
+            Route::Liveness => {
+                route::Query::of(parts.uri.query(), &[])?;
+                let content = [(header::CONTENT_TYPE, "application/json")];
+                Ok((content, "{\"ok\":true}").into_response())
+            }
+            Route::Dashboard => Ok(dashboard::answer()),
+        }
+    }
+
+    fn current(&self) -> Arc<Current> {
+        self.current.load_full()
+    }
+
+    fn lock_statistics(&self) -> MutexGuard<'_, Statistics> {
+        statistics::lock(&self.statistics)
+    }
+
+    /// Reads a body while there is room for it.
+    async fn take_body(&self, parts: &Parts, body: Body) -> Result<Taken, ApiError> {
+        let length = parts.headers.get(header::CONTENT_LENGTH);
+        let length = length.and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+        // One that does not say how long it is may be as long as any.
+        let length = match length {
+            None if parts.headers.contains_key(header::TRANSFER_ENCODING) => {
+                limits::MANAGEMENT_BODY_BYTES_MAX
+            }
+            None => 0,
+            Some(length) if limits::MANAGEMENT_BODY_BYTES_MAX < length => {
+                return Err(ApiError::too_large());
+            }
+            Some(length) => length,
+        };
+        let room = u32::try_from(length.div_ceil(1024)).unwrap_or(u32::MAX);
+        // Not waited for: whoever waits would stand before all that need little.
+        let room = self.room.clone().try_acquire_many_owned(room);
+        let room = room.map_err(|_| ApiError::busy("other large bodies are being read: try again"))?;
+        Ok(Taken { bytes: read::body(body).await?, room })
+    }
+
+    /// Has a change made, once the names in it were looked up: a rule in force should work.
+    async fn make(&self, change: Change) -> Result<Done, ApiError> {
+        if !change.dry_run {
+            let unasked = read::unasked(&change.edits);
+            if !unasked.is_empty() {
+                self.lookups.ready(&unasked).await;
+            }
+        }
+        Ok(self.orders.change(change).await?)
+    }
+}

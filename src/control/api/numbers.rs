@@ -1,0 +1,111 @@
+//! Counters: of all hosts, of one, and of backends.
+
+use std::cmp::Reverse;
+use std::collections::HashSet;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+use axum::http::header;
+use axum::http::request::Parts;
+use axum::response::{IntoResponse, Response};
+use serde_json::{Map, Value, json};
+
+use super::super::statistics::{self, name_of, to_json};
+use super::error::ApiError;
+use super::route::Query;
+use super::{Api, read};
+use crate::limits;
+use crate::link::{Count, Id, Sums};
+use crate::table::{Snapshot, UNKNOWN};
+
+fn answer(value: &Value) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], value.to_string()).into_response()
+}
+
+/// `GET /stats/`: each rule's, also those without a request yet, and `unknown` once it had one.
+pub(super) async fn all(api: &Api, parts: &Parts) -> Result<Response, ApiError> {
+    let query = Query::of(parts.uri.query(), &["busiest"])?;
+    let busiest = query.count("busiest", limits::BUSIEST_MAX)?;
+    let table = api.current().table.clone();
+    let shared = api.statistics.clone();
+    // A million hosts take a while.
+    let listed = tokio::task::spawn_blocking(move || match busiest {
+        Some(count) => busiest_of(&shared, &table, count),
+        None => every(&shared, &table),
+    });
+    let listed = listed.await.map_err(|_| ApiError::busy("adding up was given up"))?;
+    Ok(answer(&Value::Object(listed)))
+}
+
+fn every(shared: &statistics::SharedStatistics, table: &Snapshot) -> Map<String, Value> {
+    let mut names: Vec<&str> = table.iter().map(|(name, _)| name).collect();
+    names.sort_unstable();
+    let mut listed = Map::with_capacity(names.len() + 1);
+    for part in names.chunks(limits::STATISTICS_AT_ONCE) {
+        let keys: Vec<u64> = part.iter().map(|name| table.key(name)).collect();
+        let found = statistics::lock(shared).of(&keys.iter().copied().collect());
+        for (name, key) in part.iter().zip(keys) {
+            let counters = found.get(&key).map(to_json).unwrap_or_default();
+            listed.insert((*name).to_owned(), Value::Object(counters));
+        }
+    }
+    if !listed.contains_key(UNKNOWN)
+        && let Some(unknown) = statistics::lock(shared).of_one(table.key(UNKNOWN))
+    {
+        listed.insert(UNKNOWN.to_owned(), Value::Object(to_json(&unknown)));
+    }
+    listed
+}
+
+/// Those with the most requests, in order.
+fn busiest_of(
+    shared: &statistics::SharedStatistics,
+    table: &Snapshot,
+    count: usize,
+) -> Map<String, Value> {
+    let known: HashSet<u64> = statistics::lock(shared).known();
+    let mut found: Vec<(u64, Sums)> = Vec::new();
+    for part in known.into_iter().collect::<Vec<_>>().chunks(limits::STATISTICS_AT_ONCE) {
+        found.extend(statistics::lock(shared).of(&part.iter().copied().collect()));
+        found.sort_by_key(|(key, sums)| (Reverse(sums.get(Count::Completed)), *key));
+        found.truncate(count);
+    }
+    let named = found.into_iter().filter_map(|(key, sums)| {
+        Some((name_of(table, key)?.to_owned(), Value::Object(to_json(&sums))))
+    });
+    named.collect()
+}
+
+/// `GET /stats/HOST/`
+pub(super) fn one(api: &Api, parts: &Parts, raw: &str) -> Result<Response, ApiError> {
+    Query::of(parts.uri.query(), &[])?;
+    let name = read::name(raw)?;
+    let table = api.current().table.clone();
+    let is_there = name == UNKNOWN || table.get(&name).is_some();
+    let found = if is_there { api.lock_statistics().of_one(table.key(&name)) } else { None };
+    Ok(answer(&Value::Object(found.as_ref().map(to_json).unwrap_or_default())))
+}
+
+/// The address that a slot is for.
+pub(super) fn backend(id: &Id) -> SocketAddr {
+    let bits = u128::from(id[0]) << 64 | u128::from(id[1]);
+    SocketAddr::new(IpAddr::V6(Ipv6Addr::from_bits(bits)).to_canonical(), id[2] as u16)
+}
+
+/// `GET /backends/`: what is known of each that had traffic or is looked after.
+pub(super) fn backends(api: &Api, parts: &Parts) -> Result<Response, ApiError> {
+    Query::of(parts.uri.query(), &[])?;
+    let mut listed: Vec<(SocketAddr, Value)> = Vec::new();
+    for (id, sums) in api.lock_statistics().backends() {
+        let numbers = json!({
+            "open_requests": sums.get(Count::Open),
+            "idle_connections": sums.get(Count::Held),
+            "requests": sums.get(Count::Completed),
+            "connections": sums.get(Count::Sent),
+            "failures": sums.get(Count::Received),
+        });
+        listed.push((backend(id), numbers));
+    }
+    listed.sort_by_key(|(address, _)| *address);
+    let listed = listed.into_iter().map(|(address, value)| (address.to_string(), value));
+    Ok(answer(&Value::Object(listed.collect())))
+}

@@ -1,0 +1,187 @@
+//! Bodies of changes: rules as JSON, read one by one and never as one tree, so that a million of them
+//! need little more memory than their text.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::{Arc, PoisonError};
+
+use axum::body::{Body, Bytes};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, Visitor};
+use serde_json::Value;
+
+use super::error::ApiError;
+use crate::control::SharedNames;
+use crate::limits;
+use crate::table::{Action, Name, Rule, Target, host};
+
+/// Rules by canonical name; `None` deletes.
+pub(super) type Edits = Vec<(String, Option<Rule>)>;
+
+/// The whole body, up to the bound and in its time.
+pub(super) async fn body(body: Body) -> Result<Bytes, ApiError> {
+    let body = Limited::new(body, limits::MANAGEMENT_BODY_BYTES_MAX);
+    let collected = tokio::time::timeout(limits::MANAGEMENT_BODY_TIME, body.collect()).await;
+    match collected {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(ApiError::too_large()),
+        Ok(Err(error)) => Err(ApiError::bad("body_cut_off", format!("the body broke off: {error}"))),
+        Err(_) => Err(ApiError::bad("body_timeout", "the body did not arrive in time")),
+    }
+}
+
+/// `{host: rule}`, or with `nulls` `{host: rule or null}`.
+pub(super) fn rules(text: &[u8], nulls: bool, names: &SharedNames) -> Result<Edits, ApiError> {
+    let mut reading = Reading { names, nulls, edits: Vec::new(), refused: None };
+    let mut reader = serde_json::Deserializer::from_slice(text);
+    let read = (&mut reading).deserialize(&mut reader).and_then(|()| reader.end());
+    match (reading.refused, read) {
+        (Some(refused), _) => Err(refused),
+        (None, Ok(())) => Ok(reading.edits),
+        (None, Err(error)) if error.is_data() => {
+            let message = "the body must be an object of rules by host name: {\"a.com\": [\"proxy\", …], …}";
+            Err(ApiError::bad("body_not_a_dict", message))
+        }
+        (None, Err(error)) => Err(not_json(&error)),
+    }
+}
+
+/// One rule.
+pub(super) fn rule(name: &str, text: &[u8], names: &SharedNames) -> Result<Rule, ApiError> {
+    let value: Value = serde_json::from_slice(text).map_err(|error| not_json(&error))?;
+    let mut names = names.lock().unwrap_or_else(PoisonError::into_inner);
+    Ok(Rule::from_json(name, &value, &mut names)?)
+}
+
+fn not_json(error: &serde_json::Error) -> ApiError {
+    ApiError::bad("body_not_json", format!("the body is not JSON: {error}"))
+}
+
+/// The name of a rule in canonical form.
+pub(super) fn name(raw: &str) -> Result<String, ApiError> {
+    host::rule_name(raw).map_err(|error| {
+        ApiError::bad(format!("{raw}:hostname_invalid"), error.sentence())
+    })
+}
+
+/// The backends of these rules that were never looked up, each once.
+pub(super) fn unasked(edits: &Edits) -> Vec<Arc<Name>> {
+    let mut seen = HashSet::new();
+    let proxies = edits.iter().filter_map(|(_, rule)| match &rule.as_ref()?.action {
+        Action::Proxy(proxy) => Some(proxy),
+        _ => None,
+    });
+    let targets = proxies.flat_map(|proxy| proxy.backends()).map(|backend| backend.target());
+    let names = targets.filter_map(|target| match target {
+        Target::Name(name) if !name.is_asked() => Some(name),
+        _ => None,
+    });
+    names.filter(|name| seen.insert(Arc::as_ptr(name))).cloned().collect()
+}
+
+struct Reading<'n> {
+    names: &'n SharedNames,
+    nulls: bool,
+    edits: Edits,
+    refused: Option<ApiError>,
+}
+
+impl Reading<'_> {
+    fn one(&mut self, raw: &str, value: &Value) -> Result<(), ApiError> {
+        let name = name(raw)?;
+        let rule = if self.nulls && value.is_null() {
+            None
+        } else {
+            // Per rule: whoever else needs names need not wait for all of a million.
+            let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+            Some(Rule::from_json(raw, value, &mut names)?)
+        };
+        self.edits.push((name, rule));
+        Ok(())
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for &mut Reading<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for &mut Reading<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object of rules by host name")
+    }
+
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<(), M::Error> {
+        while let Some((name, value)) = map.next_entry::<String, Value>()? {
+            if let Err(refused) = self.one(&name, &value) {
+                self.refused = Some(refused);
+                return Err(M::Error::custom("refused"));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str, nulls: bool) -> Result<Vec<String>, String> {
+        let names = SharedNames::default();
+        let edits = rules(text.as_bytes(), nulls, &names);
+        edits
+            .map(|edits| {
+                let shown = edits.into_iter().map(|(name, rule)| match rule {
+                    Some(rule) => format!("{name}={}", rule.to_json()),
+                    None => format!("{name}=null"),
+                });
+                shown.collect()
+            })
+            .map_err(|error| error.code)
+    }
+
+    #[test]
+    fn rules_are_read_and_named_in_canonical_form() {
+        let text = r#"{"A.com.": ["empty", {"code": "403"}, true], "http://b.com": null}"#;
+        let expected = [r#"a.com=["empty",{"code":403},true]"#, "http://b.com=null"];
+        assert_eq!(read(text, true).expect("two edits"), expected);
+        assert_eq!(read("{}", false), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (text, nulls, code) in [
+            ("", false, "body_not_json"),
+            ("{", false, "body_not_json"),
+            ("{} {}", false, "body_not_json"),
+            (r#"{"a.com": ["unknown", {}, true]"#, false, "body_not_json"),
+            ("[]", false, "body_not_a_dict"),
+            ("null", false, "body_not_a_dict"),
+            (r#"{"a.com": null}"#, false, "a.com:host_details_not_list"),
+            (r#"{"a.com": ["x", {}, true]}"#, true, "a.com:host_action_invalid:x"),
+            (r#"{"a b": ["unknown", {}, true]}"#, true, "a b:hostname_invalid"),
+            // of several the first
+            (r#"{"a..b": null, "c": 1}"#, true, "a..b:hostname_invalid"),
+        ] {
+            assert_eq!(read(text, nulls), Err(code.to_owned()), "{text}");
+        }
+    }
+
+    #[test]
+    fn only_new_names_are_waited_for() {
+        let names = SharedNames::default();
+        let text = br#"{"a": ["proxy", {"backends": ["one:1", "two:2", "10.0.0.1:3"]}, false],
+                        "b": ["proxy", {"backends": ["one:1"]}, false]}"#;
+        let edits = rules(text, false, &names).expect("two rules");
+        let mut waited: Vec<String> = unasked(&edits).iter().map(ToString::to_string).collect();
+        waited.sort();
+        assert_eq!(waited, ["one:1", "two:2"]);
+        names.lock().expect("names").get("one", 1).set_asked();
+        assert_eq!(unasked(&edits).len(), 1);
+    }
+}

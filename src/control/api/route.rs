@@ -1,0 +1,175 @@
+//! What a management request asks for: its path and its query, as the original read them and more.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use percent_encoding::percent_decode_str;
+
+use super::error::ApiError;
+use crate::limits;
+
+/// What a path names.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Route {
+    Dashboard,
+    Liveness,
+    Metrics,
+    Events,
+    Backends,
+    /// All rules, or one.
+    Rules,
+    Rule(String),
+    /// All counters, or those of one host.
+    AllStatistics,
+    Statistics(String),
+}
+
+impl Route {
+    /// Reads a path. Its first word may be in any case and the last slash may be missing, as with the
+    /// original; what follows the first word is a host, percent-encoded or not.
+    pub(super) fn of(path: &str) -> Result<Route, ApiError> {
+        let rest = path.strip_prefix('/').unwrap_or(path);
+        let (word, host) = rest.split_once('/').unwrap_or((rest, ""));
+        let host = match percent_decode_str(host.strip_suffix('/').unwrap_or(host)).decode_utf8() {
+            Ok(host) => host.into_owned(),
+            Err(_) => return Err(ApiError::bad("hostname_invalid", "the host is not UTF-8")),
+        };
+        let route = match (&*word.to_ascii_lowercase(), &*host) {
+            ("", "") => Route::Dashboard,
+            ("healthz", "") => Route::Liveness,
+            ("metrics", "") => Route::Metrics,
+            ("events", "") => Route::Events,
+            ("backends", "") => Route::Backends,
+            ("hostname", "") => Route::Rules,
+            ("hostname", _) => Route::Rule(host),
+            ("stats", "") => Route::AllStatistics,
+            ("stats", _) => Route::Statistics(host),
+            _ => return Err(ApiError::not_found(path)),
+        };
+        Ok(route)
+    }
+
+    /// The methods that it takes.
+    pub(super) fn methods(&self) -> &'static str {
+        match self {
+            Route::Rules => "GET, HEAD, PUT, PATCH",
+            Route::Rule(_) => "GET, HEAD, PUT, DELETE",
+            _ => "GET, HEAD",
+        }
+    }
+}
+
+/// The arguments behind the `?`, each known to the request that has them.
+#[derive(Debug, Default)]
+pub(super) struct Query<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
+
+impl<'a> Query<'a> {
+    /// Refuses what is not among `known`: a slip would silently do something else.
+    pub(super) fn of(text: Option<&'a str>, known: &[&str]) -> Result<Query<'a>, ApiError> {
+        let pairs: Vec<_> = form_urlencoded::parse(text.unwrap_or_default().as_bytes()).collect();
+        if let Some((name, _)) = pairs.iter().find(|(name, _)| !known.contains(&&**name)) {
+            let expected = match known {
+                [] => "none is taken here".to_owned(),
+                known => format!("expected {}", known.join(", ")),
+            };
+            let message = format!("{name}: no such argument; {expected}");
+            return Err(ApiError::bad("query_unknown", message));
+        }
+        Ok(Query(pairs))
+    }
+
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
+        self.all(name).next()
+    }
+
+    pub(super) fn all<'q>(&'q self, name: &str) -> impl Iterator<Item = &'q str> {
+        self.0.iter().filter(move |(known, _)| known == name).map(|(_, value)| &**value)
+    }
+
+    /// `1` or `true`.
+    pub(super) fn flag(&self, name: &str) -> Result<bool, ApiError> {
+        match self.get(name) {
+            None | Some("0" | "false") => Ok(false),
+            Some("1" | "true" | "") => Ok(true),
+            Some(other) => Err(invalid(name, other, "1 or 0")),
+        }
+    }
+
+    pub(super) fn count(&self, name: &str, most: usize) -> Result<Option<usize>, ApiError> {
+        let Some(text) = self.get(name) else { return Ok(None) };
+        match text.parse() {
+            Ok(count) if count <= most => Ok(Some(count)),
+            _ => Err(invalid(name, text, &format!("a whole number up to {most}"))),
+        }
+    }
+
+    /// `500ms`, `30s`, `5m`, `1h`, or seconds.
+    pub(super) fn duration(&self, name: &str, most: Duration) -> Result<Option<Duration>, ApiError> {
+        let Some(text) = self.get(name) else { return Ok(None) };
+        let units = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000), ("", 1000)];
+        let read = units.iter().find_map(|(unit, millis)| {
+            let number: u64 = text.strip_suffix(unit)?.parse().ok()?;
+            number.checked_mul(*millis).map(Duration::from_millis)
+        });
+        match read {
+            Some(duration) if duration <= most => Ok(Some(duration)),
+            _ => Err(invalid(name, text, &format!("a time like 30s, at most {}s", most.as_secs()))),
+        }
+    }
+}
+
+fn invalid(name: &str, found: &str, expected: &str) -> ApiError {
+    let found: String = found.chars().take(limits::PAGE_NAME_BYTES_MAX).collect();
+    ApiError::bad("query_invalid", format!("{name}={found}: expected {expected}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn route(path: &str) -> Route {
+        Route::of(path).unwrap_or_else(|error| panic!("{path}: {error:?}"))
+    }
+
+    #[test]
+    fn paths_are_read_as_the_original_read_them() {
+        assert_eq!(route("/"), Route::Dashboard);
+        assert_eq!(route("/hostname/"), Route::Rules);
+        assert_eq!(route("/hostname"), Route::Rules);
+        assert_eq!(route("/HostName/A.com/"), Route::Rule("A.com".to_owned()));
+        assert_eq!(route("/hostname/a.com"), Route::Rule("a.com".to_owned()));
+        assert_eq!(route("/stats/"), Route::AllStatistics);
+        assert_eq!(route("/stats/a.com"), Route::Statistics("a.com".to_owned()));
+        for path in ["/hostname/http%3A%2F%2Fa.com/", "/hostname/http://a.com", "/hostname/http:%2f/a.com/"] {
+            assert_eq!(route(path), Route::Rule("http://a.com".to_owned()), "{path}");
+        }
+        for path in ["/hosts", "/metrics/more", "/healthz/x/", "//", "/stats2"] {
+            assert!(Route::of(path).is_err(), "{path}");
+        }
+        assert!(Route::of("/hostname/%ff/").is_err());
+    }
+
+    #[test]
+    fn arguments_are_checked() {
+        let query = Query::of(Some("timeout=1500ms&dry_run=1&host=a&host=b%20c"), &[
+            "timeout", "dry_run", "host",
+        ]);
+        let query = query.expect("known arguments");
+        let most = Duration::from_secs(60);
+        assert_eq!(query.duration("timeout", most).ok(), Some(Some(Duration::from_millis(1500))));
+        assert!(query.duration("timeout", Duration::from_secs(1)).is_err());
+        assert_eq!(query.flag("dry_run").ok(), Some(true));
+        assert_eq!(query.all("host").collect::<Vec<_>>(), ["a", "b c"]);
+        assert!(Query::of(Some("dryrun=1"), &["dry_run"]).is_err());
+        for (text, expected) in [("3", 3000), ("3s", 3000), ("2m", 120_000), ("1h", 3_600_000)] {
+            let text = format!("t={text}");
+            let query = Query::of(Some(&text), &["t"]).expect("known");
+            let found = query.duration("t", limits::DRAIN_WAIT_MAX).expect("a time");
+            assert_eq!(found, Some(Duration::from_millis(expected)), "{text}");
+        }
+        for text in ["t=-1s", "t=s", "t=1d", "t=99999999999999999999h", "t=1.5s"] {
+            let query = Query::of(Some(text), &["t"]).expect("known");
+            assert!(query.duration("t", limits::DRAIN_WAIT_MAX).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! Rules: read, set, deleted; all of them, some, or one.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue, Method, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Map, Value, json};
+use tokio::io::unix::AsyncFd;
+
+use super::super::change::{Change, Done, Tag, Verb};
+use super::error::ApiError;
+use super::guard::Peer;
+use super::read::{self, Edits};
+use super::route::Query;
+use super::{Api, listing};
+use crate::limits;
+use crate::link::Drain;
+use crate::table::{Action, Rule, Snapshot, Target};
+
+const CHANGE: &[&str] = &["dry_run"];
+const CHANGE_ONE: &[&str] = &["dry_run", "wait", "timeout"];
+
+/// `/hostname/`
+pub(super) async fn all(
+    api: &Api,
+    parts: &Parts,
+    body: Body,
+    peer: &Peer,
+) -> Result<Response, ApiError> {
+    let verb = match parts.method {
+        Method::GET | Method::HEAD => return listing::answer(api, parts),
+        Method::PUT => Verb::Put,
+        _ => Verb::Patch,
+    };
+    let query = Query::of(parts.uri.query(), CHANGE)?;
+    let dry_run = query.flag("dry_run")?;
+    let text = api.take_body(parts, body).await?;
+    let edits = parsed(api, text.bytes, verb == Verb::Patch).await?;
+    drop(text.room);
+    let change = Change { whole: verb == Verb::Put, ..change(parts, peer, verb, edits, dry_run)? };
+    let done = api.make(change).await?;
+    Ok(changed(&done, dry_run, Map::new()))
+}
+
+/// Large bodies are read elsewhere: the API goes on meanwhile.
+async fn parsed(api: &Api, text: Bytes, nulls: bool) -> Result<Edits, ApiError> {
+    if text.len() <= limits::PARSED_HERE_BYTES_MAX {
+        return read::rules(&text, nulls, &api.names);
+    }
+    let names = api.names.clone();
+    let parsed = tokio::task::spawn_blocking(move || read::rules(&text, nulls, &names)).await;
+    parsed.map_err(|_| ApiError::busy("reading the rules was given up"))?
+}
+
+/// `/hostname/HOST/`
+pub(super) async fn one(
+    api: &Api,
+    parts: &Parts,
+    body: Body,
+    peer: &Peer,
+    raw: &str,
+) -> Result<Response, ApiError> {
+    let name = read::name(raw)?;
+    if matches!(parts.method, Method::GET | Method::HEAD) {
+        Query::of(parts.uri.query(), &[])?;
+        let current = api.current();
+        let rule = current.table.get(&name).map_or(Value::Null, Rule::to_json);
+        return Ok(tagged(current.tag, rule.to_string()));
+    }
+    let query = Query::of(parts.uri.query(), CHANGE_ONE)?;
+    let dry_run = query.flag("dry_run")?;
+    let wait = wait(&query)?;
+    let text = api.take_body(parts, body).await?;
+    let (verb, rule) = match parts.method {
+        Method::DELETE => (Verb::Delete, None),
+        // As the error names it: what was given.
+        _ => (Verb::Put, Some(read::rule(raw, &text.bytes, &api.names)?)),
+    };
+    drop(text.room);
+    let removed_by = rule.clone();
+    let change = change(parts, peer, verb, vec![(name.clone(), rule)], dry_run)?;
+    let done = api.make(change).await?;
+    let mut more = Map::new();
+    if let Some(wait) = wait.filter(|_| !dry_run) {
+        let removed = removed(done.before.as_ref(), removed_by.as_ref());
+        drained(api, &name, removed, wait, &mut more).await?;
+    }
+    Ok(changed(&done, dry_run, more))
+}
+
+fn change(
+    parts: &Parts,
+    peer: &Peer,
+    verb: Verb,
+    edits: Edits,
+    dry_run: bool,
+) -> Result<Change, ApiError> {
+    let if_match = if_match(&parts.headers)?;
+    Ok(Change { verb, who: peer.to_string(), edits, whole: false, if_match, dry_run })
+}
+
+fn if_match(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
+    let given = headers.get_all(header::IF_MATCH).iter().map(|value| value.to_str());
+    let given: Result<Vec<&str>, _> = given.collect();
+    let given = given.map_err(|_| ApiError::bad("if_match_invalid", "If-Match holds no ETag"))?;
+    Ok((!given.is_empty()).then(|| given.join(",")))
+}
+
+/// How long to wait for what was removed, if at all.
+fn wait(query: &Query<'_>) -> Result<Option<Duration>, ApiError> {
+    let timeout = query.duration("timeout", limits::DRAIN_WAIT_MAX)?;
+    match query.get("wait") {
+        Some("drained") => Ok(Some(timeout.unwrap_or(limits::DRAIN_WAIT))),
+        Some(other) => {
+            Err(ApiError::bad("query_invalid", format!("wait={other}: expected wait=drained")))
+        }
+        None if timeout.is_some() => {
+            Err(ApiError::bad("query_invalid", "timeout is for wait=drained, which is missing"))
+        }
+        None => Ok(None),
+    }
+}
+
+/// Backends of `before` that are none of `after`.
+fn removed(before: Option<&Rule>, after: Option<&Rule>) -> Vec<SocketAddr> {
+    let stay = addresses(after);
+    addresses(before).difference(&stay).copied().collect()
+}
+
+fn addresses(rule: Option<&Rule>) -> BTreeSet<SocketAddr> {
+    let Some(Rule { action: Action::Proxy(proxy), .. }) = rule else { return BTreeSet::new() };
+    let of = |target: Target<'_>| match target {
+        Target::Address(address) => vec![address],
+        Target::Name(name) => name.addresses().to_vec(),
+    };
+    proxy.backends().iter().flat_map(|backend| of(backend.target())).collect()
+}
+
+/// Waits until the removed backends have no request of this rule under way.
+async fn drained(
+    api: &Api,
+    name: &str,
+    removed: Vec<SocketAddr>,
+    wait: Duration,
+    more: &mut Map<String, Value>,
+) -> Result<(), ApiError> {
+    let key = Snapshot::default().key(name);
+    let failed = |error: std::io::Error| {
+        ApiError::busy(&format!("the change is made, but nothing can be waited for: {error}"))
+    };
+    let shards = api.shards.counters().len();
+    let drain = Arc::new(Drain::new(key, removed, shards).map_err(failed)?);
+    if drain.backends.is_empty() {
+        more.insert("drained".to_owned(), json!(true));
+        return Ok(());
+    }
+    let answered = AsyncFd::new(drain.answered().map_err(failed)?).map_err(failed)?;
+    api.shards.ask(&drain);
+    let all = async {
+        while drain.left() != Some(0) {
+            let Ok(mut ready) = answered.readable().await else { return };
+            let mut count = [0; 8];
+            // Only to have it unreadable again; what it says stands in `drain`.
+            let _ = rustix::io::read(answered.get_ref(), &mut count);
+            ready.clear_ready();
+        }
+    };
+    let _ = tokio::time::timeout(wait, all).await;
+    let is_done = drain.left() == Some(0);
+    more.insert("drained".to_owned(), json!(is_done));
+    if !is_done {
+        let left = drain.left_at().filter(|(_, count)| *count != 0);
+        let left: Map<_, _> = left.map(|(at, count)| (at.to_string(), json!(count))).collect();
+        more.insert("in_flight".to_owned(), Value::Object(left));
+    }
+    Ok(())
+}
+
+/// `{"ok": true}`, and more.
+fn changed(done: &Done, dry_run: bool, more: Map<String, Value>) -> Response {
+    let mut answer = Map::from_iter([("ok".to_owned(), json!(true))]);
+    if dry_run {
+        answer.insert("dry_run".to_owned(), json!(true));
+    }
+    answer.extend(more);
+    tagged(done.tag, Value::Object(answer).to_string())
+}
+
+pub(super) fn tagged(tag: Tag, body: impl Into<Body>) -> Response {
+    let content = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
+    let mut response = (content, body.into()).into_response();
+    if let Ok(tag) = HeaderValue::from_str(&tag.to_string()) {
+        response.headers_mut().insert(header::ETAG, tag);
+    }
+    response
+}

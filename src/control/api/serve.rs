@@ -1,0 +1,116 @@
+//! Management connections, over TCP and Unix sockets: HTTP/1 by hyper, a task each, under a limit.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::http::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Semaphore;
+use tracing::{debug, warn};
+
+use super::Api;
+use super::guard::Peer;
+use crate::limits;
+
+/// A bound management address.
+pub(crate) enum Management {
+    Tcp(std::net::TcpListener, SocketAddr),
+    Unix(std::os::unix::net::UnixListener, PathBuf),
+}
+
+impl std::fmt::Display for Management {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Management::Tcp(_, address) => write!(f, "http://{address}/"),
+            Management::Unix(_, path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Listener {
+    fn new(bound: Management) -> io::Result<Listener> {
+        Ok(match bound {
+            Management::Tcp(socket, _) => {
+                socket.set_nonblocking(true)?;
+                Listener::Tcp(TcpListener::from_std(socket)?)
+            }
+            Management::Unix(socket, _) => {
+                socket.set_nonblocking(true)?;
+                Listener::Unix(UnixListener::from_std(socket)?)
+            }
+        })
+    }
+}
+
+/// Serves all addresses for ever.
+pub(in crate::control) async fn serve(api: Arc<Api>, bound: Vec<Management>) -> Infallible {
+    let places = Arc::new(Semaphore::new(limits::MANAGEMENT_CONNECTIONS_MAX));
+    for one in bound {
+        let name = one.to_string();
+        match Listener::new(one) {
+            Ok(listener) => {
+                tokio::spawn(accept(api.clone(), listener, places.clone()));
+            }
+            Err(error) => warn!("{name}: can't listen: {error}"),
+        }
+    }
+    std::future::pending().await
+}
+
+async fn accept(api: Arc<Api>, listener: Listener, places: Arc<Semaphore>) {
+    loop {
+        let Ok(place) = places.clone().acquire_owned().await else { return };
+        let accepted = match &listener {
+            Listener::Tcp(listener) => listener.accept().await.map(|(stream, address)| {
+                // Small answers, at once.
+                let _ = stream.set_nodelay(true);
+                let peer = SocketAddr::new(address.ip().to_canonical(), address.port());
+                tokio::spawn(connection(api.clone(), stream, Peer::Tcp(peer), place));
+            }),
+            Listener::Unix(listener) => listener.accept().await.map(|(stream, _)| {
+                let uid = stream.peer_cred().ok().map(|who| who.uid());
+                tokio::spawn(connection(api.clone(), stream, Peer::Unix(uid), place));
+            }),
+        };
+        if let Err(error) = accepted {
+            warn!("management: can't accept: {error}");
+            tokio::time::sleep(limits::ACCEPT_PAUSE).await;
+        }
+    }
+}
+
+async fn connection<S>(
+    api: Arc<Api>,
+    stream: S,
+    peer: Peer,
+    _place: tokio::sync::OwnedSemaphorePermit,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let answer = service_fn(|request: Request<Incoming>| {
+        let (api, peer) = (&api, &peer);
+        async move { Ok::<_, Infallible>(api.answer(peer, request.map(Body::new)).await) }
+    });
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits::MANAGEMENT_HEAD_TIME)
+        .serve_connection(TokioIo::new(stream), answer)
+        .await;
+    if let Err(error) = served {
+        debug!("management: {peer}: {error}");
+    }
+}

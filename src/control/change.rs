@@ -1,0 +1,114 @@
+//! A change of the table on its way: from whoever asks for it, to the writer, to its answer.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::table::{EditError, Rule, Snapshot};
+
+/// How it was asked for.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(super) enum Verb {
+    Put,
+    Patch,
+    Delete,
+}
+
+impl Verb {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Verb::Put => "PUT",
+            Verb::Patch => "PATCH",
+            Verb::Delete => "DELETE",
+        }
+    }
+}
+
+/// Which table it is: an opaque `ETag`, another one after each change and after each start.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(super) struct Tag {
+    /// Random for each process: a file that was edited by hand meanwhile has another.
+    pub(super) boot: u32,
+    /// Of the last change.
+    pub(super) sequence: u64,
+}
+
+impl fmt::Display for Tag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{:08x}-{}\"", self.boot, self.sequence)
+    }
+}
+
+/// The table with its tag.
+#[derive(Clone)]
+pub(super) struct Current {
+    pub(super) table: Arc<Snapshot>,
+    pub(super) tag: Tag,
+}
+
+/// What is to become of the table.
+#[derive(Debug)]
+pub(super) struct Change {
+    pub(super) verb: Verb,
+    /// Address or user of whoever asked.
+    pub(super) who: String,
+    /// By canonical name; `None` deletes.
+    pub(super) edits: Vec<(String, Option<Rule>)>,
+    /// These are all rules that there are to be.
+    pub(super) whole: bool,
+    /// The tags of which one must be the table's (RFC 9110 §13.1.1), as they were sent.
+    pub(super) if_match: Option<String>,
+    /// Only to be checked.
+    pub(super) dry_run: bool,
+}
+
+impl Change {
+    /// Whether `If-Match` lets it through.
+    pub(super) fn matches(&self, tag: Tag) -> bool {
+        let Some(wanted) = &self.if_match else { return true };
+        let tag = tag.to_string();
+        wanted.split(',').map(str::trim).any(|one| one == "*" || one == tag)
+    }
+
+    /// For the audit line.
+    pub(super) fn host(&self) -> &str {
+        match &self.edits[..] {
+            [(name, _)] if !self.whole => name,
+            _ => "*",
+        }
+    }
+}
+
+/// A change that was made.
+#[derive(Clone, Debug)]
+pub(super) struct Done {
+    pub(super) tag: Tag,
+    /// The rule of a change of one, as it was before.
+    pub(super) before: Option<Rule>,
+}
+
+/// Why one was not made.
+#[derive(Clone, Debug)]
+pub(super) enum Refused {
+    /// It would make no sense.
+    Edit(EditError),
+    /// The table is another one than the asker thought.
+    Precondition(Tag),
+    /// It could not be written down.
+    NotWritten(String),
+    /// The daemon is stopping.
+    Stopping,
+}
+
+/// A change that is in force, for whoever follows.
+#[derive(Clone, Debug)]
+pub(super) struct Happened {
+    pub(super) verb: Verb,
+    pub(super) who: String,
+    pub(super) tag: Tag,
+    pub(super) rules: usize,
+    pub(super) changed: usize,
+    /// Unless they are many.
+    pub(super) edits: Option<Vec<(String, Option<Rule>)>>,
+    /// Rules before and after, where one of them has a `check`.
+    pub(super) checked: Vec<(Option<Rule>, Option<Rule>)>,
+}

@@ -1,0 +1,250 @@
+//! Once a second: what the shards counted is collected and, if anybody follows, told with its rates;
+//! and every event is passed to all who follow.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use arc_swap::ArcSwap;
+use serde_json::{Value, json};
+use tokio::sync::{broadcast, mpsc};
+
+use super::change::{Current, Happened};
+use super::statistics::{self, Busy, SharedStatistics};
+use super::writer::Orders;
+use crate::limits;
+use crate::link::{ControlEnd, Count, Counter, Sums};
+use crate::table::Rule;
+
+/// What readers of `/events` are told.
+#[derive(Clone, Debug)]
+pub(super) enum Event {
+    /// The table was changed.
+    Change(Arc<str>),
+    /// A backend came or went.
+    Health(Arc<str>),
+    /// A second has passed.
+    Tick(Arc<Tick>),
+}
+
+/// Requests, bytes sent and bytes received in a second.
+pub(super) type Rates = [f64; 3];
+
+/// One second of traffic.
+#[derive(Debug)]
+pub(super) struct Tick {
+    pub(super) time: f64,
+    pub(super) current_tag: String,
+    pub(super) rules: usize,
+    /// Hosts that a shard has a slot for, and what they did in this second.
+    pub(super) busy: Busy,
+    pub(super) rates: HashMap<u64, Rates>,
+    /// The busiest of them, most requests first.
+    pub(super) ranked: Vec<u64>,
+    pub(super) totals: Value,
+    pub(super) shards: Value,
+}
+
+impl Tick {
+    pub(super) fn rates_of(&self, key: u64) -> Rates {
+        self.rates.get(&key).copied().unwrap_or_default()
+    }
+}
+
+/// Where events come from.
+#[derive(Clone)]
+pub(super) struct Pulse(broadcast::Sender<Event>);
+
+impl Pulse {
+    pub(super) fn new() -> Pulse {
+        Pulse(broadcast::channel(limits::EVENTS_KEPT).0)
+    }
+
+    /// `None`: there are enough already.
+    pub(super) fn follow(&self) -> Option<broadcast::Receiver<Event>> {
+        (self.0.receiver_count() < limits::EVENT_READERS_MAX).then(|| self.0.subscribe())
+    }
+
+    pub(super) fn tell(&self, event: Event) {
+        // Nobody may be listening.
+        let _ = self.0.send(event);
+    }
+
+    fn is_followed(&self) -> bool {
+        0 < self.0.receiver_count()
+    }
+}
+
+/// What a change looks like to those who follow.
+pub(super) fn change_event(happened: &Happened) -> Event {
+    let mut told = json!({
+        "verb": happened.verb.as_str(),
+        "who": happened.who,
+        "etag": happened.tag.to_string(),
+        "rules": happened.rules,
+        "changed": happened.changed,
+    });
+    if let Some(edits) = &happened.edits {
+        let hosts = edits.iter().map(|(name, rule)| (name.clone(), rule.as_ref().map(Rule::to_json)));
+        told["hosts"] = hosts.map(|(name, rule)| (name, rule.unwrap_or_default())).collect();
+    }
+    Event::Change(told.to_string().into())
+}
+
+/// Collects, once a second.
+pub(super) struct Heart {
+    pub(super) pulse: Pulse,
+    pub(super) statistics: SharedStatistics,
+    pub(super) shards: ControlEnd,
+    pub(super) current: Arc<ArcSwap<Current>>,
+    pub(super) orders: Orders,
+    pub(super) happened: mpsc::UnboundedReceiver<Happened>,
+    last: Last,
+}
+
+/// What the numbers were a second ago.
+#[derive(Default)]
+struct Last {
+    at: Option<Instant>,
+    hosts: HashMap<u64, [u64; 3]>,
+    shards: Vec<[u64; 4]>,
+}
+
+const MOVING: [Count; 3] = [Count::Completed, Count::Sent, Count::Received];
+
+impl Heart {
+    pub(super) fn new(
+        pulse: Pulse,
+        statistics: SharedStatistics,
+        shards: ControlEnd,
+        current: Arc<ArcSwap<Current>>,
+        orders: Orders,
+        happened: mpsc::UnboundedReceiver<Happened>,
+    ) -> Heart {
+        Heart { pulse, statistics, shards, current, orders, happened, last: Last::default() }
+    }
+
+    /// For ever; `on_change` is told of each change.
+    pub(super) async fn run(&mut self, mut on_change: impl FnMut(&Happened)) -> Infallible {
+        let mut second = tokio::time::interval(std::time::Duration::from_secs(1));
+        second.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        let mut save = tokio::time::interval(limits::SAVE_EVERY);
+        save.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                Some(happened) = self.happened.recv() => {
+                    on_change(&happened);
+                    if self.pulse.is_followed() {
+                        self.pulse.tell(change_event(&happened));
+                    }
+                }
+                _ = second.tick() => self.beat(),
+                _ = save.tick() => self.orders.save().await,
+            }
+        }
+    }
+
+    fn beat(&mut self) {
+        let current = self.current.load_full();
+        let busy = statistics::lock(&self.statistics).collect(&current.table);
+        if !self.pulse.is_followed() {
+            // The first second of whoever follows next has no rates; better than wrong ones.
+            self.last = Last::default();
+            return;
+        }
+        let now = Instant::now();
+        let seconds = self.last.at.map(|at| (now - at).as_secs_f64());
+        let rates = self.last.hosts(&busy, seconds);
+        let mut ranked: Vec<u64> = busy.keys().copied().collect();
+        let rank = |key: &u64| {
+            let requests = rates.get(key).map_or(0.0, |rates| rates[0]);
+            (requests as u64, busy.get(key).map_or(0, |sums| sums.get(Count::Completed)))
+        };
+        if limits::BUSIEST_MAX < ranked.len() {
+            ranked.select_nth_unstable_by_key(limits::BUSIEST_MAX, |key| std::cmp::Reverse(rank(key)));
+            ranked.truncate(limits::BUSIEST_MAX);
+        }
+        ranked.sort_by_cached_key(|key| (std::cmp::Reverse(rank(key)), *key));
+        let (totals, shards) = self.last.shards(&self.shards, seconds);
+        self.last.at = Some(now);
+        let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.pulse.tell(Event::Tick(Arc::new(Tick {
+            time: time.as_secs_f64(),
+            current_tag: current.tag.to_string(),
+            rules: current.table.len(),
+            busy,
+            rates,
+            ranked,
+            totals,
+            shards,
+        })));
+    }
+}
+
+fn rate(now: u64, before: u64, seconds: Option<f64>) -> f64 {
+    let per_second = seconds.map_or(0.0, |seconds| now.saturating_sub(before) as f64 / seconds);
+    (per_second * 10.0).round() / 10.0
+}
+
+impl Last {
+    fn hosts(&mut self, busy: &Busy, seconds: Option<f64>) -> HashMap<u64, Rates> {
+        let moving = |sums: &Sums| MOVING.map(|count| sums.get(count));
+        let before = std::mem::take(&mut self.hosts);
+        self.hosts = busy.iter().map(|(key, sums)| (*key, moving(sums))).collect();
+        let changed = self.hosts.iter().filter_map(|(key, now)| {
+            // One that is new to the shards' slots: since when it counts is not known.
+            let before = before.get(key).unwrap_or(now);
+            let rates = std::array::from_fn(|at| rate(now[at], before[at], seconds));
+            (now != before).then_some((*key, rates))
+        });
+        changed.collect()
+    }
+
+    /// The totals, and each shard's.
+    fn shards(&mut self, shards: &ControlEnd, seconds: Option<f64>) -> (Value, Value) {
+        let counters = [Counter::Completed, Counter::Sent, Counter::Received, Counter::AsleepMicros];
+        let now: Vec<[u64; 4]> =
+            shards.counters().map(|shard| counters.map(|counter| shard.get(counter))).collect();
+        let before = std::mem::replace(&mut self.shards, now);
+        let before = |index: usize| before.get(index).copied().unwrap_or(self.shards[index]);
+        let mut rates = [0.0; 3];
+        let each = shards.counters().enumerate().map(|(index, shard)| {
+            let (now, before) = (self.shards[index], before(index));
+            let own: Rates = std::array::from_fn(|at| rate(now[at], before[at], seconds));
+            (0..3).for_each(|at| rates[at] += own[at]);
+            let asleep = seconds.map_or(1.0, |s| now[3].saturating_sub(before[3]) as f64 / 1e6 / s);
+            let busy = ((1.0 - asleep).clamp(0.0, 1.0) * 1000.0).round() / 1000.0;
+            json!({
+                "requests": now[0],
+                "requests_per_second": own[0],
+                "open_connections": shard.get(Counter::Open),
+                "busy": busy,
+            })
+        });
+        let each: Vec<Value> = each.collect();
+        let total = |counter| shards.total(counter);
+        let completed = total(Counter::Completed);
+        let answers = [
+            ("2xx", Counter::Answers2xx),
+            ("3xx", Counter::Answers3xx),
+            ("4xx", Counter::Answers4xx),
+            ("5xx", Counter::Answers5xx),
+        ];
+        let answers: Value =
+            answers.into_iter().map(|(class, counter)| (class, total(counter))).collect();
+        let totals = json!({
+            "open_requests": total(Counter::Requests).saturating_sub(completed),
+            "completed_requests": completed,
+            "bytes_sent": total(Counter::Sent),
+            "bytes_received": total(Counter::Received),
+            "held_requests": 0,
+            "answers": answers,
+            "requests_per_second": rates[0],
+            "bytes_sent_per_second": rates[1],
+            "bytes_received_per_second": rates[2],
+            "open_connections": total(Counter::Open),
+        });
+        (totals, Value::Array(each))
+    }
+}

@@ -1,0 +1,424 @@
+//! The writer: the one thread that changes the table. It takes all changes that wait, tries each on
+//! what the one before left, writes them down together with one sync, publishes the outcome, and only
+//! then answers. So a 200 means that it is on disk and that every request from now on sees it.
+//!
+//! A thread of its own because it waits for the disk; the API, probes and lookups go on meanwhile.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use tokio::sync::{mpsc, oneshot};
+use tracing::{error, info, warn};
+
+use super::change::{Change, Current, Done, Happened, Refused, Tag};
+use super::statistics::{self, SharedStatistics};
+use super::store::{Folded, Record, Store, StoreError};
+use crate::limits;
+use crate::link::{ControlEnd, Published};
+use crate::table::{Action, Rule, Snapshot, edit_canonical};
+
+/// What the writer is told.
+pub(super) enum Order {
+    /// To be tried, and answered.
+    Change(Change, oneshot::Sender<Result<Done, Refused>>),
+    /// The time to save statistics has come.
+    Save,
+    /// The journal was folded, or not.
+    Folded(Result<Folded, StoreError>),
+    /// The last one: to save all, and end.
+    Finish,
+}
+
+/// Asks for changes.
+#[derive(Clone)]
+pub(super) struct Orders(mpsc::Sender<Order>);
+
+impl Orders {
+    /// Waits until the change is in force, or refused.
+    pub(super) async fn change(&self, change: Change) -> Result<Done, Refused> {
+        let (answer, answered) = oneshot::channel();
+        let sent = self.0.send(Order::Change(change, answer)).await;
+        sent.map_err(|_| Refused::Stopping)?;
+        answered.await.unwrap_or(Err(Refused::Stopping))
+    }
+
+    pub(super) async fn save(&self) {
+        // Without a writer there is nothing left to save for.
+        let _ = self.0.send(Order::Save).await;
+    }
+
+    async fn finish(&self) {
+        let _ = self.0.send(Order::Finish).await;
+    }
+}
+
+/// The writer's thread.
+pub(super) struct Writer {
+    orders: Orders,
+    thread: JoinHandle<()>,
+}
+
+/// What it works on.
+pub(super) struct Wiring {
+    pub(super) store: Store,
+    pub(super) current: Arc<ArcSwap<Current>>,
+    pub(super) published: Arc<Published>,
+    pub(super) statistics: SharedStatistics,
+    pub(super) shards: ControlEnd,
+    /// Where changes are told that are in force.
+    pub(super) happened: mpsc::UnboundedSender<Happened>,
+}
+
+impl Writer {
+    pub(super) fn start(wiring: Wiring) -> std::io::Result<Writer> {
+        let (orders, incoming) = mpsc::channel(limits::CHANGES_WAITING_MAX);
+        let orders = Orders(orders);
+        let writing = Writing {
+            wiring,
+            incoming,
+            orders: orders.clone(),
+            old: Vec::new(),
+            folding: false,
+            next_rewrite: None,
+        };
+        let thread = std::thread::Builder::new().name("writer".to_owned());
+        let thread = thread.spawn(move || writing.run())?;
+        Ok(Writer { orders, thread })
+    }
+
+    pub(super) fn orders(&self) -> Orders {
+        self.orders.clone()
+    }
+
+    /// Lets it write down what is left, and waits for it.
+    pub(super) async fn finish(self) {
+        self.orders.finish().await;
+        let joined = tokio::task::spawn_blocking(move || self.thread.join()).await;
+        if !matches!(joined, Ok(Ok(()))) {
+            error!("The writer panicked; what it had acknowledged is in the journal");
+        }
+    }
+}
+
+struct Writing {
+    wiring: Wiring,
+    incoming: mpsc::Receiver<Order>,
+    orders: Orders,
+    /// Tables that shards may still be using: whoever drops the last reference frees it, and that must
+    /// not be a shard, which a million rules would keep busy for long.
+    old: Vec<Arc<Snapshot>>,
+    folding: bool,
+    /// After a rewrite failed, when to try it again.
+    next_rewrite: Option<Instant>,
+}
+
+type Asked = (Change, oneshot::Sender<Result<Done, Refused>>);
+
+impl Writing {
+    fn run(mut self) {
+        while let Some(first) = self.incoming.blocking_recv() {
+            let mut batch: Vec<Asked> = Vec::new();
+            let mut edits = 0;
+            let mut next = Some(first);
+            while let Some(order) = next {
+                match order {
+                    Order::Change(change, answer) => {
+                        edits += change.edits.len();
+                        batch.push((change, answer));
+                    }
+                    Order::Save => self.save(),
+                    Order::Folded(end) => self.end_fold(end),
+                    Order::Finish => {
+                        self.change(batch);
+                        return self.finish();
+                    }
+                }
+                let full = limits::CHANGES_AT_ONCE < batch.len() || limits::EDITS_AT_ONCE < edits;
+                next = if full { None } else { self.incoming.try_recv().ok() };
+            }
+            if !batch.is_empty() {
+                self.change(batch);
+                self.fold();
+            }
+            self.old.retain(|table| 1 < Arc::strong_count(table));
+        }
+    }
+
+    /// Makes all changes of a batch that can be made.
+    fn change(&mut self, batch: Vec<Asked>) {
+        let start = Current::clone(&self.wiring.current.load());
+        if let Err(reason) = self.be_writable(&start) {
+            for (change, answer) in batch {
+                reply(&change, answer, Err(Refused::NotWritten(reason.clone())));
+            }
+            return;
+        }
+        let mut now = start.clone();
+        let mut accepted: Vec<(Asked, Current, Current)> = Vec::new();
+        let mut refused: Vec<(Asked, Refused)> = Vec::new();
+        for (change, answer) in batch {
+            match attempt(&change, &now) {
+                Err(why) => refused.push(((change, answer), why)),
+                Ok(_) if change.dry_run => {
+                    let done = Done { tag: start.tag, before: None };
+                    reply(&change, answer, Ok(done));
+                }
+                Ok(table) => {
+                    // Not on disk yet, so it has no number that anybody could know.
+                    let tag = Tag { sequence: u64::MAX, ..start.tag };
+                    let before = std::mem::replace(&mut now, Current { table: table.into(), tag });
+                    accepted.push(((change, answer), before, now.clone()));
+                }
+            }
+        }
+        match self.commit(&accepted) {
+            Ok(last) => {
+                let first = last + 1 - accepted.len() as u64;
+                for (number, (.., after)) in (first..).zip(&mut accepted) {
+                    after.tag.sequence = number;
+                }
+                if let Some((.., newest)) = accepted.last() {
+                    self.publish(&start, newest.clone());
+                }
+                let tag = self.wiring.current.load().tag;
+                for ((change, answer), before, after) in accepted {
+                    self.tell(change, answer, &before, &after);
+                }
+                for ((change, answer), why) in refused {
+                    let why = match why {
+                        Refused::Precondition(_) => Refused::Precondition(tag),
+                        why => why,
+                    };
+                    reply(&change, answer, Err(why));
+                }
+            }
+            Err(error) => {
+                let reason = error.to_string();
+                error!("state_file: changes are refused: {reason}");
+                let all = accepted.into_iter().map(|(asked, ..)| asked);
+                // What was refused may have been so for the sake of what was not written.
+                for (change, answer) in all.chain(refused.into_iter().map(|(asked, _)| asked)) {
+                    reply(&change, answer, Err(Refused::NotWritten(reason.clone())));
+                }
+            }
+        }
+    }
+
+    /// Writes changes down; the number of the last.
+    fn commit(&mut self, accepted: &[(Asked, Current, Current)]) -> Result<u64, StoreError> {
+        let records = accepted.iter().map(|((change, _), ..)| match change.whole {
+            true => Record::Replace(&change.edits),
+            false => Record::Set(&change.edits),
+        });
+        let records: Vec<Record<'_>> = records.collect();
+        match records.is_empty() {
+            true => Ok(self.wiring.store.sequence()),
+            false => self.wiring.store.commit(&records),
+        }
+    }
+
+    /// From here on every request is routed by the new table.
+    fn publish(&mut self, before: &Current, now: Current) {
+        self.wiring.published.snapshot.store(now.table.clone());
+        self.old.push(before.table.clone());
+        // A shard that has nothing to do would keep the old one, whole or in parts.
+        if limits::OLD_TABLES_MAX <= self.old.len() || now.table.len() < before.table.len() / 2 {
+            self.wiring.shards.wake_all();
+        }
+        self.wiring.current.store(Arc::new(now));
+    }
+
+    /// Whoever has an interest in a change learns of it; the asker last.
+    fn tell(
+        &mut self,
+        mut change: Change,
+        answer: oneshot::Sender<Result<Done, Refused>>,
+        before: &Current,
+        after: &Current,
+    ) {
+        self.forget_deleted(&change, before, after);
+        let one = match &change.edits[..] {
+            [(name, _)] if !change.whole => before.table.get(name).cloned(),
+            _ => None,
+        };
+        let done = Done { tag: after.tag, before: one };
+        let few = change.edits.len() <= limits::EDITS_TOLD_MAX;
+        audit(&change, after.tag, "done");
+        let happened = Happened {
+            verb: change.verb,
+            checked: checked(&change, &before.table, &after.table),
+            tag: after.tag,
+            rules: after.table.len(),
+            changed: change.edits.len(),
+            who: std::mem::take(&mut change.who),
+            edits: few.then(|| std::mem::take(&mut change.edits)),
+        };
+        // Both may have gone: a daemon that stops, a client that hung up.
+        let _ = self.wiring.happened.send(happened);
+        let _ = answer.send(Ok(done));
+    }
+
+    fn forget_deleted(&self, change: &Change, before: &Current, after: &Current) {
+        let keys: HashSet<u64> = if change.whole {
+            let names = before.table.iter().map(|(name, _)| name);
+            let gone = names.filter(|name| after.table.get(name).is_none());
+            gone.map(|name| before.table.key(name)).collect()
+        } else {
+            let deleted = change.edits.iter().filter(|(_, rule)| rule.is_none());
+            deleted.map(|(name, _)| before.table.key(name)).collect()
+        };
+        if !keys.is_empty() {
+            statistics::lock(&self.wiring.statistics).forget(&keys);
+        }
+    }
+
+    /// After a failed sync nothing that was written can be trusted: first all of it is written anew.
+    fn be_writable(&mut self, current: &Current) -> Result<(), String> {
+        if !self.wiring.store.needs_rewrite() {
+            return Ok(());
+        }
+        if self.folding || self.next_rewrite.is_some_and(|at| Instant::now() < at) {
+            return Err("after a failed sync the state is to be written anew first".to_owned());
+        }
+        let rewritten = self.rewrite(current);
+        match &rewritten {
+            Ok(()) => info!("state_file: written anew; changes are taken again"),
+            Err(reason) => {
+                self.next_rewrite = Some(Instant::now() + limits::REWRITE_PAUSE);
+                error!("state_file: can't be written anew: {reason}");
+            }
+        }
+        rewritten
+    }
+
+    fn rewrite(&mut self, current: &Current) -> Result<(), String> {
+        let saved = statistics::to_save(&self.wiring.statistics, &current.table);
+        self.wiring.store.rewrite(&current.table, saved).map_err(|error| error.to_string())
+    }
+
+    fn save(&mut self) {
+        let current = Current::clone(&self.wiring.current.load());
+        if self.be_writable(&current).is_err() {
+            return;
+        }
+        let unsaved = statistics::lock(&self.wiring.statistics).take_unsaved(&current.table);
+        if unsaved.is_empty() {
+            return;
+        }
+        if let Err(error) = self.wiring.store.commit(&[Record::Stats(&unsaved)]) {
+            warn!("state_file: statistics are not saved: {error}");
+            statistics::lock(&self.wiring.statistics).put_back(&current.table, &unsaved);
+        }
+        self.fold();
+    }
+
+    /// Folds the journal into a new state file, on another thread: changes go on meanwhile.
+    fn fold(&mut self) {
+        if self.folding || self.wiring.store.needs_rewrite() || !self.wiring.store.wants_fold() {
+            return;
+        }
+        let fold = match self.wiring.store.begin_fold() {
+            Ok(fold) => fold,
+            Err(error) => {
+                return warn!("state_file: the journal grows, it can't be folded: {error}");
+            }
+        };
+        let table = self.wiring.current.load().table.clone();
+        let statistics = self.wiring.statistics.clone();
+        let orders = self.orders.clone();
+        let thread = std::thread::Builder::new().name("fold".to_owned()).spawn(move || {
+            let saved = statistics::to_save(&statistics, &table);
+            let end = fold.run(&table, saved);
+            // Nobody takes it at the end of the daemon, which leaves one file in any case.
+            let _ = orders.0.blocking_send(Order::Folded(end));
+        });
+        match thread {
+            Ok(_) => self.folding = true,
+            Err(error) => warn!("state_file: no thread to fold the journal with: {error}"),
+        }
+    }
+
+    fn end_fold(&mut self, end: Result<Folded, StoreError>) {
+        self.folding = false;
+        if let Err(error) = &end {
+            warn!("state_file: the journal could not be folded: {error}");
+        }
+        self.wiring.store.end_fold(&end);
+    }
+
+    /// Leaves one tidy file.
+    fn finish(&mut self) {
+        while self.folding {
+            match self.incoming.blocking_recv() {
+                Some(Order::Folded(end)) => self.end_fold(end),
+                Some(Order::Change(change, answer)) => {
+                    reply(&change, answer, Err(Refused::Stopping));
+                }
+                Some(Order::Save | Order::Finish) => {}
+                None => return,
+            }
+        }
+        let current = Current::clone(&self.wiring.current.load());
+        let table = current.table.clone();
+        statistics::lock(&self.wiring.statistics).collect(&table);
+        if let Err(reason) = self.rewrite(&current) {
+            warn!("state_file: not written at the end, the journal stays: {reason}");
+        }
+    }
+}
+
+/// The table after one change.
+fn attempt(change: &Change, now: &Current) -> Result<Snapshot, Refused> {
+    if !change.matches(now.tag) {
+        return Err(Refused::Precondition(now.tag));
+    }
+    let empty = Snapshot::default();
+    let from = if change.whole { &empty } else { &*now.table };
+    edit_canonical(from, &change.edits).map_err(Refused::Edit)
+}
+
+fn reply(
+    change: &Change,
+    answer: oneshot::Sender<Result<Done, Refused>>,
+    outcome: Result<Done, Refused>,
+) {
+    match &outcome {
+        Ok(done) => audit(change, done.tag, "checked"),
+        Err(Refused::Edit(error)) => audit_refused(change, error.code()),
+        Err(Refused::Precondition(tag)) => audit(change, *tag, "precondition_failed"),
+        Err(Refused::NotWritten(_)) => audit_refused(change, "state_not_written"),
+        Err(Refused::Stopping) => audit_refused(change, "stopping"),
+    }
+    let _ = answer.send(outcome);
+}
+
+/// Who changed what: one line a change.
+fn audit(change: &Change, tag: Tag, result: &str) {
+    let (verb, host, edits) = (change.verb.as_str(), change.host(), change.edits.len());
+    info!(who = %change.who, verb, host, edits, generation = %tag.sequence, result, "audit");
+}
+
+fn audit_refused(change: &Change, result: &str) {
+    let (verb, host, edits) = (change.verb.as_str(), change.host(), change.edits.len());
+    info!(who = %change.who, verb, host, edits, result, "audit");
+}
+
+/// The rules with a `check` that a change concerns.
+fn checked(
+    change: &Change,
+    before: &Snapshot,
+    after: &Snapshot,
+) -> Vec<(Option<Rule>, Option<Rule>)> {
+    let has_check = |rule: &Rule| matches!(&rule.action, Action::Proxy(p) if p.check().is_some());
+    if change.whole {
+        let old = before.iter().filter(|(_, rule)| has_check(rule));
+        let new = after.iter().filter(|(_, rule)| has_check(rule));
+        let old = old.map(|(_, rule)| (Some(rule.clone()), None));
+        return old.chain(new.map(|(_, rule)| (None, Some(rule.clone())))).collect();
+    }
+    let pairs = change.edits.iter().map(|(name, rule)| (before.get(name).cloned(), rule.clone()));
+    pairs.filter(|(old, new)| [old, new].into_iter().flatten().any(has_check)).collect()
+}
