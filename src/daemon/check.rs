@@ -32,7 +32,7 @@ pub(super) fn run(config: &Config) -> ExitCode {
         Err(found) => problems.extend(found),
     }
     problems.extend(crate::ring::probe().err());
-    match control::load(&super::files(config)) {
+    match control::look(&super::files(config)) {
         Ok(loaded) => {
             say(&format!("{} rules from {}", loaded.snapshot.len(), config.state_file.display()));
             loaded.warnings.iter().for_each(|warning| say(&format!("warning: {warning}")));

@@ -129,7 +129,6 @@ fn run(config: &Config, debug: bool, demo: Option<&Demo>) -> Result<(), Problems
     resources.warnings().iter().for_each(|warning| warn!("{warning}"));
     let loaded = control::load(&files(config)).map_err(one)?;
     loaded.warnings.iter().for_each(|warning| warn!("{warning}"));
-    loaded.keep_rejected(&config.state_file);
     info!("{} rules from {}", loaded.snapshot.len(), config.state_file.display());
 
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -154,7 +153,7 @@ async fn serve(
         link::connect(Published::new(loaded.snapshot, loaded.pages), resources.shards)
             .map_err(|error| format!("can't make the shards' wake-ups: {error}"))?;
     let published = ends.first().map(|end| end.published.clone()).ok_or("there is no shard")?;
-    let mut control = Control::new(files(config), loaded.names, published);
+    let mut control = Control::new(files(config), loaded.names, loaded.store, published);
     control.prepare().await;
     let threads = start_shards(config, resources, &mut bound, ends)?;
     let threads = Threads::watch(threads).map_err(|error| format!("no thread: {error}"))?;
