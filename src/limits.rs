@@ -32,6 +32,11 @@ pub enum Scheme {
     Https,
 }
 
+// Owner: state.
+
+/// Largest number of a change: what any reader of JSON holds exactly. No table is changed so often.
+pub const SEQUENCE_MAX: u64 = 1 << 53;
+
 // Owner: ring. Per shard.
 
 /// Submission queue entries; a full queue is handed over at once, so this bounds a batch, not work.
@@ -178,6 +183,10 @@ pub const METRIC_HOSTS: usize = 100;
 pub const PAGES_LOOK: std::time::Duration = std::time::Duration::from_secs(2);
 /// Rules of a state file that are not used and told one by one; the rest are counted.
 pub const REJECTED_TOLD_MAX: usize = 20;
+/// A journal of fewer bytes is not folded, however small the table: reading it takes less than 0.1 s.
+pub const FOLD_BYTES_MIN: u64 = 8 * 1024 * 1024;
+/// The buffer that a commit is written from is kept up to this size; a whole table's is freed.
+pub const COMMIT_BUFFER_KEPT_BYTES: usize = 1024 * 1024;
 /// How long shards that were told to stop at once may take.
 pub const STOP_TIME: std::time::Duration = std::time::Duration::from_secs(2);
 

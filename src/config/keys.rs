@@ -145,7 +145,7 @@ pub const KEYS: &[Key] = &[
     )),
     beware(
         "Whoever reaches it rules the table.",
-        later(repeatable(
+        repeatable(
             key(
                 "bind_management",
                 "127.0.0.1:8042 and [::1]:8042",
@@ -161,9 +161,9 @@ pub const KEYS: &[Key] = &[
                 },
             ),
             |config| config.bind_management.clear(),
-        )),
+        ),
     ),
-    later(key(
+    key(
         "management_token_file",
         "none",
         "a path",
@@ -173,7 +173,7 @@ pub const KEYS: &[Key] = &[
             config.management_token_file = Some(path(text)?);
             Ok(())
         },
-    )),
+    ),
     beware(
         "Without a token anybody who can connect can send your traffic elsewhere.",
         key(

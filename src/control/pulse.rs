@@ -86,7 +86,8 @@ pub(super) fn change_event(happened: &Happened) -> Event {
         "changed": happened.changed,
     });
     if let Some(edits) = &happened.edits {
-        let hosts = edits.iter().map(|(name, rule)| (name.clone(), rule.as_ref().map(Rule::to_json)));
+        let hosts =
+            edits.iter().map(|(name, rule)| (name.clone(), rule.as_ref().map(Rule::to_json)));
         told["hosts"] = hosts.map(|(name, rule)| (name, rule.unwrap_or_default())).collect();
     }
     Event::Change(told.to_string().into())
@@ -108,7 +109,9 @@ pub(super) struct Heart {
 struct Last {
     at: Option<Instant>,
     hosts: HashMap<u64, [u64; 3]>,
-    shards: Vec<[u64; 4]>,
+    shards: Vec<[u64; 5]>,
+    /// Share of its time that each shard had something to do.
+    load: Vec<f64>,
 }
 
 const MOVING: [Count; 3] = [Count::Completed, Count::Sent, Count::Received];
@@ -162,7 +165,9 @@ impl Heart {
             (requests as u64, busy.get(key).map_or(0, |sums| sums.get(Count::Completed)))
         };
         if limits::BUSIEST_MAX < ranked.len() {
-            ranked.select_nth_unstable_by_key(limits::BUSIEST_MAX, |key| std::cmp::Reverse(rank(key)));
+            ranked.select_nth_unstable_by_key(limits::BUSIEST_MAX, |key| {
+                std::cmp::Reverse(rank(key))
+            });
             ranked.truncate(limits::BUSIEST_MAX);
         }
         ranked.sort_by_cached_key(|key| (std::cmp::Reverse(rank(key)), *key));
@@ -203,18 +208,29 @@ impl Last {
 
     /// The totals, and each shard's.
     fn shards(&mut self, shards: &ControlEnd, seconds: Option<f64>) -> (Value, Value) {
-        let counters = [Counter::Completed, Counter::Sent, Counter::Received, Counter::AsleepMicros];
-        let now: Vec<[u64; 4]> =
+        let counters = [
+            Counter::Completed,
+            Counter::Sent,
+            Counter::Received,
+            Counter::AsleepMicros,
+            Counter::AliveMicros,
+        ];
+        let now: Vec<[u64; 5]> =
             shards.counters().map(|shard| counters.map(|counter| shard.get(counter))).collect();
         let before = std::mem::replace(&mut self.shards, now);
+        self.load.resize(self.shards.len(), 0.0);
         let before = |index: usize| before.get(index).copied().unwrap_or(self.shards[index]);
         let mut rates = [0.0; 3];
         let each = shards.counters().enumerate().map(|(index, shard)| {
             let (now, before) = (self.shards[index], before(index));
             let own: Rates = std::array::from_fn(|at| rate(now[at], before[at], seconds));
             (0..3).for_each(|at| rates[at] += own[at]);
-            let asleep = seconds.map_or(1.0, |s| now[3].saturating_sub(before[3]) as f64 / 1e6 / s);
-            let busy = ((1.0 - asleep).clamp(0.0, 1.0) * 1000.0).round() / 1000.0;
+            let [asleep, alive] = [3, 4].map(|at| now[at].saturating_sub(before[at]) as f64);
+            // It notes its time about as often as we look: now and then there is nothing new.
+            if alive != 0.0 {
+                self.load[index] = (1.0 - asleep / alive).clamp(0.0, 1.0);
+            }
+            let busy = (self.load[index] * 1000.0).round() / 1000.0;
             json!({
                 "requests": now[0],
                 "requests_per_second": own[0],

@@ -58,10 +58,11 @@ impl Statistics {
             sums.set(Count::Received, counters.bytes_received);
             (table.key(name), sums.pack())
         });
+        let seen = vec![Vec::new(); shards.counters().len()];
         Statistics {
             base: base.collect(),
             gone: HashMap::new(),
-            seen: vec![Vec::new(); shards.counters().len()],
+            seen,
             unsaved: HashSet::new(),
             backends: HashMap::new(),
             backends_base: HashMap::new(),
@@ -94,7 +95,8 @@ impl Statistics {
         for (key, sums) in retired {
             // Of a host that was deleted meanwhile nobody will ask again.
             if key == unknown || table.name_of(key).is_some() {
-                let mut all = self.base.get(&key).map_or_else(Sums::default, |old| Sums::unpack(old));
+                let mut all =
+                    self.base.get(&key).map_or_else(Sums::default, |old| Sums::unpack(old));
                 all.add(&sums);
                 if let Some(gone) = self.gone.get(&key).filter(|_| !busy.contains_key(&key)) {
                     all.sub_ended(gone);
@@ -159,7 +161,10 @@ impl Statistics {
     pub(super) fn of(&self, keys: &HashSet<u64>) -> Busy {
         let mut found = Busy::new();
         for slots in self.shards.hosts() {
-            slots.peek(|key| keys.contains(&key), |key, sums| found.entry(key).or_default().add(&sums));
+            slots.peek(
+                |key| keys.contains(&key),
+                |key, sums| found.entry(key).or_default().add(&sums),
+            );
         }
         for key in keys {
             if self.base.contains_key(key) {
@@ -190,7 +195,10 @@ impl Statistics {
     pub(super) fn forget(&mut self, keys: &HashSet<u64>) {
         let mut held = Busy::new();
         for slots in self.shards.hosts() {
-            slots.peek(|key| keys.contains(&key), |key, sums| held.entry(key).or_default().add(&sums));
+            slots.peek(
+                |key| keys.contains(&key),
+                |key, sums| held.entry(key).or_default().add(&sums),
+            );
         }
         for key in keys {
             self.base.remove(key);
@@ -206,9 +214,9 @@ impl Statistics {
     pub(super) fn take_unsaved(&mut self, table: &Snapshot) -> Vec<(String, Counters)> {
         let unsaved = std::mem::take(&mut self.unsaved);
         let found = self.of(&unsaved);
-        let named = found.into_iter().filter_map(|(key, sums)| {
-            Some((name_of(table, key)?.to_owned(), saved(&sums)))
-        });
+        let named = found
+            .into_iter()
+            .filter_map(|(key, sums)| Some((name_of(table, key)?.to_owned(), saved(&sums))));
         named.collect()
     }
 
@@ -229,21 +237,18 @@ pub(super) fn to_save(statistics: &SharedStatistics, table: &Snapshot) -> Vec<(S
     let mut all: Vec<(String, Counters)> = Vec::with_capacity(known.len());
     for part in known.chunks(limits::STATISTICS_AT_ONCE) {
         let found = lock(statistics).of(&part.iter().copied().collect());
-        all.extend(found.into_iter().filter_map(|(key, sums)| {
-            Some((name_of(table, key)?.to_owned(), saved(&sums)))
-        }));
+        all.extend(
+            found
+                .into_iter()
+                .filter_map(|(key, sums)| Some((name_of(table, key)?.to_owned(), saved(&sums)))),
+        );
     }
     all.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
     all
 }
 
 /// What a host has in all, from what its slots have.
-fn settle(
-    key: u64,
-    sums: &mut Sums,
-    base: &HashMap<u64, Box<[u8]>>,
-    gone: &HashMap<u64, Sums>,
-) {
+fn settle(key: u64, sums: &mut Sums, base: &HashMap<u64, Box<[u8]>>, gone: &HashMap<u64, Sums>) {
     if let Some(more) = base.get(&key) {
         sums.add(&Sums::unpack(more));
     }

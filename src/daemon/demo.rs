@@ -12,6 +12,7 @@ use socket2::{Domain, Socket, Type};
 
 use super::demo_backend;
 use super::log::say;
+use crate::control::Management;
 
 /// The demo's backends and its folder, for as long as it runs.
 pub(super) struct Demo {
@@ -41,6 +42,7 @@ impl Demo {
         if TcpListener::bind("[::1]:0").is_ok() {
             text += "bind = [::1]:8080\n";
         }
+        text += "bind_management = 127.0.0.1:8042\n";
         let folder = self.folder.0.display();
         // Writing to a String does not fail.
         let _ = write!(
@@ -88,8 +90,18 @@ impl Demo {
             };
             let _ = writeln!(text, "  curl{options}{host} '{url}{path}'\n      # {what}");
         }
+        if let Some(management) = management.first() {
+            let _ = writeln!(
+                text,
+                "\nThe table is edited while it runs, here or in a browser, at {management} :\n\n  \
+                 curl {management}hostname/\n      # every rule\n  \
+                 curl -X PUT --json '[\"empty\", {{\"code\": 418}}, true]' {management}hostname/tea.example/\n      \
+                 # a new rule; then:\n  curl -i -H 'Host: tea.example' '{url}/'\n  \
+                 curl {management}stats/localhost/\n      # counters of a host"
+            );
+        }
         let table = self.folder.0.join("state.json");
-        let _ = writeln!(text, "\nThe table of hosts is {}.", table.display());
+        let _ = writeln!(text, "\nThe table is kept in {}.", table.display());
         say(&(text + "Ctrl-C ends the demo; nothing is left behind."));
     }
 }

@@ -46,7 +46,8 @@ fn bind_unix(path: &Path, target: Target) -> Result<UnixListener, String> {
         }
         Ok(_) => match UnixStream::connect(path) {
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                fs::remove_file(path).map_err(|error| format!("a stale socket is there: {error}"))?;
+                fs::remove_file(path)
+                    .map_err(|error| format!("a stale socket is there: {error}"))?;
             }
             Ok(_) => return Err("somebody listens there already: is mantrid running?".to_owned()),
             Err(error) => return Err(error.to_string()),
@@ -78,7 +79,8 @@ fn listen_unix(path: &Path) -> io::Result<UnixListener> {
 /// The token, read while we may still be root: the file need not be readable for anybody else.
 pub(super) fn token(config: &Config) -> Result<Option<Token>, String> {
     let Some(path) = &config.management_token_file else { return Ok(None) };
-    let problem = |problem: String| format!("management_token_file = {}: {problem}", path.display());
+    let problem =
+        |problem: String| format!("management_token_file = {}: {problem}", path.display());
     let text = fs::read_to_string(path).map_err(|error| problem(error.to_string()))?;
     let mode = path.metadata().map_or(0, |metadata| metadata.mode());
     if mode & 0o007 != 0 {

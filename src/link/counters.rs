@@ -44,6 +44,8 @@ pub(crate) enum Counter {
     Answers5xx,
     /// Microseconds asleep for want of work, since the shard started.
     AsleepMicros,
+    /// Microseconds since the shard started, when the one above was noted.
+    AliveMicros,
     /// Calls of `io_uring_enter`.
     RingEnters,
     /// Completions taken from the ring.

@@ -158,10 +158,6 @@ impl Sums {
         pairs.for_each(|(sum, n)| *sum = sum.wrapping_sub(*n));
     }
 
-    pub(crate) fn is_zero(&self) -> bool {
-        self.0.iter().all(|n| *n == 0)
-    }
-
     /// In place, in few bytes: which numbers are not 0, then these, seven bits a byte.
     pub(crate) fn pack(&self) -> Box<[u8]> {
         let mut bytes = vec![0; 4];

@@ -23,7 +23,7 @@ use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use glommio::{LocalExecutorBuilder, Placement};
 
@@ -177,6 +177,7 @@ pub(super) struct Shard {
     turns: RefCell<HashMap<usize, u64, foldhash::fast::RandomState>>,
     /// The key under which requests are counted that no rule is for.
     unknown: u64,
+    started: Instant,
 }
 
 /// The snapshot a request was routed by, counted within the shard: no atomic per request.
@@ -206,6 +207,7 @@ impl Shard {
             random: Cell::new(seed(end.index)),
             turns: RefCell::default(),
             unknown,
+            started: ring.now(),
             ring,
             settings,
             end,
@@ -236,6 +238,7 @@ impl Shard {
         let figures = self.ring.figures();
         let counters = self.end.counters();
         counters.set(Counter::AsleepMicros, figures.asleep.as_micros() as u64);
+        counters.set(Counter::AliveMicros, (self.ring.now() - self.started).as_micros() as u64);
         counters.set(Counter::RingEnters, figures.enters);
         counters.set(Counter::RingCompletions, figures.completions);
         counters.set(Counter::Pipes, figures.pipes as u64);

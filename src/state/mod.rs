@@ -1,4 +1,7 @@
-//! The state file as a value: `{"hosts": {name: rule}, "stats": {name: counters}}`.
+//! What is on disk, as a value: the state file
+//! `{"hosts": {name: rule}, "stats": {name: counters}, "sequence": n}`, and the journal of changes
+//! since then ([`journal`]), which [`Replay`] puts on top. The changes of the journal are numbered;
+//! `sequence` is the number of the last one that the state file has in it.
 //!
 //! The original's files and its fork's load as they are. What is not JSON, or not of that shape,
 //! is refused with line and column, and the caller must not overwrite it; a rule that is not
@@ -8,12 +11,20 @@
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
-use serde_json::Value;
+use serde_json::{Value, json};
+
+pub mod journal;
+mod replay;
+mod write;
 
 #[cfg(test)]
 mod tests;
 
-use crate::table::{Loader, Names, Rule, Snapshot};
+use crate::limits::SEQUENCE_MAX;
+use crate::table::{Loader, Names, Refused, Rule, Snapshot};
+pub use journal::Record;
+pub use replay::{JournalFile, Place, Replay, ReplayError, Replayed};
+pub use write::write;
 
 /// What a state file holds.
 #[derive(Debug, Default)]
@@ -24,6 +35,8 @@ pub struct Loaded {
     pub rejected: Vec<Rejected>,
     /// The counters to go on from, by the name of the rule or `unknown`.
     pub stats: Vec<(String, Counters)>,
+    /// The number of the last change in it; 0 in a file of the original.
+    pub sequence: u64,
 }
 
 /// A rule that could not be taken.
@@ -37,6 +50,12 @@ pub struct Rejected {
     pub error: String,
 }
 
+impl From<Refused> for Rejected {
+    fn from(refused: Refused) -> Rejected {
+        Rejected { host: refused.host, rule: refused.rule.to_json(), error: refused.error }
+    }
+}
+
 /// The counters of one rule that outlive the process. (Open requests do not.)
 #[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
 pub struct Counters {
@@ -46,6 +65,17 @@ pub struct Counters {
     pub bytes_sent: u64,
     /// Bytes received from clients.
     pub bytes_received: u64,
+}
+
+impl Counters {
+    /// As `CountersVisitor` reads them.
+    fn to_json(self) -> Value {
+        json!({
+            "completed_requests": self.completed_requests,
+            "bytes_sent": self.bytes_sent,
+            "bytes_received": self.bytes_received,
+        })
+    }
 }
 
 /// The file is damaged, or is no state file.
@@ -74,9 +104,9 @@ pub fn parse(bytes: &[u8], names: &mut Names) -> Result<Loaded, StateError> {
     }
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let mut reading = Reading { names, loader: Loader::default(), rejected: Vec::new() };
-    let stats = reader
+    let (stats, sequence) = reader
         .deserialize_map(FileVisitor(&mut reading))
-        .and_then(|stats| reader.end().map(|()| stats))
+        .and_then(|rest| reader.end().map(|()| rest))
         .map_err(|error| StateError {
             line: error.line(),
             column: error.column(),
@@ -84,12 +114,8 @@ pub fn parse(bytes: &[u8], names: &mut Names) -> Result<Loaded, StateError> {
         })?;
     let Reading { loader, mut rejected, .. } = reading;
     let (snapshot, refused) = loader.finish();
-    rejected.extend(refused.into_iter().map(|refused| Rejected {
-        host: refused.host,
-        rule: refused.rule.to_json(),
-        error: refused.error,
-    }));
-    Ok(Loaded { snapshot, rejected, stats })
+    rejected.extend(refused.into_iter().map(Rejected::from));
+    Ok(Loaded { snapshot, rejected, stats, sequence })
 }
 
 struct Reading<'n> {
@@ -124,7 +150,8 @@ fn without_place(error: &serde_json::Error) -> String {
 struct FileVisitor<'r, 'n>(&'r mut Reading<'n>);
 
 impl<'de> Visitor<'de> for FileVisitor<'_, '_> {
-    type Value = Vec<(String, Counters)>;
+    /// The counters and the sequence.
+    type Value = (Vec<(String, Counters)>, u64);
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object with \"hosts\" and \"stats\"")
@@ -133,18 +160,23 @@ impl<'de> Visitor<'de> for FileVisitor<'_, '_> {
     fn visit_map<M: MapAccess<'de>>(self, mut file: M) -> Result<Self::Value, M::Error> {
         let mut hosts = None;
         let mut stats = None;
+        let mut sequence = None;
         while let Some(key) = file.next_key::<String>()? {
             match key.as_str() {
                 // Which of two is meant can't be known, and one of them would be lost.
                 "hosts" if hosts.is_some() => return Err(M::Error::duplicate_field("hosts")),
                 "stats" if stats.is_some() => return Err(M::Error::duplicate_field("stats")),
+                "sequence" if sequence.is_some() => {
+                    return Err(M::Error::duplicate_field("sequence"));
+                }
                 "hosts" => hosts = Some(file.next_value_seed(HostsVisitor(&mut *self.0))?),
                 "stats" => stats = Some(file.next_value_seed(StatsVisitor)?),
+                "sequence" => sequence = Some(file.next_value_seed(SequenceVisitor)?),
                 _ => _ = file.next_value::<IgnoredAny>()?,
             }
         }
         match hosts {
-            Some(()) => Ok(stats.unwrap_or_default()),
+            Some(()) => Ok((stats.unwrap_or_default(), sequence.unwrap_or_default())),
             None => Err(M::Error::missing_field("hosts")),
         }
     }
@@ -172,6 +204,32 @@ impl<'de> Visitor<'de> for HostsVisitor<'_, '_> {
             self.0.rule(&name, value);
         }
         Ok(())
+    }
+}
+
+struct SequenceVisitor;
+
+impl<'de> DeserializeSeed<'de> for SequenceVisitor {
+    type Value = u64;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<u64, D::Error> {
+        deserializer.deserialize_u64(self)
+    }
+}
+
+impl Visitor<'_> for SequenceVisitor {
+    type Value = u64;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the number of the last change, at most {SEQUENCE_MAX}")
+    }
+
+    fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<u64, E> {
+        // Another number would take changes of the journal away, or add some again.
+        if SEQUENCE_MAX < number {
+            return Err(E::invalid_value(serde::de::Unexpected::Unsigned(number), &self));
+        }
+        Ok(number)
     }
 }
 

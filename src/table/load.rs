@@ -74,20 +74,42 @@ impl Loader {
         let (changes, _) = sort(changes.collect());
         snapshot.take(&changes);
 
-        // An alias of a bad alias is bad too, and following it shows that: one pass finds all.
-        let bad: Vec<(&str, EditError)> = snapshot
-            .aliases()
-            .filter_map(|(name, target)| Some((name, check_chain(&snapshot, name, target).err()?)))
-            .collect();
-        refused.extend(bad.iter().filter_map(|(name, error)| {
-            let host = placed.get(*name).map_or(*name, |(raw, _)| raw).to_owned();
-            let error = format!("{host}:{}: {}", error.code(), error.sentence());
-            Some(Refused { host, rule: snapshot.get(name)?.clone(), error })
-        }));
-        let names: Vec<String> = bad.into_iter().map(|(name, _)| name.to_owned()).collect();
-        let removed = names.iter().map(|name| snapshot.change(name, None)).collect();
-        let (removed, _) = sort(removed);
-        snapshot.take(&removed);
+        let spelt = |name: &str| placed.get(name).map_or(name, |(raw, _)| raw).to_owned();
+        refused.extend(remove_bad_aliases(&mut snapshot, spelt));
         (snapshot, refused)
     }
+}
+
+/// The table after changes that were checked when they were made, of which `None` deletes; each name
+/// once and canonical. Should one of them turn an alias bad all the same, that alias goes.
+pub(crate) fn replay(
+    old: &Snapshot,
+    mut changes: Vec<(String, Option<Rule>)>,
+) -> (Snapshot, Vec<Refused>) {
+    let changes = changes.iter_mut().map(|(name, rule)| old.change(name, rule.take()));
+    let (changes, _) = sort(changes.collect());
+    let mut new = old.clone();
+    new.take(&changes);
+    let refused = remove_bad_aliases(&mut new, str::to_owned);
+    (new, refused)
+}
+
+/// Takes out the aliases that lead nowhere, and hands them back under the names as they were `spelt`.
+fn remove_bad_aliases(snapshot: &mut Snapshot, spelt: impl Fn(&str) -> String) -> Vec<Refused> {
+    // An alias of a bad alias is bad too, and following it shows that: one pass finds all.
+    let bad: Vec<(&str, EditError)> = snapshot
+        .aliases()
+        .filter_map(|(name, target)| Some((name, check_chain(snapshot, name, target).err()?)))
+        .collect();
+    let refused = bad.iter().filter_map(|(name, error)| {
+        let host = spelt(name);
+        let error = format!("{host}:{}: {}", error.code(), error.sentence());
+        Some(Refused { host, rule: snapshot.get(name)?.clone(), error })
+    });
+    let refused = refused.collect();
+    let names: Vec<String> = bad.into_iter().map(|(name, _)| name.to_owned()).collect();
+    let removed = names.iter().map(|name| snapshot.change(name, None)).collect();
+    let (removed, _) = sort(removed);
+    snapshot.take(&removed);
+    refused
 }

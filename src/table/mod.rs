@@ -41,7 +41,7 @@ pub use backend::{Backend, Name, Names, Target};
 pub use balance::{Draw, choose};
 pub use edit::{EditError, edit, edit_canonical};
 pub use json::RuleError;
-pub(crate) use load::Loader;
+pub(crate) use load::{Loader, Refused, replay};
 pub use rule::{Action, Algorithm, Check, Proxy, Redirect, Rule, Spin};
 use trie::{KeptEntry, Place, Trie};
 

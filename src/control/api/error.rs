@@ -14,7 +14,7 @@ pub(super) struct ApiError {
     pub(super) code: String,
     pub(super) message: String,
     /// A field that the status asks for.
-    field: Option<(header::HeaderName, HeaderValue)>,
+    field: Option<Box<(header::HeaderName, HeaderValue)>>,
 }
 
 impl ApiError {
@@ -52,7 +52,8 @@ impl ApiError {
 
     pub(super) fn too_large() -> ApiError {
         let most = crate::limits::MANAGEMENT_BODY_BYTES_MAX / 1024 / 1024;
-        let message = format!("the body has more than {most} MiB: send the table in parts, by PATCH");
+        let message =
+            format!("the body has more than {most} MiB: send the table in parts, by PATCH");
         ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
             .with(header::CONNECTION, HeaderValue::from_static("close"))
     }
@@ -63,7 +64,7 @@ impl ApiError {
     }
 
     fn with(mut self, name: header::HeaderName, value: HeaderValue) -> ApiError {
-        self.field = Some((name, value));
+        self.field = Some(Box::new((name, value)));
         self
     }
 }
@@ -86,11 +87,8 @@ impl From<Refused> for ApiError {
             Refused::Edit(error) => error.into(),
             Refused::Precondition(tag) => {
                 let message = "the table was changed since: read it again".to_owned();
-                let error = ApiError::new(
-                    StatusCode::PRECONDITION_FAILED,
-                    "precondition_failed",
-                    message,
-                );
+                let error =
+                    ApiError::new(StatusCode::PRECONDITION_FAILED, "precondition_failed", message);
                 match HeaderValue::from_str(&tag.to_string()) {
                     Ok(tag) => error.with(header::ETAG, tag),
                     Err(_) => error,
@@ -111,7 +109,7 @@ impl IntoResponse for ApiError {
         let body = json!({"error": self.code, "message": self.message}).to_string();
         let content = [(header::CONTENT_TYPE, "application/json")];
         let mut response = (self.status, content, body).into_response();
-        if let Some((name, value)) = self.field {
+        if let Some((name, value)) = self.field.map(|field| *field) {
             response.headers_mut().insert(name, value);
         }
         response

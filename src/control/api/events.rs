@@ -50,7 +50,8 @@ pub(super) fn stream(api: &Api, parts: &Parts) -> Result<Response, ApiError> {
         hosts.push((name.clone(), table.key(&name)));
     }
     if limits::EVENT_HOSTS_MAX < hosts.len() {
-        let message = format!("{} hosts, expected at most {}", hosts.len(), limits::EVENT_HOSTS_MAX);
+        let message =
+            format!("{} hosts, expected at most {}", hosts.len(), limits::EVENT_HOSTS_MAX);
         return Err(ApiError::bad("query_invalid", message));
     }
     let events = api.pulse.follow();
@@ -124,7 +125,8 @@ impl Reader {
 
     fn traffic(&self, tick: &Tick) -> String {
         let table = self.current.load().table.clone();
-        let missing = self.hosts.iter().map(|(_, key)| *key).filter(|key| !tick.busy.contains_key(key));
+        let missing =
+            self.hosts.iter().map(|(_, key)| *key).filter(|key| !tick.busy.contains_key(key));
         let missing = statistics::lock(&self.statistics).of(&missing.collect());
         let hosts = self.hosts.iter().map(|(name, key)| {
             let sums = tick.busy.get(key).or_else(|| missing.get(key));
@@ -162,6 +164,7 @@ impl Reader {
 fn moving(sums: Option<&Sums>, rates: Rates) -> Value {
     let mut counters = to_json(sums.unwrap_or(&Sums::default()));
     let names = ["requests_per_second", "bytes_sent_per_second", "bytes_received_per_second"];
-    counters.extend(names.into_iter().zip(rates).map(|(name, rate)| (name.to_owned(), json!(rate))));
+    counters
+        .extend(names.into_iter().zip(rates).map(|(name, rate)| (name.to_owned(), json!(rate))));
     Value::Object(counters)
 }

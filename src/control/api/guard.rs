@@ -82,8 +82,8 @@ fn host(parts: &Parts) -> Result<(), ApiError> {
     let absolute = parts.uri.authority().map(|authority| authority.as_str());
     let Some(host) = absolute.or_else(|| text(&parts.headers, header::HOST)) else { return Ok(()) };
     let name = host_of(host);
-    let is_ours =
-        name.parse::<IpAddr>().is_ok() || name.trim_end_matches('.').eq_ignore_ascii_case("localhost");
+    let is_ours = name.parse::<IpAddr>().is_ok()
+        || name.trim_end_matches('.').eq_ignore_ascii_case("localhost");
     if is_ours {
         return Ok(());
     }
@@ -124,20 +124,22 @@ fn write(parts: &Parts) -> Result<(), ApiError> {
     if let Some(origin) = headers.get(header::ORIGIN) {
         let host = headers.get(header::HOST).map(|host| host.as_bytes());
         let origin = origin.as_bytes();
-        let authority =
-            [&b"http://"[..], b"https://"].into_iter().find_map(|scheme| origin.strip_prefix(scheme));
-        let is_own = authority.is_some_and(|authority| {
-            host.is_some_and(|host| authority.eq_ignore_ascii_case(host))
-        });
+        let authority = [&b"http://"[..], b"https://"]
+            .into_iter()
+            .find_map(|scheme| origin.strip_prefix(scheme));
+        let is_own = authority
+            .is_some_and(|authority| host.is_some_and(|host| authority.eq_ignore_ascii_case(host)));
         if !is_own {
-            let message = "Origin is another page than this API's own: pages of others may not write";
+            let message =
+                "Origin is another page than this API's own: pages of others may not write";
             return Err(forbidden("origin_foreign", message));
         }
     }
     if let Some(site) = headers.get("sec-fetch-site")
         && ![&b"same-origin"[..], b"none"].contains(&site.as_bytes())
     {
-        let message = "Sec-Fetch-Site says that another page sends this: pages of others may not write";
+        let message =
+            "Sec-Fetch-Site says that another page sends this: pages of others may not write";
         return Err(forbidden("cross_site", message));
     }
     let content = text(headers, header::CONTENT_TYPE).unwrap_or_default();
@@ -148,7 +150,11 @@ fn write(parts: &Parts) -> Result<(), ApiError> {
             "Content-Type: {content} is what a web form sends; expected application/json \
              (curl: --json, or -H 'Content-Type: application/json')"
         );
-        return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "content_type_form", message));
+        return Err(ApiError::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "content_type_form",
+            message,
+        ));
     }
     Ok(())
 }
@@ -177,10 +183,28 @@ mod tests {
 
     #[test]
     fn only_this_machines_names_are_answered() {
-        for host in ["localhost", "LOCALHOST:8042", "localhost.", "127.0.0.1:8042", "[::1]:8042", "[::1]", "192.0.2.1"] {
-            assert_eq!(check(&parts("GET", &[("host", host)]), &tcp(), None, false), Ok(()), "{host}");
+        for host in [
+            "localhost",
+            "LOCALHOST:8042",
+            "localhost.",
+            "127.0.0.1:8042",
+            "[::1]:8042",
+            "[::1]",
+            "192.0.2.1",
+        ] {
+            assert_eq!(
+                check(&parts("GET", &[("host", host)]), &tcp(), None, false),
+                Ok(()),
+                "{host}"
+            );
         }
-        for host in ["evil.example", "evil.example:8042", "localhost.evil.example", "127.0.0.1.evil.example", ""] {
+        for host in [
+            "evil.example",
+            "evil.example:8042",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            "",
+        ] {
             let request = parts("GET", &[("host", host)]);
             assert_eq!(code(check(&request, &tcp(), None, false)), "host_not_allowed", "{host}");
             assert_eq!(check(&request, &Peer::Unix(None), None, false), Ok(()));
@@ -197,11 +221,21 @@ mod tests {
         };
         assert_eq!(with("Bearer secret-1"), "");
         assert_eq!(with("bearer secret-1"), "");
-        for wrong in ["Bearer secret-", "Bearer secret-12", "Bearer ", "Basic secret-1", "secret-1", "Bearer"] {
+        for wrong in [
+            "Bearer secret-",
+            "Bearer secret-12",
+            "Bearer ",
+            "Basic secret-1",
+            "secret-1",
+            "Bearer",
+        ] {
             assert_eq!(with(wrong), "token_wrong", "{wrong}");
         }
         let without = parts("GET", &[("host", "lb.example")]);
-        assert_eq!(code(check(&without, &Peer::Unix(Some(0)), Some(&token), false)), "token_missing");
+        assert_eq!(
+            code(check(&without, &Peer::Unix(Some(0)), Some(&token), false)),
+            "token_missing"
+        );
         assert_eq!(check(&without, &tcp(), Some(&token), true), Ok(()));
         for none in ["", " \n", "two words", "umlaut-\u{e4}"] {
             assert!(Token::parse(none).is_none(), "{none:?}");
@@ -217,7 +251,13 @@ mod tests {
         };
         assert_eq!(check(&[]), "");
         assert_eq!(check(&[("origin", "http://localhost:8042")]), "");
-        for origin in ["http://evil.example", "null", "http://localhost:3000", "http://localhost", "localhost:8042"] {
+        for origin in [
+            "http://evil.example",
+            "null",
+            "http://localhost:3000",
+            "http://localhost",
+            "localhost:8042",
+        ] {
             assert_eq!(check(&[("origin", origin)]), "origin_foreign", "{origin}");
         }
         assert_eq!(check(&[("sec-fetch-site", "same-origin")]), "");

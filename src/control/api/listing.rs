@@ -38,7 +38,8 @@ impl Wanted {
     }
 
     fn matches(&self, name: &str, rule: &Rule) -> bool {
-        (self.search.is_empty() || memchr::memmem::find(name.as_bytes(), self.search.as_bytes()).is_some())
+        (self.search.is_empty()
+            || memchr::memmem::find(name.as_bytes(), self.search.as_bytes()).is_some())
             && self.action.as_ref().is_none_or(|action| rule.action.as_str() == action)
     }
 
@@ -145,7 +146,8 @@ mod tests {
     fn table(names: &[&str]) -> Snapshot {
         let rule = |name: &str| {
             let action = if name.starts_with('s') { "spin" } else { "unknown" };
-            Rule::from_json(name, &json!([action, {}, false]), &mut Names::default()).expect("a rule")
+            Rule::from_json(name, &json!([action, {}, false]), &mut Names::default())
+                .expect("a rule")
         };
         let edits = names.iter().map(|name| ((*name).to_owned(), Some(rule(name)))).collect();
         edit(&Snapshot::default(), edits).expect("a table")
@@ -164,10 +166,16 @@ mod tests {
     #[test]
     fn pages_follow_each_other_in_order() {
         let table = table(&["b.com", "a.com", "s1.org", "s2.org", "c.com", "http://a.com"]);
-        assert_eq!(listed(&table, "").0, ["a.com", "b.com", "c.com", "http://a.com", "s1.org", "s2.org"]);
+        assert_eq!(
+            listed(&table, "").0,
+            ["a.com", "b.com", "c.com", "http://a.com", "s1.org", "s2.org"]
+        );
         assert_eq!(listed(&table, "limit=2"), (vec!["a.com".into(), "b.com".into()], 6));
         assert_eq!(listed(&table, "limit=2&after=b.com").0, ["c.com", "http://a.com"]);
-        assert_eq!(listed(&table, "search=A.COM"), (vec!["a.com".into(), "http://a.com".into()], 2));
+        assert_eq!(
+            listed(&table, "search=A.COM"),
+            (vec!["a.com".into(), "http://a.com".into()], 2)
+        );
         assert_eq!(listed(&table, "action=spin&limit=1"), (vec!["s1.org".into()], 2));
         assert_eq!(listed(&table, "limit=0"), (vec![], 6));
         assert_eq!(listed(&table, "after=zzz"), (vec![], 6));

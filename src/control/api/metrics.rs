@@ -10,17 +10,17 @@ use axum::http::header;
 use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
 use super::super::statistics::name_of;
+use super::Api;
 use super::error::ApiError;
 use super::numbers::backend;
 use super::route::Query;
-use super::Api;
 use crate::http::Refusal;
 use crate::limits;
 use crate::link::{ControlEnd, Count, Counter, Id, Sums, TIME_BOUNDS};
@@ -62,7 +62,11 @@ const COUNTERS: &[(&str, &str, Counter)] = &[
     ("backend_connect_failures", "Attempts to connect that failed", Counter::ConnectFailures),
     ("retries", "Requests sent again, an idle connection being dead", Counter::Retries),
     ("panics", "Connections ended by a panic", Counter::Panics),
-    ("requests_uncounted", "Requests that no counter of their host had room for", Counter::Uncounted),
+    (
+        "requests_uncounted",
+        "Requests that no counter of their host had room for",
+        Counter::Uncounted,
+    ),
     ("ring_enters", "Calls of io_uring_enter", Counter::RingEnters),
     ("ring_completions", "Completions taken from the ring", Counter::RingCompletions),
 ];
@@ -96,7 +100,11 @@ const HOST_GAUGES: &[Own] = &[
 const BACKEND_COUNTERS: &[Own] = &[
     ("requests", "Requests that ended, of the busiest backends", Count::Completed),
     ("connections_opened", "Connections opened, of the busiest backends", Count::Sent),
-    ("connect_failures", "Attempts to connect that failed, of the busiest backends", Count::Received),
+    (
+        "connect_failures",
+        "Attempts to connect that failed, of the busiest backends",
+        Count::Received,
+    ),
 ];
 const BACKEND_GAUGES: &[Own] = &[
     ("requests_open", "Requests under way, of the busiest backends", Count::Open),
@@ -116,8 +124,8 @@ impl Numbers {
         hosts.sort_by_key(|(key, sums)| (Reverse(sums.get(Count::Completed)), *key));
         hosts.truncate(limits::METRIC_HOSTS);
         let named = hosts.into_iter();
-        let named = named
-            .filter_map(|(key, sums)| Some((name_of(&current.table, key)?.to_owned(), sums)));
+        let named =
+            named.filter_map(|(key, sums)| Some((name_of(&current.table, key)?.to_owned(), sums)));
         let mut backends: Vec<(&Id, &Sums)> = statistics.backends().iter().collect();
         backends.sort_by_key(|(id, sums)| (Reverse(sums.get(Count::Completed)), **id));
         backends.truncate(limits::METRIC_HOSTS);
@@ -140,13 +148,9 @@ impl Numbers {
         let help = "Number of the last change of the table";
         one_gauge(encoder, "table_generation", help, &[], self.generation)?;
         let help = "When the daemon started, in seconds since 1970";
-        let mut metric = encoder.encode_descriptor(
-            "start_time_seconds",
-            help,
-            None,
-            MetricType::Gauge,
-        )?;
-        ConstGauge::new(self.started).encode(metric.encode_family(&NONE)?)
+        let metric =
+            encoder.encode_descriptor("start_time_seconds", help, None, MetricType::Gauge)?;
+        ConstGauge::new(self.started).encode(metric)
     }
 
     fn per_shard(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
@@ -190,8 +194,6 @@ impl Numbers {
     }
 }
 
-const NONE: [(&str, &str); 0] = [];
-
 fn one_gauge(
     encoder: &mut DescriptorEncoder<'_>,
     name: &str,
@@ -200,7 +202,10 @@ fn one_gauge(
     value: i64,
 ) -> fmt::Result {
     let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-    ConstGauge::new(value).encode(metric.encode_family(&labels.to_vec())?)
+    match labels {
+        [] => ConstGauge::new(value).encode(metric),
+        labels => ConstGauge::new(value).encode(metric.encode_family(&labels.to_vec())?),
+    }
 }
 
 fn shards(end: &ControlEnd) -> Vec<HashMap<&'static str, u64>> {
@@ -268,11 +273,12 @@ fn times(
     let bounds: Vec<f64> = bounds.collect();
     for (own, sums) in each {
         let (classes, micros) = sums.times(count);
-        let buckets: Vec<(f64, u64)> = bounds.iter().copied().zip(classes.iter().copied()).collect();
+        let buckets: Vec<(f64, u64)> =
+            bounds.iter().copied().zip(classes.iter().copied()).collect();
         let labels = [(label, own.as_str())];
         let mut family = metric.encode_family(&labels)?;
         let all = classes.iter().sum();
-        family.encode_histogram::<()>(micros as f64 / 1e6, all, &buckets, None)?;
+        family.encode_histogram::<NoLabelSet>(micros as f64 / 1e6, all, &buckets, None)?;
     }
     Ok(())
 }

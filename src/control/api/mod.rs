@@ -38,7 +38,8 @@ use guard::Peer;
 use route::Route;
 
 pub(crate) use guard::Token;
-pub(crate) use serve::{Management, serve};
+pub(crate) use serve::Management;
+pub(super) use serve::serve;
 
 /// What requests are answered from.
 pub(super) struct Api {
@@ -63,7 +64,7 @@ struct Taken {
 
 impl Api {
     /// Answers one request.
-    pub(super) async fn answer(&self, peer: &Peer, request: Request<Body>) -> Response {
+    async fn answer(&self, peer: &Peer, request: Request<Body>) -> Response {
         let (parts, body) = request.into_parts();
         let is_head = parts.method == Method::HEAD;
         let mut response =
@@ -126,7 +127,8 @@ impl Api {
         let room = u32::try_from(length.div_ceil(1024)).unwrap_or(u32::MAX);
         // Not waited for: whoever waits would stand before all that need little.
         let room = self.room.clone().try_acquire_many_owned(room);
-        let room = room.map_err(|_| ApiError::busy("other large bodies are being read: try again"))?;
+        let room =
+            room.map_err(|_| ApiError::busy("other large bodies are being read: try again"))?;
         Ok(Taken { bytes: read::body(body).await?, room })
     }
 

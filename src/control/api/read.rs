@@ -25,7 +25,9 @@ pub(super) async fn body(body: Body) -> Result<Bytes, ApiError> {
     match collected {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(ApiError::too_large()),
-        Ok(Err(error)) => Err(ApiError::bad("body_cut_off", format!("the body broke off: {error}"))),
+        Ok(Err(error)) => {
+            Err(ApiError::bad("body_cut_off", format!("the body broke off: {error}")))
+        }
         Err(_) => Err(ApiError::bad("body_timeout", "the body did not arrive in time")),
     }
 }
@@ -39,7 +41,8 @@ pub(super) fn rules(text: &[u8], nulls: bool, names: &SharedNames) -> Result<Edi
         (Some(refused), _) => Err(refused),
         (None, Ok(())) => Ok(reading.edits),
         (None, Err(error)) if error.is_data() => {
-            let message = "the body must be an object of rules by host name: {\"a.com\": [\"proxy\", …], …}";
+            let message =
+                "the body must be an object of rules by host name: {\"a.com\": [\"proxy\", …], …}";
             Err(ApiError::bad("body_not_a_dict", message))
         }
         (None, Err(error)) => Err(not_json(&error)),
@@ -59,9 +62,8 @@ fn not_json(error: &serde_json::Error) -> ApiError {
 
 /// The name of a rule in canonical form.
 pub(super) fn name(raw: &str) -> Result<String, ApiError> {
-    host::rule_name(raw).map_err(|error| {
-        ApiError::bad(format!("{raw}:hostname_invalid"), error.sentence())
-    })
+    host::rule_name(raw)
+        .map_err(|error| ApiError::bad(format!("{raw}:hostname_invalid"), error.sentence()))
 }
 
 /// The backends of these rules that were never looked up, each once.

@@ -104,7 +104,11 @@ impl<'a> Query<'a> {
     }
 
     /// `500ms`, `30s`, `5m`, `1h`, or seconds.
-    pub(super) fn duration(&self, name: &str, most: Duration) -> Result<Option<Duration>, ApiError> {
+    pub(super) fn duration(
+        &self,
+        name: &str,
+        most: Duration,
+    ) -> Result<Option<Duration>, ApiError> {
         let Some(text) = self.get(name) else { return Ok(None) };
         let units = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000), ("", 1000)];
         let read = units.iter().find_map(|(unit, millis)| {
@@ -140,7 +144,9 @@ mod tests {
         assert_eq!(route("/hostname/a.com"), Route::Rule("a.com".to_owned()));
         assert_eq!(route("/stats/"), Route::AllStatistics);
         assert_eq!(route("/stats/a.com"), Route::Statistics("a.com".to_owned()));
-        for path in ["/hostname/http%3A%2F%2Fa.com/", "/hostname/http://a.com", "/hostname/http:%2f/a.com/"] {
+        for path in
+            ["/hostname/http%3A%2F%2Fa.com/", "/hostname/http://a.com", "/hostname/http:%2f/a.com/"]
+        {
             assert_eq!(route(path), Route::Rule("http://a.com".to_owned()), "{path}");
         }
         for path in ["/hosts", "/metrics/more", "/healthz/x/", "//", "/stats2"] {
@@ -151,9 +157,10 @@ mod tests {
 
     #[test]
     fn arguments_are_checked() {
-        let query = Query::of(Some("timeout=1500ms&dry_run=1&host=a&host=b%20c"), &[
-            "timeout", "dry_run", "host",
-        ]);
+        let query = Query::of(
+            Some("timeout=1500ms&dry_run=1&host=a&host=b%20c"),
+            &["timeout", "dry_run", "host"],
+        );
         let query = query.expect("known arguments");
         let most = Duration::from_secs(60);
         assert_eq!(query.duration("timeout", most).ok(), Some(Some(Duration::from_millis(1500))));

@@ -10,7 +10,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, Method, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
-use tokio::io::unix::AsyncFd;
+use tokio::net::unix::pipe::Receiver;
 
 use super::super::change::{Change, Done, Tag, Verb};
 use super::error::ApiError;
@@ -33,7 +33,7 @@ pub(super) async fn all(
     peer: &Peer,
 ) -> Result<Response, ApiError> {
     let verb = match parts.method {
-        Method::GET | Method::HEAD => return listing::answer(api, parts),
+        Method::GET | Method::HEAD => return listing::answer(api, parts).await,
         Method::PUT => Verb::Put,
         _ => Verb::Patch,
     };
@@ -159,15 +159,16 @@ async fn drained(
         more.insert("drained".to_owned(), json!(true));
         return Ok(());
     }
-    let answered = AsyncFd::new(drain.answered().map_err(failed)?).map_err(failed)?;
+    let answered = drain.answered().map_err(failed)?;
+    let answered = Receiver::from_owned_fd_unchecked(answered).map_err(failed)?;
     api.shards.ask(&drain);
     let all = async {
         while drain.left() != Some(0) {
-            let Ok(mut ready) = answered.readable().await else { return };
-            let mut count = [0; 8];
+            if answered.readable().await.is_err() {
+                return;
+            }
             // Only to have it unreadable again; what it says stands in `drain`.
-            let _ = rustix::io::read(answered.get_ref(), &mut count);
-            ready.clear_ready();
+            let _ = answered.try_read(&mut [0; 8]);
         }
     };
     let _ = tokio::time::timeout(wait, all).await;

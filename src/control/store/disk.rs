@@ -1,0 +1,226 @@
+//! What the store asks of a file system: a few files in one folder, and when they are on disk.
+//!
+//! A trait, so that tests can record every operation, let any of them fail, and show what a machine
+//! that stops at any moment may leave behind.
+
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use super::lock::{Lock, LockError};
+
+/// The files of a store, all in one folder.
+#[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
+pub(super) enum Part {
+    /// The state file itself.
+    State,
+    /// One that is being written, to take its place.
+    New,
+    /// Changes since the state file was written.
+    Journal,
+    /// Changes that are being folded into a new state file.
+    Folding,
+    /// Rules that could not be used.
+    Rejected,
+}
+
+impl Part {
+    fn suffix(self) -> &'static str {
+        match self {
+            Part::State => "",
+            Part::New => ".new",
+            Part::Journal => ".journal",
+            Part::Folding => ".journal.folding",
+            Part::Rejected => ".rejected",
+        }
+    }
+}
+
+/// The folder. Changes of names are on disk after [`Disk::sync_folder`] and no sooner.
+pub(super) trait Disk: Send + Sync {
+    /// For messages.
+    fn path(&self, part: Part) -> PathBuf;
+    /// Keeps others out for as long as this lives; makes the folder if there is none. Again is fine.
+    fn lock(&self) -> Result<(), LockError>;
+    /// `None` where there is no such file.
+    fn read(&self, part: Part) -> io::Result<Option<Box<dyn Read>>>;
+    /// `None` where there is no such file.
+    fn bytes(&self, part: Part) -> io::Result<Option<u64>>;
+    /// An empty file that did not exist before: what had its name is let go.
+    fn create(&self, part: Part) -> io::Result<Box<dyn Output>>;
+    /// The file that exists, or else an empty one.
+    fn append(&self, part: Part) -> io::Result<Box<dyn Output>>;
+    fn rename(&self, from: Part, to: Part) -> io::Result<()>;
+    /// That there is none is fine.
+    fn remove(&self, part: Part) -> io::Result<()>;
+    fn sync_folder(&self) -> io::Result<()>;
+}
+
+/// A file that is written at its end.
+pub(super) trait Output: Write + Send {
+    /// What was written is on disk (fdatasync).
+    fn sync_data(&mut self) -> io::Result<()>;
+    /// The same with its length and rights (fsync).
+    fn sync_all(&mut self) -> io::Result<()>;
+    fn truncate(&mut self, bytes: u64) -> io::Result<()>;
+    fn bytes(&self) -> io::Result<u64>;
+}
+
+/// A real folder.
+pub(super) struct Folder {
+    folder: PathBuf,
+    /// Of the state file.
+    name: OsString,
+    lock: Mutex<Option<Lock>>,
+}
+
+impl Folder {
+    /// The folder of this state file; of what it leads to, if it is a symbolic link, which stays one.
+    pub(super) fn of(state_file: &Path) -> io::Result<Folder> {
+        let path = follow(state_file)?;
+        let expected = || io::Error::new(ErrorKind::InvalidInput, "expected the path of a file");
+        let name = path.file_name().ok_or_else(expected)?.to_owned();
+        let folder = match path.parent() {
+            Some(parent) if parent != Path::new("") => parent.to_owned(),
+            _ => PathBuf::from("."),
+        };
+        Ok(Folder { folder, name, lock: Mutex::new(None) })
+    }
+
+    fn file(&self, suffix: &str) -> PathBuf {
+        let mut name = self.name.clone();
+        name.push(suffix);
+        self.folder.join(name)
+    }
+
+    /// Missing folders are made, and their names put on disk.
+    fn make(&self) -> io::Result<()> {
+        let missing = self.folder.ancestors().take_while(|folder| {
+            *folder != Path::new("") && matches!(folder.try_exists(), Ok(false))
+        });
+        for folder in missing.collect::<Vec<_>>().into_iter().rev() {
+            fs::create_dir(folder)?;
+            let parent = folder.parent().filter(|parent| *parent != Path::new(""));
+            sync_folder(parent.unwrap_or(Path::new(".")))?;
+        }
+        Ok(())
+    }
+
+    /// Rights and owner as the state file has them: all of its company holds what it holds.
+    fn make_alike(&self, file: &File) {
+        let Ok(state) = fs::metadata(self.file("")) else { return };
+        // As far as we may: an ordinary user can't give files away.
+        let _ = std::os::unix::fs::fchown(file, Some(state.uid()), Some(state.gid()));
+        let _ = file.set_permissions(fs::Permissions::from_mode(state.mode() & 0o777));
+    }
+
+    fn open(&self, part: Part, options: &mut OpenOptions) -> io::Result<Box<dyn Output>> {
+        let path = self.path(part);
+        let file = match options.create_new(true).open(&path) {
+            Ok(file) => {
+                self.make_alike(&file);
+                file
+            }
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                options.create_new(false).open(&path)?
+            }
+            Err(error) => return Err(error),
+        };
+        Ok(Box::new(file))
+    }
+}
+
+/// Where a chain of symbolic links ends; there need be nothing.
+fn follow(path: &Path) -> io::Result<PathBuf> {
+    let mut path = path.to_owned();
+    // As many as the kernel follows.
+    for _ in 0..40 {
+        match fs::read_link(&path) {
+            Ok(target) => path = path.parent().unwrap_or(Path::new("")).join(target),
+            // No link, or not there: what is wrong with it shows when it is read.
+            Err(_) => return Ok(path),
+        }
+    }
+    Err(io::Error::from_raw_os_error(libc::ELOOP))
+}
+
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    match File::open(folder)?.sync_all() {
+        // The file system has no such thing; then nobody could do better.
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
+        outcome => outcome,
+    }
+}
+
+impl Disk for Folder {
+    fn path(&self, part: Part) -> PathBuf {
+        self.file(part.suffix())
+    }
+
+    fn lock(&self) -> Result<(), LockError> {
+        let mut lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        if lock.is_none() {
+            self.make()?;
+            *lock = Some(Lock::take(&self.file(".lock"))?);
+        }
+        Ok(())
+    }
+
+    fn read(&self, part: Part) -> io::Result<Option<Box<dyn Read>>> {
+        Ok(if_there(File::open(self.path(part)))?.map(|file| Box::new(file) as Box<dyn Read>))
+    }
+
+    fn bytes(&self, part: Part) -> io::Result<Option<u64>> {
+        Ok(if_there(fs::metadata(self.path(part)))?.map(|metadata| metadata.len()))
+    }
+
+    fn create(&self, part: Part) -> io::Result<Box<dyn Output>> {
+        self.remove(part)?;
+        self.open(part, OpenOptions::new().append(true))
+    }
+
+    fn append(&self, part: Part) -> io::Result<Box<dyn Output>> {
+        self.open(part, OpenOptions::new().append(true))
+    }
+
+    fn rename(&self, from: Part, to: Part) -> io::Result<()> {
+        fs::rename(self.path(from), self.path(to))
+    }
+
+    fn remove(&self, part: Part) -> io::Result<()> {
+        if_there(fs::remove_file(self.path(part))).map(|_| ())
+    }
+
+    fn sync_folder(&self) -> io::Result<()> {
+        sync_folder(&self.folder)
+    }
+}
+
+fn if_there<T>(outcome: io::Result<T>) -> io::Result<Option<T>> {
+    match outcome {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+impl Output for File {
+    fn sync_data(&mut self) -> io::Result<()> {
+        File::sync_data(self)
+    }
+
+    fn sync_all(&mut self) -> io::Result<()> {
+        File::sync_all(self)
+    }
+
+    fn truncate(&mut self, bytes: u64) -> io::Result<()> {
+        self.set_len(bytes)
+    }
+
+    fn bytes(&self) -> io::Result<u64> {
+        Ok(self.metadata()?.len())
+    }
+}

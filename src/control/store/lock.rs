@@ -1,0 +1,79 @@
+//! One daemon a state file. The lock goes with the process, however it ends; the file that carries it
+//! stays, because taking it away would let two processes each lock one of that name.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::path::Path;
+
+use rustix::fs::{FlockOperation, flock};
+
+/// Held until it is dropped.
+#[derive(Debug)]
+pub(super) struct Lock {
+    _file: File,
+}
+
+/// Why it was not taken.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LockError {
+    /// Another process has it; its pid, where it wrote one.
+    #[error("in use by mantrid (pid {0})")]
+    InUse(String),
+    /// The file that carries it can't be opened or made.
+    #[error(transparent)]
+    Failed(#[from] io::Error),
+}
+
+impl Lock {
+    pub(super) fn take(path: &Path) -> Result<Lock, LockError> {
+        let mut file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                let mut pid = String::new();
+                // Bounded: who knows what the file holds.
+                let _ = (&mut file).take(20).read_to_string(&mut pid);
+                let is_pid =
+                    !pid.trim().is_empty() && pid.trim().bytes().all(|b| b.is_ascii_digit());
+                let pid = if is_pid { pid.trim() } else { "unknown" };
+                return Err(LockError::InUse(pid.to_owned()));
+            }
+            Err(error) => return Err(io::Error::from(error).into()),
+        }
+        // The pid is for people. On a full disk it may not fit, and that is no reason to stay away.
+        let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
+        Ok(Lock { _file: file })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_second_is_told_the_pid_of_the_first() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("lock");
+        std::fs::write(&path, "what a longer pid left behind").expect("a file");
+        let first = Lock::take(&path).expect("the lock");
+        let pid = std::process::id().to_string();
+        assert_eq!(std::fs::read_to_string(&path).expect("a pid"), format!("{pid}\n"));
+        let refused = Lock::take(&path).expect_err("in use");
+        assert_eq!(refused.to_string(), format!("in use by mantrid (pid {pid})"));
+        drop(first);
+        Lock::take(&path).expect("free again");
+    }
+
+    #[test]
+    fn whatever_the_file_holds() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("lock");
+        let _first = Lock::take(&path).expect("the lock");
+        for text in ["", "wibble", "\u{fffd}\n\n1"] {
+            std::fs::write(&path, text).expect("written");
+            let refused = Lock::take(&path).expect_err("in use");
+            assert_eq!(refused.to_string(), "in use by mantrid (pid unknown)");
+        }
+    }
+}

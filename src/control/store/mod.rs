@@ -1,0 +1,366 @@
+//! The table on disk: a state file, and a journal of the changes since it was written.
+//!
+//! What [`Store::commit`] has answered for is found again after any crash, and nothing else but perhaps
+//! the commit that was under way, from its first change on. `state` says what the files hold and what to
+//! make of a torn end; here is when what reaches the disk:
+//!
+//! - The journal is in order up to `journal_bytes`, all of it on disk, whenever nothing is running.
+//!   What a failed write left behind it is cut off again, on disk, before anything else is done.
+//! - A failed fdatasync may have thrown the pages away and marked them clean, so that the next one
+//!   succeeds and means nothing (PostgreSQL found out in 2018). No file is trusted after that:
+//!   changes are refused until [`Store::rewrite`] has put the whole table into new ones.
+//! - Changes of names are put on disk one by one: a file has its name before anything that is
+//!   acknowledged goes in, and nothing is taken away before what replaces it is there.
+//! - A number is never used twice, unless it is certain that the first use is gone.
+//!
+//! All of it blocks. One thread has the store; a [`Fold`] runs on another.
+
+mod disk;
+mod fold;
+mod load;
+mod lock;
+mod rejected;
+mod warnings;
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::io::{self, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::limits::{COMMIT_BUFFER_KEPT_BYTES, FOLD_BYTES_MIN, SEQUENCE_MAX};
+use crate::state::{Counters, Rejected, journal};
+use crate::table::{Names, Snapshot};
+use disk::{Disk, Folder, Output, Part};
+use lock::LockError;
+
+pub(super) use crate::state::Record;
+pub(super) use fold::{Fold, Folded};
+pub(super) use load::Loaded;
+pub(super) use warnings::not_yet;
+
+/// The files, opened to be written.
+pub(crate) struct Store {
+    disk: Arc<dyn Disk>,
+    mode: Mode,
+    /// The last change that is on disk.
+    durable: u64,
+    /// The last number that may be in the journal: after a failure, more than `durable`.
+    tried: u64,
+    journal_bytes: u64,
+    /// Of a fold that did not come to its end.
+    folding_bytes: Option<u64>,
+    is_folding: bool,
+    /// Of journals, from which on folding them is worth while.
+    fold_at: u64,
+    /// Rules that are in no file but the state file, and not to be lost when that is replaced.
+    rejected: Vec<Rejected>,
+    buffer: Vec<u8>,
+}
+
+enum Mode {
+    Ready(Box<dyn Output>),
+    /// It could not be written when that was last tried, and why.
+    ReadOnly(String),
+    /// No file can be trusted until the table is in new ones, and why.
+    Spoilt(String),
+}
+
+/// Why something was not written.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StoreError {
+    /// Nothing has changed on disk.
+    #[error("can't {what} {}: {error}", path.display())]
+    Failed { what: &'static str, path: PathBuf, error: io::Error },
+    /// The files can't be written, so far.
+    #[error("the state can't be written: {0}")]
+    ReadOnly(String),
+    /// [`Store::rewrite`] is due.
+    #[error("changes are refused until the whole state is written anew: {0}")]
+    NeedsRewrite(String),
+    /// Not while a fold is under way.
+    #[error("the journal is being folded")]
+    Folding,
+}
+
+impl StoreError {
+    fn failed(what: &'static str, path: PathBuf, error: io::Error) -> StoreError {
+        StoreError::Failed { what, path, error }
+    }
+}
+
+impl Store {
+    /// For `--check`: reads, writes nothing, needs no lock.
+    pub(super) fn read(path: &Path, names: &mut Names) -> Result<Loaded, String> {
+        let folder = Folder::of(path).map_err(|error| load::failed(path, &error))?;
+        let read = |names: &mut Names| load::load(&folder, names);
+        // A daemon that is running may take a file away between two that are read. Twice is no chance.
+        let replayed = read(names).or_else(|_| read(names)).or_else(|_| read(names))?;
+        Ok(Loaded::new(replayed, &folder))
+    }
+
+    /// Takes the lock, reads, and makes ready to write; a torn end of the journal is cut off. What can be
+    /// read but not written is no error: each commit tries again.
+    pub(super) fn open(path: &Path, names: &mut Names) -> Result<(Store, Loaded), String> {
+        let folder = Folder::of(path).map_err(|error| load::failed(path, &error))?;
+        Store::open_on(Arc::new(folder), names)
+    }
+
+    fn open_on(disk: Arc<dyn Disk>, names: &mut Names) -> Result<(Store, Loaded), String> {
+        let locked = match disk.lock() {
+            Err(error @ LockError::InUse(_)) => {
+                return Err(load::failed(&disk.path(Part::State), &error));
+            }
+            locked => locked,
+        };
+        let replayed = load::load(&*disk, names)?;
+        let bytes_kept = replayed.bytes_kept;
+        let mut loaded = Loaded::new(replayed, &*disk);
+        let bytes_of = |part| disk.bytes(part).ok().flatten();
+        let state_bytes = bytes_of(Part::State).unwrap_or(0);
+        let folding_bytes = bytes_of(Part::Folding);
+        let mut store = Store {
+            mode: Mode::ReadOnly(String::new()),
+            durable: loaded.sequence,
+            tried: loaded.sequence,
+            journal_bytes: bytes_kept,
+            folding_bytes,
+            is_folding: false,
+            // A fold that was broken off is taken up again at once.
+            fold_at: if folding_bytes.is_some() { 0 } else { state_bytes.max(FOLD_BYTES_MIN) },
+            rejected: loaded.rejected.clone(),
+            buffer: Vec::new(),
+            disk,
+        };
+        let ready = match locked {
+            Ok(()) => store.take_up(bytes_kept),
+            Err(error) => Err(store.stay_read_only(Part::State, &error)),
+        };
+        match ready.and_then(|()| store.keep_rejected()) {
+            Ok(()) if loaded.rejected.is_empty() => {}
+            Ok(()) => loaded.warnings.push(format!(
+                "Rules that are not used are kept in {}",
+                store.path(Part::Rejected)
+            )),
+            Err(error) => loaded.warnings.push(error.to_string()),
+        }
+        Ok((store, loaded))
+    }
+
+    /// Opens the journal to be written, all that is kept of it being on disk.
+    fn take_up(&mut self, bytes_kept: u64) -> Result<(), StoreError> {
+        let journal = self.disk.append(Part::Journal);
+        let mut journal = journal.map_err(|error| self.stay_read_only(Part::Journal, &error))?;
+        // What was read may so far be in memory alone, and the next line will say that it is on disk.
+        let outcome = cut(&mut *journal, bytes_kept).and_then(|()| self.disk.sync_folder());
+        if let Err(error) = outcome {
+            return Err(self.spoil("sync", Part::Journal, error));
+        }
+        // Of a fold or a rewrite that did not come to its end.
+        let _ = self.disk.remove(Part::New);
+        self.journal_bytes = bytes_kept;
+        self.mode = Mode::Ready(journal);
+        Ok(())
+    }
+
+    /// Appends all records with one write and one fdatasync, and tells the number of the last. After
+    /// an error none of them counts.
+    pub(super) fn commit(&mut self, records: &[Record<'_>]) -> Result<u64, StoreError> {
+        self.make_writable()?;
+        let journal = match &mut self.mode {
+            Mode::Ready(journal) => journal,
+            Mode::ReadOnly(why) => return Err(StoreError::ReadOnly(why.clone())),
+            Mode::Spoilt(why) => return Err(StoreError::NeedsRewrite(why.clone())),
+        };
+        if records.is_empty() {
+            return Ok(self.durable);
+        }
+        let last = self.durable.saturating_add(records.len() as u64);
+        if SEQUENCE_MAX < last {
+            let error = io::Error::other(format!("it has all numbers up to {SEQUENCE_MAX}"));
+            return Err(StoreError::failed("write", self.disk.path(Part::Journal), error));
+        }
+        self.buffer.clear();
+        self.buffer.shrink_to(COMMIT_BUFFER_KEPT_BYTES);
+        for (n, record) in (self.durable + 1..).zip(records) {
+            journal::encode(&mut self.buffer, n, self.durable, record);
+        }
+        self.tried = last;
+        if let Err(error) = journal.write_all(&self.buffer) {
+            return Err(self.take_back(error));
+        }
+        if let Err(error) = journal.sync_data() {
+            // For a restart, which reads what memory has. What the disk has is past knowing.
+            let _ = journal.truncate(self.journal_bytes);
+            return Err(self.spoil("sync", Part::Journal, error));
+        }
+        self.journal_bytes += self.buffer.len() as u64;
+        self.durable = last;
+        Ok(last)
+    }
+
+    /// Cuts off what a failed write left, so that nobody ever reads it.
+    fn take_back(&mut self, error: io::Error) -> StoreError {
+        let Mode::Ready(journal) = &mut self.mode else {
+            return self.spoil("write", Part::Journal, error);
+        };
+        match cut(&mut **journal, self.journal_bytes) {
+            Ok(()) => {
+                self.tried = self.durable;
+                StoreError::failed("write", self.disk.path(Part::Journal), error)
+            }
+            Err(_) => self.spoil("write", Part::Journal, error),
+        }
+    }
+
+    /// From here on nothing but a rewrite helps.
+    fn spoil(&mut self, what: &'static str, part: Part, error: io::Error) -> StoreError {
+        let error = StoreError::failed(what, self.disk.path(part), error);
+        self.mode = Mode::Spoilt(error.to_string());
+        error
+    }
+
+    /// Tries once more what could not be done before; nothing, where there is no need.
+    fn make_writable(&mut self) -> Result<(), StoreError> {
+        if !matches!(self.mode, Mode::ReadOnly(_)) {
+            return Ok(());
+        }
+        self.disk.lock().map_err(|error| self.stay_read_only(Part::State, &error))?;
+        // Before reading it all, which takes time, whether it is of any use.
+        let opened = self.disk.append(Part::Journal).map(drop);
+        opened.map_err(|error| self.stay_read_only(Part::Journal, &error))?;
+        // Without the lock others may have written.
+        let replayed = load::load(&*self.disk, &mut Names::default());
+        let replayed = replayed.map_err(|error| self.stay_read_only(Part::State, &error))?;
+        if replayed.loaded.sequence != self.durable {
+            return Err(
+                self.stay_read_only(Part::State, &"others have changed it since it was read")
+            );
+        }
+        self.take_up(replayed.bytes_kept)
+    }
+
+    fn stay_read_only(&mut self, part: Part, why: &dyn fmt::Display) -> StoreError {
+        let why = format!("{}: {why}", self.disk.path(part).display());
+        self.mode = Mode::ReadOnly(why.clone());
+        StoreError::ReadOnly(why)
+    }
+
+    /// The number of the last change that is on disk.
+    pub(super) fn sequence(&self) -> u64 {
+        self.durable
+    }
+
+    /// Whether the journal has grown so much that folding it is worth while.
+    pub(super) fn wants_fold(&self) -> bool {
+        let bytes = self.journal_bytes + self.folding_bytes.unwrap_or(0);
+        matches!(self.mode, Mode::Ready(_)) && !self.is_folding && self.fold_at < bytes
+    }
+
+    /// Starts a new journal and leaves the old one to be folded, while commits go on.
+    pub(super) fn begin_fold(&mut self) -> Result<Fold, StoreError> {
+        match &self.mode {
+            _ if self.is_folding => return Err(StoreError::Folding),
+            Mode::Ready(_) => {}
+            Mode::ReadOnly(why) => return Err(StoreError::ReadOnly(why.clone())),
+            Mode::Spoilt(why) => return Err(StoreError::NeedsRewrite(why.clone())),
+        }
+        self.keep_rejected()?;
+        // What an earlier fold left must not be written over; it is folded together with the journal,
+        // which is then too long by that for once.
+        if self.folding_bytes.is_none() {
+            self.disk.rename(Part::Journal, Part::Folding).map_err(|error| {
+                StoreError::failed("rename", self.disk.path(Part::Journal), error)
+            })?;
+            self.folding_bytes = Some(self.journal_bytes);
+            match self.disk.sync_folder().and_then(|()| new_journal(&*self.disk)) {
+                Ok(journal) => self.mode = Mode::Ready(journal),
+                Err(error) => return Err(self.spoil("start", Part::Journal, error)),
+            }
+            self.journal_bytes = 0;
+        }
+        self.is_folding = true;
+        Ok(Fold { disk: self.disk.clone(), sequence: self.durable })
+    }
+
+    /// How a fold went.
+    pub(super) fn end_fold(&mut self, outcome: &Result<Folded, StoreError>) {
+        self.is_folding = false;
+        match outcome {
+            Ok(folded) => {
+                self.folding_bytes = None;
+                self.fold_at = folded.bytes.max(FOLD_BYTES_MIN);
+            }
+            // Not again with each commit: a full disk would be written full each time.
+            Err(_) => {
+                let bytes = self.journal_bytes + self.folding_bytes.unwrap_or(0);
+                self.fold_at = bytes + FOLD_BYTES_MIN;
+            }
+        }
+    }
+
+    /// Whether commits are refused until [`Store::rewrite`] succeeds.
+    pub(super) fn needs_rewrite(&self) -> bool {
+        matches!(self.mode, Mode::Spoilt(_))
+    }
+
+    /// Writes the whole table to a new state file and starts a new journal. The table is that of the
+    /// last commit that succeeded. Also for the end, to leave one tidy file.
+    pub(super) fn rewrite(
+        &mut self,
+        table: &Snapshot,
+        stats: impl IntoIterator<Item = (String, Counters)>,
+    ) -> Result<(), StoreError> {
+        if self.is_folding {
+            return Err(StoreError::Folding);
+        }
+        self.make_writable()?;
+        self.keep_rejected()?;
+        // Of commits that failed some lines may be on disk: with their numbers in it, they are no more
+        // than what the state file has already.
+        let bytes = fold::write_state(&*self.disk, table, stats, self.tried)?;
+        let removed =
+            self.disk.remove(Part::Folding).and_then(|()| self.disk.remove(Part::Journal));
+        match removed.and_then(|()| new_journal(&*self.disk)) {
+            Ok(journal) => self.mode = Mode::Ready(journal),
+            Err(error) => return Err(self.spoil("start", Part::Journal, error)),
+        }
+        self.durable = self.tried;
+        self.journal_bytes = 0;
+        self.folding_bytes = None;
+        self.fold_at = bytes.max(FOLD_BYTES_MIN);
+        Ok(())
+    }
+
+    /// Before a state file is written that does not have them.
+    fn keep_rejected(&mut self) -> Result<(), StoreError> {
+        rejected::keep(&*self.disk, &self.rejected).map_err(|error| {
+            let path = self.disk.path(Part::Rejected);
+            StoreError::failed("keep rules that are not used in", path, error)
+        })?;
+        self.rejected.clear();
+        Ok(())
+    }
+
+    fn path(&self, part: Part) -> String {
+        self.disk.path(part).display().to_string()
+    }
+}
+
+/// An empty journal that is there for good.
+fn new_journal(disk: &dyn Disk) -> io::Result<Box<dyn Output>> {
+    let journal = disk.create(Part::Journal)?;
+    disk.sync_folder()?;
+    Ok(journal)
+}
+
+/// What is left is on disk.
+fn cut(journal: &mut dyn Output, bytes: u64) -> io::Result<()> {
+    if journal.bytes()? < bytes {
+        return Err(io::Error::new(ErrorKind::UnexpectedEof, "somebody else made it shorter"));
+    }
+    journal.truncate(bytes)?;
+    journal.sync_all()
+}

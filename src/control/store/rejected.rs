@@ -1,0 +1,37 @@
+//! Rules that could not be used are kept beside the state file, which will be written without them:
+//! one JSON line each. What is there already is not added again, and nothing is ever taken out.
+
+use std::collections::HashSet;
+use std::fmt::Write as _;
+use std::io::{self, Read as _, Write as _};
+
+use serde_json::json;
+
+use super::disk::{Disk, Part};
+use crate::state::Rejected;
+
+/// On disk when it returns.
+pub(super) fn keep(disk: &dyn Disk, rejected: &[Rejected]) -> io::Result<()> {
+    let mut before = Vec::new();
+    if let Some(mut file) = disk.read(Part::Rejected)? {
+        file.read_to_end(&mut before)?;
+    }
+    let known: HashSet<&[u8]> = before.split(|byte| *byte == b'\n').collect();
+    let mut more = String::new();
+    for Rejected { host, rule, error } in rejected {
+        let line = json!({"host": host, "rule": rule, "error": error}).to_string();
+        if !known.contains(line.as_bytes()) {
+            // Writing to a String does not fail.
+            let _ = writeln!(more, "{line}");
+        }
+    }
+    if more.is_empty() {
+        return Ok(());
+    }
+    // A line that was cut off by a crash stays apart from ours.
+    let separator = if before.last().is_none_or(|byte| *byte == b'\n') { "" } else { "\n" };
+    let mut file = disk.append(Part::Rejected)?;
+    file.write_all(format!("{separator}{more}").as_bytes())?;
+    file.sync_all()?;
+    disk.sync_folder()
+}

@@ -1,0 +1,70 @@
+//! Lines about a table that was loaded: what of it is not used, or not yet.
+
+use std::path::Path;
+
+use crate::limits;
+use crate::state::Rejected;
+use crate::table::{Action, Snapshot};
+
+/// One line a rule that is not used, and one for those past the first few.
+pub(super) fn rejected(path: &Path, rejected: &[Rejected]) -> Vec<String> {
+    let line = |one: &Rejected| format!("{}: rule not used: {}", path.display(), one.error);
+    let mut lines: Vec<String> =
+        rejected.iter().take(limits::REJECTED_TOLD_MAX).map(line).collect();
+    if let Some(more @ 1..) = rejected.len().checked_sub(lines.len()) {
+        lines.push(format!("{}: {more} more rules are not used", path.display()));
+    }
+    lines
+}
+
+/// What rules ask for that is checked and kept but not acted on yet; a line for each.
+pub(in crate::control) fn not_yet(snapshot: &Snapshot) -> Vec<String> {
+    let mut counts = [
+        ("spin", "requests get the timeout page", 0_usize),
+        ("hold", "requests fail when no backend can be reached", 0),
+        ("check", "no probes are sent", 0),
+        ("max_requests_per_second", "it is not limited", 0),
+        ("idle", "nobody is told", 0),
+    ];
+    for (_, rule) in snapshot.iter() {
+        let used = match &rule.action {
+            Action::Spin(spin) => [true, false, false, false, spin.idle().is_some()],
+            Action::Proxy(proxy) => [
+                false,
+                !proxy.hold().is_zero(),
+                proxy.check().is_some(),
+                proxy.max_requests_per_second().is_some(),
+                proxy.idle().is_some(),
+            ],
+            _ => continue,
+        };
+        for (count, used) in counts.iter_mut().zip(used) {
+            count.2 += usize::from(used);
+        }
+    }
+    counts
+        .into_iter()
+        .filter(|(.., count)| *count != 0)
+        .map(|(what, until, count)| {
+            format!(
+                "{what} (rules that use it: {count}) comes with a later release: until then {until}"
+            )
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn many_are_counted_not_listed() {
+        let one = Rejected { host: "a".to_owned(), rule: json!(1), error: "a:b: c".to_owned() };
+        let many = vec![one; limits::REJECTED_TOLD_MAX + 5];
+        let lines = rejected(Path::new("s"), &many);
+        assert_eq!(lines.len(), limits::REJECTED_TOLD_MAX + 1);
+        assert_eq!(lines.last().map(String::as_str), Some("s: 5 more rules are not used"));
+    }
+}

@@ -1,0 +1,54 @@
+//! Writes a state file: sorted by name so that two of them can be compared, and a rule a line so that
+//! people and their tools can read it.
+
+use std::io::{self, Write};
+
+use super::Counters;
+use crate::table::Snapshot;
+
+/// A chunk handed on at a time: writing each rule by itself would cost a call each.
+const CHUNK_BYTES: usize = 64 * 1024;
+
+/// Writes the table, its counters and the number of the last change in it. What it writes,
+/// [`parse`](super::parse) reads; the caller flushes.
+pub fn write(
+    out: &mut impl Write,
+    table: &Snapshot,
+    stats: impl IntoIterator<Item = (String, Counters)>,
+    sequence: u64,
+) -> io::Result<()> {
+    let mut rules: Vec<_> = table.iter().collect();
+    rules.sort_unstable_by_key(|(name, _)| *name);
+    let mut stats: Vec<_> = stats.into_iter().collect();
+    stats.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+    let mut chunk = Vec::with_capacity(CHUNK_BYTES + 4096);
+    chunk.extend_from_slice(b"{\"hosts\": {");
+    for (index, (name, rule)) in rules.into_iter().enumerate() {
+        member(&mut chunk, index, name)?;
+        serde_json::to_writer(&mut chunk, &rule.to_json())?;
+        hand_on(out, &mut chunk, CHUNK_BYTES)?;
+    }
+    chunk.extend_from_slice(b"\n}, \"stats\": {");
+    for (index, (name, counters)) in stats.into_iter().enumerate() {
+        member(&mut chunk, index, &name)?;
+        serde_json::to_writer(&mut chunk, &counters.to_json())?;
+        hand_on(out, &mut chunk, CHUNK_BYTES)?;
+    }
+    writeln!(chunk, "\n}}, \"sequence\": {sequence}}}")?;
+    hand_on(out, &mut chunk, 0)
+}
+
+fn member(chunk: &mut Vec<u8>, index: usize, name: &str) -> io::Result<()> {
+    chunk.extend_from_slice(if index == 0 { b"\n" } else { b",\n" });
+    serde_json::to_writer(&mut *chunk, name)?;
+    chunk.extend_from_slice(b": ");
+    Ok(())
+}
+
+fn hand_on(out: &mut impl Write, chunk: &mut Vec<u8>, above: usize) -> io::Result<()> {
+    if above <= chunk.len() {
+        out.write_all(chunk)?;
+        chunk.clear();
+    }
+    Ok(())
+}
