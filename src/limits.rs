@@ -149,8 +149,6 @@ pub const SAVE_EVERY: std::time::Duration = std::time::Duration::from_secs(10);
 pub const STATISTICS_AT_ONCE: usize = 8192;
 /// Backends that are counted for when no shard knows them any more.
 pub const BACKENDS_TOLD_MAX: usize = 10_000;
-/// Management connections at a time; more wait.
-pub const MANAGEMENT_CONNECTIONS_MAX: usize = 128;
 /// Longest body of a management request: a table of a million rules is about 100 MB.
 pub const MANAGEMENT_BODY_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Bytes of management bodies read at a time, all together.
@@ -197,7 +195,7 @@ pub const BACKLOG: i32 = 4096;
 /// Memory that must be lockable: what glommio asks for before it makes its rings.
 pub const LOCKED_BYTES_MIN: u64 = 512 * 1024;
 /// Descriptors for the control shard: state, logs, management, lookups.
-const DESCRIPTORS_OF_CONTROL: u64 = 64 + MANAGEMENT_CONNECTIONS_MAX as u64;
+const DESCRIPTORS_OF_CONTROL: u64 = 64;
 /// Descriptors for a shard itself: rings, wake-ups, listeners, the spare one.
 const DESCRIPTORS_OF_SHARD: u64 = 32;
 
@@ -214,12 +212,20 @@ pub struct DescriptorShare {
 /// for backends, and the rest for pipes of two descriptors each.
 pub fn descriptors_per_shard(descriptors: u64, shards: usize) -> DescriptorShare {
     let shards = shards.max(1) as u64;
-    let left = (descriptors.saturating_sub(DESCRIPTORS_OF_CONTROL) / shards)
-        .saturating_sub(DESCRIPTORS_OF_SHARD);
+    let control = DESCRIPTORS_OF_CONTROL + management_connections(descriptors) as u64;
+    let left = (descriptors.saturating_sub(control) / shards).saturating_sub(DESCRIPTORS_OF_SHARD);
     let share = |part: u64| usize::try_from(left / part).unwrap_or(usize::MAX);
     let connections = share(5).saturating_mul(2).min(CONNECTIONS_PER_SHARD_MAX);
     DescriptorShare { connections, pipes: share(10).min(PIPES_MAX) }
 }
+
+/// Management connections at a time, so that there are always descriptors for them; more wait.
+pub fn management_connections(descriptors: u64) -> usize {
+    (descriptors / 16).clamp(8, MANAGEMENT_CONNECTIONS_MAX) as usize
+}
+
+/// However many descriptors there are.
+const MANAGEMENT_CONNECTIONS_MAX: u64 = 128;
 
 /// Most client connections a shard takes on, however many descriptors there are.
 pub const CONNECTIONS_PER_SHARD_MAX: usize = 1_000_000;
@@ -239,5 +245,6 @@ pub fn descriptors_needed(connections_per_shard: usize, shards: usize) -> u64 {
     let per_shard = (connections_per_shard as u64).saturating_mul(5).div_ceil(2);
     // Two fifths are clients': rounded up to whole fifths.
     let per_shard = per_shard.next_multiple_of(5).saturating_add(DESCRIPTORS_OF_SHARD);
-    per_shard.saturating_mul(shards.max(1) as u64).saturating_add(DESCRIPTORS_OF_CONTROL)
+    let control = DESCRIPTORS_OF_CONTROL + MANAGEMENT_CONNECTIONS_MAX;
+    per_shard.saturating_mul(shards.max(1) as u64).saturating_add(control)
 }

@@ -91,6 +91,12 @@ fn loaded(files: &Files, names: Names, state: store::Loaded, store: Option<Store
 /// Names are made by whoever reads rules and looked up by the resolver.
 type SharedNames = Arc<Mutex<Names>>;
 
+/// Who may ask, and how many at a time.
+pub(crate) struct Access {
+    pub(crate) token: Option<Token>,
+    pub(crate) connections_max: usize,
+}
+
 /// All tasks of the control shard.
 pub(crate) struct Control {
     resolver: Resolver,
@@ -107,7 +113,7 @@ impl Control {
         rest: Rest,
         published: Arc<Published>,
         shards: &ControlEnd,
-        token: Option<Token>,
+        access: Access,
     ) -> Result<Control, String> {
         let store = rest.store.ok_or("the state file was only looked at")?;
         let names: SharedNames = Arc::new(Mutex::new(rest.names));
@@ -136,9 +142,10 @@ impl Control {
             statistics: statistics.clone(),
             shards: shards.clone(),
             pulse: pulse.clone(),
-            token,
+            token: access.token,
             room: Arc::new(Semaphore::new(limits::MANAGEMENT_BODIES_BYTES_MAX / 1024)),
             started: SystemTime::now(),
+            connections_max: access.connections_max,
         };
         let heart =
             Heart::new(pulse, statistics, shards.clone(), current, writer.orders(), happenings);

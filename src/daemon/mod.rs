@@ -22,7 +22,7 @@ use std::thread::JoinHandle;
 use tracing::{info, warn};
 
 use crate::config::Config;
-use crate::control::{self, Control, Files, Management, Token};
+use crate::control::{self, Access, Control, Files, Management};
 use crate::link::{self, Counter, Published, ShardEnd};
 use crate::shard;
 use arguments::{Arguments, Asked};
@@ -138,7 +138,8 @@ fn run(config: &Config, debug: bool, demo: Option<&Demo>) -> Result<(), Problems
         .enable_all()
         .build()
         .map_err(|error| vec![format!("can't start the control shard: {error}")])?;
-    let wiring = Wiring { bound, management, token, loaded };
+    let access = Access { token, connections_max: resources.management_connections() };
+    let wiring = Wiring { bound, management, access, loaded };
     let outcome = runtime.block_on(serve(config, &resources, wiring, demo));
     // A lookup may hang in the system's resolver for long: it is not waited for.
     runtime.shutdown_background();
@@ -149,7 +150,7 @@ fn run(config: &Config, debug: bool, demo: Option<&Demo>) -> Result<(), Problems
 struct Wiring {
     bound: Vec<Bound>,
     management: Vec<Management>,
-    token: Option<Token>,
+    access: Access,
     loaded: control::Loaded,
 }
 
@@ -159,13 +160,13 @@ async fn serve(
     wiring: Wiring,
     demo: Option<&Demo>,
 ) -> Result<(), String> {
-    let Wiring { mut bound, management, token, loaded } = wiring;
+    let Wiring { mut bound, management, access, loaded } = wiring;
     let signals = Signals::take().map_err(|error| format!("can't take signals: {error}"))?;
     let (end, ends) =
         link::connect(Published::new(loaded.snapshot, loaded.pages), resources.shards)
             .map_err(|error| format!("can't make the shards' wake-ups: {error}"))?;
     let published = ends.first().map(|end| end.published.clone()).ok_or("there is no shard")?;
-    let mut control = Control::new(files(config), loaded.rest, published, &end, token)?;
+    let mut control = Control::new(files(config), loaded.rest, published, &end, access)?;
     control.prepare().await;
     let threads = start_shards(config, resources, &mut bound, ends)?;
     let threads = Threads::watch(threads).map_err(|error| format!("no thread: {error}"))?;

@@ -69,6 +69,11 @@ impl Resources {
         self.cpus.get(index % self.cpus.len().max(1)).copied()
     }
 
+    /// Management connections at a time.
+    pub(super) fn management_connections(&self) -> usize {
+        limits::management_connections(self.descriptors)
+    }
+
     /// For the log and for `--check`.
     pub(super) fn summary(&self) -> String {
         let used = &self.cpus[..self.shards.min(self.cpus.len())];

@@ -54,6 +54,8 @@ pub(super) struct Api {
     /// Bytes of bodies that may be in memory, in KiB.
     pub(super) room: Arc<Semaphore>,
     pub(super) started: SystemTime,
+    /// Management connections at a time.
+    pub(super) connections_max: usize,
 }
 
 /// A body with the room it takes.

@@ -57,6 +57,15 @@ async fn parsed(api: &Api, text: Bytes, nulls: bool) -> Result<Edits, ApiError> 
     parsed.map_err(|_| ApiError::busy("reading the rules was given up"))?
 }
 
+async fn parsed_rule(api: &Api, raw: &str, text: Bytes) -> Result<Rule, ApiError> {
+    if text.len() <= limits::PARSED_HERE_BYTES_MAX {
+        return read::rule(raw, &text, &api.names);
+    }
+    let (names, raw) = (api.names.clone(), raw.to_owned());
+    let parsed = tokio::task::spawn_blocking(move || read::rule(&raw, &text, &names)).await;
+    parsed.map_err(|_| ApiError::busy("reading the rule was given up"))?
+}
+
 /// `/hostname/HOST/`
 pub(super) async fn one(
     api: &Api,
@@ -79,7 +88,7 @@ pub(super) async fn one(
     let (verb, rule) = match parts.method {
         Method::DELETE => (Verb::Delete, None),
         // As the error names it: what was given.
-        _ => (Verb::Put, Some(read::rule(raw, &text.bytes, &api.names)?)),
+        _ => (Verb::Put, Some(parsed_rule(api, raw, text.bytes).await?)),
     };
     drop(text.room);
     let removed_by = rule.clone();

@@ -58,7 +58,7 @@ impl Listener {
 
 /// Serves all addresses for ever.
 pub(in crate::control) async fn serve(api: Arc<Api>, bound: Vec<Management>) -> Infallible {
-    let places = Arc::new(Semaphore::new(limits::MANAGEMENT_CONNECTIONS_MAX));
+    let places = Arc::new(Semaphore::new(api.connections_max));
     for one in bound {
         let name = one.to_string();
         match Listener::new(one) {
