@@ -75,7 +75,7 @@ const SYNCED: &str = ",\"synced\":";
 const END_BYTES: usize = r#","crc32":"89abcdef"}"#.len();
 
 /// What stands behind these bytes to make them a line.
-fn end_of(bytes: &[u8]) -> [u8; END_BYTES] {
+pub(super) fn end_of(bytes: &[u8]) -> [u8; END_BYTES] {
     let mut end = *br#","crc32":"........"}"#;
     let _ = write!(&mut end[END_BYTES - 10..END_BYTES - 2], "{:08x}", crc32fast::hash(bytes));
     end

@@ -17,6 +17,8 @@ pub mod journal;
 mod replay;
 mod write;
 
+#[cfg(any(test, fuzzing))]
+pub mod properties;
 #[cfg(test)]
 mod tests;
 

@@ -19,6 +19,9 @@ use super::journal::Line;
 use super::{Counters, Loaded, Rejected, StatsVisitor};
 use crate::table::{self, Names, Rule, Snapshot, host};
 
+#[cfg(test)]
+mod tests;
+
 /// One of the two files that a journal may consist of.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum JournalFile {
@@ -70,6 +73,8 @@ pub struct Replayed {
     /// The bytes of [`JournalFile::Current`] that are in order. What follows, if anything, must be cut
     /// off before a line is added.
     pub bytes_kept: u64,
+    /// Of these, what some line says is on disk. What was written last is only known to be in memory.
+    pub bytes_sure: u64,
     /// The first line that was dropped because it had never been acknowledged, and why.
     pub dropped: Option<(Place, String)>,
     /// A damaged line that does no harm: the state file has what it said.
@@ -94,6 +99,7 @@ pub struct Replay {
     damage: Option<(Place, String)>,
     superseded: Option<(Place, String)>,
     bytes_kept: u64,
+    bytes_sure: u64,
 }
 
 impl Replay {
@@ -110,6 +116,7 @@ impl Replay {
             damage: None,
             superseded: None,
             bytes_kept: 0,
+            bytes_sure: 0,
         }
     }
 
@@ -123,6 +130,7 @@ impl Replay {
         let mut piece = Vec::new();
         let mut offset = 0;
         let mut before = None;
+        let mut batch = None;
         for line in 1.. {
             piece.clear();
             offset += bytes.read_until(b'\n', &mut piece)? as u64;
@@ -144,6 +152,10 @@ impl Replay {
             let is_kept = self.line(place, line, names)?;
             if is_kept && file == JournalFile::Current {
                 self.bytes_kept = offset;
+                // All lines of a batch say the same, and with that, that all before them are on disk.
+                if batch.replace(line.synced) != Some(line.synced) {
+                    self.bytes_sure = offset - piece.len() as u64;
+                }
             }
         }
         Ok(())
@@ -234,6 +246,7 @@ impl Replay {
         Ok(Replayed {
             loaded: Loaded { snapshot, rejected, stats, sequence: self.next - 1 },
             bytes_kept: self.bytes_kept,
+            bytes_sure: self.bytes_sure,
             dropped: self.damage,
             superseded: self.superseded,
         })

@@ -134,6 +134,18 @@ fn damage_is_refused_with_its_place() {
             30,
             "invalid type: integer `1`, expected an object of counters",
         ),
+        (
+            "{\"hosts\": {}, \"sequence\": -1}",
+            1,
+            28,
+            "invalid type: integer `-1`, expected the number of the last change, at most 9007199254740992",
+        ),
+        (
+            "{\"hosts\": {}, \"sequence\": 9007199254740993}",
+            1,
+            42,
+            "invalid value: integer `9007199254740993`, expected the number of the last change, at most 9007199254740992",
+        ),
         ("\n\n", 3, 0, "EOF while parsing a value"),
     ] {
         let error = parse(text.as_bytes(), &mut Names::default()).unwrap_err();
@@ -141,6 +153,31 @@ fn damage_is_refused_with_its_place() {
     }
     let error = parse(b"{\"hosts\": {\"\xff\": []}}", &mut Names::default()).unwrap_err();
     assert!(error.problem.contains("unicode"), "{error}");
+}
+
+#[test]
+fn a_file_is_written_to_be_read_and_compared() {
+    let loaded = load(
+        r#"{"hosts": {"b.com": ["empty", {"code": 403}, false], "a.com": ["unknown", {}, true]},
+        "sequence": 7, "stats": {"unknown": {"bytes_sent": 1}, "a.com": {}}}"#,
+    );
+    let mut written = Vec::new();
+    write(&mut written, &loaded.snapshot, loaded.stats, loaded.sequence).unwrap();
+    let expected = r#"{"hosts": {
+"a.com": ["unknown",{},true],
+"b.com": ["empty",{"code":403},false]
+}, "stats": {
+"a.com": {"completed_requests":0,"bytes_sent":0,"bytes_received":0},
+"unknown": {"completed_requests":0,"bytes_sent":1,"bytes_received":0}
+}, "sequence": 7}
+"#;
+    assert_eq!(String::from_utf8(written).unwrap(), expected);
+    let mut written = Vec::new();
+    write(&mut written, &Snapshot::default(), [], 0).unwrap();
+    assert!(load(std::str::from_utf8(&written).unwrap()).snapshot.is_empty());
+    // What can't be written is told, however little it is.
+    let mut full = [0; 10];
+    assert!(write(&mut &mut full[..], &loaded.snapshot, [], 0).is_err());
 }
 
 #[test]
@@ -182,6 +219,27 @@ proptest! {
 
     #[test]
     fn any_bytes(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-        let _ = parse(&bytes, &mut Names::default());
+        super::properties::state(&bytes);
+    }
+
+    #[test]
+    fn any_file(
+        names in proptest::collection::vec("(http://)?[abAB]\\.?[a-c]{0,2}", 0..10),
+        rules in proptest::collection::vec(
+            proptest::sample::select(properties::sample_rules()), 10),
+        counts in proptest::collection::vec(any::<u64>(), 10),
+        sequence in 0..=SEQUENCE_MAX,
+    ) {
+        let counters = counts.iter().map(|count| json!({"bytes_sent": count, "x\"": 1}));
+        let stats: serde_json::Map<_, _> = names.iter().cloned().zip(counters).collect();
+        let hosts: serde_json::Map<_, _> = names.into_iter().zip(rules).collect();
+        let text = json!({"stats": stats, "sequence": sequence, "hosts": hosts}).to_string();
+        super::properties::state(text.as_bytes());
+        prop_assert_eq!(load(&text).sequence, sequence);
+    }
+
+    #[test]
+    fn any_journal(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+        super::properties::journal(&bytes);
     }
 }

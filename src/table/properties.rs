@@ -78,10 +78,10 @@ pub fn edits(bytes: &[u8]) {
 }
 
 /// The bytes of a fuzzer, read as decisions.
-struct Choices<'b>(&'b [u8]);
+pub(crate) struct Choices<'b>(pub(crate) &'b [u8]);
 
 impl Choices<'_> {
-    fn below(&mut self, limit: u8) -> Option<u8> {
+    pub(crate) fn below(&mut self, limit: u8) -> Option<u8> {
         let (first, rest) = self.0.split_first()?;
         self.0 = rest;
         Some(first % limit)
@@ -95,12 +95,12 @@ impl Choices<'_> {
         Some(labels?.join("."))
     }
 
-    fn name(&mut self) -> Option<String> {
+    pub(crate) fn name(&mut self) -> Option<String> {
         let prefix = ["", "", "http://", "https://"][usize::from(self.below(4)?)];
         Some(format!("{prefix}{}", self.host()?))
     }
 
-    fn change(&mut self) -> Option<(String, Option<Rule>)> {
+    pub(crate) fn change(&mut self) -> Option<(String, Option<Rule>)> {
         let action = self.below(8)?;
         let name = self.name()?;
         let action = match action {

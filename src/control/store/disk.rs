@@ -5,8 +5,8 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -66,6 +66,9 @@ pub(super) trait Output: Write + Send {
     /// The same with its length and rights (fsync).
     fn sync_all(&mut self) -> io::Result<()>;
     fn truncate(&mut self, bytes: u64) -> io::Result<()>;
+    /// Puts what is there from `offset` on in its own place, so that the next sync writes it whatever
+    /// memory believes to be on disk already.
+    fn write_again(&mut self, offset: u64) -> io::Result<()>;
     fn bytes(&self) -> io::Result<u64>;
 }
 
@@ -117,9 +120,12 @@ impl Folder {
         let _ = file.set_permissions(fs::Permissions::from_mode(state.mode() & 0o777));
     }
 
-    fn open(&self, part: Part, options: &mut OpenOptions) -> io::Result<Box<dyn Output>> {
+    fn open(&self, part: Part) -> io::Result<Box<dyn Output>> {
         let path = self.path(part);
-        let file = match options.create_new(true).open(&path) {
+        // Not to append: such a file can't be written anywhere else. Nobody else writes to it.
+        let mut options = OpenOptions::new();
+        options.read(true).write(true);
+        let mut file = match options.create_new(true).open(&path) {
             Ok(file) => {
                 self.make_alike(&file);
                 file
@@ -129,6 +135,7 @@ impl Folder {
             }
             Err(error) => return Err(error),
         };
+        file.seek(SeekFrom::End(0))?;
         Ok(Box::new(file))
     }
 }
@@ -179,11 +186,11 @@ impl Disk for Folder {
 
     fn create(&self, part: Part) -> io::Result<Box<dyn Output>> {
         self.remove(part)?;
-        self.open(part, OpenOptions::new().append(true))
+        self.open(part)
     }
 
     fn append(&self, part: Part) -> io::Result<Box<dyn Output>> {
-        self.open(part, OpenOptions::new().append(true))
+        self.open(part)
     }
 
     fn rename(&self, from: Part, to: Part) -> io::Result<()> {
@@ -217,7 +224,23 @@ impl Output for File {
     }
 
     fn truncate(&mut self, bytes: u64) -> io::Result<()> {
-        self.set_len(bytes)
+        self.set_len(bytes)?;
+        self.seek(SeekFrom::Start(bytes)).map(|_| ())
+    }
+
+    fn write_again(&mut self, mut offset: u64) -> io::Result<()> {
+        let mut chunk = vec![0; 64 * 1024];
+        loop {
+            match self.read_at(&mut chunk, offset) {
+                Ok(0) => return Ok(()),
+                Ok(count) => {
+                    self.write_all_at(&chunk[..count], offset)?;
+                    offset += count as u64;
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     fn bytes(&self) -> io::Result<u64> {

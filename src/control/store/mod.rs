@@ -116,7 +116,7 @@ impl Store {
             locked => locked,
         };
         let replayed = load::load(&*disk, names)?;
-        let bytes_kept = replayed.bytes_kept;
+        let (bytes_kept, bytes_sure) = (replayed.bytes_kept, replayed.bytes_sure);
         let mut loaded = Loaded::new(replayed, &*disk);
         let bytes_of = |part| disk.bytes(part).ok().flatten();
         let state_bytes = bytes_of(Part::State).unwrap_or(0);
@@ -135,7 +135,7 @@ impl Store {
             disk,
         };
         let ready = match locked {
-            Ok(()) => store.take_up(bytes_kept),
+            Ok(()) => store.take_up(bytes_kept, bytes_sure),
             Err(error) => Err(store.stay_read_only(Part::State, &error)),
         };
         match ready.and_then(|()| store.keep_rejected()) {
@@ -150,11 +150,13 @@ impl Store {
     }
 
     /// Opens the journal to be written, all that is kept of it being on disk.
-    fn take_up(&mut self, bytes_kept: u64) -> Result<(), StoreError> {
+    fn take_up(&mut self, bytes_kept: u64, bytes_sure: u64) -> Result<(), StoreError> {
         let journal = self.disk.append(Part::Journal);
         let mut journal = journal.map_err(|error| self.stay_read_only(Part::Journal, &error))?;
         // What was read may so far be in memory alone, and the next line will say that it is on disk.
-        let outcome = cut(&mut *journal, bytes_kept).and_then(|()| self.disk.sync_folder());
+        // Even a sync does not make it so: where one failed before, memory believes it was done.
+        let outcome = cut(&mut *journal, bytes_kept, bytes_sure);
+        let outcome = outcome.and_then(|()| self.disk.sync_folder());
         if let Err(error) = outcome {
             return Err(self.spoil("sync", Part::Journal, error));
         }
@@ -206,7 +208,7 @@ impl Store {
         let Mode::Ready(journal) = &mut self.mode else {
             return self.spoil("write", Part::Journal, error);
         };
-        match cut(&mut **journal, self.journal_bytes) {
+        match cut(&mut **journal, self.journal_bytes, self.journal_bytes) {
             Ok(()) => {
                 self.tried = self.durable;
                 StoreError::failed("write", self.disk.path(Part::Journal), error)
@@ -239,7 +241,7 @@ impl Store {
                 self.stay_read_only(Part::State, &"others have changed it since it was read")
             );
         }
-        self.take_up(replayed.bytes_kept)
+        self.take_up(replayed.bytes_kept, replayed.bytes_sure)
     }
 
     fn stay_read_only(&mut self, part: Part, why: &dyn fmt::Display) -> StoreError {
@@ -356,11 +358,12 @@ fn new_journal(disk: &dyn Disk) -> io::Result<Box<dyn Output>> {
     Ok(journal)
 }
 
-/// What is left is on disk.
-fn cut(journal: &mut dyn Output, bytes: u64) -> io::Result<()> {
+/// What is left is on disk; of it, `sure` is known to be there already.
+fn cut(journal: &mut dyn Output, bytes: u64, sure: u64) -> io::Result<()> {
     if journal.bytes()? < bytes {
         return Err(io::Error::new(ErrorKind::UnexpectedEof, "somebody else made it shorter"));
     }
     journal.truncate(bytes)?;
+    journal.write_again(sure)?;
     journal.sync_all()
 }

@@ -1,5 +1,8 @@
 //! The store in real folders: what is there after a start, and what people are told.
 
+mod crashes;
+mod recording;
+
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
