@@ -151,6 +151,8 @@ pub const STATISTICS_AT_ONCE: usize = 8192;
 pub const BACKENDS_TOLD_MAX: usize = 10_000;
 /// Longest body of a management request: a table of a million rules is about 100 MB.
 pub const MANAGEMENT_BODY_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Longest body that is one rule: of 1024 backends with names it is about 300 KB.
+pub const RULE_BODY_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes of management bodies read at a time, all together.
 pub const MANAGEMENT_BODIES_BYTES_MAX: usize = 2 * MANAGEMENT_BODY_BYTES_MAX;
 /// For the head of a management request to arrive.

@@ -112,18 +112,14 @@ impl Api {
     }
 
     /// Reads a body while there is room for it.
-    async fn take_body(&self, parts: &Parts, body: Body) -> Result<Taken, ApiError> {
+    async fn take_body(&self, parts: &Parts, body: Body, most: usize) -> Result<Taken, ApiError> {
         let length = parts.headers.get(header::CONTENT_LENGTH);
         let length = length.and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
         // One that does not say how long it is may be as long as any.
         let length = match length {
-            None if parts.headers.contains_key(header::TRANSFER_ENCODING) => {
-                limits::MANAGEMENT_BODY_BYTES_MAX
-            }
+            None if parts.headers.contains_key(header::TRANSFER_ENCODING) => most,
             None => 0,
-            Some(length) if limits::MANAGEMENT_BODY_BYTES_MAX < length => {
-                return Err(ApiError::too_large());
-            }
+            Some(length) if most < length => return Err(ApiError::too_large(most)),
             Some(length) => length,
         };
         let room = u32::try_from(length.div_ceil(1024)).unwrap_or(u32::MAX);
@@ -131,7 +127,7 @@ impl Api {
         let room = self.room.clone().try_acquire_many_owned(room);
         let room =
             room.map_err(|_| ApiError::busy("other large bodies are being read: try again"))?;
-        Ok(Taken { bytes: read::body(body).await?, room })
+        Ok(Taken { bytes: read::body(body, most).await?, room })
     }
 
     /// Has a change made, once the names in it were looked up: a rule in force should work.

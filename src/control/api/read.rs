@@ -19,12 +19,12 @@ use crate::table::{Action, Name, Rule, Target, host};
 pub(super) type Edits = Vec<(String, Option<Rule>)>;
 
 /// The whole body, up to the bound and in its time.
-pub(super) async fn body(body: Body) -> Result<Bytes, ApiError> {
-    let body = Limited::new(body, limits::MANAGEMENT_BODY_BYTES_MAX);
+pub(super) async fn body(body: Body, most: usize) -> Result<Bytes, ApiError> {
+    let body = Limited::new(body, most);
     let collected = tokio::time::timeout(limits::MANAGEMENT_BODY_TIME, body.collect()).await;
     match collected {
         Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(ApiError::too_large()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(ApiError::too_large(most)),
         Ok(Err(error)) => {
             Err(ApiError::bad("body_cut_off", format!("the body broke off: {error}")))
         }
