@@ -364,6 +364,9 @@ fn cut(journal: &mut dyn Output, bytes: u64, sure: u64) -> io::Result<()> {
         return Err(io::Error::new(ErrorKind::UnexpectedEof, "somebody else made it shorter"));
     }
     journal.truncate(bytes)?;
-    journal.write_again(sure)?;
+    // On a full disk even this may fail, and mostly there is nothing to write.
+    if sure < bytes {
+        journal.write_again(sure)?;
+    }
     journal.sync_all()
 }
