@@ -19,8 +19,19 @@ const LOOK_EACH: Duration = Duration::from_secs(1);
 /// Prints events until nobody reads them.
 pub async fn follow(api: &Api, only: &str, json: bool) -> Result<(), Failure> {
     let query = query(only).map_err(Failure::Other)?;
-    let mut news = feed::open(api, &query).await?;
+    let text = |event: &Event| if json { in_json(event) } else { lines(event, SystemTime::now()) };
+    print_each(api, &query, text).await
+}
+
+/// Prints what `text` makes of each event, and says on standard error when the daemon goes and comes.
+pub async fn print_each(
+    api: &Api,
+    query: &str,
+    text: impl Fn(&Event) -> String,
+) -> Result<(), Failure> {
+    let mut news = feed::open(api, query).await?;
     let mut memory = Memory::default();
+    let shows_changes = query.contains("change");
     let mut look = interval(LOOK_EACH);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -37,11 +48,10 @@ pub async fn follow(api: &Api, only: &str, json: bool) -> Result<(), Failure> {
         let Some(next) = next else { return Ok(()) };
         match next? {
             News::Event(event) => {
-                if let Some(missed) = memory.missed(&event) {
+                if let Some(missed) = memory.missed(&event).filter(|_| shows_changes) {
                     say(&missed);
                 }
-                let text = if json { in_json(&event) } else { lines(&event, SystemTime::now()) };
-                write(&text).map_err(Failure::of_output)?;
+                write(&text(&event)).map_err(Failure::of_output)?;
             }
             News::Lost { why, pause } => {
                 if memory.is_first_loss() {

@@ -4,6 +4,7 @@
 mod events;
 mod load;
 mod problems;
+mod top;
 
 use serde_json::{Value, json};
 

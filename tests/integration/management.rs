@@ -2,8 +2,10 @@
 //! the test, or a daemon.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -127,6 +129,17 @@ impl Call {
         (Client { child, out: Output::collect(std::io::empty()), err }, unread)
     }
 
+    /// On this terminal, which `screen` is the other side of.
+    pub fn start_on(mut self, terminal: OwnedFd, screen: OwnedFd) -> Client {
+        let second = terminal.try_clone().expect("a handle");
+        self.0.stdin(terminal).stdout(second);
+        let mut child = self.0.spawn().expect("the client starts");
+        let err = Output::collect(child.stderr.take().expect("its errors"));
+        // or its handles to the terminal would stay open here
+        drop(self);
+        Client { child, out: Output::collect(File::from(screen)), err }
+    }
+
     /// For what needs no answer.
     #[track_caller]
     pub fn finish(self) -> Finished {
@@ -167,6 +180,20 @@ impl Client {
     pub fn expect_out(&self, text: &str) {
         let told = self.out.wait(|taken| find(&taken.bytes, text.as_bytes()).is_some());
         assert!(told, "never printed {text:?}:\n{}\n{}", self.out.text(), self.err.text());
+    }
+
+    /// Waits for its end where its output does not end with it.
+    #[track_caller]
+    pub fn expect_exit(mut self, code: i32) {
+        assert!(self.err.wait(|taken| taken.ended), "it runs on");
+        let status = self.child.wait().expect("its exit status");
+        assert_eq!(status.code(), Some(code), "{}", self.err.text());
+    }
+
+    pub fn terminate(&self) {
+        let pid = i32::try_from(self.child.id()).expect("a process number");
+        let pid = nix::unistd::Pid::from_raw(pid);
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("it runs");
     }
 
     /// Waits until standard error has this.
