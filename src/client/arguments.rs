@@ -11,7 +11,7 @@ use clap_complete::Shell;
 
 /// Edits and watches the host table of a running mantrid
 #[derive(Parser, Debug)]
-#[command(name = "mantrid-client", version, about, after_help = TEACHING)]
+#[command(name = "mantrid-client", version, after_help = TEACHING)]
 #[command(override_usage = "mantrid-client [OPTIONS] <COMMAND>")]
 pub struct Arguments {
     /// The management API: http://HOST[:PORT] or unix:/PATH [default: MANTRID_URL, else

@@ -54,13 +54,14 @@ pub async fn print_each(
                 write(&text(&event)).map_err(Failure::of_output)?;
             }
             News::Lost { why, pause } => {
-                if memory.is_first_loss() {
-                    let pause = pause.as_secs_f64();
-                    say(&format!("{why}; trying again, first in {pause} s"));
+                let why = why.to_string();
+                if memory.lost.as_ref() != Some(&why) {
+                    say(&format!("{why}; trying again, next in {} s", pause.as_secs_f64()));
+                    memory.lost = Some(why);
                 }
             }
             News::Back => {
-                memory.is_lost = false;
+                memory.lost = None;
                 say(&format!("{} answers again", api.address()));
             }
         }
@@ -96,18 +97,16 @@ fn nobody_reads() -> bool {
     poll(&mut ends, Some(&at_once)).is_ok() && ends[0].revents().contains(PollFlags::ERR)
 }
 
-/// What must be remembered to notice that something was missed.
+/// What must be remembered to say things once, and to notice that something was missed.
 #[derive(Default)]
 struct Memory {
-    is_lost: bool,
+    /// Why there is no connection, as it was said.
+    lost: Option<String>,
+    /// Of the table, after the last event.
     etag: Option<String>,
 }
 
 impl Memory {
-    fn is_first_loss(&mut self) -> bool {
-        !std::mem::replace(&mut self.is_lost, true)
-    }
-
     /// A table that is another than after the last event.
     fn missed(&mut self, event: &Event) -> Option<String> {
         let data: Value = serde_json::from_str(&event.data).ok()?;

@@ -32,7 +32,7 @@ pub async fn load(api: &Api, load: &Load) -> Result<Fetched, Failure> {
         .map_err(|error| Failure::Other(format!("{name}: {error}; nothing was sent")))?;
     let bytes = found.part.end - found.part.start;
     if BODY_BYTES_MAX < bytes {
-        return Err(too_large(&name, bytes));
+        return Err(Failure::Other(format!("{name}: {}; nothing was sent", too_large())));
     }
     let began = Instant::now();
     let progress = progress(bytes);
@@ -66,13 +66,13 @@ fn other(name: &str, error: &io::Error) -> Failure {
     Failure::Other(format!("{name}: {error}"))
 }
 
-fn too_large(name: &str, bytes: u64) -> Failure {
-    Failure::Other(format!(
-        "{name} has {} MiB of rules; the daemon takes {} MiB at once: load a part, then add the \
-         others with --merge",
-        bytes >> 20,
+/// What to do where there is too much.
+fn too_large() -> String {
+    format!(
+        "more than {} MiB of rules, which is what the daemon takes at once: load a part, then add \
+         the others with --merge",
         BODY_BYTES_MAX >> 20
-    ))
+    )
 }
 
 /// What can be read twice: a file, or what came through a pipe.
@@ -95,9 +95,7 @@ impl Source {
         let mut bytes = Vec::new();
         reader.take(BODY_BYTES_MAX + 1).read_to_end(&mut bytes)?;
         if BODY_BYTES_MAX < bytes.len() as u64 {
-            let most = BODY_BYTES_MAX >> 20;
-            let why = format!("longer than {most} MiB, which is what the daemon takes at once");
-            return Err(io::Error::new(io::ErrorKind::FileTooLarge, why));
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, too_large()));
         }
         Ok(Source::Memory(bytes))
     }

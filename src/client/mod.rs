@@ -32,7 +32,7 @@ use address::Address;
 use arguments::{Arguments, Command, Set};
 use change::Change;
 use failure::Failure;
-use print::Counters;
+use print::{Counters, Row};
 use request::{Api, Ask, encoded};
 
 /// The original's line, with the commands that came later.
@@ -148,11 +148,11 @@ async fn list(api: &Api, json: bool) -> Result<(), Failure> {
     if json {
         return print_json(&answer.body);
     }
-    let mut text = Vec::new();
-    print::list(&answer.body, &mut text)
-        .map_err(|error| answer.foreign(&error))?
-        .map_err(Failure::of_output)?;
-    print(|out| out.write_all(&text))
+    let mut rows = Vec::new();
+    print::entries(&answer.body, |host, rule| rows.push(Row::of(&host, &rule)))
+        .map_err(|error| answer.foreign(&error))?;
+    drop(answer);
+    print(|out| print::list(rows, out))
 }
 
 async fn stats(api: &Api, host: Option<&str>, json: bool) -> Result<(), Failure> {

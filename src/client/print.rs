@@ -39,24 +39,30 @@ pub fn entries(json: &[u8], each: impl FnMut(String, Value)) -> serde_json::Resu
     deserializer.end()
 }
 
+/// A row of `list`.
+pub struct Row {
+    host: String,
+    action: String,
+    subdoms: bool,
+}
+
+impl Row {
+    pub fn of(host: &str, rule: &Value) -> Row {
+        let subdoms = rule.get(2).and_then(Value::as_bool) == Some(true);
+        Row { host: plain(host), action: action(rule), subdoms }
+    }
+}
+
 /// The table of `list`.
-pub fn list(json: &[u8], out: &mut impl Write) -> serde_json::Result<io::Result<()>> {
-    let mut rows = Vec::new();
-    entries(json, |host, rule| {
-        let subdoms = rule.get(2).and_then(Value::as_bool);
-        rows.push((plain(&host), action(&rule), subdoms));
-    })?;
-    rows.sort_unstable_by(|left, right| left.0.cmp(&right.0));
-    let mut write = || {
-        writeln!(out, "{:<35} {:<25} {:<8}", "HOST", "ACTION", "SUBDOMS")?;
-        for (host, action, subdoms) in &rows {
-            // as Python writes them
-            let subdoms = if *subdoms == Some(true) { "True" } else { "False" };
-            writeln!(out, "{host:<35} {action:<25} {subdoms:<8}")?;
-        }
-        Ok(())
-    };
-    Ok(write())
+pub fn list(mut rows: Vec<Row>, out: &mut impl Write) -> io::Result<()> {
+    rows.sort_unstable_by(|left, right| left.host.cmp(&right.host));
+    writeln!(out, "{:<35} {:<25} {:<8}", "HOST", "ACTION", "SUBDOMS")?;
+    for Row { host, action, subdoms } in &rows {
+        // as Python writes them
+        let subdoms = if *subdoms { "True" } else { "False" };
+        writeln!(out, "{host:<35} {action:<25} {subdoms:<8}")?;
+    }
+    Ok(())
 }
 
 /// An action with what matters most about it: `proxy<127.0.0.1:8000>`. One word, whatever it holds.
@@ -162,7 +168,7 @@ pub fn rule(host: &str, rule: &Value, etag: Option<&str>, out: &mut impl Write) 
     for (name, value) in rule.get(1).and_then(Value::as_object).into_iter().flatten() {
         line(name, &if name == "backends" { backends(value) } else { text(value) })?;
     }
-    line("etag", etag.unwrap_or_default())
+    etag.map_or(Ok(()), |etag| line("etag", etag))
 }
 
 #[cfg(test)]
@@ -174,7 +180,10 @@ mod tests {
     #[track_caller]
     fn expect_list(table: &Value, expected: &[&str]) {
         let mut out = Vec::new();
-        list(table.to_string().as_bytes(), &mut out).expect("a table").expect("a Vec takes all");
+        let mut rows = Vec::new();
+        entries(table.to_string().as_bytes(), |host, rule| rows.push(Row::of(&host, &rule)))
+            .expect("a table");
+        list(rows, &mut out).expect("a Vec takes all");
         let out = String::from_utf8(out).expect("UTF-8");
         assert_eq!(out.lines().collect::<Vec<_>>(), expected);
     }

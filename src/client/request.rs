@@ -72,8 +72,10 @@ impl RequestError {
     /// Whether asking again later may help: the daemon is starting, stopping or busy.
     pub fn is_passing(&self) -> bool {
         match self {
-            RequestError::Unreachable { why, .. } => why.kind() != io::ErrorKind::PermissionDenied,
-            RequestError::Silent { .. } | RequestError::CutOff { .. } => true,
+            // A socket that is just being made has its permissions a moment later.
+            RequestError::Unreachable { .. }
+            | RequestError::Silent { .. }
+            | RequestError::CutOff { .. } => true,
             RequestError::Refused { status, .. } => *status == StatusCode::SERVICE_UNAVAILABLE,
             RequestError::Foreign { .. }
             | RequestError::TooLong { .. }
@@ -513,7 +515,7 @@ mod tests {
             why: kind.into(),
         };
         assert!(unreachable(io::ErrorKind::ConnectionRefused).is_passing());
-        assert!(!unreachable(io::ErrorKind::PermissionDenied).is_passing());
+        assert!(unreachable(io::ErrorKind::PermissionDenied).is_passing());
         assert!(refused(StatusCode::SERVICE_UNAVAILABLE).is_passing());
         assert!(!refused(StatusCode::UNAUTHORIZED).is_passing());
     }

@@ -116,7 +116,8 @@ impl Call {
 
     pub fn start(mut self) -> Client {
         let mut child = self.0.spawn().expect("the client starts");
-        let out = Output::collect(child.stdout.take().expect("its output"));
+        // None where a test gave it another.
+        let out = child.stdout.take().map(Output::collect).unwrap_or_default();
         let err = Output::collect(child.stderr.take().expect("its errors"));
         Client { child, out, err }
     }
@@ -126,7 +127,7 @@ impl Call {
         let mut child = self.0.spawn().expect("the client starts");
         let unread = child.stdout.take().expect("its output");
         let err = Output::collect(child.stderr.take().expect("its errors"));
-        (Client { child, out: Output::collect(std::io::empty()), err }, unread)
+        (Client { child, out: Arc::default(), err }, unread)
     }
 
     /// On this terminal, which `screen` is the other side of.
@@ -158,7 +159,7 @@ impl Client {
     /// Waits for its end.
     #[track_caller]
     pub fn finish(mut self) -> Finished {
-        let ended = self.out.wait(|taken| taken.ended) && self.err.wait(|taken| taken.ended);
+        let ended = self.out.wait(Taken::is_over) && self.err.wait(Taken::is_over);
         assert!(ended, "it runs on; standard error:\n{}", self.err.text());
         let status = self.child.wait().expect("its exit status");
         let (out, err) = (self.out.text(), self.err.text());
@@ -185,7 +186,7 @@ impl Client {
     /// Waits for its end where its output does not end with it.
     #[track_caller]
     pub fn expect_exit(mut self, code: i32) {
-        assert!(self.err.wait(|taken| taken.ended), "it runs on");
+        assert!(self.err.wait(Taken::is_over), "it runs on");
         let status = self.child.wait().expect("its exit status");
         assert_eq!(status.code(), Some(code), "{}", self.err.text());
     }
@@ -221,12 +222,19 @@ struct Output {
 #[derive(Default)]
 struct Taken {
     bytes: Vec<u8>,
-    ended: bool,
+    goes_on: bool,
+}
+
+impl Taken {
+    fn is_over(&self) -> bool {
+        !self.goes_on
+    }
 }
 
 impl Output {
     fn collect(mut stream: impl Read + Send + 'static) -> Arc<Output> {
         let output = Arc::new(Output::default());
+        output.taken.lock().expect("the output").goes_on = true;
         let into = Arc::clone(&output);
         std::thread::spawn(move || {
             let mut room = [0; 16 * 1024];
@@ -234,7 +242,7 @@ impl Output {
                 let count = stream.read(&mut room).unwrap_or(0);
                 let mut taken = into.taken.lock().expect("the output");
                 taken.bytes.extend_from_slice(&room[..count]);
-                taken.ended = count == 0;
+                taken.goes_on = count != 0;
                 into.more.notify_all();
                 if count == 0 {
                     return;

@@ -227,7 +227,10 @@ fn keys(screen: &Screen) -> Line<'_> {
         spans.push(Span::styled("   PAUSED", STRONG));
     }
     if !screen.filter.is_empty() {
-        spans.push(Span::styled(format!("   only {} (Esc: all)", screen.filter), STRONG));
+        spans.push(Span::styled(
+            format!("   only {} of {} (Esc: all)", screen.filter, screen.traffic.hosts.len()),
+            STRONG,
+        ));
     }
     Line::from(spans)
 }

@@ -80,7 +80,11 @@ struct View {
 impl View {
     fn open(address: &str) -> io::Result<View> {
         // Gives the terminal back on a panic, too.
-        Ok(View { terminal: ratatui::try_init()?, screen: Screen::new(address) })
+        let terminal = ratatui::try_init().inspect_err(|_| {
+            // It may be half taken.
+            let _ = ratatui::try_restore();
+        })?;
+        Ok(View { terminal, screen: Screen::new(address) })
     }
 
     async fn show(

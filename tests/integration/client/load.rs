@@ -27,6 +27,7 @@ fn a_table_replaces_the_table() {
         let finished = client.finish();
         finished.expect(0, &["2 rules of ", name, "loaded, in "]);
         assert_eq!(finished.out, "");
+        assert_eq!(finished.err.lines().count(), 1, "no bar where there is no terminal");
     }
 }
 

@@ -130,6 +130,22 @@ fn somebody_else_answers() {
     expect_told("HTTP/1.1 200 OK\r\nContent-", &["closed the connection"]);
 }
 
+/// What was not written is not done: a script must not take a part for the whole.
+#[test]
+fn a_full_disk_is_told() {
+    for command in ["list", "dump"] {
+        let server = Backend::new();
+        let mut call = Call::to(&server, &[command]);
+        let full = std::fs::File::options().write(true).open("/dev/full").expect("/dev/full");
+        call.command().stdout(full);
+        let client = call.start();
+        let mut asked = server.accept();
+        expect_asked(&mut asked, "GET /hostname/ HTTP/1.1");
+        asked.send(json_ok(&json!({"a.com": ["spin", {}, true]})));
+        client.finish().expect(1, &["standard output: No space left"]);
+    }
+}
+
 /// `list | head -1`.
 #[test]
 fn closed_output_is_no_problem() {

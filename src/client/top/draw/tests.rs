@@ -152,7 +152,7 @@ fn the_last_line_tells_keys_and_filter() {
     assert!(last(KeyCode::Char('p')).ends_with("PAUSED"));
     assert!(last(KeyCode::Char('/')).starts_with("/█"));
     assert!(last(KeyCode::Char('w')).starts_with("/w█"));
-    assert!(last(KeyCode::Enter).ends_with("only w (Esc: all)"));
+    assert!(last(KeyCode::Enter).ends_with("only w of 3 (Esc: all)"));
 }
 
 #[test]
