@@ -6,12 +6,14 @@
 mod backend;
 mod bulk;
 mod daemon;
+mod management;
 mod message;
 mod script;
 
 // the topics
 mod actions;
 mod balance;
+mod client;
 mod config;
 mod demo;
 mod forwarding;
