@@ -4,15 +4,18 @@
 
 // what the tests are written with
 mod backend;
+mod browser;
 mod bulk;
 mod daemon;
 mod message;
 mod script;
+mod stand_in;
 
 // the topics
 mod actions;
 mod balance;
 mod config;
+mod dashboard;
 mod demo;
 mod forwarding;
 mod framing;

@@ -84,7 +84,10 @@ mod tests {
         let page = page();
         assert!(page.starts_with("<!doctype html>"), "{}", &page[..40]);
         assert!(page.ends_with("</html>\n"), "a mark for style or script is missing");
-        assert_eq!(page.len(), FRAME.len() - "{{style}}{{script}}".len() + STYLE.len() + SCRIPT.len());
+        assert_eq!(
+            page.len(),
+            FRAME.len() - "{{style}}{{script}}".len() + STYLE.len() + SCRIPT.len()
+        );
         // Either would end its element early, and the hash would be of less than stands there.
         assert!(!SCRIPT.contains("</script") && !SCRIPT.contains("<!--"));
         assert!(!STYLE.contains("</style"));
@@ -109,9 +112,10 @@ mod tests {
     fn the_policy_names_hashes() {
         // FIPS 180-2 B.1, "abc"
         assert_eq!(source("abc"), "'sha256-ungWv48Bz+pBQUDeXa4iI7ADYaOWF3qctBD/YfIAFa0='");
-        assert_eq!([base64(b""), base64(b"f"), base64(b"fo"), base64(b"foo")], [
-            "", "Zg==", "Zm8=", "Zm9v"
-        ]);
+        assert_eq!(
+            [base64(b""), base64(b"f"), base64(b"fo"), base64(b"foo")],
+            ["", "Zg==", "Zm8=", "Zm9v"]
+        );
         let (_, policy) = fields()[1];
         assert!(policy.starts_with("default-src 'none'; script-src 'sha256-"), "{policy}");
         assert!(!policy.contains("unsafe"), "{policy}");
