@@ -189,13 +189,6 @@ impl Page {
         }
     }
 
-    #[track_caller]
-    pub fn text(&self, selector: &str) -> String {
-        let text =
-            self.evaluate(&format!("document.querySelector({}).innerText", quoted(selector)));
-        text.as_str().unwrap_or_default().to_owned()
-    }
-
     /// Waits until an expression is true. The page looks after each frame that it draws.
     #[track_caller]
     pub fn wait(&self, expression: &str) {

@@ -378,17 +378,17 @@ fn tell(stream: &mut TcpStream, name: &str, data: &Value) -> Option<()> {
 fn rate(name: &str, rule: &Value, time: f64) -> f64 {
     let share = name.bytes().fold(7u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
     let phase = f64::from(share % 360).to_radians();
-    let size = 900.0 / f64::from(1 + share % 61).powf(1.2);
-    let base = if rule[0] == "proxy" { size } else { size / 40.0 };
+    let size = 52_000.0 / f64::from(1 + share % 61).powf(1.2);
+    let base = if rule[0] == "proxy" { size } else { size / 150.0 };
     base * (1.0 + 0.25 * (time / 19.0 + phase).sin() + 0.1 * (time * 1.7 + phase * 3.0).sin())
 }
 
 fn counters(name: &str, rule: &Value, time: f64) -> Value {
     let is_held = rule[0] == "spin";
     let rate = if is_held { 0.0 } else { rate(name, rule, time) };
-    let completed = (rate * 41.0) as u64 * 97;
+    let completed = (rate * 3.7) as u64 * 97;
     json!({
-        "open_requests": (rate / 40.0) as u64, "completed_requests": completed,
+        "open_requests": (rate / 900.0) as u64, "completed_requests": completed,
         "bytes_sent": completed * 9000, "bytes_received": completed * 700,
         "held_requests": if is_held { 14 } else { 0 },
         "answers": { "2xx": completed, "3xx": 0, "4xx": 0, "5xx": 0 },
@@ -408,7 +408,7 @@ fn traffic(table: &Table, hosts: &[&str], time: f64) -> Value {
     let totals = json!({
         "requests_per_second": rate, "bytes_sent_per_second": sum("bytes_sent_per_second"),
         "bytes_received_per_second": sum("bytes_received_per_second"),
-        "open_connections": 400 + (rate / 2.0) as u64, "open_requests": sum("open_requests"),
+        "open_connections": 400 + (rate / 14.0) as u64, "open_requests": sum("open_requests"),
         "completed_requests": sum("completed_requests"), "answers": { "5xx": failed }
     });
     let held = sum("held_requests") as u64;
@@ -432,7 +432,7 @@ fn traffic(table: &Table, hosts: &[&str], time: f64) -> Value {
 
 fn shard(index: f64, rate: f64, time: f64) -> Value {
     let share = 0.25 + 0.03 * (time / 11.0 + index * 2.0).sin();
-    let busy = (rate * share / 1900.0 + 0.05 * (time * 1.3 + index).sin()).clamp(0.02, 1.0);
+    let busy = (rate * share / 26_000.0 + 0.05 * (time * 1.3 + index).sin()).clamp(0.02, 1.0);
     json!({
         "requests": (time * rate * share) as u64, "requests_per_second": rate * share,
         "open_connections": 100, "busy": busy

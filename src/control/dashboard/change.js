@@ -198,8 +198,7 @@ async function apply() {
   $("change").close();
   const deed = after === null ? "is deleted" : after[0] === "spin" ? "holds its requests now" : "is set";
   say($("said"), `${host} ${deed}.`);
-  await load();
-  if (document.activeElement === document.body) $("search").focus();
+  load();
 }
 
 let busy = false;
@@ -268,7 +267,8 @@ const THEME = "mantrid-theme";
 function showTheme() {
   const theme = localStorage.getItem(THEME) ?? "auto";
   root.dataset.theme = theme;
-  say($("theme"), `Theme: ${theme}`);
+  say($("theme"), `${theme[0].toUpperCase()}${theme.slice(1)}`);
+  $("theme").ariaLabel = `Colours: ${theme}`;
 }
 $("theme").addEventListener("click", () => {
   const after = { auto: "light", light: "dark", dark: "auto" };
@@ -289,4 +289,6 @@ view.action = $("action").value; // one that does not exist is none
 for (const list of [$("log"), $("backends")]) {
   list.append(make("li", { className: "none", textContent: "Nothing since this page was opened." }));
 }
-load().then(relisten);
+await load();
+// Who would not give a token is not asked at once for another.
+if ($("light").dataset.state !== "lost") relisten();

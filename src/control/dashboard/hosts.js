@@ -23,7 +23,9 @@ async function load() {
     page.etag = answer.headers.get("ETag");
     showPage(rules, answer.headers);
   } catch (error) {
-    if (mine === loading) showResult(`The table can't be read: ${error.message}.`, true);
+    if (mine !== loading) return;
+    showResult(`The table can't be read: ${error.message}.`, true);
+    if (error.status === 401) lost(error);
   } finally {
     if (mine === loading) $("rows").removeAttribute("aria-busy");
   }
@@ -59,12 +61,13 @@ function showRows(names, rules) {
   const shown = [...rows.keys()];
   const isSame = names.length === shown.length && names.every((name, at) => name === shown[at]);
   if (!isSame) {
-    const focused = document.activeElement;
+    const focused = document.activeElement?.closest("#rows button");
     const known = new Map(rows);
     rows.clear();
     for (const name of names) rows.set(name, known.get(name) ?? makeRow(name));
     $("rows").replaceChildren(...[...rows.values()].map((row) => row.tr));
     if (focused?.isConnected) focused.focus();
+    else if (focused) $("search").focus();
     relisten();
   }
   for (const [name, row] of rows) {
@@ -123,7 +126,7 @@ function showRule(row, rule = row.rule) {
   row.title.classList.toggle("also", subdomains);
   const spins = action === "spin";
   row.spin.dataset.deed = spins ? "flip" : "spin";
-  say(row.spin, spins ? "Flip back" : "Spin");
+  say(row.spin, spins ? "Flip" : "Spin");
   row.spin.ariaLabel = spins ? `Flip ${row.name} back` : `Spin ${row.name}: hold its requests`;
 }
 
@@ -141,14 +144,19 @@ function showTraffic(hosts) {
   }
 }
 
+let lastChange = "";
+
 function onChange(change) {
-  page.etag = change.etag;
+  // While one stream takes the place of another, both may tell it.
+  if (change.etag === lastChange) return;
+  page.etag = lastChange = change.etag;
   const hosts = Object.entries(change.hosts ?? {});
   const texts = hosts.slice(0, 3).map(([name, rule]) =>
     rule ? `${name}: ${rule[0]} ${aim(rule)}` : `${name}: deleted`);
   const others = change.changed - texts.length;
   if (others > 0) texts.push(texts.length > 0 ? `and ${whole.format(others)} more` : plural(others, "rule"));
   note(texts.join("; "), `${change.verb} by ${change.who}`);
+  say(TILES.at(-1).under, `changed ${clock(new Date())}`);
   // Rules that are shown change in place; the page is asked for again only if it has other names now.
   let differs = change.hosts === undefined;
   const last = [...rows.keys()].at(-1) ?? "";
@@ -234,7 +242,7 @@ $("search").addEventListener("keydown", (event) => {
 });
 
 document.addEventListener("keydown", (event) => {
-  const types = event.target.closest?.("input, textarea, select, dialog");
+  const types = event.target.closest?.("input, textarea, dialog");
   if (event.key !== "/" || types || event.ctrlKey || event.metaKey || event.altKey) return;
   event.preventDefault();
   $("search").focus();

@@ -58,23 +58,25 @@ function failuresPerSecond({ time, totals }) {
 const perSecond = (n) => `${bytes(n)}/s`;
 const TILES = [
   ["Requests/s", (t) => t.totals.requests_per_second, rate],
-  ["5xx answers/s", failuresPerSecond, rate, "alarm"],
+  ["5xx answers/s", failuresPerSecond, rate],
   ["Received", (t) => t.totals.bytes_received_per_second, perSecond],
   ["Sent", (t) => t.totals.bytes_sent_per_second, perSecond],
   ["Connections", (t) => t.totals.open_connections, count],
   ["Open requests", (t) => t.totals.open_requests, count],
   ["Held", (t) => t.held, count],
   ["Rules", (t) => t.rules, total],
-].map(([label, value, format, alarm]) => {
+].map(([label, value, format], index, all) => {
   const [output, under] = [make("output", { textContent: "–" }), make("p", { className: "note" })];
   output.setAttribute("aria-live", "off");
   output.setAttribute("aria-label", label);
-  const plot = new Plot(`${label}, last two minutes`);
+  // The number of rules says nothing over two minutes.
+  const plot = index < all.length - 1 ? new Plot(`${label}, last two minutes`) : null;
   const caption = make("figcaption", { textContent: label });
   const node = make("figure", { className: "tile" }, caption, output, under);
-  node.append(plot.node);
+  node.append(plot?.node ?? make("p", { className: "note" }));
+  if (value === failuresPerSecond) node.classList.add("alarm");
   $("tiles").append(node);
-  return { node, value, format, alarm, output, under, plot };
+  return { node, value, format, output, under, plot };
 });
 
 let started = 0;
@@ -88,15 +90,16 @@ function uptime(seconds) {
 function showTiles(traffic, visible) {
   for (const tile of TILES) {
     const value = tile.value(traffic);
-    tile.plot.add(traffic.time, value);
+    tile.plot?.add(traffic.time, value);
     if (!visible) continue;
-    const peak = tile.plot.peak;
     say(tile.output, tile.format(value));
+    if (!tile.plot) continue;
+    const peak = tile.plot.peak;
     say(tile.under, `peak ${tile.format(peak)}`);
-    tile.node.classList.toggle("alarm", Boolean(tile.alarm) && value > 0);
+    tile.node.classList.toggle("some", value > 0);
     tile.plot.draw(peak);
   }
-  say(TILES.at(-1).under, `running ${uptime(traffic.time - started)}`);
+  say(TILES.at(-1).node.lastElementChild, `running ${uptime(traffic.time - started)}`);
 }
 
 let shards = [];

@@ -125,7 +125,8 @@ $("forget").addEventListener("click", () => {
 
 // ---- The event stream
 
-const stream = { controller: null, timer: 0, attempt: 0, due: 0 };
+// `next` takes the place of `current` with its first event, so that none is missed between.
+const stream = { current: null, next: null, timer: 0, attempt: 0, due: 0 };
 
 function showState(state, text) {
   $("light").dataset.state = state;
@@ -138,26 +139,34 @@ function showState(state, text) {
 // Opens the stream, in place of the one there was: the hosts asked for may be others now.
 async function listen() {
   clearTimeout(stream.timer);
-  stream.controller?.abort();
-  const controller = (stream.controller = new AbortController());
+  stream.next?.abort();
+  const controller = (stream.next = new AbortController());
   const query = new URLSearchParams({ busiest: BUSIEST });
   for (const name of rows.keys()) query.append("host", name);
   let silence = 0;
+  const heard = () => {
+    clearTimeout(silence);
+    silence = setTimeout(() => controller.abort(), SILENCE_MS);
+  };
   try {
+    heard();
     const answer = await call("GET", `events?${query}`, { signal: controller.signal });
-    await readEvents(answer.body, () => {
-      clearTimeout(silence);
-      silence = setTimeout(() => controller.abort(), SILENCE_MS);
+    await readEvents(answer.body, heard, (name, data) => {
+      if (controller === stream.next) {
+        stream.current?.abort();
+        Object.assign(stream, { current: controller, next: null });
+      }
+      if (controller === stream.current) EVENTS.get(name)?.(data);
     });
     throw new Error("the stream ended");
   } catch (error) {
-    if (controller === stream.controller) lost(error);
+    if (controller === stream.current || controller === stream.next) lost(error);
   } finally {
     clearTimeout(silence);
   }
 }
 
-async function readEvents(body, heard) {
+async function readEvents(body, heard, act) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {
@@ -169,12 +178,17 @@ async function readEvents(body, heard) {
     for (const block of blocks) {
       const lines = block.split("\n");
       const field = (name) => lines.find((line) => line.startsWith(name))?.slice(name.length);
-      EVENTS.get(field("event: "))?.(JSON.parse(field("data: ")));
+      const data = field("data: ");
+      if (data !== undefined) act(field("event: "), JSON.parse(data));
     }
   }
 }
 
 function lost(error) {
+  stream.current?.abort();
+  stream.next?.abort();
+  Object.assign(stream, { current: null, next: null });
+  clearTimeout(stream.timer);
   if (error.status === 401) {
     showState("lost", "A token is needed");
     return;
