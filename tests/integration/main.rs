@@ -16,6 +16,7 @@ mod actions;
 mod balance;
 mod config;
 mod dashboard;
+mod dashboard_looks;
 mod demo;
 mod forwarding;
 mod framing;

@@ -378,9 +378,11 @@ fn tell(stream: &mut TcpStream, name: &str, data: &Value) -> Option<()> {
 fn rate(name: &str, rule: &Value, time: f64) -> f64 {
     let share = name.bytes().fold(7u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
     let phase = f64::from(share % 360).to_radians();
-    let size = 52_000.0 / f64::from(1 + share % 61).powf(1.2);
+    let size = 24_000.0 / f64::from(1 + share % 61).powf(0.9);
+    let noise = (time * 12.9898 + phase).sin() * 43_758.545;
     let base = if rule[0] == "proxy" { size } else { size / 150.0 };
-    base * (1.0 + 0.25 * (time / 19.0 + phase).sin() + 0.1 * (time * 1.7 + phase * 3.0).sin())
+    let swing = 0.2 * (time / 23.0 + phase).sin() + 0.13 * (time / 5.3 + phase * 2.0).sin();
+    base * (1.0 + swing + 0.16 * (noise - noise.floor() - 0.5))
 }
 
 fn counters(name: &str, rule: &Value, time: f64) -> Value {
@@ -404,7 +406,7 @@ fn traffic(table: &Table, hosts: &[&str], time: f64) -> Value {
     let sum = |key: &str| -> f64 { all.iter().filter_map(|(_, c)| c[key].as_f64()).sum() };
     let rate = sum("requests_per_second");
     // A little of it fails, now and then.
-    let failed = (time / 10.0).floor() * 4.0;
+    let failed = (time * 3.0 + 14.0 * (time / 6.5).sin()).floor();
     let totals = json!({
         "requests_per_second": rate, "bytes_sent_per_second": sum("bytes_sent_per_second"),
         "bytes_received_per_second": sum("bytes_received_per_second"),

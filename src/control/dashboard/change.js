@@ -1,11 +1,12 @@
-// Changes to one rule: a form, the difference it makes, and only then the request. It is sent with the
-// ETag under which the difference was seen, so nobody overwrites what they have not looked at.
+// Changes to one rule: a form, the difference it makes, and only then the request. It is sent with
+// the ETag under which the difference was seen: nobody overwrites what they have not looked at.
 
 const MORE = { more: true };
+const ALGORITHMS = ["random", "round_robin", "least_connections", "source"];
 const FIELDS = new Map([
   ["proxy", [
     ["backends", "Backends", "lines", "One per line: host:port or [IPv6]:port"],
-    ["algorithm", "Algorithm", ["random", "round_robin", "least_connections", "source"], "", MORE],
+    ["algorithm", "Algorithm", ALGORITHMS, "", MORE],
     ["weights", "Weights", "numbers", "One per backend: 3, 1", MORE],
     ["attempts", "Attempts", "number", "Connections to try for a request (1)", MORE],
     ["delay", "Delay", "number", "Seconds between them (1)", MORE],
@@ -80,11 +81,11 @@ function showFields() {
   const action = $("field-action").value;
   const [of, origin] = change.origin ?? [];
   const fields = FIELDS.get(action).map((field) => makeField(field, of === action ? origin : {}));
-  const nodes = (more) => fields.filter((field) => Boolean(field.more) === more).map(({ node }) => node);
   const pair = (list) => make("div", { className: "pair" }, ...list);
+  const [first, rest] = [false, true].map((more) =>
+    fields.filter((field) => Boolean(field.more) === more).map(({ node }) => node));
   // Backends need the width; the few fields of other actions stand side by side.
-  const main = action === "proxy" ? nodes(false) : [pair(nodes(false))];
-  const rest = nodes(true);
+  const main = action === "proxy" ? first : [pair(first)];
   if (rest.length > 0) {
     const open = fields.some((field) => field.more && field.isFilled);
     main.push(make("details", { open }, make("summary", { textContent: "More" }), pair(rest)));
@@ -125,16 +126,19 @@ function showPane(isReview) {
   $("edit").hidden = isReview;
   $("review").hidden = !isReview;
   $("revise").hidden = !isReview || change.after === null;
-  const verb = change.after === null ? "Delete" : change.verb;
-  say($("go"), isReview ? verb : "Review");
+  say($("go"), isReview ? change.verb : "Review");
   $("go").classList.toggle("danger", isReview && change.after === null);
 }
 
-function edit(host, rule, title, text = "") {
-  change = { host, origin: rule, after: rule, verb: "Apply" };
+function begin(what, title, text) {
+  change = what;
   say($("change-title"), title);
   say($("change-note"), text);
   $("change-note").hidden = text === "";
+}
+
+function edit(host, rule, title, text = "") {
+  begin({ host, origin: rule, after: rule, verb: "Apply" }, title, text);
   $("field-host").value = host;
   $("field-host").parentElement.hidden = host !== "";
   $("field-action").value = rule?.[0] ?? "proxy";
@@ -143,7 +147,8 @@ function edit(host, rule, title, text = "") {
   showPane(false);
   showProblem(null);
   $("change").showModal();
-  (host === "" ? $("field-host") : $("arguments").querySelector("input, textarea") ?? $("go")).focus();
+  const first = $("arguments").querySelector("input, textarea") ?? $("go");
+  (host === "" ? $("field-host") : first).focus();
 }
 
 async function readRule(host) {
@@ -153,9 +158,11 @@ async function readRule(host) {
 
 // Has the server check it, then shows what would be different.
 async function review(host, after) {
+  const mine = change;
   const found = await readRule(host);
   const method = after === null ? "DELETE" : "PUT";
   await call(method, `${hostPath(host)}?dry_run=1`, { body: after ?? undefined });
+  if (change !== mine) return; // another dialog was opened meanwhile
   Object.assign(change, { host, after }, found);
   showDifference();
   showPane(true);
@@ -165,9 +172,10 @@ async function review(host, after) {
 
 function showDifference() {
   const [now, then] = [inLines(change.before), inLines(change.after)];
-  const names = [...new Set([...now.keys(), ...then.keys()])].filter((name) => name !== "Subdomains");
-  const rest = now.has("Subdomains") || then.has("Subdomains") ? ["Subdomains"] : [];
-  $("difference").replaceChildren(...[...names, ...rest].map((name) => {
+  const names = new Set([...now.keys(), ...then.keys()]);
+  // Last, also where one side has arguments that the other lacks.
+  if (names.delete("subdomains")) names.add("subdomains");
+  $("difference").replaceChildren(...[...names].map((name) => {
     const [left, right] = [now.get(name) ?? "–", then.get(name) ?? "–"];
     return make("tr", { className: left === right ? "" : "differs" },
       make("th", { scope: "row", textContent: name }),
@@ -176,28 +184,33 @@ function showDifference() {
 }
 
 async function apply() {
-  const { host, after, before } = change;
+  const mine = change;
+  const { host, after, before } = mine;
   const method = after === null ? "DELETE" : "PUT";
   for (let attempt = 1; ; attempt++) {
     try {
-      await call(method, hostPath(host), { body: after ?? undefined, match: change.etag });
+      await call(method, hostPath(host), { body: after ?? undefined, match: mine.etag });
       break;
     } catch (error) {
+      if (error.status === undefined) {
+        throw new Error("The connection was lost: the change may have been made, or not.");
+      }
       if (error.status !== 412) throw error;
       // The ETag is of the whole table. If this rule is still the one that was looked at, the other
       // change was elsewhere and nothing is overwritten unseen.
-      Object.assign(change, await readRule(host));
-      const isSame = JSON.stringify(change.before) === JSON.stringify(before);
+      Object.assign(mine, await readRule(host));
+      const isSame = JSON.stringify(mine.before) === JSON.stringify(before);
       if (isSame && attempt < 4) continue;
-      showDifference();
+      if (change === mine) showDifference();
       throw new Error(`The table changed meanwhile: above is how ${host} is now. Look again.`);
     }
   }
-  if (after?.[0] !== "spin") remember(host, null);
+  if (change === mine) $("change").close();
+  const isSpin = after?.[0] === "spin";
+  if (!isSpin) remember(host, null);
   else if (before && before[0] !== "spin") remember(host, before);
-  $("change").close();
-  const deed = after === null ? "is deleted" : after[0] === "spin" ? "holds its requests now" : "is set";
-  say($("said"), `${host} ${deed}.`);
+  const deed = isSpin ? "holds its requests now" : "is set";
+  say($("said"), `${host} ${after === null ? "is deleted" : deed}.`);
   load();
 }
 
@@ -222,22 +235,22 @@ async function attempt(act) {
 }
 
 // A click in a row that needs no form: what will change, at once.
-function propose(host, after, title, verb) {
+function propose(host, after, verb, title, text = "") {
   attempt(async () => {
-    change = { host, origin: after, after, verb };
-    say($("change-title"), title);
-    $("change-note").hidden = true;
+    begin({ host, origin: after, after, verb }, title, text);
     await review(host, after);
   });
 }
 
 const DEEDS = {
   edit: ({ name, rule }) => edit(name, rule, `Edit ${name}`),
-  delete: ({ name }) => propose(name, null, `Delete the rule of ${name}?`),
-  spin: ({ name, rule }) => propose(name, ["spin", {}, rule[2]], `Hold the requests of ${name}?`, "Spin"),
+  delete: ({ name }) => propose(name, null, "Delete", `Delete the rule of ${name}?`,
+    "Its requests then go by the rule of a parent for subdomains, or get the unknown page."),
+  spin: ({ name, rule }) => propose(name, ["spin", {}, rule[2]], "Spin",
+    `Hold the requests of ${name}?`, "They wait until it is flipped back, each for 120 s at most."),
   flip: ({ name, rule }) => {
     const before = remembered().get(name);
-    if (before) propose(name, before, `Flip ${name} back?`, "Flip back");
+    if (before) propose(name, before, "Flip back", `Flip ${name} back?`);
     else edit(name, ["proxy", {}, rule[2]], `Flip ${name} back`,
       "What it did before is not known in this browser: where do its requests go?");
   },
@@ -251,9 +264,9 @@ $("add").addEventListener("click", () => edit("", null, "Add a rule"));
 $("field-action").addEventListener("change", showFields);
 $("cancel").addEventListener("click", () => $("change").close());
 $("revise").addEventListener("click", () => {
-  const { host, after, origin } = change;
+  const { host, after } = change;
   $("change").close();
-  edit(host, after ?? origin, `Edit ${host}`);
+  edit(host, after, `Edit ${host}`);
 });
 $("form").addEventListener("submit", (event) => {
   event.preventDefault();
@@ -287,7 +300,7 @@ view.search = $("search").value = (wanted.get("search") ?? "").trim().toLowerCas
 view.action = $("action").value = wanted.get("action") ?? "";
 view.action = $("action").value; // one that does not exist is none
 for (const list of [$("log"), $("backends")]) {
-  list.append(make("li", { className: "none", textContent: "Nothing since this page was opened." }));
+  list.append(make("li", { className: "none" }, "Nothing since this page was opened."));
 }
 await load();
 // Who would not give a token is not asked at once for another.

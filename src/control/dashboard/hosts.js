@@ -7,7 +7,7 @@ const rows = new Map(); // name → what is shown of it, in the order shown
 let loading = null;
 
 const relisten = later(250, listen);
-const loadSoon = later(800, load);
+const loadSoon = atMostEach(1000, load);
 
 async function load() {
   loading?.abort();
@@ -46,13 +46,16 @@ function showPage(rules, headers) {
   const all = Number(headers.get("Mantrid-Rules"));
   page.matched = Number(headers.get("Mantrid-Matched"));
   const filtered = view.search !== "" || view.action !== "";
-  showResult(filtered ? `${whole.format(page.matched)} of ${plural(all, "rule")} match` : plural(all, "rule"));
+  const found = filtered ? `${whole.format(page.matched)} of ` : "";
+  showResult(`${found}${plural(all, "rule")}${filtered ? " match" : ""}`);
   showRows(names, rules);
   $("empty").hidden = names.length > 0;
-  say($("empty"), filtered ? "No rule matches." : "There is no rule yet: every request gets the no-hosts page.");
+  const none = "There is no rule yet: every request gets the no-hosts page.";
+  say($("empty"), filtered ? "No rule matches." : none);
   const from = (view.starts.length - 1) * view.limit;
   const to = from + names.length;
-  say($("range"), names.length > 0 ? `${whole.format(from + 1)}–${whole.format(to)} of ${whole.format(page.matched)}` : "");
+  const range = `${whole.format(from + 1)}–${whole.format(to)} of ${whole.format(page.matched)}`;
+  say($("range"), names.length > 0 ? range : "");
   $("first").disabled = $("back").disabled = view.starts.length === 1;
   $("next").disabled = to >= page.matched || names.length < view.limit;
 }
@@ -88,13 +91,15 @@ const NUMBERS = [
 function makeRow(name) {
   const cell = (className, ...children) => make("td", { className, role: "cell" }, ...children);
   const button = (deed, text, label) => {
-    const node = make("button", { type: "button", textContent: text, ariaLabel: label, tabIndex: -1 });
+    const node = make("button", { type: "button", textContent: text, tabIndex: -1 });
+    node.ariaLabel = label;
     node.dataset.deed = deed;
     return node;
   };
   const open = button("edit", name, `Edit ${name}`);
   open.title = name;
-  const chip = make("span", { className: "chip", textContent: "+sub", title: "and its subdomains" });
+  const chip = make("span", { className: "chip", textContent: "+sub" });
+  chip.title = "and its subdomains";
   const [kind, space] = [make("span", { className: "kind" }), " "];
   const target = make("span", { className: "aim" });
   const spin = button("spin", "Spin", "");
@@ -154,10 +159,10 @@ function onChange(change) {
   const texts = hosts.slice(0, 3).map(([name, rule]) =>
     rule ? `${name}: ${rule[0]} ${aim(rule)}` : `${name}: deleted`);
   const others = change.changed - texts.length;
-  if (others > 0) texts.push(texts.length > 0 ? `and ${whole.format(others)} more` : plural(others, "rule"));
+  if (others > 0) texts.push(`${texts.length > 0 ? "and " : ""}${plural(others, "rule")}`);
   note(texts.join("; "), `${change.verb} by ${change.who}`);
   say(TILES.at(-1).under, `changed ${clock(new Date())}`);
-  // Rules that are shown change in place; the page is asked for again only if it has other names now.
+  // Rules that are shown change in place; the page is asked for again if it has other names now.
   let differs = change.hosts === undefined;
   const last = [...rows.keys()].at(-1) ?? "";
   for (const [name, rule] of hosts) {

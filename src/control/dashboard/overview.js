@@ -66,7 +66,8 @@ const TILES = [
   ["Held", (t) => t.held, count],
   ["Rules", (t) => t.rules, total],
 ].map(([label, value, format], index, all) => {
-  const [output, under] = [make("output", { textContent: "–" }), make("p", { className: "note" })];
+  const output = make("output", { textContent: "–" });
+  const under = make("p", { className: "note" });
   output.setAttribute("aria-live", "off");
   output.setAttribute("aria-label", label);
   // The number of rules says nothing over two minutes.
@@ -84,7 +85,8 @@ let started = 0;
 function uptime(seconds) {
   const [days, hours] = [Math.floor(seconds / 86400), Math.floor(seconds / 3600) % 24];
   const minutes = Math.floor(seconds / 60) % 60;
-  return days > 0 ? `${days} d ${hours} h` : hours > 0 ? `${hours} h ${minutes} min` : `${minutes} min`;
+  if (days > 0) return `${days} d ${hours} h`;
+  return hours > 0 ? `${hours} h ${minutes} min` : `${minutes} min`;
 }
 
 function showTiles(traffic, visible) {
@@ -107,7 +109,8 @@ let shards = [];
 function showShards(list, time, visible) {
   if (shards.length !== list.length) {
     shards = list.map((_, index) => {
-      const [plot, busy, speed] = [new Plot(`Load of shard ${index}`), make("output"), make("output")];
+      const plot = new Plot(`Load of shard ${index}, last two minutes`);
+      const [busy, speed] = [make("output"), make("output")];
       const node = make("li", {}, make("b", { textContent: index }), plot.node, busy, speed);
       return { node, plot, busy, speed };
     });
@@ -134,7 +137,8 @@ let ticks = 0;
 // Ranks change each third tick only: names that change places each second can't be read.
 function showBusiest(list) {
   const speeds = new Map(list.map((entry) => [entry.host, entry.requests_per_second]));
-  const reorder = ticks++ % 3 === 0;
+  const isShort = busiest.some(({ name }) => name.textContent && !speeds.has(name.textContent));
+  const reorder = ticks++ % 3 === 0 || isShort;
   for (const [index, { name, speed }] of busiest.entries()) {
     if (reorder) {
       say(name, list[index]?.host ?? "");
@@ -181,17 +185,17 @@ async function loadBackends() {
   const items = known.slice(0, BACKENDS_SHOWN).map(([address, backend]) => {
     const state = make("span", { textContent: backend.state });
     state.dataset.health = backend.state;
-    const since = clock(new Date(backend.since * 1000));
+    const { open_requests, idle_connections, requests, reason } = backend;
     const why = backend.state === "up" || backend.state === "unknown"
-      ? `${backend.open_requests} open, ${backend.idle_connections} idle, ${count(backend.requests)} requests`
-      : `since ${since}${backend.reason ? `: ${backend.reason}` : ""}`;
+      ? `${open_requests} open, ${idle_connections} idle, ${count(requests)} requests`
+      : `since ${moment(backend.since)}${reason ? `: ${reason}` : ""}`;
     const at = make("span", { className: "at", textContent: address });
     return make("li", {}, at, state, make("span", { className: "why", textContent: why }));
   });
   if (known.length > items.length) {
-    items.push(make("li", { className: "none", textContent: `and ${known.length - items.length} more` }));
+    items.push(make("li", { className: "none" }, `and ${known.length - items.length} more`));
   }
-  if (items.length === 0) items.push(make("li", { className: "none", textContent: "None seen yet." }));
+  if (items.length === 0) items.push(make("li", { className: "none" }, "None seen yet."));
   $("backends").replaceChildren(...items);
 }
 setInterval(loadBackends, 10000);

@@ -14,7 +14,7 @@ const AIMS = new Map([
     const all = backendsOf(given);
     return all.length > 1 ? `${all[0]} +${all.length - 1}` : `${all[0] ?? ""}`;
   }],
-  ["redirect", (given) => `→ ${given.redirect_to} (${given.code ?? 302})`],
+  ["redirect", (given) => `${given.code ?? 302} → ${given.redirect_to}`],
   ["static", (given) => `${given.type}`],
   ["empty", (given) => `${given.code}`],
   ["alias", (given) => `= ${given.hostname}`],
@@ -24,14 +24,14 @@ const AIMS = new Map([
 const aim = ([action, given]) => AIMS.get(action)?.(given) ?? "";
 
 function inLines(rule) {
-  if (rule === null) return new Map([["Action", "no rule of its own"]]);
+  if (rule === null) return new Map([["action", "no rule of its own"]]);
   const [action, given, subdomains] = rule;
-  const lines = new Map([["Action", action]]);
+  const lines = new Map([["action", action]]);
   for (const [name, value] of Object.entries(given)) {
     const text = name === "backends" ? backendsOf(given).join("\n") : value;
     lines.set(name, typeof text === "string" ? text : JSON.stringify(text));
   }
-  return lines.set("Subdomains", subdomains ? "yes" : "no");
+  return lines.set("subdomains", subdomains ? "yes" : "no");
 }
 
 // What a host did before it was made to spin, so that one click brings it back. Not in the session:

@@ -1,5 +1,5 @@
-// What all of the dashboard's script stands on: making and naming things, requests with a token, the
-// event stream. The files are one module, in the order wire, overview, rules, hosts, change.
+// What the rest of the script stands on: small tools, requests with a token, the event stream. The
+// files are one module, in the order wire, overview, rules, hosts, change.
 //
 // - Texts that came over the wire (host names above all) only ever become text nodes.
 // - Host names are keys of Maps, or asked with Object.hasOwn: "constructor" is a valid host name.
@@ -10,7 +10,7 @@ const BUSIEST = 8;
 const BACKENDS_SHOWN = 60;
 const LOG_MAX = 100;
 const REMEMBERED_MAX = 500;
-// Traffic comes each second: after so long without a byte the connection is gone, whatever TCP says.
+// Traffic comes each second: after so long in silence the connection is gone, whatever TCP says.
 const SILENCE_MS = 8000;
 const RETRY_MS = [500, 1000, 2000, 4000, 8000, 15000];
 
@@ -29,11 +29,23 @@ function say(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
+// Once nobody has asked for it any more for so long.
 function later(ms, act) {
   let timer = 0;
   return () => {
     clearTimeout(timer);
     timer = setTimeout(act, ms);
+  };
+}
+
+// At most once in so long, however often it is asked for.
+function atMostEach(ms, act) {
+  let timer = 0;
+  return () => {
+    timer ||= setTimeout(() => {
+      timer = 0;
+      act();
+    }, ms);
   };
 }
 
@@ -52,6 +64,14 @@ const total = (n) => (n < 9999999.5 ? whole.format(n) : count(n));
 const bytes = (n) => scaled(n, [" B", " kB", " MB", " GB", " TB"]);
 const plural = (n, one) => `${whole.format(n)} ${one}${n === 1 ? "" : "s"}`;
 const clock = (date) => date.toLocaleTimeString("en-GB");
+const DAY_MS = 86400000;
+
+// The time of day, with the date where that is not of the last 24 hours.
+function moment(seconds) {
+  const date = new Date(seconds * 1000);
+  const day = date.toLocaleDateString("en-GB", { day: "numeric", month: "short" });
+  return Date.now() - date < DAY_MS ? clock(date) : `${day}, ${clock(date)}`;
+}
 
 // ---- Requests
 
