@@ -98,7 +98,7 @@ impl Api {
                 let content = [(header::CONTENT_TYPE, "application/json")];
                 Ok((content, "{\"ok\":true}").into_response())
             }
-            Route::Dashboard => Ok(dashboard::answer()),
+            Route::Dashboard => Ok((dashboard::fields(), dashboard::page()).into_response()),
         }
     }
 
