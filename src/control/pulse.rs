@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use tokio::sync::{broadcast, mpsc};
 
 use super::change::{Current, Happened};
+use super::health::HealthChange;
 use super::statistics::{self, Busy, SharedStatistics};
 use super::writer::Orders;
 use crate::limits;
@@ -91,6 +92,13 @@ pub(super) fn change_event(happened: &Happened) -> Event {
         told["hosts"] = hosts.map(|(name, rule)| (name, rule.unwrap_or_default())).collect();
     }
     Event::Change(told.to_string().into())
+}
+
+/// What a backend that came or went looks like to those who follow.
+pub(super) fn health_event(change: &HealthChange) -> Event {
+    let HealthChange { backend, state, reason } = change;
+    let told = json!({"backend": backend.to_string(), "state": state.as_str(), "reason": reason});
+    Event::Health(told.to_string().into())
 }
 
 /// Collects, once a second.

@@ -425,6 +425,9 @@ fn checked(
         let old = old.map(|(_, rule)| (Some(rule.clone()), None));
         return old.chain(new.map(|(_, rule)| (None, Some(rule.clone())))).collect();
     }
-    let pairs = change.edits.iter().map(|(name, rule)| (before.get(name).cloned(), rule.clone()));
-    pairs.filter(|(old, new)| [old, new].into_iter().flatten().any(has_check)).collect()
+    // Each once: what is named twice is what it was named last.
+    let names: HashSet<&str> = change.edits.iter().map(|(name, _)| &**name).collect();
+    let pairs = names.into_iter().map(|name| [before, after].map(|table| table.get(name)));
+    let checked = pairs.filter(|pair| pair.iter().flatten().any(|rule| has_check(rule)));
+    checked.map(|[old, new]| (old.cloned(), new.cloned())).collect()
 }

@@ -139,7 +139,11 @@ fn run(config: &Config, debug: bool, demo: Option<&Demo>) -> Result<(), Problems
         .enable_all()
         .build()
         .map_err(|error| vec![format!("can't start the control shard: {error}")])?;
-    let access = Access { token, connections_max: resources.management_connections() };
+    let access = Access {
+        token,
+        connections_max: resources.management_connections(),
+        probes_max: resources.probes_at_once(),
+    };
     let wiring = Wiring { bound, management, access, loaded };
     let outcome = runtime.block_on(serve(config, &resources, wiring, demo));
     // A lookup may hang in the system's resolver for long: it is not waited for.

@@ -67,6 +67,7 @@ const COUNTERS: &[(&str, &str, Counter)] = &[
         "Requests that no counter of their host had room for",
         Counter::Uncounted,
     ),
+    ("news_dropped", "What control was too far behind to be told", Counter::NewsDropped),
     ("ring_enters", "Calls of io_uring_enter", Counter::RingEnters),
     ("ring_completions", "Completions taken from the ring", Counter::RingCompletions),
 ];
