@@ -26,6 +26,7 @@ use axum::response::{IntoResponse, Response};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::change::{Change, Current, Done};
+use super::health::Health;
 use super::pulse::Pulse;
 use super::resolver::Lookups;
 use super::statistics::{self, SharedStatistics, Statistics};
@@ -49,6 +50,7 @@ pub(super) struct Api {
     pub(super) statistics: SharedStatistics,
     pub(super) shards: ControlEnd,
     pub(super) pulse: Pulse,
+    pub(super) health: Health,
     pub(super) token: Option<Token>,
     /// Bytes of bodies that may be in memory, in KiB.
     pub(super) room: Arc<Semaphore>,
