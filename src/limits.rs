@@ -212,6 +212,8 @@ pub const CHECK_NAMES_EVERY: std::time::Duration = std::time::Duration::from_sec
 pub const EJECTED_MAX: usize = 16_384;
 /// How often it is found out which of them no rule uses any more.
 pub const EJECTED_LOOK: std::time::Duration = std::time::Duration::from_secs(600);
+/// Backends with a series that says whether they are up, those that are not first.
+pub const METRIC_BACKENDS_PROBED: usize = 1000;
 /// How often the folder of pages is looked at.
 pub const PAGES_LOOK: std::time::Duration = std::time::Duration::from_secs(2);
 /// Rules of a state file that are not used and told one by one; the rest are counted.

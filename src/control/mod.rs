@@ -152,6 +152,7 @@ impl Control {
             statistics: statistics.clone(),
             shards: shards.clone(),
             pulse: pulse.clone(),
+            health: health.clone(),
             token: access.token,
             room: Arc::new(Semaphore::new(limits::MANAGEMENT_BODIES_BYTES_MAX / 1024)),
             started: SystemTime::now(),

@@ -122,6 +122,7 @@ fn run(config: &Config, debug: bool, demo: Option<&Demo>) -> Result<(), Problems
     if let Some(demo) = demo {
         demo.write_table(&addresses).map_err(one)?;
     }
+    privileges::make_folder(&config.state_file, target).map_err(one)?;
     // The demo runs as whoever started it, unless told otherwise.
     if demo.is_none() || !target.stays_root() {
         privileges::drop_to(target).map_err(one)?;

@@ -80,7 +80,10 @@ mod tests {
         let (inbox, reporters) = queue(2).expect("a queue");
         let news = |port| News::BackendAnswered { address: ([10, 0, 0, 1], port).into() };
         assert!(reporters[0].tell(news(1)) && reporters[1].tell(news(2)));
-        assert_eq!([inbox.next(), inbox.next(), inbox.next()], [Some(news(1)), Some(news(2)), None]);
+        assert_eq!(
+            [inbox.next(), inbox.next(), inbox.next()],
+            [Some(news(1)), Some(news(2)), None]
+        );
         let taken = (0..=limits::NEWS_MAX).filter(|_| reporters[0].tell(news(3))).count();
         assert_eq!(taken, limits::NEWS_MAX);
         assert_eq!(inbox.next(), Some(news(3)));

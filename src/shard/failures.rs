@@ -42,9 +42,8 @@ impl Failures {
 
     /// Forgets what is long ago.
     pub(super) fn sweep(&self, now: Instant) {
-        let is_recent = |failing: &Failing| {
-            now.saturating_duration_since(failing.at) < limits::FAILING_KEPT
-        };
+        let is_recent =
+            |failing: &Failing| now.saturating_duration_since(failing.at) < limits::FAILING_KEPT;
         self.by_address.borrow_mut().retain(|_, failing| is_recent(failing));
     }
 }

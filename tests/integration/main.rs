@@ -4,15 +4,21 @@
 
 // what the tests are written with
 mod backend;
+mod browser;
 mod bulk;
 mod daemon;
+mod management;
 mod message;
 mod script;
+mod stand_in;
 
 // the topics
 mod actions;
 mod balance;
+mod client;
 mod config;
+mod dashboard;
+mod dashboard_looks;
 mod demo;
 mod forwarding;
 mod framing;

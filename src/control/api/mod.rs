@@ -26,12 +26,12 @@ use axum::response::{IntoResponse, Response};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::change::{Change, Current, Done};
+use super::health::Health;
 use super::pulse::Pulse;
 use super::resolver::Lookups;
 use super::statistics::{self, SharedStatistics, Statistics};
 use super::writer::Orders;
 use super::{SharedNames, dashboard};
-use crate::limits;
 use crate::link::ControlEnd;
 use error::ApiError;
 use guard::Peer;
@@ -50,6 +50,7 @@ pub(super) struct Api {
     pub(super) statistics: SharedStatistics,
     pub(super) shards: ControlEnd,
     pub(super) pulse: Pulse,
+    pub(super) health: Health,
     pub(super) token: Option<Token>,
     /// Bytes of bodies that may be in memory, in KiB.
     pub(super) room: Arc<Semaphore>,
@@ -99,7 +100,7 @@ impl Api {
                 let content = [(header::CONTENT_TYPE, "application/json")];
                 Ok((content, "{\"ok\":true}").into_response())
             }
-            Route::Dashboard => Ok(dashboard::answer()),
+            Route::Dashboard => Ok((dashboard::fields(), dashboard::page()).into_response()),
         }
     }
 

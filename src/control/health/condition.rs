@@ -198,7 +198,10 @@ mod tests {
         use State::{Down, Up};
         let mut condition = checked(1);
         assert_eq!(condition.state(), State::Unknown);
-        assert_eq!(states(&mut condition, &[BAD, WELL, BAD, WELL, WELL]), [Down, Down, Down, Down, Up]);
+        assert_eq!(
+            states(&mut condition, &[BAD, WELL, BAD, WELL, WELL]),
+            [Down, Down, Down, Down, Up]
+        );
         assert_eq!(condition.reason, "answered 204, 2 times");
         let found = [BAD, BAD, WELL, BAD, BAD, BAD];
         assert_eq!(states(&mut condition, &found), [Up, Up, Up, Up, Up, Down]);
