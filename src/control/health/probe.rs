@@ -201,7 +201,7 @@ mod tests {
             (b"HTTP/1.1 2000 OK\r\n\r\n", Finding::Garbled),
             (b"HTTP/1.1 200 OK\r\na: b\0c\r\n\r\n", Finding::Garbled),
             (endless.leak(), Finding::Garbled),
-            (b"HTTP/1.1 101 Hi\r\n\r\n", Finding::Answered(101)),
+            (b"HTTP/1.1 101 Hi\r\n\r\n", Finding::Garbled),
             (b"HTTP/1.1 103 Hi\r\nLink: a\r\n\r\nHTTP/1.1 503 No\r\n\r\n", Finding::Answered(503)),
             (b"HTTP/1.1 204 No Content\r\n\r\n", Finding::Answered(204)),
         ] {

@@ -370,3 +370,6 @@ fn checks(rule: Option<&Rule>) -> impl Iterator<Item = (&Check, &Backend)> {
 fn jittered(pause: Duration, random: u64) -> Duration {
     pause * (900 + (random % 201) as u32) / 1000
 }
+
+#[cfg(test)]
+mod tests;
