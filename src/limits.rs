@@ -147,6 +147,8 @@ pub const CHANGES_AT_ONCE: usize = 1024;
 pub const EDITS_AT_ONCE: usize = 65_536;
 /// A change of more rules than this is told without them.
 pub const EDITS_TOLD_MAX: usize = 100;
+/// After a change of more rules than this shards are woken to let go of the old table.
+pub const EDITS_WORTH_A_WAKE: usize = 1000;
 /// Tables no longer in force that shards may hold on to before they are woken to let go.
 pub const OLD_TABLES_MAX: usize = 256;
 /// Pause between attempts to write the whole state anew.

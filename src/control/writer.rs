@@ -118,6 +118,55 @@ struct Writing {
 
 type Asked = (Change, oneshot::Sender<Result<Done, Refused>>);
 
+/// A change with the table before and after it.
+struct Made {
+    asked: Asked,
+    before: Current,
+    after: Current,
+}
+
+impl Made {
+    /// How much of the table it concerns.
+    fn weight(&self) -> usize {
+        let (change, _) = &self.asked;
+        change.edits.len() + if change.whole { self.before.table.len() } else { 0 }
+    }
+}
+
+/// A batch that was tried, and is not yet on disk.
+struct Tried {
+    accepted: Vec<Made>,
+    refused: Vec<(Asked, Refused)>,
+}
+
+/// Each change on what those before it left. Those that are only to be checked are answered.
+fn try_all(batch: Vec<Asked>, start: &Current) -> Tried {
+    let mut now = start.clone();
+    let mut tried = Tried { accepted: Vec::new(), refused: Vec::new() };
+    for (change, answer) in batch {
+        match attempt(&change, &now) {
+            Err(why) => tried.refused.push(((change, answer), why)),
+            Ok(_) if change.dry_run => {
+                reply(&change, answer, Ok(Done { tag: start.tag, before: None }));
+            }
+            Ok(table) => {
+                // Not on disk yet, so it has no number that anybody could know.
+                let tag = Tag { sequence: u64::MAX, ..start.tag };
+                let before = std::mem::replace(&mut now, Current { table: table.into(), tag });
+                let asked = (change, answer);
+                tried.accepted.push(Made { asked, before, after: now.clone() });
+            }
+        }
+    }
+    tried
+}
+
+fn refuse_all(batch: impl IntoIterator<Item = Asked>, reason: &str) {
+    for (change, answer) in batch {
+        reply(&change, answer, Err(Refused::NotWritten(reason.to_owned())));
+    }
+}
+
 impl Writing {
     fn run(mut self) {
         while let Some(first) = self.incoming.blocking_recv() {
@@ -152,65 +201,41 @@ impl Writing {
     fn change(&mut self, batch: Vec<Asked>) {
         let start = Current::clone(&self.wiring.current.load());
         if let Err(reason) = self.be_writable(&start) {
-            for (change, answer) in batch {
-                reply(&change, answer, Err(Refused::NotWritten(reason.clone())));
-            }
-            return;
+            return refuse_all(batch, &reason);
         }
-        let mut now = start.clone();
-        let mut accepted: Vec<(Asked, Current, Current)> = Vec::new();
-        let mut refused: Vec<(Asked, Refused)> = Vec::new();
-        for (change, answer) in batch {
-            match attempt(&change, &now) {
-                Err(why) => refused.push(((change, answer), why)),
-                Ok(_) if change.dry_run => {
-                    let done = Done { tag: start.tag, before: None };
-                    reply(&change, answer, Ok(done));
-                }
-                Ok(table) => {
-                    // Not on disk yet, so it has no number that anybody could know.
-                    let tag = Tag { sequence: u64::MAX, ..start.tag };
-                    let before = std::mem::replace(&mut now, Current { table: table.into(), tag });
-                    accepted.push(((change, answer), before, now.clone()));
-                }
-            }
-        }
-        match self.commit(&accepted) {
-            Ok(last) => {
-                let first = last + 1 - accepted.len() as u64;
-                for (number, (.., after)) in (first..).zip(&mut accepted) {
-                    after.tag.sequence = number;
-                }
-                if let Some((.., newest)) = accepted.last() {
-                    self.publish(&start, newest.clone());
-                }
-                let tag = self.wiring.current.load().tag;
-                for ((change, answer), before, after) in accepted {
-                    self.tell(change, answer, &before, &after);
-                }
-                for ((change, answer), why) in refused {
-                    let why = match why {
-                        Refused::Precondition(_) => Refused::Precondition(tag),
-                        why => why,
-                    };
-                    reply(&change, answer, Err(why));
-                }
-            }
+        let Tried { mut accepted, refused } = try_all(batch, &start);
+        let last = match self.commit(&accepted) {
+            Ok(last) => last,
             Err(error) => {
                 let reason = error.to_string();
                 error!("state_file: changes are refused: {reason}");
-                let all = accepted.into_iter().map(|(asked, ..)| asked);
+                let all = accepted.into_iter().map(|made| made.asked);
                 // What was refused may have been so for the sake of what was not written.
-                for (change, answer) in all.chain(refused.into_iter().map(|(asked, _)| asked)) {
-                    reply(&change, answer, Err(Refused::NotWritten(reason.clone())));
-                }
+                return refuse_all(all.chain(refused.into_iter().map(|(asked, _)| asked)), &reason);
             }
+        };
+        let first = last + 1 - accepted.len() as u64;
+        for (number, made) in (first..).zip(&mut accepted) {
+            made.after.tag.sequence = number;
+        }
+        if let Some(newest) = accepted.last() {
+            let edits = accepted.iter().map(Made::weight).sum();
+            self.publish(&start, newest.after.clone(), edits);
+        }
+        accepted.into_iter().for_each(|made| self.tell(made));
+        let tag = self.wiring.current.load().tag;
+        for ((change, answer), why) in refused {
+            let why = match why {
+                Refused::Precondition(_) => Refused::Precondition(tag),
+                why => why,
+            };
+            reply(&change, answer, Err(why));
         }
     }
 
     /// Writes changes down; the number of the last.
-    fn commit(&mut self, accepted: &[(Asked, Current, Current)]) -> Result<u64, StoreError> {
-        let records = accepted.iter().map(|((change, _), ..)| match change.whole {
+    fn commit(&mut self, accepted: &[Made]) -> Result<u64, StoreError> {
+        let records = accepted.iter().map(|Made { asked: (change, _), .. }| match change.whole {
             true => Record::Replace(&change.edits),
             false => Record::Set(&change.edits),
         });
@@ -222,25 +247,20 @@ impl Writing {
     }
 
     /// From here on every request is routed by the new table.
-    fn publish(&mut self, before: &Current, now: Current) {
+    fn publish(&mut self, before: &Current, now: Current, edits: usize) {
         self.wiring.published.snapshot.store(now.table.clone());
         self.old.push(before.table.clone());
-        // A shard that has nothing to do would keep the old one, whole or in parts.
-        if limits::OLD_TABLES_MAX <= self.old.len() || now.table.len() < before.table.len() / 2 {
+        // A shard that has nothing to do would keep the old one, and what is in it alone.
+        if limits::OLD_TABLES_MAX <= self.old.len() || limits::EDITS_WORTH_A_WAKE < edits {
             self.wiring.shards.wake_all();
         }
         self.wiring.current.store(Arc::new(now));
     }
 
     /// Whoever has an interest in a change learns of it; the asker last.
-    fn tell(
-        &mut self,
-        mut change: Change,
-        answer: oneshot::Sender<Result<Done, Refused>>,
-        before: &Current,
-        after: &Current,
-    ) {
-        self.forget_deleted(&change, before, after);
+    fn tell(&mut self, made: Made) {
+        let Made { asked: (mut change, answer), before, after } = made;
+        self.forget_deleted(&change, &before, &after);
         let one = match &change.edits[..] {
             [(name, _)] if !change.whole => before.table.get(name).cloned(),
             _ => None,

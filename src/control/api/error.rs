@@ -99,7 +99,9 @@ impl From<Refused> for ApiError {
                 "state_not_written",
                 format!("the change could not be written to disk and was not made: {reason}"),
             ),
-            Refused::Stopping => ApiError::busy("the daemon is stopping"),
+            Refused::Stopping => {
+                ApiError::busy("the daemon is stopping, or its writer has ended: see its log")
+            }
         }
     }
 }
