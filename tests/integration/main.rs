@@ -22,6 +22,7 @@ mod dashboard_looks;
 mod demo;
 mod forwarding;
 mod framing;
+mod health;
 mod hostile;
 mod keep_alive;
 mod large;

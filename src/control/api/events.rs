@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::super::health::{Health, Standing, State};
+use super::super::health::Health;
 use super::super::pulse::{Event, Rates, Tick};
 use super::super::statistics::{self, SharedStatistics, name_of, to_json};
 use super::error::ApiError;
@@ -152,11 +152,7 @@ impl Reader {
 
     /// Backends that requests pass over.
     fn down(&self) -> Vec<String> {
-        let is_down = |it: &Standing| matches!(it.state, State::Down | State::Ejected);
-        let mut down: Vec<_> =
-            self.health.states().into_iter().filter(is_down).map(|it| it.backend).collect();
-        down.sort_unstable();
-        let told = down.into_iter().take(limits::BUSIEST_MAX);
+        let told = self.health.down().into_iter().take(limits::BUSIEST_MAX);
         told.map(|backend| backend.to_string()).collect()
     }
 

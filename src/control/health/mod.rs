@@ -31,7 +31,7 @@ pub(super) use condition::State;
 pub(super) use watch::{HealthChange, Standing};
 
 /// What others tell of rules, and ask of backends.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(super) struct Health {
     watch: Arc<Mutex<Watch>>,
     asked_for: Arc<Notify>,
@@ -40,9 +40,10 @@ pub(super) struct Health {
 impl Health {
     /// With what these rules ask for.
     pub(super) fn new(table: &Snapshot) -> Health {
-        let health = Health::default();
-        table.iter().for_each(|(_, rule)| health.changed(None, Some(rule)));
-        health
+        let mut watch = Watch::default();
+        let now = now();
+        table.iter().for_each(|(_, rule)| watch.changed(None, Some(rule), now));
+        Health { watch: Arc::new(Mutex::new(watch)), asked_for: Arc::default() }
     }
 
     /// A rule became another, came, or went.
@@ -54,6 +55,13 @@ impl Health {
     /// Every backend that has a `check` or is ejected. Nothing is known of others.
     pub(super) fn states(&self) -> Vec<Standing> {
         self.lock().states()
+    }
+
+    /// Those that requests pass over.
+    pub(super) fn down(&self) -> Vec<SocketAddr> {
+        let mut down: Vec<SocketAddr> = self.lock().down().collect();
+        down.sort_unstable();
+        down
     }
 
     fn lock(&self) -> MutexGuard<'_, Watch> {

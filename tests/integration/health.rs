@@ -1,0 +1,232 @@
+//! Which backends are well: probes by `check`, ejection of those that fail requests, and the way back.
+//! Where something must not happen, another backend that is probed shows that the time for it has passed.
+
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use serde_json::json;
+
+use crate::backend::{Backend, Serving, closed_port, rule_for};
+use crate::daemon::{Daemon, Setup, eventually};
+use crate::message::{Head, get, ok};
+
+/// A backend whose check is answered with the status that stands in `status`, and all else with 200.
+fn checked(status: &Arc<AtomicU16>) -> Serving {
+    let status = Arc::clone(status);
+    Backend::new().serve(move |head, server| {
+        let answer = match head.target() {
+            "/health" => {
+                let status = status.load(Ordering::SeqCst);
+                format!("HTTP/1.1 {status} So\r\nContent-Length: 0\r\n\r\n").into_bytes()
+            }
+            _ => ok("served").into(),
+        };
+        // a prober that has seen enough is gone
+        drop(server.try_send(answer));
+    })
+}
+
+fn status(status: u16) -> Arc<AtomicU16> {
+    Arc::new(AtomicU16::new(status))
+}
+
+/// What arrived since the last call: requests, and probes.
+fn arrived(backend: &Serving) -> (usize, Vec<Head>) {
+    let (probes, requests): (Vec<Head>, Vec<Head>) =
+        backend.take_heads().into_iter().partition(|head| head.target() == "/health");
+    (requests.len(), probes)
+}
+
+/// The statuses of so many requests, each on a connection of its own.
+fn statuses(daemon: &Daemon, host: &str, count: usize) -> Vec<u16> {
+    (0..count).map(|_| daemon.connect().exchange(get(host, "/")).status()).collect()
+}
+
+/// Waits until a backend that is down was probed so many times more: a second for each.
+#[track_caller]
+fn wait_for_probes(clock: &Serving, count: usize) {
+    let before = clock.requests();
+    eventually("the clock is probed", || before + count <= clock.requests());
+}
+
+fn told(port: u16, what: &str) -> [String; 1] {
+    [format!("Backend 127.0.0.1:{port} is {what}")]
+}
+
+#[track_caller]
+fn expect_told(daemon: &Daemon, port: u16, what: &str) {
+    daemon.expect_log(&told(port, what).each_ref().map(String::as_str));
+}
+
+#[test]
+fn a_backend_whose_check_fails_gets_nothing_until_it_succeeds() {
+    let (first, second) = (status(500), status(204));
+    let backends = [checked(&first), checked(&second)];
+    let ports = [backends[0].port, backends[1].port];
+    let arguments = json!({ "check": "/health", "algorithm": "round_robin" });
+    let daemon = Daemon::proxying(rule_for(&ports, arguments));
+    expect_told(&daemon, ports[0], "down: answered 500");
+    let (_, probes) = arrived(&backends[0]);
+    let lines = probes[0].lines();
+    assert_eq!(probes[0].start, "GET /health HTTP/1.1");
+    assert!(lines.contains(&format!("Host: 127.0.0.1:{}\n", ports[0])), "{lines}");
+    assert!(lines.contains("Connection: close\n"), "{lines}");
+    arrived(&backends[1]);
+    assert_eq!(statuses(&daemon, "a.com", 10), [200; 10]);
+    assert_eq!((arrived(&backends[0]).0, arrived(&backends[1]).0), (0, 10));
+    first.store(302, Ordering::SeqCst);
+    expect_told(&daemon, ports[0], "up again: answered 302, 2 times");
+    assert_eq!(statuses(&daemon, "a.com", 10), [200; 10]);
+    assert_eq!((arrived(&backends[0]).0, arrived(&backends[1]).0), (5, 5));
+    second.store(503, Ordering::SeqCst);
+    expect_told(&daemon, ports[1], "down: answered 503, 3 times");
+    assert_eq!(statuses(&daemon, "a.com", 10), [200; 10]);
+    assert_eq!((arrived(&backends[0]).0, arrived(&backends[1]).0), (10, 0));
+}
+
+#[test]
+fn when_all_are_down_all_are_tried() {
+    let backends = [checked(&status(500)), checked(&status(404))];
+    let ports = [backends[0].port, backends[1].port];
+    let arguments = json!({ "check": "/health", "algorithm": "round_robin" });
+    let daemon = Daemon::proxying(rule_for(&ports, arguments));
+    expect_told(&daemon, ports[0], "down: answered 500");
+    expect_told(&daemon, ports[1], "down: answered 404");
+    assert_eq!(statuses(&daemon, "a.com", 10), [200; 10]);
+    assert_eq!((arrived(&backends[0]).0, arrived(&backends[1]).0), (5, 5));
+}
+
+/// Without `healthcheck`: what requests meet is not heeded, what the check finds is.
+#[test]
+fn a_check_by_connection() {
+    let alive = Backend::new().serve_text("");
+    let port = closed_port();
+    let arguments = json!({ "check": "tcp", "algorithm": "round_robin", "healthcheck": false });
+    let daemon = Daemon::proxying(rule_for(&[port, alive.port], arguments));
+    expect_told(&daemon, port, "down: connection refused");
+    assert_eq!(statuses(&daemon, "a.com", 10), [200; 10]);
+    let back = Backend::on(port).serve_text("back");
+    expect_told(&daemon, port, "up again: accepts connections, 2 times");
+    assert_eq!(statuses(&daemon, "a.com", 10), [200; 10]);
+    assert_eq!(back.requests(), 5);
+}
+
+#[test]
+fn a_backend_that_fails_is_ejected_on_every_shard_until_it_is_back() {
+    let alive = Backend::new().serve_text("alive");
+    let port = closed_port();
+    let both = rule_for(&[port, alive.port], json!({ "algorithm": "round_robin" }));
+    let daemon = Setup::new()
+        .set("shards", 2)
+        .rule("a.com", both)
+        .rule("b.com", rule_for(&[port], json!({})))
+        .start();
+    // all on one connection, so by one shard
+    let mut client = daemon.connect();
+    for _ in 0..3 {
+        assert_eq!(client.exchange(get("b.com", "/")).status(), 502);
+    }
+    expect_told(&daemon, port, "ejected: 3 connections in a row could not be opened");
+    // also by the other shard, which has never met it
+    assert_eq!(statuses(&daemon, "a.com", 24), [200; 24]);
+    assert_eq!(alive.requests(), 24);
+    let back = Backend::on(port).serve_text("back");
+    expect_told(&daemon, port, "up again: accepts connections");
+    assert_eq!(statuses(&daemon, "a.com", 24), [200; 24]);
+    assert!(10 < back.requests() && 10 < alive.requests() - 24, "{}", back.requests());
+}
+
+/// It can be connected to, so only the requests show it at first; its probes then do, too.
+#[test]
+fn a_backend_that_accepts_and_closes_is_ejected() {
+    let alive = Backend::new().serve_text("");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
+    let port = listener.local_addr().expect("its address").port();
+    let clock = closed_port();
+    // until the end of all tests
+    std::thread::spawn(move || listener.incoming().for_each(drop));
+    let daemon = Setup::new()
+        .rule("a.com", rule_for(&[port, alive.port], json!({ "algorithm": "round_robin" })))
+        .rule("b.com", rule_for(&[port], json!({})))
+        .rule("c.com", rule_for(&[clock], json!({})))
+        .start();
+    assert_eq!(statuses(&daemon, "b.com", 3), [502; 3]);
+    expect_told(&daemon, port, "ejected: 3 requests in a row got no answer");
+    assert_eq!(statuses(&daemon, "a.com", 10), [200; 10]);
+    // another one is ejected and comes back: by then this one was probed, too
+    assert_eq!(statuses(&daemon, "c.com", 3), [502; 3]);
+    expect_told(&daemon, clock, "ejected");
+    let _back = Backend::on(clock).serve_text("");
+    expect_told(&daemon, clock, "up again");
+    assert_eq!(statuses(&daemon, "a.com", 10), [200; 10]);
+    assert!(!daemon.log.text().contains(&told(port, "up again")[0]));
+}
+
+#[test]
+fn an_answer_in_between_starts_the_count_anew() {
+    let backend = Backend::new().serve(|head, server| match head.target() {
+        "/close" => server.half_close_if_open(),
+        _ => drop(server.try_send(ok("fine"))),
+    });
+    let other = closed_port();
+    let daemon = Setup::new()
+        .rule("a.com", backend.rule())
+        .rule("b.com", rule_for(&[other], json!({})))
+        .start();
+    let ask = |host: &str, path: &str| daemon.connect().exchange(get(host, path)).status();
+    for path in ["/close", "/close", "/", "/close", "/close"] {
+        ask("a.com", path);
+    }
+    assert_eq!(statuses(&daemon, "b.com", 3), [502; 3]);
+    expect_told(&daemon, other, "ejected");
+    assert!(!daemon.log.text().contains(&told(backend.port, "ejected")[0]));
+    assert_eq!(ask("a.com", "/close"), 502);
+    expect_told(&daemon, backend.port, "ejected");
+    // there is nothing else, so it is tried, and answers: that is as good as a probe
+    assert_eq!(ask("a.com", "/"), 200);
+    expect_told(&daemon, backend.port, "up again");
+}
+
+#[test]
+fn without_healthcheck_nothing_is_ejected() {
+    let (one, two) = (closed_port(), closed_port());
+    let daemon = Setup::new()
+        .rule("a.com", rule_for(&[one], json!({ "healthcheck": false })))
+        .rule("b.com", rule_for(&[two], json!({})))
+        .start();
+    assert_eq!(statuses(&daemon, "a.com", 6), [502; 6]);
+    assert_eq!(statuses(&daemon, "b.com", 3), [502; 3]);
+    expect_told(&daemon, two, "ejected");
+    assert!(!daemon.log.text().contains(&told(one, "ejected")[0]));
+}
+
+#[test]
+fn without_a_check_there_are_no_probes_and_after_it_there_are_no_more() {
+    let unchecked = Backend::new().serve_text("");
+    let removed = checked(&status(500));
+    let clock = checked(&status(500));
+    let setup = Setup::new()
+        .rule("a.com", unchecked.rule())
+        .rule("b.com", rule_for(&[removed.port], json!({ "check": "/health" })))
+        .rule("c.com", rule_for(&[clock.port], json!({ "check": "/health" })));
+    let management = setup.path("management.sock");
+    let daemon = setup.start();
+    expect_told(&daemon, removed.port, "down");
+    let mut operator = UnixStream::connect(management).expect("the management socket");
+    let request =
+        "DELETE /hostname/b.com/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    operator.write_all(request.as_bytes()).expect("a request");
+    let mut answer = String::new();
+    operator.read_to_string(&mut answer).expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    expect_told(&daemon, removed.port, "up again: no longer checked");
+    // one that was under way may still arrive
+    wait_for_probes(&clock, 1);
+    let before = removed.requests();
+    wait_for_probes(&clock, 3);
+    assert_eq!(removed.requests(), before);
+    assert_eq!(unchecked.connections(), 0);
+}
