@@ -155,6 +155,8 @@ pub const OLD_TABLES_MAX: usize = 256;
 pub const REWRITE_PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
 /// How often statistics are saved.
 pub const SAVE_EVERY: std::time::Duration = std::time::Duration::from_secs(10);
+/// Hosts whose statistics are saved at a time; more wait for the next.
+pub const SAVED_AT_ONCE: usize = 50_000;
 /// Hosts whose statistics are read under one lock.
 pub const STATISTICS_AT_ONCE: usize = 8192;
 /// Backends that are counted for when no shard knows them any more.

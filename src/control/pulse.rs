@@ -170,12 +170,13 @@ impl Heart {
 
     fn beat(&mut self) {
         let current = self.current.load_full();
-        let busy = statistics::lock(&self.statistics).collect(&current.table);
+        statistics::lock(&self.statistics).take_over(&current.table);
         if !self.pulse.is_followed() {
             // The first second of whoever follows next has no rates; better than wrong ones.
             self.last = Last::default();
             return;
         }
+        let busy = statistics::lock(&self.statistics).busy();
         let now = Instant::now();
         let seconds = self.last.at.map(|at| (now - at).as_secs_f64());
         let rates = self.last.hosts(&busy, seconds);

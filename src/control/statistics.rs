@@ -5,13 +5,13 @@
 //! for a host that ever had traffic, nothing for one that had none. A deleted host's numbers go, though
 //! the shards' slots stay for a while: what they held at that moment is taken off from then on.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::{Map, Value, json};
 
 use crate::limits;
-use crate::link::{ControlEnd, Count, Id, Sums};
+use crate::link::{ByKey, ControlEnd, Count, Id, KeySet, Sums};
 use crate::state::Counters;
 use crate::table::{Snapshot, UNKNOWN};
 
@@ -27,21 +27,19 @@ pub(super) fn lock(statistics: &SharedStatistics) -> MutexGuard<'_, Statistics> 
 pub(super) struct Statistics {
     shards: ControlEnd,
     /// Handed over by shards, and saved before: by key, packed.
-    base: HashMap<u64, Box<[u8]>>,
+    base: ByKey<Box<[u8]>>,
     /// What slots held when their host was deleted.
-    gone: HashMap<u64, Sums>,
-    /// Requests completed in each slot of each shard when it was looked at last.
-    seen: Vec<Vec<u64>>,
-    /// Hosts with requests since they were saved last.
-    unsaved: HashSet<u64>,
-    /// As collected last, and handed over before that.
+    gone: ByKey<Sums>,
+    /// Requests completed in each slot of each shard when it was saved last.
+    saved: Vec<Vec<u64>>,
+    /// Hosts that have more than was saved, though no slot shows it.
+    unsaved: KeySet,
+    /// Backends that shards have forgotten.
     backends: HashMap<Id, Sums>,
-    backends_base: HashMap<Id, Sums>,
-    busiest: HashSet<u64>,
 }
 
-/// The numbers of every host that a shard has a slot for.
-pub(super) type Busy = HashMap<u64, Sums>;
+/// Hosts with their numbers.
+pub(super) type Busy = ByKey<Sums>;
 
 impl Statistics {
     /// Goes on from what was saved; names that no rule has (any more) are left out.
@@ -58,148 +56,129 @@ impl Statistics {
             sums.set(Count::Received, counters.bytes_received);
             (table.key(name), sums.pack())
         });
-        let seen = vec![Vec::new(); shards.counters().len()];
+        let nothing_saved = vec![Vec::new(); shards.counters().len()];
         Statistics {
             base: base.collect(),
-            gone: HashMap::new(),
-            seen,
-            unsaved: HashSet::new(),
+            gone: ByKey::default(),
+            saved: nothing_saved,
+            unsaved: KeySet::default(),
             backends: HashMap::new(),
-            backends_base: HashMap::new(),
-            busiest: HashSet::new(),
             shards,
         }
     }
 
-    /// Once a second: takes over what shards have retired, and returns what they count now, each host
-    /// with all that it ever had.
-    pub(super) fn collect(&mut self, table: &Snapshot) -> Busy {
-        let mut busy = Busy::new();
-        let mut retired: Vec<(u64, Sums)> = Vec::new();
-        for (slots, seen) in self.shards.hosts().zip(&mut self.seen) {
-            slots.collect(|index, [key, ..], sums, is_retired| {
-                if seen.len() <= index {
-                    seen.resize(index + 1, 0);
-                }
-                let completed = if is_retired { 0 } else { sums.get(Count::Completed) };
-                if std::mem::replace(&mut seen[index], completed) != completed {
+    /// Once a second: takes over what shards have retired. As long as nothing is, that is a look at each
+    /// slot and nothing more.
+    pub(super) fn take_over(&mut self, table: &Snapshot) {
+        let mut of_deleted = KeySet::default();
+        for (slots, saved) in self.shards.hosts().zip(&mut self.saved) {
+            slots.take_retired(|index, [key, ..], sums| {
+                let saved = saved.get_mut(index).map(std::mem::take).unwrap_or_default();
+                if saved != sums.get(Count::Completed) {
                     self.unsaved.insert(key);
                 }
-                match is_retired {
-                    true => retired.push((key, sums)),
-                    false => busy.entry(key).or_default().add(&sums),
+                add(&mut self.base, key, &sums);
+                if self.gone.contains_key(&key) {
+                    of_deleted.insert(key);
                 }
             });
         }
-        let unknown = table.key(UNKNOWN);
-        for (key, sums) in retired {
-            // Of a host that was deleted meanwhile nobody will ask again.
-            if key == unknown || table.name_of(key).is_some() {
-                let mut all =
-                    self.base.get(&key).map_or_else(Sums::default, |old| Sums::unpack(old));
-                all.add(&sums);
-                if let Some(gone) = self.gone.get(&key).filter(|_| !busy.contains_key(&key)) {
-                    all.sub_ended(gone);
+        self.end_deleted(&of_deleted, table);
+        for slots in self.shards.backends() {
+            slots.take_retired(|_, id, mut sums| {
+                // Nothing is open any more at a backend that a shard has forgotten.
+                sums.set(Count::Open, 0);
+                sums.set(Count::Held, 0);
+                if self.backends.len() < limits::BACKENDS_TOLD_MAX
+                    || self.backends.contains_key(&id)
+                {
+                    self.backends.entry(id).or_default().add(&sums);
                 }
-                self.base.insert(key, all.pack());
-            } else if let Some(gone) = self.gone.get_mut(&key) {
-                gone.sub_ended(&sums);
-            }
-            if !busy.contains_key(&key) {
-                self.gone.remove(&key);
+            });
+        }
+    }
+
+    /// What deleted hosts had is taken off for good once no slot holds any of it.
+    fn end_deleted(&mut self, keys: &KeySet, table: &Snapshot) {
+        if keys.is_empty() {
+            return;
+        }
+        let held = self.in_slots(keys);
+        for key in keys.iter().filter(|key| !held.contains_key(key)) {
+            let Some(gone) = self.gone.remove(key) else { continue };
+            let mut all =
+                self.base.remove(key).map_or_else(Sums::default, |old| Sums::unpack(&old));
+            all.sub_ended(&gone);
+            if name_of(table, *key).is_some() {
+                self.base.insert(*key, all.pack());
             }
         }
-        for (key, sums) in &mut busy {
-            settle(*key, sums, &self.base, &self.gone);
+    }
+
+    /// What slots hold of these hosts.
+    fn in_slots(&self, keys: &KeySet) -> Busy {
+        let mut held = Busy::default();
+        for slots in self.shards.hosts() {
+            slots.look(|_, [key, ..], slot| {
+                if keys.contains(&key) {
+                    held.entry(key).or_default().add(&slot.sums());
+                }
+            });
         }
-        self.collect_backends();
-        self.note_busiest(&busy);
+        held
+    }
+
+    /// Every host that a shard has a slot for, each with all that it ever had.
+    pub(super) fn busy(&self) -> Busy {
+        let mut busy = Busy::default();
+        for slots in self.shards.hosts() {
+            slots.look(|_, [key, ..], slot| busy.entry(key).or_default().add(&slot.sums()));
+        }
+        self.complete(&mut busy);
         busy
     }
 
-    /// The hosts that had most requests, for the metrics. Only those with a slot are looked at: who has
-    /// none is not among the busiest for long.
-    fn note_busiest(&mut self, busy: &Busy) {
-        let mut ranked: Vec<(u64, u64)> =
-            busy.iter().map(|(key, sums)| (sums.get(Count::Completed), *key)).collect();
-        if limits::METRIC_HOSTS < ranked.len() {
-            ranked.select_nth_unstable_by(limits::METRIC_HOSTS, |a, b| b.cmp(a));
-            ranked.truncate(limits::METRIC_HOSTS);
-        }
-        self.busiest = ranked.into_iter().map(|(_, key)| key).collect();
-    }
-
-    /// The busiest hosts of the last collection, with their numbers now.
-    pub(super) fn busiest(&self) -> Busy {
-        self.of(&self.busiest)
-    }
-
-    fn collect_backends(&mut self) {
-        let mut live: HashMap<Id, Sums> = HashMap::new();
-        for slots in self.shards.backends() {
-            slots.collect(|_, id, mut sums, is_retired| {
-                if is_retired {
-                    // Nothing is open any more at a backend that a shard has forgotten.
-                    sums.set(Count::Open, 0);
-                    sums.set(Count::Held, 0);
-                    self.backends_base.entry(id).or_default().add(&sums);
-                } else {
-                    live.entry(id).or_default().add(&sums);
-                }
-            });
-        }
-        if limits::BACKENDS_TOLD_MAX < self.backends_base.len() {
-            self.backends_base.retain(|id, _| live.contains_key(id));
-        }
-        for (id, sums) in &self.backends_base {
-            live.entry(*id).or_default().add(sums);
-        }
-        self.backends = live;
-    }
-
     /// The numbers of these hosts; of one that never had a request there are none.
-    pub(super) fn of(&self, keys: &HashSet<u64>) -> Busy {
-        let mut found = Busy::new();
-        for slots in self.shards.hosts() {
-            slots.peek(
-                |key| keys.contains(&key),
-                |key, sums| found.entry(key).or_default().add(&sums),
-            );
+    pub(super) fn of(&self, keys: &KeySet) -> Busy {
+        let mut found = self.in_slots(keys);
+        for key in keys.iter().filter(|key| self.base.contains_key(key)) {
+            found.entry(*key).or_default();
         }
-        for key in keys {
-            if self.base.contains_key(key) {
-                found.entry(*key).or_default();
+        self.complete(&mut found);
+        found
+    }
+
+    /// Adds what slots do not hold (any more).
+    fn complete(&self, found: &mut Busy) {
+        for (key, sums) in found {
+            if let Some(more) = self.base.get(key) {
+                sums.add(&Sums::unpack(more));
+            }
+            if let Some(less) = self.gone.get(key) {
+                sums.sub_ended(less);
             }
         }
-        for (key, sums) in &mut found {
-            settle(*key, sums, &self.base, &self.gone);
-        }
-        found
     }
 
     /// Those of one host.
     pub(super) fn of_one(&self, key: u64) -> Option<Sums> {
-        self.of(&HashSet::from([key])).remove(&key)
+        self.of(&KeySet::from_iter([key])).remove(&key)
     }
 
     /// The key of every host that ever had a request.
-    pub(super) fn known(&self) -> HashSet<u64> {
-        let mut known: HashSet<u64> = self.base.keys().copied().collect();
+    pub(super) fn known(&self) -> KeySet {
+        let mut known: KeySet = self.base.keys().copied().collect();
         for slots in self.shards.hosts() {
-            slots.peek(|key| known.insert(key), |_, _| {});
+            slots.look(|_, [key, ..], _| {
+                known.insert(key);
+            });
         }
         known
     }
 
     /// Hosts were deleted: whoever has these names later starts at nothing.
-    pub(super) fn forget(&mut self, keys: &HashSet<u64>) {
-        let mut held = Busy::new();
-        for slots in self.shards.hosts() {
-            slots.peek(
-                |key| keys.contains(&key),
-                |key, sums| held.entry(key).or_default().add(&sums),
-            );
-        }
+    pub(super) fn forget(&mut self, keys: &KeySet) {
+        let mut held = self.in_slots(keys);
         for key in keys {
             self.base.remove(key);
             self.unsaved.remove(key);
@@ -210,14 +189,25 @@ impl Statistics {
         }
     }
 
-    /// What changed since this was asked last, to be saved.
+    /// What changed since it was saved last; of very many a part, the others next time.
     pub(super) fn take_unsaved(&mut self, table: &Snapshot) -> Vec<(String, Counters)> {
-        let unsaved = std::mem::take(&mut self.unsaved);
-        let found = self.of(&unsaved);
-        let named = found
-            .into_iter()
-            .filter_map(|(key, sums)| Some((name_of(table, key)?.to_owned(), saved(&sums))));
-        named.collect()
+        let mut keys: KeySet = self.unsaved.iter().copied().take(limits::SAVED_AT_ONCE).collect();
+        keys.iter().for_each(|key| _ = self.unsaved.remove(key));
+        for (slots, saved) in self.shards.hosts().zip(&mut self.saved) {
+            slots.look(|index, [key, ..], slot| {
+                if saved.len() <= index {
+                    saved.resize(index + 1, 0);
+                }
+                let completed = slot.get(Count::Completed);
+                if saved[index] != completed
+                    && (keys.len() < limits::SAVED_AT_ONCE || keys.contains(&key))
+                {
+                    saved[index] = completed;
+                    keys.insert(key);
+                }
+            });
+        }
+        named(table, self.of(&keys)).collect()
     }
 
     /// Saving them failed: they are still to be saved.
@@ -226,9 +216,32 @@ impl Statistics {
     }
 
     /// Backends that shards know or knew, with what they counted.
-    pub(super) fn backends(&self) -> &HashMap<Id, Sums> {
-        &self.backends
+    pub(super) fn backends(&self) -> HashMap<Id, Sums> {
+        let mut all = self.backends.clone();
+        for slots in self.shards.backends() {
+            slots.look(|_, id, slot| all.entry(id).or_default().add(&slot.sums()));
+        }
+        all
     }
+}
+
+fn add(base: &mut ByKey<Box<[u8]>>, key: u64, sums: &Sums) {
+    let packed = base.entry(key).or_default();
+    let mut all = Sums::unpack(packed);
+    all.add(sums);
+    *packed = all.pack();
+}
+
+/// As they are saved; those that no rule has any more are left out.
+fn named(table: &Snapshot, hosts: Busy) -> impl Iterator<Item = (String, Counters)> {
+    hosts.into_iter().filter_map(|(key, sums)| {
+        let counters = Counters {
+            completed_requests: sums.get(Count::Completed),
+            bytes_sent: sums.get(Count::Sent),
+            bytes_received: sums.get(Count::Received),
+        };
+        Some((name_of(table, key)?.to_owned(), counters))
+    })
 }
 
 /// Everything, as it is saved. A million hosts take long: the lock is given up between parts of them.
@@ -237,24 +250,10 @@ pub(super) fn to_save(statistics: &SharedStatistics, table: &Snapshot) -> Vec<(S
     let mut all: Vec<(String, Counters)> = Vec::with_capacity(known.len());
     for part in known.chunks(limits::STATISTICS_AT_ONCE) {
         let found = lock(statistics).of(&part.iter().copied().collect());
-        all.extend(
-            found
-                .into_iter()
-                .filter_map(|(key, sums)| Some((name_of(table, key)?.to_owned(), saved(&sums)))),
-        );
+        all.extend(named(table, found));
     }
     all.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
     all
-}
-
-/// What a host has in all, from what its slots have.
-fn settle(key: u64, sums: &mut Sums, base: &HashMap<u64, Box<[u8]>>, gone: &HashMap<u64, Sums>) {
-    if let Some(more) = base.get(&key) {
-        sums.add(&Sums::unpack(more));
-    }
-    if let Some(less) = gone.get(&key) {
-        sums.sub_ended(less);
-    }
 }
 
 fn is_counted(table: &Snapshot, name: &str) -> bool {
@@ -264,14 +263,6 @@ fn is_counted(table: &Snapshot, name: &str) -> bool {
 /// The name that is counted under this key.
 pub(super) fn name_of(table: &Snapshot, key: u64) -> Option<&str> {
     table.name_of(key).or_else(|| (key == table.key(UNKNOWN)).then_some(UNKNOWN))
-}
-
-fn saved(sums: &Sums) -> Counters {
-    Counters {
-        completed_requests: sums.get(Count::Completed),
-        bytes_sent: sums.get(Count::Sent),
-        bytes_received: sums.get(Count::Received),
-    }
 }
 
 /// The original's four, what is held, and answers by class.

@@ -18,7 +18,7 @@ use super::change::{Change, Current, Done, Happened, Refused, Tag};
 use super::statistics::{self, SharedStatistics};
 use super::store::{Folded, Record, Store, StoreError};
 use crate::limits;
-use crate::link::{ControlEnd, Published};
+use crate::link::{ControlEnd, KeySet, Published};
 use crate::table::{Action, Rule, Snapshot, edit_canonical};
 
 /// What the writer is told.
@@ -283,7 +283,7 @@ impl Writing {
     }
 
     fn forget_deleted(&self, change: &Change, before: &Current, after: &Current) {
-        let keys: HashSet<u64> = if change.whole {
+        let keys: KeySet = if change.whole {
             let names = before.table.iter().map(|(name, _)| name);
             let gone = names.filter(|name| after.table.get(name).is_none());
             gone.map(|name| before.table.key(name)).collect()
@@ -389,7 +389,7 @@ impl Writing {
         }
         let current = Current::clone(&self.wiring.current.load());
         let table = current.table.clone();
-        statistics::lock(&self.wiring.statistics).collect(&table);
+        statistics::lock(&self.wiring.statistics).take_over(&table);
         if let Err(reason) = self.rewrite(&current) {
             warn!("state_file: not written at the end, the journal stays: {reason}");
         }

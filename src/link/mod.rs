@@ -26,7 +26,7 @@ pub(crate) use drain::Drain;
 pub(crate) use gate::{Gate, Gates};
 pub(crate) use health::Down;
 pub(crate) use news::{Failure, News};
-pub(crate) use slots::{Count, Id, Slot, Slots, Sums, TIME_BOUNDS};
+pub(crate) use slots::{ByKey, Count, Id, KeySet, Slot, Slots, Sums, TIME_BOUNDS};
 
 /// What every shard reads and only the control shard replaces.
 pub(crate) struct Published {

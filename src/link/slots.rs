@@ -6,6 +6,8 @@
 //! bounded by what is busy, not by what was ever asked for, and no number is lost or seen twice.
 //! Slots lie in pages that double in size and never move: a page is made once and then only read.
 
+use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -112,7 +114,8 @@ impl Slot {
         std::array::from_fn(|at| self.id[at].load(Ordering::Relaxed))
     }
 
-    fn sums(&self) -> Sums {
+    /// All of it, at this moment.
+    pub(crate) fn sums(&self) -> Sums {
         Sums(std::array::from_fn(|at| self.counts[at].load(Ordering::Relaxed)))
     }
 }
@@ -255,36 +258,51 @@ impl Slots {
         self.get(index).is_none_or(|slot| slot.phase.load(Ordering::Acquire) == FREE)
     }
 
-    fn each(&self) -> impl Iterator<Item = &Slot> {
+    fn each(&self) -> impl Iterator<Item = (usize, &Slot)> {
         let used = self.used.load(Ordering::Acquire);
-        (0..used).filter_map(|index| self.get(index))
+        (0..used).filter_map(|index| Some((index as usize, self.get(index)?)))
     }
 
-    /// By control: every slot in use with its numbers; `retired` ones are free afterwards, so this is
-    /// the last time that they are seen.
-    pub(crate) fn collect(&self, mut see: impl FnMut(usize, Id, Sums, bool)) {
-        for (index, slot) in self.each().enumerate() {
-            let phase = slot.phase.load(Ordering::Acquire);
-            if phase == FREE {
-                continue;
-            }
-            see(index, slot.id(), slot.sums(), phase == RETIRED);
-            if phase == RETIRED {
+    /// By control: the numbers of slots that were retired, each for the last time.
+    pub(crate) fn take_retired(&self, mut take: impl FnMut(usize, Id, Sums)) {
+        for (index, slot) in self.each() {
+            if slot.phase.load(Ordering::Acquire) == RETIRED {
+                take(index, slot.id(), slot.sums());
                 slot.phase.store(FREE, Ordering::Release);
             }
         }
     }
 
-    /// By control: adds up what is in use, retired or not, under the keys that are asked for.
-    pub(crate) fn peek(&self, mut wanted: impl FnMut(u64) -> bool, mut see: impl FnMut(u64, Sums)) {
-        for slot in self.each() {
+    /// By control: every slot that has numbers, retired or not.
+    pub(crate) fn look(&self, mut see: impl FnMut(usize, Id, &Slot)) {
+        for (index, slot) in self.each() {
             if slot.phase.load(Ordering::Acquire) != FREE {
-                let key = slot.id[0].load(Ordering::Relaxed);
-                if wanted(key) {
-                    see(key, slot.sums());
-                }
+                see(index, slot.id(), slot);
             }
         }
+    }
+}
+
+/// By a key, which is a hash already, and one that nobody outside can foresee.
+pub(crate) type ByKey<V> = HashMap<u64, V, BuildHasherDefault<KeyHasher>>;
+/// Keys, likewise.
+pub(crate) type KeySet = HashSet<u64, BuildHasherDefault<KeyHasher>>;
+
+/// Leaves keys as they are.
+#[derive(Clone, Default)]
+pub(crate) struct KeyHasher(u64);
+
+impl Hasher for KeyHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("keys are numbers")
+    }
+
+    fn write_u64(&mut self, key: u64) {
+        self.0 = key;
     }
 }
 
@@ -296,9 +314,15 @@ mod tests {
 
     use super::*;
 
-    fn collected(slots: &Slots) -> Vec<(Id, u64, bool)> {
+    fn completed(slots: &Slots) -> Vec<(Id, u64)> {
         let mut all = Vec::new();
-        slots.collect(|_, id, sums, retired| all.push((id, sums.get(Count::Completed), retired)));
+        slots.look(|_, id, slot| all.push((id, slot.get(Count::Completed))));
+        all
+    }
+
+    fn retired(slots: &Slots) -> Vec<(usize, Id, u64)> {
+        let mut all = Vec::new();
+        slots.take_retired(|index, id, sums| all.push((index, id, sums.get(Count::Completed))));
         all
     }
 
@@ -321,14 +345,16 @@ mod tests {
         assert!(slots.is_free(70));
         slots.open(70, [9, 0, 0]);
         slots.get(70).expect("it is open").add(Count::Completed, 3);
-        assert_eq!(collected(&slots), [([9, 0, 0], 3, false)]);
+        assert_eq!(completed(&slots), [([9, 0, 0], 3)]);
+        assert!(retired(&slots).is_empty());
         slots.retire(70);
         assert!(!slots.is_free(70));
-        assert_eq!(collected(&slots), [([9, 0, 0], 3, true)]);
+        assert_eq!(completed(&slots), [([9, 0, 0], 3)]);
+        assert_eq!(retired(&slots), [(70, [9, 0, 0], 3)]);
         assert!(slots.is_free(70));
-        assert!(collected(&slots).is_empty());
+        assert!(completed(&slots).is_empty() && retired(&slots).is_empty());
         slots.open(70, [8, 0, 0]);
-        assert_eq!(collected(&slots), [([8, 0, 0], 0, false)]);
+        assert_eq!(completed(&slots), [([8, 0, 0], 0)]);
     }
 
     #[test]

@@ -3,8 +3,6 @@
 //! question that control may ask about them: whether a backend that was removed has any left.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -13,7 +11,7 @@ use slab::Slab;
 
 use super::Shard;
 use crate::limits;
-use crate::link::{Count, Counter, Counters, Drain, Id, Slot, Slots};
+use crate::link::{ByKey, Count, Counter, Counters, Drain, Id, Slot, Slots};
 
 /// A request under way, or none.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -57,24 +55,6 @@ pub(super) struct Tallies {
     draining: Cell<bool>,
 }
 
-/// A key is a hash already.
-#[derive(Default)]
-struct KeyHasher(u64);
-
-impl Hasher for KeyHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, _: &[u8]) {
-        unreachable!("keys are numbers")
-    }
-
-    fn write_u64(&mut self, key: u64) {
-        self.0 = key;
-    }
-}
-
 /// Which slots are free to be opened.
 #[derive(Default)]
 struct Places {
@@ -112,7 +92,7 @@ impl Places {
 
 #[derive(Default)]
 struct Hosts {
-    by_key: HashMap<u64, u32, BuildHasherDefault<KeyHasher>>,
+    by_key: ByKey<u32>,
     places: Places,
     /// What had been completed when a slot was looked at last.
     seen: Vec<u64>,

@@ -124,16 +124,18 @@ impl Numbers {
         let current = api.current();
         let since = api.started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let statistics = api.lock_statistics();
-        let mut hosts: Vec<(u64, Sums)> = statistics.busiest().into_iter().collect();
+        // Only those with a slot are looked at: who has none is not among the busiest for long.
+        let mut hosts: Vec<(u64, Sums)> = statistics.busy().into_iter().collect();
         hosts.sort_by_key(|(key, sums)| (Reverse(sums.get(Count::Completed)), *key));
         hosts.truncate(limits::METRIC_HOSTS);
         let named = hosts.into_iter();
         let named =
             named.filter_map(|(key, sums)| Some((name_of(&current.table, key)?.to_owned(), sums)));
-        let mut backends: Vec<(&Id, &Sums)> = statistics.backends().iter().collect();
-        backends.sort_by_key(|(id, sums)| (Reverse(sums.get(Count::Completed)), **id));
+        let mut backends: Vec<(Id, Sums)> = statistics.backends().into_iter().collect();
+        drop(statistics);
+        backends.sort_by_key(|(id, sums)| (Reverse(sums.get(Count::Completed)), *id));
         backends.truncate(limits::METRIC_HOSTS);
-        let backends = backends.into_iter().map(|(id, sums)| (backend(id).to_string(), *sums));
+        let backends = backends.into_iter().map(|(id, sums)| (backend(&id).to_string(), sums));
         Numbers {
             shards: shards(&api.shards),
             refusals: refusals(&api.shards),

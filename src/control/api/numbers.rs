@@ -1,7 +1,7 @@
 //! Counters: of all hosts, of one, and of backends.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::SystemTime;
 
@@ -64,7 +64,7 @@ fn busiest_of(
     table: &Snapshot,
     count: usize,
 ) -> Map<String, Value> {
-    let known: HashSet<u64> = statistics::lock(shared).known();
+    let known = statistics::lock(shared).known();
     let mut found: Vec<(u64, Sums)> = Vec::new();
     for part in known.into_iter().collect::<Vec<_>>().chunks(limits::STATISTICS_AT_ONCE) {
         found.extend(statistics::lock(shared).of(&part.iter().copied().collect()));
@@ -101,7 +101,7 @@ pub(super) fn backends(api: &Api, parts: &Parts) -> Result<Response, ApiError> {
         known.insert(standing.backend, (Some(standing), Sums::default()));
     }
     for (id, sums) in api.lock_statistics().backends() {
-        known.entry(backend(id)).or_default().1 = *sums;
+        known.entry(backend(&id)).or_default().1 = sums;
     }
     let listed = known.into_iter().map(|(address, (standing, sums))| {
         (address.to_string(), describe(standing.as_ref(), &sums))
