@@ -22,7 +22,7 @@ fn checked(status: &Arc<AtomicU16>) -> Serving {
                 let status = status.load(Ordering::SeqCst);
                 format!("HTTP/1.1 {status} So\r\nContent-Length: 0\r\n\r\n").into_bytes()
             }
-            _ => ok("served").into(),
+            _ => ok("served"),
         };
         // a prober that has seen enough is gone
         drop(server.try_send(answer));
