@@ -167,6 +167,10 @@ pub const MANAGEMENT_BODIES_BYTES_MAX: usize = 2 * MANAGEMENT_BODY_BYTES_MAX;
 pub const MANAGEMENT_HEAD_TIME: std::time::Duration = std::time::Duration::from_secs(10);
 /// For its body.
 pub const MANAGEMENT_BODY_TIME: std::time::Duration = std::time::Duration::from_secs(300);
+/// Bytes of a body that is not wanted which are read and dropped, so that the answer is.
+pub const MANAGEMENT_DISCARD_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// How long that may take.
+pub const MANAGEMENT_DISCARD_TIME: std::time::Duration = std::time::Duration::from_secs(2);
 /// Longer bodies are read on another thread.
 pub const PARSED_HERE_BYTES_MAX: usize = 64 * 1024;
 /// More rules are listed on another thread.

@@ -7,7 +7,7 @@ use hyper::Method;
 use serde_json::Value;
 
 use super::arguments::{Drain, Edit};
-use super::failure::{Failure, say};
+use super::failure::{Failure, RequestError, say};
 use super::print::plain;
 use super::print_json;
 use super::request::{Api, Ask, PATIENCE, Sending, encoded};
@@ -22,7 +22,7 @@ pub struct Change {
 
 impl Change {
     pub async fn make(self, api: &Api, json: bool) -> Result<(), Failure> {
-        let answer = api.fetch(self.ask()?).await?;
+        let answer = api.fetch(self.ask()?).await.map_err(RequestError::of_change)?;
         let value = answer.value()?;
         if json {
             print_json(&answer.body)?;

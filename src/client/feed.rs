@@ -6,7 +6,8 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
-use super::request::{Answer, Api, Ask, RequestError};
+use super::failure::RequestError;
+use super::request::{Answer, Api, Ask};
 use super::sse::{Event, Parser};
 
 const PAUSE_FIRST: Duration = Duration::from_millis(250);

@@ -16,7 +16,7 @@ use serde::de::{
 };
 
 use super::arguments::Load;
-use super::failure::{Failure, say};
+use super::failure::{Failure, RequestError, say};
 use super::request::{Api, Ask, Fetched, Sending};
 
 /// What the daemon takes.
@@ -31,9 +31,7 @@ pub async fn load(api: &Api, load: &Load) -> Result<Fetched, Failure> {
     let found = check(source.reader().map_err(|error| other(&name, &error))?, load.merge)
         .map_err(|error| Failure::Other(format!("{name}: {error}; nothing was sent")))?;
     let bytes = found.part.end - found.part.start;
-    if BODY_BYTES_MAX < bytes {
-        return Err(Failure::Other(format!("{name}: {}; nothing was sent", too_large())));
-    }
+    fits(bytes).map_err(|why| Failure::Other(format!("{name}: {why}; nothing was sent")))?;
     let began = Instant::now();
     let progress = progress(bytes);
     let reader = source.part(&found.part).map_err(|error| other(&name, &error))?;
@@ -50,7 +48,7 @@ pub async fn load(api: &Api, load: &Load) -> Result<Fetched, Failure> {
         })
         .await;
     progress.finish_and_clear();
-    let answer = answer?;
+    let answer = answer.map_err(RequestError::of_change)?;
     let took = began.elapsed().as_secs_f64();
     let rules = if load.merge { "changes" } else { "rules" };
     let done = if load.edit.dry_run { "checked; nothing was changed" } else { "loaded" };
@@ -66,13 +64,16 @@ fn other(name: &str, error: &io::Error) -> Failure {
     Failure::Other(format!("{name}: {error}"))
 }
 
-/// What to do where there is too much.
-fn too_large() -> String {
-    format!(
+/// Whether the daemon takes so much, and what to do where it does not.
+fn fits(bytes: u64) -> Result<(), String> {
+    if bytes <= BODY_BYTES_MAX {
+        return Ok(());
+    }
+    Err(format!(
         "more than {} MiB of rules, which is what the daemon takes at once: load a part, then add \
          the others with --merge",
         BODY_BYTES_MAX >> 20
-    )
+    ))
 }
 
 /// What can be read twice: a file, or what came through a pipe.
@@ -94,9 +95,7 @@ impl Source {
     fn collect(reader: impl Read) -> io::Result<Source> {
         let mut bytes = Vec::new();
         reader.take(BODY_BYTES_MAX + 1).read_to_end(&mut bytes)?;
-        if BODY_BYTES_MAX < bytes.len() as u64 {
-            return Err(io::Error::new(io::ErrorKind::FileTooLarge, too_large()));
-        }
+        fits(bytes.len() as u64).map_err(|why| io::Error::new(io::ErrorKind::FileTooLarge, why))?;
         Ok(Source::Memory(bytes))
     }
 
@@ -381,6 +380,12 @@ mod tests {
             let error = check(text.as_bytes(), false).expect_err(text).to_string();
             assert!(error.contains(words), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn what_the_daemon_takes_at_once() {
+        assert_eq!(fits(256 << 20), Ok(()));
+        assert!(fits((256 << 20) + 1).is_err_and(|why| why.contains("--merge")));
     }
 
     /// What is passed over needs no stack; how deep a rule may go is the daemon's to judge.

@@ -1,11 +1,7 @@
-//! One request to the management API and its answer: connection, time-outs, and what to do next when
-//! it fails. Each request has a connection of its own.
+//! One request to the management API and its answer, on a connection of its own, within its time.
 
-use std::fs;
 use std::io::{self, Cursor, Read};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -18,124 +14,22 @@ use hyper::header::{
 };
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use nix::unistd::{Gid, Group, Uid, User};
 use serde_json::Value;
-use thiserror::Error;
 use tokio::net::{TcpStream, UnixStream, lookup_host};
 use tokio::time::timeout;
 
 use super::address::Address;
+use super::failure::RequestError;
 use super::print::plain;
 
-const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
+pub const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
 /// How long an answer may keep us waiting, at its beginning and between its parts.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 /// A million rules are about 100 MB; what is far beyond is no answer of ours.
-const ANSWER_BYTES_MAX: usize = 1 << 30;
+pub const ANSWER_BYTES_MAX: usize = 1 << 30;
 const ERROR_BYTES_MAX: usize = 64 * 1024;
 /// Read from a file at once, and so the most that a request in flight has in memory.
 const PIECE_BYTES: usize = 64 * 1024;
-
-/// Why there is no answer, or not the one that was asked for. Each says what to do next.
-#[derive(Debug, Error)]
-pub enum RequestError {
-    /// No connection.
-    #[error("{}", unreachable(.address, .why))]
-    Unreachable { address: Address, why: io::Error },
-    /// A connection, and then nothing.
-    #[error(
-        "{address} took the request and did not answer within {} s: see the daemon's log \
-         (journalctl -u mantrid)", .patience.as_secs()
-    )]
-    Silent { address: Address, patience: Duration },
-    /// The connection ended before the answer did.
-    #[error("{address} closed the connection before its answer was whole: {why}")]
-    CutOff { address: Address, why: String },
-    /// The daemon says no.
-    #[error("{}", refusal(.address, *.status, .message))]
-    Refused { address: Address, status: StatusCode, message: String },
-    /// Somebody else answers there.
-    #[error(
-        "{address} is no management API: it answered {what}; expected the address of \
-         bind_management, by default http://localhost:8042"
-    )]
-    Foreign { address: Address, what: String },
-    /// What was typed fits into no request.
-    #[error("{0}")]
-    Unsendable(String),
-    /// An answer without a plausible end.
-    #[error("the answer of {address} is longer than {ANSWER_BYTES_MAX} bytes; expected less")]
-    TooLong { address: Address },
-}
-
-impl RequestError {
-    /// Whether asking again later may help: the daemon is starting, stopping or busy.
-    pub fn is_passing(&self) -> bool {
-        match self {
-            // A socket that is just being made has its permissions a moment later.
-            RequestError::Unreachable { .. }
-            | RequestError::Silent { .. }
-            | RequestError::CutOff { .. } => true,
-            RequestError::Refused { status, .. } => *status == StatusCode::SERVICE_UNAVAILABLE,
-            RequestError::Foreign { .. }
-            | RequestError::TooLong { .. }
-            | RequestError::Unsendable(_) => false,
-        }
-    }
-}
-
-fn unreachable(address: &Address, why: &io::Error) -> String {
-    const ADVICE: &str =
-        "is mantrid running? (systemctl status mantrid, or give --url or --socket)";
-    match (address, why.kind()) {
-        (_, io::ErrorKind::ConnectionRefused) => {
-            format!("no daemon answers on {address}: {ADVICE}")
-        }
-        (Address::Socket(path), io::ErrorKind::NotFound) => format!(
-            "there is no socket {}: {ADVICE}; its configuration needs bind_management = unix:{}",
-            path.display(),
-            path.display()
-        ),
-        (Address::Socket(path), io::ErrorKind::PermissionDenied) => no_permission(path),
-        (Address::Tcp { .. }, io::ErrorKind::TimedOut) => format!(
-            "{address} did not answer within {} s: is the address right, and does a firewall \
-             drop it?",
-            CONNECT_PATIENCE.as_secs()
-        ),
-        _ => format!("no connection to {address}: {why}: check --url, --socket and MANTRID_URL"),
-    }
-}
-
-/// Names the group that may use the socket.
-fn no_permission(path: &Path) -> String {
-    let shown = path.display();
-    let Ok(metadata) = fs::metadata(path) else {
-        return format!("no permission to look at {shown}: may this user enter its folder?");
-    };
-    let (uid, gid) = (metadata.uid(), metadata.gid());
-    let user = User::from_uid(Uid::from_raw(uid)).ok().flatten();
-    let user = user.map_or_else(|| uid.to_string(), |user| user.name);
-    let group = Group::from_gid(Gid::from_raw(gid)).ok().flatten();
-    let group = group.map_or_else(|| gid.to_string(), |group| group.name);
-    format!(
-        "no permission for {shown} (user {user}, group {group}, mode {:o}): be a member of the \
-         group {group} (usermod -aG {group} NAME, then log in again), or run this as {user}",
-        metadata.mode() & 0o777
-    )
-}
-
-fn refusal(address: &Address, status: StatusCode, message: &str) -> String {
-    match status {
-        StatusCode::UNAUTHORIZED => format!(
-            "{address} wants its token ({message}): set MANTRID_TOKEN to the content of its \
-             management_token_file"
-        ),
-        StatusCode::PRECONDITION_FAILED => {
-            format!("{message}: the table is no longer the one of --if-match; look at it again")
-        }
-        _ => message.to_owned(),
-    }
-}
 
 /// What is asked.
 pub struct Ask {
@@ -500,23 +394,5 @@ mod tests {
         assert!(api.request(ask, "application/json").is_err_and(|error| error.contains("70011")));
         let ask = Ask { if_match: Some("\n".to_owned()), ..Ask::get("/hostname/") };
         assert!(api.request(ask, "application/json").is_err());
-    }
-
-    #[test]
-    fn whether_to_ask_again() {
-        let address = Address::local();
-        let refused = |status| RequestError::Refused {
-            address: Address::local(),
-            status,
-            message: String::new(),
-        };
-        let unreachable = |kind: io::ErrorKind| RequestError::Unreachable {
-            address: address.clone(),
-            why: kind.into(),
-        };
-        assert!(unreachable(io::ErrorKind::ConnectionRefused).is_passing());
-        assert!(unreachable(io::ErrorKind::PermissionDenied).is_passing());
-        assert!(refused(StatusCode::SERVICE_UNAVAILABLE).is_passing());
-        assert!(!refused(StatusCode::UNAUTHORIZED).is_passing());
     }
 }

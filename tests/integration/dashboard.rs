@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use crate::browser::{Page, quoted};
+use crate::daemon::eventually;
 use crate::stand_in::StandIn;
 
 pub fn proxy(backends: Value) -> Value {
@@ -120,6 +121,32 @@ fn searches_and_pages_through_a_million() {
     assert!(stand_in.requests().iter().all(|request| {
         !request.starts_with("GET /hostname/?") || request.contains("limit=50")
     }));
+}
+
+/// Each page of hosts needs a stream of its own; one takes the place of the other without a gap.
+#[test]
+fn no_change_is_missed_or_told_twice_while_paging() {
+    let rule = Arc::new(proxy(json!([["127.0.0.1", 8000]])));
+    let names = (0..400).map(|number| format!("site-{number:03}.example"));
+    let stand_in = StandIn::new(names.map(|name| (name, Arc::clone(&rule))));
+    let Some(page) = open(&stand_in) else { return };
+    let change = |code: usize| {
+        stand_in.set("z.com", json!(["empty", { "code": code }, false]));
+        page.wait_text("#log", &format!("z.com: empty {code}"));
+    };
+    for turn in 1..=6 {
+        stand_in.set_slow(true);
+        page.click("#next");
+        let is_stream = |request: &&String| request.contains(" /events?");
+        eventually("a stream for this page", || {
+            turn < stand_in.requests().iter().filter(is_stream).count()
+        });
+        change(400 + turn);
+        stand_in.set_slow(false);
+        change(500 + turn);
+    }
+    page.wait("document.querySelectorAll('#log li').length === 12");
+    page.expect_no_complaints();
 }
 
 #[test]

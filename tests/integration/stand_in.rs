@@ -30,6 +30,8 @@ struct Table {
     events: Vec<(&'static str, Value)>,
     /// Seconds of traffic that the first stream gets at once.
     history: u32,
+    /// New event streams don't begin.
+    is_slow: bool,
     /// Every connection ends, the open ones too.
     is_lost: bool,
     ends: bool,
@@ -113,6 +115,12 @@ impl StandIn {
     /// Ends every connection, also each new one, until it is put back.
     pub fn set_lost(&self, is_lost: bool) {
         self.shared.table().is_lost = is_lost;
+        self.shared.news.notify_all();
+    }
+
+    /// Lets new event streams wait until it is put back.
+    pub fn set_slow(&self, is_slow: bool) {
+        self.shared.table().is_slow = is_slow;
         self.shared.news.notify_all();
     }
 
@@ -336,11 +344,12 @@ fn unix_now() -> f64 {
 }
 
 fn tell_events(mut stream: TcpStream, shared: &Shared, query: &[(String, String)]) -> Option<()> {
-    let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n";
-    stream.write_all(head.as_bytes()).ok()?;
     let hosts: Vec<&str> =
         query.iter().filter(|(key, _)| key == "host").map(|(_, host)| host.as_str()).collect();
-    let mut table = shared.table();
+    let waits = |table: &mut Table| table.is_slow && !table.ends;
+    let mut table = shared.news.wait_while(shared.table(), waits).expect("the table");
+    let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n";
+    stream.write_all(head.as_bytes()).ok()?;
     let hello = json!({
         "version": "0.1.0", "etag": table.etag(), "rules": table.rules.len(), "shards": 4,
         "since": unix_now() - 273_000.0

@@ -13,7 +13,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::events::print_each;
-use super::failure::Failure;
+use super::failure::{Failure, RequestError};
 use super::feed::{self, News};
 use super::request::Api;
 use draw::{Places, draw};
@@ -89,7 +89,7 @@ impl View {
 
     async fn show(
         &mut self,
-        mut news: mpsc::Receiver<Result<News, super::request::RequestError>>,
+        mut news: mpsc::Receiver<Result<News, RequestError>>,
         mut signals: Signals,
     ) -> Result<(), Failure> {
         let mut inputs = inputs();

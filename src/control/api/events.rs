@@ -21,7 +21,8 @@ use crate::limits;
 use crate::link::Sums;
 use crate::table::Snapshot;
 
-const KINDS: &[&str] = &["hello", "change", "health", "traffic"];
+/// Besides `hello`, which everybody gets: it says which table the rest is about.
+const KINDS: &[&str] = &["change", "health", "traffic"];
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// What one reader wants.
@@ -64,10 +65,9 @@ pub(super) fn stream(api: &Api, parts: &Parts) -> Result<Response, ApiError> {
     let reader = Reader { kinds, hosts, busiest, statistics, health, current };
     let (pieces, body) = tokio::sync::mpsc::channel(4);
     tokio::spawn(async move {
-        if reader.wants("hello") && pieces.send(Ok(sse("hello", &hello))).await.is_err() {
-            return;
+        if pieces.send(Ok(sse("hello", &hello))).await.is_ok() {
+            reader.follow(events, pieces).await;
         }
-        reader.follow(events, pieces).await;
     });
     let keep_alive = KeepAlive::new().interval(KEEP_ALIVE);
     Ok(Sse::new(ReceiverStream::new(body)).keep_alive(keep_alive).into_response())

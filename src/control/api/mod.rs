@@ -70,15 +70,23 @@ impl Api {
     async fn answer(&self, peer: &Peer, request: Request<Body>) -> Response {
         let (parts, body) = request.into_parts();
         let is_head = parts.method == Method::HEAD;
-        let mut response =
-            self.act(peer, &parts, body).await.unwrap_or_else(ApiError::into_response);
+        let mut response = match self.admit(peer, &parts) {
+            Ok(route) => self.act(peer, route, &parts, body).await,
+            Err(refused) => {
+                // Bytes left unread would turn the close into a reset that overtakes the answer.
+                read::discard(body).await;
+                Err(refused)
+            }
+        }
+        .unwrap_or_else(ApiError::into_response);
         let headers = response.headers_mut();
         headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         if is_head { response.map(|_| Body::empty()) } else { response }
     }
 
-    async fn act(&self, peer: &Peer, parts: &Parts, body: Body) -> Result<Response, ApiError> {
+    /// What is asked for, if it may be.
+    fn admit(&self, peer: &Peer, parts: &Parts) -> Result<Route, ApiError> {
         let route = Route::of(parts.uri.path());
         let open = route == Ok(Route::Dashboard);
         guard::check(parts, peer, self.token.as_ref(), open)?;
@@ -87,6 +95,16 @@ impl Api {
         if !methods.split(", ").any(|method| method == parts.method.as_str()) {
             return Err(ApiError::method(methods));
         }
+        Ok(route)
+    }
+
+    async fn act(
+        &self,
+        peer: &Peer,
+        route: Route,
+        parts: &Parts,
+        body: Body,
+    ) -> Result<Response, ApiError> {
         match route {
             Route::Rules => rules::all(self, parts, body, peer).await,
             Route::Rule(host) => rules::one(self, parts, body, peer, &host).await,
@@ -120,7 +138,10 @@ impl Api {
         let length = match length {
             None if parts.headers.contains_key(header::TRANSFER_ENCODING) => most,
             None => 0,
-            Some(length) if most < length => return Err(ApiError::too_large(most)),
+            Some(length) if most < length => {
+                read::discard(body).await;
+                return Err(ApiError::too_large(most));
+            }
             Some(length) => length,
         };
         let room = u32::try_from(length.div_ceil(1024)).unwrap_or(u32::MAX);

@@ -32,6 +32,20 @@ pub(super) async fn body(body: Body, most: usize) -> Result<Bytes, ApiError> {
     }
 }
 
+/// Reads and drops a body that is not wanted, as far as that takes neither long nor much.
+pub(super) async fn discard(mut body: Body) {
+    let all = async {
+        let mut dropped = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            dropped += frame.into_data().map_or(0, |data| data.len());
+            if limits::MANAGEMENT_DISCARD_BYTES_MAX < dropped {
+                return;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(limits::MANAGEMENT_DISCARD_TIME, all).await;
+}
+
 /// `{host: rule}`, or with `nulls` `{host: rule or null}`.
 pub(super) fn rules(text: &[u8], nulls: bool, names: &SharedNames) -> Result<Edits, ApiError> {
     let mut reading = Reading { names, nulls, edits: Vec::new(), refused: None };

@@ -130,6 +130,18 @@ fn somebody_else_answers() {
     expect_told("HTTP/1.1 200 OK\r\nContent-", &["closed the connection"]);
 }
 
+/// Without an answer nobody knows: that is said, and it is not done again by itself.
+#[test]
+fn a_change_without_an_answer() {
+    let server = Backend::new();
+    let client = Call::to(&server, &["delete", "a.com"]).start();
+    let mut asked = server.accept();
+    expect_asked(&mut asked, "DELETE /hostname/a.com/ HTTP/1.1");
+    drop(asked);
+    client.finish().expect(1, &["may have been made"]);
+    server.expect_no_connection();
+}
+
 /// What was not written is not done: a script must not take a part for the whole.
 #[test]
 fn a_full_disk_is_told() {
