@@ -218,6 +218,10 @@ pub const PROBES_PER_TENTH: u32 = 200;
 pub const CHECK_NAMES_EVERY: std::time::Duration = std::time::Duration::from_secs(1);
 /// Ejected backends at a time, besides those with a `check`.
 pub const EJECTED_MAX: usize = 16_384;
+/// A backend that gives no answer again so soon after it was found to accept connections has relapsed.
+pub const RELAPSE_TIME: std::time::Duration = std::time::Duration::from_secs(60);
+/// The pause before it is probed doubles with each relapse, so often.
+pub const RELAPSES_MAX: u32 = 4;
 /// How often it is found out which of them no rule uses any more.
 pub const EJECTED_LOOK: std::time::Duration = std::time::Duration::from_secs(600);
 /// Backends with a series that says whether they are up, those that are not first.

@@ -145,7 +145,7 @@ impl ShardEnd {
 #[derive(Clone)]
 pub(crate) struct ControlEnd {
     shards: Vec<(Arc<Shared>, Sender<Arc<Drain>>)>,
-    news: news::Inbox,
+    news: news::Reports,
 }
 
 impl ControlEnd {
@@ -220,7 +220,7 @@ pub(crate) fn connect(
         })
         .collect::<io::Result<Vec<_>>>()?;
     let gates = Arc::new(Gates::new(shared.iter().map(|shard| shard.waker.clone()).collect()));
-    let (inbox, reporters) = news::queue(shards)?;
+    let (reports, reporters) = news::queue(shards)?;
     let (shards, ends) = shared
         .into_iter()
         .zip(reporters)
@@ -232,5 +232,5 @@ pub(crate) fn connect(
             ((shared, ask), end)
         })
         .unzip();
-    Ok((ControlEnd { shards, news: inbox }, ends))
+    Ok((ControlEnd { shards, news: reports }, ends))
 }

@@ -36,17 +36,17 @@ pub(super) struct Reporter {
 
 /// Control's end. The lock is never contended: one task of one thread reads.
 #[derive(Clone)]
-pub(super) struct Inbox {
+pub(super) struct Reports {
     queue: Arc<Mutex<Receiver<News>>>,
     waker: Waker,
 }
 
-pub(super) fn queue(shards: usize) -> io::Result<(Inbox, Vec<Reporter>)> {
+pub(super) fn queue(shards: usize) -> io::Result<(Reports, Vec<Reporter>)> {
     let (sender, receiver) = sync_channel(limits::NEWS_MAX);
     let waker = Waker::new()?;
     let reporter = || Reporter { queue: sender.clone(), waker: waker.clone() };
     let reporters = (0..shards).map(|_| reporter()).collect();
-    Ok((Inbox { queue: Arc::new(Mutex::new(receiver)), waker }, reporters))
+    Ok((Reports { queue: Arc::new(Mutex::new(receiver)), waker }, reporters))
 }
 
 impl Reporter {
@@ -60,7 +60,7 @@ impl Reporter {
     }
 }
 
-impl Inbox {
+impl Reports {
     pub(super) fn next(&self) -> Option<News> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner).try_recv().ok()
     }
@@ -77,16 +77,16 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_refused_and_nothing_waits() {
-        let (inbox, reporters) = queue(2).expect("a queue");
+        let (reports, reporters) = queue(2).expect("a queue");
         let news = |port| News::BackendAnswered { address: ([10, 0, 0, 1], port).into() };
         assert!(reporters[0].tell(news(1)) && reporters[1].tell(news(2)));
         assert_eq!(
-            [inbox.next(), inbox.next(), inbox.next()],
+            [reports.next(), reports.next(), reports.next()],
             [Some(news(1)), Some(news(2)), None]
         );
         let taken = (0..=limits::NEWS_MAX).filter(|_| reporters[0].tell(news(3))).count();
         assert_eq!(taken, limits::NEWS_MAX);
-        assert_eq!(inbox.next(), Some(news(3)));
+        assert_eq!(reports.next(), Some(news(3)));
         assert!(reporters[1].tell(news(4)), "there is room again");
     }
 }

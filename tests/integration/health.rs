@@ -190,6 +190,43 @@ fn an_answer_in_between_starts_the_count_anew() {
     expect_told(&daemon, backend.port, "up again");
 }
 
+/// Its probes call it well, for it accepts connections; its requests show it anew.
+#[test]
+fn one_that_fails_again_is_ejected_again() {
+    let backend = Backend::new().serve(|_, server| server.half_close_if_open());
+    let daemon = Daemon::proxying(backend.rule());
+    let mut client = daemon.connect();
+    for count in 1..=2 {
+        for _ in 0..3 {
+            assert_eq!(client.exchange(get("a.com", "/")).status(), 502);
+        }
+        let times = |what| daemon.log.text().matches(&told(backend.port, what)[0]).count();
+        eventually("it is ejected", || times("ejected") == count);
+        eventually("it is trusted again", || times("up again: accepts connections") == count);
+    }
+}
+
+/// Whoever sends half a request must not be able to take a backend away from others.
+#[test]
+fn a_request_that_is_not_whole_says_nothing_of_its_backend() {
+    let (backend, other) = (Backend::new(), closed_port());
+    let daemon = Setup::new()
+        .rule("a.com", backend.rule())
+        .rule("b.com", rule_for(&[other], json!({})))
+        .start();
+    for _ in 0..4 {
+        let mut client = daemon.connect();
+        client.send("POST / HTTP/1.1\r\nHost: a.com\r\nContent-Length: 10\r\n\r\nhalf");
+        let mut server = backend.accept();
+        server.expect_head();
+        drop(server);
+        client.expect_status(502);
+    }
+    assert_eq!(statuses(&daemon, "b.com", 3), [502; 3]);
+    expect_told(&daemon, other, "ejected");
+    assert!(!daemon.log.text().contains(&told(backend.port, "ejected")[0]));
+}
+
 #[test]
 fn without_healthcheck_nothing_is_ejected() {
     let (one, two) = (closed_port(), closed_port());

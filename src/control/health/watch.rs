@@ -58,12 +58,35 @@ struct Use {
     probes: Vec<(SocketAddr, u64)>,
 }
 
+impl Use {
+    fn addresses(&self) -> Vec<SocketAddr> {
+        match &self.place {
+            Place::Address(address) => vec![*address],
+            Place::Name(name) => name.addresses().to_vec(),
+        }
+    }
+
+    /// Whether it is elsewhere than it is probed.
+    fn has_moved(&self) -> bool {
+        !self.probes.iter().map(|(address, _)| *address).eq(self.addresses())
+    }
+}
+
 /// A probe that is made again and again.
 struct Planned {
     address: SocketAddr,
     probe: Probe,
     due: Instant,
     is_running: bool,
+}
+
+struct Ejection {
+    /// The probe that finds out when it is back.
+    probe: u64,
+    /// It accepts connections, so its probes know less than requests do.
+    is_silent: bool,
+    /// How often it was ejected again soon after.
+    relapses: u32,
 }
 
 struct Known {
@@ -78,8 +101,10 @@ pub(super) struct Watch {
     /// Those of them that are names, whose addresses may change.
     named: HashSet<Checked>,
     named_at: Option<Instant>,
-    /// Ejected, with the probe that finds out when they are back; for those without a `check`.
-    ejected: HashMap<SocketAddr, u64>,
+    /// Those without a `check`.
+    ejected: HashMap<SocketAddr, Ejection>,
+    /// When a backend came back by its probes that had given requests no answer, after so many relapses.
+    back: HashMap<SocketAddr, (Instant, u32)>,
     backends: HashMap<SocketAddr, Known>,
     down: HashSet<SocketAddr>,
     planned: HashMap<u64, Planned>,
@@ -142,13 +167,7 @@ impl Watch {
     /// Probes a backend at the addresses that it has now.
     fn follow(&mut self, key: &Checked, now: Now) {
         let Some(used) = self.checked.get_mut(key) else { return };
-        let addresses = match &used.place {
-            Place::Address(address) => vec![*address],
-            Place::Name(name) => name.addresses().to_vec(),
-        };
-        if used.probes.iter().map(|(address, _)| address).eq(&addresses) {
-            return;
-        }
+        let addresses = used.addresses();
         let mut before = std::mem::take(&mut used.probes);
         let mut probes = Vec::with_capacity(addresses.len());
         for address in addresses {
@@ -232,10 +251,13 @@ impl Watch {
         if self.backends.contains_key(&backend) {
             self.update(backend, now, |condition| probes.extend(condition.eject(reason)));
         } else if self.ejected.len() < limits::EJECTED_MAX {
-            let id = self.schedule(backend, Probe::Connect, now.at + limits::CHECK_DOWN);
-            self.ejected.insert(backend, id);
+            let is_silent = how == Failure::Silent;
+            let relapses = if is_silent { self.relapses(backend, now.at) } else { 0 };
+            let pause = limits::CHECK_DOWN * (1 << relapses);
+            let probe = self.schedule(backend, Probe::Connect, now.at + pause);
+            self.ejected.insert(backend, Ejection { probe, is_silent, relapses });
             self.update(backend, now, |condition| {
-                condition.add(id, Verdict::of_ejected());
+                condition.add(probe, Verdict::of_ejected());
                 condition.eject(reason).for_each(drop);
             });
         }
@@ -244,11 +266,23 @@ impl Watch {
         }
     }
 
+    /// How often a backend failed again soon after its probes had called it well.
+    fn relapses(&mut self, backend: SocketAddr, now: Instant) -> u32 {
+        let is_recent = |at: Instant| now.saturating_duration_since(at) < limits::RELAPSE_TIME;
+        if limits::EJECTED_MAX <= self.back.len() {
+            self.back.retain(|_, (at, _)| is_recent(*at));
+        }
+        match self.back.remove(&backend) {
+            Some((at, relapses)) if is_recent(at) => (relapses + 1).min(limits::RELAPSES_MAX),
+            _ => 0,
+        }
+    }
+
     /// A backend that was said to fail has answered a request.
     pub(super) fn answered(&mut self, backend: SocketAddr, now: Now) {
         // One with a `check` comes back by that.
-        if let Some(id) = self.ejected.remove(&backend) {
-            self.stop(id, "answers requests again", now);
+        if let Some(ejection) = self.ejected.remove(&backend) {
+            self.stop(ejection.probe, "answers requests again", now);
         }
     }
 
@@ -258,17 +292,19 @@ impl Watch {
     }
 
     pub(super) fn forget(&mut self, backend: SocketAddr, now: Now) {
-        if let Some(id) = self.ejected.remove(&backend) {
-            self.stop(id, "no rule uses it any more", now);
+        if let Some(ejection) = self.ejected.remove(&backend) {
+            self.stop(ejection.probe, "no rule uses it any more", now);
         }
     }
 
     /// Looks at the addresses behind names again, when it is time to.
     pub(super) fn follow_names(&mut self, now: Now) {
         if self.named_at.is_some_and(|at| at <= now.at) {
-            let named: Vec<Checked> = self.named.iter().cloned().collect();
-            named.iter().for_each(|key| self.follow(key, now));
-            self.named_at = (!named.is_empty()).then(|| now.at + limits::CHECK_NAMES_EVERY);
+            let moved = |key: &&Checked| self.checked.get(*key).is_some_and(Use::has_moved);
+            let moved: Vec<Checked> = self.named.iter().filter(moved).cloned().collect();
+            moved.iter().for_each(|key| self.follow(key, now));
+            let is_over = self.named.is_empty();
+            self.named_at = (!is_over).then(|| now.at + limits::CHECK_NAMES_EVERY);
         }
     }
 
@@ -323,9 +359,12 @@ impl Watch {
         let backend = planned.address;
         self.update(backend, now, |condition| condition.take(id, found));
         if !self.down.contains(&backend)
-            && let Some(recovered) = self.ejected.remove(&backend)
+            && let Some(ejection) = self.ejected.remove(&backend)
         {
-            self.stop(recovered, "accepts connections", now);
+            self.stop(ejection.probe, "accepts connections", now);
+            if ejection.is_silent {
+                self.back.insert(backend, (now.at, ejection.relapses));
+            }
         }
         if let Some(known) = self.backends.get(&backend) {
             let pause = jittered(known.condition.pause(id), random);

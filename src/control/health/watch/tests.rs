@@ -225,6 +225,33 @@ fn an_ejected_backend_is_probed_until_it_is_back() {
     assert!(scene.is_idle());
 }
 
+/// One that accepts connections and then says nothing looks well to its probes.
+#[test]
+fn one_that_fails_again_and_again_is_trusted_later_each_time() {
+    let mut scene = Scene::new();
+    let backend = address("10.0.0.1:80");
+    let mut pauses = Vec::new();
+    for _ in 0..7 {
+        scene.watch.failed(backend, Failure::Silent, scene.now);
+        let due = scene.watch.due(scene.now.at).expect("a probe");
+        let pause = due - scene.now.at;
+        pauses.push(pause.as_secs());
+        scene.pass(pause);
+        assert_eq!(scene.probe(Finding::Connected).len(), 1);
+        assert!(scene.down().is_empty());
+        scene.pass(Duration::from_secs(1));
+    }
+    assert_eq!(pauses, [1, 2, 4, 8, 16, 16, 16]);
+    scene.pass(limits::RELAPSE_TIME);
+    scene.watch.failed(backend, Failure::Silent, scene.now);
+    assert_eq!(scene.watch.due(scene.now.at), Some(scene.now.at + limits::CHECK_DOWN));
+    // an answer says more than a probe
+    scene.watch.answered(backend, scene.now);
+    scene.watch.failed(backend, Failure::Silent, scene.now);
+    assert_eq!(scene.watch.planned.len(), 1);
+    assert!(scene.watch.planned.values().all(|it| it.due == scene.now.at + limits::CHECK_DOWN));
+}
+
 #[test]
 fn an_answer_or_the_end_of_its_rules_ends_an_ejection_too() {
     let mut scene = Scene::new();
