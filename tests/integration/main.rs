@@ -6,20 +6,29 @@
 mod backend;
 mod bulk;
 mod daemon;
+mod management;
 mod message;
 mod script;
 
 // the topics
 mod actions;
+mod api;
 mod balance;
 mod config;
 mod demo;
+mod drained;
+mod durability;
+mod events;
 mod forwarding;
 mod framing;
+mod guard;
 mod hostile;
 mod keep_alive;
 mod large;
 mod memory;
+mod metrics;
+mod names;
+mod original;
 mod overload;
 mod pipelining;
 mod refusals;
@@ -27,5 +36,8 @@ mod responses;
 mod retry;
 mod routing;
 mod shutdown;
+mod state;
+mod statistics;
 mod timeouts;
 mod tunnel;
+mod wire;
