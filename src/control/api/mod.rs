@@ -124,6 +124,9 @@ impl Api {
             Some(length) if limits::MANAGEMENT_BODY_BYTES_MAX < length => {
                 return Err(ApiError::too_large());
             }
+            // Of the small ones there are no more than connections, and large ones that are promised
+            // and never sent must not keep them out.
+            Some(length) if length <= limits::PARSED_HERE_BYTES_MAX => 0,
             Some(length) => length,
         };
         let room = u32::try_from(length.div_ceil(1024)).unwrap_or(u32::MAX);
