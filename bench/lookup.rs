@@ -8,9 +8,11 @@
 #![allow(missing_docs, reason = "criterion's macros define an undocumented function")]
 
 use std::hint::black_box;
+use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
-use mantrid::table::{Match, Names, Rule, Scheme, Snapshot, edit, host};
+use mantrid::table::{Match, Names, Rule, Scheme, Snapshot, edit, edit_canonical, host};
 use serde_json::json;
 
 const SIZES: [u32; 3] = [1, 10_000, 1_000_000];
@@ -99,6 +101,30 @@ fn replace(criterion: &mut Criterion) {
     }
 }
 
+/// One rule replaced and the new table put where the shards find it: all that a change does besides the
+/// disk. (A shard sees it at its next request: one load.)
+fn publish(criterion: &mut Criterion) {
+    for size in SIZES {
+        let mut names = Names::default();
+        let published = ArcSwap::from_pointee(table(size));
+        let mut numbers = shuffled(size).collect::<Vec<u32>>().into_iter().cycle();
+        criterion.bench_function(&format!("publish/{size}"), |bencher| {
+            bencher.iter_batched(
+                || {
+                    let number = numbers.next().expect("a cycle has no end");
+                    [(name(number), Some(rule(number ^ 1, &mut names)))]
+                },
+                |change| {
+                    let new = edit_canonical(&published.load(), &change);
+                    published.store(Arc::new(new.expect("the change is valid")));
+                    assert_eq!(published.load().len(), size as usize);
+                },
+                BatchSize::SmallInput,
+            );
+        });
+    }
+}
+
 /// Resident memory per rule: all of it, the allocator's share too.
 fn memory(_: &mut Criterion) {
     let before = resident_bytes();
@@ -116,5 +142,5 @@ fn resident_bytes() -> usize {
     1024 * kib.expect("VmRSS is a number")
 }
 
-criterion_group!(benches, memory, lookup, replace);
+criterion_group!(benches, memory, lookup, replace, publish);
 criterion_main!(benches);

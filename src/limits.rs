@@ -94,6 +94,12 @@ pub const SPLICE_BYTES_MIN: u64 = 32 * 1024;
 pub const JOIN_BYTES_MAX: usize = 32 * 1024;
 /// How long a backend that refused a connection is passed over while others are there.
 pub const EJECTION_TIME: std::time::Duration = std::time::Duration::from_secs(1);
+/// Failures in a row, on one shard, after which a backend is ejected on all.
+pub const EJECT_AFTER: u32 = 3;
+/// Backends that a shard remembers to have failed.
+pub const FAILING_MAX: usize = 16_384;
+/// How long it remembers: failures further apart are not in a row.
+pub const FAILING_KEPT: std::time::Duration = std::time::Duration::from_secs(600);
 /// Interim responses (1xx) in front of one final one.
 pub const INTERIM_MAX: usize = 16;
 /// Round-robin positions remembered; more rules than this start anew.
@@ -107,6 +113,8 @@ pub const RESPONSE_HEAD_BYTES_MAX: usize = 64 * 1024;
 pub const SLOTS_MAX: u32 = 1 << 20;
 /// With more in use, those that were idle between two looks are given back: 16 MiB stay.
 pub const SLOTS_KEPT: usize = 65_536;
+/// News that wait for control, of all shards: 160 KiB.
+pub const NEWS_MAX: usize = 4096;
 
 // Owner: http.
 
@@ -151,12 +159,18 @@ pub const STATISTICS_AT_ONCE: usize = 8192;
 pub const BACKENDS_TOLD_MAX: usize = 10_000;
 /// Longest body of a management request: a table of a million rules is about 100 MB.
 pub const MANAGEMENT_BODY_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Longest body that is one rule: of 1024 backends with names it is about 300 KB.
+pub const RULE_BODY_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes of management bodies read at a time, all together.
 pub const MANAGEMENT_BODIES_BYTES_MAX: usize = 2 * MANAGEMENT_BODY_BYTES_MAX;
 /// For the head of a management request to arrive.
 pub const MANAGEMENT_HEAD_TIME: std::time::Duration = std::time::Duration::from_secs(10);
 /// For its body.
 pub const MANAGEMENT_BODY_TIME: std::time::Duration = std::time::Duration::from_secs(300);
+/// Bytes of a body that is not wanted which are read and dropped, so that the answer is.
+pub const MANAGEMENT_DISCARD_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// How long that may take.
+pub const MANAGEMENT_DISCARD_TIME: std::time::Duration = std::time::Duration::from_secs(2);
 /// Longer bodies are read on another thread.
 pub const PARSED_HERE_BYTES_MAX: usize = 64 * 1024;
 /// More rules are listed on another thread.
@@ -177,6 +191,33 @@ pub const EVENT_HOSTS_MAX: usize = 500;
 pub const BUSIEST_MAX: usize = 1000;
 /// Busiest hosts and backends with series of their own in the metrics.
 pub const METRIC_HOSTS: usize = 100;
+/// How often a backend with a `check` is probed (HAProxy's `inter`).
+pub const CHECK_EVERY: std::time::Duration = std::time::Duration::from_secs(2);
+/// The same while it is about to go down or come back (`fastinter`).
+pub const CHECK_SOON: std::time::Duration = std::time::Duration::from_millis(500);
+/// The same while it is down (`downinter`), and one that was ejected.
+pub const CHECK_DOWN: std::time::Duration = std::time::Duration::from_secs(1);
+/// Probes in a row that must fail for a backend to go down (`fall`).
+pub const CHECK_FALL: u32 = 3;
+/// Probes in a row that must succeed for it to come back (`rise`).
+pub const CHECK_RISE: u32 = 2;
+/// For a probe to be answered.
+pub const PROBE_TIME: std::time::Duration = std::time::Duration::from_secs(2);
+/// How long a connection must stay open for a probe that sends nothing to call it accepted.
+pub const PROBE_QUIET: std::time::Duration = std::time::Duration::from_millis(100);
+/// Longest head of an answer to a probe, bytes.
+pub const PROBE_HEAD_BYTES_MAX: usize = 16 * 1024;
+/// Probes begun in a tenth of a second: a few percent of a CPU. Where more are due they wait, and so
+/// the intervals stretch.
+pub const PROBES_PER_TENTH: u32 = 200;
+/// How often the addresses behind checked names are looked at.
+pub const CHECK_NAMES_EVERY: std::time::Duration = std::time::Duration::from_secs(1);
+/// Ejected backends at a time, besides those with a `check`.
+pub const EJECTED_MAX: usize = 16_384;
+/// How often it is found out which of them no rule uses any more.
+pub const EJECTED_LOOK: std::time::Duration = std::time::Duration::from_secs(600);
+/// Backends with a series that says whether they are up, those that are not first.
+pub const METRIC_BACKENDS_PROBED: usize = 1000;
 /// How often the folder of pages is looked at.
 pub const PAGES_LOOK: std::time::Duration = std::time::Duration::from_secs(2);
 /// Rules of a state file that are not used and told one by one; the rest are counted.
@@ -212,7 +253,8 @@ pub struct DescriptorShare {
 /// for backends, and the rest for pipes of two descriptors each.
 pub fn descriptors_per_shard(descriptors: u64, shards: usize) -> DescriptorShare {
     let shards = shards.max(1) as u64;
-    let control = DESCRIPTORS_OF_CONTROL + management_connections(descriptors) as u64;
+    let more = management_connections(descriptors) + probes_at_once(descriptors);
+    let control = DESCRIPTORS_OF_CONTROL + more as u64;
     let left = (descriptors.saturating_sub(control) / shards).saturating_sub(DESCRIPTORS_OF_SHARD);
     let share = |part: u64| usize::try_from(left / part).unwrap_or(usize::MAX);
     let connections = share(5).saturating_mul(2).min(CONNECTIONS_PER_SHARD_MAX);
@@ -226,6 +268,14 @@ pub fn management_connections(descriptors: u64) -> usize {
 
 /// However many descriptors there are.
 const MANAGEMENT_CONNECTIONS_MAX: u64 = 128;
+
+/// Probes of backends at a time; more wait.
+pub fn probes_at_once(descriptors: u64) -> usize {
+    (descriptors / 16).clamp(8, PROBES_AT_ONCE_MAX) as usize
+}
+
+/// However many descriptors there are.
+const PROBES_AT_ONCE_MAX: u64 = 256;
 
 /// Most client connections a shard takes on, however many descriptors there are.
 pub const CONNECTIONS_PER_SHARD_MAX: usize = 1_000_000;
@@ -245,6 +295,6 @@ pub fn descriptors_needed(connections_per_shard: usize, shards: usize) -> u64 {
     let per_shard = (connections_per_shard as u64).saturating_mul(5).div_ceil(2);
     // Two fifths are clients': rounded up to whole fifths.
     let per_shard = per_shard.next_multiple_of(5).saturating_add(DESCRIPTORS_OF_SHARD);
-    let control = DESCRIPTORS_OF_CONTROL + MANAGEMENT_CONNECTIONS_MAX;
+    let control = DESCRIPTORS_OF_CONTROL + MANAGEMENT_CONNECTIONS_MAX + PROBES_AT_ONCE_MAX;
     per_shard.saturating_mul(shards.max(1) as u64).saturating_add(control)
 }

@@ -1,133 +1,235 @@
-//! `mantrid-client`: edits the table of a running daemon. So far it knows its commands, and says that
-//! the daemon can't take them yet.
+//! `mantrid-client`: edits and watches the table of a running daemon.
 //!
-//! It speaks the management API and uses nothing else of ours.
+//! It speaks the management API and uses nothing else of ours. What scripts rely on is the
+//! original's: the words of `set` and the complaints about them, the tables of `list` and `stats`,
+//! silence where a change succeeds, exit codes 0 and 1. In reading order: the definition of the
+//! command line; where the daemon is and how it is asked; the commands.
 
-use std::path::PathBuf;
+mod arguments;
+mod failure;
+
+mod address;
+mod feed;
+mod request;
+mod sse;
+
+mod change;
+mod events;
+mod load;
+mod print;
+mod set;
+mod top;
+
+use std::env;
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser};
 
-/// Edits the table of a running mantrid
-#[derive(Parser, Debug)]
-#[command(name = "mantrid-client", version, about, after_help = TEACHING)]
-struct Arguments {
-    /// The management API [default: MANTRID_URL, else http://localhost:8042]
-    #[arg(long, value_name = "URL")]
-    url: Option<String>,
-    /// The management API on a Unix socket
-    #[arg(long, value_name = "PATH", conflicts_with = "url")]
-    socket: Option<PathBuf>,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-    #[command(subcommand)]
-    command: Command,
-}
+use address::Address;
+use arguments::{Arguments, Command, Set};
+use change::Change;
+use failure::Failure;
+use print::{Counters, Row};
+use request::{Api, Ask, encoded};
 
-#[derive(Subcommand, Debug)]
-enum Command {
-    /// Print all rules
-    List,
-    /// Set the rule of a host
-    Set {
-        /// The host name, with http:// or https:// in front for one scheme only
-        host: String,
-        /// proxy, redirect, static, empty, alias, spin, unknown or no_hosts
-        action: String,
-        /// Whether subdomains follow the rule: true or false
-        #[arg(value_name = "SUBDOMS", action = clap::ArgAction::Set)]
-        subdomains: bool,
-        /// Arguments of the action, such as backends=10.0.0.1:8000,10.0.0.2:8000
-        #[arg(value_name = "KEY=VALUE")]
-        arguments: Vec<String>,
-    },
-    /// Delete the rule of a host
-    Delete {
-        /// The host name
-        host: String,
-    },
-    /// Print counters, of all hosts or of one
-    Stats {
-        /// The host name
-        host: Option<String>,
-    },
-    /// Print the rule of a host
-    Get {
-        /// The host name
-        host: String,
-    },
-    /// Replace the whole table by that of a file
-    Load {
-        /// JSON, as `dump` prints it; - is standard input
-        file: PathBuf,
-    },
-    /// Print the whole table as JSON
-    Dump,
-    /// Print changes as they happen
-    Events,
-    /// Show the busiest hosts
-    Top,
-}
-
-const TEACHING: &str = "\
-Examples:
-  mantrid-client set example.com proxy true backends=127.0.0.1:8000,127.0.0.1:8001
-  mantrid-client set old.example.com redirect false redirect_to=example.com code=301
-  mantrid-client delete old.example.com
-  mantrid-client stats example.com
-
-Environment:
-  MANTRID_URL      as --url
-  MANTRID_TOKEN    the token of management_token_file
-
-Exit codes: 0 done, 1 not done; standard error says why";
-
-/// What it says until there is an API to talk to.
-const LATER: &str = "the management API comes with the next release; until then mantrid takes its \
-     table from state_file when it starts";
+/// The original's line, with the commands that came later.
+const NO_ACTION: &str = "Please provide an action (completions, delete, dump, events, get, list, \
+     load, man, set, stats, top).";
 
 /// Runs `mantrid-client`.
 pub fn main() -> ExitCode {
-    match Arguments::try_parse() {
-        Ok(_) => {
-            eprintln!("mantrid-client: {LATER}");
-            ExitCode::FAILURE
-        }
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
         Err(error) => {
             let is_asked =
                 matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
             // Nobody is left to tell when the terminal is gone.
             let _ = error.print();
-            if is_asked { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+            return if is_asked { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let done = match runtime {
+        Ok(runtime) => {
+            let done = runtime.block_on(run(arguments));
+            // A look-up of a name may still be under way, on a thread of its own.
+            runtime.shutdown_background();
+            done
+        }
+        Err(error) => Err(Failure::Other(format!("can't start: {error}"))),
+    };
+    match done {
+        Ok(()) | Err(Failure::OutputClosed) => ExitCode::SUCCESS,
+        Err(failure) => {
+            let _ = writeln!(io::stderr(), "{failure}");
+            ExitCode::FAILURE
         }
     }
+}
+
+async fn run(arguments: Arguments) -> Result<(), Failure> {
+    let json = arguments.json;
+    let api = || api(arguments.url.as_deref(), arguments.socket.as_deref());
+    let Some(command) = arguments.command else {
+        return Err(Failure::AsBefore(NO_ACTION.to_owned()));
+    };
+    match command {
+        Command::List => list(&api()?, json).await,
+        Command::Set(set) => {
+            // Words first: what is wrong with them needs no daemon to be said.
+            let (host, rule) = set::rule_of(&set).map_err(Failure::AsBefore)?;
+            let Set { edit, drain, .. } = set;
+            Change { host, rule: Some(rule), edit, drain }.make(&api()?, json).await
+        }
+        Command::Delete { host, edit, drain } => {
+            Change { host, rule: None, edit, drain }.make(&api()?, json).await
+        }
+        Command::Stats { host } => stats(&api()?, host.as_deref(), json).await,
+        Command::Get { host } => get(&api()?, &host, json).await,
+        Command::Load(load) => {
+            let answer = load::load(&api()?, &load).await?;
+            if json { print_json(&answer.body) } else { Ok(()) }
+        }
+        Command::Dump { etag } => dump(&api()?, etag.as_deref()).await,
+        Command::Events { only } => events::follow(&api()?, &only, json).await,
+        Command::Top { hosts } => top::run(&api()?, hosts, json).await,
+        Command::Completions { shell } => {
+            let mut text = Vec::new();
+            clap_complete::generate(shell, &mut definition(), "mantrid-client", &mut text);
+            print(|out| out.write_all(&text))
+        }
+        Command::Man { dir } => man(dir.as_deref()),
+        Command::Unknown(words) => {
+            let action = words.first().map(|word| word.to_string_lossy()).unwrap_or_default();
+            let action = print::plain(&action);
+            Err(Failure::AsBefore(format!("Action {action} does not exist.")))
+        }
+    }
+}
+
+/// The API that options and environment name.
+fn api(url: Option<&str>, socket: Option<&Path>) -> Result<Api, Failure> {
+    let from_environment = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
+    let address = match (socket, url, from_environment("MANTRID_URL")) {
+        (Some(path), ..) => Address::Socket(path.to_owned()),
+        (None, Some(url), _) => {
+            Address::read(url).map_err(|error| Failure::Other(format!("--url: {error}")))?
+        }
+        (None, None, Some(url)) => {
+            Address::read(&url).map_err(|error| Failure::Other(format!("MANTRID_URL: {error}")))?
+        }
+        (None, None, None) => Address::local(),
+    };
+    Api::new(address, from_environment("MANTRID_TOKEN").as_deref()).map_err(Failure::Other)
+}
+
+/// Writes to standard output.
+fn print(
+    write: impl FnOnce(&mut BufWriter<io::StdoutLock<'static>>) -> io::Result<()>,
+) -> Result<(), Failure> {
+    let mut out = BufWriter::new(io::stdout().lock());
+    write(&mut out).and_then(|()| out.flush()).map_err(Failure::of_output)
+}
+
+/// Prints an answer as it came.
+fn print_json(body: &[u8]) -> Result<(), Failure> {
+    let ends = body.ends_with(b"\n");
+    print(|out| {
+        out.write_all(body)?;
+        if ends { Ok(()) } else { out.write_all(b"\n") }
+    })
+}
+
+async fn list(api: &Api, json: bool) -> Result<(), Failure> {
+    let answer = api.fetch(Ask::get("/hostname/")).await?;
+    if json {
+        return print_json(&answer.body);
+    }
+    let mut rows = Vec::new();
+    print::entries(&answer.body, |host, rule| rows.push(Row::of(&host, &rule)))
+        .map_err(|error| answer.foreign(&error))?;
+    drop(answer);
+    print(|out| print::list(rows, out))
+}
+
+async fn stats(api: &Api, host: Option<&str>, json: bool) -> Result<(), Failure> {
+    let target = host.map_or("/stats/".to_owned(), |host| format!("/stats/{}/", encoded(host)));
+    let answer = api.fetch(Ask::get(target)).await?;
+    if json {
+        return print_json(&answer.body);
+    }
+    let mut rows = Vec::new();
+    match host {
+        Some(host) => rows.push(Counters::of(host, &answer.value()?)),
+        None => print::entries(&answer.body, |host, counters| {
+            rows.push(Counters::of(&host, &counters));
+        })
+        .map_err(|error| answer.foreign(&error))?,
+    }
+    print(|out| print::stats(rows, out))
+}
+
+async fn get(api: &Api, host: &str, json: bool) -> Result<(), Failure> {
+    let answer = api.fetch(Ask::get(format!("/hostname/{}/", encoded(host)))).await?;
+    let rule = answer.value()?;
+    if json {
+        print_json(&answer.body)?;
+    }
+    if rule.is_null() {
+        let host = print::plain(host);
+        return Err(Failure::Other(format!("{host} has no rule of its own")));
+    }
+    if json { Ok(()) } else { print(|out| print::rule(host, &rule, answer.etag.as_deref(), out)) }
+}
+
+/// The table as it comes, however large.
+async fn dump(api: &Api, etag_file: Option<&Path>) -> Result<(), Failure> {
+    let mut answer = api.ask(Ask::get("/hostname/"), "application/json").await?;
+    let mut last = b'\n';
+    while let Some(piece) = answer.piece().await? {
+        last = piece.last().copied().unwrap_or(last);
+        print(|out| out.write_all(&piece))?;
+    }
+    if last != b'\n' {
+        print(|out| out.write_all(b"\n"))?;
+    }
+    if let Some(file) = etag_file {
+        let etag = answer.etag().unwrap_or_default();
+        std::fs::write(file, etag)
+            .map_err(|error| Failure::Other(format!("{}: {error}", file.display())))?;
+    }
+    Ok(())
+}
+
+fn definition() -> clap::Command {
+    Arguments::command()
+}
+
+/// The page of the whole to standard output, or one for each command into a folder.
+fn man(folder: Option<&Path>) -> Result<(), Failure> {
+    let Some(folder) = folder else {
+        let mut text = Vec::new();
+        clap_mangen::Man::new(definition()).render(&mut text).map_err(Failure::of_output)?;
+        return print(|out| out.write_all(&text));
+    };
+    std::fs::create_dir_all(folder)
+        .and_then(|()| clap_mangen::generate_to(definition(), folder))
+        .map_err(|error| Failure::Other(format!("{}: {error}", folder.display())))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
+    /// The line that names the actions can't forget one.
     #[test]
-    fn the_definition_is_sound() {
-        Arguments::command().debug_assert();
-    }
-
-    #[test]
-    fn commands_of_the_original_are_understood() {
-        for line in [
-            "mantrid-client list",
-            "mantrid-client set localhost proxy true backends=localhost:8000,localhost:8001",
-            "mantrid-client set top-secret.com empty true code=403",
-            "mantrid-client set localhost spin true",
-            "mantrid-client delete top-secret.com",
-            "mantrid-client stats",
-            "mantrid-client stats localhost",
-        ] {
-            let parsed = Arguments::try_parse_from(line.split(' '));
-            assert!(parsed.is_ok(), "{line}: {}", parsed.expect_err("not understood"));
-        }
+    fn all_actions_are_named() {
+        let definition = definition();
+        let mut names: Vec<&str> = definition.get_subcommands().map(|c| c.get_name()).collect();
+        names.sort_unstable();
+        assert_eq!(NO_ACTION, format!("Please provide an action ({}).", names.join(", ")));
     }
 }

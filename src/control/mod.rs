@@ -2,12 +2,13 @@
 //! tokio on one thread, with a thread beside it for what waits for the disk; no shard ever waits for it.
 //!
 //! `writer` alone changes the table, and `store` puts it on disk; `api` is how people and programs ask
-//! for it; `statistics` adds up what the shards count and `pulse` tells of it once a second; `resolver`
-//! and `pages` keep fresh what shards must not look up themselves.
+//! for it; `statistics` adds up what the shards count and `pulse` tells of it once a second; `health`
+//! probes backends, `resolver` and `pages` keep fresh what shards must not look up themselves.
 
 mod api;
 mod change;
 mod dashboard;
+mod health;
 mod pages;
 mod pulse;
 mod resolver;
@@ -30,8 +31,9 @@ use crate::state::Counters;
 use crate::table::{Names, Snapshot};
 use api::Api;
 use change::{Current, Tag};
+use health::{Health, Prober};
 use pages::PageFolder;
-use pulse::{Heart, Pulse};
+use pulse::{Heart, Pulse, health_event};
 use resolver::Resolver;
 use statistics::Statistics;
 use store::Store;
@@ -91,16 +93,20 @@ fn loaded(files: &Files, names: Names, state: store::Loaded, store: Option<Store
 /// Names are made by whoever reads rules and looked up by the resolver.
 type SharedNames = Arc<Mutex<Names>>;
 
-/// Who may ask, and how many at a time.
+/// Who may ask, and how much may be open at a time.
 pub(crate) struct Access {
     pub(crate) token: Option<Token>,
     pub(crate) connections_max: usize,
+    /// Connections to backends to see whether they are well, at a time.
+    pub(crate) probes_max: usize,
 }
 
 /// All tasks of the control shard.
 pub(crate) struct Control {
     resolver: Resolver,
     pages: PageFolder,
+    health: Health,
+    prober: Prober,
     heart: Heart,
     writer: Writer,
     api: Arc<Api>,
@@ -121,6 +127,10 @@ impl Control {
         let statistics = Statistics::new(shards.clone(), &table, &rest.stats);
         let statistics = Arc::new(Mutex::new(statistics));
         let tag = Tag { boot: boot(), sequence: store.sequence() };
+        let health = Health::new(&table);
+        let prober =
+            Prober::new(health.clone(), shards.clone(), published.clone(), access.probes_max)
+                .map_err(|error| format!("can't hear of failed backends: {error}"))?;
         let current = Arc::new(ArcSwap::from_pointee(Current { table, tag }));
         let (happened, happenings) = mpsc::unbounded_channel();
         let writer = Writer::start(Wiring {
@@ -142,6 +152,7 @@ impl Control {
             statistics: statistics.clone(),
             shards: shards.clone(),
             pulse: pulse.clone(),
+            health: health.clone(),
             token: access.token,
             room: Arc::new(Semaphore::new(limits::MANAGEMENT_BODIES_BYTES_MAX / 1024)),
             started: SystemTime::now(),
@@ -150,7 +161,8 @@ impl Control {
         let heart =
             Heart::new(pulse, statistics, shards.clone(), current, writer.orders(), happenings);
         let pages = PageFolder::new(files.pages, published);
-        Ok(Control { resolver, pages, heart, writer, api: Arc::new(api) })
+        let api = Arc::new(api);
+        Ok(Control { resolver, pages, health, prober, heart, writer, api })
     }
 
     /// Before the first request: looks every name up, for a few seconds at most.
@@ -160,10 +172,15 @@ impl Control {
 
     /// Until it is dropped. Management is served from the first poll on.
     pub(crate) async fn run(&mut self, management: Vec<Management>) -> Infallible {
+        let pulse = self.api.pulse.clone();
         tokio::select! {
             never = self.resolver.run() => never,
             never = self.pages.run() => never,
-            never = self.heart.run(|_| {}) => never,
+            never = self.prober.run(|change| pulse.tell(health_event(change))) => never,
+            never = self.heart.run(|happened| {
+                let rules = happened.checked.iter();
+                rules.for_each(|(old, new)| self.health.changed(old.as_ref(), new.as_ref()));
+            }) => never,
             never = api::serve(self.api.clone(), management) => never,
         }
     }

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use tokio::sync::{broadcast, mpsc};
 
 use super::change::{Current, Happened};
+use super::health::HealthChange;
 use super::statistics::{self, Busy, SharedStatistics};
 use super::writer::Orders;
 use crate::limits;
@@ -79,6 +80,7 @@ impl Pulse {
 /// What a change looks like to those who follow.
 pub(super) fn change_event(happened: &Happened) -> Event {
     let mut told = json!({
+        "time": unix_time(),
         "verb": happened.verb.as_str(),
         "who": happened.who,
         "etag": happened.tag.to_string(),
@@ -91,6 +93,24 @@ pub(super) fn change_event(happened: &Happened) -> Event {
         told["hosts"] = hosts.map(|(name, rule)| (name, rule.unwrap_or_default())).collect();
     }
     Event::Change(told.to_string().into())
+}
+
+/// What a backend that came or went looks like to those who follow.
+pub(super) fn health_event(change: &HealthChange) -> Event {
+    let HealthChange { backend, state, reason } = change;
+    let told = json!({
+        "time": unix_time(),
+        "backend": backend.to_string(),
+        "state": state.as_str(),
+        "reason": reason,
+    });
+    Event::Health(told.to_string().into())
+}
+
+/// Seconds since 1970, to the millisecond.
+fn unix_time() -> f64 {
+    let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    (time.as_secs_f64() * 1000.0).round() / 1000.0
 }
 
 /// Collects, once a second.
@@ -173,9 +193,8 @@ impl Heart {
         ranked.sort_by_cached_key(|key| (std::cmp::Reverse(rank(key)), *key));
         let (totals, shards) = self.last.shards(&self.shards, seconds);
         self.last.at = Some(now);
-        let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         self.pulse.tell(Event::Tick(Arc::new(Tick {
-            time: time.as_secs_f64(),
+            time: unix_time(),
             current_tag: current.tag.to_string(),
             rules: current.table.len(),
             busy,

@@ -5,6 +5,7 @@
 //! A thread of its own because it waits for the disk; the API, probes and lookups go on meanwhile.
 
 use std::collections::HashSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -326,12 +327,17 @@ impl Writing {
                 return warn!("state_file: the journal grows, it can't be folded: {error}");
             }
         };
+        let sequence = self.wiring.store.sequence();
         let table = self.wiring.current.load().table.clone();
         let statistics = self.wiring.statistics.clone();
         let orders = self.orders.clone();
         let thread = std::thread::Builder::new().name("fold".to_owned()).spawn(move || {
-            let saved = statistics::to_save(&statistics, &table);
-            let end = fold.run(&table, saved);
+            let run = AssertUnwindSafe(|| {
+                debug_assert!(fold.sequence() <= sequence);
+                fold.run(&table, statistics::to_save(&statistics, &table))
+            });
+            // The store must learn of the end in any case, or it would wait for it for ever.
+            let end = catch_unwind(run).unwrap_or(Err(StoreError::Folding));
             // Nobody takes it at the end of the daemon, which leaves one file in any case.
             let _ = orders.0.blocking_send(Order::Folded(end));
         });
@@ -419,6 +425,9 @@ fn checked(
         let old = old.map(|(_, rule)| (Some(rule.clone()), None));
         return old.chain(new.map(|(_, rule)| (None, Some(rule.clone())))).collect();
     }
-    let pairs = change.edits.iter().map(|(name, rule)| (before.get(name).cloned(), rule.clone()));
-    pairs.filter(|(old, new)| [old, new].into_iter().flatten().any(has_check)).collect()
+    // Each once: what is named twice is what it was named last.
+    let names: HashSet<&str> = change.edits.iter().map(|(name, _)| &**name).collect();
+    let pairs = names.into_iter().map(|name| [before, after].map(|table| table.get(name)));
+    let checked = pairs.filter(|pair| pair.iter().flatten().any(|rule| has_check(rule)));
+    checked.map(|[old, new]| (old.cloned(), new.cloned())).collect()
 }

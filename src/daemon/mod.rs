@@ -122,6 +122,7 @@ fn run(config: &Config, debug: bool, demo: Option<&Demo>) -> Result<(), Problems
     if let Some(demo) = demo {
         demo.write_table(&addresses).map_err(one)?;
     }
+    privileges::make_folder(&config.state_file, target).map_err(one)?;
     // The demo runs as whoever started it, unless told otherwise.
     if demo.is_none() || !target.stays_root() {
         privileges::drop_to(target).map_err(one)?;
@@ -138,7 +139,11 @@ fn run(config: &Config, debug: bool, demo: Option<&Demo>) -> Result<(), Problems
         .enable_all()
         .build()
         .map_err(|error| vec![format!("can't start the control shard: {error}")])?;
-    let access = Access { token, connections_max: resources.management_connections() };
+    let access = Access {
+        token,
+        connections_max: resources.management_connections(),
+        probes_max: resources.probes_at_once(),
+    };
     let wiring = Wiring { bound, management, access, loaded };
     let outcome = runtime.block_on(serve(config, &resources, wiring, demo));
     // A lookup may hang in the system's resolver for long: it is not waited for.

@@ -1,8 +1,11 @@
 //! Root until the addresses are bound, then `uid` and `gid`, for good and verified.
 
+use std::fmt::Display;
+use std::path::Path;
+
 use nix::errno::Errno;
 use nix::unistd::{
-    Gid, Group, Uid, User, geteuid, getgroups, getresgid, getresuid, setgroups, setresgid,
+    Gid, Group, Uid, User, chown, geteuid, getgroups, getresgid, getresuid, setgroups, setresgid,
     setresuid,
 };
 
@@ -69,6 +72,20 @@ pub(super) fn drop_to(target: Target) -> Result<(), String> {
         tracing::info!("Dropped to UID {uid}, GID {gid}");
     }
     Ok(())
+}
+
+/// Makes the folder of the state file for whoever we are to become, where root can and nobody has yet.
+/// What is there already keeps its owner: it may be anybody's.
+pub(super) fn make_folder(state_file: &Path, target: Target) -> Result<(), String> {
+    let folder = state_file.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let Some(folder) = folder.filter(|folder| are_root() && !folder.exists()) else {
+        return Ok(());
+    };
+    let failed = |what: &dyn Display| {
+        format!("state_file = {}: can't make its folder: {what}", state_file.display())
+    };
+    std::fs::create_dir_all(folder).map_err(|error| failed(&error))?;
+    chown(folder, Some(target.uid), Some(target.gid)).map_err(|errno| failed(&errno.desc()))
 }
 
 /// A security module may let the calls succeed and do nothing.
@@ -140,6 +157,23 @@ mod tests {
     fn find_named(uid: &str, gid: &str) -> Result<Target, Vec<String>> {
         let overrides = [format!("uid={uid}"), format!("gid={gid}")];
         find(&Config::build(None, &overrides).expect("a good configuration"))
+    }
+
+    #[test]
+    fn only_a_folder_that_was_missing_is_given_away() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let target = find_named("4321", "4321").expect("numbers");
+        make_folder(&folder.path().join("state.json"), target).expect("nothing to do");
+        let owner =
+            |path: &Path| std::os::unix::fs::MetadataExt::uid(&path.metadata().expect("it"));
+        assert_eq!(owner(folder.path()), geteuid().as_raw());
+        let inner = folder.path().join("lib/mantrid");
+        make_folder(&inner.join("state.json"), target).expect("a folder");
+        assert_eq!(inner.exists(), are_root());
+        if are_root() {
+            assert_eq!((owner(&inner), owner(&folder.path().join("lib"))), (4321, 0));
+        }
+        make_folder(Path::new("state.json"), target).expect("the folder that we are in");
     }
 
     #[test]

@@ -74,6 +74,11 @@ impl Resources {
         limits::management_connections(self.descriptors)
     }
 
+    /// Probes of backends at a time.
+    pub(super) fn probes_at_once(&self) -> usize {
+        limits::probes_at_once(self.descriptors)
+    }
+
     /// For the log and for `--check`.
     pub(super) fn summary(&self) -> String {
         let used = &self.cpus[..self.shards.min(self.cpus.len())];

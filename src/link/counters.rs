@@ -58,9 +58,11 @@ pub(crate) enum Counter {
     Pipes,
     /// Requests that found no slot to be counted in by host.
     Uncounted,
+    /// News that control was too far behind to be told.
+    NewsDropped,
 }
 
-const COUNTERS: usize = Counter::Uncounted as usize + 1;
+const COUNTERS: usize = Counter::NewsDropped as usize + 1;
 const REFUSALS: usize = Refusal::ALL.len();
 
 /// Aligned so that no two shards' counters share a cache line (pairs are prefetched: 128).

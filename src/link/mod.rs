@@ -1,10 +1,12 @@
 //! All that the control shard and the shards know of each other: what is published, how a shard is
-//! woken and stopped, the counters it alone writes, what control asks it, and the gates that hold a
-//! limit across shards.
+//! woken and stopped, the counters it alone writes, what control asks it and what it tells, which
+//! backends are down, and the gates that hold a limit across shards.
 
 mod counters;
 mod drain;
 mod gate;
+mod health;
+mod news;
 mod slots;
 
 use std::io;
@@ -22,17 +24,24 @@ use crate::table::Snapshot;
 pub(crate) use counters::{Counter, Counters};
 pub(crate) use drain::Drain;
 pub(crate) use gate::{Gate, Gates};
+pub(crate) use health::Down;
+pub(crate) use news::{Failure, News};
 pub(crate) use slots::{Count, Id, Slot, Slots, Sums, TIME_BOUNDS};
 
 /// What every shard reads and only the control shard replaces.
 pub(crate) struct Published {
     pub(crate) snapshot: ArcSwap<Snapshot>,
     pub(crate) pages: ArcSwap<Pages>,
+    pub(crate) down: Down,
 }
 
 impl Published {
     pub(crate) fn new(snapshot: Snapshot, pages: Pages) -> Published {
-        Published { snapshot: ArcSwap::from_pointee(snapshot), pages: ArcSwap::from_pointee(pages) }
+        Published {
+            snapshot: ArcSwap::from_pointee(snapshot),
+            pages: ArcSwap::from_pointee(pages),
+            down: Down::default(),
+        }
     }
 }
 
@@ -87,6 +96,7 @@ pub(crate) struct ShardEnd {
     pub(crate) gates: Arc<Gates>,
     shared: Arc<Shared>,
     drains: Receiver<Arc<Drain>>,
+    news: news::Reporter,
 }
 
 impl ShardEnd {
@@ -120,12 +130,22 @@ impl ShardEnd {
     pub(crate) fn next_drain(&self) -> Option<Arc<Drain>> {
         self.drains.try_recv().ok()
     }
+
+    /// Tells control, unless it is too far behind; whether it was told.
+    pub(crate) fn tell(&self, news: News) -> bool {
+        let told = self.news.tell(news);
+        if !told {
+            self.counters().add(Counter::NewsDropped, 1);
+        }
+        told
+    }
 }
 
 /// The control shard's end: all shards.
 #[derive(Clone)]
 pub(crate) struct ControlEnd {
     shards: Vec<(Arc<Shared>, Sender<Arc<Drain>>)>,
+    news: news::Inbox,
 }
 
 impl ControlEnd {
@@ -170,6 +190,16 @@ impl ControlEnd {
     pub(crate) fn wake_all(&self) {
         self.shards.iter().for_each(|(shard, _)| shard.waker.wake());
     }
+
+    /// The next thing that a shard has told, if there is one.
+    pub(crate) fn next_news(&self) -> Option<News> {
+        self.news.next()
+    }
+
+    /// Readable when there is one.
+    pub(crate) fn news_came(&self) -> io::Result<OwnedFd> {
+        self.news.readable()
+    }
 }
 
 /// Makes the two ends for `shards` shards.
@@ -190,15 +220,17 @@ pub(crate) fn connect(
         })
         .collect::<io::Result<Vec<_>>>()?;
     let gates = Arc::new(Gates::new(shared.iter().map(|shard| shard.waker.clone()).collect()));
+    let (inbox, reporters) = news::queue(shards)?;
     let (shards, ends) = shared
         .into_iter()
+        .zip(reporters)
         .enumerate()
-        .map(|(index, shared)| {
+        .map(|(index, (shared, news))| {
             let (ask, drains) = channel();
             let (published, gates) = (published.clone(), gates.clone());
-            let end = ShardEnd { index, published, gates, shared: shared.clone(), drains };
+            let end = ShardEnd { index, published, gates, shared: shared.clone(), drains, news };
             ((shared, ask), end)
         })
         .unzip();
-    Ok((ControlEnd { shards }, ends))
+    Ok((ControlEnd { shards, news: inbox }, ends))
 }

@@ -9,7 +9,7 @@ use std::task::Poll;
 use super::pool::{Lease, Wait};
 use super::tally::Tally;
 use super::{Shard, is_shortage};
-use crate::link::Counter;
+use crate::link::{Counter, Failure};
 use crate::ring::{Abort, Deadline, Stream};
 use crate::table::{Algorithm, Draw, Proxy, Target, choose};
 
@@ -84,7 +84,7 @@ async fn open(
         match open_one(shard, asking, address, &deadline).await {
             Err(NoBackend::Unreachable) => {
                 if proxy.healthcheck() {
-                    shard.pool.eject(shard, address);
+                    shard.note_failure(address, Failure::Unreachable);
                 }
             }
             result => return result,
@@ -127,7 +127,9 @@ async fn open_one(
     match Stream::connect(&shard.ring, address, deadline).await {
         Ok(stream) => {
             shard.count_connect(tally, slot, shard.ring.now().saturating_duration_since(begun));
-            Ok(shard.pool.lease(shard, busy, stream, place))
+            let mut lease = shard.pool.lease(shard, busy, stream, place);
+            lease.watched = proxy.healthcheck();
+            Ok(lease)
         }
         // Our want of descriptors is not the backend's fault.
         Err(Abort::Io(error)) if is_shortage(&error) => Err(NoBackend::Queue),
@@ -138,18 +140,14 @@ async fn open_one(
     }
 }
 
-/// The rule's next backend. Those tried and those that just refused are passed over while there are
-/// others.
+/// The rule's next backend. Those tried, those that just refused and those that are down are passed over
+/// while there are others.
 fn pick(shard: &Shard, asking: Asking<'_>, tried: &[usize]) -> Option<(usize, SocketAddr)> {
     let Asking { proxy, peer, .. } = asking;
     let backends = proxy.backends();
     let address = |index: usize| match backends[index].target() {
         Target::Address(address) => Some(address),
-        Target::Name(name) => {
-            let addresses = name.addresses();
-            let at = shard.random() as usize % addresses.len().max(1);
-            addresses.get(at).copied()
-        }
+        Target::Name(name) => one_of(shard, proxy, &name.addresses()),
     };
     if backends.len() == 1 && backends[0].weight() != 0 {
         return Some((0, address(0)?));
@@ -163,13 +161,19 @@ fn pick(shard: &Shard, asking: Asking<'_>, tried: &[usize]) -> Option<(usize, So
     let open = |index| address(index).map_or(0, |address| shard.pool.busy(address));
     let usable = |index| {
         !tried.contains(&index)
-            && address(index).is_some_and(|address| {
-                !proxy.healthcheck() || !shard.pool.is_ejected(shard, address)
-            })
+            && address(index).is_some_and(|address| !shard.passes_over(proxy, address))
     };
     choose(proxy, draw, open, usable)
         .or_else(|| choose(proxy, draw, open, |index| address(index).is_some()))
         .and_then(|index| Some((index, address(index)?)))
+}
+
+/// One of a name's addresses by chance; those to be passed over leave their share to the one behind them.
+fn one_of(shard: &Shard, proxy: &Proxy, addresses: &[SocketAddr]) -> Option<SocketAddr> {
+    let at = shard.random() as usize % addresses.len().max(1);
+    let (before, from) = addresses.split_at(at);
+    let is_usable = |address: &&SocketAddr| !shard.passes_over(proxy, **address);
+    from.iter().chain(before).find(is_usable).or(from.first()).copied()
 }
 
 /// The same client must meet the same backend on every shard and after a restart: a fixed seed.

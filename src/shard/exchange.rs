@@ -10,6 +10,7 @@ use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::task::Poll;
 
+use super::Shard;
 use super::backend::{Asking, NoBackend, acquire};
 use super::body::{Body, Broken, Relay};
 use super::connection::{Connection, Next};
@@ -20,7 +21,7 @@ use super::response::{Answer, Answered, Failed};
 use super::tally::Meter;
 use super::tunnel;
 use crate::http::{self, Refusal, RequestFraming};
-use crate::link::Counter;
+use crate::link::{Counter, Failure};
 use crate::ring::{Deadline, SendBuf};
 use crate::table::Proxy;
 
@@ -108,7 +109,10 @@ pub(super) async fn start(
                 // The next one from the pool may be as dead: the second attempt is on a new one.
                 fresh = true;
             }
-            Err(why) => return Err(failed(connection, request, why, true).await),
+            Err(why) => {
+                note_silence(&shard, lease, why);
+                return Err(failed(connection, request, why, true).await);
+            }
         }
     }
 }
@@ -186,13 +190,27 @@ async fn settle(
     match answered {
         Ok(answered) => {
             let Some(lease) = side.lease.take() else { return Next::Reset };
+            connection.shard.note_answer(lease.address());
             if answered.tunnel {
                 let from_backend = std::mem::take(&mut side.inbox);
                 return Box::pin(tunnel::run(connection, lease, from_backend)).await;
             }
             ended(connection, lease, answered, uploaded)
         }
-        Err(why) => failed(connection, request, why, uploaded).await,
+        Err(why) => {
+            // One that sees only a part of the request may well have nothing to say.
+            if let (Some(lease), true) = (&side.lease, uploaded) {
+                note_silence(&connection.shard, lease, why);
+            }
+            failed(connection, request, why, uploaded).await
+        }
+    }
+}
+
+/// A backend that takes a new connection and ends it without a word has failed.
+fn note_silence(shard: &Shard, lease: &Lease, why: Failed) {
+    if why == Failed::NoAnswer && lease.watched {
+        shard.note_failure(lease.address(), Failure::Silent);
     }
 }
 

@@ -9,6 +9,7 @@ mod backend;
 mod body;
 mod connection;
 mod exchange;
+mod failures;
 mod inbox;
 mod plan;
 mod pool;
@@ -166,6 +167,7 @@ pub(super) struct Shard {
     /// How many tables there were before it.
     generation: Cell<u64>,
     pool: pool::Pool,
+    failures: failures::Failures,
     tallies: tally::Tallies,
     stop: Cell<Stop>,
     /// Listeners wait for it to close.
@@ -198,6 +200,7 @@ impl Shard {
         Shard {
             drain: Notify::new(&ring),
             pool: pool::Pool::new(),
+            failures: failures::Failures::default(),
             tallies: tally::Tallies::new(),
             generation: Cell::new(0),
             table: RefCell::new(Rc::new(Table { snapshot })),

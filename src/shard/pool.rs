@@ -1,5 +1,4 @@
-//! Connections to backends: idle ones kept for the next request, places at limited backends, and
-//! which backends just refused.
+//! Connections to backends: idle ones kept for the next request, and places at limited backends.
 //!
 //! An idle connection has a receive armed: one that the backend closed, reset, or sent bytes on is
 //! known to be dead before it is used, without a system call.
@@ -23,8 +22,6 @@ struct Backend {
     idle: Vec<Idle>,
     /// Exchanges under way, for `least_connections`.
     busy: u32,
-    /// Passed over until then.
-    ejected_until: Option<Instant>,
     gate: Option<Arc<Gate>>,
     /// Exchanges that wait for a place, first come first served.
     waiting: VecDeque<Weak<Notify>>,
@@ -48,6 +45,8 @@ pub(super) struct Lease {
     pub(super) stream: Stream,
     /// It was idle in the pool: the backend may have closed it while we were sending.
     pub(super) reused: bool,
+    /// A new one of a rule with `healthcheck`: when it ends without an answer, that is a failure.
+    pub(super) watched: bool,
     open: Open,
     place: Option<Place>,
     busy: Busy,
@@ -105,6 +104,10 @@ impl Lease {
     pub(super) fn slot(&self) -> u32 {
         self.busy.slot
     }
+
+    pub(super) fn address(&self) -> SocketAddr {
+        self.busy.address
+    }
 }
 
 impl Pool {
@@ -123,7 +126,6 @@ impl Pool {
             slot: shard.open_backend_slot(address),
             idle: Vec::new(),
             busy: 0,
-            ejected_until: None,
             gate: None,
             waiting: VecDeque::new(),
         }))
@@ -132,20 +134,6 @@ impl Pool {
     /// Exchanges under way with a backend, on this shard.
     pub(super) fn busy(&self, address: SocketAddr) -> u32 {
         self.backends.borrow().get(&address).map_or(0, |backend| backend.busy)
-    }
-
-    /// Notes that a connection was refused or timed out.
-    pub(super) fn eject(&self, shard: &Shard, address: SocketAddr) {
-        let until = shard.ring.now() + limits::EJECTION_TIME;
-        self.with(shard, address, |backend| backend.ejected_until = Some(until));
-    }
-
-    pub(super) fn is_ejected(&self, shard: &Shard, address: SocketAddr) -> bool {
-        self.backends
-            .borrow()
-            .get(&address)
-            .and_then(|backend| backend.ejected_until)
-            .is_some_and(|until| shard.ring.now() < until)
     }
 
     /// An idle connection, if there is one that lives.
@@ -162,7 +150,7 @@ impl Pool {
             let busy = self.busy_at(shard, address, slot);
             if idle.stream.quiet() == Quiet::Yes {
                 let Idle { stream, open, place, .. } = idle;
-                return Some(Lease { stream, reused: true, open, place, busy });
+                return Some(Lease { stream, reused: true, watched: false, open, place, busy });
             }
         }
     }
@@ -191,8 +179,8 @@ impl Pool {
         stream: Stream,
         place: Option<Place>,
     ) -> Lease {
-        self.with(shard, busy.address, |backend| backend.ejected_until = None);
-        Lease { stream, reused: false, open: Open::new(shard), place, busy }
+        shard.note_connected(busy.address);
+        Lease { stream, reused: false, watched: false, open: Open::new(shard), place, busy }
     }
 
     /// Keeps a connection whose last exchange is over, or closes it where too many are kept or others
@@ -320,13 +308,10 @@ impl Pool {
             };
             surplus.extend(backend.idle.extract_if(.., stale));
             backend.note_idle(shard);
-            backend.ejected_until = backend.ejected_until.filter(|until| now < *until);
             idle_count += backend.idle.len();
             waiting_count += backend.waiting.len();
-            let is_used = !backend.idle.is_empty()
-                || backend.busy > 0
-                || !backend.waiting.is_empty()
-                || backend.ejected_until.is_some();
+            let is_used =
+                !backend.idle.is_empty() || backend.busy > 0 || !backend.waiting.is_empty();
             if !is_used {
                 shard.retire_backend_slot(backend.slot);
             }
@@ -395,6 +380,7 @@ pub(super) async fn sweep(shard: Rc<Shard>) {
         pause.set(limits::IDLE_SWEEP);
         pause.expired().await;
         shard.pool.sweep(&shard);
+        shard.failures.sweep(shard.ring.now());
         shard.sweep_slots();
         shard.note_ring();
     }

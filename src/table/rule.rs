@@ -59,12 +59,12 @@ pub enum Algorithm {
     Source,
 }
 
-/// How a backend that failed is found to have recovered.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// How it is found out whether a backend is well.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Check {
     /// It accepts a connection.
     Tcp,
-    /// It answers a GET of this path with a status below 400.
+    /// It answers a GET of this path with 2xx or 3xx.
     Path(Box<str>),
 }
 
@@ -121,7 +121,7 @@ impl Proxy {
         self.given(|o| o.algorithm).unwrap_or_default()
     }
 
-    /// Whether failing backends are passed over and probed until they recover.
+    /// Whether backends that fail requests are passed over and probed until they recover.
     pub fn healthcheck(&self) -> bool {
         self.given(|o| o.healthcheck).unwrap_or(true)
     }
@@ -131,7 +131,7 @@ impl Proxy {
         self.given(|o| o.max_connections)
     }
 
-    /// The probe, if one was asked for; otherwise failing backends are probed with a connection.
+    /// The probe that is made all the time, if one was asked for.
     pub fn check(&self) -> Option<&Check> {
         self.options.as_deref().and_then(|o| o.check.as_ref())
     }

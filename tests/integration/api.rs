@@ -7,7 +7,7 @@ use std::sync::{Arc, Barrier};
 use serde_json::{Map, Value, json};
 
 use crate::daemon::{Daemon, Setup};
-use crate::management::Api;
+use crate::manage::Api;
 use crate::message::get;
 use crate::script::Connection;
 

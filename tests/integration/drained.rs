@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::backend::{Backend, rule_for};
 use crate::daemon::{Daemon, Setup, asked, eventually};
-use crate::management::Api;
+use crate::manage::Api;
 use crate::message::{Answer, get, ok};
 use crate::script::Connection;
 

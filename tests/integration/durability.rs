@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::api::empty;
 use crate::daemon::{Daemon, Setup};
-use crate::management::Api;
+use crate::manage::Api;
 use crate::message::{Framing, get};
 
 /// A rule that carries a number.

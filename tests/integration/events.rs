@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::api::empty;
 use crate::backend::Backend;
 use crate::daemon::{Daemon, Setup};
-use crate::management::Api;
+use crate::manage::Api;
 use crate::message::{get, ok};
 use crate::script::Connection;
 

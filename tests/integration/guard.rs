@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::api::empty;
 use crate::daemon::{Daemon, Setup};
-use crate::management::Api;
+use crate::manage::Api;
 use crate::script::Connection;
 
 const TOKEN: &str = "s3cret/with+all=kinds_of~it.";

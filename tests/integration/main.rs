@@ -4,17 +4,23 @@
 
 // what the tests are written with
 mod backend;
+mod browser;
 mod bulk;
 mod daemon;
+mod manage;
 mod management;
 mod message;
 mod script;
+mod stand_in;
 
 // the topics
 mod actions;
 mod api;
 mod balance;
+mod client;
 mod config;
+mod dashboard;
+mod dashboard_looks;
 mod demo;
 mod drained;
 mod durability;

@@ -1,167 +1,265 @@
-//! A client of the management API: one connection over TCP or a Unix socket, kept alive, with JSON in
-//! both directions. What it sends is plain, so that a test can say the rest itself.
+//! The built client, run against whatever answers as a management API: a scripted one on a socket of
+//! the test, or a daemon.
 
-use std::net::SocketAddr;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use crate::daemon::{Daemon, eventually};
-use crate::message::Answer;
-use crate::script::Connection;
+use crate::backend::Backend;
+use crate::daemon::Finished;
+use crate::message::Head;
+use crate::script::{Connection, PATIENCE, find};
 
-pub struct Api {
-    pub wire: Connection,
-    /// Lines that each request has besides its own.
-    fields: String,
+const PROGRAM: &str = env!("CARGO_BIN_EXE_mantrid-client");
+
+/// What `--url` takes for a scripted API.
+pub fn url(server: &Backend) -> String {
+    format!("http://127.0.0.1:{}", server.port)
 }
 
-impl Api {
-    pub fn over(wire: Connection) -> Api {
-        Api { wire, fields: "Host: localhost\r\n".to_owned() }
+/// The same API on a Unix socket, for as many connections as come.
+pub fn on_socket(server: &Backend, path: &Path) {
+    let listener = UnixListener::bind(path).expect("a Unix socket");
+    let port = server.port;
+    std::thread::spawn(move || {
+        while let Ok((near, _)) = listener.accept() {
+            let far = TcpStream::connect(("127.0.0.1", port)).expect("the scripted API");
+            join(near, far);
+        }
+    });
+}
+
+/// Copies both ways, each until its end.
+fn join(near: UnixStream, far: TcpStream) {
+    let (mut near_reader, mut far_writer) =
+        (near.try_clone().expect("a handle"), far.try_clone().expect("a handle"));
+    std::thread::spawn(move || {
+        drop(std::io::copy(&mut near_reader, &mut far_writer));
+        drop(far_writer.shutdown(std::net::Shutdown::Write));
+    });
+    let (mut near_writer, mut far_reader) = (near, far);
+    std::thread::spawn(move || {
+        drop(std::io::copy(&mut far_reader, &mut near_writer));
+        drop(near_writer.shutdown(std::net::Shutdown::Write));
+    });
+}
+
+/// An answer as the daemon gives it.
+pub fn answer(status: &str, fields: &str, body: &str) -> String {
+    format!(
+        "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n{fields}\r\n{body}",
+        body.len()
+    )
+}
+
+pub fn json_ok(body: &Value) -> String {
+    answer("200 OK", "", &body.to_string())
+}
+
+/// The head of a stream of events, and then this.
+pub fn events(text: &str) -> String {
+    format!("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n{text}")
+}
+
+/// Takes a request with exactly this first line, and its body.
+#[track_caller]
+pub fn expect_asked(connection: &mut Connection, line: &str) -> (Head, Vec<u8>) {
+    let head = connection.expect_request(line);
+    let length = head.field("Content-Length").map_or(0, |length| length.parse().expect("a length"));
+    let body = connection.read_exactly(length);
+    (head, body)
+}
+
+/// How the client is to be run.
+pub struct Call(Command);
+
+impl Call {
+    pub fn new<S: AsRef<OsStr>>(arguments: &[S]) -> Call {
+        let mut command = Command::new(PROGRAM);
+        command.args(arguments).env_remove("MANTRID_URL").env_remove("MANTRID_TOKEN");
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Call(command)
     }
 
-    /// From now on each request has this line, too.
-    pub fn with(mut self, line: &str) -> Api {
-        self.fields.push_str(&format!("{line}\r\n"));
+    /// Against this scripted API.
+    pub fn to(server: &Backend, arguments: &[&str]) -> Call {
+        let mut call = Call::new(&["--url", &url(server)]);
+        call.0.args(arguments);
+        call
+    }
+
+    pub fn env(mut self, name: &str, value: &str) -> Call {
+        self.0.env(name, value);
         self
     }
 
-    /// The bytes of a request.
-    pub fn request(&self, method: &str, path: &str, lines: &str, body: &str) -> String {
-        let (fields, length) = (&self.fields, body.len());
-        let content = if body.is_empty() {
-            String::new()
-        } else {
-            format!("Content-Type: application/json\r\nContent-Length: {length}\r\n")
-        };
-        format!("{method} {path} HTTP/1.1\r\n{fields}{lines}{content}\r\n{body}")
+    /// With these bytes on standard input.
+    pub fn reading(mut self, text: &str) -> Client {
+        self.0.stdin(Stdio::piped());
+        let mut client = self.start();
+        let mut input = client.child.stdin.take().expect("its input");
+        input.write_all(text.as_bytes()).expect("it reads its input");
+        client
     }
 
-    /// A request without a body.
-    #[track_caller]
-    pub fn ask(&mut self, method: &str, path: &str) -> Answer {
-        let request = self.request(method, path, "", "");
-        self.wire.exchange(request)
+    pub fn command(&mut self) -> &mut Command {
+        &mut self.0
     }
 
-    /// A request with a body.
-    #[track_caller]
-    pub fn tell(&mut self, method: &str, path: &str, body: &Value) -> Answer {
-        let request = self.request(method, path, "", &body.to_string());
-        self.wire.exchange(request)
+    pub fn start(mut self) -> Client {
+        let mut child = self.0.spawn().expect("the client starts");
+        // None where a test gave it another.
+        let out = child.stdout.take().map(Output::collect).unwrap_or_default();
+        let err = Output::collect(child.stderr.take().expect("its errors"));
+        Client { child, out, err }
     }
 
-    /// The same with more lines in its head.
-    #[track_caller]
-    pub fn tell_with(&mut self, lines: &str, method: &str, path: &str, body: &Value) -> Answer {
-        let request = self.request(method, path, lines, &body.to_string());
-        self.wire.exchange(request)
+    /// Its output is the caller's to read, or to close.
+    pub fn start_unread(mut self) -> (Client, ChildStdout) {
+        let mut child = self.0.spawn().expect("the client starts");
+        let unread = child.stdout.take().expect("its output");
+        let err = Output::collect(child.stderr.take().expect("its errors"));
+        (Client { child, out: Arc::default(), err }, unread)
     }
 
-    /// What stands there.
-    #[track_caller]
-    pub fn get(&mut self, path: &str) -> Value {
-        self.ask("GET", path).expect_status(200).json()
+    /// On this terminal, which `screen` is the other side of.
+    pub fn start_on(mut self, terminal: OwnedFd, screen: OwnedFd) -> Client {
+        let second = terminal.try_clone().expect("a handle");
+        self.0.stdin(terminal).stdout(second);
+        let mut child = self.0.spawn().expect("the client starts");
+        let err = Output::collect(child.stderr.take().expect("its errors"));
+        // or its handles to the terminal would stay open here
+        drop(self);
+        Client { child, out: Output::collect(File::from(screen)), err }
     }
 
-    /// A change that is made; the table's tag afterwards.
+    /// For what needs no answer.
     #[track_caller]
-    pub fn put(&mut self, path: &str, body: &Value) -> String {
-        self.tell("PUT", path, body).expect_made()
+    pub fn finish(self) -> Finished {
+        self.start().finish()
+    }
+}
+
+/// The client as it runs.
+pub struct Client {
+    child: Child,
+    out: Arc<Output>,
+    err: Arc<Output>,
+}
+
+impl Client {
+    /// Waits for its end.
+    #[track_caller]
+    pub fn finish(mut self) -> Finished {
+        let ended = self.out.wait(Taken::is_over) && self.err.wait(Taken::is_over);
+        assert!(ended, "it runs on; standard error:\n{}", self.err.text());
+        let status = self.child.wait().expect("its exit status");
+        let (out, err) = (self.out.text(), self.err.text());
+        assert!(!err.contains("panicked"), "the client panicked:\n{err}");
+        Finished { code: status.code(), out, err }
     }
 
+    /// It ended with 0, said nothing on standard error and exactly this on standard output.
     #[track_caller]
-    pub fn patch(&mut self, body: &Value) -> String {
-        self.tell("PATCH", "/hostname/", body).expect_made()
+    pub fn expect_printed(self, expected: &str) {
+        let finished = self.finish();
+        finished.expect(0, &[]);
+        crate::message::assert_same("its output", expected.as_bytes(), finished.out.as_bytes());
+        crate::message::assert_same("its errors", b"", finished.err.as_bytes());
     }
 
+    /// Waits until standard output has this.
     #[track_caller]
-    pub fn delete(&mut self, host: &str) -> String {
-        self.ask("DELETE", &format!("/hostname/{host}/")).expect_made()
+    pub fn expect_out(&self, text: &str) {
+        let told = self.out.wait(|taken| find(&taken.bytes, text.as_bytes()).is_some());
+        assert!(told, "never printed {text:?}:\n{}\n{}", self.out.text(), self.err.text());
     }
 
-    /// The table's tag.
+    /// Waits for its end where its output does not end with it.
     #[track_caller]
-    pub fn etag(&mut self) -> String {
-        self.ask("GET", "/hostname/?limit=0").expect_status(200).etag()
+    pub fn expect_exit(mut self, code: i32) {
+        assert!(self.err.wait(Taken::is_over), "it runs on");
+        let status = self.child.wait().expect("its exit status");
+        assert_eq!(status.code(), Some(code), "{}", self.err.text());
     }
 
-    /// The counters of a host once it has so many ended requests and none open: a request is counted
-    /// to its end, which is a moment after its client has the answer.
+    pub fn terminate(&self) {
+        let pid = i32::try_from(self.child.id()).expect("a process number");
+        let pid = nix::unistd::Pid::from_raw(pid);
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("it runs");
+    }
+
+    /// Waits until standard error has this.
     #[track_caller]
-    pub fn counted(&mut self, host: &str, completed: u64) -> Value {
-        let path = format!("/stats/{host}/");
-        let expected = (Some(completed), Some(0));
-        let mut found = Value::Null;
-        eventually(&format!("{completed} requests of {host}"), || {
-            found = self.get(&path);
-            (found["completed_requests"].as_u64(), found["open_requests"].as_u64()) == expected
+    pub fn expect_err(&self, text: &str) {
+        let told = self.err.wait(|taken| find(&taken.bytes, text.as_bytes()).is_some());
+        assert!(told, "never said {text:?}:\n{}", self.err.text());
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// What a child writes, to the byte, collected by a thread.
+#[derive(Default)]
+struct Output {
+    taken: Mutex<Taken>,
+    more: Condvar,
+}
+
+#[derive(Default)]
+struct Taken {
+    bytes: Vec<u8>,
+    goes_on: bool,
+}
+
+impl Taken {
+    fn is_over(&self) -> bool {
+        !self.goes_on
+    }
+}
+
+impl Output {
+    fn collect(mut stream: impl Read + Send + 'static) -> Arc<Output> {
+        let output = Arc::new(Output::default());
+        output.taken.lock().expect("the output").goes_on = true;
+        let into = Arc::clone(&output);
+        std::thread::spawn(move || {
+            let mut room = [0; 16 * 1024];
+            loop {
+                let count = stream.read(&mut room).unwrap_or(0);
+                let mut taken = into.taken.lock().expect("the output");
+                taken.bytes.extend_from_slice(&room[..count]);
+                taken.goes_on = count != 0;
+                into.more.notify_all();
+                if count == 0 {
+                    return;
+                }
+            }
         });
-        found
-    }
-}
-
-impl Daemon {
-    /// Over its Unix socket.
-    #[track_caller]
-    pub fn api(&self) -> Api {
-        let path = self.management.iter().find_map(|one| one.strip_prefix("unix:"));
-        Api::over(Connection::unix(Path::new(path.expect("a Unix socket"))))
+        output
     }
 
-    #[track_caller]
-    pub fn api_address(&self) -> SocketAddr {
-        let address = self.management.iter().find_map(|one| one.strip_prefix("http://"));
-        let address = address.expect("a TCP address").trim_end_matches('/');
-        address.parse().expect("an address")
+    /// Waits until `enough`; false when that did not come in time.
+    fn wait(&self, enough: impl Fn(&Taken) -> bool) -> bool {
+        let taken = self.taken.lock().expect("the output");
+        let waited = self.more.wait_timeout_while(taken, PATIENCE, |taken| !enough(taken));
+        !waited.expect("the output").1.timed_out()
     }
 
-    /// Over its TCP address.
-    #[track_caller]
-    pub fn api_tcp(&self) -> Api {
-        Api::over(Connection::client(self.api_address()))
-    }
-}
-
-/// Answers of the API.
-impl Answer {
-    #[track_caller]
-    pub fn expect_status(self, status: u16) -> Answer {
-        assert!(self.status() == status, "expected {status}, found\n{:#?}\n{}", self.head, self.text());
-        self
-    }
-
-    #[track_caller]
-    pub fn json(&self) -> Value {
-        assert_eq!(self.head.field("Content-Type"), Some("application/json"), "{:#?}", self.head);
-        serde_json::from_slice(&self.body)
-            .unwrap_or_else(|error| panic!("{error} in {:?}", self.text()))
-    }
-
-    #[track_caller]
-    pub fn etag(&self) -> String {
-        let tag = self.head.field("ETag").unwrap_or_else(|| panic!("no ETag in {:#?}", self.head));
-        assert!(tag.starts_with('"') && tag.ends_with('"') && 2 < tag.len(), "{tag}");
-        tag.to_owned()
-    }
-
-    /// 200 and `{"ok": true}`: the change was made.
-    #[track_caller]
-    pub fn expect_made(self) -> String {
-        let answer = self.expect_status(200);
-        assert_eq!(answer.json(), json!({"ok": true}));
-        answer.etag()
-    }
-
-    /// An error as the API writes them; its sentence.
-    #[track_caller]
-    pub fn expect_error(&self, status: u16, code: &str) -> String {
-        assert!(self.status() == status, "expected {status} {code}, found\n{}", self.text());
-        let error = self.json();
-        assert_eq!(error["error"], code, "{error}");
-        let message = error["message"].as_str().unwrap_or_default();
-        assert!(10 < message.len(), "a sentence for people: {error}");
-        message.to_owned()
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.taken.lock().expect("the output").bytes).into_owned()
     }
 }

@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::api::empty;
 use crate::backend::{Backend, closed_port, rule_for};
 use crate::daemon::{Setup, eventually};
-use crate::management::Api;
+use crate::manage::Api;
 use crate::message::get;
 
 /// What follows a family's name in its samples, by type (OpenMetrics 1.0 §5).

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::api::{empty, encoded};
 use crate::daemon::{Daemon, Setup};
-use crate::management::Api;
+use crate::manage::Api;
 use crate::message::get;
 
 #[track_caller]

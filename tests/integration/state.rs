@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::api::empty;
 use crate::daemon::{Daemon, Setup, eventually};
-use crate::management::Api;
+use crate::manage::Api;
 use crate::message::get;
 
 #[track_caller]

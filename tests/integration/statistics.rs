@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use crate::api::empty;
 use crate::backend::{Backend, closed_port, rule_for};
 use crate::daemon::{Daemon, Setup, eventually};
-use crate::management::Api;
+use crate::manage::Api;
 use crate::message::{chunk, get, ok};
 use crate::script::Connection;
 

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::api::empty;
 use crate::daemon::{Daemon, Setup};
-use crate::management::Api;
+use crate::manage::Api;
 use crate::message::{chunk, get};
 use crate::script::{Connection, Ending};
 

@@ -50,8 +50,8 @@ impl ApiError {
             .with(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"mantrid\""))
     }
 
-    pub(super) fn too_large() -> ApiError {
-        let most = crate::limits::MANAGEMENT_BODY_BYTES_MAX / 1024 / 1024;
+    pub(super) fn too_large(most: usize) -> ApiError {
+        let most = most / 1024 / 1024;
         let message =
             format!("the body has more than {most} MiB: send the table in parts, by PATCH");
         ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)

@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio_stream::wrappers::ReceiverStream;
 
+use super::super::health::{Health, Standing, State};
 use super::super::pulse::{Event, Rates, Tick};
 use super::super::statistics::{self, SharedStatistics, name_of, to_json};
 use super::error::ApiError;
@@ -20,7 +21,8 @@ use crate::limits;
 use crate::link::Sums;
 use crate::table::Snapshot;
 
-const KINDS: &[&str] = &["hello", "change", "health", "traffic"];
+/// Besides `hello`, which everybody gets: it says which table the rest is about.
+const KINDS: &[&str] = &["change", "health", "traffic"];
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// What one reader wants.
@@ -29,6 +31,7 @@ struct Reader {
     hosts: Vec<(String, u64)>,
     busiest: usize,
     statistics: SharedStatistics,
+    health: Health,
     current: Arc<arc_swap::ArcSwap<super::super::change::Current>>,
 }
 
@@ -58,13 +61,13 @@ pub(super) fn stream(api: &Api, parts: &Parts) -> Result<Response, ApiError> {
     let events = events.ok_or_else(|| ApiError::busy("too many follow the events already"))?;
     let hello = hello(api);
     let (statistics, current) = (api.statistics.clone(), api.current.clone());
-    let reader = Reader { kinds, hosts, busiest, statistics, current };
+    let health = api.health.clone();
+    let reader = Reader { kinds, hosts, busiest, statistics, health, current };
     let (pieces, body) = tokio::sync::mpsc::channel(4);
     tokio::spawn(async move {
-        if reader.wants("hello") && pieces.send(Ok(sse("hello", &hello))).await.is_err() {
-            return;
+        if pieces.send(Ok(sse("hello", &hello))).await.is_ok() {
+            reader.follow(events, pieces).await;
         }
-        reader.follow(events, pieces).await;
     });
     let keep_alive = KeepAlive::new().interval(KEEP_ALIVE);
     Ok(Sse::new(ReceiverStream::new(body)).keep_alive(keep_alive).into_response())
@@ -141,10 +144,20 @@ impl Reader {
             "shards": tick.shards,
             "hosts": hosts,
             "busiest": self.busiest(tick, &table),
-            "down": [],
+            "down": self.down(),
             "held": 0,
         })
         .to_string()
+    }
+
+    /// Backends that requests pass over.
+    fn down(&self) -> Vec<String> {
+        let is_down = |it: &Standing| matches!(it.state, State::Down | State::Ejected);
+        let mut down: Vec<_> =
+            self.health.states().into_iter().filter(is_down).map(|it| it.backend).collect();
+        down.sort_unstable();
+        let told = down.into_iter().take(limits::BUSIEST_MAX);
+        told.map(|backend| backend.to_string()).collect()
     }
 
     fn busiest(&self, tick: &Tick, table: &Snapshot) -> Vec<Value> {

@@ -16,6 +16,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
+use super::super::health::State;
 use super::super::statistics::name_of;
 use super::Api;
 use super::error::ApiError;
@@ -47,6 +48,8 @@ struct Numbers {
     started: f64,
     hosts: Vec<(String, Sums)>,
     backends: Vec<(String, Sums)>,
+    /// Those that are probed: 1 where requests go there.
+    up: Vec<(String, i64)>,
 }
 
 /// Counters of a shard: name, help, and where it stands.
@@ -67,6 +70,7 @@ const COUNTERS: &[(&str, &str, Counter)] = &[
         "Requests that no counter of their host had room for",
         Counter::Uncounted,
     ),
+    ("news_dropped", "What control was too far behind to be told", Counter::NewsDropped),
     ("ring_enters", "Calls of io_uring_enter", Counter::RingEnters),
     ("ring_completions", "Completions taken from the ring", Counter::RingCompletions),
 ];
@@ -138,6 +142,7 @@ impl Numbers {
             started: since.as_secs_f64(),
             hosts: named.collect(),
             backends: backends.collect(),
+            up: standings(api),
         }
     }
 
@@ -283,10 +288,26 @@ fn times(
     Ok(())
 }
 
+/// Those that are down first: of very many only some are told.
+fn standings(api: &Api) -> Vec<(String, i64)> {
+    let is_up = |state: State| i64::from(matches!(state, State::Up | State::Unknown));
+    let mut all: Vec<_> =
+        api.health.states().into_iter().map(|it| (is_up(it.state), it.backend)).collect();
+    all.sort_unstable();
+    all.truncate(limits::METRIC_BACKENDS_PROBED);
+    all.into_iter().map(|(up, backend)| (backend.to_string(), up)).collect()
+}
+
 impl Collector for Numbers {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         self.build(&mut encoder)?;
         self.per_shard(&mut encoder)?;
+        let help = "Whether a backend that is probed is up (1) or passed over (0)";
+        let mut metric = encoder.encode_descriptor("backend_up", help, None, MetricType::Gauge)?;
+        for (backend, up) in &self.up {
+            let labels = [("backend", backend.as_str())];
+            ConstGauge::new(*up).encode(metric.encode_family(&labels)?)?;
+        }
         of_each(&mut encoder, "host", &self.hosts, (HOST_COUNTERS, HOST_GAUGES))?;
         of_each(&mut encoder, "backend", &self.backends, (BACKEND_COUNTERS, BACKEND_GAUGES))
     }

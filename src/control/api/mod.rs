@@ -26,12 +26,12 @@ use axum::response::{IntoResponse, Response};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::change::{Change, Current, Done};
+use super::health::Health;
 use super::pulse::Pulse;
 use super::resolver::Lookups;
 use super::statistics::{self, SharedStatistics, Statistics};
 use super::writer::Orders;
 use super::{SharedNames, dashboard};
-use crate::limits;
 use crate::link::ControlEnd;
 use error::ApiError;
 use guard::Peer;
@@ -50,6 +50,7 @@ pub(super) struct Api {
     pub(super) statistics: SharedStatistics,
     pub(super) shards: ControlEnd,
     pub(super) pulse: Pulse,
+    pub(super) health: Health,
     pub(super) token: Option<Token>,
     /// Bytes of bodies that may be in memory, in KiB.
     pub(super) room: Arc<Semaphore>,
@@ -69,15 +70,23 @@ impl Api {
     async fn answer(&self, peer: &Peer, request: Request<Body>) -> Response {
         let (parts, body) = request.into_parts();
         let is_head = parts.method == Method::HEAD;
-        let mut response =
-            self.act(peer, &parts, body).await.unwrap_or_else(ApiError::into_response);
+        let mut response = match self.admit(peer, &parts) {
+            Ok(route) => self.act(peer, route, &parts, body).await,
+            Err(refused) => {
+                // Bytes left unread would turn the close into a reset that overtakes the answer.
+                read::discard(body).await;
+                Err(refused)
+            }
+        }
+        .unwrap_or_else(ApiError::into_response);
         let headers = response.headers_mut();
         headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         if is_head { response.map(|_| Body::empty()) } else { response }
     }
 
-    async fn act(&self, peer: &Peer, parts: &Parts, body: Body) -> Result<Response, ApiError> {
+    /// What is asked for, if it may be.
+    fn admit(&self, peer: &Peer, parts: &Parts) -> Result<Route, ApiError> {
         let route = Route::of(parts.uri.path());
         let open = route == Ok(Route::Dashboard);
         guard::check(parts, peer, self.token.as_ref(), open)?;
@@ -86,6 +95,16 @@ impl Api {
         if !methods.split(", ").any(|method| method == parts.method.as_str()) {
             return Err(ApiError::method(methods));
         }
+        Ok(route)
+    }
+
+    async fn act(
+        &self,
+        peer: &Peer,
+        route: Route,
+        parts: &Parts,
+        body: Body,
+    ) -> Result<Response, ApiError> {
         match route {
             Route::Rules => rules::all(self, parts, body, peer).await,
             Route::Rule(host) => rules::one(self, parts, body, peer, &host).await,
@@ -99,7 +118,7 @@ impl Api {
                 let content = [(header::CONTENT_TYPE, "application/json")];
                 Ok((content, "{\"ok\":true}").into_response())
             }
-            Route::Dashboard => Ok(dashboard::answer()),
+            Route::Dashboard => Ok((dashboard::fields(), dashboard::page()).into_response()),
         }
     }
 
@@ -112,17 +131,16 @@ impl Api {
     }
 
     /// Reads a body while there is room for it.
-    async fn take_body(&self, parts: &Parts, body: Body) -> Result<Taken, ApiError> {
+    async fn take_body(&self, parts: &Parts, body: Body, most: usize) -> Result<Taken, ApiError> {
         let length = parts.headers.get(header::CONTENT_LENGTH);
         let length = length.and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
         // One that does not say how long it is may be as long as any.
         let length = match length {
-            None if parts.headers.contains_key(header::TRANSFER_ENCODING) => {
-                limits::MANAGEMENT_BODY_BYTES_MAX
-            }
+            None if parts.headers.contains_key(header::TRANSFER_ENCODING) => most,
             None => 0,
-            Some(length) if limits::MANAGEMENT_BODY_BYTES_MAX < length => {
-                return Err(ApiError::too_large());
+            Some(length) if most < length => {
+                read::discard(body).await;
+                return Err(ApiError::too_large(most));
             }
             // Of the small ones there are no more than connections, and large ones that are promised
             // and never sent must not keep them out.
@@ -134,7 +152,7 @@ impl Api {
         let room = self.room.clone().try_acquire_many_owned(room);
         let room =
             room.map_err(|_| ApiError::busy("other large bodies are being read: try again"))?;
-        Ok(Taken { bytes: read::body(body).await?, room })
+        Ok(Taken { bytes: read::body(body, most).await?, room })
     }
 
     /// Has a change made, once the names in it were looked up: a rule in force should work.

@@ -1,14 +1,16 @@
 //! Counters: of all hosts, of one, and of backends.
 
 use std::cmp::Reverse;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::time::SystemTime;
 
 use axum::http::header;
 use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
+use super::super::health::{Standing, State};
 use super::super::statistics::{self, name_of, to_json};
 use super::error::ApiError;
 use super::route::Query;
@@ -94,18 +96,31 @@ pub(super) fn backend(id: &Id) -> SocketAddr {
 /// `GET /backends/`: what is known of each that had traffic or is looked after.
 pub(super) fn backends(api: &Api, parts: &Parts) -> Result<Response, ApiError> {
     Query::of(parts.uri.query(), &[])?;
-    let mut listed: Vec<(SocketAddr, Value)> = Vec::new();
-    for (id, sums) in api.lock_statistics().backends() {
-        let numbers = json!({
-            "open_requests": sums.get(Count::Open),
-            "idle_connections": sums.get(Count::Held),
-            "requests": sums.get(Count::Completed),
-            "connections": sums.get(Count::Sent),
-            "failures": sums.get(Count::Received),
-        });
-        listed.push((backend(id), numbers));
+    let mut known: BTreeMap<SocketAddr, (Option<Standing>, Sums)> = BTreeMap::new();
+    for standing in api.health.states() {
+        known.insert(standing.backend, (Some(standing), Sums::default()));
     }
-    listed.sort_by_key(|(address, _)| *address);
-    let listed = listed.into_iter().map(|(address, value)| (address.to_string(), value));
+    for (id, sums) in api.lock_statistics().backends() {
+        known.entry(backend(id)).or_default().1 = *sums;
+    }
+    let listed = known.into_iter().map(|(address, (standing, sums))| {
+        (address.to_string(), describe(standing.as_ref(), &sums))
+    });
     Ok(answer(&Value::Object(listed.collect())))
+}
+
+/// One that nobody probes has had traffic and was not ejected: it is up as far as is known.
+fn describe(standing: Option<&Standing>, sums: &Sums) -> Value {
+    let since = standing.and_then(|it| it.since.duration_since(SystemTime::UNIX_EPOCH).ok());
+    json!({
+        "state": standing.map_or(State::Up, |it| it.state).as_str(),
+        "reason": standing.map(|it| it.reason.as_str()),
+        "since": since.map(|since| since.as_secs()),
+        "is_probed": standing.is_some(),
+        "open_requests": sums.get(Count::Open),
+        "idle_connections": sums.get(Count::Held),
+        "requests": sums.get(Count::Completed),
+        "connections": sums.get(Count::Sent),
+        "failures": sums.get(Count::Received),
+    })
 }

@@ -19,17 +19,31 @@ use crate::table::{Action, Name, Rule, Target, host};
 pub(super) type Edits = Vec<(String, Option<Rule>)>;
 
 /// The whole body, up to the bound and in its time.
-pub(super) async fn body(body: Body) -> Result<Bytes, ApiError> {
-    let body = Limited::new(body, limits::MANAGEMENT_BODY_BYTES_MAX);
+pub(super) async fn body(body: Body, most: usize) -> Result<Bytes, ApiError> {
+    let body = Limited::new(body, most);
     let collected = tokio::time::timeout(limits::MANAGEMENT_BODY_TIME, body.collect()).await;
     match collected {
         Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(ApiError::too_large()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(ApiError::too_large(most)),
         Ok(Err(error)) => {
             Err(ApiError::bad("body_cut_off", format!("the body broke off: {error}")))
         }
         Err(_) => Err(ApiError::bad("body_timeout", "the body did not arrive in time")),
     }
+}
+
+/// Reads and drops a body that is not wanted, as far as that takes neither long nor much.
+pub(super) async fn discard(mut body: Body) {
+    let all = async {
+        let mut dropped = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            dropped += frame.into_data().map_or(0, |data| data.len());
+            if limits::MANAGEMENT_DISCARD_BYTES_MAX < dropped {
+                return;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(limits::MANAGEMENT_DISCARD_TIME, all).await;
 }
 
 /// `{host: rule}`, or with `nulls` `{host: rule or null}`.

@@ -39,7 +39,7 @@ pub(super) async fn all(
     };
     let query = Query::of(parts.uri.query(), CHANGE)?;
     let dry_run = query.flag("dry_run")?;
-    let text = api.take_body(parts, body).await?;
+    let text = api.take_body(parts, body, limits::MANAGEMENT_BODY_BYTES_MAX).await?;
     let edits = parsed(api, text.bytes, verb == Verb::Patch).await?;
     drop(text.room);
     let change = Change { whole: verb == Verb::Put, ..change(parts, peer, verb, edits, dry_run)? };
@@ -84,7 +84,7 @@ pub(super) async fn one(
     let query = Query::of(parts.uri.query(), CHANGE_ONE)?;
     let dry_run = query.flag("dry_run")?;
     let wait = wait(&query)?;
-    let text = api.take_body(parts, body).await?;
+    let text = api.take_body(parts, body, limits::RULE_BODY_BYTES_MAX).await?;
     let (verb, rule) = match parts.method {
         Method::DELETE => (Verb::Delete, None),
         // As the error names it: what was given.

@@ -118,18 +118,15 @@ impl Store {
         let replayed = load::load(&*disk, names)?;
         let (bytes_kept, bytes_sure) = (replayed.bytes_kept, replayed.bytes_sure);
         let mut loaded = Loaded::new(replayed, &*disk);
-        let bytes_of = |part| disk.bytes(part).ok().flatten();
-        let state_bytes = bytes_of(Part::State).unwrap_or(0);
-        let folding_bytes = bytes_of(Part::Folding);
+        let state_bytes = disk.bytes(Part::State).ok().flatten().unwrap_or(0);
         let mut store = Store {
             mode: Mode::ReadOnly(String::new()),
             durable: loaded.sequence,
             tried: loaded.sequence,
             journal_bytes: bytes_kept,
-            folding_bytes,
+            folding_bytes: None,
             is_folding: false,
-            // A fold that was broken off is taken up again at once.
-            fold_at: if folding_bytes.is_some() { 0 } else { state_bytes.max(FOLD_BYTES_MIN) },
+            fold_at: state_bytes.max(FOLD_BYTES_MIN),
             rejected: loaded.rejected.clone(),
             buffer: Vec::new(),
             disk,
@@ -151,8 +148,20 @@ impl Store {
 
     /// Opens the journal to be written, all that is kept of it being on disk.
     fn take_up(&mut self, bytes_kept: u64, bytes_sure: u64) -> Result<(), StoreError> {
+        // The names that were found are so far perhaps in memory alone, too. A new journal must not get
+        // there before the old one has another name.
+        if let Err(error) = self.disk.sync_folder() {
+            return Err(self.spoil("sync the folder of", Part::Journal, error));
+        }
         let journal = self.disk.append(Part::Journal);
         let mut journal = journal.map_err(|error| self.stay_read_only(Part::Journal, &error))?;
+        let folding_bytes = self.disk.bytes(Part::Folding);
+        self.folding_bytes =
+            folding_bytes.map_err(|error| self.stay_read_only(Part::Folding, &error))?;
+        // A fold that was broken off is taken up again at once.
+        if self.folding_bytes.is_some() {
+            self.fold_at = 0;
+        }
         // What was read may so far be in memory alone, and the next line will say that it is on disk.
         // Even a sync does not make it so: where one failed before, memory believes it was done.
         let outcome = cut(&mut *journal, bytes_kept, bytes_sure);
@@ -231,8 +240,8 @@ impl Store {
         }
         self.disk.lock().map_err(|error| self.stay_read_only(Part::State, &error))?;
         // Before reading it all, which takes time, whether it is of any use.
-        let opened = self.disk.append(Part::Journal).map(drop);
-        opened.map_err(|error| self.stay_read_only(Part::Journal, &error))?;
+        let opened = self.disk.sync_folder().and_then(|()| self.disk.append(Part::Journal));
+        opened.map(drop).map_err(|error| self.stay_read_only(Part::Journal, &error))?;
         // Without the lock others may have written.
         let replayed = load::load(&*self.disk, &mut Names::default());
         let replayed = replayed.map_err(|error| self.stay_read_only(Part::State, &error))?;
@@ -364,6 +373,9 @@ fn cut(journal: &mut dyn Output, bytes: u64, sure: u64) -> io::Result<()> {
         return Err(io::Error::new(ErrorKind::UnexpectedEof, "somebody else made it shorter"));
     }
     journal.truncate(bytes)?;
-    journal.write_again(sure)?;
+    // On a full disk even this may fail, and mostly there is nothing to write.
+    if sure < bytes {
+        journal.write_again(sure)?;
+    }
     journal.sync_all()
 }

@@ -1,6 +1,7 @@
 //! The store in real folders: what is there after a start, and what people are told.
 
 mod crashes;
+mod faults;
 mod recording;
 
 use std::fs;

@@ -22,17 +22,15 @@ pub(in crate::control) fn not_yet(snapshot: &Snapshot) -> Vec<String> {
     let mut counts = [
         ("spin", "requests get the timeout page", 0_usize),
         ("hold", "requests fail when no backend can be reached", 0),
-        ("check", "no probes are sent", 0),
         ("max_requests_per_second", "it is not limited", 0),
         ("idle", "nobody is told", 0),
     ];
     for (_, rule) in snapshot.iter() {
         let used = match &rule.action {
-            Action::Spin(spin) => [true, false, false, false, spin.idle().is_some()],
+            Action::Spin(spin) => [true, false, false, spin.idle().is_some()],
             Action::Proxy(proxy) => [
                 false,
                 !proxy.hold().is_zero(),
-                proxy.check().is_some(),
                 proxy.max_requests_per_second().is_some(),
                 proxy.idle().is_some(),
             ],

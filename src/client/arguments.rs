@@ -1,0 +1,244 @@
+//! The command line: the one definition that help, completions and manual pages come from.
+//!
+//! The words of `set` are optional here although they are not: what is missing is said in the
+//! original's words, by `set`.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+
+/// Edits and watches the host table of a running mantrid
+#[derive(Parser, Debug)]
+#[command(name = "mantrid-client", version, after_help = TEACHING)]
+#[command(override_usage = "mantrid-client [OPTIONS] <COMMAND>")]
+pub struct Arguments {
+    /// The management API: http://HOST[:PORT] or unix:/PATH [default: MANTRID_URL, else
+    /// http://localhost:8042]
+    #[arg(long, global = true, value_name = "URL")]
+    pub url: Option<String>,
+    /// The management API on a Unix socket
+    #[arg(long, global = true, value_name = "PATH", conflicts_with = "url")]
+    pub socket: Option<PathBuf>,
+    /// Print JSON, as the daemon answers it
+    #[arg(long, global = true)]
+    pub json: bool,
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Print all rules
+    List,
+    /// Set the rule of a host
+    #[command(after_help = ACTIONS)]
+    #[command(
+        override_usage = "mantrid-client set [OPTIONS] <HOST> <ACTION> <SUBDOMS> [KEY=VALUE]..."
+    )]
+    Set(Set),
+    /// Delete the rule of a host; one that is not there is no error
+    Delete {
+        /// The host name
+        #[arg(allow_hyphen_values = true)]
+        host: String,
+        #[command(flatten)]
+        edit: Edit,
+        #[command(flatten)]
+        drain: Drain,
+    },
+    /// Print counters, of all hosts or of one
+    Stats {
+        /// The host name
+        #[arg(allow_hyphen_values = true)]
+        host: Option<String>,
+    },
+    /// Print the rule of a host
+    Get {
+        /// The host name
+        #[arg(allow_hyphen_values = true)]
+        host: String,
+    },
+    /// Replace the whole table by that of a file, all or nothing
+    Load(Load),
+    /// Print the whole table as JSON, for `load`
+    Dump {
+        /// Write the table's ETag to this file, for `load --if-match`
+        #[arg(long, value_name = "FILE")]
+        etag: Option<PathBuf>,
+    },
+    /// Print changes of rules and of backends' health as they happen
+    Events {
+        /// Which: change, health, traffic; several with commas
+        #[arg(long, value_name = "KINDS", default_value = "change,health")]
+        only: String,
+    },
+    /// Show the busiest hosts, live
+    Top {
+        /// How many hosts to ask for, 1 to 1000
+        #[arg(long, value_name = "N", default_value_t = 200)]
+        #[arg(value_parser = clap::value_parser!(u32).range(1..=1000))]
+        hosts: u32,
+    },
+    /// Print completions for a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Print the manual page, or write one for each command
+    Man {
+        /// The folder to write them into
+        dir: Option<PathBuf>,
+    },
+    /// Not one of ours: refused in the original's words.
+    #[command(external_subcommand)]
+    Unknown(Vec<OsString>),
+}
+
+#[derive(Args, Debug)]
+pub struct Set {
+    /// The host name, with http:// or https:// in front for one scheme only
+    #[arg(allow_hyphen_values = true)]
+    pub host: Option<String>,
+    /// proxy, redirect, static, empty, alias, spin, unknown or no_hosts
+    pub action: Option<String>,
+    /// Whether subdomains follow the rule: true or false
+    pub subdoms: Option<String>,
+    /// Arguments of the action, such as backends=10.0.0.1:8000,[2001:db8::1]:8000
+    #[arg(value_name = "KEY=VALUE")]
+    pub options: Vec<String>,
+    #[command(flatten)]
+    pub edit: Edit,
+    #[command(flatten)]
+    pub drain: Drain,
+}
+
+#[derive(Args, Debug)]
+pub struct Load {
+    /// JSON as `dump` prints it, or a state file; - is standard input
+    pub file: PathBuf,
+    /// Change only the hosts in the file; null deletes one
+    #[arg(long)]
+    pub merge: bool,
+    #[command(flatten)]
+    pub edit: Edit,
+}
+
+/// What every change can be asked for.
+#[derive(Args, Debug)]
+pub struct Edit {
+    /// Check it and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Only if the table still has this ETag (`get` and `dump --etag` tell it)
+    #[arg(long, value_name = "ETAG")]
+    pub if_match: Option<String>,
+}
+
+/// Whether a change is waited for until its old backends are free of requests.
+#[derive(Args, Debug)]
+pub struct Drain {
+    /// Return only when no request is left with the backends that the host had before
+    #[arg(long, conflicts_with = "dry_run")]
+    pub wait: bool,
+    /// How long to wait at most: a number with ms, s, m or h
+    #[arg(long, value_name = "TIME", default_value = "30s", requires = "wait")]
+    pub timeout: String,
+}
+
+const TEACHING: &str = "\
+Examples:
+  mantrid-client set example.com proxy true backends=127.0.0.1:8000,127.0.0.1:8001
+  mantrid-client set old.example.com redirect false redirect_to=example.com code=301
+  mantrid-client set example.com spin true         # hold requests, then set it back
+  mantrid-client delete old.example.com
+  mantrid-client stats example.com
+  mantrid-client dump > table.json && mantrid-client load table.json
+
+Environment:
+  MANTRID_URL      as --url
+  MANTRID_TOKEN    the token of management_token_file
+
+Exit codes: 0 done, 1 not done; standard error says why";
+
+const ACTIONS: &str = "\
+Actions and their arguments (* must be given):
+  proxy     backends* attempts delay algorithm weights healthcheck max_connections check
+            max_requests_per_second hold idle
+  spin      timeout max_held release_rate wake idle
+  redirect  redirect_to* code
+  static    type*
+  empty     code*
+  alias     hostname*
+  unknown, no_hosts";
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Arguments::command().debug_assert();
+    }
+
+    fn parse(line: &str) -> Result<Arguments, clap::Error> {
+        Arguments::try_parse_from(line.split(' '))
+    }
+
+    #[test]
+    fn commands_of_the_original_are_understood() {
+        for line in [
+            "mantrid-client",
+            "mantrid-client list",
+            "mantrid-client set",
+            "mantrid-client set localhost proxy true backends=localhost:8000,localhost:8001",
+            "mantrid-client set top-secret.com empty true code=403",
+            "mantrid-client set localhost spin true",
+            "mantrid-client set -new.example.com spin true",
+            "mantrid-client delete top-secret.com",
+            "mantrid-client delete -new.example.com",
+            "mantrid-client stats",
+            "mantrid-client stats localhost",
+            "mantrid-client frob a b",
+        ] {
+            let parsed = parse(line);
+            assert!(parsed.is_ok(), "{line}: {}", parsed.expect_err("not understood"));
+        }
+    }
+
+    #[test]
+    fn options_of_set_may_stand_anywhere() {
+        for line in [
+            "mantrid-client set --dry-run --if-match \"x\" a.com proxy true backends=b:1",
+            "mantrid-client set a.com proxy true backends=b:1 --dry-run --if-match \"x\"",
+            "mantrid-client set -a.com --dry-run proxy true backends=b:1 --if-match \"x\" --json",
+        ] {
+            let Ok(Arguments { command: Some(Command::Set(set)), .. }) = parse(line) else {
+                panic!("{line}: {:?}", parse(line));
+            };
+            assert!(set.edit.dry_run, "{line}");
+            assert_eq!(set.edit.if_match.as_deref(), Some("\"x\""), "{line}");
+            assert_eq!(set.action.as_deref(), Some("proxy"), "{line}");
+            assert_eq!(set.options, ["backends=b:1"], "{line}");
+        }
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        for line in [
+            "mantrid-client --url http://a --socket /b list",
+            "mantrid-client delete",
+            "mantrid-client delete a b",
+            "mantrid-client delete a --timeout 3s",
+            "mantrid-client set a spin true --wait --dry-run",
+            "mantrid-client load",
+            "mantrid-client top --hosts 0",
+            "mantrid-client completions cobol",
+        ] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+    }
+}

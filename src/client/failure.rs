@@ -1,0 +1,180 @@
+//! Why a command is not done, in whose words that is said, and what to do next.
+
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::Duration;
+
+use hyper::StatusCode;
+use nix::unistd::{Gid, Group, Uid, User};
+use thiserror::Error;
+
+use super::address::Address;
+use super::request::{ANSWER_BYTES_MAX, CONNECT_PATIENCE};
+
+/// Why a command is not done.
+#[derive(Debug, Error)]
+pub enum Failure {
+    /// Whoever read our output has enough of it. Nobody is left to tell, and nothing is wrong.
+    #[error("standard output is closed")]
+    OutputClosed,
+    /// In the original's words, which scripts may compare.
+    #[error("{0}")]
+    AsBefore(String),
+    /// The daemon did not answer, or not as asked.
+    #[error("mantrid-client: {0}")]
+    Request(#[from] RequestError),
+    /// Anything else.
+    #[error("mantrid-client: {0}")]
+    Other(String),
+}
+
+impl Failure {
+    /// For what went wrong while writing to standard output.
+    pub fn of_output(error: io::Error) -> Failure {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Failure::OutputClosed,
+            _ => Failure::Other(format!("standard output: {error}")),
+        }
+    }
+}
+
+/// Tells something on standard error that is no failure. Nobody may be left to hear it.
+pub fn say(what: &str) {
+    let _ = writeln!(io::stderr(), "mantrid-client: {what}");
+}
+
+/// Why there is no answer, or not the one that was asked for. Each says what to do next.
+#[derive(Debug, Error)]
+pub enum RequestError {
+    /// No connection.
+    #[error("{}", unreachable(.address, .why))]
+    Unreachable { address: Address, why: io::Error },
+    /// A connection, and then nothing.
+    #[error(
+        "{address} took the request and did not answer within {} s: see the daemon's log \
+         (journalctl -u mantrid)", .patience.as_secs()
+    )]
+    Silent { address: Address, patience: Duration },
+    /// The connection ended before the answer did.
+    #[error("{address} closed the connection before its answer was whole: {why}")]
+    CutOff { address: Address, why: String },
+    /// The daemon says no.
+    #[error("{}", refusal(.address, *.status, .message))]
+    Refused { address: Address, status: StatusCode, message: String },
+    /// Somebody else answers there.
+    #[error(
+        "{address} is no management API: it answered {what}; expected the address of \
+         bind_management, by default http://localhost:8042"
+    )]
+    Foreign { address: Address, what: String },
+    /// What was typed fits into no request.
+    #[error("{0}")]
+    Unsendable(String),
+    /// An answer without a plausible end.
+    #[error("the answer of {address} is longer than {ANSWER_BYTES_MAX} bytes; expected less")]
+    TooLong { address: Address },
+}
+
+impl RequestError {
+    /// What it means for a change: an answer that is missing leaves open whether it was made.
+    pub fn of_change(self) -> Failure {
+        match self {
+            RequestError::Silent { .. } | RequestError::CutOff { .. } => Failure::Other(format!(
+                "{self}; the change may have been made: look (get, list) before trying again"
+            )),
+            other => Failure::Request(other),
+        }
+    }
+
+    /// Whether asking again later may help: the daemon is starting, stopping or busy.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            // A socket that is just being made has its permissions a moment later.
+            RequestError::Unreachable { .. }
+            | RequestError::Silent { .. }
+            | RequestError::CutOff { .. } => true,
+            RequestError::Refused { status, .. } => *status == StatusCode::SERVICE_UNAVAILABLE,
+            RequestError::Foreign { .. }
+            | RequestError::TooLong { .. }
+            | RequestError::Unsendable(_) => false,
+        }
+    }
+}
+
+fn unreachable(address: &Address, why: &io::Error) -> String {
+    const ADVICE: &str =
+        "is mantrid running? (systemctl status mantrid, or give --url or --socket)";
+    match (address, why.kind()) {
+        (_, io::ErrorKind::ConnectionRefused) => {
+            format!("no daemon answers on {address}: {ADVICE}")
+        }
+        (Address::Socket(path), io::ErrorKind::NotFound) => format!(
+            "there is no socket {}: {ADVICE}; its configuration needs bind_management = unix:{}",
+            path.display(),
+            path.display()
+        ),
+        (Address::Socket(path), io::ErrorKind::PermissionDenied) => no_permission(path),
+        (Address::Tcp { .. }, io::ErrorKind::TimedOut) => format!(
+            "{address} did not answer within {} s: is the address right, and does a firewall \
+             drop it?",
+            CONNECT_PATIENCE.as_secs()
+        ),
+        _ => format!("no connection to {address}: {why}: check --url, --socket and MANTRID_URL"),
+    }
+}
+
+/// Names the group that may use the socket.
+fn no_permission(path: &Path) -> String {
+    let shown = path.display();
+    let Ok(metadata) = fs::metadata(path) else {
+        return format!("no permission to look at {shown}: may this user enter its folder?");
+    };
+    let (uid, gid) = (metadata.uid(), metadata.gid());
+    let user = User::from_uid(Uid::from_raw(uid)).ok().flatten();
+    let user = user.map_or_else(|| uid.to_string(), |user| user.name);
+    let group = Group::from_gid(Gid::from_raw(gid)).ok().flatten();
+    let group = group.map_or_else(|| gid.to_string(), |group| group.name);
+    format!(
+        "no permission for {shown} (user {user}, group {group}, mode {:o}): be a member of the \
+         group {group} (usermod -aG {group} NAME, then log in again), or run this as {user}",
+        metadata.mode() & 0o777
+    )
+}
+
+fn refusal(address: &Address, status: StatusCode, message: &str) -> String {
+    match status {
+        StatusCode::UNAUTHORIZED => format!(
+            "{address} wants its token ({message}): set MANTRID_TOKEN to the content of its \
+             management_token_file"
+        ),
+        StatusCode::PRECONDITION_FAILED => {
+            format!("{message}: the table is no longer the one of --if-match; look at it again")
+        }
+        _ => message.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whether_to_ask_again() {
+        let address = Address::local();
+        let refused = |status| RequestError::Refused {
+            address: Address::local(),
+            status,
+            message: String::new(),
+        };
+        let unreachable = |kind: io::ErrorKind| RequestError::Unreachable {
+            address: address.clone(),
+            why: kind.into(),
+        };
+        assert!(unreachable(io::ErrorKind::ConnectionRefused).is_passing());
+        assert!(unreachable(io::ErrorKind::PermissionDenied).is_passing());
+        assert!(refused(StatusCode::SERVICE_UNAVAILABLE).is_passing());
+        assert!(!refused(StatusCode::UNAUTHORIZED).is_passing());
+    }
+}

@@ -1,0 +1,107 @@
+//! The daemon's events as a stream that outlives the daemon: when the connection ends it is opened
+//! again, with growing pauses, and whoever reads is told.
+
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::sleep;
+
+use super::failure::RequestError;
+use super::request::{Answer, Api, Ask};
+use super::sse::{Event, Parser};
+
+const PAUSE_FIRST: Duration = Duration::from_millis(250);
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// Read ahead of who prints; beyond it the daemon is made to wait, and drops what it must.
+const NEWS_MAX: usize = 64;
+
+/// What there is to tell.
+#[derive(Debug)]
+pub enum News {
+    Event(Event),
+    /// The connection ended, or could not be opened again; the next attempt comes after the pause.
+    Lost {
+        why: RequestError,
+        pause: Duration,
+    },
+    /// There is a connection again.
+    Back,
+}
+
+/// Opens the stream, and fails if that can't be done. Afterwards only what waiting can't mend ends
+/// it: it is the last thing that is received.
+pub async fn open(
+    api: &Api,
+    query: &str,
+) -> Result<mpsc::Receiver<Result<News, RequestError>>, RequestError> {
+    let target = format!("/events?{query}");
+    let first = connect(api, &target).await?;
+    let (news, receiver) = mpsc::channel(NEWS_MAX);
+    let api = api.clone();
+    tokio::spawn(async move {
+        drop(follow(&api, &target, first, &news).await);
+    });
+    Ok(receiver)
+}
+
+async fn connect(api: &Api, target: &str) -> Result<Answer, RequestError> {
+    // The daemon sends a comment each 15 s: when nothing comes for as long as an answer may take, it
+    // is gone.
+    api.ask(Ask::get(target), "text/event-stream").await
+}
+
+/// Nobody receives any more.
+struct Unheard;
+
+async fn follow(
+    api: &Api,
+    target: &str,
+    first: Answer,
+    news: &mpsc::Sender<Result<News, RequestError>>,
+) -> Result<(), Unheard> {
+    let tell = async |what| news.send(what).await.map_err(|_| Unheard);
+    let mut answer = first;
+    loop {
+        let mut why = read(api, answer, news).await?;
+        let mut pause = PAUSE_FIRST;
+        answer = loop {
+            if !why.is_passing() {
+                return tell(Err(why)).await;
+            }
+            tell(Ok(News::Lost { why, pause })).await?;
+            sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+            match connect(api, target).await {
+                Ok(answer) => break answer,
+                Err(error) => why = error,
+            }
+        };
+        tell(Ok(News::Back)).await?;
+    }
+}
+
+/// Hands on what comes; why it ended.
+async fn read(
+    api: &Api,
+    mut answer: Answer,
+    news: &mpsc::Sender<Result<News, RequestError>>,
+) -> Result<RequestError, Unheard> {
+    let mut parser = Parser::default();
+    let mut events = Vec::new();
+    loop {
+        let piece = match answer.piece().await {
+            Ok(Some(piece)) => piece,
+            Ok(None) => {
+                let why = "the daemon ended its events".to_owned();
+                return Ok(RequestError::CutOff { address: api.address().clone(), why });
+            }
+            Err(error) => return Ok(error),
+        };
+        if parser.take(&piece, |event| events.push(event)).is_err() {
+            return Ok(RequestError::TooLong { address: api.address().clone() });
+        }
+        for event in events.drain(..) {
+            news.send(Ok(News::Event(event))).await.map_err(|_| Unheard)?;
+        }
+    }
+}

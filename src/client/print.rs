@@ -1,0 +1,303 @@
+//! What people and their scripts read: the tables of `list` and `stats`, whose first columns are the
+//! original's to the byte, and a rule in words. New columns go to the right.
+
+use std::fmt;
+use std::io::{self, Write};
+
+use serde::de::{Deserializer as _, MapAccess, Visitor};
+use serde_json::Value;
+
+/// Text from elsewhere, with nothing in it that a terminal would obey.
+pub fn plain(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() { shown.extend(c.escape_default()) } else { shown.push(c) }
+    }
+    shown
+}
+
+/// Gives `each` the entries of a JSON object, one by one: a million rules as one tree would need
+/// gigabytes.
+pub fn entries(json: &[u8], each: impl FnMut(String, Value)) -> serde_json::Result<()> {
+    struct Each<F>(F);
+    impl<'de, F: FnMut(String, Value)> Visitor<'de> for Each<F> {
+        type Value = ();
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
+            while let Some((key, value)) = map.next_entry()? {
+                (self.0)(key, value);
+            }
+            Ok(())
+        }
+    }
+    let mut deserializer = serde_json::Deserializer::from_slice(json);
+    deserializer.deserialize_map(Each(each))?;
+    deserializer.end()
+}
+
+/// A row of `list`.
+pub struct Row {
+    host: String,
+    action: String,
+    subdoms: bool,
+}
+
+impl Row {
+    pub fn of(host: &str, rule: &Value) -> Row {
+        let subdoms = rule.get(2).and_then(Value::as_bool) == Some(true);
+        Row { host: plain(host), action: action(rule), subdoms }
+    }
+}
+
+/// The table of `list`.
+pub fn list(mut rows: Vec<Row>, out: &mut impl Write) -> io::Result<()> {
+    rows.sort_unstable_by(|left, right| left.host.cmp(&right.host));
+    writeln!(out, "{:<35} {:<25} {:<8}", "HOST", "ACTION", "SUBDOMS")?;
+    for Row { host, action, subdoms } in &rows {
+        // as Python writes them
+        let subdoms = if *subdoms { "True" } else { "False" };
+        writeln!(out, "{host:<35} {action:<25} {subdoms:<8}")?;
+    }
+    Ok(())
+}
+
+/// An action with what matters most about it: `proxy<127.0.0.1:8000>`. One word, whatever it holds.
+pub fn action(rule: &Value) -> String {
+    let Some(action) = rule.get(0).and_then(Value::as_str) else { return "?".to_owned() };
+    let argument = |name: &str| rule.get(1)?.get(name);
+    let main = match action {
+        "proxy" => argument("backends").map(backends),
+        "static" => argument("type").map(text),
+        "redirect" => argument("redirect_to").map(text),
+        "empty" => argument("code").map(text),
+        "alias" => argument("hostname").map(text),
+        _ => None,
+    };
+    let shown = match main {
+        Some(main) => format!("{action}<{main}>"),
+        None => action.to_owned(),
+    };
+    plain(&shown).replace(' ', "_")
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+fn backends(value: &Value) -> String {
+    match value {
+        Value::Array(items) => items.iter().map(backend).collect::<Vec<_>>().join(","),
+        other => text(other),
+    }
+}
+
+/// `[host, port]`, `"host:port"`, or the fork's `{"__backend__": [host, port]}`.
+fn backend(value: &Value) -> String {
+    let value = value.get("__backend__").unwrap_or(value);
+    match value.as_array().map(Vec::as_slice) {
+        Some([host, port]) => {
+            let host = text(host);
+            let is_bare = host.contains(':') && !host.starts_with('[');
+            let host = if is_bare { format!("[{host}]") } else { host };
+            format!("{host}:{}", text(port))
+        }
+        _ => text(value),
+    }
+}
+
+/// A number of a counters object, 0 where it is missing.
+fn count(counters: &Value, names: &[&str]) -> u64 {
+    let value = names.iter().try_fold(counters, |value, name| value.get(name));
+    value.and_then(Value::as_u64).unwrap_or(0)
+}
+
+/// What `stats` shows: the original's four, then ours.
+const COUNTERS: &[(&str, &[&str])] = &[
+    ("OPEN", &["open_requests"]),
+    ("COMPLETED", &["completed_requests"]),
+    ("BYTES IN", &["bytes_received"]),
+    ("BYTES OUT", &["bytes_sent"]),
+    ("HELD", &["held_requests"]),
+    ("2XX", &["answers", "2xx"]),
+    ("3XX", &["answers", "3xx"]),
+    ("4XX", &["answers", "4xx"]),
+    ("5XX", &["answers", "5xx"]),
+];
+
+/// A row of `stats`.
+pub struct Counters {
+    host: String,
+    counts: Vec<u64>,
+}
+
+impl Counters {
+    pub fn of(host: &str, counters: &Value) -> Counters {
+        let counts = COUNTERS.iter().map(|(_, names)| count(counters, names)).collect();
+        Counters { host: plain(host), counts }
+    }
+}
+
+/// The table of `stats`.
+pub fn stats(mut rows: Vec<Counters>, out: &mut impl Write) -> io::Result<()> {
+    rows.sort_unstable_by(|left, right| left.host.cmp(&right.host));
+    write!(out, "{:<35}", "HOST")?;
+    for (title, _) in COUNTERS {
+        write!(out, " {title:<11}")?;
+    }
+    writeln!(out)?;
+    for row in rows {
+        write!(out, "{:<35}", row.host)?;
+        for count in row.counts {
+            write!(out, " {count:<11}")?;
+        }
+        writeln!(out)?;
+    }
+    Ok(())
+}
+
+/// One rule for people, a line for each part. `etag` is the table's.
+pub fn rule(host: &str, rule: &Value, etag: Option<&str>, out: &mut impl Write) -> io::Result<()> {
+    let mut line = |name: &str, value: &str| writeln!(out, "{:<24} {}", plain(name), plain(value));
+    line("host", host)?;
+    line("action", rule.get(0).and_then(Value::as_str).unwrap_or("?"))?;
+    line("subdoms", &rule.get(2).map(text).unwrap_or_default())?;
+    for (name, value) in rule.get(1).and_then(Value::as_object).into_iter().flatten() {
+        line(name, &if name == "backends" { backends(value) } else { text(value) })?;
+    }
+    etag.map_or(Ok(()), |etag| line("etag", etag))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[track_caller]
+    fn expect_list(table: &Value, expected: &[&str]) {
+        let mut out = Vec::new();
+        let mut rows = Vec::new();
+        entries(table.to_string().as_bytes(), |host, rule| rows.push(Row::of(&host, &rule)))
+            .expect("a table");
+        list(rows, &mut out).expect("a Vec takes all");
+        let out = String::from_utf8(out).expect("UTF-8");
+        assert_eq!(out.lines().collect::<Vec<_>>(), expected);
+    }
+
+    const LIST_HEADER: &str =
+        "HOST                                ACTION                    SUBDOMS ";
+
+    #[test]
+    fn list_of_the_original() {
+        expect_list(&json!({}), &[LIST_HEADER]);
+        expect_list(
+            &json!({
+                "localhost": ["proxy", {"backends": [["127.0.0.1", 8000]]}, true],
+                "a.com": ["static", {"type": "test"}, false],
+                "B.com": ["empty", {"code": "403"}, true],
+                "c.com": ["redirect", {"redirect_to": "http://d.com"}, true],
+                "e.com": ["spin", {"timeout": 3}, false],
+            }),
+            &[
+                LIST_HEADER,
+                "B.com                               empty<403>                True    ",
+                "a.com                               static<test>              False   ",
+                "c.com                               redirect<http://d.com>    True    ",
+                "e.com                               spin                      False   ",
+                "localhost                           proxy<127.0.0.1:8000>     True    ",
+            ],
+        );
+    }
+
+    #[test]
+    fn long_cells_push_the_row() {
+        let host = "a-name-that-is-longer-than-its-column.example.com";
+        expect_list(
+            &json!({ host: ["proxy", {"backends": [["127.0.0.1", 8000], ["::1", 8001], "c:1"]}, true] }),
+            &[LIST_HEADER, &format!("{host} proxy<127.0.0.1:8000,[::1]:8001,c:1> True    ")],
+        );
+    }
+
+    #[test]
+    fn every_rule_has_a_row() {
+        for (rule, shown) in [
+            (json!(["alias", {"hostname": "a.com"}, true]), "alias<a.com>"),
+            (json!(["proxy", {"backends": [{"__backend__": ["h", 1]}]}, true]), "proxy<h:1>"),
+            (json!(["proxy", {"backends": "h:1,i:2"}, true]), "proxy<h:1,i:2>"),
+            (json!(["proxy", {"backends": [["h"], 3, null]}, true]), "proxy<[\"h\"],3,null>"),
+            (json!(["empty", {"code": 403}, true]), "empty<403>"),
+            // a rule without its argument ended the original's list half-way
+            (json!(["proxy", {}, true]), "proxy"),
+            (json!(["static", {}, true]), "static"),
+            (json!(["redirect", null, true]), "redirect"),
+            (json!(["empty"]), "empty"),
+            (json!([]), "?"),
+            (json!("x"), "?"),
+            (json!(null), "?"),
+            // nothing that a terminal obeys, nothing that makes two words of one
+            (json!(["static", {"type": "a b\u{1b}[2J\n"}, true]), "static<a_b\\u{1b}[2J\\n>"),
+        ] {
+            assert_eq!(action(&rule), shown, "{rule}");
+        }
+    }
+
+    #[test]
+    fn stats_of_the_original_and_more_to_the_right() {
+        let rows = vec![
+            Counters::of("unknown", &json!({})),
+            Counters::of(
+                "-new.example.com",
+                &json!({
+                    "open_requests": 1, "completed_requests": 12345678901_u64, "bytes_sent": 171,
+                    "bytes_received": 95, "held_requests": 2,
+                    "answers": {"2xx": 3, "3xx": 4, "4xx": 5, "5xx": 6},
+                }),
+            ),
+        ];
+        let mut out = Vec::new();
+        stats(rows, &mut out).expect("a Vec takes all");
+        let out = String::from_utf8(out).expect("UTF-8");
+        let lines: Vec<&str> = out.lines().collect();
+        // the original's part
+        let starts = [
+            "HOST                                OPEN        COMPLETED   BYTES IN    BYTES OUT   ",
+            "-new.example.com                    1           12345678901 95          171         ",
+            "unknown                             0           0           0           0           ",
+        ];
+        assert_eq!(lines.len(), starts.len(), "{out}");
+        for (line, start) in lines.iter().zip(starts) {
+            assert!(line.starts_with(start), "{start:?}\n{line:?}");
+        }
+        // diamond-mantrid: drops a line, splits, takes columns 1 to 4
+        let words: Vec<&str> = lines[1].split_whitespace().collect();
+        assert_eq!(words[1..5], ["1", "12345678901", "95", "171"]);
+        assert_eq!(words[5..], ["2", "3", "4", "5", "6"]);
+        assert!(lines[0].ends_with("HELD        2XX         3XX         4XX         5XX        "));
+    }
+
+    #[test]
+    fn a_rule_in_words() {
+        let value = json!(["proxy", {"backends": [["::1", 80], ["b", 81]], "attempts": 3}, true]);
+        let mut out = Vec::new();
+        rule("a.com", &value, Some("\"7\""), &mut out).expect("a Vec takes all");
+        let expected = "\
+            host                     a.com\n\
+            action                   proxy\n\
+            subdoms                  true\n\
+            backends                 [::1]:80,b:81\n\
+            attempts                 3\n\
+            etag                     \"7\"\n";
+        assert_eq!(String::from_utf8(out).as_deref(), Ok(expected));
+    }
+
+    #[test]
+    fn what_is_no_object() {
+        for json in ["", "[]", "{", "{\"a\": }", "{} x", "null"] {
+            assert!(entries(json.as_bytes(), |_, _| ()).is_err(), "{json}");
+        }
+    }
+}

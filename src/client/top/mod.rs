@@ -1,0 +1,155 @@
+//! `top`: the busiest hosts, live. This file owns the terminal; what is known is in `model`, how it
+//! looks in `draw`.
+
+mod draw;
+mod model;
+
+use std::io::{self, IsTerminal};
+
+use ratatui::DefaultTerminal;
+use ratatui::crossterm::event::{self, Event as Input, KeyEventKind};
+use ratatui::layout::Rect;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+
+use super::events::print_each;
+use super::failure::{Failure, RequestError};
+use super::feed::{self, News};
+use super::request::Api;
+use draw::{Places, draw};
+use model::{Flow, Screen};
+
+/// Typed faster than drawn; beyond it the typist is made to wait.
+const INPUTS_MAX: usize = 64;
+
+/// Shows `hosts` hosts until the user quits; with `json`, prints a line each second instead.
+pub async fn run(api: &Api, hosts: u32, json: bool) -> Result<(), Failure> {
+    let query = format!("busiest={hosts}&only=traffic");
+    if json {
+        return print_each(api, &query, |event| match event.kind.as_str() {
+            "traffic" => format!("{}\n", event.data.replace('\n', " ")),
+            _ => String::new(),
+        })
+        .await;
+    }
+    if !io::stdout().is_terminal() || !io::stdin().is_terminal() {
+        let why = "top needs a terminal; top --json prints a snapshot each second";
+        return Err(Failure::Other(why.to_owned()));
+    }
+    // What can't be reached is said before the screen is taken.
+    let news = feed::open(api, &query).await?;
+    let signals = Signals::new().map_err(|error| Failure::Other(format!("signals: {error}")))?;
+    let mut view = View::open(&api.address().to_string()).map_err(Failure::of_output)?;
+    let done = view.show(news, signals).await;
+    // The screen is given back before anything is said on it.
+    drop(view);
+    done
+}
+
+/// What asks a program to end, and must not leave the terminal in disorder.
+struct Signals {
+    terminate: Signal,
+    hang_up: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Signals> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            hang_up: signal(SignalKind::hangup())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn any(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.hang_up.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// The terminal while it is ours.
+struct View {
+    terminal: DefaultTerminal,
+    screen: Screen,
+}
+
+impl View {
+    fn open(address: &str) -> io::Result<View> {
+        // Gives the terminal back on a panic, too.
+        let terminal = ratatui::try_init().inspect_err(|_| {
+            // It may be half taken.
+            let _ = ratatui::try_restore();
+        })?;
+        Ok(View { terminal, screen: Screen::new(address) })
+    }
+
+    async fn show(
+        &mut self,
+        mut news: mpsc::Receiver<Result<News, RequestError>>,
+        mut signals: Signals,
+    ) -> Result<(), Failure> {
+        let mut inputs = inputs();
+        loop {
+            self.draw().map_err(Failure::of_output)?;
+            tokio::select! {
+                next = news.recv() => match next.transpose()? {
+                    Some(news) => self.take(news),
+                    None => return Ok(()),
+                },
+                input = inputs.recv() => match input {
+                    Some(Input::Key(key)) if key.kind != KeyEventKind::Release => {
+                        if self.screen.key(key) == Flow::Quit {
+                            return Ok(());
+                        }
+                    }
+                    Some(_) => {}
+                    // the terminal is gone
+                    None => return Ok(()),
+                },
+                () = signals.any() => return Ok(()),
+            }
+        }
+    }
+
+    fn take(&mut self, news: News) {
+        match news {
+            News::Event(event) => self.screen.take(&event),
+            News::Lost { why, .. } => self.screen.lost = Some(why.to_string()),
+            News::Back => self.screen.lost = None,
+        }
+    }
+
+    fn draw(&mut self) -> io::Result<()> {
+        let size = self.terminal.size()?;
+        let area = Rect::new(0, 0, size.width, size.height);
+        let places = Places::of(area, self.screen.traffic.shards.len());
+        self.screen.fit(places.rows());
+        let screen = &self.screen;
+        self.terminal.draw(|frame| draw(frame, screen))?;
+        Ok(())
+    }
+}
+
+impl Drop for View {
+    fn drop(&mut self) {
+        // Nothing can be done, or said, when it does not take it back.
+        let _ = ratatui::try_restore();
+    }
+}
+
+/// Keys and changes of size. Reading them blocks, so it has a thread, which ends with the program.
+fn inputs() -> mpsc::Receiver<Input> {
+    let (sender, receiver) = mpsc::channel(INPUTS_MAX);
+    std::thread::spawn(move || {
+        while let Ok(input) = event::read() {
+            if sender.blocking_send(input).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}

@@ -1,0 +1,260 @@
+// What the rest of the script stands on: small tools, requests with a token, the event stream. The
+// files are one module, in the order wire, overview, rules, hosts, change.
+//
+// - Texts that came over the wire (host names above all) only ever become text nodes.
+// - Host names are keys of Maps, or asked with Object.hasOwn: "constructor" is a valid host name.
+// - A tick of the stream touches a node only where its text differs, and never adds or removes one.
+
+const HISTORY_SECONDS = 120;
+const BUSIEST = 8;
+const BACKENDS_SHOWN = 60;
+const LOG_MAX = 100;
+const REMEMBERED_MAX = 500;
+// Traffic comes each second: after so long in silence the connection is gone, whatever TCP says.
+const SILENCE_MS = 8000;
+const RETRY_MS = [500, 1000, 2000, 4000, 8000, 15000];
+
+// ---- Small tools
+
+const root = document.documentElement;
+const $ = (id) => document.getElementById(id);
+
+function make(tag, properties = {}, ...children) {
+  const node = Object.assign(document.createElement(tag), properties);
+  node.append(...children);
+  return node;
+}
+
+function say(node, text) {
+  if (node.textContent !== text) node.textContent = text;
+}
+
+// Once nobody has asked for it any more for so long.
+function later(ms, act) {
+  let timer = 0;
+  return () => {
+    clearTimeout(timer);
+    timer = setTimeout(act, ms);
+  };
+}
+
+// At most once in so long, however often it is asked for.
+function atMostEach(ms, act) {
+  let timer = 0;
+  return () => {
+    timer ||= setTimeout(() => {
+      timer = 0;
+      act();
+    }, ms);
+  };
+}
+
+const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
+
+function scaled(value, units) {
+  let unit = 0;
+  for (; value >= 999.5 && unit < units.length - 1; unit++) value /= 1000;
+  const digits = unit === 0 || value >= 99.95 ? 0 : value >= 9.995 ? 1 : 2;
+  return value.toFixed(digits) + units[unit];
+}
+
+const count = (n) => (n < 9999.5 ? whole.format(n) : scaled(n, ["", "k", "M", "G", "T"]));
+const rate = (n) => (n > 0 && n < 9.95 ? n.toFixed(1) : count(n));
+const total = (n) => (n < 9999999.5 ? whole.format(n) : count(n));
+const bytes = (n) => scaled(n, [" B", " kB", " MB", " GB", " TB"]);
+const plural = (n, one) => `${whole.format(n)} ${one}${n === 1 ? "" : "s"}`;
+const clock = (date) => date.toLocaleTimeString("en-GB");
+const DAY_MS = 86400000;
+
+// The time of day, with the date where that is not of the last 24 hours.
+function moment(seconds) {
+  const date = new Date(seconds * 1000);
+  const day = date.toLocaleDateString("en-GB", { day: "numeric", month: "short" });
+  return Date.now() - date < DAY_MS ? clock(date) : `${day}, ${clock(date)}`;
+}
+
+// ---- Requests
+
+const TOKEN = "mantrid-token";
+
+class Refused extends Error {
+  constructor(status, answer) {
+    super(answer?.message ?? answer?.error ?? `the answer was ${status}`);
+    this.status = status;
+    this.code = answer?.error ?? "";
+  }
+}
+
+// An answer of 200, or an error that says why not. Asks for a token as often as one is wanted.
+async function call(method, path, { body, match, signal } = {}) {
+  for (;;) {
+    const token = sessionStorage.getItem(TOKEN);
+    const headers = {};
+    if (token !== null) headers.Authorization = `Bearer ${token}`;
+    if (body !== undefined) headers["Content-Type"] = "application/json";
+    if (match) headers["If-Match"] = match;
+    const options = { method, headers, signal, cache: "no-store", body: JSON.stringify(body) };
+    const answer = await fetch(path, options).catch((error) => {
+      throw error.name === "AbortError" ? error : new Error("there is no connection to Mantrid");
+    });
+    if (answer.ok) return answer;
+    if (answer.status !== 401) {
+      throw new Refused(answer.status, await answer.json().catch(() => null));
+    }
+    await askToken(token);
+  }
+}
+
+const hostPath = (host) => `hostname/${encodeURIComponent(host)}/`;
+
+let asking = null;
+
+// Several requests may find out at once; one dialog serves them all.
+function askToken(refused) {
+  if (sessionStorage.getItem(TOKEN) !== refused) return undefined;
+  asking ??= new Promise((resolve, reject) => {
+    say($("ask-error"), refused === null ? "" : "This token was not accepted.");
+    $("token").value = $("ask").returnValue = "";
+    $("ask").onclose = () => {
+      asking = null;
+      if ($("ask").returnValue === "given") resolve();
+      else reject(new Refused(401, { message: "a token is needed" }));
+    };
+    $("ask").showModal();
+  });
+  return asking;
+}
+
+$("ask-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const token = $("token").value.trim();
+  if (!/^[\x21-\x7e]+$/.test(token)) {
+    say($("ask-error"), "A token is printable ASCII without spaces, and not empty.");
+    return;
+  }
+  sessionStorage.setItem(TOKEN, token);
+  $("forget").hidden = false;
+  $("ask").close("given");
+});
+$("ask-cancel").addEventListener("click", () => $("ask").close());
+$("forget").addEventListener("click", () => {
+  sessionStorage.removeItem(TOKEN);
+  localStorage.removeItem(REMEMBERED);
+  location.reload();
+});
+
+// ---- The event stream
+
+// `next` takes the place of `current` with its first event, so that none is missed between.
+const stream = { current: null, next: null, timer: 0, attempt: 0, due: 0 };
+
+function showState(state, text) {
+  $("light").dataset.state = state;
+  say($("state"), text);
+  $("retry").hidden = state !== "lost";
+  if (state !== "lost") say($("countdown"), "");
+  root.toggleAttribute("data-stale", state === "lost");
+}
+
+// Opens the stream, in place of the one there was: the hosts asked for may be others now.
+async function listen() {
+  clearTimeout(stream.timer);
+  stream.next?.abort();
+  const controller = (stream.next = new AbortController());
+  const query = new URLSearchParams({ busiest: BUSIEST });
+  for (const name of rows.keys()) query.append("host", name);
+  let silence = 0;
+  const heard = () => {
+    clearTimeout(silence);
+    silence = setTimeout(() => controller.abort(), SILENCE_MS);
+  };
+  try {
+    heard();
+    const answer = await call("GET", `events?${query}`, { signal: controller.signal });
+    await readEvents(answer.body, heard, (name, data) => {
+      if (controller === stream.next) {
+        stream.current?.abort();
+        Object.assign(stream, { current: controller, next: null });
+      }
+      if (controller === stream.current) EVENTS.get(name)?.(data);
+    });
+    throw new Error("the stream ended");
+  } catch (error) {
+    if (controller === stream.current || controller === stream.next) lost(error);
+  } finally {
+    clearTimeout(silence);
+  }
+}
+
+async function readEvents(body, heard, act) {
+  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) return;
+    heard();
+    const blocks = (rest + value).split("\n\n");
+    rest = blocks.pop();
+    for (const block of blocks) {
+      const lines = block.split("\n");
+      const field = (name) => lines.find((line) => line.startsWith(name))?.slice(name.length);
+      const data = field("data: ");
+      if (data !== undefined) act(field("event: "), JSON.parse(data));
+    }
+  }
+}
+
+function lost(error) {
+  stream.current?.abort();
+  stream.next?.abort();
+  Object.assign(stream, { current: null, next: null });
+  clearTimeout(stream.timer);
+  if (error.status === 401) {
+    showState("lost", "A token is needed");
+    return;
+  }
+  const wait = RETRY_MS[Math.min(stream.attempt++, RETRY_MS.length - 1)];
+  // Many dashboards that lost the same Mantrid shall not come back in the same moment.
+  stream.due = Date.now() + wait * (0.75 + Math.random() / 2);
+  showState("lost", error instanceof Refused ? `Refused: ${error.message}` : "Connection lost");
+  countDown();
+}
+
+function countDown() {
+  const left = stream.due - Date.now();
+  if (left <= 0) {
+    listen();
+    return;
+  }
+  say($("countdown"), `${Math.ceil(left / 1000)} s`);
+  stream.timer = setTimeout(countDown, Math.min(left, 1000));
+}
+
+function retryNow() {
+  if ($("light").dataset.state === "lost") listen();
+}
+$("retry").addEventListener("click", retryNow);
+window.addEventListener("online", retryNow);
+
+const EVENTS = new Map([
+  ["hello", (hello) => {
+    if (stream.attempt > 0) note("Connected again", `Mantrid ${hello.version}`);
+    stream.attempt = 0;
+    showState("live", "Live");
+    say($("version"), hello.version);
+    started = hello.since;
+    // What happened while nobody listened is in no event.
+    if (hello.etag !== page.etag) load();
+    loadBackends();
+  }],
+  ["traffic", onTraffic],
+  ["change", onChange],
+  ["health", (health) => {
+    note(`${health.backend} is ${health.state}`, health.reason, health.state);
+    loadBackends();
+  }],
+  ["lagged", ({ missed }) => {
+    note(`${plural(missed, "event")} missed`, "this page was too slow to take them");
+    load();
+  }],
+]);

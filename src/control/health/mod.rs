@@ -1,0 +1,229 @@
+//! Health of backends: those whose rules have a `check` are probed all the time, those that failed requests
+//! until they are back. What is found is published to the shards, logged, and told.
+//!
+//! `watch` knows what to probe and when, `condition` what the outcomes mean, `probe` makes one probe; here
+//! they are run, on the control shard. Without a `check` and a failure nothing of it ever runs.
+
+mod condition;
+mod probe;
+mod watch;
+
+use std::collections::HashSet;
+use std::convert::Infallible;
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Instant, SystemTime};
+
+use tokio::net::unix::pipe;
+use tokio::sync::Notify;
+use tokio::task::{JoinError, JoinSet};
+use tracing::{info, warn};
+
+use crate::limits;
+use crate::link::{ControlEnd, News, Published};
+use crate::table::{Action, Rule, Snapshot, Target};
+use probe::Finding;
+use watch::{Now, Watch};
+
+pub(super) use condition::State;
+pub(super) use watch::{HealthChange, Standing};
+
+/// What others tell of rules, and ask of backends.
+#[derive(Clone, Default)]
+pub(super) struct Health {
+    watch: Arc<Mutex<Watch>>,
+    asked_for: Arc<Notify>,
+}
+
+impl Health {
+    /// With what these rules ask for.
+    pub(super) fn new(table: &Snapshot) -> Health {
+        let health = Health::default();
+        table.iter().for_each(|(_, rule)| health.changed(None, Some(rule)));
+        health
+    }
+
+    /// A rule became another, came, or went.
+    pub(super) fn changed(&self, old: Option<&Rule>, new: Option<&Rule>) {
+        self.lock().changed(old, new, now());
+        self.asked_for.notify_one();
+    }
+
+    /// Every backend that has a `check` or is ejected. Nothing is known of others.
+    pub(super) fn states(&self) -> Vec<Standing> {
+        self.lock().states()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Watch> {
+        self.watch.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Makes the probes.
+pub(super) struct Prober {
+    health: Health,
+    shards: ControlEnd,
+    published: Arc<Published>,
+    news: pipe::Receiver,
+    running: JoinSet<(u64, Finding)>,
+    probes_max: usize,
+    random: RandomState,
+    turns: u64,
+    look_at: Instant,
+}
+
+impl Prober {
+    /// Within a tokio runtime.
+    pub(super) fn new(
+        health: Health,
+        shards: ControlEnd,
+        published: Arc<Published>,
+        probes_max: usize,
+    ) -> io::Result<Prober> {
+        Ok(Prober {
+            health,
+            news: pipe::Receiver::from_owned_fd_unchecked(shards.news_came()?)?,
+            shards,
+            published,
+            running: JoinSet::new(),
+            probes_max,
+            random: RandomState::new(),
+            turns: 0,
+            look_at: Instant::now() + limits::EJECTED_LOOK,
+        })
+    }
+
+    /// For ever; `on_change` is told of each backend that goes or comes back.
+    pub(super) async fn run(&mut self, mut on_change: impl FnMut(&HealthChange)) -> Infallible {
+        loop {
+            self.step().await;
+            self.publish(&mut on_change);
+        }
+    }
+
+    /// The next thing that happens: a probe is due or has ended, a shard has news, a rule was changed.
+    async fn step(&mut self) {
+        let next = self.start_probes();
+        let asked_for = self.health.asked_for.clone();
+        tokio::select! {
+            Some(ended) = self.running.join_next() => {
+                self.settle(ended);
+                // Many end together when a network does: they are published together.
+                while let Some(ended) = self.running.try_join_next() {
+                    self.settle(ended);
+                }
+            }
+            _ = self.news.readable() => {
+                // Only to have it unreadable again.
+                let _ = self.news.try_read(&mut [0; 8]);
+                while let Some(news) = self.shards.next_news() {
+                    self.hear(news);
+                }
+            }
+            () = asked_for.notified() => {}
+            () = until(next) => self.look_around().await,
+        }
+    }
+
+    /// Begins what is due and has room; when there is more to do.
+    fn start_probes(&mut self) -> Option<Instant> {
+        let mut watch = self.health.lock();
+        watch.follow_names(now());
+        while self.running.len() < self.probes_max {
+            let now = Instant::now();
+            let Some((id, address, probe)) = watch.next(now) else { return watch.due(now) };
+            self.running.spawn(async move { (id, probe::run(address, probe).await) });
+        }
+        // There is room again when one of them ends.
+        None
+    }
+
+    fn settle(&mut self, ended: Result<(u64, Finding), JoinError>) {
+        self.turns += 1;
+        let random = self.random.hash_one(self.turns);
+        match ended {
+            Ok((id, found)) => self.health.lock().ended(id, found, now(), random),
+            Err(error) => warn!("A probe panicked: {error}"),
+        }
+    }
+
+    fn hear(&mut self, news: News) {
+        let mut watch = self.health.lock();
+        match news {
+            News::BackendFailed { address, how } => watch.failed(address, how, now()),
+            News::BackendAnswered { address } => watch.answered(address, now()),
+        }
+    }
+
+    /// Now and then: ejected backends that no rule uses any more need no probes.
+    async fn look_around(&mut self) {
+        if Instant::now() < self.look_at {
+            return;
+        }
+        self.look_at = Instant::now() + limits::EJECTED_LOOK;
+        let mut unused: HashSet<SocketAddr> = self.health.lock().ejected().into_iter().collect();
+        if unused.is_empty() {
+            return;
+        }
+        let table = self.published.snapshot.load_full();
+        // A million rules take a while.
+        let looked = tokio::task::spawn_blocking(move || {
+            remove_used(&table, &mut unused);
+            unused
+        });
+        let unused = looked.await.unwrap_or_default();
+        let mut watch = self.health.lock();
+        unused.into_iter().for_each(|backend| watch.forget(backend, now()));
+    }
+
+    /// Tells everybody what has changed; the shards first.
+    fn publish(&mut self, on_change: &mut impl FnMut(&HealthChange)) {
+        let changes = {
+            let mut watch = self.health.lock();
+            let changes = watch.take_changes();
+            if !changes.is_empty() {
+                self.published.down.publish(watch.down());
+            }
+            changes
+        };
+        for change in changes {
+            let HealthChange { backend, state, reason } = &change;
+            match state {
+                State::Down => warn!("Backend {backend} is down: {reason}"),
+                State::Ejected => warn!("Backend {backend} is ejected: {reason}"),
+                State::Up | State::Unknown => info!("Backend {backend} is up again: {reason}"),
+            }
+            on_change(&change);
+        }
+    }
+}
+
+fn now() -> Now {
+    Now { at: Instant::now(), date: SystemTime::now() }
+}
+
+async fn until(next: Option<Instant>) {
+    match next {
+        Some(next) => tokio::time::sleep_until(next.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Leaves the addresses that no rule passes requests on to.
+fn remove_used(table: &Snapshot, addresses: &mut HashSet<SocketAddr>) {
+    for (_, rule) in table.iter() {
+        let Action::Proxy(proxy) = &rule.action else { continue };
+        for backend in proxy.backends() {
+            match backend.target() {
+                Target::Address(address) => {
+                    addresses.remove(&address);
+                }
+                Target::Name(name) => name.addresses().iter().for_each(|address| {
+                    addresses.remove(address);
+                }),
+            }
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! One probe of one backend: a connection, or a GET and the status of its answer. Nothing that comes is
+//! trusted: a head is read up to a bound, by the same parser as any answer, and nothing behind it.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use socket2::SockRef;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::http::{self, HeadScan, Method};
+use crate::limits;
+
+/// What is to be tried.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Probe {
+    /// A connection that stays open for a moment.
+    Connect,
+    /// This request.
+    Get(Box<str>),
+}
+
+impl Probe {
+    /// A GET of `path`, as a request to `host`.
+    pub(super) fn get(path: &str, host: &str) -> Probe {
+        let text = format!(
+            "GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: mantrid\r\nConnection: close\r\n\r\n"
+        );
+        Probe::Get(text.into())
+    }
+}
+
+/// What came of it.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(super) enum Finding {
+    /// It accepts connections.
+    Connected,
+    /// It answered with this status.
+    Answered(u16),
+    /// There was no connection.
+    Unreachable(io::ErrorKind),
+    /// The connection ended too early.
+    Closed,
+    /// What came is no answer.
+    Garbled,
+    /// Nothing came in time.
+    TimedOut,
+    /// It could not be tried for want of descriptors or ports: that is not the backend's fault.
+    Unable,
+}
+
+impl Finding {
+    /// `None`: nothing is known.
+    pub(super) fn is_well(self) -> Option<bool> {
+        match self {
+            Finding::Unable => None,
+            Finding::Connected => Some(true),
+            Finding::Answered(status) => Some((200..400).contains(&status)),
+            _ => Some(false),
+        }
+    }
+
+    fn of_error(error: &io::Error) -> Finding {
+        match error.raw_os_error() {
+            Some(
+                libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS | libc::EADDRNOTAVAIL,
+            ) => Finding::Unable,
+            _ => Finding::Unreachable(error.kind()),
+        }
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Finding::Connected => f.write_str("accepts connections"),
+            Finding::Answered(status) => write!(f, "answered {status}"),
+            Finding::Unreachable(kind) => kind.fmt(f),
+            Finding::Closed => f.write_str("closed the connection"),
+            Finding::Garbled => f.write_str("the answer is not HTTP"),
+            Finding::TimedOut => write!(f, "no answer in {:?}", limits::PROBE_TIME),
+            Finding::Unable => f.write_str("not probed for want of descriptors or ports"),
+        }
+    }
+}
+
+/// Tries it.
+pub(super) async fn run(address: SocketAddr, probe: Probe) -> Finding {
+    let found = timeout(limits::PROBE_TIME, attempt(address, probe)).await;
+    found.unwrap_or(Finding::TimedOut)
+}
+
+async fn attempt(address: SocketAddr, probe: Probe) -> Finding {
+    let mut stream = match TcpStream::connect(address).await {
+        Ok(stream) => stream,
+        Err(error) => return Finding::of_error(&error),
+    };
+    // Ended by a reset: so many connections closed in the usual way would keep as many ports.
+    let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+    match probe {
+        Probe::Connect => stays_open(&mut stream).await,
+        Probe::Get(request) => match stream.write_all(request.as_bytes()).await {
+            Ok(()) => status(&mut stream).await,
+            Err(_) => Finding::Closed,
+        },
+    }
+}
+
+/// A backend that has no room for a connection may accept and close it.
+async fn stays_open(stream: &mut TcpStream) -> Finding {
+    let mut byte = [0];
+    match timeout(limits::PROBE_QUIET, stream.read(&mut byte)).await {
+        Ok(Ok(0) | Err(_)) => Finding::Closed,
+        Ok(Ok(_)) | Err(_) => Finding::Connected,
+    }
+}
+
+/// The status of the final answer.
+async fn status(stream: &mut TcpStream) -> Finding {
+    let mut bytes = Vec::new();
+    let mut scan = HeadScan::default();
+    loop {
+        match scan.advance(&bytes) {
+            Err(_) => return Finding::Garbled,
+            Ok(Some(len)) => match parsed(&bytes[..len]) {
+                // Interim ones; a switch of protocols was not asked for.
+                Some(100 | 102..=199) => {
+                    bytes.drain(..len);
+                    scan = HeadScan::default();
+                }
+                Some(status) => return Finding::Answered(status),
+                None => return Finding::Garbled,
+            },
+            Ok(None) => {
+                let left = limits::PROBE_HEAD_BYTES_MAX.saturating_sub(bytes.len());
+                if left == 0 {
+                    return Finding::Garbled;
+                }
+                match (&mut *stream).take(left as u64).read_buf(&mut bytes).await {
+                    Ok(1..) => {}
+                    Ok(0) | Err(_) if bytes.is_empty() => return Finding::Closed,
+                    Ok(0) | Err(_) => return Finding::Garbled,
+                }
+            }
+        }
+    }
+}
+
+fn parsed(head: &[u8]) -> Option<u16> {
+    let mut room = http::field_room();
+    http::parse_response(head, &mut room, Method::Get).ok().map(|head| head.status)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::TcpListener;
+
+    /// What a probe finds at a backend that answers with these bytes and closes; and what it was asked.
+    fn found(probe: Probe, answer: &'static [u8]) -> (Finding, String) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("a runtime").block_on(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
+            let address = listener.local_addr().expect("its address");
+            let backend = async {
+                let (mut stream, _) = listener.accept().await.expect("a connection");
+                let mut asked = vec![0; 1024];
+                let count = match &probe {
+                    Probe::Connect => 0,
+                    Probe::Get(_) => stream.read(&mut asked).await.expect("a request"),
+                };
+                // A prober that has seen enough is gone by now.
+                let _ = stream.write_all(answer).await;
+                asked.truncate(count);
+                String::from_utf8(asked).expect("text")
+            };
+            tokio::join!(run(address, probe.clone()), backend)
+        })
+    }
+
+    #[test]
+    fn a_get_says_for_whom_it_is_and_takes_the_final_status() {
+        let (finding, asked) =
+            found(Probe::get("/health?a=1", "app.internal:8000"), b"HTTP/1.0 302 Found\r\n\r\n");
+        assert_eq!(finding, Finding::Answered(302));
+        let lines: Vec<&str> = asked.split("\r\n").collect();
+        assert_eq!(lines[..2], ["GET /health?a=1 HTTP/1.1", "Host: app.internal:8000"]);
+        assert!(lines.contains(&"Connection: close") && asked.ends_with("\r\n\r\n"), "{asked:?}");
+    }
+
+    #[test]
+    fn what_is_no_answer_is_not_well() {
+        let endless = [b"HTTP/1.1 200 OK\r\n".as_slice(), &[b'a'; 20_000]].concat();
+        for (answer, expected) in [
+            (b"".as_slice(), Finding::Closed),
+            (b"HTTP/1.1 200 OK\r\n", Finding::Garbled),
+            (b"hello\r\n\r\n", Finding::Garbled),
+            (b"HTTP/1.1 2000 OK\r\n\r\n", Finding::Garbled),
+            (b"HTTP/1.1 200 OK\r\na: b\0c\r\n\r\n", Finding::Garbled),
+            (endless.leak(), Finding::Garbled),
+            (b"HTTP/1.1 101 Hi\r\n\r\n", Finding::Garbled),
+            (b"HTTP/1.1 103 Hi\r\nLink: a\r\n\r\nHTTP/1.1 503 No\r\n\r\n", Finding::Answered(503)),
+            (b"HTTP/1.1 204 No Content\r\n\r\n", Finding::Answered(204)),
+        ] {
+            let (finding, _) = found(Probe::get("/", "a"), answer);
+            assert_eq!(finding, expected, "{}", String::from_utf8_lossy(answer));
+            assert_eq!(finding.is_well(), Some(finding == Finding::Answered(204)));
+        }
+    }
+
+    #[test]
+    fn a_connection_must_stay_open() {
+        assert_eq!(found(Probe::Connect, b"").0, Finding::Closed);
+        // one that speaks first
+        assert_eq!(found(Probe::Connect, b"220 hello\r\n").0, Finding::Connected);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("a runtime").block_on(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
+            let address = listener.local_addr().expect("its address");
+            // The kernel accepts for it.
+            assert_eq!(run(address, Probe::Connect).await, Finding::Connected);
+            drop(listener);
+            let refused = Finding::Unreachable(io::ErrorKind::ConnectionRefused);
+            assert_eq!(run(address, Probe::Connect).await, refused);
+            assert_eq!(refused.to_string(), "connection refused");
+        });
+    }
+}

@@ -1,0 +1,120 @@
+//! `top` on a pseudo-terminal: it shows what comes, obeys keys, and gives the terminal back however
+//! it ends.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::OwnedFd;
+
+use nix::pty::{OpenptyResult, Winsize, openpty};
+use nix::sys::termios::{LocalFlags, tcgetattr};
+use serde_json::json;
+
+use crate::backend::Backend;
+use crate::management::{Call, Client, answer, events, expect_asked};
+use crate::script::Connection;
+
+const ASKED: &str = "GET /events?busiest=200&only=traffic HTTP/1.1";
+const ENTER: &str = "\u{1b}[?1049h";
+const LEAVE: &str = "\u{1b}[?1049l";
+
+fn traffic(host: &str) -> String {
+    let data = json!({"rules": 1, "busiest": [{"host": host, "requests_per_second": 3}]});
+    format!("event: traffic\ndata: {data}\n\n")
+}
+
+/// The test's side of a terminal.
+struct Terminal {
+    screen: OwnedFd,
+    terminal: OwnedFd,
+}
+
+impl Terminal {
+    fn new() -> Terminal {
+        let size = Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
+        let OpenptyResult { master, slave } = openpty(&size, None).expect("a pseudo-terminal");
+        Terminal { screen: master, terminal: slave }
+    }
+
+    fn run(&self, call: Call) -> Client {
+        let handle = |descriptor: &OwnedFd| descriptor.try_clone().expect("a handle");
+        call.start_on(handle(&self.terminal), handle(&self.screen))
+    }
+
+    fn press(&self, keys: &str) {
+        let mut keyboard = File::from(self.screen.try_clone().expect("a handle"));
+        keyboard.write_all(keys.as_bytes()).expect("keys");
+    }
+
+    /// Whether it does lines, echo and signals: what a shell expects of it.
+    #[track_caller]
+    fn expect_usual(&self, is_usual: bool) {
+        let flags = tcgetattr(&self.terminal).expect("its settings").local_flags;
+        let usual = LocalFlags::ICANON | LocalFlags::ECHO | LocalFlags::ISIG;
+        assert_eq!(flags.contains(usual), is_usual, "{flags:?}");
+    }
+}
+
+/// It runs and shows a first host.
+fn shown(terminal: &Terminal, server: &Backend) -> (Client, Connection) {
+    let client = terminal.run(Call::to(server, &["top"]));
+    let mut asked = server.accept();
+    expect_asked(&mut asked, ASKED);
+    asked.send(events(&traffic("www.example.com")));
+    client.expect_out("www.example.com");
+    client.expect_out(ENTER);
+    terminal.expect_usual(false);
+    (client, asked)
+}
+
+#[test]
+fn it_gives_the_terminal_back() {
+    let ends: [fn(&Client, &Terminal); 4] = [
+        |_, terminal| terminal.press("q"),
+        |_, terminal| terminal.press("\u{1b}"),
+        |_, terminal| terminal.press("\u{3}"),
+        |client, _| client.terminate(),
+    ];
+    for end in ends {
+        let (terminal, server) = (Terminal::new(), Backend::new());
+        let (client, _asked) = shown(&terminal, &server);
+        end(&client, &terminal);
+        client.expect_out(LEAVE);
+        client.expect_exit(0);
+        terminal.expect_usual(true);
+    }
+}
+
+#[test]
+fn it_goes_on_when_the_daemon_comes_back() {
+    let (terminal, server) = (Terminal::new(), Backend::new());
+    let (client, asked) = shown(&terminal, &server);
+    drop(asked);
+    client.expect_out("trying again");
+    let mut asked = server.accept();
+    expect_asked(&mut asked, ASKED);
+    asked.send(events(&traffic("other.example.com")));
+    client.expect_out("other");
+    terminal.press("/www\r");
+    client.expect_out("only ");
+    // what ends it is said when the screen is the user's again
+    drop(asked);
+    let mut asked = server.accept();
+    expect_asked(&mut asked, ASKED);
+    asked.send(answer("401 Unauthorized", "", "{\"message\": \"a token is wanted\"}"));
+    client.expect_err("MANTRID_TOKEN");
+    client.expect_out(LEAVE);
+    client.expect_exit(1);
+    terminal.expect_usual(true);
+}
+
+#[test]
+fn without_a_terminal_there_is_json() {
+    let server = Backend::new();
+    Call::to(&server, &["top"]).finish().expect(1, &["needs a terminal", "--json"]);
+    server.expect_no_connection();
+    let client = Call::to(&server, &["top", "--json", "--hosts", "3"]).start();
+    let mut asked = server.accept();
+    expect_asked(&mut asked, "GET /events?busiest=3&only=traffic HTTP/1.1");
+    asked.send(events("event: hello\ndata: {}\n\nevent: traffic\ndata: {\"rules\": 1}\n\n"));
+    client.expect_out("{\"rules\": 1}\n");
+}
