@@ -124,7 +124,7 @@ fn in_json(event: &Event) -> String {
     format!("{{\"event\": {kind}, \"data\": {data}}}\n")
 }
 
-/// Time, kind, host, what: a line for each host that a change names.
+/// Time, kind, host, what: a line for each host that a change names. `now` is for events without a time.
 fn lines(event: &Event, now: SystemTime) -> String {
     let data: Value = serde_json::from_str(&event.data).unwrap_or_default();
     let rows = match event.kind.as_str() {
@@ -139,7 +139,10 @@ fn lines(event: &Event, now: SystemTime) -> String {
         "lagged" => vec![("-".to_owned(), format!("{} events missed", number(&data, "missed")))],
         _ => vec![("-".to_owned(), event.data.clone())],
     };
-    let (time, kind) = (utc(now), plain(&event.kind));
+    let told = data.get("time").and_then(Value::as_f64);
+    let told = told.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    let told = told.and_then(|since| SystemTime::UNIX_EPOCH.checked_add(since));
+    let (time, kind) = (utc(told.unwrap_or(now)), plain(&event.kind));
     let line = |(host, what): &(String, String)| {
         format!("{time} {kind:<7} {:<35} {}\n", plain(host), plain(what))
     };

@@ -149,12 +149,8 @@ function showTraffic(hosts) {
   }
 }
 
-let lastChange = "";
-
 function onChange(change) {
-  // While one stream takes the place of another, both may tell it.
-  if (change.etag === lastChange) return;
-  page.etag = lastChange = change.etag;
+  page.etag = change.etag;
   const hosts = Object.entries(change.hosts ?? {});
   const texts = hosts.slice(0, 3).map(([name, rule]) =>
     rule ? `${name}: ${rule[0]} ${aim(rule)}` : `${name}: deleted`);

@@ -12,6 +12,8 @@ const LOG_MAX = 100;
 const REMEMBERED_MAX = 500;
 // Traffic comes each second: after so long in silence the connection is gone, whatever TCP says.
 const SILENCE_MS = 8000;
+// A new stream waits so long for the old one to have told everything.
+const TAKE_OVER_MS = 4000;
 const RETRY_MS = [500, 1000, 2000, 4000, 8000, 15000];
 
 // ---- Small tools
@@ -145,8 +147,11 @@ $("forget").addEventListener("click", () => {
 
 // ---- The event stream
 
-// `next` takes the place of `current` with its first event, so that none is missed between.
-const stream = { current: null, next: null, timer: 0, attempt: 0, due: 0 };
+// `next` takes the place of `current` when that has told all that happened before `next` began;
+// until then what `next` tells waits. So each change is told once, also while one pages.
+const stream = {
+  current: null, next: null, waiting: [], patience: 0, etag: null, timer: 0, attempt: 0, due: 0,
+};
 
 function showState(state, text) {
   $("light").dataset.state = state;
@@ -160,7 +165,8 @@ function showState(state, text) {
 async function listen() {
   clearTimeout(stream.timer);
   stream.next?.abort();
-  const controller = (stream.next = new AbortController());
+  const controller = new AbortController();
+  Object.assign(stream, { next: controller, waiting: [], patience: Date.now() + TAKE_OVER_MS });
   const query = new URLSearchParams({ busiest: BUSIEST });
   for (const name of rows.keys()) query.append("host", name);
   let silence = 0;
@@ -172,11 +178,9 @@ async function listen() {
     heard();
     const answer = await call("GET", `events?${query}`, { signal: controller.signal });
     await readEvents(answer.body, heard, (name, data) => {
-      if (controller === stream.next) {
-        stream.current?.abort();
-        Object.assign(stream, { current: controller, next: null });
-      }
-      if (controller === stream.current) EVENTS.get(name)?.(data);
+      if (controller === stream.next) stream.waiting.push([name, data]);
+      else if (controller === stream.current) tell(name, data);
+      takeOver();
     });
     throw new Error("the stream ended");
   } catch (error) {
@@ -184,6 +188,26 @@ async function listen() {
   } finally {
     clearTimeout(silence);
   }
+}
+
+// These have the table's ETag at the very place in the stream at which it became that.
+const MARKS = new Set(["hello", "change"]);
+
+function tell(name, data) {
+  if (MARKS.has(name)) stream.etag = data.etag;
+  EVENTS.get(name)?.(data);
+}
+
+function takeOver() {
+  const { current, next, waiting, patience } = stream;
+  if (next === null || waiting.length === 0) return;
+  // Where both are at the same state of the table, the one goes on for the other.
+  const met = waiting.findLastIndex(([name, { etag }]) => MARKS.has(name) && etag === stream.etag);
+  if (current !== null && met < 0 && Date.now() < patience) return;
+  current?.abort();
+  Object.assign(stream, { current: next, next: null, waiting: [] });
+  const [hello, ...rest] = waiting;
+  for (const event of [hello, ...rest.slice(Math.max(met, 0))]) tell(...event);
 }
 
 async function readEvents(body, heard, act) {
