@@ -32,6 +32,7 @@ use super::resolver::Lookups;
 use super::statistics::{self, SharedStatistics, Statistics};
 use super::writer::Orders;
 use super::{SharedNames, dashboard};
+use crate::limits;
 use crate::link::ControlEnd;
 use error::ApiError;
 use guard::Peer;

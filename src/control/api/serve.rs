@@ -107,8 +107,6 @@ async fn connection<S>(
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
-        // Whoever has said all it has to say still wants its answer: printf … | nc -N
-        .half_close(true)
         .header_read_timeout(limits::MANAGEMENT_HEAD_TIME)
         .serve_connection(TokioIo::new(stream), answer)
         .await;
