@@ -122,7 +122,12 @@ fn one_bad_rule_of_many_and_nothing_is_changed() {
     api.put("/hostname/", &json!({"a.com": empty(402), "m.com": empty(402)}));
     let before = state_of(&setup, &mut api);
     for (host, bad, code, words) in [
-        ("m.com", json!(["empty", {"code": "many"}, false]), "host_kwarg_invalid:code", "from 200 to 599"),
+        (
+            "m.com",
+            json!(["empty", {"code": "many"}, false]),
+            "host_kwarg_invalid:code",
+            "from 200 to 599",
+        ),
         ("m.com", json!(["proxy", {}, false]), "host_kwarg_missing:backends", "[host, port]"),
         ("m.com", json!(["static", {"typ": "test"}, false]), "host_kwarg_unknown:typ", "type"),
         ("m.com", json!(["alias", {"hostname": "no.com"}, false]), "alias_missing", "no.com"),
@@ -286,7 +291,8 @@ struct Numbers(u64);
 
 impl Numbers {
     fn below(&mut self, end: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) as usize % end
     }
 }
@@ -407,7 +413,8 @@ fn a_table_that_changes_while_it_is_read() {
 fn head_is_get_without_a_body() {
     let daemon = Setup::new().rule("a.com", empty(402)).start();
     let mut api = daemon.api();
-    let paths = ["/hostname/", "/hostname/a.com/", "/stats/", "/backends/", "/healthz", "/", "/metrics"];
+    let paths =
+        ["/hostname/", "/hostname/a.com/", "/stats/", "/backends/", "/healthz", "/", "/metrics"];
     for path in paths.iter().chain(&["/nothing/here", "/hostname/?limit=x"]) {
         let full = api.ask("GET", path);
         api.wire.send(api.request("HEAD", path, "", ""));

@@ -303,8 +303,7 @@ impl Daemon {
         let out = Log::collect(child.stdout.take().expect("its output"));
         let log = Log::collect(child.stderr.take().expect("its log"));
         let (addresses, management) = (Vec::new(), Vec::new());
-        let mut daemon =
-            Daemon { child, log, out, _folder: folder, addresses, management, public };
+        let mut daemon = Daemon { child, log, out, _folder: folder, addresses, management, public };
         let ready = |log: &Collected| log.lines.iter().any(|line| line.contains("Ready"));
         let told = daemon.log.wait(|log| log.ended || ready(log));
         let lines = daemon.log.lines();

@@ -11,7 +11,8 @@ use crate::manage::Api;
 use crate::message::{Answer, get, ok};
 use crate::script::Connection;
 
-const SWITCHING: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n";
+const SWITCHING: &str =
+    "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n";
 
 fn address(backend: &Backend) -> String {
     format!("127.0.0.1:{}", backend.port)
@@ -275,14 +276,25 @@ fn what_makes_no_sense_is_refused_before_anything_is_done() {
     let mut api = daemon.api();
     let _hanging = asked(&daemon, &backend);
     for query in [
-        "wait=done", "wait=", "timeout=5s", "wait=drained&timeout=-1s", "wait=drained&timeout=soon",
-        "wait=drained&timeout=2h", "wait=drained&timeout=", "wait=drained&timeout=99999999999999999999s",
+        "wait=done",
+        "wait=",
+        "timeout=5s",
+        "wait=drained&timeout=-1s",
+        "wait=drained&timeout=soon",
+        "wait=drained&timeout=2h",
+        "wait=drained&timeout=",
+        "wait=drained&timeout=99999999999999999999s",
     ] {
         let answer = api.tell("DELETE", &format!("/hostname/a.com/?{query}"), &Value::Null);
         answer.expect_error(400, "query_invalid");
     }
     // a change that is not made is not waited for
-    let stale = api.tell_with("If-Match: \"x\"\r\n", "DELETE", "/hostname/a.com/?wait=drained", &Value::Null);
+    let stale = api.tell_with(
+        "If-Match: \"x\"\r\n",
+        "DELETE",
+        "/hostname/a.com/?wait=drained",
+        &Value::Null,
+    );
     stale.expect_error(412, "precondition_failed");
     let bad = api.tell("PUT", "/hostname/a.com/?wait=drained", &json!(["proxy", {}, true]));
     bad.expect_error(400, "a.com:host_kwarg_missing:backends");

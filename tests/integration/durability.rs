@@ -51,7 +51,8 @@ struct Known {
 impl Known {
     /// Fails unless each host is as it was acknowledged, or the change under way was made, whole.
     fn compare(&self, table: &Value) {
-        let after: Vec<bool> = self.in_flight.iter().map(|(host, rule)| table[host] == *rule).collect();
+        let after: Vec<bool> =
+            self.in_flight.iter().map(|(host, rule)| table[host] == *rule).collect();
         let is_made = !after.is_empty() && after.iter().all(|same| *same);
         for (host, rule) in &self.acknowledged {
             let in_flight = self.in_flight.get(host).filter(|_| is_made);
@@ -67,7 +68,13 @@ impl Known {
 }
 
 /// Changes its hosts until the daemon goes.
-fn write(mut api: Api, writer: usize, mut known: Known, first: u64, done: &mpsc::Sender<()>) -> Known {
+fn write(
+    mut api: Api,
+    writer: usize,
+    mut known: Known,
+    first: u64,
+    done: &mpsc::Sender<()>,
+) -> Known {
     for number in first.. {
         let host = format!("w{writer}-{}.com", number % 7);
         let mut change = BTreeMap::new();
@@ -102,7 +109,8 @@ fn write(mut api: Api, writer: usize, mut known: Known, first: u64, done: &mpsc:
 fn write_large(mut api: Api, mut known: Known, first: u64) -> Known {
     for number in first.. {
         let to = format!("http://{number}.example/{}", "x".repeat(2000));
-        let rules = (0..700).map(|n| (format!("large{n}.com"), json!(["redirect", {"redirect_to": to}, false])));
+        let rules = (0..700)
+            .map(|n| (format!("large{n}.com"), json!(["redirect", {"redirect_to": to}, false])));
         known.in_flight = rules.collect();
         if told(&mut api, "PATCH", "/hostname/", &json!(known.in_flight)).is_none() {
             return known;
@@ -142,12 +150,20 @@ fn what_was_acknowledged_survives_any_kill() {
         for one in &mut known {
             one.compare(&table);
             // what it found is what it goes on from
-            for host in std::mem::take(&mut one.in_flight).into_keys().chain(one.acknowledged.clone().into_keys()) {
+            for host in std::mem::take(&mut one.in_flight)
+                .into_keys()
+                .chain(one.acknowledged.clone().into_keys())
+            {
                 one.acknowledged.insert(host.clone(), table[&host].clone());
             }
         }
-        let wanted = known.iter().flat_map(|one| one.acknowledged.values()).filter(|rule| !rule.is_null());
-        assert_eq!(table.as_object().map(serde_json::Map::len), Some(wanted.count()), "hosts of nobody");
+        let wanted =
+            known.iter().flat_map(|one| one.acknowledged.values()).filter(|rule| !rule.is_null());
+        assert_eq!(
+            table.as_object().map(serde_json::Map::len),
+            Some(wanted.count()),
+            "hosts of nobody"
+        );
     }
     eprintln!("{changes} changes were waited for, {folded} folds broken off");
 }
@@ -270,7 +286,8 @@ fn files_that_may_not_grow() {
     let setup = Setup::new().rule("a.com", empty(402)).first("ulimit -S -f 32");
     let mut daemon = setup.clone().start();
     let mut api = daemon.api();
-    let long = json!(["redirect", {"redirect_to": format!("http://x/{}", "x".repeat(1000))}, false]);
+    let long =
+        json!(["redirect", {"redirect_to": format!("http://x/{}", "x".repeat(1000))}, false]);
     let mut count = 0;
     while api.tell("PUT", &format!("/hostname/h{count}.com/"), &long).status() == 200 {
         count += 1;

@@ -60,8 +60,15 @@ fn nothing_but_the_page_without_the_token() {
                 assert!(asks.starts_with("Bearer"), "{asks}");
             }
             for wrong in [
-                "Bearer ", "Bearer x", "Bearer s3cret", "Basic czNjcmV0", "bearer", "", TOKEN,
-                "Bearer s3cret/with+all=kinds_of~it", "Bearer s3cret/with+all=kinds_of~it..",
+                "Bearer ",
+                "Bearer x",
+                "Bearer s3cret",
+                "Basic czNjcmV0",
+                "bearer",
+                "",
+                TOKEN,
+                "Bearer s3cret/with+all=kinds_of~it",
+                "Bearer s3cret/with+all=kinds_of~it..",
                 "Bearer S3CRET/WITH+ALL=KINDS_OF~IT.",
             ] {
                 let mut api = over(&daemon).with(&format!("Authorization: {wrong}"));
@@ -94,13 +101,25 @@ fn nothing_but_the_page_without_the_token() {
 #[test]
 fn two_tokens_are_no_better_than_one() {
     let daemon = with_token(TOKEN.as_bytes()).start();
-    let mut api = daemon.api().with("Authorization: Bearer x").with(&format!("Authorization: Bearer {TOKEN}"));
+    let mut api = daemon
+        .api()
+        .with("Authorization: Bearer x")
+        .with(&format!("Authorization: Bearer {TOKEN}"));
     api.ask("GET", "/hostname/").expect_error(401, "token_wrong");
 }
 
 #[test]
 fn token_files_that_hold_none() {
-    for text in [&b""[..], b"\n", b" \t\r\n ", b"two words", b"two\nlines", b"\xff\xfe", b"a\0b", "ü".as_bytes()] {
+    for text in [
+        &b""[..],
+        b"\n",
+        b" \t\r\n ",
+        b"two words",
+        b"two\nlines",
+        b"\xff\xfe",
+        b"a\0b",
+        "ü".as_bytes(),
+    ] {
         for arguments in [&["--check"][..], &[]] {
             let finished = with_token(text).run(arguments);
             finished.expect(1, &["management_token_file", "token"]);
@@ -108,7 +127,10 @@ fn token_files_that_hold_none() {
     }
     let setup = Setup::new();
     let missing = setup.path("missing").display().to_string();
-    setup.set("management_token_file", &missing).run(&[]).expect(1, &["management_token_file", &missing]);
+    setup
+        .set("management_token_file", &missing)
+        .run(&[])
+        .expect(1, &["management_token_file", &missing]);
 }
 
 #[test]
@@ -153,10 +175,16 @@ fn names_that_are_not_this_machine_s() {
         ("evil.example#localhost", false),
         ("", false),
     ] {
-        for (method, path, body) in [("GET", "/hostname/", ""), ("PUT", "/hostname/", "{\"b.com\": [\"unknown\", {}, true]}"), ("GET", "/", "")] {
+        for (method, path, body) in [
+            ("GET", "/hostname/", ""),
+            ("PUT", "/hostname/", "{\"b.com\": [\"unknown\", {}, true]}"),
+            ("GET", "/", ""),
+        ] {
             let mut wire = Connection::client(daemon.api_address());
             let length = body.len();
-            wire.send(format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {length}\r\n\r\n{body}"));
+            wire.send(format!(
+                "{method} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {length}\r\n\r\n{body}"
+            ));
             let answer = wire.expect_answer();
             if is_ours {
                 answer.expect_status(200);
@@ -264,7 +292,8 @@ fn the_socket_belongs_to_whom_the_daemon_becomes() {
         return;
     }
     let setup = Setup::new().unset("uid").unset("gid");
-    fs::set_permissions(setup.path(""), PermissionsExt::from_mode(0o777)).expect("a folder for all");
+    fs::set_permissions(setup.path(""), PermissionsExt::from_mode(0o777))
+        .expect("a folder for all");
     let path = setup.path("management.sock");
     let daemon = setup.start();
     let found = fs::symlink_metadata(&path).expect("the socket");

@@ -128,7 +128,12 @@ impl Daemon {
 impl Answer {
     #[track_caller]
     pub fn expect_status(self, status: u16) -> Answer {
-        assert!(self.status() == status, "expected {status}, found\n{:#?}\n{}", self.head, self.text());
+        assert!(
+            self.status() == status,
+            "expected {status}, found\n{:#?}\n{}",
+            self.head,
+            self.text()
+        );
         self
     }
 

@@ -40,11 +40,21 @@ fn many_ways_to_write_one_name() {
     all_are(
         &mut api,
         "http://a.com",
-        &["http%3A%2F%2Fa.com", "http://a.com", "HTTP://A.com", "http:%2f/a.com", "http%3a%2f%2fA.COM."],
+        &[
+            "http%3A%2F%2Fa.com",
+            "http://a.com",
+            "HTTP://A.com",
+            "http:%2f/a.com",
+            "http%3a%2f%2fA.COM.",
+        ],
     );
     all_are(&mut api, "https://a.com", &["https%3A%2F%2Fa.com", "https://a.com"]);
     let idna = "xn--bcher-kva.example";
-    all_are(&mut api, idna, &[idna, "b%C3%BCcher.example", "B%C3%9CCHER.example", "bu%CC%88cher.example"]);
+    all_are(
+        &mut api,
+        idna,
+        &[idna, "b%C3%BCcher.example", "B%C3%9CCHER.example", "bu%CC%88cher.example"],
+    );
     all_are(&mut api, "[::1]", &["%5B::1%5D", "%5B0:0::1%5D", "%5B%3A%3A1%5D"]);
     all_are(&mut api, "_dmarc.-x-.com", &["_dmarc.-x-.com"]);
     all_are(&mut api, "unknown", &["unknown"]);
@@ -83,9 +93,21 @@ fn named_twice() {
     let mut daemon = setup.clone().start();
     let mut api = daemon.api();
     for (method, body, expected) in [
-        ("PUT", r#"{"a.com": ["empty", {"code": 402}, false], "a.com": ["empty", {"code": 403}, false]}"#, 403),
-        ("PATCH", r#"{"a.com": ["empty", {"code": 404}, false], "A.com.": ["empty", {"code": 405}, false]}"#, 405),
-        ("PUT", r#"{"A.com": ["empty", {"code": 406}, false], "a.com": ["empty", {"code": 407}, false]}"#, 407),
+        (
+            "PUT",
+            r#"{"a.com": ["empty", {"code": 402}, false], "a.com": ["empty", {"code": 403}, false]}"#,
+            403,
+        ),
+        (
+            "PATCH",
+            r#"{"a.com": ["empty", {"code": 404}, false], "A.com.": ["empty", {"code": 405}, false]}"#,
+            405,
+        ),
+        (
+            "PUT",
+            r#"{"A.com": ["empty", {"code": 406}, false], "a.com": ["empty", {"code": 407}, false]}"#,
+            407,
+        ),
         ("PATCH", r#"{"a.com": null, "A.COM": ["empty", {"code": 408}, false]}"#, 408),
     ] {
         let request = api.request(method, "/hostname/", "", body);
@@ -97,7 +119,12 @@ fn named_twice() {
         api = daemon.api();
         assert_eq!(api.get("/hostname/"), json!({"a.com": empty(expected)}), "after a restart");
     }
-    let request = api.request("PATCH", "/hostname/", "", r#"{"A.com": ["unknown", {}, true], "a.com": null}"#);
+    let request = api.request(
+        "PATCH",
+        "/hostname/",
+        "",
+        r#"{"A.com": ["unknown", {}, true], "a.com": null}"#,
+    );
     api.wire.exchange(request).expect_made();
     assert_eq!(api.get("/hostname/"), json!({}));
 }
@@ -108,9 +135,29 @@ fn what_can_t_be_a_name() {
     let mut api = daemon.api();
     let long = format!("{}.com", "x".repeat(250));
     for name in [
-        "a..com", ".com", "..", " ", "a b.com", "*.a.com", "a.com:80", "ftp://a.com", "http://", "http://http://a.com",
-        "a.com/b", "a/", "[::1", "[nonsense]", "\u{0}", "a\tb", "a\r\nX: y", "a\u{7f}", "<script>", "xn--\u{fc}",
-        "a.com..", "\u{202e}moc.a", &long,
+        "a..com",
+        ".com",
+        "..",
+        " ",
+        "a b.com",
+        "*.a.com",
+        "a.com:80",
+        "ftp://a.com",
+        "http://",
+        "http://http://a.com",
+        "a.com/b",
+        "a/",
+        "[::1",
+        "[nonsense]",
+        "\u{0}",
+        "a\tb",
+        "a\r\nX: y",
+        "a\u{7f}",
+        "<script>",
+        "xn--\u{fc}",
+        "a.com..",
+        "\u{202e}moc.a",
+        &long,
     ] {
         let path = format!("/hostname/{}/", encoded(name));
         let code = format!("{name}:hostname_invalid");

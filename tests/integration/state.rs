@@ -18,8 +18,11 @@ fn code_of(daemon: &Daemon, host: &str) -> u16 {
 
 /// The files beside the state file that say something, and what they say.
 fn files_of(setup: &Setup) -> Vec<(String, Vec<u8>)> {
-    let names = ["state.json", "state.json.journal", "state.json.journal.folding", "state.json.rejected"];
-    let read = names.iter().filter_map(|name| Some(((*name).to_owned(), fs::read(setup.path(name)).ok()?)));
+    let names =
+        ["state.json", "state.json.journal", "state.json.journal.folding", "state.json.rejected"];
+    let read = names
+        .iter()
+        .filter_map(|name| Some(((*name).to_owned(), fs::read(setup.path(name)).ok()?)));
     read.collect()
 }
 
@@ -44,7 +47,9 @@ fn changes_outlive_a_stop_and_a_crash() {
             daemon.terminate();
             daemon.expect_clean_exit();
             assert!(fs::read(setup.path("state.json.journal")).expect("a journal").is_empty());
-            let state: Value = serde_json::from_slice(&fs::read(setup.path("state.json")).expect("state")).expect("JSON");
+            let state: Value =
+                serde_json::from_slice(&fs::read(setup.path("state.json")).expect("state"))
+                    .expect("JSON");
             assert_eq!(state["hosts"], expected, "one tidy file");
         }
     }
@@ -158,7 +163,8 @@ fn a_damaged_journal_stops_the_start_and_stays() {
 fn a_torn_end_is_dropped_and_told() {
     let setup = Setup::new().rule("a.com", empty(402));
     let journal = crashed(&setup);
-    let last = journal[..journal.len() - 1].iter().rposition(|byte| *byte == b'\n').expect("lines") + 1;
+    let last =
+        journal[..journal.len() - 1].iter().rposition(|byte| *byte == b'\n').expect("lines") + 1;
     for kept in [1, 2, 30, journal.len() - last - 1] {
         fs::write(setup.path("state.json.journal"), &journal[..last + kept]).expect("a journal");
         let mut daemon = setup.clone().start();
@@ -173,7 +179,11 @@ fn a_torn_end_is_dropped_and_told() {
         daemon.kill();
         let table = setup.clone().start().api().get("/hostname/");
         assert_eq!((&table["h9.com"], &table["h10.com"]), (&empty(409), &empty(410)));
-        fs::write(setup.path("state.json"), json!({"hosts": {"a.com": empty(402)}, "stats": {}}).to_string()).expect("state");
+        fs::write(
+            setup.path("state.json"),
+            json!({"hosts": {"a.com": empty(402)}, "stats": {}}).to_string(),
+        )
+        .expect("state");
     }
 }
 
@@ -211,7 +221,8 @@ fn files_of_the_original_and_of_its_fork() {
 /// What could not be used is kept beside, and a change does not lose it.
 #[test]
 fn rules_that_are_not_valid_are_kept() {
-    let setup = Setup::new().rule("good.com", empty(402)).rule("bad.com", json!(["frob", {}, true]));
+    let setup =
+        Setup::new().rule("good.com", empty(402)).rule("bad.com", json!(["frob", {}, true]));
     for _ in 0..2 {
         let mut daemon = setup.clone().start();
         daemon.api().put("/hostname/more.com/", &empty(403));
@@ -221,7 +232,10 @@ fn rules_that_are_not_valid_are_kept() {
         assert_eq!(kept.lines().count(), 1, "{kept}");
         assert!(kept.contains("bad.com") && kept.contains("frob"), "{kept}");
     }
-    assert_eq!(setup.start().api().get("/hostname/"), json!({"good.com": empty(402), "more.com": empty(403)}));
+    assert_eq!(
+        setup.start().api().get("/hostname/"),
+        json!({"good.com": empty(402), "more.com": empty(403)})
+    );
 }
 
 #[test]
@@ -279,7 +293,9 @@ fn a_long_journal_is_folded_while_writers_go_on() {
     let mut api = daemon.api();
     let long = |round: usize| -> Value {
         let to = format!("http://{round}.example/{}", "x".repeat(2000));
-        (0..1000).map(|n| (format!("h{n}.com"), json!(["redirect", {"redirect_to": to}, false]))).collect()
+        (0..1000)
+            .map(|n| (format!("h{n}.com"), json!(["redirect", {"redirect_to": to}, false])))
+            .collect()
     };
     // 2 MB each; past 8 MiB it is folded
     for round in 0..6 {
@@ -305,7 +321,11 @@ fn a_state_file_by_a_link() {
     let setup = Setup::new();
     let real = setup.path("real");
     fs::create_dir(&real).expect("a folder");
-    fs::write(real.join("s.json"), json!({"hosts": {"a.com": empty(402)}, "stats": {}}).to_string()).expect("state");
+    fs::write(
+        real.join("s.json"),
+        json!({"hosts": {"a.com": empty(402)}, "stats": {}}).to_string(),
+    )
+    .expect("state");
     let link = setup.path("link.json");
     std::os::unix::fs::symlink("real/s.json", &link).expect("a link");
     let setup = setup.set("state_file", link.display());

@@ -78,7 +78,11 @@ fn answers_of_our_own() {
         .internal()
         .start();
     let mut api = daemon.api();
-    for (host, found) in [("empty.com", answers(0, 0, 3, 0)), ("page.com", answers(3, 0, 0, 0)), ("away.com", answers(0, 3, 0, 0))] {
+    for (host, found) in [
+        ("empty.com", answers(0, 0, 3, 0)),
+        ("page.com", answers(3, 0, 0, 0)),
+        ("away.com", answers(0, 3, 0, 0)),
+    ] {
         let mut client = Counted::new(&daemon);
         client.exchange(get(host, "/"));
         client.exchange(get(host, "/with/a/longer/path?and=query"));
@@ -91,7 +95,8 @@ fn answers_of_our_own() {
     head.wire.expect_status(200);
     let before = api.counted("page.com", 4);
     assert_eq!(before["answers"], answers(4, 0, 0, 0), "subdomains count under their rule");
-    let mut all: Vec<String> = api.get("/stats/").as_object().expect("all").keys().cloned().collect();
+    let mut all: Vec<String> =
+        api.get("/stats/").as_object().expect("all").keys().cloned().collect();
     all.sort();
     assert_eq!(all, ["away.com", "empty.com", "https://tls.com", "page.com"], "and nowhere else");
     assert_eq!(api.get("/stats/x.page.com/"), json!({}));
@@ -114,7 +119,9 @@ fn exchanges_with_a_backend() {
             "/large" => ok(&large),
             "/none" => b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n".to_vec(),
             "/304" => b"HTTP/1.1 304 Not Modified\r\nETag: \"x\"\r\n\r\n".to_vec(),
-            "/interim" => [&b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"[..], &ok("late")].concat(),
+            "/interim" => {
+                [&b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"[..], &ok("late")].concat()
+            }
             "/chunks" => {
                 let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
                 [head.as_bytes(), &chunk(&large), &chunk("end"), b"0\r\nT: t\r\n\r\n"].concat()
@@ -129,9 +136,21 @@ fn exchanges_with_a_backend() {
         ("kept.com", vec![get("kept.com", "/").into(); 7], answers(7, 0, 0, 0)),
         ("short.com", vec![post("short.com", 10), post("short.com", 0)], answers(2, 0, 0, 0)),
         ("long.com", vec![post("long.com", 900_000)], answers(1, 0, 0, 0)),
-        ("chunks.com", vec![post_chunked("chunks.com", 3, 10), post_chunked("chunks.com", 90, 9999)], answers(2, 0, 0, 0)),
-        ("down.com", vec![get("down.com", "/large").into(), get("down.com", "/chunks").into()], answers(2, 0, 0, 0)),
-        ("other.com", vec![get("other.com", "/none").into(), get("other.com", "/304").into()], answers(0, 1, 1, 0)),
+        (
+            "chunks.com",
+            vec![post_chunked("chunks.com", 3, 10), post_chunked("chunks.com", 90, 9999)],
+            answers(2, 0, 0, 0),
+        ),
+        (
+            "down.com",
+            vec![get("down.com", "/large").into(), get("down.com", "/chunks").into()],
+            answers(2, 0, 0, 0),
+        ),
+        (
+            "other.com",
+            vec![get("other.com", "/none").into(), get("other.com", "/304").into()],
+            answers(0, 1, 1, 0),
+        ),
     ];
     for (host, ..) in &cases {
         setup = setup.rule(host, backend.rule());
@@ -140,7 +159,9 @@ fn exchanges_with_a_backend() {
     let mut api = daemon.api();
     for (host, requests, expected) in &cases {
         let mut client = Counted::new(&daemon);
-        requests.iter().for_each(|request| drop(client.exchange(request)));
+        for request in requests {
+            client.exchange(request);
+        }
         let found = client.expect_same(&mut api, host, requests.len() as u64);
         assert_eq!(found["answers"], *expected, "{host}");
     }
@@ -215,7 +236,8 @@ fn heads_that_are_refused_are_no_host_s() {
     let backend = Backend::new();
     api.put("/hostname/b.com/", &backend.rule());
     let mut client = daemon.connect();
-    client.send("POST / HTTP/1.1\r\nHost: b.com\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n");
+    client
+        .send("POST / HTTP/1.1\r\nHost: b.com\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n");
     let mut server = backend.accept();
     server.expect_head();
     client.send("zz\r\n");
@@ -361,7 +383,8 @@ fn a_deleted_host_s_counters_go() {
         assert_eq!(api.get("/stats/"), json!({}));
         api.put("/hostname/a.com/", &backend.rule());
         let found = api.get("/stats/a.com/");
-        let ended = ["completed_requests", "bytes_sent", "bytes_received"].map(|key| found[key].as_u64().unwrap_or(0));
+        let ended = ["completed_requests", "bytes_sent", "bytes_received"]
+            .map(|key| found[key].as_u64().unwrap_or(0));
         assert_eq!(ended, [0, 0, 0], "{found}");
     }
     for (mut client, mut server) in hanging {
@@ -372,7 +395,9 @@ fn a_deleted_host_s_counters_go() {
         let all = ["open_requests", "completed_requests", "bytes_sent", "bytes_received"];
         assert!(all.into_iter().all(small), "below nothing: {found}");
     }
-    eventually("none is open", || api.get("/stats/a.com/")["open_requests"].as_u64().unwrap_or(0) == 0);
+    eventually("none is open", || {
+        api.get("/stats/a.com/")["open_requests"].as_u64().unwrap_or(0) == 0
+    });
     let late = api.get("/stats/a.com/")["completed_requests"].as_u64().unwrap_or(0);
     assert!(late <= 4, "{late} of 4 late ones");
     api.delete("a.com");
@@ -462,6 +487,7 @@ fn backends() {
     hanging.expect_answer();
     eventually("it ended", || {
         let found = api.get("/backends/");
-        (&found[&names[1]]["open_requests"], &found[&names[1]]["requests"]) == (&json!(0), &json!(1))
+        (&found[&names[1]]["open_requests"], &found[&names[1]]["requests"])
+            == (&json!(0), &json!(1))
     });
 }

@@ -75,7 +75,7 @@ impl Api {
             Ok(route) => self.act(peer, route, &parts, body).await,
             Err(refused) => {
                 // Bytes left unread would turn the close into a reset that overtakes the answer.
-                read::discard(body).await;
+                read::discard(&parts, body).await;
                 Err(refused)
             }
         }
@@ -140,7 +140,7 @@ impl Api {
             None if parts.headers.contains_key(header::TRANSFER_ENCODING) => most,
             None => 0,
             Some(length) if most < length => {
-                read::discard(body).await;
+                read::discard(parts, body).await;
                 return Err(ApiError::too_large(most));
             }
             // Of the small ones there are no more than connections, and large ones that are promised
