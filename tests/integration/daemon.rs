@@ -1,5 +1,6 @@
-//! Starts the daemon on ephemeral ports in a fresh folder, waits until it is ready, and ends it.
-//! When a test panics, the daemon's log is printed with it.
+//! Starts the daemon on ephemeral ports in a fresh folder, waits until it is ready, and ends it; again
+//! on the same folder where a test wants to see what it finds there. When a test panics, the daemon's log
+//! is printed with it.
 
 use std::fmt::Display;
 use std::io::{BufRead, BufReader, Read};
@@ -19,12 +20,16 @@ use crate::script::{Connection, PATIENCE};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_mantrid");
 
-/// What a daemon is to be started with.
+/// What a daemon is to be started with. A clone of it starts on the same folder.
+#[derive(Clone)]
 pub struct Setup {
-    folder: TempDir,
+    folder: Arc<TempDir>,
     hosts: Map<String, Value>,
     lines: Vec<(String, String)>,
-    files_max: Option<u32>,
+    /// What a shell does first, in the process that becomes the daemon.
+    first: Option<String>,
+    /// That shell has mounts of its own.
+    unshared: bool,
 }
 
 impl Setup {
@@ -32,7 +37,8 @@ impl Setup {
     pub fn new() -> Setup {
         let folder = tempfile::Builder::new().prefix("mantrid-").tempdir().expect("a folder");
         std::fs::create_dir(folder.path().join("static")).expect("the folder of pages");
-        let mut setup = Setup { folder, hosts: Map::new(), lines: Vec::new(), files_max: None };
+        let (folder, hosts, lines) = (Arc::new(folder), Map::new(), Vec::new());
+        let mut setup = Setup { folder, hosts, lines, first: None, unshared: false };
         for (key, value) in [("bind", "127.0.0.1:0"), ("shards", "1")] {
             setup = setup.set(key, value);
         }
@@ -75,6 +81,11 @@ impl Setup {
         self
     }
 
+    /// Management over TCP, besides the Unix socket.
+    pub fn management_tcp(self) -> Setup {
+        self.add("bind_management", "127.0.0.1:0")
+    }
+
     /// An address behind a TLS terminator, besides the untrusted one.
     pub fn internal(self) -> Setup {
         self.set("bind_internal", "127.0.0.1:0")
@@ -87,9 +98,19 @@ impl Setup {
     }
 
     /// Starts it with so few descriptors.
-    pub fn files_max(mut self, count: u32) -> Setup {
-        self.files_max = Some(count);
+    pub fn files_max(self, count: u32) -> Setup {
+        self.first(format!("ulimit -n {count}"))
+    }
+
+    /// Has a shell run this first, in the process that becomes the daemon.
+    pub fn first(mut self, command: impl Into<String>) -> Setup {
+        self.first = Some(command.into());
         self
+    }
+
+    /// The same, in a mount namespace of its own: what it mounts is nobody else's, and goes with it.
+    pub fn first_unshared(self, command: impl Into<String>) -> Setup {
+        Setup { unshared: true, ..self.first(command) }
     }
 
     fn write_files(&self) -> PathBuf {
@@ -107,11 +128,13 @@ impl Setup {
     }
 
     fn command(&self) -> Command {
-        let mut command = match self.files_max {
+        let mut command = match &self.first {
             None => Command::new(PROGRAM),
-            Some(count) => {
-                let mut shell = Command::new("sh");
-                shell.args(["-c", &format!("ulimit -n {count} && exec \"$0\" \"$@\""), PROGRAM]);
+            Some(first) => {
+                let words: &[&str] = if self.unshared { &["unshare", "-m", "sh"] } else { &["sh"] };
+                let mut shell = Command::new(words[0]);
+                shell.args(&words[1..]);
+                shell.args(["-c", &format!("{first} && exec \"$0\" \"$@\""), PROGRAM]);
                 shell
             }
         };
@@ -249,10 +272,12 @@ pub struct Daemon {
     child: Child,
     pub log: Arc<Log>,
     pub out: Arc<Log>,
-    /// Goes with the daemon.
-    _folder: TempDir,
+    /// Goes with the last that uses it.
+    _folder: Arc<TempDir>,
     /// The addresses of `bind`, then those of `bind_internal`.
     pub addresses: Vec<SocketAddr>,
+    /// Those of `bind_management`, as the log tells them.
+    pub management: Vec<String>,
     public: usize,
 }
 
@@ -268,21 +293,25 @@ impl Daemon {
         let folder = tempfile::tempdir().expect("a folder");
         let mut command = Command::new(PROGRAM);
         command.arg("--demo").args(arguments).current_dir(folder.path()).stdin(Stdio::null());
-        Daemon::start(command, folder, 1, 0)
+        Daemon::start(command, Arc::new(folder), 1, 0)
     }
 
     #[track_caller]
-    fn start(mut command: Command, folder: TempDir, public: usize, internal: usize) -> Daemon {
+    fn start(mut command: Command, folder: Arc<TempDir>, public: usize, internal: usize) -> Daemon {
         let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
         let mut child = child.expect("the program starts");
         let out = Log::collect(child.stdout.take().expect("its output"));
         let log = Log::collect(child.stderr.take().expect("its log"));
-        let mut daemon = Daemon { child, log, out, _folder: folder, addresses: Vec::new(), public };
+        let (addresses, management) = (Vec::new(), Vec::new());
+        let mut daemon = Daemon { child, log, out, _folder: folder, addresses, management, public };
         let ready = |log: &Collected| log.lines.iter().any(|line| line.contains("Ready"));
         let told = daemon.log.wait(|log| log.ended || ready(log));
         let lines = daemon.log.lines();
         assert!(told && lines.iter().any(|line| line.contains("Ready")), "it did not get ready");
         for line in &lines {
+            if let Some((_, rest)) = line.split_once("Listening for management on ") {
+                daemon.management.push(rest.trim().to_owned());
+            }
             if let Some((_, rest)) = line.split_once("Listening for requests on ") {
                 let word = rest.split_whitespace().next().unwrap_or_default();
                 let address = word.trim_end_matches([',', '.', ';']).parse();
@@ -305,6 +334,16 @@ impl Daemon {
     /// A client that is a TLS terminator.
     pub fn connect_internal(&self) -> Connection {
         Connection::client(self.addresses[self.public])
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Ends it as a crash would, and waits for that.
+    pub fn kill(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
     }
 
     /// Waits until the log has a line with all these words.
@@ -421,7 +460,7 @@ impl Drop for Daemon {
 
 /// Polls what has no event to wait for, until it holds or `PATIENCE` is over.
 #[track_caller]
-pub fn eventually(what: &str, holds: impl Fn() -> bool) {
+pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let until = Instant::now() + PATIENCE;
     while !holds() {
         assert!(Instant::now() < until, "never came true: {what}");

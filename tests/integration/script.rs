@@ -4,6 +4,9 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -45,6 +48,10 @@ impl Connection {
     pub fn new(name: &str, stream: TcpStream) -> Connection {
         stream.set_nodelay(true).expect("TCP_NODELAY");
         stream.set_write_timeout(Some(PATIENCE)).expect("a write timeout");
+        Connection::with(name, stream)
+    }
+
+    fn with(name: &str, stream: TcpStream) -> Connection {
         Connection { name: name.to_owned(), stream, unread: Vec::new(), received: Arc::default() }
     }
 
@@ -54,6 +61,16 @@ impl Connection {
             "client",
             stream.unwrap_or_else(|e| panic!("client: connect {address}: {e}")),
         )
+    }
+
+    /// A client of a Unix socket.
+    pub fn unix(path: &Path) -> Connection {
+        let stream = UnixStream::connect(path);
+        let stream = stream.unwrap_or_else(|e| panic!("client: connect {}: {e}", path.display()));
+        // Everything that is done with it here is done alike with both kinds.
+        let stream = TcpStream::from(OwnedFd::from(stream));
+        stream.set_write_timeout(Some(PATIENCE)).expect("a write timeout");
+        Connection::with("client", stream)
     }
 
     /// A client whose kernel takes little, so that not reading is felt by the sender soon.

@@ -60,9 +60,9 @@ const COUNTERS: &[(&str, &str, Counter)] = &[
     ("requests_completed", "Requests that ended, answered or not", Counter::Completed),
     ("bytes_sent", "Bytes sent to clients", Counter::Sent),
     ("bytes_received", "Bytes received from clients", Counter::Received),
-    ("backend_connections_opened", "Connections opened to backends", Counter::Connects),
+    ("connects", "Connections opened to backends", Counter::Connects),
     ("backend_connections_reused", "Requests sent on an idle connection", Counter::Reused),
-    ("backend_connect_failures", "Attempts to connect that failed", Counter::ConnectFailures),
+    ("connect_failures", "Attempts to connect that failed", Counter::ConnectFailures),
     ("retries", "Requests sent again, an idle connection being dead", Counter::Retries),
     ("panics", "Connections ended by a panic", Counter::Panics),
     (
@@ -77,7 +77,7 @@ const COUNTERS: &[(&str, &str, Counter)] = &[
 
 const GAUGES: &[(&str, &str, Counter)] = &[
     ("connections_open", "Client connections open", Counter::Open),
-    ("backend_connections_idle", "Idle connections to backends", Counter::IdleConnections),
+    ("idle_backend_connections", "Idle connections to backends", Counter::IdleConnections),
     ("requests_queued", "Requests that wait for a place at a backend", Counter::Queued),
     ("pipes", "Pipes in use for bulk bodies", Counter::Pipes),
 ];

@@ -32,6 +32,7 @@ use super::resolver::Lookups;
 use super::statistics::{self, SharedStatistics, Statistics};
 use super::writer::Orders;
 use super::{SharedNames, dashboard};
+use crate::limits;
 use crate::link::ControlEnd;
 use error::ApiError;
 use guard::Peer;
@@ -74,7 +75,7 @@ impl Api {
             Ok(route) => self.act(peer, route, &parts, body).await,
             Err(refused) => {
                 // Bytes left unread would turn the close into a reset that overtakes the answer.
-                read::discard(body).await;
+                read::discard(&parts, body).await;
                 Err(refused)
             }
         }
@@ -139,9 +140,12 @@ impl Api {
             None if parts.headers.contains_key(header::TRANSFER_ENCODING) => most,
             None => 0,
             Some(length) if most < length => {
-                read::discard(body).await;
+                read::discard(parts, body).await;
                 return Err(ApiError::too_large(most));
             }
+            // Of the small ones there are no more than connections, and large ones that are promised
+            // and never sent must not keep them out.
+            Some(length) if length <= limits::PARSED_HERE_BYTES_MAX => 0,
             Some(length) => length,
         };
         let room = u32::try_from(length.div_ceil(1024)).unwrap_or(u32::MAX);

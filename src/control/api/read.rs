@@ -6,6 +6,8 @@ use std::fmt;
 use std::sync::{Arc, PoisonError};
 
 use axum::body::{Body, Bytes};
+use axum::http::header;
+use axum::http::request::Parts;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::Value;
@@ -32,8 +34,12 @@ pub(super) async fn body(body: Body, most: usize) -> Result<Bytes, ApiError> {
     }
 }
 
-/// Reads and drops a body that is not wanted, as far as that takes neither long nor much.
-pub(super) async fn discard(mut body: Body) {
+/// Reads and drops a body that is not wanted, as far as that takes neither long nor much. Who asks
+/// before sending it (`Expect: 100-continue`) is not told to.
+pub(super) async fn discard(parts: &Parts, mut body: Body) {
+    if parts.headers.contains_key(header::EXPECT) {
+        return;
+    }
     let all = async {
         let mut dropped = 0;
         while let Some(Ok(frame)) = body.frame().await {
