@@ -177,10 +177,7 @@ impl Control {
             never = self.resolver.run() => never,
             never = self.pages.run() => never,
             never = self.prober.run(|change| pulse.tell(health_event(change))) => never,
-            never = self.heart.run(|happened| {
-                let rules = happened.checked.iter();
-                rules.for_each(|(old, new)| self.health.changed(old.as_ref(), new.as_ref()));
-            }) => never,
+            never = self.heart.run(|happened| self.health.changed(&happened.checked)) => never,
             never = api::serve(self.api.clone(), management) => never,
         }
     }

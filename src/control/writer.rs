@@ -439,15 +439,16 @@ fn checked(
     after: &Snapshot,
 ) -> Vec<(Option<Rule>, Option<Rule>)> {
     let has_check = |rule: &Rule| matches!(&rule.action, Action::Proxy(p) if p.check().is_some());
-    if change.whole {
-        let old = before.iter().filter(|(_, rule)| has_check(rule));
-        let new = after.iter().filter(|(_, rule)| has_check(rule));
-        let old = old.map(|(_, rule)| (Some(rule.clone()), None));
-        return old.chain(new.map(|(_, rule)| (None, Some(rule.clone())))).collect();
-    }
-    // Each once: what is named twice is what it was named last.
-    let names: HashSet<&str> = change.edits.iter().map(|(name, _)| &**name).collect();
+    // Each name once: what is named twice is what it was named last.
+    let names: HashSet<&str> = if change.whole {
+        let rules = before.iter().chain(after.iter());
+        rules.filter(|(_, rule)| has_check(rule)).map(|(name, _)| name).collect()
+    } else {
+        change.edits.iter().map(|(name, _)| &**name).collect()
+    };
     let pairs = names.into_iter().map(|name| [before, after].map(|table| table.get(name)));
-    let checked = pairs.filter(|pair| pair.iter().flatten().any(|rule| has_check(rule)));
-    checked.map(|[old, new]| (old.cloned(), new.cloned())).collect()
+    let is_other = |[old, new]: &[Option<&Rule>; 2]| {
+        old != new && [old, new].into_iter().flatten().any(|rule| has_check(rule))
+    };
+    pairs.filter(is_other).map(|[old, new]| (old.cloned(), new.cloned())).collect()
 }

@@ -4,6 +4,7 @@
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
@@ -50,6 +51,19 @@ fn statuses(daemon: &Daemon, host: &str, count: usize) -> Vec<u16> {
 fn wait_for_probes(clock: &Serving, count: usize) {
     let before = clock.requests();
     eventually("the clock is probed", || before + count <= clock.requests());
+}
+
+/// Has the table changed.
+#[track_caller]
+fn manage(socket: &Path, request: &str, body: &str) {
+    let mut operator = UnixStream::connect(socket).expect("the management socket");
+    let length = body.len();
+    let head = format!("{request} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n");
+    let fields = format!("Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n");
+    operator.write_all([&head, &*fields, body].concat().as_bytes()).expect("a request");
+    let mut answer = String::new();
+    operator.read_to_string(&mut answer).expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
 }
 
 fn told(port: u16, what: &str) -> [String; 1] {
@@ -241,6 +255,29 @@ fn without_healthcheck_nothing_is_ejected() {
 }
 
 #[test]
+fn changes_of_the_table_do_not_start_a_check_anew() {
+    let (bad, good, new) = (checked(&status(500)), checked(&status(200)), checked(&status(500)));
+    let arguments = json!({ "check": "/health", "algorithm": "round_robin" });
+    let rule = rule_for(&[bad.port, good.port], arguments);
+    let setup = Setup::new().rule("a.com", rule.clone());
+    let management = setup.path("management.sock");
+    let daemon = setup.start();
+    expect_told(&daemon, bad.port, "down");
+    let added = rule_for(&[new.port], json!({ "check": "/health" }));
+    let table = json!({ "a.com": rule, "b.com": added });
+    manage(&management, "PUT /hostname/", &table.to_string());
+    expect_told(&daemon, new.port, "down");
+    // the same check, of another host now
+    let moved = json!({ "a.com": null, "c.com": rule });
+    manage(&management, "PATCH /hostname/", &moved.to_string());
+    arrived(&bad);
+    assert_eq!(statuses(&daemon, "c.com", 10), [200; 10]);
+    assert_eq!(arrived(&bad).0, 0);
+    wait_for_probes(&new, 1);
+    assert!(!daemon.log.text().contains("up again"));
+}
+
+#[test]
 fn without_a_check_there_are_no_probes_and_after_it_there_are_no_more() {
     let unchecked = Backend::new().serve_text("");
     let removed = checked(&status(500));
@@ -252,13 +289,7 @@ fn without_a_check_there_are_no_probes_and_after_it_there_are_no_more() {
     let management = setup.path("management.sock");
     let daemon = setup.start();
     expect_told(&daemon, removed.port, "down");
-    let mut operator = UnixStream::connect(management).expect("the management socket");
-    let request =
-        "DELETE /hostname/b.com/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
-    operator.write_all(request.as_bytes()).expect("a request");
-    let mut answer = String::new();
-    operator.read_to_string(&mut answer).expect("an answer");
-    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    manage(&management, "DELETE /hostname/b.com/", "");
     expect_told(&daemon, removed.port, "up again: no longer checked");
     // one that was under way may still arrive
     wait_for_probes(&clock, 1);

@@ -46,9 +46,16 @@ impl Health {
         Health { watch: Arc::new(Mutex::new(watch)), asked_for: Arc::default() }
     }
 
-    /// A rule became another, came, or went.
-    pub(super) fn changed(&self, old: Option<&Rule>, new: Option<&Rule>) {
-        self.lock().changed(old, new, now());
+    /// Rules as they were and as they are; none where there is no rule.
+    pub(super) fn changed(&self, rules: &[(Option<Rule>, Option<Rule>)]) {
+        if rules.is_empty() {
+            return;
+        }
+        let now = now();
+        let mut watch = self.lock();
+        // In this order a check that only moves from rule to rule is not forgotten in between.
+        rules.iter().for_each(|(_, new)| watch.changed(None, new.as_ref(), now));
+        rules.iter().for_each(|(old, _)| watch.changed(old.as_ref(), None, now));
         self.asked_for.notify_one();
     }
 
