@@ -6,7 +6,7 @@ local requests = {}
 function init(args)
    math.randomseed(20110825)
    for number = 0, 9999 do
-      wrk.headers["Host"] = string.format("h%05d.example", number)
+      wrk.headers["Host"] = string.format("h%07d.example", number)
       requests[number + 1] = wrk.format()
    end
 end
