@@ -171,6 +171,8 @@ pub const MANAGEMENT_BODIES_BYTES_MAX: usize = 2 * MANAGEMENT_BODY_BYTES_MAX;
 pub const MANAGEMENT_HEAD_TIME: std::time::Duration = std::time::Duration::from_secs(10);
 /// For its body.
 pub const MANAGEMENT_BODY_TIME: std::time::Duration = std::time::Duration::from_secs(300);
+/// How long a management client may take nothing of what it is sent.
+pub const MANAGEMENT_WRITE_TIME: std::time::Duration = std::time::Duration::from_secs(30);
 /// Bytes of a body that is not wanted which are read and dropped, so that the answer is.
 pub const MANAGEMENT_DISCARD_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// How long that may take.

@@ -10,6 +10,7 @@ mod guard;
 mod listing;
 mod metrics;
 mod numbers;
+mod paced;
 mod read;
 mod route;
 mod rules;

@@ -19,6 +19,7 @@ use tracing::{debug, warn};
 
 use super::Api;
 use super::guard::Peer;
+use super::paced::Paced;
 use crate::limits;
 
 /// A bound management address.
@@ -105,6 +106,7 @@ async fn connection<S>(
         let (api, peer) = (&api, &peer);
         async move { Ok::<_, Infallible>(api.answer(peer, request.map(Body::new)).await) }
     });
+    let stream = Paced::new(stream, limits::MANAGEMENT_WRITE_TIME);
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits::MANAGEMENT_HEAD_TIME)
