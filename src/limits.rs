@@ -228,6 +228,12 @@ pub const RELAPSES_MAX: u32 = 4;
 pub const EJECTED_LOOK: std::time::Duration = std::time::Duration::from_secs(600);
 /// Backends with a series that says whether they are up, those that are not first.
 pub const METRIC_BACKENDS_PROBED: usize = 1000;
+/// A release at a pace that was late catches up on so much of it at once.
+pub const RELEASE_CATCHES_UP: std::time::Duration = std::time::Duration::from_millis(100);
+/// How long a request waits behind others that are let go at a pace, at most: as for `spin`.
+pub const BEHIND_TIME: std::time::Duration = std::time::Duration::from_secs(120);
+/// How often a backend is probed that requests wait for.
+pub const HELD_PROBE_EVERY: std::time::Duration = std::time::Duration::from_millis(200);
 /// How often the folder of pages is looked at.
 pub const PAGES_LOOK: std::time::Duration = std::time::Duration::from_secs(2);
 /// Rules of a state file that are not used and told one by one; the rest are counted.

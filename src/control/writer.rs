@@ -15,10 +15,11 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info, warn};
 
 use super::change::{Change, Current, Done, Happened, Refused, Tag};
+use super::held::Held;
 use super::statistics::{self, SharedStatistics};
 use super::store::{Folded, Record, Store, StoreError};
 use crate::limits;
-use crate::link::{ControlEnd, KeySet, Published};
+use crate::link::{ControlEnd, KeySet};
 use crate::table::{Action, Rule, Snapshot, edit_canonical};
 
 /// What the writer is told.
@@ -66,7 +67,7 @@ pub(super) struct Writer {
 pub(super) struct Wiring {
     pub(super) store: Store,
     pub(super) current: Arc<ArcSwap<Current>>,
-    pub(super) published: Arc<Published>,
+    pub(super) held: Held,
     pub(super) statistics: SharedStatistics,
     pub(super) shards: ControlEnd,
     /// Where changes are told that are in force.
@@ -248,7 +249,7 @@ impl Writing {
 
     /// From here on every request is routed by the new table.
     fn publish(&mut self, before: &Current, now: Current, edits: usize) {
-        self.wiring.published.snapshot.store(now.table.clone());
+        self.wiring.held.publish(&now.table);
         self.old.push(before.table.clone());
         // A shard that has nothing to do would keep the old one, and what is in it alone.
         if limits::OLD_TABLES_MAX <= self.old.len() || limits::EDITS_WORTH_A_WAKE < edits {

@@ -31,6 +31,8 @@ use crate::table::Proxy;
 pub(super) struct Side {
     lease: Option<Lease>,
     inbox: Inbox,
+    /// The request as it came, of a rule that may have it wait for a backend.
+    pub(super) kept: Vec<u8>,
 }
 
 /// An exchange that needs its rule no longer: the snapshot can go before the bytes flow.
@@ -41,36 +43,70 @@ pub(super) enum Started {
     Uploading(Vec<u8>),
 }
 
+/// An exchange that did not come about.
+pub(super) enum Halt {
+    /// The client has been told; this follows.
+    Told(Next),
+    /// No backend can be reached, and the rule says to wait for one. [`Side::kept`] is the request.
+    NoBackend {
+        /// It was sent, on a new connection that ended without a byte of an answer.
+        was_silent: bool,
+    },
+}
+
+impl From<Next> for Halt {
+    fn from(next: Next) -> Halt {
+        Halt::Told(next)
+    }
+}
+
 /// Finds a backend of `proxy` for a request; one without a body is sent and its answer awaited.
-/// `Err` is what follows when that did not work and the client has been told.
+/// A request that was `silent` before is not sent again when that is repeated.
 pub(super) async fn start(
     connection: &mut Connection,
     side: &mut Side,
     proxy: &Proxy,
     request: &mut Request,
     mut head: Vec<u8>,
-) -> Result<Started, Next> {
+    was_silent: bool,
+) -> Result<Started, Halt> {
     let shard = connection.shard.clone();
+    let may_wait = !proxy.hold().is_zero();
+    let forwarded = head.len();
     if request.framing != RequestFraming::None {
         match join_whole(connection, request.framing, &mut head) {
             // From here on it is like one without: it goes out in one piece, and may again.
-            Ok(true) => request.framing = RequestFraming::None,
+            Ok(true) => {
+                request.framing = RequestFraming::None;
+                if may_wait {
+                    side.kept.extend_from_slice(&head[forwarded..]);
+                }
+            }
             Ok(false) => {}
             Err(refusal) => {
                 shard.ring.give_vec(head);
-                return Err(connection.refuse(refusal).await);
+                return Err(connection.refuse(refusal).await.into());
             }
         }
     }
     let (uploaded, begun) = (Cell::new(true), Cell::new(false));
     let mut fresh = false;
     loop {
-        let asking = Asking { proxy, peer: connection.client.peer, tally: connection.tally, fresh };
+        let asking = Asking {
+            proxy,
+            peer: connection.client.peer,
+            tally: connection.tally,
+            fresh,
+            patience: request.patience,
+        };
         let lease = match acquire(&shard, asking, &connection.stream).await {
             Ok(lease) => lease,
             Err(none) => {
                 shard.ring.give_vec(head);
-                return Err(no_backend(connection, request, none).await);
+                if none == NoBackend::Unreachable && may_wait {
+                    return Err(Halt::NoBackend { was_silent: false });
+                }
+                return Err(no_backend(connection, request, none).await.into());
             }
         };
         if request.framing != RequestFraming::None {
@@ -102,7 +138,9 @@ pub(super) async fn start(
                 let _ = lease.stream.sent(&connection.deadline, shard.timeouts().server).await;
                 match lease.stream.take_sent() {
                     Some(kept) => head = kept,
-                    None => return Err(failed(connection, request, Failed::NoAnswer, true).await),
+                    None => {
+                        return Err(failed(connection, request, Failed::NoAnswer, true).await.into());
+                    }
                 }
                 // Its place goes back before another is asked for: there may be only one.
                 side.lease = None;
@@ -111,7 +149,16 @@ pub(super) async fn start(
             }
             Err(why) => {
                 note_silence(&shard, lease, why);
-                return Err(failed(connection, request, why, true).await);
+                // What a backend that ends leaves in its accept queue is reset, and never was read.
+                if why == Failed::NoAnswer
+                    && may_wait
+                    && !was_silent
+                    && request.method.is_idempotent()
+                {
+                    side.lease = None;
+                    return Err(Halt::NoBackend { was_silent: true });
+                }
+                return Err(failed(connection, request, why, true).await.into());
             }
         }
     }

@@ -59,6 +59,12 @@ impl Health {
         self.asked_for.notify_one();
     }
 
+    /// Requests wait for these backends: they are down until a probe finds them well, and probed often.
+    pub(super) fn want(&self, backends: HashSet<SocketAddr>) {
+        self.lock().want(backends, now());
+        self.asked_for.notify_one();
+    }
+
     /// Every backend that has a `check` or is ejected. Nothing is known of others.
     pub(super) fn states(&self) -> Vec<Standing> {
         self.lock().states()
