@@ -77,8 +77,7 @@ pub(crate) enum Counter {
 
 const COUNTERS: usize = Counter::HeldLeft as usize + 1;
 /// Upper bounds of the classes of times that requests were held, in milliseconds.
-pub(crate) const HELD_BOUNDS: [u64; 8] =
-    [100, 500, 1_000, 5_000, 15_000, 30_000, 60_000, 120_000];
+pub(crate) const HELD_BOUNDS: [u64; 8] = [100, 500, 1_000, 5_000, 15_000, 30_000, 60_000, 120_000];
 const REFUSALS: usize = Refusal::ALL.len();
 
 /// Aligned so that no two shards' counters share a cache line (pairs are prefetched: 128).

@@ -358,9 +358,7 @@ impl Inner {
             Op::Recv => self.received(index, result, flags),
             Op::Send => self.sent(index, result),
             Op::Rearm | Op::Resend => self.postponed(index, op),
-            Op::PollIn | Op::PollOut | Op::PollEnd | Op::Connect => {
-                self.polled(index, op, result)
-            }
+            Op::PollIn | Op::PollOut | Op::PollEnd | Op::Connect => self.polled(index, op, result),
         };
         let slot = &self.slots[index];
         if slot.abandoned && slot.in_flight == 0 {

@@ -189,7 +189,8 @@ impl Connection {
                 let kept = std::mem::take(&mut side.kept);
                 if let Err(Halt::NoBackend { was_silent }) = started {
                     let hold = self.take_back(kept, len, timeout, was_silent, waited);
-                    return hold.map_or(Attempt::Over(Next::Close), |hold| Attempt::Hold(request, hold));
+                    return hold
+                        .map_or(Attempt::Over(Next::Close), |hold| Attempt::Hold(request, hold));
                 }
                 if 0 < kept.capacity() {
                     self.shard.ring.give_vec(kept);

@@ -139,7 +139,9 @@ pub(super) async fn start(
                 match lease.stream.take_sent() {
                     Some(kept) => head = kept,
                     None => {
-                        return Err(failed(connection, request, Failed::NoAnswer, true).await.into());
+                        return Err(failed(connection, request, Failed::NoAnswer, true)
+                            .await
+                            .into());
                     }
                 }
                 // Its place goes back before another is asked for: there may be only one.

@@ -161,10 +161,8 @@ impl Shard {
     fn host_of(&self, key: u64) -> u32 {
         let slots = self.end.hosts();
         let hosts = &mut *self.tallies.hosts.borrow_mut();
-        let host = *hosts
-            .by_key
-            .entry(key)
-            .or_insert_with(|| hosts.places.open(slots, [key, 0, 0]));
+        let host =
+            *hosts.by_key.entry(key).or_insert_with(|| hosts.places.open(slots, [key, 0, 0]));
         if limits::SLOTS_MAX <= host {
             // Try again with the next request: control may have caught up by then.
             hosts.by_key.remove(&key);

@@ -398,4 +398,3 @@ fn take_one<K: std::hash::Hash + Eq, S: std::hash::BuildHasher>(
         }
     }
 }
-
