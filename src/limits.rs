@@ -234,6 +234,16 @@ pub const RELEASE_CATCHES_UP: std::time::Duration = std::time::Duration::from_mi
 pub const BEHIND_TIME: std::time::Duration = std::time::Duration::from_secs(120);
 /// How often a backend is probed that requests wait for.
 pub const HELD_PROBE_EVERY: std::time::Duration = std::time::Duration::from_millis(200);
+/// For an address that is told by POST to answer.
+pub const WAKE_TIME: std::time::Duration = std::time::Duration::from_secs(5);
+/// The pause before it is told again; doubled with each failure, up to the next.
+pub const WAKE_AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
+/// The longest such pause.
+pub const WAKE_AGAIN_MAX: std::time::Duration = std::time::Duration::from_secs(60);
+/// Addresses told at a time; more wait.
+pub const WAKES_AT_ONCE: usize = 64;
+/// Hosts of which it is remembered that their address was told; past it those whose rule is another go.
+pub const WAKES_TOLD_MAX: usize = 10_000;
 /// How often the folder of pages is looked at.
 pub const PAGES_LOOK: std::time::Duration = std::time::Duration::from_secs(2);
 /// Rules of a state file that are not used and told one by one; the rest are counted.

@@ -15,6 +15,7 @@ mod pulse;
 mod resolver;
 mod statistics;
 mod store;
+mod wake;
 mod writer;
 
 use std::convert::Infallible;
@@ -39,6 +40,7 @@ use pulse::{Heart, Pulse, health_event};
 use resolver::Resolver;
 use statistics::Statistics;
 use store::Store;
+use wake::Wake;
 use writer::{Wiring, Writer};
 
 pub(crate) use api::{Management, Token};
@@ -114,6 +116,7 @@ pub(crate) struct Control {
     heart: Heart,
     held: Held,
     keeper: Keeper,
+    wake: Wake,
     writer: Writer,
     api: Arc<Api>,
 }
@@ -168,11 +171,19 @@ impl Control {
             started: SystemTime::now(),
             connections_max: access.connections_max,
         };
-        let heart =
-            Heart::new(pulse, statistics, shards.clone(), current, writer.orders(), happenings);
+        let wake = Wake::new(pulse.clone(), held.clone(), current.clone());
+        let heart = Heart::new(
+            pulse,
+            statistics,
+            shards.clone(),
+            current,
+            writer.orders(),
+            happenings,
+            wake.clone(),
+        );
         let pages = PageFolder::new(files.pages, published);
         let api = Arc::new(api);
-        Ok(Control { resolver, pages, health, prober, heart, held, keeper, writer, api })
+        Ok(Control { resolver, pages, health, prober, heart, held, keeper, wake, writer, api })
     }
 
     /// Before the first request: looks every name up, for a few seconds at most.
@@ -192,8 +203,8 @@ impl Control {
                     self.held.reached(change.backend);
                 }
             }) => never,
-            never = self.keeper.run(|_| {}, |wanted| self.health.want(wanted)) => never,
-            never = self.heart.run(|happened| self.health.changed(&happened.checked)) => never,
+            never = self.keeper.run(|begun| self.wake.begun(begun), |wanted| self.health.want(wanted)) => never,
+            never = self.heart.run(|happened| self.health.changed(&happened.watched)) => never,
             never = api::serve(self.api.clone(), management) => never,
         }
     }
