@@ -228,12 +228,18 @@ pub const RELAPSES_MAX: u32 = 4;
 pub const EJECTED_LOOK: std::time::Duration = std::time::Duration::from_secs(600);
 /// Backends with a series that says whether they are up, those that are not first.
 pub const METRIC_BACKENDS_PROBED: usize = 1000;
-/// A release at a pace that was late catches up on so much of it at once.
+/// Held requests let go per second where no other rate is given: ten thousand in less than half a second.
+/// All at once they would overflow the queue of an application that has just begun to listen, and a
+/// connection that finds it full is tried again only after a second.
+pub const RELEASE_RATE: u32 = 25_600;
+/// So many at most are let go at once: the accept queue that most applications ask for.
+pub const RELEASE_BURST: u32 = 128;
+/// A release that was late catches up on so much of it at once, if that is less.
 pub const RELEASE_CATCHES_UP: std::time::Duration = std::time::Duration::from_millis(100);
 /// How long a request waits behind others that are let go at a pace, at most: as for `spin`.
 pub const BEHIND_TIME: std::time::Duration = std::time::Duration::from_secs(120);
 /// How often a backend is probed that requests wait for.
-pub const HELD_PROBE_EVERY: std::time::Duration = std::time::Duration::from_millis(200);
+pub const HELD_PROBE_EVERY: std::time::Duration = std::time::Duration::from_millis(100);
 /// For an address that is told by POST to answer.
 pub const WAKE_TIME: std::time::Duration = std::time::Duration::from_secs(5);
 /// The pause before it is told again; doubled with each failure, up to the next.

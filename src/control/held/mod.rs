@@ -58,11 +58,12 @@ impl Held {
     pub(super) fn reached(&self, backend: SocketAddr) {
         let mut queue = self.lock();
         let mut outcome = Outcome::default();
-        queue.reached(|rule| addresses(rule).contains(&backend), &mut outcome);
+        queue.reached(|rule| addresses(rule).contains(&backend), Instant::now(), &mut outcome);
         let table = self.published.snapshot.load_full();
         self.tell_lines(&mut queue, &table);
         drop(queue);
         self.shards.say(&outcome.said);
+        self.turns.notify_one();
     }
 
     /// The backends that requests wait for.
@@ -73,11 +74,6 @@ impl Held {
     /// How many requests are held for each rule.
     pub(super) fn by_name(&self) -> HashMap<Arc<str>, usize> {
         self.lock().by_name()
-    }
-
-    /// How many are held in all.
-    pub(super) fn count(&self) -> usize {
-        self.lock().len()
     }
 
     fn tell_lines(&self, queue: &mut Queue, table: &Snapshot) {

@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -57,11 +58,20 @@ struct Line {
     places: BTreeSet<Place>,
 }
 
-/// A release at a pace, from a rule that had a `release_rate`.
+/// A release at a pace: the rule's `release_rate`, or as fast as an application can be expected to accept.
 struct Release {
     pause: Duration,
     next: Instant,
     places: BTreeSet<Place>,
+}
+
+impl Release {
+    /// Whoever is late catches up a little: from here.
+    fn earliest(pause: Duration, now: Instant) -> Instant {
+        let late = limits::RELEASE_CATCHES_UP.as_nanos() / pause.as_nanos().max(1);
+        let burst = (limits::RELEASE_BURST - 1).min(u32::try_from(late).unwrap_or(u32::MAX));
+        now.checked_sub(pause * burst).unwrap_or(now)
+    }
 }
 
 /// A host's rule for which requests have begun to wait.
@@ -111,11 +121,6 @@ impl Queue {
 
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.is_empty() && self.releases.is_empty()
-    }
-
-    /// How many wait.
-    pub(super) fn len(&self) -> usize {
-        self.waiting.len()
     }
 
     /// A request begins to wait, if it still has to by the table as it is now.
@@ -281,34 +286,34 @@ impl Queue {
             });
             let is_proxied =
                 found.as_ref().is_some_and(|it| matches!(it.rule.action, Action::Proxy(_)));
-            let rate = match &line.rule.action {
-                Action::Spin(spin) => spin.release_rate(),
-                _ => None,
-            };
-            match (line.what, rate) {
-                (For::Rule | For::Backend, _) if is_same => {}
+            match line.what {
+                For::Rule | For::Backend if is_same => {}
                 // A release that has begun goes on at its pace, wherever it leads.
-                (For::Turn(_), _) if is_proxied => {}
-                (For::Rule, Some(rate)) if is_proxied => paced.push((host.clone(), rate.get())),
+                For::Turn(_) if is_proxied => {}
+                For::Rule | For::Backend if is_proxied => paced.push(host.clone()),
                 _ => free.extend(&line.places),
             }
         }
-        for (host, rate) in paced {
-            self.begin_release(&host, rate, now);
+        for host in paced {
+            self.begin_release(&host, now);
         }
         self.let_go(free, outcome);
         self.pace(now, outcome);
     }
 
     /// From here on the requests of this host go on at a pace.
-    fn begin_release(&mut self, host: &Host, rate: u32, now: Instant) {
+    fn begin_release(&mut self, host: &Host, now: Instant) {
         let Some(line) = self.lines.get_mut(host) else { return };
+        let rate = match &line.rule.action {
+            Action::Spin(spin) => spin.release_rate(),
+            _ => None,
+        };
         let key = line.rule_key;
         line.what = For::Turn(key);
-        let pause = Duration::from_secs(1) / rate;
+        let pause = Duration::from_secs(1) / rate.map_or(limits::RELEASE_RATE, NonZeroU32::get);
         let release = self.releases.entry(key).or_insert_with(|| Release {
             pause,
-            next: now,
+            next: Release::earliest(pause, now),
             places: BTreeSet::new(),
         });
         release.pause = pause;
@@ -323,10 +328,7 @@ impl Queue {
     pub(super) fn pace(&mut self, now: Instant, outcome: &mut Outcome) -> Option<Instant> {
         let mut free = Vec::new();
         for release in self.releases.values_mut() {
-            // Who oversleeps catches up a little, and not at once.
-            if let Some(earliest) = now.checked_sub(limits::RELEASE_CATCHES_UP) {
-                release.next = release.next.max(earliest);
-            }
+            release.next = release.next.max(Release::earliest(release.pause, now));
             while release.next <= now {
                 let Some(place) = release.places.pop_first() else { break };
                 free.push(place);
@@ -341,11 +343,19 @@ impl Queue {
     }
 
     /// A backend can be reached again: `has` says of which rules it is one.
-    pub(super) fn reached(&mut self, has: impl Fn(&Rule) -> bool, outcome: &mut Outcome) {
-        let lines = self.lines.values();
-        let waiting = lines.filter(|line| line.what == For::Backend && has(&line.rule));
-        let free: Vec<Place> = waiting.flat_map(|line| line.places.iter().copied()).collect();
-        self.let_go(free, outcome);
+    pub(super) fn reached(
+        &mut self,
+        has: impl Fn(&Rule) -> bool,
+        now: Instant,
+        outcome: &mut Outcome,
+    ) {
+        let lines = self.lines.iter();
+        let waiting = lines.filter(|(_, line)| line.what == For::Backend && has(&line.rule));
+        let hosts: Vec<Host> = waiting.map(|(host, _)| host.clone()).collect();
+        for host in hosts {
+            self.begin_release(&host, now);
+        }
+        self.pace(now, outcome);
     }
 
     /// The rules for whose backends requests wait.
