@@ -228,12 +228,12 @@ pub const RELAPSES_MAX: u32 = 4;
 pub const EJECTED_LOOK: std::time::Duration = std::time::Duration::from_secs(600);
 /// Backends with a series that says whether they are up, those that are not first.
 pub const METRIC_BACKENDS_PROBED: usize = 1000;
-/// Held requests let go per second where no other rate is given: ten thousand in less than half a second.
+/// Held requests let go per second where no other rate is given: ten thousand in five eighths of a second.
 /// All at once they would overflow the queue of an application that has just begun to listen, and a
 /// connection that finds it full is tried again only after a second.
-pub const RELEASE_RATE: u32 = 25_600;
-/// So many at most are let go at once: the accept queue that most applications ask for.
-pub const RELEASE_BURST: u32 = 128;
+pub const RELEASE_RATE: u32 = 16_000;
+/// So many at most are let go at once: half of the accept queue that most applications ask for.
+pub const RELEASE_BURST: u32 = 64;
 /// A release that was late catches up on so much of it at once, if that is less.
 pub const RELEASE_CATCHES_UP: std::time::Duration = std::time::Duration::from_millis(100);
 /// How long a request waits behind others that are let go at a pace, at most: as for `spin`.

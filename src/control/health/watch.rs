@@ -290,12 +290,13 @@ impl Watch {
             let reason = "a request waits for it".to_owned();
             self.eject(*backend, Failure::Unreachable, reason, now);
         }
-        let new: Vec<SocketAddr> = backends.difference(&self.wanted).copied().collect();
-        let sooner = |planned: &Planned| new.contains(&planned.address);
+        let soon = now.at + limits::HELD_PROBE_EVERY;
+        let sooner =
+            |planned: &Planned| soon < planned.due && backends.contains(&planned.address);
         let probes = self.planned.iter().filter(|(_, planned)| sooner(planned));
         let probes: Vec<u64> = probes.map(|(id, _)| *id).collect();
         for id in probes {
-            self.plan(id, now.at + limits::HELD_PROBE_EVERY);
+            self.plan(id, soon);
         }
         self.wanted = backends;
     }
