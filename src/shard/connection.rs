@@ -77,7 +77,7 @@ enum Attempt {
     /// The request is over, and this follows.
     Over(Next),
     /// It has to wait. Its head is at the front of the inbox.
-    Hold(Request, Hold),
+    Hold(Box<(Request, Hold)>),
 }
 
 /// What waiting for a head came to.
@@ -139,8 +139,8 @@ impl Connection {
             match self.attempt(len, &mut waited).await {
                 Attempt::Over(next) => break next,
                 // Boxed: rare, and large beside everything else a connection can be doing.
-                Attempt::Hold(request, hold) => {
-                    let held = Box::pin(self.wait(len, &request, hold, &mut waited)).await;
+                Attempt::Hold(held) => {
+                    let held = Box::pin(self.wait(len, held, &mut waited)).await;
                     if let Err(next) = held {
                         break next;
                     }
@@ -152,12 +152,12 @@ impl Connection {
     }
 
     /// Acts on the head by the table as it is now.
-    async fn attempt(&mut self, len: usize, waited: &mut Option<Waited>) -> Attempt {
+    async fn attempt(&mut self, len: usize, waited: &mut Option<Box<Waited>>) -> Attempt {
         // Held until a backend answers, never while bytes flow: a tunnel of hours must not keep a
         // table of yesterday in memory.
         let table = self.shard.table();
         let bytes = &self.inbox.bytes()[..len];
-        let plan = plan::plan(&self.shard, &table, bytes, self.client, *waited);
+        let plan = plan::plan(&self.shard, &table, bytes, self.client, waited.as_deref());
         if let Some(keys) = plan.keys() {
             match self.tally {
                 Tally::NONE => self.tally = self.shard.begin(keys, len),
@@ -179,18 +179,19 @@ impl Connection {
             self.inbox.gather(&self.shard.ring);
         }
         Attempt::Over(match plan {
-            Plan::Hold { request, hold, .. } => return Attempt::Hold(request, hold),
+            Plan::Hold { request, hold, .. } => return Attempt::Hold(Box::new((request, *hold))),
             Plan::Proxy { proxy, mut request, head, .. } => {
-                let was_silent = waited.is_some_and(|waited| waited.was_silent);
+                let held = waited.as_deref();
                 let started =
-                    exchange::start(self, &mut side, proxy, &mut request, head, was_silent).await;
+                    exchange::start(self, &mut side, proxy, &mut request, head, held).await;
                 let timeout = proxy.hold();
                 drop(table);
                 let kept = std::mem::take(&mut side.kept);
                 if let Err(Halt::NoBackend { was_silent }) = started {
                     let hold = self.take_back(kept, len, timeout, was_silent, waited);
-                    return hold
-                        .map_or(Attempt::Over(Next::Close), |hold| Attempt::Hold(request, hold));
+                    return hold.map_or(Attempt::Over(Next::Close), |hold| {
+                        Attempt::Hold(Box::new((request, hold)))
+                    });
                 }
                 if 0 < kept.capacity() {
                     self.shard.ring.give_vec(kept);
@@ -216,7 +217,7 @@ impl Connection {
         len: usize,
         timeout: Duration,
         was_silent: bool,
-        waited: &mut Option<Waited>,
+        waited: &mut Option<Box<Waited>>,
     ) -> Option<Hold> {
         let shard = &self.shard;
         shard.chose_none(self.tally);
@@ -232,19 +233,19 @@ impl Connection {
     async fn wait(
         &mut self,
         len: usize,
-        request: &Request,
-        hold: Hold,
-        waited: &mut Option<Waited>,
+        held: Box<(Request, Hold)>,
+        waited: &mut Option<Box<Waited>>,
     ) -> Result<(), Next> {
+        let (request, hold) = *held;
         match self.hold(hold, waited).await {
             End::Go => return Ok(()),
             End::Left => return Err(Next::Close),
             End::TimedOut | End::Full => {}
         }
         self.inbox.consume(&self.shard.ring, len);
-        let close = plan::closes(request);
+        let close = plan::closes(&request);
         let answer = plan::timeout_answer(&self.shard, request.reply_to(close));
-        Err(self.reply(request, answer, close).await)
+        Err(self.reply(&request, answer, close).await)
     }
 
     /// Sends an answer of our own; a short body that follows the request is read and dropped.

@@ -14,6 +14,7 @@ use super::Shard;
 use super::backend::{Asking, NoBackend, acquire};
 use super::body::{Body, Broken, Relay};
 use super::connection::{Connection, Next};
+use super::hold::Waited;
 use super::inbox::Inbox;
 use super::plan::{Request, closes};
 use super::pool::Lease;
@@ -61,14 +62,14 @@ impl From<Next> for Halt {
 }
 
 /// Finds a backend of `proxy` for a request; one without a body is sent and its answer awaited.
-/// A request that was `silent` before is not sent again when that is repeated.
+/// `waited` is set for a request that was held before.
 pub(super) async fn start(
     connection: &mut Connection,
     side: &mut Side,
     proxy: &Proxy,
     request: &mut Request,
     mut head: Vec<u8>,
-    was_silent: bool,
+    waited: Option<&Waited>,
 ) -> Result<Started, Halt> {
     let shard = connection.shard.clone();
     let may_wait = !proxy.hold().is_zero();
@@ -97,7 +98,7 @@ pub(super) async fn start(
             peer: connection.client.peer,
             tally: connection.tally,
             fresh,
-            patience: request.patience,
+            patience: Waited::patience(waited, shard.ring.now(), shard.timeouts().connect),
         };
         let lease = match acquire(&shard, asking, &connection.stream).await {
             Ok(lease) => lease,
@@ -154,7 +155,7 @@ pub(super) async fn start(
                 // What a backend that ends leaves in its accept queue is reset, and never was read.
                 if why == Failed::NoAnswer
                     && may_wait
-                    && !was_silent
+                    && !waited.is_some_and(|waited| waited.was_silent)
                     && request.method.is_idempotent()
                 {
                     side.lease = None;

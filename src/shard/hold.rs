@@ -41,23 +41,26 @@ pub(super) struct Waited {
 
 impl Waited {
     /// From `now`, unless it waited before.
-    fn begun(waited: &mut Option<Waited>, now: Instant) -> &mut Waited {
-        waited.get_or_insert(Waited {
-            since: now,
-            until: now,
-            place: None,
-            backend_by: None,
-            was_silent: false,
-        })
+    fn begun(waited: &mut Option<Box<Waited>>, now: Instant) -> &mut Waited {
+        let new =
+            || Waited { since: now, until: now, place: None, backend_by: None, was_silent: false };
+        waited.get_or_insert_with(|| Box::new(new()))
     }
 
     /// It found no backend.
-    pub(super) fn note(waited: &mut Option<Waited>, now: Instant, was_silent: bool) {
+    pub(super) fn note(waited: &mut Option<Box<Waited>>, now: Instant, was_silent: bool) {
         Waited::begun(waited, now).was_silent |= was_silent;
     }
 
     pub(super) fn is_let_go(&self) -> bool {
         self.place.is_some()
+    }
+
+    /// How long one that was held may wait for a place at a backend: on for as long as it might have been
+    /// held. Else an application that has just started would be spared its visitors by turning them away.
+    pub(super) fn patience(waited: Option<&Waited>, now: Instant, usual: Duration) -> Duration {
+        let left = waited.map(|waited| waited.until.saturating_duration_since(now));
+        usual.max(left.unwrap_or_default())
     }
 }
 
@@ -146,7 +149,7 @@ impl Drop for Own {
 
 impl Connection {
     /// Holds the request that is at the front of the inbox.
-    pub(super) async fn hold(&mut self, hold: Hold, waited: &mut Option<Waited>) -> End {
+    pub(super) async fn hold(&mut self, hold: Hold, waited: &mut Option<Box<Waited>>) -> End {
         let shard = self.shard.clone();
         let now = shard.ring.now();
         let own_wait = Waited::begun(waited, now);

@@ -2,7 +2,6 @@
 //! own answer. Synchronous and without allocation: the head is read where it arrived.
 
 use std::net::IpAddr;
-use std::time::Duration;
 
 use super::hold::{Hold, Waited};
 use super::tally::Keys;
@@ -26,8 +25,6 @@ pub(super) struct Request {
     pub(super) expect_continue: bool,
     /// It asked for another protocol.
     pub(super) upgrade: bool,
-    /// How long it may wait for a place at a backend.
-    pub(super) patience: Duration,
 }
 
 impl Request {
@@ -40,7 +37,7 @@ pub(super) enum Plan<'t> {
     /// Pass it on. `head` is what the backend gets.
     Proxy { proxy: &'t Proxy, keys: Keys, request: Request, head: Vec<u8> },
     /// Keep it until the table says otherwise.
-    Hold { keys: Keys, request: Request, hold: Hold },
+    Hold { keys: Keys, request: Request, hold: Box<Hold> },
     /// Answer it here. `close` is what the answer says.
     Reply { keys: Keys, request: Request, answer: Vec<u8>, close: bool },
     /// Answer and close: the head is not one we understand or accept.
@@ -72,7 +69,7 @@ pub(super) fn plan<'t>(
     table: &'t Table,
     bytes: &[u8],
     client: Client,
-    waited: Option<Waited>,
+    waited: Option<&Waited>,
 ) -> Plan<'t> {
     let mut room = http::field_room();
     let head = match http::parse_request(bytes, &mut room) {
@@ -94,7 +91,6 @@ pub(super) fn plan<'t>(
         keep_alive: head.keep_alive && !shard.stopping(),
         expect_continue: head.expect_continue,
         upgrade: head.upgrade,
-        patience: patience(shard, waited),
     };
     let unknown = Keys { host: shard.unknown, rule: shard.unknown };
     let (action, keys) = match found {
@@ -104,14 +100,14 @@ pub(super) fn plan<'t>(
     };
     let hold = |why, timeout| {
         let hold = Hold { why, host: name.into(), scheme: scheme(&head, client), timeout };
-        Plan::Hold { keys, request, hold }
+        Plan::Hold { keys, request, hold: Box::new(hold) }
     };
     if let Action::Spin(spin) = action {
         return hold(Why::Spin, spin.timeout());
     }
     if let Action::Proxy(_) = action
         && !shard.published().lines.is_empty()
-        && !waited.is_some_and(|waited| waited.is_let_go())
+        && !waited.is_some_and(Waited::is_let_go)
         && let key = table.snapshot().key(name)
         && let Some(wait) = shard.published().lines.wait(&[keys.host, keys.rule, key])
     {
@@ -146,13 +142,6 @@ pub(super) fn timeout_answer(shard: &Shard, to: ReplyTo) -> Vec<u8> {
     let mut out = shard.ring.take_vec();
     http::write_page(shard.published().pages.load().timeout(), Some(1), to, &mut out);
     out
-}
-
-/// One that was held may wait on for as long as it might have been held: else an application that has just
-/// started would be spared its visitors by turning them away.
-fn patience(shard: &Shard, waited: Option<Waited>) -> Duration {
-    let left = waited.map(|waited| waited.until.saturating_duration_since(shard.ring.now()));
-    shard.timeouts().connect.max(left.unwrap_or_default())
 }
 
 fn scheme(head: &RequestHead<'_, '_>, client: Client) -> Scheme {

@@ -291,8 +291,7 @@ impl Watch {
             self.eject(*backend, Failure::Unreachable, reason, now);
         }
         let soon = now.at + limits::HELD_PROBE_EVERY;
-        let sooner =
-            |planned: &Planned| soon < planned.due && backends.contains(&planned.address);
+        let sooner = |planned: &Planned| soon < planned.due && backends.contains(&planned.address);
         let probes = self.planned.iter().filter(|(_, planned)| sooner(planned));
         let probes: Vec<u64> = probes.map(|(id, _)| *id).collect();
         for id in probes {
