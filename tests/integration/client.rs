@@ -4,7 +4,7 @@
 mod events;
 mod load;
 mod problems;
-mod top;
+pub mod top;
 
 use serde_json::{Value, json};
 
