@@ -29,7 +29,7 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 
 use address::Address;
-use arguments::{Arguments, Command, Set};
+use arguments::{Arguments, Command, List, Set};
 use change::Change;
 use failure::Failure;
 use print::{Counters, Row};
@@ -77,7 +77,7 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         return Err(Failure::AsBefore(NO_ACTION.to_owned()));
     };
     match command {
-        Command::List => list(&api()?, json).await,
+        Command::List(wanted) => list(&api()?, &wanted, json).await,
         Command::Set(set) => {
             // Words first: what is wrong with them needs no daemon to be said.
             let (host, rule) = set::rule_of(&set).map_err(Failure::AsBefore)?;
@@ -85,10 +85,14 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
             Change { host, rule: Some(rule), edit, drain }.make(&api()?, json).await
         }
         Command::Delete { host, edit, drain } => {
+            let host = named(host)?;
             Change { host, rule: None, edit, drain }.make(&api()?, json).await
         }
-        Command::Stats { host } => stats(&api()?, host.as_deref(), json).await,
-        Command::Get { host } => get(&api()?, &host, json).await,
+        Command::Stats { host } => {
+            let host = host.map(named).transpose()?;
+            stats(&api()?, host.as_deref(), json).await
+        }
+        Command::Get { host } => get(&api()?, &named(host)?, json).await,
         Command::Load(load) => {
             let answer = load::load(&api()?, &load).await?;
             if json { print_json(&answer.body) } else { Ok(()) }
@@ -108,6 +112,11 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
             Err(Failure::AsBefore(format!("Action {action} does not exist.")))
         }
     }
+}
+
+/// A host that has a name: of an empty one the path would be that of all hosts.
+fn named(host: String) -> Result<String, Failure> {
+    if host.is_empty() { Err(Failure::AsBefore(set::NO_HOST.to_owned())) } else { Ok(host) }
 }
 
 /// The API that options and environment name.
@@ -143,8 +152,13 @@ fn print_json(body: &[u8]) -> Result<(), Failure> {
     })
 }
 
-async fn list(api: &Api, json: bool) -> Result<(), Failure> {
-    let answer = api.fetch(Ask::get("/hostname/")).await?;
+async fn list(api: &Api, wanted: &List, json: bool) -> Result<(), Failure> {
+    let arguments = [("search", &wanted.search), ("action", &wanted.action)];
+    let given = arguments.iter().filter_map(|(name, value)| Some((name, value.as_ref()?)));
+    let given: Vec<String> =
+        given.map(|(name, value)| format!("{name}={}", encoded(value))).collect();
+    let query = if given.is_empty() { String::new() } else { format!("?{}", given.join("&")) };
+    let answer = api.fetch(Ask::get(format!("/hostname/{query}"))).await?;
     if json {
         return print_json(&answer.body);
     }

@@ -184,11 +184,10 @@ fn forms_of_arguments() {
         ("unknown true", json!(["unknown", {}, true])),
         ("no_hosts true", json!(["no_hosts", {}, true])),
     ] {
-        for host in ["a.com", "http://a.com", "HTTPS://A.com.", "-new.example.com", ".example.com"]
-        {
+        for host in ["a.com", "http://a.com", "HTTPS://A.com.", "-new.example.com"] {
             way.prints(&format!("set {host} {words}"), "");
             let name = host.to_ascii_lowercase();
-            let name = name.trim_matches('.');
+            let name = name.trim_end_matches('.');
             let table = api.get("/hostname/");
             let mut found = table[name].clone();
             sorted(&mut found);
@@ -355,7 +354,7 @@ fn completions_are_understood_by_the_shell() {
     ] {
         let press = format!(
             "{script}\nCOMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))\n\
-             _mantrid-client mantrid-client \"${{COMP_WORDS[-1]}}\" \"${{COMP_WORDS[-2]}}\"\n\
+             _mantrid__client mantrid-client \"${{COMP_WORDS[-1]}}\" \"${{COMP_WORDS[-2]}}\"\n\
              echo \"${{COMPREPLY[@]}}\""
         );
         let Some(out) = filtered("bash", &[], &press) else { return };
