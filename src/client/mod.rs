@@ -27,6 +27,7 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
+use clap_complete::Shell;
 
 use address::Address;
 use arguments::{Arguments, Command, List, Set};
@@ -101,9 +102,8 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Events { only } => events::follow(&api()?, &only, json).await,
         Command::Top { hosts } => top::run(&api()?, hosts, json).await,
         Command::Completions { shell } => {
-            let mut text = Vec::new();
-            clap_complete::generate(shell, &mut definition(), "mantrid-client", &mut text);
-            print(|out| out.write_all(&text))
+            let text = completions(shell);
+            print(|out| out.write_all(text.as_bytes()))
         }
         Command::Man { dir } => man(dir.as_deref()),
         Command::Unknown(words) => {
@@ -220,6 +220,14 @@ async fn dump(api: &Api, etag_file: Option<&Path>) -> Result<(), Failure> {
 
 fn definition() -> clap::Command {
     Arguments::command()
+}
+
+fn completions(shell: Shell) -> String {
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut definition(), "mantrid-client", &mut text);
+    // clap_complete 4.6 takes the hyphen of a program's name for the step to a command where it lists
+    // the commands' options, and not where it looks for them: bash would find none.
+    String::from_utf8_lossy(&text).replace("mantrid__subcmd__client", "mantrid__client")
 }
 
 /// The page of the whole to standard output, or one for each command into a folder.

@@ -78,7 +78,7 @@ impl ApiError {
 
 impl From<RuleError> for ApiError {
     fn from(error: RuleError) -> ApiError {
-        ApiError::of_host(error.host(), error.code(), &error.sentence())
+        ApiError::of_host(error.host(), error.code(), error.sentence())
     }
 }
 
