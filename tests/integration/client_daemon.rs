@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::api::empty;
 use crate::backend::Backend;
-use crate::daemon::{Daemon, Setup, asked};
+use crate::daemon::{Daemon, Setup, asked, eventually};
 use crate::guard::{TOKEN, with_token};
 use crate::management::Call;
 use crate::message::{get, ok};
@@ -311,8 +311,10 @@ fn waiting_for_what_the_old_backend_has_under_way() {
     let told = format!("127.0.0.1:{} (1)", backend.port);
     way.fails(&format!("{set} --timeout 50ms"), &["a.com is changed", "50ms", &told]);
     way.prints(&format!("set a.com proxy true backends=127.0.0.1:{}", backend.port), "");
+    let mut api = daemon.api();
+    let before = api.etag();
     let waiting = way.call(&set).start();
-    daemon.expect_log(&["audit", "a.com"]);
+    eventually("the change is made", || api.etag() != before);
     server.send(ok("done"));
     assert_eq!(client.expect_answer().text(), "done");
     waiting.expect_printed("");

@@ -2,13 +2,14 @@
 
 use std::io::{BufRead, BufReader};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{way, ways};
 use crate::api::empty;
+use crate::backend::{Backend, closed_port};
 use crate::client::top::{ENTER, LEAVE, Terminal};
-use crate::daemon::{Daemon, Setup};
-use crate::message::get;
+use crate::daemon::{Daemon, Setup, asked};
+use crate::message::{get, ok};
 
 /// Requests for this host, one after the other, until the daemon ends.
 fn keep_busy(daemon: &Daemon, host: &str) {
@@ -22,18 +23,18 @@ fn keep_busy(daemon: &Daemon, host: &str) {
 
 #[test]
 fn events_as_they_happen() {
+    let backend = Backend::new();
     let daemon = Setup::new().management_tcp().start();
     for way in ways(&daemon) {
         let client = way.call("events --only change,traffic").start();
         client.expect_out(" rules, 1 shards\n");
-        // the first second has nothing to be compared with
-        client.expect_out("traffic");
-        way.prints("set a.com empty true code=402", "");
-        client.expect_out(
-            "change  a.com                               empty<402>, with subdomains, by ",
-        );
-        assert_eq!(daemon.connect().exchange(get("a.com", "/")).status(), 402);
-        client.expect_out("1.0 requests/s");
+        way.prints(&format!("set a.com proxy true backends=127.0.0.1:{}", backend.port), "");
+        let action = format!("proxy<127.0.0.1:{}>, with subdomains, by ", backend.port);
+        client.expect_out(&format!("change  {:<35} {action}", "a.com"));
+        let (mut asker, mut server) = asked(&daemon, &backend);
+        client.expect_out(" requests/s, 1 open, 0 held\n");
+        server.send(ok("done"));
+        asker.expect_answer();
         way.prints("delete a.com", "");
         client.expect_out("change  a.com                               deleted, by ");
         // Ctrl-C ends it as it ends `tail -f`: by the signal, without a word
@@ -46,16 +47,11 @@ fn events_as_they_happen() {
 
 #[test]
 fn events_of_health() {
-    let setup = Setup::new().rule(
-        "a.com",
-        json!(["proxy", {"backends": [["127.0.0.1", crate::backend::closed_port()]],
-               "check": "tcp"}, true]),
-    );
-    let daemon = setup.start();
+    let daemon = Setup::new().start();
     let way = way(&daemon);
     let client = way.call("events").start();
     client.expect_out("hello");
-    let port = crate::backend::closed_port();
+    let port = closed_port();
     way.prints(&format!("set b.com proxy true backends=127.0.0.1:{port} check=tcp"), "");
     client.expect_out(&format!("health  {:<35} down", format!("127.0.0.1:{port}")));
 }

@@ -7,7 +7,6 @@ use super::{Way, way, ways};
 use crate::api::empty;
 use crate::daemon::{Daemon, Setup};
 use crate::guard::{TOKEN, with_token};
-use crate::management::Call;
 
 /// A command of every kind that asks the daemon.
 const COMMANDS: &[&str] = &[
@@ -126,20 +125,7 @@ fn a_change_that_can_not_be_kept() {
     assert_eq!(way.json("dump"), json!({"a.com": empty(402)}));
 }
 
-/// A name in place of the address is another site's, as far as the daemon knows.
-#[test]
-fn a_name_that_the_daemon_does_not_answer_to() {
-    let daemon = Setup::new().management_tcp().start();
-    let name = std::fs::read_to_string("/etc/hostname").unwrap_or_default();
-    let url = format!("http://{}:{}", name.trim(), daemon.api_address().port());
-    let finished = Call::at(&url, &["list"]).finish();
-    // where the machine's own name leads to the loopback
-    if !finished.err.contains("no connection") && !finished.err.contains("no daemon") {
-        finished.expect(1, &["without a token", "localhost"]);
-    }
-}
-
-/// A daemon that is asked to stop while a command waits for its answer.
+/// Whoever follows events is told when they stop and when they go on.
 #[test]
 fn a_daemon_that_stops_meanwhile() {
     let setup = Setup::new();
