@@ -246,6 +246,10 @@ pub const STOP_TIME: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// Queue of connections not yet accepted, per shard and address; `net.core.somaxconn` caps it.
 pub const BACKLOG: i32 = 4096;
+/// How long a port may be in use by no process that is there, before that is an error.
+pub const BIND_WAIT: std::time::Duration = std::time::Duration::from_secs(1);
+/// How often it is tried meanwhile.
+pub const BIND_AGAIN: std::time::Duration = std::time::Duration::from_millis(20);
 /// Memory that must be lockable: what glommio asks for before it makes its rings.
 pub const LOCKED_BYTES_MIN: u64 = 512 * 1024;
 /// Descriptors for the control shard: state, logs, management, lookups.

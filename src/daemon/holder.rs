@@ -3,15 +3,22 @@
 use std::fs;
 
 const LISTEN: &str = "0A";
+const TABLES: [&str; 2] = ["/proc/net/tcp", "/proc/net/tcp6"];
 
 /// The process that listens on `port`, such as `nginx (pid 812)`; a user where the process can't be
 /// seen.
 pub(super) fn of_port(port: u16) -> Option<String> {
-    let tables = ["/proc/net/tcp", "/proc/net/tcp6"];
-    let texts = tables.iter().filter_map(|path| fs::read_to_string(path).ok());
+    let texts = TABLES.iter().filter_map(|path| fs::read_to_string(path).ok());
     let (inode, uid) = texts.into_iter().find_map(|text| socket_of(&text, port))?;
     let process = process_of(&inode);
     Some(process.unwrap_or_else(|| format!("a process of user {uid}")))
+}
+
+/// Whether a process is known to listen on `port`.
+pub(super) fn is_process(port: u16) -> bool {
+    let sockets = TABLES.iter().filter_map(|path| fs::read_to_string(path).ok());
+    let mut inodes = sockets.filter_map(|text| socket_of(&text, port));
+    inodes.any(|(inode, _)| process_of(&inode).is_some())
 }
 
 /// Inode and user of the listening socket, from the table of proc_net_tcp(5).

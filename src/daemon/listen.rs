@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::time::Instant;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -80,13 +81,31 @@ fn find_free(address: &Address) -> io::Result<SocketAddr> {
 /// SO_REUSEPORT would let a second daemon of the same user in unnoticed, and half of the connections
 /// would be its. So each address is first bound without it, which fails if anybody listens there.
 fn find_free_at(address: SocketAddr, is_any: bool) -> io::Result<SocketAddr> {
-    match socket(address, false) {
+    match unused(address) {
         Ok(_) => Ok(address),
         Err(error) if is_any && has_no_family(&error) => {
             let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), address.port());
             socket(address, false).map(|_| address)
         }
         Err(error) => Err(error),
+    }
+}
+
+/// A socket of an address. The kernel takes a moment to close what a killed daemon's rings held: while a port
+/// is in use and by no process, that is waited for.
+fn unused(address: SocketAddr) -> io::Result<Socket> {
+    let until = Instant::now() + limits::BIND_WAIT;
+    loop {
+        match socket(address, false) {
+            Err(error)
+                if error.raw_os_error() == Some(libc::EADDRINUSE)
+                    && Instant::now() < until
+                    && !holder::is_process(address.port()) =>
+            {
+                std::thread::sleep(limits::BIND_AGAIN);
+            }
+            result => return result,
+        }
     }
 }
 
