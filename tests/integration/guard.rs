@@ -12,10 +12,10 @@ use crate::daemon::{Daemon, Setup};
 use crate::manage::Api;
 use crate::script::Connection;
 
-const TOKEN: &str = "s3cret/with+all=kinds_of~it.";
+pub const TOKEN: &str = "s3cret/with+all=kinds_of~it.";
 
 /// A setup with this in its token file.
-fn with_token(text: &[u8]) -> Setup {
+pub fn with_token(text: &[u8]) -> Setup {
     let setup = Setup::new();
     let file = setup.path("token");
     fs::write(&file, text).expect("a token file");
@@ -173,6 +173,13 @@ fn names_that_are_not_this_machine_s() {
         ("127.0.0.1.evil.example:8042", false),
         ("a.com", false),
         ("evil.example#localhost", false),
+        ("localhost:8042@evil.example", false),
+        ("127.0.0.1@evil.example", false),
+        ("[::1]@evil.example", false),
+        ("[::1].evil.example:8042", false),
+        ("localhost:evil.example", false),
+        ("localhost:8042:1", false),
+        ("localhost:8042\u{e9}", false),
         ("", false),
     ] {
         for (method, path, body) in [
@@ -197,6 +204,9 @@ fn names_that_are_not_this_machine_s() {
     // a target with an authority has the last word over Host (RFC 9112 §3.2.2)
     let mut wire = Connection::client(daemon.api_address());
     wire.send("GET http://evil.example/hostname/ HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    wire.expect_answer().expect_error(403, "host_not_allowed");
+    let mut wire = Connection::client(daemon.api_address());
+    wire.send("GET http://localhost:1@evil.example/stats/ HTTP/1.1\r\nHost: localhost\r\n\r\n");
     wire.expect_answer().expect_error(403, "host_not_allowed");
     // and who sends no Host is no browser
     let mut wire = Connection::client(daemon.api_address());
@@ -241,6 +251,7 @@ fn writes_that_another_page_has_a_browser_send() {
         ("multipart/form-data; boundary=x", true),
         ("text/plain", true),
         ("TEXT/Plain;charset=utf-8", true),
+        ("text/plain; charset=\u{e9}", true),
         (" text/plain ; x=y", true),
         ("application/json", false),
         ("application/json; charset=utf-8", false),

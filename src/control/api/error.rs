@@ -1,5 +1,7 @@
 //! Why a management request is refused: a status, the original's code where it had one, and a sentence.
 
+use std::fmt::Display;
+
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
@@ -28,6 +30,11 @@ impl ApiError {
 
     pub(super) fn bad(code: impl Into<String>, message: impl Into<String>) -> ApiError {
         ApiError::new(StatusCode::BAD_REQUEST, code, message)
+    }
+
+    /// A rule or a name that is wrong. Of a whole table, people need to know which.
+    pub(super) fn of_host(host: &str, code: impl Display, sentence: &str) -> ApiError {
+        ApiError::bad(format!("{host}:{code}"), format!("{host}: {sentence}"))
     }
 
     pub(super) fn not_found(path: &str) -> ApiError {
@@ -71,7 +78,7 @@ impl ApiError {
 
 impl From<RuleError> for ApiError {
     fn from(error: RuleError) -> ApiError {
-        ApiError::bad(format!("{}:{}", error.host(), error.code()), error.sentence())
+        ApiError::of_host(error.host(), error.code(), error.sentence())
     }
 }
 

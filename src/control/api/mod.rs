@@ -112,7 +112,7 @@ impl Api {
             Route::Rule(host) => rules::one(self, parts, body, peer, &host).await,
             Route::AllStatistics => numbers::all(self, parts).await,
             Route::Statistics(host) => numbers::one(self, parts, &host),
-            Route::Backends => numbers::backends(self, parts),
+            Route::Backends => numbers::backends(self, parts).await,
             Route::Events => events::stream(self, parts),
             Route::Metrics => metrics::answer(self, parts),
             Route::Liveness => {

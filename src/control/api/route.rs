@@ -95,6 +95,19 @@ impl<'a> Query<'a> {
         }
     }
 
+    /// One of these, or none: a slip would find nothing, and that would be believed.
+    pub(super) fn one_of(
+        &self,
+        name: &str,
+        mut known: impl Iterator<Item = &'static str> + Clone,
+    ) -> Result<Option<&'static str>, ApiError> {
+        let Some(text) = self.get(name).filter(|text| !text.is_empty()) else { return Ok(None) };
+        let expected = known.clone();
+        known.find(|known| *known == text).map(Some).ok_or_else(|| {
+            invalid(name, text, &format!("one of {}", expected.collect::<Vec<_>>().join(", ")))
+        })
+    }
+
     pub(super) fn count(&self, name: &str, most: usize) -> Result<Option<usize>, ApiError> {
         let Some(text) = self.get(name) else { return Ok(None) };
         match text.parse() {
