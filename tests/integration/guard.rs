@@ -295,6 +295,32 @@ fn the_socket_is_for_its_group() {
     daemon.expect_log(&["audit", &format!("uid {uid}"), "a.com"]);
 }
 
+/// Who was turned away or not understood is in the log as well as who made a change.
+#[test]
+fn changes_that_the_api_refuses_leave_a_line() {
+    let daemon = with_token(TOKEN.as_bytes()).management_tcp().start();
+    daemon
+        .api_tcp()
+        .tell("PUT", "/hostname/a.com/", &empty(402))
+        .expect_error(401, "token_missing");
+    daemon.expect_log(&["audit who=127.0.0.1:", "PUT", "/hostname/a.com/", "token_missing"]);
+    let authorization = format!("Authorization: Bearer {TOKEN}");
+    let mut api = daemon.api_tcp().with(&authorization);
+    api.tell("PATCH", "/hostname/", &json!([])).expect_error(400, "body_not_a_dict");
+    daemon.expect_log(&["audit who=127.0.0.1:", "PATCH", "/hostname/", "body_not_a_dict"]);
+    api.tell("PUT", "/hostname/b.com/?dry_run=1&dry_run=0", &empty(402))
+        .expect_error(400, "query_invalid");
+    // once each: an edit that the table refuses has its line already, reading leaves none
+    let missing = json!(["alias", {"hostname": "c.com"}, false]);
+    api.tell("PUT", "/hostname/d.com/", &missing).expect_error(400, "d.com:alias_missing");
+    api.ask("GET", "/nothing").expect_error(404, "not_found");
+    api.tell("DELETE", "/hostname/e.com/", &json!(null)).expect_made();
+    daemon.expect_log(&["audit", "e.com", "done"]);
+    let lines = daemon.log.lines();
+    let audits = lines.iter().filter(|line| line.contains("audit")).count();
+    assert_eq!(audits, 5, "{lines:#?}");
+}
+
 /// The rights go with the daemon's user, when root gives itself up.
 #[test]
 fn the_socket_belongs_to_whom_the_daemon_becomes() {

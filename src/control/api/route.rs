@@ -75,6 +75,14 @@ impl<'a> Query<'a> {
             let message = format!("{name}: no such argument; {expected}");
             return Err(ApiError::bad("query_unknown", message));
         }
+        let is_twice = |at: usize| {
+            let (name, _) = &pairs[at];
+            name != "host" && pairs[..at].iter().any(|(before, _)| before == name)
+        };
+        if let Some(at) = (0..pairs.len()).find(|at| is_twice(*at)) {
+            let message = format!("{}: given twice", pairs[at].0);
+            return Err(ApiError::bad("query_invalid", message));
+        }
         Ok(Query(pairs))
     }
 
