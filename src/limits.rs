@@ -161,6 +161,9 @@ pub const SAVED_AT_ONCE: usize = 50_000;
 pub const STATISTICS_AT_ONCE: usize = 8192;
 /// Backends that are counted for when no shard knows them any more.
 pub const BACKENDS_TOLD_MAX: usize = 10_000;
+/// Backends in an answer, about 2 MB; those that can't be used come first, then the busiest. Known are at
+/// most those of the rules with a `check`, `EJECTED_MAX`, `BACKENDS_TOLD_MAX`, and `SLOTS_MAX` per shard.
+pub const BACKENDS_LISTED_MAX: usize = 10_000;
 /// Longest body of a management request: a table of a million rules is about 100 MB.
 pub const MANAGEMENT_BODY_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Longest body that is one rule: of 1024 backends with names it is about 300 KB.

@@ -30,8 +30,8 @@ pub struct Arguments {
 
 #[derive(Subcommand, Debug)]
 pub enum Command {
-    /// Print all rules
-    List,
+    /// Print all rules, or those that are looked for
+    List(List),
     /// Set the rule of a host
     #[command(after_help = ACTIONS)]
     #[command(
@@ -97,6 +97,16 @@ pub enum Command {
 }
 
 #[derive(Args, Debug)]
+pub struct List {
+    /// Only hosts whose name has this text in it
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub search: Option<String>,
+    /// Only rules with this action: proxy, redirect, static, empty, alias, spin, unknown or no_hosts
+    #[arg(long, value_name = "NAME")]
+    pub action: Option<String>,
+}
+
+#[derive(Args, Debug)]
 pub struct Set {
     /// The host name, with http:// or https:// in front for one scheme only
     #[arg(allow_hyphen_values = true)]
@@ -153,6 +163,7 @@ Examples:
   mantrid-client set old.example.com redirect false redirect_to=example.com code=301
   mantrid-client set example.com spin true         # hold requests, then set it back
   mantrid-client delete old.example.com
+  mantrid-client list --search example.com --action proxy
   mantrid-client stats example.com
   mantrid-client dump > table.json && mantrid-client load table.json
 

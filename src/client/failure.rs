@@ -60,6 +60,9 @@ pub enum RequestError {
     /// The connection ended before the answer did.
     #[error("{address} closed the connection before its answer was whole: {why}")]
     CutOff { address: Address, why: String },
+    /// A stream of events has an end only where the daemon has.
+    #[error("{address} ended its events: mantrid stopped, or the connection broke")]
+    Ended { address: Address },
     /// The daemon says no.
     #[error("{}", refusal(.address, *.status, .message))]
     Refused { address: Address, status: StatusCode, message: String },
@@ -94,7 +97,8 @@ impl RequestError {
             // A socket that is just being made has its permissions a moment later.
             RequestError::Unreachable { .. }
             | RequestError::Silent { .. }
-            | RequestError::CutOff { .. } => true,
+            | RequestError::CutOff { .. }
+            | RequestError::Ended { .. } => true,
             RequestError::Refused { status, .. } => *status == StatusCode::SERVICE_UNAVAILABLE,
             RequestError::Foreign { .. }
             | RequestError::TooLong { .. }
@@ -150,7 +154,7 @@ fn refusal(address: &Address, status: StatusCode, message: &str) -> String {
              management_token_file"
         ),
         StatusCode::PRECONDITION_FAILED => {
-            format!("{message}: the table is no longer the one of --if-match; look at it again")
+            format!("{message} (get, or dump --etag) and give --if-match the ETag that it has now")
         }
         _ => message.to_owned(),
     }

@@ -91,9 +91,9 @@ async fn read(
     loop {
         let piece = match answer.piece().await {
             Ok(Some(piece)) => piece,
-            Ok(None) => {
-                let why = "the daemon ended its events".to_owned();
-                return Ok(RequestError::CutOff { address: api.address().clone(), why });
+            // It ends its connections without ceremony when it stops.
+            Ok(None) | Err(RequestError::CutOff { .. }) => {
+                return Ok(RequestError::Ended { address: api.address().clone() });
             }
             Err(error) => return Ok(error),
         };

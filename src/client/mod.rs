@@ -27,9 +27,10 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
+use clap_complete::Shell;
 
 use address::Address;
-use arguments::{Arguments, Command, Set};
+use arguments::{Arguments, Command, List, Set};
 use change::Change;
 use failure::Failure;
 use print::{Counters, Row};
@@ -77,7 +78,7 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         return Err(Failure::AsBefore(NO_ACTION.to_owned()));
     };
     match command {
-        Command::List => list(&api()?, json).await,
+        Command::List(wanted) => list(&api()?, &wanted, json).await,
         Command::Set(set) => {
             // Words first: what is wrong with them needs no daemon to be said.
             let (host, rule) = set::rule_of(&set).map_err(Failure::AsBefore)?;
@@ -85,10 +86,14 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
             Change { host, rule: Some(rule), edit, drain }.make(&api()?, json).await
         }
         Command::Delete { host, edit, drain } => {
+            let host = named(host)?;
             Change { host, rule: None, edit, drain }.make(&api()?, json).await
         }
-        Command::Stats { host } => stats(&api()?, host.as_deref(), json).await,
-        Command::Get { host } => get(&api()?, &host, json).await,
+        Command::Stats { host } => {
+            let host = host.map(named).transpose()?;
+            stats(&api()?, host.as_deref(), json).await
+        }
+        Command::Get { host } => get(&api()?, &named(host)?, json).await,
         Command::Load(load) => {
             let answer = load::load(&api()?, &load).await?;
             if json { print_json(&answer.body) } else { Ok(()) }
@@ -97,9 +102,8 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Events { only } => events::follow(&api()?, &only, json).await,
         Command::Top { hosts } => top::run(&api()?, hosts, json).await,
         Command::Completions { shell } => {
-            let mut text = Vec::new();
-            clap_complete::generate(shell, &mut definition(), "mantrid-client", &mut text);
-            print(|out| out.write_all(&text))
+            let text = completions(shell);
+            print(|out| out.write_all(text.as_bytes()))
         }
         Command::Man { dir } => man(dir.as_deref()),
         Command::Unknown(words) => {
@@ -108,6 +112,11 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
             Err(Failure::AsBefore(format!("Action {action} does not exist.")))
         }
     }
+}
+
+/// A host that has a name: of an empty one the path would be that of all hosts.
+fn named(host: String) -> Result<String, Failure> {
+    if host.is_empty() { Err(Failure::AsBefore(set::NO_HOST.to_owned())) } else { Ok(host) }
 }
 
 /// The API that options and environment name.
@@ -143,8 +152,13 @@ fn print_json(body: &[u8]) -> Result<(), Failure> {
     })
 }
 
-async fn list(api: &Api, json: bool) -> Result<(), Failure> {
-    let answer = api.fetch(Ask::get("/hostname/")).await?;
+async fn list(api: &Api, wanted: &List, json: bool) -> Result<(), Failure> {
+    let arguments = [("search", &wanted.search), ("action", &wanted.action)];
+    let given = arguments.iter().filter_map(|(name, value)| Some((name, value.as_ref()?)));
+    let given: Vec<String> =
+        given.map(|(name, value)| format!("{name}={}", encoded(value))).collect();
+    let query = if given.is_empty() { String::new() } else { format!("?{}", given.join("&")) };
+    let answer = api.fetch(Ask::get(format!("/hostname/{query}"))).await?;
     if json {
         return print_json(&answer.body);
     }
@@ -206,6 +220,14 @@ async fn dump(api: &Api, etag_file: Option<&Path>) -> Result<(), Failure> {
 
 fn definition() -> clap::Command {
     Arguments::command()
+}
+
+fn completions(shell: Shell) -> String {
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut definition(), "mantrid-client", &mut text);
+    // clap_complete 4.6 takes the hyphen of a program's name for the step to a command where it lists
+    // the commands' options, and not where it looks for them: bash would find none.
+    String::from_utf8_lossy(&text).replace("mantrid__subcmd__client", "mantrid__client")
 }
 
 /// The page of the whole to standard output, or one for each command into a folder.

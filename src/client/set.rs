@@ -7,6 +7,8 @@ use super::arguments::Set;
 
 const USAGE: &str = "Usage: set <hostname> <action> <subdoms> [option=value, ...]";
 
+pub const NO_HOST: &str = "You must supply a hostname.";
+
 /// What an action can't do without.
 const REQUIRED: &[(&str, &str)] = &[
     ("proxy", "backends"),
@@ -19,7 +21,7 @@ const REQUIRED: &[(&str, &str)] = &[
 /// The host and its rule. The error is in the original's words where it had some.
 pub fn rule_of(set: &Set) -> Result<(String, Value), String> {
     let missing = |what: &str| format!("You must supply {what}.\n{USAGE}");
-    let host = given(set.host.as_ref()).ok_or_else(|| missing("a hostname"))?;
+    let host = given(set.host.as_ref()).ok_or_else(|| format!("{NO_HOST}\n{USAGE}"))?;
     let action = given(set.action.as_ref()).ok_or_else(|| missing("an action"))?;
     let subdoms = set.subdoms.as_deref().and_then(truth);
     let subdoms = subdoms.ok_or_else(|| missing("True or False for the subdomains flag"))?;

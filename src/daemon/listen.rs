@@ -102,7 +102,8 @@ fn unused(address: SocketAddr) -> io::Result<Socket> {
                     && Instant::now() < until
                     && !holder::is_process(address.port()) =>
             {
-                std::thread::sleep(limits::BIND_AGAIN);
+                // The kernel does not say when it is done.
+                std::thread::park_timeout(limits::BIND_AGAIN);
             }
             result => return result,
         }

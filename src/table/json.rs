@@ -101,6 +101,11 @@ impl Algorithm {
 }
 
 impl Action {
+    /// Every action as it is written in a rule.
+    pub fn names() -> impl Iterator<Item = &'static str> + Clone {
+        ACTIONS.iter().map(|(name, _)| *name)
+    }
+
     /// As it is written in a rule.
     pub fn as_str(&self) -> &'static str {
         match self {

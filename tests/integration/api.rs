@@ -356,6 +356,8 @@ fn pages_of_a_table() {
     assert!(names.iter().eq(model.keys()), "all, sorted");
     api.ask("GET", "/hostname/?limit=-1").expect_error(400, "query_invalid");
     api.ask("GET", "/hostname/?limit=ten").expect_error(400, "query_invalid");
+    let told = api.ask("GET", "/hostname/?action=prox").expect_error(400, "query_invalid");
+    assert!(told.contains("prox:") && told.contains("proxy, spin"), "{told}");
 }
 
 /// Percent-encoded, everything that is not a letter or digit.

@@ -4,7 +4,7 @@
 mod events;
 mod load;
 mod problems;
-mod top;
+pub mod top;
 
 use serde_json::{Value, json};
 
@@ -327,5 +327,7 @@ fn help_is_help() {
         finished.expect(0, &[]);
         assert!(finished.out.contains("backends"), "{arguments:?}: {}", finished.out);
     }
+    let list = Call::new(&["list", "--help"]).finish().out;
+    assert!(list.contains("--search <TEXT>") && list.contains("--action <NAME>"), "{list}");
     Call::new(&["list", "--frob"]).finish().expect(1, &["--frob"]);
 }

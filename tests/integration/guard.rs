@@ -12,10 +12,10 @@ use crate::daemon::{Daemon, Setup};
 use crate::manage::Api;
 use crate::script::Connection;
 
-const TOKEN: &str = "s3cret/with+all=kinds_of~it.";
+pub const TOKEN: &str = "s3cret/with+all=kinds_of~it.";
 
 /// A setup with this in its token file.
-fn with_token(text: &[u8]) -> Setup {
+pub fn with_token(text: &[u8]) -> Setup {
     let setup = Setup::new();
     let file = setup.path("token");
     fs::write(&file, text).expect("a token file");
@@ -173,6 +173,13 @@ fn names_that_are_not_this_machine_s() {
         ("127.0.0.1.evil.example:8042", false),
         ("a.com", false),
         ("evil.example#localhost", false),
+        ("localhost:8042@evil.example", false),
+        ("127.0.0.1@evil.example", false),
+        ("[::1]@evil.example", false),
+        ("[::1].evil.example:8042", false),
+        ("localhost:evil.example", false),
+        ("localhost:8042:1", false),
+        ("localhost:8042\u{e9}", false),
         ("", false),
     ] {
         for (method, path, body) in [
@@ -197,6 +204,9 @@ fn names_that_are_not_this_machine_s() {
     // a target with an authority has the last word over Host (RFC 9112 §3.2.2)
     let mut wire = Connection::client(daemon.api_address());
     wire.send("GET http://evil.example/hostname/ HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    wire.expect_answer().expect_error(403, "host_not_allowed");
+    let mut wire = Connection::client(daemon.api_address());
+    wire.send("GET http://localhost:1@evil.example/stats/ HTTP/1.1\r\nHost: localhost\r\n\r\n");
     wire.expect_answer().expect_error(403, "host_not_allowed");
     // and who sends no Host is no browser
     let mut wire = Connection::client(daemon.api_address());
@@ -241,6 +251,7 @@ fn writes_that_another_page_has_a_browser_send() {
         ("multipart/form-data; boundary=x", true),
         ("text/plain", true),
         ("TEXT/Plain;charset=utf-8", true),
+        ("text/plain; charset=\u{e9}", true),
         (" text/plain ; x=y", true),
         ("application/json", false),
         ("application/json; charset=utf-8", false),
@@ -282,6 +293,32 @@ fn the_socket_is_for_its_group() {
     daemon.api().put("/hostname/a.com/", &empty(402));
     let uid = nix::unistd::geteuid();
     daemon.expect_log(&["audit", &format!("uid {uid}"), "a.com"]);
+}
+
+/// Who was turned away or not understood is in the log as well as who made a change.
+#[test]
+fn changes_that_the_api_refuses_leave_a_line() {
+    let daemon = with_token(TOKEN.as_bytes()).management_tcp().start();
+    daemon
+        .api_tcp()
+        .tell("PUT", "/hostname/a.com/", &empty(402))
+        .expect_error(401, "token_missing");
+    daemon.expect_log(&["audit who=127.0.0.1:", "PUT", "/hostname/a.com/", "token_missing"]);
+    let authorization = format!("Authorization: Bearer {TOKEN}");
+    let mut api = daemon.api_tcp().with(&authorization);
+    api.tell("PATCH", "/hostname/", &json!([])).expect_error(400, "body_not_a_dict");
+    daemon.expect_log(&["audit who=127.0.0.1:", "PATCH", "/hostname/", "body_not_a_dict"]);
+    api.tell("PUT", "/hostname/b.com/?dry_run=1&dry_run=0", &empty(402))
+        .expect_error(400, "query_invalid");
+    // once each: an edit that the table refuses has its line already, reading leaves none
+    let missing = json!(["alias", {"hostname": "c.com"}, false]);
+    api.tell("PUT", "/hostname/d.com/", &missing).expect_error(400, "d.com:alias_missing");
+    api.ask("GET", "/nothing").expect_error(404, "not_found");
+    api.tell("DELETE", "/hostname/e.com/", &json!(null)).expect_made();
+    daemon.expect_log(&["audit", "e.com", "done"]);
+    let lines = daemon.log.lines();
+    let audits = lines.iter().filter(|line| line.contains("audit")).count();
+    assert_eq!(audits, 5, "{lines:#?}");
 }
 
 /// The rights go with the daemon's user, when root gives itself up.

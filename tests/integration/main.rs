@@ -18,6 +18,7 @@ mod actions;
 mod api;
 mod balance;
 mod client;
+mod client_daemon;
 mod config;
 mod dashboard;
 mod dashboard_looks;

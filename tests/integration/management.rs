@@ -11,6 +11,8 @@ use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::backend::Backend;
@@ -84,16 +86,33 @@ pub struct Call(Command);
 impl Call {
     pub fn new<S: AsRef<OsStr>>(arguments: &[S]) -> Call {
         let mut command = Command::new(PROGRAM);
-        command.args(arguments).env_remove("MANTRID_URL").env_remove("MANTRID_TOKEN");
+        command.args(arguments);
+        Call::of(command)
+    }
+
+    fn of(mut command: Command) -> Call {
+        command.env_remove("MANTRID_URL").env_remove("MANTRID_TOKEN");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         Call(command)
     }
 
     /// Against this scripted API.
     pub fn to(server: &Backend, arguments: &[&str]) -> Call {
-        let mut call = Call::new(&["--url", &url(server)]);
+        Call::at(&url(server), arguments)
+    }
+
+    /// Against the API at this address.
+    pub fn at(url: &str, arguments: &[&str]) -> Call {
+        let mut call = Call::new(&["--url", url]);
         call.0.args(arguments);
         call
+    }
+
+    /// In the network of this process.
+    pub fn beside(pid: u32, arguments: &[&str]) -> Call {
+        let mut command = Command::new("nsenter");
+        command.args(["-t", &pid.to_string(), "-n", "--", PROGRAM]).args(arguments);
+        Call::of(command)
     }
 
     pub fn env(mut self, name: &str, value: &str) -> Call {
@@ -192,9 +211,17 @@ impl Client {
     }
 
     pub fn terminate(&self) {
+        self.signal(Signal::SIGTERM);
+    }
+
+    /// As Ctrl-C does.
+    pub fn interrupt(&self) {
+        self.signal(Signal::SIGINT);
+    }
+
+    fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.child.id()).expect("a process number");
-        let pid = nix::unistd::Pid::from_raw(pid);
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("it runs");
+        kill(Pid::from_raw(pid), signal).expect("it runs");
     }
 
     /// Waits until standard error has this.

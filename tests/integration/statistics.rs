@@ -483,6 +483,8 @@ fn backends() {
             && number(1, "open_requests") == Some(1)
             && number(2, "failures").is_some_and(|count| 1 <= count)
     });
+    let answer = api.ask("GET", "/backends/").expect_status(200);
+    assert_eq!(answer.head.field("Mantrid-Backends"), Some("3"), "as many as are listed here");
     server.send(ok("done"));
     hanging.expect_answer();
     eventually("it ended", || {

@@ -1,10 +1,13 @@
 //! Why a management request is refused: a status, the original's code where it had one, and a sentence.
 
+use std::fmt::Display;
+
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
 use super::super::change::Refused;
+use crate::limits;
 use crate::table::{EditError, RuleError};
 
 /// A refusal, told as `{"error": code, "message": sentence}`.
@@ -13,6 +16,8 @@ pub(super) struct ApiError {
     pub(super) status: StatusCode,
     pub(super) code: String,
     pub(super) message: String,
+    /// Whoever refused it has left a line in the log.
+    pub(super) is_audited: bool,
     /// A field that the status asks for.
     field: Option<Box<(header::HeaderName, HeaderValue)>>,
 }
@@ -23,11 +28,17 @@ impl ApiError {
         code: impl Into<String>,
         message: impl Into<String>,
     ) -> ApiError {
-        ApiError { status, code: code.into(), message: message.into(), field: None }
+        let (code, message) = (code.into(), message.into());
+        ApiError { status, code, message, is_audited: false, field: None }
     }
 
     pub(super) fn bad(code: impl Into<String>, message: impl Into<String>) -> ApiError {
         ApiError::new(StatusCode::BAD_REQUEST, code, message)
+    }
+
+    /// A rule or a name that is wrong. Of a whole table, people need to know which.
+    pub(super) fn of_host(host: &str, code: impl Display, sentence: &str) -> ApiError {
+        ApiError::bad(format!("{host}:{code}"), format!("{host}: {sentence}"))
     }
 
     pub(super) fn not_found(path: &str) -> ApiError {
@@ -51,9 +62,12 @@ impl ApiError {
     }
 
     pub(super) fn too_large(most: usize) -> ApiError {
+        let advice = match most {
+            limits::RULE_BODY_BYTES_MAX => "no rule is that long",
+            _ => "send the table in parts, by PATCH",
+        };
         let most = most / 1024 / 1024;
-        let message =
-            format!("the body has more than {most} MiB: send the table in parts, by PATCH");
+        let message = format!("the body has more than {most} MiB: {advice}");
         ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
             .with(header::CONNECTION, HeaderValue::from_static("close"))
     }
@@ -71,7 +85,7 @@ impl ApiError {
 
 impl From<RuleError> for ApiError {
     fn from(error: RuleError) -> ApiError {
-        ApiError::bad(format!("{}:{}", error.host(), error.code()), error.sentence())
+        ApiError::of_host(error.host(), error.code(), error.sentence())
     }
 }
 
@@ -83,7 +97,7 @@ impl From<EditError> for ApiError {
 
 impl From<Refused> for ApiError {
     fn from(refused: Refused) -> ApiError {
-        match refused {
+        let error: ApiError = match refused {
             Refused::Edit(error) => error.into(),
             Refused::Precondition(tag) => {
                 let message = "the table was changed since: read it again".to_owned();
@@ -102,7 +116,8 @@ impl From<Refused> for ApiError {
             Refused::Stopping => {
                 ApiError::busy("the daemon is stopping, or its writer has ended: see its log")
             }
-        }
+        };
+        ApiError { is_audited: true, ..error }
     }
 }
 

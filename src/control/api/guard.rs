@@ -6,6 +6,7 @@
 //! refused (DNS rebinding makes evil.example resolve to 127.0.0.1, and then it *can* read), and writes
 //! are refused that say that they come from another page, or that a mere form could have sent.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 
 use axum::http::request::Parts;
@@ -49,8 +50,9 @@ impl std::fmt::Display for Peer {
     }
 }
 
-fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {
-    headers.get(name).and_then(|value| value.to_str().ok())
+/// What is no text is no text of ours either, and must not pass for a field that is not there.
+fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<Cow<'_, str>> {
+    headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()))
 }
 
 fn forbidden(code: &str, message: impl Into<String>) -> ApiError {
@@ -79,12 +81,9 @@ pub(super) fn check(
 
 /// `Host` must be an address or `localhost`; a client that sends none is no browser.
 fn host(parts: &Parts) -> Result<(), ApiError> {
-    let absolute = parts.uri.authority().map(|authority| authority.as_str());
+    let absolute = parts.uri.authority().map(|authority| Cow::from(authority.as_str()));
     let Some(host) = absolute.or_else(|| text(&parts.headers, header::HOST)) else { return Ok(()) };
-    let name = host_of(host);
-    let is_ours = name.parse::<IpAddr>().is_ok()
-        || name.trim_end_matches('.').eq_ignore_ascii_case("localhost");
-    if is_ours {
+    if host_of(&host).is_some_and(is_this_machine) {
         return Ok(());
     }
     Err(forbidden(
@@ -96,12 +95,19 @@ fn host(parts: &Parts) -> Result<(), ApiError> {
     ))
 }
 
-/// The host of an authority, without port and brackets.
-fn host_of(authority: &str) -> &str {
-    if let Some(rest) = authority.strip_prefix('[') {
-        return rest.split(']').next().unwrap_or(rest);
-    }
-    authority.split(':').next().unwrap_or(authority)
+fn is_this_machine(name: &str) -> bool {
+    name.parse::<IpAddr>().is_ok() || name.trim_end_matches('.').eq_ignore_ascii_case("localhost")
+}
+
+/// The host of an authority, without port and brackets. `None`: there is more than host and port, such as
+/// a user, behind whom the real host would stand (`localhost:8042@evil.example`).
+fn host_of(authority: &str) -> Option<&str> {
+    let (host, rest) = match authority.strip_prefix('[') {
+        Some(inner) => inner.split_once(']')?,
+        None => authority.split_at(authority.find(':').unwrap_or(authority.len())),
+    };
+    let port = if rest.is_empty() { rest } else { rest.strip_prefix(':')? };
+    port.bytes().all(|byte| byte.is_ascii_digit()).then_some(host)
 }
 
 fn authorized(headers: &HeaderMap, token: &Token) -> Result<(), ApiError> {
@@ -142,7 +148,7 @@ fn write(parts: &Parts) -> Result<(), ApiError> {
             "Sec-Fetch-Site says that another page sends this: pages of others may not write";
         return Err(forbidden("cross_site", message));
     }
-    let content = text(headers, header::CONTENT_TYPE).unwrap_or_default();
+    let content = text(headers, header::CONTENT_TYPE).unwrap_or_default().into_owned();
     let content = content.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     let forms = ["application/x-www-form-urlencoded", "multipart/form-data", "text/plain"];
     if forms.contains(&&*content) {
@@ -190,6 +196,7 @@ mod tests {
             "127.0.0.1:8042",
             "[::1]:8042",
             "[::1]",
+            "localhost:",
             "192.0.2.1",
         ] {
             assert_eq!(
@@ -203,6 +210,13 @@ mod tests {
             "evil.example:8042",
             "localhost.evil.example",
             "127.0.0.1.evil.example",
+            "localhost:8042@evil.example",
+            "127.0.0.1@evil.example",
+            "[::1]:1@evil.example",
+            "[::1]8042",
+            "[::1",
+            "localhost:80:80",
+            "localhost:+1",
             "",
         ] {
             let request = parts("GET", &[("host", host)]);

@@ -16,13 +16,13 @@ use super::error::ApiError;
 use super::route::Query;
 use super::rules::tagged;
 use crate::limits;
-use crate::table::{Rule, Snapshot};
+use crate::table::{Action, Rule, Snapshot};
 
 /// Which rules, of those in the table.
 #[derive(Debug, Default)]
 struct Wanted {
     search: String,
-    action: Option<String>,
+    action: Option<&'static str>,
     after: Option<String>,
     limit: Option<usize>,
 }
@@ -31,7 +31,7 @@ impl Wanted {
     fn of(query: &Query<'_>) -> Result<Wanted, ApiError> {
         Ok(Wanted {
             search: query.get("search").unwrap_or_default().to_lowercase(),
-            action: query.get("action").filter(|action| !action.is_empty()).map(str::to_owned),
+            action: query.one_of("action", Action::names())?,
             after: query.get("after").map(str::to_owned),
             limit: query.count("limit", usize::MAX)?,
         })
@@ -40,7 +40,7 @@ impl Wanted {
     fn matches(&self, name: &str, rule: &Rule) -> bool {
         (self.search.is_empty()
             || memchr::memmem::find(name.as_bytes(), self.search.as_bytes()).is_some())
-            && self.action.as_ref().is_none_or(|action| rule.action.as_str() == action)
+            && self.action.is_none_or(|action| rule.action.as_str() == action)
     }
 
     /// The rules, sorted, and how many match wherever they stand. Of a page only as many are kept as

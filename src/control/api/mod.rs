@@ -25,6 +25,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderValue, Method, Request, header};
 use axum::response::{IntoResponse, Response};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tracing::info;
 
 use super::change::{Change, Current, Done};
 use super::health::Health;
@@ -80,7 +81,14 @@ impl Api {
                 Err(refused)
             }
         }
-        .unwrap_or_else(ApiError::into_response);
+        .unwrap_or_else(|error| {
+            let changes = matches!(parts.method, Method::PUT | Method::PATCH | Method::DELETE);
+            if changes && !error.is_audited {
+                let (verb, path) = (parts.method.as_str(), parts.uri.path());
+                info!(who = %peer, verb, path, result = error.code, "audit");
+            }
+            error.into_response()
+        });
         let headers = response.headers_mut();
         headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
@@ -112,7 +120,7 @@ impl Api {
             Route::Rule(host) => rules::one(self, parts, body, peer, &host).await,
             Route::AllStatistics => numbers::all(self, parts).await,
             Route::Statistics(host) => numbers::one(self, parts, &host),
-            Route::Backends => numbers::backends(self, parts),
+            Route::Backends => numbers::backends(self, parts).await,
             Route::Events => events::stream(self, parts),
             Route::Metrics => metrics::answer(self, parts),
             Route::Liveness => {

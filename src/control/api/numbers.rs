@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::SystemTime;
 
-use axum::http::header;
 use axum::http::request::Parts;
+use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
@@ -93,20 +93,50 @@ pub(super) fn backend(id: &Id) -> SocketAddr {
     SocketAddr::new(IpAddr::V6(Ipv6Addr::from_bits(bits)).to_canonical(), id[2] as u16)
 }
 
-/// `GET /backends/`: what is known of each that had traffic or is looked after.
-pub(super) fn backends(api: &Api, parts: &Parts) -> Result<Response, ApiError> {
+/// A backend's state, if it is looked after, and its counters.
+type Known = (Option<Standing>, Sums);
+
+/// `GET /backends/`: what is known of each that had traffic or is looked after; of very many a part, and
+/// `Mantrid-Backends` says how many there are.
+pub(super) async fn backends(api: &Api, parts: &Parts) -> Result<Response, ApiError> {
     Query::of(parts.uri.query(), &[])?;
-    let mut known: BTreeMap<SocketAddr, (Option<Standing>, Sums)> = BTreeMap::new();
-    for standing in api.health.states() {
-        known.insert(standing.backend, (Some(standing), Sums::default()));
-    }
-    for (id, sums) in api.lock_statistics().backends() {
-        known.entry(backend(&id)).or_default().1 = sums;
-    }
-    let listed = known.into_iter().map(|(address, (standing, sums))| {
-        (address.to_string(), describe(standing.as_ref(), &sums))
+    let (health, shared) = (api.health.clone(), api.statistics.clone());
+    // Shards may have met a million of them.
+    let found = tokio::task::spawn_blocking(move || {
+        let mut known: BTreeMap<SocketAddr, Known> = BTreeMap::new();
+        for standing in health.states() {
+            known.insert(standing.backend, (Some(standing), Sums::default()));
+        }
+        let counted = statistics::lock(&shared).backends();
+        for (id, sums) in counted {
+            known.entry(backend(&id)).or_default().1 = sums;
+        }
+        let count = known.len();
+        let listed = most_telling(known, limits::BACKENDS_LISTED_MAX).into_iter();
+        let listed = listed.map(|(address, (standing, sums))| {
+            (address.to_string(), describe(standing.as_ref(), &sums))
+        });
+        (count, answer(&Value::Object(listed.collect())))
     });
-    Ok(answer(&Value::Object(listed.collect())))
+    let (count, mut response) =
+        found.await.map_err(|_| ApiError::busy("adding up was given up"))?;
+    response.headers_mut().insert("mantrid-backends", HeaderValue::from(count));
+    Ok(response)
+}
+
+/// Those that can't be used, and then the busiest, still by address.
+fn most_telling(known: BTreeMap<SocketAddr, Known>, most: usize) -> BTreeMap<SocketAddr, Known> {
+    if known.len() <= most {
+        return known;
+    }
+    let mut all: Vec<(SocketAddr, Known)> = known.into_iter().collect();
+    all.select_nth_unstable_by_key(most, |(address, (standing, sums))| {
+        let is_down =
+            standing.as_ref().is_some_and(|it| matches!(it.state, State::Down | State::Ejected));
+        (Reverse(is_down), Reverse(sums.get(Count::Completed)), *address)
+    });
+    all.truncate(most);
+    all.into_iter().collect()
 }
 
 /// One that nobody probes has had traffic and was not ejected: it is up as far as is known.
@@ -123,4 +153,32 @@ fn describe(standing: Option<&Standing>, sums: &Sums) -> Value {
         "connections": sums.get(Count::Sent),
         "failures": sums.get(Count::Received),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_too_many_backends_the_telling_ones_are_listed() {
+        let address = |n: u16| SocketAddr::from(([10, 0, 0, 1], n));
+        let known = || -> BTreeMap<SocketAddr, Known> {
+            let one = |n: u16| {
+                let state = if n == 7 { State::Down } else { State::Up };
+                let (reason, since) = (String::new(), SystemTime::UNIX_EPOCH);
+                let standing = Standing { backend: address(n), state, reason, since };
+                let mut sums = Sums::default();
+                sums.set(Count::Completed, u64::from(n % 5));
+                (address(n), ((n % 2 == 1).then_some(standing), sums))
+            };
+            (1..=9).map(one).collect()
+        };
+        let listed = |most| -> Vec<u16> {
+            most_telling(known(), most).keys().map(SocketAddr::port).collect()
+        };
+        assert_eq!(listed(9), [1, 2, 3, 4, 5, 6, 7, 8, 9]);
+        assert_eq!(listed(4), [3, 4, 7, 9], "of the two with three requests the first");
+        assert_eq!(listed(1), [7]);
+        assert_eq!(listed(0), [] as [u16; 0]);
+    }
 }

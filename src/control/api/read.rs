@@ -83,7 +83,7 @@ fn not_json(error: &serde_json::Error) -> ApiError {
 /// The name of a rule in canonical form.
 pub(super) fn name(raw: &str) -> Result<String, ApiError> {
     host::rule_name(raw)
-        .map_err(|error| ApiError::bad(format!("{raw}:hostname_invalid"), error.sentence()))
+        .map_err(|error| ApiError::of_host(raw, "hostname_invalid", error.sentence()))
 }
 
 /// The backends of these rules that were never looked up, each once.

@@ -75,6 +75,14 @@ impl<'a> Query<'a> {
             let message = format!("{name}: no such argument; {expected}");
             return Err(ApiError::bad("query_unknown", message));
         }
+        let is_twice = |at: usize| {
+            let (name, _) = &pairs[at];
+            name != "host" && pairs[..at].iter().any(|(before, _)| before == name)
+        };
+        if let Some(at) = (0..pairs.len()).find(|at| is_twice(*at)) {
+            let message = format!("{}: given twice", pairs[at].0);
+            return Err(ApiError::bad("query_invalid", message));
+        }
         Ok(Query(pairs))
     }
 
@@ -93,6 +101,19 @@ impl<'a> Query<'a> {
             Some("1" | "true" | "") => Ok(true),
             Some(other) => Err(invalid(name, other, "1 or 0")),
         }
+    }
+
+    /// One of these, or none: a slip would find nothing, and that would be believed.
+    pub(super) fn one_of(
+        &self,
+        name: &str,
+        mut known: impl Iterator<Item = &'static str> + Clone,
+    ) -> Result<Option<&'static str>, ApiError> {
+        let Some(text) = self.get(name).filter(|text| !text.is_empty()) else { return Ok(None) };
+        let expected = known.clone();
+        known.find(|known| *known == text).map(Some).ok_or_else(|| {
+            invalid(name, text, &format!("one of {}", expected.collect::<Vec<_>>().join(", ")))
+        })
     }
 
     pub(super) fn count(&self, name: &str, most: usize) -> Result<Option<usize>, ApiError> {

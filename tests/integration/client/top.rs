@@ -14,8 +14,8 @@ use crate::management::{Call, Client, answer, events, expect_asked};
 use crate::script::Connection;
 
 const ASKED: &str = "GET /events?busiest=200&only=traffic HTTP/1.1";
-const ENTER: &str = "\u{1b}[?1049h";
-const LEAVE: &str = "\u{1b}[?1049l";
+pub const ENTER: &str = "\u{1b}[?1049h";
+pub const LEAVE: &str = "\u{1b}[?1049l";
 
 fn traffic(host: &str) -> String {
     let data = json!({"rules": 1, "busiest": [{"host": host, "requests_per_second": 3}]});
@@ -23,31 +23,31 @@ fn traffic(host: &str) -> String {
 }
 
 /// The test's side of a terminal.
-struct Terminal {
+pub struct Terminal {
     screen: OwnedFd,
     terminal: OwnedFd,
 }
 
 impl Terminal {
-    fn new() -> Terminal {
+    pub fn new() -> Terminal {
         let size = Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
         let OpenptyResult { master, slave } = openpty(&size, None).expect("a pseudo-terminal");
         Terminal { screen: master, terminal: slave }
     }
 
-    fn run(&self, call: Call) -> Client {
+    pub fn run(&self, call: Call) -> Client {
         let handle = |descriptor: &OwnedFd| descriptor.try_clone().expect("a handle");
         call.start_on(handle(&self.terminal), handle(&self.screen))
     }
 
-    fn press(&self, keys: &str) {
+    pub fn press(&self, keys: &str) {
         let mut keyboard = File::from(self.screen.try_clone().expect("a handle"));
         keyboard.write_all(keys.as_bytes()).expect("keys");
     }
 
     /// Whether it does lines, echo and signals: what a shell expects of it.
     #[track_caller]
-    fn expect_usual(&self, is_usual: bool) {
+    pub fn expect_usual(&self, is_usual: bool) {
         let flags = tcgetattr(&self.terminal).expect("its settings").local_flags;
         let usual = LocalFlags::ICANON | LocalFlags::ECHO | LocalFlags::ISIG;
         assert_eq!(flags.contains(usual), is_usual, "{flags:?}");
