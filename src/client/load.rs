@@ -50,7 +50,12 @@ pub async fn load(api: &Api, load: &Load) -> Result<Fetched, Failure> {
     progress.finish_and_clear();
     let answer = answer.map_err(RequestError::of_change)?;
     let took = began.elapsed().as_secs_f64();
-    let rules = if load.merge { "changes" } else { "rules" };
+    let rules = match (load.merge, found.rules) {
+        (true, 1) => "change",
+        (true, _) => "changes",
+        (false, 1) => "rule",
+        (false, _) => "rules",
+    };
     let done = if load.edit.dry_run { "checked; nothing was changed" } else { "loaded" };
     say(&format!("{} {rules} of {name} {done}, in {took:.1} s", found.rules));
     Ok(answer)

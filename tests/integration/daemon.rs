@@ -222,7 +222,7 @@ struct Collected {
 }
 
 impl Log {
-    fn collect(stream: impl Read + Send + 'static) -> Arc<Log> {
+    pub fn collect(stream: impl Read + Send + 'static) -> Arc<Log> {
         let log = Arc::new(Log::default());
         let into = Arc::clone(&log);
         std::thread::spawn(move || {
@@ -246,6 +246,11 @@ impl Log {
         let (_lines, timeout) =
             self.more.wait_timeout_while(lines, PATIENCE, |lines| !enough(lines)).expect("the log");
         !timeout.timed_out()
+    }
+
+    /// Waits until so many lines have this word.
+    pub fn wait_count(&self, word: &str, count: usize) -> bool {
+        self.wait(|log| log.lines.iter().filter(|line| line.contains(word)).count() >= count)
     }
 
     pub fn text(&self) -> String {

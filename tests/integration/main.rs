@@ -23,6 +23,7 @@ mod config;
 mod dashboard;
 mod dashboard_looks;
 mod demo;
+mod docs;
 mod drained;
 mod durability;
 mod events;

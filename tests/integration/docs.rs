@@ -1,0 +1,402 @@
+//! The documents: every example in them is run as written, links lead somewhere, and what the program has
+//! is described.
+
+mod page;
+mod shell;
+
+use std::collections::BTreeSet;
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::daemon::Setup;
+use page::{Page, documents, is_as_shown, root, steps};
+use shell::Shell;
+
+/// Blocks that are not run, by their first lines, and why.
+const NOT_RUN: &[(&str, &str, &str)] = &[
+    (
+        "README.md",
+        "cargo run --release -- --demo      # a proxy, two backends, and a list of what to try",
+        "demo.rs runs the demo, this is the other one",
+    ),
+    ("README.md", "apt-get install haproxy nginx wrk", "minutes of load, as root"),
+    ("docs/first-hour.md", "git clone … && cd mantrid", "demo.rs runs what is built"),
+    (
+        "docs/first-hour.md",
+        "head -c 24 /dev/urandom | base64 > /etc/mantrid/token && chmod 640 /etc/mantrid/token",
+        "writes to /etc; guard.rs has tokens",
+    ),
+    (
+        "docs/moving-from-mantrid.md",
+        "mantrid-client list > before.txt          # with either client",
+        "stops a system's service",
+    ),
+    (
+        "docs/moving-from-mantrid.md",
+        "curl -s http://localhost:8042/hostname/ | mantrid-client --url http://localhost:9042 load -",
+        "two_daemons_at_once runs it",
+    ),
+    ("docs/moving-from-haproxy.md", "# mantrid.conf", "haproxy_in_front has it"),
+    (
+        "docs/api.md",
+        "2026-11-23T16:49:08.788203Z  INFO audit who=127.0.0.1:52080 verb=\"PATCH\" host=\"*\" edits=2 \
+         generation=2 result=\"done\"",
+        "a log, guard.rs expects its lines",
+    ),
+    ("docs/api.md", "import json, urllib.request", "the_program_in_python runs it"),
+    ("ARCHITECTURE.md", "", "pictures"),
+    ("loadtest/README.md", "", "minutes of load"),
+];
+
+/// The shell's tools that examples use. Without them these tests say that they are skipped.
+fn has_tools(tools: &[&str]) -> bool {
+    let missing = tools.iter().find(|tool| {
+        let found = Command::new(tool).arg("--version").output();
+        !found.is_ok_and(|found| is_new_enough(tool, &found.stdout))
+    });
+    if let Some(tool) = missing {
+        eprintln!("skipped: no {tool} here, or one that is too old");
+    }
+    missing.is_none()
+}
+
+fn is_new_enough(tool: &str, version: &[u8]) -> bool {
+    if tool != "curl" {
+        return true;
+    }
+    let version = String::from_utf8_lossy(version);
+    let number = version.split(' ').nth(1).unwrap_or_default();
+    let parts: Vec<u32> = number.split('.').filter_map(|part| part.parse().ok()).collect();
+    // `%header{}`, `--json`
+    parts >= vec![7, 84]
+}
+
+/// Writes the configuration of a document, and checks that there is nothing wrong with it.
+fn configure(shell: &mut Shell, page: &Page) {
+    let blocks: Vec<_> = page.all("ini").collect();
+    let [block] = blocks[..] else { panic!("{}: expected one configuration", page.name) };
+    assert!(block.before.contains("`site.conf`"), "{}: {}", page.name, block.before);
+    let mut text = shell.mapped(&block.text);
+    if !text.contains("bind_management") {
+        text += &shell.mapped("bind_management = 127.0.0.1:8042\n");
+    }
+    if nix::unistd::geteuid().is_root() {
+        text += "uid = 0\ngid = 0\n";
+    }
+    std::fs::write(shell.path().join("site.conf"), text).expect("site.conf");
+}
+
+/// Runs all console blocks of a document in one shell.
+#[track_caller]
+fn run(name: &str) {
+    if !has_tools(&["bash", "curl", "awk"]) {
+        return;
+    }
+    let page = Page::read(name);
+    let mut shell = Shell::new();
+    configure(&mut shell, &page);
+    let mut count = 0;
+    for step in page.all("console").flat_map(steps) {
+        let found = shell.run(&step.command);
+        let expected = shell.mapped(&step.expected);
+        assert!(
+            is_as_shown(&expected, &found),
+            "{name}:{}: $ {}\n--- shown:\n{expected}--- printed:\n{found}",
+            step.line,
+            step.command
+        );
+        count += 1;
+    }
+    assert!(count > 3, "{name}: only {count} commands");
+}
+
+#[test]
+fn readme() {
+    run("README.md");
+}
+
+#[test]
+fn first_hour() {
+    run("docs/first-hour.md");
+}
+
+#[test]
+fn rules() {
+    run("docs/rules.md");
+}
+
+#[test]
+fn api() {
+    run("docs/api.md");
+}
+
+#[test]
+fn moving_from_mantrid() {
+    run("docs/moving-from-mantrid.md");
+}
+
+#[test]
+fn moving_from_haproxy() {
+    run("docs/moving-from-haproxy.md");
+}
+
+/// No example is forgotten: each block is run above, or named with the reason why not.
+#[test]
+fn every_block_is_run_or_excused() {
+    let mut excused = BTreeSet::new();
+    for name in documents() {
+        let page = Page::read(&name);
+        for block in &page.blocks {
+            let first = block.text.lines().next().unwrap_or_default();
+            let is_run = matches!(&*block.kind, "console" | "ini" | "json");
+            let excuse = NOT_RUN
+                .iter()
+                .position(|(page, line, _)| *page == name && (line.is_empty() || *line == first));
+            excused.extend(excuse);
+            assert!(is_run || excuse.is_some(), "{name}:{}: {first}", block.line);
+        }
+        let has_commands = page.all("console").next().is_some();
+        let source = include_str!("docs.rs");
+        assert!(!has_commands || source.contains(&format!("run(\"{name}\")")), "{name} is not run");
+    }
+    let missing: Vec<_> =
+        (0..NOT_RUN.len()).filter(|at| !excused.contains(at)).map(|at| NOT_RUN[at]).collect();
+    assert!(missing.is_empty(), "no such blocks any more: {missing:?}");
+}
+
+/// Rules in JSON are taken as they stand.
+#[test]
+fn rules_in_json() {
+    let daemon = Setup::new().start();
+    let mut api = daemon.api();
+    let mut count = 0;
+    for name in documents() {
+        for block in Page::read(&name).all("json") {
+            let value: Value = serde_json::from_str(&block.text).expect(&block.text);
+            let path = match value {
+                Value::Array(_) => "/hostname/one.example/?dry_run=1",
+                _ => "/hostname/?dry_run=1",
+            };
+            let answer = api.tell("PUT", path, &value);
+            assert_eq!(
+                answer.json(),
+                json!({"ok": true, "dry_run": true}),
+                "{name}:{}",
+                block.line
+            );
+            count += 1;
+        }
+    }
+    assert!(count > 2, "only {count}");
+}
+
+#[test]
+fn links_lead_somewhere() {
+    let mut count = 0;
+    for name in documents() {
+        let page = Page::read(&name);
+        for link in page.links() {
+            if link.contains("://") {
+                continue;
+            }
+            let (file, anchor) = link.split_once('#').unwrap_or((&link, ""));
+            let target = match file {
+                "" => page.path.clone(),
+                file => page.path.parent().expect("a folder").join(file),
+            };
+            assert!(target.exists(), "{name}: {link}");
+            if !anchor.is_empty() {
+                let target = target.canonicalize().expect("a path");
+                let target = target.strip_prefix(root()).expect("within the project");
+                let anchors = Page::read(target.to_str().expect("UTF-8")).anchors();
+                assert!(anchors.iter().any(|known| known == anchor), "{name}: {link}: {anchors:?}");
+            }
+            count += 1;
+        }
+    }
+    assert!(count > 20, "only {count}");
+}
+
+/// The program of `api.md`, against a daemon.
+#[test]
+fn the_program_in_python() {
+    if !has_tools(&["python3"]) {
+        return;
+    }
+    let page = Page::read("docs/api.md");
+    let mut programs = page.blocks.iter().filter(|block| block.text.starts_with("import json"));
+    let program = &programs.next().expect("a program").text;
+    let rule = json!(["proxy", {"backends": [["localhost", 8000]]}, true]);
+    let daemon = Setup::new().rule("shop.example", rule).management_tcp().start();
+    let management = daemon.api_address();
+    let program = program.replace("localhost:8042", &management.to_string());
+    let ended = Command::new("python3").args(["-c", &program]).output().expect("python3");
+    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+    let backends = json!([["localhost", 8000], ["localhost", 8001]]);
+    assert_eq!(
+        daemon.api().get("/hostname/shop.example/"),
+        json!(["proxy", {"backends": backends}, true])
+    );
+}
+
+/// As in `moving-from-mantrid.md`: one daemon is filled from another.
+#[test]
+fn two_daemons_at_once() {
+    if !has_tools(&["bash", "curl"]) {
+        return;
+    }
+    let page = Page::read("docs/moving-from-mantrid.md");
+    let mut shell = Shell::new();
+    configure(&mut shell, &page);
+    let other = std::fs::read_to_string(shell.path().join("site.conf")).expect("site.conf");
+    let other = other.replace(&shell.mapped("127.0.0.1:8042"), &shell.mapped("127.0.0.1:9042"));
+    let other = other.replace(&shell.mapped("127.0.0.1:8080"), "127.0.0.1:0");
+    let other = other.replace("./state.json", "./other.json");
+    std::fs::write(shell.path().join("other.conf"), other).expect("other.conf");
+    shell.run("mantrid -c site.conf &");
+    shell.run("mantrid -c other.conf &");
+    assert_eq!(shell.run("mantrid-client set a.example empty true code=404"), "");
+    let mut blocks = page.all("text").filter(|block| block.text.starts_with("curl -s"));
+    let command = blocks.next().expect("the command").text.trim_end();
+    let printed = shell.run(command);
+    assert!(printed.contains("1 rule of standard input loaded"), "{printed}");
+    let printed = shell.run("mantrid-client --url http://localhost:9042 get a.example --json");
+    assert_eq!(printed, "[\"empty\",{\"code\":404},true]\n");
+}
+
+/// As in `moving-from-haproxy.md`: HAProxy hands over, and its fields are believed.
+#[test]
+fn haproxy_in_front() {
+    if !has_tools(&["bash", "curl", "haproxy"]) {
+        return;
+    }
+    let page = Page::read("docs/moving-from-haproxy.md");
+    let text = &page.all("text").next().expect("a block").text;
+    let (ours, theirs) = text.split_once("# haproxy.cfg").expect("two files");
+    let mut shell = Shell::new();
+    let management = shell.mapped("bind_management = 127.0.0.1:8042\nstate_file = ./state.json\n");
+    let user = if nix::unistd::geteuid().is_root() { "uid = 0\ngid = 0\n" } else { "" };
+    let conf = format!("{}{management}{user}", shell.mapped(ours));
+    std::fs::write(shell.path().join("site.conf"), conf).expect("site.conf");
+    let (_, frontend) = theirs.split_once('\n').expect("lines");
+    let list = shell.path().join("moved.lst");
+    std::fs::write(&list, "moved.example\n").expect("a list");
+    let frontend = frontend.replace("/etc/haproxy/moved.lst", &list.display().to_string());
+    let defaults =
+        "defaults\n mode http\n timeout connect 5s\n timeout client 5s\n timeout server 5s\n";
+    let config = format!("{defaults}frontend web\n bind 127.0.0.1:9042\n{frontend}");
+    let config = shell.mapped(&config);
+    std::fs::write(shell.path().join("haproxy.cfg"), config).expect("haproxy.cfg");
+    shell.run("mantrid -c site.conf &");
+    let http = "redirect false redirect_to=moved.example";
+    assert_eq!(shell.run(&format!("mantrid-client set http://moved.example {http}")), "");
+    assert_eq!(shell.run("haproxy -D -p haproxy.pid -f haproxy.cfg"), "");
+    let answer = "%{http_code} %{redirect_url}";
+    let asked = format!(
+        "curl -s -o page -w '{answer}' -H 'Host: Moved.example:80' http://localhost:9042/a"
+    );
+    let found = shell.run(&asked);
+    shell.run("kill $(cat haproxy.pid)");
+    assert_eq!(found, "302 http://moved.example/a");
+}
+
+/// What the program takes is in its reference.
+#[test]
+fn every_argument_is_described() {
+    let rules = Page::read("docs/rules.md").text;
+    let daemon = Setup::new().start();
+    let mut api = daemon.api();
+    let mut count = 0;
+    for action in named_in(&refusal(&mut api, json!(["no-such", {}, true]))) {
+        assert!(rules.contains(&format!("`{action}`")), "docs/rules.md has no {action}");
+        for argument in named_in(&refusal(&mut api, json!([action, {"no-such": 1}, true]))) {
+            assert!(rules.contains(&format!("`{argument}`")), "docs/rules.md has no {argument}");
+            count += 1;
+        }
+    }
+    assert!(count > 15, "only {count}");
+}
+
+/// What is wrong with a rule.
+fn refusal(api: &mut crate::manage::Api, rule: Value) -> String {
+    let answer = api.tell("PUT", "/hostname/a.example/", &rule).json();
+    answer["message"].as_str().unwrap_or_default().to_owned()
+}
+
+/// The names that a message lists at its end.
+fn named_in(message: &str) -> Vec<String> {
+    let list = message.rsplit([';', ':']).next().unwrap_or_default();
+    let words = list.split([' ', ',']).filter(|word| !word.is_empty());
+    let known = ["there", "are", "and", "takes", "no", "arguments", "it", "none", "argument"];
+    words.filter(|word| !known.contains(word)).map(String::from).collect()
+}
+
+#[test]
+fn every_metric_is_described() {
+    let text = Page::read("docs/api.md").text;
+    let daemon = Setup::new().rule("a.example", crate::api::empty(402)).start();
+    let metrics = daemon.api().ask("GET", "/metrics").text();
+    let mut count = 0;
+    for line in metrics.lines() {
+        let Some(rest) = line.strip_prefix("# TYPE mantrid_") else { continue };
+        let (name, kind) = rest.split_once(' ').expect("a name and a type");
+        let suffix = if kind == "counter" { "_total" } else { "" };
+        assert!(
+            [format!("`{name}{suffix}`"), format!("`{name}{suffix}{{")]
+                .iter()
+                .any(|shown| text.contains(shown)),
+            "docs/api.md has no {name}{suffix}"
+        );
+        count += 1;
+    }
+    assert!(count > 20, "only {count}");
+}
+
+/// Every code in the sources of the API is in its list of errors, and the other way round.
+#[test]
+fn every_error_is_described() {
+    let text = Page::read("docs/api.md").text;
+    let section =
+        text.split("\n## ").find(|section| section.starts_with("Errors")).expect("Errors");
+    let rows = section.lines().filter(|line| line.starts_with('|'));
+    let cells = rows.filter_map(|row| row.split('|').nth(2));
+    let described: BTreeSet<&str> =
+        cells.flat_map(|cell| cell.split('`').skip(1).step_by(2)).collect();
+    let sources = sources();
+    for code in &described {
+        let code = code.trim_start_matches("HOST:").split(':').next().unwrap_or_default();
+        assert!(sources.contains(&format!("\"{code}")), "nothing says {code}");
+    }
+    let calls = sources.split("ApiError::").skip(1);
+    let calls = calls.filter(|call| call.starts_with("bad(") || call.starts_with("new("));
+    let mut count = 0;
+    for call in calls {
+        let call = &call[..call.find(';').unwrap_or(call.len())];
+        let Some(code) = call.split('"').nth(1).filter(|code| code.contains('_')) else { continue };
+        if code.chars().all(|c| c.is_ascii_lowercase() || c == '_') {
+            let is_described =
+                described.iter().any(|known| known.trim_start_matches("HOST:") == code);
+            assert!(is_described, "docs/api.md has no {code}");
+            count += 1;
+        }
+    }
+    assert!(count > 8, "only {count}");
+}
+
+/// What answers requests of the API.
+fn sources() -> String {
+    let mut text = String::new();
+    let mut folders = vec![root().join("src/control/api"), root().join("src/table")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                text += &std::fs::read_to_string(&path).expect("a source");
+            }
+        }
+    }
+    text
+}
