@@ -36,7 +36,9 @@ fn a_table_goes_out_and_in() {
         for way in ways(&daemon) {
             daemon.api().put("/hostname/", &json!({"other.com": empty(402)}));
             let finished = way.call(&format!("load {}", file.display())).finish();
-            finished.expect(0, &[&format!("{rules} rules of "), "loaded"]);
+            let counted =
+                if rules == 1 { "1 rule of ".into() } else { format!("{rules} rules of ") };
+            finished.expect(0, &[&counted, "loaded"]);
             assert!(daemon.api().get("/hostname/") == expected, "{rules} rules");
             let list = way.call("list").finish().out;
             assert!(list.starts_with(LIST));
