@@ -243,7 +243,7 @@ impl Connection {
             End::TimedOut | End::Full => {}
         }
         self.inbox.consume(&self.shard.ring, len);
-        let close = plan::closes(&request);
+        let close = plan::closes(&request) || self.shard.stopping();
         let answer = plan::timeout_answer(&self.shard, request.reply_to(close));
         Err(self.reply(&request, answer, close).await)
     }

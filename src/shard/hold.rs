@@ -103,6 +103,13 @@ impl Shard {
             }
         }
     }
+
+    /// Has those that are held look whether the shard is stopping.
+    pub(super) fn wake_held(&self) {
+        for (_, own) in self.holds.waiting.borrow_mut().iter_mut() {
+            self.ring.wake(own.waker.take());
+        }
+    }
 }
 
 fn index(ticket: Ticket) -> usize {
@@ -193,6 +200,8 @@ impl Connection {
                 Some(Word::Full) => Poll::Ready(End::Full),
                 None if self.stream.poll_ended(cx) => Poll::Ready(End::Left),
                 None if self.deadline.poll_expired(cx) => Poll::Ready(End::TimedOut),
+                // Nobody can flip its host any more.
+                None if shard.stopping() => Poll::Ready(End::TimedOut),
                 None => Poll::Pending,
             }
         })

@@ -146,6 +146,7 @@ async fn attend(shard: Rc<Shard>, wakes: WakeReceiver) {
             shard.drain.notify();
             // Idle connections wait for bytes: they look at `stopping` again and close.
             shard.ring.wake_receivers();
+            shard.wake_held();
         }
         if stop == Stop::Now || (stop == Stop::Drain && shard.is_drained()) {
             shard.ring.stop();

@@ -45,6 +45,7 @@ mod responses;
 mod retry;
 mod routing;
 mod shutdown;
+mod spin;
 mod state;
 mod statistics;
 mod timeouts;

@@ -313,7 +313,8 @@ impl Queue {
         let pause = Duration::from_secs(1) / rate.map_or(limits::RELEASE_RATE, NonZeroU32::get);
         let release = self.releases.entry(key).or_insert_with(|| Release {
             pause,
-            next: Release::earliest(pause, now),
+            // Where a rate is asked for, the first second has no more than the others.
+            next: if rate.is_some() { now } else { Release::earliest(pause, now) },
             places: BTreeSet::new(),
         });
         release.pause = pause;

@@ -38,13 +38,11 @@ async fn attempt(url: &str, body: String) -> Result<(), String> {
         .header(CONNECTION, "close")
         .body(Full::new(Bytes::from(body)))
         .map_err(|error| format!("no address: {error}"))?;
+    let mut answer = std::pin::pin!(requests.send_request(request));
     let answer = tokio::select! {
-        answer = requests.send_request(request) => answer,
-        // It drives the exchange; that it ends first is said by the request, too.
-        result = connection => match result {
-            Ok(()) => return Err("the connection ended without an answer".to_owned()),
-            Err(error) => Err(error),
-        },
+        answer = &mut answer => answer,
+        // It drives the exchange. Where it has ended, the answer is here or never comes.
+        _ = connection => answer.await,
     };
     let answer = answer.map_err(|error| format!("no answer: {error}"))?;
     match answer.status() {
