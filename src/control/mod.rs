@@ -40,7 +40,7 @@ use pulse::{Heart, Pulse, health_event};
 use resolver::Resolver;
 use statistics::Statistics;
 use store::Store;
-use wake::Wake;
+use wake::{Told, Wake};
 use writer::{Wiring, Writer};
 
 pub(crate) use api::{Management, Token};
@@ -146,10 +146,12 @@ impl Control {
         let keeper = Keeper::new(held.clone())
             .map_err(|error| format!("can't hear of held requests: {error}"))?;
         let (happened, happenings) = mpsc::unbounded_channel();
+        let told = Told::default();
         let writer = Writer::start(Wiring {
             store,
             current: current.clone(),
             held: held.clone(),
+            told: told.clone(),
             statistics: statistics.clone(),
             shards: shards.clone(),
             happened,
@@ -171,7 +173,7 @@ impl Control {
             started: SystemTime::now(),
             connections_max: access.connections_max,
         };
-        let wake = Wake::new(pulse.clone(), held.clone(), current.clone());
+        let wake = Wake::new(pulse.clone(), held.clone(), told);
         let heart = Heart::new(
             pulse,
             statistics,

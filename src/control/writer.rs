@@ -18,7 +18,7 @@ use super::change::{Change, Current, Done, Happened, Refused, Tag, Watched};
 use super::held::Held;
 use super::statistics::{self, SharedStatistics};
 use super::store::{Folded, Record, Store, StoreError};
-use super::wake::idle_after;
+use super::wake::{Told, idle_after};
 use crate::limits;
 use crate::link::{ControlEnd, KeySet};
 use crate::table::{Action, Rule, Snapshot, edit_canonical};
@@ -69,6 +69,7 @@ pub(super) struct Wiring {
     pub(super) store: Store,
     pub(super) current: Arc<ArcSwap<Current>>,
     pub(super) held: Held,
+    pub(super) told: Told,
     pub(super) statistics: SharedStatistics,
     pub(super) shards: ControlEnd,
     /// Where changes are told that are in force.
@@ -222,6 +223,10 @@ impl Writing {
         }
         if let Some(newest) = accepted.last() {
             let edits = accepted.iter().map(Made::weight).sum();
+            // Before anybody can wait for the new rules.
+            for Made { asked: (change, _), before, after } in &accepted {
+                self.wiring.told.changed(change, &before.table, &after.table);
+            }
             self.publish(&start, newest.after.clone(), edits);
         }
         accepted.into_iter().for_each(|made| self.tell(made));

@@ -52,4 +52,5 @@ mod state;
 mod statistics;
 mod timeouts;
 mod tunnel;
+mod wake;
 mod wire;

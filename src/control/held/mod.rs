@@ -71,6 +71,11 @@ impl Held {
         self.lock().without_backend().flat_map(addresses).collect()
     }
 
+    /// The table in force.
+    pub(super) fn table(&self) -> Arc<Snapshot> {
+        self.published.snapshot.load_full()
+    }
+
     /// How many requests are held for each rule.
     pub(super) fn by_name(&self) -> HashMap<Arc<str>, usize> {
         self.lock().by_name()

@@ -13,12 +13,11 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use tracing::{info, warn};
 
-use super::change::{Current, Watched};
+use super::change::{Change, Watched};
 use super::held::{Begun, Held};
 use super::pulse::{Event, Pulse, unix_time};
 use super::statistics::{self, SharedStatistics};
@@ -29,6 +28,31 @@ use idle::Idle;
 
 pub(super) use idle::idle_after;
 
+/// Who was told: by the name of the rule which it was, and when.
+#[derive(Clone, Default)]
+pub(super) struct Told(Arc<Mutex<HashMap<Arc<str>, (Rule, Instant)>>>);
+
+impl Told {
+    /// A change will be in force: the hosts whose rules it changes are to be told of anew.
+    pub(super) fn changed(&self, change: &Change, before: &Snapshot, after: &Snapshot) {
+        let mut told = self.lock();
+        if told.is_empty() {
+            return;
+        }
+        let is_other = |name: &str| before.get(name) != after.get(name);
+        if change.whole {
+            told.retain(|name, _| !is_other(name));
+        } else {
+            let names = change.edits.iter().map(|(name, _)| &**name);
+            names.filter(|name| is_other(name)).for_each(|name| drop(told.remove(name)));
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, (Rule, Instant)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Whoever tells.
 #[derive(Clone)]
 pub(super) struct Wake {
@@ -38,17 +62,15 @@ pub(super) struct Wake {
 struct Shared {
     pulse: Pulse,
     held: Held,
-    current: Arc<ArcSwap<Current>>,
     idle: Mutex<Idle>,
-    /// By the name of the rule: which was told, and when.
-    told: Mutex<HashMap<Arc<str>, (Rule, Instant)>>,
+    told: Told,
     room: Semaphore,
 }
 
 impl Wake {
-    pub(super) fn new(pulse: Pulse, held: Held, current: Arc<ArcSwap<Current>>) -> Wake {
+    pub(super) fn new(pulse: Pulse, held: Held, told: Told) -> Wake {
         let mut idle = Idle::default();
-        let table = current.load().table.clone();
+        let table = held.table();
         let now = Instant::now();
         for (name, rule) in table.iter() {
             if idle_after(rule).is_some() {
@@ -57,9 +79,7 @@ impl Wake {
         }
         let idle = Mutex::new(idle);
         let room = Semaphore::new(limits::WAKES_AT_ONCE);
-        Wake {
-            shared: Arc::new(Shared { pulse, held, current, idle, told: Mutex::default(), room }),
-        }
+        Wake { shared: Arc::new(Shared { pulse, held, idle, told, room }) }
     }
 
     /// Requests have begun to wait for these rules.
@@ -106,7 +126,7 @@ impl Wake {
             let idle = Some(idled.idle);
             let name = Arc::from(idled.name);
             let told = Telling { event: "idle", name, rule: idled.rule, since, idle };
-            self.shared.told().remove(&told.name);
+            self.shared.told.lock().remove(&told.name);
             self.shared.tell(&told);
             if told.url().is_some() {
                 tokio::spawn(deliver(self.shared.clone(), told));
@@ -149,10 +169,6 @@ impl Shared {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn told(&self) -> MutexGuard<'_, HashMap<Arc<str>, (Rule, Instant)>> {
-        self.told.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn held_for(&self, name: &str) -> usize {
         self.held.by_name().get(name).copied().unwrap_or(0)
     }
@@ -169,7 +185,7 @@ impl Shared {
     /// Whether it sleeps and nobody was told; somebody is now.
     fn is_asleep(&self, telling: &Telling) -> bool {
         let Action::Spin(spin) = &telling.rule.action else { return false };
-        let mut told = self.told();
+        let mut told = self.told.lock();
         let now = Instant::now();
         let lately = |at: Instant| now.saturating_duration_since(at) < spin.timeout();
         if let Some((rule, at)) = told.get_mut(&telling.name)
@@ -179,7 +195,7 @@ impl Shared {
             return false;
         }
         if limits::WAKES_TOLD_MAX <= told.len() {
-            let table = self.current.load().table.clone();
+            let table = self.held.table();
             told.retain(|name, (rule, _)| table.get(name) == Some(rule));
         }
         told.insert(telling.name.clone(), (telling.rule.clone(), now));
@@ -187,7 +203,7 @@ impl Shared {
     }
 
     fn is_current(&self, telling: &Telling) -> bool {
-        self.current.load().table.get(&telling.name) == Some(&telling.rule)
+        self.held.table().get(&telling.name) == Some(&telling.rule)
     }
 }
 
