@@ -36,7 +36,7 @@ use change::{Current, Tag};
 use health::{Health, Prober};
 use held::{Bounds, Held, Keeper};
 use pages::PageFolder;
-use pulse::{Heart, Pulse, health_event};
+use pulse::{Heart, Last, Pulse, health_event};
 use resolver::Resolver;
 use statistics::Statistics;
 use store::Store;
@@ -174,15 +174,16 @@ impl Control {
             connections_max: access.connections_max,
         };
         let wake = Wake::new(pulse.clone(), held.clone(), told);
-        let heart = Heart::new(
+        let heart = Heart {
             pulse,
             statistics,
-            shards.clone(),
+            shards: shards.clone(),
             current,
-            writer.orders(),
-            happenings,
-            wake.clone(),
-        );
+            orders: writer.orders(),
+            happened: happenings,
+            wake: wake.clone(),
+            last: Last::default(),
+        };
         let pages = PageFolder::new(files.pages, published);
         let api = Arc::new(api);
         Ok(Control { resolver, pages, health, prober, heart, held, keeper, wake, writer, api })

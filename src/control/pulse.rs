@@ -124,13 +124,13 @@ pub(super) struct Heart {
     pub(super) current: Arc<ArcSwap<Current>>,
     pub(super) orders: Orders,
     pub(super) happened: mpsc::UnboundedReceiver<Happened>,
-    wake: Wake,
-    last: Last,
+    pub(super) wake: Wake,
+    pub(super) last: Last,
 }
 
 /// What the numbers were a second ago.
 #[derive(Default)]
-struct Last {
+pub(super) struct Last {
     at: Option<Instant>,
     hosts: HashMap<u64, [u64; 3]>,
     shards: Vec<[u64; 5]>,
@@ -141,19 +141,6 @@ struct Last {
 const MOVING: [Count; 3] = [Count::Completed, Count::Sent, Count::Received];
 
 impl Heart {
-    pub(super) fn new(
-        pulse: Pulse,
-        statistics: SharedStatistics,
-        shards: ControlEnd,
-        current: Arc<ArcSwap<Current>>,
-        orders: Orders,
-        happened: mpsc::UnboundedReceiver<Happened>,
-        wake: Wake,
-    ) -> Heart {
-        let last = Last::default();
-        Heart { pulse, statistics, shards, current, orders, happened, wake, last }
-    }
-
     /// For ever; `on_change` is told of each change.
     pub(super) async fn run(&mut self, mut on_change: impl FnMut(&Happened)) -> Infallible {
         let mut second = tokio::time::interval(std::time::Duration::from_secs(1));

@@ -74,21 +74,12 @@ pub(super) async fn start(
     let shard = connection.shard.clone();
     let may_wait = !proxy.hold().is_zero();
     let forwarded = head.len();
-    if request.framing != RequestFraming::None {
-        match join_whole(connection, request.framing, &mut head) {
-            // From here on it is like one without: it goes out in one piece, and may again.
-            Ok(true) => {
-                request.framing = RequestFraming::None;
-                if may_wait {
-                    side.kept.extend_from_slice(&head[forwarded..]);
-                }
-            }
-            Ok(false) => {}
-            Err(refusal) => {
-                shard.ring.give_vec(head);
-                return Err(connection.refuse(refusal).await.into());
-            }
-        }
+    if let Err(refusal) = carry_body(connection, request, &mut head) {
+        shard.ring.give_vec(head);
+        return Err(connection.refuse(refusal).await.into());
+    }
+    if may_wait {
+        side.kept.extend_from_slice(&head[forwarded..]);
     }
     let (uploaded, begun) = (Cell::new(true), Cell::new(false));
     let mut fresh = false;
@@ -137,14 +128,10 @@ pub(super) async fn start(
                 // On a dead connection this ends at once, one way or the other.
                 connection.deadline.set(shard.timeouts().server);
                 let _ = lease.stream.sent(&connection.deadline, shard.timeouts().server).await;
-                match lease.stream.take_sent() {
-                    Some(kept) => head = kept,
-                    None => {
-                        return Err(failed(connection, request, Failed::NoAnswer, true)
-                            .await
-                            .into());
-                    }
-                }
+                let Some(kept) = lease.stream.take_sent() else {
+                    return Err(failed(connection, request, Failed::NoAnswer, true).await.into());
+                };
+                head = kept;
                 // Its place goes back before another is asked for: there may be only one.
                 side.lease = None;
                 // The next one from the pool may be as dead: the second attempt is on a new one.
@@ -165,6 +152,19 @@ pub(super) async fn start(
             }
         }
     }
+}
+
+/// A request whose body is here already, whole and small, becomes one without: it goes out in one piece,
+/// and may again.
+fn carry_body(
+    connection: &mut Connection,
+    request: &mut Request,
+    head: &mut Vec<u8>,
+) -> Result<(), Refusal> {
+    if request.framing != RequestFraming::None && join_whole(connection, request.framing, head)? {
+        request.framing = RequestFraming::None;
+    }
+    Ok(())
 }
 
 /// Appends a body to its head that is here already, whole and small. `false`: it is not.

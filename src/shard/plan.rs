@@ -80,7 +80,7 @@ pub(super) fn plan<'t>(
     let (name, found) = match head.host {
         None => ("", Match::Unknown),
         Some(raw) => match host::canonical(raw, &mut room) {
-            Ok(name) => (&*name, table.snapshot().lookup(name, scheme(&head, client))),
+            Ok(name) => (name, table.snapshot().lookup(name, scheme(&head, client))),
             Err(_) => return refuse(shard, http::Refusal::BadHost),
         },
     };

@@ -29,8 +29,11 @@ use idle::Idle;
 pub(super) use idle::idle_after;
 
 /// Who was told: by the name of the rule which it was, and when.
+type ByName = HashMap<Arc<str>, (Rule, Instant)>;
+
+/// Remembers who was told.
 #[derive(Clone, Default)]
-pub(super) struct Told(Arc<Mutex<HashMap<Arc<str>, (Rule, Instant)>>>);
+pub(super) struct Told(Arc<Mutex<ByName>>);
 
 impl Told {
     /// A change will be in force: the hosts whose rules it changes are to be told of anew.
@@ -48,7 +51,7 @@ impl Told {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, (Rule, Instant)>> {
+    fn lock(&self) -> MutexGuard<'_, ByName> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
