@@ -85,15 +85,31 @@ async fn open(
             deadline.expired().await;
             next = pick(shard, asking, &tried);
         }
-        let Some((index, address)) = next else { continue };
+        let Some((index, first)) = next else { continue };
         tried.push(index);
-        match open_one(shard, asking, address, &deadline).await {
-            Err(NoBackend::Unreachable) => {
-                if proxy.healthcheck() {
-                    shard.note_failure(address, Failure::Unreachable);
+        let until = shard.ring.now() + shard.timeouts().connect;
+        let mut address = Some(first);
+        let mut refused = Vec::new();
+        while let Some(this) = address {
+            match open_one(shard, asking, this, &deadline).await {
+                Err(NoBackend::Unreachable) => {
+                    if proxy.healthcheck() {
+                        shard.note_failure(this, Failure::Unreachable);
+                    }
                 }
+                result => return result,
             }
-            result => return result,
+            refused.push(this);
+            address = None;
+            // All that a name stands for is one attempt, as with everybody who connects to names: an
+            // application may well listen on one of `localhost`'s two addresses. One that is silent uses
+            // up the time for the others.
+            if let Target::Name(name) = proxy.backends()[index].target()
+                && shard.ring.now() < until
+            {
+                let addresses = name.addresses();
+                address = addresses.iter().find(|other| !refused.contains(other)).copied();
+            }
         }
     }
     Err(NoBackend::Unreachable)
