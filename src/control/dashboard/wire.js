@@ -9,7 +9,6 @@ const HISTORY_SECONDS = 120;
 const BUSIEST = 8;
 const BACKENDS_SHOWN = 60;
 const LOG_MAX = 100;
-const REMEMBERED_MAX = 500;
 // Traffic comes each second: after so long in silence the connection is gone, whatever TCP says.
 const SILENCE_MS = 8000;
 // A new stream waits so long for the old one to have told everything.
@@ -141,7 +140,6 @@ $("ask-form").addEventListener("submit", (event) => {
 $("ask-cancel").addEventListener("click", () => $("ask").close());
 $("forget").addEventListener("click", () => {
   sessionStorage.removeItem(TOKEN);
-  localStorage.removeItem(REMEMBERED);
   location.reload();
 });
 
