@@ -68,10 +68,10 @@ pub enum Command {
         #[arg(long, value_name = "FILE")]
         etag: Option<PathBuf>,
     },
-    /// Print changes of rules and of backends' health as they happen
+    /// Print what happens: changes of rules, health of backends, hosts that are waited for or idle
     Events {
-        /// Which: change, health, traffic; several with commas
-        #[arg(long, value_name = "KINDS", default_value = "change,health")]
+        /// Which: change, health, held, idle, wake, traffic; several with commas
+        #[arg(long, value_name = "KINDS", default_value = "change,health,held,idle,wake")]
         only: String,
     },
     /// Show the busiest hosts, live
