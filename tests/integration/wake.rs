@@ -1,13 +1,17 @@
 //! Waking and putting to sleep: who is told that requests wait for a host, or that nobody uses it any more,
 //! how often, and what happens when they don't listen.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use crate::api::empty;
-use crate::backend::{Backend, rule_for};
-use crate::daemon::{Daemon, Setup};
+use crate::backend::{Backend, closed_port, rule_for};
+use crate::daemon::{Daemon, Setup, eventually};
 use crate::events::Events;
 use crate::message::{Head, get, ok};
 use crate::script::Connection;
@@ -155,4 +159,56 @@ fn idle_is_told_when_nobody_has_anything_open() {
     let mut api = daemon.api();
     api.put("/hostname/a.com/", &rule_for(&[backend.port], json!({"idle": 1})));
     events.expect("idle");
+}
+
+/// `docs/examples/waker.py` as `docs/holding.md` has it, with a `systemctl` that only says what it was told.
+#[test]
+fn the_example_starts_and_stops_a_unit() {
+    if Command::new("python3").arg("--version").output().is_err() {
+        return eprintln!("skipped: no python3 here");
+    }
+    let port = closed_port();
+    let waker = closed_port();
+    let url = format!("http://127.0.0.1:{waker}/");
+    let awake = rule_for(&[port], json!({"idle": 1, "wake": url}));
+    let setup = Setup::new().management_tcp();
+    let daemon = setup.clone().rule("a.com", spin(json!({"wake": url, "then": awake}))).start();
+    let (sites, calls) = (setup.path("sites.json"), setup.path("calls"));
+    let unit = json!({"unit": "a.service", "address": format!("127.0.0.1:{port}")});
+    fs::write(&sites, json!({"a.com": unit}).to_string()).expect("sites");
+    let systemctl = setup.path("systemctl");
+    let script = format!("#!/bin/sh\necho \"$@\" >> {}\n", calls.display());
+    fs::write(&systemctl, script).expect("a program");
+    fs::set_permissions(&systemctl, PermissionsExt::from_mode(0o755)).expect("its mode");
+    let client = Path::new(env!("CARGO_BIN_EXE_mantrid-client")).parent().expect("a folder");
+    let usual = std::env::var("PATH").expect("PATH");
+    let ours = systemctl.parent().expect("a folder");
+    let path = format!("{}:{}:{usual}", ours.display(), client.display());
+    let mut example = Command::new("python3")
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/examples/waker.py"))
+        .args(["--listen", &format!("127.0.0.1:{waker}")])
+        .arg(&sites)
+        .env("PATH", path)
+        .env("MANTRID_URL", format!("http://{}", daemon.api_address()))
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("python3");
+    let called = |what: &str| {
+        let calls = fs::read_to_string(&calls).unwrap_or_default();
+        calls.lines().filter(|line| *line == what).count()
+    };
+    let mut api = daemon.api();
+    for round in 1..=2 {
+        let mut visitor = ask(&daemon, "a.com");
+        eventually("the unit is started", || called("start a.service") == round);
+        let backend = Backend::on(port).serve_text("awake");
+        assert_eq!(visitor.expect_answer().text(), "awake");
+        assert_eq!(api.get("/hostname/a.com/"), awake);
+        drop(visitor);
+        eventually("the unit is stopped", || called("stop a.service") == round);
+        assert_eq!(api.get("/hostname/a.com/")[0], "spin");
+        drop(backend);
+    }
+    example.kill().expect("it runs");
+    drop(example.wait());
 }
