@@ -247,8 +247,8 @@ const TEACHING: &str = "\
 Examples:
   mantrid-client set example.com proxy true backends=127.0.0.1:8000,127.0.0.1:8001
   mantrid-client set old.example.com redirect false redirect_to=example.com code=301
-  mantrid-client spin example.com                  # hold its requests …
-  mantrid-client flip example.com                  # … and let them go on
+  mantrid-client spin example.com                  # hold its requests
+  mantrid-client flip example.com                  # let them go on
   mantrid-client restart example.com -- systemctl restart example
   mantrid-client delete old.example.com
   mantrid-client list --search example.com --action proxy

@@ -147,18 +147,26 @@ async fn run(command: &[OsString], signals: &mut Signals) -> Result<(), Failed> 
         .map_err(|error| Failed { code: NOT_RUN, why: format!("{shown} can't be run: {error}") })?;
     let pid = Pid::from_raw(child.id().cast_signed());
     let mut ended = tokio::task::spawn_blocking(move || wait(child));
+    let mut interrupted = false;
     let status = loop {
         tokio::select! {
             status = &mut ended => break status,
             // Ctrl-C reaches the command as well, by the terminal; what is sent to us alone does not.
-            signal = signals.next() => if signal == Signal::SIGTERM {
-                let _ = kill(pid, signal);
+            signal = signals.next() => match signal {
+                Signal::SIGINT => interrupted = true,
+                _ => {
+                    let _ = kill(pid, signal);
+                }
             },
         }
     };
     let status = status.unwrap_or_else(|error| Err(std::io::Error::other(error)));
     let status = status.map_err(|error| Failed { code: 1, why: format!("{shown}: {error}") })?;
     match (status.code(), status.signal()) {
+        (Some(0), _) if interrupted => {
+            let why = format!("SIGINT, while {shown} ran");
+            Err(Failed { code: code_of(Signal::SIGINT as i32), why })
+        }
         (Some(0), _) => Ok(()),
         (Some(code), _) => Err(Failed {
             code: u8::try_from(code).unwrap_or(1),

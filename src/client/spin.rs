@@ -2,6 +2,7 @@
 //! so anybody may flip it back, from anywhere, also after a restart of the daemon.
 
 use std::io::Write;
+use std::time::{Duration, Instant};
 
 use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -11,9 +12,9 @@ use super::print::plain;
 use super::request::{Api, Ask, Fetched, PATIENCE, Sending, encoded};
 use super::{print, print_json};
 
-/// So often a change is tried anew that somebody else was faster with: the table's ETag changes with every
+/// So long a change is tried anew that somebody else was faster with: the table's ETag changes with every
 /// change of any host.
-const ATTEMPTS: usize = 100;
+const TRY_FOR: Duration = Duration::from_secs(10);
 
 /// Arguments of `spin`, by name.
 pub type Given<'a> = [(&'static str, &'a str)];
@@ -62,7 +63,8 @@ pub async fn replace(
     new: impl Fn(&Value) -> Result<Value, Failure>,
 ) -> Result<Replaced, Failure> {
     let path = format!("/hostname/{}/", encoded(host));
-    for attempt in 1.. {
+    let began = Instant::now();
+    loop {
         let found = api.fetch(Ask::get(path.clone())).await?;
         let before = found.value()?;
         if before.is_null() {
@@ -83,15 +85,14 @@ pub async fn replace(
         match api.fetch(ask).await {
             Ok(answer) => return Ok(Replaced { before, answer }),
             Err(RequestError::Refused { status: StatusCode::PRECONDITION_FAILED, .. })
-                if attempt < ATTEMPTS => {}
+                if began.elapsed() < TRY_FOR => {}
             Err(error) => return Err(error.of_change()),
         }
     }
-    unreachable!("the last attempt returns")
 }
 
 /// The daemon waits for no longer.
-const DRAIN_MOST: std::time::Duration = std::time::Duration::from_secs(3600);
+const DRAIN_MOST: Duration = Duration::from_secs(3600);
 
 /// The rule that holds the requests of a host whose rule is this one; of one that spins already with other
 /// limits.

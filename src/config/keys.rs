@@ -343,10 +343,14 @@ pub const KEYS: &[Key] = &[
     key(
         "max_held_per_source",
         "max_held",
-        "a number",
-        "Most requests held at a time for one client address; more are answered 503.",
+        "a number, or max_held",
+        "Most requests held at a time for one client address; more are answered 503. Behind a TLS \
+         terminator its address is that of all clients.",
         |config, text| {
-            config.max_held_per_source = Some(value::count(text)?);
+            config.max_held_per_source = match text {
+                "max_held" => None,
+                _ => Some(value::count(text)?),
+            };
             Ok(())
         },
     ),

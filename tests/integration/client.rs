@@ -109,7 +109,7 @@ fn complaints_of_the_original_come_without_a_daemon() {
         (&["frob"], "Action frob does not exist.\n".to_owned()),
         (
             &[],
-            "Please provide an action (completions, delete, dump, events, get, list, load, man, \
+            "Please provide an action (completions, delete, dump, events, flip, get, list, load, man, \
              set, stats, top).\n"
                 .to_owned(),
         ),
