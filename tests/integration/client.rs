@@ -110,7 +110,7 @@ fn complaints_of_the_original_come_without_a_daemon() {
         (
             &[],
             "Please provide an action (completions, delete, dump, events, flip, get, list, load, man, \
-             set, stats, top).\n"
+             restart, set, spin, stats, top).\n"
                 .to_owned(),
         ),
     ] {
