@@ -21,6 +21,7 @@ mod client;
 mod client_daemon;
 mod config;
 mod dashboard;
+mod dashboard_daemon;
 mod dashboard_looks;
 mod demo;
 mod docs;
