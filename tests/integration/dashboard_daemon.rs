@@ -53,6 +53,7 @@ fn shows_what_requests_do() {
     page.wait("document.querySelectorAll('#shards li').length === 2");
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
+        let _no_more = Over(&over);
         scope.spawn(|| {
             let mut client = daemon.connect();
             while !over.load(Ordering::Relaxed) {
@@ -66,7 +67,6 @@ fn shows_what_requests_do() {
         page.wait_text("#busiest", "a.com");
         page.wait_text("#backends", &format!("127.0.0.1:{}", backend.port));
         page.wait("document.querySelector('.tile .line').getAttribute('d').length > 20");
-        over.store(true, Ordering::Relaxed);
     });
     page.wait(&format!("parseFloat({}) === 0", number("a.com", "req")));
     // what others do to the table
@@ -302,17 +302,16 @@ fn pictures() {
     let fleet = Fleet::new();
     let Some(page) = open(&fleet.daemon) else { return };
     thread::scope(|scope| {
+        let _no_more = Over(&fleet.over);
         scope.spawn(|| fleet.visit());
-        eventually("it is seen", || {
-            page.evaluate("document.querySelector('.tile .line').getAttribute('d').length > 20")
-                == json!(true)
-        });
-        fleet
-            .daemon
-            .api()
-            .put("/hostname/tea-house.example/", &json!(["static", {"type": "test"}, true]));
-        // the plots show two minutes: most of one is enough to see how it goes
-        page.wait("document.querySelector('.tile .line').getAttribute('d').split('L').length > 45");
+        page.wait_text("#busiest", "www.harbour.example");
+        let rule = json!(["static", {"type": "test"}, true]);
+        fleet.daemon.api().put("/hostname/tea-house.example/", &rule);
+        // the plots show two minutes: half of one is enough to see how it goes
+        let seconds = "document.querySelector('.tile .line').getAttribute('d').split('L').length";
+        for shown in [20, 40, 60] {
+            page.wait(&format!("{shown} < {seconds}"));
+        }
         for (name, width, height, scale, is_dark) in [
             ("dashboard", 1440, 1000, 1.0, false),
             ("dashboard-dark", 1440, 1000, 1.0, true),
@@ -324,6 +323,14 @@ fn pictures() {
             let path = format!("{}/docs/{name}.png", env!("CARGO_MANIFEST_DIR"));
             std::fs::write(path, page.screenshot()).expect("a picture");
         }
-        fleet.over.store(true, Ordering::Relaxed);
     });
+}
+
+/// Sends the visitors home, also when a test fails.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
