@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::api::empty;
 use crate::backend::{Backend, closed_port, rule_for};
 use crate::browser::{Page, quoted};
-use crate::daemon::{Daemon, Setup, eventually};
+use crate::daemon::{Daemon, Setup};
 use crate::dashboard::{CLOSED, REVIEWED, deed, proxy, row};
 use crate::guard::{TOKEN, with_token};
 use crate::message::get;
@@ -120,7 +120,7 @@ fn what_is_set_is_what_requests_get() {
     visitor.send(get("a.com", "/"));
     expect_held(&mut daemon.api(), "a.com", 1);
     page.wait(&format!("parseFloat({}) === 1", number("a.com", "held")));
-    page.wait_text("#log", "a.com");
+    page.wait_text("#log", "a.com: requests wait");
     page.click(&deed("a.com", "flip"));
     page.wait(REVIEWED);
     page.wait_text("#difference", &second.port.to_string());

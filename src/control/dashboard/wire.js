@@ -275,6 +275,12 @@ const EVENTS = new Map([
     note(`${health.backend} is ${health.state}`, health.reason, health.state);
     loadBackends();
   }],
+  ["held", ({ host }) => note(`${host}: requests wait`)],
+  ["idle", ({ host, idle }) => note(`${host} is idle`, `nothing open for ${idle} s`)],
+  ["wake", ({ host, url, event, ok, reason }) => {
+    const whom = ok ? `${url} was told` : `${url} was not told: ${reason}`;
+    note(`${host} is ${event}`, whom, ok ? "" : "down");
+  }],
   ["lagged", ({ missed }) => {
     note(`${plural(missed, "event")} missed`, "this page was too slow to take them");
     load();
