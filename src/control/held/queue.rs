@@ -68,9 +68,8 @@ struct Release {
 impl Release {
     /// Whoever is late catches up a little: from here.
     fn earliest(pause: Duration, now: Instant) -> Instant {
-        let late = limits::RELEASE_CATCHES_UP.as_nanos() / pause.as_nanos().max(1);
-        let burst = (limits::RELEASE_BURST - 1).min(u32::try_from(late).unwrap_or(u32::MAX));
-        now.checked_sub(pause * burst).unwrap_or(now)
+        let burst = pause * (limits::RELEASE_BURST - 1);
+        now.checked_sub(burst.min(limits::RELEASE_CATCHES_UP)).unwrap_or(now)
     }
 }
 
@@ -165,14 +164,14 @@ impl Queue {
             Action::Proxy(proxy) => proxy,
             _ => return None,
         };
-        let of_rule = |line: &Line| line.what == For::Backend && line.rule_key == found.rule_key;
         if let Some(line) = self.lines.get(host) {
             return Some(line.what);
         }
         if why == Why::NoBackend {
             return (!proxy.hold().is_zero()).then_some(For::Backend);
         }
-        if self.by_rule.contains_key(&found.rule_key) && self.lines.values().any(of_rule) {
+        // Whoever is counted there waited for another rule until it became this one: for a backend, then.
+        if self.by_rule.contains_key(&found.rule_key) {
             return Some(For::Backend);
         }
         let released = [found.rule_key, found.key];
@@ -409,3 +408,6 @@ fn take_one<K: std::hash::Hash + Eq, S: std::hash::BuildHasher>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
