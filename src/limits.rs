@@ -231,6 +231,28 @@ pub const RELAPSES_MAX: u32 = 4;
 pub const EJECTED_LOOK: std::time::Duration = std::time::Duration::from_secs(600);
 /// Backends with a series that says whether they are up, those that are not first.
 pub const METRIC_BACKENDS_PROBED: usize = 1000;
+/// Held requests let go per second where no other rate is given: ten thousand in five eighths of a second.
+/// All at once they would overflow the queue of an application that has just begun to listen, and a
+/// connection that finds it full is tried again only after a second.
+pub const RELEASE_RATE: u32 = 16_000;
+/// So many at most are let go at once: half of the accept queue that most applications ask for.
+pub const RELEASE_BURST: u32 = 64;
+/// A release that was late catches up on so much of it at once, if that is less.
+pub const RELEASE_CATCHES_UP: std::time::Duration = std::time::Duration::from_millis(100);
+/// How long a request waits behind others that are let go at a pace, at most: as for `spin`.
+pub const BEHIND_TIME: std::time::Duration = std::time::Duration::from_secs(120);
+/// How often a backend is probed that requests wait for.
+pub const HELD_PROBE_EVERY: std::time::Duration = std::time::Duration::from_millis(100);
+/// For an address that is told by POST to answer.
+pub const WAKE_TIME: std::time::Duration = std::time::Duration::from_secs(5);
+/// The pause before it is told again; doubled with each failure, up to the next.
+pub const WAKE_AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
+/// The longest such pause.
+pub const WAKE_AGAIN_MAX: std::time::Duration = std::time::Duration::from_secs(60);
+/// Addresses told at a time; more wait.
+pub const WAKES_AT_ONCE: usize = 64;
+/// Hosts of which it is remembered that their address was told; past it those whose rule is another go.
+pub const WAKES_TOLD_MAX: usize = 10_000;
 /// How often the folder of pages is looked at.
 pub const PAGES_LOOK: std::time::Duration = std::time::Duration::from_secs(2);
 /// Rules of a state file that are not used and told one by one; the rest are counted.

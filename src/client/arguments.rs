@@ -48,6 +48,26 @@ pub enum Command {
         #[command(flatten)]
         drain: Drain,
     },
+    /// Hold the requests of a host until it is flipped back
+    #[command(after_help = SPINNING)]
+    Spin {
+        /// The host name
+        #[arg(allow_hyphen_values = true)]
+        host: String,
+        #[command(flatten)]
+        holding: Holding,
+        #[command(flatten)]
+        waking: Waking,
+    },
+    /// Put back the rule that stood before a host was made to spin, and say how many requests were held
+    Flip {
+        /// The host name
+        #[arg(allow_hyphen_values = true)]
+        host: String,
+    },
+    /// Hold a host while a command restarts its application
+    #[command(after_help = RESTARTING)]
+    Restart(Restart),
     /// Print counters, of all hosts or of one
     Stats {
         /// The host name
@@ -68,10 +88,10 @@ pub enum Command {
         #[arg(long, value_name = "FILE")]
         etag: Option<PathBuf>,
     },
-    /// Print changes of rules and of backends' health as they happen
+    /// Print what happens: changes of rules, health of backends, hosts that are waited for or idle
     Events {
-        /// Which: change, health, traffic; several with commas
-        #[arg(long, value_name = "KINDS", default_value = "change,health")]
+        /// Which: change, health, held, idle, wake, traffic; several with commas
+        #[arg(long, value_name = "KINDS", default_value = "change,health,held,idle,wake")]
         only: String,
     },
     /// Show the busiest hosts, live
@@ -135,6 +155,72 @@ pub struct Load {
     pub edit: Edit,
 }
 
+/// How long and how many requests are held.
+#[derive(Args, Debug, Default)]
+pub struct Holding {
+    /// How long a request waits at most, in seconds (120)
+    #[arg(long, value_name = "SECONDS")]
+    pub timeout: Option<String>,
+    /// Most requests held for this rule
+    #[arg(long, value_name = "N")]
+    pub max_held: Option<String>,
+    /// Requests per second that go on after the flip
+    #[arg(long, value_name = "N")]
+    pub release_rate: Option<String>,
+}
+
+/// Who is told of requests that wait.
+#[derive(Args, Debug, Default)]
+pub struct Waking {
+    /// An address that is told by POST when a request starts to wait
+    #[arg(long, value_name = "URL")]
+    pub wake: Option<String>,
+    /// Seconds without requests after which it is told as well
+    #[arg(long, value_name = "SECONDS")]
+    pub idle: Option<String>,
+}
+
+impl Holding {
+    /// The arguments of `spin` that were given.
+    pub fn given(&self) -> Vec<(&'static str, &str)> {
+        let all = [
+            ("timeout", &self.timeout),
+            ("max_held", &self.max_held),
+            ("release_rate", &self.release_rate),
+        ];
+        all.into_iter().filter_map(|(name, value)| Some((name, value.as_deref()?))).collect()
+    }
+}
+
+impl Waking {
+    /// Likewise.
+    pub fn given(&self) -> Vec<(&'static str, &str)> {
+        let all = [("wake", &self.wake), ("idle", &self.idle)];
+        all.into_iter().filter_map(|(name, value)| Some((name, value.as_deref()?))).collect()
+    }
+}
+
+#[derive(Args, Debug)]
+pub struct Restart {
+    /// The host name
+    #[arg(allow_hyphen_values = true)]
+    pub host: String,
+    #[command(flatten)]
+    pub holding: Holding,
+    /// How long requests that are under way may take to end, before the command runs
+    #[arg(long, value_name = "TIME", default_value = "30s")]
+    pub drain: String,
+    /// How long a backend may take to answer, after it
+    #[arg(long, value_name = "TIME", default_value = "60s")]
+    pub ready: String,
+    /// Put the old rule back when the command fails or no backend answers
+    #[arg(long)]
+    pub restore: bool,
+    /// The command and its arguments
+    #[arg(last = true, required = true)]
+    pub command: Vec<OsString>,
+}
+
 /// What every change can be asked for.
 #[derive(Args, Debug)]
 pub struct Edit {
@@ -161,7 +247,9 @@ const TEACHING: &str = "\
 Examples:
   mantrid-client set example.com proxy true backends=127.0.0.1:8000,127.0.0.1:8001
   mantrid-client set old.example.com redirect false redirect_to=example.com code=301
-  mantrid-client set example.com spin true         # hold requests, then set it back
+  mantrid-client spin example.com                  # hold its requests
+  mantrid-client flip example.com                  # let them go on
+  mantrid-client restart example.com -- systemctl restart example
   mantrid-client delete old.example.com
   mantrid-client list --search example.com --action proxy
   mantrid-client stats example.com
@@ -173,11 +261,27 @@ Environment:
 
 Exit codes: 0 done, 1 not done; standard error says why";
 
+const SPINNING: &str = "\
+The rule that stood before is kept in the new one, for `flip`. A host that spins already gets these limits.
+
+Example:
+  mantrid-client spin example.com --timeout 300";
+
+const RESTARTING: &str = "\
+The host is held, what is under way ends, the command runs, and when a backend accepts connections
+(or answers its check=/path with 2xx or 3xx) the host is flipped back.
+
+When the command fails, or no backend answers, the host stays held: its requests wait on.
+The exit code is that of the command, 128 and the signal's number where one ended it.
+
+Example:
+  mantrid-client restart example.com --restore -- systemctl restart example";
+
 const ACTIONS: &str = "\
 Actions and their arguments (* must be given):
   proxy     backends* attempts delay algorithm weights healthcheck max_connections check
-            max_requests_per_second hold idle
-  spin      timeout max_held release_rate wake idle
+            max_requests_per_second hold idle wake
+  spin      timeout max_held release_rate wake idle then
   redirect  redirect_to* code
   static    type*
   empty     code*

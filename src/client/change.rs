@@ -68,7 +68,7 @@ impl Change {
 }
 
 /// A number with `ms`, `s`, `m` or `h`, as the daemon reads it.
-fn duration(text: &str) -> Option<Duration> {
+pub fn duration(text: &str) -> Option<Duration> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let number: u64 = text[..digits].parse().ok()?;
     let milliseconds = match &text[digits..] {

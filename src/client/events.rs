@@ -70,7 +70,7 @@ pub async fn print_each(
 
 /// What is asked for: the kinds, and traffic of all hosts together where that is wanted.
 fn query(only: &str) -> Result<String, String> {
-    const KINDS: [&str; 3] = ["change", "health", "traffic"];
+    const KINDS: [&str; 6] = ["change", "health", "held", "idle", "wake", "traffic"];
     let kinds: Vec<&str> = only.split(',').map(str::trim).collect();
     match kinds.iter().find(|kind| !KINDS.contains(kind)) {
         Some(kind) => {
@@ -135,6 +135,12 @@ fn lines(event: &Event, now: SystemTime) -> String {
             let reason = if reason.is_empty() { reason } else { format!(": {reason}") };
             vec![(text(&data, "backend"), format!("{}{reason}", text(&data, "state")))]
         }
+        "held" => vec![(text(&data, "host"), "requests wait".to_owned())],
+        "idle" => {
+            let idle = number(&data, "idle");
+            vec![(text(&data, "host"), format!("nothing open for {idle} s"))]
+        }
+        "wake" => vec![(text(&data, "host"), wake(&data))],
         "traffic" => vec![("-".to_owned(), traffic(&data))],
         "lagged" => vec![("-".to_owned(), format!("{} events missed", number(&data, "missed")))],
         _ => vec![("-".to_owned(), event.data.clone())],
@@ -176,6 +182,14 @@ fn change(data: &Value) -> Vec<(String, String)> {
         (host.clone(), format!("{what}, by {who}"))
     };
     hosts.iter().map(row).collect()
+}
+
+fn wake(data: &Value) -> String {
+    let (url, event) = (text(data, "url"), text(data, "event"));
+    match data.get("ok").and_then(Value::as_bool) {
+        Some(true) => format!("{url} was told that it is {event}"),
+        _ => format!("{url} was not told that it is {event}: {}", text(data, "reason")),
+    }
 }
 
 fn traffic(data: &Value) -> String {
@@ -279,6 +293,32 @@ mod tests {
             &["traffic -                                   1.2 requests/s, 3 open, 4 held"],
         );
         expect_lines(
+            "held",
+            &json!({"host": "a.com", "held": 1, "since": 1.5}),
+            &["held    a.com                               requests wait"],
+        );
+        expect_lines(
+            "idle",
+            &json!({"host": "a.com", "held": 0, "idle": 900}),
+            &["idle    a.com                               nothing open for 900 s"],
+        );
+        let mut told = json!({"host": "a.com", "event": "held", "url": "http://b/", "ok": true});
+        expect_lines(
+            "wake",
+            &told,
+            &["wake    a.com                               http://b/ was told that it is held"],
+        );
+        told["ok"] = json!(false);
+        told["reason"] = json!("no connection");
+        expect_lines(
+            "wake",
+            &told,
+            &[
+                "wake    a.com                               http://b/ was not told that it is held: \
+               no connection",
+            ],
+        );
+        expect_lines(
             "lagged",
             &json!({"missed": 7}),
             &["lagged  -                                   7 events missed"],
@@ -316,6 +356,9 @@ mod tests {
     #[test]
     fn kinds() {
         assert_eq!(query("change, health").as_deref(), Ok("busiest=0&only=change,health"));
-        assert!(query("changes").is_err_and(|error| error.contains("change, health, traffic")));
+        assert!(
+            query("changes")
+                .is_err_and(|error| error.contains("change, health, held, idle, wake, traffic"))
+        );
     }
 }

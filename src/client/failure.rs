@@ -25,12 +25,29 @@ pub enum Failure {
     /// The daemon did not answer, or not as asked.
     #[error("mantrid-client: {0}")]
     Request(#[from] RequestError),
+    /// A command that we ran failed, or what it was to bring about did not come.
+    #[error("mantrid-client: {why}")]
+    Command {
+        /// Our exit code, which is its own.
+        code: u8,
+        /// What went wrong, and how things are now.
+        why: String,
+    },
     /// Anything else.
     #[error("mantrid-client: {0}")]
     Other(String),
 }
 
 impl Failure {
+    /// What the program ends with.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Failure::OutputClosed => 0,
+            Failure::Command { code, .. } => *code,
+            Failure::AsBefore(_) | Failure::Request(_) | Failure::Other(_) => 1,
+        }
+    }
+
     /// For what went wrong while writing to standard output.
     pub fn of_output(error: io::Error) -> Failure {
         match error.kind() {

@@ -17,7 +17,9 @@ mod change;
 mod events;
 mod load;
 mod print;
+mod restart;
 mod set;
+mod spin;
 mod top;
 
 use std::env;
@@ -30,15 +32,15 @@ use clap::{CommandFactory, Parser};
 use clap_complete::Shell;
 
 use address::Address;
-use arguments::{Arguments, Command, List, Set};
+use arguments::{Arguments, Command, List, Restart, Set};
 use change::Change;
 use failure::Failure;
 use print::{Counters, Row};
 use request::{Api, Ask, encoded};
 
 /// The original's line, with the commands that came later.
-const NO_ACTION: &str = "Please provide an action (completions, delete, dump, events, get, list, \
-     load, man, set, stats, top).";
+const NO_ACTION: &str = "Please provide an action (completions, delete, dump, events, flip, get, \
+     list, load, man, restart, set, spin, stats, top).";
 
 /// Runs `mantrid-client`.
 pub fn main() -> ExitCode {
@@ -66,7 +68,7 @@ pub fn main() -> ExitCode {
         Ok(()) | Err(Failure::OutputClosed) => ExitCode::SUCCESS,
         Err(failure) => {
             let _ = writeln!(io::stderr(), "{failure}");
-            ExitCode::FAILURE
+            ExitCode::from(failure.exit_code())
         }
     }
 }
@@ -88,6 +90,15 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Delete { host, edit, drain } => {
             let host = named(host)?;
             Change { host, rule: None, edit, drain }.make(&api()?, json).await
+        }
+        Command::Spin { host, holding, waking } => {
+            let given = [holding.given(), waking.given()].concat();
+            spin::spin(&api()?, &named(host)?, &given, json).await
+        }
+        Command::Flip { host } => spin::flip(&api()?, &named(host)?, json).await,
+        Command::Restart(restart) => {
+            let restart = Restart { host: named(restart.host)?, ..restart };
+            restart::restart(&api()?, &restart, json).await
         }
         Command::Stats { host } => {
             let host = host.map(named).transpose()?;

@@ -330,16 +330,30 @@ pub const KEYS: &[Key] = &[
             Ok(())
         },
     ),
-    later(key(
+    key(
         "max_held",
         "10000",
         "a number",
-        "Most requests held by spin rules, all hosts together; more are answered 503.",
+        "Most requests held at a time, all hosts together; more are answered 503.",
         |config, text| {
             config.max_held = value::count(text)?;
             Ok(())
         },
-    )),
+    ),
+    key(
+        "max_held_per_source",
+        "max_held",
+        "a number, or max_held",
+        "Most requests held at a time for one client address; more are answered 503. Behind a TLS \
+         terminator its address is that of all clients.",
+        |config, text| {
+            config.max_held_per_source = match text {
+                "max_held" => None,
+                _ => Some(value::count(text)?),
+            };
+            Ok(())
+        },
+    ),
     later(key(
         "access_log",
         "off",

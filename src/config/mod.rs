@@ -97,6 +97,8 @@ pub struct Config {
     pub max_head: usize,
     /// Most held requests.
     pub max_held: usize,
+    /// Most held requests of one client address; as many as in all when `None`.
+    pub max_held_per_source: Option<usize>,
     /// The access log.
     pub access_log: AccessLog,
     /// What the operator should know: keys whose feature comes with a later release.
@@ -153,6 +155,7 @@ impl Default for Config {
             max_connections: None,
             max_head: crate::limits::HEAD_BYTES_DEFAULT,
             max_held: 10_000,
+            max_held_per_source: None,
             access_log: AccessLog::Off,
             notes: Vec::new(),
         }

@@ -110,5 +110,15 @@ pub(super) struct Happened {
     /// Unless they are many.
     pub(super) edits: Option<Vec<(String, Option<Rule>)>>,
     /// Rules before and after, where one of them has a `check`.
-    pub(super) checked: Vec<(Option<Rule>, Option<Rule>)>,
+    pub(super) watched: Vec<Watched>,
+    /// The table afterwards.
+    pub(super) table: Arc<Snapshot>,
+}
+
+/// A rule that became another, which asks for more than routing: for a `check`, or to be told when it is `idle`.
+#[derive(Clone, Debug)]
+pub(super) struct Watched {
+    pub(super) name: String,
+    pub(super) before: Option<Rule>,
+    pub(super) after: Option<Rule>,
 }

@@ -9,11 +9,13 @@ mod api;
 mod change;
 mod dashboard;
 mod health;
+mod held;
 mod pages;
 mod pulse;
 mod resolver;
 mod statistics;
 mod store;
+mod wake;
 mod writer;
 
 use std::convert::Infallible;
@@ -32,11 +34,13 @@ use crate::table::{Names, Snapshot};
 use api::Api;
 use change::{Current, Tag};
 use health::{Health, Prober};
+use held::{Bounds, Held, Keeper};
 use pages::PageFolder;
-use pulse::{Heart, Pulse, health_event};
+use pulse::{Heart, Last, Pulse, health_event};
 use resolver::Resolver;
 use statistics::Statistics;
 use store::Store;
+use wake::{Told, Wake};
 use writer::{Wiring, Writer};
 
 pub(crate) use api::{Management, Token};
@@ -99,6 +103,8 @@ pub(crate) struct Access {
     pub(crate) connections_max: usize,
     /// Connections to backends to see whether they are well, at a time.
     pub(crate) probes_max: usize,
+    /// Requests held at a time, in all and of one source address.
+    pub(crate) held_max: (usize, usize),
 }
 
 /// All tasks of the control shard.
@@ -108,6 +114,9 @@ pub(crate) struct Control {
     health: Health,
     prober: Prober,
     heart: Heart,
+    held: Held,
+    keeper: Keeper,
+    wake: Wake,
     writer: Writer,
     api: Arc<Api>,
 }
@@ -132,11 +141,17 @@ impl Control {
             Prober::new(health.clone(), shards.clone(), published.clone(), access.probes_max)
                 .map_err(|error| format!("can't hear of failed backends: {error}"))?;
         let current = Arc::new(ArcSwap::from_pointee(Current { table, tag }));
+        let (total, per_source) = access.held_max;
+        let held = Held::new(Bounds { total, per_source }, published.clone(), shards.clone());
+        let keeper = Keeper::new(held.clone())
+            .map_err(|error| format!("can't hear of held requests: {error}"))?;
         let (happened, happenings) = mpsc::unbounded_channel();
+        let told = Told::default();
         let writer = Writer::start(Wiring {
             store,
             current: current.clone(),
-            published: published.clone(),
+            held: held.clone(),
+            told: told.clone(),
             statistics: statistics.clone(),
             shards: shards.clone(),
             happened,
@@ -158,11 +173,20 @@ impl Control {
             started: SystemTime::now(),
             connections_max: access.connections_max,
         };
-        let heart =
-            Heart::new(pulse, statistics, shards.clone(), current, writer.orders(), happenings);
+        let wake = Wake::new(pulse.clone(), held.clone(), told);
+        let heart = Heart {
+            pulse,
+            statistics,
+            shards: shards.clone(),
+            current,
+            orders: writer.orders(),
+            happened: happenings,
+            wake: wake.clone(),
+            last: Last::default(),
+        };
         let pages = PageFolder::new(files.pages, published);
         let api = Arc::new(api);
-        Ok(Control { resolver, pages, health, prober, heart, writer, api })
+        Ok(Control { resolver, pages, health, prober, heart, held, keeper, wake, writer, api })
     }
 
     /// Before the first request: looks every name up, for a few seconds at most.
@@ -176,8 +200,14 @@ impl Control {
         tokio::select! {
             never = self.resolver.run() => never,
             never = self.pages.run() => never,
-            never = self.prober.run(|change| pulse.tell(health_event(change))) => never,
-            never = self.heart.run(|happened| self.health.changed(&happened.checked)) => never,
+            never = self.prober.run(|change| {
+                pulse.tell(health_event(change));
+                if !change.state.is_bad() {
+                    self.held.reached(change.backend);
+                }
+            }) => never,
+            never = self.keeper.run(|begun| self.wake.begun(begun), |wanted| self.health.want(wanted)) => never,
+            never = self.heart.run(|happened| self.health.changed(&happened.watched)) => never,
             never = api::serve(self.api.clone(), management) => never,
         }
     }

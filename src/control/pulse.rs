@@ -13,6 +13,7 @@ use tokio::sync::{broadcast, mpsc};
 use super::change::{Current, Happened};
 use super::health::HealthChange;
 use super::statistics::{self, Busy, SharedStatistics};
+use super::wake::Wake;
 use super::writer::Orders;
 use crate::limits;
 use crate::link::{ControlEnd, Count, Counter, Sums};
@@ -25,6 +26,8 @@ pub(super) enum Event {
     Change(Arc<str>),
     /// A backend came or went.
     Health(Arc<str>),
+    /// Something of a host, by its name: `held`, `idle` or `wake`.
+    Other(&'static str, Arc<str>),
     /// A second has passed.
     Tick(Arc<Tick>),
 }
@@ -108,7 +111,7 @@ pub(super) fn health_event(change: &HealthChange) -> Event {
 }
 
 /// Seconds since 1970, to the millisecond.
-fn unix_time() -> f64 {
+pub(super) fn unix_time() -> f64 {
     let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     (time.as_secs_f64() * 1000.0).round() / 1000.0
 }
@@ -121,12 +124,13 @@ pub(super) struct Heart {
     pub(super) current: Arc<ArcSwap<Current>>,
     pub(super) orders: Orders,
     pub(super) happened: mpsc::UnboundedReceiver<Happened>,
-    last: Last,
+    pub(super) wake: Wake,
+    pub(super) last: Last,
 }
 
 /// What the numbers were a second ago.
 #[derive(Default)]
-struct Last {
+pub(super) struct Last {
     at: Option<Instant>,
     hosts: HashMap<u64, [u64; 3]>,
     shards: Vec<[u64; 5]>,
@@ -137,17 +141,6 @@ struct Last {
 const MOVING: [Count; 3] = [Count::Completed, Count::Sent, Count::Received];
 
 impl Heart {
-    pub(super) fn new(
-        pulse: Pulse,
-        statistics: SharedStatistics,
-        shards: ControlEnd,
-        current: Arc<ArcSwap<Current>>,
-        orders: Orders,
-        happened: mpsc::UnboundedReceiver<Happened>,
-    ) -> Heart {
-        Heart { pulse, statistics, shards, current, orders, happened, last: Last::default() }
-    }
-
     /// For ever; `on_change` is told of each change.
     pub(super) async fn run(&mut self, mut on_change: impl FnMut(&Happened)) -> Infallible {
         let mut second = tokio::time::interval(std::time::Duration::from_secs(1));
@@ -158,6 +151,7 @@ impl Heart {
             tokio::select! {
                 Some(happened) = self.happened.recv() => {
                     on_change(&happened);
+                    self.wake.changed(&happened.table, &happened.watched);
                     if self.pulse.is_followed() {
                         self.pulse.tell(change_event(&happened));
                     }
@@ -171,6 +165,7 @@ impl Heart {
     fn beat(&mut self) {
         let current = self.current.load_full();
         statistics::lock(&self.statistics).take_over(&current.table);
+        self.wake.beat(&self.statistics, &current.table);
         if !self.pulse.is_followed() {
             // The first second of whoever follows next has no rates; better than wrong ones.
             self.last = Last::default();
@@ -274,7 +269,7 @@ impl Last {
             "completed_requests": completed,
             "bytes_sent": total(Counter::Sent),
             "bytes_received": total(Counter::Received),
-            "held_requests": 0,
+            "held_requests": total(Counter::Held),
             "answers": answers,
             "requests_per_second": rates[0],
             "bytes_sent_per_second": rates[1],

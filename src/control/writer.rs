@@ -14,11 +14,13 @@ use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info, warn};
 
-use super::change::{Change, Current, Done, Happened, Refused, Tag};
+use super::change::{Change, Current, Done, Happened, Refused, Tag, Watched};
+use super::held::Held;
 use super::statistics::{self, SharedStatistics};
 use super::store::{Folded, Record, Store, StoreError};
+use super::wake::{Told, idle_after};
 use crate::limits;
-use crate::link::{ControlEnd, KeySet, Published};
+use crate::link::{ControlEnd, KeySet};
 use crate::table::{Action, Rule, Snapshot, edit_canonical};
 
 /// What the writer is told.
@@ -66,7 +68,8 @@ pub(super) struct Writer {
 pub(super) struct Wiring {
     pub(super) store: Store,
     pub(super) current: Arc<ArcSwap<Current>>,
-    pub(super) published: Arc<Published>,
+    pub(super) held: Held,
+    pub(super) told: Told,
     pub(super) statistics: SharedStatistics,
     pub(super) shards: ControlEnd,
     /// Where changes are told that are in force.
@@ -220,6 +223,10 @@ impl Writing {
         }
         if let Some(newest) = accepted.last() {
             let edits = accepted.iter().map(Made::weight).sum();
+            // Before anybody can wait for the new rules.
+            for Made { asked: (change, _), before, after } in &accepted {
+                self.wiring.told.changed(change, &before.table, &after.table);
+            }
             self.publish(&start, newest.after.clone(), edits);
         }
         accepted.into_iter().for_each(|made| self.tell(made));
@@ -248,7 +255,7 @@ impl Writing {
 
     /// From here on every request is routed by the new table.
     fn publish(&mut self, before: &Current, now: Current, edits: usize) {
-        self.wiring.published.snapshot.store(now.table.clone());
+        self.wiring.held.publish(&now.table);
         self.old.push(before.table.clone());
         // A shard that has nothing to do would keep the old one, and what is in it alone.
         if limits::OLD_TABLES_MAX <= self.old.len() || limits::EDITS_WORTH_A_WAKE < edits {
@@ -270,7 +277,8 @@ impl Writing {
         audit(&change, after.tag, "done");
         let happened = Happened {
             verb: change.verb,
-            checked: checked(&change, &before.table, &after.table),
+            watched: watched(&change, &before.table, &after.table),
+            table: after.table.clone(),
             tag: after.tag,
             rules: after.table.len(),
             changed: change.edits.len(),
@@ -432,23 +440,27 @@ fn audit_refused(change: &Change, result: &str) {
     info!(who = %change.who, verb, host, edits, result, "audit");
 }
 
-/// The rules with a `check` that a change concerns.
-fn checked(
-    change: &Change,
-    before: &Snapshot,
-    after: &Snapshot,
-) -> Vec<(Option<Rule>, Option<Rule>)> {
-    let has_check = |rule: &Rule| matches!(&rule.action, Action::Proxy(p) if p.check().is_some());
+/// The rules that a change concerns which ask for more than routing.
+fn watched(change: &Change, before: &Snapshot, after: &Snapshot) -> Vec<Watched> {
+    let asks = |rule: &Rule| {
+        let has_check = matches!(&rule.action, Action::Proxy(p) if p.check().is_some());
+        has_check || idle_after(rule).is_some()
+    };
     // Each name once: what is named twice is what it was named last.
     let names: HashSet<&str> = if change.whole {
         let rules = before.iter().chain(after.iter());
-        rules.filter(|(_, rule)| has_check(rule)).map(|(name, _)| name).collect()
+        rules.filter(|(_, rule)| asks(rule)).map(|(name, _)| name).collect()
     } else {
         change.edits.iter().map(|(name, _)| &**name).collect()
     };
-    let pairs = names.into_iter().map(|name| [before, after].map(|table| table.get(name)));
-    let is_other = |[old, new]: &[Option<&Rule>; 2]| {
-        old != new && [old, new].into_iter().flatten().any(|rule| has_check(rule))
+    let pairs = names.into_iter().map(|name| (name, [before, after].map(|table| table.get(name))));
+    let is_other = |(_, [old, new]): &(&str, [Option<&Rule>; 2])| {
+        old != new && [old, new].into_iter().flatten().any(|rule| asks(rule))
     };
-    pairs.filter(is_other).map(|[old, new]| (old.cloned(), new.cloned())).collect()
+    let watched = pairs.filter(is_other).map(|(name, [old, new])| Watched {
+        name: name.to_owned(),
+        before: old.cloned(),
+        after: new.cloned(),
+    });
+    watched.collect()
 }

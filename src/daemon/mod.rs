@@ -143,6 +143,7 @@ fn run(config: &Config, debug: bool, demo: Option<&Demo>) -> Result<(), Problems
         token,
         connections_max: resources.management_connections(),
         probes_max: resources.probes_at_once(),
+        held_max: (config.max_held, config.max_held_per_source.unwrap_or(config.max_held)),
     };
     let wiring = Wiring { bound, management, access, loaded };
     let outcome = runtime.block_on(serve(config, &resources, wiring, demo));

@@ -1,6 +1,7 @@
 //! Counters that one shard alone writes and anybody may read: no locked instruction, no shared line.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use crate::http::Refusal;
 
@@ -60,9 +61,23 @@ pub(crate) enum Counter {
     Uncounted,
     /// News that control was too far behind to be told.
     NewsDropped,
+    /// Requests held now.
+    Held,
+    /// Times that a request was held.
+    HeldTotal,
+    /// Those that were let go on.
+    HeldReleased,
+    /// Those whose time ran out.
+    HeldTimedOut,
+    /// Those that there was no room for.
+    HeldRefused,
+    /// Those whose client left.
+    HeldLeft,
 }
 
-const COUNTERS: usize = Counter::NewsDropped as usize + 1;
+const COUNTERS: usize = Counter::HeldLeft as usize + 1;
+/// Upper bounds of the classes of times that requests were held, in milliseconds.
+pub(crate) const HELD_BOUNDS: [u64; 8] = [100, 500, 1_000, 5_000, 15_000, 30_000, 60_000, 120_000];
 const REFUSALS: usize = Refusal::ALL.len();
 
 /// Aligned so that no two shards' counters share a cache line (pairs are prefetched: 128).
@@ -70,12 +85,18 @@ const REFUSALS: usize = Refusal::ALL.len();
 pub(crate) struct Counters {
     counts: [AtomicU64; COUNTERS],
     refusals: [AtomicU64; REFUSALS],
+    /// By [`HELD_BOUNDS`], one above, and the sum in milliseconds.
+    held_times: [AtomicU64; HELD_BOUNDS.len() + 2],
 }
 
 impl Default for Counters {
     fn default() -> Counters {
         let zero = |_| AtomicU64::new(0);
-        Counters { counts: std::array::from_fn(zero), refusals: std::array::from_fn(zero) }
+        Counters {
+            counts: std::array::from_fn(zero),
+            refusals: std::array::from_fn(zero),
+            held_times: std::array::from_fn(zero),
+        }
     }
 }
 
@@ -89,6 +110,19 @@ impl Counters {
     pub(crate) fn add_refusal(&self, refusal: Refusal) {
         self.add(Counter::Refused, 1);
         add(&self.refusals[refusal as usize], 1);
+    }
+
+    /// Counts how long a request was held.
+    pub(crate) fn add_held_time(&self, time: Duration) {
+        let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let class = HELD_BOUNDS.iter().position(|bound| millis <= *bound);
+        add(&self.held_times[class.unwrap_or(HELD_BOUNDS.len())], 1);
+        add(&self.held_times[HELD_BOUNDS.len() + 1], millis);
+    }
+
+    /// The classes of times that requests were held, and their sum in milliseconds.
+    pub(crate) fn held_times(&self) -> [u64; HELD_BOUNDS.len() + 2] {
+        std::array::from_fn(|at| self.held_times[at].load(Ordering::Relaxed))
     }
 
     /// Counts a final answer by its class.

@@ -6,6 +6,7 @@ mod counters;
 mod drain;
 mod gate;
 mod health;
+mod held;
 mod news;
 mod slots;
 
@@ -21,10 +22,11 @@ use rustix::event::{EventfdFlags, eventfd};
 use crate::http::Pages;
 use crate::table::Snapshot;
 
-pub(crate) use counters::{Counter, Counters};
+pub(crate) use counters::{Counter, Counters, HELD_BOUNDS};
 pub(crate) use drain::Drain;
 pub(crate) use gate::{Gate, Gates};
 pub(crate) use health::Down;
+pub(crate) use held::{Lines, Place, Report, Ticket, Waits, Why, Word};
 pub(crate) use news::{Failure, News};
 pub(crate) use slots::{ByKey, Count, Id, KeySet, Slot, Slots, Sums, TIME_BOUNDS};
 
@@ -33,6 +35,7 @@ pub(crate) struct Published {
     pub(crate) snapshot: ArcSwap<Snapshot>,
     pub(crate) pages: ArcSwap<Pages>,
     pub(crate) down: Down,
+    pub(crate) lines: Lines,
 }
 
 impl Published {
@@ -41,6 +44,7 @@ impl Published {
             snapshot: ArcSwap::from_pointee(snapshot),
             pages: ArcSwap::from_pointee(pages),
             down: Down::default(),
+            lines: Lines::default(),
         }
     }
 }
@@ -97,6 +101,7 @@ pub(crate) struct ShardEnd {
     shared: Arc<Shared>,
     drains: Receiver<Arc<Drain>>,
     news: news::Reporter,
+    held: held::Desk,
 }
 
 impl ShardEnd {
@@ -131,6 +136,16 @@ impl ShardEnd {
         self.drains.try_recv().ok()
     }
 
+    /// Says that a request waits, or waits no more.
+    pub(crate) fn report(&self, report: Report) {
+        self.held.report(report);
+    }
+
+    /// The next word on a request that waits, if there is one.
+    pub(crate) fn next_word(&self) -> Option<(Ticket, Word)> {
+        self.held.words.try_recv().ok()
+    }
+
     /// Tells control, unless it is too far behind; whether it was told.
     pub(crate) fn tell(&self, news: News) -> bool {
         let told = self.news.tell(news);
@@ -144,14 +159,23 @@ impl ShardEnd {
 /// The control shard's end: all shards.
 #[derive(Clone)]
 pub(crate) struct ControlEnd {
-    shards: Vec<(Arc<Shared>, Sender<Arc<Drain>>)>,
+    shards: Vec<One>,
     news: news::Reports,
+    held: held::Reports,
+}
+
+/// One shard, as control sees it.
+#[derive(Clone)]
+struct One {
+    shared: Arc<Shared>,
+    drains: Sender<Arc<Drain>>,
+    words: Sender<(Ticket, Word)>,
 }
 
 impl ControlEnd {
     /// Asks every shard to stop; a second, stronger call may follow.
     pub(crate) fn stop(&self, how: Stop) {
-        for (shard, _) in &self.shards {
+        for One { shared: shard, .. } in &self.shards {
             shard.stop.fetch_max(how as u8, Ordering::Relaxed);
             shard.waker.wake();
         }
@@ -164,31 +188,54 @@ impl ControlEnd {
 
     /// Those of each shard.
     pub(crate) fn counters(&self) -> impl ExactSizeIterator<Item = &Counters> {
-        self.shards.iter().map(|(shard, _)| &shard.counters)
+        self.shards.iter().map(|one| &one.shared.counters)
     }
 
     /// Counters by host, of each shard.
     pub(crate) fn hosts(&self) -> impl Iterator<Item = &Slots> {
-        self.shards.iter().map(|(shard, _)| &shard.hosts)
+        self.shards.iter().map(|one| &one.shared.hosts)
     }
 
     /// Counters by backend, of each shard.
     pub(crate) fn backends(&self) -> impl Iterator<Item = &Slots> {
-        self.shards.iter().map(|(shard, _)| &shard.backends)
+        self.shards.iter().map(|one| &one.shared.backends)
     }
 
     /// Asks every shard what is under way.
     pub(crate) fn ask(&self, drain: &Arc<Drain>) {
-        for (shard, drains) in &self.shards {
+        for One { shared, drains, .. } in &self.shards {
             // A shard that has ended has nothing under way, and nobody waits any more.
             let _ = drains.send(drain.clone());
-            shard.waker.wake();
+            shared.waker.wake();
         }
     }
 
     /// Has every shard look at what is published.
     pub(crate) fn wake_all(&self) {
-        self.shards.iter().for_each(|(shard, _)| shard.waker.wake());
+        self.shards.iter().for_each(|one| one.shared.waker.wake());
+    }
+
+    /// Says of requests that they may go on, or not; each shard is woken once.
+    pub(crate) fn say(&self, words: &[(usize, Ticket, Word)]) {
+        let mut is_told = vec![false; self.shards.len()];
+        for (shard, ticket, word) in words {
+            let Some(one) = self.shards.get(*shard) else { continue };
+            // A shard that has ended holds nothing any more.
+            let _ = one.words.send((*ticket, *word));
+            is_told[*shard] = true;
+        }
+        let told = self.shards.iter().zip(is_told).filter(|(_, is_told)| *is_told);
+        told.for_each(|(one, _)| one.shared.waker.wake());
+    }
+
+    /// The next report of a request that waits, or waits no more.
+    pub(crate) fn next_report(&self) -> Option<Report> {
+        self.held.next()
+    }
+
+    /// Readable when there is one.
+    pub(crate) fn report_came(&self) -> io::Result<OwnedFd> {
+        self.held.readable()
     }
 
     /// The next thing that a shard has told, if there is one.
@@ -221,16 +268,19 @@ pub(crate) fn connect(
         .collect::<io::Result<Vec<_>>>()?;
     let gates = Arc::new(Gates::new(shared.iter().map(|shard| shard.waker.clone()).collect()));
     let (reports, reporters) = news::queue(shards)?;
+    let (held, sender, waker) = held::reports()?;
     let (shards, ends) = shared
         .into_iter()
         .zip(reporters)
         .enumerate()
         .map(|(index, (shared, news))| {
             let (ask, drains) = channel();
+            let (say, words) = channel();
             let (published, gates) = (published.clone(), gates.clone());
-            let end = ShardEnd { index, published, gates, shared: shared.clone(), drains, news };
-            ((shared, ask), end)
+            let held = held::Desk { reports: sender.clone(), waker: waker.clone(), words };
+            let one = One { shared: shared.clone(), drains: ask, words: say };
+            (one, ShardEnd { index, published, gates, shared, drains, news, held })
         })
         .unzip();
-    Ok((ControlEnd { shards, news: reports }, ends))
+    Ok((ControlEnd { shards, news: reports, held }, ends))
 }

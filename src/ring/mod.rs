@@ -75,6 +75,8 @@ enum Op {
     Rearm = 9,
     /// A poll in front of a send that met one.
     Resend = 10,
+    /// A poll for the end of what the peer sends, that leaves its bytes where they are.
+    PollEnd = 11,
 }
 
 impl Op {
@@ -91,6 +93,7 @@ impl Op {
             8 => Op::Wake,
             9 => Op::Rearm,
             10 => Op::Resend,
+            11 => Op::PollEnd,
             // Only this module writes user_data; anything else means memory is not what we think.
             _ => std::process::abort(),
         }
@@ -222,7 +225,8 @@ impl Ring {
         self.runnable.set(true);
     }
 
-    fn wake(&self, waker: Option<Waker>) {
+    /// Wakes a task of this shard.
+    pub(crate) fn wake(&self, waker: Option<Waker>) {
         if let Some(waker) = waker {
             self.runnable.set(true);
             waker.wake();
@@ -354,7 +358,7 @@ impl Inner {
             Op::Recv => self.received(index, result, flags),
             Op::Send => self.sent(index, result),
             Op::Rearm | Op::Resend => self.postponed(index, op),
-            Op::PollIn | Op::PollOut | Op::Connect => self.polled(index, op, result),
+            Op::PollIn | Op::PollOut | Op::PollEnd | Op::Connect => self.polled(index, op, result),
         };
         let slot = &self.slots[index];
         if slot.abandoned && slot.in_flight == 0 {

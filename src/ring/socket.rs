@@ -58,6 +58,7 @@ pub(super) struct SocketSlot {
     pub(super) send_waker: Option<Waker>,
     pub(super) poll_in: PollState,
     pub(super) poll_out: PollState,
+    pub(super) poll_end: PollState,
     pub(super) address: Option<Box<(libc::sockaddr_storage, u32)>>,
 }
 
@@ -75,6 +76,7 @@ impl SocketSlot {
             send_waker: None,
             poll_in: PollState::Idle,
             poll_out: PollState::Idle,
+            poll_end: PollState::Idle,
             address: None,
         }
     }
@@ -241,8 +243,9 @@ impl Inner {
 
     pub(super) fn polled(&mut self, index: usize, op: Op, result: i32) -> bool {
         let slot = self.socket(index as u32);
-        if op == Op::PollIn {
-            slot.poll_in = PollState::Done(result);
+        if let Op::PollIn | Op::PollEnd = op {
+            let state = if op == Op::PollIn { &mut slot.poll_in } else { &mut slot.poll_end };
+            *state = PollState::Done(result);
             return wake(&mut slot.recv_waker);
         }
         slot.address = None;

@@ -182,6 +182,36 @@ impl Stream {
         self.poll_reset(cx) || self.with(|slot| matches!(slot.item, Item::End))
     }
 
+    /// Whether the peer sends no more, or is gone, without a receive: what it has sent stays in the kernel.
+    /// Wakes `cx` when it ends.
+    pub(crate) fn poll_ended(&self, cx: &Context<'_>) -> bool {
+        self.start_poll(Op::PollEnd);
+        self.with(|slot| {
+            if matches!(slot.poll_end, PollState::Done(_))
+                || matches!(slot.item, Item::End | Item::Error(_))
+            {
+                return true;
+            }
+            register(&mut slot.recv_waker, cx);
+            false
+        })
+    }
+
+    /// Moves received bytes that nobody has taken yet out of the kernel's buffer, when they may have to wait.
+    pub(crate) fn gather(&self) {
+        let lent = self.with(|slot| match std::mem::replace(&mut slot.item, Item::None) {
+            Item::Lent(lent) => Some(lent),
+            other => {
+                slot.item = other;
+                None
+            }
+        });
+        if let Some(lent) = lent {
+            let bytes = RecvBuf::lent(self.ring.clone(), lent).to_vec();
+            self.with(|slot| slot.item = Item::Own(bytes));
+        }
+    }
+
     /// Whether an idle connection can still be used. Needs an armed receive to know.
     pub(crate) fn quiet(&self) -> Quiet {
         self.with(|slot| match slot.item {
@@ -315,6 +345,7 @@ impl Stream {
         let slot = inner.socket(self.slot);
         let (state, mask) = match op {
             Op::PollIn => (&mut slot.poll_in, libc::POLLIN | libc::POLLRDHUP),
+            Op::PollEnd => (&mut slot.poll_end, libc::POLLRDHUP),
             _ => (&mut slot.poll_out, libc::POLLOUT),
         };
         if *state == PollState::Idle {

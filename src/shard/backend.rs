@@ -5,6 +5,7 @@ use std::hash::BuildHasher;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::task::Poll;
+use std::time::Duration;
 
 use super::pool::{Lease, Wait};
 use super::tally::Tally;
@@ -33,6 +34,8 @@ pub(super) struct Asking<'a> {
     pub(super) tally: Tally,
     /// None from the pool: that was tried.
     pub(super) fresh: bool,
+    /// How long it may wait for a place.
+    pub(super) patience: Duration,
 }
 
 /// Opens or reuses a connection for a request by the rule's balancing, attempts and limits.
@@ -51,6 +54,9 @@ pub(super) async fn acquire(
         shard.count(Counter::Reused);
         shard.chose(asking.tally, address, lease.slot());
         return Ok(lease);
+    }
+    if proxy_is_down(shard, asking.proxy) {
+        return Err(NoBackend::Unreachable);
     }
     client.arm();
     // Boxed: a connection that waits for its next request should not carry this path's state.
@@ -79,15 +85,31 @@ async fn open(
             deadline.expired().await;
             next = pick(shard, asking, &tried);
         }
-        let Some((index, address)) = next else { continue };
+        let Some((index, first)) = next else { continue };
         tried.push(index);
-        match open_one(shard, asking, address, &deadline).await {
-            Err(NoBackend::Unreachable) => {
-                if proxy.healthcheck() {
-                    shard.note_failure(address, Failure::Unreachable);
+        let until = shard.ring.now() + shard.timeouts().connect;
+        let mut address = Some(first);
+        let mut refused = Vec::new();
+        while let Some(this) = address {
+            match open_one(shard, asking, this, &deadline).await {
+                Err(NoBackend::Unreachable) => {
+                    if proxy.healthcheck() {
+                        shard.note_failure(this, Failure::Unreachable);
+                    }
                 }
+                result => return result,
             }
-            result => return result,
+            refused.push(this);
+            address = None;
+            // All that a name stands for is one attempt, as with everybody who connects to names: an
+            // application may well listen on one of `localhost`'s two addresses. One that is silent uses
+            // up the time for the others.
+            if let Target::Name(name) = proxy.backends()[index].target()
+                && shard.ring.now() < until
+            {
+                let addresses = name.addresses();
+                address = addresses.iter().find(|other| !refused.contains(other)).copied();
+            }
         }
     }
     Err(NoBackend::Unreachable)
@@ -109,7 +131,7 @@ async fn open_one(
     let slot = busy.slot;
     shard.chose(tally, address, slot);
     let mut place = None;
-    deadline.set(shard.timeouts().connect);
+    deadline.set(asking.patience);
     if let Some(limit) = proxy.max_connections() {
         match shard.pool.place(shard, address, limit.get(), deadline).await {
             Some(Wait::Idle(lease)) => {
@@ -119,8 +141,8 @@ async fn open_one(
             Some(Wait::Place(free)) => place = Some(free),
             None => return Err(NoBackend::Queue),
         }
-        deadline.set(shard.timeouts().connect);
     }
+    deadline.set(shard.timeouts().connect);
     shard.count(Counter::Connects);
     shard.pool.make_room(shard);
     let begun = shard.ring.now();
@@ -138,6 +160,18 @@ async fn open_one(
             Err(NoBackend::Unreachable)
         }
     }
+}
+
+/// Whether it is known that no backend of a rule with `hold` can take the request: then it need not be tried.
+fn proxy_is_down(shard: &Shard, proxy: &Proxy) -> bool {
+    let down = &shard.published().down;
+    if down.is_empty() || proxy.hold().is_zero() {
+        return false;
+    }
+    proxy.backends().iter().all(|backend| match backend.target() {
+        Target::Address(address) => down.contains(address),
+        Target::Name(name) => name.addresses().iter().all(|address| down.contains(*address)),
+    })
 }
 
 /// The rule's next backend. Those tried, those that just refused and those that are down are passed over

@@ -3,13 +3,17 @@
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::Poll;
+use std::time::Duration;
 
+use super::exchange::Halt;
+use super::hold::{End, Hold, Waited};
 use super::inbox::Inbox;
 use super::plan::{self, Client, Plan, Request};
 use super::tally::Tally;
 use super::{Shard, exchange};
 use crate::http::{self, Refusal, RequestFraming};
 use crate::limits;
+use crate::link::Why;
 use crate::ring::{Abort, Deadline, SendBuf, Stream};
 
 /// A client connection and what was received on it.
@@ -52,9 +56,9 @@ pub(super) async fn serve(shard: Rc<Shard>, stream: Stream, peer: std::net::IpAd
     let mut idle_for = connection.shard.timeouts().http_request;
     let end = loop {
         let next = match connection.next_head(idle_for).await {
-            Waited::Head(len) => connection.act(len).await,
-            Waited::Refused(refusal) => connection.refuse(refusal).await,
-            Waited::Nothing => Next::Close,
+            Came::Head(len) => connection.act(len).await,
+            Came::Refused(refusal) => connection.refuse(refusal).await,
+            Came::Nothing => Next::Close,
         };
         if next != Next::KeepAlive {
             break next;
@@ -68,8 +72,16 @@ pub(super) async fn serve(shard: Rc<Shard>, stream: Stream, peer: std::net::IpAd
     }
 }
 
+/// What acting on a head came to.
+enum Attempt {
+    /// The request is over, and this follows.
+    Over(Next),
+    /// It has to wait. Its head is at the front of the inbox.
+    Hold(Box<(Request, Hold)>),
+}
+
 /// What waiting for a head came to.
-enum Waited {
+enum Came {
     /// One of this many bytes is at the front of the inbox.
     Head(usize),
     /// Not one we accept.
@@ -79,18 +91,18 @@ enum Waited {
 }
 
 impl Connection {
-    async fn next_head(&mut self, idle_for: std::time::Duration) -> Waited {
+    async fn next_head(&mut self, idle_for: Duration) -> Came {
         self.deadline.set(idle_for);
         let mut begun = false;
         loop {
             if !self.inbox.is_empty() {
                 match self.inbox.head() {
                     Ok(Some(len)) if len <= self.shard.settings.head_bytes_max => {
-                        return Waited::Head(len);
+                        return Came::Head(len);
                     }
                     Ok(None) if self.inbox.bytes().len() < self.shard.settings.head_bytes_max => {}
-                    Ok(_) => return Waited::Refused(self.inbox.too_large()),
-                    Err(refusal) => return Waited::Refused(refusal),
+                    Ok(_) => return Came::Refused(self.inbox.too_large()),
+                    Err(refusal) => return Came::Refused(refusal),
                 }
                 self.inbox.gather(&self.shard.ring);
                 if !begun {
@@ -100,12 +112,12 @@ impl Connection {
             }
             // A head that has begun is waited for even while the shard drains.
             match self.more(!begun).await {
-                Some(Ok(buf)) if buf.is_empty() => return Waited::Nothing,
+                Some(Ok(buf)) if buf.is_empty() => return Came::Nothing,
                 Some(Ok(buf)) => self.inbox.push(&self.shard.ring, buf),
                 Some(Err(Abort::TimedOut)) if begun => {
-                    return Waited::Refused(Refusal::HeadTimeout);
+                    return Came::Refused(Refusal::HeadTimeout);
                 }
-                Some(Err(Abort::TimedOut | Abort::Io(_))) | None => return Waited::Nothing,
+                Some(Err(Abort::TimedOut | Abort::Io(_))) | None => return Came::Nothing,
             }
         }
     }
@@ -122,26 +134,72 @@ impl Connection {
 
     /// Acts on the head of `len` bytes at the front of the inbox.
     async fn act(&mut self, len: usize) -> Next {
+        let mut waited = None;
+        let next = loop {
+            match self.attempt(len, &mut waited).await {
+                Attempt::Over(next) => break next,
+                // Boxed: rare, and large beside everything else a connection can be doing.
+                Attempt::Hold(held) => {
+                    let held = Box::pin(self.wait(len, held, &mut waited)).await;
+                    if let Err(next) = held {
+                        break next;
+                    }
+                }
+            }
+        };
+        self.shard.finish(std::mem::replace(&mut self.tally, Tally::NONE));
+        next
+    }
+
+    /// Acts on the head by the table as it is now.
+    async fn attempt(&mut self, len: usize, waited: &mut Option<Box<Waited>>) -> Attempt {
         // Held until a backend answers, never while bytes flow: a tunnel of hours must not keep a
         // table of yesterday in memory.
         let table = self.shard.table();
-        let plan = plan::plan(&self.shard, &table, &self.inbox.bytes()[..len], self.client);
-        self.inbox.consume(&self.shard.ring, len);
-        if let Plan::Proxy { keys, .. } | Plan::Reply { keys, .. } = plan {
-            self.tally = self.shard.begin(keys, len);
+        let bytes = &self.inbox.bytes()[..len];
+        let plan = plan::plan(&self.shard, &table, bytes, self.client, waited.as_deref());
+        if let Some(keys) = plan.keys() {
+            match self.tally {
+                Tally::NONE => self.tally = self.shard.begin(keys, len),
+                tally => self.shard.reroute(tally, keys),
+            }
+        }
+        let mut side = exchange::Side::default();
+        match &plan {
+            Plan::Hold { .. } => {}
+            Plan::Proxy { proxy, .. } if !proxy.hold().is_zero() => {
+                side.kept = self.shard.ring.take_vec();
+                side.kept.extend_from_slice(bytes);
+                self.inbox.consume(&self.shard.ring, len);
+            }
+            _ => self.inbox.consume(&self.shard.ring, len),
         }
         if let Plan::Proxy { request: Request { framing: RequestFraming::None, .. }, .. } = plan {
             // Pipelined requests must wait, and must not keep a buffer from others while they do.
             self.inbox.gather(&self.shard.ring);
         }
-        let next = match plan {
+        Attempt::Over(match plan {
+            Plan::Hold { request, hold, .. } => return Attempt::Hold(Box::new((request, *hold))),
             Plan::Proxy { proxy, mut request, head, .. } => {
-                let mut side = exchange::Side::default();
-                let started = exchange::start(self, &mut side, proxy, &mut request, head).await;
+                let held = waited.as_deref();
+                let started =
+                    exchange::start(self, &mut side, proxy, &mut request, head, held).await;
+                let timeout = proxy.hold();
                 drop(table);
+                let kept = std::mem::take(&mut side.kept);
+                if let Err(Halt::NoBackend { was_silent }) = started {
+                    let hold = self.take_back(kept, len, timeout, was_silent, waited);
+                    return hold.map_or(Attempt::Over(Next::Close), |hold| {
+                        Attempt::Hold(Box::new((request, hold)))
+                    });
+                }
+                if 0 < kept.capacity() {
+                    self.shard.ring.give_vec(kept);
+                }
                 match started {
                     Ok(started) => exchange::finish(self, &mut side, &request, started).await,
-                    Err(next) => next,
+                    Err(Halt::Told(next)) => next,
+                    Err(Halt::NoBackend { .. }) => unreachable!("taken back above"),
                 }
             }
             Plan::Reply { request, answer, close, .. } => self.reply(&request, answer, close).await,
@@ -149,9 +207,45 @@ impl Connection {
                 Ok(()) => Next::Linger,
                 Err(_) => Next::Close,
             },
-        };
-        self.shard.finish(std::mem::replace(&mut self.tally, Tally::NONE));
-        next
+        })
+    }
+
+    /// Puts a request back that found no backend: it is to wait for one.
+    fn take_back(
+        &mut self,
+        kept: Vec<u8>,
+        len: usize,
+        timeout: Duration,
+        was_silent: bool,
+        waited: &mut Option<Box<Waited>>,
+    ) -> Option<Hold> {
+        let shard = &self.shard;
+        shard.chose_none(self.tally);
+        shard.uncount_received(self.tally, kept.len() - len);
+        self.inbox.put_back(&shard.ring, &kept);
+        shard.ring.give_vec(kept);
+        let (host, scheme) = plan::whose(&self.inbox.bytes()[..len], self.client)?;
+        Waited::note(waited, shard.ring.now(), was_silent);
+        Some(Hold { why: Why::NoBackend, host, scheme, timeout })
+    }
+
+    /// Holds the request at the front of the inbox. `Err`: it goes no further, and the client has been told.
+    async fn wait(
+        &mut self,
+        len: usize,
+        held: Box<(Request, Hold)>,
+        waited: &mut Option<Box<Waited>>,
+    ) -> Result<(), Next> {
+        let (request, hold) = *held;
+        match self.hold(hold, waited).await {
+            End::Go => return Ok(()),
+            End::Left => return Err(Next::Close),
+            End::TimedOut | End::Full => {}
+        }
+        self.inbox.consume(&self.shard.ring, len);
+        let close = plan::closes(&request) || self.shard.stopping();
+        let answer = plan::timeout_answer(&self.shard, request.reply_to(close));
+        Err(self.reply(&request, answer, close).await)
     }
 
     /// Sends an answer of our own; a short body that follows the request is read and dropped.

@@ -14,6 +14,7 @@ use super::Shard;
 use super::backend::{Asking, NoBackend, acquire};
 use super::body::{Body, Broken, Relay};
 use super::connection::{Connection, Next};
+use super::hold::Waited;
 use super::inbox::Inbox;
 use super::plan::{Request, closes};
 use super::pool::Lease;
@@ -31,6 +32,8 @@ use crate::table::Proxy;
 pub(super) struct Side {
     lease: Option<Lease>,
     inbox: Inbox,
+    /// The request as it came, of a rule that may have it wait for a backend.
+    pub(super) kept: Vec<u8>,
 }
 
 /// An exchange that needs its rule no longer: the snapshot can go before the bytes flow.
@@ -41,36 +44,61 @@ pub(super) enum Started {
     Uploading(Vec<u8>),
 }
 
+/// An exchange that did not come about.
+pub(super) enum Halt {
+    /// The client has been told; this follows.
+    Told(Next),
+    /// No backend can be reached, and the rule says to wait for one. [`Side::kept`] is the request.
+    NoBackend {
+        /// It was sent, on a new connection that ended without a byte of an answer.
+        was_silent: bool,
+    },
+}
+
+impl From<Next> for Halt {
+    fn from(next: Next) -> Halt {
+        Halt::Told(next)
+    }
+}
+
 /// Finds a backend of `proxy` for a request; one without a body is sent and its answer awaited.
-/// `Err` is what follows when that did not work and the client has been told.
+/// `waited` is set for a request that was held before.
 pub(super) async fn start(
     connection: &mut Connection,
     side: &mut Side,
     proxy: &Proxy,
     request: &mut Request,
     mut head: Vec<u8>,
-) -> Result<Started, Next> {
+    waited: Option<&Waited>,
+) -> Result<Started, Halt> {
     let shard = connection.shard.clone();
-    if request.framing != RequestFraming::None {
-        match join_whole(connection, request.framing, &mut head) {
-            // From here on it is like one without: it goes out in one piece, and may again.
-            Ok(true) => request.framing = RequestFraming::None,
-            Ok(false) => {}
-            Err(refusal) => {
-                shard.ring.give_vec(head);
-                return Err(connection.refuse(refusal).await);
-            }
-        }
+    let may_wait = !proxy.hold().is_zero();
+    let forwarded = head.len();
+    if let Err(refusal) = carry_body(connection, request, &mut head) {
+        shard.ring.give_vec(head);
+        return Err(connection.refuse(refusal).await.into());
+    }
+    if may_wait {
+        side.kept.extend_from_slice(&head[forwarded..]);
     }
     let (uploaded, begun) = (Cell::new(true), Cell::new(false));
     let mut fresh = false;
     loop {
-        let asking = Asking { proxy, peer: connection.client.peer, tally: connection.tally, fresh };
+        let asking = Asking {
+            proxy,
+            peer: connection.client.peer,
+            tally: connection.tally,
+            fresh,
+            patience: Waited::patience(waited, shard.ring.now(), shard.timeouts().connect),
+        };
         let lease = match acquire(&shard, asking, &connection.stream).await {
             Ok(lease) => lease,
             Err(none) => {
                 shard.ring.give_vec(head);
-                return Err(no_backend(connection, request, none).await);
+                if none == NoBackend::Unreachable && may_wait {
+                    return Err(Halt::NoBackend { was_silent: false });
+                }
+                return Err(no_backend(connection, request, none).await.into());
             }
         };
         if request.framing != RequestFraming::None {
@@ -100,10 +128,10 @@ pub(super) async fn start(
                 // On a dead connection this ends at once, one way or the other.
                 connection.deadline.set(shard.timeouts().server);
                 let _ = lease.stream.sent(&connection.deadline, shard.timeouts().server).await;
-                match lease.stream.take_sent() {
-                    Some(kept) => head = kept,
-                    None => return Err(failed(connection, request, Failed::NoAnswer, true).await),
-                }
+                let Some(kept) = lease.stream.take_sent() else {
+                    return Err(failed(connection, request, Failed::NoAnswer, true).await.into());
+                };
+                head = kept;
                 // Its place goes back before another is asked for: there may be only one.
                 side.lease = None;
                 // The next one from the pool may be as dead: the second attempt is on a new one.
@@ -111,10 +139,32 @@ pub(super) async fn start(
             }
             Err(why) => {
                 note_silence(&shard, lease, why);
-                return Err(failed(connection, request, why, true).await);
+                // What a backend that ends leaves in its accept queue is reset, and never was read.
+                if why == Failed::NoAnswer
+                    && may_wait
+                    && !waited.is_some_and(|waited| waited.was_silent)
+                    && request.method.is_idempotent()
+                {
+                    side.lease = None;
+                    return Err(Halt::NoBackend { was_silent: true });
+                }
+                return Err(failed(connection, request, why, true).await.into());
             }
         }
     }
+}
+
+/// A request whose body is here already, whole and small, becomes one without: it goes out in one piece,
+/// and may again.
+fn carry_body(
+    connection: &mut Connection,
+    request: &mut Request,
+    head: &mut Vec<u8>,
+) -> Result<(), Refusal> {
+    if request.framing != RequestFraming::None && join_whole(connection, request.framing, head)? {
+        request.framing = RequestFraming::None;
+    }
+    Ok(())
 }
 
 /// Appends a body to its head that is here already, whole and small. `false`: it is not.

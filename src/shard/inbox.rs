@@ -50,6 +50,23 @@ impl Inbox {
         }
     }
 
+    /// The same into no more memory than that takes: it will wait for long.
+    pub(super) fn settle(&mut self, ring: &Rc<Ring>) {
+        if self.bytes().len() < self.gathered.capacity() || self.first.is_some() {
+            let bytes = self.bytes().to_vec();
+            self.clear(ring);
+            self.gathered = bytes;
+        }
+    }
+
+    /// Puts bytes back in front that were consumed.
+    pub(super) fn put_back(&mut self, ring: &Rc<Ring>, front: &[u8]) {
+        let bytes = [front, self.bytes()].concat();
+        self.clear(ring);
+        self.scan = HeadScan::default();
+        self.gathered = bytes;
+    }
+
     /// What to say of a head that is longer than allowed.
     pub(super) fn too_large(&self) -> Refusal {
         self.scan.too_large()

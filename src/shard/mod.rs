@@ -10,6 +10,7 @@ mod body;
 mod connection;
 mod exchange;
 mod failures;
+mod hold;
 mod inbox;
 mod plan;
 mod pool;
@@ -145,6 +146,7 @@ async fn attend(shard: Rc<Shard>, wakes: WakeReceiver) {
             shard.drain.notify();
             // Idle connections wait for bytes: they look at `stopping` again and close.
             shard.ring.wake_receivers();
+            shard.wake_held();
         }
         if stop == Stop::Now || (stop == Stop::Drain && shard.is_drained()) {
             shard.ring.stop();
@@ -153,6 +155,7 @@ async fn attend(shard: Rc<Shard>, wakes: WakeReceiver) {
         shard.pool.attend_gates(&shard);
         // A table that nobody is routed by any more should not stay for want of a request.
         shard.table();
+        shard.take_words();
         shard.take_drains();
         wakes.woken().await;
     }
@@ -169,6 +172,7 @@ pub(super) struct Shard {
     pool: pool::Pool,
     failures: failures::Failures,
     tallies: tally::Tallies,
+    holds: hold::Holds,
     stop: Cell<Stop>,
     /// Listeners wait for it to close.
     drain: Notify,
@@ -202,6 +206,7 @@ impl Shard {
             pool: pool::Pool::new(),
             failures: failures::Failures::default(),
             tallies: tally::Tallies::new(),
+            holds: hold::Holds::default(),
             generation: Cell::new(0),
             table: RefCell::new(Rc::new(Table { snapshot })),
             stop: Cell::new(Stop::No),

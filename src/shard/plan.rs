@@ -3,12 +3,14 @@
 
 use std::net::IpAddr;
 
+use super::hold::{Hold, Waited};
 use super::tally::Keys;
 use super::{Shard, Table};
 use crate::http::{
     self, Method, ReplyTo, RequestForward, RequestFraming, RequestHead, Target, Version,
 };
 use crate::limits::Scheme;
+use crate::link::Why;
 use crate::table::{Action, Match, Proxy, host};
 
 /// What is remembered of a request once its head was forwarded.
@@ -34,10 +36,24 @@ impl Request {
 pub(super) enum Plan<'t> {
     /// Pass it on. `head` is what the backend gets.
     Proxy { proxy: &'t Proxy, keys: Keys, request: Request, head: Vec<u8> },
+    /// Keep it until the table says otherwise.
+    Hold { keys: Keys, request: Request, hold: Box<Hold> },
     /// Answer it here. `close` is what the answer says.
     Reply { keys: Keys, request: Request, answer: Vec<u8>, close: bool },
     /// Answer and close: the head is not one we understand or accept.
     Refuse { answer: Vec<u8> },
+}
+
+impl Plan<'_> {
+    /// What its request is counted under; `None` for one that is not accepted.
+    pub(super) fn keys(&self) -> Option<Keys> {
+        match self {
+            Plan::Proxy { keys, .. } | Plan::Hold { keys, .. } | Plan::Reply { keys, .. } => {
+                Some(*keys)
+            }
+            Plan::Refuse { .. } => None,
+        }
+    }
 }
 
 /// Who sent it, over what.
@@ -47,17 +63,24 @@ pub(super) struct Client {
     pub(super) trusted: bool,
 }
 
-pub(super) fn plan<'t>(shard: &Shard, table: &'t Table, bytes: &[u8], client: Client) -> Plan<'t> {
+/// `waited` is set for one that was held already.
+pub(super) fn plan<'t>(
+    shard: &Shard,
+    table: &'t Table,
+    bytes: &[u8],
+    client: Client,
+    waited: Option<&Waited>,
+) -> Plan<'t> {
     let mut room = http::field_room();
     let head = match http::parse_request(bytes, &mut room) {
         Ok(head) => head,
         Err(refusal) => return refuse(shard, refusal),
     };
     let mut room = [0; 256];
-    let found = match head.host {
-        None => Match::Unknown,
+    let (name, found) = match head.host {
+        None => ("", Match::Unknown),
         Some(raw) => match host::canonical(raw, &mut room) {
-            Ok(name) => table.snapshot().lookup(name, scheme(&head, client)),
+            Ok(name) => (name, table.snapshot().lookup(name, scheme(&head, client))),
             Err(_) => return refuse(shard, http::Refusal::BadHost),
         },
     };
@@ -75,6 +98,21 @@ pub(super) fn plan<'t>(shard: &Shard, table: &'t Table, bytes: &[u8], client: Cl
         Match::Unknown => (&Action::Unknown, unknown),
         Match::Found(found) => (&found.rule.action, Keys { host: found.key, rule: found.rule_key }),
     };
+    let hold = |why, timeout| {
+        let hold = Hold { why, host: name.into(), scheme: scheme(&head, client), timeout };
+        Plan::Hold { keys, request, hold: Box::new(hold) }
+    };
+    if let Action::Spin(spin) = action {
+        return hold(Why::Spin, spin.timeout());
+    }
+    if let Action::Proxy(_) = action
+        && !shard.published().lines.is_empty()
+        && !waited.is_some_and(Waited::is_let_go)
+        && let key = table.snapshot().key(name)
+        && let Some(wait) = shard.published().lines.wait(&[keys.host, keys.rule, key])
+    {
+        return hold(Why::Behind, wait);
+    }
     let mut out = shard.ring.take_vec();
     if let Action::Proxy(proxy) = action {
         let forward = RequestForward {
@@ -88,6 +126,22 @@ pub(super) fn plan<'t>(shard: &Shard, table: &'t Table, bytes: &[u8], client: Cl
     let close = closes(&request);
     answer(shard, action, &head, client, request.reply_to(close), &mut out);
     Plan::Reply { keys, request, answer: out, close }
+}
+
+/// The host of a request that was planned before.
+pub(super) fn whose(bytes: &[u8], client: Client) -> Option<(Box<str>, Scheme)> {
+    let mut room = http::field_room();
+    let head = http::parse_request(bytes, &mut room).ok()?;
+    let mut room = [0; 256];
+    let name = host::canonical(head.host?, &mut room).ok()?;
+    Some((name.into(), scheme(&head, client)))
+}
+
+/// What one gets that was held for too long, or can't be.
+pub(super) fn timeout_answer(shard: &Shard, to: ReplyTo) -> Vec<u8> {
+    let mut out = shard.ring.take_vec();
+    http::write_page(shard.published().pages.load().timeout(), Some(1), to, &mut out);
+    out
 }
 
 fn scheme(head: &RequestHead<'_, '_>, client: Client) -> Scheme {
@@ -136,8 +190,7 @@ fn answer(
             None => http::write_status(500, to, out),
         },
         Action::NoHosts => http::write_page(pages.no_hosts(), None, to, out),
-        Action::Spin(_) => http::write_page(pages.timeout(), Some(1), to, out),
-        Action::Unknown | Action::Alias(_) | Action::Proxy(_) => {
+        Action::Unknown | Action::Alias(_) | Action::Proxy(_) | Action::Spin(_) => {
             http::write_page(pages.unknown(), None, to, out);
         }
     }

@@ -140,22 +140,10 @@ impl Shard {
     pub(super) fn begin(&self, keys: Keys, received: usize) -> Tally {
         self.count(Counter::Requests);
         self.end.counters().add(Counter::Received, received as u64);
-        let slots = self.end.hosts();
-        let hosts = &mut *self.tallies.hosts.borrow_mut();
-        let host = *hosts
-            .by_key
-            .entry(keys.host)
-            .or_insert_with(|| hosts.places.open(slots, [keys.host, 0, 0]));
-        match slots.get(host) {
-            Some(slot) => {
-                slot.add(Count::Open, 1);
-                slot.add(Count::Received, received as u64);
-            }
-            None => {
-                // Try again with the next request: control may have caught up by then.
-                hosts.by_key.remove(&keys.host);
-                self.count(Counter::Uncounted);
-            }
+        let host = self.host_of(keys.host);
+        if let Some(slot) = self.end.hosts().get(host) {
+            slot.add(Count::Open, 1);
+            slot.add(Count::Received, received as u64);
         }
         let live = Live {
             host,
@@ -166,6 +154,77 @@ impl Shard {
             sent: self.ring.now(),
         };
         Tally(self.tallies.live.borrow_mut().insert(live) as u32)
+    }
+
+    /// Where a host is counted.
+    #[inline]
+    fn host_of(&self, key: u64) -> u32 {
+        let slots = self.end.hosts();
+        let hosts = &mut *self.tallies.hosts.borrow_mut();
+        let host =
+            *hosts.by_key.entry(key).or_insert_with(|| hosts.places.open(slots, [key, 0, 0]));
+        if limits::SLOTS_MAX <= host {
+            // Try again with the next request: control may have caught up by then.
+            hosts.by_key.remove(&key);
+            self.count(Counter::Uncounted);
+        }
+        host
+    }
+
+    /// A request that was held is routed anew: it falls under another rule, perhaps.
+    pub(super) fn reroute(&self, tally: Tally, keys: Keys) {
+        let mut before = None;
+        let host = self.host_of(keys.host);
+        self.with_live(tally, |live| {
+            before = Some((live.rule, live.host));
+            live.host = host;
+            live.rule = keys.rule;
+            live.table = self.generation.get();
+            live.backend = None;
+            live.backend_slot = NO_SLOT;
+        });
+        let Some((rule, old)) = before else { return };
+        if old != host {
+            let slots = self.end.hosts();
+            if let Some(slot) = slots.get(old) {
+                slot.sub(Count::Open, 1);
+            }
+            if let Some(slot) = slots.get(host) {
+                slot.add(Count::Open, 1);
+            }
+        }
+        self.moved_on(rule);
+    }
+
+    /// It waits at no backend for the time being.
+    pub(super) fn chose_none(&self, tally: Tally) {
+        let mut rule = None;
+        self.with_live(tally, |live| {
+            live.backend = None;
+            live.backend_slot = NO_SLOT;
+            rule = Some(live.rule);
+        });
+        if let Some(rule) = rule {
+            self.moved_on(rule);
+        }
+    }
+
+    /// It is held, or is so no longer.
+    pub(super) fn count_held(&self, tally: Tally, begins: bool) {
+        let counters = self.end.counters();
+        match begins {
+            true => {
+                counters.add(Counter::Held, 1);
+                counters.add(Counter::HeldTotal, 1);
+            }
+            false => counters.sub(Counter::Held, 1),
+        }
+        if let Some(slot) = self.host_slot(tally) {
+            match begins {
+                true => slot.add(Count::Held, 1),
+                false => slot.sub(Count::Held, 1),
+            }
+        }
     }
 
     /// Its end, however it came.
@@ -200,6 +259,14 @@ impl Shard {
         self.end.counters().add(Counter::Received, bytes as u64);
         if let Some(slot) = self.host_slot(tally) {
             slot.add(Count::Received, bytes as u64);
+        }
+    }
+
+    /// They will come again.
+    pub(super) fn uncount_received(&self, tally: Tally, bytes: usize) {
+        self.end.counters().sub(Counter::Received, bytes as u64);
+        if let Some(slot) = self.host_slot(tally) {
+            slot.sub(Count::Received, bytes as u64);
         }
     }
 

@@ -74,9 +74,10 @@ const ACTIONS: &[(&str, &[&str])] = &[
             "max_requests_per_second",
             "hold",
             "idle",
+            "wake",
         ],
     ),
-    ("spin", &["timeout", "check_interval", "max_held", "release_rate", "wake", "idle"]),
+    ("spin", &["timeout", "check_interval", "max_held", "release_rate", "wake", "idle", "then"]),
     ("redirect", &["redirect_to", "code"]),
     ("static", &["type"]),
     ("empty", &["code"]),
@@ -210,7 +211,7 @@ fn read_action(arguments: &Arguments<'_>, names: &mut Names) -> Result<Action, P
     const ADDRESS: &str = "a host name or an address, in printable ASCII without spaces";
     Ok(match arguments.action {
         "proxy" => Action::Proxy(read_proxy(arguments, names)?),
-        "spin" => Action::Spin(Arc::new(read_spin(arguments)?)),
+        "spin" => Action::Spin(Arc::new(read_spin(arguments, names)?)),
         "redirect" => Action::Redirect(Arc::new(Redirect {
             to: arguments.required("redirect_to", ADDRESS, |value| {
                 text(value).filter(|to| !to.starts_with(['/', ':'])).map(Box::from)
@@ -274,24 +275,45 @@ fn read_proxy(arguments: &Arguments<'_>, names: &mut Names) -> Result<Proxy, Pro
             })?,
             hold: arguments.optional("hold", SECONDS, seconds)?,
             idle: arguments.optional("idle", SECONDS, seconds)?,
+            wake: arguments.optional("wake", WAKE, wake)?,
         };
     let options = (options != ProxyOptions::default()).then(|| Arc::new(options));
     Ok(Proxy { backends: Backends::new(backends), options })
 }
 
-fn read_spin(arguments: &Arguments<'_>) -> Result<Spin, Problem> {
+fn read_spin(arguments: &Arguments<'_>, names: &mut Names) -> Result<Spin, Problem> {
     Ok(Spin {
         timeout: arguments.optional("timeout", SECONDS, seconds)?,
         check_interval: arguments.optional("check_interval", SECONDS, seconds)?,
         max_held: arguments.optional("max_held", COUNT, count)?,
         release_rate: arguments.optional("release_rate", COUNT, count)?,
-        wake: arguments.optional("wake", "an address that starts with http://", |value| {
-            let address = text(value)?;
-            let rest = address.strip_prefix("http://")?;
-            (!rest.is_empty() && !rest.starts_with(['/', '?', '#', ':'])).then(|| address.into())
-        })?,
+        wake: arguments.optional("wake", WAKE, wake)?,
         idle: arguments.optional("idle", SECONDS, seconds)?,
+        then: read_then(arguments, names)?,
     })
+}
+
+const WAKE: &str = "an address that starts with http://";
+
+fn wake(value: &Value) -> Option<Box<str>> {
+    let address = text(value)?;
+    let rest = address.strip_prefix("http://")?;
+    (!rest.is_empty() && !rest.starts_with(['/', '?', '#', ':'])).then(|| address.into())
+}
+
+/// The rule that stood before: any but `spin`, or there would be no end of them.
+fn read_then(arguments: &Arguments<'_>, names: &mut Names) -> Result<Option<Box<Rule>>, Problem> {
+    let Some(value) = arguments.given.get("then") else { return Ok(None) };
+    let is_spin = value.get(0).is_some_and(|action| action == "spin");
+    if is_spin || !value.is_array() {
+        return Err(arguments.invalid("then", value, "a rule that is not spin"));
+    }
+    match read_rule(value, names) {
+        Ok(rule) => Ok(Some(Box::new(rule))),
+        Err(Problem { sentence, .. }) => {
+            Err(problem("host_kwarg_invalid:then", format!("then of spin is no rule: {sentence}")))
+        }
+    }
 }
 
 const BACKENDS: &str =
@@ -444,6 +466,7 @@ fn proxy_to_json(proxy: &Proxy) -> Map<String, Value> {
         put(&mut arguments, "max_requests_per_second", rate);
         put(&mut arguments, "hold", options.hold.map(seconds_to_json));
         put(&mut arguments, "idle", options.idle.map(seconds_to_json));
+        put(&mut arguments, "wake", options.wake.as_deref());
     }
     arguments
 }
@@ -456,5 +479,6 @@ fn spin_to_json(spin: &Spin) -> Map<String, Value> {
     put(&mut arguments, "release_rate", spin.release_rate.map(NonZeroU32::get));
     put(&mut arguments, "wake", spin.wake.as_deref());
     put(&mut arguments, "idle", spin.idle.map(seconds_to_json));
+    put(&mut arguments, "then", spin.then().map(Rule::to_json));
     arguments
 }

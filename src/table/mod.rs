@@ -159,6 +159,20 @@ impl Snapshot {
         })
     }
 
+    /// Whether any rule is an alias.
+    pub fn has_aliases(&self) -> bool {
+        self.aliased.len() != 0
+    }
+
+    /// The key of the rule that the rule of this name means: its own, or that at the end of its aliases.
+    pub fn target_of(&self, name: &str) -> Option<u64> {
+        let place = self.rules.get(self.hash(name), name)?;
+        match self.follow(place, self.key(name)) {
+            Match::Found(found) => Some(found.rule_key),
+            Match::NoHosts | Match::Unknown => None,
+        }
+    }
+
     /// What to do for a host in canonical form ([`host::canonical`]): its own rule, else that of
     /// the nearest parent that allows subdomains; at each name the rule for the scheme first.
     pub fn lookup(&self, host: &str, scheme: Scheme) -> Match<'_> {

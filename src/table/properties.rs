@@ -189,6 +189,7 @@ pub fn sample_rules() -> Vec<Value> {
         ("max_requests_per_second", json!([1, "50"])),
         ("hold", json!([0, 30, "2.5"])),
         ("idle", json!([300, "300"])),
+        ("wake", json!(["http://scaler:9000/"])),
     ] {
         for value in values.as_array().into_iter().flatten() {
             let mut rule = json!(["proxy", {"backends": "a:1,b:2"}, false]);
@@ -201,6 +202,8 @@ pub fn sample_rules() -> Vec<Value> {
         json!(["spin", {"timeout": "60", "check_interval": 1}, true]),
         json!(["spin", {"timeout": 0.5, "max_held": 10, "release_rate": "100",
             "wake": "http://scaler:9000/wake?app=1", "idle": 300}, true]),
+        json!(["spin", {"then": ["proxy", {"backends": "a:1,[::1]:2", "hold": 5}, false]}, true]),
+        json!(["spin", {"then": ["redirect", {"redirect_to": "example.net"}, true]}, true]),
         json!(["redirect", {"redirect_to": "example.net"}, true]),
         json!(["redirect", {"redirect_to": "https://example.net/x/", "code": "301"}, true]),
         json!(["static", {"type": "test"}, true]),

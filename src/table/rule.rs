@@ -86,6 +86,7 @@ pub(super) struct ProxyOptions {
     pub delay: Option<Duration>,
     pub hold: Option<Duration>,
     pub idle: Option<Duration>,
+    pub wake: Option<Box<str>>,
     pub check: Option<Check>,
 }
 
@@ -150,6 +151,11 @@ impl Proxy {
     pub fn idle(&self) -> Option<Duration> {
         self.given(|o| o.idle)
     }
+
+    /// Told by POST when it does.
+    pub fn wake(&self) -> Option<&str> {
+        self.options.as_deref().and_then(|o| o.wake.as_deref())
+    }
 }
 
 /// The arguments of `spin`.
@@ -161,6 +167,7 @@ pub struct Spin {
     pub(super) release_rate: Option<NonZeroU32>,
     pub(super) wake: Option<Box<str>>,
     pub(super) idle: Option<Duration>,
+    pub(super) then: Option<Box<Rule>>,
 }
 
 impl Spin {
@@ -182,6 +189,11 @@ impl Spin {
     /// Told by POST when a request starts to wait.
     pub fn wake(&self) -> Option<&str> {
         self.wake.as_deref()
+    }
+
+    /// The rule that stood before, for whoever flips the host back; nothing here acts on it.
+    pub fn then(&self) -> Option<&Rule> {
+        self.then.as_deref()
     }
 
     /// After how long without traffic `wake` is told again.

@@ -207,9 +207,10 @@ fn root_becomes_nobody_in_particular() {
 #[test]
 fn rules_that_ask_for_what_comes_later_are_named() {
     let daemon = Setup::new()
-        .rule("spun.com", json!(["spin", {}, false]))
-        .rule("a.com", json!(["proxy", { "backends": ["127.0.0.1:1"], "hold": 5 }, false]))
+        .rule(
+            "a.com",
+            json!(["proxy", { "backends": ["127.0.0.1:1"], "max_requests_per_second": 5 }, false]),
+        )
         .start();
-    daemon.expect_log(&["spin (rules that use it: 1)", "later release"]);
-    daemon.expect_log(&["hold (rules that use it: 1)", "later release"]);
+    daemon.expect_log(&["max_requests_per_second (rules that use it: 1)", "later release"]);
 }

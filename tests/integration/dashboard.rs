@@ -209,20 +209,19 @@ fn spins_flips_back_and_deletes() {
     expect_rule(&stand_in, "a.com", before.clone());
     page.click("#go");
     page.wait(CLOSED);
-    expect_rule(&stand_in, "a.com", json!(["spin", {}, true]));
+    // What it was before is in the rule, for whoever flips it.
+    expect_rule(&stand_in, "a.com", json!(["spin", { "then": before }, true]));
     page.wait_text(&row("a.com"), "holds up to 120 s");
-    // What it was before outlives the page.
-    page.call("Page.reload", json!({}));
     page.click(&deed("a.com", "flip"));
     page.wait(REVIEWED);
     page.wait_text("#difference", "127.0.0.1:8001");
     page.click("#go");
     page.wait(CLOSED);
     expect_rule(&stand_in, "a.com", before);
-    // Where that is not known, it asks.
+    // Where that is not there, it asks.
     stand_in.set("d.com", json!(["spin", {}, false]));
     page.click(&deed("d.com", "flip"));
-    page.wait_text("#change-note", "not known");
+    page.wait_text("#change-note", "not in its rule");
     page.type_text("127.0.0.1:9000");
     page.click("#go");
     page.wait(REVIEWED);
@@ -256,10 +255,10 @@ fn a_change_meanwhile_is_told() {
     page.wait_text("#difference", "127.0.0.1:9999");
     expect_rule(&stand_in, "a.com", theirs.clone());
     // Having looked again, and with another host changed meanwhile, it goes through.
-    stand_in.set("z.com", theirs);
+    stand_in.set("z.com", theirs.clone());
     page.click("#go");
     page.wait(CLOSED);
-    expect_rule(&stand_in, "a.com", json!(["spin", {}, true]));
+    expect_rule(&stand_in, "a.com", json!(["spin", { "then": theirs }, true]));
 }
 
 #[test]
@@ -333,9 +332,10 @@ fn works_by_keyboard_alone() {
     page.press("Tab");
     page.press(" ");
     page.wait(REVIEWED);
+    let before = stand_in.rule("a.com");
     page.press("Enter");
     page.wait(CLOSED);
-    expect_rule(&stand_in, "a.com", json!(["spin", {}, true]));
+    expect_rule(&stand_in, "a.com", json!(["spin", { "then": before }, true]));
     page.wait("document.activeElement.textContent === 'Flip'");
     page.expect_no_complaints();
 }
@@ -363,9 +363,10 @@ fn hostile_names_are_text() {
     page.click(&deed(image, "spin"));
     page.wait_text("#difference", image);
     page.wait_text("#change-title", image);
+    let before = stand_in.rule(image);
     page.click("#go");
     page.wait(CLOSED);
-    expect_rule(&stand_in, image, json!(["spin", {}, true]));
+    expect_rule(&stand_in, image, json!(["spin", { "then": before }, true]));
     page.click(&deed("__proto__", "delete"));
     page.wait(REVIEWED);
     page.click("#go");

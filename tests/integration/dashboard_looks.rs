@@ -1,5 +1,5 @@
 //! How the dashboard looks, in a real browser: on phones and desks, in light and dark, to a screen
-//! reader, and while its numbers change. It also draws the pictures of the documentation.
+//! reader, and while its numbers change.
 
 use serde_json::json;
 
@@ -155,25 +155,4 @@ fn a_tick_moves_nothing() {
         })",
     );
     assert_eq!(moved, json!(0));
-}
-
-/// `MANTRID_BLESS=1 cargo test` draws the pictures of the documentation anew.
-#[test]
-fn pictures() {
-    if std::env::var_os("MANTRID_BLESS").is_none() {
-        return;
-    }
-    let stand_in = fleet();
-    let Some(page) = open_fleet(&stand_in) else { return };
-    for (name, width, height, scale, is_dark) in [
-        ("dashboard", 1440, 1000, 1.0, false),
-        ("dashboard-dark", 1440, 1000, 1.0, true),
-        ("dashboard-phone", 360, 780, 2.0, false),
-    ] {
-        page.set_viewport(width, height, scale);
-        page.set_dark(is_dark);
-        page.evaluate("scrollTo(0, 0)");
-        let path = format!("{}/docs/{name}.png", env!("CARGO_MANIFEST_DIR"));
-        std::fs::write(path, page.screenshot()).expect("a picture");
-    }
 }

@@ -45,6 +45,13 @@ const NOT_RUN: &[(&str, &str, &str)] = &[
         "a log, guard.rs expects its lines",
     ),
     ("docs/api.md", "import json, urllib.request", "the_program_in_python runs it"),
+    ("docs/holding.md", "POST / HTTP/1.1", "wake.rs expects it"),
+    (
+        "docs/holding.md",
+        "{\"shop.example\": {\"unit\": \"shop.service\", \"address\": \"127.0.0.1:8000\"}}",
+        "wake.rs has units of its own",
+    ),
+    ("docs/holding.md", "waker.py --listen 127.0.0.1:9000 sites.json &", "wake.rs runs it"),
     ("ARCHITECTURE.md", "", "pictures"),
     ("loadtest/README.md", "", "minutes of load"),
 ];
@@ -129,6 +136,11 @@ fn rules() {
 #[test]
 fn api() {
     run("docs/api.md");
+}
+
+#[test]
+fn holding() {
+    run("docs/holding.md");
 }
 
 #[test]

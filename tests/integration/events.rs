@@ -11,7 +11,7 @@ use crate::message::{get, ok};
 use crate::script::Connection;
 
 /// One who follows.
-struct Events {
+pub struct Events {
     wire: Connection,
     text: String,
 }
@@ -34,20 +34,20 @@ impl Events {
 
     /// The same when it has said hello, as to everybody.
     #[track_caller]
-    fn after_hello(daemon: &Daemon, query: &str) -> Events {
+    pub fn after_hello(daemon: &Daemon, query: &str) -> Events {
         let mut events = Events::of(daemon, query);
         events.expect("hello");
         events
     }
 
     #[track_caller]
-    fn of(daemon: &Daemon, query: &str) -> Events {
+    pub fn of(daemon: &Daemon, query: &str) -> Events {
         Events::over(daemon.api(), query)
     }
 
     /// The next event: its name and its data.
     #[track_caller]
-    fn next(&mut self) -> (String, Value) {
+    pub fn next(&mut self) -> (String, Value) {
         loop {
             if let Some((event, rest)) = self.text.split_once("\n\n") {
                 let (event, rest) = (event.to_owned(), rest.to_owned());
@@ -75,7 +75,7 @@ impl Events {
 
     /// The next event, which is of this name.
     #[track_caller]
-    fn expect(&mut self, name: &str) -> Value {
+    pub fn expect(&mut self, name: &str) -> Value {
         let (found, data) = self.next();
         assert_eq!(found, name, "{data}");
         data

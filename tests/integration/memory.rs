@@ -1,4 +1,6 @@
-//! What idle connections cost. User memory only: the kernel's part is not ours to choose.
+//! What idle connections and held requests cost. User memory only: the kernel's part is not ours to choose.
+
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
@@ -6,6 +8,7 @@ use crate::backend::Backend;
 use crate::daemon::Setup;
 use crate::message::get;
 use crate::script::Connection;
+use crate::spin::expect_held;
 
 /// Whether `count` connections fit into the limit of open files, with room for all other tests.
 fn enough_files_for(count: u64) -> bool {
@@ -50,6 +53,55 @@ fn idle_connections() {
     for (n, client) in clients.iter_mut().enumerate().step_by(100) {
         request(client, n as u64);
     }
+}
+
+/// They wait in one queue, and go on when their host is flipped. The clients are of many addresses, as one
+/// has only so many ports.
+#[test]
+fn held_requests() {
+    const WANTED: u64 = 15_000;
+    const EACH_BYTES_MAX: u64 = 3 * 1024;
+    let (soft, _hard) =
+        rlimit::getrlimit(rlimit::Resource::NOFILE).expect("the limit of open files");
+    // The daemon wants more than two for each, and a sixth more as shards have equal parts.
+    let count = WANTED.min(soft.saturating_sub(5000) * 2 / 5);
+    if count < WANTED {
+        eprintln!("{count} and not {WANTED}, as `ulimit -n` is {soft}");
+    }
+    if count < 1000 {
+        return eprintln!("skipped: that is too few");
+    }
+    let daemon = Setup::new()
+        .set("shards", 2)
+        .set("max_connections", count + count / 6)
+        .set("max_held", count)
+        .set("max_held_per_source", count)
+        .rule("a.com", json!(["spin", { "timeout": 600 }, true]))
+        .start();
+    let mut api = daemon.api();
+    let ask = |number: u64| {
+        let source = [127, 0, 1, (number / 4000) as u8 + 1];
+        let mut client = Connection::client_from(source.into(), daemon.address());
+        client.send(get("a.com", "/"));
+        client
+    };
+    let mut clients: Vec<Connection> = (0..100).map(ask).collect();
+    expect_held(&mut api, "a.com", 100);
+    let before = daemon.resident_bytes();
+    clients.extend((100..count).map(ask));
+    expect_held(&mut api, "a.com", count);
+    let each = daemon.resident_bytes().saturating_sub(before) / (count - 100);
+    assert!(each <= EACH_BYTES_MAX, "a held request costs {each} bytes, over {EACH_BYTES_MAX}");
+    // one more than may be held
+    assert_eq!(ask(0).expect_answer().status(), 503);
+    let began = Instant::now();
+    api.put("/hostname/a.com/", &json!(["empty", { "code": 403 }, false]));
+    for client in &mut clients {
+        assert_eq!(client.expect_answer().status(), 403);
+    }
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(5), "{took:?} for {count}");
+    eprintln!("{count} held, {each} bytes each; the last answer {took:?} after the flip");
 }
 
 /// Traffic does not add to it: buffers are given back.

@@ -1,5 +1,6 @@
 //! When a request is sent again and when not, and what a client gets when no backend can be reached.
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -184,5 +185,35 @@ fn a_name_that_does_not_resolve() {
     for _ in 0..2 {
         let status = client.exchange(get("a.com", "/")).status();
         assert!(status == 502 || status == 503, "expected 502 or 503, found {status}");
+    }
+}
+
+/// A name may have an address on which nobody listens, as `localhost` often has: that is no failure.
+#[test]
+fn all_addresses_of_a_name_are_tried() {
+    let setup = Setup::new();
+    let hosts = setup.path("hosts");
+    std::fs::write(&hosts, "127.0.0.1 two.test\n127.0.0.2 two.test\n").expect("a file of hosts");
+    let mount = format!("mount --bind {} /etc/hosts", hosts.display());
+    let tried = Command::new("unshare").args(["-m", "sh", "-c", &mount]).output();
+    if !tried.as_ref().is_ok_and(|tried| tried.status.success()) {
+        return eprintln!("skipped: names of its own are not allowed here: {tried:?}");
+    }
+    // no connection to keep: each request makes one
+    let backend = Backend::new().serve(|_, connection| {
+        let answer = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 5\r\n\r\nhello";
+        drop(connection.try_send(answer));
+    });
+    let rule = |is_checked: bool| {
+        let backends = json!([["two.test", backend.port]]);
+        json!(["proxy", {"backends": backends, "healthcheck": is_checked}, false])
+    };
+    let setup = setup.rule("a.com", rule(true)).rule("b.com", rule(false));
+    let daemon = setup.first_unshared(mount).start();
+    let mut client = daemon.connect();
+    // until chance has begun with either
+    for _ in 0..20 {
+        assert_eq!(client.exchange(get("a.com", "/")).text(), "hello");
+        assert_eq!(client.exchange(get("b.com", "/")).text(), "hello");
     }
 }

@@ -3,7 +3,7 @@
 //! after `PATIENCE`.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -61,6 +61,14 @@ impl Connection {
             "client",
             stream.unwrap_or_else(|e| panic!("client: connect {address}: {e}")),
         )
+    }
+
+    /// The same from this address.
+    pub fn client_from(source: IpAddr, address: SocketAddr) -> Connection {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        socket.bind(&SocketAddr::new(source, 0).into()).expect("an address of this machine");
+        socket.connect_timeout(&address.into(), PATIENCE).expect("a connection");
+        Connection::new("client", socket.into())
     }
 
     /// A client of a Unix socket.

@@ -22,7 +22,7 @@ use crate::link::Sums;
 use crate::table::Snapshot;
 
 /// Besides `hello`, which everybody gets: it says which table the rest is about.
-const KINDS: &[&str] = &["change", "health", "traffic"];
+const KINDS: &[&str] = &["change", "health", "held", "idle", "wake", "traffic"];
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// What one reader wants.
@@ -111,6 +111,7 @@ impl Reader {
             let piece = match event {
                 Ok(Event::Change(data)) if self.wants("change") => sse("change", &data),
                 Ok(Event::Health(data)) if self.wants("health") => sse("health", &data),
+                Ok(Event::Other(kind, data)) if self.wants(kind) => sse(kind, &data),
                 Ok(Event::Tick(tick)) if self.wants("traffic") => {
                     sse("traffic", &self.traffic(&tick))
                 }
@@ -145,7 +146,7 @@ impl Reader {
             "hosts": hosts,
             "busiest": self.busiest(tick, &table),
             "down": self.down(),
-            "held": 0,
+            "held": tick.totals["held_requests"],
         })
         .to_string()
     }

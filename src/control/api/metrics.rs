@@ -24,7 +24,7 @@ use super::numbers::backend;
 use super::route::Query;
 use crate::http::Refusal;
 use crate::limits;
-use crate::link::{ControlEnd, Count, Counter, Id, Sums, TIME_BOUNDS};
+use crate::link::{ControlEnd, Count, Counter, Counters, HELD_BOUNDS, Id, Sums, TIME_BOUNDS};
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -43,6 +43,8 @@ pub(super) fn answer(api: &Api, parts: &Parts) -> Result<Response, ApiError> {
 struct Numbers {
     shards: Vec<HashMap<&'static str, u64>>,
     refusals: Vec<(&'static str, u64)>,
+    /// As [`HELD_BOUNDS`] has it, of all shards.
+    held_times: [u64; HELD_BOUNDS.len() + 2],
     rules: i64,
     generation: i64,
     started: f64,
@@ -71,6 +73,11 @@ const COUNTERS: &[(&str, &str, Counter)] = &[
         Counter::Uncounted,
     ),
     ("news_dropped", "What control was too far behind to be told", Counter::NewsDropped),
+    ("holds", "Times that a request began to be held", Counter::HeldTotal),
+    ("holds_released", "Held requests that went on", Counter::HeldReleased),
+    ("holds_timed_out", "Held requests whose time ran out", Counter::HeldTimedOut),
+    ("holds_refused", "Requests that there was no room to hold", Counter::HeldRefused),
+    ("holds_left", "Held requests whose client left", Counter::HeldLeft),
     ("ring_enters", "Calls of io_uring_enter", Counter::RingEnters),
     ("ring_completions", "Completions taken from the ring", Counter::RingCompletions),
 ];
@@ -79,6 +86,7 @@ const GAUGES: &[(&str, &str, Counter)] = &[
     ("connections_open", "Client connections open", Counter::Open),
     ("idle_backend_connections", "Idle connections to backends", Counter::IdleConnections),
     ("requests_queued", "Requests that wait for a place at a backend", Counter::Queued),
+    ("requests_held", "Requests held", Counter::Held),
     ("pipes", "Pipes in use for bulk bodies", Counter::Pipes),
 ];
 
@@ -139,6 +147,7 @@ impl Numbers {
         Numbers {
             shards: shards(&api.shards),
             refusals: refusals(&api.shards),
+            held_times: held_times(&api.shards),
             rules: i64::try_from(current.table.len()).unwrap_or(i64::MAX),
             generation: i64::try_from(current.tag.sequence).unwrap_or(i64::MAX),
             started: since.as_secs_f64(),
@@ -158,6 +167,17 @@ impl Numbers {
         let metric =
             encoder.encode_descriptor("start_time_seconds", help, None, MetricType::Gauge)?;
         ConstGauge::new(self.started).encode(metric)
+    }
+
+    fn held(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "Time that requests were held";
+        let mut metric =
+            encoder.encode_descriptor("held_seconds", help, None, MetricType::Histogram)?;
+        let (classes, millis) = self.held_times.split_at(HELD_BOUNDS.len() + 1);
+        let bounds = HELD_BOUNDS.iter().map(|millis| *millis as f64 / 1e3).chain([f64::MAX]);
+        let buckets: Vec<(f64, u64)> = bounds.zip(classes.iter().copied()).collect();
+        let (sum, all) = (millis[0] as f64 / 1e3, classes.iter().sum());
+        metric.encode_histogram::<NoLabelSet>(sum, all, &buckets, None)
     }
 
     fn per_shard(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
@@ -184,6 +204,7 @@ impl Numbers {
                 ConstCounter::new(numbers[class]).encode(metric.encode_family(&labels)?)?;
             }
         }
+        self.held(encoder)?;
         let help = "Time that the shard had nothing to do";
         let mut metric =
             encoder.encode_descriptor("asleep_seconds", help, None, MetricType::Counter)?;
@@ -228,6 +249,14 @@ fn refusals(end: &ControlEnd) -> Vec<(&'static str, u64)> {
     let count = |refusal: Refusal| end.counters().map(|counters| counters.refusals(refusal)).sum();
     let all = Refusal::ALL.iter().map(|refusal| (refusal.slug(), count(*refusal)));
     all.filter(|(_, count)| *count != 0).collect()
+}
+
+fn held_times(end: &ControlEnd) -> [u64; HELD_BOUNDS.len() + 2] {
+    let mut all = [0; HELD_BOUNDS.len() + 2];
+    for times in end.counters().map(Counters::held_times) {
+        all.iter_mut().zip(times).for_each(|(sum, n)| *sum += n);
+    }
+    all
 }
 
 /// Counters, gauges, answers and times of each.

@@ -16,6 +16,7 @@ const FIELDS = new Map([
     ["healthcheck", "Pass over dead backends", ["true", "false"], "", MORE],
     ["hold", "Hold", "number", "Seconds to hold while none is reached (0)", MORE],
     ["idle", "Idle", "number", "Seconds without traffic until told", MORE],
+    ["wake", "Wake", "text", "http://… that is told when it is idle", MORE],
   ]],
   ["spin", [
     ["timeout", "Time-out", "number", "Seconds a request is held at most (120)"],
@@ -156,10 +157,17 @@ async function readRule(host) {
   return { before: await answer.json(), etag: answer.headers.get("ETag") };
 }
 
+// Who makes a host spin keeps in the rule what it did before: for whoever flips it back, from anywhere.
+function keeping(after, before) {
+  if (after?.[0] !== "spin" || !before || before[0] === "spin") return after;
+  return ["spin", { ...after[1], then: before }, after[2]];
+}
+
 // Has the server check it, then shows what would be different.
-async function review(host, after) {
+async function review(host, wanted) {
   const mine = change;
   const found = await readRule(host);
+  const after = keeping(wanted, found.before);
   const method = after === null ? "DELETE" : "PUT";
   await call(method, `${hostPath(host)}?dry_run=1`, { body: after ?? undefined });
   if (change !== mine) return; // another dialog was opened meanwhile
@@ -201,15 +209,13 @@ async function apply() {
       Object.assign(mine, await readRule(host));
       const isSame = JSON.stringify(mine.before) === JSON.stringify(before);
       if (isSame && attempt < 4) continue;
+      mine.after = keeping(mine.after, mine.before);
       if (change === mine) showDifference();
       throw new Error(`The table changed meanwhile: above is how ${host} is now. Look again.`);
     }
   }
   if (change === mine) $("change").close();
-  const isSpin = after?.[0] === "spin";
-  if (!isSpin) remember(host, null);
-  else if (before && before[0] !== "spin") remember(host, before);
-  const deed = isSpin ? "holds its requests now" : "is set";
+  const deed = after?.[0] === "spin" ? "holds its requests now" : "is set";
   say($("said"), `${host} ${after === null ? "is deleted" : deed}.`);
   load();
 }
@@ -249,10 +255,10 @@ const DEEDS = {
   spin: ({ name, rule }) => propose(name, ["spin", {}, rule[2]], "Spin",
     `Hold the requests of ${name}?`, "They wait until it is flipped back, each for 120 s at most."),
   flip: ({ name, rule }) => {
-    const before = remembered().get(name);
+    const before = rule[1].then;
     if (before) propose(name, before, "Flip back", `Flip ${name} back?`);
     else edit(name, ["proxy", {}, rule[2]], `Flip ${name} back`,
-      "What it did before is not known in this browser: where do its requests go?");
+      "What it did before is not in its rule: where do its requests go?");
   },
 };
 

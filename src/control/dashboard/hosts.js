@@ -164,7 +164,6 @@ function onChange(change) {
   for (const [name, rule] of hosts) {
     const row = rows.get(name);
     const fits = rule && name.includes(view.search) && (!view.action || rule[0] === view.action);
-    if (row && rule?.[0] === "spin" && row.rule[0] !== "spin") remember(name, row.rule);
     if (row && rule) showRule(row, rule);
     row?.tr.classList.toggle("gone", rule === null);
     const belongs = name > view.starts.at(-1) && (rows.size < view.limit || name < last);

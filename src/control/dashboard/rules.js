@@ -1,4 +1,4 @@
-// Rules in words, and the ones that come back after a spin.
+// Rules in words.
 
 function backendsOf({ backends }) {
   const list = typeof backends === "string" ? backends.split(",") : (backends ?? []);
@@ -28,27 +28,9 @@ function inLines(rule) {
   const [action, given, subdomains] = rule;
   const lines = new Map([["action", action]]);
   for (const [name, value] of Object.entries(given)) {
-    const text = name === "backends" ? backendsOf(given).join("\n") : value;
+    const text = name === "backends" ? backendsOf(given).join("\n")
+      : name === "then" ? `${value[0]} ${aim(value)}` : value;
     lines.set(name, typeof text === "string" ? text : JSON.stringify(text));
   }
   return lines.set("subdomains", subdomains ? "yes" : "no");
-}
-
-// What a host did before it was made to spin, so that one click brings it back. Not in the session:
-// an application may take longer to mend than a tab lives.
-const REMEMBERED = "mantrid-before-spin";
-
-function remembered() {
-  try {
-    return new Map(JSON.parse(localStorage.getItem(REMEMBERED)) ?? []);
-  } catch {
-    return new Map();
-  }
-}
-
-function remember(host, rule) {
-  const known = remembered();
-  known.delete(host);
-  if (rule) known.set(host, rule);
-  localStorage.setItem(REMEMBERED, JSON.stringify([...known].slice(-REMEMBERED_MAX)));
 }

@@ -9,7 +9,6 @@ const HISTORY_SECONDS = 120;
 const BUSIEST = 8;
 const BACKENDS_SHOWN = 60;
 const LOG_MAX = 100;
-const REMEMBERED_MAX = 500;
 // Traffic comes each second: after so long in silence the connection is gone, whatever TCP says.
 const SILENCE_MS = 8000;
 // A new stream waits so long for the old one to have told everything.
@@ -141,7 +140,6 @@ $("ask-form").addEventListener("submit", (event) => {
 $("ask-cancel").addEventListener("click", () => $("ask").close());
 $("forget").addEventListener("click", () => {
   sessionStorage.removeItem(TOKEN);
-  localStorage.removeItem(REMEMBERED);
   location.reload();
 });
 
@@ -276,6 +274,12 @@ const EVENTS = new Map([
   ["health", (health) => {
     note(`${health.backend} is ${health.state}`, health.reason, health.state);
     loadBackends();
+  }],
+  ["held", ({ host }) => note(`${host}: requests wait`)],
+  ["idle", ({ host, idle }) => note(`${host} is idle`, `nothing open for ${idle} s`)],
+  ["wake", ({ host, url, event, ok, reason }) => {
+    const whom = ok ? `${url} was told` : `${url} was not told: ${reason}`;
+    note(`${host} is ${event}`, whom, ok ? "" : "down");
   }],
   ["lagged", ({ missed }) => {
     note(`${plural(missed, "event")} missed`, "this page was too slow to take them");

@@ -21,9 +21,10 @@ use tokio::sync::Notify;
 use tokio::task::{JoinError, JoinSet};
 use tracing::{info, warn};
 
+use super::change::Watched;
 use crate::limits;
 use crate::link::{ControlEnd, News, Published};
-use crate::table::{Action, Rule, Snapshot, Target};
+use crate::table::{Action, Snapshot, Target};
 use probe::Finding;
 use watch::{Now, Watch};
 
@@ -46,16 +47,22 @@ impl Health {
         Health { watch: Arc::new(Mutex::new(watch)), asked_for: Arc::default() }
     }
 
-    /// Rules as they were and as they are; none where there is no rule.
-    pub(super) fn changed(&self, rules: &[(Option<Rule>, Option<Rule>)]) {
+    /// Rules as they were and as they are.
+    pub(super) fn changed(&self, rules: &[Watched]) {
         if rules.is_empty() {
             return;
         }
         let now = now();
         let mut watch = self.lock();
         // In this order a check that only moves from rule to rule is not forgotten in between.
-        rules.iter().for_each(|(_, new)| watch.changed(None, new.as_ref(), now));
-        rules.iter().for_each(|(old, _)| watch.changed(old.as_ref(), None, now));
+        rules.iter().for_each(|rule| watch.changed(None, rule.after.as_ref(), now));
+        rules.iter().for_each(|rule| watch.changed(rule.before.as_ref(), None, now));
+        self.asked_for.notify_one();
+    }
+
+    /// Requests wait for these backends: they are down until a probe finds them well, and probed often.
+    pub(super) fn want(&self, backends: HashSet<SocketAddr>) {
+        self.lock().want(backends, now());
         self.asked_for.notify_one();
     }
 

@@ -114,6 +114,8 @@ pub(super) struct Watch {
     /// Probes begun since then.
     begun: Option<(Instant, u32)>,
     changes: Vec<HealthChange>,
+    /// Those that requests wait for.
+    wanted: HashSet<SocketAddr>,
 }
 
 const TENTH: Duration = Duration::from_millis(100);
@@ -244,6 +246,10 @@ impl Watch {
             Failure::Unreachable => format!("{count} connections in a row could not be opened"),
             Failure::Silent => format!("{count} requests in a row got no answer"),
         };
+        self.eject(backend, how, reason, now);
+    }
+
+    fn eject(&mut self, backend: SocketAddr, how: Failure, reason: String, now: Now) {
         if self.down.contains(&backend) {
             return;
         }
@@ -276,6 +282,22 @@ impl Watch {
             Some((at, relapses)) if is_recent(at) => (relapses + 1).min(limits::RELAPSES_MAX),
             _ => 0,
         }
+    }
+
+    /// Requests wait for these, and no others: one that is not known to be down has failed them.
+    pub(super) fn want(&mut self, backends: HashSet<SocketAddr>, now: Now) {
+        for backend in &backends {
+            let reason = "a request waits for it".to_owned();
+            self.eject(*backend, Failure::Unreachable, reason, now);
+        }
+        let soon = now.at + limits::HELD_PROBE_EVERY;
+        let sooner = |planned: &Planned| soon < planned.due && backends.contains(&planned.address);
+        let probes = self.planned.iter().filter(|(_, planned)| sooner(planned));
+        let probes: Vec<u64> = probes.map(|(id, _)| *id).collect();
+        for id in probes {
+            self.plan(id, soon);
+        }
+        self.wanted = backends;
     }
 
     /// A backend that was said to fail has answered a request.
@@ -367,7 +389,10 @@ impl Watch {
             }
         }
         if let Some(known) = self.backends.get(&backend) {
-            let pause = jittered(known.condition.pause(id), random);
+            let pause = match self.wanted.contains(&backend) {
+                true => limits::HELD_PROBE_EVERY,
+                false => jittered(known.condition.pause(id), random),
+            };
             self.plan(id, now.at + pause);
         }
     }

@@ -19,36 +19,16 @@ pub(super) fn rejected(path: &Path, rejected: &[Rejected]) -> Vec<String> {
 
 /// What rules ask for that is checked and kept but not acted on yet; a line for each.
 pub(in crate::control) fn not_yet(snapshot: &Snapshot) -> Vec<String> {
-    let mut counts = [
-        ("spin", "requests get the timeout page", 0_usize),
-        ("hold", "requests fail when no backend can be reached", 0),
-        ("max_requests_per_second", "it is not limited", 0),
-        ("idle", "nobody is told", 0),
-    ];
-    for (_, rule) in snapshot.iter() {
-        let used = match &rule.action {
-            Action::Spin(spin) => [true, false, false, spin.idle().is_some()],
-            Action::Proxy(proxy) => [
-                false,
-                !proxy.hold().is_zero(),
-                proxy.max_requests_per_second().is_some(),
-                proxy.idle().is_some(),
-            ],
-            _ => continue,
-        };
-        for (count, used) in counts.iter_mut().zip(used) {
-            count.2 += usize::from(used);
-        }
-    }
-    counts
-        .into_iter()
-        .filter(|(.., count)| *count != 0)
-        .map(|(what, until, count)| {
-            format!(
-                "{what} (rules that use it: {count}) comes with a later release: until then {until}"
-            )
-        })
-        .collect()
+    let is_limited = |action: &Action| match action {
+        Action::Proxy(proxy) => proxy.max_requests_per_second().is_some(),
+        _ => false,
+    };
+    let count = snapshot.iter().filter(|(_, rule)| is_limited(&rule.action)).count();
+    let line = format!(
+        "max_requests_per_second (rules that use it: {count}) comes with a later release: until then \
+         it is not limited"
+    );
+    if count == 0 { Vec::new() } else { vec![line] }
 }
 
 #[cfg(test)]

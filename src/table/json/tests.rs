@@ -53,6 +53,7 @@ fn defaults_are_those_of_the_manual() {
     let spin = Spin::default();
     assert_eq!((spin.timeout(), spin.max_held()), (Duration::from_secs(120), None));
     assert_eq!((spin.release_rate(), spin.wake(), spin.idle()), (None, None, None));
+    assert!(spin.then().is_none());
 }
 
 #[test]
@@ -157,6 +158,10 @@ fn arguments_are_refused_by_name() {
         (proxy("check", json!("/a b")), "host_kwarg_invalid:check"),
         (proxy("check", json!("/a\r\nX: y")), "host_kwarg_invalid:check"),
         (json!(["spin", {"wake": "https://a/"}, true]), "host_kwarg_invalid:wake"),
+        (json!(["spin", {"then": ["spin", {}, true]}, true]), "host_kwarg_invalid:then"),
+        (json!(["spin", {"then": "proxy"}, true]), "host_kwarg_invalid:then"),
+        (json!(["spin", {"then": ["proxy", {}, true]}, true]), "host_kwarg_invalid:then"),
+        (json!(["proxy", {"backends": "a:1", "wake": "ftp://a"}, true]), "host_kwarg_invalid:wake"),
         (json!(["spin", {"wake": "http:///x"}, true]), "host_kwarg_invalid:wake"),
         (json!(["redirect", {"redirect_to": ""}, true]), "host_kwarg_invalid:redirect_to"),
         (json!(["redirect", {"redirect_to": "/x"}, true]), "host_kwarg_invalid:redirect_to"),

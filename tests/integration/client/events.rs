@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 use crate::backend::Backend;
 use crate::management::{Call, events, expect_asked};
 
-const ASKED: &str = "GET /events?busiest=0&only=change,health HTTP/1.1";
+const ASKED: &str = "GET /events?busiest=0&only=change,health,held,idle,wake HTTP/1.1";
 const HELLO: &str = "event: hello\ndata: {\"version\": \"0.1.0\", \"etag\": \"1\", \"rules\": 2, \"shards\": 1}\n\n";
 const CHANGE: &str = "event: change\ndata: {\"verb\": \"PUT\", \"who\": \"uid 0\", \"etag\": \"2\", \
      \"rules\": 2, \"changed\": 1, \"hosts\": {\"a.com\": [\"spin\", {}, true]}}\n\n";

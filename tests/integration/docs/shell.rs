@@ -81,12 +81,12 @@ impl Shell {
         mapped(&self.ports, text)
     }
 
-    /// Runs a command, and returns what it printed. One that ends with `&` is a daemon, which is ready
+    /// Runs a command, and returns what it printed. A daemon that is started behind the scenes is ready
     /// afterwards.
     #[track_caller]
     pub fn run(&mut self, command: &str) -> String {
         let command = self.mapped(command);
-        match command.strip_suffix(" &") {
+        match command.strip_suffix(" &").filter(|command| command.starts_with("mantrid ")) {
             None => self.ask(&command),
             Some(daemon) => {
                 let printed = self.ask(&format!("{daemon} >&3 2>&3 &"));

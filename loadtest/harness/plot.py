@@ -1,0 +1,54 @@
+"""Plots as SVG, by hand: nothing to install, and they open anywhere."""
+
+import math
+
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, GAP = 1000, 220, 64, 16, 44, 30
+
+
+def restarts(outcomes):
+    """Latency of every request over time, a panel for each way, with the restarts as bands."""
+    panels = []
+    for turn, (way, outcome) in enumerate(outcomes.items()):
+        panels.append(panel(way, outcome, TOP + turn * (HEIGHT + GAP + 20)))
+    height = TOP + len(panels) * (HEIGHT + GAP + 20)
+    style = (
+        "text{font:12px system-ui,sans-serif;fill:#334}.t{font-weight:600}"
+        ".g{stroke:#dde;stroke-width:1}.b{fill:#f4c95d;opacity:.35}.r{fill:#1b6ca8;opacity:.5}"
+        ".w{fill:#c0392b}"
+    )
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}">'
+        f'<style>{style}</style><rect width="100%" height="100%" fill="#fff"/>'
+        f'<text class="t" x="{LEFT}" y="20">Time from due to answered, each request a dot; '
+        f"shaded: the application is away</text>" + "".join(panels) + "</svg>\n"
+    )
+
+
+def panel(way, outcome, top):
+    requests = outcome["requests"]
+    end = max(at + taken for at, taken, _ in requests)
+    low, high = -4, math.ceil(math.log10(max(taken for _, taken, _ in requests)) + 0.01)
+    across = lambda at: LEFT + at / end * (WIDTH - LEFT - RIGHT)  # noqa: E731
+    up = lambda taken: top + HEIGHT - (math.log10(max(taken, 1e-4)) - low) / (high - low) * HEIGHT  # noqa: E731
+    parts = [f'<text class="t" x="{LEFT}" y="{top - 6}">{way}</text>']
+    for start, over in outcome["restarts"]:
+        width = max(across(over) - across(start), 0.5)
+        parts.append(
+            f'<rect class="b" x="{across(start):.1f}" y="{top}" width="{width:.1f}" height="{HEIGHT}"/>'
+        )
+    for power in range(low, high + 1):
+        label = f"{10.0 ** power * 1000:g} ms"
+        y = up(10.0**power)
+        parts.append(f'<path class="g" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>')
+        parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{label}</text>')
+    step = 10 ** math.floor(math.log10(end / 3))
+    for turn in range(int(end / step) + 1):
+        parts.append(
+            f'<text x="{across(turn * step):.1f}" y="{top + HEIGHT + 16}" text-anchor="middle">'
+            f"{turn * step:g} s</text>"
+        )
+    # Dots that fall together are one: a plot of a long run stays small.
+    dots = {(round(across(at)), round(up(taken)), bool(what)) for at, taken, what in requests}
+    for x, y, is_wrong in sorted(dots):
+        parts.append(f'<circle class="{"w" if is_wrong else "r"}" cx="{x}" cy="{y}" r="1.5"/>')
+    return "".join(parts)

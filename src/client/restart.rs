@@ -1,0 +1,248 @@
+//! `restart HOST -- COMMAND`: holds a host, lets what is under way end, runs the command that restarts its
+//! application, waits until a backend answers, and flips. When something goes wrong the host stays held, or
+//! gets its old rule back where that was asked for; either is said, with what to do next.
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command, ExitStatus};
+use std::time::Duration;
+
+use http_body_util::Empty;
+use hyper::Request;
+use hyper::body::Bytes;
+use hyper::client::conn::http1;
+use hyper::header::{CONNECTION, HOST};
+use hyper_util::rt::TokioIo;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::arguments::Restart;
+use super::change::duration;
+use super::failure::{Failure, say};
+use super::print::plain;
+use super::request::Api;
+use super::spin::{before, held, is_spin, put_back, replace, requests};
+use super::{print, print_json};
+
+/// Between two looks whether a backend answers.
+const LOOK_EACH: Duration = Duration::from_millis(100);
+/// How long one may take to answer.
+const LOOK_TIME: Duration = Duration::from_secs(2);
+/// As a shell has it for a command that can't be run.
+const NOT_RUN: u8 = 127;
+
+pub async fn restart(api: &Api, restart: &Restart, json: bool) -> Result<(), Failure> {
+    let host = &*restart.host;
+    let ready = time("--ready", &restart.ready)?;
+    time("--drain", &restart.drain)?;
+    let mut signals = Signals::new()?;
+    let query = format!("?wait=drained&timeout={}", restart.drain);
+    let done = replace(api, host, &query, |rule| {
+        application(host, rule)?;
+        Ok(held(rule, &restart.holding.given()))
+    });
+    let done = tokio::select! {
+        done = done => done?,
+        signal = signals.next() => {
+            let restored = put_back(api, host).await.is_ok();
+            let now = if restored { "has its old rule back" } else { "was not changed" };
+            let why = format!("{}, before the command ran: {} {now}", signal.as_str(), plain(host));
+            return Err(Failure::Command { code: code_of(signal as i32), why });
+        }
+    };
+    let old = application(host, &done.before)?;
+    if done.answer.value()?["drained"] == false {
+        say(&format!(
+            "{}: requests are still under way after {}; going on without them",
+            plain(host),
+            restart.drain
+        ));
+    }
+    let outcome = match run(&restart.command, &mut signals).await {
+        Ok(()) => answers(&old, ready, &mut signals).await,
+        Err(failed) => Err(failed),
+    };
+    match outcome {
+        Ok(()) => {
+            let held = put_back(api, host).await?;
+            match json {
+                true => print_json(json!({ "ok": true, "held": held }).to_string().as_bytes()),
+                false => print(|out| writeln!(out, "{}", requests(held))),
+            }
+        }
+        // Nothing has been done to the application.
+        Err(failed) if restart.restore || failed.code == NOT_RUN => {
+            put_back(api, host).await?;
+            let why = format!("{}: {} has its old rule back", failed.why, plain(host));
+            Err(Failure::Command { code: failed.code, why })
+        }
+        Err(Failed { code, why }) => {
+            let host = plain(host);
+            let why = format!(
+                "{why}: {host} still holds its requests. When it is well: mantrid-client flip {host}"
+            );
+            Err(Failure::Command { code, why })
+        }
+    }
+}
+
+fn time(option: &str, text: &str) -> Result<Duration, Failure> {
+    duration(text).ok_or_else(|| {
+        Failure::Other(format!("{option} {text:?}: expected a time such as 30s or 2m"))
+    })
+}
+
+/// The proxy rule whose application is restarted: the one in force, or the one that stood before.
+fn application(host: &str, rule: &Value) -> Result<Value, Failure> {
+    let rule = if is_spin(rule) { before(host, rule)? } else { rule.clone() };
+    match rule[0].as_str() {
+        Some("proxy") => Ok(rule),
+        action => Err(Failure::Other(format!(
+            "{} has no application to restart, its rule is {}: nothing was changed",
+            plain(host),
+            plain(action.unwrap_or("something else"))
+        ))),
+    }
+}
+
+/// What went wrong, and the exit code that says so.
+struct Failed {
+    code: u8,
+    why: String,
+}
+
+/// The signals that would end us, and leave the host as it is without a word.
+struct Signals {
+    interrupt: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Signals, Failure> {
+        let of = |kind| {
+            signal(kind).map_err(|error| Failure::Other(format!("can't hear signals: {error}")))
+        };
+        let (interrupt, terminate) = (SignalKind::interrupt(), SignalKind::terminate());
+        Ok(Signals { interrupt: of(interrupt)?, terminate: of(terminate)? })
+    }
+
+    async fn next(&mut self) -> Signal {
+        tokio::select! {
+            _ = self.interrupt.recv() => Signal::SIGINT,
+            _ = self.terminate.recv() => Signal::SIGTERM,
+        }
+    }
+}
+
+/// Runs the command to its end.
+async fn run(command: &[OsString], signals: &mut Signals) -> Result<(), Failed> {
+    let shown = plain(&command[0].to_string_lossy());
+    let child = Command::new(&command[0]).args(&command[1..]).spawn();
+    let child = child
+        .map_err(|error| Failed { code: NOT_RUN, why: format!("{shown} can't be run: {error}") })?;
+    let pid = Pid::from_raw(child.id().cast_signed());
+    let mut ended = tokio::task::spawn_blocking(move || wait(child));
+    let mut interrupted = false;
+    let status = loop {
+        tokio::select! {
+            status = &mut ended => break status,
+            // Ctrl-C reaches the command as well, by the terminal; what is sent to us alone does not.
+            signal = signals.next() => match signal {
+                Signal::SIGINT => interrupted = true,
+                _ => {
+                    let _ = kill(pid, signal);
+                }
+            },
+        }
+    };
+    let status = status.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+    let status = status.map_err(|error| Failed { code: 1, why: format!("{shown}: {error}") })?;
+    match (status.code(), status.signal()) {
+        (Some(0), _) if interrupted => {
+            let why = format!("SIGINT, while {shown} ran");
+            Err(Failed { code: code_of(Signal::SIGINT as i32), why })
+        }
+        (Some(0), _) => Ok(()),
+        (Some(code), _) => Err(Failed {
+            code: u8::try_from(code).unwrap_or(1),
+            why: format!("{shown} ended with status {code}"),
+        }),
+        (None, signal) => {
+            let signal = signal.unwrap_or_default();
+            let why = format!("{shown} was ended by signal {signal}");
+            Err(Failed { code: code_of(signal), why })
+        }
+    }
+}
+
+/// As a shell has it for what a signal ended.
+fn code_of(signal: i32) -> u8 {
+    u8::try_from(128 + signal).unwrap_or(1)
+}
+
+fn wait(mut child: Child) -> std::io::Result<ExitStatus> {
+    child.wait()
+}
+
+/// Waits until a backend of the rule answers.
+async fn answers(rule: &Value, most: Duration, signals: &mut Signals) -> Result<(), Failed> {
+    let until = Instant::now() + most;
+    let path = rule[1]["check"].as_str().filter(|check| check.starts_with('/'));
+    let backends: Vec<(String, u16)> = rule[1]["backends"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|pair| {
+            let port = pair[1].as_u64().and_then(|port| u16::try_from(port).ok());
+            Some((pair[0].as_str()?.to_owned(), port?))
+        })
+        .collect();
+    loop {
+        let mut why = String::new();
+        for (host, port) in &backends {
+            let look = timeout(LOOK_TIME, look(host, *port, path));
+            match look.await.unwrap_or_else(|_| Err("no answer in time".to_owned())) {
+                Ok(()) => return Ok(()),
+                Err(error) => why = format!("{}:{port}: {error}", plain(host)),
+            }
+        }
+        if until <= Instant::now() {
+            let why = format!("no backend answers after {most:?} ({why})");
+            return Err(Failed { code: 1, why });
+        }
+        tokio::select! {
+            () = sleep(LOOK_EACH) => {}
+            signal = signals.next() => {
+                let code = code_of(signal as i32);
+                let why = format!("{}, while no backend answered yet", signal.as_str());
+                return Err(Failed { code, why });
+            }
+        }
+    }
+}
+
+/// Whether a backend accepts connections; with a path, whether it answers 2xx or 3xx.
+async fn look(host: &str, port: u16, path: Option<&str>) -> Result<(), String> {
+    let text = |error: std::io::Error| error.to_string();
+    let stream = TcpStream::connect((host, port)).await.map_err(text)?;
+    let Some(path) = path else { return Ok(()) };
+    let text = |error: hyper::Error| error.to_string();
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(text)?;
+    tokio::spawn(connection);
+    let authority = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+    let request = Request::get(path)
+        .header(HOST, format!("{authority}:{port}"))
+        .header(CONNECTION, "close")
+        .body(Empty::<Bytes>::new())
+        .map_err(|error| error.to_string())?;
+    let status = sender.send_request(request).await.map_err(text)?.status();
+    match status.is_success() || status.is_redirection() {
+        true => Ok(()),
+        false => Err(format!("{path} answers {status}")),
+    }
+}

@@ -1,0 +1,159 @@
+//! `spin` and `flip`: a host's requests are held, and go on. What the host did before is kept in its rule,
+//! so anybody may flip it back, from anywhere, also after a restart of the daemon.
+
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use hyper::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use super::failure::{Failure, RequestError, say};
+use super::print::plain;
+use super::request::{Api, Ask, Fetched, PATIENCE, Sending, encoded};
+use super::{print, print_json};
+
+/// So long a change is tried anew that somebody else was faster with: the table's ETag changes with every
+/// change of any host.
+const TRY_FOR: Duration = Duration::from_secs(10);
+
+/// Arguments of `spin`, by name.
+pub type Given<'a> = [(&'static str, &'a str)];
+
+/// Holds the requests of a host.
+pub async fn spin(api: &Api, host: &str, given: &Given<'_>, json: bool) -> Result<(), Failure> {
+    let done = replace(api, host, "", |rule| Ok(held(rule, given))).await?;
+    if json {
+        return print_json(&done.answer.body);
+    }
+    if is_spin(&done.before) {
+        say(&format!("{} held its requests already", plain(host)));
+    }
+    Ok(())
+}
+
+/// Puts the rule back that stood before.
+pub async fn flip(api: &Api, host: &str, json: bool) -> Result<(), Failure> {
+    let held = put_back(api, host).await?;
+    if json {
+        return print_json(json!({ "ok": true, "held": held }).to_string().as_bytes());
+    }
+    print(|out| writeln!(out, "{}", requests(held)))
+}
+
+/// In words.
+pub fn requests(held: u64) -> String {
+    match held {
+        0 => "no request was held".to_owned(),
+        1 => "1 request was held".to_owned(),
+        held => format!("{held} requests were held"),
+    }
+}
+
+/// A rule that was replaced.
+pub struct Replaced {
+    pub before: Value,
+    pub answer: Fetched,
+}
+
+/// Replaces the rule of a host by what `new` makes of it; again where it was changed meanwhile.
+pub async fn replace(
+    api: &Api,
+    host: &str,
+    query: &str,
+    new: impl Fn(&Value) -> Result<Value, Failure>,
+) -> Result<Replaced, Failure> {
+    let path = format!("/hostname/{}/", encoded(host));
+    let began = Instant::now();
+    loop {
+        let found = api.fetch(Ask::get(path.clone())).await?;
+        let before = found.value()?;
+        if before.is_null() {
+            let host = plain(host);
+            return Err(Failure::Other(format!(
+                "{host} has no rule of its own (subdomains go by their parent's): set one, as by \
+                 mantrid-client set {host} proxy true backends=127.0.0.1:8000"
+            )));
+        }
+        let ask = Ask {
+            method: Method::PUT,
+            target: format!("{path}{query}"),
+            body: Some(Sending::json(&new(&before)?)),
+            if_match: found.etag,
+            // What is waited for beside the answer has a time of its own, at the daemon.
+            patience: if query.is_empty() { PATIENCE } else { PATIENCE + DRAIN_MOST },
+        };
+        match api.fetch(ask).await {
+            Ok(answer) => return Ok(Replaced { before, answer }),
+            Err(RequestError::Refused { status: StatusCode::PRECONDITION_FAILED, .. })
+                if began.elapsed() < TRY_FOR => {}
+            Err(error) => return Err(error.of_change()),
+        }
+    }
+}
+
+/// The daemon waits for no longer.
+const DRAIN_MOST: Duration = Duration::from_secs(3600);
+
+/// The rule that holds the requests of a host whose rule is this one; of one that spins already with other
+/// limits.
+pub fn held(rule: &Value, given: &Given<'_>) -> Value {
+    let mut arguments = match is_spin(rule) {
+        true => rule[1].clone(),
+        false => json!({ "then": rule }),
+    };
+    for (name, value) in given {
+        arguments[*name] = json!(value);
+    }
+    json!(["spin", arguments, rule[2]])
+}
+
+pub fn is_spin(rule: &Value) -> bool {
+    rule[0] == "spin"
+}
+
+/// The rule that stood before one that spins.
+pub fn before(host: &str, rule: &Value) -> Result<Value, Failure> {
+    let host = plain(host);
+    if !is_spin(rule) {
+        let action = plain(rule[0].as_str().unwrap_or("something else"));
+        let why = format!("{host} holds no requests, its rule is {action}: nothing was changed");
+        return Err(Failure::Other(why));
+    }
+    match &rule[1]["then"] {
+        Value::Null => Err(Failure::Other(format!(
+            "{host} holds its requests, and what it did before is not in its rule: set what it is to \
+             do, as by mantrid-client set {host} proxy true backends=127.0.0.1:8000"
+        ))),
+        then => Ok(then.clone()),
+    }
+}
+
+/// Flips a host back; how many requests were held.
+pub async fn put_back(api: &Api, host: &str) -> Result<u64, Failure> {
+    let stats = api.fetch(Ask::get(format!("/stats/{}/", encoded(host)))).await?;
+    let held = stats.value()?["held_requests"].as_u64().unwrap_or(0);
+    replace(api, host, "", |rule| before(host, rule)).await?;
+    Ok(held)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_holds_a_host() {
+        let rule = json!(["proxy", {"backends": [["a", 1]]}, true]);
+        let spun = held(&rule, &[]);
+        assert_eq!(spun, json!(["spin", {"then": rule}, true]));
+        assert_eq!(before("a", &spun).ok(), Some(rule.clone()));
+        // again, with other limits
+        assert_eq!(
+            held(&spun, &[("timeout", "5")]),
+            json!(["spin", {"then": rule, "timeout": "5"}, true])
+        );
+        let error = before("a", &rule).expect_err("no spin").to_string();
+        assert!(error.contains("its rule is proxy"), "{error}");
+        let error = before("a", &json!(["spin", {}, true])).expect_err("no rule").to_string();
+        assert!(error.contains("mantrid-client set a proxy"), "{error}");
+    }
+}

@@ -1,0 +1,413 @@
+//! The queue of held requests: who waits, for which host, in what order, and who may go on when the table
+//! changes. Pure: the clock is an argument, and whoever owns this says the words to the shards.
+//!
+//! All requests that wait for one host wait for the same: its rule to be something other than `spin`, a
+//! backend of it to come back, or their turn in a release at a pace. Places are given out once, in the
+//! order in which requests came; one that was let go and has to wait again gets its old place back.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::limits;
+use crate::link::{ByKey, Place, Ticket, Waits, Why, Word};
+use crate::table::{Action, Found, Match, Rule, Scheme, Snapshot};
+
+/// How many may wait.
+#[derive(Copy, Clone, Debug)]
+pub(in crate::control) struct Bounds {
+    /// In all.
+    pub(in crate::control) total: usize,
+    /// Of one source address.
+    pub(in crate::control) per_source: usize,
+}
+
+/// What is to be said to a shard.
+pub(super) type Said = (usize, Ticket, Word);
+
+type Host = (Arc<str>, Scheme);
+
+/// A request that waits.
+struct Waiting {
+    shard: usize,
+    ticket: Ticket,
+    host: Host,
+    source: IpAddr,
+}
+
+/// What the requests for a host wait for.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+enum For {
+    /// Another rule.
+    Rule,
+    /// A backend.
+    Backend,
+    /// Their turn in the release from the rule of this key.
+    Turn(u64),
+}
+
+/// The requests that wait for one host.
+struct Line {
+    what: For,
+    rule_key: u64,
+    rule: Rule,
+    /// The name of the rule that matched.
+    name: Arc<str>,
+    places: BTreeSet<Place>,
+}
+
+/// A release at a pace: the rule's `release_rate`, or as fast as an application can be expected to accept.
+struct Release {
+    pause: Duration,
+    next: Instant,
+    places: BTreeSet<Place>,
+}
+
+impl Release {
+    /// Whoever is late catches up a little: from here.
+    fn earliest(pause: Duration, now: Instant) -> Instant {
+        let burst = pause * (limits::RELEASE_BURST - 1);
+        now.checked_sub(burst.min(limits::RELEASE_CATCHES_UP)).unwrap_or(now)
+    }
+}
+
+/// A host's rule for which requests have begun to wait.
+#[derive(Clone, PartialEq, Debug)]
+pub(in crate::control) struct Begun {
+    /// The name of the rule that matched.
+    pub(in crate::control) name: Arc<str>,
+    pub(in crate::control) rule: Rule,
+}
+
+/// What is to be done after something happened.
+#[derive(Default)]
+pub(super) struct Outcome {
+    pub(super) said: Vec<Said>,
+    pub(super) begun: Vec<Begun>,
+}
+
+/// Everything that waits.
+pub(super) struct Queue {
+    bounds: Bounds,
+    next: Place,
+    waiting: BTreeMap<Place, Waiting>,
+    tickets: HashMap<(usize, Ticket), Place, foldhash::fast::RandomState>,
+    lines: HashMap<Host, Line>,
+    /// How many wait by the key of their rule, in lines that wait for another rule or a backend.
+    by_rule: ByKey<usize>,
+    by_source: HashMap<IpAddr, usize>,
+    releases: ByKey<Release>,
+    /// What shards must know of lines has changed since it was asked last.
+    is_stale: bool,
+}
+
+impl Queue {
+    pub(super) fn new(bounds: Bounds) -> Queue {
+        Queue {
+            bounds,
+            next: 0,
+            waiting: BTreeMap::new(),
+            tickets: HashMap::default(),
+            lines: HashMap::new(),
+            by_rule: ByKey::default(),
+            by_source: HashMap::new(),
+            releases: ByKey::default(),
+            is_stale: false,
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.releases.is_empty()
+    }
+
+    /// A request begins to wait, if it still has to by the table as it is now.
+    pub(super) fn arrive(
+        &mut self,
+        waits: Waits,
+        table: &Snapshot,
+        now: Instant,
+        outcome: &mut Outcome,
+    ) {
+        let Waits { shard, ticket, why, place, host, scheme, source } = waits;
+        let Match::Found(found) = table.lookup(&host, scheme) else {
+            return self.pass(shard, ticket, place, outcome);
+        };
+        let host: Host = (host.into(), scheme);
+        let Some(what) = self.awaited(&host, why, &found) else {
+            return self.pass(shard, ticket, place, outcome);
+        };
+        if !self.has_room(source, &found) {
+            return outcome.said.push((shard, ticket, Word::Full));
+        }
+        let place = self.place(place);
+        if let For::Turn(key) = what
+            && let Some(release) = self.releases.get_mut(&key)
+        {
+            release.places.insert(place);
+            if why == Why::NoBackend {
+                // It had its turn and comes back: more would follow it for nothing.
+                release.next = release.next.max(now + limits::HELD_PROBE_EVERY);
+            }
+        }
+        self.enter(&host, what, &found, outcome).places.insert(place);
+        *self.by_source.entry(source).or_default() += 1;
+        self.tickets.insert((shard, ticket), place);
+        self.waiting.insert(place, Waiting { shard, ticket, host, source });
+    }
+
+    /// What a request for this host has to wait for; `None`: nothing.
+    fn awaited(&self, host: &Host, why: Why, found: &Found<'_>) -> Option<For> {
+        let proxy = match &found.rule.action {
+            Action::Spin(_) => return Some(For::Rule),
+            Action::Proxy(proxy) => proxy,
+            _ => return None,
+        };
+        if let Some(line) = self.lines.get(host) {
+            return Some(line.what);
+        }
+        if why == Why::NoBackend {
+            return (!proxy.hold().is_zero()).then_some(For::Backend);
+        }
+        // Whoever is counted there waited for another rule until it became this one: for a backend, then.
+        if self.by_rule.contains_key(&found.rule_key) {
+            return Some(For::Backend);
+        }
+        let released = [found.rule_key, found.key];
+        released.into_iter().find(|key| self.releases.contains_key(key)).map(For::Turn)
+    }
+
+    fn has_room(&self, source: IpAddr, found: &Found<'_>) -> bool {
+        let most = match &found.rule.action {
+            Action::Spin(spin) => spin.max_held().map(|most| most.get() as usize),
+            _ => None,
+        };
+        let of_rule = self.by_rule.get(&found.rule_key).copied().unwrap_or(0);
+        let of_source = self.by_source.get(&source).copied().unwrap_or(0);
+        self.waiting.len() < self.bounds.total
+            && of_source < self.bounds.per_source
+            && most.is_none_or(|most| of_rule < most)
+    }
+
+    fn place(&mut self, old: Option<Place>) -> Place {
+        // Nobody else has it: it was given to this request alone, and not since.
+        if let Some(old) = old.filter(|old| !self.waiting.contains_key(old)) {
+            return old;
+        }
+        self.next += 1;
+        self.next
+    }
+
+    /// The line of a host, which may begin here.
+    fn enter(
+        &mut self,
+        host: &Host,
+        what: For,
+        found: &Found<'_>,
+        outcome: &mut Outcome,
+    ) -> &mut Line {
+        if !matches!(what, For::Turn(_)) {
+            let count = self.by_rule.entry(found.rule_key).or_default();
+            *count += 1;
+            if *count == 1 {
+                let (name, rule) = (found.name().into(), found.rule.clone());
+                outcome.begun.push(Begun { name, rule });
+            }
+        }
+        self.lines.entry(host.clone()).or_insert_with(|| {
+            self.is_stale |= what != For::Rule;
+            Line {
+                what,
+                rule_key: found.rule_key,
+                rule: found.rule.clone(),
+                name: found.name().into(),
+                places: BTreeSet::new(),
+            }
+        })
+    }
+
+    /// Nothing to wait for.
+    fn pass(&mut self, shard: usize, ticket: Ticket, place: Option<Place>, outcome: &mut Outcome) {
+        let place = self.place(place);
+        outcome.said.push((shard, ticket, Word::Go(place)));
+    }
+
+    /// A request waits no more, for reasons of its own.
+    pub(super) fn leave(&mut self, shard: usize, ticket: Ticket) {
+        if let Some(place) = self.tickets.get(&(shard, ticket)).copied() {
+            self.remove(place);
+        }
+    }
+
+    fn remove(&mut self, place: Place) -> Option<Waiting> {
+        let waiting = self.waiting.remove(&place)?;
+        self.tickets.remove(&(waiting.shard, waiting.ticket));
+        take_one(&mut self.by_source, &waiting.source);
+        let Some(line) = self.lines.get_mut(&waiting.host) else { return Some(waiting) };
+        line.places.remove(&place);
+        match line.what {
+            For::Turn(key) => {
+                if let Some(release) = self.releases.get_mut(&key) {
+                    release.places.remove(&place);
+                }
+            }
+            For::Rule | For::Backend => take_one(&mut self.by_rule, &line.rule_key),
+        }
+        if line.places.is_empty() {
+            self.is_stale |= line.what != For::Rule;
+            self.lines.remove(&waiting.host);
+        }
+        Some(waiting)
+    }
+
+    /// Lets requests go on, first come first.
+    fn let_go(&mut self, mut places: Vec<Place>, outcome: &mut Outcome) {
+        places.sort_unstable();
+        for place in places {
+            if let Some(waiting) = self.remove(place) {
+                outcome.said.push((waiting.shard, waiting.ticket, Word::Go(place)));
+            }
+        }
+    }
+
+    /// The table is another.
+    pub(super) fn changed(&mut self, table: &Snapshot, now: Instant, outcome: &mut Outcome) {
+        let mut free = Vec::new();
+        let mut paced = Vec::new();
+        for (host, line) in &mut self.lines {
+            let found = match table.lookup(&host.0, host.1) {
+                Match::Found(found) => Some(found),
+                Match::NoHosts | Match::Unknown => None,
+            };
+            let is_same = found.as_ref().is_some_and(|found| {
+                found.rule_key == line.rule_key && found.rule.action == line.rule.action
+            });
+            let is_proxied =
+                found.as_ref().is_some_and(|it| matches!(it.rule.action, Action::Proxy(_)));
+            match line.what {
+                For::Rule | For::Backend if is_same => {}
+                // A release that has begun goes on at its pace, wherever it leads.
+                For::Turn(_) if is_proxied => {}
+                For::Rule | For::Backend if is_proxied => paced.push(host.clone()),
+                _ => free.extend(&line.places),
+            }
+        }
+        for host in paced {
+            self.begin_release(&host, now);
+        }
+        self.let_go(free, outcome);
+        self.pace(now, outcome);
+    }
+
+    /// From here on the requests of this host go on at a pace.
+    fn begin_release(&mut self, host: &Host, now: Instant) {
+        let Some(line) = self.lines.get_mut(host) else { return };
+        let rate = match &line.rule.action {
+            Action::Spin(spin) => spin.release_rate(),
+            _ => None,
+        };
+        let key = line.rule_key;
+        line.what = For::Turn(key);
+        let pause = Duration::from_secs(1) / rate.map_or(limits::RELEASE_RATE, NonZeroU32::get);
+        let release = self.releases.entry(key).or_insert_with(|| Release {
+            pause,
+            // Where a rate is asked for, the first second has no more than the others.
+            next: if rate.is_some() { now } else { Release::earliest(pause, now) },
+            places: BTreeSet::new(),
+        });
+        release.pause = pause;
+        release.places.extend(&line.places);
+        for _ in 0..line.places.len() {
+            take_one(&mut self.by_rule, &key);
+        }
+        self.is_stale = true;
+    }
+
+    /// Lets those go on whose turn has come; when the next one's does.
+    pub(super) fn pace(&mut self, now: Instant, outcome: &mut Outcome) -> Option<Instant> {
+        let mut free = Vec::new();
+        for release in self.releases.values_mut() {
+            release.next = release.next.max(Release::earliest(release.pause, now));
+            while release.next <= now {
+                let Some(place) = release.places.pop_first() else { break };
+                free.push(place);
+                release.next += release.pause;
+            }
+        }
+        self.let_go(free, outcome);
+        let before = self.releases.len();
+        self.releases.retain(|_, release| !release.places.is_empty() || now < release.next);
+        self.is_stale |= self.releases.len() != before;
+        self.releases.values().map(|release| release.next).min()
+    }
+
+    /// A backend can be reached again: `has` says of which rules it is one.
+    pub(super) fn reached(
+        &mut self,
+        has: impl Fn(&Rule) -> bool,
+        now: Instant,
+        outcome: &mut Outcome,
+    ) {
+        let lines = self.lines.iter();
+        let waiting = lines.filter(|(_, line)| line.what == For::Backend && has(&line.rule));
+        let hosts: Vec<Host> = waiting.map(|(host, _)| host.clone()).collect();
+        for host in hosts {
+            self.begin_release(&host, now);
+        }
+        self.pace(now, outcome);
+    }
+
+    /// The rules for whose backends requests wait.
+    pub(super) fn without_backend(&self) -> impl Iterator<Item = &Rule> {
+        let lines = self.lines.values();
+        lines.filter(|line| line.what == For::Backend).map(|line| &line.rule)
+    }
+
+    /// How many wait for each rule, by the name that matched.
+    pub(super) fn by_name(&self) -> HashMap<Arc<str>, usize> {
+        let mut names = HashMap::new();
+        for line in self.lines.values() {
+            *names.entry(line.name.clone()).or_default() += line.places.len();
+        }
+        names
+    }
+
+    /// Under which keys requests must go behind others, and for how long at most, if that has changed since
+    /// this was asked last.
+    pub(super) fn take_lines(&mut self, table: &Snapshot) -> Option<ByKey<Duration>> {
+        if !std::mem::take(&mut self.is_stale) {
+            return None;
+        }
+        let mut waits = ByKey::default();
+        for (host, line) in &self.lines {
+            match line.what {
+                For::Rule => {}
+                For::Backend => {
+                    let Action::Proxy(proxy) = &line.rule.action else { continue };
+                    waits.insert(line.rule_key, proxy.hold());
+                }
+                For::Turn(_) => {
+                    waits.insert(table.key(&host.0), limits::BEHIND_TIME);
+                }
+            }
+        }
+        waits.extend(self.releases.keys().map(|key| (*key, limits::BEHIND_TIME)));
+        Some(waits)
+    }
+}
+
+fn take_one<K: std::hash::Hash + Eq, S: std::hash::BuildHasher>(
+    counts: &mut HashMap<K, usize, S>,
+    key: &K,
+) {
+    if let Some(count) = counts.get_mut(key) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,240 @@
+//! Tells others that a host is waited for, or that nobody uses it: as an event, and by a POST to the address
+//! that the rule names as `wake`. So an application that sleeps is started by its first visitor, and put
+//! to sleep by whoever started it.
+//!
+//! A POST that fails is made again, later each time, until the rule is another. One that was taken is not
+//! repeated as long as the host sleeps: until its rule changes, it was idle, or nobody has begun to wait
+//! for as long as the rule's `timeout`.
+
+mod idle;
+mod post;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tokio::sync::Semaphore;
+use tracing::{info, warn};
+
+use super::change::{Change, Watched};
+use super::held::{Begun, Held};
+use super::pulse::{Event, Pulse, unix_time};
+use super::statistics::{self, SharedStatistics};
+use crate::limits;
+use crate::link::{ByKey, Sums};
+use crate::table::{Action, Rule, Snapshot};
+use idle::Idle;
+
+pub(super) use idle::idle_after;
+
+/// Who was told: by the name of the rule which it was, and when.
+type ByName = HashMap<Arc<str>, (Rule, Instant)>;
+
+/// Remembers who was told.
+#[derive(Clone, Default)]
+pub(super) struct Told(Arc<Mutex<ByName>>);
+
+impl Told {
+    /// A change will be in force: the hosts whose rules it changes are to be told of anew.
+    pub(super) fn changed(&self, change: &Change, before: &Snapshot, after: &Snapshot) {
+        let mut told = self.lock();
+        if told.is_empty() {
+            return;
+        }
+        let is_other = |name: &str| before.get(name) != after.get(name);
+        if change.whole {
+            told.retain(|name, _| !is_other(name));
+        } else {
+            let names = change.edits.iter().map(|(name, _)| &**name);
+            names.filter(|name| is_other(name)).for_each(|name| drop(told.remove(name)));
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, ByName> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whoever tells.
+#[derive(Clone)]
+pub(super) struct Wake {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    pulse: Pulse,
+    held: Held,
+    idle: Mutex<Idle>,
+    told: Told,
+    room: Semaphore,
+}
+
+impl Wake {
+    pub(super) fn new(pulse: Pulse, held: Held, told: Told) -> Wake {
+        let mut idle = Idle::default();
+        let table = held.table();
+        let now = Instant::now();
+        for (name, rule) in table.iter() {
+            if idle_after(rule).is_some() {
+                idle.changed(table.key(name), name, Some(rule), now);
+            }
+        }
+        let idle = Mutex::new(idle);
+        let room = Semaphore::new(limits::WAKES_AT_ONCE);
+        Wake { shared: Arc::new(Shared { pulse, held, idle, told, room }) }
+    }
+
+    /// Requests have begun to wait for these rules.
+    pub(super) fn begun(&self, begun: Vec<Begun>) {
+        for Begun { name, rule } in begun {
+            let since = unix_time();
+            let told = Telling { event: "held", name, rule, since, idle: None };
+            self.shared.tell(&told);
+            if told.url().is_some() && self.shared.is_asleep(&told) {
+                tokio::spawn(deliver(self.shared.clone(), told));
+            }
+        }
+    }
+
+    /// Rules were changed.
+    pub(super) fn changed(&self, table: &Snapshot, watched: &[Watched]) {
+        let mut idle = self.shared.idle();
+        for Watched { name, after, .. } in watched {
+            idle.changed(table.key(name), name, after.as_ref(), Instant::now());
+        }
+    }
+
+    /// Once a second.
+    pub(super) fn beat(&self, statistics: &SharedStatistics, table: &Snapshot) {
+        let mut idle = self.shared.idle();
+        let keys = idle.keys();
+        if keys.is_empty() {
+            return;
+        }
+        let mut sums: ByKey<Sums> = statistics::lock(statistics).of(&keys);
+        if table.has_aliases() {
+            // Requests are counted by the name that matched, and kept awake is what it leads to.
+            for (key, more) in statistics::lock(statistics).busy() {
+                let target = table.name_of(key).and_then(|name| table.target_of(name));
+                if let Some(target) =
+                    target.filter(|target| keys.contains(target) && *target != key)
+                {
+                    sums.entry(target).or_default().add(&more);
+                }
+            }
+        }
+        for idled in idle.look(&sums, Instant::now()) {
+            let since = unix_time() - idled.idle.as_secs_f64();
+            let idle = Some(idled.idle);
+            let name = Arc::from(idled.name);
+            let told = Telling { event: "idle", name, rule: idled.rule, since, idle };
+            self.shared.told.lock().remove(&told.name);
+            self.shared.tell(&told);
+            if told.url().is_some() {
+                tokio::spawn(deliver(self.shared.clone(), told));
+            }
+        }
+    }
+}
+
+/// What is to be told of one host.
+struct Telling {
+    event: &'static str,
+    name: Arc<str>,
+    rule: Rule,
+    /// Seconds since 1970.
+    since: f64,
+    idle: Option<Duration>,
+}
+
+impl Telling {
+    fn url(&self) -> Option<&str> {
+        match &self.rule.action {
+            Action::Spin(spin) => spin.wake(),
+            Action::Proxy(proxy) if self.idle.is_some() => proxy.wake(),
+            _ => None,
+        }
+    }
+
+    fn json(&self, held: usize) -> Value {
+        let Telling { event, name, since, idle, .. } = self;
+        let mut json = json!({ "host": **name, "held": held, "since": since, "event": event });
+        if let Some(idle) = idle {
+            json["idle"] = json!(idle.as_secs());
+        }
+        json
+    }
+}
+
+impl Shared {
+    fn idle(&self) -> MutexGuard<'_, Idle> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn held_for(&self, name: &str) -> usize {
+        self.held.by_name().get(name).copied().unwrap_or(0)
+    }
+
+    fn tell(&self, telling: &Telling) {
+        let mut json = telling.json(self.held_for(&telling.name));
+        json["time"] = json!(unix_time());
+        if let Value::Object(json) = &mut json {
+            json.remove("event");
+        }
+        self.pulse.tell(Event::Other(telling.event, json.to_string().into()));
+    }
+
+    /// Whether it sleeps and nobody was told; somebody is now.
+    fn is_asleep(&self, telling: &Telling) -> bool {
+        let Action::Spin(spin) = &telling.rule.action else { return false };
+        let mut told = self.told.lock();
+        let now = Instant::now();
+        let lately = |at: Instant| now.saturating_duration_since(at) < spin.timeout();
+        if let Some((rule, at)) = told.get_mut(&telling.name)
+            && *rule == telling.rule
+            && lately(std::mem::replace(at, now))
+        {
+            return false;
+        }
+        if limits::WAKES_TOLD_MAX <= told.len() {
+            let table = self.held.table();
+            told.retain(|name, (rule, _)| table.get(name) == Some(rule));
+        }
+        told.insert(telling.name.clone(), (telling.rule.clone(), now));
+        true
+    }
+
+    fn is_current(&self, telling: &Telling) -> bool {
+        self.held.table().get(&telling.name) == Some(&telling.rule)
+    }
+}
+
+/// Posts until it is taken, or the rule is another.
+async fn deliver(shared: Arc<Shared>, telling: Telling) {
+    let Some(url) = telling.url() else { return };
+    let mut pause = limits::WAKE_AGAIN;
+    loop {
+        let result = {
+            let Ok(_room) = shared.room.acquire().await else { return };
+            if !shared.is_current(&telling) {
+                return;
+            }
+            let body = telling.json(shared.held_for(&telling.name)).to_string();
+            post::post(url, body, limits::WAKE_TIME).await
+        };
+        let Telling { event, name, .. } = &telling;
+        let mut json = json!({ "time": unix_time(), "host": **name, "event": event, "url": url });
+        json["ok"] = json!(result.is_ok());
+        if let Err(why) = &result {
+            json["reason"] = json!(why);
+            warn!("{name}: {url} was not told that it is {event}: {why}; again in {pause:?}");
+        }
+        shared.pulse.tell(Event::Other("wake", json.to_string().into()));
+        if result.is_ok() {
+            return info!("{name}: {url} was told that it is {event}");
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(limits::WAKE_AGAIN_MAX);
+    }
+}

@@ -1,0 +1,178 @@
+//! What a shard and control say to each other of requests that are held. A held request stays on its shard;
+//! control knows only that it waits, for what, and since when, and says when it may go on.
+//!
+//! Neither side waits for the other. The queues have no bound of their own: a connection has one request
+//! held at most, and connections are bounded.
+
+use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+
+use super::Waker;
+use super::slots::{ByKey, KeyHasher};
+use crate::table::Scheme;
+
+/// Names a held request among those of its shard; never used twice.
+pub(crate) type Ticket = u64;
+/// Position in the order in which requests began to wait, on all shards.
+pub(crate) type Place = u64;
+
+/// Why a request is held.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Why {
+    /// Its rule is `spin`.
+    Spin,
+    /// No backend of its rule can be reached, and the rule has `hold`.
+    NoBackend,
+    /// Others wait for the same rule: it goes behind them.
+    Behind,
+}
+
+/// A request that waits.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Waits {
+    pub(crate) shard: usize,
+    pub(crate) ticket: Ticket,
+    pub(crate) why: Why,
+    /// The one it had, if it was let go before and has to wait again.
+    pub(crate) place: Option<Place>,
+    /// For this host, in canonical form.
+    pub(crate) host: Box<str>,
+    pub(crate) scheme: Scheme,
+    pub(crate) source: IpAddr,
+}
+
+/// What a shard reports.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Report {
+    Waits(Waits),
+    /// It waits no more: its client left, or its time is over.
+    Left {
+        shard: usize,
+        ticket: Ticket,
+    },
+}
+
+/// What control answers.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Word {
+    /// It may go on, by the table as it is now.
+    Go(Place),
+    /// Too many wait already.
+    Full,
+}
+
+/// A shard's end.
+pub(super) struct Desk {
+    pub(super) reports: Sender<Report>,
+    pub(super) waker: Waker,
+    pub(super) words: Receiver<(Ticket, Word)>,
+}
+
+/// Control's end. The lock is never contended: one task of one thread reads.
+#[derive(Clone)]
+pub(super) struct Reports {
+    queue: Arc<Mutex<Receiver<Report>>>,
+    waker: Waker,
+}
+
+/// The queue from all shards, and what a shard needs to report.
+pub(super) fn reports() -> io::Result<(Reports, Sender<Report>, Waker)> {
+    let (sender, receiver) = channel();
+    let waker = Waker::new()?;
+    let reports = Reports { queue: Arc::new(Mutex::new(receiver)), waker: waker.clone() };
+    Ok((reports, sender, waker))
+}
+
+impl Desk {
+    pub(super) fn report(&self, report: Report) {
+        // Without control there is nobody left to hold anything for.
+        let _ = self.reports.send(report);
+        self.waker.wake();
+    }
+}
+
+impl Reports {
+    pub(super) fn next(&self) -> Option<Report> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).try_recv().ok()
+    }
+
+    pub(super) fn readable(&self) -> io::Result<OwnedFd> {
+        self.waker.receiver()
+    }
+}
+
+/// Rules and hosts whose requests must go behind others that wait, and how long they may: nearly always
+/// none. Shards read it, control alone replaces it.
+#[derive(Default)]
+pub(crate) struct Lines {
+    any: AtomicBool,
+    waits: ArcSwap<HashMap<u64, Duration, BuildHasherDefault<KeyHasher>>>,
+}
+
+impl Lines {
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        // The table is published after the lines that it makes necessary, with a release: whoever is
+        // routed by the one sees the other.
+        !self.any.load(Ordering::Acquire)
+    }
+
+    /// How long a request under one of these keys may wait behind others; `None`: it need not.
+    pub(crate) fn wait(&self, keys: &[u64]) -> Option<Duration> {
+        if self.is_empty() {
+            return None;
+        }
+        let waits = self.waits.load();
+        keys.iter().find_map(|key| waits.get(key).copied())
+    }
+
+    /// By control: these, and no others.
+    pub(crate) fn publish(&self, waits: ByKey<Duration>) {
+        let any = !waits.is_empty();
+        self.waits.store(Arc::new(waits));
+        self.any.store(any, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_published_is_all_there_is() {
+        let lines = Lines::default();
+        assert!(lines.is_empty() && lines.wait(&[1]).is_none());
+        let second = Duration::from_secs(1);
+        lines.publish([(7, second)].into_iter().collect());
+        assert_eq!((lines.wait(&[1, 7]), lines.wait(&[1, 2])), (Some(second), None));
+        lines.publish(ByKey::default());
+        assert!(lines.is_empty() && lines.wait(&[7]).is_none());
+    }
+
+    #[test]
+    fn reports_of_all_shards_come_in_one_order() {
+        let (reports, sender, waker) = reports().expect("a queue");
+        let desk = |shard| {
+            let (_, words) = channel();
+            (shard, Desk { reports: sender.clone(), waker: waker.clone(), words })
+        };
+        let desks = [desk(0), desk(1)];
+        for ticket in 0..3 {
+            for (shard, desk) in &desks {
+                desk.report(Report::Left { shard: *shard, ticket });
+            }
+        }
+        let all: Vec<Report> = std::iter::from_fn(|| reports.next()).collect();
+        let expected = [(0, 0), (1, 0), (0, 1), (1, 1), (0, 2), (1, 2)];
+        assert_eq!(all, expected.map(|(shard, ticket)| Report::Left { shard, ticket }));
+    }
+}

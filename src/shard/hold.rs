@@ -1,0 +1,222 @@
+//! Requests that are held: they wait here, on their connection, until control says that they may go on,
+//! their time is over, or the client leaves. Nothing of them moves anywhere, and nothing is read ahead:
+//! what the client sends meanwhile stays in the kernel.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+use std::time::{Duration, Instant};
+
+use slab::Slab;
+
+use super::Shard;
+use super::connection::Connection;
+use super::tally::Tally;
+use crate::link::{Counter, Place, Report, Ticket, Waits, Why, Word};
+use crate::table::Scheme;
+
+/// What a request that has to wait tells control.
+pub(super) struct Hold {
+    pub(super) why: Why,
+    pub(super) host: Box<str>,
+    pub(super) scheme: Scheme,
+    /// How long it may wait, from when it began to.
+    pub(super) timeout: Duration,
+}
+
+/// How far a request has come that was held.
+#[derive(Copy, Clone, Debug)]
+pub(super) struct Waited {
+    /// When it began to wait; what it may wait longer counts from here.
+    pub(super) since: Instant,
+    /// Until when it may.
+    pub(super) until: Instant,
+    place: Option<Place>,
+    /// Until when it may wait for a backend that can be reached; from when it first found none.
+    backend_by: Option<Instant>,
+    /// A new connection brought no answer: it was sent once more.
+    pub(super) was_silent: bool,
+}
+
+impl Waited {
+    /// From `now`, unless it waited before.
+    fn begun(waited: &mut Option<Box<Waited>>, now: Instant) -> &mut Waited {
+        let new =
+            || Waited { since: now, until: now, place: None, backend_by: None, was_silent: false };
+        waited.get_or_insert_with(|| Box::new(new()))
+    }
+
+    /// It found no backend.
+    pub(super) fn note(waited: &mut Option<Box<Waited>>, now: Instant, was_silent: bool) {
+        Waited::begun(waited, now).was_silent |= was_silent;
+    }
+
+    pub(super) fn is_let_go(&self) -> bool {
+        self.place.is_some()
+    }
+
+    /// How long one that was held may wait for a place at a backend: on for as long as it might have been
+    /// held. Else an application that has just started would be spared its visitors by turning them away.
+    pub(super) fn patience(waited: Option<&Waited>, now: Instant, usual: Duration) -> Duration {
+        let left = waited.map(|waited| waited.until.saturating_duration_since(now));
+        usual.max(left.unwrap_or_default())
+    }
+}
+
+/// How the wait ended.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(super) enum End {
+    /// It may go on by the table as it is now.
+    Go,
+    /// Its time is over.
+    TimedOut,
+    /// Too many wait.
+    Full,
+    /// The client left.
+    Left,
+}
+
+/// The requests held on a shard.
+#[derive(Default)]
+pub(super) struct Holds {
+    waiting: RefCell<Slab<Waiting>>,
+    begun: Cell<u32>,
+}
+
+struct Waiting {
+    ticket: Ticket,
+    word: Option<Word>,
+    waker: Option<Waker>,
+}
+
+impl Shard {
+    /// Takes what control says of requests that wait.
+    pub(super) fn take_words(&self) {
+        while let Some((ticket, word)) = self.end.next_word() {
+            let mut waiting = self.holds.waiting.borrow_mut();
+            // It may have ended meanwhile, and its entry be another's.
+            let own = waiting.get_mut(index(ticket)).filter(|own| own.ticket == ticket);
+            if let Some(own) = own {
+                own.word = Some(word);
+                self.ring.wake(own.waker.take());
+            }
+        }
+    }
+
+    /// Has those that are held look whether the shard is stopping.
+    pub(super) fn wake_held(&self) {
+        for (_, own) in self.holds.waiting.borrow_mut().iter_mut() {
+            self.ring.wake(own.waker.take());
+        }
+    }
+}
+
+fn index(ticket: Ticket) -> usize {
+    (ticket & u64::from(u32::MAX)) as usize
+}
+
+/// An entry among those held; gone when dropped, and control knows.
+struct Own {
+    shard: Rc<Shard>,
+    ticket: Ticket,
+    tally: Tally,
+    since: Instant,
+}
+
+impl Own {
+    fn new(shard: &Rc<Shard>, tally: Tally) -> Own {
+        let holds = &shard.holds;
+        let begun = holds.begun.get().wrapping_add(1);
+        holds.begun.set(begun);
+        let ticket = {
+            let mut waiting = holds.waiting.borrow_mut();
+            let entry = waiting.vacant_entry();
+            let ticket = u64::from(begun) << 32 | entry.key() as u64;
+            entry.insert(Waiting { ticket, word: None, waker: None });
+            ticket
+        };
+        shard.count_held(tally, true);
+        Own { shard: shard.clone(), ticket, tally, since: shard.ring.now() }
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        let shard = &self.shard;
+        shard.count_held(self.tally, false);
+        let waited = shard.ring.now().saturating_duration_since(self.since);
+        shard.end.counters().add_held_time(waited);
+        let own = shard.holds.waiting.borrow_mut().remove(index(self.ticket));
+        if own.word.is_none() {
+            shard.end.report(Report::Left { shard: shard.end.index, ticket: self.ticket });
+        }
+    }
+}
+
+impl Connection {
+    /// Holds the request that is at the front of the inbox.
+    pub(super) async fn hold(&mut self, hold: Hold, waited: &mut Option<Box<Waited>>) -> End {
+        let shard = self.shard.clone();
+        let now = shard.ring.now();
+        let own_wait = Waited::begun(waited, now);
+        own_wait.until = match hold.why {
+            Why::Spin => own_wait.since + hold.timeout,
+            Why::NoBackend => *own_wait.backend_by.get_or_insert(now + hold.timeout),
+            Why::Behind => now + hold.timeout,
+        };
+        let Waited { until, place, .. } = *own_wait;
+        if until <= now {
+            return self.end_of_hold(End::TimedOut);
+        }
+        self.inbox.settle(&shard.ring);
+        let own = Own::new(&shard, self.tally);
+        shard.end.report(Report::Waits(Waits {
+            shard: shard.end.index,
+            ticket: own.ticket,
+            why: hold.why,
+            place,
+            host: hold.host,
+            scheme: hold.scheme,
+            source: self.client.peer,
+        }));
+        self.deadline.set(until.saturating_duration_since(now));
+        let end = poll_fn(|cx| {
+            let word = {
+                let mut waiting = shard.holds.waiting.borrow_mut();
+                let own = &mut waiting[index(own.ticket)];
+                own.waker = Some(cx.waker().clone());
+                own.word
+            };
+            // One that was armed before may still bring bytes.
+            self.stream.gather();
+            match word {
+                // Not one whose client has left: no backend should see its request.
+                Some(Word::Go(_)) if self.stream.poll_ended(cx) => Poll::Ready(End::Left),
+                Some(Word::Go(place)) => {
+                    own_wait.place = Some(place);
+                    Poll::Ready(End::Go)
+                }
+                Some(Word::Full) => Poll::Ready(End::Full),
+                None if self.stream.poll_ended(cx) => Poll::Ready(End::Left),
+                None if self.deadline.poll_expired(cx) => Poll::Ready(End::TimedOut),
+                // Nobody can flip its host any more.
+                None if shard.stopping() => Poll::Ready(End::TimedOut),
+                None => Poll::Pending,
+            }
+        })
+        .await;
+        drop(own);
+        self.end_of_hold(end)
+    }
+
+    fn end_of_hold(&self, end: End) -> End {
+        self.shard.count(match end {
+            End::Go => Counter::HeldReleased,
+            End::TimedOut => Counter::HeldTimedOut,
+            End::Full => Counter::HeldRefused,
+            End::Left => Counter::HeldLeft,
+        });
+        end
+    }
+}
