@@ -97,7 +97,14 @@ impl Demo {
                  curl {management}hostname/\n      # every rule\n  \
                  curl -X PUT --json '[\"empty\", {{\"code\": 418}}, true]' {management}hostname/tea.example/\n      \
                  # a new rule; then:\n  curl -i -H 'Host: tea.example' '{url}/'\n  \
-                 curl {management}stats/localhost/\n      # counters of a host"
+                 curl {management}stats/localhost/\n      # counters of a host\n\n\
+                 Requests can wait until their application is ready:\n\n  \
+                 curl -X PUT --json '[\"spin\", {{}}, true]' {management}hostname/wait.example/\n      \
+                 # hold what comes for this host\n  \
+                 curl -i -H 'Host: wait.example' '{url}/' &\n      \
+                 # it waits, until the rule is another one:\n  \
+                 curl -X PUT --json '[\"alias\", {{\"hostname\": \"localhost\"}}, true]' \
+                 {management}hostname/wait.example/"
             );
         }
         let table = self.folder.0.join("state.json");

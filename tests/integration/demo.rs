@@ -13,6 +13,8 @@ struct Curl {
     fields: Vec<String>,
     data: Option<Vec<u8>>,
     url: Option<String>,
+    /// It ends with `&`: the others go on meanwhile.
+    in_background: bool,
 }
 
 impl Curl {
@@ -31,6 +33,7 @@ impl Curl {
                 }
                 "-I" | "--head" => curl.method = Some("HEAD".to_owned()),
                 "-o" | "-w" | "-m" => drop(words.next()),
+                "&" => curl.in_background = true,
                 "#" | "|" | ";" | "&&" | "→" | "->" => break,
                 option if option.starts_with('-') => (),
                 url if curl.url.is_none() => curl.url = Some(url.to_owned()),
@@ -42,6 +45,11 @@ impl Curl {
 
     /// Does it, and takes the whole answer.
     fn run(&self) -> Answer {
+        self.begin().expect_answer()
+    }
+
+    /// Sends it.
+    fn begin(&self) -> Connection {
         let url = self.url.as_deref().expect("a URL");
         let rest = url.strip_prefix("http://").unwrap_or(url);
         let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
@@ -70,7 +78,7 @@ impl Curl {
         let mut client = Connection::client(address);
         client.send(request);
         client.send(self.data.as_deref().unwrap_or_default());
-        client.expect_answer()
+        client
     }
 
     fn host(&self) -> Option<&str> {
@@ -109,7 +117,7 @@ fn content(word: &str) -> Vec<u8> {
 /// What each printed command says it does.
 fn expected_status(command: &Curl) -> u16 {
     match command.host() {
-        None | Some("also.example" | "test.example") => 200,
+        None | Some("also.example" | "test.example" | "wait.example") => 200,
         Some("old.example") => 302,
         Some("secret.example") => 403,
         Some("down.example") => 502,
@@ -125,12 +133,21 @@ fn what_it_prints_works() {
     let printed = daemon.expect_printed("nothing is left behind");
     let commands: Vec<Curl> = printed.lines().filter_map(Curl::parse).collect();
     assert!(commands.len() > 5, "few commands are printed:\n{printed}");
+    let mut waiting = Vec::new();
     for command in &commands {
+        if command.in_background {
+            waiting.push((command, command.begin()));
+            continue;
+        }
         let answer = command.run();
         assert_eq!(answer.status(), expected_status(command), "{command:?}: {}", answer.head.start);
         if command.data.is_some() && command.method.is_none() {
             assert_eq!(command.data.as_ref(), Some(&answer.body), "a body, there and back");
         }
+    }
+    assert_eq!(waiting.len(), 1, "one command waits for the next");
+    for (command, mut client) in waiting {
+        assert_eq!(client.expect_answer().status(), expected_status(command), "{command:?}");
     }
     let log = daemon.log.text();
     let state = log.split_whitespace().find(|word| word.ends_with("/state.json"));
