@@ -13,8 +13,9 @@ def restarts(outcomes):
     height = TOP + len(panels) * (HEIGHT + GAP + 20)
     style = (
         "text{font:12px system-ui,sans-serif;fill:#334}.t{font-weight:600}"
-        ".g{stroke:#dde;stroke-width:1}.b{fill:#f4c95d;opacity:.35}.r{fill:#1b6ca8;opacity:.5}"
-        ".w{fill:#c0392b}"
+        ".g{stroke:#dde;stroke-width:1}.b{fill:#f4c95d;opacity:.35}"
+        ".r,.w{fill:none;stroke-width:3;stroke-linecap:round}.r{stroke:#1b6ca8;opacity:.6}"
+        ".w{stroke:#c0392b}"
     )
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}">'
@@ -47,8 +48,13 @@ def panel(way, outcome, top):
             f'<text x="{across(turn * step):.1f}" y="{top + HEIGHT + 16}" text-anchor="middle">'
             f"{turn * step:g} s</text>"
         )
-    # Dots that fall together are one: a plot of a long run stays small.
-    dots = {(round(across(at)), round(up(taken)), bool(what)) for at, taken, what in requests}
-    for x, y, is_wrong in sorted(dots):
-        parts.append(f'<circle class="{"w" if is_wrong else "r"}" cx="{x}" cy="{y}" r="1.5"/>')
+    # Dots that fall together are one, and all are one path: a plot of a long run stays small.
+    for is_wrong in (False, True):
+        dots = {(round(across(at)), round(up(taken))) for at, taken, what in requests if bool(what) == is_wrong}
+        if dots:
+            path, (before_x, before_y) = [], (0, 0)
+            for x, y in sorted(dots):
+                path.append(f"m{x - before_x} {y - before_y}h0")
+                before_x, before_y = x, y
+            parts.append(f'<path class="{"w" if is_wrong else "r"}" d="M0 0{"".join(path)}"/>')
     return "".join(parts)

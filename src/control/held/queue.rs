@@ -134,7 +134,9 @@ impl Queue {
         let Match::Found(found) = table.lookup(&host, scheme) else {
             return self.pass(shard, ticket, place, outcome);
         };
-        let host: Host = (host.into(), scheme);
+        // One name for all who wait for it.
+        let host: Host = (Arc::from(host), scheme);
+        let host = self.lines.get_key_value(&host).map_or(host.clone(), |(host, _)| host.clone());
         let Some(what) = self.awaited(&host, why, &found) else {
             return self.pass(shard, ticket, place, outcome);
         };
