@@ -138,9 +138,9 @@ impl Connection {
         let next = loop {
             match self.attempt(len, &mut waited).await {
                 Attempt::Over(next) => break next,
-                // Boxed: rare, and large beside everything else a connection can be doing.
+                // It needs less room than an attempt, whose place it takes: no box.
                 Attempt::Hold(held) => {
-                    let held = Box::pin(self.wait(len, held, &mut waited)).await;
+                    let held = self.wait(len, held, &mut waited).await;
                     if let Err(next) = held {
                         break next;
                     }

@@ -79,10 +79,13 @@ fn held_requests() {
         .rule("a.com", json!(["spin", { "timeout": 600 }, true]))
         .start();
     let mut api = daemon.api();
+    // 500 bytes, as browsers send
+    let head = "GET / HTTP/1.1\r\nHost: a.com\r\nCookie: \r\n\r\n";
+    let request = head.replace("Cookie: ", &format!("Cookie: {}", "x".repeat(500 - head.len())));
     let ask = |number: u64| {
         let source = [127, 0, 1, (number / 4000) as u8 + 1];
         let mut client = Connection::client_from(source.into(), daemon.address());
-        client.send(get("a.com", "/"));
+        client.send(&request);
         client
     };
     let mut clients: Vec<Connection> = (0..100).map(ask).collect();
