@@ -13,6 +13,7 @@ pub mod limits;
 // The host table, and HTTP/1: no I/O, no clock, no threads.
 pub mod http;
 pub mod table;
+pub mod tls;
 // What is written on disk, as values.
 pub mod config;
 pub mod state;

@@ -23,13 +23,25 @@ pub const RULE_TEXT_BYTES_MAX: usize = 2048;
 /// Longest name of a page, bytes.
 pub const PAGE_NAME_BYTES_MAX: usize = 100;
 
-/// What the client spoke to reach us; a rule named `http://NAME` or `https://NAME` applies to one of them.
+/// What the client spoke to reach us; a rule named `http://NAME`, `https://NAME`, `tcp://NAME` or `tls://NAME`
+/// applies to one of them.
 #[derive(Copy, Clone, PartialEq, Eq, Debug, Hash)]
 pub enum Scheme {
     /// Plain HTTP.
     Http,
     /// HTTP over TLS, as a TLS terminator in front of us said.
     Https,
+    /// Bytes, on an address that stands for a host.
+    Tcp,
+    /// TLS that is passed through, by the name in its ClientHello.
+    Tls,
+}
+
+impl Scheme {
+    /// Whether what is under it is encrypted on its way from the client.
+    pub fn is_secure(self) -> bool {
+        matches!(self, Scheme::Https | Scheme::Tls)
+    }
 }
 
 // Owner: state.

@@ -10,19 +10,20 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[(&str, &[&str])] = &[
     ("limits", &[]),
     ("http", &["limits"]),
+    ("tls", &[]),
     ("table", &["limits"]),
     ("state", &["table", "limits"]),
     ("config", &["limits"]),
     ("ring", &["limits"]),
     ("link", &["table", "http", "limits"]),
-    ("shard", &["ring", "link", "http", "table", "limits"]),
+    ("shard", &["ring", "link", "http", "tls", "table", "limits"]),
     ("control", &["link", "state", "table", "http", "limits"]),
     ("daemon", &["config", "control", "shard", "link", "ring", "state", "table", "http", "limits"]),
     ("client", &[]),
 ];
 
 /// No I/O, no clock, no threads, no chance: what they need of these is an argument.
-const PURE: &[&str] = &["limits", "http", "table", "state", "config"];
+const PURE: &[&str] = &["limits", "http", "tls", "table", "state", "config"];
 
 /// Folders, what may not stand in their code, and what to do instead.
 const BANNED: &[(&[&str], &[&str], &str)] = &[
@@ -57,7 +58,10 @@ const BANNED: &[(&[&str], &[&str], &str)] = &[
         "it may block for seconds: tokio::net::lookup_host, in the resolver",
     ),
     (
-        &["http", "table", "state", "config", "link", "shard", "control", "daemon", "client"],
+        &[
+            "http", "tls", "table", "state", "config", "link", "shard", "control", "daemon",
+            "client",
+        ],
         &["unsafe "],
         "unsafe code lives in src/ring; rustix, nix and socket2 wrap most calls safely",
     ),

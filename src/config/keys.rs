@@ -111,7 +111,7 @@ pub const KEYS: &[Key] = &[
             |config| config.bind_internal.clear(),
         ),
     ),
-    later(repeatable(
+    repeatable(
         key(
             "bind_tcp",
             "none",
@@ -129,8 +129,8 @@ pub const KEYS: &[Key] = &[
             },
         ),
         |config| config.bind_tcp.clear(),
-    )),
-    later(repeatable(
+    ),
+    repeatable(
         key(
             "bind_tls",
             "none",
@@ -142,7 +142,7 @@ pub const KEYS: &[Key] = &[
             },
         ),
         |config| config.bind_tls.clear(),
-    )),
+    ),
     beware(
         "Whoever reaches it rules the table.",
         repeatable(

@@ -2,20 +2,22 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::sync::Arc;
 use std::time::Instant;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::holder;
 use crate::config::{Address, Config};
+use crate::shard::Speaks;
+use crate::table::host;
 use crate::{limits, shard};
 
 /// One address with a socket for each shard.
 pub(super) struct Bound {
     /// As bound: with the port that was chosen where 0 was asked for.
     pub(super) local: SocketAddr,
-    /// Whether forwarding fields are believed there.
-    pub(super) trusted: bool,
+    pub(super) speaks: Speaks,
     sockets: Vec<TcpListener>,
 }
 
@@ -23,19 +25,19 @@ pub(super) struct Bound {
 pub(super) fn for_one_shard(bound: &mut [Bound]) -> Vec<shard::Listener> {
     let one = |bound: &mut Bound| {
         let socket = bound.sockets.pop()?;
-        Some(shard::Listener { socket, trusted: bound.trusted })
+        Some(shard::Listener { socket, speaks: bound.speaks.clone() })
     };
     bound.iter_mut().filter_map(one).collect()
 }
 
-/// Binds `bind` and `bind_internal`, all or nothing; every failure is named.
+/// Binds every address for clients, all or nothing; every failure is named.
 pub(super) fn bind_all(config: &Config, shards: usize) -> Result<Vec<Bound>, Vec<String>> {
     let mut problems = Vec::new();
     // All are tried before one is bound: ours must not stand in each other's way, as *:80 would in
     // that of 127.0.0.1:80.
     let tried: Vec<_> = addresses(config)
-        .filter_map(|(key, address, trusted)| match find_free(address) {
-            Ok(local) => Some((key, address, trusted, local)),
+        .filter_map(|(key, address, speaks)| match find_free(address) {
+            Ok(local) => Some((key, address, speaks, local)),
             Err(error) => {
                 problems.push(explain(key, address, &error));
                 None
@@ -43,9 +45,9 @@ pub(super) fn bind_all(config: &Config, shards: usize) -> Result<Vec<Bound>, Vec
         })
         .collect();
     let mut bound = Vec::new();
-    for (key, address, trusted, wanted) in tried {
+    for (key, address, speaks, wanted) in tried {
         match bind(wanted, shards) {
-            Ok((local, sockets)) => bound.push(Bound { local, trusted, sockets }),
+            Ok((local, sockets)) => bound.push(Bound { local, speaks, sockets }),
             Err(error) => problems.push(explain(key, address, &error)),
         }
     }
@@ -55,7 +57,7 @@ pub(super) fn bind_all(config: &Config, shards: usize) -> Result<Vec<Bound>, Vec
 /// Whether this machine has the addresses at all; ports are left alone, for they may well be in use
 /// by the daemon that runs while the next configuration is checked.
 pub(super) fn check(config: &Config) -> Vec<String> {
-    let try_one = |(key, address, _): (&'static str, &Address, bool)| {
+    let try_one = |(key, address, _): (&'static str, &Address, Speaks)| {
         let mut local = address.socket();
         local.set_port(0);
         let result = find_free_at(local, matches!(address, Address::Any(_)));
@@ -67,9 +69,16 @@ pub(super) fn check(config: &Config) -> Vec<String> {
     addresses(config).filter_map(try_one).collect()
 }
 
-fn addresses(config: &Config) -> impl Iterator<Item = (&'static str, &Address, bool)> {
-    let untrusted = config.bind.iter().map(|address| ("bind", address, false));
-    untrusted.chain(config.bind_internal.iter().map(|address| ("bind_internal", address, true)))
+fn addresses(config: &Config) -> impl Iterator<Item = (&'static str, &Address, Speaks)> {
+    let http = |key, trusted| move |address| (key, address, Speaks::Http { trusted });
+    let untrusted = config.bind.iter().map(http("bind", false));
+    let internal = config.bind_internal.iter().map(http("bind_internal", true));
+    // That it is a host name was checked.
+    let canonical = |name: &str| host::name(name).map_or_else(|_| name.into(), Arc::from);
+    let tcp = config.bind_tcp.iter();
+    let tcp = tcp.map(move |(address, name)| ("bind_tcp", address, Speaks::Tcp(canonical(name))));
+    let tls = config.bind_tls.iter().map(|address| ("bind_tls", address, Speaks::Tls));
+    untrusted.chain(internal).chain(tcp).chain(tls)
 }
 
 fn find_free(address: &Address) -> io::Result<SocketAddr> {

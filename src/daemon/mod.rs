@@ -25,6 +25,7 @@ use crate::config::Config;
 use crate::control::{self, Access, Control, Files, Management};
 use crate::link::{self, Counter, Published, ShardEnd};
 use crate::shard;
+use crate::shard::Speaks;
 use arguments::{Arguments, Asked};
 use demo::Demo;
 use listen::Bound;
@@ -176,9 +177,15 @@ async fn serve(
     control.prepare().await;
     let threads = start_shards(config, resources, &mut bound, ends)?;
     let threads = Threads::watch(threads).map_err(|error| format!("no thread: {error}"))?;
-    for Bound { local, trusted, .. } in &bound {
-        let how = if *trusted { " (internal: forwarding fields are believed)" } else { "" };
-        info!("Listening for requests on {local}{how}");
+    for Bound { local, speaks, .. } in &bound {
+        match speaks {
+            Speaks::Http { trusted: false } => info!("Listening for requests on {local}"),
+            Speaks::Http { trusted: true } => info!(
+                "Listening for requests on {local} (internal: forwarding fields are believed)"
+            ),
+            Speaks::Tcp(host) => info!("Listening for TCP on {local}, for {host}"),
+            Speaks::Tls => info!("Listening for TLS on {local}"),
+        }
     }
     for one in &management {
         info!("Listening for management on {one}");

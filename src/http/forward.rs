@@ -62,9 +62,9 @@ pub fn write_request(head: &RequestHead<'_, '_>, how: RequestForward, out: &mut 
     if !how.trusted {
         out.extend_from_slice(b"X-Forwarded-For: ");
         write_address(how.client, out);
-        out.extend_from_slice(match how.scheme {
-            Scheme::Http => b"\r\nX-Forwarded-Proto: http\r\n",
-            Scheme::Https => b"\r\nX-Forwarded-Proto: https\r\n",
+        out.extend_from_slice(match how.scheme.is_secure() {
+            false => b"\r\nX-Forwarded-Proto: http\r\n".as_slice(),
+            true => b"\r\nX-Forwarded-Proto: https\r\n",
         });
     }
     if head.upgrade {

@@ -214,9 +214,9 @@ pub fn write_redirect(
     out.extend_from_slice(b"Location: ");
     let mut base = base;
     if !base.contains("://") {
-        out.extend_from_slice(match scheme {
-            Scheme::Http => b"http://",
-            Scheme::Https => b"https://",
+        out.extend_from_slice(match scheme.is_secure() {
+            false => b"http://".as_slice(),
+            true => b"https://",
         });
         base = base.trim_start_matches('/');
     }

@@ -382,6 +382,11 @@ impl Stream {
         let _ = rustix::net::shutdown(self.fd(), rustix::net::Shutdown::Write);
     }
 
+    /// Has the kernel find out about a peer that vanished, however quiet the connection is.
+    pub(crate) fn set_keepalive(&self) {
+        let _ = sockopt::set_socket_keepalive(self.fd(), true);
+    }
+
     /// Makes the close a reset: what was cut off must not look complete.
     pub(crate) fn reset_on_drop(&self) {
         let _ = sockopt::set_socket_linger(self.fd(), Some(Duration::ZERO));

@@ -13,7 +13,7 @@ use std::rc::Rc;
 
 use futures_lite::FutureExt;
 
-use super::{Shard, connection, is_shortage};
+use super::{Shard, Speaks, connection, is_shortage, raw};
 use crate::limits;
 use crate::link::Counter;
 use crate::ring::{Deadline, Listener, Stream};
@@ -21,7 +21,7 @@ use crate::ring::{Deadline, Listener, Stream};
 const SHED: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain\r\n\
     Content-Length: 25\r\nRetry-After: 1\r\nConnection: close\r\n\r\nToo many connections now.";
 
-pub(super) async fn accept_loop(shard: Rc<Shard>, listener: Listener, trusted: bool) {
+pub(super) async fn accept_loop(shard: Rc<Shard>, listener: Listener, speaks: Speaks) {
     shard.listeners.set(shard.listeners.get() + 1);
     let pause = Deadline::new(&shard.ring);
     let mut spare = reserve();
@@ -33,11 +33,11 @@ pub(super) async fn accept_loop(shard: Rc<Shard>, listener: Listener, trusted: b
             None
         });
         match accepted.await {
-            Some(Ok(socket)) => admit(&shard, socket, trusted),
+            Some(Ok(socket)) => admit(&shard, socket, &speaks),
             Some(Err(error)) => {
                 if is_shortage(&error) {
                     drop(spare.take());
-                    shed_waiting(&shard, &listener);
+                    shed_waiting(&shard, &listener, &speaks);
                     spare = reserve();
                 }
                 pause.set(limits::ACCEPT_PAUSE);
@@ -48,7 +48,7 @@ pub(super) async fn accept_loop(shard: Rc<Shard>, listener: Listener, trusted: b
     }
     // Whoever is in the queue already would be reset by the close: serve them first.
     while let Ok(socket) = listener.accept_now() {
-        admit(&shard, socket, trusted);
+        admit(&shard, socket, &speaks);
     }
     drop(listener);
     // Several listeners may wait for the same word.
@@ -61,19 +61,23 @@ fn reserve() -> Option<File> {
     File::open("/dev/null").ok()
 }
 
-fn shed_waiting(shard: &Shard, listener: &Listener) {
+fn shed_waiting(shard: &Shard, listener: &Listener, speaks: &Speaks) {
     for _ in 0..limits::SHED_BATCH {
         match listener.accept_now() {
-            Ok(socket) => shed(shard, &socket),
+            Ok(socket) => shed(shard, &socket, speaks),
             Err(_) => return,
         }
     }
 }
 
-/// Turns a connection away: a complete answer into an empty socket buffer never blocks.
-fn shed(shard: &Shard, socket: &OwnedFd) {
+/// Turns a connection away: a complete answer into an empty socket buffer never blocks. Who does not speak
+/// HTTP is closed on.
+fn shed(shard: &Shard, socket: &OwnedFd, speaks: &Speaks) {
     shard.count(Counter::Accepted);
     shard.count(Counter::Shed);
+    if !matches!(speaks, Speaks::Http { .. }) {
+        return;
+    }
     let _ = rustix::net::send(socket, SHED, rustix::net::SendFlags::DONTWAIT);
     let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Write);
     // Bytes left unread would turn the close into a reset that overtakes the answer.
@@ -81,9 +85,9 @@ fn shed(shard: &Shard, socket: &OwnedFd) {
     let _ = rustix::net::recv(socket, &mut sink, rustix::net::RecvFlags::DONTWAIT);
 }
 
-fn admit(shard: &Rc<Shard>, socket: OwnedFd, trusted: bool) {
+fn admit(shard: &Rc<Shard>, socket: OwnedFd, speaks: &Speaks) {
     if shard.connections.get() >= shard.settings.connections_max {
-        return shed(shard, &socket);
+        return shed(shard, &socket, speaks);
     }
     shard.count(Counter::Accepted);
     shard.end.counters().add(Counter::Open, 1);
@@ -91,8 +95,23 @@ fn admit(shard: &Rc<Shard>, socket: OwnedFd, trusted: bool) {
     let open = Open(shard.clone());
     let peer = peer_address(&socket);
     let stream = Stream::new(&shard.ring, socket);
-    let serving = Box::pin(connection::serve(shard.clone(), stream, peer, trusted));
-    shard.spawn(async move {
+    let own = shard.clone();
+    match speaks {
+        Speaks::Http { trusted } => run(open, connection::serve(own, stream, peer, *trusted)),
+        Speaks::Tcp(host) => {
+            stream.set_keepalive();
+            run(open, raw::serve_tcp(own, stream, peer, host.clone()));
+        }
+        Speaks::Tls => {
+            stream.set_keepalive();
+            run(open, raw::serve_tls(own, stream, peer));
+        }
+    }
+}
+
+fn run(open: Open, serving: impl Future<Output = ()> + 'static) {
+    let serving = Box::pin(serving);
+    open.0.clone().spawn(async move {
         if caught(serving).await.is_err() {
             open.0.count(Counter::Panics);
         }

@@ -34,6 +34,8 @@ pub(super) struct Asking<'a> {
     pub(super) tally: Tally,
     /// None from the pool: that was tried.
     pub(super) fresh: bool,
+    /// For bytes of any kind: no connection on which HTTP was spoken, at all.
+    pub(super) raw: bool,
     /// How long it may wait for a place.
     pub(super) patience: Duration,
 }
@@ -63,6 +65,8 @@ pub(super) async fn acquire(
     let mut open = Box::pin(open(shard, asking, first));
     std::future::poll_fn(|cx| match open.as_mut().poll(cx) {
         Poll::Ready(result) => Poll::Ready(result),
+        // Who speaks anything may have ended its side and wait for an answer.
+        Poll::Pending if asking.raw && !client.poll_reset(cx) => Poll::Pending,
         Poll::Pending if client.poll_gone(cx) => Poll::Ready(Err(NoBackend::ClientGone)),
         Poll::Pending => Poll::Pending,
     })
@@ -133,13 +137,17 @@ async fn open_one(
     let mut place = None;
     deadline.set(asking.patience);
     if let Some(limit) = proxy.max_connections() {
-        match shard.pool.place(shard, address, limit.get(), deadline).await {
-            Some(Wait::Idle(lease)) => {
-                shard.count(Counter::Reused);
-                return Ok(lease);
+        while place.is_none() {
+            match shard.pool.place(shard, address, limit.get(), deadline).await {
+                // Its place is free when it is gone.
+                Some(Wait::Idle(lease)) if asking.raw => drop(lease),
+                Some(Wait::Idle(lease)) => {
+                    shard.count(Counter::Reused);
+                    return Ok(lease);
+                }
+                Some(Wait::Place(free)) => place = Some(free),
+                None => return Err(NoBackend::Queue),
             }
-            Some(Wait::Place(free)) => place = Some(free),
-            None => return Err(NoBackend::Queue),
         }
     }
     deadline.set(shard.timeouts().connect);

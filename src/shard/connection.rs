@@ -49,10 +49,7 @@ pub(super) enum Next {
 
 /// Serves one client until its connection ends.
 pub(super) async fn serve(shard: Rc<Shard>, stream: Stream, peer: std::net::IpAddr, trusted: bool) {
-    let deadline = Deadline::new(&shard.ring);
-    let client = Client { peer, trusted };
-    let (inbox, tally) = (Inbox::default(), Tally::NONE);
-    let mut connection = Connection { shard, stream, inbox, deadline, client, tally };
+    let mut connection = Connection::new(shard, stream, Client { peer, trusted });
     let mut idle_for = connection.shard.timeouts().http_request;
     let end = loop {
         let next = match connection.next_head(idle_for).await {
@@ -65,11 +62,7 @@ pub(super) async fn serve(shard: Rc<Shard>, stream: Stream, peer: std::net::IpAd
         }
         idle_for = connection.shard.timeouts().http_keep_alive;
     };
-    match end {
-        Next::Reset => connection.stream.reset_on_drop(),
-        Next::Linger => Box::pin(connection.linger()).await,
-        Next::Close | Next::KeepAlive => connection.close().await,
-    }
+    connection.end(end).await;
 }
 
 /// What acting on a head came to.
@@ -91,6 +84,21 @@ enum Came {
 }
 
 impl Connection {
+    pub(super) fn new(shard: Rc<Shard>, stream: Stream, client: Client) -> Connection {
+        let deadline = Deadline::new(&shard.ring);
+        let (inbox, tally) = (Inbox::default(), Tally::NONE);
+        Connection { shard, stream, inbox, deadline, client, tally }
+    }
+
+    /// Closes it as it should be after this.
+    pub(super) async fn end(&self, next: Next) {
+        match next {
+            Next::Reset => self.stream.reset_on_drop(),
+            Next::Linger => Box::pin(self.linger()).await,
+            Next::Close | Next::KeepAlive => self.close().await,
+        }
+    }
+
     async fn next_head(&mut self, idle_for: Duration) -> Came {
         self.deadline.set(idle_for);
         let mut begun = false;

@@ -89,6 +89,7 @@ pub(super) async fn start(
             peer: connection.client.peer,
             tally: connection.tally,
             fresh,
+            raw: false,
             patience: Waited::patience(waited, shard.ring.now(), shard.timeouts().connect),
         };
         let lease = match acquire(&shard, asking, &connection.stream).await {

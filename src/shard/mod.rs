@@ -14,6 +14,7 @@ mod hold;
 mod inbox;
 mod plan;
 mod pool;
+mod raw;
 mod response;
 mod tally;
 mod tunnel;
@@ -64,11 +65,21 @@ pub(crate) struct Settings {
     pub(crate) timeouts: Timeouts,
 }
 
+/// What is spoken where clients connect.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Speaks {
+    /// HTTP; with `trusted` that of a TLS terminator, whose forwarding fields are believed.
+    Http { trusted: bool },
+    /// Anything, by the rule of this host.
+    Tcp(Arc<str>),
+    /// TLS, by the rule of the server name.
+    Tls,
+}
+
 /// A bound socket of this shard.
 pub(crate) struct Listener {
     pub(crate) socket: TcpListener,
-    /// `bind_internal`: forwarding fields are believed.
-    pub(crate) trusted: bool,
+    pub(crate) speaks: Speaks,
 }
 
 /// Starts a shard's thread; returns once it accepts connections, or with why it can't.
@@ -126,7 +137,7 @@ async fn run(
     let shard = Rc::new(Shard::new(ring.clone(), settings, end));
     for listener in listeners {
         let socket = ring::Listener::new(&ring, listener.socket.into());
-        shard.spawn(accept::accept_loop(shard.clone(), socket, listener.trusted));
+        shard.spawn(accept::accept_loop(shard.clone(), socket, listener.speaks));
     }
     shard.spawn(attend(shard.clone(), wakes));
     shard.spawn(pool::sweep(shard.clone()));

@@ -3,7 +3,7 @@
 //! Canonical is: lower case, A-labels, no port, no trailing dot; an IPv6 address in brackets and in
 //! the shortest form (RFC 5952). A request's Host is brought to it without allocation, and without
 //! even a copy when it is canonical already, as nearly every one is. A rule's name also passes
-//! IDNA and may carry `http://` or `https://`.
+//! IDNA and may carry `http://`, `https://`, `tcp://` or `tls://`.
 //!
 //! Names are letters, digits, `-`, `_` and dots between labels that are not empty; this is more
 //! than RFC 1123 §2.1 allows (`_`, and `-` at the ends) because such names are in use.
@@ -37,7 +37,7 @@ pub enum HostError {
     BadAddress,
     /// Not convertible to A-labels (IDNA).
     BadIdna,
-    /// A prefix other than `http://` and `https://`.
+    /// A prefix that stands for no scheme.
     BadPrefix,
 }
 
@@ -58,7 +58,7 @@ impl HostError {
             HostError::Port => "ports play no part in matching; give the host name without one",
             HostError::BadAddress => "what stands in brackets is not an IPv6 address",
             HostError::BadIdna => "the host name is not a valid international name (IDNA)",
-            HostError::BadPrefix => "the only prefixes are http:// and https://",
+            HostError::BadPrefix => "the only prefixes are http://, https://, tcp:// and tls://",
         }
     }
 }
@@ -168,17 +168,22 @@ fn address<'a>(raw: &[u8], room: &'a mut [u8; 256]) -> Result<&'a str, HostError
     std::str::from_utf8(&room[..length]).map_err(|_| HostError::BadAddress)
 }
 
-const HTTP: &str = "http://";
-const HTTPS: &str = "https://";
+/// What may stand before the host in the name of a rule.
+pub(super) const SCHEMES: [(Scheme, &str); 4] = [
+    (Scheme::Http, "http://"),
+    (Scheme::Https, "https://"),
+    (Scheme::Tcp, "tcp://"),
+    (Scheme::Tls, "tls://"),
+];
 
-/// A rule's name in canonical form, with its `http://` or `https://` where it has one.
+/// A rule's name in canonical form, with its `http://` (`https://`, `tcp://`, `tls://`) where it has one.
 pub fn rule_name(raw: &str) -> Result<String, HostError> {
     rule_name_ref(raw).map(Cow::into_owned)
 }
 
 /// As [`rule_name`], but borrowed if the name is canonical already.
 pub(crate) fn rule_name_ref(raw: &str) -> Result<Cow<'_, str>, HostError> {
-    let prefix = [HTTP, HTTPS].into_iter().find(|prefix| {
+    let prefix = SCHEMES.into_iter().map(|(_, prefix)| prefix).find(|prefix| {
         raw.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
     });
     let Some(prefix) = prefix else {
@@ -228,21 +233,24 @@ pub fn name(raw: &str) -> Result<Cow<'_, str>, HostError> {
 
 /// The prefix of a rule's name, and the host it is about.
 pub fn split(name: &str) -> (Option<Scheme>, &str) {
-    // No host holds a slash, so what starts like a prefix is one.
-    if let Some(host) = name.strip_prefix(HTTP) {
-        (Some(Scheme::Http), host)
-    } else if let Some(host) = name.strip_prefix(HTTPS) {
-        (Some(Scheme::Https), host)
-    } else {
-        (None, name)
+    // No host holds a slash, so what starts like a prefix is one; most names have none.
+    if memchr::memchr(b'/', name.as_bytes()).is_some() {
+        for (scheme, prefix) in SCHEMES {
+            if let Some(host) = name.strip_prefix(prefix) {
+                return (Some(scheme), host);
+            }
+        }
     }
+    (None, name)
 }
 
 /// What stands before the host in the name of a rule for one scheme.
 pub(super) fn prefix(scheme: Scheme) -> &'static str {
     match scheme {
-        Scheme::Http => HTTP,
-        Scheme::Https => HTTPS,
+        Scheme::Http => "http://",
+        Scheme::Https => "https://",
+        Scheme::Tcp => "tcp://",
+        Scheme::Tls => "tls://",
     }
 }
 

@@ -152,7 +152,8 @@ impl Snapshot {
 
     /// The rule's name that has this key.
     pub fn name_of(&self, key: u64) -> Option<&str> {
-        [None, Some(Scheme::Http), Some(Scheme::Https)].into_iter().find_map(|scheme| {
+        let schemes = host::SCHEMES.map(|(scheme, _)| Some(scheme));
+        [None].into_iter().chain(schemes).find_map(|scheme| {
             let hash = key.rotate_right(scheme.map_or(0, prefix_bits));
             let mut names = self.rules.probe(hash).map(|place| place.entry().name.as_str());
             names.find(|name| host::split(name).0 == scheme)
@@ -211,7 +212,7 @@ impl Snapshot {
         let hash = self.hash_host(name);
         let name = name.as_bytes();
         let prefix = host::prefix(scheme).as_bytes();
-        let mut plain = None;
+        let (mut plain, mut other) = (None, None);
         for place in self.rules.probe(hash) {
             let entry = place.entry();
             if !(is_whole || entry.value.match_subdomains) {
@@ -222,9 +223,12 @@ impl Snapshot {
                 plain = Some((place, hash));
             } else if given.strip_prefix(prefix) == Some(name) {
                 return Some((place, scheme_key(hash, Some(scheme))));
+            } else if scheme == Scheme::Tls && given.strip_prefix(b"https://") == Some(name) {
+                // TLS that is passed through is most likely HTTPS.
+                other = Some((place, scheme_key(hash, Some(Scheme::Https))));
             }
         }
-        plain
+        other.or(plain)
     }
 
     /// The rule that a match means: its own, or that at the end of its aliases.
@@ -260,7 +264,12 @@ impl Snapshot {
 
 /// What tells the keys of a host's rules for one scheme from that of its plain one.
 fn prefix_bits(scheme: Scheme) -> u32 {
-    host::prefix(scheme).len() as u32
+    match scheme {
+        Scheme::Http => 7,
+        Scheme::Https => 8,
+        Scheme::Tcp => 6,
+        Scheme::Tls => 5,
+    }
 }
 
 fn scheme_key(hash: u64, scheme: Option<Scheme>) -> u64 {

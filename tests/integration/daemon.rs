@@ -327,6 +327,16 @@ impl Daemon {
         daemon
     }
 
+    /// The first address of `bind_tcp` or `bind_tls`, whose key says what is spoken there.
+    pub fn raw_address(&self, speaks: &str) -> SocketAddr {
+        let told = format!("Listening for {speaks} on ");
+        let lines = self.log.lines();
+        let rest = lines.iter().find_map(|line| Some(line.split_once(&told)?.1.to_owned()));
+        let rest = rest.unwrap_or_else(|| panic!("nothing listens for {speaks}"));
+        let word = rest.split([',', ' ']).next().unwrap_or_default();
+        word.parse().unwrap_or_else(|_| panic!("no address in {rest:?}"))
+    }
+
     /// The first untrusted address.
     pub fn address(&self) -> SocketAddr {
         self.addresses[0]

@@ -42,6 +42,7 @@ mod names;
 mod original;
 mod overload;
 mod pipelining;
+mod raw;
 mod refusals;
 mod responses;
 mod restarts;

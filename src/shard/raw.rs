@@ -1,0 +1,166 @@
+//! Raw connections: bytes both ways, governed by the rule of one host. Of `bind_tcp` the address says which;
+//! of `bind_tls` the server name in the ClientHello, which goes on untouched.
+//!
+//! A rule that is not `proxy` or `spin` has nothing to say to such a client: its connection is closed, with
+//! an alert where it speaks TLS.
+
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::Shard;
+use super::backend::{Asking, NoBackend, acquire};
+use super::connection::{Connection, Next};
+use super::hold::{End, Hold, Waited};
+use super::inbox::Inbox;
+use super::plan::Client;
+use super::tally::{Keys, Tally};
+use super::tunnel;
+use crate::link::Why;
+use crate::ring::{SendBuf, Stream};
+use crate::table::{Action, Match, Scheme, host};
+use crate::tls::{self, Alert, Seen};
+
+/// Serves a connection that stands for this host.
+pub(super) async fn serve_tcp(shard: Rc<Shard>, stream: Stream, peer: IpAddr, host: Arc<str>) {
+    let mut connection = Connection::new(shard, stream, Client { peer, trusted: false });
+    let next = match pass_on(&mut connection, &host, Scheme::Tcp).await {
+        Ok(next) => next,
+        Err(_) => Next::Close,
+    };
+    connection.end(next).await;
+}
+
+/// Serves a connection that says in its ClientHello which host it is for.
+pub(super) async fn serve_tls(shard: Rc<Shard>, stream: Stream, peer: IpAddr) {
+    let mut connection = Connection::new(shard, stream, Client { peer, trusted: false });
+    let passed = match hello(&mut connection).await {
+        Ok(Some(name)) => pass_on(&mut connection, &name, Scheme::Tls).await,
+        Ok(None) => {
+            let unknown = connection.shard.unknown;
+            let keys = Keys { host: unknown, rule: unknown };
+            connection.tally = connection.shard.begin(keys, connection.inbox.bytes().len());
+            Err(Alert::UnrecognizedName)
+        }
+        Err(alert) => alert.map_or(Ok(Next::Close), Err),
+    };
+    let next = match passed {
+        Ok(next) => next,
+        Err(alert) => {
+            let mut record = connection.shard.ring.take_vec();
+            record.extend_from_slice(&alert.record());
+            connection.shard.count_sent(connection.tally, record.len());
+            connection.stream.start_send(SendBuf::Vec(record), false);
+            Next::Linger
+        }
+    };
+    connection.end(next).await;
+}
+
+/// Receives the ClientHello; the name in it in canonical form, if it has one. `Err(None)`: nobody is there
+/// to be told.
+async fn hello(connection: &mut Connection) -> Result<Option<String>, Option<Alert>> {
+    let longest = connection.shard.settings.head_bytes_max;
+    connection.deadline.set(connection.shard.timeouts().http_request);
+    let mut needed = 1;
+    loop {
+        while connection.inbox.bytes().len() < needed {
+            let received = connection.stream.recv(&connection.deadline).await;
+            let buf = received.map_err(|_| None)?;
+            if buf.is_empty() {
+                return Err(None);
+            }
+            connection.inbox.push(&connection.shard.ring, buf);
+            connection.inbox.gather(&connection.shard.ring);
+        }
+        match tls::client_hello(connection.inbox.bytes(), longest) {
+            Seen::More(more) => needed = more,
+            Seen::Wrong(_) => return Err(Some(Alert::DecodeError)),
+            Seen::Hello(None) => return Ok(None),
+            Seen::Hello(Some(name)) => {
+                // No port and no address may stand there (RFC 6066 §3).
+                let is_name = !name.iter().any(|byte| matches!(byte, b':' | b'['));
+                let mut room = [0; 256];
+                let name = host::canonical(&name, &mut room).ok().filter(|_| is_name);
+                return Ok(name.map(str::to_owned));
+            }
+        }
+    }
+}
+
+/// What became of an attempt to pass a connection on.
+enum Attempt {
+    Over(Next),
+    Refused(Alert),
+    Hold(Hold),
+}
+
+/// Passes a connection on by the rule of its host, once that lets it. `Err`: it does not.
+async fn pass_on(connection: &mut Connection, host: &str, scheme: Scheme) -> Result<Next, Alert> {
+    let mut waited = None;
+    loop {
+        let hold = match attempt(connection, host, scheme, &mut waited).await {
+            Attempt::Over(next) => return Ok(next),
+            Attempt::Refused(alert) => return Err(alert),
+            Attempt::Hold(hold) => hold,
+        };
+        match connection.hold(hold, &mut waited).await {
+            End::Go => {}
+            End::Left => return Ok(Next::Close),
+            End::TimedOut | End::Full => return Err(Alert::InternalError),
+        }
+    }
+}
+
+async fn attempt(
+    connection: &mut Connection,
+    host: &str,
+    scheme: Scheme,
+    waited: &mut Option<Box<Waited>>,
+) -> Attempt {
+    let shard = connection.shard.clone();
+    let table = shard.table();
+    let unknown = Keys { host: shard.unknown, rule: shard.unknown };
+    let (action, keys) = match table.snapshot().lookup(host, scheme) {
+        Match::NoHosts | Match::Unknown => (&Action::Unknown, unknown),
+        Match::Found(found) => (&found.rule.action, Keys { host: found.key, rule: found.rule_key }),
+    };
+    match connection.tally {
+        Tally::NONE => connection.tally = shard.begin(keys, connection.inbox.bytes().len()),
+        tally => shard.reroute(tally, keys),
+    }
+    let hold = |why, timeout| Attempt::Hold(Hold { why, host: host.into(), scheme, timeout });
+    let proxy = match action {
+        Action::Spin(spin) => return hold(Why::Spin, spin.timeout()),
+        Action::Proxy(proxy) => proxy,
+        Action::Unknown | Action::NoHosts => return Attempt::Refused(Alert::UnrecognizedName),
+        _ => return Attempt::Refused(Alert::AccessDenied),
+    };
+    let key = table.snapshot().key(host);
+    if !waited.as_deref().is_some_and(Waited::is_let_go)
+        && let Some(wait) = shard.published().lines.wait(&[keys.host, keys.rule, key])
+    {
+        return hold(Why::Behind, wait);
+    }
+    let asking = Asking {
+        proxy,
+        peer: connection.client.peer,
+        tally: connection.tally,
+        fresh: true,
+        raw: true,
+        patience: Waited::patience(waited.as_deref(), shard.ring.now(), shard.timeouts().connect),
+    };
+    match acquire(&shard, asking, &connection.stream).await {
+        Ok(lease) => {
+            drop(table);
+            Attempt::Over(tunnel::run(connection, lease, Inbox::default()).await)
+        }
+        Err(NoBackend::ClientGone) => Attempt::Over(Next::Close),
+        Err(NoBackend::Unreachable) if !proxy.hold().is_zero() => {
+            shard.chose_none(connection.tally);
+            Waited::note(waited, shard.ring.now(), false);
+            hold(Why::NoBackend, proxy.hold())
+        }
+        Err(NoBackend::Unreachable | NoBackend::Queue) => Attempt::Refused(Alert::InternalError),
+    }
+}
