@@ -243,6 +243,8 @@ pub const RELAPSES_MAX: u32 = 4;
 pub const EJECTED_LOOK: std::time::Duration = std::time::Duration::from_secs(600);
 /// Backends with a series that says whether they are up, those that are not first.
 pub const METRIC_BACKENDS_PROBED: usize = 1000;
+/// How long a tunnel keeps a pipe whose source has nothing to say.
+pub const PIPE_IDLE: std::time::Duration = std::time::Duration::from_millis(100);
 /// Held requests let go per second where no other rate is given: ten thousand in five eighths of a second.
 /// All at once they would overflow the queue of an application that has just begun to listen, and a
 /// connection that finds it full is tried again only after a second.

@@ -1,14 +1,18 @@
-//! Bytes both ways after a 101, until both sides have ended (RFC 9110 §7.8).
+//! Bytes both ways, after a 101 (RFC 9110 §7.8) or of a raw connection, until both sides have ended. Few are
+//! copied; many are spliced.
 
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::task::Poll;
+use std::time::Duration;
 
 use super::connection::{Connection, Next};
 use super::inbox::Inbox;
 use super::pool::Lease;
 use super::tally::Meter;
-use crate::ring::{Deadline, SendBuf, Stream};
+use crate::limits;
+use crate::ring::{Abort, Deadline, Moved, Pipe, SendBuf, Stream};
 
 /// Relays until both sides have ended, one failed, or neither sent anything for `timeout_tunnel`.
 /// An end of one direction is passed on; the other goes on.
@@ -23,8 +27,10 @@ pub(super) async fn run(
     deadline.set(shard.timeouts().tunnel);
     let down_deadline = Deadline::new(&shard.ring);
     let up_deadline = Deadline::new(&shard.ring);
+    let ends = Ends { client, backend, splicing: Cell::new(0) };
     let up = OneWay {
         meter: Meter { shard, tally, received: true },
+        ends: &ends,
         source: client,
         target: backend,
         idle: deadline,
@@ -32,6 +38,7 @@ pub(super) async fn run(
     };
     let down = OneWay {
         meter: Meter { shard, tally, received: false },
+        ends: &ends,
         source: backend,
         target: client,
         idle: deadline,
@@ -64,14 +71,57 @@ pub(super) async fn run(
     Next::Reset
 }
 
+/// What both directions use.
+struct Ends<'a> {
+    client: &'a Stream,
+    backend: &'a Stream,
+    /// Directions that splice now.
+    splicing: Cell<u8>,
+}
+
+/// One direction splices as long as this is there. `splice(2)` would wait for a socket that is not set to
+/// non-blocking, and the setting is of the socket, not of a direction.
+struct Splicing<'a>(&'a Ends<'a>);
+
+impl<'a> Splicing<'a> {
+    fn begin(ends: &'a Ends<'a>) -> Splicing<'a> {
+        if ends.splicing.replace(ends.splicing.get() + 1) == 0 {
+            ends.client.set_nonblocking(true);
+            ends.backend.set_nonblocking(true);
+        }
+        Splicing(ends)
+    }
+}
+
+impl Drop for Splicing<'_> {
+    fn drop(&mut self) {
+        let ends = self.0;
+        ends.splicing.set(ends.splicing.get() - 1);
+        if ends.splicing.get() == 0 {
+            ends.client.set_nonblocking(false);
+            ends.backend.set_nonblocking(false);
+        }
+    }
+}
+
 /// One direction of a tunnel.
 struct OneWay<'a> {
     meter: Meter<'a>,
+    ends: &'a Ends<'a>,
     source: &'a Stream,
     target: &'a Stream,
     /// Of both directions together.
     idle: &'a Deadline,
     sending: &'a Deadline,
+}
+
+/// How a direction goes on.
+enum On {
+    /// There is nothing more for the moment.
+    Quiet,
+    /// Its source has ended.
+    Ended,
+    Broken,
 }
 
 impl OneWay<'_> {
@@ -90,12 +140,69 @@ impl OneWay<'_> {
                 return false;
             }
             if buf.is_empty() {
-                self.target.shutdown_write();
-                return true;
+                return self.pass_end();
             }
             self.idle.set(pace);
             self.meter.moved(buf.len());
+            // More than fits into a buffer: there is probably much more.
+            let is_bulk = limits::RECV_BUFFER_BYTES as usize <= buf.len();
             self.target.start_send(SendBuf::Recv(buf), false);
+            if is_bulk
+                && inbox.is_empty()
+                && !self.source.is_armed()
+                && let Some(pipe) = Pipe::take(&self.meter.shard.ring)
+            {
+                match self.splice(pipe, pace).await {
+                    On::Quiet => {}
+                    On::Ended => return self.pass_end(),
+                    On::Broken => return false,
+                }
+            }
+        }
+    }
+
+    fn pass_end(&self) -> bool {
+        self.target.shutdown_write();
+        true
+    }
+
+    /// Moves bytes without copying them as long as they come. A pipe is not kept for a source that has
+    /// nothing to say.
+    async fn splice(&self, mut pipe: Pipe, pace: Duration) -> On {
+        if self.target.sent(self.sending, pace).await.is_err() {
+            return On::Broken;
+        }
+        let _splicing = Splicing::begin(self.ends);
+        loop {
+            match pipe.fill(self.source, u64::MAX) {
+                Ok(Moved::Bytes(count)) => {
+                    self.idle.set(pace);
+                    self.meter.moved(count);
+                }
+                Ok(Moved::Later) => {
+                    self.sending.set(limits::PIPE_IDLE);
+                    let ready = poll_fn(|cx| self.source.poll_readable(cx, self.sending)).await;
+                    match ready {
+                        Ok(()) => continue,
+                        Err(Abort::TimedOut) => return On::Quiet,
+                        Err(Abort::Io(_)) => return On::Broken,
+                    }
+                }
+                Ok(Moved::End) => return On::Ended,
+                Err(_) => return On::Broken,
+            }
+            while 0 < pipe.held() {
+                match pipe.empty(self.target, false) {
+                    Ok(Moved::Bytes(_)) => {}
+                    Ok(Moved::Later) => {
+                        self.sending.set(pace);
+                        if self.target.writable(self.sending).await.is_err() {
+                            return On::Broken;
+                        }
+                    }
+                    Ok(Moved::End) | Err(_) => return On::Broken,
+                }
+            }
         }
     }
 }
