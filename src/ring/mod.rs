@@ -214,6 +214,12 @@ impl Ring {
         self.runnable.set(true);
     }
 
+    /// Lets every other task that can run have its turn: for loops that may find work without an end.
+    pub(crate) async fn give_way(&self) {
+        self.runnable.set(true);
+        yield_once().await;
+    }
+
     /// Wakes every task that waits for bytes, so that it looks at the state of its shard again.
     pub(crate) fn wake_receivers(&self) {
         let mut inner = self.inner.borrow_mut();

@@ -215,6 +215,8 @@ impl Relay<'_> {
         self.source.set_nonblocking(true);
         self.target.set_nonblocking(true);
         while 0 < *left {
+            // Where both sides are fast it would else be the only one.
+            self.ring.give_way().await;
             match pipe.fill(self.source, *left) {
                 Ok(Moved::Bytes(n)) => {
                     *left -= n as u64;

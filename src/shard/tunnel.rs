@@ -174,6 +174,8 @@ impl OneWay<'_> {
         }
         let _splicing = Splicing::begin(self.ends);
         loop {
+            // Where both sides are fast it would else be the only one.
+            self.meter.shard.ring.give_way().await;
             match pipe.fill(self.source, u64::MAX) {
                 Ok(Moved::Bytes(count)) => {
                     self.idle.set(pace);
