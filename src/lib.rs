@@ -12,6 +12,7 @@
 pub mod limits;
 // The host table, and HTTP/1: no I/O, no clock, no threads.
 pub mod http;
+pub mod proxy_protocol;
 pub mod table;
 pub mod tls;
 // What is written on disk, as values.

@@ -10,20 +10,21 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[(&str, &[&str])] = &[
     ("limits", &[]),
     ("http", &["limits"]),
+    ("proxy_protocol", &[]),
     ("tls", &[]),
     ("table", &["limits"]),
     ("state", &["table", "limits"]),
     ("config", &["limits"]),
     ("ring", &["limits"]),
     ("link", &["table", "http", "limits"]),
-    ("shard", &["ring", "link", "http", "tls", "table", "limits"]),
+    ("shard", &["ring", "link", "http", "proxy_protocol", "tls", "table", "limits"]),
     ("control", &["link", "state", "table", "http", "limits"]),
     ("daemon", &["config", "control", "shard", "link", "ring", "state", "table", "http", "limits"]),
     ("client", &[]),
 ];
 
 /// No I/O, no clock, no threads, no chance: what they need of these is an argument.
-const PURE: &[&str] = &["limits", "http", "tls", "table", "state", "config"];
+const PURE: &[&str] = &["limits", "http", "proxy_protocol", "tls", "table", "state", "config"];
 
 /// Folders, what may not stand in their code, and what to do instead.
 const BANNED: &[(&[&str], &[&str], &str)] = &[
