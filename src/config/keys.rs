@@ -88,7 +88,7 @@ pub const KEYS: &[Key] = &[
              and IPv4 (IPv4 alone where IPv6 is switched off). Port 0 is any free one; the log says \
              which.",
             |config, text| {
-                config.bind.push(value::address(text)?);
+                config.bind.push(value::bind(text)?);
                 Ok(())
             },
         ),
@@ -104,7 +104,7 @@ pub const KEYS: &[Key] = &[
                 "Where HTTP requests of a TLS terminator are taken: its forwarding fields are believed, \
              passed on unchanged, and decide the scheme.",
                 |config, text| {
-                    config.bind_internal.push(value::address(text)?);
+                    config.bind_internal.push(value::bind(text)?);
                     Ok(())
                 },
             ),
@@ -118,13 +118,13 @@ pub const KEYS: &[Key] = &[
             "an address with a port, and a host name",
             "Where raw TCP connections are taken, governed by the rule of that host.",
             |config, text| {
-                let mut words = text.split_whitespace();
-                let (Some(address), Some(host), None) = (words.next(), words.next(), words.next())
-                else {
+                let words: Vec<&str> = text.split_whitespace().collect();
+                let [address, host, more @ ..] = &words[..] else {
                     let expected = "expected ADDRESS:PORT HOST, as in *:5432 db.example.com";
                     return Err(format!("{text:?}: {expected}"));
                 };
-                config.bind_tcp.push((value::address(address)?, host.to_owned()));
+                let bind = value::bind(&format!("{address} {}", more.join(" ")))?;
+                config.bind_tcp.push((bind, (*host).to_owned()));
                 Ok(())
             },
         ),
@@ -137,11 +137,23 @@ pub const KEYS: &[Key] = &[
             "an address with a port",
             "Where TLS connections are taken and passed through untouched, by server name.",
             |config, text| {
-                config.bind_tls.push(value::address(text)?);
+                config.bind_tls.push(value::bind(text)?);
                 Ok(())
             },
         ),
         |config| config.bind_tls.clear(),
+    ),
+    key(
+        "trusted_sources",
+        "none",
+        "addresses and networks, with commas",
+        "Who may say whose connection it is: on an address with `accept-proxy` behind it every connection \
+         begins with a header of the PROXY protocol (version 1 or 2), and connections of others are \
+         closed.",
+        |config, text| {
+            config.trusted_sources = value::networks(text)?;
+            Ok(())
+        },
     ),
     beware(
         "Whoever reaches it rules the table.",

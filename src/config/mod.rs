@@ -18,7 +18,7 @@ use std::time::Duration;
 
 pub use keys::{KEYS, Key};
 pub use text::{example_file, manual};
-pub use value::{Address, Identity};
+pub use value::{Address, Bind, Identity, Network};
 
 /// Where the management API listens.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -64,13 +64,15 @@ pub struct Timeouts {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Config {
     /// Untrusted HTTP.
-    pub bind: Vec<Address>,
+    pub bind: Vec<Bind>,
     /// HTTP from a TLS terminator.
-    pub bind_internal: Vec<Address>,
+    pub bind_internal: Vec<Bind>,
     /// Raw TCP, by the rule of a host.
-    pub bind_tcp: Vec<(Address, String)>,
+    pub bind_tcp: Vec<(Bind, String)>,
     /// TLS by server name.
-    pub bind_tls: Vec<Address>,
+    pub bind_tls: Vec<Bind>,
+    /// Who may say by the PROXY protocol whose connection it is.
+    pub trusted_sources: Vec<Network>,
     /// The management API.
     pub bind_management: Vec<ManagementAddress>,
     /// The file that holds the bearer token.
@@ -127,10 +129,11 @@ impl Default for Config {
         let seconds = Duration::from_secs;
         let loopback = |ip: IpAddr| ManagementAddress::Tcp(Address::At(SocketAddr::new(ip, 8042)));
         Config {
-            bind: vec![Address::Any(80)],
+            bind: vec![Bind { address: Address::Any(80), accept_proxy: false }],
             bind_internal: Vec::new(),
             bind_tcp: Vec::new(),
             bind_tls: Vec::new(),
+            trusted_sources: Vec::new(),
             bind_management: vec![
                 loopback(IpAddr::from([127, 0, 0, 1])),
                 loopback(IpAddr::from(std::net::Ipv6Addr::LOCALHOST)),
@@ -177,6 +180,7 @@ impl Config {
         let place = |key: &str, value: &str| parse::place(&settings, key, value);
         config.check_management(&mut problems, place);
         config.check_twice(&mut problems, place);
+        config.check_sources(&mut problems, place);
         if problems.is_empty() { Ok(config) } else { Err(problems) }
     }
 
@@ -203,19 +207,42 @@ impl Config {
         }
     }
 
+    /// Every address for clients, with its key.
+    fn binds(&self) -> impl Iterator<Item = (&'static str, &Bind)> {
+        let bind = self.bind.iter().map(|bind| ("bind", bind));
+        let internal = self.bind_internal.iter().map(|bind| ("bind_internal", bind));
+        let tcp = self.bind_tcp.iter().map(|(bind, _)| ("bind_tcp", bind));
+        let tls = self.bind_tls.iter().map(|bind| ("bind_tls", bind));
+        bind.chain(internal).chain(tcp).chain(tls)
+    }
+
+    /// Whoever may send the PROXY protocol may claim to be anybody: that is said, not guessed.
+    fn check_sources(&self, problems: &mut Vec<ConfigError>, place: impl Fn(&str, &str) -> String) {
+        let mut binds = self.binds();
+        if let Some((key, bind)) = binds.find(|(_, bind)| bind.accept_proxy)
+            && self.trusted_sources.is_empty()
+        {
+            let value = format!("{} accept-proxy", bind.address);
+            problems.push(ConfigError {
+                place: place(key, &value),
+                problem: format!(
+                    "{key}: {value}: whose headers are believed? Set trusted_sources, as \
+                     192.0.2.0/24"
+                ),
+            });
+        }
+    }
+
     /// One address, one meaning. The kernel would share it out by chance: half of the clients of a
     /// `bind` would be believed what only a TLS terminator may say.
     fn check_twice(&self, problems: &mut Vec<ConfigError>, place: impl Fn(&str, &str) -> String) {
         let mut seen: Vec<(&str, Address)> = Vec::new();
-        let bind = self.bind.iter().map(|address| ("bind", *address));
-        let internal = self.bind_internal.iter().map(|address| ("bind_internal", *address));
-        let tcp = self.bind_tcp.iter().map(|(address, _)| ("bind_tcp", *address));
-        let tls = self.bind_tls.iter().map(|address| ("bind_tls", *address));
+        let clients = self.binds().map(|(key, bind)| (key, bind.address));
         let management = self.bind_management.iter().filter_map(|address| match address {
             ManagementAddress::Tcp(address) => Some(("bind_management", *address)),
             ManagementAddress::Unix(_) => None,
         });
-        for (key, address) in bind.chain(internal).chain(tcp).chain(tls).chain(management) {
+        for (key, address) in clients.chain(management) {
             // Each port 0 becomes a port of its own.
             let same = |other: &Address| address.socket() == other.socket();
             let taken = seen.iter().find(|(_, other)| same(other) && address.socket().port() != 0);

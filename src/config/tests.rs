@@ -33,8 +33,8 @@ fn the_original_s_file_is_read() {
     )
     .expect("a good file");
     assert_eq!(config.bind.len(), 2);
-    assert_eq!(config.bind[0], Address::Any(80));
-    assert_eq!(config.bind_internal[0].to_string(), "127.0.0.1:81");
+    assert_eq!(config.bind[0], Bind { address: Address::Any(80), accept_proxy: false });
+    assert_eq!(config.bind_internal[0].address.to_string(), "127.0.0.1:81");
     assert_eq!(config.uid, Identity::Id(4321));
 }
 
@@ -42,7 +42,8 @@ fn the_original_s_file_is_read() {
 fn overrides_win_and_replace() {
     let config = build("bind = *:80\nbind = *:81\nshards = 4", &["bind=127.0.0.1:0", "shards = 1"])
         .expect("good");
-    assert_eq!(config.bind, vec![Address::At("127.0.0.1:0".parse().expect("address"))]);
+    let address = Address::At("127.0.0.1:0".parse().expect("address"));
+    assert_eq!(config.bind, vec![Bind { address, accept_proxy: false }]);
     assert_eq!(config.shards, Some(1));
 }
 
@@ -73,6 +74,12 @@ fn mistakes_are_named() {
     refused("uid = -1", &[], "expected a number or a name");
     refused("", &["nonsense"], "-o nonsense: \"nonsense\" is not a setting");
     refused("bind_tcp = *:1", &[], "expected ADDRESS:PORT HOST");
+    refused("bind_tcp = *:1 a.com b", &[], "expected accept-proxy or nothing");
+    refused("bind = *:80 accept_proxy", &[], "expected accept-proxy or nothing");
+    refused("bind = *:80 accept-proxy", &[], "Set trusted_sources");
+    refused("bind_tcp = *:80 a.com accept-proxy", &[], "Set trusted_sources");
+    refused("trusted_sources = 10.0.0.0/33", &[], "as 192.0.2.1, 192.0.2.0/24");
+    refused("trusted_sources = lb.example", &[], "as 192.0.2.1, 192.0.2.0/24");
     refused("bind_management = *:8042", &[], "can be reached from other machines");
 }
 
@@ -85,6 +92,26 @@ fn the_same_value_twice_is_no_mistake() {
 fn all_problems_come_at_once() {
     let problems = build("a\nbind = x\nshards = y", &[]).expect_err("refused");
     assert_eq!(problems.len(), 3, "{problems:?}");
+}
+
+#[test]
+fn sources_are_networks() {
+    let text =
+        "trusted_sources = 192.0.2.0/24, 2001:db8::/32 198.51.100.7\nbind = *:80 accept-proxy";
+    let config = build(text, &[]).expect("good");
+    assert!(config.bind[0].accept_proxy);
+    let trusted = |address: &str| {
+        let address = address.parse().expect("an address");
+        config.trusted_sources.iter().any(|network| network.contains(address))
+    };
+    for address in ["192.0.2.0", "192.0.2.255", "2001:db8:ffff::1", "198.51.100.7"] {
+        assert!(trusted(address), "{address}");
+    }
+    for address in ["192.0.3.0", "198.51.100.8", "2001:db9::1", "::ffff:192.0.2.1", "c000:0200::"] {
+        assert!(!trusted(address), "{address}");
+    }
+    let all = build("trusted_sources = 0.0.0.0/0", &[]).expect("good");
+    assert!(all.trusted_sources[0].contains("203.0.113.9".parse().expect("an address")));
 }
 
 #[test]

@@ -37,6 +37,35 @@ impl fmt::Display for Address {
     }
 }
 
+/// Where to listen, and who says whose connections these are.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct Bind {
+    /// Where.
+    pub address: Address,
+    /// Each connection begins with a header of the PROXY protocol.
+    pub accept_proxy: bool,
+}
+
+/// The addresses that begin alike: `192.0.2.0/24`, `2001:db8::/32`, or one address.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct Network {
+    address: IpAddr,
+    bits: u8,
+}
+
+impl Network {
+    /// Whether `address` is one of them.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        let wide = |address: IpAddr| match address {
+            IpAddr::V4(address) => (u128::from(address.to_bits()) << 96, true),
+            IpAddr::V6(address) => (address.to_bits(), false),
+        };
+        let ((own, is_v4), (other, is_other_v4)) = (wide(self.address), wide(address));
+        let differs = (own ^ other).checked_shr(128 - u32::from(self.bits)).unwrap_or(0);
+        is_v4 == is_other_v4 && differs == 0
+    }
+}
+
 /// A user or group.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Identity {
@@ -70,6 +99,38 @@ pub(super) fn address(text: &str) -> Result<Address, String> {
             Some(_) => format!("{text:?} is not an address with a port: {expected}; host names are not looked up here"),
         }
     })
+}
+
+/// An address, and perhaps `accept-proxy`.
+pub(super) fn bind(text: &str) -> Result<Bind, String> {
+    let mut words = text.split_whitespace();
+    let address = address(words.next().unwrap_or(text))?;
+    let accept_proxy = match (words.next(), words.next()) {
+        (None, _) => false,
+        (Some("accept-proxy"), None) => true,
+        (Some(word), _) => {
+            return Err(format!("{word:?} behind the address: expected accept-proxy or nothing"));
+        }
+    };
+    Ok(Bind { address, accept_proxy })
+}
+
+/// Addresses and networks with commas or spaces between them.
+pub(super) fn networks(text: &str) -> Result<Vec<Network>, String> {
+    let words = text.split([',', ' ']).filter(|word| !word.is_empty());
+    words.map(network).collect()
+}
+
+fn network(text: &str) -> Result<Network, String> {
+    let expected = "expected an address or a network, as 192.0.2.1, 192.0.2.0/24 or 2001:db8::/32";
+    let (address, bits) = text.split_once('/').map_or((text, None), |(a, b)| (a, Some(b)));
+    let address: IpAddr = address.parse().map_err(|_| format!("{text:?}: {expected}"))?;
+    let most = if address.is_ipv4() { 32 } else { 128 };
+    let bits = bits.map_or(Ok(most), str::parse).map_err(|_| format!("{text:?}: {expected}"))?;
+    if most < bits {
+        return Err(format!("{text:?}: {expected}"));
+    }
+    Ok(Network { address: address.to_canonical(), bits })
 }
 
 pub(super) fn duration(text: &str) -> Result<Duration, String> {

@@ -51,9 +51,9 @@ pub(super) fn run(config: &Config) -> ExitCode {
 
 /// The host names of `bind_tcp`: what is a host name, the table says, and config knows no table.
 pub(super) fn hosts(config: &Config) -> Vec<String> {
-    let wrong = config.bind_tcp.iter().filter_map(|(address, name)| {
+    let wrong = config.bind_tcp.iter().filter_map(|(bind, name)| {
         let error = host::name(name).err()?;
-        Some(format!("bind_tcp = {address} {name}: {}", error.sentence()))
+        Some(format!("bind_tcp = {} {name}: {}", bind.address, error.sentence()))
     });
     wrong.collect()
 }

@@ -8,8 +8,8 @@ use std::time::Instant;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::holder;
-use crate::config::{Address, Config};
-use crate::shard::Speaks;
+use crate::config::{Address, Bind, Config};
+use crate::shard::{Believes, Speaks};
 use crate::table::host;
 use crate::{limits, shard};
 
@@ -18,6 +18,8 @@ pub(super) struct Bound {
     /// As bound: with the port that was chosen where 0 was asked for.
     pub(super) local: SocketAddr,
     pub(super) speaks: Speaks,
+    /// Whose headers of the PROXY protocol are believed, where each connection has one.
+    believes: Option<Believes>,
     sockets: Vec<TcpListener>,
 }
 
@@ -25,7 +27,8 @@ pub(super) struct Bound {
 pub(super) fn for_one_shard(bound: &mut [Bound]) -> Vec<shard::Listener> {
     let one = |bound: &mut Bound| {
         let socket = bound.sockets.pop()?;
-        Some(shard::Listener { socket, speaks: bound.speaks.clone() })
+        let (speaks, believes) = (bound.speaks.clone(), bound.believes.clone());
+        Some(shard::Listener { socket, speaks, believes })
     };
     bound.iter_mut().filter_map(one).collect()
 }
@@ -36,19 +39,22 @@ pub(super) fn bind_all(config: &Config, shards: usize) -> Result<Vec<Bound>, Vec
     // All are tried before one is bound: ours must not stand in each other's way, as *:80 would in
     // that of 127.0.0.1:80.
     let tried: Vec<_> = addresses(config)
-        .filter_map(|(key, address, speaks)| match find_free(address) {
-            Ok(local) => Some((key, address, speaks, local)),
+        .filter_map(|(key, bind, speaks)| match find_free(&bind.address) {
+            Ok(local) => Some((key, bind, speaks, local)),
             Err(error) => {
-                problems.push(explain(key, address, &error));
+                problems.push(explain(key, &bind.address, &error));
                 None
             }
         })
         .collect();
     let mut bound = Vec::new();
-    for (key, address, speaks, wanted) in tried {
+    let sources = config.trusted_sources.clone();
+    let believed: Believes = Arc::new(move |peer| sources.iter().any(|it| it.contains(peer)));
+    for (key, asked, speaks, wanted) in tried {
+        let believes = asked.accept_proxy.then(|| believed.clone());
         match bind(wanted, shards) {
-            Ok((local, sockets)) => bound.push(Bound { local, speaks, sockets }),
-            Err(error) => problems.push(explain(key, address, &error)),
+            Ok((local, sockets)) => bound.push(Bound { local, speaks, believes, sockets }),
+            Err(error) => problems.push(explain(key, &asked.address, &error)),
         }
     }
     if problems.is_empty() { Ok(bound) } else { Err(problems) }
@@ -57,7 +63,8 @@ pub(super) fn bind_all(config: &Config, shards: usize) -> Result<Vec<Bound>, Vec
 /// Whether this machine has the addresses at all; ports are left alone, for they may well be in use
 /// by the daemon that runs while the next configuration is checked.
 pub(super) fn check(config: &Config) -> Vec<String> {
-    let try_one = |(key, address, _): (&'static str, &Address, Speaks)| {
+    let try_one = |(key, bind, _): (&'static str, &Bind, Speaks)| {
+        let address = &bind.address;
         let mut local = address.socket();
         local.set_port(0);
         let result = find_free_at(local, matches!(address, Address::Any(_)));
@@ -69,15 +76,15 @@ pub(super) fn check(config: &Config) -> Vec<String> {
     addresses(config).filter_map(try_one).collect()
 }
 
-fn addresses(config: &Config) -> impl Iterator<Item = (&'static str, &Address, Speaks)> {
-    let http = |key, trusted| move |address| (key, address, Speaks::Http { trusted });
+fn addresses(config: &Config) -> impl Iterator<Item = (&'static str, &Bind, Speaks)> {
+    let http = |key, trusted| move |bind| (key, bind, Speaks::Http { trusted });
     let untrusted = config.bind.iter().map(http("bind", false));
     let internal = config.bind_internal.iter().map(http("bind_internal", true));
     // That it is a host name was checked.
     let canonical = |name: &str| host::name(name).map_or_else(|_| name.into(), Arc::from);
     let tcp = config.bind_tcp.iter();
-    let tcp = tcp.map(move |(address, name)| ("bind_tcp", address, Speaks::Tcp(canonical(name))));
-    let tls = config.bind_tls.iter().map(|address| ("bind_tls", address, Speaks::Tls));
+    let tcp = tcp.map(move |(bind, name)| ("bind_tcp", bind, Speaks::Tcp(canonical(name))));
+    let tls = config.bind_tls.iter().map(|bind| ("bind_tls", bind, Speaks::Tls));
     untrusted.chain(internal).chain(tcp).chain(tls)
 }
 

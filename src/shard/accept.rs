@@ -13,7 +13,9 @@ use std::rc::Rc;
 
 use futures_lite::FutureExt;
 
-use super::{Shard, Speaks, connection, is_shortage, raw};
+use super::connection::{self, Connection};
+use super::plan::Client;
+use super::{Believes, Shard, Speaks, is_shortage, raw};
 use crate::limits;
 use crate::link::Counter;
 use crate::ring::{Deadline, Listener, Stream};
@@ -21,7 +23,12 @@ use crate::ring::{Deadline, Listener, Stream};
 const SHED: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain\r\n\
     Content-Length: 25\r\nRetry-After: 1\r\nConnection: close\r\n\r\nToo many connections now.";
 
-pub(super) async fn accept_loop(shard: Rc<Shard>, listener: Listener, speaks: Speaks) {
+pub(super) async fn accept_loop(
+    shard: Rc<Shard>,
+    listener: Listener,
+    speaks: Speaks,
+    believes: Option<Believes>,
+) {
     shard.listeners.set(shard.listeners.get() + 1);
     let pause = Deadline::new(&shard.ring);
     let mut spare = reserve();
@@ -33,7 +40,7 @@ pub(super) async fn accept_loop(shard: Rc<Shard>, listener: Listener, speaks: Sp
             None
         });
         match accepted.await {
-            Some(Ok(socket)) => admit(&shard, socket, &speaks),
+            Some(Ok(socket)) => admit(&shard, socket, &speaks, believes.as_ref()),
             Some(Err(error)) => {
                 if is_shortage(&error) {
                     drop(spare.take());
@@ -48,7 +55,7 @@ pub(super) async fn accept_loop(shard: Rc<Shard>, listener: Listener, speaks: Sp
     }
     // Whoever is in the queue already would be reset by the close: serve them first.
     while let Ok(socket) = listener.accept_now() {
-        admit(&shard, socket, &speaks);
+        admit(&shard, socket, &speaks, believes.as_ref());
     }
     drop(listener);
     // Several listeners may wait for the same word.
@@ -85,7 +92,13 @@ fn shed(shard: &Shard, socket: &OwnedFd, speaks: &Speaks) {
     let _ = rustix::net::recv(socket, &mut sink, rustix::net::RecvFlags::DONTWAIT);
 }
 
-fn admit(shard: &Rc<Shard>, socket: OwnedFd, speaks: &Speaks) {
+fn admit(shard: &Rc<Shard>, socket: OwnedFd, speaks: &Speaks, believes: Option<&Believes>) {
+    let peer = peer_address(&socket);
+    let is_stranger = believes.is_some_and(|believes| !believes(peer));
+    if is_stranger {
+        shard.count(Counter::Accepted);
+        return shard.count(Counter::Shed);
+    }
     if shard.connections.get() >= shard.settings.connections_max {
         return shed(shard, &socket, speaks);
     }
@@ -93,18 +106,30 @@ fn admit(shard: &Rc<Shard>, socket: OwnedFd, speaks: &Speaks) {
     shard.end.counters().add(Counter::Open, 1);
     shard.connections.set(shard.connections.get() + 1);
     let open = Open(shard.clone());
-    let peer = peer_address(&socket);
     let stream = Stream::new(&shard.ring, socket);
-    let own = shard.clone();
-    match speaks {
-        Speaks::Http { trusted } => run(open, connection::serve(own, stream, peer, *trusted)),
-        Speaks::Tcp(host) => {
-            stream.set_keepalive();
-            run(open, raw::serve_tcp(own, stream, peer, host.clone()));
-        }
-        Speaks::Tls => {
-            stream.set_keepalive();
-            run(open, raw::serve_tls(own, stream, peer));
+    let trusted = matches!(speaks, Speaks::Http { trusted: true });
+    let connection = Connection::new(shard.clone(), stream, Client { peer, trusted });
+    match (speaks, believes) {
+        (Speaks::Http { .. }, None) => run(open, connection::serve(connection)),
+        (Speaks::Http { .. }, Some(_)) => run(open, async {
+            if let Some(connection) = connection.introduced().await {
+                connection::serve(connection).await;
+            }
+        }),
+        (raw, believes) => {
+            connection.stream.set_keepalive();
+            let (raw, is_introduced) = (raw.clone(), believes.is_some());
+            run(open, async move {
+                let mut connection = connection;
+                if is_introduced {
+                    let Some(whose) = connection.introduced().await else { return };
+                    connection = whose;
+                }
+                match raw {
+                    Speaks::Tcp(host) => raw::serve_tcp(connection, host).await,
+                    _ => raw::serve_tls(connection).await,
+                }
+            });
         }
     }
 }

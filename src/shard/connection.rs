@@ -14,6 +14,7 @@ use super::{Shard, exchange};
 use crate::http::{self, Refusal, RequestFraming};
 use crate::limits;
 use crate::link::Why;
+use crate::proxy_protocol;
 use crate::ring::{Abort, Deadline, SendBuf, Stream};
 
 /// A client connection and what was received on it.
@@ -48,8 +49,7 @@ pub(super) enum Next {
 }
 
 /// Serves one client until its connection ends.
-pub(super) async fn serve(shard: Rc<Shard>, stream: Stream, peer: std::net::IpAddr, trusted: bool) {
-    let mut connection = Connection::new(shard, stream, Client { peer, trusted });
+pub(super) async fn serve(mut connection: Connection) {
     let mut idle_for = connection.shard.timeouts().http_request;
     let end = loop {
         let next = match connection.next_head(idle_for).await {
@@ -88,6 +88,32 @@ impl Connection {
         let deadline = Deadline::new(&shard.ring);
         let (inbox, tally) = (Inbox::default(), Tally::NONE);
         Connection { shard, stream, inbox, deadline, client, tally }
+    }
+
+    /// Takes the header of the PROXY protocol that is to come first; from then on the client is who it says.
+    /// `None`: it did not come, and the connection is closed.
+    pub(super) async fn introduced(mut self) -> Option<Connection> {
+        let longest = self.shard.settings.head_bytes_max;
+        self.deadline.set(self.shard.timeouts().http_request);
+        loop {
+            match proxy_protocol::header(self.inbox.bytes(), longest) {
+                proxy_protocol::Seen::Header(length, source) => {
+                    self.inbox.consume(&self.shard.ring, length);
+                    if let Some(source) = source {
+                        self.client.peer = source.ip();
+                    }
+                    return Some(self);
+                }
+                proxy_protocol::Seen::Wrong => return None,
+                proxy_protocol::Seen::More => {}
+            }
+            let buf = self.stream.recv(&self.deadline).await.ok()?;
+            if buf.is_empty() {
+                return None;
+            }
+            self.inbox.push(&self.shard.ring, buf);
+            self.inbox.gather(&self.shard.ring);
+        }
     }
 
     /// Closes it as it should be after this.

@@ -22,7 +22,7 @@ mod tunnel;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
-use std::net::TcpListener;
+use std::net::{IpAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -76,10 +76,15 @@ pub(crate) enum Speaks {
     Tls,
 }
 
+/// Whether whoever has this address is believed whose connection it is.
+pub(crate) type Believes = Arc<dyn Fn(IpAddr) -> bool + Send + Sync>;
+
 /// A bound socket of this shard.
 pub(crate) struct Listener {
     pub(crate) socket: TcpListener,
     pub(crate) speaks: Speaks,
+    /// Each connection begins with a header of the PROXY protocol, which these may send.
+    pub(crate) believes: Option<Believes>,
 }
 
 /// Starts a shard's thread; returns once it accepts connections, or with why it can't.
@@ -137,7 +142,7 @@ async fn run(
     let shard = Rc::new(Shard::new(ring.clone(), settings, end));
     for listener in listeners {
         let socket = ring::Listener::new(&ring, listener.socket.into());
-        shard.spawn(accept::accept_loop(shard.clone(), socket, listener.speaks));
+        shard.spawn(accept::accept_loop(shard.clone(), socket, listener.speaks, listener.believes));
     }
     shard.spawn(attend(shard.clone(), wakes));
     shard.spawn(pool::sweep(shard.clone()));

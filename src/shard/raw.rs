@@ -4,26 +4,21 @@
 //! A rule that is not `proxy` or `spin` has nothing to say to such a client: its connection is closed, with
 //! an alert where it speaks TLS.
 
-use std::net::IpAddr;
-use std::rc::Rc;
 use std::sync::Arc;
 
-use super::Shard;
 use super::backend::{Asking, NoBackend, acquire};
 use super::connection::{Connection, Next};
 use super::hold::{End, Hold, Waited};
 use super::inbox::Inbox;
-use super::plan::Client;
 use super::tally::{Keys, Tally};
 use super::tunnel;
 use crate::link::Why;
-use crate::ring::{SendBuf, Stream};
+use crate::ring::SendBuf;
 use crate::table::{Action, Match, Scheme, host};
 use crate::tls::{self, Alert, Seen};
 
 /// Serves a connection that stands for this host.
-pub(super) async fn serve_tcp(shard: Rc<Shard>, stream: Stream, peer: IpAddr, host: Arc<str>) {
-    let mut connection = Connection::new(shard, stream, Client { peer, trusted: false });
+pub(super) async fn serve_tcp(mut connection: Connection, host: Arc<str>) {
     let next = match pass_on(&mut connection, &host, Scheme::Tcp).await {
         Ok(next) => next,
         Err(_) => Next::Close,
@@ -32,8 +27,7 @@ pub(super) async fn serve_tcp(shard: Rc<Shard>, stream: Stream, peer: IpAddr, ho
 }
 
 /// Serves a connection that says in its ClientHello which host it is for.
-pub(super) async fn serve_tls(shard: Rc<Shard>, stream: Stream, peer: IpAddr) {
-    let mut connection = Connection::new(shard, stream, Client { peer, trusted: false });
+pub(super) async fn serve_tls(mut connection: Connection) {
     let passed = match hello(&mut connection).await {
         Ok(Some(name)) => pass_on(&mut connection, &name, Scheme::Tls).await,
         Ok(None) => {

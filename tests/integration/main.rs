@@ -14,6 +14,7 @@ mod script;
 mod stand_in;
 
 // the topics
+mod accept_proxy;
 mod actions;
 mod api;
 mod balance;
