@@ -69,6 +69,46 @@ pub fn header(bytes: &[u8], longest: usize) -> Seen {
     }
 }
 
+/// Appends the header for a connection of `source` that came to `target`.
+pub fn write(version: Version, source: SocketAddr, target: SocketAddr, out: &mut Vec<u8>) {
+    let (source, target) = alike(source, target);
+    match version {
+        Version::One => {
+            out.extend_from_slice(v1::Addresses::from((source, target)).to_string().as_bytes());
+        }
+        Version::Two => {
+            let kind = v2::Version::Two | v2::Command::Proxy;
+            let addresses = (source, target);
+            let header = v2::Builder::with_addresses(kind, v2::Protocol::Stream, addresses).build();
+            // Addresses alone are never too long.
+            out.extend(header.unwrap_or_default());
+        }
+    }
+}
+
+/// Which form a header has.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Version {
+    /// A line of text.
+    One,
+    /// Binary.
+    Two,
+}
+
+/// Both of one family: a header has no room for two.
+fn alike(source: SocketAddr, target: SocketAddr) -> (SocketAddr, SocketAddr) {
+    let canonical = |it: SocketAddr| SocketAddr::new(it.ip().to_canonical(), it.port());
+    let (source, target) = (canonical(source), canonical(target));
+    if source.is_ipv4() == target.is_ipv4() {
+        return (source, target);
+    }
+    let wide = |it: SocketAddr| match it.ip() {
+        IpAddr::V4(address) => SocketAddr::new(address.to_ipv6_mapped().into(), it.port()),
+        IpAddr::V6(_) => it,
+    };
+    (wide(source), wide(target))
+}
+
 fn socket((address, port): (IpAddr, u16)) -> SocketAddr {
     SocketAddr::new(address.to_canonical(), port)
 }
@@ -115,6 +155,29 @@ mod tests {
             for cut in 0..bytes.len() {
                 assert_eq!(header(&bytes[..cut], LONGEST), Seen::More, "{cut} of {bytes:?}");
             }
+        }
+    }
+
+    #[test]
+    fn written_as_read() {
+        for (source, target, line) in [
+            ("192.0.2.1:5000", "192.0.2.2:80", "PROXY TCP4 192.0.2.1 192.0.2.2 5000 80\r\n"),
+            (
+                "[::ffff:192.0.2.1]:5000",
+                "192.0.2.2:80",
+                "PROXY TCP4 192.0.2.1 192.0.2.2 5000 80\r\n",
+            ),
+            ("[2001:db8::1]:1", "[::1]:2", "PROXY TCP6 2001:db8::1 ::1 1 2\r\n"),
+            ("[2001:db8::1]:1", "192.0.2.2:80", "PROXY TCP6 2001:db8::1 ::ffff:192.0.2.2 1 80\r\n"),
+        ] {
+            let mut out = Vec::new();
+            write(Version::One, of(source), of(target), &mut out);
+            assert_eq!(String::from_utf8(out.clone()).as_deref(), Ok(line));
+            let expected = Some(socket((of(source).ip(), of(source).port())));
+            assert_eq!(header(&out, LONGEST), Seen::Header(out.len(), expected));
+            out.clear();
+            write(Version::Two, of(source), of(target), &mut out);
+            assert_eq!(header(&out, LONGEST), Seen::Header(out.len(), expected));
         }
     }
 

@@ -93,7 +93,7 @@ fn shed(shard: &Shard, socket: &OwnedFd, speaks: &Speaks) {
 }
 
 fn admit(shard: &Rc<Shard>, socket: OwnedFd, speaks: &Speaks, believes: Option<&Believes>) {
-    let peer = peer_address(&socket);
+    let (peer, port) = peer_address(&socket);
     let is_stranger = believes.is_some_and(|believes| !believes(peer));
     if is_stranger {
         shard.count(Counter::Accepted);
@@ -108,7 +108,7 @@ fn admit(shard: &Rc<Shard>, socket: OwnedFd, speaks: &Speaks, believes: Option<&
     let open = Open(shard.clone());
     let stream = Stream::new(&shard.ring, socket);
     let trusted = matches!(speaks, Speaks::Http { trusted: true });
-    let connection = Connection::new(shard.clone(), stream, Client { peer, trusted });
+    let connection = Connection::new(shard.clone(), stream, Client { peer, port, trusted });
     match (speaks, believes) {
         (Speaks::Http { .. }, None) => run(open, connection::serve(connection)),
         (Speaks::Http { .. }, Some(_)) => run(open, async {
@@ -150,13 +150,15 @@ async fn caught<F: Future<Output = ()>>(mut task: Pin<Box<F>>) -> std::thread::R
     AssertUnwindSafe(poll_fn(|cx| task.as_mut().poll(cx))).catch_unwind().await
 }
 
-fn peer_address(socket: &OwnedFd) -> IpAddr {
+fn peer_address(socket: &OwnedFd) -> (IpAddr, u16) {
     rustix::net::getpeername(socket)
         .ok()
         .flatten()
         .and_then(|address| SocketAddr::try_from(address).ok())
         // A client that is gone already; it will be found out at the first read.
-        .map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.ip().to_canonical())
+        .map_or((IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0), |address| {
+            (address.ip().to_canonical(), address.port())
+        })
 }
 
 /// Counts one open client connection while it lives.

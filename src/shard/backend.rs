@@ -2,17 +2,19 @@
 
 use std::future::Future;
 use std::hash::BuildHasher;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
+use super::plan::Client;
 use super::pool::{Lease, Wait};
 use super::tally::Tally;
 use super::{Shard, is_shortage};
 use crate::link::{Counter, Failure};
-use crate::ring::{Abort, Deadline, Stream};
-use crate::table::{Algorithm, Draw, Proxy, Target, choose};
+use crate::proxy_protocol::{self, Version};
+use crate::ring::{Abort, Deadline, SendBuf, Stream};
+use crate::table::{Algorithm, Draw, Proxy, SendProxy, Target, choose};
 
 /// Why there is no connection.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -29,8 +31,7 @@ pub(super) enum NoBackend {
 #[derive(Copy, Clone)]
 pub(super) struct Asking<'a> {
     pub(super) proxy: &'a Proxy,
-    /// Its client.
-    pub(super) peer: IpAddr,
+    pub(super) client: Client,
     pub(super) tally: Tally,
     /// None from the pool: that was tried.
     pub(super) fresh: bool,
@@ -38,6 +39,13 @@ pub(super) struct Asking<'a> {
     pub(super) raw: bool,
     /// How long it may wait for a place.
     pub(super) patience: Duration,
+}
+
+impl Asking<'_> {
+    /// Whether its connection is of no use to others, nor those of others to it.
+    fn is_unshared(&self) -> bool {
+        self.raw || self.proxy.send_proxy().is_some()
+    }
 }
 
 /// Opens or reuses a connection for a request by the rule's balancing, attempts and limits.
@@ -51,6 +59,7 @@ pub(super) async fn acquire(
     let first = pick(shard, asking, &[]);
     if let Some((_, address)) = first
         && !asking.fresh
+        && !asking.is_unshared()
         && let Some(lease) = shard.pool.take(shard, address)
     {
         shard.count(Counter::Reused);
@@ -62,7 +71,7 @@ pub(super) async fn acquire(
     }
     client.arm();
     // Boxed: a connection that waits for its next request should not carry this path's state.
-    let mut open = Box::pin(open(shard, asking, first));
+    let mut open = Box::pin(open(shard, asking, client, first));
     std::future::poll_fn(|cx| match open.as_mut().poll(cx) {
         Poll::Ready(result) => Poll::Ready(result),
         // Who speaks anything may have ended its side and wait for an answer.
@@ -76,6 +85,7 @@ pub(super) async fn acquire(
 async fn open(
     shard: &Rc<Shard>,
     asking: Asking<'_>,
+    client: &Stream,
     first: Option<(usize, SocketAddr)>,
 ) -> Result<Lease, NoBackend> {
     let proxy = asking.proxy;
@@ -95,7 +105,7 @@ async fn open(
         let mut address = Some(first);
         let mut refused = Vec::new();
         while let Some(this) = address {
-            match open_one(shard, asking, this, &deadline).await {
+            match open_one(shard, asking, client, this, &deadline).await {
                 Err(NoBackend::Unreachable) => {
                     if proxy.healthcheck() {
                         shard.note_failure(this, Failure::Unreachable);
@@ -122,11 +132,15 @@ async fn open(
 async fn open_one(
     shard: &Rc<Shard>,
     asking: Asking<'_>,
+    client: &Stream,
     address: SocketAddr,
     deadline: &Deadline,
 ) -> Result<Lease, NoBackend> {
     let Asking { proxy, tally, fresh, .. } = asking;
-    if !fresh && let Some(lease) = shard.pool.take(shard, address) {
+    if !fresh
+        && !asking.is_unshared()
+        && let Some(lease) = shard.pool.take(shard, address)
+    {
         shard.count(Counter::Reused);
         shard.chose(tally, address, lease.slot());
         return Ok(lease);
@@ -140,7 +154,7 @@ async fn open_one(
         while place.is_none() {
             match shard.pool.place(shard, address, limit.get(), deadline).await {
                 // Its place is free when it is gone.
-                Some(Wait::Idle(lease)) if asking.raw => drop(lease),
+                Some(Wait::Idle(lease)) if asking.is_unshared() => drop(lease),
                 Some(Wait::Idle(lease)) => {
                     shard.count(Counter::Reused);
                     return Ok(lease);
@@ -159,6 +173,9 @@ async fn open_one(
             shard.count_connect(tally, slot, shard.ring.now().saturating_duration_since(begun));
             let mut lease = shard.pool.lease(shard, busy, stream, place);
             lease.watched = proxy.healthcheck();
+            if let Some(version) = proxy.send_proxy() {
+                introduce(shard, &mut lease, version, asking.client, client, deadline).await?;
+            }
             Ok(lease)
         }
         // Our want of descriptors is not the backend's fault.
@@ -168,6 +185,30 @@ async fn open_one(
             Err(NoBackend::Unreachable)
         }
     }
+}
+
+/// Says on a new connection whose it is; from then on it is nobody else's.
+async fn introduce(
+    shard: &Rc<Shard>,
+    lease: &mut Lease,
+    version: SendProxy,
+    whose: Client,
+    client: &Stream,
+    deadline: &Deadline,
+) -> Result<(), NoBackend> {
+    let source = SocketAddr::new(whose.peer, whose.port);
+    let target = rustix::net::getsockname(client).ok();
+    let target = target.and_then(|address| SocketAddr::try_from(address).ok());
+    let version = match version {
+        SendProxy::V1 => Version::One,
+        SendProxy::V2 => Version::Two,
+    };
+    let mut header = shard.ring.take_vec();
+    proxy_protocol::write(version, source, target.unwrap_or(source), &mut header);
+    lease.unshared = true;
+    lease.stream.start_send(SendBuf::Vec(header), false);
+    let sent = lease.stream.sent(deadline, shard.timeouts().connect).await;
+    sent.map_err(|_| NoBackend::Unreachable)
 }
 
 /// Whether it is known that no backend of a rule with `hold` can take the request: then it need not be tried.
@@ -185,7 +226,7 @@ fn proxy_is_down(shard: &Shard, proxy: &Proxy) -> bool {
 /// The rule's next backend. Those tried, those that just refused and those that are down are passed over
 /// while there are others.
 fn pick(shard: &Shard, asking: Asking<'_>, tried: &[usize]) -> Option<(usize, SocketAddr)> {
-    let Asking { proxy, peer, .. } = asking;
+    let Asking { proxy, client: Client { peer, .. }, .. } = asking;
     let backends = proxy.backends();
     let address = |index: usize| match backends[index].target() {
         Target::Address(address) => Some(address),

@@ -100,7 +100,7 @@ impl Connection {
                 proxy_protocol::Seen::Header(length, source) => {
                     self.inbox.consume(&self.shard.ring, length);
                     if let Some(source) = source {
-                        self.client.peer = source.ip();
+                        (self.client.peer, self.client.port) = (source.ip(), source.port());
                     }
                     return Some(self);
                 }

@@ -86,7 +86,7 @@ pub(super) async fn start(
     loop {
         let asking = Asking {
             proxy,
-            peer: connection.client.peer,
+            client: connection.client,
             tally: connection.tally,
             fresh,
             raw: false,

@@ -60,6 +60,7 @@ impl Plan<'_> {
 #[derive(Copy, Clone, Debug)]
 pub(super) struct Client {
     pub(super) peer: IpAddr,
+    pub(super) port: u16,
     pub(super) trusted: bool,
 }
 

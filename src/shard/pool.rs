@@ -47,6 +47,8 @@ pub(super) struct Lease {
     pub(super) reused: bool,
     /// A new one of a rule with `healthcheck`: when it ends without an answer, that is a failure.
     pub(super) watched: bool,
+    /// It was said whose it is: never anybody else's.
+    pub(super) unshared: bool,
     open: Open,
     place: Option<Place>,
     busy: Busy,
@@ -150,7 +152,15 @@ impl Pool {
             let busy = self.busy_at(shard, address, slot);
             if idle.stream.quiet() == Quiet::Yes {
                 let Idle { stream, open, place, .. } = idle;
-                return Some(Lease { stream, reused: true, watched: false, open, place, busy });
+                return Some(Lease {
+                    stream,
+                    reused: true,
+                    watched: false,
+                    unshared: false,
+                    open,
+                    place,
+                    busy,
+                });
             }
         }
     }
@@ -180,13 +190,24 @@ impl Pool {
         place: Option<Place>,
     ) -> Lease {
         shard.note_connected(busy.address);
-        Lease { stream, reused: false, watched: false, open: Open::new(shard), place, busy }
+        Lease {
+            stream,
+            reused: false,
+            watched: false,
+            unshared: false,
+            open: Open::new(shard),
+            place,
+            busy,
+        }
     }
 
     /// Keeps a connection whose last exchange is over, or closes it where too many are kept or others
     /// wait for its place.
     pub(super) fn give(&self, shard: &Rc<Shard>, lease: Lease) {
-        let Lease { stream, open, place, busy, .. } = lease;
+        let Lease { stream, open, place, busy, unshared, .. } = lease;
+        if unshared {
+            return;
+        }
         let address = busy.address;
         let wanted = place.as_ref().is_some_and(|place| place.gate.others_wait(shard.end.index));
         if shard.stopping() || wanted || stream.quiet() == Quiet::No {

@@ -138,7 +138,7 @@ async fn attempt(
     }
     let asking = Asking {
         proxy,
-        peer: connection.client.peer,
+        client: connection.client,
         tally: connection.tally,
         fresh: true,
         raw: true,

@@ -20,7 +20,7 @@ use super::arguments::{
 };
 use super::backend::{Backend, Backends, Names, Target};
 use super::host;
-use super::rule::{Action, Algorithm, Check, Proxy, ProxyOptions, Redirect, Rule, Spin};
+use super::rule::{Action, Algorithm, Check, Proxy, ProxyOptions, Redirect, Rule, SendProxy, Spin};
 
 #[cfg(test)]
 mod tests;
@@ -75,6 +75,7 @@ const ACTIONS: &[(&str, &[&str])] = &[
             "hold",
             "idle",
             "wake",
+            "send_proxy",
         ],
     ),
     ("spin", &["timeout", "check_interval", "max_held", "release_rate", "wake", "idle", "then"]),
@@ -250,33 +251,39 @@ const COUNT: &str = "a whole number from 1 to 4294967295";
 fn read_proxy(arguments: &Arguments<'_>, names: &mut Names) -> Result<Proxy, Problem> {
     let mut backends = read_backends(arguments, names)?;
     read_weights(arguments, &mut backends)?;
-    let options =
-        ProxyOptions {
-            attempts: arguments.optional("attempts", "a whole number from 1 to 1000", |value| {
-                Some(whole(value, 1..=u64::from(ATTEMPTS_MAX))? as u16)
-            })?,
-            delay: arguments.optional("delay", SECONDS, seconds)?,
-            algorithm: arguments.optional(
-                "algorithm",
-                "random, round_robin, least_connections or source",
-                |value| {
-                    let known = ALGORITHMS.iter().find(|(name, _)| value.as_str() == Some(name));
-                    known.map(|(_, algorithm)| *algorithm)
-                },
-            )?,
-            healthcheck: arguments.optional("healthcheck", "true or false", boolean)?,
-            max_connections: arguments.optional("max_connections", COUNT, count)?,
-            max_requests_per_second: arguments.optional("max_requests_per_second", COUNT, count)?,
-            check: arguments.optional("check", "tcp, or a path that starts with /", |value| {
-                match text(value)? {
-                    "tcp" => Some(Check::Tcp),
-                    path => path.starts_with('/').then(|| Check::Path(path.into())),
-                }
-            })?,
-            hold: arguments.optional("hold", SECONDS, seconds)?,
-            idle: arguments.optional("idle", SECONDS, seconds)?,
-            wake: arguments.optional("wake", WAKE, wake)?,
-        };
+    let options = ProxyOptions {
+        attempts: arguments.optional("attempts", "a whole number from 1 to 1000", |value| {
+            Some(whole(value, 1..=u64::from(ATTEMPTS_MAX))? as u16)
+        })?,
+        delay: arguments.optional("delay", SECONDS, seconds)?,
+        algorithm: arguments.optional(
+            "algorithm",
+            "random, round_robin, least_connections or source",
+            |value| {
+                let known = ALGORITHMS.iter().find(|(name, _)| value.as_str() == Some(name));
+                known.map(|(_, algorithm)| *algorithm)
+            },
+        )?,
+        healthcheck: arguments.optional("healthcheck", "true or false", boolean)?,
+        max_connections: arguments.optional("max_connections", COUNT, count)?,
+        max_requests_per_second: arguments.optional("max_requests_per_second", COUNT, count)?,
+        check: arguments.optional(
+            "check",
+            "tcp, or a path that starts with /",
+            |value| match text(value)? {
+                "tcp" => Some(Check::Tcp),
+                path => path.starts_with('/').then(|| Check::Path(path.into())),
+            },
+        )?,
+        hold: arguments.optional("hold", SECONDS, seconds)?,
+        idle: arguments.optional("idle", SECONDS, seconds)?,
+        wake: arguments.optional("wake", WAKE, wake)?,
+        send_proxy: arguments.optional("send_proxy", "v1 or v2", |value| match text(value)? {
+            "v1" => Some(SendProxy::V1),
+            "v2" => Some(SendProxy::V2),
+            _ => None,
+        })?,
+    };
     let options = (options != ProxyOptions::default()).then(|| Arc::new(options));
     Ok(Proxy { backends: Backends::new(backends), options })
 }
@@ -467,6 +474,7 @@ fn proxy_to_json(proxy: &Proxy) -> Map<String, Value> {
         put(&mut arguments, "hold", options.hold.map(seconds_to_json));
         put(&mut arguments, "idle", options.idle.map(seconds_to_json));
         put(&mut arguments, "wake", options.wake.as_deref());
+        put(&mut arguments, "send_proxy", options.send_proxy.map(SendProxy::as_str));
     }
     arguments
 }

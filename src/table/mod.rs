@@ -42,7 +42,7 @@ pub use balance::{Draw, choose};
 pub use edit::{EditError, edit, edit_canonical};
 pub use json::RuleError;
 pub(crate) use load::{Loader, Refused, replay};
-pub use rule::{Action, Algorithm, Check, Proxy, Redirect, Rule, Spin};
+pub use rule::{Action, Algorithm, Check, Proxy, Redirect, Rule, SendProxy, Spin};
 use trie::{KeptEntry, Place, Trie};
 
 /// The name under which requests are counted that no rule is for.

@@ -59,6 +59,25 @@ pub enum Algorithm {
     Source,
 }
 
+/// Which version of the PROXY protocol.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
+pub enum SendProxy {
+    /// A line of text.
+    V1,
+    /// Binary.
+    V2,
+}
+
+impl SendProxy {
+    /// As a rule has it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            SendProxy::V1 => "v1",
+            SendProxy::V2 => "v2",
+        }
+    }
+}
+
 /// How it is found out whether a backend is well.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Check {
@@ -88,6 +107,7 @@ pub(super) struct ProxyOptions {
     pub idle: Option<Duration>,
     pub wake: Option<Box<str>>,
     pub check: Option<Check>,
+    pub send_proxy: Option<SendProxy>,
 }
 
 impl Proxy {
@@ -135,6 +155,11 @@ impl Proxy {
     /// The probe that is made all the time, if one was asked for.
     pub fn check(&self) -> Option<&Check> {
         self.options.as_deref().and_then(|o| o.check.as_ref())
+    }
+
+    /// Each connection to a backend begins with a header that says whose it is.
+    pub fn send_proxy(&self) -> Option<SendProxy> {
+        self.given(|o| o.send_proxy)
     }
 
     /// Requests past this rate are answered with 429.

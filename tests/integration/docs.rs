@@ -52,7 +52,7 @@ const NOT_RUN: &[(&str, &str, &str)] = &[
         "wake.rs has units of its own",
     ),
     ("docs/holding.md", "waker.py --listen 127.0.0.1:9000 sites.json &", "wake.rs runs it"),
-    ("docs/tcp-and-tls.md", "bind = *:80 accept-proxy", "accept_proxy.rs has each line"),
+    ("docs/tcp-and-tls.md", "bind = *:80 accept-proxy", "proxy_protocol.rs has each line"),
     ("ARCHITECTURE.md", "", "pictures"),
     ("loadtest/README.md", "", "minutes of load"),
 ];

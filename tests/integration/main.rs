@@ -14,7 +14,6 @@ mod script;
 mod stand_in;
 
 // the topics
-mod accept_proxy;
 mod actions;
 mod api;
 mod balance;
@@ -43,6 +42,7 @@ mod names;
 mod original;
 mod overload;
 mod pipelining;
+mod proxy_protocol;
 mod raw;
 mod refusals;
 mod responses;

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -376,4 +377,136 @@ fn tls_is_held() {
     server.expect_body("early data");
     server.send("hello");
     client.expect_body("hello");
+}
+
+// ---- programs that others wrote
+
+/// Two nginx with certificates of their own; `None` where nginx or openssl is missing.
+fn sites(setup: &Setup) -> Option<Vec<(Child, u16)>> {
+    let run = |program: &str, arguments: &[&str]| {
+        let done = Command::new(program).args(arguments).output();
+        done.is_ok_and(|done| done.status.success())
+    };
+    let start = |name: &str| {
+        let port = closed_port();
+        let path = |kind: &str| setup.path(&format!("{name}.{kind}")).display().to_string();
+        let (key, certificate) = (path("key"), path("pem"));
+        let subject = format!("/CN={name}");
+        let arguments = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"];
+        let more = ["-keyout", &key, "-out", &certificate, "-subj", &subject];
+        if !run("openssl", &[&arguments[..], &more].concat()) {
+            return None;
+        }
+        let config = path("conf");
+        let text = format!(
+            "daemon off; master_process off; pid {}; error_log {}; events {{}}\n\
+             http {{ access_log off; client_body_temp_path {}; proxy_temp_path {};\n\
+             fastcgi_temp_path {}; uwsgi_temp_path {}; scgi_temp_path {};\n\
+             server {{ listen 127.0.0.1:{port} ssl; ssl_certificate {certificate};\n\
+             ssl_certificate_key {key}; location / {{ return 200 'this is {name}'; }} }} }}",
+            path("pid"),
+            path("log"),
+            path("t1"),
+            path("t2"),
+            path("t3"),
+            path("t4"),
+            path("t5")
+        );
+        std::fs::write(&config, text).expect("a configuration");
+        let mut nginx = Command::new("nginx");
+        nginx.args(["-c", &config, "-e", &path("log")]).stderr(Stdio::null());
+        let child = nginx.spawn().ok()?;
+        eventually("nginx listens", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+        Some((child, port))
+    };
+    ["one.test", "two.test"].into_iter().map(start).collect()
+}
+
+/// curl gets the certificate and the page of whom it calls; openssl gets the alert where there is nobody.
+#[test]
+fn curl_and_openssl_through_two_nginx() {
+    let setup = Setup::new().add("bind_tls", "127.0.0.1:0");
+    let has_curl = Command::new("curl").arg("--version").output().is_ok();
+    let Some(mut sites) = sites(&setup).filter(|_| has_curl) else {
+        return eprintln!("skipped: no nginx, openssl or curl here");
+    };
+    let rule = |port: u16| rule_for(&[port], json!({}));
+    let daemon =
+        setup.rule("one.test", rule(sites[0].1)).rule("tls://two.test", rule(sites[1].1)).start();
+    let address = daemon.raw_address("TLS");
+    for name in ["one.test", "two.test", "www.one.test"] {
+        let resolve = format!("{name}:{}:127.0.0.1", address.port());
+        let url = format!("https://{name}:{}/", address.port());
+        let asked = ["-sk", "--max-time", "10", "-w", " %{ssl_verify_result}", "--resolve"];
+        let done = Command::new("curl").args(asked).args([&resolve, &url]).output();
+        let done = done.expect("curl");
+        let text = String::from_utf8_lossy(&done.stdout).into_owned();
+        let whom = name.trim_start_matches("www.");
+        assert!(text.starts_with(&format!("this is {whom} ")), "{name}: {text:?}");
+        let connect = ["s_client", "-servername", name, "-connect"];
+        let done = Command::new("openssl")
+            .args(connect)
+            .arg(address.to_string())
+            .stdin(Stdio::null())
+            .output()
+            .expect("openssl");
+        let text = String::from_utf8_lossy(&done.stdout).into_owned();
+        assert!(
+            text.contains(&format!("CN = {whom}")) || text.contains(&format!("CN={whom}")),
+            "{text}"
+        );
+    }
+    let nobody = ["s_client", "-servername", "nobody.test", "-connect"];
+    let done = Command::new("openssl")
+        .args(nobody)
+        .arg(address.to_string())
+        .stdin(Stdio::null())
+        .output()
+        .expect("openssl");
+    let told = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert!(told.contains("unrecognized name"), "{told}");
+    for (child, _) in &mut sites {
+        drop(child.kill());
+        drop(child.wait());
+    }
+}
+
+/// Redis behind `bind_tcp`: its own client notices nothing, and waits through a restart.
+#[test]
+fn redis_through_a_restart() {
+    let port = closed_port();
+    let setup = Setup::new().add("bind_tcp", "127.0.0.1:0 redis.test");
+    let start = || {
+        Command::new("redis-server")
+            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--dir"])
+            .arg(setup.path(""))
+            .args(["--appendonly", "yes"])
+            .stdout(Stdio::null())
+            .spawn()
+    };
+    let Ok(mut redis) = start() else {
+        return eprintln!("skipped: no redis-server here (Debian: apt-get install redis-server)");
+    };
+    let daemon = setup.clone().rule("redis.test", rule_for(&[port], json!({"hold": 30}))).start();
+    let address = daemon.raw_address("TCP");
+    let cli = |words: &[&str]| {
+        let done = Command::new("redis-cli")
+            .args(["-h", "127.0.0.1", "-p", &address.port().to_string()])
+            .args(words)
+            .output()
+            .expect("redis-cli");
+        String::from_utf8_lossy(&done.stdout).trim().to_owned()
+    };
+    assert_eq!(cli(&["set", "a", "1"]), "OK");
+    assert_eq!(cli(&["incr", "a"]), "2");
+    drop(cli(&["shutdown"]));
+    drop(redis.wait());
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| cli(&["incr", "a"]));
+        expect_held(&mut daemon.api(), "redis.test", 1);
+        let mut redis = start().expect("redis-server");
+        assert_eq!(waiting.join().expect("an answer"), "3");
+        drop(redis.kill());
+        drop(redis.wait());
+    });
 }
