@@ -270,7 +270,7 @@ impl Stream {
     /// Waits until nothing is in flight to the peer. `pace` is how long the peer may take to accept
     /// each part of it (the deadline is set anew when it takes some).
     pub(crate) async fn sent(&self, deadline: &Deadline, pace: Duration) -> Result<(), Abort> {
-        if self.with(|slot| slot.sending.is_none() && slot.send_error == 0) {
+        if self.is_sent() {
             return Ok(());
         }
         deadline.set(pace);
@@ -284,6 +284,11 @@ impl Stream {
                 result => return result,
             }
         }
+    }
+
+    /// Whether nothing is in flight to the peer, and nothing went wrong.
+    pub(crate) fn is_sent(&self) -> bool {
+        self.with(|slot| slot.sending.is_none() && slot.send_error == 0)
     }
 
     fn send_progress(&self) -> usize {

@@ -107,27 +107,28 @@ fn admit(shard: &Rc<Shard>, socket: OwnedFd, speaks: &Speaks, believes: Option<&
     shard.connections.set(shard.connections.get() + 1);
     let open = Open(shard.clone());
     let stream = Stream::new(&shard.ring, socket);
-    let trusted = matches!(speaks, Speaks::Http { trusted: true });
-    let connection = Connection::new(shard.clone(), stream, Client { peer, port, trusted });
-    match (speaks, believes) {
-        (Speaks::Http { .. }, None) => run(open, connection::serve(connection)),
-        (Speaks::Http { .. }, Some(_)) => run(open, async {
-            if let Some(connection) = connection.introduced().await {
-                connection::serve(connection).await;
+    let client = Client { peer, port, trusted: matches!(speaks, Speaks::Http { trusted: true }) };
+    let (is_introduced, own) = (believes.is_some(), shard.clone());
+    // Made within its task, which would otherwise have room for it twice.
+    match speaks {
+        Speaks::Http { .. } => run(open, async move {
+            let mut connection = Connection::new(own, stream, client);
+            if is_introduced && Box::pin(connection.introduced()).await.is_none() {
+                return;
             }
+            connection::serve(&mut connection).await;
         }),
-        (raw, believes) => {
-            connection.stream.set_keepalive();
-            let (raw, is_introduced) = (raw.clone(), believes.is_some());
+        raw => {
+            stream.set_keepalive();
+            let raw = raw.clone();
             run(open, async move {
-                let mut connection = connection;
-                if is_introduced {
-                    let Some(whose) = connection.introduced().await else { return };
-                    connection = whose;
+                let mut connection = Connection::new(own, stream, client);
+                if is_introduced && Box::pin(connection.introduced()).await.is_none() {
+                    return;
                 }
                 match raw {
-                    Speaks::Tcp(host) => raw::serve_tcp(connection, host).await,
-                    _ => raw::serve_tls(connection).await,
+                    Speaks::Tcp(host) => raw::serve_tcp(&mut connection, &host).await,
+                    _ => raw::serve_tls(&mut connection).await,
                 }
             });
         }

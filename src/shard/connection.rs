@@ -49,7 +49,7 @@ pub(super) enum Next {
 }
 
 /// Serves one client until its connection ends.
-pub(super) async fn serve(mut connection: Connection) {
+pub(super) async fn serve(connection: &mut Connection) {
     let mut idle_for = connection.shard.timeouts().http_request;
     let end = loop {
         let next = match connection.next_head(idle_for).await {
@@ -91,8 +91,8 @@ impl Connection {
     }
 
     /// Takes the header of the PROXY protocol that is to come first; from then on the client is who it says.
-    /// `None`: it did not come, and the connection is closed.
-    pub(super) async fn introduced(mut self) -> Option<Connection> {
+    /// `None`: it did not come.
+    pub(super) async fn introduced(&mut self) -> Option<()> {
         let longest = self.shard.settings.head_bytes_max;
         self.deadline.set(self.shard.timeouts().http_request);
         loop {
@@ -102,7 +102,7 @@ impl Connection {
                     if let Some(source) = source {
                         (self.client.peer, self.client.port) = (source.ip(), source.port());
                     }
-                    return Some(self);
+                    return Some(());
                 }
                 proxy_protocol::Seen::Wrong => return None,
                 proxy_protocol::Seen::More => {}

@@ -243,8 +243,7 @@ async fn settle(
             let Some(lease) = side.lease.take() else { return Next::Reset };
             connection.shard.note_answer(lease.address());
             if answered.tunnel {
-                let from_backend = std::mem::take(&mut side.inbox);
-                return Box::pin(tunnel::run(connection, lease, from_backend)).await;
+                return Box::pin(tunnel::run(connection, &lease, &mut side.inbox)).await;
             }
             ended(connection, lease, answered, uploaded)
         }

@@ -4,12 +4,11 @@
 //! A rule that is not `proxy` or `spin` has nothing to say to such a client: its connection is closed, with
 //! an alert where it speaks TLS.
 
-use std::sync::Arc;
-
 use super::backend::{Asking, NoBackend, acquire};
 use super::connection::{Connection, Next};
 use super::hold::{End, Hold, Waited};
 use super::inbox::Inbox;
+use super::pool::Lease;
 use super::tally::{Keys, Tally};
 use super::tunnel;
 use crate::link::Why;
@@ -18,8 +17,8 @@ use crate::table::{Action, Match, Scheme, host};
 use crate::tls::{self, Alert, Seen};
 
 /// Serves a connection that stands for this host.
-pub(super) async fn serve_tcp(mut connection: Connection, host: Arc<str>) {
-    let next = match pass_on(&mut connection, &host, Scheme::Tcp).await {
+pub(super) async fn serve_tcp(connection: &mut Connection, host: &str) {
+    let next = match pass_on(connection, host, Scheme::Tcp).await {
         Ok(next) => next,
         Err(_) => Next::Close,
     };
@@ -27,9 +26,9 @@ pub(super) async fn serve_tcp(mut connection: Connection, host: Arc<str>) {
 }
 
 /// Serves a connection that says in its ClientHello which host it is for.
-pub(super) async fn serve_tls(mut connection: Connection) {
-    let passed = match hello(&mut connection).await {
-        Ok(Some(name)) => pass_on(&mut connection, &name, Scheme::Tls).await,
+pub(super) async fn serve_tls(connection: &mut Connection) {
+    let passed = match Box::pin(hello(connection)).await {
+        Ok(Some(name)) => pass_on(connection, &name, Scheme::Tls).await,
         Ok(None) => {
             let unknown = connection.shard.unknown;
             let keys = Keys { host: unknown, rule: unknown };
@@ -84,6 +83,7 @@ async fn hello(connection: &mut Connection) -> Result<Option<String>, Option<Ale
 
 /// What became of an attempt to pass a connection on.
 enum Attempt {
+    Connected(Lease),
     Over(Next),
     Refused(Alert),
     Hold(Hold),
@@ -91,17 +91,34 @@ enum Attempt {
 
 /// Passes a connection on by the rule of its host, once that lets it. `Err`: it does not.
 async fn pass_on(connection: &mut Connection, host: &str, scheme: Scheme) -> Result<Next, Alert> {
+    // Each boxed: what leads to a tunnel should not take room while it is open, perhaps for days.
+    match Box::pin(lease(connection, host, scheme)).await {
+        Ok(lease) => {
+            let mut nothing = Inbox::default();
+            Ok(Box::pin(tunnel::run(connection, &lease, &mut nothing)).await)
+        }
+        Err(ended) => ended,
+    }
+}
+
+/// A connection to a backend of the host, as soon as its rule allows one; how it ended without one.
+async fn lease(
+    connection: &mut Connection,
+    host: &str,
+    scheme: Scheme,
+) -> Result<Lease, Result<Next, Alert>> {
     let mut waited = None;
     loop {
         let hold = match attempt(connection, host, scheme, &mut waited).await {
-            Attempt::Over(next) => return Ok(next),
-            Attempt::Refused(alert) => return Err(alert),
+            Attempt::Connected(lease) => return Ok(lease),
+            Attempt::Over(next) => return Err(Ok(next)),
+            Attempt::Refused(alert) => return Err(Err(alert)),
             Attempt::Hold(hold) => hold,
         };
         match connection.hold(hold, &mut waited).await {
             End::Go => {}
-            End::Left => return Ok(Next::Close),
-            End::TimedOut | End::Full => return Err(Alert::InternalError),
+            End::Left => return Err(Ok(Next::Close)),
+            End::TimedOut | End::Full => return Err(Err(Alert::InternalError)),
         }
     }
 }
@@ -145,10 +162,7 @@ async fn attempt(
         patience: Waited::patience(waited.as_deref(), shard.ring.now(), shard.timeouts().connect),
     };
     match acquire(&shard, asking, &connection.stream).await {
-        Ok(lease) => {
-            drop(table);
-            Attempt::Over(tunnel::run(connection, lease, Inbox::default()).await)
-        }
+        Ok(lease) => Attempt::Connected(lease),
         Err(NoBackend::ClientGone) => Attempt::Over(Next::Close),
         Err(NoBackend::Unreachable) if !proxy.hold().is_zero() => {
             shard.chose_none(connection.tally);

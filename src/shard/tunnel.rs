@@ -18,15 +18,13 @@ use crate::ring::{Abort, Deadline, Moved, Pipe, SendBuf, Stream};
 /// An end of one direction is passed on; the other goes on.
 pub(super) async fn run(
     connection: &mut Connection,
-    lease: Lease,
-    mut from_backend: Inbox,
+    lease: &Lease,
+    from_backend: &mut Inbox,
 ) -> Next {
     let tally = connection.tally;
     let Connection { shard, stream: client, inbox: from_client, deadline, .. } = connection;
     let backend = &lease.stream;
     deadline.set(shard.timeouts().tunnel);
-    let down_deadline = Deadline::new(&shard.ring);
-    let up_deadline = Deadline::new(&shard.ring);
     let ends = Ends { client, backend, splicing: Cell::new(0) };
     let up = OneWay {
         meter: Meter { shard, tally, received: true },
@@ -34,7 +32,6 @@ pub(super) async fn run(
         source: client,
         target: backend,
         idle: deadline,
-        sending: &up_deadline,
     };
     let down = OneWay {
         meter: Meter { shard, tally, received: false },
@@ -42,10 +39,9 @@ pub(super) async fn run(
         source: backend,
         target: client,
         idle: deadline,
-        sending: &down_deadline,
     };
     let up = up.run(from_client);
-    let down = down.run(&mut from_backend);
+    let down = down.run(from_backend);
     let mut up = pin!(up);
     let mut down = pin!(down);
     let (mut up_ended, mut down_ended) = (false, false);
@@ -112,7 +108,6 @@ struct OneWay<'a> {
     target: &'a Stream,
     /// Of both directions together.
     idle: &'a Deadline,
-    sending: &'a Deadline,
 }
 
 /// How a direction goes on.
@@ -136,7 +131,7 @@ impl OneWay<'_> {
                     Err(_) => return false,
                 },
             };
-            if self.target.sent(self.sending, pace).await.is_err() {
+            if !self.target.is_sent() && !Box::pin(self.taken(pace)).await {
                 return false;
             }
             if buf.is_empty() {
@@ -152,13 +147,20 @@ impl OneWay<'_> {
                 && !self.source.is_armed()
                 && let Some(pipe) = Pipe::take(&self.meter.shard.ring)
             {
-                match self.splice(pipe, pace).await {
+                match Box::pin(self.splice(pipe, pace)).await {
                     On::Quiet => {}
                     On::Ended => return self.pass_end(),
                     On::Broken => return false,
                 }
             }
         }
+    }
+
+    /// Waits until the target has taken what it was sent. Boxed by its caller, as is [`splice`](Self::splice):
+    /// thousands of tunnels have nothing to say.
+    async fn taken(&self, pace: Duration) -> bool {
+        let sending = Deadline::new(&self.meter.shard.ring);
+        self.target.sent(&sending, pace).await.is_ok()
     }
 
     fn pass_end(&self) -> bool {
@@ -169,7 +171,8 @@ impl OneWay<'_> {
     /// Moves bytes without copying them as long as they come. A pipe is not kept for a source that has
     /// nothing to say.
     async fn splice(&self, mut pipe: Pipe, pace: Duration) -> On {
-        if self.target.sent(self.sending, pace).await.is_err() {
+        let waiting = Deadline::new(&self.meter.shard.ring);
+        if self.target.sent(&waiting, pace).await.is_err() {
             return On::Broken;
         }
         let _splicing = Splicing::begin(self.ends);
@@ -182,8 +185,8 @@ impl OneWay<'_> {
                     self.meter.moved(count);
                 }
                 Ok(Moved::Later) => {
-                    self.sending.set(limits::PIPE_IDLE);
-                    let ready = poll_fn(|cx| self.source.poll_readable(cx, self.sending)).await;
+                    waiting.set(limits::PIPE_IDLE);
+                    let ready = poll_fn(|cx| self.source.poll_readable(cx, &waiting)).await;
                     match ready {
                         Ok(()) => continue,
                         Err(Abort::TimedOut) => return On::Quiet,
@@ -197,8 +200,8 @@ impl OneWay<'_> {
                 match pipe.empty(self.target, false) {
                     Ok(Moved::Bytes(_)) => {}
                     Ok(Moved::Later) => {
-                        self.sending.set(pace);
-                        if self.target.writable(self.sending).await.is_err() {
+                        waiting.set(pace);
+                        if self.target.writable(&waiting).await.is_err() {
                             return On::Broken;
                         }
                     }
