@@ -2,11 +2,12 @@
 //! threads, counts, and remembers what it was asked, for tests with many connections.
 
 use std::collections::HashMap;
+use std::io::ErrorKind;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use socket2::{Domain, SockRef, Socket, Type};
@@ -28,8 +29,17 @@ impl Backend {
 
     /// On the port of a `closed_port`, which thereby opens.
     pub fn on(port: u16) -> Backend {
-        let listener = TcpListener::bind(("127.0.0.1", port)).expect("a port that we hold");
-        Backend { listener, port }
+        let mut bound = TcpListener::bind(("127.0.0.1", port));
+        let until = Instant::now() + PATIENCE;
+        // Another test may be starting a program: until that is another program, it has our descriptors, and
+        // among them perhaps the listener that was here before.
+        while matches!(&bound, Err(error) if error.kind() == ErrorKind::AddrInUse)
+            && Instant::now() < until
+        {
+            std::thread::park_timeout(Duration::from_millis(1));
+            bound = TcpListener::bind(("127.0.0.1", port));
+        }
+        Backend { listener: bound.expect("a port that we hold"), port }
     }
 
     /// A rule that proxies to this backend alone.
