@@ -1,11 +1,12 @@
 //! The slot of a connected socket: what is in flight for it, and what its completions mean.
 
+use std::collections::VecDeque;
 use std::task::{Context, Waker};
 
 use io_uring::{opcode, squeue, types};
 
 use super::buffers::Lent;
-use super::{Inner, Op, SlotKind};
+use super::{Inner, Op, SlotKind, user_data};
 use crate::limits;
 
 /// `IORING_RECVSEND_POLL_FIRST` (5.19): do not try before the socket is ready.
@@ -14,6 +15,9 @@ const POLL_FIRST: u16 = 1;
 pub(super) const HEADS: u8 = 0;
 /// The group of large ones: bodies that are known to go on.
 pub(super) const BULK: u8 = 1;
+
+/// Places in a queue that stay when it is empty.
+const BEHIND_KEPT: usize = 4;
 
 /// What is being sent: the ring's until the kernel is done with it.
 pub(super) enum Held {
@@ -46,10 +50,19 @@ pub(super) enum PollState {
 }
 
 pub(super) struct SocketSlot {
+    /// The group whose buffer the receive in flight takes.
     pub(super) armed: Option<u8>,
+    /// Receives are to go on by themselves (multishot, Linux 6.0).
+    pub(super) flow: bool,
+    /// The one in flight does.
+    pub(super) flowing: bool,
+    /// It was told to end.
+    pub(super) halting: bool,
     /// More is known to lie in the socket: the next receive need not poll first.
     pub(super) nonempty: bool,
     pub(super) item: Item,
+    /// What came behind `item` before that was taken.
+    pub(super) behind: VecDeque<Item>,
     pub(super) own: Option<Vec<u8>>,
     pub(super) recv_waker: Option<Waker>,
     pub(super) sending: Option<Sending>,
@@ -66,8 +79,12 @@ impl SocketSlot {
     pub(super) fn new() -> SocketSlot {
         SocketSlot {
             armed: None,
+            flow: false,
+            flowing: false,
+            halting: false,
             nonempty: false,
             item: Item::None,
+            behind: VecDeque::new(),
             own: None,
             recv_waker: None,
             sending: None,
@@ -86,6 +103,22 @@ impl SocketSlot {
     pub(super) fn wake_receiver(&mut self) {
         wake(&mut self.recv_waker);
     }
+
+    /// Takes the front of what was received; what came behind it moves up.
+    pub(super) fn take_item(&mut self) -> Item {
+        let next = self.behind.pop_front().unwrap_or(Item::None);
+        if self.behind.is_empty() && BEHIND_KEPT < self.behind.capacity() {
+            self.behind = VecDeque::new();
+        }
+        std::mem::replace(&mut self.item, next)
+    }
+
+    fn put_item(&mut self, item: Item) {
+        match self.item {
+            Item::None => self.item = item,
+            _ => self.behind.push_back(item),
+        }
+    }
 }
 
 impl Inner {
@@ -100,20 +133,41 @@ impl Inner {
         let fd = types::Fd(self.slots[index as usize].fd);
         let slot = self.socket(index);
         slot.armed = Some(group);
-        let first = if slot.nonempty { 0 } else { POLL_FIRST };
-        let entry = opcode::Recv::new(fd, std::ptr::null_mut(), 0)
-            .buf_group(u16::from(group))
-            .ioprio(first)
-            .build()
-            .flags(squeue::Flags::BUFFER_SELECT);
+        slot.flowing = slot.flow && group == HEADS;
+        let entry = if slot.flowing {
+            opcode::RecvMulti::new(fd, u16::from(group)).build()
+        } else {
+            let first = if slot.nonempty { 0 } else { POLL_FIRST };
+            opcode::Recv::new(fd, std::ptr::null_mut(), 0)
+                .buf_group(u16::from(group))
+                .ioprio(first)
+                .build()
+                .flags(squeue::Flags::BUFFER_SELECT)
+        };
         self.push(index as usize, Op::Recv, entry);
+    }
+
+    /// Ends a receive that goes on by itself. Its last completion is still to come.
+    pub(super) fn halt(&mut self, index: u32) {
+        let slot = self.socket(index);
+        if slot.flowing && !std::mem::replace(&mut slot.halting, true) {
+            let entry = opcode::AsyncCancel::new(user_data(index as usize, Op::Recv)).build();
+            self.push(index as usize, Op::Cancel, entry);
+        }
     }
 
     pub(super) fn received(&mut self, index: usize, result: i32, flags: u32) -> bool {
         let buffer = io_uring::cqueue::buffer_select(flags);
         let abandoned = self.slots[index].abandoned;
         let slot = self.socket(index as u32);
-        let group = slot.armed.take().unwrap_or(HEADS);
+        let more = io_uring::cqueue::more(flags);
+        let group = slot.armed.unwrap_or(HEADS);
+        let halted = slot.halting && !more;
+        if !more {
+            slot.armed = None;
+            slot.flowing = false;
+            slot.halting = false;
+        }
         slot.nonempty = io_uring::cqueue::sock_nonempty(flags);
         let own = slot.own.take();
         let lent = buffer.map(|buffer| Lent { group, buffer, start: 0, end: result.max(0) as u32 });
@@ -125,6 +179,9 @@ impl Inner {
         }
         if abandoned {
             return false;
+        }
+        if halted && matches!(-result, libc::ECANCELED | libc::ENOBUFS) {
+            return wake(&mut self.socket(index as u32).recv_waker);
         }
         if result == -libc::ENOBUFS {
             // Every buffer of the group is lent out: this one connection takes memory of its own.
@@ -140,7 +197,7 @@ impl Inner {
             return false;
         }
         let slot = self.socket(index as u32);
-        slot.item = match (result, lent, own) {
+        slot.put_item(match (result, lent, own) {
             (0, ..) => Item::End,
             (1.., Some(lent), _) => Item::Lent(lent),
             (1.., None, Some(mut bytes)) => {
@@ -151,8 +208,14 @@ impl Inner {
             // A receive with neither kind of buffer was never submitted.
             (1.., None, None) => std::process::abort(),
             (errno, ..) => Item::Error(-errno),
-        };
-        wake(&mut slot.recv_waker)
+        });
+        let woken = wake(&mut slot.recv_waker);
+        if more && !slot.behind.is_empty() {
+            // Nobody takes it as fast as it comes: the rest is to wait in the kernel, where the window
+            // tells the sender.
+            self.halt(index as u32);
+        }
+        woken
     }
 
     fn arm_own(&mut self, index: u32) -> bool {

@@ -121,6 +121,28 @@ impl Stream {
         }
     }
 
+    /// Whether receives from now on go on by themselves, without being armed again for each: for a peer
+    /// that says little at a time. What comes faster than it is taken halts them.
+    pub(crate) fn flow(&self, on: bool) {
+        self.with(|slot| slot.flow = on);
+    }
+
+    /// Ends the flow, when that has to be certain. What it brought stays to be taken.
+    pub(crate) async fn halted(&self) {
+        self.flow(false);
+        poll_fn(|cx| {
+            let mut inner = self.ring.inner.borrow_mut();
+            inner.halt(self.slot);
+            let slot = inner.socket(self.slot);
+            if slot.flowing {
+                register(&mut slot.recv_waker, cx);
+                return Poll::Pending;
+            }
+            Poll::Ready(())
+        })
+        .await;
+    }
+
     /// The next bytes, an empty buffer at the end of the stream, or the error that ended it.
     pub(crate) fn poll_recv(&self, cx: &Context<'_>) -> Poll<io::Result<RecvBuf>> {
         let mut inner = self.ring.inner.borrow_mut();
@@ -136,7 +158,7 @@ impl Stream {
             // Both stay: whoever asks again gets the same answer.
             Item::End => return Poll::Ready(Ok(RecvBuf::empty())),
             Item::Error(errno) => return Poll::Ready(Err(io::Error::from_raw_os_error(errno))),
-            Item::Lent(_) | Item::Own(_) => std::mem::replace(&mut slot.item, Item::None),
+            Item::Lent(_) | Item::Own(_) => slot.take_item(),
         };
         drop(inner);
         Poll::Ready(Ok(match item {
@@ -199,16 +221,22 @@ impl Stream {
 
     /// Moves received bytes that nobody has taken yet out of the kernel's buffer, when they may have to wait.
     pub(crate) fn gather(&self) {
-        let lent = self.with(|slot| match std::mem::replace(&mut slot.item, Item::None) {
-            Item::Lent(lent) => Some(lent),
-            other => {
-                slot.item = other;
-                None
+        for place in 0.. {
+            let lent = self.with(|slot| {
+                let item = if place == 0 { Some(&slot.item) } else { slot.behind.get(place - 1) };
+                item.map(|item| if let Item::Lent(lent) = item { Some(*lent) } else { None })
+            });
+            match lent {
+                None => return,
+                Some(None) => {}
+                Some(Some(lent)) => {
+                    let own = Item::Own(RecvBuf::lent(self.ring.clone(), lent).to_vec());
+                    self.with(|slot| {
+                        *(if place == 0 { &mut slot.item } else { &mut slot.behind[place - 1] }) =
+                            own;
+                    });
+                }
             }
-        });
-        if let Some(lent) = lent {
-            let bytes = RecvBuf::lent(self.ring.clone(), lent).to_vec();
-            self.with(|slot| slot.item = Item::Own(bytes));
         }
     }
 
@@ -218,6 +246,12 @@ impl Stream {
             Item::None if slot.send_error == 0 && slot.sending.is_none() => Quiet::Yes,
             _ => Quiet::No,
         })
+    }
+
+    /// Whether a receive is in flight that goes on by itself.
+    #[cfg(test)]
+    pub(super) fn is_flowing(&self) -> bool {
+        self.with(|slot| slot.flowing)
     }
 
     /// Whether received bytes wait to be taken.
@@ -404,8 +438,11 @@ impl Drop for Stream {
         let slot = inner.socket(self.slot);
         slot.recv_waker = None;
         slot.send_waker = None;
-        if let Item::Lent(lent) = std::mem::replace(&mut slot.item, Item::None) {
-            inner.groups[usize::from(lent.group)].give(lent.buffer);
+        let first = std::mem::replace(&mut slot.item, Item::None);
+        for item in std::iter::once(first).chain(std::mem::take(&mut slot.behind)) {
+            if let Item::Lent(lent) = item {
+                inner.groups[usize::from(lent.group)].give(lent.buffer);
+            }
         }
         inner.abandon(self.slot as usize);
     }

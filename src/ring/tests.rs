@@ -333,3 +333,70 @@ fn an_eventfd_wakes_a_sleeping_shard() {
         thread.join().expect("thread");
     });
 }
+
+#[test]
+fn a_flow_brings_all_in_order_and_stops_when_nobody_takes_it() {
+    on_ring(async |ring: Rc<Ring>| {
+        let (near, mut far) = pair(&ring);
+        near.flow(true);
+        near.arm();
+        let deadline = in_a_second(&ring);
+        // Small ones, taken as they come: one receive for all of them.
+        for byte in 0..20u8 {
+            far.write_all(&[byte; 100]).expect("written");
+            let got = near.recv(&deadline).await.expect("received");
+            assert_eq!(&got[..], [byte; 100]);
+            assert!(near.is_flowing());
+        }
+        // More than anybody takes: most of it has to stay in the kernel.
+        let sent: Vec<u8> = (0..4_000_000u32).map(|n| (n >> 4) as u8).collect();
+        let writer = std::thread::spawn({
+            let sent = sent.clone();
+            move || {
+                far.write_all(&sent).expect("written");
+                far
+            }
+        });
+        while near.is_flowing() {
+            let pause = Deadline::new(&ring);
+            pause.set(Duration::from_millis(16));
+            pause.expired().await;
+        }
+        let mut got = Vec::new();
+        while got.len() < sent.len() {
+            got.extend_from_slice(&near.recv(&deadline).await.expect("received"));
+        }
+        assert!(got == sent, "bytes were lost or changed places");
+        drop(writer.join().expect("the writer"));
+        assert!(near.recv(&deadline).await.expect("the end").is_empty());
+        drop(near);
+        settled(&ring, 0).await;
+    });
+}
+
+#[test]
+fn a_flow_that_is_halted_leaves_the_rest_to_others_and_loses_nothing() {
+    on_ring(async |ring: Rc<Ring>| {
+        let (near, mut far) = pair(&ring);
+        near.flow(true);
+        near.arm();
+        let deadline = in_a_second(&ring);
+        far.write_all(b"one").expect("written");
+        assert_eq!(&near.recv(&deadline).await.expect("received")[..], b"one");
+        near.halted().await;
+        far.write_all(b"two").expect("written");
+        assert!(!near.is_armed(), "nobody but us reads it now");
+        let mut room = [0; 8];
+        std::future::poll_fn(|cx| near.poll_readable(cx, &deadline)).await.expect("readable");
+        let n = rustix::io::read(near.fd(), &mut room).expect("read");
+        assert_eq!(&room[..n], b"two");
+        near.flow(true);
+        far.write_all(b"three").expect("written");
+        assert_eq!(&near.recv(&deadline).await.expect("received")[..], b"three");
+        // Given up with bytes nobody took: every buffer goes back.
+        far.write_all(b"four").expect("written");
+        std::future::poll_fn(|cx| near.poll_readable(cx, &deadline)).await.expect("readable");
+        drop(near);
+        settled(&ring, 0).await;
+    });
+}

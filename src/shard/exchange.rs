@@ -243,7 +243,8 @@ async fn settle(
             let Some(lease) = side.lease.take() else { return Next::Reset };
             connection.shard.note_answer(lease.address());
             if answered.tunnel {
-                return Box::pin(tunnel::run(connection, &lease, &mut side.inbox)).await;
+                let first = side.inbox.take();
+                return Box::pin(tunnel::run(connection, &lease, first)).await;
             }
             ended(connection, lease, answered, uploaded)
         }

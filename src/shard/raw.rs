@@ -7,7 +7,6 @@
 use super::backend::{Asking, NoBackend, acquire};
 use super::connection::{Connection, Next};
 use super::hold::{End, Hold, Waited};
-use super::inbox::Inbox;
 use super::pool::Lease;
 use super::tally::{Keys, Tally};
 use super::tunnel;
@@ -93,10 +92,7 @@ enum Attempt {
 async fn pass_on(connection: &mut Connection, host: &str, scheme: Scheme) -> Result<Next, Alert> {
     // Each boxed: what leads to a tunnel should not take room while it is open, perhaps for days.
     match Box::pin(lease(connection, host, scheme)).await {
-        Ok(lease) => {
-            let mut nothing = Inbox::default();
-            Ok(Box::pin(tunnel::run(connection, &lease, &mut nothing)).await)
-        }
+        Ok(lease) => Ok(Box::pin(tunnel::run(connection, &lease, None)).await),
         Err(ended) => ended,
     }
 }

@@ -7,43 +7,44 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
+use super::Shard;
 use super::connection::{Connection, Next};
-use super::inbox::Inbox;
 use super::pool::Lease;
-use super::tally::Meter;
+use super::tally::{Meter, Tally};
 use crate::limits;
-use crate::ring::{Abort, Deadline, Moved, Pipe, SendBuf, Stream};
+use crate::ring::{Abort, Deadline, Moved, Pipe, RecvBuf, SendBuf, Stream};
 
 /// Relays until both sides have ended, one failed, or neither sent anything for `timeout_tunnel`.
-/// An end of one direction is passed on; the other goes on.
+/// An end of one direction is passed on; the other goes on. `first` came from the backend already.
 pub(super) async fn run(
     connection: &mut Connection,
     lease: &Lease,
-    from_backend: &mut Inbox,
+    first: Option<RecvBuf>,
 ) -> Next {
-    let tally = connection.tally;
-    let Connection { shard, stream: client, inbox: from_client, deadline, .. } = connection;
-    let backend = &lease.stream;
+    let from_client = connection.inbox.take();
+    let Connection { shard, stream: client, deadline, tally, .. } = &*connection;
+    let ends = Ends {
+        shard,
+        tally: *tally,
+        client,
+        backend: &lease.stream,
+        idle: deadline,
+        splicing: Cell::new(0),
+    };
+    let up = OneWay { ends: &ends, received: true };
+    let down = OneWay { ends: &ends, received: false };
+    for (direction, first) in [(&up, from_client), (&down, first)] {
+        if let Some(first) = first {
+            let pace = shard.timeouts().tunnel;
+            if direction.target().sent(deadline, pace).await.is_err() {
+                return Next::Reset;
+            }
+            direction.pass(first);
+        }
+    }
     deadline.set(shard.timeouts().tunnel);
-    let ends = Ends { client, backend, splicing: Cell::new(0) };
-    let up = OneWay {
-        meter: Meter { shard, tally, received: true },
-        ends: &ends,
-        source: client,
-        target: backend,
-        idle: deadline,
-    };
-    let down = OneWay {
-        meter: Meter { shard, tally, received: false },
-        ends: &ends,
-        source: backend,
-        target: client,
-        idle: deadline,
-    };
-    let up = up.run(from_client);
-    let down = down.run(from_backend);
-    let mut up = pin!(up);
-    let mut down = pin!(down);
+    let mut up = pin!(up.run());
+    let mut down = pin!(down.run());
     let (mut up_ended, mut down_ended) = (false, false);
     let whole = poll_fn(|cx| {
         for (ended, direction) in [
@@ -69,8 +70,12 @@ pub(super) async fn run(
 
 /// What both directions use.
 struct Ends<'a> {
+    shard: &'a Shard,
+    tally: Tally,
     client: &'a Stream,
     backend: &'a Stream,
+    /// Of both directions together.
+    idle: &'a Deadline,
     /// Directions that splice now.
     splicing: Cell<u8>,
 }
@@ -100,14 +105,12 @@ impl Drop for Splicing<'_> {
     }
 }
 
-/// One direction of a tunnel.
+/// One direction of a tunnel. It is there twice for as long as the tunnel is open: it refers to what it can.
+#[derive(Copy, Clone)]
 struct OneWay<'a> {
-    meter: Meter<'a>,
     ends: &'a Ends<'a>,
-    source: &'a Stream,
-    target: &'a Stream,
-    /// Of both directions together.
-    idle: &'a Deadline,
+    /// From the client, or to it.
+    received: bool,
 }
 
 /// How a direction goes on.
@@ -119,74 +122,99 @@ enum On {
     Broken,
 }
 
-impl OneWay<'_> {
-    /// `true` when `source` ended and that was passed on, `false` when something broke.
-    async fn run(&self, inbox: &mut Inbox) -> bool {
-        let pace = self.meter.shard.timeouts().tunnel;
+impl<'a> OneWay<'a> {
+    fn source(self) -> &'a Stream {
+        if self.received { self.ends.client } else { self.ends.backend }
+    }
+
+    fn target(self) -> &'a Stream {
+        if self.received { self.ends.backend } else { self.ends.client }
+    }
+
+    fn pace(self) -> Duration {
+        self.ends.shard.timeouts().tunnel
+    }
+
+    /// `true` when the source ended and that was passed on, `false` when something broke.
+    async fn run(self) -> bool {
         loop {
-            let buf = match inbox.take() {
-                Some(buf) => buf,
-                None => match self.source.recv(self.idle).await {
-                    Ok(buf) => buf,
-                    Err(_) => return false,
-                },
+            let Ok(buf) = poll_fn(|cx| self.source().poll_recv_by(cx, self.ends.idle)).await else {
+                return false;
             };
-            if !self.target.is_sent() && !Box::pin(self.taken(pace)).await {
+            if !self.target().is_sent() && !Box::pin(self.taken()).await {
                 return false;
             }
             if buf.is_empty() {
                 return self.pass_end();
             }
-            self.idle.set(pace);
-            self.meter.moved(buf.len());
             // More than fits into a buffer: there is probably much more.
             let is_bulk = limits::RECV_BUFFER_BYTES as usize <= buf.len();
-            self.target.start_send(SendBuf::Recv(buf), false);
-            if is_bulk
-                && inbox.is_empty()
-                && !self.source.is_armed()
-                && let Some(pipe) = Pipe::take(&self.meter.shard.ring)
-            {
-                match Box::pin(self.splice(pipe, pace)).await {
-                    On::Quiet => {}
-                    On::Ended => return self.pass_end(),
-                    On::Broken => return false,
-                }
+            self.pass(buf);
+            if !is_bulk {
+                self.source().flow(true);
+                continue;
+            }
+            match Box::pin(self.much()).await {
+                On::Quiet => {}
+                On::Ended => return self.pass_end(),
+                On::Broken => return false,
             }
         }
     }
 
-    /// Waits until the target has taken what it was sent. Boxed by its caller, as is [`splice`](Self::splice):
-    /// thousands of tunnels have nothing to say.
-    async fn taken(&self, pace: Duration) -> bool {
-        let sending = Deadline::new(&self.meter.shard.ring);
-        self.target.sent(&sending, pace).await.is_ok()
+    fn moved(self, count: usize) {
+        let Ends { shard, tally, .. } = *self.ends;
+        self.ends.idle.set(self.pace());
+        Meter { shard, tally, received: self.received }.moved(count);
     }
 
-    fn pass_end(&self) -> bool {
-        self.target.shutdown_write();
+    fn pass(self, buf: RecvBuf) {
+        self.moved(buf.len());
+        self.target().start_send(SendBuf::Recv(buf), false);
+    }
+
+    /// Waits until the target has taken what it was sent. Boxed by its caller, as is [`much`](Self::much):
+    /// thousands of tunnels have nothing to say.
+    async fn taken(self) -> bool {
+        let sending = Deadline::new(&self.ends.shard.ring);
+        self.target().sent(&sending, self.pace()).await.is_ok()
+    }
+
+    fn pass_end(self) -> bool {
+        self.target().shutdown_write();
         true
+    }
+
+    /// Splices, if that can be: what was received already goes first, and pipes may be short.
+    async fn much(self) -> On {
+        self.source().halted().await;
+        if self.source().is_armed() {
+            return On::Quiet;
+        }
+        match Pipe::take(&self.ends.shard.ring) {
+            Some(pipe) => self.splice(pipe).await,
+            None => On::Quiet,
+        }
     }
 
     /// Moves bytes without copying them as long as they come. A pipe is not kept for a source that has
     /// nothing to say.
-    async fn splice(&self, mut pipe: Pipe, pace: Duration) -> On {
-        let waiting = Deadline::new(&self.meter.shard.ring);
-        if self.target.sent(&waiting, pace).await.is_err() {
+    async fn splice(self, mut pipe: Pipe) -> On {
+        let Ends { shard, .. } = *self.ends;
+        let (source, target, pace) = (self.source(), self.target(), self.pace());
+        let waiting = Deadline::new(&shard.ring);
+        if target.sent(&waiting, pace).await.is_err() {
             return On::Broken;
         }
         let _splicing = Splicing::begin(self.ends);
         loop {
             // Where both sides are fast it would else be the only one.
-            self.meter.shard.ring.give_way().await;
-            match pipe.fill(self.source, u64::MAX) {
-                Ok(Moved::Bytes(count)) => {
-                    self.idle.set(pace);
-                    self.meter.moved(count);
-                }
+            shard.ring.give_way().await;
+            match pipe.fill(source, u64::MAX) {
+                Ok(Moved::Bytes(count)) => self.moved(count),
                 Ok(Moved::Later) => {
                     waiting.set(limits::PIPE_IDLE);
-                    let ready = poll_fn(|cx| self.source.poll_readable(cx, &waiting)).await;
+                    let ready = poll_fn(|cx| source.poll_readable(cx, &waiting)).await;
                     match ready {
                         Ok(()) => continue,
                         Err(Abort::TimedOut) => return On::Quiet,
@@ -197,11 +225,11 @@ impl OneWay<'_> {
                 Err(_) => return On::Broken,
             }
             while 0 < pipe.held() {
-                match pipe.empty(self.target, false) {
+                match pipe.empty(target, false) {
                     Ok(Moved::Bytes(_)) => {}
                     Ok(Moved::Later) => {
                         waiting.set(pace);
-                        if self.target.writable(&waiting).await.is_err() {
+                        if target.writable(&waiting).await.is_err() {
                             return On::Broken;
                         }
                     }
