@@ -24,6 +24,7 @@ class Case:
     all_hosts: bool = False  # random names over the whole table instead of one
     shards: int = 1
     seconds: int = 0  # 0: what --seconds says
+    mode: str = "http"  # or "tcp": nobody parses
     kind: str = "load"  # or "idle", "stalled": memory
     default: bool = True  # part of a run without --cases
 
@@ -47,6 +48,19 @@ CASES = [
         connections=(8,),
         body_bytes=100 * MIB,
         default=False,
+    ),
+    Case(
+        "tcp-ping",
+        "raw TCP: small messages back and forth over 64 connections",
+        mode="tcp",
+    ),
+    Case(
+        "tcp-100m",
+        "raw TCP: 100 MiB at a time, over one connection and over eight",
+        path="/100m",
+        connections=(1, 8),
+        body_bytes=100 * MIB,
+        mode="tcp",
     ),
     Case(
         "soak",

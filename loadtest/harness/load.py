@@ -23,7 +23,7 @@ ERRORS = ("connect", "read", "write", "timeout", "status")
 
 def measure(fixture, peer, case, connections, seconds):
     """Starts the proxy, warms it up, measures; returns one record of the report."""
-    proxy, port = fixture.start(peer, case.shards)
+    proxy, port = fixture.start(peer, case)
     wrk = None
     try:
         soak = case.name == "soak"

@@ -19,7 +19,7 @@ SETTLE_MAX_S = 20.0
 
 def measure(fixture, peer, case, connections):
     """Starts the proxy, holds `connections` in the state of the case; returns one record."""
-    proxy, port = fixture.start(peer, case.shards)
+    proxy, port = fixture.start(peer, case)
     clients = []
     errors = {}
     try:

@@ -19,6 +19,8 @@ HERE = Path(__file__).resolve().parent.parent
 REPOSITORY = HERE.parent
 
 KINDS = ("mantrid", "haproxy", "nginx")
+# The relay that parses nothing, for those who ask what the kernel alone takes.
+FLOOR = "floor"
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,11 @@ def find(kinds, mantrids):
     """The peers to run, in the order of their turns. `mantrids`: (name, path) pairs."""
     peers = []
     for kind in kinds:
-        if kind == "mantrid":
-            for name, path in mantrids or [("mantrid", str(_built()))]:
+        if kind == FLOOR:
+            program = str(_built("--example", FLOOR))
+            peers.append(Peer(kind, kind, program, "plain system calls, nothing parsed"))
+        elif kind == "mantrid":
+            for name, path in mantrids or [("mantrid", str(_built("--bin", "mantrid")))]:
                 if not os.access(path, os.X_OK):
                     raise SystemExit(f"loadtest: {path} is no program (from --mantrid)")
                 path = str(Path(path).resolve())
@@ -60,17 +65,24 @@ def program_path(name):
     return found
 
 
-def _built():
-    """Our own program, built now: yesterday's binary is the classic mistake."""
-    build = ["cargo", "build", "--release", "--bin", "mantrid", "--message-format=json-render-diagnostics"]
+def takes_part(peer, case):
+    """Debian's nginx-light relays no raw TCP, and the floor knows no more than one backend."""
+    if peer.kind == "nginx":
+        return case.mode == "http"
+    return peer.kind != FLOOR or (case.kind == "load" and not case.close)
+
+
+def _built(sort, name):
+    """A program of ours, built now: yesterday's binary is the classic mistake."""
+    build = ["cargo", "build", "--release", sort, name, "--message-format=json-render-diagnostics"]
     done = subprocess.run(build, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         raise SystemExit("loadtest: cargo build --release failed; --mantrid PATH names a built one")
     for line in done.stdout.splitlines():
         message = json.loads(line)
-        if message.get("executable") and message["target"]["name"] == "mantrid":
+        if message.get("executable") and message["target"]["name"] == name:
             return Path(message["executable"])
-    raise SystemExit("loadtest: cargo built no mantrid")
+    raise SystemExit(f"loadtest: cargo built no {name}")
 
 
 def _version(program, option):
@@ -156,18 +168,23 @@ class Fixture:
         backend.wait_for(lambda: _answers(self.backend_port))
         return backend
 
-    def start(self, peer, shards=1):
+    def start(self, peer, case):
         """Starts a proxy and waits until it passes a request on; returns the process and its port."""
         port = free_port()
+        shards = case.shards
+        sort = "-tcp" if case.mode == "tcp" else ""
         cpus = set(self.cpus_for(shards))
         log = self.folder / f"{peer.name}.log"
         if peer.kind == "haproxy":
-            command = [peer.program, "-db", "-f", self.configuration("haproxy.cfg", port, shards)]
+            command = [peer.program, "-db", "-f", self.configuration(f"haproxy{sort}.cfg", port, shards)]
         elif peer.kind == "nginx":
             path = self.configuration("nginx.conf", port, shards)
             command = [peer.program, "-e", str(self.folder / "nginx-error.log"), "-c", path]
+        elif peer.kind == FLOOR:
+            how = "splice" if case.body_bytes else "copy"
+            command = [peer.program, f"127.0.0.1:{port}", f"127.0.0.1:{self.backend_port}", how]
         else:
-            command = [peer.program, "-c", self.configuration("mantrid.conf", port, shards)]
+            command = [peer.program, "-c", self.configuration(f"mantrid{sort}.conf", port, shards)]
         proxy = Process(peer.name, command, cpus, log)
         try:
             if peer.kind == "mantrid":

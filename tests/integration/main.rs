@@ -56,4 +56,5 @@ mod statistics;
 mod timeouts;
 mod tunnel;
 mod wake;
+mod websocket;
 mod wire;
