@@ -57,7 +57,7 @@ fn heads(criterion: &mut Criterion) {
 fn forward(criterion: &mut Criterion) {
     let hundred = hundred_fields();
     let client = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 77));
-    let how = RequestForward { client, trusted: false, scheme: Scheme::Http };
+    let how = RequestForward { client, trusted: false, scheme: Scheme::Http, request_id: 0 };
     let mut out = Vec::with_capacity(16 * 1024);
     for (name, head) in [("short", SHORT), ("browser", BROWSER), ("100", &hundred)] {
         let mut group = criterion.benchmark_group("forward");

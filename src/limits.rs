@@ -125,6 +125,19 @@ pub const RESPONSE_HEAD_BYTES_MAX: usize = 64 * 1024;
 pub const SLOTS_MAX: u32 = 1 << 20;
 /// With more in use, those that were idle between two looks are given back: 16 MiB stay.
 pub const SLOTS_KEPT: usize = 65_536;
+/// Rules with `max_requests_per_second` whose rates a shard remembers; all shards together keep those that
+/// are not at rest besides.
+pub const RATES_KEPT: usize = 16_384;
+/// Bytes of the access log that wait for its writer, per shard: a second of 30,000 requests.
+pub const LOG_PAGE_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Bytes that a shard keeps back while its page is being taken away.
+pub const LOG_BACK_BYTES_MAX: usize = 64 * 1024;
+/// Longest target in a line of the access log, bytes; of longer ones the beginning is there.
+pub const LOG_TARGET_BYTES_MAX: usize = 2048;
+/// How often the writer of the access log takes away what the shards wrote.
+pub const LOG_EVERY: std::time::Duration = std::time::Duration::from_millis(100);
+/// Longest X-Request-Id that is taken over, bytes.
+pub const REQUEST_ID_BYTES_MAX: usize = 128;
 /// News that wait for control, of all shards: 160 KiB.
 pub const NEWS_MAX: usize = 4096;
 
@@ -275,6 +288,12 @@ pub const REJECTED_TOLD_MAX: usize = 20;
 pub const FOLD_BYTES_MIN: u64 = 8 * 1024 * 1024;
 /// The buffer that a commit is written from is kept up to this size; a whole table's is freed.
 pub const COMMIT_BUFFER_KEPT_BYTES: usize = 1024 * 1024;
+/// How long requests to the API may take to end before another process takes over.
+pub const MANAGEMENT_PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
+/// How long a new process may take until it is ready to take over.
+pub const UPGRADE_TIME: std::time::Duration = std::time::Duration::from_secs(60);
+/// Most descriptors in one message (`SCM_MAX_FD`).
+pub const DESCRIPTORS_AT_ONCE: usize = 253;
 /// How long shards that were told to stop at once may take.
 pub const STOP_TIME: std::time::Duration = std::time::Duration::from_secs(2);
 

@@ -19,14 +19,9 @@ pub struct Key {
     pub danger: Option<&'static str>,
     /// It may be written several times.
     pub repeatable: bool,
-    /// What is said when it is set although its feature is not there yet.
-    pub later: Option<&'static str>,
     pub(super) set: fn(&mut Config, &str) -> Result<(), String>,
     pub(super) clear: fn(&mut Config),
 }
-
-const LATER: Option<&str> =
-    Some("is checked but not used yet: its feature comes with a later release");
 
 const fn key(
     name: &'static str,
@@ -35,25 +30,11 @@ const fn key(
     meaning: &'static str,
     set: fn(&mut Config, &str) -> Result<(), String>,
 ) -> Key {
-    Key {
-        name,
-        default,
-        takes,
-        meaning,
-        danger: None,
-        repeatable: false,
-        later: None,
-        set,
-        clear: |_| {},
-    }
+    Key { name, default, takes, meaning, danger: None, repeatable: false, set, clear: |_| {} }
 }
 
 const fn repeatable(key: Key, clear: fn(&mut Config)) -> Key {
     Key { repeatable: true, clear, ..key }
-}
-
-const fn later(key: Key) -> Key {
-    Key { later: LATER, ..key }
 }
 
 const fn beware(danger: &'static str, key: Key) -> Key {
@@ -366,11 +347,27 @@ pub const KEYS: &[Key] = &[
             Ok(())
         },
     ),
-    later(key(
+    key(
+        "max_connections_per_source",
+        "none",
+        "a number, or none",
+        "Most client connections at a time of one client address (of IPv6 one network of 64 bits), all shards \
+         together; more are answered 503. Those of `bind_internal` are not counted: behind a TLS \
+         terminator all clients have its address.",
+        |config, text| {
+            config.max_connections_per_source = match text {
+                "none" => None,
+                _ => u32::try_from(value::count(text)?).ok().and_then(std::num::NonZeroU32::new),
+            };
+            Ok(())
+        },
+    ),
+    key(
         "access_log",
         "off",
         "off, stdout or a path",
-        "Where one JSON line per request goes.",
+        "Where one JSON line per request goes, when it has ended. The file is opened anew on SIGUSR1. \
+         Lines that can't be written as fast as they come are dropped and counted; no request waits.",
         |config, text| {
             config.access_log = match text {
                 "off" => AccessLog::Off,
@@ -379,5 +376,16 @@ pub const KEYS: &[Key] = &[
             };
             Ok(())
         },
-    )),
+    ),
+    key(
+        "request_id",
+        "false",
+        "true or false",
+        "Sends an X-Request-Id with each request to its backend, and writes it in the access log: a new \
+         one, or on `bind_internal` the one that came with it.",
+        |config, text| {
+            config.request_id = value::truth(text)?;
+            Ok(())
+        },
+    ),
 ];

@@ -13,6 +13,7 @@ mod tests;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -101,10 +102,12 @@ pub struct Config {
     pub max_held: usize,
     /// Most held requests of one client address; as many as in all when `None`.
     pub max_held_per_source: Option<usize>,
+    /// Most client connections of one address; any number when `None`.
+    pub max_connections_per_source: Option<NonZeroU32>,
     /// The access log.
     pub access_log: AccessLog,
-    /// What the operator should know: keys whose feature comes with a later release.
-    pub notes: Vec<String>,
+    /// Requests go on with an `X-Request-Id`.
+    pub request_id: bool,
 }
 
 /// One thing wrong with the configuration, in one line.
@@ -159,8 +162,9 @@ impl Default for Config {
             max_head: crate::limits::HEAD_BYTES_DEFAULT,
             max_held: 10_000,
             max_held_per_source: None,
+            max_connections_per_source: None,
             access_log: AccessLog::Off,
-            notes: Vec::new(),
+            request_id: false,
         }
     }
 }

@@ -103,9 +103,6 @@ pub(super) fn apply(
     if key.repeatable {
         (key.clear)(config);
     }
-    if let Some(later) = key.later {
-        config.notes.push(format!("{}: {} {later}", first_place, key.name));
-    }
     for setting in chosen {
         let result = if !key.repeatable && setting.value != *first_value {
             Err(format!(

@@ -18,9 +18,6 @@ pub fn example_file() -> String {
         if let Some(danger) = key.danger {
             paragraph(&format!("Beware: {}", lower_first(danger)), "# ", &mut out);
         }
-        if let Some(later) = key.later {
-            paragraph(&format!("It {later}."), "# ", &mut out);
-        }
         let again = if key.repeatable { "; one a line, repeatable" } else { "" };
         paragraph(&format!("Takes {}{again}.", key.takes), "# ", &mut out);
         let defaults: Vec<&str> = defaults(key).collect();
@@ -62,9 +59,6 @@ pub fn manual() -> String {
         }
         let again = if key.repeatable { " (repeatable)" } else { "" };
         let _ = write!(out, "\nTakes {}{again}. Default: {}.\n", key.takes, key.default);
-        if let Some(later) = key.later {
-            let _ = write!(out, "\n*It {later}.*\n");
-        }
     }
     out
 }

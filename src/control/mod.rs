@@ -24,7 +24,7 @@ use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 
 use crate::http::Pages;
 use crate::limits;
@@ -41,7 +41,7 @@ use resolver::Resolver;
 use statistics::Statistics;
 use store::Store;
 use wake::{Told, Wake};
-use writer::{Wiring, Writer};
+use writer::{Orders, Wiring, Writer};
 
 pub(crate) use api::{Management, Token};
 
@@ -89,7 +89,6 @@ fn loaded(files: &Files, names: Names, state: store::Loaded, store: Option<Store
     let (pages, problems) = pages::load(&files.pages, None);
     let mut warnings = state.warnings;
     warnings.extend(problems);
-    warnings.extend(store::not_yet(&state.snapshot));
     let rest = Rest { names, stats: state.stats, store };
     Loaded { snapshot: state.snapshot, pages, warnings, rest }
 }
@@ -119,6 +118,45 @@ pub(crate) struct Control {
     wake: Wake,
     writer: Writer,
     api: Arc<Api>,
+    paused: watch::Sender<bool>,
+}
+
+/// How the daemon tells control what its operator wants.
+#[derive(Clone)]
+pub(crate) struct Handle {
+    orders: Orders,
+    held: Held,
+    pages: Arc<Notify>,
+    paused: watch::Sender<bool>,
+    places: Arc<Semaphore>,
+    places_max: usize,
+}
+
+impl Handle {
+    /// Lets another process have the state file, once what is under way by the API has ended; who asks next waits.
+    pub(crate) async fn release(&self) {
+        self.paused.send_replace(true);
+        // Whoever follows events, say, never ends.
+        let all = self.places.acquire_many(self.places_max as u32);
+        let _ = tokio::time::timeout(limits::MANAGEMENT_PAUSE, all).await;
+        self.orders.release().await;
+    }
+
+    /// Goes on: it did not take over.
+    pub(crate) async fn resume(&self) {
+        self.orders.resume().await;
+        self.paused.send_replace(false);
+    }
+
+    /// From now on so many requests may be held, in all and of one source.
+    pub(crate) fn bound_held(&self, (total, per_source): (usize, usize)) {
+        self.held.set_bounds(Bounds { total, per_source });
+    }
+
+    /// Has the pages read again now.
+    pub(crate) fn read_pages(&self) {
+        self.pages.notify_one();
+    }
 }
 
 impl Control {
@@ -171,7 +209,8 @@ impl Control {
             token: access.token,
             room: Arc::new(Semaphore::new(limits::MANAGEMENT_BODIES_BYTES_MAX / 1024)),
             started: SystemTime::now(),
-            connections_max: access.connections_max,
+            places: Arc::new(Semaphore::new(access.connections_max)),
+            places_max: access.connections_max,
         };
         let wake = Wake::new(pulse.clone(), held.clone(), told);
         let heart = Heart {
@@ -186,7 +225,32 @@ impl Control {
         };
         let pages = PageFolder::new(files.pages, published);
         let api = Arc::new(api);
-        Ok(Control { resolver, pages, health, prober, heart, held, keeper, wake, writer, api })
+        let (paused, _) = watch::channel(false);
+        Ok(Control {
+            resolver,
+            pages,
+            health,
+            prober,
+            heart,
+            held,
+            keeper,
+            wake,
+            writer,
+            api,
+            paused,
+        })
+    }
+
+    /// For whoever tells it what the operator wants.
+    pub(crate) fn handle(&self) -> Handle {
+        Handle {
+            orders: self.writer.orders(),
+            held: self.held.clone(),
+            pages: self.pages.now(),
+            paused: self.paused.clone(),
+            places: self.api.places.clone(),
+            places_max: self.api.places_max,
+        }
     }
 
     /// Before the first request: looks every name up, for a few seconds at most.
@@ -208,7 +272,7 @@ impl Control {
             }) => never,
             never = self.keeper.run(|begun| self.wake.begun(begun), |wanted| self.health.want(wanted)) => never,
             never = self.heart.run(|happened| self.health.changed(&happened.watched)) => never,
-            never = api::serve(self.api.clone(), management) => never,
+            never = api::serve(self.api.clone(), management, &self.paused) => never,
         }
     }
 

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use tokio::sync::Notify;
+
 use crate::http::{Page, Pages};
 use crate::limits;
 use crate::link::Published;
@@ -73,18 +75,25 @@ pub(super) struct PageFolder {
     folder: PathBuf,
     published: Arc<Published>,
     seen: BTreeMap<PathBuf, Option<Trace>>,
+    /// Somebody wants it to be looked at now.
+    now: Arc<Notify>,
 }
 
 impl PageFolder {
     pub(super) fn new(folder: PathBuf, published: Arc<Published>) -> PageFolder {
         let seen = traces(&folder);
-        PageFolder { folder, published, seen }
+        PageFolder { folder, published, seen, now: Arc::default() }
+    }
+
+    pub(super) fn now(&self) -> Arc<Notify> {
+        self.now.clone()
     }
 
     /// Reads it again whenever it changed.
     pub(super) async fn run(&mut self) -> Infallible {
         loop {
-            tokio::time::sleep(limits::PAGES_LOOK).await;
+            // Either way it is time.
+            let _ = tokio::time::timeout(limits::PAGES_LOOK, self.now.notified()).await;
             self.look();
         }
     }
@@ -116,6 +125,7 @@ fn traces(folder: &Path) -> BTreeMap<PathBuf, Option<Trace>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::link::Tuning;
     use crate::table::Snapshot;
 
     const GOOD: &str = "HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\n\r\nhere";
@@ -150,7 +160,8 @@ mod tests {
     #[test]
     fn a_change_is_seen_and_a_broken_page_changes_nothing() {
         let folder = folder(&[]);
-        let published = Arc::new(Published::new(Snapshot::default(), Pages::builtin()));
+        let published =
+            Arc::new(Published::new(Snapshot::default(), Pages::builtin(), Tuning::default()));
         let mut watched = PageFolder::new(folder.path().to_owned(), published.clone());
         let status = || published.pages.load().get("own").map(Page::status);
         assert!(!watched.look());

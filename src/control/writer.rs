@@ -31,6 +31,11 @@ pub(super) enum Order {
     Save,
     /// The journal was folded, or not.
     Folded(Result<Folded, StoreError>),
+    /// To save all, and write no more until it is told to resume: another process takes over. Answered when
+    /// that process may read.
+    Release(oneshot::Sender<()>),
+    /// It did not.
+    Resume,
     /// The last one: to save all, and end.
     Finish,
 }
@@ -51,6 +56,18 @@ impl Orders {
     pub(super) async fn save(&self) {
         // Without a writer there is nothing left to save for.
         let _ = self.0.send(Order::Save).await;
+    }
+
+    /// Lets go of the state file.
+    pub(super) async fn release(&self) {
+        let (answer, answered) = oneshot::channel();
+        let _ = self.0.send(Order::Release(answer)).await;
+        let _ = answered.await;
+    }
+
+    /// Takes it up again.
+    pub(super) async fn resume(&self) {
+        let _ = self.0.send(Order::Resume).await;
     }
 
     async fn finish(&self) {
@@ -86,6 +103,7 @@ impl Writer {
             orders: orders.clone(),
             old: Vec::new(),
             folding: false,
+            released: false,
             next_rewrite: None,
         };
         let thread = std::thread::Builder::new().name("writer".to_owned());
@@ -115,6 +133,8 @@ struct Writing {
     /// not be a shard, which a million rules would keep busy for long.
     old: Vec<Arc<Snapshot>>,
     folding: bool,
+    /// Another process has the state file.
+    released: bool,
     /// After a rewrite failed, when to try it again.
     next_rewrite: Option<Instant>,
 }
@@ -184,6 +204,12 @@ impl Writing {
                     }
                     Order::Save => self.save(),
                     Order::Folded(end) => self.end_fold(end),
+                    Order::Release(done) => {
+                        self.change(std::mem::take(&mut batch));
+                        self.release();
+                        let _ = done.send(());
+                    }
+                    Order::Resume => self.released = false,
                     Order::Finish => {
                         self.change(batch);
                         return self.finish();
@@ -203,6 +229,9 @@ impl Writing {
     /// Makes all changes of a batch that can be made.
     fn change(&mut self, batch: Vec<Asked>) {
         let start = Current::clone(&self.wiring.current.load());
+        if self.released {
+            return refuse_all(batch, "another process is taking over: ask again");
+        }
         if let Err(reason) = self.be_writable(&start) {
             return refuse_all(batch, &reason);
         }
@@ -329,6 +358,9 @@ impl Writing {
     }
 
     fn save(&mut self) {
+        if self.released {
+            return;
+        }
         let current = Current::clone(&self.wiring.current.load());
         if self.be_writable(&current).is_err() {
             return;
@@ -383,15 +415,26 @@ impl Writing {
         self.wiring.store.end_fold(&end);
     }
 
+    /// Leaves one tidy file, and lets others have it.
+    fn release(&mut self) {
+        self.finish();
+        self.wiring.store.release("another process has taken over");
+        self.released = true;
+    }
+
     /// Leaves one tidy file.
     fn finish(&mut self) {
+        if self.released {
+            return;
+        }
         while self.folding {
             match self.incoming.blocking_recv() {
                 Some(Order::Folded(end)) => self.end_fold(end),
                 Some(Order::Change(change, answer)) => {
                     reply(&change, answer, Err(Refused::Stopping));
                 }
-                Some(Order::Save | Order::Finish) => {}
+                Some(Order::Release(done)) => drop(done.send(())),
+                Some(Order::Save | Order::Resume | Order::Finish) => {}
                 None => return,
             }
         }

@@ -12,9 +12,6 @@ use crate::table::host;
 /// Prints what was found. What the start would go on without is a warning; what would stop it is a
 /// problem, and the exit code says that there was one.
 pub(super) fn run(config: &Config) -> ExitCode {
-    for note in &config.notes {
-        say(&format!("note: {note}"));
-    }
     let mut problems = Vec::new();
     match Resources::gather(config) {
         Ok(resources) => {
@@ -24,7 +21,7 @@ pub(super) fn run(config: &Config) -> ExitCode {
         Err(found) => problems.extend(found),
     }
     problems.extend(listen::check(config));
-    problems.extend(management::token(config).err());
+    problems.extend(management::token(config, None).err());
     problems.extend(hosts(config));
     // From here on as the daemon's user: whether he may read the files and use io_uring is the
     // question.
@@ -32,6 +29,7 @@ pub(super) fn run(config: &Config) -> ExitCode {
         Ok(target) => problems.extend(privileges::drop_to(target).err()),
         Err(found) => problems.extend(found),
     }
+    problems.extend(super::access_log::check(&config.access_log).err());
     problems.extend(crate::ring::probe().err());
     match control::look(&super::files(config)) {
         Ok(loaded) => {

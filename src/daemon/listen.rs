@@ -7,57 +7,136 @@ use std::time::Instant;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::given::Given;
 use super::holder;
+use super::reload::Trusted;
 use crate::config::{Address, Bind, Config};
-use crate::shard::{Believes, Speaks};
+use crate::link::Speaks;
+use crate::shard::Believes;
 use crate::table::host;
 use crate::{limits, shard};
 
 /// One address with a socket for each shard.
 pub(super) struct Bound {
+    /// As asked for.
+    pub(super) asked: SocketAddr,
     /// As bound: with the port that was chosen where 0 was asked for.
     pub(super) local: SocketAddr,
     pub(super) speaks: Speaks,
     /// Whose headers of the PROXY protocol are believed, where each connection has one.
     believes: Option<Believes>,
-    sockets: Vec<TcpListener>,
+    /// For each shard.
+    sockets: Vec<Vec<TcpListener>>,
 }
 
-/// The sockets of one shard: one of each address.
+/// The sockets of one shard: one of each address, or more where another daemon had more shards.
 pub(super) fn for_one_shard(bound: &mut [Bound]) -> Vec<shard::Listener> {
-    let one = |bound: &mut Bound| {
-        let socket = bound.sockets.pop()?;
+    let some = |bound: &mut Bound| {
         let (speaks, believes) = (bound.speaks.clone(), bound.believes.clone());
-        Some(shard::Listener { socket, speaks, believes })
+        let one = move |socket| shard::Listener {
+            socket,
+            speaks: speaks.clone(),
+            believes: believes.clone(),
+        };
+        bound.sockets.pop().unwrap_or_default().into_iter().map(one).collect::<Vec<_>>()
     };
-    bound.iter_mut().filter_map(one).collect()
+    bound.iter_mut().flat_map(some).collect()
+}
+
+/// A copy of each socket, for a daemon that takes over.
+pub(super) fn copies(bound: &[Bound]) -> io::Result<Vec<(SocketAddr, Vec<TcpListener>)>> {
+    let copy = |bound: &Bound| {
+        let sockets = bound.sockets.iter().flatten().map(TcpListener::try_clone);
+        Ok((bound.asked, sockets.collect::<io::Result<_>>()?))
+    };
+    bound.iter().map(copy).collect()
 }
 
 /// Binds every address for clients, all or nothing; every failure is named.
-pub(super) fn bind_all(config: &Config, shards: usize) -> Result<Vec<Bound>, Vec<String>> {
+pub(super) fn bind_all(
+    config: &Config,
+    shards: usize,
+    trusted: &Trusted,
+    given: &mut Given,
+) -> Result<Vec<Bound>, Vec<String>> {
     let mut problems = Vec::new();
     // All are tried before one is bound: ours must not stand in each other's way, as *:80 would in
     // that of 127.0.0.1:80.
     let tried: Vec<_> = addresses(config)
-        .filter_map(|(key, bind, speaks)| match find_free(&bind.address) {
-            Ok(local) => Some((key, bind, speaks, local)),
-            Err(error) => {
-                problems.push(explain(key, &bind.address, &error));
-                None
+        .filter_map(|(key, bind, speaks)| {
+            if let Some(sockets) = given.take(bind.address.socket()) {
+                return Some((key, bind, speaks, Way::Given(sockets)));
+            }
+            match find_free(&bind.address) {
+                Ok(local) => Some((key, bind, speaks, Way::Bind(local))),
+                Err(error) => {
+                    problems.push(explain(key, &bind.address, &error));
+                    None
+                }
             }
         })
         .collect();
     let mut bound = Vec::new();
-    let sources = config.trusted_sources.clone();
-    let believed: Believes = Arc::new(move |peer| sources.iter().any(|it| it.contains(peer)));
-    for (key, asked, speaks, wanted) in tried {
-        let believes = asked.accept_proxy.then(|| believed.clone());
-        match bind(wanted, shards) {
-            Ok((local, sockets)) => bound.push(Bound { local, speaks, believes, sockets }),
-            Err(error) => problems.push(explain(key, &asked.address, &error)),
+    let sources = trusted.clone();
+    let believed: Believes =
+        Arc::new(move |peer| sources.load().iter().any(|it| it.contains(peer)));
+    for (key, bind, speaks, way) in tried {
+        let believes = bind.accept_proxy.then(|| believed.clone());
+        let asked = bind.address.socket();
+        let made = match way {
+            Way::Bind(wanted) => bind_each(wanted, shards),
+            Way::Given(sockets) => share_out(sockets, shards),
+        };
+        match made {
+            Ok((local, sockets)) => bound.push(Bound { asked, local, speaks, believes, sockets }),
+            Err(error) => problems.push(explain(key, &bind.address, &error)),
         }
     }
     if problems.is_empty() { Ok(bound) } else { Err(problems) }
+}
+
+/// How an address comes to its sockets.
+enum Way {
+    Bind(SocketAddr),
+    Given(Vec<TcpListener>),
+}
+
+/// Gives each shard its own of the sockets that are there. None may be left out: who waits in its queue would
+/// wait for ever. Where there are too few, more of that address are bound; where that is not allowed, as those
+/// there are another user's, shards share one.
+fn share_out(
+    given: Vec<TcpListener>,
+    shards: usize,
+) -> io::Result<(SocketAddr, Vec<Vec<TcpListener>>)> {
+    let first = given.first().ok_or(io::ErrorKind::NotFound)?;
+    let local = first.local_addr()?;
+    let few = given.len();
+    for socket in &given {
+        let socket = socket2::SockRef::from(socket);
+        // As `socket` sets them; the last is no matter where there is one shard.
+        socket.set_tcp_nodelay(true)?;
+        socket.set_keepalive(true)?;
+        let _ = socket.set_reuse_port(true);
+        // The ring waits for a socket that may block, and for no other.
+        socket.set_nonblocking(false)?;
+        socket.listen(limits::BACKLOG)?;
+    }
+    let mut each: Vec<Vec<TcpListener>> = (0..shards).map(|_| Vec::new()).collect();
+    for (index, socket) in given.into_iter().enumerate() {
+        each[index % shards].push(socket);
+    }
+    for index in few..shards {
+        let sibling = socket(local, true).and_then(|sibling| {
+            sibling.listen(limits::BACKLOG)?;
+            Ok(sibling.into())
+        });
+        let own = match sibling {
+            Ok(sibling) => sibling,
+            Err(_) => each[index % few][0].try_clone()?,
+        };
+        each[index].push(own);
+    }
+    Ok((local, each))
 }
 
 /// Whether this machine has the addresses at all; ports are left alone, for they may well be in use
@@ -138,7 +217,10 @@ pub(super) fn bind_one(address: &Address) -> io::Result<(TcpListener, SocketAddr
     Ok((socket.into(), local))
 }
 
-fn bind(address: SocketAddr, shards: usize) -> io::Result<(SocketAddr, Vec<TcpListener>)> {
+fn bind_each(
+    address: SocketAddr,
+    shards: usize,
+) -> io::Result<(SocketAddr, Vec<Vec<TcpListener>>)> {
     let first = socket(address, true)?;
     // With port 0 the kernel chose one: the other shards take the same.
     let local = first.local_addr()?.as_socket().unwrap_or(address);
@@ -146,7 +228,7 @@ fn bind(address: SocketAddr, shards: usize) -> io::Result<(SocketAddr, Vec<TcpLi
     let sockets = std::iter::once(Ok(first)).chain(rest).map(|socket| {
         let socket = socket?;
         socket.listen(limits::BACKLOG)?;
-        Ok(socket.into())
+        Ok(vec![socket.into()])
     });
     Ok((local, sockets.collect::<io::Result<_>>()?))
 }
@@ -199,9 +281,13 @@ mod tests {
         Config::build(None, &overrides).expect("a good configuration")
     }
 
+    fn bind_some(config: &Config, shards: usize) -> Result<Vec<Bound>, Vec<String>> {
+        bind_all(config, shards, &Trusted::default(), &mut Given::default())
+    }
+
     #[test]
     fn all_shards_share_the_port_that_was_chosen() {
-        let mut bound = bind_all(&config(&["bind=127.0.0.1:0"]), 3).expect("a free port");
+        let mut bound = bind_some(&config(&["bind=127.0.0.1:0"]), 3).expect("a free port");
         let port = bound[0].local.port();
         assert_ne!(port, 0);
         for _ in 0..3 {
@@ -215,9 +301,9 @@ mod tests {
     #[test]
     fn a_port_in_use_is_refused_and_its_holder_named() {
         // with SO_REUSEPORT, as a second daemon of ours would have it
-        let first = bind_all(&config(&["bind=127.0.0.1:0"]), 1).expect("a free port");
+        let first = bind_some(&config(&["bind=127.0.0.1:0"]), 1).expect("a free port");
         let again = format!("bind={}", first[0].local);
-        let problems = bind_all(&config(&[&again]), 1).err().expect("it is in use");
+        let problems = bind_some(&config(&[&again]), 1).err().expect("it is in use");
         let own = format!("(pid {})", std::process::id());
         assert!(problems[0].contains("is in use by"), "{problems:?}");
         assert!(problems[0].contains(&own), "{problems:?}");
@@ -226,9 +312,41 @@ mod tests {
     #[test]
     fn an_address_of_another_machine_is_refused() {
         let config = config(&["bind=198.51.100.1:80", "bind_internal=203.0.113.1:80"]);
-        let problems = bind_all(&config, 1).err().expect("not ours");
+        let problems = bind_some(&config, 1).err().expect("not ours");
         assert_eq!(problems.len(), 2, "{problems:?}");
         assert!(problems[0].contains("bind = 198.51.100.1:80: this machine has no such address"));
         assert_eq!(check(&config), problems);
+    }
+
+    fn given(sockets: usize) -> (Given, SocketAddr) {
+        let mut given = Given::default();
+        let (address, each) =
+            bind_each("127.0.0.1:0".parse().expect("an address"), sockets).expect("a free port");
+        for socket in each.into_iter().flatten() {
+            given.add(address, socket);
+        }
+        (given, address)
+    }
+
+    #[test]
+    fn given_sockets_are_used_and_each_has_a_shard() {
+        for (sockets, shards) in [(1, 1), (1, 3), (3, 3), (5, 2)] {
+            let (mut given, address) = given(sockets);
+            let config = config(&[&format!("bind={address}")]);
+            let mut bound =
+                bind_all(&config, shards, &Trusted::default(), &mut given).expect("they are ours");
+            assert!(given.left().is_empty());
+            let each: Vec<usize> = (0..shards).map(|_| for_one_shard(&mut bound).len()).collect();
+            assert!(each.iter().all(|count| 1 <= *count), "{sockets} {shards} {each:?}");
+            assert_eq!(each.iter().sum::<usize>(), sockets.max(shards));
+        }
+    }
+
+    #[test]
+    fn a_given_socket_that_nobody_asks_for_is_left() {
+        let (mut given, address) = given(1);
+        bind_all(&config(&["bind=127.0.0.1:0"]), 1, &Trusted::default(), &mut given)
+            .expect("a free port");
+        assert_eq!(given.left(), [address.to_string()]);
     }
 }

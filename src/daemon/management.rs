@@ -8,17 +8,27 @@ use std::path::Path;
 
 use tracing::warn;
 
+use super::given::Given;
 use super::privileges::Target;
+use super::upgrade::Sockets;
 use super::{Problems, listen};
 use crate::config::{Config, ManagementAddress};
 use crate::control::{Management, Token};
 
 /// Binds `bind_management`, all or nothing; every failure is named.
-pub(super) fn bind_all(config: &Config, target: Target) -> Result<Vec<Management>, Problems> {
+pub(super) fn bind_all(
+    config: &Config,
+    target: Target,
+    given: &mut Given,
+) -> Result<Vec<Management>, Problems> {
     let is_default = config.bind_management == Config::default().bind_management;
     let mut bound = Vec::new();
     let mut problems = Vec::new();
     for address in &config.bind_management {
+        if let Some(given) = take(address, given) {
+            bound.push(given);
+            continue;
+        }
         match address {
             ManagementAddress::Tcp(address) => match listen::bind_one(address) {
                 Ok((socket, local)) => bound.push(Management::Tcp(socket, local)),
@@ -35,6 +45,48 @@ pub(super) fn bind_all(config: &Config, target: Target) -> Result<Vec<Management
         }
     }
     if problems.is_empty() { Ok(bound) } else { Err(problems) }
+}
+
+/// A socket of this address that is there already.
+fn take(address: &ManagementAddress, given: &mut Given) -> Option<Management> {
+    match address {
+        ManagementAddress::Tcp(address) => {
+            let socket = given.take(address.socket())?.into_iter().next()?;
+            let local = socket.local_addr().unwrap_or(address.socket());
+            Some(Management::Tcp(socket, local))
+        }
+        ManagementAddress::Unix(path) => {
+            Some(Management::Unix(given.take_unix(path)?, path.clone()))
+        }
+    }
+}
+
+/// The sockets as they were asked for, in the order of the configuration, for a daemon that takes over.
+pub(super) fn copies(
+    config: &Config,
+    bound: &[Management],
+    sockets: &mut Sockets,
+) -> io::Result<()> {
+    let mut asked = config.bind_management.iter().filter_map(|address| match address {
+        ManagementAddress::Tcp(address) => Some(address.socket()),
+        ManagementAddress::Unix(_) => None,
+    });
+    for one in bound {
+        match one {
+            Management::Tcp(socket, local) => {
+                // One without IPv6 may have been passed over.
+                let is_it = |asked: &std::net::SocketAddr| {
+                    asked.ip() == local.ip() && [0, local.port()].contains(&asked.port())
+                };
+                let asked = asked.find(is_it).unwrap_or(*local);
+                sockets.tcp.push((asked, vec![socket.try_clone()?]));
+            }
+            Management::Unix(socket, path) => {
+                sockets.unix.push((path.clone(), socket.try_clone()?.into()));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// A socket that its group may use. One that a daemon left behind is replaced; one that somebody
@@ -76,12 +128,18 @@ fn listen_unix(path: &Path) -> io::Result<UnixListener> {
     Ok(socket)
 }
 
-/// The token, read while we may still be root: the file need not be readable for anybody else.
-pub(super) fn token(config: &Config) -> Result<Option<Token>, String> {
+/// The token, read while we may still be root: the file need not be readable for anybody else. Where it is not,
+/// the one `given` by the daemon that we take over from does.
+pub(super) fn token(config: &Config, given: Option<Token>) -> Result<Option<Token>, String> {
     let Some(path) = &config.management_token_file else { return Ok(None) };
     let problem =
         |problem: String| format!("management_token_file = {}: {problem}", path.display());
-    let text = fs::read_to_string(path).map_err(|error| problem(error.to_string()))?;
+    let text = match (fs::read_to_string(path), given) {
+        (Err(error), Some(given)) if error.kind() == io::ErrorKind::PermissionDenied => {
+            return Ok(Some(given));
+        }
+        (text, _) => text.map_err(|error| problem(error.to_string()))?,
+    };
     let mode = path.metadata().map_or(0, |metadata| metadata.mode());
     if mode & 0o007 != 0 {
         warn!("{}", problem("others may read it too: chmod o= it".to_owned()));

@@ -3,34 +3,45 @@
 //! Everything that can be wrong with a start is found before the first connection is accepted, and
 //! told in one line each.
 
+mod access_log;
 mod arguments;
 mod check;
 mod demo;
 mod demo_backend;
+mod frames;
+mod given;
 mod holder;
 mod listen;
 mod log;
 mod management;
 mod privileges;
+mod reload;
 mod resources;
+mod service;
 mod signals;
+mod upgrade;
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use arc_swap::ArcSwap;
 use tracing::{info, warn};
 
 use crate::config::Config;
 use crate::control::{self, Access, Control, Files, Management};
-use crate::link::{self, Counter, Published, ShardEnd};
+use crate::link::{self, Counter, Published, ShardEnd, Speaks};
 use crate::shard;
-use crate::shard::Speaks;
+use access_log::LogWriter;
 use arguments::{Arguments, Asked};
 use demo::Demo;
+use given::Given;
 use listen::Bound;
+use reload::{Reload, Source, Trusted};
 use resources::Resources;
-use signals::{Signals, Threads};
+use signals::{Operations, Signals, Threads};
+use upgrade::{Predecessor, Program, Sockets};
 
 /// Why the daemon can't start: one line a problem.
 type Problems = Vec<String>;
@@ -59,15 +70,17 @@ fn start() -> Result<ExitCode, Problems> {
     if arguments.demo {
         let demo = Demo::prepare()?;
         let text = demo.configuration();
-        let config = build(Some(("the demo's configuration", &text)), &arguments.overrides)?;
-        run(&config, arguments.debug, Some(&demo))?;
+        let overrides = arguments.overrides.clone();
+        let source: Source =
+            Box::new(move || build(Some(("the demo's configuration", &text)), &overrides));
+        run(source, arguments.debug, Some(&demo))?;
         return Ok(ExitCode::SUCCESS);
     }
-    let config = configured(&arguments)?;
     if arguments.check {
-        return Ok(check::run(&config));
+        return Ok(check::run(&configured(&arguments)?));
     }
-    run(&config, arguments.debug, None)?;
+    let debug = arguments.debug;
+    run(Box::new(move || configured(&arguments)), debug, None)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -101,24 +114,33 @@ fn files(config: &Config) -> Files {
 }
 
 /// Serves until asked to stop.
-fn run(config: &Config, debug: bool, demo: Option<&Demo>) -> Result<(), Problems> {
+fn run(source: Source, debug: bool, demo: Option<&Demo>) -> Result<(), Problems> {
+    let one = |problem: String| vec![problem];
+    let config = source()?;
     log::start(debug);
-    config.notes.iter().for_each(|note| warn!("{note}"));
+    let program = Program::of_this_process().map_err(|error| vec![error.to_string()])?;
+    let (predecessor, mut given) = match Predecessor::find().map_err(one)? {
+        Some((predecessor, given)) => (Some(predecessor), given),
+        None => (None, Given::by_systemd().map_err(one)?),
+    };
     let default = Config::default();
     let is_set = (&config.uid, &config.gid) != (&default.uid, &default.gid);
-    if demo.is_none() && is_set && !privileges::are_root() {
+    if demo.is_none() && predecessor.is_none() && is_set && !privileges::are_root() {
         warn!("Not started as root: uid and gid stay as they are");
     }
-    let one = |problem: String| vec![problem];
-    let resources = Resources::gather(config)?;
-    let target = privileges::find(config)?;
-    let wrong_hosts = check::hosts(config);
+    let resources = Resources::gather(&config)?;
+    let target = privileges::find(&config)?;
+    let wrong_hosts = check::hosts(&config);
     if !wrong_hosts.is_empty() {
         return Err(wrong_hosts);
     }
-    let token = management::token(config).map_err(one)?;
-    let bound = listen::bind_all(config, resources.shards)?;
-    let management = management::bind_all(config, target)?;
+    let token = management::token(&config, given.token.take()).map_err(one)?;
+    let trusted: Trusted = Arc::new(ArcSwap::from_pointee(config.trusted_sources.clone()));
+    let bound = listen::bind_all(&config, resources.shards, &trusted, &mut given)?;
+    let management = management::bind_all(&config, target, &mut given)?;
+    for left in given.left() {
+        warn!("A listening socket was given for {left}, which the configuration does not bind");
+    }
     let addresses: Vec<_> = bound.iter().map(|bound| bound.local).collect();
     if let Some(demo) = demo {
         demo.write_table(&addresses).map_err(one)?;
@@ -132,7 +154,13 @@ fn run(config: &Config, debug: bool, demo: Option<&Demo>) -> Result<(), Problems
     crate::ring::probe().map_err(one)?;
     info!("{}", resources.summary());
     resources.warnings().iter().for_each(|warning| warn!("{warning}"));
-    let loaded = control::load(&files(config)).map_err(one)?;
+    if let Some(predecessor) = &predecessor {
+        // What would be wrong with it is to be known while the old daemon still has it.
+        access_log::check(&config.access_log).map_err(one)?;
+        control::look(&files(&config)).map_err(one)?;
+        predecessor.prepared().map_err(one)?;
+    }
+    let loaded = control::load(&files(&config)).map_err(one)?;
     loaded.warnings.iter().for_each(|warning| warn!("{warning}"));
     info!("{} rules from {}", loaded.snapshot.len(), config.state_file.display());
 
@@ -141,13 +169,20 @@ fn run(config: &Config, debug: bool, demo: Option<&Demo>) -> Result<(), Problems
         .build()
         .map_err(|error| vec![format!("can't start the control shard: {error}")])?;
     let access = Access {
-        token,
+        token: token.clone(),
         connections_max: resources.management_connections(),
         probes_max: resources.probes_at_once(),
-        held_max: (config.max_held, config.max_held_per_source.unwrap_or(config.max_held)),
+        held_max: reload::held_max(&config),
     };
-    let wiring = Wiring { bound, management, access, loaded };
-    let outcome = runtime.block_on(serve(config, &resources, wiring, demo));
+    let copies = || {
+        let tcp = listen::copies(&bound)?;
+        let mut sockets = Sockets { tcp, unix: Vec::new(), token: token.clone() };
+        management::copies(&config, &management, &mut sockets).map(|()| sockets)
+    };
+    let sockets = copies().map_err(|error| vec![format!("can't copy the sockets: {error}")])?;
+    let wiring =
+        Wiring { bound, management, access, loaded, sockets, trusted, program, predecessor };
+    let outcome = runtime.block_on(serve(source, config, &resources, wiring, demo));
     // A lookup may hang in the system's resolver for long: it is not waited for.
     runtime.shutdown_background();
     outcome.map_err(one)
@@ -159,45 +194,67 @@ struct Wiring {
     management: Vec<Management>,
     access: Access,
     loaded: control::Loaded,
+    sockets: Sockets,
+    trusted: Trusted,
+    program: Program,
+    predecessor: Option<Predecessor>,
 }
 
 async fn serve(
-    config: &Config,
+    source: Source,
+    config: Config,
     resources: &Resources,
     wiring: Wiring,
     demo: Option<&Demo>,
 ) -> Result<(), String> {
-    let Wiring { mut bound, management, access, loaded } = wiring;
+    let Wiring { mut bound, management, access, loaded, sockets, trusted, program, predecessor } =
+        wiring;
     let signals = Signals::take().map_err(|error| format!("can't take signals: {error}"))?;
-    let (end, ends) =
-        link::connect(Published::new(loaded.snapshot, loaded.pages), resources.shards)
+    let tuning = reload::tuning(&config, resources);
+    let (end, ends, handed) =
+        link::connect(Published::new(loaded.snapshot, loaded.pages, tuning), resources.shards)
             .map_err(|error| format!("can't make the shards' wake-ups: {error}"))?;
     let published = ends.first().map(|end| end.published.clone()).ok_or("there is no shard")?;
-    let mut control = Control::new(files(config), loaded.rest, published, &end, access)?;
+    let log = LogWriter::start(&config.access_log, end.together.clone())?;
+    let mut control = Control::new(files(&config), loaded.rest, published.clone(), &end, access)?;
     control.prepare().await;
-    let threads = start_shards(config, resources, &mut bound, ends)?;
+    let threads = start_shards(resources, &mut bound, ends)?;
     let threads = Threads::watch(threads).map_err(|error| format!("no thread: {error}"))?;
-    for Bound { local, speaks, .. } in &bound {
-        match speaks {
-            Speaks::Http { trusted: false } => info!("Listening for requests on {local}"),
-            Speaks::Http { trusted: true } => info!(
-                "Listening for requests on {local} (internal: forwarding fields are believed)"
-            ),
-            Speaks::Tcp(host) => info!("Listening for TCP on {local}, for {host}"),
-            Speaks::Tls => info!("Listening for TLS on {local}"),
+    announce(&bound, &management);
+    let taking_over = match predecessor {
+        Some(predecessor) => {
+            let ready = predecessor.ready(end.clone());
+            Some(ready.map_err(|error| format!("the daemon that was to hand over: {error}"))?)
         }
-    }
-    for one in &management {
-        info!("Listening for management on {one}");
-    }
+        None => None,
+    };
     info!("Ready");
+    service::ready("serving");
     if let Some(demo) = demo {
         let addresses: Vec<_> = bound.iter().map(|bound| bound.local).collect();
         demo.announce(&addresses, &management);
     }
+    let operations = Operations {
+        is_demo: demo.is_some(),
+        drain: config.timeouts.drain,
+        program,
+        sockets,
+        taking_over,
+        handed,
+        reload: Reload {
+            source,
+            config,
+            trusted,
+            published,
+            shards: end.clone(),
+            control: control.handle(),
+            log,
+        },
+    };
     let outcome = tokio::select! {
-        outcome = signals::serve_until_stopped(&end, signals, threads, config.timeouts.drain) => outcome,
+        outcome = signals::serve_until_stopped(&end, signals, threads, operations) => outcome,
         never = control.run(management) => match never {},
+        never = service::feed_watchdog(&end) => match never {},
     };
     control.finish().await;
     info!(
@@ -208,30 +265,32 @@ async fn serve(
     outcome
 }
 
+fn announce(bound: &[Bound], management: &[Management]) {
+    for Bound { local, speaks, .. } in bound {
+        match speaks {
+            Speaks::Http { trusted: false } => info!("Listening for requests on {local}"),
+            Speaks::Http { trusted: true } => info!(
+                "Listening for requests on {local} (internal: forwarding fields are believed)"
+            ),
+            Speaks::Tcp(host) => info!("Listening for TCP on {local}, for {host}"),
+            Speaks::Tls => info!("Listening for TLS on {local}"),
+        }
+    }
+    for one in management {
+        info!("Listening for management on {one}");
+    }
+}
+
 /// The only place that knows how a shard is made.
 fn start_shards(
-    config: &Config,
     resources: &Resources,
     bound: &mut [Bound],
     ends: Vec<ShardEnd>,
 ) -> Result<Vec<JoinHandle<()>>, String> {
-    let timeouts = shard::Timeouts {
-        http_request: config.timeouts.http_request,
-        http_keep_alive: config.timeouts.http_keep_alive,
-        client: config.timeouts.client,
-        connect: config.timeouts.connect,
-        server: config.timeouts.server,
-        tunnel: config.timeouts.tunnel,
-    };
     let start = |end: ShardEnd| {
         let index = end.index;
-        let settings = shard::Settings {
-            cpu: resources.cpu(index),
-            head_bytes_max: config.max_head,
-            connections_max: resources.connections_per_shard,
-            pipes_max: resources.pipes_per_shard,
-            timeouts,
-        };
+        let settings =
+            shard::Settings { cpu: resources.cpu(index), pipes_max: resources.pipes_per_shard };
         shard::spawn(settings, listen::for_one_shard(bound), end)
             .map_err(|why| format!("shard {index} can't start: {why}"))
     };

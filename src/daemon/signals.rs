@@ -1,16 +1,31 @@
-//! Signals, and the way to the end: what is under way is finished within `timeout_drain`; a second
-//! signal ends it at once.
+//! Signals, as nginx has them: SIGTERM and SIGINT stop, SIGHUP reads the configuration again, SIGUSR1 opens the
+//! access log anew, SIGUSR2 starts a new daemon that takes over. And the way to the end: what is under way is
+//! finished within `timeout_drain`; a second signal ends it at once.
 
 use std::io;
+use std::sync::mpsc::Receiver;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info, warn};
 
+use super::reload::Reload;
+use super::service;
+use super::upgrade::{self, Program, Sockets, Successor};
 use crate::limits;
-use crate::link::{ControlEnd, Counter, Stop};
+use crate::link::{ControlEnd, Counter, Handed, Stop};
+
+/// What an operator wants of us.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+enum Wanted {
+    /// The signal's name.
+    Stop(&'static str),
+    Reload,
+    OpenLogAnew,
+    Upgrade,
+}
 
 /// The signals that mean something to us. Taken before the daemon says that it is ready, so that none
 /// that comes after meets the default action.
@@ -18,6 +33,8 @@ pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
+    user_1: Signal,
+    user_2: Signal,
     /// A file may not grow past `ulimit -f`: the write fails, too, and is answered for. Not taken, it would
     /// end the daemon.
     _file_size: Signal,
@@ -30,21 +47,71 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
+            user_1: signal(SignalKind::user_defined1())?,
+            user_2: signal(SignalKind::user_defined2())?,
             _file_size: signal(SignalKind::from_raw(libc::SIGXFSZ))?,
         })
     }
 
-    /// Waits for one that asks to stop; its name.
-    pub(super) async fn stop(&mut self) -> &'static str {
+    async fn next(&mut self) -> Wanted {
+        tokio::select! {
+            _ = self.terminate.recv() => Wanted::Stop("SIGTERM"),
+            _ = self.interrupt.recv() => Wanted::Stop("SIGINT"),
+            _ = self.hangup.recv() => Wanted::Reload,
+            _ = self.user_1.recv() => Wanted::OpenLogAnew,
+            _ = self.user_2.recv() => Wanted::Upgrade,
+        }
+    }
+
+    /// Waits for one that asks to stop; its name. The others mean nothing any more.
+    async fn stop(&mut self) -> &'static str {
         loop {
-            tokio::select! {
-                _ = self.terminate.recv() => return "SIGTERM",
-                _ = self.interrupt.recv() => return "SIGINT",
-                _ = self.hangup.recv() => {
-                    info!("SIGHUP: reloading comes with a later release; nothing changed");
-                }
+            if let Wanted::Stop(name) = self.next().await {
+                return name;
             }
         }
+    }
+}
+
+/// What serves the operator's wishes.
+pub(super) struct Operations {
+    pub(super) reload: Reload,
+    pub(super) program: Program,
+    /// Let go of with the end: nobody is to be taken in then.
+    pub(super) sockets: Sockets,
+    /// Connections still come from the daemon before us, until this is told.
+    pub(super) taking_over: Option<oneshot::Receiver<()>>,
+    /// Of a playground there is one.
+    pub(super) is_demo: bool,
+    pub(super) drain: Duration,
+    /// What shards hand over.
+    pub(super) handed: Receiver<Option<Handed>>,
+}
+
+impl Operations {
+    /// Starts a new daemon and waits until it is ready; a signal to stop is heard meanwhile.
+    async fn upgrade(&mut self, signals: &mut Signals) -> Result<Successor, Option<&'static str>> {
+        if self.is_demo {
+            error!("SIGUSR2: the demo can't be taken over; nothing changed");
+            return Err(None);
+        }
+        if let Some(last) = &mut self.taking_over {
+            // What came after our shards have ended would be lost.
+            tokio::select! {
+                _ = last => {}
+                name = signals.stop() => return Err(Some(name)),
+            }
+            self.taking_over = None;
+        }
+        let outcome = tokio::select! {
+            outcome = upgrade::begin(&self.program, &self.sockets, &self.reload.control) => outcome,
+            name = signals.stop() => return Err(Some(name)),
+        };
+        outcome.map_err(|problem| {
+            error!("upgrade: {problem}. Going on as if nothing had happened");
+            service::ready("serving");
+            None
+        })
     }
 }
 
@@ -90,30 +157,94 @@ impl Threads {
     }
 }
 
+/// How serving comes to its end.
+enum End {
+    /// By this signal.
+    Asked(&'static str),
+    Successor(Successor),
+    /// A shard ended, or panicked outside any connection.
+    Broken(usize, bool),
+}
+
+async fn serve(signals: &mut Signals, threads: &mut Threads, operations: &mut Operations) -> End {
+    loop {
+        let wanted = tokio::select! {
+            wanted = signals.next() => wanted,
+            (index, clean) = threads.next_end() => return End::Broken(index, clean),
+        };
+        match wanted {
+            Wanted::Stop(name) => return End::Asked(name),
+            Wanted::OpenLogAnew => operations.reload.log.reopen(),
+            Wanted::Reload if !operations.program.is_replaced() => operations.reload.run(),
+            wanted => {
+                if wanted == Wanted::Reload {
+                    info!("SIGHUP: there is a new program: it is to take over");
+                }
+                match operations.upgrade(signals).await {
+                    Ok(successor) => return End::Successor(successor),
+                    Err(Some(name)) => return End::Asked(name),
+                    Err(None) => {}
+                }
+            }
+        }
+    }
+}
+
 /// Serves until a signal, then stops. An error when the end was not asked for.
 pub(super) async fn serve_until_stopped(
     end: &ControlEnd,
     mut signals: Signals,
     mut threads: Threads,
-    drain: Duration,
+    mut operations: Operations,
 ) -> Result<(), String> {
-    tokio::select! {
-        name = signals.stop() => info!(
-            "{name}: stopping; {} connections have up to {drain:?} to finish",
-            end.total(Counter::Open)
-        ),
-        (index, clean) = threads.next_end() => {
+    let how = serve(&mut signals, &mut threads, &mut operations).await;
+    let Operations { reload, sockets, drain, handed, .. } = operations;
+    drop(sockets);
+    let outcome = match how {
+        End::Broken(index, clean) => {
             // A daemon with fewer shards than it was told to have is one that nobody asked for.
             let how = if clean { "ended" } else { "panicked outside any connection" };
             error!("shard {index} {how}: stopping all");
             end.stop(Stop::Now);
             let _ = tokio::time::timeout(limits::STOP_TIME, threads.all_ended()).await;
-            return Err(format!("shard {index} {how}"));
+            Err(format!("shard {index} {how}"))
         }
-    }
-    end.stop(Stop::Drain);
+        End::Asked(name) => {
+            info!(
+                "{name}: stopping; {} connections have up to {drain:?} to finish",
+                end.total(Counter::Open)
+            );
+            service::stopping();
+            stop(end, Stop::Drain, &mut signals, &mut threads, drain).await;
+            Ok(())
+        }
+        End::Successor(successor) => {
+            let thread = std::thread::Builder::new().name("hand-over".to_owned());
+            let thread = thread.spawn(move || successor.pass_on(&handed));
+            stop(end, Stop::HandOver, &mut signals, &mut threads, drain).await;
+            end.end_hand_over();
+            match thread {
+                Ok(thread) => drop(tokio::task::spawn_blocking(|| thread.join()).await),
+                Err(error) => error!("no thread to hand connections over: {error}"),
+            }
+            Ok(())
+        }
+    };
+    reload.log.finish();
+    outcome
+}
+
+/// Sees the shards to their end.
+async fn stop(
+    end: &ControlEnd,
+    how: Stop,
+    signals: &mut Signals,
+    threads: &mut Threads,
+    drain: Duration,
+) {
+    end.stop(how);
     tokio::select! {
-        () = threads.all_ended() => return Ok(()),
+        () = threads.all_ended() => return,
         () = tokio::time::sleep(drain) => {
             warn!("timeout_drain is over: {} connections are cut off", end.total(Counter::Open));
         }
@@ -125,26 +256,20 @@ pub(super) async fn serve_until_stopped(
     if tokio::time::timeout(limits::STOP_TIME, threads.all_ended()).await.is_err() {
         warn!("{} shards did not stop in time; ending without them", threads.running);
     }
-    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::Pages;
-    use crate::link::{self, Published};
-    use crate::table::Snapshot;
 
     #[test]
-    fn a_shard_that_ends_by_itself_ends_the_daemon() {
+    fn the_end_of_a_shard_is_noticed() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let outcome = runtime.expect("a runtime").block_on(async {
-            let published = Published::new(Snapshot::default(), Pages::builtin());
-            let (end, _ends) = link::connect(published, 1).expect("a shard");
-            let threads = Threads::watch(vec![std::thread::spawn(|| ())]).expect("a watcher");
-            let signals = Signals::take().expect("signals");
-            serve_until_stopped(&end, signals, threads, Duration::ZERO).await
-        });
-        assert_eq!(outcome, Err("shard 0 ended".to_owned()));
+        let end = |shard: fn()| {
+            let mut threads = Threads::watch(vec![std::thread::spawn(shard)]).expect("a watcher");
+            runtime.as_ref().expect("a runtime").block_on(threads.next_end())
+        };
+        assert_eq!(end(|| ()), (0, true));
+        assert_eq!(end(|| panic!("on purpose")), (0, false));
     }
 }

@@ -28,6 +28,8 @@ pub(super) enum Name {
     ForwardedProtocol,
     /// Any other field that tells a backend who the client is.
     Forwarding,
+    /// `X-Request-Id`.
+    RequestId,
 }
 
 /// Which of the names we know this is. Case does not matter.
@@ -46,6 +48,7 @@ pub(super) fn classify(name: &[u8]) -> Name {
         (9, b'x') if spells(name, b"x-real-ip") => Name::Forwarding,
         (10, b'c') if is(name, b"connection") => Name::Connection,
         (10, b'k') if is(name, b"keep-alive") => Name::Hop,
+        (12, b'x') if spells(name, b"x-request-id") => Name::RequestId,
         (14, b'c') if is(name, b"content-length") => Name::ContentLength,
         // Belongs to `Upgrade: h2c` (RFC 7540 §3.2.1), which is never forwarded.
         (14, b'h') if is(name, b"http2-settings") => Name::Hop,
@@ -188,6 +191,9 @@ pub(super) struct Survey<'b> {
     /// Never forwarded.
     pub(super) hop: FieldSet,
     pub(super) forwarding: FieldSet,
+    /// X-Request-Id, and the value of the first.
+    pub(super) request_ids: FieldSet,
+    pub(super) request_id: Option<&'b [u8]>,
     pub(super) upgrade: FieldSet,
     pub(super) framing: FieldSet,
     pub(super) hosts: FieldSet,
@@ -246,6 +252,10 @@ pub(super) fn survey<'b>(fields: &Fields<'_, 'b>) -> Result<Survey<'b>, Refusal>
                 found.forwarding.insert(index);
             }
             Name::Forwarding => found.forwarding.insert(index),
+            Name::RequestId => {
+                found.request_ids.insert(index);
+                found.request_id = found.request_id.or(Some(field.value));
+            }
         }
     }
     if extra_options {

@@ -11,7 +11,7 @@ use super::{RequestFraming, RequestHead, ResponseFraming, ResponseHead, Scheme, 
 
 /// Most bytes that we add to a head: Host (bounded by the head itself), forwarding fields,
 /// framing, Connection.
-const ADDED_BYTES: usize = 192;
+const ADDED_BYTES: usize = 256;
 
 /// What the proxy knows about a request and its head doesn't.
 #[derive(Copy, Clone, Debug)]
@@ -22,6 +22,8 @@ pub struct RequestForward {
     pub trusted: bool,
     /// What the client spoke.
     pub scheme: Scheme,
+    /// Goes on as X-Request-Id, in hexadecimal, unless a trusted peer gave one; 0: leave that field alone.
+    pub request_id: u128,
 }
 
 /// Appends the head as it goes to the backend: our version, origin form, no hop-by-hop field.
@@ -33,6 +35,10 @@ pub fn write_request(head: &RequestHead<'_, '_>, how: RequestForward, out: &mut 
     }
     if !head.upgrade {
         dropped = dropped.union(head.upgrade_fields);
+    }
+    let writes_id = how.request_id != 0 && !(how.trusted && head.request_id().is_some());
+    if writes_id {
+        dropped = dropped.union(head.request_ids);
     }
     let as_it_came =
         head.version == Version::Http11 && !matches!(head.target, Target::Absolute { .. });
@@ -66,6 +72,9 @@ pub fn write_request(head: &RequestHead<'_, '_>, how: RequestForward, out: &mut 
             false => b"\r\nX-Forwarded-Proto: http\r\n".as_slice(),
             true => b"\r\nX-Forwarded-Proto: https\r\n",
         });
+    }
+    if writes_id {
+        write_request_id(how.request_id, out);
     }
     if head.upgrade {
         out.extend_from_slice(b"Connection: upgrade\r\n");
@@ -184,6 +193,12 @@ fn copy_lines(fields: Fields<'_, '_>, from: usize, dropped: FieldSet, out: &mut 
         rest = dropped.starting_at(next);
     }
     out.extend_from_slice(&fields.head[from..fields.head.len() - 2]);
+}
+
+fn write_request_id(id: u128, out: &mut Vec<u8>) {
+    use std::io::Write;
+    // Writing to a Vec can't fail.
+    let _ = write!(out, "X-Request-Id: {id:032x}\r\n");
 }
 
 fn write_length(length: u64, out: &mut Vec<u8>) {

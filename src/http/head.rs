@@ -110,6 +110,9 @@ pub struct RequestHead<'h, 'b> {
     pub(super) upgrade_fields: FieldSet,
     /// Fields that go on if a trusted peer wrote them.
     pub(super) forwarding: FieldSet,
+    /// X-Request-Id.
+    pub(super) request_ids: FieldSet,
+    pub(super) request_id: Option<&'b [u8]>,
     /// Host was dropped from the fields: we write it ourselves.
     pub(super) writes_host: bool,
     /// The framing field was dropped from the fields: we write it ourselves.
@@ -117,6 +120,14 @@ pub struct RequestHead<'h, 'b> {
 }
 
 impl<'b> RequestHead<'_, 'b> {
+    /// The X-Request-Id that came with it, if it is one and can be one: visible ASCII, not too long.
+    pub fn request_id(&self) -> Option<&'b [u8]> {
+        self.request_id.filter(|id| {
+            (1..=crate::limits::REQUEST_ID_BYTES_MAX).contains(&id.len())
+                && id.iter().all(u8::is_ascii_graphic)
+        })
+    }
+
     /// Path and query for a redirect. A `/` in front may be missing; empty for `*`.
     pub fn path_and_query(&self) -> &'b [u8] {
         match self.target {
@@ -195,6 +206,8 @@ pub fn parse_request<'h, 'b>(
         dropped,
         upgrade_fields: survey.upgrade,
         forwarding: survey.forwarding,
+        request_ids: survey.request_ids,
+        request_id: survey.request_id,
         writes_host,
         writes_framing: survey.framing_is_odd,
     })

@@ -40,7 +40,7 @@ pub use pages::{Page, PageError, Pages, write_page};
 pub use refusal::{BadResponse, Refusal};
 pub use reply::{
     ReplyTo, reason, status_of, write_empty, write_redirect, write_refusal, write_refusal_to,
-    write_status,
+    write_status, write_too_many,
 };
 pub use scan::HeadScan;
 pub use target::Target;

@@ -132,7 +132,7 @@ fn request(bytes: &[u8]) {
     }
     for trusted in [false, true] {
         let mut out = Vec::new();
-        let how = RequestForward { client: CLIENT, trusted, scheme: Scheme::Http };
+        let how = RequestForward { client: CLIENT, trusted, scheme: Scheme::Http, request_id: 0 };
         write_request(&head, how, &mut out);
         let show = String::from_utf8_lossy(&out);
         assert_eq!(HeadScan::default().advance(&out), Ok(Some(out.len())), "{show}");

@@ -159,6 +159,16 @@ pub fn write_status(code: u16, to: ReplyTo, out: &mut Vec<u8>) {
     insert_rest(start, code, to, out);
 }
 
+/// Too many for the moment (RFC 6585 §4).
+pub fn write_too_many(to: ReplyTo, out: &mut Vec<u8>) {
+    write_status_line(429, reason(429).as_bytes(), out);
+    out.extend_from_slice(b"Retry-After: 1\r\n");
+    write_text_fields(out);
+    let start = out.len();
+    write_text_body(429, sentence(429), out);
+    insert_rest(start, 429, to, out);
+}
+
 /// What went wrong, for the statuses the proxy itself gives.
 fn sentence(code: u16) -> &'static str {
     match code {

@@ -11,8 +11,6 @@ use crate::http::Refusal;
 pub(crate) enum Counter {
     /// Client connections accepted.
     Accepted,
-    /// Client connections turned away for want of room or descriptors.
-    Shed,
     /// Client connections open now.
     Open,
     /// Requests whose head was complete and accepted.
@@ -61,6 +59,8 @@ pub(crate) enum Counter {
     Uncounted,
     /// News that control was too far behind to be told.
     NewsDropped,
+    /// Lines of the access log that there was no room for.
+    LogDropped,
     /// Requests held now.
     Held,
     /// Times that a request was held.
@@ -76,6 +76,40 @@ pub(crate) enum Counter {
 }
 
 const COUNTERS: usize = Counter::HeldLeft as usize + 1;
+
+/// Why a connection or a request was turned away.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+#[repr(usize)]
+pub(crate) enum Shed {
+    /// A connection past `max_connections`.
+    Room,
+    /// A connection that there was no descriptor for.
+    Descriptors,
+    /// A connection past `max_connections_per_source`.
+    Source,
+    /// A connection that may not say whose it is, where each must.
+    Stranger,
+    /// A request past `max_requests_per_second`.
+    Rate,
+    /// A request that got no place at a backend in time.
+    Queue,
+}
+
+impl Shed {
+    /// Each, with its name.
+    pub(crate) const ALL: [(Shed, &str); 6] = [
+        (Shed::Room, "max_connections"),
+        (Shed::Descriptors, "descriptors"),
+        (Shed::Source, "max_connections_per_source"),
+        (Shed::Stranger, "trusted_sources"),
+        (Shed::Rate, "max_requests_per_second"),
+        (Shed::Queue, "backend_queue"),
+    ];
+
+    /// Of connections, and not of requests.
+    pub(crate) const CONNECTIONS: [Shed; 4] =
+        [Shed::Room, Shed::Descriptors, Shed::Source, Shed::Stranger];
+}
 /// Upper bounds of the classes of times that requests were held, in milliseconds.
 pub(crate) const HELD_BOUNDS: [u64; 8] = [100, 500, 1_000, 5_000, 15_000, 30_000, 60_000, 120_000];
 const REFUSALS: usize = Refusal::ALL.len();
@@ -85,6 +119,7 @@ const REFUSALS: usize = Refusal::ALL.len();
 pub(crate) struct Counters {
     counts: [AtomicU64; COUNTERS],
     refusals: [AtomicU64; REFUSALS],
+    shed: [AtomicU64; Shed::ALL.len()],
     /// By [`HELD_BOUNDS`], one above, and the sum in milliseconds.
     held_times: [AtomicU64; HELD_BOUNDS.len() + 2],
 }
@@ -95,6 +130,7 @@ impl Default for Counters {
         Counters {
             counts: std::array::from_fn(zero),
             refusals: std::array::from_fn(zero),
+            shed: std::array::from_fn(zero),
             held_times: std::array::from_fn(zero),
         }
     }
@@ -110,6 +146,15 @@ impl Counters {
     pub(crate) fn add_refusal(&self, refusal: Refusal) {
         self.add(Counter::Refused, 1);
         add(&self.refusals[refusal as usize], 1);
+    }
+
+    /// Counts what was turned away, by why.
+    pub(crate) fn add_shed(&self, why: Shed) {
+        add(&self.shed[why as usize], 1);
+    }
+
+    pub(crate) fn shed(&self, why: Shed) -> u64 {
+        self.shed[why as usize].load(Ordering::Relaxed)
     }
 
     /// Counts how long a request was held.

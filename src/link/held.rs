@@ -24,6 +24,9 @@ use crate::table::Scheme;
 pub(crate) type Ticket = u64;
 /// Position in the order in which requests began to wait, on all shards.
 pub(crate) type Place = u64;
+/// Of the first request that this process has held. Before it are those that it took over, by how long they have
+/// waited, in nanoseconds.
+pub(crate) const PLACE_FIRST: Place = 1 << 62;
 
 /// Why a request is held.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]

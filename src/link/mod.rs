@@ -5,10 +5,15 @@
 mod counters;
 mod drain;
 mod gate;
+mod handover;
 mod health;
 mod held;
+mod logbook;
 mod news;
+mod rate;
 mod slots;
+mod sources;
+mod tuning;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -22,13 +27,18 @@ use rustix::event::{EventfdFlags, eventfd};
 use crate::http::Pages;
 use crate::table::Snapshot;
 
-pub(crate) use counters::{Counter, Counters, HELD_BOUNDS};
+pub(crate) use counters::{Counter, Counters, HELD_BOUNDS, Shed};
 pub(crate) use drain::Drain;
 pub(crate) use gate::{Gate, Gates};
+pub(crate) use handover::{Handed, Speaks};
 pub(crate) use health::Down;
-pub(crate) use held::{Lines, Place, Report, Ticket, Waits, Why, Word};
+pub(crate) use held::{Lines, PLACE_FIRST, Place, Report, Ticket, Waits, Why, Word};
+pub(crate) use logbook::Logbook;
 pub(crate) use news::{Failure, News};
+pub(crate) use rate::{Rate, Rates};
 pub(crate) use slots::{ByKey, Count, Id, KeySet, Slot, Slots, Sums, TIME_BOUNDS};
+pub(crate) use sources::Sources;
+pub(crate) use tuning::{Timeouts, Tuning};
 
 /// What every shard reads and only the control shard replaces.
 pub(crate) struct Published {
@@ -36,17 +46,27 @@ pub(crate) struct Published {
     pub(crate) pages: ArcSwap<Pages>,
     pub(crate) down: Down,
     pub(crate) lines: Lines,
+    pub(crate) tuning: ArcSwap<Tuning>,
 }
 
 impl Published {
-    pub(crate) fn new(snapshot: Snapshot, pages: Pages) -> Published {
+    pub(crate) fn new(snapshot: Snapshot, pages: Pages, tuning: Tuning) -> Published {
         Published {
             snapshot: ArcSwap::from_pointee(snapshot),
             pages: ArcSwap::from_pointee(pages),
             down: Down::default(),
             lines: Lines::default(),
+            tuning: ArcSwap::from_pointee(tuning),
         }
     }
+}
+
+/// What all shards count together.
+pub(crate) struct Together {
+    pub(crate) gates: Gates,
+    pub(crate) rates: Rates,
+    pub(crate) sources: Sources,
+    pub(crate) logbook: Logbook,
 }
 
 /// How far a shard is on its way out.
@@ -55,10 +75,13 @@ impl Published {
 pub(crate) enum Stop {
     /// It is not.
     No = 0,
+    /// Another process takes over: no new connections, and those that are held or between two requests go
+    /// there; ends when the last one did.
+    HandOver = 1,
     /// No new connections; answers say `Connection: close`; ends when the last one did.
-    Drain = 1,
+    Drain = 2,
     /// At once.
-    Now = 2,
+    Now = 3,
 }
 
 /// Wakes a shard that sleeps in its ring.
@@ -97,18 +120,21 @@ pub(crate) struct ShardEnd {
     /// Position among the shards.
     pub(crate) index: usize,
     pub(crate) published: Arc<Published>,
-    pub(crate) gates: Arc<Gates>,
+    pub(crate) together: Arc<Together>,
     shared: Arc<Shared>,
     drains: Receiver<Arc<Drain>>,
     news: news::Reporter,
     held: held::Desk,
+    adopted: Receiver<Handed>,
+    handed: Sender<Option<Handed>>,
 }
 
 impl ShardEnd {
     pub(crate) fn stop(&self) -> Stop {
         match self.shared.stop.load(Ordering::Relaxed) {
             0 => Stop::No,
-            1 => Stop::Drain,
+            1 => Stop::HandOver,
+            2 => Stop::Drain,
             _ => Stop::Now,
         }
     }
@@ -136,6 +162,16 @@ impl ShardEnd {
         self.drains.try_recv().ok()
     }
 
+    /// The next connection that another process has handed over, if there is one.
+    pub(crate) fn next_adopted(&self) -> Option<Handed> {
+        self.adopted.try_recv().ok()
+    }
+
+    /// Hands a connection over to the process that takes over; `false`: there is none any more.
+    pub(crate) fn hand_over(&self, handed: Handed) -> bool {
+        self.handed.send(Some(handed)).is_ok()
+    }
+
     /// Says that a request waits, or waits no more.
     pub(crate) fn report(&self, report: Report) {
         self.held.report(report);
@@ -159,6 +195,8 @@ impl ShardEnd {
 /// The control shard's end: all shards.
 #[derive(Clone)]
 pub(crate) struct ControlEnd {
+    pub(crate) together: Arc<Together>,
+    handed: Sender<Option<Handed>>,
     shards: Vec<One>,
     news: news::Reports,
     held: held::Reports,
@@ -170,6 +208,7 @@ struct One {
     shared: Arc<Shared>,
     drains: Sender<Arc<Drain>>,
     words: Sender<(Ticket, Word)>,
+    adopt: Sender<Handed>,
 }
 
 impl ControlEnd {
@@ -179,6 +218,20 @@ impl ControlEnd {
             shard.stop.fetch_max(how as u8, Ordering::Relaxed);
             shard.waker.wake();
         }
+    }
+
+    /// Gives a shard a connection that another process has handed over.
+    pub(crate) fn adopt(&self, shard: usize, handed: Handed) {
+        let one = &self.shards[shard % self.shards.len()];
+        // A shard that has ended takes nobody in: the client sees its connection closed.
+        let _ = one.adopt.send(handed);
+        one.shared.waker.wake();
+    }
+
+    /// Says that no shard hands anything over any more.
+    pub(crate) fn end_hand_over(&self) {
+        // Whoever passed it on may have given up.
+        let _ = self.handed.send(None);
     }
 
     /// The sum over all shards.
@@ -249,11 +302,11 @@ impl ControlEnd {
     }
 }
 
+/// Both ends, and what shards hand over to another process, up to `None`.
+pub(crate) type Ends = (ControlEnd, Vec<ShardEnd>, Receiver<Option<Handed>>);
+
 /// Makes the two ends for `shards` shards.
-pub(crate) fn connect(
-    published: Published,
-    shards: usize,
-) -> io::Result<(ControlEnd, Vec<ShardEnd>)> {
+pub(crate) fn connect(published: Published, shards: usize) -> io::Result<Ends> {
     let published = Arc::new(published);
     let shared = (0..shards)
         .map(|_| {
@@ -266,9 +319,15 @@ pub(crate) fn connect(
             }))
         })
         .collect::<io::Result<Vec<_>>>()?;
-    let gates = Arc::new(Gates::new(shared.iter().map(|shard| shard.waker.clone()).collect()));
+    let together = Arc::new(Together {
+        gates: Gates::new(shared.iter().map(|shard| shard.waker.clone()).collect()),
+        rates: Rates::new(),
+        sources: Sources::new(),
+        logbook: Logbook::new(shards),
+    });
     let (reports, reporters) = news::queue(shards)?;
     let (held, sender, waker) = held::reports()?;
+    let (handed, handed_over) = channel();
     let (shards, ends) = shared
         .into_iter()
         .zip(reporters)
@@ -276,11 +335,24 @@ pub(crate) fn connect(
         .map(|(index, (shared, news))| {
             let (ask, drains) = channel();
             let (say, words) = channel();
-            let (published, gates) = (published.clone(), gates.clone());
+            let (adopt, adopted) = channel();
+            let handed: Sender<Option<Handed>> = handed.clone();
+            let (published, together) = (published.clone(), together.clone());
             let held = held::Desk { reports: sender.clone(), waker: waker.clone(), words };
-            let one = One { shared: shared.clone(), drains: ask, words: say };
-            (one, ShardEnd { index, published, gates, shared, drains, news, held })
+            let one = One { shared: shared.clone(), drains: ask, words: say, adopt };
+            let end = ShardEnd {
+                index,
+                published,
+                together,
+                shared,
+                drains,
+                news,
+                held,
+                adopted,
+                handed,
+            };
+            (one, end)
         })
         .unzip();
-    Ok((ControlEnd { shards, news: reports, held }, ends))
+    Ok((ControlEnd { together, handed, shards, news: reports, held }, ends, handed_over))
 }

@@ -12,7 +12,7 @@ use std::task::{Poll, Waker};
 
 use io_uring::{opcode, types};
 
-use super::{Inner, Op, Ring, Slot, SlotKind, os_error};
+use super::{Inner, Op, Ring, Slot, SlotKind, os_error, user_data};
 
 pub(super) struct ListenerSlot {
     armed: bool,
@@ -67,20 +67,42 @@ impl Listener {
 }
 
 impl Listener {
+    /// Ends the accept in flight: from then on the ring takes nobody in. Whom it has taken in by then is to be
+    /// had by [`ready`](Self::ready): closed unseen, they would be reset.
+    pub(crate) async fn stopped(&self) {
+        let mut is_told = false;
+        poll_fn(|cx| {
+            let mut inner = self.ring.inner.borrow_mut();
+            let slot = inner.listener(self.slot);
+            if !slot.armed {
+                return Poll::Ready(());
+            }
+            slot.waker = Some(cx.waker().clone());
+            if !std::mem::replace(&mut is_told, true) {
+                let entry = opcode::AsyncCancel::new(user_data(self.slot, Op::Accept)).build();
+                inner.push(self.slot, Op::Cancel, entry);
+            }
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// The next connection that the ring has taken in already.
+    pub(crate) fn ready(&self) -> Option<OwnedFd> {
+        let mut inner = self.ring.inner.borrow_mut();
+        let slot = inner.listener(self.slot);
+        while matches!(slot.ready.front(), Some(Err(_))) {
+            slot.ready.pop_front();
+        }
+        // SAFETY: the kernel made this descriptor for us and nobody else has seen it.
+        slot.ready.pop_front()?.ok().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
+    }
+
     /// Accepts one waiting connection at once, past the ring: `WouldBlock` when none waits.
     /// For the last ones before closing, and for shedding when descriptors are short.
     pub(crate) fn accept_now(&self) -> io::Result<OwnedFd> {
-        let ready = {
-            let mut inner = self.ring.inner.borrow_mut();
-            let slot = inner.listener(self.slot);
-            while matches!(slot.ready.front(), Some(Err(_))) {
-                slot.ready.pop_front();
-            }
-            slot.ready.pop_front()
-        };
-        if let Some(Ok(fd)) = ready {
-            // SAFETY: the kernel made this descriptor for us and nobody else has seen it.
-            return Ok(unsafe { OwnedFd::from_raw_fd(fd) });
+        if let Some(socket) = self.ready() {
+            return Ok(socket);
         }
         let fd = self.ring.inner.borrow().slots[self.slot].fd;
         // SAFETY: the listener's descriptor is closed only after this handle is dropped.
@@ -124,7 +146,8 @@ impl Inner {
         slot.armed = more;
         match result {
             // Gone before it was accepted: not our trouble, but multishot may have ended with it.
-            errno if errno == -libc::ECONNABORTED || errno == -libc::EINTR => {}
+            // Or told to stop.
+            errno if [libc::ECONNABORTED, libc::EINTR, libc::ECANCELED].contains(&-errno) => {}
             errno if errno < 0 => slot.ready.push_back(Err(errno)),
             fd => slot.ready.push_back(Ok(fd)),
         }

@@ -149,8 +149,15 @@ impl Inner {
 
     /// Ends a receive that goes on by itself. Its last completion is still to come.
     pub(super) fn halt(&mut self, index: u32) {
+        if self.socket(index).flowing {
+            self.cancel_receive(index);
+        }
+    }
+
+    /// Ends a receive, unless it has been told to end.
+    pub(super) fn cancel_receive(&mut self, index: u32) {
         let slot = self.socket(index);
-        if slot.flowing && !std::mem::replace(&mut slot.halting, true) {
+        if slot.armed.is_some() && !std::mem::replace(&mut slot.halting, true) {
             let entry = opcode::AsyncCancel::new(user_data(index as usize, Op::Recv)).build();
             self.push(index as usize, Op::Cancel, entry);
         }

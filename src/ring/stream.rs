@@ -143,6 +143,23 @@ impl Stream {
         .await;
     }
 
+    /// Ends whatever receive is in flight: from then on nothing is taken out of the socket. What it brought
+    /// stays to be taken.
+    pub(crate) async fn released(&self) {
+        self.flow(false);
+        poll_fn(|cx| {
+            let mut inner = self.ring.inner.borrow_mut();
+            inner.cancel_receive(self.slot);
+            let slot = inner.socket(self.slot);
+            if slot.armed.is_some() {
+                register(&mut slot.recv_waker, cx);
+                return Poll::Pending;
+            }
+            Poll::Ready(())
+        })
+        .await;
+    }
+
     /// The next bytes, an empty buffer at the end of the stream, or the error that ended it.
     pub(crate) fn poll_recv(&self, cx: &Context<'_>) -> Poll<io::Result<RecvBuf>> {
         let mut inner = self.ring.inner.borrow_mut();

@@ -14,10 +14,11 @@ use std::rc::Rc;
 use futures_lite::FutureExt;
 
 use super::connection::{self, Connection};
+use super::hold::Waited;
 use super::plan::Client;
-use super::{Believes, Shard, Speaks, is_shortage, raw};
+use super::{Believes, Shard, is_shortage, raw};
 use crate::limits;
-use crate::link::Counter;
+use crate::link::{Counter, Handed, Shed, Speaks};
 use crate::ring::{Deadline, Listener, Stream};
 
 const SHED: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain\r\n\
@@ -32,7 +33,7 @@ pub(super) async fn accept_loop(
     shard.listeners.set(shard.listeners.get() + 1);
     let pause = Deadline::new(&shard.ring);
     let mut spare = reserve();
-    while !shard.stopping() {
+    while !shard.closing() {
         let next = std::pin::pin!(listener.accept());
         let stop = std::pin::pin!(shard.drain.notified());
         let accepted = async { Some(next.await) }.or(async {
@@ -53,8 +54,15 @@ pub(super) async fn accept_loop(
             None => {}
         }
     }
-    // Whoever is in the queue already would be reset by the close: serve them first.
-    while let Ok(socket) = listener.accept_now() {
+    listener.stopped().await;
+    while let Some(socket) = listener.ready() {
+        admit(&shard, socket, &speaks, believes.as_ref());
+    }
+    // Whoever is in the queue already would be reset by the close: serve them first. The process that takes
+    // over has the same queue, and does so.
+    while !shard.leaving()
+        && let Ok(socket) = listener.accept_now()
+    {
         admit(&shard, socket, &speaks, believes.as_ref());
     }
     drop(listener);
@@ -71,7 +79,7 @@ fn reserve() -> Option<File> {
 fn shed_waiting(shard: &Shard, listener: &Listener, speaks: &Speaks) {
     for _ in 0..limits::SHED_BATCH {
         match listener.accept_now() {
-            Ok(socket) => shed(shard, &socket, speaks),
+            Ok(socket) => shed(shard, &socket, speaks, Shed::Descriptors),
             Err(_) => return,
         }
     }
@@ -79,9 +87,9 @@ fn shed_waiting(shard: &Shard, listener: &Listener, speaks: &Speaks) {
 
 /// Turns a connection away: a complete answer into an empty socket buffer never blocks. Who does not speak
 /// HTTP is closed on.
-fn shed(shard: &Shard, socket: &OwnedFd, speaks: &Speaks) {
+fn shed(shard: &Shard, socket: &OwnedFd, speaks: &Speaks, why: Shed) {
     shard.count(Counter::Accepted);
-    shard.count(Counter::Shed);
+    shard.end.counters().add_shed(why);
     if !matches!(speaks, Speaks::Http { .. }) {
         return;
     }
@@ -97,17 +105,22 @@ fn admit(shard: &Rc<Shard>, socket: OwnedFd, speaks: &Speaks, believes: Option<&
     let is_stranger = believes.is_some_and(|believes| !believes(peer));
     if is_stranger {
         shard.count(Counter::Accepted);
-        return shard.count(Counter::Shed);
+        return shard.end.counters().add_shed(Shed::Stranger);
     }
-    if shard.connections.get() >= shard.settings.connections_max {
-        return shed(shard, &socket, speaks);
+    if shard.connections.get() >= shard.tuning().connections_max {
+        return shed(shard, &socket, speaks, Shed::Room);
+    }
+    let is_trusted = matches!(speaks, Speaks::Http { trusted: true });
+    let mut client = Client { peer, port, trusted: is_trusted, request_id: 0, is_counted: false };
+    // Where it is to say whose it is, that counts.
+    if believes.is_none() && !connection::is_welcome(shard, &mut client) {
+        return shed(shard, &socket, speaks, Shed::Source);
     }
     shard.count(Counter::Accepted);
     shard.end.counters().add(Counter::Open, 1);
     shard.connections.set(shard.connections.get() + 1);
     let open = Open(shard.clone());
     let stream = Stream::new(&shard.ring, socket);
-    let client = Client { peer, port, trusted: matches!(speaks, Speaks::Http { trusted: true }) };
     let (is_introduced, own) = (believes.is_some(), shard.clone());
     // Made within its task, which would otherwise have room for it twice.
     match speaks {
@@ -116,7 +129,7 @@ fn admit(shard: &Rc<Shard>, socket: OwnedFd, speaks: &Speaks, believes: Option<&
             if is_introduced && Box::pin(connection.introduced()).await.is_none() {
                 return;
             }
-            connection::serve(&mut connection).await;
+            connection::serve(&mut connection, None).await;
         }),
         raw => {
             stream.set_keepalive();
@@ -127,11 +140,37 @@ fn admit(shard: &Rc<Shard>, socket: OwnedFd, speaks: &Speaks, believes: Option<&
                     return;
                 }
                 match raw {
-                    Speaks::Tcp(host) => raw::serve_tcp(&mut connection, &host).await,
-                    _ => raw::serve_tls(&mut connection).await,
+                    Speaks::Tcp(host) => raw::serve_tcp(&mut connection, &host, None).await,
+                    _ => raw::serve_tls(&mut connection, None).await,
                 }
             });
         }
+    }
+}
+
+/// Takes in what another process has handed over, past all limits: it was admitted there.
+pub(super) fn adopt(shard: &Rc<Shard>) {
+    while let Some(handed) = shard.end.next_adopted() {
+        let Handed { socket, peer, port, speaks, bytes, held } = handed;
+        shard.end.counters().add(Counter::Open, 1);
+        shard.connections.set(shard.connections.get() + 1);
+        let open = Open(shard.clone());
+        let stream = Stream::new(&shard.ring, socket);
+        let trusted = speaks == Speaks::Http { trusted: true };
+        let mut client = Client { peer, port, trusted, request_id: 0, is_counted: false };
+        connection::is_welcome(shard, &mut client);
+        let own = shard.clone();
+        let waited = held.and_then(|held| Waited::elsewhere(shard.ring.now(), held));
+        run(open, async move {
+            let mut connection = Connection::new(own, stream, client);
+            connection.inbox.put_back(&connection.shard.ring, &bytes);
+            drop(bytes);
+            match speaks {
+                Speaks::Http { .. } => connection::serve(&mut connection, waited).await,
+                Speaks::Tcp(host) => raw::serve_tcp(&mut connection, &host, waited).await,
+                Speaks::Tls => raw::serve_tls(&mut connection, waited).await,
+            }
+        });
     }
 }
 

@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use super::plan::Client;
 use super::pool::{Lease, Wait};
+use super::record::Cause;
 use super::tally::Tally;
 use super::{Shard, is_shortage};
-use crate::link::{Counter, Failure};
+use crate::link::{Counter, Failure, Shed};
 use crate::proxy_protocol::{self, Version};
 use crate::ring::{Abort, Deadline, SendBuf, Stream};
 use crate::table::{Algorithm, Draw, Proxy, SendProxy, Target, choose};
@@ -25,6 +26,17 @@ pub(super) enum NoBackend {
     Queue,
     /// The client left meanwhile: nobody to answer.
     ClientGone,
+}
+
+impl NoBackend {
+    /// For the access log.
+    pub(super) fn cause(self) -> Cause {
+        match self {
+            NoBackend::Unreachable => Cause::NoBackend,
+            NoBackend::Queue => Cause::BackendQueue,
+            NoBackend::ClientGone => Cause::ClientGone,
+        }
+    }
 }
 
 /// Which request asks for a connection, and of what kind.
@@ -151,18 +163,29 @@ async fn open_one(
     let mut place = None;
     deadline.set(asking.patience);
     if let Some(limit) = proxy.max_connections() {
+        let since = shard.ring.now();
+        let note = || {
+            let waited = shard.ring.now().saturating_duration_since(since);
+            shard.note(tally, |record| record.queued += waited);
+        };
         while place.is_none() {
             match shard.pool.place(shard, address, limit.get(), deadline).await {
                 // Its place is free when it is gone.
                 Some(Wait::Idle(lease)) if asking.is_unshared() => drop(lease),
                 Some(Wait::Idle(lease)) => {
                     shard.count(Counter::Reused);
+                    note();
                     return Ok(lease);
                 }
                 Some(Wait::Place(free)) => place = Some(free),
-                None => return Err(NoBackend::Queue),
+                None => {
+                    shard.end.counters().add_shed(Shed::Queue);
+                    note();
+                    return Err(NoBackend::Queue);
+                }
             }
         }
+        note();
     }
     deadline.set(shard.timeouts().connect);
     shard.count(Counter::Connects);

@@ -9,11 +9,12 @@ use super::exchange::Halt;
 use super::hold::{End, Hold, Waited};
 use super::inbox::Inbox;
 use super::plan::{self, Client, Plan, Request};
+use super::record::Cause;
 use super::tally::Tally;
 use super::{Shard, exchange};
 use crate::http::{self, Refusal, RequestFraming};
 use crate::limits;
-use crate::link::Why;
+use crate::link::{Handed, Shed, Speaks, Why};
 use crate::proxy_protocol;
 use crate::ring::{Abort, Deadline, SendBuf, Stream};
 
@@ -31,8 +32,23 @@ pub(super) struct Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         // One that a panic, or the end of the shard, cut off.
-        self.shard.finish(self.tally);
+        self.shard.cut_off(self.tally);
+        if self.client.is_counted {
+            self.shard.end.together.sources.leave(self.client.peer);
+        }
     }
+}
+
+/// Counts a connection of this client, unless there are as many as one may have. A terminator's are those of
+/// all its clients: they have no limit.
+pub(super) fn is_welcome(shard: &Shard, client: &mut Client) -> bool {
+    if let Some(most) = shard.tuning().connections_per_source_max
+        && !client.trusted
+    {
+        client.is_counted = shard.end.together.sources.enter(client.peer, most.get());
+        return client.is_counted;
+    }
+    true
 }
 
 /// What follows an exchange.
@@ -49,13 +65,15 @@ pub(super) enum Next {
 }
 
 /// Serves one client until its connection ends.
-pub(super) async fn serve(connection: &mut Connection) {
+/// `waited` is set for one whose request was held before, in another process.
+pub(super) async fn serve(connection: &mut Connection, mut waited: Option<Box<Waited>>) {
     let mut idle_for = connection.shard.timeouts().http_request;
     let end = loop {
         let next = match connection.next_head(idle_for).await {
-            Came::Head(len) => connection.act(len).await,
+            Came::Head(len) => connection.act(len, waited.take()).await,
             Came::Refused(refusal) => connection.refuse(refusal).await,
             Came::Nothing => Next::Close,
+            Came::Moving => connection.hand_over(None).await,
         };
         if next != Next::KeepAlive {
             break next;
@@ -81,6 +99,8 @@ enum Came {
     Refused(Refusal),
     /// None will come, and nobody waits for an answer.
     Nothing,
+    /// It is for the process that takes over.
+    Moving,
 }
 
 impl Connection {
@@ -93,7 +113,7 @@ impl Connection {
     /// Takes the header of the PROXY protocol that is to come first; from then on the client is who it says.
     /// `None`: it did not come.
     pub(super) async fn introduced(&mut self) -> Option<()> {
-        let longest = self.shard.settings.head_bytes_max;
+        let longest = self.shard.tuning().head_bytes_max;
         self.deadline.set(self.shard.timeouts().http_request);
         loop {
             match proxy_protocol::header(self.inbox.bytes(), longest) {
@@ -101,6 +121,10 @@ impl Connection {
                     self.inbox.consume(&self.shard.ring, length);
                     if let Some(source) = source {
                         (self.client.peer, self.client.port) = (source.ip(), source.port());
+                    }
+                    if !is_welcome(&self.shard, &mut self.client) {
+                        self.shard.end.counters().add_shed(Shed::Source);
+                        return None;
                     }
                     return Some(());
                 }
@@ -116,6 +140,43 @@ impl Connection {
         }
     }
 
+    /// Gives it to the process that takes over, as it is: with what was received and not acted on.
+    pub(super) async fn hand_over(&mut self, waited: Option<&Waited>) -> Next {
+        let speaks = Speaks::Http { trusted: self.client.trusted };
+        self.hand_over_as(speaks, waited).await
+    }
+
+    pub(super) async fn hand_over_as(&mut self, speaks: Speaks, waited: Option<&Waited>) -> Next {
+        if self.stream.sent(&self.deadline, self.shard.timeouts().client).await.is_err() {
+            return Next::Close;
+        }
+        self.stream.released().await;
+        self.stream.gather();
+        while self.stream.is_armed() {
+            match poll_fn(|cx| self.stream.poll_recv(cx)).await {
+                Ok(buf) if !buf.is_empty() => {
+                    self.inbox.push(&self.shard.ring, buf);
+                    self.inbox.gather(&self.shard.ring);
+                }
+                // It has ended its side, and the other process will see that, too.
+                Ok(_) if !self.inbox.is_empty() => break,
+                Ok(_) | Err(_) => return Next::Close,
+            }
+        }
+        let Ok(socket) = self.stream.fd().try_clone_to_owned() else { return Next::Close };
+        let now = self.shard.ring.now();
+        // Who finds nobody to take it is closed on.
+        self.shard.end.hand_over(Handed {
+            socket,
+            peer: self.client.peer,
+            port: self.client.port,
+            speaks,
+            bytes: self.inbox.bytes().to_vec(),
+            held: waited.map(|waited| now.saturating_duration_since(waited.since)),
+        });
+        Next::Close
+    }
+
     /// Closes it as it should be after this.
     pub(super) async fn end(&self, next: Next) {
         match next {
@@ -129,12 +190,15 @@ impl Connection {
         self.deadline.set(idle_for);
         let mut begun = false;
         loop {
+            if self.shard.leaving() {
+                return Came::Moving;
+            }
             if !self.inbox.is_empty() {
                 match self.inbox.head() {
-                    Ok(Some(len)) if len <= self.shard.settings.head_bytes_max => {
+                    Ok(Some(len)) if len <= self.shard.tuning().head_bytes_max => {
                         return Came::Head(len);
                     }
-                    Ok(None) if self.inbox.bytes().len() < self.shard.settings.head_bytes_max => {}
+                    Ok(None) if self.inbox.bytes().len() < self.shard.tuning().head_bytes_max => {}
                     Ok(_) => return Came::Refused(self.inbox.too_large()),
                     Err(refusal) => return Came::Refused(refusal),
                 }
@@ -151,24 +215,29 @@ impl Connection {
                 Some(Err(Abort::TimedOut)) if begun => {
                     return Came::Refused(Refusal::HeadTimeout);
                 }
+                None if self.shard.leaving() => {}
                 Some(Err(Abort::TimedOut | Abort::Io(_))) | None => return Came::Nothing,
             }
         }
     }
 
-    /// Received bytes, or `None` when the shard is stopping and this connection is idle.
-    async fn more(&self, idle: bool) -> Option<Result<crate::ring::RecvBuf, Abort>> {
+    /// Received bytes, or `None` when this connection should go, or is idle and the shard is stopping.
+    pub(super) async fn more(&self, idle: bool) -> Option<Result<crate::ring::RecvBuf, Abort>> {
         poll_fn(|cx| match self.stream.poll_recv_by(cx, &self.deadline) {
             Poll::Ready(result) => Poll::Ready(Some(result)),
-            Poll::Pending if idle && self.shard.stopping() => Poll::Ready(None),
+            Poll::Pending if self.shard.leaving() || idle && self.shard.stopping() => {
+                Poll::Ready(None)
+            }
             Poll::Pending => Poll::Pending,
         })
         .await
     }
 
     /// Acts on the head of `len` bytes at the front of the inbox.
-    async fn act(&mut self, len: usize) -> Next {
-        let mut waited = None;
+    async fn act(&mut self, len: usize, mut waited: Option<Box<Waited>>) -> Next {
+        if self.shard.tuning().request_id {
+            self.client.request_id = self.shard.request_id();
+        }
         let next = loop {
             match self.attempt(len, &mut waited).await {
                 Attempt::Over(next) => break next,
@@ -194,7 +263,10 @@ impl Connection {
         let plan = plan::plan(&self.shard, &table, bytes, self.client, waited.as_deref());
         if let Some(keys) = plan.keys() {
             match self.tally {
-                Tally::NONE => self.tally = self.shard.begin(keys, len),
+                Tally::NONE => {
+                    let record = self.shard.record_http(bytes, self.client);
+                    self.tally = self.shard.begin(keys, len, record);
+                }
                 tally => self.shard.reroute(tally, keys),
             }
         }
@@ -236,11 +308,11 @@ impl Connection {
                     Err(Halt::NoBackend { .. }) => unreachable!("taken back above"),
                 }
             }
-            Plan::Reply { request, answer, close, .. } => self.reply(&request, answer, close).await,
-            Plan::Refuse { answer } => match self.send(answer).await {
-                Ok(()) => Next::Linger,
-                Err(_) => Next::Close,
-            },
+            Plan::Reply { request, answer, close, cause, .. } => {
+                self.shard.note_end(self.tally, cause);
+                self.reply(&request, answer, close).await
+            }
+            Plan::Refuse { answer, refusal } => self.say_no(answer, refusal).await,
         })
     }
 
@@ -273,8 +345,16 @@ impl Connection {
         let (request, hold) = *held;
         match self.hold(hold, waited).await {
             End::Go => return Ok(()),
-            End::Left => return Err(Next::Close),
-            End::TimedOut | End::Full => {}
+            End::Left => {
+                self.shard.note_end(self.tally, Cause::ClientGone);
+                return Err(Next::Close);
+            }
+            End::Moving => {
+                self.shard.withdraw(std::mem::replace(&mut self.tally, Tally::NONE), len);
+                return Err(Box::pin(self.hand_over(waited.as_deref())).await);
+            }
+            End::TimedOut => self.shard.note_end(self.tally, Cause::HeldTimeout),
+            End::Full => self.shard.note_end(self.tally, Cause::HeldFull),
         }
         self.inbox.consume(&self.shard.ring, len);
         let close = plan::closes(&request) || self.shard.stopping();
@@ -309,9 +389,15 @@ impl Connection {
 
     /// Refuses what came and sees that the client can read why.
     pub(super) async fn refuse(&mut self, refusal: Refusal) -> Next {
-        let Plan::Refuse { answer } = plan::refuse(&self.shard, refusal) else {
-            unreachable!("a refusal is refused")
-        };
+        let answer = plan::refusal_answer(&self.shard, refusal);
+        self.say_no(answer, refusal).await
+    }
+
+    async fn say_no(&mut self, answer: Vec<u8>, refusal: Refusal) -> Next {
+        match self.tally {
+            Tally::NONE => self.shard.record_refusal(self.client, refusal, answer.len()),
+            tally => self.shard.note_end(tally, Cause::Refused(refusal)),
+        }
         match self.send(answer).await {
             Ok(()) => Next::Linger,
             Err(_) => Next::Close,

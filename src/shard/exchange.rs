@@ -18,6 +18,7 @@ use super::hold::Waited;
 use super::inbox::Inbox;
 use super::plan::{Request, closes};
 use super::pool::Lease;
+use super::record::Cause;
 use super::response::{Answer, Answered, Failed};
 use super::tally::Meter;
 use super::tunnel;
@@ -339,10 +340,20 @@ async fn with_body(
         }
         // The backend sees a message that was cut off: its connection goes with `lease`. A client whose
         // answer has begun sees that cut off, too.
-        Ended::UploadBroke(_) if begun.get() => Next::Reset,
-        Ended::UploadBroke(Broken::SourceTimeout) => connection.refuse(Refusal::BodyTimeout).await,
-        Ended::UploadBroke(Broken::Framing(refusal)) => connection.refuse(refusal).await,
-        Ended::UploadBroke(Broken::Source | Broken::Target) => Next::Close,
+        Ended::UploadBroke(broken) => {
+            let cause = match broken {
+                Broken::SourceTimeout => Cause::ClientTimeout,
+                Broken::Framing(refusal) => Cause::Refused(refusal),
+                Broken::Source | Broken::Target => Cause::ClientGone,
+            };
+            shard.note_end(tally, cause);
+            match broken {
+                _ if begun.get() => Next::Reset,
+                Broken::SourceTimeout => connection.refuse(Refusal::BodyTimeout).await,
+                Broken::Framing(refusal) => connection.refuse(refusal).await,
+                Broken::Source | Broken::Target => Next::Close,
+            }
+        }
     }
 }
 
@@ -387,6 +398,7 @@ fn ended(connection: &Connection, lease: Lease, answered: Answered, uploaded: bo
 }
 
 async fn no_backend(connection: &mut Connection, request: &Request, why: NoBackend) -> Next {
+    connection.shard.note_end(connection.tally, why.cause());
     match why {
         NoBackend::ClientGone => return Next::Close,
         NoBackend::Unreachable | NoBackend::Queue => {}
@@ -405,6 +417,7 @@ async fn failed(
     why: Failed,
     uploaded: bool,
 ) -> Next {
+    connection.shard.note_end(connection.tally, why.cause());
     let status = match why {
         Failed::NoAnswer | Failed::BadAnswer => 502,
         Failed::TimedOut => 504,

@@ -13,7 +13,7 @@ use slab::Slab;
 use super::Shard;
 use super::connection::Connection;
 use super::tally::Tally;
-use crate::link::{Counter, Place, Report, Ticket, Waits, Why, Word};
+use crate::link::{Counter, PLACE_FIRST, Place, Report, Ticket, Waits, Why, Word};
 use crate::table::Scheme;
 
 /// What a request that has to wait tells control.
@@ -33,6 +33,8 @@ pub(super) struct Waited {
     /// Until when it may.
     pub(super) until: Instant,
     place: Option<Place>,
+    /// The one it should get, of a request that another process had.
+    claim: Option<Place>,
     /// Until when it may wait for a backend that can be reached; from when it first found none.
     backend_by: Option<Instant>,
     /// A new connection brought no answer: it was sent once more.
@@ -42,9 +44,25 @@ pub(super) struct Waited {
 impl Waited {
     /// From `now`, unless it waited before.
     fn begun(waited: &mut Option<Box<Waited>>, now: Instant) -> &mut Waited {
-        let new =
-            || Waited { since: now, until: now, place: None, backend_by: None, was_silent: false };
-        waited.get_or_insert_with(|| Box::new(new()))
+        waited.get_or_insert_with(|| Box::new(Waited::since(now)))
+    }
+
+    fn since(now: Instant) -> Waited {
+        Waited {
+            since: now,
+            until: now,
+            place: None,
+            claim: None,
+            backend_by: None,
+            was_silent: false,
+        }
+    }
+
+    /// It was held for so long by another process: it goes before all that came later.
+    pub(super) fn elsewhere(now: Instant, held: Duration) -> Option<Box<Waited>> {
+        let since = now.checked_sub(held)?;
+        let claim = PLACE_FIRST.saturating_sub(held.as_nanos() as u64);
+        Some(Box::new(Waited { claim: Some(claim), ..Waited::since(since) }))
     }
 
     /// It found no backend.
@@ -75,6 +93,8 @@ pub(super) enum End {
     Full,
     /// The client left.
     Left,
+    /// It is for the process that takes over.
+    Moving,
 }
 
 /// The requests held on a shard.
@@ -147,6 +167,7 @@ impl Drop for Own {
         shard.count_held(self.tally, false);
         let waited = shard.ring.now().saturating_duration_since(self.since);
         shard.end.counters().add_held_time(waited);
+        shard.note(self.tally, |record| record.held += waited);
         let own = shard.holds.waiting.borrow_mut().remove(index(self.ticket));
         if own.word.is_none() {
             shard.end.report(Report::Left { shard: shard.end.index, ticket: self.ticket });
@@ -165,7 +186,7 @@ impl Connection {
             Why::NoBackend => *own_wait.backend_by.get_or_insert(now + hold.timeout),
             Why::Behind => now + hold.timeout,
         };
-        let Waited { until, place, .. } = *own_wait;
+        let Waited { until, place, claim, .. } = *own_wait;
         if until <= now {
             return self.end_of_hold(End::TimedOut);
         }
@@ -175,7 +196,7 @@ impl Connection {
             shard: shard.end.index,
             ticket: own.ticket,
             why: hold.why,
-            place,
+            place: place.or(claim),
             host: hold.host,
             scheme: hold.scheme,
             source: self.client.peer,
@@ -202,6 +223,7 @@ impl Connection {
                 None if self.deadline.poll_expired(cx) => Poll::Ready(End::TimedOut),
                 // Nobody can flip its host any more.
                 None if shard.stopping() => Poll::Ready(End::TimedOut),
+                None if shard.leaving() => Poll::Ready(End::Moving),
                 None => Poll::Pending,
             }
         })
@@ -212,6 +234,8 @@ impl Connection {
 
     fn end_of_hold(&self, end: End) -> End {
         self.shard.count(match end {
+            // To be held there.
+            End::Moving => return end,
             End::Go => Counter::HeldReleased,
             End::TimedOut => Counter::HeldTimedOut,
             End::Full => Counter::HeldRefused,

@@ -15,6 +15,7 @@ mod inbox;
 mod plan;
 mod pool;
 mod raw;
+mod record;
 mod response;
 mod tally;
 mod tunnel;
@@ -30,50 +31,19 @@ use std::time::{Duration, Instant};
 
 use glommio::{LocalExecutorBuilder, Placement};
 
-use crate::link::{Counter, Gate, Published, ShardEnd, Stop};
+use crate::link::{
+    ByKey, Counter, Gate, Published, Rate, ShardEnd, Shed, Speaks, Stop, Timeouts, Tuning,
+};
 use crate::ring::{self, Notify, Ring, WakeReceiver};
 use crate::table::Snapshot;
-
-/// HAProxy's names and meanings.
-#[derive(Copy, Clone, Debug)]
-pub(crate) struct Timeouts {
-    /// From the first byte of a head (or a connection's start) to its end.
-    pub(crate) http_request: Duration,
-    /// Between a response and the next request.
-    pub(crate) http_keep_alive: Duration,
-    /// A client that should send or take bytes and does not.
-    pub(crate) client: Duration,
-    /// To open a connection to a backend, and to wait for a place in its queue.
-    pub(crate) connect: Duration,
-    /// A backend that should answer, send or take bytes and does not.
-    pub(crate) server: Duration,
-    /// A tunnel without a byte in either direction.
-    pub(crate) tunnel: Duration,
-}
 
 /// What a shard needs to know; fixed while it runs.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     /// The CPU it is pinned to; anywhere when `None`.
     pub(crate) cpu: Option<usize>,
-    /// Longest head accepted, bytes.
-    pub(crate) head_bytes_max: usize,
-    /// Most client connections at a time.
-    pub(crate) connections_max: usize,
     /// Most pipes for bulk bodies at a time.
     pub(crate) pipes_max: usize,
-    pub(crate) timeouts: Timeouts,
-}
-
-/// What is spoken where clients connect.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum Speaks {
-    /// HTTP; with `trusted` that of a TLS terminator, whose forwarding fields are believed.
-    Http { trusted: bool },
-    /// Anything, by the rule of this host.
-    Tcp(Arc<str>),
-    /// TLS, by the rule of the server name.
-    Tls,
 }
 
 /// Whether whoever has this address is believed whose connection it is.
@@ -139,7 +109,7 @@ async fn run(
         }
     };
     ring.limit_pipes(settings.pipes_max);
-    let shard = Rc::new(Shard::new(ring.clone(), settings, end));
+    let shard = Rc::new(Shard::new(ring.clone(), end));
     for listener in listeners {
         let socket = ring::Listener::new(&ring, listener.socket.into());
         shard.spawn(accept::accept_loop(shard.clone(), socket, listener.speaks, listener.believes));
@@ -164,15 +134,18 @@ async fn attend(shard: Rc<Shard>, wakes: WakeReceiver) {
             shard.ring.wake_receivers();
             shard.wake_held();
         }
-        if stop == Stop::Now || (stop == Stop::Drain && shard.is_drained()) {
+        if stop == Stop::Now || (stop != Stop::No && shard.is_drained()) {
             shard.ring.stop();
             return;
         }
         shard.pool.attend_gates(&shard);
+        shard.tuning.set(**shard.published().tuning.load());
         // A table that nobody is routed by any more should not stay for want of a request.
         shard.table();
+        accept::adopt(&shard);
         shard.take_words();
         shard.take_drains();
+        shard.note_ring();
         wakes.woken().await;
     }
 }
@@ -180,7 +153,7 @@ async fn attend(shard: Rc<Shard>, wakes: WakeReceiver) {
 /// Everything the tasks of one shard share.
 pub(super) struct Shard {
     ring: Rc<Ring>,
-    settings: Settings,
+    tuning: Cell<Tuning>,
     end: ShardEnd,
     table: RefCell<Rc<Table>>,
     /// How many tables there were before it.
@@ -188,6 +161,9 @@ pub(super) struct Shard {
     pool: pool::Pool,
     failures: failures::Failures,
     tallies: tally::Tallies,
+    records: record::Records,
+    /// Of the rules with `max_requests_per_second` that it met.
+    rates: RefCell<ByKey<Arc<Rate>>>,
     holds: hold::Holds,
     stop: Cell<Stop>,
     /// Listeners wait for it to close.
@@ -214,7 +190,7 @@ impl Table {
 }
 
 impl Shard {
-    fn new(ring: Rc<Ring>, settings: Settings, end: ShardEnd) -> Shard {
+    fn new(ring: Rc<Ring>, end: ShardEnd) -> Shard {
         let snapshot = end.published.snapshot.load_full();
         let unknown = snapshot.key(crate::table::UNKNOWN);
         Shard {
@@ -222,6 +198,9 @@ impl Shard {
             pool: pool::Pool::new(),
             failures: failures::Failures::default(),
             tallies: tally::Tallies::new(),
+            records: record::Records::default(),
+            rates: RefCell::default(),
+            tuning: Cell::new(**end.published.tuning.load()),
             holds: hold::Holds::default(),
             generation: Cell::new(0),
             table: RefCell::new(Rc::new(Table { snapshot })),
@@ -233,7 +212,6 @@ impl Shard {
             unknown,
             started: ring.now(),
             ring,
-            settings,
             end,
         }
     }
@@ -268,12 +246,43 @@ impl Shard {
         counters.set(Counter::Pipes, figures.pipes as u64);
     }
 
-    fn timeouts(&self) -> &Timeouts {
-        &self.settings.timeouts
+    /// As it was published last, when the shard looked: it is woken for that.
+    fn tuning(&self) -> Tuning {
+        self.tuning.get()
+    }
+
+    fn timeouts(&self) -> Timeouts {
+        self.tuning.get().timeouts
+    }
+
+    /// Lets a request of a rule with `max_requests_per_second` pass, or counts that it did not.
+    fn admits(&self, rule: u64, per_second: std::num::NonZeroU32) -> bool {
+        let now = self.ring.now();
+        let mut known = self.rates.borrow_mut();
+        if crate::limits::RATES_KEPT <= known.len() && !known.contains_key(&rule) {
+            known.clear();
+        }
+        let rates = &self.end.together.rates;
+        let rate = known.entry(rule).or_insert_with(|| rates.get(rule, now));
+        let is_admitted = rates.admit(rate, per_second, now).is_ok();
+        if !is_admitted {
+            self.end.counters().add_shed(Shed::Rate);
+        }
+        is_admitted
     }
 
     /// Whether connections should end with the exchange they are in.
     fn stopping(&self) -> bool {
+        Stop::Drain <= self.stop.get()
+    }
+
+    /// Whether connections should go to the process that takes over, as soon as they can.
+    fn leaving(&self) -> bool {
+        self.stop.get() == Stop::HandOver
+    }
+
+    /// Whether nobody new is taken in.
+    fn closing(&self) -> bool {
         self.stop.get() != Stop::No
     }
 
@@ -283,7 +292,7 @@ impl Shard {
 
     /// A connection or listener ended: perhaps it was the last one that a drain waits for.
     fn one_less(&self) {
-        if self.stopping() && self.is_drained() {
+        if self.closing() && self.is_drained() {
             self.ring.stop();
         }
     }
@@ -303,6 +312,13 @@ impl Shard {
         x.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
 
+    /// Tells a request from all others: the time in nanoseconds, and 64 bits of chance.
+    fn request_id(&self) -> u128 {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let nanos = since.unwrap_or_default().as_nanos() as u64;
+        (u128::from(nanos) << 64 | u128::from(self.random())).max(1)
+    }
+
     /// The next round-robin position for a rule.
     fn turn(&self, rule: usize) -> u64 {
         let mut turns = self.turns.borrow_mut();
@@ -316,7 +332,7 @@ impl Shard {
     }
 
     fn gate(&self, backend: std::net::SocketAddr) -> Arc<Gate> {
-        self.end.gates.get(backend)
+        self.end.together.gates.get(backend)
     }
 }
 

@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 
 use super::hold::{Hold, Waited};
+use super::record::Cause;
 use super::tally::Keys;
 use super::{Shard, Table};
 use crate::http::{
@@ -39,9 +40,9 @@ pub(super) enum Plan<'t> {
     /// Keep it until the table says otherwise.
     Hold { keys: Keys, request: Request, hold: Box<Hold> },
     /// Answer it here. `close` is what the answer says.
-    Reply { keys: Keys, request: Request, answer: Vec<u8>, close: bool },
+    Reply { keys: Keys, request: Request, answer: Vec<u8>, close: bool, cause: Cause },
     /// Answer and close: the head is not one we understand or accept.
-    Refuse { answer: Vec<u8> },
+    Refuse { answer: Vec<u8>, refusal: http::Refusal },
 }
 
 impl Plan<'_> {
@@ -62,6 +63,10 @@ pub(super) struct Client {
     pub(super) peer: IpAddr,
     pub(super) port: u16,
     pub(super) trusted: bool,
+    /// Of the request that it made last; 0 where requests get none.
+    pub(super) request_id: u128,
+    /// Among those of its source.
+    pub(super) is_counted: bool,
 }
 
 /// `waited` is set for one that was held already.
@@ -115,18 +120,29 @@ pub(super) fn plan<'t>(
         return hold(Why::Behind, wait);
     }
     let mut out = shard.ring.take_vec();
+    // One that was held has waited enough: it is not sent away.
+    if let Action::Proxy(proxy) = action
+        && let Some(rate) = proxy.max_requests_per_second()
+        && waited.is_none()
+        && !shard.admits(keys.rule, rate)
+    {
+        let close = closes(&request);
+        http::write_too_many(request.reply_to(close), &mut out);
+        return Plan::Reply { keys, request, answer: out, close, cause: Cause::RateLimited };
+    }
     if let Action::Proxy(proxy) = action {
         let forward = RequestForward {
             client: client.peer,
             trusted: client.trusted,
             scheme: scheme(&head, client),
+            request_id: client.request_id,
         };
         http::write_request(&head, forward, &mut out);
         return Plan::Proxy { proxy, keys, request, head: out };
     }
     let close = closes(&request);
     answer(shard, action, &head, client, request.reply_to(close), &mut out);
-    Plan::Reply { keys, request, answer: out, close }
+    Plan::Reply { keys, request, answer: out, close, cause: Cause::Local }
 }
 
 /// The host of a request that was planned before.
@@ -198,8 +214,13 @@ fn answer(
 }
 
 pub(super) fn refuse<'t>(shard: &Shard, refusal: http::Refusal) -> Plan<'t> {
+    Plan::Refuse { answer: refusal_answer(shard, refusal), refusal }
+}
+
+/// Counts a refusal; what the client is told.
+pub(super) fn refusal_answer(shard: &Shard, refusal: http::Refusal) -> Vec<u8> {
     shard.end.counters().add_refusal(refusal);
     let mut answer = shard.ring.take_vec();
     http::write_refusal(refusal, &mut answer);
-    Plan::Refuse { answer }
+    answer
 }

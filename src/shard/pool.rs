@@ -78,7 +78,7 @@ pub(super) struct Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.shard.end.gates.leave(&self.gate, self.shard.end.index);
+        self.shard.end.together.gates.leave(&self.gate, self.shard.end.index);
     }
 }
 
@@ -231,7 +231,7 @@ impl Pool {
 
     /// Closes idle connections until one more fits: descriptors are shared fairly with the clients'.
     pub(super) fn make_room(&self, shard: &Shard) {
-        while shard.settings.connections_max <= self.open.get() {
+        while shard.tuning().connections_max <= self.open.get() {
             let surplus = self
                 .backends
                 .borrow_mut()
@@ -288,7 +288,7 @@ impl Pool {
             if gate.enter(limit) {
                 return Some(Wait::Place(Place { shard: shard.clone(), gate }));
             }
-            shard.end.gates.ask_for_idle(&gate, index);
+            shard.end.together.gates.ask_for_idle(&gate, index);
         }
     }
 
@@ -404,12 +404,13 @@ impl Drop for Line {
 /// Sweeps once a second while the shard lives.
 pub(super) async fn sweep(shard: Rc<Shard>) {
     let pause = Deadline::new(&shard.ring);
-    while !shard.stopping() {
+    while !shard.closing() {
         pause.set(limits::IDLE_SWEEP);
         pause.expired().await;
         shard.pool.sweep(&shard);
         shard.failures.sweep(shard.ring.now());
         shard.sweep_slots();
         shard.note_ring();
+        shard.file_rest();
     }
 }

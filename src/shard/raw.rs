@@ -4,20 +4,27 @@
 //! A rule that is not `proxy` or `spin` has nothing to say to such a client: its connection is closed, with
 //! an alert where it speaks TLS.
 
+use std::sync::Arc;
+
 use super::backend::{Asking, NoBackend, acquire};
 use super::connection::{Connection, Next};
 use super::hold::{End, Hold, Waited};
 use super::pool::Lease;
+use super::record::Cause;
 use super::tally::{Keys, Tally};
 use super::tunnel;
-use crate::link::Why;
+use crate::link::{Speaks, Why};
 use crate::ring::SendBuf;
 use crate::table::{Action, Match, Scheme, host};
 use crate::tls::{self, Alert, Seen};
 
 /// Serves a connection that stands for this host.
-pub(super) async fn serve_tcp(connection: &mut Connection, host: &str) {
-    let next = match pass_on(connection, host, Scheme::Tcp).await {
+pub(super) async fn serve_tcp(
+    connection: &mut Connection,
+    host: &Arc<str>,
+    waited: Option<Box<Waited>>,
+) {
+    let next = match pass_on(connection, host, Speaks::Tcp(host.clone()), waited).await {
         Ok(next) => next,
         Err(_) => Next::Close,
     };
@@ -25,13 +32,15 @@ pub(super) async fn serve_tcp(connection: &mut Connection, host: &str) {
 }
 
 /// Serves a connection that says in its ClientHello which host it is for.
-pub(super) async fn serve_tls(connection: &mut Connection) {
+pub(super) async fn serve_tls(connection: &mut Connection, waited: Option<Box<Waited>>) {
     let passed = match Box::pin(hello(connection)).await {
-        Ok(Some(name)) => pass_on(connection, &name, Scheme::Tls).await,
+        Ok(Some(name)) => pass_on(connection, &name, Speaks::Tls, waited).await,
         Ok(None) => {
             let unknown = connection.shard.unknown;
             let keys = Keys { host: unknown, rule: unknown };
-            connection.tally = connection.shard.begin(keys, connection.inbox.bytes().len());
+            let record = connection.shard.record_raw(None, Scheme::Tls, connection.client);
+            connection.tally = connection.shard.begin(keys, connection.inbox.bytes().len(), record);
+            connection.shard.note_end(connection.tally, Cause::NoRule);
             Err(Alert::UnrecognizedName)
         }
         Err(alert) => alert.map_or(Ok(Next::Close), Err),
@@ -52,16 +61,19 @@ pub(super) async fn serve_tls(connection: &mut Connection) {
 /// Receives the ClientHello; the name in it in canonical form, if it has one. `Err(None)`: nobody is there
 /// to be told.
 async fn hello(connection: &mut Connection) -> Result<Option<String>, Option<Alert>> {
-    let longest = connection.shard.settings.head_bytes_max;
+    let longest = connection.shard.tuning().head_bytes_max;
     connection.deadline.set(connection.shard.timeouts().http_request);
     let mut needed = 1;
     loop {
         while connection.inbox.bytes().len() < needed {
-            let received = connection.stream.recv(&connection.deadline).await;
-            let buf = received.map_err(|_| None)?;
-            if buf.is_empty() {
-                return Err(None);
-            }
+            let buf = match connection.more(false).await {
+                Some(Ok(buf)) if !buf.is_empty() => buf,
+                None => {
+                    connection.hand_over_as(Speaks::Tls, None).await;
+                    return Err(None);
+                }
+                Some(_) => return Err(None),
+            };
             connection.inbox.push(&connection.shard.ring, buf);
             connection.inbox.gather(&connection.shard.ring);
         }
@@ -89,9 +101,14 @@ enum Attempt {
 }
 
 /// Passes a connection on by the rule of its host, once that lets it. `Err`: it does not.
-async fn pass_on(connection: &mut Connection, host: &str, scheme: Scheme) -> Result<Next, Alert> {
+async fn pass_on(
+    connection: &mut Connection,
+    host: &str,
+    speaks: Speaks,
+    waited: Option<Box<Waited>>,
+) -> Result<Next, Alert> {
     // Each boxed: what leads to a tunnel should not take room while it is open, perhaps for days.
-    match Box::pin(lease(connection, host, scheme)).await {
+    match Box::pin(lease(connection, host, speaks, waited)).await {
         Ok(lease) => Ok(Box::pin(tunnel::run(connection, &lease, None)).await),
         Err(ended) => ended,
     }
@@ -101,9 +118,10 @@ async fn pass_on(connection: &mut Connection, host: &str, scheme: Scheme) -> Res
 async fn lease(
     connection: &mut Connection,
     host: &str,
-    scheme: Scheme,
+    speaks: Speaks,
+    mut waited: Option<Box<Waited>>,
 ) -> Result<Lease, Result<Next, Alert>> {
-    let mut waited = None;
+    let scheme = if speaks == Speaks::Tls { Scheme::Tls } else { Scheme::Tcp };
     loop {
         let hold = match attempt(connection, host, scheme, &mut waited).await {
             Attempt::Connected(lease) => return Ok(lease),
@@ -112,10 +130,21 @@ async fn lease(
             Attempt::Hold(hold) => hold,
         };
         match connection.hold(hold, &mut waited).await {
-            End::Go => {}
-            End::Left => return Err(Ok(Next::Close)),
-            End::TimedOut | End::Full => return Err(Err(Alert::InternalError)),
+            End::Go => continue,
+            End::Moving => {
+                let (tally, len) = (connection.tally, connection.inbox.bytes().len());
+                connection.tally = Tally::NONE;
+                connection.shard.withdraw(tally, len);
+                return Err(Ok(connection.hand_over_as(speaks, waited.as_deref()).await));
+            }
+            End::Left => {
+                connection.shard.note_end(connection.tally, Cause::ClientGone);
+                return Err(Ok(Next::Close));
+            }
+            End::TimedOut => connection.shard.note_end(connection.tally, Cause::HeldTimeout),
+            End::Full => connection.shard.note_end(connection.tally, Cause::HeldFull),
         }
+        return Err(Err(Alert::InternalError));
     }
 }
 
@@ -133,16 +162,32 @@ async fn attempt(
         Match::Found(found) => (&found.rule.action, Keys { host: found.key, rule: found.rule_key }),
     };
     match connection.tally {
-        Tally::NONE => connection.tally = shard.begin(keys, connection.inbox.bytes().len()),
+        Tally::NONE => {
+            let record = shard.record_raw(Some(host), scheme, connection.client);
+            connection.tally = shard.begin(keys, connection.inbox.bytes().len(), record);
+        }
         tally => shard.reroute(tally, keys),
     }
     let hold = |why, timeout| Attempt::Hold(Hold { why, host: host.into(), scheme, timeout });
     let proxy = match action {
         Action::Spin(spin) => return hold(Why::Spin, spin.timeout()),
         Action::Proxy(proxy) => proxy,
-        Action::Unknown | Action::NoHosts => return Attempt::Refused(Alert::UnrecognizedName),
-        _ => return Attempt::Refused(Alert::AccessDenied),
+        other => {
+            shard.note_end(connection.tally, Cause::NoRule);
+            let is_unknown = matches!(other, Action::Unknown | Action::NoHosts);
+            return Attempt::Refused(match is_unknown {
+                true => Alert::UnrecognizedName,
+                false => Alert::AccessDenied,
+            });
+        }
     };
+    if let Some(rate) = proxy.max_requests_per_second()
+        && waited.is_none()
+        && !shard.admits(keys.rule, rate)
+    {
+        shard.note_end(connection.tally, Cause::RateLimited);
+        return Attempt::Refused(Alert::InternalError);
+    }
     let key = table.snapshot().key(host);
     if !waited.as_deref().is_some_and(Waited::is_let_go)
         && let Some(wait) = shard.published().lines.wait(&[keys.host, keys.rule, key])
@@ -159,12 +204,18 @@ async fn attempt(
     };
     match acquire(&shard, asking, &connection.stream).await {
         Ok(lease) => Attempt::Connected(lease),
-        Err(NoBackend::ClientGone) => Attempt::Over(Next::Close),
+        Err(NoBackend::ClientGone) => {
+            shard.note_end(connection.tally, Cause::ClientGone);
+            Attempt::Over(Next::Close)
+        }
         Err(NoBackend::Unreachable) if !proxy.hold().is_zero() => {
             shard.chose_none(connection.tally);
             Waited::note(waited, shard.ring.now(), false);
             hold(Why::NoBackend, proxy.hold())
         }
-        Err(NoBackend::Unreachable | NoBackend::Queue) => Attempt::Refused(Alert::InternalError),
+        Err(why) => {
+            shard.note_end(connection.tally, why.cause());
+            Attempt::Refused(Alert::InternalError)
+        }
     }
 }

@@ -9,6 +9,7 @@ use super::Shard;
 use super::body::{Body, Broken, Relay};
 use super::inbox::Inbox;
 use super::plan::Request;
+use super::record::Cause;
 use super::tally::{Meter, Tally};
 use crate::http::{self, FramingOut, ResponseForward, ResponseFraming, Version};
 use crate::limits;
@@ -27,6 +28,19 @@ pub(super) enum Failed {
     ClientGone,
     /// The head was passed on, the body can't be. `hidden`: only a reset shows the client that.
     Cut { hidden: bool },
+}
+
+impl Failed {
+    /// For the access log.
+    pub(super) fn cause(self) -> Cause {
+        match self {
+            Failed::NoAnswer => Cause::BackendSilent,
+            Failed::BadAnswer => Cause::BackendBadAnswer,
+            Failed::TimedOut => Cause::BackendTimeout,
+            Failed::ClientGone => Cause::ClientGone,
+            Failed::Cut { .. } => Cause::BackendCut,
+        }
+    }
 }
 
 /// How an answer ended.

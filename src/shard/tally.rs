@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use slab::Slab;
 
 use super::Shard;
+use super::record::{Cause, Record};
 use crate::limits;
 use crate::link::{ByKey, Count, Counter, Counters, Drain, Id, Slot, Slots};
 
@@ -34,7 +35,7 @@ pub(super) struct Keys {
 /// Beyond every place there is.
 const NO_SLOT: u32 = limits::SLOTS_MAX;
 
-struct Live {
+pub(super) struct Live {
     host: u32,
     rule: u64,
     /// The generation of the table that it was routed by.
@@ -43,6 +44,8 @@ struct Live {
     backend_slot: u32,
     /// When it was on its way to the backend, whole.
     sent: Instant,
+    /// Its line of the access log.
+    pub(super) record: Option<Box<Record>>,
 }
 
 /// All requests under way on a shard, and the slots of their hosts.
@@ -137,7 +140,15 @@ impl Tallies {
 
 impl Shard {
     /// A request whose head of `received` bytes was accepted.
-    pub(super) fn begin(&self, keys: Keys, received: usize) -> Tally {
+    pub(super) fn begin(
+        &self,
+        keys: Keys,
+        received: usize,
+        mut record: Option<Box<Record>>,
+    ) -> Tally {
+        if let Some(record) = &mut record {
+            record.received = received as u64;
+        }
         self.count(Counter::Requests);
         self.end.counters().add(Counter::Received, received as u64);
         let host = self.host_of(keys.host);
@@ -152,6 +163,7 @@ impl Shard {
             backend: None,
             backend_slot: NO_SLOT,
             sent: self.ring.now(),
+            record,
         };
         Tally(self.tallies.live.borrow_mut().insert(live) as u32)
     }
@@ -227,6 +239,17 @@ impl Shard {
         }
     }
 
+    /// It goes on in another process, from its head of `received` bytes on: here it never was.
+    pub(super) fn withdraw(&self, tally: Tally, received: usize) {
+        self.uncount_received(tally, received);
+        let live = self.tallies.live.borrow_mut().remove(tally.0 as usize);
+        self.end.counters().sub(Counter::Requests, 1);
+        if let Some(slot) = self.end.hosts().get(live.host) {
+            slot.sub(Count::Open, 1);
+        }
+        self.moved_on(live.rule);
+    }
+
     /// Its end, however it came.
     pub(super) fn finish(&self, tally: Tally) {
         if tally == Tally::NONE {
@@ -242,9 +265,20 @@ impl Shard {
             slot.add(Count::Completed, 1);
         }
         self.moved_on(live.rule);
+        if let Some(record) = live.record {
+            self.file(record, live.backend);
+        }
     }
 
-    fn with_live(&self, tally: Tally, act: impl FnOnce(&mut Live)) {
+    /// The same for one that a panic, or the end of the shard, cut off.
+    pub(super) fn cut_off(&self, tally: Tally) {
+        if tally != Tally::NONE {
+            self.note_end(tally, Cause::CutOff);
+            self.finish(tally);
+        }
+    }
+
+    pub(super) fn with_live(&self, tally: Tally, act: impl FnOnce(&mut Live)) {
         if let Some(live) = self.tallies.live.borrow_mut().get_mut(tally.0 as usize) {
             act(live);
         }
@@ -255,9 +289,19 @@ impl Shard {
         self.end.hosts().get(host)
     }
 
+    /// The same, and its record is added to.
+    fn host_slot_noting(&self, tally: Tally, act: impl FnOnce(&mut Record)) -> Option<&Slot> {
+        let mut live = self.tallies.live.borrow_mut();
+        let live = live.get_mut(tally.0 as usize)?;
+        if let Some(record) = &mut live.record {
+            act(record);
+        }
+        self.end.hosts().get(live.host)
+    }
+
     pub(super) fn count_received(&self, tally: Tally, bytes: usize) {
         self.end.counters().add(Counter::Received, bytes as u64);
-        if let Some(slot) = self.host_slot(tally) {
+        if let Some(slot) = self.host_slot_noting(tally, |record| record.received += bytes as u64) {
             slot.add(Count::Received, bytes as u64);
         }
     }
@@ -265,14 +309,14 @@ impl Shard {
     /// They will come again.
     pub(super) fn uncount_received(&self, tally: Tally, bytes: usize) {
         self.end.counters().sub(Counter::Received, bytes as u64);
-        if let Some(slot) = self.host_slot(tally) {
+        if let Some(slot) = self.host_slot_noting(tally, |record| record.received -= bytes as u64) {
             slot.sub(Count::Received, bytes as u64);
         }
     }
 
     pub(super) fn count_sent(&self, tally: Tally, bytes: usize) {
         self.end.counters().add(Counter::Sent, bytes as u64);
-        if let Some(slot) = self.host_slot(tally) {
+        if let Some(slot) = self.host_slot_noting(tally, |record| record.sent += bytes as u64) {
             slot.add(Count::Sent, bytes as u64);
         }
     }
@@ -282,7 +326,11 @@ impl Shard {
         let counters: &Counters = self.end.counters();
         counters.add(Counter::Sent, bytes as u64);
         counters.add_answer(status);
-        if let Some(slot) = self.host_slot(tally) {
+        let noted = self.host_slot_noting(tally, |record| {
+            record.sent += bytes as u64;
+            record.status = status;
+        });
+        if let Some(slot) = noted {
             slot.add(Count::Sent, bytes as u64);
             slot.add_answer(status);
         }
@@ -303,6 +351,7 @@ impl Shard {
 
     /// A connection was opened for it.
     pub(super) fn count_connect(&self, tally: Tally, backend_slot: u32, time: Duration) {
+        self.note(tally, |record| record.connect = Some(time));
         let slots = [self.host_slot(tally), self.end.backends().get(backend_slot)];
         for slot in slots.into_iter().flatten() {
             slot.add_time(Count::ConnectTime, time);
@@ -327,9 +376,12 @@ impl Shard {
 
     /// The head of its final answer is here.
     pub(super) fn count_response(&self, tally: Tally, status: u16) {
-        let live = self.tallies.live.borrow();
-        let Some(live) = live.get(tally.0 as usize) else { return };
+        let mut live = self.tallies.live.borrow_mut();
+        let Some(live) = live.get_mut(tally.0 as usize) else { return };
         let time = self.ring.now().saturating_duration_since(live.sent);
+        if let Some(record) = &mut live.record {
+            record.first_byte = Some(time);
+        }
         if let Some(slot) = self.end.hosts().get(live.host) {
             slot.add_time(Count::ResponseTime, time);
         }

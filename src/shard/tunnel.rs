@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::Shard;
 use super::connection::{Connection, Next};
 use super::pool::Lease;
+use super::record::Cause;
 use super::tally::{Meter, Tally};
 use crate::limits;
 use crate::ring::{Abort, Deadline, Moved, Pipe, RecvBuf, SendBuf, Stream};
@@ -64,6 +65,7 @@ pub(super) async fn run(
     if whole {
         return Next::Close;
     }
+    connection.shard.note_end(connection.tally, Cause::TunnelCut);
     lease.stream.reset_on_drop();
     Next::Reset
 }

@@ -173,12 +173,6 @@ fn no_state_file_is_an_empty_table() {
 }
 
 #[test]
-fn a_key_of_a_later_release_says_so() {
-    let daemon = Setup::new().set("access_log", "stdout").start();
-    daemon.expect_log(&["access_log"]);
-}
-
-#[test]
 fn version() {
     let finished = run_with(&["--version"]);
     assert_eq!(
@@ -202,15 +196,4 @@ fn root_becomes_nobody_in_particular() {
     assert_eq!(daemon.status_line("Uid:"), all("4321"));
     assert_eq!(daemon.status_line("Gid:"), all("4321"));
     assert_eq!(daemon.status_line("Groups:"), "", "no groups are kept");
-}
-
-#[test]
-fn rules_that_ask_for_what_comes_later_are_named() {
-    let daemon = Setup::new()
-        .rule(
-            "a.com",
-            json!(["proxy", { "backends": ["127.0.0.1:1"], "max_requests_per_second": 5 }, false]),
-        )
-        .start();
-    daemon.expect_log(&["max_requests_per_second (rules that use it: 1)", "later release"]);
 }

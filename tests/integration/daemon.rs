@@ -11,6 +11,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
@@ -30,6 +32,8 @@ pub struct Setup {
     first: Option<String>,
     /// That shell has mounts of its own.
     unshared: bool,
+    /// Another file than the one that was built.
+    program: Option<PathBuf>,
 }
 
 impl Setup {
@@ -38,7 +42,7 @@ impl Setup {
         let folder = tempfile::Builder::new().prefix("mantrid-").tempdir().expect("a folder");
         std::fs::create_dir(folder.path().join("static")).expect("the folder of pages");
         let (folder, hosts, lines) = (Arc::new(folder), Map::new(), Vec::new());
-        let mut setup = Setup { folder, hosts, lines, first: None, unshared: false };
+        let mut setup = Setup { folder, hosts, lines, first: None, unshared: false, program: None };
         for (key, value) in [("bind", "127.0.0.1:0"), ("shards", "1")] {
             setup = setup.set(key, value);
         }
@@ -113,7 +117,26 @@ impl Setup {
         Setup { unshared: true, ..self.first(command) }
     }
 
-    fn write_files(&self) -> PathBuf {
+    /// Starts a copy of the program, which a test can replace by another.
+    pub fn copied(mut self) -> Setup {
+        let copy = self.path("mantrid");
+        std::fs::copy(PROGRAM, &copy).expect("a copy of the program");
+        self.program = Some(copy);
+        self
+    }
+
+    /// Puts another copy in its place, or a script.
+    pub fn replace_program(&self, script: Option<&str>) {
+        let new = self.path("mantrid.new");
+        std::fs::copy(PROGRAM, &new).expect("a copy of the program");
+        if let Some(script) = script {
+            std::fs::write(&new, format!("#!/bin/sh\n{script}\n")).expect("a script");
+        }
+        std::fs::rename(new, self.path("mantrid")).expect("replaced");
+    }
+
+    /// Writes the files as they are to be from now on, for a daemon that runs on the same folder.
+    pub fn write_files(&self) -> PathBuf {
         let state = json!({ "hosts": self.hosts, "stats": {} });
         let configured = self.lines.iter().find(|(key, _)| key == "state_file");
         let own = self.path("state.json");
@@ -129,7 +152,10 @@ impl Setup {
 
     fn command(&self) -> Command {
         let mut command = match &self.first {
-            None => Command::new(PROGRAM),
+            None => match &self.program {
+                Some(program) => Command::new(program),
+                None => Command::new(PROGRAM),
+            },
             Some(first) => {
                 let words: &[&str] = if self.unshared { &["unshare", "-m", "sh"] } else { &["sh"] };
                 let mut shell = Command::new(words[0]);
@@ -427,7 +453,7 @@ impl Daemon {
 
     /// Sends a signal by its name.
     pub fn signal(&self, name: &str) {
-        let kill = format!("kill -{name} {}", self.child.id());
+        let kill = format!("kill -{name} {}", self.current_pid());
         let status = Command::new("sh").args(["-c", &kill]).status().expect("a shell");
         assert!(status.success(), "{kill} failed");
     }
@@ -441,6 +467,11 @@ impl Daemon {
     pub fn expect_running(&mut self) {
         let status = self.child.try_wait().expect("its status");
         assert!(status.is_none(), "it ended: {status:?}");
+    }
+
+    /// Whether the process that was started is gone, and what it said.
+    pub fn has_exited(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("its status")
     }
 
     /// Waits for its end.
@@ -459,8 +490,37 @@ impl Daemon {
     }
 }
 
+impl Daemon {
+    /// Has it start a new one that takes over, waits until it is gone, and goes on with the new.
+    #[track_caller]
+    pub fn upgrade(&mut self) {
+        let before = self.successors().len();
+        self.signal("USR2");
+        let told = self.log.wait_count("has taken over", before + 1);
+        assert!(told, "nobody took over");
+    }
+
+    /// The processes that took over, one from the other.
+    fn successors(&self) -> Vec<i32> {
+        let lines = self.log.lines();
+        let pid = |line: &String| {
+            let (before, _) = line.split_once(" has taken over")?;
+            before.rsplit(' ').next()?.parse().ok()
+        };
+        lines.iter().filter_map(pid).collect()
+    }
+
+    /// The process that serves.
+    pub fn current_pid(&self) -> i32 {
+        self.successors().last().copied().unwrap_or(self.child.id() as i32)
+    }
+}
+
 impl Drop for Daemon {
     fn drop(&mut self) {
+        for pid in self.successors() {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
         drop(self.child.kill());
         drop(self.child.wait());
         self.log.wait(|log| log.ended);

@@ -17,18 +17,23 @@ use super::error::ApiError;
 
 /// The bearer token of `management_token_file`.
 #[derive(Clone)]
-pub(crate) struct Token(Box<[u8]>);
+pub(crate) struct Token(Box<str>);
 
 impl Token {
     /// The file's text without white space around it. Empty, or with a control character, it is none.
     pub(crate) fn parse(text: &str) -> Option<Token> {
         let token = text.trim();
         let is_token = !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
-        is_token.then(|| Token(token.as_bytes().into()))
+        is_token.then(|| Token(token.into()))
     }
 
     fn matches(&self, given: &[u8]) -> bool {
-        self.0.ct_eq(given).into()
+        self.0.as_bytes().ct_eq(given).into()
+    }
+
+    /// For a daemon that takes over.
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
     }
 }
 

@@ -24,7 +24,7 @@ use super::numbers::backend;
 use super::route::Query;
 use crate::http::Refusal;
 use crate::limits;
-use crate::link::{ControlEnd, Count, Counter, Counters, HELD_BOUNDS, Id, Sums, TIME_BOUNDS};
+use crate::link::{ControlEnd, Count, Counter, Counters, HELD_BOUNDS, Id, Shed, Sums, TIME_BOUNDS};
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -43,6 +43,9 @@ pub(super) fn answer(api: &Api, parts: &Parts) -> Result<Response, ApiError> {
 struct Numbers {
     shards: Vec<HashMap<&'static str, u64>>,
     refusals: Vec<(&'static str, u64)>,
+    shed: Vec<(&'static str, u64)>,
+    connections_shed: Vec<u64>,
+    access_log_lost: u64,
     /// As [`HELD_BOUNDS`] has it, of all shards.
     held_times: [u64; HELD_BOUNDS.len() + 2],
     rules: i64,
@@ -57,7 +60,6 @@ struct Numbers {
 /// Counters of a shard: name, help, and where it stands.
 const COUNTERS: &[(&str, &str, Counter)] = &[
     ("connections_accepted", "Client connections accepted", Counter::Accepted),
-    ("connections_shed", "Client connections turned away for want of room", Counter::Shed),
     ("requests", "Requests whose head was accepted", Counter::Requests),
     ("requests_completed", "Requests that ended, answered or not", Counter::Completed),
     ("bytes_sent", "Bytes sent to clients", Counter::Sent),
@@ -147,6 +149,10 @@ impl Numbers {
         Numbers {
             shards: shards(&api.shards),
             refusals: refusals(&api.shards),
+            shed: shed(&api.shards),
+            connections_shed: connections_shed(&api.shards),
+            access_log_lost: api.shards.total(Counter::LogDropped)
+                + api.shards.together.logbook.lost(),
             held_times: held_times(&api.shards),
             rules: i64::try_from(current.table.len()).unwrap_or(i64::MAX),
             generation: i64::try_from(current.tag.sequence).unwrap_or(i64::MAX),
@@ -218,6 +224,22 @@ impl Numbers {
         for (reason, count) in &self.refusals {
             ConstCounter::new(*count).encode(metric.encode_family(&[("reason", *reason)])?)?;
         }
+        let help = "Lines of the access log that were not written";
+        let metric =
+            encoder.encode_descriptor("access_log_dropped", help, None, MetricType::Counter)?;
+        ConstCounter::new(self.access_log_lost).encode(metric)?;
+        let help = "Client connections turned away";
+        let mut metric =
+            encoder.encode_descriptor("connections_shed", help, None, MetricType::Counter)?;
+        for (shard, count) in self.connections_shed.iter().enumerate() {
+            let labels = [("shard", shard.to_string())];
+            ConstCounter::new(*count).encode(metric.encode_family(&labels)?)?;
+        }
+        let help = "Connections and requests turned away, by the limit that was reached";
+        let mut metric = encoder.encode_descriptor("shed", help, None, MetricType::Counter)?;
+        for (reason, count) in &self.shed {
+            ConstCounter::new(*count).encode(metric.encode_family(&[("reason", *reason)])?)?;
+        }
         Ok(())
     }
 }
@@ -249,6 +271,16 @@ fn refusals(end: &ControlEnd) -> Vec<(&'static str, u64)> {
     let count = |refusal: Refusal| end.counters().map(|counters| counters.refusals(refusal)).sum();
     let all = Refusal::ALL.iter().map(|refusal| (refusal.slug(), count(*refusal)));
     all.filter(|(_, count)| *count != 0).collect()
+}
+
+fn shed(end: &ControlEnd) -> Vec<(&'static str, u64)> {
+    let count = |why: Shed| end.counters().map(|counters| counters.shed(why)).sum();
+    Shed::ALL.iter().map(|(why, name)| (*name, count(*why))).collect()
+}
+
+fn connections_shed(end: &ControlEnd) -> Vec<u64> {
+    let of = |counters: &Counters| Shed::CONNECTIONS.iter().map(|why| counters.shed(*why)).sum();
+    end.counters().map(of).collect()
 }
 
 fn held_times(end: &ControlEnd) -> [u64; HELD_BOUNDS.len() + 2] {

@@ -59,7 +59,8 @@ pub(super) struct Api {
     pub(super) room: Arc<Semaphore>,
     pub(super) started: SystemTime,
     /// Management connections at a time.
-    pub(super) connections_max: usize,
+    pub(super) places: Arc<Semaphore>,
+    pub(super) places_max: usize,
 }
 
 /// A body with the room it takes.

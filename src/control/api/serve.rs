@@ -14,7 +14,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tracing::{debug, warn};
 
 use super::Api;
@@ -57,14 +57,17 @@ impl Listener {
     }
 }
 
-/// Serves all addresses for ever.
-pub(in crate::control) async fn serve(api: Arc<Api>, bound: Vec<Management>) -> Infallible {
-    let places = Arc::new(Semaphore::new(api.connections_max));
+/// Serves all addresses for ever; nobody is taken in while it is `paused`.
+pub(in crate::control) async fn serve(
+    api: Arc<Api>,
+    bound: Vec<Management>,
+    paused: &watch::Sender<bool>,
+) -> Infallible {
     for one in bound {
         let name = one.to_string();
         match Listener::new(one) {
             Ok(listener) => {
-                tokio::spawn(accept(api.clone(), listener, places.clone()));
+                tokio::spawn(accept(api.clone(), listener, paused.subscribe()));
             }
             Err(error) => warn!("{name}: can't listen: {error}"),
         }
@@ -72,20 +75,15 @@ pub(in crate::control) async fn serve(api: Arc<Api>, bound: Vec<Management>) -> 
     std::future::pending().await
 }
 
-async fn accept(api: Arc<Api>, listener: Listener, places: Arc<Semaphore>) {
+async fn accept(api: Arc<Api>, listener: Listener, mut paused: watch::Receiver<bool>) {
     loop {
-        let Ok(place) = places.clone().acquire_owned().await else { return };
-        let accepted = match &listener {
-            Listener::Tcp(listener) => listener.accept().await.map(|(stream, address)| {
-                // Small answers, at once.
-                let _ = stream.set_nodelay(true);
-                let peer = SocketAddr::new(address.ip().to_canonical(), address.port());
-                tokio::spawn(connection(api.clone(), stream, Peer::Tcp(peer), place));
-            }),
-            Listener::Unix(listener) => listener.accept().await.map(|(stream, _)| {
-                let uid = stream.peer_cred().ok().map(|who| who.uid());
-                tokio::spawn(connection(api.clone(), stream, Peer::Unix(uid), place));
-            }),
+        if paused.wait_for(|paused| !paused).await.is_err() {
+            return;
+        }
+        let Ok(place) = api.places.clone().acquire_owned().await else { return };
+        let accepted = tokio::select! {
+            accepted = accept_one(&api, &listener, place) => accepted,
+            _ = paused.changed() => continue,
         };
         if let Err(error) = accepted {
             warn!("management: can't accept: {error}");
@@ -94,12 +92,30 @@ async fn accept(api: Arc<Api>, listener: Listener, places: Arc<Semaphore>) {
     }
 }
 
-async fn connection<S>(
-    api: Arc<Api>,
-    stream: S,
-    peer: Peer,
-    _place: tokio::sync::OwnedSemaphorePermit,
-) where
+async fn accept_one(
+    api: &Arc<Api>,
+    listener: &Listener,
+    place: OwnedSemaphorePermit,
+) -> io::Result<()> {
+    match listener {
+        Listener::Tcp(listener) => {
+            let (stream, address) = listener.accept().await?;
+            // Small answers, at once.
+            let _ = stream.set_nodelay(true);
+            let peer = SocketAddr::new(address.ip().to_canonical(), address.port());
+            tokio::spawn(connection(api.clone(), stream, Peer::Tcp(peer), place));
+        }
+        Listener::Unix(listener) => {
+            let (stream, _) = listener.accept().await?;
+            let uid = stream.peer_cred().ok().map(|who| who.uid());
+            tokio::spawn(connection(api.clone(), stream, Peer::Unix(uid), place));
+        }
+    }
+    Ok(())
+}
+
+async fn connection<S>(api: Arc<Api>, stream: S, peer: Peer, _place: OwnedSemaphorePermit)
+where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let answer = service_fn(|request: Request<Incoming>| {

@@ -71,6 +71,10 @@ impl Held {
         self.lock().without_backend().flat_map(addresses).collect()
     }
 
+    pub(super) fn set_bounds(&self, bounds: Bounds) {
+        self.lock().set_bounds(bounds);
+    }
+
     /// The table in force.
     pub(super) fn table(&self) -> Arc<Snapshot> {
         self.published.snapshot.load_full()

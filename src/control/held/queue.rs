@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::limits;
-use crate::link::{ByKey, Place, Ticket, Waits, Why, Word};
+use crate::link::{ByKey, PLACE_FIRST, Place, Ticket, Waits, Why, Word};
 use crate::table::{Action, Found, Match, Rule, Scheme, Snapshot};
 
 /// How many may wait.
@@ -107,7 +107,7 @@ impl Queue {
     pub(super) fn new(bounds: Bounds) -> Queue {
         Queue {
             bounds,
-            next: 0,
+            next: PLACE_FIRST,
             waiting: BTreeMap::new(),
             tickets: HashMap::default(),
             lines: HashMap::new(),
@@ -116,6 +116,10 @@ impl Queue {
             releases: ByKey::default(),
             is_stale: false,
         }
+    }
+
+    pub(super) fn set_bounds(&mut self, bounds: Bounds) {
+        self.bounds = bounds;
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -45,6 +45,8 @@ pub(super) trait Disk: Send + Sync {
     fn path(&self, part: Part) -> PathBuf;
     /// Keeps others out for as long as this lives; makes the folder if there is none. Again is fine.
     fn lock(&self) -> Result<(), LockError>;
+    /// Lets others in again.
+    fn unlock(&self);
     /// `None` where there is no such file.
     fn read(&self, part: Part) -> io::Result<Option<Box<dyn Read>>>;
     /// `None` where there is no such file.
@@ -174,6 +176,10 @@ impl Disk for Folder {
             *lock = Some(Lock::take(&self.file(".lock"))?);
         }
         Ok(())
+    }
+
+    fn unlock(&self) {
+        *self.lock.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     fn read(&self, part: Part) -> io::Result<Option<Box<dyn Read>>> {

@@ -39,7 +39,6 @@ use lock::LockError;
 pub(super) use crate::state::Record;
 pub(super) use fold::{Fold, Folded};
 pub(super) use load::Loaded;
-pub(super) use warnings::not_yet;
 
 /// The files, opened to be written.
 pub(crate) struct Store {
@@ -257,6 +256,13 @@ impl Store {
         let why = format!("{}: {why}", self.disk.path(part).display());
         self.mode = Mode::ReadOnly(why.clone());
         StoreError::ReadOnly(why)
+    }
+
+    /// Lets another process have the files. What is asked of this one next takes them back, if that process
+    /// has changed nothing.
+    pub(super) fn release(&mut self, why: &str) {
+        self.mode = Mode::ReadOnly(why.to_owned());
+        self.disk.unlock();
     }
 
     /// The number of the last change that is on disk.

@@ -1,10 +1,9 @@
-//! Lines about a table that was loaded: what of it is not used, or not yet.
+//! Lines about a table that was loaded: what of it is not used.
 
 use std::path::Path;
 
 use crate::limits;
 use crate::state::Rejected;
-use crate::table::{Action, Snapshot};
 
 /// One line a rule that is not used, and one for those past the first few.
 pub(super) fn rejected(path: &Path, rejected: &[Rejected]) -> Vec<String> {
@@ -15,20 +14,6 @@ pub(super) fn rejected(path: &Path, rejected: &[Rejected]) -> Vec<String> {
         lines.push(format!("{}: {more} more rules are not used", path.display()));
     }
     lines
-}
-
-/// What rules ask for that is checked and kept but not acted on yet; a line for each.
-pub(in crate::control) fn not_yet(snapshot: &Snapshot) -> Vec<String> {
-    let is_limited = |action: &Action| match action {
-        Action::Proxy(proxy) => proxy.max_requests_per_second().is_some(),
-        _ => false,
-    };
-    let count = snapshot.iter().filter(|(_, rule)| is_limited(&rule.action)).count();
-    let line = format!(
-        "max_requests_per_second (rules that use it: {count}) comes with a later release: until then \
-         it is not limited"
-    );
-    if count == 0 { Vec::new() } else { vec![line] }
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ fn forward(head: &str, trusted: bool) -> String {
     let mut room = field_room();
     let parsed = parse_request(head.as_bytes(), &mut room).unwrap();
     let mut out = Vec::new();
-    let how = RequestForward { client: CLIENT, trusted, scheme: Scheme::Http };
+    let how = RequestForward { client: CLIENT, trusted, scheme: Scheme::Http, request_id: 0 };
     write_request(&parsed, how, &mut out);
     String::from_utf8(out).unwrap()
 }
@@ -158,7 +158,7 @@ fn an_upgrade_that_the_caller_declines_stays_here() {
     let mut parsed = parse_request(head, &mut room).unwrap();
     parsed.upgrade = false;
     let mut out = Vec::new();
-    let how = RequestForward { client: CLIENT, trusted: true, scheme: Scheme::Http };
+    let how = RequestForward { client: CLIENT, trusted: true, scheme: Scheme::Http, request_id: 0 };
     write_request(&parsed, how, &mut out);
     assert_eq!(String::from_utf8(out).unwrap(), "GET / HTTP/1.1\r\nHost: a\r\n\r\n");
 }
@@ -175,7 +175,7 @@ fn addresses_and_schemes() {
         let head = parse_request(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", &mut room).unwrap();
         let mut out = Vec::new();
         let client = client.parse().unwrap();
-        let how = RequestForward { client, trusted: false, scheme: Scheme::Https };
+        let how = RequestForward { client, trusted: false, scheme: Scheme::Https, request_id: 0 };
         write_request(&head, how, &mut out);
         let expected = format!(
             "GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: {expected}\r\n\

@@ -379,7 +379,7 @@ proptest! {
             let said = std::mem::take(&mut outcome.said);
             for (_, _, word) in &said {
                 gone += 1;
-                prop_assert_eq!(word, &Word::Go(gone));
+                prop_assert_eq!(word, &Word::Go(PLACE_FIRST + gone));
             }
             let seconds = (now - start).as_secs_f64();
             let due = 1.0 + seconds * f64::from(rate);

@@ -179,6 +179,8 @@ impl<N: Send + 'static> Disk for Recording<N> {
         format!("disk/{part:?}").into()
     }
 
+    fn unlock(&self) {}
+
     fn lock(&self) -> Result<(), LockError> {
         self.step(Step::Lock)?;
         Ok(())

@@ -1,0 +1,77 @@
+//! Listening sockets that are there before we bind any: systemd's, or those of the daemon that we take over
+//! from.
+
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+use listenfd::ListenFd;
+use rustix::io::FdFlags;
+
+use crate::control::Token;
+
+/// Sockets of one address.
+pub(super) struct Tcp {
+    /// As it was asked for: with port 0 where any would do.
+    pub(super) asked: SocketAddr,
+    pub(super) sockets: Vec<TcpListener>,
+}
+
+/// All that are given.
+#[derive(Default)]
+pub(super) struct Given {
+    pub(super) tcp: Vec<Tcp>,
+    pub(super) unix: Vec<(PathBuf, UnixListener)>,
+    /// The token of the management API, which the old daemon could read as root.
+    pub(super) token: Option<Token>,
+}
+
+impl Given {
+    /// What systemd hands to a unit with sockets (sd_listen_fds(3)).
+    pub(super) fn by_systemd() -> Result<Given, String> {
+        let mut fds = ListenFd::from_env();
+        let mut given = Given::default();
+        for index in 0..fds.len() {
+            let wrong = |what: &str| format!("socket {index} of LISTEN_FDS: {what}");
+            if let Ok(Some(socket)) = fds.take_tcp_listener(index) {
+                let asked = socket.local_addr().map_err(|error| wrong(&error.to_string()))?;
+                // Not for whatever we start.
+                let _ = rustix::io::fcntl_setfd(&socket, FdFlags::CLOEXEC);
+                given.add(asked, socket);
+            } else if let Ok(Some(socket)) = fds.take_unix_listener(index) {
+                let address = socket.local_addr().map_err(|error| wrong(&error.to_string()))?;
+                let path = address.as_pathname().ok_or_else(|| wrong("it has no path"))?;
+                let _ = rustix::io::fcntl_setfd(&socket, FdFlags::CLOEXEC);
+                given.unix.push((path.to_owned(), socket));
+            } else {
+                return Err(wrong("expected a listening stream socket"));
+            }
+        }
+        Ok(given)
+    }
+
+    /// One more socket of an address.
+    pub(super) fn add(&mut self, asked: SocketAddr, socket: TcpListener) {
+        match self.tcp.iter_mut().find(|one| one.asked == asked && asked.port() != 0) {
+            Some(one) => one.sockets.push(socket),
+            None => self.tcp.push(Tcp { asked, sockets: vec![socket] }),
+        }
+    }
+
+    /// Those of an address, which are not there any more after that.
+    pub(super) fn take(&mut self, asked: SocketAddr) -> Option<Vec<TcpListener>> {
+        let at = self.tcp.iter().position(|one| one.asked == asked)?;
+        Some(self.tcp.remove(at).sockets)
+    }
+
+    pub(super) fn take_unix(&mut self, path: &Path) -> Option<UnixListener> {
+        let at = self.unix.iter().position(|(own, _)| own == path)?;
+        Some(self.unix.remove(at).1)
+    }
+
+    /// What nobody asked for.
+    pub(super) fn left(&self) -> Vec<String> {
+        let tcp = self.tcp.iter().map(|one| one.asked.to_string());
+        tcp.chain(self.unix.iter().map(|(path, _)| format!("unix:{}", path.display()))).collect()
+    }
+}

@@ -1,0 +1,70 @@
+//! What systemd is told (sd_notify(3)): ready, reloading, stopping, who the main process is now; and that all
+//! is well, as long as it is.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+use tracing::error;
+
+use crate::link::{ControlEnd, Counter};
+
+/// Nobody listens where we were not started by it.
+fn tell(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::warn!("can't tell systemd: {error}");
+    }
+}
+
+/// Every shard accepts.
+pub(super) fn ready(status: &str) {
+    tell(&[NotifyState::Ready, NotifyState::Status(status)]);
+}
+
+/// The configuration is read again; [`ready`] is to follow.
+pub(super) fn reloading() {
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => tell(&[NotifyState::Reloading, now]),
+        Err(_) => tell(&[NotifyState::Reloading]),
+    }
+}
+
+pub(super) fn stopping() {
+    tell(&[NotifyState::Stopping, NotifyState::Status("finishing what is under way")]);
+}
+
+/// Another process goes on.
+pub(super) fn succeeded_by(process: u32) {
+    tell(&[NotifyState::MainPid(process)]);
+}
+
+/// Feeds the watchdog, where there is one, as long as every shard gets around to what it is asked. This task is
+/// control's own: if control hangs, nobody feeds.
+pub(super) async fn feed_watchdog(shards: &ControlEnd) -> Infallible {
+    let Some(patience) = sd_notify::watchdog_enabled() else { return std::future::pending().await };
+    // Twice in that time is what sd_watchdog_enabled(3) advises; each look tells of the one before.
+    let pause = (patience / 4).max(Duration::from_millis(1));
+    let alive = || -> Vec<u64> {
+        shards.counters().map(|counters| counters.get(Counter::AliveMicros)).collect()
+    };
+    let mut before = vec![0; alive().len()];
+    let mut is_told = false;
+    loop {
+        shards.wake_all();
+        tokio::time::sleep(pause).await;
+        let now = alive();
+        let stuck = now.iter().zip(&before).position(|(now, before)| now == before);
+        match stuck {
+            None => {
+                tell(&[NotifyState::Watchdog]);
+                is_told = false;
+            }
+            Some(shard) if !is_told => {
+                error!("shard {shard} makes no progress: the watchdog is not fed");
+                is_told = true;
+            }
+            Some(_) => {}
+        }
+        before = now;
+    }
+}

@@ -1,0 +1,32 @@
+//! Client connections on their way to another process, or from one: between two requests, or held. What the
+//! client has sent so far goes with them.
+
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What is spoken where clients connect.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Speaks {
+    /// HTTP; with `trusted` that of a TLS terminator, whose forwarding fields are believed.
+    Http { trusted: bool },
+    /// Anything, by the rule of this host.
+    Tcp(Arc<str>),
+    /// TLS, by the rule of the server name.
+    Tls,
+}
+
+/// A client connection without a shard.
+#[derive(Debug)]
+pub(crate) struct Handed {
+    pub(crate) socket: OwnedFd,
+    /// Whose it is: behind the PROXY protocol not whoever is connected.
+    pub(crate) peer: IpAddr,
+    pub(crate) port: u16,
+    pub(crate) speaks: Speaks,
+    /// Received, and not acted on yet.
+    pub(crate) bytes: Vec<u8>,
+    /// For how long it has been held; `None`: it is not.
+    pub(crate) held: Option<Duration>,
+}

@@ -1,0 +1,118 @@
+//! A limit on what passes in a second that holds across all shards: the generic cell rate algorithm (ITU-T
+//! I.371; nginx's `limit_req` with a burst does the same). After a quiet second a whole second's worth may
+//! pass at once; from then on it comes at the even pace. One word says it all, so no shard waits for another.
+
+use std::collections::HashMap;
+use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::limits;
+
+const SECOND: u64 = 1_000_000_000;
+
+/// What has passed of one rule: when, in nanoseconds, all of it would have come at the even pace.
+#[derive(Default)]
+pub(crate) struct Rate(AtomicU64);
+
+impl Rate {
+    /// Lets one more pass at `now`, or says how long it would have to wait.
+    fn admit(&self, per_second: NonZeroU32, now: u64) -> Result<(), Duration> {
+        let pause = SECOND / u64::from(per_second.get());
+        let step = |due: u64| {
+            let next = due.max(now) + pause;
+            (next <= now + SECOND).then_some(next)
+        };
+        let moved = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, step);
+        moved.map(drop).map_err(|due| Duration::from_nanos(due + pause - now - SECOND))
+    }
+
+    fn is_at_rest(&self, now: u64) -> bool {
+        self.0.load(Ordering::Relaxed) <= now
+    }
+}
+
+/// The rates of all rules that have a limit. The lock is taken when a shard meets one for the first time.
+pub(crate) struct Rates {
+    rates: Mutex<HashMap<u64, Arc<Rate>>>,
+    epoch: Instant,
+}
+
+impl Rates {
+    pub(super) fn new() -> Rates {
+        Rates { rates: Mutex::default(), epoch: Instant::now() }
+    }
+
+    /// That of the rule with this key.
+    pub(crate) fn get(&self, rule: u64, now: Instant) -> Arc<Rate> {
+        let mut rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
+        if limits::RATES_KEPT <= rates.len() && !rates.contains_key(&rule) {
+            // One at rest is as good as a new one.
+            let now = self.nanos(now);
+            rates.retain(|_, rate| 1 < Arc::strong_count(rate) || !rate.is_at_rest(now));
+        }
+        rates.entry(rule).or_default().clone()
+    }
+
+    /// Lets one more request pass, or says how long it would have to wait.
+    pub(crate) fn admit(
+        &self,
+        rate: &Rate,
+        per_second: NonZeroU32,
+        now: Instant,
+    ) -> Result<(), Duration> {
+        rate.admit(per_second, self.nanos(now))
+    }
+
+    fn nanos(&self, now: Instant) -> u64 {
+        now.saturating_duration_since(self.epoch).as_nanos() as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FIVE: NonZeroU32 = NonZeroU32::new(5).expect("not zero");
+
+    #[test]
+    fn a_second_s_worth_then_the_even_pace() {
+        let rate = Rate::default();
+        let now = 7 * SECOND;
+        assert!((0..5).all(|_| rate.admit(FIVE, now).is_ok()));
+        assert_eq!(rate.admit(FIVE, now), Err(Duration::from_millis(200)));
+        assert!(rate.admit(FIVE, now + SECOND / 5).is_ok());
+        assert!(rate.admit(FIVE, now + SECOND / 5).is_err());
+        // what was refused does not count
+        assert!((0..5).all(|_| rate.admit(FIVE, now + 2 * SECOND).is_ok()));
+        assert!(rate.admit(FIVE, now + 2 * SECOND).is_err());
+    }
+
+    #[test]
+    fn threads_share_it() {
+        let rate = Rate::default();
+        let many = NonZeroU32::new(1000).expect("not zero");
+        let passed: usize = std::thread::scope(|scope| {
+            let each = || (0..1000).filter(|_| rate.admit(many, 0).is_ok()).count();
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(each)).collect();
+            threads.into_iter().map(|thread| thread.join().expect("no panic")).sum()
+        });
+        assert_eq!(passed, 1000);
+    }
+
+    #[test]
+    fn those_at_rest_make_room() {
+        let rates = Rates::new();
+        let now = Instant::now();
+        for rule in 0..limits::RATES_KEPT as u64 {
+            let rate = rates.get(rule, now);
+            if rule == 3 {
+                rates.admit(&rate, FIVE, now).expect("the first");
+            }
+        }
+        rates.get(u64::MAX, now);
+        let kept = rates.rates.lock().expect("no panic");
+        assert!(kept.len() == 2 && kept.contains_key(&3), "{}", kept.len());
+    }
+}

@@ -1,0 +1,56 @@
+//! What an operator may change while shards run: a reload publishes another one.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+/// HAProxy's names and meanings.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Timeouts {
+    /// From the first byte of a head (or a connection's start) to its end.
+    pub(crate) http_request: Duration,
+    /// Between a response and the next request.
+    pub(crate) http_keep_alive: Duration,
+    /// A client that should send or take bytes and does not.
+    pub(crate) client: Duration,
+    /// To open a connection to a backend, and to wait for a place in its queue.
+    pub(crate) connect: Duration,
+    /// A backend that should answer, send or take bytes and does not.
+    pub(crate) server: Duration,
+    /// A tunnel without a byte in either direction.
+    pub(crate) tunnel: Duration,
+}
+
+/// Of one shard.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Tuning {
+    pub(crate) timeouts: Timeouts,
+    /// Longest head accepted, bytes.
+    pub(crate) head_bytes_max: usize,
+    /// Most client connections at a time.
+    pub(crate) connections_max: usize,
+    /// Most of one client address, of all shards together.
+    pub(crate) connections_per_source_max: Option<NonZeroU32>,
+    /// Whether each request goes on with an `X-Request-Id`.
+    pub(crate) request_id: bool,
+}
+
+#[cfg(test)]
+impl Default for Tuning {
+    fn default() -> Tuning {
+        let any = Duration::from_secs(1);
+        Tuning {
+            timeouts: Timeouts {
+                http_request: any,
+                http_keep_alive: any,
+                client: any,
+                connect: any,
+                server: any,
+                tunnel: any,
+            },
+            head_bytes_max: 1,
+            connections_max: 1,
+            connections_per_source_max: None,
+            request_id: false,
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! The access log: one line of JSON a request, wherever it went; opened anew, switched, never waited for.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use crate::backend::Backend;
+use crate::daemon::{Daemon, Setup, eventually};
+use crate::message::{get, ok};
+
+fn logging(setup: Setup) -> (Setup, PathBuf) {
+    let path = setup.path("access.log");
+    (setup.set("access_log", path.display()), path)
+}
+
+fn lines(path: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    text.lines().map(|line| serde_json::from_str(line).expect(line)).collect()
+}
+
+/// The address in a rule with one backend.
+fn backend_name(rule: &Value) -> String {
+    let backend = &rule[1]["backends"][0];
+    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    match backend.as_array() {
+        Some(pair) => format!("{}:{}", text(&pair[0]), text(&pair[1])),
+        None => text(backend),
+    }
+}
+
+#[track_caller]
+fn wait_for(path: &Path, count: usize) -> Vec<Value> {
+    eventually("the lines are there", || count <= lines(path).len());
+    lines(path)
+}
+
+#[test]
+fn a_line_says_what_became_of_a_request() {
+    let backend = Backend::new();
+    let (setup, path) = logging(Setup::new().rule("a.com", backend.rule()));
+    let daemon = setup.start();
+    let mut client = daemon.connect();
+    client.send("POST /up?x=\"1\" HTTP/1.1\r\nHost: A.com:80\r\nContent-Length: 5\r\n\r\nhello");
+    let mut server = backend.accept();
+    server.expect_head();
+    server.expect_body("hello");
+    server.send(ok("answered"));
+    assert_eq!(client.expect_answer().text(), "answered");
+    let line = &wait_for(&path, 1)[0];
+    let has = |key: &str, value: Value| assert_eq!(line[key], value, "{key} of {line}");
+    has("host", json!("a.com"));
+    has("method", json!("POST"));
+    has("target", json!("/up?x=\"1\""));
+    has("version", json!("1.1"));
+    has("scheme", json!("http"));
+    has("status", json!(200));
+    has("backend", json!(backend_name(&backend.rule())));
+    has("termination", json!("complete"));
+    has("request_id", Value::Null);
+    has("client", json!(client.sender().local_addr().expect("its address").to_string()));
+    let millis = |key: &str| line[key].as_f64().unwrap_or_else(|| panic!("{key} of {line}"));
+    assert!(millis("first_byte_ms") <= millis("total_ms") && 0.0 < millis("connect_ms"));
+    assert_eq!((millis("held_ms"), millis("queue_ms")), (0.0, 0.0));
+    let stats = daemon.api().get("/stats/a.com/");
+    has("bytes_sent", stats["bytes_sent"].clone());
+    has("bytes_received", stats["bytes_received"].clone());
+    let time = line["time"].as_str().expect("a time");
+    assert!(time.starts_with("20") && time.ends_with('Z') && time.len() == 24, "{time}");
+}
+
+#[test]
+fn each_end_has_its_name() {
+    let dead = json!(["proxy", { "backends": ["127.0.0.1:1"] }, false]);
+    let silent = Backend::new();
+    let mut queue = silent.rule();
+    queue[1]["max_requests_per_second"] = json!(1);
+    let (setup, path) = logging(
+        Setup::new()
+            .set("timeout_server", "200ms")
+            .rule("empty.com", json!(["empty", { "code": 403 }, false]))
+            .rule("dead.com", dead)
+            .rule("held.com", json!(["spin", { "timeout": 0.2 }, false]))
+            .rule("slow.com", queue),
+    );
+    let daemon = setup.start();
+    let mut expected = Vec::new();
+    let mut count = 0;
+    let mut ask = |request: String, status: u16, cause: &str| {
+        assert_eq!(daemon.connect().exchange(request).status(), status);
+        count += 1;
+        let line = wait_for(&path, count).pop().expect("a line");
+        assert_eq!((&line["status"], &line["termination"]), (&json!(status), &json!(cause)));
+        expected.push(line);
+    };
+    ask(get("empty.com", "/"), 403, "local");
+    ask(get("unknown.com", "/"), 503, "local");
+    ask(get("dead.com", "/"), 502, "no_backend");
+    ask(get("held.com", "/"), 503, "held_timeout");
+    ask(get("slow.com", "/"), 504, "backend_timeout");
+    ask(get("slow.com", "/"), 429, "rate_limited");
+    ask("GET / HTTP/1.1\r\nHost: a b\r\n\r\n".to_owned(), 400, "refused");
+    let held = expected[3]["held_ms"].as_f64().expect("a time");
+    assert!((150.0..5000.0).contains(&held), "{held}");
+    assert_eq!(expected[6]["reason"], "bad_host");
+    assert_eq!(expected[6]["host"], Value::Null);
+}
+
+#[test]
+fn a_client_that_leaves_is_told_apart() {
+    let backend = Backend::new();
+    let (setup, path) = logging(Setup::new().rule("a.com", backend.rule()));
+    let daemon = setup.start();
+    let (client, _server) = crate::daemon::asked(&daemon, &backend);
+    client.reset();
+    let line = &wait_for(&path, 1)[0];
+    assert_eq!((&line["termination"], &line["status"]), (&json!("client_gone"), &Value::Null));
+}
+
+fn serve_one(daemon: &Daemon) {
+    assert_eq!(daemon.connect().exchange(get("a.com", "/")).status(), 403);
+}
+
+#[test]
+fn it_is_opened_anew() {
+    let (setup, path) =
+        logging(Setup::new().rule("a.com", json!(["empty", { "code": 403 }, false])));
+    let daemon = setup.start();
+    serve_one(&daemon);
+    wait_for(&path, 1);
+    let old = path.with_extension("old");
+    fs::rename(&path, &old).expect("moved");
+    serve_one(&daemon);
+    wait_for(&old, 2);
+    daemon.signal("USR1");
+    daemon.expect_log(&["access_log", "opened anew"]);
+    serve_one(&daemon);
+    assert_eq!(wait_for(&path, 1).len(), 1);
+    assert_eq!(lines(&old).len(), 2);
+}
+
+#[test]
+fn nothing_is_lost_at_the_end() {
+    let (setup, path) = logging(
+        Setup::new().set("shards", 2).rule("a.com", json!(["empty", { "code": 403 }, false])),
+    );
+    let mut daemon = setup.start();
+    (0..50).for_each(|_| serve_one(&daemon));
+    daemon.terminate();
+    daemon.expect_clean_exit();
+    assert_eq!(lines(&path).len(), 50);
+}
+
+#[test]
+fn a_full_disk_costs_lines_and_no_request() {
+    let daemon = Setup::new()
+        .set("access_log", "/dev/full")
+        .rule("a.com", json!(["empty", { "code": 403 }, false]))
+        .start();
+    serve_one(&daemon);
+    daemon.expect_log(&["access_log", "lines are lost"]);
+    serve_one(&daemon);
+    eventually("they are counted", || {
+        daemon
+            .api()
+            .ask("GET", "/metrics")
+            .expect_status(200)
+            .text()
+            .contains("mantrid_access_log_dropped_total 2")
+    });
+}
+
+#[test]
+fn one_that_can_t_be_opened_stops_the_start() {
+    let setup = Setup::new().set("access_log", "/nowhere/at/all.log");
+    setup.run(&[]).expect(1, &["access_log = /nowhere/at/all.log", "No such file"]);
+    setup.run(&["--check"]).expect(1, &["access_log = /nowhere/at/all.log", "No such file"]);
+}
+
+#[test]
+fn requests_have_an_id_when_asked_for() {
+    let backend = Backend::new();
+    let (setup, path) = logging(Setup::new().internal().rule("a.com", backend.rule()));
+    let daemon = setup.set("request_id", "true").start();
+    let forged = "GET / HTTP/1.1\r\nHost: a.com\r\nX-Request-Id: mine\r\nX_Request_Id: too\r\n\r\n";
+    let ids = |mut client: crate::script::Connection| {
+        client.send(forged);
+        let mut server = backend.accept();
+        let head = server.expect_head();
+        server.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+        client.expect_answer();
+        [head.all("x-request-id"), head.all("x_request_id")]
+            .concat()
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<String>>()
+    };
+    let own = ids(daemon.connect());
+    assert!(own.len() == 1 && own[0].len() == 32, "{own:?}");
+    let taken_over = ids(daemon.connect_internal());
+    assert_eq!(taken_over, ["mine", "too"], "as it came");
+    let lines = wait_for(&path, 2);
+    assert_eq!(lines[0]["request_id"], json!(own[0]));
+    assert_eq!(lines[1]["request_id"], "mine");
+}

@@ -1,0 +1,285 @@
+//! SIGUSR2: a new daemon takes over and nobody notices, or it does not and nothing has happened.
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use serde_json::json;
+
+use crate::backend::Backend;
+use crate::daemon::{Daemon, Setup, asked, eventually};
+use crate::message::{get, ok};
+use crate::script::Connection;
+use crate::spin::{expect_held, spin};
+
+#[track_caller]
+fn expect_gone(daemon: &mut Daemon) {
+    eventually("the old daemon is gone", || daemon.has_exited().is_some());
+    let status = daemon.has_exited().expect("its status");
+    assert_eq!(status.code(), Some(0));
+}
+
+#[test]
+fn open_connections_go_on() {
+    let backend = Backend::new().serve_text("hello");
+    let mut daemon = Setup::new()
+        .set("shards", 2)
+        .rule("a.com", backend.rule())
+        .rule("empty.com", json!(["empty", { "code": 403 }, false]))
+        .start();
+    let mut clients: Vec<Connection> = (0..20).map(|_| daemon.connect()).collect();
+    for client in &mut clients {
+        assert_eq!(client.exchange(get("a.com", "/")).status(), 200);
+    }
+    let mut silent = daemon.connect();
+    let mut halfway = daemon.connect();
+    halfway.send("GET / HTTP/1.1\r\nHost: em");
+    daemon.upgrade();
+    expect_gone(&mut daemon);
+    for client in &mut clients {
+        assert_eq!(client.exchange(get("a.com", "/")).text(), "hello");
+    }
+    assert_eq!(silent.exchange(get("empty.com", "/")).status(), 403);
+    halfway.send("pty.com\r\n\r\n");
+    assert_eq!(halfway.expect_answer().status(), 403);
+    assert_eq!(daemon.connect().exchange(get("empty.com", "/")).status(), 403);
+}
+
+#[test]
+fn an_exchange_under_way_is_finished_and_its_connection_goes_on() {
+    let backend = Backend::new();
+    let mut daemon = Daemon::proxying(backend.rule());
+    let (mut client, mut server) = asked(&daemon, &backend);
+    daemon.upgrade();
+    client.expect_nothing_more();
+    server.send(ok("finished"));
+    let answer = client.expect_answer();
+    assert_eq!(answer.text(), "finished");
+    assert!(!answer.head.says_close(), "{:#?}", answer.head);
+    expect_gone(&mut daemon);
+    client.send(get("a.com", "/again"));
+    let mut server = backend.accept();
+    server.expect_request("GET /again HTTP/1.1");
+    server.send(ok("again"));
+    assert_eq!(client.expect_answer().text(), "again");
+}
+
+#[test]
+fn held_requests_are_held_on_in_their_order() {
+    let backend = Backend::new();
+    let mut daemon = Setup::new().rule("a.com", spin(json!({}))).start();
+    let mut clients = Vec::new();
+    let mut api = daemon.api();
+    for number in 0..6_u64 {
+        let mut client = daemon.connect();
+        client
+            .send(format!("POST /{number} HTTP/1.1\r\nHost: a.com\r\nContent-Length: 4\r\n\r\nbo"));
+        clients.push(client);
+        expect_held(&mut api, "a.com", number + 1);
+    }
+    daemon.upgrade();
+    expect_gone(&mut daemon);
+    let mut api = daemon.api();
+    expect_held(&mut api, "a.com", 6);
+    let mut late = daemon.connect();
+    late.send(get("a.com", "/6"));
+    expect_held(&mut api, "a.com", 7);
+    // one that leaves is noticed by the new daemon
+    drop(clients.remove(2));
+    expect_held(&mut api, "a.com", 6);
+    let mut rule = backend.rule();
+    rule[1]["max_connections"] = json!(1);
+    api.put("/hostname/a.com/", &rule);
+    for client in &mut clients {
+        client.send("dy");
+    }
+    let mut order = Vec::new();
+    for _ in 0..6 {
+        let mut server = backend.accept();
+        let head = server.expect_head();
+        order.push(head.target().to_owned());
+        if head.target() != "/6" {
+            server.expect_body("body");
+        }
+        server.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    }
+    assert_eq!(order, ["/0", "/1", "/3", "/4", "/5", "/6"]);
+    for mut client in clients.into_iter().chain([late]) {
+        assert_eq!(client.expect_answer().status(), 200);
+    }
+}
+
+#[test]
+fn raw_connections_are_held_on() {
+    let backend = Backend::new();
+    let mut daemon =
+        Setup::new().add("bind_tcp", "127.0.0.1:0 db.com").rule("db.com", spin(json!({}))).start();
+    let mut client = Connection::client(daemon.raw_address("TCP"));
+    client.send("hello");
+    expect_held(&mut daemon.api(), "db.com", 1);
+    daemon.upgrade();
+    expect_gone(&mut daemon);
+    let mut api = daemon.api();
+    expect_held(&mut api, "db.com", 1);
+    api.put("/hostname/db.com/", &backend.rule());
+    let mut server = backend.accept();
+    server.expect_body("hello");
+    server.send("world");
+    client.expect_body("world");
+}
+
+#[test]
+fn the_table_and_the_counters_go_on() {
+    let mut daemon = Setup::new().rule("a.com", json!(["empty", { "code": 403 }, false])).start();
+    let mut api = daemon.api();
+    api.put("/hostname/b.com/", &json!(["empty", { "code": 402 }, false]));
+    assert_eq!(daemon.connect().exchange(get("a.com", "/")).status(), 403);
+    drop(api);
+    daemon.upgrade();
+    let mut api = daemon.api();
+    assert_eq!(api.get("/hostname/b.com/")[1]["code"], 402);
+    assert_eq!(api.get("/stats/a.com/")["completed_requests"], 1);
+    api.put("/hostname/c.com/", &json!(["empty", { "code": 401 }, false]));
+    assert_eq!(daemon.connect().exchange(get("c.com", "/")).status(), 401);
+    expect_gone(&mut daemon);
+    // and once more, from the one that took over
+    drop(api);
+    daemon.upgrade();
+    assert_eq!(daemon.api().get("/hostname/c.com/")[1]["code"], 401);
+}
+
+#[test]
+fn shards_and_addresses_may_be_others() {
+    let setup =
+        Setup::new().set("shards", 3).rule("a.com", json!(["empty", { "code": 403 }, false]));
+    let mut daemon = setup.clone().start();
+    let free = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
+    let second: SocketAddr = free.expect("a free port");
+    for shards in [1, 4] {
+        setup.clone().set("shards", shards).add("bind", second).write_files();
+        daemon.upgrade();
+        for _ in 0..30 {
+            assert_eq!(daemon.connect().exchange(get("a.com", "/")).status(), 403);
+            assert_eq!(Connection::client(second).exchange(get("a.com", "/")).status(), 403);
+        }
+    }
+}
+
+#[test]
+fn one_that_does_not_get_ready_changes_nothing() {
+    let setup = Setup::new().copied().rule("a.com", json!(["empty", { "code": 403 }, false]));
+    let mut daemon = setup.clone().start();
+    let mut client = daemon.connect();
+    let mut check = |daemon: &mut Daemon, code: u16| {
+        daemon.expect_running();
+        assert_eq!(client.exchange(get("a.com", "/")).status(), 403);
+        assert_eq!(daemon.connect().exchange(get("a.com", "/")).status(), 403);
+        daemon.api().put("/hostname/b.com/", &json!(["empty", { "code": code }, false]));
+        assert_eq!(daemon.connect().exchange(get("b.com", "/")).status(), code);
+    };
+    setup.clone().set("timeout_client", "soon").write_files();
+    daemon.signal("USR2");
+    daemon.expect_log(&["upgrade: it did not get ready"]);
+    check(&mut daemon, 401);
+    setup.write_files();
+    setup.replace_program(Some("exit 3"));
+    daemon.signal("USR2");
+    assert!(daemon.log.wait_count("Going on as if nothing had happened", 2));
+    check(&mut daemon, 402);
+    // one that takes all, and then nothing comes of it
+    setup.replace_program(Some("exec head -c 30 > /dev/null"));
+    daemon.signal("USR2");
+    assert!(daemon.log.wait_count("Going on as if nothing had happened", 3));
+    check(&mut daemon, 405);
+    setup.replace_program(None);
+    daemon.upgrade();
+    expect_gone(&mut daemon);
+    assert_eq!(daemon.connect().exchange(get("b.com", "/")).status(), 405);
+}
+
+/// What `systemctl reload` sends after a package was installed.
+#[test]
+fn a_reload_with_a_new_program_is_an_upgrade() {
+    let setup = Setup::new().copied().rule("a.com", json!(["empty", { "code": 403 }, false]));
+    let mut daemon = setup.clone().start();
+    daemon.signal("HUP");
+    daemon.expect_log(&["SIGHUP", "in force"]);
+    setup.replace_program(None);
+    daemon.signal("HUP");
+    daemon.expect_log(&["there is a new program"]);
+    assert!(daemon.log.wait_count("has taken over", 1));
+    expect_gone(&mut daemon);
+    assert_eq!(daemon.connect().exchange(get("a.com", "/")).status(), 403);
+}
+
+#[test]
+fn a_stop_meanwhile_is_heard() {
+    let setup = Setup::new().copied().rule("a.com", json!(["empty", { "code": 403 }, false]));
+    let mut daemon = setup.clone().start();
+    setup.replace_program(Some("exec sleep 1000"));
+    daemon.signal("USR2");
+    daemon.expect_log(&["is to take over"]);
+    daemon.terminate();
+    daemon.expect_clean_exit();
+}
+
+/// Each sort of client, without a pause; not one request may fail. `MANTRID_UPGRADES` says how often.
+#[test]
+fn nobody_notices_under_load() {
+    let times = std::env::var("MANTRID_UPGRADES").ok().and_then(|n| n.parse().ok()).unwrap_or(5);
+    let backend = Backend::new().serve_text("hello");
+    let mut daemon = Setup::new()
+        .set("shards", 2)
+        .rule("a.com", backend.rule())
+        .rule("held.com", spin(json!({})))
+        .start();
+    let mut held: Vec<Connection> = (0..10)
+        .map(|_| {
+            let mut client = daemon.connect();
+            client.send(get("held.com", "/"));
+            client
+        })
+        .collect();
+    expect_held(&mut daemon.api(), "held.com", 10);
+    let (done, answered) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let address = daemon.address();
+    let count = || answered.fetch_add(1, Ordering::Relaxed);
+    std::thread::scope(|scope| {
+        let mut threads = Vec::new();
+        for _ in 0..3 {
+            threads.push(scope.spawn(|| {
+                let mut client = Connection::client(address);
+                while !done.load(Ordering::Relaxed) {
+                    assert_eq!(client.exchange(get("a.com", "/")).text(), "hello");
+                    count();
+                }
+            }));
+            threads.push(scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    let mut client = Connection::client(address);
+                    assert_eq!(client.exchange(get("a.com", "/")).text(), "hello");
+                    count();
+                }
+            }));
+        }
+        let mut last = 0;
+        for _ in 0..times {
+            daemon.upgrade();
+            let is_served = || last + 20 < answered.load(Ordering::Relaxed);
+            eventually("requests are answered", || {
+                is_served() || threads.iter().any(|thread| thread.is_finished())
+            });
+            last = answered.load(Ordering::Relaxed);
+            if threads.iter().any(|thread| thread.is_finished()) {
+                break;
+            }
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    eprintln!("{} requests during {times} upgrades", answered.load(Ordering::Relaxed));
+    let mut api = daemon.api();
+    expect_held(&mut api, "held.com", 10);
+    api.put("/hostname/held.com/", &backend.rule());
+    for client in &mut held {
+        assert_eq!(client.expect_answer().text(), "hello");
+    }
+}
