@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use keys::{KEYS, Key};
-pub use text::{example_file, manual};
+pub use text::{example_file, manual, manual_page};
 pub use value::{Address, Bind, Identity, Network};
 
 /// Where the management API listens.

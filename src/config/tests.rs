@@ -140,6 +140,12 @@ fn the_example_file_is_up_to_date_and_valid() {
 }
 
 #[test]
+fn the_manual_page_has_every_key() {
+    let page = manual_page();
+    assert!(KEYS.iter().all(|key| page.contains(&key.name.replace('-', "\\-"))), "{page}");
+}
+
+#[test]
 fn the_manual_is_up_to_date() {
     up_to_date("docs/configuration.md", &manual());
 }

@@ -63,6 +63,39 @@ pub fn manual() -> String {
     out
 }
 
+/// mantrid.conf(5), in roff.
+pub fn manual_page() -> String {
+    use clap_mangen::roff::{Roff, bold, italic, roman};
+    let mut page = Roff::new();
+    page.control("TH", ["mantrid.conf", "5", "", "Mantrid", "Mantrid's manual"]);
+    page.control("SH", ["NAME"]);
+    page.text([roman("mantrid.conf - the configuration of mantrid(8)")]);
+    page.control("SH", ["DESCRIPTION"]);
+    page.text([roman(
+        "/etc/mantrid/mantrid.conf has lines of the form `key = value`; # starts a comment anywhere in a \
+         line. Durations are whole numbers with a unit: ms, s, m or h; sizes are bytes, or end in k or m. \
+         `mantrid --check` tells all that is wrong with a file at once; `-o key=value` on the command line \
+         wins over it. SIGHUP has it read again.",
+    )]);
+    page.control("SH", ["KEYS"]);
+    for key in KEYS {
+        page.control("TP", []);
+        page.text([bold(key.name)]);
+        page.text([roman(key.meaning)]);
+        if let Some(danger) = key.danger {
+            page.text([bold("Beware: "), roman(lower_first(danger))]);
+        }
+        let again = if key.repeatable { "; repeatable" } else { "" };
+        page.text([
+            italic("Takes "),
+            roman(format!("{}{again}. ", key.takes)),
+            italic("Default: "),
+            roman(format!("{}.", key.default)),
+        ]);
+    }
+    page.render()
+}
+
 /// The defaults that can be written as values; the others are described.
 fn defaults(key: &Key) -> impl Iterator<Item = &'static str> {
     let written = !key.default.contains(' ') || key.default.contains(" and ");

@@ -23,6 +23,12 @@ pub(super) struct Arguments {
     /// Serve a playground on loopback: two backends, a few rules, and what to try
     #[arg(long, conflicts_with = "check")]
     pub(super) demo: bool,
+    /// Print the manual page and end
+    #[arg(long, hide = true)]
+    pub(super) man: bool,
+    /// Print that of the configuration file
+    #[arg(long, hide = true)]
+    pub(super) man_conf: bool,
     /// Log more
     #[arg(long)]
     pub(super) debug: bool,
@@ -39,6 +45,8 @@ pub(super) enum Asked {
 /// Reads the command line; an error is one line.
 pub(super) fn read() -> Result<Asked, String> {
     match Arguments::try_parse() {
+        Ok(arguments) if arguments.man => Ok(Asked::Print(manual_page())),
+        Ok(arguments) if arguments.man_conf => Ok(Asked::Print(crate::config::manual_page())),
         Ok(arguments) => Ok(Asked::Run(arguments)),
         Err(error) => match error.kind() {
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
@@ -47,6 +55,16 @@ pub(super) fn read() -> Result<Asked, String> {
             _ => Err(one_line(&error.to_string())),
         },
     }
+}
+
+/// mantrid(8), from the same definition as the help.
+fn manual_page() -> String {
+    use clap::CommandFactory;
+    let page = clap_mangen::Man::new(Arguments::command()).section("8");
+    let mut text = Vec::new();
+    // Writing to a Vec can't fail.
+    let _ = page.render(&mut text);
+    String::from_utf8_lossy(&text).into_owned()
 }
 
 /// clap's paragraphs as one line: what is wrong, and its tip.
@@ -78,7 +96,11 @@ Files:
 
 Signals:
   TERM, INT    finish what is under way, for at most timeout_drain, and end; the second: at once
-  HUP          nothing yet
+  HUP          read the configuration and the pages again; where the program itself has been replaced,
+               start the new one, as USR2 does
+  USR1         open the access log anew
+  USR2         start the program anew; it takes over sockets, held requests and idle connections, and
+               this one finishes what is under way
 
 Exit codes:
   0    a clean stop, or nothing wrong

@@ -55,7 +55,7 @@ pub(super) fn drop_to(target: Target) -> Result<(), String> {
     nix::sys::prctl::set_no_new_privs()
         .map_err(|errno| format!("can't forbid new privileges: {errno}"))?;
     if !are_root() {
-        return Ok(());
+        return drop_capabilities();
     }
     if uid.is_root() && gid.as_raw() == 0 {
         tracing::warn!("Running as root, as uid = 0 asks for");
@@ -70,6 +70,22 @@ pub(super) fn drop_to(target: Target) -> Result<(), String> {
         tracing::warn!("Running as root, as uid = 0 asks for");
     } else {
         tracing::info!("Dropped to UID {uid}, GID {gid}");
+    }
+    Ok(())
+}
+
+/// What a unit has given us to bind port 80 (`AmbientCapabilities=`) has done its work.
+fn drop_capabilities() -> Result<(), String> {
+    use rustix::thread::{CapabilitySet, CapabilitySets};
+    let failed = |error: rustix::io::Errno| format!("can't drop capabilities: {error}");
+    // Kernels before 4.3 have no such set.
+    let _ = rustix::thread::clear_ambient_capability_set();
+    let none = CapabilitySet::empty();
+    let sets = CapabilitySets { effective: none, permitted: none, inheritable: none };
+    rustix::thread::set_capabilities(None, sets).map_err(failed)?;
+    let left = rustix::thread::capabilities(None).map_err(failed)?;
+    if left.permitted != none {
+        return Err("capabilities were dropped and are still there: not going on".to_owned());
     }
     Ok(())
 }

@@ -52,6 +52,7 @@ mod responses;
 mod restarts;
 mod retry;
 mod routing;
+mod service;
 mod shutdown;
 mod spin;
 mod state;

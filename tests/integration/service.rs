@@ -1,0 +1,208 @@
+//! Under systemd: what it is told, what it gives, and that it notices when we hang. A thread is stopped as
+//! a debugger would: to everybody else that is a thread that hangs.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::net::TcpListener;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use nix::sys::ptrace;
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
+use serde_json::json;
+
+use crate::daemon::{Daemon, Setup, eventually};
+use crate::message::get;
+use crate::script::{Connection, PATIENCE};
+
+/// The other end of NOTIFY_SOCKET.
+struct Manager(UnixDatagram);
+
+impl Manager {
+    /// With a daemon that tells it.
+    fn of(setup: Setup, watchdog: Option<Duration>) -> (Manager, Daemon) {
+        let path = setup.path("notify");
+        let socket = UnixDatagram::bind(&path).expect("a socket");
+        socket.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+        let mut first = format!("export NOTIFY_SOCKET={}", path.display());
+        if let Some(watchdog) = watchdog {
+            first += &format!(" WATCHDOG_USEC={}", watchdog.as_micros());
+        }
+        (Manager(socket), setup.first(first).start())
+    }
+
+    fn next(&self) -> Option<String> {
+        let mut room = [0; 1024];
+        match self.0.recv(&mut room) {
+            Ok(count) => Some(String::from_utf8_lossy(&room[..count]).into_owned()),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                None
+            }
+            Err(error) => panic!("the notify socket: {error}"),
+        }
+    }
+
+    /// Waits for a message that has this.
+    #[track_caller]
+    fn expect(&self, word: &str) -> String {
+        loop {
+            let message = self.next().unwrap_or_else(|| panic!("nothing said {word}"));
+            if message.contains(word) {
+                return message;
+            }
+        }
+    }
+}
+
+fn answering() -> Setup {
+    Setup::new().rule("a.com", json!(["empty", { "code": 403 }, false]))
+}
+
+#[test]
+fn the_manager_is_told() {
+    let setup = answering();
+    let (manager, mut daemon) = Manager::of(setup.clone(), None);
+    manager.expect("READY=1");
+    assert_eq!(daemon.connect().exchange(get("a.com", "/")).status(), 403);
+    daemon.signal("HUP");
+    assert!(manager.expect("RELOADING=1").contains("MONOTONIC_USEC="));
+    manager.expect("READY=1");
+    daemon.upgrade();
+    manager.expect(&format!("MAINPID={}", daemon.current_pid()));
+    eventually("the old daemon is gone", || daemon.has_exited().is_some());
+    daemon.terminate();
+    manager.expect("STOPPING=1");
+}
+
+/// A thread of the daemon that hangs as long as this lives.
+struct Hanging(Pid);
+
+impl Hanging {
+    fn thread(daemon: &Daemon, name: &str) -> Hanging {
+        let folder = PathBuf::from(format!("/proc/{}/task", daemon.pid()));
+        let tasks = fs::read_dir(&folder).expect("its threads").flatten();
+        let is_it = |path: &Path| {
+            fs::read_to_string(path.join("comm")).is_ok_and(|comm| comm.trim() == name)
+        };
+        let task = tasks.map(|task| task.path()).find(|path| is_it(path)).expect(name);
+        let id = task.file_name().and_then(|id| id.to_str()?.parse().ok()).expect("a number");
+        let id = Pid::from_raw(id);
+        ptrace::seize(id, ptrace::Options::empty()).expect("PTRACE_SEIZE");
+        ptrace::interrupt(id).expect("PTRACE_INTERRUPT");
+        waitpid(id, Some(WaitPidFlag::__WALL)).expect("it stops");
+        Hanging(id)
+    }
+}
+
+impl Drop for Hanging {
+    fn drop(&mut self) {
+        ptrace::detach(self.0, None).expect("PTRACE_DETACH");
+    }
+}
+
+#[test]
+fn the_watchdog_is_fed_only_while_every_shard_runs() {
+    let (manager, daemon) =
+        Manager::of(answering().set("shards", 2), Some(Duration::from_millis(400)));
+    for _ in 0..5 {
+        manager.expect("WATCHDOG=1");
+    }
+    let hanging = Hanging::thread(&daemon, "shard-1");
+    daemon.expect_log(&["shard 1 makes no progress"]);
+    // what was sent before that
+    manager.0.set_read_timeout(Some(Duration::from_millis(1))).expect("a time-out");
+    while manager.next().is_some() {}
+    manager.0.set_read_timeout(Some(Duration::from_millis(800))).expect("a time-out");
+    assert_eq!(manager.next(), None, "twice its time without a word");
+    drop(hanging);
+    manager.0.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+    manager.expect("WATCHDOG=1");
+}
+
+#[test]
+fn without_control_nobody_feeds_and_traffic_goes_on() {
+    let (manager, daemon) = Manager::of(answering(), Some(Duration::from_millis(400)));
+    manager.expect("WATCHDOG=1");
+    let hanging = Hanging::thread(&daemon, "mantrid");
+    manager.0.set_read_timeout(Some(Duration::from_millis(1))).expect("a time-out");
+    while manager.next().is_some() {}
+    let mut open = daemon.connect();
+    let began = std::time::Instant::now();
+    while began.elapsed() < Duration::from_millis(800) {
+        assert_eq!(open.exchange(get("a.com", "/")).status(), 403);
+        assert_eq!(daemon.connect().exchange(get("a.com", "/")).status(), 403);
+    }
+    assert_eq!(manager.next(), None, "a watchdog that control did not feed");
+    drop(hanging);
+    manager.0.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+    manager.expect("WATCHDOG=1");
+    daemon.api().put("/hostname/b.com/", &json!(["empty", { "code": 402 }, false]));
+    assert_eq!(daemon.connect().exchange(get("b.com", "/")).status(), 402);
+}
+
+fn is_there(program: &str) -> bool {
+    let found = Command::new(program).arg("--version").stdout(Stdio::null()).status().is_ok();
+    if !found {
+        eprintln!("skipped: there is no {program}");
+    }
+    found
+}
+
+#[test]
+fn a_socket_of_systemd_is_used_by_every_shard() {
+    if !is_there("systemd-socket-activate") {
+        return;
+    }
+    let free = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
+    let address = free.expect("a free port");
+    let setup = answering().set("bind", address).set("shards", 3);
+    let file = setup.write_files();
+    let mut activator = Command::new("systemd-socket-activate")
+        .args(["-l", &address.to_string(), env!("CARGO_BIN_EXE_mantrid"), "-c"])
+        .arg(&file)
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("it starts");
+    eventually("it listens", || std::net::TcpStream::connect(address).is_ok());
+    for _ in 0..30 {
+        assert_eq!(Connection::client(address).exchange(get("a.com", "/")).status(), 403);
+    }
+    // it has become the daemon
+    let pid = Pid::from_raw(activator.id() as i32);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("a signal");
+    assert_eq!(activator.wait().expect("its end").code(), Some(0));
+}
+
+#[test]
+fn the_units_are_sound_and_the_sandbox_is_tight() {
+    if !is_there("systemd-analyze") {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd");
+    for unit in ["mantrid.service", "mantrid.socket"] {
+        let text = fs::read_to_string(source.join(unit)).expect("a unit");
+        // the program is not installed here
+        let text = text.replace("/usr/bin/mantrid", env!("CARGO_BIN_EXE_mantrid"));
+        let text: String = text
+            .lines()
+            .filter(|line| !line.starts_with("Documentation="))
+            .fold(String::new(), |all, line| all + line + "\n");
+        fs::write(folder.path().join(unit), text).expect("a copy");
+    }
+    let analyze = |arguments: &[&str]| {
+        let mut command = Command::new("systemd-analyze");
+        let done = command.args(arguments).current_dir(folder.path()).output().expect("it runs");
+        let said = [done.stdout, done.stderr].concat();
+        (done.status.success(), String::from_utf8_lossy(&said).into_owned())
+    };
+    let (is_sound, said) = analyze(&["verify", "./mantrid.service", "./mantrid.socket"]);
+    let ours: Vec<&str> = said.lines().filter(|line| line.contains("mantrid")).collect();
+    assert!(is_sound && ours.is_empty(), "{said}");
+    let security = ["security", "--offline=true", "--threshold=20", "--no-pager"];
+    let (is_tight, said) = analyze(&[&security[..], &["./mantrid.service"]].concat());
+    assert!(is_tight, "{said}");
+}
