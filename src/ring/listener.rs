@@ -146,8 +146,9 @@ impl Inner {
         slot.armed = more;
         match result {
             // Gone before it was accepted: not our trouble, but multishot may have ended with it.
-            // Or told to stop.
-            errno if [libc::ECONNABORTED, libc::EINTR, libc::ECANCELED].contains(&-errno) => {}
+            // Told to stop; or another process that has the same socket had it set to non-blocking just then.
+            errno if [libc::ECANCELED, libc::EAGAIN].contains(&-errno) => {}
+            errno if [libc::ECONNABORTED, libc::EINTR].contains(&-errno) => {}
             errno if errno < 0 => slot.ready.push_back(Err(errno)),
             fd => slot.ready.push_back(Ok(fd)),
         }

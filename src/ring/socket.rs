@@ -62,8 +62,12 @@ pub(super) struct SocketSlot {
     pub(super) nonempty: bool,
     pub(super) item: Item,
     /// What came behind `item` before that was taken.
-    pub(super) behind: VecDeque<Item>,
-    pub(super) own: Option<Vec<u8>>,
+    /// Boxed, as few ever have any: a slot is there for each connection.
+    #[expect(clippy::box_collection, reason = "a word in place of four, in each of many slots")]
+    pub(super) behind: Option<Box<VecDeque<Item>>>,
+    /// Where the receive in flight writes to that found no buffer of the kernel's.
+    #[expect(clippy::box_collection, reason = "a word in place of three, in each of many slots")]
+    pub(super) own: Option<Box<Vec<u8>>>,
     pub(super) recv_waker: Option<Waker>,
     pub(super) sending: Option<Sending>,
     pub(super) kept: Option<Vec<u8>>,
@@ -84,7 +88,7 @@ impl SocketSlot {
             halting: false,
             nonempty: false,
             item: Item::None,
-            behind: VecDeque::new(),
+            behind: None,
             own: None,
             recv_waker: None,
             sending: None,
@@ -106,17 +110,20 @@ impl SocketSlot {
 
     /// Takes the front of what was received; what came behind it moves up.
     pub(super) fn take_item(&mut self) -> Item {
-        let next = self.behind.pop_front().unwrap_or(Item::None);
-        if self.behind.is_empty() && BEHIND_KEPT < self.behind.capacity() {
-            self.behind = VecDeque::new();
+        let next = self.behind.as_mut().and_then(|behind| behind.pop_front());
+        if let Some(behind) = &self.behind
+            && behind.is_empty()
+            && BEHIND_KEPT < behind.capacity()
+        {
+            self.behind = None;
         }
-        std::mem::replace(&mut self.item, next)
+        std::mem::replace(&mut self.item, next.unwrap_or(Item::None))
     }
 
     fn put_item(&mut self, item: Item) {
         match self.item {
             Item::None => self.item = item,
-            _ => self.behind.push_back(item),
+            _ => self.behind.get_or_insert_default().push_back(item),
         }
     }
 }
@@ -210,14 +217,14 @@ impl Inner {
             (1.., None, Some(mut bytes)) => {
                 // SAFETY: the kernel wrote `result` bytes into this buffer of at least that capacity.
                 unsafe { bytes.set_len(result as usize) };
-                Item::Own(bytes)
+                Item::Own(*bytes)
             }
             // A receive with neither kind of buffer was never submitted.
             (1.., None, None) => std::process::abort(),
             (errno, ..) => Item::Error(-errno),
         });
         let woken = wake(&mut slot.recv_waker);
-        if more && !slot.behind.is_empty() {
+        if more && slot.behind.as_ref().is_some_and(|behind| !behind.is_empty()) {
             // Nobody takes it as fast as it comes: the rest is to wait in the kernel, where the window
             // tells the sender.
             self.halt(index as u32);
@@ -231,7 +238,7 @@ impl Inner {
         let entry = opcode::Recv::new(fd, bytes.as_mut_ptr(), limits::RECV_BUFFER_BYTES).build();
         let slot = self.socket(index);
         slot.armed = Some(HEADS);
-        slot.own = Some(bytes);
+        slot.own = Some(Box::new(bytes));
         self.push(index as usize, Op::Recv, entry);
         false
     }

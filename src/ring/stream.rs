@@ -240,7 +240,10 @@ impl Stream {
     pub(crate) fn gather(&self) {
         for place in 0.. {
             let lent = self.with(|slot| {
-                let item = if place == 0 { Some(&slot.item) } else { slot.behind.get(place - 1) };
+                let item = match place {
+                    0 => Some(&slot.item),
+                    place => slot.behind.as_ref().and_then(|behind| behind.get(place - 1)),
+                };
                 item.map(|item| if let Item::Lent(lent) = item { Some(*lent) } else { None })
             });
             match lent {
@@ -248,9 +251,10 @@ impl Stream {
                 Some(None) => {}
                 Some(Some(lent)) => {
                     let own = Item::Own(RecvBuf::lent(self.ring.clone(), lent).to_vec());
-                    self.with(|slot| {
-                        *(if place == 0 { &mut slot.item } else { &mut slot.behind[place - 1] }) =
-                            own;
+                    self.with(|slot| match (place, &mut slot.behind) {
+                        (0, _) => slot.item = own,
+                        (place, Some(behind)) => behind[place - 1] = own,
+                        (_, None) => unreachable!("it was there just now"),
                     });
                 }
             }
@@ -456,7 +460,8 @@ impl Drop for Stream {
         slot.recv_waker = None;
         slot.send_waker = None;
         let first = std::mem::replace(&mut slot.item, Item::None);
-        for item in std::iter::once(first).chain(std::mem::take(&mut slot.behind)) {
+        let behind = slot.behind.take().map(|behind| *behind).unwrap_or_default();
+        for item in std::iter::once(first).chain(behind) {
             if let Item::Lent(lent) = item {
                 inner.groups[usize::from(lent.group)].give(lent.buffer);
             }

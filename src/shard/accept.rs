@@ -55,14 +55,10 @@ pub(super) async fn accept_loop(
         }
     }
     listener.stopped().await;
-    while let Some(socket) = listener.ready() {
-        admit(&shard, socket, &speaks, believes.as_ref());
-    }
-    // Whoever is in the queue already would be reset by the close: serve them first. The process that takes
-    // over has the same queue, and does so.
-    while !shard.leaving()
-        && let Ok(socket) = listener.accept_now()
-    {
+    // Whoever is in the queue already would be reset by the close: serve them first. Where another process has
+    // the same queue, that may not know of them: the kernel tells one who waits, and that may have been us.
+    for _ in 0..limits::BACKLOG {
+        let Ok(socket) = listener.accept_now() else { break };
         admit(&shard, socket, &speaks, believes.as_ref());
     }
     drop(listener);

@@ -73,7 +73,8 @@ pub(super) async fn serve(connection: &mut Connection, mut waited: Option<Box<Wa
             Came::Head(len) => connection.act(len, waited.take()).await,
             Came::Refused(refusal) => connection.refuse(refusal).await,
             Came::Nothing => Next::Close,
-            Came::Moving => connection.hand_over(None).await,
+            // Boxed: rare, as is all of a hand-over.
+            Came::Moving => Box::pin(connection.hand_over(None)).await,
         };
         if next != Next::KeepAlive {
             break next;

@@ -68,8 +68,14 @@ pub(crate) fn spawn(
     let thread = std::thread::Builder::new()
         .name(name)
         .spawn(move || {
-            let placement = settings.cpu.map_or(Placement::Unbound, Placement::Fixed);
-            let executor = LocalExecutorBuilder::new(placement)
+            // Not by glommio, which wants to read the machine's topology from /sys, and panics where there is none.
+            if let Some(cpu) = settings.cpu
+                && !core_affinity::set_for_current(core_affinity::CoreId { id: cpu })
+            {
+                let _ = ready.send(Err(format!("it can't be pinned to CPU {cpu}")));
+                return;
+            }
+            let executor = LocalExecutorBuilder::new(Placement::Unbound)
                 // Our bytes move through our own ring: glommio's need next to nothing.
                 .io_memory(64 * 1024)
                 .ring_depth(16)
@@ -171,6 +177,9 @@ pub(super) struct Shard {
     listeners: Cell<usize>,
     connections: Cell<usize>,
     random: Cell<u64>,
+    /// Begins the id of each request.
+    tag: u64,
+    request_ids: Cell<u64>,
     /// Round-robin positions, by the address of the rule in its snapshot.
     turns: RefCell<HashMap<usize, u64, foldhash::fast::RandomState>>,
     /// The key under which requests are counted that no rule is for.
@@ -208,6 +217,8 @@ impl Shard {
             listeners: Cell::new(0),
             connections: Cell::new(0),
             random: Cell::new(seed(end.index)),
+            tag: seed(end.index),
+            request_ids: Cell::new(0),
             turns: RefCell::default(),
             unknown,
             started: ring.now(),
@@ -312,11 +323,18 @@ impl Shard {
         x.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
 
-    /// Tells a request from all others: the time in nanoseconds, and 64 bits of chance.
-    fn request_id(&self) -> u128 {
-        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        let nanos = since.unwrap_or_default().as_nanos() as u64;
-        (u128::from(nanos) << 64 | u128::from(self.random())).max(1)
+    /// The next number of a request, never 0.
+    fn request_id(&self) -> u64 {
+        self.request_ids.set(self.request_ids.get() + 1);
+        self.request_ids.get()
+    }
+
+    /// Tells a request from all others: 64 bits by chance of this shard since its start, and its number there.
+    fn whole_request_id(&self, number: u64) -> u128 {
+        match number {
+            0 => 0,
+            number => u128::from(self.tag) << 64 | u128::from(number),
+        }
     }
 
     /// The next round-robin position for a rule.

@@ -63,8 +63,8 @@ pub(super) struct Client {
     pub(super) peer: IpAddr,
     pub(super) port: u16,
     pub(super) trusted: bool,
-    /// Of the request that it made last; 0 where requests get none.
-    pub(super) request_id: u128,
+    /// Of the request that it made last, among those of the shard; 0 where requests get none.
+    pub(super) request_id: u64,
     /// Among those of its source.
     pub(super) is_counted: bool,
 }
@@ -135,7 +135,7 @@ pub(super) fn plan<'t>(
             client: client.peer,
             trusted: client.trusted,
             scheme: scheme(&head, client),
-            request_id: client.request_id,
+            request_id: shard.whole_request_id(client.request_id),
         };
         http::write_request(&head, forward, &mut out);
         return Plan::Proxy { proxy, keys, request, head: out };

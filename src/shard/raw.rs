@@ -69,7 +69,7 @@ async fn hello(connection: &mut Connection) -> Result<Option<String>, Option<Ale
             let buf = match connection.more(false).await {
                 Some(Ok(buf)) if !buf.is_empty() => buf,
                 None => {
-                    connection.hand_over_as(Speaks::Tls, None).await;
+                    Box::pin(connection.hand_over_as(Speaks::Tls, None)).await;
                     return Err(None);
                 }
                 Some(_) => return Err(None),
@@ -109,7 +109,7 @@ async fn pass_on(
 ) -> Result<Next, Alert> {
     // Each boxed: what leads to a tunnel should not take room while it is open, perhaps for days.
     match Box::pin(lease(connection, host, speaks, waited)).await {
-        Ok(lease) => Ok(Box::pin(tunnel::run(connection, &lease, None)).await),
+        Ok(lease) => Ok(tunnel::run(connection, &lease, None).await),
         Err(ended) => ended,
     }
 }
@@ -135,7 +135,8 @@ async fn lease(
                 let (tally, len) = (connection.tally, connection.inbox.bytes().len());
                 connection.tally = Tally::NONE;
                 connection.shard.withdraw(tally, len);
-                return Err(Ok(connection.hand_over_as(speaks, waited.as_deref()).await));
+                let moved = Box::pin(connection.hand_over_as(speaks, waited.as_deref()));
+                return Err(Ok(moved.await));
             }
             End::Left => {
                 connection.shard.note_end(connection.tally, Cause::ClientGone);

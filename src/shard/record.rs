@@ -122,7 +122,8 @@ impl Shard {
             (true, Some(Scheme::Https)) => "https",
             _ => "http",
         };
-        write_request(&mut record.line, &head, name, scheme, client);
+        let id = self.whole_request_id(client.request_id);
+        write_request(&mut record.line, &head, name, scheme, (id, client.trusted));
         Some(record)
     }
 
@@ -276,7 +277,7 @@ fn write_request(
     head: &RequestHead<'_, '_>,
     host: Option<&str>,
     scheme: &str,
-    client: Client,
+    (id, is_trusted): (u128, bool),
 ) {
     line.extend_from_slice(b",\"host\":");
     write_text(line, host.map(str::as_bytes));
@@ -288,9 +289,9 @@ fn write_request(
     line.extend_from_slice(b",\"target\":");
     write_text(line, Some(&target[..target.len().min(limits::LOG_TARGET_BYTES_MAX)]));
     let _ = write!(line, ",\"version\":\"{version}\",\"request_id\":");
-    match (client.request_id, head.request_id()) {
+    match (id, head.request_id()) {
         (0, _) => line.extend_from_slice(b"null"),
-        (_, Some(id)) if client.trusted => write_text(line, Some(id)),
+        (_, Some(id)) if is_trusted => write_text(line, Some(id)),
         (id, _) => {
             let _ = write!(line, "\"{id:032x}\"");
         }
@@ -378,16 +379,9 @@ mod tests {
         let head = b"GET /a\"b|?q=%00 HTTP/1.1\r\nHost: A.com:80\r\nX-Request-Id: x\r\n\r\n";
         let mut room = http::field_room();
         let head = http::parse_request(head, &mut room).expect("a head");
-        let client = Client {
-            peer: [127, 0, 0, 1].into(),
-            port: 5,
-            trusted: true,
-            request_id: 7,
-            is_counted: false,
-        };
         record.line.push(b'{');
         record.line.extend_from_slice(b"\"x\":1");
-        write_request(&mut record.line, &head, Some("a.com"), "http", client);
+        write_request(&mut record.line, &head, Some("a.com"), "http", (7, true));
         record.status = 200;
         record.finish(Some(([127, 0, 0, 2], 81).into()), Duration::from_micros(1234), 1);
         let value: serde_json::Value = serde_json::from_slice(&record.line).expect("JSON");

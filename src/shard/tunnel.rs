@@ -22,28 +22,35 @@ pub(super) async fn run(
     lease: &Lease,
     first: Option<RecvBuf>,
 ) -> Next {
+    // Boxed, each: what leads to it takes no room while it is open.
+    if !Box::pin(begin(connection, lease, first)).await {
+        return Next::Reset;
+    }
+    Box::pin(relay(connection, lease)).await
+}
+
+/// Passes on what came already. `false`: it was not taken.
+async fn begin(connection: &mut Connection, lease: &Lease, first: Option<RecvBuf>) -> bool {
     let from_client = connection.inbox.take();
-    let Connection { shard, stream: client, deadline, tally, .. } = &*connection;
-    let ends = Ends {
-        shard,
-        tally: *tally,
-        client,
-        backend: &lease.stream,
-        idle: deadline,
-        splicing: Cell::new(0),
-    };
+    let ends = Ends::of(connection, lease);
     let up = OneWay { ends: &ends, received: true };
     let down = OneWay { ends: &ends, received: false };
-    for (direction, first) in [(&up, from_client), (&down, first)] {
+    for (direction, first) in [(up, from_client), (down, first)] {
         if let Some(first) = first {
-            let pace = shard.timeouts().tunnel;
-            if direction.target().sent(deadline, pace).await.is_err() {
-                return Next::Reset;
+            if direction.target().sent(ends.idle, direction.pace()).await.is_err() {
+                return false;
             }
             direction.pass(first);
         }
     }
-    deadline.set(shard.timeouts().tunnel);
+    true
+}
+
+async fn relay(connection: &Connection, lease: &Lease) -> Next {
+    let ends = Ends::of(connection, lease);
+    let up = OneWay { ends: &ends, received: true };
+    let down = OneWay { ends: &ends, received: false };
+    ends.idle.set(up.pace());
     let mut up = pin!(up.run());
     let mut down = pin!(down.run());
     let (mut up_ended, mut down_ended) = (false, false);
@@ -80,6 +87,20 @@ struct Ends<'a> {
     idle: &'a Deadline,
     /// Directions that splice now.
     splicing: Cell<u8>,
+}
+
+impl<'a> Ends<'a> {
+    fn of(connection: &'a Connection, lease: &'a Lease) -> Ends<'a> {
+        let Connection { shard, stream, deadline, tally, .. } = connection;
+        Ends {
+            shard,
+            tally: *tally,
+            client: stream,
+            backend: &lease.stream,
+            idle: deadline,
+            splicing: Cell::new(0),
+        }
+    }
 }
 
 /// One direction splices as long as this is there. `splice(2)` would wait for a socket that is not set to
