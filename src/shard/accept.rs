@@ -117,28 +117,24 @@ fn admit(shard: &Rc<Shard>, socket: OwnedFd, speaks: &Speaks, believes: Option<&
     shard.connections.set(shard.connections.get() + 1);
     let open = Open(shard.clone());
     let stream = Stream::new(&shard.ring, socket);
-    let (is_introduced, own) = (believes.is_some(), shard.clone());
-    // Made within its task, which would otherwise have room for it twice.
+    let is_introduced = believes.is_some();
+    // Used where it is captured: moved once more, a task would have room for it twice.
+    let mut connection = Connection::new(shard.clone(), stream, client);
     match speaks {
         Speaks::Http { .. } => run(open, async move {
-            let mut connection = Connection::new(own, stream, client);
             if is_introduced && Box::pin(connection.introduced()).await.is_none() {
                 return;
             }
             connection::serve(&mut connection, None).await;
         }),
         raw => {
-            stream.set_keepalive();
+            connection.stream.set_keepalive();
             let raw = raw.clone();
             run(open, async move {
-                let mut connection = Connection::new(own, stream, client);
                 if is_introduced && Box::pin(connection.introduced()).await.is_none() {
                     return;
                 }
-                match raw {
-                    Speaks::Tcp(host) => raw::serve_tcp(&mut connection, &host, None).await,
-                    _ => raw::serve_tls(&mut connection, None).await,
-                }
+                raw::serve(&mut connection, raw, None).await;
             });
         }
     }
@@ -155,18 +151,16 @@ pub(super) fn adopt(shard: &Rc<Shard>) {
         let trusted = speaks == Speaks::Http { trusted: true };
         let mut client = Client { peer, port, trusted, request_id: 0, is_counted: false };
         connection::is_welcome(shard, &mut client);
-        let own = shard.clone();
         let waited = held.and_then(|held| Waited::elsewhere(shard.ring.now(), held));
-        run(open, async move {
-            let mut connection = Connection::new(own, stream, client);
-            connection.inbox.put_back(&connection.shard.ring, &bytes);
-            drop(bytes);
-            match speaks {
-                Speaks::Http { .. } => connection::serve(&mut connection, waited).await,
-                Speaks::Tcp(host) => raw::serve_tcp(&mut connection, &host, waited).await,
-                Speaks::Tls => raw::serve_tls(&mut connection, waited).await,
+        let mut connection = Connection::new(shard.clone(), stream, client);
+        connection.inbox.put_back(&shard.ring, &bytes);
+        // As in `admit`: an idle connection should not have room for a tunnel.
+        match speaks {
+            Speaks::Http { .. } => {
+                run(open, async move { connection::serve(&mut connection, waited).await });
             }
-        });
+            raw => run(open, async move { raw::serve(&mut connection, raw, waited).await }),
+        }
     }
 }
 

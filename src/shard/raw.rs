@@ -18,35 +18,37 @@ use crate::ring::SendBuf;
 use crate::table::{Action, Match, Scheme, host};
 use crate::tls::{self, Alert, Seen};
 
-/// Serves a connection that stands for this host.
-pub(super) async fn serve_tcp(
+/// Serves a connection that stands for a host, or says in its ClientHello which host it is for. `waited` is set
+/// for one that was held before, in another process.
+pub(super) async fn serve(
     connection: &mut Connection,
-    host: &Arc<str>,
+    speaks: Speaks,
     waited: Option<Box<Waited>>,
 ) {
-    let next = match pass_on(connection, host, Speaks::Tcp(host.clone()), waited).await {
-        Ok(next) => next,
-        Err(_) => Next::Close,
-    };
-    connection.end(next).await;
+    // Each boxed: what leads to a tunnel, and away from it, should take no room while it is open, perhaps for days.
+    if let Some(lease) = Box::pin(lead(connection, speaks, waited)).await {
+        let next = Box::pin(tunnel::relay(connection, &lease)).await;
+        Box::pin(connection.end(next)).await;
+    }
 }
 
-/// Serves a connection that says in its ClientHello which host it is for.
-pub(super) async fn serve_tls(connection: &mut Connection, waited: Option<Box<Waited>>) {
-    let passed = match Box::pin(hello(connection)).await {
-        Ok(Some(name)) => pass_on(connection, &name, Speaks::Tls, waited).await,
-        Ok(None) => {
-            let unknown = connection.shard.unknown;
-            let keys = Keys { host: unknown, rule: unknown };
-            let record = connection.shard.record_raw(None, Scheme::Tls, connection.client);
-            connection.tally = connection.shard.begin(keys, connection.inbox.bytes().len(), record);
-            connection.shard.note_end(connection.tally, Cause::NoRule);
-            Err(Alert::UnrecognizedName)
-        }
+/// Brings a connection to where nothing is left but to relay; `None`: it has ended before.
+async fn lead(
+    connection: &mut Connection,
+    speaks: Speaks,
+    waited: Option<Box<Waited>>,
+) -> Option<Lease> {
+    let ended = match Box::pin(name(connection, &speaks)).await {
+        Ok(name) => match lease(connection, &name, &speaks, waited).await {
+            Ok(lease) if tunnel::begin(connection, &lease, None).await => return Some(lease),
+            Ok(_) => Ok(Next::Reset),
+            Err(ended) => ended,
+        },
         Err(alert) => alert.map_or(Ok(Next::Close), Err),
     };
-    let next = match passed {
+    let next = match ended {
         Ok(next) => next,
+        Err(_) if speaks != Speaks::Tls => Next::Close,
         Err(alert) => {
             let mut record = connection.shard.ring.take_vec();
             record.extend_from_slice(&alert.record());
@@ -56,6 +58,25 @@ pub(super) async fn serve_tls(connection: &mut Connection, waited: Option<Box<Wa
         }
     };
     connection.end(next).await;
+    None
+}
+
+/// The host that a connection is for. `Err(None)`: nobody is there to be told.
+async fn name(connection: &mut Connection, speaks: &Speaks) -> Result<Arc<str>, Option<Alert>> {
+    if let Speaks::Tcp(host) = speaks {
+        return Ok(host.clone());
+    }
+    match hello(connection).await? {
+        Some(name) => Ok(name.into()),
+        None => {
+            let unknown = connection.shard.unknown;
+            let keys = Keys { host: unknown, rule: unknown };
+            let record = connection.shard.record_raw(None, Scheme::Tls, connection.client);
+            connection.tally = connection.shard.begin(keys, connection.inbox.bytes().len(), record);
+            connection.shard.note_end(connection.tally, Cause::NoRule);
+            Err(Some(Alert::UnrecognizedName))
+        }
+    }
 }
 
 /// Receives the ClientHello; the name in it in canonical form, if it has one. `Err(None)`: nobody is there
@@ -100,28 +121,14 @@ enum Attempt {
     Hold(Hold),
 }
 
-/// Passes a connection on by the rule of its host, once that lets it. `Err`: it does not.
-async fn pass_on(
-    connection: &mut Connection,
-    host: &str,
-    speaks: Speaks,
-    waited: Option<Box<Waited>>,
-) -> Result<Next, Alert> {
-    // Each boxed: what leads to a tunnel should not take room while it is open, perhaps for days.
-    match Box::pin(lease(connection, host, speaks, waited)).await {
-        Ok(lease) => Ok(tunnel::run(connection, &lease, None).await),
-        Err(ended) => ended,
-    }
-}
-
 /// A connection to a backend of the host, as soon as its rule allows one; how it ended without one.
 async fn lease(
     connection: &mut Connection,
     host: &str,
-    speaks: Speaks,
+    speaks: &Speaks,
     mut waited: Option<Box<Waited>>,
 ) -> Result<Lease, Result<Next, Alert>> {
-    let scheme = if speaks == Speaks::Tls { Scheme::Tls } else { Scheme::Tcp };
+    let scheme = if *speaks == Speaks::Tls { Scheme::Tls } else { Scheme::Tcp };
     loop {
         let hold = match attempt(connection, host, scheme, &mut waited).await {
             Attempt::Connected(lease) => return Ok(lease),
@@ -135,7 +142,7 @@ async fn lease(
                 let (tally, len) = (connection.tally, connection.inbox.bytes().len());
                 connection.tally = Tally::NONE;
                 connection.shard.withdraw(tally, len);
-                let moved = Box::pin(connection.hand_over_as(speaks, waited.as_deref()));
+                let moved = Box::pin(connection.hand_over_as(speaks.clone(), waited.as_deref()));
                 return Err(Ok(moved.await));
             }
             End::Left => {

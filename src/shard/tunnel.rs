@@ -15,8 +15,7 @@ use super::tally::{Meter, Tally};
 use crate::limits;
 use crate::ring::{Abort, Deadline, Moved, Pipe, RecvBuf, SendBuf, Stream};
 
-/// Relays until both sides have ended, one failed, or neither sent anything for `timeout_tunnel`.
-/// An end of one direction is passed on; the other goes on. `first` came from the backend already.
+/// [`begin`] and [`relay`].
 pub(super) async fn run(
     connection: &mut Connection,
     lease: &Lease,
@@ -29,8 +28,12 @@ pub(super) async fn run(
     Box::pin(relay(connection, lease)).await
 }
 
-/// Passes on what came already. `false`: it was not taken.
-async fn begin(connection: &mut Connection, lease: &Lease, first: Option<RecvBuf>) -> bool {
+/// Passes on what came already; `first` is the backend's. `false`: it was not taken.
+pub(super) async fn begin(
+    connection: &mut Connection,
+    lease: &Lease,
+    first: Option<RecvBuf>,
+) -> bool {
     let from_client = connection.inbox.take();
     let ends = Ends::of(connection, lease);
     let up = OneWay { ends: &ends, received: true };
@@ -46,7 +49,9 @@ async fn begin(connection: &mut Connection, lease: &Lease, first: Option<RecvBuf
     true
 }
 
-async fn relay(connection: &Connection, lease: &Lease) -> Next {
+/// Relays until both sides have ended, one failed, or neither sent anything for `timeout_tunnel`.
+/// An end of one direction is passed on; the other goes on.
+pub(super) async fn relay(connection: &Connection, lease: &Lease) -> Next {
     let ends = Ends::of(connection, lease);
     let up = OneWay { ends: &ends, received: true };
     let down = OneWay { ends: &ends, received: false };

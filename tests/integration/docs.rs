@@ -21,6 +21,11 @@ const NOT_RUN: &[(&str, &str, &str)] = &[
         "demo.rs runs the demo, this is the other one",
     ),
     ("README.md", "apt-get install haproxy nginx wrk", "minutes of load, as root"),
+    (
+        "docs/operations.md",
+        "",
+        "installs, tunes the kernel, alerts; its metrics are looked for below",
+    ),
     ("docs/first-hour.md", "git clone … && cd mantrid", "demo.rs runs what is built"),
     (
         "docs/first-hour.md",
@@ -369,6 +374,29 @@ fn every_metric_is_described() {
         count += 1;
     }
     assert!(count > 20, "only {count}");
+}
+
+/// What alerts and the dashboard ask for is there.
+#[test]
+fn every_metric_that_is_asked_for_exists() {
+    let daemon = Setup::new().rule("a.example", crate::api::empty(402)).start();
+    let metrics = daemon.api().ask("GET", "/metrics").text();
+    let grafana = std::fs::read_to_string(root().join("docs/grafana.json")).expect("a dashboard");
+    assert!(serde_json::from_str::<Value>(&grafana).is_ok(), "it is JSON");
+    let text = Page::read("docs/operations.md").text + &grafana;
+    let mut count = 0;
+    for piece in text.split("mantrid_").skip(1) {
+        let is_part = |c: char| c.is_ascii_lowercase() || c == '_';
+        let name = piece.split(|c| !is_part(c)).next().unwrap_or_default();
+        let name = ["_total", "_bucket"].iter().fold(name, |name, end| name.trim_end_matches(end));
+        // a file's name: mantrid_*.deb
+        if name.is_empty() {
+            continue;
+        }
+        assert!(metrics.contains(&format!("# TYPE mantrid_{name} ")), "there is no {name}");
+        count += 1;
+    }
+    assert!(count > 15, "only {count}");
 }
 
 /// Every code in the sources of the API is in its list of errors, and the other way round.

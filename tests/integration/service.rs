@@ -19,11 +19,11 @@ use crate::message::get;
 use crate::script::{Connection, PATIENCE};
 
 /// The other end of NOTIFY_SOCKET.
-struct Manager(UnixDatagram);
+struct Systemd(UnixDatagram);
 
-impl Manager {
+impl Systemd {
     /// With a daemon that tells it.
-    fn of(setup: Setup, watchdog: Option<Duration>) -> (Manager, Daemon) {
+    fn of(setup: Setup, watchdog: Option<Duration>) -> (Systemd, Daemon) {
         let path = setup.path("notify");
         let socket = UnixDatagram::bind(&path).expect("a socket");
         socket.set_read_timeout(Some(PATIENCE)).expect("a time-out");
@@ -31,7 +31,7 @@ impl Manager {
         if let Some(watchdog) = watchdog {
             first += &format!(" WATCHDOG_USEC={}", watchdog.as_micros());
         }
-        (Manager(socket), setup.first(first).start())
+        (Systemd(socket), setup.first(first).start())
     }
 
     fn next(&self) -> Option<String> {
@@ -62,19 +62,19 @@ fn answering() -> Setup {
 }
 
 #[test]
-fn the_manager_is_told() {
+fn systemd_is_told() {
     let setup = answering();
-    let (manager, mut daemon) = Manager::of(setup.clone(), None);
-    manager.expect("READY=1");
+    let (systemd, mut daemon) = Systemd::of(setup.clone(), None);
+    systemd.expect("READY=1");
     assert_eq!(daemon.connect().exchange(get("a.com", "/")).status(), 403);
     daemon.signal("HUP");
-    assert!(manager.expect("RELOADING=1").contains("MONOTONIC_USEC="));
-    manager.expect("READY=1");
+    assert!(systemd.expect("RELOADING=1").contains("MONOTONIC_USEC="));
+    systemd.expect("READY=1");
     daemon.upgrade();
-    manager.expect(&format!("MAINPID={}", daemon.current_pid()));
+    systemd.expect(&format!("MAINPID={}", daemon.current_pid()));
     eventually("the old daemon is gone", || daemon.has_exited().is_some());
     daemon.terminate();
-    manager.expect("STOPPING=1");
+    systemd.expect("STOPPING=1");
 }
 
 /// A thread of the daemon that hangs as long as this lives.
@@ -105,40 +105,40 @@ impl Drop for Hanging {
 
 #[test]
 fn the_watchdog_is_fed_only_while_every_shard_runs() {
-    let (manager, daemon) =
-        Manager::of(answering().set("shards", 2), Some(Duration::from_millis(400)));
+    let (systemd, daemon) =
+        Systemd::of(answering().set("shards", 2), Some(Duration::from_millis(400)));
     for _ in 0..5 {
-        manager.expect("WATCHDOG=1");
+        systemd.expect("WATCHDOG=1");
     }
     let hanging = Hanging::thread(&daemon, "shard-1");
     daemon.expect_log(&["shard 1 makes no progress"]);
     // what was sent before that
-    manager.0.set_read_timeout(Some(Duration::from_millis(1))).expect("a time-out");
-    while manager.next().is_some() {}
-    manager.0.set_read_timeout(Some(Duration::from_millis(800))).expect("a time-out");
-    assert_eq!(manager.next(), None, "twice its time without a word");
+    systemd.0.set_read_timeout(Some(Duration::from_millis(1))).expect("a time-out");
+    while systemd.next().is_some() {}
+    systemd.0.set_read_timeout(Some(Duration::from_millis(800))).expect("a time-out");
+    assert_eq!(systemd.next(), None, "twice its time without a word");
     drop(hanging);
-    manager.0.set_read_timeout(Some(PATIENCE)).expect("a time-out");
-    manager.expect("WATCHDOG=1");
+    systemd.0.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+    systemd.expect("WATCHDOG=1");
 }
 
 #[test]
 fn without_control_nobody_feeds_and_traffic_goes_on() {
-    let (manager, daemon) = Manager::of(answering(), Some(Duration::from_millis(400)));
-    manager.expect("WATCHDOG=1");
+    let (systemd, daemon) = Systemd::of(answering(), Some(Duration::from_millis(400)));
+    systemd.expect("WATCHDOG=1");
     let hanging = Hanging::thread(&daemon, "mantrid");
-    manager.0.set_read_timeout(Some(Duration::from_millis(1))).expect("a time-out");
-    while manager.next().is_some() {}
+    systemd.0.set_read_timeout(Some(Duration::from_millis(1))).expect("a time-out");
+    while systemd.next().is_some() {}
     let mut open = daemon.connect();
     let began = std::time::Instant::now();
     while began.elapsed() < Duration::from_millis(800) {
         assert_eq!(open.exchange(get("a.com", "/")).status(), 403);
         assert_eq!(daemon.connect().exchange(get("a.com", "/")).status(), 403);
     }
-    assert_eq!(manager.next(), None, "a watchdog that control did not feed");
+    assert_eq!(systemd.next(), None, "a watchdog that control did not feed");
     drop(hanging);
-    manager.0.set_read_timeout(Some(PATIENCE)).expect("a time-out");
-    manager.expect("WATCHDOG=1");
+    systemd.0.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+    systemd.expect("WATCHDOG=1");
     daemon.api().put("/hostname/b.com/", &json!(["empty", { "code": 402 }, false]));
     assert_eq!(daemon.connect().exchange(get("b.com", "/")).status(), 402);
 }
