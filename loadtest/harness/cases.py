@@ -24,8 +24,10 @@ class Case:
     all_hosts: bool = False  # random names over the whole table instead of one
     shards: int = 1
     seconds: int = 0  # 0: what --seconds says
+    pipeline: int = 1  # requests sent in one go
+    upload_bytes: int = 0  # a POST with so long a body
     mode: str = "http"  # or "tcp": nobody parses
-    kind: str = "load"  # or "idle", "stalled": memory
+    kind: str = "load"  # or "paced": open loop; "idle", "stalled": memory
     default: bool = True  # part of a run without --cases
 
     @property
@@ -35,7 +37,16 @@ class Case:
 
 CASES = [
     Case("small", "tiny answer, connections kept alive", connections=(1, 8, 64, 512)),
-    Case("small-4000", "the same over 4,000 connections", connections=(4000,), default=False),
+    Case("small-4000", "the same over 4,000 connections", connections=(4000,)),
+    Case(
+        "latency",
+        "tiny answers at 70 % of HAProxy's peak rate, timed from when each request was due",
+        kind="paced",
+    ),
+    Case("pipelined", "tiny answers, 16 requests in one go", pipeline=16),
+    Case("chunked", "16 KiB in chunks", path="/chunked"),
+    Case("upload-64k", "a POST of 64 KiB", path="/upload", upload_bytes=64 << 10),
+    Case("upload-1m", "a POST of 1 MiB", path="/upload", upload_bytes=MIB, connections=(16,)),
     Case("hosts", "tiny answer, a random name of the 10,000 each time", all_hosts=True),
     Case("close", "tiny answer, a new client connection each time", close=True),
     Case("body-1k", "1 KiB file", path="/1k", default=False),

@@ -8,6 +8,8 @@ records how busy the proxy's CPU was, what else ran there and what the hyperviso
 import json
 import os
 import re
+import shutil
+import signal
 import subprocess
 import time
 
@@ -16,6 +18,7 @@ from harness.peers import HERE, program_path
 from harness.process import RunError, cpu_times
 
 WARM_UP_S = 1  # wrk's shortest run
+PEAK_S = 3
 EARLY_S = 5  # when the soak case looks at memory for the first time
 
 ERRORS = ("connect", "read", "write", "timeout", "status")
@@ -27,8 +30,9 @@ def measure(fixture, peer, case, connections, seconds):
     wrk = None
     try:
         soak = case.name == "soak"
+        calls = None
         if not soak:
-            _wrk(fixture, case, port, connections, WARM_UP_S).communicate()
+            calls = _system_calls(fixture, proxy, case, port, connections)
         cpus = fixture.cpus_for(case.shards)
         cpu_before = [cpu_times(cpu) for cpu in cpus]
         load_before = cpu_times(fixture.load_cpu)
@@ -77,7 +81,69 @@ def measure(fixture, peer, case, connections, seconds):
         "resident_bytes": max(late_bytes, end_bytes),
         "end_bytes": end_bytes,
         "requests": summary["requests"],
+        "calls": calls,
     }
+
+
+def _system_calls(fixture, proxy, case, port, connections):
+    """Warms up, and counts system calls per request meanwhile, where perf may; None elsewhere."""
+    warm = _wrk(fixture, case, port, connections, WARM_UP_S)
+    counter = None
+    if shutil.which("perf"):
+        command = ["perf", "stat", "-x,", "-e", "raw_syscalls:sys_enter", "-p", ",".join(map(str, proxy.pids()))]
+        counter = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+    output, _ = warm.communicate()
+    if counter is None:
+        return None
+    counter.send_signal(signal.SIGINT)
+    _, counted = counter.communicate()
+    found = re.search(r"^(\d+),.*raw_syscalls", counted, re.MULTILINE)
+    requests = _summary(warm, output)["requests"]
+    return int(found.group(1)) / requests if found and requests else None
+
+
+def measure_paced(fixture, peer, case, connections, seconds, rate):
+    """Asks at a fixed rate, whether the proxy keeps up or not; returns one record."""
+    proxy, port = fixture.start(peer, case)
+    try:
+        _wrk(fixture, case, port, connections, WARM_UP_S).communicate()
+        before = proxy.usage()
+        command = [fixture.paced, f"127.0.0.1:{port}", cases.host(4321), case.path]
+        command += [str(connections), str(rate), str(seconds)]
+        done = subprocess.run(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: os.sched_setaffinity(0, {fixture.load_cpu}),
+        )
+        used = proxy.usage().since(before)
+    finally:
+        proxy.stop()
+    if done.returncode:
+        raise RunError(f"paced failed (code {done.returncode}): {done.stderr}")
+    found = json.loads(done.stdout)
+    errors = {name: found[name] for name in ("errors", "unanswered") if found[name]}
+    return {
+        **found,
+        "errors": errors,
+        "rate": rate,
+        "cpu_us": used["cpu_us"] / max(found["requests"], 1),
+        "busy": used["cpu_us"] / 1e6 / used["wall_s"],
+    }
+
+
+def peak(fixture, peer, case, connections):
+    """Requests a second that a proxy manages, in a short run."""
+    proxy, port = fixture.start(peer, case)
+    try:
+        wrk = _wrk(fixture, case, port, connections, PEAK_S)
+        summary = _summary(wrk, wrk.communicate()[0])
+    finally:
+        proxy.stop()
+    return summary["requests"] / (summary["load_us"] / 1e6)
 
 
 def _wrk(fixture, case, port, connections, seconds):
@@ -94,7 +160,12 @@ def _wrk(fixture, case, port, connections, seconds):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**os.environ, "HOSTS": hosts},
+        env={
+            **os.environ,
+            "HOSTS": hosts,
+            "PIPELINE": str(case.pipeline),
+            "UPLOAD": str(case.upload_bytes),
+        },
         preexec_fn=lambda: os.sched_setaffinity(0, {fixture.load_cpu}),
     )
 

@@ -110,6 +110,7 @@ class Fixture:
         self.load_cpu = load_cpu
         self.descriptors = descriptors
         self.backend_port = free_port()
+        self._paced = None
         names = [cases.host(number) for number in range(cases.HOSTS)]
         backend = ["127.0.0.1", self.backend_port]
         rules = {name: ["proxy", {"backends": [backend]}, False] for name in names}
@@ -118,10 +119,16 @@ class Fixture:
         self._write("nginx.map", "".join(f"{name} app;\n" for name in names))
         for folder in ("static", "www"):
             (self.folder / folder).mkdir()
-        for name, size in (("1k", 1 << 10), ("64k", 64 << 10), ("1m", 1 << 20), ("100m", 100 << 20)):
+        for name, size in (("1k", 1 << 10), ("16k", 16 << 10), ("64k", 64 << 10), ("1m", 1 << 20), ("100m", 100 << 20)):
             self._write(f"www/{name}", "0123456789abcdef" * (size // 16))
         with open(self.folder / "www/512m", "wb") as hole:
             hole.truncate(512 << 20)  # nobody reads more of it than socket buffers hold
+
+    @property
+    def paced(self):
+        """The open-loop load; built when it is wanted first."""
+        self._paced = self._paced or str(_built("--example", "paced"))
+        return self._paced
 
     def _write(self, name, text):
         with open(self.folder / name, "w") as file:

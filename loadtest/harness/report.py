@@ -61,9 +61,12 @@ def markdown(result):
     ]
     lines += [f"- {peer['name']}: {peer['version']}" for peer in result["peers"]]
     load = [rows for rows in result["measured"] if rows["kind"] == "load"]
-    memory = [rows for rows in result["measured"] if rows["kind"] != "load"]
+    paced = [rows for rows in result["measured"] if rows["kind"] == "paced"]
+    memory = [rows for rows in result["measured"] if rows["kind"] not in ("load", "paced")]
     if load:
         lines += ["", "## Cost", ""] + _load_table(load, result["peers"])
+    if paced:
+        lines += ["", "## Latency at a fixed rate", ""] + _paced_table(paced)
     if memory:
         lines += ["", "## Memory", ""] + _memory_table(memory)
     return "\n".join(lines) + "\n"
@@ -74,7 +77,7 @@ def _load_table(measured, peers):
     # With nobody else there, or two builds of ours: the first build is what the others are held to.
     ours = [peer["name"] for peer in peers if peer["kind"] == "mantrid"]
     against = rivals + (ours[:1] if len(ours) > 1 else [])
-    head = ["case", "proxy", "requests/s", "CPU µs", "spread", "user + system", "p99 ms"]
+    head = ["case", "proxy", "requests/s", "CPU µs", "spread", "user + system", "calls", "p99 ms"]
     head += [f"× {name}" for name in against]
     head += ["CPU busy", "resident MiB", "errors", "note"]
     table = [_row(head), _row(["---"] * len(head))]
@@ -89,6 +92,7 @@ def _load_table(measured, peers):
                 f"**{median(cost):.2f}** per {rows['unit']}",
                 f"{min(cost):.2f}–{max(cost):.2f}",
                 f"{_median(runs, 'user_us'):.2f} + {_median(runs, 'system_us'):.2f}",
+                _calls(runs),
                 f"{_median(runs, 'p99_us') / 1000:.2f}",
             ]
             cells += [_ratio(runs, by_peer.get(other), name == other) for other in against]
@@ -99,6 +103,17 @@ def _load_table(measured, peers):
                 "; ".join(_notes(rows, runs)),
             ]
             table.append(_row(cells))
+    return table
+
+
+def _paced_table(measured):
+    head = ["case", "proxy", "requests/s", "p50 ms", "p99 ms", "p99.9 ms", "CPU µs", "errors"]
+    table = [_row(head), _row(["---"] * len(head))]
+    for rows in measured:
+        for name, runs in rows["runs"].items():
+            cells = [f"{rows['case']}, {rows['connections']}", name, f"{runs[0]['rate']:,}"]
+            cells += [f"{_median(runs, key) / 1000:.2f}" for key in ("p50_us", "p99_us", "p999_us")]
+            table.append(_row(cells + [f"{_median(runs, 'cpu_us'):.2f}", _errors(runs)]))
     return table
 
 
@@ -135,6 +150,12 @@ def _ratio(runs, others, same):
     if same or not others:
         return ""
     return f"{median(a['cpu_us'] / b['cpu_us'] for a, b in zip(runs, others)):.2f}"
+
+
+def _calls(runs):
+    """System calls per request, where they were counted."""
+    counted = [run["calls"] for run in runs if run.get("calls") is not None]
+    return f"{median(counted):.2f}" if counted else ""
 
 
 def _resident(rows, runs):

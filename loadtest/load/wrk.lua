@@ -2,6 +2,26 @@
 -- The seed is fixed: every proxy sees the same sequence.
 
 local hosts = tonumber(os.getenv("HOSTS") or "0")
+-- So many requests in one go; so long a body.
+local pipeline = tonumber(os.getenv("PIPELINE") or "1")
+local upload = tonumber(os.getenv("UPLOAD") or "0")
+
+if upload > 0 then
+   wrk.method = "POST"
+   wrk.body = string.rep("0123456789abcdef", upload / 16)
+end
+
+if pipeline > 1 then
+   local together
+
+   function init(args)
+      together = string.rep(wrk.format(), pipeline)
+   end
+
+   function request()
+      return together
+   end
+end
 
 if hosts > 0 then
    local requests = {}
