@@ -16,6 +16,7 @@ pub(super) fn run(config: &Config) -> ExitCode {
     match Resources::gather(config) {
         Ok(resources) => {
             say(&resources.summary());
+            say(&resources.memory(config.max_head));
             resources.warnings().iter().for_each(|warning| say(&format!("warning: {warning}")));
         }
         Err(found) => problems.extend(found),

@@ -91,6 +91,19 @@ impl Resources {
         )
     }
 
+    /// For `--check`.
+    pub(super) fn memory(&self, head_bytes_max: usize) -> String {
+        let connections = self.connections_per_shard * self.shards;
+        let (idle, most) = limits::memory(connections, self.shards, head_bytes_max);
+        let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+        format!(
+            "memory beside the table (about 150 bytes a rule): {} MiB with {connections} idle client \
+             connections, at most {} MiB with each at its worst",
+            mib(idle),
+            mib(most)
+        )
+    }
+
     /// What is unlikely to be meant.
     pub(super) fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();

@@ -162,7 +162,7 @@ impl Inner {
     }
 }
 
-fn close(fd: RawFd) {
+pub(super) fn close(fd: RawFd) {
     // SAFETY: the kernel made this descriptor for us and nobody else has seen it.
     drop(unsafe { OwnedFd::from_raw_fd(fd) });
 }

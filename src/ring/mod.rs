@@ -20,6 +20,8 @@
 //! all that the last round of tasks queued, and sleep in the same call when nobody can run.
 
 mod buffers;
+#[cfg(debug_assertions)]
+mod faults;
 mod listener;
 mod notify;
 mod probe;
@@ -124,6 +126,8 @@ struct Inner {
     // Dropped first: after this the kernel touches neither buffers nor slots.
     ring: IoUring,
     slots: Slab<Slot>,
+    #[cfg(debug_assertions)]
+    faults: faults::Faults,
     groups: [BufferGroup; 2],
     spare_vecs: Vec<Vec<u8>>,
     pipes: Vec<splice::PipePair>,
@@ -157,6 +161,8 @@ impl Ring {
             inner: RefCell::new(Inner {
                 ring,
                 slots: Slab::new(),
+                #[cfg(debug_assertions)]
+                faults: faults::Faults::from_environment(),
                 groups,
                 spare_vecs: Vec::new(),
                 pipes: Vec::new(),
@@ -350,6 +356,8 @@ impl Inner {
             std::process::abort();
         };
         let more = io_uring::cqueue::more(flags);
+        #[cfg(debug_assertions)]
+        let result = self.faults.spoil(op, result, more);
         if !more {
             slot.in_flight -= 1;
         }
@@ -379,7 +387,19 @@ impl Inner {
         let slot = &mut self.slots[index];
         slot.abandoned = true;
         let fd = slot.fd;
-        if slot.in_flight > 0 {
+        let expected = slot.in_flight;
+        let known = match &slot.kind {
+            SlotKind::Socket(socket) => socket.in_flight(),
+            SlotKind::Listener(_) | SlotKind::Wake(_) => [None; 5],
+        };
+        if usize::from(expected) == known.iter().flatten().count() {
+            // One by one: the kernel finds each by its name. To find all of a descriptor it looks at every
+            // operation of the ring: with 4,000 connections a third of all time, measured.
+            for op in known.into_iter().flatten() {
+                let cancel = opcode::AsyncCancel::new(user_data(index, op));
+                self.push(index, Op::Cancel, cancel.build());
+            }
+        } else {
             let cancel = opcode::AsyncCancel2::new(types::CancelBuilder::fd(types::Fd(fd)).all());
             self.push(index, Op::Cancel, cancel.build());
         }

@@ -58,6 +58,10 @@ pub(super) struct SocketSlot {
     pub(super) flowing: bool,
     /// It was told to end.
     pub(super) halting: bool,
+    /// A poll stands in its place, as the socket is set to non-blocking.
+    pub(super) rearming: bool,
+    /// The same for the send.
+    pub(super) resending: bool,
     /// More is known to lie in the socket: the next receive need not poll first.
     pub(super) nonempty: bool,
     pub(super) item: Item,
@@ -86,6 +90,8 @@ impl SocketSlot {
             flow: false,
             flowing: false,
             halting: false,
+            rearming: false,
+            resending: false,
             nonempty: false,
             item: Item::None,
             behind: None,
@@ -104,6 +110,24 @@ impl SocketSlot {
 }
 
 impl SocketSlot {
+    /// What is in flight, each with its kind.
+    pub(super) fn in_flight(&self) -> [Option<Op>; 5] {
+        let is_armed = |state: PollState| state == PollState::Armed;
+        let (receive, send) = (
+            if self.rearming { Op::Rearm } else { Op::Recv },
+            if self.resending { Op::Resend } else { Op::Send },
+        );
+        let out = if self.address.is_some() { Op::Connect } else { Op::PollOut };
+        let all = [
+            (self.armed.is_some(), receive),
+            (self.sending.is_some(), send),
+            (is_armed(self.poll_in), Op::PollIn),
+            (is_armed(self.poll_out), out),
+            (is_armed(self.poll_end), Op::PollEnd),
+        ];
+        all.map(|(is, op)| is.then_some(op))
+    }
+
     pub(super) fn wake_receiver(&mut self) {
         wake(&mut self.recv_waker);
     }
@@ -207,7 +231,8 @@ impl Inner {
             // does not wait for such a socket by itself: poll, then receive.
             let entry = poll_entry(self.slots[index].fd, libc::POLLIN);
             self.push(index, Op::Rearm, entry);
-            self.socket(index as u32).armed = Some(group);
+            let slot = self.socket(index as u32);
+            (slot.armed, slot.rearming) = (Some(group), true);
             return false;
         }
         let slot = self.socket(index as u32);
@@ -283,6 +308,7 @@ impl Inner {
             // Non-blocking for the time being, as in `received`.
             let entry = poll_entry(self.slots[index].fd, libc::POLLOUT);
             self.push(index, Op::Resend, entry);
+            self.socket(index as u32).resending = true;
             return false;
         }
         if result < 0 {
@@ -304,6 +330,11 @@ impl Inner {
 
     /// The socket is ready for what `op` postponed.
     pub(super) fn postponed(&mut self, index: usize, op: Op) -> bool {
+        let slot = self.socket(index as u32);
+        match op {
+            Op::Resend => slot.resending = false,
+            _ => slot.rearming = false,
+        }
         if self.slots[index].abandoned {
             return false;
         }

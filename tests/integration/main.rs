@@ -29,6 +29,7 @@ mod docs;
 mod drained;
 mod durability;
 mod events;
+mod faults;
 mod forwarding;
 mod framing;
 mod guard;
