@@ -103,6 +103,8 @@ pub const LINGER_TIME: std::time::Duration = std::time::Duration::from_secs(5);
 /// copying, CPU per request at 32 connections: 64 KiB 31.8 and 37.8 µs, 128 KiB 40 and 62, 512 KiB 124
 /// and 198; what comes with the head (up to 16 KiB) is copied in any case.
 pub const SPLICE_BYTES_MIN: u64 = 32 * 1024;
+/// Bytes taken with the head of an answer that is expected to be spliced; most heads are shorter.
+pub const PEEK_BYTES: u32 = 1024;
 /// Copied into the same send as the response head, so that a small answer is one operation.
 pub const JOIN_BYTES_MAX: usize = 32 * 1024;
 /// How long a backend that refused a connection is passed over while others are there.

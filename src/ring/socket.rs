@@ -64,6 +64,10 @@ pub(super) struct SocketSlot {
     pub(super) resending: bool,
     /// More is known to lie in the socket: the next receive need not poll first.
     pub(super) nonempty: bool,
+    /// The next receive is to take a little and leave the rest where it is.
+    pub(super) peeks: bool,
+    /// `O_NONBLOCK` is set.
+    pub(super) nonblocking: bool,
     pub(super) item: Item,
     /// What came behind `item` before that was taken.
     /// Boxed, as few ever have any: a slot is there for each connection.
@@ -93,6 +97,8 @@ impl SocketSlot {
             rearming: false,
             resending: false,
             nonempty: false,
+            peeks: false,
+            nonblocking: false,
             item: Item::None,
             behind: None,
             own: None,
@@ -169,7 +175,10 @@ impl Inner {
             opcode::RecvMulti::new(fd, u16::from(group)).build()
         } else {
             let first = if slot.nonempty { 0 } else { POLL_FIRST };
-            opcode::Recv::new(fd, std::ptr::null_mut(), 0)
+            let peeks = group == HEADS && std::mem::take(&mut slot.peeks);
+            // 0: as much as the buffer holds.
+            let most = if peeks { limits::PEEK_BYTES } else { 0 };
+            opcode::Recv::new(fd, std::ptr::null_mut(), most)
                 .buf_group(u16::from(group))
                 .ioprio(first)
                 .build()
@@ -227,8 +236,8 @@ impl Inner {
             return self.arm_own(index as u32);
         }
         if result == -libc::EAGAIN || result == -libc::EINTR {
-            // The socket is set to non-blocking while the other direction is spliced, and the ring
-            // does not wait for such a socket by itself: poll, then receive.
+            // The socket was set to non-blocking for splice(2). 6.18 waits for such a one all the same; where
+            // a kernel does not: poll, then receive.
             let entry = poll_entry(self.slots[index].fd, libc::POLLIN);
             self.push(index, Op::Rearm, entry);
             let slot = self.socket(index as u32);
@@ -305,7 +314,7 @@ impl Inner {
             return false;
         }
         if result == -libc::EAGAIN && !abandoned {
-            // Non-blocking for the time being, as in `received`.
+            // Non-blocking, as in `received`.
             let entry = poll_entry(self.slots[index].fd, libc::POLLOUT);
             self.push(index, Op::Resend, entry);
             self.socket(index as u32).resending = true;

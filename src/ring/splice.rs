@@ -56,6 +56,14 @@ impl Pipe {
         self.held
     }
 
+    /// Puts `bytes` in, behind what is there. `false`: they don't fit, and the pipe is of no use any more.
+    pub(crate) fn put(&mut self, bytes: &[u8]) -> bool {
+        let Some(pair) = &self.pair else { return false };
+        let written = retry(|| rustix::io::write(&pair.write, bytes)).unwrap_or(0);
+        self.held += written;
+        written == bytes.len()
+    }
+
     /// Moves up to `most` bytes from `source`, as far as the pipe has room.
     pub(crate) fn fill(&mut self, source: &Stream, most: u64) -> io::Result<Moved> {
         let Some(pair) = &self.pair else { return Ok(Moved::Later) };

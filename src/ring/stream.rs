@@ -127,6 +127,12 @@ impl Stream {
         self.with(|slot| slot.flow = on);
     }
 
+    /// The next receive takes the first [`limits::PEEK_BYTES`] at most: for a head in front of a body that is to
+    /// be spliced, which what comes along with the head can't be.
+    pub(crate) fn peek(&self) {
+        self.with(|slot| slot.peeks = true);
+    }
+
     /// Ends the flow, when that has to be certain. What it brought stays to be taken.
     pub(crate) async fn halted(&self) {
         self.flow(false);
@@ -431,10 +437,12 @@ impl Stream {
         }
     }
 
-    /// `O_NONBLOCK`, which `splice(2)` obeys and the ring's own operations must not see.
-    pub(crate) fn set_nonblocking(&self, on: bool) {
-        let flags = if on { rustix::fs::OFlags::NONBLOCK } else { rustix::fs::OFlags::empty() };
-        let _ = rustix::fs::fcntl_setfl(self.fd(), flags);
+    /// `O_NONBLOCK`, without which `splice(2)` would wait. It stays: what spliced once will do so again, and the
+    /// ring's own operations don't mind.
+    pub(crate) fn set_nonblocking(&self) {
+        if !self.with(|slot| std::mem::replace(&mut slot.nonblocking, true)) {
+            let _ = rustix::fs::fcntl_setfl(self.fd(), rustix::fs::OFlags::NONBLOCK);
+        }
     }
 
     /// Sends the end of our stream (FIN) behind what was sent.

@@ -271,8 +271,8 @@ fn splice_moves_everything_once() {
             reader.read_exact(&mut received).expect("read");
             received
         });
-        source.set_nonblocking(true);
-        target.set_nonblocking(true);
+        source.set_nonblocking();
+        target.set_nonblocking();
         let mut pipe = Pipe::take(&ring).expect("a pipe");
         let mut left = size as u64;
         let deadline = in_a_second(&ring);

@@ -52,6 +52,11 @@ impl Body {
         }
     }
 
+    /// Whether what is left of it is worth splicing.
+    pub(super) fn is_large(&self) -> bool {
+        matches!(self, Body::Length(left) if limits::SPLICE_BYTES_MIN <= *left)
+    }
+
     /// Whether only its connection's end shows that it is complete.
     pub(super) fn ends_by_close(&self) -> bool {
         matches!(self, Body::Decoded(_) | Body::UntilClose(_))
@@ -129,19 +134,28 @@ pub(super) struct Relay<'a> {
 }
 
 impl Relay<'_> {
-    /// Relays until `body` is done. Bytes behind it stay in `inbox`.
-    pub(super) async fn run(&self, inbox: &mut Inbox, body: &mut Body) -> Result<(), Broken> {
+    /// Relays until `body` is done; `head` goes in front of it, to a target that has taken all it was sent.
+    /// Bytes behind the body stay in `inbox`.
+    pub(super) async fn run(
+        &self,
+        mut head: Option<Vec<u8>>,
+        inbox: &mut Inbox,
+        body: &mut Body,
+    ) -> Result<(), Broken> {
         let mut large = false;
-        while !body.is_done() {
+        loop {
+            if inbox.is_empty()
+                && let Some((pipe, left)) = self.to_splice(body)
+            {
+                self.splice(pipe, head.take(), left).await?;
+            }
+            if let Some(head) = head.take() {
+                self.target.start_send(SendBuf::Vec(head), false);
+            }
+            if body.is_done() {
+                return Ok(());
+            }
             if inbox.is_empty() {
-                if let Body::Length(left) = body
-                    && limits::SPLICE_BYTES_MIN <= *left
-                    && !self.source.is_armed()
-                    && let Some(pipe) = Pipe::take(self.ring)
-                {
-                    self.splice(pipe, left).await?;
-                    continue;
-                }
                 let buf = self.receive(body, large).await?;
                 if buf.is_empty() {
                     if let Body::UntilClose(ended) = body {
@@ -159,7 +173,16 @@ impl Relay<'_> {
                 self.target.start_send(piece, false);
             }
         }
-        Ok(())
+    }
+
+    /// A pipe, and how much is to go through it, where that is worth it.
+    fn to_splice<'a>(&self, body: &'a mut Body) -> Option<(Pipe, &'a mut u64)> {
+        match body {
+            Body::Length(left) if limits::SPLICE_BYTES_MIN <= *left && !self.source.is_armed() => {
+                Some((Pipe::take(self.ring)?, left))
+            }
+            _ => None,
+        }
     }
 
     async fn receive(&self, body: &Body, large: bool) -> Result<RecvBuf, Broken> {
@@ -209,34 +232,33 @@ impl Relay<'_> {
         Ok((!out.is_empty()).then_some(SendBuf::Vec(out)))
     }
 
-    /// Moves `left` bytes without copying them.
-    async fn splice(&self, mut pipe: Pipe, left: &mut u64) -> Result<(), Broken> {
-        self.target.sent(self.deadline, self.target_pace).await.map_err(|_| Broken::Target)?;
-        self.source.set_nonblocking(true);
-        self.target.set_nonblocking(true);
-        while 0 < *left {
-            // Where both sides are fast it would else be the only one.
-            self.ring.give_way().await;
-            match pipe.fill(self.source, *left) {
-                Ok(Moved::Bytes(n)) => {
-                    *left -= n as u64;
-                    self.meter.moved(n);
-                }
-                Ok(Moved::Later) => {
-                    self.deadline.set(self.source_pace);
-                    poll_fn(|cx| match self.source.poll_readable(cx, self.deadline) {
-                        Poll::Ready(result) => Poll::Ready(result.map_err(source_broke)),
-                        Poll::Pending if self.target.poll_reset(cx) => {
-                            Poll::Ready(Err(Broken::Target))
-                        }
-                        Poll::Pending => Poll::Pending,
-                    })
-                    .await?;
-                }
-                Ok(Moved::End) | Err(_) => return Err(Broken::Source),
+    /// Moves `left` bytes without copying them, behind `head`.
+    async fn splice(
+        &self,
+        mut pipe: Pipe,
+        head: Option<Vec<u8>>,
+        left: &mut u64,
+    ) -> Result<(), Broken> {
+        if let Some(head) = head {
+            // Through the pipe as well: what is here of the body leaves in the same segments.
+            if !pipe.put(&head) {
+                self.target.start_send(SendBuf::Vec(head), false);
+                return Ok(());
             }
+            self.ring.give_vec(head);
+        }
+        self.target.sent(self.deadline, self.target_pace).await.map_err(|_| Broken::Target)?;
+        self.source.set_nonblocking();
+        self.target.set_nonblocking();
+        while 0 < *left {
+            let filled = pipe.fill(self.source, *left);
+            if let Ok(Moved::Bytes(n)) = filled {
+                *left -= n as u64;
+                self.meter.moved(n);
+            }
+            let has_more = 0 < *left && matches!(filled, Ok(Moved::Bytes(_)));
             while 0 < pipe.held() {
-                match pipe.empty(self.target, 0 < *left) {
+                match pipe.empty(self.target, has_more) {
                     Ok(Moved::Bytes(_)) => {}
                     Ok(Moved::Later) => {
                         self.deadline.set(self.target_pace);
@@ -245,9 +267,24 @@ impl Relay<'_> {
                     Ok(Moved::End) | Err(_) => return Err(Broken::Target),
                 }
             }
+            match filled {
+                // Where both sides are fast it would else be the only one.
+                Ok(Moved::Bytes(_)) if 0 < *left => self.ring.give_way().await,
+                Ok(Moved::Bytes(_)) => {}
+                Ok(Moved::Later) => self.readable().await?,
+                Ok(Moved::End) | Err(_) => return Err(Broken::Source),
+            }
         }
-        self.source.set_nonblocking(false);
-        self.target.set_nonblocking(false);
         Ok(())
+    }
+
+    async fn readable(&self) -> Result<(), Broken> {
+        self.deadline.set(self.source_pace);
+        poll_fn(|cx| match self.source.poll_readable(cx, self.deadline) {
+            Poll::Ready(result) => Poll::Ready(result.map_err(source_broke)),
+            Poll::Pending if self.target.poll_reset(cx) => Poll::Ready(Err(Broken::Target)),
+            Poll::Pending => Poll::Pending,
+        })
+        .await
     }
 }

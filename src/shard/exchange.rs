@@ -312,7 +312,7 @@ async fn with_body(
             begun: &begun,
         };
         let upload = async {
-            relay.run(client_inbox, &mut body).await?;
+            relay.run(None, client_inbox, &mut body).await?;
             uploaded.set(true);
             shard.note_sent(tally);
             if !begun.get() {

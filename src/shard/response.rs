@@ -138,8 +138,14 @@ impl Answer<'_> {
             // Nothing has gone out yet: what is wrong in the first bytes is still a clean 502.
             body.join(&self.shard.ring, inbox, &mut out).map_err(|_| Failed::BadAnswer)?;
             self.begun.set(true);
-            self.send(out, status).await?;
-            if !body.is_done() {
+            self.ready(status, out.len()).await?;
+            if body.is_done() {
+                self.client.start_send(SendBuf::Vec(out), false);
+            } else {
+                if body.is_large() {
+                    // So is the next answer, probably.
+                    self.backend.peek();
+                }
                 let relay = Relay {
                     ring: &self.shard.ring,
                     source: self.backend,
@@ -150,7 +156,7 @@ impl Answer<'_> {
                     meter: Meter { shard: self.shard, tally: self.tally, received: false },
                 };
                 let hidden = body.ends_by_close();
-                relay.run(inbox, &mut body).await.map_err(|broken| match broken {
+                relay.run(Some(out), inbox, &mut body).await.map_err(|broken| match broken {
                     Broken::Target => Failed::ClientGone,
                     _ => Failed::Cut { hidden },
                 })?;
@@ -166,12 +172,16 @@ impl Answer<'_> {
     }
 
     async fn send(&self, out: Vec<u8>, status: u16) -> Result<(), Failed> {
-        self.client
-            .sent(self.deadline, self.shard.timeouts().client)
-            .await
-            .map_err(|_| Failed::ClientGone)?;
-        self.shard.count_answer(self.tally, status, out.len());
+        self.ready(status, out.len()).await?;
         self.client.start_send(SendBuf::Vec(out), false);
+        Ok(())
+    }
+
+    /// Waits until the client has taken what was sent before, and counts the answer that goes to it now.
+    async fn ready(&self, status: u16, count: usize) -> Result<(), Failed> {
+        let sent = self.client.sent(self.deadline, self.shard.timeouts().client).await;
+        sent.map_err(|_| Failed::ClientGone)?;
+        self.shard.count_answer(self.tally, status, count);
         Ok(())
     }
 

@@ -1,7 +1,6 @@
 //! Bytes both ways, after a 101 (RFC 9110 §7.8) or of a raw connection, until both sides have ended. Few are
 //! copied; many are spliced.
 
-use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::task::Poll;
@@ -90,8 +89,6 @@ struct Ends<'a> {
     backend: &'a Stream,
     /// Of both directions together.
     idle: &'a Deadline,
-    /// Directions that splice now.
-    splicing: Cell<u8>,
 }
 
 impl<'a> Ends<'a> {
@@ -103,32 +100,6 @@ impl<'a> Ends<'a> {
             client: stream,
             backend: &lease.stream,
             idle: deadline,
-            splicing: Cell::new(0),
-        }
-    }
-}
-
-/// One direction splices as long as this is there. `splice(2)` would wait for a socket that is not set to
-/// non-blocking, and the setting is of the socket, not of a direction.
-struct Splicing<'a>(&'a Ends<'a>);
-
-impl<'a> Splicing<'a> {
-    fn begin(ends: &'a Ends<'a>) -> Splicing<'a> {
-        if ends.splicing.replace(ends.splicing.get() + 1) == 0 {
-            ends.client.set_nonblocking(true);
-            ends.backend.set_nonblocking(true);
-        }
-        Splicing(ends)
-    }
-}
-
-impl Drop for Splicing<'_> {
-    fn drop(&mut self) {
-        let ends = self.0;
-        ends.splicing.set(ends.splicing.get() - 1);
-        if ends.splicing.get() == 0 {
-            ends.client.set_nonblocking(false);
-            ends.backend.set_nonblocking(false);
         }
     }
 }
@@ -234,7 +205,8 @@ impl<'a> OneWay<'a> {
         if target.sent(&waiting, pace).await.is_err() {
             return On::Broken;
         }
-        let _splicing = Splicing::begin(self.ends);
+        source.set_nonblocking();
+        target.set_nonblocking();
         loop {
             // Where both sides are fast it would else be the only one.
             shard.ring.give_way().await;
