@@ -83,11 +83,11 @@ async def right(reader, writer):
             return await echo(reader, writer)
         if what == "chunked":
             writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-End\r\n\r\n")
-            left = int(argument)
-            while left:
-                size = min(left, random.randint(1, 9000))
-                writer.write(b"%x\r\n%s\r\n" % (size, PATTERN[:size]))
-                left -= size
+            at, end = 0, int(argument)
+            while at < end:
+                piece = PATTERN[at : min(at + random.randint(1, 9000), end)]
+                writer.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+                at += len(piece)
             writer.write(b"0\r\nX-End: here\r\n\r\n")
         else:
             body = PATTERN[: int(argument)] if what == "bytes" else None
