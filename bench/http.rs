@@ -4,6 +4,7 @@
 #![allow(missing_docs)] // criterion's macro writes a public function without
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use mantrid::http::{
@@ -18,6 +19,15 @@ const BROWSER: &[u8] = include_bytes!("../tests/data/heads/accepted/browser.http
 const RESPONSE: &[u8] =
     b"HTTP/1.1 200 OK\r\nServer: nginx/1.22.1\r\nDate: Sun, 06 Nov 1994 08:49:37 \
     GMT\r\nContent-Type: text/html\r\nContent-Length: 64\r\nConnection: keep-alive\r\n\r\n";
+/// What a site answers a browser: caching, cookies, policies.
+const LONG_RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nServer: nginx/1.22.1\r\nDate: Sun, 06 Nov 1994 08:49:37 \
+    GMT\r\nContent-Type: text/html; charset=utf-8\r\nContent-Length: 64\r\nConnection: keep-alive\r\nVary: \
+    Accept-Encoding, Cookie\r\nCache-Control: private, max-age=0, must-revalidate\r\nETag: \
+    \"33a64df551425fcc55e4d42a148795d9f25f89d4\"\r\nLast-Modified: Sun, 06 Nov 1994 08:00:00 GMT\r\nSet-Cookie: \
+    id=f3a1c2d4e5b6978812345678; Path=/; Secure; HttpOnly; SameSite=Lax\r\nSet-Cookie: theme=dark; Path=/; \
+    Max-Age=31536000\r\nContent-Security-Policy: default-src 'self'; img-src 'self' data: https:; script-src \
+    'self' https://static.example.com; object-src 'none'\r\nStrict-Transport-Security: \
+    max-age=63072000\r\nX-Content-Type-Options: nosniff\r\nReferrer-Policy: same-origin\r\n\r\n";
 
 fn hundred_fields() -> Vec<u8> {
     let mut head = b"GET / HTTP/1.1\r\nHost: localhost\r\n".to_vec();
@@ -88,18 +98,22 @@ fn forward(criterion: &mut Criterion) {
         keep_alive: true,
         framing_out: FramingOut::AsIs,
     };
-    criterion.bench_function("forward/all/response", |bencher| {
-        bencher.iter(|| {
-            let end = HeadScan::default().advance(black_box(RESPONSE));
-            assert_eq!(end, Ok(Some(RESPONSE.len())));
-            let mut room = field_room();
-            let parsed = parse_response(RESPONSE, &mut room, Method::Get).expect("a good head");
-            assert_eq!(parsed.framing, ResponseFraming::Length(64));
-            out.clear();
-            write_response(&parsed, how, &mut out);
-            assert_eq!(out.len(), RESPONSE.len() - b"Connection: keep-alive\r\n".len());
+    for (name, head) in [("response", RESPONSE), ("response_long", LONG_RESPONSE)] {
+        let mut group = criterion.benchmark_group("forward");
+        group.throughput(Throughput::Bytes(head.len() as u64));
+        group.bench_function(format!("all/{name}"), |bencher| {
+            bencher.iter(|| {
+                let end = HeadScan::default().advance(black_box(head));
+                assert_eq!(end, Ok(Some(head.len())));
+                let mut room = field_room();
+                let parsed = parse_response(head, &mut room, Method::Get).expect("a good head");
+                assert_eq!(parsed.framing, ResponseFraming::Length(64));
+                out.clear();
+                write_response(&parsed, how, &mut out);
+                assert_eq!(out.len(), head.len() - b"Connection: keep-alive\r\n".len());
+            });
         });
-    });
+    }
 }
 
 fn chunked(criterion: &mut Criterion) {
@@ -119,5 +133,10 @@ fn chunked(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, heads, forward, chunked);
+criterion_group! {
+    name = benches;
+    config = Criterion::default()
+        .warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(2));
+    targets = heads, forward, chunked
+}
 criterion_main!(benches);

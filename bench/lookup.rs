@@ -9,6 +9,7 @@
 
 use std::hint::black_box;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
@@ -142,5 +143,10 @@ fn resident_bytes() -> usize {
     1024 * kib.expect("VmRSS is a number")
 }
 
-criterion_group!(benches, memory, lookup, replace, publish);
+criterion_group! {
+    name = benches;
+    config = Criterion::default()
+        .warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(2));
+    targets = memory, lookup, replace, publish
+}
 criterion_main!(benches);

@@ -29,3 +29,8 @@ mod shard;
 // What the binaries run.
 pub mod client;
 pub mod daemon;
+/// What the benches need of the private modules, and nobody else.
+#[doc(hidden)]
+pub mod bench {
+    pub use crate::ring::bench::round_trips;
+}

@@ -58,3 +58,43 @@ def panel(way, outcome, top):
                 before_x, before_y = x, y
             parts.append(f'<path class="{"w" if is_wrong else "r"}" d="M0 0{"".join(path)}"/>')
     return "".join(parts)
+
+
+def soak(samples, upgrades):
+    """What a soak recorded over time: a panel for each series, with the upgrades as lines."""
+    series = (
+        ("memory, MiB", [(s["at"], s["memory"] / (1 << 20)) for s in samples]),
+        ("descriptors", [(s["at"], s["descriptors"]) for s in samples]),
+        ("requests a second", [(s["at"], s["rate"]) for s in samples if s["rate"] is not None]),
+    )
+    high, step = 150, 150 + GAP + 20
+    end = max((s["at"] for s in samples), default=1.0)
+    across = lambda at: LEFT + at / end * (WIDTH - LEFT - RIGHT)  # noqa: E731
+    parts = []
+    for turn, (title, points) in enumerate(series):
+        top = TOP + turn * step
+        most = max((value for _, value in points), default=1) * 1.1 or 1
+        parts.append(f'<text class="t" x="{LEFT}" y="{top - 6}">{title}</text>')
+        for part in range(5):
+            y = top + high - part / 4 * high
+            parts.append(f'<path class="g" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>')
+            parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{most * part / 4:,.0f}</text>')
+        for at in upgrades:
+            parts.append(f'<path class="u" d="M{across(at):.1f} {top}V{top + high}"/>')
+        line = " ".join(f"{across(at):.1f},{top + high - value / most * high:.1f}" for at, value in points)
+        parts.append(f'<polyline class="l" points="{line}"/>')
+        for part in range(5):
+            parts.append(
+                f'<text x="{across(end * part / 4):.1f}" y="{top + high + 16}" text-anchor="middle">'
+                f"{end * part / 4:.0f} s</text>"
+            )
+    height = TOP + len(series) * step
+    style = (
+        "text{font:12px system-ui,sans-serif;fill:#334}.t{font-weight:600}.g{stroke:#dde}"
+        ".u{stroke:#f4c95d;stroke-width:2}.l{fill:none;stroke:#1b6ca8;stroke-width:1.5}"
+    )
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}"><style>{style}</style>'
+        f'<rect width="100%" height="100%" fill="#fff"/><text x="{LEFT}" y="20">A soak; upright lines: '
+        "an upgrade is over, a new process serves</text>" + "".join(parts) + "</svg>\n"
+    )

@@ -19,6 +19,8 @@
 //! them and never interrupt the running shard. [`drive`] is that asking: one `io_uring_enter` for
 //! all that the last round of tasks queued, and sleep in the same call when nobody can run.
 
+#[doc(hidden)]
+pub mod bench;
 mod buffers;
 #[cfg(debug_assertions)]
 mod faults;
