@@ -139,6 +139,8 @@ pub const LOG_BACK_BYTES_MAX: usize = 64 * 1024;
 pub const LOG_TARGET_BYTES_MAX: usize = 2048;
 /// How often the writer of the access log takes away what the shards wrote.
 pub const LOG_EVERY: std::time::Duration = std::time::Duration::from_millis(100);
+/// How long the writer of the access log waits for a pipe that is full, before lines are lost.
+pub const LOG_PATIENCE: std::time::Duration = std::time::Duration::from_secs(1);
 /// Longest X-Request-Id that is taken over, bytes.
 pub const REQUEST_ID_BYTES_MAX: usize = 128;
 /// News that wait for control, of all shards: 160 KiB.
@@ -295,6 +297,8 @@ pub const COMMIT_BUFFER_KEPT_BYTES: usize = 1024 * 1024;
 pub const MANAGEMENT_PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
 /// How long a new process may take until it is ready to take over.
 pub const UPGRADE_TIME: std::time::Duration = std::time::Duration::from_secs(60);
+/// Hosts whose last counters are handed over in one message: 300 bytes each at most.
+pub const COUNTED_AT_ONCE: usize = 1000;
 /// Most descriptors in one message (`SCM_MAX_FD`).
 pub const DESCRIPTORS_AT_ONCE: usize = 253;
 /// How long shards that were told to stop at once may take.

@@ -45,6 +45,9 @@ use writer::{Orders, Wiring, Writer};
 
 pub(crate) use api::{Management, Token};
 
+/// A host's name, and of it requests completed, bytes sent and bytes received.
+pub(crate) type Counted = (String, [u64; 3]);
+
 /// The files that control reads, and the one it writes.
 pub(crate) struct Files {
     /// The table.
@@ -146,6 +149,16 @@ impl Handle {
     pub(crate) async fn resume(&self) {
         self.orders.resume().await;
         self.paused.send_replace(false);
+    }
+
+    /// What was counted since the state file was let go of.
+    pub(crate) async fn counted_since(&self) -> Vec<Counted> {
+        self.orders.counted_since().await
+    }
+
+    /// Adds what another process counted; from a thread that may wait.
+    pub(crate) fn add_counts(&self, counted: Vec<Counted>) {
+        self.orders.add_counts(counted);
     }
 
     /// From now on so many requests may be held, in all and of one source.

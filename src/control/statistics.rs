@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::{Map, Value, json};
 
+use super::Counted;
 use crate::limits;
 use crate::link::{ByKey, ControlEnd, Count, Id, KeySet, Sums};
 use crate::state::Counters;
@@ -213,6 +214,22 @@ impl Statistics {
     /// Saving them failed: they are still to be saved.
     pub(super) fn put_back(&mut self, table: &Snapshot, unsaved: &[(String, Counters)]) {
         self.unsaved.extend(unsaved.iter().map(|(name, _)| table.key(name)));
+    }
+
+    /// Adds what another process counted; hosts that no rule has any more are left out.
+    pub(super) fn add_counts(&mut self, table: &Snapshot, counted: &[Counted]) {
+        for (name, [completed, sent, received]) in counted {
+            if !is_counted(table, name) {
+                continue;
+            }
+            let mut sums = Sums::default();
+            sums.set(Count::Completed, *completed);
+            sums.set(Count::Sent, *sent);
+            sums.set(Count::Received, *received);
+            let key = table.key(name);
+            add(&mut self.base, key, &sums);
+            self.unsaved.insert(key);
+        }
     }
 
     /// Backends that shards know or knew, with what they counted.

@@ -14,13 +14,15 @@ use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info, warn};
 
+use super::Counted;
 use super::change::{Change, Current, Done, Happened, Refused, Tag, Watched};
 use super::held::Held;
 use super::statistics::{self, SharedStatistics};
 use super::store::{Folded, Record, Store, StoreError};
 use super::wake::{Told, idle_after};
 use crate::limits;
-use crate::link::{ControlEnd, KeySet};
+use crate::link::{ByKey, ControlEnd, KeySet};
+use crate::state::Counters;
 use crate::table::{Action, Rule, Snapshot, edit_canonical};
 
 /// What the writer is told.
@@ -36,6 +38,10 @@ pub(super) enum Order {
     Release(oneshot::Sender<()>),
     /// It did not.
     Resume,
+    /// What was counted since then is asked for.
+    CountedSince(oneshot::Sender<Vec<Counted>>),
+    /// Another process has counted this, after its state was ours.
+    Add(Vec<Counted>),
     /// The last one: to save all, and end.
     Finish,
 }
@@ -68,6 +74,18 @@ impl Orders {
     /// Takes it up again.
     pub(super) async fn resume(&self) {
         let _ = self.0.send(Order::Resume).await;
+    }
+
+    /// What was counted since the state file was let go of.
+    pub(super) async fn counted_since(&self) -> Vec<Counted> {
+        let (answer, answered) = oneshot::channel();
+        let _ = self.0.send(Order::CountedSince(answer)).await;
+        answered.await.unwrap_or_default()
+    }
+
+    /// Adds what another process counted; from a thread that may wait.
+    pub(super) fn add_counts(&self, counted: Vec<Counted>) {
+        let _ = self.0.blocking_send(Order::Add(counted));
     }
 
     async fn finish(&self) {
@@ -103,7 +121,7 @@ impl Writer {
             orders: orders.clone(),
             old: Vec::new(),
             folding: false,
-            released: false,
+            released: None,
             next_rewrite: None,
         };
         let thread = std::thread::Builder::new().name("writer".to_owned());
@@ -133,11 +151,14 @@ struct Writing {
     /// not be a shard, which a million rules would keep busy for long.
     old: Vec<Arc<Snapshot>>,
     folding: bool,
-    /// Another process has the state file.
-    released: bool,
+    /// Another process has the state file: with these numbers.
+    released: Option<Left>,
     /// After a rewrite failed, when to try it again.
     next_rewrite: Option<Instant>,
 }
+
+/// What was counted of each host when the state file was let go of: completed, sent, received.
+type Left = ByKey<[u64; 3]>;
 
 type Asked = (Change, oneshot::Sender<Result<Done, Refused>>);
 
@@ -209,7 +230,12 @@ impl Writing {
                         self.release();
                         let _ = done.send(());
                     }
-                    Order::Resume => self.released = false,
+                    Order::Resume => self.released = None,
+                    Order::CountedSince(answer) => drop(answer.send(self.counted_since())),
+                    Order::Add(counted) => {
+                        let table = self.wiring.current.load().table.clone();
+                        statistics::lock(&self.wiring.statistics).add_counts(&table, &counted);
+                    }
                     Order::Finish => {
                         self.change(batch);
                         return self.finish();
@@ -229,7 +255,7 @@ impl Writing {
     /// Makes all changes of a batch that can be made.
     fn change(&mut self, batch: Vec<Asked>) {
         let start = Current::clone(&self.wiring.current.load());
-        if self.released {
+        if self.released.is_some() {
             return refuse_all(batch, "another process is taking over: ask again");
         }
         if let Err(reason) = self.be_writable(&start) {
@@ -354,11 +380,19 @@ impl Writing {
 
     fn rewrite(&mut self, current: &Current) -> Result<(), String> {
         let saved = statistics::to_save(&self.wiring.statistics, &current.table);
+        self.write_anew(current, saved)
+    }
+
+    fn write_anew(
+        &mut self,
+        current: &Current,
+        saved: Vec<(String, Counters)>,
+    ) -> Result<(), String> {
         self.wiring.store.rewrite(&current.table, saved).map_err(|error| error.to_string())
     }
 
     fn save(&mut self) {
-        if self.released {
+        if self.released.is_some() {
             return;
         }
         let current = Current::clone(&self.wiring.current.load());
@@ -417,16 +451,35 @@ impl Writing {
 
     /// Leaves one tidy file, and lets others have it.
     fn release(&mut self) {
-        self.finish();
+        if self.released.is_none() {
+            self.released = Some(self.leave_one_file());
+        }
         self.wiring.store.release("another process has taken over");
-        self.released = true;
+    }
+
+    /// Of each host that had requests since then.
+    fn counted_since(&self) -> Vec<Counted> {
+        let Some(left) = &self.released else { return Vec::new() };
+        let table = self.wiring.current.load().table.clone();
+        statistics::lock(&self.wiring.statistics).take_over(&table);
+        let all = statistics::to_save(&self.wiring.statistics, &table).into_iter();
+        let since = all.filter_map(|(name, counters)| {
+            let (now, then) = (numbers(counters), left.get(&table.key(&name)));
+            let then = then.copied().unwrap_or_default();
+            (now != then).then(|| (name, std::array::from_fn(|at| now[at].wrapping_sub(then[at]))))
+        });
+        since.collect()
     }
 
     /// Leaves one tidy file.
     fn finish(&mut self) {
-        if self.released {
-            return;
+        if self.released.is_none() {
+            self.leave_one_file();
         }
+    }
+
+    /// What it says of each host that was counted.
+    fn leave_one_file(&mut self) -> Left {
         while self.folding {
             match self.incoming.blocking_recv() {
                 Some(Order::Folded(end)) => self.end_fold(end),
@@ -434,17 +487,26 @@ impl Writing {
                     reply(&change, answer, Err(Refused::Stopping));
                 }
                 Some(Order::Release(done)) => drop(done.send(())),
-                Some(Order::Save | Order::Resume | Order::Finish) => {}
-                None => return,
+                Some(Order::CountedSince(answer)) => drop(answer.send(Vec::new())),
+                Some(Order::Save | Order::Resume | Order::Add(_) | Order::Finish) => {}
+                None => return Left::default(),
             }
         }
         let current = Current::clone(&self.wiring.current.load());
         let table = current.table.clone();
         statistics::lock(&self.wiring.statistics).take_over(&table);
-        if let Err(reason) = self.rewrite(&current) {
+        let saved = statistics::to_save(&self.wiring.statistics, &table);
+        let left = saved.iter().map(|(name, counters)| (table.key(name), numbers(*counters)));
+        let left = left.collect();
+        if let Err(reason) = self.write_anew(&current, saved) {
             warn!("state_file: not written at the end, the journal stays: {reason}");
         }
+        left
     }
+}
+
+fn numbers(counters: Counters) -> [u64; 3] {
+    [counters.completed_requests, counters.bytes_sent, counters.bytes_received]
 }
 
 /// The table after one change.

@@ -1,14 +1,18 @@
 //! The writer of the access log: a thread that takes away what the shards wrote, ten times a second, and puts
-//! it in the file. Whatever the disk does, no shard waits for it: pages that fill up meanwhile drop lines.
+//! it in the file. Whatever the disk does, no shard waits for it: pages that fill up meanwhile drop lines. Nor
+//! does control: a pipe is opened without waiting for a reader, and at the end the thread is left behind if it
+//! hangs.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tracing::{error, info, warn};
 
 use crate::config::AccessLog;
@@ -20,40 +24,41 @@ enum Order {
     /// The file was moved away: one of its name is to be made.
     Reopen,
     /// The configuration names another.
-    Switch(AccessLog, Option<Output>),
+    Switch(AccessLog, Option<File>),
     Finish,
 }
-
-type Output = Box<dyn Write + Send>;
 
 /// The writer's thread.
 pub(super) struct LogWriter {
     orders: Sender<Order>,
     thread: JoinHandle<()>,
+    /// Hangs up when the thread ends.
+    ended: Receiver<()>,
 }
 
 /// Opens what the configuration names; `None` where that is nothing.
-fn open(log: &AccessLog) -> Result<Option<Output>, String> {
-    Ok(match log {
-        AccessLog::Off => None,
-        AccessLog::Stdout => Some(Box::new(io::stdout())),
-        AccessLog::File(path) => {
-            let file = open_file(path);
-            let file = file.map_err(|error| format!("access_log = {}: {error}", path.display()))?;
-            Some(Box::new(file))
-        }
-    })
+fn open(log: &AccessLog) -> Result<Option<File>, String> {
+    let file = match log {
+        AccessLog::Off => return Ok(None),
+        AccessLog::Stdout => io::stdout().as_fd().try_clone_to_owned().map(File::from),
+        AccessLog::File(path) => open_file(path, true),
+    };
+    file.map(Some).map_err(|error| format!("access_log = {}: {error}", named(log)))
 }
 
-fn open_file(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).mode(0o640).open(path)
+/// A pipe is opened at both ends: with a reader of our own the call does not wait for one.
+fn open_file(path: &Path, create: bool) -> io::Result<File> {
+    let is_pipe = path.metadata().is_ok_and(|found| found.file_type().is_fifo());
+    let flags = if is_pipe { libc::O_NONBLOCK } else { 0 };
+    let mut options = OpenOptions::new();
+    options.append(true).read(is_pipe).create(create).mode(0o640).custom_flags(flags).open(path)
 }
 
 /// Whether it could be opened, without making it.
 pub(super) fn check(log: &AccessLog) -> Result<(), String> {
     let AccessLog::File(path) = log else { return Ok(()) };
     let outcome = if path.exists() {
-        OpenOptions::new().append(true).open(path).map(drop)
+        open_file(path, false).map(drop)
     } else {
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
         let folder = folder.unwrap_or(Path::new("."));
@@ -68,12 +73,17 @@ impl LogWriter {
         let output = open(log)?;
         let (orders, incoming) = channel();
         together.logbook.set_on(output.is_some());
+        let log = log.clone();
         let mut writing =
-            Writing { log: log.clone(), output, together, lines: Vec::new(), lost: 0 };
+            Writing { log, output, together, lines: Vec::new(), is_torn: false, lost: 0 };
+        let (alive, ended) = channel::<()>();
         let thread = std::thread::Builder::new().name("access-log".to_owned());
-        let thread = thread.spawn(move || writing.run(&incoming));
+        let thread = thread.spawn(move || {
+            writing.run(&incoming);
+            drop(alive);
+        });
         let thread = thread.map_err(|error| format!("no thread for the access log: {error}"))?;
-        Ok(LogWriter { orders, thread })
+        Ok(LogWriter { orders, thread, ended })
     }
 
     /// Goes on in a new file of the same name.
@@ -89,9 +99,12 @@ impl LogWriter {
         Ok(())
     }
 
-    /// Writes what is left.
+    /// Writes what is left, as far as that goes: whoever should read it may never do so.
     pub(super) fn finish(self) {
         let _ = self.orders.send(Order::Finish);
+        if self.ended.recv_timeout(limits::STOP_TIME) == Err(RecvTimeoutError::Timeout) {
+            return warn!("access_log: it can't be written; its last lines are lost");
+        }
         if self.thread.join().is_err() {
             error!("The writer of the access log panicked");
         }
@@ -100,10 +113,12 @@ impl LogWriter {
 
 struct Writing {
     log: AccessLog,
-    output: Option<Output>,
+    output: Option<File>,
     together: Arc<Together>,
     /// Kept for its memory.
     lines: Vec<u8>,
+    /// The last line that was written is not whole.
+    is_torn: bool,
     /// Lines that could not be written since that was said.
     lost: usize,
 }
@@ -122,7 +137,7 @@ impl Writing {
                 Ok(Order::Reopen) => self.reopen(),
                 Ok(Order::Switch(log, output)) => {
                     info!("access_log: now {}", named(&log));
-                    (self.log, self.output) = (log, output);
+                    (self.log, self.output, self.is_torn) = (log, output, false);
                     self.together.logbook.set_on(self.output.is_some());
                 }
                 Ok(Order::Finish) | Err(RecvTimeoutError::Disconnected) => return,
@@ -136,7 +151,7 @@ impl Writing {
         }
         match open(&self.log) {
             Ok(output) => {
-                self.output = output;
+                (self.output, self.is_torn) = (output, false);
                 info!("access_log: {} opened anew", named(&self.log));
             }
             Err(problem) => error!("{problem}: going on with the file that was open"),
@@ -152,25 +167,52 @@ impl Writing {
             if self.lines.is_empty() {
                 continue;
             }
-            let written = output.write_all(&self.lines).and_then(|()| output.flush());
-            let count = || memchr::memchr_iter(b'\n', &self.lines).count();
+            let torn: &[u8] = if self.is_torn { b"\n" } else { b"" };
+            let written = put(output, torn).and_then(|()| {
+                self.is_torn = false;
+                put(output, &self.lines)
+            });
             match written {
                 Ok(()) if self.lost != 0 => {
                     warn!("access_log: {} lines were lost; now it can be written again", self.lost);
                     self.lost = 0;
                 }
                 Ok(()) => {}
-                Err(error) => {
+                Err((error, rest)) => {
                     if self.lost == 0 {
                         error!("access_log: {}: {error}: lines are lost", named(&self.log));
                     }
-                    let lost = count();
+                    let rest = if self.is_torn { self.lines.len() } else { rest };
+                    let (before, rest) = self.lines.split_at(self.lines.len() - rest);
+                    self.is_torn |= before.last().is_some_and(|byte| *byte != b'\n');
+                    let lost = memchr::memchr_iter(b'\n', rest).count();
                     self.lost += lost;
                     logbook.add_lost(lost as u64);
                 }
             }
         }
     }
+}
+
+/// Writes all of it, or says how many bytes are left. A pipe that is full is waited for as long as somebody reads.
+fn put(mut output: &File, bytes: &[u8]) -> Result<(), (io::Error, usize)> {
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        match output.write(rest) {
+            Ok(0) => return Err((io::ErrorKind::WriteZero.into(), rest.len())),
+            Ok(count) => rest = &rest[count..],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && has_room(output) => {}
+            Err(error) => return Err((error, rest.len())),
+        }
+    }
+    Ok(())
+}
+
+/// Waits until a pipe can be written.
+fn has_room(output: &File) -> bool {
+    let patience = Timespec::try_from(limits::LOG_PATIENCE).ok();
+    poll(&mut [PollFd::new(output, PollFlags::OUT)], patience.as_ref()).is_ok_and(|count| 0 < count)
 }
 
 fn named(log: &AccessLog) -> String {

@@ -223,7 +223,7 @@ async fn serve(
     announce(&bound, &management);
     let taking_over = match predecessor {
         Some(predecessor) => {
-            let ready = predecessor.ready(end.clone());
+            let ready = predecessor.ready(end.clone(), control.handle());
             Some(ready.map_err(|error| format!("the daemon that was to hand over: {error}"))?)
         }
         None => None,
@@ -236,7 +236,6 @@ async fn serve(
     }
     let operations = Operations {
         is_demo: demo.is_some(),
-        drain: config.timeouts.drain,
         program,
         sockets,
         taking_over,

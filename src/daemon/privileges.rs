@@ -61,6 +61,9 @@ pub(super) fn drop_to(target: Target) -> Result<(), String> {
         tracing::warn!("Running as root, as uid = 0 asks for");
         return Ok(());
     }
+    if !uid.is_root() {
+        forbid_capabilities();
+    }
     // Those of root stay otherwise, and with them what they may read.
     setgroups(&[]).map_err(|errno| refused("give up supplementary groups", errno))?;
     setresgid(gid, gid, gid).map_err(|errno| refused(&format!("become gid {gid}"), errno))?;
@@ -68,10 +71,21 @@ pub(super) fn drop_to(target: Target) -> Result<(), String> {
     verify(target)?;
     if uid.is_root() {
         tracing::warn!("Running as root, as uid = 0 asks for");
-    } else {
-        tracing::info!("Dropped to UID {uid}, GID {gid}");
+        return Ok(());
     }
+    // Those in force went with root; what may be inherited would not have.
+    drop_capabilities()?;
+    tracing::info!("Dropped to UID {uid}, GID {gid}");
     Ok(())
+}
+
+/// Not even a file with capabilities could give them back. In a container root may not be allowed to do that; with
+/// no_new_privs there is no such file.
+fn forbid_capabilities() {
+    for number in 0..u64::BITS {
+        let capability = rustix::thread::CapabilitySet::from_bits_retain(1 << number);
+        let _ = rustix::thread::remove_capability_from_bounding_set(capability);
+    }
 }
 
 /// What a unit has given us to bind port 80 (`AmbientCapabilities=`) has done its work.

@@ -3,6 +3,7 @@
 //! finished within `timeout_drain`; a second signal ends it at once.
 
 use std::io;
+use std::pin::pin;
 use std::sync::mpsc::Receiver;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -83,13 +84,13 @@ pub(super) struct Operations {
     pub(super) taking_over: Option<oneshot::Receiver<()>>,
     /// Of a playground there is one.
     pub(super) is_demo: bool,
-    pub(super) drain: Duration,
     /// What shards hand over.
     pub(super) handed: Receiver<Option<Handed>>,
 }
 
 impl Operations {
-    /// Starts a new daemon and waits until it is ready; a signal to stop is heard meanwhile.
+    /// Starts a new daemon and waits until it is ready. Signals are heard meanwhile; a reload is for whoever
+    /// serves in the end.
     async fn upgrade(&mut self, signals: &mut Signals) -> Result<Successor, Option<&'static str>> {
         if self.is_demo {
             error!("SIGUSR2: the demo can't be taken over; nothing changed");
@@ -103,15 +104,38 @@ impl Operations {
             }
             self.taking_over = None;
         }
-        let outcome = tokio::select! {
-            outcome = upgrade::begin(&self.program, &self.sockets, &self.reload.control) => outcome,
-            name = signals.stop() => return Err(Some(name)),
+        let mut wants_reload = false;
+        let outcome = {
+            let begun = upgrade::begin(&self.program, &self.sockets, &self.reload.control);
+            let mut begun = pin!(begun);
+            loop {
+                tokio::select! {
+                    outcome = &mut begun => break outcome,
+                    wanted = signals.next() => match wanted {
+                        Wanted::Stop(name) => return Err(Some(name)),
+                        Wanted::OpenLogAnew => self.reload.log.reopen(),
+                        Wanted::Reload => wants_reload = true,
+                        Wanted::Upgrade => {}
+                    },
+                }
+            }
         };
-        outcome.map_err(|problem| {
-            error!("upgrade: {problem}. Going on as if nothing had happened");
-            service::ready("serving");
-            None
-        })
+        match outcome {
+            Ok(successor) => {
+                if wants_reload {
+                    successor.reload();
+                }
+                Ok(successor)
+            }
+            Err(problem) => {
+                error!("upgrade: {problem}. Going on as if nothing had happened");
+                service::ready("serving");
+                if wants_reload {
+                    self.reload.run();
+                }
+                Err(None)
+            }
+        }
     }
 }
 
@@ -198,7 +222,8 @@ pub(super) async fn serve_until_stopped(
     mut operations: Operations,
 ) -> Result<(), String> {
     let how = serve(&mut signals, &mut threads, &mut operations).await;
-    let Operations { reload, sockets, drain, handed, .. } = operations;
+    let Operations { reload, sockets, handed, .. } = operations;
+    let drain = reload.config.timeouts.drain;
     drop(sockets);
     let outcome = match how {
         End::Broken(index, clean) => {
@@ -220,11 +245,18 @@ pub(super) async fn serve_until_stopped(
         }
         End::Successor(successor) => {
             let thread = std::thread::Builder::new().name("hand-over".to_owned());
-            let thread = thread.spawn(move || successor.pass_on(&handed));
+            let thread = thread.spawn(move || {
+                successor.pass_on(&handed);
+                successor
+            });
             stop(end, Stop::HandOver, &mut signals, &mut threads, drain).await;
             end.end_hand_over();
+            let counted = reload.control.counted_since().await;
             match thread {
-                Ok(thread) => drop(tokio::task::spawn_blocking(|| thread.join()).await),
+                Ok(thread) => {
+                    let last = move || thread.join().map(|to| to.pass_counts_on(&counted));
+                    drop(tokio::task::spawn_blocking(last).await);
+                }
                 Err(error) => error!("no thread to hand connections over: {error}"),
             }
             Ok(())

@@ -11,6 +11,7 @@
 //! | writes the state a last time, takes no more changes; `state` → | reads it, starts its shards |
 //! | | ← `ready` |
 //! | takes in nobody any more; connections → | |
+//! | at its end: what it counted since it let go of the state; `counted` → | |
 
 use std::io;
 use std::net::{IpAddr, TcpListener};
@@ -28,7 +29,7 @@ use tracing::{info, warn};
 use super::frames::{self, Frame};
 use super::given::Given;
 use super::service;
-use crate::control::{Handle, Token};
+use crate::control::{Counted, Handle, Token};
 use crate::limits;
 use crate::link::{ControlEnd, Handed, Speaks};
 
@@ -74,6 +75,7 @@ fn identity(path: &std::path::Path) -> Option<(u64, u64)> {
 pub(super) struct Successor {
     stream: UnixStream,
     child: Option<Child>,
+    process: i32,
 }
 
 impl Drop for Successor {
@@ -101,12 +103,15 @@ pub(super) async fn begin(
         .env_remove("LISTEN_FDS")
         .env_remove("LISTEN_PID")
         .env_remove("LISTEN_FDNAMES")
+        // Whose watchdog it is: with ours the new daemon would never feed it.
+        .env_remove("WATCHDOG_PID")
         .stdin(Stdio::from(OwnedFd::from(theirs)))
         .spawn()
         .map_err(|error| failed(&format!("can't start {}", program.path.display()), &error))?;
     let id = child.id().unwrap_or_default();
     info!("process {id} of {} is to take over", program.path.display());
-    let mut successor = Successor { stream: ours, child: Some(child) };
+    let process = i32::try_from(id).map_err(|error| failed("can't start it", &error))?;
+    let mut successor = Successor { stream: ours, child: Some(child), process };
     let offers = offers(sockets).map_err(|error| failed("can't copy the sockets", &error))?;
     let stream = successor.stream.try_clone().map_err(|error| error.to_string())?;
     stream
@@ -189,8 +194,16 @@ fn offers(sockets: &Sockets) -> io::Result<Vec<Offer>> {
 }
 
 impl Successor {
+    /// Its operator took us for it.
+    pub(super) fn reload(&self) {
+        let process = nix::unistd::Pid::from_raw(self.process);
+        if let Err(errno) = nix::sys::signal::kill(process, nix::sys::signal::Signal::SIGHUP) {
+            warn!("SIGHUP could not be passed on: {}", errno.desc());
+        }
+    }
+
     /// Passes connections on until the shards have ended; from a thread of its own.
-    pub(super) fn pass_on(self, handed: &Receiver<Option<Handed>>) {
+    pub(super) fn pass_on(&self, handed: &Receiver<Option<Handed>>) {
         let mut count = 0_usize;
         // A new daemon that takes nothing any more is no reason to stay for ever.
         let _ = self.stream.set_write_timeout(Some(limits::UPGRADE_TIME));
@@ -214,6 +227,16 @@ impl Successor {
             }
         }
         info!("{count} client connections were handed over");
+    }
+
+    /// Tells it what was counted after the state file was its own.
+    pub(super) fn pass_counts_on(&self, counted: &[Counted]) {
+        for some in counted.chunks(limits::COUNTED_AT_ONCE) {
+            let what = json!({ "counted": some });
+            if let Err(error) = frames::send(&self.stream, &what, b"", &[]) {
+                return warn!("the last counters could not be handed over: {error}");
+            }
+        }
     }
 }
 
@@ -270,24 +293,34 @@ impl Predecessor {
 
     /// Every shard accepts: takes the connections that come, from a thread of its own. What it returns is told
     /// when the last one has come.
-    pub(super) fn ready(self, shards: ControlEnd) -> io::Result<oneshot::Receiver<()>> {
+    pub(super) fn ready(
+        self,
+        shards: ControlEnd,
+        control: Handle,
+    ) -> io::Result<oneshot::Receiver<()>> {
         frames::send(&self.0, &json!("ready"), b"", &[])?;
         self.0.set_read_timeout(None)?;
         let thread = std::thread::Builder::new().name("take-over".to_owned());
         let (over, is_over) = oneshot::channel();
         thread.spawn(move || {
-            self.take_over(&shards);
+            self.take_over(&shards, &control);
             // Nobody may want to know.
             let _ = over.send(());
         })?;
         Ok(is_over)
     }
 
-    fn take_over(&self, shards: &ControlEnd) {
+    fn take_over(&self, shards: &ControlEnd, control: &Handle) {
         let mut count = 0_usize;
         loop {
             match frames::receive(&self.0) {
                 Ok(None) => break,
+                Ok(Some(frame)) if frame.what["counted"].is_array() => {
+                    match serde_json::from_value(frame.what["counted"].clone()) {
+                        Ok(counted) => control.add_counts(counted),
+                        Err(error) => warn!("the last counters make no sense: {error}"),
+                    }
+                }
                 Ok(Some(frame)) => match handed(frame) {
                     Some(one) => {
                         shards.adopt(count, one);

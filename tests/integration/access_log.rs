@@ -1,13 +1,17 @@
 //! The access log: one line of JSON a request, wherever it went; opened anew, switched, never waited for.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
+use nix::sys::stat::Mode;
 use serde_json::{Value, json};
 
 use crate::backend::Backend;
 use crate::daemon::{Daemon, Setup, eventually};
 use crate::message::{get, ok};
+use crate::script::{Connection, PATIENCE};
 
 fn logging(setup: Setup) -> (Setup, PathBuf) {
     let path = setup.path("access.log");
@@ -160,14 +164,97 @@ fn a_full_disk_costs_lines_and_no_request() {
     serve_one(&daemon);
     daemon.expect_log(&["access_log", "lines are lost"]);
     serve_one(&daemon);
-    eventually("they are counted", || {
-        daemon
-            .api()
-            .ask("GET", "/metrics")
-            .expect_status(200)
-            .text()
-            .contains("mantrid_access_log_dropped_total 2")
+    eventually("they are counted", || dropped(&daemon) == 2);
+}
+
+/// Lines that were dropped, as the metrics have it.
+fn dropped(daemon: &Daemon) -> u64 {
+    let metrics = daemon.api().ask("GET", "/metrics").expect_status(200).text();
+    let mut lines = metrics.lines();
+    let count = lines.find_map(|line| line.strip_prefix("mantrid_access_log_dropped_total "));
+    count.and_then(|count| count.parse().ok()).expect("a count")
+}
+
+/// Requests with long lines, one after the other, until some line was dropped; none may take long.
+#[track_caller]
+fn ask_until_dropped(daemon: &Daemon) {
+    let request = get("a.com", &format!("/{}", "x".repeat(1900)));
+    let mut client = daemon.connect();
+    eventually("lines are dropped", || {
+        for _ in 0..200 {
+            let began = Instant::now();
+            assert_eq!(client.exchange(&*request).status(), 403);
+            let took = began.elapsed();
+            assert!(took < Duration::from_secs(1), "a request waited: {took:?}");
+        }
+        0 < dropped(daemon)
     });
+}
+
+fn with_pipe() -> (Setup, PathBuf) {
+    let setup = Setup::new().rule("a.com", json!(["empty", { "code": 403 }, false]));
+    let path = setup.path("pipe");
+    nix::unistd::mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR).expect("a pipe");
+    (setup, path)
+}
+
+/// Neither the start, nor a request, nor a signal waits for whoever should read.
+#[test]
+fn a_pipe_that_nobody_reads_delays_nobody() {
+    let (setup, path) = with_pipe();
+    let setup = setup.set("access_log", path.display());
+    let mut daemon = setup.clone().start();
+    ask_until_dropped(&daemon);
+    daemon.expect_log(&["access_log", "lines are lost"]);
+    daemon.signal("USR1");
+    daemon.expect_log(&["access_log", "opened anew"]);
+    daemon.signal("HUP");
+    daemon.expect_log(&["SIGHUP", "in force"]);
+    daemon.upgrade();
+    eventually("the old daemon is gone", || daemon.has_exited().is_some());
+    serve_one(&daemon);
+    daemon.terminate();
+    daemon.expect_clean_exit();
+}
+
+#[test]
+fn a_reader_who_comes_late_finds_whole_lines() {
+    let (setup, path) = with_pipe();
+    let daemon = setup.set("access_log", path.display()).start();
+    ask_until_dropped(&daemon);
+    let (last, read) = std::sync::mpsc::channel();
+    let reader = fs::File::open(&path).expect("a reader");
+    let thread = std::thread::spawn(move || {
+        let (mut whole, mut torn) = (0, 0);
+        for line in BufReader::new(reader).lines() {
+            let line = line.expect("text");
+            match serde_json::from_str::<Value>(&line) {
+                Ok(line) if line["target"] == "/last" => {
+                    let _ = last.send(());
+                    return (whole, torn);
+                }
+                Ok(_) => whole += 1,
+                Err(_) => torn += 1,
+            }
+        }
+        (whole, torn)
+    });
+    daemon.expect_log(&["access_log", "lines were lost; now it can be written again"]);
+    assert_eq!(daemon.connect().exchange(get("a.com", "/last")).status(), 403);
+    read.recv_timeout(PATIENCE).expect("the last line");
+    let (whole, torn) = thread.join().expect("no panic");
+    assert!(0 < whole && torn <= 1, "{whole} lines and {torn} that were not whole");
+}
+
+/// What is written to standard output can't be given up half-way; its writer may wait for ever.
+#[test]
+fn a_full_standard_output_delays_no_request_and_no_end() {
+    let (setup, path) = with_pipe();
+    let setup = setup.set("access_log", "stdout");
+    let mut daemon = setup.first(format!("exec 1<>{}", path.display())).start();
+    ask_until_dropped(&daemon);
+    daemon.terminate();
+    daemon.expect_clean_exit();
 }
 
 #[test]
@@ -183,7 +270,7 @@ fn requests_have_an_id_when_asked_for() {
     let (setup, path) = logging(Setup::new().internal().rule("a.com", backend.rule()));
     let daemon = setup.set("request_id", "true").start();
     let forged = "GET / HTTP/1.1\r\nHost: a.com\r\nX-Request-Id: mine\r\nX_Request_Id: too\r\n\r\n";
-    let ids = |mut client: crate::script::Connection| {
+    let ids = |mut client: Connection| {
         client.send(forged);
         let mut server = backend.accept();
         let head = server.expect_head();

@@ -2,7 +2,6 @@
 //! with exit code 1.
 
 use std::net::TcpListener;
-use std::os::unix::fs::PermissionsExt;
 
 use serde_json::json;
 
@@ -179,21 +178,4 @@ fn version() {
         (finished.code, finished.out.trim()),
         (Some(0), concat!("mantrid ", env!("CARGO_PKG_VERSION")))
     );
-}
-
-#[test]
-fn root_becomes_nobody_in_particular() {
-    if !nix::unistd::geteuid().is_root() {
-        eprintln!("skipped: only root has rights to drop");
-        return;
-    }
-    let setup = Setup::new().unset("uid").unset("gid");
-    let folder = setup.path("");
-    std::fs::set_permissions(folder, PermissionsExt::from_mode(0o777)).expect("a folder for all");
-    let daemon = setup.rule("a.com", json!(["empty", { "code": 403 }, false])).start();
-    assert_eq!(daemon.connect().exchange(get("a.com", "/")).status(), 403);
-    let all = |id: &str| format!("{id}\t{id}\t{id}\t{id}");
-    assert_eq!(daemon.status_line("Uid:"), all("4321"));
-    assert_eq!(daemon.status_line("Gid:"), all("4321"));
-    assert_eq!(daemon.status_line("Groups:"), "", "no groups are kept");
 }

@@ -151,16 +151,14 @@ impl Setup {
     }
 
     fn command(&self) -> Command {
+        let program = self.program.as_deref().unwrap_or(Path::new(PROGRAM));
         let mut command = match &self.first {
-            None => match &self.program {
-                Some(program) => Command::new(program),
-                None => Command::new(PROGRAM),
-            },
+            None => Command::new(program),
             Some(first) => {
                 let words: &[&str] = if self.unshared { &["unshare", "-m", "sh"] } else { &["sh"] };
                 let mut shell = Command::new(words[0]);
                 shell.args(&words[1..]);
-                shell.args(["-c", &format!("{first} && exec \"$0\" \"$@\""), PROGRAM]);
+                shell.args(["-c", &format!("{first} && exec \"$0\" \"$@\"")]).arg(program);
                 shell
             }
         };
@@ -268,15 +266,25 @@ impl Log {
 
     /// Waits until `enough`; false when that did not come in time.
     fn wait(&self, enough: impl Fn(&Collected) -> bool) -> bool {
+        self.wait_for(PATIENCE, enough)
+    }
+
+    fn wait_for(&self, patience: Duration, enough: impl Fn(&Collected) -> bool) -> bool {
         let lines = self.lines.lock().expect("the log");
         let (_lines, timeout) =
-            self.more.wait_timeout_while(lines, PATIENCE, |lines| !enough(lines)).expect("the log");
+            self.more.wait_timeout_while(lines, patience, |lines| !enough(lines)).expect("the log");
         !timeout.timed_out()
     }
 
     /// Waits until so many lines have this word.
     pub fn wait_count(&self, word: &str, count: usize) -> bool {
-        self.wait(|log| log.lines.iter().filter(|line| line.contains(word)).count() >= count)
+        self.wait_count_for(word, count, PATIENCE)
+    }
+
+    /// The same, where it is known to take long.
+    pub fn wait_count_for(&self, word: &str, count: usize, patience: Duration) -> bool {
+        let has = |line: &&String| line.contains(word);
+        self.wait_for(patience, |log| count <= log.lines.iter().filter(has).count())
     }
 
     pub fn text(&self) -> String {
@@ -428,7 +436,7 @@ impl Daemon {
 
     /// What the kernel says of the process under this key.
     pub fn status_line(&self, key: &str) -> String {
-        let path = format!("/proc/{}/status", self.child.id());
+        let path = format!("/proc/{}/status", self.current_pid());
         let text = std::fs::read_to_string(path).expect("the status of the daemon");
         let line = text.lines().find_map(|line| line.strip_prefix(key)).expect(key);
         line.trim().to_owned()

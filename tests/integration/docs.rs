@@ -1,6 +1,7 @@
 //! The documents: every example in them is run as written, links lead somewhere, and what the program has
 //! is described.
 
+mod log_lines;
 mod page;
 mod shell;
 

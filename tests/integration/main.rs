@@ -45,6 +45,7 @@ mod names;
 mod original;
 mod overload;
 mod pipelining;
+mod privileges;
 mod proxy_protocol;
 mod raw;
 mod refusals;

@@ -20,6 +20,21 @@ fn what_can_change_does() {
     assert!([414, 431].contains(&daemon.connect().exchange(long.as_str()).status()));
 }
 
+/// It is needed only at the end, and once was that of the start.
+#[test]
+fn the_time_to_drain_is_the_new_one() {
+    let backend = crate::backend::Backend::new();
+    let setup = Setup::new().rule("a.com", backend.rule()).set("timeout_drain", "1h");
+    let mut daemon = setup.clone().start();
+    setup.set("timeout_drain", "300ms").write_files();
+    daemon.signal("HUP");
+    daemon.expect_log(&["SIGHUP", "in force"]);
+    let (mut client, _server) = crate::daemon::asked(&daemon, &backend);
+    daemon.terminate();
+    client.read_to_end();
+    daemon.expect_clean_exit();
+}
+
 #[test]
 fn a_bad_file_changes_nothing() {
     let setup = Setup::new().rule("a.com", json!(["empty", { "code": 403 }, false]));

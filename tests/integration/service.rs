@@ -29,7 +29,8 @@ impl Systemd {
         socket.set_read_timeout(Some(PATIENCE)).expect("a time-out");
         let mut first = format!("export NOTIFY_SOCKET={}", path.display());
         if let Some(watchdog) = watchdog {
-            first += &format!(" WATCHDOG_USEC={}", watchdog.as_micros());
+            // as systemd has it: for this process
+            first += &format!(" WATCHDOG_USEC={} WATCHDOG_PID=$$", watchdog.as_micros());
         }
         (Systemd(socket), setup.first(first).start())
     }
@@ -141,6 +142,19 @@ fn without_control_nobody_feeds_and_traffic_goes_on() {
     systemd.expect("WATCHDOG=1");
     daemon.api().put("/hostname/b.com/", &json!(["empty", { "code": 402 }, false]));
     assert_eq!(daemon.connect().exchange(get("b.com", "/")).status(), 402);
+}
+
+/// It would be killed otherwise, with all that it has taken over.
+#[test]
+fn the_watchdog_is_fed_by_the_one_that_took_over() {
+    let (systemd, mut daemon) = Systemd::of(answering(), Some(Duration::from_millis(400)));
+    systemd.expect("WATCHDOG=1");
+    daemon.upgrade();
+    eventually("the old daemon is gone", || daemon.has_exited().is_some());
+    systemd.0.set_read_timeout(Some(Duration::from_millis(1))).expect("a time-out");
+    while systemd.next().is_some() {}
+    systemd.0.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+    systemd.expect("WATCHDOG=1");
 }
 
 fn is_there(program: &str) -> bool {

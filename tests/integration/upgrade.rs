@@ -2,6 +2,7 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use serde_json::json;
 
@@ -190,10 +191,82 @@ fn one_that_does_not_get_ready_changes_nothing() {
     daemon.signal("USR2");
     assert!(daemon.log.wait_count("Going on as if nothing had happened", 3));
     check(&mut daemon, 405);
+    // one that can't have an address that it wants besides
     setup.replace_program(None);
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = taken.local_addr().expect("its address");
+    setup.clone().add("bind", address).write_files();
+    daemon.signal("USR2");
+    daemon.expect_log(&[&format!("bind = {address}: the port is in use")]);
+    assert!(daemon.log.wait_count("Going on as if nothing had happened", 4));
+    check(&mut daemon, 406);
+    setup.write_files();
     daemon.upgrade();
     expect_gone(&mut daemon);
-    assert_eq!(daemon.connect().exchange(get("b.com", "/")).status(), 405);
+    assert_eq!(daemon.connect().exchange(get("b.com", "/")).status(), 406);
+}
+
+/// Its minute is waited for; the old daemon serves, takes changes and hears its operator meanwhile.
+#[test]
+fn one_that_hangs_changes_nothing() {
+    let setup = Setup::new().copied().rule("a.com", json!(["empty", { "code": 403 }, false]));
+    let path = setup.path("access.log");
+    let setup = setup.set("access_log", path.display()).set("timeout_http_keep_alive", "1h");
+    let mut daemon = setup.clone().start();
+    setup.replace_program(Some("exec sleep 1000"));
+    daemon.signal("USR2");
+    daemon.expect_log(&["is to take over"]);
+    let mut client = daemon.connect();
+    assert_eq!(client.exchange(get("a.com", "/")).status(), 403);
+    daemon.api().put("/hostname/b.com/", &json!(["empty", { "code": 401 }, false]));
+    daemon.signal("USR1");
+    daemon.expect_log(&["access_log", "opened anew"]);
+    daemon.signal("HUP");
+    let patience = Duration::from_secs(75);
+    assert!(daemon.log.wait_count_for("it was not ready after 60s", 1, patience), "it is given up");
+    daemon.expect_log(&["Going on as if nothing had happened"]);
+    let begun = daemon.log.text();
+    let begun = begun.split_once("process ").and_then(|(_, rest)| rest.split(' ').next());
+    let process = begun.and_then(|pid| pid.parse().ok()).expect("its number");
+    let is_gone = || nix::sys::signal::kill(nix::unistd::Pid::from_raw(process), None).is_err();
+    eventually("it is ended", is_gone);
+    // the reload waited, and is one: the program that hangs is not tried a second time by itself
+    daemon.expect_log(&["SIGHUP", "in force"]);
+    assert!(!daemon.log.text().contains("there is a new program"));
+    assert_eq!(client.exchange(get("a.com", "/")).status(), 403);
+    assert_eq!(daemon.connect().exchange(get("b.com", "/")).status(), 401);
+    daemon.expect_running();
+}
+
+#[test]
+fn what_the_old_one_counts_last_is_not_lost() {
+    let backend = Backend::new();
+    let setup = Setup::new().set("shards", 2).rule("a.com", backend.rule());
+    let state = setup.path("state.json");
+    let mut daemon = setup.rule("b.com", json!(["empty", { "code": 403 }, false])).start();
+    assert_eq!(daemon.connect().exchange(get("b.com", "/")).status(), 403);
+    let (mut client, mut server) = asked(&daemon, &backend);
+    daemon.upgrade();
+    // the new one counts as well, before it is told
+    assert_eq!(daemon.connect().exchange(get("b.com", "/")).status(), 403);
+    let mut api = daemon.api();
+    assert_eq!(api.get("/stats/a.com/")["completed_requests"], 0);
+    server.send(ok("finished"));
+    assert_eq!(client.expect_answer().text(), "finished");
+    expect_gone(&mut daemon);
+    let count = |api: &mut crate::manage::Api, host: &str, what: &str| {
+        api.get(&format!("/stats/{host}/"))[what].as_u64().expect(what)
+    };
+    eventually("it is told", || count(&mut api, "a.com", "completed_requests") == 1);
+    assert!("finished".len() < count(&mut api, "a.com", "bytes_sent") as usize);
+    assert_eq!(count(&mut api, "b.com", "completed_requests"), 2);
+    // and they are on disk in the end
+    daemon.terminate();
+    assert!(daemon.log.wait_count("Stopped after", 2));
+    let text = std::fs::read_to_string(state).expect("a state file");
+    let state: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(state["stats"]["a.com"]["completed_requests"], 1, "{text}");
+    assert_eq!(state["stats"]["b.com"]["completed_requests"], 2, "{text}");
 }
 
 /// What `systemctl reload` sends after a package was installed.
