@@ -78,6 +78,8 @@ pub const PIPE_BYTES_MIN: usize = 64 * 1024;
 pub const PIPE_BYTES: usize = 1024 * 1024;
 /// Longest sleep of a shard without any deadline.
 pub const SLEEP_MAX: std::time::Duration = std::time::Duration::from_secs(60);
+/// How long after its last turn a shard looks twice for what has come before it believes its deadlines.
+pub const STOOD_STILL: std::time::Duration = std::time::Duration::from_millis(200);
 
 // Owner: shard. Per shard unless said otherwise.
 

@@ -22,7 +22,6 @@
 #[doc(hidden)]
 pub mod bench;
 mod buffers;
-#[cfg(debug_assertions)]
 mod faults;
 mod listener;
 mod notify;
@@ -59,6 +58,7 @@ pub(crate) use timer::Deadline;
 pub(crate) use waker::WakeReceiver;
 
 use buffers::BufferGroup;
+use faults::Call;
 use socket::SocketSlot;
 use timer::Wheel;
 
@@ -128,7 +128,6 @@ struct Inner {
     // Dropped first: after this the kernel touches neither buffers nor slots.
     ring: IoUring,
     slots: Slab<Slot>,
-    #[cfg(debug_assertions)]
     faults: faults::Faults,
     groups: [BufferGroup; 2],
     spare_vecs: Vec<Vec<u8>>,
@@ -163,7 +162,6 @@ impl Ring {
             inner: RefCell::new(Inner {
                 ring,
                 slots: Slab::new(),
-                #[cfg(debug_assertions)]
                 faults: faults::Faults::from_environment(),
                 groups,
                 spare_vecs: Vec::new(),
@@ -251,9 +249,14 @@ impl Ring {
     /// sleeps until something completes or the next deadline is due.
     fn turn(&self, wait: bool) {
         let slept_from = self.enter(wait);
+        let before = std::mem::replace(&mut self.inner.borrow_mut().now, Instant::now());
+        if limits::STOOD_STILL < self.now() - before {
+            // Perhaps not by its own will: the whole process, or machine, stood still, and the call ended for its
+            // time alone. What has come meanwhile is to be seen before the deadlines are, or answers that lie
+            // there would be too late.
+            self.enter(false);
+        }
         let mut inner = self.inner.borrow_mut();
-        inner.now = Instant::now();
-        inner.figures.enters += 1;
         if let Some(from) = slept_from {
             let slept = inner.now - from;
             inner.figures.asleep += slept;
@@ -280,6 +283,7 @@ impl Ring {
     fn enter(&self, wait: bool) -> Option<Instant> {
         let mut inner = self.inner.borrow_mut();
         let inner = &mut *inner;
+        inner.figures.enters += 1;
         let (submit, pending) = {
             let mut queue = inner.ring.submission();
             queue.sync();
@@ -289,7 +293,10 @@ impl Ring {
         const GETEVENTS: u32 = 1; // IORING_ENTER_GETEVENTS: runs deferred task work, flushes overflow
         const EXT_ARG: u32 = 8; // IORING_ENTER_EXT_ARG: the time-out travels with the call (5.11)
         let from = wait.then(Instant::now);
-        let result = if let Some(from) = from {
+        let fault = inner.faults.draw(Call::Enter);
+        let result = if let Some(errno) = fault {
+            Err(io::Error::from_raw_os_error(errno))
+        } else if let Some(from) = from {
             let timeout = inner.wheel.until_next(from).unwrap_or(limits::SLEEP_MAX);
             let spec = types::Timespec::from(timeout.max(Duration::from_millis(1)));
             let args = types::SubmitArgs::new().timespec(&spec);
@@ -340,7 +347,11 @@ impl Inner {
                 break;
             }
             // The queue is full: hand over what is there. EAGAIN and EBUSY pass.
-            if let Err(error) = self.ring.submit()
+            let submitted = match self.faults.draw(Call::Enter) {
+                Some(errno) => Err(io::Error::from_raw_os_error(errno)),
+                None => self.ring.submit(),
+            };
+            if let Err(error) = submitted
                 && !matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EBUSY | libc::EINTR))
             {
                 eprintln!("mantrid: io_uring_enter: {error}: the ring is broken, stopping");
@@ -358,7 +369,6 @@ impl Inner {
             std::process::abort();
         };
         let more = io_uring::cqueue::more(flags);
-        #[cfg(debug_assertions)]
         let result = self.faults.spoil(op, result, more);
         if !more {
             slot.in_flight -= 1;

@@ -1,6 +1,7 @@
 //! The slot of a connected socket: what is in flight for it, and what its completions mean.
 
 use std::collections::VecDeque;
+use std::os::fd::{BorrowedFd, RawFd};
 use std::task::{Context, Waker};
 
 use io_uring::{opcode, squeue, types};
@@ -278,9 +279,9 @@ impl Inner {
     }
 
     pub(super) fn continue_send(&mut self, index: usize) {
-        let fd = types::Fd(self.slots[index].fd);
-        let groups = &self.groups;
-        let SlotKind::Socket(slot) = &self.slots[index].kind else {
+        let Inner { slots, groups, faults, .. } = self;
+        let fd = types::Fd(slots[index].fd);
+        let SlotKind::Socket(slot) = &slots[index].kind else {
             unreachable!("a send is a socket's")
         };
         let Some(sending) = &slot.sending else { return };
@@ -288,7 +289,7 @@ impl Inner {
             Held::Vec(bytes) => bytes.as_slice(),
             Held::Lent(lent) => groups[usize::from(lent.group)].bytes(lent),
         };
-        let left = bytes.len() - sending.sent;
+        let left = faults.shorten(bytes.len() - sending.sent);
         let start = bytes.cast::<u8>().wrapping_add(sending.sent);
         let entry = opcode::Send::new(fd, start, u32::try_from(left).unwrap_or(u32::MAX)).build();
         self.push(index, Op::Send, entry);
@@ -297,6 +298,7 @@ impl Inner {
     pub(super) fn sent(&mut self, index: usize, result: i32) -> bool {
         let abandoned = self.slots[index].abandoned;
         let Inner { slots, groups, .. } = self;
+        let fd = slots[index].fd;
         let SlotKind::Socket(slot) = &mut slots[index].kind else {
             unreachable!("a send is a socket's")
         };
@@ -328,6 +330,9 @@ impl Inner {
         let mut woken = wake(&mut slot.send_waker);
         if result < 0 {
             woken |= wake(&mut slot.recv_waker);
+            if !abandoned {
+                end_receiving(fd);
+            }
         }
         match held {
             Held::Vec(bytes) if keep => slot.kept = Some(bytes),
@@ -373,6 +378,15 @@ impl Inner {
 
 fn poll_entry(fd: i32, mask: i16) -> squeue::Entry {
     opcode::PollAdd::new(types::Fd(fd), mask as u32).build()
+}
+
+/// What has come by now (an early answer, say) is still received, and then the end. Nearly always the kernel has
+/// ended the connection in both directions; where a send failed for want of memory, the peer would wait for the
+/// rest of what it was sent, and we for its answer.
+fn end_receiving(fd: RawFd) {
+    // SAFETY: the slot's handle is there, so the descriptor is open.
+    let socket = unsafe { BorrowedFd::borrow_raw(fd) };
+    let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Read);
 }
 
 fn wake(waker: &mut Option<Waker>) -> bool {

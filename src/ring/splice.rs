@@ -10,6 +10,7 @@ use std::rc::Rc;
 
 use rustix::pipe::{PipeFlags, SpliceFlags};
 
+use super::faults::Call;
 use super::{Ring, Stream};
 use crate::limits;
 
@@ -41,6 +42,9 @@ impl Pipe {
     /// `None` when descriptors or pipe memory are short: copy instead.
     pub(crate) fn take(ring: &Rc<Ring>) -> Option<Pipe> {
         let mut inner = ring.inner.borrow_mut();
+        if inner.faults.draw(Call::Pipe).is_some() {
+            return None;
+        }
         let pair = match inner.pipes.pop() {
             Some(pair) => pair,
             None if inner.pipes_out < inner.pipes_max => PipePair::new().ok()?,
@@ -59,7 +63,7 @@ impl Pipe {
     /// Puts `bytes` in, behind what is there. `false`: they don't fit, and the pipe is of no use any more.
     pub(crate) fn put(&mut self, bytes: &[u8]) -> bool {
         let Some(pair) = &self.pair else { return false };
-        let written = retry(|| rustix::io::write(&pair.write, bytes)).unwrap_or(0);
+        let written = self.retry(Call::Fill, || rustix::io::write(&pair.write, bytes)).unwrap_or(0);
         self.held += written;
         written == bytes.len()
     }
@@ -70,7 +74,8 @@ impl Pipe {
         let room = pair.capacity.saturating_sub(self.held);
         let most = usize::try_from(most).unwrap_or(usize::MAX).min(room);
         let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
-        match retry(|| rustix::pipe::splice(source.fd(), None, &pair.write, None, most, flags)) {
+        let call = || rustix::pipe::splice(source.fd(), None, &pair.write, None, most, flags);
+        match self.retry(Call::Fill, call) {
             Ok(0) => Ok(Moved::End),
             Ok(n) => {
                 self.held += n;
@@ -89,14 +94,29 @@ impl Pipe {
         if more {
             flags |= SpliceFlags::MORE;
         }
-        match retry(|| rustix::pipe::splice(&pair.read, None, target.fd(), None, self.held, flags))
-        {
+        let call = || rustix::pipe::splice(&pair.read, None, target.fd(), None, self.held, flags);
+        match self.retry(Call::Empty, call) {
             Ok(n) => {
                 self.held -= n;
                 Ok(Moved::Bytes(n))
             }
             Err(rustix::io::Errno::AGAIN) => Ok(Moved::Later),
             Err(error) => Err(error.into()),
+        }
+    }
+
+    fn retry(
+        &self,
+        kind: Call,
+        call: impl Fn() -> rustix::io::Result<usize>,
+    ) -> rustix::io::Result<usize> {
+        loop {
+            let fault = self.ring.inner.borrow_mut().faults.draw(kind);
+            match fault.map_or_else(&call, |errno| Err(rustix::io::Errno::from_raw_os_error(errno)))
+            {
+                Err(rustix::io::Errno::INTR) => {}
+                result => return result,
+            }
         }
     }
 }
@@ -124,14 +144,5 @@ impl PipePair {
             return Err(io::ErrorKind::QuotaExceeded.into());
         }
         Ok(PipePair { read, write, capacity })
-    }
-}
-
-fn retry(mut call: impl FnMut() -> rustix::io::Result<usize>) -> rustix::io::Result<usize> {
-    loop {
-        match call() {
-            Err(rustix::io::Errno::INTR) => {}
-            result => return result,
-        }
     }
 }

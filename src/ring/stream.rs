@@ -17,6 +17,7 @@ use io_uring::{opcode, types};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 use super::buffers::RecvBuf;
+use super::faults::Call;
 use super::socket::{BULK, HEADS, Held, Item, PollState, Sending, SocketSlot, register};
 use super::{Deadline, Op, Ring, Slot, SlotKind, os_error};
 
@@ -70,6 +71,9 @@ impl Stream {
         deadline: &Deadline,
     ) -> Result<Stream, Abort> {
         let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        if let Some(errno) = ring.inner.borrow_mut().faults.draw(Call::Socket) {
+            return Err(Abort::Io(io::Error::from_raw_os_error(errno)));
+        }
         let socket =
             rustix::net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)
                 .map_err(|error| Abort::Io(error.into()))?;
@@ -184,11 +188,13 @@ impl Stream {
             Item::Lent(_) | Item::Own(_) => slot.take_item(),
         };
         drop(inner);
-        Poll::Ready(Ok(match item {
+        let buf = match item {
             Item::Lent(lent) => RecvBuf::lent(self.ring.clone(), lent),
             Item::Own(bytes) => RecvBuf::own(bytes),
             Item::None | Item::End | Item::Error(_) => unreachable!("answered above"),
-        }))
+        };
+        self.ring.inner.borrow().faults.look(&buf);
+        Poll::Ready(Ok(buf))
     }
 
     /// [`poll_recv`](Self::poll_recv) under a deadline.

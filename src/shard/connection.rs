@@ -31,7 +31,10 @@ pub(super) struct Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        // One that a panic, or the end of the shard, cut off.
+        // One that a panic, or the end of the shard, cut off: it must not look complete.
+        if self.tally != Tally::NONE {
+            self.stream.reset_on_drop();
+        }
         self.shard.cut_off(self.tally);
         if self.client.is_counted {
             self.shard.end.together.sources.leave(self.client.peer);
@@ -251,8 +254,13 @@ impl Connection {
                 }
             }
         };
-        self.shard.finish(std::mem::replace(&mut self.tally, Tally::NONE));
+        self.over();
         next
+    }
+
+    /// What was under way is done, however it went.
+    pub(super) fn over(&mut self) {
+        self.shard.finish(std::mem::replace(&mut self.tally, Tally::NONE));
     }
 
     /// Acts on the head by the table as it is now.

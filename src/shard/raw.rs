@@ -29,6 +29,7 @@ pub(super) async fn serve(
     if let Some(lease) = Box::pin(lead(connection, speaks, waited)).await {
         let next = Box::pin(tunnel::relay(connection, &lease)).await;
         Box::pin(connection.end(next)).await;
+        connection.over();
     }
 }
 
@@ -58,6 +59,7 @@ async fn lead(
         }
     };
     connection.end(next).await;
+    connection.over();
     None
 }
 

@@ -94,13 +94,7 @@ struct Ends<'a> {
 impl<'a> Ends<'a> {
     fn of(connection: &'a Connection, lease: &'a Lease) -> Ends<'a> {
         let Connection { shard, stream, deadline, tally, .. } = connection;
-        Ends {
-            shard,
-            tally: *tally,
-            client: stream,
-            backend: &lease.stream,
-            idle: deadline,
-        }
+        Ends { shard, tally: *tally, client: stream, backend: &lease.stream, idle: deadline }
     }
 }
 

@@ -7,16 +7,18 @@ use std::net::TcpListener;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::ptrace;
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 use serde_json::json;
 
+use crate::backend::Backend;
 use crate::daemon::{Daemon, Setup, eventually};
 use crate::message::get;
 use crate::script::{Connection, PATIENCE};
+use crate::spin::metric;
 
 /// The other end of NOTIFY_SOCKET.
 struct Systemd(UnixDatagram);
@@ -131,7 +133,7 @@ fn without_control_nobody_feeds_and_traffic_goes_on() {
     systemd.0.set_read_timeout(Some(Duration::from_millis(1))).expect("a time-out");
     while systemd.next().is_some() {}
     let mut open = daemon.connect();
-    let began = std::time::Instant::now();
+    let began = Instant::now();
     while began.elapsed() < Duration::from_millis(800) {
         assert_eq!(open.exchange(get("a.com", "/")).status(), 403);
         assert_eq!(daemon.connect().exchange(get("a.com", "/")).status(), 403);
@@ -155,6 +157,55 @@ fn the_watchdog_is_fed_by_the_one_that_took_over() {
     while systemd.next().is_some() {}
     systemd.0.set_read_timeout(Some(PATIENCE)).expect("a time-out");
     systemd.expect("WATCHDOG=1");
+}
+
+/// Nothing of the traffic waits for control, nothing of what happened meanwhile is lost, and what it was asked
+/// then is done.
+#[test]
+fn ten_seconds_without_control() {
+    const STALL: Duration = Duration::from_secs(10);
+    let backend = Backend::new().serve_text("hello");
+    let setup = Setup::new();
+    let log = setup.path("access.log");
+    let setup = setup.set("access_log", log.display()).set("shards", 2);
+    let daemon = setup.rule("a.com", backend.rule()).start();
+    let mut clients: Vec<_> = (0..4).map(|_| daemon.connect()).collect();
+    let (mut asked, mut slowest) = (0, Duration::ZERO);
+    let mut ask = |client: &mut Connection| {
+        let began = Instant::now();
+        assert_eq!(client.exchange(get("a.com", "/")).text(), "hello");
+        slowest = slowest.max(began.elapsed());
+        asked += 1;
+    };
+    clients.iter_mut().for_each(&mut ask);
+    let hanging = Hanging::thread(&daemon, "mantrid");
+    let began = Instant::now();
+    // whoever asks control waits for it, and is not forgotten
+    let mut change = daemon.api();
+    let rule = json!(["empty", { "code": 402 }, false]).to_string();
+    let request = change.request("PUT", "/hostname/b.com/", "", &rule);
+    change.wire.send(request);
+    while began.elapsed() < STALL {
+        clients.iter_mut().for_each(&mut ask);
+        ask(&mut daemon.connect());
+        // not so many that the log of one moment would have no room for them
+        clients[0].expect_nothing_within(Duration::from_millis(5));
+    }
+    change.wire.expect_nothing_more();
+    drop(hanging);
+    assert_eq!(change.wire.expect_answer().status(), 200);
+    assert_eq!(daemon.connect().exchange(get("b.com", "/")).status(), 402);
+    assert!(slowest < Duration::from_secs(2), "a request took {slowest:?}");
+    assert!(500 < asked, "only {asked} requests in {STALL:?}");
+    let mut api = daemon.api();
+    let stats = api.get("/stats/a.com/");
+    assert_eq!((&stats["completed_requests"], &stats["open_requests"]), (&json!(asked), &json!(0)));
+    let dropped = metric(&mut api, "access_log_dropped_total") as usize;
+    eventually("the access log has the rest", || {
+        let text = fs::read_to_string(&log).unwrap_or_default();
+        text.lines().filter(|line| line.contains("\"a.com\"")).count() + dropped == asked
+    });
+    assert!(dropped < asked / 2, "{dropped} lines of {asked} were dropped");
 }
 
 fn is_there(program: &str) -> bool {
