@@ -21,6 +21,7 @@ use rustix::io::Errno;
 use rustix::thread::set_current_timer_slack;
 
 const ROOM_BYTES: usize = 64 << 10;
+const GRACE: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(100);
 /// Hosts are asked for in an order of their own, each as often as the others: a prime apart.
 const STRIDE: u64 = 7919;
@@ -142,8 +143,8 @@ impl Load {
         let start = Instant::now();
         let due_at = |number: u64| start + Duration::from_nanos(number * 1_000_000_000 / rate);
         let (mut number, end) = (0, start + time);
-        // What is due at the end still has a second to be answered.
-        while Instant::now() < end + Duration::from_secs(1) {
+        // What is due at the end still has time to be answered.
+        while Instant::now() < end + GRACE {
             let now = Instant::now();
             while due_at(number) <= now && due_at(number) < end {
                 let index = (number % self.clients.len() as u64) as usize;

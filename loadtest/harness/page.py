@@ -11,7 +11,7 @@ h1{font-size:1.6rem}h2{font-size:1.2rem;margin-top:2rem}figure{margin:1.2rem 0}
 figcaption{font-weight:600}svg{max-width:100%;height:auto}svg text{font:12px system-ui,sans-serif;fill:#334}
 .wide{overflow:auto}table{border-collapse:collapse;font-size:12px}small{color:#667;font-weight:400}
 td,th{padding:.2rem .6rem;border-bottom:1px solid #d5d9e0;text-align:left;vertical-align:top}
-td{font-variant-numeric:tabular-nums}.verdict{font-size:14px}
+td{font-variant-numeric:tabular-nums;white-space:nowrap}td:last-child{white-space:normal;min-width:16rem}
 .met{color:#1d7a3c}.missed{color:#b3261e}
 @media (prefers-color-scheme:dark){body{background:#14181d;color:#dde}svg text{fill:#ccd}
 td,th{border-color:#333b45}.met{color:#6fce8b}.missed{color:#ff8a80}}
@@ -34,7 +34,7 @@ def write(path, result):
     tables = report.tables(result)
     verdict = [lines for title, lines in tables if title == "Verdict"]
     if verdict:
-        parts += ["<h2>Verdict</h2><div class='wide verdict'>", as_html(verdict[0]), "</div>"]
+        parts += ["<h2>Verdict</h2><div class=wide>", as_html(verdict[0]), "</div>"]
     if any(kind != "mantrid" for rows in measured for kind in rows["kinds"].values()):
         parts += ["<h2>Mantrid's cost as a share of the others': below 1 is a win</h2>", _ratios(measured)]
     paced = [rows for rows in measured if rows["kind"] == "paced"]
@@ -56,7 +56,7 @@ def write(path, result):
             remarks = {name: "; ".join(report.notes(rows, name)) for name in rows["runs"]}
             parts.append(_figure(caption, unit, plot.bars(rows["runs"], rows["kinds"], key, remarks)))
     parts.append("<h2>All of it</h2>")
-    for title, lines in tables:
+    for title, lines in tables[1:] if verdict else tables:
         parts += [f"<h3>{title}</h3><div class=wide>", as_html(lines), "</div>"]
     path.write_text("\n".join(parts) + "\n")
 

@@ -122,11 +122,20 @@ class Fixture:
         self.backend_port, self.echo_port = free_port(), free_port()
         self._backends = []
         self._examples = {}
+        self.reset_tables()
+        self._make_bodies()
+
+    def reset_tables(self):
+        """The table's files as every proxy finds them; changes may have added to them, or to our state."""
         names = [cases.host(number) for number in range(cases.HOSTS)]
+        for state in self.folder.glob("state-*"):
+            state.unlink()
         self._write("hosts.txt", "".join(f"{name}\n" for name in names))
         self._write("haproxy.map", "".join(f"{name} app\n" for name in names))
         self._write("haproxy-ip.map", "".join(f"{name} 127.0.0.1\n" for name in names))
         self._write("nginx.map", "".join(f"{name} app;\n" for name in names))
+
+    def _make_bodies(self):
         for folder in ("static", "www"):
             (self.folder / folder).mkdir()
         for name, size in SIZES.items():
@@ -216,7 +225,7 @@ class Fixture:
         log = self.folder / f"backend-{port}.log"
         backend = Process(name, command, {self.load_cpu}, log)
         self._backends.append(backend)
-        backend.wait_for(lambda: _answers(port))
+        backend.wait_for(lambda: answers(port))
 
     def settle(self, case):
         """Before a case: its backend is there, and all backends run where the load may."""
@@ -236,17 +245,19 @@ class Fixture:
     def start(self, peer, case):
         """Starts a proxy and waits until it passes a request on; returns the process and its port."""
         port = free_port()
-        proxy = Process(
-            peer.name, self.command(peer, case, port), set(self.cpus_for(case.shards)), self.folder / f"{peer.name}.log"
-        )
+        return self.launch(peer, case, port, self.command(peer, case, port)), port
+
+    def launch(self, peer, case, port, command):
+        cpus = set(self.cpus_for(case.shards))
+        proxy = Process(peer.name, command, cpus, self.folder / f"{peer.name}.log")
         try:
             if peer.kind == "mantrid":
                 proxy.wait_for(lambda: "Ready" in proxy.text())
-            proxy.wait_for(lambda: _answers(port))
+            proxy.wait_for(lambda: answers(port))
         except RunError:
             proxy.stop()
             raise
-        return proxy, port
+        return proxy
 
     def command(self, peer, case, port):
         sort = "-tcp" if case.mode == "tcp" else ""
@@ -267,11 +278,11 @@ class Fixture:
         return command
 
 
-def _answers(port):
+def answers(port, host=cases.host(0)):
     """True when a request for a host of the table gets the backend's answer."""
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=2.0) as client:
-            request = f"GET /small HTTP/1.1\r\nHost: {cases.host(0)}\r\nConnection: close\r\n\r\n"
+            request = f"GET /small HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
             client.sendall(request.encode())
             return client.recv(4096).startswith(b"HTTP/1.1 200 ")
     except OSError:
