@@ -39,7 +39,10 @@ struct Client {
 struct Outcome {
     latencies: Vec<u64>,
     lags: Vec<u64>,
-    errors: u64,
+    /// Connections that could not be opened, ended before the answer, answers other than 200.
+    refused: u64,
+    broken: u64,
+    wrong: u64,
     reconnects: u64,
     unanswered: u64,
 }
@@ -100,7 +103,9 @@ fn report(mut outcome: Outcome) {
     };
     let mut line = format!("{{\"requests\": {}", outcome.latencies.len());
     for (name, count) in [
-        ("errors", outcome.errors),
+        ("refused", outcome.refused),
+        ("broken", outcome.broken),
+        ("wrong", outcome.wrong),
         ("reconnects", outcome.reconnects),
         ("unanswered", outcome.unanswered),
         ("p50_us", at(&outcome.latencies, 0.5)),
@@ -188,7 +193,7 @@ impl Load {
         while self.clients[index].asked.is_none() {
             let Some((number, due)) = self.clients[index].due.pop_front() else { return };
             if self.clients[index].stream.is_none() && self.connect(index).is_err() {
-                self.outcome.errors += 1;
+                self.outcome.refused += 1;
                 continue;
             }
             let turn = number.wrapping_mul(STRIDE) % self.requests.len() as u64;
@@ -198,7 +203,7 @@ impl Load {
             match client.stream.as_mut().map(|stream| stream.write(request)) {
                 Some(Ok(count)) if count == request.len() => client.asked = Some(due),
                 _ => {
-                    self.outcome.errors += 1;
+                    self.outcome.broken += 1;
                     client.stream = None;
                 }
             }
@@ -214,14 +219,14 @@ impl Load {
         };
         client.received.extend_from_slice(&self.room[..count]);
         if count == 0 {
-            self.outcome.errors += u64::from(client.asked.take().is_some());
+            self.outcome.broken += u64::from(client.asked.take().is_some());
             return self.close(index);
         }
         let Some(answer) = Answer::read(&client.received) else { return };
         if client.received.len() < answer.length {
             return;
         }
-        self.outcome.errors += u64::from(!answer.is_right);
+        self.outcome.wrong += u64::from(!answer.is_right);
         client.received.clear();
         if let Some(due) = client.asked.take() {
             self.outcome.latencies.push(due.elapsed().as_micros() as u64);

@@ -21,6 +21,8 @@ WARM_UP_S = 1  # wrk's shortest run
 PEAK_S = 3
 EARLY_S = 5  # when the soak case looks at memory for the first time
 
+# What paced.rs counts: connections refused, ended before the answer, answers other than 200, none at the end.
+PACED_ERRORS = ("refused", "broken", "wrong", "unanswered")
 ERRORS = ("connect", "read", "write", "timeout", "status")
 
 
@@ -129,7 +131,7 @@ def measure_paced(fixture, peer, case, connections, seconds, rate):
         used = watch.stop()
     finally:
         proxy.stop()
-    errors = {name: found[name] for name in ("errors", "unanswered", "reconnects") if found[name]}
+    errors = {name: found[name] for name in (*PACED_ERRORS, "reconnects") if found[name]}
     return {
         **found,
         **used["shares"],
