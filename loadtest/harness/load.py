@@ -1,8 +1,9 @@
 """One measurement: a load against one proxy, and what the proxy used meanwhile.
 
-The proxy has one CPU for itself, the load (wrk, or talk.rs for what wrk cannot do) and the backend share another. On a small machine those two are
-often the limit of the *rate*; the comparison therefore rests on CPU time per request, and every run
-records how busy the proxy's CPU was, what else ran there and what the hypervisor took.
+The proxy has one CPU for itself, the load (wrk, or talk.rs for what wrk cannot do) and the backend share
+another. On a small machine those two are often the limit of the *rate*; the comparison therefore rests on
+CPU time per request, and every run records how busy the CPUs of both sides were, what else ran there and
+what the hypervisor took.
 """
 
 import json

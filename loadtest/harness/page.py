@@ -41,8 +41,10 @@ def write(path, result):
     if paced:
         parts.append("<h2>Latency at a fixed rate, from when each request was due</h2>")
     for rows in paced:
-        caption = f"{rows['case']}, {rows['connections']} connections, {_first(rows)['rate']:,} requests a second"
-        parts.append(_figure(caption, "ms; median of the rounds", plot.percentiles(rows["runs"], rows["kinds"])))
+        rate = next(iter(rows["runs"].values()))[0]["rate"]
+        caption = f"{rows['case']}, {rows['connections']} connections, {rate:,} requests a second"
+        svg = plot.percentiles(rows["runs"], rows["kinds"])
+        parts.append(_figure(caption, "ms; median of the rounds", svg))
     for kind, key, heading in (
         ("load", "cpu_us", "CPU time: shorter is better"),
         ("idle", "each_bytes", "Memory of an idle connection"),
@@ -84,10 +86,6 @@ def _ratios(measured):
 
 def _figure(caption, unit, svg):
     return f"<figure><figcaption>{caption} <small>({unit})</small></figcaption>{svg}</figure>"
-
-
-def _first(rows):
-    return next(iter(rows["runs"].values()))[0]
 
 
 def as_html(lines):

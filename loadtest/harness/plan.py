@@ -42,7 +42,8 @@ class Step:
 
     @property
     def total_s(self):
-        return self.rounds * len(self.entrants) * self.each_s + (PEAK_S if self.case.kind == "paced" else 0)
+        peak = PEAK_S if self.case.kind == "paced" else 0
+        return self.rounds * len(self.entrants) * self.each_s + peak
 
 
 def steps(options, peers):
@@ -90,7 +91,7 @@ def takes_part(kind, case):
 
 
 def is_guest(kind, case, connections):
-    """Whether it takes part unasked: the rarer peers only where they tell something, or a run takes for ever."""
+    """Whether it takes part unasked: the rarer peers only where they tell something."""
     if kind in TABLES:
         return case.name in ("small", "hosts") and connections == 64
     if kind == FLOOR:

@@ -50,9 +50,8 @@ def ratios(groups):
                 at = LABEL + target * scale
                 parts.append(f'<path d="M{at:.1f} {y - 1}v{thin}" stroke="currentColor" stroke-width="3"/>')
             end = LABEL + min(max(ratio, target or 0), LONGEST_RATIO) * scale + 8
-            parts.append(
-                f'<text x="{end:.1f}" y="{y + 10}" style="font-size:11px">{ratio:.2f} of {html.escape(name)}</text>'
-            )
+            of = f"{ratio:.2f} of {html.escape(name)}"
+            parts.append(f'<text x="{end:.1f}" y="{y + 10}" style="font-size:11px">{of}</text>')
             y += thin
         y += 9
     at = LABEL + scale
@@ -60,14 +59,25 @@ def ratios(groups):
     return svg(y, parts)
 
 
-PERCENTILES = (("p50_us", "50 %"), ("p90_us", "90 %"), ("p99_us", "99 %"), ("p999_us", "99.9 %"), ("max_us", "longest"))
+PERCENTILES = (
+    ("p50_us", "50 %"),
+    ("p90_us", "90 %"),
+    ("p99_us", "99 %"),
+    ("p999_us", "99.9 %"),
+    ("max_us", "longest"),
+)
 
 
 def percentiles(runs, kinds):
     """A line for each proxy from the median to the longest, on a scale of powers of ten."""
-    lines = {name: [median(run[key] for run in own) / 1000 for key, _ in PERCENTILES] for name, own in runs.items()}
+    lines = {name: tail(own) for name, own in runs.items()}
     marks = {name: (colour(kinds[name]), "") for name in runs}
     return curves(lines, marks, [label for _, label in PERCENTILES])
+
+
+def tail(runs):
+    """Milliseconds at each of the percentiles, medians of the runs."""
+    return [median(run[key] for run in runs) / 1000 for key, _ in PERCENTILES]
 
 
 def curves(lines, marks, labels):

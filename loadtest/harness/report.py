@@ -83,13 +83,28 @@ def tables(result):
     return found + ([("Memory", _memory_table(memory))] if memory else [])
 
 
+def verdict_lines(result):
+    """The verdict once more, a line each: the last that is seen of a run."""
+    lines = [""]
+    for one in goals.verdicts(result["measured"]):
+        ratios = [
+            f"{kind} {one['ratios'][kind]:.2f} ({target:.2f})"
+            for kind, target in one["targets"].items()
+            if kind in one["ratios"]
+        ]
+        ratios += [f"floor {one['ratios']['floor']:.2f}"] if "floor" in one["ratios"] else []
+        label = f"{one['case']}, {one['connections']}"
+        lines.append(f"{label:<18} {one['name']:<10} {one['verdict']:<21} {'  '.join(ratios)}")
+    return lines if 1 < len(lines) else []
+
+
 def _verdict_table(verdicts, measured):
-    head = ["case", "what", "× HAProxy (target)", "× nginx (target)", "× one shard (target)", "× floor", "verdict"]
-    table = [_row(head + ["note"]), _row(["---"] * (len(head) + 1))]
+    head = ["case", "what", "× HAProxy (target)", "× nginx (target)", "× one shard (target)"]
+    head += ["× floor", "verdict", "note"]
+    table = [_row(head), _row(["---"] * len(head))]
+    by_case = {(rows["case"], rows["connections"]): rows for rows in measured}
     for one in verdicts:
-        rows = next(
-            rows for rows in measured if (rows["case"], rows["connections"]) == (one["case"], one["connections"])
-        )
+        rows = by_case[one["case"], one["connections"]]
         name = "" if one["name"] == "mantrid" else f" ({one['name']})"
         what = "p99" if one["figure"] == "p99_us" else f"CPU per {rows['unit']}"
         cells = [f"{one['case']}, {one['connections']}{name}", what]
@@ -100,9 +115,9 @@ def _verdict_table(verdicts, measured):
         cells += [f"{floor:.2f}" if floor else "", f"**{one['verdict']}**"]
         table.append(_row(cells + ["; ".join(notes(rows, one["name"]))]))
     met = sum(one["verdict"].startswith("met") for one in verdicts)
-    table += ["", f"{met} of {len(verdicts)} met. Floor rule: within {goals.FLOOR_SHARE:.2f} of the cost of a relay that parses"]
-    table[-1] += " nothing there is nothing left to save but the kernel's own work."
-    return table
+    rule = f"Floor rule: within {goals.FLOOR_SHARE:.2f} of the cost of a relay that parses nothing"
+    rule += " there is nothing left to save but the kernel's own work."
+    return [*table, "", f"{met} of {len(verdicts)} met. {rule}"]
 
 
 def _load_table(measured, peers):
