@@ -80,14 +80,15 @@ def tail(runs):
     return [median(run[key] for run in runs) / 1000 for key, _ in PERCENTILES]
 
 
-def curves(lines, marks, labels):
-    """Named lines of milliseconds, a value above each label; `marks`: a colour and a pattern of dashes each."""
+def curves(lines, marks, labels, paper=""):
+    """Named lines of milliseconds, a value above each label; `marks`: a colour and a pattern of dashes each.
+    `paper` is the colour behind them, for a file of its own."""
     top, bottom, left = 12, 250, LEFT
     every = [max(value, 1e-3) for own in lines.values() for value in own]
     low, high = math.floor(math.log10(min(every))), math.ceil(math.log10(max(every)) + 0.01)
     step = (WIDTH - left - 260) / (len(labels) - 1)
     up = lambda value: bottom - (math.log10(max(value, 1e-3)) - low) / (high - low) * (bottom - top)  # noqa: E731
-    parts = []
+    parts = [f'<rect width="100%" height="100%" fill="{paper}"/>'] if paper else []
     for power in range(low, high + 1):
         y = up(10.0**power)
         parts.append(f'<path d="M{left} {y:.1f}H{left + step * (len(labels) - 1):.1f}" stroke="#8884"/>')
@@ -111,7 +112,8 @@ def curves(lines, marks, labels):
 
 def svg(height, parts):
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:.0f}" role="img">'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:.0f}" role="img"'
+        ' font-family="system-ui,sans-serif" font-size="12">'
         + "".join(parts)
         + "</svg>"
     )
