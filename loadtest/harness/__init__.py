@@ -1,1 +1,1 @@
-"""What loadtest/run is made of. Reading order: cases, peers, process, load, memory, report."""
+"""What loadtest/run is made of. The order to read it in is in README.md."""

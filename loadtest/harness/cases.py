@@ -4,8 +4,9 @@ One entry here gives the option `--cases`, the row in the report and the line in
 """
 
 from dataclasses import dataclass
+from fnmatch import fnmatch
 
-# Only the load differs between the cases: every one runs with this table, all names to one backend.
+# The table of nearly every case, all names to one backend: what differs is the load.
 HOSTS = 10_000
 
 MIB = 1 << 20
@@ -28,6 +29,12 @@ class Case:
     upload_bytes: int = 0  # a POST with so long a body
     mode: str = "http"  # or "tcp": nobody parses
     kind: str = "load"  # or "paced": open loop; "idle", "stalled": memory
+    load: str = "wrk"  # or what talk.rs does: "websocket", "upload"; its backend is echo.rs
+    hosts: int = HOSTS  # names in the table
+    only: tuple = ()  # kinds of peers; empty: all
+    # Ours takes part a second time, in the same rounds, with these fields of the case changed: a name for
+    # that and the fields.
+    beside: tuple = ()
     default: bool = True  # part of a run without --cases
 
     @property
@@ -45,11 +52,29 @@ CASES = [
     ),
     Case("pipelined", "tiny answers, 16 requests in one go", pipeline=16),
     Case("chunked", "16 KiB in chunks", path="/chunked"),
+    Case("upload-1k", "a POST of 1 KiB", path="/upload", upload_bytes=1 << 10),
     Case("upload-64k", "a POST of 64 KiB", path="/upload", upload_bytes=64 << 10),
     Case("upload-1m", "a POST of 1 MiB", path="/upload", upload_bytes=MIB, connections=(16,)),
+    Case(
+        "upload-100m",
+        "a POST of 100 MiB",
+        path="/upload",
+        connections=(4,),
+        body_bytes=100 * MIB,
+        load="upload",
+    ),
+    Case("websocket", "small messages, echoed, over 64 WebSockets", path="/echo", load="websocket"),
     Case("hosts", "tiny answer, a random name of the 10,000 each time", all_hosts=True),
+    Case(
+        "hosts-million",
+        "the same with 1,000,000 hosts; beside it, in the same rounds, 10,000",
+        all_hosts=True,
+        hosts=1_000_000,
+        only=("mantrid",),
+        beside=("10k", {"hosts": HOSTS}),
+    ),
     Case("close", "tiny answer, a new client connection each time", close=True),
-    Case("body-1k", "1 KiB file", path="/1k", default=False),
+    Case("body-1k", "1 KiB file", path="/1k"),
     Case("body-64k", "64 KiB file", path="/64k", body_bytes=64 << 10),
     Case("body-1m", "1 MiB file", path="/1m", connections=(16,), body_bytes=MIB),
     Case(
@@ -58,7 +83,6 @@ CASES = [
         path="/100m",
         connections=(8,),
         body_bytes=100 * MIB,
-        default=False,
     ),
     Case(
         "tcp-ping",
@@ -83,10 +107,10 @@ CASES = [
     ),
     Case(
         "two-shards",
-        "small with two shards on two CPUs, which the load must share",
+        "small with two shards on two CPUs; beside it one; the load may use both CPUs with either",
         connections=(64, 512),
         shards=2,
-        default=False,
+        beside=("1-shard", {"shards": 1}),
     ),
     Case(
         "idle",
@@ -106,13 +130,11 @@ CASES = [
 
 def host(number):
     """The name of a host in everybody's table."""
-    return f"h{number:05d}.example"
+    return f"h{number:07d}.example"
 
 
 def select(patterns):
     """The cases that the patterns (`*` allowed) name, in the table's order, or why there are none."""
-    from fnmatch import fnmatch
-
     if not patterns:
         return [case for case in CASES if case.default]
     if patterns == ["all"]:
@@ -120,5 +142,5 @@ def select(patterns):
     for pattern in patterns:
         if not any(fnmatch(case.name, pattern) for case in CASES):
             known = ", ".join(case.name for case in CASES)
-            raise SystemExit(f"loadtest: no case is called {pattern!r}; there are: {known}")
+            raise SystemExit(f"loadtest: no case is called {pattern!r}; there are: goals, all, {known}")
     return [case for case in CASES if any(fnmatch(case.name, pattern) for pattern in patterns)]

@@ -1,4 +1,4 @@
-"""The proxies that are compared, and the backend behind all of them.
+"""The proxies that are compared, and the backends behind all of them.
 
 A peer is a name, a program and a template under loadtest/peers/; `@NAME@` in a template is filled in.
 Every peer is started fresh for every measurement, with the same table, on the same CPUs.
@@ -6,6 +6,7 @@ Every peer is started fresh for every measurement, with the same table, on the s
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -19,8 +20,13 @@ HERE = Path(__file__).resolve().parent.parent
 REPOSITORY = HERE.parent
 
 KINDS = ("mantrid", "haproxy", "nginx")
-# The relay that parses nothing, for those who ask what the kernel alone takes.
+# HAProxy with the same table in other forms: the leanest, and the one that everybody begins with.
+TABLES = ("haproxy-set-dst", "haproxy-use-backend")
+# The relay that parses nothing: what the kernel alone takes.
 FLOOR = "floor"
+ALL_KINDS = (*KINDS, *TABLES, FLOOR)
+# The release of HAProxy that counts as an opponent, and its successors.
+HAPROXY_COUNTS = (3, 4)
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,7 @@ def find(kinds, mantrids):
                 path = str(Path(path).resolve())
                 peers.append(Peer(name, kind, path, _version(path, "--version")))
         else:
-            program = program_path(kind)
+            program = program_path(kind.split("-")[0])
             peers.append(Peer(kind, kind, program, _version(program, "-v")))
     return peers
 
@@ -65,11 +71,12 @@ def program_path(name):
     return found
 
 
-def takes_part(peer, case):
-    """Debian's nginx-light relays no raw TCP, and the floor knows no more than one backend."""
-    if peer.kind == "nginx":
-        return case.mode == "http"
-    return peer.kind != FLOOR or (case.kind == "load" and not case.close)
+def caveat(peer):
+    """What to know of a peer's version, or nothing."""
+    found = re.search(r"(\d+)\.(\d+)", peer.version) if peer.kind == "haproxy" else None
+    if found and tuple(map(int, found.groups())) < HAPROXY_COUNTS:
+        return "older than 3.4, which is the opponent that counts: HAPROXY=/path names another"
+    return ""
 
 
 def _built(sort, name):
@@ -101,6 +108,9 @@ def free_port():
         return listener.getsockname()[1]
 
 
+SIZES = {"1k": 1 << 10, "16k": 16 << 10, "64k": 64 << 10, "1m": 1 << 20, "100m": 100 << 20}
+
+
 class Fixture:
     """The temporary folder of a run: table files, body files, configurations, logs."""
 
@@ -109,32 +119,57 @@ class Fixture:
         self.cpus = cpus  # of the proxy: as many as shards are used of it
         self.load_cpu = load_cpu
         self.descriptors = descriptors
-        self.backend_port = free_port()
-        self._paced = None
+        self.backend_port, self.echo_port = free_port(), free_port()
+        self._backends = []
+        self._examples = {}
+        self.reset_tables()
+        self._make_bodies()
+
+    def reset_tables(self):
+        """The table's files as every proxy finds them; changes may have added to them, or to our state."""
         names = [cases.host(number) for number in range(cases.HOSTS)]
-        backend = ["127.0.0.1", self.backend_port]
-        rules = {name: ["proxy", {"backends": [backend]}, False] for name in names}
-        self._write("state.json", json.dumps({"hosts": rules, "stats": {}}))
+        for state in self.folder.glob("state-*"):
+            state.unlink()
+        self._write("hosts.txt", "".join(f"{name}\n" for name in names))
         self._write("haproxy.map", "".join(f"{name} app\n" for name in names))
+        self._write("haproxy-ip.map", "".join(f"{name} 127.0.0.1\n" for name in names))
         self._write("nginx.map", "".join(f"{name} app;\n" for name in names))
+
+    def _make_bodies(self):
         for folder in ("static", "www"):
             (self.folder / folder).mkdir()
-        for name, size in (("1k", 1 << 10), ("16k", 16 << 10), ("64k", 64 << 10), ("1m", 1 << 20), ("100m", 100 << 20)):
+        for name, size in SIZES.items():
             self._write(f"www/{name}", "0123456789abcdef" * (size // 16))
         with open(self.folder / "www/512m", "wb") as hole:
             hole.truncate(512 << 20)  # nobody reads more of it than socket buffers hold
 
-    @property
-    def paced(self):
-        """The open-loop load; built when it is wanted first."""
-        self._paced = self._paced or str(_built("--example", "paced"))
-        return self._paced
+    def example(self, name):
+        """A program of ours under loadtest/; built when it is wanted first."""
+        if name not in self._examples:
+            self._examples[name] = str(_built("--example", name))
+        return self._examples[name]
+
+    def backend_of(self, case):
+        return self.backend_port if case.load == "wrk" else self.echo_port
+
+    def state(self, case):
+        """Mantrid's table for a case; written when it is wanted first."""
+        path = self.folder / f"state-{case.hosts}-{self.backend_of(case)}.json"
+        if not path.exists():
+            rule = json.dumps(["proxy", {"backends": [["127.0.0.1", self.backend_of(case)]]}, False])
+            with open(path, "w") as state:
+                state.write('{"stats": {}, "hosts": {\n')
+                rules = (f"{json.dumps(cases.host(number))}: {rule}" for number in range(case.hosts))
+                for number, line in enumerate(rules):
+                    state.write(line if number == 0 else f",\n{line}")
+                state.write("\n}}\n")
+        return path
 
     def _write(self, name, text):
         with open(self.folder / name, "w") as file:
             file.write(text)
 
-    def configuration(self, template, port, shards):
+    def configuration(self, template, port, shards=1, backend=0, state=""):
         """Fills a template in; returns the path of the result."""
         root = os.geteuid() == 0
         # Both sides of an exchange take a descriptor; some are for files, pipes and listeners.
@@ -142,7 +177,9 @@ class Fixture:
         values = {
             "DIR": str(self.folder),
             "PORT": str(port),
-            "BACKEND_PORT": str(self.backend_port),
+            "BACKEND_PORT": str(backend or self.backend_port),
+            "STATE": str(state),
+            "USE_BACKENDS": self._use_backends if "use-backend" in template else "",
             "SHARDS": str(shards),
             "CPUS": ",".join(str(cpu) for cpu in self.cpus_for(shards)),
             "CONNECTIONS": str(connections),
@@ -158,6 +195,11 @@ class Fixture:
         self._write(template, text)
         return str(self.folder / template)
 
+    @property
+    def _use_backends(self):
+        names = map(cases.host, range(cases.HOSTS))
+        return "\n".join(f"    use_backend app if {{ hdr(host) {name} }}" for name in names)
+
     def cpus_for(self, shards):
         """One shard: its own CPU. More: the next ones too, the load's among them if need be."""
         more = [cpu for cpu in sorted(os.sched_getaffinity(0)) if cpu not in self.cpus]
@@ -166,48 +208,81 @@ class Fixture:
             raise SystemExit(f"loadtest: {shards} shards need {shards} CPUs")
         return cpus
 
+    def load_cpus(self, case):
+        """One for the load, unless two shards are compared with one and have it too: then any of theirs, with
+        both, or the one shard would have its CPU to itself and the two would not."""
+        shared = self.cpus_for(2) if case.name == "two-shards" else []
+        return set(shared) if self.load_cpu in shared else {self.load_cpu}
+
     def start_backend(self):
         program = program_path("nginx")
-        path = self.configuration("backend.conf", self.backend_port, 1)
+        path = self.configuration("backend.conf", self.backend_port)
         command = [program, "-e", str(self.folder / "backend-error.log"), "-c", path]
-        log = self.folder / "backend.log"
-        backend = Process("the backend (nginx)", command, {self.load_cpu}, log)
-        backend.wait_for(lambda: _answers(self.backend_port))
-        return backend
+        self._start_backend("the backend (nginx)", command, self.backend_port)
+        return self._backends[0]
+
+    def _start_backend(self, name, command, port):
+        log = self.folder / f"backend-{port}.log"
+        backend = Process(name, command, {self.load_cpu}, log)
+        self._backends.append(backend)
+        backend.wait_for(lambda: answers(port))
+
+    def settle(self, case):
+        """Before a case: its backend is there, and all backends run where the load may."""
+        if self.backend_of(case) == self.echo_port and len(self._backends) == 1:
+            command = [self.example("echo"), f"127.0.0.1:{self.echo_port}"]
+            self._start_backend("the backend (echo)", command, self.echo_port)
+        for backend in self._backends:
+            if not backend.alive():
+                raise RunError(f"{backend.name} ended:\n{backend.tail()}")
+            for pid in backend.pids():
+                os.sched_setaffinity(pid, self.load_cpus(case))
+
+    def stop_backends(self):
+        for backend in self._backends:
+            backend.stop()
 
     def start(self, peer, case):
         """Starts a proxy and waits until it passes a request on; returns the process and its port."""
         port = free_port()
-        shards = case.shards
-        sort = "-tcp" if case.mode == "tcp" else ""
-        cpus = set(self.cpus_for(shards))
-        log = self.folder / f"{peer.name}.log"
-        if peer.kind == "haproxy":
-            command = [peer.program, "-db", "-f", self.configuration(f"haproxy{sort}.cfg", port, shards)]
-        elif peer.kind == "nginx":
-            path = self.configuration("nginx.conf", port, shards)
-            command = [peer.program, "-e", str(self.folder / "nginx-error.log"), "-c", path]
-        elif peer.kind == FLOOR:
-            how = "splice" if case.body_bytes else "copy"
-            command = [peer.program, f"127.0.0.1:{port}", f"127.0.0.1:{self.backend_port}", how]
-        else:
-            command = [peer.program, "-c", self.configuration(f"mantrid{sort}.conf", port, shards)]
-        proxy = Process(peer.name, command, cpus, log)
+        return self.launch(peer, case, port, self.command(peer, case, port)), port
+
+    def launch(self, peer, case, port, command):
+        cpus = set(self.cpus_for(case.shards))
+        proxy = Process(peer.name, command, cpus, self.folder / f"{peer.name}.log")
         try:
             if peer.kind == "mantrid":
                 proxy.wait_for(lambda: "Ready" in proxy.text())
-            proxy.wait_for(lambda: _answers(port))
+            proxy.wait_for(lambda: answers(port))
         except RunError:
             proxy.stop()
             raise
-        return proxy, port
+        return proxy
+
+    def command(self, peer, case, port):
+        sort = "-tcp" if case.mode == "tcp" else ""
+        backend = self.backend_of(case)
+        if peer.kind == "nginx":
+            path = self.configuration("nginx.conf", port, case.shards, backend)
+            return [peer.program, "-e", str(self.folder / "nginx-error.log"), "-c", path]
+        if peer.kind == FLOOR:
+            how = "splice" if case.body_bytes else "copy"
+            return [peer.program, f"127.0.0.1:{port}", f"127.0.0.1:{backend}", how]
+        if peer.kind == "mantrid":
+            path = self.configuration(f"mantrid{sort}.conf", port, case.shards, backend, self.state(case))
+            return [peer.program, "-c", path]
+        files = ["haproxy-tcp.cfg"] if sort else ["haproxy-defaults.cfg", f"{peer.kind}.cfg"]
+        command = [peer.program, "-db"]
+        for name in files:
+            command += ["-f", self.configuration(name, port, case.shards, backend)]
+        return command
 
 
-def _answers(port):
+def answers(port, host=cases.host(0)):
     """True when a request for a host of the table gets the backend's answer."""
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=2.0) as client:
-            request = f"GET /small HTTP/1.1\r\nHost: {cases.host(0)}\r\nConnection: close\r\n\r\n"
+            request = f"GET /small HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
             client.sendall(request.encode())
             return client.recv(4096).startswith(b"HTTP/1.1 200 ")
     except OSError:

@@ -105,8 +105,11 @@ class Process:
             except OSError:
                 continue
             if fields:
-                user += int(fields[11])
-                system += int(fields[12])
+                # Its children that have ended (the workers before a reload), in ticks, after its own.
+                gone = [int(ticks) for ticks in fields[13:15]]
+                cpu_ns += sum(gone) * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+                user += int(fields[11]) + gone[0]
+                system += int(fields[12]) + gone[1]
         return Usage(time.monotonic_ns(), cpu_ns, user, system)
 
     def resident_bytes(self):

@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+from harness import cases
 from harness.peers import free_port
 from harness.process import Process
 
@@ -36,7 +37,7 @@ class Table:
             rule = json.dumps(self.rule())
             for number in range(rules):
                 comma = "" if number == 0 else ",\n"
-                state.write(f"{comma}{json.dumps(name(number))}: {rule}")
+                state.write(f"{comma}{json.dumps(cases.host(number))}: {rule}")
             state.write('\n}, "stats": {}}\n')
         text = CONFIGURATION.format(
             port=self.port,
@@ -56,7 +57,3 @@ class Table:
 
     def rule(self):
         return ["proxy", {"backends": [["127.0.0.1", self.backend_port]]}, False]
-
-
-def name(number):
-    return f"h{number:07d}.example"

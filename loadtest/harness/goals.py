@@ -1,0 +1,90 @@
+"""The targets: what a request (or a MiB) of ours may cost, as a share of what it costs a peer.
+
+`--cases goals` runs what is in this table and nothing else; any run that holds one of its cases ends with
+the verdict. Where our cost is within FLOOR_SHARE of the floor's, of a relay that parses nothing, a
+target that is missed counts as "floor": there is nothing left to save but the kernel's own work.
+"""
+
+from dataclasses import dataclass
+from statistics import median
+
+FLOOR_SHARE = 1.10
+
+
+@dataclass(frozen=True)
+class Goal:
+    """`haproxy`, `nginx`: of their cost at most; `beside`: of our own in the variant beside it."""
+
+    haproxy: float = None
+    nginx: float = None
+    beside: float = None
+    figure: str = "cpu_us"
+
+
+GOALS = {
+    ("small", 1): Goal(haproxy=1.05, nginx=1.10),
+    ("small", 8): Goal(haproxy=0.95, nginx=1.00),
+    ("small", 64): Goal(haproxy=0.75, nginx=0.90),
+    ("small", 512): Goal(haproxy=0.65, nginx=0.80),
+    ("small-4000", 4000): Goal(haproxy=0.65, nginx=0.80),
+    ("latency", 64): Goal(haproxy=1.00, nginx=1.00, figure="p99_us"),
+    ("close", 64): Goal(haproxy=0.90, nginx=1.00),
+    ("body-64k", 64): Goal(haproxy=0.80, nginx=0.70),
+    ("body-1m", 16): Goal(haproxy=0.80, nginx=0.45),
+    ("body-100m", 8): Goal(haproxy=0.80, nginx=0.45),
+    ("two-shards", 64): Goal(beside=1.05),
+    ("two-shards", 512): Goal(beside=1.05),
+}
+
+
+def kinds(case, connections):
+    """The peers without which there is no verdict."""
+    goal = GOALS[case.name, connections]
+    return ("mantrid", "floor") + (() if goal.beside else ("haproxy", "nginx"))
+
+
+def ratio(runs, others, figure="cpu_us"):
+    """Median of the rounds' ratios: the two runs of a round are neighbours in time."""
+    return median(a[figure] / max(b[figure], 1e-9) for a, b in zip(runs, others))
+
+
+def verdicts(measured):
+    """One dictionary for each of our builds in each measured case that has a target."""
+    found = []
+    for rows in measured:
+        goal = GOALS.get((rows["case"], rows["connections"]))
+        if not goal:
+            continue
+        of_kind = {kind: name for name, kind in reversed(rows["kinds"].items())}
+        for name, kind in rows["kinds"].items():
+            if kind == "mantrid" and name not in rows["beside"].values():
+                found.append(_verdict(rows, goal, name, of_kind))
+    return found
+
+
+def _verdict(rows, goal, name, of_kind):
+    names = {kind: of_kind.get(kind) for kind in ("haproxy", "nginx", "floor")}
+    names["beside"] = rows["beside"].get(name)
+    ratios = {
+        kind: ratio(rows["runs"][name], rows["runs"][other], goal.figure)
+        for kind, other in names.items()
+        if other and not (kind == "floor" and goal.figure != "cpu_us")
+    }
+    targets = {kind: getattr(goal, kind) for kind in ("haproxy", "nginx", "beside") if getattr(goal, kind)}
+    if not set(targets) <= set(ratios):
+        verdict = "not measured"
+    elif all(ratios[kind] <= target for kind, target in targets.items()):
+        verdict = "met"
+    elif ratios.get("floor", FLOOR_SHARE + 1) <= FLOOR_SHARE:
+        verdict = "met by the floor rule"
+    else:
+        verdict = "missed"
+    return {
+        "case": rows["case"],
+        "connections": rows["connections"],
+        "name": name,
+        "figure": goal.figure,
+        "ratios": ratios,
+        "targets": targets,
+        "verdict": verdict,
+    }
