@@ -1,7 +1,7 @@
 //! The slot of a connected socket: what is in flight for it, and what its completions mean.
 
 use std::collections::VecDeque;
-use std::os::fd::{BorrowedFd, RawFd};
+use std::os::fd::BorrowedFd;
 use std::task::{Context, Waker};
 
 use io_uring::{opcode, squeue, types};
@@ -331,7 +331,8 @@ impl Inner {
         if result < 0 {
             woken |= wake(&mut slot.recv_waker);
             if !abandoned {
-                end_receiving(fd);
+                // SAFETY: the slot's handle is there, so the descriptor is open.
+                end_receiving(unsafe { BorrowedFd::borrow_raw(fd) });
             }
         }
         match held {
@@ -383,9 +384,7 @@ fn poll_entry(fd: i32, mask: i16) -> squeue::Entry {
 /// What has come by now (an early answer, say) is still received, and then the end. Nearly always the kernel has
 /// ended the connection in both directions; where a send failed for want of memory, the peer would wait for the
 /// rest of what it was sent, and we for its answer.
-fn end_receiving(fd: RawFd) {
-    // SAFETY: the slot's handle is there, so the descriptor is open.
-    let socket = unsafe { BorrowedFd::borrow_raw(fd) };
+pub(super) fn end_receiving(socket: BorrowedFd<'_>) {
     let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Read);
 }
 

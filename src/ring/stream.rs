@@ -18,7 +18,9 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 use super::buffers::RecvBuf;
 use super::faults::Call;
-use super::socket::{BULK, HEADS, Held, Item, PollState, Sending, SocketSlot, register};
+use super::socket::{
+    BULK, HEADS, Held, Item, PollState, Sending, SocketSlot, end_receiving, register,
+};
 use super::{Deadline, Op, Ring, Slot, SlotKind, os_error};
 
 /// Bytes to send; the ring keeps them until the kernel is done.
@@ -183,6 +185,10 @@ impl Stream {
                 return Poll::Pending;
             }
             // Both stay: whoever asks again gets the same answer.
+            // The error may have been told to the send alone: an end behind it is none that the peer meant.
+            Item::End if slot.send_error != 0 => {
+                return Poll::Ready(Err(io::Error::from_raw_os_error(slot.send_error)));
+            }
             Item::End => return Poll::Ready(Ok(RecvBuf::empty())),
             Item::Error(errno) => return Poll::Ready(Err(io::Error::from_raw_os_error(errno))),
             Item::Lent(_) | Item::Own(_) => slot.take_item(),
@@ -459,6 +465,12 @@ impl Stream {
     /// Has the kernel find out about a peer that vanished, however quiet the connection is.
     pub(crate) fn set_keepalive(&self) {
         let _ = sockopt::set_socket_keepalive(self.fd(), true);
+    }
+
+    /// Takes it that nothing can be sent any more, as after a send of the ring that failed.
+    pub(crate) fn sending_failed(&self, error: &io::Error) {
+        self.with(|slot| slot.send_error = error.raw_os_error().unwrap_or(libc::EPIPE));
+        end_receiving(self.fd());
     }
 
     /// Makes the close a reset: what was cut off must not look complete.

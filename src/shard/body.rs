@@ -168,7 +168,7 @@ impl Relay<'_> {
                 inbox.push(self.ring, buf);
             }
             let piece = self.piece(inbox, body)?;
-            self.target.sent(self.deadline, self.target_pace).await.map_err(|_| Broken::Target)?;
+            self.sent().await?;
             if let Some(piece) = piece {
                 self.target.start_send(piece, false);
             }
@@ -183,6 +183,20 @@ impl Relay<'_> {
             }
             _ => None,
         }
+    }
+
+    /// Waits until the target has taken what it was sent.
+    async fn sent(&self) -> Result<(), Broken> {
+        let sent = self.target.sent(self.deadline, self.target_pace).await;
+        sent.map_err(|error| self.target_broke(error))
+    }
+
+    /// Where the body went to has failed: it would wait for the rest, and we for its answer.
+    fn target_broke(&self, error: Abort) -> Broken {
+        if let Abort::Io(error) = error {
+            self.target.sending_failed(&error);
+        }
+        Broken::Target
     }
 
     async fn receive(&self, body: &Body, large: bool) -> Result<RecvBuf, Broken> {
@@ -247,7 +261,7 @@ impl Relay<'_> {
             }
             self.ring.give_vec(head);
         }
-        self.target.sent(self.deadline, self.target_pace).await.map_err(|_| Broken::Target)?;
+        self.sent().await?;
         self.source.set_nonblocking();
         self.target.set_nonblocking();
         while 0 < *left {
@@ -262,9 +276,11 @@ impl Relay<'_> {
                     Ok(Moved::Bytes(_)) => {}
                     Ok(Moved::Later) => {
                         self.deadline.set(self.target_pace);
-                        self.target.writable(self.deadline).await.map_err(|_| Broken::Target)?;
+                        let ready = self.target.writable(self.deadline).await;
+                        ready.map_err(|error| self.target_broke(error))?;
                     }
-                    Ok(Moved::End) | Err(_) => return Err(Broken::Target),
+                    Ok(Moved::End) => return Err(Broken::Target),
+                    Err(error) => return Err(self.target_broke(Abort::Io(error))),
                 }
             }
             match filled {

@@ -17,10 +17,10 @@ use crate::script::{Connection, PATIENCE, find};
 use crate::spin::metric;
 
 /// Whether what was tried came to a good end. A peer that nobody answers, nor tells, is a failure of its own.
-fn went_well(result: std::io::Result<bool>) -> bool {
+fn went_well(what: &str, result: std::io::Result<bool>) -> bool {
     result.unwrap_or_else(|error| {
         let is_silent = matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut);
-        assert!(!is_silent, "a client that nobody answers, nor tells");
+        assert!(!is_silent, "{what}: a client that nobody answers, nor tells");
         false
     })
 }
@@ -42,7 +42,7 @@ fn ask(address: SocketAddr, request: &[u8], ends: &str) -> bool {
         // What begins well and does not end well must look cut off, and it did: no length was kept.
         Ok(answer.starts_with(b"HTTP/1.1 200") && answer.ends_with(ends.as_bytes()))
     };
-    went_well(answered())
+    went_well("a request", answered())
 }
 
 /// All is as it was: nothing is open, no descriptor was lost, nothing panicked.
@@ -98,17 +98,16 @@ fn requests_may_fail_and_nothing_else() {
     expect_whole(&daemon, &["a.com", "b.com"], files);
 }
 
-/// What can fail, as the log names it.
-const KINDS: [&str; 14] = [
+/// What fails often enough to be used up, as the log names it. Polls in front of a receive or send, and wake-ups
+/// from control, are rare: they fail as well when they come.
+const KINDS: [&str; 12] = [
     "Recv",
     "Send",
     "ShortSend",
     "Connect",
     "Accept",
     "Poll",
-    "Postponed",
     "Close",
-    "Wake",
     "Enter",
     "Socket",
     "Pipe",
@@ -262,10 +261,10 @@ fn every_call_fails_now_and_then() {
         let clients: Vec<_> = (0..4)
             .map(|n| {
                 std::thread::spawn(move || match (turn + n) % 4 {
-                    0 => went_well(down(address)),
-                    1 => went_well(up(address)),
-                    2 => went_well(upgraded(address)),
-                    _ => went_well(connect(raw).and_then(echoed)),
+                    0 => went_well("down", down(address)),
+                    1 => went_well("up", up(address)),
+                    2 => went_well("upgraded", upgraded(address)),
+                    _ => went_well("raw", connect(raw).and_then(echoed)),
                 })
             })
             .collect();
@@ -279,7 +278,7 @@ fn every_call_fails_now_and_then() {
         in_a_row = if is_over && bad == 0 { in_a_row + 1 } else { 0 };
         turn += 1;
         let left: Vec<_> = KINDS.iter().filter(|kind| !log.contains(&tell(kind))).collect();
-        assert!(began.elapsed() < Duration::from_secs(120), "not met yet: {left:?}; {bad} failed");
+        assert!(began.elapsed() < Duration::from_secs(60), "not met yet: {left:?}; {bad} failed");
     }
     assert!(0 < failed, "no fault was felt");
     assert_eq!(wrong.load(Ordering::SeqCst), 0, "wrong bytes went up");
