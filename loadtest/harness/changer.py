@@ -12,7 +12,7 @@ import time
 import urllib.parse
 
 from harness.process import RunError
-from harness.table import name
+from harness.cases import host as name
 
 PAUSE = 0.04  # seconds between changes
 WHOLE_TABLE_EVERY = 15.0
