@@ -52,7 +52,8 @@ impl Faults {
         let (one_in, left) = (next(), [next(); CALLS]);
         // Each ring its own.
         let name = std::thread::current().name().unwrap_or_default().to_owned();
-        let own = name.bytes().fold(0, |sum, byte| sum * 31 + u64::from(byte));
+        let own =
+            name.bytes().fold(0_u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
         let state = (next() + own).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
         Faults { one_in, left, state, panic_at }
     }

@@ -222,6 +222,8 @@ fn a_reader_who_comes_late_finds_whole_lines() {
     let (setup, path) = with_pipe();
     let daemon = setup.set("access_log", path.display()).start();
     ask_until_dropped(&daemon);
+    // the writer has given the pipe up, too, and not just the shard its page
+    daemon.expect_log(&["access_log", "lines are lost"]);
     let (last, read) = std::sync::mpsc::channel();
     let reader = fs::File::open(&path).expect("a reader");
     let thread = std::thread::spawn(move || {
