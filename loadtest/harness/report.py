@@ -63,10 +63,11 @@ def markdown(result):
 def about(result):
     """What was measured where, as a sentence or two."""
     machine, options = result["machine"], result["options"]
+    earlier = "".join(f" Some cases are of an earlier run: {about}" for about in result.get("earlier", []))
     return (
-        f"{machine['cpu']}, {machine['cpus']} CPUs, {machine['memory_gib']} GiB, Linux {machine['kernel']};"
+        f"{result['date']}, {machine['cpu']}, {machine['cpus']} CPUs, {machine['memory_gib']} GiB, Linux {machine['kernel']};"
         f" source {machine['commit']}. Proxy on CPU {', '.join(map(str, options['cpus']))}, load and backend on"
-        f" CPU {options['load_cpu']}; {options['rounds']} rounds of {options['seconds']} s, alternating."
+        f" CPU {options['load_cpu']}; {options['rounds']} rounds of {options['seconds']} s, alternating.{earlier}"
     )
 
 
