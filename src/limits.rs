@@ -103,7 +103,7 @@ pub const LINGER_BYTES_MAX: u64 = 1024 * 1024;
 pub const LINGER_TIME: std::time::Duration = std::time::Duration::from_secs(5);
 /// Bodies with at least this much to come are spliced, smaller ones copied. Measured, splicing against
 /// copying, CPU per request at 32 connections: 64 KiB 31.8 and 37.8 µs, 128 KiB 40 and 62, 512 KiB 124
-/// and 198; what comes with the head (up to 16 KiB) is copied in any case.
+/// and 198. What comes with the head (up to 16 KiB) is copied, unless the answer before was as large.
 pub const SPLICE_BYTES_MIN: u64 = 32 * 1024;
 /// Bytes taken with the head of an answer that is expected to be spliced; most heads are shorter.
 pub const PEEK_BYTES: u32 = 1024;
