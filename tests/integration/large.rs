@@ -28,14 +28,33 @@ fn finish(sending: JoinHandle<std::io::Result<()>>) {
     sending.join().expect("the sending thread").expect("everything was taken");
 }
 
-#[test]
-fn down_with_a_length() {
+/// A client's request for `/` has arrived at the backend.
+fn asked() -> (Daemon, Connection, Connection) {
     let backend = Backend::new();
     let daemon = Daemon::proxying(backend.rule());
     let mut client = daemon.connect();
     client.send(get("a.com", "/"));
     let mut server = backend.accept();
     server.expect_head();
+    (daemon, client, server)
+}
+
+/// The backend answers with so many bytes, and the client gets each of them.
+#[track_caller]
+fn expect_down(client: &mut Connection, server: &mut Connection, size: usize, padding: &str) {
+    let head = format!("HTTP/1.1 200 OK\r\nX-Padding: {padding}\r\nContent-Length: {size}\r\n\r\n");
+    let sending = thread_with(server, move |stream| {
+        stream.write_all(head.as_bytes())?;
+        send_plain(stream, 0, size)
+    });
+    assert_eq!(client.expect_status(200).field("x-padding"), Some(padding));
+    expect_plain(client, 0, size);
+    finish(sending);
+}
+
+#[test]
+fn down_with_a_length() {
+    let (_daemon, mut client, mut server) = asked();
     server.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {LARGE}\r\n\r\n"));
     let sending = thread_with(&server, |stream| send_plain(stream, 0, LARGE));
     client.expect_status(200);
@@ -46,12 +65,7 @@ fn down_with_a_length() {
 
 #[test]
 fn down_in_chunks() {
-    let backend = Backend::new();
-    let daemon = Daemon::proxying(backend.rule());
-    let mut client = daemon.connect();
-    client.send(get("a.com", "/"));
-    let mut server = backend.accept();
-    server.expect_head();
+    let (_daemon, mut client, mut server) = asked();
     server.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
     let sending = thread_with(&server, |stream| send_chunked(stream, LARGE));
     client.expect_status(200);
@@ -136,75 +150,44 @@ fn up_and_down_at_the_same_time() {
 /// Behind a large answer the next is expected to be large, too: whatever comes instead arrives whole.
 #[test]
 fn answers_of_every_size_behind_a_large_one() {
-    let backend = Backend::new();
-    let daemon = Daemon::proxying(backend.rule());
-    let mut client = daemon.connect();
-    client.send(get("a.com", "/first"));
-    let mut server = backend.accept();
-    let mut is_asked = true;
+    let (_daemon, mut client, mut server) = asked();
     let sizes = [0, 1, 800, 1024, 5_000, 16 * 1024, 31_000, 33_000, 65_536, 200_000, 3 * MIB];
     // a head that is shorter than what is looked at first, and one that is longer
-    for (size, padding) in sizes.into_iter().flat_map(|size| [(size, 10), (size, 3_000)]) {
+    let long = "x".repeat(3_000);
+    for (size, padding) in sizes.into_iter().flat_map(|size| [(size, "x"), (size, &long)]) {
         for size in [100_000, size] {
-            if !std::mem::take(&mut is_asked) {
-                client.send(get("a.com", "/"));
-            }
+            expect_down(&mut client, &mut server, size, padding);
+            client.send(get("a.com", "/"));
             server.expect_head();
-            let padding = "x".repeat(padding);
-            let head = format!(
-                "HTTP/1.1 200 OK\r\nX-Padding: {padding}\r\nContent-Length: {size}\r\n\r\n"
-            );
-            let sending = thread_with(&server, move |stream| {
-                stream.write_all(head.as_bytes())?;
-                send_plain(stream, 0, size)
-            });
-            assert_eq!(client.expect_status(200).field("x-padding"), Some(padding.as_str()));
-            expect_plain(&mut client, 0, size);
-            finish(sending);
         }
     }
-    backend.expect_no_connection();
+    server.send(ok("the same connection"));
+    assert_eq!(client.expect_answer().text(), "the same connection");
     assert_goes_on(&mut client, &mut server);
 }
 
 /// A head and the beginning of a body are not kept until more of it comes.
 #[test]
 fn what_is_here_of_an_answer_does_not_wait_for_the_rest() {
-    let backend = Backend::new();
-    let daemon = Daemon::proxying(backend.rule());
-    let mut client = daemon.connect();
-    client.send(get("a.com", "/"));
-    let mut server = backend.accept();
+    let (_daemon, mut client, mut server) = asked();
     for _ in 0..2 {
-        server.expect_head();
         server.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {MIB}\r\n\r\n"));
         client.expect_status(200);
-        for (from, to) in [(0, 10), (10, 70_000), (70_000, 130_000)] {
+        for (from, to) in [(0, 10), (10, 70_000), (70_000, 130_000), (130_000, MIB)] {
             let sending = thread_with(&server, move |stream| send_plain(stream, from, to));
             expect_plain(&mut client, from, to);
             finish(sending);
         }
-        let sending = thread_with(&server, |stream| send_plain(stream, 130_000, MIB));
-        expect_plain(&mut client, 130_000, MIB);
-        finish(sending);
         client.send(get("a.com", "/"));
+        server.expect_head();
     }
 }
 
 /// The head is on its way together with its body when the backend ends: the client gets what there was.
 #[test]
 fn a_large_answer_that_ends_behind_its_head() {
-    let backend = Backend::new();
-    let daemon = Daemon::proxying(backend.rule());
-    let mut client = daemon.connect();
-    client.send(get("a.com", "/"));
-    let mut server = backend.accept();
-    server.expect_head();
-    server.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {MIB}\r\n\r\n"));
-    let sending = thread_with(&server, |stream| send_plain(stream, 0, MIB));
-    client.expect_status(200);
-    expect_plain(&mut client, 0, MIB);
-    finish(sending);
+    let (_daemon, mut client, mut server) = asked();
+    expect_down(&mut client, &mut server, MIB, "x");
     client.send(get("a.com", "/"));
     server.expect_head();
     server.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {MIB}\r\n\r\n"));
