@@ -109,6 +109,9 @@ pub const SPLICE_BYTES_MIN: u64 = 32 * 1024;
 pub const PEEK_BYTES: u32 = 1024;
 /// Copied into the same send as the response head, so that a small answer is one operation.
 pub const JOIN_BYTES_MAX: usize = 32 * 1024;
+/// How often a request of a rule with `hold` is sent again that a new connection ended on without an answer (HAProxy's
+/// `retries`). It may meet restart after restart; and one that brings the application down must not do so for ever.
+pub const SILENCES_MAX: u8 = 3;
 /// How long a backend that refused a connection is passed over while others are there.
 pub const EJECTION_TIME: std::time::Duration = std::time::Duration::from_secs(1);
 /// Failures in a row, on one shard, after which a backend is ejected on all.

@@ -23,6 +23,7 @@ use super::response::{Answer, Answered, Failed};
 use super::tally::Meter;
 use super::tunnel;
 use crate::http::{self, Refusal, RequestFraming};
+use crate::limits;
 use crate::link::{Counter, Failure};
 use crate::ring::{Deadline, SendBuf};
 use crate::table::Proxy;
@@ -144,7 +145,7 @@ pub(super) async fn start(
                 // What a backend that ends leaves in its accept queue is reset, and never was read.
                 if why == Failed::NoAnswer
                     && may_wait
-                    && !waited.is_some_and(|waited| waited.was_silent)
+                    && waited.map_or(0, |waited| waited.silences) < limits::SILENCES_MAX
                     && request.method.is_idempotent()
                 {
                     side.lease = None;

@@ -37,8 +37,8 @@ pub(super) struct Waited {
     claim: Option<Place>,
     /// Until when it may wait for a backend that can be reached; from when it first found none.
     backend_by: Option<Instant>,
-    /// A new connection brought no answer: it was sent once more.
-    pub(super) was_silent: bool,
+    /// How many new connections brought no answer: it was sent again after each.
+    pub(super) silences: u8,
 }
 
 impl Waited {
@@ -48,14 +48,7 @@ impl Waited {
     }
 
     fn since(now: Instant) -> Waited {
-        Waited {
-            since: now,
-            until: now,
-            place: None,
-            claim: None,
-            backend_by: None,
-            was_silent: false,
-        }
+        Waited { since: now, until: now, place: None, claim: None, backend_by: None, silences: 0 }
     }
 
     /// It was held for so long by another process: it goes before all that came later.
@@ -67,7 +60,7 @@ impl Waited {
 
     /// It found no backend.
     pub(super) fn note(waited: &mut Option<Box<Waited>>, now: Instant, was_silent: bool) {
-        Waited::begun(waited, now).was_silent |= was_silent;
+        Waited::begun(waited, now).silences += u8::from(was_silent);
     }
 
     pub(super) fn is_let_go(&self) -> bool {

@@ -120,7 +120,7 @@ impl Setup {
     /// Starts a copy of the program, which a test can replace by another.
     pub fn copied(mut self) -> Setup {
         let copy = self.path("mantrid");
-        std::fs::copy(PROGRAM, &copy).expect("a copy of the program");
+        put_program(None, &copy);
         self.program = Some(copy);
         self
     }
@@ -128,10 +128,7 @@ impl Setup {
     /// Puts another copy in its place, or a script.
     pub fn replace_program(&self, script: Option<&str>) {
         let new = self.path("mantrid.new");
-        std::fs::copy(PROGRAM, &new).expect("a copy of the program");
-        if let Some(script) = script {
-            std::fs::write(&new, format!("#!/bin/sh\n{script}\n")).expect("a script");
-        }
+        put_program(script, &new);
         std::fs::rename(new, self.path("mantrid")).expect("replaced");
     }
 
@@ -563,4 +560,21 @@ pub fn asked(daemon: &Daemon, backend: &Backend) -> (Connection, Connection) {
     let mut server = backend.accept();
     server.expect_head();
     (client, server)
+}
+
+/// A copy of the program, or a script, written by another process: what this one has open for writing would be
+/// open, too, in whatever another test starts just then, and a program that is being written to can't be run.
+fn put_program(script: Option<&str>, at: &Path) {
+    let mut writer = match script {
+        None => Command::new("cp"),
+        Some(_) => Command::new("sh"),
+    };
+    match script {
+        None => writer.arg(PROGRAM),
+        Some(script) => {
+            let write = r##"printf '#!/bin/sh\n%s\n' "$1" > "$2" && chmod 755 "$2""##;
+            writer.args(["-c", write, "sh", script])
+        }
+    };
+    assert!(writer.arg(at).status().expect("sh and cp").success());
 }

@@ -224,3 +224,16 @@ fn a_backend_that_dies_under_its_requests() {
     assert_eq!(get_it.expect_answer().text(), "hello");
     assert_eq!(backend.requests(), 1);
 }
+
+/// Restart after restart may meet the same request; but one that brings the application down does not do so for
+/// ever.
+#[test]
+fn sent_again_three_times_at_most() {
+    let backend = Backend::new();
+    let daemon = Setup::new().rule("a.com", backend.rule_with(json!({"hold": 60}))).start();
+    let mut client = ask(&daemon, &get("a.com", "/"));
+    for _ in 0..4 {
+        drop(expect_request(&backend));
+    }
+    assert_eq!(client.expect_answer().status(), 502);
+}
