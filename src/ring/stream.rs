@@ -54,8 +54,8 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
-    /// Takes over a connected, *blocking* socket (the ring never lets it block, and would not wait for
-    /// a non-blocking one).
+    /// Takes over a connected socket. One that another process has spliced with is non-blocking; the ring waits
+    /// for either kind.
     pub(crate) fn new(ring: &Rc<Ring>, socket: OwnedFd) -> Stream {
         let slot = ring.inner.borrow_mut().slots.insert(Slot {
             fd: socket.into_raw_fd(),
@@ -199,7 +199,9 @@ impl Stream {
             Item::Own(bytes) => RecvBuf::own(bytes),
             Item::None | Item::End | Item::Error(_) => unreachable!("answered above"),
         };
-        self.ring.inner.borrow().faults.look(&buf);
+        if cfg!(debug_assertions) {
+            self.ring.inner.borrow().faults.look(&buf);
+        }
         Poll::Ready(Ok(buf))
     }
 

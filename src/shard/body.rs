@@ -177,12 +177,11 @@ impl Relay<'_> {
 
     /// A pipe, and how much is to go through it, where that is worth it.
     fn to_splice<'a>(&self, body: &'a mut Body) -> Option<(Pipe, &'a mut u64)> {
-        match body {
-            Body::Length(left) if limits::SPLICE_BYTES_MIN <= *left && !self.source.is_armed() => {
-                Some((Pipe::take(self.ring)?, left))
-            }
-            _ => None,
+        if !body.is_large() || self.source.is_armed() {
+            return None;
         }
+        let Body::Length(left) = body else { return None };
+        Some((Pipe::take(self.ring)?, left))
     }
 
     /// Waits until the target has taken what it was sent.
