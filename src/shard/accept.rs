@@ -1,7 +1,8 @@
 //! Takes connections in: one task each, with its panics caught, under a limit.
 //!
-//! When descriptors run out, accept would spin on EMFILE: one descriptor is kept in reserve, given up
-//! for a moment to turn waiting clients away with a 503, and accept rests 100 ms before it goes on.
+//! When descriptors run out, accept would spin on EMFILE: idle connections to backends are closed, and accept
+//! rests 100 ms. Clients are turned away with a 503 where there are none left after that either: for this
+//! one descriptor is kept in reserve and given up for a moment.
 
 use std::fs::File;
 use std::future::{Future, poll_fn};
@@ -33,6 +34,7 @@ pub(super) async fn accept_loop(
     shard.listeners.set(shard.listeners.get() + 1);
     let pause = Deadline::new(&shard.ring);
     let mut spare = reserve();
+    let mut was_short = false;
     while !shard.closing() {
         let next = std::pin::pin!(listener.accept());
         let stop = std::pin::pin!(shard.drain.notified());
@@ -41,12 +43,20 @@ pub(super) async fn accept_loop(
             None
         });
         match accepted.await {
-            Some(Ok(socket)) => admit(&shard, socket, &speaks, believes.as_ref()),
+            Some(Ok(socket)) => {
+                was_short = false;
+                admit(&shard, socket, &speaks, believes.as_ref());
+            }
             Some(Err(error)) => {
                 if is_shortage(&error) {
-                    drop(spare.take());
-                    shed_waiting(&shard, &listener, &speaks);
-                    spare = reserve();
+                    let is_relieved = shard.pool.close_idle(&shard, limits::SHED_BATCH);
+                    // Those whose clients have left are on their way back as well.
+                    if was_short && !is_relieved {
+                        drop(spare.take());
+                        shed_waiting(&shard, &listener, &speaks);
+                        spare = reserve();
+                    }
+                    was_short = true;
                 }
                 pause.set(limits::ACCEPT_PAUSE);
                 pause.expired().await;

@@ -231,16 +231,25 @@ impl Pool {
 
     /// Closes idle connections until one more fits: descriptors are shared fairly with the clients'.
     pub(super) fn make_room(&self, shard: &Shard) {
-        while shard.tuning().connections_max <= self.open.get() {
-            let surplus = self
-                .backends
-                .borrow_mut()
-                .values_mut()
-                .find_map(|backend| (!backend.idle.is_empty()).then(|| backend.idle.remove(0)));
-            if surplus.is_none() {
-                return;
+        let surplus = (self.open.get() + 1).saturating_sub(shard.tuning().connections_max);
+        if 0 < surplus {
+            self.close_idle(shard, surplus);
+        }
+    }
+
+    /// Closes up to so many idle connections, of each backend those that were used least lately. False when there
+    /// are none.
+    pub(super) fn close_idle(&self, shard: &Shard, count: usize) -> bool {
+        let mut surplus = Vec::new();
+        for backend in self.backends.borrow_mut().values_mut() {
+            let some = backend.idle.len().min(count - surplus.len());
+            surplus.extend(backend.idle.drain(..some));
+            backend.note_idle(shard);
+            if surplus.len() == count {
+                break;
             }
         }
+        !surplus.is_empty()
     }
 
     /// A place at a backend that allows `limit` connections; waits in line for it.

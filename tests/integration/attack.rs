@@ -82,7 +82,7 @@ impl Watch {
     }
 }
 
-fn counted(api: &mut Api, name: &str, reason: &str) -> f64 {
+pub fn counted(api: &mut Api, name: &str, reason: &str) -> f64 {
     metric(api, &format!("{name}{{reason=\"{reason}\"}}"))
 }
 

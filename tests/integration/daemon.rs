@@ -3,6 +3,7 @@
 //! is printed with it.
 
 use std::fmt::Display;
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt;
@@ -11,6 +12,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
+use command_fds::{CommandFdExt, FdMapping};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Map, Value, json};
@@ -28,6 +30,8 @@ pub struct Setup {
     folder: Arc<TempDir>,
     hosts: Map<String, Value>,
     lines: Vec<(String, String)>,
+    /// How many descriptors it finds open that nobody told it of.
+    inherited: i32,
     /// What a shell does first, in the process that becomes the daemon.
     first: Option<String>,
     /// That shell has mounts of its own.
@@ -41,8 +45,15 @@ impl Setup {
     pub fn new() -> Setup {
         let folder = tempfile::Builder::new().prefix("mantrid-").tempdir().expect("a folder");
         std::fs::create_dir(folder.path().join("static")).expect("the folder of pages");
-        let (folder, hosts, lines) = (Arc::new(folder), Map::new(), Vec::new());
-        let mut setup = Setup { folder, hosts, lines, first: None, unshared: false, program: None };
+        let mut setup = Setup {
+            folder: Arc::new(folder),
+            hosts: Map::new(),
+            lines: Vec::new(),
+            inherited: 0,
+            first: None,
+            unshared: false,
+            program: None,
+        };
         for (key, value) in [("bind", "127.0.0.1:0"), ("shards", "1")] {
             setup = setup.set(key, value);
         }
@@ -106,6 +117,11 @@ impl Setup {
         self.first(format!("ulimit -n {count}"))
     }
 
+    /// Starts it with so many open already, from number 100 on.
+    pub fn inherits_files(self, count: i32) -> Setup {
+        Setup { inherited: count, ..self }
+    }
+
     /// Has a shell run this first, in the process that becomes the daemon.
     pub fn first(mut self, command: impl Into<String>) -> Setup {
         self.first = Some(command.into());
@@ -160,6 +176,13 @@ impl Setup {
             }
         };
         command.arg("-c").arg(self.write_files()).stdin(Stdio::null());
+        if 0 < self.inherited {
+            let nothing = || File::open("/dev/null").expect("/dev/null").into();
+            let inherited = (100..100 + self.inherited)
+                .map(|number| FdMapping { parent_fd: nothing(), child_fd: number })
+                .collect();
+            command.fd_mappings(inherited).expect("numbers that are not taken");
+        }
         command
     }
 
@@ -412,19 +435,6 @@ impl Daemon {
         self.out.text()
     }
 
-    /// Takes all but so many of the descriptors away that the process could still open.
-    pub fn leave_files(&self, count: usize) {
-        // the limit is on numbers, not on how many are open: the highest one counts
-        let path = format!("/proc/{}/fd", self.child.id());
-        let numbers = std::fs::read_dir(path).expect("the descriptors of the daemon");
-        let highest =
-            numbers.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).max();
-        let limit = highest.unwrap_or(0usize) + 1 + count;
-        let pid = i32::try_from(self.child.id()).expect("a process number");
-        let new = (limit as u64, limit as u64);
-        rlimit::prlimit(pid, rlimit::Resource::NOFILE, Some(new), None).expect("prlimit");
-    }
-
     /// Resident memory in bytes.
     pub fn resident_bytes(&self) -> u64 {
         self.status_number("VmRSS:") * 1024
@@ -456,8 +466,24 @@ impl Daemon {
     }
 
     pub fn open_files(&self) -> usize {
+        self.file_numbers().count()
+    }
+
+    /// How many descriptors the process could still open.
+    pub fn free_files(&self) -> usize {
+        let pid = i32::try_from(self.child.id()).expect("a process number");
+        let (mut limit, mut hard) = (0, 0);
+        let found = Some((&mut limit, &mut hard));
+        rlimit::prlimit(pid, rlimit::Resource::NOFILE, None, found).expect("the daemon's limit");
+        // the limit is on numbers: one beyond it takes nothing away
+        let open = self.file_numbers().filter(|number| *number < limit).count();
+        usize::try_from(limit).expect("a limit") - open
+    }
+
+    fn file_numbers(&self) -> impl Iterator<Item = u64> {
         let path = format!("/proc/{}/fd", self.child.id());
-        std::fs::read_dir(path).expect("the descriptors of the daemon").count()
+        let entries = std::fs::read_dir(path).expect("the descriptors of the daemon");
+        entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
     }
 
     /// Sends a signal by its name.
