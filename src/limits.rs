@@ -302,6 +302,8 @@ pub const COMMIT_BUFFER_KEPT_BYTES: usize = 1024 * 1024;
 pub const MANAGEMENT_PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
 /// How long a new process may take until it is ready to take over.
 pub const UPGRADE_TIME: std::time::Duration = std::time::Duration::from_secs(60);
+/// How long one that did not get ready has to say why, and end, before it is killed.
+pub const LAST_WORDS_TIME: std::time::Duration = std::time::Duration::from_secs(2);
 /// Hosts whose last counters are handed over in one message: 300 bytes each at most.
 pub const COUNTED_AT_ONCE: usize = 1000;
 /// Most descriptors in one message (`SCM_MAX_FD`).

@@ -78,6 +78,18 @@ pub(super) struct Successor {
     process: i32,
 }
 
+impl Successor {
+    /// Why it did not get ready, as far as we know. It has let go of us before it could say more, perhaps: killed
+    /// at once it never would.
+    async fn gave_up(&mut self, why: String) -> String {
+        let Some(child) = &mut self.child else { return why };
+        match tokio::time::timeout(limits::LAST_WORDS_TIME, child.wait()).await {
+            Ok(Ok(status)) => format!("it did not get ready ({status}): its log says why"),
+            Ok(Err(_)) | Err(_) => why,
+        }
+    }
+}
+
 impl Drop for Successor {
     fn drop(&mut self) {
         if let Some(child) = &mut self.child {
@@ -112,8 +124,19 @@ pub(super) async fn begin(
     info!("process {id} of {} is to take over", program.path.display());
     let process = i32::try_from(id).map_err(|error| failed("can't start it", &error))?;
     let mut successor = Successor { stream: ours, child: Some(child), process };
-    let offers = offers(sockets).map_err(|error| failed("can't copy the sockets", &error))?;
-    let stream = successor.stream.try_clone().map_err(|error| error.to_string())?;
+    if let Err(why) = hand_over(&successor.stream, sockets, control).await {
+        return Err(successor.gave_up(why).await);
+    }
+    successor.child = None;
+    service::succeeded_by(id);
+    info!("process {id} has taken over");
+    Ok(successor)
+}
+
+/// The sockets first, and the state last, when nothing more is expected to go wrong.
+async fn hand_over(to: &UnixStream, sockets: &Sockets, control: &Handle) -> Result<(), String> {
+    let offers = offers(sockets).map_err(|error| format!("can't copy the sockets: {error}"))?;
+    let stream = to.try_clone().map_err(|error| error.to_string())?;
     stream
         .set_read_timeout(Some(limits::UPGRADE_TIME))
         .and_then(|()| stream.set_write_timeout(Some(limits::UPGRADE_TIME)))
@@ -129,17 +152,14 @@ pub(super) async fn begin(
     .await?;
     control.release().await;
     let mut released = Released(Some(control.clone()));
-    let stream = successor.stream.try_clone().map_err(|error| error.to_string())?;
+    let stream = to.try_clone().map_err(|error| error.to_string())?;
     talk(move || {
         frames::send(&stream, &json!("state"), b"", &[])?;
         expect(&stream, "ready")
     })
     .await?;
     released.0 = None;
-    successor.child = None;
-    service::succeeded_by(id);
-    info!("process {id} has taken over");
-    Ok(successor)
+    Ok(())
 }
 
 /// Control has let go of the state file, and takes it back unless somebody else has it.

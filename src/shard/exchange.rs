@@ -248,7 +248,7 @@ async fn settle(
                 let first = side.inbox.take();
                 return Box::pin(tunnel::run(connection, &lease, first)).await;
             }
-            ended(connection, lease, answered, uploaded)
+            keep(connection, lease, answered, uploaded)
         }
         Err(why) => {
             // One that sees only a part of the request may well have nothing to say.
@@ -287,7 +287,7 @@ async fn with_body(
     let inbox = &mut side.inbox;
     let begun = Cell::new(false);
     let tally = connection.tally;
-    let result = {
+    let ended = {
         let Connection { stream, inbox: client_inbox, deadline, .. } = &mut *connection;
         if uploaded.get() {
             stream.arm();
@@ -335,59 +335,66 @@ async fn with_body(
         })
         .await
     };
-    match result {
-        Ended::Answered(answered) => {
-            settle(connection, side, request, answered, uploaded.get()).await
-        }
-        // The backend sees a message that was cut off: its connection goes with `lease`. A client whose
-        // answer has begun sees that cut off, too.
-        Ended::UploadBroke(broken) => {
-            let cause = match broken {
-                Broken::SourceTimeout => Cause::ClientTimeout,
-                Broken::Framing(refusal) => Cause::Refused(refusal),
-                Broken::Source | Broken::Target => Cause::ClientGone,
-            };
-            shard.note_end(tally, cause);
-            match broken {
-                _ if begun.get() => Next::Reset,
-                Broken::SourceTimeout => connection.refuse(Refusal::BodyTimeout).await,
-                Broken::Framing(refusal) => connection.refuse(refusal).await,
-                Broken::Source | Broken::Target => Next::Close,
-            }
-        }
+    if let Some(broken) = &ended.broken {
+        let cause = match broken {
+            Broken::SourceTimeout => Cause::ClientTimeout,
+            Broken::Framing(refusal) => Cause::Refused(*refusal),
+            Broken::Source | Broken::Target => Cause::ClientGone,
+        };
+        shard.note_end(tally, cause);
+    }
+    // The backend sees a message that was cut off: its connection goes with `lease`. A client whose answer has
+    // begun sees that cut off, too.
+    match (ended.answered, ended.broken) {
+        (Some(answered), _) => settle(connection, side, request, answered, uploaded.get()).await,
+        (None, Some(_)) if begun.get() => Next::Reset,
+        (None, Some(Broken::SourceTimeout)) => connection.refuse(Refusal::BodyTimeout).await,
+        (None, Some(Broken::Framing(refusal))) => connection.refuse(refusal).await,
+        (None, _) => Next::Close,
     }
 }
 
-enum Ended {
-    Answered(Result<Answered, Failed>),
-    /// The client's side of it broke.
-    UploadBroke(Broken),
+struct Ended {
+    answered: Option<Result<Answered, Failed>>,
+    /// The client's side of the upload broke.
+    broken: Option<Broken>,
 }
 
-/// Runs both directions until the answer is through or the client's part of the upload broke. When
-/// the backend takes no more of it, the answer may still come.
+/// Runs both directions until they are through or the client's part of the upload broke. When the backend takes
+/// no more of it, the answer may still come; when the answer was first, the backend gets the rest all the same,
+/// as with HAProxy, unless it wants the connection closed.
 async fn both(
     mut upload: Pin<&mut impl Future<Output = Result<(), Broken>>>,
     mut download: Pin<&mut impl Future<Output = Result<Answered, Failed>>>,
     on_backend_closed: impl Fn(),
 ) -> Ended {
     let mut uploading = true;
+    let mut answered = None;
     poll_fn(move |cx| {
         if uploading && let Poll::Ready(result) = upload.as_mut().poll(cx) {
             uploading = false;
             match result {
                 Ok(()) => {}
                 Err(Broken::Target) => on_backend_closed(),
-                Err(broken) => return Poll::Ready(Ended::UploadBroke(broken)),
+                Err(broken) => {
+                    return Poll::Ready(Ended { answered: answered.take(), broken: Some(broken) });
+                }
             }
         }
-        download.as_mut().poll(cx).map(Ended::Answered)
+        if answered.is_none() {
+            let Poll::Ready(result) = download.as_mut().poll(cx) else { return Poll::Pending };
+            answered = Some(result);
+        }
+        match answered {
+            Some(Ok(Answered { backend_lives: true, .. })) if uploading => Poll::Pending,
+            _ => Poll::Ready(Ended { answered: answered.take(), broken: None }),
+        }
     })
     .await
 }
 
 /// The answer is through: keeps what can be kept.
-fn ended(connection: &Connection, lease: Lease, answered: Answered, uploaded: bool) -> Next {
+fn keep(connection: &Connection, lease: Lease, answered: Answered, uploaded: bool) -> Next {
     if answered.backend_lives && uploaded {
         connection.shard.pool.give(&connection.shard, lease);
     }

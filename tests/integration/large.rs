@@ -252,7 +252,8 @@ fn a_mebibyte_many_times_for_many_clients() {
     assert_eq!(backend.requests(), 160);
 }
 
-/// The answer comes while the body is still being sent, and must not wait for its end.
+/// The answer comes while the body is still being sent, and must not wait for its end; the body is no less
+/// wanted for that, nor the connections.
 #[test]
 fn r0002_early_response_during_upload() {
     const TOTAL: usize = 16 * MIB;
@@ -266,17 +267,66 @@ fn r0002_early_response_during_upload() {
     server.send(ok("early"));
     assert_eq!(client.expect_answer().text(), "early");
     let sending = thread_with(&client, |stream| send_plain(stream, 1000, TOTAL));
-    // the backend goes on reading: it gets all of it, or sees the upload cut off, never a mixture
-    let mut room = vec![0; 64 * 1024];
-    let mut at = 0;
-    while let Some(count) = server.read_or_end(&mut room) {
-        assert_eq!(bytes_at(at, count), &room[..count], "the upload at {at}");
-        at += count;
-        if at == TOTAL {
-            break;
+    expect_plain(&mut server, 0, TOTAL);
+    finish(sending);
+    assert_goes_on(&mut client, &mut server);
+}
+
+/// The same, for a client that wants its connection closed: that waits until it has said everything.
+#[test]
+fn an_early_response_to_a_last_request() {
+    let backend = Backend::new();
+    let daemon = Daemon::proxying(backend.rule());
+    let mut client = daemon.connect();
+    client.send("POST / HTTP/1.1\r\nHost: a.com\r\nConnection: close\r\n");
+    client.send("Transfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n");
+    let mut server = backend.accept();
+    server.expect_head();
+    server.expect_body("5\r\nfirst\r\n");
+    server.send(ok("early"));
+    assert_eq!(client.expect_answer().text(), "early");
+    client.expect_nothing_more();
+    client.send("6\r\nsecond\r\n0\r\n\r\n");
+    server.expect_body("6\r\nsecond\r\n0\r\n\r\n");
+    client.expect_end();
+}
+
+/// What breaks behind an early answer can't be answered any more: the backend sees the body cut off.
+#[test]
+fn an_upload_that_breaks_behind_its_answer() {
+    let backend = Backend::new();
+    let daemon = Setup::new().rule("a.com", backend.rule()).set("timeout_client", "300ms").start();
+    let endings: [fn(Connection) -> Option<Connection>; 4] = [
+        |mut client| {
+            client.send("?\r\n");
+            Some(client)
+        },
+        |mut client| {
+            client.half_close();
+            Some(client)
+        },
+        |client| {
+            client.reset();
+            None
+        },
+        // silence
+        Some,
+    ];
+    for end in endings {
+        let mut client = daemon.connect();
+        client.send("POST / HTTP/1.1\r\nHost: a.com\r\nTransfer-Encoding: chunked\r\n\r\n");
+        client.send("5\r\nfirst");
+        let mut server = backend.accept();
+        server.expect_head();
+        server.send(ok("early"));
+        assert_eq!(client.expect_answer().text(), "early");
+        let client = end(client);
+        server.expect_body("5\r\nfirst");
+        server.expect_end();
+        if let Some(mut client) = client {
+            client.expect_end();
         }
     }
-    drop(sending.join());
 }
 
 /// The backend answers and closes with the upload unread, as many do for a 413.

@@ -185,11 +185,18 @@ fn one_that_does_not_get_ready_changes_nothing() {
     setup.replace_program(Some("exit 3"));
     daemon.signal("USR2");
     assert!(daemon.log.wait_count("Going on as if nothing had happened", 2));
+    daemon.expect_log(&["upgrade: it did not get ready", "exit status: 3"]);
     check(&mut daemon, 402);
+    // its end is not the first that is seen of it, and it still has to say why
+    setup.replace_program(Some("exec 0<&-; sleep 0.3; echo last words >&2; exit 4"));
+    daemon.signal("USR2");
+    daemon.expect_log(&["exit status: 4"]);
+    daemon.expect_log(&["last words"]);
+    check(&mut daemon, 404);
     // one that takes all, and then nothing comes of it
     setup.replace_program(Some("exec head -c 30 > /dev/null"));
     daemon.signal("USR2");
-    assert!(daemon.log.wait_count("Going on as if nothing had happened", 3));
+    assert!(daemon.log.wait_count("Going on as if nothing had happened", 4));
     check(&mut daemon, 405);
     // one that can't have an address that it wants besides
     setup.replace_program(None);
@@ -198,7 +205,7 @@ fn one_that_does_not_get_ready_changes_nothing() {
     setup.clone().add("bind", address).write_files();
     daemon.signal("USR2");
     daemon.expect_log(&[&format!("bind = {address}: the port is in use")]);
-    assert!(daemon.log.wait_count("Going on as if nothing had happened", 4));
+    assert!(daemon.log.wait_count("Going on as if nothing had happened", 5));
     check(&mut daemon, 406);
     setup.write_files();
     daemon.upgrade();
