@@ -278,7 +278,7 @@ const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
 #[test]
 fn tls_goes_where_its_name_says() {
     let (a, b) = (Backend::new(), Backend::new());
-    let (daemon, mut api) = tls(&[("a.com", a.rule()), ("b.com", b.rule())]);
+    let (daemon, _) = tls(&[("a.com", a.rule()), ("b.com", b.rule())]);
     for (name, backend) in [("a.com", &a), ("B.COM", &b), ("www.a.com", &a)] {
         for each in [10_000, 30, 1] {
             let mut client = connect_tls(&daemon);
@@ -293,7 +293,7 @@ fn tls_goes_where_its_name_says() {
             server.expect_body("more");
         }
     }
-    assert_eq!(api.counted("b.com", 3)["bytes_sent"], 36);
+    assert_eq!(daemon.api().counted("b.com", 3)["bytes_sent"], 36);
 }
 
 /// `tls://` before `https://` before the plain name.
