@@ -14,6 +14,7 @@ use crate::daemon::{Daemon, Setup, eventually};
 use crate::message::{get, ok};
 use crate::script::Connection;
 use crate::spin::{expect_held, metric};
+use crate::tunnel::tunnelled;
 
 /// The wall clock of a daemon.
 struct WallClock(File);
@@ -181,12 +182,7 @@ fn the_daemon_stands_still() {
     };
     let (mut held, mut brief) = (asks("held.com"), asks("brief.com"));
     expect_held(&mut api, "held.com", 1);
-    let mut tunnel = daemon.connect();
-    tunnel.send("GET / HTTP/1.1\r\nHost: a.com\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n");
-    let mut far = backend.accept();
-    far.expect_head();
-    far.send("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n");
-    tunnel.expect_status(101);
+    let (mut tunnel, mut far) = tunnelled(&daemon, &backend);
     let mut unanswered = asks("a.com");
     let mut silent = backend.accept();
     silent.expect_head();

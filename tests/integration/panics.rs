@@ -10,6 +10,7 @@ use crate::daemon::{Daemon, Setup, asked, eventually};
 use crate::message::{get, ok};
 use crate::script::{Connection, Ending};
 use crate::spin::metric;
+use crate::tunnel::tunnelled;
 
 const TEXT: &str = "xx-panic-xx";
 
@@ -114,12 +115,7 @@ fn in_an_upload_and_in_a_tunnel() {
     client.expect_end();
     server.expect_end();
     expect_only(&mut daemon, 1, &mut other);
-    let mut client = daemon.connect();
-    client.send("GET / HTTP/1.1\r\nHost: a.com\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n");
-    let mut server = backend.accept();
-    server.expect_head();
-    server.send("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n");
-    client.expect_status(101);
+    let (mut client, mut server) = tunnelled(&daemon, &backend);
     server.send(TEXT);
     assert_eq!(client.expect_end(), Ending::Reset);
     server.expect_end();

@@ -10,6 +10,7 @@ use crate::backend::Backend;
 use crate::daemon::{Daemon, Setup, asked, eventually};
 use crate::message::{get, ok};
 use crate::script::Connection;
+use crate::tunnel::tunnelled;
 
 #[test]
 fn with_nothing_open() {
@@ -156,12 +157,7 @@ fn a_tunnel_ends_with_the_drain() {
     let backend = Backend::new();
     let mut daemon =
         Setup::new().set("timeout_drain", "400ms").rule("a.com", backend.rule()).start();
-    let mut client = daemon.connect();
-    client.send("GET / HTTP/1.1\r\nHost: a.com\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n");
-    let mut server = backend.accept();
-    server.expect_head();
-    server.send("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n");
-    client.expect_status(101);
+    let (mut client, mut server) = tunnelled(&daemon, &backend);
     client.send("open");
     server.expect_body("open");
     daemon.terminate();

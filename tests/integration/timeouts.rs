@@ -10,6 +10,7 @@ use crate::backend::{Backend, rule_for};
 use crate::daemon::Setup;
 use crate::message::{get, ok, show};
 use crate::script::{Connection, Ending, find};
+use crate::tunnel::tunnelled;
 
 /// The time from `began` to now is about `expected`: timers may be coarse, machines busy.
 #[track_caller]
@@ -241,12 +242,7 @@ fn tunnel() {
     let (setup, time) = with("timeout_tunnel", 300);
     let backend = Backend::new();
     let daemon = setup.rule("a.com", backend.rule()).start();
-    let mut client = daemon.connect();
-    client.send("GET / HTTP/1.1\r\nHost: a.com\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n");
-    let mut server = backend.accept();
-    server.expect_head();
-    server.send("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n");
-    client.expect_status(101);
+    let (mut client, mut server) = tunnelled(&daemon, &backend);
     let began = Instant::now();
     server.expect_end();
     client.expect_end();

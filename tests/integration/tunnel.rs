@@ -46,6 +46,18 @@ fn open() -> Scene {
     scene
 }
 
+/// A tunnel of a client that asks for `a.com`, and its far end: for tests of what becomes of one.
+#[track_caller]
+pub fn tunnelled(daemon: &Daemon, backend: &Backend) -> (Connection, Connection) {
+    let mut client = daemon.connect();
+    client.send(UPGRADE);
+    let mut server = backend.accept();
+    server.expect_head();
+    server.send(SWITCHING);
+    client.expect_status(101);
+    (client, server)
+}
+
 #[test]
 fn bytes_both_ways() {
     let Scene { daemon: _daemon, mut client, mut server, .. } = open();

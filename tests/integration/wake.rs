@@ -16,6 +16,7 @@ use crate::events::Events;
 use crate::message::{Head, get, ok};
 use crate::script::Connection;
 use crate::spin::{expect_held, spin};
+use crate::tunnel::tunnelled;
 
 fn url(waker: &Backend) -> String {
     format!("http://127.0.0.1:{}/wake?site=a", waker.port)
@@ -130,12 +131,7 @@ fn idle_is_told_when_nobody_has_anything_open() {
     let rule = rule_for(&[backend.port], json!({"idle": 1, "wake": url(&waker)}));
     let daemon = Setup::new().set("shards", 2).rule("a.com", rule.clone()).start();
     let mut events = Events::after_hello(&daemon, "?only=idle");
-    let mut client = daemon.connect();
-    client.send("GET / HTTP/1.1\r\nHost: a.com\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n");
-    let mut server = backend.accept();
-    server.expect_head();
-    server.send("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n");
-    client.expect_status(101);
+    let (client, server) = tunnelled(&daemon, &backend);
     // a tunnel without a byte keeps it awake
     assert!(waker.accept_within(Duration::from_millis(2500)).is_none(), "a tunnel is open");
     drop((client, server));
