@@ -242,11 +242,13 @@ impl Pool {
     pub(super) fn close_idle(&self, shard: &Shard, count: usize) -> bool {
         let mut surplus = Vec::new();
         for backend in self.backends.borrow_mut().values_mut() {
-            let some = backend.idle.len().min(count - surplus.len());
-            surplus.extend(backend.idle.drain(..some));
-            backend.note_idle(shard);
             if surplus.len() == count {
                 break;
+            }
+            if !backend.idle.is_empty() {
+                let some = backend.idle.len().min(count - surplus.len());
+                surplus.extend(backend.idle.drain(..some));
+                backend.note_idle(shard);
             }
         }
         !surplus.is_empty()
