@@ -354,6 +354,8 @@ impl Daemon {
         let folder = tempfile::tempdir().expect("a folder");
         let mut command = Command::new(PROGRAM);
         command.arg("--demo").args(arguments).current_dir(folder.path()).stdin(Stdio::null());
+        // where a killed one leaves its files
+        command.env("TMPDIR", folder.path());
         Daemon::start(command, Arc::new(folder), 1, 0)
     }
 
