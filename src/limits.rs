@@ -94,6 +94,9 @@ pub const IDLE_SWEEP: std::time::Duration = std::time::Duration::from_secs(1);
 pub const ACCEPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
 /// Connections turned away in one go before that pause.
 pub const SHED_BATCH: usize = 64;
+/// How long a client that has not asked for anything yet is waited for when the shard stops: its first request follows
+/// its connection at once, while connections that browsers open ahead are not worth a longer stop.
+pub const FIRST_REQUEST_TIME: std::time::Duration = std::time::Duration::from_millis(100);
 /// A body that follows an answer of our own is read and dropped up to here; more closes.
 pub const DISCARD_BYTES_MAX: u64 = 64 * 1024;
 /// Bytes read and dropped after our side of a connection was closed, so that the client can read

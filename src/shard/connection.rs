@@ -70,9 +70,9 @@ pub(super) enum Next {
 /// Serves one client until its connection ends.
 /// `waited` is set for one whose request was held before, in another process.
 pub(super) async fn serve(connection: &mut Connection, mut waited: Option<Box<Waited>>) {
-    let mut idle_for = connection.shard.timeouts().http_request;
+    let mut idle = Idle::New;
     let end = loop {
-        let next = match connection.next_head(idle_for).await {
+        let next = match connection.next_head(idle).await {
             Came::Head(len) => connection.act(len, waited.take()).await,
             Came::Refused(refusal) => connection.refuse(refusal).await,
             Came::Nothing => Next::Close,
@@ -82,9 +82,20 @@ pub(super) async fn serve(connection: &mut Connection, mut waited: Option<Box<Wa
         if next != Next::KeepAlive {
             break next;
         }
-        idle_for = connection.shard.timeouts().http_keep_alive;
+        idle = Idle::Kept;
     };
     connection.end(end).await;
+}
+
+/// Whether a client owes us nothing.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(super) enum Idle {
+    /// It has begun to say something.
+    No,
+    /// It has not asked for anything yet.
+    New,
+    /// It has had its answers.
+    Kept,
 }
 
 /// What acting on a head came to.
@@ -190,8 +201,12 @@ impl Connection {
         }
     }
 
-    async fn next_head(&mut self, idle_for: Duration) -> Came {
-        self.deadline.set(idle_for);
+    async fn next_head(&mut self, idle: Idle) -> Came {
+        let timeouts = self.shard.timeouts();
+        self.deadline.set(match idle {
+            Idle::Kept => timeouts.http_keep_alive,
+            Idle::New | Idle::No => timeouts.http_request,
+        });
         let mut begun = false;
         loop {
             if self.shard.leaving() {
@@ -213,26 +228,35 @@ impl Connection {
                 }
             }
             // A head that has begun is waited for even while the shard drains.
-            match self.more(!begun).await {
+            match self.more(if begun { Idle::No } else { idle }).await {
                 Some(Ok(buf)) if buf.is_empty() => return Came::Nothing,
                 Some(Ok(buf)) => self.inbox.push(&self.shard.ring, buf),
                 Some(Err(Abort::TimedOut)) if begun => {
                     return Came::Refused(Refusal::HeadTimeout);
                 }
-                None if self.shard.leaving() => {}
-                Some(Err(Abort::TimedOut | Abort::Io(_))) | None => return Came::Nothing,
+                // Which is looked at again above.
+                None => {}
+                Some(Err(Abort::TimedOut | Abort::Io(_))) => return Came::Nothing,
             }
         }
     }
 
-    /// Received bytes, or `None` when this connection should go, or is idle and the shard is stopping.
-    pub(super) async fn more(&self, idle: bool) -> Option<Result<crate::ring::RecvBuf, Abort>> {
-        poll_fn(|cx| match self.stream.poll_recv_by(cx, &self.deadline) {
-            Poll::Ready(result) => Poll::Ready(Some(result)),
-            Poll::Pending if self.shard.leaving() || idle && self.shard.stopping() => {
-                Poll::Ready(None)
+    /// Received bytes, or `None` when this connection should go to another process. When the shard stops, an idle
+    /// one has its time cut short, but never to nothing: bytes that are here already have to be seen.
+    pub(super) async fn more(&self, mut idle: Idle) -> Option<Result<crate::ring::RecvBuf, Abort>> {
+        poll_fn(|cx| {
+            if self.shard.stopping() {
+                match std::mem::replace(&mut idle, Idle::No) {
+                    Idle::No => {}
+                    Idle::New => self.deadline.set(limits::FIRST_REQUEST_TIME),
+                    Idle::Kept => self.deadline.set(Duration::ZERO),
+                }
             }
-            Poll::Pending => Poll::Pending,
+            match self.stream.poll_recv_by(cx, &self.deadline) {
+                Poll::Ready(result) => Poll::Ready(Some(result)),
+                Poll::Pending if self.shard.leaving() => Poll::Ready(None),
+                Poll::Pending => Poll::Pending,
+            }
         })
         .await
     }

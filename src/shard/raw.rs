@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use super::backend::{Asking, NoBackend, acquire};
-use super::connection::{Connection, Next};
+use super::connection::{Connection, Idle, Next};
 use super::hold::{End, Hold, Waited};
 use super::pool::Lease;
 use super::record::Cause;
@@ -89,7 +89,7 @@ async fn hello(connection: &mut Connection) -> Result<Option<String>, Option<Ale
     let mut needed = 1;
     loop {
         while connection.inbox.bytes().len() < needed {
-            let buf = match connection.more(false).await {
+            let buf = match connection.more(Idle::No).await {
                 Some(Ok(buf)) if !buf.is_empty() => buf,
                 None => {
                     Box::pin(connection.hand_over_as(Speaks::Tls, None)).await;

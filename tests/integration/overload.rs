@@ -34,7 +34,7 @@ fn more_clients_than_there_is_room_for() {
 }
 
 /// Fewer descriptors are left than was planned for, so accepting fails with EMFILE.
-fn short_of_files() -> Setup {
+pub fn short_of_files() -> Setup {
     setup().files_max(400).inherits_files(280)
 }
 

@@ -81,10 +81,10 @@ fn systemd_is_told() {
 }
 
 /// A thread of the daemon that hangs as long as this lives.
-struct Hanging(Pid);
+pub struct Hanging(Pid);
 
 impl Hanging {
-    fn thread(daemon: &Daemon, name: &str) -> Hanging {
+    pub fn thread(daemon: &Daemon, name: &str) -> Hanging {
         let folder = PathBuf::from(format!("/proc/{}/task", daemon.pid()));
         let tasks = fs::read_dir(&folder).expect("its threads").flatten();
         let is_it = |path: &Path| {

@@ -9,7 +9,9 @@ use serde_json::json;
 use crate::backend::Backend;
 use crate::daemon::{Daemon, Setup, asked, eventually};
 use crate::message::{get, ok};
+use crate::overload::short_of_files;
 use crate::script::Connection;
+use crate::service::Hanging;
 use crate::tunnel::tunnelled;
 
 #[test]
@@ -166,22 +168,53 @@ fn a_tunnel_ends_with_the_drain() {
     daemon.expect_clean_exit();
 }
 
+/// What came before the signal is answered: on connections that only the kernel knows of, on those that are new
+/// here, on those that were idle.
+#[test]
+fn who_came_before_the_signal_is_served() {
+    let mut daemon = Setup::new().rule("a.com", json!(["empty", { "code": 403 }, false])).start();
+    let mut clients: Vec<Connection> = (0..20).map(|_| daemon.connect()).collect();
+    for idle in &mut clients[..10] {
+        assert_eq!(idle.exchange(get("a.com", "/")).status(), 403);
+    }
+    // its shard hears of all of it in the same moment
+    let hanging = Hanging::thread(&daemon, "shard-0");
+    clients.extend((0..50).map(|_| daemon.connect()));
+    for client in &mut clients {
+        client.send(get("a.com", "/"));
+    }
+    daemon.terminate();
+    daemon.expect_log(&["SIGTERM: stopping"]);
+    // control does one thing after the other: when it has answered, the shard has been told
+    daemon.api().get("/hostname/");
+    drop(hanging);
+    for client in &mut clients {
+        assert_eq!(client.expect_answer().status(), 403);
+        client.expect_close();
+    }
+    daemon.expect_clean_exit();
+}
+
+/// Those as well that nobody has taken in yet, because there was no descriptor for them.
 #[test]
 fn who_waits_to_be_accepted_is_served() {
-    let mut daemon = Setup::new().rule("a.com", json!(["empty", { "code": 403 }, false])).start();
-    // connected by the kernel before the signal: an answer, not a reset
-    for _ in 0..5 {
-        assert_eq!(daemon.connect().exchange(get("a.com", "/")).status(), 403);
+    let setup = short_of_files().rule("a.com", json!(["empty", { "code": 403 }, false]));
+    let mut daemon = setup.start();
+    let mut crowd: Vec<Connection> = (0..daemon.free_files()).map(|_| daemon.connect()).collect();
+    for client in &mut crowd {
+        assert_eq!(client.exchange(get("a.com", "/")).status(), 403);
     }
-    let mut clients: Vec<Connection> = (0..50)
-        .map(|_| {
-            let mut client = daemon.connect();
-            client.send(get("a.com", "/"));
-            client
-        })
-        .collect();
+    assert_eq!(daemon.free_files(), 0);
+    let hanging = Hanging::thread(&daemon, "shard-0");
+    let mut waiting: Vec<Connection> = (0..10).map(|_| daemon.connect()).collect();
+    for client in &mut waiting {
+        client.send(get("a.com", "/"));
+    }
+    drop(crowd);
     daemon.terminate();
-    for client in &mut clients {
+    daemon.expect_log(&["SIGTERM: stopping"]);
+    drop(hanging);
+    for client in &mut waiting {
         assert_eq!(client.expect_answer().status(), 403);
         client.expect_close();
     }
