@@ -201,13 +201,12 @@ impl Connection {
         }
     }
 
-    async fn next_head(&mut self, idle: Idle) -> Came {
+    async fn next_head(&mut self, mut idle: Idle) -> Came {
         let timeouts = self.shard.timeouts();
         self.deadline.set(match idle {
             Idle::Kept => timeouts.http_keep_alive,
             Idle::New | Idle::No => timeouts.http_request,
         });
-        let mut begun = false;
         loop {
             if self.shard.leaving() {
                 return Came::Moving;
@@ -222,16 +221,16 @@ impl Connection {
                     Err(refusal) => return Came::Refused(refusal),
                 }
                 self.inbox.gather(&self.shard.ring);
-                if !begun {
-                    begun = true;
+                if idle != Idle::No {
+                    idle = Idle::No;
                     self.deadline.set(self.shard.timeouts().http_request);
                 }
             }
             // A head that has begun is waited for even while the shard drains.
-            match self.more(if begun { Idle::No } else { idle }).await {
+            match self.more(idle).await {
                 Some(Ok(buf)) if buf.is_empty() => return Came::Nothing,
                 Some(Ok(buf)) => self.inbox.push(&self.shard.ring, buf),
-                Some(Err(Abort::TimedOut)) if begun => {
+                Some(Err(Abort::TimedOut)) if idle == Idle::No => {
                     return Came::Refused(Refusal::HeadTimeout);
                 }
                 // Which is looked at again above.

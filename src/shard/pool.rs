@@ -232,9 +232,7 @@ impl Pool {
     /// Closes idle connections until one more fits: descriptors are shared fairly with the clients'.
     pub(super) fn make_room(&self, shard: &Shard) {
         let surplus = (self.open.get() + 1).saturating_sub(shard.tuning().connections_max);
-        if 0 < surplus {
-            self.close_idle(shard, surplus);
-        }
+        self.close_idle(shard, surplus);
     }
 
     /// Closes up to so many idle connections, of each backend those that were used least lately. False when there

@@ -176,7 +176,7 @@ fn max_connections_holds_over_all_shards() {
     let backend = Backend::new().serve(move |_, server| {
         seen.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
         // gives the others every chance to come too early
-        (0..20).for_each(|_| std::thread::yield_now());
+        (0..200).for_each(|_| std::thread::yield_now());
         now.fetch_sub(1, Ordering::SeqCst);
         drop(server.try_send(ok("turn")));
     });

@@ -583,8 +583,18 @@ pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 /// A client whose request has arrived at the backend.
 #[track_caller]
 pub fn asked(daemon: &Daemon, backend: &Backend) -> (Connection, Connection) {
+    asked_for(daemon, backend, get("a.com", "/"))
+}
+
+/// The same, of another request.
+#[track_caller]
+pub fn asked_for(
+    daemon: &Daemon,
+    backend: &Backend,
+    request: impl AsRef<[u8]>,
+) -> (Connection, Connection) {
     let mut client = daemon.connect();
-    client.send(get("a.com", "/"));
+    client.send(request);
     let mut server = backend.accept();
     server.expect_head();
     (client, server)

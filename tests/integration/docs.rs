@@ -299,11 +299,11 @@ fn haproxy_in_front() {
     let text = &page.all("text").next().expect("a block").text;
     let (ours, theirs) = text.split_once("# haproxy.cfg").expect("two files");
     let mut shell = Shell::new();
-    let management = shell.mapped("bind_management = 127.0.0.1:8042\nstate_file = ./state.json\n");
     // in place of port 80, which may be somebody's
-    let management = format!("bind = 127.0.0.1:0\n{management}");
+    let rest = "bind = 127.0.0.1:0\nbind_management = 127.0.0.1:8042\nstate_file = ./state.json\n";
+    let rest = shell.mapped(rest);
     let user = if nix::unistd::geteuid().is_root() { "uid = 0\ngid = 0\n" } else { "" };
-    let conf = format!("{}{management}{user}", shell.mapped(ours));
+    let conf = format!("{}{rest}{user}", shell.mapped(ours));
     std::fs::write(shell.path().join("site.conf"), conf).expect("site.conf");
     let (_, frontend) = theirs.split_once('\n').expect("lines");
     let list = shell.path().join("moved.lst");

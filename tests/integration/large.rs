@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::backend::Backend;
 use crate::bulk::{MIB, bytes_at, expect_chunked, expect_plain, send_chunked, send_plain};
-use crate::daemon::{Daemon, Setup, eventually};
+use crate::daemon::{Daemon, Setup, asked_for, eventually};
 use crate::message::{get, ok, show};
 use crate::script::{Connection, find};
 
@@ -32,10 +32,7 @@ fn finish(sending: JoinHandle<std::io::Result<()>>) {
 fn asked() -> (Daemon, Connection, Connection) {
     let backend = Backend::new();
     let daemon = Daemon::proxying(backend.rule());
-    let mut client = daemon.connect();
-    client.send(get("a.com", "/"));
-    let mut server = backend.accept();
-    server.expect_head();
+    let (client, server) = crate::daemon::asked(&daemon, &backend);
     (daemon, client, server)
 }
 
@@ -277,11 +274,9 @@ fn r0002_early_response_during_upload() {
 fn an_early_response_to_a_last_request() {
     let backend = Backend::new();
     let daemon = Daemon::proxying(backend.rule());
-    let mut client = daemon.connect();
-    client.send("POST / HTTP/1.1\r\nHost: a.com\r\nConnection: close\r\n");
-    client.send("Transfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n");
-    let mut server = backend.accept();
-    server.expect_head();
+    let request = "POST / HTTP/1.1\r\nHost: a.com\r\nConnection: close\r\n\
+                   Transfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n";
+    let (mut client, mut server) = asked_for(&daemon, &backend, request);
     server.expect_body("5\r\nfirst\r\n");
     server.send(ok("early"));
     assert_eq!(client.expect_answer().text(), "early");
@@ -313,11 +308,9 @@ fn an_upload_that_breaks_behind_its_answer() {
         Some,
     ];
     for end in endings {
-        let mut client = daemon.connect();
-        client.send("POST / HTTP/1.1\r\nHost: a.com\r\nTransfer-Encoding: chunked\r\n\r\n");
-        client.send("5\r\nfirst");
-        let mut server = backend.accept();
-        server.expect_head();
+        let request =
+            "POST / HTTP/1.1\r\nHost: a.com\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst";
+        let (mut client, mut server) = asked_for(&daemon, &backend, request);
         server.send(ok("early"));
         assert_eq!(client.expect_answer().text(), "early");
         let client = end(client);

@@ -11,7 +11,7 @@ use crate::daemon::{Daemon, Setup, eventually};
 use crate::message::{get, ok};
 use crate::script::Connection;
 
-const EMPTY: &str = "empty.com";
+pub const EMPTY: &str = "empty.com";
 
 fn setup() -> Setup {
     Setup::new().rule(EMPTY, json!(["empty", { "code": 403 }, false]))

@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::backend::Backend;
 use crate::daemon::{Daemon, Setup, asked, eventually};
 use crate::message::{get, ok};
-use crate::overload::short_of_files;
+use crate::overload::{EMPTY, short_of_files};
 use crate::script::Connection;
 use crate::service::Hanging;
 use crate::tunnel::tunnelled;
@@ -198,17 +198,16 @@ fn who_came_before_the_signal_is_served() {
 /// Those as well that nobody has taken in yet, because there was no descriptor for them.
 #[test]
 fn who_waits_to_be_accepted_is_served() {
-    let setup = short_of_files().rule("a.com", json!(["empty", { "code": 403 }, false]));
-    let mut daemon = setup.start();
+    let mut daemon = short_of_files().start();
     let mut crowd: Vec<Connection> = (0..daemon.free_files()).map(|_| daemon.connect()).collect();
     for client in &mut crowd {
-        assert_eq!(client.exchange(get("a.com", "/")).status(), 403);
+        assert_eq!(client.exchange(get(EMPTY, "/")).status(), 403);
     }
     assert_eq!(daemon.free_files(), 0);
     let hanging = Hanging::thread(&daemon, "shard-0");
     let mut waiting: Vec<Connection> = (0..10).map(|_| daemon.connect()).collect();
     for client in &mut waiting {
-        client.send(get("a.com", "/"));
+        client.send(get(EMPTY, "/"));
     }
     drop(crowd);
     daemon.terminate();

@@ -1,7 +1,7 @@
 //! Upgrades: after the backend's 101 the connection carries bytes both ways, and never a byte before.
 
 use crate::backend::Backend;
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, asked_for};
 use crate::message::{assert_same, ok};
 use crate::script::{Connection, Ending};
 
@@ -49,10 +49,7 @@ fn open() -> Scene {
 /// A tunnel of a client that asks for `a.com`, and its far end: for tests of what becomes of one.
 #[track_caller]
 pub fn tunnelled(daemon: &Daemon, backend: &Backend) -> (Connection, Connection) {
-    let mut client = daemon.connect();
-    client.send(UPGRADE);
-    let mut server = backend.accept();
-    server.expect_head();
+    let (mut client, mut server) = asked_for(daemon, backend, UPGRADE);
     server.send(SWITCHING);
     client.expect_status(101);
     (client, server)

@@ -187,7 +187,8 @@ fn one_that_does_not_get_ready_changes_nothing() {
     assert!(daemon.log.wait_count("Going on as if nothing had happened", 2));
     daemon.expect_log(&["upgrade: it did not get ready", "exit status: 3"]);
     check(&mut daemon, 402);
-    // its end is not the first that is seen of it, and it still has to say why
+    // its end is not the first that is seen of it, and it still has to say why: nothing tells it that it was seen to
+    // let go, and without a pause a daemon that kills it at once might come too late
     setup.replace_program(Some("exec 0<&-; sleep 0.3; echo last words >&2; exit 4"));
     daemon.signal("USR2");
     daemon.expect_log(&["exit status: 4"]);
