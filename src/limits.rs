@@ -151,8 +151,8 @@ pub const LOG_EVERY: std::time::Duration = std::time::Duration::from_millis(100)
 pub const LOG_PATIENCE: std::time::Duration = std::time::Duration::from_secs(1);
 /// Longest X-Request-Id that is taken over, bytes.
 pub const REQUEST_ID_BYTES_MAX: usize = 128;
-/// News that wait for control, of all shards: 160 KiB.
-pub const NEWS_MAX: usize = 4096;
+/// Reports about backends that wait for control, of all shards: 160 KiB.
+pub const BACKEND_REPORTS_MAX: usize = 4096;
 
 // Owner: http.
 

@@ -16,7 +16,7 @@ use super::statistics::{self, Busy, SharedStatistics};
 use super::wake::Wake;
 use super::writer::Orders;
 use crate::limits;
-use crate::link::{ControlEnd, Count, Counter, Sums};
+use crate::link::{ControlEnd, Counter, HostCount, Sums};
 use crate::table::Rule;
 
 /// What readers of `/events` are told.
@@ -138,7 +138,8 @@ pub(super) struct Last {
     load: Vec<f64>,
 }
 
-const MOVING: [Count; 3] = [Count::Completed, Count::Sent, Count::Received];
+const MOVING: [HostCount; 3] =
+    [HostCount::Completed, HostCount::BytesSent, HostCount::BytesReceived];
 
 impl Heart {
     /// For ever; `on_change` is told of each change.
@@ -178,7 +179,7 @@ impl Heart {
         let mut ranked: Vec<u64> = busy.keys().copied().collect();
         let rank = |key: &u64| {
             let requests = rates.get(key).map_or(0.0, |rates| rates[0]);
-            (requests as u64, busy.get(key).map_or(0, |sums| sums.get(Count::Completed)))
+            (requests as u64, busy.get(key).map_or(0, |sums| sums.get(HostCount::Completed)))
         };
         if limits::BUSIEST_MAX < ranked.len() {
             ranked.select_nth_unstable_by_key(limits::BUSIEST_MAX, |key| {

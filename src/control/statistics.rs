@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 
 use super::Counted;
 use crate::limits;
-use crate::link::{ByKey, ControlEnd, Count, Id, KeySet, Sums};
+use crate::link::{ByKey, ControlEnd, HostCount, Id, KeySet, Sums};
 use crate::state::Counters;
 use crate::table::{Snapshot, UNKNOWN};
 
@@ -52,9 +52,9 @@ impl Statistics {
         let known = saved.iter().filter(|(name, _)| is_counted(table, name));
         let base = known.map(|(name, counters)| {
             let mut sums = Sums::default();
-            sums.set(Count::Completed, counters.completed_requests);
-            sums.set(Count::Sent, counters.bytes_sent);
-            sums.set(Count::Received, counters.bytes_received);
+            sums.set(HostCount::Completed, counters.completed_requests);
+            sums.set(HostCount::BytesSent, counters.bytes_sent);
+            sums.set(HostCount::BytesReceived, counters.bytes_received);
             (table.key(name), sums.pack())
         });
         let nothing_saved = vec![Vec::new(); shards.counters().len()];
@@ -75,7 +75,7 @@ impl Statistics {
         for (slots, saved) in self.shards.hosts().zip(&mut self.saved) {
             slots.take_retired(|index, [key, ..], sums| {
                 let saved = saved.get_mut(index).map(std::mem::take).unwrap_or_default();
-                if saved != sums.get(Count::Completed) {
+                if saved != sums.get(HostCount::Completed) {
                     self.unsaved.insert(key);
                 }
                 add(&mut self.base, key, &sums);
@@ -88,8 +88,8 @@ impl Statistics {
         for slots in self.shards.backends() {
             slots.take_retired(|_, id, mut sums| {
                 // Nothing is open any more at a backend that a shard has forgotten.
-                sums.set(Count::Open, 0);
-                sums.set(Count::Held, 0);
+                sums.set(HostCount::Open, 0);
+                sums.set(HostCount::Held, 0);
                 if self.backends.len() < limits::BACKENDS_TOLD_MAX
                     || self.backends.contains_key(&id)
                 {
@@ -199,7 +199,7 @@ impl Statistics {
                 if saved.len() <= index {
                     saved.resize(index + 1, 0);
                 }
-                let completed = slot.get(Count::Completed);
+                let completed = slot.get(HostCount::Completed);
                 if saved[index] != completed
                     && (keys.len() < limits::SAVED_AT_ONCE || keys.contains(&key))
                 {
@@ -223,9 +223,9 @@ impl Statistics {
                 continue;
             }
             let mut sums = Sums::default();
-            sums.set(Count::Completed, *completed);
-            sums.set(Count::Sent, *sent);
-            sums.set(Count::Received, *received);
+            sums.set(HostCount::Completed, *completed);
+            sums.set(HostCount::BytesSent, *sent);
+            sums.set(HostCount::BytesReceived, *received);
             let key = table.key(name);
             add(&mut self.base, key, &sums);
             self.unsaved.insert(key);
@@ -253,9 +253,9 @@ fn add(base: &mut ByKey<Box<[u8]>>, key: u64, sums: &Sums) {
 fn named(table: &Snapshot, hosts: Busy) -> impl Iterator<Item = (String, Counters)> {
     hosts.into_iter().filter_map(|(key, sums)| {
         let counters = Counters {
-            completed_requests: sums.get(Count::Completed),
-            bytes_sent: sums.get(Count::Sent),
-            bytes_received: sums.get(Count::Received),
+            completed_requests: sums.get(HostCount::Completed),
+            bytes_sent: sums.get(HostCount::BytesSent),
+            bytes_received: sums.get(HostCount::BytesReceived),
         };
         Some((name_of(table, key)?.to_owned(), counters))
     })
@@ -288,11 +288,11 @@ pub(super) fn to_json(sums: &Sums) -> Map<String, Value> {
     let answers: Map<_, _> =
         classes.map(|(class, count)| (class.to_owned(), json!(count))).collect();
     let numbers = [
-        ("open_requests", Count::Open),
-        ("completed_requests", Count::Completed),
-        ("bytes_sent", Count::Sent),
-        ("bytes_received", Count::Received),
-        ("held_requests", Count::Held),
+        ("open_requests", HostCount::Open),
+        ("completed_requests", HostCount::Completed),
+        ("bytes_sent", HostCount::BytesSent),
+        ("bytes_received", HostCount::BytesReceived),
+        ("held_requests", HostCount::Held),
     ];
     let numbers = numbers.map(|(name, count)| (name.to_owned(), json!(sums.get(count))));
     let mut object: Map<String, Value> = numbers.into_iter().collect();

@@ -57,7 +57,7 @@ pub(crate) enum Counter {
     Pipes,
     /// Requests that found no slot to be counted in by host.
     Uncounted,
-    /// News that control was too far behind to be told.
+    /// Reports about backends that control was too far behind to be told.
     NewsDropped,
     /// Lines of the access log that there was no room for.
     LogDropped,

@@ -6,17 +6,13 @@
 
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
-use std::io;
 use std::net::IpAddr;
-use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
-use super::Waker;
 use super::slots::{ByKey, KeyHasher};
 use crate::table::Scheme;
 
@@ -73,46 +69,6 @@ pub(crate) enum Word {
     Full,
 }
 
-/// A shard's end.
-pub(super) struct Desk {
-    pub(super) reports: Sender<Report>,
-    pub(super) waker: Waker,
-    pub(super) words: Receiver<(Ticket, Word)>,
-}
-
-/// Control's end. The lock is never contended: one task of one thread reads.
-#[derive(Clone)]
-pub(super) struct Reports {
-    queue: Arc<Mutex<Receiver<Report>>>,
-    waker: Waker,
-}
-
-/// The queue from all shards, and what a shard needs to report.
-pub(super) fn reports() -> io::Result<(Reports, Sender<Report>, Waker)> {
-    let (sender, receiver) = channel();
-    let waker = Waker::new()?;
-    let reports = Reports { queue: Arc::new(Mutex::new(receiver)), waker: waker.clone() };
-    Ok((reports, sender, waker))
-}
-
-impl Desk {
-    pub(super) fn report(&self, report: Report) {
-        // Without control there is nobody left to hold anything for.
-        let _ = self.reports.send(report);
-        self.waker.wake();
-    }
-}
-
-impl Reports {
-    pub(super) fn next(&self) -> Option<Report> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner).try_recv().ok()
-    }
-
-    pub(super) fn readable(&self) -> io::Result<OwnedFd> {
-        self.waker.receiver()
-    }
-}
-
 /// Rules and hosts whose requests must go behind others that wait, and how long they may: nearly always
 /// none. Shards read it, control alone replaces it.
 #[derive(Default)]
@@ -159,23 +115,5 @@ mod tests {
         assert_eq!((lines.wait(&[1, 7]), lines.wait(&[1, 2])), (Some(second), None));
         lines.publish(ByKey::default());
         assert!(lines.is_empty() && lines.wait(&[7]).is_none());
-    }
-
-    #[test]
-    fn reports_of_all_shards_come_in_one_order() {
-        let (reports, sender, waker) = reports().expect("a queue");
-        let desk = |shard| {
-            let (_, words) = channel();
-            (shard, Desk { reports: sender.clone(), waker: waker.clone(), words })
-        };
-        let desks = [desk(0), desk(1)];
-        for ticket in 0..3 {
-            for (shard, desk) in &desks {
-                desk.report(Report::Left { shard: *shard, ticket });
-            }
-        }
-        let all: Vec<Report> = std::iter::from_fn(|| reports.next()).collect();
-        let expected = [(0, 0), (1, 0), (0, 1), (1, 1), (0, 2), (1, 2)];
-        assert_eq!(all, expected.map(|(shard, ticket)| Report::Left { shard, ticket }));
     }
 }

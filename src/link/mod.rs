@@ -2,6 +2,7 @@
 //! woken and stopped, the counters it alone writes, what control asks it and what it tells, which
 //! backends are down, and the gates that hold a limit across shards.
 
+mod backend_reports;
 mod counters;
 mod drain;
 mod gate;
@@ -9,7 +10,7 @@ mod handover;
 mod health;
 mod held;
 mod logbook;
-mod news;
+mod outbox;
 mod rate;
 mod slots;
 mod sources;
@@ -25,8 +26,10 @@ use arc_swap::ArcSwap;
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::http::Pages;
+use crate::limits;
 use crate::table::Snapshot;
 
+pub(crate) use backend_reports::{BackendReport, Failure};
 pub(crate) use counters::{Counter, Counters, HELD_BOUNDS, Shed};
 pub(crate) use drain::Drain;
 pub(crate) use gate::{Gate, Gates};
@@ -34,9 +37,11 @@ pub(crate) use handover::{Handed, Speaks};
 pub(crate) use health::Down;
 pub(crate) use held::{Lines, PLACE_FIRST, Place, Report, Ticket, Waits, Why, Word};
 pub(crate) use logbook::Logbook;
-pub(crate) use news::{Failure, News};
+use outbox::{Outbox, OutboxReader};
 pub(crate) use rate::{Rate, Rates};
-pub(crate) use slots::{ByKey, Count, Id, KeySet, Slot, Slots, Sums, TIME_BOUNDS};
+pub(crate) use slots::{
+    BackendCount, ByKey, HostCount, Id, KeySet, Slot, SlotIndex, SlotTime, Slots, Sums, TIME_BOUNDS,
+};
 pub(crate) use sources::Sources;
 pub(crate) use tuning::{Timeouts, Tuning};
 
@@ -122,11 +127,20 @@ pub(crate) struct ShardEnd {
     pub(crate) published: Arc<Published>,
     pub(crate) together: Arc<Together>,
     shared: Arc<Shared>,
-    drains: Receiver<Arc<Drain>>,
-    news: news::Reporter,
-    held: held::Desk,
-    adopted: Receiver<Handed>,
+    messages: Receiver<ToShard>,
+    backend_reports: Outbox<BackendReport>,
+    held_reports: Outbox<Report>,
     handed: Sender<Option<Handed>>,
+}
+
+/// A message of control to one shard.
+pub(crate) enum ToShard {
+    /// The question what is under way at backends that were removed from a rule.
+    Drain(Arc<Drain>),
+    /// A connection that another process has handed over.
+    Adopt(Handed),
+    /// The word that a held request has waited for.
+    Held(Ticket, Word),
 }
 
 impl ShardEnd {
@@ -157,14 +171,9 @@ impl ShardEnd {
         &self.shared.backends
     }
 
-    /// The next question of control, if there is one.
-    pub(crate) fn next_drain(&self) -> Option<Arc<Drain>> {
-        self.drains.try_recv().ok()
-    }
-
-    /// The next connection that another process has handed over, if there is one.
-    pub(crate) fn next_adopted(&self) -> Option<Handed> {
-        self.adopted.try_recv().ok()
+    /// The next message of control, if there is one.
+    pub(crate) fn next_message(&self) -> Option<ToShard> {
+        self.messages.try_recv().ok()
     }
 
     /// Hands a connection over to the process that takes over; `false`: there is none any more.
@@ -173,22 +182,18 @@ impl ShardEnd {
     }
 
     /// Says that a request waits, or waits no more.
-    pub(crate) fn report(&self, report: Report) {
-        self.held.report(report);
+    pub(crate) fn report_held(&self, report: Report) {
+        // Without control there is nobody left to hold anything for.
+        self.held_reports.send(report);
     }
 
-    /// The next word on a request that waits, if there is one.
-    pub(crate) fn next_word(&self) -> Option<(Ticket, Word)> {
-        self.held.words.try_recv().ok()
-    }
-
-    /// Tells control, unless it is too far behind; whether it was told.
-    pub(crate) fn tell(&self, news: News) -> bool {
-        let told = self.news.tell(news);
-        if !told {
+    /// Tells control of a backend, unless control is too far behind; whether it was told.
+    pub(crate) fn report_backend(&self, report: BackendReport) -> bool {
+        let is_told = self.backend_reports.send(report);
+        if !is_told {
             self.counters().add(Counter::NewsDropped, 1);
         }
-        told
+        is_told
     }
 }
 
@@ -197,35 +202,44 @@ impl ShardEnd {
 pub(crate) struct ControlEnd {
     pub(crate) together: Arc<Together>,
     handed: Sender<Option<Handed>>,
-    shards: Vec<One>,
-    news: news::Reports,
-    held: held::Reports,
+    shards: Vec<ShardHandle>,
+    backend_reports: OutboxReader<BackendReport>,
+    held_reports: OutboxReader<Report>,
 }
 
 /// One shard, as control sees it.
 #[derive(Clone)]
-struct One {
+struct ShardHandle {
     shared: Arc<Shared>,
-    drains: Sender<Arc<Drain>>,
-    words: Sender<(Ticket, Word)>,
-    adopt: Sender<Handed>,
+    messages: Sender<ToShard>,
+}
+
+impl ShardHandle {
+    /// Sends a message, which the shard takes when it is woken. A shard that has ended takes none: it
+    /// holds nothing, has nothing under way, and the client of a connection sees that closed.
+    fn send(&self, message: ToShard) {
+        let _ = self.messages.send(message);
+    }
+
+    fn wake(&self) {
+        self.shared.waker.wake();
+    }
 }
 
 impl ControlEnd {
     /// Asks every shard to stop; a second, stronger call may follow.
     pub(crate) fn stop(&self, how: Stop) {
-        for One { shared: shard, .. } in &self.shards {
-            shard.stop.fetch_max(how as u8, Ordering::Relaxed);
-            shard.waker.wake();
+        for shard in &self.shards {
+            shard.shared.stop.fetch_max(how as u8, Ordering::Relaxed);
+            shard.wake();
         }
     }
 
     /// Gives a shard a connection that another process has handed over.
     pub(crate) fn adopt(&self, shard: usize, handed: Handed) {
-        let one = &self.shards[shard % self.shards.len()];
-        // A shard that has ended takes nobody in: the client sees its connection closed.
-        let _ = one.adopt.send(handed);
-        one.shared.waker.wake();
+        let shard = &self.shards[shard % self.shards.len()];
+        shard.send(ToShard::Adopt(handed));
+        shard.wake();
     }
 
     /// Says that no shard hands anything over any more.
@@ -241,64 +255,62 @@ impl ControlEnd {
 
     /// Those of each shard.
     pub(crate) fn counters(&self) -> impl ExactSizeIterator<Item = &Counters> {
-        self.shards.iter().map(|one| &one.shared.counters)
+        self.shards.iter().map(|shard| &shard.shared.counters)
     }
 
     /// Counters by host, of each shard.
     pub(crate) fn hosts(&self) -> impl Iterator<Item = &Slots> {
-        self.shards.iter().map(|one| &one.shared.hosts)
+        self.shards.iter().map(|shard| &shard.shared.hosts)
     }
 
     /// Counters by backend, of each shard.
     pub(crate) fn backends(&self) -> impl Iterator<Item = &Slots> {
-        self.shards.iter().map(|one| &one.shared.backends)
+        self.shards.iter().map(|shard| &shard.shared.backends)
     }
 
     /// Asks every shard what is under way.
     pub(crate) fn ask(&self, drain: &Arc<Drain>) {
-        for One { shared, drains, .. } in &self.shards {
-            // A shard that has ended has nothing under way, and nobody waits any more.
-            let _ = drains.send(drain.clone());
-            shared.waker.wake();
+        for shard in &self.shards {
+            shard.send(ToShard::Drain(drain.clone()));
+            shard.wake();
         }
     }
 
     /// Has every shard look at what is published.
     pub(crate) fn wake_all(&self) {
-        self.shards.iter().for_each(|one| one.shared.waker.wake());
+        self.shards.iter().for_each(ShardHandle::wake);
     }
 
     /// Says of requests that they may go on, or not; each shard is woken once.
     pub(crate) fn say(&self, words: &[(usize, Ticket, Word)]) {
         let mut is_told = vec![false; self.shards.len()];
         for (shard, ticket, word) in words {
-            let Some(one) = self.shards.get(*shard) else { continue };
-            // A shard that has ended holds nothing any more.
-            let _ = one.words.send((*ticket, *word));
+            let Some(handle) = self.shards.get(*shard) else { continue };
+            handle.send(ToShard::Held(*ticket, *word));
             is_told[*shard] = true;
         }
         let told = self.shards.iter().zip(is_told).filter(|(_, is_told)| *is_told);
-        told.for_each(|(one, _)| one.shared.waker.wake());
+        told.for_each(|(shard, _)| shard.wake());
     }
 
     /// The next report of a request that waits, or waits no more.
-    pub(crate) fn next_report(&self) -> Option<Report> {
-        self.held.next()
+    pub(crate) fn next_held_report(&self) -> Option<Report> {
+        self.held_reports.next()
     }
 
-    /// Readable when there is one.
-    pub(crate) fn report_came(&self) -> io::Result<OwnedFd> {
-        self.held.readable()
+    /// A descriptor that is readable when there is one.
+    pub(crate) fn held_report_came(&self) -> io::Result<OwnedFd> {
+        self.held_reports.readable()
     }
 
-    /// The next thing that a shard has told, if there is one.
-    pub(crate) fn next_news(&self) -> Option<News> {
-        self.news.next()
+    /// The next report about a backend, if there is one.
+    pub(crate) fn next_backend_report(&self) -> Option<BackendReport> {
+        self.backend_reports.next()
     }
 
-    /// Readable when there is one.
-    pub(crate) fn news_came(&self) -> io::Result<OwnedFd> {
-        self.news.readable()
+    /// A descriptor that is readable when there is one.
+    pub(crate) fn backend_report_came(&self) -> io::Result<OwnedFd> {
+        self.backend_reports.readable()
     }
 }
 
@@ -325,34 +337,32 @@ pub(crate) fn connect(published: Published, shards: usize) -> io::Result<Ends> {
         sources: Sources::new(),
         logbook: Logbook::new(shards),
     });
-    let (reports, reporters) = news::queue(shards)?;
-    let (held, sender, waker) = held::reports()?;
+    let (backend_reports, backend_reports_read) = outbox::outbox(limits::BACKEND_REPORTS_MAX)?;
+    // Bounded by the connections: each has one request held at most.
+    let (held_reports, held_reports_read) = outbox::outbox(usize::MAX)?;
     let (handed, handed_over) = channel();
-    let (shards, ends) = shared
-        .into_iter()
-        .zip(reporters)
-        .enumerate()
-        .map(|(index, (shared, news))| {
-            let (ask, drains) = channel();
-            let (say, words) = channel();
-            let (adopt, adopted) = channel();
-            let handed: Sender<Option<Handed>> = handed.clone();
-            let (published, together) = (published.clone(), together.clone());
-            let held = held::Desk { reports: sender.clone(), waker: waker.clone(), words };
-            let one = One { shared: shared.clone(), drains: ask, words: say, adopt };
-            let end = ShardEnd {
-                index,
-                published,
-                together,
-                shared,
-                drains,
-                news,
-                held,
-                adopted,
-                handed,
-            };
-            (one, end)
-        })
-        .unzip();
-    Ok((ControlEnd { together, handed, shards, news: reports, held }, ends, handed_over))
+    let ends = |(index, shared): (usize, Arc<Shared>)| {
+        let (sender, messages) = channel();
+        let end = ShardEnd {
+            index,
+            published: published.clone(),
+            together: together.clone(),
+            shared: shared.clone(),
+            messages,
+            backend_reports: backend_reports.clone(),
+            held_reports: held_reports.clone(),
+            handed: handed.clone(),
+        };
+        (ShardHandle { shared, messages: sender }, end)
+    };
+    let (shards, ends) = shared.into_iter().enumerate().map(ends).unzip();
+    let (backend_reports, held_reports) = (backend_reports_read, held_reports_read);
+    let control = ControlEnd {
+        together: together.clone(),
+        handed: handed.clone(),
+        shards,
+        backend_reports,
+        held_reports,
+    };
+    Ok((control, ends, handed_over))
 }

@@ -13,26 +13,71 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::limits;
 
-/// What a slot counts. Times are also summed, in microseconds.
+/// A count of a host's slot.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 #[repr(usize)]
-pub(crate) enum Count {
+pub(crate) enum HostCount {
     /// Requests under way.
-    Open = 0,
-    /// Requests held; for a backend its idle connections.
+    Open = OPEN,
+    /// Requests held.
     Held,
     /// Requests that ended.
-    Completed,
-    /// Bytes sent to clients; for a backend connections opened to it.
-    Sent,
-    /// Bytes received from clients; for a backend attempts that failed.
-    Received,
-    /// Final answers by class, from 2xx; 3xx, 4xx and 5xx follow.
-    Answers,
-    /// Connections opened by the time that took: as many as there are bounds, one above, and the sum.
-    ConnectTime = 9,
-    /// Answers by the time from request to response head, likewise.
-    ResponseTime = 18,
+    Completed = COMPLETED,
+    /// Bytes sent to clients.
+    BytesSent,
+    /// Bytes received from clients.
+    BytesReceived,
+}
+
+/// A count of a backend's slot.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+#[repr(usize)]
+pub(crate) enum BackendCount {
+    /// Requests under way.
+    Open = OPEN,
+    /// Idle connections.
+    Idle,
+    /// Requests that ended.
+    Completed = COMPLETED,
+    /// Connections opened.
+    Connections,
+    /// Attempts to connect that failed.
+    Failures,
+}
+
+/// A histogram of times in a slot of either kind: a class for each of [`TIME_BOUNDS`], one above, and
+/// the sum in microseconds.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+#[repr(usize)]
+pub(crate) enum SlotTime {
+    /// Connections opened, by the time that took.
+    Connect = 9,
+    /// Responses, by the time from request to response head.
+    Response = 18,
+}
+
+const OPEN: usize = 0;
+const COMPLETED: usize = 2;
+/// Final responses by class, from 2xx; 3xx, 4xx and 5xx follow.
+const ANSWERS: usize = 5;
+
+/// The position of a count among those of a slot.
+pub(crate) trait SlotIndex {
+    fn index(self) -> usize;
+}
+
+impl SlotIndex for HostCount {
+    #[inline]
+    fn index(self) -> usize {
+        self as usize
+    }
+}
+
+impl SlotIndex for BackendCount {
+    #[inline]
+    fn index(self) -> usize {
+        self as usize
+    }
 }
 
 /// The classes of answers that are counted: 2xx to 5xx.
@@ -40,10 +85,13 @@ pub(crate) const CLASSES: usize = 4;
 /// Upper bounds of the classes of times, in microseconds; the last class has none.
 pub(crate) const TIME_BOUNDS: [u64; 7] =
     [1_000, 5_000, 25_000, 100_000, 500_000, 2_500_000, 10_000_000];
-const COUNTS: usize = Count::ResponseTime as usize + TIME_BOUNDS.len() + 2;
-const _: () = assert!(Count::Answers as usize + CLASSES == Count::ConnectTime as usize);
-const _: () =
-    assert!(Count::ConnectTime as usize + TIME_BOUNDS.len() + 2 == Count::ResponseTime as usize);
+/// Cells of one histogram.
+const TIMES: usize = TIME_BOUNDS.len() + 2;
+const COUNTS: usize = SlotTime::Response as usize + TIMES;
+const _: () = assert!(HostCount::BytesReceived as usize + 1 == ANSWERS);
+const _: () = assert!(BackendCount::Failures as usize + 1 == ANSWERS);
+const _: () = assert!(ANSWERS + CLASSES == SlotTime::Connect as usize);
+const _: () = assert!(SlotTime::Connect as usize + TIMES == SlotTime::Response as usize);
 
 /// Whose counters they are: a host's key, or a backend's address in two words and the port.
 pub(crate) type Id = [u64; 3];
@@ -73,14 +121,14 @@ impl Slot {
 
     /// By the owning shard only.
     #[inline]
-    pub(crate) fn add(&self, count: Count, n: u64) {
-        self.add_at(count as usize, n);
+    pub(crate) fn add(&self, count: impl SlotIndex, n: u64) {
+        self.add_at(count.index(), n);
     }
 
     /// By the owning shard only.
     #[inline]
-    pub(crate) fn sub(&self, count: Count, n: u64) {
-        self.add_at(count as usize, n.wrapping_neg());
+    pub(crate) fn sub(&self, count: impl SlotIndex, n: u64) {
+        self.add_at(count.index(), n.wrapping_neg());
     }
 
     /// Counts a final answer; those that are not 2xx to 5xx have no class.
@@ -88,26 +136,26 @@ impl Slot {
     pub(crate) fn add_answer(&self, status: u16) {
         let class = usize::from(status / 100).wrapping_sub(2);
         if class < CLASSES {
-            self.add_at(Count::Answers as usize + class, 1);
+            self.add_at(ANSWERS + class, 1);
         }
     }
 
-    /// Counts a time under [`Count::ConnectTime`] or [`Count::ResponseTime`].
-    pub(crate) fn add_time(&self, count: Count, time: std::time::Duration) {
+    /// Counts a time.
+    pub(crate) fn add_time(&self, histogram: SlotTime, time: std::time::Duration) {
         let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         let class = TIME_BOUNDS.iter().position(|bound| micros <= *bound);
-        let first = count as usize;
+        let first = histogram as usize;
         self.add_at(first + class.unwrap_or(TIME_BOUNDS.len()), 1);
         self.add_at(first + TIME_BOUNDS.len() + 1, micros);
     }
 
-    pub(crate) fn get(&self, count: Count) -> u64 {
-        self.counts[count as usize].load(Ordering::Relaxed)
+    pub(crate) fn get(&self, count: impl SlotIndex) -> u64 {
+        self.counts[count.index()].load(Ordering::Relaxed)
     }
 
     /// By the owning shard only: what is a number now, not a sum.
-    pub(crate) fn set(&self, count: Count, n: u64) {
-        self.counts[count as usize].store(n, Ordering::Relaxed);
+    pub(crate) fn set(&self, count: impl SlotIndex, n: u64) {
+        self.counts[count.index()].store(n, Ordering::Relaxed);
     }
 
     fn id(&self) -> Id {
@@ -131,22 +179,22 @@ impl Default for Sums {
 }
 
 impl Sums {
-    pub(crate) fn get(&self, count: Count) -> u64 {
-        self.0[count as usize]
+    pub(crate) fn get(&self, count: impl SlotIndex) -> u64 {
+        self.0[count.index()]
     }
 
-    pub(crate) fn set(&mut self, count: Count, n: u64) {
-        self.0[count as usize] = n;
+    pub(crate) fn set(&mut self, count: impl SlotIndex, n: u64) {
+        self.0[count.index()] = n;
     }
 
     /// 2xx to 5xx.
     pub(crate) fn answers(&self) -> &[u64] {
-        &self.0[Count::Answers as usize..][..CLASSES]
+        &self.0[ANSWERS..][..CLASSES]
     }
 
     /// The classes of times and their sum in microseconds.
-    pub(crate) fn times(&self, count: Count) -> (&[u64], u64) {
-        let all = &self.0[count as usize..][..TIME_BOUNDS.len() + 2];
+    pub(crate) fn times(&self, histogram: SlotTime) -> (&[u64], u64) {
+        let all = &self.0[histogram as usize..][..TIMES];
         (&all[..=TIME_BOUNDS.len()], all[TIME_BOUNDS.len() + 1])
     }
 
@@ -156,7 +204,7 @@ impl Sums {
 
     /// Takes away what was there at some moment; what is under way now is no sum and stays.
     pub(crate) fn sub_ended(&mut self, less: &Sums) {
-        let ended = Count::Completed as usize..;
+        let ended = COMPLETED..;
         let pairs = self.0[ended.clone()].iter_mut().zip(&less.0[ended]);
         pairs.for_each(|(sum, n)| *sum = sum.wrapping_sub(*n));
     }
@@ -316,13 +364,13 @@ mod tests {
 
     fn completed(slots: &Slots) -> Vec<(Id, u64)> {
         let mut all = Vec::new();
-        slots.look(|_, id, slot| all.push((id, slot.get(Count::Completed))));
+        slots.look(|_, id, slot| all.push((id, slot.get(HostCount::Completed))));
         all
     }
 
     fn retired(slots: &Slots) -> Vec<(usize, Id, u64)> {
         let mut all = Vec::new();
-        slots.take_retired(|index, id, sums| all.push((index, id, sums.get(Count::Completed))));
+        slots.take_retired(|index, id, sums| all.push((index, id, sums.get(HostCount::Completed))));
         all
     }
 
@@ -344,7 +392,7 @@ mod tests {
         let slots = Slots::default();
         assert!(slots.is_free(70));
         slots.open(70, [9, 0, 0]);
-        slots.get(70).expect("it is open").add(Count::Completed, 3);
+        slots.get(70).expect("it is open").add(HostCount::Completed, 3);
         assert_eq!(completed(&slots), [([9, 0, 0], 3)]);
         assert!(retired(&slots).is_empty());
         slots.retire(70);
@@ -366,13 +414,13 @@ mod tests {
             slot.add_answer(status);
         }
         for micros in [0, 1_000, 1_001, 11_000_000] {
-            slot.add_time(Count::ConnectTime, Duration::from_micros(micros));
+            slot.add_time(SlotTime::Connect, Duration::from_micros(micros));
         }
         let sums = slot.sums();
         assert_eq!(sums.answers(), [2, 1, 1, 2]);
-        let (classes, sum) = sums.times(Count::ConnectTime);
+        let (classes, sum) = sums.times(SlotTime::Connect);
         assert_eq!((classes, sum), (&[2, 1, 0, 0, 0, 0, 0, 1][..], 11_002_001));
-        assert_eq!(sums.times(Count::ResponseTime).1, 0);
+        assert_eq!(sums.times(SlotTime::Response).1, 0);
     }
 
     proptest! {

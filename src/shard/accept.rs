@@ -151,26 +151,24 @@ fn admit(shard: &Rc<Shard>, socket: OwnedFd, speaks: &Speaks, believes: Option<&
 }
 
 /// Takes in what another process has handed over, past all limits: it was admitted there.
-pub(super) fn adopt(shard: &Rc<Shard>) {
-    while let Some(handed) = shard.end.next_adopted() {
-        let Handed { socket, peer, port, speaks, bytes, held } = handed;
-        shard.end.counters().add(Counter::Open, 1);
-        shard.connections.set(shard.connections.get() + 1);
-        let open = Open(shard.clone());
-        let stream = Stream::new(&shard.ring, socket);
-        let trusted = speaks == Speaks::Http { trusted: true };
-        let mut client = Client { peer, port, trusted, request_id: 0, is_counted: false };
-        connection::is_welcome(shard, &mut client);
-        let waited = held.and_then(|held| Waited::elsewhere(shard.ring.now(), held));
-        let mut connection = Connection::new(shard.clone(), stream, client);
-        connection.inbox.put_back(&shard.ring, &bytes);
-        // As in `admit`: an idle connection should not have room for a tunnel.
-        match speaks {
-            Speaks::Http { .. } => {
-                run(open, async move { connection::serve(&mut connection, waited).await });
-            }
-            raw => run(open, async move { raw::serve(&mut connection, raw, waited).await }),
+pub(super) fn adopt(shard: &Rc<Shard>, handed: Handed) {
+    let Handed { socket, peer, port, speaks, bytes, held } = handed;
+    shard.end.counters().add(Counter::Open, 1);
+    shard.connections.set(shard.connections.get() + 1);
+    let open = Open(shard.clone());
+    let stream = Stream::new(&shard.ring, socket);
+    let trusted = speaks == Speaks::Http { trusted: true };
+    let mut client = Client { peer, port, trusted, request_id: 0, is_counted: false };
+    connection::is_welcome(shard, &mut client);
+    let waited = held.and_then(|held| Waited::elsewhere(shard.ring.now(), held));
+    let mut connection = Connection::new(shard.clone(), stream, client);
+    connection.inbox.put_back(&shard.ring, &bytes);
+    // As in `admit`: an idle connection should not have room for a tunnel.
+    match speaks {
+        Speaks::Http { .. } => {
+            run(open, async move { connection::serve(&mut connection, waited).await });
         }
+        raw => run(open, async move { raw::serve(&mut connection, raw, waited).await }),
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use super::Shard;
 use crate::limits;
-use crate::link::{Failure, News};
+use crate::link::{BackendReport, Failure};
 use crate::table::Proxy;
 
 /// By address; each until it answers, or has not failed for long.
@@ -79,7 +79,7 @@ impl Shard {
             failing.refused_until = Some(now + limits::EJECTION_TIME);
         }
         if limits::EJECT_AFTER <= failing.count && !failing.is_told {
-            failing.is_told = self.end.tell(News::BackendFailed { address, how });
+            failing.is_told = self.end.report_backend(BackendReport::Failed { address, how });
         }
     }
 
@@ -101,7 +101,7 @@ impl Shard {
         let failing = self.failures.by_address.borrow_mut().remove(&address);
         if failing.is_some_and(|failing| failing.is_told) {
             // Should there be no room for it, a probe will find out.
-            let _ = self.end.tell(News::BackendAnswered { address });
+            let _ = self.end.report_backend(BackendReport::Answered { address });
         }
     }
 }

@@ -104,16 +104,14 @@ struct Waiting {
 }
 
 impl Shard {
-    /// Takes what control says of requests that wait.
-    pub(super) fn take_words(&self) {
-        while let Some((ticket, word)) = self.end.next_word() {
-            let mut waiting = self.holds.waiting.borrow_mut();
-            // It may have ended meanwhile, and its entry be another's.
-            let own = waiting.get_mut(index(ticket)).filter(|own| own.ticket == ticket);
-            if let Some(own) = own {
-                own.word = Some(word);
-                self.ring.wake(own.waker.take());
-            }
+    /// Passes a word of control on to the request that waits for it.
+    pub(super) fn take_word(&self, ticket: Ticket, word: Word) {
+        let mut waiting = self.holds.waiting.borrow_mut();
+        // The request may have ended meanwhile, and its entry be another's.
+        let own = waiting.get_mut(index(ticket)).filter(|own| own.ticket == ticket);
+        if let Some(own) = own {
+            own.word = Some(word);
+            self.ring.wake(own.waker.take());
         }
     }
 
@@ -163,7 +161,7 @@ impl Drop for Own {
         shard.note(self.tally, |record| record.held += waited);
         let own = shard.holds.waiting.borrow_mut().remove(index(self.ticket));
         if own.word.is_none() {
-            shard.end.report(Report::Left { shard: shard.end.index, ticket: self.ticket });
+            shard.end.report_held(Report::Left { shard: shard.end.index, ticket: self.ticket });
         }
     }
 }
@@ -185,7 +183,7 @@ impl Connection {
         }
         self.inbox.settle(&shard.ring);
         let own = Own::new(&shard, self.tally);
-        shard.end.report(Report::Waits(Waits {
+        shard.end.report_held(Report::Waits(Waits {
             shard: shard.end.index,
             ticket: own.ticket,
             why: hold.why,

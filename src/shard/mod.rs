@@ -32,7 +32,7 @@ use std::time::{Duration, Instant};
 use glommio::{LocalExecutorBuilder, Placement};
 
 use crate::link::{
-    ByKey, Counter, Gate, Published, Rate, ShardEnd, Shed, Speaks, Stop, Timeouts, Tuning,
+    ByKey, Counter, Gate, Published, Rate, ShardEnd, Shed, Speaks, Stop, Timeouts, ToShard, Tuning,
 };
 use crate::ring::{self, Notify, Ring, WakeReceiver};
 use crate::table::Snapshot;
@@ -148,9 +148,13 @@ async fn attend(shard: Rc<Shard>, wakes: WakeReceiver) {
         shard.tuning.set(**shard.published().tuning.load());
         // A table that nobody is routed by any more should not stay for want of a request.
         shard.table();
-        accept::adopt(&shard);
-        shard.take_words();
-        shard.take_drains();
+        while let Some(message) = shard.end.next_message() {
+            match message {
+                ToShard::Adopt(handed) => accept::adopt(&shard, handed),
+                ToShard::Drain(drain) => shard.take_drain(&drain),
+                ToShard::Held(ticket, word) => shard.take_word(ticket, word),
+            }
+        }
         shard.note_ring();
         wakes.woken().await;
     }

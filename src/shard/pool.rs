@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use super::Shard;
 use crate::limits;
-use crate::link::{Count, Counter, Gate};
+use crate::link::{BackendCount, Counter, Gate};
 use crate::ring::{Deadline, Notify, Quiet, Stream};
 
 struct Backend {
@@ -93,7 +93,7 @@ pub(super) struct Busy {
 impl Drop for Busy {
     fn drop(&mut self) {
         if let Some(slot) = self.shard.end.backends().get(self.slot) {
-            slot.sub(Count::Open, 1);
+            slot.sub(BackendCount::Open, 1);
         }
         if let Some(backend) = self.shard.pool.backends.borrow_mut().get_mut(&self.address) {
             backend.busy -= 1;
@@ -176,7 +176,7 @@ impl Pool {
 
     fn busy_at(&self, shard: &Rc<Shard>, address: SocketAddr, slot: u32) -> Busy {
         if let Some(slot) = shard.end.backends().get(slot) {
-            slot.add(Count::Open, 1);
+            slot.add(BackendCount::Open, 1);
         }
         Busy { shard: shard.clone(), address, slot }
     }
@@ -374,7 +374,7 @@ impl Backend {
 
     fn note_idle(&self, shard: &Shard) {
         if let Some(slot) = shard.end.backends().get(self.slot) {
-            slot.set(Count::Held, self.idle.len() as u64);
+            slot.set(BackendCount::Idle, self.idle.len() as u64);
         }
         if let Some(gate) = &self.gate {
             gate.set_idle(shard.end.index, !self.idle.is_empty());

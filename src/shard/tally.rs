@@ -12,7 +12,9 @@ use slab::Slab;
 use super::Shard;
 use super::record::{Cause, Record};
 use crate::limits;
-use crate::link::{ByKey, Count, Counter, Counters, Drain, Id, Slot, Slots};
+use crate::link::{
+    BackendCount, ByKey, Counter, Counters, Drain, HostCount, Id, Slot, SlotTime, Slots,
+};
 
 /// A request under way, or none.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -116,9 +118,9 @@ impl Hosts {
             }
             self.hand = (self.hand + 1) % self.places.next;
             let Some((slot, [key, ..])) = slots.live(self.hand) else { continue };
-            let completed = slot.get(Count::Completed);
+            let completed = slot.get(HostCount::Completed);
             let seen = std::mem::replace(&mut self.seen[self.hand as usize], completed);
-            if seen == completed && slot.get(Count::Open) == 0 {
+            if seen == completed && slot.get(HostCount::Open) == 0 {
                 self.by_key.remove(&key);
                 self.places.retire(slots, self.hand);
             }
@@ -153,8 +155,8 @@ impl Shard {
         self.end.counters().add(Counter::Received, received as u64);
         let host = self.host_of(keys.host);
         if let Some(slot) = self.end.hosts().get(host) {
-            slot.add(Count::Open, 1);
-            slot.add(Count::Received, received as u64);
+            slot.add(HostCount::Open, 1);
+            slot.add(HostCount::BytesReceived, received as u64);
         }
         let live = Live {
             host,
@@ -199,10 +201,10 @@ impl Shard {
         if old != host {
             let slots = self.end.hosts();
             if let Some(slot) = slots.get(old) {
-                slot.sub(Count::Open, 1);
+                slot.sub(HostCount::Open, 1);
             }
             if let Some(slot) = slots.get(host) {
-                slot.add(Count::Open, 1);
+                slot.add(HostCount::Open, 1);
             }
         }
         self.moved_on(rule);
@@ -233,8 +235,8 @@ impl Shard {
         }
         if let Some(slot) = self.host_slot(tally) {
             match begins {
-                true => slot.add(Count::Held, 1),
-                false => slot.sub(Count::Held, 1),
+                true => slot.add(HostCount::Held, 1),
+                false => slot.sub(HostCount::Held, 1),
             }
         }
     }
@@ -245,7 +247,7 @@ impl Shard {
         let live = self.tallies.live.borrow_mut().remove(tally.0 as usize);
         self.end.counters().sub(Counter::Requests, 1);
         if let Some(slot) = self.end.hosts().get(live.host) {
-            slot.sub(Count::Open, 1);
+            slot.sub(HostCount::Open, 1);
         }
         self.moved_on(live.rule);
     }
@@ -258,11 +260,11 @@ impl Shard {
         let live = self.tallies.live.borrow_mut().remove(tally.0 as usize);
         self.count(Counter::Completed);
         if let Some(slot) = self.end.hosts().get(live.host) {
-            slot.sub(Count::Open, 1);
-            slot.add(Count::Completed, 1);
+            slot.sub(HostCount::Open, 1);
+            slot.add(HostCount::Completed, 1);
         }
         if let Some(slot) = self.end.backends().get(live.backend_slot) {
-            slot.add(Count::Completed, 1);
+            slot.add(BackendCount::Completed, 1);
         }
         self.moved_on(live.rule);
         if let Some(record) = live.record {
@@ -302,7 +304,7 @@ impl Shard {
     pub(super) fn count_received(&self, tally: Tally, bytes: usize) {
         self.end.counters().add(Counter::Received, bytes as u64);
         if let Some(slot) = self.host_slot_noting(tally, |record| record.received += bytes as u64) {
-            slot.add(Count::Received, bytes as u64);
+            slot.add(HostCount::BytesReceived, bytes as u64);
         }
     }
 
@@ -310,14 +312,14 @@ impl Shard {
     pub(super) fn uncount_received(&self, tally: Tally, bytes: usize) {
         self.end.counters().sub(Counter::Received, bytes as u64);
         if let Some(slot) = self.host_slot_noting(tally, |record| record.received -= bytes as u64) {
-            slot.sub(Count::Received, bytes as u64);
+            slot.sub(HostCount::BytesReceived, bytes as u64);
         }
     }
 
     pub(super) fn count_sent(&self, tally: Tally, bytes: usize) {
         self.end.counters().add(Counter::Sent, bytes as u64);
         if let Some(slot) = self.host_slot_noting(tally, |record| record.sent += bytes as u64) {
-            slot.add(Count::Sent, bytes as u64);
+            slot.add(HostCount::BytesSent, bytes as u64);
         }
     }
 
@@ -331,7 +333,7 @@ impl Shard {
             record.status = status;
         });
         if let Some(slot) = noted {
-            slot.add(Count::Sent, bytes as u64);
+            slot.add(HostCount::BytesSent, bytes as u64);
             slot.add_answer(status);
         }
     }
@@ -354,10 +356,10 @@ impl Shard {
         self.note(tally, |record| record.connect = Some(time));
         let slots = [self.host_slot(tally), self.end.backends().get(backend_slot)];
         for slot in slots.into_iter().flatten() {
-            slot.add_time(Count::ConnectTime, time);
+            slot.add_time(SlotTime::Connect, time);
         }
         if let Some(slot) = self.end.backends().get(backend_slot) {
-            slot.add(Count::Sent, 1);
+            slot.add(BackendCount::Connections, 1);
         }
     }
 
@@ -365,7 +367,7 @@ impl Shard {
     pub(super) fn count_failure(&self, backend_slot: u32) {
         self.count(Counter::ConnectFailures);
         if let Some(slot) = self.end.backends().get(backend_slot) {
-            slot.add(Count::Received, 1);
+            slot.add(BackendCount::Failures, 1);
         }
     }
 
@@ -383,10 +385,10 @@ impl Shard {
             record.first_byte = Some(time);
         }
         if let Some(slot) = self.end.hosts().get(live.host) {
-            slot.add_time(Count::ResponseTime, time);
+            slot.add_time(SlotTime::Response, time);
         }
         if let Some(slot) = self.end.backends().get(live.backend_slot) {
-            slot.add_time(Count::ResponseTime, time);
+            slot.add_time(SlotTime::Response, time);
             slot.add_answer(status);
         }
     }
@@ -406,16 +408,14 @@ impl Shard {
         self.tallies.backends.borrow_mut().reclaim(self.end.backends());
     }
 
-    /// Takes new questions of control and answers them a first time.
-    pub(super) fn take_drains(&self) {
-        while let Some(drain) = self.end.next_drain() {
-            // Requests from now on are routed by a table at least as new as the question.
-            self.table();
-            let drains = &self.tallies.drains;
-            drains.borrow_mut().push((Arc::downgrade(&drain), self.generation.get()));
-            self.tallies.draining.set(true);
-            self.moved_on(drain.rule);
-        }
+    /// Takes a question of control and answers it a first time.
+    pub(super) fn take_drain(&self, drain: &Arc<Drain>) {
+        // Requests from now on are routed by a table at least as new as the question.
+        self.table();
+        let drains = &self.tallies.drains;
+        drains.borrow_mut().push((Arc::downgrade(drain), self.generation.get()));
+        self.tallies.draining.set(true);
+        self.moved_on(drain.rule);
     }
 
     /// A request of this rule got a backend or ended: that may be an answer to a question.

@@ -24,7 +24,10 @@ use super::numbers::backend;
 use super::route::Query;
 use crate::http::Refusal;
 use crate::limits;
-use crate::link::{ControlEnd, Count, Counter, Counters, HELD_BOUNDS, Id, Shed, Sums, TIME_BOUNDS};
+use crate::link::{
+    BackendCount, ControlEnd, Counter, Counters, HELD_BOUNDS, HostCount, Id, Shed, SlotIndex,
+    SlotTime, Sums, TIME_BOUNDS,
+};
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -100,33 +103,41 @@ const CLASSES: [(&str, Counter); 4] = [
 ];
 
 /// Of a host or a backend: suffix, help, and where it stands.
-type Own = (&'static str, &'static str, Count);
+type Own<Count> = (&'static str, &'static str, Count);
 
-const HOST_COUNTERS: &[Own] = &[
-    ("requests", "Requests that ended, of the busiest hosts", Count::Completed),
-    ("bytes_sent", "Bytes sent to clients, of the busiest hosts", Count::Sent),
-    ("bytes_received", "Bytes received from clients, of the busiest hosts", Count::Received),
+const HOST_COUNTERS: &[Own<HostCount>] = &[
+    ("requests", "Requests that ended, of the busiest hosts", HostCount::Completed),
+    ("bytes_sent", "Bytes sent to clients, of the busiest hosts", HostCount::BytesSent),
+    (
+        "bytes_received",
+        "Bytes received from clients, of the busiest hosts",
+        HostCount::BytesReceived,
+    ),
 ];
-const HOST_GAUGES: &[Own] = &[
-    ("requests_open", "Requests under way, of the busiest hosts", Count::Open),
-    ("requests_held", "Requests held, of the busiest hosts", Count::Held),
+const HOST_GAUGES: &[Own<HostCount>] = &[
+    ("requests_open", "Requests under way, of the busiest hosts", HostCount::Open),
+    ("requests_held", "Requests held, of the busiest hosts", HostCount::Held),
 ];
-const BACKEND_COUNTERS: &[Own] = &[
-    ("requests", "Requests that ended, of the busiest backends", Count::Completed),
-    ("connections_opened", "Connections opened, of the busiest backends", Count::Sent),
+const BACKEND_COUNTERS: &[Own<BackendCount>] = &[
+    ("requests", "Requests that ended, of the busiest backends", BackendCount::Completed),
+    (
+        "connections_opened",
+        "Connections opened, of the busiest backends",
+        BackendCount::Connections,
+    ),
     (
         "connect_failures",
         "Attempts to connect that failed, of the busiest backends",
-        Count::Received,
+        BackendCount::Failures,
     ),
 ];
-const BACKEND_GAUGES: &[Own] = &[
-    ("requests_open", "Requests under way, of the busiest backends", Count::Open),
-    ("connections_idle", "Idle connections, of the busiest backends", Count::Held),
+const BACKEND_GAUGES: &[Own<BackendCount>] = &[
+    ("requests_open", "Requests under way, of the busiest backends", BackendCount::Open),
+    ("connections_idle", "Idle connections, of the busiest backends", BackendCount::Idle),
 ];
-const TIMES: [(&str, &str, Count); 2] = [
-    ("connect_seconds", "Time to open a connection", Count::ConnectTime),
-    ("response_seconds", "Time from request to response head", Count::ResponseTime),
+const TIMES: [(&str, &str, SlotTime); 2] = [
+    ("connect_seconds", "Time to open a connection", SlotTime::Connect),
+    ("response_seconds", "Time from request to response head", SlotTime::Response),
 ];
 
 impl Numbers {
@@ -136,14 +147,14 @@ impl Numbers {
         let statistics = api.lock_statistics();
         // Only those with a slot are looked at: who has none is not among the busiest for long.
         let mut hosts: Vec<(u64, Sums)> = statistics.busy().into_iter().collect();
-        hosts.sort_by_key(|(key, sums)| (Reverse(sums.get(Count::Completed)), *key));
+        hosts.sort_by_key(|(key, sums)| (Reverse(sums.get(HostCount::Completed)), *key));
         hosts.truncate(limits::METRIC_HOSTS);
         let named = hosts.into_iter();
         let named =
             named.filter_map(|(key, sums)| Some((name_of(&current.table, key)?.to_owned(), sums)));
         let mut backends: Vec<(Id, Sums)> = statistics.backends().into_iter().collect();
         drop(statistics);
-        backends.sort_by_key(|(id, sums)| (Reverse(sums.get(Count::Completed)), *id));
+        backends.sort_by_key(|(id, sums)| (Reverse(sums.get(BackendCount::Completed)), *id));
         backends.truncate(limits::METRIC_HOSTS);
         let backends = backends.into_iter().map(|(id, sums)| (backend(&id).to_string(), sums));
         Numbers {
@@ -292,11 +303,11 @@ fn held_times(end: &ControlEnd) -> [u64; HELD_BOUNDS.len() + 2] {
 }
 
 /// Counters, gauges, answers and times of each.
-fn of_each(
+fn of_each<Count: SlotIndex + Copy>(
     encoder: &mut DescriptorEncoder<'_>,
     label: &'static str,
     each: &[(String, Sums)],
-    (counters, gauges): (&[Own], &[Own]),
+    (counters, gauges): (&[Own<Count>], &[Own<Count>]),
 ) -> fmt::Result {
     for (name, help, count) in counters {
         let name = format!("{label}_{name}");
@@ -334,13 +345,13 @@ fn times(
     encoder: &mut DescriptorEncoder<'_>,
     (name, help): (&str, &str),
     (label, each): (&'static str, &[(String, Sums)]),
-    count: Count,
+    histogram: SlotTime,
 ) -> fmt::Result {
     let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
     let bounds = TIME_BOUNDS.iter().map(|micros| *micros as f64 / 1e6).chain([f64::MAX]);
     let bounds: Vec<f64> = bounds.collect();
     for (own, sums) in each {
-        let (classes, micros) = sums.times(count);
+        let (classes, micros) = sums.times(histogram);
         let buckets: Vec<(f64, u64)> =
             bounds.iter().copied().zip(classes.iter().copied()).collect();
         let labels = [(label, own.as_str())];

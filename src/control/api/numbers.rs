@@ -16,7 +16,7 @@ use super::error::ApiError;
 use super::route::Query;
 use super::{Api, read};
 use crate::limits;
-use crate::link::{Count, Id, Sums};
+use crate::link::{BackendCount, HostCount, Id, Sums};
 use crate::table::{Snapshot, UNKNOWN};
 
 fn answer(value: &Value) -> Response {
@@ -68,7 +68,7 @@ fn busiest_of(
     let mut found: Vec<(u64, Sums)> = Vec::new();
     for part in known.into_iter().collect::<Vec<_>>().chunks(limits::STATISTICS_AT_ONCE) {
         found.extend(statistics::lock(shared).of(&part.iter().copied().collect()));
-        found.sort_by_key(|(key, sums)| (Reverse(sums.get(Count::Completed)), *key));
+        found.sort_by_key(|(key, sums)| (Reverse(sums.get(HostCount::Completed)), *key));
         found.truncate(count);
     }
     let named = found.into_iter().filter_map(|(key, sums)| {
@@ -133,7 +133,7 @@ fn most_telling(known: BTreeMap<SocketAddr, Known>, most: usize) -> BTreeMap<Soc
     all.select_nth_unstable_by_key(most, |(address, (standing, sums))| {
         let is_down =
             standing.as_ref().is_some_and(|it| matches!(it.state, State::Down | State::Ejected));
-        (Reverse(is_down), Reverse(sums.get(Count::Completed)), *address)
+        (Reverse(is_down), Reverse(sums.get(BackendCount::Completed)), *address)
     });
     all.truncate(most);
     all.into_iter().collect()
@@ -147,11 +147,11 @@ fn describe(standing: Option<&Standing>, sums: &Sums) -> Value {
         "reason": standing.map(|it| it.reason.as_str()),
         "since": since.map(|since| since.as_secs()),
         "is_probed": standing.is_some(),
-        "open_requests": sums.get(Count::Open),
-        "idle_connections": sums.get(Count::Held),
-        "requests": sums.get(Count::Completed),
-        "connections": sums.get(Count::Sent),
-        "failures": sums.get(Count::Received),
+        "open_requests": sums.get(BackendCount::Open),
+        "idle_connections": sums.get(BackendCount::Idle),
+        "requests": sums.get(BackendCount::Completed),
+        "connections": sums.get(BackendCount::Connections),
+        "failures": sums.get(BackendCount::Failures),
     })
 }
 
@@ -168,7 +168,7 @@ mod tests {
                 let (reason, since) = (String::new(), SystemTime::UNIX_EPOCH);
                 let standing = Standing { backend: address(n), state, reason, since };
                 let mut sums = Sums::default();
-                sums.set(Count::Completed, u64::from(n % 5));
+                sums.set(BackendCount::Completed, u64::from(n % 5));
                 (address(n), ((n % 2 == 1).then_some(standing), sums))
             };
             (1..=9).map(one).collect()

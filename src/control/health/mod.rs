@@ -23,7 +23,7 @@ use tracing::{info, warn};
 
 use super::change::Watched;
 use crate::limits;
-use crate::link::{ControlEnd, News, Published};
+use crate::link::{BackendReport, ControlEnd, Published};
 use crate::table::{Action, Snapshot, Target};
 use probe::Finding;
 use watch::{Now, Watch};
@@ -88,7 +88,7 @@ pub(super) struct Prober {
     health: Health,
     shards: ControlEnd,
     published: Arc<Published>,
-    news: pipe::Receiver,
+    reports: pipe::Receiver,
     running: JoinSet<(u64, Finding)>,
     probes_max: usize,
     random: RandomState,
@@ -106,7 +106,7 @@ impl Prober {
     ) -> io::Result<Prober> {
         Ok(Prober {
             health,
-            news: pipe::Receiver::from_owned_fd_unchecked(shards.news_came()?)?,
+            reports: pipe::Receiver::from_owned_fd_unchecked(shards.backend_report_came()?)?,
             shards,
             published,
             running: JoinSet::new(),
@@ -137,11 +137,11 @@ impl Prober {
                     self.settle(ended);
                 }
             }
-            _ = self.news.readable() => {
+            _ = self.reports.readable() => {
                 // Only to have it unreadable again.
-                let _ = self.news.try_read(&mut [0; 8]);
-                while let Some(news) = self.shards.next_news() {
-                    self.hear(news);
+                let _ = self.reports.try_read(&mut [0; 8]);
+                while let Some(report) = self.shards.next_backend_report() {
+                    self.hear(report);
                 }
             }
             () = asked_for.notified() => {}
@@ -171,11 +171,11 @@ impl Prober {
         }
     }
 
-    fn hear(&mut self, news: News) {
+    fn hear(&mut self, report: BackendReport) {
         let mut watch = self.health.lock();
-        match news {
-            News::BackendFailed { address, how } => watch.failed(address, how, now()),
-            News::BackendAnswered { address } => watch.answered(address, now()),
+        match report {
+            BackendReport::Failed { address, how } => watch.failed(address, how, now()),
+            BackendReport::Answered { address } => watch.answered(address, now()),
         }
     }
 

@@ -115,7 +115,7 @@ pub(super) struct Keeper {
 impl Keeper {
     /// Within a tokio runtime.
     pub(super) fn new(held: Held) -> io::Result<Keeper> {
-        let reports = pipe::Receiver::from_owned_fd_unchecked(held.shards.report_came()?)?;
+        let reports = pipe::Receiver::from_owned_fd_unchecked(held.shards.held_report_came()?)?;
         Ok(Keeper { held, reports })
     }
 
@@ -162,7 +162,7 @@ impl Held {
         let mut queue = self.lock();
         let table = self.published.snapshot.load_full();
         let now = Instant::now();
-        while let Some(report) = self.shards.next_report() {
+        while let Some(report) = self.shards.next_held_report() {
             match report {
                 Report::Waits(waits) => queue.arrive(waits, &table, now, &mut outcome),
                 Report::Left { shard, ticket } => queue.leave(shard, ticket),

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::link::{ByKey, Count, KeySet, Sums};
+use crate::link::{ByKey, HostCount, KeySet, Sums};
 use crate::table::{Action, Rule};
 
 /// A rule that is watched.
@@ -69,8 +69,8 @@ impl Idle {
         let mut idled = Vec::new();
         for (key, watched) in &mut self.rules {
             let sums = sums.get(key).copied().unwrap_or_default();
-            let completed = sums.get(Count::Completed);
-            if 0 < sums.get(Count::Open) || completed != watched.completed {
+            let completed = sums.get(HostCount::Completed);
+            if 0 < sums.get(HostCount::Open) || completed != watched.completed {
                 watched.completed = completed;
                 watched.active = now;
                 watched.is_told = false;
@@ -104,8 +104,8 @@ mod tests {
         let at = |seconds| start + Duration::from_secs(seconds);
         let sums = |open, completed| {
             let mut sums = Sums::default();
-            sums.set(Count::Open, open);
-            sums.set(Count::Completed, completed);
+            sums.set(HostCount::Open, open);
+            sums.set(HostCount::Completed, completed);
             ByKey::from_iter([(7, sums)])
         };
         let mut idle = Idle::default();
