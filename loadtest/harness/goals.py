@@ -1,12 +1,14 @@
 """The targets: what a request (or a MiB) of ours may cost, as a share of what it costs a peer.
 
 `--cases goals` runs what is in this table and nothing else; any run that holds one of its cases ends with
-the verdict. Where our cost is within FLOOR_SHARE of the floor's, of a relay that parses nothing, a
+the verdict. Where our cost is within FLOOR_SHARE of the floor's, the cheaper of two relays that parse nothing, a
 target that is missed counts as "floor": there is nothing left to save but the kernel's own work.
 """
 
 from dataclasses import dataclass
 from statistics import median
+
+from harness.peers import FLOORS
 
 FLOOR_SHARE = 1.10
 
@@ -40,7 +42,7 @@ GOALS = {
 def kinds(case, connections):
     """The peers without which there is no verdict."""
     goal = GOALS[case.name, connections]
-    return ("mantrid", "floor") + (() if goal.beside else ("haproxy", "nginx"))
+    return ("mantrid", *FLOORS) + (() if goal.beside else ("haproxy", "nginx"))
 
 
 def ratio(runs, others, figure="cpu_us"):
@@ -63,13 +65,17 @@ def verdicts(measured):
 
 
 def _verdict(rows, goal, name, of_kind):
-    names = {kind: of_kind.get(kind) for kind in ("haproxy", "nginx", "floor")}
+    names = {kind: of_kind.get(kind) for kind in ("haproxy", "nginx", *FLOORS)}
     names["beside"] = rows["beside"].get(name)
     ratios = {
         kind: ratio(rows["runs"][name], rows["runs"][other], goal.figure)
         for kind, other in names.items()
-        if other and not (kind == "floor" and goal.figure != "cpu_us")
+        if other and not (kind in FLOORS and goal.figure != "cpu_us")
     }
+    floors = [ratios.pop(kind) for kind in FLOORS if kind in ratios]
+    if floors:
+        # Beside the cheaper one.
+        ratios["floor"] = max(floors)
     targets = {kind: getattr(goal, kind) for kind in ("haproxy", "nginx", "beside") if getattr(goal, kind)}
     if not set(targets) <= set(ratios):
         verdict = "not measured"

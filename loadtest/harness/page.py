@@ -4,6 +4,7 @@ import html
 import re
 
 from harness import goals, plot, report
+from harness.peers import FLOORS
 
 STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem;color:#223}
@@ -76,7 +77,7 @@ def _ratios(measured):
         bars = [
             (name, kind, goals.ratio(rows["runs"][ours], rows["runs"][name], key), getattr(goal, kind, None))
             for name, kind in rows["kinds"].items()
-            if kind in ("haproxy", "nginx", "floor")
+            if kind in ("haproxy", "nginx", *FLOORS)
         ]
         if bars:
             what = " p99" if key == "p99_us" else ""

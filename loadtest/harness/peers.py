@@ -22,9 +22,9 @@ REPOSITORY = HERE.parent
 KINDS = ("mantrid", "haproxy", "nginx")
 # HAProxy with the same table in other forms: the leanest, and the one that everybody begins with.
 TABLES = ("haproxy-set-dst", "haproxy-use-backend")
-# The relay that parses nothing: what the kernel alone takes.
-FLOOR = "floor"
-ALL_KINDS = (*KINDS, *TABLES, FLOOR)
+# Relays that parse nothing, with the example that each is: what the kernel alone takes.
+FLOORS = {"floor": "floor", "ring-floor": "ring_floor"}
+ALL_KINDS = (*KINDS, *TABLES, *FLOORS)
 # The release of HAProxy that counts as an opponent, and its successors.
 HAPROXY_COUNTS = (3, 4)
 
@@ -43,9 +43,10 @@ def find(kinds, mantrids):
     """The peers to run, in the order of their turns. `mantrids`: (name, path) pairs."""
     peers = []
     for kind in kinds:
-        if kind == FLOOR:
-            program = str(_built("--example", FLOOR))
-            peers.append(Peer(kind, kind, program, "plain system calls, nothing parsed"))
+        if kind in FLOORS:
+            program = str(_built("--example", FLOORS[kind]))
+            how = "plain system calls" if kind == "floor" else "the shard's own kind of ring"
+            peers.append(Peer(kind, kind, program, f"{how}, nothing parsed"))
         elif kind == "mantrid":
             for name, path in mantrids or [("mantrid", str(_built("--bin", "mantrid")))]:
                 if not os.access(path, os.X_OK):
@@ -265,7 +266,7 @@ class Fixture:
         if peer.kind == "nginx":
             path = self.configuration("nginx.conf", port, case.shards, backend)
             return [peer.program, "-e", str(self.folder / "nginx-error.log"), "-c", path]
-        if peer.kind == FLOOR:
+        if peer.kind in FLOORS:
             how = "splice" if case.body_bytes else "copy"
             return [peer.program, f"127.0.0.1:{port}", f"127.0.0.1:{backend}", how]
         if peer.kind == "mantrid":

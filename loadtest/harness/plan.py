@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass, replace
 
 from harness import cases, goals
-from harness.peers import FLOOR, TABLES
+from harness.peers import FLOORS, TABLES
 
 # Beside the measurement itself: start, warm-up, stop; and the whole of what has no --seconds.
 OVERHEAD_S = {"load": 1.9, "paced": 1.9, "idle": 9, "stalled": 6}
@@ -82,10 +82,10 @@ def rounds_of(case, options):
 
 
 def takes_part(kind, case):
-    """Whether it can: nginx-light relays no raw TCP; the floor has one thread and knows no end of a message."""
+    """Whether it can: nginx-light relays no raw TCP; a floor has one thread and knows no end of a message."""
     if case.only:
         return kind in case.only
-    if kind == FLOOR:
+    if kind in FLOORS:
         return case.kind == "load" and not case.close and case.shards == 1
     return case.mode == "http" or kind in ("mantrid", "haproxy")
 
@@ -94,7 +94,7 @@ def is_guest(kind, case, connections):
     """Whether it takes part unasked: the rarer peers only where they tell something."""
     if kind in TABLES:
         return case.name in ("small", "hosts") and connections == 64
-    if kind == FLOOR:
+    if kind in FLOORS:
         is_small = case.name.startswith("small") and 64 <= connections
         is_bulk = case.name.startswith("body-") or case.name == "upload-100m"
         return is_small or is_bulk or case.mode == "tcp" or case.load == "websocket"

@@ -7,7 +7,7 @@ from statistics import median
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, GAP = 1000, 220, 64, 16, 44, 30
 BAR, LABEL = 20, 150
 LONGEST_RATIO = 2.0
-COLOURS = {"mantrid": "#1b6ca8", "haproxy": "#c0392b", "nginx": "#2e8b57", "floor": "#888"}
+COLOURS = {"mantrid": "#1b6ca8", "haproxy": "#c0392b", "nginx": "#2e8b57", "floor": "#888", "ring-floor": "#bbb"}
 
 
 def colour(kind):
