@@ -1,10 +1,10 @@
 //! Lines of the journal: one change each, numbered, with a checksum.
 //!
-//! `{"n":12,"synced":11,"set":{name: rule or null},"crc32":"89abcdef"}`, or `replace` (the whole table)
-//! or `stats` in place of `set`. The checksum is over all bytes of the line before `,"crc32"`. `n`
-//! counts up by one a line. `synced` is the number of the last line that was known to be on disk when
-//! this one was written: lines that were written together share it. With it a reader can tell a line
-//! that nobody was ever told about from one that a later line stands on.
+//! `{"n":12,"synced":11,"set":{name: rule or null},"crc32":"89abcdef"}`, or `replace` (the whole
+//! table) or `stats` in place of `set`. The checksum is over all bytes of the line before
+//! `,"crc32"`. `n` counts up by one a line. `synced` is the number of the last line that was known
+//! to be on disk when this one was written: lines that were written together share it. With it a
+//! reader can tell a line that nobody was ever told about from one that a later line stands on.
 //!
 //! A line is taken or not by its bytes alone, before anything in it is looked at.
 
@@ -19,11 +19,11 @@ use crate::table::Rule;
 /// A change, to be written.
 #[derive(Copy, Clone, Debug)]
 pub enum Record<'a> {
-    /// These rules, by canonical name; `None` deletes.
+    /// Sets these rules, by canonical name; `None` deletes.
     Set(&'a [(String, Option<Rule>)]),
-    /// These rules and no others.
+    /// Replaces the table by these rules.
     Replace(&'a [(String, Option<Rule>)]),
-    /// These counters, in place of what they were.
+    /// Replaces the counters of these hosts.
     Stats(&'a [(String, Counters)]),
 }
 
@@ -74,7 +74,7 @@ const START: &str = "{\"n\":";
 const SYNCED: &str = ",\"synced\":";
 const END_BYTES: usize = r#","crc32":"89abcdef"}"#.len();
 
-/// What stands behind these bytes to make them a line.
+/// The checksum and line end that make these bytes a line.
 pub(super) fn end_of(bytes: &[u8]) -> [u8; END_BYTES] {
     let mut end = *br#","crc32":"........"}"#;
     let _ = write!(&mut end[END_BYTES - 10..END_BYTES - 2], "{:08x}", crc32fast::hash(bytes));
@@ -91,7 +91,7 @@ pub(super) struct Line<'b> {
 }
 
 impl<'b> Line<'b> {
-    /// From the bytes up to and with a line end; or what is wrong with them.
+    /// Reads the bytes up to and with a line end; the error says what is wrong with them.
     pub(super) fn read(bytes: &'b [u8]) -> Result<Line<'b>, &'static str> {
         let Some(json) = bytes.strip_suffix(b"\n") else {
             return Err("it is cut off");

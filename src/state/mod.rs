@@ -1,4 +1,4 @@
-//! What is on disk, as a value: the state file
+//! The content of the disk, as a value: the state file
 //! `{"hosts": {name: rule}, "stats": {name: counters}, "sequence": n}`, and the journal of changes
 //! since then ([`journal`]), which [`Replay`] puts on top. The changes of the journal are numbered;
 //! `sequence` is the number of the last one that the state file has in it.
@@ -28,7 +28,7 @@ pub use journal::Record;
 pub use replay::{JournalFile, Place, Replay, ReplayError, Replayed};
 pub use write::write;
 
-/// What a state file holds.
+/// The content of a state file.
 #[derive(Debug, Default)]
 pub struct Loaded {
     /// Every rule that could be taken.
@@ -44,7 +44,7 @@ pub struct Loaded {
 /// A rule that could not be taken.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Rejected {
-    /// Its name, as the file has it.
+    /// The name of the rule, as the file has it.
     pub host: String,
     /// The rule, as the file has it; where it is the name or the place that was wrong, as it means.
     pub rule: Value,
@@ -70,7 +70,7 @@ pub struct Counters {
 }
 
 impl Counters {
-    /// As `CountersVisitor` reads them.
+    /// Writes the form that `CountersVisitor` reads.
     fn to_json(self) -> Value {
         json!({
             "completed_requests": self.completed_requests,
@@ -83,11 +83,11 @@ impl Counters {
 /// The file is damaged, or is no state file.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct StateError {
-    /// Where, from 1.
+    /// Line of the problem, from 1.
     pub line: usize,
-    /// Where in that line, from 1; 0 before its first character.
+    /// Column in that line, from 1; 0 before its first character.
     pub column: usize,
-    /// What is wrong there.
+    /// Sentence that says what is wrong there.
     pub problem: String,
 }
 
@@ -139,7 +139,7 @@ impl Reading<'_> {
     }
 }
 
-/// What serde_json says, without the line and column that it puts at the end.
+/// Takes the line and column off the end of an error of serde_json.
 fn without_place(error: &serde_json::Error) -> String {
     let text = error.to_string();
     match text.rfind(" at line ") {

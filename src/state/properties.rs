@@ -1,4 +1,4 @@
-//! What must hold for any input. Each property takes bytes, so that the fuzzer's targets are one
+//! Properties that hold for any input. Each takes bytes, so that the fuzzer's targets are one
 //! line each; `cargo test` runs the same ones on random bytes.
 
 use std::collections::BTreeMap;
@@ -42,7 +42,7 @@ pub fn journal(bytes: &[u8]) {
     damaged(bytes);
 }
 
-/// What is kept of it is a journal in order, and says the same.
+/// Checks that the part kept of any bytes is a journal in order, and says the same.
 fn any_bytes(bytes: &[u8]) {
     let Ok(replayed) = replay(Loaded::default(), bytes) else { return };
     let kept = &bytes[..replayed.bytes_kept as usize];
@@ -58,8 +58,8 @@ fn replay(loaded: Loaded, bytes: &[u8]) -> Result<Replayed, ReplayError> {
     replay.finish()
 }
 
-/// A prefix of a journal is a prefix of its changes. A byte that differs is found, unless it makes no
-/// difference, and is taken for a torn end only where no line shows that it was acknowledged.
+/// A prefix of a journal is a prefix of its changes. A byte that differs is found, unless it makes
+/// no difference, and is taken for a torn end only where no line shows that it was acknowledged.
 fn damaged(bytes: &[u8]) {
     let mut choices = Choices(bytes);
     let (Some(kind), Some(far), Some(near), Some(covered)) =
@@ -122,11 +122,11 @@ impl Content {
 #[derive(Default)]
 struct Journal {
     bytes: Vec<u8>,
-    /// Where each line ends.
+    /// The offset at which each line ends.
     ends: Vec<usize>,
-    /// What each line knows to be on disk.
+    /// The number of bytes that each line knows to be on disk.
     synced: Vec<u64>,
-    /// After no line, after one, …
+    /// The content after no line, after one, …
     contents: Vec<Content>,
     tables: Vec<Snapshot>,
 }

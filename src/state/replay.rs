@@ -1,10 +1,10 @@
 //! The journal's changes put on top of a state file, and what to make of damage.
 //!
-//! Files end in the middle of a write when a machine stops: at the first damage everything from there
-//! on is dropped, *if* nobody was told that it is on disk. Each line says which lines were on disk
-//! when it was written, so a readable line behind the damage tells; where one stands on what is
-//! damaged, or the file was complete once, it is damage to acknowledged changes and an error, and
-//! nothing may be overwritten. Damage in what the state file has anyway does no harm.
+//! Files end in the middle of a write when a machine stops: at the first damage everything from
+//! there on is dropped, *if* nobody was told that it is on disk. Each line says which lines were on
+//! disk when it was written, so a readable line behind the damage tells; where one stands on what
+//! is damaged, or the file was complete once, it is damage to acknowledged changes and an error,
+//! and nothing may be overwritten. Damage in what the state file has anyway does no harm.
 //!
 //! Lines are checked whole before anything of them is used, but never held as a tree.
 
@@ -25,55 +25,56 @@ mod tests;
 /// One of the two files that a journal may consist of.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum JournalFile {
-    /// Being folded into the state file, or left over from that: was on disk, whole, before the other
-    /// was begun.
+    /// Being folded into the state file, or left over from that: was on disk, whole, before the
+    /// other was begun.
     Folding,
-    /// What is appended to.
+    /// The journal that changes are appended to.
     Current,
 }
 
 /// A line of the journal.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct Place {
-    /// In which file.
+    /// The file.
     pub file: JournalFile,
-    /// Which, from 1.
+    /// Line in the file, from 1.
     pub line: usize,
 }
 
 /// Why a journal can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ReplayError {
-    /// It can't be read.
+    /// The state file can't be read.
     #[error(transparent)]
     Read(#[from] io::Error),
     /// An acknowledged change is damaged or missing.
     #[error("{what}, and it was acknowledged")]
     Damaged {
-        /// Where.
+        /// Place of the damage.
         place: Place,
-        /// What is wrong.
+        /// Sentence that says what is wrong.
         what: String,
     },
     /// The line is as it was written, by something that is not this version.
     #[error("its checksum is right, but it means nothing to this version: {what}")]
     Strange {
-        /// Where.
+        /// Place of the damage.
         place: Place,
-        /// What is wrong.
+        /// Sentence that says what is wrong.
         what: String,
     },
 }
 
-/// What state file and journal hold together.
+/// The content of state file and journal together.
 #[derive(Debug)]
 pub struct Replayed {
-    /// As if a state file held it all.
+    /// The content as one state file would hold it.
     pub loaded: Loaded,
-    /// The bytes of [`JournalFile::Current`] that are in order. What follows, if anything, must be cut
-    /// off before a line is added.
+    /// The bytes of [`JournalFile::Current`] that are in order. What follows, if anything, must be
+    /// cut off before a line is added.
     pub bytes_kept: u64,
-    /// Of these, what some line says is on disk. What was written last is only known to be in memory.
+    /// Bytes of these that some line says are on disk. The last write is only known to be in
+    /// memory.
     pub bytes_sure: u64,
     /// The first line that was dropped because it had never been acknowledged, and why.
     pub dropped: Option<(Place, String)>,
@@ -85,17 +86,17 @@ pub struct Replayed {
 #[derive(Debug)]
 pub struct Replay {
     snapshot: Snapshot,
-    /// On top of it; the last word for each name.
+    /// Changes on top of the state file: the last one for each name.
     changes: HashMap<String, Option<Rule>>,
     rejected: Vec<Rejected>,
-    /// Of the journal: a later change of the same name makes up for it.
+    /// Rules of the journal that are not valid; a later change of the same name makes up for one.
     rejected_later: HashMap<String, Rejected>,
     stats: HashMap<String, Counters>,
     /// The last number that the state file has.
     covered: u64,
     /// The number that is wanted next.
     next: u64,
-    /// From here on nothing can be used; perhaps it was never acknowledged.
+    /// Place from which on nothing can be used; perhaps that was never acknowledged.
     damage: Option<(Place, String)>,
     superseded: Option<(Place, String)>,
     bytes_kept: u64,
@@ -152,7 +153,8 @@ impl Replay {
             let is_kept = self.line(place, line, names)?;
             if is_kept && file == JournalFile::Current {
                 self.bytes_kept = offset;
-                // All lines of a batch say the same, and with that, that all before them are on disk.
+                // All lines of a batch say the same, and with that, that all before them are on
+                // disk.
                 if batch.replace(line.synced) != Some(line.synced) {
                     self.bytes_sure = offset - piece.len() as u64;
                 }
@@ -230,7 +232,7 @@ impl Replay {
         self.rejected_later.insert(name.to_owned(), rejected);
     }
 
-    /// When all files were read.
+    /// Ends the replay once all files were read.
     pub fn finish(self) -> Result<Replayed, ReplayError> {
         if let Some((place, what)) =
             self.damage.clone().filter(|(place, _)| place.file == JournalFile::Folding)

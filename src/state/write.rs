@@ -1,5 +1,5 @@
-//! Writes a state file: sorted by name so that two of them can be compared, and a rule a line so that
-//! people and their tools can read it.
+//! Writes a state file: sorted by name so that two of them can be compared, and a rule a line so
+//! that people and their tools can read it.
 
 use std::io::{self, Write};
 

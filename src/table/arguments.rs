@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use crate::limits::{PAGE_NAME_BYTES_MAX, RULE_SECONDS_MAX, RULE_TEXT_BYTES_MAX};
 
-/// What is wrong with a rule, whichever it is.
+/// A fault of a rule, with its code and a sentence for people.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Problem {
     pub code: String,
@@ -135,7 +135,7 @@ pub(super) fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
     names.collect::<Vec<_>>().join(", ")
 }
 
-/// As [`seconds`] reads it back.
+/// Writes the form that [`seconds`] reads back.
 pub(super) fn seconds_to_json(duration: Duration) -> Value {
     if duration.subsec_nanos() == 0 {
         json!(duration.as_secs())

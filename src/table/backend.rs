@@ -24,7 +24,7 @@ enum Packed {
     Name { weight: u16, name: Arc<Name> },
 }
 
-/// What a backend points to.
+/// Target of a backend: an address or a name.
 #[derive(Copy, Clone, Debug)]
 pub enum Target<'a> {
     /// An address.
@@ -47,7 +47,7 @@ impl Backend {
         Backend(Packed::Name { weight, name })
     }
 
-    /// Where it is.
+    /// Address or name of the backend.
     #[inline]
     pub fn target(&self) -> Target<'_> {
         match &self.0 {
@@ -57,7 +57,7 @@ impl Backend {
         }
     }
 
-    /// Its share of the requests relative to the others; one of weight 0 gets none.
+    /// Share of the requests relative to the other backends; a backend of weight 0 gets none.
     #[inline]
     pub fn weight(&self) -> u16 {
         match &self.0 {
@@ -133,7 +133,7 @@ pub struct Name {
 }
 
 impl Name {
-    /// Whether it was looked up at all, found or not.
+    /// Whether the name was looked up at all, found or not.
     pub fn is_asked(&self) -> bool {
         self.is_asked.load(Ordering::Relaxed)
     }
@@ -143,7 +143,8 @@ impl Name {
         self.is_asked.store(true, Ordering::Relaxed);
     }
 
-    /// What the resolver last found; empty until it did. Takes no lock and no reference count.
+    /// Addresses that the resolver found last; none before that. Takes no lock and no reference
+    /// count.
     pub fn addresses(&self) -> Guard<Arc<Vec<SocketAddr>>> {
         self.addresses.load()
     }
@@ -170,12 +171,12 @@ impl fmt::Display for Name {
 /// Every [`Name`] in use, one per host and port.
 #[derive(Debug, Default)]
 pub struct Names {
-    /// By a hash of host and port: a key of its own would cost more than the name. Two names with
+    /// Names by a hash of host and port: a key would cost more than the name. Two names with
     /// one hash lie at neighbouring keys; at worst, a name exists twice after a `prune`, which
     /// costs a second resolution and nothing else.
     by_hash: HashMap<u64, Arc<Name>>,
     hasher: RandomState,
-    /// Those that the resolver has not been told of.
+    /// Names that the resolver has not been told of.
     new: Vec<Weak<Name>>,
     /// The addresses of every name that has none yet.
     no_addresses: Arc<Vec<SocketAddr>>,

@@ -1,11 +1,11 @@
-//! Which backend gets a request: weights, counters and chance are arguments, so all of it is pure.
+//! Choice of the backend for a request: pure, as weights, counters and chance are arguments.
 
 use std::net::SocketAddr;
 
 use super::backend::{Backend, Target};
 use super::rule::{Algorithm, Proxy};
 
-/// What a choice may depend on besides the rule and the backends' state.
+/// Inputs of a choice besides the rule and the state of its backends.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub struct Draw {
     /// A fresh random number.

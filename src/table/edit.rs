@@ -20,21 +20,21 @@ use super::trie::Change;
 pub enum EditError {
     /// A name that can't be one.
     Name {
-        /// As given.
+        /// The name as it was given.
         host: String,
-        /// What is wrong with it.
+        /// The fault of the name.
         error: HostError,
     },
     /// An alias to a rule that does not exist.
     AliasMissing {
         /// The alias.
         host: String,
-        /// What it points to.
+        /// Name that the alias points to.
         target: String,
     },
     /// A deletion of what is still the target of an alias.
     Aliased {
-        /// What was to be deleted.
+        /// Name that was to be deleted.
         host: String,
         /// An alias of it.
         alias: String,
@@ -74,7 +74,7 @@ impl EditError {
         }
     }
 
-    /// What is wrong, for people.
+    /// Sentence for people that says what is wrong.
     pub fn sentence(&self) -> String {
         match self {
             EditError::Name { error, .. } => error.sentence().to_owned(),

@@ -29,20 +29,20 @@ pub enum HostError {
     BadCharacter,
     /// `*.name`: not how subdomains are matched here.
     Wildcard,
-    /// What follows the colon is not a port.
+    /// The text behind the colon is not a port.
     BadPort,
     /// A rule's name with a port.
     Port,
     /// Brackets around something else than an IPv6 address.
     BadAddress,
-    /// Not convertible to A-labels (IDNA).
+    /// The name can't be converted to A-labels (IDNA).
     BadIdna,
     /// A prefix that stands for no scheme.
     BadPrefix,
 }
 
 impl HostError {
-    /// What is wrong, and what would be right.
+    /// Sentence that says what is wrong, and what would be right.
     pub fn sentence(self) -> &'static str {
         match self {
             HostError::Empty => "the host name is empty",
@@ -75,7 +75,7 @@ const UPPER: u8 = 1;
 const DOT: u8 = 2;
 const BAD: u8 = 4;
 
-/// What each byte is, so that one pass without branches tells all about a name.
+/// Class of each byte, so that one pass without branches tells all about a name.
 static CLASS: [u8; 256] = {
     let mut class = [BAD; 256];
     let mut byte = 0;
@@ -168,7 +168,7 @@ fn address<'a>(raw: &[u8], room: &'a mut [u8; 256]) -> Result<&'a str, HostError
     std::str::from_utf8(&room[..length]).map_err(|_| HostError::BadAddress)
 }
 
-/// What may stand before the host in the name of a rule.
+/// Prefixes that may stand before the host in the name of a rule.
 pub(super) const SCHEMES: [(Scheme, &str); 4] = [
     (Scheme::Http, "http://"),
     (Scheme::Https, "https://"),
@@ -176,12 +176,13 @@ pub(super) const SCHEMES: [(Scheme, &str); 4] = [
     (Scheme::Tls, "tls://"),
 ];
 
-/// A rule's name in canonical form, with its `http://` (`https://`, `tcp://`, `tls://`) where it has one.
+/// A rule's name in canonical form, with its `http://` (`https://`, `tcp://`, `tls://`) where it
+/// has one.
 pub fn rule_name(raw: &str) -> Result<String, HostError> {
     rule_name_ref(raw).map(Cow::into_owned)
 }
 
-/// As [`rule_name`], but borrowed if the name is canonical already.
+/// Does the same as [`rule_name`], but borrows a name that is canonical already.
 pub(crate) fn rule_name_ref(raw: &str) -> Result<Cow<'_, str>, HostError> {
     let prefix = SCHEMES.into_iter().map(|(_, prefix)| prefix).find(|prefix| {
         raw.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
@@ -244,7 +245,7 @@ pub fn split(name: &str) -> (Option<Scheme>, &str) {
     (None, name)
 }
 
-/// What stands before the host in the name of a rule for one scheme.
+/// Prefix before the host in the name of a rule for one scheme.
 pub(super) fn prefix(scheme: Scheme) -> &'static str {
     match scheme {
         Scheme::Http => "http://",

@@ -43,7 +43,7 @@ impl RuleError {
         &self.problem.code
     }
 
-    /// What is wrong and what was expected, for people.
+    /// Sentence for people that says what is wrong and what was expected.
     pub fn sentence(&self) -> &str {
         &self.problem.sentence
     }
@@ -95,7 +95,7 @@ const ALGORITHMS: &[(&str, Algorithm)] = &[
 ];
 
 impl Algorithm {
-    /// As it is written in a rule.
+    /// Name in a rule.
     pub fn as_str(self) -> &'static str {
         ALGORITHMS.iter().find(|(_, other)| *other == self).map_or("", |(name, _)| name)
     }
@@ -107,7 +107,7 @@ impl Action {
         ACTIONS.iter().map(|(name, _)| *name)
     }
 
-    /// As it is written in a rule.
+    /// Name in a rule.
     pub fn as_str(&self) -> &'static str {
         match self {
             Action::Proxy(_) => "proxy",
@@ -408,7 +408,7 @@ fn backend_at(host: &str, port: u16, names: &mut Names) -> Result<Backend, &'sta
     Ok(Backend::name(names.get(&host, port), 1))
 }
 
-/// As a list, or as the string that the command line sends: `weights=3,1`.
+/// Reads weights as a list, or as the string that the command line sends: `weights=3,1`.
 fn read_weights(arguments: &Arguments<'_>, backends: &mut [Backend]) -> Result<(), Problem> {
     let expected = "a list of whole numbers from 0 to 65535, one for each backend, not all 0";
     let weights = arguments.optional("weights", expected, |value| {

@@ -12,7 +12,7 @@ use super::rule::Rule;
 /// A rule that was valid by itself and still found no place.
 #[derive(Debug)]
 pub(crate) struct Refused {
-    /// Its name, as it was spelt.
+    /// Name of the rule, as it was spelt.
     pub host: String,
     pub rule: Rule,
     pub error: String,
@@ -80,8 +80,8 @@ impl Loader {
     }
 }
 
-/// The table after changes that were checked when they were made, of which `None` deletes; each name
-/// once and canonical. Should one of them turn an alias bad all the same, that alias goes.
+/// The table after changes that were checked when they were made, of which `None` deletes; each
+/// name once and canonical. Should one of them turn an alias bad all the same, that alias goes.
 pub(crate) fn replay(
     old: &Snapshot,
     mut changes: Vec<(String, Option<Rule>)>,
@@ -94,7 +94,8 @@ pub(crate) fn replay(
     (new, refused)
 }
 
-/// Takes out the aliases that lead nowhere, and hands them back under the names as they were `spelt`.
+/// Takes out the aliases that lead nowhere, and hands them back under the names as they were
+/// `spelt`.
 fn remove_bad_aliases(snapshot: &mut Snapshot, spelt: impl Fn(&str) -> String) -> Vec<Refused> {
     // An alias of a bad alias is bad too, and following it shows that: one pass finds all.
     let bad: Vec<(&str, EditError)> = snapshot

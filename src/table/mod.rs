@@ -73,21 +73,21 @@ impl Default for Snapshot {
     }
 }
 
-/// What the table says about a host.
+/// Result of a lookup.
 #[derive(Clone, Debug)]
 pub enum Match<'t> {
-    /// There are no rules at all.
+    /// The table has no rules at all.
     NoHosts,
-    /// There are rules, but none for this host.
+    /// The table has rules, but none for this host.
     Unknown,
-    /// This rule applies.
+    /// A rule applies.
     Found(Found<'t>),
 }
 
 /// The rule for a request. Borrowed from the snapshot; [`Found::keep`] outlives it.
 #[derive(Copy, Clone, Debug)]
 pub struct Found<'t> {
-    /// What to do; aliases are followed already, so the action is never `Alias`.
+    /// The rule; aliases are followed already, so the action is never `Alias`.
     pub rule: &'t Rule,
     /// [`Snapshot::key`] of [`Found::name`].
     pub key: u64,
@@ -143,8 +143,8 @@ impl Snapshot {
         self.rules.iter().map(|entry| (entry.name.as_str(), &entry.value))
     }
 
-    /// A number for the name of a rule, whether there is one or not: the same in every snapshot of this
-    /// process, and all but unique.
+    /// A number for the name of a rule, whether there is one or not: the same in every snapshot of
+    /// this process, and all but unique.
     pub fn key(&self, name: &str) -> u64 {
         let (scheme, host) = host::split(name);
         scheme_key(self.hash_host(host), scheme)
@@ -165,7 +165,8 @@ impl Snapshot {
         self.aliased.len() != 0
     }
 
-    /// The key of the rule that the rule of this name means: its own, or that at the end of its aliases.
+    /// The key of the rule that the rule of this name means: its own, or that at the end of its
+    /// aliases.
     pub fn target_of(&self, name: &str) -> Option<u64> {
         let place = self.rules.get(self.hash(name), name)?;
         match self.follow(place, self.key(name)) {
@@ -174,7 +175,7 @@ impl Snapshot {
         }
     }
 
-    /// What to do for a host in canonical form ([`host::canonical`]): its own rule, else that of
+    /// Finds the rule for a host in canonical form ([`host::canonical`]): its own, else that of
     /// the nearest parent that allows subdomains; at each name the rule for the scheme first.
     pub fn lookup(&self, host: &str, scheme: Scheme) -> Match<'_> {
         if self.is_empty() {
@@ -262,7 +263,7 @@ impl Snapshot {
     }
 }
 
-/// What tells the keys of a host's rules for one scheme from that of its plain one.
+/// Bits that tell the keys of a host's rules for one scheme from that of its plain one.
 fn prefix_bits(scheme: Scheme) -> u32 {
     match scheme {
         Scheme::Http => 7,

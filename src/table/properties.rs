@@ -1,4 +1,4 @@
-//! What must hold for any input. Each property takes bytes, so that the fuzzer's targets are one
+//! Properties that hold for any input. Each takes bytes, so that the fuzzer's targets are one
 //! line each; `cargo test` runs the same ones on random bytes, and on inputs of its own.
 
 use std::collections::BTreeMap;
@@ -31,7 +31,7 @@ pub fn rule(bytes: &[u8]) {
     rule_value(&value);
 }
 
-/// As [`rule`], for JSON that is parsed already.
+/// Checks the same as [`rule`], for JSON that is parsed already.
 pub fn rule_value(value: &Value) {
     let mut names = Names::default();
     match Rule::from_json("a.com", value, &mut names) {
@@ -87,7 +87,7 @@ impl Choices<'_> {
         Some(first % limit)
     }
 
-    /// Of few names, so that they meet.
+    /// A host out of few names, so that they meet.
     fn host(&mut self) -> Option<String> {
         let labels = 1 + self.below(4)?;
         let labels: Option<Vec<_>> =

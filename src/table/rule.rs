@@ -1,4 +1,4 @@
-//! What a rule says, typed. [`super::json`] reads and writes it, `Snapshot` stores it.
+//! Content of a rule, typed. [`super::json`] reads and writes it, `Snapshot` stores it.
 //!
 //! A table may hold a million of these, nearly all of them `proxy` to one address with every
 //! argument at its default. That case must stay small (32 bytes, asserted below, nothing beside
@@ -13,10 +13,10 @@ use std::time::Duration;
 
 use super::backend::{Backend, Backends};
 
-/// What to do with the requests for one host name.
+/// Decision what to do with the requests for one host name.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rule {
-    /// What happens.
+    /// The action.
     pub action: Action,
     /// Whether names below this one fall to it too.
     pub match_subdomains: bool,
@@ -48,18 +48,18 @@ const _: () = assert!(size_of::<Rule>() == 32 && size_of::<Backend>() == 16);
 /// How the next backend is chosen.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Default)]
 pub enum Algorithm {
-    /// By chance, in proportion to the weights.
+    /// Chance, in proportion to the weights.
     #[default]
     Random,
-    /// In turn.
+    /// One after the other, in turn.
     RoundRobin,
     /// The one with the fewest requests in flight for its weight; chance decides ties.
     LeastConnections,
-    /// By the client's address: the same client, the same backend, as long as it is there.
+    /// A hash of the client's address: the same client, the same backend, as long as it is there.
     Source,
 }
 
-/// Which version of the PROXY protocol.
+/// Version of the PROXY protocol.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
 pub enum SendProxy {
     /// A line of text.
@@ -69,7 +69,7 @@ pub enum SendProxy {
 }
 
 impl SendProxy {
-    /// As a rule has it.
+    /// Name of the version in a rule.
     pub fn as_str(self) -> &'static str {
         match self {
             SendProxy::V1 => "v1",
@@ -78,12 +78,12 @@ impl SendProxy {
     }
 }
 
-/// How it is found out whether a backend is well.
+/// Health check of the backends of a rule.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Check {
-    /// It accepts a connection.
+    /// A backend is well if it accepts a connection.
     Tcp,
-    /// It answers a GET of this path with 2xx or 3xx.
+    /// A backend is well if it responds to a GET of this path with 2xx or 3xx.
     Path(Box<str>),
 }
 
@@ -94,7 +94,7 @@ pub struct Proxy {
     pub(super) options: Option<Arc<ProxyOptions>>,
 }
 
-/// What was given besides the backends; `None` is "not given".
+/// Arguments given besides the backends; `None` is "not given".
 #[derive(Clone, Debug, PartialEq, Default)]
 pub(super) struct ProxyOptions {
     pub attempts: Option<u16>,
@@ -121,7 +121,7 @@ impl Proxy {
         self.options.as_deref().and_then(read)
     }
 
-    /// Where requests go; never empty.
+    /// Backends that requests go to; never empty.
     #[inline]
     pub fn backends(&self) -> &[Backend] {
         self.backends.as_slice()
@@ -172,7 +172,7 @@ impl Proxy {
         self.given(|o| o.hold).unwrap_or(Duration::ZERO)
     }
 
-    /// After how long without traffic the rule counts as idle.
+    /// Time without traffic after which the rule counts as idle.
     pub fn idle(&self) -> Option<Duration> {
         self.given(|o| o.idle)
     }
@@ -221,7 +221,7 @@ impl Spin {
         self.then.as_deref()
     }
 
-    /// After how long without traffic `wake` is told again.
+    /// Time without traffic after which `wake` is told again.
     pub fn idle(&self) -> Option<Duration> {
         self.idle
     }
@@ -235,7 +235,7 @@ pub struct Redirect {
 }
 
 impl Redirect {
-    /// Where to: a host, or a whole address with `://`. Printable ASCII without spaces.
+    /// Target: a host, or a whole address with `://`. Printable ASCII without spaces.
     pub fn to(&self) -> &str {
         &self.to
     }

@@ -41,7 +41,7 @@ pub(super) struct Entry<T> {
     pub name: Text,
 }
 
-/// What becomes of one name; no value removes it.
+/// New value of one name; no value removes it.
 #[derive(Debug)]
 pub(super) struct Change<'a, T> {
     pub hash: u64,
@@ -209,7 +209,7 @@ impl<T: Clone> Trie<T> {
     }
 }
 
-/// Which child of an inner node at this depth.
+/// Index of the child of an inner node at this depth.
 fn child_index(hash: u64, depth: u32) -> usize {
     debug_assert!(depth < DEPTH_MAX);
     (hash >> (64 - BITS * (depth + 1))) as usize % WIDTH
@@ -246,7 +246,7 @@ impl<T: Clone> Node<T> {
         Node::join(&children).unwrap_or_else(|| Node::Inner(Arc::new(children)))
     }
 
-    /// What becomes of the entries of a bucket.
+    /// Merges changes into the entries of a bucket.
     fn merge(old: &[Entry<T>], changes: &[Change<'_, T>], depth: u32, len: &mut usize) -> Node<T> {
         if BUCKET_MAX < changes.len() && depth < DEPTH_MAX {
             // Most likely this splits; to do it first saves copying all entries at each level.

@@ -1,9 +1,10 @@
-//! The beginning of a TLS connection, as far as it says who is called: the ClientHello and the server name
-//! in it (RFC 8446 §4.1.2, RFC 6066 §3). Nothing is decrypted, answered or changed. Pure.
+//! The beginning of a TLS connection, as far as it says who is called: the ClientHello and the
+//! server name in it (RFC 8446 §4.1.2, RFC 6066 §3). Nothing is decrypted, answered or changed.
+//! Pure.
 //!
-//! A hello may be cut into records at any byte, and records into segments. Extensions that are unknown (GREASE
-//! among them, RFC 8701) are passed over; of an encrypted hello (ECH) the outer name counts, which is the one
-//! that was meant for us to see.
+//! A hello may be cut into records at any byte, and records into segments. Extensions that are
+//! unknown (GREASE among them, RFC 8701) are passed over; of an encrypted hello (ECH) the outer
+//! name counts, which is the one that was meant for us to see.
 
 use tls_parser::{
     SNIType, TlsExtension, TlsMessage, TlsMessageHandshake, parse_tls_client_hello_extensions,
@@ -17,27 +18,27 @@ const CLIENT_HELLO: u8 = 1;
 /// Longest plaintext of a record (RFC 8446 §5.1).
 const RECORD_MAX: usize = 1 << 14;
 
-/// What the bytes of a client say so far.
+/// Reading of the bytes that a client has sent so far.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Seen {
-    /// Not enough: look again when there are so many.
+    /// The ClientHello is not whole: look again when there are so many bytes.
     More(usize),
     /// The hello is whole, and names this server, or none.
     Hello(Option<Box<[u8]>>),
-    /// This is no TLS, or not as it should begin.
+    /// The bytes are no TLS, or do not begin as TLS should.
     Wrong(&'static str),
 }
 
 /// Fatal alerts that say why there is no connection (RFC 8446 §6).
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Alert {
-    /// There is nobody of that name here.
+    /// The server name has no rule.
     UnrecognizedName = 112,
-    /// There is, and it takes no connections like this.
+    /// The rule of the server name takes no connections like this.
     AccessDenied = 49,
-    /// It can't be reached now.
+    /// The backend can't be reached now.
     InternalError = 80,
-    /// That was no ClientHello.
+    /// The bytes were no ClientHello.
     DecodeError = 50,
 }
 
@@ -50,7 +51,8 @@ impl Alert {
     }
 }
 
-/// Looks for a whole ClientHello at the front of `bytes`, one of at most `longest` bytes with its records.
+/// Looks for a whole ClientHello at the front of `bytes`, one of at most `longest` bytes with its
+/// records.
 pub fn client_hello(bytes: &[u8], longest: usize) -> Seen {
     let mut message: Vec<u8> = Vec::new();
     let mut at = 0;

@@ -41,7 +41,7 @@ fn message(extensions: &[Vec<u8>]) -> Vec<u8> {
     [&[1], &length[1..], &body].concat()
 }
 
-/// In records of at most so many bytes each.
+/// A message in records of at most so many bytes each.
 fn records(message: &[u8], each: usize) -> Vec<u8> {
     let record = |part: &[u8]| {
         let length = (part.len() as u16).to_be_bytes();
@@ -100,8 +100,8 @@ fn what_is_no_hello() {
 }
 
 proptest! {
-    /// Wherever it is cut into records and segments, it is found when it is whole and not before; and how
-    /// many bytes are missing is never more than there are to come.
+    /// Wherever it is cut into records and segments, it is found when it is whole and not before;
+    /// and how many bytes are missing is never more than there are to come.
     #[test]
     fn cut_anywhere(each in 1..600_usize, name in "[a-z]{1,60}\\.com") {
         let hello = records(&message(&usual(name.as_bytes())), each);

@@ -1,4 +1,4 @@
-//! Which lines count, which are dropped, and which stop the start.
+//! Lines that count, lines that are dropped, and lines that stop the start.
 
 use serde_json::json;
 
@@ -17,7 +17,7 @@ fn line(n: u64, synced: u64) -> Vec<u8> {
     line
 }
 
-/// With a right checksum.
+/// A line of this content with a right checksum.
 fn saying(content: &str) -> Vec<u8> {
     [content.as_bytes(), &journal::end_of(content.as_bytes()), b"\n"].concat()
 }

@@ -1,4 +1,4 @@
-//! What is accepted means what it says; what is refused is refused by name.
+//! An accepted argument means what it says; a refused one is refused by name.
 
 use std::time::Duration;
 
@@ -81,7 +81,7 @@ fn strings_mean_the_same_as_numbers() {
     assert_eq!(rule.to_json(), json!(["proxy", numbers, true]));
 }
 
-/// What an operator sets is what they read back, defaults included.
+/// An operator reads back what they set, defaults included.
 #[test]
 fn what_was_given_is_given_back() {
     for value in [
