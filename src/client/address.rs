@@ -1,14 +1,14 @@
-//! Where the management API is: `http://HOST[:PORT]`, `unix:/PATH`, or `--socket`.
+//! Address of the management API: `http://HOST[:PORT]`, `unix:/PATH`, or `--socket`.
 
 use std::fmt;
 use std::net::Ipv6Addr;
 use std::path::PathBuf;
 
-/// Where the daemon listens unless it is told otherwise.
+/// Port on which the daemon listens unless its configuration says otherwise.
 const PORT: u16 = 8042;
 const EXPECTED: &str = "expected http://HOST[:PORT] or unix:/PATH";
 
-/// Where the management API is.
+/// Address of the management API.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Address {
     /// `host` is a name or an address, IPv6 without brackets.
@@ -56,7 +56,7 @@ impl Address {
         Ok(Address::Tcp { host: host.to_owned(), port })
     }
 
-    /// What goes into the Host field.
+    /// Value of the Host field.
     pub fn authority(&self) -> String {
         match self {
             Address::Tcp { host, port } if host.contains(':') => format!("[{host}]:{port}"),

@@ -59,7 +59,8 @@ pub enum Command {
         #[command(flatten)]
         waking: Waking,
     },
-    /// Put back the rule that stood before a host was made to spin, and say how many requests were held
+    /// Put back the rule that stood before a host was made to spin, and say how many requests were
+    /// held
     Flip {
         /// The host name
         #[arg(allow_hyphen_values = true)]
@@ -90,7 +91,7 @@ pub enum Command {
     },
     /// Print what happens: changes of rules, health of backends, hosts that are waited for or idle
     Events {
-        /// Which: change, health, held, idle, wake, traffic; several with commas
+        /// Kinds of events: change, health, held, idle, wake, traffic; several with commas
         #[arg(long, value_name = "KINDS", default_value = "change,health,held,idle,wake")]
         only: String,
     },
@@ -111,7 +112,7 @@ pub enum Command {
         /// The folder to write them into
         dir: Option<PathBuf>,
     },
-    /// Not one of ours: refused in the original's words.
+    /// A command that does not exist: refused in the original's words.
     #[command(external_subcommand)]
     Unknown(Vec<OsString>),
 }
@@ -121,7 +122,8 @@ pub struct List {
     /// Only hosts whose name has this text in it
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub search: Option<String>,
-    /// Only rules with this action: proxy, redirect, static, empty, alias, spin, unknown or no_hosts
+    /// Only rules with this action: proxy, redirect, static, empty, alias, spin, unknown or
+    /// no_hosts
     #[arg(long, value_name = "NAME")]
     pub action: Option<String>,
 }
@@ -169,7 +171,7 @@ pub struct Holding {
     pub release_rate: Option<String>,
 }
 
-/// Who is told of requests that wait.
+/// Arguments that say who is told of requests that wait.
 #[derive(Args, Debug, Default)]
 pub struct Waking {
     /// An address that is told by POST when a request starts to wait
@@ -193,7 +195,7 @@ impl Holding {
 }
 
 impl Waking {
-    /// Likewise.
+    /// Arguments that were given, with their names.
     pub fn given(&self) -> Vec<(&'static str, &str)> {
         let all = [("wake", &self.wake), ("idle", &self.idle)];
         all.into_iter().filter_map(|(name, value)| Some((name, value.as_deref()?))).collect()
@@ -221,7 +223,7 @@ pub struct Restart {
     pub command: Vec<OsString>,
 }
 
-/// What every change can be asked for.
+/// Options that every change has.
 #[derive(Args, Debug)]
 pub struct Edit {
     /// Check it and change nothing

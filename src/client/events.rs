@@ -23,7 +23,8 @@ pub async fn follow(api: &Api, only: &str, json: bool) -> Result<(), Failure> {
     print_each(api, &query, text).await
 }
 
-/// Prints what `text` makes of each event, and says on standard error when the daemon goes and comes.
+/// Prints what `text` makes of each event, and says on standard error when the daemon goes and
+/// comes.
 pub async fn print_each(
     api: &Api,
     query: &str,
@@ -68,7 +69,7 @@ pub async fn print_each(
     }
 }
 
-/// What is asked for: the kinds, and traffic of all hosts together where that is wanted.
+/// The query: the kinds, and traffic of all hosts together where that is wanted.
 fn query(only: &str) -> Result<String, String> {
     const KINDS: [&str; 6] = ["change", "health", "held", "idle", "wake", "traffic"];
     let kinds: Vec<&str> = only.split(',').map(str::trim).collect();
@@ -97,12 +98,12 @@ fn nobody_reads() -> bool {
     poll(&mut ends, Some(&at_once)).is_ok() && ends[0].revents().contains(PollFlags::ERR)
 }
 
-/// What must be remembered to say things once, and to notice that something was missed.
+/// Memory that is needed to say things once, and to notice that something was missed.
 #[derive(Default)]
 struct Memory {
     /// Why there is no connection, as it was said.
     lost: Option<String>,
-    /// Of the table, after the last event.
+    /// ETag of the table after the last event.
     etag: Option<String>,
 }
 
@@ -124,7 +125,8 @@ fn in_json(event: &Event) -> String {
     format!("{{\"event\": {kind}, \"data\": {data}}}\n")
 }
 
-/// Time, kind, host, what: a line for each host that a change names. `now` is for events without a time.
+/// Time, kind, host, what: a line for each host that a change names. `now` is for events without a
+/// time.
 fn lines(event: &Event, now: SystemTime) -> String {
     let data: Value = serde_json::from_str(&event.data).unwrap_or_default();
     let rows = match event.kind.as_str() {
@@ -207,7 +209,7 @@ fn number(data: &Value, name: &str) -> u64 {
     data.get(name).and_then(Value::as_u64).unwrap_or(0)
 }
 
-/// As the daemon's log writes it, to the second.
+/// Writes a time as the daemon's log does, to the second.
 fn utc(time: SystemTime) -> String {
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
     let (days, second) = (since / 86_400, since % 86_400);

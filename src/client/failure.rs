@@ -16,10 +16,10 @@ use super::request::{ANSWER_BYTES_MAX, CONNECT_PATIENCE};
 /// Why a command is not done.
 #[derive(Debug, Error)]
 pub enum Failure {
-    /// Whoever read our output has enough of it. Nobody is left to tell, and nothing is wrong.
+    /// The reader of our output has closed it. Nobody is left to tell, and nothing is wrong.
     #[error("standard output is closed")]
     OutputClosed,
-    /// In the original's words, which scripts may compare.
+    /// A message in the original's words, which scripts may compare.
     #[error("{0}")]
     AsBefore(String),
     /// The daemon did not answer, or not as asked.
@@ -30,7 +30,7 @@ pub enum Failure {
     Command {
         /// Our exit code, which is its own.
         code: u8,
-        /// What went wrong, and how things are now.
+        /// Sentence that says what went wrong, and how things are now.
         why: String,
     },
     /// Anything else.
@@ -39,7 +39,7 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// What the program ends with.
+    /// Exit code of the program.
     pub fn exit_code(&self) -> u8 {
         match self {
             Failure::OutputClosed => 0,
@@ -48,7 +48,7 @@ impl Failure {
         }
     }
 
-    /// For what went wrong while writing to standard output.
+    /// The failure for an error while writing to standard output.
     pub fn of_output(error: io::Error) -> Failure {
         match error.kind() {
             io::ErrorKind::BrokenPipe => Failure::OutputClosed,
@@ -83,13 +83,13 @@ pub enum RequestError {
     /// The daemon says no.
     #[error("{}", refusal(.address, *.status, .message))]
     Refused { address: Address, status: StatusCode, message: String },
-    /// Somebody else answers there.
+    /// Another program answers at this address.
     #[error(
         "{address} is no management API: it answered {what}; expected the address of \
          bind_management, by default http://localhost:8042"
     )]
     Foreign { address: Address, what: String },
-    /// What was typed fits into no request.
+    /// Text that was typed and fits into no request.
     #[error("{0}")]
     Unsendable(String),
     /// An answer without a plausible end.
@@ -98,7 +98,7 @@ pub enum RequestError {
 }
 
 impl RequestError {
-    /// What it means for a change: an answer that is missing leaves open whether it was made.
+    /// The failure of a change: a missing answer leaves open whether the change was made.
     pub fn of_change(self) -> Failure {
         match self {
             RequestError::Silent { .. } | RequestError::CutOff { .. } => Failure::Other(format!(

@@ -15,7 +15,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// Read ahead of who prints; beyond it the daemon is made to wait, and drops what it must.
 const NEWS_MAX: usize = 64;
 
-/// What there is to tell.
+/// Message of the feed to its reader.
 #[derive(Debug)]
 pub enum News {
     Event(Event),
@@ -24,7 +24,7 @@ pub enum News {
         why: RequestError,
         pause: Duration,
     },
-    /// There is a connection again.
+    /// The connection is open again.
     Back,
 }
 
@@ -45,12 +45,12 @@ pub async fn open(
 }
 
 async fn connect(api: &Api, target: &str) -> Result<Answer, RequestError> {
-    // The daemon sends a comment each 15 s: when nothing comes for as long as an answer may take, it
-    // is gone.
+    // The daemon sends a comment each 15 s: when nothing comes for as long as an answer may take,
+    // it is gone.
     api.ask(Ask::get(target), "text/event-stream").await
 }
 
-/// Nobody receives any more.
+/// The reader of the feed is gone.
 struct Unheard;
 
 async fn follow(

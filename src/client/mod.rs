@@ -236,8 +236,8 @@ fn definition() -> clap::Command {
 fn completions(shell: Shell) -> String {
     let mut text = Vec::new();
     clap_complete::generate(shell, &mut definition(), "mantrid-client", &mut text);
-    // clap_complete 4.6 takes the hyphen of a program's name for the step to a command where it lists
-    // the commands' options, and not where it looks for them: bash would find none.
+    // clap_complete 4.6 takes the hyphen of a program's name for the step to a command where it
+    // lists the commands' options, and not where it looks for them: bash would find none.
     String::from_utf8_lossy(&text).replace("mantrid__subcmd__client", "mantrid__client")
 }
 

@@ -1,5 +1,5 @@
-//! What people and their scripts read: the tables of `list` and `stats`, whose first columns are the
-//! original's to the byte, and a rule in words. New columns go to the right.
+//! Output for people and their scripts: the tables of `list` and `stats`, whose first columns are
+//! the original's to the byte, and a rule in words. New columns go to the right.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -115,7 +115,7 @@ fn count(counters: &Value, names: &[&str]) -> u64 {
     value.and_then(Value::as_u64).unwrap_or(0)
 }
 
-/// What `stats` shows: the original's four, then ours.
+/// Columns of `stats`: the original's four, then ours.
 const COUNTERS: &[(&str, &[&str])] = &[
     ("OPEN", &["open_requests"]),
     ("COMPLETED", &["completed_requests"]),

@@ -31,7 +31,7 @@ const ERROR_BYTES_MAX: usize = 64 * 1024;
 /// Read from a file at once, and so the most that a request in flight has in memory.
 const PIECE_BYTES: usize = 64 * 1024;
 
-/// What is asked.
+/// A request to the API.
 pub struct Ask {
     pub method: Method,
     /// Path and query.
@@ -312,7 +312,7 @@ impl Answer {
         Ok(body)
     }
 
-    /// What an answer other than 200 says: its `message`, if it is the daemon's.
+    /// Reads why an answer is not 200: its `message`, if the answer is the daemon's.
     async fn into_refusal(mut self) -> RequestError {
         let (address, status) = (self.address.clone(), self.response.status());
         let body = self.whole(ERROR_BYTES_MAX).await.unwrap_or_default();
@@ -337,7 +337,7 @@ impl Fetched {
         serde_json::from_slice(&self.body).map_err(|error| self.foreign(&error))
     }
 
-    /// For a body that is JSON, but not what was asked for.
+    /// The error for a body that is JSON, but not of the form that was asked for.
     pub fn foreign(&self, error: &serde_json::Error) -> RequestError {
         let what = format!("JSON that is not what was asked for ({error})");
         RequestError::Foreign { address: self.address.clone(), what }

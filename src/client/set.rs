@@ -1,5 +1,5 @@
-//! `set HOST ACTION SUBDOMS [KEY=VALUE …]`: from words to a rule, checked in the original's order and
-//! refused in its words. What the values mean is the daemon's to judge.
+//! `set HOST ACTION SUBDOMS [KEY=VALUE …]`: from words to a rule, checked in the original's order
+//! and refused in its words. What the values mean is the daemon's to judge.
 
 use serde_json::{Map, Value, json};
 
@@ -9,7 +9,7 @@ const USAGE: &str = "Usage: set <hostname> <action> <subdoms> [option=value, ...
 
 pub const NO_HOST: &str = "You must supply a hostname.";
 
-/// What an action can't do without.
+/// Arguments that an action can't do without.
 const REQUIRED: &[(&str, &str)] = &[
     ("proxy", "backends"),
     ("static", "type"),

@@ -1,5 +1,5 @@
-//! `spin` and `flip`: a host's requests are held, and go on. What the host did before is kept in its rule,
-//! so anybody may flip it back, from anywhere, also after a restart of the daemon.
+//! `spin` and `flip`: a host's requests are held, and go on. What the host did before is kept in
+//! its rule, so anybody may flip it back, from anywhere, also after a restart of the daemon.
 
 use std::io::Write;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use super::print::plain;
 use super::request::{Api, Ask, Fetched, PATIENCE, Sending, encoded};
 use super::{print, print_json};
 
-/// So long a change is tried anew that somebody else was faster with: the table's ETag changes with every
+/// How long a change is tried anew while other changes win: the table's ETag changes with every
 /// change of any host.
 const TRY_FOR: Duration = Duration::from_secs(10);
 
@@ -40,7 +40,7 @@ pub async fn flip(api: &Api, host: &str, json: bool) -> Result<(), Failure> {
     print(|out| writeln!(out, "{}", requests(held)))
 }
 
-/// In words.
+/// Writes a number of requests in words.
 pub fn requests(held: u64) -> String {
     match held {
         0 => "no request was held".to_owned(),
@@ -94,8 +94,8 @@ pub async fn replace(
 /// The daemon waits for no longer.
 const DRAIN_MOST: Duration = Duration::from_secs(3600);
 
-/// The rule that holds the requests of a host whose rule is this one; of one that spins already with other
-/// limits.
+/// The rule that holds the requests of a host whose rule is this one; of one that spins already
+/// with other limits.
 pub fn held(rule: &Value, given: &Given<'_>) -> Value {
     let mut arguments = match is_spin(rule) {
         true => rule[1].clone(),

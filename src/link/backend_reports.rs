@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 /// A report of one shard about one backend.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(crate) enum BackendReport {
-    /// As many requests in a row as it takes failed at this backend.
+    /// Several requests in a row failed at this backend: enough to eject it.
     Failed { address: SocketAddr, how: Failure },
     /// The backend was reported to fail, and has answered a request since.
     Answered { address: SocketAddr },

@@ -1,11 +1,12 @@
-//! Counters that one shard alone writes and anybody may read: no locked instruction, no shared line.
+//! Counters that one shard alone writes and anybody may read: no locked instruction, no shared
+//! line.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::http::Refusal;
 
-/// What a shard counts.
+/// A count of a shard.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 #[repr(usize)]
 pub(crate) enum Counter {
@@ -65,13 +66,13 @@ pub(crate) enum Counter {
     Held,
     /// Times that a request was held.
     HeldTotal,
-    /// Those that were let go on.
+    /// Held requests that were let go on.
     HeldReleased,
-    /// Those whose time ran out.
+    /// Held requests whose time ran out.
     HeldTimedOut,
-    /// Those that there was no room for.
+    /// Requests that were to be held, and that there was no room for.
     HeldRefused,
-    /// Those whose client left.
+    /// Held requests whose client left.
     HeldLeft,
 }
 
@@ -106,7 +107,7 @@ impl Shed {
         (Shed::Queue, "backend_queue"),
     ];
 
-    /// Of connections, and not of requests.
+    /// Reasons that concern connections, and not requests.
     pub(crate) const CONNECTIONS: [Shed; 4] =
         [Shed::Room, Shed::Descriptors, Shed::Source, Shed::Stranger];
 }
@@ -120,7 +121,7 @@ pub(crate) struct Counters {
     counts: [AtomicU64; COUNTERS],
     refusals: [AtomicU64; REFUSALS],
     shed: [AtomicU64; Shed::ALL.len()],
-    /// By [`HELD_BOUNDS`], one above, and the sum in milliseconds.
+    /// Classes by [`HELD_BOUNDS`], one above, and the sum in milliseconds.
     held_times: [AtomicU64; HELD_BOUNDS.len() + 2],
 }
 
@@ -137,7 +138,7 @@ impl Default for Counters {
 }
 
 impl Counters {
-    /// By the owning shard only: a load and a store, not a locked add.
+    /// Adds to a count. Called by the owning shard only: a load and a store, not a locked add.
     pub(crate) fn add(&self, counter: Counter, n: u64) {
         add(&self.counts[counter as usize], n);
     }
@@ -179,7 +180,7 @@ impl Counters {
         }
     }
 
-    /// By the owning shard only: what is a number now, not a sum.
+    /// Sets a count that is a number now, not a sum. Called by the owning shard only.
     pub(crate) fn set(&self, counter: Counter, n: u64) {
         self.counts[counter as usize].store(n, Ordering::Relaxed);
     }

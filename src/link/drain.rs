@@ -1,5 +1,6 @@
 //! The question whether backends that were removed from a rule still have requests of it under way.
-//! Each shard answers for itself, again whenever its answer changes; control waits until all say none.
+//! Each shard answers for itself, again whenever its answer changes; control waits until all say
+//! none.
 
 use std::io;
 use std::net::SocketAddr;
@@ -8,16 +9,16 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::Waker;
 
-/// Not answered yet.
+/// Mark of a shard that has not answered yet.
 const UNKNOWN: u32 = u32::MAX;
 
 /// One such question.
 pub(crate) struct Drain {
     /// The key of the rule.
     pub(crate) rule: u64,
-    /// What was removed from it.
+    /// Backends that were removed from the rule.
     pub(crate) backends: Vec<SocketAddr>,
-    /// For each shard: requests under way at each backend, and those that have not got one yet but
+    /// Requests of each shard under way at each backend, and those that have not got one yet but
     /// were routed by the rule as it was.
     under_way: Vec<AtomicU32>,
     waker: Waker,
@@ -30,7 +31,7 @@ impl Drain {
         Ok(Drain { rule, backends, under_way, waker: Waker::new()? })
     }
 
-    /// By a shard: how many there are, at each backend and, behind those, at none yet.
+    /// Says how many requests of a shard are at each backend and, behind those, at none yet.
     pub(crate) fn answer(&self, shard: usize, counts: impl Iterator<Item = u32>) {
         let from = shard * (self.backends.len() + 1);
         for (cell, count) in self.under_way[from..].iter().zip(counts) {

@@ -1,9 +1,9 @@
 //! A limit on the connections to one backend that holds across all shards.
 //!
-//! A gate counts the connections that are open, idle ones included: a backend with one worker is busy
-//! with an idle keep-alive connection too. A shard that finds it shut notes that it waits and is woken
-//! when a connection closes; shards that keep idle ones are asked to let go of them. Only rules with
-//! `max_connections` use gates: nothing here is on anybody else's path.
+//! A gate counts the connections that are open, idle ones included: a backend with one worker is
+//! busy with an idle keep-alive connection too. A shard that finds it shut notes that it waits and
+//! is woken when a connection closes; shards that keep idle ones are asked to let go of them. Only
+//! rules with `max_connections` use gates: nothing here is on anybody else's path.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

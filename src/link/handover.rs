@@ -1,12 +1,12 @@
-//! Client connections on their way to another process, or from one: between two requests, or held. What the
-//! client has sent so far goes with them.
+//! Client connections on their way to another process, or from one: between two requests, or held.
+//! What the client has sent so far goes with them.
 
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What is spoken where clients connect.
+/// Protocol of a listener.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Speaks {
     /// HTTP; with `trusted` that of a TLS terminator, whose forwarding fields are believed.
@@ -21,12 +21,12 @@ pub(crate) enum Speaks {
 #[derive(Debug)]
 pub(crate) struct Handed {
     pub(crate) socket: OwnedFd,
-    /// Whose it is: behind the PROXY protocol not whoever is connected.
+    /// Address of the client: behind the PROXY protocol not that of the connected peer.
     pub(crate) peer: IpAddr,
     pub(crate) port: u16,
     pub(crate) speaks: Speaks,
     /// Received, and not acted on yet.
     pub(crate) bytes: Vec<u8>,
-    /// For how long it has been held; `None`: it is not.
+    /// Time that the request has been held; `None`: it is not held.
     pub(crate) held: Option<Duration>,
 }

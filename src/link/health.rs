@@ -1,5 +1,5 @@
-//! Backends that are down, as control tells the shards: a set that is replaced whole, and nearly always
-//! empty. A request looks at one flag; only when that is set, at the set.
+//! Backends that are down, as control tells the shards: a set that is replaced whole, and nearly
+//! always empty. A request looks at one flag; only when that is set, at the set.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -10,8 +10,8 @@ use arc_swap::ArcSwap;
 
 type Addresses = HashSet<SocketAddr, foldhash::fast::RandomState>;
 
-/// What requests pass over while there is something else. Shards read it, control alone replaces it,
-/// and nobody need be woken: the next request sees it.
+/// Backends that requests pass over while there are others. Shards read the set, control replaces
+/// it, and nobody need be woken: the next request sees it.
 #[derive(Default)]
 pub(crate) struct Down {
     any: AtomicBool,
@@ -22,7 +22,8 @@ impl Down {
     /// Whether every backend is well, as far as is known.
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
-        // Nothing hangs on the order: who comes a moment too early passes over what he passed over before.
+        // Nothing hangs on the order: who comes a moment too early passes over what he passed over
+        // before.
         !self.any.load(Ordering::Relaxed)
     }
 
@@ -30,7 +31,7 @@ impl Down {
         !self.is_empty() && self.addresses.load().contains(&backend)
     }
 
-    /// By control: these, and no others.
+    /// Replaces the set. Called by control only.
     pub(crate) fn publish(&self, backends: impl Iterator<Item = SocketAddr>) {
         let addresses: Addresses = backends.collect();
         let any = !addresses.is_empty();

@@ -1,8 +1,8 @@
-//! What a shard and control say to each other of requests that are held. A held request stays on its shard;
+//! Messages between a shard and control about held requests. A held request stays on its shard;
 //! control knows only that it waits, for what, and since when, and says when it may go on.
 //!
-//! Neither side waits for the other. The queues have no bound of their own: a connection has one request
-//! held at most, and connections are bounded.
+//! Neither side waits for the other. The queues have no bound of their own: a connection has one
+//! request held at most, and connections are bounded.
 
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
@@ -20,14 +20,14 @@ use crate::table::Scheme;
 pub(crate) type Ticket = u64;
 /// Position in the order in which requests began to wait, on all shards.
 pub(crate) type Place = u64;
-/// Of the first request that this process has held. Before it are those that it took over, by how long they have
-/// waited, in nanoseconds.
+/// Rank of the first request that this process has held. Before it are those that it took over, by
+/// how long they have waited, in nanoseconds.
 pub(crate) const PLACE_FIRST: Place = 1 << 62;
 
 /// Why a request is held.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Why {
-    /// Its rule is `spin`.
+    /// The rule of the request is `spin`.
     Spin,
     /// No backend of its rule can be reached, and the rule has `hold`.
     NoBackend,
@@ -43,34 +43,34 @@ pub(crate) struct Waits {
     pub(crate) why: Why,
     /// The one it had, if it was let go before and has to wait again.
     pub(crate) place: Option<Place>,
-    /// For this host, in canonical form.
+    /// Host of the request, in canonical form.
     pub(crate) host: Box<str>,
     pub(crate) scheme: Scheme,
     pub(crate) source: IpAddr,
 }
 
-/// What a shard reports.
+/// Report of a shard about a request.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Report {
     Waits(Waits),
-    /// It waits no more: its client left, or its time is over.
+    /// The request waits no more: its client left, or its time is over.
     Left {
         shard: usize,
         ticket: Ticket,
     },
 }
 
-/// What control answers.
+/// Decision of control about a held request.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Word {
-    /// It may go on, by the table as it is now.
+    /// The request may go on, by the table as it is now.
     Go(Place),
-    /// Too many wait already.
+    /// Too many requests wait already.
     Full,
 }
 
-/// Rules and hosts whose requests must go behind others that wait, and how long they may: nearly always
-/// none. Shards read it, control alone replaces it.
+/// Rules and hosts whose requests must go behind others that wait, and how long they may: nearly
+/// always none. Shards read it, control alone replaces it.
 #[derive(Default)]
 pub(crate) struct Lines {
     any: AtomicBool,
@@ -80,8 +80,8 @@ pub(crate) struct Lines {
 impl Lines {
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
-        // The table is published after the lines that it makes necessary, with a release: whoever is
-        // routed by the one sees the other.
+        // The table is published after the lines that it makes necessary, with a release: whoever
+        // is routed by the one sees the other.
         !self.any.load(Ordering::Acquire)
     }
 
@@ -94,7 +94,7 @@ impl Lines {
         keys.iter().find_map(|key| waits.get(key).copied())
     }
 
-    /// By control: these, and no others.
+    /// Replaces all lines. Called by control only.
     pub(crate) fn publish(&self, waits: ByKey<Duration>) {
         let any = !waits.is_empty();
         self.waits.store(Arc::new(waits));

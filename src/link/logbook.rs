@@ -1,6 +1,7 @@
-//! Lines on their way from the shards to the access log. Each shard has a page of its own that it writes on
-//! and that the log's writer takes away from time to time; neither waits for the other: a line that finds its
-//! page full, or just being taken away, is kept back for a moment, or dropped and counted.
+//! Lines on their way from the shards to the access log. Each shard has a page of its own that it
+//! writes on and that the log's writer takes away from time to time; neither waits for the other: a
+//! line that finds its page full, or just being taken away, is kept back for a moment, or dropped
+//! and counted.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, TryLockError};
@@ -35,7 +36,8 @@ impl Logbook {
         self.is_on.store(on, Ordering::Relaxed);
     }
 
-    /// Puts lines on a shard's page and leaves `lines` empty; `false`: not now, or there is no room.
+    /// Puts lines on a shard's page and leaves `lines` empty; `false`: not now, or there is no
+    /// room.
     pub(crate) fn write(&self, shard: usize, lines: &mut Vec<u8>) -> bool {
         let Some(Page(page)) = self.pages.get(shard) else { return false };
         let mut page = match page.try_lock() {
@@ -58,7 +60,7 @@ impl Logbook {
         std::mem::swap(&mut *page, empty);
     }
 
-    /// By the writer.
+    /// Counts lines that the writer could not write.
     pub(crate) fn add_lost(&self, lines: u64) {
         self.lost.fetch_add(lines, Ordering::Relaxed);
     }

@@ -45,7 +45,7 @@ pub(crate) use slots::{
 pub(crate) use sources::Sources;
 pub(crate) use tuning::{Timeouts, Tuning};
 
-/// What every shard reads and only the control shard replaces.
+/// State that every shard reads and only the control shard replaces.
 pub(crate) struct Published {
     pub(crate) snapshot: ArcSwap<Snapshot>,
     pub(crate) pages: ArcSwap<Pages>,
@@ -66,7 +66,7 @@ impl Published {
     }
 }
 
-/// What all shards count together.
+/// Limits and logs that all shards share.
 pub(crate) struct Together {
     pub(crate) gates: Gates,
     pub(crate) rates: Rates,
@@ -78,14 +78,14 @@ pub(crate) struct Together {
 #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Debug)]
 #[repr(u8)]
 pub(crate) enum Stop {
-    /// It is not.
+    /// The shard serves.
     No = 0,
-    /// Another process takes over: no new connections, and those that are held or between two requests go
-    /// there; ends when the last one did.
+    /// Another process takes over: no new connections, and those that are held or between two
+    /// requests go there; ends when the last one did.
     HandOver = 1,
     /// No new connections; answers say `Connection: close`; ends when the last one did.
     Drain = 2,
-    /// At once.
+    /// The shard ends at once.
     Now = 3,
 }
 
@@ -111,7 +111,7 @@ impl Waker {
     }
 }
 
-/// What one shard and control have between them.
+/// State that one shard and control share.
 struct Shared {
     stop: AtomicU8,
     waker: Waker,
@@ -215,8 +215,8 @@ struct ShardHandle {
 }
 
 impl ShardHandle {
-    /// Sends a message, which the shard takes when it is woken. A shard that has ended takes none: it
-    /// holds nothing, has nothing under way, and the client of a connection sees that closed.
+    /// Sends a message, which the shard takes when it is woken. A shard that has ended takes none:
+    /// it holds nothing, has nothing under way, and the client of a connection sees that closed.
     fn send(&self, message: ToShard) {
         let _ = self.messages.send(message);
     }
@@ -253,7 +253,7 @@ impl ControlEnd {
         self.counters().map(|counters| counters.get(counter)).sum()
     }
 
-    /// Those of each shard.
+    /// The counters of each shard.
     pub(crate) fn counters(&self) -> impl ExactSizeIterator<Item = &Counters> {
         self.shards.iter().map(|shard| &shard.shared.counters)
     }

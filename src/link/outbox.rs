@@ -1,5 +1,6 @@
-//! A mailbox from all shards to control: a queue, and an eventfd that tells the reader of it. A shard
-//! never waits for room; a message that does not fit is refused, and the sender decides what to do.
+//! A mailbox from all shards to control: a queue, and an eventfd that tells the reader of it. A
+//! shard never waits for room; a message that does not fit is refused, and the sender decides what
+//! to do.
 
 use std::io;
 use std::os::fd::OwnedFd;

@@ -1,6 +1,7 @@
-//! A limit on what passes in a second that holds across all shards: the generic cell rate algorithm (ITU-T
-//! I.371; nginx's `limit_req` with a burst does the same). After a quiet second a whole second's worth may
-//! pass at once; from then on it comes at the even pace. One word says it all, so no shard waits for another.
+//! A limit on what passes in a second that holds across all shards: the generic cell rate algorithm
+//! (ITU-T I.371; nginx's `limit_req` with a burst does the same). After a quiet second a whole
+//! second's worth may pass at once; from then on it comes at the even pace. One word says it all,
+//! so no shard waits for another.
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
@@ -12,7 +13,8 @@ use crate::limits;
 
 const SECOND: u64 = 1_000_000_000;
 
-/// What has passed of one rule: when, in nanoseconds, all of it would have come at the even pace.
+/// Requests of one rule that have passed: the time, in nanoseconds, at which all of them would have
+/// come at the even pace.
 #[derive(Default)]
 pub(crate) struct Rate(AtomicU64);
 
@@ -33,7 +35,8 @@ impl Rate {
     }
 }
 
-/// The rates of all rules that have a limit. The lock is taken when a shard meets one for the first time.
+/// The rates of all rules that have a limit. The lock is taken when a shard meets one for the first
+/// time.
 pub(crate) struct Rates {
     rates: Mutex<HashMap<u64, Arc<Rate>>>,
     epoch: Instant,
@@ -44,7 +47,7 @@ impl Rates {
         Rates { rates: Mutex::default(), epoch: Instant::now() }
     }
 
-    /// That of the rule with this key.
+    /// The rate of the rule with this key.
     pub(crate) fn get(&self, rule: u64, now: Instant) -> Arc<Rate> {
         let mut rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
         if limits::RATES_KEPT <= rates.len() && !rates.contains_key(&rule) {

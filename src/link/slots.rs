@@ -1,10 +1,11 @@
 //! Counters of hosts and of backends, of which a shard has as many as it meets: slots that it alone
 //! writes and control reads at any time, without a lock on either side.
 //!
-//! A slot is live while the shard counts in it. One that was idle for long is retired: the shard writes
-//! it no more, control takes its numbers over and frees it for the next host. So a shard's memory is
-//! bounded by what is busy, not by what was ever asked for, and no number is lost or seen twice.
-//! Slots lie in pages that double in size and never move: a page is made once and then only read.
+//! A slot is live while the shard counts in it. One that was idle for long is retired: the shard
+//! writes it no more, control takes its numbers over and frees it for the next host. So a shard's
+//! memory is bounded by what is busy, not by what was ever asked for, and no number is lost or seen
+//! twice. Slots lie in pages that double in size and never move: a page is made once and then only
+//! read.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
@@ -45,8 +46,8 @@ pub(crate) enum BackendCount {
     Failures,
 }
 
-/// A histogram of times in a slot of either kind: a class for each of [`TIME_BOUNDS`], one above, and
-/// the sum in microseconds.
+/// A histogram of times in a slot of either kind: a class for each of [`TIME_BOUNDS`], one above,
+/// and the sum in microseconds.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 #[repr(usize)]
 pub(crate) enum SlotTime {
@@ -93,7 +94,7 @@ const _: () = assert!(BackendCount::Failures as usize + 1 == ANSWERS);
 const _: () = assert!(ANSWERS + CLASSES == SlotTime::Connect as usize);
 const _: () = assert!(SlotTime::Connect as usize + TIMES == SlotTime::Response as usize);
 
-/// Whose counters they are: a host's key, or a backend's address in two words and the port.
+/// Owner of a slot: a host's key, or a backend's address in two words and the port.
 pub(crate) type Id = [u64; 3];
 
 const FREE: u64 = 0;
@@ -112,20 +113,20 @@ pub(crate) struct Slot {
 const _: () = assert!(size_of::<Slot>() == 256);
 
 impl Slot {
-    /// By the owning shard only: a load and a store, not a locked add.
+    /// Adds to a cell. Called by the owning shard only: a load and a store, not a locked add.
     #[inline]
     fn add_at(&self, at: usize, n: u64) {
         let cell = &self.counts[at];
         cell.store(cell.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
     }
 
-    /// By the owning shard only.
+    /// Adds to a count. Called by the owning shard only.
     #[inline]
     pub(crate) fn add(&self, count: impl SlotIndex, n: u64) {
         self.add_at(count.index(), n);
     }
 
-    /// By the owning shard only.
+    /// Subtracts from a count. Called by the owning shard only.
     #[inline]
     pub(crate) fn sub(&self, count: impl SlotIndex, n: u64) {
         self.add_at(count.index(), n.wrapping_neg());
@@ -153,7 +154,7 @@ impl Slot {
         self.counts[count.index()].load(Ordering::Relaxed)
     }
 
-    /// By the owning shard only: what is a number now, not a sum.
+    /// Sets a count that is a number now, not a sum. Called by the owning shard only.
     pub(crate) fn set(&self, count: impl SlotIndex, n: u64) {
         self.counts[count.index()].store(n, Ordering::Relaxed);
     }
@@ -209,7 +210,7 @@ impl Sums {
         pairs.for_each(|(sum, n)| *sum = sum.wrapping_sub(*n));
     }
 
-    /// In place, in few bytes: which numbers are not 0, then these, seven bits a byte.
+    /// Packs the numbers into few bytes: which are not 0, then these, seven bits a byte.
     pub(crate) fn pack(&self) -> Box<[u8]> {
         let mut bytes = vec![0; 4];
         let mut present = 0_u32;
@@ -226,7 +227,7 @@ impl Sums {
         bytes.into_boxed_slice()
     }
 
-    /// What [`Sums::pack`] made.
+    /// Reads the bytes that [`Sums::pack`] made.
     pub(crate) fn unpack(bytes: &[u8]) -> Sums {
         let mut sums = Sums::default();
         let Some((present, rest)) = bytes.split_first_chunk::<4>() else { return sums };
@@ -246,7 +247,7 @@ impl Sums {
     }
 }
 
-/// In the first page; each further one has twice as many as the one before.
+/// Slots of the first page; each further page has twice as many as the one before.
 const FIRST_PAGE: u32 = 64;
 const PAGES: usize = (limits::SLOTS_MAX / FIRST_PAGE).ilog2() as usize + 1;
 
@@ -254,7 +255,7 @@ const PAGES: usize = (limits::SLOTS_MAX / FIRST_PAGE).ilog2() as usize + 1;
 #[derive(Default)]
 pub(crate) struct Slots {
     pages: [OnceLock<Box<[Slot]>>; PAGES],
-    /// Those below this were live at some time.
+    /// Slots below this index were live at some time.
     used: AtomicU32,
 }
 
@@ -275,7 +276,7 @@ impl Slots {
         self.pages.get(page)?.get()?.get(at)
     }
 
-    /// By the owning shard: makes a slot that is free its own. Those past the end are free.
+    /// Makes a free slot that of `id`; slots past the end are free. Called by the owning shard.
     pub(crate) fn open(&self, index: u32, id: Id) {
         let (page, at) = place(index);
         let size = (FIRST_PAGE as usize) << page;
@@ -288,13 +289,13 @@ impl Slots {
         self.used.fetch_max(index + 1, Ordering::Release);
     }
 
-    /// By the owning shard: the slot, if it is live, and whose it is.
+    /// The slot, if it is live, and its owner. Called by the owning shard.
     pub(crate) fn live(&self, index: u32) -> Option<(&Slot, Id)> {
         let slot = self.get(index)?;
         (slot.phase.load(Ordering::Relaxed) == LIVE).then(|| (slot, slot.id()))
     }
 
-    /// By the owning shard: writes it no more.
+    /// Retires a slot: the shard writes it no more. Called by the owning shard.
     pub(crate) fn retire(&self, index: u32) {
         if let Some(slot) = self.get(index) {
             slot.phase.store(RETIRED, Ordering::Release);
@@ -311,7 +312,7 @@ impl Slots {
         (0..used).filter_map(|index| Some((index as usize, self.get(index)?)))
     }
 
-    /// By control: the numbers of slots that were retired, each for the last time.
+    /// Takes the numbers of slots that were retired, each for the last time. Called by control.
     pub(crate) fn take_retired(&self, mut take: impl FnMut(usize, Id, Sums)) {
         for (index, slot) in self.each() {
             if slot.phase.load(Ordering::Acquire) == RETIRED {
@@ -321,7 +322,7 @@ impl Slots {
         }
     }
 
-    /// By control: every slot that has numbers, retired or not.
+    /// Visits every slot that has numbers, retired or not. Called by control.
     pub(crate) fn look(&self, mut see: impl FnMut(usize, Id, &Slot)) {
         for (index, slot) in self.each() {
             if slot.phase.load(Ordering::Acquire) != FREE {
@@ -331,7 +332,7 @@ impl Slots {
     }
 }
 
-/// By a key, which is a hash already, and one that nobody outside can foresee.
+/// A map by a key that is a hash already, and one that nobody outside can foresee.
 pub(crate) type ByKey<V> = HashMap<u64, V, BuildHasherDefault<KeyHasher>>;
 /// Keys, likewise.
 pub(crate) type KeySet = HashSet<u64, BuildHasherDefault<KeyHasher>>;

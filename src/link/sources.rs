@@ -1,12 +1,12 @@
-//! How many connections each client address has, on all shards together. Asked when a connection begins and
-//! when it ends, and only where there is a limit: on no request's way.
+//! How many connections each client address has, on all shards together. Asked when a connection
+//! begins and when it ends, and only where there is a limit: on no request's way.
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Mutex, PoisonError};
 
-/// So that shards seldom want the same lock.
+/// Number of locks, so that shards seldom want the same one.
 const PARTS: usize = 64;
 
 type Part = Mutex<HashMap<IpAddr, u32, foldhash::fast::RandomState>>;
@@ -54,7 +54,8 @@ impl Sources {
     }
 }
 
-/// An IPv6 subscriber has a network of 64 bits, and as many addresses as there are in it (RFC 6177).
+/// An IPv6 subscriber has a network of 64 bits, and as many addresses as there are in it (RFC
+/// 6177).
 fn network(source: IpAddr) -> IpAddr {
     match source.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),

@@ -1,4 +1,4 @@
-//! What an operator may change while shards run: a reload publishes another one.
+//! Settings that an operator may change while shards run: a reload publishes new ones.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -6,13 +6,13 @@ use std::time::Duration;
 /// HAProxy's names and meanings.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Timeouts {
-    /// From the first byte of a head (or a connection's start) to its end.
+    /// Time from the first byte of a head (or a connection's start) to its end.
     pub(crate) http_request: Duration,
     /// Between a response and the next request.
     pub(crate) http_keep_alive: Duration,
     /// A client that should send or take bytes and does not.
     pub(crate) client: Duration,
-    /// To open a connection to a backend, and to wait for a place in its queue.
+    /// Time to open a connection to a backend, and to wait for a place in its queue.
     pub(crate) connect: Duration,
     /// A backend that should answer, send or take bytes and does not.
     pub(crate) server: Duration,
@@ -20,7 +20,7 @@ pub(crate) struct Timeouts {
     pub(crate) tunnel: Duration,
 }
 
-/// Of one shard.
+/// Settings of one shard.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Tuning {
     pub(crate) timeouts: Timeouts,

@@ -38,7 +38,7 @@ const fn column(
     Column { title, columns, sort, cell }
 }
 
-/// In the order of their worth: a narrow terminal lacks the last ones.
+/// Columns in the order of their worth: a narrow terminal lacks the last ones.
 const COLUMNS: &[Column] = &[
     column("REQ/S", 9, Some(Sort::Requests), |host| figure(host.requests_rate)),
     column("OPEN", 7, Some(Sort::Open), |host| number(host.open)),
@@ -52,7 +52,7 @@ const COLUMNS: &[Column] = &[
     column("2XX", 7, None, |host| number(host.answers[0])),
 ];
 
-/// Where everything goes.
+/// Areas of the screen.
 pub struct Places {
     title: Rect,
     totals: Rect,
@@ -127,7 +127,7 @@ fn totals(screen: &Screen) -> Line<'_> {
     Line::from(spans)
 }
 
-/// What is wrong, if anything is.
+/// Line that says what is wrong, if anything is.
 fn state(screen: &Screen) -> Line<'_> {
     let down = &screen.traffic.down;
     match (&screen.lost, down.len()) {
@@ -167,7 +167,7 @@ fn gauge(index: usize, shard: &Shard) -> [Span<'static>; 4] {
     ]
 }
 
-/// Which columns fit, and how wide the name is then.
+/// Columns that fit, and the width that is left for the name.
 fn columns_for(width: u16) -> (&'static [Column], usize) {
     let mut left = width.saturating_sub(NAME_COLUMNS_MIN);
     let mut count = 0;
@@ -248,7 +248,7 @@ fn figure(value: f64) -> String {
     scaled(value, 1000.0, &["", "k", "M", "G", "T", "P"])
 }
 
-/// The same in bytes: 0B, 1.5K, 12.0M.
+/// Writes a number of bytes: 0B, 1.5K, 12.0M.
 fn bytes(value: f64) -> String {
     scaled(value, 1024.0, &["B", "K", "M", "G", "T", "P"])
 }

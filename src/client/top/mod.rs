@@ -46,7 +46,7 @@ pub async fn run(api: &Api, hosts: u32, json: bool) -> Result<(), Failure> {
     done
 }
 
-/// What asks a program to end, and must not leave the terminal in disorder.
+/// Signals that ask the program to end, and must not leave the terminal in disorder.
 struct Signals {
     terminate: Signal,
     hang_up: Signal,

@@ -1,4 +1,4 @@
-//! What `top` knows and how keys change it. No terminal and no clock: events and keys go in, the
+//! State of `top`, and how keys change it. No terminal and no clock: events and keys go in, the
 //! drawing reads it.
 
 use std::cmp::Reverse;
@@ -24,7 +24,7 @@ pub struct Host {
     pub open: u64,
     pub held: u64,
     pub completed: u64,
-    /// By class, from 2xx on.
+    /// Responses by class, from 2xx on.
     pub answers: [u64; 4],
 }
 
@@ -50,7 +50,7 @@ impl Host {
 pub struct Shard {
     pub requests_rate: f64,
     pub open_connections: u64,
-    /// From 0 to 1.
+    /// Share of its time that the shard was busy, from 0 to 1.
     pub busy: f64,
 }
 
@@ -97,7 +97,7 @@ fn rate(value: &Value, name: &str) -> f64 {
     if rate.is_finite() { rate.max(0.0) } else { 0.0 }
 }
 
-/// What the hosts are sorted by: the largest first, names in their order.
+/// Order of the hosts: the largest first, names in their order.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Sort {
     Requests,
