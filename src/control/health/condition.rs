@@ -1,17 +1,17 @@
 //! Whether one backend is well, from what its probes find and shards report: no clock, no sockets.
 //!
-//! A backend may be probed in several ways at once (rules differ in their `check`, or it was ejected
-//! besides). Each has its own verdict; the backend is well if all of them say so.
+//! A backend may be probed in several ways at once (rules differ in their `check`, or it was
+//! ejected besides). Each has its own verdict; the backend is well if all of them say so.
 
 use std::time::Duration;
 
 use super::probe::Finding;
 use crate::limits;
 
-/// What is known of a backend.
+/// State of a backend, as far as it is known.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(in crate::control) enum State {
-    /// It is to be probed and was not yet; counts as up.
+    /// The backend is to be probed and was not yet; it counts as up.
     Unknown,
     /// All of its probes say so.
     Up,
@@ -37,25 +37,25 @@ impl State {
     }
 }
 
-/// What a row of probes says (HAProxy's `rise` and `fall`). It is up until probes say otherwise: the
-/// first one alone, later ones when enough of them failed in a row.
+/// Verdict of a row of probes (HAProxy's `rise` and `fall`). A backend is up until probes say
+/// otherwise: the first one alone, later ones when enough of them failed in a row.
 #[derive(Copy, Clone, Debug)]
 pub(super) struct Verdict {
     is_up: bool,
     is_asked: bool,
     /// Probes in a row that say the opposite.
     against: u32,
-    /// So many of them turn it up.
+    /// Successes in a row that turn the backend up.
     rise: u32,
 }
 
 impl Verdict {
-    /// Of a rule's `check`.
+    /// The verdict of a rule's `check`.
     pub(super) fn of_check() -> Verdict {
         Verdict { is_up: true, is_asked: false, against: 0, rise: limits::CHECK_RISE }
     }
 
-    /// Of a backend that was ejected and is not checked otherwise.
+    /// The verdict on a backend that was ejected and is not checked otherwise.
     pub(super) fn of_ejected() -> Verdict {
         Verdict { is_up: false, is_asked: true, against: 0, rise: 1 }
     }
@@ -85,7 +85,7 @@ impl Verdict {
         Some(std::mem::take(&mut self.against))
     }
 
-    /// Until the next probe: sooner when it is about to turn.
+    /// Pause until the next probe: shorter when the verdict is about to turn.
     pub(super) fn pause(&self) -> Duration {
         match (self.is_up, self.against) {
             (_, 1..) => limits::CHECK_SOON,
@@ -98,9 +98,9 @@ impl Verdict {
 /// One backend.
 #[derive(Debug)]
 pub(super) struct Condition {
-    /// By the probe's number; few, nearly always one.
+    /// Verdicts by the number of the probe; few, nearly always one.
     verdicts: Vec<(u64, Verdict)>,
-    /// It is down because requests failed.
+    /// The backend is down because requests failed.
     is_ejected: bool,
     pub(super) reason: String,
 }
@@ -131,7 +131,7 @@ impl Condition {
         before != self.state()
     }
 
-    /// Whether it is probed at all.
+    /// Whether the backend is probed at all.
     pub(super) fn is_probed(&self) -> bool {
         !self.verdicts.is_empty()
     }

@@ -1,8 +1,9 @@
-//! Health of backends: those whose rules have a `check` are probed all the time, those that failed requests
-//! until they are back. What is found is published to the shards, logged, and told.
+//! Health of backends: those whose rules have a `check` are probed all the time, those that failed
+//! requests until they are back. What is found is published to the shards, logged, and told.
 //!
-//! `watch` knows what to probe and when, `condition` what the outcomes mean, `probe` makes one probe; here
-//! they are run, on the control shard. Without a `check` and a failure nothing of it ever runs.
+//! `watch` knows what to probe and when, `condition` what the outcomes mean, `probe` makes one
+//! probe; here they are run, on the control shard. Without a `check` and a failure nothing of it
+//! ever runs.
 
 mod condition;
 mod probe;
@@ -31,7 +32,7 @@ use watch::{Now, Watch};
 pub(super) use condition::State;
 pub(super) use watch::{HealthChange, Standing};
 
-/// What others tell of rules, and ask of backends.
+/// Access for others: they tell of rules, and ask about backends.
 #[derive(Clone)]
 pub(super) struct Health {
     watch: Arc<Mutex<Watch>>,
@@ -39,7 +40,7 @@ pub(super) struct Health {
 }
 
 impl Health {
-    /// With what these rules ask for.
+    /// Begins with the checks of these rules.
     pub(super) fn new(table: &Snapshot) -> Health {
         let mut watch = Watch::default();
         let now = now();
@@ -60,7 +61,8 @@ impl Health {
         self.asked_for.notify_one();
     }
 
-    /// Requests wait for these backends: they are down until a probe finds them well, and probed often.
+    /// Requests wait for these backends: they are down until a probe finds them well, and probed
+    /// often.
     pub(super) fn want(&self, backends: HashSet<SocketAddr>) {
         self.lock().want(backends, now());
         self.asked_for.notify_one();
@@ -71,7 +73,7 @@ impl Health {
         self.lock().states()
     }
 
-    /// Those that requests pass over.
+    /// Backends that requests pass over.
     pub(super) fn down(&self) -> Vec<SocketAddr> {
         let mut down: Vec<SocketAddr> = self.lock().down().collect();
         down.sort_unstable();
@@ -97,7 +99,7 @@ pub(super) struct Prober {
 }
 
 impl Prober {
-    /// Within a tokio runtime.
+    /// Makes the prober; must be called within a tokio runtime.
     pub(super) fn new(
         health: Health,
         shards: ControlEnd,
@@ -117,7 +119,7 @@ impl Prober {
         })
     }
 
-    /// For ever; `on_change` is told of each backend that goes or comes back.
+    /// Runs for ever; `on_change` is told of each backend that goes or comes back.
     pub(super) async fn run(&mut self, mut on_change: impl FnMut(&HealthChange)) -> Infallible {
         loop {
             self.step().await;
@@ -125,7 +127,8 @@ impl Prober {
         }
     }
 
-    /// The next thing that happens: a probe is due or has ended, a shard has news, a rule was changed.
+    /// The next thing that happens: a probe is due or has ended, a shard has news, a rule was
+    /// changed.
     async fn step(&mut self) {
         let next = self.start_probes();
         let asked_for = self.health.asked_for.clone();

@@ -1,5 +1,6 @@
-//! One probe of one backend: a connection, or a GET and the status of its answer. Nothing that comes is
-//! trusted: a head is read up to a bound, by the same parser as any answer, and nothing behind it.
+//! One probe of one backend: a connection, or a GET and the status of its answer. Nothing that
+//! comes is trusted: a head is read up to a bound, by the same parser as any answer, and nothing
+//! behind it.
 
 use std::fmt;
 use std::io;
@@ -159,7 +160,8 @@ mod tests {
     use super::*;
     use tokio::net::TcpListener;
 
-    /// What a probe finds at a backend that answers with these bytes and closes; and what it was asked.
+    /// What a probe finds at a backend that answers with these bytes and closes; and what it was
+    /// asked.
     fn found(probe: Probe, answer: &'static [u8]) -> (Finding, String) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         runtime.expect("a runtime").block_on(async {

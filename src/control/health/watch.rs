@@ -1,5 +1,5 @@
-//! Which backends are probed, how, and when: kept up to date rule by rule and failure by failure. Pure:
-//! clock and chance are arguments, and whoever owns this makes the probes.
+//! Plan of the probes: backends, kind and time, kept up to date rule by rule and failure by
+//! failure. Pure: clock and chance are arguments, and whoever owns this makes the probes.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet};
@@ -28,7 +28,7 @@ pub(in crate::control) struct HealthChange {
     pub(in crate::control) reason: String,
 }
 
-/// What is known of a backend that is probed.
+/// Standing of a backend that is probed.
 #[derive(Clone, Debug)]
 pub(in crate::control) struct Standing {
     pub(in crate::control) backend: SocketAddr,
@@ -44,7 +44,7 @@ struct Checked {
     check: Check,
 }
 
-/// Where it is.
+/// Location of a probed backend.
 enum Place {
     Address(SocketAddr),
     Name(Arc<Name>),
@@ -66,7 +66,7 @@ impl Use {
         }
     }
 
-    /// Whether it is elsewhere than it is probed.
+    /// Whether the backend has moved away from the address that is probed.
     fn has_moved(&self) -> bool {
         !self.probes.iter().map(|(address, _)| *address).eq(self.addresses())
     }
@@ -83,7 +83,7 @@ struct Planned {
 struct Ejection {
     /// The probe that finds out when it is back.
     probe: u64,
-    /// It accepts connections, so its probes know less than requests do.
+    /// The backend accepts connections, so its probes know less than requests do.
     is_silent: bool,
     /// How often it was ejected again soon after.
     relapses: u32,
@@ -98,23 +98,24 @@ struct Known {
 #[derive(Default)]
 pub(super) struct Watch {
     checked: HashMap<Checked, Use>,
-    /// Those of them that are names, whose addresses may change.
+    /// Checked backends that are names, whose addresses may change.
     named: HashSet<Checked>,
     named_at: Option<Instant>,
-    /// Those without a `check`.
+    /// Ejected backends without a `check`.
     ejected: HashMap<SocketAddr, Ejection>,
-    /// When a backend came back by its probes that had given requests no answer, after so many relapses.
+    /// Time at which a backend that had given requests no response came back by its probes, and its
+    /// relapses.
     back: HashMap<SocketAddr, (Instant, u32)>,
     backends: HashMap<SocketAddr, Known>,
     down: HashSet<SocketAddr>,
     planned: HashMap<u64, Planned>,
-    /// By time; entries that do not agree with `planned` are void.
+    /// Probes by time; entries that do not agree with `planned` are void.
     due: BinaryHeap<Reverse<(Instant, u64)>>,
     numbers: u64,
     /// Probes begun since then.
     begun: Option<(Instant, u32)>,
     changes: Vec<HealthChange>,
-    /// Those that requests wait for.
+    /// Backends that requests wait for.
     wanted: HashSet<SocketAddr>,
 }
 
@@ -367,14 +368,14 @@ impl Watch {
         (limits::PROBES_PER_TENTH <= count && now < until).then_some(until)
     }
 
-    /// When there is something to do next; `None` while nothing is watched.
+    /// Time of the next thing to do; `None` while nothing is watched.
     pub(super) fn due(&self, now: Instant) -> Option<Instant> {
         let probe = self.due.peek().map(|Reverse((due, _))| *due);
         let probe = probe.map(|due| self.full_until(now).map_or(due, |until| until.max(due)));
         [probe, self.named_at].into_iter().flatten().min()
     }
 
-    /// What a probe found.
+    /// Takes the finding of a probe.
     pub(super) fn ended(&mut self, id: u64, found: Finding, now: Now, random: u64) {
         let Some(planned) = self.planned.get_mut(&id) else { return };
         planned.is_running = false;
@@ -397,12 +398,12 @@ impl Watch {
         }
     }
 
-    /// What has changed since this was asked last.
+    /// Changes since the last call.
     pub(super) fn take_changes(&mut self) -> Vec<HealthChange> {
         std::mem::take(&mut self.changes)
     }
 
-    /// What requests should pass over.
+    /// Backends that requests should pass over.
     pub(super) fn down(&self) -> impl Iterator<Item = SocketAddr> {
         self.down.iter().copied()
     }

@@ -1,8 +1,10 @@
-//! Held requests: control's side of `spin` and of `hold`. Shards say which requests wait; here is decided
-//! how long, in what order they go on, and when: as soon as the table, a backend or their turn allows it.
+//! Held requests: control's side of `spin` and of `hold`. Shards say which requests wait; here is
+//! decided how long, in what order they go on, and when: as soon as the table, a backend or their
+//! turn allows it.
 //!
-//! The writer calls [`Held::publish`] with each new table, so that whoever waits for it has been let go
-//! before the change is answered, and nobody who comes later overtakes those that go at a pace.
+//! The writer calls [`Held::publish`] with each new table, so that whoever waits for it has been
+//! let go before the change is answered, and nobody who comes later overtakes those that go at a
+//! pace.
 
 mod queue;
 
@@ -29,7 +31,7 @@ pub(super) struct Held {
     queue: Arc<Mutex<Queue>>,
     published: Arc<Published>,
     shards: ControlEnd,
-    /// There may be turns to wait for that were not there before.
+    /// Notice that there may be turns to wait for that were not there before.
     turns: Arc<Notify>,
 }
 
@@ -54,7 +56,7 @@ impl Held {
         self.turns.notify_one();
     }
 
-    /// Those that are up again may have been waited for.
+    /// Lets requests go that waited for a backend which is up again.
     pub(super) fn reached(&self, backend: SocketAddr) {
         let mut queue = self.lock();
         let mut outcome = Outcome::default();
@@ -96,7 +98,7 @@ impl Held {
     }
 }
 
-/// Where the requests of a rule go.
+/// Addresses that the requests of a rule go to.
 fn addresses(rule: &Rule) -> Vec<SocketAddr> {
     let Action::Proxy(proxy) = &rule.action else { return Vec::new() };
     let each = proxy.backends().iter().flat_map(|backend| match backend.target() {
@@ -113,14 +115,14 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    /// Within a tokio runtime.
+    /// Makes the scheduler; must be called within a tokio runtime.
     pub(super) fn new(held: Held) -> io::Result<Keeper> {
         let reports = pipe::Receiver::from_owned_fd_unchecked(held.shards.held_report_came()?)?;
         Ok(Keeper { held, reports })
     }
 
-    /// For ever; `on_begun` is told of each rule that requests begin to wait for, `on_wanted` that backends
-    /// are waited for.
+    /// Runs for ever; `on_begun` is told of each rule that requests begin to wait for, `on_wanted`
+    /// that backends are waited for.
     pub(super) async fn run(
         &mut self,
         mut on_begun: impl FnMut(Vec<Begun>),

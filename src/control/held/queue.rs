@@ -1,9 +1,11 @@
-//! The queue of held requests: who waits, for which host, in what order, and who may go on when the table
-//! changes. Pure: the clock is an argument, and whoever owns this says the words to the shards.
+//! The queue of held requests: who waits, for which host, in what order, and who may go on when the
+//! table changes. Pure: the clock is an argument, and whoever owns this says the words to the
+//! shards.
 //!
-//! All requests that wait for one host wait for the same: its rule to be something other than `spin`, a
-//! backend of it to come back, or their turn in a release at a pace. Places are given out once, in the
-//! order in which requests came; one that was let go and has to wait again gets its old place back.
+//! All requests that wait for one host wait for the same: its rule to be something other than
+//! `spin`, a backend of it to come back, or their turn in a release at a pace. Places are given out
+//! once, in the order in which requests came; one that was let go and has to wait again gets its
+//! old place back.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -18,13 +20,13 @@ use crate::table::{Action, Found, Match, Rule, Scheme, Snapshot};
 /// How many may wait.
 #[derive(Copy, Clone, Debug)]
 pub(in crate::control) struct Bounds {
-    /// In all.
+    /// Requests that may be held in all.
     pub(in crate::control) total: usize,
-    /// Of one source address.
+    /// Requests of one source address that may be held.
     pub(in crate::control) per_source: usize,
 }
 
-/// What is to be said to a shard.
+/// A word to a shard about a request.
 pub(super) type Said = (usize, Ticket, Word);
 
 type Host = (Arc<str>, Scheme);
@@ -37,14 +39,14 @@ struct Waiting {
     source: IpAddr,
 }
 
-/// What the requests for a host wait for.
+/// Event that the requests for a host wait for.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 enum For {
     /// Another rule.
     Rule,
     /// A backend.
     Backend,
-    /// Their turn in the release from the rule of this key.
+    /// The turn in the release from the rule of this key.
     Turn(u64),
 }
 
@@ -58,7 +60,8 @@ struct Line {
     places: BTreeSet<Place>,
 }
 
-/// A release at a pace: the rule's `release_rate`, or as fast as an application can be expected to accept.
+/// A release at a pace: the rule's `release_rate`, or as fast as an application can be expected to
+/// accept.
 struct Release {
     pause: Duration,
     next: Instant,
@@ -66,7 +69,7 @@ struct Release {
 }
 
 impl Release {
-    /// Whoever is late catches up a little: from here.
+    /// Earliest next turn: a release that is late catches up a little.
     fn earliest(pause: Duration, now: Instant) -> Instant {
         let burst = pause * (limits::RELEASE_BURST - 1);
         now.checked_sub(burst.min(limits::RELEASE_CATCHES_UP)).unwrap_or(now)
@@ -81,7 +84,7 @@ pub(in crate::control) struct Begun {
     pub(in crate::control) rule: Rule,
 }
 
-/// What is to be done after something happened.
+/// Actions that follow an event.
 #[derive(Default)]
 pub(super) struct Outcome {
     pub(super) said: Vec<Said>,
@@ -99,7 +102,7 @@ pub(super) struct Queue {
     by_rule: ByKey<usize>,
     by_source: HashMap<IpAddr, usize>,
     releases: ByKey<Release>,
-    /// What shards must know of lines has changed since it was asked last.
+    /// Lines that shards must know of have changed since the last call.
     is_stale: bool,
 }
 
@@ -163,7 +166,7 @@ impl Queue {
         self.waiting.insert(place, Waiting { shard, ticket, host, source });
     }
 
-    /// What a request for this host has to wait for; `None`: nothing.
+    /// Finds the event that a request for this host has to wait for; `None`: nothing.
     fn awaited(&self, host: &Host, why: Why, found: &Found<'_>) -> Option<For> {
         let proxy = match &found.rule.action {
             Action::Spin(_) => return Some(For::Rule),
@@ -176,7 +179,8 @@ impl Queue {
         if why == Why::NoBackend {
             return (!proxy.hold().is_zero()).then_some(For::Backend);
         }
-        // Whoever is counted there waited for another rule until it became this one: for a backend, then.
+        // Whoever is counted there waited for another rule until it became this one: for a backend,
+        // then.
         if self.by_rule.contains_key(&found.rule_key) {
             return Some(For::Backend);
         }
@@ -306,7 +310,7 @@ impl Queue {
         self.pace(now, outcome);
     }
 
-    /// From here on the requests of this host go on at a pace.
+    /// Begins the release of this host: from here on its requests go on at a pace.
     fn begin_release(&mut self, host: &Host, now: Instant) {
         let Some(line) = self.lines.get_mut(host) else { return };
         let rate = match &line.rule.action {
@@ -379,8 +383,8 @@ impl Queue {
         names
     }
 
-    /// Under which keys requests must go behind others, and for how long at most, if that has changed since
-    /// this was asked last.
+    /// Under which keys requests must go behind others, and for how long at most, if that has
+    /// changed since this was asked last.
     pub(super) fn take_lines(&mut self, table: &Snapshot) -> Option<ByKey<Duration>> {
         if !std::mem::take(&mut self.is_stale) {
             return None;

@@ -1,4 +1,4 @@
-//! What the store asks of a file system: a few files in one folder, and when they are on disk.
+//! File system as the store needs it: a few files in one folder, and when they are on disk.
 //!
 //! A trait, so that tests can record every operation, let any of them fail, and show what a machine
 //! that stops at any moment may leave behind.
@@ -41,9 +41,10 @@ impl Part {
 
 /// The folder. Changes of names are on disk after [`Disk::sync_folder`] and no sooner.
 pub(super) trait Disk: Send + Sync {
-    /// For messages.
+    /// Path of a file, for messages.
     fn path(&self, part: Part) -> PathBuf;
-    /// Keeps others out for as long as this lives; makes the folder if there is none. Again is fine.
+    /// Keeps others out for as long as this lives; makes the folder if there is none. Again is
+    /// fine.
     fn lock(&self) -> Result<(), LockError>;
     /// Lets others in again.
     fn unlock(&self);
@@ -56,20 +57,20 @@ pub(super) trait Disk: Send + Sync {
     /// The file that exists, or else an empty one.
     fn append(&self, part: Part) -> io::Result<Box<dyn Output>>;
     fn rename(&self, from: Part, to: Part) -> io::Result<()>;
-    /// That there is none is fine.
+    /// Removes a file; a missing one is fine.
     fn remove(&self, part: Part) -> io::Result<()>;
     fn sync_folder(&self) -> io::Result<()>;
 }
 
 /// A file that is written at its end.
 pub(super) trait Output: Write + Send {
-    /// What was written is on disk (fdatasync).
+    /// Syncs the content that was written (fdatasync).
     fn sync_data(&mut self) -> io::Result<()>;
-    /// The same with its length and rights (fsync).
+    /// Syncs the content with its length and rights (fsync).
     fn sync_all(&mut self) -> io::Result<()>;
     fn truncate(&mut self, bytes: u64) -> io::Result<()>;
-    /// Puts what is there from `offset` on in its own place, so that the next sync writes it whatever
-    /// memory believes to be on disk already.
+    /// Puts what is there from `offset` on in its own place, so that the next sync writes it
+    /// whatever memory believes to be on disk already.
     fn write_again(&mut self, offset: u64) -> io::Result<()>;
     fn bytes(&self) -> io::Result<u64>;
 }
@@ -77,13 +78,14 @@ pub(super) trait Output: Write + Send {
 /// A real folder.
 pub(super) struct Folder {
     folder: PathBuf,
-    /// Of the state file.
+    /// Name of the state file.
     name: OsString,
     lock: Mutex<Option<Lock>>,
 }
 
 impl Folder {
-    /// The folder of this state file; of what it leads to, if it is a symbolic link, which stays one.
+    /// The folder of this state file; of what it leads to, if it is a symbolic link, which stays
+    /// one.
     pub(super) fn of(state_file: &Path) -> io::Result<Folder> {
         let path = follow(state_file)?;
         let expected = || io::Error::new(ErrorKind::InvalidInput, "expected the path of a file");
@@ -142,7 +144,7 @@ impl Folder {
     }
 }
 
-/// Where a chain of symbolic links ends; there need be nothing.
+/// Follows a chain of symbolic links to its end; there need be nothing.
 fn follow(path: &Path) -> io::Result<PathBuf> {
     let mut path = path.to_owned();
     // As many as the kernel follows.

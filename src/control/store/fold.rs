@@ -11,14 +11,14 @@ use super::disk::{Disk, Part};
 use crate::state::{self, Counters};
 use crate::table::Snapshot;
 
-/// A state file to be written while commits go on, on another thread. [`super::Store::end_fold`] must
-/// be told how it went.
+/// A state file to be written while commits go on, on another thread. [`super::Store::end_fold`]
+/// must be told how it went.
 pub(in crate::control) struct Fold {
     pub(super) disk: Arc<dyn Disk>,
     pub(super) sequence: u64,
 }
 
-/// It was written.
+/// The new state file was written.
 #[derive(Copy, Clone, Debug)]
 pub(in crate::control) struct Folded {
     pub(super) bytes: u64,

@@ -9,7 +9,7 @@ use super::warnings;
 use crate::state::{self, Counters, JournalFile, Place, Rejected, Replay, ReplayError, Replayed};
 use crate::table::{Names, Snapshot};
 
-/// What the files hold.
+/// Content of the files.
 #[derive(Debug)]
 pub(in crate::control) struct Loaded {
     pub(in crate::control) snapshot: Snapshot,

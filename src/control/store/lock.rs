@@ -1,5 +1,5 @@
-//! One daemon a state file. The lock goes with the process, however it ends; the file that carries it
-//! stays, because taking it away would let two processes each lock one of that name.
+//! One daemon a state file. The lock goes with the process, however it ends; the file that carries
+//! it stays, because taking it away would let two processes each lock one of that name.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Write as _};

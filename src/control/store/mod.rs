@@ -1,8 +1,8 @@
 //! The table on disk: a state file, and a journal of the changes since it was written.
 //!
-//! What [`Store::commit`] has answered for is found again after any crash, and nothing else but perhaps
-//! the commit that was under way, from its first change on. `state` says what the files hold and what to
-//! make of a torn end; here is when what reaches the disk:
+//! What [`Store::commit`] has answered for is found again after any crash, and nothing else but
+//! perhaps the commit that was under way, from its first change on. `state` says what the files
+//! hold and what to make of a torn end; here is when what reaches the disk:
 //!
 //! - The journal is in order up to `journal_bytes`, all of it on disk, whenever nothing is running.
 //!   What a failed write left behind it is cut off again, on disk, before anything else is done.
@@ -49,10 +49,10 @@ pub(crate) struct Store {
     /// The last number that may be in the journal: after a failure, more than `durable`.
     tried: u64,
     journal_bytes: u64,
-    /// Of a fold that did not come to its end.
+    /// Bytes of the journal of a fold that did not come to its end.
     folding_bytes: Option<u64>,
     is_folding: bool,
-    /// Of journals, from which on folding them is worth while.
+    /// Bytes of journals from which on folding them is worth while.
     fold_at: u64,
     /// Rules that are in no file but the state file, and not to be lost when that is replaced.
     rejected: Vec<Rejected>,
@@ -61,7 +61,7 @@ pub(crate) struct Store {
 
 enum Mode {
     Ready(Box<dyn Output>),
-    /// It could not be written when that was last tried, and why.
+    /// The state could not be written at the last try, and why.
     ReadOnly(String),
     /// No file can be trusted until the table is in new ones, and why.
     Spoilt(String),
@@ -79,7 +79,7 @@ pub(super) enum StoreError {
     /// [`Store::rewrite`] is due.
     #[error("changes are refused until the whole state is written anew: {0}")]
     NeedsRewrite(String),
-    /// Not while a fold is under way.
+    /// A fold is under way.
     #[error("the journal is being folded")]
     Folding,
 }
@@ -91,17 +91,18 @@ impl StoreError {
 }
 
 impl Store {
-    /// For `--check`: reads, writes nothing, needs no lock.
+    /// Reads the files for `--check`: writes nothing and needs no lock.
     pub(super) fn read(path: &Path, names: &mut Names) -> Result<Loaded, String> {
         let folder = Folder::of(path).map_err(|error| load::failed(path, &error))?;
         let read = |names: &mut Names| load::load(&folder, names);
-        // A daemon that is running may take a file away between two that are read. Twice is no chance.
+        // A daemon that is running may take a file away between two that are read. Twice is no
+        // chance.
         let replayed = read(names).or_else(|_| read(names)).or_else(|_| read(names))?;
         Ok(Loaded::new(replayed, &folder))
     }
 
-    /// Takes the lock, reads, and makes ready to write; a torn end of the journal is cut off. What can be
-    /// read but not written is no error: each commit tries again.
+    /// Takes the lock, reads, and makes ready to write; a torn end of the journal is cut off. What
+    /// can be read but not written is no error: each commit tries again.
     pub(super) fn open(path: &Path, names: &mut Names) -> Result<(Store, Loaded), String> {
         let folder = Folder::of(path).map_err(|error| load::failed(path, &error))?;
         Store::open_on(Arc::new(folder), names)
@@ -147,8 +148,8 @@ impl Store {
 
     /// Opens the journal to be written, all that is kept of it being on disk.
     fn take_up(&mut self, bytes_kept: u64, bytes_sure: u64) -> Result<(), StoreError> {
-        // The names that were found are so far perhaps in memory alone, too. A new journal must not get
-        // there before the old one has another name.
+        // The names that were found are so far perhaps in memory alone, too. A new journal must not
+        // get there before the old one has another name.
         if let Err(error) = self.disk.sync_folder() {
             return Err(self.spoil("sync the folder of", Part::Journal, error));
         }
@@ -161,8 +162,9 @@ impl Store {
         if self.folding_bytes.is_some() {
             self.fold_at = 0;
         }
-        // What was read may so far be in memory alone, and the next line will say that it is on disk.
-        // Even a sync does not make it so: where one failed before, memory believes it was done.
+        // What was read may so far be in memory alone, and the next line will say that it is on
+        // disk. Even a sync does not make it so: where one failed before, memory believes it was
+        // done.
         let outcome = cut(&mut *journal, bytes_kept, bytes_sure);
         let outcome = outcome.and_then(|()| self.disk.sync_folder());
         if let Err(error) = outcome {
@@ -175,8 +177,8 @@ impl Store {
         Ok(())
     }
 
-    /// Appends all records with one write and one fdatasync, and tells the number of the last. After
-    /// an error none of them counts.
+    /// Appends all records with one write and one fdatasync, and tells the number of the last.
+    /// After an error none of them counts.
     pub(super) fn commit(&mut self, records: &[Record<'_>]) -> Result<u64, StoreError> {
         self.make_writable()?;
         let journal = match &mut self.mode {
@@ -225,7 +227,7 @@ impl Store {
         }
     }
 
-    /// From here on nothing but a rewrite helps.
+    /// Marks the journal as spoilt: from here on nothing but a rewrite helps.
     fn spoil(&mut self, what: &'static str, part: Part, error: io::Error) -> StoreError {
         let error = StoreError::failed(what, self.disk.path(part), error);
         self.mode = Mode::Spoilt(error.to_string());
@@ -258,8 +260,8 @@ impl Store {
         StoreError::ReadOnly(why)
     }
 
-    /// Lets another process have the files. What is asked of this one next takes them back, if that process
-    /// has changed nothing.
+    /// Lets another process have the files. What is asked of this one next takes them back, if that
+    /// process has changed nothing.
     pub(super) fn release(&mut self, why: &str) {
         self.mode = Mode::ReadOnly(why.to_owned());
         self.disk.unlock();
@@ -285,8 +287,8 @@ impl Store {
             Mode::Spoilt(why) => return Err(StoreError::NeedsRewrite(why.clone())),
         }
         self.keep_rejected()?;
-        // What an earlier fold left must not be written over; it is folded together with the journal,
-        // which is then too long by that for once.
+        // What an earlier fold left must not be written over; it is folded together with the
+        // journal, which is then too long by that for once.
         if self.folding_bytes.is_none() {
             self.disk.rename(Part::Journal, Part::Folding).map_err(|error| {
                 StoreError::failed("rename", self.disk.path(Part::Journal), error)
@@ -323,8 +325,8 @@ impl Store {
         matches!(self.mode, Mode::Spoilt(_))
     }
 
-    /// Writes the whole table to a new state file and starts a new journal. The table is that of the
-    /// last commit that succeeded. Also for the end, to leave one tidy file.
+    /// Writes the whole table to a new state file and starts a new journal. The table is that of
+    /// the last commit that succeeded. Also for the end, to leave one tidy file.
     pub(super) fn rewrite(
         &mut self,
         table: &Snapshot,
@@ -335,8 +337,8 @@ impl Store {
         }
         self.make_writable()?;
         self.keep_rejected()?;
-        // Of commits that failed some lines may be on disk: with their numbers in it, they are no more
-        // than what the state file has already.
+        // Of commits that failed some lines may be on disk: with their numbers in it, they are no
+        // more than what the state file has already.
         let bytes = fold::write_state(&*self.disk, table, stats, self.tried)?;
         let removed =
             self.disk.remove(Part::Folding).and_then(|()| self.disk.remove(Part::Journal));
@@ -373,7 +375,7 @@ fn new_journal(disk: &dyn Disk) -> io::Result<Box<dyn Output>> {
     Ok(journal)
 }
 
-/// What is left is on disk; of it, `sure` is known to be there already.
+/// Cuts a journal; the rest is then on disk, and `sure` bytes are known to be there already.
 fn cut(journal: &mut dyn Output, bytes: u64, sure: u64) -> io::Result<()> {
     if journal.bytes()? < bytes {
         return Err(io::Error::new(ErrorKind::UnexpectedEof, "somebody else made it shorter"));

@@ -10,7 +10,7 @@ use serde_json::json;
 use super::disk::{Disk, Part};
 use crate::state::Rejected;
 
-/// On disk when it returns.
+/// Keeps rejected rules; they are on disk when it returns.
 pub(super) fn keep(disk: &dyn Disk, rejected: &[Rejected]) -> io::Result<()> {
     let mut before = Vec::new();
     if let Some(mut file) = disk.read(Part::Rejected)? {

@@ -36,7 +36,7 @@ fn edited(table: &Snapshot, changes: &[Change]) -> Snapshot {
     crate::table::edit(table, changes.to_vec()).expect("an edit")
 }
 
-/// As JSON, to compare.
+/// The content as JSON, to compare.
 fn shown(loaded: &Loaded) -> Value {
     let rules = loaded.snapshot.iter().map(|(name, rule)| (name.to_owned(), rule.to_json()));
     let rules: std::collections::BTreeMap<_, _> = rules.collect();

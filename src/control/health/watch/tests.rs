@@ -1,4 +1,4 @@
-//! What is probed and when, at times that the tests choose.
+//! Plans of probes, at times that the tests choose.
 
 use serde_json::json;
 
@@ -61,7 +61,7 @@ impl Scene {
         self.watch.failed(address(backend), Failure::Unreachable, self.now);
     }
 
-    /// What was told since the last call.
+    /// Changes that were told since the last call.
     fn told(&mut self) -> Vec<String> {
         let changes = self.watch.take_changes().into_iter();
         changes.map(|change| format!("{} {}", change.backend, change.state.as_str())).collect()

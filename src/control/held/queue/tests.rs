@@ -1,5 +1,6 @@
-//! The queue against a world in which everything happens: rules change, requests come, leave and come back,
-//! backends go and come, time passes. The model is a plain list of who waits; what must hold is said there.
+//! The queue against a world in which everything happens: rules change, requests come, leave and
+//! come back, backends go and come, time passes. The model is a plain list of who waits; what must
+//! hold is said there.
 
 use std::collections::BTreeMap;
 
@@ -81,7 +82,7 @@ struct Request {
     place: Option<Place>,
 }
 
-/// What happens.
+/// An event of a random history.
 #[derive(Clone, Debug)]
 enum Event {
     /// A rule is set, by number, or deleted.
@@ -130,7 +131,7 @@ struct World {
     is_down: bool,
     waiting: Vec<Request>,
     tickets: Ticket,
-    /// As shards are told.
+    /// Lines as shards are told.
     lines: ByKey<Duration>,
     /// Requests that were answered by another than the one they have by now.
     came: usize,
@@ -167,7 +168,7 @@ impl World {
         }
     }
 
-    /// What a request would have to wait for, as its shard sees it.
+    /// Reason for which a request would have to wait, as its shard sees it.
     fn why(&self, request: &Request) -> Option<Why> {
         let Match::Found(found) = self.table.lookup(request.host, request.scheme) else {
             return None;
@@ -230,7 +231,7 @@ impl World {
         self.hear(outcome);
     }
 
-    /// What shards do when they are told.
+    /// Does as shards do when they are told.
     fn hear(&mut self, outcome: Outcome) {
         if let Some(lines) = self.queue.take_lines(&self.table) {
             self.lines = lines;
@@ -313,7 +314,7 @@ impl World {
         self.check();
     }
 
-    /// Nobody waits who has nothing to wait for.
+    /// Checks that no request waits without a reason.
     fn check(&self) {
         assert_eq!(self.came, self.ended + self.waiting.len());
         assert_eq!(self.waiting.len(), self.queue.waiting.len());
@@ -394,7 +395,7 @@ proptest! {
     }
 }
 
-/// So many wait for `a.com`, of different sources, on two shards.
+/// A queue in which so many requests wait for `a.com`, of different sources, on two shards.
 fn waiting(rule: &Rule, count: usize) -> (Queue, Snapshot) {
     let table = edit(&Snapshot::default(), vec![("a.com".to_owned(), Some(rule.clone()))]);
     let table = table.expect("a table");

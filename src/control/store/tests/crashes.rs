@@ -100,14 +100,14 @@ impl Drawn {
     }
 }
 
-/// What the caller of the store knows, at some moment.
+/// Knowledge of the caller of the store, at some moment.
 #[derive(Clone, Debug)]
 enum Note {
     /// A commit begins; after each of its records it would be this.
     Trying(Vec<Model>),
-    /// This is on disk and nothing else.
+    /// This content is on disk and nothing else.
     Is(Model),
-    /// This is on disk, or what was tried since.
+    /// The last content is on disk, or a later one that was tried.
     Unsure,
 }
 
@@ -232,7 +232,8 @@ fn fault(step: Step, chance: &mut Chance, one_in: usize) -> Option<Fault> {
     }
 }
 
-/// What may be found after these operations: the last that was acknowledged, then what was tried since.
+/// Contents that may be found after these operations: the last acknowledged one, then those tried
+/// since.
 fn allowed(ops: &[Op<Note>]) -> Vec<Model> {
     let mut allowed = Vec::new();
     for op in ops {
@@ -321,7 +322,7 @@ fn check(crashed: &Disk, allowed: &[Model], chance: &mut Chance) -> Result<Model
     }
 }
 
-/// The same in a real folder. `crashed` has gone on, and is put there as it is.
+/// Checks the same in a real folder. `crashed` has gone on, and is put there as it is.
 fn check_for_real(crashed: &Disk, found: &Model) -> Result<(), String> {
     let (_folder, path) = folder();
     for (part, suffix) in

@@ -113,7 +113,8 @@ fn what_can_not_be_cut_off_or_synced_needs_a_rewrite() {
     }
 }
 
-/// Nothing is taken until the table is in new files, and then nothing of the refused change is left.
+/// Nothing is taken until the table is in new files, and then nothing of the refused change is
+/// left.
 fn needs_rewrite(disk: &Disk, mut store: Store, case: &str) {
     disk.decide(|_| None);
     assert!(store.needs_rewrite() && !store.wants_fold(), "{case}");

@@ -1,9 +1,10 @@
-//! A disk in memory: it records every operation, lets chosen ones fail, and knows what may be left of
-//! it when the power goes at any moment.
+//! A disk in memory: it records every operation, lets chosen ones fail, and knows what may be left
+//! of it when the power goes at any moment.
 //!
-//! What may be left: all of a file up to its last successful sync; of what was written later nothing,
-//! all, or any pages of it with zeros between them; of changes of names since the last sync of the
-//! folder, any. What a failed sync was to write may be gone for good, though memory still shows it.
+//! What may be left: all of a file up to its last successful sync; of what was written later
+//! nothing, all, or any pages of it with zeros between them; of changes of names since the last
+//! sync of the folder, any. What a failed sync was to write may be gone for good, though memory
+//! still shows it.
 
 use std::collections::HashMap;
 use std::io::{self, Cursor, Read, Write};
@@ -17,7 +18,7 @@ use super::super::lock::LockError;
 /// Small, so that a line has several.
 const PAGE_BYTES: usize = 32;
 
-/// What is asked of the disk; the file by the name it was opened under.
+/// Operation on the disk; the file by the name it was opened under.
 #[derive(Copy, Clone, PartialEq, Debug)]
 pub(super) enum Step {
     Lock,
@@ -32,7 +33,7 @@ pub(super) enum Step {
     Sync(Part),
 }
 
-/// What was done.
+/// Entry of the recording.
 #[derive(Clone, Debug)]
 pub(super) enum Op<N> {
     Create {
@@ -65,14 +66,14 @@ pub(super) enum Op<N> {
         inode: usize,
         is_done: bool,
     },
-    /// What the test has to say at this moment.
+    /// Note of the test at this moment.
     Note(N),
 }
 
 /// How an operation goes wrong.
 #[derive(Copy, Clone, Debug)]
 pub(super) enum Fault {
-    /// With this error number.
+    /// The operation fails with this error number.
     Fails(i32),
     /// A write of no more than this many bytes.
     Short(usize),
@@ -127,7 +128,7 @@ impl<N> Recording<N> {
         act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// From now on this decides what goes wrong.
+    /// Has `decide` say, from now on, what goes wrong.
     pub(super) fn decide(&self, decide: impl FnMut(Step) -> Option<Fault> + Send + 'static) {
         self.inner(|inner| inner.decide = Box::new(decide));
     }
@@ -142,7 +143,8 @@ impl<N> Recording<N> {
         });
     }
 
-    /// From now on this happens before each operation, or nothing; within it, it does not.
+    /// Has `between` run before each operation from now on, or nothing; within `between` nothing
+    /// runs.
     pub(super) fn between(&self, between: Option<Between>) {
         self.inner(|inner| inner.between = between);
     }
@@ -300,7 +302,7 @@ impl<N: Send + 'static> Output for Opened<N> {
     }
 }
 
-/// What is drawn by lot, from a seed, so that it can be drawn again.
+/// Random numbers from a seed, so that they can be drawn again.
 #[derive(Clone)]
 pub(super) struct Chance(pub(super) u64);
 
@@ -317,7 +319,7 @@ impl Chance {
     }
 }
 
-/// What is left of what was not synced.
+/// Part of the unsynced bytes that is left.
 #[derive(Copy, Clone, PartialEq, Debug)]
 pub(super) enum Left {
     /// All: the process was killed, the machine runs on.
@@ -332,12 +334,12 @@ pub(super) enum Left {
 struct Inode {
     durable: Vec<u8>,
     live: Vec<u8>,
-    /// Of `live`, in memory only and never to be written: a sync of it failed.
+    /// Parts of `live` that are in memory only and never written: a sync of them failed.
     lost: Vec<Range<usize>>,
 }
 
 impl Inode {
-    /// What a sync of everything would put on disk.
+    /// Bytes that a sync of everything would put on disk.
     fn written(&self) -> Vec<u8> {
         let mut bytes = self.live.clone();
         for range in &self.lost {
@@ -346,7 +348,7 @@ impl Inode {
         bytes
     }
 
-    /// What was lost from there on is in memory to be written once more, or is not there any more.
+    /// Brings lost bytes from there on back to be written once more, or drops them.
     fn find(&mut self, offset: usize) {
         self.lost.iter_mut().for_each(|range| range.end = range.end.min(offset));
         self.lost.retain(|range| range.start < range.end);
