@@ -14,6 +14,7 @@ mod rate;
 mod slots;
 mod sources;
 mod tuning;
+mod turn;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -39,6 +40,7 @@ pub(crate) use rate::{Rate, Rates};
 pub(crate) use slots::{ByKey, Count, Id, KeySet, Slot, Slots, Sums, TIME_BOUNDS};
 pub(crate) use sources::Sources;
 pub(crate) use tuning::{Timeouts, Tuning};
+pub(crate) use turn::{Turn, Turns};
 
 /// What every shard reads and only the control shard replaces.
 pub(crate) struct Published {
@@ -66,6 +68,7 @@ pub(crate) struct Together {
     pub(crate) gates: Gates,
     pub(crate) rates: Rates,
     pub(crate) sources: Sources,
+    pub(crate) turns: Turns,
     pub(crate) logbook: Logbook,
 }
 
@@ -323,6 +326,7 @@ pub(crate) fn connect(published: Published, shards: usize) -> io::Result<Ends> {
         gates: Gates::new(shared.iter().map(|shard| shard.waker.clone()).collect()),
         rates: Rates::new(),
         sources: Sources::new(),
+        turns: Turns::default(),
         logbook: Logbook::new(shards),
     });
     let (reports, reporters) = news::queue(shards)?;
