@@ -2,7 +2,7 @@
 //! is described.
 
 mod log_lines;
-mod page;
+pub mod page;
 mod shell;
 
 use std::collections::BTreeSet;
