@@ -139,7 +139,7 @@ const TRIES: &[Try] = &[
     attempt(" -o /dev/null", "localhost", "/big?bytes=100000000", "100 MB"),
     attempt(" -d 'there and back'", "localhost", "/echo", "a body that comes back"),
     attempt(" -i", "also.example", "/", "alias: another name for localhost, subdomains too"),
-    attempt(" -i", "old.example", "/headers", "redirect: 302 to localhost, which `Location` says"),
+    attempt(" -i", "old.example", "/headers", "redirect: 302, whose Location is localhost"),
     attempt(" -i", "test.example", "/", "static: the built-in page `test`"),
     attempt(" -i", "secret.example", "/", "empty: a bare 403"),
     attempt(" -i", "down.example", "/", "a backend that nobody listens on: 502"),
