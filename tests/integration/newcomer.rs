@@ -217,7 +217,7 @@ fn folder_without_rights_is_explained() {
     let uid = if is_root { 4321 } else { nix::unistd::geteuid().as_raw() };
     let path = folder.display().to_string();
     let advice = [&format!("uid {uid} can't write to the folder {path}"), "state_file"];
-    daemon.expect_log(&advice.map(|word| word.as_ref()));
+    daemon.expect_log(&advice);
     let refused = daemon.api().tell("PUT", "/hostname/a.com/", &empty(404));
     let message = refused.expect_error(507, "state_not_written");
     assert!(advice.iter().all(|word| message.contains(*word)), "{message}");
