@@ -125,7 +125,8 @@ pub const FAILING_MAX: usize = 16_384;
 pub const FAILING_KEPT: std::time::Duration = std::time::Duration::from_secs(600);
 /// Interim responses (1xx) in front of one final one.
 pub const INTERIM_MAX: usize = 16;
-/// Round-robin positions remembered; more rules than this start anew.
+/// Rules with `round_robin` whose positions a shard remembers, and all shards together besides; more
+/// start anew.
 pub const TURNS_MAX: usize = 65_536;
 /// Longest response head, bytes; backends are trusted further than clients.
 pub const RESPONSE_HEAD_BYTES_MAX: usize = 64 * 1024;

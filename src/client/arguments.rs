@@ -9,6 +9,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
+/// Where the options of all commands stand in the help of one: behind its own.
+const LAST: usize = 100;
+
 /// Edits and watches the host table of a running mantrid
 #[derive(Parser, Debug)]
 #[command(name = "mantrid-client", version, after_help = TEACHING)]
@@ -16,13 +19,13 @@ use clap_complete::Shell;
 pub struct Arguments {
     /// The management API: http://HOST[:PORT] or unix:/PATH [default: MANTRID_URL, else
     /// http://localhost:8042]
-    #[arg(long, global = true, value_name = "URL")]
+    #[arg(long, global = true, value_name = "URL", display_order = LAST)]
     pub url: Option<String>,
     /// The management API on a Unix socket
-    #[arg(long, global = true, value_name = "PATH", conflicts_with = "url")]
+    #[arg(long, global = true, value_name = "PATH", conflicts_with = "url", display_order = LAST + 1)]
     pub socket: Option<PathBuf>,
     /// Print JSON, as the daemon answers it
-    #[arg(long, global = true)]
+    #[arg(long, global = true, display_order = LAST + 2)]
     pub json: bool,
     #[command(subcommand)]
     pub command: Option<Command>,

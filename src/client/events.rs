@@ -9,7 +9,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::failure::{Failure, say};
 use super::feed::{self, News};
-use super::print::{action, plain};
+use super::print::{action, counted, plain};
 use super::request::Api;
 use super::sse::Event;
 
@@ -144,7 +144,9 @@ fn lines(event: &Event, now: SystemTime) -> String {
         }
         "wake" => vec![(text(&data, "host"), wake(&data))],
         "traffic" => vec![("-".to_owned(), traffic(&data))],
-        "lagged" => vec![("-".to_owned(), format!("{} events missed", number(&data, "missed")))],
+        "lagged" => {
+            vec![("-".to_owned(), format!("{} missed", counted(number(&data, "missed"), "event")))]
+        }
         _ => vec![("-".to_owned(), event.data.clone())],
     };
     let told = data.get("time").and_then(Value::as_f64);
@@ -159,10 +161,10 @@ fn lines(event: &Event, now: SystemTime) -> String {
 
 fn hello(data: &Value) -> String {
     format!(
-        "mantrid {}, {} rules, {} shards",
+        "mantrid {}, {}, {}",
         text(data, "version"),
-        number(data, "rules"),
-        number(data, "shards")
+        counted(number(data, "rules"), "rule"),
+        counted(number(data, "shards"), "shard")
     )
 }
 

@@ -16,6 +16,13 @@ pub fn plain(text: &str) -> String {
     shown
 }
 
+/// A number, as it is shown, and its noun: `1 rule`, `2 rules`.
+pub fn counted(count: impl fmt::Display, noun: &str) -> String {
+    let count = count.to_string();
+    let ending = if count == "1" { "" } else { "s" };
+    format!("{count} {noun}{ending}")
+}
+
 /// Gives `each` the entries of a JSON object, one by one: a million rules as one tree would need
 /// gigabytes.
 pub fn entries(json: &[u8], each: impl FnMut(String, Value)) -> serde_json::Result<()> {

@@ -198,7 +198,7 @@ pub const KEYS: &[Key] = &[
         "/etc/mantrid/static/",
         "a path",
         "A folder of NAME.http files, each a whole HTTP response, that add to or override the \
-         built-in pages no-hosts, unknown, test and timeout. Read again when they change.",
+         built-in pages no-hosts, unknown, test, timeout, 502 and 504. Read again when they change.",
         |config, text| {
             config.static_dir = path(text)?;
             Ok(())
@@ -212,7 +212,8 @@ pub const KEYS: &[Key] = &[
             "4321",
             "a number or a name",
             "The user to become after the addresses are bound, when started as root; it must be able \
-             to read state_file and static_dir.",
+             to write to the folder of state_file, which is made for it where it is missing, and to \
+             read static_dir. Started as anybody else, the daemon stays who it is.",
             |config, text| {
                 config.uid = value::identity(text)?;
                 Ok(())

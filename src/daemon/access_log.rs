@@ -15,6 +15,7 @@ use std::thread::JoinHandle;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tracing::{error, info, warn};
 
+use super::log::counted;
 use crate::config::AccessLog;
 use crate::limits;
 use crate::link::Together;
@@ -174,7 +175,8 @@ impl Writing {
             });
             match written {
                 Ok(()) if self.lost != 0 => {
-                    warn!("access_log: {} lines were lost; now it can be written again", self.lost);
+                    let lost = counted(self.lost, "line");
+                    warn!("access_log: {lost} lost; now it can be written again");
                     self.lost = 0;
                 }
                 Ok(()) => {}

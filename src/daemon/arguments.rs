@@ -110,8 +110,9 @@ Exit codes:
 Keys of the configuration, with their defaults (docs/configuration.md explains them):
 ",
     );
+    let width = KEYS.iter().map(|key| key.name.len()).max().unwrap_or_default();
     for key in KEYS {
-        let _ = writeln!(text, "  {:<25}{}", key.name, key.default);
+        let _ = writeln!(text, "  {:<width$}  {}", key.name, key.default);
     }
     text
 }
@@ -136,8 +137,12 @@ mod tests {
     }
 
     #[test]
-    fn help_names_every_key() {
+    fn help_has_every_key_and_its_default() {
         let help = Arguments::command().render_long_help().to_string();
-        assert!(KEYS.iter().all(|key| help.contains(key.name)), "{help}");
+        for key in KEYS {
+            let is_its = |line: &&str| line.split_whitespace().next() == Some(key.name);
+            let line = help.lines().find(is_its).expect(key.name);
+            assert!(line.ends_with(&format!("  {}", key.default)), "{line:?}");
+        }
     }
 }

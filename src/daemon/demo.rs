@@ -95,15 +95,15 @@ impl Demo {
                 text,
                 "\nThe table is edited while it runs, here or in a browser, at {management} :\n\n  \
                  curl {management}hostname/\n      # every rule\n  \
-                 curl -X PUT --json '[\"empty\", {{\"code\": 418}}, true]' {management}hostname/tea.example/\n      \
+                 curl -X PUT {JSON} '[\"empty\", {{\"code\": 418}}, true]' {management}hostname/tea.example/\n      \
                  # a new rule; then:\n  curl -i -H 'Host: tea.example' '{url}/'\n  \
                  curl {management}stats/localhost/\n      # counters of a host\n\n\
                  Requests can wait until their application is ready:\n\n  \
-                 curl -X PUT --json '[\"spin\", {{}}, true]' {management}hostname/wait.example/\n      \
+                 curl -X PUT {JSON} '[\"spin\", {{}}, true]' {management}hostname/wait.example/\n      \
                  # hold what comes for this host\n  \
                  curl -i -H 'Host: wait.example' '{url}/' &\n      \
                  # it waits, until the rule is another one:\n  \
-                 curl -X PUT --json '[\"alias\", {{\"hostname\": \"localhost\"}}, true]' \
+                 curl -X PUT {JSON} '[\"alias\", {{\"hostname\": \"localhost\"}}, true]' \
                  {management}hostname/wait.example/"
             );
         }
@@ -112,6 +112,9 @@ impl Demo {
         say(&(text + "Ctrl-C ends the demo; nothing is left behind."));
     }
 }
+
+/// A body that is JSON; `--json`, which is shorter, needs curl 7.82.
+const JSON: &str = "-H 'Content-Type: application/json' -d";
 
 struct Try {
     options: &'static str,
@@ -136,7 +139,7 @@ const TRIES: &[Try] = &[
     attempt(" -o /dev/null", "localhost", "/big?bytes=100000000", "100 MB"),
     attempt(" -d 'there and back'", "localhost", "/echo", "a body that comes back"),
     attempt(" -i", "also.example", "/", "alias: another name for localhost, subdomains too"),
-    attempt(" -i", "old.example", "/headers", "redirect: 302 to localhost; -L follows it"),
+    attempt(" -i", "old.example", "/headers", "redirect: 302, whose Location is localhost"),
     attempt(" -i", "test.example", "/", "static: the built-in page `test`"),
     attempt(" -i", "secret.example", "/", "empty: a bare 403"),
     attempt(" -i", "down.example", "/", "a backend that nobody listens on: 502"),

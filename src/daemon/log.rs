@@ -2,6 +2,7 @@
 //! under systemd; and plain lines, where a reader who went away (`mantrid --help | head`) is no reason to
 //! panic.
 
+use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 use std::os::unix::fs::MetadataExt;
 
@@ -68,6 +69,12 @@ impl Write for Levelled {
     fn flush(&mut self) -> io::Result<()> {
         io::stderr().flush()
     }
+}
+
+/// A number and its noun: `1 rule`, `2 rules`.
+pub(super) fn counted<N: Display + PartialEq + From<u8>>(count: N, noun: &str) -> String {
+    let ending = if count == N::from(1) { "" } else { "s" };
+    format!("{count} {noun}{ending}")
 }
 
 /// A line for whoever started us.

@@ -38,6 +38,7 @@ use arguments::{Arguments, Asked};
 use demo::Demo;
 use given::Given;
 use listen::Bound;
+use log::counted;
 use reload::{Reload, Source, Trusted};
 use resources::Resources;
 use signals::{Operations, Signals, Threads};
@@ -162,7 +163,8 @@ fn run(source: Source, debug: bool, demo: Option<&Demo>) -> Result<(), Problems>
     }
     let loaded = control::load(&files(&config)).map_err(one)?;
     loaded.warnings.iter().for_each(|warning| warn!("{warning}"));
-    info!("{} rules from {}", loaded.snapshot.len(), config.state_file.display());
+    let rules = counted(loaded.snapshot.len(), "rule");
+    info!("{rules} from {}", config.state_file.display());
 
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -257,9 +259,9 @@ async fn serve(
     };
     control.finish().await;
     info!(
-        "Stopped after {} connections and {} requests",
-        end.total(Counter::Accepted),
-        end.total(Counter::Requests)
+        "Stopped after {} and {}",
+        counted(end.total(Counter::Accepted), "connection"),
+        counted(end.total(Counter::Requests), "request")
     );
     outcome
 }

@@ -2,6 +2,7 @@
 
 use rlimit::Resource;
 
+use super::log::counted;
 use crate::config::Config;
 use crate::limits;
 
@@ -47,8 +48,8 @@ impl Resources {
                 share.connections * shards
             )),
             None if share.connections == 0 => problems.push(format!(
-                "{descriptors} file descriptors are too few for {shards} shards: {remedy}, or lower \
-                 shards"
+                "{descriptors} file descriptors are too few for {}: {remedy}, or lower shards",
+                counted(shards, "shard")
             )),
             _ => {}
         }
@@ -83,11 +84,11 @@ impl Resources {
     pub(super) fn summary(&self) -> String {
         let used = &self.cpus[..self.shards.min(self.cpus.len())];
         format!(
-            "{} on {}, {} file descriptors, up to {} client connections",
+            "{} on {}, {} file descriptors, up to {}",
             counted(self.shards, "shard"),
             if used.is_empty() { "any CPU".to_owned() } else { format!("CPU {}", ranges(used)) },
             self.descriptors,
-            self.connections_per_shard * self.shards
+            counted(self.connections_per_shard * self.shards, "client connection")
         )
     }
 
@@ -97,9 +98,10 @@ impl Resources {
         let (idle, most) = limits::memory(connections, self.shards, head_bytes_max);
         let mib = |bytes: u64| bytes.div_ceil(1 << 20);
         format!(
-            "memory beside the table (about 150 bytes a rule): {} MiB with {connections} idle client \
-             connections, at most {} MiB with each at its worst",
+            "memory beside the table (about 150 bytes a rule): {} MiB with {}, at most {} MiB with \
+             each at its worst",
             mib(idle),
+            counted(connections, "idle client connection"),
             mib(most)
         )
     }
@@ -109,10 +111,10 @@ impl Resources {
         let mut warnings = Vec::new();
         if self.descriptors < limits::DESCRIPTORS_FEW {
             warnings.push(format!(
-                "Only {} file descriptors are allowed, so at most {} client connections: raise the \
-                 limit (`ulimit -n`, LimitNOFILE= in a unit) for more",
+                "Only {} file descriptors are allowed, so at most {}: raise the limit (`ulimit -n`, \
+                 LimitNOFILE= in a unit) for more",
                 self.descriptors,
-                self.connections_per_shard * self.shards
+                counted(self.connections_per_shard * self.shards, "client connection")
             ));
         }
         if !self.cpus.is_empty() && self.cpus.len() < self.shards {
@@ -178,10 +180,6 @@ fn raise(resource: Resource, soft: u64, hard: u64, needed: u64) -> u64 {
         return needed;
     }
     if soft < hard && resource.set(hard, hard).is_ok() { hard } else { soft }
-}
-
-fn counted(count: usize, noun: &str) -> String {
-    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
 /// `0,2-4`.

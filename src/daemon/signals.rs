@@ -12,6 +12,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info, warn};
 
+use super::log::counted;
 use super::reload::Reload;
 use super::service;
 use super::upgrade::{self, Program, Sockets, Successor};
@@ -236,8 +237,8 @@ pub(super) async fn serve_until_stopped(
         }
         End::Asked(name) => {
             info!(
-                "{name}: stopping; {} connections have up to {drain:?} to finish",
-                end.total(Counter::Open)
+                "{name}: stopping; up to {drain:?} for {} to finish",
+                counted(end.total(Counter::Open), "connection")
             );
             service::stopping();
             stop(end, Stop::Drain, &mut signals, &mut threads, drain).await;
@@ -278,15 +279,18 @@ async fn stop(
     tokio::select! {
         () = threads.all_ended() => return,
         () = tokio::time::sleep(drain) => {
-            warn!("timeout_drain is over: {} connections are cut off", end.total(Counter::Open));
+            let left = counted(end.total(Counter::Open), "connection");
+            warn!("timeout_drain is over: cutting off {left}");
         }
         name = signals.stop() => {
-            warn!("{name} again: {} connections are cut off", end.total(Counter::Open));
+            let left = counted(end.total(Counter::Open), "connection");
+            warn!("{name} again: cutting off {left}");
         }
     }
     end.stop(Stop::Now);
     if tokio::time::timeout(limits::STOP_TIME, threads.all_ended()).await.is_err() {
-        warn!("{} shards did not stop in time; ending without them", threads.running);
+        let left = counted(threads.running, "shard");
+        warn!("{left} did not stop in time; ending all the same");
     }
 }
 

@@ -28,6 +28,7 @@ use tracing::{info, warn};
 
 use super::frames::{self, Frame};
 use super::given::Given;
+use super::log::counted;
 use super::service;
 use crate::control::{Counted, Handle, Token};
 use crate::limits;
@@ -246,7 +247,7 @@ impl Successor {
                 }
             }
         }
-        info!("{count} client connections were handed over");
+        info!("{} handed over", counted(count, "client connection"));
     }
 
     /// Tells it what was counted after the state file was its own.
@@ -354,7 +355,7 @@ impl Predecessor {
                 }
             }
         }
-        info!("{count} client connections were taken over");
+        info!("{} taken over", counted(count, "client connection"));
     }
 }
 

@@ -15,6 +15,7 @@ mod rate;
 mod slots;
 mod sources;
 mod tuning;
+mod turn;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -44,6 +45,7 @@ pub(crate) use slots::{
 };
 pub(crate) use sources::Sources;
 pub(crate) use tuning::{Timeouts, Tuning};
+pub(crate) use turn::{Turn, Turns};
 
 /// State that every shard reads and only the control shard replaces.
 pub(crate) struct Published {
@@ -71,6 +73,7 @@ pub(crate) struct Together {
     pub(crate) gates: Gates,
     pub(crate) rates: Rates,
     pub(crate) sources: Sources,
+    pub(crate) turns: Turns,
     pub(crate) logbook: Logbook,
 }
 
@@ -335,6 +338,7 @@ pub(crate) fn connect(published: Published, shards: usize) -> io::Result<Ends> {
         gates: Gates::new(shared.iter().map(|shard| shard.waker.clone()).collect()),
         rates: Rates::new(),
         sources: Sources::new(),
+        turns: Turns::default(),
         logbook: Logbook::new(shards),
     });
     let (backend_reports, backend_reports_read) = outbox::outbox(limits::BACKEND_REPORTS_MAX)?;

@@ -12,7 +12,7 @@ use super::pool::{Lease, Wait};
 use super::record::Cause;
 use super::tally::Tally;
 use super::{Shard, is_shortage};
-use crate::link::{Counter, Failure, Shed};
+use crate::link::{Counter, Failure, Shed, Turn};
 use crate::proxy_protocol::{self, Version};
 use crate::ring::{Abort, Deadline, SendBuf, Stream};
 use crate::table::{Algorithm, Draw, Proxy, SendProxy, Target, choose};
@@ -57,6 +57,11 @@ impl Asking<'_> {
     /// Whether its connection is of no use to others, nor those of others to it.
     fn is_unshared(&self) -> bool {
         self.raw || self.proxy.send_proxy().is_some()
+    }
+
+    /// Whether the request was sent once already, on an idle connection that turned out dead.
+    fn is_repeated(&self) -> bool {
+        self.fresh && !self.raw
     }
 }
 
@@ -249,7 +254,7 @@ fn proxy_is_down(shard: &Shard, proxy: &Proxy) -> bool {
 /// The rule's next backend. Those tried, those that just refused and those that are down are passed over
 /// while there are others.
 fn pick(shard: &Shard, asking: Asking<'_>, tried: &[usize]) -> Option<(usize, SocketAddr)> {
-    let Asking { proxy, client: Client { peer, .. }, .. } = asking;
+    let Asking { proxy, tally, client: Client { peer, .. }, .. } = asking;
     let backends = proxy.backends();
     let address = |index: usize| match backends[index].target() {
         Target::Address(address) => Some(address),
@@ -259,7 +264,11 @@ fn pick(shard: &Shard, asking: Asking<'_>, tried: &[usize]) -> Option<(usize, So
         return Some((0, address(0)?));
     }
     let turn = match proxy.algorithm() {
-        Algorithm::RoundRobin => shard.turn(std::ptr::from_ref(proxy).addr()),
+        // Another attempt of a request is no turn of its own.
+        Algorithm::RoundRobin if tried.is_empty() && !asking.is_repeated() => {
+            shard.turn(shard.rule_of(tally), Turn::next)
+        }
+        Algorithm::RoundRobin => shard.turn(shard.rule_of(tally), Turn::current),
         _ => 0,
     };
     let draw =

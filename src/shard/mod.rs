@@ -21,7 +21,6 @@ mod tally;
 mod tunnel;
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, TcpListener};
 use std::rc::Rc;
@@ -33,6 +32,7 @@ use glommio::{LocalExecutorBuilder, Placement};
 
 use crate::link::{
     ByKey, Counter, Gate, Published, Rate, ShardEnd, Shed, Speaks, Stop, Timeouts, ToShard, Tuning,
+    Turn,
 };
 use crate::ring::{self, Notify, Ring, WakeReceiver};
 use crate::table::Snapshot;
@@ -184,8 +184,8 @@ pub(super) struct Shard {
     /// Begins the id of each request.
     tag: u64,
     request_ids: Cell<u64>,
-    /// Round-robin positions, by the address of the rule in its snapshot.
-    turns: RefCell<HashMap<usize, u64, foldhash::fast::RandomState>>,
+    /// Round-robin positions of the rules that it met; all shards share each.
+    turns: RefCell<ByKey<Arc<Turn>>>,
     /// The key under which requests are counted that no rule is for.
     unknown: u64,
     started: Instant,
@@ -341,16 +341,16 @@ impl Shard {
         }
     }
 
-    /// The next round-robin position for a rule.
-    fn turn(&self, rule: usize) -> u64 {
+    /// A round-robin position of a rule: the next one, or the one that was given last.
+    fn turn(&self, rule: u64, which: fn(&Turn) -> u64) -> u64 {
         let mut turns = self.turns.borrow_mut();
-        if turns.len() >= crate::limits::TURNS_MAX && !turns.contains_key(&rule) {
-            // Rules that were replaced leave their entries behind; a fresh start is no harm.
+        if crate::limits::TURNS_MAX <= turns.len() && !turns.contains_key(&rule) {
+            // Rules that are gone leave their entries behind.
             turns.clear();
         }
-        let turn = turns.entry(rule).or_insert_with(|| self.random());
-        *turn = turn.wrapping_add(1);
-        *turn
+        let shared = &self.end.together.turns;
+        let turn = turns.entry(rule).or_insert_with(|| shared.get(rule, self.random()));
+        which(turn)
     }
 
     fn gate(&self, backend: std::net::SocketAddr) -> Arc<Gate> {

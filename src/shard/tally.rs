@@ -286,6 +286,11 @@ impl Shard {
         }
     }
 
+    /// The key of the rule that a request falls under.
+    pub(super) fn rule_of(&self, tally: Tally) -> u64 {
+        self.tallies.live.borrow().get(tally.0 as usize).map_or(self.unknown, |live| live.rule)
+    }
+
     fn host_slot(&self, tally: Tally) -> Option<&Slot> {
         let host = self.tallies.live.borrow().get(tally.0 as usize)?.host;
         self.end.hosts().get(host)

@@ -10,7 +10,7 @@ use super::rule::{Algorithm, Proxy};
 pub struct Draw {
     /// A fresh random number.
     pub random: u64,
-    /// How many requests this rule had on this shard: the turn for `round_robin`.
+    /// How many requests this rule had, from any start: the turn for `round_robin`.
     pub turn: u64,
     /// A hash of the client's address, for `source`.
     pub source: u64,

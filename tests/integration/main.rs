@@ -44,6 +44,7 @@ mod limits;
 mod memory;
 mod metrics;
 mod names;
+mod newcomer;
 mod original;
 mod overload;
 mod panics;

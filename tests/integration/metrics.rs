@@ -67,7 +67,9 @@ fn labels(mut text: &str) -> (Labels, &str) {
 impl Metrics {
     #[track_caller]
     fn read(api: &mut Api) -> Metrics {
-        let answer = api.ask("GET", "/metrics").expect_status(200);
+        let accept = "Accept: application/openmetrics-text; version=1.0.0\r\n";
+        let request = api.request("GET", "/metrics", accept, "");
+        let answer = api.wire.exchange(request).expect_status(200);
         let content = answer.head.field("Content-Type").unwrap_or_default();
         assert!(content.starts_with("application/openmetrics-text; version=1.0.0"), "{content}");
         Metrics::parse(&String::from_utf8(answer.body).expect("UTF-8"))

@@ -7,6 +7,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Paragraph, RenderDirection, Sparkline};
 
 use super::model::{Host, Screen, Shard, Sort};
+use crate::client::print::counted;
 
 /// Shards are shown side by side, each so wide.
 const SHARD_COLUMNS: u16 = 38;
@@ -103,10 +104,10 @@ pub fn draw(frame: &mut Frame<'_>, screen: &Screen) {
 }
 
 fn title(screen: &Screen) -> Line<'_> {
-    let rules = number(screen.traffic.rules);
+    let rules = counted(number(screen.traffic.rules), "rule");
     Line::from(vec![
         Span::styled(format!("mantrid {}", screen.version), STRONG),
-        Span::raw(format!(" on {}, {rules} rules", screen.address)),
+        Span::raw(format!(" on {}, {rules}", screen.address)),
     ])
 }
 

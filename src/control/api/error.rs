@@ -123,7 +123,7 @@ impl From<Refused> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let body = json!({"error": self.code, "message": self.message}).to_string();
+        let body = json!({"error": self.code, "message": self.message}).to_string() + "\n";
         let content = [(header::CONTENT_TYPE, "application/json")];
         let mut response = (self.status, content, body).into_response();
         if let Some((name, value)) = self.field.map(|field| *field) {

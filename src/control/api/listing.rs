@@ -133,7 +133,7 @@ fn write(table: &Snapshot, names: &[&str], out: &mut impl Write) -> io::Result<(
         out.write_all(b":")?;
         serde_json::to_writer(&mut *out, &rule.to_json())?;
     }
-    out.write_all(if separator == "{" { b"{}" } else { b"}" })
+    out.write_all(if separator == "{" { b"{}\n" } else { b"}\n" })
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! `GET /metrics`: Prometheus text. Totals per shard; hosts and backends only the busiest of them, for a
+//! `GET /metrics`, for Prometheus. Totals per shard; hosts and backends only the busiest of them, for a
 //! million series would bring any Prometheus down.
 
 use std::cmp::Reverse;
@@ -20,6 +20,7 @@ use super::super::health::State;
 use super::super::statistics::name_of;
 use super::Api;
 use super::error::ApiError;
+use super::exposition::Format;
 use super::numbers::backend;
 use super::route::Query;
 use crate::http::Refusal;
@@ -29,8 +30,6 @@ use crate::link::{
     SlotTime, Sums, TIME_BOUNDS,
 };
 
-const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-
 pub(super) fn answer(api: &Api, parts: &Parts) -> Result<Response, ApiError> {
     Query::of(parts.uri.query(), &[])?;
     let mut registry = Registry::with_prefix("mantrid");
@@ -38,7 +37,9 @@ pub(super) fn answer(api: &Api, parts: &Parts) -> Result<Response, ApiError> {
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, &registry)
         .map_err(|_| ApiError::busy("the metrics could not be written"))?;
-    Ok(([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response())
+    let format = Format::of(&parts.headers);
+    let content = [(header::CONTENT_TYPE, format.content_type())];
+    Ok((content, format.write(text)).into_response())
 }
 
 /// The numbers of one moment.
@@ -281,7 +282,7 @@ fn shards(end: &ControlEnd) -> Vec<HashMap<&'static str, u64>> {
 fn refusals(end: &ControlEnd) -> Vec<(&'static str, u64)> {
     let count = |refusal: Refusal| end.counters().map(|counters| counters.refusals(refusal)).sum();
     let all = Refusal::ALL.iter().map(|refusal| (refusal.slug(), count(*refusal)));
-    all.filter(|(_, count)| *count != 0).collect()
+    all.collect()
 }
 
 fn shed(end: &ControlEnd) -> Vec<(&'static str, u64)> {

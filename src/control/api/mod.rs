@@ -6,6 +6,7 @@
 
 mod error;
 mod events;
+mod exposition;
 mod guard;
 mod listing;
 mod metrics;
@@ -127,7 +128,7 @@ impl Api {
             Route::Liveness => {
                 route::Query::of(parts.uri.query(), &[])?;
                 let content = [(header::CONTENT_TYPE, "application/json")];
-                Ok((content, "{\"ok\":true}").into_response())
+                Ok((content, "{\"ok\":true}\n").into_response())
             }
             Route::Dashboard => Ok((dashboard::fields(), dashboard::page()).into_response()),
         }

@@ -20,7 +20,7 @@ use crate::link::{BackendCount, HostCount, Id, Sums};
 use crate::table::{Snapshot, UNKNOWN};
 
 fn answer(value: &Value) -> Response {
-    ([(header::CONTENT_TYPE, "application/json")], value.to_string()).into_response()
+    ([(header::CONTENT_TYPE, "application/json")], format!("{value}\n")).into_response()
 }
 
 /// `GET /stats/`: each rule's, also those without a request yet, and `unknown` once it had one.

@@ -79,7 +79,7 @@ pub(super) async fn one(
         Query::of(parts.uri.query(), &[])?;
         let current = api.current();
         let rule = current.table.get(&name).map_or(Value::Null, Rule::to_json);
-        return Ok(tagged(current.tag, rule.to_string()));
+        return Ok(tagged(current.tag, format!("{rule}\n")));
     }
     let query = Query::of(parts.uri.query(), CHANGE_ONE)?;
     let dry_run = query.flag("dry_run")?;
@@ -198,7 +198,7 @@ fn changed(done: &Done, dry_run: bool, more: Map<String, Value>) -> Response {
         answer.insert("dry_run".to_owned(), json!(true));
     }
     answer.extend(more);
-    tagged(done.tag, Value::Object(answer).to_string())
+    tagged(done.tag, format!("{}\n", Value::Object(answer)))
 }
 
 pub(super) fn tagged(tag: Tag, body: impl Into<Body>) -> Response {

@@ -187,7 +187,7 @@ async function loadBackends() {
     state.dataset.health = backend.state;
     const { open_requests, idle_connections, requests, reason } = backend;
     const why = backend.state === "up" || backend.state === "unknown"
-      ? `${open_requests} open, ${idle_connections} idle, ${count(requests)} requests`
+      ? `${open_requests} open, ${idle_connections} idle, ${count(requests)} ${requests === 1 ? "request" : "requests"}`
       : `since ${moment(backend.since)}${reason ? `: ${reason}` : ""}`;
     const at = make("span", { className: "at", textContent: address });
     return make("li", {}, at, state, make("span", { className: "why", textContent: why }));

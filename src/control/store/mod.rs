@@ -30,6 +30,9 @@ use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::fs::Access;
+use rustix::io::Errno;
+
 use crate::limits::{COMMIT_BUFFER_KEPT_BYTES, FOLD_BYTES_MIN, SEQUENCE_MAX};
 use crate::state::{Counters, Rejected, journal};
 use crate::table::{Names, Snapshot};
@@ -255,7 +258,8 @@ impl Store {
     }
 
     fn stay_read_only(&mut self, part: Part, why: &dyn fmt::Display) -> StoreError {
-        let why = format!("{}: {why}", self.disk.path(part).display());
+        let path = self.disk.path(part);
+        let why = format!("{}: {why}{}", path.display(), advice(&path));
         self.mode = Mode::ReadOnly(why.clone());
         StoreError::ReadOnly(why)
     }
@@ -366,6 +370,21 @@ impl Store {
     fn path(&self, part: Part) -> String {
         self.disk.path(part).display().to_string()
     }
+}
+
+/// What to do where the folder of `path` belongs to others.
+fn advice(path: &Path) -> String {
+    let folder = path.parent().filter(|folder| *folder != Path::new(""));
+    let folder = folder.unwrap_or(Path::new("."));
+    if rustix::fs::access(folder, Access::WRITE_OK | Access::EXEC_OK) != Err(Errno::ACCESS) {
+        return String::new();
+    }
+    let uid = nix::unistd::geteuid();
+    let folder = folder.display();
+    format!(
+        "; uid {uid} can't write to the folder {folder}: give it to that user (chown {uid} {folder}), \
+         set uid and gid to its owner's, or state_file to a folder that is not there yet"
+    )
 }
 
 /// An empty journal that is there for good.

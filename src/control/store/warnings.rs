@@ -11,7 +11,7 @@ pub(super) fn rejected(path: &Path, rejected: &[Rejected]) -> Vec<String> {
     let mut lines: Vec<String> =
         rejected.iter().take(limits::REJECTED_TOLD_MAX).map(line).collect();
     if let Some(more @ 1..) = rejected.len().checked_sub(lines.len()) {
-        lines.push(format!("{}: {more} more rules are not used", path.display()));
+        lines.push(format!("{}: rules not used: {more} more", path.display()));
     }
     lines
 }
@@ -28,6 +28,6 @@ mod tests {
         let many = vec![one; limits::REJECTED_TOLD_MAX + 5];
         let lines = rejected(Path::new("s"), &many);
         assert_eq!(lines.len(), limits::REJECTED_TOLD_MAX + 1);
-        assert_eq!(lines.last().map(String::as_str), Some("s: 5 more rules are not used"));
+        assert_eq!(lines.last().map(String::as_str), Some("s: rules not used: 5 more"));
     }
 }

@@ -40,8 +40,8 @@ impl Shell {
     /// With applications on the ports 8000 and 8001.
     pub fn new() -> Shell {
         let folder = tempfile::Builder::new().prefix("mantrid-docs-").tempdir().expect("a folder");
-        // The daemon may become somebody else.
-        std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o777)).expect("a mode");
+        // As a folder of root's mostly is; the daemon becomes somebody else.
+        std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).expect("a mode");
         let mut ports = Ports::new();
         for port in [8080, 8042, 9042, 8432, 8443] {
             ports.push((port, free_port()));
