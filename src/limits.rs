@@ -311,6 +311,10 @@ pub const LAST_WORDS_TIME: std::time::Duration = std::time::Duration::from_secs(
 pub const COUNTED_AT_ONCE: usize = 1000;
 /// Most descriptors in one message (`SCM_MAX_FD`).
 pub const DESCRIPTORS_AT_ONCE: usize = 253;
+/// A shard, or control, that makes no progress for so long is named in the log, and where it is.
+pub const STALL_TIME: std::time::Duration = std::time::Duration::from_secs(1);
+/// How often they are looked at.
+pub const STALL_LOOK: std::time::Duration = std::time::Duration::from_millis(250);
 /// How long shards that were told to stop at once may take.
 pub const STOP_TIME: std::time::Duration = std::time::Duration::from_secs(2);
 

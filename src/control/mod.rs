@@ -28,7 +28,7 @@ use tokio::sync::{Notify, Semaphore, mpsc, watch};
 
 use crate::http::Pages;
 use crate::limits;
-use crate::link::{ControlEnd, Published};
+use crate::link::{ControlEnd, Part, Published};
 use crate::state::Counters;
 use crate::table::{Names, Snapshot};
 use api::Api;
@@ -274,18 +274,29 @@ impl Control {
     /// Until it is dropped. Management is served from the first poll on.
     pub(crate) async fn run(&mut self, management: Vec<Management>) -> Infallible {
         let pulse = self.api.pulse.clone();
+        let together = self.api.shards.together.clone();
+        let beat = &together.beat;
         tokio::select! {
-            never = self.resolver.run() => never,
-            never = self.pages.run() => never,
-            never = self.prober.run(|change| {
+            never = beat.of(Part::Names, self.resolver.run()) => never,
+            never = beat.of(Part::Pages, self.pages.run()) => never,
+            never = beat.of(Part::Probes, self.prober.run(|change| {
                 pulse.tell(health_event(change));
                 if !change.state.is_bad() {
                     self.held.reached(change.backend);
                 }
-            }) => never,
-            never = self.keeper.run(|begun| self.wake.begun(begun), |wanted| self.health.want(wanted)) => never,
-            never = self.heart.run(|happened| self.health.changed(&happened.watched)) => never,
-            never = api::serve(self.api.clone(), management, &self.paused) => never,
+            })) => never,
+            never = beat.of(Part::Held, self.keeper.run(
+                |begun| self.wake.begun(begun),
+                |wanted| self.health.want(wanted),
+            )) => never,
+            never = beat.of(Part::Statistics, self.heart.run(
+                |happened| self.health.changed(&happened.watched),
+            )) => never,
+            never = beat.of(Part::Management, api::serve(
+                self.api.clone(),
+                management,
+                &self.paused,
+            )) => never,
         }
     }
 

@@ -19,6 +19,7 @@ mod reload;
 mod resources;
 mod service;
 mod signals;
+mod stalls;
 mod upgrade;
 
 use std::path::Path;
@@ -31,7 +32,7 @@ use tracing::{info, warn};
 
 use crate::config::Config;
 use crate::control::{self, Access, Control, Files, Management};
-use crate::link::{self, Counter, Published, ShardEnd, Speaks};
+use crate::link::{self, Counter, Part, Published, ShardEnd, Speaks};
 use crate::shard;
 use access_log::LogWriter;
 use arguments::{Arguments, Asked};
@@ -50,6 +51,7 @@ const DEFAULT_FILE: &str = "/etc/mantrid/mantrid.conf";
 
 /// Runs `mantrid`; the exit code is 0 after a clean stop, 1 when the start failed.
 pub fn main() -> ExitCode {
+    signals::block();
     match start() {
         Ok(code) => code,
         Err(problems) => {
@@ -240,6 +242,7 @@ async fn serve(
         sockets,
         taking_over,
         handed,
+        wants_another: false,
         reload: Reload {
             source,
             config,
@@ -250,11 +253,21 @@ async fn serve(
             log,
         },
     };
+    let lookout =
+        stalls::Lookout::start(end.clone()).map_err(|error| format!("no thread: {error}"))?;
+    let beat = &end.together.beat;
     let outcome = tokio::select! {
-        outcome = signals::serve_until_stopped(&end, signals, threads, operations) => outcome,
+        outcome = beat.of(
+            Part::Signals,
+            signals::serve_until_stopped(&end, signals, threads, operations),
+        ) => outcome,
         never = control.run(management) => match never {},
-        never = service::feed_watchdog(&end) => match never {},
+        never = beat.of(Part::Watchdog, service::feed_watchdog(&end)) => match never {},
+        never = service::beat(beat) => match never {},
+        never = signals::reap_orphans() => match never {},
     };
+    // What is left may wait for the disk.
+    drop(lookout);
     control.finish().await;
     info!(
         "Stopped after {} connections and {} requests",

@@ -2,12 +2,15 @@
 //! access log anew, SIGUSR2 starts a new daemon that takes over. And the way to the end: what is under way is
 //! finished within `timeout_drain`; a second signal ends it at once.
 
+use std::convert::Infallible;
 use std::io;
 use std::pin::pin;
 use std::sync::mpsc::Receiver;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use nix::sys::signal::{SigSet, Signal as NixSignal};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info, warn};
@@ -28,8 +31,8 @@ enum Wanted {
     Upgrade,
 }
 
-/// The signals that mean something to us. Taken before the daemon says that it is ready, so that none
-/// that comes after meets the default action.
+/// The signals that mean something to us. Those that would end a daemon that is not ready yet are blocked from
+/// the beginning of `main` on, and wait until they are taken here.
 pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -41,17 +44,29 @@ pub(super) struct Signals {
     _file_size: Signal,
 }
 
+/// Has those that do not ask for the end wait until they are taken, whatever the program is at: called first.
+pub(super) fn block() {
+    // It fails for numbers that are no signals.
+    let _ = waiting().thread_block();
+}
+
+fn waiting() -> SigSet {
+    SigSet::from_iter([NixSignal::SIGHUP, NixSignal::SIGUSR1, NixSignal::SIGUSR2])
+}
+
 impl Signals {
     /// Within a tokio runtime.
     pub(super) fn take() -> io::Result<Signals> {
-        Ok(Signals {
+        let signals = Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
             user_1: signal(SignalKind::user_defined1())?,
             user_2: signal(SignalKind::user_defined2())?,
             _file_size: signal(SignalKind::from_raw(libc::SIGXFSZ))?,
-        })
+        };
+        waiting().thread_unblock()?;
+        Ok(signals)
     }
 
     async fn next(&mut self) -> Wanted {
@@ -74,6 +89,22 @@ impl Signals {
     }
 }
 
+/// As the first process of a container we are given the orphans in it, which stay in the table of processes until
+/// somebody has asked how they ended. We have no children of our own there.
+pub(super) async fn reap_orphans() -> Infallible {
+    let children = (std::process::id() == 1).then(|| signal(SignalKind::child()));
+    let Some(Ok(mut children)) = children else { return std::future::pending().await };
+    loop {
+        // Also for those that ended before we listened.
+        while let Ok(status) = waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            if status == WaitStatus::StillAlive {
+                break;
+            }
+        }
+        children.recv().await;
+    }
+}
+
 /// What serves the operator's wishes.
 pub(super) struct Operations {
     pub(super) reload: Reload,
@@ -86,6 +117,8 @@ pub(super) struct Operations {
     pub(super) is_demo: bool,
     /// What shards hand over.
     pub(super) handed: Receiver<Option<Handed>>,
+    /// SIGUSR2 came while a new daemon that did not get ready was waited for.
+    pub(super) wants_another: bool,
 }
 
 impl Operations {
@@ -96,15 +129,15 @@ impl Operations {
             error!("SIGUSR2: the demo can't be taken over; nothing changed");
             return Err(None);
         }
-        if let Some(last) = &mut self.taking_over {
-            // What came after our shards have ended would be lost.
-            tokio::select! {
-                _ = last => {}
-                name = signals.stop() => return Err(Some(name)),
-            }
-            self.taking_over = None;
+        if std::process::id() == 1 {
+            error!(
+                "SIGUSR2: this is PID 1: the container would end with it, and the new program, too. \
+                 Nothing changed; start it below an init (docker run --init), or start a new container"
+            );
+            return Err(None);
         }
-        let mut wants_reload = false;
+        self.wait_for_the_one_before(signals).await.map_err(Some)?;
+        let (mut wants_reload, mut wants_another) = (false, false);
         let outcome = {
             let begun = upgrade::begin(&self.program, &self.sockets, &self.reload.control);
             let mut begun = pin!(begun);
@@ -115,15 +148,19 @@ impl Operations {
                         Wanted::Stop(name) => return Err(Some(name)),
                         Wanted::OpenLogAnew => self.reload.log.reopen(),
                         Wanted::Reload => wants_reload = true,
-                        Wanted::Upgrade => {}
+                        Wanted::Upgrade => wants_another = true,
                     },
                 }
             }
         };
         match outcome {
             Ok(successor) => {
+                // The program may have been replaced once more since.
+                if wants_another {
+                    successor.pass(NixSignal::SIGUSR2);
+                }
                 if wants_reload {
-                    successor.reload();
+                    successor.pass(NixSignal::SIGHUP);
                 }
                 Ok(successor)
             }
@@ -133,9 +170,32 @@ impl Operations {
                 if wants_reload {
                     self.reload.run();
                 }
+                self.wants_another = wants_another;
                 Err(None)
             }
         }
+    }
+
+    /// What came from the daemon before us after our shards have ended would be lost. The name of a signal that
+    /// asked for the end meanwhile.
+    async fn wait_for_the_one_before(&mut self, signals: &mut Signals) -> Result<(), &'static str> {
+        while let Some(last) = &mut self.taking_over {
+            let wanted = tokio::select! {
+                _ = last => {
+                    self.taking_over = None;
+                    return Ok(());
+                }
+                wanted = signals.next() => wanted,
+            };
+            match wanted {
+                Wanted::Stop(name) => return Err(name),
+                Wanted::OpenLogAnew => self.reload.log.reopen(),
+                Wanted::Reload => self.reload.run(),
+                // It waits already.
+                Wanted::Upgrade => {}
+            }
+        }
+        Ok(())
     }
 }
 
@@ -192,14 +252,17 @@ enum End {
 
 async fn serve(signals: &mut Signals, threads: &mut Threads, operations: &mut Operations) -> End {
     loop {
+        let again = std::mem::take(&mut operations.wants_another);
         let wanted = tokio::select! {
-            wanted = signals.next() => wanted,
+            wanted = async { if again { Wanted::Upgrade } else { signals.next().await } } => wanted,
             (index, clean) = threads.next_end() => return End::Broken(index, clean),
         };
         match wanted {
             Wanted::Stop(name) => return End::Asked(name),
             Wanted::OpenLogAnew => operations.reload.log.reopen(),
-            Wanted::Reload if !operations.program.is_replaced() => operations.reload.run(),
+            Wanted::Reload if std::process::id() == 1 || !operations.program.is_replaced() => {
+                operations.reload.run();
+            }
             wanted => {
                 if wanted == Wanted::Reload {
                     info!("SIGHUP: there is a new program: it is to take over");

@@ -17,6 +17,7 @@ use std::io;
 use std::net::{IpAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
@@ -40,23 +41,30 @@ const VARIABLE: &str = "MANTRID_TAKES_OVER";
 pub(super) struct Sockets {
     /// As asked for, with a copy of each shard's.
     pub(super) tcp: Vec<(std::net::SocketAddr, Vec<TcpListener>)>,
-    pub(super) unix: Vec<(std::path::PathBuf, OwnedFd)>,
+    pub(super) unix: Vec<(PathBuf, OwnedFd)>,
     /// Its file may be readable for root alone.
     pub(super) token: Option<Token>,
 }
 
 /// The program that runs now, to start what has taken its place.
 pub(super) struct Program {
-    path: std::path::PathBuf,
+    path: PathBuf,
     identity: Option<(u64, u64)>,
 }
 
 impl Program {
-    /// Called at the start: later the file may be another.
+    /// Called at the start: later the file may be another. Where a symbolic link led to it, the link is kept:
+    /// what it leads to later is what is to run then.
     pub(super) fn of_this_process() -> io::Result<Program> {
-        let path = std::env::current_exe()?;
-        let identity = identity(std::path::Path::new("/proc/self/exe"));
-        Ok(Program { path, identity })
+        let own = identity(Path::new("/proc/self/exe"));
+        let asked = std::env::args_os().next().unwrap_or_default();
+        let found = places(Path::new(&asked)).find(|path| identity(path) == own && own.is_some());
+        let path = match found {
+            Some(path) => path,
+            // Whoever starts a program may call it anything.
+            None => std::env::current_exe()?,
+        };
+        Ok(Program { path, identity: own })
     }
 
     /// Whether there is another program in its place.
@@ -66,7 +74,16 @@ impl Program {
     }
 }
 
-fn identity(path: &std::path::Path) -> Option<(u64, u64)> {
+/// Where a program may lie that was started by this name: there, or in a folder of `PATH`.
+fn places(asked: &Path) -> impl Iterator<Item = PathBuf> {
+    let here = std::env::current_dir().unwrap_or_default();
+    let is_name = asked.components().count() == 1 && !asked.is_absolute();
+    let folders = std::env::var_os("PATH").filter(|_| is_name).unwrap_or_default();
+    let folders: Vec<PathBuf> = std::env::split_paths(&folders).collect();
+    std::iter::once(here.clone()).chain(folders).map(move |folder| here.join(folder).join(asked))
+}
+
+fn identity(path: &Path) -> Option<(u64, u64)> {
     use std::os::unix::fs::MetadataExt;
     path.metadata().ok().map(|found| (found.dev(), found.ino()))
 }
@@ -215,10 +232,10 @@ fn offers(sockets: &Sockets) -> io::Result<Vec<Offer>> {
 
 impl Successor {
     /// Its operator took us for it.
-    pub(super) fn reload(&self) {
+    pub(super) fn pass(&self, signal: nix::sys::signal::Signal) {
         let process = nix::unistd::Pid::from_raw(self.process);
-        if let Err(errno) = nix::sys::signal::kill(process, nix::sys::signal::Signal::SIGHUP) {
-            warn!("SIGHUP could not be passed on: {}", errno.desc());
+        if let Err(errno) = nix::sys::signal::kill(process, signal) {
+            warn!("{signal} could not be passed on: {}", errno.desc());
         }
     }
 

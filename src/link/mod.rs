@@ -2,6 +2,7 @@
 //! woken and stopped, the counters it alone writes, what control asks it and what it tells, which
 //! backends are down, and the gates that hold a limit across shards.
 
+mod beat;
 mod counters;
 mod drain;
 mod gate;
@@ -18,7 +19,7 @@ mod tuning;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use arc_swap::ArcSwap;
@@ -27,6 +28,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use crate::http::Pages;
 use crate::table::Snapshot;
 
+pub(crate) use beat::{Beat, Part};
 pub(crate) use counters::{Counter, Counters, HELD_BOUNDS, Shed};
 pub(crate) use drain::Drain;
 pub(crate) use gate::{Gate, Gates};
@@ -67,6 +69,8 @@ pub(crate) struct Together {
     pub(crate) rates: Rates,
     pub(crate) sources: Sources,
     pub(crate) logbook: Logbook,
+    /// Of control.
+    pub(crate) beat: Beat,
 }
 
 /// How far a shard is on its way out.
@@ -109,10 +113,21 @@ impl Waker {
 /// What one shard and control have between them.
 struct Shared {
     stop: AtomicU8,
+    /// Its thread is at its end: it makes no progress, and need not.
+    has_ended: AtomicBool,
     waker: Waker,
     counters: Counters,
     hosts: Slots,
     backends: Slots,
+}
+
+/// Says, when it is dropped, that a shard has ended: kept by its thread to the last.
+pub(crate) struct Ending(Arc<Shared>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.has_ended.store(true, Ordering::Relaxed);
+    }
 }
 
 /// The shard's end.
@@ -137,6 +152,11 @@ impl ShardEnd {
             2 => Stop::Drain,
             _ => Stop::Now,
         }
+    }
+
+    /// For the thread of the shard, which keeps it until it ends.
+    pub(crate) fn ending(&self) -> Ending {
+        Ending(self.shared.clone())
     }
 
     pub(crate) fn waker(&self) -> &Waker {
@@ -244,6 +264,15 @@ impl ControlEnd {
         self.shards.iter().map(|one| &one.shared.counters)
     }
 
+    /// When each shard looked around last, in microseconds of its life; `None`: it has ended.
+    pub(crate) fn beats(&self) -> Vec<Option<u64>> {
+        let beat = |one: &One| {
+            let has_ended = one.shared.has_ended.load(Ordering::Relaxed);
+            (!has_ended).then(|| one.shared.counters.get(Counter::AliveMicros))
+        };
+        self.shards.iter().map(beat).collect()
+    }
+
     /// Counters by host, of each shard.
     pub(crate) fn hosts(&self) -> impl Iterator<Item = &Slots> {
         self.shards.iter().map(|one| &one.shared.hosts)
@@ -312,6 +341,7 @@ pub(crate) fn connect(published: Published, shards: usize) -> io::Result<Ends> {
         .map(|_| {
             Ok(Arc::new(Shared {
                 stop: AtomicU8::new(Stop::No as u8),
+                has_ended: AtomicBool::new(false),
                 waker: Waker::new()?,
                 counters: Counters::default(),
                 hosts: Slots::default(),
@@ -324,6 +354,7 @@ pub(crate) fn connect(published: Published, shards: usize) -> io::Result<Ends> {
         rates: Rates::new(),
         sources: Sources::new(),
         logbook: Logbook::new(shards),
+        beat: Beat::default(),
     });
     let (reports, reporters) = news::queue(shards)?;
     let (held, sender, waker) = held::reports()?;

@@ -60,6 +60,7 @@ mod routing;
 mod service;
 mod shutdown;
 mod spin;
+mod stalls;
 mod state;
 mod statistics;
 mod timeouts;
