@@ -59,6 +59,7 @@ mod retry;
 mod routing;
 mod service;
 mod shutdown;
+mod signals;
 mod spin;
 mod stalls;
 mod state;
