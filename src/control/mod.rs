@@ -8,6 +8,7 @@
 mod api;
 mod change;
 mod dashboard;
+mod elder;
 mod health;
 mod held;
 mod pages;
@@ -33,12 +34,13 @@ use crate::state::Counters;
 use crate::table::{Names, Snapshot};
 use api::Api;
 use change::{Current, Tag};
+use elder::Elder;
 use health::{Health, Prober};
 use held::{Bounds, Held, Keeper};
 use pages::PageFolder;
 use pulse::{Heart, Last, Pulse, health_event};
 use resolver::Resolver;
-use statistics::Statistics;
+use statistics::{SharedStatistics, Statistics};
 use store::Store;
 use wake::{Told, Wake};
 use writer::{Orders, Wiring, Writer};
@@ -105,6 +107,8 @@ pub(crate) struct Access {
     pub(crate) connections_max: usize,
     /// Connections to backends to see whether they are well, at a time.
     pub(crate) probes_max: usize,
+    /// Lookups of names at a time.
+    pub(crate) lookups_max: usize,
     /// Requests held at a time, in all and of one source address.
     pub(crate) held_max: (usize, usize),
 }
@@ -133,6 +137,14 @@ pub(crate) struct Handle {
     paused: watch::Sender<bool>,
     places: Arc<Semaphore>,
     places_max: usize,
+    names: SharedNames,
+    health: Health,
+    wake: Wake,
+    shards: ControlEnd,
+    current: Arc<ArcSwap<Current>>,
+    statistics: SharedStatistics,
+    elder: Elder,
+    runtime: tokio::runtime::Handle,
 }
 
 impl Handle {
@@ -148,6 +160,7 @@ impl Handle {
     /// Goes on: it did not take over.
     pub(crate) async fn resume(&self) {
         self.orders.resume().await;
+        self.wake.resume();
         self.paused.send_replace(false);
     }
 
@@ -188,9 +201,15 @@ impl Control {
         let statistics = Arc::new(Mutex::new(statistics));
         let tag = Tag { boot: boot(), sequence: store.sequence() };
         let health = Health::new(&table);
-        let prober =
-            Prober::new(health.clone(), shards.clone(), published.clone(), access.probes_max)
-                .map_err(|error| format!("can't hear of failed backends: {error}"))?;
+        let resolver = Resolver::new(names.clone(), access.lookups_max);
+        let prober = Prober::new(
+            health.clone(),
+            shards.clone(),
+            published.clone(),
+            access.probes_max,
+            resolver.lookups(),
+        );
+        let prober = prober.map_err(|error| format!("can't hear of failed backends: {error}"))?;
         let current = Arc::new(ArcSwap::from_pointee(Current { table, tag }));
         let (total, per_source) = access.held_max;
         let held = Held::new(Bounds { total, per_source }, published.clone(), shards.clone());
@@ -208,7 +227,6 @@ impl Control {
             happened,
         });
         let writer = writer.map_err(|error| format!("no thread for the writer: {error}"))?;
-        let resolver = Resolver::new(names.clone());
         let pulse = Pulse::new();
         let api = Api {
             orders: writer.orders(),
@@ -224,6 +242,8 @@ impl Control {
             started: SystemTime::now(),
             places: Arc::new(Semaphore::new(access.connections_max)),
             places_max: access.connections_max,
+            elder: Elder::default(),
+            published: published.clone(),
         };
         let wake = Wake::new(pulse.clone(), held.clone(), told);
         let heart = Heart {
@@ -263,6 +283,14 @@ impl Control {
             paused: self.paused.clone(),
             places: self.api.places.clone(),
             places_max: self.api.places_max,
+            names: self.api.names.clone(),
+            health: self.health.clone(),
+            wake: self.wake.clone(),
+            shards: self.api.shards.clone(),
+            current: self.api.current.clone(),
+            statistics: self.api.statistics.clone(),
+            elder: self.api.elder.clone(),
+            runtime: tokio::runtime::Handle::current(),
         }
     }
 

@@ -33,7 +33,7 @@ use tracing::{info, warn};
 use crate::config::Config;
 use crate::control::{self, Access, Control, Files, Management};
 use crate::link::{self, Counter, Part, Published, ShardEnd, Speaks};
-use crate::shard;
+use crate::{limits, shard};
 use access_log::LogWriter;
 use arguments::{Arguments, Asked};
 use demo::Demo;
@@ -156,11 +156,12 @@ fn run(source: Source, debug: bool, demo: Option<&Demo>) -> Result<(), Problems>
     crate::ring::probe().map_err(one)?;
     info!("{}", resources.summary());
     resources.warnings().iter().for_each(|warning| warn!("{warning}"));
+    let mut memory = None;
     if let Some(predecessor) = &predecessor {
         // What would be wrong with it is to be known while the old daemon still has it.
         access_log::check(&config.access_log).map_err(one)?;
         control::look(&files(&config)).map_err(one)?;
-        predecessor.prepared().map_err(one)?;
+        memory = Some(predecessor.prepared().map_err(one)?);
     }
     let loaded = control::load(&files(&config)).map_err(one)?;
     loaded.warnings.iter().for_each(|warning| warn!("{warning}"));
@@ -168,12 +169,14 @@ fn run(source: Source, debug: bool, demo: Option<&Demo>) -> Result<(), Problems>
 
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        .max_blocking_threads(limits::BLOCKING_THREADS + resources.lookups_at_once())
         .build()
         .map_err(|error| vec![format!("can't start the control shard: {error}")])?;
     let access = Access {
         token: token.clone(),
         connections_max: resources.management_connections(),
         probes_max: resources.probes_at_once(),
+        lookups_max: resources.lookups_at_once(),
         held_max: reload::held_max(&config),
     };
     let copies = || {
@@ -182,8 +185,17 @@ fn run(source: Source, debug: bool, demo: Option<&Demo>) -> Result<(), Problems>
         management::copies(&config, &management, &mut sockets).map(|()| sockets)
     };
     let sockets = copies().map_err(|error| vec![format!("can't copy the sockets: {error}")])?;
-    let wiring =
-        Wiring { bound, management, access, loaded, sockets, trusted, program, predecessor };
+    let wiring = Wiring {
+        bound,
+        management,
+        access,
+        loaded,
+        sockets,
+        trusted,
+        program,
+        predecessor,
+        memory,
+    };
     let outcome = runtime.block_on(serve(source, config, &resources, wiring, demo));
     // A lookup may hang in the system's resolver for long: it is not waited for.
     runtime.shutdown_background();
@@ -200,6 +212,8 @@ struct Wiring {
     trusted: Trusted,
     program: Program,
     predecessor: Option<Predecessor>,
+    /// What it knew.
+    memory: Option<serde_json::Value>,
 }
 
 async fn serve(
@@ -209,8 +223,8 @@ async fn serve(
     wiring: Wiring,
     demo: Option<&Demo>,
 ) -> Result<(), String> {
-    let Wiring { mut bound, management, access, loaded, sockets, trusted, program, predecessor } =
-        wiring;
+    let Wiring { mut bound, management, access, loaded, sockets, trusted, program, .. } = wiring;
+    let Wiring { predecessor, memory, .. } = wiring;
     let signals = Signals::take().map_err(|error| format!("can't take signals: {error}"))?;
     let tuning = reload::tuning(&config, resources);
     let (end, ends, handed) =
@@ -219,6 +233,9 @@ async fn serve(
     let published = ends.first().map(|end| end.published.clone()).ok_or("there is no shard")?;
     let log = LogWriter::start(&config.access_log, end.together.clone())?;
     let mut control = Control::new(files(&config), loaded.rest, published.clone(), &end, access)?;
+    if let Some(memory) = memory {
+        control.recall(&memory);
+    }
     control.prepare().await;
     let threads = start_shards(resources, &mut bound, ends)?;
     let threads = Threads::watch(threads).map_err(|error| format!("no thread: {error}"))?;

@@ -5,9 +5,11 @@
 use std::convert::Infallible;
 use std::io;
 use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal as NixSignal};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -18,6 +20,7 @@ use tracing::{error, info, warn};
 use super::reload::Reload;
 use super::service;
 use super::upgrade::{self, Program, Sockets, Successor};
+use crate::control::Handle;
 use crate::limits;
 use crate::link::{ControlEnd, Counter, Handed, Stop};
 
@@ -285,7 +288,7 @@ pub(super) async fn serve_until_stopped(
     mut operations: Operations,
 ) -> Result<(), String> {
     let how = serve(&mut signals, &mut threads, &mut operations).await;
-    let Operations { reload, sockets, handed, .. } = operations;
+    let Operations { reload, sockets, handed, taking_over, .. } = operations;
     let drain = reload.config.timeouts.drain;
     drop(sockets);
     let outcome = match how {
@@ -303,30 +306,117 @@ pub(super) async fn serve_until_stopped(
                 end.total(Counter::Open)
             );
             service::stopping();
+            let until = Instant::now() + drain;
+            if taking_over.is_some() {
+                reload.control.elder().stop(false);
+            }
             stop(end, Stop::Drain, &mut signals, &mut threads, drain).await;
+            if let Some(last) = taking_over {
+                // Under systemd it would be killed when we are gone.
+                wait_for_the_elder(last, until, &mut signals, &reload.control).await;
+            }
             Ok(())
         }
         End::Successor(successor) => {
-            let thread = std::thread::Builder::new().name("hand-over".to_owned());
-            let thread = thread.spawn(move || {
-                successor.pass_on(&handed);
-                successor
-            });
-            stop(end, Stop::HandOver, &mut signals, &mut threads, drain).await;
-            end.end_hand_over();
-            let counted = reload.control.counted_since().await;
-            match thread {
-                Ok(thread) => {
-                    let last = move || thread.join().map(|to| to.pass_counts_on(&counted));
-                    drop(tokio::task::spawn_blocking(last).await);
-                }
-                Err(error) => error!("no thread to hand connections over: {error}"),
-            }
+            hand_over(end, successor, handed, &mut signals, &mut threads, &reload).await;
             Ok(())
         }
     };
     reload.log.finish();
     outcome
+}
+
+/// Waits until the daemon that we took over from has finished as well.
+async fn wait_for_the_elder(
+    mut last: oneshot::Receiver<()>,
+    until: Instant,
+    signals: &mut Signals,
+    control: &Handle,
+) {
+    tokio::select! {
+        _ = &mut last => return,
+        () = tokio::time::sleep_until(until.into()) => {}
+        _ = signals.stop() => {}
+    }
+    control.elder().stop(true);
+    let _ = tokio::time::timeout(limits::STOP_TIME, last).await;
+}
+
+/// Passes on what can be, and finishes the rest; the new daemon knows what that is.
+async fn hand_over(
+    end: &ControlEnd,
+    successor: Successor,
+    handed: Receiver<Option<Handed>>,
+    signals: &mut Signals,
+    threads: &mut Threads,
+    reload: &Reload,
+) {
+    let (successor, is_over) = (Arc::new(successor), Arc::new(AtomicBool::new(false)));
+    let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
+    let (to, control, shards, over) =
+        (successor.clone(), reload.control.clone(), end.clone(), is_over.clone());
+    let telling = thread("tell").spawn(move || to.tell(&control, &shards, &over));
+    let to = successor.clone();
+    let passing = thread("hand-over").spawn(move || to.pass_on(&handed));
+    end.stop(Stop::HandOver);
+    let drain = reload.config.timeouts.drain;
+    drain_for_the_next(end, &successor, signals, threads, drain).await;
+    end.end_hand_over();
+    reload.control.wake_settled().await;
+    is_over.store(true, Ordering::SeqCst);
+    let counted = reload.control.counted_since().await;
+    let last = move || {
+        for thread in [telling, passing] {
+            match thread {
+                // A panic was told.
+                Ok(thread) => drop(thread.join()),
+                Err(error) => error!("no thread to hand connections over: {error}"),
+            }
+        }
+        successor.pass_counts_on(&counted);
+    };
+    drop(tokio::task::spawn_blocking(last).await);
+}
+
+/// Sees the shards to their end, as `stop` does. Whoever stops us is heard at the second time: the first says no more
+/// than what we are at. What else is wanted is for the daemon that has taken over.
+async fn drain_for_the_next(
+    end: &ControlEnd,
+    next: &Successor,
+    signals: &mut Signals,
+    threads: &mut Threads,
+    drain: Duration,
+) {
+    let time = tokio::time::sleep(drain);
+    let mut time = pin!(time);
+    let mut is_asked = false;
+    loop {
+        let wanted = tokio::select! {
+            () = threads.all_ended() => return,
+            () = &mut time => {
+                warn!("timeout_drain is over: {} connections are cut off", end.total(Counter::Open));
+                break;
+            }
+            wanted = signals.next() => wanted,
+        };
+        match wanted {
+            Wanted::Stop(name) if is_asked => {
+                warn!("{name} again: {} connections are cut off", end.total(Counter::Open));
+                break;
+            }
+            Wanted::Stop(_) => {
+                is_asked = true;
+                end.stop(Stop::Drain);
+            }
+            Wanted::Reload => next.pass(NixSignal::SIGHUP),
+            Wanted::OpenLogAnew => next.pass(NixSignal::SIGUSR1),
+            Wanted::Upgrade => next.pass(NixSignal::SIGUSR2),
+        }
+    }
+    end.stop(Stop::Now);
+    if tokio::time::timeout(limits::STOP_TIME, threads.all_ended()).await.is_err() {
+        warn!("{} shards did not stop in time; ending without them", threads.running);
+    }
 }
 
 /// Sees the shards to their end.

@@ -17,6 +17,8 @@ pub(crate) struct Drain {
     pub(crate) rule: u64,
     /// What was removed from it.
     pub(crate) backends: Vec<SocketAddr>,
+    /// It was removed in another daemon: here the rule is as it was, for all who were routed by it.
+    pub(crate) is_elsewhere: bool,
     /// For each shard: requests under way at each backend, and those that have not got one yet but
     /// were routed by the rule as it was.
     under_way: Vec<AtomicU32>,
@@ -27,7 +29,16 @@ impl Drain {
     pub(crate) fn new(rule: u64, backends: Vec<SocketAddr>, shards: usize) -> io::Result<Drain> {
         let under_way = (0..shards * (backends.len() + 1)).map(|_| AtomicU32::new(UNKNOWN));
         let under_way = under_way.collect();
-        Ok(Drain { rule, backends, under_way, waker: Waker::new()? })
+        Ok(Drain { rule, backends, is_elsewhere: false, under_way, waker: Waker::new()? })
+    }
+
+    /// The same, of a change that was made in a daemon that has taken over.
+    pub(crate) fn elsewhere(
+        rule: u64,
+        backends: Vec<SocketAddr>,
+        shards: usize,
+    ) -> io::Result<Drain> {
+        Ok(Drain { is_elsewhere: true, ..Drain::new(rule, backends, shards)? })
     }
 
     /// By a shard: how many there are, at each backend and, behind those, at none yet.

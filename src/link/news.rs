@@ -9,14 +9,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Waker;
 use crate::limits;
+use crate::table::Name;
 
 /// Something that control should know of.
-#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum News {
     /// As many requests in a row as it takes failed at this backend.
     BackendFailed { address: SocketAddr, how: Failure },
     /// It was said to fail, and has answered a request since.
     BackendAnswered { address: SocketAddr },
+    /// No address of it could be reached, or it has none.
+    NameFailed { name: Arc<Name> },
 }
 
 /// How a backend failed.

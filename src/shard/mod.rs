@@ -138,6 +138,8 @@ async fn attend(shard: Rc<Shard>, wakes: WakeReceiver) {
         if shard.stop.get() < stop {
             shard.stop.set(stop);
             shard.drain.notify();
+            // Nobody comes who could use them, and others may wait for their places.
+            shard.pool.clear();
             // Idle connections wait for bytes: they look at `stopping` again and close.
             shard.ring.wake_receivers();
             shard.wake_held();

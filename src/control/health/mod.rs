@@ -22,6 +22,7 @@ use tokio::task::{JoinError, JoinSet};
 use tracing::{info, warn};
 
 use super::change::Watched;
+use super::resolver::Lookups;
 use crate::limits;
 use crate::link::{ControlEnd, News, Published};
 use crate::table::{Action, Snapshot, Target};
@@ -66,6 +67,15 @@ impl Health {
         self.asked_for.notify_one();
     }
 
+    /// What another process knew, in force before the first request; nobody need be told of it again.
+    pub(super) fn recall(&self, known: Vec<Standing>, published: &Published) {
+        let mut watch = self.lock();
+        watch.follow_names(now());
+        known.into_iter().for_each(|known| watch.recall(known, now()));
+        watch.take_changes();
+        published.down.publish(watch.down());
+    }
+
     /// Every backend that has a `check` or is ejected. Nothing is known of others.
     pub(super) fn states(&self) -> Vec<Standing> {
         self.lock().states()
@@ -91,6 +101,7 @@ pub(super) struct Prober {
     news: pipe::Receiver,
     running: JoinSet<(u64, Finding)>,
     probes_max: usize,
+    lookups: Lookups,
     random: RandomState,
     turns: u64,
     look_at: Instant,
@@ -103,6 +114,7 @@ impl Prober {
         shards: ControlEnd,
         published: Arc<Published>,
         probes_max: usize,
+        lookups: Lookups,
     ) -> io::Result<Prober> {
         Ok(Prober {
             health,
@@ -111,6 +123,7 @@ impl Prober {
             published,
             running: JoinSet::new(),
             probes_max,
+            lookups,
             random: RandomState::new(),
             turns: 0,
             look_at: Instant::now() + limits::EJECTED_LOOK,
@@ -174,6 +187,7 @@ impl Prober {
     fn hear(&mut self, news: News) {
         let mut watch = self.health.lock();
         match news {
+            News::NameFailed { name } => self.lookups.doubt(&name.host),
             News::BackendFailed { address, how } => watch.failed(address, how, now()),
             News::BackendAnswered { address } => watch.answered(address, now()),
         }
