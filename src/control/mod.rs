@@ -32,7 +32,7 @@ use crate::limits;
 use crate::link::{ControlEnd, Part, Published};
 use crate::state::Counters;
 use crate::table::{Names, Snapshot};
-use api::Api;
+use api::{Api, Taking};
 use change::{Current, Tag};
 use elder::Elder;
 use health::{Health, Prober};
@@ -125,7 +125,7 @@ pub(crate) struct Control {
     wake: Wake,
     writer: Writer,
     api: Arc<Api>,
-    paused: watch::Sender<bool>,
+    taking: watch::Sender<Taking>,
 }
 
 /// How the daemon tells control what its operator wants.
@@ -134,7 +134,7 @@ pub(crate) struct Handle {
     orders: Orders,
     held: Held,
     pages: Arc<Notify>,
-    paused: watch::Sender<bool>,
+    taking: watch::Sender<Taking>,
     places: Arc<Semaphore>,
     places_max: usize,
     names: SharedNames,
@@ -150,7 +150,7 @@ pub(crate) struct Handle {
 impl Handle {
     /// Lets another process have the state file, once what is under way by the API has ended; who asks next waits.
     pub(crate) async fn release(&self) {
-        self.paused.send_replace(true);
+        self.taking.send_replace(Taking::Paused);
         // Whoever follows events, say, never ends.
         let all = self.places.acquire_many(self.places_max as u32);
         let _ = tokio::time::timeout(limits::MANAGEMENT_PAUSE, all).await;
@@ -161,7 +161,12 @@ impl Handle {
     pub(crate) async fn resume(&self) {
         self.orders.resume().await;
         self.wake.resume();
-        self.paused.send_replace(false);
+        self.taking.send_replace(Taking::Yes);
+    }
+
+    /// It has taken over.
+    pub(crate) fn close(&self) {
+        self.taking.send_replace(Taking::Never);
     }
 
     /// What was counted since the state file was let go of.
@@ -258,7 +263,7 @@ impl Control {
         };
         let pages = PageFolder::new(files.pages, published);
         let api = Arc::new(api);
-        let (paused, _) = watch::channel(false);
+        let (taking, _) = watch::channel(Taking::Yes);
         Ok(Control {
             resolver,
             pages,
@@ -270,7 +275,7 @@ impl Control {
             wake,
             writer,
             api,
-            paused,
+            taking,
         })
     }
 
@@ -280,7 +285,7 @@ impl Control {
             orders: self.writer.orders(),
             held: self.held.clone(),
             pages: self.pages.now(),
-            paused: self.paused.clone(),
+            taking: self.taking.clone(),
             places: self.api.places.clone(),
             places_max: self.api.places_max,
             names: self.api.names.clone(),
@@ -323,7 +328,7 @@ impl Control {
             never = beat.of(Part::Management, api::serve(
                 self.api.clone(),
                 management,
-                &self.paused,
+                &self.taking,
             )) => never,
         }
     }

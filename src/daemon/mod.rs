@@ -141,8 +141,16 @@ fn run(source: Source, debug: bool, demo: Option<&Demo>) -> Result<(), Problems>
     let bound = listen::bind_all(&config, resources.shards, &trusted, &mut given)?;
     let management = management::bind_all(&config, target, &mut given)?;
     for left in given.left() {
+        if predecessor.is_some() {
+            info!(
+                "{left} is no address any more: it is closed when the old daemon has let go of it"
+            );
+            continue;
+        }
         warn!("A listening socket was given for {left}, which the configuration does not bind");
     }
+    // Whoever connected there would wait for ever.
+    drop(given);
     let addresses: Vec<_> = bound.iter().map(|bound| bound.local).collect();
     if let Some(demo) = demo {
         demo.write_table(&addresses).map_err(one)?;
@@ -237,6 +245,7 @@ async fn serve(
         control.recall(&memory);
     }
     control.prepare().await;
+    listen::begin(&mut bound)?;
     let threads = start_shards(resources, &mut bound, ends)?;
     let threads = Threads::watch(threads).map_err(|error| format!("no thread: {error}"))?;
     announce(&bound, &management);

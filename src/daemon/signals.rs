@@ -358,6 +358,7 @@ async fn hand_over(
     let telling = thread("tell").spawn(move || to.tell(&control, &shards, &over));
     let to = successor.clone();
     let passing = thread("hand-over").spawn(move || to.pass_on(&handed));
+    reload.control.close();
     end.stop(Stop::HandOver);
     let drain = reload.config.timeouts.drain;
     drain_for_the_next(end, &successor, signals, threads, drain).await;

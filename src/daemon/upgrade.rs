@@ -39,6 +39,8 @@ use crate::link::{ControlEnd, Drain, Handed, Speaks, Stop};
 
 /// Set for the new daemon, whose standard input the socket is.
 const VARIABLE: &str = "MANTRID_TAKES_OVER";
+/// Said with `ready`: what is under way may be told. Programs before it would take it for a connection.
+const HEARS: &[u8] = b"open";
 
 /// What a daemon keeps to hand over its sockets.
 pub(super) struct Sockets {
@@ -98,6 +100,8 @@ pub(super) struct Successor {
     process: i32,
     /// Several threads have something to say.
     turn: Mutex<()>,
+    /// It takes what is under way here, and asks.
+    hears: bool,
 }
 
 impl Successor {
@@ -145,10 +149,16 @@ pub(super) async fn begin(
     let id = child.id().unwrap_or_default();
     info!("process {id} of {} is to take over", program.path.display());
     let process = i32::try_from(id).map_err(|error| failed("can't start it", &error))?;
-    let mut successor =
-        Successor { stream: ours, child: Some(child), process, turn: Mutex::default() };
-    if let Err(why) = hand_over(&successor.stream, sockets, control).await {
-        return Err(successor.gave_up(why).await);
+    let mut successor = Successor {
+        stream: ours,
+        child: Some(child),
+        process,
+        turn: Mutex::default(),
+        hears: false,
+    };
+    match hand_over(&successor.stream, sockets, control).await {
+        Ok(hears) => successor.hears = hears,
+        Err(why) => return Err(successor.gave_up(why).await),
     }
     successor.child = None;
     service::succeeded_by(id);
@@ -157,7 +167,8 @@ pub(super) async fn begin(
 }
 
 /// The sockets first, and the state last, when nothing more is expected to go wrong.
-async fn hand_over(to: &UnixStream, sockets: &Sockets, control: &Handle) -> Result<(), String> {
+/// Whether the new one hears more than an older program did.
+async fn hand_over(to: &UnixStream, sockets: &Sockets, control: &Handle) -> Result<bool, String> {
     let offers = offers(sockets).map_err(|error| format!("can't copy the sockets: {error}"))?;
     let stream = to.try_clone().map_err(|error| error.to_string())?;
     stream
@@ -178,13 +189,13 @@ async fn hand_over(to: &UnixStream, sockets: &Sockets, control: &Handle) -> Resu
     // An older program takes the word and leaves the rest.
     let memory = control.memory().to_string();
     let stream = to.try_clone().map_err(|error| error.to_string())?;
-    talk(move || {
+    let hears = talk(move || {
         frames::send(&stream, &json!("state"), memory.as_bytes(), &[])?;
-        expect(&stream, "ready").map(drop)
+        expect(&stream, "ready").map(|more| !more.is_empty())
     })
     .await?;
     released.0 = None;
-    Ok(())
+    Ok(hears)
 }
 
 /// Control has let go of the state file, and takes it back unless somebody else has it.
@@ -199,9 +210,11 @@ impl Drop for Released {
 }
 
 /// Without keeping control from its work meanwhile.
-async fn talk(what: impl FnOnce() -> io::Result<()> + Send + 'static) -> Result<(), String> {
+async fn talk<T: Send + 'static>(
+    what: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<T, String> {
     match tokio::task::spawn_blocking(what).await {
-        Ok(Ok(())) => Ok(()),
+        Ok(Ok(done)) => Ok(done),
         Ok(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {
             Err(format!("it was not ready after {:?}", limits::UPGRADE_TIME))
         }
@@ -256,6 +269,9 @@ impl Successor {
     /// Answers what the new daemon asks, and tells it what is under way here, until that is over; from a thread of
     /// its own.
     pub(super) fn tell(&self, control: &Handle, shards: &ControlEnd, is_over: &AtomicBool) {
+        if !self.hears {
+            return;
+        }
         // A new daemon that takes nothing any more is no reason to stay for ever.
         let _ = self.stream.set_write_timeout(Some(limits::UPGRADE_TIME));
         let (asked, questions) = channel();
@@ -418,7 +434,8 @@ impl Predecessor {
         shards: ControlEnd,
         control: Handle,
     ) -> io::Result<oneshot::Receiver<()>> {
-        frames::send(&self.0, &json!("ready"), b"", &[])?;
+        // An older program takes the word and leaves the rest.
+        frames::send(&self.0, &json!("ready"), HEARS, &[])?;
         self.0.set_read_timeout(None)?;
         let questions = control.elder().begin();
         let stream = self.0.try_clone()?;
@@ -449,12 +466,14 @@ impl Predecessor {
                     }
                 }
                 Ok(Some(frame)) if control.hear(&frame.what) => {}
+                // A newer program may say more.
+                Ok(Some(frame)) if frame.descriptors.is_empty() => {}
                 Ok(Some(frame)) => match handed(frame) {
                     Some(one) => {
                         shards.adopt(count, one);
                         count += 1;
                     }
-                    None => warn!("something was handed over that makes no sense"),
+                    None => warn!("a connection was handed over that makes no sense"),
                 },
                 Err(error) => {
                     warn!("connections are handed over no more: {error}");

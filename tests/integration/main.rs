@@ -35,6 +35,7 @@ mod faults;
 mod forwarding;
 mod framing;
 mod guard;
+mod handover;
 mod health;
 mod hold;
 mod hostile;

@@ -43,7 +43,7 @@ use route::Route;
 
 pub(crate) use guard::Token;
 pub(crate) use serve::Management;
-pub(super) use serve::serve;
+pub(super) use serve::{Taking, serve};
 
 /// What requests are answered from.
 pub(super) struct Api {
