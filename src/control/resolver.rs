@@ -27,12 +27,15 @@ use crate::table::Name;
 
 type Answer = io::Result<Vec<IpAddr>>;
 
+/// When a host is to be looked up; of those that are due together the last one comes first.
+type Due = (Reverse<Instant>, u64, Box<str>);
+
 /// What is to be looked up, and when.
 pub(super) struct Resolver {
     names: SharedNames,
     hosts: HashMap<Box<str>, Host>,
     /// By [`Sort`]; entries that do not agree with their host are void.
-    due: [BinaryHeap<(Reverse<Instant>, u64, Box<str>)>; SORTS],
+    due: [BinaryHeap<Due>; SORTS],
     lookups: JoinSet<(Box<str>, Answer)>,
     running: HashMap<Box<str>, Running>,
     most: usize,

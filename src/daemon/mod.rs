@@ -31,7 +31,7 @@ use arc_swap::ArcSwap;
 use tracing::{info, warn};
 
 use crate::config::Config;
-use crate::control::{self, Access, Control, Files, Management};
+use crate::control::{self, Access, Control, Files, Management, Token};
 use crate::link::{self, Counter, Part, Published, ShardEnd, Speaks};
 use crate::{limits, shard};
 use access_log::LogWriter;
@@ -140,17 +140,7 @@ fn run(source: Source, debug: bool, demo: Option<&Demo>) -> Result<(), Problems>
     let trusted: Trusted = Arc::new(ArcSwap::from_pointee(config.trusted_sources.clone()));
     let bound = listen::bind_all(&config, resources.shards, &trusted, &mut given)?;
     let management = management::bind_all(&config, target, &mut given)?;
-    for left in given.left() {
-        if predecessor.is_some() {
-            info!(
-                "{left} is no address any more: it is closed when the old daemon has let go of it"
-            );
-            continue;
-        }
-        warn!("A listening socket was given for {left}, which the configuration does not bind");
-    }
-    // Whoever connected there would wait for ever.
-    drop(given);
+    close_left(given, predecessor.is_some());
     let addresses: Vec<_> = bound.iter().map(|bound| bound.local).collect();
     if let Some(demo) = demo {
         demo.write_table(&addresses).map_err(one)?;
@@ -180,13 +170,7 @@ fn run(source: Source, debug: bool, demo: Option<&Demo>) -> Result<(), Problems>
         .max_blocking_threads(limits::BLOCKING_THREADS + resources.lookups_at_once())
         .build()
         .map_err(|error| vec![format!("can't start the control shard: {error}")])?;
-    let access = Access {
-        token: token.clone(),
-        connections_max: resources.management_connections(),
-        probes_max: resources.probes_at_once(),
-        lookups_max: resources.lookups_at_once(),
-        held_max: reload::held_max(&config),
-    };
+    let access = access(&config, &resources, token.clone());
     let copies = || {
         let tcp = listen::copies(&bound)?;
         let mut sockets = Sockets { tcp, unix: Vec::new(), token: token.clone() };
@@ -208,6 +192,29 @@ fn run(source: Source, debug: bool, demo: Option<&Demo>) -> Result<(), Problems>
     // A lookup may hang in the system's resolver for long: it is not waited for.
     runtime.shutdown_background();
     outcome.map_err(one)
+}
+
+/// Closes the sockets that the configuration has no use for: whoever connected there would wait for ever.
+fn close_left(given: Given, is_upgrade: bool) {
+    for left in given.left() {
+        if is_upgrade {
+            info!(
+                "{left} is no address any more: it is closed when the old daemon has let go of it"
+            );
+        } else {
+            warn!("A listening socket was given for {left}, which the configuration does not bind");
+        }
+    }
+}
+
+fn access(config: &Config, resources: &Resources, token: Option<Token>) -> Access {
+    Access {
+        token,
+        connections_max: resources.management_connections(),
+        probes_max: resources.probes_at_once(),
+        lookups_max: resources.lookups_at_once(),
+        held_max: reload::held_max(config),
+    }
 }
 
 /// What a start has made ready.
@@ -241,6 +248,7 @@ async fn serve(
     let published = ends.first().map(|end| end.published.clone()).ok_or("there is no shard")?;
     let log = LogWriter::start(&config.access_log, end.together.clone())?;
     let mut control = Control::new(files(&config), loaded.rest, published.clone(), &end, access)?;
+    let hears = memory.as_ref().is_some_and(serde_json::Value::is_object);
     if let Some(memory) = memory {
         control.recall(&memory);
     }
@@ -251,7 +259,7 @@ async fn serve(
     announce(&bound, &management);
     let taking_over = match predecessor {
         Some(predecessor) => {
-            let ready = predecessor.ready(end.clone(), control.handle());
+            let ready = predecessor.ready(end.clone(), control.handle(), hears);
             Some(ready.map_err(|error| format!("the daemon that was to hand over: {error}"))?)
         }
         None => None,

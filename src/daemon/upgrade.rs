@@ -428,21 +428,24 @@ impl Predecessor {
     }
 
     /// Every shard accepts: takes the connections that come, from a thread of its own. What it returns is told
-    /// when the last one has come.
+    /// when the last one has come. An older program does not hear what it is asked.
     pub(super) fn ready(
         self,
         shards: ControlEnd,
         control: Handle,
+        hears: bool,
     ) -> io::Result<oneshot::Receiver<()>> {
         // An older program takes the word and leaves the rest.
         frames::send(&self.0, &json!("ready"), HEARS, &[])?;
         self.0.set_read_timeout(None)?;
-        let questions = control.elder().begin();
-        let stream = self.0.try_clone()?;
-        std::thread::Builder::new().name("ask".to_owned()).spawn(move || {
-            // It ends when nobody asks any more, which is when the old daemon is gone.
-            questions.iter().all(|what| frames::send(&stream, &what, b"", &[]).is_ok())
-        })?;
+        if hears {
+            let questions = control.elder().begin();
+            let stream = self.0.try_clone()?;
+            std::thread::Builder::new().name("ask".to_owned()).spawn(move || {
+                // It ends when nobody asks any more, which is when the old daemon is gone.
+                questions.iter().all(|what| frames::send(&stream, &what, b"", &[]).is_ok())
+            })?;
+        }
         let thread = std::thread::Builder::new().name("take-over".to_owned());
         let (over, is_over) = oneshot::channel();
         thread.spawn(move || {
