@@ -328,7 +328,7 @@ pub const ELDER_TELLS: std::time::Duration = std::time::Duration::from_millis(50
 /// A shard, or control, that makes no progress for so long is named in the log, and where it is.
 pub const STALL_TIME: std::time::Duration = std::time::Duration::from_secs(1);
 /// How often they are looked at.
-pub const STALL_LOOK: std::time::Duration = std::time::Duration::from_millis(250);
+pub const STALL_LOOK: std::time::Duration = std::time::Duration::from_millis(500);
 /// How long shards that were told to stop at once may take.
 pub const STOP_TIME: std::time::Duration = std::time::Duration::from_secs(2);
 

@@ -37,7 +37,7 @@ impl Elder {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// It is there; what is received is to be said to it.
+    /// Notes that there is one; questions that are received here are to be said to it.
     pub(crate) fn begin(&self) -> Receiver<Value> {
         let (ask, asked) = channel();
         self.lock().ask = Some(ask);
@@ -81,14 +81,14 @@ impl Elder {
         }
     }
 
-    /// It has ended: nothing is under way there.
+    /// Notes that it has ended: nothing is under way there.
     fn gone(&self) {
         *self.lock() = Questions::default();
     }
 }
 
 impl Handle {
-    /// What the next daemon is to know; from here on this one tells nobody that hosts wait or are idle.
+    /// Collects all that the next daemon is to know; from here on this one tells nobody that hosts wait or are idle.
     pub(crate) fn memory(&self) -> Value {
         let mut names = Map::new();
         let all = self.names.lock().unwrap_or_else(PoisonError::into_inner);
@@ -115,7 +115,7 @@ impl Handle {
         })
     }
 
-    /// What is under way here, for the daemon that has taken over.
+    /// Counts requests that are under way here, for the daemon that has taken over.
     pub(crate) fn under_way(&self) -> Value {
         let table = self.current.load().table.clone();
         let open: Map<String, Value> = statistics::lock(&self.statistics)
@@ -126,7 +126,7 @@ impl Handle {
         json!({ "open": open, "places": places(&self.shards) })
     }
 
-    /// What was to be told of hosts and could not be.
+    /// Takes all that was to be told of hosts and could not be.
     pub(crate) fn take_untold(&self) -> Vec<Value> {
         self.wake.take_untold()
     }
@@ -152,7 +152,7 @@ impl Handle {
         Some((number, drain))
     }
 
-    /// What is known by now of the answer.
+    /// Says how much of the answer is known by now.
     pub(crate) fn answer(number: u64, drain: &Drain, shards: &ControlEnd) -> (Value, bool) {
         let width = drain.backends.len() + 1;
         let ended = shards.beats().into_iter().enumerate().filter(|(_, beat)| beat.is_none());
@@ -190,7 +190,7 @@ impl Handle {
         self.shards.together.gates.set_elder(&HashMap::new());
     }
 
-    /// For whoever talks with it.
+    /// The daemon before this one.
     pub(crate) fn elder(&self) -> &Elder {
         &self.elder
     }

@@ -164,7 +164,7 @@ impl Handle {
         self.taking.send_replace(Taking::Yes);
     }
 
-    /// It has taken over.
+    /// Closes the management sockets: another process has taken over.
     pub(crate) fn close(&self) {
         self.taking.send_replace(Taking::Never);
     }

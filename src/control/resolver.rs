@@ -34,7 +34,7 @@ type Due = (Reverse<Instant>, u64, Box<str>);
 pub(super) struct Resolver {
     names: SharedNames,
     hosts: HashMap<Box<str>, Host>,
-    /// By [`Sort`]; entries that do not agree with their host are void.
+    /// Hosts by [`Sort`]; entries that do not agree with their host are void.
     due: [BinaryHeap<Due>; SORTS],
     lookups: JoinSet<(Box<str>, Answer)>,
     running: HashMap<Box<str>, Running>,
@@ -45,7 +45,7 @@ pub(super) struct Resolver {
     lookup_news: Lookups,
 }
 
-/// What is known of a name before it is looked up.
+/// Knowledge of a name before it is looked up.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 enum Sort {
     New = 0,
@@ -70,7 +70,7 @@ pub(super) struct Lookups {
 }
 
 impl Lookups {
-    /// Nobody answers at its addresses: they may be others now.
+    /// Has a host looked up again: nobody answers at its addresses, which may be others now.
     pub(super) fn doubt(&self, host: &str) {
         self.doubted().insert(host.into());
         self.asked_for.notify_one();
@@ -117,7 +117,7 @@ struct Host {
 }
 
 impl Resolver {
-    /// With so many lookups at a time, at most.
+    /// Makes a resolver with so many lookups at a time, at most.
     pub(super) fn new(names: SharedNames, most: usize) -> Resolver {
         let mut resolver = Resolver {
             names,
@@ -204,7 +204,7 @@ impl Resolver {
         });
     }
 
-    /// What another process knew: nobody waits for these names to be looked up.
+    /// Takes over addresses that another process knew: nobody waits for these names to be looked up.
     pub(super) fn recall(&mut self, known: impl Iterator<Item = (String, Vec<IpAddr>)>) {
         for (name, addresses) in known {
             let Some(host) = self.hosts.get_mut(&*name) else { continue };
@@ -216,7 +216,7 @@ impl Resolver {
         }
     }
 
-    /// Names at whose addresses nobody answers: soon, but not all the time.
+    /// Plans lookups of names at whose addresses nobody answers: soon, but not all the time.
     fn take_doubts(&mut self) {
         let doubted = std::mem::take(&mut *self.lookup_news.doubted());
         for name in doubted {
@@ -270,7 +270,7 @@ impl Resolver {
         next
     }
 
-    /// From when on there is room for one more: a lookup that is slow has left it to others by then.
+    /// Says from when on there is room for one more: a lookup that is slow has left it to others by then.
     fn room_from(&self, sort: Sort, now: Instant) -> Instant {
         let share = match sort {
             Sort::New => self.most / 2,

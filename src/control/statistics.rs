@@ -181,7 +181,7 @@ impl Statistics {
         open.filter_map(|(key, open)| Some((name_of(table, key)?.to_owned(), open))).collect()
     }
 
-    /// Those that are under way in a daemon that is being taken over from.
+    /// Sets the requests that are under way in a daemon that is being taken over from.
     pub(super) fn set_elder(&mut self, table: &Snapshot, open: &[(String, u64)]) {
         self.elder = open.iter().map(|(name, open)| (table.key(name), *open)).collect();
     }

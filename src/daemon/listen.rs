@@ -28,7 +28,8 @@ pub(super) struct Bound {
     believes: Option<Believes>,
     /// For each shard.
     sockets: Vec<Vec<TcpListener>>,
-    /// It may take connections from another daemon's sockets: not before it is clear that they are served.
+    /// Whether it listens already. A socket beside another daemon's takes connections from it: that is to begin only
+    /// when they are served.
     listens: bool,
 }
 

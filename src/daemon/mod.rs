@@ -227,7 +227,7 @@ struct Wiring {
     trusted: Trusted,
     program: Program,
     predecessor: Option<Predecessor>,
-    /// What it knew.
+    /// Knowledge of the old daemon's.
     memory: Option<serde_json::Value>,
 }
 

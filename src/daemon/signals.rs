@@ -92,8 +92,8 @@ impl Signals {
     }
 }
 
-/// As the first process of a container we are given the orphans in it, which stay in the table of processes until
-/// somebody has asked how they ended. We have no children of our own there.
+/// Asks how orphans ended: the first process of a container is given those in it, and until then they stay in the
+/// table of processes. It has no children of its own there.
 pub(super) async fn reap_orphans() -> Infallible {
     let children = (std::process::id() == 1).then(|| signal(SignalKind::child()));
     let Some(Ok(mut children)) = children else { return std::future::pending().await };
@@ -133,10 +133,7 @@ impl Operations {
             return Err(None);
         }
         if std::process::id() == 1 {
-            error!(
-                "SIGUSR2: this is PID 1: the container would end with it, and the new program, too. \
-                 Nothing changed; start it below an init (docker run --init), or start a new container"
-            );
+            error!("SIGUSR2: this is PID 1: the container would end with it; nothing changed");
             return Err(None);
         }
         self.wait_for_the_one_before(signals).await.map_err(Some)?;
@@ -179,8 +176,8 @@ impl Operations {
         }
     }
 
-    /// What came from the daemon before us after our shards have ended would be lost. The name of a signal that
-    /// asked for the end meanwhile.
+    /// Waits for the end of the daemon before us: connections that came from it after our shards have ended would be
+    /// lost. An error is the name of a signal that asked for the end meanwhile.
     async fn wait_for_the_one_before(&mut self, signals: &mut Signals) -> Result<(), &'static str> {
         while let Some(last) = &mut self.taking_over {
             let wanted = tokio::select! {

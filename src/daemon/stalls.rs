@@ -38,9 +38,9 @@ impl Drop for Lookout {
     }
 }
 
-/// What is watched.
+/// A shard, or control.
 struct Watched {
-    /// As its thread is called; none is the process's first.
+    /// Name of its thread; none is the process's first.
     thread: Option<String>,
     name: String,
     beat: Option<u64>,

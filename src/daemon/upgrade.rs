@@ -85,7 +85,9 @@ fn places(asked: &Path) -> impl Iterator<Item = PathBuf> {
     let is_name = asked.components().count() == 1 && !asked.is_absolute();
     let folders = std::env::var_os("PATH").filter(|_| is_name).unwrap_or_default();
     let folders: Vec<PathBuf> = std::env::split_paths(&folders).collect();
-    std::iter::once(here.clone()).chain(folders).map(move |folder| here.join(folder).join(asked))
+    let all = std::iter::once(here.clone()).chain(folders);
+    let in_folder = move |folder| here.join(folder).join(asked).components().collect();
+    all.map(in_folder)
 }
 
 fn identity(path: &Path) -> Option<(u64, u64)> {
@@ -100,7 +102,7 @@ pub(super) struct Successor {
     process: i32,
     /// Several threads have something to say.
     turn: Mutex<()>,
-    /// It takes what is under way here, and asks.
+    /// Whether it takes counts of what is under way here, and asks.
     hears: bool,
 }
 
@@ -167,7 +169,7 @@ pub(super) async fn begin(
 }
 
 /// The sockets first, and the state last, when nothing more is expected to go wrong.
-/// Whether the new one hears more than an older program did.
+/// Returns whether the new one hears more than an older program did.
 async fn hand_over(to: &UnixStream, sockets: &Sockets, control: &Handle) -> Result<bool, String> {
     let offers = offers(sockets).map_err(|error| format!("can't copy the sockets: {error}"))?;
     let stream = to.try_clone().map_err(|error| error.to_string())?;
@@ -253,7 +255,7 @@ fn offers(sockets: &Sockets) -> io::Result<Vec<Offer>> {
 }
 
 impl Successor {
-    /// Its operator took us for it.
+    /// Passes a signal on: the operator took this process for it.
     pub(super) fn pass(&self, signal: nix::sys::signal::Signal) {
         let process = nix::unistd::Pid::from_raw(self.process);
         if let Err(errno) = nix::sys::signal::kill(process, signal) {
@@ -419,7 +421,7 @@ impl Predecessor {
 
     /// All is well so far: waits until the state is ours.
     ///
-    /// What the old daemon knows besides is returned; an older one says nothing of it.
+    /// Returns all that the old daemon knows besides; an older program says nothing of it.
     pub(super) fn prepared(&self) -> Result<Value, String> {
         let memory = frames::send(&self.0, &json!("prepared"), b"", &[])
             .and_then(|()| expect(&self.0, "state"))

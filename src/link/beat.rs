@@ -1,4 +1,4 @@
-//! What the control shard is at, for whoever watches that it gets on: two stores each time that one of its
+//! The part of control that has its turn, for the thread that watches that control gets on: two stores each time that one of its
 //! tasks has its turn.
 
 use std::future::{Future, poll_fn};
@@ -18,11 +18,11 @@ const PARTS: [&str; 9] = [
     "the watchdog",
 ];
 
-/// One of them.
+/// A part of control.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub(crate) enum Part {
-    /// None of the others.
+    /// Any other than those below.
     Other = 0,
     Names,
     Pages,

@@ -17,7 +17,7 @@ pub(crate) struct Drain {
     pub(crate) rule: u64,
     /// What was removed from it.
     pub(crate) backends: Vec<SocketAddr>,
-    /// It was removed in another daemon: here the rule is as it was, for all who were routed by it.
+    /// Whether it was removed in another daemon: here the rule is as it was, for all that were routed by it.
     pub(crate) is_elsewhere: bool,
     /// For each shard: requests under way at each backend, and those that have not got one yet but
     /// were routed by the rule as it was.

@@ -16,7 +16,7 @@ use super::Waker;
 #[derive(Default)]
 pub(crate) struct Gate {
     open: AtomicU32,
-    /// Those of a daemon that is being taken over from.
+    /// Places taken by a daemon that is being taken over from.
     elder: AtomicU32,
     /// One bit per shard (modulo 64) that has requests waiting.
     waiting: AtomicU64,
@@ -78,7 +78,7 @@ impl Gates {
         gates.entry(backend).or_default().clone()
     }
 
-    /// How many places are taken at each backend, for a daemon that takes over: one where requests still wait.
+    /// Counts places taken at each backend, for a daemon that takes over: one where requests still wait.
     pub(crate) fn taken(&self) -> Vec<(SocketAddr, u32)> {
         let gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
         let taken = gates.iter().map(|(backend, gate)| {
@@ -88,7 +88,7 @@ impl Gates {
         taken.filter(|(_, taken)| *taken != 0).collect()
     }
 
-    /// Another daemon has taken these places, and no others.
+    /// Sets the places that another daemon has taken; all others are free there.
     pub(crate) fn set_elder(&self, taken: &HashMap<SocketAddr, u32>) {
         // What is kept here nobody has met yet, and the limit still is to hold.
         let kept: Vec<Arc<Gate>> = taken.keys().map(|backend| self.get(*backend)).collect();

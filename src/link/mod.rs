@@ -69,7 +69,7 @@ pub(crate) struct Together {
     pub(crate) rates: Rates,
     pub(crate) sources: Sources,
     pub(crate) logbook: Logbook,
-    /// Of control.
+    /// Progress of control.
     pub(crate) beat: Beat,
 }
 
@@ -154,7 +154,7 @@ impl ShardEnd {
         }
     }
 
-    /// For the thread of the shard, which keeps it until it ends.
+    /// Returns a mark for the thread of the shard, which keeps it until it ends.
     pub(crate) fn ending(&self) -> Ending {
         Ending(self.shared.clone())
     }

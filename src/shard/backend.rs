@@ -156,7 +156,7 @@ fn doubt(shard: &Shard, name: &Arc<Name>) {
     }
 }
 
-/// The same for names that have no address at all.
+/// Has names looked up again that have no address at all.
 fn doubt_unknown(shard: &Shard, proxy: &Proxy) {
     for backend in proxy.backends() {
         if let Target::Name(name) = backend.target()

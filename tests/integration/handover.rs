@@ -333,9 +333,12 @@ fn a_second_stop_ends_the_old_daemon_too() {
 #[test]
 fn addresses_may_go_and_change() {
     let rule = json!(["empty", { "code": 403 }, false]);
-    let free = || TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
-    let (first, second, api) = (free(), free(), free());
-    let [first, second, api] = [first, second, api].map(|address| address.expect("a free port"));
+    // the kernel gives these to no client, whose closed connections would be in the way of `*` for a minute
+    let start = 15_000 + std::process::id() as u16 % 10_000;
+    let is_free = |port: &u16| TcpListener::bind(("::", *port)).is_ok();
+    let mut free = (start..start + 2_000).filter(is_free);
+    let mut free = || SocketAddr::from(([127, 0, 0, 1], free.next().expect("a free port")));
+    let [first, second, api] = [free(), free(), free()];
     let setup = Setup::new().set("shards", 2).set("bind", first).rule("a.com", rule);
     let mut daemon = setup.clone().add("bind", second).add("bind_management", api).start();
     let answers = |address: SocketAddr| {

@@ -63,7 +63,7 @@ pub(in crate::control) enum Taking {
     Yes,
     /// Another process may take over.
     Paused,
-    /// It has: the sockets are closed, so that those are gone that it has no use for.
+    /// Another process has taken over: the sockets are closed, so that those are gone that it has no use for.
     Never,
 }
 

@@ -67,7 +67,7 @@ impl Health {
         self.asked_for.notify_one();
     }
 
-    /// What another process knew, in force before the first request; nobody need be told of it again.
+    /// Takes over health that another process knew, before the first request; nobody need be told of it again.
     pub(super) fn recall(&self, known: Vec<Standing>, published: &Published) {
         let mut watch = self.lock();
         watch.follow_names(now());

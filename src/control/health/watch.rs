@@ -249,7 +249,7 @@ impl Watch {
         self.eject(backend, how, reason, now);
     }
 
-    /// What another process knew of a backend.
+    /// Takes over the state of a backend that another process knew.
     pub(super) fn recall(&mut self, known: Standing, now: Now) {
         let Standing { backend, state, reason, since } = known;
         if self.backends.contains_key(&backend) {

@@ -1,4 +1,4 @@
-//! What is told already goes along when another daemon takes over: nobody is told twice of one sleep, and nothing
+//! Knowledge of who was told goes along when another daemon takes over: nobody is told twice of one sleep, and nothing
 //! that was still to be told is lost.
 
 use std::sync::Arc;
@@ -16,7 +16,7 @@ fn millis(value: &Value) -> Option<Duration> {
 }
 
 impl Wake {
-    /// Who was told; from here on nothing more is told by this process.
+    /// Lists who was told; from here on nothing more is told by this process.
     pub(in crate::control) fn hand_over(&self) -> Value {
         self.shared.is_handed.store(true, Ordering::SeqCst);
         let now = Instant::now();
@@ -42,7 +42,7 @@ impl Wake {
         json!({ "told": told, "idle": idle })
     }
 
-    /// Takes over what another process has told.
+    /// Takes over the list of another process.
     pub(in crate::control) fn recall(&self, known: &Value) {
         let now = Instant::now();
         let table = self.shared.held.table();
@@ -81,7 +81,7 @@ impl Wake {
         }
     }
 
-    /// What could not be told, for the daemon that has taken over; requests that began to wait since then go there,
+    /// Takes all that could not be told, for the daemon that has taken over; requests that began to wait since go there,
     /// and are told of there.
     pub(in crate::control) fn take_untold(&self) -> Vec<Value> {
         let untold = std::mem::take(&mut *self.shared.skipped());
@@ -97,7 +97,7 @@ impl Wake {
         untold.map(to_json).collect()
     }
 
-    /// Tells what another process could not.
+    /// Tells all that another process could not.
     pub(in crate::control) fn tell_on(&self, untold: &[Value]) {
         let table = self.shared.held.table();
         for one in untold {

@@ -67,7 +67,7 @@ impl Idle {
         self.rules.insert(key, watched);
     }
 
-    /// How far each is, for a daemon that takes over: since when it has been quiet, what was counted then, and
+    /// Lists how far each is, for a daemon that takes over: since when it has been quiet, what was counted then, and
     /// whether it was told.
     pub(super) fn standing(&self, now: Instant) -> impl Iterator<Item = (&str, Standing)> {
         self.rules.values().map(move |rule| {

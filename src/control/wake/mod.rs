@@ -72,7 +72,7 @@ struct Shared {
     room: Semaphore,
     /// Another daemon tells from now on.
     is_handed: AtomicBool,
-    /// What was to be told since then, or could not be.
+    /// Tellings that came since then, or failed.
     untold: Mutex<Vec<Telling>>,
     /// Addresses that are being told.
     telling: AtomicUsize,
@@ -162,7 +162,7 @@ struct Telling {
     /// Seconds since 1970.
     since: f64,
     idle: Option<Duration>,
-    /// It is remembered as told, and was tried.
+    /// Whether it was tried, and is remembered as told.
     is_begun: bool,
 }
 
