@@ -168,6 +168,8 @@ pub const PAGE_BYTES_MAX: usize = 1024 * 1024;
 
 // Owner: control.
 
+/// How long an address of a name may take to accept before the next one is tried beside it (RFC 8305, 5).
+pub const NEXT_ADDRESS: std::time::Duration = std::time::Duration::from_millis(250);
 /// How long the start waits for backend names to be looked up.
 pub const RESOLVE_AT_START: std::time::Duration = std::time::Duration::from_secs(5);
 /// How long a change waits for the names of its backends to be looked up.
@@ -176,8 +178,18 @@ pub const RESOLVE_AT_CHANGE: std::time::Duration = std::time::Duration::from_sec
 pub const RESOLVE_EVERY: std::time::Duration = std::time::Duration::from_secs(30);
 /// How soon, while one has no address.
 pub const RESOLVE_AGAIN: std::time::Duration = std::time::Duration::from_secs(2);
-/// Lookups at a time.
-pub const RESOLVE_AT_ONCE: usize = 64;
+/// How soon one is looked up again at whose addresses nobody answers; doubled as long as that finds nothing new.
+pub const RESOLVE_DOUBTED: std::time::Duration = std::time::Duration::from_secs(1);
+/// A lookup that takes longer leaves its room to another.
+pub const RESOLVE_SLOW: std::time::Duration = std::time::Duration::from_secs(1);
+/// Threads for what may block, lookups not counted.
+pub const BLOCKING_THREADS: usize = 256;
+
+/// Lookups at a time: half for names that are new, a quarter for those that were found, an eighth for those that
+/// were not. Each takes a thread and up to two descriptors.
+pub fn lookups_at_once(descriptors: u64) -> usize {
+    (descriptors / 32).clamp(64, 512) as usize
+}
 /// Changes that wait for the writer; askers beyond them wait for room.
 pub const CHANGES_WAITING_MAX: usize = 4096;
 /// Changes written down with one sync.
@@ -312,6 +324,12 @@ pub const LAST_WORDS_TIME: std::time::Duration = std::time::Duration::from_secs(
 pub const COUNTED_AT_ONCE: usize = 1000;
 /// Most descriptors in one message (`SCM_MAX_FD`).
 pub const DESCRIPTORS_AT_ONCE: usize = 253;
+/// How often a daemon that was taken over from tells what is still under way in it.
+pub const ELDER_TELLS: std::time::Duration = std::time::Duration::from_millis(50);
+/// A shard, or control, that makes no progress for so long is named in the log, and where it is.
+pub const STALL_TIME: std::time::Duration = std::time::Duration::from_secs(1);
+/// How often they are looked at.
+pub const STALL_LOOK: std::time::Duration = std::time::Duration::from_millis(500);
 /// How long shards that were told to stop at once may take.
 pub const STOP_TIME: std::time::Duration = std::time::Duration::from_secs(2);
 

@@ -8,6 +8,7 @@
 mod api;
 mod change;
 mod dashboard;
+mod elder;
 mod health;
 mod held;
 mod pages;
@@ -28,17 +29,18 @@ use tokio::sync::{Notify, Semaphore, mpsc, watch};
 
 use crate::http::Pages;
 use crate::limits;
-use crate::link::{ControlEnd, Published};
+use crate::link::{ControlEnd, Part, Published};
 use crate::state::Counters;
 use crate::table::{Names, Snapshot};
-use api::Api;
+use api::{Api, Taking};
 use change::{Current, Tag};
+use elder::Elder;
 use health::{Health, Prober};
 use held::{Bounds, Held, Keeper};
 use pages::PageFolder;
 use pulse::{Heart, Last, Pulse, health_event};
 use resolver::Resolver;
-use statistics::Statistics;
+use statistics::{SharedStatistics, Statistics};
 use store::Store;
 use wake::{Told, Wake};
 use writer::{Orders, Wiring, Writer};
@@ -105,6 +107,8 @@ pub(crate) struct Access {
     pub(crate) connections_max: usize,
     /// Connections to backends to see whether they are well, at a time.
     pub(crate) probes_max: usize,
+    /// Lookups of names at a time.
+    pub(crate) lookups_max: usize,
     /// Requests held at a time, in all and of one source address.
     pub(crate) held_max: (usize, usize),
 }
@@ -121,7 +125,7 @@ pub(crate) struct Control {
     wake: Wake,
     writer: Writer,
     api: Arc<Api>,
-    paused: watch::Sender<bool>,
+    taking: watch::Sender<Taking>,
 }
 
 /// How the daemon tells control what its operator wants.
@@ -130,15 +134,23 @@ pub(crate) struct Handle {
     orders: Orders,
     held: Held,
     pages: Arc<Notify>,
-    paused: watch::Sender<bool>,
+    taking: watch::Sender<Taking>,
     places: Arc<Semaphore>,
     places_max: usize,
+    names: SharedNames,
+    health: Health,
+    wake: Wake,
+    shards: ControlEnd,
+    current: Arc<ArcSwap<Current>>,
+    statistics: SharedStatistics,
+    elder: Elder,
+    runtime: tokio::runtime::Handle,
 }
 
 impl Handle {
     /// Lets another process have the state file, once what is under way by the API has ended; who asks next waits.
     pub(crate) async fn release(&self) {
-        self.paused.send_replace(true);
+        self.taking.send_replace(Taking::Paused);
         // Whoever follows events, say, never ends.
         let all = self.places.acquire_many(self.places_max as u32);
         let _ = tokio::time::timeout(limits::MANAGEMENT_PAUSE, all).await;
@@ -148,7 +160,13 @@ impl Handle {
     /// Goes on: it did not take over.
     pub(crate) async fn resume(&self) {
         self.orders.resume().await;
-        self.paused.send_replace(false);
+        self.wake.resume();
+        self.taking.send_replace(Taking::Yes);
+    }
+
+    /// Closes the management sockets: another process has taken over.
+    pub(crate) fn close(&self) {
+        self.taking.send_replace(Taking::Never);
     }
 
     /// What was counted since the state file was let go of.
@@ -188,9 +206,15 @@ impl Control {
         let statistics = Arc::new(Mutex::new(statistics));
         let tag = Tag { boot: boot(), sequence: store.sequence() };
         let health = Health::new(&table);
-        let prober =
-            Prober::new(health.clone(), shards.clone(), published.clone(), access.probes_max)
-                .map_err(|error| format!("can't hear of failed backends: {error}"))?;
+        let resolver = Resolver::new(names.clone(), access.lookups_max);
+        let prober = Prober::new(
+            health.clone(),
+            shards.clone(),
+            published.clone(),
+            access.probes_max,
+            resolver.lookups(),
+        );
+        let prober = prober.map_err(|error| format!("can't hear of failed backends: {error}"))?;
         let current = Arc::new(ArcSwap::from_pointee(Current { table, tag }));
         let (total, per_source) = access.held_max;
         let held = Held::new(Bounds { total, per_source }, published.clone(), shards.clone());
@@ -208,7 +232,6 @@ impl Control {
             happened,
         });
         let writer = writer.map_err(|error| format!("no thread for the writer: {error}"))?;
-        let resolver = Resolver::new(names.clone());
         let pulse = Pulse::new();
         let api = Api {
             orders: writer.orders(),
@@ -224,6 +247,8 @@ impl Control {
             started: SystemTime::now(),
             places: Arc::new(Semaphore::new(access.connections_max)),
             places_max: access.connections_max,
+            elder: Elder::default(),
+            published: published.clone(),
         };
         let wake = Wake::new(pulse.clone(), held.clone(), told);
         let heart = Heart {
@@ -238,7 +263,7 @@ impl Control {
         };
         let pages = PageFolder::new(files.pages, published);
         let api = Arc::new(api);
-        let (paused, _) = watch::channel(false);
+        let (taking, _) = watch::channel(Taking::Yes);
         Ok(Control {
             resolver,
             pages,
@@ -250,7 +275,7 @@ impl Control {
             wake,
             writer,
             api,
-            paused,
+            taking,
         })
     }
 
@@ -260,9 +285,17 @@ impl Control {
             orders: self.writer.orders(),
             held: self.held.clone(),
             pages: self.pages.now(),
-            paused: self.paused.clone(),
+            taking: self.taking.clone(),
             places: self.api.places.clone(),
             places_max: self.api.places_max,
+            names: self.api.names.clone(),
+            health: self.health.clone(),
+            wake: self.wake.clone(),
+            shards: self.api.shards.clone(),
+            current: self.api.current.clone(),
+            statistics: self.api.statistics.clone(),
+            elder: self.api.elder.clone(),
+            runtime: tokio::runtime::Handle::current(),
         }
     }
 
@@ -274,18 +307,29 @@ impl Control {
     /// Until it is dropped. Management is served from the first poll on.
     pub(crate) async fn run(&mut self, management: Vec<Management>) -> Infallible {
         let pulse = self.api.pulse.clone();
+        let together = self.api.shards.together.clone();
+        let beat = &together.beat;
         tokio::select! {
-            never = self.resolver.run() => never,
-            never = self.pages.run() => never,
-            never = self.prober.run(|change| {
+            never = beat.of(Part::Names, self.resolver.run()) => never,
+            never = beat.of(Part::Pages, self.pages.run()) => never,
+            never = beat.of(Part::Probes, self.prober.run(|change| {
                 pulse.tell(health_event(change));
                 if !change.state.is_bad() {
                     self.held.reached(change.backend);
                 }
-            }) => never,
-            never = self.keeper.run(|begun| self.wake.begun(begun), |wanted| self.health.want(wanted)) => never,
-            never = self.heart.run(|happened| self.health.changed(&happened.watched)) => never,
-            never = api::serve(self.api.clone(), management, &self.paused) => never,
+            })) => never,
+            never = beat.of(Part::Held, self.keeper.run(
+                |begun| self.wake.begun(begun),
+                |wanted| self.health.want(wanted),
+            )) => never,
+            never = beat.of(Part::Statistics, self.heart.run(
+                |happened| self.health.changed(&happened.watched),
+            )) => never,
+            never = beat.of(Part::Management, api::serve(
+                self.api.clone(),
+                management,
+                &self.taking,
+            )) => never,
         }
     }
 

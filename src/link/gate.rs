@@ -16,6 +16,8 @@ use super::Waker;
 #[derive(Default)]
 pub(crate) struct Gate {
     open: AtomicU32,
+    /// Places taken by a daemon that is being taken over from.
+    elder: AtomicU32,
     /// One bit per shard (modulo 64) that has requests waiting.
     waiting: AtomicU64,
     /// One bit per shard that has idle connections.
@@ -29,9 +31,10 @@ fn bit(shard: usize) -> u64 {
 impl Gate {
     /// Takes a place if fewer than `limit` are taken.
     pub(crate) fn enter(&self, limit: u32) -> bool {
+        let elder = self.elder.load(Ordering::Acquire);
         self.open
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |open| {
-                (open < limit).then_some(open + 1)
+                (open.saturating_add(elder) < limit).then_some(open + 1)
             })
             .is_ok()
     }
@@ -73,6 +76,30 @@ impl Gates {
             gates.retain(|_, gate| Arc::strong_count(gate) > 1);
         }
         gates.entry(backend).or_default().clone()
+    }
+
+    /// Counts places taken at each backend, for a daemon that takes over: one where requests still wait.
+    pub(crate) fn taken(&self) -> Vec<(SocketAddr, u32)> {
+        let gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = gates.iter().map(|(backend, gate)| {
+            let waits = u32::from(gate.waiting.load(Ordering::SeqCst) != 0);
+            (*backend, gate.open.load(Ordering::Acquire).max(waits))
+        });
+        taken.filter(|(_, taken)| *taken != 0).collect()
+    }
+
+    /// Sets the places that another daemon has taken; all others are free there.
+    pub(crate) fn set_elder(&self, taken: &HashMap<SocketAddr, u32>) {
+        // What is kept here nobody has met yet, and the limit still is to hold.
+        let kept: Vec<Arc<Gate>> = taken.keys().map(|backend| self.get(*backend)).collect();
+        let gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
+        for (backend, gate) in gates.iter() {
+            let now = taken.get(backend).copied().unwrap_or(0);
+            if now < gate.elder.swap(now, Ordering::AcqRel) {
+                self.wake_next(gate.waiting.load(Ordering::SeqCst), 0);
+            }
+        }
+        drop(kept);
     }
 
     /// Gives a place back and wakes the next shard that waits, in turn after `shard`.

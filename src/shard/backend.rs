@@ -3,19 +3,22 @@
 use std::future::Future;
 use std::hash::BuildHasher;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::plan::Client;
 use super::pool::{Lease, Wait};
 use super::record::Cause;
 use super::tally::Tally;
 use super::{Shard, is_shortage};
-use crate::link::{Counter, Failure, Shed, Turn};
+use crate::limits;
+use crate::link::{BackendReport, Counter, Failure, Shed, Turn};
 use crate::proxy_protocol::{self, Version};
 use crate::ring::{Abort, Deadline, SendBuf, Stream};
-use crate::table::{Algorithm, Draw, Proxy, SendProxy, Target, choose};
+use crate::table::{Algorithm, Draw, Name, Proxy, SendProxy, Target, choose};
 
 /// Why there is no connection.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -83,6 +86,9 @@ pub(super) async fn acquire(
         shard.chose(asking.tally, address, lease.slot());
         return Ok(lease);
     }
+    if first.is_none() {
+        doubt_unknown(shard, asking.proxy);
+    }
     if proxy_is_down(shard, asking.proxy) {
         return Err(NoBackend::Unreachable);
     }
@@ -118,32 +124,122 @@ async fn open(
         }
         let Some((index, first)) = next else { continue };
         tried.push(index);
-        let until = shard.ring.now() + shard.timeouts().connect;
-        let mut address = Some(first);
-        let mut refused = Vec::new();
-        while let Some(this) = address {
-            match open_one(shard, asking, client, this, &deadline).await {
-                Err(NoBackend::Unreachable) => {
-                    if proxy.healthcheck() {
-                        shard.note_failure(this, Failure::Unreachable);
-                    }
+        let result = match proxy.backends()[index].target() {
+            Target::Name(name) => {
+                let result = open_any(shard, asking, client, first, name).await;
+                if matches!(result, Err(NoBackend::Unreachable)) {
+                    doubt(shard, name);
                 }
-                result => return result,
+                result
             }
-            refused.push(this);
-            address = None;
-            // All that a name stands for is one attempt, as with everybody who connects to names: an
-            // application may well listen on one of `localhost`'s two addresses. One that is silent uses
-            // up the time for the others.
-            if let Target::Name(name) = proxy.backends()[index].target()
-                && shard.ring.now() < until
-            {
-                let addresses = name.addresses();
-                address = addresses.iter().find(|other| !refused.contains(other)).copied();
+            Target::Address(_) => {
+                let result = open_one(shard, asking, client, first, &deadline).await;
+                if matches!(result, Err(NoBackend::Unreachable)) {
+                    note_unreachable(shard, proxy, first);
+                }
+                result
             }
+        };
+        if !matches!(result, Err(NoBackend::Unreachable)) {
+            return result;
         }
     }
     Err(NoBackend::Unreachable)
+}
+
+fn note_unreachable(shard: &Shard, proxy: &Proxy, address: SocketAddr) {
+    if proxy.healthcheck() {
+        shard.note_failure(address, Failure::Unreachable);
+    }
+}
+
+/// Has a name looked up again, whose addresses do not answer.
+fn doubt(shard: &Shard, name: &Arc<Name>) {
+    if name.doubt() {
+        // Should there be no room for it, the usual lookup finds out.
+        let _ = shard.end.report_backend(BackendReport::NameFailed { name: name.clone() });
+    }
+}
+
+/// Has names looked up again that have no address at all.
+fn doubt_unknown(shard: &Shard, proxy: &Proxy) {
+    for backend in proxy.backends() {
+        if let Target::Name(name) = backend.target()
+            && name.addresses().is_empty()
+        {
+            doubt(shard, name);
+        }
+    }
+}
+
+type Opening<'a> = Pin<Box<dyn Future<Output = Result<Lease, NoBackend>> + 'a>>;
+
+/// All that a name stands for is one attempt, as with everybody who connects to names: an application may well
+/// listen on one of `localhost`'s two addresses. One that is silent is not waited for alone: after a moment the
+/// next is tried beside it, of the other family first, and who answers first is taken (RFC 8305).
+async fn open_any(
+    shard: &Rc<Shard>,
+    asking: Asking<'_>,
+    client: &Stream,
+    first: SocketAddr,
+    name: &Name,
+) -> Result<Lease, NoBackend> {
+    let mut left: Vec<SocketAddr> = name.addresses().iter().copied().collect();
+    left.retain(|address| *address != first);
+    // The last is tried next.
+    left.sort_by_key(|address| address.is_ipv4() != first.is_ipv4());
+    let until = shard.ring.now() + shard.timeouts().connect;
+    let open = |address: SocketAddr| -> Opening<'_> {
+        Box::pin(async move {
+            let deadline = Deadline::new(&shard.ring);
+            open_one(shard, asking, client, address, &deadline).await
+        })
+    };
+    let mut opening = vec![(first, shard.ring.now(), open(first))];
+    let pause = Deadline::new(&shard.ring);
+    pause.set(limits::NEXT_ADDRESS);
+    loop {
+        let ended = std::future::poll_fn(|cx| {
+            for (at, (_, _, one)) in opening.iter_mut().enumerate() {
+                if let Poll::Ready(result) = one.as_mut().poll(cx) {
+                    return Poll::Ready(Some((at, result)));
+                }
+            }
+            let is_next = !left.is_empty() && pause.poll_expired(cx);
+            if is_next { Poll::Ready(None) } else { Poll::Pending }
+        });
+        match ended.await {
+            Some((at, Err(NoBackend::Unreachable))) => {
+                let (address, ..) = opening.swap_remove(at);
+                note_unreachable(shard, asking.proxy, address);
+            }
+            Some((_, Ok(lease))) => {
+                // Those that had their moment are passed over from now on, unless they had to wait for a place.
+                let slow = shard.ring.now().checked_sub(limits::NEXT_ADDRESS);
+                let is_slow = |(address, since, _): &&(SocketAddr, Instant, Opening<'_>)| {
+                    *address != lease.address() && Some(*since) <= slow
+                };
+                let slower: Vec<_> = opening.iter().filter(is_slow).map(|one| one.0).collect();
+                drop(opening);
+                if asking.proxy.max_connections().is_none() {
+                    slower.into_iter().for_each(|it| note_unreachable(shard, asking.proxy, it));
+                }
+                shard.chose(asking.tally, lease.address(), lease.slot());
+                return Ok(lease);
+            }
+            Some((_, failed)) => return failed,
+            None => {}
+        }
+        let has_time = shard.ring.now() < until;
+        match left.pop().filter(|_| has_time) {
+            Some(next) => {
+                opening.push((next, shard.ring.now(), open(next)));
+                pause.set(limits::NEXT_ADDRESS);
+            }
+            None if opening.is_empty() => return Err(NoBackend::Unreachable),
+            None => {}
+        }
+    }
 }
 
 async fn open_one(

@@ -65,9 +65,11 @@ pub(crate) fn spawn(
 ) -> Result<std::thread::JoinHandle<()>, String> {
     let (ready, started) = mpsc::sync_channel(1);
     let name = format!("shard-{}", end.index);
+    let ending = end.ending();
     let thread = std::thread::Builder::new()
         .name(name)
         .spawn(move || {
+            let _ending = ending;
             // Not by glommio, which wants to read the machine's topology from /sys, and panics where there is none.
             if let Some(cpu) = settings.cpu
                 && !core_affinity::set_for_current(core_affinity::CoreId { id: cpu })
@@ -136,6 +138,8 @@ async fn attend(shard: Rc<Shard>, wakes: WakeReceiver) {
         if shard.stop.get() < stop {
             shard.stop.set(stop);
             shard.drain.notify();
+            // Nobody comes who could use them, and others may wait for their places.
+            shard.pool.clear();
             // Idle connections wait for bytes: they look at `stopping` again and close.
             shard.ring.wake_receivers();
             shard.wake_held();

@@ -29,6 +29,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::info;
 
 use super::change::{Change, Current, Done};
+use super::elder::Elder;
 use super::health::Health;
 use super::pulse::Pulse;
 use super::resolver::Lookups;
@@ -36,14 +37,14 @@ use super::statistics::{self, SharedStatistics, Statistics};
 use super::writer::Orders;
 use super::{SharedNames, dashboard};
 use crate::limits;
-use crate::link::ControlEnd;
+use crate::link::{ControlEnd, Published};
 use error::ApiError;
 use guard::Peer;
 use route::Route;
 
 pub(crate) use guard::Token;
 pub(crate) use serve::Management;
-pub(super) use serve::serve;
+pub(super) use serve::{Taking, serve};
 
 /// What requests are answered from.
 pub(super) struct Api {
@@ -62,6 +63,9 @@ pub(super) struct Api {
     /// Management connections at a time.
     pub(super) places: Arc<Semaphore>,
     pub(super) places_max: usize,
+    /// The daemon before this one, whose requests are under way yet.
+    pub(super) elder: Elder,
+    pub(super) published: Arc<Published>,
 }
 
 /// A body with the room it takes.

@@ -171,6 +171,7 @@ async fn drained(
     let answered = drain.answered().map_err(failed)?;
     let answered = Receiver::from_owned_fd_unchecked(answered).map_err(failed)?;
     api.shards.ask(&drain);
+    let mut elder = api.elder.ask(name, &drain.backends);
     let all = async {
         while drain.left() != Some(0) {
             if answered.readable().await.is_err() {
@@ -179,12 +180,21 @@ async fn drained(
             // Only to have it unreadable again; what it says stands in `drain`.
             let _ = answered.try_read(&mut [0; 8]);
         }
+        if let Some(elder) = &mut elder {
+            // An error: it is gone.
+            let _ = elder.wait_for(|left| left.as_ref().is_some_and(|left| left.0 == 0)).await;
+        }
     };
     let _ = tokio::time::timeout(wait, all).await;
-    let is_done = drain.left() == Some(0);
+    let elsewhere = elder.filter(|elder| elder.has_changed().is_ok());
+    let elsewhere = elsewhere.map(|elder| elder.borrow().clone().unwrap_or((1, Vec::new())));
+    let (left_elsewhere, at_elsewhere) = elsewhere.unwrap_or_default();
+    let is_done = drain.left() == Some(0) && left_elsewhere == 0;
     more.insert("drained".to_owned(), json!(is_done));
     if !is_done {
-        let left = drain.left_at().filter(|(_, count)| *count != 0);
+        let there = |at| at_elsewhere.iter().find(|one| one.0 == at).map_or(0, |one| one.1);
+        let left = drain.left_at().map(|(at, count)| (at, u64::from(count) + there(at)));
+        let left = left.filter(|(_, count)| *count != 0);
         let left: Map<_, _> = left.map(|(at, count)| (at.to_string(), json!(count))).collect();
         more.insert("in_flight".to_owned(), Value::Object(left));
     }

@@ -57,17 +57,27 @@ impl Listener {
     }
 }
 
-/// Serves all addresses for ever; nobody is taken in while it is `paused`.
+/// Whether management connections are taken in.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(in crate::control) enum Taking {
+    Yes,
+    /// Another process may take over.
+    Paused,
+    /// Another process has taken over: the sockets are closed, so that those are gone that it has no use for.
+    Never,
+}
+
+/// Serves all addresses for ever, as far as `taking` allows it.
 pub(in crate::control) async fn serve(
     api: Arc<Api>,
     bound: Vec<Management>,
-    paused: &watch::Sender<bool>,
+    taking: &watch::Sender<Taking>,
 ) -> Infallible {
     for one in bound {
         let name = one.to_string();
         match Listener::new(one) {
             Ok(listener) => {
-                tokio::spawn(accept(api.clone(), listener, paused.subscribe()));
+                tokio::spawn(accept(api.clone(), listener, taking.subscribe()));
             }
             Err(error) => warn!("{name}: can't listen: {error}"),
         }
@@ -75,15 +85,16 @@ pub(in crate::control) async fn serve(
     std::future::pending().await
 }
 
-async fn accept(api: Arc<Api>, listener: Listener, mut paused: watch::Receiver<bool>) {
+async fn accept(api: Arc<Api>, listener: Listener, mut taking: watch::Receiver<Taking>) {
     loop {
-        if paused.wait_for(|paused| !paused).await.is_err() {
-            return;
+        match taking.wait_for(|taking| *taking != Taking::Paused).await.map(|taking| *taking) {
+            Ok(Taking::Yes) => {}
+            _ => return,
         }
         let Ok(place) = api.places.clone().acquire_owned().await else { return };
         let accepted = tokio::select! {
             accepted = accept_one(&api, &listener, place) => accepted,
-            _ = paused.changed() => continue,
+            _ = taking.changed() => continue,
         };
         if let Err(error) = accepted {
             warn!("management: can't accept: {error}");

@@ -23,6 +23,7 @@ use tokio::task::{JoinError, JoinSet};
 use tracing::{info, warn};
 
 use super::change::Watched;
+use super::resolver::Lookups;
 use crate::limits;
 use crate::link::{BackendReport, ControlEnd, Published};
 use crate::table::{Action, Snapshot, Target};
@@ -68,6 +69,15 @@ impl Health {
         self.asked_for.notify_one();
     }
 
+    /// Takes over health that another process knew, before the first request; nobody need be told of it again.
+    pub(super) fn recall(&self, known: Vec<Standing>, published: &Published) {
+        let mut watch = self.lock();
+        watch.follow_names(now());
+        known.into_iter().for_each(|known| watch.recall(known, now()));
+        watch.take_changes();
+        published.down.publish(watch.down());
+    }
+
     /// Every backend that has a `check` or is ejected. Nothing is known of others.
     pub(super) fn states(&self) -> Vec<Standing> {
         self.lock().states()
@@ -93,6 +103,7 @@ pub(super) struct Prober {
     reports: pipe::Receiver,
     running: JoinSet<(u64, Finding)>,
     probes_max: usize,
+    lookups: Lookups,
     random: RandomState,
     turns: u64,
     look_at: Instant,
@@ -105,6 +116,7 @@ impl Prober {
         shards: ControlEnd,
         published: Arc<Published>,
         probes_max: usize,
+        lookups: Lookups,
     ) -> io::Result<Prober> {
         Ok(Prober {
             health,
@@ -113,6 +125,7 @@ impl Prober {
             published,
             running: JoinSet::new(),
             probes_max,
+            lookups,
             random: RandomState::new(),
             turns: 0,
             look_at: Instant::now() + limits::EJECTED_LOOK,
@@ -177,6 +190,7 @@ impl Prober {
     fn hear(&mut self, report: BackendReport) {
         let mut watch = self.health.lock();
         match report {
+            BackendReport::NameFailed { name } => self.lookups.doubt(&name.host),
             BackendReport::Failed { address, how } => watch.failed(address, how, now()),
             BackendReport::Answered { address } => watch.answered(address, now()),
         }
