@@ -13,6 +13,8 @@ pub const HEAD_BYTES_DEFAULT: usize = 16 * 1024;
 pub const BACKENDS_MAX: usize = 1024;
 /// Longest chain of aliases: an alias of an alias of …; lookup follows it step by step.
 pub const ALIAS_CHAIN_MAX: usize = 8;
+/// Redirects that are followed to see whether they lead in a circle; browsers give up after 20.
+pub const REDIRECTS_FOLLOWED_MAX: usize = 20;
 /// Most connection attempts for one request.
 pub const ATTEMPTS_MAX: u16 = 1000;
 /// Longest duration a rule may name, seconds: 31 days. Kept to the microsecond, this is also far

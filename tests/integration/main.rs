@@ -59,6 +59,7 @@ mod retry;
 mod routing;
 mod service;
 mod shutdown;
+mod slips;
 mod spin;
 mod state;
 mod statistics;
