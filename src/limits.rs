@@ -208,12 +208,19 @@ pub const BACKENDS_LISTED_MAX: usize = 10_000;
 pub const MANAGEMENT_BODY_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Longest body that is one rule: of 1024 backends with names it is about 300 KB.
 pub const RULE_BODY_BYTES_MAX: usize = 1024 * 1024;
+/// Values that a rule may have in its JSON: with 1024 backends, their weights, and a `then` with as many,
+/// fewer than 11,000.
+pub const RULE_VALUES_MAX: usize = 16 * 1024;
+/// A longer name is cut off where an error repeats it.
+pub const NAME_REPEATED_BYTES_MAX: usize = 8 * 1024;
 /// Bytes of management bodies read at a time, all together.
 pub const MANAGEMENT_BODIES_BYTES_MAX: usize = 2 * MANAGEMENT_BODY_BYTES_MAX;
 /// For the head of a management request to arrive.
 pub const MANAGEMENT_HEAD_TIME: std::time::Duration = std::time::Duration::from_secs(10);
 /// For its body.
 pub const MANAGEMENT_BODY_TIME: std::time::Duration = std::time::Duration::from_secs(300);
+/// For something more of it.
+pub const MANAGEMENT_BODY_SILENCE: std::time::Duration = std::time::Duration::from_secs(30);
 /// How long a management client may take nothing of what it is sent.
 pub const MANAGEMENT_WRITE_TIME: std::time::Duration = std::time::Duration::from_secs(30);
 /// Bytes of a body that is not wanted which are read and dropped, so that the answer is.

@@ -3,6 +3,7 @@
 //! telling one. Nothing waits for time where there is an event to wait for.
 
 // what the tests are written with
+mod api_memory;
 mod backend;
 mod browser;
 mod bulk;

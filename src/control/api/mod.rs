@@ -15,6 +15,7 @@ mod read;
 mod route;
 mod rules;
 mod serve;
+mod value;
 
 use std::sync::{Arc, MutexGuard};
 use std::time::SystemTime;
@@ -63,7 +64,7 @@ pub(super) struct Api {
     pub(super) places_max: usize,
 }
 
-/// A body with the room it takes.
+/// A body with the room it takes, until what it asks for is done.
 struct Taken {
     bytes: Bytes,
     room: OwnedSemaphorePermit,
@@ -146,7 +147,7 @@ impl Api {
         let length = parts.headers.get(header::CONTENT_LENGTH);
         let length = length.and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
         // One that does not say how long it is may be as long as any.
-        let length = match length {
+        let taken = match length {
             None if parts.headers.contains_key(header::TRANSFER_ENCODING) => most,
             None => 0,
             Some(length) if most < length => {
@@ -158,12 +159,12 @@ impl Api {
             Some(length) if length <= limits::PARSED_HERE_BYTES_MAX => 0,
             Some(length) => length,
         };
-        let room = u32::try_from(length.div_ceil(1024)).unwrap_or(u32::MAX);
+        let room = u32::try_from(taken.div_ceil(1024)).unwrap_or(u32::MAX);
         // Not waited for: whoever waits would stand before all that need little.
         let room = self.room.clone().try_acquire_many_owned(room);
         let room =
             room.map_err(|_| ApiError::busy("other large bodies are being read: try again"))?;
-        Ok(Taken { bytes: read::body(body, most).await?, room })
+        Ok(Taken { bytes: read::body(body, length.unwrap_or(0), most).await?, room })
     }
 
     /// Has a change made, once the names in it were looked up: a rule in force should work.

@@ -41,9 +41,10 @@ pub(super) async fn all(
     let dry_run = query.flag("dry_run")?;
     let text = api.take_body(parts, body, limits::MANAGEMENT_BODY_BYTES_MAX).await?;
     let edits = parsed(api, text.bytes, verb == Verb::Patch).await?;
-    drop(text.room);
     let change = Change { whole: verb == Verb::Put, ..change(parts, peer, verb, edits, dry_run)? };
     let done = api.make(change).await?;
+    // What was read of it takes room until the table has it.
+    drop(text.room);
     Ok(changed(&done, dry_run, Map::new()))
 }
 
