@@ -23,7 +23,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 
 use crate::http::Pages;
@@ -198,8 +198,10 @@ impl Control {
             .map_err(|error| format!("can't hear of held requests: {error}"))?;
         let (happened, happenings) = mpsc::unbounded_channel();
         let told = Told::default();
+        let trouble = Arc::new(ArcSwapOption::from(store.trouble().map(Arc::new)));
         let writer = Writer::start(Wiring {
             store,
+            trouble: trouble.clone(),
             current: current.clone(),
             held: held.clone(),
             told: told.clone(),
@@ -220,6 +222,7 @@ impl Control {
             pulse: pulse.clone(),
             health: health.clone(),
             token: access.token,
+            trouble,
             room: Arc::new(Semaphore::new(limits::MANAGEMENT_BODIES_BYTES_MAX / 1024)),
             started: SystemTime::now(),
             places: Arc::new(Semaphore::new(access.connections_max)),

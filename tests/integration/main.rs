@@ -35,6 +35,7 @@ mod events;
 mod faults;
 mod forwarding;
 mod framing;
+mod gone;
 mod guard;
 mod health;
 mod hold;

@@ -20,11 +20,12 @@ mod value;
 use std::sync::{Arc, MutexGuard};
 use std::time::SystemTime;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use axum::body::{Body, Bytes};
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, Method, Request, header};
 use axum::response::{IntoResponse, Response};
+use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::info;
 
@@ -56,6 +57,8 @@ pub(super) struct Api {
     pub(super) pulse: Pulse,
     pub(super) health: Health,
     pub(super) token: Option<Token>,
+    /// Why changes can't be written, while they can't.
+    pub(super) trouble: Arc<ArcSwapOption<String>>,
     /// Bytes of bodies that may be in memory, in KiB.
     pub(super) room: Arc<Semaphore>,
     pub(super) started: SystemTime,
@@ -128,7 +131,12 @@ impl Api {
             Route::Liveness => {
                 route::Query::of(parts.uri.query(), &[])?;
                 let content = [(header::CONTENT_TYPE, "application/json")];
-                Ok((content, "{\"ok\":true}").into_response())
+                // It is alive all the same: a restart would not help.
+                let answer = match self.trouble.load().as_deref() {
+                    None => json!({ "ok": true }),
+                    Some(why) => json!({ "ok": true, "state_writable": false, "problem": why }),
+                };
+                Ok((content, answer.to_string()).into_response())
             }
             Route::Dashboard => Ok((dashboard::fields(), dashboard::page()).into_response()),
         }
