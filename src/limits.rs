@@ -217,6 +217,8 @@ pub const NAME_REPEATED_BYTES_MAX: usize = 8 * 1024;
 pub const MANAGEMENT_BODIES_BYTES_MAX: usize = 2 * MANAGEMENT_BODY_BYTES_MAX;
 /// For the head of a management request to arrive.
 pub const MANAGEMENT_HEAD_TIME: std::time::Duration = std::time::Duration::from_secs(10);
+/// However many others want its place, a management client has so long for its next move.
+pub const MANAGEMENT_PATIENCE_LEAST: std::time::Duration = std::time::Duration::from_millis(100);
 /// For its body.
 pub const MANAGEMENT_BODY_TIME: std::time::Duration = std::time::Duration::from_secs(300);
 /// For something more of it.
@@ -362,6 +364,16 @@ pub fn descriptors_per_shard(descriptors: u64, shards: usize) -> DescriptorShare
 /// Management connections at a time, so that there are always descriptors for them; more wait.
 pub fn management_connections(descriptors: u64) -> usize {
     (descriptors / 16).clamp(8, MANAGEMENT_CONNECTIONS_MAX) as usize
+}
+
+/// How many of so many management connections may follow the events.
+pub fn event_readers(connections: usize) -> usize {
+    (connections / 2).clamp(1, EVENT_READERS_MAX)
+}
+
+/// How many of them may wait for removed backends: what is left is for all the rest.
+pub fn drain_waiters(connections: usize) -> usize {
+    (connections / 4).max(1)
 }
 
 /// However many descriptors there are.

@@ -31,7 +31,7 @@ use crate::limits;
 use crate::link::{ControlEnd, Published};
 use crate::state::Counters;
 use crate::table::{Names, Snapshot};
-use api::Api;
+use api::{Api, Crowd};
 use change::{Current, Tag};
 use health::{Health, Prober};
 use held::{Bounds, Held, Keeper};
@@ -212,6 +212,7 @@ impl Control {
         let writer = writer.map_err(|error| format!("no thread for the writer: {error}"))?;
         let resolver = Resolver::new(names.clone());
         let pulse = Pulse::new();
+        let places = Arc::new(Semaphore::new(access.connections_max));
         let api = Api {
             orders: writer.orders(),
             current: current.clone(),
@@ -225,7 +226,9 @@ impl Control {
             trouble,
             room: Arc::new(Semaphore::new(limits::MANAGEMENT_BODIES_BYTES_MAX / 1024)),
             started: SystemTime::now(),
-            places: Arc::new(Semaphore::new(access.connections_max)),
+            crowd: Crowd::new(places.clone()),
+            waiters: Arc::new(Semaphore::new(limits::drain_waiters(access.connections_max))),
+            places,
             places_max: access.connections_max,
         };
         let wake = Wake::new(pulse.clone(), held.clone(), told);

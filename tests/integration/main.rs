@@ -4,6 +4,7 @@
 
 // what the tests are written with
 mod api_memory;
+mod api_places;
 mod backend;
 mod browser;
 mod bulk;

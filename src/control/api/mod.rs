@@ -4,6 +4,7 @@
 //! Each connection is a task on the control shard. What takes long (reading or writing a million rules)
 //! is done elsewhere; what changes the table goes through the writer.
 
+mod crowd;
 mod error;
 mod events;
 mod guard;
@@ -38,6 +39,8 @@ use super::writer::Orders;
 use super::{SharedNames, dashboard};
 use crate::limits;
 use crate::link::ControlEnd;
+pub(in crate::control) use crowd::Crowd;
+use crowd::Seat;
 use error::ApiError;
 use guard::Peer;
 use route::Route;
@@ -65,6 +68,9 @@ pub(super) struct Api {
     /// Management connections at a time.
     pub(super) places: Arc<Semaphore>,
     pub(super) places_max: usize,
+    pub(super) crowd: Arc<Crowd>,
+    /// Of them, for those who wait for backends to be drained.
+    pub(super) waiters: Arc<Semaphore>,
 }
 
 /// A body with the room it takes, until what it asks for is done.
@@ -172,7 +178,8 @@ impl Api {
         let room = self.room.clone().try_acquire_many_owned(room);
         let room =
             room.map_err(|_| ApiError::busy("other large bodies are being read: try again"))?;
-        Ok(Taken { bytes: read::body(body, length.unwrap_or(0), most).await?, room })
+        let seat = Seat::of(parts);
+        Ok(Taken { bytes: read::body(body, length.unwrap_or(0), most, seat).await?, room })
     }
 
     /// Has a change made, once the names in it were looked up: a rule in force should work.

@@ -12,6 +12,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::Value;
 
+use super::crowd::Seat;
 use super::error::ApiError;
 use super::value::{Room, Tree};
 use crate::control::SharedNames;
@@ -22,7 +23,12 @@ use crate::table::{Action, Name, Rule, Target, host};
 pub(super) type Edits = Vec<(String, Option<Rule>)>;
 
 /// The whole body, up to the bound and in its time; `length` where it says how long it is.
-pub(super) async fn body(body: Body, length: usize, most: usize) -> Result<Bytes, ApiError> {
+pub(super) async fn body(
+    body: Body,
+    length: usize,
+    most: usize,
+    seat: Option<&Seat>,
+) -> Result<Bytes, ApiError> {
     let late = |_| ApiError::bad("body_timeout", "the body did not arrive in time");
     let all = async {
         let mut body = Limited::new(body, most);
@@ -30,7 +36,11 @@ pub(super) async fn body(body: Body, length: usize, most: usize) -> Result<Bytes
         let mut bytes = Vec::with_capacity(length.min(most));
         loop {
             let frame = tokio::time::timeout(limits::MANAGEMENT_BODY_SILENCE, body.frame());
-            match frame.await.map_err(late)? {
+            let frame = frame.await.map_err(late)?;
+            if let Some(seat) = seat {
+                seat.moved();
+            }
+            match frame {
                 None => return Ok(bytes.into()),
                 Some(Ok(frame)) => bytes.extend_from_slice(&frame.into_data().unwrap_or_default()),
                 Some(Err(error)) if error.is::<LengthLimitError>() => {
@@ -43,7 +53,14 @@ pub(super) async fn body(body: Body, length: usize, most: usize) -> Result<Bytes
             }
         }
     };
-    tokio::time::timeout(limits::MANAGEMENT_BODY_TIME, all).await.map_err(late)?
+    if let Some(seat) = seat {
+        seat.peers();
+    }
+    let read = tokio::time::timeout(limits::MANAGEMENT_BODY_TIME, all).await.map_err(late);
+    if let Some(seat) = seat {
+        seat.ours();
+    }
+    read?
 }
 
 /// Reads and drops a body that is not wanted, as far as that takes neither long nor much. Who asks
@@ -61,6 +78,9 @@ pub(super) async fn discard(parts: &Parts, mut body: Body) {
             }
         }
     };
+    if let Some(seat) = Seat::of(parts) {
+        seat.peers();
+    }
     let _ = tokio::time::timeout(limits::MANAGEMENT_DISCARD_TIME, all).await;
 }
 
