@@ -20,6 +20,7 @@ mod writer;
 
 use std::convert::Infallible;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
@@ -133,9 +134,25 @@ pub(crate) struct Handle {
     paused: watch::Sender<bool>,
     places: Arc<Semaphore>,
     places_max: usize,
+    api: Arc<Api>,
 }
 
 impl Handle {
+    /// From now on requests need this token.
+    pub(crate) fn set_token(&self, token: Token) {
+        self.api.token.store(Some(Arc::new(token)));
+    }
+
+    /// The token that requests need.
+    pub(crate) fn token(&self) -> Option<Token> {
+        self.api.token.load().as_deref().cloned()
+    }
+
+    /// Whether the configuration that was read last is in force.
+    pub(crate) fn tell_reload(&self, is_done: bool) {
+        self.api.is_reloaded.store(is_done, Ordering::Relaxed);
+    }
+
     /// Lets another process have the state file, once what is under way by the API has ended; who asks next waits.
     pub(crate) async fn release(&self) {
         self.paused.send_replace(true);
@@ -222,7 +239,8 @@ impl Control {
             shards: shards.clone(),
             pulse: pulse.clone(),
             health: health.clone(),
-            token: access.token,
+            token: ArcSwapOption::from(access.token.map(Arc::new)),
+            is_reloaded: AtomicBool::new(true),
             trouble,
             room: Arc::new(Semaphore::new(limits::MANAGEMENT_BODIES_BYTES_MAX / 1024)),
             started: SystemTime::now(),
@@ -269,6 +287,7 @@ impl Control {
             paused: self.paused.clone(),
             places: self.api.places.clone(),
             places_max: self.api.places_max,
+            api: self.api.clone(),
         }
     }
 

@@ -169,14 +169,14 @@ fn run(source: Source, debug: bool, demo: Option<&Demo>) -> Result<(), Problems>
         .build()
         .map_err(|error| vec![format!("can't start the control shard: {error}")])?;
     let access = Access {
-        token: token.clone(),
+        token,
         connections_max: resources.management_connections(),
         probes_max: resources.probes_at_once(),
         held_max: reload::held_max(&config),
     };
     let copies = || {
         let tcp = listen::copies(&bound)?;
-        let mut sockets = Sockets { tcp, unix: Vec::new(), token: token.clone() };
+        let mut sockets = Sockets { tcp, unix: Vec::new() };
         management::copies(&config, &management, &mut sockets).map(|()| sockets)
     };
     let sockets = copies().map_err(|error| vec![format!("can't copy the sockets: {error}")])?;

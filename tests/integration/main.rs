@@ -68,6 +68,7 @@ mod state;
 mod statistics;
 mod timeouts;
 mod tiny_chunks;
+mod token;
 mod tunnel;
 mod upgrade;
 mod wake;

@@ -18,6 +18,7 @@ mod rules;
 mod serve;
 mod value;
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, MutexGuard};
 use std::time::SystemTime;
 
@@ -59,7 +60,9 @@ pub(super) struct Api {
     pub(super) shards: ControlEnd,
     pub(super) pulse: Pulse,
     pub(super) health: Health,
-    pub(super) token: Option<Token>,
+    pub(super) token: ArcSwapOption<Token>,
+    /// Whether the last reload of the configuration went well.
+    pub(super) is_reloaded: AtomicBool,
     /// Why changes can't be written, while they can't.
     pub(super) trouble: Arc<ArcSwapOption<String>>,
     /// Bytes of bodies that may be in memory, in KiB.
@@ -110,7 +113,7 @@ impl Api {
     fn admit(&self, peer: &Peer, parts: &Parts) -> Result<Route, ApiError> {
         let route = Route::of(parts.uri.path());
         let open = route == Ok(Route::Dashboard);
-        guard::check(parts, peer, self.token.as_ref(), open)?;
+        guard::check(parts, peer, self.token.load().as_deref(), open)?;
         let route = route?;
         let methods = route.methods();
         if !methods.split(", ").any(|method| method == parts.method.as_str()) {
