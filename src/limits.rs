@@ -13,6 +13,8 @@ pub const HEAD_BYTES_DEFAULT: usize = 16 * 1024;
 pub const BACKENDS_MAX: usize = 1024;
 /// Longest chain of aliases: an alias of an alias of …; lookup follows it step by step.
 pub const ALIAS_CHAIN_MAX: usize = 8;
+/// Redirects that are followed to see whether they lead in a circle; browsers give up after 20.
+pub const REDIRECTS_FOLLOWED_MAX: usize = 20;
 /// Most connection attempts for one request.
 pub const ATTEMPTS_MAX: u16 = 1000;
 /// Longest duration a rule may name, seconds: 31 days. Kept to the microsecond, this is also far
@@ -219,12 +221,21 @@ pub const BACKENDS_LISTED_MAX: usize = 10_000;
 pub const MANAGEMENT_BODY_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Longest body that is one rule: of 1024 backends with names it is about 300 KB.
 pub const RULE_BODY_BYTES_MAX: usize = 1024 * 1024;
+/// Values that a rule may have in its JSON: with 1024 backends, their weights, and a `then` with as many,
+/// fewer than 11,000.
+pub const RULE_VALUES_MAX: usize = 16 * 1024;
+/// A longer name is cut off where an error repeats it.
+pub const NAME_REPEATED_BYTES_MAX: usize = 8 * 1024;
 /// Bytes of management bodies read at a time, all together.
 pub const MANAGEMENT_BODIES_BYTES_MAX: usize = 2 * MANAGEMENT_BODY_BYTES_MAX;
 /// For the head of a management request to arrive.
 pub const MANAGEMENT_HEAD_TIME: std::time::Duration = std::time::Duration::from_secs(10);
+/// However many others want its place, a management client has so long for its next move.
+pub const MANAGEMENT_PATIENCE_LEAST: std::time::Duration = std::time::Duration::from_millis(100);
 /// For its body.
 pub const MANAGEMENT_BODY_TIME: std::time::Duration = std::time::Duration::from_secs(300);
+/// For something more of it.
+pub const MANAGEMENT_BODY_SILENCE: std::time::Duration = std::time::Duration::from_secs(30);
 /// How long a management client may take nothing of what it is sent.
 pub const MANAGEMENT_WRITE_TIME: std::time::Duration = std::time::Duration::from_secs(30);
 /// Bytes of a body that is not wanted which are read and dropped, so that the answer is.
@@ -372,6 +383,16 @@ pub fn descriptors_per_shard(descriptors: u64, shards: usize) -> DescriptorShare
 /// Management connections at a time, so that there are always descriptors for them; more wait.
 pub fn management_connections(descriptors: u64) -> usize {
     (descriptors / 16).clamp(8, MANAGEMENT_CONNECTIONS_MAX) as usize
+}
+
+/// How many of so many management connections may follow the events.
+pub fn event_readers(connections: usize) -> usize {
+    (connections / 2).clamp(1, EVENT_READERS_MAX)
+}
+
+/// How many of them may wait for removed backends: what is left is for all the rest.
+pub fn drain_waiters(connections: usize) -> usize {
+    (connections / 4).max(1)
 }
 
 /// However many descriptors there are.

@@ -21,10 +21,11 @@ mod writer;
 
 use std::convert::Infallible;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 
 use crate::http::Pages;
@@ -32,7 +33,7 @@ use crate::limits;
 use crate::link::{ControlEnd, Part, Published};
 use crate::state::Counters;
 use crate::table::{Names, Snapshot};
-use api::{Api, Taking};
+use api::{Api, Crowd, Taking};
 use change::{Current, Tag};
 use elder::Elder;
 use health::{Health, Prober};
@@ -145,9 +146,25 @@ pub(crate) struct Handle {
     statistics: SharedStatistics,
     elder: Elder,
     runtime: tokio::runtime::Handle,
+    api: Arc<Api>,
 }
 
 impl Handle {
+    /// From now on requests need this token.
+    pub(crate) fn set_token(&self, token: Token) {
+        self.api.token.store(Some(Arc::new(token)));
+    }
+
+    /// The token that requests need.
+    pub(crate) fn token(&self) -> Option<Token> {
+        self.api.token.load().as_deref().cloned()
+    }
+
+    /// Whether the configuration that was read last is in force.
+    pub(crate) fn tell_reload(&self, is_done: bool) {
+        self.api.is_reloaded.store(is_done, Ordering::Relaxed);
+    }
+
     /// Lets another process have the state file, once what is under way by the API has ended; who asks next waits.
     pub(crate) async fn release(&self) {
         self.taking.send_replace(Taking::Paused);
@@ -222,8 +239,10 @@ impl Control {
             .map_err(|error| format!("can't hear of held requests: {error}"))?;
         let (happened, happenings) = mpsc::unbounded_channel();
         let told = Told::default();
+        let trouble = Arc::new(ArcSwapOption::from(store.trouble().map(Arc::new)));
         let writer = Writer::start(Wiring {
             store,
+            trouble: trouble.clone(),
             current: current.clone(),
             held: held.clone(),
             told: told.clone(),
@@ -233,6 +252,7 @@ impl Control {
         });
         let writer = writer.map_err(|error| format!("no thread for the writer: {error}"))?;
         let pulse = Pulse::new();
+        let places = Arc::new(Semaphore::new(access.connections_max));
         let api = Api {
             orders: writer.orders(),
             current: current.clone(),
@@ -242,10 +262,14 @@ impl Control {
             shards: shards.clone(),
             pulse: pulse.clone(),
             health: health.clone(),
-            token: access.token,
+            token: ArcSwapOption::from(access.token.map(Arc::new)),
+            is_reloaded: AtomicBool::new(true),
+            trouble,
             room: Arc::new(Semaphore::new(limits::MANAGEMENT_BODIES_BYTES_MAX / 1024)),
             started: SystemTime::now(),
-            places: Arc::new(Semaphore::new(access.connections_max)),
+            crowd: Crowd::new(places.clone()),
+            waiters: Arc::new(Semaphore::new(limits::drain_waiters(access.connections_max))),
+            places,
             places_max: access.connections_max,
             elder: Elder::default(),
             published: published.clone(),
@@ -296,6 +320,7 @@ impl Control {
             statistics: self.api.statistics.clone(),
             elder: self.api.elder.clone(),
             runtime: tokio::runtime::Handle::current(),
+            api: self.api.clone(),
         }
     }
 

@@ -137,6 +137,11 @@ pub(super) fn token(config: &Config, given: Option<Token>) -> Result<Option<Toke
         |problem: String| format!("management_token_file = {}: {problem}", path.display());
     let text = match (fs::read_to_string(path), given) {
         (Err(error), Some(given)) if error.kind() == io::ErrorKind::PermissionDenied => {
+            let user = nix::unistd::geteuid();
+            warn!(
+                "{}: uid {user} can't read it: the token stays that of the daemon before",
+                problem(error.to_string())
+            );
             return Ok(Some(given));
         }
         (text, _) => text.map_err(|error| problem(error.to_string()))?,

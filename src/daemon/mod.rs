@@ -172,10 +172,10 @@ fn run(source: Source, debug: bool, demo: Option<&Demo>) -> Result<(), Problems>
         .max_blocking_threads(limits::BLOCKING_THREADS + resources.lookups_at_once())
         .build()
         .map_err(|error| vec![format!("can't start the control shard: {error}")])?;
-    let access = access(&config, &resources, token.clone());
+    let access = access(&config, &resources, token);
     let copies = || {
         let tcp = listen::copies(&bound)?;
-        let mut sockets = Sockets { tcp, unix: Vec::new(), token: token.clone() };
+        let mut sockets = Sockets { tcp, unix: Vec::new() };
         management::copies(&config, &management, &mut sockets).map(|()| sockets)
     };
     let sockets = copies().map_err(|error| vec![format!("can't copy the sockets: {error}")])?;

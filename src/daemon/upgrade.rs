@@ -48,8 +48,6 @@ pub(super) struct Sockets {
     /// As asked for, with a copy of each shard's.
     pub(super) tcp: Vec<(std::net::SocketAddr, Vec<TcpListener>)>,
     pub(super) unix: Vec<(PathBuf, OwnedFd)>,
-    /// Its file may be readable for root alone.
-    pub(super) token: Option<Token>,
 }
 
 /// The program that runs now, to start what has taken its place.
@@ -172,7 +170,8 @@ pub(super) async fn begin(
 /// The sockets first, and the state last, when nothing more is expected to go wrong.
 /// Returns whether the new one hears more than an older program did.
 async fn hand_over(to: &UnixStream, sockets: &Sockets, control: &Handle) -> Result<bool, String> {
-    let offers = offers(sockets).map_err(|error| format!("can't copy the sockets: {error}"))?;
+    let offers = offers(sockets, control.token().as_ref())
+        .map_err(|error| format!("can't copy the sockets: {error}"))?;
     let stream = to.try_clone().map_err(|error| error.to_string())?;
     stream
         .set_read_timeout(Some(limits::UPGRADE_TIME))
@@ -237,7 +236,7 @@ fn expect(stream: &UnixStream, word: &str) -> io::Result<Vec<u8>> {
 
 type Offer = (Value, Vec<OwnedFd>);
 
-fn offers(sockets: &Sockets) -> io::Result<Vec<Offer>> {
+fn offers(sockets: &Sockets, token: Option<&Token>) -> io::Result<Vec<Offer>> {
     let mut offers = Vec::new();
     for (asked, each) in &sockets.tcp {
         for some in each.chunks(limits::DESCRIPTORS_AT_ONCE) {
@@ -249,7 +248,7 @@ fn offers(sockets: &Sockets) -> io::Result<Vec<Offer>> {
         let copy = socket.try_clone()?;
         offers.push((json!({ "unix": path.display().to_string() }), vec![copy]));
     }
-    if let Some(token) = &sockets.token {
+    if let Some(token) = token {
         offers.push((json!({ "token": token.as_str() }), Vec::new()));
     }
     Ok(offers)

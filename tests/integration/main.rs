@@ -3,6 +3,8 @@
 //! telling one. Nothing waits for time where there is an event to wait for.
 
 // what the tests are written with
+mod api_memory;
+mod api_places;
 mod backend;
 mod browser;
 mod bulk;
@@ -34,6 +36,7 @@ mod events;
 mod faults;
 mod forwarding;
 mod framing;
+mod gone;
 mod guard;
 mod handover;
 mod health;
@@ -62,12 +65,14 @@ mod routing;
 mod service;
 mod shutdown;
 mod signals;
+mod slips;
 mod spin;
 mod stalls;
 mod state;
 mod statistics;
 mod timeouts;
 mod tiny_chunks;
+mod token;
 mod tunnel;
 mod upgrade;
 mod wake;

@@ -41,9 +41,10 @@ pub(super) async fn all(
     let dry_run = query.flag("dry_run")?;
     let text = api.take_body(parts, body, limits::MANAGEMENT_BODY_BYTES_MAX).await?;
     let edits = parsed(api, text.bytes, verb == Verb::Patch).await?;
-    drop(text.room);
     let change = Change { whole: verb == Verb::Put, ..change(parts, peer, verb, edits, dry_run)? };
     let done = api.make(change).await?;
+    // What was read of it takes room until the table has it.
+    drop(text.room);
     Ok(changed(&done, dry_run, Map::new()))
 }
 
@@ -85,6 +86,13 @@ pub(super) async fn one(
     let dry_run = query.flag("dry_run")?;
     let wait = wait(&query)?;
     let text = api.take_body(parts, body, limits::RULE_BODY_BYTES_MAX).await?;
+    // Before the change is made: who may not wait is told so, and nothing has changed.
+    let waiter = wait.filter(|_| !dry_run).map(|wait| {
+        let waiter = api.waiters.clone().try_acquire_owned();
+        let too_many = |_| ApiError::busy("too many wait for backends to be drained already");
+        waiter.map(|waiter| (wait, waiter)).map_err(too_many)
+    });
+    let waiter = waiter.transpose()?;
     let (verb, rule) = match parts.method {
         Method::DELETE => (Verb::Delete, None),
         // As the error names it: what was given.
@@ -95,7 +103,7 @@ pub(super) async fn one(
     let change = change(parts, peer, verb, vec![(name.clone(), rule)], dry_run)?;
     let done = api.make(change).await?;
     let mut more = Map::new();
-    if let Some(wait) = wait.filter(|_| !dry_run) {
+    if let Some((wait, _waiter)) = waiter {
         let removed = removed(done.before.as_ref(), removed_by.as_ref());
         drained(api, &name, removed, wait, &mut more).await?;
     }
