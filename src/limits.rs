@@ -136,6 +136,8 @@ pub const RESPONSE_HEAD_BYTES_MAX: usize = 64 * 1024;
 pub const SLOTS_MAX: u32 = 1 << 20;
 /// With more in use, those that were idle between two looks are given back: 16 MiB stay.
 pub const SLOTS_KEPT: usize = 65_536;
+/// Backends with `max_connections` whose gates are kept; past it those that no shard uses go.
+pub const GATES_KEPT: usize = 1024;
 /// Rules with `max_requests_per_second` whose rates a shard remembers; all shards together keep those that
 /// are not at rest besides.
 pub const RATES_KEPT: usize = 16_384;
