@@ -117,6 +117,9 @@ pub const JOIN_BYTES_MAX: usize = 32 * 1024;
 pub const SILENCES_MAX: u8 = 3;
 /// How long a backend that refused a connection is passed over while others are there.
 pub const EJECTION_TIME: std::time::Duration = std::time::Duration::from_secs(1);
+/// Further backends that a request tries at once where this machine could open no connection to the one
+/// before: looking for a free port in vain takes the kernel up to a millisecond.
+pub const LOCAL_TRIES: u32 = 3;
 /// Failures in a row, on one shard, after which a backend is ejected on all.
 pub const EJECT_AFTER: u32 = 3;
 /// Backends that a shard remembers to have failed.

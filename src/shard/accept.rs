@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::future::{Future, poll_fn};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
@@ -107,7 +107,10 @@ fn shed(shard: &Shard, socket: &OwnedFd, speaks: &Speaks, why: Shed) {
 }
 
 fn admit(shard: &Rc<Shard>, socket: OwnedFd, speaks: &Speaks, believes: Option<&Believes>) {
-    let (peer, port) = peer_address(&socket);
+    let Some((peer, port)) = peer_address(&socket) else {
+        shard.count(Counter::Accepted);
+        return shard.end.counters().add_shed(Shed::Vanished);
+    };
     let is_stranger = believes.is_some_and(|believes| !believes(peer));
     if is_stranger {
         shard.count(Counter::Accepted);
@@ -190,15 +193,12 @@ async fn caught<F: Future<Output = ()>>(mut task: Pin<Box<F>>) -> std::thread::R
     AssertUnwindSafe(poll_fn(|cx| task.as_mut().poll(cx))).catch_unwind().await
 }
 
-fn peer_address(socket: &OwnedFd) -> (IpAddr, u16) {
-    rustix::net::getpeername(socket)
-        .ok()
-        .flatten()
-        .and_then(|address| SocketAddr::try_from(address).ok())
-        // A client that is gone already; it will be found out at the first read.
-        .map_or((IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0), |address| {
-            (address.ip().to_canonical(), address.port())
-        })
+/// The client's address. `None`: the client has reset the connection (ENOTCONN), so nobody waits for an
+/// answer. A multishot accept reports no addresses: all its completions would write to the same memory.
+fn peer_address(socket: &OwnedFd) -> Option<(IpAddr, u16)> {
+    let address = rustix::net::getpeername(socket).ok()??;
+    let address = SocketAddr::try_from(address).ok()?;
+    Some((address.ip().to_canonical(), address.port()))
 }
 
 /// Counts one open client connection while it lives.

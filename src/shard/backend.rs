@@ -11,7 +11,8 @@ use super::plan::Client;
 use super::pool::{Lease, Wait};
 use super::record::Cause;
 use super::tally::Tally;
-use super::{Shard, is_shortage};
+use super::{Shard, is_local, is_shortage};
+use crate::limits;
 use crate::link::{Counter, Failure, Shed};
 use crate::proxy_protocol::{self, Version};
 use crate::ring::{Abort, Deadline, SendBuf, Stream};
@@ -24,6 +25,8 @@ pub(super) enum NoBackend {
     Unreachable,
     /// No place came free in time, or no descriptor is left: 503.
     Queue,
+    /// This machine could open no connection to it, for which no backend is to blame: 503.
+    Local,
     /// The client left meanwhile: nobody to answer.
     ClientGone,
 }
@@ -34,6 +37,7 @@ impl NoBackend {
         match self {
             NoBackend::Unreachable => Cause::NoBackend,
             NoBackend::Queue => Cause::BackendQueue,
+            NoBackend::Local => Cause::NoConnection,
             NoBackend::ClientGone => Cause::ClientGone,
         }
     }
@@ -105,40 +109,72 @@ async fn open(
     let mut next = first;
     // Grows only when attempts fail.
     let mut tried = Vec::new();
+    let mut none = None;
+    let mut spared = 0;
     for attempt in 0..proxy.attempts().max(1) {
         if attempt > 0 {
             deadline.set(proxy.delay());
             deadline.expired().await;
             next = pick(shard, asking, &tried);
         }
-        let Some((index, first)) = next else { continue };
-        tried.push(index);
-        let until = shard.ring.now() + shard.timeouts().connect;
-        let mut address = Some(first);
-        let mut refused = Vec::new();
-        while let Some(this) = address {
-            match open_one(shard, asking, client, this, &deadline).await {
-                Err(NoBackend::Unreachable) => {
-                    if proxy.healthcheck() {
-                        shard.note_failure(this, Failure::Unreachable);
-                    }
+        while let Some((index, first)) = next.take() {
+            tried.push(index);
+            match attempt_one(shard, asking, client, (index, first), &deadline).await {
+                // It ended before a packet was sent, and at once: another backend may be tried in its place.
+                Err(NoBackend::Local) if spared < limits::LOCAL_TRIES => {
+                    spared += 1;
+                    none = none.or(Some(NoBackend::Local));
+                    next = pick(shard, asking, &tried).filter(|(index, _)| !tried.contains(index));
                 }
+                Err(NoBackend::Local) => none = none.or(Some(NoBackend::Local)),
+                Err(NoBackend::Unreachable) => none = Some(NoBackend::Unreachable),
                 result => return result,
-            }
-            refused.push(this);
-            address = None;
-            // All that a name stands for is one attempt, as with everybody who connects to names: an
-            // application may well listen on one of `localhost`'s two addresses. One that is silent uses
-            // up the time for the others.
-            if let Target::Name(name) = proxy.backends()[index].target()
-                && shard.ring.now() < until
-            {
-                let addresses = name.addresses();
-                address = addresses.iter().find(|other| !refused.contains(other)).copied();
             }
         }
     }
-    Err(NoBackend::Unreachable)
+    if none == Some(NoBackend::Local) {
+        shard.end.counters().add_shed(Shed::Local);
+    }
+    Err(none.unwrap_or(NoBackend::Unreachable))
+}
+
+/// One attempt: a backend at its address `first`, then at its others.
+async fn attempt_one(
+    shard: &Rc<Shard>,
+    asking: Asking<'_>,
+    client: &Stream,
+    (index, first): (usize, SocketAddr),
+    deadline: &Deadline,
+) -> Result<Lease, NoBackend> {
+    let proxy = asking.proxy;
+    let until = shard.ring.now() + shard.timeouts().connect;
+    let mut none = NoBackend::Local;
+    let mut address = Some(first);
+    let mut refused = Vec::new();
+    while let Some(this) = address {
+        match open_one(shard, asking, client, this, deadline).await {
+            Err(NoBackend::Local) => {}
+            Err(NoBackend::Unreachable) => {
+                none = NoBackend::Unreachable;
+                if proxy.healthcheck() {
+                    shard.note_failure(this, Failure::Unreachable);
+                }
+            }
+            result => return result,
+        }
+        refused.push(this);
+        address = None;
+        // All that a name stands for is one attempt, as with everybody who connects to names: an
+        // application may well listen on one of `localhost`'s two addresses. One that is silent uses
+        // up the time for the others.
+        if let Target::Name(name) = proxy.backends()[index].target()
+            && shard.ring.now() < until
+        {
+            let addresses = name.addresses();
+            address = addresses.iter().find(|other| !refused.contains(other)).copied();
+        }
+    }
+    Err(none)
 }
 
 async fn open_one(
@@ -201,8 +237,12 @@ async fn open_one(
             }
             Ok(lease)
         }
-        // Our want of descriptors is not the backend's fault.
-        Err(Abort::Io(error)) if is_shortage(&error) => Err(NoBackend::Queue),
+        // Our want of descriptors is not the backend's fault, and would be met at the next one as well.
+        Err(Abort::Io(error)) if is_shortage(&error) => {
+            shard.end.counters().add_shed(Shed::Local);
+            Err(NoBackend::Queue)
+        }
+        Err(Abort::Io(error)) if is_local(&error) => Err(NoBackend::Local),
         Err(Abort::TimedOut | Abort::Io(_)) => {
             shard.count_failure(slot);
             Err(NoBackend::Unreachable)

@@ -98,7 +98,7 @@ pub(super) async fn start(
             Ok(lease) => lease,
             Err(none) => {
                 shard.ring.give_vec(head);
-                if none == NoBackend::Unreachable && may_wait {
+                if matches!(none, NoBackend::Unreachable | NoBackend::Local) && may_wait {
                     return Err(Halt::NoBackend { was_silent: false });
                 }
                 return Err(no_backend(connection, request, none).await.into());
@@ -409,9 +409,9 @@ async fn no_backend(connection: &mut Connection, request: &Request, why: NoBacke
     connection.shard.note_end(connection.tally, why.cause());
     match why {
         NoBackend::ClientGone => return Next::Close,
-        NoBackend::Unreachable | NoBackend::Queue => {}
+        NoBackend::Unreachable | NoBackend::Queue | NoBackend::Local => {}
     }
-    let status = if why == NoBackend::Queue { 503 } else { 502 };
+    let status = if why == NoBackend::Unreachable { 502 } else { 503 };
     let close = closes(request);
     let answer = status_answer(connection, request, status, close);
     // Nothing of the body has been read: that is left to `reply`.

@@ -218,7 +218,7 @@ async fn attempt(
             shard.note_end(connection.tally, Cause::ClientGone);
             Attempt::Over(Next::Close)
         }
-        Err(NoBackend::Unreachable) if !proxy.hold().is_zero() => {
+        Err(NoBackend::Unreachable | NoBackend::Local) if !proxy.hold().is_zero() => {
             shard.chose_none(connection.tally);
             Waited::note(waited, shard.ring.now(), false);
             hold(Why::NoBackend, proxy.hold())
