@@ -99,11 +99,20 @@ pub const SHED_BATCH: usize = 64;
 pub const FIRST_REQUEST_TIME: std::time::Duration = std::time::Duration::from_millis(100);
 /// A body that follows an answer of our own is read and dropped up to here; more closes.
 pub const DISCARD_BYTES_MAX: u64 = 64 * 1024;
-/// Bytes read and dropped after our side of a connection was closed, so that the client can read
-/// our answer before a reset (nginx: lingering_close).
-pub const LINGER_BYTES_MAX: u64 = 1024 * 1024;
-/// How long that may take in all.
-pub const LINGER_TIME: std::time::Duration = std::time::Duration::from_secs(5);
+/// How long a client may be silent whose bytes are read and dropped after our side of its connection was
+/// closed, so that it can read our answer before a reset (nginx: lingering_timeout). In all it may
+/// take `timeout_client`.
+pub const LINGER_SILENCE: std::time::Duration = std::time::Duration::from_secs(5);
+/// How long that may take in all once the shard stops.
+pub const LINGER_STOPPING: std::time::Duration = std::time::Duration::from_millis(500);
+/// The same for a connection that was turned away.
+pub const LINGER_SHED: std::time::Duration = std::time::Duration::from_secs(10);
+/// Connections turned away for which that is done at a time, per shard; the rest are closed at once.
+pub const SHED_LINGERING_MAX: usize = 64;
+/// Bytes of a buffer that received bytes are dropped into: they are not copied there (`MSG_TRUNC`).
+pub const SINK_BYTES: usize = 16 * 1024;
+/// How often it is filled before a connection is closed.
+pub const SINK_FILLS_MAX: usize = 1024;
 /// Bodies with at least this much to come are spliced, smaller ones copied. Measured, splicing against
 /// copying, CPU per request at 32 connections: 64 KiB 31.8 and 37.8 µs, 128 KiB 40 and 62, 512 KiB 124
 /// and 198. What comes with the head (up to 16 KiB) is copied, unless the answer before was as large.

@@ -363,6 +363,19 @@ pub const KEYS: &[Key] = &[
         },
     ),
     key(
+        "abort_on_close",
+        "true",
+        "true or false",
+        "Whether a client that closes its sending side has left: its request is given up, whatever is \
+         being waited for, and the backend's connection closed. A browser that closes a tab does no more. \
+         With false such a client still gets its answer, as scripts with `nc -N` or `socat` want it. A \
+         reset always counts as leaving. HAProxy calls it `abortonclose`.",
+        |config, text| {
+            config.abort_on_close = value::truth(text)?;
+            Ok(())
+        },
+    ),
+    key(
         "access_log",
         "off",
         "off, stdout or a path",

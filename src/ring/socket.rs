@@ -85,6 +85,8 @@ pub(super) struct SocketSlot {
     pub(super) poll_in: PollState,
     pub(super) poll_out: PollState,
     pub(super) poll_end: PollState,
+    /// What the poll for the end has reported.
+    pub(super) end_events: i16,
     pub(super) address: Option<Box<(libc::sockaddr_storage, u32)>>,
 }
 
@@ -111,6 +113,7 @@ impl SocketSlot {
             poll_in: PollState::Idle,
             poll_out: PollState::Idle,
             poll_end: PollState::Idle,
+            end_events: 0,
             address: None,
         }
     }
@@ -366,14 +369,26 @@ impl Inner {
 
     pub(super) fn polled(&mut self, index: usize, op: Op, result: i32) -> bool {
         let slot = self.socket(index as u32);
-        if let Op::PollIn | Op::PollEnd = op {
-            let state = if op == Op::PollIn { &mut slot.poll_in } else { &mut slot.poll_end };
-            *state = PollState::Done(result);
+        if op == Op::PollIn {
+            slot.poll_in = PollState::Done(result);
             return wake(&mut slot.recv_waker);
         }
         slot.address = None;
         slot.poll_out = PollState::Done(result);
         wake(&mut slot.send_waker)
+    }
+}
+
+impl Inner {
+    /// The poll for the end of what a peer sends has something to report. One that failed for want of memory is started
+    /// again by the next task that asks.
+    pub(super) fn end_polled(&mut self, index: usize, result: i32, more: bool) -> bool {
+        let slot = self.socket(index as u32);
+        if !more {
+            slot.poll_end = PollState::Idle;
+        }
+        slot.end_events |= result.max(0) as i16;
+        wake(&mut slot.recv_waker)
     }
 }
 

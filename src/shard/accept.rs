@@ -7,7 +7,7 @@
 use std::fs::File;
 use std::future::{Future, poll_fn};
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -20,7 +20,7 @@ use super::plan::Client;
 use super::{Believes, Shard, is_shortage, raw};
 use crate::limits;
 use crate::link::{Counter, Handed, Shed, Speaks};
-use crate::ring::{Deadline, Listener, Stream};
+use crate::ring::{Deadline, Listener, Stream, drop_received};
 
 const SHED: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain\r\n\
     Content-Length: 25\r\nRetry-After: 1\r\nConnection: close\r\n\r\nToo many connections now.";
@@ -82,10 +82,10 @@ fn reserve() -> Option<File> {
     File::open("/dev/null").ok()
 }
 
-fn shed_waiting(shard: &Shard, listener: &Listener, speaks: &Speaks) {
+fn shed_waiting(shard: &Rc<Shard>, listener: &Listener, speaks: &Speaks) {
     for _ in 0..limits::SHED_BATCH {
         match listener.accept_now() {
-            Ok(socket) => shed(shard, &socket, speaks, Shed::Descriptors),
+            Ok(socket) => shed(shard, socket, speaks, Shed::Descriptors),
             Err(_) => return,
         }
     }
@@ -93,17 +93,26 @@ fn shed_waiting(shard: &Shard, listener: &Listener, speaks: &Speaks) {
 
 /// Turns a connection away: a complete answer into an empty socket buffer never blocks. Who does not speak
 /// HTTP is closed on.
-fn shed(shard: &Shard, socket: &OwnedFd, speaks: &Speaks, why: Shed) {
+fn shed(shard: &Rc<Shard>, socket: OwnedFd, speaks: &Speaks, why: Shed) {
     shard.count(Counter::Accepted);
     shard.end.counters().add_shed(why);
     if !matches!(speaks, Speaks::Http { .. }) {
         return;
     }
-    let _ = rustix::net::send(socket, SHED, rustix::net::SendFlags::DONTWAIT);
-    let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Write);
+    let _ = rustix::net::send(&socket, SHED, rustix::net::SendFlags::DONTWAIT);
+    let _ = rustix::net::shutdown(&socket, rustix::net::Shutdown::Write);
     // Bytes left unread would turn the close into a reset that overtakes the answer.
-    let mut sink = [0u8; 2048];
-    let _ = rustix::net::recv(socket, &mut sink, rustix::net::RecvFlags::DONTWAIT);
+    drop_received(socket.as_fd());
+    if why != Shed::Descriptors && shard.shed_lingering.get() < limits::SHED_LINGERING_MAX {
+        shard.shed_lingering.set(shard.shed_lingering.get() + 1);
+        let stream = Stream::new(&shard.ring, socket);
+        let shard = shard.clone();
+        shard.clone().spawn(async move {
+            let deadline = Deadline::new(&shard.ring);
+            connection::read_off(&shard, &stream, &deadline, limits::LINGER_SHED).await;
+            shard.shed_lingering.set(shard.shed_lingering.get() - 1);
+        });
+    }
 }
 
 fn admit(shard: &Rc<Shard>, socket: OwnedFd, speaks: &Speaks, believes: Option<&Believes>) {
@@ -117,13 +126,13 @@ fn admit(shard: &Rc<Shard>, socket: OwnedFd, speaks: &Speaks, believes: Option<&
         return shard.end.counters().add_shed(Shed::Stranger);
     }
     if shard.connections.get() >= shard.tuning().connections_max {
-        return shed(shard, &socket, speaks, Shed::Room);
+        return shed(shard, socket, speaks, Shed::Room);
     }
     let is_trusted = matches!(speaks, Speaks::Http { trusted: true });
     let mut client = Client { peer, port, trusted: is_trusted, request_id: 0, is_counted: false };
     // Where it is to say whose it is, that counts.
     if believes.is_none() && !connection::is_welcome(shard, &mut client) {
-        return shed(shard, &socket, speaks, Shed::Source);
+        return shed(shard, socket, speaks, Shed::Source);
     }
     shard.count(Counter::Accepted);
     shard.end.counters().add(Counter::Open, 1);

@@ -15,7 +15,7 @@ use super::{Shard, is_local, is_shortage};
 use crate::limits;
 use crate::link::{Counter, Failure, Shed};
 use crate::proxy_protocol::{self, Version};
-use crate::ring::{Abort, Deadline, SendBuf, Stream};
+use crate::ring::{Abort, Deadline, EndCounts, SendBuf, Stream};
 use crate::table::{Algorithm, Draw, Proxy, SendProxy, Target, choose};
 
 /// Why there is no connection.
@@ -55,6 +55,8 @@ pub(super) struct Asking<'a> {
     pub(super) raw: bool,
     /// How long it may wait for a place.
     pub(super) patience: Duration,
+    /// Which end of its client counts as leaving.
+    pub(super) ends: EndCounts,
 }
 
 impl Asking<'_> {
@@ -90,9 +92,9 @@ pub(super) async fn acquire(
     let mut open = Box::pin(open(shard, asking, client, first));
     std::future::poll_fn(|cx| match open.as_mut().poll(cx) {
         Poll::Ready(result) => Poll::Ready(result),
-        // Who speaks anything may have ended its side and wait for an answer.
-        Poll::Pending if asking.raw && !client.poll_reset(cx) => Poll::Pending,
-        Poll::Pending if client.poll_gone(cx) => Poll::Ready(Err(NoBackend::ClientGone)),
+        Poll::Pending if client.poll_left(cx, asking.ends) => {
+            Poll::Ready(Err(NoBackend::ClientGone))
+        }
         Poll::Pending => Poll::Pending,
     })
     .await

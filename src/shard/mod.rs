@@ -34,7 +34,7 @@ use glommio::{LocalExecutorBuilder, Placement};
 use crate::link::{
     ByKey, Counter, Gate, Published, Rate, ShardEnd, Shed, Speaks, Stop, Timeouts, Tuning,
 };
-use crate::ring::{self, Notify, Ring, WakeReceiver};
+use crate::ring::{self, EndCounts, Notify, Ring, WakeReceiver};
 use crate::table::Snapshot;
 
 /// What a shard needs to know; fixed while it runs.
@@ -176,6 +176,8 @@ pub(super) struct Shard {
     drain: Notify,
     listeners: Cell<usize>,
     connections: Cell<usize>,
+    /// Connections that were turned away and are still read off.
+    shed_lingering: Cell<usize>,
     random: Cell<u64>,
     /// Begins the id of each request.
     tag: u64,
@@ -216,6 +218,7 @@ impl Shard {
             stop: Cell::new(Stop::No),
             listeners: Cell::new(0),
             connections: Cell::new(0),
+            shed_lingering: Cell::new(0),
             random: Cell::new(seed(end.index)),
             tag: seed(end.index),
             request_ids: Cell::new(0),
@@ -280,6 +283,16 @@ impl Shard {
             self.end.counters().add_shed(Shed::Rate);
         }
         is_admitted
+    }
+
+    /// Which end of a client counts as leaving by the key `abort_on_close`: any where `all`, else one that nothing
+    /// waits in front of.
+    fn end_counts(&self, all: bool) -> EndCounts {
+        match (self.tuning().abort_on_close, all) {
+            (false, _) => EndCounts::Never,
+            (true, true) => EndCounts::Always,
+            (true, false) => EndCounts::WhenReached,
+        }
     }
 
     /// Whether connections should end with the exchange they are in.
