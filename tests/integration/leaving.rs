@@ -181,6 +181,7 @@ fn client_that_left_in_an_upload_that_the_backend_does_not_take() {
             let chunk = [b"10000\r\n", &[b'x'; 0x10000][..], b"\r\n"].concat();
             let sender = client.sender();
             sender.set_write_timeout(Some(std::time::Duration::from_millis(300))).expect("set");
+            drop(sender);
             while client.try_send(&chunk).is_ok() {}
             let _left = leave(client, how);
             // What was on its way, and then an end, with no byte of the backend's.
