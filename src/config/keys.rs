@@ -270,7 +270,9 @@ pub const KEYS: &[Key] = &[
         "timeout_client",
         client,
         "60s",
-        "For a client that should send a body or take an answer and does neither."
+        "For a client that should send a body or take an answer and does neither: while bytes move in \
+         one direction, the other may be silent. As long, at most, is read and dropped what a client still \
+         sends that has its last answer."
     ),
     timeout!(
         "timeout_connect",
@@ -283,7 +285,8 @@ pub const KEYS: &[Key] = &[
         "timeout_server",
         server,
         "60s",
-        "For a backend that should answer (504 past it), send, or take a body."
+        "For a backend that should answer (504 past it), send, or take a body; while bytes move in one \
+         direction, the other may be silent."
     ),
     timeout!(
         "timeout_tunnel",
