@@ -113,8 +113,8 @@ impl Shed {
     ];
 
     /// Of connections, and not of requests.
-    pub(crate) const CONNECTIONS: [Shed; 5] =
-        [Shed::Room, Shed::Descriptors, Shed::Source, Shed::Stranger, Shed::Vanished];
+    pub(crate) const CONNECTIONS: [Shed; 4] =
+        [Shed::Room, Shed::Descriptors, Shed::Source, Shed::Stranger];
 }
 /// Upper bounds of the classes of times that requests were held, in milliseconds.
 pub(crate) const HELD_BOUNDS: [u64; 8] = [100, 500, 1_000, 5_000, 15_000, 30_000, 60_000, 120_000];

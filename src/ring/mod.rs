@@ -390,7 +390,7 @@ impl Inner {
             Op::Send => self.sent(index, result),
             Op::Rearm | Op::Resend => self.postponed(index, op),
             Op::PollEnd => self.end_polled(index, result, more),
-            Op::PollIn | Op::PollOut | Op::Connect => self.polled(index, op, result),
+            Op::PollIn | Op::PollOut | Op::Connect => self.polled(index, op, result, more),
         };
         let slot = &self.slots[index];
         if slot.abandoned && slot.in_flight == 0 {

@@ -84,6 +84,8 @@ pub(super) struct SocketSlot {
     pub(super) send_waker: Option<Waker>,
     pub(super) poll_in: PollState,
     pub(super) poll_out: PollState,
+    /// The poll for room in flight goes on by itself.
+    pub(super) out_flows: bool,
     pub(super) poll_end: PollState,
     /// What the poll for the end has reported.
     pub(super) end_events: i16,
@@ -112,6 +114,7 @@ impl SocketSlot {
             send_waker: None,
             poll_in: PollState::Idle,
             poll_out: PollState::Idle,
+            out_flows: false,
             poll_end: PollState::Idle,
             end_events: 0,
             address: None,
@@ -367,11 +370,27 @@ impl Inner {
         false
     }
 
-    pub(super) fn polled(&mut self, index: usize, op: Op, result: i32) -> bool {
+    pub(super) fn polled(&mut self, index: usize, op: Op, result: i32, more: bool) -> bool {
+        let is_abandoned = self.slots[index].abandoned;
         let slot = self.socket(index as u32);
         if op == Op::PollIn {
             slot.poll_in = PollState::Done(result);
             return wake(&mut slot.recv_waker);
+        }
+        if op == Op::PollOut {
+            slot.out_flows = more;
+            let is_ready = result & i32::from(libc::POLLOUT | libc::POLLERR | libc::POLLHUP) != 0;
+            if 0 <= result && !is_ready {
+                // The kernel adds POLLRDHUP to every poll: one for a peer that has ended its side is over at once, each
+                // time. A multishot one says that once, and then tells of room.
+                if !more && !is_abandoned {
+                    slot.out_flows = true;
+                    let fd = types::Fd(self.slots[index].fd);
+                    let entry = opcode::PollAdd::new(fd, libc::POLLOUT as u32).multi(true);
+                    self.push(index, op, entry.build());
+                }
+                return false;
+            }
         }
         slot.address = None;
         slot.poll_out = PollState::Done(result);

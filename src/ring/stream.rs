@@ -461,6 +461,9 @@ impl Stream {
         };
         if *state == PollState::Idle {
             *state = PollState::Armed;
+            if op == Op::PollOut && slot.out_flows {
+                return;
+            }
             // Multishot, for the end: a reset may follow, and a second poll would find the same end.
             let entry = opcode::PollAdd::new(fd, mask as u32).multi(op == Op::PollEnd);
             inner.push(self.slot as usize, op, entry.build());

@@ -322,3 +322,30 @@ fn tunnel_keeps_the_other_direction() {
     server.half_close();
     client.expect_close();
 }
+
+/// The kernel tells of an end with every poll: waiting for room behind one must not be asking all the time.
+#[test]
+fn half_closed_client_that_takes_nothing_costs_nothing() {
+    let backend = Backend::new();
+    let daemon = keeping(&backend);
+    for framing in ["Content-Length: 1000000000\r\n", "Transfer-Encoding: chunked\r\n"] {
+        let mut client = Connection::client_with_small_buffer(daemon.address());
+        client.send(get("a.com", "/"));
+        client.half_close();
+        let mut server = backend.accept();
+        server.expect_head();
+        server.send(format!("HTTP/1.1 200 OK\r\n{framing}\r\n"));
+        let piece = [b"10000\r\n", &[b'x'; 0x10000][..], b"\r\n"].concat();
+        let piece = if framing.starts_with('T') { &piece[..] } else { &piece[7..7 + 0x10000] };
+        let sender = server.sender();
+        sender.set_write_timeout(Some(std::time::Duration::from_millis(300))).expect("set");
+        while server.try_send(piece).is_ok() {}
+        let before = daemon.cpu_time();
+        client.expect_status(200);
+        std::thread::park_timeout(std::time::Duration::from_secs(1));
+        let spent = daemon.cpu_time() - before;
+        assert!(spent < std::time::Duration::from_millis(200), "{framing}: {spent:?}");
+        // It goes on where there is room again.
+        client.read_exactly(8_000_000);
+    }
+}
