@@ -340,11 +340,12 @@ fn half_closed_client_that_takes_nothing_costs_nothing() {
         let sender = server.sender();
         sender.set_write_timeout(Some(std::time::Duration::from_millis(300))).expect("set");
         while server.try_send(piece).is_ok() {}
-        let before = daemon.cpu_time();
         client.expect_status(200);
-        std::thread::park_timeout(std::time::Duration::from_secs(1));
-        let spent = daemon.cpu_time() - before;
-        assert!(spent < std::time::Duration::from_millis(200), "{framing}: {spent:?}");
+        eventually("it rests", || {
+            let before = daemon.cpu_time();
+            std::thread::park_timeout(std::time::Duration::from_millis(500));
+            daemon.cpu_time() - before < std::time::Duration::from_millis(50)
+        });
         // It goes on where there is room again.
         client.read_exactly(8_000_000);
     }
