@@ -25,7 +25,7 @@ use super::tunnel;
 use crate::http::{self, Refusal, RequestFraming};
 use crate::limits;
 use crate::link::{Counter, Failure};
-use crate::ring::{Deadline, EndCounts, SendBuf};
+use crate::ring::{Deadline, EndCounts, SendBuf, Stream};
 use crate::table::Proxy;
 
 /// The backend's side of an exchange. Lives in the connection's `act` and is lent to each stage:
@@ -84,24 +84,19 @@ pub(super) async fn start(
         side.kept.extend_from_slice(&head[forwarded..]);
     }
     let (uploaded, begun) = (Cell::new(true), Cell::new(false));
-    let ends = match request.framing {
-        RequestFraming::None => connection.end_counts(),
-        _ => shard.end_counts(true),
-    };
-    let both = Both::new(&shard.ring, ends);
+    let both = Both::new(&shard.ring, ends_before(connection, request));
     let silences = waited.map_or(0, |waited| waited.silences);
     let mut again = 0;
-    // Idle connections may be as dead as the one that it was sent on before.
-    let mut fresh = 0 < silences;
     loop {
         let asking = Asking {
             proxy,
             client: connection.client,
             tally: connection.tally,
-            fresh,
+            // Idle connections may be as dead as the one that it was sent on before.
+            fresh: 0 < silences + again,
             raw: false,
             patience: Waited::patience(waited, shard.ring.now(), shard.timeouts().connect),
-            ends,
+            ends: both.ends.get(),
         };
         let lease = match acquire(&shard, asking, &connection.stream).await {
             Ok(lease) => lease,
@@ -148,8 +143,6 @@ pub(super) async fn start(
                 // Its place goes back before another is asked for: there may be only one.
                 side.lease = None;
                 again += 1;
-                // The next one from the pool may be as dead: the second attempt is on a new one.
-                fresh = true;
             }
             Err(why) => {
                 note_silence(&shard, lease, why);
@@ -339,15 +332,8 @@ async fn with_body(
             }
             Ok(())
         };
-        // Of what the backend no longer takes: a client that writes all of its body before it reads would else wait for
-        // us, and we for it.
-        let drop_body = |cx: &Context<'_>| {
-            while let Poll::Ready(Ok(buf)) = stream.poll_recv(cx)
-                && !buf.is_empty()
-            {
-                both_ways.note_moved(&shard.ring);
-            }
-        };
+        let drop_body =
+            |cx: &Context<'_>| drop_body(stream, cx, || both_ways.note_moved(&shard.ring));
         let download = async {
             let len = answer.head(inbox).await?;
             answer.pass_on(len, inbox).await
@@ -367,12 +353,7 @@ async fn with_body(
         .await
     };
     if let Some(broken) = &ended.broken {
-        let cause = match broken {
-            Broken::SourceTimeout => Cause::ClientTimeout,
-            Broken::Framing(refusal) => Cause::Refused(*refusal),
-            Broken::Source | Broken::Target => Cause::ClientGone,
-        };
-        shard.note_end(tally, cause);
+        shard.note_end(tally, upload_cause(broken));
     }
     // The backend sees a message that was cut off: its connection goes with `lease`. A client whose answer has
     // begun sees that cut off, too.
@@ -382,6 +363,15 @@ async fn with_body(
         (None, Some(Broken::SourceTimeout)) => connection.refuse(Refusal::BodyTimeout).await,
         (None, Some(Broken::Framing(refusal))) => connection.refuse(refusal).await,
         (None, _) => Next::Cut,
+    }
+}
+
+/// Why an upload ended early, for the access log.
+fn upload_cause(broken: &Broken) -> Cause {
+    match broken {
+        Broken::SourceTimeout => Cause::ClientTimeout,
+        Broken::Framing(refusal) => Cause::Refused(*refusal),
+        Broken::Source | Broken::Target => Cause::ClientGone,
     }
 }
 
@@ -444,6 +434,24 @@ fn keep(connection: &Connection, lease: Lease, answered: Answered, uploaded: boo
     match (answered.client_lives, uploaded) {
         (true, true) => Next::KeepAlive,
         _ => Next::Linger,
+    }
+}
+
+/// Which end of a client counts as leaving before its request goes out.
+fn ends_before(connection: &Connection, request: &Request) -> EndCounts {
+    match request.framing {
+        RequestFraming::None => connection.end_counts(),
+        _ => connection.shard.end_counts(true),
+    }
+}
+
+/// Drops what a client sends of a body that its backend no longer takes: one that writes all of it before it reads
+/// would else wait for us, and we for it.
+fn drop_body(stream: &Stream, cx: &Context<'_>, moved: impl Fn()) {
+    while let Poll::Ready(Ok(buf)) = stream.poll_recv(cx)
+        && !buf.is_empty()
+    {
+        moved();
     }
 }
 
