@@ -101,11 +101,20 @@ pub const SHED_BATCH: usize = 64;
 pub const FIRST_REQUEST_TIME: std::time::Duration = std::time::Duration::from_millis(100);
 /// A body that follows an answer of our own is read and dropped up to here; more closes.
 pub const DISCARD_BYTES_MAX: u64 = 64 * 1024;
-/// Bytes read and dropped after our side of a connection was closed, so that the client can read
-/// our answer before a reset (nginx: lingering_close).
-pub const LINGER_BYTES_MAX: u64 = 1024 * 1024;
-/// How long that may take in all.
-pub const LINGER_TIME: std::time::Duration = std::time::Duration::from_secs(5);
+/// How long a client may be silent whose bytes are read and dropped after our side of its connection was
+/// closed, so that it can read our answer before a reset (nginx: lingering_timeout). In all it may
+/// take `timeout_client`.
+pub const LINGER_SILENCE: std::time::Duration = std::time::Duration::from_secs(5);
+/// How long that may take in all once the shard stops.
+pub const LINGER_STOPPING: std::time::Duration = std::time::Duration::from_millis(500);
+/// The same for a connection that was turned away.
+pub const LINGER_SHED: std::time::Duration = std::time::Duration::from_secs(10);
+/// Connections turned away for which that is done at a time, per shard; the rest are closed at once.
+pub const SHED_LINGERING_MAX: usize = 64;
+/// Bytes of a buffer that received bytes are dropped into: they are not copied there (`MSG_TRUNC`).
+pub const SINK_BYTES: usize = 16 * 1024;
+/// How often it is filled before a connection is closed.
+pub const SINK_FILLS_MAX: usize = 1024;
 /// Bodies with at least this much to come are spliced, smaller ones copied. Measured, splicing against
 /// copying, CPU per request at 32 connections: 64 KiB 31.8 and 37.8 µs, 128 KiB 40 and 62, 512 KiB 124
 /// and 198. What comes with the head (up to 16 KiB) is copied, unless the answer before was as large.
@@ -119,6 +128,9 @@ pub const JOIN_BYTES_MAX: usize = 32 * 1024;
 pub const SILENCES_MAX: u8 = 3;
 /// How long a backend that refused a connection is passed over while others are there.
 pub const EJECTION_TIME: std::time::Duration = std::time::Duration::from_secs(1);
+/// Further backends that a request tries at once where this machine could open no connection to the one
+/// before: looking for a free port in vain takes the kernel up to a millisecond.
+pub const LOCAL_TRIES: u32 = 3;
 /// Failures in a row, on one shard, after which a backend is ejected on all.
 pub const EJECT_AFTER: u32 = 3;
 /// Backends that a shard remembers to have failed.
@@ -139,6 +151,8 @@ pub const RESPONSE_HEAD_BYTES_MAX: usize = 64 * 1024;
 pub const SLOTS_MAX: u32 = 1 << 20;
 /// With more in use, those that were idle between two looks are given back: 16 MiB stay.
 pub const SLOTS_KEPT: usize = 65_536;
+/// Backends with `max_connections` whose gates are kept; past it those that no shard uses go.
+pub const GATES_KEPT: usize = 1024;
 /// Rules with `max_requests_per_second` whose rates a shard remembers; all shards together keep those that
 /// are not at rest besides.
 pub const RATES_KEPT: usize = 16_384;

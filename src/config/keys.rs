@@ -271,7 +271,9 @@ pub const KEYS: &[Key] = &[
         "timeout_client",
         client,
         "60s",
-        "For a client that should send a body or take an answer and does neither."
+        "For a client that should send a body or take an answer and does neither: while bytes move in \
+         one direction, the other may be silent. As long, at most, is read and dropped what a client still \
+         sends that has its last answer."
     ),
     timeout!(
         "timeout_connect",
@@ -284,7 +286,8 @@ pub const KEYS: &[Key] = &[
         "timeout_server",
         server,
         "60s",
-        "For a backend that should answer (504 past it), send, or take a body."
+        "For a backend that should answer (504 past it), send, or take a body; while bytes move in one \
+         direction, the other may be silent."
     ),
     timeout!(
         "timeout_tunnel",
@@ -360,6 +363,19 @@ pub const KEYS: &[Key] = &[
                 "none" => None,
                 _ => u32::try_from(value::count(text)?).ok().and_then(std::num::NonZeroU32::new),
             };
+            Ok(())
+        },
+    ),
+    key(
+        "abort_on_close",
+        "true",
+        "true or false",
+        "Whether a client that closes its sending side has left: its request is given up, whatever is \
+         being waited for, and the backend's connection closed. A browser that closes a tab does no more. \
+         With false such a client still gets its answer, as scripts with `nc -N` or `socat` want it. A \
+         reset always counts as leaving. HAProxy calls it `abortonclose`.",
+        |config, text| {
+            config.abort_on_close = value::truth(text)?;
             Ok(())
         },
     ),

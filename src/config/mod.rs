@@ -108,6 +108,8 @@ pub struct Config {
     pub access_log: AccessLog,
     /// Requests go on with an `X-Request-Id`.
     pub request_id: bool,
+    /// A client that closes its sending side has left.
+    pub abort_on_close: bool,
 }
 
 /// One thing wrong with the configuration, in one line.
@@ -165,6 +167,7 @@ impl Default for Config {
             max_connections_per_source: None,
             access_log: AccessLog::Off,
             request_id: false,
+            abort_on_close: true,
         }
     }
 }

@@ -33,6 +33,7 @@ pub(super) fn tuning(config: &Config, resources: &Resources) -> Tuning {
         connections_max: resources.connections_per_shard,
         connections_per_source_max: config.max_connections_per_source,
         request_id: config.request_id,
+        abort_on_close: config.abort_on_close,
     }
 }
 
@@ -111,6 +112,7 @@ impl Reload {
             max_connections_per_source: config.max_connections_per_source,
             access_log: config.access_log,
             request_id: config.request_id,
+            abort_on_close: config.abort_on_close,
             trusted_sources: config.trusted_sources,
             ..self.config.clone()
         };

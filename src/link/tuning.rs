@@ -32,6 +32,8 @@ pub(crate) struct Tuning {
     pub(crate) connections_per_source_max: Option<NonZeroU32>,
     /// Whether each request goes on with an `X-Request-Id`.
     pub(crate) request_id: bool,
+    /// Whether a client that closes its sending side has left.
+    pub(crate) abort_on_close: bool,
 }
 
 #[cfg(test)]
@@ -51,6 +53,7 @@ impl Default for Tuning {
             connections_max: 1,
             connections_per_source_max: None,
             request_id: false,
+            abort_on_close: true,
         }
     }
 }

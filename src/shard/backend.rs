@@ -13,11 +13,11 @@ use super::plan::Client;
 use super::pool::{Lease, Wait};
 use super::record::Cause;
 use super::tally::Tally;
-use super::{Shard, is_shortage};
+use super::{Shard, is_local, is_shortage};
 use crate::limits;
 use crate::link::{BackendReport, Counter, Failure, Shed, Turn};
 use crate::proxy_protocol::{self, Version};
-use crate::ring::{Abort, Deadline, SendBuf, Stream};
+use crate::ring::{Abort, Deadline, EndCounts, SendBuf, Stream};
 use crate::table::{Algorithm, Draw, Name, Proxy, SendProxy, Target, choose};
 
 /// Why there is no connection.
@@ -27,6 +27,8 @@ pub(super) enum NoBackend {
     Unreachable,
     /// No place came free in time, or no descriptor is left: 503.
     Queue,
+    /// This machine could open no connection to it, for which no backend is to blame: 503.
+    Local,
     /// The client left meanwhile: nobody to answer.
     ClientGone,
 }
@@ -37,6 +39,7 @@ impl NoBackend {
         match self {
             NoBackend::Unreachable => Cause::NoBackend,
             NoBackend::Queue => Cause::BackendQueue,
+            NoBackend::Local => Cause::NoConnection,
             NoBackend::ClientGone => Cause::ClientGone,
         }
     }
@@ -54,6 +57,8 @@ pub(super) struct Asking<'a> {
     pub(super) raw: bool,
     /// How long it may wait for a place.
     pub(super) patience: Duration,
+    /// Which end of its client counts as leaving.
+    pub(super) ends: EndCounts,
 }
 
 impl Asking<'_> {
@@ -97,9 +102,9 @@ pub(super) async fn acquire(
     let mut open = Box::pin(open(shard, asking, client, first));
     std::future::poll_fn(|cx| match open.as_mut().poll(cx) {
         Poll::Ready(result) => Poll::Ready(result),
-        // Who speaks anything may have ended its side and wait for an answer.
-        Poll::Pending if asking.raw && !client.poll_reset(cx) => Poll::Pending,
-        Poll::Pending if client.poll_gone(cx) => Poll::Ready(Err(NoBackend::ClientGone)),
+        Poll::Pending if client.poll_left(cx, asking.ends) => {
+            Poll::Ready(Err(NoBackend::ClientGone))
+        }
         Poll::Pending => Poll::Pending,
     })
     .await
@@ -116,35 +121,60 @@ async fn open(
     let mut next = first;
     // Grows only when attempts fail.
     let mut tried = Vec::new();
+    let mut none = None;
+    let mut spared = 0;
     for attempt in 0..proxy.attempts().max(1) {
         if attempt > 0 {
             deadline.set(proxy.delay());
             deadline.expired().await;
             next = pick(shard, asking, &tried);
         }
-        let Some((index, first)) = next else { continue };
-        tried.push(index);
-        let result = match proxy.backends()[index].target() {
-            Target::Name(name) => {
-                let result = open_any(shard, asking, client, first, name).await;
-                if matches!(result, Err(NoBackend::Unreachable)) {
-                    doubt(shard, name);
+        while let Some((index, first)) = next.take() {
+            tried.push(index);
+            match attempt_one(shard, asking, client, (index, first), &deadline).await {
+                // It ended before a packet was sent, and at once: another backend may be tried in its place.
+                Err(NoBackend::Local) if spared < limits::LOCAL_TRIES => {
+                    spared += 1;
+                    none = none.or(Some(NoBackend::Local));
+                    next = pick(shard, asking, &tried).filter(|(index, _)| !tried.contains(index));
                 }
-                result
+                Err(NoBackend::Local) => none = none.or(Some(NoBackend::Local)),
+                Err(NoBackend::Unreachable) => none = Some(NoBackend::Unreachable),
+                result => return result,
             }
-            Target::Address(_) => {
-                let result = open_one(shard, asking, client, first, &deadline).await;
-                if matches!(result, Err(NoBackend::Unreachable)) {
-                    note_unreachable(shard, proxy, first);
-                }
-                result
-            }
-        };
-        if !matches!(result, Err(NoBackend::Unreachable)) {
-            return result;
         }
     }
-    Err(NoBackend::Unreachable)
+    if none == Some(NoBackend::Local) {
+        shard.end.counters().add_shed(Shed::Local);
+    }
+    Err(none.unwrap_or(NoBackend::Unreachable))
+}
+
+/// Makes one attempt: at the address of a backend, or at all addresses of its name.
+async fn attempt_one(
+    shard: &Rc<Shard>,
+    asking: Asking<'_>,
+    client: &Stream,
+    (index, first): (usize, SocketAddr),
+    deadline: &Deadline,
+) -> Result<Lease, NoBackend> {
+    let proxy = asking.proxy;
+    match proxy.backends()[index].target() {
+        Target::Name(name) => {
+            let result = open_any(shard, asking, client, first, name).await;
+            if matches!(result, Err(NoBackend::Unreachable)) {
+                doubt(shard, name);
+            }
+            result
+        }
+        Target::Address(_) => {
+            let result = open_one(shard, asking, client, first, deadline).await;
+            if matches!(result, Err(NoBackend::Unreachable)) {
+                note_unreachable(shard, proxy, first);
+            }
+            result
+        }
+    }
 }
 
 fn note_unreachable(shard: &Shard, proxy: &Proxy, address: SocketAddr) {
@@ -198,6 +228,7 @@ async fn open_any(
     let mut opening = vec![(first, shard.ring.now(), open(first))];
     let pause = Deadline::new(&shard.ring);
     pause.set(limits::NEXT_ADDRESS);
+    let mut none = NoBackend::Local;
     loop {
         let ended = std::future::poll_fn(|cx| {
             for (at, (_, _, one)) in opening.iter_mut().enumerate() {
@@ -209,9 +240,12 @@ async fn open_any(
             if is_next { Poll::Ready(None) } else { Poll::Pending }
         });
         match ended.await {
-            Some((at, Err(NoBackend::Unreachable))) => {
+            Some((at, Err(why @ (NoBackend::Unreachable | NoBackend::Local)))) => {
                 let (address, ..) = opening.swap_remove(at);
-                note_unreachable(shard, asking.proxy, address);
+                if why == NoBackend::Unreachable {
+                    none = why;
+                    note_unreachable(shard, asking.proxy, address);
+                }
             }
             Some((_, Ok(lease))) => {
                 // Those that had their moment are passed over from now on, unless they had to wait for a place.
@@ -236,7 +270,7 @@ async fn open_any(
                 opening.push((next, shard.ring.now(), open(next)));
                 pause.set(limits::NEXT_ADDRESS);
             }
-            None if opening.is_empty() => return Err(NoBackend::Unreachable),
+            None if opening.is_empty() => return Err(none),
             None => {}
         }
     }
@@ -302,8 +336,12 @@ async fn open_one(
             }
             Ok(lease)
         }
-        // Our want of descriptors is not the backend's fault.
-        Err(Abort::Io(error)) if is_shortage(&error) => Err(NoBackend::Queue),
+        // Our want of descriptors is not the backend's fault, and would be met at the next one as well.
+        Err(Abort::Io(error)) if is_shortage(&error) => {
+            shard.end.counters().add_shed(Shed::Local);
+            Err(NoBackend::Queue)
+        }
+        Err(Abort::Io(error)) if is_local(&error) => Err(NoBackend::Local),
         Err(Abort::TimedOut | Abort::Io(_)) => {
             shard.count_failure(slot);
             Err(NoBackend::Unreachable)

@@ -1,16 +1,17 @@
 //! Moves a message body from one connection to the other: copied while it is small, spliced in bulk,
 //! checked as it passes, never read faster than the other side takes it.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::inbox::Inbox;
 use super::tally::Meter;
 use crate::http::{Chunked, Refusal, RequestFraming};
 use crate::limits;
-use crate::ring::{Abort, Deadline, Moved, Pipe, RecvBuf, Ring, SendBuf, Stream};
+use crate::ring::{Abort, Deadline, EndCounts, Moved, Pipe, RecvBuf, Ring, SendBuf, Stream};
 
 /// Where a body ends, and what is left of it.
 #[derive(Clone, Debug)]
@@ -120,6 +121,33 @@ fn source_broke(error: Abort) -> Broken {
     }
 }
 
+/// What the two directions of an exchange know of each other. Small: an idle connection has room for it.
+pub(super) struct Both {
+    /// Which end of the client counts as leaving, from now on.
+    pub(super) ends: Cell<EndCounts>,
+    /// Only the connection's end will show the client that its answer is complete.
+    pub(super) hidden: Cell<bool>,
+    /// When bytes last moved in either direction, as milliseconds of the ring's clock.
+    moved: Cell<u32>,
+    /// How far the send in flight to each side had come when that was looked at last.
+    sent: [Cell<u32>; 2],
+}
+
+impl Both {
+    pub(super) fn new(ring: &Ring, ends: EndCounts) -> Both {
+        Both {
+            ends: Cell::new(ends),
+            hidden: Cell::new(false),
+            moved: Cell::new(ring.millis()),
+            sent: Default::default(),
+        }
+    }
+
+    pub(super) fn note_moved(&self, ring: &Ring) {
+        self.moved.set(ring.millis());
+    }
+}
+
 /// One direction of an exchange.
 pub(super) struct Relay<'a> {
     pub(super) ring: &'a Rc<Ring>,
@@ -131,6 +159,7 @@ pub(super) struct Relay<'a> {
     /// How long the target may take nothing.
     pub(super) target_pace: Duration,
     pub(super) meter: Meter<'a>,
+    pub(super) both: &'a Both,
 }
 
 impl Relay<'_> {
@@ -186,8 +215,86 @@ impl Relay<'_> {
 
     /// Waits until the target has taken what it was sent.
     async fn sent(&self) -> Result<(), Broken> {
-        let sent = self.target.sent(self.deadline, self.target_pace).await;
-        sent.map_err(|error| self.target_broke(error))
+        if self.target.is_sent() {
+            return Ok(());
+        }
+        self.deadline.set(self.target_pace);
+        let mut progress = self.target.send_progress();
+        poll_fn(|cx| {
+            loop {
+                let sent = self.target.poll_sent(cx, self.deadline);
+                if let Poll::Ready(Err(Abort::TimedOut)) = sent
+                    && self.target.send_progress() != progress
+                {
+                    progress = self.target.send_progress();
+                    self.deadline.set(self.target_pace);
+                } else if let Some(result) = self.look_at_target(cx, sent) {
+                    return result;
+                }
+            }
+        })
+        .await
+    }
+
+    /// Waits until the target takes bytes, for `splice`.
+    async fn writable(&self) -> Result<(), Broken> {
+        self.deadline.set(self.target_pace);
+        poll_fn(|cx| {
+            loop {
+                let ready = self.target.poll_writable(cx, self.deadline);
+                if let Some(result) = self.look_at_target(cx, ready) {
+                    return result;
+                }
+            }
+        })
+        .await
+    }
+
+    /// What a wait for the target comes to; it is over when the client leaves, too. `None`: its time was extended.
+    fn look_at_target(
+        &self,
+        cx: &Context<'_>,
+        result: Poll<Result<(), Abort>>,
+    ) -> Option<Poll<Result<(), Broken>>> {
+        let (client, broken) = match self.meter.received {
+            true => (self.source, Broken::Source),
+            false => (self.target, Broken::Target),
+        };
+        Some(match result {
+            Poll::Ready(Err(Abort::TimedOut)) if self.goes_on(self.target_pace) => return None,
+            Poll::Ready(result) => Poll::Ready(result.map_err(|error| self.target_broke(error))),
+            Poll::Pending if client.poll_left(cx, self.both.ends.get()) => Poll::Ready(Err(broken)),
+            Poll::Pending => Poll::Pending,
+        })
+    }
+
+    /// Whether nobody is there any more for what a source is waited for.
+    fn poll_target_left(&self, cx: &Context<'_>) -> bool {
+        match self.meter.received {
+            true => self.target.poll_reset(cx),
+            false => self.target.poll_left(cx, self.both.ends.get()),
+        }
+    }
+
+    fn moved(&self, count: usize) {
+        self.meter.moved(count);
+        self.both.note_moved(self.ring);
+    }
+
+    /// Whether a side that was silent for `pace` is waited for longer, as bytes have moved in the other direction
+    /// meanwhile: who is busy there is alive.
+    fn goes_on(&self, pace: Duration) -> bool {
+        let sent = self.source.send_progress() as u32;
+        if self.both.sent[usize::from(self.meter.received)].replace(sent) != sent {
+            self.both.note_moved(self.ring);
+        }
+        let idle = self.ring.millis().wrapping_sub(self.both.moved.get());
+        let idle = Duration::from_millis(idle.into());
+        let goes_on = idle < pace;
+        if goes_on {
+            self.deadline.set(pace - idle);
+        }
+        goes_on
     }
 
     /// Where the body went to has failed: it would wait for the rest, and we for its answer.
@@ -211,11 +318,16 @@ impl Relay<'_> {
         }
         self.deadline.set(self.source_pace);
         // A source that has nothing to say for an hour must not hide that nobody listens any more.
-        poll_fn(|cx| match self.source.poll_recv_by(cx, self.deadline) {
-            Poll::Ready(Ok(buf)) => Poll::Ready(Ok(buf)),
-            Poll::Ready(Err(error)) => Poll::Ready(Err(source_broke(error))),
-            Poll::Pending if self.target.poll_reset(cx) => Poll::Ready(Err(Broken::Target)),
-            Poll::Pending => Poll::Pending,
+        poll_fn(|cx| {
+            loop {
+                return match self.source.poll_recv_by(cx, self.deadline) {
+                    Poll::Ready(Ok(buf)) => Poll::Ready(Ok(buf)),
+                    Poll::Ready(Err(Abort::TimedOut)) if self.goes_on(self.source_pace) => continue,
+                    Poll::Ready(Err(error)) => Poll::Ready(Err(source_broke(error))),
+                    Poll::Pending if self.poll_target_left(cx) => Poll::Ready(Err(Broken::Target)),
+                    Poll::Pending => Poll::Pending,
+                };
+            }
         })
         .await
     }
@@ -227,7 +339,7 @@ impl Relay<'_> {
             let mut out = self.ring.take_vec();
             let n = chunked.decode(inbox.bytes(), &mut out).map_err(Broken::Framing)?;
             inbox.consume(self.ring, n);
-            self.meter.moved(if self.meter.received { n } else { out.len() });
+            self.moved(if self.meter.received { n } else { out.len() });
             if out.is_empty() {
                 self.ring.give_vec(out);
                 return Ok(None);
@@ -235,7 +347,7 @@ impl Relay<'_> {
             return Ok(Some(SendBuf::Vec(out)));
         }
         let n = body.advance(inbox.bytes()).map_err(Broken::Framing)?;
-        self.meter.moved(n);
+        self.moved(n);
         if n == inbox.bytes().len() {
             return Ok(inbox.take().map(SendBuf::Recv));
         }
@@ -267,16 +379,12 @@ impl Relay<'_> {
             let filled = pipe.fill(self.source, *left);
             if let Ok(Moved::Bytes(n)) = filled {
                 *left -= n as u64;
-                self.meter.moved(n);
+                self.moved(n);
             }
             while 0 < pipe.held() {
                 match pipe.empty(self.target) {
                     Ok(Moved::Bytes(_)) => {}
-                    Ok(Moved::Later) => {
-                        self.deadline.set(self.target_pace);
-                        let ready = self.target.writable(self.deadline).await;
-                        ready.map_err(|error| self.target_broke(error))?;
-                    }
+                    Ok(Moved::Later) => self.writable().await?,
                     Ok(Moved::End) => return Err(Broken::Target),
                     Err(error) => return Err(self.target_broke(Abort::Io(error))),
                 }
@@ -294,10 +402,15 @@ impl Relay<'_> {
 
     async fn readable(&self) -> Result<(), Broken> {
         self.deadline.set(self.source_pace);
-        poll_fn(|cx| match self.source.poll_readable(cx, self.deadline) {
-            Poll::Ready(result) => Poll::Ready(result.map_err(source_broke)),
-            Poll::Pending if self.target.poll_reset(cx) => Poll::Ready(Err(Broken::Target)),
-            Poll::Pending => Poll::Pending,
+        poll_fn(|cx| {
+            loop {
+                return match self.source.poll_readable(cx, self.deadline) {
+                    Poll::Ready(Err(Abort::TimedOut)) if self.goes_on(self.source_pace) => continue,
+                    Poll::Ready(result) => Poll::Ready(result.map_err(source_broke)),
+                    Poll::Pending if self.poll_target_left(cx) => Poll::Ready(Err(Broken::Target)),
+                    Poll::Pending => Poll::Pending,
+                };
+            }
         })
         .await
     }

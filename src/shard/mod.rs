@@ -34,7 +34,7 @@ use crate::link::{
     ByKey, Counter, Gate, Published, Rate, ShardEnd, Shed, Speaks, Stop, Timeouts, ToShard, Tuning,
     Turn,
 };
-use crate::ring::{self, Notify, Ring, WakeReceiver};
+use crate::ring::{self, EndCounts, Notify, Ring, WakeReceiver};
 use crate::table::Snapshot;
 
 /// What a shard needs to know; fixed while it runs.
@@ -184,6 +184,8 @@ pub(super) struct Shard {
     drain: Notify,
     listeners: Cell<usize>,
     connections: Cell<usize>,
+    /// Connections that were turned away and are still read off.
+    shed_lingering: Cell<usize>,
     random: Cell<u64>,
     /// Begins the id of each request.
     tag: u64,
@@ -224,6 +226,7 @@ impl Shard {
             stop: Cell::new(Stop::No),
             listeners: Cell::new(0),
             connections: Cell::new(0),
+            shed_lingering: Cell::new(0),
             random: Cell::new(seed(end.index)),
             tag: seed(end.index),
             request_ids: Cell::new(0),
@@ -288,6 +291,16 @@ impl Shard {
             self.end.counters().add_shed(Shed::Rate);
         }
         is_admitted
+    }
+
+    /// Which end of a client counts as leaving by the key `abort_on_close`: any where `all`, else one that nothing
+    /// waits in front of.
+    fn end_counts(&self, all: bool) -> EndCounts {
+        match (self.tuning().abort_on_close, all) {
+            (false, _) => EndCounts::Never,
+            (true, true) => EndCounts::Always,
+            (true, false) => EndCounts::WhenReached,
+        }
     }
 
     /// Whether connections should end with the exchange they are in.
@@ -365,6 +378,26 @@ impl Shard {
 fn seed(index: usize) -> u64 {
     use std::hash::BuildHasher;
     foldhash::fast::RandomState::default().hash_one(index) | 1
+}
+
+/// Whether a connection could not be opened for a reason that lies on this machine, and not with the
+/// backend: no local port or address is free (EADDRNOTAVAIL, EADDRINUSE, EAGAIN), a firewall or
+/// sandbox forbids it (EACCES, EPERM), the protocol is missing (EAFNOSUPPORT), the interface is off
+/// (ENETDOWN). ENETUNREACH and EHOSTUNREACH are not among them: routers on the way report them, too,
+/// and to pass over an address that has no route helps the client.
+fn is_local(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::EADDRNOTAVAIL
+                | libc::EADDRINUSE
+                | libc::EAGAIN
+                | libc::EACCES
+                | libc::EPERM
+                | libc::EAFNOSUPPORT
+                | libc::ENETDOWN
+        )
+    )
 }
 
 /// `io::Error` kinds that mean "no descriptor or memory for it just now".

@@ -35,6 +35,8 @@ pub(super) enum Cause {
     NoBackend,
     /// No place at a backend came free in time.
     BackendQueue,
+    /// This machine could open no connection: no descriptor, port or permission.
+    NoConnection,
     /// The backend ended the connection without an answer.
     BackendSilent,
     /// Its answer was none that can be passed on.
@@ -66,6 +68,7 @@ impl Cause {
             Cause::HeldFull => "held_full",
             Cause::NoBackend => "no_backend",
             Cause::BackendQueue => "backend_queue",
+            Cause::NoConnection => "no_connection",
             Cause::BackendSilent => "backend_silent",
             Cause::BackendBadAnswer => "backend_bad_answer",
             Cause::BackendTimeout => "backend_timeout",

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use super::Shard;
-use super::body::{Body, Broken, Relay};
+use super::body::{Body, Both, Broken, Relay};
 use super::inbox::Inbox;
 use super::plan::Request;
 use super::record::Cause;
@@ -24,8 +24,8 @@ pub(super) enum Failed {
     BadAnswer,
     /// It did not answer in time: 504.
     TimedOut,
-    /// The client left, or does not take its answer.
-    ClientGone,
+    /// The client left, or does not take its answer. `hidden`: as of a cut.
+    ClientGone { hidden: bool },
     /// The head was passed on, the body can't be. `hidden`: only a reset shows the client that.
     Cut { hidden: bool },
 }
@@ -37,7 +37,7 @@ impl Failed {
             Failed::NoAnswer => Cause::BackendSilent,
             Failed::BadAnswer => Cause::BackendBadAnswer,
             Failed::TimedOut => Cause::BackendTimeout,
-            Failed::ClientGone => Cause::ClientGone,
+            Failed::ClientGone { .. } => Cause::ClientGone,
             Failed::Cut { .. } => Cause::BackendCut,
         }
     }
@@ -66,6 +66,7 @@ pub(super) struct Answer<'a> {
     pub(super) uploaded: &'a Cell<bool>,
     /// Set when the head of the final answer goes to the client: from then on no answer of ours can.
     pub(super) begun: &'a Cell<bool>,
+    pub(super) both: &'a Both,
 }
 
 impl Answer<'_> {
@@ -86,7 +87,9 @@ impl Answer<'_> {
             }
             let received = poll_fn(|cx| match self.backend.poll_recv(cx) {
                 Poll::Ready(result) => Poll::Ready(result.map_err(|_| ()).map(Some)),
-                Poll::Pending if self.uploaded.get() && self.client.poll_reset(cx) => {
+                Poll::Pending
+                    if self.uploaded.get() && self.client.poll_left(cx, self.both.ends.get()) =>
+                {
                     Poll::Ready(Ok(None))
                 }
                 Poll::Pending if self.deadline.poll_expired(cx) => Poll::Ready(Err(())),
@@ -94,7 +97,7 @@ impl Answer<'_> {
             });
             match received.await {
                 Ok(Some(buf)) if !buf.is_empty() => inbox.push(&self.shard.ring, buf),
-                Ok(None) => return Err(Failed::ClientGone),
+                Ok(None) => return Err(Failed::ClientGone { hidden: false }),
                 Err(()) if self.timed_out().await => return Err(Failed::TimedOut),
                 Ok(Some(_)) | Err(()) if inbox.is_empty() => return Err(Failed::NoAnswer),
                 Ok(Some(_)) | Err(()) => return Err(Failed::BadAnswer),
@@ -154,10 +157,12 @@ impl Answer<'_> {
                     source_pace: self.shard.timeouts().server,
                     target_pace: pace,
                     meter: Meter { shard: self.shard, tally: self.tally, received: false },
+                    both: self.both,
                 };
                 let hidden = body.ends_by_close();
+                self.both.hidden.set(hidden);
                 relay.run(Some(out), inbox, &mut body).await.map_err(|broken| match broken {
-                    Broken::Target => Failed::ClientGone,
+                    Broken::Target => Failed::ClientGone { hidden },
                     _ => Failed::Cut { hidden },
                 })?;
             }
@@ -180,7 +185,7 @@ impl Answer<'_> {
     /// Waits until the client has taken what was sent before, and counts the answer that goes to it now.
     async fn ready(&self, status: u16, count: usize) -> Result<(), Failed> {
         let sent = self.client.sent(self.deadline, self.shard.timeouts().client).await;
-        sent.map_err(|_| Failed::ClientGone)?;
+        sent.map_err(|_| Failed::ClientGone { hidden: false })?;
         self.shard.count_answer(self.tally, status, count);
         Ok(())
     }

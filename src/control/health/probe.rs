@@ -49,7 +49,7 @@ pub(super) enum Finding {
     Garbled,
     /// Nothing came in time.
     TimedOut,
-    /// It could not be tried for want of descriptors or ports: that is not the backend's fault.
+    /// It could not be tried for want of descriptors, ports or permission: that is not the backend's fault.
     Unable,
 }
 
@@ -66,8 +66,19 @@ impl Finding {
 
     fn of_error(error: &io::Error) -> Finding {
         match error.raw_os_error() {
+            // As `shard::is_shortage` and `shard::is_local` have it for requests.
             Some(
-                libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS | libc::EADDRNOTAVAIL,
+                libc::EMFILE
+                | libc::ENFILE
+                | libc::ENOMEM
+                | libc::ENOBUFS
+                | libc::EADDRNOTAVAIL
+                | libc::EADDRINUSE
+                | libc::EAGAIN
+                | libc::EACCES
+                | libc::EPERM
+                | libc::EAFNOSUPPORT
+                | libc::ENETDOWN,
             ) => Finding::Unable,
             _ => Finding::Unreachable(error.kind()),
         }
@@ -83,7 +94,9 @@ impl fmt::Display for Finding {
             Finding::Closed => f.write_str("closed the connection"),
             Finding::Garbled => f.write_str("the answer is not HTTP"),
             Finding::TimedOut => write!(f, "no answer in {:?}", limits::PROBE_TIME),
-            Finding::Unable => f.write_str("not probed for want of descriptors or ports"),
+            Finding::Unable => {
+                f.write_str("not probed for want of descriptors, ports or permission")
+            }
         }
     }
 }
