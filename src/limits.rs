@@ -123,8 +123,10 @@ pub const EJECT_AFTER: u32 = 3;
 pub const FAILING_MAX: usize = 16_384;
 /// How long it remembers: failures further apart are not in a row.
 pub const FAILING_KEPT: std::time::Duration = std::time::Duration::from_secs(600);
-/// Interim responses (1xx) in front of one final one.
-pub const INTERIM_MAX: usize = 16;
+/// Interim responses (1xx) in front of one final one, bytes of their heads. Any number is in order
+/// (RFC 9110 §15.2), as 103 for each asset, or 102 as long as it takes; a bound all the same for a
+/// backend that sends nothing else. A 102 each second is as many in ten hours.
+pub const INTERIM_BYTES_MAX: usize = 1024 * 1024;
 /// Round-robin positions remembered; more rules than this start anew.
 pub const TURNS_MAX: usize = 65_536;
 /// Longest response head, bytes; backends are trusted further than clients.
@@ -160,6 +162,8 @@ pub const NEWS_MAX: usize = 4096;
 pub const CONNECTION_OPTIONS_MAX: usize = 32;
 /// Longest line of a chunk size with its extensions, bytes; nobody uses extensions.
 pub const CHUNK_LINE_BYTES_MAX: u32 = 1024;
+/// Longest name of this proxy in Via, bytes.
+pub const VIA_BYTES_MAX: usize = 63;
 /// Longest trailer section, bytes.
 pub const TRAILER_BYTES_MAX: u32 = 8 * 1024;
 /// Longest `.http` page, bytes: it is kept in memory and copied to send.
@@ -252,8 +256,6 @@ pub const CHECK_RISE: u32 = 2;
 pub const PROBE_TIME: std::time::Duration = std::time::Duration::from_secs(2);
 /// How long a connection must stay open for a probe that sends nothing to call it accepted.
 pub const PROBE_QUIET: std::time::Duration = std::time::Duration::from_millis(100);
-/// Longest head of an answer to a probe, bytes.
-pub const PROBE_HEAD_BYTES_MAX: usize = 16 * 1024;
 /// Probes begun in a tenth of a second: a few percent of a CPU. Where more are due they wait, and so
 /// the intervals stretch.
 pub const PROBES_PER_TENTH: u32 = 200;

@@ -12,6 +12,7 @@ use super::resources::Resources;
 use super::service;
 use crate::config::{Config, Network};
 use crate::control::Handle;
+use crate::http::Via;
 use crate::link::{ControlEnd, Published, Timeouts, Tuning};
 
 /// Who may say by the PROXY protocol whose connection it is; shards look at it with each that says so.
@@ -33,6 +34,7 @@ pub(super) fn tuning(config: &Config, resources: &Resources) -> Tuning {
         connections_max: resources.connections_per_shard,
         connections_per_source_max: config.max_connections_per_source,
         request_id: config.request_id,
+        via: config.via.as_deref().and_then(Via::new).unwrap_or(Via::NONE),
     }
 }
 
@@ -105,6 +107,7 @@ impl Reload {
             max_connections_per_source: config.max_connections_per_source,
             access_log: config.access_log,
             request_id: config.request_id,
+            via: config.via,
             trusted_sources: config.trusted_sources,
             ..self.config.clone()
         };

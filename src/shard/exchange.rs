@@ -122,6 +122,7 @@ pub(super) async fn start(
             request,
             tally: connection.tally,
             uploaded: &uploaded,
+            upload_broke: &Cell::new(false),
             begun: &begun,
         };
         match answer.head(&mut side.inbox).await {
@@ -164,7 +165,7 @@ fn carry_body(
     request: &mut Request,
     head: &mut Vec<u8>,
 ) -> Result<(), Refusal> {
-    if request.framing != RequestFraming::None && join_whole(connection, request.framing, head)? {
+    if request.framing != RequestFraming::None && join_whole(connection, request, head)? {
         request.framing = RequestFraming::None;
     }
     Ok(())
@@ -173,11 +174,11 @@ fn carry_body(
 /// Appends a body to its head that is here already, whole and small. `false`: it is not.
 fn join_whole(
     connection: &mut Connection,
-    framing: RequestFraming,
+    request: &Request,
     head: &mut Vec<u8>,
 ) -> Result<bool, Refusal> {
     let bytes = connection.inbox.bytes();
-    let mut body = Body::of_request(framing);
+    let mut body = Body::of_request(request.framing, request.trailers);
     let whole = match &body {
         Body::Length(n) => *n <= bytes.len() as u64,
         // A wrong chunk that is here already: then no byte of the request has gone out yet.
@@ -225,6 +226,7 @@ pub(super) async fn finish(
         request,
         tally: connection.tally,
         uploaded: &Cell::new(true),
+        upload_broke: &Cell::new(false),
         begun: &Cell::new(false),
     }
     .pass_on(len, &mut side.inbox)
@@ -276,7 +278,7 @@ async fn with_body(
 ) -> Next {
     let shard = connection.shard.clone();
     let Some(lease) = &side.lease else { return Next::Reset };
-    let mut body = Body::of_request(request.framing);
+    let mut body = Body::of_request(request.framing, request.trailers);
     // What is here already travels with its head.
     if let Err(refusal) = join(connection, &mut body, &mut head) {
         shard.ring.give_vec(head);
@@ -285,7 +287,7 @@ async fn with_body(
     let uploaded = Cell::new(body.is_done());
     lease.stream.start_send(SendBuf::Vec(head), true);
     let inbox = &mut side.inbox;
-    let begun = Cell::new(false);
+    let (begun, upload_broke) = (Cell::new(false), Cell::new(false));
     let tally = connection.tally;
     let ended = {
         let Connection { stream, inbox: client_inbox, deadline, .. } = &mut *connection;
@@ -310,6 +312,7 @@ async fn with_body(
             request,
             tally,
             uploaded: &uploaded,
+            upload_broke: &upload_broke,
             begun: &begun,
         };
         let upload = async {
@@ -329,6 +332,7 @@ async fn with_body(
         both(pin!(upload), pin!(download), || {
             // What the backend does not take it need not: it may have answered already. But it has
             // to, in its time.
+            upload_broke.set(true);
             if !begun.get() {
                 deadline.set(shard.timeouts().server);
             }
@@ -444,7 +448,7 @@ async fn failed(
 /// An answer of ours in place of the backend's.
 fn status_answer(connection: &Connection, request: &Request, status: u16, close: bool) -> Vec<u8> {
     let mut out = connection.shard.ring.take_vec();
-    let to = request.reply_to(close);
+    let to = request.reply_to(close, connection.shard.date());
     match connection.shard.published().pages.load().for_status(status) {
         Some(page) => http::write_page(page, None, to, &mut out),
         None => http::write_status(status, to, &mut out),

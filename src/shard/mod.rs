@@ -8,6 +8,7 @@ mod accept;
 mod backend;
 mod body;
 mod connection;
+mod date;
 mod exchange;
 mod failures;
 mod hold;
@@ -31,6 +32,7 @@ use std::time::{Duration, Instant};
 
 use glommio::{LocalExecutorBuilder, Placement};
 
+use crate::http::HttpDate;
 use crate::link::{
     ByKey, Counter, Gate, Published, Rate, ShardEnd, Shed, Speaks, Stop, Timeouts, Tuning,
 };
@@ -177,6 +179,7 @@ pub(super) struct Shard {
     listeners: Cell<usize>,
     connections: Cell<usize>,
     random: Cell<u64>,
+    clock: date::DateClock,
     /// Begins the id of each request.
     tag: u64,
     request_ids: Cell<u64>,
@@ -217,6 +220,7 @@ impl Shard {
             listeners: Cell::new(0),
             connections: Cell::new(0),
             random: Cell::new(seed(end.index)),
+            clock: date::DateClock::new(ring.now()),
             tag: seed(end.index),
             request_ids: Cell::new(0),
             turns: RefCell::default(),
@@ -260,6 +264,11 @@ impl Shard {
     /// As it was published last, when the shard looked: it is woken for that.
     fn tuning(&self) -> Tuning {
         self.tuning.get()
+    }
+
+    /// What messages say of when they are made.
+    fn date(&self) -> HttpDate {
+        self.clock.date(self.ring.now())
     }
 
     fn timeouts(&self) -> Timeouts {

@@ -33,6 +33,8 @@ pub(super) enum Cause {
     HeldFull,
     /// No backend could be reached.
     NoBackend,
+    /// It came through this proxy before, or its backend is this proxy.
+    Loop,
     /// No place at a backend came free in time.
     BackendQueue,
     /// The backend ended the connection without an answer.
@@ -65,6 +67,7 @@ impl Cause {
             Cause::HeldTimeout => "held_timeout",
             Cause::HeldFull => "held_full",
             Cause::NoBackend => "no_backend",
+            Cause::Loop => "loop",
             Cause::BackendQueue => "backend_queue",
             Cause::BackendSilent => "backend_silent",
             Cause::BackendBadAnswer => "backend_bad_answer",
