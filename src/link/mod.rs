@@ -10,6 +10,7 @@ mod health;
 mod held;
 mod logbook;
 mod news;
+mod own;
 mod rate;
 mod slots;
 mod sources;
@@ -35,6 +36,7 @@ pub(crate) use health::Down;
 pub(crate) use held::{Lines, PLACE_FIRST, Place, Report, Ticket, Waits, Why, Word};
 pub(crate) use logbook::Logbook;
 pub(crate) use news::{Failure, News};
+pub(crate) use own::{Own, is_local};
 pub(crate) use rate::{Rate, Rates};
 pub(crate) use slots::{ByKey, Count, Id, KeySet, Slot, Slots, Sums, TIME_BOUNDS};
 pub(crate) use sources::Sources;
@@ -47,16 +49,19 @@ pub(crate) struct Published {
     pub(crate) down: Down,
     pub(crate) lines: Lines,
     pub(crate) tuning: ArcSwap<Tuning>,
+    /// Where this daemon listens; the same while it runs.
+    pub(crate) own: Own,
 }
 
 impl Published {
-    pub(crate) fn new(snapshot: Snapshot, pages: Pages, tuning: Tuning) -> Published {
+    pub(crate) fn new(snapshot: Snapshot, pages: Pages, tuning: Tuning, own: Own) -> Published {
         Published {
             snapshot: ArcSwap::from_pointee(snapshot),
             pages: ArcSwap::from_pointee(pages),
             down: Down::default(),
             lines: Lines::default(),
             tuning: ArcSwap::from_pointee(tuning),
+            own,
         }
     }
 }

@@ -15,6 +15,8 @@ use crate::limits;
 pub(crate) enum News {
     /// As many requests in a row as it takes failed at this backend.
     BackendFailed { address: SocketAddr, how: Failure },
+    /// A request was to go to an address on which this daemon itself listens.
+    Loop { address: SocketAddr },
     /// It was said to fail, and has answered a request since.
     BackendAnswered { address: SocketAddr },
 }

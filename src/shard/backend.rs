@@ -22,6 +22,8 @@ use crate::table::{Algorithm, Draw, Proxy, SendProxy, Target, choose};
 pub(super) enum NoBackend {
     /// Every attempt was refused, timed out, or had no address to try: 502.
     Unreachable,
+    /// Its address is one on which this daemon listens: 502.
+    Loop,
     /// No place came free in time, or no descriptor is left: 503.
     Queue,
     /// The client left meanwhile: nobody to answer.
@@ -33,6 +35,7 @@ impl NoBackend {
     pub(super) fn cause(self) -> Cause {
         match self {
             NoBackend::Unreachable => Cause::NoBackend,
+            NoBackend::Loop => Cause::Loop,
             NoBackend::Queue => Cause::BackendQueue,
             NoBackend::ClientGone => Cause::ClientGone,
         }
@@ -105,6 +108,7 @@ async fn open(
     let mut next = first;
     // Grows only when attempts fail.
     let mut tried = Vec::new();
+    let mut failed = NoBackend::Unreachable;
     for attempt in 0..proxy.attempts().max(1) {
         if attempt > 0 {
             deadline.set(proxy.delay());
@@ -123,6 +127,7 @@ async fn open(
                         shard.note_failure(this, Failure::Unreachable);
                     }
                 }
+                Err(NoBackend::Loop) => failed = NoBackend::Loop,
                 result => return result,
             }
             refused.push(this);
@@ -138,7 +143,7 @@ async fn open(
             }
         }
     }
-    Err(NoBackend::Unreachable)
+    Err(failed)
 }
 
 async fn open_one(
@@ -156,6 +161,10 @@ async fn open_one(
         shard.count(Counter::Reused);
         shard.chose(tally, address, lease.slot());
         return Ok(lease);
+    }
+    if shard.is_own(address) {
+        shard.note_loop(address);
+        return Err(NoBackend::Loop);
     }
     let busy = shard.pool.engage(shard, address);
     let slot = busy.slot;
@@ -241,7 +250,8 @@ fn proxy_is_down(shard: &Shard, proxy: &Proxy) -> bool {
         return false;
     }
     proxy.backends().iter().all(|backend| match backend.target() {
-        Target::Address(address) => down.contains(address),
+        // A rule that leads here is not one whose backend may come back.
+        Target::Address(address) => down.contains(address) && !shard.is_own(address),
         Target::Name(name) => name.addresses().iter().all(|address| down.contains(*address)),
     })
 }
@@ -267,7 +277,8 @@ fn pick(shard: &Shard, asking: Asking<'_>, tried: &[usize]) -> Option<(usize, So
     let open = |index| address(index).map_or(0, |address| shard.pool.busy(address));
     let usable = |index| {
         !tried.contains(&index)
-            && address(index).is_some_and(|address| !shard.passes_over(proxy, address))
+            && address(index)
+                .is_some_and(|address| !shard.passes_over(proxy, address) && !shard.is_own(address))
     };
     choose(proxy, draw, open, usable)
         .or_else(|| choose(proxy, draw, open, |index| address(index).is_some()))

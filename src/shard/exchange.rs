@@ -413,7 +413,7 @@ async fn no_backend(connection: &mut Connection, request: &Request, why: NoBacke
     connection.shard.note_end(connection.tally, why.cause());
     match why {
         NoBackend::ClientGone => return Next::Close,
-        NoBackend::Unreachable | NoBackend::Queue => {}
+        NoBackend::Unreachable | NoBackend::Loop | NoBackend::Queue => {}
     }
     let status = if why == NoBackend::Queue { 503 } else { 502 };
     let close = closes(request);

@@ -13,6 +13,7 @@ mod exchange;
 mod failures;
 mod hold;
 mod inbox;
+mod own;
 mod plan;
 mod pool;
 mod raw;
@@ -172,6 +173,7 @@ pub(super) struct Shard {
     records: record::Records,
     /// Of the rules with `max_requests_per_second` that it met.
     rates: RefCell<ByKey<Arc<Rate>>>,
+    locals: own::Locals,
     holds: hold::Holds,
     stop: Cell<Stop>,
     /// Listeners wait for it to close.
@@ -212,6 +214,7 @@ impl Shard {
             tallies: tally::Tallies::new(),
             records: record::Records::default(),
             rates: RefCell::default(),
+            locals: own::Locals::default(),
             tuning: Cell::new(**end.published.tuning.load()),
             holds: hold::Holds::default(),
             generation: Cell::new(0),

@@ -22,8 +22,9 @@ use tokio::task::{JoinError, JoinSet};
 use tracing::{info, warn};
 
 use super::change::Watched;
+use super::loops::Met;
 use crate::limits;
-use crate::link::{ControlEnd, News, Published};
+use crate::link::{ControlEnd, News, Published, is_local};
 use crate::table::{Action, Snapshot, Target};
 use probe::Finding;
 use watch::{Now, Watch};
@@ -94,6 +95,7 @@ pub(super) struct Prober {
     random: RandomState,
     turns: u64,
     look_at: Instant,
+    loops: Met,
 }
 
 impl Prober {
@@ -114,6 +116,7 @@ impl Prober {
             random: RandomState::new(),
             turns: 0,
             look_at: Instant::now() + limits::EJECTED_LOOK,
+            loops: Met::default(),
         })
     }
 
@@ -156,6 +159,10 @@ impl Prober {
         while self.running.len() < self.probes_max {
             let now = Instant::now();
             let Some((id, address, probe)) = watch.next(now) else { return watch.due(now) };
+            if self.published.own.has(address, is_local) {
+                self.running.spawn(async move { (id, Finding::Own) });
+                continue;
+            }
             self.running.spawn(async move { (id, probe::run(address, probe).await) });
         }
         // There is room again when one of them ends.
@@ -176,6 +183,7 @@ impl Prober {
         match news {
             News::BackendFailed { address, how } => watch.failed(address, how, now()),
             News::BackendAnswered { address } => watch.answered(address, now()),
+            News::Loop { address } => self.loops.note(address, Instant::now()),
         }
     }
 

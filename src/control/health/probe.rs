@@ -42,6 +42,8 @@ pub(super) enum Finding {
     Answered(u16),
     /// There was no connection.
     Unreachable(io::ErrorKind),
+    /// It is this daemon itself.
+    Own,
     /// The connection ended too early.
     Closed,
     /// What came is no answer.
@@ -79,6 +81,7 @@ impl fmt::Display for Finding {
             Finding::Connected => f.write_str("accepts connections"),
             Finding::Answered(status) => write!(f, "answered {status}"),
             Finding::Unreachable(kind) => kind.fmt(f),
+            Finding::Own => f.write_str("is this daemon itself"),
             Finding::Closed => f.write_str("closed the connection"),
             Finding::Garbled => f.write_str("the answer is not HTTP"),
             Finding::TimedOut => write!(f, "no answer in {:?}", limits::PROBE_TIME),
