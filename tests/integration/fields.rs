@@ -143,8 +143,8 @@ fn is_date(text: &str) -> bool {
 fn every_final_answer_has_one_date() {
     let backend = Backend::new();
     let daemon = Setup::new()
-        .page("dated", "HTTP/1.1 200 OK\nDate: Sun, 06 Nov 1994 08:49:37 GMT\n\n")
-        .page("undated", "HTTP/1.1 200 OK\n\nhello")
+        .page("dated.http", "HTTP/1.1 200 OK\nDate: Sun, 06 Nov 1994 08:49:37 GMT\n\n")
+        .page("undated.http", "HTTP/1.1 200 OK\n\nhello")
         .rule("a.com", backend.rule())
         .rule("empty.com", json!(["empty", { "code": 403 }, false]))
         .rule("redirect.com", json!(["redirect", { "redirect_to": "b.com" }, false]))

@@ -16,9 +16,11 @@ fn rule(address: impl std::fmt::Display, arguments: &Value) -> Value {
 
 fn accepted(daemon: &Daemon) -> u64 {
     let text = daemon.api().ask("GET", "/metrics").text();
-    let line = text.lines().find(|line| line.starts_with("mantrid_connections_accepted_total "));
-    let value = line.and_then(|line| line.split(' ').nth(1)).unwrap_or("0");
-    value.parse::<f64>().expect("a number") as u64
+    let name = "mantrid_connections_accepted_total";
+    let lines = text.lines().filter(|line| line.starts_with(name));
+    let values =
+        lines.map(|line| line.rsplit(' ').next().and_then(|value| value.parse::<u64>().ok()));
+    values.map(|value| value.expect("a number")).sum()
 }
 
 #[track_caller]
