@@ -125,7 +125,7 @@ fn traces(folder: &Path) -> BTreeMap<PathBuf, Option<Trace>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::link::Tuning;
+    use crate::link::{Own, Tuning};
     use crate::table::Snapshot;
 
     const GOOD: &str = "HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\n\r\nhere";
