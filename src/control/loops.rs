@@ -48,9 +48,6 @@ impl Met {
             return;
         }
         self.0.insert(address, now);
-        warn!(
-            "A request was to go to {address}, where this daemon itself listens: it got 502. \
-             Which hosts have such a backend is in the log where their rules were set"
-        );
+        warn!("A request was to go to {address}, where this daemon itself listens: it got 502");
     }
 }
