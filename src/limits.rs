@@ -137,8 +137,16 @@ pub const EJECT_AFTER: u32 = 3;
 pub const FAILING_MAX: usize = 16_384;
 /// How long it remembers: failures further apart are not in a row.
 pub const FAILING_KEPT: std::time::Duration = std::time::Duration::from_secs(600);
-/// Interim responses (1xx) in front of one final one.
-pub const INTERIM_MAX: usize = 16;
+/// How long a shard remembers whether an address is one of this machine.
+pub const LOCAL_KEPT: std::time::Duration = std::time::Duration::from_secs(10);
+/// Of how many it remembers that.
+pub const LOCALS_MAX: usize = 4096;
+/// How often it tells control that a request was to go to this daemon itself.
+pub const LOOP_TOLD_EVERY: std::time::Duration = std::time::Duration::from_secs(1);
+/// Interim responses (1xx) in front of one final one, bytes of their heads. Any number is in order
+/// (RFC 9110 §15.2), as 103 for each asset, or 102 as long as it takes; a bound all the same for a
+/// backend that sends nothing else. A 102 each second is as many in ten hours.
+pub const INTERIM_BYTES_MAX: usize = 1024 * 1024;
 /// Rules with `round_robin` whose positions a shard remembers, and all shards together besides; more
 /// start anew.
 pub const TURNS_MAX: usize = 65_536;
@@ -177,6 +185,8 @@ pub const BACKEND_REPORTS_MAX: usize = 4096;
 pub const CONNECTION_OPTIONS_MAX: usize = 32;
 /// Longest line of a chunk size with its extensions, bytes; nobody uses extensions.
 pub const CHUNK_LINE_BYTES_MAX: u32 = 1024;
+/// Longest name of this proxy in Via, bytes.
+pub const VIA_BYTES_MAX: usize = 63;
 /// Longest trailer section, bytes.
 pub const TRAILER_BYTES_MAX: u32 = 8 * 1024;
 /// Longest `.http` page, bytes: it is kept in memory and copied to send.
@@ -290,8 +300,6 @@ pub const CHECK_RISE: u32 = 2;
 pub const PROBE_TIME: std::time::Duration = std::time::Duration::from_secs(2);
 /// How long a connection must stay open for a probe that sends nothing to call it accepted.
 pub const PROBE_QUIET: std::time::Duration = std::time::Duration::from_millis(100);
-/// Longest head of an answer to a probe, bytes.
-pub const PROBE_HEAD_BYTES_MAX: usize = 16 * 1024;
 /// Probes begun in a tenth of a second: a few percent of a CPU. Where more are due they wait, and so
 /// the intervals stretch.
 pub const PROBES_PER_TENTH: u32 = 200;
@@ -331,6 +339,10 @@ pub const WAKE_AGAIN_MAX: std::time::Duration = std::time::Duration::from_secs(6
 pub const WAKES_AT_ONCE: usize = 64;
 /// Hosts of which it is remembered that their address was told; past it those whose rule is another go.
 pub const WAKES_TOLD_MAX: usize = 10_000;
+/// Rules that lead to this daemon itself and are named in the log; the rest are counted.
+pub const LOOPS_TOLD_MAX: usize = 20;
+/// How often the log says so of one address.
+pub const LOOP_AGAIN: std::time::Duration = std::time::Duration::from_secs(60);
 /// How often the folder of pages is looked at.
 pub const PAGES_LOOK: std::time::Duration = std::time::Duration::from_secs(2);
 /// Rules of a state file that are not used and told one by one; the rest are counted.
@@ -422,11 +434,12 @@ const PROBES_AT_ONCE_MAX: u64 = 256;
 
 /// Memory for each client connection that is idle: its task, its slot, its timers; measured.
 const CONNECTION_BYTES: u64 = 2 * 1024;
-/// For one and its backend's at their worst, besides `max_head`: the head of an answer, what is joined to it, and two
-/// buffers of its own where the ring has none left.
+/// For one and its backend's at their worst, besides `max_head`: the head of an answer, what is joined to it, the
+/// trailers of both bodies, and two buffers of its own where the ring has none left.
 const CONNECTION_BYTES_MAX: u64 = 2 * CONNECTION_BYTES
     + 2 * RESPONSE_HEAD_BYTES_MAX as u64
     + JOIN_BYTES_MAX as u64
+    + 2 * TRAILER_BYTES_MAX as u64
     + 2 * RECV_BUFFER_BYTES as u64;
 /// Buffers of a shard: the ring's, those kept for the next request, lines of the access log.
 const SHARD_BYTES_MAX: u64 = RECV_BUFFERS as u64 * RECV_BUFFER_BYTES as u64

@@ -405,4 +405,19 @@ pub const KEYS: &[Key] = &[
             Ok(())
         },
     ),
+    key(
+        "via",
+        "off",
+        "off, or a name: letters, digits, `-`, `.`, `_`, and a port behind it",
+        "Adds a `Via` with this name to each request and each answer that passes, and answers 508 to a \
+         request that carries it already: one that goes round between proxies ends. Each proxy of a \
+         chain needs a name of its own.",
+        |config, text| {
+            config.via = match text {
+                "off" => None,
+                name => Some(value::pseudonym(name)?),
+            };
+            Ok(())
+        },
+    ),
 ];

@@ -110,6 +110,8 @@ pub struct Config {
     pub request_id: bool,
     /// A client that closes its sending side has left.
     pub abort_on_close: bool,
+    /// The name of this proxy in Via, if it is to be said.
+    pub via: Option<String>,
 }
 
 /// One thing wrong with the configuration, in one line.
@@ -168,6 +170,7 @@ impl Default for Config {
             access_log: AccessLog::Off,
             request_id: false,
             abort_on_close: true,
+            via: None,
         }
     }
 }

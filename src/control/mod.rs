@@ -11,6 +11,7 @@ mod dashboard;
 mod elder;
 mod health;
 mod held;
+mod loops;
 mod pages;
 mod pulse;
 mod resolver;
@@ -248,6 +249,7 @@ impl Control {
             told: told.clone(),
             statistics: statistics.clone(),
             shards: shards.clone(),
+            published: published.clone(),
             happened,
         });
         let writer = writer.map_err(|error| format!("no thread for the writer: {error}"))?;
@@ -325,8 +327,9 @@ impl Control {
     }
 
     /// Before the first request: looks every name up, for a few seconds at most.
-    pub(crate) async fn prepare(&mut self) {
+    pub(crate) async fn prepare(&mut self, published: &Published) {
         self.resolver.first_round().await;
+        loops::warn_of(&published.own, published.snapshot.load().iter());
     }
 
     /// Until it is dropped. Management is served from the first poll on.

@@ -17,11 +17,12 @@ use tracing::{error, info, warn};
 use super::Counted;
 use super::change::{Change, Current, Done, Happened, Refused, Tag, Watched};
 use super::held::Held;
+use super::loops;
 use super::statistics::{self, SharedStatistics};
 use super::store::{Folded, Record, Store, StoreError};
 use super::wake::{Told, idle_after};
 use crate::limits;
-use crate::link::{ByKey, ControlEnd, KeySet};
+use crate::link::{ByKey, ControlEnd, KeySet, Published};
 use crate::state::Counters;
 use crate::table::{Action, Rule, Snapshot, edit_canonical};
 
@@ -109,6 +110,7 @@ pub(super) struct Wiring {
     pub(super) told: Told,
     pub(super) statistics: SharedStatistics,
     pub(super) shards: ControlEnd,
+    pub(super) published: Arc<Published>,
     /// Where changes are told that are in force.
     pub(super) happened: mpsc::UnboundedSender<Happened>,
 }
@@ -342,6 +344,8 @@ impl Writing {
         let done = Done { tag: after.tag, before: one };
         let few = change.edits.len() <= limits::EDITS_TOLD_MAX;
         audit(&change, after.tag, "done");
+        let set = change.edits.iter().filter_map(|(name, rule)| Some((&**name, rule.as_ref()?)));
+        loops::warn_of(&self.wiring.published.own, set);
         let happened = Happened {
             verb: change.verb,
             watched: watched(&change, &before.table, &after.table),

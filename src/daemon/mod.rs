@@ -32,7 +32,7 @@ use tracing::{info, warn};
 
 use crate::config::Config;
 use crate::control::{self, Access, Control, Files, Management, Token};
-use crate::link::{self, Counter, Part, Published, ShardEnd, Speaks};
+use crate::link::{self, Counter, Own, Part, Published, ShardEnd, Speaks};
 use crate::{limits, shard};
 use access_log::LogWriter;
 use arguments::{Arguments, Asked};
@@ -244,9 +244,12 @@ async fn serve(
     let Wiring { predecessor, memory, .. } = wiring;
     let signals = Signals::take().map_err(|error| format!("can't take signals: {error}"))?;
     let tuning = reload::tuning(&config, resources);
-    let (end, ends, handed) =
-        link::connect(Published::new(loaded.snapshot, loaded.pages, tuning), resources.shards)
-            .map_err(|error| format!("can't make the shards' wake-ups: {error}"))?;
+    let clients = bound.iter().map(|bound| bound.local);
+    let managers = management.iter().filter_map(Management::address);
+    let own = Own::new(clients.chain(managers).collect());
+    let published = Published::new(loaded.snapshot, loaded.pages, tuning, own);
+    let (end, ends, handed) = link::connect(published, resources.shards)
+        .map_err(|error| format!("can't make the shards' wake-ups: {error}"))?;
     let published = ends.first().map(|end| end.published.clone()).ok_or("there is no shard")?;
     let log = LogWriter::start(&config.access_log, end.together.clone())?;
     let mut control = Control::new(files(&config), loaded.rest, published.clone(), &end, access)?;
@@ -254,7 +257,7 @@ async fn serve(
     if let Some(memory) = memory {
         control.recall(&memory);
     }
-    control.prepare().await;
+    control.prepare(&published).await;
     listen::begin(&mut bound)?;
     let threads = start_shards(resources, &mut bound, ends)?;
     let threads = Threads::watch(threads).map_err(|error| format!("no thread: {error}"))?;

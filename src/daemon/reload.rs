@@ -12,6 +12,7 @@ use super::service;
 use super::{Problems, management};
 use crate::config::{Config, Network};
 use crate::control::{Handle, Token};
+use crate::http::Via;
 use crate::link::{ControlEnd, Published, Timeouts, Tuning};
 
 /// Who may say by the PROXY protocol whose connection it is; shards look at it with each that says so.
@@ -34,6 +35,7 @@ pub(super) fn tuning(config: &Config, resources: &Resources) -> Tuning {
         connections_per_source_max: config.max_connections_per_source,
         request_id: config.request_id,
         abort_on_close: config.abort_on_close,
+        via: config.via.as_deref().and_then(Via::new).unwrap_or(Via::NONE),
     }
 }
 
@@ -113,6 +115,7 @@ impl Reload {
             access_log: config.access_log,
             request_id: config.request_id,
             abort_on_close: config.abort_on_close,
+            via: config.via,
             trusted_sources: config.trusted_sources,
             ..self.config.clone()
         };

@@ -12,6 +12,8 @@ pub(crate) enum BackendReport {
     Failed { address: SocketAddr, how: Failure },
     /// The backend was reported to fail, and has answered a request since.
     Answered { address: SocketAddr },
+    /// A request was to go to an address on which this daemon itself listens.
+    Loop { address: SocketAddr },
     /// No address of this name could be reached, or the name has none.
     NameFailed { name: Arc<Name> },
 }

@@ -12,6 +12,7 @@ mod health;
 mod held;
 mod logbook;
 mod outbox;
+mod own;
 mod rate;
 mod slots;
 mod sources;
@@ -41,6 +42,7 @@ pub(crate) use health::Down;
 pub(crate) use held::{Lines, PLACE_FIRST, Place, Report, Ticket, Waits, Why, Word};
 pub(crate) use logbook::Logbook;
 use outbox::{Outbox, OutboxReader};
+pub(crate) use own::{Own, is_local};
 pub(crate) use rate::{Rate, Rates};
 pub(crate) use slots::{
     BackendCount, ByKey, HostCount, Id, KeySet, Slot, SlotIndex, SlotTime, Slots, Sums, TIME_BOUNDS,
@@ -56,16 +58,19 @@ pub(crate) struct Published {
     pub(crate) down: Down,
     pub(crate) lines: Lines,
     pub(crate) tuning: ArcSwap<Tuning>,
+    /// Where this daemon listens; the same while it runs.
+    pub(crate) own: Own,
 }
 
 impl Published {
-    pub(crate) fn new(snapshot: Snapshot, pages: Pages, tuning: Tuning) -> Published {
+    pub(crate) fn new(snapshot: Snapshot, pages: Pages, tuning: Tuning, own: Own) -> Published {
         Published {
             snapshot: ArcSwap::from_pointee(snapshot),
             pages: ArcSwap::from_pointee(pages),
             down: Down::default(),
             lines: Lines::default(),
             tuning: ArcSwap::from_pointee(tuning),
+            own,
         }
     }
 }

@@ -3,6 +3,8 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use crate::http::Via;
+
 /// HAProxy's names and meanings.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Timeouts {
@@ -34,6 +36,8 @@ pub(crate) struct Tuning {
     pub(crate) request_id: bool,
     /// Whether a client that closes its sending side has left.
     pub(crate) abort_on_close: bool,
+    /// The name of this proxy in `Via`, if it is said.
+    pub(crate) via: Via,
 }
 
 #[cfg(test)]
@@ -54,6 +58,7 @@ impl Default for Tuning {
             connections_per_source_max: None,
             request_id: false,
             abort_on_close: true,
+            via: Via::NONE,
         }
     }
 }

@@ -22,7 +22,7 @@ use crate::limits;
 use crate::link::{Counter, Handed, Shed, Speaks};
 use crate::ring::{Deadline, Listener, Stream, drop_received};
 
-const SHED: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain\r\n\
+const SHED: &[u8] = b"Content-Type: text/plain\r\n\
     Content-Length: 25\r\nRetry-After: 1\r\nConnection: close\r\n\r\nToo many connections now.";
 
 pub(super) async fn accept_loop(
@@ -99,7 +99,12 @@ fn shed(shard: &Rc<Shard>, socket: OwnedFd, speaks: &Speaks, why: Shed) {
     if !matches!(speaks, Speaks::Http { .. }) {
         return;
     }
-    let _ = rustix::net::send(&socket, SHED, rustix::net::SendFlags::DONTWAIT);
+    let mut answer = shard.ring.take_vec();
+    answer.extend_from_slice(b"HTTP/1.1 503 Service Unavailable\r\n");
+    shard.date().write(&mut answer);
+    answer.extend_from_slice(SHED);
+    let _ = rustix::net::send(&socket, &answer, rustix::net::SendFlags::DONTWAIT);
+    shard.ring.give_vec(answer);
     let _ = rustix::net::shutdown(&socket, rustix::net::Shutdown::Write);
     // Bytes left unread would turn the close into a reset that overtakes the answer.
     drop_received(socket.as_fd());

@@ -25,6 +25,8 @@ use crate::table::{Algorithm, Draw, Name, Proxy, SendProxy, Target, choose};
 pub(super) enum NoBackend {
     /// Every attempt was refused, timed out, or had no address to try: 502.
     Unreachable,
+    /// Its address is one on which this daemon listens: 502.
+    Loop,
     /// No place came free in time, or no descriptor is left: 503.
     Queue,
     /// This machine could open no connection to it, for which no backend is to blame: 503.
@@ -38,6 +40,7 @@ impl NoBackend {
     pub(super) fn cause(self) -> Cause {
         match self {
             NoBackend::Unreachable => Cause::NoBackend,
+            NoBackend::Loop => Cause::Loop,
             NoBackend::Queue => Cause::BackendQueue,
             NoBackend::Local => Cause::NoConnection,
             NoBackend::ClientGone => Cause::ClientGone,
@@ -139,7 +142,7 @@ async fn open(
                     next = pick(shard, asking, &tried).filter(|(index, _)| !tried.contains(index));
                 }
                 Err(NoBackend::Local) => none = none.or(Some(NoBackend::Local)),
-                Err(NoBackend::Unreachable) => none = Some(NoBackend::Unreachable),
+                Err(why @ (NoBackend::Unreachable | NoBackend::Loop)) => none = Some(why),
                 result => return result,
             }
         }
@@ -240,10 +243,15 @@ async fn open_any(
             if is_next { Poll::Ready(None) } else { Poll::Pending }
         });
         match ended.await {
-            Some((at, Err(why @ (NoBackend::Unreachable | NoBackend::Local)))) => {
+            Some((
+                at,
+                Err(why @ (NoBackend::Unreachable | NoBackend::Local | NoBackend::Loop)),
+            )) => {
                 let (address, ..) = opening.swap_remove(at);
-                if why == NoBackend::Unreachable {
+                if why != NoBackend::Local {
                     none = why;
+                }
+                if why == NoBackend::Unreachable {
                     note_unreachable(shard, asking.proxy, address);
                 }
             }
@@ -291,6 +299,10 @@ async fn open_one(
         shard.count(Counter::Reused);
         shard.chose(tally, address, lease.slot());
         return Ok(lease);
+    }
+    if shard.is_own(address) {
+        shard.note_loop(address);
+        return Err(NoBackend::Loop);
     }
     let busy = shard.pool.engage(shard, address);
     let slot = busy.slot;
@@ -380,7 +392,8 @@ fn proxy_is_down(shard: &Shard, proxy: &Proxy) -> bool {
         return false;
     }
     proxy.backends().iter().all(|backend| match backend.target() {
-        Target::Address(address) => down.contains(address),
+        // A rule that leads here is not one whose backend may come back.
+        Target::Address(address) => down.contains(address) && !shard.is_own(address),
         Target::Name(name) => name.addresses().iter().all(|address| down.contains(*address)),
     })
 }
@@ -410,7 +423,8 @@ fn pick(shard: &Shard, asking: Asking<'_>, tried: &[usize]) -> Option<(usize, So
     let open = |index| address(index).map_or(0, |address| shard.pool.busy(address));
     let usable = |index| {
         !tried.contains(&index)
-            && address(index).is_some_and(|address| !shard.passes_over(proxy, address))
+            && address(index)
+                .is_some_and(|address| !shard.passes_over(proxy, address) && !shard.is_own(address))
     };
     choose(proxy, draw, open, usable)
         .or_else(|| choose(proxy, draw, open, |index| address(index).is_some()))

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::inbox::Inbox;
 use super::tally::Meter;
-use crate::http::{Chunked, Refusal, RequestFraming};
+use crate::http::{Chunked, Passed, Refusal, RequestFraming, TrailerRules};
 use crate::limits;
 use crate::ring::{Abort, Deadline, EndCounts, Moved, Pipe, RecvBuf, Ring, SendBuf, Stream};
 
@@ -29,11 +29,11 @@ pub(super) enum Body {
 impl Body {
     pub(super) const NONE: Body = Body::Length(0);
 
-    pub(super) fn of_request(framing: RequestFraming) -> Body {
+    pub(super) fn of_request(framing: RequestFraming, trailers: TrailerRules) -> Body {
         match framing {
             RequestFraming::None => Body::NONE,
             RequestFraming::Length(n) => Body::Length(n),
-            RequestFraming::Chunked => Body::Chunked(Chunked::default()),
+            RequestFraming::Chunked => Body::Chunked(Chunked::new(trailers)),
         }
     }
 
@@ -63,17 +63,36 @@ impl Body {
         matches!(self, Body::Decoded(_) | Body::UntilClose(_))
     }
 
-    /// How many of `bytes` are part of it and go on unchanged.
-    fn advance(&mut self, bytes: &[u8]) -> Result<usize, Refusal> {
+    /// How many of `bytes` are part of it, and how many go on unchanged.
+    fn advance(&mut self, bytes: &[u8]) -> Result<Passed, Refusal> {
+        let all = |count| Passed { consumed: count, as_is: count };
         match self {
             Body::Length(left) => {
                 let n = (*left).min(bytes.len() as u64);
                 *left -= n;
-                Ok(n as usize)
+                Ok(all(n as usize))
             }
             Body::Chunked(chunked) => chunked.advance(bytes),
-            Body::UntilClose(_) => Ok(bytes.len()),
+            Body::UntilClose(_) => Ok(all(bytes.len())),
             Body::Decoded(_) => unreachable!("decoded bytes are not forwarded as they are"),
+        }
+    }
+
+    /// Appends what goes on of the front of `bytes`; how many of them are part of the body.
+    fn copy(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<usize, Refusal> {
+        let Passed { consumed, as_is } = self.advance(bytes)?;
+        self.put(&bytes[..as_is], out);
+        Ok(consumed)
+    }
+
+    /// Appends what goes on as it came, and behind it the trailers that were kept back, once all
+    /// of them are here.
+    fn put(&mut self, as_is: &[u8], out: &mut Vec<u8>) {
+        out.extend_from_slice(as_is);
+        if let Body::Chunked(chunked) = self
+            && let Some(trailer) = chunked.take_trailer()
+        {
+            out.extend_from_slice(&trailer);
         }
     }
 
@@ -90,11 +109,7 @@ impl Body {
         }
         let n = match self {
             Body::Decoded(chunked) => chunked.decode(inbox.bytes(), out)?,
-            _ => {
-                let n = self.advance(inbox.bytes())?;
-                out.extend_from_slice(&inbox.bytes()[..n]);
-                n
-            }
+            _ => self.copy(inbox.bytes(), out)?,
         };
         inbox.consume(ring, n);
         Ok(())
@@ -346,15 +361,20 @@ impl Relay<'_> {
             }
             return Ok(Some(SendBuf::Vec(out)));
         }
-        let n = body.advance(inbox.bytes()).map_err(Broken::Framing)?;
-        self.moved(n);
-        if n == inbox.bytes().len() {
+        let Passed { consumed, as_is } = body.advance(inbox.bytes()).map_err(Broken::Framing)?;
+        if as_is == inbox.bytes().len() {
+            self.moved(as_is);
             return Ok(inbox.take().map(SendBuf::Recv));
         }
         let mut out = self.ring.take_vec();
-        out.extend_from_slice(&inbox.bytes()[..n]);
-        inbox.consume(self.ring, n);
-        Ok((!out.is_empty()).then_some(SendBuf::Vec(out)))
+        body.put(&inbox.bytes()[..as_is], &mut out);
+        self.moved(if self.meter.received { consumed } else { out.len() });
+        inbox.consume(self.ring, consumed);
+        if out.is_empty() {
+            self.ring.give_vec(out);
+            return Ok(None);
+        }
+        Ok(Some(SendBuf::Vec(out)))
     }
 
     /// Moves `left` bytes without copying them, behind `head`.

@@ -394,7 +394,8 @@ impl Connection {
         }
         self.inbox.consume(&self.shard.ring, len);
         let close = plan::closes(&request) || self.shard.stopping();
-        let answer = plan::timeout_answer(&self.shard, request.reply_to(close));
+        let to = request.reply_to(close, self.shard.date());
+        let answer = plan::timeout_answer(&self.shard, to);
         Err(self.reply(&request, answer, close).await)
     }
 

@@ -126,6 +126,7 @@ pub(super) async fn start(
             request,
             tally: connection.tally,
             uploaded: &uploaded,
+            upload_broke: &Cell::new(false),
             begun: &begun,
             both: &both,
         };
@@ -168,7 +169,7 @@ fn carry_body(
     request: &mut Request,
     head: &mut Vec<u8>,
 ) -> Result<(), Refusal> {
-    if request.framing != RequestFraming::None && join_whole(connection, request.framing, head)? {
+    if request.framing != RequestFraming::None && join_whole(connection, request, head)? {
         request.framing = RequestFraming::None;
     }
     Ok(())
@@ -177,11 +178,11 @@ fn carry_body(
 /// Appends a body to its head that is here already, whole and small. `false`: it is not.
 fn join_whole(
     connection: &mut Connection,
-    framing: RequestFraming,
+    request: &Request,
     head: &mut Vec<u8>,
 ) -> Result<bool, Refusal> {
     let bytes = connection.inbox.bytes();
-    let mut body = Body::of_request(framing);
+    let mut body = Body::of_request(request.framing, request.trailers);
     let whole = match &body {
         Body::Length(n) => *n <= bytes.len() as u64,
         // A wrong chunk that is here already: then no byte of the request has gone out yet.
@@ -229,6 +230,7 @@ pub(super) async fn finish(
         request,
         tally: connection.tally,
         uploaded: &Cell::new(true),
+        upload_broke: &Cell::new(false),
         begun: &Cell::new(false),
         both: &Both::new(&connection.shard.ring, connection.end_counts()),
     }
@@ -281,7 +283,7 @@ async fn with_body(
 ) -> Next {
     let shard = connection.shard.clone();
     let Some(lease) = &side.lease else { return Next::Reset };
-    let mut body = Body::of_request(request.framing);
+    let mut body = Body::of_request(request.framing, request.trailers);
     // What is here already travels with its head.
     if let Err(refusal) = join(connection, &mut body, &mut head) {
         shard.ring.give_vec(head);
@@ -290,7 +292,7 @@ async fn with_body(
     let uploaded = Cell::new(body.is_done());
     lease.stream.start_send(SendBuf::Vec(head), true);
     let inbox = &mut side.inbox;
-    let begun = Cell::new(false);
+    let (begun, upload_broke) = (Cell::new(false), Cell::new(false));
     let tally = connection.tally;
     let ends = if uploaded.get() { connection.end_counts() } else { shard.end_counts(true) };
     let both_ways = Both::new(&shard.ring, ends);
@@ -318,6 +320,7 @@ async fn with_body(
             request,
             tally,
             uploaded: &uploaded,
+            upload_broke: &upload_broke,
             begun: &begun,
             both: &both_ways,
         };
@@ -344,6 +347,7 @@ async fn with_body(
             || {
                 // What the backend does not take it need not: it may have answered already. But it has
                 // to, in its time.
+                upload_broke.set(true);
                 if !begun.get() {
                     deadline.set(shard.timeouts().server);
                 }
@@ -464,9 +468,12 @@ async fn no_backend(connection: &mut Connection, request: &Request, why: NoBacke
     connection.shard.note_end(connection.tally, why.cause());
     match why {
         NoBackend::ClientGone => return Next::Close,
-        NoBackend::Unreachable | NoBackend::Queue | NoBackend::Local => {}
+        NoBackend::Unreachable | NoBackend::Loop | NoBackend::Queue | NoBackend::Local => {}
     }
-    let status = if why == NoBackend::Unreachable { 502 } else { 503 };
+    let status = match why {
+        NoBackend::Unreachable | NoBackend::Loop => 502,
+        _ => 503,
+    };
     let close = closes(request);
     let answer = status_answer(connection, request, status, close);
     // Nothing of the body has been read: that is left to `reply`.
@@ -500,7 +507,7 @@ async fn failed(
 /// An answer of ours in place of the backend's.
 fn status_answer(connection: &Connection, request: &Request, status: u16, close: bool) -> Vec<u8> {
     let mut out = connection.shard.ring.take_vec();
-    let to = request.reply_to(close);
+    let to = request.reply_to(close, connection.shard.date());
     match connection.shard.published().pages.load().for_status(status) {
         Some(page) => http::write_page(page, None, to, &mut out),
         None => http::write_status(status, to, &mut out),

@@ -8,10 +8,12 @@ mod accept;
 mod backend;
 mod body;
 mod connection;
+mod date;
 mod exchange;
 mod failures;
 mod hold;
 mod inbox;
+mod own;
 mod plan;
 mod pool;
 mod raw;
@@ -30,6 +32,7 @@ use std::time::{Duration, Instant};
 
 use glommio::{LocalExecutorBuilder, Placement};
 
+use crate::http::HttpDate;
 use crate::link::{
     ByKey, Counter, Gate, Published, Rate, ShardEnd, Shed, Speaks, Stop, Timeouts, ToShard, Tuning,
     Turn,
@@ -178,6 +181,7 @@ pub(super) struct Shard {
     records: record::Records,
     /// Of the rules with `max_requests_per_second` that it met.
     rates: RefCell<ByKey<Arc<Rate>>>,
+    locals: own::Locals,
     holds: hold::Holds,
     stop: Cell<Stop>,
     /// Listeners wait for it to close.
@@ -187,6 +191,7 @@ pub(super) struct Shard {
     /// Connections that were turned away and are still read off.
     shed_lingering: Cell<usize>,
     random: Cell<u64>,
+    clock: date::DateClock,
     /// Begins the id of each request.
     tag: u64,
     request_ids: Cell<u64>,
@@ -219,6 +224,7 @@ impl Shard {
             tallies: tally::Tallies::new(),
             records: record::Records::default(),
             rates: RefCell::default(),
+            locals: own::Locals::default(),
             tuning: Cell::new(**end.published.tuning.load()),
             holds: hold::Holds::default(),
             generation: Cell::new(0),
@@ -228,6 +234,7 @@ impl Shard {
             connections: Cell::new(0),
             shed_lingering: Cell::new(0),
             random: Cell::new(seed(end.index)),
+            clock: date::DateClock::new(ring.now()),
             tag: seed(end.index),
             request_ids: Cell::new(0),
             turns: RefCell::default(),
@@ -271,6 +278,11 @@ impl Shard {
     /// As it was published last, when the shard looked: it is woken for that.
     fn tuning(&self) -> Tuning {
         self.tuning.get()
+    }
+
+    /// What messages say of when they are made.
+    fn date(&self) -> HttpDate {
+        self.clock.date(self.ring.now())
     }
 
     fn timeouts(&self) -> Timeouts {

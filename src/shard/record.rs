@@ -33,6 +33,8 @@ pub(super) enum Cause {
     HeldFull,
     /// No backend could be reached.
     NoBackend,
+    /// It came through this proxy before, or its backend is this proxy.
+    Loop,
     /// No place at a backend came free in time.
     BackendQueue,
     /// This machine could open no connection: no descriptor, port or permission.
@@ -67,6 +69,7 @@ impl Cause {
             Cause::HeldTimeout => "held_timeout",
             Cause::HeldFull => "held_full",
             Cause::NoBackend => "no_backend",
+            Cause::Loop => "loop",
             Cause::BackendQueue => "backend_queue",
             Cause::NoConnection => "no_connection",
             Cause::BackendSilent => "backend_silent",

@@ -11,7 +11,7 @@ use super::inbox::Inbox;
 use super::plan::Request;
 use super::record::Cause;
 use super::tally::{Meter, Tally};
-use crate::http::{self, FramingOut, ResponseForward, ResponseFraming, Version};
+use crate::http::{self, Chunked, FramingOut, ResponseForward, ResponseFraming, Version};
 use crate::limits;
 use crate::ring::{Deadline, SendBuf, Stream};
 
@@ -64,6 +64,8 @@ pub(super) struct Answer<'a> {
     pub(super) tally: Tally,
     /// Whether the request has gone out whole: only then the backend's time runs.
     pub(super) uploaded: &'a Cell<bool>,
+    /// Whether it never will: the backend takes no more of it.
+    pub(super) upload_broke: &'a Cell<bool>,
     /// Set when the head of the final answer goes to the client: from then on no answer of ours can.
     pub(super) begun: &'a Cell<bool>,
     pub(super) both: &'a Both,
@@ -116,7 +118,8 @@ impl Answer<'_> {
         inbox: &mut Inbox,
     ) -> Result<Answered, Failed> {
         let pace = self.shard.timeouts().client;
-        for _ in 0..limits::INTERIM_MAX {
+        let mut interim = 0;
+        while interim <= limits::INTERIM_BYTES_MAX {
             let mut out = self.backend.take_sent().unwrap_or_else(|| self.shard.ring.take_vec());
             out.clear();
             let begun = self.begin(&inbox.bytes()[..len], &mut out).ok_or(Failed::BadAnswer)?;
@@ -130,10 +133,12 @@ impl Answer<'_> {
                 if self.request.version == Version::Http11 {
                     self.send(out, status).await?;
                 }
+                interim += len;
                 len = self.head(inbox).await?;
                 continue;
             }
             if begun.tunnel {
+                self.upload_over().await?;
                 self.begun.set(true);
                 self.send(out, status).await?;
                 return Ok(Answered { backend_lives: false, client_lives: false, tunnel: true });
@@ -176,6 +181,18 @@ impl Answer<'_> {
         Err(Failed::BadAnswer)
     }
 
+    /// Waits until the request has gone out whole: then what the client sends behind it belongs
+    /// to the tunnel, and nothing before.
+    async fn upload_over(&self) -> Result<(), Failed> {
+        // Woken by the upload, which is part of the same task.
+        poll_fn(|_| match (self.uploaded.get(), self.upload_broke.get()) {
+            (true, _) => Poll::Ready(Ok(())),
+            (false, true) => Poll::Ready(Err(Failed::BadAnswer)),
+            (false, false) => Poll::Pending,
+        })
+        .await
+    }
+
     async fn send(&self, out: Vec<u8>, status: u16) -> Result<(), Failed> {
         self.ready(status, out.len()).await?;
         self.client.start_send(SendBuf::Vec(out), false);
@@ -196,7 +213,7 @@ impl Answer<'_> {
         let head = http::parse_response(bytes, &mut room, self.request.method).ok()?;
         let is_final = head.status >= 200 || head.status == 101;
         let tunnel = head.status == 101;
-        if tunnel && !(self.request.upgrade && head.upgrade && self.uploaded.get()) {
+        if tunnel && !(self.request.upgrade && head.upgrade) {
             return None;
         }
         let old_client = self.request.version == Version::Http10;
@@ -205,8 +222,8 @@ impl Answer<'_> {
             _ if !is_final || tunnel => Body::NONE,
             ResponseFraming::None => Body::NONE,
             ResponseFraming::Length(n) => Body::Length(n),
-            ResponseFraming::Chunked if decode => Body::Decoded(Default::default()),
-            ResponseFraming::Chunked => Body::Chunked(Default::default()),
+            ResponseFraming::Chunked if decode => Body::Decoded(Chunked::new(head.trailers())),
+            ResponseFraming::Chunked => Body::Chunked(Chunked::new(head.trailers())),
             ResponseFraming::UntilClose => Body::UntilClose(false),
         };
         let client_lives =
@@ -215,6 +232,8 @@ impl Answer<'_> {
             client_version: self.request.version,
             keep_alive: client_lives || !is_final,
             framing_out: if decode { FramingOut::DecodeChunked } else { FramingOut::AsIs },
+            date: self.shard.date(),
+            via: self.shard.tuning().via,
         };
         http::write_response(&head, forward, out);
         let (status, backend_lives) = (head.status, head.keep_alive);

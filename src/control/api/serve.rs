@@ -29,6 +29,16 @@ pub(crate) enum Management {
     Unix(std::os::unix::net::UnixListener, PathBuf),
 }
 
+impl Management {
+    /// Where it listens, over TCP.
+    pub(crate) fn address(&self) -> Option<SocketAddr> {
+        match self {
+            Management::Tcp(_, address) => Some(*address),
+            Management::Unix(..) => None,
+        }
+    }
+}
+
 impl std::fmt::Display for Management {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {

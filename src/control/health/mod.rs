@@ -23,9 +23,10 @@ use tokio::task::{JoinError, JoinSet};
 use tracing::{info, warn};
 
 use super::change::Watched;
+use super::loops::Met;
 use super::resolver::Lookups;
 use crate::limits;
-use crate::link::{BackendReport, ControlEnd, Published};
+use crate::link::{BackendReport, ControlEnd, Published, is_local};
 use crate::table::{Action, Snapshot, Target};
 use probe::Finding;
 use watch::{Now, Watch};
@@ -107,6 +108,7 @@ pub(super) struct Prober {
     random: RandomState,
     turns: u64,
     look_at: Instant,
+    loops: Met,
 }
 
 impl Prober {
@@ -129,6 +131,7 @@ impl Prober {
             random: RandomState::new(),
             turns: 0,
             look_at: Instant::now() + limits::EJECTED_LOOK,
+            loops: Met::default(),
         })
     }
 
@@ -172,6 +175,10 @@ impl Prober {
         while self.running.len() < self.probes_max {
             let now = Instant::now();
             let Some((id, address, probe)) = watch.next(now) else { return watch.due(now) };
+            if self.published.own.has(address, is_local) {
+                self.running.spawn(async move { (id, Finding::Own) });
+                continue;
+            }
             self.running.spawn(async move { (id, probe::run(address, probe).await) });
         }
         // There is room again when one of them ends.
@@ -193,6 +200,7 @@ impl Prober {
             BackendReport::NameFailed { name } => self.lookups.doubt(&name.host),
             BackendReport::Failed { address, how } => watch.failed(address, how, now()),
             BackendReport::Answered { address } => watch.answered(address, now()),
+            BackendReport::Loop { address } => self.loops.note(address, Instant::now()),
         }
     }
 
