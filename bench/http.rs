@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use mantrid::http::{
-    Chunked, FramingOut, HeadScan, Method, RequestForward, RequestFraming, ResponseForward,
-    ResponseFraming, Scheme, Version, field_room, parse_request, parse_response, write_request,
-    write_response,
+    Chunked, FramingOut, HeadScan, HttpDate, Method, RequestForward, RequestFraming,
+    ResponseForward, ResponseFraming, Scheme, Version, Via, field_room, parse_request,
+    parse_response, write_request, write_response,
 };
 
 /// What `wrk` sends.
@@ -67,7 +67,13 @@ fn heads(criterion: &mut Criterion) {
 fn forward(criterion: &mut Criterion) {
     let hundred = hundred_fields();
     let client = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 77));
-    let how = RequestForward { client, trusted: false, scheme: Scheme::Http, request_id: 0 };
+    let how = RequestForward {
+        client,
+        trusted: false,
+        scheme: Scheme::Http,
+        request_id: 0,
+        via: Via::NONE,
+    };
     let mut out = Vec::with_capacity(16 * 1024);
     for (name, head) in [("short", SHORT), ("browser", BROWSER), ("100", &hundred)] {
         let mut group = criterion.benchmark_group("forward");
@@ -97,6 +103,8 @@ fn forward(criterion: &mut Criterion) {
         client_version: Version::Http11,
         keep_alive: true,
         framing_out: FramingOut::AsIs,
+        date: HttpDate::at(0),
+        via: Via::NONE,
     };
     for (name, head) in [("response", RESPONSE), ("response_long", LONG_RESPONSE)] {
         let mut group = criterion.benchmark_group("forward");
@@ -117,16 +125,19 @@ fn forward(criterion: &mut Criterion) {
 }
 
 fn chunked(criterion: &mut Criterion) {
+    let mut room = field_room();
+    let rules = parse_request(SHORT, &mut room).expect("a good head").trailers(false, false);
     let mut group = criterion.benchmark_group("chunked");
-    for size in [16usize, 1024, 64 * 1024] {
+    for size in [1usize, 16, 1024, 64 * 1024] {
         let count = 64 * 1024 / size;
         let chunk = [format!("{size:x}\r\n").as_bytes(), &vec![b'x'; size], b"\r\n"].concat();
         let body = [chunk.repeat(count).as_slice(), b"0\r\n\r\n"].concat();
         group.throughput(Throughput::Bytes(body.len() as u64));
         group.bench_function(format!("check/{size}"), |bencher| {
             bencher.iter(|| {
-                let mut chunked = Chunked::default();
-                assert_eq!(chunked.advance(black_box(&body)), Ok(body.len()));
+                let mut chunked = Chunked::new(rules);
+                let passed = chunked.advance(black_box(&body)).map(|passed| passed.as_is);
+                assert_eq!(passed, Ok(body.len()));
                 assert!(chunked.is_done());
             });
         });

@@ -13,6 +13,8 @@ pub const HEAD_BYTES_DEFAULT: usize = 16 * 1024;
 pub const BACKENDS_MAX: usize = 1024;
 /// Longest chain of aliases: an alias of an alias of …; lookup follows it step by step.
 pub const ALIAS_CHAIN_MAX: usize = 8;
+/// Redirects that are followed to see whether they lead in a circle; browsers give up after 20.
+pub const REDIRECTS_FOLLOWED_MAX: usize = 20;
 /// Most connection attempts for one request.
 pub const ATTEMPTS_MAX: u16 = 1000;
 /// Longest duration a rule may name, seconds: 31 days. Kept to the microsecond, this is also far
@@ -99,11 +101,20 @@ pub const SHED_BATCH: usize = 64;
 pub const FIRST_REQUEST_TIME: std::time::Duration = std::time::Duration::from_millis(100);
 /// A body that follows an answer of our own is read and dropped up to here; more closes.
 pub const DISCARD_BYTES_MAX: u64 = 64 * 1024;
-/// Bytes read and dropped after our side of a connection was closed, so that the client can read
-/// our answer before a reset (nginx: lingering_close).
-pub const LINGER_BYTES_MAX: u64 = 1024 * 1024;
-/// How long that may take in all.
-pub const LINGER_TIME: std::time::Duration = std::time::Duration::from_secs(5);
+/// How long a client may be silent whose bytes are read and dropped after our side of its connection was
+/// closed, so that it can read our answer before a reset (nginx: lingering_timeout). In all it may
+/// take `timeout_client`.
+pub const LINGER_SILENCE: std::time::Duration = std::time::Duration::from_secs(5);
+/// How long that may take in all once the shard stops.
+pub const LINGER_STOPPING: std::time::Duration = std::time::Duration::from_millis(500);
+/// The same for a connection that was turned away.
+pub const LINGER_SHED: std::time::Duration = std::time::Duration::from_secs(10);
+/// Connections turned away for which that is done at a time, per shard; the rest are closed at once.
+pub const SHED_LINGERING_MAX: usize = 64;
+/// Bytes of a buffer that received bytes are dropped into: they are not copied there (`MSG_TRUNC`).
+pub const SINK_BYTES: usize = 16 * 1024;
+/// How often it is filled before a connection is closed.
+pub const SINK_FILLS_MAX: usize = 1024;
 /// Bodies with at least this much to come are spliced, smaller ones copied. Measured, splicing against
 /// copying, CPU per request at 32 connections: 64 KiB 31.8 and 37.8 µs, 128 KiB 40 and 62, 512 KiB 124
 /// and 198. What comes with the head (up to 16 KiB) is copied, unless the answer before was as large.
@@ -117,14 +128,25 @@ pub const JOIN_BYTES_MAX: usize = 32 * 1024;
 pub const SILENCES_MAX: u8 = 3;
 /// How long a backend that refused a connection is passed over while others are there.
 pub const EJECTION_TIME: std::time::Duration = std::time::Duration::from_secs(1);
+/// Further backends that a request tries at once where this machine could open no connection to the one
+/// before: looking for a free port in vain takes the kernel up to a millisecond.
+pub const LOCAL_TRIES: u32 = 3;
 /// Failures in a row, on one shard, after which a backend is ejected on all.
 pub const EJECT_AFTER: u32 = 3;
 /// Backends that a shard remembers to have failed.
 pub const FAILING_MAX: usize = 16_384;
 /// How long it remembers: failures further apart are not in a row.
 pub const FAILING_KEPT: std::time::Duration = std::time::Duration::from_secs(600);
-/// Interim responses (1xx) in front of one final one.
-pub const INTERIM_MAX: usize = 16;
+/// How long a shard remembers whether an address is one of this machine.
+pub const LOCAL_KEPT: std::time::Duration = std::time::Duration::from_secs(10);
+/// Of how many it remembers that.
+pub const LOCALS_MAX: usize = 4096;
+/// How often it tells control that a request was to go to this daemon itself.
+pub const LOOP_TOLD_EVERY: std::time::Duration = std::time::Duration::from_secs(1);
+/// Interim responses (1xx) in front of one final one, bytes of their heads. Any number is in order
+/// (RFC 9110 §15.2), as 103 for each asset, or 102 as long as it takes; a bound all the same for a
+/// backend that sends nothing else. A 102 each second is as many in ten hours.
+pub const INTERIM_BYTES_MAX: usize = 1024 * 1024;
 /// Rules with `round_robin` whose positions a shard remembers, and all shards together besides; more
 /// start anew.
 pub const TURNS_MAX: usize = 65_536;
@@ -137,6 +159,8 @@ pub const RESPONSE_HEAD_BYTES_MAX: usize = 64 * 1024;
 pub const SLOTS_MAX: u32 = 1 << 20;
 /// With more in use, those that were idle between two looks are given back: 16 MiB stay.
 pub const SLOTS_KEPT: usize = 65_536;
+/// Backends with `max_connections` whose gates are kept; past it those that no shard uses go.
+pub const GATES_KEPT: usize = 1024;
 /// Rules with `max_requests_per_second` whose rates a shard remembers; all shards together keep those that
 /// are not at rest besides.
 pub const RATES_KEPT: usize = 16_384;
@@ -161,6 +185,8 @@ pub const BACKEND_REPORTS_MAX: usize = 4096;
 pub const CONNECTION_OPTIONS_MAX: usize = 32;
 /// Longest line of a chunk size with its extensions, bytes; nobody uses extensions.
 pub const CHUNK_LINE_BYTES_MAX: u32 = 1024;
+/// Longest name of this proxy in Via, bytes.
+pub const VIA_BYTES_MAX: usize = 63;
 /// Longest trailer section, bytes.
 pub const TRAILER_BYTES_MAX: u32 = 8 * 1024;
 /// Longest `.http` page, bytes: it is kept in memory and copied to send.
@@ -168,6 +194,8 @@ pub const PAGE_BYTES_MAX: usize = 1024 * 1024;
 
 // Owner: control.
 
+/// How long an address of a name may take to accept before the next one is tried beside it (RFC 8305, 5).
+pub const NEXT_ADDRESS: std::time::Duration = std::time::Duration::from_millis(250);
 /// How long the start waits for backend names to be looked up.
 pub const RESOLVE_AT_START: std::time::Duration = std::time::Duration::from_secs(5);
 /// How long a change waits for the names of its backends to be looked up.
@@ -176,8 +204,18 @@ pub const RESOLVE_AT_CHANGE: std::time::Duration = std::time::Duration::from_sec
 pub const RESOLVE_EVERY: std::time::Duration = std::time::Duration::from_secs(30);
 /// How soon, while one has no address.
 pub const RESOLVE_AGAIN: std::time::Duration = std::time::Duration::from_secs(2);
-/// Lookups at a time.
-pub const RESOLVE_AT_ONCE: usize = 64;
+/// How soon one is looked up again at whose addresses nobody answers; doubled as long as that finds nothing new.
+pub const RESOLVE_DOUBTED: std::time::Duration = std::time::Duration::from_secs(1);
+/// A lookup that takes longer leaves its room to another.
+pub const RESOLVE_SLOW: std::time::Duration = std::time::Duration::from_secs(1);
+/// Threads for what may block, lookups not counted.
+pub const BLOCKING_THREADS: usize = 256;
+
+/// Lookups at a time: half for names that are new, a quarter for those that were found, an eighth for those that
+/// were not. Each takes a thread and up to two descriptors.
+pub fn lookups_at_once(descriptors: u64) -> usize {
+    (descriptors / 32).clamp(64, 512) as usize
+}
 /// Changes that wait for the writer; askers beyond them wait for room.
 pub const CHANGES_WAITING_MAX: usize = 4096;
 /// Changes written down with one sync.
@@ -207,12 +245,21 @@ pub const BACKENDS_LISTED_MAX: usize = 10_000;
 pub const MANAGEMENT_BODY_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Longest body that is one rule: of 1024 backends with names it is about 300 KB.
 pub const RULE_BODY_BYTES_MAX: usize = 1024 * 1024;
+/// Values that a rule may have in its JSON: with 1024 backends, their weights, and a `then` with as many,
+/// fewer than 11,000.
+pub const RULE_VALUES_MAX: usize = 16 * 1024;
+/// A longer name is cut off where an error repeats it.
+pub const NAME_REPEATED_BYTES_MAX: usize = 8 * 1024;
 /// Bytes of management bodies read at a time, all together.
 pub const MANAGEMENT_BODIES_BYTES_MAX: usize = 2 * MANAGEMENT_BODY_BYTES_MAX;
 /// For the head of a management request to arrive.
 pub const MANAGEMENT_HEAD_TIME: std::time::Duration = std::time::Duration::from_secs(10);
+/// However many others want its place, a management client has so long for its next move.
+pub const MANAGEMENT_PATIENCE_LEAST: std::time::Duration = std::time::Duration::from_millis(100);
 /// For its body.
 pub const MANAGEMENT_BODY_TIME: std::time::Duration = std::time::Duration::from_secs(300);
+/// For something more of it.
+pub const MANAGEMENT_BODY_SILENCE: std::time::Duration = std::time::Duration::from_secs(30);
 /// How long a management client may take nothing of what it is sent.
 pub const MANAGEMENT_WRITE_TIME: std::time::Duration = std::time::Duration::from_secs(30);
 /// Bytes of a body that is not wanted which are read and dropped, so that the answer is.
@@ -253,8 +300,6 @@ pub const CHECK_RISE: u32 = 2;
 pub const PROBE_TIME: std::time::Duration = std::time::Duration::from_secs(2);
 /// How long a connection must stay open for a probe that sends nothing to call it accepted.
 pub const PROBE_QUIET: std::time::Duration = std::time::Duration::from_millis(100);
-/// Longest head of an answer to a probe, bytes.
-pub const PROBE_HEAD_BYTES_MAX: usize = 16 * 1024;
 /// Probes begun in a tenth of a second: a few percent of a CPU. Where more are due they wait, and so
 /// the intervals stretch.
 pub const PROBES_PER_TENTH: u32 = 200;
@@ -294,6 +339,10 @@ pub const WAKE_AGAIN_MAX: std::time::Duration = std::time::Duration::from_secs(6
 pub const WAKES_AT_ONCE: usize = 64;
 /// Hosts of which it is remembered that their address was told; past it those whose rule is another go.
 pub const WAKES_TOLD_MAX: usize = 10_000;
+/// Rules that lead to this daemon itself and are named in the log; the rest are counted.
+pub const LOOPS_TOLD_MAX: usize = 20;
+/// How often the log says so of one address.
+pub const LOOP_AGAIN: std::time::Duration = std::time::Duration::from_secs(60);
 /// How often the folder of pages is looked at.
 pub const PAGES_LOOK: std::time::Duration = std::time::Duration::from_secs(2);
 /// Rules of a state file that are not used and told one by one; the rest are counted.
@@ -312,6 +361,12 @@ pub const LAST_WORDS_TIME: std::time::Duration = std::time::Duration::from_secs(
 pub const COUNTED_AT_ONCE: usize = 1000;
 /// Most descriptors in one message (`SCM_MAX_FD`).
 pub const DESCRIPTORS_AT_ONCE: usize = 253;
+/// How often a daemon that was taken over from tells what is still under way in it.
+pub const ELDER_TELLS: std::time::Duration = std::time::Duration::from_millis(50);
+/// A shard, or control, that makes no progress for so long is named in the log, and where it is.
+pub const STALL_TIME: std::time::Duration = std::time::Duration::from_secs(1);
+/// How often they are looked at.
+pub const STALL_LOOK: std::time::Duration = std::time::Duration::from_millis(500);
 /// How long shards that were told to stop at once may take.
 pub const STOP_TIME: std::time::Duration = std::time::Duration::from_secs(2);
 
@@ -356,6 +411,16 @@ pub fn management_connections(descriptors: u64) -> usize {
     (descriptors / 16).clamp(8, MANAGEMENT_CONNECTIONS_MAX) as usize
 }
 
+/// How many of so many management connections may follow the events.
+pub fn event_readers(connections: usize) -> usize {
+    (connections / 2).clamp(1, EVENT_READERS_MAX)
+}
+
+/// How many of them may wait for removed backends: what is left is for all the rest.
+pub fn drain_waiters(connections: usize) -> usize {
+    (connections / 4).max(1)
+}
+
 /// However many descriptors there are.
 const MANAGEMENT_CONNECTIONS_MAX: u64 = 128;
 
@@ -369,11 +434,12 @@ const PROBES_AT_ONCE_MAX: u64 = 256;
 
 /// Memory for each client connection that is idle: its task, its slot, its timers; measured.
 const CONNECTION_BYTES: u64 = 2 * 1024;
-/// For one and its backend's at their worst, besides `max_head`: the head of an answer, what is joined to it, and two
-/// buffers of its own where the ring has none left.
+/// For one and its backend's at their worst, besides `max_head`: the head of an answer, what is joined to it, the
+/// trailers of both bodies, and two buffers of its own where the ring has none left.
 const CONNECTION_BYTES_MAX: u64 = 2 * CONNECTION_BYTES
     + 2 * RESPONSE_HEAD_BYTES_MAX as u64
     + JOIN_BYTES_MAX as u64
+    + 2 * TRAILER_BYTES_MAX as u64
     + 2 * RECV_BUFFER_BYTES as u64;
 /// Buffers of a shard: the ring's, those kept for the next request, lines of the access log.
 const SHARD_BYTES_MAX: u64 = RECV_BUFFERS as u64 * RECV_BUFFER_BYTES as u64

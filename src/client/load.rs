@@ -1,9 +1,12 @@
 //! `load FILE`: checks the form of the file in one pass that keeps nothing, then sends its bytes as
 //! they stand, in one request. What the rules mean is the daemon's to judge, all or nothing.
 
-use std::cell::Cell;
+use std::borrow::Cow;
+use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
 use std::fmt;
 use std::fs::File;
+use std::hash::{BuildHasher, RandomState};
 use std::io::{self, BufReader, Cursor, Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::Path;
@@ -24,6 +27,9 @@ const BODY_BYTES_MAX: u64 = 256 << 20;
 /// A million rules are checked and synced to disk before the answer.
 const PATIENCE: Duration = Duration::from_secs(600);
 
+/// Hosts that are named in a file more than once and told one by one; the rest are counted.
+const TWICE_TOLD_MAX: usize = 10;
+
 /// Sends the file; the answer in JSON.
 pub async fn load(api: &Api, load: &Load) -> Result<Fetched, Failure> {
     let name = shown(&load.file);
@@ -32,6 +38,7 @@ pub async fn load(api: &Api, load: &Load) -> Result<Fetched, Failure> {
         .map_err(|error| Failure::Other(format!("{name}: {error}; nothing was sent")))?;
     let bytes = found.part.end - found.part.start;
     fits(bytes).map_err(|why| Failure::Other(format!("{name}: {why}; nothing was sent")))?;
+    found.twice.lines().iter().for_each(|line| say(&format!("{name}: {line}")));
     let began = Instant::now();
     let progress = progress(bytes);
     let reader = source.part(&found.part).map_err(|error| other(&name, &error))?;
@@ -136,6 +143,54 @@ impl Source {
 struct Found {
     part: Range<u64>,
     rules: u64,
+    twice: Twice,
+}
+
+/// Hosts that are there more than once: the first few as they are spelt the second time, and how many.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Twice {
+    first: Vec<String>,
+    count: usize,
+}
+
+impl Twice {
+    fn add(&mut self, host: String) {
+        self.count += 1;
+        if self.first.len() < TWICE_TOLD_MAX {
+            self.first.push(host);
+        }
+    }
+
+    fn lines(&self) -> Vec<String> {
+        let line = |host: &String| format!("{host:?} is named twice: the last rule counts");
+        let mut lines: Vec<String> = self.first.iter().map(line).collect();
+        if let Some(more @ 1..) = self.count.checked_sub(lines.len()) {
+            lines.push(format!("{more} more hosts are named twice"));
+        }
+        lines
+    }
+}
+
+/// The names of a table. A million of them are a few megabytes: of each a number is kept.
+#[derive(Default)]
+struct Seen {
+    hasher: RandomState,
+    names: HashSet<u64>,
+}
+
+impl Seen {
+    /// Whether it is the first of this name, in whatever spelling.
+    fn is_first(&mut self, host: &str) -> bool {
+        let lower = host.to_lowercase();
+        let at = lower.find("://").map_or(0, |at| at + 3);
+        let (prefix, name) = lower.split_at(at);
+        let name = name.strip_suffix('.').unwrap_or(name);
+        let ascii = match name.is_ascii() {
+            true => Cow::Borrowed(name),
+            false => idna::domain_to_ascii(name).map_or(Cow::Borrowed(name), Cow::Owned),
+        };
+        self.names.insert(self.hasher.hash_one((prefix, ascii)))
+    }
 }
 
 /// Counts what the parser has taken: it reads byte by byte and, around objects, never ahead.
@@ -158,8 +213,10 @@ fn check(reader: impl Read, merge: bool) -> serde_json::Result<Found> {
     let taken = Cell::new(0);
     let mut json = serde_json::Deserializer::from_reader(Counting { reader, taken: &taken });
     let mut hosts = None;
-    let rules = Table { merge, taken: &taken, hosts: Some(&mut hosts) }.deserialize(&mut json)?;
-    let whole = Found { part: 0..taken.get(), rules };
+    let twice = RefCell::default();
+    let table = Table { merge, taken: &taken, twice: &twice, hosts: Some(&mut hosts) };
+    let rules = table.deserialize(&mut json)?;
+    let whole = Found { part: 0..taken.get(), rules, twice: twice.into_inner() };
     json.end()?;
     Ok(hosts.unwrap_or(whole))
 }
@@ -169,6 +226,7 @@ fn check(reader: impl Read, merge: bool) -> serde_json::Result<Found> {
 struct Table<'a> {
     merge: bool,
     taken: &'a Cell<u64>,
+    twice: &'a RefCell<Twice>,
     hosts: Option<&'a mut Option<Found>>,
 }
 
@@ -190,16 +248,23 @@ impl<'de> Visitor<'de> for Table<'_> {
     fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<u64, A::Error> {
         let mut rules = 0;
         let mut first_not_rule = None;
+        let mut seen = Seen::default();
         while let Some(host) = map.next_key::<String>()? {
-            let (merge, taken) = (self.merge, self.taken);
+            let (merge, taken, twice) = (self.merge, self.taken, self.twice);
             let may_hold_hosts = self.hosts.is_some() && host == "hosts";
             let before = taken.get();
-            match map.next_value_seed(Entry { merge, taken, may_hold_hosts })? {
-                Shape::Rule => rules += 1,
+            match map.next_value_seed(Entry { merge, taken, twice, may_hold_hosts })? {
+                Shape::Rule => {
+                    rules += 1;
+                    if !seen.is_first(&host) {
+                        twice.borrow_mut().add(host);
+                    }
+                }
                 Shape::Hosts { rules, begins } => {
                     if let Some(hosts) = self.hosts.as_deref_mut() {
                         debug_assert!(before < begins, "the object begins behind its key");
-                        *hosts = Some(Found { part: begins..taken.get(), rules });
+                        let twice = twice.take();
+                        *hosts = Some(Found { part: begins..taken.get(), rules, twice });
                     }
                 }
                 Shape::Other(what) => {
@@ -229,6 +294,7 @@ enum Shape {
 struct Entry<'a> {
     merge: bool,
     taken: &'a Cell<u64>,
+    twice: &'a RefCell<Twice>,
     may_hold_hosts: bool,
 }
 
@@ -256,7 +322,8 @@ impl<'de> Visitor<'de> for Entry<'_> {
         // Nothing but the brace itself was taken so far.
         let begins = self.taken.get() - 1;
         if self.may_hold_hosts {
-            let table = Table { merge: self.merge, taken: self.taken, hosts: None };
+            let Entry { merge, taken, twice, .. } = self;
+            let table = Table { merge, taken, twice, hosts: None };
             return Ok(Shape::Hosts { rules: table.visit_map(map)?, begins });
         }
         while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
@@ -355,6 +422,31 @@ mod tests {
             assert_eq!(found(&text, false), (hosts, 2), "{text}");
         }
         assert_eq!(found(r#"{"hosts": {}, "stats": {}}"#, false), ("{}", 0));
+    }
+
+    #[test]
+    fn a_host_that_is_named_twice_is_told() {
+        for (text, merge, twice) in [
+            (r#"{"a": [], "b": [], "http://a": [], "a.b": []}"#, false, &[][..]),
+            (r#"{"a": [], "b": [], "a": [], "a": []}"#, false, &["a", "a"]),
+            (r#"{"a.com": null, "A.Com.": []}"#, true, &["A.Com."]),
+            (r#"{"http://a": [], "HTTP://A": []}"#, false, &["HTTP://A"]),
+            (
+                r#"{"bücher.example": [], "xn--bcher-kva.example": []}"#,
+                false,
+                &["xn--bcher-kva.example"],
+            ),
+            (r#"{"hosts": {"a": [], "A": []}, "stats": {"b": {}, "b": {}}}"#, false, &["A"]),
+        ] {
+            let found =
+                check(text.as_bytes(), merge).unwrap_or_else(|error| panic!("{text}: {error}"));
+            assert_eq!(found.twice.first, twice, "{text}");
+        }
+        let mut many = Twice::default();
+        (0..TWICE_TOLD_MAX + 3).for_each(|n| many.add(n.to_string()));
+        let lines = many.lines();
+        assert_eq!(lines.len(), TWICE_TOLD_MAX + 1);
+        assert_eq!(lines.last().map(String::as_str), Some("3 more hosts are named twice"));
     }
 
     #[test]

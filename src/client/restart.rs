@@ -2,8 +2,11 @@
 //! application, waits until a backend answers, and flips. When something goes wrong the host stays held, or
 //! gets its old rule back where that was asked for; either is said, with what to do next.
 
+use std::cell::Cell;
 use std::ffi::OsString;
 use std::io::Write;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitStatus};
 use std::time::Duration;
@@ -41,6 +44,7 @@ pub async fn restart(api: &Api, restart: &Restart, json: bool) -> Result<(), Fai
     let ready = time("--ready", &restart.ready)?;
     time("--drain", &restart.drain)?;
     let mut signals = Signals::new()?;
+    let _turn = turn(api, host, &mut signals).await?;
     let query = format!("?wait=drained&timeout={}", restart.drain);
     let done = replace(api, host, &query, |rule| {
         application(host, rule)?;
@@ -49,8 +53,10 @@ pub async fn restart(api: &Api, restart: &Restart, json: bool) -> Result<(), Fai
     let done = tokio::select! {
         done = done => done?,
         signal = signals.next() => {
-            let restored = put_back(api, host).await.is_ok();
-            let now = if restored { "has its old rule back" } else { "was not changed" };
+            let now = match take_back(api, host).await? {
+                true => "has its old rule back",
+                false => "was not changed",
+            };
             let why = format!("{}, before the command ran: {} {now}", signal.as_str(), plain(host));
             return Err(Failure::Command { code: code_of(signal as i32), why });
         }
@@ -116,10 +122,63 @@ struct Failed {
     why: String,
 }
 
+/// Puts the old rule back while our change may still be on its way: a change in its place makes that one come too
+/// late, as the table is another one then. Whether the host was held.
+async fn take_back(api: &Api, host: &str) -> Result<bool, Failure> {
+    let was_held = Cell::new(false);
+    replace(api, host, "", |rule| {
+        was_held.set(is_spin(rule));
+        if is_spin(rule) { before(host, rule) } else { Ok(rule.clone()) }
+    })
+    .await?;
+    Ok(was_held.get())
+}
+
+/// Waits until no other `restart` of this host at this address is under way on this machine: whoever came first would let the
+/// requests go while the second one's application is still down. The name is bound as long as this process
+/// lives, however it ends.
+async fn turn(api: &Api, host: &str, signals: &mut Signals) -> Result<UnixListener, Failure> {
+    let host = host.trim_end_matches('.').to_lowercase();
+    let name = format!("mantrid-client restart {host} {}", api.address());
+    // Longer than any socket's name.
+    let name = &name.as_bytes()[..name.len().min(100)];
+    let failed = |error: &std::io::Error| {
+        Failure::Other(format!("can't see whether {} is restarted already: {error}", plain(&host)))
+    };
+    let address = SocketAddr::from_abstract_name(name).map_err(|error| failed(&error))?;
+    let mut is_told = false;
+    loop {
+        match UnixListener::bind_addr(&address) {
+            Ok(turn) => return Ok(turn),
+            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {}
+            Err(error) => return Err(failed(&error)),
+        }
+        if !std::mem::replace(&mut is_told, true) {
+            say(&format!(
+                "{}: another restart of it is under way: waiting for its end",
+                plain(&host)
+            ));
+        }
+        tokio::select! {
+            () = sleep(LOOK_EACH) => {}
+            signal = signals.next() => {
+                let why = format!(
+                    "{}, while another restart of {} was waited for: nothing was changed",
+                    signal.as_str(),
+                    plain(&host)
+                );
+                return Err(Failure::Command { code: code_of(signal as i32), why });
+            }
+        }
+    }
+}
+
 /// The signals that would end us, and leave the host as it is without a word.
 struct Signals {
     interrupt: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
+    hangup: tokio::signal::unix::Signal,
+    quit: tokio::signal::unix::Signal,
 }
 
 impl Signals {
@@ -127,14 +186,20 @@ impl Signals {
         let of = |kind| {
             signal(kind).map_err(|error| Failure::Other(format!("can't hear signals: {error}")))
         };
-        let (interrupt, terminate) = (SignalKind::interrupt(), SignalKind::terminate());
-        Ok(Signals { interrupt: of(interrupt)?, terminate: of(terminate)? })
+        Ok(Signals {
+            interrupt: of(SignalKind::interrupt())?,
+            terminate: of(SignalKind::terminate())?,
+            hangup: of(SignalKind::hangup())?,
+            quit: of(SignalKind::quit())?,
+        })
     }
 
     async fn next(&mut self) -> Signal {
         tokio::select! {
             _ = self.interrupt.recv() => Signal::SIGINT,
             _ = self.terminate.recv() => Signal::SIGTERM,
+            _ = self.hangup.recv() => Signal::SIGHUP,
+            _ = self.quit.recv() => Signal::SIGQUIT,
         }
     }
 }
@@ -147,27 +212,29 @@ async fn run(command: &[OsString], signals: &mut Signals) -> Result<(), Failed> 
         .map_err(|error| Failed { code: NOT_RUN, why: format!("{shown} can't be run: {error}") })?;
     let pid = Pid::from_raw(child.id().cast_signed());
     let mut ended = tokio::task::spawn_blocking(move || wait(child));
-    let mut interrupted = false;
+    let mut stopped_by = None;
     let status = loop {
         tokio::select! {
             status = &mut ended => break status,
-            // Ctrl-C reaches the command as well, by the terminal; what is sent to us alone does not.
-            signal = signals.next() => match signal {
-                Signal::SIGINT => interrupted = true,
-                _ => {
+            // Those of a terminal's keys reach the command as well; what is sent to us alone does not.
+            signal = signals.next() => {
+                stopped_by = Some(signal);
+                if !matches!(signal, Signal::SIGINT | Signal::SIGQUIT) {
                     let _ = kill(pid, signal);
                 }
-            },
+            }
         }
     };
     let status = status.unwrap_or_else(|error| Err(std::io::Error::other(error)));
     let status = status.map_err(|error| Failed { code: 1, why: format!("{shown}: {error}") })?;
     match (status.code(), status.signal()) {
-        (Some(0), _) if interrupted => {
-            let why = format!("SIGINT, while {shown} ran");
-            Err(Failed { code: code_of(Signal::SIGINT as i32), why })
-        }
-        (Some(0), _) => Ok(()),
+        (Some(0), _) => match stopped_by {
+            None => Ok(()),
+            Some(signal) => {
+                let why = format!("{}, while {shown} ran", signal.as_str());
+                Err(Failed { code: code_of(signal as i32), why })
+            }
+        },
         (Some(code), _) => Err(Failed {
             code: u8::try_from(code).unwrap_or(1),
             why: format!("{shown} ended with status {code}"),

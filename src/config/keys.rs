@@ -271,7 +271,9 @@ pub const KEYS: &[Key] = &[
         "timeout_client",
         client,
         "60s",
-        "For a client that should send a body or take an answer and does neither."
+        "For a client that should send a body or take an answer and does neither: while bytes move in \
+         one direction, the other may be silent. As long, at most, is read and dropped what a client still \
+         sends that has its last answer."
     ),
     timeout!(
         "timeout_connect",
@@ -284,7 +286,8 @@ pub const KEYS: &[Key] = &[
         "timeout_server",
         server,
         "60s",
-        "For a backend that should answer (504 past it), send, or take a body."
+        "For a backend that should answer (504 past it), send, or take a body; while bytes move in one \
+         direction, the other may be silent."
     ),
     timeout!(
         "timeout_tunnel",
@@ -364,6 +367,19 @@ pub const KEYS: &[Key] = &[
         },
     ),
     key(
+        "abort_on_close",
+        "true",
+        "true or false",
+        "Whether a client that closes its sending side has left: its request is given up, whatever is \
+         being waited for, and the backend's connection closed. A browser that closes a tab does no more. \
+         With false such a client still gets its answer, as scripts with `nc -N` or `socat` want it. A \
+         reset always counts as leaving. HAProxy calls it `abortonclose`.",
+        |config, text| {
+            config.abort_on_close = value::truth(text)?;
+            Ok(())
+        },
+    ),
+    key(
         "access_log",
         "off",
         "off, stdout or a path",
@@ -386,6 +402,21 @@ pub const KEYS: &[Key] = &[
          one, or on `bind_internal` the one that came with it.",
         |config, text| {
             config.request_id = value::truth(text)?;
+            Ok(())
+        },
+    ),
+    key(
+        "via",
+        "off",
+        "off, or a name: letters, digits, `-`, `.`, `_`, and a port behind it",
+        "Adds a `Via` with this name to each request and each answer that passes, and answers 508 to a \
+         request that carries it already: one that goes round between proxies ends. Each proxy of a \
+         chain needs a name of its own.",
+        |config, text| {
+            config.via = match text {
+                "off" => None,
+                name => Some(value::pseudonym(name)?),
+            };
             Ok(())
         },
     ),

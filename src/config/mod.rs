@@ -108,6 +108,10 @@ pub struct Config {
     pub access_log: AccessLog,
     /// Requests go on with an `X-Request-Id`.
     pub request_id: bool,
+    /// A client that closes its sending side has left.
+    pub abort_on_close: bool,
+    /// The name of this proxy in Via, if it is to be said.
+    pub via: Option<String>,
 }
 
 /// One thing wrong with the configuration, in one line.
@@ -165,6 +169,8 @@ impl Default for Config {
             max_connections_per_source: None,
             access_log: AccessLog::Off,
             request_id: false,
+            abort_on_close: true,
+            via: None,
         }
     }
 }

@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use crate::limits;
+
 /// Where to listen.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Address {
@@ -177,6 +179,16 @@ pub(super) fn truth(text: &str) -> Result<bool, String> {
         "false" | "no" | "off" => Ok(false),
         _ => Err(format!("{text:?}: expected true or false")),
     }
+}
+
+/// How a proxy calls itself in Via: a pseudonym, or a host with a port (RFC 9110 §7.6.3).
+pub(super) fn pseudonym(text: &str) -> Result<String, String> {
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:[]".contains(&byte);
+    if text.is_empty() || !text.bytes().all(is_allowed) || limits::VIA_BYTES_MAX < text.len() {
+        let most = limits::VIA_BYTES_MAX;
+        return Err(format!("{text:?}: expected off or a name as edge-1, at most {most} bytes"));
+    }
+    Ok(text.to_owned())
 }
 
 /// `0,2-3`.

@@ -8,8 +8,10 @@
 mod api;
 mod change;
 mod dashboard;
+mod elder;
 mod health;
 mod held;
+mod loops;
 mod pages;
 mod pulse;
 mod resolver;
@@ -20,25 +22,27 @@ mod writer;
 
 use std::convert::Infallible;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 
 use crate::http::Pages;
 use crate::limits;
-use crate::link::{ControlEnd, Published};
+use crate::link::{ControlEnd, Part, Published};
 use crate::state::Counters;
 use crate::table::{Names, Snapshot};
-use api::Api;
+use api::{Api, Crowd, Taking};
 use change::{Current, Tag};
+use elder::Elder;
 use health::{Health, Prober};
 use held::{Bounds, Held, Keeper};
 use pages::PageFolder;
 use pulse::{Heart, Last, Pulse, health_event};
 use resolver::Resolver;
-use statistics::Statistics;
+use statistics::{SharedStatistics, Statistics};
 use store::Store;
 use wake::{Told, Wake};
 use writer::{Orders, Wiring, Writer};
@@ -105,6 +109,8 @@ pub(crate) struct Access {
     pub(crate) connections_max: usize,
     /// Connections to backends to see whether they are well, at a time.
     pub(crate) probes_max: usize,
+    /// Lookups of names at a time.
+    pub(crate) lookups_max: usize,
     /// Requests held at a time, in all and of one source address.
     pub(crate) held_max: (usize, usize),
 }
@@ -121,7 +127,7 @@ pub(crate) struct Control {
     wake: Wake,
     writer: Writer,
     api: Arc<Api>,
-    paused: watch::Sender<bool>,
+    taking: watch::Sender<Taking>,
 }
 
 /// How the daemon tells control what its operator wants.
@@ -130,15 +136,39 @@ pub(crate) struct Handle {
     orders: Orders,
     held: Held,
     pages: Arc<Notify>,
-    paused: watch::Sender<bool>,
+    taking: watch::Sender<Taking>,
     places: Arc<Semaphore>,
     places_max: usize,
+    names: SharedNames,
+    health: Health,
+    wake: Wake,
+    shards: ControlEnd,
+    current: Arc<ArcSwap<Current>>,
+    statistics: SharedStatistics,
+    elder: Elder,
+    runtime: tokio::runtime::Handle,
+    api: Arc<Api>,
 }
 
 impl Handle {
+    /// From now on requests need this token.
+    pub(crate) fn set_token(&self, token: Token) {
+        self.api.token.store(Some(Arc::new(token)));
+    }
+
+    /// The token that requests need.
+    pub(crate) fn token(&self) -> Option<Token> {
+        self.api.token.load().as_deref().cloned()
+    }
+
+    /// Whether the configuration that was read last is in force.
+    pub(crate) fn tell_reload(&self, is_done: bool) {
+        self.api.is_reloaded.store(is_done, Ordering::Relaxed);
+    }
+
     /// Lets another process have the state file, once what is under way by the API has ended; who asks next waits.
     pub(crate) async fn release(&self) {
-        self.paused.send_replace(true);
+        self.taking.send_replace(Taking::Paused);
         // Whoever follows events, say, never ends.
         let all = self.places.acquire_many(self.places_max as u32);
         let _ = tokio::time::timeout(limits::MANAGEMENT_PAUSE, all).await;
@@ -148,7 +178,13 @@ impl Handle {
     /// Goes on: it did not take over.
     pub(crate) async fn resume(&self) {
         self.orders.resume().await;
-        self.paused.send_replace(false);
+        self.wake.resume();
+        self.taking.send_replace(Taking::Yes);
+    }
+
+    /// Closes the management sockets: another process has taken over.
+    pub(crate) fn close(&self) {
+        self.taking.send_replace(Taking::Never);
     }
 
     /// What was counted since the state file was let go of.
@@ -188,9 +224,15 @@ impl Control {
         let statistics = Arc::new(Mutex::new(statistics));
         let tag = Tag { boot: boot(), sequence: store.sequence() };
         let health = Health::new(&table);
-        let prober =
-            Prober::new(health.clone(), shards.clone(), published.clone(), access.probes_max)
-                .map_err(|error| format!("can't hear of failed backends: {error}"))?;
+        let resolver = Resolver::new(names.clone(), access.lookups_max);
+        let prober = Prober::new(
+            health.clone(),
+            shards.clone(),
+            published.clone(),
+            access.probes_max,
+            resolver.lookups(),
+        );
+        let prober = prober.map_err(|error| format!("can't hear of failed backends: {error}"))?;
         let current = Arc::new(ArcSwap::from_pointee(Current { table, tag }));
         let (total, per_source) = access.held_max;
         let held = Held::new(Bounds { total, per_source }, published.clone(), shards.clone());
@@ -198,18 +240,21 @@ impl Control {
             .map_err(|error| format!("can't hear of held requests: {error}"))?;
         let (happened, happenings) = mpsc::unbounded_channel();
         let told = Told::default();
+        let trouble = Arc::new(ArcSwapOption::from(store.trouble().map(Arc::new)));
         let writer = Writer::start(Wiring {
             store,
+            trouble: trouble.clone(),
             current: current.clone(),
             held: held.clone(),
             told: told.clone(),
             statistics: statistics.clone(),
             shards: shards.clone(),
+            published: published.clone(),
             happened,
         });
         let writer = writer.map_err(|error| format!("no thread for the writer: {error}"))?;
-        let resolver = Resolver::new(names.clone());
         let pulse = Pulse::new();
+        let places = Arc::new(Semaphore::new(access.connections_max));
         let api = Api {
             orders: writer.orders(),
             current: current.clone(),
@@ -219,11 +264,17 @@ impl Control {
             shards: shards.clone(),
             pulse: pulse.clone(),
             health: health.clone(),
-            token: access.token,
+            token: ArcSwapOption::from(access.token.map(Arc::new)),
+            is_reloaded: AtomicBool::new(true),
+            trouble,
             room: Arc::new(Semaphore::new(limits::MANAGEMENT_BODIES_BYTES_MAX / 1024)),
             started: SystemTime::now(),
-            places: Arc::new(Semaphore::new(access.connections_max)),
+            crowd: Crowd::new(places.clone()),
+            waiters: Arc::new(Semaphore::new(limits::drain_waiters(access.connections_max))),
+            places,
             places_max: access.connections_max,
+            elder: Elder::default(),
+            published: published.clone(),
         };
         let wake = Wake::new(pulse.clone(), held.clone(), told);
         let heart = Heart {
@@ -238,7 +289,7 @@ impl Control {
         };
         let pages = PageFolder::new(files.pages, published);
         let api = Arc::new(api);
-        let (paused, _) = watch::channel(false);
+        let (taking, _) = watch::channel(Taking::Yes);
         Ok(Control {
             resolver,
             pages,
@@ -250,7 +301,7 @@ impl Control {
             wake,
             writer,
             api,
-            paused,
+            taking,
         })
     }
 
@@ -260,32 +311,53 @@ impl Control {
             orders: self.writer.orders(),
             held: self.held.clone(),
             pages: self.pages.now(),
-            paused: self.paused.clone(),
+            taking: self.taking.clone(),
             places: self.api.places.clone(),
             places_max: self.api.places_max,
+            names: self.api.names.clone(),
+            health: self.health.clone(),
+            wake: self.wake.clone(),
+            shards: self.api.shards.clone(),
+            current: self.api.current.clone(),
+            statistics: self.api.statistics.clone(),
+            elder: self.api.elder.clone(),
+            runtime: tokio::runtime::Handle::current(),
+            api: self.api.clone(),
         }
     }
 
     /// Before the first request: looks every name up, for a few seconds at most.
-    pub(crate) async fn prepare(&mut self) {
+    pub(crate) async fn prepare(&mut self, published: &Published) {
         self.resolver.first_round().await;
+        loops::warn_of(&published.own, published.snapshot.load().iter());
     }
 
     /// Until it is dropped. Management is served from the first poll on.
     pub(crate) async fn run(&mut self, management: Vec<Management>) -> Infallible {
         let pulse = self.api.pulse.clone();
+        let together = self.api.shards.together.clone();
+        let beat = &together.beat;
         tokio::select! {
-            never = self.resolver.run() => never,
-            never = self.pages.run() => never,
-            never = self.prober.run(|change| {
+            never = beat.of(Part::Names, self.resolver.run()) => never,
+            never = beat.of(Part::Pages, self.pages.run()) => never,
+            never = beat.of(Part::Probes, self.prober.run(|change| {
                 pulse.tell(health_event(change));
                 if !change.state.is_bad() {
                     self.held.reached(change.backend);
                 }
-            }) => never,
-            never = self.keeper.run(|begun| self.wake.begun(begun), |wanted| self.health.want(wanted)) => never,
-            never = self.heart.run(|happened| self.health.changed(&happened.watched)) => never,
-            never = api::serve(self.api.clone(), management, &self.paused) => never,
+            })) => never,
+            never = beat.of(Part::Held, self.keeper.run(
+                |begun| self.wake.begun(begun),
+                |wanted| self.health.want(wanted),
+            )) => never,
+            never = beat.of(Part::Statistics, self.heart.run(
+                |happened| self.health.changed(&happened.watched),
+            )) => never,
+            never = beat.of(Part::Management, api::serve(
+                self.api.clone(),
+                management,
+                &self.taking,
+            )) => never,
         }
     }
 

@@ -125,7 +125,7 @@ fn traces(folder: &Path) -> BTreeMap<PathBuf, Option<Trace>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::link::Tuning;
+    use crate::link::{Own, Tuning};
     use crate::table::Snapshot;
 
     const GOOD: &str = "HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\n\r\nhere";
@@ -160,8 +160,12 @@ mod tests {
     #[test]
     fn a_change_is_seen_and_a_broken_page_changes_nothing() {
         let folder = folder(&[]);
-        let published =
-            Arc::new(Published::new(Snapshot::default(), Pages::builtin(), Tuning::default()));
+        let published = Arc::new(Published::new(
+            Snapshot::default(),
+            Pages::builtin(),
+            Tuning::default(),
+            Own::default(),
+        ));
         let mut watched = PageFolder::new(folder.path().to_owned(), published.clone());
         let status = || published.pages.load().get("own").map(Page::status);
         assert!(!watched.look());

@@ -65,9 +65,9 @@ impl Pulse {
         Pulse(broadcast::channel(limits::EVENTS_KEPT).0)
     }
 
-    /// `None`: there are enough already.
-    pub(super) fn follow(&self) -> Option<broadcast::Receiver<Event>> {
-        (self.0.receiver_count() < limits::EVENT_READERS_MAX).then(|| self.0.subscribe())
+    /// `None`: there are `most` already.
+    pub(super) fn follow(&self, most: usize) -> Option<broadcast::Receiver<Event>> {
+        (self.0.receiver_count() < most).then(|| self.0.subscribe())
     }
 
     pub(super) fn tell(&self, event: Event) {

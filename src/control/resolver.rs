@@ -1,15 +1,19 @@
 //! Looks up the host names of backends, off the request path: shards see addresses only. Each host is
 //! looked up once, however many rules and ports use it, and again every half minute or so. When a
 //! lookup fails the last good addresses stay, and it is tried again, later each time.
+//!
+//! A lookup of the system's may take ten seconds and more to fail. So names that were never looked up, those
+//! that were found last time and those that were not have rooms of their own: whatever is dead, a new rule does
+//! not wait for it. A name at whose addresses nobody answers is looked up again at once.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::convert::Infallible;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
-use std::sync::{Arc, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -23,16 +27,38 @@ use crate::table::Name;
 
 type Answer = io::Result<Vec<IpAddr>>;
 
+/// When a host is to be looked up; of those that are due together the last one comes first.
+type Due = (Reverse<Instant>, u64, Box<str>);
+
 /// What is to be looked up, and when.
 pub(super) struct Resolver {
     names: SharedNames,
     hosts: HashMap<Box<str>, Host>,
-    due: BinaryHeap<Reverse<(Instant, Box<str>)>>,
+    /// Hosts by [`Sort`]; entries that do not agree with their host are void.
+    due: [BinaryHeap<Due>; SORTS],
     lookups: JoinSet<(Box<str>, Answer)>,
+    running: HashMap<Box<str>, Running>,
+    most: usize,
     random: RandomState,
     turns: u64,
     prune_at: Instant,
     lookup_news: Lookups,
+}
+
+/// Knowledge of a name before it is looked up.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+enum Sort {
+    New = 0,
+    Found = 1,
+    Failing = 2,
+}
+
+const SORTS: usize = 3;
+
+/// A lookup that is under way.
+struct Running {
+    sort: Sort,
+    since: Instant,
 }
 
 /// How others wait for the resolver.
@@ -40,9 +66,20 @@ pub(super) struct Resolver {
 pub(super) struct Lookups {
     asked_for: Arc<Notify>,
     settled: Arc<Notify>,
+    doubted: Arc<Mutex<HashSet<Box<str>>>>,
 }
 
 impl Lookups {
+    /// Has a host looked up again: nobody answers at its addresses, which may be others now.
+    pub(super) fn doubt(&self, host: &str) {
+        self.doubted().insert(host.into());
+        self.asked_for.notify_one();
+    }
+
+    fn doubted(&self) -> std::sync::MutexGuard<'_, HashSet<Box<str>>> {
+        self.doubted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Waits until each of these was looked up, found or not, or for the time that a change may take:
     /// a rule should not come into force before its backends can be reached.
     pub(super) async fn ready(&self, names: &[Arc<Name>]) {
@@ -71,15 +108,24 @@ struct Host {
     /// Since the last success.
     failures: u32,
     is_asked: bool,
+    /// When it is looked up next; `None` while it is.
+    due: Option<Instant>,
+    /// When it was looked up last.
+    asked: Option<Instant>,
+    /// How often it was doubted and found where it was.
+    doubts: u32,
 }
 
 impl Resolver {
-    pub(super) fn new(names: SharedNames) -> Resolver {
+    /// Makes a resolver with so many lookups at a time, at most.
+    pub(super) fn new(names: SharedNames, most: usize) -> Resolver {
         let mut resolver = Resolver {
             names,
             hosts: HashMap::new(),
-            due: BinaryHeap::new(),
+            due: Default::default(),
             lookups: JoinSet::new(),
+            running: HashMap::new(),
+            most,
             random: RandomState::new(),
             turns: 0,
             prune_at: Instant::now() + limits::RESOLVE_EVERY,
@@ -114,17 +160,17 @@ impl Resolver {
 
     /// The next thing that happens: a lookup is due, one has ended, or a rule brought a new name.
     async fn step(&mut self) {
-        self.start_lookups();
-        let has_room = self.lookups.len() < limits::RESOLVE_AT_ONCE;
-        let next = self.due.peek().map(|Reverse((due, _))| *due).filter(|_| has_room);
-        let next = next.unwrap_or(self.prune_at).min(self.prune_at);
+        let next = self.start_lookups().unwrap_or(self.prune_at).min(self.prune_at);
         let asked_for = self.lookup_news.asked_for.clone();
         tokio::select! {
             Some(ended) = self.lookups.join_next() => match ended {
                 Ok((host, answer)) => self.settle(&host, answer),
                 Err(error) => warn!("A lookup panicked: {error}"),
             },
-            () = asked_for.notified() => self.take_names(),
+            () = asked_for.notified() => {
+                self.take_names();
+                self.take_doubts();
+            }
             () = tokio::time::sleep_until(next) => {
                 if self.prune_at <= Instant::now() {
                     self.prune_at = Instant::now() + limits::RESOLVE_EVERY;
@@ -138,12 +184,12 @@ impl Resolver {
     fn take_names(&mut self) {
         let new = self.names.lock().unwrap_or_else(PoisonError::into_inner).take_new();
         for name in new.iter().filter_map(Weak::upgrade) {
-            let host = self.hosts.entry(name.host.clone()).or_insert_with(|| {
-                self.due.push(Reverse((Instant::now(), name.host.clone())));
-                Host::default()
-            });
+            let host = self.hosts.entry(name.host.clone()).or_default();
             host.tell(&name);
             host.names.push(Arc::downgrade(&name));
+            if host.names.len() == 1 {
+                self.plan(&name.host, Instant::now());
+            }
         }
         self.lookup_news.settled.notify_waiters();
     }
@@ -158,29 +204,110 @@ impl Resolver {
         });
     }
 
-    fn start_lookups(&mut self) {
+    /// Takes over addresses that another process knew: nobody waits for these names to be looked up.
+    pub(super) fn recall(&mut self, known: impl Iterator<Item = (String, Vec<IpAddr>)>) {
+        for (name, addresses) in known {
+            let Some(host) = self.hosts.get_mut(&*name) else { continue };
+            host.is_asked = true;
+            host.failures = u32::from(addresses.is_empty());
+            host.addresses = addresses;
+            host.names.iter().filter_map(Weak::upgrade).for_each(|name| host.tell(&name));
+            self.plan(&name, Instant::now());
+        }
+    }
+
+    /// Plans lookups of names at whose addresses nobody answers: soon, but not all the time.
+    fn take_doubts(&mut self) {
+        let doubted = std::mem::take(&mut *self.lookup_news.doubted());
+        for name in doubted {
+            let Some(host) = self.hosts.get(&name) else { continue };
+            let pause = doubled(limits::RESOLVE_DOUBTED, host.doubts).min(limits::RESOLVE_EVERY);
+            let soon = host.asked.map_or_else(Instant::now, |asked| asked + pause);
+            if host.due.is_some_and(|due| soon < due) {
+                self.plan(&name, soon);
+            }
+            if let Some(host) = self.hosts.get_mut(&name) {
+                host.doubts = host.doubts.saturating_add(1);
+            }
+        }
+    }
+
+    fn plan(&mut self, name: &str, due: Instant) {
+        self.turns += 1;
+        if let Some(host) = self.hosts.get_mut(name) {
+            host.due = Some(due);
+            // Of those that are due together, the newest comes first: a rule waits for it.
+            self.due[host.sort() as usize].push((Reverse(due), self.turns, name.into()));
+        }
+    }
+
+    /// Begins what is due and has room; when there is more to do.
+    fn start_lookups(&mut self) -> Option<Instant> {
         let now = Instant::now();
-        while self.lookups.len() < limits::RESOLVE_AT_ONCE {
-            match self.due.peek() {
-                Some(Reverse((due, _))) if *due <= now => {}
-                _ => return,
+        let mut next = None;
+        for sort in [Sort::New, Sort::Found, Sort::Failing] {
+            while let Some((Reverse(due), _, name)) = self.due[sort as usize].peek() {
+                let host = self.hosts.get(name);
+                let is_void = |host: &Host| host.due != Some(*due) || host.sort() != sort;
+                if host.is_none_or(is_void) {
+                    self.due[sort as usize].pop();
+                    continue;
+                }
+                let room = self.room_from(sort, now);
+                if now < *due || now < room {
+                    let then = room.max(*due);
+                    next = Some(next.map_or(then, |next: Instant| next.min(then)));
+                    break;
+                }
+                let Some((_, _, name)) = self.due[sort as usize].pop() else { break };
+                if let Some(host) = self.hosts.get_mut(&name) {
+                    host.due = None;
+                }
+                self.running.insert(name.clone(), Running { sort, since: now });
+                self.lookups.spawn(look_up(name));
             }
-            let Some(Reverse((_, host))) = self.due.pop() else { return };
-            if self.hosts.contains_key(&host) {
-                self.lookups.spawn(look_up(host));
+        }
+        next
+    }
+
+    /// Says from when on there is room for one more: a lookup that is slow has left it to others by then.
+    fn room_from(&self, sort: Sort, now: Instant) -> Instant {
+        let share = match sort {
+            Sort::New => self.most / 2,
+            Sort::Found => self.most / 4,
+            Sort::Failing => self.most / 8,
+        };
+        let slow = |running: &&Running| running.since + limits::RESOLVE_SLOW <= now;
+        let is_own = |running: &&Running| running.sort == sort;
+        let own = self.running.values().filter(is_own);
+        let count = own.clone().filter(|running| sort == Sort::Failing || !slow(running)).count();
+        if self.running.len() < self.most && count < share {
+            return now;
+        }
+        let leaves = own.filter(|running| !slow(running)).map(|one| one.since).min();
+        match leaves {
+            Some(since) if self.running.len() < self.most && sort != Sort::Failing => {
+                since + limits::RESOLVE_SLOW
             }
+            // When one ends.
+            _ => now + limits::RESOLVE_EVERY,
         }
     }
 
     /// Takes an answer and plans the next lookup.
     fn settle(&mut self, name: &str, answer: Answer) {
-        self.turns += 1;
+        self.running.remove(name);
         let random = self.random.hash_one(self.turns);
         let Some(host) = self.hosts.get_mut(name) else { return };
+        let before = host.addresses.clone();
         host.take(name, answer);
-        self.lookup_news.settled.notify_waiters();
+        host.asked = Some(Instant::now());
+        if host.addresses != before {
+            host.doubts = 0;
+        }
         let pause = pause(host.failures, random);
-        self.due.push(Reverse((Instant::now() + pause, name.into())));
+        self.lookup_news.settled.notify_waiters();
+        self.plan(name, Instant::now() + pause);
     }
 }
 
@@ -194,6 +321,14 @@ async fn look_up(host: Box<str>) -> (Box<str>, Answer) {
 }
 
 impl Host {
+    fn sort(&self) -> Sort {
+        match (self.is_asked, self.failures) {
+            (false, _) => Sort::New,
+            (true, 0) => Sort::Found,
+            (true, _) => Sort::Failing,
+        }
+    }
+
     /// Takes the outcome of a lookup.
     fn take(&mut self, name: &str, answer: Answer) {
         self.is_asked = true;
@@ -252,13 +387,14 @@ fn pause(failures: u32, random: u64) -> Duration {
     let usual = limits::RESOLVE_EVERY;
     let base = match failures.checked_sub(1) {
         None => usual,
-        Some(doublings) => {
-            let factor = 1u32.checked_shl(doublings).unwrap_or(u32::MAX);
-            limits::RESOLVE_AGAIN.saturating_mul(factor).min(usual)
-        }
+        Some(doublings) => doubled(limits::RESOLVE_AGAIN, doublings).min(usual),
     };
     let thousandths = 900 + (random % 201) as u32;
     base * thousandths / 1000
+}
+
+fn doubled(pause: Duration, times: u32) -> Duration {
+    pause.saturating_mul(1_u32.checked_shl(times).unwrap_or(u32::MAX))
 }
 
 /// The system's own words, without the wrapping that the library puts around them.
@@ -276,7 +412,6 @@ fn listed(addresses: &[IpAddr]) -> String {
 mod tests {
     use super::*;
     use crate::table::Names;
-    use std::sync::Mutex;
 
     fn ip(text: &str) -> IpAddr {
         text.parse().expect("an address")
@@ -285,14 +420,14 @@ mod tests {
     fn resolver_of(names: &[(&str, u16)]) -> (Resolver, Vec<Arc<Name>>) {
         let mut all = Names::default();
         let kept = names.iter().map(|(host, port)| all.get(host, *port)).collect();
-        (Resolver::new(Arc::new(Mutex::new(all))), kept)
+        (Resolver::new(Arc::new(Mutex::new(all)), 64), kept)
     }
 
     #[test]
     fn one_lookup_serves_every_port() {
         let (mut resolver, names) =
             resolver_of(&[("b.internal", 80), ("b.internal", 443), ("c.internal", 80)]);
-        assert_eq!(resolver.due.len(), 2);
+        assert_eq!(resolver.due[Sort::New as usize].len(), 2);
         resolver.settle("b.internal", Ok(vec![ip("10.0.0.2"), ip("10.0.0.1"), ip("10.0.0.2")]));
         let told: Vec<String> =
             names.iter().map(|name| format!("{:?}", name.addresses())).collect();

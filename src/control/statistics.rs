@@ -37,6 +37,8 @@ pub(super) struct Statistics {
     unsaved: KeySet,
     /// Backends that shards have forgotten.
     backends: HashMap<Id, Sums>,
+    /// Requests under way in a daemon that is being taken over from.
+    elder: ByKey<u64>,
 }
 
 /// Hosts with their numbers.
@@ -64,6 +66,7 @@ impl Statistics {
             saved: nothing_saved,
             unsaved: KeySet::default(),
             backends: HashMap::new(),
+            elder: ByKey::default(),
             shards,
         }
     }
@@ -135,6 +138,9 @@ impl Statistics {
         for slots in self.shards.hosts() {
             slots.look(|_, [key, ..], slot| busy.entry(key).or_default().add(&slot.sums()));
         }
+        for key in self.elder.keys() {
+            busy.entry(*key).or_default();
+        }
         self.complete(&mut busy);
         busy
     }
@@ -142,7 +148,8 @@ impl Statistics {
     /// The numbers of these hosts; of one that never had a request there are none.
     pub(super) fn of(&self, keys: &KeySet) -> Busy {
         let mut found = self.in_slots(keys);
-        for key in keys.iter().filter(|key| self.base.contains_key(key)) {
+        let is_known = |key: &&u64| self.base.contains_key(key) || self.elder.contains_key(key);
+        for key in keys.iter().filter(is_known) {
             found.entry(*key).or_default();
         }
         self.complete(&mut found);
@@ -158,7 +165,27 @@ impl Statistics {
             if let Some(less) = self.gone.get(key) {
                 sums.sub_ended(less);
             }
+            if let Some(open) = self.elder.get(key) {
+                sums.set(HostCount::Open, sums.get(HostCount::Open) + open);
+            }
         }
+    }
+
+    /// Requests that are under way here, by name.
+    pub(super) fn open(&self, table: &Snapshot) -> Vec<(String, u64)> {
+        let mut open = ByKey::<u64>::default();
+        for slots in self.shards.hosts() {
+            slots.look(|_, [key, ..], slot| {
+                *open.entry(key).or_default() += slot.get(HostCount::Open)
+            });
+        }
+        let open = open.into_iter().filter(|(_, open)| *open != 0);
+        open.filter_map(|(key, open)| Some((name_of(table, key)?.to_owned(), open))).collect()
+    }
+
+    /// Sets the requests that are under way in a daemon that is being taken over from.
+    pub(super) fn set_elder(&mut self, table: &Snapshot, open: &[(String, u64)]) {
+        self.elder = open.iter().map(|(name, open)| (table.key(name), *open)).collect();
     }
 
     /// Those of one host.

@@ -10,18 +10,19 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info, warn};
 
 use super::Counted;
 use super::change::{Change, Current, Done, Happened, Refused, Tag, Watched};
 use super::held::Held;
+use super::loops;
 use super::statistics::{self, SharedStatistics};
 use super::store::{Folded, Record, Store, StoreError};
 use super::wake::{Told, idle_after};
 use crate::limits;
-use crate::link::{ByKey, ControlEnd, KeySet};
+use crate::link::{ByKey, ControlEnd, KeySet, Published};
 use crate::state::Counters;
 use crate::table::{Action, Rule, Snapshot, edit_canonical};
 
@@ -102,11 +103,14 @@ pub(super) struct Writer {
 /// What it works on.
 pub(super) struct Wiring {
     pub(super) store: Store,
+    /// Why changes can't be written, while they can't.
+    pub(super) trouble: Arc<ArcSwapOption<String>>,
     pub(super) current: Arc<ArcSwap<Current>>,
     pub(super) held: Held,
     pub(super) told: Told,
     pub(super) statistics: SharedStatistics,
     pub(super) shards: ControlEnd,
+    pub(super) published: Arc<Published>,
     /// Where changes are told that are in force.
     pub(super) happened: mpsc::UnboundedSender<Happened>,
 }
@@ -249,6 +253,16 @@ impl Writing {
                 self.fold();
             }
             self.old.retain(|table| 1 < Arc::strong_count(table));
+            self.tell_trouble();
+        }
+    }
+
+    /// For `/healthz` and `/metrics`; and for the log, what was found beside.
+    fn tell_trouble(&mut self) {
+        self.wiring.store.take_notes().iter().for_each(|note| warn!("state_file: {note}"));
+        let now = self.wiring.store.trouble();
+        if now.as_deref() != self.wiring.trouble.load().as_deref().map(String::as_str) {
+            self.wiring.trouble.store(now.map(Arc::new));
         }
     }
 
@@ -330,6 +344,8 @@ impl Writing {
         let done = Done { tag: after.tag, before: one };
         let few = change.edits.len() <= limits::EDITS_TOLD_MAX;
         audit(&change, after.tag, "done");
+        let set = change.edits.iter().filter_map(|(name, rule)| Some((&**name, rule.as_ref()?)));
+        loops::warn_of(&self.wiring.published.own, set);
         let happened = Happened {
             verb: change.verb,
             watched: watched(&change, &before.table, &after.table),
@@ -359,13 +375,20 @@ impl Writing {
         }
     }
 
-    /// After a failed sync nothing that was written can be trusted: first all of it is written anew.
+    /// After a failed sync, or when somebody took the files away, nothing that was written can be trusted:
+    /// first all of it is written anew.
     fn be_writable(&mut self, current: &Current) -> Result<(), String> {
+        let was_due = self.wiring.store.needs_rewrite();
+        self.wiring.store.look();
         if !self.wiring.store.needs_rewrite() {
             return Ok(());
         }
+        if let Some(why) = self.wiring.store.trouble().filter(|_| !was_due) {
+            warn!("state_file: {why}; the table in force is written anew");
+        }
         if self.folding || self.next_rewrite.is_some_and(|at| Instant::now() < at) {
-            return Err("after a failed sync the state is to be written anew first".to_owned());
+            let why = self.wiring.store.trouble().unwrap_or_default();
+            return Err(format!("the state is to be written anew first: {why}"));
         }
         let rewritten = self.rewrite(current);
         match &rewritten {
@@ -400,7 +423,8 @@ impl Writing {
             return;
         }
         let unsaved = statistics::lock(&self.wiring.statistics).take_unsaved(&current.table);
-        if unsaved.is_empty() {
+        // With nothing to save it is tried all the same while it failed last time: it shows that it is over.
+        if unsaved.is_empty() && self.wiring.store.trouble().is_none() {
             return;
         }
         if let Err(error) = self.wiring.store.commit(&[Record::Stats(&unsaved)]) {
@@ -498,10 +522,31 @@ impl Writing {
         let saved = statistics::to_save(&self.wiring.statistics, &table);
         let left = saved.iter().map(|(name, counters)| (table.key(name), numbers(*counters)));
         let left = left.collect();
-        if let Err(reason) = self.write_anew(&current, saved) {
-            warn!("state_file: not written at the end, the journal stays: {reason}");
+        if let Err(reason) = self.write_anew(&current, saved.clone()) {
+            self.end_unwritten(&table, saved, &reason);
         }
+        self.tell_trouble();
         left
+    }
+}
+
+impl Writing {
+    /// Says where the table is that could not be written at the end.
+    fn end_unwritten(&self, table: &Snapshot, saved: Vec<(String, Counters)>, reason: &str) {
+        if !self.wiring.store.needs_rewrite() {
+            return warn!("state_file: not written at the end, the journal stays: {reason}");
+        }
+        match Store::rescue(table, saved) {
+            Ok(path) => error!(
+                "state_file: NOT written at the end, and its files are gone or can't be trusted: {reason}. The table is in {}: \
+                 put that in its place before the next start",
+                path.display()
+            ),
+            Err(error) => error!(
+                "state_file: NOT written at the end, its files are gone or can't be trusted, and the table is lost: {reason}; \
+                 nor could it be written elsewhere: {error}"
+            ),
+        }
     }
 }
 

@@ -1,11 +1,12 @@
 //! `--check`: would it start? One line a problem, without taking a port or serving.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use super::log::{counted, say};
 use super::resources::Resources;
 use super::{listen, management, privileges};
-use crate::config::Config;
+use crate::config::{Config, ManagementAddress};
 use crate::control;
 use crate::table::host;
 
@@ -29,12 +30,14 @@ pub(super) fn run(config: &Config) -> ExitCode {
     problems.extend(listen::check(config));
     problems.extend(management::token(config, None).err());
     problems.extend(hosts(config));
+    problems.extend(long_paths(config));
     // From here on as the daemon's user: whether he may read the files and use io_uring is the
     // question.
     match privileges::find(config) {
         Ok(target) => problems.extend(privileges::drop_to(target).err()),
         Err(found) => problems.extend(found),
     }
+    later(config, &problems).iter().for_each(&mut warn);
     problems.extend(super::access_log::check(&config.access_log).err());
     problems.extend(crate::ring::probe().err());
     match control::look(&super::files(config)) {
@@ -61,6 +64,58 @@ fn verdict(errors: usize, warnings: usize) -> String {
         (0, _) => format!("{warned}, no error: it would start."),
         (some, _) => format!("{}, {warned}: it would not start.", counted(some, "error")),
     }
+}
+
+/// What the daemon's user, who we are now, will miss: none of it stops a start.
+fn later(config: &Config, problems: &[String]) -> Vec<String> {
+    let user = nix::unistd::geteuid();
+    let mut warnings = Vec::new();
+    if let Some(path) = &config.management_token_file
+        && !problems.iter().any(|problem| problem.starts_with("management_token_file"))
+        && let Err(error) = std::fs::File::open(path)
+    {
+        warnings.push(format!(
+            "management_token_file = {}: {error}: a start reads it as root, but once it is changed, uid {user} \
+             can't read it on SIGHUP or SIGUSR2, and the old token stays until a restart",
+            path.display()
+        ));
+    }
+    let pages = &config.static_dir;
+    if *pages != Config::default().static_dir && !pages.is_dir() {
+        warnings.push(format!("static_dir = {}: there is no such folder", pages.display()));
+    }
+    warnings.extend(unwritable(config));
+    warnings
+}
+
+/// Why the state could not be written: the folder that is there, or would have to be made.
+fn unwritable(config: &Config) -> Option<String> {
+    use rustix::fs::{Access, AtFlags, CWD, accessat};
+    let file = &config.state_file;
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
+    let there = folder.ancestors().find(|folder| folder.exists())?;
+    let may = accessat(CWD, there, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS);
+    let (user, error) = (nix::unistd::geteuid(), may.err()?);
+    Some(format!(
+        "state_file = {}: uid {user} can't write to {}: {error}: changes would get 507; make the folder and \
+         give it to that user",
+        file.display(),
+        there.display()
+    ))
+}
+
+/// Unix sockets whose path the kernel has no room for.
+fn long_paths(config: &Config) -> Vec<String> {
+    let paths = config.bind_management.iter().filter_map(|address| match address {
+        ManagementAddress::Unix(path) => Some(path),
+        ManagementAddress::Tcp(_) => None,
+    });
+    let wrong = paths.filter_map(|path| {
+        let error = std::os::unix::net::SocketAddr::from_pathname(path).err()?;
+        Some(format!("bind_management = unix:{}: {error}", path.display()))
+    });
+    wrong.collect()
 }
 
 /// The host names of `bind_tcp`: what is a host name, the table says, and config knows no table.

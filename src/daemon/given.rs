@@ -1,6 +1,7 @@
 //! Listening sockets that are there before we bind any: systemd's, or those of the daemon that we take over
 //! from.
 
+use std::collections::HashSet;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -67,6 +68,22 @@ impl Given {
     pub(super) fn take_unix(&mut self, path: &Path) -> Option<UnixListener> {
         let at = self.unix.iter().position(|(own, _)| own == path)?;
         Some(self.unix.remove(at).1)
+    }
+
+    /// Has these ports' sockets share them with others of ours: an address that was `*` is to be another, say.
+    pub(super) fn share(&self, port: u16) {
+        for socket in self.tcp.iter().flat_map(|one| &one.sockets) {
+            if socket.local_addr().is_ok_and(|local| local.port() == port) {
+                // Where it can't be shared the bind says so.
+                let _ = socket2::SockRef::from(socket).set_reuse_port(true);
+            }
+        }
+    }
+
+    /// The ports of those that are there.
+    pub(super) fn ports(&self) -> HashSet<u16> {
+        let sockets = self.tcp.iter().flat_map(|one| &one.sockets);
+        sockets.filter_map(|socket| Some(socket.local_addr().ok()?.port())).collect()
     }
 
     /// What nobody asked for.

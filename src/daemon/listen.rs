@@ -1,5 +1,6 @@
 //! Every address once per shard (SO_REUSEPORT), bound while we may still be root.
 
+use std::collections::HashSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -27,6 +28,9 @@ pub(super) struct Bound {
     believes: Option<Believes>,
     /// For each shard.
     sockets: Vec<Vec<TcpListener>>,
+    /// Whether it listens already. A socket beside another daemon's takes connections from it: that is to begin only
+    /// when they are served.
+    listens: bool,
 }
 
 /// The sockets of one shard: one of each address, or more where another daemon had more shards.
@@ -60,12 +64,18 @@ pub(super) fn bind_all(
     given: &mut Given,
 ) -> Result<Vec<Bound>, Vec<String>> {
     let mut problems = Vec::new();
+    let ports = given.ports();
     // All are tried before one is bound: ours must not stand in each other's way, as *:80 would in
     // that of 127.0.0.1:80.
     let tried: Vec<_> = addresses(config)
         .filter_map(|(key, bind, speaks)| {
             if let Some(sockets) = given.take(bind.address.socket()) {
                 return Some((key, bind, speaks, Way::Given(sockets)));
+            }
+            let port = bind.address.socket().port();
+            if ports.contains(&port) {
+                given.share(port);
+                return Some((key, bind, speaks, Way::Beside(bind.address)));
             }
             match find_free(&bind.address) {
                 Ok(local) => Some((key, bind, speaks, Way::Bind(local))),
@@ -83,22 +93,43 @@ pub(super) fn bind_all(
     for (key, bind, speaks, way) in tried {
         let believes = bind.accept_proxy.then(|| believed.clone());
         let asked = bind.address.socket();
+        let mut listens = true;
         let made = match way {
             Way::Bind(wanted) => bind_each(wanted, shards),
             Way::Given(sockets) => share_out(sockets, shards),
+            Way::Beside(address) => {
+                listens = false;
+                bind_beside(&address, shards)
+            }
         };
         match made {
-            Ok((local, sockets)) => bound.push(Bound { asked, local, speaks, believes, sockets }),
+            Ok((local, sockets)) => {
+                bound.push(Bound { asked, local, speaks, believes, sockets, listens });
+            }
             Err(error) => problems.push(explain(key, &bind.address, &error)),
         }
     }
     if problems.is_empty() { Ok(bound) } else { Err(problems) }
 }
 
+/// Takes connections also where that had to wait until the shards start.
+pub(super) fn begin(bound: &mut [Bound]) -> Result<(), String> {
+    for one in bound.iter_mut().filter(|one| !one.listens) {
+        for socket in one.sockets.iter().flatten() {
+            let listening = socket2::SockRef::from(socket).listen(limits::BACKLOG);
+            listening.map_err(|error| format!("{}: can't listen: {error}", one.local))?;
+        }
+        one.listens = true;
+    }
+    Ok(())
+}
+
 /// How an address comes to its sockets.
 enum Way {
     Bind(SocketAddr),
     Given(Vec<TcpListener>),
+    /// The daemon that we take over from has the port, at another address.
+    Beside(Address),
 }
 
 /// Gives each shard its own of the sockets that are there. None may be left out: who waits in its queue would
@@ -209,9 +240,43 @@ pub(super) fn has_no_family(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
 }
 
-/// One socket of an address that is nobody else's.
-pub(super) fn bind_one(address: &Address) -> io::Result<(TcpListener, SocketAddr)> {
-    let socket = socket(find_free(address)?, false)?;
+/// A socket for each shard beside those that our own daemon has on the port: they share it, as they are the same
+/// user's.
+fn bind_beside(
+    address: &Address,
+    shards: usize,
+) -> io::Result<(SocketAddr, Vec<Vec<TcpListener>>)> {
+    let first = beside(address)?;
+    let local = first.local_addr()?.as_socket().unwrap_or(address.socket());
+    let rest = (1..shards).map(|_| socket(local, true));
+    let sockets = std::iter::once(Ok(first)).chain(rest);
+    Ok((local, sockets.map(|socket| Ok(vec![socket?.into()])).collect::<io::Result<_>>()?))
+}
+
+fn beside(address: &Address) -> io::Result<Socket> {
+    match socket(address.socket(), true) {
+        Err(error) if matches!(address, Address::Any(_)) && has_no_family(&error) => {
+            let port = address.socket().port();
+            socket(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port), true)
+        }
+        result => result,
+    }
+}
+
+/// One socket of an address that is nobody else's, unless the port is one of ours.
+pub(super) fn bind_one(
+    address: &Address,
+    given: &Given,
+    ports: &HashSet<u16>,
+) -> io::Result<(TcpListener, SocketAddr)> {
+    let port = address.socket().port();
+    let socket = match ports.contains(&port) {
+        true => {
+            given.share(port);
+            beside(address)?
+        }
+        false => socket(find_free(address)?, false)?,
+    };
     socket.listen(limits::BACKLOG)?;
     let local = socket.local_addr()?.as_socket().unwrap_or(address.socket());
     Ok((socket.into(), local))

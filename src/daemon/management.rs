@@ -24,13 +24,14 @@ pub(super) fn bind_all(
     let is_default = config.bind_management == Config::default().bind_management;
     let mut bound = Vec::new();
     let mut problems = Vec::new();
+    let ports = given.ports();
     for address in &config.bind_management {
         if let Some(given) = take(address, given) {
             bound.push(given);
             continue;
         }
         match address {
-            ManagementAddress::Tcp(address) => match listen::bind_one(address) {
+            ManagementAddress::Tcp(address) => match listen::bind_one(address, given, &ports) {
                 Ok((socket, local)) => bound.push(Management::Tcp(socket, local)),
                 // Nobody asked for IPv6 here: where there is none, IPv4 alone will do.
                 Err(error) if is_default && listen::has_no_family(&error) => {}
@@ -136,6 +137,11 @@ pub(super) fn token(config: &Config, given: Option<Token>) -> Result<Option<Toke
         |problem: String| format!("management_token_file = {}: {problem}", path.display());
     let text = match (fs::read_to_string(path), given) {
         (Err(error), Some(given)) if error.kind() == io::ErrorKind::PermissionDenied => {
+            let user = nix::unistd::geteuid();
+            warn!(
+                "{}: uid {user} can't read it: the token stays that of the daemon before",
+                problem(error.to_string())
+            );
             return Ok(Some(given));
         }
         (text, _) => text.map_err(|error| problem(error.to_string()))?,

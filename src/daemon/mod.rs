@@ -19,6 +19,7 @@ mod reload;
 mod resources;
 mod service;
 mod signals;
+mod stalls;
 mod upgrade;
 
 use std::path::Path;
@@ -30,9 +31,9 @@ use arc_swap::ArcSwap;
 use tracing::{info, warn};
 
 use crate::config::Config;
-use crate::control::{self, Access, Control, Files, Management};
-use crate::link::{self, Counter, Published, ShardEnd, Speaks};
-use crate::shard;
+use crate::control::{self, Access, Control, Files, Management, Token};
+use crate::link::{self, Counter, Own, Part, Published, ShardEnd, Speaks};
+use crate::{limits, shard};
 use access_log::LogWriter;
 use arguments::{Arguments, Asked};
 use demo::Demo;
@@ -51,6 +52,7 @@ const DEFAULT_FILE: &str = "/etc/mantrid/mantrid.conf";
 
 /// Runs `mantrid`; the exit code is 0 after a clean stop, 1 when the start failed.
 pub fn main() -> ExitCode {
+    signals::block();
     match start() {
         Ok(code) => code,
         Err(problems) => {
@@ -139,9 +141,7 @@ fn run(source: Source, debug: bool, demo: Option<&Demo>) -> Result<(), Problems>
     let trusted: Trusted = Arc::new(ArcSwap::from_pointee(config.trusted_sources.clone()));
     let bound = listen::bind_all(&config, resources.shards, &trusted, &mut given)?;
     let management = management::bind_all(&config, target, &mut given)?;
-    for left in given.left() {
-        warn!("A listening socket was given for {left}, which the configuration does not bind");
-    }
+    close_left(given, predecessor.is_some());
     let addresses: Vec<_> = bound.iter().map(|bound| bound.local).collect();
     if let Some(demo) = demo {
         demo.write_table(&addresses).map_err(one)?;
@@ -155,11 +155,12 @@ fn run(source: Source, debug: bool, demo: Option<&Demo>) -> Result<(), Problems>
     crate::ring::probe().map_err(one)?;
     info!("{}", resources.summary());
     resources.warnings().iter().for_each(|warning| warn!("{warning}"));
+    let mut memory = None;
     if let Some(predecessor) = &predecessor {
         // What would be wrong with it is to be known while the old daemon still has it.
         access_log::check(&config.access_log).map_err(one)?;
         control::look(&files(&config)).map_err(one)?;
-        predecessor.prepared().map_err(one)?;
+        memory = Some(predecessor.prepared().map_err(one)?);
     }
     let loaded = control::load(&files(&config)).map_err(one)?;
     loaded.warnings.iter().for_each(|warning| warn!("{warning}"));
@@ -168,26 +169,54 @@ fn run(source: Source, debug: bool, demo: Option<&Demo>) -> Result<(), Problems>
 
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        .max_blocking_threads(limits::BLOCKING_THREADS + resources.lookups_at_once())
         .build()
         .map_err(|error| vec![format!("can't start the control shard: {error}")])?;
-    let access = Access {
-        token: token.clone(),
-        connections_max: resources.management_connections(),
-        probes_max: resources.probes_at_once(),
-        held_max: reload::held_max(&config),
-    };
+    let access = access(&config, &resources, token);
     let copies = || {
         let tcp = listen::copies(&bound)?;
-        let mut sockets = Sockets { tcp, unix: Vec::new(), token: token.clone() };
+        let mut sockets = Sockets { tcp, unix: Vec::new() };
         management::copies(&config, &management, &mut sockets).map(|()| sockets)
     };
     let sockets = copies().map_err(|error| vec![format!("can't copy the sockets: {error}")])?;
-    let wiring =
-        Wiring { bound, management, access, loaded, sockets, trusted, program, predecessor };
+    let wiring = Wiring {
+        bound,
+        management,
+        access,
+        loaded,
+        sockets,
+        trusted,
+        program,
+        predecessor,
+        memory,
+    };
     let outcome = runtime.block_on(serve(source, config, &resources, wiring, demo));
     // A lookup may hang in the system's resolver for long: it is not waited for.
     runtime.shutdown_background();
     outcome.map_err(one)
+}
+
+/// Closes the sockets that the configuration has no use for: whoever connected there would wait for ever.
+fn close_left(given: Given, is_upgrade: bool) {
+    for left in given.left() {
+        if is_upgrade {
+            info!(
+                "{left} is no address any more: it is closed when the old daemon has let go of it"
+            );
+        } else {
+            warn!("A listening socket was given for {left}, which the configuration does not bind");
+        }
+    }
+}
+
+fn access(config: &Config, resources: &Resources, token: Option<Token>) -> Access {
+    Access {
+        token,
+        connections_max: resources.management_connections(),
+        probes_max: resources.probes_at_once(),
+        lookups_max: resources.lookups_at_once(),
+        held_max: reload::held_max(config),
+    }
 }
 
 /// What a start has made ready.
@@ -200,6 +229,8 @@ struct Wiring {
     trusted: Trusted,
     program: Program,
     predecessor: Option<Predecessor>,
+    /// Knowledge of the old daemon's.
+    memory: Option<serde_json::Value>,
 }
 
 async fn serve(
@@ -209,23 +240,31 @@ async fn serve(
     wiring: Wiring,
     demo: Option<&Demo>,
 ) -> Result<(), String> {
-    let Wiring { mut bound, management, access, loaded, sockets, trusted, program, predecessor } =
-        wiring;
+    let Wiring { mut bound, management, access, loaded, sockets, trusted, program, .. } = wiring;
+    let Wiring { predecessor, memory, .. } = wiring;
     let signals = Signals::take().map_err(|error| format!("can't take signals: {error}"))?;
     let tuning = reload::tuning(&config, resources);
-    let (end, ends, handed) =
-        link::connect(Published::new(loaded.snapshot, loaded.pages, tuning), resources.shards)
-            .map_err(|error| format!("can't make the shards' wake-ups: {error}"))?;
+    let clients = bound.iter().map(|bound| bound.local);
+    let managers = management.iter().filter_map(Management::address);
+    let own = Own::new(clients.chain(managers).collect());
+    let published = Published::new(loaded.snapshot, loaded.pages, tuning, own);
+    let (end, ends, handed) = link::connect(published, resources.shards)
+        .map_err(|error| format!("can't make the shards' wake-ups: {error}"))?;
     let published = ends.first().map(|end| end.published.clone()).ok_or("there is no shard")?;
     let log = LogWriter::start(&config.access_log, end.together.clone())?;
     let mut control = Control::new(files(&config), loaded.rest, published.clone(), &end, access)?;
-    control.prepare().await;
+    let hears = memory.as_ref().is_some_and(serde_json::Value::is_object);
+    if let Some(memory) = memory {
+        control.recall(&memory);
+    }
+    control.prepare(&published).await;
+    listen::begin(&mut bound)?;
     let threads = start_shards(resources, &mut bound, ends)?;
     let threads = Threads::watch(threads).map_err(|error| format!("no thread: {error}"))?;
     announce(&bound, &management);
     let taking_over = match predecessor {
         Some(predecessor) => {
-            let ready = predecessor.ready(end.clone(), control.handle());
+            let ready = predecessor.ready(end.clone(), control.handle(), hears);
             Some(ready.map_err(|error| format!("the daemon that was to hand over: {error}"))?)
         }
         None => None,
@@ -242,6 +281,7 @@ async fn serve(
         sockets,
         taking_over,
         handed,
+        wants_another: false,
         reload: Reload {
             source,
             config,
@@ -252,11 +292,21 @@ async fn serve(
             log,
         },
     };
+    let lookout =
+        stalls::Lookout::start(end.clone()).map_err(|error| format!("no thread: {error}"))?;
+    let beat = &end.together.beat;
     let outcome = tokio::select! {
-        outcome = signals::serve_until_stopped(&end, signals, threads, operations) => outcome,
+        outcome = beat.of(
+            Part::Signals,
+            signals::serve_until_stopped(&end, signals, threads, operations),
+        ) => outcome,
         never = control.run(management) => match never {},
-        never = service::feed_watchdog(&end) => match never {},
+        never = beat.of(Part::Watchdog, service::feed_watchdog(&end)) => match never {},
+        never = service::beat(beat) => match never {},
+        never = signals::reap_orphans() => match never {},
     };
+    // What is left may wait for the disk.
+    drop(lookout);
     control.finish().await;
     info!(
         "Stopped after {} and {}",

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use tracing::{error, info, warn};
 
-use super::Problems;
 use super::access_log::LogWriter;
 use super::resources::Resources;
 use super::service;
+use super::{Problems, management};
 use crate::config::{Config, Network};
-use crate::control::Handle;
+use crate::control::{Handle, Token};
+use crate::http::Via;
 use crate::link::{ControlEnd, Published, Timeouts, Tuning};
 
 /// Who may say by the PROXY protocol whose connection it is; shards look at it with each that says so.
@@ -33,6 +34,8 @@ pub(super) fn tuning(config: &Config, resources: &Resources) -> Tuning {
         connections_max: resources.connections_per_shard,
         connections_per_source_max: config.max_connections_per_source,
         request_id: config.request_id,
+        abort_on_close: config.abort_on_close,
+        via: config.via.as_deref().and_then(Via::new).unwrap_or(Via::NONE),
     }
 }
 
@@ -61,7 +64,9 @@ impl Reload {
     pub(super) fn run(&mut self) {
         service::reloading();
         self.control.read_pages();
-        match self.apply() {
+        let outcome = self.apply();
+        self.control.tell_reload(outcome.is_ok());
+        match outcome {
             Ok(later) => {
                 info!("SIGHUP: the configuration is in force as it is now");
                 for key in later {
@@ -87,11 +92,15 @@ impl Reload {
             cpus: self.config.cpus.clone(),
             ..config.clone()
         })?;
+        let token = self.token(&config)?;
         if config.access_log != self.config.access_log {
             self.log.switch(&config.access_log).map_err(|problem| vec![problem])?;
         }
         self.published.tuning.store(Arc::new(tuning(&config, &resources)));
         self.trusted.store(Arc::new(config.trusted_sources.clone()));
+        if let Some(token) = token {
+            self.control.set_token(token);
+        }
         self.control.bound_held(held_max(&config));
         self.shards.wake_all();
         let later = self.unchanged(&config);
@@ -105,10 +114,26 @@ impl Reload {
             max_connections_per_source: config.max_connections_per_source,
             access_log: config.access_log,
             request_id: config.request_id,
+            abort_on_close: config.abort_on_close,
+            via: config.via,
             trusted_sources: config.trusted_sources,
             ..self.config.clone()
         };
         Ok(later)
+    }
+
+    /// The token as it is now; `None`: it stays. That there is one at all is for a start to say.
+    fn token(&self, config: &Config) -> Result<Option<Token>, Problems> {
+        let same = config.management_token_file == self.config.management_token_file;
+        if !same || config.management_token_file.is_none() {
+            return Ok(None);
+        }
+        management::token(config, None).map_err(|problem| {
+            let user = nix::unistd::geteuid();
+            vec![format!(
+                "{problem}; uid {user} must be able to read it. The token stays the one that it was"
+            )]
+        })
     }
 
     fn unchanged(&self, new: &Config) -> Vec<&'static str> {

@@ -75,6 +75,11 @@ impl Resources {
         limits::management_connections(self.descriptors)
     }
 
+    /// Lookups of names at a time.
+    pub(super) fn lookups_at_once(&self) -> usize {
+        limits::lookups_at_once(self.descriptors)
+    }
+
     /// Probes of backends at a time.
     pub(super) fn probes_at_once(&self) -> usize {
         limits::probes_at_once(self.descriptors)

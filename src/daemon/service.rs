@@ -7,7 +7,8 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 use tracing::error;
 
-use crate::link::{ControlEnd, Counter};
+use crate::limits;
+use crate::link::{Beat, ControlEnd};
 
 /// Nobody listens where we were not started by it.
 fn tell(states: &[NotifyState<'_>]) {
@@ -38,22 +39,29 @@ pub(super) fn succeeded_by(process: u32) {
     tell(&[NotifyState::MainPid(process)]);
 }
 
+/// Shows that control gets on.
+pub(super) async fn beat(beat: &Beat) -> Infallible {
+    loop {
+        beat.beat();
+        tokio::time::sleep(limits::STALL_LOOK / 2).await;
+    }
+}
+
 /// Feeds the watchdog, where there is one, as long as every shard gets around to what it is asked. This task is
 /// control's own: if control hangs, nobody feeds.
 pub(super) async fn feed_watchdog(shards: &ControlEnd) -> Infallible {
     let Some(patience) = sd_notify::watchdog_enabled() else { return std::future::pending().await };
     // Twice in that time is what sd_watchdog_enabled(3) advises; each look tells of the one before.
     let pause = (patience / 4).max(Duration::from_millis(1));
-    let alive = || -> Vec<u64> {
-        shards.counters().map(|counters| counters.get(Counter::AliveMicros)).collect()
-    };
-    let mut before = vec![0; alive().len()];
+    let mut before = Vec::new();
     let mut is_told = false;
     loop {
         shards.wake_all();
         tokio::time::sleep(pause).await;
-        let now = alive();
-        let stuck = now.iter().zip(&before).position(|(now, before)| now == before);
+        let now = shards.beats();
+        // One that has drained and ended is not stuck: the others may drain on for long.
+        let stuck =
+            now.iter().zip(&before).position(|(now, before)| now.is_some() && now == before);
         match stuck {
             None => {
                 tell(&[NotifyState::Watchdog]);

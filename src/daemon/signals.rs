@@ -2,12 +2,17 @@
 //! access log anew, SIGUSR2 starts a new daemon that takes over. And the way to the end: what is under way is
 //! finished within `timeout_drain`; a second signal ends it at once.
 
+use std::convert::Infallible;
 use std::io;
 use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use nix::sys::signal::{SigSet, Signal as NixSignal};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info, warn};
@@ -16,6 +21,7 @@ use super::log::counted;
 use super::reload::Reload;
 use super::service;
 use super::upgrade::{self, Program, Sockets, Successor};
+use crate::control::Handle;
 use crate::limits;
 use crate::link::{ControlEnd, Counter, Handed, Stop};
 
@@ -29,8 +35,8 @@ enum Wanted {
     Upgrade,
 }
 
-/// The signals that mean something to us. Taken before the daemon says that it is ready, so that none
-/// that comes after meets the default action.
+/// The signals that mean something to us. Those that would end a daemon that is not ready yet are blocked from
+/// the beginning of `main` on, and wait until they are taken here.
 pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -42,17 +48,29 @@ pub(super) struct Signals {
     _file_size: Signal,
 }
 
+/// Has those that do not ask for the end wait until they are taken, whatever the program is at: called first.
+pub(super) fn block() {
+    // It fails for numbers that are no signals.
+    let _ = waiting().thread_block();
+}
+
+fn waiting() -> SigSet {
+    SigSet::from_iter([NixSignal::SIGHUP, NixSignal::SIGUSR1, NixSignal::SIGUSR2])
+}
+
 impl Signals {
     /// Within a tokio runtime.
     pub(super) fn take() -> io::Result<Signals> {
-        Ok(Signals {
+        let signals = Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
             user_1: signal(SignalKind::user_defined1())?,
             user_2: signal(SignalKind::user_defined2())?,
             _file_size: signal(SignalKind::from_raw(libc::SIGXFSZ))?,
-        })
+        };
+        waiting().thread_unblock()?;
+        Ok(signals)
     }
 
     async fn next(&mut self) -> Wanted {
@@ -75,6 +93,22 @@ impl Signals {
     }
 }
 
+/// Asks how orphans ended: the first process of a container is given those in it, and until then they stay in the
+/// table of processes. It has no children of its own there.
+pub(super) async fn reap_orphans() -> Infallible {
+    let children = (std::process::id() == 1).then(|| signal(SignalKind::child()));
+    let Some(Ok(mut children)) = children else { return std::future::pending().await };
+    loop {
+        // Also for those that ended before we listened.
+        while let Ok(status) = waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            if status == WaitStatus::StillAlive {
+                break;
+            }
+        }
+        children.recv().await;
+    }
+}
+
 /// What serves the operator's wishes.
 pub(super) struct Operations {
     pub(super) reload: Reload,
@@ -87,6 +121,8 @@ pub(super) struct Operations {
     pub(super) is_demo: bool,
     /// What shards hand over.
     pub(super) handed: Receiver<Option<Handed>>,
+    /// SIGUSR2 came while a new daemon that did not get ready was waited for.
+    pub(super) wants_another: bool,
 }
 
 impl Operations {
@@ -97,15 +133,12 @@ impl Operations {
             error!("SIGUSR2: the demo can't be taken over; nothing changed");
             return Err(None);
         }
-        if let Some(last) = &mut self.taking_over {
-            // What came after our shards have ended would be lost.
-            tokio::select! {
-                _ = last => {}
-                name = signals.stop() => return Err(Some(name)),
-            }
-            self.taking_over = None;
+        if std::process::id() == 1 {
+            error!("SIGUSR2: this is PID 1: the container would end with it; nothing changed");
+            return Err(None);
         }
-        let mut wants_reload = false;
+        self.wait_for_the_one_before(signals).await.map_err(Some)?;
+        let (mut wants_reload, mut wants_another) = (false, false);
         let outcome = {
             let begun = upgrade::begin(&self.program, &self.sockets, &self.reload.control);
             let mut begun = pin!(begun);
@@ -116,15 +149,19 @@ impl Operations {
                         Wanted::Stop(name) => return Err(Some(name)),
                         Wanted::OpenLogAnew => self.reload.log.reopen(),
                         Wanted::Reload => wants_reload = true,
-                        Wanted::Upgrade => {}
+                        Wanted::Upgrade => wants_another = true,
                     },
                 }
             }
         };
         match outcome {
             Ok(successor) => {
+                // The program may have been replaced once more since.
+                if wants_another {
+                    successor.pass(NixSignal::SIGUSR2);
+                }
                 if wants_reload {
-                    successor.reload();
+                    successor.pass(NixSignal::SIGHUP);
                 }
                 Ok(successor)
             }
@@ -134,9 +171,32 @@ impl Operations {
                 if wants_reload {
                     self.reload.run();
                 }
+                self.wants_another = wants_another;
                 Err(None)
             }
         }
+    }
+
+    /// Waits for the end of the daemon before us: connections that came from it after our shards have ended would be
+    /// lost. An error is the name of a signal that asked for the end meanwhile.
+    async fn wait_for_the_one_before(&mut self, signals: &mut Signals) -> Result<(), &'static str> {
+        while let Some(last) = &mut self.taking_over {
+            let wanted = tokio::select! {
+                _ = last => {
+                    self.taking_over = None;
+                    return Ok(());
+                }
+                wanted = signals.next() => wanted,
+            };
+            match wanted {
+                Wanted::Stop(name) => return Err(name),
+                Wanted::OpenLogAnew => self.reload.log.reopen(),
+                Wanted::Reload => self.reload.run(),
+                // It waits already.
+                Wanted::Upgrade => {}
+            }
+        }
+        Ok(())
     }
 }
 
@@ -193,14 +253,17 @@ enum End {
 
 async fn serve(signals: &mut Signals, threads: &mut Threads, operations: &mut Operations) -> End {
     loop {
+        let again = std::mem::take(&mut operations.wants_another);
         let wanted = tokio::select! {
-            wanted = signals.next() => wanted,
+            wanted = async { if again { Wanted::Upgrade } else { signals.next().await } } => wanted,
             (index, clean) = threads.next_end() => return End::Broken(index, clean),
         };
         match wanted {
             Wanted::Stop(name) => return End::Asked(name),
             Wanted::OpenLogAnew => operations.reload.log.reopen(),
-            Wanted::Reload if !operations.program.is_replaced() => operations.reload.run(),
+            Wanted::Reload if std::process::id() == 1 || !operations.program.is_replaced() => {
+                operations.reload.run();
+            }
             wanted => {
                 if wanted == Wanted::Reload {
                     info!("SIGHUP: there is a new program: it is to take over");
@@ -223,7 +286,7 @@ pub(super) async fn serve_until_stopped(
     mut operations: Operations,
 ) -> Result<(), String> {
     let how = serve(&mut signals, &mut threads, &mut operations).await;
-    let Operations { reload, sockets, handed, .. } = operations;
+    let Operations { reload, sockets, handed, taking_over, .. } = operations;
     let drain = reload.config.timeouts.drain;
     drop(sockets);
     let outcome = match how {
@@ -241,30 +304,118 @@ pub(super) async fn serve_until_stopped(
                 counted(end.total(Counter::Open), "connection")
             );
             service::stopping();
+            let until = Instant::now() + drain;
+            if taking_over.is_some() {
+                reload.control.elder().stop(false);
+            }
             stop(end, Stop::Drain, &mut signals, &mut threads, drain).await;
+            if let Some(last) = taking_over {
+                // Under systemd it would be killed when we are gone.
+                wait_for_the_elder(last, until, &mut signals, &reload.control).await;
+            }
             Ok(())
         }
         End::Successor(successor) => {
-            let thread = std::thread::Builder::new().name("hand-over".to_owned());
-            let thread = thread.spawn(move || {
-                successor.pass_on(&handed);
-                successor
-            });
-            stop(end, Stop::HandOver, &mut signals, &mut threads, drain).await;
-            end.end_hand_over();
-            let counted = reload.control.counted_since().await;
-            match thread {
-                Ok(thread) => {
-                    let last = move || thread.join().map(|to| to.pass_counts_on(&counted));
-                    drop(tokio::task::spawn_blocking(last).await);
-                }
-                Err(error) => error!("no thread to hand connections over: {error}"),
-            }
+            hand_over(end, successor, handed, &mut signals, &mut threads, &reload).await;
             Ok(())
         }
     };
     reload.log.finish();
     outcome
+}
+
+/// Waits until the daemon that we took over from has finished as well.
+async fn wait_for_the_elder(
+    mut last: oneshot::Receiver<()>,
+    until: Instant,
+    signals: &mut Signals,
+    control: &Handle,
+) {
+    tokio::select! {
+        _ = &mut last => return,
+        () = tokio::time::sleep_until(until.into()) => {}
+        _ = signals.stop() => {}
+    }
+    control.elder().stop(true);
+    let _ = tokio::time::timeout(limits::STOP_TIME, last).await;
+}
+
+/// Passes on what can be, and finishes the rest; the new daemon knows what that is.
+async fn hand_over(
+    end: &ControlEnd,
+    successor: Successor,
+    handed: Receiver<Option<Handed>>,
+    signals: &mut Signals,
+    threads: &mut Threads,
+    reload: &Reload,
+) {
+    let (successor, is_over) = (Arc::new(successor), Arc::new(AtomicBool::new(false)));
+    let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
+    let (to, control, shards, over) =
+        (successor.clone(), reload.control.clone(), end.clone(), is_over.clone());
+    let telling = thread("tell").spawn(move || to.tell(&control, &shards, &over));
+    let to = successor.clone();
+    let passing = thread("hand-over").spawn(move || to.pass_on(&handed));
+    reload.control.close();
+    end.stop(Stop::HandOver);
+    let drain = reload.config.timeouts.drain;
+    drain_for_the_next(end, &successor, signals, threads, drain).await;
+    end.end_hand_over();
+    reload.control.wake_settled().await;
+    is_over.store(true, Ordering::SeqCst);
+    let counted = reload.control.counted_since().await;
+    let last = move || {
+        for thread in [telling, passing] {
+            match thread {
+                // A panic was told.
+                Ok(thread) => drop(thread.join()),
+                Err(error) => error!("no thread to hand connections over: {error}"),
+            }
+        }
+        successor.pass_counts_on(&counted);
+    };
+    drop(tokio::task::spawn_blocking(last).await);
+}
+
+/// Sees the shards to their end, as `stop` does. Whoever stops us is heard at the second time: the first says no more
+/// than what we are at. What else is wanted is for the daemon that has taken over.
+async fn drain_for_the_next(
+    end: &ControlEnd,
+    next: &Successor,
+    signals: &mut Signals,
+    threads: &mut Threads,
+    drain: Duration,
+) {
+    let time = tokio::time::sleep(drain);
+    let mut time = pin!(time);
+    let mut is_asked = false;
+    loop {
+        let wanted = tokio::select! {
+            () = threads.all_ended() => return,
+            () = &mut time => {
+                warn!("timeout_drain is over: {} connections are cut off", end.total(Counter::Open));
+                break;
+            }
+            wanted = signals.next() => wanted,
+        };
+        match wanted {
+            Wanted::Stop(name) if is_asked => {
+                warn!("{name} again: {} connections are cut off", end.total(Counter::Open));
+                break;
+            }
+            Wanted::Stop(_) => {
+                is_asked = true;
+                end.stop(Stop::Drain);
+            }
+            Wanted::Reload => next.pass(NixSignal::SIGHUP),
+            Wanted::OpenLogAnew => next.pass(NixSignal::SIGUSR1),
+            Wanted::Upgrade => next.pass(NixSignal::SIGUSR2),
+        }
+    }
+    end.stop(Stop::Now);
+    if tokio::time::timeout(limits::STOP_TIME, threads.all_ended()).await.is_err() {
+        warn!("{} shards did not stop in time; ending without them", threads.running);
+    }
 }
 
 /// Sees the shards to their end.

@@ -8,17 +8,21 @@
 //! | --- | --- |
 //! | sockets → | reads its configuration, makes ready all that it can |
 //! | | ← `prepared` |
-//! | writes the state a last time, takes no more changes; `state` → | reads it, starts its shards |
+//! | writes the state a last time, takes no more changes; `state`, with what it knows besides → | reads it, starts its shards |
 //! | | ← `ready` |
 //! | takes in nobody any more; connections → | |
+//! | what is under way yet, each time that it is another; `open` → | `ask`, `stop` |
 //! | at its end: what it counted since it let go of the state; `counted` → | |
 
 use std::io;
 use std::net::{IpAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::mpsc::Receiver;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -32,32 +36,39 @@ use super::log::counted;
 use super::service;
 use crate::control::{Counted, Handle, Token};
 use crate::limits;
-use crate::link::{ControlEnd, Handed, Speaks};
+use crate::link::{ControlEnd, Drain, Handed, Speaks, Stop};
 
 /// Set for the new daemon, whose standard input the socket is.
 const VARIABLE: &str = "MANTRID_TAKES_OVER";
+/// Said with `ready`: what is under way may be told. Programs before it would take it for a connection.
+const HEARS: &[u8] = b"open";
 
 /// What a daemon keeps to hand over its sockets.
 pub(super) struct Sockets {
     /// As asked for, with a copy of each shard's.
     pub(super) tcp: Vec<(std::net::SocketAddr, Vec<TcpListener>)>,
-    pub(super) unix: Vec<(std::path::PathBuf, OwnedFd)>,
-    /// Its file may be readable for root alone.
-    pub(super) token: Option<Token>,
+    pub(super) unix: Vec<(PathBuf, OwnedFd)>,
 }
 
 /// The program that runs now, to start what has taken its place.
 pub(super) struct Program {
-    path: std::path::PathBuf,
+    path: PathBuf,
     identity: Option<(u64, u64)>,
 }
 
 impl Program {
-    /// Called at the start: later the file may be another.
+    /// Called at the start: later the file may be another. Where a symbolic link led to it, the link is kept:
+    /// what it leads to later is what is to run then.
     pub(super) fn of_this_process() -> io::Result<Program> {
-        let path = std::env::current_exe()?;
-        let identity = identity(std::path::Path::new("/proc/self/exe"));
-        Ok(Program { path, identity })
+        let own = identity(Path::new("/proc/self/exe"));
+        let asked = std::env::args_os().next().unwrap_or_default();
+        let found = places(Path::new(&asked)).find(|path| identity(path) == own && own.is_some());
+        let path = match found {
+            Some(path) => path,
+            // Whoever starts a program may call it anything.
+            None => std::env::current_exe()?,
+        };
+        Ok(Program { path, identity: own })
     }
 
     /// Whether there is another program in its place.
@@ -67,7 +78,18 @@ impl Program {
     }
 }
 
-fn identity(path: &std::path::Path) -> Option<(u64, u64)> {
+/// Where a program may lie that was started by this name: there, or in a folder of `PATH`.
+fn places(asked: &Path) -> impl Iterator<Item = PathBuf> {
+    let here = std::env::current_dir().unwrap_or_default();
+    let is_name = asked.components().count() == 1 && !asked.is_absolute();
+    let folders = std::env::var_os("PATH").filter(|_| is_name).unwrap_or_default();
+    let folders: Vec<PathBuf> = std::env::split_paths(&folders).collect();
+    let all = std::iter::once(here.clone()).chain(folders);
+    let in_folder = move |folder| here.join(folder).join(asked).components().collect();
+    all.map(in_folder)
+}
+
+fn identity(path: &Path) -> Option<(u64, u64)> {
     use std::os::unix::fs::MetadataExt;
     path.metadata().ok().map(|found| (found.dev(), found.ino()))
 }
@@ -77,6 +99,10 @@ pub(super) struct Successor {
     stream: UnixStream,
     child: Option<Child>,
     process: i32,
+    /// Several threads have something to say.
+    turn: Mutex<()>,
+    /// Whether it takes counts of what is under way here, and asks.
+    hears: bool,
 }
 
 impl Successor {
@@ -124,9 +150,16 @@ pub(super) async fn begin(
     let id = child.id().unwrap_or_default();
     info!("process {id} of {} is to take over", program.path.display());
     let process = i32::try_from(id).map_err(|error| failed("can't start it", &error))?;
-    let mut successor = Successor { stream: ours, child: Some(child), process };
-    if let Err(why) = hand_over(&successor.stream, sockets, control).await {
-        return Err(successor.gave_up(why).await);
+    let mut successor = Successor {
+        stream: ours,
+        child: Some(child),
+        process,
+        turn: Mutex::default(),
+        hears: false,
+    };
+    match hand_over(&successor.stream, sockets, control).await {
+        Ok(hears) => successor.hears = hears,
+        Err(why) => return Err(successor.gave_up(why).await),
     }
     successor.child = None;
     service::succeeded_by(id);
@@ -135,8 +168,10 @@ pub(super) async fn begin(
 }
 
 /// The sockets first, and the state last, when nothing more is expected to go wrong.
-async fn hand_over(to: &UnixStream, sockets: &Sockets, control: &Handle) -> Result<(), String> {
-    let offers = offers(sockets).map_err(|error| format!("can't copy the sockets: {error}"))?;
+/// Returns whether the new one hears more than an older program did.
+async fn hand_over(to: &UnixStream, sockets: &Sockets, control: &Handle) -> Result<bool, String> {
+    let offers = offers(sockets, control.token().as_ref())
+        .map_err(|error| format!("can't copy the sockets: {error}"))?;
     let stream = to.try_clone().map_err(|error| error.to_string())?;
     stream
         .set_read_timeout(Some(limits::UPGRADE_TIME))
@@ -148,19 +183,21 @@ async fn hand_over(to: &UnixStream, sockets: &Sockets, control: &Handle) -> Resu
             frames::send(&stream, what, b"", &descriptors)?;
         }
         frames::send(&stream, &json!("all"), b"", &[])?;
-        expect(&stream, "prepared")
+        expect(&stream, "prepared").map(drop)
     })
     .await?;
     control.release().await;
     let mut released = Released(Some(control.clone()));
+    // An older program takes the word and leaves the rest.
+    let memory = control.memory().to_string();
     let stream = to.try_clone().map_err(|error| error.to_string())?;
-    talk(move || {
-        frames::send(&stream, &json!("state"), b"", &[])?;
-        expect(&stream, "ready")
+    let hears = talk(move || {
+        frames::send(&stream, &json!("state"), memory.as_bytes(), &[])?;
+        expect(&stream, "ready").map(|more| !more.is_empty())
     })
     .await?;
     released.0 = None;
-    Ok(())
+    Ok(hears)
 }
 
 /// Control has let go of the state file, and takes it back unless somebody else has it.
@@ -175,9 +212,11 @@ impl Drop for Released {
 }
 
 /// Without keeping control from its work meanwhile.
-async fn talk(what: impl FnOnce() -> io::Result<()> + Send + 'static) -> Result<(), String> {
+async fn talk<T: Send + 'static>(
+    what: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<T, String> {
     match tokio::task::spawn_blocking(what).await {
-        Ok(Ok(())) => Ok(()),
+        Ok(Ok(done)) => Ok(done),
         Ok(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {
             Err(format!("it was not ready after {:?}", limits::UPGRADE_TIME))
         }
@@ -186,9 +225,10 @@ async fn talk(what: impl FnOnce() -> io::Result<()> + Send + 'static) -> Result<
     }
 }
 
-fn expect(stream: &UnixStream, word: &str) -> io::Result<()> {
+/// The bytes that come with a word.
+fn expect(stream: &UnixStream, word: &str) -> io::Result<Vec<u8>> {
     match frames::receive(stream)? {
-        Some(frame) if frame.what == word => Ok(()),
+        Some(frame) if frame.what == word => Ok(frame.bytes),
         Some(frame) => Err(io::Error::other(format!("it said {} and not {word}", frame.what))),
         None => Err(io::Error::other("it ended; its log says why")),
     }
@@ -196,7 +236,7 @@ fn expect(stream: &UnixStream, word: &str) -> io::Result<()> {
 
 type Offer = (Value, Vec<OwnedFd>);
 
-fn offers(sockets: &Sockets) -> io::Result<Vec<Offer>> {
+fn offers(sockets: &Sockets, token: Option<&Token>) -> io::Result<Vec<Offer>> {
     let mut offers = Vec::new();
     for (asked, each) in &sockets.tcp {
         for some in each.chunks(limits::DESCRIPTORS_AT_ONCE) {
@@ -208,26 +248,79 @@ fn offers(sockets: &Sockets) -> io::Result<Vec<Offer>> {
         let copy = socket.try_clone()?;
         offers.push((json!({ "unix": path.display().to_string() }), vec![copy]));
     }
-    if let Some(token) = &sockets.token {
+    if let Some(token) = token {
         offers.push((json!({ "token": token.as_str() }), Vec::new()));
     }
     Ok(offers)
 }
 
 impl Successor {
-    /// Its operator took us for it.
-    pub(super) fn reload(&self) {
+    /// Passes a signal on: the operator took this process for it.
+    pub(super) fn pass(&self, signal: nix::sys::signal::Signal) {
         let process = nix::unistd::Pid::from_raw(self.process);
-        if let Err(errno) = nix::sys::signal::kill(process, nix::sys::signal::Signal::SIGHUP) {
-            warn!("SIGHUP could not be passed on: {}", errno.desc());
+        if let Err(errno) = nix::sys::signal::kill(process, signal) {
+            warn!("{signal} could not be passed on: {}", errno.desc());
+        }
+    }
+
+    fn say(&self, what: &Value, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        frames::send(&self.stream, what, bytes, descriptors)
+    }
+
+    /// Answers what the new daemon asks, and tells it what is under way here, until that is over; from a thread of
+    /// its own.
+    pub(super) fn tell(&self, control: &Handle, shards: &ControlEnd, is_over: &AtomicBool) {
+        if !self.hears {
+            return;
+        }
+        // A new daemon that takes nothing any more is no reason to stay for ever.
+        let _ = self.stream.set_write_timeout(Some(limits::UPGRADE_TIME));
+        let (asked, questions) = channel();
+        let stream = self.stream.try_clone();
+        let heard = stream.and_then(|stream| {
+            stream.set_read_timeout(None)?;
+            let (control, shards) = (control.clone(), shards.clone());
+            let thread = std::thread::Builder::new().name("questions".to_owned());
+            thread.spawn(move || listen(&stream, &control, &shards, &asked)).map(drop)
+        });
+        if let Err(error) = heard {
+            warn!("the new daemon can't be heard: {error}");
+        }
+        let mut open: Vec<(u64, Arc<Drain>, Value)> = Vec::new();
+        let mut last = Value::Null;
+        loop {
+            // In this order: what has ended by the end is told.
+            let is_last = is_over.load(Ordering::SeqCst);
+            let mut said = Vec::new();
+            let under_way = control.under_way();
+            if under_way != last {
+                said.push(under_way.clone());
+                last = under_way;
+            }
+            open.extend(questions.try_iter().map(|(number, drain)| (number, drain, Value::Null)));
+            open.retain_mut(|(number, drain, before)| {
+                let (answer, is_done) = Handle::answer(*number, drain, shards);
+                if answer != *before {
+                    said.push(answer.clone());
+                    *before = answer;
+                }
+                !is_done
+            });
+            let untold = control.take_untold();
+            if !untold.is_empty() {
+                said.push(json!({ "untold": untold }));
+            }
+            if said.iter().any(|one| self.say(one, b"", &[]).is_err()) || is_last {
+                return;
+            }
+            std::thread::park_timeout(limits::ELDER_TELLS);
         }
     }
 
     /// Passes connections on until the shards have ended; from a thread of its own.
     pub(super) fn pass_on(&self, handed: &Receiver<Option<Handed>>) {
         let mut count = 0_usize;
-        // A new daemon that takes nothing any more is no reason to stay for ever.
-        let _ = self.stream.set_write_timeout(Some(limits::UPGRADE_TIME));
         for one in handed.iter().map_while(|one| one) {
             let what = json!({
                 "peer": one.peer.to_string(),
@@ -239,7 +332,7 @@ impl Successor {
                 },
                 "held_ns": one.held.map(|held| held.as_nanos() as u64),
             });
-            match frames::send(&self.stream, &what, &one.bytes, &[one.socket.as_fd()]) {
+            match self.say(&what, &one.bytes, &[one.socket.as_fd()]) {
                 Ok(()) => count += 1,
                 Err(error) => {
                     warn!("a client connection could not be handed over: {error}");
@@ -254,8 +347,29 @@ impl Successor {
     pub(super) fn pass_counts_on(&self, counted: &[Counted]) {
         for some in counted.chunks(limits::COUNTED_AT_ONCE) {
             let what = json!({ "counted": some });
-            if let Err(error) = frames::send(&self.stream, &what, b"", &[]) {
+            if let Err(error) = self.say(&what, b"", &[]) {
                 return warn!("the last counters could not be handed over: {error}");
+            }
+        }
+    }
+}
+
+/// Hears what the new daemon wants of this one.
+fn listen(
+    stream: &UnixStream,
+    control: &Handle,
+    shards: &ControlEnd,
+    asked: &Sender<(u64, Arc<Drain>)>,
+) {
+    while let Ok(Some(frame)) = frames::receive(stream) {
+        match frame.what["stop"].as_str() {
+            Some("now") => shards.stop(Stop::Now),
+            Some(_) => shards.stop(Stop::Drain),
+            None => {
+                if let Some(question) = control.question(&frame.what) {
+                    // Whoever answers is gone when all is over.
+                    let _ = asked.send(question);
+                }
             }
         }
     }
@@ -306,25 +420,39 @@ impl Predecessor {
     }
 
     /// All is well so far: waits until the state is ours.
-    pub(super) fn prepared(&self) -> Result<(), String> {
-        frames::send(&self.0, &json!("prepared"), b"", &[])
+    ///
+    /// Returns all that the old daemon knows besides; an older program says nothing of it.
+    pub(super) fn prepared(&self) -> Result<Value, String> {
+        let memory = frames::send(&self.0, &json!("prepared"), b"", &[])
             .and_then(|()| expect(&self.0, "state"))
-            .map_err(|error| format!("the daemon that was to hand over: {error}"))
+            .map_err(|error| format!("the daemon that was to hand over: {error}"))?;
+        Ok(serde_json::from_slice(&memory).unwrap_or_default())
     }
 
     /// Every shard accepts: takes the connections that come, from a thread of its own. What it returns is told
-    /// when the last one has come.
+    /// when the last one has come. An older program does not hear what it is asked.
     pub(super) fn ready(
         self,
         shards: ControlEnd,
         control: Handle,
+        hears: bool,
     ) -> io::Result<oneshot::Receiver<()>> {
-        frames::send(&self.0, &json!("ready"), b"", &[])?;
+        // An older program takes the word and leaves the rest.
+        frames::send(&self.0, &json!("ready"), HEARS, &[])?;
         self.0.set_read_timeout(None)?;
+        if hears {
+            let questions = control.elder().begin();
+            let stream = self.0.try_clone()?;
+            std::thread::Builder::new().name("ask".to_owned()).spawn(move || {
+                // It ends when nobody asks any more, which is when the old daemon is gone.
+                questions.iter().all(|what| frames::send(&stream, &what, b"", &[]).is_ok())
+            })?;
+        }
         let thread = std::thread::Builder::new().name("take-over".to_owned());
         let (over, is_over) = oneshot::channel();
         thread.spawn(move || {
             self.take_over(&shards, &control);
+            control.elder_is_gone();
             // Nobody may want to know.
             let _ = over.send(());
         })?;
@@ -342,6 +470,9 @@ impl Predecessor {
                         Err(error) => warn!("the last counters make no sense: {error}"),
                     }
                 }
+                Ok(Some(frame)) if control.hear(&frame.what) => {}
+                // A newer program may say more.
+                Ok(Some(frame)) if frame.descriptors.is_empty() => {}
                 Ok(Some(frame)) => match handed(frame) {
                     Some(one) => {
                         shards.adopt(count, one);

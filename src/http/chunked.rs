@@ -3,17 +3,89 @@
 //! It looks at every byte that frames and none that doesn't, at any split of the input. What it
 //! accepts goes on as it came, so it must accept nothing that a backend could read another way:
 //! no LF for CRLF, no empty size, no white space after a size, nothing but the grammar in an
-//! extension, no field in a trailer section that only a head may hold.
+//! extension, no field in a trailer section that only a head may hold. A trailer section that
+//! holds a field is kept back until it is whole: some of its lines may not go on.
 //!
 //! An error takes back nothing that was passed on before, and needs not to: what has been
 //! accepted is a prefix of a body, and the byte that completes it is accepted last.
 
 use super::Refusal;
-use super::field::{Name, classify, is_token_byte, is_value_byte};
+use super::field::{Name, Named, classify, is_token_byte, is_value_byte};
 use crate::limits::{CHUNK_LINE_BYTES_MAX, TRAILER_BYTES_MAX};
 
-/// Longest field name that `classify` knows.
-const NAME_BYTES_MAX: usize = 20;
+/// Which trailers go on (RFC 9110 §6.5.1), by what the head said and where it came from.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct TrailerRules {
+    whose: Whose,
+    named: Named,
+}
+
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+enum Whose {
+    Request {
+        /// Its forwarding fields go on.
+        trusted: bool,
+        /// It goes on with an X-Request-Id of ours.
+        has_our_id: bool,
+    },
+    Response,
+}
+
+/// What becomes of a trailer.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(super) enum Verdict {
+    Passes,
+    Stays,
+    Refused,
+}
+
+impl TrailerRules {
+    pub(super) fn of_request(named: Named, trusted: bool, has_our_id: bool) -> TrailerRules {
+        TrailerRules { whose: Whose::Request { trusted, has_our_id }, named }
+    }
+
+    pub(super) fn of_response(named: Named) -> TrailerRules {
+        TrailerRules { whose: Whose::Response, named }
+    }
+
+    /// A request that frames, routes or rules its connection in a trailer is refused: a backend
+    /// that merges trailers into its fields would read a second Host. Of a response such fields
+    /// only stay here: frameworks write them, clients ignore them, and the answer is a good one.
+    pub(super) fn verdict(&self, name: &[u8]) -> Verdict {
+        let passes = |passes| if passes { Verdict::Passes } else { Verdict::Stays };
+        match (classify(name), self.whose) {
+            (Name::Plain | Name::Date, _) => passes(!self.named.contains(name)),
+            (Name::Via, _) => Verdict::Passes,
+            (Name::RequestId, Whose::Request { has_our_id, .. }) => passes(!has_our_id),
+            (
+                Name::Forwarding | Name::ForwardedProto | Name::ForwardedProtocol,
+                Whose::Request { trusted, .. },
+            ) => passes(trusted),
+            (_, Whose::Request { .. }) => Verdict::Refused,
+            (
+                Name::ContentLength
+                | Name::TransferEncoding
+                | Name::Trailer
+                | Name::Connection
+                | Name::Upgrade
+                | Name::Te
+                | Name::Hop,
+                Whose::Response,
+            ) => Verdict::Stays,
+            (_, Whose::Response) => Verdict::Passes,
+        }
+    }
+}
+
+/// What became of a piece of a body.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct Passed {
+    /// So many bytes are of the body: all, unless it ends before.
+    pub consumed: usize,
+    /// So many of these go on as they came. They are fewer where a trailer section has begun:
+    /// then [`Chunked::take_trailer`] has the rest once the body is complete.
+    pub as_is: usize,
+}
 
 /// What comes next.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -60,37 +132,53 @@ enum State {
 #[derive(Clone, Debug)]
 pub struct Chunked {
     state: State,
-    /// Size so far while reading one, then what is left of the chunk's data.
-    left: u64,
+    /// The line of a trailer that is being read stays here.
+    stays: bool,
+    /// A trailer section is kept back.
+    keeps: bool,
     /// Bytes of the current chunk line, or of the trailer section.
     line: u32,
-    /// The start of the name of a trailer field, and how long the whole is.
-    name: [u8; NAME_BYTES_MAX],
-    name_len: u8,
-}
-
-impl Default for Chunked {
-    fn default() -> Self {
-        Chunked {
-            state: State::SizeStart,
-            left: 0,
-            line: 0,
-            name: [0; NAME_BYTES_MAX],
-            name_len: 0,
-        }
-    }
+    /// Size so far while reading one, then what is left of the chunk's data.
+    left: u64,
+    rules: TrailerRules,
+    /// Of the trailer section what goes on, and the line that is being read.
+    trailer: Vec<u8>,
+    /// Where that line begins.
+    trailer_line: u32,
 }
 
 impl Chunked {
-    /// Checks a prefix of `bytes` and returns its length: all of them, unless the body ends before.
-    pub fn advance(&mut self, bytes: &[u8]) -> Result<usize, Refusal> {
+    /// For the body of a message whose head gave these rules.
+    pub fn new(rules: TrailerRules) -> Chunked {
+        Chunked {
+            state: State::SizeStart,
+            stays: false,
+            keeps: false,
+            line: 0,
+            left: 0,
+            rules,
+            trailer: Vec::new(),
+            trailer_line: 0,
+        }
+    }
+
+    /// Checks what is of the body at the front of `bytes`.
+    pub fn advance(&mut self, bytes: &[u8]) -> Result<Passed, Refusal> {
         self.run(bytes, |_| {})
     }
 
     /// Like `advance`, and appends the data of the chunks (no sizes, no trailers) to `out`.
-    /// On an error `out` may hold data from before it.
+    /// On an error `out` may hold data from before it. Returns how many bytes were of the body.
     pub fn decode(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<usize, Refusal> {
-        self.run(bytes, |data| out.extend_from_slice(data))
+        self.run(bytes, |data| out.extend_from_slice(data)).map(|passed| passed.consumed)
+    }
+
+    /// The end of a body that is complete, where it was kept back: the trailers that go on.
+    pub fn take_trailer(&mut self) -> Option<Vec<u8>> {
+        (self.is_done() && self.keeps).then(|| {
+            self.keeps = false;
+            std::mem::take(&mut self.trailer)
+        })
     }
 
     /// The body is complete.
@@ -114,21 +202,35 @@ impl Chunked {
         }
     }
 
-    fn run(&mut self, bytes: &[u8], mut data: impl FnMut(&[u8])) -> Result<usize, Refusal> {
+    fn run(&mut self, bytes: &[u8], mut data: impl FnMut(&[u8])) -> Result<Passed, Refusal> {
         let mut at = 0;
+        let mut kept_from = self.keeps.then_some(0);
         while at < bytes.len() && self.state != State::Done {
-            if self.state == State::Data {
-                let rest = bytes.len() - at;
-                let count = usize::try_from(self.left).map_or(rest, |left| left.min(rest));
-                data(&bytes[at..at + count]);
-                self.skip_data(count as u64);
-                at += count;
-            } else {
-                self.state = self.step(bytes[at])?;
-                at += 1;
+            match self.state {
+                State::Data => {
+                    let rest = bytes.len() - at;
+                    let count = usize::try_from(self.left).map_or(rest, |left| left.min(rest));
+                    data(&bytes[at..at + count]);
+                    self.skip_data(count as u64);
+                    at += count;
+                }
+                State::SizeStart => {
+                    at += plain_chunks(&bytes[at..], &mut data);
+                    if let Some(&byte) = bytes.get(at) {
+                        self.state = self.step(byte)?;
+                        at += 1;
+                    }
+                }
+                _ => {
+                    self.state = self.step(bytes[at])?;
+                    if self.keeps && kept_from.is_none() {
+                        kept_from = Some(at);
+                    }
+                    at += 1;
+                }
             }
         }
-        Ok(at)
+        Ok(Passed { consumed: at, as_is: kept_from.unwrap_or(at) })
     }
 
     /// The state after a byte that is not data.
@@ -210,40 +312,77 @@ impl Chunked {
         if self.line > TRAILER_BYTES_MAX {
             return None;
         }
-        Some(match (self.state, byte) {
+        let state = match (self.state, byte) {
             (State::TrailerStart, b'\r') => State::FinalLf,
             (State::FinalLf, b'\n') => State::Done,
             (State::TrailerStart, _) if is_token_byte(byte) => {
-                self.name_len = 0;
-                self.keep_name_byte(byte);
+                self.keeps = true;
                 State::TrailerName
             }
-            (State::TrailerName, _) if is_token_byte(byte) => {
-                self.keep_name_byte(byte);
-                State::TrailerName
+            (State::TrailerName, _) if is_token_byte(byte) => State::TrailerName,
+            (State::TrailerName, b':') => {
+                match self.rules.verdict(&self.trailer[self.trailer_line as usize..]) {
+                    Verdict::Refused => return None,
+                    verdict => self.stays = verdict == Verdict::Stays,
+                }
+                State::TrailerValue
             }
-            (State::TrailerName, b':') if self.is_allowed_in_trailer() => State::TrailerValue,
             (State::TrailerValue, b'\r') => State::TrailerLf,
             (State::TrailerValue, _) if is_value_byte(byte) => State::TrailerValue,
             (State::TrailerLf, b'\n') => State::TrailerStart,
             _ => return None,
-        })
-    }
-
-    fn keep_name_byte(&mut self, byte: u8) {
-        if let Some(place) = self.name.get_mut(usize::from(self.name_len)) {
-            *place = byte;
+        };
+        if self.keeps {
+            self.trailer.push(byte);
         }
-        // One more than fits means: longer than any name we know.
-        self.name_len = (self.name_len + 1).min(NAME_BYTES_MAX as u8 + 1);
-    }
-
-    /// RFC 9110 §6.5.1: framing, routing and connection fields must not be sent as trailers. A
-    /// backend that merges them into its fields would read a second Host or X-Forwarded-For.
-    fn is_allowed_in_trailer(&self) -> bool {
-        match self.name.get(..usize::from(self.name_len)) {
-            Some(name) => classify(name) == Name::Plain,
-            None => true,
+        if self.state == State::TrailerLf {
+            if self.stays {
+                self.trailer.truncate(self.trailer_line as usize);
+            }
+            self.trailer_line = self.trailer.len() as u32;
         }
+        Some(state)
     }
+}
+
+/// The value of a digit, or `NO_DIGIT`.
+const DIGITS: [u8; 256] = {
+    let mut digits = [NO_DIGIT; 256];
+    let mut value = 0;
+    while value < 16 {
+        digits[b"0123456789abcdef"[value] as usize] = value as u8;
+        digits[b"0123456789ABCDEF"[value] as usize] = value as u8;
+        value += 1;
+    }
+    digits
+};
+const NO_DIGIT: u8 = 0xff;
+
+/// The bytes of the chunks at the front that are whole, not the last one, and have no extension:
+/// nearly all of those that are so small that the step for each byte would count.
+fn plain_chunks(bytes: &[u8], data: &mut impl FnMut(&[u8])) -> usize {
+    let mut at = 0;
+    while let Some((line, size)) = plain_size(&bytes[at..])
+        && let start = at + line
+        && let Some([b'\r', b'\n']) = bytes.get(start + size..start + size + 2)
+    {
+        data(&bytes[start..start + size]);
+        at = start + size + 2;
+    }
+    at
+}
+
+/// The length of the line and the size of a chunk that is not the last, without an extension.
+fn plain_size(bytes: &[u8]) -> Option<(usize, usize)> {
+    let mut size = 0;
+    // More digits than any chunk has that fits into one receive are left to the checker.
+    for (count, &byte) in bytes.iter().enumerate().take(7) {
+        let digit = DIGITS[usize::from(byte)];
+        if digit == NO_DIGIT {
+            let is_line = byte == b'\r' && bytes.get(count + 1) == Some(&b'\n');
+            return (is_line && 0 < size).then_some((count + 2, size));
+        }
+        size = size << 4 | usize::from(digit);
+    }
+    None
 }

@@ -22,6 +22,10 @@ pub(super) enum Name {
     Trailer,
     /// Hop-by-hop (RFC 9110 §7.6.1) and without a meaning for us.
     Hop,
+    /// Hop-by-hop, but `trailers` in it goes on.
+    Te,
+    Date,
+    Via,
     /// `X-Forwarded-Proto`, spelt exactly so.
     ForwardedProto,
     /// `X-Forwarded-Protocol`, spelt exactly so.
@@ -37,7 +41,9 @@ pub(super) fn classify(name: &[u8]) -> Name {
     let Some(first) = name.first() else { return Name::Plain };
     // An `if` in each arm rather than a table: the compiler turns length and letter into jumps.
     match (name.len(), first | 0x20) {
-        (2, b't') if is(name, b"te") => Name::Hop,
+        (2, b't') if is(name, b"te") => Name::Te,
+        (3, b'v') if is(name, b"via") => Name::Via,
+        (4, b'd') if is(name, b"date") => Name::Date,
         (4, b'h') if is(name, b"host") => Name::Host,
         // No field may have this name (RFC 9112 §9.6): a `Connection: close` of ours would name it.
         (5, b'c') if is(name, b"close") => Name::Hop,
@@ -45,22 +51,17 @@ pub(super) fn classify(name: &[u8]) -> Name {
         (7, b'u') if is(name, b"upgrade") => Name::Upgrade,
         (7, b't') if is(name, b"trailer") => Name::Trailer,
         (9, b'f') if is(name, b"forwarded") => Name::Forwarding,
-        (9, b'x') if spells(name, b"x-real-ip") => Name::Forwarding,
         (10, b'c') if is(name, b"connection") => Name::Connection,
         (10, b'k') if is(name, b"keep-alive") => Name::Hop,
         (12, b'x') if spells(name, b"x-request-id") => Name::RequestId,
         (14, b'c') if is(name, b"content-length") => Name::ContentLength,
         // Belongs to `Upgrade: h2c` (RFC 7540 §3.2.1), which is never forwarded.
         (14, b'h') if is(name, b"http2-settings") => Name::Hop,
-        (15, b'x') if spells(name, b"x-forwarded-for") => Name::Forwarding,
         (16, b'p') if is(name, b"proxy-connection") => Name::Hop,
-        (16, b'x') if spells(name, b"x-forwarded-host") => Name::Forwarding,
-        (16, b'x') if spells(name, b"x-forwarded-port") => Name::Forwarding,
         (17, b't') if is(name, b"transfer-encoding") => Name::TransferEncoding,
         (17, b'x') if is(name, b"x-forwarded-proto") => Name::ForwardedProto,
-        (17, b'x') if spells(name, b"x-forwarded-proto") => Name::Forwarding,
         (20, b'x') if is(name, b"x-forwarded-protocol") => Name::ForwardedProtocol,
-        (20, b'x') if spells(name, b"x-forwarded-protocol") => Name::Forwarding,
+        (9.., b'x' | b'c' | b't' | b'f') if is_forwarding(name) => Name::Forwarding,
         _ => Name::Plain,
     }
 }
@@ -69,12 +70,41 @@ fn is(name: &[u8], lower: &[u8]) -> bool {
     name.eq_ignore_ascii_case(lower)
 }
 
-/// Like `is`, but `_` counts as `-`: CGI and its heirs (WSGI, Rack, PHP) can't tell the two apart,
-/// so `X_Forwarded_For` would be believed as ours.
+/// Whether a name of at least nine bytes tells a backend who the client is or what it asked for,
+/// in place of what the connection and the head say.
+///
+/// All that begins with `X-Forwarded`: servers and frameworks believe some thirty of these, more
+/// with each year. Beside them the names that terminators and content delivery networks write and
+/// that a widespread server, framework or library believes without being told to.
+/// docs/threat-model.md names them.
+fn is_forwarding(name: &[u8]) -> bool {
+    match (name.len(), name[0] | 0x20, name[2] | 0x20) {
+        (11.., b'x', b'f') => spells(&name[..11], b"x-forwarded"),
+        (9, b'x', b'r') => spells(name, b"x-real-ip"),
+        (13, b'x', b'r') => spells(name, b"x-rewrite-url"),
+        (11, b'x', b'c') => spells(name, b"x-client-ip"),
+        (19, b'x', b'c') => spells(name, b"x-cluster-client-ip"),
+        (14, b'x', b'p') => spells(name, b"x-proxyuser-ip"),
+        (14, b'x', b'o') => spells(name, b"x-original-url"),
+        (15, b'x', b'o') => spells(name, b"x-original-host"),
+        (24, b'x', b'o') => spells(name, b"x-original-forwarded-for"),
+        (12, b'x', b'u') => spells(name, b"x-url-scheme"),
+        (9, b'c', b'i') => spells(name, b"client-ip"),
+        (16, b'c', _) => spells(name, b"cf-connecting-ip"),
+        (18, b'c', _) => spells(name, b"cf-connecting-ipv6"),
+        (14, b't', b'u') => spells(name, b"true-client-ip"),
+        (15, b'f', b'o') => spells(name, b"front-end-https"),
+        (16, b'f', b's') => spells(name, b"fastly-client-ip"),
+        _ => false,
+    }
+}
+
+/// Like `is`, but every character that is no letter or digit counts as `-`: CGI and its heirs
+/// (WSGI, Rack, PHP) can't tell them apart, so `X_Forwarded.For` would be believed as ours.
 fn spells(name: &[u8], lower: &[u8]) -> bool {
     name.len() == lower.len()
         && name.iter().zip(lower).all(|(&a, &b)| {
-            let a = if a == b'_' { b'-' } else { a.to_ascii_lowercase() };
+            let a = if a.is_ascii_alphanumeric() { a.to_ascii_lowercase() } else { b'-' };
             a == b
         })
 }
@@ -94,8 +124,13 @@ impl FieldSet {
         FieldSet(self.0 | other.0)
     }
 
-    fn is_empty(self) -> bool {
+    pub(super) fn is_empty(self) -> bool {
         self.0 == 0
+    }
+
+    /// The set without the fields of another.
+    pub(super) fn without(self, other: FieldSet) -> FieldSet {
+        FieldSet(self.0 & !other.0)
     }
 
     /// The first field in the set, if any.
@@ -110,6 +145,16 @@ impl FieldSet {
         } else {
             FieldSet(self.0 & (u128::MAX << index))
         }
+    }
+
+    /// The fields in the set.
+    pub(super) fn iter(self) -> impl Iterator<Item = usize> {
+        let mut rest = self;
+        std::iter::from_fn(move || {
+            let index = rest.first()?;
+            rest = rest.starting_at(index + 1);
+            Some(index)
+        })
     }
 
     /// The first place at or after `index` that is not in the set.
@@ -186,6 +231,8 @@ pub(super) struct Survey<'b> {
     pub(super) upgrade_to_http: bool,
     pub(super) expect_continue: bool,
     pub(super) expect_other: bool,
+    /// The sender says that it reads trailers.
+    pub(super) takes_trailers: bool,
     proto: Option<&'b [u8]>,
     protocol: Option<&'b [u8]>,
     /// Never forwarded.
@@ -198,7 +245,13 @@ pub(super) struct Survey<'b> {
     pub(super) framing: FieldSet,
     pub(super) hosts: FieldSet,
     pub(super) expect: FieldSet,
+    /// Those that expect nothing.
+    pub(super) empty_expect: FieldSet,
     pub(super) trailer: FieldSet,
+    pub(super) dates: FieldSet,
+    pub(super) via: FieldSet,
+    /// The options of Connection that name fields which are plain to us.
+    pub(super) named: Named,
 }
 
 /// Collects what the fields say; refuses only what can't be bounded.
@@ -234,15 +287,16 @@ pub(super) fn survey<'b>(fields: &Fields<'_, 'b>) -> Result<Survey<'b>, Refusal>
                 found.read_upgrade(field.value);
             }
             Name::Expect => {
-                found.expect.insert(index);
-                if is(field.value, b"100-continue") {
-                    found.expect_continue = true;
-                } else {
-                    found.expect_other = true;
-                }
+                found.read_expect(index, field.value);
             }
             Name::Trailer => found.trailer.insert(index),
             Name::Hop => found.hop.insert(index),
+            Name::Te => {
+                found.hop.insert(index);
+                found.takes_trailers |= list(field.value).any(|coding| is(coding, b"trailers"));
+            }
+            Name::Date => found.dates.insert(index),
+            Name::Via => found.via.insert(index),
             Name::ForwardedProto => {
                 found.proto = Some(field.value);
                 found.forwarding.insert(index);
@@ -287,6 +341,24 @@ impl Survey<'_> {
         extra
     }
 
+    /// An expectation of no member expects nothing, and stays here: a reader that is stricter would
+    /// refuse it.
+    fn read_expect(&mut self, index: usize, value: &[u8]) {
+        let mut expects = false;
+        for member in list(value) {
+            match member {
+                b"" => {}
+                _ if is(member, b"100-continue") => expects = true,
+                _ => self.expect_other = true,
+            }
+        }
+        if !expects {
+            self.empty_expect.insert(index);
+        }
+        self.expect_continue |= expects;
+        self.expect.insert(index);
+    }
+
     /// An upgrade to some version of HTTP is never passed on: behind it the backend would read
     /// requests that nobody routed and whose forwarding fields nobody wrote (`h2c` smuggling).
     fn read_upgrade(&mut self, value: &[u8]) {
@@ -316,9 +388,10 @@ impl Survey<'_> {
                 if count > CONNECTION_OPTIONS_MAX {
                     return Err(Refusal::TooManyOptions);
                 }
-                if classify(option) != Name::Plain && classify(option) != Name::Trailer {
+                if !matches!(classify(option), Name::Plain | Name::Trailer | Name::Date) {
                     continue;
                 }
+                self.named.insert(option);
                 for (index, field) in fields.list.iter().enumerate() {
                     if is(field.name.as_bytes(), option) {
                         self.hop.insert(index);
@@ -328,6 +401,53 @@ impl Survey<'_> {
         }
         Ok(())
     }
+}
+
+/// The names of fields that `Connection` names, for the trailers that may come under them. Kept as
+/// hashes, without memory of their own: a few in all but forged messages. Past that number none of
+/// the trailers is taken to be free of them.
+#[derive(Copy, Clone, PartialEq, Eq, Default, Debug)]
+pub(super) struct Named {
+    hashes: [u32; NAMED_KEPT],
+    /// One more than fits: any name.
+    count: u8,
+}
+
+/// How many are told apart.
+const NAMED_KEPT: usize = 4;
+
+impl Named {
+    fn insert(&mut self, name: &[u8]) {
+        if name.is_empty() || self.contains(name) {
+            return;
+        }
+        if let Some(place) = self.hashes.get_mut(usize::from(self.count)) {
+            *place = hash(name);
+        }
+        self.count = (self.count + 1).min(NAMED_KEPT as u8 + 1);
+    }
+
+    /// For tests.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn of(names: &[&[u8]]) -> Named {
+        let mut named = Named::default();
+        names.iter().for_each(|name| named.insert(name));
+        named
+    }
+
+    pub(super) fn contains(&self, name: &[u8]) -> bool {
+        match self.hashes.get(..usize::from(self.count)) {
+            Some(hashes) => !hashes.is_empty() && hashes.contains(&hash(name)),
+            None => true,
+        }
+    }
+}
+
+/// FNV-1a of the name in lower case. Who finds another name of the same value loses a trailer.
+fn hash(name: &[u8]) -> u32 {
+    name.iter().fold(0x811c_9dc5, |hash, byte| {
+        (hash ^ u32::from(byte.to_ascii_lowercase())).wrapping_mul(0x0100_0193)
+    })
 }
 
 /// The members of a comma-separated list, white space around them removed.

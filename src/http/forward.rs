@@ -7,11 +7,14 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use super::field::{FieldSet, Fields};
 use super::framing::Lengths;
-use super::{RequestFraming, RequestHead, ResponseFraming, ResponseHead, Scheme, Target, Version};
+use super::{
+    HttpDate, RequestFraming, RequestHead, ResponseFraming, ResponseHead, Scheme, Target, Version,
+    Via,
+};
 
 /// Most bytes that we add to a head: Host (bounded by the head itself), forwarding fields,
-/// framing, Connection.
-const ADDED_BYTES: usize = 256;
+/// framing, Via, Date, Connection.
+const ADDED_BYTES: usize = 384;
 
 /// What the proxy knows about a request and its head doesn't.
 #[derive(Copy, Clone, Debug)]
@@ -24,6 +27,8 @@ pub struct RequestForward {
     pub scheme: Scheme,
     /// Goes on as X-Request-Id, in hexadecimal, unless a trusted peer gave one; 0: leave that field alone.
     pub request_id: u128,
+    /// The name of this proxy, if it is to be said.
+    pub via: Via,
 }
 
 /// Appends the head as it goes to the backend: our version, origin form, no hop-by-hop field.
@@ -76,10 +81,17 @@ pub fn write_request(head: &RequestHead<'_, '_>, how: RequestForward, out: &mut 
     if writes_id {
         write_request_id(how.request_id, out);
     }
-    if head.upgrade {
-        out.extend_from_slice(b"Connection: upgrade\r\n");
+    how.via.write(head.version, out);
+    if head.takes_trailers {
+        // RFC 9110 §10.1.4: no other coding, since none is undone here.
+        out.extend_from_slice(b"TE: trailers\r\n");
     }
-    out.extend_from_slice(b"\r\n");
+    out.extend_from_slice(match (head.upgrade, head.takes_trailers) {
+        (false, false) => b"\r\n",
+        (true, false) => b"Connection: upgrade\r\n\r\n",
+        (false, true) => b"Connection: TE\r\n\r\n",
+        (true, true) => b"Connection: upgrade, TE\r\n\r\n",
+    });
 }
 
 /// A request line of our own (RFC 9112 §3.2.1, and §3.2.4 for OPTIONS without a path).
@@ -126,6 +138,10 @@ pub struct ResponseForward {
     pub keep_alive: bool,
     /// Whether the body goes on as it came.
     pub framing_out: FramingOut,
+    /// Said in a final response that does not say it itself (RFC 9110 §6.6.1).
+    pub date: HttpDate,
+    /// The name of this proxy, if it is to be said.
+    pub via: Via,
 }
 
 /// Appends the head as it goes to the client: our version, no hop-by-hop field.
@@ -165,20 +181,33 @@ pub fn write_response(head: &ResponseHead<'_, '_>, how: ResponseForward, out: &m
             Lengths::Chunked | Lengths::Neither => {}
         }
     }
+    how.via.write(head.version, out);
+    if !head.has_date && head.status >= 200 {
+        how.date.write(out);
+    }
     let ends_with_connection = head.framing == ResponseFraming::UntilClose
         || (decoded && head.framing == ResponseFraming::Chunked);
-    out.extend_from_slice(if head.upgrade {
-        b"Connection: upgrade\r\n\r\n"
-    } else if head.status < 200 {
-        // An interim response says nothing about the connection.
-        b"\r\n"
+    // An interim response says nothing about the connection; what follows a 101 is no HTTP.
+    let of_connection: &[u8] = if head.status < 200 {
+        b""
     } else if !how.keep_alive || ends_with_connection {
-        b"Connection: close\r\n\r\n"
+        b"close"
     } else if how.client_version == Version::Http10 {
-        b"Connection: keep-alive\r\n\r\n"
+        b"keep-alive"
     } else {
-        b"\r\n"
-    });
+        b""
+    };
+    let upgrade: &[u8] = if head.keeps_upgrade { b"upgrade" } else { b"" };
+    if !(upgrade.is_empty() && of_connection.is_empty()) {
+        out.extend_from_slice(b"Connection: ");
+        out.extend_from_slice(upgrade);
+        if !(upgrade.is_empty() || of_connection.is_empty()) {
+            out.extend_from_slice(b", ");
+        }
+        out.extend_from_slice(of_connection);
+        out.extend_from_slice(b"\r\n");
+    }
+    out.extend_from_slice(b"\r\n");
 }
 
 /// Copies the field lines from the offset `from` on, those in `dropped` left out. `from` lies at

@@ -8,10 +8,11 @@ use std::mem::MaybeUninit;
 
 use httparse::{Error, Header, Status};
 
-use super::field::{FieldSet, Fields, Once, Survey, is_token, survey};
+use super::chunked::TrailerRules;
+use super::field::{FieldSet, Fields, Named, Once, Survey, is_token, survey};
 use super::framing::{Lengths, RequestFraming, ResponseFraming};
 use super::target::{Target, check_host, parse_target};
-use super::{BadResponse, Refusal, Scheme};
+use super::{BadResponse, Refusal, Scheme, Via};
 use crate::limits::FIELDS_MAX;
 
 /// A version of HTTP that is spoken here.
@@ -36,9 +37,43 @@ pub enum Method {
     Trace,
     Patch,
     Connect,
+    /// Registered as safe, and forwarded like any other.
+    OtherSafe,
+    /// Registered as idempotent, and forwarded like any other.
+    OtherIdempotent,
     /// Forwarded as it is; nothing is known about it.
     Other,
 }
+
+/// The registry of methods (RFC 9110 §16.1.1) beside RFC 9110's own.
+const SAFE: [&str; 4] = ["PROPFIND", "QUERY", "REPORT", "SEARCH"];
+const IDEMPOTENT: [&str; 25] = [
+    "ACL",
+    "BASELINE-CONTROL",
+    "BIND",
+    "CHECKIN",
+    "CHECKOUT",
+    "COPY",
+    "LABEL",
+    "LINK",
+    "MERGE",
+    "MKACTIVITY",
+    "MKCALENDAR",
+    "MKCOL",
+    "MKREDIRECTREF",
+    "MKWORKSPACE",
+    "MOVE",
+    "ORDERPATCH",
+    "PROPPATCH",
+    "REBIND",
+    "UNBIND",
+    "UNCHECKOUT",
+    "UNLINK",
+    "UNLOCK",
+    "UPDATE",
+    "UPDATEREDIRECTREF",
+    "VERSION-CONTROL",
+];
 
 impl Method {
     /// Methods are case-sensitive (RFC 9110 §9.1).
@@ -53,18 +88,21 @@ impl Method {
             "TRACE" => Method::Trace,
             "PATCH" => Method::Patch,
             "CONNECT" => Method::Connect,
+            _ if SAFE.contains(&name) => Method::OtherSafe,
+            _ if IDEMPOTENT.contains(&name) => Method::OtherIdempotent,
             _ => Method::Other,
         }
     }
 
     /// Doing it twice is like doing it once (RFC 9110 §9.2.2): it may be sent again.
     pub fn is_idempotent(self) -> bool {
-        self.is_safe() || matches!(self, Method::Put | Method::Delete)
+        self.is_safe() || matches!(self, Method::Put | Method::Delete | Method::OtherIdempotent)
     }
 
     /// It only asks (RFC 9110 §9.2.1).
     pub fn is_safe(self) -> bool {
-        matches!(self, Method::Get | Method::Head | Method::Options | Method::Trace)
+        use Method::{Get, Head, Options, OtherSafe, Trace};
+        matches!(self, Get | Head | Options | Trace | OtherSafe)
     }
 }
 
@@ -100,6 +138,8 @@ pub struct RequestHead<'h, 'b> {
     /// The client offers to leave HTTP, for a protocol that we would let pass. A caller who would
     /// not may clear it: then the offer goes on to no backend.
     pub upgrade: bool,
+    /// The client reads trailers, and they reach it.
+    pub takes_trailers: bool,
     /// What X-Forwarded-Protocol, or else X-Forwarded-Proto, says. Believe it on `bind_internal`
     /// only.
     pub forwarded_scheme: Option<Scheme>,
@@ -113,6 +153,8 @@ pub struct RequestHead<'h, 'b> {
     /// X-Request-Id.
     pub(super) request_ids: FieldSet,
     pub(super) request_id: Option<&'b [u8]>,
+    pub(super) via: FieldSet,
+    pub(super) named: Named,
     /// Host was dropped from the fields: we write it ourselves.
     pub(super) writes_host: bool,
     /// The framing field was dropped from the fields: we write it ourselves.
@@ -126,6 +168,16 @@ impl<'b> RequestHead<'_, 'b> {
             (1..=crate::limits::REQUEST_ID_BYTES_MAX).contains(&id.len())
                 && id.iter().all(u8::is_ascii_graphic)
         })
+    }
+
+    /// Whether it came through the proxy of this name before.
+    pub fn came_through(&self, via: &Via) -> bool {
+        self.via.iter().any(|index| via.is_in(self.fields.list[index].value))
+    }
+
+    /// What becomes of the trailers behind its body.
+    pub fn trailers(&self, trusted: bool, writes_id: bool) -> TrailerRules {
+        TrailerRules::of_request(self.named, trusted, writes_id)
     }
 
     /// Path and query for a redirect. A `/` in front may be missing; empty for `*`.
@@ -170,14 +222,10 @@ pub fn parse_request<'h, 'b>(
     }
 
     let is_11 = version == Version::Http11;
-    // A server may ignore Upgrade (RFC 9110 §7.8), and so do we where it comes with a body: then
-    // a 101 can't arrive while request bytes are still on their way.
-    let upgrade = is_11
-        && survey.upgrade_option
-        && survey.upgrade_wanted
-        && !survey.upgrade_to_http
-        && matches!(framing, RequestFraming::None | RequestFraming::Length(0));
-    let mut dropped = survey.hop;
+    // With a body, too (`docker exec` is a POST): the 101 is taken once that is through.
+    let upgrade =
+        is_11 && survey.upgrade_option && survey.upgrade_wanted && !survey.upgrade_to_http;
+    let mut dropped = survey.hop.union(survey.empty_expect);
     if !is_11 {
         // RFC 9110 §10.1.1: to be ignored here, and our version on it would make it count there.
         dropped = dropped.union(survey.expect);
@@ -201,6 +249,7 @@ pub fn parse_request<'h, 'b>(
         keep_alive: keeps_alive(&survey, version),
         expect_continue: is_11 && survey.expect_continue,
         upgrade,
+        takes_trailers: is_11 && survey.takes_trailers,
         forwarded_scheme: survey.forwarded_scheme(),
         fields,
         dropped,
@@ -208,6 +257,8 @@ pub fn parse_request<'h, 'b>(
         forwarding: survey.forwarding,
         request_ids: survey.request_ids,
         request_id: survey.request_id,
+        via: survey.via,
+        named: survey.named,
         writes_host,
         writes_framing: survey.framing_is_odd,
     })
@@ -231,10 +282,22 @@ pub struct ResponseHead<'h, 'b> {
     /// Content-Length or Transfer-Encoding.
     pub(super) framing_fields: FieldSet,
     pub(super) trailer: FieldSet,
+    /// It says when it was made.
+    pub(super) has_date: bool,
+    /// A 426 says what to upgrade to (RFC 9110 §15.5.22).
+    pub(super) keeps_upgrade: bool,
+    pub(super) named: Named,
     /// What the framing fields say, also where no body follows.
     pub(super) lengths: Lengths,
     /// The framing field was dropped from the fields: we write it ourselves.
     pub(super) writes_framing: bool,
+}
+
+impl ResponseHead<'_, '_> {
+    /// What becomes of the trailers behind its body.
+    pub fn trailers(&self) -> TrailerRules {
+        TrailerRules::of_response(self.named)
+    }
 }
 
 /// Parses `head`, which is exactly what `HeadScan` measured, as the answer to a request with the
@@ -272,7 +335,8 @@ pub fn parse_response<'h, 'b>(
         return Err(BadResponse::Switch);
     }
     let mut dropped = survey.hop;
-    if !upgrade {
+    let keeps_upgrade = upgrade || (status == 426 && !survey.upgrade.is_empty());
+    if !keeps_upgrade {
         dropped = dropped.union(survey.upgrade);
     }
     // RFC 9110 §8.6, RFC 9112 §6.1: neither field may stand in these; a client that believes one
@@ -291,6 +355,9 @@ pub fn parse_response<'h, 'b>(
         dropped,
         framing_fields: survey.framing,
         trailer: survey.trailer,
+        has_date: !survey.dates.without(survey.hop).is_empty(),
+        keeps_upgrade,
+        named: survey.named,
         lengths,
         writes_framing: survey.framing_is_odd && !none_allowed,
     })

@@ -14,6 +14,7 @@
 //! that the caller uses again.
 
 mod chunked;
+mod date;
 mod field;
 mod forward;
 mod framing;
@@ -27,9 +28,11 @@ mod scan;
 mod target;
 #[cfg(test)]
 mod tests;
+mod via;
 
 pub use crate::limits::Scheme;
-pub use chunked::Chunked;
+pub use chunked::{Chunked, Passed, TrailerRules};
+pub use date::HttpDate;
 pub use forward::{FramingOut, RequestForward, ResponseForward, write_request, write_response};
 pub use framing::{RequestFraming, ResponseFraming};
 pub use head::{
@@ -44,3 +47,4 @@ pub use reply::{
 };
 pub use scan::HeadScan;
 pub use target::Target;
+pub use via::Via;

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use super::ReplyTo;
 use super::field::{Name, classify, is_token, is_value_byte, trim};
 use super::forward::write_number;
-use super::reply::{has_body, write_rest, write_status_line};
+use super::reply::{has_body, write_rest, write_status_line, write_undated_rest};
 use crate::limits::PAGE_BYTES_MAX;
 
 /// Why a file is no page.
@@ -46,6 +46,7 @@ pub struct Page {
     /// Field lines with CRLF, those that are ours left out.
     fields: Box<[u8]>,
     has_retry_after: bool,
+    has_date: bool,
     body: Box<[u8]>,
 }
 
@@ -58,7 +59,7 @@ impl Page {
         let (line, mut rest) = split_line(file).ok_or(PageError::StatusLine)?;
         let (status, reason) = parse_status_line(line).ok_or(PageError::StatusLine)?;
         let mut fields = Vec::new();
-        let mut has_retry_after = false;
+        let (mut has_retry_after, mut has_date) = (false, false);
         let mut number = 1;
         loop {
             number += 1;
@@ -68,8 +69,9 @@ impl Page {
                 break;
             }
             let (name, value) = parse_field(line).ok_or(PageError::Field { line: number })?;
-            let is_ours = classify(name) != Name::Plain;
-            if !is_ours {
+            let kind = classify(name);
+            if matches!(kind, Name::Plain | Name::Date | Name::Via) {
+                has_date |= kind == Name::Date;
                 has_retry_after |= name.eq_ignore_ascii_case(b"retry-after");
                 fields.extend_from_slice(name);
                 fields.extend_from_slice(b": ");
@@ -83,6 +85,7 @@ impl Page {
             reason: reason.into(),
             fields: fields.into(),
             has_retry_after,
+            has_date,
             body: body.into(),
         })
     }
@@ -135,7 +138,11 @@ pub fn write_page(page: &Page, retry_after: Option<u32>, to: ReplyTo, out: &mut 
         write_number(u64::from(seconds), out);
         out.extend_from_slice(b"\r\n");
     }
-    write_rest(page.status, &page.body, to, out);
+    if page.has_date {
+        write_undated_rest(page.status, &page.body, to, out);
+    } else {
+        write_rest(page.status, &page.body, to, out);
+    }
 }
 
 /// All pages by name. The built-in ones can be overridden but are never absent.
@@ -253,6 +260,7 @@ impl Builtin {
             fields: (*b"Content-Type: text/html; charset=utf-8\r\nCache-Control: no-store\r\n")
                 .into(),
             has_retry_after: false,
+            has_date: false,
             body: body.into_bytes().into(),
         }
     }
@@ -260,10 +268,15 @@ impl Builtin {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Version;
+    use super::super::{HttpDate, Version};
     use super::*;
 
-    const TO: ReplyTo = ReplyTo { version: Version::Http11, head_only: false, close: false };
+    const DATE: &str = "Date: Thu, 01 Jan 1970 00:00:00 GMT\r\n";
+
+    fn to() -> ReplyTo {
+        let date = HttpDate::at(0);
+        ReplyTo { version: Version::Http11, head_only: false, close: false, date }
+    }
 
     fn written(page: &Page, retry_after: Option<u32>, to: ReplyTo) -> String {
         let mut out = Vec::new();
@@ -274,7 +287,9 @@ mod tests {
     #[track_caller]
     fn check(file: &str, expected: &str) {
         let page = Page::parse(file.as_bytes()).unwrap();
-        assert_eq!(written(&page, None, TO), expected, "{file:?}");
+        let found = written(&page, None, to());
+        assert!(found.contains(DATE), "{found}");
+        assert_eq!(found.replacen(DATE, "", 1), expected, "{file:?}");
     }
 
     #[test]
@@ -291,6 +306,15 @@ mod tests {
         );
         check("HTTP/1.0 204 No Content\n\nbody", "HTTP/1.1 204 No Content\r\n\r\n");
         check("HTTP/1.0 404 Nope\n\n", "HTTP/1.1 404 Nope\r\nContent-Length: 0\r\n\r\n");
+    }
+
+    #[test]
+    fn a_date_of_a_file_stays() {
+        let page = Page::parse(b"HTTP/1.0 200 OK\ndate: today\nVia: a\n\n").unwrap();
+        assert_eq!(
+            written(&page, None, to()),
+            "HTTP/1.1 200 OK\r\ndate: today\r\nVia: a\r\nContent-Length: 0\r\n\r\n"
+        );
     }
 
     #[test]
@@ -328,11 +352,11 @@ mod tests {
             (pages.for_status(504).unwrap(), 504),
         ] {
             assert_eq!(page.status(), status);
-            let reply = written(page, None, TO);
+            let reply = written(page, None, to());
             let (head, body) = reply.split_once("\r\n\r\n").unwrap();
             assert!(head.contains(&format!("\r\nContent-Length: {}", body.len())), "{head}");
             assert!(head.contains("\r\nContent-Type: text/html"), "{head}");
-            let head_only = ReplyTo { head_only: true, ..TO };
+            let head_only = ReplyTo { head_only: true, ..to() };
             assert_eq!(written(page, None, head_only), format!("{head}\r\n\r\n"));
         }
         assert_eq!(pages.get("other"), None);
@@ -352,9 +376,9 @@ mod tests {
     #[test]
     fn retry_after_is_said_once() {
         let page = Page::parse(b"HTTP/1.0 503 Busy\n\n").unwrap();
-        assert!(written(&page, Some(10), TO).contains("\r\nRetry-After: 10\r\n"));
+        assert!(written(&page, Some(10), to()).contains("\r\nRetry-After: 10\r\n"));
         let page = Page::parse(b"HTTP/1.0 503 Busy\nRetry-After: 5\n\n").unwrap();
-        let reply = written(&page, Some(10), TO);
+        let reply = written(&page, Some(10), to());
         assert!(reply.contains("\r\nRetry-After: 5\r\n") && !reply.contains("10"), "{reply}");
     }
 }

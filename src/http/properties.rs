@@ -5,11 +5,12 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::field::{Name, classify, is_token_byte, is_value_byte};
+use super::chunked::Verdict;
+use super::field::{Name, Named, classify, is_token_byte, is_value_byte};
 use super::{
-    Chunked, FramingOut, HeadScan, Method, Refusal, RequestForward, RequestFraming,
-    ResponseForward, ResponseFraming, Scheme, Target, Version, field_room, parse_request,
-    parse_response, write_request, write_response,
+    Chunked, FramingOut, HeadScan, HttpDate, Method, Passed, Refusal, RequestForward,
+    RequestFraming, ResponseForward, ResponseFraming, Scheme, Target, TrailerRules, Version, Via,
+    field_room, parse_request, parse_response, write_request, write_response,
 };
 use crate::limits::FIELDS_MAX;
 
@@ -107,7 +108,7 @@ fn plain_fields(head: &[u8]) -> Vec<(&[u8], &[u8])> {
     let is_named = |name: &[u8]| options.contains(&name.to_ascii_lowercase());
     fields
         .iter()
-        .filter(|(name, _)| matches!(classify(name), Name::Plain) && !is_named(name))
+        .filter(|(name, _)| matches!(classify(name), Name::Plain | Name::Via) && !is_named(name))
         .copied()
         .collect()
 }
@@ -117,8 +118,8 @@ fn count(head: &[u8], wanted: &[u8]) -> usize {
 }
 
 /// Most fields that we add to one head: Host, where it was read from the target, two forwarding
-/// fields and Connection.
-const FIELDS_ADDED_MAX: usize = 4;
+/// fields, TE and Connection.
+const FIELDS_ADDED_MAX: usize = 5;
 
 const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 
@@ -132,7 +133,13 @@ fn request(bytes: &[u8]) {
     }
     for trusted in [false, true] {
         let mut out = Vec::new();
-        let how = RequestForward { client: CLIENT, trusted, scheme: Scheme::Http, request_id: 0 };
+        let how = RequestForward {
+            client: CLIENT,
+            trusted,
+            scheme: Scheme::Http,
+            request_id: 0,
+            via: Via::NONE,
+        };
         write_request(&head, how, &mut out);
         let show = String::from_utf8_lossy(&out);
         assert_eq!(HeadScan::default().advance(&out), Ok(Some(out.len())), "{show}");
@@ -146,6 +153,7 @@ fn request(bytes: &[u8]) {
         assert_eq!(again.framing, head.framing, "{show}");
         assert_eq!(again.expect_continue, head.expect_continue, "{show}");
         assert_eq!(again.upgrade, head.upgrade, "{show}");
+        assert_eq!(again.takes_trailers, head.takes_trailers, "{show}");
         assert!(again.keep_alive, "{show}");
         match (head.target, again.target) {
             (Target::Absolute { path, .. }, Target::Origin(written)) => {
@@ -157,7 +165,7 @@ fn request(bytes: &[u8]) {
             }
             (came, written) => assert_eq!(came, written),
         }
-        request_fields(bytes, &out, trusted, head.upgrade);
+        request_fields(bytes, &out, trusted, (head.upgrade, head.takes_trailers));
 
         let mut twice = Vec::new();
         write_request(&again, RequestForward { trusted: true, ..how }, &mut twice);
@@ -166,11 +174,12 @@ fn request(bytes: &[u8]) {
     }
 }
 
-fn request_fields(bytes: &[u8], out: &[u8], trusted: bool, upgrade: bool) {
+fn request_fields(bytes: &[u8], out: &[u8], trusted: bool, (upgrade, te): (bool, bool)) {
     let show = String::from_utf8_lossy(out);
     assert_eq!(plain_fields(bytes), plain_fields(out), "{show}");
     assert_eq!(count(out, b"host"), 1, "{show}");
-    assert_eq!(count(out, b"connection"), usize::from(upgrade), "{show}");
+    assert_eq!(count(out, b"connection"), usize::from(upgrade || te), "{show}");
+    assert_eq!(count(out, b"te"), usize::from(te), "{show}");
     let forwarding = |head| {
         naive_fields(head)
             .into_iter()
@@ -190,6 +199,7 @@ fn request_fields(bytes: &[u8], out: &[u8], trusted: bool, upgrade: bool) {
     }
     for (name, value) in naive_fields(out) {
         match classify(name) {
+            Name::Te => assert_eq!(value, b": trailers", "{show}"),
             Name::Hop => panic!("a hop-by-hop field goes on: {show}"),
             Name::Upgrade => assert!(upgrade, "{show}"),
             Name::TransferEncoding => assert_eq!(value, b": chunked", "{show}"),
@@ -223,7 +233,8 @@ pub fn response_head(bytes: &[u8]) {
             let to_10 = client_version == Version::Http10;
             let framing_out =
                 if decode && to_10 { FramingOut::DecodeChunked } else { FramingOut::AsIs };
-            let how = ResponseForward { client_version, keep_alive, framing_out };
+            let (date, via) = (HttpDate::at(0), Via::NONE);
+            let how = ResponseForward { client_version, keep_alive, framing_out, date, via };
             let mut out = Vec::new();
             write_response(&head, how, &mut out);
             let show = String::from_utf8_lossy(&out);
@@ -248,6 +259,9 @@ pub fn response_head(bytes: &[u8]) {
                 let (came, written) = (plain_fields(bytes), plain_fields(&out));
                 assert_eq!(came, written, "{show}");
             }
+            if head.status >= 200 {
+                assert!(0 < count(&out, b"date"), "{show}");
+            }
             if to_10 {
                 assert_eq!(count(&out, b"transfer-encoding"), 0, "{show}");
             }
@@ -258,18 +272,31 @@ pub fn response_head(bytes: &[u8]) {
     }
 }
 
-/// A chunked body ends at the same byte at any split, where a naive model says, and its data is
-/// what the model finds.
+/// A chunked body ends at the same byte at any split, where a naive model says; its data is what
+/// the model finds, and what goes on is what the model passes.
 pub fn chunked(bytes: &[u8]) {
-    let expected = naive_chunked(bytes);
-    let mut body = Chunked::default();
+    let named = Named::of(&[b"X-Named", b"x-other"]);
+    for rules in [
+        TrailerRules::of_request(Named::default(), false, false),
+        TrailerRules::of_request(named, true, true),
+        TrailerRules::of_response(named),
+    ] {
+        chunked_by(bytes, rules);
+    }
+}
+
+fn chunked_by(bytes: &[u8], rules: TrailerRules) {
+    let expected = naive_chunked(bytes, &rules);
+    let mut body = Chunked::new(rules);
     let mut data = Vec::new();
     let decoded = body.decode(bytes, &mut data);
+    let mut whole = Vec::new();
     match (&expected, decoded) {
-        (Naive::Complete(length, content), Ok(consumed)) => {
+        (Naive::Complete(length, content, passed), Ok(consumed)) => {
             assert!(body.is_done());
             assert_eq!(consumed, *length);
             assert_eq!(&data, content);
+            whole.clone_from(passed);
         }
         (Naive::More, Ok(consumed)) => {
             assert!(!body.is_done());
@@ -278,8 +305,8 @@ pub fn chunked(bytes: &[u8]) {
         (Naive::Wrong(expected), Err(refusal)) => assert_eq!(refusal, *expected),
         (expected, actual) => panic!("model: {expected:?}, ours: {actual:?}"),
     }
-    for step in [1, 2, 3, 7] {
-        let mut split = Chunked::default();
+    for step in [1, 2, 3, 7, bytes.len().max(1)] {
+        let mut split = Chunked::new(rules);
         let mut split_data = Vec::new();
         let mut result = Ok(0);
         for piece in bytes.chunks(step) {
@@ -294,13 +321,37 @@ pub fn chunked(bytes: &[u8]) {
         assert_eq!(result, decoded, "{step} bytes at a time");
         assert_eq!(split.is_done(), body.is_done(), "{step} bytes at a time");
         assert_eq!(split_data, data, "{step} bytes at a time");
+        passing(bytes, step, rules, body.is_done().then_some(&whole));
     }
-    skipping(bytes, decoded);
+    skipping(bytes, rules, decoded);
+}
+
+/// What goes on is at any split the same; of a body that is not complete it is a prefix of what
+/// came, and of no trailer section anything.
+fn passing(bytes: &[u8], step: usize, rules: TrailerRules, whole: Option<&Vec<u8>>) {
+    let mut body = Chunked::new(rules);
+    let mut passed = Vec::new();
+    for piece in bytes.chunks(step) {
+        let Ok(Passed { consumed, as_is }) = body.advance(piece) else { break };
+        assert!(as_is <= consumed && consumed <= piece.len());
+        passed.extend_from_slice(&piece[..as_is]);
+        assert!(bytes.starts_with(&passed));
+        if body.is_done() {
+            passed.extend(body.take_trailer().unwrap_or_default());
+            assert_eq!(body.take_trailer(), None);
+            break;
+        }
+        assert_eq!(body.take_trailer(), None);
+    }
+    assert_eq!(body.is_done(), whole.is_some());
+    if let Some(whole) = whole {
+        assert_eq!(&passed, whole, "{step} bytes at a time");
+    }
 }
 
 /// Data that passes by another way is accounted for.
-fn skipping(bytes: &[u8], expected: Result<usize, Refusal>) {
-    let mut body = Chunked::default();
+fn skipping(bytes: &[u8], rules: TrailerRules, expected: Result<usize, Refusal>) {
+    let mut body = Chunked::new(rules);
     let mut at = 0;
     while at < bytes.len() && !body.is_done() {
         let left = usize::try_from(body.data_left()).unwrap_or(usize::MAX).min(bytes.len() - at);
@@ -310,7 +361,7 @@ fn skipping(bytes: &[u8], expected: Result<usize, Refusal>) {
             continue;
         }
         match body.advance(&bytes[at..at + 1]) {
-            Ok(count) => at += count,
+            Ok(passed) => at += passed.consumed,
             Err(refusal) => return assert_eq!(Err(refusal), expected, "with skipping"),
         }
     }
@@ -319,14 +370,15 @@ fn skipping(bytes: &[u8], expected: Result<usize, Refusal>) {
 
 #[derive(Debug)]
 enum Naive {
-    Complete(usize, Vec<u8>),
+    /// How long it is, its data, and what goes on of it.
+    Complete(usize, Vec<u8>, Vec<u8>),
     More,
     Wrong(Refusal),
 }
 
 /// Line by line over the whole input. It can refuse only what the checker refuses by then, so a
 /// line that is not complete is tried with every way to complete it left open.
-fn naive_chunked(bytes: &[u8]) -> Naive {
+fn naive_chunked(bytes: &[u8], rules: &TrailerRules) -> Naive {
     let mut at = 0;
     let mut data = Vec::new();
     loop {
@@ -355,18 +407,25 @@ fn naive_chunked(bytes: &[u8]) -> Naive {
         }
     }
     let trailer = at;
+    let mut passed = bytes[..at].to_vec();
     loop {
         let (line, end) = naive_line(&bytes[at..]);
         let too_long = at - trailer + line.len() > crate::limits::TRAILER_BYTES_MAX as usize
             || end
                 .is_some_and(|end| at - trailer + end > crate::limits::TRAILER_BYTES_MAX as usize);
-        if too_long || naive_trailer(line, end.is_some()).is_err() {
+        let Ok(passes) = naive_trailer(line, end.is_some(), rules) else {
+            return Naive::Wrong(Refusal::BadTrailer);
+        };
+        if too_long {
             return Naive::Wrong(Refusal::BadTrailer);
         }
         let Some(end) = end else { return Naive::More };
+        if passes {
+            passed.extend_from_slice(&bytes[at..at + end]);
+        }
         at += end;
         if line.is_empty() {
-            return Naive::Complete(at, data);
+            return Naive::Complete(at, data, passed);
         }
     }
 }
@@ -449,24 +508,26 @@ fn naive_extensions(rest: &[u8], ended: bool) -> Result<(), ()> {
     }
 }
 
-fn naive_trailer(line: &[u8], whole: bool) -> Result<(), ()> {
+/// Whether the line of a trailer goes on.
+fn naive_trailer(line: &[u8], whole: bool, rules: &TrailerRules) -> Result<bool, ()> {
     let (line, ended) = match line.strip_suffix(b"\r") {
         Some(line) if !whole => (line, true),
         _ => (line, whole),
     };
     if line.is_empty() {
-        return Ok(());
+        return Ok(true);
     }
     let Some(colon) = line.iter().position(|&b| b == b':') else {
         let open = !ended && line.iter().all(|b| is_token_byte(*b));
-        return if open { Ok(()) } else { Err(()) };
+        return if open { Ok(true) } else { Err(()) };
     };
     let (name, value) = (&line[..colon], &line[colon + 1..]);
+    let verdict = rules.verdict(name);
     let valid = !name.is_empty()
         && name.iter().all(|b| is_token_byte(*b))
-        && classify(name) == Name::Plain
+        && verdict != Verdict::Refused
         && value.iter().all(|b| is_value_byte(*b));
-    if valid { Ok(()) } else { Err(()) }
+    if valid { Ok(verdict == Verdict::Passes) } else { Err(()) }
 }
 
 /// Must fail: it claims that no request is ever accepted. A fuzzer that does not find the

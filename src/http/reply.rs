@@ -3,7 +3,7 @@
 //! Each has a length, says what becomes of the connection, and leaves its body out for HEAD.
 
 use super::forward::write_number;
-use super::{Refusal, Scheme, Version};
+use super::{HttpDate, Refusal, Scheme, Version};
 
 /// To whom and how an answer of our own goes.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -14,6 +14,8 @@ pub struct ReplyTo {
     pub head_only: bool,
     /// We close the connection afterwards.
     pub close: bool,
+    /// When it is made.
+    pub date: HttpDate,
 }
 
 /// The reason phrase for a status code (RFC 9110 §15 and the registry).
@@ -98,8 +100,14 @@ pub(super) fn write_status_line(code: u16, reason: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// The framing and connection fields, the empty line, and the body where one goes out.
+/// The date, the framing and connection fields, the empty line, and the body where one goes out.
 pub(super) fn write_rest(code: u16, body: &[u8], to: ReplyTo, out: &mut Vec<u8>) {
+    to.date.write(out);
+    write_undated_rest(code, body, to, out);
+}
+
+/// The same for an answer that says itself when it was made.
+pub(super) fn write_undated_rest(code: u16, body: &[u8], to: ReplyTo, out: &mut Vec<u8>) {
     if has_body(code) {
         out.extend_from_slice(b"Content-Length: ");
         write_number(body.len() as u64, out);
@@ -118,10 +126,10 @@ pub(super) fn write_rest(code: u16, body: &[u8], to: ReplyTo, out: &mut Vec<u8>)
 
 /// Refuses a request whose head can't be trusted; the connection closes after it.
 ///
-/// A body goes with it even if the request was a HEAD, since of a refused head nothing is known;
+/// A body goes with it even if the request was a head(), since of a refused head nothing is known;
 /// as the connection closes, nothing can be taken for it.
-pub fn write_refusal(refusal: Refusal, out: &mut Vec<u8>) {
-    let to = ReplyTo { version: Version::Http11, head_only: false, close: true };
+pub fn write_refusal(refusal: Refusal, date: HttpDate, out: &mut Vec<u8>) {
+    let to = ReplyTo { version: Version::Http11, head_only: false, close: true, date };
     write_refusal_to(refusal, to, out);
 }
 
@@ -131,7 +139,7 @@ pub fn write_refusal_to(refusal: Refusal, to: ReplyTo, out: &mut Vec<u8>) {
     write_status_line(code, reason(code).as_bytes(), out);
     if code == 405 {
         // RFC 9110 §15.5.6: a 405 names what would be allowed.
-        out.extend_from_slice(b"Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE\r\n");
+        out.extend_from_slice(b"Allow: GET, head(), POST, PUT, PATCH, DELETE, OPTIONS, TRACE\r\n");
     }
     write_text_fields(out);
     let start = out.len();
@@ -176,6 +184,7 @@ fn sentence(code: u16) -> &'static str {
         502 => "The application could not be reached, or its answer made no sense.",
         503 => "The application is not available at the moment.",
         504 => "The application did not answer in time.",
+        508 => "The request has come through this proxy before.",
         _ => "",
     }
 }
@@ -252,10 +261,16 @@ pub fn status_of(answer: &[u8]) -> u16 {
 mod tests {
     use super::*;
 
-    const KEEP: ReplyTo = ReplyTo { version: Version::Http11, head_only: false, close: false };
-    const CLOSE: ReplyTo = ReplyTo { close: true, ..KEEP };
-    const HEAD: ReplyTo = ReplyTo { head_only: true, ..KEEP };
-    const KEEP_10: ReplyTo = ReplyTo { version: Version::Http10, ..KEEP };
+    const DATE: &str = "Date: Thu, 01 Jan 1970 00:00:00 GMT\r\n";
+
+    fn keep() -> ReplyTo {
+        let date = HttpDate::at(0);
+        ReplyTo { version: Version::Http11, head_only: false, close: false, date }
+    }
+
+    fn without_body() -> ReplyTo {
+        ReplyTo { head_only: true, ..keep() }
+    }
 
     fn written(write: impl FnOnce(&mut Vec<u8>)) -> String {
         // What is in the buffer already stays.
@@ -266,35 +281,37 @@ mod tests {
 
     #[track_caller]
     fn check_empty(code: u16, to: ReplyTo, expected: &str) {
-        assert_eq!(written(|out| write_empty(code, to, out)), expected);
+        let found = written(|out| write_empty(code, to, out));
+        assert_eq!(found.replacen(DATE, "", 1), expected);
+        assert!(found.contains(DATE), "{found}");
     }
 
     #[test]
     fn empty_answers() {
-        check_empty(403, KEEP, "HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n");
+        check_empty(403, keep(), "HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n");
         check_empty(
             402,
-            CLOSE,
+            ReplyTo { close: true, ..keep() },
             "HTTP/1.1 402 Payment Required\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
         );
         check_empty(
             200,
-            KEEP_10,
+            ReplyTo { version: Version::Http10, ..keep() },
             "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: keep-alive\r\n\r\n",
         );
-        check_empty(204, KEEP, "HTTP/1.1 204 No Content\r\n\r\n");
-        check_empty(304, HEAD, "HTTP/1.1 304 Not Modified\r\n\r\n");
-        check_empty(597, KEEP, "HTTP/1.1 597 Unknown\r\nContent-Length: 0\r\n\r\n");
-        check_empty(100, KEEP, "HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n");
+        check_empty(204, keep(), "HTTP/1.1 204 No Content\r\n\r\n");
+        check_empty(304, without_body(), "HTTP/1.1 304 Not Modified\r\n\r\n");
+        check_empty(597, keep(), "HTTP/1.1 597 Unknown\r\nContent-Length: 0\r\n\r\n");
+        check_empty(100, keep(), "HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n");
     }
 
     #[track_caller]
     fn check_redirect(base: &str, scheme: Scheme, path: &str, expected: &str) {
-        let reply = written(|out| write_redirect(base, 302, scheme, path.as_bytes(), KEEP, out));
+        let reply = written(|out| write_redirect(base, 302, scheme, path.as_bytes(), keep(), out));
         let location = format!("Location: {expected}");
         assert_eq!(
             reply,
-            format!("HTTP/1.1 302 Found\r\n{location}\r\nContent-Length: 0\r\n\r\n"),
+            format!("HTTP/1.1 302 Found\r\n{location}\r\n{DATE}Content-Length: 0\r\n\r\n"),
             "{base} {path}"
         );
     }
@@ -317,18 +334,18 @@ mod tests {
     #[test]
     fn every_answer_has_the_length_it_says() {
         for &refusal in Refusal::ALL {
-            let reply = written(|out| write_refusal(refusal, out));
+            let reply = written(|out| write_refusal(refusal, HttpDate::at(0), out));
             let (head, body) = reply.split_once("\r\n\r\n").unwrap();
             let status = refusal.status();
             assert!(head.starts_with(&format!("HTTP/1.1 {status} {}\r\n", reason(status))));
             assert!(head.contains("\r\nConnection: close"), "{head}");
             assert!(head.contains(&format!("\r\nContent-Length: {}", body.len())), "{head}");
             assert!(body.contains(refusal.sentence()), "{body}");
-            let to_head = written(|out| write_refusal_to(refusal, HEAD, out));
+            let to_head = written(|out| write_refusal_to(refusal, without_body(), out));
             assert_eq!(to_head, format!("{head}\r\n\r\n"), "the same without a body");
         }
         for code in 100..=1000 {
-            let reply = written(|out| write_status(code, KEEP, out));
+            let reply = written(|out| write_status(code, keep(), out));
             let (head, body) = reply.split_once("\r\n\r\n").unwrap();
             assert_eq!(
                 head.contains(&format!("\r\nContent-Length: {}", body.len())),
@@ -341,12 +358,13 @@ mod tests {
     #[test]
     fn plain_answers() {
         assert_eq!(
-            written(|out| write_status(429, KEEP, out)),
+            written(|out| write_status(429, keep(), out)),
             "HTTP/1.1 429 Too Many Requests\r\nContent-Type: text/plain; charset=utf-8\r\n\
-             Cache-Control: no-store\r\nContent-Length: 69\r\n\r\n\
+             Cache-Control: no-store\r\nDate: Thu, 01 Jan 1970 00:00:00 GMT\r\n\
+             Content-Length: 69\r\n\r\n\
              429 Too Many Requests\nToo many requests for this host at the moment.\n"
         );
-        let head = written(|out| write_status(503, HEAD, out));
+        let head = written(|out| write_status(503, without_body(), out));
         assert!(head.ends_with("\r\n\r\n"), "{head}");
     }
 }

@@ -78,15 +78,16 @@ fn sample_responses() {
 
 #[test]
 fn sample_bodies() {
+    let rules = TrailerRules::of_request(Default::default(), false, false);
     for (name, slug, bytes) in samples("chunked/accepted") {
-        let mut body = Chunked::default();
-        let consumed = body.advance(&bytes).expect(&name);
+        let mut body = Chunked::new(rules);
+        let consumed = body.advance(&bytes).expect(&name).consumed;
         assert_eq!(body.is_done(), slug != "open", "{name}");
         assert_eq!(consumed < bytes.len(), slug == "next_request", "{name}");
         properties::chunked(&bytes);
     }
     for (name, slug, bytes) in samples("chunked/refused") {
-        let refusal = Chunked::default().advance(&bytes).expect_err(&name);
+        let refusal = Chunked::new(rules).advance(&bytes).expect_err(&name);
         assert_eq!(refusal.slug(), slug, "{name}");
         properties::chunked(&bytes);
     }
@@ -133,6 +134,7 @@ const STATUS_LINES: &[&str] = &[
     "HTTP/1.1 304 Not Modified",
     "HTTP/1.1 101 Switching Protocols",
     "HTTP/1.1 103 ",
+    "HTTP/1.1 426 Upgrade Required",
     "HTTP/1.1 099 Odd",
 ];
 const FIELDS: &[&str] = &[
@@ -157,6 +159,12 @@ const FIELDS: &[&str] = &[
     "Keep-Alive: timeout=5",
     "Proxy-Connection: close",
     "TE: trailers",
+    "TE: gzip",
+    "Expect: ,",
+    "Date: x",
+    "Via: 1.1 a",
+    "X!Forwarded.By: a",
+    "True-Client-IP: 1",
     "Trailer: X-A",
     "X-Forwarded-For: 1.2.3.4",
     "x_forwarded_for: 1.2.3.4",
@@ -199,6 +207,12 @@ const CHUNK_PIECES: &[&str] = &[
     "\n",
     "X-A: b\r\n",
     "Host: a\r\n",
+    "0\r\n",
+    "X-Named: b\r\n",
+    "x_Forwarded.for: b\r\n",
+    "X-Request-Id: b\r\n",
+    "Content-Length: 5\r\n",
+    "Keep-Alive: 5\r\n",
     "0",
     "f",
     ";",

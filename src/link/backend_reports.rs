@@ -1,14 +1,21 @@
 //! Reports of shards about backends that fail requests, and that answer them again.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::table::Name;
 
 /// A report of one shard about one backend.
-#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum BackendReport {
     /// Several requests in a row failed at this backend: enough to eject it.
     Failed { address: SocketAddr, how: Failure },
     /// The backend was reported to fail, and has answered a request since.
     Answered { address: SocketAddr },
+    /// A request was to go to an address on which this daemon itself listens.
+    Loop { address: SocketAddr },
+    /// No address of this name could be reached, or the name has none.
+    NameFailed { name: Arc<Name> },
 }
 
 /// How a backend failed.

@@ -94,17 +94,23 @@ pub(crate) enum Shed {
     Rate,
     /// A request that got no place at a backend in time.
     Queue,
+    /// A request for which this machine could open no connection: no descriptor, port or permission.
+    Local,
+    /// A connection whose client reset it before its address was known.
+    Vanished,
 }
 
 impl Shed {
     /// Each, with its name.
-    pub(crate) const ALL: [(Shed, &str); 6] = [
+    pub(crate) const ALL: [(Shed, &str); 8] = [
         (Shed::Room, "max_connections"),
         (Shed::Descriptors, "descriptors"),
         (Shed::Source, "max_connections_per_source"),
         (Shed::Stranger, "trusted_sources"),
         (Shed::Rate, "max_requests_per_second"),
         (Shed::Queue, "backend_queue"),
+        (Shed::Local, "local_connect"),
+        (Shed::Vanished, "client_vanished"),
     ];
 
     /// Reasons that concern connections, and not requests.

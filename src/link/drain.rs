@@ -18,6 +18,9 @@ pub(crate) struct Drain {
     pub(crate) rule: u64,
     /// Backends that were removed from the rule.
     pub(crate) backends: Vec<SocketAddr>,
+    /// Whether the change was made in another daemon: here the rule is as it was, for all that were
+    /// routed by it.
+    pub(crate) is_elsewhere: bool,
     /// Requests of each shard under way at each backend, and those that have not got one yet but
     /// were routed by the rule as it was.
     under_way: Vec<AtomicU32>,
@@ -28,7 +31,16 @@ impl Drain {
     pub(crate) fn new(rule: u64, backends: Vec<SocketAddr>, shards: usize) -> io::Result<Drain> {
         let under_way = (0..shards * (backends.len() + 1)).map(|_| AtomicU32::new(UNKNOWN));
         let under_way = under_way.collect();
-        Ok(Drain { rule, backends, under_way, waker: Waker::new()? })
+        Ok(Drain { rule, backends, is_elsewhere: false, under_way, waker: Waker::new()? })
+    }
+
+    /// The same, of a change that was made in a daemon that has taken over.
+    pub(crate) fn elsewhere(
+        rule: u64,
+        backends: Vec<SocketAddr>,
+        shards: usize,
+    ) -> io::Result<Drain> {
+        Ok(Drain { is_elsewhere: true, ..Drain::new(rule, backends, shards)? })
     }
 
     /// Says how many requests of a shard are at each backend and, behind those, at none yet.

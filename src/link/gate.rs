@@ -11,48 +11,86 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Waker;
+use crate::limits;
 
 /// The connections to one backend.
-#[derive(Default)]
 pub(crate) struct Gate {
     open: AtomicU32,
-    /// One bit per shard (modulo 64) that has requests waiting.
-    waiting: AtomicU64,
-    /// One bit per shard that has idle connections.
-    idle: AtomicU64,
+    /// Places taken by a daemon that is being taken over from.
+    elder: AtomicU32,
+    /// The shards that have requests waiting.
+    waiting: ShardSet,
+    /// The shards that have idle connections.
+    idle: ShardSet,
 }
 
-fn bit(shard: usize) -> u64 {
-    1 << (shard % 64)
+/// A set of shards that each shard enters and leaves by itself: one bit for each there is.
+struct ShardSet {
+    words: Box<[AtomicU64]>,
+}
+
+impl ShardSet {
+    fn new(shards: usize) -> ShardSet {
+        ShardSet { words: (0..shards.div_ceil(64)).map(|_| AtomicU64::new(0)).collect() }
+    }
+
+    fn set(&self, shard: usize, is_in: bool) {
+        let (word, bit) = (&self.words[shard / 64], 1 << (shard % 64));
+        match is_in {
+            true => word.fetch_or(bit, Ordering::SeqCst),
+            false => word.fetch_and(!bit, Ordering::SeqCst),
+        };
+    }
+
+    fn contains(&self, shard: usize) -> bool {
+        self.words[shard / 64].load(Ordering::SeqCst) & (1 << (shard % 64)) != 0
+    }
+
+    /// Whether any shard is in the set.
+    fn is_used(&self) -> bool {
+        self.words.iter().any(|word| word.load(Ordering::SeqCst) != 0)
+    }
+
+    /// Whether a shard other than `shard` is in it.
+    fn has_others(&self, shard: usize) -> bool {
+        self.words.iter().enumerate().any(|(index, word)| {
+            let own = if index == shard / 64 { 1 << (shard % 64) } else { 0 };
+            word.load(Ordering::SeqCst) & !own != 0
+        })
+    }
 }
 
 impl Gate {
+    fn new(shards: usize) -> Gate {
+        Gate {
+            open: AtomicU32::new(0),
+            elder: AtomicU32::new(0),
+            waiting: ShardSet::new(shards),
+            idle: ShardSet::new(shards),
+        }
+    }
+
     /// Takes a place if fewer than `limit` are taken.
     pub(crate) fn enter(&self, limit: u32) -> bool {
+        let elder = self.elder.load(Ordering::Acquire);
         self.open
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |open| {
-                (open < limit).then_some(open + 1)
+                (open.saturating_add(elder) < limit).then_some(open + 1)
             })
             .is_ok()
     }
 
     pub(crate) fn set_waiting(&self, shard: usize, waits: bool) {
-        match waits {
-            true => self.waiting.fetch_or(bit(shard), Ordering::SeqCst),
-            false => self.waiting.fetch_and(!bit(shard), Ordering::SeqCst),
-        };
+        self.waiting.set(shard, waits);
     }
 
     pub(crate) fn set_idle(&self, shard: usize, has: bool) {
-        match has {
-            true => self.idle.fetch_or(bit(shard), Ordering::SeqCst),
-            false => self.idle.fetch_and(!bit(shard), Ordering::SeqCst),
-        };
+        self.idle.set(shard, has);
     }
 
     /// Whether a shard other than `shard` waits.
     pub(crate) fn others_wait(&self, shard: usize) -> bool {
-        self.waiting.load(Ordering::SeqCst) & !bit(shard) != 0
+        self.waiting.has_others(shard)
     }
 }
 
@@ -69,36 +107,112 @@ impl Gates {
 
     pub(crate) fn get(&self, backend: SocketAddr) -> Arc<Gate> {
         let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
-        if gates.len() >= 1024 && !gates.contains_key(&backend) {
+        if limits::GATES_KEPT <= gates.len() && !gates.contains_key(&backend) {
             gates.retain(|_, gate| Arc::strong_count(gate) > 1);
         }
-        gates.entry(backend).or_default().clone()
+        let shards = self.wakers.len();
+        gates.entry(backend).or_insert_with(|| Arc::new(Gate::new(shards))).clone()
+    }
+
+    /// Counts places taken at each backend, for a daemon that takes over: one where requests still wait.
+    pub(crate) fn taken(&self) -> Vec<(SocketAddr, u32)> {
+        let gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = gates.iter().map(|(backend, gate)| {
+            let waits = u32::from(gate.waiting.is_used());
+            (*backend, gate.open.load(Ordering::Acquire).max(waits))
+        });
+        taken.filter(|(_, taken)| *taken != 0).collect()
+    }
+
+    /// Sets the places that another daemon has taken; all others are free there.
+    pub(crate) fn set_elder(&self, taken: &HashMap<SocketAddr, u32>) {
+        // What is kept here nobody has met yet, and the limit still is to hold.
+        let kept: Vec<Arc<Gate>> = taken.keys().map(|backend| self.get(*backend)).collect();
+        let gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
+        for (backend, gate) in gates.iter() {
+            let now = taken.get(backend).copied().unwrap_or(0);
+            if now < gate.elder.swap(now, Ordering::AcqRel) {
+                self.wake_next(gate, 0);
+            }
+        }
+        drop(kept);
     }
 
     /// Gives a place back and wakes the next shard that waits, in turn after `shard`.
     pub(crate) fn leave(&self, gate: &Gate, shard: usize) {
         gate.open.fetch_sub(1, Ordering::AcqRel);
-        self.wake_next(gate.waiting.load(Ordering::SeqCst), shard);
+        self.wake_next(gate, shard);
+    }
+
+    fn wake_next(&self, gate: &Gate, shard: usize) {
+        if let Some(next) = self.next_waiting(gate, shard) {
+            self.wakers[next].wake();
+        }
     }
 
     /// Asks the shards that keep idle connections to let one go.
     pub(crate) fn ask_for_idle(&self, gate: &Gate, shard: usize) {
-        let idle = gate.idle.load(Ordering::SeqCst) & !bit(shard);
         for (index, waker) in self.wakers.iter().enumerate() {
-            if idle & bit(index) != 0 {
+            if index != shard && gate.idle.contains(index) {
                 waker.wake();
             }
         }
     }
 
-    fn wake_next(&self, waiting: u64, shard: usize) {
-        if waiting == 0 {
-            return;
-        }
+    /// The first shard after `shard` that waits; it comes last itself.
+    fn next_waiting(&self, gate: &Gate, shard: usize) -> Option<usize> {
         let shards = self.wakers.len();
-        let next = (1..=shards).map(|step| (shard + step) % shards);
-        if let Some(index) = next.into_iter().find(|index| waiting & bit(*index) != 0) {
-            self.wakers[index].wake();
+        (1..=shards).map(|step| (shard + step) % shards).find(|next| gate.waiting.contains(*next))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gates(shards: usize) -> (Gates, Arc<Gate>) {
+        // One eventfd for all: only who would be woken is asked.
+        let waker = Waker::new().expect("an eventfd");
+        let gates = Gates::new(vec![waker; shards]);
+        let gate = gates.get(([127, 0, 0, 1], 80).into());
+        (gates, gate)
+    }
+
+    #[test]
+    fn shards_that_share_a_bit_modulo_64_are_told_apart() {
+        for shards in [65, 128, limits::SHARDS_MAX] {
+            let (gates, gate) = gates(shards);
+            gate.set_waiting(0, true);
+            gate.set_waiting(64, true);
+            assert!(gate.others_wait(0), "shard 64 waits, of {shards}");
+            gate.set_waiting(0, false);
+            assert!(gate.others_wait(0) && !gate.others_wait(64));
+            assert_eq!(gates.next_waiting(&gate, 0), Some(64));
+            assert_eq!(gates.next_waiting(&gate, 64), Some(64));
+            gate.set_waiting(64, false);
+            assert_eq!(gates.next_waiting(&gate, 0), None);
+            gate.set_idle(shards - 1, true);
+            assert!(gate.idle.contains(shards - 1) && !gate.idle.contains(0));
         }
+    }
+
+    #[test]
+    fn waiting_shards_have_their_turn_one_after_the_other() {
+        let (gates, gate) = gates(200);
+        let waiting = [3, 67, 131, 195];
+        for shard in waiting {
+            gate.set_waiting(shard, true);
+        }
+        for (at, shard) in waiting.iter().enumerate() {
+            assert_eq!(gates.next_waiting(&gate, *shard), Some(waiting[(at + 1) % 4]));
+        }
+    }
+
+    #[test]
+    fn places_are_counted() {
+        let (gates, gate) = gates(1);
+        assert!(gate.enter(2) && gate.enter(2) && !gate.enter(2));
+        gates.leave(&gate, 0);
+        assert!(gate.enter(2) && !gate.enter(2));
     }
 }

@@ -3,6 +3,7 @@
 //! backends are down, and the gates that hold a limit across shards.
 
 mod backend_reports;
+mod beat;
 mod counters;
 mod drain;
 mod gate;
@@ -11,6 +12,7 @@ mod health;
 mod held;
 mod logbook;
 mod outbox;
+mod own;
 mod rate;
 mod slots;
 mod sources;
@@ -20,7 +22,7 @@ mod turn;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use arc_swap::ArcSwap;
@@ -31,6 +33,7 @@ use crate::limits;
 use crate::table::Snapshot;
 
 pub(crate) use backend_reports::{BackendReport, Failure};
+pub(crate) use beat::{Beat, Part};
 pub(crate) use counters::{Counter, Counters, HELD_BOUNDS, Shed};
 pub(crate) use drain::Drain;
 pub(crate) use gate::{Gate, Gates};
@@ -39,6 +42,7 @@ pub(crate) use health::Down;
 pub(crate) use held::{Lines, PLACE_FIRST, Place, Report, Ticket, Waits, Why, Word};
 pub(crate) use logbook::Logbook;
 use outbox::{Outbox, OutboxReader};
+pub(crate) use own::{Own, is_local};
 pub(crate) use rate::{Rate, Rates};
 pub(crate) use slots::{
     BackendCount, ByKey, HostCount, Id, KeySet, Slot, SlotIndex, SlotTime, Slots, Sums, TIME_BOUNDS,
@@ -54,16 +58,19 @@ pub(crate) struct Published {
     pub(crate) down: Down,
     pub(crate) lines: Lines,
     pub(crate) tuning: ArcSwap<Tuning>,
+    /// Where this daemon listens; the same while it runs.
+    pub(crate) own: Own,
 }
 
 impl Published {
-    pub(crate) fn new(snapshot: Snapshot, pages: Pages, tuning: Tuning) -> Published {
+    pub(crate) fn new(snapshot: Snapshot, pages: Pages, tuning: Tuning, own: Own) -> Published {
         Published {
             snapshot: ArcSwap::from_pointee(snapshot),
             pages: ArcSwap::from_pointee(pages),
             down: Down::default(),
             lines: Lines::default(),
             tuning: ArcSwap::from_pointee(tuning),
+            own,
         }
     }
 }
@@ -75,6 +82,8 @@ pub(crate) struct Together {
     pub(crate) sources: Sources,
     pub(crate) turns: Turns,
     pub(crate) logbook: Logbook,
+    /// Progress of control.
+    pub(crate) beat: Beat,
 }
 
 /// How far a shard is on its way out.
@@ -117,10 +126,21 @@ impl Waker {
 /// State that one shard and control share.
 struct Shared {
     stop: AtomicU8,
+    /// Its thread is at its end: it makes no progress, and need not.
+    has_ended: AtomicBool,
     waker: Waker,
     counters: Counters,
     hosts: Slots,
     backends: Slots,
+}
+
+/// Says, when it is dropped, that a shard has ended: kept by its thread to the last.
+pub(crate) struct Ending(Arc<Shared>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.has_ended.store(true, Ordering::Relaxed);
+    }
 }
 
 /// The shard's end.
@@ -154,6 +174,11 @@ impl ShardEnd {
             2 => Stop::Drain,
             _ => Stop::Now,
         }
+    }
+
+    /// Returns a mark for the thread of the shard, which keeps it until it ends.
+    pub(crate) fn ending(&self) -> Ending {
+        Ending(self.shared.clone())
     }
 
     pub(crate) fn waker(&self) -> &Waker {
@@ -261,6 +286,15 @@ impl ControlEnd {
         self.shards.iter().map(|shard| &shard.shared.counters)
     }
 
+    /// When each shard looked around last, in microseconds of its life; `None`: it has ended.
+    pub(crate) fn beats(&self) -> Vec<Option<u64>> {
+        let beat = |shard: &ShardHandle| {
+            let has_ended = shard.shared.has_ended.load(Ordering::Relaxed);
+            (!has_ended).then(|| shard.shared.counters.get(Counter::AliveMicros))
+        };
+        self.shards.iter().map(beat).collect()
+    }
+
     /// Counters by host, of each shard.
     pub(crate) fn hosts(&self) -> impl Iterator<Item = &Slots> {
         self.shards.iter().map(|shard| &shard.shared.hosts)
@@ -327,6 +361,7 @@ pub(crate) fn connect(published: Published, shards: usize) -> io::Result<Ends> {
         .map(|_| {
             Ok(Arc::new(Shared {
                 stop: AtomicU8::new(Stop::No as u8),
+                has_ended: AtomicBool::new(false),
                 waker: Waker::new()?,
                 counters: Counters::default(),
                 hosts: Slots::default(),
@@ -340,6 +375,7 @@ pub(crate) fn connect(published: Published, shards: usize) -> io::Result<Ends> {
         sources: Sources::new(),
         turns: Turns::default(),
         logbook: Logbook::new(shards),
+        beat: Beat::default(),
     });
     let (backend_reports, backend_reports_read) = outbox::outbox(limits::BACKEND_REPORTS_MAX)?;
     // Bounded by the connections: each has one request held at most.

@@ -3,6 +3,8 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use crate::http::Via;
+
 /// HAProxy's names and meanings.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Timeouts {
@@ -32,6 +34,10 @@ pub(crate) struct Tuning {
     pub(crate) connections_per_source_max: Option<NonZeroU32>,
     /// Whether each request goes on with an `X-Request-Id`.
     pub(crate) request_id: bool,
+    /// Whether a client that closes its sending side has left.
+    pub(crate) abort_on_close: bool,
+    /// The name of this proxy in `Via`, if it is said.
+    pub(crate) via: Via,
 }
 
 #[cfg(test)]
@@ -51,6 +57,8 @@ impl Default for Tuning {
             connections_max: 1,
             connections_per_source_max: None,
             request_id: false,
+            abort_on_close: true,
+            via: Via::NONE,
         }
     }
 }

@@ -109,6 +109,7 @@ impl Faults {
             Op::Send => Call::Send,
             Op::Connect => Call::Connect,
             Op::Accept => Call::Accept,
+            Op::PollOut | Op::PollEnd if more => return result,
             Op::PollIn | Op::PollOut | Op::PollEnd => Call::Poll,
             Op::Rearm | Op::Resend => Call::Postponed,
             Op::Close => Call::Close,

@@ -53,7 +53,7 @@ pub(crate) use listener::Listener;
 pub(crate) use notify::Notify;
 pub(crate) use probe::probe;
 pub(crate) use splice::{Moved, Pipe};
-pub(crate) use stream::{Abort, Quiet, SendBuf, Stream};
+pub(crate) use stream::{Abort, EndCounts, Quiet, SendBuf, Stream, drop_received};
 pub(crate) use timer::Deadline;
 pub(crate) use waker::WakeReceiver;
 
@@ -79,7 +79,7 @@ enum Op {
     Rearm = 9,
     /// A poll in front of a send that met one.
     Resend = 10,
-    /// A poll for the end of what the peer sends, that leaves its bytes where they are.
+    /// A poll for the end of what the peer sends, that leaves its bytes where they are, and goes on.
     PollEnd = 11,
 }
 
@@ -180,6 +180,11 @@ impl Ring {
     /// The shard's coarse clock: read once per turn of the driver.
     pub(crate) fn now(&self) -> Instant {
         self.inner.borrow().now
+    }
+
+    /// The same in milliseconds, to measure short times with: it begins anew after 49 days.
+    pub(crate) fn millis(&self) -> u32 {
+        self.inner.borrow().wheel_millis() as u32
     }
 
     /// An empty buffer to write a head or a reply into; goes back to the pool after it was sent.
@@ -384,7 +389,8 @@ impl Inner {
             Op::Recv => self.received(index, result, flags),
             Op::Send => self.sent(index, result),
             Op::Rearm | Op::Resend => self.postponed(index, op),
-            Op::PollIn | Op::PollOut | Op::PollEnd | Op::Connect => self.polled(index, op, result),
+            Op::PollEnd => self.end_polled(index, result, more),
+            Op::PollIn | Op::PollOut | Op::Connect => self.polled(index, op, result, more),
         };
         let slot = &self.slots[index];
         if slot.abandoned && slot.in_flight == 0 {

@@ -84,7 +84,11 @@ pub(super) struct SocketSlot {
     pub(super) send_waker: Option<Waker>,
     pub(super) poll_in: PollState,
     pub(super) poll_out: PollState,
+    /// The poll for room in flight goes on by itself.
+    pub(super) out_flows: bool,
     pub(super) poll_end: PollState,
+    /// What the poll for the end has reported.
+    pub(super) end_events: i16,
     pub(super) address: Option<Box<(libc::sockaddr_storage, u32)>>,
 }
 
@@ -110,7 +114,9 @@ impl SocketSlot {
             send_waker: None,
             poll_in: PollState::Idle,
             poll_out: PollState::Idle,
+            out_flows: false,
             poll_end: PollState::Idle,
+            end_events: 0,
             address: None,
         }
     }
@@ -364,16 +370,44 @@ impl Inner {
         false
     }
 
-    pub(super) fn polled(&mut self, index: usize, op: Op, result: i32) -> bool {
+    pub(super) fn polled(&mut self, index: usize, op: Op, result: i32, more: bool) -> bool {
+        let is_abandoned = self.slots[index].abandoned;
         let slot = self.socket(index as u32);
-        if let Op::PollIn | Op::PollEnd = op {
-            let state = if op == Op::PollIn { &mut slot.poll_in } else { &mut slot.poll_end };
-            *state = PollState::Done(result);
+        if op == Op::PollIn {
+            slot.poll_in = PollState::Done(result);
             return wake(&mut slot.recv_waker);
+        }
+        if op == Op::PollOut {
+            slot.out_flows = more;
+            let is_ready = result & i32::from(libc::POLLOUT | libc::POLLERR | libc::POLLHUP) != 0;
+            if 0 <= result && !is_ready {
+                // The kernel adds POLLRDHUP to every poll: one for a peer that has ended its side is over at once, each
+                // time. A multishot one says that once, and then tells of room.
+                if !more && !is_abandoned {
+                    slot.out_flows = true;
+                    let fd = types::Fd(self.slots[index].fd);
+                    let entry = opcode::PollAdd::new(fd, libc::POLLOUT as u32).multi(true);
+                    self.push(index, op, entry.build());
+                }
+                return false;
+            }
         }
         slot.address = None;
         slot.poll_out = PollState::Done(result);
         wake(&mut slot.send_waker)
+    }
+}
+
+impl Inner {
+    /// The poll for the end of what a peer sends has something to report. One that failed for want of memory is started
+    /// again by the next task that asks.
+    pub(super) fn end_polled(&mut self, index: usize, result: i32, more: bool) -> bool {
+        let slot = self.socket(index as u32);
+        if !more {
+            slot.poll_end = PollState::Idle;
+        }
+        slot.end_events |= result.max(0) as i16;
+        wake(&mut slot.recv_waker)
     }
 }
 

@@ -14,7 +14,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use io_uring::{opcode, types};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, sockopt};
 
 use super::buffers::RecvBuf;
 use super::faults::Call;
@@ -22,6 +22,7 @@ use super::socket::{
     BULK, HEADS, Held, Item, PollState, Sending, SocketSlot, end_receiving, register,
 };
 use super::{Deadline, Op, Ring, Slot, SlotKind, os_error};
+use crate::limits;
 
 /// Bytes to send; the ring keeps them until the kernel is done.
 pub(crate) enum SendBuf {
@@ -38,6 +39,17 @@ pub(crate) enum Quiet {
     Yes,
     /// It closed, reset, or sent bytes nobody asked for.
     No,
+}
+
+/// Which end of what a peer sends counts as leaving. A reset always does.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(crate) enum EndCounts {
+    /// No end: the peer may be waiting for an answer.
+    Never,
+    /// An end behind which nothing waits to be taken.
+    WhenReached,
+    /// Any end, also one behind bytes that nobody has taken.
+    Always,
 }
 
 /// Whether a wait was ended by its deadline or by the connection.
@@ -235,25 +247,29 @@ impl Stream {
         })
     }
 
-    /// Like [`poll_reset`](Self::poll_reset), but an end of stream counts too: for requests that no
-    /// backend has seen yet.
-    pub(crate) fn poll_gone(&self, cx: &Context<'_>) -> bool {
-        self.poll_reset(cx) || self.with(|slot| matches!(slot.item, Item::End))
-    }
-
-    /// Whether the peer sends no more, or is gone, without a receive: what it has sent stays in the kernel.
-    /// Wakes `cx` when it ends.
-    pub(crate) fn poll_ended(&self, cx: &Context<'_>) -> bool {
-        self.start_poll(Op::PollEnd);
-        self.with(|slot| {
-            if matches!(slot.poll_end, PollState::Done(_))
-                || matches!(slot.item, Item::End | Item::Error(_))
-            {
-                return true;
-            }
+    /// Whether the peer has left, by a reset or by an end that counts. Wakes `cx` when there is news. A receive in
+    /// flight tells; where there is none, or bytes that wait hide what is behind them, a poll does,
+    /// which stays from then on.
+    pub(crate) fn poll_left(&self, cx: &Context<'_>, counts: EndCounts) -> bool {
+        let needs_poll = self.with(|slot| {
             register(&mut slot.recv_waker, cx);
-            false
-        })
+            match slot.item {
+                Item::Error(_) => None,
+                Item::End if counts != EndCounts::Never => None,
+                Item::End | Item::Lent(_) | Item::Own(_) => Some(true),
+                Item::None => Some(counts == EndCounts::Always || slot.armed.is_none()),
+            }
+        });
+        match needs_poll {
+            None => return true,
+            Some(true) => self.start_poll(Op::PollEnd),
+            Some(false) => {}
+        }
+        let leaving = match counts {
+            EndCounts::Always => libc::POLLERR | libc::POLLHUP | libc::POLLRDHUP,
+            EndCounts::WhenReached | EndCounts::Never => libc::POLLERR | libc::POLLHUP,
+        };
+        self.with(|slot| slot.end_events & leaving != 0)
     }
 
     /// Moves received bytes that nobody has taken yet out of the kernel's buffer, when they may have to wait.
@@ -323,7 +339,12 @@ impl Stream {
         inner.continue_send(self.slot as usize);
     }
 
-    fn poll_sent(&self, cx: &Context<'_>, deadline: &Deadline) -> Poll<Result<(), Abort>> {
+    /// Whether nothing is in flight to the peer any more, under a deadline.
+    pub(crate) fn poll_sent(
+        &self,
+        cx: &Context<'_>,
+        deadline: &Deadline,
+    ) -> Poll<Result<(), Abort>> {
         let (error, sending) = self.with(|slot| {
             let sending = slot.sending.is_some();
             if sending {
@@ -366,7 +387,8 @@ impl Stream {
         self.with(|slot| slot.sending.is_none() && slot.send_error == 0)
     }
 
-    fn send_progress(&self) -> usize {
+    /// How much of what is being sent the peer has taken; another number when it is something else.
+    pub(crate) fn send_progress(&self) -> usize {
         self.with(|slot| slot.sending.as_ref().map_or(usize::MAX, |sending| sending.sent))
     }
 
@@ -415,8 +437,17 @@ impl Stream {
 
     /// Waits until the socket takes bytes, for `splice`.
     pub(crate) async fn writable(&self, deadline: &Deadline) -> Result<(), Abort> {
+        poll_fn(|cx| self.poll_writable(cx, deadline)).await
+    }
+
+    /// Whether the socket takes bytes, under a deadline.
+    pub(crate) fn poll_writable(
+        &self,
+        cx: &Context<'_>,
+        deadline: &Deadline,
+    ) -> Poll<Result<(), Abort>> {
         self.start_poll(Op::PollOut);
-        poll_fn(|cx| self.poll_out_done(cx, deadline)).await
+        self.poll_out_done(cx, deadline)
     }
 
     fn start_poll(&self, op: Op) {
@@ -430,7 +461,12 @@ impl Stream {
         };
         if *state == PollState::Idle {
             *state = PollState::Armed;
-            inner.push(self.slot as usize, op, opcode::PollAdd::new(fd, mask as u32).build());
+            if op == Op::PollOut && slot.out_flows {
+                return;
+            }
+            // Multishot, for the end: a reset may follow, and a second poll would find the same end.
+            let entry = opcode::PollAdd::new(fd, mask as u32).multi(op == Op::PollEnd);
+            inner.push(self.slot as usize, op, entry.build());
         }
     }
 
@@ -475,6 +511,11 @@ impl Stream {
         end_receiving(self.fd());
     }
 
+    /// [`drop_received`] of its socket.
+    pub(crate) fn drop_received(&self) {
+        drop_received(self.fd());
+    }
+
     /// Makes the close a reset: what was cut off must not look complete.
     pub(crate) fn reset_on_drop(&self) {
         let _ = sockopt::set_socket_linger(self.fd(), Some(Duration::ZERO));
@@ -501,6 +542,19 @@ impl Drop for Stream {
 impl AsFd for Stream {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd()
+    }
+}
+
+/// Reads and drops what the kernel has received, up to some megabytes: bytes that are still there when a
+/// connection is closed reset it, and a reset takes back what the peer has not read yet.
+pub(crate) fn drop_received(socket: BorrowedFd<'_>) {
+    let mut sink = [0; limits::SINK_BYTES];
+    let flags = RecvFlags::DONTWAIT | RecvFlags::TRUNC;
+    for _ in 0..limits::SINK_FILLS_MAX {
+        match rustix::net::recv(socket, &mut sink[..], flags) {
+            Ok((_, count)) if 0 < count => {}
+            _ => return,
+        }
     }
 }
 

@@ -167,6 +167,11 @@ impl Wheel {
 }
 
 impl Inner {
+    /// The clock of the wheel.
+    pub(super) fn wheel_millis(&self) -> u64 {
+        self.wheel.ms(self.now)
+    }
+
     pub(super) fn wheel_turn(&mut self) -> bool {
         let now = self.now;
         self.wheel.advance(now)

@@ -6,8 +6,8 @@
 
 use std::fs::File;
 use std::future::{Future, poll_fn};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::os::fd::OwnedFd;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -20,9 +20,9 @@ use super::plan::Client;
 use super::{Believes, Shard, is_shortage, raw};
 use crate::limits;
 use crate::link::{Counter, Handed, Shed, Speaks};
-use crate::ring::{Deadline, Listener, Stream};
+use crate::ring::{Deadline, Listener, Stream, drop_received};
 
-const SHED: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain\r\n\
+const SHED: &[u8] = b"Content-Type: text/plain\r\n\
     Content-Length: 25\r\nRetry-After: 1\r\nConnection: close\r\n\r\nToo many connections now.";
 
 pub(super) async fn accept_loop(
@@ -82,10 +82,10 @@ fn reserve() -> Option<File> {
     File::open("/dev/null").ok()
 }
 
-fn shed_waiting(shard: &Shard, listener: &Listener, speaks: &Speaks) {
+fn shed_waiting(shard: &Rc<Shard>, listener: &Listener, speaks: &Speaks) {
     for _ in 0..limits::SHED_BATCH {
         match listener.accept_now() {
-            Ok(socket) => shed(shard, &socket, speaks, Shed::Descriptors),
+            Ok(socket) => shed(shard, socket, speaks, Shed::Descriptors),
             Err(_) => return,
         }
     }
@@ -93,34 +93,51 @@ fn shed_waiting(shard: &Shard, listener: &Listener, speaks: &Speaks) {
 
 /// Turns a connection away: a complete answer into an empty socket buffer never blocks. Who does not speak
 /// HTTP is closed on.
-fn shed(shard: &Shard, socket: &OwnedFd, speaks: &Speaks, why: Shed) {
+fn shed(shard: &Rc<Shard>, socket: OwnedFd, speaks: &Speaks, why: Shed) {
     shard.count(Counter::Accepted);
     shard.end.counters().add_shed(why);
     if !matches!(speaks, Speaks::Http { .. }) {
         return;
     }
-    let _ = rustix::net::send(socket, SHED, rustix::net::SendFlags::DONTWAIT);
-    let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Write);
+    let mut answer = shard.ring.take_vec();
+    answer.extend_from_slice(b"HTTP/1.1 503 Service Unavailable\r\n");
+    shard.date().write(&mut answer);
+    answer.extend_from_slice(SHED);
+    let _ = rustix::net::send(&socket, &answer, rustix::net::SendFlags::DONTWAIT);
+    shard.ring.give_vec(answer);
+    let _ = rustix::net::shutdown(&socket, rustix::net::Shutdown::Write);
     // Bytes left unread would turn the close into a reset that overtakes the answer.
-    let mut sink = [0u8; 2048];
-    let _ = rustix::net::recv(socket, &mut sink, rustix::net::RecvFlags::DONTWAIT);
+    drop_received(socket.as_fd());
+    if why != Shed::Descriptors && shard.shed_lingering.get() < limits::SHED_LINGERING_MAX {
+        shard.shed_lingering.set(shard.shed_lingering.get() + 1);
+        let stream = Stream::new(&shard.ring, socket);
+        let shard = shard.clone();
+        shard.clone().spawn(async move {
+            let deadline = Deadline::new(&shard.ring);
+            connection::read_off(&shard, &stream, &deadline, limits::LINGER_SHED).await;
+            shard.shed_lingering.set(shard.shed_lingering.get() - 1);
+        });
+    }
 }
 
 fn admit(shard: &Rc<Shard>, socket: OwnedFd, speaks: &Speaks, believes: Option<&Believes>) {
-    let (peer, port) = peer_address(&socket);
+    let Some((peer, port)) = peer_address(&socket) else {
+        shard.count(Counter::Accepted);
+        return shard.end.counters().add_shed(Shed::Vanished);
+    };
     let is_stranger = believes.is_some_and(|believes| !believes(peer));
     if is_stranger {
         shard.count(Counter::Accepted);
         return shard.end.counters().add_shed(Shed::Stranger);
     }
     if shard.connections.get() >= shard.tuning().connections_max {
-        return shed(shard, &socket, speaks, Shed::Room);
+        return shed(shard, socket, speaks, Shed::Room);
     }
     let is_trusted = matches!(speaks, Speaks::Http { trusted: true });
     let mut client = Client { peer, port, trusted: is_trusted, request_id: 0, is_counted: false };
     // Where it is to say whose it is, that counts.
     if believes.is_none() && !connection::is_welcome(shard, &mut client) {
-        return shed(shard, &socket, speaks, Shed::Source);
+        return shed(shard, socket, speaks, Shed::Source);
     }
     shard.count(Counter::Accepted);
     shard.end.counters().add(Counter::Open, 1);
@@ -188,15 +205,12 @@ async fn caught<F: Future<Output = ()>>(mut task: Pin<Box<F>>) -> std::thread::R
     AssertUnwindSafe(poll_fn(|cx| task.as_mut().poll(cx))).catch_unwind().await
 }
 
-fn peer_address(socket: &OwnedFd) -> (IpAddr, u16) {
-    rustix::net::getpeername(socket)
-        .ok()
-        .flatten()
-        .and_then(|address| SocketAddr::try_from(address).ok())
-        // A client that is gone already; it will be found out at the first read.
-        .map_or((IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0), |address| {
-            (address.ip().to_canonical(), address.port())
-        })
+/// The client's address. `None`: the client has reset the connection (ENOTCONN), so nobody waits for an
+/// answer. A multishot accept reports no addresses: all its completions would write to the same memory.
+fn peer_address(socket: &OwnedFd) -> Option<(IpAddr, u16)> {
+    let address = rustix::net::getpeername(socket).ok()??;
+    let address = SocketAddr::try_from(address).ok()?;
+    Some((address.ip().to_canonical(), address.port()))
 }
 
 /// Counts one open client connection while it lives.

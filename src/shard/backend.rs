@@ -3,27 +3,34 @@
 use std::future::Future;
 use std::hash::BuildHasher;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::plan::Client;
 use super::pool::{Lease, Wait};
 use super::record::Cause;
 use super::tally::Tally;
-use super::{Shard, is_shortage};
-use crate::link::{Counter, Failure, Shed, Turn};
+use super::{Shard, is_local, is_shortage};
+use crate::limits;
+use crate::link::{BackendReport, Counter, Failure, Shed, Turn};
 use crate::proxy_protocol::{self, Version};
-use crate::ring::{Abort, Deadline, SendBuf, Stream};
-use crate::table::{Algorithm, Draw, Proxy, SendProxy, Target, choose};
+use crate::ring::{Abort, Deadline, EndCounts, SendBuf, Stream};
+use crate::table::{Algorithm, Draw, Name, Proxy, SendProxy, Target, choose};
 
 /// Why there is no connection.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(super) enum NoBackend {
     /// Every attempt was refused, timed out, or had no address to try: 502.
     Unreachable,
+    /// Its address is one on which this daemon listens: 502.
+    Loop,
     /// No place came free in time, or no descriptor is left: 503.
     Queue,
+    /// This machine could open no connection to it, for which no backend is to blame: 503.
+    Local,
     /// The client left meanwhile: nobody to answer.
     ClientGone,
 }
@@ -33,7 +40,9 @@ impl NoBackend {
     pub(super) fn cause(self) -> Cause {
         match self {
             NoBackend::Unreachable => Cause::NoBackend,
+            NoBackend::Loop => Cause::Loop,
             NoBackend::Queue => Cause::BackendQueue,
+            NoBackend::Local => Cause::NoConnection,
             NoBackend::ClientGone => Cause::ClientGone,
         }
     }
@@ -51,6 +60,8 @@ pub(super) struct Asking<'a> {
     pub(super) raw: bool,
     /// How long it may wait for a place.
     pub(super) patience: Duration,
+    /// Which end of its client counts as leaving.
+    pub(super) ends: EndCounts,
 }
 
 impl Asking<'_> {
@@ -83,6 +94,9 @@ pub(super) async fn acquire(
         shard.chose(asking.tally, address, lease.slot());
         return Ok(lease);
     }
+    if first.is_none() {
+        doubt_unknown(shard, asking.proxy);
+    }
     if proxy_is_down(shard, asking.proxy) {
         return Err(NoBackend::Unreachable);
     }
@@ -91,9 +105,9 @@ pub(super) async fn acquire(
     let mut open = Box::pin(open(shard, asking, client, first));
     std::future::poll_fn(|cx| match open.as_mut().poll(cx) {
         Poll::Ready(result) => Poll::Ready(result),
-        // Who speaks anything may have ended its side and wait for an answer.
-        Poll::Pending if asking.raw && !client.poll_reset(cx) => Poll::Pending,
-        Poll::Pending if client.poll_gone(cx) => Poll::Ready(Err(NoBackend::ClientGone)),
+        Poll::Pending if client.poll_left(cx, asking.ends) => {
+            Poll::Ready(Err(NoBackend::ClientGone))
+        }
         Poll::Pending => Poll::Pending,
     })
     .await
@@ -110,40 +124,164 @@ async fn open(
     let mut next = first;
     // Grows only when attempts fail.
     let mut tried = Vec::new();
+    let mut none = None;
+    let mut spared = 0;
     for attempt in 0..proxy.attempts().max(1) {
         if attempt > 0 {
             deadline.set(proxy.delay());
             deadline.expired().await;
             next = pick(shard, asking, &tried);
         }
-        let Some((index, first)) = next else { continue };
-        tried.push(index);
-        let until = shard.ring.now() + shard.timeouts().connect;
-        let mut address = Some(first);
-        let mut refused = Vec::new();
-        while let Some(this) = address {
-            match open_one(shard, asking, client, this, &deadline).await {
-                Err(NoBackend::Unreachable) => {
-                    if proxy.healthcheck() {
-                        shard.note_failure(this, Failure::Unreachable);
-                    }
+        while let Some((index, first)) = next.take() {
+            tried.push(index);
+            match attempt_one(shard, asking, client, (index, first), &deadline).await {
+                // It ended before a packet was sent, and at once: another backend may be tried in its place.
+                Err(NoBackend::Local) if spared < limits::LOCAL_TRIES => {
+                    spared += 1;
+                    none = none.or(Some(NoBackend::Local));
+                    next = pick(shard, asking, &tried).filter(|(index, _)| !tried.contains(index));
                 }
+                Err(NoBackend::Local) => none = none.or(Some(NoBackend::Local)),
+                Err(why @ (NoBackend::Unreachable | NoBackend::Loop)) => none = Some(why),
                 result => return result,
-            }
-            refused.push(this);
-            address = None;
-            // All that a name stands for is one attempt, as with everybody who connects to names: an
-            // application may well listen on one of `localhost`'s two addresses. One that is silent uses
-            // up the time for the others.
-            if let Target::Name(name) = proxy.backends()[index].target()
-                && shard.ring.now() < until
-            {
-                let addresses = name.addresses();
-                address = addresses.iter().find(|other| !refused.contains(other)).copied();
             }
         }
     }
-    Err(NoBackend::Unreachable)
+    if none == Some(NoBackend::Local) {
+        shard.end.counters().add_shed(Shed::Local);
+    }
+    Err(none.unwrap_or(NoBackend::Unreachable))
+}
+
+/// Makes one attempt: at the address of a backend, or at all addresses of its name.
+async fn attempt_one(
+    shard: &Rc<Shard>,
+    asking: Asking<'_>,
+    client: &Stream,
+    (index, first): (usize, SocketAddr),
+    deadline: &Deadline,
+) -> Result<Lease, NoBackend> {
+    let proxy = asking.proxy;
+    match proxy.backends()[index].target() {
+        Target::Name(name) => {
+            let result = open_any(shard, asking, client, first, name).await;
+            if matches!(result, Err(NoBackend::Unreachable)) {
+                doubt(shard, name);
+            }
+            result
+        }
+        Target::Address(_) => {
+            let result = open_one(shard, asking, client, first, deadline).await;
+            if matches!(result, Err(NoBackend::Unreachable)) {
+                note_unreachable(shard, proxy, first);
+            }
+            result
+        }
+    }
+}
+
+fn note_unreachable(shard: &Shard, proxy: &Proxy, address: SocketAddr) {
+    if proxy.healthcheck() {
+        shard.note_failure(address, Failure::Unreachable);
+    }
+}
+
+/// Has a name looked up again, whose addresses do not answer.
+fn doubt(shard: &Shard, name: &Arc<Name>) {
+    if name.doubt() {
+        // Should there be no room for it, the usual lookup finds out.
+        let _ = shard.end.report_backend(BackendReport::NameFailed { name: name.clone() });
+    }
+}
+
+/// Has names looked up again that have no address at all.
+fn doubt_unknown(shard: &Shard, proxy: &Proxy) {
+    for backend in proxy.backends() {
+        if let Target::Name(name) = backend.target()
+            && name.addresses().is_empty()
+        {
+            doubt(shard, name);
+        }
+    }
+}
+
+type Opening<'a> = Pin<Box<dyn Future<Output = Result<Lease, NoBackend>> + 'a>>;
+
+/// All that a name stands for is one attempt, as with everybody who connects to names: an application may well
+/// listen on one of `localhost`'s two addresses. One that is silent is not waited for alone: after a moment the
+/// next is tried beside it, of the other family first, and who answers first is taken (RFC 8305).
+async fn open_any(
+    shard: &Rc<Shard>,
+    asking: Asking<'_>,
+    client: &Stream,
+    first: SocketAddr,
+    name: &Name,
+) -> Result<Lease, NoBackend> {
+    let mut left: Vec<SocketAddr> = name.addresses().iter().copied().collect();
+    left.retain(|address| *address != first);
+    // The last is tried next.
+    left.sort_by_key(|address| address.is_ipv4() != first.is_ipv4());
+    let until = shard.ring.now() + shard.timeouts().connect;
+    let open = |address: SocketAddr| -> Opening<'_> {
+        Box::pin(async move {
+            let deadline = Deadline::new(&shard.ring);
+            open_one(shard, asking, client, address, &deadline).await
+        })
+    };
+    let mut opening = vec![(first, shard.ring.now(), open(first))];
+    let pause = Deadline::new(&shard.ring);
+    pause.set(limits::NEXT_ADDRESS);
+    let mut none = NoBackend::Local;
+    loop {
+        let ended = std::future::poll_fn(|cx| {
+            for (at, (_, _, one)) in opening.iter_mut().enumerate() {
+                if let Poll::Ready(result) = one.as_mut().poll(cx) {
+                    return Poll::Ready(Some((at, result)));
+                }
+            }
+            let is_next = !left.is_empty() && pause.poll_expired(cx);
+            if is_next { Poll::Ready(None) } else { Poll::Pending }
+        });
+        match ended.await {
+            Some((
+                at,
+                Err(why @ (NoBackend::Unreachable | NoBackend::Local | NoBackend::Loop)),
+            )) => {
+                let (address, ..) = opening.swap_remove(at);
+                if why != NoBackend::Local {
+                    none = why;
+                }
+                if why == NoBackend::Unreachable {
+                    note_unreachable(shard, asking.proxy, address);
+                }
+            }
+            Some((_, Ok(lease))) => {
+                // Those that had their moment are passed over from now on, unless they had to wait for a place.
+                let slow = shard.ring.now().checked_sub(limits::NEXT_ADDRESS);
+                let is_slow = |(address, since, _): &&(SocketAddr, Instant, Opening<'_>)| {
+                    *address != lease.address() && Some(*since) <= slow
+                };
+                let slower: Vec<_> = opening.iter().filter(is_slow).map(|one| one.0).collect();
+                drop(opening);
+                if asking.proxy.max_connections().is_none() {
+                    slower.into_iter().for_each(|it| note_unreachable(shard, asking.proxy, it));
+                }
+                shard.chose(asking.tally, lease.address(), lease.slot());
+                return Ok(lease);
+            }
+            Some((_, failed)) => return failed,
+            None => {}
+        }
+        let has_time = shard.ring.now() < until;
+        match left.pop().filter(|_| has_time) {
+            Some(next) => {
+                opening.push((next, shard.ring.now(), open(next)));
+                pause.set(limits::NEXT_ADDRESS);
+            }
+            None if opening.is_empty() => return Err(none),
+            None => {}
+        }
+    }
 }
 
 async fn open_one(
@@ -161,6 +299,10 @@ async fn open_one(
         shard.count(Counter::Reused);
         shard.chose(tally, address, lease.slot());
         return Ok(lease);
+    }
+    if shard.is_own(address) {
+        shard.note_loop(address);
+        return Err(NoBackend::Loop);
     }
     let busy = shard.pool.engage(shard, address);
     let slot = busy.slot;
@@ -206,8 +348,12 @@ async fn open_one(
             }
             Ok(lease)
         }
-        // Our want of descriptors is not the backend's fault.
-        Err(Abort::Io(error)) if is_shortage(&error) => Err(NoBackend::Queue),
+        // Our want of descriptors is not the backend's fault, and would be met at the next one as well.
+        Err(Abort::Io(error)) if is_shortage(&error) => {
+            shard.end.counters().add_shed(Shed::Local);
+            Err(NoBackend::Queue)
+        }
+        Err(Abort::Io(error)) if is_local(&error) => Err(NoBackend::Local),
         Err(Abort::TimedOut | Abort::Io(_)) => {
             shard.count_failure(slot);
             Err(NoBackend::Unreachable)
@@ -246,7 +392,8 @@ fn proxy_is_down(shard: &Shard, proxy: &Proxy) -> bool {
         return false;
     }
     proxy.backends().iter().all(|backend| match backend.target() {
-        Target::Address(address) => down.contains(address),
+        // A rule that leads here is not one whose backend may come back.
+        Target::Address(address) => down.contains(address) && !shard.is_own(address),
         Target::Name(name) => name.addresses().iter().all(|address| down.contains(*address)),
     })
 }
@@ -276,7 +423,8 @@ fn pick(shard: &Shard, asking: Asking<'_>, tried: &[usize]) -> Option<(usize, So
     let open = |index| address(index).map_or(0, |address| shard.pool.busy(address));
     let usable = |index| {
         !tried.contains(&index)
-            && address(index).is_some_and(|address| !shard.passes_over(proxy, address))
+            && address(index)
+                .is_some_and(|address| !shard.passes_over(proxy, address) && !shard.is_own(address))
     };
     choose(proxy, draw, open, usable)
         .or_else(|| choose(proxy, draw, open, |index| address(index).is_some()))

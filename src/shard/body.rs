@@ -1,16 +1,17 @@
 //! Moves a message body from one connection to the other: copied while it is small, spliced in bulk,
 //! checked as it passes, never read faster than the other side takes it.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::inbox::Inbox;
 use super::tally::Meter;
-use crate::http::{Chunked, Refusal, RequestFraming};
+use crate::http::{Chunked, Passed, Refusal, RequestFraming, TrailerRules};
 use crate::limits;
-use crate::ring::{Abort, Deadline, Moved, Pipe, RecvBuf, Ring, SendBuf, Stream};
+use crate::ring::{Abort, Deadline, EndCounts, Moved, Pipe, RecvBuf, Ring, SendBuf, Stream};
 
 /// Where a body ends, and what is left of it.
 #[derive(Clone, Debug)]
@@ -28,11 +29,11 @@ pub(super) enum Body {
 impl Body {
     pub(super) const NONE: Body = Body::Length(0);
 
-    pub(super) fn of_request(framing: RequestFraming) -> Body {
+    pub(super) fn of_request(framing: RequestFraming, trailers: TrailerRules) -> Body {
         match framing {
             RequestFraming::None => Body::NONE,
             RequestFraming::Length(n) => Body::Length(n),
-            RequestFraming::Chunked => Body::Chunked(Chunked::default()),
+            RequestFraming::Chunked => Body::Chunked(Chunked::new(trailers)),
         }
     }
 
@@ -62,17 +63,36 @@ impl Body {
         matches!(self, Body::Decoded(_) | Body::UntilClose(_))
     }
 
-    /// How many of `bytes` are part of it and go on unchanged.
-    fn advance(&mut self, bytes: &[u8]) -> Result<usize, Refusal> {
+    /// How many of `bytes` are part of it, and how many go on unchanged.
+    fn advance(&mut self, bytes: &[u8]) -> Result<Passed, Refusal> {
+        let all = |count| Passed { consumed: count, as_is: count };
         match self {
             Body::Length(left) => {
                 let n = (*left).min(bytes.len() as u64);
                 *left -= n;
-                Ok(n as usize)
+                Ok(all(n as usize))
             }
             Body::Chunked(chunked) => chunked.advance(bytes),
-            Body::UntilClose(_) => Ok(bytes.len()),
+            Body::UntilClose(_) => Ok(all(bytes.len())),
             Body::Decoded(_) => unreachable!("decoded bytes are not forwarded as they are"),
+        }
+    }
+
+    /// Appends what goes on of the front of `bytes`; how many of them are part of the body.
+    fn copy(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<usize, Refusal> {
+        let Passed { consumed, as_is } = self.advance(bytes)?;
+        self.put(&bytes[..as_is], out);
+        Ok(consumed)
+    }
+
+    /// Appends what goes on as it came, and behind it the trailers that were kept back, once all
+    /// of them are here.
+    fn put(&mut self, as_is: &[u8], out: &mut Vec<u8>) {
+        out.extend_from_slice(as_is);
+        if let Body::Chunked(chunked) = self
+            && let Some(trailer) = chunked.take_trailer()
+        {
+            out.extend_from_slice(&trailer);
         }
     }
 
@@ -89,11 +109,7 @@ impl Body {
         }
         let n = match self {
             Body::Decoded(chunked) => chunked.decode(inbox.bytes(), out)?,
-            _ => {
-                let n = self.advance(inbox.bytes())?;
-                out.extend_from_slice(&inbox.bytes()[..n]);
-                n
-            }
+            _ => self.copy(inbox.bytes(), out)?,
         };
         inbox.consume(ring, n);
         Ok(())
@@ -120,6 +136,33 @@ fn source_broke(error: Abort) -> Broken {
     }
 }
 
+/// What the two directions of an exchange know of each other. Small: an idle connection has room for it.
+pub(super) struct Both {
+    /// Which end of the client counts as leaving, from now on.
+    pub(super) ends: Cell<EndCounts>,
+    /// Only the connection's end will show the client that its answer is complete.
+    pub(super) hidden: Cell<bool>,
+    /// When bytes last moved in either direction, as milliseconds of the ring's clock.
+    moved: Cell<u32>,
+    /// How far the send in flight to each side had come when that was looked at last.
+    sent: [Cell<u32>; 2],
+}
+
+impl Both {
+    pub(super) fn new(ring: &Ring, ends: EndCounts) -> Both {
+        Both {
+            ends: Cell::new(ends),
+            hidden: Cell::new(false),
+            moved: Cell::new(ring.millis()),
+            sent: Default::default(),
+        }
+    }
+
+    pub(super) fn note_moved(&self, ring: &Ring) {
+        self.moved.set(ring.millis());
+    }
+}
+
 /// One direction of an exchange.
 pub(super) struct Relay<'a> {
     pub(super) ring: &'a Rc<Ring>,
@@ -131,6 +174,7 @@ pub(super) struct Relay<'a> {
     /// How long the target may take nothing.
     pub(super) target_pace: Duration,
     pub(super) meter: Meter<'a>,
+    pub(super) both: &'a Both,
 }
 
 impl Relay<'_> {
@@ -186,8 +230,86 @@ impl Relay<'_> {
 
     /// Waits until the target has taken what it was sent.
     async fn sent(&self) -> Result<(), Broken> {
-        let sent = self.target.sent(self.deadline, self.target_pace).await;
-        sent.map_err(|error| self.target_broke(error))
+        if self.target.is_sent() {
+            return Ok(());
+        }
+        self.deadline.set(self.target_pace);
+        let mut progress = self.target.send_progress();
+        poll_fn(|cx| {
+            loop {
+                let sent = self.target.poll_sent(cx, self.deadline);
+                if let Poll::Ready(Err(Abort::TimedOut)) = sent
+                    && self.target.send_progress() != progress
+                {
+                    progress = self.target.send_progress();
+                    self.deadline.set(self.target_pace);
+                } else if let Some(result) = self.look_at_target(cx, sent) {
+                    return result;
+                }
+            }
+        })
+        .await
+    }
+
+    /// Waits until the target takes bytes, for `splice`.
+    async fn writable(&self) -> Result<(), Broken> {
+        self.deadline.set(self.target_pace);
+        poll_fn(|cx| {
+            loop {
+                let ready = self.target.poll_writable(cx, self.deadline);
+                if let Some(result) = self.look_at_target(cx, ready) {
+                    return result;
+                }
+            }
+        })
+        .await
+    }
+
+    /// What a wait for the target comes to; it is over when the client leaves, too. `None`: its time was extended.
+    fn look_at_target(
+        &self,
+        cx: &Context<'_>,
+        result: Poll<Result<(), Abort>>,
+    ) -> Option<Poll<Result<(), Broken>>> {
+        let (client, broken) = match self.meter.received {
+            true => (self.source, Broken::Source),
+            false => (self.target, Broken::Target),
+        };
+        Some(match result {
+            Poll::Ready(Err(Abort::TimedOut)) if self.goes_on(self.target_pace) => return None,
+            Poll::Ready(result) => Poll::Ready(result.map_err(|error| self.target_broke(error))),
+            Poll::Pending if client.poll_left(cx, self.both.ends.get()) => Poll::Ready(Err(broken)),
+            Poll::Pending => Poll::Pending,
+        })
+    }
+
+    /// Whether nobody is there any more for what a source is waited for.
+    fn poll_target_left(&self, cx: &Context<'_>) -> bool {
+        match self.meter.received {
+            true => self.target.poll_reset(cx),
+            false => self.target.poll_left(cx, self.both.ends.get()),
+        }
+    }
+
+    fn moved(&self, count: usize) {
+        self.meter.moved(count);
+        self.both.note_moved(self.ring);
+    }
+
+    /// Whether a side that was silent for `pace` is waited for longer, as bytes have moved in the other direction
+    /// meanwhile: who is busy there is alive.
+    fn goes_on(&self, pace: Duration) -> bool {
+        let sent = self.source.send_progress() as u32;
+        if self.both.sent[usize::from(self.meter.received)].replace(sent) != sent {
+            self.both.note_moved(self.ring);
+        }
+        let idle = self.ring.millis().wrapping_sub(self.both.moved.get());
+        let idle = Duration::from_millis(idle.into());
+        let goes_on = idle < pace;
+        if goes_on {
+            self.deadline.set(pace - idle);
+        }
+        goes_on
     }
 
     /// Where the body went to has failed: it would wait for the rest, and we for its answer.
@@ -211,11 +333,16 @@ impl Relay<'_> {
         }
         self.deadline.set(self.source_pace);
         // A source that has nothing to say for an hour must not hide that nobody listens any more.
-        poll_fn(|cx| match self.source.poll_recv_by(cx, self.deadline) {
-            Poll::Ready(Ok(buf)) => Poll::Ready(Ok(buf)),
-            Poll::Ready(Err(error)) => Poll::Ready(Err(source_broke(error))),
-            Poll::Pending if self.target.poll_reset(cx) => Poll::Ready(Err(Broken::Target)),
-            Poll::Pending => Poll::Pending,
+        poll_fn(|cx| {
+            loop {
+                return match self.source.poll_recv_by(cx, self.deadline) {
+                    Poll::Ready(Ok(buf)) => Poll::Ready(Ok(buf)),
+                    Poll::Ready(Err(Abort::TimedOut)) if self.goes_on(self.source_pace) => continue,
+                    Poll::Ready(Err(error)) => Poll::Ready(Err(source_broke(error))),
+                    Poll::Pending if self.poll_target_left(cx) => Poll::Ready(Err(Broken::Target)),
+                    Poll::Pending => Poll::Pending,
+                };
+            }
         })
         .await
     }
@@ -227,22 +354,27 @@ impl Relay<'_> {
             let mut out = self.ring.take_vec();
             let n = chunked.decode(inbox.bytes(), &mut out).map_err(Broken::Framing)?;
             inbox.consume(self.ring, n);
-            self.meter.moved(if self.meter.received { n } else { out.len() });
+            self.moved(if self.meter.received { n } else { out.len() });
             if out.is_empty() {
                 self.ring.give_vec(out);
                 return Ok(None);
             }
             return Ok(Some(SendBuf::Vec(out)));
         }
-        let n = body.advance(inbox.bytes()).map_err(Broken::Framing)?;
-        self.meter.moved(n);
-        if n == inbox.bytes().len() {
+        let Passed { consumed, as_is } = body.advance(inbox.bytes()).map_err(Broken::Framing)?;
+        if as_is == inbox.bytes().len() {
+            self.moved(as_is);
             return Ok(inbox.take().map(SendBuf::Recv));
         }
         let mut out = self.ring.take_vec();
-        out.extend_from_slice(&inbox.bytes()[..n]);
-        inbox.consume(self.ring, n);
-        Ok((!out.is_empty()).then_some(SendBuf::Vec(out)))
+        body.put(&inbox.bytes()[..as_is], &mut out);
+        self.moved(if self.meter.received { consumed } else { out.len() });
+        inbox.consume(self.ring, consumed);
+        if out.is_empty() {
+            self.ring.give_vec(out);
+            return Ok(None);
+        }
+        Ok(Some(SendBuf::Vec(out)))
     }
 
     /// Moves `left` bytes without copying them, behind `head`.
@@ -267,16 +399,12 @@ impl Relay<'_> {
             let filled = pipe.fill(self.source, *left);
             if let Ok(Moved::Bytes(n)) = filled {
                 *left -= n as u64;
-                self.meter.moved(n);
+                self.moved(n);
             }
             while 0 < pipe.held() {
                 match pipe.empty(self.target) {
                     Ok(Moved::Bytes(_)) => {}
-                    Ok(Moved::Later) => {
-                        self.deadline.set(self.target_pace);
-                        let ready = self.target.writable(self.deadline).await;
-                        ready.map_err(|error| self.target_broke(error))?;
-                    }
+                    Ok(Moved::Later) => self.writable().await?,
                     Ok(Moved::End) => return Err(Broken::Target),
                     Err(error) => return Err(self.target_broke(Abort::Io(error))),
                 }
@@ -294,10 +422,15 @@ impl Relay<'_> {
 
     async fn readable(&self) -> Result<(), Broken> {
         self.deadline.set(self.source_pace);
-        poll_fn(|cx| match self.source.poll_readable(cx, self.deadline) {
-            Poll::Ready(result) => Poll::Ready(result.map_err(source_broke)),
-            Poll::Pending if self.target.poll_reset(cx) => Poll::Ready(Err(Broken::Target)),
-            Poll::Pending => Poll::Pending,
+        poll_fn(|cx| {
+            loop {
+                return match self.source.poll_readable(cx, self.deadline) {
+                    Poll::Ready(Err(Abort::TimedOut)) if self.goes_on(self.source_pace) => continue,
+                    Poll::Ready(result) => Poll::Ready(result.map_err(source_broke)),
+                    Poll::Pending if self.poll_target_left(cx) => Poll::Ready(Err(Broken::Target)),
+                    Poll::Pending => Poll::Pending,
+                };
+            }
         })
         .await
     }

@@ -1,6 +1,7 @@
 //! A client connection: read a head, act on it, again or close.
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
@@ -16,7 +17,7 @@ use crate::http::{self, Refusal, RequestFraming};
 use crate::limits;
 use crate::link::{Handed, Shed, Speaks, Why};
 use crate::proxy_protocol;
-use crate::ring::{Abort, Deadline, SendBuf, Stream};
+use crate::ring::{Abort, Deadline, EndCounts, SendBuf, Stream};
 
 /// A client connection and what was received on it.
 pub(super) struct Connection {
@@ -63,6 +64,8 @@ pub(super) enum Next {
     Close,
     /// Our answer is complete, but the client may still be sending: see that it can read it.
     Linger,
+    /// The answer goes no further, and its framing shows that: what the kernel has of it may still arrive.
+    Cut,
     /// What was sent must not look complete.
     Reset,
 }
@@ -197,6 +200,7 @@ impl Connection {
         match next {
             Next::Reset => self.stream.reset_on_drop(),
             Next::Linger => Box::pin(self.linger()).await,
+            Next::Cut => self.stream.drop_received(),
             Next::Close | Next::KeepAlive => self.close().await,
         }
     }
@@ -325,8 +329,8 @@ impl Connection {
                 let timeout = proxy.hold();
                 drop(table);
                 let kept = std::mem::take(&mut side.kept);
-                if let Err(Halt::NoBackend { was_silent }) = started {
-                    let hold = self.take_back(kept, len, timeout, was_silent, waited);
+                if let Err(Halt::NoBackend { silences }) = started {
+                    let hold = self.take_back(kept, len, timeout, silences, waited);
                     return hold.map_or(Attempt::Over(Next::Close), |hold| {
                         Attempt::Hold(Box::new((request, hold)))
                     });
@@ -354,7 +358,7 @@ impl Connection {
         kept: Vec<u8>,
         len: usize,
         timeout: Duration,
-        was_silent: bool,
+        silences: u8,
         waited: &mut Option<Box<Waited>>,
     ) -> Option<Hold> {
         let shard = &self.shard;
@@ -363,7 +367,7 @@ impl Connection {
         self.inbox.put_back(&shard.ring, &kept);
         shard.ring.give_vec(kept);
         let (host, scheme) = plan::whose(&self.inbox.bytes()[..len], self.client)?;
-        Waited::note(waited, shard.ring.now(), was_silent);
+        Waited::note(waited, shard.ring.now(), silences);
         Some(Hold { why: Why::NoBackend, host, scheme, timeout })
     }
 
@@ -390,23 +394,23 @@ impl Connection {
         }
         self.inbox.consume(&self.shard.ring, len);
         let close = plan::closes(&request) || self.shard.stopping();
-        let answer = plan::timeout_answer(&self.shard, request.reply_to(close));
+        let to = request.reply_to(close, self.shard.date());
+        let answer = plan::timeout_answer(&self.shard, to);
         Err(self.reply(&request, answer, close).await)
     }
 
     /// Sends an answer of our own; a short body that follows the request is read and dropped.
     pub(super) async fn reply(&mut self, request: &Request, answer: Vec<u8>, close: bool) -> Next {
         if self.send(answer).await.is_err() {
-            return Next::Close;
+            return Next::Cut;
         }
         if close {
-            let quiet = request.framing == RequestFraming::None && self.inbox.is_empty();
-            return if quiet { Next::Close } else { Next::Linger };
+            return Next::Linger;
         }
         if let RequestFraming::Length(body) = request.framing
             && !self.discard(body).await
         {
-            return Next::Close;
+            return Next::Linger;
         }
         Next::KeepAlive
     }
@@ -432,8 +436,13 @@ impl Connection {
         }
         match self.send(answer).await {
             Ok(()) => Next::Linger,
-            Err(_) => Next::Close,
+            Err(_) => Next::Cut,
         }
+    }
+
+    /// Which end of the client counts as leaving while it waits for its answer.
+    pub(super) fn end_counts(&self) -> EndCounts {
+        exchange::end_counts(&self.shard, &self.inbox)
     }
 
     async fn discard(&mut self, mut body: u64) -> bool {
@@ -455,23 +464,58 @@ impl Connection {
 
     /// Closes once the client has taken what was sent.
     async fn close(&self) {
-        let _ = self.stream.sent(&self.deadline, self.shard.timeouts().client).await;
+        if self.stream.sent(&self.deadline, self.shard.timeouts().client).await.is_err() {
+            self.stream.drop_received();
+        }
     }
 
-    /// Says that we send no more, then reads and drops for a while: closing with unread bytes would
+    /// Says that we send no more, then reads and drops what still comes: closing with unread bytes would
     /// reset the connection, and a reset overtakes the answer (RFC 9112 §9.6).
     async fn linger(&self) {
-        if self.stream.sent(&self.deadline, self.shard.timeouts().client).await.is_err() {
-            return;
-        }
-        self.stream.shutdown_write();
-        self.deadline.set(limits::LINGER_TIME);
-        let mut dropped = 0;
-        while dropped < limits::LINGER_BYTES_MAX {
-            match self.stream.recv(&self.deadline).await {
-                Ok(buf) if !buf.is_empty() => dropped += buf.len() as u64,
-                _ => return,
+        let client = self.shard.timeouts().client;
+        let mut sending = pin!(self.stream.sent(&self.deadline, client));
+        // A client that writes all of its body before it reads has no room for a long answer until then.
+        let sent = poll_fn(|cx| {
+            let sent = sending.as_mut().poll(cx);
+            if sent.is_pending() {
+                while let Poll::Ready(Ok(buf)) = self.stream.poll_recv(cx)
+                    && !buf.is_empty()
+                {}
             }
+            sent
+        });
+        if sent.await.is_ok() {
+            self.stream.shutdown_write();
+            read_off(&self.shard, &self.stream, &self.deadline, client).await;
+        }
+        self.stream.drop_received();
+    }
+}
+
+/// Reads and drops what a client sends that has its last answer, until its end, [`limits::LINGER_SILENCE`],
+/// or for so long; a shard that stops has less time for it.
+pub(super) async fn read_off(
+    shard: &Shard,
+    stream: &Stream,
+    deadline: &Deadline,
+    longest: Duration,
+) {
+    let mut until = shard.ring.now() + longest;
+    let mut is_stopping = false;
+    loop {
+        stream.arm_bulk();
+        let left = until.saturating_duration_since(shard.ring.now());
+        deadline.set(left.min(limits::LINGER_SILENCE));
+        let received = poll_fn(|cx| {
+            if shard.closing() && !std::mem::replace(&mut is_stopping, true) {
+                until = until.min(shard.ring.now() + limits::LINGER_STOPPING);
+                deadline.set(until.saturating_duration_since(shard.ring.now()));
+            }
+            stream.poll_recv_by(cx, deadline)
+        });
+        match received.await {
+            Ok(buf) if !buf.is_empty() && shard.ring.now() < until => {}
+            _ => return,
         }
     }
 }

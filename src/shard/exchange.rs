@@ -8,11 +8,11 @@
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 use super::Shard;
 use super::backend::{Asking, NoBackend, acquire};
-use super::body::{Body, Broken, Relay};
+use super::body::{Body, Both, Broken, Relay};
 use super::connection::{Connection, Next};
 use super::hold::Waited;
 use super::inbox::Inbox;
@@ -25,7 +25,7 @@ use super::tunnel;
 use crate::http::{self, Refusal, RequestFraming};
 use crate::limits;
 use crate::link::{Counter, Failure};
-use crate::ring::{Deadline, SendBuf};
+use crate::ring::{Deadline, EndCounts, SendBuf, Stream};
 use crate::table::Proxy;
 
 /// The backend's side of an exchange. Lives in the connection's `act` and is lent to each stage:
@@ -52,8 +52,8 @@ pub(super) enum Halt {
     Told(Next),
     /// No backend can be reached, and the rule says to wait for one. [`Side::kept`] is the request.
     NoBackend {
-        /// It was sent, on a new connection that ended without a byte of an answer.
-        was_silent: bool,
+        /// How often it was sent, on connections that ended without a byte of an answer.
+        silences: u8,
     },
 }
 
@@ -84,22 +84,26 @@ pub(super) async fn start(
         side.kept.extend_from_slice(&head[forwarded..]);
     }
     let (uploaded, begun) = (Cell::new(true), Cell::new(false));
-    let mut fresh = false;
+    let both = Both::new(&shard.ring, ends_before(connection, request));
+    let silences = waited.map_or(0, |waited| waited.silences);
+    let mut again = 0;
     loop {
         let asking = Asking {
             proxy,
             client: connection.client,
             tally: connection.tally,
-            fresh,
+            // Idle connections may be as dead as the one that it was sent on before.
+            fresh: 0 < silences + again,
             raw: false,
             patience: Waited::patience(waited, shard.ring.now(), shard.timeouts().connect),
+            ends: both.ends.get(),
         };
         let lease = match acquire(&shard, asking, &connection.stream).await {
             Ok(lease) => lease,
             Err(none) => {
                 shard.ring.give_vec(head);
-                if none == NoBackend::Unreachable && may_wait {
-                    return Err(Halt::NoBackend { was_silent: false });
+                if matches!(none, NoBackend::Unreachable | NoBackend::Local) && may_wait {
+                    return Err(Halt::NoBackend { silences: again });
                 }
                 return Err(no_backend(connection, request, none).await.into());
             }
@@ -122,7 +126,9 @@ pub(super) async fn start(
             request,
             tally: connection.tally,
             uploaded: &uploaded,
+            upload_broke: &Cell::new(false),
             begun: &begun,
+            both: &both,
         };
         match answer.head(&mut side.inbox).await {
             Ok(len) => return Ok(Started::Answering(len)),
@@ -137,19 +143,18 @@ pub(super) async fn start(
                 head = kept;
                 // Its place goes back before another is asked for: there may be only one.
                 side.lease = None;
-                // The next one from the pool may be as dead: the second attempt is on a new one.
-                fresh = true;
+                again += 1;
             }
             Err(why) => {
                 note_silence(&shard, lease, why);
                 // What a backend that ends leaves in its accept queue is reset, and never was read.
                 if why == Failed::NoAnswer
                     && may_wait
-                    && waited.map_or(0, |waited| waited.silences) < limits::SILENCES_MAX
+                    && silences + again < limits::SILENCES_MAX
                     && request.method.is_idempotent()
                 {
                     side.lease = None;
-                    return Err(Halt::NoBackend { was_silent: true });
+                    return Err(Halt::NoBackend { silences: again + 1 });
                 }
                 return Err(failed(connection, request, why, true).await.into());
             }
@@ -164,7 +169,7 @@ fn carry_body(
     request: &mut Request,
     head: &mut Vec<u8>,
 ) -> Result<(), Refusal> {
-    if request.framing != RequestFraming::None && join_whole(connection, request.framing, head)? {
+    if request.framing != RequestFraming::None && join_whole(connection, request, head)? {
         request.framing = RequestFraming::None;
     }
     Ok(())
@@ -173,11 +178,11 @@ fn carry_body(
 /// Appends a body to its head that is here already, whole and small. `false`: it is not.
 fn join_whole(
     connection: &mut Connection,
-    framing: RequestFraming,
+    request: &Request,
     head: &mut Vec<u8>,
 ) -> Result<bool, Refusal> {
     let bytes = connection.inbox.bytes();
-    let mut body = Body::of_request(framing);
+    let mut body = Body::of_request(request.framing, request.trailers);
     let whole = match &body {
         Body::Length(n) => *n <= bytes.len() as u64,
         // A wrong chunk that is here already: then no byte of the request has gone out yet.
@@ -225,7 +230,9 @@ pub(super) async fn finish(
         request,
         tally: connection.tally,
         uploaded: &Cell::new(true),
+        upload_broke: &Cell::new(false),
         begun: &Cell::new(false),
+        both: &Both::new(&connection.shard.ring, connection.end_counts()),
     }
     .pass_on(len, &mut side.inbox)
     .await;
@@ -276,7 +283,7 @@ async fn with_body(
 ) -> Next {
     let shard = connection.shard.clone();
     let Some(lease) = &side.lease else { return Next::Reset };
-    let mut body = Body::of_request(request.framing);
+    let mut body = Body::of_request(request.framing, request.trailers);
     // What is here already travels with its head.
     if let Err(refusal) = join(connection, &mut body, &mut head) {
         shard.ring.give_vec(head);
@@ -285,8 +292,10 @@ async fn with_body(
     let uploaded = Cell::new(body.is_done());
     lease.stream.start_send(SendBuf::Vec(head), true);
     let inbox = &mut side.inbox;
-    let begun = Cell::new(false);
+    let (begun, upload_broke) = (Cell::new(false), Cell::new(false));
     let tally = connection.tally;
+    let ends = if uploaded.get() { connection.end_counts() } else { shard.end_counts(true) };
+    let both_ways = Both::new(&shard.ring, ends);
     let ended = {
         let Connection { stream, inbox: client_inbox, deadline, .. } = &mut *connection;
         if uploaded.get() {
@@ -301,6 +310,7 @@ async fn with_body(
             source_pace: shard.timeouts().client,
             target_pace: shard.timeouts().server,
             meter: Meter { shard: &shard, tally, received: true },
+            both: &both_ways,
         };
         let answer = Answer {
             shard: &shard,
@@ -310,48 +320,68 @@ async fn with_body(
             request,
             tally,
             uploaded: &uploaded,
+            upload_broke: &upload_broke,
             begun: &begun,
+            both: &both_ways,
         };
         let upload = async {
             relay.run(None, client_inbox, &mut body).await?;
             uploaded.set(true);
+            both_ways.ends.set(end_counts(&shard, client_inbox));
             shard.note_sent(tally);
+            stream.arm();
             if !begun.get() {
                 deadline.set(shard.timeouts().server);
-                stream.arm();
             }
             Ok(())
         };
+        let drop_body =
+            |cx: &Context<'_>| drop_body(stream, cx, || both_ways.note_moved(&shard.ring));
         let download = async {
             let len = answer.head(inbox).await?;
             answer.pass_on(len, inbox).await
         };
-        both(pin!(upload), pin!(download), || {
-            // What the backend does not take it need not: it may have answered already. But it has
-            // to, in its time.
-            if !begun.get() {
-                deadline.set(shard.timeouts().server);
-            }
-        })
+        both(
+            pin!(upload),
+            pin!(download),
+            || {
+                // What the backend does not take it need not: it may have answered already. But it has
+                // to, in its time.
+                upload_broke.set(true);
+                if !begun.get() {
+                    deadline.set(shard.timeouts().server);
+                }
+            },
+            drop_body,
+        )
         .await
     };
     if let Some(broken) = &ended.broken {
-        let cause = match broken {
-            Broken::SourceTimeout => Cause::ClientTimeout,
-            Broken::Framing(refusal) => Cause::Refused(*refusal),
-            Broken::Source | Broken::Target => Cause::ClientGone,
-        };
-        shard.note_end(tally, cause);
+        shard.note_end(tally, upload_cause(broken));
     }
     // The backend sees a message that was cut off: its connection goes with `lease`. A client whose answer has
     // begun sees that cut off, too.
     match (ended.answered, ended.broken) {
         (Some(answered), _) => settle(connection, side, request, answered, uploaded.get()).await,
-        (None, Some(_)) if begun.get() => Next::Reset,
+        (None, Some(_)) if begun.get() => cut(both_ways.hidden.get()),
         (None, Some(Broken::SourceTimeout)) => connection.refuse(Refusal::BodyTimeout).await,
         (None, Some(Broken::Framing(refusal))) => connection.refuse(refusal).await,
-        (None, _) => Next::Close,
+        (None, _) => Next::Cut,
     }
+}
+
+/// Why an upload ended early, for the access log.
+fn upload_cause(broken: &Broken) -> Cause {
+    match broken {
+        Broken::SourceTimeout => Cause::ClientTimeout,
+        Broken::Framing(refusal) => Cause::Refused(*refusal),
+        Broken::Source | Broken::Target => Cause::ClientGone,
+    }
+}
+
+/// What follows an answer that does not go on.
+fn cut(hidden: bool) -> Next {
+    if hidden { Next::Reset } else { Next::Cut }
 }
 
 struct Ended {
@@ -367,19 +397,26 @@ async fn both(
     mut upload: Pin<&mut impl Future<Output = Result<(), Broken>>>,
     mut download: Pin<&mut impl Future<Output = Result<Answered, Failed>>>,
     on_backend_closed: impl Fn(),
+    drop_body: impl Fn(&Context<'_>),
 ) -> Ended {
-    let mut uploading = true;
+    let (mut uploading, mut is_dropping) = (true, false);
     let mut answered = None;
     poll_fn(move |cx| {
         if uploading && let Poll::Ready(result) = upload.as_mut().poll(cx) {
             uploading = false;
             match result {
                 Ok(()) => {}
-                Err(Broken::Target) => on_backend_closed(),
+                Err(Broken::Target) => {
+                    is_dropping = true;
+                    on_backend_closed();
+                }
                 Err(broken) => {
                     return Poll::Ready(Ended { answered: answered.take(), broken: Some(broken) });
                 }
             }
+        }
+        if is_dropping {
+            drop_body(cx);
         }
         if answered.is_none() {
             let Poll::Ready(result) = download.as_mut().poll(cx) else { return Poll::Pending };
@@ -400,18 +437,43 @@ fn keep(connection: &Connection, lease: Lease, answered: Answered, uploaded: boo
     }
     match (answered.client_lives, uploaded) {
         (true, true) => Next::KeepAlive,
-        (false, true) if connection.inbox.is_empty() => Next::Close,
         _ => Next::Linger,
     }
+}
+
+/// Which end of a client counts as leaving before its request goes out.
+fn ends_before(connection: &Connection, request: &Request) -> EndCounts {
+    match request.framing {
+        RequestFraming::None => connection.end_counts(),
+        _ => connection.shard.end_counts(true),
+    }
+}
+
+/// Drops what a client sends of a body that its backend no longer takes: one that writes all of it before it reads
+/// would else wait for us, and we for it.
+fn drop_body(stream: &Stream, cx: &Context<'_>, moved: impl Fn()) {
+    while let Poll::Ready(Ok(buf)) = stream.poll_recv(cx)
+        && !buf.is_empty()
+    {
+        moved();
+    }
+}
+
+/// Which end of a client counts as leaving while it waits for its answer: none behind requests that wait their turn.
+pub(super) fn end_counts(shard: &Shard, behind: &Inbox) -> EndCounts {
+    if behind.is_empty() { shard.end_counts(false) } else { EndCounts::Never }
 }
 
 async fn no_backend(connection: &mut Connection, request: &Request, why: NoBackend) -> Next {
     connection.shard.note_end(connection.tally, why.cause());
     match why {
         NoBackend::ClientGone => return Next::Close,
-        NoBackend::Unreachable | NoBackend::Queue => {}
+        NoBackend::Unreachable | NoBackend::Loop | NoBackend::Queue | NoBackend::Local => {}
     }
-    let status = if why == NoBackend::Queue { 503 } else { 502 };
+    let status = match why {
+        NoBackend::Unreachable | NoBackend::Loop => 502,
+        _ => 503,
+    };
     let close = closes(request);
     let answer = status_answer(connection, request, status, close);
     // Nothing of the body has been read: that is left to `reply`.
@@ -430,12 +492,13 @@ async fn failed(
         Failed::NoAnswer | Failed::BadAnswer => 502,
         Failed::TimedOut => 504,
         Failed::Cut { hidden: false } => return Next::Close,
-        Failed::Cut { hidden: true } | Failed::ClientGone => return Next::Reset,
+        Failed::Cut { hidden: true } => return Next::Reset,
+        Failed::ClientGone { hidden } => return cut(hidden),
     };
     let close = !request.keep_alive || !uploaded;
     let answer = status_answer(connection, request, status, close);
     match connection.send(answer).await {
-        Err(_) => Next::Close,
+        Err(_) => Next::Cut,
         Ok(()) if !close => Next::KeepAlive,
         Ok(()) => Next::Linger,
     }
@@ -444,7 +507,7 @@ async fn failed(
 /// An answer of ours in place of the backend's.
 fn status_answer(connection: &Connection, request: &Request, status: u16, close: bool) -> Vec<u8> {
     let mut out = connection.shard.ring.take_vec();
-    let to = request.reply_to(close);
+    let to = request.reply_to(close, connection.shard.date());
     match connection.shard.published().pages.load().for_status(status) {
         Some(page) => http::write_page(page, None, to, &mut out),
         None => http::write_status(status, to, &mut out),

@@ -37,7 +37,7 @@ pub(super) struct Waited {
     claim: Option<Place>,
     /// Until when it may wait for a backend that can be reached; from when it first found none.
     backend_by: Option<Instant>,
-    /// How many new connections brought no answer: it was sent again after each.
+    /// How many connections brought no answer: it was sent again after each.
     pub(super) silences: u8,
 }
 
@@ -58,9 +58,9 @@ impl Waited {
         Some(Box::new(Waited { claim: Some(claim), ..Waited::since(since) }))
     }
 
-    /// It found no backend.
-    pub(super) fn note(waited: &mut Option<Box<Waited>>, now: Instant, was_silent: bool) {
-        Waited::begun(waited, now).silences += u8::from(was_silent);
+    /// It found no backend, after having been sent without an answer so often.
+    pub(super) fn note(waited: &mut Option<Box<Waited>>, now: Instant, silences: u8) {
+        Waited::begun(waited, now).silences += silences;
     }
 
     pub(super) fn is_let_go(&self) -> bool {
@@ -193,6 +193,7 @@ impl Connection {
             source: self.client.peer,
         }));
         self.deadline.set(until.saturating_duration_since(now));
+        let ends = shard.end_counts(true);
         let end = poll_fn(|cx| {
             let word = {
                 let mut waiting = shard.holds.waiting.borrow_mut();
@@ -204,13 +205,13 @@ impl Connection {
             self.stream.gather();
             match word {
                 // Not one whose client has left: no backend should see its request.
-                Some(Word::Go(_)) if self.stream.poll_ended(cx) => Poll::Ready(End::Left),
+                Some(Word::Go(_)) if self.stream.poll_left(cx, ends) => Poll::Ready(End::Left),
                 Some(Word::Go(place)) => {
                     own_wait.place = Some(place);
                     Poll::Ready(End::Go)
                 }
                 Some(Word::Full) => Poll::Ready(End::Full),
-                None if self.stream.poll_ended(cx) => Poll::Ready(End::Left),
+                None if self.stream.poll_left(cx, ends) => Poll::Ready(End::Left),
                 None if self.deadline.poll_expired(cx) => Poll::Ready(End::TimedOut),
                 // Nobody can flip its host any more.
                 None if shard.stopping() => Poll::Ready(End::TimedOut),

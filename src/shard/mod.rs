@@ -8,10 +8,12 @@ mod accept;
 mod backend;
 mod body;
 mod connection;
+mod date;
 mod exchange;
 mod failures;
 mod hold;
 mod inbox;
+mod own;
 mod plan;
 mod pool;
 mod raw;
@@ -30,11 +32,12 @@ use std::time::{Duration, Instant};
 
 use glommio::{LocalExecutorBuilder, Placement};
 
+use crate::http::HttpDate;
 use crate::link::{
     ByKey, Counter, Gate, Published, Rate, ShardEnd, Shed, Speaks, Stop, Timeouts, ToShard, Tuning,
     Turn,
 };
-use crate::ring::{self, Notify, Ring, WakeReceiver};
+use crate::ring::{self, EndCounts, Notify, Ring, WakeReceiver};
 use crate::table::Snapshot;
 
 /// What a shard needs to know; fixed while it runs.
@@ -65,9 +68,11 @@ pub(crate) fn spawn(
 ) -> Result<std::thread::JoinHandle<()>, String> {
     let (ready, started) = mpsc::sync_channel(1);
     let name = format!("shard-{}", end.index);
+    let ending = end.ending();
     let thread = std::thread::Builder::new()
         .name(name)
         .spawn(move || {
+            let _ending = ending;
             // Not by glommio, which wants to read the machine's topology from /sys, and panics where there is none.
             if let Some(cpu) = settings.cpu
                 && !core_affinity::set_for_current(core_affinity::CoreId { id: cpu })
@@ -136,6 +141,8 @@ async fn attend(shard: Rc<Shard>, wakes: WakeReceiver) {
         if shard.stop.get() < stop {
             shard.stop.set(stop);
             shard.drain.notify();
+            // Nobody comes who could use them, and others may wait for their places.
+            shard.pool.clear();
             // Idle connections wait for bytes: they look at `stopping` again and close.
             shard.ring.wake_receivers();
             shard.wake_held();
@@ -174,13 +181,17 @@ pub(super) struct Shard {
     records: record::Records,
     /// Of the rules with `max_requests_per_second` that it met.
     rates: RefCell<ByKey<Arc<Rate>>>,
+    locals: own::Locals,
     holds: hold::Holds,
     stop: Cell<Stop>,
     /// Listeners wait for it to close.
     drain: Notify,
     listeners: Cell<usize>,
     connections: Cell<usize>,
+    /// Connections that were turned away and are still read off.
+    shed_lingering: Cell<usize>,
     random: Cell<u64>,
+    clock: date::DateClock,
     /// Begins the id of each request.
     tag: u64,
     request_ids: Cell<u64>,
@@ -213,6 +224,7 @@ impl Shard {
             tallies: tally::Tallies::new(),
             records: record::Records::default(),
             rates: RefCell::default(),
+            locals: own::Locals::default(),
             tuning: Cell::new(**end.published.tuning.load()),
             holds: hold::Holds::default(),
             generation: Cell::new(0),
@@ -220,7 +232,9 @@ impl Shard {
             stop: Cell::new(Stop::No),
             listeners: Cell::new(0),
             connections: Cell::new(0),
+            shed_lingering: Cell::new(0),
             random: Cell::new(seed(end.index)),
+            clock: date::DateClock::new(ring.now()),
             tag: seed(end.index),
             request_ids: Cell::new(0),
             turns: RefCell::default(),
@@ -266,6 +280,11 @@ impl Shard {
         self.tuning.get()
     }
 
+    /// What messages say of when they are made.
+    fn date(&self) -> HttpDate {
+        self.clock.date(self.ring.now())
+    }
+
     fn timeouts(&self) -> Timeouts {
         self.tuning.get().timeouts
     }
@@ -284,6 +303,16 @@ impl Shard {
             self.end.counters().add_shed(Shed::Rate);
         }
         is_admitted
+    }
+
+    /// Which end of a client counts as leaving by the key `abort_on_close`: any where `all`, else one that nothing
+    /// waits in front of.
+    fn end_counts(&self, all: bool) -> EndCounts {
+        match (self.tuning().abort_on_close, all) {
+            (false, _) => EndCounts::Never,
+            (true, true) => EndCounts::Always,
+            (true, false) => EndCounts::WhenReached,
+        }
     }
 
     /// Whether connections should end with the exchange they are in.
@@ -361,6 +390,26 @@ impl Shard {
 fn seed(index: usize) -> u64 {
     use std::hash::BuildHasher;
     foldhash::fast::RandomState::default().hash_one(index) | 1
+}
+
+/// Whether a connection could not be opened for a reason that lies on this machine, and not with the
+/// backend: no local port or address is free (EADDRNOTAVAIL, EADDRINUSE, EAGAIN), a firewall or
+/// sandbox forbids it (EACCES, EPERM), the protocol is missing (EAFNOSUPPORT), the interface is off
+/// (ENETDOWN). ENETUNREACH and EHOSTUNREACH are not among them: routers on the way report them, too,
+/// and to pass over an address that has no route helps the client.
+fn is_local(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::EADDRNOTAVAIL
+                | libc::EADDRINUSE
+                | libc::EAGAIN
+                | libc::EACCES
+                | libc::EPERM
+                | libc::EAFNOSUPPORT
+                | libc::ENETDOWN
+        )
+    )
 }
 
 /// `io::Error` kinds that mean "no descriptor or memory for it just now".

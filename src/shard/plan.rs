@@ -8,7 +8,8 @@ use super::record::Cause;
 use super::tally::Keys;
 use super::{Shard, Table};
 use crate::http::{
-    self, Method, ReplyTo, RequestForward, RequestFraming, RequestHead, Target, Version,
+    self, HttpDate, Method, ReplyTo, RequestForward, RequestFraming, RequestHead, Target,
+    TrailerRules, Version,
 };
 use crate::limits::Scheme;
 use crate::link::Why;
@@ -20,6 +21,7 @@ pub(super) struct Request {
     pub(super) method: Method,
     pub(super) version: Version,
     pub(super) framing: RequestFraming,
+    pub(super) trailers: TrailerRules,
     /// The client wants the connection to go on.
     pub(super) keep_alive: bool,
     /// It waits for `100 Continue` before it sends the body.
@@ -29,8 +31,8 @@ pub(super) struct Request {
 }
 
 impl Request {
-    pub(super) fn reply_to(&self, close: bool) -> ReplyTo {
-        ReplyTo { version: self.version, head_only: self.method == Method::Head, close }
+    pub(super) fn reply_to(&self, close: bool, date: HttpDate) -> ReplyTo {
+        ReplyTo { version: self.version, head_only: self.method == Method::Head, close, date }
     }
 }
 
@@ -94,16 +96,24 @@ pub(super) fn plan<'t>(
         method: head.method,
         version: head.version,
         framing: head.framing,
+        trailers: head.trailers(client.trusted, client.request_id != 0),
         keep_alive: head.keep_alive && !shard.stopping(),
         expect_continue: head.expect_continue,
         upgrade: head.upgrade,
     };
+    let via = shard.tuning().via;
     let unknown = Keys { host: shard.unknown, rule: shard.unknown };
     let (action, keys) = match found {
         Match::NoHosts => (&Action::NoHosts, unknown),
         Match::Unknown => (&Action::Unknown, unknown),
         Match::Found(found) => (&found.rule.action, Keys { host: found.key, rule: found.rule_key }),
     };
+    if via.is_set() && head.came_through(&via) {
+        let close = closes(&request);
+        let mut out = shard.ring.take_vec();
+        http::write_status(508, request.reply_to(close, shard.date()), &mut out);
+        return Plan::Reply { keys, request, answer: out, close, cause: Cause::Loop };
+    }
     let hold = |why, timeout| {
         let hold = Hold { why, host: name.into(), scheme: scheme(&head, client), timeout };
         Plan::Hold { keys, request, hold: Box::new(hold) }
@@ -127,7 +137,7 @@ pub(super) fn plan<'t>(
         && !shard.admits(keys.rule, rate)
     {
         let close = closes(&request);
-        http::write_too_many(request.reply_to(close), &mut out);
+        http::write_too_many(request.reply_to(close, shard.date()), &mut out);
         return Plan::Reply { keys, request, answer: out, close, cause: Cause::RateLimited };
     }
     if let Action::Proxy(proxy) = action {
@@ -136,12 +146,13 @@ pub(super) fn plan<'t>(
             trusted: client.trusted,
             scheme: scheme(&head, client),
             request_id: shard.whole_request_id(client.request_id),
+            via,
         };
         http::write_request(&head, forward, &mut out);
         return Plan::Proxy { proxy, keys, request, head: out };
     }
     let close = closes(&request);
-    answer(shard, action, &head, client, request.reply_to(close), &mut out);
+    answer(shard, action, &head, client, request.reply_to(close, shard.date()), &mut out);
     Plan::Reply { keys, request, answer: out, close, cause: Cause::Local }
 }
 
@@ -221,6 +232,6 @@ pub(super) fn refuse<'t>(shard: &Shard, refusal: http::Refusal) -> Plan<'t> {
 pub(super) fn refusal_answer(shard: &Shard, refusal: http::Refusal) -> Vec<u8> {
     shard.end.counters().add_refusal(refusal);
     let mut answer = shard.ring.take_vec();
-    http::write_refusal(refusal, &mut answer);
+    http::write_refusal(refusal, shard.date(), &mut answer);
     answer
 }

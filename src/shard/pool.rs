@@ -210,7 +210,7 @@ impl Pool {
         }
         let address = busy.address;
         let wanted = place.as_ref().is_some_and(|place| place.gate.others_wait(shard.end.index));
-        if shard.stopping() || wanted || stream.quiet() == Quiet::No {
+        if shard.closing() || wanted || stream.quiet() == Quiet::No {
             return;
         }
         stream.arm();

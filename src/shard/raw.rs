@@ -14,7 +14,7 @@ use super::record::Cause;
 use super::tally::{Keys, Tally};
 use super::tunnel;
 use crate::link::{Speaks, Why};
-use crate::ring::SendBuf;
+use crate::ring::{EndCounts, SendBuf};
 use crate::table::{Action, Match, Scheme, host};
 use crate::tls::{self, Alert, Seen};
 
@@ -211,6 +211,8 @@ async fn attempt(
         fresh: true,
         raw: true,
         patience: Waited::patience(waited.as_deref(), shard.ring.now(), shard.timeouts().connect),
+        // Who speaks anything may have ended its side and wait for an answer.
+        ends: EndCounts::Never,
     };
     match acquire(&shard, asking, &connection.stream).await {
         Ok(lease) => Attempt::Connected(lease),
@@ -218,9 +220,9 @@ async fn attempt(
             shard.note_end(connection.tally, Cause::ClientGone);
             Attempt::Over(Next::Close)
         }
-        Err(NoBackend::Unreachable) if !proxy.hold().is_zero() => {
+        Err(NoBackend::Unreachable | NoBackend::Local) if !proxy.hold().is_zero() => {
             shard.chose_none(connection.tally);
-            Waited::note(waited, shard.ring.now(), false);
+            Waited::note(waited, shard.ring.now(), 0);
             hold(Why::NoBackend, proxy.hold())
         }
         Err(why) => {

@@ -33,8 +33,12 @@ pub(super) enum Cause {
     HeldFull,
     /// No backend could be reached.
     NoBackend,
+    /// It came through this proxy before, or its backend is this proxy.
+    Loop,
     /// No place at a backend came free in time.
     BackendQueue,
+    /// This machine could open no connection: no descriptor, port or permission.
+    NoConnection,
     /// The backend ended the connection without an answer.
     BackendSilent,
     /// Its answer was none that can be passed on.
@@ -65,7 +69,9 @@ impl Cause {
             Cause::HeldTimeout => "held_timeout",
             Cause::HeldFull => "held_full",
             Cause::NoBackend => "no_backend",
+            Cause::Loop => "loop",
             Cause::BackendQueue => "backend_queue",
+            Cause::NoConnection => "no_connection",
             Cause::BackendSilent => "backend_silent",
             Cause::BackendBadAnswer => "backend_bad_answer",
             Cause::BackendTimeout => "backend_timeout",

@@ -6,12 +6,12 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use super::Shard;
-use super::body::{Body, Broken, Relay};
+use super::body::{Body, Both, Broken, Relay};
 use super::inbox::Inbox;
 use super::plan::Request;
 use super::record::Cause;
 use super::tally::{Meter, Tally};
-use crate::http::{self, FramingOut, ResponseForward, ResponseFraming, Version};
+use crate::http::{self, Chunked, FramingOut, ResponseForward, ResponseFraming, Version};
 use crate::limits;
 use crate::ring::{Deadline, SendBuf, Stream};
 
@@ -24,8 +24,8 @@ pub(super) enum Failed {
     BadAnswer,
     /// It did not answer in time: 504.
     TimedOut,
-    /// The client left, or does not take its answer.
-    ClientGone,
+    /// The client left, or does not take its answer. `hidden`: as of a cut.
+    ClientGone { hidden: bool },
     /// The head was passed on, the body can't be. `hidden`: only a reset shows the client that.
     Cut { hidden: bool },
 }
@@ -37,7 +37,7 @@ impl Failed {
             Failed::NoAnswer => Cause::BackendSilent,
             Failed::BadAnswer => Cause::BackendBadAnswer,
             Failed::TimedOut => Cause::BackendTimeout,
-            Failed::ClientGone => Cause::ClientGone,
+            Failed::ClientGone { .. } => Cause::ClientGone,
             Failed::Cut { .. } => Cause::BackendCut,
         }
     }
@@ -64,8 +64,11 @@ pub(super) struct Answer<'a> {
     pub(super) tally: Tally,
     /// Whether the request has gone out whole: only then the backend's time runs.
     pub(super) uploaded: &'a Cell<bool>,
+    /// Whether it never will: the backend takes no more of it.
+    pub(super) upload_broke: &'a Cell<bool>,
     /// Set when the head of the final answer goes to the client: from then on no answer of ours can.
     pub(super) begun: &'a Cell<bool>,
+    pub(super) both: &'a Both,
 }
 
 impl Answer<'_> {
@@ -86,7 +89,9 @@ impl Answer<'_> {
             }
             let received = poll_fn(|cx| match self.backend.poll_recv(cx) {
                 Poll::Ready(result) => Poll::Ready(result.map_err(|_| ()).map(Some)),
-                Poll::Pending if self.uploaded.get() && self.client.poll_reset(cx) => {
+                Poll::Pending
+                    if self.uploaded.get() && self.client.poll_left(cx, self.both.ends.get()) =>
+                {
                     Poll::Ready(Ok(None))
                 }
                 Poll::Pending if self.deadline.poll_expired(cx) => Poll::Ready(Err(())),
@@ -94,7 +99,7 @@ impl Answer<'_> {
             });
             match received.await {
                 Ok(Some(buf)) if !buf.is_empty() => inbox.push(&self.shard.ring, buf),
-                Ok(None) => return Err(Failed::ClientGone),
+                Ok(None) => return Err(Failed::ClientGone { hidden: false }),
                 Err(()) if self.timed_out().await => return Err(Failed::TimedOut),
                 Ok(Some(_)) | Err(()) if inbox.is_empty() => return Err(Failed::NoAnswer),
                 Ok(Some(_)) | Err(()) => return Err(Failed::BadAnswer),
@@ -113,7 +118,8 @@ impl Answer<'_> {
         inbox: &mut Inbox,
     ) -> Result<Answered, Failed> {
         let pace = self.shard.timeouts().client;
-        for _ in 0..limits::INTERIM_MAX {
+        let mut interim = 0;
+        while interim <= limits::INTERIM_BYTES_MAX {
             let mut out = self.backend.take_sent().unwrap_or_else(|| self.shard.ring.take_vec());
             out.clear();
             let begun = self.begin(&inbox.bytes()[..len], &mut out).ok_or(Failed::BadAnswer)?;
@@ -127,10 +133,12 @@ impl Answer<'_> {
                 if self.request.version == Version::Http11 {
                     self.send(out, status).await?;
                 }
+                interim += len;
                 len = self.head(inbox).await?;
                 continue;
             }
             if begun.tunnel {
+                self.upload_over().await?;
                 self.begun.set(true);
                 self.send(out, status).await?;
                 return Ok(Answered { backend_lives: false, client_lives: false, tunnel: true });
@@ -154,10 +162,12 @@ impl Answer<'_> {
                     source_pace: self.shard.timeouts().server,
                     target_pace: pace,
                     meter: Meter { shard: self.shard, tally: self.tally, received: false },
+                    both: self.both,
                 };
                 let hidden = body.ends_by_close();
+                self.both.hidden.set(hidden);
                 relay.run(Some(out), inbox, &mut body).await.map_err(|broken| match broken {
-                    Broken::Target => Failed::ClientGone,
+                    Broken::Target => Failed::ClientGone { hidden },
                     _ => Failed::Cut { hidden },
                 })?;
             }
@@ -171,6 +181,18 @@ impl Answer<'_> {
         Err(Failed::BadAnswer)
     }
 
+    /// Waits until the request has gone out whole: then what the client sends behind it belongs
+    /// to the tunnel, and nothing before.
+    async fn upload_over(&self) -> Result<(), Failed> {
+        // Woken by the upload, which is part of the same task.
+        poll_fn(|_| match (self.uploaded.get(), self.upload_broke.get()) {
+            (true, _) => Poll::Ready(Ok(())),
+            (false, true) => Poll::Ready(Err(Failed::BadAnswer)),
+            (false, false) => Poll::Pending,
+        })
+        .await
+    }
+
     async fn send(&self, out: Vec<u8>, status: u16) -> Result<(), Failed> {
         self.ready(status, out.len()).await?;
         self.client.start_send(SendBuf::Vec(out), false);
@@ -180,7 +202,7 @@ impl Answer<'_> {
     /// Waits until the client has taken what was sent before, and counts the answer that goes to it now.
     async fn ready(&self, status: u16, count: usize) -> Result<(), Failed> {
         let sent = self.client.sent(self.deadline, self.shard.timeouts().client).await;
-        sent.map_err(|_| Failed::ClientGone)?;
+        sent.map_err(|_| Failed::ClientGone { hidden: false })?;
         self.shard.count_answer(self.tally, status, count);
         Ok(())
     }
@@ -191,7 +213,7 @@ impl Answer<'_> {
         let head = http::parse_response(bytes, &mut room, self.request.method).ok()?;
         let is_final = head.status >= 200 || head.status == 101;
         let tunnel = head.status == 101;
-        if tunnel && !(self.request.upgrade && head.upgrade && self.uploaded.get()) {
+        if tunnel && !(self.request.upgrade && head.upgrade) {
             return None;
         }
         let old_client = self.request.version == Version::Http10;
@@ -200,8 +222,8 @@ impl Answer<'_> {
             _ if !is_final || tunnel => Body::NONE,
             ResponseFraming::None => Body::NONE,
             ResponseFraming::Length(n) => Body::Length(n),
-            ResponseFraming::Chunked if decode => Body::Decoded(Default::default()),
-            ResponseFraming::Chunked => Body::Chunked(Default::default()),
+            ResponseFraming::Chunked if decode => Body::Decoded(Chunked::new(head.trailers())),
+            ResponseFraming::Chunked => Body::Chunked(Chunked::new(head.trailers())),
             ResponseFraming::UntilClose => Body::UntilClose(false),
         };
         let client_lives =
@@ -210,6 +232,8 @@ impl Answer<'_> {
             client_version: self.request.version,
             keep_alive: client_lives || !is_final,
             framing_out: if decode { FramingOut::DecodeChunked } else { FramingOut::AsIs },
+            date: self.shard.date(),
+            via: self.shard.tuning().via,
         };
         http::write_response(&head, forward, out);
         let (status, backend_lives) = (head.status, head.keep_alive);

@@ -418,7 +418,8 @@ impl Shard {
         // Requests from now on are routed by a table at least as new as the question.
         self.table();
         let drains = &self.tallies.drains;
-        drains.borrow_mut().push((Arc::downgrade(drain), self.generation.get()));
+        let before = if drain.is_elsewhere { u64::MAX } else { self.generation.get() };
+        drains.borrow_mut().push((Arc::downgrade(drain), before));
         self.tallies.draining.set(true);
         self.moved_on(drain.rule);
     }

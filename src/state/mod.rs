@@ -99,10 +99,12 @@ impl fmt::Display for StateError {
 
 impl std::error::Error for StateError {}
 
-/// Reads a state file. One of at most one byte is empty: the original left such files behind.
+/// Reads a state file. An empty one is what a full disk leaves, and no table: that is `{"hosts": {}}`.
 pub fn parse(bytes: &[u8], names: &mut Names) -> Result<Loaded, StateError> {
-    if bytes.len() <= 1 {
-        return Ok(Loaded::default());
+    if bytes.len() <= 1 && bytes.trim_ascii().is_empty() {
+        let problem = "the file is empty, which is damage and no table without rules ({\"hosts\": {}}): restore \
+             it from a backup, or remove it to start with no rules";
+        return Err(StateError { line: 1, column: 0, problem: problem.to_owned() });
     }
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let mut reading = Reading { names, loader: Loader::default(), rejected: Vec::new() };

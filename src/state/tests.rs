@@ -17,11 +17,12 @@ fn hosts(loaded: &Loaded) -> Vec<String> {
 }
 
 #[test]
-fn nothing_is_an_empty_table() {
-    for text in ["", " ", "{"] {
-        let loaded = load(text);
-        assert!(loaded.snapshot.is_empty() && loaded.stats.is_empty(), "{text:?}");
+fn nothing_is_damage() {
+    for text in ["", " ", "{", "\n", "\0"] {
+        let error = parse(text.as_bytes(), &mut Names::default()).expect_err(text);
+        assert_eq!(error.line, 1, "{text:?}: {error}");
     }
+    assert!(load(r#"{"hosts": {}}"#).snapshot.is_empty());
 }
 
 #[test]

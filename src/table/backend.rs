@@ -130,6 +130,7 @@ pub struct Name {
     pub port: u16,
     addresses: ArcSwap<Vec<SocketAddr>>,
     is_asked: AtomicBool,
+    is_doubted: AtomicBool,
 }
 
 impl Name {
@@ -141,6 +142,13 @@ impl Name {
     /// Called by the resolver.
     pub fn set_asked(&self) {
         self.is_asked.store(true, Ordering::Relaxed);
+        self.is_doubted.store(false, Ordering::Relaxed);
+    }
+
+    /// Says that its addresses may be old ones, as nobody answers there; whether the resolver is to be told,
+    /// which it is once until it has looked.
+    pub fn doubt(&self) -> bool {
+        !self.is_doubted.load(Ordering::Relaxed) && !self.is_doubted.swap(true, Ordering::Relaxed)
     }
 
     /// Addresses that the resolver found last; none before that. Takes no lock and no reference
@@ -161,6 +169,8 @@ impl PartialEq for Name {
         self.host == other.host && self.port == other.port
     }
 }
+
+impl Eq for Name {}
 
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -193,8 +203,8 @@ impl Names {
             key = key.wrapping_add(1);
         }
         let addresses = ArcSwap::new(Arc::clone(&self.no_addresses));
-        let is_asked = AtomicBool::new(false);
-        let name = Arc::new(Name { host: host.into(), port, addresses, is_asked });
+        let (is_asked, is_doubted) = (AtomicBool::new(false), AtomicBool::new(false));
+        let name = Arc::new(Name { host: host.into(), port, addresses, is_asked, is_doubted });
         self.by_hash.insert(key, Arc::clone(&name));
         self.new.push(Arc::downgrade(&name));
         name

@@ -12,6 +12,7 @@ use crate::limits::ALIAS_CHAIN_MAX;
 
 use super::Snapshot;
 use super::host::{self, HostError};
+use super::redirect;
 use super::rule::{Action, Rule};
 use super::trie::Change;
 
@@ -49,6 +50,20 @@ pub enum EditError {
         /// The alias.
         host: String,
     },
+    /// A redirect that leads back to itself, by way of others or not.
+    RedirectLoop {
+        /// The rule that would come into the circle.
+        host: String,
+        /// Where the last of them leads to.
+        to: String,
+    },
+    /// A redirect to what is no address of a web server.
+    RedirectTarget {
+        /// The rule.
+        host: String,
+        /// Its `redirect_to`.
+        to: String,
+    },
 }
 
 impl EditError {
@@ -59,7 +74,9 @@ impl EditError {
             | EditError::AliasMissing { host, .. }
             | EditError::Aliased { host, .. }
             | EditError::AliasLoop { host }
-            | EditError::AliasTooLong { host } => host,
+            | EditError::AliasTooLong { host }
+            | EditError::RedirectLoop { host, .. }
+            | EditError::RedirectTarget { host, .. } => host,
         }
     }
 
@@ -71,6 +88,8 @@ impl EditError {
             EditError::Aliased { .. } => "host_aliased",
             EditError::AliasLoop { .. } => "alias_loop",
             EditError::AliasTooLong { .. } => "alias_too_long",
+            EditError::RedirectLoop { .. } => "redirect_loop",
+            EditError::RedirectTarget { .. } => "host_kwarg_invalid:redirect_to",
         }
     }
 
@@ -88,6 +107,14 @@ impl EditError {
             EditError::AliasTooLong { host } => {
                 format!("{host} leads through more than {ALIAS_CHAIN_MAX} aliases")
             }
+            EditError::RedirectLoop { host, to } => format!(
+                "{host} would be redirected for ever: {to} leads back to it. To redirect http requests \
+                 alone, name the rule http://HOST"
+            ),
+            EditError::RedirectTarget { to, .. } => format!(
+                "redirect_to of redirect is {to:?}; expected a host, or an address that starts with \
+                 http:// or https://"
+            ),
         }
     }
 }
@@ -103,7 +130,8 @@ impl std::error::Error for EditError {}
 
 /// The table after these changes, of which `None` deletes. Names are brought to canonical form;
 /// what is named twice is what it was named last; deleting what is not there is no error.
-/// An alias must lead to a rule afterwards, also one that is not among the changes.
+/// An alias must lead to a rule afterwards, also one that is not among the changes; no redirect may lead
+/// back to itself.
 pub fn edit(
     old: &Snapshot,
     mut changes: Vec<(String, Option<Rule>)>,
@@ -131,10 +159,11 @@ pub fn edit_canonical(
     let mut new = old.clone();
     new.take(&changes);
     check_aliases(&new, &changes)?;
+    redirect::check(&new, &changes)?;
     Ok(new)
 }
 
-type Changes<'a> = Vec<Change<'a, Rule>>;
+pub(super) type Changes<'a> = Vec<Change<'a, Rule>>;
 
 /// Sorted as the tree wants it, each name once: the last of equal names, and those before it.
 pub(super) fn sort(mut changes: Changes<'_>) -> (Changes<'_>, Changes<'_>) {
@@ -206,7 +235,7 @@ impl Snapshot {
     }
 }
 
-fn target_of(rule: &Rule) -> Option<&str> {
+pub(super) fn target_of(rule: &Rule) -> Option<&str> {
     match &rule.action {
         Action::Alias(target) => Some(target),
         _ => None,

@@ -20,6 +20,7 @@ mod edit;
 pub mod host;
 mod json;
 mod load;
+mod redirect;
 mod rule;
 mod text;
 mod trie;
@@ -136,6 +137,13 @@ impl Snapshot {
     /// The rule of exactly this name (canonical, with its `http://` where it has one).
     pub fn get(&self, name: &str) -> Option<&Rule> {
         self.rules.get(self.hash(name), name).map(|place| &place.entry().value)
+    }
+
+    /// The same with its name, which lives as long.
+    fn entry(&self, name: &str) -> Option<(&str, &Rule)> {
+        let place = self.rules.get(self.hash(name), name)?;
+        let entry = place.entry();
+        Some((entry.name.as_str(), &entry.value))
     }
 
     /// Every rule with its name, in no order that means anything.

@@ -141,6 +141,12 @@ impl Setup {
         self
     }
 
+    /// Starts it by this path.
+    pub fn program(mut self, path: &Path) -> Setup {
+        self.program = Some(path.to_owned());
+        self
+    }
+
     /// Puts another copy in its place, or a script.
     pub fn replace_program(&self, script: Option<&str>) {
         let new = self.path("mantrid.new");

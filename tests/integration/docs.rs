@@ -366,7 +366,7 @@ fn haproxy_in_front() {
     let config = shell.mapped(&config);
     std::fs::write(shell.path().join("haproxy.cfg"), config).expect("haproxy.cfg");
     shell.run("mantrid -c site.conf &");
-    let http = "redirect false redirect_to=moved.example";
+    let http = "redirect false redirect_to=new.example";
     assert_eq!(shell.run(&format!("mantrid-client set http://moved.example {http}")), "");
     assert_eq!(shell.run("haproxy -D -p haproxy.pid -f haproxy.cfg"), "");
     let answer = "%{http_code} %{redirect_url}";
@@ -375,7 +375,7 @@ fn haproxy_in_front() {
     );
     let found = shell.run(&asked);
     shell.run("kill $(cat haproxy.pid)");
-    assert_eq!(found, "302 http://moved.example/a");
+    assert_eq!(found, "302 http://new.example/a");
 }
 
 /// As in `README.md`: nginx terminates TLS, and its fields decide the scheme.

@@ -210,7 +210,7 @@ fn table_of_a_copy(folder: &std::path::Path) -> Value {
     }
     // one that was not there: `Setup` would make up its own
     if !folder.join("state.json").exists() {
-        fs::write(copy.path("state.json"), "").expect("an empty state file");
+        fs::write(copy.path("state.json"), r#"{"hosts": {}}"#).expect("an empty table");
     }
     copy.start().api().get("/hostname/")
 }

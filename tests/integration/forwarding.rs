@@ -39,7 +39,7 @@ fn order_case_and_bytes_stay() {
 fn hop_by_hop_fields_go() {
     check(
         "GET / HTTP/1.1\r\nHost: a.com\r\nConnection: keep-alive, X-Mine , x-other\r\nKeep-Alive: 5\r\n\
-         Proxy-Connection: keep-alive\r\nTE: trailers\r\nX-Mine: 1\r\nX-Stays: 2\r\nX-OTHER: 3\r\n\
+         Proxy-Connection: keep-alive\r\nTE: gzip\r\nX-Mine: 1\r\nX-Stays: 2\r\nX-OTHER: 3\r\n\
          Upgrade: h2c\r\n\r\n",
         "GET / HTTP/1.1\nHost: a.com\nX-Stays: 2\n",
     );
@@ -155,7 +155,10 @@ fn check_answer(answer: impl AsRef<[u8]>, expected: &str) {
     let mut server = backend.accept();
     server.expect_head();
     server.send(&answer);
-    let found = client.expect_head().lines();
+    let mut head = client.expect_head();
+    // These answers have none of their own.
+    head.fields.retain(|(name, _)| name != "Date");
+    let found = head.lines();
     assert_same("the head of the answer", expected.as_bytes(), found.as_bytes());
 }
 

@@ -298,3 +298,18 @@ fn without_a_check_there_are_no_probes_and_after_it_there_are_no_more() {
     assert_eq!(removed.requests(), before);
     assert_eq!(unchecked.connections(), 0);
 }
+
+/// Many an application writes policies and cookies on its health page, too.
+#[test]
+fn a_long_head_is_well() {
+    let fields = format!("X-Policy: {}\r\n", "a".repeat(1000)).repeat(20);
+    let backend = Backend::new().serve(move |_, server| {
+        drop(server.try_send(format!("HTTP/1.1 200 OK\r\n{fields}Content-Length: 0\r\n\r\n")));
+    });
+    let rule = rule_for(&[backend.port], json!({ "check": "/health" }));
+    let daemon = Setup::new().rule("a.com", rule).start();
+    // The outcome of the first is known when the second comes.
+    eventually("it is probed twice", || 2 <= backend.requests());
+    assert!(!daemon.log.text().contains("is down"), "{}", daemon.log.text());
+    assert_eq!(statuses(&daemon, "a.com", 1), [200]);
+}

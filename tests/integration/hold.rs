@@ -237,3 +237,26 @@ fn sent_again_three_times_at_most() {
     }
     assert_eq!(client.expect_answer().status(), 502);
 }
+
+/// However many idle connections and new ones turn out dead: once, and three times again.
+#[test]
+fn request_is_sent_four_times_at_most() {
+    let dying = Arc::new(AtomicBool::new(false));
+    let is_dying = Arc::clone(&dying);
+    let backend =
+        Backend::new().serve(move |_, connection| match is_dying.load(Ordering::SeqCst) {
+            true => connection.half_close_if_open(),
+            false => drop(connection.try_send(ok("hello"))),
+        });
+    let rule = rule_for(&[backend.port], json!({"hold": 60}));
+    let daemon = Setup::new().rule("a.com", rule).start();
+    // Several idle connections.
+    let mut clients: Vec<Connection> = (0..4).map(|_| ask(&daemon, &get("a.com", "/"))).collect();
+    for client in &mut clients {
+        assert_eq!(client.expect_answer().text(), "hello");
+    }
+    dying.store(true, Ordering::SeqCst);
+    drop(backend.take_heads());
+    assert_eq!(clients[0].exchange(get("a.com", "/once")).status(), 502);
+    assert_eq!(backend.take_heads().len(), 4);
+}

@@ -192,7 +192,8 @@ fn a_client_that_resets_in_the_middle_of_its_body() {
 #[test]
 fn a_client_that_half_closes_gets_its_answer() {
     let backend = Backend::new();
-    let daemon = Daemon::proxying(backend.rule());
+    let setup = Setup::new().set("abort_on_close", "false");
+    let daemon = setup.rule("a.com", backend.rule()).start();
     for framing in ["Content-Length: 5", "Transfer-Encoding: chunked"] {
         let mut client = daemon.connect();
         client.send(get("a.com", "/"));

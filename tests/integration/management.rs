@@ -219,7 +219,7 @@ impl Client {
         self.signal(Signal::SIGINT);
     }
 
-    fn signal(&self, signal: Signal) {
+    pub fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.child.id()).expect("a process number");
         kill(Pid::from_raw(pid), signal).expect("it runs");
     }

@@ -122,7 +122,8 @@ fn what_follows_connection_close_is_not_served() {
 #[test]
 fn a_half_closed_client_gets_every_answer() {
     let backend = Backend::new();
-    let daemon = Daemon::proxying(backend.rule());
+    let setup = Setup::new().set("abort_on_close", "false");
+    let daemon = setup.rule("a.com", backend.rule()).start();
     let mut client = daemon.connect();
     client.send(get("a.com", "/1") + &get("a.com", "/2"));
     client.half_close();

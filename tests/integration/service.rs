@@ -21,11 +21,11 @@ use crate::script::{Connection, PATIENCE};
 use crate::spin::metric;
 
 /// The other end of NOTIFY_SOCKET.
-struct Systemd(UnixDatagram);
+pub struct Systemd(UnixDatagram);
 
 impl Systemd {
     /// With a daemon that tells it.
-    fn of(setup: Setup, watchdog: Option<Duration>) -> (Systemd, Daemon) {
+    pub fn of(setup: Setup, watchdog: Option<Duration>) -> (Systemd, Daemon) {
         let path = setup.path("notify");
         let socket = UnixDatagram::bind(&path).expect("a socket");
         socket.set_read_timeout(Some(PATIENCE)).expect("a time-out");
@@ -48,9 +48,16 @@ impl Systemd {
         }
     }
 
+    /// Drops what was sent so far.
+    pub fn forget(&self) {
+        self.0.set_read_timeout(Some(Duration::from_millis(1))).expect("a time-out");
+        while self.next().is_some() {}
+        self.0.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+    }
+
     /// Waits for a message that has this.
     #[track_caller]
-    fn expect(&self, word: &str) -> String {
+    pub fn expect(&self, word: &str) -> String {
         loop {
             let message = self.next().unwrap_or_else(|| panic!("nothing said {word}"));
             if message.contains(word) {

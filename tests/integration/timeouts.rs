@@ -267,3 +267,68 @@ fn none_of_them_while_things_go_well() {
     server.send(ok("slow but fine"));
     assert_eq!(client.expect_answer().text(), "slow but fine");
 }
+
+/// An upload that pauses while its answer streams, and an answer that pauses while its upload does.
+#[test]
+fn silence_in_one_direction_counts_only_when_the_other_is_silent_too() {
+    let backend = Backend::new();
+    let (setup, time) = with("timeout_client", 600);
+    let daemon = setup.set("timeout_server", "600ms").rule("a.com", backend.rule()).start();
+    for (framing, last) in [("Content-Length: 3", "c"), ("Transfer-Encoding: chunked", "0\r\n\r\n")]
+    {
+        let chunked = last.len() > 1;
+        let mut client = daemon.connect();
+        let first = if chunked { "1\r\na\r\n" } else { "a" };
+        let next = if chunked { "1\r\nb\r\n" } else { "b" };
+        client.send(format!("POST / HTTP/1.1\r\nHost: a.com\r\n{framing}\r\n\r\n{first}"));
+        let mut server = backend.accept();
+        server.expect_head();
+        server.expect_body(first);
+        server.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+        client.expect_status(200);
+        // The upload is silent for three times its time-out.
+        for _ in 0..9 {
+            std::thread::park_timeout(time / 3);
+            server.send("1\r\nx\r\n");
+            client.expect_body("1\r\nx\r\n");
+        }
+        client.send(next);
+        server.expect_body(next);
+        server.send("0\r\n\r\n");
+        client.expect_body("0\r\n\r\n");
+        client.send(last);
+        server.expect_body(last);
+        server.send("x");
+    }
+    // Both are silent: it ends.
+    let mut client = daemon.connect();
+    client.send("POST / HTTP/1.1\r\nHost: a.com\r\nContent-Length: 3\r\n\r\na");
+    let mut server = backend.accept();
+    server.expect_head();
+    server.send("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nx");
+    client.expect_status(200);
+    let began = Instant::now();
+    client.read_to_end();
+    expect_about(time, began);
+}
+
+/// A backend that streams its answer only while it is sent something.
+#[test]
+fn backend_that_takes_an_upload_is_not_silent() {
+    let backend = Backend::new();
+    let (setup, time) = with("timeout_server", 600);
+    let daemon = setup.rule("a.com", backend.rule()).start();
+    let mut client = daemon.connect();
+    client.send("POST / HTTP/1.1\r\nHost: a.com\r\nContent-Length: 10\r\n\r\n0");
+    let mut server = backend.accept();
+    server.expect_head();
+    server.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nx");
+    client.expect_status(200);
+    for n in 1..10 {
+        std::thread::park_timeout(time / 3);
+        client.send(n.to_string());
+    }
+    server.expect_body("0123456789");
+    server.send("y");
+    client.expect_body("xy");
+}

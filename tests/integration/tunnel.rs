@@ -196,26 +196,3 @@ fn the_connection_is_not_pooled() {
     let mut fresh = backend.accept();
     fresh.expect_request("GET / HTTP/1.1");
 }
-
-/// A server may ignore Upgrade (RFC 9110 §7.8), and we do beside a body: no 101 can then come while
-/// bytes of the body are on their way, and what follows the body is a request.
-#[test]
-fn an_upgrade_beside_a_body_is_ignored() {
-    let backend = Backend::new();
-    let daemon = Daemon::proxying(backend.rule());
-    let mut client = daemon.connect();
-    client.send(
-        "POST / HTTP/1.1\r\nHost: a.com\r\nConnection: upgrade\r\nUpgrade: x\r\nContent-Length: 4\r\n\r\nbody\
-         GET /next HTTP/1.1\r\nHost: a.com\r\n\r\n",
-    );
-    let mut server = backend.accept();
-    let head = server.expect_request("POST / HTTP/1.1");
-    assert_eq!((head.field("Upgrade"), head.field("Connection")), (None, None), "{head:#?}");
-    server.expect_body("body");
-    server.expect_nothing_more();
-    server.send(ok("one"));
-    assert_eq!(client.expect_answer().text(), "one");
-    server.expect_request("GET /next HTTP/1.1");
-    server.send(ok("two"));
-    assert_eq!(client.expect_answer().text(), "two");
-}

@@ -1,5 +1,6 @@
 //! Why a management request is refused: a status, the original's code where it had one, and a sentence.
 
+use std::borrow::Cow;
 use std::fmt::Display;
 
 use axum::http::{HeaderValue, StatusCode, header};
@@ -38,6 +39,7 @@ impl ApiError {
 
     /// A rule or a name that is wrong. Of a whole table, people need to know which.
     pub(super) fn of_host(host: &str, code: impl Display, sentence: &str) -> ApiError {
+        let host = &*cut_off(host);
         ApiError::bad(format!("{host}:{code}"), format!("{host}: {sentence}"))
     }
 
@@ -81,6 +83,16 @@ impl ApiError {
         self.field = Some(Box::new((name, value)));
         self
     }
+}
+
+/// A body may hold a name of any length.
+fn cut_off(host: &str) -> Cow<'_, str> {
+    let most = limits::NAME_REPEATED_BYTES_MAX;
+    if host.len() <= most {
+        return host.into();
+    }
+    let end = (0..=most).rev().find(|end| host.is_char_boundary(*end)).unwrap_or(0);
+    format!("{}…", &host[..end]).into()
 }
 
 impl From<RuleError> for ApiError {

@@ -14,6 +14,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::super::health::Health;
 use super::super::pulse::{Event, Rates, Tick};
 use super::super::statistics::{self, SharedStatistics, name_of, to_json};
+use super::crowd::Seat;
 use super::error::ApiError;
 use super::route::Query;
 use super::{Api, read};
@@ -57,8 +58,11 @@ pub(super) fn stream(api: &Api, parts: &Parts) -> Result<Response, ApiError> {
             format!("{} hosts, expected at most {}", hosts.len(), limits::EVENT_HOSTS_MAX);
         return Err(ApiError::bad("query_invalid", message));
     }
-    let events = api.pulse.follow();
+    let events = api.pulse.follow(limits::event_readers(api.places_max));
     let events = events.ok_or_else(|| ApiError::busy("too many follow the events already"))?;
+    if let Some(seat) = Seat::of(parts) {
+        seat.stay();
+    }
     let hello = hello(api);
     let (statistics, current) = (api.statistics.clone(), api.current.clone());
     let health = api.health.clone();

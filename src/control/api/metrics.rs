@@ -4,6 +4,7 @@
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use axum::http::header;
@@ -54,6 +55,8 @@ struct Numbers {
     held_times: [u64; HELD_BOUNDS.len() + 2],
     rules: i64,
     generation: i64,
+    state_writable: i64,
+    reload_successful: i64,
     started: f64,
     hosts: Vec<(String, Sums)>,
     backends: Vec<(String, Sums)>,
@@ -167,6 +170,8 @@ impl Numbers {
                 + api.shards.together.logbook.lost(),
             held_times: held_times(&api.shards),
             rules: i64::try_from(current.table.len()).unwrap_or(i64::MAX),
+            state_writable: i64::from(api.trouble.load().is_none()),
+            reload_successful: i64::from(api.is_reloaded.load(Ordering::Relaxed)),
             generation: i64::try_from(current.tag.sequence).unwrap_or(i64::MAX),
             started: since.as_secs_f64(),
             hosts: named.collect(),
@@ -181,6 +186,10 @@ impl Numbers {
         one_gauge(encoder, "rules", "Rules in the table", &[], self.rules)?;
         let help = "Number of the last change of the table";
         one_gauge(encoder, "table_generation", help, &[], self.generation)?;
+        let help = "Whether changes can be written to the state's files: 0 after one could not be";
+        one_gauge(encoder, "state_writable", help, &[], self.state_writable)?;
+        let help = "Whether the configuration that was read last is in force";
+        one_gauge(encoder, "last_reload_successful", help, &[], self.reload_successful)?;
         let help = "When the daemon started, in seconds since 1970";
         let metric =
             encoder.encode_descriptor("start_time_seconds", help, None, MetricType::Gauge)?;

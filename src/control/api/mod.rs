@@ -4,6 +4,7 @@
 //! Each connection is a task on the control shard. What takes long (reading or writing a million rules)
 //! is done elsewhere; what changes the table goes through the writer.
 
+mod crowd;
 mod error;
 mod events;
 mod exposition;
@@ -16,19 +17,23 @@ mod read;
 mod route;
 mod rules;
 mod serve;
+mod value;
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, MutexGuard};
 use std::time::SystemTime;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use axum::body::{Body, Bytes};
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, Method, Request, header};
 use axum::response::{IntoResponse, Response};
+use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::info;
 
 use super::change::{Change, Current, Done};
+use super::elder::Elder;
 use super::health::Health;
 use super::pulse::Pulse;
 use super::resolver::Lookups;
@@ -36,14 +41,16 @@ use super::statistics::{self, SharedStatistics, Statistics};
 use super::writer::Orders;
 use super::{SharedNames, dashboard};
 use crate::limits;
-use crate::link::ControlEnd;
+use crate::link::{ControlEnd, Published};
+pub(in crate::control) use crowd::Crowd;
+use crowd::Seat;
 use error::ApiError;
 use guard::Peer;
 use route::Route;
 
 pub(crate) use guard::Token;
 pub(crate) use serve::Management;
-pub(super) use serve::serve;
+pub(super) use serve::{Taking, serve};
 
 /// What requests are answered from.
 pub(super) struct Api {
@@ -55,16 +62,26 @@ pub(super) struct Api {
     pub(super) shards: ControlEnd,
     pub(super) pulse: Pulse,
     pub(super) health: Health,
-    pub(super) token: Option<Token>,
+    pub(super) token: ArcSwapOption<Token>,
+    /// Whether the last reload of the configuration went well.
+    pub(super) is_reloaded: AtomicBool,
+    /// Why changes can't be written, while they can't.
+    pub(super) trouble: Arc<ArcSwapOption<String>>,
     /// Bytes of bodies that may be in memory, in KiB.
     pub(super) room: Arc<Semaphore>,
     pub(super) started: SystemTime,
     /// Management connections at a time.
     pub(super) places: Arc<Semaphore>,
     pub(super) places_max: usize,
+    /// The daemon before this one, whose requests are under way yet.
+    pub(super) elder: Elder,
+    pub(super) published: Arc<Published>,
+    pub(super) crowd: Arc<Crowd>,
+    /// Of them, for those who wait for backends to be drained.
+    pub(super) waiters: Arc<Semaphore>,
 }
 
-/// A body with the room it takes.
+/// A body with the room it takes, until what it asks for is done.
 struct Taken {
     bytes: Bytes,
     room: OwnedSemaphorePermit,
@@ -101,7 +118,7 @@ impl Api {
     fn admit(&self, peer: &Peer, parts: &Parts) -> Result<Route, ApiError> {
         let route = Route::of(parts.uri.path());
         let open = route == Ok(Route::Dashboard);
-        guard::check(parts, peer, self.token.as_ref(), open)?;
+        guard::check(parts, peer, self.token.load().as_deref(), open)?;
         let route = route?;
         let methods = route.methods();
         if !methods.split(", ").any(|method| method == parts.method.as_str()) {
@@ -128,7 +145,12 @@ impl Api {
             Route::Liveness => {
                 route::Query::of(parts.uri.query(), &[])?;
                 let content = [(header::CONTENT_TYPE, "application/json")];
-                Ok((content, "{\"ok\":true}\n").into_response())
+                // It is alive all the same: a restart would not help.
+                let answer = match self.trouble.load().as_deref() {
+                    None => json!({ "ok": true }),
+                    Some(why) => json!({ "ok": true, "state_writable": false, "problem": why }),
+                };
+                Ok((content, format!("{answer}\n")).into_response())
             }
             Route::Dashboard => Ok((dashboard::fields(), dashboard::page()).into_response()),
         }
@@ -147,7 +169,7 @@ impl Api {
         let length = parts.headers.get(header::CONTENT_LENGTH);
         let length = length.and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
         // One that does not say how long it is may be as long as any.
-        let length = match length {
+        let taken = match length {
             None if parts.headers.contains_key(header::TRANSFER_ENCODING) => most,
             None => 0,
             Some(length) if most < length => {
@@ -159,12 +181,13 @@ impl Api {
             Some(length) if length <= limits::PARSED_HERE_BYTES_MAX => 0,
             Some(length) => length,
         };
-        let room = u32::try_from(length.div_ceil(1024)).unwrap_or(u32::MAX);
+        let room = u32::try_from(taken.div_ceil(1024)).unwrap_or(u32::MAX);
         // Not waited for: whoever waits would stand before all that need little.
         let room = self.room.clone().try_acquire_many_owned(room);
         let room =
             room.map_err(|_| ApiError::busy("other large bodies are being read: try again"))?;
-        Ok(Taken { bytes: read::body(body, most).await?, room })
+        let seat = Seat::of(parts);
+        Ok(Taken { bytes: read::body(body, length.unwrap_or(0), most, seat).await?, room })
     }
 
     /// Has a change made, once the names in it were looked up: a rule in force should work.

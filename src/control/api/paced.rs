@@ -10,17 +10,21 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
+use super::crowd::Seat;
+
 /// Writing fails when nothing at all could be written for `patience`.
 pub(super) struct Paced<S> {
     stream: S,
     patience: Duration,
+    /// Is told of whatever is written.
+    seat: Option<Seat>,
     /// Since the last write that had to wait.
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Paced<S> {
-    pub(super) fn new(stream: S, patience: Duration) -> Paced<S> {
-        Paced { stream, patience, stalled: None }
+    pub(super) fn new(stream: S, patience: Duration, seat: Option<Seat>) -> Paced<S> {
+        Paced { stream, patience, seat, stalled: None }
     }
 
     fn judge(
@@ -30,6 +34,9 @@ impl<S> Paced<S> {
     ) -> Poll<io::Result<usize>> {
         if written.is_ready() {
             self.stalled = None;
+            if let Some(seat) = &self.seat {
+                seat.moved();
+            }
             return written;
         }
         let patience = self.patience;
@@ -95,7 +102,7 @@ mod tests {
     fn who_takes_nothing_is_given_up() {
         run(async {
             let (near, _far) = tokio::io::duplex(8);
-            let mut paced = Paced::new(near, Duration::from_millis(20));
+            let mut paced = Paced::new(near, Duration::from_millis(20), None);
             let failed = paced.write_all(&[0; 100]).await.expect_err("nobody reads");
             assert_eq!(failed.kind(), io::ErrorKind::TimedOut);
         });
@@ -105,7 +112,7 @@ mod tests {
     fn who_takes_little_is_not() {
         run(async {
             let (near, mut far) = tokio::io::duplex(8);
-            let mut paced = Paced::new(near, Duration::from_secs(60));
+            let mut paced = Paced::new(near, Duration::from_secs(60), None);
             let reading = async {
                 let mut room = [0; 1];
                 for _ in 0..100 {

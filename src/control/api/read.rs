@@ -1,5 +1,5 @@
-//! Bodies of changes: rules as JSON, read one by one and never as one tree, so that a million of them
-//! need little more memory than their text.
+//! Bodies of changes: rules as JSON, read one by one and never as one tree, each within bounds, so that a
+//! million of them need little more memory than their text, and nonsense needs none.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -12,7 +12,9 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::Value;
 
+use super::crowd::Seat;
 use super::error::ApiError;
+use super::value::{Room, Tree};
 use crate::control::SharedNames;
 use crate::limits;
 use crate::table::{Action, Name, Rule, Target, host};
@@ -20,18 +22,45 @@ use crate::table::{Action, Name, Rule, Target, host};
 /// Rules by canonical name; `None` deletes.
 pub(super) type Edits = Vec<(String, Option<Rule>)>;
 
-/// The whole body, up to the bound and in its time.
-pub(super) async fn body(body: Body, most: usize) -> Result<Bytes, ApiError> {
-    let body = Limited::new(body, most);
-    let collected = tokio::time::timeout(limits::MANAGEMENT_BODY_TIME, body.collect()).await;
-    match collected {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(ApiError::too_large(most)),
-        Ok(Err(error)) => {
-            Err(ApiError::bad("body_cut_off", format!("the body broke off: {error}")))
+/// The whole body, up to the bound and in its time; `length` where it says how long it is.
+pub(super) async fn body(
+    body: Body,
+    length: usize,
+    most: usize,
+    seat: Option<&Seat>,
+) -> Result<Bytes, ApiError> {
+    let late = |_| ApiError::bad("body_timeout", "the body did not arrive in time");
+    let all = async {
+        let mut body = Limited::new(body, most);
+        // In one piece from the beginning: put together at the end it would be there twice.
+        let mut bytes = Vec::with_capacity(length.min(most));
+        loop {
+            let frame = tokio::time::timeout(limits::MANAGEMENT_BODY_SILENCE, body.frame());
+            let frame = frame.await.map_err(late)?;
+            if let Some(seat) = seat {
+                seat.moved();
+            }
+            match frame {
+                None => return Ok(bytes.into()),
+                Some(Ok(frame)) => bytes.extend_from_slice(&frame.into_data().unwrap_or_default()),
+                Some(Err(error)) if error.is::<LengthLimitError>() => {
+                    return Err(ApiError::too_large(most));
+                }
+                Some(Err(error)) => {
+                    let message = format!("the body broke off: {error}");
+                    return Err(ApiError::bad("body_cut_off", message));
+                }
+            }
         }
-        Err(_) => Err(ApiError::bad("body_timeout", "the body did not arrive in time")),
+    };
+    if let Some(seat) = seat {
+        seat.peers();
     }
+    let read = tokio::time::timeout(limits::MANAGEMENT_BODY_TIME, all).await.map_err(late);
+    if let Some(seat) = seat {
+        seat.ours();
+    }
+    read?
 }
 
 /// Reads and drops a body that is not wanted, as far as that takes neither long nor much. Who asks
@@ -49,6 +78,9 @@ pub(super) async fn discard(parts: &Parts, mut body: Body) {
             }
         }
     };
+    if let Some(seat) = Seat::of(parts) {
+        seat.peers();
+    }
     let _ = tokio::time::timeout(limits::MANAGEMENT_DISCARD_TIME, all).await;
 }
 
@@ -71,9 +103,31 @@ pub(super) fn rules(text: &[u8], nulls: bool, names: &SharedNames) -> Result<Edi
 
 /// One rule.
 pub(super) fn rule(name: &str, text: &[u8], names: &SharedNames) -> Result<Rule, ApiError> {
-    let value: Value = serde_json::from_slice(text).map_err(|error| not_json(&error))?;
-    let mut names = names.lock().unwrap_or_else(PoisonError::into_inner);
-    Ok(Rule::from_json(name, &value, &mut names)?)
+    let mut room = Room::new();
+    let mut reader = serde_json::Deserializer::from_slice(text);
+    let value = Tree(&mut room).deserialize(&mut reader);
+    let value = value.and_then(|value| reader.end().map(|()| value));
+    rule_of(name, &value.map_err(|error| not_json(&error))?, &room, names)
+}
+
+/// Of what was too much to be kept the rest may have been in order.
+fn rule_of(name: &str, value: &Value, room: &Room, names: &SharedNames) -> Result<Rule, ApiError> {
+    let rule = {
+        // Per rule: whoever else needs names need not wait for all of a million.
+        let mut names = names.lock().unwrap_or_else(PoisonError::into_inner);
+        Rule::from_json(name, value, &mut names)
+    };
+    if !room.is_short {
+        return Ok(rule?);
+    }
+    let sentence = format!(
+        "the rule has more than {} values, or {} MiB of text: none is that long",
+        limits::RULE_VALUES_MAX,
+        limits::RULE_BODY_BYTES_MAX >> 20
+    );
+    let code =
+        rule.err().map_or("host_details_too_long".to_owned(), |error| error.code().to_owned());
+    Err(ApiError::of_host(name, code, &sentence))
 }
 
 fn not_json(error: &serde_json::Error) -> ApiError {
@@ -109,14 +163,11 @@ struct Reading<'n> {
 }
 
 impl Reading<'_> {
-    fn one(&mut self, raw: &str, value: &Value) -> Result<(), ApiError> {
+    fn one(&mut self, raw: &str, value: &Value, room: &Room) -> Result<(), ApiError> {
         let name = name(raw)?;
-        let rule = if self.nulls && value.is_null() {
-            None
-        } else {
-            // Per rule: whoever else needs names need not wait for all of a million.
-            let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
-            Some(Rule::from_json(raw, value, &mut names)?)
+        let rule = match self.nulls && value.is_null() {
+            true => None,
+            false => Some(rule_of(raw, value, room, self.names)?),
         };
         self.edits.push((name, rule));
         Ok(())
@@ -139,8 +190,10 @@ impl<'de> Visitor<'de> for &mut Reading<'_> {
     }
 
     fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<(), M::Error> {
-        while let Some((name, value)) = map.next_entry::<String, Value>()? {
-            if let Err(refused) = self.one(&name, &value) {
+        while let Some(name) = map.next_key::<String>()? {
+            let mut room = Room::new();
+            let value = map.next_value_seed(Tree(&mut room))?;
+            if let Err(refused) = self.one(&name, &value, &room) {
                 self.refused = Some(refused);
                 return Err(M::Error::custom("refused"));
             }

@@ -30,10 +30,17 @@ impl Route {
     pub(super) fn of(path: &str) -> Result<Route, ApiError> {
         let rest = path.strip_prefix('/').unwrap_or(path);
         let (word, host) = rest.split_once('/').unwrap_or((rest, ""));
+        let given = host;
         let host = match percent_decode_str(host.strip_suffix('/').unwrap_or(host)).decode_utf8() {
             Ok(host) => host.into_owned(),
             Err(_) => return Err(ApiError::bad("hostname_invalid", "the host is not UTF-8")),
         };
+        // `/hostname//` is what a script makes of an empty variable, and would be the whole table.
+        if host.is_empty() && !given.is_empty() && !word.is_empty() {
+            let message =
+                format!("the host name is empty; all of them are /{word}/, with one slash");
+            return Err(ApiError::bad(":hostname_invalid", message));
+        }
         let route = match (&*word.to_ascii_lowercase(), &*host) {
             ("", "") => Route::Dashboard,
             ("healthz", "") => Route::Liveness,
@@ -174,6 +181,13 @@ mod tests {
             assert!(Route::of(path).is_err(), "{path}");
         }
         assert!(Route::of("/hostname/%ff/").is_err());
+        // no name is not all names
+        for path in ["/hostname//", "/HOSTNAME//", "/stats//"] {
+            assert_eq!(
+                Route::of(path).err().map(|error| error.code),
+                Some(":hostname_invalid".to_owned())
+            );
+        }
     }
 
     #[test]

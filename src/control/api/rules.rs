@@ -41,9 +41,10 @@ pub(super) async fn all(
     let dry_run = query.flag("dry_run")?;
     let text = api.take_body(parts, body, limits::MANAGEMENT_BODY_BYTES_MAX).await?;
     let edits = parsed(api, text.bytes, verb == Verb::Patch).await?;
-    drop(text.room);
     let change = Change { whole: verb == Verb::Put, ..change(parts, peer, verb, edits, dry_run)? };
     let done = api.make(change).await?;
+    // What was read of it takes room until the table has it.
+    drop(text.room);
     Ok(changed(&done, dry_run, Map::new()))
 }
 
@@ -85,6 +86,13 @@ pub(super) async fn one(
     let dry_run = query.flag("dry_run")?;
     let wait = wait(&query)?;
     let text = api.take_body(parts, body, limits::RULE_BODY_BYTES_MAX).await?;
+    // Before the change is made: who may not wait is told so, and nothing has changed.
+    let waiter = wait.filter(|_| !dry_run).map(|wait| {
+        let waiter = api.waiters.clone().try_acquire_owned();
+        let too_many = |_| ApiError::busy("too many wait for backends to be drained already");
+        waiter.map(|waiter| (wait, waiter)).map_err(too_many)
+    });
+    let waiter = waiter.transpose()?;
     let (verb, rule) = match parts.method {
         Method::DELETE => (Verb::Delete, None),
         // As the error names it: what was given.
@@ -95,7 +103,7 @@ pub(super) async fn one(
     let change = change(parts, peer, verb, vec![(name.clone(), rule)], dry_run)?;
     let done = api.make(change).await?;
     let mut more = Map::new();
-    if let Some(wait) = wait.filter(|_| !dry_run) {
+    if let Some((wait, _waiter)) = waiter {
         let removed = removed(done.before.as_ref(), removed_by.as_ref());
         drained(api, &name, removed, wait, &mut more).await?;
     }
@@ -171,6 +179,7 @@ async fn drained(
     let answered = drain.answered().map_err(failed)?;
     let answered = Receiver::from_owned_fd_unchecked(answered).map_err(failed)?;
     api.shards.ask(&drain);
+    let mut elder = api.elder.ask(name, &drain.backends);
     let all = async {
         while drain.left() != Some(0) {
             if answered.readable().await.is_err() {
@@ -179,12 +188,21 @@ async fn drained(
             // Only to have it unreadable again; what it says stands in `drain`.
             let _ = answered.try_read(&mut [0; 8]);
         }
+        if let Some(elder) = &mut elder {
+            // An error: it is gone.
+            let _ = elder.wait_for(|left| left.as_ref().is_some_and(|left| left.0 == 0)).await;
+        }
     };
     let _ = tokio::time::timeout(wait, all).await;
-    let is_done = drain.left() == Some(0);
+    let elsewhere = elder.filter(|elder| elder.has_changed().is_ok());
+    let elsewhere = elsewhere.map(|elder| elder.borrow().clone().unwrap_or((1, Vec::new())));
+    let (left_elsewhere, at_elsewhere) = elsewhere.unwrap_or_default();
+    let is_done = drain.left() == Some(0) && left_elsewhere == 0;
     more.insert("drained".to_owned(), json!(is_done));
     if !is_done {
-        let left = drain.left_at().filter(|(_, count)| *count != 0);
+        let there = |at| at_elsewhere.iter().find(|one| one.0 == at).map_or(0, |one| one.1);
+        let left = drain.left_at().map(|(at, count)| (at, u64::from(count) + there(at)));
+        let left = left.filter(|(_, count)| *count != 0);
         let left: Map<_, _> = left.map(|(at, count)| (at.to_string(), json!(count))).collect();
         more.insert("in_flight".to_owned(), Value::Object(left));
     }

@@ -13,11 +13,12 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::watch;
 use tracing::{debug, warn};
 
 use super::Api;
+use super::crowd::Seat;
 use super::guard::Peer;
 use super::paced::Paced;
 use crate::limits;
@@ -26,6 +27,16 @@ use crate::limits;
 pub(crate) enum Management {
     Tcp(std::net::TcpListener, SocketAddr),
     Unix(std::os::unix::net::UnixListener, PathBuf),
+}
+
+impl Management {
+    /// Where it listens, over TCP.
+    pub(crate) fn address(&self) -> Option<SocketAddr> {
+        match self {
+            Management::Tcp(_, address) => Some(*address),
+            Management::Unix(..) => None,
+        }
+    }
 }
 
 impl std::fmt::Display for Management {
@@ -57,17 +68,27 @@ impl Listener {
     }
 }
 
-/// Serves all addresses for ever; nobody is taken in while it is `paused`.
+/// Whether management connections are taken in.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(in crate::control) enum Taking {
+    Yes,
+    /// Another process may take over.
+    Paused,
+    /// Another process has taken over: the sockets are closed, so that those are gone that it has no use for.
+    Never,
+}
+
+/// Serves all addresses for ever, as far as `taking` allows it.
 pub(in crate::control) async fn serve(
     api: Arc<Api>,
     bound: Vec<Management>,
-    paused: &watch::Sender<bool>,
+    taking: &watch::Sender<Taking>,
 ) -> Infallible {
     for one in bound {
         let name = one.to_string();
         match Listener::new(one) {
             Ok(listener) => {
-                tokio::spawn(accept(api.clone(), listener, paused.subscribe()));
+                tokio::spawn(accept(api.clone(), listener, taking.subscribe()));
             }
             Err(error) => warn!("{name}: can't listen: {error}"),
         }
@@ -75,59 +96,86 @@ pub(in crate::control) async fn serve(
     std::future::pending().await
 }
 
-async fn accept(api: Arc<Api>, listener: Listener, mut paused: watch::Receiver<bool>) {
+async fn accept(api: Arc<Api>, listener: Listener, mut taking: watch::Receiver<Taking>) {
     loop {
-        if paused.wait_for(|paused| !paused).await.is_err() {
-            return;
+        match taking.wait_for(|taking| *taking != Taking::Paused).await.map(|taking| *taking) {
+            Ok(Taking::Yes) => {}
+            _ => return,
         }
-        let Ok(place) = api.places.clone().acquire_owned().await else { return };
         let accepted = tokio::select! {
-            accepted = accept_one(&api, &listener, place) => accepted,
-            _ = paused.changed() => continue,
+            accepted = listener.accept() => accepted,
+            _ = taking.changed() => continue,
         };
-        if let Err(error) = accepted {
-            warn!("management: can't accept: {error}");
-            tokio::time::sleep(limits::ACCEPT_PAUSE).await;
+        let accepted = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                warn!("management: can't accept: {error}");
+                tokio::time::sleep(limits::ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        // Only who has come can tell that a place is needed.
+        let Some(seat) = api.crowd.seat().await else { return };
+        match accepted {
+            Accepted::Tcp(stream, peer) => {
+                tokio::spawn(connection(api.clone(), stream, Peer::Tcp(peer), seat));
+            }
+            Accepted::Unix(stream, uid) => {
+                tokio::spawn(connection(api.clone(), stream, Peer::Unix(uid), seat));
+            }
         }
     }
 }
 
-async fn accept_one(
-    api: &Arc<Api>,
-    listener: &Listener,
-    place: OwnedSemaphorePermit,
-) -> io::Result<()> {
-    match listener {
-        Listener::Tcp(listener) => {
-            let (stream, address) = listener.accept().await?;
-            // Small answers, at once.
-            let _ = stream.set_nodelay(true);
-            let peer = SocketAddr::new(address.ip().to_canonical(), address.port());
-            tokio::spawn(connection(api.clone(), stream, Peer::Tcp(peer), place));
-        }
-        Listener::Unix(listener) => {
-            let (stream, _) = listener.accept().await?;
-            let uid = stream.peer_cred().ok().map(|who| who.uid());
-            tokio::spawn(connection(api.clone(), stream, Peer::Unix(uid), place));
-        }
-    }
-    Ok(())
+/// A connection, and who is on the other end.
+enum Accepted {
+    Tcp(TcpStream, SocketAddr),
+    Unix(UnixStream, Option<u32>),
 }
 
-async fn connection<S>(api: Arc<Api>, stream: S, peer: Peer, _place: OwnedSemaphorePermit)
+impl Listener {
+    async fn accept(&self) -> io::Result<Accepted> {
+        match self {
+            Listener::Tcp(listener) => {
+                let (stream, address) = listener.accept().await?;
+                // Small answers, at once.
+                let _ = stream.set_nodelay(true);
+                let peer = SocketAddr::new(address.ip().to_canonical(), address.port());
+                Ok(Accepted::Tcp(stream, peer))
+            }
+            Listener::Unix(listener) => {
+                let (stream, _) = listener.accept().await?;
+                let uid = stream.peer_cred().ok().map(|who| who.uid());
+                Ok(Accepted::Unix(stream, uid))
+            }
+        }
+    }
+}
+
+async fn connection<S>(api: Arc<Api>, stream: S, peer: Peer, seat: Seat)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let answer = service_fn(|request: Request<Incoming>| {
-        let (api, peer) = (&api, &peer);
-        async move { Ok::<_, Infallible>(api.answer(peer, request.map(Body::new)).await) }
+    let answer = service_fn(|mut request: Request<Incoming>| {
+        let (api, peer, seat) = (&api, &peer, &seat);
+        async move {
+            seat.ours();
+            request.extensions_mut().insert(seat.clone());
+            let answer = api.answer(peer, request.map(Body::new)).await;
+            // To read it, and to ask again.
+            seat.peers();
+            Ok::<_, Infallible>(answer)
+        }
     });
-    let stream = Paced::new(stream, limits::MANAGEMENT_WRITE_TIME);
+    let stream = Paced::new(stream, limits::MANAGEMENT_WRITE_TIME, Some(seat.clone()));
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits::MANAGEMENT_HEAD_TIME)
-        .serve_connection(TokioIo::new(stream), answer)
-        .await;
+        .serve_connection(TokioIo::new(stream), answer);
+    let served = tokio::select! {
+        served = served => served,
+        () = seat.sent_away() => return debug!("management: {peer}: others need its place"),
+    };
     if let Err(error) = served {
         debug!("management: {peer}: {error}");
     }

@@ -106,7 +106,11 @@ async function call(method, path, { body, match, signal } = {}) {
   }
 }
 
-const hostPath = (host) => `hostname/${encodeURIComponent(host)}/`;
+// A browser takes `.` and `..` out of a path, and what is left may name all hosts.
+function hostPath(host) {
+  if (/^\.*$/.test(host)) throw new Error("a host name is needed");
+  return `hostname/${encodeURIComponent(host)}/`;
+}
 
 let asking = null;
 

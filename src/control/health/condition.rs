@@ -31,6 +31,11 @@ impl State {
         }
     }
 
+    pub(in crate::control) fn parse(text: &str) -> Option<State> {
+        let all = [State::Unknown, State::Up, State::Down, State::Ejected];
+        all.into_iter().find(|state| state.as_str() == text)
+    }
+
     /// Whether requests pass over it.
     pub(in crate::control) fn is_bad(self) -> bool {
         matches!(self, State::Down | State::Ejected)
@@ -147,6 +152,19 @@ impl Condition {
         self.reason = reason;
         self.verdicts.iter_mut().for_each(|(_, verdict)| verdict.fall());
         self.verdicts.iter().map(|(id, _)| *id)
+    }
+
+    /// Takes over what another process has found.
+    pub(super) fn recall(&mut self, state: State, reason: String) {
+        self.reason = reason;
+        self.is_ejected = state == State::Ejected;
+        for (_, verdict) in &mut self.verdicts {
+            match state {
+                State::Down | State::Ejected => verdict.fall(),
+                State::Up => verdict.is_asked = true,
+                State::Unknown => {}
+            }
+        }
     }
 
     /// Takes what a probe found.

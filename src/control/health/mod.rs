@@ -23,8 +23,10 @@ use tokio::task::{JoinError, JoinSet};
 use tracing::{info, warn};
 
 use super::change::Watched;
+use super::loops::Met;
+use super::resolver::Lookups;
 use crate::limits;
-use crate::link::{BackendReport, ControlEnd, Published};
+use crate::link::{BackendReport, ControlEnd, Published, is_local};
 use crate::table::{Action, Snapshot, Target};
 use probe::Finding;
 use watch::{Now, Watch};
@@ -68,6 +70,15 @@ impl Health {
         self.asked_for.notify_one();
     }
 
+    /// Takes over health that another process knew, before the first request; nobody need be told of it again.
+    pub(super) fn recall(&self, known: Vec<Standing>, published: &Published) {
+        let mut watch = self.lock();
+        watch.follow_names(now());
+        known.into_iter().for_each(|known| watch.recall(known, now()));
+        watch.take_changes();
+        published.down.publish(watch.down());
+    }
+
     /// Every backend that has a `check` or is ejected. Nothing is known of others.
     pub(super) fn states(&self) -> Vec<Standing> {
         self.lock().states()
@@ -93,9 +104,11 @@ pub(super) struct Prober {
     reports: pipe::Receiver,
     running: JoinSet<(u64, Finding)>,
     probes_max: usize,
+    lookups: Lookups,
     random: RandomState,
     turns: u64,
     look_at: Instant,
+    loops: Met,
 }
 
 impl Prober {
@@ -105,6 +118,7 @@ impl Prober {
         shards: ControlEnd,
         published: Arc<Published>,
         probes_max: usize,
+        lookups: Lookups,
     ) -> io::Result<Prober> {
         Ok(Prober {
             health,
@@ -113,9 +127,11 @@ impl Prober {
             published,
             running: JoinSet::new(),
             probes_max,
+            lookups,
             random: RandomState::new(),
             turns: 0,
             look_at: Instant::now() + limits::EJECTED_LOOK,
+            loops: Met::default(),
         })
     }
 
@@ -159,6 +175,10 @@ impl Prober {
         while self.running.len() < self.probes_max {
             let now = Instant::now();
             let Some((id, address, probe)) = watch.next(now) else { return watch.due(now) };
+            if self.published.own.has(address, is_local) {
+                self.running.spawn(async move { (id, Finding::Own) });
+                continue;
+            }
             self.running.spawn(async move { (id, probe::run(address, probe).await) });
         }
         // There is room again when one of them ends.
@@ -177,8 +197,10 @@ impl Prober {
     fn hear(&mut self, report: BackendReport) {
         let mut watch = self.health.lock();
         match report {
+            BackendReport::NameFailed { name } => self.lookups.doubt(&name.host),
             BackendReport::Failed { address, how } => watch.failed(address, how, now()),
             BackendReport::Answered { address } => watch.answered(address, now()),
+            BackendReport::Loop { address } => self.loops.note(address, Instant::now()),
         }
     }
 

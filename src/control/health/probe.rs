@@ -43,13 +43,15 @@ pub(super) enum Finding {
     Answered(u16),
     /// There was no connection.
     Unreachable(io::ErrorKind),
+    /// It is this daemon itself.
+    Own,
     /// The connection ended too early.
     Closed,
     /// What came is no answer.
     Garbled,
     /// Nothing came in time.
     TimedOut,
-    /// It could not be tried for want of descriptors or ports: that is not the backend's fault.
+    /// It could not be tried for want of descriptors, ports or permission: that is not the backend's fault.
     Unable,
 }
 
@@ -66,8 +68,19 @@ impl Finding {
 
     fn of_error(error: &io::Error) -> Finding {
         match error.raw_os_error() {
+            // As `shard::is_shortage` and `shard::is_local` have it for requests.
             Some(
-                libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS | libc::EADDRNOTAVAIL,
+                libc::EMFILE
+                | libc::ENFILE
+                | libc::ENOMEM
+                | libc::ENOBUFS
+                | libc::EADDRNOTAVAIL
+                | libc::EADDRINUSE
+                | libc::EAGAIN
+                | libc::EACCES
+                | libc::EPERM
+                | libc::EAFNOSUPPORT
+                | libc::ENETDOWN,
             ) => Finding::Unable,
             _ => Finding::Unreachable(error.kind()),
         }
@@ -80,10 +93,13 @@ impl fmt::Display for Finding {
             Finding::Connected => f.write_str("accepts connections"),
             Finding::Answered(status) => write!(f, "answered {status}"),
             Finding::Unreachable(kind) => kind.fmt(f),
+            Finding::Own => f.write_str("is this daemon itself"),
             Finding::Closed => f.write_str("closed the connection"),
             Finding::Garbled => f.write_str("the answer is not HTTP"),
             Finding::TimedOut => write!(f, "no answer in {:?}", limits::PROBE_TIME),
-            Finding::Unable => f.write_str("not probed for want of descriptors or ports"),
+            Finding::Unable => {
+                f.write_str("not probed for want of descriptors, ports or permission")
+            }
         }
     }
 }
@@ -136,11 +152,14 @@ async fn status(stream: &mut TcpStream) -> Finding {
                 None => return Finding::Garbled,
             },
             Ok(None) => {
-                let left = limits::PROBE_HEAD_BYTES_MAX.saturating_sub(bytes.len());
-                if left == 0 {
+                // As long as that of an answer to a client, and read in the same steps: what
+                // passes there is well here.
+                if limits::RESPONSE_HEAD_BYTES_MAX <= bytes.len() {
                     return Finding::Garbled;
                 }
-                match (&mut *stream).take(left as u64).read_buf(&mut bytes).await {
+                let step = limits::RECV_BUFFER_BYTES;
+                bytes.reserve(step as usize);
+                match (&mut *stream).take(step.into()).read_buf(&mut bytes).await {
                     Ok(1..) => {}
                     Ok(0) | Err(_) if bytes.is_empty() => return Finding::Closed,
                     Ok(0) | Err(_) => return Finding::Garbled,
@@ -195,7 +214,7 @@ mod tests {
 
     #[test]
     fn what_is_no_answer_is_not_well() {
-        let endless = [b"HTTP/1.1 200 OK\r\n".as_slice(), &[b'a'; 20_000]].concat();
+        let endless = [b"HTTP/1.1 200 OK\r\n".as_slice(), &[b'a'; 90_000]].concat();
         for (answer, expected) in [
             (b"".as_slice(), Finding::Closed),
             (b"HTTP/1.1 200 OK\r\n", Finding::Garbled),
@@ -210,6 +229,16 @@ mod tests {
             let (finding, _) = found(Probe::get("/", "a"), answer);
             assert_eq!(finding, expected, "{}", String::from_utf8_lossy(answer));
             assert_eq!(finding.is_well(), Some(finding == Finding::Answered(204)));
+        }
+    }
+
+    #[test]
+    fn a_long_head_is_as_well_as_a_short_one() {
+        for count in [20, 40, 60] {
+            let fields = format!("X: {}\r\n", "a".repeat(1000)).repeat(count);
+            let answer = format!("HTTP/1.1 200 OK\r\n{fields}\r\n").into_bytes();
+            let (finding, _) = found(Probe::get("/", "a"), answer.leak());
+            assert_eq!(finding, Finding::Answered(200), "{count}");
         }
     }
 

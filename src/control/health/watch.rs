@@ -250,6 +250,19 @@ impl Watch {
         self.eject(backend, how, reason, now);
     }
 
+    /// Takes over the state of a backend that another process knew.
+    pub(super) fn recall(&mut self, known: Standing, now: Now) {
+        let Standing { backend, state, reason, since } = known;
+        if self.backends.contains_key(&backend) {
+            self.update(backend, now, |condition| condition.recall(state, reason));
+        } else if state == State::Ejected {
+            self.eject(backend, Failure::Unreachable, reason, now);
+        }
+        if let Some(known) = self.backends.get_mut(&backend) {
+            known.since = since;
+        }
+    }
+
     fn eject(&mut self, backend: SocketAddr, how: Failure, reason: String, now: Now) {
         if self.down.contains(&backend) {
             return;

@@ -39,12 +39,32 @@ impl Part {
     }
 }
 
+/// What a file shows of itself: which it is, and whether somebody else has written to it.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(super) struct Trace {
+    /// Device and inode.
+    pub(super) file: (u64, u64),
+    pub(super) bytes: u64,
+    /// Seconds and nanoseconds.
+    modified: (i64, i64),
+}
+
+impl Trace {
+    fn of(metadata: &fs::Metadata) -> Trace {
+        Trace {
+            file: (metadata.dev(), metadata.ino()),
+            bytes: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+        }
+    }
+}
+
 /// The folder. Changes of names are on disk after [`Disk::sync_folder`] and no sooner.
 pub(super) trait Disk: Send + Sync {
     /// Path of a file, for messages.
     fn path(&self, part: Part) -> PathBuf;
     /// Keeps others out for as long as this lives; makes the folder if there is none. Again is
-    /// fine.
+    /// fine, and takes another lock where the file of the first has gone.
     fn lock(&self) -> Result<(), LockError>;
     /// Lets others in again.
     fn unlock(&self);
@@ -57,6 +77,10 @@ pub(super) trait Disk: Send + Sync {
     /// The file that exists, or else an empty one.
     fn append(&self, part: Part) -> io::Result<Box<dyn Output>>;
     fn rename(&self, from: Part, to: Part) -> io::Result<()>;
+    /// The file of that name now; `None` where there is none.
+    fn trace(&self, part: Part) -> io::Result<Option<Trace>>;
+    /// Gives the file a second name, so that it stays when its own goes to another; tells that name.
+    fn keep_aside(&self, part: Part) -> io::Result<PathBuf>;
     /// Removes a file; a missing one is fine.
     fn remove(&self, part: Part) -> io::Result<()>;
     fn sync_folder(&self) -> io::Result<()>;
@@ -73,7 +97,12 @@ pub(super) trait Output: Write + Send {
     /// whatever memory believes to be on disk already.
     fn write_again(&mut self, offset: u64) -> io::Result<()>;
     fn bytes(&self) -> io::Result<u64>;
+    /// The file itself, whatever its name leads to now. `None`: it is in no folder that others could change.
+    fn trace(&self) -> io::Result<Option<Trace>>;
 }
+
+/// Files of others that are kept, of each name.
+const ASIDE_MAX: u32 = 1000;
 
 /// A real folder.
 pub(super) struct Folder {
@@ -95,6 +124,13 @@ impl Folder {
             _ => PathBuf::from("."),
         };
         Ok(Folder { folder, name, lock: Mutex::new(None) })
+    }
+
+    /// Whether the state file is mounted by itself: then no other can be put in its place.
+    pub(super) fn is_state_mounted(&self) -> bool {
+        use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
+        let found = statx(CWD, self.file(""), AtFlags::SYMLINK_NOFOLLOW, StatxFlags::TYPE);
+        found.is_ok_and(|found| found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
     }
 
     fn file(&self, suffix: &str) -> PathBuf {
@@ -173,9 +209,10 @@ impl Disk for Folder {
 
     fn lock(&self) -> Result<(), LockError> {
         let mut lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
-        if lock.is_none() {
+        let path = self.file(".lock");
+        if !lock.as_ref().is_some_and(|lock| lock.is_at(&path)) {
             self.make()?;
-            *lock = Some(Lock::take(&self.file(".lock"))?);
+            *lock = Some(Lock::take(&path)?);
         }
         Ok(())
     }
@@ -203,6 +240,32 @@ impl Disk for Folder {
 
     fn rename(&self, from: Part, to: Part) -> io::Result<()> {
         fs::rename(self.path(from), self.path(to))
+    }
+
+    fn trace(&self, part: Part) -> io::Result<Option<Trace>> {
+        Ok(if_there(fs::metadata(self.path(part)))?.as_ref().map(Trace::of))
+    }
+
+    fn keep_aside(&self, part: Part) -> io::Result<PathBuf> {
+        let own = self.path(part);
+        for number in 1..=ASIDE_MAX {
+            let aside = self.file(&format!("{}.found-{number}", part.suffix()));
+            // Not renamed: there is a state file at every moment.
+            match fs::hard_link(&own, &aside) {
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                Ok(()) => return Ok(aside),
+                // Not every file system has links, nor may they be made to a stranger's file.
+                Err(_) => {
+                    let mut copy = OpenOptions::new().write(true).create_new(true).open(&aside)?;
+                    self.make_alike(&copy);
+                    io::copy(&mut File::open(&own)?, &mut copy)?;
+                    copy.sync_all()?;
+                    return Ok(aside);
+                }
+            }
+        }
+        let problem = format!("{ASIDE_MAX} were kept already: take some of {} away", own.display());
+        Err(io::Error::other(problem))
     }
 
     fn remove(&self, part: Part) -> io::Result<()> {
@@ -253,5 +316,9 @@ impl Output for File {
 
     fn bytes(&self) -> io::Result<u64> {
         Ok(self.metadata()?.len())
+    }
+
+    fn trace(&self) -> io::Result<Option<Trace>> {
+        self.metadata().map(|metadata| Some(Trace::of(&metadata)))
     }
 }

@@ -4,10 +4,11 @@
 //! disk before anything that it replaces is taken away.
 
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::StoreError;
-use super::disk::{Disk, Part};
+use super::disk::{Disk, Part, Trace};
 use crate::state::{self, Counters};
 use crate::table::Snapshot;
 
@@ -16,12 +17,17 @@ use crate::table::Snapshot;
 pub(in crate::control) struct Fold {
     pub(super) disk: Arc<dyn Disk>,
     pub(super) sequence: u64,
+    /// The state file that is ours to replace.
+    pub(super) known: Option<Trace>,
 }
 
-/// The new state file was written.
-#[derive(Copy, Clone, Debug)]
+/// A state file that was written.
+#[derive(Clone, Debug)]
 pub(in crate::control) struct Folded {
     pub(super) bytes: u64,
+    pub(super) trace: Option<Trace>,
+    /// The one that somebody else had put in its place before.
+    pub(super) aside: Option<PathBuf>,
 }
 
 impl Fold {
@@ -36,26 +42,35 @@ impl Fold {
         table: &Snapshot,
         stats: impl IntoIterator<Item = (String, Counters)>,
     ) -> Result<Folded, StoreError> {
-        let bytes = write_state(&*self.disk, table, stats, self.sequence)?;
+        let folded = write_state(&*self.disk, table, stats, self.sequence, self.known)?;
         // All that it says is in the state file: should it stay, it is passed over.
         let _ = self.disk.remove(Part::Folding);
-        Ok(Folded { bytes })
+        Ok(folded)
     }
 }
 
 /// Afterwards the state file is this one, for good; or it is the old one, or may be either after a
-/// crash. Tells how large it is.
+/// crash. One that is not the `known` one is kept under another name.
 pub(super) fn write_state(
     disk: &dyn Disk,
     table: &Snapshot,
     stats: impl IntoIterator<Item = (String, Counters)>,
     sequence: u64,
-) -> Result<u64, StoreError> {
+    known: Option<Trace>,
+) -> Result<Folded, StoreError> {
     let written = write_new(disk, table, stats, sequence);
-    let bytes = written.map_err(|error| {
+    let (bytes, trace) = written.map_err(|error| {
         // It would only take up room.
         let _ = disk.remove(Part::New);
         StoreError::failed("write", disk.path(Part::New), error)
+    })?;
+    let found = disk.trace(Part::State).and_then(|found| match found {
+        Some(_) if found != known => disk.keep_aside(Part::State).map(Some),
+        _ => Ok(None),
+    });
+    let aside = found.map_err(|error| {
+        let _ = disk.remove(Part::New);
+        StoreError::failed("keep what somebody else wrote to", disk.path(Part::State), error)
     })?;
     disk.rename(Part::New, Part::State).map_err(|error| {
         let _ = disk.remove(Part::New);
@@ -63,7 +78,7 @@ pub(super) fn write_state(
     })?;
     disk.sync_folder()
         .map_err(|error| StoreError::failed("sync the folder of", disk.path(Part::State), error))?;
-    Ok(bytes)
+    Ok(Folded { bytes, trace, aside })
 }
 
 fn write_new(
@@ -71,10 +86,10 @@ fn write_new(
     table: &Snapshot,
     stats: impl IntoIterator<Item = (String, Counters)>,
     sequence: u64,
-) -> io::Result<u64> {
+) -> io::Result<(u64, Option<Trace>)> {
     let mut file = disk.create(Part::New)?;
     state::write(&mut file, table, stats, sequence)?;
     file.flush()?;
     file.sync_all()?;
-    file.bytes()
+    Ok((file.bytes()?, file.trace()?))
 }

@@ -1,8 +1,9 @@
 //! One daemon a state file. The lock goes with the process, however it ends; the file that carries
 //! it stays, because taking it away would let two processes each lock one of that name.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use rustix::fs::{FlockOperation, flock};
@@ -10,7 +11,7 @@ use rustix::fs::{FlockOperation, flock};
 /// Held until it is dropped.
 #[derive(Debug)]
 pub(super) struct Lock {
-    _file: File,
+    file: File,
 }
 
 /// Why it was not taken.
@@ -43,7 +44,15 @@ impl Lock {
         }
         // The pid is for people. On a full disk it may not fit, and that is no reason to stay away.
         let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
-        Ok(Lock { _file: file })
+        Ok(Lock { file })
+    }
+
+    /// Whether whoever asks for the lock of this name meets this one.
+    pub(super) fn is_at(&self, path: &Path) -> bool {
+        let same =
+            |own: Metadata, there: Metadata| (own.dev(), own.ino()) == (there.dev(), there.ino());
+        let (own, there) = (self.file.metadata(), std::fs::metadata(path));
+        own.and_then(|own| Ok(same(own, there?))).unwrap_or(false)
     }
 }
 

@@ -12,6 +12,9 @@
 //! - Changes of names are put on disk one by one: a file has its name before anything that is
 //!   acknowledged goes in, and nothing is taken away before what replaces it is there.
 //! - A number is never used twice, unless it is certain that the first use is gone.
+//! - The files are those that were written: should their names lead elsewhere (removed, moved, mounted over,
+//!   restored from a backup, edited), it shows before a commit is answered for, and [`Store::rewrite`] is due.
+//!   What stands there then is kept under another name.
 //!
 //! All of it blocks. One thread has the store; a [`Fold`] runs on another.
 
@@ -27,16 +30,14 @@ mod tests;
 
 use std::fmt;
 use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-use rustix::fs::Access;
-use rustix::io::Errno;
 
 use crate::limits::{COMMIT_BUFFER_KEPT_BYTES, FOLD_BYTES_MIN, SEQUENCE_MAX};
 use crate::state::{Counters, Rejected, journal};
 use crate::table::{Names, Snapshot};
-use disk::{Disk, Folder, Output, Part};
+use disk::{Disk, Folder, Output, Part, Trace};
 use lock::LockError;
 
 pub(super) use crate::state::Record;
@@ -60,6 +61,15 @@ pub(crate) struct Store {
     /// Rules that are in no file but the state file, and not to be lost when that is replaced.
     rejected: Vec<Rejected>,
     buffer: Vec<u8>,
+    /// The state file as it was last read or written; `None`: there was none.
+    state: Option<Trace>,
+    /// The journal that was given up because another stands in its place, or none.
+    lost_journal: Option<Trace>,
+    is_displaced: bool,
+    /// Why the last commit or rewrite did not succeed, if it did not.
+    failure: Option<String>,
+    /// For the log: what was found and kept under another name.
+    notes: Vec<String>,
 }
 
 enum Mode {
@@ -74,7 +84,7 @@ enum Mode {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum StoreError {
     /// Nothing has changed on disk.
-    #[error("can't {what} {}: {error}", path.display())]
+    #[error("can't {what} {}: {error}{}", path.display(), advice(error, path))]
     Failed { what: &'static str, path: PathBuf, error: io::Error },
     /// The files can't be written, so far.
     #[error("the state can't be written: {0}")]
@@ -101,14 +111,19 @@ impl Store {
         // A daemon that is running may take a file away between two that are read. Twice is no
         // chance.
         let replayed = read(names).or_else(|_| read(names)).or_else(|_| read(names))?;
-        Ok(Loaded::new(replayed, &folder))
+        let mut loaded = Loaded::new(replayed, &folder);
+        loaded.warnings.extend(mounted(&folder));
+        Ok(loaded)
     }
 
     /// Takes the lock, reads, and makes ready to write; a torn end of the journal is cut off. What
     /// can be read but not written is no error: each commit tries again.
     pub(super) fn open(path: &Path, names: &mut Names) -> Result<(Store, Loaded), String> {
         let folder = Folder::of(path).map_err(|error| load::failed(path, &error))?;
-        Store::open_on(Arc::new(folder), names)
+        let warning = mounted(&folder);
+        let (store, mut loaded) = Store::open_on(Arc::new(folder), names)?;
+        loaded.warnings.extend(warning);
+        Ok((store, loaded))
     }
 
     fn open_on(disk: Arc<dyn Disk>, names: &mut Names) -> Result<(Store, Loaded), String> {
@@ -118,6 +133,7 @@ impl Store {
             }
             locked => locked,
         };
+        let state = disk.trace(Part::State).ok().flatten();
         let replayed = load::load(&*disk, names)?;
         let (bytes_kept, bytes_sure) = (replayed.bytes_kept, replayed.bytes_sure);
         let mut loaded = Loaded::new(replayed, &*disk);
@@ -132,6 +148,11 @@ impl Store {
             fold_at: state_bytes.max(FOLD_BYTES_MIN),
             rejected: loaded.rejected.clone(),
             buffer: Vec::new(),
+            state,
+            lost_journal: None,
+            is_displaced: false,
+            failure: None,
+            notes: Vec::new(),
             disk,
         };
         let ready = match locked {
@@ -183,7 +204,14 @@ impl Store {
     /// Appends all records with one write and one fdatasync, and tells the number of the last.
     /// After an error none of them counts.
     pub(super) fn commit(&mut self, records: &[Record<'_>]) -> Result<u64, StoreError> {
+        let outcome = self.try_commit(records);
+        self.failure = outcome.as_ref().err().map(ToString::to_string);
+        outcome
+    }
+
+    fn try_commit(&mut self, records: &[Record<'_>]) -> Result<u64, StoreError> {
         self.make_writable()?;
+        self.look();
         let journal = match &mut self.mode {
             Mode::Ready(journal) => journal,
             Mode::ReadOnly(why) => return Err(StoreError::ReadOnly(why.clone())),
@@ -212,8 +240,75 @@ impl Store {
             return Err(self.spoil("sync", Part::Journal, error));
         }
         self.journal_bytes += self.buffer.len() as u64;
+        // Whether the numbers are in a file that a start would read is the question.
+        self.look();
+        if let Mode::Spoilt(why) = &self.mode {
+            return Err(StoreError::NeedsRewrite(why.clone()));
+        }
         self.durable = last;
         Ok(last)
+    }
+
+    /// Finds out whether the names still lead to the files that were written; where they do not,
+    /// [`Store::rewrite`] is due.
+    pub(super) fn look(&mut self) {
+        let Mode::Ready(journal) = &self.mode else { return };
+        let Ok(Some(own)) = journal.trace() else { return };
+        if let Some(why) = self.displaced(own) {
+            self.lost_journal = Some(own);
+            self.is_displaced = true;
+            self.mode = Mode::Spoilt(why);
+        }
+    }
+
+    /// What is not as it was left.
+    fn displaced(&self, own: Trace) -> Option<String> {
+        let wrong = |part, what: &str| Some(format!("{} {what}", self.path(part)));
+        match self.disk.trace(Part::Journal) {
+            Err(error) => {
+                return wrong(Part::Journal, &format!("can't be found any more: {error}"));
+            }
+            Ok(None) => return wrong(Part::Journal, "is gone: somebody has removed or moved it"),
+            Ok(Some(found)) if found.file != own.file => {
+                return wrong(Part::Journal, "is another file than the one that was written");
+            }
+            Ok(Some(found)) if found.bytes != self.journal_bytes => {
+                return wrong(Part::Journal, "was written to by somebody else");
+            }
+            Ok(Some(_)) => {}
+        }
+        // A fold replaces it just now, and looks at it before it does.
+        if self.is_folding {
+            return None;
+        }
+        match (self.disk.trace(Part::State), self.state) {
+            (Err(error), _) => wrong(Part::State, &format!("can't be found any more: {error}")),
+            (Ok(found), known) if found == known => None,
+            (Ok(None), _) => wrong(Part::State, "is gone: somebody has removed or moved it"),
+            (Ok(Some(_)), _) => wrong(Part::State, "was replaced or edited by somebody else"),
+        }
+    }
+
+    /// Why changes can't be written down, as far as that is known.
+    pub(super) fn trouble(&self) -> Option<String> {
+        match &self.mode {
+            Mode::Ready(_) => self.failure.clone(),
+            Mode::ReadOnly(why) | Mode::Spoilt(why) => Some(why.clone()),
+        }
+    }
+
+    /// Lines for the log that nobody has had yet.
+    pub(super) fn take_notes(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.notes)
+    }
+
+    fn note_aside(&mut self, aside: &Path) {
+        self.notes.push(format!(
+            "{}: somebody else had written it; that is kept as {}, and the table in force is in its place. To \
+             use what was kept: `mantrid-client load` it, or stop the daemon, and put it there",
+            self.path(Part::State),
+            aside.display()
+        ));
     }
 
     /// Cuts off what a failed write left, so that nobody ever reads it.
@@ -244,6 +339,7 @@ impl Store {
         }
         self.disk.lock().map_err(|error| self.stay_read_only(Part::State, &error))?;
         // Before reading it all, which takes time, whether it is of any use.
+        let state = self.disk.trace(Part::State).ok().flatten();
         let opened = self.disk.sync_folder().and_then(|()| self.disk.append(Part::Journal));
         opened.map(drop).map_err(|error| self.stay_read_only(Part::Journal, &error))?;
         // Without the lock others may have written.
@@ -254,12 +350,14 @@ impl Store {
                 self.stay_read_only(Part::State, &"others have changed it since it was read")
             );
         }
+        self.state = state;
         self.take_up(replayed.bytes_kept, replayed.bytes_sure)
     }
 
-    fn stay_read_only(&mut self, part: Part, why: &dyn fmt::Display) -> StoreError {
+    fn stay_read_only(&mut self, part: Part, why: &dyn Why) -> StoreError {
         let path = self.disk.path(part);
-        let why = format!("{}: {why}{}", path.display(), advice(&path));
+        let advice = why.error().map(|error| advice(error, &path)).unwrap_or_default();
+        let why = format!("{}: {why}{advice}", path.display());
         self.mode = Mode::ReadOnly(why.clone());
         StoreError::ReadOnly(why)
     }
@@ -305,7 +403,7 @@ impl Store {
             self.journal_bytes = 0;
         }
         self.is_folding = true;
-        Ok(Fold { disk: self.disk.clone(), sequence: self.durable })
+        Ok(Fold { disk: self.disk.clone(), sequence: self.durable, known: self.state })
     }
 
     /// How a fold went.
@@ -315,6 +413,10 @@ impl Store {
             Ok(folded) => {
                 self.folding_bytes = None;
                 self.fold_at = folded.bytes.max(FOLD_BYTES_MIN);
+                self.state = folded.trace;
+                if let Some(aside) = &folded.aside {
+                    self.note_aside(aside);
+                }
             }
             // Not again with each commit: a full disk would be written full each time.
             Err(_) => {
@@ -336,25 +438,98 @@ impl Store {
         table: &Snapshot,
         stats: impl IntoIterator<Item = (String, Counters)>,
     ) -> Result<(), StoreError> {
+        let outcome = self.try_rewrite(table, stats);
+        self.failure = outcome.as_ref().err().map(ToString::to_string);
+        outcome
+    }
+
+    fn try_rewrite(
+        &mut self,
+        table: &Snapshot,
+        stats: impl IntoIterator<Item = (String, Counters)>,
+    ) -> Result<(), StoreError> {
         if self.is_folding {
             return Err(StoreError::Folding);
         }
         self.make_writable()?;
+        self.look();
+        self.keep_displaced()?;
         self.keep_rejected()?;
         // Of commits that failed some lines may be on disk: with their numbers in it, they are no
         // more than what the state file has already.
-        let bytes = fold::write_state(&*self.disk, table, stats, self.tried)?;
+        let folded = fold::write_state(&*self.disk, table, stats, self.tried, self.state)?;
+        self.state = folded.trace;
+        if let Some(aside) = &folded.aside {
+            self.note_aside(aside);
+        }
         let removed =
             self.disk.remove(Part::Folding).and_then(|()| self.disk.remove(Part::Journal));
         match removed.and_then(|()| new_journal(&*self.disk)) {
             Ok(journal) => self.mode = Mode::Ready(journal),
             Err(error) => return Err(self.spoil("start", Part::Journal, error)),
         }
+        self.is_displaced = false;
         self.durable = self.tried;
         self.journal_bytes = 0;
         self.folding_bytes = None;
-        self.fold_at = bytes.max(FOLD_BYTES_MIN);
+        self.fold_at = folded.bytes.max(FOLD_BYTES_MIN);
         Ok(())
+    }
+
+    /// Where the files were taken away: takes the lock of those that will be, and keeps the journals that
+    /// somebody put there.
+    fn keep_displaced(&mut self) -> Result<(), StoreError> {
+        if !self.is_displaced {
+            return Ok(());
+        }
+        let failed = |disk: &dyn Disk, what, part, error| {
+            Err(StoreError::failed(what, disk.path(part), error))
+        };
+        match self.disk.lock() {
+            Ok(()) => {}
+            Err(LockError::Failed(error)) => {
+                return failed(&*self.disk, "make the folder of", Part::State, error);
+            }
+            Err(in_use) => {
+                let error = io::Error::other(in_use.to_string());
+                return failed(&*self.disk, "take back", Part::State, error);
+            }
+        }
+        for part in [Part::Journal, Part::Folding] {
+            let is_ours = |found: Trace| match part {
+                Part::Journal => self.lost_journal.is_some_and(|lost| {
+                    lost.file == found.file && lost.bytes == self.journal_bytes
+                }),
+                _ => self.folding_bytes == Some(found.bytes),
+            };
+            let kept = self.disk.trace(part).and_then(|found| match found {
+                Some(found) if found.bytes != 0 && !is_ours(found) => {
+                    self.disk.keep_aside(part).map(Some)
+                }
+                _ => Ok(None),
+            });
+            match kept {
+                Ok(None) => {}
+                Ok(Some(aside)) => self.note_aside(&aside),
+                Err(error) => return failed(&*self.disk, "keep a copy of", part, error),
+            }
+        }
+        Ok(())
+    }
+
+    /// The last resort at the end, where the files can't be written: another one, in the folder for temporary
+    /// files. Tells which.
+    pub(super) fn rescue(
+        table: &Snapshot,
+        stats: impl IntoIterator<Item = (String, Counters)>,
+    ) -> io::Result<PathBuf> {
+        let name = format!("mantrid-state-{}.json", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        let mut options = std::fs::OpenOptions::new();
+        let mut file = options.write(true).create_new(true).mode(0o600).open(&path)?;
+        crate::state::write(&mut file, table, stats, 0)?;
+        file.sync_all()?;
+        Ok(path)
     }
 
     /// Before a state file is written that does not have them.
@@ -372,19 +547,69 @@ impl Store {
     }
 }
 
-/// What to do where the folder of `path` belongs to others.
-fn advice(path: &Path) -> String {
-    let folder = path.parent().filter(|folder| *folder != Path::new(""));
-    let folder = folder.unwrap_or(Path::new("."));
-    if rustix::fs::access(folder, Access::WRITE_OK | Access::EXEC_OK) != Err(Errno::ACCESS) {
-        return String::new();
+/// A line where the state file is mounted by itself.
+fn mounted(folder: &Folder) -> Option<String> {
+    let path = folder.path(Part::State);
+    folder.is_state_mounted().then(|| {
+        format!(
+            "{}: it is mounted by itself, so it can't be replaced by a new one, and changes stay in the journal \
+             beside it: mount its folder instead",
+            path.display()
+        )
+    })
+}
+
+/// Why something can't be written, with the error of the system where there is one.
+trait Why: fmt::Display {
+    fn error(&self) -> Option<&io::Error> {
+        None
     }
-    let uid = nix::unistd::geteuid();
+}
+
+impl Why for str {}
+impl Why for &str {}
+impl Why for String {}
+
+impl Why for io::Error {
+    fn error(&self) -> Option<&io::Error> {
+        Some(self)
+    }
+}
+
+impl Why for LockError {
+    fn error(&self) -> Option<&io::Error> {
+        match self {
+            LockError::Failed(error) => Some(error),
+            LockError::InUse(_) => None,
+        }
+    }
+}
+
+/// What to do about it.
+fn advice(error: &io::Error, path: &Path) -> String {
+    let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
     let folder = folder.display();
-    format!(
-        "; uid {uid} can't write to the folder {folder}: give it to that user (chown {uid} {folder}), \
-         set uid and gid to its owner's, or state_file to a folder that is not there yet"
-    )
+    let (user, group) = (nix::unistd::geteuid(), nix::unistd::getegid());
+    match error.raw_os_error() {
+        Some(libc::EACCES | libc::EPERM) => format!(
+            "; uid {user} can't write to the folder {folder}: give it to that user (chown {user}:{group} \
+             {folder}, and what is in it), set uid and gid to its owner's, or state_file to a folder \
+             that is not there yet"
+        ),
+        Some(libc::EROFS) => format!(
+            "; uid {user} needs a folder that can be written: mount {folder} with it, or name another by state_file"
+        ),
+        Some(libc::ENOSPC | libc::EDQUOT) => {
+            format!("; uid {user} has no room left: make room on the file system of {folder}")
+        }
+        Some(libc::ENOENT | libc::ENOTDIR) => {
+            format!("; make the folder {folder}, and give it to uid {user}")
+        }
+        Some(libc::EBUSY) => {
+            format!("; it is mounted by itself: mount its folder {folder} instead")
+        }
+        _ => String::new(),
+    }
 }
 
 /// An empty journal that is there for good.

@@ -16,6 +16,13 @@ struct Watched {
     is_told: bool,
 }
 
+/// How far a rule is on its way to be idle.
+pub(super) struct Standing {
+    pub(super) quiet: Duration,
+    pub(super) completed: u64,
+    pub(super) is_told: bool,
+}
+
 /// A rule that has become idle.
 #[derive(Clone, PartialEq, Debug)]
 pub(super) struct Idled {
@@ -58,6 +65,24 @@ impl Idle {
             is_told: false,
         };
         self.rules.insert(key, watched);
+    }
+
+    /// Lists how far each is, for a daemon that takes over: since when it has been quiet, what was counted then, and
+    /// whether it was told.
+    pub(super) fn standing(&self, now: Instant) -> impl Iterator<Item = (&str, Standing)> {
+        self.rules.values().map(move |rule| {
+            let quiet = now.saturating_duration_since(rule.active);
+            let standing = Standing { quiet, completed: rule.completed, is_told: rule.is_told };
+            (&*rule.name, standing)
+        })
+    }
+
+    /// Goes on from there.
+    pub(super) fn recall(&mut self, key: u64, standing: &Standing, now: Instant) {
+        if let Some(rule) = self.rules.get_mut(&key) {
+            rule.active = now.checked_sub(standing.quiet).unwrap_or(now);
+            (rule.completed, rule.is_told) = (standing.completed, standing.is_told);
+        }
     }
 
     pub(super) fn keys(&self) -> KeySet {

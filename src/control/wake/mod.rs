@@ -6,10 +6,12 @@
 //! repeated as long as the host sleeps: until its rule changes, it was idle, or nobody has begun to wait
 //! for as long as the rule's `timeout`.
 
+mod handing;
 mod idle;
 mod post;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -68,6 +70,12 @@ struct Shared {
     idle: Mutex<Idle>,
     told: Told,
     room: Semaphore,
+    /// Another daemon tells from now on.
+    is_handed: AtomicBool,
+    /// Tellings that came since then, or failed.
+    untold: Mutex<Vec<Telling>>,
+    /// Addresses that are being told.
+    telling: AtomicUsize,
 }
 
 impl Wake {
@@ -82,14 +90,21 @@ impl Wake {
         }
         let idle = Mutex::new(idle);
         let room = Semaphore::new(limits::WAKES_AT_ONCE);
-        Wake { shared: Arc::new(Shared { pulse, held, idle, told, room }) }
+        let is_handed = AtomicBool::new(false);
+        let (untold, telling) = (Mutex::default(), AtomicUsize::new(0));
+        let shared = Shared { pulse, held, idle, told, room, is_handed, untold, telling };
+        Wake { shared: Arc::new(shared) }
     }
 
     /// Requests have begun to wait for these rules.
     pub(super) fn begun(&self, begun: Vec<Begun>) {
         for Begun { name, rule } in begun {
             let since = unix_time();
-            let told = Telling { event: "held", name, rule, since, idle: None };
+            let told = Telling { event: "held", name, rule, since, idle: None, is_begun: false };
+            if self.shared.is_handed.load(Ordering::SeqCst) {
+                self.shared.skipped().push(told);
+                continue;
+            }
             self.shared.tell(&told);
             if told.url().is_some() && self.shared.is_asleep(&told) {
                 tokio::spawn(deliver(self.shared.clone(), told));
@@ -109,7 +124,7 @@ impl Wake {
     pub(super) fn beat(&self, statistics: &SharedStatistics, table: &Snapshot) {
         let mut idle = self.shared.idle();
         let keys = idle.keys();
-        if keys.is_empty() {
+        if keys.is_empty() || self.shared.is_handed.load(Ordering::SeqCst) {
             return;
         }
         let mut sums: ByKey<Sums> = statistics::lock(statistics).of(&keys);
@@ -128,7 +143,8 @@ impl Wake {
             let since = unix_time() - idled.idle.as_secs_f64();
             let idle = Some(idled.idle);
             let name = Arc::from(idled.name);
-            let told = Telling { event: "idle", name, rule: idled.rule, since, idle };
+            let told =
+                Telling { event: "idle", name, rule: idled.rule, since, idle, is_begun: false };
             self.shared.told.lock().remove(&told.name);
             self.shared.tell(&told);
             if told.url().is_some() {
@@ -146,6 +162,8 @@ struct Telling {
     /// Seconds since 1970.
     since: f64,
     idle: Option<Duration>,
+    /// Whether it was tried, and is remembered as told.
+    is_begun: bool,
 }
 
 impl Telling {
@@ -170,6 +188,10 @@ impl Telling {
 impl Shared {
     fn idle(&self) -> MutexGuard<'_, Idle> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn skipped(&self) -> MutexGuard<'_, Vec<Telling>> {
+        self.untold.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn held_for(&self, name: &str) -> usize {
@@ -210,9 +232,19 @@ impl Shared {
     }
 }
 
+/// Counts one while it lives.
+struct Counted<'a>(&'a AtomicUsize);
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 /// Posts until it is taken, or the rule is another.
-async fn deliver(shared: Arc<Shared>, telling: Telling) {
-    let Some(url) = telling.url() else { return };
+async fn deliver(shared: Arc<Shared>, mut telling: Telling) {
+    telling.is_begun = true;
+    let Some(url) = telling.url().map(str::to_owned) else { return };
     let mut pause = limits::WAKE_AGAIN;
     loop {
         let result = {
@@ -220,8 +252,14 @@ async fn deliver(shared: Arc<Shared>, telling: Telling) {
             if !shared.is_current(&telling) {
                 return;
             }
+            shared.telling.fetch_add(1, Ordering::SeqCst);
+            let _telling = Counted(&shared.telling);
+            // In this order: whoever hands over sees either that it is being told, or what is not.
+            if shared.is_handed.load(Ordering::SeqCst) {
+                return shared.skipped().push(telling);
+            }
             let body = telling.json(shared.held_for(&telling.name)).to_string();
-            post::post(url, body, limits::WAKE_TIME).await
+            post::post(&url, body, limits::WAKE_TIME).await
         };
         let Telling { event, name, .. } = &telling;
         let mut json = json!({ "time": unix_time(), "host": **name, "event": event, "url": url });
@@ -233,6 +271,9 @@ async fn deliver(shared: Arc<Shared>, telling: Telling) {
         shared.pulse.tell(Event::Other("wake", json.to_string().into()));
         if result.is_ok() {
             return info!("{name}: {url} was told that it is {event}");
+        }
+        if shared.is_handed.load(Ordering::SeqCst) {
+            return shared.skipped().push(telling);
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(limits::WAKE_AGAIN_MAX);

@@ -1,5 +1,6 @@
 //! One POST to the address that a rule names, within its time. Nothing of the answer but its status counts.
 
+use std::io;
 use std::time::Duration;
 
 use http_body_util::Full;
@@ -9,7 +10,10 @@ use hyper::header::{CONNECTION, CONTENT_TYPE, HOST, USER_AGENT};
 use hyper::{Request, Uri};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
+
+use crate::limits;
 
 /// Sends `body` as JSON; why not, where nothing of 2xx came in `patience`.
 pub(super) async fn post(url: &str, body: String, patience: Duration) -> Result<(), String> {
@@ -19,14 +23,32 @@ pub(super) async fn post(url: &str, body: String, patience: Duration) -> Result<
     }
 }
 
+/// A connection to the first address that takes one; each has a moment before the next is tried beside it.
+async fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
+    let mut attempts = JoinSet::new();
+    for (at, address) in tokio::net::lookup_host((host, port)).await?.enumerate() {
+        attempts.spawn(async move {
+            tokio::time::sleep(limits::NEXT_ADDRESS * at as u32).await;
+            TcpStream::connect(address).await
+        });
+    }
+    let mut why = io::Error::new(io::ErrorKind::NotFound, "it has no address");
+    while let Some(ended) = attempts.join_next().await {
+        match ended {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => why = error,
+            Err(_) => {}
+        }
+    }
+    Err(why)
+}
+
 async fn attempt(url: &str, body: String) -> Result<(), String> {
     let uri: Uri = url.parse().map_err(|error| format!("no address: {error}"))?;
     let authority = uri.authority().ok_or("no address: it has no host")?;
     let host = authority.host().trim_start_matches('[').trim_end_matches(']');
     let port = authority.port_u16().unwrap_or(80);
-    let stream = TcpStream::connect((host, port))
-        .await
-        .map_err(|error| format!("no connection: {error}"))?;
+    let stream = connect(host, port).await.map_err(|error| format!("no connection: {error}"))?;
     let (mut requests, connection) = http1::handshake(TokioIo::new(stream))
         .await
         .map_err(|error| format!("no connection: {error}"))?;

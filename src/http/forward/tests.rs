@@ -6,13 +6,21 @@ use super::*;
 const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7));
 const ADDED: &str = "X-Forwarded-For: 192.0.2.7\r\nX-Forwarded-Proto: http\r\n";
 
+const HOW: RequestForward = RequestForward {
+    client: CLIENT,
+    trusted: false,
+    scheme: Scheme::Http,
+    request_id: 0,
+    via: Via::NONE,
+};
+
 fn forward(head: &str, trusted: bool) -> String {
     let length = HeadScan::default().advance(head.as_bytes()).unwrap();
     assert_eq!(length, Some(head.len()), "{head:?}");
     let mut room = field_room();
     let parsed = parse_request(head.as_bytes(), &mut room).unwrap();
     let mut out = Vec::new();
-    let how = RequestForward { client: CLIENT, trusted, scheme: Scheme::Http, request_id: 0 };
+    let how = RequestForward { trusted, ..HOW };
     write_request(&parsed, how, &mut out);
     String::from_utf8(out).unwrap()
 }
@@ -49,7 +57,7 @@ fn the_version_is_ours() {
 fn hop_by_hop_fields_stay_here() {
     check(
         "GET / HTTP/1.1\r\nConnection: close, x-a , TE\r\nHost: a\r\nKeep-Alive: 5\r\nX-A: 1\r\n\
-         X-B: 2\r\nTE: trailers\r\nProxy-Connection: close\r\nx-a: 3\r\nX-C: 4\r\n\r\n",
+         X-B: 2\r\nTE: gzip\r\nProxy-Connection: close\r\nx-a: 3\r\nX-C: 4\r\n\r\n",
         "GET / HTTP/1.1\r\nHost: a\r\nX-B: 2\r\nX-C: 4\r\n",
     );
     check(
@@ -145,10 +153,18 @@ fn upgrades() {
         "GET / HTTP/1.1\r\nHost: a\r\n",
     );
     check(
-        "POST / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\
+        "POST / HTTP/1.1\r\nHost: a\r\nUpgrade: h2c\r\nConnection: upgrade\r\n\
          Content-Length: 5\r\n\r\n",
         "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n",
     );
+    for body in ["Content-Length: 5", "Transfer-Encoding: chunked"] {
+        upgraded(
+            &format!(
+                "POST / HTTP/1.1\r\nHost: a\r\nUpgrade: tcp\r\nConnection: Upgrade\r\n{body}\r\n\r\n"
+            ),
+            &format!("POST / HTTP/1.1\r\nHost: a\r\nUpgrade: tcp\r\n{body}\r\n"),
+        );
+    }
 }
 
 #[test]
@@ -158,7 +174,7 @@ fn an_upgrade_that_the_caller_declines_stays_here() {
     let mut parsed = parse_request(head, &mut room).unwrap();
     parsed.upgrade = false;
     let mut out = Vec::new();
-    let how = RequestForward { client: CLIENT, trusted: true, scheme: Scheme::Http, request_id: 0 };
+    let how = RequestForward { trusted: true, ..HOW };
     write_request(&parsed, how, &mut out);
     assert_eq!(String::from_utf8(out).unwrap(), "GET / HTTP/1.1\r\nHost: a\r\n\r\n");
 }
@@ -175,7 +191,7 @@ fn addresses_and_schemes() {
         let head = parse_request(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", &mut room).unwrap();
         let mut out = Vec::new();
         let client = client.parse().unwrap();
-        let how = RequestForward { client, trusted: false, scheme: Scheme::Https, request_id: 0 };
+        let how = RequestForward { client, scheme: Scheme::Https, ..HOW };
         write_request(&head, how, &mut out);
         let expected = format!(
             "GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: {expected}\r\n\
@@ -194,42 +210,56 @@ fn numbers() {
     }
 }
 
-const KEEP: ResponseForward = ResponseForward {
-    client_version: Version::Http11,
-    keep_alive: true,
-    framing_out: FramingOut::AsIs,
-};
-const CLOSE: ResponseForward = ResponseForward { keep_alive: false, ..KEEP };
-const KEEP_10: ResponseForward = ResponseForward { client_version: Version::Http10, ..KEEP };
-const DECODE: ResponseForward = ResponseForward {
-    client_version: Version::Http10,
-    keep_alive: true,
-    framing_out: FramingOut::DecodeChunked,
-};
+const DATE: &str = "Date: Thu, 01 Jan 1970 00:00:00 GMT\r\n";
 
+fn keep() -> ResponseForward {
+    ResponseForward {
+        client_version: Version::Http11,
+        keep_alive: true,
+        framing_out: FramingOut::AsIs,
+        date: HttpDate::at(0),
+        via: Via::NONE,
+    }
+}
+
+fn close() -> ResponseForward {
+    ResponseForward { keep_alive: false, ..keep() }
+}
+
+fn keep_10() -> ResponseForward {
+    ResponseForward { client_version: Version::Http10, ..keep() }
+}
+
+fn decode() -> ResponseForward {
+    ResponseForward { framing_out: FramingOut::DecodeChunked, ..keep_10() }
+}
+
+/// `expected` lacks the date that is added.
 #[track_caller]
 fn check_response(to: Method, how: ResponseForward, head: &str, expected: &str) {
     let mut room = field_room();
     let parsed = parse_response(head.as_bytes(), &mut room, to).unwrap();
     let mut out = Vec::new();
     write_response(&parsed, how, &mut out);
-    assert_eq!(String::from_utf8_lossy(&out), expected, "{head:?} {how:?}");
+    let found = String::from_utf8_lossy(&out);
+    assert_eq!(found.contains(DATE), parsed.status >= 200, "{found}");
+    assert_eq!(found.replacen(DATE, "", 1), expected, "{head:?} {how:?}");
 }
 
 #[test]
 fn a_response_goes_on_as_it_came() {
     let head = "HTTP/1.1 200 Fine, thanks\r\nContent-Length: 5\r\nServer:x\r\n\r\n";
-    check_response(Method::Get, KEEP, head, head);
+    check_response(Method::Get, keep(), head, head);
     // What means something in a request only is none of our business here.
     let head = "HTTP/1.1 200 \r\nHost: x\r\nX-Forwarded-For: 1\r\nContent-Length: 5\r\n\r\n";
-    check_response(Method::Get, KEEP, head, head);
+    check_response(Method::Get, keep(), head, head);
 }
 
 #[test]
 fn the_status_line_is_mended() {
     check_response(
         Method::Get,
-        KEEP,
+        keep(),
         "HTTP/1.0 200\r\nContent-Length: 5\r\n\r\n",
         "HTTP/1.1 200 \r\nContent-Length: 5\r\n\r\n",
     );
@@ -240,18 +270,18 @@ fn response_connection_is_ours() {
     let head = "HTTP/1.1 200 OK\r\nConnection: close, X-A\r\nX-A: b\r\nKeep-Alive: 1\r\n\
                 Proxy-Connection: x\r\nUpgrade: h2c\r\nContent-Length: 5\r\n\r\n";
     let line = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n";
-    check_response(Method::Get, KEEP, head, &format!("{line}\r\n"));
-    check_response(Method::Get, CLOSE, head, &format!("{line}Connection: close\r\n\r\n"));
-    check_response(Method::Get, KEEP_10, head, &format!("{line}Connection: keep-alive\r\n\r\n"));
+    check_response(Method::Get, keep(), head, &format!("{line}\r\n"));
+    check_response(Method::Get, close(), head, &format!("{line}Connection: close\r\n\r\n"));
+    check_response(Method::Get, keep_10(), head, &format!("{line}Connection: keep-alive\r\n\r\n"));
     check_response(
         Method::Get,
-        KEEP,
+        keep(),
         "HTTP/1.1 200 OK\r\n\r\n",
         "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n",
     );
     check_response(
         Method::Get,
-        KEEP,
+        keep(),
         "HTTP/1.1 200 OK\r\nConnection: content-length, transfer-encoding\r\nContent-Length: 5\r\n\r\n",
         "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n",
     );
@@ -260,14 +290,14 @@ fn response_connection_is_ours() {
 #[test]
 fn chunks_go_to_those_who_can_read_them() {
     let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X\r\nA: b\r\n\r\n";
-    check_response(Method::Get, KEEP, head, head);
+    check_response(Method::Get, keep(), head, head);
     let decoded = "HTTP/1.1 200 OK\r\nA: b\r\nConnection: close\r\n\r\n";
-    check_response(Method::Get, DECODE, head, decoded);
+    check_response(Method::Get, decode(), head, decoded);
     let without = "HTTP/1.1 200 OK\r\nA: b\r\nConnection: keep-alive\r\n\r\n";
-    check_response(Method::Head, KEEP_10, head, without);
+    check_response(Method::Head, keep_10(), head, without);
     check_response(
         Method::Get,
-        KEEP,
+        keep(),
         "HTTP/1.1 200 OK\r\nTransfer-Encoding:\tChunked \r\nA: b\r\n\r\n",
         "HTTP/1.1 200 OK\r\nA: b\r\nTransfer-Encoding: chunked\r\n\r\n",
     );
@@ -276,18 +306,18 @@ fn chunks_go_to_those_who_can_read_them() {
 #[test]
 fn responses_without_a_body() {
     let head = "HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n";
-    check_response(Method::Get, KEEP, head, head);
+    check_response(Method::Get, keep(), head, head);
     let head = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n";
-    check_response(Method::Head, KEEP, head, head);
+    check_response(Method::Head, keep(), head, head);
     check_response(
         Method::Get,
-        KEEP,
+        keep(),
         "HTTP/1.1 204 No Content\r\nContent-Length: 0\r\nA: b\r\n\r\n",
         "HTTP/1.1 204 No Content\r\nA: b\r\n\r\n",
     );
     check_response(
         Method::Get,
-        CLOSE,
+        close(),
         "HTTP/1.1 103 Early Hints\r\nLink: x\r\nTransfer-Encoding: chunked\r\n\r\n",
         "HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n",
     );
@@ -297,10 +327,173 @@ fn responses_without_a_body() {
 fn a_switch_keeps_its_upgrade() {
     check_response(
         Method::Get,
-        KEEP,
+        keep(),
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Accept: x\r\n\r\n",
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: x\r\n\
          Connection: upgrade\r\n\r\n",
     );
+}
+
+#[test]
+fn a_date_is_added_where_there_is_none() {
+    let date = |head: &str| {
+        let mut room = field_room();
+        let parsed = parse_response(head.as_bytes(), &mut room, Method::Get).unwrap();
+        let mut out = Vec::new();
+        write_response(&parsed, keep(), &mut out);
+        String::from_utf8(out).unwrap().matches("Date: ").count()
+    };
+    assert_eq!(date("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"), 1);
+    assert_eq!(date("HTTP/1.1 500 No\r\nContent-Length: 0\r\nDate: x\r\n\r\n"), 1);
+    assert_eq!(
+        date("HTTP/1.1 200 OK\r\nConnection: date\r\nContent-Length: 0\r\nDate: x\r\n\r\n"),
+        1
+    );
+    assert_eq!(date("HTTP/1.1 103 Early\r\n\r\n"), 0);
+}
+
+#[test]
+fn a_426_says_what_to_upgrade_to() {
+    let head = "HTTP/1.1 426 Upgrade Required\r\nUpgrade: HTTP/3.0, websocket\r\nConnection: Upgrade\r\n\
+                Content-Length: 0\r\n\r\n";
+    let line =
+        "HTTP/1.1 426 Upgrade Required\r\nUpgrade: HTTP/3.0, websocket\r\nContent-Length: 0\r\n";
+    check_response(Method::Get, keep(), head, &format!("{line}Connection: upgrade\r\n\r\n"));
+    check_response(
+        Method::Get,
+        close(),
+        head,
+        &format!("{line}Connection: upgrade, close\r\n\r\n"),
+    );
+    let kept = format!("{line}Connection: upgrade, keep-alive\r\n\r\n");
+    check_response(Method::Get, keep_10(), head, &kept);
+    let head = "HTTP/1.1 426 Upgrade Required\r\nContent-Length: 0\r\n\r\n";
+    check_response(Method::Get, keep(), head, head);
+}
+
+#[test]
+fn te_passes_where_trailers_do() {
+    let tail = "TE: trailers\r\nConnection: TE\r\n";
+    for te in [
+        "TE: trailers\r\nConnection: TE\r\n",
+        "te: gzip;q=0.5, Trailers\r\nConnection: te, close\r\n",
+        "TE:trailers\r\n",
+    ] {
+        let found = forward(&format!("GET / HTTP/1.1\r\n{te}Host: a\r\n\r\n"), true);
+        assert_eq!(found, format!("GET / HTTP/1.1\r\nHost: a\r\n{tail}\r\n"), "{te}");
+    }
+    let upgrade = "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n";
+    let both = format!("{upgrade}TE: trailers\r\nConnection: upgrade, TE\r\n\r\n");
+    assert_eq!(forward(&both, true), both);
+    check("GET / HTTP/1.0\r\nTE: trailers\r\nHost: a\r\n\r\n", "GET / HTTP/1.1\r\nHost: a\r\n");
+}
+
+#[test]
+fn an_expectation_of_nothing_stays_here() {
+    for empty in ["Expect:", "Expect: ,", "Expect: , ,\t", "Expect: \r\nexpect:,"] {
+        check(
+            &format!("GET / HTTP/1.1\r\n{empty}\r\nHost: a\r\n\r\n"),
+            "GET / HTTP/1.1\r\nHost: a\r\n",
+        );
+    }
+    let head = "GET / HTTP/1.1\r\nExpect: ,100-Continue,\r\nHost: a\r\n";
+    check(&format!("{head}\r\n"), head);
+}
+
+#[test]
+fn via_is_added_in_both_directions() {
+    let via = Via::new("edge-1").unwrap();
+    let mut room = field_room();
+    let bytes = b"GET / HTTP/1.0\r\nVia: 1.1 a\r\nConnection: via\r\nHost: a\r\n\r\n";
+    let head = parse_request(bytes, &mut room).unwrap();
+    assert!(!head.came_through(&via) && head.came_through(&Via::new("A").unwrap()));
+    let mut out = Vec::new();
+    write_request(&head, RequestForward { trusted: true, via, ..HOW }, &mut out);
+    assert_eq!(
+        String::from_utf8(out).unwrap(),
+        "GET / HTTP/1.1\r\nVia: 1.1 a\r\nHost: a\r\nVia: 1.0 edge-1\r\n\r\n"
+    );
+    let mut room = field_room();
+    let head =
+        parse_response(b"HTTP/1.1 204 A\r\nDate: x\r\n\r\n", &mut room, Method::Get).unwrap();
+    let mut out = Vec::new();
+    write_response(&head, ResponseForward { via, ..keep() }, &mut out);
+    assert_eq!(
+        String::from_utf8(out).unwrap(),
+        "HTTP/1.1 204 A\r\nDate: x\r\nVia: 1.1 edge-1\r\n\r\n"
+    );
+}
+
+/// Names as clients try them, each with another spelling of what lies between the words.
+#[test]
+fn no_spelling_of_a_forwarding_field_passes() {
+    for name in [
+        "X-Forwarded",
+        "X-Forwarded-",
+        "X_Forwarded_For",
+        "X.Forwarded.For",
+        "X-FORWARDED-SSL",
+        "x-forwarded-scheme",
+        "X-Forwarded-Prefix",
+        "X-Forwarded-Server",
+        "x!forwarded!by",
+        "X`Forwarded|Path",
+        "X-Forwarded-Uri",
+        "X-Forwarded-Method",
+        "X-Forwarded-User",
+        "X-Forwarded-Email",
+        "X-Forwarded-Client-Cert",
+        "X-Forwarded-Tls-Client-Cert",
+        "X-ForwardedFor",
+        "X~Forwarded",
+        "Forwarded",
+        "FORWARDED",
+        "X!Real!IP",
+        "X_Real.IP",
+        "True-Client-IP",
+        "true_client_ip",
+        "Client-IP",
+        "Client.Ip",
+        "X-Client-IP",
+        "X-Cluster-Client-IP",
+        "X-ProxyUser-Ip",
+        "Front-End-Https",
+        "front_end_https",
+        "X-Original-URL",
+        "X_Original_Url",
+        "X-Rewrite-URL",
+        "X-Original-Host",
+        "X-Original-Forwarded-For",
+        "X-Url-Scheme",
+        "CF-Connecting-IP",
+        "CF-Connecting-IPv6",
+        "Fastly-Client-IP",
+    ] {
+        let line = format!("{name}: 1\r\n");
+        let head = format!("GET / HTTP/1.1\r\nHost: a\r\n{line}Connection: {name}\r\n\r\n");
+        check(&head, "GET / HTTP/1.1\r\nHost: a\r\n");
+        check_trusted(&head, &format!("GET / HTTP/1.1\r\nHost: a\r\n{line}"));
+    }
+    for name in [
+        "XForwarded-For",
+        "X-Forward",
+        "X-Forwarde",
+        "X--Forwarded-For",
+        "XX-Forwarded-For",
+        "Forwarded-For",
+        "X-Real-IPs",
+        "X-Http-Method-Override",
+        "X-Original-Filename",
+        "X-Host",
+        "Client-IPs",
+        "Clientxip",
+        "X-Request-Id",
+        "Front-End-Http",
+        "Forwardee",
+        "X-Rewrite-URI",
+    ] {
+        let head = format!("GET / HTTP/1.1\r\nHost: a\r\n{name}: 1\r\n");
+        check(&format!("{head}\r\n"), &head);
+    }
 }

@@ -21,7 +21,14 @@ fn methods() {
         ("POST", Method::Post, false, false),
         ("PATCH", Method::Patch, false, false),
         ("get", Method::Other, false, false),
-        ("PROPFIND", Method::Other, false, false),
+        ("PROPFIND", Method::OtherSafe, true, true),
+        ("REPORT", Method::OtherSafe, true, true),
+        ("SEARCH", Method::OtherSafe, true, true),
+        ("QUERY", Method::OtherSafe, true, true),
+        ("MKCOL", Method::OtherIdempotent, true, false),
+        ("VERSION-CONTROL", Method::OtherIdempotent, true, false),
+        ("LOCK", Method::Other, false, false),
+        ("query", Method::Other, false, false),
     ] {
         request(&format!("{name} / HTTP/1.1\r\nHost: a"), |head| {
             assert_eq!(head.method, method);

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use super::{Way, way, ways};
@@ -225,4 +226,66 @@ fn a_restart_that_is_interrupted() {
     client.terminate();
     client.finish().expect(128 + 15, &["SIGTERM", "before the command ran", "old rule back"]);
     assert_eq!(api.get(HOST), backend.rule());
+}
+
+/// However it is ended, the host is as it was told to be.
+#[test]
+fn a_restart_that_is_hung_up() {
+    let backend = Backend::new().serve_text("hello");
+    let daemon = Setup::new().rule("a.com", backend.rule()).start();
+    let mut api = daemon.api();
+    let way = way(&daemon);
+    let script = "trap '' HUP TERM INT QUIT; echo ran; sleep 0.3";
+    for signal in [Signal::SIGHUP, Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT] {
+        let client =
+            way.words(&["restart", "a.com", "--restore", "--", "sh", "-c", script]).start();
+        client.expect_out("ran");
+        client.signal(signal);
+        let said = format!("{}, while", signal.as_str());
+        client.finish().expect(128 + signal as i32, &[&said, "old rule back"]);
+        assert_eq!(api.get(HOST), backend.rule());
+    }
+    // before it runs
+    let silent = Backend::new();
+    api.put(HOST, &silent.rule());
+    let (_client, _server) = crate::daemon::asked(&daemon, &silent);
+    let client = way.words(&["restart", "a.com", "--", "echo", "ran"]).start();
+    eventually("it is held", || api.get(HOST)[0] == "spin");
+    client.signal(Signal::SIGHUP);
+    client.finish().expect(128 + 1, &["SIGHUP", "before the command ran", "old rule back"]);
+    assert_eq!(api.get(HOST), silent.rule());
+}
+
+/// The second one waits for the first: neither lets requests go while the other's application is down.
+#[test]
+fn two_restarts_of_one_host() {
+    let backend = Backend::new().serve_text("hello");
+    let rule = backend.rule();
+    let daemon = Setup::new().rule("two-restarts.com", rule.clone()).start();
+    let mut api = daemon.api();
+    let way = way(&daemon);
+    let setup = Setup::new();
+    let run = |name: &str, host: &str| {
+        let (began, go_on) = (setup.path(name), setup.path(&format!("{name}-on")));
+        let (began, go_on) = (began.display(), go_on.display());
+        let script = format!("touch {began}; until [ -e {go_on} ]; do sleep 0.01; done");
+        way.words(&["restart", host, "--", "sh", "-c", &script]).start()
+    };
+    let go_on = |name: &str| std::fs::write(setup.path(&format!("{name}-on")), "").expect("a file");
+    let first = run("first", "two-restarts.com");
+    eventually("the first runs", || setup.path("first").exists());
+    let second = run("second", "Two-Restarts.com.");
+    second.expect_err("another restart of it is under way");
+    let third = run("third", "two-restarts.com");
+    third.expect_err("another restart of it is under way");
+    third.interrupt();
+    third.finish().expect(128 + 2, &["SIGINT", "nothing was changed"]);
+    assert!(!setup.path("second").exists());
+    go_on("first");
+    first.finish().expect(0, &[]);
+    eventually("the second runs", || setup.path("second").exists());
+    assert_eq!(api.get("/hostname/two-restarts.com/")[0], "spin");
+    go_on("second");
+    second.finish().expect(0, &[]);
+    assert_eq!(api.get("/hostname/two-restarts.com/"), rule);
 }

@@ -12,7 +12,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::super::disk::{Disk, Output, Part};
+use super::super::disk::{Disk, Output, Part, Trace};
 use super::super::lock::LockError;
 
 /// Small, so that a line has several.
@@ -238,6 +238,15 @@ impl<N: Send + 'static> Disk for Recording<N> {
         Ok(())
     }
 
+    // Nobody else writes to memory.
+    fn trace(&self, _: Part) -> io::Result<Option<Trace>> {
+        Ok(None)
+    }
+
+    fn keep_aside(&self, _: Part) -> io::Result<PathBuf> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     fn sync_folder(&self) -> io::Result<()> {
         // One that fails leaves things as uncertain as they were.
         self.step(Step::SyncFolder)?;
@@ -299,6 +308,10 @@ impl<N: Send + 'static> Output for Opened<N> {
 
     fn bytes(&self) -> io::Result<u64> {
         self.disk.inner(|inner| Ok(inner.files[self.inode].len() as u64))
+    }
+
+    fn trace(&self) -> io::Result<Option<Trace>> {
+        Ok(None)
     }
 }
 

@@ -1,0 +1,202 @@
+//! Who has a place at the API, and who gives one up. Each connection either waits for us (its request is being
+//! answered) or we wait for its peer: for a head, for more of a body, for its reading what it was sent. When
+//! all places are taken and one more comes, the connection goes whose peer we have waited for longest
+//! without any progress: so nobody who sends half of a request, or nothing, or reads nothing, keeps others
+//! out. Readers of events and those who wait for backends to be drained are never sent away; of each
+//! there may be so many that places are left.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use axum::http::request::Parts;
+use slab::Slab;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+
+use crate::limits;
+
+/// All connections.
+pub(in crate::control) struct Crowd {
+    places: Arc<Semaphore>,
+    guests: Mutex<Slab<Guest>>,
+    /// One more waits for its peer.
+    turned: Notify,
+}
+
+struct Guest {
+    /// Since when we wait for its peer without progress; `None`: it waits for us.
+    waited: Option<Instant>,
+    /// It is never sent away.
+    stays: bool,
+    leave: Arc<Notify>,
+}
+
+/// What a place that was looked for shows.
+enum Found {
+    /// Somebody was sent away.
+    Soon,
+    /// Nobody has had time enough: somebody will have in so long, if there is anybody.
+    Later(Duration),
+}
+
+impl Crowd {
+    /// As many as there are `places`.
+    pub(in crate::control) fn new(places: Arc<Semaphore>) -> Arc<Crowd> {
+        Arc::new(Crowd { places, guests: Mutex::default(), turned: Notify::new() })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Slab<Guest>> {
+        self.guests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A place for one more, whoever must give it up. `None`: the daemon ends.
+    pub(super) async fn seat(self: &Arc<Crowd>) -> Option<Seat> {
+        let place = loop {
+            if let Ok(place) = self.places.clone().try_acquire_owned() {
+                break place;
+            }
+            let turned = self.turned.notified();
+            let (is_turn, wait) = match self.send_one_away() {
+                Found::Soon => (false, limits::MANAGEMENT_PATIENCE_LEAST),
+                Found::Later(wait) => (true, wait),
+            };
+            tokio::select! {
+                place = self.places.clone().acquire_owned() => break place.ok()?,
+                () = turned, if is_turn => {}
+                () = tokio::time::sleep(wait) => {}
+            }
+        };
+        let leave = Arc::new(Notify::new());
+        let guest = Guest { waited: Some(Instant::now()), stays: false, leave: leave.clone() };
+        let index = self.lock().insert(guest);
+        let taken = Taken { crowd: self.clone(), index, leave, _place: place };
+        Some(Seat(Arc::new(taken)))
+    }
+
+    fn send_one_away(&self) -> Found {
+        let mut guests = self.lock();
+        let waiting = guests.iter_mut().filter(|(_, guest)| !guest.stays);
+        let waiting = waiting.filter_map(|(_, guest)| Some((guest.waited?, guest)));
+        let Some((since, guest)) = waiting.min_by_key(|(since, _)| *since) else {
+            return Found::Later(limits::MANAGEMENT_HEAD_TIME);
+        };
+        let least = limits::MANAGEMENT_PATIENCE_LEAST;
+        match least.checked_sub(since.elapsed()) {
+            Some(left) if !left.is_zero() => Found::Later(left),
+            _ => {
+                // Not twice, while it is on its way out.
+                guest.waited = None;
+                guest.leave.notify_one();
+                Found::Soon
+            }
+        }
+    }
+}
+
+/// A place, with the connection that has it; clones are the same.
+#[derive(Clone)]
+pub(super) struct Seat(Arc<Taken>);
+
+struct Taken {
+    crowd: Arc<Crowd>,
+    index: usize,
+    leave: Arc<Notify>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.crowd.lock().try_remove(self.index);
+    }
+}
+
+impl Seat {
+    /// Of the connection that a request came by.
+    pub(super) fn of(parts: &Parts) -> Option<&Seat> {
+        parts.extensions.get()
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Guest)) {
+        if let Some(guest) = self.0.crowd.lock().get_mut(self.0.index) {
+            change(guest);
+        }
+    }
+
+    /// From here on it waits for us.
+    pub(super) fn ours(&self) {
+        self.change(|guest| guest.waited = None);
+    }
+
+    /// From here on we wait for its peer.
+    pub(super) fn peers(&self) {
+        self.change(|guest| guest.waited = Some(Instant::now()));
+        self.0.crowd.turned.notify_one();
+    }
+
+    /// Its peer did something.
+    pub(super) fn moved(&self) {
+        self.change(|guest| guest.waited = guest.waited.map(|_| Instant::now()));
+    }
+
+    /// It is one of a kind that is bounded otherwise.
+    pub(super) fn stay(&self) {
+        self.change(|guest| guest.stays = true);
+    }
+
+    /// Until its place is needed.
+    pub(super) async fn sent_away(&self) {
+        self.0.leave.notified().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(future: impl Future<Output = ()>) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+        runtime.expect("a runtime").block_on(future);
+    }
+
+    async fn some(count: usize) -> (Arc<Crowd>, Vec<Seat>) {
+        let crowd = Crowd::new(Arc::new(Semaphore::new(count)));
+        let mut seats = Vec::new();
+        for _ in 0..count {
+            seats.push(crowd.seat().await.expect("a place"));
+        }
+        (crowd, seats)
+    }
+
+    #[test]
+    fn the_one_who_was_waited_for_longest_goes() {
+        run(async {
+            let (crowd, mut seats) = some(4).await;
+            seats[0].ours();
+            seats[1].stay();
+            seats[2].moved();
+            // 3 has done nothing since it came
+            let leaving = async {
+                let gone = seats[3].clone();
+                gone.sent_away().await;
+                drop((gone, seats.pop()));
+            };
+            let (seat, ()) = tokio::join!(crowd.seat(), leaving);
+            assert!(seat.is_some());
+        });
+    }
+
+    #[test]
+    fn who_waits_for_us_is_not_sent_away() {
+        run(async {
+            let (crowd, mut seats) = some(2).await;
+            seats.iter().for_each(Seat::ours);
+            let answered = async {
+                tokio::task::yield_now().await;
+                seats[1].peers();
+                seats[1].sent_away().await;
+                seats.pop();
+            };
+            let (seat, ()) = tokio::join!(crowd.seat(), answered);
+            assert!(seat.is_some());
+        });
+    }
+}

@@ -1,0 +1,235 @@
+//! The daemon before this one, while it finishes what is under way there: it is asked what this one can't see, and
+//! its work counts here as well. And what goes along to the next one that is nowhere on disk: addresses of
+//! names, health, who was told, places taken.
+//!
+//! All of it is JSON, of which each side takes what it knows: a daemon of another version says less, or more.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use serde_json::{Map, Value, json};
+use tokio::sync::watch;
+
+use super::health::{Standing, State};
+use super::{Control, Handle, statistics};
+use crate::link::{ControlEnd, Drain};
+use crate::table::Snapshot;
+
+/// Requests of a rule that are under way in the other daemon: in all, and by backend. `None`: not answered yet.
+pub(super) type Left = Option<(u64, Vec<(SocketAddr, u64)>)>;
+
+/// The daemon before this one.
+#[derive(Clone, Default)]
+pub(crate) struct Elder(Arc<Mutex<Questions>>);
+
+#[derive(Default)]
+struct Questions {
+    ask: Option<Sender<Value>>,
+    open: HashMap<u64, watch::Sender<Left>>,
+    last: u64,
+}
+
+impl Elder {
+    fn lock(&self) -> MutexGuard<'_, Questions> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that there is one; questions that are received here are to be said to it.
+    pub(crate) fn begin(&self) -> Receiver<Value> {
+        let (ask, asked) = channel();
+        self.lock().ask = Some(ask);
+        asked
+    }
+
+    /// Asks what is under way there of a rule at these backends; `None`: it is gone.
+    pub(super) fn ask(&self, rule: &str, backends: &[SocketAddr]) -> Option<watch::Receiver<Left>> {
+        let mut questions = self.lock();
+        questions.last += 1;
+        let number = questions.last;
+        let backends: Vec<String> = backends.iter().map(ToString::to_string).collect();
+        let question = json!({ "ask": number, "rule": rule, "backends": backends });
+        questions.ask.as_ref()?.send(question).ok()?;
+        let (answer, answered) = watch::channel(None);
+        questions.open.insert(number, answer);
+        Some(answered)
+    }
+
+    /// Has it say `Connection: close`, or end at once.
+    pub(crate) fn stop(&self, at_once: bool) {
+        let how = if at_once { "now" } else { "drain" };
+        if let Some(ask) = &self.lock().ask {
+            // It may be gone.
+            let _ = ask.send(json!({ "stop": how }));
+        }
+    }
+
+    fn answer(&self, answer: &Value) {
+        let Some(number) = answer["drained"].as_u64() else { return };
+        let mut questions = self.lock();
+        let Some(sender) = questions.open.get(&number) else { return };
+        let at = answer["at"].as_object().into_iter().flatten();
+        let at = at.filter_map(|(at, count)| Some((at.parse().ok()?, count.as_u64()?)));
+        let left = answer["left"].as_u64().map(|left| (left, at.collect()));
+        let is_over = left.as_ref().is_some_and(|left| left.0 == 0);
+        // Whoever asked may have gone.
+        let is_asked = sender.send(left).is_ok();
+        if is_over || !is_asked {
+            questions.open.remove(&number);
+        }
+    }
+
+    /// Notes that it has ended: nothing is under way there.
+    fn gone(&self) {
+        *self.lock() = Questions::default();
+    }
+}
+
+impl Handle {
+    /// Collects all that the next daemon is to know; from here on this one tells nobody that hosts wait or are idle.
+    pub(crate) fn memory(&self) -> Value {
+        let mut names = Map::new();
+        let all = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        for name in all.iter_live().filter(|name| name.is_asked()) {
+            let addresses = name.addresses();
+            let addresses = addresses.iter().map(|address| json!(address.ip().to_string()));
+            names.insert(name.host.to_string(), addresses.collect());
+        }
+        drop(all);
+        let health = self.health.states().into_iter().map(|known| {
+            let since = known.since.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            json!({
+                "backend": known.backend.to_string(),
+                "state": known.state.as_str(),
+                "reason": known.reason,
+                "since": since.as_secs_f64(),
+            })
+        });
+        json!({
+            "names": names,
+            "health": health.collect::<Vec<_>>(),
+            "wake": self.wake.hand_over(),
+            "places": places(&self.shards),
+        })
+    }
+
+    /// Counts requests that are under way here, for the daemon that has taken over.
+    pub(crate) fn under_way(&self) -> Value {
+        let table = self.current.load().table.clone();
+        let open: Map<String, Value> = statistics::lock(&self.statistics)
+            .open(&table)
+            .into_iter()
+            .map(|(name, open)| (name, json!(open)))
+            .collect();
+        json!({ "open": open, "places": places(&self.shards) })
+    }
+
+    /// Takes all that was to be told of hosts and could not be.
+    pub(crate) fn take_untold(&self) -> Vec<Value> {
+        self.wake.take_untold()
+    }
+
+    /// Waits until nobody is being told anything.
+    pub(crate) async fn wake_settled(&self) {
+        self.wake.settled().await;
+    }
+
+    /// A question of the daemon that has taken over, to every shard here.
+    pub(crate) fn question(&self, asked: &Value) -> Option<(u64, Arc<Drain>)> {
+        let number = asked["ask"].as_u64()?;
+        let backends = asked["backends"].as_array()?.iter();
+        let backends = backends.filter_map(|backend| backend.as_str()?.parse().ok()).collect();
+        let key = Snapshot::default().key(asked["rule"].as_str()?);
+        let shards = self.shards.beats();
+        let drain = Arc::new(Drain::elsewhere(key, backends, shards.len()).ok()?);
+        // One that has ended answers nothing any more.
+        let width = drain.backends.len() + 1;
+        let ended = shards.iter().enumerate().filter(|(_, beat)| beat.is_none());
+        ended.for_each(|(shard, _)| drain.answer(shard, std::iter::repeat_n(0, width)));
+        self.shards.ask(&drain);
+        Some((number, drain))
+    }
+
+    /// Says how much of the answer is known by now.
+    pub(crate) fn answer(number: u64, drain: &Drain, shards: &ControlEnd) -> (Value, bool) {
+        let width = drain.backends.len() + 1;
+        let ended = shards.beats().into_iter().enumerate().filter(|(_, beat)| beat.is_none());
+        ended.for_each(|(shard, _)| drain.answer(shard, std::iter::repeat_n(0, width)));
+        let left = drain.left();
+        let at = drain.left_at().map(|(at, count)| (at.to_string(), json!(count)));
+        let at: Map<String, Value> = at.collect();
+        (json!({ "drained": number, "left": left, "at": at }), left == Some(0))
+    }
+
+    /// Takes what the daemon before this one says; whether it is something that it may say.
+    pub(crate) fn hear(&self, said: &Value) -> bool {
+        if let Some(open) = said["open"].as_object() {
+            let open = open.iter().filter_map(|(name, open)| Some((name.clone(), open.as_u64()?)));
+            let open: Vec<(String, u64)> = open.collect();
+            let table = self.current.load().table.clone();
+            statistics::lock(&self.statistics).set_elder(&table, &open);
+            self.shards.together.gates.set_elder(&taken(&said["places"]));
+        } else if said["drained"].is_u64() {
+            self.elder.answer(said);
+        } else if let Some(untold) = said["untold"].as_array() {
+            let _within = self.runtime.enter();
+            self.wake.tell_on(untold);
+        } else {
+            return false;
+        }
+        true
+    }
+
+    /// The daemon before this one has ended.
+    pub(crate) fn elder_is_gone(&self) {
+        self.elder.gone();
+        let table = self.current.load().table.clone();
+        statistics::lock(&self.statistics).set_elder(&table, &[]);
+        self.shards.together.gates.set_elder(&HashMap::new());
+    }
+
+    /// The daemon before this one.
+    pub(crate) fn elder(&self) -> &Elder {
+        &self.elder
+    }
+}
+
+fn places(shards: &ControlEnd) -> Map<String, Value> {
+    let taken = shards.together.gates.taken().into_iter();
+    taken.map(|(backend, taken)| (backend.to_string(), json!(taken))).collect()
+}
+
+fn taken(places: &Value) -> HashMap<SocketAddr, u32> {
+    let places = places.as_object().into_iter().flatten();
+    let each = places.filter_map(|(backend, taken)| {
+        Some((backend.parse().ok()?, u32::try_from(taken.as_u64()?).ok()?))
+    });
+    each.collect()
+}
+
+impl Control {
+    /// Takes over what the daemon before this one knew; called before anything is looked up.
+    pub(crate) fn recall(&mut self, memory: &Value) {
+        let names = memory["names"].as_object().into_iter().flatten();
+        self.resolver.recall(names.filter_map(|(name, addresses)| {
+            let addresses = addresses.as_array()?.iter();
+            let addresses = addresses.filter_map(|ip| ip.as_str()?.parse::<IpAddr>().ok());
+            Some((name.clone(), addresses.collect()))
+        }));
+        let health = memory["health"].as_array().into_iter().flatten();
+        let health = health.filter_map(|known| {
+            let since = Duration::try_from_secs_f64(known["since"].as_f64()?).ok()?;
+            Some(Standing {
+                backend: known["backend"].as_str()?.parse().ok()?,
+                state: State::parse(known["state"].as_str()?)?,
+                reason: known["reason"].as_str().unwrap_or_default().to_owned(),
+                since: SystemTime::UNIX_EPOCH.checked_add(since)?,
+            })
+        });
+        self.health.recall(health.collect(), &self.api.published);
+        self.wake.recall(&memory["wake"]);
+        self.api.shards.together.gates.set_elder(&taken(&memory["places"]));
+    }
+}

@@ -1,0 +1,53 @@
+//! What the log says of rules that lead to this daemon itself. They are accepted, as another
+//! configuration of the addresses may make sense of them; requests get 502.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use tracing::warn;
+
+use crate::limits;
+use crate::link::{Own, is_local};
+use crate::table::{Action, Rule, Target};
+
+/// Warns of the rules among these that lead here; of the first few by name.
+pub(super) fn warn_of<'r>(own: &Own, rules: impl Iterator<Item = (&'r str, &'r Rule)>) {
+    let mut count = 0;
+    for (name, rule) in rules {
+        if let Some(address) = own_backend(own, rule) {
+            count += 1;
+            if count <= limits::LOOPS_TOLD_MAX {
+                warn!("{name}: the backend {address} is this daemon itself: requests get 502");
+            }
+        }
+    }
+    if limits::LOOPS_TOLD_MAX < count {
+        let more = count - limits::LOOPS_TOLD_MAX;
+        warn!("{more} more rules have this daemon itself as a backend");
+    }
+}
+
+fn own_backend(own: &Own, rule: &Rule) -> Option<SocketAddr> {
+    let Action::Proxy(proxy) = &rule.action else { return None };
+    let is_own = |address: &SocketAddr| own.has(*address, is_local);
+    proxy.backends().iter().find_map(|backend| match backend.target() {
+        Target::Address(address) => Some(address).filter(is_own),
+        Target::Name(name) => name.addresses().iter().copied().find(is_own),
+    })
+}
+
+/// Loops that requests ran into, each told now and then.
+#[derive(Default)]
+pub(super) struct Met(HashMap<SocketAddr, Instant>);
+
+impl Met {
+    pub(super) fn note(&mut self, address: SocketAddr, now: Instant) {
+        self.0.retain(|_, told| now.saturating_duration_since(*told) < limits::LOOP_AGAIN);
+        if self.0.contains_key(&address) || limits::LOOPS_TOLD_MAX <= self.0.len() {
+            return;
+        }
+        self.0.insert(address, now);
+        warn!("A request was to go to {address}, where this daemon itself listens: it got 502");
+    }
+}

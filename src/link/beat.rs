@@ -1,0 +1,71 @@
+//! The part of control that has its turn, for the thread that watches that control gets on: two stores each time that one of its
+//! tasks has its turn.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+
+/// The parts of control, as they are named in the log.
+const PARTS: [&str; 9] = [
+    "the API or another task",
+    "the lookups of names",
+    "the folder of pages",
+    "the probes of backends",
+    "the queue of held requests",
+    "the statistics",
+    "the management addresses",
+    "signals",
+    "the watchdog",
+];
+
+/// A part of control.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub(crate) enum Part {
+    /// Any other than those below.
+    Other = 0,
+    Names,
+    Pages,
+    Probes,
+    Held,
+    Statistics,
+    Management,
+    Signals,
+    Watchdog,
+}
+
+/// How control gets on.
+#[derive(Default)]
+pub(crate) struct Beat {
+    part: AtomicU8,
+    count: AtomicU64,
+}
+
+impl Beat {
+    /// Control has got around to it once more.
+    pub(crate) fn beat(&self) {
+        self.count.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// The name of the part that has its turn.
+    pub(crate) fn part(&self) -> &'static str {
+        let part = usize::from(self.part.load(Ordering::Relaxed));
+        PARTS.get(part).copied().unwrap_or(PARTS[0])
+    }
+
+    /// Runs a part, and notes when it has its turn.
+    pub(crate) async fn of<F: Future>(&self, part: Part, run: F) -> F::Output {
+        let mut run = pin!(run);
+        poll_fn(|cx| {
+            self.part.store(part as u8, Ordering::Relaxed);
+            let polled = run.as_mut().poll(cx);
+            self.part.store(Part::Other as u8, Ordering::Relaxed);
+            polled
+        })
+        .await
+    }
+}

@@ -1,0 +1,100 @@
+//! The addresses on which this daemon itself listens, for clients and for management: a rule that
+//! leads there would send each request round and round, and no shard connects to one.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+
+/// As bound; those of a daemon never change while it runs.
+#[derive(Debug, Default)]
+pub(crate) struct Own(Box<[SocketAddr]>);
+
+impl Own {
+    pub(crate) fn new(addresses: Vec<SocketAddr>) -> Own {
+        Own(addresses.into())
+    }
+
+    /// Whether connecting to `address` would lead to this daemon. `is_local` says whether an
+    /// address belongs to this machine; it is asked only where that decides.
+    pub(crate) fn has(&self, address: SocketAddr, is_local: impl Fn(IpAddr) -> bool) -> bool {
+        // Nearly always no port is the same.
+        if self.0.iter().all(|own| own.port() != address.port()) {
+            return false;
+        }
+        let ip = reached(address.ip());
+        self.0.iter().filter(|own| own.port() == address.port()).any(|own| match own.ip() {
+            IpAddr::V4(any) if any.is_unspecified() => ip.is_ipv4() && is_local(ip),
+            // It takes IPv4, too.
+            IpAddr::V6(any) if any.is_unspecified() => is_local(ip),
+            own => own.to_canonical() == ip,
+        })
+    }
+}
+
+/// The address that connecting to this one leads to.
+fn reached(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V4(any) if any.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(any) if any.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    }
+}
+
+/// Whether this machine has an address. The kernel says so by the way it would take: what goes to
+/// an address of one's own comes from that address (whatever `ip_nonlocal_bind` allows). Nothing
+/// is sent.
+pub(crate) fn is_local(ip: IpAddr) -> bool {
+    if ip.is_loopback() {
+        return true;
+    }
+    let any: IpAddr = match ip {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let source = UdpSocket::bind((any, 0)).and_then(|socket| {
+        socket.connect((ip, 9))?;
+        socket.local_addr()
+    });
+    source.is_ok_and(|source| source.ip() == ip)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(text: &str) -> SocketAddr {
+        text.parse().expect("an address")
+    }
+
+    #[test]
+    fn own_addresses_are_known_by_whatever_leads_there() {
+        let own = |bound: &str, asked: &str| {
+            Own::new(vec![address("192.0.2.9:9"), address(bound)])
+                .has(address(asked), |ip| ip.is_loopback() || ip == address("192.0.2.1:1").ip())
+        };
+        for (bound, asked, expected) in [
+            ("127.0.0.1:80", "127.0.0.1:80", true),
+            ("127.0.0.1:80", "127.0.0.1:81", false),
+            ("127.0.0.1:80", "127.0.0.2:80", false),
+            ("127.0.0.1:80", "0.0.0.0:80", true),
+            ("127.0.0.1:80", "[::ffff:127.0.0.1]:80", true),
+            ("127.0.0.1:80", "[::1]:80", false),
+            ("[::1]:80", "[::]:80", true),
+            ("0.0.0.0:80", "127.9.9.9:80", true),
+            ("0.0.0.0:80", "192.0.2.1:80", true),
+            ("0.0.0.0:80", "192.0.2.2:80", false),
+            ("0.0.0.0:80", "[::1]:80", false),
+            ("[::]:80", "[::1]:80", true),
+            ("[::]:80", "127.0.0.1:80", true),
+            ("[::]:80", "192.0.2.1:80", true),
+            ("[::]:80", "192.0.2.2:80", false),
+        ] {
+            assert_eq!(own(bound, asked), expected, "{bound} {asked}");
+        }
+    }
+
+    #[test]
+    fn addresses_of_others_are_not_local() {
+        assert!(is_local(address("127.0.0.2:1").ip()) && is_local(address("[::1]:1").ip()));
+        assert!(!is_local(address("192.0.2.1:1").ip()));
+        assert!(!is_local(address("[2001:db8::1]:1").ip()));
+    }
+}

@@ -1,0 +1,51 @@
+//! A token that is rotated: in force after a SIGHUP and in the daemon that takes over, or said not to be.
+
+use std::fs;
+
+use crate::api::empty;
+use crate::daemon::{Daemon, Setup};
+use crate::guard::{TOKEN, with_token};
+
+const OTHER: &str = "another-token-0123456789";
+
+#[track_caller]
+fn expect_token(daemon: &Daemon, token: &str, status: u16) {
+    let mut api = daemon.api().with(&format!("Authorization: Bearer {token}"));
+    api.ask("GET", "/hostname/").expect_status(status);
+}
+
+fn token_file(setup: &Setup) -> std::path::PathBuf {
+    let path = fs::read_to_string(setup.write_files()).expect("the configuration");
+    let line = path.lines().find_map(|line| line.strip_prefix("management_token_file = "));
+    line.expect("a token file").into()
+}
+
+#[test]
+fn a_rotated_token_is_in_force_after_a_reload() {
+    let setup = with_token(TOKEN.as_bytes()).rule("a.com", empty(402));
+    let mut daemon = setup.clone().start();
+    let file = token_file(&setup);
+    expect_token(&daemon, TOKEN, 200);
+    fs::write(&file, OTHER).expect("another token");
+    daemon.signal("HUP");
+    daemon.expect_log(&["SIGHUP: the configuration is in force"]);
+    expect_token(&daemon, TOKEN, 401);
+    expect_token(&daemon, OTHER, 200);
+    daemon.upgrade();
+    expect_token(&daemon, TOKEN, 401);
+    expect_token(&daemon, OTHER, 200);
+    // what can't be read or is none leaves the old one, and is not said to be in force
+    for is_removed in [false, true] {
+        match is_removed {
+            false => fs::write(&file, "").expect("emptied"),
+            true => fs::remove_file(&file).expect("removed"),
+        }
+        let stays = daemon.log.text().matches("the configuration stays as it was").count();
+        daemon.signal("HUP");
+        assert!(daemon.log.wait_count("the configuration stays as it was", stays + 1));
+        expect_token(&daemon, OTHER, 200);
+        let mut api = daemon.api().with(&format!("Authorization: Bearer {OTHER}"));
+        assert!(api.ask("GET", "/metrics").text().contains("mantrid_last_reload_successful 0"));
+    }
+    daemon.expect_log(&["management_token_file", "stays the one that it was"]);
+}
