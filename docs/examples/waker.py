@@ -36,7 +36,7 @@ def main():
     server = ThreadingHTTPServer((address, int(port)), WakeHandler)
     server.sites = sites
     server.url = f"http://{options.listen}/"
-    say(f"waiting to be told on {server.url}")
+    say(f"listening on {server.url}")
     server.serve_forever()
 
 
