@@ -14,7 +14,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use io_uring::{opcode, types};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, sockopt};
 
 use super::buffers::RecvBuf;
 use super::faults::Call;
@@ -117,6 +117,13 @@ impl Stream {
     /// [`arm`](Self::arm) with a large buffer, for a body that is known to go on.
     pub(crate) fn arm_bulk(&self) {
         self.arm_from(BULK);
+    }
+
+    /// [`arm`](Self::arm) for a connection that is to be lent again. The receive tries before it waits for the
+    /// socket, so what the kernel holds is here after the next turn of the ring.
+    pub(crate) fn arm_at_once(&self) {
+        self.with(|slot| slot.nonempty = true);
+        self.arm();
     }
 
     fn arm_from(&self, group: u8) {
@@ -285,6 +292,20 @@ impl Stream {
     pub(crate) fn quiet(&self) -> Quiet {
         self.with(|slot| match slot.item {
             Item::None if slot.send_error == 0 && slot.sending.is_none() => Quiet::Yes,
+            _ => Quiet::No,
+        })
+    }
+
+    /// Whether the kernel holds nothing for a connection whose receive was armed in this turn, so that the ring
+    /// can't tell yet. One system call. `None`: neither can the kernel, as it may have the receive already.
+    pub(crate) fn quiet_by_peeking(&self) -> Option<Quiet> {
+        if self.ring.inner.borrow().submitted_early {
+            return None;
+        }
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        // An end of stream (0 bytes) or an error is news as well.
+        Some(match rustix::net::recv(self.fd(), &mut [0u8; 1][..], flags) {
+            Err(rustix::io::Errno::AGAIN) => self.quiet(),
             _ => Quiet::No,
         })
     }

@@ -2,6 +2,19 @@
 //!
 //! An idle connection has a receive armed: one that the backend closed, reset, or sent bytes on is
 //! known to be dead before it is used, without a system call.
+//!
+//! A connection is lent again only once the kernel was seen to hold nothing for it: bytes behind an answer
+//! would be the beginning of the next client's. What was collected proves nothing, as the answer may have
+//! been spliced, may have filled its buffer, or the bytes came a moment later. So:
+//!
+//! - The receive armed at [`Pool::give`] tries before it polls. After one turn of the ring it has brought what
+//!   there was, or there was nothing. (A poll would not do: since Linux 6.13 a turn runs no more than 20 of
+//!   the receives that became ready, so what was ready may be told turns later.)
+//! - Connections given back in an earlier turn are lent first, without a system call. When there is
+//!   none, one of this turn is peeked at.
+//! - Bytes that come after that are told in the order in which they came: those that were there before the next
+//!   request was are seen before the request is. Only what comes between the request's arrival and its
+//!   departure can't be told from its answer, as in any proxy.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
@@ -32,6 +45,8 @@ struct Idle {
     open: Open,
     place: Option<Place>,
     since: Instant,
+    /// The ring's turn in which it was given back: in order, the latest last.
+    turn: u64,
 }
 
 pub(super) struct Pool {
@@ -141,16 +156,16 @@ impl Pool {
     /// An idle connection, if there is one that lives.
     pub(super) fn take(&self, shard: &Rc<Shard>, address: SocketAddr) -> Option<Lease> {
         loop {
-            let (idle, slot) = {
+            let ((idle, quiet), slot) = {
                 let mut backends = self.backends.borrow_mut();
                 let backend = backends.get_mut(&address)?;
-                let idle = backend.idle.pop()?;
+                let found = backend.pop_idle(shard.ring.turns())?;
                 backend.busy += 1;
                 backend.note_idle(shard);
-                (idle, backend.slot)
+                (found, backend.slot)
             };
             let busy = self.busy_at(shard, address, slot);
-            if idle.stream.quiet() == Quiet::Yes {
+            if quiet == Quiet::Yes {
                 let Idle { stream, open, place, .. } = idle;
                 return Some(Lease {
                     stream,
@@ -213,9 +228,9 @@ impl Pool {
         if shard.stopping() || wanted || stream.quiet() == Quiet::No {
             return;
         }
-        stream.arm();
-        let since = shard.ring.now();
-        let idle = Idle { stream, open, place, since };
+        stream.arm_at_once();
+        let (since, turn) = (shard.ring.now(), shard.ring.turns());
+        let idle = Idle { stream, open, place, since, turn };
         // What does not fit is dropped after the borrow: a place given back looks at the pool again.
         let surplus = self.with(shard, address, |backend| {
             if backend.idle.len() >= limits::IDLE_PER_BACKEND_MAX {
@@ -362,6 +377,23 @@ pub(super) enum Wait {
 }
 
 impl Backend {
+    /// The warmest idle connection of an earlier turn than `now`; else the warmest of all, which costs a
+    /// system call. With it, whether it is quiet.
+    fn pop_idle(&mut self, now: u64) -> Option<(Idle, Quiet)> {
+        let last = self.idle.last()?;
+        let settled = match last.turn == now {
+            true => self.idle.partition_point(|idle| idle.turn != now),
+            false => self.idle.len(),
+        };
+        if settled == 0 {
+            let quiet = last.stream.quiet_by_peeking()?;
+            return self.idle.pop().map(|idle| (idle, quiet));
+        }
+        let idle = self.idle.remove(settled - 1);
+        let quiet = idle.stream.quiet();
+        Some((idle, quiet))
+    }
+
     fn is_first(&self, turn: &Rc<Notify>) -> bool {
         self.waiting.front().is_some_and(|first| std::ptr::eq(first.as_ptr(), Rc::as_ptr(turn)))
     }

@@ -62,6 +62,7 @@ mod shutdown;
 mod spin;
 mod state;
 mod statistics;
+mod surplus;
 mod timeouts;
 mod tiny_chunks;
 mod tunnel;
