@@ -188,8 +188,8 @@ impl Ring {
         self.inner.borrow().now
     }
 
-    /// Number of the current turn. A receive that was armed at once ([`Stream::arm_at_once`]) in an earlier
-    /// one has brought what the socket held.
+    /// Number of the current turn. A receive that was armed at once ([`Stream::arm_at_once`]) in an
+    /// earlier one has brought what the socket held.
     pub(crate) fn turns(&self) -> u64 {
         self.inner.borrow().turns
     }
@@ -338,8 +338,8 @@ impl Ring {
 }
 
 impl Inner {
-    /// Counts the turn, before its completions are collected, unless some submissions stayed in the queue or
-    /// some completions have to wait for room.
+    /// Counts the turn, before its completions are collected, unless some submissions stayed in the
+    /// queue or some completions have to wait for room.
     fn note_turn(&mut self) {
         let mut queue = self.ring.submission();
         queue.sync();

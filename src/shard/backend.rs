@@ -8,7 +8,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use super::plan::Client;
-use super::pool::{Lease, Wait};
+use super::pool::{Lease, OwnConnection, Wait};
 use super::record::Cause;
 use super::tally::Tally;
 use super::{Shard, is_shortage};
@@ -47,6 +47,8 @@ pub(super) struct Asking<'a> {
     pub(super) tally: Tally,
     /// None from the pool: that was tried.
     pub(super) fresh: bool,
+    /// It may be sent a second time, if its connection turns out dead.
+    pub(super) repeatable: bool,
     /// For bytes of any kind: no connection on which HTTP was spoken, at all.
     pub(super) raw: bool,
     /// How long it may wait for a place.
@@ -56,34 +58,52 @@ pub(super) struct Asking<'a> {
 impl Asking<'_> {
     /// Whether its connection is of no use to others, nor those of others to it.
     fn is_unshared(&self) -> bool {
-        self.raw || self.proxy.send_proxy().is_some()
+        self.raw || self.proxy.send_proxy().is_some() || !self.proxy.keep_alive()
     }
 }
 
-/// Opens or reuses a connection for a request by the rule's balancing, attempts and limits.
-/// Watches `client`: nothing is opened for one that left.
+/// Opens or reuses a connection for a request by the rule's balancing, attempts and limits. The
+/// client's `own` connection to one of the rule's backends comes before all that: only there it is
+/// logged in. Watches `client`: nothing is opened for one that left.
 pub(super) async fn acquire(
     shard: &Rc<Shard>,
     asking: Asking<'_>,
     client: &Stream,
+    own: Option<Box<OwnConnection>>,
 ) -> Result<Lease, NoBackend> {
+    let own = own.filter(|own| own.is_usable(shard));
     // The common case touches neither timers nor futures.
-    let first = pick(shard, asking, &[]);
+    let first = match &own {
+        None => pick(shard, asking, &[]),
+        Some(own) => backend_at(asking.proxy, own.address()).map(|index| (index, own.address())),
+    };
     if let Some((_, address)) = first
+        && own.is_none()
         && !asking.fresh
         && !asking.is_unshared()
-        && let Some(lease) = shard.pool.take(shard, address)
+        && let Some(lease) = shard.pool.take(shard, address, asking.repeatable)
     {
         shard.count(Counter::Reused);
         shard.chose(asking.tally, address, lease.slot());
         return Ok(lease);
+    }
+    let (unlimited, own) = match asking.proxy.max_connections() {
+        None => (own, None),
+        Some(_) => (None, own),
+    };
+    if let Some(own) = unlimited {
+        let address = own.address();
+        let busy = shard.pool.engage(shard, address);
+        shard.count(Counter::Reused);
+        shard.chose(asking.tally, address, busy.slot);
+        return Ok(shard.pool.lease_own(busy, *own, None));
     }
     if proxy_is_down(shard, asking.proxy) {
         return Err(NoBackend::Unreachable);
     }
     client.arm();
     // Boxed: a connection that waits for its next request should not carry this path's state.
-    let mut open = Box::pin(open(shard, asking, client, first));
+    let mut open = Box::pin(open(shard, asking, client, first, own));
     std::future::poll_fn(|cx| match open.as_mut().poll(cx) {
         Poll::Ready(result) => Poll::Ready(result),
         // Who speaks anything may have ended its side and wait for an answer.
@@ -99,6 +119,7 @@ async fn open(
     asking: Asking<'_>,
     client: &Stream,
     first: Option<(usize, SocketAddr)>,
+    mut own: Option<Box<OwnConnection>>,
 ) -> Result<Lease, NoBackend> {
     let proxy = asking.proxy;
     let deadline = Deadline::new(&shard.ring);
@@ -117,7 +138,7 @@ async fn open(
         let mut address = Some(first);
         let mut refused = Vec::new();
         while let Some(this) = address {
-            match open_one(shard, asking, client, this, &deadline).await {
+            match open_one(shard, asking, (client, own.take()), this, &deadline).await {
                 Err(NoBackend::Unreachable) => {
                     if proxy.healthcheck() {
                         shard.note_failure(this, Failure::Unreachable);
@@ -144,14 +165,15 @@ async fn open(
 async fn open_one(
     shard: &Rc<Shard>,
     asking: Asking<'_>,
-    client: &Stream,
+    (client, own): (&Stream, Option<Box<OwnConnection>>),
     address: SocketAddr,
     deadline: &Deadline,
 ) -> Result<Lease, NoBackend> {
-    let Asking { proxy, tally, fresh, .. } = asking;
+    let Asking { proxy, tally, fresh, repeatable, .. } = asking;
     if !fresh
+        && own.is_none()
         && !asking.is_unshared()
-        && let Some(lease) = shard.pool.take(shard, address)
+        && let Some(lease) = shard.pool.take(shard, address, repeatable)
     {
         shard.count(Counter::Reused);
         shard.chose(tally, address, lease.slot());
@@ -169,9 +191,9 @@ async fn open_one(
             shard.note(tally, |record| record.queued += waited);
         };
         while place.is_none() {
-            match shard.pool.place(shard, address, limit.get(), deadline).await {
+            match shard.pool.place(shard, address, limit.get(), deadline, repeatable).await {
                 // Its place is free when it is gone.
-                Some(Wait::Idle(lease)) if asking.is_unshared() => drop(lease),
+                Some(Wait::Idle(lease)) if asking.is_unshared() || own.is_some() => drop(lease),
                 Some(Wait::Idle(lease)) => {
                     shard.count(Counter::Reused);
                     note();
@@ -187,6 +209,10 @@ async fn open_one(
         }
         note();
     }
+    if let Some(own) = own {
+        shard.count(Counter::Reused);
+        return Ok(shard.pool.lease_own(busy, *own, place));
+    }
     deadline.set(shard.timeouts().connect);
     shard.count(Counter::Connects);
     shard.pool.make_room(shard);
@@ -196,6 +222,7 @@ async fn open_one(
             shard.count_connect(tally, slot, shard.ring.now().saturating_duration_since(begun));
             let mut lease = shard.pool.lease(shard, busy, stream, place);
             lease.watched = proxy.healthcheck();
+            (lease.is_last, lease.unshared) = (!proxy.keep_alive(), asking.is_unshared());
             if let Some(version) = proxy.send_proxy() {
                 introduce(shard, &mut lease, version, asking.client, client, deadline).await?;
             }
@@ -232,6 +259,14 @@ async fn introduce(
     lease.stream.start_send(SendBuf::Vec(header), false);
     let sent = lease.stream.sent(deadline, shard.timeouts().connect).await;
     sent.map_err(|_| NoBackend::Unreachable)
+}
+
+/// Which of a rule's backends has this address.
+pub(super) fn backend_at(proxy: &Proxy, address: SocketAddr) -> Option<usize> {
+    proxy.backends().iter().position(|backend| match backend.target() {
+        Target::Address(other) => other == address,
+        Target::Name(name) => name.addresses().contains(&address),
+    })
 }
 
 /// Whether it is known that no backend of a rule with `hold` can take the request: then it need not be tried.

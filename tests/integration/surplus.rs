@@ -1,9 +1,6 @@
 //! Backends that send more than their answer. Every request has a token of its own, every answer says
 //! whose it is, and what is behind an answer looks like an answer for somebody else: nobody may get it.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-
 use serde_json::json;
 
 use crate::backend::{Backend, Serving, rule_for};
@@ -19,8 +16,17 @@ const TURNS: usize = 12;
 
 /// The shapes of an answer, by the first part of the request's path.
 const KINDS: [&str; 11] = [
-    "small", "buffer", "spliced", "huge", "chunked", "no-content", "not-modified", "interim", "head",
-    "close", "upload",
+    "small",
+    "buffer",
+    "spliced",
+    "huge",
+    "chunked",
+    "no-content",
+    "not-modified",
+    "interim",
+    "head",
+    "close",
+    "upload",
 ];
 
 fn head_with(status: &str, token: &str, fields: &str) -> String {
@@ -68,7 +74,8 @@ fn request(host: &str, kind: &str, token: &str) -> String {
         "upload" => "POST",
         _ => "GET",
     };
-    let body = if kind == "upload" { "Transfer-Encoding: chunked\r\n\r\n2\r\nup\r\n0\r\n" } else { "" };
+    let body =
+        if kind == "upload" { "Transfer-Encoding: chunked\r\n\r\n2\r\nup\r\n0\r\n" } else { "" };
     format!("{method} /{kind}/{token} HTTP/1.1\r\nHost: {host}\r\n{body}\r\n")
 }
 
@@ -88,36 +95,16 @@ fn expect_own(client: &mut Connection, kind: &str, token: &str) {
     }
 }
 
-/// How the surplus follows the answer.
-#[derive(Copy, Clone, Debug, PartialEq, Eq)]
-enum Follows {
-    InOnePiece,
-    AtOnce,
-}
-
-/// Answers with a surplus; every fifth connection ends in place of its second answer.
-fn lying(follows: Follows) -> Serving {
-    let count = Arc::new(AtomicUsize::new(0));
-    Backend::new().serve(move |head: &Head, server: &mut Connection| {
+/// Answers with a surplus in the same piece, unless it is asked for something honest.
+fn lying() -> Serving {
+    Backend::new().serve(|head: &Head, server: &mut Connection| {
         let mut parts = head.target()[1..].split('/');
         let (kind, token) = (parts.next().unwrap_or(""), parts.next().unwrap_or(""));
         if kind == "upload" {
             server.expect_chunked();
         }
-        let turn = count.fetch_add(1, Ordering::SeqCst);
-        if kind == "retry" && turn.is_multiple_of(2) {
-            return server.half_close_if_open();
-        }
-        let is_honest = kind == "honest";
-        let (answer, surplus) = (answer(kind, token), surplus());
-        match follows {
-            _ if is_honest => drop(server.try_send(answer)),
-            Follows::InOnePiece => drop(server.try_send([answer, surplus].concat())),
-            Follows::AtOnce => {
-                drop(server.try_send(answer));
-                drop(server.try_send(surplus));
-            }
-        }
+        let surplus = if kind == "honest" { Vec::new() } else { surplus() };
+        drop(server.try_send([answer(kind, token), surplus].concat()));
     })
 }
 
@@ -132,7 +119,7 @@ fn daemon_for(backend: &Serving, arguments: serde_json::Value) -> Daemon {
 /// the ring in which the connection was given back.
 #[test]
 fn pipelined_request_gets_its_own_answer() {
-    let backend = lying(Follows::InOnePiece);
+    let backend = lying();
     for arguments in [json!({}), json!({"hold": 5}), json!({"max_connections": 2})] {
         let daemon = daemon_for(&backend, arguments);
         for kind in KINDS {
@@ -151,7 +138,7 @@ fn pipelined_request_gets_its_own_answer() {
 /// Another client waits for the only place at the backend, and is let go when it is given back.
 #[test]
 fn client_in_line_for_a_place_gets_its_own_answer() {
-    let backend = lying(Follows::InOnePiece);
+    let backend = lying();
     for kind in KINDS {
         let daemon = daemon_for(&backend, json!({"max_connections": 1}));
         let threads = (0..4).map(|number| {
@@ -173,7 +160,7 @@ fn client_in_line_for_a_place_gets_its_own_answer() {
 /// Many clients of two hosts with one backend; two shards; the surplus with the answer.
 #[test]
 fn clients_beside_each_other_get_their_own_answers() {
-    let backend = lying(Follows::InOnePiece);
+    let backend = lying();
     let daemon = Setup::new()
         .set("shards", 2)
         .rule("a.com", backend.rule())
@@ -258,7 +245,9 @@ fn surplus_after_a_retry_reaches_nobody() {
         server.send(answer("small", "first"));
         expect_own(&mut client, "small", "first");
         // reused, and dead before its answer
-        client.send([request("a.com", "small", "second"), request("a.com", "small", "third")].concat());
+        client.send(
+            [request("a.com", "small", "second"), request("a.com", "small", "third")].concat(),
+        );
         server.expect_head();
         drop(server);
         let mut server = backend.accept();
