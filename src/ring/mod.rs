@@ -135,6 +135,10 @@ struct Inner {
     pipes_out: usize,
     pipes_max: usize,
     figures: Figures,
+    /// Turns in which the kernel took everything queued and told everything it had completed.
+    turns: u64,
+    /// The queue was full since the last turn: some submissions may be complete and not collected.
+    submitted_early: bool,
     wheel: Wheel,
     now: Instant,
 }
@@ -169,6 +173,8 @@ impl Ring {
                 pipes_out: 0,
                 pipes_max: limits::PIPES_MAX,
                 figures: Figures::default(),
+                turns: 0,
+                submitted_early: false,
                 wheel: Wheel::new(now),
                 now,
             }),
@@ -185,6 +191,12 @@ impl Ring {
     /// The same in milliseconds, to measure short times with: it begins anew after 49 days.
     pub(crate) fn millis(&self) -> u32 {
         self.inner.borrow().wheel_millis() as u32
+    }
+
+    /// Number of the current turn. A receive that was armed at once ([`Stream::arm_at_once`]) in an
+    /// earlier one has brought what the socket held.
+    pub(crate) fn turns(&self) -> u64 {
+        self.inner.borrow().turns
     }
 
     /// An empty buffer to write a head or a reply into; goes back to the pool after it was sent.
@@ -262,6 +274,7 @@ impl Ring {
             self.enter(false);
         }
         let mut inner = self.inner.borrow_mut();
+        inner.note_turn();
         if let Some(from) = slept_from {
             let slept = inner.now - from;
             inner.figures.asleep += slept;
@@ -330,6 +343,19 @@ impl Ring {
 }
 
 impl Inner {
+    /// Counts the turn, before its completions are collected, unless some submissions stayed in the
+    /// queue or some completions have to wait for room.
+    fn note_turn(&mut self) {
+        let mut queue = self.ring.submission();
+        queue.sync();
+        let is_whole = queue.is_empty() && !queue.cq_overflow();
+        drop(queue);
+        if is_whole {
+            self.turns += 1;
+            self.submitted_early = false;
+        }
+    }
+
     fn give_vec(&mut self, mut vec: Vec<u8>) {
         if vec.capacity() <= limits::OUT_BUFFER_KEPT_BYTES
             && self.spare_vecs.len() < limits::OUT_BUFFERS_KEPT
@@ -352,6 +378,7 @@ impl Inner {
                 break;
             }
             // The queue is full: hand over what is there. EAGAIN and EBUSY pass.
+            self.submitted_early = true;
             let submitted = match self.faults.draw(Call::Enter) {
                 Some(errno) => Err(io::Error::from_raw_os_error(errno)),
                 None => self.ring.submit(),

@@ -28,6 +28,8 @@ pub(super) struct Request {
     pub(super) expect_continue: bool,
     /// It asked for another protocol.
     pub(super) upgrade: bool,
+    /// It brings credentials that authenticate the connection on which it goes out.
+    pub(super) authenticates: bool,
 }
 
 impl Request {
@@ -100,6 +102,7 @@ pub(super) fn plan<'t>(
         keep_alive: head.keep_alive && !shard.stopping(),
         expect_continue: head.expect_continue,
         upgrade: head.upgrade,
+        authenticates: head.authenticates,
     };
     let via = shard.tuning().via;
     let unknown = Keys { host: shard.unknown, rule: shard.unknown };
@@ -149,6 +152,9 @@ pub(super) fn plan<'t>(
             via,
         };
         http::write_request(&head, forward, &mut out);
+        if !proxy.keep_alive() && !head.upgrade {
+            http::say_close(&mut out);
+        }
         return Plan::Proxy { proxy, keys, request, head: out };
     }
     let close = closes(&request);
