@@ -29,6 +29,13 @@ pub(super) struct Bound {
     sockets: Vec<Vec<TcpListener>>,
 }
 
+impl Bound {
+    /// Whether each connection begins with a header of the PROXY protocol.
+    pub(super) fn accepts_proxy(&self) -> bool {
+        self.believes.is_some()
+    }
+}
+
 /// The sockets of one shard: one of each address, or more where another daemon had more shards.
 pub(super) fn for_one_shard(bound: &mut [Bound]) -> Vec<shard::Listener> {
     let some = |bound: &mut Bound| {
@@ -156,9 +163,10 @@ pub(super) fn check(config: &Config) -> Vec<String> {
 }
 
 fn addresses(config: &Config) -> impl Iterator<Item = (&'static str, &Bind, Speaks)> {
-    let http = |key, trusted| move |bind| (key, bind, Speaks::Http { trusted });
-    let untrusted = config.bind.iter().map(http("bind", false));
-    let internal = config.bind_internal.iter().map(http("bind_internal", true));
+    let http = |trusted, bind: &Bind| Speaks::Http { trusted, secure: bind.https };
+    let untrusted = config.bind.iter().map(move |bind| ("bind", bind, http(false, bind)));
+    let internal = config.bind_internal.iter();
+    let internal = internal.map(move |bind| ("bind_internal", bind, http(true, bind)));
     // That it is a host name was checked.
     let canonical = |name: &str| host::name(name).map_or_else(|_| name.into(), Arc::from);
     let tcp = config.bind_tcp.iter();

@@ -265,12 +265,17 @@ async fn serve(
 }
 
 fn announce(bound: &[Bound], management: &[Management]) {
-    for Bound { local, speaks, .. } in bound {
+    for one in bound {
+        let Bound { local, speaks, .. } = one;
         match speaks {
-            Speaks::Http { trusted: false } => info!("Listening for requests on {local}"),
-            Speaks::Http { trusted: true } => info!(
-                "Listening for requests on {local} (internal: forwarding fields are believed)"
-            ),
+            Speaks::Http { trusted: false, .. } => info!("Listening for requests on {local}"),
+            Speaks::Http { trusted: true, .. } => {
+                let believed = match one.accepts_proxy() {
+                    true => "the PROXY protocol is",
+                    false => "forwarding fields are",
+                };
+                info!("Listening for requests on {local} (internal: {believed} believed)");
+            }
             Speaks::Tcp(host) => info!("Listening for TCP on {local}, for {host}"),
             Speaks::Tls => info!("Listening for TLS on {local}"),
         }

@@ -231,8 +231,9 @@ impl Successor {
             let what = json!({
                 "peer": one.peer.to_string(),
                 "port": one.port,
+                "secure": one.secure,
                 "speaks": match &one.speaks {
-                    Speaks::Http { trusted } => json!({ "http": trusted }),
+                    Speaks::Http { trusted, .. } => json!({ "http": trusted }),
                     Speaks::Tcp(host) => json!({ "tcp": **host }),
                     Speaks::Tls => json!("tls"),
                 },
@@ -360,10 +361,12 @@ impl Predecessor {
 
 fn handed(frame: Frame) -> Option<Handed> {
     let Frame { what, bytes, descriptors } = frame;
+    // One without this word comes from a version that knew no such thing.
+    let secure = what["secure"].as_bool().unwrap_or(false);
     let speaks = match &what["speaks"] {
         Value::String(tls) if tls == "tls" => Speaks::Tls,
         speaks => match (speaks["http"].as_bool(), speaks["tcp"].as_str()) {
-            (Some(trusted), _) => Speaks::Http { trusted },
+            (Some(trusted), _) => Speaks::Http { trusted, secure },
             (None, Some(host)) => Speaks::Tcp(host.into()),
             (None, None) => return None,
         },
@@ -372,6 +375,7 @@ fn handed(frame: Frame) -> Option<Handed> {
         socket: descriptors.into_iter().next()?,
         peer: what["peer"].as_str()?.parse::<IpAddr>().ok()?,
         port: u16::try_from(what["port"].as_u64()?).ok()?,
+        secure,
         speaks,
         bytes,
         held: what["held_ns"].as_u64().map(Duration::from_nanos),

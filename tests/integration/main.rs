@@ -19,6 +19,7 @@ mod actions;
 mod api;
 mod attack;
 mod balance;
+mod balancers;
 mod client;
 mod client_daemon;
 mod clock;
