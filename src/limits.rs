@@ -151,6 +151,10 @@ pub const LOG_EVERY: std::time::Duration = std::time::Duration::from_millis(100)
 pub const LOG_PATIENCE: std::time::Duration = std::time::Duration::from_secs(1);
 /// Longest X-Request-Id that is taken over, bytes.
 pub const REQUEST_ID_BYTES_MAX: usize = 128;
+/// Bytes of log lines that wait to be written to standard error.
+pub const LOG_LINES_BYTES_MAX: usize = 1024 * 1024;
+/// How long the last log lines wait for a reader of standard error who takes none.
+pub const LOG_FLUSH_TIME: std::time::Duration = std::time::Duration::from_secs(2);
 /// News that wait for control, of all shards: 160 KiB.
 pub const NEWS_MAX: usize = 4096;
 

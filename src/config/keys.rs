@@ -86,8 +86,8 @@ pub const KEYS: &[Key] = &[
                 "an address with a port; behind it `https`, `accept-proxy`",
                 "Where HTTP requests of a TLS terminator are taken: its forwarding fields are believed, \
              passed on unchanged, and decide the scheme; where there are none, `https` behind the \
-             address says what it is. With `accept-proxy` the header of the PROXY protocol is believed in \
-             their place: see trusted_sources.",
+             address says what it is. With `accept-proxy` the header of the PROXY protocol is \
+             believed in their place: see trusted_sources.",
                 |config, text| {
                     config.bind_internal.push(value::bind_http(text)?);
                     Ok(())

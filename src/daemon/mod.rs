@@ -13,6 +13,7 @@ mod given;
 mod holder;
 mod listen;
 mod log;
+mod log_lines;
 mod management;
 mod privileges;
 mod reload;
@@ -50,13 +51,12 @@ const DEFAULT_FILE: &str = "/etc/mantrid/mantrid.conf";
 
 /// Runs `mantrid`; the exit code is 0 after a clean stop, 1 when the start failed.
 pub fn main() -> ExitCode {
-    match start() {
-        Ok(code) => code,
-        Err(problems) => {
-            report(&problems);
-            ExitCode::FAILURE
-        }
-    }
+    let code = start().unwrap_or_else(|problems| {
+        report(&problems);
+        ExitCode::FAILURE
+    });
+    log::finish();
+    code
 }
 
 fn start() -> Result<ExitCode, Problems> {
@@ -150,6 +150,7 @@ fn run(source: Source, debug: bool, demo: Option<&Demo>) -> Result<(), Problems>
     if demo.is_none() || !target.stays_root() {
         privileges::drop_to(target).map_err(one)?;
     }
+    log::start_writer();
     // After the drop: io_uring may be allowed to root alone.
     crate::ring::probe().map_err(one)?;
     info!("{}", resources.summary());
