@@ -326,6 +326,10 @@ pub const BACKLOG: i32 = 4096;
 pub const BIND_WAIT: std::time::Duration = std::time::Duration::from_secs(1);
 /// How often it is tried meanwhile.
 pub const BIND_AGAIN: std::time::Duration = std::time::Duration::from_millis(20);
+/// How long a start under systemd waits for addresses that this machine does not have yet.
+pub const ADDRESS_WAIT: std::time::Duration = std::time::Duration::from_secs(30);
+/// How often it looks meanwhile.
+pub const ADDRESS_AGAIN: std::time::Duration = std::time::Duration::from_millis(100);
 /// Memory that must be lockable: what glommio asks for before it makes its rings.
 pub const LOCKED_BYTES_MIN: u64 = 512 * 1024;
 /// Descriptors for the control shard: state, logs, management, lookups.

@@ -136,6 +136,10 @@ fn run(source: Source, debug: bool, demo: Option<&Demo>) -> Result<(), Problems>
     }
     let token = management::token(&config, given.token.take()).map_err(one)?;
     let trusted: Trusted = Arc::new(ArcSwap::from_pointee(config.trusted_sources.clone()));
+    // One that takes over would keep the old daemon waiting.
+    if predecessor.is_none() && std::env::var_os("NOTIFY_SOCKET").is_some() {
+        listen::wait_for_addresses(&config, &given, crate::limits::ADDRESS_WAIT);
+    }
     let bound = listen::bind_all(&config, resources.shards, &trusted, &mut given)?;
     let management = management::bind_all(&config, target, &mut given)?;
     for left in given.left() {
@@ -148,7 +152,8 @@ fn run(source: Source, debug: bool, demo: Option<&Demo>) -> Result<(), Problems>
     privileges::make_folder(&config.state_file, target).map_err(one)?;
     // The demo runs as whoever started it, unless told otherwise.
     if demo.is_none() || !target.stays_root() {
-        privileges::drop_to(target).map_err(one)?;
+        let is_guarded = predecessor.as_ref().is_some_and(Predecessor::is_guarded);
+        privileges::drop_to(target, is_guarded).map_err(one)?;
     }
     log::start_writer();
     // After the drop: io_uring may be allowed to root alone.

@@ -27,7 +27,7 @@ use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 use super::frames::{self, Frame};
-use super::given::Given;
+use super::given::{Given, Tcp};
 use super::service;
 use crate::control::{Counted, Handle, Token};
 use crate::limits;
@@ -35,11 +35,13 @@ use crate::link::{ControlEnd, Handed, Speaks};
 
 /// Set for the new daemon, whose standard input the socket is.
 const VARIABLE: &str = "MANTRID_TAKES_OVER";
+/// What it is set to where memory of the old daemon can't be read by others of its user.
+const GUARDED: &str = "guarded";
 
 /// What a daemon keeps to hand over its sockets.
 pub(super) struct Sockets {
-    /// As asked for, with a copy of each shard's.
-    pub(super) tcp: Vec<(std::net::SocketAddr, Vec<TcpListener>)>,
+    /// A copy of each shard's.
+    pub(super) tcp: Vec<Tcp>,
     pub(super) unix: Vec<(std::path::PathBuf, OwnedFd)>,
     /// Its file may be readable for root alone.
     pub(super) token: Option<Token>,
@@ -106,11 +108,13 @@ pub(super) async fn begin(
     control: &Handle,
 ) -> Result<Successor, String> {
     let failed = |what: &str, error: &dyn std::fmt::Display| format!("{what}: {error}");
+    // The start of a program undoes it.
+    let is_guarded = nix::sys::prctl::get_dumpable() == Ok(false);
     let (ours, theirs) =
         UnixStream::pair().map_err(|error| failed("can't make a socket", &error))?;
     let child = Command::new(&program.path)
         .args(std::env::args_os().skip(1))
-        .env(VARIABLE, "1")
+        .env(VARIABLE, if is_guarded { GUARDED } else { "1" })
         // Those of systemd were for us.
         .env_remove("LISTEN_FDS")
         .env_remove("LISTEN_PID")
@@ -197,10 +201,11 @@ type Offer = (Value, Vec<OwnedFd>);
 
 fn offers(sockets: &Sockets) -> io::Result<Vec<Offer>> {
     let mut offers = Vec::new();
-    for (asked, each) in &sockets.tcp {
-        for some in each.chunks(limits::DESCRIPTORS_AT_ONCE) {
+    for Tcp { asked, sockets, is_activated } in &sockets.tcp {
+        for some in sockets.chunks(limits::DESCRIPTORS_AT_ONCE) {
             let copies = some.iter().map(|socket| socket.as_fd().try_clone_to_owned());
-            offers.push((json!({ "tcp": asked.to_string() }), copies.collect::<io::Result<_>>()?));
+            let what = json!({ "tcp": asked.to_string(), "activated": is_activated });
+            offers.push((what, copies.collect::<io::Result<_>>()?));
         }
     }
     for (path, socket) in &sockets.unix {
@@ -295,7 +300,8 @@ impl Predecessor {
             }
             if let Some(Ok(asked)) = tcp.map(str::parse) {
                 let sockets = descriptors.into_iter().map(TcpListener::from).collect();
-                given.tcp.push(super::given::Tcp { asked, sockets });
+                let is_activated = what["activated"].as_bool().unwrap_or(false);
+                given.tcp.push(Tcp { asked, sockets, is_activated });
             } else if let (Some(path), Some(socket)) = (unix, descriptors.into_iter().next()) {
                 given.unix.push((path.into(), socket.into()));
             } else {
@@ -303,6 +309,11 @@ impl Predecessor {
             }
         }
         Ok(Some((Predecessor(stream), given)))
+    }
+
+    /// Whether others of its user can't read its memory.
+    pub(super) fn is_guarded(&self) -> bool {
+        std::env::var_os(VARIABLE).is_some_and(|value| value == GUARDED)
     }
 
     /// All is well so far: waits until the state is ours.

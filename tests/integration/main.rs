@@ -16,6 +16,7 @@ mod stand_in;
 // the topics
 mod access_log;
 mod actions;
+mod activation;
 mod api;
 mod attack;
 mod balance;
@@ -42,6 +43,7 @@ mod hold;
 mod hostile;
 mod keep_alive;
 mod large;
+mod late_address;
 mod limits;
 mod memory;
 mod metrics;
