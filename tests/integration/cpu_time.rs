@@ -10,11 +10,12 @@ use crate::spin::metric;
 /// Nanoseconds on a CPU, and waiting for one, of the first shard's thread.
 fn schedstat(daemon: &Daemon) -> Option<[f64; 2]> {
     let folder = format!("/proc/{}/task", daemon.current_pid());
-    let tasks = std::fs::read_dir(folder).expect("its threads").flatten().map(|task| task.path());
+    let tasks = std::fs::read_dir(folder).expect("its threads").flatten();
+    let mut tasks = tasks.map(|task| task.path());
     let is_shard = |path: &std::path::PathBuf| {
         std::fs::read_to_string(path.join("comm")).is_ok_and(|name| name.trim() == "shard-0")
     };
-    let task = tasks.filter(is_shard).next()?;
+    let task = tasks.find(is_shard)?;
     let text = std::fs::read_to_string(task.join("schedstat")).ok()?;
     let mut numbers = text.split_whitespace().map_while(|number| number.parse::<f64>().ok());
     Some([numbers.next()? / 1e9, numbers.next()? / 1e9])
