@@ -188,6 +188,10 @@ pub const LOG_EVERY: std::time::Duration = std::time::Duration::from_millis(100)
 pub const LOG_PATIENCE: std::time::Duration = std::time::Duration::from_secs(1);
 /// Longest X-Request-Id that is taken over, bytes.
 pub const REQUEST_ID_BYTES_MAX: usize = 128;
+/// Bytes of log lines that wait to be written to standard error.
+pub const LOG_LINES_BYTES_MAX: usize = 1024 * 1024;
+/// How long the last log lines wait for a reader of standard error who takes none.
+pub const LOG_FLUSH_TIME: std::time::Duration = std::time::Duration::from_secs(2);
 /// Reports about backends that wait for control, of all shards: 160 KiB.
 pub const BACKEND_REPORTS_MAX: usize = 4096;
 
@@ -390,6 +394,10 @@ pub const BACKLOG: i32 = 4096;
 pub const BIND_WAIT: std::time::Duration = std::time::Duration::from_secs(1);
 /// How often it is tried meanwhile.
 pub const BIND_AGAIN: std::time::Duration = std::time::Duration::from_millis(20);
+/// How long a start under systemd waits for addresses that this machine does not have yet.
+pub const ADDRESS_WAIT: std::time::Duration = std::time::Duration::from_secs(30);
+/// How often it looks meanwhile.
+pub const ADDRESS_AGAIN: std::time::Duration = std::time::Duration::from_millis(100);
 /// Memory that must be lockable: what glommio asks for before it makes its rings.
 pub const LOCKED_BYTES_MIN: u64 = 512 * 1024;
 /// Descriptors for the control shard: state, logs, management, lookups.

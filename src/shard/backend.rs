@@ -407,7 +407,8 @@ async fn introduce(
         SendProxy::V2 => Version::Two,
     };
     let mut header = shard.ring.take_vec();
-    proxy_protocol::write(version, source, target.unwrap_or(source), &mut header);
+    let addresses = (source, target.unwrap_or(source));
+    proxy_protocol::write(version, addresses, whose.secure, &mut header);
     lease.unshared = true;
     lease.stream.start_send(SendBuf::Vec(header), false);
     let sent = lease.stream.sent(deadline, shard.timeouts().connect).await;

@@ -162,13 +162,13 @@ impl Connection {
     /// Takes the header of the PROXY protocol that is to come first; from then on the client is who it says.
     /// `None`: it did not come.
     pub(super) async fn introduced(&mut self) -> Option<()> {
-        let longest = self.shard.tuning().head_bytes_max;
         self.deadline.set(self.shard.timeouts().http_request);
         loop {
-            match proxy_protocol::header(self.inbox.bytes(), longest) {
-                proxy_protocol::Seen::Header(length, source) => {
-                    self.inbox.consume(&self.shard.ring, length);
-                    if let Some(source) = source {
+            match proxy_protocol::header(self.inbox.bytes()) {
+                proxy_protocol::Seen::Header(header) => {
+                    self.inbox.consume(&self.shard.ring, header.length);
+                    self.client.secure |= header.secure;
+                    if let Some(source) = header.source {
                         (self.client.peer, self.client.port) = (source.ip(), source.port());
                     }
                     if !is_welcome(&self.shard, &mut self.client) {
@@ -191,7 +191,8 @@ impl Connection {
 
     /// Gives it to the process that takes over, as it is: with what was received and not acted on.
     pub(super) async fn hand_over(&mut self, waited: Option<&Waited>) -> Next {
-        let speaks = Speaks::Http { trusted: self.client.trusted };
+        let Client { trusted, secure, .. } = self.client;
+        let speaks = Speaks::Http { trusted, secure };
         self.hand_over_as(speaks, waited).await
     }
 
@@ -219,6 +220,7 @@ impl Connection {
             socket,
             peer: self.client.peer,
             port: self.client.port,
+            secure: self.client.secure,
             speaks,
             bytes: self.inbox.bytes().to_vec(),
             held: waited.map(|waited| now.saturating_duration_since(waited.since)),

@@ -67,6 +67,9 @@ pub(super) struct Client {
     pub(super) peer: IpAddr,
     pub(super) port: u16,
     pub(super) trusted: bool,
+    /// It speaks TLS to whatever is in front of us, as far as no field that is believed says
+    /// otherwise.
+    pub(super) secure: bool,
     /// Of the request that it made last, among those of the shard; 0 where requests get none.
     pub(super) request_id: u64,
     /// Among those of its source.
@@ -178,9 +181,10 @@ pub(super) fn timeout_answer(shard: &Shard, to: ReplyTo) -> Vec<u8> {
     out
 }
 
-fn scheme(head: &RequestHead<'_, '_>, client: Client) -> Scheme {
+pub(super) fn scheme(head: &RequestHead<'_, '_>, client: Client) -> Scheme {
     match (client.trusted, head.forwarded_scheme) {
         (true, Some(scheme)) => scheme,
+        _ if client.secure => Scheme::Https,
         _ => Scheme::Http,
     }
 }
