@@ -90,6 +90,15 @@ pub const STOOD_STILL: std::time::Duration = std::time::Duration::from_millis(20
 pub const IDLE_PER_BACKEND_MAX: usize = 32_768;
 /// How long a backend connection may stay idle before it is closed.
 pub const IDLE_BACKEND_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(30);
+/// Margin before the moment at which a backend closes an idle connection (`Keep-Alive: timeout=N`),
+/// at most half of that time: a request on its way must not cross with the close.
+pub const IDLE_BACKEND_MARGIN: std::time::Duration = std::time::Duration::from_secs(1);
+/// Time in which a connection carries no request that can't be repeated, after a response that
+/// named a body where none may be: a backend that is wrong about that sends the body some time.
+pub const DOUBT_TIME: std::time::Duration = std::time::Duration::from_secs(1);
+/// Backend connections that one client connection may have for itself, since it authenticated them
+/// (HAProxy's `max-session-srv-conns` is 5).
+pub const OWN_BACKENDS_MAX: usize = 5;
 /// How often idle connections are looked through.
 pub const IDLE_SWEEP: std::time::Duration = std::time::Duration::from_secs(1);
 /// Pause after accept ran out of descriptors or memory (HAProxy: 100 ms).
@@ -115,6 +124,9 @@ pub const SHED_LINGERING_MAX: usize = 64;
 pub const SINK_BYTES: usize = 16 * 1024;
 /// How often it is filled before a connection is closed.
 pub const SINK_FILLS_MAX: usize = 1024;
+/// Interval of the looks at what a client's kernel has acknowledged, before a reset that would take
+/// the rest away.
+pub const TAKEN_LOOK: std::time::Duration = std::time::Duration::from_millis(20);
 /// Bodies with at least this much to come are spliced, smaller ones copied. Measured, splicing against
 /// copying, CPU per request at 32 connections: 64 KiB 31.8 and 37.8 µs, 128 KiB 40 and 62, 512 KiB 124
 /// and 198. What comes with the head (up to 16 KiB) is copied, unless the answer before was as large.
@@ -176,6 +188,10 @@ pub const LOG_EVERY: std::time::Duration = std::time::Duration::from_millis(100)
 pub const LOG_PATIENCE: std::time::Duration = std::time::Duration::from_secs(1);
 /// Longest X-Request-Id that is taken over, bytes.
 pub const REQUEST_ID_BYTES_MAX: usize = 128;
+/// Bytes of log lines that wait to be written to standard error.
+pub const LOG_LINES_BYTES_MAX: usize = 1024 * 1024;
+/// How long the last log lines wait for a reader of standard error who takes none.
+pub const LOG_FLUSH_TIME: std::time::Duration = std::time::Duration::from_secs(2);
 /// Reports about backends that wait for control, of all shards: 160 KiB.
 pub const BACKEND_REPORTS_MAX: usize = 4096;
 
@@ -378,6 +394,10 @@ pub const BACKLOG: i32 = 4096;
 pub const BIND_WAIT: std::time::Duration = std::time::Duration::from_secs(1);
 /// How often it is tried meanwhile.
 pub const BIND_AGAIN: std::time::Duration = std::time::Duration::from_millis(20);
+/// How long a start under systemd waits for addresses that this machine does not have yet.
+pub const ADDRESS_WAIT: std::time::Duration = std::time::Duration::from_secs(30);
+/// How often it looks meanwhile.
+pub const ADDRESS_AGAIN: std::time::Duration = std::time::Duration::from_millis(100);
 /// Memory that must be lockable: what glommio asks for before it makes its rings.
 pub const LOCKED_BYTES_MIN: u64 = 512 * 1024;
 /// Descriptors for the control shard: state, logs, management, lookups.

@@ -6,6 +6,9 @@ is in its path, so that whoever asked can check every byte:
     /bytes/N    N bytes with a length          /chunked/N   N bytes in chunks, with a trailer
     /once/ID    the ID, and how often it came  /sum         (POST) length and CRC of the body
     /echo       (Upgrade) 101, then an echo
+
+The backend `surplus` lies: behind its answer, whose X-Token is the one in the path, it sends more, which looks like an
+answer for somebody else (/surplus/KIND/TOKEN).
 """
 
 import asyncio
@@ -22,7 +25,7 @@ seen = {}
 async def main():
     ports = {}
     kinds = {"right": right, "queued": right, "echo": echo, "reset": reset, "early": early, "stall": stall,
-             "half": half, "garbage": garbage, "cut_chunks": cut_chunks}
+             "half": half, "garbage": garbage, "cut_chunks": cut_chunks, "surplus": surplus}
     servers = []
     for name, serve in kinds.items():
         server = await asyncio.start_server(guarded(serve), "127.0.0.1", 0, backlog=1024)
@@ -142,6 +145,26 @@ async def garbage(reader, writer):
     writer.write(random.choice((random.randbytes(200), b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nx",
                                 b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 5000 + b"\r\n")))
     await writer.drain()
+
+
+async def surplus(reader, writer):
+    while request := await read_request(reader):
+        _, kind, token = request[1][1:].split("/")
+        head = f"X-Token: {token}\r\n"
+        if kind == "honest":
+            answer = b"HTTP/1.1 200 OK\r\n%sContent-Length: 5\r\n\r\nright" % head.encode()
+        elif kind == "chunked":
+            answer = b"HTTP/1.1 200 OK\r\n%sTransfer-Encoding: chunked\r\n\r\n5\r\nright\r\n0\r\n\r\n" % head.encode()
+        elif kind in ("204", "304"):
+            answer = f"HTTP/1.1 {kind} Nothing\r\n{head}\r\n".encode()
+        else:
+            front = f"HTTP/1.1 200 OK\r\n{head}Content-Length: ".encode()
+            # 16384: with its head as much as a buffer of the daemon holds
+            length = 16_384 - len(front) - 9 if kind == "16384" else int(kind)
+            answer = front + b"%d\r\n\r\n" % length + PATTERN[:length]
+        more = b"HTTP/1.1 200 OK\r\nX-Token: of-another\r\nContent-Length: 5\r\n\r\nwrong"
+        writer.write(answer if kind == "honest" else answer + random.choice((more, more * 20_000, more[:1])))
+        await writer.drain()
 
 
 asyncio.run(main())

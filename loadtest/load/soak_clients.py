@@ -126,6 +126,22 @@ async def away(peer, turn):
     expect((await peer.answer())[:2], (200, f"/{turn}\n".encode()), "away")
 
 
+async def surplus(peer, turn):
+    """The backend sends more than its answer, which must reach nobody: one host of two, one request or two at once."""
+    kinds = [random.choice(("100", "16384", "40000", "1000000", "chunked", "204", "304", "honest")) for _ in range(turn % 2 + 1)]
+    tokens = [f"{random.getrandbits(60)}" for _ in kinds]
+    for kind, token in zip(kinds, tokens):
+        peer.ask(random.choice(("surplus.example", "surplus-too.example")), f"/surplus/{kind}/{token}")
+    for kind, token in zip(kinds, tokens):
+        head = (await peer.reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+        found = dict(line.split(": ", 1) for line in head.split("\r\n")[1:-2])
+        expect(found.get("X-Token"), token, f"surplus, {kind}: whose answer")
+        if kind == "chunked":
+            await peer.reader.readuntil(b"0\r\n\r\n")
+        elif kind not in ("204", "304"):
+            await peer.reader.readexactly(int(found["Content-Length"]))
+
+
 async def websocket(peer, turn):
     peer.ask("body.example", "/echo", "Connection: Upgrade", "Upgrade: websocket")
     expect((await peer.answer())[0], 101, "websocket")
@@ -150,7 +166,7 @@ async def echoed(peer, what):
 # Kind, how many clients of it, seconds between requests of one, requests on one connection.
 KINDS = ((small, 4, 0.1, 1000), (small, 2, 0.1, 1), (download, 2, 0.4, 10), (upload, 2, 0.2, 50), (chunked, 2, 0.2, 50),
          (pipelined, 2, 0.2, 50), (queued, 6, 0.05, 50), (held, 6, 0.1, 20), (away, 4, 0.1, 20), (websocket, 2, 0.2, 1),
-         (tunnel, 2, 0.2, 1))
+         (tunnel, 2, 0.2, 1), (surplus, 8, 0.05, 20))
 
 
 async def client(ports, kind, pause, many):

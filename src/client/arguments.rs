@@ -285,7 +285,7 @@ Example:
 const ACTIONS: &str = "\
 Actions and their arguments (* must be given):
   proxy     backends* attempts delay algorithm weights healthcheck max_connections check
-            max_requests_per_second hold idle wake send_proxy
+            max_requests_per_second hold idle wake send_proxy keep_alive
   spin      timeout max_held release_rate wake idle then
   redirect  redirect_to* code
   static    type*

@@ -63,13 +63,15 @@ pub const KEYS: &[Key] = &[
         key(
             "bind",
             "*:80",
-            "an address with a port: `*:80`, `192.0.2.1:80`, `[2001:db8::1]:80`",
+            "an address with a port: `*:80`, `192.0.2.1:80`, `[2001:db8::1]:80`; behind it \
+             `https`, `accept-proxy`",
             "Where HTTP requests of untrusted clients are taken: forwarding fields they send are \
              removed, and X-Forwarded-For and X-Forwarded-Proto are set. `*` is every address, IPv6 \
              and IPv4 (IPv4 alone where IPv6 is switched off). Port 0 is any free one; the log says \
-             which.",
+             which. `https` behind the address: clients speak TLS to the load balancer in front, \
+             so that is their scheme. `accept-proxy`: see trusted_sources.",
             |config, text| {
-                config.bind.push(value::bind(text)?);
+                config.bind.push(value::bind_http(text)?);
                 Ok(())
             },
         ),
@@ -81,11 +83,13 @@ pub const KEYS: &[Key] = &[
             key(
                 "bind_internal",
                 "none",
-                "an address with a port",
+                "an address with a port; behind it `https`, `accept-proxy`",
                 "Where HTTP requests of a TLS terminator are taken: its forwarding fields are believed, \
-             passed on unchanged, and decide the scheme.",
+             passed on unchanged, and decide the scheme; where there are none, `https` behind the \
+             address says what it is. With `accept-proxy` the header of the PROXY protocol is \
+             believed in their place: see trusted_sources.",
                 |config, text| {
-                    config.bind_internal.push(value::bind(text)?);
+                    config.bind_internal.push(value::bind_http(text)?);
                     Ok(())
                 },
             ),
@@ -130,7 +134,8 @@ pub const KEYS: &[Key] = &[
         "addresses and networks, with commas",
         "Who may say whose connection it is: on an address with `accept-proxy` behind it every connection \
          begins with a header of the PROXY protocol (version 1 or 2), and connections of others are \
-         closed.",
+         closed. The client's address, and that it came over TLS, are then what the header says; \
+         forwarding fields behind it are the client's own, and removed, on `bind_internal` too.",
         |config, text| {
             config.trusted_sources = value::networks(text)?;
             Ok(())

@@ -136,7 +136,7 @@ impl Default for Config {
         let seconds = Duration::from_secs;
         let loopback = |ip: IpAddr| ManagementAddress::Tcp(Address::At(SocketAddr::new(ip, 8042)));
         Config {
-            bind: vec![Bind { address: Address::Any(80), accept_proxy: false }],
+            bind: vec![Bind { address: Address::Any(80), accept_proxy: false, https: false }],
             bind_internal: Vec::new(),
             bind_tcp: Vec::new(),
             bind_tls: Vec::new(),
@@ -234,7 +234,7 @@ impl Config {
         {
             let value = format!("{} accept-proxy", bind.address);
             problems.push(ConfigError {
-                place: place(key, &value),
+                place: place(key, &bind.address.to_string()),
                 problem: format!(
                     "{key}: {value}: whose headers are believed? Set trusted_sources, as \
                      192.0.2.0/24"

@@ -33,7 +33,10 @@ fn the_original_s_file_is_read() {
     )
     .expect("a good file");
     assert_eq!(config.bind.len(), 2);
-    assert_eq!(config.bind[0], Bind { address: Address::Any(80), accept_proxy: false });
+    assert_eq!(
+        config.bind[0],
+        Bind { address: Address::Any(80), accept_proxy: false, https: false }
+    );
     assert_eq!(config.bind_internal[0].address.to_string(), "127.0.0.1:81");
     assert_eq!(config.uid, Identity::Id(4321));
 }
@@ -43,7 +46,7 @@ fn overrides_win_and_replace() {
     let config = build("bind = *:80\nbind = *:81\nshards = 4", &["bind=127.0.0.1:0", "shards = 1"])
         .expect("good");
     let address = Address::At("127.0.0.1:0".parse().expect("address"));
-    assert_eq!(config.bind, vec![Bind { address, accept_proxy: false }]);
+    assert_eq!(config.bind, vec![Bind { address, accept_proxy: false, https: false }]);
     assert_eq!(config.shards, Some(1));
 }
 
@@ -75,7 +78,14 @@ fn mistakes_are_named() {
     refused("", &["nonsense"], "-o nonsense: \"nonsense\" is not a setting");
     refused("bind_tcp = *:1", &[], "expected ADDRESS:PORT HOST");
     refused("bind_tcp = *:1 a.com b", &[], "expected accept-proxy or nothing");
-    refused("bind = *:80 accept_proxy", &[], "expected accept-proxy or nothing");
+    refused(
+        "bind_tcp = *:1 a.com https",
+        &[],
+        "\"https\" behind the address: expected accept-proxy or",
+    );
+    refused("bind_tls = *:1 https", &[], "\"https\" behind the address: expected accept-proxy or");
+    refused("bind = *:1 https https", &[], "\"https\" is there twice");
+    refused("bind = *:80 accept_proxy", &[], "expected accept-proxy, https or nothing");
     refused("bind = *:80 accept-proxy", &[], "Set trusted_sources");
     refused("bind_tcp = *:80 a.com accept-proxy", &[], "Set trusted_sources");
     refused("trusted_sources = 10.0.0.0/33", &[], "as 192.0.2.1, 192.0.2.0/24");
@@ -92,6 +102,16 @@ fn the_same_value_twice_is_no_mistake() {
 fn all_problems_come_at_once() {
     let problems = build("a\nbind = x\nshards = y", &[]).expect_err("refused");
     assert_eq!(problems.len(), 3, "{problems:?}");
+}
+
+#[test]
+fn flags_behind_an_address_come_in_any_order() {
+    let text = "trusted_sources = 192.0.2.1\nbind = *:80 https accept-proxy\n\
+                bind = *:81 accept-proxy https\nbind_internal = *:82 https";
+    let config = build(text, &[]).expect("good");
+    let flags = |bind: &Bind| (bind.accept_proxy, bind.https);
+    assert_eq!(config.bind.iter().map(flags).collect::<Vec<_>>(), [(true, true), (true, true)]);
+    assert_eq!(flags(&config.bind_internal[0]), (false, true));
 }
 
 #[test]

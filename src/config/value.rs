@@ -46,6 +46,8 @@ pub struct Bind {
     pub address: Address,
     /// Each connection begins with a header of the PROXY protocol.
     pub accept_proxy: bool,
+    /// Clients speak TLS to whatever is in front.
+    pub https: bool,
 }
 
 /// The addresses that begin alike: `192.0.2.0/24`, `2001:db8::/32`, or one address.
@@ -105,16 +107,33 @@ pub(super) fn address(text: &str) -> Result<Address, String> {
 
 /// An address, and perhaps `accept-proxy`.
 pub(super) fn bind(text: &str) -> Result<Bind, String> {
+    flagged(text, false)
+}
+
+/// An address for HTTP, and perhaps `accept-proxy` and `https`, in any order.
+pub(super) fn bind_http(text: &str) -> Result<Bind, String> {
+    flagged(text, true)
+}
+
+fn flagged(text: &str, is_http: bool) -> Result<Bind, String> {
     let mut words = text.split_whitespace();
     let address = address(words.next().unwrap_or(text))?;
-    let accept_proxy = match (words.next(), words.next()) {
-        (None, _) => false,
-        (Some("accept-proxy"), None) => true,
-        (Some(word), _) => {
-            return Err(format!("{word:?} behind the address: expected accept-proxy or nothing"));
+    let mut bind = Bind { address, accept_proxy: false, https: false };
+    for word in words {
+        let flag = match word {
+            "accept-proxy" => &mut bind.accept_proxy,
+            "https" if is_http => &mut bind.https,
+            _ => {
+                let https = if is_http { ", https" } else { "" };
+                let expected = format!("expected accept-proxy{https} or nothing");
+                return Err(format!("{word:?} behind the address: {expected}"));
+            }
+        };
+        if std::mem::replace(flag, true) {
+            return Err(format!("{word:?} is there twice"));
         }
-    };
-    Ok(Bind { address, accept_proxy })
+    }
+    Ok(bind)
 }
 
 /// Addresses and networks with commas or spaces between them.

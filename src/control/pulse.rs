@@ -228,7 +228,7 @@ impl Last {
             Counter::Completed,
             Counter::Sent,
             Counter::Received,
-            Counter::AsleepMicros,
+            Counter::CpuMicros,
             Counter::AliveMicros,
         ];
         let now: Vec<[u64; 5]> =
@@ -241,10 +241,10 @@ impl Last {
             let (now, before) = (self.shards[index], before(index));
             let own: Rates = std::array::from_fn(|at| rate(now[at], before[at], seconds));
             (0..3).for_each(|at| rates[at] += own[at]);
-            let [asleep, alive] = [3, 4].map(|at| now[at].saturating_sub(before[at]) as f64);
+            let [cpu, alive] = [3, 4].map(|at| now[at].saturating_sub(before[at]) as f64);
             // It notes its time about as often as we look: now and then there is nothing new.
             if alive != 0.0 {
-                self.load[index] = (1.0 - asleep / alive).clamp(0.0, 1.0);
+                self.load[index] = (cpu / alive).clamp(0.0, 1.0);
             }
             let busy = (self.load[index] * 1000.0).round() / 1000.0;
             json!({

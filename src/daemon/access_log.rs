@@ -137,9 +137,9 @@ impl Writing {
                 Err(RecvTimeoutError::Timeout) => {}
                 Ok(Order::Reopen) => self.reopen(),
                 Ok(Order::Switch(log, output)) => {
-                    info!("access_log: now {}", named(&log));
                     (self.log, self.output, self.is_torn) = (log, output, false);
                     self.together.logbook.set_on(self.output.is_some());
+                    info!("access_log: now {}", named(&self.log));
                 }
                 Ok(Order::Finish) | Err(RecvTimeoutError::Disconnected) => return,
             }
@@ -196,15 +196,23 @@ impl Writing {
     }
 }
 
-/// Writes all of it, or says how many bytes are left. A pipe that is full is waited for as long as somebody reads.
+/// Writes all of it, or says how many bytes are left. A pipe that is full is waited for as long as
+/// somebody reads: also one that was given to us as standard output, where a write would wait for
+/// ever.
 fn put(mut output: &File, bytes: &[u8]) -> Result<(), (io::Error, usize)> {
+    let is_file = output.metadata().is_ok_and(|found| found.is_file());
     let mut rest = bytes;
     while !rest.is_empty() {
-        match output.write(rest) {
+        if !is_file && !has_room(output) {
+            return Err((io::ErrorKind::WouldBlock.into(), rest.len()));
+        }
+        // A pipe that can be written has room for so much.
+        let most = if is_file { rest.len() } else { rest.len().min(rustix::pipe::PIPE_BUF) };
+        match output.write(&rest[..most]) {
             Ok(0) => return Err((io::ErrorKind::WriteZero.into(), rest.len())),
             Ok(count) => rest = &rest[count..],
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock && has_room(output) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => return Err((error, rest.len())),
         }
     }

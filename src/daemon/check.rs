@@ -34,7 +34,7 @@ pub(super) fn run(config: &Config) -> ExitCode {
     // From here on as the daemon's user: whether he may read the files and use io_uring is the
     // question.
     match privileges::find(config) {
-        Ok(target) => problems.extend(privileges::drop_to(target).err()),
+        Ok(target) => problems.extend(privileges::drop_to(target, false).err()),
         Err(found) => problems.extend(found),
     }
     later(config, &problems).iter().for_each(&mut warn);

@@ -16,6 +16,8 @@ pub(super) struct Tcp {
     /// As it was asked for: with port 0 where any would do.
     pub(super) asked: SocketAddr,
     pub(super) sockets: Vec<TcpListener>,
+    /// systemd holds them too, so that their queues outlive us.
+    pub(super) is_activated: bool,
 }
 
 /// All that are given.
@@ -38,7 +40,7 @@ impl Given {
                 let asked = socket.local_addr().map_err(|error| wrong(&error.to_string()))?;
                 // Not for whatever we start.
                 let _ = rustix::io::fcntl_setfd(&socket, FdFlags::CLOEXEC);
-                given.add(asked, socket);
+                given.add(asked, socket, true);
             } else if let Ok(Some(socket)) = fds.take_unix_listener(index) {
                 let address = socket.local_addr().map_err(|error| wrong(&error.to_string()))?;
                 let path = address.as_pathname().ok_or_else(|| wrong("it has no path"))?;
@@ -52,17 +54,17 @@ impl Given {
     }
 
     /// One more socket of an address.
-    pub(super) fn add(&mut self, asked: SocketAddr, socket: TcpListener) {
+    pub(super) fn add(&mut self, asked: SocketAddr, socket: TcpListener, is_activated: bool) {
         match self.tcp.iter_mut().find(|one| one.asked == asked && asked.port() != 0) {
             Some(one) => one.sockets.push(socket),
-            None => self.tcp.push(Tcp { asked, sockets: vec![socket] }),
+            None => self.tcp.push(Tcp { asked, sockets: vec![socket], is_activated }),
         }
     }
 
     /// Those of an address, which are not there any more after that.
-    pub(super) fn take(&mut self, asked: SocketAddr) -> Option<Vec<TcpListener>> {
+    pub(super) fn take(&mut self, asked: SocketAddr) -> Option<Tcp> {
         let at = self.tcp.iter().position(|one| one.asked == asked)?;
-        Some(self.tcp.remove(at).sockets)
+        Some(self.tcp.remove(at))
     }
 
     pub(super) fn take_unix(&mut self, path: &Path) -> Option<UnixListener> {

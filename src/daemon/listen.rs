@@ -4,14 +4,15 @@ use std::collections::HashSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
+use tracing::warn;
 
-use super::given::Given;
+use super::given::{Given, Tcp};
 use super::holder;
 use super::reload::Trusted;
-use crate::config::{Address, Bind, Config};
+use crate::config::{Address, Bind, Config, ManagementAddress};
 use crate::link::Speaks;
 use crate::shard::Believes;
 use crate::table::host;
@@ -31,6 +32,15 @@ pub(super) struct Bound {
     /// Whether it listens already. A socket beside another daemon's takes connections from it: that is to begin only
     /// when they are served.
     listens: bool,
+    /// systemd holds them too.
+    is_activated: bool,
+}
+
+impl Bound {
+    /// Whether each connection begins with a header of the PROXY protocol.
+    pub(super) fn accepts_proxy(&self) -> bool {
+        self.believes.is_some()
+    }
 }
 
 /// The sockets of one shard: one of each address, or more where another daemon had more shards.
@@ -48,10 +58,11 @@ pub(super) fn for_one_shard(bound: &mut [Bound]) -> Vec<shard::Listener> {
 }
 
 /// A copy of each socket, for a daemon that takes over.
-pub(super) fn copies(bound: &[Bound]) -> io::Result<Vec<(SocketAddr, Vec<TcpListener>)>> {
+pub(super) fn copies(bound: &[Bound]) -> io::Result<Vec<Tcp>> {
     let copy = |bound: &Bound| {
         let sockets = bound.sockets.iter().flatten().map(TcpListener::try_clone);
-        Ok((bound.asked, sockets.collect::<io::Result<_>>()?))
+        let sockets = sockets.collect::<io::Result<_>>()?;
+        Ok(Tcp { asked: bound.asked, sockets, is_activated: bound.is_activated })
     };
     bound.iter().map(copy).collect()
 }
@@ -93,10 +104,11 @@ pub(super) fn bind_all(
     for (key, bind, speaks, way) in tried {
         let believes = bind.accept_proxy.then(|| believed.clone());
         let asked = bind.address.socket();
+        let is_activated = matches!(&way, Way::Given(Tcp { is_activated: true, .. }));
         let mut listens = true;
         let made = match way {
             Way::Bind(wanted) => bind_each(wanted, shards),
-            Way::Given(sockets) => share_out(sockets, shards),
+            Way::Given(given) => share_out(given, shards),
             Way::Beside(address) => {
                 listens = false;
                 bind_beside(&address, shards)
@@ -104,7 +116,15 @@ pub(super) fn bind_all(
         };
         match made {
             Ok((local, sockets)) => {
-                bound.push(Bound { asked, local, speaks, believes, sockets, listens });
+                bound.push(Bound {
+                    asked,
+                    local,
+                    speaks,
+                    believes,
+                    sockets,
+                    listens,
+                    is_activated,
+                });
             }
             Err(error) => problems.push(explain(key, &bind.address, &error)),
         }
@@ -127,18 +147,18 @@ pub(super) fn begin(bound: &mut [Bound]) -> Result<(), String> {
 /// How an address comes to its sockets.
 enum Way {
     Bind(SocketAddr),
-    Given(Vec<TcpListener>),
+    Given(Tcp),
     /// The daemon that we take over from has the port, at another address.
     Beside(Address),
 }
 
-/// Gives each shard its own of the sockets that are there. None may be left out: who waits in its queue would
-/// wait for ever. Where there are too few, more of that address are bound; where that is not allowed, as those
-/// there are another user's, shards share one.
-fn share_out(
-    given: Vec<TcpListener>,
-    shards: usize,
-) -> io::Result<(SocketAddr, Vec<Vec<TcpListener>>)> {
+/// Gives each shard its own of the sockets that are there. None may be left out: who waits in its
+/// queue would wait for ever. Where there are too few, more of that address are bound. Not beside
+/// sockets that systemd holds: clients in the queue of one that ends with us would be reset, in its
+/// own queue they wait for the next daemon. There, and where binding is not allowed, as those there
+/// are another user's, shards share one.
+fn share_out(given: Tcp, shards: usize) -> io::Result<(SocketAddr, Vec<Vec<TcpListener>>)> {
+    let Tcp { sockets: given, is_activated, .. } = given;
     let first = given.first().ok_or(io::ErrorKind::NotFound)?;
     let local = first.local_addr()?;
     let few = given.len();
@@ -147,7 +167,9 @@ fn share_out(
         // As `socket` sets them; the last is no matter where there is one shard.
         socket.set_tcp_nodelay(true)?;
         socket.set_keepalive(true)?;
-        let _ = socket.set_reuse_port(true);
+        if !is_activated {
+            let _ = socket.set_reuse_port(true);
+        }
         // The ring waits for a socket that may block, and for no other.
         socket.set_nonblocking(false)?;
         socket.listen(limits::BACKLOG)?;
@@ -157,17 +179,52 @@ fn share_out(
         each[index % shards].push(socket);
     }
     for index in few..shards {
-        let sibling = socket(local, true).and_then(|sibling| {
+        let sibling = || -> io::Result<TcpListener> {
+            let sibling = socket(local, true)?;
             sibling.listen(limits::BACKLOG)?;
             Ok(sibling.into())
-        });
+        };
+        let sibling = if is_activated { None } else { sibling().ok() };
         let own = match sibling {
-            Ok(sibling) => sibling,
-            Err(_) => each[index % few][0].try_clone()?,
+            Some(sibling) => sibling,
+            None => each[index % few][0].try_clone()?,
         };
         each[index].push(own);
     }
     Ok((local, each))
+}
+
+/// Waits until this machine has the addresses, as when it boots and the network comes up late;
+/// those that are missing after `patience` are for binding to complain of.
+pub(super) fn wait_for_addresses(config: &Config, given: &Given, patience: Duration) {
+    let management = config.bind_management.iter().filter_map(|address| match address {
+        ManagementAddress::Tcp(address) => Some(("bind_management", *address)),
+        ManagementAddress::Unix(_) => None,
+    });
+    let clients = addresses(config).map(|(key, bind, _)| (key, bind.address));
+    let until = Instant::now() + patience;
+    for (key, address) in clients.chain(management) {
+        let mut local = address.socket();
+        let is_given = given.tcp.iter().any(|one| one.asked == local);
+        if is_given || address.is_loopback() || matches!(address, Address::Any(_)) {
+            continue;
+        }
+        local.set_port(0);
+        let is_missing = || {
+            let tried = socket(local, false);
+            tried.is_err_and(|error| error.raw_os_error() == Some(libc::EADDRNOTAVAIL))
+        };
+        let mut is_told = false;
+        while Instant::now() < until && is_missing() {
+            if !std::mem::replace(&mut is_told, true) {
+                let most = patience.as_secs();
+                warn!(
+                    "{key} = {address}: this machine has no such address: waiting {most} s for it"
+                );
+            }
+            std::thread::park_timeout(limits::ADDRESS_AGAIN);
+        }
+    }
 }
 
 /// Whether this machine has the addresses at all; ports are left alone, for they may well be in use
@@ -187,9 +244,10 @@ pub(super) fn check(config: &Config) -> Vec<String> {
 }
 
 fn addresses(config: &Config) -> impl Iterator<Item = (&'static str, &Bind, Speaks)> {
-    let http = |key, trusted| move |bind| (key, bind, Speaks::Http { trusted });
-    let untrusted = config.bind.iter().map(http("bind", false));
-    let internal = config.bind_internal.iter().map(http("bind_internal", true));
+    let http = |trusted, bind: &Bind| Speaks::Http { trusted, secure: bind.https };
+    let untrusted = config.bind.iter().map(move |bind| ("bind", bind, http(false, bind)));
+    let internal = config.bind_internal.iter();
+    let internal = internal.map(move |bind| ("bind_internal", bind, http(true, bind)));
     // That it is a host name was checked.
     let canonical = |name: &str| host::name(name).map_or_else(|_| name.into(), Arc::from);
     let tcp = config.bind_tcp.iter();
@@ -388,7 +446,7 @@ mod tests {
         let (address, each) =
             bind_each("127.0.0.1:0".parse().expect("an address"), sockets).expect("a free port");
         for socket in each.into_iter().flatten() {
-            given.add(address, socket);
+            given.add(address, socket, false);
         }
         (given, address)
     }
@@ -405,6 +463,24 @@ mod tests {
             assert!(each.iter().all(|count| 1 <= *count), "{sockets} {shards} {each:?}");
             assert_eq!(each.iter().sum::<usize>(), sockets.max(shards));
         }
+    }
+
+    /// A second queue would end with us, and who waits in it.
+    #[test]
+    fn a_socket_of_systemd_stays_the_only_one() {
+        let (mut given, address) = given(1);
+        given.tcp[0].is_activated = true;
+        let config = config(&[&format!("bind={address}")]);
+        let mut bound =
+            bind_all(&config, 3, &Trusted::default(), &mut given).expect("they are ours");
+        let copies = copies(&bound).expect("copies");
+        assert!(copies[0].is_activated && copies[0].sockets.len() == 3);
+        let mut listeners = Vec::new();
+        (0..3).for_each(|_| listeners.extend(for_one_shard(&mut bound)));
+        drop(listeners);
+        let cookie = |socket: &TcpListener| rustix::net::sockopt::socket_cookie(socket).ok();
+        let cookies: Vec<_> = copies[0].sockets.iter().map(cookie).collect();
+        assert!(cookies.iter().all(|other| *other == cookies[0]), "{cookies:?}");
     }
 
     #[test]

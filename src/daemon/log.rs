@@ -1,14 +1,22 @@
 //! Log lines, to standard error: with colours only on a terminal, with the journal's levels and without a time
 //! under systemd; and plain lines, where a reader who went away (`mantrid --help | head`) is no reason to
-//! panic.
+//! panic. No line is waited for by the thread that logs it.
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 use std::os::unix::fs::MetadataExt;
+use std::panic::PanicHookInfo;
+use std::sync::OnceLock;
 
 use tracing::{Level, Metadata};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
+
+use super::log_lines::Lines;
+use crate::limits;
+
+static LINES: Lines = Lines::new();
 
 /// Starts logging; what the libraries say counts only when it is an error.
 pub(super) fn start(debug: bool) {
@@ -18,13 +26,43 @@ pub(super) fn start(debug: bool) {
         .with_target(false)
         // It would be told on standard error, where nobody listens any more: that panics.
         .log_internal_errors(false)
-        .with_env_filter(filter);
+        .with_env_filter(filter)
+        .with_writer(Queued);
     // Fails only when called twice, as tests may.
     let _ = if is_journal() {
-        lines.with_ansi(false).without_time().with_level(false).with_writer(Journal).try_init()
+        lines.with_ansi(false).without_time().with_level(false).try_init()
     } else {
-        lines.with_ansi(io::stderr().is_terminal()).with_writer(io::stderr).try_init()
+        lines.with_ansi(io::stderr().is_terminal()).try_init()
     };
+    std::panic::set_hook(Box::new(tell_of_panic));
+}
+
+/// Has a thread write the lines from now on. Called when rights are dropped: they are each thread's
+/// own.
+pub(super) fn start_writer() {
+    LINES.start_writer(|lost| {
+        let level = prefix(Level::WARN);
+        format!("{level}mantrid: {lost} log lines were lost: standard error was not read\n").into()
+    });
+}
+
+/// Sees to it that the last lines are read, if somebody reads.
+pub(super) fn finish() {
+    start_writer();
+    LINES.flush(limits::LOG_FLUSH_TIME);
+}
+
+/// As the standard library's own hook says it, without waiting for a reader.
+fn tell_of_panic(panic: &PanicHookInfo<'_>) {
+    let thread = std::thread::current();
+    let name = thread.name().unwrap_or("<unnamed>");
+    let level = prefix(Level::ERROR);
+    let mut text = format!("{level}thread '{name}' {panic}\n");
+    let trace = Backtrace::capture();
+    if trace.status() == BacktraceStatus::Captured {
+        text += &trace.to_string();
+    }
+    LINES.push(text.into_bytes());
 }
 
 /// Whether standard error is the journal's (systemd.exec(5), `JOURNAL_STREAM`).
@@ -35,39 +73,47 @@ fn is_journal() -> bool {
         .is_ok_and(|found| stream == format!("{}:{}", found.dev(), found.ino()))
 }
 
-/// Puts the level in front of each line, as the journal reads it (sd-daemon(3)).
-struct Journal;
-
-impl<'a> MakeWriter<'a> for Journal {
-    type Writer = Levelled;
-
-    fn make_writer(&'a self) -> Levelled {
-        Levelled(6)
+/// The journal's level in front of a line (sd-daemon(3)); elsewhere nothing.
+fn prefix(level: Level) -> &'static str {
+    static IS_JOURNAL: OnceLock<bool> = OnceLock::new();
+    if !IS_JOURNAL.get_or_init(is_journal) {
+        return "";
     }
-
-    fn make_writer_for(&'a self, event: &Metadata<'_>) -> Levelled {
-        Levelled(match *event.level() {
-            Level::ERROR => 3,
-            Level::WARN => 4,
-            Level::INFO => 6,
-            _ => 7,
-        })
+    match level {
+        Level::ERROR => "<3>",
+        Level::WARN => "<4>",
+        Level::INFO => "<6>",
+        _ => "<7>",
     }
 }
 
-struct Levelled(u8);
+/// Queues each line.
+struct Queued;
+
+impl<'a> MakeWriter<'a> for Queued {
+    type Writer = Levelled;
+
+    fn make_writer(&'a self) -> Levelled {
+        Levelled(prefix(Level::INFO))
+    }
+
+    fn make_writer_for(&'a self, event: &Metadata<'_>) -> Levelled {
+        Levelled(prefix(*event.level()))
+    }
+}
+
+/// One line, with the level in front that the journal reads.
+struct Levelled(&'static str);
 
 impl Write for Levelled {
     /// Called once for each line, whole.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        let mut levelled = format!("<{}>", self.0).into_bytes();
-        levelled.extend_from_slice(line);
-        io::stderr().write_all(&levelled)?;
+        LINES.push([self.0.as_bytes(), line].concat());
         Ok(line.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        io::stderr().flush()
+        Ok(())
     }
 }
 
@@ -84,6 +130,6 @@ pub(super) fn say(line: &str) {
 
 /// A line about what is wrong.
 pub(super) fn complain(problem: &str) {
-    let level = if is_journal() { "<3>" } else { "" };
-    let _ = writeln!(io::stderr(), "{level}mantrid: {problem}");
+    let level = prefix(Level::ERROR);
+    LINES.push(format!("{level}mantrid: {problem}\n").into_bytes());
 }

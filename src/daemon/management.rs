@@ -2,16 +2,16 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
 use tracing::warn;
 
-use super::given::Given;
+use super::given::{Given, Tcp};
 use super::privileges::Target;
 use super::upgrade::Sockets;
-use super::{Problems, listen};
+use super::{Problems, listen, privileges};
 use crate::config::{Config, ManagementAddress};
 use crate::control::{Management, Token};
 
@@ -52,7 +52,7 @@ pub(super) fn bind_all(
 fn take(address: &ManagementAddress, given: &mut Given) -> Option<Management> {
     match address {
         ManagementAddress::Tcp(address) => {
-            let socket = given.take(address.socket())?.into_iter().next()?;
+            let socket = given.take(address.socket())?.sockets.into_iter().next()?;
             let local = socket.local_addr().unwrap_or(address.socket());
             Some(Management::Tcp(socket, local))
         }
@@ -80,7 +80,8 @@ pub(super) fn copies(
                     asked.ip() == local.ip() && [0, local.port()].contains(&asked.port())
                 };
                 let asked = asked.find(is_it).unwrap_or(*local);
-                sockets.tcp.push((asked, vec![socket.try_clone()?]));
+                let sockets_of_it = vec![socket.try_clone()?];
+                sockets.tcp.push(Tcp { asked, sockets: sockets_of_it, is_activated: false });
             }
             Management::Unix(socket, path) => {
                 sockets.unix.push((path.clone(), socket.try_clone()?.into()));
@@ -90,9 +91,20 @@ pub(super) fn copies(
     Ok(())
 }
 
-/// A socket that its group may use. One that a daemon left behind is replaced; one that somebody
-/// listens on is not.
+/// A socket that its group may use, made with no more rights than its folder asks for.
 fn bind_unix(path: &Path, target: Target) -> Result<UnixListener, String> {
+    privileges::with_rights_for(path, target, |is_root| {
+        let socket = make_unix(path)?;
+        if is_root {
+            privileges::give(path, target)
+                .map_err(|error| format!("can't give it to uid and gid: {error}"))?;
+        }
+        Ok(socket)
+    })?
+}
+
+/// One that a daemon left behind is replaced; one that somebody listens on is not.
+fn make_unix(path: &Path) -> Result<UnixListener, String> {
     match path.symlink_metadata() {
         Ok(found) if !found.file_type().is_socket() => {
             return Err("there is something else than a socket: move it away".to_owned());
@@ -108,25 +120,22 @@ fn bind_unix(path: &Path, target: Target) -> Result<UnixListener, String> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error.to_string()),
     }
-    let socket = listen_unix(path).map_err(|error| match error.kind() {
+    listen_unix(path).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => "the folder is not there: make it first".to_owned(),
+        io::ErrorKind::PermissionDenied => "no permission to make it: the folder must be one \
+             that the daemon's user may write to, or that root alone may"
+            .to_owned(),
         _ => error.to_string(),
-    })?;
-    if target.group().is_some() {
-        nix::unistd::chown(path, target.user(), target.group())
-            .map_err(|errno| format!("can't give it to uid and gid: {}", errno.desc()))?;
-    }
-    Ok(socket)
+    })
 }
 
-/// Never open to others, not even between being made and being given its mode.
+/// Its mode comes from the mask: a change of mode by its path would follow a symbolic link in its
+/// place.
 fn listen_unix(path: &Path) -> io::Result<UnixListener> {
     let before = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o117));
     let bound = UnixListener::bind(path);
     nix::sys::stat::umask(before);
-    let socket = bound?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o660))?;
-    Ok(socket)
+    bound
 }
 
 /// The token, read while we may still be root: the file need not be readable for anybody else. Where it is not,

@@ -13,6 +13,7 @@ mod given;
 mod holder;
 mod listen;
 mod log;
+mod log_lines;
 mod management;
 mod privileges;
 mod reload;
@@ -53,13 +54,12 @@ const DEFAULT_FILE: &str = "/etc/mantrid/mantrid.conf";
 /// Runs `mantrid`; the exit code is 0 after a clean stop, 1 when the start failed.
 pub fn main() -> ExitCode {
     signals::block();
-    match start() {
-        Ok(code) => code,
-        Err(problems) => {
-            report(&problems);
-            ExitCode::FAILURE
-        }
-    }
+    let code = start().unwrap_or_else(|problems| {
+        report(&problems);
+        ExitCode::FAILURE
+    });
+    log::finish();
+    code
 }
 
 fn start() -> Result<ExitCode, Problems> {
@@ -139,6 +139,10 @@ fn run(source: Source, debug: bool, demo: Option<&Demo>) -> Result<(), Problems>
     }
     let token = management::token(&config, given.token.take()).map_err(one)?;
     let trusted: Trusted = Arc::new(ArcSwap::from_pointee(config.trusted_sources.clone()));
+    // One that takes over would keep the old daemon waiting.
+    if predecessor.is_none() && std::env::var_os("NOTIFY_SOCKET").is_some() {
+        listen::wait_for_addresses(&config, &given, crate::limits::ADDRESS_WAIT);
+    }
     let bound = listen::bind_all(&config, resources.shards, &trusted, &mut given)?;
     let management = management::bind_all(&config, target, &mut given)?;
     close_left(given, predecessor.is_some());
@@ -149,8 +153,10 @@ fn run(source: Source, debug: bool, demo: Option<&Demo>) -> Result<(), Problems>
     privileges::make_folder(&config.state_file, target).map_err(one)?;
     // The demo runs as whoever started it, unless told otherwise.
     if demo.is_none() || !target.stays_root() {
-        privileges::drop_to(target).map_err(one)?;
+        let is_guarded = predecessor.as_ref().is_some_and(Predecessor::is_guarded);
+        privileges::drop_to(target, is_guarded).map_err(one)?;
     }
+    log::start_writer();
     // After the drop: io_uring may be allowed to root alone.
     crate::ring::probe().map_err(one)?;
     info!("{}", resources.summary());
@@ -317,12 +323,17 @@ async fn serve(
 }
 
 fn announce(bound: &[Bound], management: &[Management]) {
-    for Bound { local, speaks, .. } in bound {
+    for one in bound {
+        let Bound { local, speaks, .. } = one;
         match speaks {
-            Speaks::Http { trusted: false } => info!("Listening for requests on {local}"),
-            Speaks::Http { trusted: true } => info!(
-                "Listening for requests on {local} (internal: forwarding fields are believed)"
-            ),
+            Speaks::Http { trusted: false, .. } => info!("Listening for requests on {local}"),
+            Speaks::Http { trusted: true, .. } => {
+                let believed = match one.accepts_proxy() {
+                    true => "the PROXY protocol is",
+                    false => "forwarding fields are",
+                };
+                info!("Listening for requests on {local} (internal: {believed} believed)");
+            }
             Speaks::Tcp(host) => info!("Listening for TCP on {local}, for {host}"),
             Speaks::Tls => info!("Listening for TLS on {local}"),
         }

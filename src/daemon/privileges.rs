@@ -1,11 +1,13 @@
 //! Root until the addresses are bound, then `uid` and `gid`, for good and verified.
 
 use std::fmt::Display;
-use std::path::Path;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::unistd::{
-    Gid, Group, Uid, User, chown, geteuid, getgroups, getresgid, getresuid, setgroups, setresgid,
+    Gid, Group, Uid, User, geteuid, getgroups, getresgid, getresuid, setgroups, setresgid,
     setresuid,
 };
 
@@ -19,15 +21,6 @@ pub(super) struct Target {
 }
 
 impl Target {
-    /// The group that is to own what is made for it: none where nothing changes.
-    pub(super) fn group(&self) -> Option<Gid> {
-        are_root().then_some(self.gid)
-    }
-
-    pub(super) fn user(&self) -> Option<Uid> {
-        are_root().then_some(self.uid)
-    }
-
     /// Whether root is kept.
     pub(super) fn stays_root(&self) -> bool {
         self.uid.is_root()
@@ -47,15 +40,18 @@ pub(super) fn find(config: &Config) -> Result<Target, Vec<String>> {
     }
 }
 
-/// Becomes `target` when started as root; otherwise there is nothing to give up.
-/// Called while the process has one thread.
-pub(super) fn drop_to(target: Target) -> Result<(), String> {
+/// Becomes `target` when started as root; otherwise there is nothing to give up but capabilities.
+/// Whoever gave something up, or `is_guarded` already, does not let others of its user read its
+/// memory. Called while the process has one thread.
+pub(super) fn drop_to(target: Target, is_guarded: bool) -> Result<(), String> {
     let Target { uid, gid } = target;
+    let had_rights = are_root() || rustix::thread::capabilities(None).is_ok_and(has_rights);
     // Nothing we run may gain rights by a set-uid file, whoever we are.
     nix::sys::prctl::set_no_new_privs()
         .map_err(|errno| format!("can't forbid new privileges: {errno}"))?;
     if !are_root() {
-        return drop_capabilities();
+        drop_capabilities()?;
+        return if had_rights || is_guarded { guard() } else { Ok(()) };
     }
     if uid.is_root() && gid.as_raw() == 0 {
         tracing::warn!("Running as root, as uid = 0 asks for");
@@ -75,8 +71,19 @@ pub(super) fn drop_to(target: Target) -> Result<(), String> {
     }
     // Those in force went with root; what may be inherited would not have.
     drop_capabilities()?;
+    guard()?;
     tracing::info!("Dropped to UID {uid}, GID {gid}");
     Ok(())
+}
+
+fn has_rights(sets: rustix::thread::CapabilitySets) -> bool {
+    sets.permitted != rustix::thread::CapabilitySet::empty()
+}
+
+/// No other process of the user may look into ours, and no core is written (prctl(2),
+/// PR_SET_DUMPABLE): what clients sent is in memory, and the token.
+fn guard() -> Result<(), String> {
+    nix::sys::prctl::set_dumpable(false).map_err(|errno| format!("can't guard memory: {errno}"))
 }
 
 /// Not even a file with capabilities could give them back. In a container root may not be allowed to do that; with
@@ -114,8 +121,102 @@ pub(super) fn make_folder(state_file: &Path, target: Target) -> Result<(), Strin
     let failed = |what: &dyn Display| {
         format!("state_file = {}: can't make its folder: {what}", state_file.display())
     };
-    std::fs::create_dir_all(folder).map_err(|error| failed(&error))?;
-    chown(folder, Some(target.uid), Some(target.gid)).map_err(|errno| failed(&errno.desc()))
+    let make = |is_root: bool| {
+        if let Some(parent) = folder.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            std::fs::create_dir_all(parent)?;
+        }
+        std::fs::DirBuilder::new().mode(0o750).create(folder)?;
+        if is_root { give(folder, target) } else { Ok(()) }
+    };
+    with_rights_for(folder, target, make).and_then(|made| made.map_err(|error| failed(&error)))
+}
+
+/// Gives `target` what root has just made in a folder that root alone may change.
+pub(super) fn give(path: &Path, target: Target) -> io::Result<()> {
+    let flags = nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW;
+    let (uid, gid) = (Some(target.uid), Some(target.gid));
+    nix::unistd::fchownat(nix::fcntl::AT_FDCWD, path, uid, gid, flags).map_err(io::Error::from)
+}
+
+/// Makes or removes files at `path`: as root only where nobody else could put a symbolic link in
+/// the way, and otherwise with the rights of the user that we become, who then also owns what is
+/// made. The action is told whether root's rights are in force and something is to be given away.
+pub(super) fn with_rights_for<T>(
+    path: &Path,
+    target: Target,
+    act: impl FnOnce(bool) -> T,
+) -> Result<T, String> {
+    let changes = are_root() && !(target.uid.is_root() && target.gid.as_raw() == 0);
+    if !changes || target.uid.is_root() || only_root_changes(path) {
+        return Ok(act(changes));
+    }
+    let _rights = FileRights::of(target)?;
+    Ok(act(false))
+}
+
+/// The rights of another user on files, for this thread (setfsuid(2)); root's again in the end.
+struct FileRights;
+
+impl FileRights {
+    fn of(target: Target) -> Result<FileRights, String> {
+        let rights = FileRights;
+        nix::unistd::setfsgid(target.gid);
+        nix::unistd::setfsuid(target.uid);
+        // They return what was in force before, and say nothing of failures.
+        let is_done = nix::unistd::setfsgid(target.gid) == target.gid
+            && nix::unistd::setfsuid(target.uid) == target.uid;
+        let uid = target.uid;
+        is_done.then_some(rights).ok_or_else(|| format!("can't take the rights of uid {uid}"))
+    }
+}
+
+impl Drop for FileRights {
+    fn drop(&mut self) {
+        nix::unistd::setfsuid(Uid::from_raw(0));
+        nix::unistd::setfsgid(Gid::from_raw(0));
+    }
+}
+
+/// Whether root alone can change what `path` leads to: each folder on the way, those behind
+/// symbolic links too, is root's and for nobody else to write to, or sticky. What is not there yet
+/// is below such folders.
+fn only_root_changes(path: &Path) -> bool {
+    let Ok(path) = std::path::absolute(path) else { return false };
+    let mut rest: Vec<PathBuf> = parts(&path);
+    let mut at = PathBuf::from("/");
+    let mut links = 0;
+    while let Some(part) = rest.pop() {
+        match part.components().next() {
+            Some(Component::RootDir) => at = PathBuf::from("/"),
+            Some(Component::ParentDir) => drop(at.pop()),
+            Some(Component::Normal(name)) => at.push(name),
+            _ => continue,
+        }
+        let found = match at.symlink_metadata() {
+            Ok(found) => found,
+            Err(error) => return error.kind() == io::ErrorKind::NotFound,
+        };
+        let is_last = rest.is_empty();
+        if found.is_symlink() && found.uid() == 0 && links < 40 && !is_last {
+            let Ok(leads_to) = at.read_link() else { return false };
+            links += 1;
+            at.pop();
+            rest.extend(parts(&leads_to));
+            continue;
+        }
+        let mode = found.mode();
+        let is_open = mode & 0o022 != 0 && (!found.is_dir() || mode & 0o1000 == 0);
+        // What is at the end itself is replaced, or refused.
+        if !is_last && (found.uid() != 0 || is_open || !found.is_dir()) {
+            return false;
+        }
+    }
+    true
+}
+
+/// The components, the first at the end.
+fn parts(path: &Path) -> Vec<PathBuf> {
+    path.components().rev().map(|part| PathBuf::from(part.as_os_str())).collect()
 }
 
 /// A security module may let the calls succeed and do nothing.

@@ -31,7 +31,7 @@ use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 use super::frames::{self, Frame};
-use super::given::Given;
+use super::given::{Given, Tcp};
 use super::log::counted;
 use super::service;
 use crate::control::{Counted, Handle, Token};
@@ -40,13 +40,15 @@ use crate::link::{ControlEnd, Drain, Handed, Speaks, Stop};
 
 /// Set for the new daemon, whose standard input the socket is.
 const VARIABLE: &str = "MANTRID_TAKES_OVER";
+/// What it is set to where memory of the old daemon can't be read by others of its user.
+const GUARDED: &str = "guarded";
 /// Said with `ready`: what is under way may be told. Programs before it would take it for a connection.
 const HEARS: &[u8] = b"open";
 
 /// What a daemon keeps to hand over its sockets.
 pub(super) struct Sockets {
-    /// As asked for, with a copy of each shard's.
-    pub(super) tcp: Vec<(std::net::SocketAddr, Vec<TcpListener>)>,
+    /// A copy of each shard's.
+    pub(super) tcp: Vec<Tcp>,
     pub(super) unix: Vec<(PathBuf, OwnedFd)>,
 }
 
@@ -133,11 +135,13 @@ pub(super) async fn begin(
     control: &Handle,
 ) -> Result<Successor, String> {
     let failed = |what: &str, error: &dyn std::fmt::Display| format!("{what}: {error}");
+    // The start of a program undoes it.
+    let is_guarded = nix::sys::prctl::get_dumpable() == Ok(false);
     let (ours, theirs) =
         UnixStream::pair().map_err(|error| failed("can't make a socket", &error))?;
     let child = Command::new(&program.path)
         .args(std::env::args_os().skip(1))
-        .env(VARIABLE, "1")
+        .env(VARIABLE, if is_guarded { GUARDED } else { "1" })
         // Those of systemd were for us.
         .env_remove("LISTEN_FDS")
         .env_remove("LISTEN_PID")
@@ -238,10 +242,11 @@ type Offer = (Value, Vec<OwnedFd>);
 
 fn offers(sockets: &Sockets, token: Option<&Token>) -> io::Result<Vec<Offer>> {
     let mut offers = Vec::new();
-    for (asked, each) in &sockets.tcp {
-        for some in each.chunks(limits::DESCRIPTORS_AT_ONCE) {
+    for Tcp { asked, sockets, is_activated } in &sockets.tcp {
+        for some in sockets.chunks(limits::DESCRIPTORS_AT_ONCE) {
             let copies = some.iter().map(|socket| socket.as_fd().try_clone_to_owned());
-            offers.push((json!({ "tcp": asked.to_string() }), copies.collect::<io::Result<_>>()?));
+            let what = json!({ "tcp": asked.to_string(), "activated": is_activated });
+            offers.push((what, copies.collect::<io::Result<_>>()?));
         }
     }
     for (path, socket) in &sockets.unix {
@@ -325,8 +330,9 @@ impl Successor {
             let what = json!({
                 "peer": one.peer.to_string(),
                 "port": one.port,
+                "secure": one.secure,
                 "speaks": match &one.speaks {
-                    Speaks::Http { trusted } => json!({ "http": trusted }),
+                    Speaks::Http { trusted, .. } => json!({ "http": trusted }),
                     Speaks::Tcp(host) => json!({ "tcp": **host }),
                     Speaks::Tls => json!("tls"),
                 },
@@ -409,7 +415,8 @@ impl Predecessor {
             }
             if let Some(Ok(asked)) = tcp.map(str::parse) {
                 let sockets = descriptors.into_iter().map(TcpListener::from).collect();
-                given.tcp.push(super::given::Tcp { asked, sockets });
+                let is_activated = what["activated"].as_bool().unwrap_or(false);
+                given.tcp.push(Tcp { asked, sockets, is_activated });
             } else if let (Some(path), Some(socket)) = (unix, descriptors.into_iter().next()) {
                 given.unix.push((path.into(), socket.into()));
             } else {
@@ -417,6 +424,11 @@ impl Predecessor {
             }
         }
         Ok(Some((Predecessor(stream), given)))
+    }
+
+    /// Whether others of its user can't read its memory.
+    pub(super) fn is_guarded(&self) -> bool {
+        std::env::var_os(VARIABLE).is_some_and(|value| value == GUARDED)
     }
 
     /// All is well so far: waits until the state is ours.
@@ -492,10 +504,12 @@ impl Predecessor {
 
 fn handed(frame: Frame) -> Option<Handed> {
     let Frame { what, bytes, descriptors } = frame;
+    // One without this word comes from a version that knew no such thing.
+    let secure = what["secure"].as_bool().unwrap_or(false);
     let speaks = match &what["speaks"] {
         Value::String(tls) if tls == "tls" => Speaks::Tls,
         speaks => match (speaks["http"].as_bool(), speaks["tcp"].as_str()) {
-            (Some(trusted), _) => Speaks::Http { trusted },
+            (Some(trusted), _) => Speaks::Http { trusted, secure },
             (None, Some(host)) => Speaks::Tcp(host.into()),
             (None, None) => return None,
         },
@@ -504,6 +518,7 @@ fn handed(frame: Frame) -> Option<Handed> {
         socket: descriptors.into_iter().next()?,
         peer: what["peer"].as_str()?.parse::<IpAddr>().ok()?,
         port: u16::try_from(what["port"].as_u64()?).ok()?,
+        secure,
         speaks,
         bytes,
         held: what["held_ns"].as_u64().map(Duration::from_nanos),

@@ -252,6 +252,10 @@ pub(super) struct Survey<'b> {
     pub(super) via: FieldSet,
     /// The options of Connection that name fields which are plain to us.
     pub(super) named: Named,
+    /// The seconds of `Keep-Alive: timeout=N`.
+    pub(super) keep_alive_seconds: Option<u32>,
+    /// A field offers or brings credentials of a scheme that authenticates the connection.
+    pub(super) authenticates: bool,
 }
 
 /// Collects what the fields say; refuses only what can't be bounded.
@@ -260,7 +264,7 @@ pub(super) fn survey<'b>(fields: &Fields<'_, 'b>) -> Result<Survey<'b>, Refusal>
     let mut extra_options = false;
     for (index, field) in fields.list.iter().enumerate() {
         match classify(field.name.as_bytes()) {
-            Name::Plain => {}
+            Name::Plain => found.read_authentication(field.name.as_bytes(), field.value),
             Name::Host => {
                 found.host.add(field.value);
                 found.hosts.insert(index);
@@ -290,7 +294,13 @@ pub(super) fn survey<'b>(fields: &Fields<'_, 'b>) -> Result<Survey<'b>, Refusal>
                 found.read_expect(index, field.value);
             }
             Name::Trailer => found.trailer.insert(index),
-            Name::Hop => found.hop.insert(index),
+            Name::Hop => {
+                found.hop.insert(index);
+                if is(field.name.as_bytes(), b"keep-alive") {
+                    let seconds = keep_alive_seconds(field.value);
+                    found.keep_alive_seconds = found.keep_alive_seconds.or(seconds);
+                }
+            }
             Name::Te => {
                 found.hop.insert(index);
                 found.takes_trailers |= list(field.value).any(|coding| is(coding, b"trailers"));
@@ -357,6 +367,23 @@ impl Survey<'_> {
         }
         self.expect_continue |= expects;
         self.expect.insert(index);
+    }
+
+    /// NTLM and Negotiate authenticate the connection in place of the request (RFC 4559 §6). They
+    /// may stand anywhere in a list, of several fields, with or without a token. As with HAProxy
+    /// the beginnings are enough, which finds `Nego2` too; a realm that looks like one makes a
+    /// connection private, no more.
+    fn read_authentication(&mut self, name: &[u8], value: &[u8]) {
+        let is_known = match name.len() {
+            13 => is(name, b"authorization"),
+            16 => is(name, b"www-authenticate"),
+            _ => false,
+        };
+        let is_such = |scheme: &[u8]| {
+            let beginning = scheme.get(..4).unwrap_or_default();
+            is(beginning, b"ntlm") || is(beginning, b"nego")
+        };
+        self.authenticates |= is_known && list(value).any(is_such);
     }
 
     /// An upgrade to some version of HTTP is never passed on: behind it the backend would read
@@ -447,6 +474,17 @@ impl Named {
 fn hash(name: &[u8]) -> u32 {
     name.iter().fold(0x811c_9dc5, |hash, byte| {
         (hash ^ u32::from(byte.to_ascii_lowercase())).wrapping_mul(0x0100_0193)
+    })
+}
+
+/// The seconds in a value as `timeout=5, max=100`; a server that writes something else says
+/// nothing.
+fn keep_alive_seconds(value: &[u8]) -> Option<u32> {
+    list(value).find_map(|parameter| {
+        let at = parameter.iter().position(|&b| b == b'=')?;
+        let (name, seconds) = (trim(&parameter[..at]), trim(&parameter[at + 1..]));
+        let digits = std::str::from_utf8(seconds).ok()?.trim_matches('"');
+        is(name, b"timeout").then(|| digits.parse().ok())?
     })
 }
 

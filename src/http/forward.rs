@@ -94,6 +94,13 @@ pub fn write_request(head: &RequestHead<'_, '_>, how: RequestForward, out: &mut 
     });
 }
 
+/// Adds to a whole request head that its connection ends with the answer.
+pub fn say_close(head: &mut Vec<u8>) {
+    debug_assert!(head.ends_with(b"\r\n\r\n"), "a whole head");
+    head.truncate(head.len() - 2);
+    head.extend_from_slice(b"Connection: close\r\n\r\n");
+}
+
 /// A request line of our own (RFC 9112 §3.2.1, and §3.2.4 for OPTIONS without a path).
 fn write_request_line(head: &RequestHead<'_, '_>, out: &mut Vec<u8>) {
     out.extend_from_slice(head.method_bytes);

@@ -140,6 +140,8 @@ pub struct RequestHead<'h, 'b> {
     pub upgrade: bool,
     /// The client reads trailers, and they reach it.
     pub takes_trailers: bool,
+    /// It brings credentials that authenticate its connection (NTLM, Negotiate), not only itself.
+    pub authenticates: bool,
     /// What X-Forwarded-Protocol, or else X-Forwarded-Proto, says. Believe it on `bind_internal`
     /// only.
     pub forwarded_scheme: Option<Scheme>,
@@ -250,6 +252,7 @@ pub fn parse_request<'h, 'b>(
         expect_continue: is_11 && survey.expect_continue,
         upgrade,
         takes_trailers: is_11 && survey.takes_trailers,
+        authenticates: survey.authenticates,
         forwarded_scheme: survey.forwarded_scheme(),
         fields,
         dropped,
@@ -277,6 +280,11 @@ pub struct ResponseHead<'h, 'b> {
     pub keep_alive: bool,
     /// A 101: what follows is no HTTP. Wrong unless the request asked for it.
     pub upgrade: bool,
+    /// How many seconds an idle connection is kept by the backend, if it says so (`Keep-Alive:
+    /// timeout=N`).
+    pub keep_alive_seconds: Option<u32>,
+    /// It asks for credentials that authenticate its connection (NTLM, Negotiate).
+    pub authenticates: bool,
     pub(super) fields: Fields<'h, 'b>,
     pub(super) dropped: FieldSet,
     /// Content-Length or Transfer-Encoding.
@@ -297,6 +305,17 @@ impl ResponseHead<'_, '_> {
     /// What becomes of the trailers behind its body.
     pub fn trailers(&self) -> TrailerRules {
         TrailerRules::of_response(self.named)
+    }
+
+    /// Whether it names a body that must not follow it, as an answer to HEAD, a 204 or a 304 may. A
+    /// backend that is wrong about that sends the body all the same.
+    pub fn names_missing_body(&self) -> bool {
+        let names_body = match self.lengths {
+            Lengths::Length(length) => length != 0,
+            Lengths::Chunked => true,
+            Lengths::Neither => false,
+        };
+        self.framing == ResponseFraming::None && names_body
     }
 }
 
@@ -351,6 +370,8 @@ pub fn parse_response<'h, 'b>(
         framing,
         keep_alive: keeps_alive(&survey, version) && framing != ResponseFraming::UntilClose,
         upgrade,
+        keep_alive_seconds: survey.keep_alive_seconds,
+        authenticates: survey.authenticates,
         fields,
         dropped,
         framing_fields: survey.framing,

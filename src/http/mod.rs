@@ -33,7 +33,9 @@ mod via;
 pub use crate::limits::Scheme;
 pub use chunked::{Chunked, Passed, TrailerRules};
 pub use date::HttpDate;
-pub use forward::{FramingOut, RequestForward, ResponseForward, write_request, write_response};
+pub use forward::{
+    FramingOut, RequestForward, ResponseForward, say_close, write_request, write_response,
+};
 pub use framing::{RequestFraming, ResponseFraming};
 pub use head::{
     FieldRoom, Method, RequestHead, ResponseHead, Version, field_room, parse_request,

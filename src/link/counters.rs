@@ -42,10 +42,14 @@ pub(crate) enum Counter {
     Answers4xx,
     /// Final answers 5xx.
     Answers5xx,
-    /// Microseconds asleep for want of work, since the shard started.
+    /// Microseconds on a CPU, the kernel's work for the shard included, since its thread started.
+    CpuMicros,
+    /// Microseconds without a CPU, since the shard started; never less than before.
     AsleepMicros,
-    /// Microseconds since the shard started, when the one above was noted.
+    /// Microseconds since the shard started, when those above were noted.
     AliveMicros,
+    /// Number of the shard's thread, as the kernel has it.
+    Thread,
     /// Calls of `io_uring_enter`.
     RingEnters,
     /// Completions taken from the ring.

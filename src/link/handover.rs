@@ -9,8 +9,10 @@ use std::time::Duration;
 /// Protocol of a listener.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Speaks {
-    /// HTTP; with `trusted` that of a TLS terminator, whose forwarding fields are believed.
-    Http { trusted: bool },
+    /// HTTP; with `trusted` that of a TLS terminator, whose forwarding fields are believed; with
+    /// `secure` clients speak TLS to whatever is in front of us, as far as nothing else says how
+    /// they come.
+    Http { trusted: bool, secure: bool },
     /// Anything, by the rule of this host.
     Tcp(Arc<str>),
     /// TLS, by the rule of the server name.
@@ -24,6 +26,8 @@ pub(crate) struct Handed {
     /// Address of the client: behind the PROXY protocol not that of the connected peer.
     pub(crate) peer: IpAddr,
     pub(crate) port: u16,
+    /// The client speaks TLS to whatever is in front of us.
+    pub(crate) secure: bool,
     pub(crate) speaks: Speaks,
     /// Received, and not acted on yet.
     pub(crate) bytes: Vec<u8>,

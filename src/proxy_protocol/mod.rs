@@ -1,87 +1,264 @@
-//! The PROXY protocol, versions 1 and 2: what somebody in front of us says of whose connection this is, in a
-//! header before its first byte (HAProxy's doc/proxy-protocol.txt). Pure.
+//! The PROXY protocol, versions 1 and 2: a header before a connection's first byte, in which a load
+//! balancer says whose connection it is (HAProxy's doc/proxy-protocol.txt). Pure.
+//!
+//! What is refused: a header that is malformed, a checksum that is wrong, an extension that ends
+//! past the header. What names no address of a TCP client (LOCAL, UNKNOWN, UNSPEC, UDP, Unix
+//! sockets) is taken, as HAProxy takes it: the connection then counts as the sender's own.
 
-use std::net::{IpAddr, SocketAddr};
-
-use ppp::{HeaderResult, PartialResult, v1, v2};
+use std::io::Write as _;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// What the bytes at the front say so far.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Seen {
     /// Not enough.
     More,
-    /// A header of so many bytes, and whose connection it is: nobody's but the sender's own where `None`.
-    Header(usize, Option<SocketAddr>),
+    /// A whole header.
+    Header(Header),
     /// No such header.
     Wrong,
 }
 
-/// Longest header of version 1, and of version 2 without its extensions (its address part at most).
+/// A header, and what it says of the connection.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct Header {
+    /// Bytes of the header; what follows is the client's.
+    pub length: usize,
+    /// Address of the client; `None`: the connection is the sender's own.
+    pub source: Option<SocketAddr>,
+    /// The client reached the sender over TLS.
+    pub secure: bool,
+}
+
+/// Longest header of version 1 (§2.1).
 const V1_MAX: usize = 107;
 const V2_SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
+/// Signature, version and command, family, length (§2.2).
+const V2_FIXED_BYTES: usize = 16;
+const UNIX_BYTES: usize = 216;
+const TYPE_CRC32C: u8 = 3;
+const TYPE_SSL: u8 = 0x20;
+/// In the first byte of [`TYPE_SSL`]: the client connected over TLS.
+const CLIENT_SSL: u8 = 1;
 
-/// Looks for a header at the front, one of at most `longest` bytes.
-pub fn header(bytes: &[u8], longest: usize) -> Seen {
-    let is_v2 = V2_SIGNATURE.starts_with(&bytes[..bytes.len().min(V2_SIGNATURE.len())]);
-    let is_v1 = b"PROXY ".starts_with(&bytes[..bytes.len().min(6)]);
-    if !is_v1 && !is_v2 {
+/// Looks for a header at the front. The longest has 65,551 bytes: no bound beside that of the
+/// format itself.
+pub fn header(bytes: &[u8]) -> Seen {
+    if V2_SIGNATURE.starts_with(&bytes[..bytes.len().min(V2_SIGNATURE.len())]) {
+        return header_v2(bytes);
+    }
+    if !b"PROXY ".starts_with(&bytes[..bytes.len().min(6)]) {
         return Seen::Wrong;
     }
-    let found = if is_v2 {
-        let found = HeaderResult::parse(bytes);
-        if found.is_incomplete() {
-            return if bytes.len() < longest { Seen::More } else { Seen::Wrong };
-        }
-        found
-    } else {
-        // A line is read when it is whole: half a port number is one, too.
-        let line = &bytes[..bytes.len().min(V1_MAX)];
-        match line.windows(2).position(|end| end == b"\r\n") {
-            Some(end) => HeaderResult::parse(&bytes[..end + 2]),
-            None if bytes.len() < V1_MAX => return Seen::More,
-            None => return Seen::Wrong,
-        }
-    };
-    match found {
-        HeaderResult::V1(Ok(header)) => {
-            let source = match header.addresses {
-                v1::Addresses::Tcp4(tcp) => Some((tcp.source_address.into(), tcp.source_port)),
-                v1::Addresses::Tcp6(tcp) => Some((tcp.source_address.into(), tcp.source_port)),
-                v1::Addresses::Unknown => None,
-            };
-            Seen::Header(header.header.len(), source.map(socket))
-        }
-        HeaderResult::V2(Ok(header)) => {
-            let source = match (header.command, header.addresses) {
-                // LOCAL: the sender speaks for itself, as when it looks whether we are well.
-                (v2::Command::Local, _) => None,
-                (v2::Command::Proxy, v2::Addresses::IPv4(tcp)) => {
-                    Some((IpAddr::from(tcp.source_address), tcp.source_port))
-                }
-                (v2::Command::Proxy, v2::Addresses::IPv6(tcp)) => {
-                    Some((IpAddr::from(tcp.source_address), tcp.source_port))
-                }
-                (v2::Command::Proxy, v2::Addresses::Unspecified | v2::Addresses::Unix(_)) => None,
-            };
-            Seen::Header(header.header.len(), source.map(socket))
-        }
-        HeaderResult::V1(Err(_)) | HeaderResult::V2(Err(_)) => Seen::Wrong,
+    // A line is read when it is whole: half a port number is a port number, too.
+    let line = &bytes[..bytes.len().min(V1_MAX)];
+    match line.windows(2).position(|end| end == b"\r\n") {
+        Some(end) => match source_v1(&line[..end]) {
+            Some(source) => Seen::Header(Header { length: end + 2, source, secure: false }),
+            None => Seen::Wrong,
+        },
+        None if bytes.len() < V1_MAX => Seen::More,
+        None => Seen::Wrong,
     }
 }
 
-/// Appends the header for a connection of `source` that came to `target`.
-pub fn write(version: Version, source: SocketAddr, target: SocketAddr, out: &mut Vec<u8>) {
+/// The address in a line of version 1; the outer `None`: the line is malformed.
+fn source_v1(line: &[u8]) -> Option<Option<SocketAddr>> {
+    let rest = line.strip_prefix(b"PROXY ")?;
+    if rest.starts_with(b"UNKNOWN") {
+        // §2.1: whatever is behind it is to be ignored up to the end of the line.
+        return Some(None);
+    }
+    let text = std::str::from_utf8(rest).ok()?;
+    let words: Vec<&str> = text.split(' ').collect();
+    let [family, source, target, source_port, target_port] = words[..] else { return None };
+    let address = |text: &str| match family {
+        "TCP4" => text.parse().ok().map(IpAddr::V4),
+        "TCP6" => text.parse().ok().map(IpAddr::V6),
+        _ => None,
+    };
+    let (source, _) = (address(source)?, address(target)?);
+    let (port, _) = (port(source_port)?, port(target_port)?);
+    Some(Some(SocketAddr::new(source.to_canonical(), port)))
+}
+
+/// Digits alone: `parse` would take a sign.
+fn port(text: &str) -> Option<u16> {
+    if text.bytes().all(|byte| byte.is_ascii_digit()) { text.parse().ok() } else { None }
+}
+
+fn header_v2(bytes: &[u8]) -> Seen {
+    // §2.2: a version or a command that is unknown ends the connection.
+    let (is_local, more) = match bytes.get(12) {
+        Some(0x20) => (true, &bytes[13..]),
+        Some(0x21) => (false, &bytes[13..]),
+        Some(_) => return Seen::Wrong,
+        None => return Seen::More,
+    };
+    if let Some(family) = more.first()
+        && !is_local
+        && (3 < family >> 4 || 2 < family & 15)
+    {
+        return Seen::Wrong;
+    }
+    let &[family, high, low, ..] = more else { return Seen::More };
+    let length = V2_FIXED_BYTES + usize::from(u16::from_be_bytes([high, low]));
+    let Some(whole) = bytes.get(..length) else { return Seen::More };
+    if is_local {
+        // All of it is to be ignored, the family too: the sender looks whether we are well.
+        return Seen::Header(Header { length, source: None, secure: false });
+    }
+    match proxied(whole, family) {
+        Some((source, secure)) => Seen::Header(Header { length, source, secure }),
+        None => Seen::Wrong,
+    }
+}
+
+/// What a whole header with the command PROXY says; `None` for one that is malformed.
+fn proxied(whole: &[u8], family: u8) -> Option<(Option<SocketAddr>, bool)> {
+    let rest = &whole[V2_FIXED_BYTES..];
+    let (source, address_bytes) = match family >> 4 {
+        1 => (v4(rest)?, 12),
+        2 => (v6(rest)?, 36),
+        3 => (None, rest.get(..UNIX_BYTES).map(|_| UNIX_BYTES)?),
+        _ => {
+            // Nothing is said of what stands here. HAProxy has extensions alone (for a client of
+            // its Unix socket).
+            let extensions = extensions(whole, V2_FIXED_BYTES);
+            return match extensions {
+                Extensions::Malformed => Some((None, false)),
+                extensions => Some((None, extensions.secure()?)),
+            };
+        }
+    };
+    let is_stream = family & 15 == 1;
+    let secure = extensions(whole, V2_FIXED_BYTES + address_bytes).secure()?;
+    Some((source.filter(|_| is_stream), secure))
+}
+
+fn v4(rest: &[u8]) -> Option<Option<SocketAddr>> {
+    let source: [u8; 4] = rest.first_chunk().copied()?;
+    let port = rest.get(8..12)?;
+    let port = u16::from_be_bytes([port[0], port[1]]);
+    Some(Some(SocketAddr::new(Ipv4Addr::from(source).into(), port)))
+}
+
+fn v6(rest: &[u8]) -> Option<Option<SocketAddr>> {
+    let source: [u8; 16] = rest.first_chunk().copied()?;
+    let port = rest.get(32..36)?;
+    let port = u16::from_be_bytes([port[0], port[1]]);
+    Some(Some(SocketAddr::new(IpAddr::V6(Ipv6Addr::from(source)).to_canonical(), port)))
+}
+
+/// What the extensions (TLVs) of a header say.
+enum Extensions {
+    /// Whether the client came over TLS.
+    Secure(bool),
+    /// The checksum among them is another.
+    WrongSum,
+    /// One ends past the end.
+    Malformed,
+}
+
+impl Extensions {
+    fn secure(self) -> Option<bool> {
+        match self {
+            Extensions::Secure(secure) => Some(secure),
+            Extensions::WrongSum | Extensions::Malformed => None,
+        }
+    }
+}
+
+/// Reads the extensions of `whole` from `at` on.
+fn extensions(whole: &[u8], mut at: usize) -> Extensions {
+    let mut secure = false;
+    let mut sums = None;
+    while at < whole.len() {
+        let Some((kind, value)) = extension(&whole[at..]) else { return Extensions::Malformed };
+        match (kind, value) {
+            (TYPE_SSL, [client, _, _, _, _, more @ ..]) => {
+                let mut more = more;
+                while !more.is_empty() {
+                    let Some((_, value)) = extension(more) else { return Extensions::Malformed };
+                    more = &more[3 + value.len()..];
+                }
+                secure |= client & CLIENT_SSL != 0;
+            }
+            (TYPE_CRC32C, &[a, b, c, d]) => sums = Some((at + 3, u32::from_be_bytes([a, b, c, d]))),
+            (TYPE_SSL | TYPE_CRC32C, _) => return Extensions::Malformed,
+            _ => {}
+        }
+        at += 3 + value.len();
+    }
+    match sums {
+        Some((at, sum)) if sum != crc32c(&[&whole[..at], &[0; 4], &whole[at + 4..]]) => {
+            Extensions::WrongSum
+        }
+        _ => Extensions::Secure(secure),
+    }
+}
+
+/// The extension at the front, if it is whole.
+fn extension(bytes: &[u8]) -> Option<(u8, &[u8])> {
+    let &[kind, high, low, ref rest @ ..] = bytes else { return None };
+    let value = rest.get(..usize::from(u16::from_be_bytes([high, low])))?;
+    Some((kind, value))
+}
+
+/// CRC-32C (RFC 9260, appendix A), reflected, over the parts in turn.
+fn crc32c(parts: &[&[u8]]) -> u32 {
+    const TABLE: [u32; 256] = {
+        let mut table = [0; 256];
+        let mut index = 0;
+        while index < 256 {
+            let mut sum = index as u32;
+            let mut bit = 0;
+            while bit < 8 {
+                sum = (sum >> 1) ^ (0x82f6_3b78 * (sum & 1));
+                bit += 1;
+            }
+            table[index] = sum;
+            index += 1;
+        }
+        table
+    };
+    let step = |sum: u32, byte: &u8| (sum >> 8) ^ TABLE[usize::from(sum as u8 ^ byte)];
+    !parts.iter().copied().flatten().fold(!0, step)
+}
+
+/// Appends the header for a connection of `source` that came to `target`; version 2 says with it
+/// whether the client came over TLS (version 1 has no room for that).
+pub fn write(
+    version: Version,
+    (source, target): (SocketAddr, SocketAddr),
+    secure: bool,
+    out: &mut Vec<u8>,
+) {
     let (source, target) = alike(source, target);
     match version {
         Version::One => {
-            out.extend_from_slice(v1::Addresses::from((source, target)).to_string().as_bytes());
+            let family = if source.is_ipv4() { "TCP4" } else { "TCP6" };
+            let (from, to) = (source.ip(), target.ip());
+            let ports = (source.port(), target.port());
+            // Writing to a Vec can't fail.
+            let _ = write!(out, "PROXY {family} {from} {to} {} {}\r\n", ports.0, ports.1);
         }
         Version::Two => {
-            let kind = v2::Version::Two | v2::Command::Proxy;
-            let addresses = (source, target);
-            let header = v2::Builder::with_addresses(kind, v2::Protocol::Stream, addresses).build();
-            // Addresses alone are never too long.
-            out.extend(header.unwrap_or_default());
+            // Of a certificate nothing is known: not verified.
+            const OVER_TLS: [u8; 8] = [TYPE_SSL, 0, 5, CLIENT_SSL, 0, 0, 0, 1];
+            let extensions: &[u8] = if secure { &OVER_TLS } else { &[] };
+            let (family, address_bytes) = if source.is_ipv4() { (0x11, 12) } else { (0x21, 36) };
+            out.extend_from_slice(V2_SIGNATURE);
+            out.extend_from_slice(&[0x21, family, 0, address_bytes + extensions.len() as u8]);
+            for address in [source, target] {
+                match address.ip() {
+                    IpAddr::V4(address) => out.extend_from_slice(&address.octets()),
+                    IpAddr::V6(address) => out.extend_from_slice(&address.octets()),
+                }
+            }
+            out.extend_from_slice(&source.port().to_be_bytes());
+            out.extend_from_slice(&target.port().to_be_bytes());
+            out.extend_from_slice(extensions);
         }
     }
 }
@@ -109,106 +286,5 @@ fn alike(source: SocketAddr, target: SocketAddr) -> (SocketAddr, SocketAddr) {
     (wide(source), wide(target))
 }
 
-fn socket((address, port): (IpAddr, u16)) -> SocketAddr {
-    SocketAddr::new(address.to_canonical(), port)
-}
-
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const LONGEST: usize = 4096;
-
-    fn of(text: &str) -> SocketAddr {
-        text.parse().expect("an address")
-    }
-
-    fn v2(source: &str, target: &str) -> Vec<u8> {
-        let kind = v2::Version::Two | v2::Command::Proxy;
-        let addresses = (of(source), of(target));
-        let header = v2::Builder::with_addresses(kind, v2::Protocol::Stream, addresses);
-        header.write_tlv(v2::Type::NoOp, b"more").expect("room").build().expect("a header")
-    }
-
-    #[test]
-    fn headers() {
-        for (bytes, source) in [
-            (b"PROXY TCP4 192.0.2.1 192.0.2.2 5000 80\r\n".to_vec(), Some("192.0.2.1:5000")),
-            (b"PROXY TCP6 2001:db8::1 2001:db8::2 1 2\r\n".to_vec(), Some("[2001:db8::1]:1")),
-            (b"PROXY UNKNOWN\r\n".to_vec(), None),
-            (b"PROXY UNKNOWN ff:ff 1 2 3\r\n".to_vec(), None),
-            (v2("192.0.2.1:5000", "192.0.2.2:80"), Some("192.0.2.1:5000")),
-            (v2("[2001:db8::1]:5000", "[2001:db8::2]:80"), Some("[2001:db8::1]:5000")),
-            ([V2_SIGNATURE, &[0x20, 0, 0, 0]].concat(), None),
-            (
-                [V2_SIGNATURE, &[0x20, 0x11, 0, 12, 1, 1, 1, 1, 2, 2, 2, 2, 0, 1, 0, 2]].concat(),
-                None,
-            ),
-        ] {
-            let expected = Seen::Header(bytes.len(), source.map(of));
-            assert_eq!(header(&bytes, LONGEST), expected, "{bytes:?}");
-            // what follows is not its business, whatever it is
-            let longer = [&bytes[..], b"GET / \xff\r\n\r\n"].concat();
-            assert_eq!(header(&longer, LONGEST), expected);
-            for cut in 0..bytes.len() {
-                assert_eq!(header(&bytes[..cut], LONGEST), Seen::More, "{cut} of {bytes:?}");
-            }
-        }
-    }
-
-    #[test]
-    fn written_as_read() {
-        for (source, target, line) in [
-            ("192.0.2.1:5000", "192.0.2.2:80", "PROXY TCP4 192.0.2.1 192.0.2.2 5000 80\r\n"),
-            (
-                "[::ffff:192.0.2.1]:5000",
-                "192.0.2.2:80",
-                "PROXY TCP4 192.0.2.1 192.0.2.2 5000 80\r\n",
-            ),
-            ("[2001:db8::1]:1", "[::1]:2", "PROXY TCP6 2001:db8::1 ::1 1 2\r\n"),
-            ("[2001:db8::1]:1", "192.0.2.2:80", "PROXY TCP6 2001:db8::1 ::ffff:192.0.2.2 1 80\r\n"),
-        ] {
-            let mut out = Vec::new();
-            write(Version::One, of(source), of(target), &mut out);
-            assert_eq!(String::from_utf8(out.clone()).as_deref(), Ok(line));
-            let expected = Some(socket((of(source).ip(), of(source).port())));
-            assert_eq!(header(&out, LONGEST), Seen::Header(out.len(), expected));
-            out.clear();
-            write(Version::Two, of(source), of(target), &mut out);
-            assert_eq!(header(&out, LONGEST), Seen::Header(out.len(), expected));
-        }
-    }
-
-    #[test]
-    fn what_is_none() {
-        for bytes in [
-            b"GET / HTTP/1.1\r\n".as_slice(),
-            b"X",
-            b"PROXX",
-            b"PROXY TCP4 192.0.2.1 192.0.2.2 5000\r\n",
-            b"PROXY TCP4 192.0.2.999 192.0.2.2 5000 80\r\n",
-            b"PROXY TCP4 192.0.2.1 192.0.2.2 5000 99999\r\n",
-            b"\r\n\r\n\0\r\nQUIT\nx\x11\0\0",
-            b"\r\n\r\nGET",
-        ] {
-            assert_eq!(header(bytes, LONGEST), Seen::Wrong, "{bytes:?}");
-        }
-        let endless = format!("PROXY UNKNOWN {}", "x".repeat(V1_MAX));
-        assert_eq!(header(endless.as_bytes(), LONGEST), Seen::Wrong);
-        let long = [V2_SIGNATURE, &[0x20, 0, 0xff, 0xff], &[0; 5000]].concat();
-        assert_eq!(header(&long, LONGEST), Seen::Wrong);
-    }
-
-    proptest! {
-        #[test]
-        fn nothing_panics(start in 0..3_usize, bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            let start: &[u8] = [b"".as_slice(), b"PROXY TCP4 ", V2_SIGNATURE][start];
-            let all = [start, &bytes].concat();
-            if let Seen::Header(length, _) = header(&all, LONGEST) {
-                prop_assert!(length <= all.len());
-            }
-        }
-    }
-}
+mod tests;

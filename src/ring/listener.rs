@@ -8,6 +8,7 @@ use std::future::poll_fn;
 use std::io;
 use std::os::fd::{BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Poll, Waker};
 
 use io_uring::{opcode, types};
@@ -107,10 +108,34 @@ impl Listener {
         let fd = self.ring.inner.borrow().slots[self.slot].fd;
         // SAFETY: the listener's descriptor is closed only after this handle is dropped.
         let listener = unsafe { BorrowedFd::borrow_raw(fd) };
+        // Shards may share a socket: were the flag taken back by another in between, accept would
+        // block.
+        let _flag = OneAtATime::begin();
         rustix::fs::fcntl_setfl(listener, rustix::fs::OFlags::NONBLOCK)?;
         let accepted = rustix::net::accept_with(listener, rustix::net::SocketFlags::CLOEXEC);
         rustix::fs::fcntl_setfl(listener, rustix::fs::OFlags::empty())?;
         Ok(accepted?)
+    }
+}
+
+/// One shard of the process at a time, for three system calls that do not wait; only while
+/// descriptors are short or the shard stops.
+struct OneAtATime;
+
+static IS_TAKEN: AtomicBool = AtomicBool::new(false);
+
+impl OneAtATime {
+    fn begin() -> OneAtATime {
+        while IS_TAKEN.swap(true, Ordering::Acquire) {
+            std::thread::yield_now();
+        }
+        OneAtATime
+    }
+}
+
+impl Drop for OneAtATime {
+    fn drop(&mut self) {
+        IS_TAKEN.store(false, Ordering::Release);
     }
 }
 

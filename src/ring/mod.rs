@@ -37,7 +37,7 @@ mod tests;
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
-use std::io;
+use std::io::{self, Write as _};
 use std::os::fd::RawFd;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
@@ -135,6 +135,10 @@ struct Inner {
     pipes_out: usize,
     pipes_max: usize,
     figures: Figures,
+    /// Turns in which the kernel took everything queued and told everything it had completed.
+    turns: u64,
+    /// The queue was full since the last turn: some submissions may be complete and not collected.
+    submitted_early: bool,
     wheel: Wheel,
     now: Instant,
 }
@@ -169,6 +173,8 @@ impl Ring {
                 pipes_out: 0,
                 pipes_max: limits::PIPES_MAX,
                 figures: Figures::default(),
+                turns: 0,
+                submitted_early: false,
                 wheel: Wheel::new(now),
                 now,
             }),
@@ -185,6 +191,12 @@ impl Ring {
     /// The same in milliseconds, to measure short times with: it begins anew after 49 days.
     pub(crate) fn millis(&self) -> u32 {
         self.inner.borrow().wheel_millis() as u32
+    }
+
+    /// Number of the current turn. A receive that was armed at once ([`Stream::arm_at_once`]) in an
+    /// earlier one has brought what the socket held.
+    pub(crate) fn turns(&self) -> u64 {
+        self.inner.borrow().turns
     }
 
     /// An empty buffer to write a head or a reply into; goes back to the pool after it was sent.
@@ -253,7 +265,7 @@ impl Ring {
     /// Submits what is queued, collects what is complete and wakes those concerned. With `wait`,
     /// sleeps until something completes or the next deadline is due.
     fn turn(&self, wait: bool) {
-        let slept_from = self.enter(wait);
+        self.enter(wait);
         let before = std::mem::replace(&mut self.inner.borrow_mut().now, Instant::now());
         if limits::STOOD_STILL < self.now() - before {
             // Perhaps not by its own will: the whole process, or machine, stood still, and the call ended for its
@@ -262,10 +274,7 @@ impl Ring {
             self.enter(false);
         }
         let mut inner = self.inner.borrow_mut();
-        if let Some(from) = slept_from {
-            let slept = inner.now - from;
-            inner.figures.asleep += slept;
-        }
+        inner.note_turn();
         let mut woken = false;
         // The completion queue is drained into the slots first; wakers only queue tasks, they never
         // run them, so nothing re-enters the ring under this borrow.
@@ -284,8 +293,7 @@ impl Ring {
         }
     }
 
-    /// Since when it slept, if it did.
-    fn enter(&self, wait: bool) -> Option<Instant> {
+    fn enter(&self, wait: bool) {
         let mut inner = self.inner.borrow_mut();
         let inner = &mut *inner;
         inner.figures.enters += 1;
@@ -297,12 +305,11 @@ impl Ring {
         let wait = wait && !pending;
         const GETEVENTS: u32 = 1; // IORING_ENTER_GETEVENTS: runs deferred task work, flushes overflow
         const EXT_ARG: u32 = 8; // IORING_ENTER_EXT_ARG: the time-out travels with the call (5.11)
-        let from = wait.then(Instant::now);
         let fault = inner.faults.draw(Call::Enter);
         let result = if let Some(errno) = fault {
             Err(io::Error::from_raw_os_error(errno))
-        } else if let Some(from) = from {
-            let timeout = inner.wheel.until_next(from).unwrap_or(limits::SLEEP_MAX);
+        } else if wait {
+            let timeout = inner.wheel.until_next(Instant::now()).unwrap_or(limits::SLEEP_MAX);
             let spec = types::Timespec::from(timeout.max(Duration::from_millis(1)));
             let args = types::SubmitArgs::new().timespec(&spec);
             // SAFETY: flags and argument are what io_uring_enter(2) documents for EXT_ARG; `args` and
@@ -320,16 +327,27 @@ impl Ring {
                 // EBADR: completions were lost, which NODROP (5.5) rules out. Anything else means the
                 // ring is not what we set up. Nothing sound can follow.
                 _ => {
-                    eprintln!("mantrid: io_uring_enter: {error}: the ring is broken, stopping");
-                    std::process::abort();
+                    die(&format!("io_uring_enter: {error}: the ring is broken"));
                 }
             }
         }
-        from
     }
 }
 
 impl Inner {
+    /// Counts the turn, before its completions are collected, unless some submissions stayed in the
+    /// queue or some completions have to wait for room.
+    fn note_turn(&mut self) {
+        let mut queue = self.ring.submission();
+        queue.sync();
+        let is_whole = queue.is_empty() && !queue.cq_overflow();
+        drop(queue);
+        if is_whole {
+            self.turns += 1;
+            self.submitted_early = false;
+        }
+    }
+
     fn give_vec(&mut self, mut vec: Vec<u8>) {
         if vec.capacity() <= limits::OUT_BUFFER_KEPT_BYTES
             && self.spare_vecs.len() < limits::OUT_BUFFERS_KEPT
@@ -352,6 +370,7 @@ impl Inner {
                 break;
             }
             // The queue is full: hand over what is there. EAGAIN and EBUSY pass.
+            self.submitted_early = true;
             let submitted = match self.faults.draw(Call::Enter) {
                 Some(errno) => Err(io::Error::from_raw_os_error(errno)),
                 None => self.ring.submit(),
@@ -359,8 +378,7 @@ impl Inner {
             if let Err(error) = submitted
                 && !matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EBUSY | libc::EINTR))
             {
-                eprintln!("mantrid: io_uring_enter: {error}: the ring is broken, stopping");
-                std::process::abort();
+                die(&format!("io_uring_enter: {error}: the ring is broken"));
             }
         }
         self.slots[slot].in_flight += 1;
@@ -370,8 +388,7 @@ impl Inner {
     fn complete(&mut self, index: usize, op: Op, result: i32, flags: u32) -> bool {
         let Some(slot) = self.slots.get_mut(index) else {
             // A completion for a slot that is gone would be a completion for the wrong connection.
-            eprintln!("mantrid: completion without owner (slot {index}, {op:?}), stopping");
-            std::process::abort();
+            die(&format!("completion without owner (slot {index}, {op:?})"));
         };
         let more = io_uring::cqueue::more(flags);
         let result = self.faults.spoil(op, result, more);
@@ -432,8 +449,6 @@ pub(crate) struct Figures {
     pub(crate) enters: u64,
     /// Completions taken.
     pub(crate) completions: u64,
-    /// Time spent waiting for them with nothing else to do.
-    pub(crate) asleep: Duration,
     /// Receives that found no buffer of their group and brought memory of their own.
     pub(crate) buffers_missed: u64,
     /// Pipes lent out now.
@@ -468,6 +483,17 @@ async fn yield_once() {
         Poll::Pending
     })
     .await;
+}
+
+/// Ends the process, and says why, unless that would have to wait for a reader of standard error.
+fn die(why: &str) -> ! {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let stderr = io::stderr();
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    if poll(&mut [PollFd::new(&stderr, PollFlags::OUT)], Some(&now)).is_ok_and(|count| 0 < count) {
+        let _ = writeln!(&stderr, "mantrid: {why}, stopping");
+    }
+    std::process::abort()
 }
 
 fn os_error(result: i32) -> io::Error {

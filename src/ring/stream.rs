@@ -8,7 +8,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -129,6 +129,13 @@ impl Stream {
     /// [`arm`](Self::arm) with a large buffer, for a body that is known to go on.
     pub(crate) fn arm_bulk(&self) {
         self.arm_from(BULK);
+    }
+
+    /// [`arm`](Self::arm) for a connection that is to be lent again. The receive tries before it
+    /// waits for the socket, so what the kernel holds is here after the next turn of the ring.
+    pub(crate) fn arm_at_once(&self) {
+        self.with(|slot| slot.nonempty = true);
+        self.arm();
     }
 
     fn arm_from(&self, group: u8) {
@@ -301,6 +308,21 @@ impl Stream {
     pub(crate) fn quiet(&self) -> Quiet {
         self.with(|slot| match slot.item {
             Item::None if slot.send_error == 0 && slot.sending.is_none() => Quiet::Yes,
+            _ => Quiet::No,
+        })
+    }
+
+    /// Whether the kernel holds nothing for a connection whose receive was armed in this turn, so
+    /// that the ring can't tell yet. One system call. `None`: neither can the kernel, as it may
+    /// have the receive already.
+    pub(crate) fn quiet_by_peeking(&self) -> Option<Quiet> {
+        if self.ring.inner.borrow().submitted_early {
+            return None;
+        }
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        // An end of stream (0 bytes) or an error is news as well.
+        Some(match rustix::net::recv(self.fd(), &mut [0u8; 1][..], flags) {
+            Err(rustix::io::Errno::AGAIN) => self.quiet(),
             _ => Quiet::No,
         })
     }
@@ -514,6 +536,21 @@ impl Stream {
     /// [`drop_received`] of its socket.
     pub(crate) fn drop_received(&self) {
         drop_received(self.fd());
+    }
+
+    /// Whether a send has failed. An end of stream behind that is the kernel's, and no clean end of
+    /// the peer's.
+    pub(crate) fn send_failed(&self) -> bool {
+        self.with(|slot| slot.send_error != 0)
+    }
+
+    /// Bytes that the peer's kernel has not acknowledged, sent or not.
+    pub(crate) fn unacknowledged(&self) -> usize {
+        let mut count: libc::c_int = 0;
+        // SAFETY: SIOCOUTQ (the same number as TIOCOUTQ) writes one int to where the pointer says,
+        // and that lives.
+        let result = unsafe { libc::ioctl(self.fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut count) };
+        if result < 0 { 0 } else { usize::try_from(count).unwrap_or(0) }
     }
 
     /// Makes the close a reset: what was cut off must not look complete.

@@ -133,8 +133,10 @@ fn admit(shard: &Rc<Shard>, socket: OwnedFd, speaks: &Speaks, believes: Option<&
     if shard.connections.get() >= shard.tuning().connections_max {
         return shed(shard, socket, speaks, Shed::Room);
     }
-    let is_trusted = matches!(speaks, Speaks::Http { trusted: true });
-    let mut client = Client { peer, port, trusted: is_trusted, request_id: 0, is_counted: false };
+    // Behind a header of the PROXY protocol come the client's own bytes: its fields say nothing.
+    let trusted = believes.is_none() && matches!(speaks, Speaks::Http { trusted: true, .. });
+    let secure = matches!(speaks, Speaks::Http { secure: true, .. });
+    let mut client = Client { peer, port, trusted, secure, request_id: 0, is_counted: false };
     // Where it is to say whose it is, that counts.
     if believes.is_none() && !connection::is_welcome(shard, &mut client) {
         return shed(shard, socket, speaks, Shed::Source);
@@ -169,13 +171,13 @@ fn admit(shard: &Rc<Shard>, socket: OwnedFd, speaks: &Speaks, believes: Option<&
 
 /// Takes in what another process has handed over, past all limits: it was admitted there.
 pub(super) fn adopt(shard: &Rc<Shard>, handed: Handed) {
-    let Handed { socket, peer, port, speaks, bytes, held } = handed;
+    let Handed { socket, peer, port, secure, speaks, bytes, held } = handed;
     shard.end.counters().add(Counter::Open, 1);
     shard.connections.set(shard.connections.get() + 1);
     let open = Open(shard.clone());
     let stream = Stream::new(&shard.ring, socket);
-    let trusted = speaks == Speaks::Http { trusted: true };
-    let mut client = Client { peer, port, trusted, request_id: 0, is_counted: false };
+    let trusted = matches!(speaks, Speaks::Http { trusted: true, .. });
+    let mut client = Client { peer, port, trusted, secure, request_id: 0, is_counted: false };
     connection::is_welcome(shard, &mut client);
     let waited = held.and_then(|held| Waited::elsewhere(shard.ring.now(), held));
     let mut connection = Connection::new(shard.clone(), stream, client);

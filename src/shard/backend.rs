@@ -10,7 +10,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use super::plan::Client;
-use super::pool::{Lease, Wait};
+use super::pool::{Lease, OwnConnection, Wait};
 use super::record::Cause;
 use super::tally::Tally;
 use super::{Shard, is_local, is_shortage};
@@ -56,6 +56,8 @@ pub(super) struct Asking<'a> {
     pub(super) tally: Tally,
     /// None from the pool: that was tried.
     pub(super) fresh: bool,
+    /// It may be sent a second time, if its connection turns out dead.
+    pub(super) repeatable: bool,
     /// For bytes of any kind: no connection on which HTTP was spoken, at all.
     pub(super) raw: bool,
     /// How long it may wait for a place.
@@ -67,7 +69,7 @@ pub(super) struct Asking<'a> {
 impl Asking<'_> {
     /// Whether its connection is of no use to others, nor those of others to it.
     fn is_unshared(&self) -> bool {
-        self.raw || self.proxy.send_proxy().is_some()
+        self.raw || self.proxy.send_proxy().is_some() || !self.proxy.keep_alive()
     }
 
     /// Whether the request was sent once already, on an idle connection that turned out dead.
@@ -76,19 +78,26 @@ impl Asking<'_> {
     }
 }
 
-/// Opens or reuses a connection for a request by the rule's balancing, attempts and limits.
-/// Watches `client`: nothing is opened for one that left.
+/// Opens or reuses a connection for a request by the rule's balancing, attempts and limits. The
+/// client's `own` connection to one of the rule's backends comes before all that: only there it is
+/// logged in. Watches `client`: nothing is opened for one that left.
 pub(super) async fn acquire(
     shard: &Rc<Shard>,
     asking: Asking<'_>,
     client: &Stream,
+    own: Option<Box<OwnConnection>>,
 ) -> Result<Lease, NoBackend> {
+    let own = own.filter(|own| own.is_usable(shard));
     // The common case touches neither timers nor futures.
-    let first = pick(shard, asking, &[]);
+    let first = match &own {
+        None => pick(shard, asking, &[]),
+        Some(own) => backend_at(asking.proxy, own.address()).map(|index| (index, own.address())),
+    };
     if let Some((_, address)) = first
+        && own.is_none()
         && !asking.fresh
         && !asking.is_unshared()
-        && let Some(lease) = shard.pool.take(shard, address)
+        && let Some(lease) = shard.pool.take(shard, address, asking.repeatable)
     {
         shard.count(Counter::Reused);
         shard.chose(asking.tally, address, lease.slot());
@@ -97,12 +106,23 @@ pub(super) async fn acquire(
     if first.is_none() {
         doubt_unknown(shard, asking.proxy);
     }
+    let (unlimited, own) = match asking.proxy.max_connections() {
+        None => (own, None),
+        Some(_) => (None, own),
+    };
+    if let Some(own) = unlimited {
+        let address = own.address();
+        let busy = shard.pool.engage(shard, address);
+        shard.count(Counter::Reused);
+        shard.chose(asking.tally, address, busy.slot);
+        return Ok(shard.pool.lease_own(busy, *own, None));
+    }
     if proxy_is_down(shard, asking.proxy) {
         return Err(NoBackend::Unreachable);
     }
     client.arm();
     // Boxed: a connection that waits for its next request should not carry this path's state.
-    let mut open = Box::pin(open(shard, asking, client, first));
+    let mut open = Box::pin(open(shard, asking, client, first, own));
     std::future::poll_fn(|cx| match open.as_mut().poll(cx) {
         Poll::Ready(result) => Poll::Ready(result),
         Poll::Pending if client.poll_left(cx, asking.ends) => {
@@ -118,6 +138,7 @@ async fn open(
     asking: Asking<'_>,
     client: &Stream,
     first: Option<(usize, SocketAddr)>,
+    mut own: Option<Box<OwnConnection>>,
 ) -> Result<Lease, NoBackend> {
     let proxy = asking.proxy;
     let deadline = Deadline::new(&shard.ring);
@@ -134,7 +155,8 @@ async fn open(
         }
         while let Some((index, first)) = next.take() {
             tried.push(index);
-            match attempt_one(shard, asking, client, (index, first), &deadline).await {
+            match attempt_one(shard, asking, (client, own.take()), (index, first), &deadline).await
+            {
                 // It ended before a packet was sent, and at once: another backend may be tried in its place.
                 Err(NoBackend::Local) if spared < limits::LOCAL_TRIES => {
                     spared += 1;
@@ -157,21 +179,22 @@ async fn open(
 async fn attempt_one(
     shard: &Rc<Shard>,
     asking: Asking<'_>,
-    client: &Stream,
+    (client, own): (&Stream, Option<Box<OwnConnection>>),
     (index, first): (usize, SocketAddr),
     deadline: &Deadline,
 ) -> Result<Lease, NoBackend> {
     let proxy = asking.proxy;
     match proxy.backends()[index].target() {
-        Target::Name(name) => {
+        // A connection that is the client's own is open: it has no other address to be raced with.
+        Target::Name(name) if own.is_none() => {
             let result = open_any(shard, asking, client, first, name).await;
             if matches!(result, Err(NoBackend::Unreachable)) {
                 doubt(shard, name);
             }
             result
         }
-        Target::Address(_) => {
-            let result = open_one(shard, asking, client, first, deadline).await;
+        Target::Name(_) | Target::Address(_) => {
+            let result = open_one(shard, asking, (client, own), first, deadline).await;
             if matches!(result, Err(NoBackend::Unreachable)) {
                 note_unreachable(shard, proxy, first);
             }
@@ -225,7 +248,7 @@ async fn open_any(
     let open = |address: SocketAddr| -> Opening<'_> {
         Box::pin(async move {
             let deadline = Deadline::new(&shard.ring);
-            open_one(shard, asking, client, address, &deadline).await
+            open_one(shard, asking, (client, None), address, &deadline).await
         })
     };
     let mut opening = vec![(first, shard.ring.now(), open(first))];
@@ -287,14 +310,15 @@ async fn open_any(
 async fn open_one(
     shard: &Rc<Shard>,
     asking: Asking<'_>,
-    client: &Stream,
+    (client, own): (&Stream, Option<Box<OwnConnection>>),
     address: SocketAddr,
     deadline: &Deadline,
 ) -> Result<Lease, NoBackend> {
-    let Asking { proxy, tally, fresh, .. } = asking;
+    let Asking { proxy, tally, fresh, repeatable, .. } = asking;
     if !fresh
+        && own.is_none()
         && !asking.is_unshared()
-        && let Some(lease) = shard.pool.take(shard, address)
+        && let Some(lease) = shard.pool.take(shard, address, repeatable)
     {
         shard.count(Counter::Reused);
         shard.chose(tally, address, lease.slot());
@@ -316,9 +340,9 @@ async fn open_one(
             shard.note(tally, |record| record.queued += waited);
         };
         while place.is_none() {
-            match shard.pool.place(shard, address, limit.get(), deadline).await {
+            match shard.pool.place(shard, address, limit.get(), deadline, repeatable).await {
                 // Its place is free when it is gone.
-                Some(Wait::Idle(lease)) if asking.is_unshared() => drop(lease),
+                Some(Wait::Idle(lease)) if asking.is_unshared() || own.is_some() => drop(lease),
                 Some(Wait::Idle(lease)) => {
                     shard.count(Counter::Reused);
                     note();
@@ -334,6 +358,10 @@ async fn open_one(
         }
         note();
     }
+    if let Some(own) = own {
+        shard.count(Counter::Reused);
+        return Ok(shard.pool.lease_own(busy, *own, place));
+    }
     deadline.set(shard.timeouts().connect);
     shard.count(Counter::Connects);
     shard.pool.make_room(shard);
@@ -343,6 +371,7 @@ async fn open_one(
             shard.count_connect(tally, slot, shard.ring.now().saturating_duration_since(begun));
             let mut lease = shard.pool.lease(shard, busy, stream, place);
             lease.watched = proxy.healthcheck();
+            (lease.is_last, lease.unshared) = (!proxy.keep_alive(), asking.is_unshared());
             if let Some(version) = proxy.send_proxy() {
                 introduce(shard, &mut lease, version, asking.client, client, deadline).await?;
             }
@@ -378,11 +407,20 @@ async fn introduce(
         SendProxy::V2 => Version::Two,
     };
     let mut header = shard.ring.take_vec();
-    proxy_protocol::write(version, source, target.unwrap_or(source), &mut header);
+    let addresses = (source, target.unwrap_or(source));
+    proxy_protocol::write(version, addresses, whose.secure, &mut header);
     lease.unshared = true;
     lease.stream.start_send(SendBuf::Vec(header), false);
     let sent = lease.stream.sent(deadline, shard.timeouts().connect).await;
     sent.map_err(|_| NoBackend::Unreachable)
+}
+
+/// Which of a rule's backends has this address.
+pub(super) fn backend_at(proxy: &Proxy, address: SocketAddr) -> Option<usize> {
+    proxy.backends().iter().position(|backend| match backend.target() {
+        Target::Address(other) => other == address,
+        Target::Name(name) => name.addresses().contains(&address),
+    })
 }
 
 /// Whether it is known that no backend of a rule with `hold` can take the request: then it need not be tried.

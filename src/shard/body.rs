@@ -140,8 +140,6 @@ fn source_broke(error: Abort) -> Broken {
 pub(super) struct Both {
     /// Which end of the client counts as leaving, from now on.
     pub(super) ends: Cell<EndCounts>,
-    /// Only the connection's end will show the client that its answer is complete.
-    pub(super) hidden: Cell<bool>,
     /// When bytes last moved in either direction, as milliseconds of the ring's clock.
     moved: Cell<u32>,
     /// How far the send in flight to each side had come when that was looked at last.
@@ -150,12 +148,7 @@ pub(super) struct Both {
 
 impl Both {
     pub(super) fn new(ring: &Ring, ends: EndCounts) -> Both {
-        Both {
-            ends: Cell::new(ends),
-            hidden: Cell::new(false),
-            moved: Cell::new(ring.millis()),
-            sent: Default::default(),
-        }
+        Both { ends: Cell::new(ends), moved: Cell::new(ring.millis()), sent: Default::default() }
     }
 
     pub(super) fn note_moved(&self, ring: &Ring) {

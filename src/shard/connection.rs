@@ -6,10 +6,12 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
+use super::backend::backend_at;
 use super::exchange::Halt;
 use super::hold::{End, Hold, Waited};
 use super::inbox::Inbox;
 use super::plan::{self, Client, Plan, Request};
+use super::pool::{Lease, OwnConnection};
 use super::record::Cause;
 use super::tally::Tally;
 use super::{Shard, exchange};
@@ -18,6 +20,7 @@ use crate::limits;
 use crate::link::{Handed, Shed, Speaks, Why};
 use crate::proxy_protocol;
 use crate::ring::{Abort, Deadline, EndCounts, SendBuf, Stream};
+use crate::table::Proxy;
 
 /// A client connection and what was received on it.
 pub(super) struct Connection {
@@ -28,7 +31,14 @@ pub(super) struct Connection {
     pub(super) client: Client,
     /// The request under way.
     pub(super) tally: Tally,
+    /// Backends that have authenticated this connection.
+    own: Option<Box<OwnBackends>>,
 }
+
+/// Connections to backends that are this client connection's alone; hardly any has one. Boxed,
+/// each: they pass through futures that every connection has room for.
+#[expect(clippy::vec_box, reason = "what is taken out of it should be a word")]
+struct OwnBackends(Vec<Box<OwnConnection>>);
 
 impl Drop for Connection {
     fn drop(&mut self) {
@@ -68,6 +78,9 @@ pub(super) enum Next {
     Cut,
     /// What was sent must not look complete.
     Reset,
+    /// [`Reset`](Next::Reset) once the client's kernel has all that was sent: a reset takes the
+    /// rest away.
+    ResetOnceTaken,
 }
 
 /// Serves one client until its connection ends.
@@ -125,19 +138,37 @@ impl Connection {
     pub(super) fn new(shard: Rc<Shard>, stream: Stream, client: Client) -> Connection {
         let deadline = Deadline::new(&shard.ring);
         let (inbox, tally) = (Inbox::default(), Tally::NONE);
-        Connection { shard, stream, inbox, deadline, client, tally }
+        Connection { shard, stream, inbox, deadline, client, tally, own: None }
+    }
+
+    /// This connection's own one to a backend of the rule, where that has authenticated it.
+    pub(super) fn take_own(&mut self, proxy: &Proxy) -> Option<Box<OwnConnection>> {
+        let OwnBackends(own) = &mut **self.own.as_mut()?;
+        let at = own.iter().position(|own| backend_at(proxy, own.address()).is_some())?;
+        Some(own.swap_remove(at))
+    }
+
+    /// Keeps a backend's connection for this client alone; it ends with the client's.
+    pub(super) fn keep_own(&mut self, lease: Lease) {
+        let Some(kept) = self.shard.pool.keep_own(&self.shard, lease) else { return };
+        let OwnBackends(own) = &mut **self.own.get_or_insert_with(|| Box::new(OwnBackends(vec![])));
+        own.retain(|other| other.address() != kept.address());
+        if own.len() == limits::OWN_BACKENDS_MAX {
+            own.remove(0);
+        }
+        own.push(kept);
     }
 
     /// Takes the header of the PROXY protocol that is to come first; from then on the client is who it says.
     /// `None`: it did not come.
     pub(super) async fn introduced(&mut self) -> Option<()> {
-        let longest = self.shard.tuning().head_bytes_max;
         self.deadline.set(self.shard.timeouts().http_request);
         loop {
-            match proxy_protocol::header(self.inbox.bytes(), longest) {
-                proxy_protocol::Seen::Header(length, source) => {
-                    self.inbox.consume(&self.shard.ring, length);
-                    if let Some(source) = source {
+            match proxy_protocol::header(self.inbox.bytes()) {
+                proxy_protocol::Seen::Header(header) => {
+                    self.inbox.consume(&self.shard.ring, header.length);
+                    self.client.secure |= header.secure;
+                    if let Some(source) = header.source {
                         (self.client.peer, self.client.port) = (source.ip(), source.port());
                     }
                     if !is_welcome(&self.shard, &mut self.client) {
@@ -160,7 +191,8 @@ impl Connection {
 
     /// Gives it to the process that takes over, as it is: with what was received and not acted on.
     pub(super) async fn hand_over(&mut self, waited: Option<&Waited>) -> Next {
-        let speaks = Speaks::Http { trusted: self.client.trusted };
+        let Client { trusted, secure, .. } = self.client;
+        let speaks = Speaks::Http { trusted, secure };
         self.hand_over_as(speaks, waited).await
     }
 
@@ -188,6 +220,7 @@ impl Connection {
             socket,
             peer: self.client.peer,
             port: self.client.port,
+            secure: self.client.secure,
             speaks,
             bytes: self.inbox.bytes().to_vec(),
             held: waited.map(|waited| now.saturating_duration_since(waited.since)),
@@ -199,6 +232,10 @@ impl Connection {
     pub(super) async fn end(&self, next: Next) {
         match next {
             Next::Reset => self.stream.reset_on_drop(),
+            Next::ResetOnceTaken => {
+                Box::pin(self.taken()).await;
+                self.stream.reset_on_drop();
+            }
             Next::Linger => Box::pin(self.linger()).await,
             Next::Cut => self.stream.drop_received(),
             Next::Close | Next::KeepAlive => self.close().await,
@@ -466,6 +503,34 @@ impl Connection {
     async fn close(&self) {
         if self.stream.sent(&self.deadline, self.shard.timeouts().client).await.is_err() {
             self.stream.drop_received();
+        }
+    }
+
+    /// Waits until the client's kernel has acknowledged what was sent, as long as it acknowledges
+    /// some of it each few seconds.
+    async fn taken(&self) {
+        if self.stream.sent(&self.deadline, self.shard.timeouts().client).await.is_err() {
+            return;
+        }
+        // A client that is gone acknowledges nothing.
+        self.stream.arm();
+        let until = self.shard.ring.now() + self.shard.timeouts().client;
+        let (mut left, mut progress) = (self.stream.unacknowledged(), self.shard.ring.now());
+        while 0 < left {
+            self.deadline.set(limits::TAKEN_LOOK);
+            let gone = poll_fn(|cx| match self.stream.poll_reset(cx) {
+                true => Poll::Ready(true),
+                false if self.deadline.poll_expired(cx) => Poll::Ready(false),
+                false => Poll::Pending,
+            });
+            let (gone, now) = (gone.await, self.shard.ring.now());
+            let before = std::mem::replace(&mut left, self.stream.unacknowledged());
+            if left < before {
+                progress = now;
+            }
+            if gone || until < now || limits::LINGER_SILENCE < now - progress {
+                return;
+            }
         }
     }
 

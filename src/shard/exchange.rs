@@ -19,7 +19,7 @@ use super::inbox::Inbox;
 use super::plan::{Request, closes};
 use super::pool::Lease;
 use super::record::Cause;
-use super::response::{Answer, Answered, Failed};
+use super::response::{Answer, AnswerProgress, Answered, Failed};
 use super::tally::Meter;
 use super::tunnel;
 use crate::http::{self, Refusal, RequestFraming};
@@ -36,6 +36,20 @@ pub(super) struct Side {
     inbox: Inbox,
     /// The request as it came, of a rule that may have it wait for a backend.
     pub(super) kept: Vec<u8>,
+}
+
+impl Side {
+    /// Gives up a connection that turned out dead, and takes back the request that was sent on it.
+    async fn take_back(&mut self, connection: &Connection) -> Option<Vec<u8>> {
+        // Its place goes back before another is asked for: there may be only one.
+        let lease = self.lease.take()?;
+        let server = connection.shard.timeouts().server;
+        connection.deadline.set(server);
+        // On a dead connection this ends at once, one way or the other.
+        let _ = lease.stream.sent(&connection.deadline, server).await;
+        self.inbox.consume(&connection.shard.ring, self.inbox.bytes().len());
+        lease.stream.take_sent()
+    }
 }
 
 /// An exchange that needs its rule no longer: the snapshot can go before the bytes flow.
@@ -83,8 +97,10 @@ pub(super) async fn start(
     if may_wait {
         side.kept.extend_from_slice(&head[forwarded..]);
     }
-    let (uploaded, begun) = (Cell::new(true), Cell::new(false));
+    let (uploaded, shown) = (Cell::new(true), Cell::default());
     let both = Both::new(&shard.ring, ends_before(connection, request));
+    let repeatable = request.framing == RequestFraming::None && request.method.is_idempotent();
+    let mut own = connection.take_own(proxy);
     let silences = waited.map_or(0, |waited| waited.silences);
     let mut again = 0;
     loop {
@@ -94,11 +110,12 @@ pub(super) async fn start(
             tally: connection.tally,
             // Idle connections may be as dead as the one that it was sent on before.
             fresh: 0 < silences + again,
+            repeatable,
             raw: false,
             patience: Waited::patience(waited, shard.ring.now(), shard.timeouts().connect),
             ends: both.ends.get(),
         };
-        let lease = match acquire(&shard, asking, &connection.stream).await {
+        let mut lease = match acquire(&shard, asking, &connection.stream, own.take()).await {
             Ok(lease) => lease,
             Err(none) => {
                 shard.ring.give_vec(head);
@@ -108,6 +125,7 @@ pub(super) async fn start(
                 return Err(no_backend(connection, request, none).await.into());
             }
         };
+        lease.is_own |= request.authenticates;
         if request.framing != RequestFraming::None {
             side.lease = Some(lease);
             return Ok(Started::Uploading(head));
@@ -127,22 +145,17 @@ pub(super) async fn start(
             tally: connection.tally,
             uploaded: &uploaded,
             upload_broke: &Cell::new(false),
-            begun: &begun,
+            shown: &shown,
             both: &both,
         };
         match answer.head(&mut side.inbox).await {
             Ok(len) => return Ok(Started::Answering(len)),
-            Err(Failed::NoAnswer) if lease.reused && request.method.is_idempotent() => {
+            Err(Failed::NoAnswer | Failed::Stray) if lease.reused && repeatable => {
                 shard.count(Counter::Retries);
-                // On a dead connection this ends at once, one way or the other.
-                connection.deadline.set(shard.timeouts().server);
-                let _ = lease.stream.sent(&connection.deadline, shard.timeouts().server).await;
-                let Some(kept) = lease.stream.take_sent() else {
+                let Some(kept) = Box::pin(side.take_back(connection)).await else {
                     return Err(failed(connection, request, Failed::NoAnswer, true).await.into());
                 };
                 head = kept;
-                // Its place goes back before another is asked for: there may be only one.
-                side.lease = None;
                 again += 1;
             }
             Err(why) => {
@@ -231,7 +244,7 @@ pub(super) async fn finish(
         tally: connection.tally,
         uploaded: &Cell::new(true),
         upload_broke: &Cell::new(false),
-        begun: &Cell::new(false),
+        shown: &Cell::default(),
         both: &Both::new(&connection.shard.ring, connection.end_counts()),
     }
     .pass_on(len, &mut side.inbox)
@@ -249,12 +262,17 @@ async fn settle(
 ) -> Next {
     match answered {
         Ok(answered) => {
-            let Some(lease) = side.lease.take() else { return Next::Reset };
+            let Some(mut lease) = side.lease.take() else { return Next::Reset };
             connection.shard.note_answer(lease.address());
             if answered.tunnel {
                 let first = side.inbox.take();
                 return Box::pin(tunnel::run(connection, &lease, first)).await;
             }
+            if uploaded && !lease.stream.is_sent() {
+                Box::pin(send_rest(connection, &lease, answered)).await;
+            }
+            lease.is_own |= answered.keeping.authenticates;
+            lease.keeping = answered.keeping;
             keep(connection, lease, answered, uploaded)
         }
         Err(why) => {
@@ -292,7 +310,7 @@ async fn with_body(
     let uploaded = Cell::new(body.is_done());
     lease.stream.start_send(SendBuf::Vec(head), true);
     let inbox = &mut side.inbox;
-    let (begun, upload_broke) = (Cell::new(false), Cell::new(false));
+    let (shown, upload_broke) = (Cell::default(), Cell::new(false));
     let tally = connection.tally;
     let ends = if uploaded.get() { connection.end_counts() } else { shard.end_counts(true) };
     let both_ways = Both::new(&shard.ring, ends);
@@ -321,7 +339,7 @@ async fn with_body(
             tally,
             uploaded: &uploaded,
             upload_broke: &upload_broke,
-            begun: &begun,
+            shown: &shown,
             both: &both_ways,
         };
         let upload = async {
@@ -330,7 +348,7 @@ async fn with_body(
             both_ways.ends.set(end_counts(&shard, client_inbox));
             shard.note_sent(tally);
             stream.arm();
-            if !begun.get() {
+            if shown.get() == AnswerProgress::Nothing {
                 deadline.set(shard.timeouts().server);
             }
             Ok(())
@@ -348,7 +366,7 @@ async fn with_body(
                 // What the backend does not take it need not: it may have answered already. But it has
                 // to, in its time.
                 upload_broke.set(true);
-                if !begun.get() {
+                if shown.get() == AnswerProgress::Nothing {
                     deadline.set(shard.timeouts().server);
                 }
             },
@@ -363,7 +381,8 @@ async fn with_body(
     // begun sees that cut off, too.
     match (ended.answered, ended.broken) {
         (Some(answered), _) => settle(connection, side, request, answered, uploaded.get()).await,
-        (None, Some(_)) if begun.get() => cut(both_ways.hidden.get()),
+        (None, Some(_)) if shown.get() == AnswerProgress::Framed => Next::Linger,
+        (None, Some(_)) if shown.get() == AnswerProgress::Unframed => Next::ResetOnceTaken,
         (None, Some(Broken::SourceTimeout)) => connection.refuse(Refusal::BodyTimeout).await,
         (None, Some(Broken::Framing(refusal))) => connection.refuse(refusal).await,
         (None, _) => Next::Cut,
@@ -430,10 +449,24 @@ async fn both(
     .await
 }
 
+/// The answer was first: the rest of the request is still on its way, and lost if the connection is
+/// given up or lent now. A backend that closes is not waited for as long.
+async fn send_rest(connection: &Connection, lease: &Lease, answered: Answered) {
+    let pace = match answered.backend_lives {
+        true => connection.shard.timeouts().server,
+        false => limits::LINGER_SILENCE,
+    };
+    // Where it failed, the connection is not kept.
+    let _ = lease.stream.sent(&connection.deadline, pace).await;
+}
+
 /// The answer is through: keeps what can be kept.
-fn keep(connection: &Connection, lease: Lease, answered: Answered, uploaded: bool) -> Next {
-    if answered.backend_lives && uploaded {
-        connection.shard.pool.give(&connection.shard, lease);
+fn keep(connection: &mut Connection, lease: Lease, answered: Answered, uploaded: bool) -> Next {
+    match answered.backend_lives && uploaded {
+        true if !lease.is_own => connection.shard.pool.give(&connection.shard, lease),
+        true if answered.client_lives => connection.keep_own(lease),
+        // Given up.
+        _ => drop(lease),
     }
     match (answered.client_lives, uploaded) {
         (true, true) => Next::KeepAlive,
@@ -489,10 +522,12 @@ async fn failed(
 ) -> Next {
     connection.shard.note_end(connection.tally, why.cause());
     let status = match why {
-        Failed::NoAnswer | Failed::BadAnswer => 502,
+        Failed::NoAnswer | Failed::Stray | Failed::BadAnswer => 502,
         Failed::TimedOut => 504,
-        Failed::Cut { hidden: false } => return Next::Close,
-        Failed::Cut { hidden: true } => return Next::Reset,
+        // The framing shows it. Bytes of the client that nobody read must not make it a reset after
+        // all: that would take away what the client has not read.
+        Failed::Cut { hidden: false } => return Next::Linger,
+        Failed::Cut { hidden: true } => return Next::ResetOnceTaken,
         Failed::ClientGone { hidden } => return cut(hidden),
     };
     let close = !request.keep_alive || !uploaded;

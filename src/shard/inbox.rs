@@ -81,6 +81,12 @@ impl Inbox {
         self.scan.advance(bytes)
     }
 
+    /// Whether the bytes can be the beginning of a response.
+    pub(super) fn may_be_response(&self) -> bool {
+        const BEGINNING: &[u8] = b"HTTP/1.";
+        self.bytes().iter().zip(BEGINNING).all(|(found, expected)| found == expected)
+    }
+
     /// Drops `n` bytes from the front; the next head starts behind them.
     pub(super) fn consume(&mut self, ring: &Rc<Ring>, n: usize) {
         self.scan = HeadScan::default();

@@ -121,6 +121,8 @@ async fn run(
     };
     ring.limit_pipes(settings.pipes_max);
     let shard = Rc::new(Shard::new(ring.clone(), end));
+    let thread = rustix::thread::gettid().as_raw_nonzero().get();
+    shard.end.counters().set(Counter::Thread, u64::from(thread.unsigned_abs()));
     for listener in listeners {
         let socket = ring::Listener::new(&ring, listener.socket.into());
         shard.spawn(accept::accept_loop(shard.clone(), socket, listener.speaks, listener.believes));
@@ -268,8 +270,15 @@ impl Shard {
     fn note_ring(&self) {
         let figures = self.ring.figures();
         let counters = self.end.counters();
-        counters.set(Counter::AsleepMicros, figures.asleep.as_micros() as u64);
-        counters.set(Counter::AliveMicros, (self.ring.now() - self.started).as_micros() as u64);
+        let cpu = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+        let micros = cpu.tv_sec as u64 * 1_000_000 + cpu.tv_nsec as u64 / 1000;
+        counters.set(Counter::CpuMicros, micros);
+        let alive = (self.ring.now() - self.started).as_micros() as u64;
+        // The coarse clock may be behind: a counter that went back would look as if it had begun
+        // anew.
+        let asleep = alive.saturating_sub(micros).max(counters.get(Counter::AsleepMicros));
+        counters.set(Counter::AsleepMicros, asleep);
+        counters.set(Counter::AliveMicros, alive);
         counters.set(Counter::RingEnters, figures.enters);
         counters.set(Counter::RingCompletions, figures.completions);
         counters.set(Counter::Pipes, figures.pipes as u64);

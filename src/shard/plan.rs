@@ -28,6 +28,8 @@ pub(super) struct Request {
     pub(super) expect_continue: bool,
     /// It asked for another protocol.
     pub(super) upgrade: bool,
+    /// It brings credentials that authenticate the connection on which it goes out.
+    pub(super) authenticates: bool,
 }
 
 impl Request {
@@ -65,6 +67,9 @@ pub(super) struct Client {
     pub(super) peer: IpAddr,
     pub(super) port: u16,
     pub(super) trusted: bool,
+    /// It speaks TLS to whatever is in front of us, as far as no field that is believed says
+    /// otherwise.
+    pub(super) secure: bool,
     /// Of the request that it made last, among those of the shard; 0 where requests get none.
     pub(super) request_id: u64,
     /// Among those of its source.
@@ -100,6 +105,7 @@ pub(super) fn plan<'t>(
         keep_alive: head.keep_alive && !shard.stopping(),
         expect_continue: head.expect_continue,
         upgrade: head.upgrade,
+        authenticates: head.authenticates,
     };
     let via = shard.tuning().via;
     let unknown = Keys { host: shard.unknown, rule: shard.unknown };
@@ -149,6 +155,9 @@ pub(super) fn plan<'t>(
             via,
         };
         http::write_request(&head, forward, &mut out);
+        if !proxy.keep_alive() && !head.upgrade {
+            http::say_close(&mut out);
+        }
         return Plan::Proxy { proxy, keys, request, head: out };
     }
     let close = closes(&request);
@@ -172,9 +181,10 @@ pub(super) fn timeout_answer(shard: &Shard, to: ReplyTo) -> Vec<u8> {
     out
 }
 
-fn scheme(head: &RequestHead<'_, '_>, client: Client) -> Scheme {
+pub(super) fn scheme(head: &RequestHead<'_, '_>, client: Client) -> Scheme {
     match (client.trusted, head.forwarded_scheme) {
         (true, Some(scheme)) => scheme,
+        _ if client.secure => Scheme::Https,
         _ => Scheme::Http,
     }
 }

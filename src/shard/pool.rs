@@ -2,15 +2,30 @@
 //!
 //! An idle connection has a receive armed: one that the backend closed, reset, or sent bytes on is
 //! known to be dead before it is used, without a system call.
+//!
+//! A connection is lent again only once the kernel was seen to hold nothing for it: bytes behind an
+//! answer would be the beginning of the next client's. What was collected proves nothing, as the
+//! answer may have been spliced, may have filled its buffer, or the bytes came a moment later. So:
+//!
+//! - The receive armed at [`Pool::give`] tries before it polls. After one turn of the ring it has
+//!   brought what there was, or there was nothing. (A poll would not do: since Linux 6.13 a turn
+//!   runs no more than 20 of the receives that became ready, so what was ready may be told turns
+//!   later.)
+//! - Connections given back in an earlier turn are lent first, without a system call. When there is
+//!   none, one of this turn is peeked at.
+//! - Bytes that come after that are told in the order in which they came: those that were there
+//!   before the next request was are seen before the request is. Only what comes between the
+//!   request's arrival and its departure can't be told from its answer, as in any proxy.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Shard;
+use super::response::KeepTerms;
 use crate::limits;
 use crate::link::{BackendCount, Counter, Gate};
 use crate::ring::{Deadline, Notify, Quiet, Stream};
@@ -32,6 +47,58 @@ struct Idle {
     open: Open,
     place: Option<Place>,
     since: Instant,
+    /// Moment from which its backend may close it.
+    until: Instant,
+    /// The ring's turn in which it was given back: in order, the latest last.
+    turn: u64,
+    /// The last response named a body where none may be: the backend may still send it.
+    is_doubtful: bool,
+}
+
+impl Idle {
+    fn new(
+        shard: &Shard,
+        stream: Stream,
+        open: Open,
+        place: Option<Place>,
+        keeping: KeepTerms,
+    ) -> Idle {
+        stream.arm_at_once();
+        let (since, turn) = (shard.ring.now(), shard.ring.turns());
+        let kept = keeping.seconds.map_or(limits::IDLE_BACKEND_TIMEOUT, |seconds| {
+            let kept = Duration::from_secs(seconds.into());
+            let kept = kept - limits::IDLE_BACKEND_MARGIN.min(kept / 2);
+            kept.min(limits::IDLE_BACKEND_TIMEOUT)
+        });
+        let is_doubtful = keeping.is_doubtful;
+        Idle { stream, open, place, since, until: since + kept, turn, is_doubtful }
+    }
+
+    fn is_stale(&self, now: Instant) -> bool {
+        self.until <= now
+    }
+}
+
+/// A backend's connection that belongs to one client connection, as that authenticated it: the
+/// backend takes every request on it for one of that client's.
+pub(super) struct OwnConnection {
+    idle: Idle,
+    address: SocketAddr,
+}
+
+impl OwnConnection {
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Whether the next request can go out on it.
+    pub(super) fn is_usable(&self, shard: &Shard) -> bool {
+        let quiet = match self.idle.turn == shard.ring.turns() {
+            true => self.idle.stream.quiet_by_peeking(),
+            false => Some(self.idle.stream.quiet()),
+        };
+        !self.idle.is_stale(shard.ring.now()) && quiet == Some(Quiet::Yes)
+    }
 }
 
 pub(super) struct Pool {
@@ -47,8 +114,14 @@ pub(super) struct Lease {
     pub(super) reused: bool,
     /// A new one of a rule with `healthcheck`: when it ends without an answer, that is a failure.
     pub(super) watched: bool,
-    /// It was said whose it is: never anybody else's.
+    /// The backend was told whose it is, or the rule keeps none: never anybody else's.
     pub(super) unshared: bool,
+    /// The rule keeps none, not even for its client.
+    pub(super) is_last: bool,
+    /// Its client has authenticated it, or is about to: kept for that client's next requests alone.
+    pub(super) is_own: bool,
+    /// Terms on which the connection can be kept, from the backend's response.
+    pub(super) keeping: KeepTerms,
     open: Open,
     place: Option<Place>,
     busy: Busy,
@@ -102,6 +175,21 @@ impl Drop for Busy {
 }
 
 impl Lease {
+    fn new(stream: Stream, open: Open, place: Option<Place>, busy: Busy) -> Lease {
+        Lease {
+            stream,
+            reused: false,
+            watched: false,
+            unshared: false,
+            is_last: false,
+            is_own: false,
+            keeping: KeepTerms::default(),
+            open,
+            place,
+            busy,
+        }
+    }
+
     /// Where its backend is counted.
     pub(super) fn slot(&self) -> u32 {
         self.busy.slot
@@ -138,29 +226,29 @@ impl Pool {
         self.backends.borrow().get(&address).map_or(0, |backend| backend.busy)
     }
 
-    /// An idle connection, if there is one that lives.
-    pub(super) fn take(&self, shard: &Rc<Shard>, address: SocketAddr) -> Option<Lease> {
+    /// An idle connection, if there is one that lives. A request that is not `repeatable` gets none
+    /// on which bytes may still come.
+    pub(super) fn take(
+        &self,
+        shard: &Rc<Shard>,
+        address: SocketAddr,
+        repeatable: bool,
+    ) -> Option<Lease> {
+        let now = shard.ring.now();
         loop {
-            let (idle, slot) = {
+            let ((idle, quiet), slot) = {
                 let mut backends = self.backends.borrow_mut();
                 let backend = backends.get_mut(&address)?;
-                let idle = backend.idle.pop()?;
+                let found = backend.pop_idle(shard.ring.turns())?;
                 backend.busy += 1;
                 backend.note_idle(shard);
-                (idle, backend.slot)
+                (found, backend.slot)
             };
             let busy = self.busy_at(shard, address, slot);
-            if idle.stream.quiet() == Quiet::Yes {
+            let is_doubtful = idle.is_doubtful && now < idle.since + limits::DOUBT_TIME;
+            if quiet == Quiet::Yes && !idle.is_stale(now) && (repeatable || !is_doubtful) {
                 let Idle { stream, open, place, .. } = idle;
-                return Some(Lease {
-                    stream,
-                    reused: true,
-                    watched: false,
-                    unshared: false,
-                    open,
-                    place,
-                    busy,
-                });
+                return Some(Lease { reused: true, ..Lease::new(stream, open, place, busy) });
             }
         }
     }
@@ -190,21 +278,32 @@ impl Pool {
         place: Option<Place>,
     ) -> Lease {
         shard.note_connected(busy.address);
-        Lease {
-            stream,
-            reused: false,
-            watched: false,
-            unshared: false,
-            open: Open::new(shard),
-            place,
-            busy,
+        Lease::new(stream, Open::new(shard), place, busy)
+    }
+
+    /// The client's own connection as the exchange's.
+    pub(super) fn lease_own(&self, busy: Busy, own: OwnConnection, place: Option<Place>) -> Lease {
+        let Idle { stream, open, .. } = own.idle;
+        Lease { reused: true, is_own: true, ..Lease::new(stream, open, place, busy) }
+    }
+
+    /// Makes the client's own of a connection whose last exchange is over. `None`: it can't be
+    /// kept. A place at a limited backend goes back meanwhile: it counts requests here, or idle
+    /// clients would keep others out.
+    pub(super) fn keep_own(&self, shard: &Rc<Shard>, lease: Lease) -> Option<Box<OwnConnection>> {
+        let Lease { stream, open, busy, is_last, keeping, .. } = lease;
+        let is_full = shard.tuning().connections_max <= self.open.get();
+        if is_last || is_full || shard.stopping() || stream.quiet() == Quiet::No {
+            return None;
         }
+        let idle = Idle::new(shard, stream, open, None, keeping);
+        Some(Box::new(OwnConnection { idle, address: busy.address }))
     }
 
     /// Keeps a connection whose last exchange is over, or closes it where too many are kept or others
     /// wait for its place.
     pub(super) fn give(&self, shard: &Rc<Shard>, lease: Lease) {
-        let Lease { stream, open, place, busy, unshared, .. } = lease;
+        let Lease { stream, open, place, busy, unshared, keeping, .. } = lease;
         if unshared {
             return;
         }
@@ -213,9 +312,7 @@ impl Pool {
         if shard.closing() || wanted || stream.quiet() == Quiet::No {
             return;
         }
-        stream.arm();
-        let since = shard.ring.now();
-        let idle = Idle { stream, open, place, since };
+        let idle = Idle::new(shard, stream, open, place, keeping);
         // What does not fit is dropped after the borrow: a place given back looks at the pool again.
         let surplus = self.with(shard, address, |backend| {
             if backend.idle.len() >= limits::IDLE_PER_BACKEND_MAX {
@@ -260,6 +357,7 @@ impl Pool {
         address: SocketAddr,
         limit: u32,
         deadline: &Deadline,
+        repeatable: bool,
     ) -> Option<Wait> {
         let index = shard.end.index;
         let gate = self.with(shard, address, |backend| {
@@ -291,7 +389,7 @@ impl Pool {
             if !self.with(shard, address, |backend| backend.is_first(&turn)) {
                 continue;
             }
-            if let Some(lease) = self.take(shard, address) {
+            if let Some(lease) = self.take(shard, address, repeatable) {
                 return Some(Wait::Idle(lease));
             }
             if gate.enter(limit) {
@@ -332,10 +430,7 @@ impl Pool {
         let mut surplus = Vec::new();
         let (mut idle_count, mut waiting_count) = (0, 0);
         self.backends.borrow_mut().retain(|_, backend| {
-            let stale = |idle: &mut Idle| {
-                limits::IDLE_BACKEND_TIMEOUT <= now.saturating_duration_since(idle.since)
-                    || idle.stream.quiet() == Quiet::No
-            };
+            let stale = |idle: &mut Idle| idle.is_stale(now) || idle.stream.quiet() == Quiet::No;
             surplus.extend(backend.idle.extract_if(.., stale));
             backend.note_idle(shard);
             idle_count += backend.idle.len();
@@ -362,6 +457,23 @@ pub(super) enum Wait {
 }
 
 impl Backend {
+    /// The warmest idle connection of an earlier turn than `now`; else the warmest of all, which
+    /// costs a system call. With it, whether it is quiet.
+    fn pop_idle(&mut self, now: u64) -> Option<(Idle, Quiet)> {
+        let last = self.idle.last()?;
+        let settled = match last.turn == now {
+            true => self.idle.partition_point(|idle| idle.turn != now),
+            false => self.idle.len(),
+        };
+        if settled == 0 {
+            let quiet = last.stream.quiet_by_peeking()?;
+            return self.idle.pop().map(|idle| (idle, quiet));
+        }
+        let idle = self.idle.remove(settled - 1);
+        let quiet = idle.stream.quiet();
+        Some((idle, quiet))
+    }
+
     fn is_first(&self, turn: &Rc<Notify>) -> bool {
         self.waiting.front().is_some_and(|first| std::ptr::eq(first.as_ptr(), Rc::as_ptr(turn)))
     }

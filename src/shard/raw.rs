@@ -42,7 +42,7 @@ async fn lead(
     let ended = match Box::pin(name(connection, &speaks)).await {
         Ok(name) => match lease(connection, &name, &speaks, waited).await {
             Ok(lease) if tunnel::begin(connection, &lease, None).await => return Some(lease),
-            Ok(_) => Ok(Next::Reset),
+            Ok(_) => Ok(Next::ResetOnceTaken),
             Err(ended) => ended,
         },
         Err(alert) => alert.map_or(Ok(Next::Close), Err),
@@ -209,12 +209,13 @@ async fn attempt(
         client: connection.client,
         tally: connection.tally,
         fresh: true,
+        repeatable: false,
         raw: true,
         patience: Waited::patience(waited.as_deref(), shard.ring.now(), shard.timeouts().connect),
         // Who speaks anything may have ended its side and wait for an answer.
         ends: EndCounts::Never,
     };
-    match acquire(&shard, asking, &connection.stream).await {
+    match acquire(&shard, asking, &connection.stream, None).await {
         Ok(lease) => Attempt::Connected(lease),
         Err(NoBackend::ClientGone) => {
             shard.note_end(connection.tally, Cause::ClientGone);

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::Shard;
-use super::plan::Client;
+use super::plan::{self, Client};
 use super::tally::Tally;
 use crate::http::{self, Refusal, RequestHead, Version};
 use crate::limits;
@@ -124,10 +124,8 @@ impl Shard {
         };
         let mut room = [0; 256];
         let name = head.host.and_then(|raw| host::canonical(raw, &mut room).ok());
-        let scheme = match (client.trusted, head.forwarded_scheme) {
-            (true, Some(Scheme::Https)) => "https",
-            _ => "http",
-        };
+        let is_secure = plan::scheme(&head, client).is_secure();
+        let scheme = if is_secure { "https" } else { "http" };
         let id = self.whole_request_id(client.request_id);
         write_request(&mut record.line, &head, name, scheme, (id, client.trusted));
         Some(record)

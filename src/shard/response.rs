@@ -20,6 +20,9 @@ use crate::ring::{Deadline, SendBuf, Stream};
 pub(super) enum Failed {
     /// The backend closed or reset before the first byte of its answer.
     NoAnswer,
+    /// Its first bytes are no answer. On a reused connection they belong to the exchange before:
+    /// 502.
+    Stray,
     /// Its answer is not one we can pass on, or was cut off in its head: 502.
     BadAnswer,
     /// It did not answer in time: 504.
@@ -35,7 +38,7 @@ impl Failed {
     pub(super) fn cause(self) -> Cause {
         match self {
             Failed::NoAnswer => Cause::BackendSilent,
-            Failed::BadAnswer => Cause::BackendBadAnswer,
+            Failed::Stray | Failed::BadAnswer => Cause::BackendBadAnswer,
             Failed::TimedOut => Cause::BackendTimeout,
             Failed::ClientGone { .. } => Cause::ClientGone,
             Failed::Cut { .. } => Cause::BackendCut,
@@ -52,6 +55,30 @@ pub(super) struct Answered {
     pub(super) client_lives: bool,
     /// The backend agreed to another protocol.
     pub(super) tunnel: bool,
+    pub(super) keeping: KeepTerms,
+}
+
+/// Terms on which a backend's connection can be kept, as its response says.
+#[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct KeepTerms {
+    /// It closes an idle connection after so many seconds.
+    pub(super) seconds: Option<u16>,
+    /// It named a body where none may be, and may send it yet.
+    pub(super) is_doubtful: bool,
+    /// It asks for credentials that authenticate the connection: that is its client's own.
+    pub(super) authenticates: bool,
+}
+
+/// Progress of an answer to the client: what its breaking off means.
+#[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
+pub(super) enum AnswerProgress {
+    /// Nothing of the final one: an answer of ours can take its place.
+    #[default]
+    Nothing,
+    /// Its framing shows that it is cut off.
+    Framed,
+    /// It ends with the connection: only a reset shows that it is cut off.
+    Unframed,
 }
 
 /// The backend's side of an exchange.
@@ -67,7 +94,7 @@ pub(super) struct Answer<'a> {
     /// Whether it never will: the backend takes no more of it.
     pub(super) upload_broke: &'a Cell<bool>,
     /// Set when the head of the final answer goes to the client: from then on no answer of ours can.
-    pub(super) begun: &'a Cell<bool>,
+    pub(super) shown: &'a Cell<AnswerProgress>,
     pub(super) both: &'a Both,
 }
 
@@ -81,6 +108,9 @@ impl Answer<'_> {
         }
         loop {
             if !inbox.is_empty() {
+                if !inbox.may_be_response() {
+                    return Err(Failed::Stray);
+                }
                 match inbox.head() {
                     Ok(Some(len)) => return Ok(len),
                     Ok(None) if inbox.bytes().len() < limits::RESPONSE_HEAD_BYTES_MAX => {}
@@ -139,13 +169,19 @@ impl Answer<'_> {
             }
             if begun.tunnel {
                 self.upload_over().await?;
-                self.begun.set(true);
+                self.shown.set(AnswerProgress::Framed);
                 self.send(out, status).await?;
-                return Ok(Answered { backend_lives: false, client_lives: false, tunnel: true });
+                return Ok(Answered {
+                    backend_lives: false,
+                    client_lives: false,
+                    tunnel: true,
+                    keeping: KeepTerms::default(),
+                });
             }
             // Nothing has gone out yet: what is wrong in the first bytes is still a clean 502.
             body.join(&self.shard.ring, inbox, &mut out).map_err(|_| Failed::BadAnswer)?;
-            self.begun.set(true);
+            let hidden = body.ends_by_close();
+            self.shown.set(if hidden { AnswerProgress::Unframed } else { AnswerProgress::Framed });
             self.ready(status, out.len()).await?;
             if body.is_done() {
                 self.client.start_send(SendBuf::Vec(out), false);
@@ -164,8 +200,6 @@ impl Answer<'_> {
                     meter: Meter { shard: self.shard, tally: self.tally, received: false },
                     both: self.both,
                 };
-                let hidden = body.ends_by_close();
-                self.both.hidden.set(hidden);
                 relay.run(Some(out), inbox, &mut body).await.map_err(|broken| match broken {
                     Broken::Target => Failed::ClientGone { hidden },
                     _ => Failed::Cut { hidden },
@@ -176,6 +210,7 @@ impl Answer<'_> {
                 backend_lives: begun.backend_lives && inbox.is_empty(),
                 client_lives: begun.client_lives,
                 tunnel: false,
+                keeping: begun.keeping,
             });
         }
         Err(Failed::BadAnswer)
@@ -237,7 +272,12 @@ impl Answer<'_> {
         };
         http::write_response(&head, forward, out);
         let (status, backend_lives) = (head.status, head.keep_alive);
-        Some(Begun { status, body, is_final, tunnel, client_lives, backend_lives })
+        let keeping = KeepTerms {
+            seconds: head.keep_alive_seconds.map(|seconds| seconds.try_into().unwrap_or(u16::MAX)),
+            is_doubtful: head.names_missing_body(),
+            authenticates: head.authenticates,
+        };
+        Some(Begun { status, body, is_final, tunnel, client_lives, backend_lives, keeping })
     }
 }
 
@@ -248,4 +288,5 @@ struct Begun {
     tunnel: bool,
     client_lives: bool,
     backend_lives: bool,
+    keeping: KeepTerms,
 }

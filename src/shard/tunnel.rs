@@ -22,7 +22,7 @@ pub(super) async fn run(
 ) -> Next {
     // Boxed, each: what leads to it takes no room while it is open.
     if !Box::pin(begin(connection, lease, first)).await {
-        return Next::Reset;
+        return Next::ResetOnceTaken;
     }
     Box::pin(relay(connection, lease)).await
 }
@@ -33,6 +33,7 @@ pub(super) async fn begin(
     lease: &Lease,
     first: Option<RecvBuf>,
 ) -> bool {
+    let guard = TunnelGuard(&lease.stream);
     let from_client = connection.inbox.take();
     let ends = Ends::of(connection, lease);
     let up = OneWay { ends: &ends, received: true };
@@ -45,12 +46,14 @@ pub(super) async fn begin(
             direction.pass(first);
         }
     }
+    guard.disarm();
     true
 }
 
 /// Relays until both sides have ended, one failed, or neither sent anything for `timeout_tunnel`.
 /// An end of one direction is passed on; the other goes on.
 pub(super) async fn relay(connection: &Connection, lease: &Lease) -> Next {
+    let guard = TunnelGuard(&lease.stream);
     let ends = Ends::of(connection, lease);
     let up = OneWay { ends: &ends, received: true };
     let down = OneWay { ends: &ends, received: false };
@@ -74,11 +77,27 @@ pub(super) async fn relay(connection: &Connection, lease: &Lease) -> Next {
     })
     .await;
     if whole {
+        guard.disarm();
         return Next::Close;
     }
     connection.shard.note_end(connection.tally, Cause::TunnelCut);
-    lease.stream.reset_on_drop();
-    Next::Reset
+    Next::ResetOnceTaken
+}
+
+/// Has a backend see a tunnel cut off, however it comes to its end: a panic and the end of the
+/// shard, too. (The client's side sees to itself: `Connection`.)
+struct TunnelGuard<'a>(&'a Stream);
+
+impl TunnelGuard<'_> {
+    fn disarm(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for TunnelGuard<'_> {
+    fn drop(&mut self) {
+        self.0.reset_on_drop();
+    }
 }
 
 /// What both directions use.
@@ -215,6 +234,9 @@ impl<'a> OneWay<'a> {
                         Err(Abort::Io(_)) => return On::Broken,
                     }
                 }
+                // The other direction's send was told of the reset: this is all that is left to
+                // say.
+                Ok(Moved::End) if source.send_failed() => return On::Broken,
                 Ok(Moved::End) => return On::Ended,
                 Err(_) => return On::Broken,
             }

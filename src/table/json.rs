@@ -76,6 +76,7 @@ const ACTIONS: &[(&str, &[&str])] = &[
             "idle",
             "wake",
             "send_proxy",
+            "keep_alive",
         ],
     ),
     ("spin", &["timeout", "check_interval", "max_held", "release_rate", "wake", "idle", "then"]),
@@ -283,6 +284,7 @@ fn read_proxy(arguments: &Arguments<'_>, names: &mut Names) -> Result<Proxy, Pro
             "v2" => Some(SendProxy::V2),
             _ => None,
         })?,
+        keep_alive: arguments.optional("keep_alive", "true or false", boolean)?,
     };
     let options = (options != ProxyOptions::default()).then(|| Arc::new(options));
     Ok(Proxy { backends: Backends::new(backends), options })
@@ -475,6 +477,7 @@ fn proxy_to_json(proxy: &Proxy) -> Map<String, Value> {
         put(&mut arguments, "idle", options.idle.map(seconds_to_json));
         put(&mut arguments, "wake", options.wake.as_deref());
         put(&mut arguments, "send_proxy", options.send_proxy.map(SendProxy::as_str));
+        put(&mut arguments, "keep_alive", options.keep_alive);
     }
     arguments
 }

@@ -191,6 +191,7 @@ pub fn sample_rules() -> Vec<Value> {
         ("idle", json!([300, "300"])),
         ("wake", json!(["http://scaler:9000/"])),
         ("send_proxy", json!(["v1", "v2"])),
+        ("keep_alive", json!([true, false, "false"])),
     ] {
         for value in values.as_array().into_iter().flatten() {
             let mut rule = json!(["proxy", {"backends": "a:1,b:2"}, false]);

@@ -108,6 +108,7 @@ pub(super) struct ProxyOptions {
     pub wake: Option<Box<str>>,
     pub check: Option<Check>,
     pub send_proxy: Option<SendProxy>,
+    pub keep_alive: Option<bool>,
 }
 
 impl Proxy {
@@ -160,6 +161,11 @@ impl Proxy {
     /// Each connection to a backend begins with a header that says whose it is.
     pub fn send_proxy(&self) -> Option<SendProxy> {
         self.given(|o| o.send_proxy)
+    }
+
+    /// Whether connections to its backends are kept for the next request.
+    pub fn keep_alive(&self) -> bool {
+        self.given(|o| o.keep_alive).unwrap_or(true)
     }
 
     /// Requests past this rate are answered with 429.

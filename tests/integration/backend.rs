@@ -27,6 +27,14 @@ impl Backend {
         Backend { listener, port }
     }
 
+    /// One whose kernel takes little before it is read.
+    pub fn with_small_buffer() -> Backend {
+        let backend = Backend::new();
+        let buffer = SockRef::from(&backend.listener).set_recv_buffer_size(8 * 1024);
+        buffer.expect("a receive buffer size");
+        backend
+    }
+
     /// On the port of a `closed_port`, which thereby opens.
     pub fn on(port: u16) -> Backend {
         let mut bound = TcpListener::bind(("127.0.0.1", port));

@@ -127,3 +127,125 @@ fn to_stay_root_must_be_meant() {
     let setup = Setup::new().set("uid", "root");
     setup.run(&[]).expect(1, &["uid = root: that is uid 0, which stays root"]);
 }
+
+/// Who owns this file or folder, the link itself where it is one; and its mode.
+fn owner(path: &std::path::Path) -> (u32, u32) {
+    use std::os::unix::fs::MetadataExt;
+    let found = path.symlink_metadata().expect("it is there");
+    (found.uid(), found.mode() & 0o7777)
+}
+
+/// In a folder of the user that it becomes, root makes and gives away nothing: the user does.
+#[test]
+fn root_follows_no_link_to_the_management_socket() {
+    if !is_root() {
+        return;
+    }
+    let setup = setup();
+    let (folder, victim) = (setup.path("theirs"), setup.path("roots"));
+    std::fs::create_dir(&folder).expect("a folder");
+    std::fs::write(&victim, "root's").expect("a file");
+    std::fs::set_permissions(&victim, PermissionsExt::from_mode(0o600)).expect("for root alone");
+    let theirs = Some(nix::unistd::Uid::from_raw(4321));
+    nix::unistd::chown(&folder, theirs, None).expect("theirs");
+    let socket = folder.join("socket");
+    let setup = setup.set("bind_management", format!("unix:{}", socket.display()));
+    for _ in 0..2 {
+        let mut daemon = setup.clone().start();
+        assert_eq!(owner(&socket), (4321, 0o660));
+        daemon.kill();
+        // a link from the beginning is refused, and left alone
+        std::fs::remove_file(&socket).expect("a socket");
+        assert_eq!(owner(&victim), (0, 0o600));
+    }
+    std::os::unix::fs::symlink(&victim, &socket).expect("a link");
+    setup.run(&[]).expect(1, &["something else than a socket"]);
+    assert_eq!(owner(&victim), (0, 0o600));
+    // a folder of theirs on the way
+    std::fs::remove_file(&socket).expect("a link");
+    let roots = setup.path("roots_folder");
+    std::fs::create_dir(&roots).expect("a folder");
+    std::os::unix::fs::symlink(&roots, folder.join("sub")).expect("a link");
+    let setup = setup.set("bind_management", format!("unix:{}/sub/socket", folder.display()));
+    setup.run(&[]).expect(1, &["no permission to make it"]);
+    assert!(!roots.join("socket").exists());
+}
+
+/// Below a folder that somebody else may change, root makes nothing.
+#[test]
+fn root_makes_no_folder_behind_a_link() {
+    if !is_root() {
+        return;
+    }
+    let setup = setup();
+    let (folder, roots) = (setup.path("theirs"), setup.path("roots"));
+    std::fs::create_dir(&folder).expect("a folder");
+    std::fs::create_dir(&roots).expect("a folder");
+    let theirs = Some(nix::unistd::Uid::from_raw(4321));
+    nix::unistd::chown(&folder, theirs, None).expect("theirs");
+    std::os::unix::fs::symlink(&roots, folder.join("sub")).expect("a link");
+    let bad = setup.clone().set("state_file", folder.join("sub/lib/state.json").display());
+    bad.run(&[]).expect(1, &["can't make its folder"]);
+    assert!(!roots.join("lib").exists());
+    let daemon = setup.set("state_file", folder.join("lib/state.json").display()).start();
+    daemon.api().put("/hostname/b.com/", &json!(["empty", { "code": 402 }, false]));
+    assert_eq!(owner(&folder.join("lib")), (4321, 0o750));
+    for name in ["state.json.journal", "state.json.lock"] {
+        assert_eq!(owner(&folder.join("lib").join(name)), (4321, 0o640), "{name}");
+    }
+}
+
+/// Files of the state are nobody else's to read, also where the state file itself is.
+#[test]
+fn the_state_is_not_for_everybody() {
+    let setup = Setup::new().rule("a.com", json!(["empty", { "code": 403 }, false]));
+    setup.write_files();
+    let mode = |name: &str| owner(&setup.path(name)).1;
+    std::fs::set_permissions(setup.path("state.json"), PermissionsExt::from_mode(0o644))
+        .expect("all");
+    for name in ["state.json.lock", "state.json.journal"] {
+        std::fs::write(setup.path(name), "").expect("as an earlier version made it");
+        let all = PermissionsExt::from_mode(0o644);
+        std::fs::set_permissions(setup.path(name), all).expect("for all");
+    }
+    let mut daemon = setup.clone().start();
+    daemon.api().put("/hostname/b.com/", &json!(["empty", { "code": 402 }, false]));
+    assert_eq!((mode("state.json.journal"), mode("state.json.lock")), (0o640, 0o640));
+    daemon.terminate();
+    daemon.expect_clean_exit();
+    assert_eq!((mode("state.json"), mode("state.json.lock")), (0o644, 0o640));
+    let fresh = setup.path("new/state.json");
+    let mut daemon = Setup::new().set("state_file", fresh.display()).start();
+    daemon.api().put("/hostname/b.com/", &json!(["empty", { "code": 402 }, false]));
+    daemon.terminate();
+    daemon.expect_clean_exit();
+    assert_eq!((mode("new"), mode("new/state.json")), (0o750, 0o640));
+}
+
+/// Files of /proc are root's where a process can't be looked into (proc(5)).
+#[track_caller]
+fn expect_guarded(daemon: &Daemon) {
+    let file = format!("/proc/{}/environ", daemon.current_pid());
+    assert_eq!(owner(std::path::Path::new(&file)).0, 0, "others of its user may look into it");
+}
+
+#[test]
+fn nobody_looks_into_a_daemon_that_was_root() {
+    if !is_root() {
+        return;
+    }
+    let mut daemon = setup().start();
+    expect_guarded(&daemon);
+    for _ in 0..2 {
+        daemon.upgrade();
+        expect_guarded(&daemon);
+    }
+    // as the unit has it
+    let rights = "exec setpriv --reuid 4321 --regid 4321 --clear-groups \
+                  --inh-caps=-all,+net_bind_service --ambient-caps=-all,+net_bind_service \
+                  \"$0\" \"$@\"";
+    let mut daemon = setup().first(rights).start();
+    expect_guarded(&daemon);
+    daemon.upgrade();
+    expect_guarded(&daemon);
+}

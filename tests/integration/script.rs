@@ -127,6 +127,30 @@ impl Connection {
         drop(self.stream.shutdown(Shutdown::Write));
     }
 
+    /// Waits until the other end's kernel has all that was sent: a reset would take the rest away.
+    #[track_caller]
+    pub fn wait_until_acknowledged(&self) {
+        let until = Instant::now() + PATIENCE;
+        while 0 < self.unacknowledged() {
+            assert!(Instant::now() < until, "{}: not everything was received", self.name);
+            std::thread::park_timeout(Duration::from_millis(1));
+        }
+    }
+
+    /// Bytes in this socket's send queue, as the kernel lists it.
+    fn unacknowledged(&self) -> u64 {
+        let port = |address: std::io::Result<SocketAddr>| address.expect("an address").port();
+        let (own, other) = (port(self.stream.local_addr()), port(self.stream.peer_addr()));
+        let (own, other) = (format!(":{own:04X}"), format!(":{other:04X}"));
+        let table = std::fs::read_to_string("/proc/net/tcp").expect("the list of sockets");
+        let queues = table.lines().find_map(|line| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let is_this = words[1].ends_with(&own) && words[2].ends_with(&other);
+            is_this.then(|| words[4].split(':').next().unwrap_or("0").to_owned())
+        });
+        u64::from_str_radix(&queues.expect("this socket"), 16).expect("a number")
+    }
+
     /// Drops the connection with a reset instead of a clean end.
     pub fn reset(self) {
         SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).expect("SO_LINGER");

@@ -144,6 +144,15 @@ const TIMES: [(&str, &str, SlotTime); 2] = [
     ("response_seconds", "Time from request to response head", SlotTime::Response),
 ];
 
+const CPU_TIME: &str = "shard_cpu_seconds";
+const WAIT_TIME: &str = "shard_cpu_wait_seconds";
+/// All in microseconds where they are kept.
+const SHARD_TIMES: [(&str, &str); 3] = [
+    (CPU_TIME, "Time that the shard was on a CPU, the kernel's work for it included"),
+    (WAIT_TIME, "Time that the shard could run and waited for a CPU"),
+    ("asleep_seconds", "Time that the shard was not on a CPU"),
+];
+
 impl Numbers {
     fn of(api: &Api) -> Numbers {
         let current = api.current();
@@ -207,6 +216,24 @@ impl Numbers {
         metric.encode_histogram::<NoLabelSet>(sum, all, &buckets, None)
     }
 
+    /// What became of each shard's time.
+    fn times(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        for (name, help) in SHARD_TIMES {
+            // Not every kernel counts how long a thread waits.
+            if self.shards.iter().all(|numbers| !numbers.contains_key(name)) {
+                continue;
+            }
+            let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for (shard, numbers) in self.shards.iter().enumerate() {
+                let Some(micros) = numbers.get(name) else { continue };
+                let labels = [("shard", shard.to_string())];
+                let seconds = *micros as f64 / 1e6;
+                ConstCounter::new(seconds).encode(metric.encode_family(&labels)?)?;
+            }
+        }
+        Ok(())
+    }
+
     fn per_shard(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         for (name, help, _) in COUNTERS {
             let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
@@ -232,14 +259,7 @@ impl Numbers {
             }
         }
         self.held(encoder)?;
-        let help = "Time that the shard had nothing to do";
-        let mut metric =
-            encoder.encode_descriptor("asleep_seconds", help, None, MetricType::Counter)?;
-        for (shard, numbers) in self.shards.iter().enumerate() {
-            let labels = [("shard", shard.to_string())];
-            let seconds = numbers["asleep"] as f64 / 1e6;
-            ConstCounter::new(seconds).encode(metric.encode_family(&labels)?)?;
-        }
+        self.times(encoder)?;
         let help = "Heads and bodies refused, by reason";
         let mut metric = encoder.encode_descriptor("refused", help, None, MetricType::Counter)?;
         for (reason, count) in &self.refusals {
@@ -282,10 +302,22 @@ fn one_gauge(
 fn shards(end: &ControlEnd) -> Vec<HashMap<&'static str, u64>> {
     let each = end.counters().map(|counters| {
         let named = COUNTERS.iter().chain(GAUGES).map(|(name, _, counter)| (*name, *counter));
-        let all = named.chain(CLASSES).chain([("asleep", Counter::AsleepMicros)]);
-        all.map(|(name, counter)| (name, counters.get(counter))).collect()
+        let times = [(CPU_TIME, Counter::CpuMicros), ("asleep_seconds", Counter::AsleepMicros)];
+        let all = named.chain(CLASSES).chain(times);
+        let mut all: HashMap<_, _> =
+            all.map(|(name, counter)| (name, counters.get(counter))).collect();
+        all.extend(waited(counters.get(Counter::Thread)).map(|micros| (WAIT_TIME, micros)));
+        all
     });
     each.collect()
+}
+
+/// Microseconds that a thread of ours could run and had no CPU (`schedstat`,
+/// proc_pid_schedstat(5)).
+fn waited(thread: u64) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/self/task/{thread}/schedstat")).ok()?;
+    let nanos: u64 = text.split_whitespace().nth(1)?.parse().ok()?;
+    Some(nanos / 1000)
 }
 
 fn refusals(end: &ControlEnd) -> Vec<(&'static str, u64)> {

@@ -17,6 +17,7 @@ const FIELDS = new Map([
     ["hold", "Hold", "number", "Seconds to hold while none is reached (0)", MORE],
     ["idle", "Idle", "number", "Seconds without traffic until told", MORE],
     ["wake", "Wake", "text", "http://… that is told when it is idle", MORE],
+    ["keep_alive", "Keep connections", ["true", "false"], "For the next request", MORE],
     ["send_proxy", "PROXY protocol", ["v1", "v2"], "Tells backends who connects", MORE],
   ]],
   ["spin", [

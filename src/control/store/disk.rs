@@ -6,11 +6,11 @@
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use super::lock::{Lock, LockError};
+use super::lock::{self, Lock, LockError};
 
 /// The files of a store, all in one folder.
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
@@ -145,33 +145,39 @@ impl Folder {
             *folder != Path::new("") && matches!(folder.try_exists(), Ok(false))
         });
         for folder in missing.collect::<Vec<_>>().into_iter().rev() {
-            fs::create_dir(folder)?;
+            // What clients' hosts are is nobody else's business.
+            let mode = if folder == self.folder { 0o750 } else { 0o777 };
+            fs::DirBuilder::new().mode(mode).create(folder)?;
             let parent = folder.parent().filter(|parent| *parent != Path::new(""));
             sync_folder(parent.unwrap_or(Path::new(".")))?;
         }
         Ok(())
     }
 
-    /// Rights and owner as the state file has them: all of its company holds what it holds.
-    fn make_alike(&self, file: &File) {
+    /// Rights and owner as the state file has them: all of its company holds what it holds. But
+    /// only the state file itself may be for everybody to read.
+    fn make_alike(&self, part: Part, file: &File) {
         let Ok(state) = fs::metadata(self.file("")) else { return };
+        let mask = if part == Part::New { 0o777 } else { 0o770 };
         // As far as we may: an ordinary user can't give files away.
         let _ = std::os::unix::fs::fchown(file, Some(state.uid()), Some(state.gid()));
-        let _ = file.set_permissions(fs::Permissions::from_mode(state.mode() & 0o777));
+        let _ = file.set_permissions(fs::Permissions::from_mode(state.mode() & mask));
     }
 
     fn open(&self, part: Part) -> io::Result<Box<dyn Output>> {
         let path = self.path(part);
         // Not to append: such a file can't be written anywhere else. Nobody else writes to it.
         let mut options = OpenOptions::new();
-        options.read(true).write(true);
+        options.read(true).write(true).mode(0o640);
         let mut file = match options.create_new(true).open(&path) {
             Ok(file) => {
-                self.make_alike(&file);
+                self.make_alike(part, &file);
                 file
             }
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-                options.create_new(false).open(&path)?
+                let file = options.create_new(false).open(&path)?;
+                lock::close_to_others(&file);
+                file
             }
             Err(error) => return Err(error),
         };
@@ -256,8 +262,10 @@ impl Disk for Folder {
                 Ok(()) => return Ok(aside),
                 // Not every file system has links, nor may they be made to a stranger's file.
                 Err(_) => {
-                    let mut copy = OpenOptions::new().write(true).create_new(true).open(&aside)?;
-                    self.make_alike(&copy);
+                    let mut options = OpenOptions::new();
+                    options.write(true).create_new(true).mode(0o640);
+                    let mut copy = options.open(&aside)?;
+                    self.make_alike(part, &copy);
                     io::copy(&mut File::open(&own)?, &mut copy)?;
                     copy.sync_all()?;
                     return Ok(aside);

@@ -1,9 +1,9 @@
 //! One daemon a state file. The lock goes with the process, however it ends; the file that carries
 //! it stays, because taking it away would let two processes each lock one of that name.
 
-use std::fs::{File, Metadata, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions, Permissions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use rustix::fs::{FlockOperation, flock};
@@ -12,6 +12,16 @@ use rustix::fs::{FlockOperation, flock};
 #[derive(Debug)]
 pub(super) struct Lock {
     file: File,
+}
+
+/// Takes the rights of others from a file that an earlier version left open to them, as far as we
+/// may.
+pub(super) fn close_to_others(file: &File) {
+    if let Ok(found) = file.metadata()
+        && found.mode() & 0o007 != 0
+    {
+        let _ = file.set_permissions(Permissions::from_mode(found.mode() & 0o770));
+    }
 }
 
 /// Why it was not taken.
@@ -27,8 +37,10 @@ pub(super) enum LockError {
 
 impl Lock {
     pub(super) fn take(path: &Path) -> Result<Lock, LockError> {
-        let mut file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o640);
+        let mut file = options.open(path)?;
+        close_to_others(&file);
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => {

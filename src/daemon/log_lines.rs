@@ -1,0 +1,208 @@
+//! Log lines on their way to standard error. No thread that logs waits for the reader of standard
+//! error: lines go into a bounded queue, and a thread of their own writes them. Lines that find no
+//! room are dropped, counted, and reported once the others are written.
+//!
+//! Until that thread runs (it must not begin before rights are dropped, which are each thread's
+//! own), a line is written at once where it fits, and queued otherwise.
+
+use std::collections::VecDeque;
+use std::io::{self, Write};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::limits;
+
+/// Queue of lines, each whole.
+#[derive(Default)]
+pub(super) struct Lines {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    queue: VecDeque<Vec<u8>>,
+    /// Bytes in the queue.
+    bytes: usize,
+    /// Lines that found no room since that was reported.
+    lost: u64,
+    /// Lines handed to the reader so far.
+    written: u64,
+    /// The writer has taken a line that it has not written yet.
+    is_writing: bool,
+    has_writer: bool,
+}
+
+impl State {
+    fn is_idle(&self) -> bool {
+        self.queue.is_empty() && !self.is_writing
+    }
+}
+
+impl Lines {
+    pub(super) const fn new() -> Lines {
+        let state = State {
+            queue: VecDeque::new(),
+            bytes: 0,
+            lost: 0,
+            written: 0,
+            is_writing: false,
+            has_writer: false,
+        };
+        Lines { state: Mutex::new(state), changed: Condvar::new() }
+    }
+
+    /// Held for a few instructions at a time, never while anything is written.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a line, or drops it where there is no room; never waits for a reader.
+    pub(super) fn push(&self, line: Vec<u8>) {
+        let mut state = self.state();
+        if !state.has_writer && state.is_idle() && write_now(&line) {
+            return;
+        }
+        if limits::LOG_LINES_BYTES_MAX < state.bytes + line.len() {
+            state.lost += 1;
+            return;
+        }
+        state.bytes += line.len();
+        state.queue.push_back(line);
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    /// Starts the thread that writes. Without one, lines that do not fit at once wait in the queue.
+    pub(super) fn start_writer(&'static self, report: fn(u64) -> Vec<u8>) {
+        if std::mem::replace(&mut self.state().has_writer, true) {
+            return;
+        }
+        let thread = std::thread::Builder::new().name("log".to_owned()).stack_size(128 * 1024);
+        if thread.spawn(move || self.write_to(&mut io::stderr(), report)).is_err() {
+            self.state().has_writer = false;
+        }
+    }
+
+    /// Writes line by line, for ever.
+    fn write_to(&self, out: &mut impl Write, report: fn(u64) -> Vec<u8>) {
+        loop {
+            self.write_next(out, report);
+        }
+    }
+
+    /// Waits for a line and writes it; when it was the last, reports how many were lost.
+    fn write_next(&self, out: &mut impl Write, report: fn(u64) -> Vec<u8>) {
+        let nothing = |state: &mut State| state.queue.is_empty();
+        let state = self.state();
+        let state = self.changed.wait_while(state, nothing);
+        let mut state = state.unwrap_or_else(PoisonError::into_inner);
+        let Some(line) = state.queue.pop_front() else { return };
+        state.bytes -= line.len();
+        state.is_writing = true;
+        drop(state);
+        // A reader that has left for good is nobody's concern.
+        let _ = out.write_all(&line);
+        let mut state = self.state();
+        let is_last = state.queue.is_empty();
+        let lost = if is_last { std::mem::take(&mut state.lost) } else { 0 };
+        drop(state);
+        if lost != 0 {
+            let _ = out.write_all(&report(lost));
+        }
+        let mut state = self.state();
+        state.written += 1;
+        state.is_writing = false;
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    /// Waits until all is written, as long as somebody reads: gives up after `patience` without a
+    /// line that was taken.
+    pub(super) fn flush(&self, patience: Duration) {
+        let mut state = self.state();
+        while !state.is_idle() {
+            let before = state.written;
+            let stuck = |state: &mut State| !state.is_idle() && state.written == before;
+            let waited = self.changed.wait_timeout_while(state, patience, stuck);
+            let (now, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+            if timeout.timed_out() {
+                return;
+            }
+            state = now;
+        }
+    }
+}
+
+/// Writes a line if that can't block; whether it did. A pipe that can be written has room for so
+/// much.
+fn write_now(line: &[u8]) -> bool {
+    let stderr = io::stderr();
+    let mut fds = [PollFd::new(&stderr, PollFlags::OUT)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    line.len() <= rustix::pipe::PIPE_BUF
+        && poll(&mut fds, Some(&now)).is_ok_and(|count| 0 < count)
+        && (&stderr).write_all(line).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(lost: u64) -> Vec<u8> {
+        format!("{lost} lost\n").into_bytes()
+    }
+
+    #[test]
+    fn lines_that_find_no_room_are_counted() {
+        let lines = Lines::new();
+        lines.state().has_writer = true;
+        let line = |text: &str| format!("{text:>1023}\n").into_bytes();
+        let most = limits::LOG_LINES_BYTES_MAX / 1024;
+        for _ in 0..most + 3 {
+            lines.push(line("x"));
+        }
+        let mut out = Vec::new();
+        for _ in 0..most {
+            lines.write_next(&mut out, report);
+        }
+        assert!(out.ends_with(b"x\n3 lost\n"));
+        assert_eq!(out.len(), most * 1024 + 7);
+        lines.push(line("y"));
+        lines.write_next(&mut out, report);
+        assert!(out.ends_with(b"y\n"));
+        lines.flush(Duration::from_secs(60));
+    }
+
+    /// Stuck from the beginning.
+    struct Deaf(std::sync::mpsc::Receiver<()>);
+
+    impl Write for Deaf {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let _ = self.0.recv();
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_reader_that_never_reads_is_not_waited_for() {
+        let lines: &'static Lines = Box::leak(Box::new(Lines::new()));
+        lines.state().has_writer = true;
+        let (go_on, deaf) = std::sync::mpsc::channel();
+        std::thread::spawn(move || lines.write_to(&mut Deaf(deaf), report));
+        for _ in 0..2 {
+            lines.push(b"line\n".to_vec());
+        }
+        lines.flush(Duration::from_millis(1));
+        assert!(!lines.state().is_idle());
+        drop(go_on);
+        lines.flush(Duration::from_secs(60));
+        assert!(lines.state().is_idle());
+    }
+}
