@@ -273,10 +273,14 @@ impl Writing {
             return refuse_all(batch, "another process is taking over: ask again");
         }
         if let Err(reason) = self.be_writable(&start) {
+            self.tell_trouble();
             return refuse_all(batch, &reason);
         }
         let Tried { mut accepted, refused } = try_all(batch, &start);
-        let last = match self.commit(&accepted) {
+        let outcome = self.commit(&accepted);
+        // A client that has read the answer finds `/healthz` and `/metrics` in agreement with it.
+        self.tell_trouble();
+        let last = match outcome {
             Ok(last) => last,
             Err(error) => {
                 let reason = error.to_string();

@@ -393,14 +393,16 @@ async fn drain_for_the_next(
         let wanted = tokio::select! {
             () = threads.all_ended() => return,
             () = &mut time => {
-                warn!("timeout_drain is over: {} connections are cut off", end.total(Counter::Open));
+                let left = counted(end.total(Counter::Open), "connection");
+                warn!("timeout_drain is over: cutting off {left}");
                 break;
             }
             wanted = signals.next() => wanted,
         };
         match wanted {
             Wanted::Stop(name) if is_asked => {
-                warn!("{name} again: {} connections are cut off", end.total(Counter::Open));
+                let left = counted(end.total(Counter::Open), "connection");
+                warn!("{name} again: cutting off {left}");
                 break;
             }
             Wanted::Stop(_) => {
@@ -414,7 +416,7 @@ async fn drain_for_the_next(
     }
     end.stop(Stop::Now);
     if tokio::time::timeout(limits::STOP_TIME, threads.all_ended()).await.is_err() {
-        warn!("{} shards did not stop in time; ending without them", threads.running);
+        warn!("{} did not stop in time; ending all the same", counted(threads.running, "shard"));
     }
 }
 
