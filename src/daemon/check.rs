@@ -31,7 +31,6 @@ pub(super) fn run(config: &Config) -> ExitCode {
     problems.extend(management::token(config, None).err());
     problems.extend(hosts(config));
     problems.extend(long_paths(config));
-    let root_makes_folder = privileges::root_makes_folder(&config.state_file);
     // From here on as the daemon's user: whether he may read the files and use io_uring is the
     // question.
     match privileges::find(config) {
@@ -39,7 +38,6 @@ pub(super) fn run(config: &Config) -> ExitCode {
         Err(found) => problems.extend(found),
     }
     later(config, &problems).iter().for_each(&mut warn);
-    unwritable(config, root_makes_folder).iter().for_each(&mut warn);
     problems.extend(super::access_log::check(&config.access_log).err());
     problems.extend(crate::ring::probe().err());
     match control::look(&super::files(config)) {
@@ -86,22 +84,18 @@ fn later(config: &Config, problems: &[String]) -> Vec<String> {
     if *pages != Config::default().static_dir && !pages.is_dir() {
         warnings.push(format!("static_dir = {}: there is no such folder", pages.display()));
     }
+    warnings.extend(unwritable(config));
     warnings
 }
 
-/// Why the state could not be written: the folder that is there, or would have to be made. Where a
-/// start makes it as root, the daemon's user need only reach the folder above it.
-fn unwritable(config: &Config, root_makes_folder: bool) -> Option<String> {
+/// Why the state could not be written: the folder that is there, or would have to be made.
+fn unwritable(config: &Config) -> Option<String> {
     use rustix::fs::{Access, AtFlags, CWD, accessat};
     let file = &config.state_file;
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
     let folder = folder.unwrap_or(Path::new("."));
     let there = folder.ancestors().find(|folder| folder.exists())?;
-    let needed = match root_makes_folder {
-        true => Access::EXEC_OK,
-        false => Access::WRITE_OK | Access::EXEC_OK,
-    };
-    let may = accessat(CWD, there, needed, AtFlags::EACCESS);
+    let may = accessat(CWD, there, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS);
     let (user, error) = (nix::unistd::geteuid(), may.err()?);
     Some(format!(
         "state_file = {}: uid {user} can't write to {}: {error}: changes would get 507; make the folder and \

@@ -114,7 +114,8 @@ fn drop_capabilities() -> Result<(), String> {
 /// Makes the folder of the state file for whoever we are to become, where root can and nobody has yet.
 /// What is there already keeps its owner: it may be anybody's.
 pub(super) fn make_folder(state_file: &Path, target: Target) -> Result<(), String> {
-    let Some(folder) = missing_folder(state_file).filter(|_| are_root()) else {
+    let folder = state_file.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let Some(folder) = folder.filter(|folder| are_root() && !folder.exists()) else {
         return Ok(());
     };
     let failed = |what: &dyn Display| {
@@ -128,16 +129,6 @@ pub(super) fn make_folder(state_file: &Path, target: Target) -> Result<(), Strin
         if is_root { give(folder, target) } else { Ok(()) }
     };
     with_rights_for(folder, target, make).and_then(|made| made.map_err(|error| failed(&error)))
-}
-
-/// Whether a start makes the folder of the state file as root, which the daemon's user may not.
-pub(super) fn root_makes_folder(state_file: &Path) -> bool {
-    missing_folder(state_file).is_some_and(|folder| are_root() && only_root_changes(folder))
-}
-
-fn missing_folder(state_file: &Path) -> Option<&Path> {
-    let folder = state_file.parent().filter(|folder| !folder.as_os_str().is_empty());
-    folder.filter(|folder| !folder.exists())
 }
 
 /// Gives `target` what root has just made in a folder that root alone may change.
