@@ -8,6 +8,7 @@
 mod api;
 mod change;
 mod dashboard;
+mod fleet;
 mod health;
 mod held;
 mod pages;

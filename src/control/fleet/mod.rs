@@ -1,0 +1,3 @@
+//! The fleet: several daemons with one table, whose journal lives in etcd.
+
+mod etcd;
