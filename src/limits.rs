@@ -314,6 +314,17 @@ pub const DESCRIPTORS_AT_ONCE: usize = 253;
 /// How long shards that were told to stop at once may take.
 pub const STOP_TIME: std::time::Duration = std::time::Duration::from_secs(2);
 
+// Owner: control, of a fleet.
+
+/// Most bytes of one value in etcd, which takes requests of 1.5 MiB.
+pub const FLEET_VALUE_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of log from which on folding it is worth while, however small the table.
+pub const FLEET_FOLD_BYTES_MIN: u64 = 8 * 1024 * 1024;
+/// Entries of the log that outlive a fold, so that a node that was away need not load the whole table.
+pub const FLEET_LOG_KEPT: u64 = 10_000;
+/// Most bytes of them.
+pub const FLEET_LOG_KEPT_BYTES: u64 = 64 * 1024 * 1024;
+
 // Owner: daemon.
 
 /// Queue of connections not yet accepted, per shard and address; `net.core.somaxconn` caps it.
