@@ -324,6 +324,40 @@ pub const FLEET_FOLD_BYTES_MIN: u64 = 8 * 1024 * 1024;
 pub const FLEET_LOG_KEPT: u64 = 10_000;
 /// Most bytes of them.
 pub const FLEET_LOG_KEPT_BYTES: u64 = 64 * 1024 * 1024;
+/// Bytes a second at which a table is written to etcd: changes go on meanwhile.
+pub const FLEET_FOLD_BYTES_PER_SECOND: f64 = 20e6;
+/// How often a node looks whether the log should be folded.
+pub const FLEET_FOLD_LOOK: std::time::Duration = std::time::Duration::from_secs(4);
+/// Chunks are written anew when their entry's sequence has moved on by more than this.
+pub const FLEET_CHUNKS_BEHIND_MAX: u64 = 100;
+/// Entries of the log that are read by one call: of at most 1 MiB each.
+pub const FLEET_ENTRIES_AT_ONCE: i64 = 16;
+/// Entries that a start reads one by one before the first request; beyond that it loads the table.
+pub const FLEET_CATCH_UP_HERE: u64 = 5000;
+/// How often a change is tried anew that other nodes were faster with.
+pub const FLEET_TRIES: u32 = 16;
+/// For a change to reach etcd, with all tries at all members.
+pub const FLEET_COMMIT_TIME: std::time::Duration = std::time::Duration::from_secs(5);
+/// For a change that is in etcd to be in force on the node that made it.
+pub const FLEET_APPLY_TIME: std::time::Duration = std::time::Duration::from_secs(60);
+/// First pause before etcd is tried again, and the longest one.
+pub const FLEET_AGAIN: std::time::Duration = std::time::Duration::from_millis(100);
+/// The longest one.
+pub const FLEET_AGAIN_MAX: std::time::Duration = std::time::Duration::from_secs(5);
+/// A watch that brings nothing for so long is dead: this node's own heartbeats come by it.
+pub const FLEET_SILENCE_MAX: std::time::Duration = std::time::Duration::from_secs(30);
+/// Time between heartbeats, and how much of it is chance.
+pub const FLEET_BEAT: std::time::Duration = std::time::Duration::from_secs(10);
+/// How much of it is chance.
+pub const FLEET_BEAT_JITTER: std::time::Duration = std::time::Duration::from_secs(4);
+/// A node that is not heard of for so long is gone.
+pub const FLEET_LEASE_SECONDS: i64 = 30;
+/// How often the copy on disk is brought up to date.
+pub const FLEET_KEEP_EVERY: std::time::Duration = std::time::Duration::from_secs(1);
+/// For all nodes to have a change, where they are waited for and no time is named.
+pub const FLEET_WAIT: std::time::Duration = std::time::Duration::from_secs(10);
+/// Edits that may wait for that.
+pub const FLEET_EDITS_UNKEPT_MAX: usize = 20_000;
 
 // Owner: daemon.
 

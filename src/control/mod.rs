@@ -29,11 +29,12 @@ use tokio::sync::{Notify, Semaphore, mpsc, watch};
 
 use crate::http::Pages;
 use crate::limits;
-use crate::link::{ControlEnd, Published};
-use crate::state::Counters;
+use crate::link::{ControlEnd, Counter, Published};
+use crate::state::{Counters, Membership};
 use crate::table::{Names, Snapshot};
 use api::Api;
 use change::{Current, Tag};
+use fleet::Fleet;
 use health::{Health, Prober};
 use held::{Bounds, Held, Keeper};
 use pages::PageFolder;
@@ -45,6 +46,7 @@ use wake::{Told, Wake};
 use writer::{Orders, Wiring, Writer};
 
 pub(crate) use api::{Management, Token};
+pub(crate) use fleet::{EtcdAccess, Settings as FleetSettings};
 
 /// A host's name, and of it requests completed, bytes sent and bytes received.
 pub(crate) type Counted = (String, [u64; 3]);
@@ -69,8 +71,11 @@ pub(crate) struct Loaded {
 
 /// The part of what was loaded that stays with control.
 pub(crate) struct Rest {
-    names: Names,
+    names: SharedNames,
     stats: Vec<(String, Counters)>,
+    /// The fleet that the table is of, as far as the files say.
+    fleet: Option<Membership>,
+    joined: Option<fleet::Joined>,
     /// None where it was only looked at.
     store: Option<Store>,
 }
@@ -93,8 +98,23 @@ fn loaded(files: &Files, names: Names, state: store::Loaded, store: Option<Store
     let (pages, problems) = pages::load(&files.pages, None);
     let mut warnings = state.warnings;
     warnings.extend(problems);
-    let rest = Rest { names, stats: state.stats, store };
+    let names = Arc::new(Mutex::new(names));
+    let rest =
+        Rest { names, stats: state.stats, fleet: state.fleet, joined: None, store };
     Loaded { snapshot: state.snapshot, pages, warnings, rest }
+}
+
+/// Brings the table together with that of the fleet, before the first request.
+pub(crate) async fn join(
+    settings: FleetSettings,
+    files: &Files,
+    loaded: &mut Loaded,
+) -> Result<(), String> {
+    let Loaded { snapshot, rest, .. } = loaded;
+    let own = fleet::Own { snapshot, rest, state_file: &files.state };
+    let joined = fleet::start(settings, own).await?;
+    loaded.rest.joined = Some(joined);
+    Ok(())
 }
 
 /// Names are made by whoever reads rules and looked up by the resolver.
@@ -123,6 +143,8 @@ pub(crate) struct Control {
     writer: Writer,
     api: Arc<Api>,
     paused: watch::Sender<bool>,
+    fleet: Option<Fleet>,
+    tasks: Option<Box<fleet::Tasks>>,
 }
 
 /// How the daemon tells control what its operator wants.
@@ -134,12 +156,16 @@ pub(crate) struct Handle {
     paused: watch::Sender<bool>,
     places: Arc<Semaphore>,
     places_max: usize,
+    fleet: Option<Fleet>,
 }
 
 impl Handle {
     /// Lets another process have the state file, once what is under way by the API has ended; who asks next waits.
     pub(crate) async fn release(&self) {
         self.paused.send_replace(true);
+        if let Some(fleet) = &self.fleet {
+            fleet.set_quiet(true);
+        }
         // Whoever follows events, say, never ends.
         let all = self.places.acquire_many(self.places_max as u32);
         let _ = tokio::time::timeout(limits::MANAGEMENT_PAUSE, all).await;
@@ -149,6 +175,9 @@ impl Handle {
     /// Goes on: it did not take over.
     pub(crate) async fn resume(&self) {
         self.orders.resume().await;
+        if let Some(fleet) = &self.fleet {
+            fleet.set_quiet(false);
+        }
         self.paused.send_replace(false);
     }
 
@@ -183,11 +212,16 @@ impl Control {
         access: Access,
     ) -> Result<Control, String> {
         let store = rest.store.ok_or("the state file was only looked at")?;
-        let names: SharedNames = Arc::new(Mutex::new(rest.names));
+        let names = rest.names;
         let table = published.snapshot.load_full();
         let statistics = Statistics::new(shards.clone(), &table, &rest.stats);
         let statistics = Arc::new(Mutex::new(statistics));
-        let tag = Tag { boot: boot(), sequence: store.sequence() };
+        let membership = rest.joined.as_ref().map(|joined| joined.membership.clone());
+        let fleet = rest.joined.as_ref().map(|joined| joined.fleet.clone());
+        let tag = match &membership {
+            Some(of) => fleet::tag_of(&of.id, of.sequence),
+            None => Tag { boot: boot(), sequence: store.sequence() },
+        };
         let health = Health::new(&table);
         let prober =
             Prober::new(health.clone(), shards.clone(), published.clone(), access.probes_max)
@@ -207,11 +241,20 @@ impl Control {
             statistics: statistics.clone(),
             shards: shards.clone(),
             happened,
+            fleet: fleet.clone().zip(membership),
         });
         let writer = writer.map_err(|error| format!("no thread for the writer: {error}"))?;
         let resolver = Resolver::new(names.clone());
         let pulse = Pulse::new();
+        let tasks = rest.joined.map(|joined| {
+            let counted = shards.clone();
+            let numbers = [Counter::Held, Counter::Open, Counter::Completed];
+            let numbers = Box::new(move || numbers.map(|counter| counted.total(counter)));
+            let (current, names) = (current.clone(), names.clone());
+            Box::new(fleet::Tasks::new(joined, current, names, writer.orders(), numbers))
+        });
         let api = Api {
+            fleet: fleet.clone(),
             orders: writer.orders(),
             current: current.clone(),
             names,
@@ -252,6 +295,8 @@ impl Control {
             writer,
             api,
             paused,
+            fleet,
+            tasks,
         })
     }
 
@@ -264,6 +309,7 @@ impl Control {
             paused: self.paused.clone(),
             places: self.api.places.clone(),
             places_max: self.api.places_max,
+            fleet: self.fleet.clone(),
         }
     }
 
@@ -275,7 +321,14 @@ impl Control {
     /// Until it is dropped. Management is served from the first poll on.
     pub(crate) async fn run(&mut self, management: Vec<Management>) -> Infallible {
         let pulse = self.api.pulse.clone();
+        let tasks = async {
+            match &mut self.tasks {
+                Some(tasks) => tasks.run().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
+            never = tasks => never,
             never = self.resolver.run() => never,
             never = self.pages.run() => never,
             never = self.prober.run(|change| {
@@ -292,6 +345,9 @@ impl Control {
 
     /// At the end: what is not on disk yet goes there.
     pub(crate) async fn finish(self) {
+        if let Some(fleet) = &self.fleet {
+            fleet.finish().await;
+        }
         self.writer.finish().await;
     }
 }

@@ -29,6 +29,9 @@ pub(super) struct Arguments {
     /// Print that of the configuration file
     #[arg(long, hide = true)]
     pub(super) man_conf: bool,
+    /// In a fleet: give this node's own table up for the fleet's; it is kept beside the state file
+    #[arg(long)]
+    pub(super) adopt: bool,
     /// Log more
     #[arg(long)]
     pub(super) debug: bool,

@@ -8,6 +8,7 @@ mod arguments;
 mod check;
 mod demo;
 mod demo_backend;
+mod fleet;
 mod frames;
 mod given;
 mod holder;
@@ -73,14 +74,15 @@ fn start() -> Result<ExitCode, Problems> {
         let overrides = arguments.overrides.clone();
         let source: Source =
             Box::new(move || build(Some(("the demo's configuration", &text)), &overrides));
-        run(source, arguments.debug, Some(&demo))?;
+        let how = How { debug: arguments.debug, adopt: false };
+        run(source, how, Some(&demo))?;
         return Ok(ExitCode::SUCCESS);
     }
     if arguments.check {
         return Ok(check::run(&configured(&arguments)?));
     }
-    let debug = arguments.debug;
-    run(Box::new(move || configured(&arguments)), debug, None)?;
+    let how = How { debug: arguments.debug, adopt: arguments.adopt };
+    run(Box::new(move || configured(&arguments)), how, None)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -113,11 +115,18 @@ fn files(config: &Config) -> Files {
     Files { state: config.state_file.clone(), pages: config.static_dir.clone() }
 }
 
+/// What the command line says beside the configuration.
+#[derive(Copy, Clone)]
+struct How {
+    debug: bool,
+    adopt: bool,
+}
+
 /// Serves until asked to stop.
-fn run(source: Source, debug: bool, demo: Option<&Demo>) -> Result<(), Problems> {
+fn run(source: Source, how: How, demo: Option<&Demo>) -> Result<(), Problems> {
     let one = |problem: String| vec![problem];
     let config = source()?;
-    log::start(debug);
+    log::start(how.debug);
     let program = Program::of_this_process().map_err(|error| vec![error.to_string()])?;
     let (predecessor, mut given) = match Predecessor::find().map_err(one)? {
         Some((predecessor, given)) => (Some(predecessor), given),
@@ -136,6 +145,7 @@ fn run(source: Source, debug: bool, demo: Option<&Demo>) -> Result<(), Problems>
     }
     let token = management::token(&config, given.token.take()).map_err(one)?;
     let trusted: Trusted = Arc::new(ArcSwap::from_pointee(config.trusted_sources.clone()));
+    let fleet = fleet::settings(&config, how.adopt).map_err(one)?;
     let bound = listen::bind_all(&config, resources.shards, &trusted, &mut given)?;
     let management = management::bind_all(&config, target, &mut given)?;
     for left in given.left() {
@@ -160,7 +170,7 @@ fn run(source: Source, debug: bool, demo: Option<&Demo>) -> Result<(), Problems>
         control::look(&files(&config)).map_err(one)?;
         predecessor.prepared().map_err(one)?;
     }
-    let loaded = control::load(&files(&config)).map_err(one)?;
+    let mut loaded = control::load(&files(&config)).map_err(one)?;
     loaded.warnings.iter().for_each(|warning| warn!("{warning}"));
     info!("{} rules from {}", loaded.snapshot.len(), config.state_file.display());
 
@@ -168,6 +178,11 @@ fn run(source: Source, debug: bool, demo: Option<&Demo>) -> Result<(), Problems>
         .enable_all()
         .build()
         .map_err(|error| vec![format!("can't start the control shard: {error}")])?;
+    if let Some(settings) = fleet {
+        let files = files(&config);
+        let joined = control::join(settings, &files, &mut loaded);
+        runtime.block_on(joined).map_err(one)?;
+    }
     let access = Access {
         token: token.clone(),
         connections_max: resources.management_connections(),

@@ -6,6 +6,7 @@
 
 mod error;
 mod events;
+mod fleet;
 mod guard;
 mod listing;
 mod metrics;
@@ -28,6 +29,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::info;
 
 use super::change::{Change, Current, Done};
+use super::fleet::Fleet;
 use super::health::Health;
 use super::pulse::Pulse;
 use super::resolver::Lookups;
@@ -46,6 +48,7 @@ pub(super) use serve::serve;
 
 /// What requests are answered from.
 pub(super) struct Api {
+    pub(super) fleet: Option<Fleet>,
     pub(super) orders: Orders,
     pub(super) current: Arc<ArcSwap<Current>>,
     pub(super) names: SharedNames,
@@ -121,11 +124,19 @@ impl Api {
             Route::Rule(host) => rules::one(self, parts, body, peer, &host).await,
             Route::AllStatistics => numbers::all(self, parts).await,
             Route::Statistics(host) => numbers::one(self, parts, &host),
+            Route::Fleet => fleet::show(self, parts),
+            Route::FleetStep(step) => {
+                read::discard(parts, body).await;
+                fleet::act(self, parts, peer, step).await
+            }
             Route::Backends => numbers::backends(self, parts).await,
             Route::Events => events::stream(self, parts),
             Route::Metrics => metrics::answer(self, parts),
             Route::Liveness => {
                 route::Query::of(parts.uri.query(), &[])?;
+                if let Some(fleet) = self.fleet.as_ref().filter(|fleet| fleet.is_stale()) {
+                    return Err(ApiError::stale(fleet.event_age()));
+                }
                 let content = [(header::CONTENT_TYPE, "application/json")];
                 Ok((content, "{\"ok\":true}").into_response())
             }

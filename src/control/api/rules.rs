@@ -17,13 +17,12 @@ use super::error::ApiError;
 use super::guard::Peer;
 use super::read::{self, Edits};
 use super::route::Query;
-use super::{Api, listing};
+use super::{Api, fleet, listing};
 use crate::limits;
 use crate::link::Drain;
 use crate::table::{Action, Rule, Snapshot, Target};
 
-const CHANGE: &[&str] = &["dry_run"];
-const CHANGE_ONE: &[&str] = &["dry_run", "wait", "timeout"];
+const CHANGE: &[&str] = &["dry_run", "wait", "timeout"];
 
 /// `/hostname/`
 pub(super) async fn all(
@@ -39,12 +38,24 @@ pub(super) async fn all(
     };
     let query = Query::of(parts.uri.query(), CHANGE)?;
     let dry_run = query.flag("dry_run")?;
+    let wait = wait(&query)?;
+    if let Some(Wait::Drained(_)) = wait {
+        return Err(ApiError::bad("query_invalid", "wait=drained is for the change of one rule"));
+    }
     let text = api.take_body(parts, body, limits::MANAGEMENT_BODY_BYTES_MAX).await?;
     let edits = parsed(api, text.bytes, verb == Verb::Patch).await?;
     drop(text.room);
-    let change = Change { whole: verb == Verb::Put, ..change(parts, peer, verb, edits, dry_run)? };
+    let change = Change {
+        whole: verb == Verb::Put,
+        everywhere: matches!(wait, Some(Wait::Fleet(_))),
+        ..change(parts, peer, verb, edits, dry_run)?
+    };
     let done = api.make(change).await?;
-    Ok(changed(&done, dry_run, Map::new()))
+    let mut more = Map::new();
+    if let (Some(Wait::Fleet(timeout)), false) = (wait, dry_run) {
+        fleet::wait(api, done.tag, timeout, &mut more).await;
+    }
+    Ok(changed(&done, dry_run, more))
 }
 
 /// Large bodies are read elsewhere: the API goes on meanwhile.
@@ -81,7 +92,7 @@ pub(super) async fn one(
         let rule = current.table.get(&name).map_or(Value::Null, Rule::to_json);
         return Ok(tagged(current.tag, rule.to_string()));
     }
-    let query = Query::of(parts.uri.query(), CHANGE_ONE)?;
+    let query = Query::of(parts.uri.query(), CHANGE)?;
     let dry_run = query.flag("dry_run")?;
     let wait = wait(&query)?;
     let text = api.take_body(parts, body, limits::RULE_BODY_BYTES_MAX).await?;
@@ -93,11 +104,16 @@ pub(super) async fn one(
     drop(text.room);
     let removed_by = rule.clone();
     let change = change(parts, peer, verb, vec![(name.clone(), rule)], dry_run)?;
+    let change = Change { everywhere: matches!(wait, Some(Wait::Fleet(_))), ..change };
     let done = api.make(change).await?;
     let mut more = Map::new();
-    if let Some(wait) = wait.filter(|_| !dry_run) {
-        let removed = removed(done.before.as_ref(), removed_by.as_ref());
-        drained(api, &name, removed, wait, &mut more).await?;
+    match wait.filter(|_| !dry_run) {
+        Some(Wait::Drained(wait)) => {
+            let removed = removed(done.before.as_ref(), removed_by.as_ref());
+            drained(api, &name, removed, wait, &mut more).await?;
+        }
+        Some(Wait::Fleet(timeout)) => fleet::wait(api, done.tag, timeout, &mut more).await,
+        None => {}
     }
     Ok(changed(&done, dry_run, more))
 }
@@ -110,7 +126,8 @@ fn change(
     dry_run: bool,
 ) -> Result<Change, ApiError> {
     let if_match = if_match(&parts.headers)?;
-    Ok(Change { verb, who: peer.to_string(), edits, whole: false, if_match, dry_run })
+    let who = peer.to_string();
+    Ok(Change { verb, who, edits, whole: false, if_match, dry_run, everywhere: false })
 }
 
 fn if_match(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
@@ -120,16 +137,26 @@ fn if_match(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
     Ok((!given.is_empty()).then(|| given.join(",")))
 }
 
-/// How long to wait for what was removed, if at all.
-fn wait(query: &Query<'_>) -> Result<Option<Duration>, ApiError> {
+/// What an answer waits for beside the change.
+#[derive(Copy, Clone)]
+enum Wait {
+    /// Removed backends have nothing under way any more.
+    Drained(Duration),
+    /// All nodes of the fleet have the change.
+    Fleet(Option<Duration>),
+}
+
+/// What to wait for, and for how long, if at all.
+fn wait(query: &Query<'_>) -> Result<Option<Wait>, ApiError> {
     let timeout = query.duration("timeout", limits::DRAIN_WAIT_MAX)?;
     match query.get("wait") {
-        Some("drained") => Ok(Some(timeout.unwrap_or(limits::DRAIN_WAIT))),
+        Some("drained") => Ok(Some(Wait::Drained(timeout.unwrap_or(limits::DRAIN_WAIT)))),
+        Some("fleet") => Ok(Some(Wait::Fleet(timeout))),
         Some(other) => {
-            Err(ApiError::bad("query_invalid", format!("wait={other}: expected wait=drained")))
+            Err(ApiError::bad("query_invalid", format!("wait={other}: expected drained or fleet")))
         }
         None if timeout.is_some() => {
-            Err(ApiError::bad("query_invalid", "timeout is for wait=drained, which is missing"))
+            Err(ApiError::bad("query_invalid", "timeout is for wait=drained or wait=fleet"))
         }
         None => Ok(None),
     }

@@ -84,8 +84,14 @@ impl Keys {
         format!("{}bulk/chunk/{nonce}/{index:06}", self.prefix)
     }
 
-    pub(in crate::control) fn chunks(&self, nonce: &str) -> String {
-        format!("{}bulk/chunk/{nonce}/", self.prefix)
+    /// The nonce of chunks that are written for the entry with this sequence, or for one a little later.
+    pub(in crate::control) fn chunks_nonce(sequence: u64, nonce: &str) -> String {
+        format!("{sequence:020}-{nonce}")
+    }
+
+    /// The first key of chunks for this sequence.
+    pub(in crate::control) fn chunks_from(&self, sequence: u64) -> String {
+        format!("{}bulk/chunk/{sequence:020}-", self.prefix)
     }
 
     pub(in crate::control) fn all_chunks(&self) -> String {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::StoreError;
 use super::disk::{Disk, Part};
-use crate::state::{self, Counters};
+use crate::state::{self, Counters, Membership};
 use crate::table::Snapshot;
 
 /// A state file to be written while commits go on, on another thread. [`super::Store::end_fold`] must
@@ -16,6 +16,7 @@ use crate::table::Snapshot;
 pub(in crate::control) struct Fold {
     pub(super) disk: Arc<dyn Disk>,
     pub(super) sequence: u64,
+    pub(super) fleet: Option<Membership>,
 }
 
 /// It was written.
@@ -36,7 +37,7 @@ impl Fold {
         table: &Snapshot,
         stats: impl IntoIterator<Item = (String, Counters)>,
     ) -> Result<Folded, StoreError> {
-        let bytes = write_state(&*self.disk, table, stats, self.sequence)?;
+        let bytes = write_state(&*self.disk, table, stats, self.sequence, self.fleet.as_ref())?;
         // All that it says is in the state file: should it stay, it is passed over.
         let _ = self.disk.remove(Part::Folding);
         Ok(Folded { bytes })
@@ -50,8 +51,9 @@ pub(super) fn write_state(
     table: &Snapshot,
     stats: impl IntoIterator<Item = (String, Counters)>,
     sequence: u64,
+    fleet: Option<&Membership>,
 ) -> Result<u64, StoreError> {
-    let written = write_new(disk, table, stats, sequence);
+    let written = write_new(disk, table, stats, sequence, fleet);
     let bytes = written.map_err(|error| {
         // It would only take up room.
         let _ = disk.remove(Part::New);
@@ -71,9 +73,10 @@ fn write_new(
     table: &Snapshot,
     stats: impl IntoIterator<Item = (String, Counters)>,
     sequence: u64,
+    fleet: Option<&Membership>,
 ) -> io::Result<u64> {
     let mut file = disk.create(Part::New)?;
-    state::write(&mut file, table, stats, sequence)?;
+    state::write_with(&mut file, table, stats, sequence, fleet)?;
     file.flush()?;
     file.sync_all()?;
     file.bytes()

@@ -31,7 +31,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::limits::{COMMIT_BUFFER_KEPT_BYTES, FOLD_BYTES_MIN, SEQUENCE_MAX};
-use crate::state::{Counters, Rejected, journal};
+use crate::state::{Counters, Membership, Rejected, journal};
 use crate::table::{Names, Snapshot};
 use disk::{Disk, Folder, Output, Part};
 use lock::LockError;
@@ -56,6 +56,8 @@ pub(crate) struct Store {
     fold_at: u64,
     /// Rules that are in no file but the state file, and not to be lost when that is replaced.
     rejected: Vec<Rejected>,
+    /// The fleet that the table is of, as far as the files say.
+    fleet: Option<Membership>,
     buffer: Vec<u8>,
 }
 
@@ -127,6 +129,7 @@ impl Store {
             is_folding: false,
             fold_at: state_bytes.max(FOLD_BYTES_MIN),
             rejected: loaded.rejected.clone(),
+            fleet: loaded.fleet.clone(),
             buffer: Vec::new(),
             disk,
         };
@@ -208,6 +211,11 @@ impl Store {
         }
         self.journal_bytes += self.buffer.len() as u64;
         self.durable = last;
+        for record in records {
+            if let Record::Fleet(membership) = record {
+                self.fleet = membership.cloned();
+            }
+        }
         Ok(last)
     }
 
@@ -265,6 +273,11 @@ impl Store {
         self.disk.unlock();
     }
 
+    /// The fleet that the table of the next [`Store::rewrite`] is of.
+    pub(super) fn set_fleet(&mut self, fleet: Option<Membership>) {
+        self.fleet = fleet;
+    }
+
     /// The number of the last change that is on disk.
     pub(super) fn sequence(&self) -> u64 {
         self.durable
@@ -299,7 +312,7 @@ impl Store {
             self.journal_bytes = 0;
         }
         self.is_folding = true;
-        Ok(Fold { disk: self.disk.clone(), sequence: self.durable })
+        Ok(Fold { disk: self.disk.clone(), sequence: self.durable, fleet: self.fleet.clone() })
     }
 
     /// How a fold went.
@@ -337,7 +350,8 @@ impl Store {
         self.keep_rejected()?;
         // Of commits that failed some lines may be on disk: with their numbers in it, they are no more
         // than what the state file has already.
-        let bytes = fold::write_state(&*self.disk, table, stats, self.tried)?;
+        let fleet = self.fleet.as_ref();
+        let bytes = fold::write_state(&*self.disk, table, stats, self.tried, fleet)?;
         let removed =
             self.disk.remove(Part::Folding).and_then(|()| self.disk.remove(Part::Journal));
         match removed.and_then(|()| new_journal(&*self.disk)) {
