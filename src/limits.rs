@@ -336,6 +336,10 @@ pub const FLEET_ENTRIES_AT_ONCE: i64 = 16;
 pub const FLEET_CATCH_UP_HERE: u64 = 5000;
 /// How often a change is tried anew that other nodes were faster with.
 pub const FLEET_TRIES: u32 = 16;
+/// Tries after which a node asks the others to let it pass.
+pub const FLEET_TRIES_BEFORE_TURN: u32 = 3;
+/// The longest that a node lets another one pass.
+pub const FLEET_TURN_TIME: std::time::Duration = std::time::Duration::from_millis(500);
 /// For a change to reach etcd, with all tries at all members.
 pub const FLEET_COMMIT_TIME: std::time::Duration = std::time::Duration::from_secs(5);
 /// For a change that is in etcd to be in force on the node that made it.

@@ -125,6 +125,7 @@ impl Follower {
             view.lost = None;
             view.members.clone_from(&remote.members);
             view.base.clone_from(&remote.base);
+            view.turn = None;
         });
         let folded = remote.base.as_ref().map_or(0, |base| base.sequence);
         self.fleet.log_size().at_least(self.fed.saturating_sub(folded));
@@ -273,6 +274,10 @@ impl Follower {
                     self.fleet.log_size().folded(base.sequence);
                     shared.view.send_modify(|view| view.base = Some(base));
                 }
+            }
+            Some(LiveKey::Turn) => {
+                let name = is_put.then(|| String::from_utf8_lossy(&kv.value).into_owned());
+                shared.view.send_modify(|view| view.turn = name);
             }
             Some(LiveKey::Node(name)) => {
                 let member = is_put.then(|| Member::read(&kv.value, Instant::now())).flatten();

@@ -17,6 +17,8 @@ pub(in crate::control) enum LiveKey<'k> {
     /// A node by its name.
     Node(&'k str),
     Ask,
+    /// The node that the others let pass.
+    Turn,
     /// A node that sees a host idle: host and node.
     Idle(&'k str, &'k str),
     /// A lock, or a key of a newer version.
@@ -62,6 +64,10 @@ impl Keys {
 
     pub(in crate::control) fn ask(&self) -> String {
         self.of("live/ask")
+    }
+
+    pub(in crate::control) fn turn(&self) -> String {
+        self.of("live/turn")
     }
 
     pub(in crate::control) fn wake(&self, host: &str) -> String {
@@ -123,6 +129,7 @@ impl Keys {
             "head" => LiveKey::Head,
             "base" => LiveKey::Base,
             "ask" => LiveKey::Ask,
+            "turn" => LiveKey::Turn,
             key => match key.split_once('/') {
                 Some(("log", number)) => number.parse().map_or(LiveKey::Other, LiveKey::Log),
                 Some(("nodes", name)) => LiveKey::Node(name),

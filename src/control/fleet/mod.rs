@@ -87,6 +87,8 @@ pub(super) struct View {
     pub(super) lost: Option<String>,
     /// The folded table that a node without a copy begins with.
     pub(super) base: Option<Base>,
+    /// A node that others were faster than again and again: it is let pass.
+    pub(super) turn: Option<String>,
     /// The node has left, and is a single one.
     pub(super) left: bool,
     pub(super) members: BTreeMap<String, Member>,

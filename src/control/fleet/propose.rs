@@ -3,6 +3,9 @@
 //! The outcome of a transaction whose answer never came shows in the head: it has the entry's nonce, or
 //! another one. The same transaction may be sent again meanwhile, because both compare the same
 //! revision of the head and only one of them can succeed.
+//!
+//! Nodes that write at the same time find out that another one was faster, and try again on the table as it
+//! is then. A node that lost several times in a row asks the others for its turn, by a leased key.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -13,12 +16,12 @@ use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::etcd::message::{PutRequest, TxnRequest};
+use super::etcd::message::{DeleteRangeRequest, PutRequest, TxnRequest};
 use super::etcd::{self, EtcdError};
 use super::keys::Keys;
 use super::log::{Chunks, Content, Entry, edits_text, pieces};
 use super::remote::Head;
-use super::{Applied, Fleet, Trouble, nonce, random_below};
+use super::{Applied, Fleet, Trouble, View, nonce};
 use crate::control::change::{Current, Done, Refused, Tag};
 use crate::control::writer::{self, Asked, Made, Tried};
 use crate::limits;
@@ -70,12 +73,58 @@ impl Proposer {
         }
     }
 
-    async fn propose(&self, mut batch: Vec<Asked>, ask: bool, edits: usize) {
+    async fn propose(&self, batch: Vec<Asked>, ask: bool, edits: usize) {
+        self.attempt(batch, ask, edits).await;
+        let shared = &self.fleet.0;
+        let is_own = shared.view.borrow().turn.as_deref() == Some(self.fleet.node());
+        if is_own {
+            let key = shared.keys.turn().into();
+            let delete = DeleteRangeRequest { key, ..DeleteRangeRequest::default() };
+            // Should it stay: the others let nobody pass for long, and its lease ends.
+            let _ = shared.client.delete_range(delete).await;
+        }
+    }
+
+    /// Asks the other nodes to wait, unless they wait for one already.
+    async fn take_turn(&self) {
+        let shared = &self.fleet.0;
+        let (key, lease) = (shared.keys.turn(), shared.lease.load(Ordering::Relaxed));
+        let request = TxnRequest {
+            compare: vec![etcd::is_at(&key, 0)],
+            success: vec![etcd::put_leased(&key, self.fleet.node(), lease)],
+            failure: Vec::new(),
+        };
+        let _ = shared.client.txn(request).await;
+    }
+
+    /// Waits for a node that has the turn, for a while; whether there was one.
+    async fn let_pass(&self) -> bool {
+        let mut view = self.fleet.0.view.subscribe();
+        let node = self.fleet.node();
+        let is_free = |view: &View| view.turn.as_deref().is_none_or(|turn| turn == node);
+        if is_free(&view.borrow()) {
+            return false;
+        }
+        let _ = timeout(limits::FLEET_TURN_TIME, view.wait_for(is_free)).await;
+        true
+    }
+
+    async fn attempt(&self, mut batch: Vec<Asked>, ask: bool, edits: usize) {
         let began = Instant::now();
         for attempt in 0..limits::FLEET_TRIES {
             let (now, at) = match self.ready().await {
                 Ok(ready) => ready,
                 Err(trouble) => return refuse_all(batch, &trouble),
+            };
+            if attempt == limits::FLEET_TRIES_BEFORE_TURN {
+                self.take_turn().await;
+            }
+            let (now, at) = match self.let_pass().await {
+                false => (now, at),
+                true => match self.ready().await {
+                    Ok(ready) => ready,
+                    Err(trouble) => return refuse_all(batch, &trouble),
+                },
             };
             let is_large = limits::EDITS_WORTH_A_WAKE < edits;
             let made = run_where(is_large, move || {
@@ -100,8 +149,6 @@ impl Proposer {
                         let why = "the watch is behind".to_owned();
                         return refuse_all(batch, &Trouble::Unreachable(why, false));
                     }
-                    let most = 1 << attempt.min(5);
-                    tokio::time::sleep(Duration::from_micros(500 * random_below(most))).await;
                 }
                 Err(trouble) => return refuse_all(all_of(tried), &trouble),
             }

@@ -107,6 +107,7 @@ pub(in crate::control) async fn start(settings: Settings, own: Own<'_>) -> Resul
         since: Instant::now(),
         lost,
         base: None,
+        turn: None,
         left: false,
         members: BTreeMap::new(),
         rejected: BTreeMap::new(),
