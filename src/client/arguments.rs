@@ -68,6 +68,11 @@ pub enum Command {
     /// Hold a host while a command restarts its application
     #[command(after_help = RESTARTING)]
     Restart(Restart),
+    /// Print who is in the daemon's fleet, or decide about it
+    Fleet {
+        #[command(subcommand)]
+        command: Option<super::fleet::FleetCommand>,
+    },
     /// Print counters, of all hosts or of one
     Stats {
         /// The host name
@@ -90,7 +95,7 @@ pub enum Command {
     },
     /// Print what happens: changes of rules, health of backends, hosts that are waited for or idle
     Events {
-        /// Which: change, health, held, idle, wake, traffic; several with commas
+        /// Which: change, health, held, idle, wake, fleet, traffic; several with commas
         #[arg(long, value_name = "KINDS", default_value = "change,health,held,idle,wake")]
         only: String,
     },

@@ -8,6 +8,7 @@
 mod api;
 mod change;
 mod dashboard;
+mod drained;
 mod fleet;
 mod health;
 mod held;
@@ -29,7 +30,7 @@ use tokio::sync::{Notify, Semaphore, mpsc, watch};
 
 use crate::http::Pages;
 use crate::limits;
-use crate::link::{ControlEnd, Counter, Published};
+use crate::link::{ControlEnd, Published};
 use crate::state::{Counters, Membership};
 use crate::table::{Names, Snapshot};
 use api::Api;
@@ -247,11 +248,9 @@ impl Control {
         let resolver = Resolver::new(names.clone());
         let pulse = Pulse::new();
         let tasks = rest.joined.map(|joined| {
-            let counted = shards.clone();
-            let numbers = [Counter::Held, Counter::Open, Counter::Completed];
-            let numbers = Box::new(move || numbers.map(|counter| counted.total(counter)));
             let (current, names) = (current.clone(), names.clone());
-            Box::new(fleet::Tasks::new(joined, current, names, writer.orders(), numbers))
+            let (orders, shards) = (writer.orders(), shards.clone());
+            Box::new(fleet::Tasks::new(joined, current, names, orders, shards, pulse.clone()))
         });
         let api = Api {
             fleet: fleet.clone(),

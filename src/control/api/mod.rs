@@ -7,6 +7,7 @@
 mod error;
 mod events;
 mod fleet;
+mod fleet_metrics;
 mod guard;
 mod listing;
 mod metrics;

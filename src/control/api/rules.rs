@@ -1,25 +1,23 @@
 //! Rules: read, set, deleted; all of them, some, or one.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, Method, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
-use tokio::net::unix::pipe::Receiver;
 
 use super::super::change::{Change, Done, Tag, Verb};
+use super::super::drained as drain;
 use super::error::ApiError;
 use super::guard::Peer;
 use super::read::{self, Edits};
 use super::route::Query;
 use super::{Api, fleet, listing};
 use crate::limits;
-use crate::link::Drain;
 use crate::table::{Action, Rule, Snapshot, Target};
 
 const CHANGE: &[&str] = &["dry_run", "wait", "timeout"];
@@ -90,7 +88,12 @@ pub(super) async fn one(
         Query::of(parts.uri.query(), &[])?;
         let current = api.current();
         let rule = current.table.get(&name).map_or(Value::Null, Rule::to_json);
-        return Ok(tagged(current.tag, rule.to_string()));
+        let mut response = tagged(current.tag, rule.to_string());
+        let fleet = api.fleet.as_ref().filter(|fleet| fleet.is_in());
+        if let Some(name) = fleet.and_then(|fleet| HeaderValue::from_str(fleet.name()).ok()) {
+            response.headers_mut().insert("mantrid-fleet", name);
+        }
+        return Ok(response);
     }
     let query = Query::of(parts.uri.query(), CHANGE)?;
     let dry_run = query.flag("dry_run")?;
@@ -104,13 +107,13 @@ pub(super) async fn one(
     drop(text.room);
     let removed_by = rule.clone();
     let change = change(parts, peer, verb, vec![(name.clone(), rule)], dry_run)?;
-    let change = Change { everywhere: matches!(wait, Some(Wait::Fleet(_))), ..change };
+    let change = Change { everywhere: wait.is_some(), ..change };
     let done = api.make(change).await?;
     let mut more = Map::new();
     match wait.filter(|_| !dry_run) {
         Some(Wait::Drained(wait)) => {
             let removed = removed(done.before.as_ref(), removed_by.as_ref());
-            drained(api, &name, removed, wait, &mut more).await?;
+            drained(api, (&name, done.tag), removed, wait, &mut more).await?;
         }
         Some(Wait::Fleet(timeout)) => fleet::wait(api, done.tag, timeout, &mut more).await,
         None => {}
@@ -177,43 +180,44 @@ fn addresses(rule: Option<&Rule>) -> BTreeSet<SocketAddr> {
     proxy.backends().iter().flat_map(|backend| of(backend.target())).collect()
 }
 
-/// Waits until the removed backends have no request of this rule under way.
+/// Waits until the removed backends have no request of this rule under way; in a fleet on all nodes.
 async fn drained(
     api: &Api,
-    name: &str,
+    (name, tag): (&str, Tag),
     removed: Vec<SocketAddr>,
     wait: Duration,
     more: &mut Map<String, Value>,
 ) -> Result<(), ApiError> {
-    let key = Snapshot::default().key(name);
-    let failed = |error: std::io::Error| {
-        ApiError::busy(&format!("the change is made, but nothing can be waited for: {error}"))
-    };
-    let shards = api.shards.counters().len();
-    let drain = Arc::new(Drain::new(key, removed, shards).map_err(failed)?);
-    if drain.backends.is_empty() {
-        more.insert("drained".to_owned(), json!(true));
-        return Ok(());
+    let until = Instant::now() + wait;
+    let fleet = api.fleet.as_ref().filter(|fleet| fleet.is_in());
+    if fleet.is_some() {
+        fleet::wait(api, tag, Some(wait), more).await;
     }
-    let answered = drain.answered().map_err(failed)?;
-    let answered = Receiver::from_owned_fd_unchecked(answered).map_err(failed)?;
-    api.shards.ask(&drain);
-    let all = async {
-        while drain.left() != Some(0) {
-            if answered.readable().await.is_err() {
-                return;
-            }
-            // Only to have it unreadable again; what it says stands in `drain`.
-            let _ = answered.try_read(&mut [0; 8]);
+    let wait = until.saturating_duration_since(Instant::now());
+    let here = drain::drained(&api.shards, name, removed.clone(), wait);
+    let elsewhere = async {
+        match fleet {
+            Some(fleet) => fleet.drained_elsewhere(tag.sequence, name, &removed, wait).await,
+            None => (BTreeMap::new(), Vec::new()),
         }
     };
-    let _ = tokio::time::timeout(wait, all).await;
-    let is_done = drain.left() == Some(0);
+    let (here, (elsewhere, silent)) = tokio::join!(here, elsewhere);
+    let here = here.map_err(|error| {
+        ApiError::busy(&format!("the change is made, but nothing can be waited for: {error}"))
+    })?;
+    let is_known = here.is_nothing && silent.is_empty();
+    let mut left = here.at;
+    for (at, count) in elsewhere {
+        *left.entry(at).or_default() += count;
+    }
+    let is_done = is_known && left.is_empty();
     more.insert("drained".to_owned(), json!(is_done));
     if !is_done {
-        let left = drain.left_at().filter(|(_, count)| *count != 0);
-        let left: Map<_, _> = left.map(|(at, count)| (at.to_string(), json!(count))).collect();
-        more.insert("in_flight".to_owned(), Value::Object(left));
+        let left = left.into_iter().map(|(at, count)| (at.to_string(), json!(count)));
+        more.insert("in_flight".to_owned(), Value::Object(left.collect()));
+    }
+    if !silent.is_empty() {
+        more.insert("silent".to_owned(), json!(silent));
     }
     Ok(())
 }

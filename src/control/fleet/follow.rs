@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::time::timeout;
 use tracing::{info, warn};
 
+use super::drain::DrainAsk;
 use super::etcd::message::{Event, EventKind, KeyValue};
 use super::etcd::{EtcdError, Watch};
 use super::keys::LiveKey;
@@ -275,6 +276,16 @@ impl Follower {
                     shared.view.send_modify(|view| view.base = Some(base));
                 }
             }
+            Some(LiveKey::Drained(nonce, node)) => {
+                let key = (nonce.to_owned(), node.to_owned());
+                let answer = serde_json::from_slice(&kv.value).ok().filter(|_| is_put);
+                shared.drained.send_modify(|answers| {
+                    match answer {
+                        Some(answer) => answers.insert(key, answer),
+                        None => answers.remove(&key),
+                    };
+                });
+            }
             Some(LiveKey::Turn) => {
                 let name = is_put.then(|| String::from_utf8_lossy(&kv.value).into_owned());
                 shared.view.send_modify(|view| view.turn = name);
@@ -290,7 +301,11 @@ impl Follower {
             }
             Some(LiveKey::Ask) if is_put => {
                 let ask = serde_json::from_slice::<serde_json::Value>(&kv.value).ok();
-                let sequence = ask.and_then(|ask| ask["sequence"].as_u64()).unwrap_or(0);
+                let sequence = ask.as_ref().and_then(|ask| ask["sequence"].as_u64()).unwrap_or(0);
+                if let Some(drain) = ask.and_then(|ask| DrainAsk::read(&ask, self.fleet.node())) {
+                    // The task that answers lives as long as this one.
+                    let _ = shared.drains.send(drain);
+                }
                 shared.asked.send_replace(sequence);
             }
             _ => {}

@@ -19,6 +19,8 @@ pub(in crate::control) enum LiveKey<'k> {
     Ask,
     /// The node that the others let pass.
     Turn,
+    /// An answer that backends are drained: nonce of the question, and node.
+    Drained(&'k str, &'k str),
     /// A node that sees a host idle: host and node.
     Idle(&'k str, &'k str),
     /// A lock, or a key of a newer version.
@@ -68,6 +70,14 @@ impl Keys {
 
     pub(in crate::control) fn turn(&self) -> String {
         self.of("live/turn")
+    }
+
+    pub(in crate::control) fn drained(&self, nonce: &str, node: &str) -> String {
+        format!("{}live/drained/{nonce}/{node}", self.prefix)
+    }
+
+    pub(in crate::control) fn all_drained(&self, nonce: &str) -> String {
+        format!("{}live/drained/{nonce}/", self.prefix)
     }
 
     pub(in crate::control) fn wake(&self, host: &str) -> String {
@@ -133,6 +143,10 @@ impl Keys {
             key => match key.split_once('/') {
                 Some(("log", number)) => number.parse().map_or(LiveKey::Other, LiveKey::Log),
                 Some(("nodes", name)) => LiveKey::Node(name),
+                Some(("drained", rest)) => match rest.split_once('/') {
+                    Some((nonce, node)) => LiveKey::Drained(nonce, node),
+                    None => LiveKey::Other,
+                },
                 Some(("idle", rest)) => match rest.rsplit_once('/') {
                     Some((host, node)) => LiveKey::Idle(host, node),
                     None => LiveKey::Other,

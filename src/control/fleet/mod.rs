@@ -8,6 +8,7 @@
 //! client. Without the key `fleet` nothing of this is made.
 
 mod beat;
+mod drain;
 mod etcd;
 mod fold;
 mod follow;
@@ -34,10 +35,13 @@ use tokio::sync::{Notify, mpsc, watch};
 
 use super::SharedNames;
 use super::change::{Change, Current, Done, Refused, Tag};
+use super::pulse::{Event, Pulse, unix_time};
 use super::writer::Orders;
+use crate::link::{ControlEnd, Counter};
 use crate::state::Membership;
 use crate::table::Snapshot;
 use etcd::{Client, EtcdError};
+use drain::DrainAsk;
 use follow::Follower;
 use fold::LogSize;
 use keys::Keys;
@@ -96,6 +100,12 @@ pub(super) struct View {
     pub(super) rejected: BTreeMap<String, String>,
 }
 
+impl std::fmt::Debug for Fleet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Fleet").field("name", &self.name()).finish_non_exhaustive()
+    }
+}
+
 /// A node's end of its fleet; clones share it.
 #[derive(Clone)]
 pub(super) struct Fleet(Arc<Shared>);
@@ -108,6 +118,8 @@ pub(super) struct Shared {
     view: watch::Sender<View>,
     applied: watch::Sender<Applied>,
     proposals: mpsc::Sender<Proposal>,
+    drains: mpsc::UnboundedSender<DrainAsk>,
+    drained: watch::Sender<drain::Answers>,
     /// The highest sequence that some node wants to know us at.
     asked: watch::Sender<u64>,
     /// Something is to be looked at again: the operator has decided.
@@ -430,7 +442,9 @@ pub(super) struct Tasks {
     follower: Option<Follower>,
     proposer: Option<Proposer>,
     orders: Orders,
-    numbers: Option<Numbers>,
+    shards: ControlEnd,
+    pulse: Pulse,
+    drains: Option<mpsc::UnboundedReceiver<DrainAsk>>,
 }
 
 impl Tasks {
@@ -439,9 +453,10 @@ impl Tasks {
         current: Arc<ArcSwap<Current>>,
         names: SharedNames,
         orders: Orders,
-        numbers: Numbers,
+        shards: ControlEnd,
+        pulse: Pulse,
     ) -> Tasks {
-        let Joined { fleet, membership, proposals } = joined;
+        let Joined { fleet, membership, proposals, drains } = joined;
         let follower = Follower {
             fleet: fleet.clone(),
             names,
@@ -456,14 +471,19 @@ impl Tasks {
             follower: Some(follower),
             proposer: Some(proposer),
             orders,
-            numbers: Some(numbers),
+            shards,
+            pulse,
+            drains: Some(drains),
         }
     }
 
     /// For ever.
     pub(super) async fn run(&mut self) -> Infallible {
-        let (Some(follower), Some(proposer), Some(numbers)) =
-            (self.follower.take(), self.proposer.take(), self.numbers.take())
+        let counted = self.shards.clone();
+        let numbers = [Counter::Held, Counter::Open, Counter::Completed];
+        let numbers = Box::new(move || numbers.map(|counter| counted.total(counter)));
+        let (Some(follower), Some(proposer), Some(drains)) =
+            (self.follower.take(), self.proposer.take(), self.drains.take())
         else {
             return std::future::pending().await;
         };
@@ -472,6 +492,8 @@ impl Tasks {
             never = proposer.run() => never,
             never = beat::run(&self.fleet, numbers) => never,
             never = fold::run(&self.fleet, self.current.clone()) => never,
+            never = drain::run(&self.fleet, self.shards.clone(), drains) => never,
+            never = tell(&self.fleet, &self.pulse) => never,
             never = keep(&self.orders, &self.fleet) => never,
         }
     }
@@ -484,5 +506,32 @@ async fn keep(orders: &Orders, fleet: &Fleet) -> Infallible {
         let _ = applied.changed().await;
         tokio::time::sleep(crate::limits::FLEET_KEEP_EVERY).await;
         orders.bring(Brought::Keep).await;
+    }
+}
+
+/// For ever: tells who follows the events when the store or a node comes or goes.
+async fn tell(fleet: &Fleet, pulse: &Pulse) -> Infallible {
+    let mut view = fleet.0.view.subscribe();
+    let mut last = None;
+    loop {
+        let now = {
+            let view = view.borrow_and_update();
+            let nodes: Vec<String> = view.members.keys().cloned().collect();
+            (view.connected, view.lost.clone(), nodes)
+        };
+        if last.as_ref() != Some(&now) {
+            let (connected, lost, nodes) = &now;
+            let told = json!({
+                "time": unix_time(),
+                "fleet": fleet.name(),
+                "node": fleet.node(),
+                "connected": connected,
+                "lost": lost,
+                "nodes": nodes,
+            });
+            pulse.tell(Event::Other("fleet", told.to_string().into()));
+            last = Some(now);
+        }
+        let _ = view.changed().await;
     }
 }

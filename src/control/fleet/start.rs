@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc, watch};
 use tracing::{info, warn};
 
+use super::drain::DrainAsk;
 use super::etcd::message::{PutRequest, TxnRequest};
 use super::etcd::{self, Client, EtcdError};
 use super::keys::Keys;
@@ -71,6 +72,7 @@ pub(in crate::control) struct Joined {
     pub(in crate::control) fleet: Fleet,
     pub(in crate::control) membership: Membership,
     pub(super) proposals: mpsc::Receiver<Proposal>,
+    pub(super) drains: mpsc::UnboundedReceiver<DrainAsk>,
 }
 
 /// What is loaded so far.
@@ -101,6 +103,7 @@ pub(in crate::control) async fn start(settings: Settings, own: Own<'_>) -> Resul
     let starting = Starting { client: &client, keys: &keys, settings: &settings, own };
     let (membership, revision, lost) = starting.go(known, &instance, remote).await?;
     let (proposals, proposed) = mpsc::channel(limits::CHANGES_WAITING_MAX);
+    let (drains, asks) = mpsc::unbounded_channel();
     let view = View {
         id: membership.id.clone(),
         connected: false,
@@ -120,6 +123,8 @@ pub(in crate::control) async fn start(settings: Settings, own: Own<'_>) -> Resul
         view: watch::Sender::new(view),
         applied: watch::Sender::new(Applied { sequence: membership.sequence, revision }),
         proposals,
+        drains,
+        drained: watch::Sender::default(),
         asked: watch::Sender::new(0),
         decided: Notify::new(),
         adopt: AtomicBool::new(false),
@@ -129,7 +134,7 @@ pub(in crate::control) async fn start(settings: Settings, own: Own<'_>) -> Resul
         log_size: Mutex::default(),
         counts: Counts::default(),
     }));
-    Ok(Joined { fleet, membership, proposals: proposed })
+    Ok(Joined { fleet, membership, proposals: proposed, drains: asks })
 }
 
 /// Looks at the fleet; without a copy of the table for as long as the operator allows.
