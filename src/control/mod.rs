@@ -249,8 +249,9 @@ impl Control {
         let pulse = Pulse::new();
         let tasks = rest.joined.map(|joined| {
             let (current, names) = (current.clone(), names.clone());
-            let (orders, shards) = (writer.orders(), shards.clone());
-            Box::new(fleet::Tasks::new(joined, current, names, orders, shards, pulse.clone()))
+            let (shards, pulse, held) = (shards.clone(), pulse.clone(), held.clone());
+            let around = fleet::Around { shards, pulse, held };
+            Box::new(fleet::Tasks::new(joined, current, names, writer.orders(), around))
         });
         let api = Api {
             fleet: fleet.clone(),
@@ -268,7 +269,7 @@ impl Control {
             places: Arc::new(Semaphore::new(access.connections_max)),
             places_max: access.connections_max,
         };
-        let wake = Wake::new(pulse.clone(), held.clone(), told);
+        let wake = Wake::new(pulse.clone(), held.clone(), told, fleet.clone());
         let heart = Heart {
             pulse,
             statistics,

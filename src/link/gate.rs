@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::Waker;
+use super::{Shares, Waker};
 
 /// The connections to one backend.
 #[derive(Default)]
@@ -20,6 +20,7 @@ pub(crate) struct Gate {
     waiting: AtomicU64,
     /// One bit per shard that has idle connections.
     idle: AtomicU64,
+    shares: Arc<Shares>,
 }
 
 fn bit(shard: usize) -> u64 {
@@ -29,6 +30,7 @@ fn bit(shard: usize) -> u64 {
 impl Gate {
     /// Takes a place if fewer than `limit` are taken.
     pub(crate) fn enter(&self, limit: u32) -> bool {
+        let limit = self.shares.of(limit);
         self.open
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |open| {
                 (open < limit).then_some(open + 1)
@@ -60,11 +62,12 @@ impl Gate {
 pub(crate) struct Gates {
     gates: Mutex<HashMap<SocketAddr, Arc<Gate>>>,
     wakers: Vec<Waker>,
+    shares: Arc<Shares>,
 }
 
 impl Gates {
-    pub(super) fn new(wakers: Vec<Waker>) -> Gates {
-        Gates { gates: Mutex::default(), wakers }
+    pub(super) fn new(wakers: Vec<Waker>, shares: Arc<Shares>) -> Gates {
+        Gates { gates: Mutex::default(), wakers, shares }
     }
 
     pub(crate) fn get(&self, backend: SocketAddr) -> Arc<Gate> {
@@ -72,7 +75,8 @@ impl Gates {
         if gates.len() >= 1024 && !gates.contains_key(&backend) {
             gates.retain(|_, gate| Arc::strong_count(gate) > 1);
         }
-        gates.entry(backend).or_default().clone()
+        let new = || Arc::new(Gate { shares: self.shares.clone(), ..Gate::default() });
+        gates.entry(backend).or_insert_with(new).clone()
     }
 
     /// Gives a place back and wakes the next shard that waits, in turn after `shard`.

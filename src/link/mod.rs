@@ -11,6 +11,7 @@ mod held;
 mod logbook;
 mod news;
 mod rate;
+mod shares;
 mod slots;
 mod sources;
 mod tuning;
@@ -36,6 +37,7 @@ pub(crate) use held::{Lines, PLACE_FIRST, Place, Report, Ticket, Waits, Why, Wor
 pub(crate) use logbook::Logbook;
 pub(crate) use news::{Failure, News};
 pub(crate) use rate::{Rate, Rates};
+pub(crate) use shares::Shares;
 pub(crate) use slots::{ByKey, Count, Id, KeySet, Slot, Slots, Sums, TIME_BOUNDS};
 pub(crate) use sources::Sources;
 pub(crate) use tuning::{Timeouts, Tuning};
@@ -65,6 +67,8 @@ impl Published {
 pub(crate) struct Together {
     pub(crate) gates: Gates,
     pub(crate) rates: Rates,
+    /// The nodes that limits are divided by.
+    pub(crate) shares: Arc<Shares>,
     pub(crate) sources: Sources,
     pub(crate) logbook: Logbook,
 }
@@ -319,9 +323,12 @@ pub(crate) fn connect(published: Published, shards: usize) -> io::Result<Ends> {
             }))
         })
         .collect::<io::Result<Vec<_>>>()?;
+    let shares = Arc::new(Shares::default());
+    let wakers = shared.iter().map(|shard| shard.waker.clone()).collect();
     let together = Arc::new(Together {
-        gates: Gates::new(shared.iter().map(|shard| shard.waker.clone()).collect()),
-        rates: Rates::new(),
+        gates: Gates::new(wakers, shares.clone()),
+        rates: Rates::new(shares.clone()),
+        shares,
         sources: Sources::new(),
         logbook: Logbook::new(shards),
     });

@@ -2,10 +2,11 @@
 
 use serde_json::{Value, json};
 
+use crate::backend::{Backend, closed_port};
 use crate::daemon::{Daemon, Setup, eventually};
 use crate::etcd::{Etcd, is_installed};
 use crate::manage::Api;
-use crate::message::get;
+use crate::message::{get, ok};
 
 /// A node of the fleet `f` that knows these members.
 pub fn node(name: &str, urls: &[String]) -> Setup {
@@ -188,7 +189,7 @@ fn a_node_serves_its_copy_while_the_store_is_away_and_catches_up() {
 
 #[test]
 fn without_a_copy_nothing_is_served_until_the_store_is_there() {
-    let gone = [format!("http://127.0.0.1:{}", crate::backend::closed_port())];
+    let gone = [format!("http://127.0.0.1:{}", closed_port())];
     let finished = node("a", &gone).run(&[]);
     // A state file without a fleet is a table, but not the fleet's.
     finished.expect(1, &["fleet", "out of reach", "fleet_start"]);
@@ -297,4 +298,167 @@ fn a_daemon_without_a_fleet_has_none() {
     assert_eq!(answer.json(), json!({"ok": true, "fleet": null}));
     api.ask("POST", "/fleet/init").expect_error(409, "no_fleet");
     Setup::new().run(&["--adopt"]).expect(1, &["--adopt", "fleet"]);
+}
+
+/// Metrics by name, without labels.
+fn metric(api: &mut Api, name: &str) -> f64 {
+    let text = api.ask("GET", "/metrics").expect_status(200).text();
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.unwrap_or_else(|| panic!("no {name} in\n{text}")).parse().expect("a number")
+}
+
+#[test]
+fn removed_backends_drain_on_all_nodes() {
+    if !is_installed() {
+        return;
+    }
+    let etcd = Etcd::start(1, &[]);
+    let [a, b] = ["a", "b"].map(|name| node(name, &etcd.urls()).start());
+    let [mut to_a, mut to_b] = [&a, &b].map(connected);
+    eventually("both know each other", || metric(&mut to_a, "mantrid_fleet_nodes") == 2.0);
+    let backend = Backend::new();
+    to_a.tell("PUT", "/hostname/a.com/?wait=fleet", &backend.rule()).expect_status(200);
+    let mut client = b.connect();
+    client.send(get("a.com", "/"));
+    let mut server = backend.accept();
+    server.expect_head();
+    let path = "/hostname/a.com/?wait=drained&timeout=300ms";
+    let answer = to_a.tell("PUT", path, &rule(204)).expect_status(200).json();
+    assert_eq!((&answer["drained"], &answer["fleet"]["applied"]), (&json!(false), &json!(2)));
+    let address = format!("127.0.0.1:{}", backend.port);
+    assert_eq!(answer["in_flight"], json!({ address: 1 }), "{answer}");
+    // Now it ends while it is waited for.
+    to_a.tell("PUT", "/hostname/a.com/?wait=fleet", &backend.rule()).expect_status(200);
+    server.send(ok("done"));
+    assert_eq!(client.expect_answer().text(), "done");
+    let path = "/hostname/a.com/?wait=drained&timeout=30s";
+    let answer = to_b.tell("PUT", path, &rule(204)).expect_status(200).json();
+    assert_eq!(answer["drained"], true, "{answer}");
+}
+
+#[test]
+fn limits_are_divided_by_the_live_nodes() {
+    if !is_installed() {
+        return;
+    }
+    let etcd = Etcd::start(1, &[]);
+    let [a, b] = ["a", "b"].map(|name| node(name, &etcd.urls()).start());
+    let [mut to_a, mut to_b] = [&a, &b].map(connected);
+    for api in [&mut to_a, &mut to_b] {
+        eventually("each knows the other", || api.get("/fleet/")["limits_divided_by"] == 2);
+    }
+    let spin = json!(["spin", {"max_held": 3}, true]);
+    to_a.tell("PUT", "/hostname/a.com/?wait=fleet", &spin).expect_status(200);
+    let held: Vec<_> = (0..2)
+        .map(|_| {
+            let mut client = b.connect();
+            client.send(get("a.com", "/"));
+            client
+        })
+        .collect();
+    eventually("they are held", || to_b.get("/stats/a.com/")["held_requests"] == 2);
+    // A half of three, rounded up.
+    assert_eq!(b.connect().exchange(get("a.com", "/")).status(), 503);
+    drop(held);
+    // The other node goes: all three are for this one.
+    drop(a);
+    etcd.control(&["del", "/mantrid/f/live/nodes/a"]);
+    eventually("it is alone", || to_b.get("/fleet/")["limits_divided_by"] == 1);
+}
+
+#[test]
+fn statistics_of_all_nodes_are_added() {
+    if !is_installed() {
+        return;
+    }
+    let etcd = Etcd::start(1, &[]);
+    let [a, b] = ["a", "b"].map(|name| {
+        let setup = node(name, &etcd.urls()).unset("bind_management");
+        let port = closed_port();
+        setup.set("bind_management", format!("127.0.0.1:{port}")).start()
+    });
+    let mut to_a = a.api_tcp();
+    eventually("both know each other", || {
+        to_a.get("/fleet/")["nodes"].as_object().is_some_and(|nodes| nodes.len() == 2)
+    });
+    to_a.tell("PUT", "/hostname/a.com/?wait=fleet", &rule(204)).expect_status(200);
+    for node in [&a, &b, &b] {
+        assert_eq!(node.connect().exchange(get("a.com", "/")).status(), 204);
+    }
+    eventually("all three are counted", || {
+        to_a.get("/stats/a.com/?fleet=1")["completed_requests"] == 3
+    });
+    let all = to_a.ask("GET", "/stats/?fleet=1").expect_status(200);
+    assert_eq!(all.json()["a.com"]["completed_requests"], 3);
+    assert_eq!(all.head.field("Mantrid-Fleet-Nodes"), Some("2"));
+    assert_eq!(all.head.field("Mantrid-Fleet-Missing"), None);
+    drop(b);
+    let all = to_a.ask("GET", "/stats/?fleet=1").expect_status(200);
+    assert_eq!(all.head.field("Mantrid-Fleet-Missing"), Some("b"));
+    assert_eq!(all.json()["a.com"]["completed_requests"], 1);
+}
+
+#[test]
+fn an_application_is_woken_once_for_the_fleet() {
+    if !is_installed() {
+        return;
+    }
+    let etcd = Etcd::start(1, &[]);
+    let [a, b] = ["a", "b"].map(|name| node(name, &etcd.urls()).start());
+    let [mut to_a, mut to_b] = [&a, &b].map(connected);
+    let waker = Backend::new();
+    let spin = json!(["spin", {"wake": format!("http://127.0.0.1:{}/", waker.port)}, true]);
+    to_a.tell("PUT", "/hostname/a.com/?wait=fleet", &spin).expect_status(200);
+    eventually("b has it", || to_b.get("/hostname/a.com/")[0] == "spin");
+    let mut clients = [&a, &b].map(|node| {
+        let mut client = node.connect();
+        client.send(get("a.com", "/"));
+        client
+    });
+    let mut post = waker.accept();
+    post.expect_request("POST / HTTP/1.1");
+    post.send(ok(""));
+    waker.expect_no_connection();
+    to_b.tell("PUT", "/hostname/a.com/?wait=fleet", &rule(204)).expect_status(200);
+    for client in &mut clients {
+        client.expect_status(204);
+    }
+    // It sleeps anew, and is woken anew.
+    eventually("the claim is given up", || etcd.count("/mantrid/f/live/wake/") == 0);
+    to_b.tell("PUT", "/hostname/a.com/?wait=fleet", &spin).expect_status(200);
+    eventually("a has it", || to_a.get("/hostname/a.com/")[0] == "spin");
+    let mut client = a.connect();
+    client.send(get("a.com", "/"));
+    waker.accept().expect_request("POST / HTTP/1.1");
+}
+
+#[test]
+fn an_application_is_idle_when_it_is_so_on_all_nodes() {
+    if !is_installed() {
+        return;
+    }
+    let etcd = Etcd::start(1, &[]);
+    let [a, b] = ["a", "b"].map(|name| node(name, &etcd.urls()).start());
+    let [mut to_a, mut to_b] = [&a, &b].map(connected);
+    for api in [&mut to_a, &mut to_b] {
+        eventually("each knows the other", || api.get("/fleet/")["limits_divided_by"] == 2);
+    }
+    let (backend, waker) = (Backend::new(), Backend::new());
+    let wake = format!("http://127.0.0.1:{}/", waker.port);
+    let proxy = backend.rule_with(json!({"idle": 1, "wake": wake}));
+    to_a.tell("PUT", "/hostname/a.com/?wait=fleet", &proxy).expect_status(200);
+    eventually("b has it", || to_b.get("/hostname/a.com/")[0] == "proxy");
+    // While a request is under way on one node, the other alone sees it idle.
+    let mut client = b.connect();
+    client.send(get("a.com", "/"));
+    let mut server = backend.accept();
+    server.expect_head();
+    eventually("a says so", || etcd.count("/mantrid/f/live/idle/") == 1);
+    waker.expect_no_connection();
+    server.send(ok("done"));
+    client.expect_status(200);
+    let mut post = waker.accept();
+    post.expect_request("POST / HTTP/1.1");
+    post.send(ok(""));
+    waker.expect_no_connection();
 }

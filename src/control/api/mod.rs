@@ -124,7 +124,7 @@ impl Api {
             Route::Rules => rules::all(self, parts, body, peer).await,
             Route::Rule(host) => rules::one(self, parts, body, peer, &host).await,
             Route::AllStatistics => numbers::all(self, parts).await,
-            Route::Statistics(host) => numbers::one(self, parts, &host),
+            Route::Statistics(host) => numbers::one(self, parts, &host).await,
             Route::Fleet => fleet::show(self, parts),
             Route::FleetStep(step) => {
                 read::discard(parts, body).await;

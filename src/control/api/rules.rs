@@ -18,7 +18,7 @@ use super::read::{self, Edits};
 use super::route::Query;
 use super::{Api, fleet, listing};
 use crate::limits;
-use crate::table::{Action, Rule, Snapshot, Target};
+use crate::table::{Action, Rule, Target};
 
 const CHANGE: &[&str] = &["dry_run", "wait", "timeout"];
 

@@ -121,6 +121,7 @@ impl Follower {
         let remote = remote::look(&shared.client, &shared.keys).await?;
         self.agree(&remote)?;
         self.catch_up(&remote).await?;
+        self.fleet.read_idle(remote.revision).await?;
         let mut watch = shared.client.watch(&shared.keys.live(), remote.revision + 1).await?;
         shared.view.send_modify(|view| {
             view.lost = None;
@@ -285,6 +286,13 @@ impl Follower {
                         None => answers.remove(&key),
                     };
                 });
+            }
+            Some(LiveKey::Idle(host, node)) => {
+                let key = (host.to_owned(), node.to_owned());
+                match is_put {
+                    true => self.fleet.idle_hosts().insert(key, kv.mod_revision),
+                    false => self.fleet.idle_hosts().remove(&key),
+                };
             }
             Some(LiveKey::Turn) => {
                 let name = is_put.then(|| String::from_utf8_lossy(&kv.value).into_owned());

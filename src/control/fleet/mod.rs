@@ -16,6 +16,8 @@ mod keys;
 mod load;
 mod log;
 mod member;
+mod once;
+mod peers;
 #[cfg(test)]
 mod properties;
 mod propose;
@@ -35,6 +37,7 @@ use tokio::sync::{Notify, mpsc, watch};
 
 use super::SharedNames;
 use super::change::{Change, Current, Done, Refused, Tag};
+use super::held::Held;
 use super::pulse::{Event, Pulse, unix_time};
 use super::writer::Orders;
 use crate::link::{ControlEnd, Counter};
@@ -51,7 +54,9 @@ use propose::{Proposal, Proposer};
 pub(crate) use etcd::Access as EtcdAccess;
 pub(super) use load::difference;
 pub(super) use log::{Edit, Rules};
-pub(super) use member::{Member, Numbers};
+use member::Member;
+pub(super) use once::Claim;
+pub(super) use peers::add;
 pub(super) use remote::{NotTaken, apply};
 pub(super) use start::{Joined, Own, start};
 
@@ -120,6 +125,7 @@ pub(super) struct Shared {
     proposals: mpsc::Sender<Proposal>,
     drains: mpsc::UnboundedSender<DrainAsk>,
     drained: watch::Sender<drain::Answers>,
+    idle_hosts: Mutex<once::IdleHosts>,
     /// The highest sequence that some node wants to know us at.
     asked: watch::Sender<u64>,
     /// Something is to be looked at again: the operator has decided.
@@ -292,10 +298,6 @@ impl Fleet {
         &self.0.counts
     }
 
-    pub(super) fn instance(&self) -> &str {
-        &self.0.instance
-    }
-
     /// Whether changes go through the log.
     pub(super) fn is_in(&self) -> bool {
         !self.0.view.borrow().left
@@ -435,6 +437,14 @@ impl Fleet {
     }
 }
 
+/// Parts of control that learn from the fleet.
+#[derive(Clone)]
+pub(super) struct Around {
+    pub(super) shards: ControlEnd,
+    pub(super) pulse: Pulse,
+    pub(super) held: Held,
+}
+
 /// All tasks of a node.
 pub(super) struct Tasks {
     fleet: Fleet,
@@ -442,8 +452,7 @@ pub(super) struct Tasks {
     follower: Option<Follower>,
     proposer: Option<Proposer>,
     orders: Orders,
-    shards: ControlEnd,
-    pulse: Pulse,
+    around: Around,
     drains: Option<mpsc::UnboundedReceiver<DrainAsk>>,
 }
 
@@ -453,8 +462,7 @@ impl Tasks {
         current: Arc<ArcSwap<Current>>,
         names: SharedNames,
         orders: Orders,
-        shards: ControlEnd,
-        pulse: Pulse,
+        around: Around,
     ) -> Tasks {
         let Joined { fleet, membership, proposals, drains } = joined;
         let follower = Follower {
@@ -471,15 +479,14 @@ impl Tasks {
             follower: Some(follower),
             proposer: Some(proposer),
             orders,
-            shards,
-            pulse,
+            around,
             drains: Some(drains),
         }
     }
 
     /// For ever.
     pub(super) async fn run(&mut self) -> Infallible {
-        let counted = self.shards.clone();
+        let counted = self.around.shards.clone();
         let numbers = [Counter::Held, Counter::Open, Counter::Completed];
         let numbers = Box::new(move || numbers.map(|counter| counted.total(counter)));
         let (Some(follower), Some(proposer), Some(drains)) =
@@ -492,8 +499,8 @@ impl Tasks {
             never = proposer.run() => never,
             never = beat::run(&self.fleet, numbers) => never,
             never = fold::run(&self.fleet, self.current.clone()) => never,
-            never = drain::run(&self.fleet, self.shards.clone(), drains) => never,
-            never = tell(&self.fleet, &self.pulse) => never,
+            never = drain::run(&self.fleet, self.around.shards.clone(), drains) => never,
+            never = tell(&self.fleet, &self.around) => never,
             never = keep(&self.orders, &self.fleet) => never,
         }
     }
@@ -509,8 +516,8 @@ async fn keep(orders: &Orders, fleet: &Fleet) -> Infallible {
     }
 }
 
-/// For ever: tells who follows the events when the store or a node comes or goes.
-async fn tell(fleet: &Fleet, pulse: &Pulse) -> Infallible {
+/// For ever: tells who follows the events when the store or a node comes or goes, and divides the limits anew.
+async fn tell(fleet: &Fleet, around: &Around) -> Infallible {
     let mut view = fleet.0.view.subscribe();
     let mut last = None;
     loop {
@@ -520,6 +527,9 @@ async fn tell(fleet: &Fleet, pulse: &Pulse) -> Infallible {
             (view.connected, view.lost.clone(), nodes)
         };
         if last.as_ref() != Some(&now) {
+            let shares = fleet.shares();
+            around.shards.together.shares.set(shares);
+            around.held.set_shares(shares);
             let (connected, lost, nodes) = &now;
             let told = json!({
                 "time": unix_time(),
@@ -529,7 +539,7 @@ async fn tell(fleet: &Fleet, pulse: &Pulse) -> Infallible {
                 "lost": lost,
                 "nodes": nodes,
             });
-            pulse.tell(Event::Other("fleet", told.to_string().into()));
+            around.pulse.tell(Event::Other("fleet", told.to_string().into()));
             last = Some(now);
         }
         let _ = view.changed().await;

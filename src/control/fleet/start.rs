@@ -125,6 +125,7 @@ pub(in crate::control) async fn start(settings: Settings, own: Own<'_>) -> Resul
         proposals,
         drains,
         drained: watch::Sender::default(),
+        idle_hosts: Mutex::default(),
         asked: watch::Sender::new(0),
         decided: Notify::new(),
         adopt: AtomicBool::new(false),

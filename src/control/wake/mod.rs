@@ -7,6 +7,7 @@
 //! for as long as the rule's `timeout`.
 
 mod idle;
+mod once;
 mod post;
 
 use std::collections::HashMap;
@@ -18,6 +19,7 @@ use tokio::sync::Semaphore;
 use tracing::{info, warn};
 
 use super::change::{Change, Watched};
+use super::fleet::Fleet;
 use super::held::{Begun, Held};
 use super::pulse::{Event, Pulse, unix_time};
 use super::statistics::{self, SharedStatistics};
@@ -68,10 +70,11 @@ struct Shared {
     idle: Mutex<Idle>,
     told: Told,
     room: Semaphore,
+    fleet: Option<Fleet>,
 }
 
 impl Wake {
-    pub(super) fn new(pulse: Pulse, held: Held, told: Told) -> Wake {
+    pub(super) fn new(pulse: Pulse, held: Held, told: Told, fleet: Option<Fleet>) -> Wake {
         let mut idle = Idle::default();
         let table = held.table();
         let now = Instant::now();
@@ -82,7 +85,7 @@ impl Wake {
         }
         let idle = Mutex::new(idle);
         let room = Semaphore::new(limits::WAKES_AT_ONCE);
-        Wake { shared: Arc::new(Shared { pulse, held, idle, told, room }) }
+        Wake { shared: Arc::new(Shared { pulse, held, idle, told, room, fleet }) }
     }
 
     /// Requests have begun to wait for these rules.
@@ -92,7 +95,7 @@ impl Wake {
             let told = Telling { event: "held", name, rule, since, idle: None };
             self.shared.tell(&told);
             if told.url().is_some() && self.shared.is_asleep(&told) {
-                tokio::spawn(deliver(self.shared.clone(), told));
+                self.shared.clone().deliver(told);
             }
         }
     }
@@ -132,7 +135,7 @@ impl Wake {
             self.shared.told.lock().remove(&told.name);
             self.shared.tell(&told);
             if told.url().is_some() {
-                tokio::spawn(deliver(self.shared.clone(), told));
+                self.shared.clone().deliver(told);
             }
         }
     }
@@ -205,6 +208,14 @@ impl Shared {
         true
     }
 
+    /// Has it told by a POST; in a fleet by one node for all.
+    fn deliver(self: Arc<Shared>, telling: Telling) {
+        match self.fleet.clone().filter(Fleet::is_in) {
+            Some(fleet) => drop(tokio::spawn(once::deliver_once(self, telling, fleet))),
+            None => drop(tokio::spawn(deliver(self, telling))),
+        }
+    }
+
     fn is_current(&self, telling: &Telling) -> bool {
         self.held.table().get(&telling.name) == Some(&telling.rule)
     }
@@ -212,29 +223,34 @@ impl Shared {
 
 /// Posts until it is taken, or the rule is another.
 async fn deliver(shared: Arc<Shared>, telling: Telling) {
-    let Some(url) = telling.url() else { return };
     let mut pause = limits::WAKE_AGAIN;
-    loop {
-        let result = {
-            let Ok(_room) = shared.room.acquire().await else { return };
-            if !shared.is_current(&telling) {
-                return;
-            }
-            let body = telling.json(shared.held_for(&telling.name)).to_string();
-            post::post(url, body, limits::WAKE_TIME).await
-        };
-        let Telling { event, name, .. } = &telling;
-        let mut json = json!({ "time": unix_time(), "host": **name, "event": event, "url": url });
-        json["ok"] = json!(result.is_ok());
-        if let Err(why) = &result {
-            json["reason"] = json!(why);
-            warn!("{name}: {url} was not told that it is {event}: {why}; again in {pause:?}");
-        }
-        shared.pulse.tell(Event::Other("wake", json.to_string().into()));
-        if result.is_ok() {
-            return info!("{name}: {url} was told that it is {event}");
-        }
+    while attempt(&shared, &telling, pause).await == Some(false) {
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(limits::WAKE_AGAIN_MAX);
     }
+}
+
+/// Posts once: whether it was taken; `None` where there is nothing to tell any more. `pause` is for the log.
+async fn attempt(shared: &Shared, telling: &Telling, pause: Duration) -> Option<bool> {
+    let url = telling.url()?;
+    let result = {
+        let _room = shared.room.acquire().await.ok()?;
+        if !shared.is_current(telling) {
+            return None;
+        }
+        let body = telling.json(shared.held_for(&telling.name)).to_string();
+        post::post(url, body, limits::WAKE_TIME).await
+    };
+    let Telling { event, name, .. } = telling;
+    let mut json = json!({ "time": unix_time(), "host": **name, "event": event, "url": url });
+    json["ok"] = json!(result.is_ok());
+    if let Err(why) = &result {
+        json["reason"] = json!(why);
+        warn!("{name}: {url} was not told that it is {event}: {why}; again in {pause:?}");
+    }
+    shared.pulse.tell(Event::Other("wake", json.to_string().into()));
+    if result.is_ok() {
+        info!("{name}: {url} was told that it is {event}");
+    }
+    Some(result.is_ok())
 }
