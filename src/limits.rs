@@ -342,6 +342,8 @@ pub const FLEET_TRIES_BEFORE_TURN: u32 = 3;
 pub const FLEET_TURN_TIME: std::time::Duration = std::time::Duration::from_millis(500);
 /// For a change to reach etcd, with all tries at all members.
 pub const FLEET_COMMIT_TIME: std::time::Duration = std::time::Duration::from_secs(5);
+/// A watch that has not brought a change so long after its commit is begun anew.
+pub const FLEET_APPLY_SOON: std::time::Duration = std::time::Duration::from_secs(2);
 /// For a change that is in etcd to be in force on the node that made it.
 pub const FLEET_APPLY_TIME: std::time::Duration = std::time::Duration::from_secs(60);
 /// First pause before etcd is tried again, and the longest one.

@@ -33,6 +33,7 @@ mod drained;
 mod durability;
 mod events;
 mod fleet;
+mod fleet_faults;
 mod faults;
 mod forwarding;
 mod framing;

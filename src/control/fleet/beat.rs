@@ -35,6 +35,7 @@ pub(super) async fn run(fleet: &Fleet, numbers: Numbers) -> Infallible {
         pause += Duration::from_millis(random_below(limits::FLEET_BEAT_JITTER.as_millis() as u64));
         if let Err(error) = beat(fleet, &member, &mut renewed).await {
             warn!("fleet: no heartbeat: {error}");
+            fleet.look_again();
             pause = Duration::from_secs(1);
         }
         wait(fleet, &mut asked, member.sequence, pause).await;

@@ -350,6 +350,11 @@ impl Fleet {
         });
     }
 
+    /// Has the watch begin anew, at the member that calls go to.
+    fn look_again(&self) {
+        self.0.decided.notify_one();
+    }
+
     /// Lets another process speak for the node, or takes that back.
     pub(super) fn set_quiet(&self, quiet: bool) {
         self.0.quiet.store(quiet, Ordering::Relaxed);

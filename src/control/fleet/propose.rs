@@ -145,6 +145,11 @@ impl Proposer {
                 Ok(Outcome::Conflict(sequence)) => {
                     self.fleet.0.counts.conflicts.fetch_add(1, Ordering::Relaxed);
                     batch = all_of(tried);
+                    if sequence <= at.sequence {
+                        // The head was written by something else than a change: it is looked at anew.
+                        self.fleet.look_again();
+                        tokio::time::sleep(limits::FLEET_AGAIN).await;
+                    }
                     if timeout(limits::FLEET_COMMIT_TIME, self.reached(sequence)).await.is_err() {
                         let why = "the watch is behind".to_owned();
                         return refuse_all(batch, &Trouble::Unreachable(why, false));
@@ -225,6 +230,7 @@ impl Proposer {
         let failure = vec![etcd::get(&keys.head()), etcd::get(&keys.log(sequence))];
         let request = TxnRequest { compare, success, failure };
         let until = Instant::now() + limits::FLEET_COMMIT_TIME;
+        let mut is_first = true;
         loop {
             match shared.client.txn(request.clone()).await {
                 Ok(done) if done.succeeded => return Ok(Outcome::Committed),
@@ -243,6 +249,10 @@ impl Proposer {
                     return Ok(Outcome::Conflict(head.sequence));
                 }
                 Err(EtcdError::Unreachable(_)) if Instant::now() < until => {
+                    if std::mem::take(&mut is_first) {
+                        // The watch may be at the same member, and as silent.
+                        self.fleet.look_again();
+                    }
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
                 Err(error) => return Err(Trouble::of(error, true)),
@@ -267,6 +277,9 @@ impl Proposer {
     async fn committed(&self, tried: Tried, sequence: u64, began: Instant) {
         self.fleet.0.counts.commits.add(began.elapsed());
         let Tried { accepted, refused } = tried;
+        if timeout(limits::FLEET_APPLY_SOON, self.reached(sequence)).await.is_err() {
+            self.fleet.look_again();
+        }
         if timeout(limits::FLEET_APPLY_TIME, self.reached(sequence)).await.is_err() {
             let why = format!("the change is made, as entry {sequence}, and not in force here yet");
             let asked = accepted.into_iter().map(|made| made.asked);
