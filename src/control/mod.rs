@@ -100,8 +100,7 @@ fn loaded(files: &Files, names: Names, state: store::Loaded, store: Option<Store
     let mut warnings = state.warnings;
     warnings.extend(problems);
     let names = Arc::new(Mutex::new(names));
-    let rest =
-        Rest { names, stats: state.stats, fleet: state.fleet, joined: None, store };
+    let rest = Rest { names, stats: state.stats, fleet: state.fleet, joined: None, store };
     Loaded { snapshot: state.snapshot, pages, warnings, rest }
 }
 
@@ -116,6 +115,11 @@ pub(crate) async fn join(
     let joined = fleet::start(settings, own).await?;
     loaded.rest.joined = Some(joined);
     Ok(())
+}
+
+/// Asks each member of a fleet's etcd cluster how it is: what it says, or what is wrong.
+pub(crate) async fn try_fleet(settings: &FleetSettings) -> Vec<Result<String, String>> {
+    fleet::try_members(settings).await
 }
 
 /// Names are made by whoever reads rules and looked up by the resolver.
@@ -217,12 +221,9 @@ impl Control {
         let table = published.snapshot.load_full();
         let statistics = Statistics::new(shards.clone(), &table, &rest.stats);
         let statistics = Arc::new(Mutex::new(statistics));
-        let membership = rest.joined.as_ref().map(|joined| joined.membership.clone());
-        let fleet = rest.joined.as_ref().map(|joined| joined.fleet.clone());
-        let tag = match &membership {
-            Some(of) => fleet::tag_of(&of.id, of.sequence),
-            None => Tag { boot: boot(), sequence: store.sequence() },
-        };
+        let of_fleet = rest.joined.as_ref().map(fleet::Joined::parts);
+        let fleet = of_fleet.as_ref().map(|(fleet, _)| fleet.clone());
+        let tag = first_tag(of_fleet.as_ref(), &store);
         let health = Health::new(&table);
         let prober =
             Prober::new(health.clone(), shards.clone(), published.clone(), access.probes_max)
@@ -242,18 +243,15 @@ impl Control {
             statistics: statistics.clone(),
             shards: shards.clone(),
             happened,
-            fleet: fleet.clone().zip(membership),
+            fleet: of_fleet,
         });
         let writer = writer.map_err(|error| format!("no thread for the writer: {error}"))?;
         let resolver = Resolver::new(names.clone());
         let pulse = Pulse::new();
-        let tasks = rest.joined.map(|joined| {
-            let (current, names) = (current.clone(), names.clone());
-            let (shards, pulse, held) = (shards.clone(), pulse.clone(), held.clone());
-            let around = fleet::Around { shards, pulse, held };
-            Box::new(fleet::Tasks::new(joined, current, names, writer.orders(), around))
-        });
-        let api = Api {
+        let around = (shards, &pulse, &held);
+        let tasks =
+            rest.joined.map(|joined| fleet_tasks(joined, &current, &names, &writer, around));
+        let api = Arc::new(Api {
             fleet: fleet.clone(),
             orders: writer.orders(),
             current: current.clone(),
@@ -268,7 +266,7 @@ impl Control {
             started: SystemTime::now(),
             places: Arc::new(Semaphore::new(access.connections_max)),
             places_max: access.connections_max,
-        };
+        });
         let wake = Wake::new(pulse.clone(), held.clone(), told, fleet.clone());
         let heart = Heart {
             pulse,
@@ -281,7 +279,6 @@ impl Control {
             last: Last::default(),
         };
         let pages = PageFolder::new(files.pages, published);
-        let api = Arc::new(api);
         let (paused, _) = watch::channel(false);
         Ok(Control {
             resolver,
@@ -349,6 +346,27 @@ impl Control {
             fleet.finish().await;
         }
         self.writer.finish().await;
+    }
+}
+
+fn fleet_tasks(
+    joined: fleet::Joined,
+    current: &Arc<ArcSwap<Current>>,
+    names: &SharedNames,
+    writer: &Writer,
+    (shards, pulse, held): (&ControlEnd, &Pulse, &Held),
+) -> Box<fleet::Tasks> {
+    let (shards, pulse, held) = (shards.clone(), pulse.clone(), held.clone());
+    let around = fleet::Around { shards, pulse, held };
+    let (current, names) = (current.clone(), names.clone());
+    Box::new(fleet::Tasks::new(joined, current, names, writer.orders(), around))
+}
+
+/// The tag of the table that a start has found: in a fleet it is the same on each node.
+fn first_tag(of_fleet: Option<&(Fleet, Membership)>, store: &Store) -> Tag {
+    match of_fleet {
+        Some((_, of)) => fleet::tag_of(&of.id, of.sequence),
+        None => Tag { boot: boot(), sequence: store.sequence() },
     }
 }
 

@@ -201,7 +201,12 @@ impl Drop for Way {
     }
 }
 
-fn pass(mut from: TcpStream, mut to: TcpStream, is_request: bool, state: &(Mutex<Passing>, Condvar)) {
+fn pass(
+    mut from: TcpStream,
+    mut to: TcpStream,
+    is_request: bool,
+    state: &(Mutex<Passing>, Condvar),
+) {
     let mut room = [0; 16 * 1024];
     // A connection that is idle must notice that it was cut.
     let _ = from.set_read_timeout(Some(std::time::Duration::from_millis(20)));

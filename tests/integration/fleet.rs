@@ -147,7 +147,8 @@ fn a_node_joins_with_an_equal_table_or_is_told_to_decide() {
     assert_eq!(to_a.etag(), to_b.etag());
     let other = node("c", &etcd.urls()).rule("a.com", rule(200)).rule("c.com", rule(200));
     let finished = other.run(&[]);
-    finished.expect(1, &["fleet = f", "1 rules that the fleet has not", "1 that differ", "--adopt"]);
+    finished
+        .expect(1, &["fleet = f", "1 rules that the fleet has not", "1 that differ", "--adopt"]);
     // As it was: nothing has changed here or there.
     let state = std::fs::read_to_string(other.path("state.json")).expect("a state file");
     assert!(state.contains("c.com"), "{state}");
@@ -461,4 +462,20 @@ fn an_application_is_idle_when_it_is_so_on_all_nodes() {
     post.expect_request("POST / HTTP/1.1");
     post.send(ok(""));
     waker.expect_no_connection();
+}
+
+#[test]
+fn a_check_tries_the_store() {
+    if !is_installed() {
+        return;
+    }
+    let etcd = Etcd::start(1, &[]);
+    let finished = node("a", &etcd.urls()).run(&["--check"]);
+    finished.expect(0, &[]);
+    assert!(finished.out.contains("fleet f does not exist yet"), "{}", finished.out);
+    let gone = [format!("http://127.0.0.1:{}", closed_port())];
+    node("a", &gone).run(&["--check"]).expect(1, &["fleet_endpoints = http://127.0.0.1"]);
+    node("a", &[]).run(&["--check"]).expect(1, &["set fleet_endpoints"]);
+    let open = ["http://etcd.example:2379".to_owned()];
+    node("a", &open).run(&["--check"]).expect(1, &["fleet_insecure"]);
 }

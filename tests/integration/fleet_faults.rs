@@ -25,7 +25,8 @@ fn a_change_whose_answer_is_lost_is_made_once() {
     let a = node("a", &[first.url.clone(), second.url.clone()]).start();
     let mut api = connected(&a);
     let before = api.get("/fleet/")["sequence"].as_u64().expect("a number");
-    for (at, passing) in [Passing::Requests, Passing::Nothing, Passing::Cut].into_iter().enumerate() {
+    for (at, passing) in [Passing::Requests, Passing::Nothing, Passing::Cut].into_iter().enumerate()
+    {
         first.set(passing);
         api.put(&format!("/hostname/a{at}.com/"), &rule(418));
         second.set(passing);
@@ -54,9 +55,7 @@ fn a_change_of_unknown_outcome_is_said_to_be_one() {
     assert!(sentence.contains("may have been made"), "{sentence}");
     way.set(Passing::All);
     // It was, and the watch brings it.
-    eventually("it is in force", || {
-        a.connect().exchange(get("a.com", "/")).status() == 418
-    });
+    eventually("it is in force", || a.connect().exchange(get("a.com", "/")).status() == 418);
 }
 
 /// Connections that stay open and bring nothing are found out.
@@ -178,8 +177,7 @@ fn a_store_without_space_is_told_from_one_that_is_away() {
     let etcd = Etcd::start(1, &["--quota-backend-bytes=3000000"]);
     let a = node("a", &etcd.urls()).start();
     let mut api = connected(&a);
-    let large: Value =
-        (0..8000).map(|at| (format!("host-{at}.example.com"), rule(418))).collect();
+    let large: Value = (0..8000).map(|at| (format!("host-{at}.example.com"), rule(418))).collect();
     let mut sentence = None;
     for _ in 0..20 {
         let answer = api.tell("PATCH", "/hostname/", &large);
@@ -248,9 +246,7 @@ fn an_entry_of_a_newer_version_is_named_and_passed_over() {
     };
     let rules = json!({"a.com": ["teleport", {}, true], "b.com": rule(204)});
     put(2, json!([{"verb": "PATCH", "who": "z", "whole": false, "rules": rules}]));
-    eventually("the rest is in force", || {
-        a.connect().exchange(get("b.com", "/")).status() == 204
-    });
+    eventually("the rest is in force", || a.connect().exchange(get("b.com", "/")).status() == 204);
     assert_eq!(a.connect().exchange(get("a.com", "/")).status(), 418, "the last good rule");
     assert!(api.get("/fleet/")["rejected"]["a.com"].is_string());
     put(3, json!({"nothing": "that is known"}));

@@ -10,10 +10,10 @@ use tracing::info;
 
 use super::super::change::Tag;
 use super::super::fleet::Fleet;
+use super::Api;
 use super::error::ApiError;
 use super::guard::Peer;
 use super::route::{FleetStep, Query};
-use super::Api;
 use crate::limits;
 
 fn answer(value: &Value) -> Response {

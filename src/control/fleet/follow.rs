@@ -15,8 +15,8 @@ use super::drain::DrainAsk;
 use super::etcd::message::{Event, EventKind, KeyValue};
 use super::etcd::{EtcdError, Watch};
 use super::keys::LiveKey;
-use super::load::{Missing, missing};
 use super::load::Base;
+use super::load::{Missing, missing};
 use super::log::Entry;
 use super::member::Member;
 use super::remote::{self, Found, ReadError, Remote};
@@ -242,7 +242,7 @@ impl Follower {
             };
             let brought = brought.map_err(|_| End::Silent)??;
             self.fleet.heard();
-            for event in brought.events {
+            for event in brought {
                 self.event(event).await?;
             }
         }
@@ -354,7 +354,13 @@ impl Follower {
             Ok(entry) => {
                 node.clone_from(&entry.node);
                 self.fleet.log_size().add(sequence, &entry);
-                remote::edits_of(&shared.client, &shared.keys, entry, &self.names).await
+                let own = self.fleet.own_edits().take_if(|(nonce, _)| *nonce == entry.nonce);
+                match own {
+                    Some((_, edits)) => Ok(edits),
+                    None => {
+                        remote::edits_of(&shared.client, &shared.keys, entry, &self.names).await
+                    }
+                }
             }
             Err(why) => Err(ReadError::Broken(why)),
         };

@@ -3,9 +3,7 @@
 use serde_json::{Value, json};
 
 use super::log::{Chunks, Rules};
-use crate::limits::{
-    FLEET_FOLD_BYTES_MIN, FLEET_LOG_KEPT, FLEET_LOG_KEPT_BYTES, SEQUENCE_MAX,
-};
+use crate::limits::{FLEET_FOLD_BYTES_MIN, FLEET_LOG_KEPT, FLEET_LOG_KEPT_BYTES, SEQUENCE_MAX};
 use crate::state;
 use crate::table::{Names, Snapshot};
 

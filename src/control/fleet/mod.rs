@@ -27,8 +27,8 @@ mod wait;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -43,10 +43,10 @@ use super::writer::Orders;
 use crate::link::{ControlEnd, Counter};
 use crate::state::Membership;
 use crate::table::Snapshot;
-use etcd::{Client, EtcdError};
 use drain::DrainAsk;
-use follow::Follower;
+use etcd::{Client, EtcdError};
 use fold::LogSize;
+use follow::Follower;
 use keys::Keys;
 use load::Base;
 use propose::{Proposal, Proposer};
@@ -58,7 +58,7 @@ use member::Member;
 pub(super) use once::Claim;
 pub(super) use peers::add;
 pub(super) use remote::{NotTaken, apply};
-pub(super) use start::{Joined, Own, start};
+pub(super) use start::{Joined, Own, start, try_members};
 
 /// Keys of the configuration, with the files they name read.
 pub(crate) struct Settings {
@@ -137,6 +137,8 @@ pub(super) struct Shared {
     lease: AtomicI64,
     last_event: Mutex<Instant>,
     log_size: Mutex<LogSize>,
+    /// Edits of a large entry that this node is making, by its nonce.
+    own_edits: Mutex<Option<(String, Vec<Edit>)>>,
     counts: Counts,
 }
 
@@ -221,9 +223,11 @@ impl Trouble {
                  everybody's, or `mantrid-client fleet join` to take the fleet's"
             ),
             Trouble::Busy => "other nodes change the table all the time: try again".to_owned(),
-            Trouble::NoSpace => "the change was not made: etcd's quota is spent (NOSPACE): compact \
+            Trouble::NoSpace => {
+                "the change was not made: etcd's quota is spent (NOSPACE): compact \
                  and defragment it, raise quota-backend-bytes, then `etcdctl alarm disarm`"
-                .to_owned(),
+                    .to_owned()
+            }
             Trouble::Denied(why) => {
                 format!("the change was not made: {why}; fleet_user needs readwrite on its prefix")
             }
@@ -348,6 +352,10 @@ impl Fleet {
                 }
             }
         });
+    }
+
+    fn own_edits(&self) -> std::sync::MutexGuard<'_, Option<(String, Vec<Edit>)>> {
+        self.0.own_edits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Has the watch begin anew, at the member that calls go to.

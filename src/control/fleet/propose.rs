@@ -14,12 +14,13 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::etcd::message::{DeleteRangeRequest, PutRequest, TxnRequest};
 use super::etcd::{self, EtcdError};
 use super::keys::Keys;
-use super::log::{Chunks, Content, Entry, edits_text, pieces};
+use super::log::{Chunks, Content, Edit, Entry, edits_text, pieces};
 use super::remote::Head;
 use super::{Applied, Fleet, Trouble, View, nonce};
 use crate::control::change::{Current, Done, Refused, Tag};
@@ -52,6 +53,8 @@ struct Written {
     content: Content,
     /// Text in pieces, where it is too large for one value.
     text: Vec<u8>,
+    /// The same edits, where reading them again from their pieces would take long.
+    own: Option<Vec<Edit>>,
 }
 
 impl Proposer {
@@ -135,9 +138,11 @@ impl Proposer {
                 (tried, written)
             });
             let Some((tried, written)) = made.await else { return };
-            let Some(written) = written else {
+            let Some(mut written) = written else {
                 return refuse(tried.refused, self.current.load().tag);
             };
+            let own = written.own.take().map(|edits| (written.nonce.clone(), edits));
+            *self.fleet.own_edits() = own;
             match self.commit(&written, at, ask).await {
                 Ok(Outcome::Committed) => {
                     return self.committed(tried, at.sequence + 1, began).await;
@@ -155,7 +160,10 @@ impl Proposer {
                         return refuse_all(batch, &Trouble::Unreachable(why, false));
                     }
                 }
-                Err(trouble) => return refuse_all(all_of(tried), &trouble),
+                Err(trouble) => {
+                    *self.fleet.own_edits() = None;
+                    return refuse_all(all_of(tried), &trouble);
+                }
             }
         }
         refuse_all(batch, &Trouble::Busy);
@@ -204,7 +212,7 @@ impl Proposer {
     }
 
     async fn commit(&self, written: &Written, at: Applied, ask: bool) -> Result<Outcome, Trouble> {
-        let Written { nonce, content, text } = written;
+        let Written { nonce, content, text, .. } = written;
         let shared = &self.fleet.0;
         let (keys, sequence) = (&shared.keys, at.sequence + 1);
         let mut compare = vec![etcd::is_at(&keys.head(), at.revision)];
@@ -263,11 +271,27 @@ impl Proposer {
     /// Writes the pieces of a large entry; nothing leads to them yet.
     async fn put_chunks(&self, chunks: &Chunks, text: &[u8]) -> Result<(), EtcdError> {
         let shared = &self.fleet.0;
+        let mut writing = JoinSet::new();
         for (index, piece) in pieces(text).enumerate() {
+            if limits::FLEET_PIECES_AT_ONCE <= writing.len()
+                && let Some(Ok(Err(error))) = writing.join_next().await
+            {
+                return Err(error);
+            }
             let key = shared.keys.chunk(&chunks.nonce, index).into();
             let put = PutRequest { key, value: piece.to_vec(), lease: 0 };
-            if let Err(EtcdError::Unreachable(_)) = shared.client.put(put.clone()).await {
-                shared.client.put(put).await?;
+            let client = shared.client.clone();
+            writing.spawn(async move {
+                match client.put(put.clone()).await {
+                    // Once more does no harm.
+                    Err(EtcdError::Unreachable(_)) => client.put(put).await.map(drop),
+                    written => written.map(drop),
+                }
+            });
+        }
+        while let Some(written) = writing.join_next().await {
+            if let Ok(Err(error)) = written {
+                return Err(error);
             }
         }
         Ok(())
@@ -331,10 +355,16 @@ fn written(accepted: &[Made], sequence: u64) -> Written {
     let text = edits_text(each);
     let nonce = nonce();
     if text.len() + 1024 <= limits::FLEET_VALUE_BYTES_MAX {
-        return Written { nonce, content: Content::Text(text), text: Vec::new() };
+        return Written { nonce, content: Content::Text(text), text: Vec::new(), own: None };
     }
     let content = Content::Chunks(Chunks::of(&Keys::chunks_nonce(sequence, &nonce), &text));
-    Written { nonce, content, text }
+    let edits = accepted.iter().map(|made| {
+        let (change, _) = &made.asked;
+        let (verb, who, whole) = (change.verb, change.who.clone(), change.whole);
+        Edit { verb, who, whole, rules: change.edits.clone(), rejected: Vec::new() }
+    });
+    let own = Some(edits.collect());
+    Written { nonce, content, text, own }
 }
 
 /// Runs it here, or where it takes long on another thread; `None` after a panic there.

@@ -49,11 +49,7 @@ impl Head {
 }
 
 fn prefix(key: &str) -> RangeRequest {
-    RangeRequest {
-        key: key.into(),
-        range_end: etcd::end_of_prefix(key),
-        ..RangeRequest::default()
-    }
+    RangeRequest { key: key.into(), range_end: etcd::end_of_prefix(key), ..RangeRequest::default() }
 }
 
 fn step(range: RangeRequest) -> etcd::message::RequestOp {

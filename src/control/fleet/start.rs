@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::BufWriter;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicBool, AtomicI64};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc, watch};
@@ -75,6 +75,50 @@ pub(in crate::control) struct Joined {
     pub(super) drains: mpsc::UnboundedReceiver<DrainAsk>,
 }
 
+impl Joined {
+    /// For the writer.
+    pub(in crate::control) fn parts(&self) -> (Fleet, Membership) {
+        (self.fleet.clone(), self.membership.clone())
+    }
+}
+
+/// Asks each member how it is.
+pub(in crate::control) async fn try_members(settings: &Settings) -> Vec<Result<String, String>> {
+    let client = match Client::new(&settings.access) {
+        Ok(client) => client,
+        Err(why) => return vec![Err(format!("fleet_endpoints: {why}"))],
+    };
+    let mut found = Vec::new();
+    for member in 0..client.members() {
+        let url = client.url(member).to_owned();
+        found.push(match client.status(member).await {
+            Ok(status) if status.leader == 0 => {
+                Err(format!("fleet_endpoints = {url}: it has no leader"))
+            }
+            Ok(status) => {
+                let megabytes = status.db_size / 1_000_000;
+                let errors = status.errors.join(", ");
+                let errors = if errors.is_empty() { errors } else { format!(", {errors}") };
+                Ok(format!("etcd {} at {url}, {megabytes} MB{errors}", status.version))
+            }
+            Err(error) => Err(format!("fleet_endpoints = {url}: {error}")),
+        });
+    }
+    // Whether the fleet's own keys may be read is another question.
+    let keys = Keys::new(&settings.name);
+    found.push(match remote::look(&client, &keys).await {
+        Ok(Remote { head: Some(head), members, .. }) => Ok(format!(
+            "fleet {} is at {}, with {} live nodes",
+            settings.name,
+            head.sequence,
+            members.len()
+        )),
+        Ok(_) => Ok(format!("fleet {} does not exist yet", settings.name)),
+        Err(error) => Err(format!("fleet = {}: {error}", settings.name)),
+    });
+    found
+}
+
 /// What is loaded so far.
 pub(in crate::control) struct Own<'l> {
     pub(in crate::control) snapshot: &'l mut Snapshot,
@@ -133,6 +177,7 @@ pub(in crate::control) async fn start(settings: Settings, own: Own<'_>) -> Resul
         lease: AtomicI64::new(0),
         last_event: Mutex::new(Instant::now()),
         log_size: Mutex::default(),
+        own_edits: Mutex::default(),
         counts: Counts::default(),
     }));
     Ok(Joined { fleet, membership, proposals: proposed, drains: asks })
@@ -292,7 +337,8 @@ impl Starting<'_> {
 
     fn differs(&self, own: &Snapshot, other: &Snapshot, count: usize) -> String {
         let name = &self.settings.name;
-        let only = |a: &Snapshot, b: &Snapshot| a.iter().filter(|(n, _)| b.get(n).is_none()).count();
+        let only =
+            |a: &Snapshot, b: &Snapshot| a.iter().filter(|(n, _)| b.get(n).is_none()).count();
         let (here, there) = (only(own, other), only(other, own));
         let changed = count - here - there;
         format!(

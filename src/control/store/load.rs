@@ -6,7 +6,9 @@ use std::path::Path;
 
 use super::disk::{Disk, Part};
 use super::warnings;
-use crate::state::{self, Counters, JournalFile, Membership, Place, Rejected, Replay, ReplayError, Replayed};
+use crate::state::{
+    self, Counters, JournalFile, Membership, Place, Rejected, Replay, ReplayError, Replayed,
+};
 use crate::table::{Names, Snapshot};
 
 /// What the files hold.

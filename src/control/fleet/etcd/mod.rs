@@ -191,7 +191,8 @@ impl Client {
             let answers = grpc.streaming(request, path, codec).await;
             let mut answers = answers.map_err(|status| self.failed(at, &status))?.into_inner();
             let first = answers.message().await.map_err(|status| self.failed(at, &status))?;
-            let first = first.ok_or_else(|| EtcdError::Unreachable("the watch ended".to_owned()))?;
+            let first =
+                first.ok_or_else(|| EtcdError::Unreachable("the watch ended".to_owned()))?;
             refused(&first).map_err(|error| self.noted(at, error))?;
             Ok(Watch { answers, client: self.clone(), at, _requests: requests })
         };
@@ -355,25 +356,15 @@ pub struct Watch {
     _requests: mpsc::Sender<WatchRequest>,
 }
 
-/// Events that came together.
-pub struct Events {
-    pub events: Vec<Event>,
-    /// The answer goes on: a later one has more events of the same revision.
-    pub is_part: bool,
-    /// The store's revision when they were sent.
-    pub revision: i64,
-}
-
 impl Watch {
-    /// Waits for events. After an error the watch is over.
-    pub async fn next(&mut self) -> Result<Events, EtcdError> {
+    /// Waits for events; those of one revision may come in parts. After an error the watch is over.
+    pub async fn next(&mut self) -> Result<Vec<Event>, EtcdError> {
         let answer = self.answers.next().await;
         let answer = answer
             .ok_or_else(|| EtcdError::Unreachable("the watch ended".to_owned()))?
             .map_err(|status| self.client.failed(self.at, &status))?;
         refused(&answer).map_err(|error| self.client.noted(self.at, error))?;
-        let revision = answer.header.map_or(0, |header| header.revision);
-        Ok(Events { events: answer.events, is_part: answer.fragment, revision })
+        Ok(answer.events)
     }
 }
 

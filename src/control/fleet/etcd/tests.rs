@@ -120,8 +120,7 @@ fn a_watch_brings_what_happens_until_its_revision_is_compacted() {
         let Some(etcd) = etcd(&[]).await else { return };
         let client = client(&[&etcd.url]);
         let write = async |key: &str, value: &str| {
-            let put =
-                PutRequest { key: key.into(), value: value.into(), ..PutRequest::default() };
+            let put = PutRequest { key: key.into(), value: value.into(), ..PutRequest::default() };
             let answer = client.put(put).await.expect("written");
             answer.header.expect("a header").revision
         };
@@ -129,15 +128,15 @@ fn a_watch_brings_what_happens_until_its_revision_is_compacted() {
         write("/b", "not watched").await;
         let mut watch = client.watch("/a/", first).await.expect("a watch");
         let events = watch.next().await.expect("events");
-        assert_eq!(events.events.len(), 1);
+        assert_eq!(events.len(), 1);
         let last = write("/a/2", "two").await;
         let events = watch.next().await.expect("events");
-        let kv = events.events[0].kv.clone().expect("a key");
-        assert_eq!((kv.value, kv.mod_revision, events.is_part), (b"two".to_vec(), last, false));
+        let kv = events[0].kv.clone().expect("a key");
+        assert_eq!((kv.value, kv.mod_revision), (b"two".to_vec(), last));
         let key = DeleteRangeRequest { key: b"/a/1".to_vec(), ..DeleteRangeRequest::default() };
         client.delete_range(key).await.expect("deleted");
         let events = watch.next().await.expect("events");
-        assert_eq!(events.events[0].kind(), message::EventKind::Delete);
+        assert_eq!(events[0].kind(), message::EventKind::Delete);
         let compacted = Command::new("etcdctl")
             .args(["--endpoints", &etcd.url, "compact", &(last + 1).to_string()])
             .env("ETCDCTL_API", "3")
