@@ -59,6 +59,7 @@ const NOT_RUN: &[(&str, &str, &str)] = &[
     ),
     ("docs/holding.md", "waker.py --listen 127.0.0.1:9000 sites.json &", "wake.rs runs it"),
     ("docs/tcp-and-tls.md", "bind = *:80 accept-proxy", "proxy_protocol.rs has each line"),
+    ("docs/fleet.md", "etcdctl user add mantrid", "fleet_faults.rs has users"),
     ("ARCHITECTURE.md", "", "pictures"),
     ("loadtest/README.md", "", "minutes of load"),
 ];
@@ -163,6 +164,13 @@ fn moving_from_mantrid() {
 #[test]
 fn moving_from_haproxy() {
     run("docs/moving-from-haproxy.md");
+}
+
+#[test]
+fn fleet() {
+    if crate::etcd::is_installed() {
+        run("docs/fleet.md");
+    }
 }
 
 /// No example is forgotten: each block is run above, or named with the reason why not.
