@@ -326,6 +326,8 @@ pub const FLEET_LOG_KEPT: u64 = 10_000;
 pub const FLEET_LOG_KEPT_BYTES: u64 = 64 * 1024 * 1024;
 /// Bytes a second at which a table is written to etcd: changes go on meanwhile.
 pub const FLEET_FOLD_BYTES_PER_SECOND: f64 = 20e6;
+/// Rules that a start writes to the state file before the first request; larger tables are written later.
+pub const FLEET_WRITTEN_HERE_MAX: usize = 20_000;
 /// Pieces of a large change that are written at a time.
 pub const FLEET_PIECES_AT_ONCE: usize = 3;
 /// How often a node looks whether the log should be folded.

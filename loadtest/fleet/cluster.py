@@ -90,7 +90,10 @@ class Node:
             return file.read()[-3000:]
 
     def send(self, method, path, body=None, headers=None):
-        """Status, fields and bytes of an answer."""
+        """Status, fields and bytes of an answer. Idle connections are closed by the daemon now and then."""
+        if method == "GET" and self.connection is not None:
+            self.connection.close()
+            self.connection = None
         if self.connection is None:
             self.connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
         try:

@@ -222,7 +222,7 @@ impl Control {
         let statistics = Statistics::new(shards.clone(), &table, &rest.stats);
         let statistics = Arc::new(Mutex::new(statistics));
         let of_fleet = rest.joined.as_ref().map(fleet::Joined::parts);
-        let fleet = of_fleet.as_ref().map(|(fleet, _)| fleet.clone());
+        let fleet = of_fleet.as_ref().map(|of| of.fleet.clone());
         let tag = first_tag(of_fleet.as_ref(), &store);
         let health = Health::new(&table);
         let prober =
@@ -363,9 +363,9 @@ fn fleet_tasks(
 }
 
 /// The tag of the table that a start has found: in a fleet it is the same on each node.
-fn first_tag(of_fleet: Option<&(Fleet, Membership)>, store: &Store) -> Tag {
+fn first_tag(of_fleet: Option<&fleet::OfFleet>, store: &Store) -> Tag {
     match of_fleet {
-        Some((_, of)) => fleet::tag_of(&of.id, of.sequence),
+        Some(of) => fleet::tag_of(&of.membership.id, of.membership.sequence),
         None => Tag { boot: boot(), sequence: store.sequence() },
     }
 }

@@ -18,14 +18,14 @@ use tracing::{error, info, warn};
 
 use super::Counted;
 use super::change::{Change, Current, Done, Happened, Refused, Tag, Watched};
-use super::fleet::{Brought, Fleet};
+use super::fleet::{Brought, Fleet, OfFleet};
 use super::held::Held;
 use super::statistics::{self, SharedStatistics};
 use super::store::{Folded, Record, Store, StoreError};
 use super::wake::{Told, idle_after};
 use crate::limits;
 use crate::link::{ByKey, ControlEnd, KeySet};
-use crate::state::{Counters, Membership};
+use crate::state::Counters;
 use crate::table::{Action, Rule, Snapshot, edit_canonical};
 use copy::TableCopy;
 
@@ -132,7 +132,7 @@ pub(super) struct Wiring {
     /// Where changes are told that are in force.
     pub(super) happened: mpsc::UnboundedSender<Happened>,
     /// The fleet that the table is of.
-    pub(super) fleet: Option<(Fleet, Membership)>,
+    pub(super) fleet: Option<OfFleet>,
 }
 
 impl Writer {

@@ -58,7 +58,7 @@ use member::Member;
 pub(super) use once::Claim;
 pub(super) use peers::add;
 pub(super) use remote::{NotTaken, apply};
-pub(super) use start::{Joined, Own, start, try_members};
+pub(super) use start::{Joined, OfFleet, Own, start, try_members};
 
 /// Keys of the configuration, with the files they name read.
 pub(crate) struct Settings {
@@ -477,7 +477,7 @@ impl Tasks {
         orders: Orders,
         around: Around,
     ) -> Tasks {
-        let Joined { fleet, membership, proposals, drains } = joined;
+        let Joined { fleet, membership, proposals, drains, .. } = joined;
         let follower = Follower {
             fleet: fleet.clone(),
             names,
@@ -522,6 +522,8 @@ impl Tasks {
 /// For ever: has the writer bring its copy on disk up to date once a second, where there is something new.
 async fn keep(orders: &Orders, fleet: &Fleet) -> Infallible {
     let mut applied = fleet.0.applied.subscribe();
+    // The start may have left something.
+    applied.mark_changed();
     loop {
         let _ = applied.changed().await;
         tokio::time::sleep(crate::limits::FLEET_KEEP_EVERY).await;

@@ -71,14 +71,24 @@ pub(super) fn lost(id: &str, sequence: u64, there: Option<(&String, &Head)>) -> 
 pub(in crate::control) struct Joined {
     pub(in crate::control) fleet: Fleet,
     pub(in crate::control) membership: Membership,
+    /// The state file does not have the table yet.
+    is_unwritten: bool,
     pub(super) proposals: mpsc::Receiver<Proposal>,
     pub(super) drains: mpsc::UnboundedReceiver<DrainAsk>,
 }
 
+/// The fleet that a table is of, for the writer.
+pub(in crate::control) struct OfFleet {
+    pub(in crate::control) fleet: Fleet,
+    pub(in crate::control) membership: Membership,
+    pub(in crate::control) is_unwritten: bool,
+}
+
 impl Joined {
     /// For the writer.
-    pub(in crate::control) fn parts(&self) -> (Fleet, Membership) {
-        (self.fleet.clone(), self.membership.clone())
+    pub(in crate::control) fn parts(&self) -> OfFleet {
+        let (fleet, membership) = (self.fleet.clone(), self.membership.clone());
+        OfFleet { fleet, membership, is_unwritten: self.is_unwritten }
     }
 }
 
@@ -144,8 +154,10 @@ pub(in crate::control) async fn start(settings: Settings, own: Own<'_>) -> Resul
     if let Some(remote) = &remote {
         free_name(&settings, &instance, remote, &client, &keys).await?;
     }
-    let starting = Starting { client: &client, keys: &keys, settings: &settings, own };
+    let mut starting =
+        Starting { client: &client, keys: &keys, settings: &settings, own, is_unwritten: false };
     let (membership, revision, lost) = starting.go(known, &instance, remote).await?;
+    let is_unwritten = starting.is_unwritten;
     let (proposals, proposed) = mpsc::channel(limits::CHANGES_WAITING_MAX);
     let (drains, asks) = mpsc::unbounded_channel();
     let view = View {
@@ -180,7 +192,7 @@ pub(in crate::control) async fn start(settings: Settings, own: Own<'_>) -> Resul
         own_edits: Mutex::default(),
         counts: Counts::default(),
     }));
-    Ok(Joined { fleet, membership, proposals: proposed, drains: asks })
+    Ok(Joined { fleet, membership, is_unwritten, proposals: proposed, drains: asks })
 }
 
 /// Looks at the fleet; without a copy of the table for as long as the operator allows.
@@ -244,6 +256,7 @@ struct Starting<'s> {
     keys: &'s Keys,
     settings: &'s Settings,
     own: Own<'s>,
+    is_unwritten: bool,
 }
 
 /// The place found, the revision of the head that belongs to it, and why the store is not the fleet's.
@@ -251,7 +264,7 @@ type Place = (Membership, i64, Option<String>);
 
 impl Starting<'_> {
     async fn go(
-        mut self,
+        &mut self,
         known: Option<Membership>,
         instance: &str,
         remote: Option<Remote>,
@@ -422,6 +435,11 @@ impl Starting<'_> {
 
     /// Has the state file say what the table is of.
     fn write(&mut self, membership: &Membership) {
+        if limits::FLEET_WRITTEN_HERE_MAX < self.own.snapshot.len() {
+            // It takes a second or two: requests are served first.
+            self.is_unwritten = true;
+            return;
+        }
         let Some(store) = &mut self.own.rest.store else { return };
         store.set_fleet(Some(membership.clone()));
         let stats = self.own.rest.stats.clone();

@@ -8,7 +8,7 @@ use tracing::{error, info, warn};
 
 use super::{Made, Writing};
 use crate::control::change::{Change, Current, Tag};
-use crate::control::fleet::{self, Applied, Brought, Edit, Fleet, NotTaken, Rules};
+use crate::control::fleet::{self, Applied, Brought, Edit, Fleet, NotTaken, OfFleet, Rules};
 use crate::control::store::Record;
 use crate::limits;
 use crate::state::Membership;
@@ -24,11 +24,21 @@ pub(super) struct TableCopy {
     unkept_count: usize,
     /// The place in the log that is in force is not in the journal yet.
     is_behind: bool,
+    /// The files have another table, and what is added to the journal makes no sense with it.
+    is_unwritten: bool,
 }
 
 impl TableCopy {
-    pub(super) fn new((fleet, membership): (Fleet, Membership)) -> TableCopy {
-        TableCopy { fleet, membership, unkept: Vec::new(), unkept_count: 0, is_behind: false }
+    pub(super) fn new(of: OfFleet) -> TableCopy {
+        let OfFleet { fleet, membership, is_unwritten } = of;
+        TableCopy {
+            fleet,
+            membership,
+            unkept: Vec::new(),
+            unkept_count: 0,
+            is_behind: is_unwritten,
+            is_unwritten,
+        }
     }
 
     /// All that is in force is in the state file.
@@ -36,6 +46,7 @@ impl TableCopy {
         self.unkept.clear();
         self.unkept_count = 0;
         self.is_behind = false;
+        self.is_unwritten = false;
     }
 }
 
@@ -171,12 +182,14 @@ impl Writing {
         });
         let mut records: Vec<Record<'_>> = records.collect();
         records.push(Record::Fleet(Some(&copy.membership)));
-        let committed = match self.wiring.store.needs_rewrite() {
+        let committed = match self.wiring.store.needs_rewrite() || copy.is_unwritten {
             false => self.wiring.store.commit(&records).map(drop).map_err(|e| e.to_string()),
             true => Err("it is to be written anew".to_owned()),
         };
         if let Err(error) = committed {
-            warn!("state_file: the copy of the fleet's table is behind: {error}");
+            if !std::mem::replace(&mut copy.is_unwritten, true) {
+                warn!("state_file: the copy of the fleet's table is behind: {error}");
+            }
             // From now on the journal lacks edits: only the whole table makes up for them.
             copy.unkept.clear();
             copy.unkept_count = 0;
