@@ -444,7 +444,11 @@ fn every_error_is_described() {
 /// What answers requests of the API.
 fn sources() -> String {
     let mut text = String::new();
-    let mut folders = vec![root().join("src/control/api"), root().join("src/table")];
+    let mut folders = vec![
+        root().join("src/control/api"),
+        root().join("src/control/fleet"),
+        root().join("src/table"),
+    ];
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(&folder).expect("a folder") {
             let path = entry.expect("an entry").path();

@@ -51,7 +51,8 @@ pub(super) async fn act(
         FleetStep::Join => fleet.join(),
         FleetStep::Leave => api.orders.leave_fleet().await,
     }
-    info!(who = %peer, step = ?step, result = "done", "audit");
+    let (verb, path, result) = ("POST", parts.uri.path(), "done");
+    info!(who = %peer, verb, path, result, "audit");
     Ok(answer(&json!({ "ok": true })))
 }
 

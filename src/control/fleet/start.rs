@@ -300,7 +300,7 @@ impl Starting<'_> {
                     let known = known.ok_or("fleet: there is no copy of the table")?;
                     warn!(
                         "fleet: {why}; serving the copy of the table, changes are refused until \
-                         `mantrid-client fleet init --from-here` or `fleet join` decides"
+                         mantrid-client fleet init --from-here, or fleet join, decides"
                     );
                     return Ok((known, 0, Some(why)));
                 }
