@@ -42,8 +42,15 @@ impl Etcd {
     /// So many members, with these arguments beside the usual ones.
     #[track_caller]
     pub fn start(count: usize, arguments: &[&str]) -> Etcd {
-        let url = || format!("http://127.0.0.1:{}", closed_port());
-        let member = |at| Member { name: format!("m{at}"), url: url(), peer: url(), child: None };
+        let url = |scheme: &str| format!("{scheme}://127.0.0.1:{}", closed_port());
+        let is_tls = arguments.iter().any(|one| one.starts_with("--cert-file"));
+        let scheme = if is_tls { "https" } else { "http" };
+        let member = |at| Member {
+            name: format!("m{at}"),
+            url: url(scheme),
+            peer: url("http"),
+            child: None,
+        };
         let mut etcd = Etcd {
             members: (0..count).map(member).collect(),
             folder: tempfile::Builder::new().prefix("etcd-").tempdir().expect("a folder"),
@@ -118,6 +125,16 @@ impl Etcd {
         let mut command = Command::new("/usr/bin/etcdctl");
         command.env("ETCDCTL_API", "3").args(["--endpoints", &self.urls().join(",")]);
         command.args(["--command-timeout=2s"]);
+        // What the members are started with is good for their client, too.
+        let same =
+            [("--cert-file", "--cert"), ("--key-file", "--key"), ("--trusted-ca-file", "--cacert")];
+        for argument in &self.arguments {
+            let named = argument.split_once('=');
+            let known = same.iter().find(|(ours, _)| Some(*ours) == named.map(|(name, _)| name));
+            if let (Some((_, theirs)), Some((_, value))) = (known, named) {
+                command.arg(format!("{theirs}={value}"));
+            }
+        }
         let done = command.args(arguments).stdin(Stdio::null()).output().expect("etcdctl");
         done.status.success().then(|| String::from_utf8_lossy(&done.stdout).into_owned())
     }

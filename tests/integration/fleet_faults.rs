@@ -256,3 +256,43 @@ fn an_entry_of_a_newer_version_is_named_and_passed_over() {
         api.tell("PUT", "/hostname/c.com/", &rule(200)).status() == 200
     });
 }
+
+/// A certificate for 127.0.0.1 that an authority of the test's own has signed, and the authority's.
+fn certificates(folder: &std::path::Path) -> bool {
+    let script = "set -e
+        openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=authority \\
+            -keyout ca.key -out ca.pem
+        openssl req -newkey rsa:2048 -nodes -subj /CN=mantrid -keyout one.key -out one.csr
+        printf 'subjectAltName=IP:127.0.0.1\\nextendedKeyUsage=serverAuth,clientAuth\\n' > ext
+        openssl x509 -req -in one.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 \\
+            -extfile ext -out one.pem";
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", script]).current_dir(folder);
+    shell.output().is_ok_and(|done| done.status.success())
+}
+
+#[test]
+fn etcd_is_reached_by_tls_and_believed_by_its_certificate() {
+    let folder = tempfile::tempdir().expect("a folder");
+    if !is_installed() || !certificates(folder.path()) {
+        return println!("skipped: no etcd, or no openssl");
+    }
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let arguments = [
+        format!("--cert-file={}", path("one.pem")),
+        format!("--key-file={}", path("one.key")),
+        format!("--trusted-ca-file={}", path("ca.pem")),
+        "--client-cert-auth".to_owned(),
+    ];
+    let etcd = Etcd::start(1, &arguments.each_ref().map(String::as_str));
+    let with_ca = |name| node(name, &etcd.urls()).set("fleet_ca", path("ca.pem"));
+    let a = with_ca("a").set("fleet_cert", path("one.pem")).set("fleet_key", path("one.key"));
+    let a = a.start();
+    let mut api = connected(&a);
+    api.put("/hostname/a.com/", &rule(418));
+    // Without a certificate of its own, or a reason to believe etcd's, there is no way.
+    with_ca("b").run(&[]).expect(1, &["fleet: ", "out of reach"]);
+    assert!(certificates(folder.path()), "another authority");
+    let c = with_ca("c").set("fleet_cert", path("one.pem")).set("fleet_key", path("one.key"));
+    c.run(&[]).expect(1, &["fleet: ", "out of reach"]);
+}
