@@ -23,6 +23,9 @@ pub(super) struct Arguments {
     /// Serve a playground on loopback: two backends, a few rules, and what to try
     #[arg(long, conflicts_with = "check")]
     pub(super) demo: bool,
+    /// With --demo: three nodes of a fleet, with etcd, where that is installed
+    #[arg(long, requires = "demo")]
+    pub(super) fleet: bool,
     /// Print the manual page and end
     #[arg(long, hide = true)]
     pub(super) man: bool,

@@ -8,6 +8,7 @@ mod arguments;
 mod check;
 mod demo;
 mod demo_backend;
+mod demo_fleet;
 mod fleet;
 mod frames;
 mod given;
@@ -69,7 +70,7 @@ fn start() -> Result<ExitCode, Problems> {
         }
     };
     if arguments.demo {
-        let demo = Demo::prepare()?;
+        let demo = Demo::prepare(arguments.fleet)?;
         let text = demo.configuration();
         let overrides = arguments.overrides.clone();
         let source: Source =
@@ -247,7 +248,7 @@ async fn serve(
     service::ready("serving");
     if let Some(demo) = demo {
         let addresses: Vec<_> = bound.iter().map(|bound| bound.local).collect();
-        demo.announce(&addresses, &management);
+        demo.announce(&addresses, &management)?;
     }
     let operations = Operations {
         is_demo: demo.is_some(),

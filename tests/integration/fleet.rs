@@ -479,3 +479,34 @@ fn a_check_tries_the_store() {
     let open = ["http://etcd.example:2379".to_owned()];
     node("a", &open).run(&["--check"]).expect(1, &["fleet_insecure"]);
 }
+
+#[test]
+fn a_demo_of_a_fleet_has_three_nodes_and_ends_with_them() {
+    if !is_installed() {
+        return;
+    }
+    let own = ["-o", "bind=127.0.0.1:0", "-o", "bind_management=127.0.0.1:0", "--fleet"];
+    let mut daemon = Daemon::demo(&own);
+    let printed = daemon.expect_printed("nothing is left behind");
+    let of = |word: &str| -> Vec<std::net::SocketAddr> {
+        let lines = printed.lines().filter_map(|line| line.split_once(word)?.1.split('/').next());
+        lines.map(|address| address.parse().expect("an address")).collect()
+    };
+    let (serving, managing) = (of("requests at http://"), of("management at http://"));
+    assert_eq!((serving.len(), managing.len()), (2, 2), "{printed}");
+    let mut first = daemon.api_tcp();
+    eventually("three nodes are there", || {
+        first.get("/fleet/")["nodes"].as_object().is_some_and(|nodes| nodes.len() == 3)
+    });
+    let mut last = Api::over(crate::script::Connection::client(managing[1]));
+    last.tell("PUT", "/hostname/every.example/?wait=fleet", &rule(418)).expect_status(200);
+    for address in [daemon.address(), serving[0], serving[1]] {
+        let mut client = crate::script::Connection::client(address);
+        assert_eq!(client.exchange(get("every.example", "/")).status(), 418);
+    }
+    daemon.signal("INT");
+    daemon.expect_clean_exit();
+    // Nobody listens there any more.
+    let gone = |address| std::net::TcpStream::connect::<std::net::SocketAddr>(address).is_err();
+    assert!(serving.into_iter().all(gone));
+}
