@@ -72,6 +72,11 @@ pub enum Command {
     /// Hold a host while a command restarts its application
     #[command(after_help = RESTARTING)]
     Restart(Restart),
+    /// Print who is in the daemon's fleet, or decide about it
+    Fleet {
+        #[command(subcommand)]
+        command: Option<super::fleet::FleetCommand>,
+    },
     /// Print counters, of all hosts or of one
     Stats {
         /// The host name
@@ -94,7 +99,7 @@ pub enum Command {
     },
     /// Print what happens: changes of rules, health of backends, hosts that are waited for or idle
     Events {
-        /// Kinds of events: change, health, held, idle, wake, traffic; several with commas
+        /// Kinds of events: change, health, held, idle, wake, fleet, traffic; several with commas
         #[arg(long, value_name = "KINDS", default_value = "change,health,held,idle,wake")]
         only: String,
     },

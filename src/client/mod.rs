@@ -15,6 +15,7 @@ mod sse;
 
 mod change;
 mod events;
+mod fleet;
 mod load;
 mod print;
 mod restart;
@@ -39,8 +40,8 @@ use print::{Counters, Row};
 use request::{Api, Ask, encoded};
 
 /// The original's line, with the commands that came later.
-const NO_ACTION: &str = "Please provide an action (completions, delete, dump, events, flip, get, \
-     list, load, man, restart, set, spin, stats, top).";
+const NO_ACTION: &str = "Please provide an action (completions, delete, dump, events, fleet, flip, \
+     get, list, load, man, restart, set, spin, stats, top).";
 
 /// Runs `mantrid-client`.
 pub fn main() -> ExitCode {
@@ -96,6 +97,10 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
             spin::spin(&api()?, &named(host)?, &given, json).await
         }
         Command::Flip { host } => spin::flip(&api()?, &named(host)?, json).await,
+        Command::Fleet { command } => {
+            let command = command.unwrap_or(fleet::FleetCommand::Status);
+            fleet::run(&api()?, command, json).await
+        }
         Command::Restart(restart) => {
             let restart = Restart { host: named(restart.host)?, ..restart };
             restart::restart(&api()?, &restart, json).await

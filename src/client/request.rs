@@ -159,8 +159,9 @@ impl Api {
     pub async fn fetch(&self, ask: Ask) -> Result<Fetched, RequestError> {
         let mut answer = self.ask(ask, "application/json").await?;
         let etag = answer.etag();
+        let in_fleet = answer.field("mantrid-fleet").is_some();
         let body = answer.whole(ANSWER_BYTES_MAX).await?;
-        Ok(Fetched { address: self.address.clone(), etag, body })
+        Ok(Fetched { address: self.address.clone(), etag, in_fleet, body })
     }
 
     fn request(&self, ask: Ask, accept: &'static str) -> Result<Request<Sending>, String> {
@@ -329,6 +330,8 @@ impl Answer {
 pub struct Fetched {
     address: Address,
     pub etag: Option<String>,
+    /// The daemon is a node of a fleet.
+    pub in_fleet: bool,
     pub body: Vec<u8>,
 }
 

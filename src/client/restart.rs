@@ -62,6 +62,15 @@ pub async fn restart(api: &Api, restart: &Restart, json: bool) -> Result<(), Fai
         }
     };
     let old = application(host, &done.before)?;
+    if !done.lagging.is_empty() {
+        put_back(api, host).await?;
+        let (host, nodes) = (plain(host), done.lagging.join(", "));
+        let why = format!(
+            "{nodes} did not say in time that the requests of {host} are held there, so the command \
+             was not run: {host} has its old rule back"
+        );
+        return Err(Failure::Command { code: NOT_RUN, why });
+    }
     if done.answer.value()?["drained"] == false {
         say(&format!(
             "{}: requests are still under way after {}; going on without them",

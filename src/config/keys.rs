@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{AccessLog, Config, ManagementAddress, value};
+use super::{AccessLog, Config, ManagementAddress, fleet, value};
 use crate::limits;
 
 /// One key.
@@ -23,7 +23,7 @@ pub struct Key {
     pub(super) clear: fn(&mut Config),
 }
 
-const fn key(
+pub(super) const fn key(
     name: &'static str,
     default: &'static str,
     takes: &'static str,
@@ -33,11 +33,11 @@ const fn key(
     Key { name, default, takes, meaning, danger: None, repeatable: false, set, clear: |_| {} }
 }
 
-const fn repeatable(key: Key, clear: fn(&mut Config)) -> Key {
+pub(super) const fn repeatable(key: Key, clear: fn(&mut Config)) -> Key {
     Key { repeatable: true, clear, ..key }
 }
 
-const fn beware(danger: &'static str, key: Key) -> Key {
+pub(super) const fn beware(danger: &'static str, key: Key) -> Key {
     Key { danger: Some(danger), ..key }
 }
 
@@ -50,7 +50,7 @@ macro_rules! timeout {
     };
 }
 
-fn path(text: &str) -> Result<PathBuf, String> {
+pub(super) fn path(text: &str) -> Result<PathBuf, String> {
     if text.is_empty() {
         return Err("expected a path".to_owned());
     }
@@ -425,4 +425,17 @@ pub const KEYS: &[Key] = &[
             Ok(())
         },
     ),
+    fleet::FLEET,
+    fleet::ENDPOINTS,
+    fleet::NODE,
+    fleet::URL,
+    fleet::CA,
+    fleet::CERT,
+    fleet::KEY,
+    fleet::USER,
+    fleet::PASSWORD_FILE,
+    fleet::INSECURE,
+    fleet::START,
+    fleet::STALE,
+    fleet::LIMITS,
 ];

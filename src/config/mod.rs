@@ -3,6 +3,7 @@
 //! Pure: text in, [`Config`] or every problem at once out. `keys` is the one table of keys; the
 //! command line, the example file and the manual are made from it.
 
+mod fleet;
 mod keys;
 mod parse;
 mod text;
@@ -17,6 +18,7 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use fleet::FleetKeys;
 pub use keys::{KEYS, Key};
 pub use text::{example_file, manual, manual_page};
 pub use value::{Address, Bind, Identity, Network};
@@ -112,6 +114,8 @@ pub struct Config {
     pub abort_on_close: bool,
     /// The name of this proxy in Via, if it is to be said.
     pub via: Option<String>,
+    /// The fleet, if any.
+    pub fleet: FleetKeys,
 }
 
 /// One thing wrong with the configuration, in one line.
@@ -171,6 +175,7 @@ impl Default for Config {
             request_id: false,
             abort_on_close: true,
             via: None,
+            fleet: FleetKeys::default(),
         }
     }
 }
@@ -191,6 +196,7 @@ impl Config {
         config.check_management(&mut problems, place);
         config.check_twice(&mut problems, place);
         config.check_sources(&mut problems, place);
+        config.fleet.check(&mut problems, place);
         if problems.is_empty() { Ok(config) } else { Err(problems) }
     }
 

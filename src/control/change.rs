@@ -59,6 +59,8 @@ pub(super) struct Change {
     pub(super) if_match: Option<String>,
     /// Only to be checked.
     pub(super) dry_run: bool,
+    /// In a fleet: all nodes are to say when they have it.
+    pub(super) everywhere: bool,
 }
 
 impl Change {
@@ -95,6 +97,8 @@ pub(super) enum Refused {
     Precondition(Tag),
     /// It could not be written down.
     NotWritten(String),
+    /// It could not be made the fleet's.
+    Fleet(super::fleet::Trouble),
     /// The daemon is stopping.
     Stopping,
 }

@@ -8,7 +8,9 @@
 mod api;
 mod change;
 mod dashboard;
+mod drained;
 mod elder;
+mod fleet;
 mod health;
 mod held;
 mod loops;
@@ -32,11 +34,12 @@ use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use crate::http::Pages;
 use crate::limits;
 use crate::link::{ControlEnd, Part, Published};
-use crate::state::Counters;
+use crate::state::{Counters, Membership};
 use crate::table::{Names, Snapshot};
 use api::{Api, Crowd, Taking};
 use change::{Current, Tag};
 use elder::Elder;
+use fleet::Fleet;
 use health::{Health, Prober};
 use held::{Bounds, Held, Keeper};
 use pages::PageFolder;
@@ -48,6 +51,7 @@ use wake::{Told, Wake};
 use writer::{Orders, Wiring, Writer};
 
 pub(crate) use api::{Management, Token};
+pub(crate) use fleet::{EtcdAccess, Settings as FleetSettings};
 
 /// A host's name, and of it requests completed, bytes sent and bytes received.
 pub(crate) type Counted = (String, [u64; 3]);
@@ -72,8 +76,11 @@ pub(crate) struct Loaded {
 
 /// The part of what was loaded that stays with control.
 pub(crate) struct Rest {
-    names: Names,
+    names: SharedNames,
     stats: Vec<(String, Counters)>,
+    /// The fleet that the table is of, as far as the files say.
+    fleet: Option<Membership>,
+    joined: Option<fleet::Joined>,
     /// None where it was only looked at.
     store: Option<Store>,
 }
@@ -96,8 +103,27 @@ fn loaded(files: &Files, names: Names, state: store::Loaded, store: Option<Store
     let (pages, problems) = pages::load(&files.pages, None);
     let mut warnings = state.warnings;
     warnings.extend(problems);
-    let rest = Rest { names, stats: state.stats, store };
+    let names = Arc::new(Mutex::new(names));
+    let rest = Rest { names, stats: state.stats, fleet: state.fleet, joined: None, store };
     Loaded { snapshot: state.snapshot, pages, warnings, rest }
+}
+
+/// Brings the table together with that of the fleet, before the first request.
+pub(crate) async fn join(
+    settings: FleetSettings,
+    files: &Files,
+    loaded: &mut Loaded,
+) -> Result<(), String> {
+    let Loaded { snapshot, rest, .. } = loaded;
+    let own = fleet::Own { snapshot, rest, state_file: &files.state };
+    let joined = fleet::start(settings, own).await?;
+    loaded.rest.joined = Some(joined);
+    Ok(())
+}
+
+/// Asks each member of a fleet's etcd cluster how it is: what it says, or what is wrong.
+pub(crate) async fn try_fleet(settings: &FleetSettings) -> Vec<Result<String, String>> {
+    fleet::try_members(settings).await
 }
 
 /// Names are made by whoever reads rules and looked up by the resolver.
@@ -128,6 +154,8 @@ pub(crate) struct Control {
     writer: Writer,
     api: Arc<Api>,
     taking: watch::Sender<Taking>,
+    fleet: Option<Fleet>,
+    tasks: Option<Box<fleet::Tasks>>,
 }
 
 /// How the daemon tells control what its operator wants.
@@ -148,6 +176,7 @@ pub(crate) struct Handle {
     elder: Elder,
     runtime: tokio::runtime::Handle,
     api: Arc<Api>,
+    fleet: Option<Fleet>,
 }
 
 impl Handle {
@@ -169,6 +198,9 @@ impl Handle {
     /// Lets another process have the state file, once what is under way by the API has ended; who asks next waits.
     pub(crate) async fn release(&self) {
         self.taking.send_replace(Taking::Paused);
+        if let Some(fleet) = &self.fleet {
+            fleet.set_quiet(true);
+        }
         // Whoever follows events, say, never ends.
         let all = self.places.acquire_many(self.places_max as u32);
         let _ = tokio::time::timeout(limits::MANAGEMENT_PAUSE, all).await;
@@ -178,6 +210,9 @@ impl Handle {
     /// Goes on: it did not take over.
     pub(crate) async fn resume(&self) {
         self.orders.resume().await;
+        if let Some(fleet) = &self.fleet {
+            fleet.set_quiet(false);
+        }
         self.wake.resume();
         self.taking.send_replace(Taking::Yes);
     }
@@ -218,11 +253,13 @@ impl Control {
         access: Access,
     ) -> Result<Control, String> {
         let store = rest.store.ok_or("the state file was only looked at")?;
-        let names: SharedNames = Arc::new(Mutex::new(rest.names));
+        let names = rest.names;
         let table = published.snapshot.load_full();
         let statistics = Statistics::new(shards.clone(), &table, &rest.stats);
         let statistics = Arc::new(Mutex::new(statistics));
-        let tag = Tag { boot: boot(), sequence: store.sequence() };
+        let of_fleet = rest.joined.as_ref().map(fleet::Joined::parts);
+        let fleet = of_fleet.as_ref().map(|of| of.fleet.clone());
+        let tag = first_tag(of_fleet.as_ref(), &store);
         let health = Health::new(&table);
         let resolver = Resolver::new(names.clone(), access.lookups_max);
         let prober = Prober::new(
@@ -251,11 +288,17 @@ impl Control {
             shards: shards.clone(),
             published: published.clone(),
             happened,
+            fleet: of_fleet,
         });
         let writer = writer.map_err(|error| format!("no thread for the writer: {error}"))?;
         let pulse = Pulse::new();
         let places = Arc::new(Semaphore::new(access.connections_max));
-        let api = Api {
+        let elder = Elder::default();
+        let around = (shards, &elder, &pulse, &held);
+        let tasks =
+            rest.joined.map(|joined| fleet_tasks(joined, &current, &names, &writer, around));
+        let api = Arc::new(Api {
+            fleet: fleet.clone(),
             orders: writer.orders(),
             current: current.clone(),
             names,
@@ -273,10 +316,10 @@ impl Control {
             waiters: Arc::new(Semaphore::new(limits::drain_waiters(access.connections_max))),
             places,
             places_max: access.connections_max,
-            elder: Elder::default(),
+            elder: elder.clone(),
             published: published.clone(),
-        };
-        let wake = Wake::new(pulse.clone(), held.clone(), told);
+        });
+        let wake = Wake::new(pulse.clone(), held.clone(), told, fleet.clone());
         let heart = Heart {
             pulse,
             statistics,
@@ -288,7 +331,6 @@ impl Control {
             last: Last::default(),
         };
         let pages = PageFolder::new(files.pages, published);
-        let api = Arc::new(api);
         let (taking, _) = watch::channel(Taking::Yes);
         Ok(Control {
             resolver,
@@ -302,6 +344,8 @@ impl Control {
             writer,
             api,
             taking,
+            fleet,
+            tasks,
         })
     }
 
@@ -323,6 +367,7 @@ impl Control {
             elder: self.api.elder.clone(),
             runtime: tokio::runtime::Handle::current(),
             api: self.api.clone(),
+            fleet: self.fleet.clone(),
         }
     }
 
@@ -335,9 +380,16 @@ impl Control {
     /// Until it is dropped. Management is served from the first poll on.
     pub(crate) async fn run(&mut self, management: Vec<Management>) -> Infallible {
         let pulse = self.api.pulse.clone();
+        let tasks = async {
+            match &mut self.tasks {
+                Some(tasks) => tasks.run().await,
+                None => std::future::pending().await,
+            }
+        };
         let together = self.api.shards.together.clone();
         let beat = &together.beat;
         tokio::select! {
+            never = tasks => never,
             never = beat.of(Part::Names, self.resolver.run()) => never,
             never = beat.of(Part::Pages, self.pages.run()) => never,
             never = beat.of(Part::Probes, self.prober.run(|change| {
@@ -363,7 +415,32 @@ impl Control {
 
     /// At the end: what is not on disk yet goes there.
     pub(crate) async fn finish(self) {
+        if let Some(fleet) = &self.fleet {
+            fleet.finish().await;
+        }
         self.writer.finish().await;
+    }
+}
+
+fn fleet_tasks(
+    joined: fleet::Joined,
+    current: &Arc<ArcSwap<Current>>,
+    names: &SharedNames,
+    writer: &Writer,
+    (shards, elder, pulse, held): (&ControlEnd, &Elder, &Pulse, &Held),
+) -> Box<fleet::Tasks> {
+    let (shards, elder) = (shards.clone(), elder.clone());
+    let (pulse, held) = (pulse.clone(), held.clone());
+    let around = fleet::Around { shards, elder, pulse, held };
+    let (current, names) = (current.clone(), names.clone());
+    Box::new(fleet::Tasks::new(joined, current, names, writer.orders(), around))
+}
+
+/// The tag of the table that a start has found: in a fleet it is the same on each node.
+fn first_tag(of_fleet: Option<&fleet::OfFleet>, store: &Store) -> Tag {
+    match of_fleet {
+        Some(of) => fleet::tag_of(&of.membership.id, of.membership.sequence),
+        None => Tag { boot: boot(), sequence: store.sequence() },
     }
 }
 

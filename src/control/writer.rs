@@ -4,6 +4,8 @@
 //!
 //! A thread of its own because it waits for the disk; the API, probes and lookups go on meanwhile.
 
+mod copy;
+
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -16,6 +18,7 @@ use tracing::{error, info, warn};
 
 use super::Counted;
 use super::change::{Change, Current, Done, Happened, Refused, Tag, Watched};
+use super::fleet::{Brought, Fleet, OfFleet};
 use super::held::Held;
 use super::loops;
 use super::statistics::{self, SharedStatistics};
@@ -25,6 +28,7 @@ use crate::limits;
 use crate::link::{ByKey, ControlEnd, KeySet, Published};
 use crate::state::Counters;
 use crate::table::{Action, Rule, Snapshot, edit_canonical};
+use copy::TableCopy;
 
 /// What the writer is told.
 pub(super) enum Order {
@@ -43,17 +47,23 @@ pub(super) enum Order {
     CountedSince(oneshot::Sender<Vec<Counted>>),
     /// Another process has counted this, after its state was ours.
     Add(Vec<Counted>),
+    /// Something of the fleet's log.
+    Fleet(Box<Brought>),
     /// The last one: to save all, and end.
     Finish,
 }
 
 /// Asks for changes.
 #[derive(Clone)]
-pub(super) struct Orders(mpsc::Sender<Order>);
+pub(super) struct Orders(mpsc::Sender<Order>, Option<Fleet>);
 
 impl Orders {
     /// Waits until the change is in force, or refused.
     pub(super) async fn change(&self, change: Change) -> Result<Done, Refused> {
+        if let Some(fleet) = self.1.as_ref().filter(|fleet| fleet.is_in()) {
+            let ask = change.everywhere;
+            return fleet.change(change, ask).await;
+        }
         let (answer, answered) = oneshot::channel();
         let sent = self.0.send(Order::Change(change, answer)).await;
         sent.map_err(|_| Refused::Stopping)?;
@@ -89,6 +99,18 @@ impl Orders {
         let _ = self.0.blocking_send(Order::Add(counted));
     }
 
+    /// Makes a single node of this one.
+    pub(super) async fn leave_fleet(&self) {
+        let (done, left) = oneshot::channel();
+        self.bring(Brought::Leave(done)).await;
+        let _ = left.await;
+    }
+
+    /// Hands on what the fleet has brought.
+    pub(super) async fn bring(&self, brought: Brought) {
+        let _ = self.0.send(Order::Fleet(Box::new(brought))).await;
+    }
+
     async fn finish(&self) {
         let _ = self.0.send(Order::Finish).await;
     }
@@ -113,12 +135,15 @@ pub(super) struct Wiring {
     pub(super) published: Arc<Published>,
     /// Where changes are told that are in force.
     pub(super) happened: mpsc::UnboundedSender<Happened>,
+    /// The fleet that the table is of.
+    pub(super) fleet: Option<OfFleet>,
 }
 
 impl Writer {
-    pub(super) fn start(wiring: Wiring) -> std::io::Result<Writer> {
+    pub(super) fn start(mut wiring: Wiring) -> std::io::Result<Writer> {
         let (orders, incoming) = mpsc::channel(limits::CHANGES_WAITING_MAX);
-        let orders = Orders(orders);
+        let copy = wiring.fleet.take().map(|fleet| Box::new(TableCopy::new(fleet)));
+        let orders = Orders(orders, copy.as_ref().map(|copy| copy.fleet.clone()));
         let writing = Writing {
             wiring,
             incoming,
@@ -127,6 +152,7 @@ impl Writer {
             folding: false,
             released: None,
             next_rewrite: None,
+            copy,
         };
         let thread = std::thread::Builder::new().name("writer".to_owned());
         let thread = thread.spawn(move || writing.run())?;
@@ -159,17 +185,19 @@ struct Writing {
     released: Option<Left>,
     /// After a rewrite failed, when to try it again.
     next_rewrite: Option<Instant>,
+    /// In a fleet.
+    copy: Option<Box<TableCopy>>,
 }
 
 /// What was counted of each host when the state file was let go of: completed, sent, received.
 type Left = ByKey<[u64; 3]>;
 
-type Asked = (Change, oneshot::Sender<Result<Done, Refused>>);
+pub(super) type Asked = (Change, oneshot::Sender<Result<Done, Refused>>);
 
 /// A change with the table before and after it.
-struct Made {
-    asked: Asked,
-    before: Current,
+pub(super) struct Made {
+    pub(super) asked: Asked,
+    pub(super) before: Current,
     after: Current,
 }
 
@@ -182,13 +210,13 @@ impl Made {
 }
 
 /// A batch that was tried, and is not yet on disk.
-struct Tried {
-    accepted: Vec<Made>,
-    refused: Vec<(Asked, Refused)>,
+pub(super) struct Tried {
+    pub(super) accepted: Vec<Made>,
+    pub(super) refused: Vec<(Asked, Refused)>,
 }
 
 /// Each change on what those before it left. Those that are only to be checked are answered.
-fn try_all(batch: Vec<Asked>, start: &Current) -> Tried {
+pub(super) fn try_all(batch: Vec<Asked>, start: &Current) -> Tried {
     let mut now = start.clone();
     let mut tried = Tried { accepted: Vec::new(), refused: Vec::new() };
     for (change, answer) in batch {
@@ -240,6 +268,7 @@ impl Writing {
                         let table = self.wiring.current.load().table.clone();
                         statistics::lock(&self.wiring.statistics).add_counts(&table, &counted);
                     }
+                    Order::Fleet(brought) => self.take_brought(*brought),
                     Order::Finish => {
                         self.change(batch);
                         return self.finish();
@@ -415,7 +444,15 @@ impl Writing {
         current: &Current,
         saved: Vec<(String, Counters)>,
     ) -> Result<(), String> {
-        self.wiring.store.rewrite(&current.table, saved).map_err(|error| error.to_string())
+        let membership = self.copy.as_ref().map(|copy| copy.membership.clone());
+        self.wiring.store.set_fleet(membership);
+        let written = self.wiring.store.rewrite(&current.table, saved);
+        if written.is_ok()
+            && let Some(copy) = &mut self.copy
+        {
+            copy.is_kept();
+        }
+        written.map_err(|error| error.to_string())
     }
 
     fn save(&mut self) {
@@ -426,6 +463,7 @@ impl Writing {
         if self.be_writable(&current).is_err() {
             return;
         }
+        self.keep();
         let unsaved = statistics::lock(&self.wiring.statistics).take_unsaved(&current.table);
         // With nothing to save it is tried all the same while it failed last time: it shows that it is over.
         if unsaved.is_empty() && self.wiring.store.trouble().is_none() {
@@ -516,6 +554,7 @@ impl Writing {
                 }
                 Some(Order::Release(done)) => drop(done.send(())),
                 Some(Order::CountedSince(answer)) => drop(answer.send(Vec::new())),
+                Some(Order::Fleet(brought)) => drop(brought),
                 Some(Order::Save | Order::Resume | Order::Add(_) | Order::Finish) => {}
                 None => return Left::default(),
             }
@@ -568,7 +607,7 @@ fn attempt(change: &Change, now: &Current) -> Result<Snapshot, Refused> {
     edit_canonical(from, &change.edits).map_err(Refused::Edit)
 }
 
-fn reply(
+pub(super) fn reply(
     change: &Change,
     answer: oneshot::Sender<Result<Done, Refused>>,
     outcome: Result<Done, Refused>,
@@ -578,6 +617,7 @@ fn reply(
         Err(Refused::Edit(error)) => audit_refused(change, error.code()),
         Err(Refused::Precondition(tag)) => audit(change, *tag, "precondition_failed"),
         Err(Refused::NotWritten(_)) => audit_refused(change, "state_not_written"),
+        Err(Refused::Fleet(trouble)) => audit_refused(change, trouble.code()),
         Err(Refused::Stopping) => audit_refused(change, "stopping"),
     }
     let _ = answer.send(outcome);

@@ -31,6 +31,7 @@ pub(super) fn run(config: &Config) -> ExitCode {
     problems.extend(management::token(config, None).err());
     problems.extend(hosts(config));
     problems.extend(long_paths(config));
+    problems.extend(try_fleet(config));
     // From here on as the daemon's user: whether he may read the files and use io_uring is the
     // question.
     match privileges::find(config) {
@@ -116,6 +117,28 @@ fn long_paths(config: &Config) -> Vec<String> {
         Some(format!("bind_management = unix:{}: {error}", path.display()))
     });
     wrong.collect()
+}
+
+/// Asks the members of a fleet's etcd cluster.
+fn try_fleet(config: &Config) -> Vec<String> {
+    let settings = match super::fleet::settings(config, false) {
+        Ok(Some(settings)) => settings,
+        Ok(None) => return Vec::new(),
+        Err(problem) => return vec![problem],
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let found = match runtime {
+        Ok(runtime) => runtime.block_on(control::try_fleet(&settings)),
+        Err(error) => vec![Err(format!("fleet: {error}"))],
+    };
+    let mut problems = Vec::new();
+    for one in found {
+        match one {
+            Ok(line) => say(&line),
+            Err(problem) => problems.push(problem),
+        }
+    }
+    problems
 }
 
 /// The host names of `bind_tcp`: what is a host name, the table says, and config knows no table.

@@ -8,6 +8,8 @@ mod arguments;
 mod check;
 mod demo;
 mod demo_backend;
+mod demo_fleet;
+mod fleet;
 mod frames;
 mod given;
 mod holder;
@@ -71,19 +73,20 @@ fn start() -> Result<ExitCode, Problems> {
         }
     };
     if arguments.demo {
-        let demo = Demo::prepare()?;
+        let demo = Demo::prepare(arguments.fleet)?;
         let text = demo.configuration();
         let overrides = arguments.overrides.clone();
         let source: Source =
             Box::new(move || build(Some(("the demo's configuration", &text)), &overrides));
-        run(source, arguments.debug, Some(&demo))?;
+        let how = How { debug: arguments.debug, adopt: false };
+        run(source, how, Some(&demo))?;
         return Ok(ExitCode::SUCCESS);
     }
     if arguments.check {
         return Ok(check::run(&configured(&arguments)?));
     }
-    let debug = arguments.debug;
-    run(Box::new(move || configured(&arguments)), debug, None)?;
+    let how = How { debug: arguments.debug, adopt: arguments.adopt };
+    run(Box::new(move || configured(&arguments)), how, None)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -116,11 +119,18 @@ fn files(config: &Config) -> Files {
     Files { state: config.state_file.clone(), pages: config.static_dir.clone() }
 }
 
+/// What the command line says beside the configuration.
+#[derive(Copy, Clone)]
+struct How {
+    debug: bool,
+    adopt: bool,
+}
+
 /// Serves until asked to stop.
-fn run(source: Source, debug: bool, demo: Option<&Demo>) -> Result<(), Problems> {
+fn run(source: Source, how: How, demo: Option<&Demo>) -> Result<(), Problems> {
     let one = |problem: String| vec![problem];
     let config = source()?;
-    log::start(debug);
+    log::start(how.debug);
     let program = Program::of_this_process().map_err(|error| vec![error.to_string()])?;
     let (predecessor, mut given) = match Predecessor::find().map_err(one)? {
         Some((predecessor, given)) => (Some(predecessor), given),
@@ -143,6 +153,7 @@ fn run(source: Source, debug: bool, demo: Option<&Demo>) -> Result<(), Problems>
     if predecessor.is_none() && std::env::var_os("NOTIFY_SOCKET").is_some() {
         listen::wait_for_addresses(&config, &given, crate::limits::ADDRESS_WAIT);
     }
+    let fleet = fleet::settings(&config, how.adopt).map_err(one)?;
     let bound = listen::bind_all(&config, resources.shards, &trusted, &mut given)?;
     let management = management::bind_all(&config, target, &mut given)?;
     close_left(given, predecessor.is_some());
@@ -168,7 +179,7 @@ fn run(source: Source, debug: bool, demo: Option<&Demo>) -> Result<(), Problems>
         control::look(&files(&config)).map_err(one)?;
         memory = Some(predecessor.prepared().map_err(one)?);
     }
-    let loaded = control::load(&files(&config)).map_err(one)?;
+    let mut loaded = control::load(&files(&config)).map_err(one)?;
     loaded.warnings.iter().for_each(|warning| warn!("{warning}"));
     let rules = counted(loaded.snapshot.len(), "rule");
     info!("{rules} from {}", config.state_file.display());
@@ -178,6 +189,11 @@ fn run(source: Source, debug: bool, demo: Option<&Demo>) -> Result<(), Problems>
         .max_blocking_threads(limits::BLOCKING_THREADS + resources.lookups_at_once())
         .build()
         .map_err(|error| vec![format!("can't start the control shard: {error}")])?;
+    if let Some(settings) = fleet {
+        let files = files(&config);
+        let joined = control::join(settings, &files, &mut loaded);
+        runtime.block_on(joined).map_err(one)?;
+    }
     let access = access(&config, &resources, token);
     let copies = || {
         let tcp = listen::copies(&bound)?;
@@ -279,7 +295,7 @@ async fn serve(
     service::ready("serving");
     if let Some(demo) = demo {
         let addresses: Vec<_> = bound.iter().map(|bound| bound.local).collect();
-        demo.announce(&addresses, &management);
+        demo.announce(&addresses, &management)?;
     }
     let operations = Operations {
         is_demo: demo.is_some(),

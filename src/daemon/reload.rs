@@ -151,6 +151,7 @@ impl Reload {
             ("gid", old.gid == new.gid),
             ("shards", old.shards == new.shards),
             ("cpus", old.cpus == new.cpus),
+            ("fleet", old.fleet == new.fleet),
         ];
         keys.into_iter().filter(|(_, is_same)| !is_same).map(|(key, _)| key).collect()
     }

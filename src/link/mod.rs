@@ -14,6 +14,7 @@ mod logbook;
 mod outbox;
 mod own;
 mod rate;
+mod shares;
 mod slots;
 mod sources;
 mod tuning;
@@ -44,6 +45,7 @@ pub(crate) use logbook::Logbook;
 use outbox::{Outbox, OutboxReader};
 pub(crate) use own::{Own, is_local};
 pub(crate) use rate::{Rate, Rates};
+pub(crate) use shares::Shares;
 pub(crate) use slots::{
     BackendCount, ByKey, HostCount, Id, KeySet, Slot, SlotIndex, SlotTime, Slots, Sums, TIME_BOUNDS,
 };
@@ -79,6 +81,8 @@ impl Published {
 pub(crate) struct Together {
     pub(crate) gates: Gates,
     pub(crate) rates: Rates,
+    /// The nodes that limits are divided by.
+    pub(crate) shares: Arc<Shares>,
     pub(crate) sources: Sources,
     pub(crate) turns: Turns,
     pub(crate) logbook: Logbook,
@@ -369,9 +373,12 @@ pub(crate) fn connect(published: Published, shards: usize) -> io::Result<Ends> {
             }))
         })
         .collect::<io::Result<Vec<_>>>()?;
+    let shares = Arc::new(Shares::default());
+    let wakers = shared.iter().map(|shard| shard.waker.clone()).collect();
     let together = Arc::new(Together {
-        gates: Gates::new(shared.iter().map(|shard| shard.waker.clone()).collect()),
-        rates: Rates::new(),
+        gates: Gates::new(wakers, shares.clone()),
+        rates: Rates::new(shares.clone()),
+        shares,
         sources: Sources::new(),
         turns: Turns::default(),
         logbook: Logbook::new(shards),

@@ -17,6 +17,7 @@ pub mod journal;
 mod replay;
 mod write;
 
+mod membership;
 #[cfg(any(test, fuzzing))]
 pub mod properties;
 #[cfg(test)]
@@ -25,8 +26,9 @@ mod tests;
 use crate::limits::SEQUENCE_MAX;
 use crate::table::{Loader, Names, Refused, Rule, Snapshot};
 pub use journal::Record;
+pub use membership::Membership;
 pub use replay::{JournalFile, Place, Replay, ReplayError, Replayed};
-pub use write::write;
+pub use write::{write, write_with};
 
 /// The content of a state file.
 #[derive(Debug, Default)]
@@ -39,6 +41,8 @@ pub struct Loaded {
     pub stats: Vec<(String, Counters)>,
     /// The number of the last change in it; 0 in a file of the original.
     pub sequence: u64,
+    /// The fleet that the table belongs to, if any.
+    pub fleet: Option<Membership>,
 }
 
 /// A rule that could not be taken.
@@ -108,7 +112,7 @@ pub fn parse(bytes: &[u8], names: &mut Names) -> Result<Loaded, StateError> {
     }
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let mut reading = Reading { names, loader: Loader::default(), rejected: Vec::new() };
-    let (stats, sequence) = reader
+    let (stats, sequence, fleet) = reader
         .deserialize_map(FileVisitor(&mut reading))
         .and_then(|rest| reader.end().map(|()| rest))
         .map_err(|error| StateError {
@@ -119,7 +123,7 @@ pub fn parse(bytes: &[u8], names: &mut Names) -> Result<Loaded, StateError> {
     let Reading { loader, mut rejected, .. } = reading;
     let (snapshot, refused) = loader.finish();
     rejected.extend(refused.into_iter().map(Rejected::from));
-    Ok(Loaded { snapshot, rejected, stats, sequence })
+    Ok(Loaded { snapshot, rejected, stats, sequence, fleet })
 }
 
 struct Reading<'n> {
@@ -154,8 +158,8 @@ fn without_place(error: &serde_json::Error) -> String {
 struct FileVisitor<'r, 'n>(&'r mut Reading<'n>);
 
 impl<'de> Visitor<'de> for FileVisitor<'_, '_> {
-    /// The counters and the sequence.
-    type Value = (Vec<(String, Counters)>, u64);
+    /// The counters, the sequence and the fleet.
+    type Value = (Vec<(String, Counters)>, u64, Option<Membership>);
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object with \"hosts\" and \"stats\"")
@@ -165,6 +169,7 @@ impl<'de> Visitor<'de> for FileVisitor<'_, '_> {
         let mut hosts = None;
         let mut stats = None;
         let mut sequence = None;
+        let mut fleet = None;
         while let Some(key) = file.next_key::<String>()? {
             match key.as_str() {
                 // Which of two is meant can't be known, and one of them would be lost.
@@ -176,11 +181,12 @@ impl<'de> Visitor<'de> for FileVisitor<'_, '_> {
                 "hosts" => hosts = Some(file.next_value_seed(HostsVisitor(&mut *self.0))?),
                 "stats" => stats = Some(file.next_value_seed(StatsVisitor)?),
                 "sequence" => sequence = Some(file.next_value_seed(SequenceVisitor)?),
+                "fleet" => fleet = Membership::read(&file.next_value()?),
                 _ => _ = file.next_value::<IgnoredAny>()?,
             }
         }
         match hosts {
-            Some(()) => Ok((stats.unwrap_or_default(), sequence.unwrap_or_default())),
+            Some(()) => Ok((stats.unwrap_or_default(), sequence.unwrap_or_default(), fleet)),
             None => Err(M::Error::missing_field("hosts")),
         }
     }

@@ -16,7 +16,7 @@ use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess
 use serde_json::Value;
 
 use super::journal::Line;
-use super::{Counters, Loaded, Rejected, StatsVisitor};
+use super::{Counters, Loaded, Membership, Rejected, StatsVisitor};
 use crate::table::{self, Names, Rule, Snapshot, host};
 
 #[cfg(test)]
@@ -92,6 +92,7 @@ pub struct Replay {
     /// Rules of the journal that are not valid; a later change of the same name makes up for one.
     rejected_later: HashMap<String, Rejected>,
     stats: HashMap<String, Counters>,
+    fleet: Option<Membership>,
     /// The last number that the state file has.
     covered: u64,
     /// The number that is wanted next.
@@ -112,6 +113,7 @@ impl Replay {
             rejected: loaded.rejected,
             rejected_later: HashMap::new(),
             stats: loaded.stats.into_iter().collect(),
+            fleet: loaded.fleet,
             covered: loaded.sequence,
             next: loaded.sequence + 1,
             damage: None,
@@ -246,7 +248,13 @@ impl Replay {
         let mut stats: Vec<_> = self.stats.into_iter().collect();
         stats.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         Ok(Replayed {
-            loaded: Loaded { snapshot, rejected, stats, sequence: self.next - 1 },
+            loaded: Loaded {
+                snapshot,
+                rejected,
+                stats,
+                sequence: self.next - 1,
+                fleet: self.fleet,
+            },
             bytes_kept: self.bytes_kept,
             bytes_sure: self.bytes_sure,
             dropped: self.damage,
@@ -281,6 +289,10 @@ impl<'de> Visitor<'de> for LineVisitor<'_, '_> {
                     stats.retain(|name, _| changes.contains_key(name) || name == UNKNOWN);
                 }
                 "stats" => replay.stats.extend(line.next_value_seed(StatsVisitor)?),
+                "fleet" => {
+                    replay.fleet = Membership::read(&line.next_value()?);
+                    continue;
+                }
                 _ => {
                     line.next_value::<IgnoredAny>()?;
                     continue;

@@ -79,6 +79,7 @@ const NOT_RUN: &[(&str, &str, &str)] = &[
     ),
     ("docs/holding.md", "waker.py --listen 127.0.0.1:9000 sites.json &", "wake.rs runs it"),
     ("docs/tcp-and-tls.md", "bind = *:80 accept-proxy", "proxy_protocol.rs has each line"),
+    ("docs/fleet.md", "etcdctl user add mantrid", "fleet_faults.rs has users"),
     ("ARCHITECTURE.md", "", "pictures"),
     ("loadtest/README.md", "", "minutes of load"),
     ("bench/README.md", "", "minutes of benches"),
@@ -188,6 +189,13 @@ fn moving_from_mantrid() {
 #[test]
 fn moving_from_haproxy() {
     run("docs/moving-from-haproxy.md");
+}
+
+#[test]
+fn fleet() {
+    if crate::etcd::is_installed() {
+        run("docs/fleet.md");
+    }
 }
 
 /// No example is forgotten: each block is run above, or named with the reason why not.
@@ -556,7 +564,11 @@ fn every_error_is_described() {
 /// What answers requests of the API.
 fn sources() -> String {
     let mut text = String::new();
-    let mut folders = vec![root().join("src/control/api"), root().join("src/table")];
+    let mut folders = vec![
+        root().join("src/control/api"),
+        root().join("src/control/fleet"),
+        root().join("src/table"),
+    ];
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(&folder).expect("a folder") {
             let path = entry.expect("an entry").path();

@@ -23,7 +23,7 @@ use crate::link::Sums;
 use crate::table::Snapshot;
 
 /// Besides `hello`, which everybody gets: it says which table the rest is about.
-const KINDS: &[&str] = &["change", "health", "held", "idle", "wake", "traffic"];
+const KINDS: &[&str] = &["change", "health", "held", "idle", "wake", "fleet", "traffic"];
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// What one reader wants.

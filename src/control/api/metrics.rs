@@ -35,6 +35,9 @@ pub(super) fn answer(api: &Api, parts: &Parts) -> Result<Response, ApiError> {
     Query::of(parts.uri.query(), &[])?;
     let mut registry = Registry::with_prefix("mantrid");
     registry.register_collector(Box::new(Numbers::of(api)));
+    if let Some(fleet) = api.fleet.as_ref().filter(|fleet| fleet.is_in()) {
+        registry.register_collector(Box::new(super::fleet_metrics::FleetNumbers(fleet.clone())));
+    }
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, &registry)
         .map_err(|_| ApiError::busy("the metrics could not be written"))?;

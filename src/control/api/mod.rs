@@ -8,6 +8,8 @@ mod crowd;
 mod error;
 mod events;
 mod exposition;
+mod fleet;
+mod fleet_metrics;
 mod guard;
 mod listing;
 mod metrics;
@@ -34,6 +36,7 @@ use tracing::info;
 
 use super::change::{Change, Current, Done};
 use super::elder::Elder;
+use super::fleet::Fleet;
 use super::health::Health;
 use super::pulse::Pulse;
 use super::resolver::Lookups;
@@ -54,6 +57,7 @@ pub(super) use serve::{Taking, serve};
 
 /// What requests are answered from.
 pub(super) struct Api {
+    pub(super) fleet: Option<Fleet>,
     pub(super) orders: Orders,
     pub(super) current: Arc<ArcSwap<Current>>,
     pub(super) names: SharedNames,
@@ -138,12 +142,20 @@ impl Api {
             Route::Rules => rules::all(self, parts, body, peer).await,
             Route::Rule(host) => rules::one(self, parts, body, peer, &host).await,
             Route::AllStatistics => numbers::all(self, parts).await,
-            Route::Statistics(host) => numbers::one(self, parts, &host),
+            Route::Statistics(host) => numbers::one(self, parts, &host).await,
+            Route::Fleet => fleet::show(self, parts),
+            Route::FleetStep(step) => {
+                read::discard(parts, body).await;
+                fleet::act(self, parts, peer, step).await
+            }
             Route::Backends => numbers::backends(self, parts).await,
             Route::Events => events::stream(self, parts),
             Route::Metrics => metrics::answer(self, parts),
             Route::Liveness => {
                 route::Query::of(parts.uri.query(), &[])?;
+                if let Some(fleet) = self.fleet.as_ref().filter(|fleet| fleet.is_stale()) {
+                    return Err(ApiError::stale(fleet.event_age()));
+                }
                 let content = [(header::CONTENT_TYPE, "application/json")];
                 // It is alive all the same: a restart would not help.
                 let answer = match self.trouble.load().as_deref() {

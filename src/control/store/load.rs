@@ -6,7 +6,9 @@ use std::path::Path;
 
 use super::disk::{Disk, Part};
 use super::warnings;
-use crate::state::{self, Counters, JournalFile, Place, Rejected, Replay, ReplayError, Replayed};
+use crate::state::{
+    self, Counters, JournalFile, Membership, Place, Rejected, Replay, ReplayError, Replayed,
+};
 use crate::table::{Names, Snapshot};
 
 /// Content of the files.
@@ -18,6 +20,8 @@ pub(in crate::control) struct Loaded {
     pub(in crate::control) stats: Vec<(String, Counters)>,
     /// The number of the last change.
     pub(in crate::control) sequence: u64,
+    /// The fleet that the table belongs to, if any.
+    pub(in crate::control) fleet: Option<Membership>,
     /// A line each: rules that are not used, and what was dropped or can't be written.
     pub(in crate::control) warnings: Vec<String>,
 }
@@ -36,8 +40,8 @@ impl Loaded {
                 "{place}: {what}; from here on it is dropped: no change in it was acknowledged"
             ));
         }
-        let state::Loaded { snapshot, rejected, stats, sequence } = loaded;
-        Loaded { snapshot, rejected, stats, sequence, warnings }
+        let state::Loaded { snapshot, rejected, stats, sequence, fleet } = loaded;
+        Loaded { snapshot, rejected, stats, sequence, fleet, warnings }
     }
 }
 

@@ -35,7 +35,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::limits::{COMMIT_BUFFER_KEPT_BYTES, FOLD_BYTES_MIN, SEQUENCE_MAX};
-use crate::state::{Counters, Rejected, journal};
+use crate::state::{Counters, Membership, Rejected, journal};
 use crate::table::{Names, Snapshot};
 use disk::{Disk, Folder, Output, Part, Trace};
 use lock::LockError;
@@ -60,6 +60,8 @@ pub(crate) struct Store {
     fold_at: u64,
     /// Rules that are in no file but the state file, and not to be lost when that is replaced.
     rejected: Vec<Rejected>,
+    /// The fleet that the table is of, as far as the files say.
+    fleet: Option<Membership>,
     buffer: Vec<u8>,
     /// The state file as it was last read or written; `None`: there was none.
     state: Option<Trace>,
@@ -147,6 +149,7 @@ impl Store {
             is_folding: false,
             fold_at: state_bytes.max(FOLD_BYTES_MIN),
             rejected: loaded.rejected.clone(),
+            fleet: loaded.fleet.clone(),
             buffer: Vec::new(),
             state,
             lost_journal: None,
@@ -246,6 +249,11 @@ impl Store {
             return Err(StoreError::NeedsRewrite(why.clone()));
         }
         self.durable = last;
+        for record in records {
+            if let Record::Fleet(membership) = record {
+                self.fleet = membership.cloned();
+            }
+        }
         Ok(last)
     }
 
@@ -369,6 +377,11 @@ impl Store {
         self.disk.unlock();
     }
 
+    /// The fleet that the table of the next [`Store::rewrite`] is of.
+    pub(super) fn set_fleet(&mut self, fleet: Option<Membership>) {
+        self.fleet = fleet;
+    }
+
     /// The number of the last change that is on disk.
     pub(super) fn sequence(&self) -> u64 {
         self.durable
@@ -403,7 +416,8 @@ impl Store {
             self.journal_bytes = 0;
         }
         self.is_folding = true;
-        Ok(Fold { disk: self.disk.clone(), sequence: self.durable, known: self.state })
+        let (disk, fleet) = (self.disk.clone(), self.fleet.clone());
+        Ok(Fold { disk, sequence: self.durable, known: self.state, fleet })
     }
 
     /// How a fold went.
@@ -457,7 +471,8 @@ impl Store {
         self.keep_rejected()?;
         // Of commits that failed some lines may be on disk: with their numbers in it, they are no
         // more than what the state file has already.
-        let folded = fold::write_state(&*self.disk, table, stats, self.tried, self.state)?;
+        let content = (table, self.fleet.as_ref());
+        let folded = fold::write_state(&*self.disk, content, stats, self.tried, self.state)?;
         self.state = folded.trace;
         if let Some(aside) = &folded.aside {
             self.note_aside(aside);

@@ -8,6 +8,7 @@
 
 mod handing;
 mod idle;
+mod once;
 mod post;
 
 use std::collections::HashMap;
@@ -20,6 +21,7 @@ use tokio::sync::Semaphore;
 use tracing::{info, warn};
 
 use super::change::{Change, Watched};
+use super::fleet::Fleet;
 use super::held::{Begun, Held};
 use super::pulse::{Event, Pulse, unix_time};
 use super::statistics::{self, SharedStatistics};
@@ -76,10 +78,11 @@ struct Shared {
     untold: Mutex<Vec<Telling>>,
     /// Addresses that are being told.
     telling: AtomicUsize,
+    fleet: Option<Fleet>,
 }
 
 impl Wake {
-    pub(super) fn new(pulse: Pulse, held: Held, told: Told) -> Wake {
+    pub(super) fn new(pulse: Pulse, held: Held, told: Told, fleet: Option<Fleet>) -> Wake {
         let mut idle = Idle::default();
         let table = held.table();
         let now = Instant::now();
@@ -92,7 +95,7 @@ impl Wake {
         let room = Semaphore::new(limits::WAKES_AT_ONCE);
         let is_handed = AtomicBool::new(false);
         let (untold, telling) = (Mutex::default(), AtomicUsize::new(0));
-        let shared = Shared { pulse, held, idle, told, room, is_handed, untold, telling };
+        let shared = Shared { pulse, held, idle, told, room, is_handed, untold, telling, fleet };
         Wake { shared: Arc::new(shared) }
     }
 
@@ -107,7 +110,7 @@ impl Wake {
             }
             self.shared.tell(&told);
             if told.url().is_some() && self.shared.is_asleep(&told) {
-                tokio::spawn(deliver(self.shared.clone(), told));
+                self.shared.clone().deliver(told);
             }
         }
     }
@@ -148,13 +151,14 @@ impl Wake {
             self.shared.told.lock().remove(&told.name);
             self.shared.tell(&told);
             if told.url().is_some() {
-                tokio::spawn(deliver(self.shared.clone(), told));
+                self.shared.clone().deliver(told);
             }
         }
     }
 }
 
 /// What is to be told of one host.
+#[derive(Clone)]
 struct Telling {
     event: &'static str,
     name: Arc<str>,
@@ -227,6 +231,14 @@ impl Shared {
         true
     }
 
+    /// Has it told by a POST; in a fleet by one node for all.
+    fn deliver(self: Arc<Shared>, telling: Telling) {
+        match self.fleet.clone().filter(Fleet::is_in) {
+            Some(fleet) => drop(tokio::spawn(once::deliver_once(self, telling, fleet))),
+            None => drop(tokio::spawn(deliver(self, telling))),
+        }
+    }
+
     fn is_current(&self, telling: &Telling) -> bool {
         self.held.table().get(&telling.name) == Some(&telling.rule)
     }
@@ -244,38 +256,44 @@ impl Drop for Counted<'_> {
 /// Posts until it is taken, or the rule is another.
 async fn deliver(shared: Arc<Shared>, mut telling: Telling) {
     telling.is_begun = true;
-    let Some(url) = telling.url().map(str::to_owned) else { return };
     let mut pause = limits::WAKE_AGAIN;
-    loop {
-        let result = {
-            let Ok(_room) = shared.room.acquire().await else { return };
-            if !shared.is_current(&telling) {
-                return;
-            }
-            shared.telling.fetch_add(1, Ordering::SeqCst);
-            let _telling = Counted(&shared.telling);
-            // In this order: whoever hands over sees either that it is being told, or what is not.
-            if shared.is_handed.load(Ordering::SeqCst) {
-                return shared.skipped().push(telling);
-            }
-            let body = telling.json(shared.held_for(&telling.name)).to_string();
-            post::post(&url, body, limits::WAKE_TIME).await
-        };
-        let Telling { event, name, .. } = &telling;
-        let mut json = json!({ "time": unix_time(), "host": **name, "event": event, "url": url });
-        json["ok"] = json!(result.is_ok());
-        if let Err(why) = &result {
-            json["reason"] = json!(why);
-            warn!("{name}: {url} was not told that it is {event}: {why}; again in {pause:?}");
-        }
-        shared.pulse.tell(Event::Other("wake", json.to_string().into()));
-        if result.is_ok() {
-            return info!("{name}: {url} was told that it is {event}");
-        }
-        if shared.is_handed.load(Ordering::SeqCst) {
-            return shared.skipped().push(telling);
-        }
+    while attempt(&shared, &telling, pause).await == Some(false) {
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(limits::WAKE_AGAIN_MAX);
     }
+}
+
+/// Posts once: whether it was taken; `None` where there is nothing to tell any more. `pause` is for the log.
+async fn attempt(shared: &Shared, telling: &Telling, pause: Duration) -> Option<bool> {
+    let url = telling.url()?;
+    let result = {
+        let _room = shared.room.acquire().await.ok()?;
+        if !shared.is_current(telling) {
+            return None;
+        }
+        shared.telling.fetch_add(1, Ordering::SeqCst);
+        let _telling = Counted(&shared.telling);
+        // In this order: a daemon that hands over sees either that it is being told, or what is not.
+        if shared.is_handed.load(Ordering::SeqCst) {
+            shared.skipped().push(telling.clone());
+            return None;
+        }
+        let body = telling.json(shared.held_for(&telling.name)).to_string();
+        post::post(url, body, limits::WAKE_TIME).await
+    };
+    let Telling { event, name, .. } = telling;
+    let mut json = json!({ "time": unix_time(), "host": **name, "event": event, "url": url });
+    json["ok"] = json!(result.is_ok());
+    if let Err(why) = &result {
+        json["reason"] = json!(why);
+        warn!("{name}: {url} was not told that it is {event}: {why}; again in {pause:?}");
+    }
+    shared.pulse.tell(Event::Other("wake", json.to_string().into()));
+    if result.is_ok() {
+        info!("{name}: {url} was told that it is {event}");
+    } else if shared.is_handed.load(Ordering::SeqCst) {
+        shared.skipped().push(telling.clone());
+        return None;
+    }
+    Some(result.is_ok())
 }
