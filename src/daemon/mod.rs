@@ -195,12 +195,8 @@ fn run(source: Source, how: How, demo: Option<&Demo>) -> Result<(), Problems> {
         runtime.block_on(joined).map_err(one)?;
     }
     let access = access(&config, &resources, token);
-    let copies = || {
-        let tcp = listen::copies(&bound)?;
-        let mut sockets = Sockets { tcp, unix: Vec::new() };
-        management::copies(&config, &management, &mut sockets).map(|()| sockets)
-    };
-    let sockets = copies().map_err(|error| vec![format!("can't copy the sockets: {error}")])?;
+    let sockets = copies(&config, &bound, &management)
+        .map_err(|error| vec![format!("can't copy the sockets: {error}")])?;
     let wiring = Wiring {
         bound,
         management,
@@ -216,6 +212,13 @@ fn run(source: Source, how: How, demo: Option<&Demo>) -> Result<(), Problems> {
     // A lookup may hang in the system's resolver for long: it is not waited for.
     runtime.shutdown_background();
     outcome.map_err(one)
+}
+
+/// Copies every listening socket, for a daemon that takes over.
+fn copies(config: &Config, bound: &[Bound], management: &[Management]) -> std::io::Result<Sockets> {
+    let mut sockets = Sockets { tcp: listen::copies(bound)?, unix: Vec::new() };
+    management::copies(config, management, &mut sockets)?;
+    Ok(sockets)
 }
 
 /// Closes the sockets that the configuration has no use for: whoever connected there would wait for ever.
