@@ -58,6 +58,7 @@ pub fn main() -> ExitCode {
         report(&problems);
         ExitCode::FAILURE
     });
+    service::finish();
     log::finish();
     code
 }
