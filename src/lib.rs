@@ -6,7 +6,7 @@
 //! it writes.
 //!
 //! The modules in reading order, from the pure ones up; `ARCHITECTURE.md` has the picture, and
-//! `tests/tidy.rs` keeps it true.
+//! `tests/tidy/` keeps it true.
 
 // Every bound, with its owner.
 pub mod limits;

@@ -190,6 +190,10 @@ pub const LOG_PATIENCE: std::time::Duration = std::time::Duration::from_secs(1);
 pub const REQUEST_ID_BYTES_MAX: usize = 128;
 /// Bytes of log lines that wait to be written to standard error.
 pub const LOG_LINES_BYTES_MAX: usize = 1024 * 1024;
+/// Messages that wait for systemd to read them; beyond that the oldest is dropped.
+pub const NOTIFY_MESSAGES_MAX: usize = 64;
+/// How long the last of them wait for it at the end.
+pub const NOTIFY_FLUSH_TIME: std::time::Duration = std::time::Duration::from_secs(2);
 /// How long the last log lines wait for a reader of standard error who takes none.
 pub const LOG_FLUSH_TIME: std::time::Duration = std::time::Duration::from_secs(2);
 /// Reports about backends that wait for control, of all shards: 160 KiB.
@@ -270,6 +274,11 @@ pub const NAME_REPEATED_BYTES_MAX: usize = 8 * 1024;
 pub const MANAGEMENT_BODIES_BYTES_MAX: usize = 2 * MANAGEMENT_BODY_BYTES_MAX;
 /// For the head of a management request to arrive.
 pub const MANAGEMENT_HEAD_TIME: std::time::Duration = std::time::Duration::from_secs(10);
+/// A management client whose place others want has made progress once so many bytes were sent or
+/// taken.
+pub const MANAGEMENT_PROGRESS: usize = 16 * 1024;
+/// Bytes that the kernel keeps for a management client beside those on their way.
+pub const MANAGEMENT_UNSENT: u32 = 128 * 1024;
 /// However many others want its place, a management client has so long for its next move.
 pub const MANAGEMENT_PATIENCE_LEAST: std::time::Duration = std::time::Duration::from_millis(100);
 /// For its body.

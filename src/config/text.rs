@@ -42,7 +42,9 @@ pub fn manual() -> String {
          keys and wins over the file; for a repeatable key, what is given with `-o` takes the place of\n\
          all that the file has. Durations are whole numbers with a unit: `ms`, `s`, `m` or `h`; sizes\n\
          are bytes, or end in `k` or `m`.\n\n\
-         `mantrid --check` tells all that is wrong at once, each with file and line.\n\n\
+         `mantrid --check` tells all that is wrong at once, each with file and line; what a start\n\
+         would stop at makes the exit code 1. Ports and sockets of a daemon that runs on the same\n\
+         `state_file` count as free.\n\n\
          | key | default |\n| --- | --- |\n",
     );
     for key in KEYS {

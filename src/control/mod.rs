@@ -92,6 +92,11 @@ pub(crate) fn look(files: &Files) -> Result<Loaded, String> {
     Ok(loaded(files, names, state, None))
 }
 
+/// The process id of the daemon that runs on these files, if one does.
+pub(crate) fn running(files: &Files) -> Option<String> {
+    Store::holder(&files.state)
+}
+
 /// The same, to go on from: nobody else may write the state from here on.
 pub(crate) fn load(files: &Files) -> Result<Loaded, String> {
     let mut names = Names::default();

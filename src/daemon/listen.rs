@@ -197,13 +197,9 @@ fn share_out(given: Tcp, shards: usize) -> io::Result<(SocketAddr, Vec<Vec<TcpLi
 /// Waits until this machine has the addresses, as when it boots and the network comes up late;
 /// those that are missing after `patience` are for binding to complain of.
 pub(super) fn wait_for_addresses(config: &Config, given: &Given, patience: Duration) {
-    let management = config.bind_management.iter().filter_map(|address| match address {
-        ManagementAddress::Tcp(address) => Some(("bind_management", *address)),
-        ManagementAddress::Unix(_) => None,
-    });
-    let clients = addresses(config).map(|(key, bind, _)| (key, bind.address));
+    let clients = addresses(config).map(|(key, bind, _)| (key, &bind.address));
     let until = Instant::now() + patience;
-    for (key, address) in clients.chain(management) {
+    for (key, address) in clients.chain(management(config)) {
         let mut local = address.socket();
         let is_given = given.tcp.iter().any(|one| one.asked == local);
         if is_given || address.is_loopback() || matches!(address, Address::Any(_)) {
@@ -227,20 +223,41 @@ pub(super) fn wait_for_addresses(config: &Config, given: &Given, patience: Durat
     }
 }
 
-/// Whether this machine has the addresses at all; ports are left alone, for they may well be in use
-/// by the daemon that runs while the next configuration is checked.
-pub(super) fn check(config: &Config) -> Vec<String> {
-    let try_one = |(key, bind, _): (&'static str, &Bind, Speaks)| {
-        let address = &bind.address;
-        let mut local = address.socket();
-        local.set_port(0);
-        let result = find_free_at(local, matches!(address, Address::Any(_)));
-        result
-            .and_then(|local| socket(local, false))
-            .err()
-            .map(|error| explain(key, address, &error))
+/// Tells for `--check` which addresses a start could not bind, those of management too. What the
+/// daemon has that `runs` on this state, or systemd, is in nobody's way.
+pub(super) fn check(config: &Config, given: &Given, runs: Option<&str>) -> Vec<String> {
+    let is_default = config.bind_management == Config::default().bind_management;
+    let is_ours = |port: u16| {
+        let is_one_of = |pid: &str| holder::is_of(port, pid);
+        runs.is_some_and(is_one_of) || (has_systemd() && is_one_of("1"))
     };
-    addresses(config).filter_map(try_one).collect()
+    let try_one = |(key, address): (&'static str, &Address)| {
+        let is_given = given.tcp.iter().any(|one| one.asked == address.socket());
+        let port = address.socket().port();
+        if is_given || (port != 0 && is_ours(port)) {
+            return None;
+        }
+        match find_free(address).err()? {
+            error if key == MANAGEMENT && is_default && has_no_family(&error) => None,
+            error => Some(explain(key, address, &error)),
+        }
+    };
+    let clients = addresses(config).map(|(key, bind, _)| (key, &bind.address));
+    clients.chain(management(config)).filter_map(try_one).collect()
+}
+
+/// Whether process 1 is systemd, which may hold the sockets of a unit that is not started yet.
+fn has_systemd() -> bool {
+    std::fs::read_to_string("/proc/1/comm").is_ok_and(|name| name.trim() == "systemd")
+}
+
+const MANAGEMENT: &str = "bind_management";
+
+fn management(config: &Config) -> impl Iterator<Item = (&'static str, &Address)> {
+    config.bind_management.iter().filter_map(|address| match address {
+        ManagementAddress::Tcp(address) => Some((MANAGEMENT, address)),
+        ManagementAddress::Unix(_) => None,
+    })
 }
 
 fn addresses(config: &Config) -> impl Iterator<Item = (&'static str, &Bind, Speaks)> {
@@ -438,7 +455,7 @@ mod tests {
         let problems = bind_some(&config, 1).err().expect("not ours");
         assert_eq!(problems.len(), 2, "{problems:?}");
         assert!(problems[0].contains("bind = 198.51.100.1:80: this machine has no such address"));
-        assert_eq!(check(&config), problems);
+        assert_eq!(check(&config, &Given::default(), None), problems);
     }
 
     fn given(sockets: usize) -> (Given, SocketAddr) {

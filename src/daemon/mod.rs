@@ -60,6 +60,7 @@ pub fn main() -> ExitCode {
         report(&problems);
         ExitCode::FAILURE
     });
+    service::finish();
     log::finish();
     code
 }

@@ -24,6 +24,7 @@ mod api;
 mod attack;
 mod balance;
 mod balancers;
+mod check;
 mod client;
 mod client_daemon;
 mod clock;

@@ -25,6 +25,8 @@ pub(in crate::control) struct Crowd {
 struct Guest {
     /// Since when we wait for its peer without progress; `None`: it waits for us.
     waited: Option<Instant>,
+    /// Bytes that its peer has sent or taken since then.
+    bytes: usize,
     /// It is never sent away.
     stays: bool,
     leave: Arc<Notify>,
@@ -66,7 +68,8 @@ impl Crowd {
             }
         };
         let leave = Arc::new(Notify::new());
-        let guest = Guest { waited: Some(Instant::now()), stays: false, leave: leave.clone() };
+        let waited = Some(Instant::now());
+        let guest = Guest { waited, bytes: 0, stays: false, leave: leave.clone() };
         let index = self.lock().insert(guest);
         let taken = Taken { crowd: self.clone(), index, leave, _place: place };
         Some(Seat(Arc::new(taken)))
@@ -128,13 +131,23 @@ impl Seat {
 
     /// From here on we wait for its peer.
     pub(super) fn peers(&self) {
-        self.change(|guest| guest.waited = Some(Instant::now()));
+        self.change(|guest| {
+            guest.bytes = 0;
+            guest.waited = Some(Instant::now());
+        });
         self.0.crowd.turned.notify_one();
     }
 
-    /// Its peer did something.
-    pub(super) fn moved(&self) {
-        self.change(|guest| guest.waited = guest.waited.map(|_| Instant::now()));
+    /// Its peer has sent or taken so many bytes. A trickle is no progress: a peer that takes or
+    /// sends a byte now and then would keep its place for as long as it liked.
+    pub(super) fn moved(&self, bytes: usize) {
+        self.change(|guest| {
+            guest.bytes += bytes;
+            if limits::MANAGEMENT_PROGRESS <= guest.bytes {
+                guest.bytes = 0;
+                guest.waited = guest.waited.map(|_| Instant::now());
+            }
+        });
     }
 
     /// It is one of a kind that is bounded otherwise.
@@ -172,7 +185,8 @@ mod tests {
             let (crowd, mut seats) = some(4).await;
             seats[0].ours();
             seats[1].stay();
-            seats[2].moved();
+            seats[3].moved(1);
+            seats[2].moved(limits::MANAGEMENT_PROGRESS);
             // 3 has done nothing since it came
             let leaving = async {
                 let gone = seats[3].clone();

@@ -411,6 +411,16 @@ impl Watch {
         }
     }
 
+    /// The name whose address this probe is for.
+    pub(super) fn name_of(&self, id: u64) -> Option<Arc<Name>> {
+        let uses = self.named.iter().filter_map(|key| self.checked.get(key));
+        let mut uses = uses.filter(|used| used.probes.iter().any(|(_, probe)| *probe == id));
+        match &uses.next()?.place {
+            Place::Name(name) => Some(name.clone()),
+            Place::Address(_) => None,
+        }
+    }
+
     /// Changes since the last call.
     pub(super) fn take_changes(&mut self) -> Vec<HealthChange> {
         std::mem::take(&mut self.changes)

@@ -118,6 +118,11 @@ impl Store {
         Ok(loaded)
     }
 
+    /// The process that has the lock, if one has it.
+    pub(super) fn holder(path: &Path) -> Option<String> {
+        lock::holder(&Folder::of(path).ok()?.file(".lock"))
+    }
+
     /// Takes the lock, reads, and makes ready to write; a torn end of the journal is cut off. What
     /// can be read but not written is no error: each commit tries again.
     pub(super) fn open(path: &Path, names: &mut Names) -> Result<(Store, Loaded), String> {

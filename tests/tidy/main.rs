@@ -1,6 +1,9 @@
 //! House rules, enforced over the sources: which folder may know which, what the pure ones never
 //! touch, where `unsafe` may stand, and what tests don't do. Every message says what to do instead.
 
+mod circles;
+mod language;
+
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,0 +1,132 @@
+//! Plain technical English, as far as a program can see it: how a doc comment opens, how long a line
+//! is, and that one layer has one type of a name.
+
+use std::collections::BTreeMap;
+
+use crate::{Source, expect_none, sources};
+
+/// Longest line of a Rust file, in characters; rustfmt does not wrap comments.
+const COLUMNS: usize = 100;
+
+/// Words that a doc comment does not open with: a reader who is tired would have to look for the noun.
+/// "Whether", "How" and "Why" open the description of a value and may stand.
+const OPENINGS: &[&str] = &[
+    "What", "Of", "That", "Those", "By", "It", "Its", "Likewise", "Who", "Whoever", "Whose",
+    "Nobody", "Somebody", "They", "Them", "Their", "These", "This", "For", "From", "In", "On",
+    "At", "As", "To", "With", "Within", "Without", "Until", "Since", "After", "Where", "When",
+    "Which", "There", "So", "Not", "Too", "Once",
+];
+
+/// The same for two words.
+const OPENING_PAIRS: &[&str] = &["The same", "The other", "The others", "How it", "Whether it"];
+
+/// Types of the same name in one layer, each with its reason.
+const SAME_NAMES: &[(&str, &str, &str)] = &[];
+
+#[test]
+fn doc_comments_open_with_a_noun_or_a_verb() {
+    expect_none(&product().iter().flat_map(bad_openings).collect::<Vec<_>>());
+}
+
+#[test]
+fn lines_are_at_most_100_columns() {
+    let mut findings = Vec::new();
+    for source in sources() {
+        for (index, (line, code)) in source.text.lines().zip(source.code.lines()).enumerate() {
+            // A string may be longer: cut in two it could not be searched for.
+            let is_text =
+                !line.trim_start().starts_with("//") && code.trim_end().chars().count() <= COLUMNS;
+            let length = line.chars().count();
+            if COLUMNS < length && !is_text {
+                findings.push(format!("{}:{}: {length} columns", source.path, index + 1));
+            }
+        }
+    }
+    expect_none(&findings);
+}
+
+#[test]
+fn one_type_of_a_name_in_a_layer() {
+    expect_none(&same_names(&product()));
+}
+
+#[test]
+fn the_rules_of_language_find_what_they_forbid() {
+    let source = |text: &str| Source {
+        path: "src/shard/a.rs".to_owned(),
+        text: text.to_owned(),
+        code: crate::code_of(text),
+    };
+    let bad = source("//! What is there.\n\n/// Of one that left.\n/// The limit.\nstruct A;\n");
+    assert_eq!(bad_openings(&bad).len(), 2, "{:?}", bad_openings(&bad));
+    let good = source("//! A pool.\n\n/// Returns it.\n///\n/// What else.\nstruct A;\n// What\n");
+    assert!(bad_openings(&good).is_empty(), "{:?}", bad_openings(&good));
+    let twice = [source("struct A;\nenum B {}\n"), source("type A = B;\n")];
+    assert_eq!(same_names(&twice).len(), 1, "{:?}", same_names(&twice));
+}
+
+fn product() -> Vec<Source> {
+    let is_product = |source: &Source| source.path.starts_with("src/");
+    sources().into_iter().filter(is_product).collect()
+}
+
+/// The first line of each doc comment that opens badly.
+fn bad_openings(source: &Source) -> Vec<String> {
+    let mut findings = Vec::new();
+    let mut is_inside = false;
+    for (index, line) in source.text.lines().enumerate() {
+        let line = line.trim_start();
+        let text = ["/// ", "//! "].iter().find_map(|mark| line.strip_prefix(mark));
+        let is_doc = text.is_some() || line == "///" || line == "//!";
+        if let (Some(text), false) = (text, is_inside) {
+            let mut words = text.split(|c: char| !c.is_alphanumeric() && c != '\'');
+            let first = words.next().unwrap_or_default();
+            let pair = format!("{first} {}", words.next().unwrap_or_default());
+            if OPENINGS.contains(&first) || OPENING_PAIRS.contains(&pair.as_str()) {
+                findings.push(format!("{}:{}: {text}", source.path, index + 1));
+            }
+        }
+        is_inside = is_doc;
+    }
+    findings
+}
+
+fn same_names(sources: &[Source]) -> Vec<String> {
+    let mut places: BTreeMap<(String, String), Vec<String>> = BTreeMap::new();
+    for source in sources {
+        let layer = source.layer().unwrap_or_default().to_owned();
+        for (number, line) in source.product_lines() {
+            let Some(name) = defined_type(line) else { continue };
+            let place = format!("{}:{number}", source.path);
+            places.entry((layer.clone(), name)).or_default().push(place);
+        }
+    }
+    let is_known = |layer: &str, name: &str| {
+        SAME_NAMES.iter().any(|(known, same, _)| *known == layer && *same == name)
+    };
+    places
+        .into_iter()
+        .filter(|((layer, name), places)| 1 < places.len() && !is_known(layer, name))
+        .map(|((layer, name), places)| {
+            format!("src/{layer}: {name} is {} types: {}", places.len(), places.join(", "))
+        })
+        .collect()
+}
+
+/// The type that a line of code defines at the top level of its file.
+fn defined_type(line: &str) -> Option<String> {
+    let mut words = line.split_whitespace();
+    let mut word = words.next()?;
+    if !line.starts_with(word) {
+        return None;
+    }
+    if word.starts_with("pub") {
+        word = words.find(|word| !word.ends_with(')') && *word != "unsafe")?;
+    }
+    if !["struct", "enum", "trait", "type", "union"].contains(&word) {
+        return None;
+    }
+    let name: String =
+        words.next()?.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+    Some(name)
+}
