@@ -13,7 +13,7 @@ use std::time::Duration;
 use super::*;
 
 /// Runs `test` on a glommio executor with a ring driven beside it.
-fn on_ring<F: Future<Output = ()> + 'static>(test: impl FnOnce(Rc<Ring>) -> F) {
+pub(super) fn on_ring<F: Future<Output = ()> + 'static>(test: impl FnOnce(Rc<Ring>) -> F) {
     let executor = glommio::LocalExecutorBuilder::default()
         .io_memory(64 * 1024)
         .ring_depth(16)
@@ -32,7 +32,7 @@ fn on_ring<F: Future<Output = ()> + 'static>(test: impl FnOnce(Rc<Ring>) -> F) {
     });
 }
 
-fn pair(ring: &Rc<Ring>) -> (Stream, TcpStream) {
+pub(super) fn pair(ring: &Rc<Ring>) -> (Stream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
     let near = TcpStream::connect(listener.local_addr().expect("address")).expect("connect");
     let (far, _) = listener.accept().expect("accept");

@@ -347,6 +347,7 @@ impl Inner {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ring::tests::{on_ring, pair};
 
     #[test]
     fn small_receive_follows_the_mode_and_large_one_ends() {
@@ -384,6 +385,18 @@ mod tests {
         let ended = side.end();
         assert!(ended.group == Group::Bulk && ended.cancel == Cancel::Asked);
         assert!(side.may_arm());
+    }
+
+    #[test]
+    fn postponed_receive_is_released() {
+        on_ring(|ring| async move {
+            let (stream, _far) = pair(&ring);
+            let index = ring.inner.borrow().slots.iter().next().expect("its slot").0;
+            ring.inner.borrow_mut().postpone_receive(index, Group::Heads);
+            assert!(stream.is_armed());
+            stream.released().await;
+            assert!(!stream.is_armed());
+        });
     }
 
     #[test]
