@@ -1,4 +1,4 @@
-//! What the kernel must offer, tried once at start, and what to say when it does not.
+//! The needs of the ring, tried once at start, and the message for a kernel that lacks one.
 
 use std::io;
 

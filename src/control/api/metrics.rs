@@ -92,6 +92,11 @@ const COUNTERS: &[(&str, &str, Counter)] = &[
     ("holds_left", "Held requests whose client left", Counter::HeldLeft),
     ("ring_enters", "Calls of io_uring_enter", Counter::RingEnters),
     ("ring_completions", "Completions taken from the ring", Counter::RingCompletions),
+    (
+        "receive_buffers_missed",
+        "Receives that found every buffer in use and took memory of their own",
+        Counter::ReceiveBuffersMissed,
+    ),
 ];
 
 const GAUGES: &[(&str, &str, Counter)] = &[
