@@ -25,10 +25,12 @@ http.server.ThreadingHTTPServer.request_queue_size = 512
 http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 """
 
+# As a service manager does: the old one is gone before the new one is started.
 RESTART = """
-import os, signal, subprocess, sys
+import os, signal, socket, subprocess, sys, time
 port, file = sys.argv[1:3]
 with open(file) as pid: os.kill(int(pid.read()), signal.SIGKILL)
+while socket.socket().connect_ex(("127.0.0.1", int(port))) == 0: time.sleep(0.005)
 app = subprocess.Popen([sys.executable, file + ".py", port], start_new_session=True,
                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 with open(file, "w") as pid: pid.write(str(app.pid))
