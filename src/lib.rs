@@ -10,6 +10,8 @@
 
 // Every bound, with its owner.
 pub mod limits;
+// The scheme of a request, for a head and for a name of a rule.
+mod scheme;
 // The host table, and HTTP/1: no I/O, no clock, no threads.
 pub mod http;
 pub mod proxy_protocol;

@@ -43,7 +43,7 @@ pub async fn restart(api: &Api, restart: &Restart, json: bool) -> Result<(), Fai
     let host = &*restart.host;
     let ready = time("--ready", &restart.ready)?;
     time("--drain", &restart.drain)?;
-    let mut signals = Signals::new()?;
+    let mut signals = EndSignals::new()?;
     let _turn = turn(api, host, &mut signals).await?;
     let query = format!("?wait=drained&timeout={}", restart.drain);
     let done = replace(api, host, &query, |rule| {
@@ -137,7 +137,7 @@ async fn take_back(api: &Api, host: &str) -> Result<bool, Failure> {
 /// Waits until no other `restart` of this host at this address is under way on this machine: whoever came first would let the
 /// requests go while the second one's application is still down. The name is bound as long as this process
 /// lives, however it ends.
-async fn turn(api: &Api, host: &str, signals: &mut Signals) -> Result<UnixListener, Failure> {
+async fn turn(api: &Api, host: &str, signals: &mut EndSignals) -> Result<UnixListener, Failure> {
     let host = host.trim_end_matches('.').to_lowercase();
     let name = format!("mantrid-client restart {host} {}", api.address());
     // Longer than any socket's name.
@@ -174,19 +174,19 @@ async fn turn(api: &Api, host: &str, signals: &mut Signals) -> Result<UnixListen
 }
 
 /// The signals that would end us, and leave the host as it is without a word.
-struct Signals {
+struct EndSignals {
     interrupt: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
     hangup: tokio::signal::unix::Signal,
     quit: tokio::signal::unix::Signal,
 }
 
-impl Signals {
-    fn new() -> Result<Signals, Failure> {
+impl EndSignals {
+    fn new() -> Result<EndSignals, Failure> {
         let of = |kind| {
             signal(kind).map_err(|error| Failure::Other(format!("can't hear signals: {error}")))
         };
-        Ok(Signals {
+        Ok(EndSignals {
             interrupt: of(SignalKind::interrupt())?,
             terminate: of(SignalKind::terminate())?,
             hangup: of(SignalKind::hangup())?,
@@ -205,7 +205,7 @@ impl Signals {
 }
 
 /// Runs the command to its end.
-async fn run(command: &[OsString], signals: &mut Signals) -> Result<(), Failed> {
+async fn run(command: &[OsString], signals: &mut EndSignals) -> Result<(), Failed> {
     let shown = plain(&command[0].to_string_lossy());
     let child = Command::new(&command[0]).args(&command[1..]).spawn();
     let child = child
@@ -257,7 +257,7 @@ fn wait(mut child: Child) -> std::io::Result<ExitStatus> {
 }
 
 /// Waits until a backend of the rule answers.
-async fn answers(rule: &Value, most: Duration, signals: &mut Signals) -> Result<(), Failed> {
+async fn answers(rule: &Value, most: Duration, signals: &mut EndSignals) -> Result<(), Failed> {
     let until = Instant::now() + most;
     let path = rule[1]["check"].as_str().filter(|check| check.starts_with('/'));
     let backends: Vec<(String, u16)> = rule[1]["backends"]

@@ -6,17 +6,21 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use socket2::{Domain, Protocol, Socket, Type};
 use tracing::warn;
 
-use super::given::{Given, Tcp};
-use super::holder;
-use super::reload::Trusted;
-use crate::config::{Address, Bind, Config, ManagementAddress};
+use super::inherited::{InheritedSockets, Tcp};
+use super::port_owner;
+use crate::config::{Address, Bind, Config, ManagementAddress, Network};
 use crate::link::Speaks;
 use crate::shard::Believes;
 use crate::table::host;
 use crate::{limits, shard};
+
+/// Networks whose PROXY protocol headers are believed; shards read them for each connection that begins
+/// with a header.
+pub(super) type Trusted = Arc<ArcSwap<Vec<Network>>>;
 
 /// One address with a socket for each shard.
 pub(super) struct Bound {
@@ -72,7 +76,7 @@ pub(super) fn bind_all(
     config: &Config,
     shards: usize,
     trusted: &Trusted,
-    given: &mut Given,
+    given: &mut InheritedSockets,
 ) -> Result<Vec<Bound>, Vec<String>> {
     let mut problems = Vec::new();
     let ports = given.ports();
@@ -81,7 +85,7 @@ pub(super) fn bind_all(
     let tried: Vec<_> = addresses(config)
         .filter_map(|(key, bind, speaks)| {
             if let Some(sockets) = given.take(bind.address.socket()) {
-                return Some((key, bind, speaks, Way::Given(sockets)));
+                return Some((key, bind, speaks, Way::InheritedSockets(sockets)));
             }
             let port = bind.address.socket().port();
             if ports.contains(&port) {
@@ -104,11 +108,11 @@ pub(super) fn bind_all(
     for (key, bind, speaks, way) in tried {
         let believes = bind.accept_proxy.then(|| believed.clone());
         let asked = bind.address.socket();
-        let is_activated = matches!(&way, Way::Given(Tcp { is_activated: true, .. }));
+        let is_activated = matches!(&way, Way::InheritedSockets(Tcp { is_activated: true, .. }));
         let mut listens = true;
         let made = match way {
             Way::Bind(wanted) => bind_each(wanted, shards),
-            Way::Given(given) => share_out(given, shards),
+            Way::InheritedSockets(given) => share_out(given, shards),
             Way::Beside(address) => {
                 listens = false;
                 bind_beside(&address, shards)
@@ -147,7 +151,7 @@ pub(super) fn begin(bound: &mut [Bound]) -> Result<(), String> {
 /// How an address comes to its sockets.
 enum Way {
     Bind(SocketAddr),
-    Given(Tcp),
+    InheritedSockets(Tcp),
     /// The daemon that we take over from has the port, at another address.
     Beside(Address),
 }
@@ -196,7 +200,7 @@ fn share_out(given: Tcp, shards: usize) -> io::Result<(SocketAddr, Vec<Vec<TcpLi
 
 /// Waits until this machine has the addresses, as when it boots and the network comes up late;
 /// those that are missing after `patience` are for binding to complain of.
-pub(super) fn wait_for_addresses(config: &Config, given: &Given, patience: Duration) {
+pub(super) fn wait_for_addresses(config: &Config, given: &InheritedSockets, patience: Duration) {
     let management = config.bind_management.iter().filter_map(|address| match address {
         ManagementAddress::Tcp(address) => Some(("bind_management", *address)),
         ManagementAddress::Unix(_) => None,
@@ -284,7 +288,7 @@ fn unused(address: SocketAddr) -> io::Result<Socket> {
             Err(error)
                 if error.raw_os_error() == Some(libc::EADDRINUSE)
                     && Instant::now() < until
-                    && !holder::is_process(address.port()) =>
+                    && !port_owner::is_process(address.port()) =>
             {
                 // The kernel does not say when it is done.
                 std::thread::park_timeout(limits::BIND_AGAIN);
@@ -324,7 +328,7 @@ fn beside(address: &Address) -> io::Result<Socket> {
 /// One socket of an address that is nobody else's, unless the port is one of ours.
 pub(super) fn bind_one(
     address: &Address,
-    given: &Given,
+    given: &InheritedSockets,
     ports: &HashSet<u16>,
 ) -> io::Result<(TcpListener, SocketAddr)> {
     let port = address.socket().port();
@@ -376,8 +380,8 @@ pub(super) fn explain(key: &str, address: &Address, error: &io::Error) -> String
     let port = address.socket().port();
     let advice = match error.raw_os_error() {
         Some(libc::EADDRINUSE) => {
-            let holder = holder::of_port(port);
-            let by = holder.map(|holder| format!(" by {holder}")).unwrap_or_default();
+            let port_owner = port_owner::of_port(port);
+            let by = port_owner.map(|port_owner| format!(" by {port_owner}")).unwrap_or_default();
             format!(
                 "the port is in use{by}: stop that, or choose another with -o {key}=ADDRESS:PORT"
             )
@@ -405,7 +409,7 @@ mod tests {
     }
 
     fn bind_some(config: &Config, shards: usize) -> Result<Vec<Bound>, Vec<String>> {
-        bind_all(config, shards, &Trusted::default(), &mut Given::default())
+        bind_all(config, shards, &Trusted::default(), &mut InheritedSockets::default())
     }
 
     #[test]
@@ -441,8 +445,8 @@ mod tests {
         assert_eq!(check(&config), problems);
     }
 
-    fn given(sockets: usize) -> (Given, SocketAddr) {
-        let mut given = Given::default();
+    fn given(sockets: usize) -> (InheritedSockets, SocketAddr) {
+        let mut given = InheritedSockets::default();
         let (address, each) =
             bind_each("127.0.0.1:0".parse().expect("an address"), sockets).expect("a free port");
         for socket in each.into_iter().flatten() {

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use tracing::warn;
 
-use super::given::{Given, Tcp};
+use super::inherited::{InheritedSockets, Tcp};
 use super::privileges::Target;
 use super::upgrade::Sockets;
 use super::{Problems, listen, privileges};
@@ -19,7 +19,7 @@ use crate::control::{Management, Token};
 pub(super) fn bind_all(
     config: &Config,
     target: Target,
-    given: &mut Given,
+    given: &mut InheritedSockets,
 ) -> Result<Vec<Management>, Problems> {
     let is_default = config.bind_management == Config::default().bind_management;
     let mut bound = Vec::new();
@@ -49,7 +49,7 @@ pub(super) fn bind_all(
 }
 
 /// A socket of this address that is there already.
-fn take(address: &ManagementAddress, given: &mut Given) -> Option<Management> {
+fn take(address: &ManagementAddress, given: &mut InheritedSockets) -> Option<Management> {
     match address {
         ManagementAddress::Tcp(address) => {
             let socket = given.take(address.socket())?.sockets.into_iter().next()?;

@@ -8,19 +8,19 @@ mod arguments;
 mod check;
 mod demo;
 mod demo_backend;
-mod frames;
-mod given;
-mod holder;
+mod inherited;
 mod listen;
 mod log;
 mod log_lines;
 mod management;
+mod port_owner;
 mod privileges;
 mod reload;
 mod resources;
 mod service;
 mod signals;
 mod stalls;
+mod takeover_protocol;
 mod upgrade;
 
 use std::path::Path;
@@ -38,10 +38,10 @@ use crate::{limits, shard};
 use access_log::LogWriter;
 use arguments::{Arguments, Asked};
 use demo::Demo;
-use given::Given;
-use listen::Bound;
+use inherited::InheritedSockets;
+use listen::{Bound, Trusted};
 use log::counted;
-use reload::{Reload, Source, Trusted};
+use reload::{Reload, Source};
 use resources::Resources;
 use signals::{Operations, Signals, Threads};
 use upgrade::{Predecessor, Program, Sockets};
@@ -124,7 +124,7 @@ fn run(source: Source, debug: bool, demo: Option<&Demo>) -> Result<(), Problems>
     let program = Program::of_this_process().map_err(|error| vec![error.to_string()])?;
     let (predecessor, mut given) = match Predecessor::find().map_err(one)? {
         Some((predecessor, given)) => (Some(predecessor), given),
-        None => (None, Given::by_systemd().map_err(one)?),
+        None => (None, InheritedSockets::by_systemd().map_err(one)?),
     };
     let default = Config::default();
     let is_set = (&config.uid, &config.gid) != (&default.uid, &default.gid);
@@ -203,7 +203,7 @@ fn run(source: Source, debug: bool, demo: Option<&Demo>) -> Result<(), Problems>
 }
 
 /// Closes the sockets that the configuration has no use for: whoever connected there would wait for ever.
-fn close_left(given: Given, is_upgrade: bool) {
+fn close_left(given: InheritedSockets, is_upgrade: bool) {
     for left in given.left() {
         if is_upgrade {
             info!(

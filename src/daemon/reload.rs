@@ -3,20 +3,17 @@
 
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
 use tracing::{error, info, warn};
 
 use super::access_log::LogWriter;
+use super::listen::Trusted;
 use super::resources::Resources;
 use super::service;
 use super::{Problems, management};
-use crate::config::{Config, Network};
+use crate::config::Config;
 use crate::control::{Handle, Token};
 use crate::http::Via;
 use crate::link::{ControlEnd, Published, Timeouts, Tuning};
-
-/// Who may say by the PROXY protocol whose connection it is; shards look at it with each that says so.
-pub(super) type Trusted = Arc<ArcSwap<Vec<Network>>>;
 
 /// What shards are to go by.
 pub(super) fn tuning(config: &Config, resources: &Resources) -> Tuning {

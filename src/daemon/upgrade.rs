@@ -30,10 +30,10 @@ use tokio::process::{Child, Command};
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
-use super::frames::{self, Frame};
-use super::given::{Given, Tcp};
+use super::inherited::{InheritedSockets, Tcp};
 use super::log::counted;
 use super::service;
+use super::takeover_protocol::{self, Frame};
 use crate::control::{Counted, Handle, Token};
 use crate::limits;
 use crate::link::{ControlEnd, Drain, Handed, Speaks, Stop};
@@ -184,9 +184,9 @@ async fn hand_over(to: &UnixStream, sockets: &Sockets, control: &Handle) -> Resu
     talk(move || {
         for (what, descriptors) in &offers {
             let descriptors: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
-            frames::send(&stream, what, b"", &descriptors)?;
+            takeover_protocol::send(&stream, what, b"", &descriptors)?;
         }
-        frames::send(&stream, &json!("all"), b"", &[])?;
+        takeover_protocol::send(&stream, &json!("all"), b"", &[])?;
         expect(&stream, "prepared").map(drop)
     })
     .await?;
@@ -196,7 +196,7 @@ async fn hand_over(to: &UnixStream, sockets: &Sockets, control: &Handle) -> Resu
     let memory = control.memory().to_string();
     let stream = to.try_clone().map_err(|error| error.to_string())?;
     let hears = talk(move || {
-        frames::send(&stream, &json!("state"), memory.as_bytes(), &[])?;
+        takeover_protocol::send(&stream, &json!("state"), memory.as_bytes(), &[])?;
         expect(&stream, "ready").map(|more| !more.is_empty())
     })
     .await?;
@@ -231,7 +231,7 @@ async fn talk<T: Send + 'static>(
 
 /// The bytes that come with a word.
 fn expect(stream: &UnixStream, word: &str) -> io::Result<Vec<u8>> {
-    match frames::receive(stream)? {
+    match takeover_protocol::receive(stream)? {
         Some(frame) if frame.what == word => Ok(frame.bytes),
         Some(frame) => Err(io::Error::other(format!("it said {} and not {word}", frame.what))),
         None => Err(io::Error::other("it ended; its log says why")),
@@ -270,7 +270,7 @@ impl Successor {
 
     fn say(&self, what: &Value, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        frames::send(&self.stream, what, bytes, descriptors)
+        takeover_protocol::send(&self.stream, what, bytes, descriptors)
     }
 
     /// Answers what the new daemon asks, and tells it what is under way here, until that is over; from a thread of
@@ -367,7 +367,7 @@ fn listen(
     shards: &ControlEnd,
     asked: &Sender<(u64, Arc<Drain>)>,
 ) {
-    while let Ok(Some(frame)) = frames::receive(stream) {
+    while let Ok(Some(frame)) = takeover_protocol::receive(stream) {
         match frame.what["stop"].as_str() {
             Some("now") => shards.stop(Stop::Now),
             Some(_) => shards.stop(Stop::Drain),
@@ -386,7 +386,7 @@ pub(super) struct Predecessor(UnixStream);
 
 impl Predecessor {
     /// If we were started to take over: the old daemon, and its sockets.
-    pub(super) fn find() -> Result<Option<(Predecessor, Given)>, String> {
+    pub(super) fn find() -> Result<Option<(Predecessor, InheritedSockets)>, String> {
         if std::env::var_os(VARIABLE).is_none() {
             return Ok(None);
         }
@@ -399,9 +399,9 @@ impl Predecessor {
         let nothing = std::fs::File::open("/dev/null").map_err(|error| failed(&error))?;
         rustix::stdio::dup2_stdin(&nothing).map_err(|error| failed(&error))?;
         stream.set_read_timeout(Some(limits::UPGRADE_TIME)).map_err(|error| failed(&error))?;
-        let mut given = Given::default();
+        let mut given = InheritedSockets::default();
         loop {
-            let frame = frames::receive(&stream).map_err(|error| failed(&error))?;
+            let frame = takeover_protocol::receive(&stream).map_err(|error| failed(&error))?;
             let Some(Frame { what, descriptors, .. }) = frame else {
                 return Err(failed(&"it ended"));
             };
@@ -435,7 +435,7 @@ impl Predecessor {
     ///
     /// Returns all that the old daemon knows besides; an older program says nothing of it.
     pub(super) fn prepared(&self) -> Result<Value, String> {
-        let memory = frames::send(&self.0, &json!("prepared"), b"", &[])
+        let memory = takeover_protocol::send(&self.0, &json!("prepared"), b"", &[])
             .and_then(|()| expect(&self.0, "state"))
             .map_err(|error| format!("the daemon that was to hand over: {error}"))?;
         Ok(serde_json::from_slice(&memory).unwrap_or_default())
@@ -450,14 +450,16 @@ impl Predecessor {
         hears: bool,
     ) -> io::Result<oneshot::Receiver<()>> {
         // An older program takes the word and leaves the rest.
-        frames::send(&self.0, &json!("ready"), HEARS, &[])?;
+        takeover_protocol::send(&self.0, &json!("ready"), HEARS, &[])?;
         self.0.set_read_timeout(None)?;
         if hears {
             let questions = control.elder().begin();
             let stream = self.0.try_clone()?;
             std::thread::Builder::new().name("ask".to_owned()).spawn(move || {
                 // It ends when nobody asks any more, which is when the old daemon is gone.
-                questions.iter().all(|what| frames::send(&stream, &what, b"", &[]).is_ok())
+                questions
+                    .iter()
+                    .all(|what| takeover_protocol::send(&stream, &what, b"", &[]).is_ok())
             })?;
         }
         let thread = std::thread::Builder::new().name("take-over".to_owned());
@@ -474,7 +476,7 @@ impl Predecessor {
     fn take_over(&self, shards: &ControlEnd, control: &Handle) {
         let mut count = 0_usize;
         loop {
-            match frames::receive(&self.0) {
+            match takeover_protocol::receive(&self.0) {
                 Ok(None) => break,
                 Ok(Some(frame)) if frame.what["counted"].is_array() => {
                     match serde_json::from_value(frame.what["counted"].clone()) {

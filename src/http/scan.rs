@@ -54,11 +54,6 @@ impl HeadScan {
         Ok(None)
     }
 
-    /// Nothing but an empty line has come: no request was begun.
-    pub fn is_idle(&self) -> bool {
-        !self.started && self.seen == self.line
-    }
-
     /// What to answer when the limit is reached before the end of the head.
     pub fn too_large(&self) -> Refusal {
         if self.started { Refusal::HeadTooLarge } else { Refusal::TargetTooLong }
@@ -116,15 +111,5 @@ mod tests {
         assert_eq!(scan.too_large(), Refusal::TargetTooLong);
         scan.advance(b"GET /aaaa HTTP/1.1\r\nB").unwrap();
         assert_eq!(scan.too_large(), Refusal::HeadTooLarge);
-    }
-
-    #[test]
-    fn knows_that_nothing_was_begun() {
-        let mut scan = HeadScan::default();
-        assert!(scan.is_idle());
-        scan.advance(b"\r\n").unwrap();
-        assert!(scan.is_idle());
-        scan.advance(b"\r\nG").unwrap();
-        assert!(!scan.is_idle());
     }
 }

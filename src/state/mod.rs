@@ -25,7 +25,7 @@ mod tests;
 use crate::limits::SEQUENCE_MAX;
 use crate::table::{Loader, Names, Refused, Rule, Snapshot};
 pub use journal::Record;
-pub use replay::{JournalFile, Place, Replay, ReplayError, Replayed};
+pub use replay::{JournalFile, LineNumber, Replay, ReplayError, Replayed};
 pub use write::write;
 
 /// The content of a state file.

@@ -8,17 +8,19 @@
 //! redirects are.
 
 use super::Snapshot;
-use super::edit::{Changes, EditError, target_of};
+use super::edit_error::EditError;
 use super::host;
 use super::rule::{Action, Redirect, Rule};
-use crate::limits::{ALIAS_CHAIN_MAX, REDIRECTS_FOLLOWED_MAX, Scheme};
+use super::trie::Change;
+use crate::limits::{ALIAS_CHAIN_MAX, REDIRECTS_FOLLOWED_MAX};
+use crate::scheme::Scheme;
 
 /// Whether the redirects among these changes, and those that aliases among them lead to, may stand.
-pub(super) fn check(new: &Snapshot, changes: &Changes<'_>) -> Result<(), EditError> {
+pub(super) fn check(new: &Snapshot, changes: &[Change<'_, Rule>]) -> Result<(), EditError> {
     for change in changes {
         let Some(rule) = &change.value else { continue };
         if let Some(redirect) = redirect_of(rule)
-            && Place::of(redirect.to()).is_none()
+            && Server::of(redirect.to()).is_none()
         {
             let (host, to) = (change.name.to_owned(), redirect.to().to_owned());
             return Err(EditError::RedirectTarget { host, to });
@@ -30,7 +32,7 @@ pub(super) fn check(new: &Snapshot, changes: &Changes<'_>) -> Result<(), EditErr
     Ok(())
 }
 
-/// What a rule redirects to, or will once it spins no more.
+/// The redirect of a rule, also of the rule that stands again once the host spins no more.
 fn redirect_of(rule: &Rule) -> Option<&Redirect> {
     match &rule.action {
         Action::Redirect(redirect) => Some(redirect),
@@ -57,7 +59,7 @@ fn follow(table: &Snapshot, start: &str) -> Result<(), EditError> {
             return Err(EditError::RedirectLoop { host, to });
         }
         passed.push(end);
-        let Some(place) = Place::of(redirect.to()) else { return Ok(()) };
+        let Some(place) = Server::of(redirect.to()) else { return Ok(()) };
         let was_https = is_https;
         is_https = place.is_https.unwrap_or(is_https);
         let Ok(host) = host::name(place.host) else { return Ok(()) };
@@ -82,7 +84,7 @@ fn end_of<'t>(table: &'t Snapshot, name: &str) -> Option<(&'t str, &'t Redirect)
     // No longer than `check_aliases` lets a chain be.
     for _ in 0..=ALIAS_CHAIN_MAX {
         let (name, rule) = place;
-        match (&rule.action, target_of(rule)) {
+        match (&rule.action, rule.alias_target()) {
             (Action::Redirect(redirect), _) => return Some((name, redirect)),
             (_, Some(target)) => place = table.entry(target)?,
             _ => return None,
@@ -91,18 +93,18 @@ fn end_of<'t>(table: &'t Snapshot, name: &str) -> Option<(&'t str, &'t Redirect)
     None
 }
 
-/// Where a redirect leads to.
+/// Server that a redirect leads to.
 #[derive(PartialEq, Eq, Debug)]
-struct Place<'a> {
+struct Server<'a> {
     /// `None`: the scheme of the request.
     is_https: Option<bool>,
     host: &'a str,
     port: Option<u16>,
 }
 
-impl<'a> Place<'a> {
+impl<'a> Server<'a> {
     /// `None`: it is no address that a browser could be sent to.
-    fn of(to: &'a str) -> Option<Place<'a>> {
+    fn of(to: &'a str) -> Option<Server<'a>> {
         let (is_https, rest) = match to.split_once("://") {
             // What stands behind a path or a query is no scheme.
             Some((before, _)) if before.contains(['/', '?', '#']) => (None, to),
@@ -128,7 +130,7 @@ impl<'a> Place<'a> {
             // `javascript:` and the like end here, too.
             Some(digits) => Some(digits.parse().ok().filter(|_| !digits.starts_with('+'))?),
         };
-        (!host.is_empty()).then_some(Place { is_https, host, port })
+        (!host.is_empty()).then_some(Server { is_https, host, port })
     }
 }
 

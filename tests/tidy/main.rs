@@ -3,6 +3,7 @@
 
 mod circles;
 mod language;
+mod limits;
 
 use std::fmt::Write as _;
 use std::fs;
@@ -12,10 +13,11 @@ use std::path::{Path, PathBuf};
 /// here and in ARCHITECTURE.md together.
 const LAYERS: &[(&str, &[&str])] = &[
     ("limits", &[]),
-    ("http", &["limits"]),
+    ("scheme", &[]),
+    ("http", &["scheme", "limits"]),
     ("proxy_protocol", &[]),
     ("tls", &[]),
-    ("table", &["limits"]),
+    ("table", &["scheme", "limits"]),
     ("state", &["table", "limits"]),
     ("config", &["limits"]),
     ("ring", &["limits"]),
@@ -27,7 +29,8 @@ const LAYERS: &[(&str, &[&str])] = &[
 ];
 
 /// No I/O, no clock, no threads, no chance: what they need of these is an argument.
-const PURE: &[&str] = &["limits", "http", "proxy_protocol", "tls", "table", "state", "config"];
+const PURE: &[&str] =
+    &["limits", "scheme", "http", "proxy_protocol", "tls", "table", "state", "config"];
 
 /// Folders, what may not stand in their code, and what to do instead.
 const BANNED: &[(&[&str], &[&str], &str)] = &[

@@ -22,18 +22,18 @@ pub(super) struct Tcp {
 
 /// All that are given.
 #[derive(Default)]
-pub(super) struct Given {
+pub(super) struct InheritedSockets {
     pub(super) tcp: Vec<Tcp>,
     pub(super) unix: Vec<(PathBuf, UnixListener)>,
     /// The token of the management API, which the old daemon could read as root.
     pub(super) token: Option<Token>,
 }
 
-impl Given {
+impl InheritedSockets {
     /// What systemd hands to a unit with sockets (sd_listen_fds(3)).
-    pub(super) fn by_systemd() -> Result<Given, String> {
+    pub(super) fn by_systemd() -> Result<InheritedSockets, String> {
         let mut fds = ListenFd::from_env();
-        let mut given = Given::default();
+        let mut given = InheritedSockets::default();
         for index in 0..fds.len() {
             let wrong = |what: &str| format!("socket {index} of LISTEN_FDS: {what}");
             if let Ok(Some(socket)) = fds.take_tcp_listener(index) {
