@@ -14,10 +14,11 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[(&str, &[&str])] = &[
     ("limits", &[]),
     ("scheme", &[]),
+    ("rule_arguments", &["limits"]),
     ("http", &["scheme", "limits"]),
     ("proxy_protocol", &[]),
     ("tls", &[]),
-    ("table", &["scheme", "limits"]),
+    ("table", &["rule_arguments", "scheme", "limits"]),
     ("state", &["table", "limits"]),
     ("config", &["limits"]),
     ("ring", &["limits"]),
@@ -25,12 +26,21 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("shard", &["ring", "link", "http", "proxy_protocol", "tls", "table", "limits"]),
     ("control", &["link", "state", "table", "http", "limits"]),
     ("daemon", &["config", "control", "shard", "link", "ring", "state", "table", "http", "limits"]),
-    ("client", &[]),
+    ("client", &["rule_arguments"]),
 ];
 
 /// No I/O, no clock, no threads, no chance: what they need of these is an argument.
-const PURE: &[&str] =
-    &["limits", "scheme", "http", "proxy_protocol", "tls", "table", "state", "config"];
+const PURE: &[&str] = &[
+    "limits",
+    "scheme",
+    "rule_arguments",
+    "http",
+    "proxy_protocol",
+    "tls",
+    "table",
+    "state",
+    "config",
+];
 
 /// Folders, what may not stand in their code, and what to do instead.
 const BANNED: &[(&[&str], &[&str], &str)] = &[
