@@ -298,7 +298,10 @@ fn actions() -> String {
             }
             line += &format!(" {}{mark}", argument.name);
         }
-        text += line.trim_end();
+        if row.arguments.is_empty() {
+            line = format!("{line} no arguments: {}", row.meaning.replace('`', ""));
+        }
+        text += &line;
     }
     text
 }

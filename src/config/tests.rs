@@ -1,4 +1,4 @@
-//! What is accepted, what is refused, and that the message names place, key, found and expected.
+//! Accepted and refused settings; a message names place, key, found and expected.
 
 use super::*;
 

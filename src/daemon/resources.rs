@@ -65,6 +65,13 @@ impl Resources {
         })
     }
 
+    /// Resources of one shard, for tests.
+    #[cfg(test)]
+    pub(super) fn fixed(connections_per_shard: usize) -> Resources {
+        let (cpus, descriptors, pipes_per_shard) = (Vec::new(), 4096, 10);
+        Resources { shards: 1, cpus, descriptors, connections_per_shard, pipes_per_shard }
+    }
+
     /// The CPU of shard `index`.
     pub(super) fn cpu(&self, index: usize) -> Option<usize> {
         self.cpus.get(index % self.cpus.len().max(1)).copied()
