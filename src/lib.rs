@@ -1,9 +1,9 @@
 //! Mantrid: a thread-per-core TCP and HTTP/1 proxy whose host table is edited while it runs.
 //!
 //! Three nouns carry it. A [rule](table::Rule) says what to do for one host name. A
-//! [snapshot](table::Snapshot) is the whole table at one moment; nobody edits one. A *shard* is a
-//! thread pinned to a CPU that accepts, routes and relays its own connections and shares nothing that
-//! it writes.
+//! [snapshot](table::Snapshot) is the whole table at one moment; it is never edited. A *shard* is a
+//! thread pinned to a CPU that accepts, routes and relays its own connections and shares nothing
+//! that it writes.
 //!
 //! The modules in reading order, from the pure ones up; `ARCHITECTURE.md` has the picture, and
 //! `tests/tidy/` keeps it true.
@@ -33,7 +33,7 @@ mod shard;
 // What the binaries run.
 pub mod client;
 pub mod daemon;
-/// What the benches need of the private modules, and nobody else.
+/// Functions of private modules that the benches need.
 #[doc(hidden)]
 pub mod bench {
     pub use crate::ring::bench::round_trips;

@@ -12,7 +12,7 @@ use clap_complete::Shell;
 
 use crate::rule_arguments;
 
-/// Where the options of all commands stand in the help of one: behind its own.
+/// Position of the options of all commands in the help of one: behind its own.
 const LAST: usize = 100;
 
 /// Edits and watches the host table of a running mantrid
@@ -25,7 +25,8 @@ pub struct Arguments {
     #[arg(long, global = true, value_name = "URL", display_order = LAST)]
     pub url: Option<String>,
     /// The management API on a Unix socket
-    #[arg(long, global = true, value_name = "PATH", conflicts_with = "url", display_order = LAST + 1)]
+    #[arg(long, global = true, value_name = "PATH", conflicts_with = "url")]
+    #[arg(display_order = LAST + 1)]
     pub socket: Option<PathBuf>,
     /// Print JSON, as the daemon answers it
     #[arg(long, global = true, display_order = LAST + 2)]
@@ -387,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_sense_is_refused() {
+    fn lines_without_sense_are_refused() {
         for line in [
             "mantrid-client --url http://a --socket /b list",
             "mantrid-client delete",

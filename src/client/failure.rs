@@ -14,7 +14,8 @@ use super::address::Address;
 
 /// Time that a connection to the daemon may take.
 pub const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
-/// Longest response that is read: a million rules are about 100 MB; one far beyond is not the daemon's.
+/// Longest response that is read: a million rules are about 100 MB; one far beyond is not the
+/// daemon's.
 pub const ANSWER_BYTES_MAX: usize = 1 << 30;
 
 /// Why a command is not done.

@@ -385,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_not_be_sent_is_not_sent() {
+    fn unsendable_text_is_not_sent() {
         let api = Api::new(Address::local(), None).expect("no token");
         let ask = Ask::get(format!("/hostname/{}/", "a".repeat(70_000)));
         assert!(api.request(ask, "application/json").is_err_and(|error| error.contains("70011")));

@@ -1,6 +1,7 @@
-//! `restart HOST -- COMMAND`: holds a host, lets what is under way end, runs the command that restarts its
-//! application, waits until a backend answers, and flips. When something goes wrong the host stays held, or
-//! gets its old rule back where that was asked for; either is said, with what to do next.
+//! `restart HOST -- COMMAND`: holds a host, lets what is under way end, runs the command that
+//! restarts its application, waits until a backend answers, and flips. When something goes wrong
+//! the host stays held, or gets its old rule back where that was asked for; either is said, with
+//! what to do next.
 
 use std::cell::Cell;
 use std::ffi::OsString;
@@ -36,7 +37,7 @@ use super::{print, print_json};
 const LOOK_EACH: Duration = Duration::from_millis(100);
 /// How long one may take to answer.
 const LOOK_TIME: Duration = Duration::from_secs(2);
-/// As a shell has it for a command that can't be run.
+/// Exit code for a command that can't be run, as in a shell.
 const NOT_RUN: u8 = 127;
 
 pub async fn restart(api: &Api, restart: &Restart, json: bool) -> Result<(), Failure> {
@@ -116,14 +117,14 @@ fn application(host: &str, rule: &Value) -> Result<Value, Failure> {
     }
 }
 
-/// What went wrong, and the exit code that says so.
+/// Failure of the command, and the exit code that says so.
 struct Failed {
     code: u8,
     why: String,
 }
 
-/// Puts the old rule back while our change may still be on its way: a change in its place makes that one come too
-/// late, as the table is another one then. Whether the host was held.
+/// Puts the old rule back while our change may still be on its way: a change in its place makes
+/// that one come too late, as the table is another one then. Whether the host was held.
 async fn take_back(api: &Api, host: &str) -> Result<bool, Failure> {
     let was_held = Cell::new(false);
     replace(api, host, "", |rule| {
@@ -134,9 +135,9 @@ async fn take_back(api: &Api, host: &str) -> Result<bool, Failure> {
     Ok(was_held.get())
 }
 
-/// Waits until no other `restart` of this host at this address is under way on this machine: whoever came first would let the
-/// requests go while the second one's application is still down. The name is bound as long as this process
-/// lives, however it ends.
+/// Waits until no other `restart` of this host at this address is under way on this machine:
+/// the first one would let the requests go while the second one's application is still down.
+/// The name is bound as long as this process lives, however it ends.
 async fn turn(api: &Api, host: &str, signals: &mut EndSignals) -> Result<UnixListener, Failure> {
     let host = host.trim_end_matches('.').to_lowercase();
     let name = format!("mantrid-client restart {host} {}", api.address());
@@ -216,7 +217,8 @@ async fn run(command: &[OsString], signals: &mut EndSignals) -> Result<(), Faile
     let status = loop {
         tokio::select! {
             status = &mut ended => break status,
-            // Those of a terminal's keys reach the command as well; what is sent to us alone does not.
+            // Those of a terminal's keys reach the command as well; what is sent to us alone does
+            // not.
             signal = signals.next() => {
                 stopped_by = Some(signal);
                 if !matches!(signal, Signal::SIGINT | Signal::SIGQUIT) {
@@ -247,7 +249,7 @@ async fn run(command: &[OsString], signals: &mut EndSignals) -> Result<(), Faile
     }
 }
 
-/// As a shell has it for what a signal ended.
+/// Exit code for a command that a signal ended, as in a shell.
 fn code_of(signal: i32) -> u8 {
     u8::try_from(128 + signal).unwrap_or(1)
 }

@@ -15,7 +15,7 @@ pub struct Key {
     pub takes: &'static str,
     /// Meaning, for people.
     pub meaning: &'static str,
-    /// When a changed value is in force.
+    /// Moment from which a changed value is in force.
     pub in_force: InForce,
     /// Danger of a value, for people.
     pub danger: Option<&'static str>,
@@ -25,12 +25,12 @@ pub struct Key {
     pub(super) clear: fn(&mut Config),
 }
 
-/// When a value that was changed in the file is in force.
+/// Moment from which a value that was changed in the file is in force.
 #[derive(Copy, Clone)]
 pub enum InForce {
-    /// With SIGHUP.
+    /// SIGHUP.
     AtOnce(Field),
-    /// With the next start, or an upgrade.
+    /// The next start, or an upgrade.
     AtNextStart(Field),
 }
 
@@ -150,7 +150,8 @@ pub const KEYS: &[Key] = &[
         |config| config.bind.clear(),
     ),
     beware(
-        "A peer that can reach this address may claim to be any client: let only the terminator reach it.",
+        "A peer that can reach this address may claim to be any client: let only the terminator \
+         reach it.",
         repeatable(
             key(
                 "bind_internal",
@@ -283,7 +284,8 @@ pub const KEYS: &[Key] = &[
         "/etc/mantrid/static/",
         "a path",
         "A folder of NAME.http files, each a whole HTTP response, that add to or override the \
-         built-in pages no-hosts, unknown, test, timeout, 502 and 504. Read again when they change.",
+         built-in pages no-hosts, unknown, test, timeout, 502 and 504. The files are read again when \
+         they change.",
         next_start!(static_dir),
         |config, text| {
             config.static_dir = path(text)?;
@@ -479,8 +481,9 @@ pub const KEYS: &[Key] = &[
         "access_log",
         "off",
         "off, stdout or a path",
-        "Target of one JSON line per request, written when the request has ended. The file is opened anew on SIGUSR1. \
-         Lines that can't be written as fast as they come are dropped and counted; no request waits.",
+        "Target of one JSON line per request, written when the request has ended. The file is opened \
+         anew on SIGUSR1. Lines that can't be written as fast as they come are dropped and \
+         counted; no request waits.",
         at_once!(access_log),
         |config, text| {
             config.access_log = match text {

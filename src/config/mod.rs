@@ -176,8 +176,8 @@ impl Default for Config {
 }
 
 impl Config {
-    /// This configuration with the values of `new` for all keys that are in force at once, and the
-    /// changed keys that wait for the next start.
+    /// Takes the values of `new` for all keys that are in force at once. Returns the result, and
+    /// the changed keys that wait for the next start.
     pub fn reloaded(&self, new: &Config) -> (Config, Vec<&'static str>) {
         let mut config = self.clone();
         KEYS.iter().filter(|key| key.is_at_once()).for_each(|key| key.copy(new, &mut config));
@@ -186,7 +186,8 @@ impl Config {
         (config, later)
     }
 
-    /// Reads a file's text, if any (its path is for messages), and `-o` settings, which win over it.
+    /// Reads a file's text, if any (its path is for messages), and `-o` settings, which win over
+    /// it.
     pub fn build(
         file: Option<(&str, &str)>,
         overrides: &[String],
@@ -236,7 +237,8 @@ impl Config {
         bind.chain(internal).chain(tcp).chain(tls)
     }
 
-    /// Checks that trusted sources are named: a sender of the PROXY protocol can claim to be any client.
+    /// Checks that trusted sources are named: a sender of the PROXY protocol can claim to be any
+    /// client.
     fn check_sources(&self, problems: &mut Vec<ConfigError>, place: impl Fn(&str, &str) -> String) {
         let mut binds = self.binds();
         if let Some((key, bind)) = binds.find(|(_, bind)| bind.accept_proxy)

@@ -100,7 +100,9 @@ pub(super) fn address(text: &str) -> Result<Address, String> {
         let colon = text.rfind(':').filter(|at| text[*at..].find(']').is_none());
         match colon {
             None => format!("{text:?} has no port: {expected}"),
-            Some(_) => format!("{text:?} is not an address with a port: {expected}; host names are not looked up here"),
+            Some(_) => format!(
+                "{text:?} is not an address with a port: {expected}; host names are not looked up here"
+            ),
         }
     })
 }

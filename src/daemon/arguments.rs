@@ -34,9 +34,9 @@ pub(super) struct Arguments {
     pub(super) debug: bool,
 }
 
-/// What to do after reading the command line.
+/// Work that the command line asks for.
 pub(super) enum Asked {
-    /// To run with these.
+    /// Run with these arguments.
     Run(Arguments),
     /// `--help` and `--version`: to print this and end well.
     Print(String),
@@ -128,9 +128,9 @@ fn keys_at_once() -> String {
             text += line.trim_end();
             line = format!("\n{:15}", "");
         }
-        line = line + key.name + " ";
+        line = line + key.name + ", ";
     }
-    text + line.trim_end()
+    (text + &line).trim_end_matches(", ").to_owned()
 }
 
 #[cfg(test)]
@@ -158,7 +158,7 @@ mod tests {
         let (_, list) = help.split_once("as USR2 does. The keys").expect("the signal");
         let (list, _) = list.split_once("are in force at once").expect("the end of the keys");
         let at_once = KEYS.iter().filter(|key| key.is_at_once()).map(|key| key.name);
-        assert!(at_once.eq(list.split_whitespace()), "{list}");
+        assert!(at_once.eq(list.split([',', ' ', '\n']).filter(|word| !word.is_empty())), "{list}");
     }
 
     #[test]

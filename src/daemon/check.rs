@@ -66,7 +66,7 @@ fn verdict(errors: usize, warnings: usize) -> String {
     }
 }
 
-/// What the daemon's user, who we are now, will miss: none of it stops a start.
+/// Warns of what the daemon's user, which this process is now, will miss: none of it stops a start.
 fn later(config: &Config, problems: &[String]) -> Vec<String> {
     let user = nix::unistd::geteuid();
     let mut warnings = Vec::new();

@@ -18,23 +18,23 @@ use crate::shard::Believes;
 use crate::table::host;
 use crate::{limits, shard};
 
-/// Networks whose PROXY protocol headers are believed; shards read them for each connection that begins
-/// with a header.
+/// Networks whose PROXY protocol headers are believed; shards read them for each connection that
+/// begins with a header.
 pub(super) type Trusted = Arc<ArcSwap<Vec<Network>>>;
 
 /// One address with a socket for each shard.
 pub(super) struct Bound {
-    /// As asked for.
+    /// Address as asked for.
     pub(super) asked: SocketAddr,
-    /// As bound: with the port that was chosen where 0 was asked for.
+    /// Address as bound: with the port that was chosen where 0 was asked for.
     pub(super) local: SocketAddr,
     pub(super) speaks: Speaks,
-    /// Whose headers of the PROXY protocol are believed, where each connection has one.
+    /// Peers whose PROXY protocol headers are believed, where each connection begins with a header.
     believes: Option<Believes>,
-    /// For each shard.
+    /// Sockets of each shard.
     sockets: Vec<Vec<TcpListener>>,
-    /// Whether it listens already. A socket beside another daemon's takes connections from it: that is to begin only
-    /// when they are served.
+    /// Whether the sockets listen already. A socket beside another daemon's takes connections from
+    /// that daemon, so it begins only when they are served.
     listens: bool,
     /// systemd holds them too.
     is_activated: bool,
@@ -266,8 +266,9 @@ fn find_free(address: &Address) -> io::Result<SocketAddr> {
 
 /// The address to bind; for `*` that is IPv4's where there is no IPv6.
 ///
-/// SO_REUSEPORT would let a second daemon of the same user in unnoticed, and half of the connections
-/// would be its. So each address is first bound without it, which fails if anybody listens there.
+/// SO_REUSEPORT would let a second daemon of the same user in unnoticed, and half of the
+/// connections would be its. So each address is first bound without it, which fails if anybody
+/// listens there.
 fn find_free_at(address: SocketAddr, is_any: bool) -> io::Result<SocketAddr> {
     match unused(address) {
         Ok(_) => Ok(address),
@@ -279,8 +280,8 @@ fn find_free_at(address: SocketAddr, is_any: bool) -> io::Result<SocketAddr> {
     }
 }
 
-/// A socket of an address. The kernel takes a moment to close what a killed daemon's rings held: while a port
-/// is in use and by no process, that is waited for.
+/// A socket of an address. The kernel takes a moment to close what a killed daemon's rings held:
+/// while a port is in use and by no process, that is waited for.
 fn unused(address: SocketAddr) -> io::Result<Socket> {
     let until = Instant::now() + limits::BIND_WAIT;
     loop {
@@ -302,8 +303,8 @@ pub(super) fn has_no_family(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
 }
 
-/// A socket for each shard beside those that our own daemon has on the port: they share it, as they are the same
-/// user's.
+/// A socket for each shard beside those that our own daemon has on the port: they share it, as they
+/// are the same user's.
 fn bind_beside(
     address: &Address,
     shards: usize,
@@ -325,7 +326,7 @@ fn beside(address: &Address) -> io::Result<Socket> {
     }
 }
 
-/// One socket of an address that is nobody else's, unless the port is one of ours.
+/// Binds one socket of an address that no other process has, unless the port is one of ours.
 pub(super) fn bind_one(
     address: &Address,
     given: &InheritedSockets,

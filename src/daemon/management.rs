@@ -62,7 +62,8 @@ fn take(address: &ManagementAddress, given: &mut InheritedSockets) -> Option<Man
     }
 }
 
-/// The sockets as they were asked for, in the order of the configuration, for a daemon that takes over.
+/// The sockets as they were asked for, in the order of the configuration, for a daemon that takes
+/// over.
 pub(super) fn copies(
     config: &Config,
     bound: &[Management],
@@ -103,7 +104,7 @@ fn bind_unix(path: &Path, target: Target) -> Result<UnixListener, String> {
     })?
 }
 
-/// One that a daemon left behind is replaced; one that somebody listens on is not.
+/// Makes the socket. One that a daemon left behind is replaced; one with a listener is not.
 fn make_unix(path: &Path) -> Result<UnixListener, String> {
     match path.symlink_metadata() {
         Ok(found) if !found.file_type().is_socket() => {
@@ -129,8 +130,8 @@ fn make_unix(path: &Path) -> Result<UnixListener, String> {
     })
 }
 
-/// Its mode comes from the mask: a change of mode by its path would follow a symbolic link in its
-/// place.
+/// Binds the socket with a mode that comes from the mask: a change of mode by path would follow a
+/// symbolic link in its place.
 fn listen_unix(path: &Path) -> io::Result<UnixListener> {
     let before = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o117));
     let bound = UnixListener::bind(path);
@@ -138,8 +139,8 @@ fn listen_unix(path: &Path) -> io::Result<UnixListener> {
     bound
 }
 
-/// The token, read while we may still be root: the file need not be readable for anybody else. Where it is not,
-/// the one `given` by the daemon that we take over from does.
+/// The token, read while we may still be root: the file need not be readable for anybody else.
+/// Where it is not, the one `given` by the daemon that we take over from does.
 pub(super) fn token(config: &Config, given: Option<Token>) -> Result<Option<Token>, String> {
     let Some(path) = &config.management_token_file else { return Ok(None) };
     let problem =

@@ -151,7 +151,7 @@ fn run(source: Source, debug: bool, demo: Option<&Demo>) -> Result<(), Problems>
         demo.write_table(&addresses).map_err(one)?;
     }
     privileges::make_folder(&config.state_file, target).map_err(one)?;
-    // The demo runs as whoever started it, unless told otherwise.
+    // The demo runs as the user who started it, unless told otherwise.
     if demo.is_none() || !target.stays_root() {
         let is_guarded = predecessor.as_ref().is_some_and(Predecessor::is_guarded);
         privileges::drop_to(target, is_guarded).map_err(one)?;
@@ -202,7 +202,8 @@ fn run(source: Source, debug: bool, demo: Option<&Demo>) -> Result<(), Problems>
     outcome.map_err(one)
 }
 
-/// Closes the sockets that the configuration has no use for: whoever connected there would wait for ever.
+/// Closes the sockets that the configuration has no use for: a client that connected there would
+/// wait for ever.
 fn close_left(given: InheritedSockets, is_upgrade: bool) {
     for left in given.left() {
         if is_upgrade {
@@ -225,7 +226,7 @@ fn access(config: &Config, resources: &Resources, token: Option<Token>) -> Acces
     }
 }
 
-/// What a start has made ready.
+/// Parts that a start has made ready.
 struct Wiring {
     bound: Vec<Bound>,
     management: Vec<Management>,

@@ -1,5 +1,6 @@
-//! SIGHUP: the configuration is read again, and what may change while shards run is put in force, all of it or
-//! nothing. What needs sockets, threads or rights that only a start has is named, and left for the next one.
+//! SIGHUP: the configuration is read again, and what may change while shards run is put in force,
+//! all of it or nothing. What needs sockets, threads or rights that only a start has is named, and
+//! left for the next one.
 
 use std::sync::Arc;
 
@@ -126,7 +127,7 @@ mod tests {
     use super::*;
     use crate::config::KEYS;
 
-    /// What [`Reload::apply`] puts in force, as text.
+    /// The settings that [`Reload::apply`] puts in force, as text.
     fn in_force(config: &Config) -> String {
         let resources = Resources::fixed(config.max_connections.unwrap_or(1000));
         format!(

@@ -1,18 +1,18 @@
-//! One daemon takes over from another (SIGUSR2): the new program is started by the old, with the same
-//! arguments, and gets the listening sockets, then the state file, then, one by one, the client connections
-//! that are held or between two requests. The sockets are the same ones, so nobody who connects meanwhile is
-//! refused or reset; until the new daemon says that it is ready the old one serves as if nothing happened,
-//! and whatever goes wrong by then changes nothing.
+//! One daemon takes over from another (SIGUSR2): the new program is started by the old, with the
+//! same arguments, and gets the listening sockets, then the state file, then, one by one, the
+//! client connections that are held or between two requests. The sockets are the same ones, so no
+//! client that connects meanwhile is refused or reset; until the new daemon says that it is ready
+//! the old one serves as if nothing happened, and whatever goes wrong by then changes nothing.
 //!
 //! | old | new |
 //! | --- | --- |
 //! | sockets → | reads its configuration, makes ready all that it can |
 //! | | ← `prepared` |
-//! | writes the state a last time, takes no more changes; `state`, with what it knows besides → | reads it, starts its shards |
+//! | writes the state a last time, takes no changes; `state`, its counts → | reads it, starts |
 //! | | ← `ready` |
-//! | takes in nobody any more; connections → | |
-//! | what is under way yet, each time that it is another; `open` → | `ask`, `stop` |
-//! | at its end: what it counted since it let go of the state; `counted` → | |
+//! | accepts no more connections; idle and held connections → | |
+//! | count of requests under way, each time that it changes; `open` → | `ask`, `stop` |
+//! | at its end: counts since it let go of the state; `counted` → | |
 
 use std::io;
 use std::net::{IpAddr, TcpListener};
@@ -40,12 +40,13 @@ use crate::link::{ControlEnd, Drain, Handed, Speaks, Stop};
 
 /// Set for the new daemon, whose standard input the socket is.
 const VARIABLE: &str = "MANTRID_TAKES_OVER";
-/// What it is set to where memory of the old daemon can't be read by others of its user.
+/// Value where memory of the old daemon can't be read by other processes of its user.
 const GUARDED: &str = "guarded";
-/// Said with `ready`: what is under way may be told. Programs before it would take it for a connection.
+/// Said with `ready`: what is under way may be told. Programs before it would take it for a
+/// connection.
 const HEARS: &[u8] = b"open";
 
-/// What a daemon keeps to hand over its sockets.
+/// Copies that a daemon keeps to hand over its sockets.
 pub(super) struct Sockets {
     /// A copy of each shard's.
     pub(super) tcp: Vec<Tcp>,
@@ -59,15 +60,15 @@ pub(super) struct Program {
 }
 
 impl Program {
-    /// Called at the start: later the file may be another. Where a symbolic link led to it, the link is kept:
-    /// what it leads to later is what is to run then.
+    /// Called at the start: later the file may be another. Where a symbolic link led to it, the
+    /// link is kept: what it leads to later is what is to run then.
     pub(super) fn of_this_process() -> io::Result<Program> {
         let own = identity(Path::new("/proc/self/exe"));
         let asked = std::env::args_os().next().unwrap_or_default();
         let found = places(Path::new(&asked)).find(|path| identity(path) == own && own.is_some());
         let path = match found {
             Some(path) => path,
-            // Whoever starts a program may call it anything.
+            // The parent of a program may call it anything.
             None => std::env::current_exe()?,
         };
         Ok(Program { path, identity: own })
@@ -80,7 +81,7 @@ impl Program {
     }
 }
 
-/// Where a program may lie that was started by this name: there, or in a folder of `PATH`.
+/// Paths of a program that was started by this name: that path, or a file in a folder of `PATH`.
 fn places(asked: &Path) -> impl Iterator<Item = PathBuf> {
     let here = std::env::current_dir().unwrap_or_default();
     let is_name = asked.components().count() == 1 && !asked.is_absolute();
@@ -103,13 +104,13 @@ pub(super) struct Successor {
     process: i32,
     /// Several threads have something to say.
     turn: Mutex<()>,
-    /// Whether it takes counts of what is under way here, and asks.
+    /// Whether the successor takes counts of what is under way here, and asks.
     hears: bool,
 }
 
 impl Successor {
-    /// Why it did not get ready, as far as we know. It has let go of us before it could say more, perhaps: killed
-    /// at once it never would.
+    /// Why it did not get ready, as far as we know. It has let go of us before it could say more,
+    /// perhaps: killed at once it never would.
     async fn gave_up(&mut self, why: String) -> String {
         let Some(child) = &mut self.child else { return why };
         match tokio::time::timeout(limits::LAST_WORDS_TIME, child.wait()).await {
@@ -204,7 +205,7 @@ async fn hand_over(to: &UnixStream, sockets: &Sockets, control: &Handle) -> Resu
     Ok(hears)
 }
 
-/// Control has let go of the state file, and takes it back unless somebody else has it.
+/// Control has let go of the state file, and takes it back unless another daemon has it.
 struct Released(Option<Handle>);
 
 impl Drop for Released {
@@ -215,7 +216,7 @@ impl Drop for Released {
     }
 }
 
-/// Without keeping control from its work meanwhile.
+/// Runs a conversation on another thread, so that control goes on working.
 async fn talk<T: Send + 'static>(
     what: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> Result<T, String> {
@@ -273,8 +274,8 @@ impl Successor {
         takeover_protocol::send(&self.stream, what, bytes, descriptors)
     }
 
-    /// Answers what the new daemon asks, and tells it what is under way here, until that is over; from a thread of
-    /// its own.
+    /// Answers what the new daemon asks, and tells it what is under way here, until that is over;
+    /// from a thread of its own.
     pub(super) fn tell(&self, control: &Handle, shards: &ControlEnd, is_over: &AtomicBool) {
         if !self.hears {
             return;
@@ -373,7 +374,7 @@ fn listen(
             Some(_) => shards.stop(Stop::Drain),
             None => {
                 if let Some(question) = control.question(&frame.what) {
-                    // Whoever answers is gone when all is over.
+                    // The task that answers is gone when all is over.
                     let _ = asked.send(question);
                 }
             }
@@ -441,8 +442,8 @@ impl Predecessor {
         Ok(serde_json::from_slice(&memory).unwrap_or_default())
     }
 
-    /// Every shard accepts: takes the connections that come, from a thread of its own. What it returns is told
-    /// when the last one has come. An older program does not hear what it is asked.
+    /// Every shard accepts: takes the connections that come, from a thread of its own. What it
+    /// returns is told when the last one has come. An older program does not hear what it is asked.
     pub(super) fn ready(
         self,
         shards: ControlEnd,
@@ -456,7 +457,7 @@ impl Predecessor {
             let questions = control.elder().begin();
             let stream = self.0.try_clone()?;
             std::thread::Builder::new().name("ask".to_owned()).spawn(move || {
-                // It ends when nobody asks any more, which is when the old daemon is gone.
+                // The task ends when the old daemon, which asks, is gone.
                 questions
                     .iter()
                     .all(|what| takeover_protocol::send(&stream, &what, b"", &[]).is_ok())

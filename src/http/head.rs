@@ -19,7 +19,7 @@ use super::via::Via;
 use crate::limits::FIELDS_MAX;
 use crate::scheme::Scheme;
 
-/// Where `httparse` notes the fields.
+/// Room in which `httparse` notes the fields.
 pub type FieldRoom<'b> = [MaybeUninit<Header<'b>>; FIELDS_MAX];
 
 /// Room for the fields of one head; uninitialised, since clearing 4 KiB would cost as much as
@@ -31,18 +31,18 @@ pub fn field_room<'b>() -> FieldRoom<'b> {
 /// A request head that was accepted.
 #[derive(Debug)]
 pub struct RequestHead<'h, 'b> {
-    /// What is asked for.
+    /// The method.
     pub method: Method,
     /// The method as written.
     pub method_bytes: &'b [u8],
-    /// What the client speaks.
+    /// Version that the client speaks.
     pub version: Version,
-    /// What it is asked of.
+    /// The target.
     pub target: Target<'b>,
     /// The authority of an absolute target, else the value of Host: valid syntax, as written.
     /// `None` only in HTTP/1.0.
     pub host: Option<&'b [u8]>,
-    /// Where the body ends.
+    /// The end of the body.
     pub framing: RequestFraming,
     /// The client wants the connection to live on.
     pub keep_alive: bool,
@@ -53,9 +53,9 @@ pub struct RequestHead<'h, 'b> {
     pub upgrade: bool,
     /// The client reads trailers, and they reach it.
     pub takes_trailers: bool,
-    /// It brings credentials that authenticate its connection (NTLM, Negotiate), not only itself.
+    /// Whether the request brings credentials that authenticate its connection (NTLM, Negotiate).
     pub authenticates: bool,
-    /// What X-Forwarded-Protocol, or else X-Forwarded-Proto, says. Believe it on `bind_internal`
+    /// Scheme in X-Forwarded-Protocol, or else in X-Forwarded-Proto. Believe it on `bind_internal`
     /// only.
     pub forwarded_scheme: Option<Scheme>,
     pub(super) fields: Fields<'h, 'b>,
@@ -77,7 +77,8 @@ pub struct RequestHead<'h, 'b> {
 }
 
 impl<'b> RequestHead<'_, 'b> {
-    /// The X-Request-Id that came with it, if it is one and can be one: visible ASCII, not too long.
+    /// The X-Request-Id that came with it, if it is one and can be one: visible ASCII, not too
+    /// long.
     pub fn request_id(&self) -> Option<&'b [u8]> {
         self.request_id.filter(|id| {
             (1..=crate::limits::REQUEST_ID_BYTES_MAX).contains(&id.len())
@@ -85,12 +86,12 @@ impl<'b> RequestHead<'_, 'b> {
         })
     }
 
-    /// Whether it came through the proxy of this name before.
+    /// Whether the request came through the proxy of this name before.
     pub fn came_through(&self, via: &Via) -> bool {
         self.via.iter().any(|index| via.is_in(self.fields.list[index].value))
     }
 
-    /// What becomes of the trailers behind its body.
+    /// Rules for the trailers behind the body.
     pub fn trailers(&self, trusted: bool, writes_id: bool) -> TrailerRules {
         TrailerRules::of_request(self.named, trusted, writes_id)
     }
@@ -183,11 +184,11 @@ pub fn parse_request<'h, 'b>(
 /// A response head that was accepted.
 #[derive(Debug)]
 pub struct ResponseHead<'h, 'b> {
-    /// What the backend speaks.
+    /// Version that the backend speaks.
     pub version: Version,
     /// 100 to 999.
     pub status: u16,
-    /// Where the body ends.
+    /// The end of the body.
     pub framing: ResponseFraming,
     /// The backend lets the connection live on after the body.
     pub keep_alive: bool,
@@ -196,32 +197,33 @@ pub struct ResponseHead<'h, 'b> {
     /// How many seconds an idle connection is kept by the backend, if it says so (`Keep-Alive:
     /// timeout=N`).
     pub keep_alive_seconds: Option<u32>,
-    /// It asks for credentials that authenticate its connection (NTLM, Negotiate).
+    /// Whether the response asks for credentials that authenticate its connection (NTLM,
+    /// Negotiate).
     pub authenticates: bool,
     pub(super) fields: Fields<'h, 'b>,
     pub(super) dropped: FieldSet,
     /// Content-Length or Transfer-Encoding.
     pub(super) framing_fields: FieldSet,
     pub(super) trailer: FieldSet,
-    /// It says when it was made.
+    /// Whether the response has a Date.
     pub(super) has_date: bool,
     /// A 426 says what to upgrade to (RFC 9110 §15.5.22).
     pub(super) keeps_upgrade: bool,
     pub(super) named: Named,
-    /// What the framing fields say, also where no body follows.
+    /// Meaning of the framing fields, also where no body follows.
     pub(super) lengths: Lengths,
     /// The framing field was dropped from the fields: we write it ourselves.
     pub(super) writes_framing: bool,
 }
 
 impl ResponseHead<'_, '_> {
-    /// What becomes of the trailers behind its body.
+    /// Rules for the trailers behind the body.
     pub fn trailers(&self) -> TrailerRules {
         TrailerRules::of_response(self.named)
     }
 
-    /// Whether it names a body that must not follow it, as an answer to HEAD, a 204 or a 304 may. A
-    /// backend that is wrong about that sends the body all the same.
+    /// Whether the head names a body that must not follow it, as a response to HEAD, a 204 or a 304
+    /// may. A backend that is wrong about that sends the body all the same.
     pub fn names_missing_body(&self) -> bool {
         let names_body = match self.lengths {
             Lengths::Length(length) => length != 0,

@@ -70,7 +70,8 @@ impl Method {
         }
     }
 
-    /// Whether doing it twice is like doing it once (RFC 9110 §9.2.2): the request may be sent again.
+    /// Whether doing it twice is like doing it once (RFC 9110 §9.2.2): the request may be sent
+    /// again.
     pub fn is_idempotent(self) -> bool {
         self.is_safe() || matches!(self, Method::Put | Method::Delete | Method::OtherIdempotent)
     }

@@ -10,14 +10,14 @@ pub const RESOLVE_AT_CHANGE: Duration = Duration::from_secs(2);
 pub const RESOLVE_EVERY: Duration = Duration::from_secs(30);
 /// Interval of the lookups of a name that has no address.
 pub const RESOLVE_AGAIN: Duration = Duration::from_secs(2);
-/// Pause before a name is looked up again when none of its addresses accepts; doubled as long as the
-/// lookup finds nothing new.
+/// Pause before a name is looked up again when none of its addresses accepts; doubled as long as
+/// the lookup finds nothing new.
 pub const RESOLVE_DOUBTED: Duration = Duration::from_secs(1);
 /// Time after which a lookup leaves its room to another.
 pub const RESOLVE_SLOW: Duration = Duration::from_secs(1);
 
-/// Lookups at a time: half for names that are new, a quarter for those that were found, an eighth for those that
-/// were not. Each takes a thread and up to two descriptors.
+/// Lookups at a time: half for names that are new, a quarter for those that were found, an eighth
+/// for those that were not. Each takes a thread and up to two descriptors.
 pub fn lookups_at_once(descriptors: u64) -> usize {
     (descriptors / 32).clamp(64, 512) as usize
 }
@@ -28,7 +28,8 @@ pub const CHANGES_WAITING_MAX: usize = 4096;
 pub const CHANGES_AT_ONCE: usize = 1024;
 /// Rules in the changes of one sync, after which no more changes are added.
 pub const EDITS_AT_ONCE: usize = 65_536;
-/// Most rules of a change that are named where the change is reported; a larger one is reported alone.
+/// Most rules of a change that are named where the change is reported; a larger one is reported
+/// alone.
 pub const EDITS_TOLD_MAX: usize = 100;
 /// Rules in a change above which shards are woken to let go of the old table.
 pub const EDITS_WORTH_A_WAKE: usize = 1000;
@@ -44,8 +45,9 @@ pub const SAVED_AT_ONCE: usize = 50_000;
 pub const STATISTICS_AT_ONCE: usize = 8192;
 /// Backends whose counts are kept when no shard knows the backend any more.
 pub const BACKENDS_TOLD_MAX: usize = 10_000;
-/// Backends in a reply, about 2 MB; unusable backends come first, then the busiest. Known are at most
-/// the backends of rules with a `check`, `EJECTED_MAX`, `BACKENDS_TOLD_MAX`, and `SLOTS_MAX` per shard.
+/// Backends in a reply, about 2 MB; unusable backends come first, then the busiest. Known are at
+/// most the backends of rules with a `check`, `EJECTED_MAX`, `BACKENDS_TOLD_MAX`, and `SLOTS_MAX`
+/// per shard.
 pub const BACKENDS_LISTED_MAX: usize = 10_000;
 /// Longest body of a management request: a table of a million rules is about 100 MB.
 pub const MANAGEMENT_BODY_BYTES_MAX: usize = 256 * 1024 * 1024;
@@ -68,8 +70,8 @@ pub const MANAGEMENT_BODY_TIME: Duration = Duration::from_secs(300);
 pub const MANAGEMENT_BODY_SILENCE: Duration = Duration::from_secs(30);
 /// Time for which a management client may take no byte of its reply.
 pub const MANAGEMENT_WRITE_TIME: Duration = Duration::from_secs(30);
-/// Bytes of an unwanted request body that are read and discarded, so that the client gets to read the
-/// reply.
+/// Bytes of an unwanted request body that are read and discarded, so that the client gets to read
+/// the reply.
 pub const MANAGEMENT_DISCARD_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Time that discarding may take.
 pub const MANAGEMENT_DISCARD_TIME: Duration = Duration::from_secs(2);
@@ -107,8 +109,8 @@ pub const CHECK_RISE: u32 = 2;
 pub const PROBE_TIME: Duration = Duration::from_secs(2);
 /// How long a connection must stay open for a probe that sends nothing to call it accepted.
 pub const PROBE_QUIET: Duration = Duration::from_millis(100);
-/// Probes begun in a tenth of a second: a few percent of a CPU. Where more are due they wait, so the
-/// intervals stretch.
+/// Probes begun in a tenth of a second: a few percent of a CPU. Where more are due they wait, so
+/// the intervals stretch.
 pub const PROBES_PER_TENTH: u32 = 200;
 /// How often the addresses behind checked names are looked at.
 pub const CHECK_NAMES_EVERY: Duration = Duration::from_secs(1);
@@ -123,8 +125,8 @@ pub const EJECTED_LOOK: Duration = Duration::from_secs(600);
 /// Backends with a series that says whether they are up; backends that are down come first.
 pub const METRIC_BACKENDS_PROBED: usize = 1000;
 /// Held requests let go per second where no other rate is given: ten thousand in five eighths of a
-/// second. All at once they would overflow the queue of an application that has just begun to listen,
-/// and a connection that finds the queue full is tried again only after a second.
+/// second. All at once they would overflow the queue of an application that has just begun to
+/// listen, and a connection that finds the queue full is tried again only after a second.
 pub const RELEASE_RATE: u32 = 16_000;
 /// Most held requests that are let go at once: half of the accept queue that most applications ask
 /// for.
@@ -172,8 +174,8 @@ pub fn event_readers(connections: usize) -> usize {
     (connections / 2).clamp(1, EVENT_READERS_MAX)
 }
 
-/// How many of the management connections may wait for removed backends to drain: the rest is for all
-/// other requests.
+/// How many of the management connections may wait for removed backends to drain: the rest is for
+/// all other requests.
 pub fn drain_waiters(connections: usize) -> usize {
     (connections / 4).max(1)
 }

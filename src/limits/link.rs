@@ -4,8 +4,8 @@
 pub const SLOTS_MAX: u32 = 1 << 20;
 /// Backends with `max_connections` whose gates are kept; past it those that no shard uses go.
 pub const GATES_KEPT: usize = 1024;
-/// Rules with `max_requests_per_second` whose rates a shard remembers; all shards together keep those that
-/// are not at rest besides.
+/// Rules with `max_requests_per_second` whose rates a shard remembers; all shards together keep
+/// those that are not at rest besides.
 pub const RATES_KEPT: usize = 16_384;
 /// Bytes of the access log that wait for its writer, per shard: a second of 30,000 requests.
 pub const LOG_PAGE_BYTES_MAX: usize = 8 * 1024 * 1024;

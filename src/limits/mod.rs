@@ -1,5 +1,5 @@
-//! Every bound of the program, in one file for each owner: the folder that keeps the bound. `shares`
-//! has the sums, which name their terms.
+//! Every bound of the program, in one file for each owner: the folder that keeps the bound.
+//! `shares` has the sums, which name their terms.
 
 mod config;
 mod control;

@@ -9,7 +9,8 @@ pub const RING_ENTRIES: u32 = 2048;
 pub const COMPLETIONS_PER_ENTRY: u32 = 4;
 /// Buffers for heads and small bodies; a power of two. Idle connections hold none.
 pub const RECV_BUFFERS: u16 = 256;
-/// Bytes of each receive buffer: the default `max_head`, so that nearly every head is parsed where it arrived.
+/// Bytes of each receive buffer: the default `max_head`, so that nearly every head is parsed where
+/// it arrived.
 pub const RECV_BUFFER_BYTES: u32 = 16 * 1024;
 /// Buffers for bodies that are known to go on; a power of two.
 pub const BULK_BUFFERS: u16 = 64;

@@ -17,8 +17,8 @@ use super::rule::Rule;
 use super::trie::Change;
 
 /// The table after these changes, of which `None` deletes. Names are brought to canonical form;
-/// what is named twice is what it was named last; deleting what is not there is no error.
-/// An alias must lead to a rule afterwards, also one that is not among the changes; no redirect may lead
+/// what is named twice is what it was named last; deleting what is not there is no error. An alias
+/// must lead to a rule afterwards, also one that is not among the changes; no redirect may lead
 /// back to itself.
 pub fn edit(
     old: &Snapshot,

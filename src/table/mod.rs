@@ -1,7 +1,7 @@
 //! The host table: what to do for each host name, at one moment.
 //!
 //! A [`Snapshot`] never changes. [`edit()`] makes a new one that shares all but the changed path
-//! with the old, in microseconds at any size, and whoever holds the old one keeps it whole.
+//! with the old, in microseconds at any size, and a holder of the old one keeps it whole.
 //! Looking a host up takes one probe for each of its labels (a probe finds the plain rule and
 //! those for one scheme together), touches no reference count and allocates nothing; at a million
 //! rules it costs about what it costs at one.
@@ -68,8 +68,8 @@ impl Default for Snapshot {
             rules: Trie::default(),
             aliased: Trie::default(),
             labels_max: 0,
-            // Random for each process, so that nobody can prepare names that collide; the same
-            // for all snapshots in it, so that `Found::key` means the same in each.
+            // Random for each process, so that an attacker can't prepare names that collide; the
+            // same for all snapshots in it, so that `Found::key` means the same in each.
             hasher: SeedableRandomState::with_seed(0, SharedSeed::global_random()),
         }
     }

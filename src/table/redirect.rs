@@ -1,11 +1,11 @@
-//! Redirects that an edit must not make: to what is no address of a web server, and in a circle. Tables
-//! of the original may hold either and load all the same; so this is asked of edits alone.
+//! Redirects that an edit must not make: to what is no address of a web server, and in a circle.
+//! Tables of the original may hold either and load all the same; so this is asked of edits alone.
 //!
-//! A circle is certain only where each of its requests comes to a rule of this table. A name that a rule
-//! has does. One that only falls under a parent's rule may be served by another machine, and so may the
-//! https of a name whose rule is for both schemes: whoever ends TLS need not pass it on to us. So
-//! `a.com` to `https://a.com` is let through, and `http://a.com` to `https://a.com` is what most
-//! redirects are.
+//! A circle is certain only where each of its requests comes to a rule of this table. A name that a
+//! rule has does. One that only falls under a parent's rule may be served by another machine, and
+//! so may the https of a name whose rule is for both schemes: the TLS terminator need not pass it
+//! on to us. So `a.com` to `https://a.com` is let through, and `http://a.com` to `https://a.com` is
+//! what most redirects are.
 
 use super::Snapshot;
 use super::edit_error::EditError;
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_lead_elsewhere_is_not() {
+    fn redirects_that_may_lead_elsewhere_are_let_through() {
         for rules in [
             &[("a.com", "b.com")][..],
             &[("a.com", "https://a.com")],

@@ -232,7 +232,8 @@ impl Spin {
         self.wake.as_deref()
     }
 
-    /// The rule that stood before, for whoever flips the host back; nothing here acts on it.
+    /// The rule that stood before, for the program that flips the host back; nothing here acts on
+    /// it.
     pub fn then(&self) -> Option<&Rule> {
         self.then.as_deref()
     }

@@ -359,7 +359,9 @@ mod tests {
     proptest! {
         /// Batches of any size against a map, and the version before each stays what it was.
         #[test]
-        fn is_a_map(batches in vec(btree_map(0..2000_u16, option::of(any::<u32>()), 0..300), 1..8)) {
+        fn is_a_map(
+            batches in vec(btree_map(0..2000_u16, option::of(any::<u32>()), 0..300), 1..8)
+        ) {
             let mut trie = Trie::default();
             let mut model = BTreeMap::new();
             for batch in batches {

@@ -144,7 +144,7 @@ fn strings_mean_the_same_as_numbers() {
 
 /// An operator reads back what they set, defaults included.
 #[test]
-fn what_was_given_is_given_back() {
+fn given_arguments_are_given_back() {
     for value in [
         json!(["spin", {}, false]),
         json!(["spin", {"timeout": 120, "check_interval": 1}, true]),
@@ -288,7 +288,7 @@ fn names_of_backends_are_interned() {
 }
 
 #[test]
-fn what_is_shown_of_a_value_is_bounded() {
+fn shown_values_are_bounded() {
     let long = "\u{e9}".repeat(10_000);
     for value in [json!([long, {}, true]), json!(["static", {"type": long}, true])] {
         assert!(read(&value).unwrap_err().to_string().len() < 500);
