@@ -163,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_holds_a_host() {
+    fn spinning_rules_keep_the_rule_before() {
         let rule = json!(["proxy", {"backends": [["a", 1]]}, true]);
         let spun = held(&rule, &[]);
         assert_eq!(spun, json!(["spin", {"then": rule}, true]));

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::keys::{Key, beware, key, path, repeatable};
+use super::keys::{Field, InForce, Key, beware, field, key, next_start, path, repeatable};
 use super::{Config, ConfigError, value};
 
 /// What the keys of a fleet say; without a name there is no fleet.
@@ -145,6 +145,7 @@ pub(super) const FLEET: Key = key(
     "none",
     "a name: letters, digits, - and _",
     "The fleet that this daemon is a node of: all nodes have one table, kept in etcd. docs/fleet.md.",
+    next_start!(fleet.name),
     |config, text| {
         config.fleet.name = Some(name(text)?);
         Ok(())
@@ -157,6 +158,7 @@ pub(super) const ENDPOINTS: Key = repeatable(
         "none",
         "`https://HOST:PORT`, or `http://HOST:PORT` on this machine",
         "A member of the etcd cluster; name all of them.",
+        next_start!(fleet.endpoints),
         |config, text| {
             config.fleet.endpoints.push(url(text, &["https://", "http://"])?);
             Ok(())
@@ -170,6 +172,7 @@ pub(super) const NODE: Key = key(
     "the host's name",
     "a name: letters, digits, -, _ and .",
     "Name of this node; each has another.",
+    next_start!(fleet.node),
     |config, text| {
         config.fleet.node = Some(node(text)?);
         Ok(())
@@ -181,6 +184,7 @@ pub(super) const URL: Key = key(
     "the first TCP address of bind_management",
     "`http://HOST:PORT`",
     "Management URL of this node, as the other nodes reach it: for statistics of all nodes.",
+    next_start!(fleet.url),
     |config, text| {
         config.fleet.url = Some(url(text, &["http://"])?);
         Ok(())
@@ -189,10 +193,17 @@ pub(super) const URL: Key = key(
 
 macro_rules! file {
     ($name:literal, $field:ident, $meaning:literal) => {
-        key($name, "none", "a path", $meaning, |config: &mut Config, text| {
-            config.fleet.$field = Some(path(text)?);
-            Ok(())
-        })
+        key(
+            $name,
+            "none",
+            "a path",
+            $meaning,
+            next_start!(fleet.$field),
+            |config: &mut Config, text| {
+                config.fleet.$field = Some(path(text)?);
+                Ok(())
+            },
+        )
     };
 }
 
@@ -207,6 +218,7 @@ pub(super) const USER: Key = key(
     "none",
     "a name",
     "User of etcd; it needs `readwrite` on the prefix /mantrid/NAME/.",
+    next_start!(fleet.user),
     |config, text| {
         config.fleet.user = Some(text.to_owned());
         Ok(())
@@ -222,6 +234,7 @@ pub(super) const INSECURE: Key = beware(
         "false",
         "true or false",
         "Lets etcd be spoken to without TLS over a network.",
+        next_start!(fleet.insecure),
         |config, text| {
             config.fleet.insecure = value::truth(text)?;
             Ok(())
@@ -235,6 +248,7 @@ pub(super) const START: Key = key(
     "a duration (ms, s, m, h)",
     "How long a start waits for etcd where there is no copy of the table yet; then it ends. With a \
      copy it does not wait.",
+    next_start!(fleet.start),
     |config, text| {
         config.fleet.start = value::duration(text)?;
         Ok(())
@@ -246,6 +260,7 @@ pub(super) const STALE: Key = key(
     "off",
     "off, or a duration (ms, s, m, h)",
     "From when on /healthz answers 503 on a node that hears nothing of etcd. It goes on serving.",
+    next_start!(fleet.stale),
     |config, text| {
         config.fleet.stale = match text {
             "off" => None,
@@ -261,6 +276,7 @@ pub(super) const LIMITS: Key = key(
     "divide or each",
     "Whether max_requests_per_second, max_connections, max_held and release_rate of a rule are for \
      all nodes together (divided by the live nodes, rounded up) or for each node.",
+    next_start!(fleet.limits_each),
     |config, text| {
         config.fleet.limits_each = match text {
             "divide" => false,

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use super::given::Given;
+use super::inherited::InheritedSockets;
 use super::log::{counted, say};
 use super::resources::Resources;
 use super::{listen, management, privileges};
@@ -32,9 +32,9 @@ pub(super) fn run(config: &Config) -> ExitCode {
     if let Some(pid) = &runs {
         say(&format!("mantrid (pid {pid}) runs on this state: what it listens on counts as free"));
     }
-    let given = Given::by_systemd().unwrap_or_else(|problem| {
+    let given = InheritedSockets::by_systemd().unwrap_or_else(|problem| {
         problems.push(problem);
-        Given::default()
+        InheritedSockets::default()
     });
     problems.extend(listen::check(config, &given, runs.as_deref()));
     problems.extend(management::token(config, None).err());
@@ -83,7 +83,7 @@ fn verdict(errors: usize, warnings: usize) -> String {
     }
 }
 
-/// What the daemon's user, who we are now, will miss: none of it stops a start.
+/// Warns of what the daemon's user, which this process is now, will miss: none of it stops a start.
 fn later(config: &Config, problems: &[String], makes_folder: bool) -> Vec<String> {
     let user = nix::unistd::geteuid();
     let mut warnings = Vec::new();

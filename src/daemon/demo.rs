@@ -41,8 +41,8 @@ impl Demo {
         Ok(Demo { fleet, folder, backends, dead })
     }
 
-    /// The file of the demo's configuration; whatever it says, `-o` wins over it. It runs as whoever
-    /// started it: a playground on loopback has nobody to protect from.
+    /// The file of the demo's configuration; whatever it says, `-o` wins over it. It runs as
+    /// the user who started it: a playground on loopback has no attackers.
     pub(super) fn configuration(&self) -> String {
         let mut text = String::from("bind = 127.0.0.1:8080\n");
         if TcpListener::bind("[::1]:0").is_ok() {
@@ -163,7 +163,7 @@ const TRIES: &[Try] = &[
     attempt(" -i", "who.example", "/", "a host without a rule: the page `unknown`, 503"),
 ];
 
-/// What to put into a browser: a name where it leads to us.
+/// Address for a browser: a name where that leads to this daemon.
 fn url(addresses: &[SocketAddr]) -> String {
     let usual = addresses.iter().find(|address| address.ip() == Ipv4Addr::LOCALHOST);
     match (usual, addresses.first()) {

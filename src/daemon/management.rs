@@ -8,7 +8,7 @@ use std::path::Path;
 
 use tracing::warn;
 
-use super::given::{Given, Tcp};
+use super::inherited::{InheritedSockets, Tcp};
 use super::privileges::Target;
 use super::upgrade::Sockets;
 use super::{Problems, listen, privileges};
@@ -19,7 +19,7 @@ use crate::control::{Management, Token};
 pub(super) fn bind_all(
     config: &Config,
     target: Target,
-    given: &mut Given,
+    given: &mut InheritedSockets,
 ) -> Result<Vec<Management>, Problems> {
     let is_default = config.bind_management == Config::default().bind_management;
     let mut bound = Vec::new();
@@ -49,7 +49,7 @@ pub(super) fn bind_all(
 }
 
 /// A socket of this address that is there already.
-fn take(address: &ManagementAddress, given: &mut Given) -> Option<Management> {
+fn take(address: &ManagementAddress, given: &mut InheritedSockets) -> Option<Management> {
     match address {
         ManagementAddress::Tcp(address) => {
             let socket = given.take(address.socket())?.sockets.into_iter().next()?;
@@ -62,7 +62,8 @@ fn take(address: &ManagementAddress, given: &mut Given) -> Option<Management> {
     }
 }
 
-/// The sockets as they were asked for, in the order of the configuration, for a daemon that takes over.
+/// The sockets as they were asked for, in the order of the configuration, for a daemon that takes
+/// over.
 pub(super) fn copies(
     config: &Config,
     bound: &[Management],
@@ -103,7 +104,7 @@ fn bind_unix(path: &Path, target: Target) -> Result<UnixListener, String> {
     })?
 }
 
-/// One that a daemon left behind is replaced; one that somebody listens on is not.
+/// Makes the socket. One that a daemon left behind is replaced; one with a listener is not.
 fn make_unix(path: &Path) -> Result<UnixListener, String> {
     match find_at(path)? {
         Found::Nothing => {}
@@ -156,7 +157,7 @@ fn why_not_made(error: &io::Error) -> String {
 pub(super) fn check_unix(
     config: &Config,
     target: Target,
-    given: &Given,
+    given: &InheritedSockets,
     is_running: bool,
 ) -> Problems {
     let paths = config.bind_management.iter().filter_map(|address| match address {
@@ -185,8 +186,8 @@ fn can_make_unix(path: &Path, target: Target, is_running: bool) -> Result<(), St
     })?
 }
 
-/// Its mode comes from the mask: a change of mode by its path would follow a symbolic link in its
-/// place.
+/// Binds the socket with a mode that comes from the mask: a change of mode by path would follow a
+/// symbolic link in its place.
 fn listen_unix(path: &Path) -> io::Result<UnixListener> {
     let before = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o117));
     let bound = UnixListener::bind(path);
@@ -194,8 +195,8 @@ fn listen_unix(path: &Path) -> io::Result<UnixListener> {
     bound
 }
 
-/// The token, read while we may still be root: the file need not be readable for anybody else. Where it is not,
-/// the one `given` by the daemon that we take over from does.
+/// The token, read while we may still be root: the file need not be readable for anybody else.
+/// Where it is not, the one `given` by the daemon that we take over from does.
 pub(super) fn token(config: &Config, given: Option<Token>) -> Result<Option<Token>, String> {
     let Some(path) = &config.management_token_file else { return Ok(None) };
     let problem =

@@ -10,19 +10,19 @@ mod demo;
 mod demo_backend;
 mod demo_fleet;
 mod fleet;
-mod frames;
-mod given;
-mod holder;
+mod inherited;
 mod listen;
 mod log;
 mod log_lines;
 mod management;
+mod port_owner;
 mod privileges;
 mod reload;
 mod resources;
 mod service;
 mod signals;
 mod stalls;
+mod takeover_protocol;
 mod upgrade;
 
 use std::path::Path;
@@ -40,10 +40,10 @@ use crate::{limits, shard};
 use access_log::LogWriter;
 use arguments::{Arguments, Asked};
 use demo::Demo;
-use given::Given;
-use listen::Bound;
+use inherited::InheritedSockets;
+use listen::{Bound, Trusted};
 use log::counted;
-use reload::{Reload, Source, Trusted};
+use reload::{Reload, Source};
 use resources::Resources;
 use signals::{Operations, Signals, Threads};
 use upgrade::{Predecessor, Program, Sockets};
@@ -135,7 +135,7 @@ fn run(source: Source, how: How, demo: Option<&Demo>) -> Result<(), Problems> {
     let program = Program::of_this_process().map_err(|error| vec![error.to_string()])?;
     let (predecessor, mut given) = match Predecessor::find().map_err(one)? {
         Some((predecessor, given)) => (Some(predecessor), given),
-        None => (None, Given::by_systemd().map_err(one)?),
+        None => (None, InheritedSockets::by_systemd().map_err(one)?),
     };
     let default = Config::default();
     let is_set = (&config.uid, &config.gid) != (&default.uid, &default.gid);
@@ -163,7 +163,7 @@ fn run(source: Source, how: How, demo: Option<&Demo>) -> Result<(), Problems> {
         demo.write_table(&addresses).map_err(one)?;
     }
     privileges::make_folder(&config.state_file, target).map_err(one)?;
-    // The demo runs as whoever started it, unless told otherwise.
+    // The demo runs as the user who started it, unless told otherwise.
     if demo.is_none() || !target.stays_root() {
         let is_guarded = predecessor.as_ref().is_some_and(Predecessor::is_guarded);
         privileges::drop_to(target, is_guarded).map_err(one)?;
@@ -222,8 +222,9 @@ fn copies(config: &Config, bound: &[Bound], management: &[Management]) -> std::i
     Ok(sockets)
 }
 
-/// Closes the sockets that the configuration has no use for: whoever connected there would wait for ever.
-fn close_left(given: Given, is_upgrade: bool) {
+/// Closes the sockets that the configuration has no use for: a client that connected there would
+/// wait for ever.
+fn close_left(given: InheritedSockets, is_upgrade: bool) {
     for left in given.left() {
         if is_upgrade {
             info!(
@@ -245,7 +246,7 @@ fn access(config: &Config, resources: &Resources, token: Option<Token>) -> Acces
     }
 }
 
-/// What a start has made ready.
+/// Parts that a start has made ready.
 struct Wiring {
     bound: Vec<Bound>,
     management: Vec<Management>,

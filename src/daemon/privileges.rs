@@ -13,7 +13,7 @@ use nix::unistd::{
 
 use crate::config::{Config, Identity};
 
-/// Who the daemon is to become.
+/// User and group that the daemon is to become.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(super) struct Target {
     uid: Uid,
@@ -27,7 +27,7 @@ impl Target {
     }
 }
 
-/// Whether we may become somebody else.
+/// Whether this process may become another user.
 pub(super) fn are_root() -> bool {
     geteuid().is_root()
 }
@@ -86,8 +86,8 @@ fn guard() -> Result<(), String> {
     nix::sys::prctl::set_dumpable(false).map_err(|errno| format!("can't guard memory: {errno}"))
 }
 
-/// Not even a file with capabilities could give them back. In a container root may not be allowed to do that; with
-/// no_new_privs there is no such file.
+/// Gives up capabilities for good: not even a file with capabilities could give them back. In a
+/// container root may not be allowed to do that; with no_new_privs there is no such file.
 fn forbid_capabilities() {
     for number in 0..u64::BITS {
         let capability = rustix::thread::CapabilitySet::from_bits_retain(1 << number);
@@ -95,7 +95,7 @@ fn forbid_capabilities() {
     }
 }
 
-/// What a unit has given us to bind port 80 (`AmbientCapabilities=`) has done its work.
+/// Drops the capabilities that a unit gave to bind port 80 (`AmbientCapabilities=`).
 fn drop_capabilities() -> Result<(), String> {
     use rustix::thread::{CapabilitySet, CapabilitySets};
     let failed = |error: rustix::io::Errno| format!("can't drop capabilities: {error}");
@@ -111,8 +111,8 @@ fn drop_capabilities() -> Result<(), String> {
     Ok(())
 }
 
-/// Makes the folder of the state file for whoever we are to become, where root can and nobody has yet.
-/// What is there already keeps its owner: it may be anybody's.
+/// Makes the folder of the state file for the user to become, where root can and nobody has
+/// yet. What is there already keeps its owner: it may be anybody's.
 pub(super) fn make_folder(state_file: &Path, target: Target) -> Result<(), String> {
     let Some(folder) = missing_folder(state_file) else { return Ok(()) };
     let failed = |error: &dyn Display| no_folder(state_file, error);

@@ -1,5 +1,5 @@
-//! What systemd is told (sd_notify(3)): ready, reloading, stopping, who the main process is now; and that all
-//! is well, as long as it is.
+//! Messages to systemd (sd_notify(3)): ready, reloading, stopping, which process is the main one
+//! now; and that all is well, as long as it is.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -128,8 +128,8 @@ pub(super) async fn beat(beat: &Beat) -> Infallible {
     }
 }
 
-/// Feeds the watchdog, where there is one, as long as every shard gets around to what it is asked. This task is
-/// control's own: if control hangs, nobody feeds.
+/// Feeds the watchdog, where there is one, as long as every shard gets around to what it is asked.
+/// This task is control's own: if control hangs, the watchdog is not fed.
 pub(super) async fn feed_watchdog(shards: &ControlEnd) -> Infallible {
     let Some(patience) = sd_notify::watchdog_enabled() else { return std::future::pending().await };
     // Twice in that time is what sd_watchdog_enabled(3) advises; each look tells of the one before.

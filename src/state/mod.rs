@@ -27,7 +27,7 @@ use crate::limits::SEQUENCE_MAX;
 use crate::table::{Loader, Names, Refused, Rule, Snapshot};
 pub use journal::Record;
 pub use membership::Membership;
-pub use replay::{JournalFile, Place, Replay, ReplayError, Replayed};
+pub use replay::{JournalFile, LineNumber, Replay, ReplayError, Replayed};
 pub use write::{write, write_with};
 
 /// The content of a state file.
@@ -103,7 +103,8 @@ impl fmt::Display for StateError {
 
 impl std::error::Error for StateError {}
 
-/// Reads a state file. An empty one is what a full disk leaves, and no table: that is `{"hosts": {}}`.
+/// Reads a state file. An empty one is what a full disk leaves, and no table: that is `{"hosts":
+/// {}}`.
 pub fn parse(bytes: &[u8], names: &mut Names) -> Result<Loaded, StateError> {
     if bytes.len() <= 1 && bytes.trim_ascii().is_empty() {
         let problem = "the file is empty, which is damage and no table without rules ({\"hosts\": {}}): restore \

@@ -22,6 +22,16 @@ pub struct Rule {
     pub match_subdomains: bool,
 }
 
+impl Rule {
+    /// The name that the rule is an alias of.
+    pub(super) fn alias_target(&self) -> Option<&str> {
+        match &self.action {
+            Action::Alias(target) => Some(target),
+            _ => None,
+        }
+    }
+}
+
 /// The first element of a rule with its arguments.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
@@ -222,7 +232,8 @@ impl Spin {
         self.wake.as_deref()
     }
 
-    /// The rule that stood before, for whoever flips the host back; nothing here acts on it.
+    /// The rule that stood before, for the program that flips the host back; nothing here acts on
+    /// it.
     pub fn then(&self) -> Option<&Rule> {
         self.then.as_deref()
     }

@@ -7,7 +7,7 @@ use std::path::Path;
 use super::disk::{Disk, Part};
 use super::warnings;
 use crate::state::{
-    self, Counters, JournalFile, Membership, Place, Rejected, Replay, ReplayError, Replayed,
+    self, Counters, JournalFile, LineNumber, Membership, Rejected, Replay, ReplayError, Replayed,
 };
 use crate::table::{Names, Snapshot};
 
@@ -109,7 +109,7 @@ fn journal_error(disk: &dyn Disk, file: JournalFile, error: &ReplayError) -> Str
     failed(&state, &format_args!("{place}: {error}; {remedy}: it was left as it is"))
 }
 
-fn shown(disk: &dyn Disk, place: Place) -> String {
+fn shown(disk: &dyn Disk, place: LineNumber) -> String {
     format!("{}: line {}", disk.path(part(place.file)).display(), place.line)
 }
 

@@ -1,4 +1,5 @@
-//! Who listens on a port, for the message that it is in use: from /proc, as far as we may look.
+//! The process that listens on a port, for the message that it is in use: from /proc, as far as
+//! this process may look.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -88,9 +89,10 @@ mod tests {
 
     #[test]
     fn the_table_is_read() {
-        let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n\
-             0: 0100007F:1F90 0100007F:C350 01 00000000:00000000 00:00000000 00000000    33        0 7 1\n\
-             1: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000    33        0 4242 1\n";
+        let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when \
+             retrnsmt   uid  timeout inode\n\
+             0: 0100007F:1F90 0100007F:C350 01 00000000:00000000 00:00000000 00000000 33 0 7 1\n\
+             1: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000 33 0 4242 1";
         assert_eq!(socket_of(table, 8080), Some(("4242".to_owned(), "33".to_owned())));
         assert_eq!(socket_of(table, 80), None);
     }
