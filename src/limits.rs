@@ -278,7 +278,7 @@ pub const MANAGEMENT_HEAD_TIME: std::time::Duration = std::time::Duration::from_
 /// taken.
 pub const MANAGEMENT_PROGRESS: usize = 16 * 1024;
 /// Bytes that the kernel keeps for a management client beside those on their way.
-pub const MANAGEMENT_UNSENT: u32 = 128 * 1024;
+pub const MANAGEMENT_UNSENT: u32 = 64 * 1024;
 /// However many others want its place, a management client has so long for its next move.
 pub const MANAGEMENT_PATIENCE_LEAST: std::time::Duration = std::time::Duration::from_millis(100);
 /// For its body.
