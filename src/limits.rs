@@ -192,7 +192,7 @@ pub const REQUEST_ID_BYTES_MAX: usize = 128;
 pub const LOG_LINES_BYTES_MAX: usize = 1024 * 1024;
 /// Messages that wait for systemd to read them; beyond that the oldest is dropped.
 pub const NOTIFY_MESSAGES_MAX: usize = 64;
-/// How long the last of them wait for it at the end.
+/// Time that the last messages for systemd wait for it when the daemon ends.
 pub const NOTIFY_FLUSH_TIME: std::time::Duration = std::time::Duration::from_secs(2);
 /// How long the last log lines wait for a reader of standard error who takes none.
 pub const LOG_FLUSH_TIME: std::time::Duration = std::time::Duration::from_secs(2);

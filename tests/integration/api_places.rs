@@ -93,7 +93,7 @@ fn who_reads_nothing_keeps_nobody_out() {
     }
 }
 
-/// Bodies that are sent byte by byte: that is no progress while others want the place.
+/// Sending a body byte by byte is no progress while others want the place.
 #[test]
 fn a_trickle_keeps_nobody_out() {
     let daemon = setup().start();

@@ -96,7 +96,7 @@ impl Connection {
         Connection::new("client", socket.into())
     }
 
-    /// What it waits for is much work, on a slow machine.
+    /// Has patience with an answer that is much work on a slow machine.
     pub fn wait_long(&mut self) {
         self.patience = 6 * PATIENCE;
     }
