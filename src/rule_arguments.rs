@@ -163,7 +163,7 @@ const PROXY: &[Argument] = &[
         "algorithm",
         Takes::OneOf(&["random", "round_robin", "least_connections", "source"]),
         "random",
-        "how the next backend is chosen, [below](#which-backend)",
+        "how the next backend is chosen, [below](#load-balancing)",
     ),
     argument(
         "weights",
@@ -194,14 +194,14 @@ const PROXY: &[Argument] = &[
         "max_requests_per_second",
         Takes::Count,
         "none",
-        "more requests get 429 with `Retry-After`, [here](#requests-per-second)",
+        "more requests get 429 with `Retry-After`, [here](#rate-limit)",
     ),
     argument(
         "hold",
         Takes::Seconds,
         "0",
         "while no backend can be reached, hold requests for so long, and pass them on as soon \
-         as one can: [holding.md](holding.md#a-plain-restart-without-a-call-hold)",
+         as one can: [holding.md](holding.md#restart-without-telling-mantrid-hold)",
     ),
     argument(
         "idle",
@@ -215,7 +215,7 @@ const PROXY: &[Argument] = &[
         Takes::OneOf(&["v1", "v2"]),
         "none",
         "begin each connection to a backend with a header of the [PROXY \
-         protocol](tcp-and-tls.md#who-connects-the-proxy-protocol). Such connections are one \
+         protocol](tcp-and-tls.md#client-addresses-the-proxy-protocol). Such connections are one \
          client's, so each request opens one; probes of `check` send no header",
     ),
     argument(
@@ -223,7 +223,7 @@ const PROXY: &[Argument] = &[
         Takes::Truth,
         "true",
         "keep connections to backends for the next request, \
-         [below](#connections-that-are-kept); `false`: each request opens one and says \
+         [below](#keep-alive-to-backends); `false`: each request opens one and says \
          `Connection: close`, for applications that serve one connection at a time",
     ),
 ];

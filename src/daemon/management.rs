@@ -116,7 +116,7 @@ fn make_unix(path: &Path) -> Result<UnixListener, String> {
     listen_unix(path).map_err(|error| why_not_made(&error))
 }
 
-/// What there is at the path of a socket to be made.
+/// Finding at the path of a socket that is to be made.
 enum Found {
     Nothing,
     /// A socket that a daemon left behind.

@@ -142,7 +142,11 @@ mod tests {
 
     #[test]
     fn keys_in_force_at_once_are_those_that_a_reload_applies() {
-        let old = Config::default();
+        // What keys of a fleet need beside them.
+        let base =
+            ["fleet=b", "fleet_endpoints=https://127.0.0.1:1", "fleet_cert=/b", "fleet_key=/b"];
+        let base = base.map(str::to_owned);
+        let old = Config::build(None, &base).expect("a configuration");
         for key in KEYS {
             let value = match key.name {
                 "bind" | "bind_internal" | "bind_tls" => "127.0.0.1:1",
@@ -155,9 +159,20 @@ mod tests {
                 "access_log" | "static_dir" | "state_file" | "management_token_file" => "/a",
                 "via" => "edge",
                 name if name.starts_with("timeout_") => "7s",
+                "fleet" | "fleet_node" | "fleet_user" => "a",
+                "fleet_endpoints" => "https://127.0.0.1:2379",
+                "fleet_url" => "http://127.0.0.1:8042",
+                "fleet_ca" | "fleet_cert" | "fleet_key" | "fleet_password_file" => "/a",
+                "fleet_insecure" => "true",
+                "fleet_start" | "fleet_stale" => "7s",
+                "fleet_limits" => "each",
                 _ => "7",
             };
-            let new = Config::build(None, &[format!("{}={value}", key.name)]).expect(key.name);
+            let own = format!("{}=", key.name);
+            let mut options: Vec<String> =
+                base.iter().filter(|option| !option.starts_with(&own)).cloned().collect();
+            options.push(format!("{own}{value}"));
+            let new = Config::build(None, &options).expect(key.name);
             assert!(!key.is_same(&old, &new), "{}", key.name);
             let (reloaded, later) = old.reloaded(&new);
             let expected: &[&str] = if key.is_at_once() { &[] } else { &[key.name] };

@@ -195,4 +195,4 @@ pub(super) const PROBES_AT_ONCE_MAX: u64 = 256;
 /// taken.
 pub const MANAGEMENT_PROGRESS: usize = 16 * 1024;
 /// Bytes that the kernel keeps for a management client beside those on their way.
-pub const MANAGEMENT_UNSENT: u32 = 128 * 1024;
+pub const MANAGEMENT_UNSENT: u32 = 64 * 1024;

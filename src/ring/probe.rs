@@ -41,7 +41,7 @@ fn enter(ring: &mut IoUring) -> io::Result<()> {
     }
 }
 
-/// One sentence of cause and remedy for a ring that was made and can't be used.
+/// Explains, with the remedy, why a ring that was made can't be used.
 fn explain_enter(error: &io::Error) -> String {
     format!(
         "io_uring_enter: {error}: a ring can be made here but not used: allow io_uring_setup, \

@@ -25,6 +25,7 @@ fn cost(method: &str, body: &str, expect: impl FnOnce(&crate::message::Answer)) 
     let mut api = daemon.api();
     let before = most_bytes(&daemon);
     let request = api.request(method, "/hostname/", "", body);
+    api.wire.wait_long();
     expect(&api.wire.exchange(request));
     let grown = most_bytes(&daemon) - before;
     eprintln!("{method} of {} MiB: {} MiB more", body.len() as u64 / MIB, grown / MIB);

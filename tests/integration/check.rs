@@ -60,7 +60,7 @@ fn a_management_socket_in_use_is_an_error() {
     }
 }
 
-/// As a reload of the unit may run it.
+/// A reload of the unit may run `--check` beside the daemon.
 #[test]
 fn the_ports_of_the_daemon_that_runs_on_this_state_are_free() {
     let setup = Setup::new().management_tcp().rule("a.com", json!(["no_hosts", {}, false]));
@@ -116,7 +116,7 @@ fn a_port_below_1024_without_the_right_is_an_error() {
     }
 }
 
-/// As a container's profile may have it: the filter is set before the program begins.
+/// A filter is set before the program begins, as a container's profile may have it.
 #[test]
 fn a_ring_that_can_t_be_used_is_an_error() {
     let filter = r#"

@@ -71,7 +71,8 @@ fn answering() -> Setup {
     Setup::new().rule("a.com", json!(["empty", { "code": 403 }, false]))
 }
 
-/// Its queue is full, and nobody reads it: the daemon goes on, and says it all when somebody does.
+/// The queue of the socket is full, and nobody reads it: the daemon goes on, and says it all when
+/// somebody does.
 #[test]
 fn a_notify_socket_that_is_not_read_holds_nothing_up() {
     let setup = answering();

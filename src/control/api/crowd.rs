@@ -138,8 +138,8 @@ impl Seat {
         self.0.crowd.turned.notify_one();
     }
 
-    /// Its peer has sent or taken so many bytes. A trickle is no progress: a peer that takes or
-    /// sends a byte now and then would keep its place for as long as it liked.
+    /// Notes that the peer has sent or taken so many bytes. A trickle is no progress: a peer that
+    /// takes or sends a byte now and then would keep its place for as long as it liked.
     pub(super) fn moved(&self, bytes: usize) {
         self.change(|guest| {
             guest.bytes += bytes;
