@@ -143,8 +143,14 @@ mod tests {
     #[test]
     fn keys_in_force_at_once_are_those_that_a_reload_applies() {
         // What keys of a fleet need beside them.
-        let base =
-            ["fleet=b", "fleet_endpoints=https://127.0.0.1:1", "fleet_cert=/b", "fleet_key=/b"];
+        let base = [
+            "fleet=b",
+            "fleet_endpoints=https://127.0.0.1:1",
+            "fleet_cert=/b",
+            "fleet_key=/b",
+            "fleet_user=b",
+            "fleet_password_file=/b",
+        ];
         let base = base.map(str::to_owned);
         let old = Config::build(None, &base).expect("a configuration");
         for key in KEYS {
