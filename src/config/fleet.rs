@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::keys::{Field, InForce, Key, beware, field, key, next_start, path, repeatable};
+use super::key::{Field, InForce, Key, beware, field, key, next_start, path, repeatable};
 use super::{Config, ConfigError, value};
 
 /// What the keys of a fleet say; without a name there is no fleet.
