@@ -1,5 +1,7 @@
 //! Fleets: several daemons with one table, on a real etcd.
 
+use std::time::{Duration, Instant};
+
 use serde_json::{Value, json};
 
 use crate::backend::{Backend, closed_port};
@@ -20,8 +22,13 @@ pub fn node(name: &str, urls: &[String]) -> Setup {
 /// Waits until the watch of a node brings what happens.
 #[track_caller]
 pub fn connected(daemon: &Daemon) -> Api {
+    // Longer than for most: a table may have to be read first.
+    let until = Instant::now() + Duration::from_secs(60);
     let mut api = daemon.api();
-    eventually("the node is connected", || api.get("/fleet/")["connected"] == true);
+    while api.get("/fleet/")["connected"] != true {
+        assert!(Instant::now() < until, "the node does not connect");
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
     api
 }
 
