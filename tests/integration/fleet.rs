@@ -517,3 +517,40 @@ fn a_demo_of_a_fleet_has_three_nodes_and_ends_with_them() {
     let gone = |address| std::net::TcpStream::connect::<std::net::SocketAddr>(address).is_err();
     assert!(serving.into_iter().all(gone));
 }
+
+#[test]
+fn a_node_that_is_upgraded_stays_in_its_fleet() {
+    if !is_installed() {
+        return;
+    }
+    let etcd = Etcd::start(1, &[]);
+    let [mut a, b] = ["a", "b"].map(|name| node(name, &etcd.urls()).start());
+    let [mut to_a, mut to_b] = [&a, &b].map(connected);
+    to_a.tell("PUT", "/hostname/a.com/?wait=fleet", &rule(418)).expect_status(200);
+    let before = table(&mut to_a);
+    a.upgrade();
+    let mut to_a = connected(&a);
+    assert_eq!(table(&mut to_a), before);
+    to_b.tell("PUT", "/hostname/b.com/?wait=fleet", &rule(204)).expect_status(200);
+    let (_, rules) = expect_equal(&mut [&mut to_a, &mut to_b]);
+    assert_eq!(rules, json!({"a.com": rule(418), "b.com": rule(204)}));
+    to_a.put("/hostname/c.com/", &rule(204));
+}
+
+#[test]
+fn a_table_that_is_given_up_is_kept_beside() {
+    if !is_installed() {
+        return;
+    }
+    let etcd = Etcd::start(1, &[]);
+    let a = node("a", &etcd.urls()).rule("a.com", rule(418)).start();
+    connected(&a);
+    let setup = node("b", &etcd.urls()).rule("own.com", rule(200)).copied();
+    let program = env!("CARGO_BIN_EXE_mantrid");
+    setup.replace_program(Some(&format!("exec {program} --adopt \"$@\"")));
+    let kept = setup.path("state.json.before-fleet");
+    let b = setup.start();
+    assert_eq!(connected(&b).get("/hostname/"), json!({"a.com": rule(418)}));
+    let kept = std::fs::read_to_string(kept).expect("the old table");
+    assert!(kept.contains("own.com"), "{kept}");
+}
