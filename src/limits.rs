@@ -364,6 +364,8 @@ pub const FLEET_BEAT_JITTER: std::time::Duration = std::time::Duration::from_sec
 pub const FLEET_LEASE_SECONDS: i64 = 30;
 /// How often the copy on disk is brought up to date.
 pub const FLEET_KEEP_EVERY: std::time::Duration = std::time::Duration::from_secs(1);
+/// For names that a change of another node brings, before it is in force here.
+pub const FLEET_LOOKUP_TIME: std::time::Duration = std::time::Duration::from_millis(250);
 /// For all nodes to have a change, where they are waited for and no time is named.
 pub const FLEET_WAIT: std::time::Duration = std::time::Duration::from_secs(10);
 /// Edits that may wait for that.

@@ -40,7 +40,7 @@ use health::{Health, Prober};
 use held::{Bounds, Held, Keeper};
 use pages::PageFolder;
 use pulse::{Heart, Last, Pulse, health_event};
-use resolver::Resolver;
+use resolver::{Lookups, Resolver};
 use statistics::Statistics;
 use store::Store;
 use wake::{Told, Wake};
@@ -248,7 +248,7 @@ impl Control {
         let writer = writer.map_err(|error| format!("no thread for the writer: {error}"))?;
         let resolver = Resolver::new(names.clone());
         let pulse = Pulse::new();
-        let around = (shards, &pulse, &held);
+        let around = (shards, &pulse, &held, resolver.lookups());
         let tasks =
             rest.joined.map(|joined| fleet_tasks(joined, &current, &names, &writer, around));
         let api = Arc::new(Api {
@@ -354,10 +354,10 @@ fn fleet_tasks(
     current: &Arc<ArcSwap<Current>>,
     names: &SharedNames,
     writer: &Writer,
-    (shards, pulse, held): (&ControlEnd, &Pulse, &Held),
+    (shards, pulse, held, lookups): (&ControlEnd, &Pulse, &Held, Lookups),
 ) -> Box<fleet::Tasks> {
     let (shards, pulse, held) = (shards.clone(), pulse.clone(), held.clone());
-    let around = fleet::Around { shards, pulse, held };
+    let around = fleet::Around { shards, pulse, held, lookups };
     let (current, names) = (current.clone(), names.clone());
     Box::new(fleet::Tasks::new(joined, current, names, writer.orders(), around))
 }

@@ -554,3 +554,21 @@ fn a_table_that_is_given_up_is_kept_beside() {
     let kept = std::fs::read_to_string(kept).expect("the old table");
     assert!(kept.contains("own.com"), "{kept}");
 }
+
+/// A name that is new to a node is looked up there before the rule is in force.
+#[test]
+fn a_name_that_a_change_brings_is_known_when_it_is_in_force() {
+    if !is_installed() {
+        return;
+    }
+    let etcd = Etcd::start(1, &[]);
+    let [a, b] = ["a", "b"].map(|name| node(name, &etcd.urls()).start());
+    let mut to_a = connected(&a);
+    connected(&b);
+    eventually("both know each other", || metric(&mut to_a, "mantrid_fleet_nodes") == 2.0);
+    let backend = Backend::new().serve_text("found");
+    let port = backend.port;
+    let rule = json!(["proxy", {"backends": [["localhost", port]]}, true]);
+    to_a.tell("PUT", "/hostname/a.com/?wait=fleet", &rule).expect_status(200);
+    assert_eq!(b.connect().exchange(get("a.com", "/")).text(), "found");
+}
