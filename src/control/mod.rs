@@ -44,7 +44,7 @@ use health::{Health, Prober};
 use held::{Bounds, Held, Keeper};
 use pages::PageFolder;
 use pulse::{Heart, Last, Pulse, health_event};
-use resolver::Resolver;
+use resolver::{Lookups, Resolver};
 use statistics::{SharedStatistics, Statistics};
 use store::Store;
 use wake::{Told, Wake};
@@ -299,7 +299,7 @@ impl Control {
         let pulse = Pulse::new();
         let places = Arc::new(Semaphore::new(access.connections_max));
         let elder = Elder::default();
-        let around = (shards, &elder, &pulse, &held);
+        let around = (shards, &elder, &pulse, &held, resolver.lookups());
         let tasks =
             rest.joined.map(|joined| fleet_tasks(joined, &current, &names, &writer, around));
         let api = Arc::new(Api {
@@ -432,11 +432,11 @@ fn fleet_tasks(
     current: &Arc<ArcSwap<Current>>,
     names: &SharedNames,
     writer: &Writer,
-    (shards, elder, pulse, held): (&ControlEnd, &Elder, &Pulse, &Held),
+    (shards, elder, pulse, held, lookups): (&ControlEnd, &Elder, &Pulse, &Held, Lookups),
 ) -> Box<fleet::Tasks> {
     let (shards, elder) = (shards.clone(), elder.clone());
     let (pulse, held) = (pulse.clone(), held.clone());
-    let around = fleet::Around { shards, elder, pulse, held };
+    let around = fleet::Around { shards, elder, pulse, held, lookups };
     let (current, names) = (current.clone(), names.clone());
     Box::new(fleet::Tasks::new(joined, current, names, writer.orders(), around))
 }

@@ -54,3 +54,6 @@ pub const FLEET_KEEP_EVERY: Duration = Duration::from_secs(1);
 pub const FLEET_WAIT: Duration = Duration::from_secs(10);
 /// Edits that may wait for that.
 pub const FLEET_EDITS_UNKEPT_MAX: usize = 20_000;
+/// How long names that a change of another node brings may take to be looked up, before the change
+/// is in force here.
+pub const FLEET_LOOKUP_TIME: Duration = Duration::from_millis(250);

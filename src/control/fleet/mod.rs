@@ -40,6 +40,7 @@ use super::change::{Change, Current, Done, Refused, Tag};
 use super::elder::Elder;
 use super::held::Held;
 use super::pulse::{Event, Pulse, unix_time};
+use super::resolver::Lookups;
 use super::writer::Orders;
 use crate::link::{ControlEnd, Counter};
 use crate::state::Membership;
@@ -458,6 +459,7 @@ pub(super) struct Around {
     pub(super) elder: Elder,
     pub(super) pulse: Pulse,
     pub(super) held: Held,
+    pub(super) lookups: Lookups,
 }
 
 /// All tasks of a node.
@@ -479,11 +481,13 @@ impl Tasks {
         orders: Orders,
         around: Around,
     ) -> Tasks {
+        let lookups = around.lookups.clone();
         let Joined { fleet, membership, proposals, drains, .. } = joined;
         let follower = Follower {
             fleet: fleet.clone(),
             names,
             orders: orders.clone(),
+            lookups,
             fed: membership.sequence,
             is_started: true,
         };
