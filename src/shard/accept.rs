@@ -14,9 +14,11 @@ use std::rc::Rc;
 
 use futures_lite::FutureExt;
 
+use super::client::{ClientSide, is_welcome};
+use super::closing::read_off;
 use super::connection::{self, Connection};
 use super::hold::Waited;
-use super::plan::Client;
+use super::request::Client;
 use super::{Believes, Shard, is_shortage, raw};
 use crate::limits;
 use crate::link::{Counter, Handed, Shed, Speaks};
@@ -114,7 +116,7 @@ fn shed(shard: &Rc<Shard>, socket: OwnedFd, speaks: &Speaks, why: Shed) {
         let shard = shard.clone();
         shard.clone().spawn(async move {
             let deadline = Deadline::new(&shard.ring);
-            connection::read_off(&shard, &stream, &deadline, limits::LINGER_SHED).await;
+            read_off(&shard, &stream, &deadline, limits::LINGER_SHED).await;
             shard.shed_lingering.set(shard.shed_lingering.get() - 1);
         });
     }
@@ -138,7 +140,7 @@ fn admit(shard: &Rc<Shard>, socket: OwnedFd, speaks: &Speaks, believes: Option<&
     let secure = matches!(speaks, Speaks::Http { secure: true, .. });
     let mut client = Client { peer, port, trusted, secure, request_id: 0, is_counted: false };
     // Where it is to say whose it is, that counts.
-    if believes.is_none() && !connection::is_welcome(shard, &mut client) {
+    if believes.is_none() && !is_welcome(shard, &mut client) {
         return shed(shard, socket, speaks, Shed::Source);
     }
     shard.count(Counter::Accepted);
@@ -148,22 +150,25 @@ fn admit(shard: &Rc<Shard>, socket: OwnedFd, speaks: &Speaks, believes: Option<&
     let stream = Stream::new(&shard.ring, socket);
     let is_introduced = believes.is_some();
     // Used where it is captured: moved once more, a task would have room for it twice.
-    let mut connection = Connection::new(shard.clone(), stream, client);
     match speaks {
-        Speaks::Http { .. } => run(open, async move {
-            if is_introduced && Box::pin(connection.introduced()).await.is_none() {
-                return;
-            }
-            connection::serve(&mut connection, None).await;
-        }),
-        raw => {
-            connection.stream.set_keepalive();
-            let raw = raw.clone();
+        Speaks::Http { .. } => {
+            let mut connection = Connection::new(ClientSide::new(shard.clone(), stream, client));
             run(open, async move {
-                if is_introduced && Box::pin(connection.introduced()).await.is_none() {
+                if is_introduced && !Box::pin(connection.side.read_proxy_header()).await {
                     return;
                 }
-                raw::serve(&mut connection, raw, None).await;
+                connection::serve(&mut connection, None).await;
+            });
+        }
+        raw => {
+            stream.set_keepalive();
+            let raw = raw.clone();
+            let mut side = ClientSide::new(shard.clone(), stream, client);
+            run(open, async move {
+                if is_introduced && !Box::pin(side.read_proxy_header()).await {
+                    return;
+                }
+                raw::serve(&mut side, raw, None).await;
             });
         }
     }
@@ -178,16 +183,17 @@ pub(super) fn adopt(shard: &Rc<Shard>, handed: Handed) {
     let stream = Stream::new(&shard.ring, socket);
     let trusted = matches!(speaks, Speaks::Http { trusted: true, .. });
     let mut client = Client { peer, port, trusted, secure, request_id: 0, is_counted: false };
-    connection::is_welcome(shard, &mut client);
+    is_welcome(shard, &mut client);
     let waited = held.and_then(|held| Waited::elsewhere(shard.ring.now(), held));
-    let mut connection = Connection::new(shard.clone(), stream, client);
-    connection.inbox.put_back(&shard.ring, &bytes);
+    let mut side = ClientSide::new(shard.clone(), stream, client);
+    side.inbox.put_back(&shard.ring, &bytes);
     // As in `admit`: an idle connection should not have room for a tunnel.
     match speaks {
         Speaks::Http { .. } => {
+            let mut connection = Connection::new(side);
             run(open, async move { connection::serve(&mut connection, waited).await });
         }
-        raw => run(open, async move { raw::serve(&mut connection, raw, waited).await }),
+        raw => run(open, async move { raw::serve(&mut side, raw, waited).await }),
     }
 }
 

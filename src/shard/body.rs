@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use super::ending::Ending;
 use super::inbox::Inbox;
 use super::tally::Meter;
 use crate::http::{Chunked, Passed, Refusal, RequestFraming, TrailerRules};
@@ -127,6 +128,26 @@ pub(super) enum Broken {
     Framing(Refusal),
     /// Its receiver closed, reset or stalled.
     Target,
+}
+
+impl Broken {
+    /// Ending of a request whose body broke off on its way to the backend.
+    pub(super) fn of_upload(&self) -> Ending {
+        match self {
+            Broken::SourceTimeout => Ending::ClientTimeout,
+            Broken::Framing(refusal) => Ending::Refused(*refusal),
+            Broken::Source | Broken::Target => Ending::ClientGone,
+        }
+    }
+
+    /// Ending of a request whose response broke off on its way to the client.
+    pub(super) fn of_download(&self) -> Ending {
+        match self {
+            Broken::Target => Ending::ClientGone,
+            Broken::Framing(refusal) => Ending::BackendCut(Some(*refusal)),
+            Broken::Source | Broken::SourceTimeout => Ending::BackendCut(None),
+        }
+    }
 }
 
 fn source_broke(error: Abort) -> Broken {

@@ -7,8 +7,11 @@
 mod accept;
 mod backend;
 mod body;
+mod client;
+mod closing;
 mod connection;
 mod date;
+mod ending;
 mod exchange;
 mod failures;
 mod hold;
@@ -18,9 +21,12 @@ mod plan;
 mod pool;
 mod raw;
 mod record;
+mod request;
 mod response;
+mod route;
 mod tally;
 mod tunnel;
+mod upload;
 
 use std::cell::{Cell, RefCell};
 use std::io;

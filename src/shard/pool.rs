@@ -25,10 +25,20 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Shard;
-use super::response::KeepTerms;
 use crate::limits;
 use crate::link::{BackendCount, Counter, Gate};
 use crate::ring::{Deadline, Notify, Quiet, Stream};
+
+/// Terms on which a backend's connection can be kept, as its response says.
+#[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct KeepTerms {
+    /// It closes an idle connection after so many seconds.
+    pub(super) seconds: Option<u16>,
+    /// It named a body where none may be, and may send it yet.
+    pub(super) is_doubtful: bool,
+    /// It asks for credentials that authenticate the connection: that is its client's own.
+    pub(super) authenticates: bool,
+}
 
 struct Backend {
     /// Where it is counted.

@@ -7,35 +7,28 @@ use std::task::Poll;
 use std::time::Duration;
 
 use super::Shard;
-use super::connection::{Connection, Next};
+use super::client::ClientSide;
+use super::ending::Ending;
 use super::pool::Lease;
-use super::record::Cause;
-use super::tally::{Meter, Tally};
+use super::request::{Next, RequestTicket};
+use super::tally::Meter;
 use crate::limits;
 use crate::ring::{Abort, Deadline, Moved, Pipe, RecvBuf, SendBuf, Stream};
 
 /// [`begin`] and [`relay`].
-pub(super) async fn run(
-    connection: &mut Connection,
-    lease: &Lease,
-    first: Option<RecvBuf>,
-) -> Next {
+pub(super) async fn run(side: &mut ClientSide, lease: &Lease, first: Option<RecvBuf>) -> Next {
     // Boxed, each: what leads to it takes no room while it is open.
-    if !Box::pin(begin(connection, lease, first)).await {
+    if !Box::pin(begin(side, lease, first)).await {
         return Next::ResetOnceTaken;
     }
-    Box::pin(relay(connection, lease)).await
+    Box::pin(relay(side, lease)).await
 }
 
 /// Passes on what came already; `first` is the backend's. `false`: it was not taken.
-pub(super) async fn begin(
-    connection: &mut Connection,
-    lease: &Lease,
-    first: Option<RecvBuf>,
-) -> bool {
+pub(super) async fn begin(side: &mut ClientSide, lease: &Lease, first: Option<RecvBuf>) -> bool {
     let guard = TunnelGuard(&lease.stream);
-    let from_client = connection.inbox.take();
-    let ends = Ends::of(connection, lease);
+    let from_client = side.inbox.take();
+    let ends = Ends::of(side, lease);
     let up = OneWay { ends: &ends, received: true };
     let down = OneWay { ends: &ends, received: false };
     for (direction, first) in [(up, from_client), (down, first)] {
@@ -52,9 +45,9 @@ pub(super) async fn begin(
 
 /// Relays until both sides have ended, one failed, or neither sent anything for `timeout_tunnel`.
 /// An end of one direction is passed on; the other goes on.
-pub(super) async fn relay(connection: &Connection, lease: &Lease) -> Next {
+pub(super) async fn relay(side: &ClientSide, lease: &Lease) -> Next {
     let guard = TunnelGuard(&lease.stream);
-    let ends = Ends::of(connection, lease);
+    let ends = Ends::of(side, lease);
     let up = OneWay { ends: &ends, received: true };
     let down = OneWay { ends: &ends, received: false };
     ends.idle.set(up.pace());
@@ -80,7 +73,7 @@ pub(super) async fn relay(connection: &Connection, lease: &Lease) -> Next {
         guard.disarm();
         return Next::Close;
     }
-    connection.shard.note_end(connection.tally, Cause::TunnelCut);
+    side.shard.note_end(side.ticket, Ending::TunnelCut);
     Next::ResetOnceTaken
 }
 
@@ -103,7 +96,7 @@ impl Drop for TunnelGuard<'_> {
 /// What both directions use.
 struct Ends<'a> {
     shard: &'a Shard,
-    tally: Tally,
+    ticket: RequestTicket,
     client: &'a Stream,
     backend: &'a Stream,
     /// Of both directions together.
@@ -111,9 +104,9 @@ struct Ends<'a> {
 }
 
 impl<'a> Ends<'a> {
-    fn of(connection: &'a Connection, lease: &'a Lease) -> Ends<'a> {
-        let Connection { shard, stream, deadline, tally, .. } = connection;
-        Ends { shard, tally: *tally, client: stream, backend: &lease.stream, idle: deadline }
+    fn of(side: &'a ClientSide, lease: &'a Lease) -> Ends<'a> {
+        let ClientSide { shard, stream, deadline, ticket, .. } = side;
+        Ends { shard, ticket: *ticket, client: stream, backend: &lease.stream, idle: deadline }
     }
 }
 
@@ -175,9 +168,9 @@ impl<'a> OneWay<'a> {
     }
 
     fn moved(self, count: usize) {
-        let Ends { shard, tally, .. } = *self.ends;
+        let Ends { shard, ticket, .. } = *self.ends;
         self.ends.idle.set(self.pace());
-        Meter { shard, tally, received: self.received }.moved(count);
+        Meter { shard, ticket, received: self.received }.moved(count);
     }
 
     fn pass(self, buf: RecvBuf) {

@@ -21,6 +21,7 @@ mod actions;
 mod activation;
 mod api;
 mod attack;
+mod bad_responses;
 mod balance;
 mod balancers;
 mod client;
