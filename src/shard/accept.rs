@@ -1,8 +1,8 @@
 //! Takes connections in: one task each, with its panics caught, under a limit.
 //!
-//! When descriptors run out, accept would spin on EMFILE: idle connections to backends are closed, and accept
-//! rests 100 ms. Clients are turned away with a 503 where there are none left after that either: for this
-//! one descriptor is kept in reserve and given up for a moment.
+//! When descriptors run out, accept would spin on EMFILE: idle connections to backends are closed,
+//! and accept rests 100 ms. Clients are turned away with a 503 where there are none left after that
+//! either: for this one descriptor is kept in reserve and given up for a moment.
 
 use std::fs::File;
 use std::future::{Future, poll_fn};
@@ -67,8 +67,9 @@ pub(super) async fn accept_loop(
         }
     }
     listener.stopped().await;
-    // Whoever is in the queue already would be reset by the close: serve them first. Where another process has
-    // the same queue, that may not know of them: the kernel tells one who waits, and that may have been us.
+    // Connections in the queue already would be reset by the close: serve them first. Where another
+    // process has the same queue, that may not know of them: the kernel tells one who waits, and
+    // that may have been us.
     for _ in 0..limits::BACKLOG {
         let Ok(socket) = listener.accept_now() else { break };
         admit(&shard, socket, &speaks, believes.as_ref());
@@ -93,8 +94,8 @@ fn shed_waiting(shard: &Rc<Shard>, listener: &Listener, speaks: &Speaks) {
     }
 }
 
-/// Turns a connection away: a complete answer into an empty socket buffer never blocks. Who does not speak
-/// HTTP is closed on.
+/// Turns a connection away: a complete reply into an empty socket buffer never blocks. Other
+/// protocols than HTTP are closed on.
 fn shed(shard: &Rc<Shard>, socket: OwnedFd, speaks: &Speaks, why: Shed) {
     shard.count(Counter::Accepted);
     shard.end.counters().add_shed(why);
@@ -146,7 +147,7 @@ fn admit(shard: &Rc<Shard>, socket: OwnedFd, speaks: &Speaks, believes: Option<&
     shard.count(Counter::Accepted);
     shard.end.counters().add(Counter::Open, 1);
     shard.connections.set(shard.connections.get() + 1);
-    let open = Open(shard.clone());
+    let open = OpenClient(shard.clone());
     let stream = Stream::new(&shard.ring, socket);
     let is_introduced = believes.is_some();
     // Used where it is captured: moved once more, a task would have room for it twice.
@@ -179,7 +180,7 @@ pub(super) fn adopt(shard: &Rc<Shard>, handed: Handed) {
     let Handed { socket, peer, port, secure, speaks, bytes, held } = handed;
     shard.end.counters().add(Counter::Open, 1);
     shard.connections.set(shard.connections.get() + 1);
-    let open = Open(shard.clone());
+    let open = OpenClient(shard.clone());
     let stream = Stream::new(&shard.ring, socket);
     let trusted = matches!(speaks, Speaks::Http { trusted: true, .. });
     let mut client = Client { peer, port, trusted, secure, request_id: 0, is_counted: false };
@@ -197,7 +198,7 @@ pub(super) fn adopt(shard: &Rc<Shard>, handed: Handed) {
     }
 }
 
-fn run(open: Open, serving: impl Future<Output = ()> + 'static) {
+fn run(open: OpenClient, serving: impl Future<Output = ()> + 'static) {
     let serving = Box::pin(serving);
     open.0.clone().spawn(async move {
         if caught(serving).await.is_err() {
@@ -207,14 +208,15 @@ fn run(open: Open, serving: impl Future<Output = ()> + 'static) {
     });
 }
 
-/// Runs a connection's task; a panic ends the connection, not the shard. The panic hook has said where.
-/// The task comes boxed: futures around it would otherwise hold it twice over.
+/// Runs a connection's task; a panic ends the connection, not the shard. The panic hook has said
+/// where. The task comes boxed: futures around it would otherwise hold it twice over.
 async fn caught<F: Future<Output = ()>>(mut task: Pin<Box<F>>) -> std::thread::Result<()> {
     AssertUnwindSafe(poll_fn(|cx| task.as_mut().poll(cx))).catch_unwind().await
 }
 
-/// The client's address. `None`: the client has reset the connection (ENOTCONN), so nobody waits for an
-/// answer. A multishot accept reports no addresses: all its completions would write to the same memory.
+/// The client's address. `None`: the client has reset the connection (ENOTCONN), so the client
+/// waits for no reply. A multishot accept reports no addresses: all its completions would write to
+/// the same memory.
 fn peer_address(socket: &OwnedFd) -> Option<(IpAddr, u16)> {
     let address = rustix::net::getpeername(socket).ok()??;
     let address = SocketAddr::try_from(address).ok()?;
@@ -222,9 +224,9 @@ fn peer_address(socket: &OwnedFd) -> Option<(IpAddr, u16)> {
 }
 
 /// Counts one open client connection while it lives.
-struct Open(Rc<Shard>);
+struct OpenClient(Rc<Shard>);
 
-impl Drop for Open {
+impl Drop for OpenClient {
     fn drop(&mut self) {
         self.0.connections.set(self.0.connections.get() - 1);
         self.0.end.counters().sub(Counter::Open, 1);

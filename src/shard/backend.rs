@@ -19,7 +19,7 @@ use crate::proxy_protocol::{self, Version};
 use crate::ring::{Abort, Deadline, EndCounts, SendBuf, Stream};
 use crate::table::{Algorithm, Draw, Name, Proxy, SendProxy, Target, choose};
 
-/// Which request asks for a connection, and of what kind.
+/// Demand of a request for a connection.
 #[derive(Copy, Clone)]
 pub(super) struct Asking<'a> {
     pub(super) proxy: &'a Proxy,
@@ -27,13 +27,13 @@ pub(super) struct Asking<'a> {
     pub(super) ticket: RequestTicket,
     /// None from the pool: that was tried.
     pub(super) fresh: bool,
-    /// It may be sent a second time, if its connection turns out dead.
+    /// The request may be sent a second time, if its connection turns out dead.
     pub(super) repeatable: bool,
-    /// For bytes of any kind: no connection on which HTTP was spoken, at all.
+    /// A connection for bytes of any kind: none on which HTTP was spoken, at all.
     pub(super) raw: bool,
     /// How long it may wait for a place.
     pub(super) patience: Duration,
-    /// Which end of its client counts as leaving.
+    /// End of the client that counts as leaving.
     pub(super) ends: EndCounts,
 }
 
@@ -126,7 +126,8 @@ async fn open(
             tried.push(index);
             match attempt_one(shard, asking, (client, own.take()), (index, first), &deadline).await
             {
-                // It ended before a packet was sent, and at once: another backend may be tried in its place.
+                // It ended before a packet was sent, and at once: another backend may be tried in
+                // its place.
                 Err(Ending::NoConnection) if spared < limits::LOCAL_TRIES => {
                     spared += 1;
                     none = none.or(Some(Ending::NoConnection));
@@ -199,9 +200,10 @@ fn doubt_unknown(shard: &Shard, proxy: &Proxy) {
 
 type Opening<'a> = Pin<Box<dyn Future<Output = Result<Lease, Ending>> + 'a>>;
 
-/// All that a name stands for is one attempt, as with everybody who connects to names: an application may well
-/// listen on one of `localhost`'s two addresses. One that is silent is not waited for alone: after a moment the
-/// next is tried beside it, of the other family first, and who answers first is taken (RFC 8305).
+/// All that a name stands for is one attempt, as with everybody who connects to names: an
+/// application may well listen on one of `localhost`'s two addresses. One that is silent is not
+/// waited for alone: after a moment the next is tried beside it, of the other family first, and who
+/// answers first is taken (RFC 8305).
 async fn open_any(
     shard: &Rc<Shard>,
     asking: Asking<'_>,
@@ -248,7 +250,8 @@ async fn open_any(
                 }
             }
             Some((_, Ok(lease))) => {
-                // Those that had their moment are passed over from now on, unless they had to wait for a place.
+                // Those that had their moment are passed over from now on, unless they had to wait
+                // for a place.
                 let slow = shard.ring.now().checked_sub(limits::NEXT_ADDRESS);
                 let is_slow = |(address, since, _): &&(SocketAddr, Instant, Opening<'_>)| {
                     *address != lease.address() && Some(*since) <= slow
@@ -317,7 +320,7 @@ async fn open_one(
                     note();
                     return Ok(lease);
                 }
-                Some(Wait::Place(free)) => place = Some(free),
+                Some(Wait::Permit(free)) => place = Some(free),
                 None => {
                     shard.end.counters().add_shed(Shed::Queue);
                     note();
@@ -346,7 +349,8 @@ async fn open_one(
             }
             Ok(lease)
         }
-        // Our want of descriptors is not the backend's fault, and would be met at the next one as well.
+        // Our want of descriptors is not the backend's fault, and would be met at the next one as
+        // well.
         Err(Abort::Io(error)) if is_shortage(&error) => {
             shard.end.counters().add_shed(Shed::Local);
             Err(Ending::BackendQueue)
@@ -384,7 +388,7 @@ async fn introduce(
     sent.map_err(|_| Ending::NoBackend)
 }
 
-/// Which of a rule's backends has this address.
+/// Finds the one of a rule's backends that has this address.
 pub(super) fn backend_at(proxy: &Proxy, address: SocketAddr) -> Option<usize> {
     proxy.backends().iter().position(|backend| match backend.target() {
         Target::Address(other) => other == address,
@@ -392,7 +396,8 @@ pub(super) fn backend_at(proxy: &Proxy, address: SocketAddr) -> Option<usize> {
     })
 }
 
-/// Whether it is known that no backend of a rule with `hold` can take the request: then it need not be tried.
+/// Whether no backend of a rule with `hold` can take the request, as is known: then none need be
+/// tried.
 fn proxy_is_down(shard: &Shard, proxy: &Proxy) -> bool {
     let down = &shard.published().down;
     if down.is_empty() || proxy.hold().is_zero() {
@@ -405,8 +410,8 @@ fn proxy_is_down(shard: &Shard, proxy: &Proxy) -> bool {
     })
 }
 
-/// The rule's next backend. Those tried, those that just refused and those that are down are passed over
-/// while there are others.
+/// The rule's next backend. Those tried, those that just refused and those that are down are passed
+/// over while there are others.
 fn pick(shard: &Shard, asking: Asking<'_>, tried: &[usize]) -> Option<(usize, SocketAddr)> {
     let Asking { proxy, ticket, client: Client { peer, .. }, .. } = asking;
     let backends = proxy.backends();
@@ -438,7 +443,8 @@ fn pick(shard: &Shard, asking: Asking<'_>, tried: &[usize]) -> Option<(usize, So
         .and_then(|index| Some((index, address(index)?)))
 }
 
-/// One of a name's addresses by chance; those to be passed over leave their share to the one behind them.
+/// One of a name's addresses by chance; those to be passed over leave their share to the one behind
+/// them.
 fn one_of(shard: &Shard, proxy: &Proxy, addresses: &[SocketAddr]) -> Option<SocketAddr> {
     let at = shard.random() as usize % addresses.len().max(1);
     let (before, from) = addresses.split_at(at);
@@ -446,7 +452,7 @@ fn one_of(shard: &Shard, proxy: &Proxy, addresses: &[SocketAddr]) -> Option<Sock
     from.iter().chain(before).find(is_usable).or(from.first()).copied()
 }
 
-/// The same client must meet the same backend on every shard and after a restart: a fixed seed.
+/// Hash with a fixed seed: a client must meet the same backend on every shard and after a restart.
 struct SourceHash;
 
 impl SourceHash {

@@ -2,9 +2,9 @@
 //! replies in a backend's place, holds the request, or opens a tunnel.
 //!
 //! The two directions are independent: while a body is still going up, the response may come, and
-//! may end, first. A request without a body takes the straight road, and only there a second attempt
-//! is possible: when a connection from the pool turns out dead before a byte of the response came,
-//! and the request may be repeated (RFC 9110 §9.2.2).
+//! may end, first. A request without a body takes the straight road, and only there a second
+//! attempt is possible: when a connection from the pool turns out dead before a byte of the
+//! response came, and the request may be repeated (RFC 9110 §9.2.2).
 
 use super::Shard;
 use super::backend::{Asking, acquire};
@@ -23,8 +23,8 @@ use crate::link::Counter;
 use crate::ring::{EndCounts, SendBuf};
 use crate::table::Proxy;
 
-/// The backend's side of an exchange. Lives in the connection's `attempt` and is lent to each stage:
-/// moved from future to future it would be there once per move, in every idle connection.
+/// The backend's side of an exchange. Lives in the connection's `attempt` and is lent to each
+/// stage: moved from future to future it would be there once per move, in every idle connection.
 #[derive(Default)]
 pub(super) struct BackendSide {
     pub(super) lease: Option<Lease>,
@@ -60,7 +60,7 @@ impl BackendSide {
 pub(super) enum Started {
     /// The request is out and a head of so many bytes came back.
     Answering(usize),
-    /// There is a connection; this head and the body are still to be sent.
+    /// A connection is open; this head and the body are still to be sent.
     Uploading(Vec<u8>),
 }
 
@@ -336,8 +336,8 @@ fn note_silence(shard: &Shard, lease: &Lease, failed: Failed) {
 }
 
 /// Waits until the request has gone out: a response that was first found its rest still on its way,
-/// and it is lost if the connection is given up or lent now. A backend that closes is not waited for
-/// as long.
+/// and it is lost if the connection is given up or lent now. A backend that closes is not waited
+/// for as long.
 async fn send_rest(side: &ClientSide, lease: &Lease, answered: Answered) {
     let pace = match answered.backend_lives {
         true => side.shard.timeouts().server,

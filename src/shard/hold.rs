@@ -1,6 +1,6 @@
-//! Requests that are held: they wait here, on their connection, until control says that they may go on,
-//! their time is over, or the client leaves. Nothing of them moves anywhere, and nothing is read ahead:
-//! what the client sends meanwhile stays in the kernel.
+//! Requests that are held: they wait here, on their connection, until control says that they may go
+//! on, their time is over, or the client leaves. Nothing of them moves anywhere, and nothing is
+//! read ahead: what the client sends meanwhile stays in the kernel.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -17,7 +17,7 @@ use super::request::RequestTicket;
 use crate::link::{Counter, PLACE_FIRST, Place, Report, Ticket, Waits, Why, Word};
 use crate::table::Scheme;
 
-/// What a request that has to wait tells control.
+/// Demand of a request to wait, as control gets it.
 pub(super) struct Hold {
     pub(super) why: Why,
     pub(super) host: Box<str>,
@@ -29,21 +29,21 @@ pub(super) struct Hold {
 /// How far a request has come that was held.
 #[derive(Copy, Clone, Debug)]
 pub(super) struct Waited {
-    /// When it began to wait; what it may wait longer counts from here.
+    /// Moment at which it began to wait; its time counts from here.
     pub(super) since: Instant,
-    /// Until when it may.
+    /// End of its time.
     pub(super) until: Instant,
     place: Option<Place>,
     /// The one it should get, of a request that another process had.
     claim: Option<Place>,
-    /// Until when it may wait for a backend that can be reached; from when it first found none.
+    /// End of its wait for a backend that can be reached, counted from when it first found none.
     backend_by: Option<Instant>,
     /// How many connections brought no answer: it was sent again after each.
     pub(super) silences: u8,
 }
 
 impl Waited {
-    /// From `now`, unless it waited before.
+    /// Begins a wait at `now`, unless the request waited before.
     fn begun(waited: &mut Option<Box<Waited>>, now: Instant) -> &mut Waited {
         waited.get_or_insert_with(|| Box::new(Waited::since(now)))
     }
@@ -52,14 +52,15 @@ impl Waited {
         Waited { since: now, until: now, place: None, claim: None, backend_by: None, silences: 0 }
     }
 
-    /// It was held for so long by another process: it goes before all that came later.
+    /// Wait of a request that another process held for so long: it goes before all that came later.
     pub(super) fn elsewhere(now: Instant, held: Duration) -> Option<Box<Waited>> {
         let since = now.checked_sub(held)?;
         let claim = PLACE_FIRST.saturating_sub(held.as_nanos() as u64);
         Some(Box::new(Waited { claim: Some(claim), ..Waited::since(since) }))
     }
 
-    /// It found no backend, after having been sent without an answer so often.
+    /// Notes that a request found no backend, after it was sent without a response `silences`
+    /// times.
     pub(super) fn note(waited: &mut Option<Box<Waited>>, now: Instant, silences: u8) {
         Waited::begun(waited, now).silences += silences;
     }
@@ -68,8 +69,9 @@ impl Waited {
         self.place.is_some()
     }
 
-    /// How long one that was held may wait for a place at a backend: on for as long as it might have been
-    /// held. Else an application that has just started would be spared its visitors by turning them away.
+    /// How long one that was held may wait for a place at a backend: on for as long as it might
+    /// have been held. Else an application that has just started would be spared its visitors by
+    /// turning them away.
     pub(super) fn patience(waited: Option<&Waited>, now: Instant, usual: Duration) -> Duration {
         let left = waited.map(|waited| waited.until.saturating_duration_since(now));
         usual.max(left.unwrap_or_default())

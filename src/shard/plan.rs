@@ -1,4 +1,4 @@
-//! What to do with a request: parse its head, find its rule, and write the head that goes on, or our
+//! The plan for a request: parse its head, find its rule, and write the head that goes on, or our
 //! own answer. Synchronous and without allocation: the head is read where it arrived.
 
 use super::ending::Ending;
@@ -22,7 +22,7 @@ pub(super) enum Plan<'t> {
 }
 
 impl Plan<'_> {
-    /// What its request is counted under; `None` for one that is not accepted.
+    /// Keys that the request is counted under; `None` for one that is not accepted.
     pub(super) fn keys(&self) -> Option<Keys> {
         match self {
             Plan::Proxy { keys, .. } | Plan::Hold { keys, .. } | Plan::Reply { keys, .. } => {
@@ -114,7 +114,7 @@ pub(super) fn host_of(bytes: &[u8], client: Client) -> Option<(Box<str>, Scheme)
     Some((name.into(), client.scheme(head.forwarded_scheme)))
 }
 
-/// What one gets that was held for too long, or can't be.
+/// Reply to a request that was held for too long, or can't be held.
 pub(super) fn timeout_reply(shard: &Shard, to: ReplyTo) -> Vec<u8> {
     let mut out = shard.ring.take_vec();
     http::write_page(shard.published().pages.load().timeout(), Some(1), to, &mut out);
@@ -157,7 +157,7 @@ pub(super) fn refuse<'t>(shard: &Shard, refusal: http::Refusal) -> Plan<'t> {
     Plan::Refuse { answer: refusal_reply(shard, refusal), refusal }
 }
 
-/// Counts a refusal; what the client is told.
+/// Counts a refusal, and writes the reply.
 pub(super) fn refusal_reply(shard: &Shard, refusal: http::Refusal) -> Vec<u8> {
     shard.end.counters().add_refusal(refusal);
     let mut answer = shard.ring.take_vec();

@@ -1,6 +1,6 @@
-//! Lines of the access log: one JSON object a request, or a raw connection, written when it has ended. A line
-//! grows in a record of its own while its request is under way; the record is used again for the next one.
-//! Nothing here waits: a line that finds no room is dropped and counted.
+//! Lines of the access log: one JSON object a request, or a raw connection, written when it has
+//! ended. A line grows in a record of its own while its request is under way; the record is used
+//! again for the next one. Nothing here waits: a line that finds no room is dropped and counted.
 
 use std::cell::RefCell;
 use std::io::Write as _;
@@ -17,7 +17,7 @@ use crate::table::{Scheme, host};
 
 /// One line as it grows.
 pub(super) struct Record {
-    /// From its beginning to the request's id.
+    /// Text from the beginning to the request's id.
     line: Vec<u8>,
     began: Instant,
     pub(super) status: u16,
@@ -31,7 +31,7 @@ pub(super) struct Record {
     pub(super) ending: Ending,
 }
 
-/// What a shard keeps for its lines.
+/// Records and lines that a shard keeps.
 #[derive(Default)]
 pub(super) struct Records {
     #[expect(clippy::vec_box, reason = "a record is moved about as a box, and kept as one")]
@@ -41,7 +41,7 @@ pub(super) struct Records {
 }
 
 impl Shard {
-    /// The record of a request whose head is `bytes`; `None` where nobody reads.
+    /// Begins the record of a request whose head is `bytes`; `None` where the log is off.
     pub(super) fn record_http(&self, bytes: &[u8], client: Client) -> Option<Box<Record>> {
         if !self.end.together.logbook.is_on() {
             return None;
@@ -61,7 +61,7 @@ impl Shard {
         Some(record)
     }
 
-    /// That of a raw connection.
+    /// Begins the record of a raw connection; `None` where the log is off.
     pub(super) fn record_raw(
         &self,
         host: Option<&str>,
@@ -82,7 +82,7 @@ impl Shard {
         Some(record)
     }
 
-    /// The line of what was refused before it was a request.
+    /// Writes the line of a head that was refused.
     pub(super) fn record_refusal(&self, client: Client, refusal: Refusal, answered: usize) {
         if !self.end.together.logbook.is_on() {
             return;
@@ -214,7 +214,7 @@ fn write_request(
     }
 }
 
-/// Where there is nothing to read it from.
+/// Writes the fields of a request of which nothing could be read.
 fn write_unknown(line: &mut Vec<u8>, scheme: &str) {
     let _ = write!(
         line,
@@ -223,7 +223,7 @@ fn write_unknown(line: &mut Vec<u8>, scheme: &str) {
     );
 }
 
-/// As a JSON string; what is not UTF-8 in it becomes U+FFFD.
+/// Writes a JSON string; what is not UTF-8 in it becomes U+FFFD.
 fn write_text(line: &mut Vec<u8>, text: Option<&[u8]>) {
     let Some(text) = text else { return line.extend_from_slice(b"null") };
     // Writing to a Vec can't fail.
@@ -256,8 +256,8 @@ fn write_time(line: &mut Vec<u8>, time: SystemTime) {
         write!(line, "{year}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z");
 }
 
-/// The Gregorian date of a day since 1970: Howard Hinnant's `civil_from_days`, in eras of 400 years that
-/// begin with a March.
+/// The Gregorian date of a day since 1970: Howard Hinnant's `civil_from_days`, in eras of 400 years
+/// that begin with a March.
 fn date(days: u64) -> (u64, u64, u64) {
     let days = days + 719_468;
     let (era, day_of_era) = (days / 146_097, days % 146_097);

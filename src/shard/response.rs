@@ -49,7 +49,7 @@ impl From<BadAnswer> for Failed {
 pub(super) struct Answered {
     /// The backend's connection can serve again.
     pub(super) backend_lives: bool,
-    /// What we told the client about its connection.
+    /// The client was told that its connection goes on.
     pub(super) client_lives: bool,
     /// The backend agreed to another protocol.
     pub(super) tunnel: bool,
@@ -62,9 +62,9 @@ pub(super) enum AnswerProgress {
     /// Nothing of the final one: an answer of ours can take its place.
     #[default]
     Nothing,
-    /// Its framing shows that it is cut off.
+    /// A part whose framing shows that it is cut off.
     Framed,
-    /// It ends with the connection: only a reset shows that it is cut off.
+    /// A part that ends with the connection: only a reset shows that it is cut off.
     Unframed,
 }
 
@@ -72,7 +72,7 @@ pub(super) enum AnswerProgress {
 pub(super) struct Progress {
     /// Whether the request has gone out whole: only then the backend's time runs.
     pub(super) uploaded: Cell<bool>,
-    /// Whether it never will: the backend takes no more of it.
+    /// Whether the request never will go out: the backend takes no more of it.
     pub(super) upload_broke: Cell<bool>,
     /// Set when the head of the final response goes to the client: from then on no reply can.
     pub(super) shown: Cell<AnswerProgress>,
@@ -148,7 +148,8 @@ impl Answer<'_> {
         poll_fn(|cx| Poll::Ready(self.deadline.poll_expired(cx))).await
     }
 
-    /// Passes the answer on whose head of `len` bytes is at the front of `inbox`; interim ones first.
+    /// Passes the answer on whose head of `len` bytes is at the front of `inbox`; interim ones
+    /// first.
     pub(super) async fn pass_on(
         &self,
         mut len: usize,
@@ -245,7 +246,8 @@ impl Answer<'_> {
         Ok(())
     }
 
-    /// Waits until the client has taken what was sent before, and counts the answer that goes to it now.
+    /// Waits until the client has taken what was sent before, and counts the answer that goes to it
+    /// now.
     async fn ready(&self, status: u16, count: usize) -> Result<(), Failed> {
         let sent = self.client.sent(self.deadline, self.shard.timeouts().client).await;
         sent.map_err(|_| Ending::ClientGone)?;

@@ -20,9 +20,9 @@ pub(super) struct Rule<'t> {
 /// Decision on a request or raw connection.
 #[derive(Copy, Clone, Debug)]
 pub(super) enum Route<'t> {
-    /// A backend of this rule gets it.
+    /// A backend of this rule gets the request.
     Proxy(&'t Proxy),
-    /// It is held, for at most so long.
+    /// The request is held, for at most so long.
     Hold(Why, Duration),
     /// The rule's `max_requests_per_second` is spent.
     Limited,

@@ -1,4 +1,4 @@
-//! What a request is counted under, from its dispatch to its end: the shard's totals, its host's slot
+//! The counts of a request, from its dispatch to its end: the shard's totals, its host's slot
 //! and its backend's. Here, too, is known which requests are under way at what backend, for the one
 //! question that control may ask about them: whether a backend that was removed has any left.
 
@@ -28,9 +28,9 @@ pub(super) struct Live {
     table: u64,
     backend: Option<SocketAddr>,
     backend_slot: u32,
-    /// When it was on its way to the backend, whole.
+    /// Moment at which the request was on its way to the backend, whole.
     sent: Instant,
-    /// Its line of the access log.
+    /// Line of the access log.
     pub(super) record: Option<Box<Record>>,
 }
 
@@ -38,22 +38,22 @@ pub(super) struct Live {
 pub(super) struct Tallies {
     live: RefCell<Slab<Live>>,
     hosts: RefCell<Hosts>,
-    backends: RefCell<Places>,
+    backends: RefCell<FreeSlots>,
     /// Each with the generation from which on the removed backends are not chosen any more.
     drains: RefCell<Vec<(Weak<Drain>, u64)>>,
     draining: Cell<bool>,
 }
 
-/// Which slots are free to be opened.
+/// Slots that are free to be opened.
 #[derive(Default)]
-struct Places {
+struct FreeSlots {
     free: Vec<u32>,
-    /// Not written any more; free once control has taken them over.
+    /// Slots that are not written any more; free once control has taken them over.
     retired: Vec<u32>,
     next: u32,
 }
 
-impl Places {
+impl FreeSlots {
     fn open(&mut self, slots: &Slots, id: Id) -> u32 {
         let index = self.free.pop().unwrap_or_else(|| {
             let index = self.next;
@@ -82,31 +82,32 @@ impl Places {
 #[derive(Default)]
 struct Hosts {
     by_key: ByKey<u32>,
-    places: Places,
-    /// What had been completed when a slot was looked at last.
+    slots_free: FreeSlots,
+    /// Requests completed when a slot was looked at last.
     seen: Vec<u64>,
     hand: u32,
 }
 
 impl Hosts {
-    /// Gives slots back that nothing happened in since they were looked at last, while there are many.
+    /// Gives slots back that nothing happened in since they were looked at last, while there are
+    /// many.
     fn sweep(&mut self, slots: &Slots) {
-        self.places.reclaim(slots);
+        self.slots_free.reclaim(slots);
         if self.by_key.len() <= limits::SLOTS_KEPT {
             return;
         }
-        self.seen.resize(self.places.next as usize, u64::MAX);
+        self.seen.resize(self.slots_free.next as usize, u64::MAX);
         for _ in 0..limits::SLOTS_KEPT {
             if self.by_key.len() <= limits::SLOTS_KEPT {
                 return;
             }
-            self.hand = (self.hand + 1) % self.places.next;
+            self.hand = (self.hand + 1) % self.slots_free.next;
             let Some((slot, [key, ..])) = slots.live(self.hand) else { continue };
             let completed = slot.get(HostCount::Completed);
             let seen = std::mem::replace(&mut self.seen[self.hand as usize], completed);
             if seen == completed && slot.get(HostCount::Open) == 0 {
                 self.by_key.remove(&key);
-                self.places.retire(slots, self.hand);
+                self.slots_free.retire(slots, self.hand);
             }
         }
     }
@@ -154,13 +155,13 @@ impl Shard {
         RequestTicket::of(self.tallies.live.borrow_mut().insert(live))
     }
 
-    /// Where a host is counted.
+    /// Finds or opens the slot of a host.
     #[inline]
     fn host_of(&self, key: u64) -> u32 {
         let slots = self.end.hosts();
         let hosts = &mut *self.tallies.hosts.borrow_mut();
         let host =
-            *hosts.by_key.entry(key).or_insert_with(|| hosts.places.open(slots, [key, 0, 0]));
+            *hosts.by_key.entry(key).or_insert_with(|| hosts.slots_free.open(slots, [key, 0, 0]));
         if limits::SLOTS_MAX <= host {
             // Try again with the next request: control may have caught up by then.
             hosts.by_key.remove(&key);
@@ -194,7 +195,7 @@ impl Shard {
         self.moved_on(rule);
     }
 
-    /// It waits at no backend for the time being.
+    /// Notes that a request waits at no backend for the time being.
     pub(super) fn chose_none(&self, ticket: RequestTicket) {
         let mut rule = None;
         self.with_live(ticket, |live| {
@@ -207,7 +208,7 @@ impl Shard {
         }
     }
 
-    /// It is held, or is so no longer.
+    /// Counts a request that begins to be held, or ends to.
     pub(super) fn count_held(&self, ticket: RequestTicket, begins: bool) {
         let counters = self.end.counters();
         match begins {
@@ -225,7 +226,8 @@ impl Shard {
         }
     }
 
-    /// It goes on in another process, from its head of `received` bytes on: here it never was.
+    /// Takes a request out of the counts that goes on in another process, from its head of
+    /// `received` bytes on.
     pub(super) fn withdraw(&self, ticket: RequestTicket, received: usize) {
         self.uncount_received(ticket, received);
         let live = self.tallies.live.borrow_mut().remove(ticket.index());
@@ -236,7 +238,7 @@ impl Shard {
         self.moved_on(live.rule);
     }
 
-    /// Its end, however it came.
+    /// Counts the end of a request, however it came.
     pub(super) fn finish(&self, ticket: RequestTicket) {
         if ticket == RequestTicket::NONE {
             return;
@@ -256,7 +258,7 @@ impl Shard {
         }
     }
 
-    /// The same for one that a panic, or the end of the shard, cut off.
+    /// Counts the end of a request that a panic, or the end of the shard, cut off.
     pub(super) fn cut_off(&self, ticket: RequestTicket) {
         if ticket != RequestTicket::NONE {
             self.note_end(ticket, Ending::CutOff);
@@ -298,7 +300,7 @@ impl Shard {
         self.end.hosts().get(host)
     }
 
-    /// The same, and its record is added to.
+    /// Returns the slot of a request's host, and adds to its record.
     fn host_slot_noting(
         &self,
         ticket: RequestTicket,
@@ -320,7 +322,7 @@ impl Shard {
         }
     }
 
-    /// They will come again.
+    /// Takes received bytes out of the counts that will come again.
     pub(super) fn uncount_received(&self, ticket: RequestTicket, bytes: usize) {
         self.end.counters().sub(Counter::Received, bytes as u64);
         if let Some(slot) = self.host_slot_noting(ticket, |record| record.received -= bytes as u64)
@@ -351,7 +353,7 @@ impl Shard {
         }
     }
 
-    /// It goes to this backend.
+    /// Notes the backend that a request goes to.
     pub(super) fn chose(&self, ticket: RequestTicket, address: SocketAddr, backend_slot: u32) {
         let mut rule = None;
         self.with_live(ticket, |live| {
@@ -384,7 +386,7 @@ impl Shard {
         }
     }
 
-    /// It was sent, whole: from now on the backend's time runs.
+    /// Notes that a request was sent, whole: from now on the backend's time runs.
     pub(super) fn note_sent(&self, ticket: RequestTicket) {
         self.with_live(ticket, |live| live.sent = self.ring.now());
     }
@@ -415,7 +417,7 @@ impl Shard {
         self.tallies.backends.borrow_mut().retire(self.end.backends(), slot);
     }
 
-    /// Once a second: slots of hosts that are idle, and those that control has taken over.
+    /// Frees slots of hosts that are idle, and those that control has taken over, once a second.
     pub(super) fn sweep_slots(&self) {
         self.tallies.hosts.borrow_mut().sweep(self.end.hosts());
         self.tallies.backends.borrow_mut().reclaim(self.end.backends());
@@ -443,7 +445,7 @@ impl Shard {
         let mut drains = self.tallies.drains.borrow_mut();
         let live = self.tallies.live.borrow();
         drains.retain(|(drain, generation)| {
-            // Whoever asked may have gone.
+            // The asker may have gone.
             let Some(drain) = drain.upgrade() else { return false };
             if drain.rule != rule {
                 return true;
@@ -472,12 +474,12 @@ fn id(address: SocketAddr) -> Id {
     [(bits >> 64) as u64, bits as u64, u64::from(address.port())]
 }
 
-/// Where bytes of a body are counted.
+/// Meter of the bytes of a body.
 #[derive(Copy, Clone)]
 pub(super) struct Meter<'a> {
     pub(super) shard: &'a Shard,
     pub(super) ticket: RequestTicket,
-    /// From the client, or to it.
+    /// Whether the bytes come from the client, or go to it.
     pub(super) received: bool,
 }
 

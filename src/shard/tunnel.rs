@@ -1,5 +1,5 @@
-//! Bytes both ways, after a 101 (RFC 9110 §7.8) or of a raw connection, until both sides have ended. Few are
-//! copied; many are spliced.
+//! Bytes both ways, after a 101 (RFC 9110 §7.8) or of a raw connection, until both sides have
+//! ended. Few are copied; many are spliced.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -93,13 +93,13 @@ impl Drop for TunnelGuard<'_> {
     }
 }
 
-/// What both directions use.
+/// Parts that both directions use.
 struct Ends<'a> {
     shard: &'a Shard,
     ticket: RequestTicket,
     client: &'a Stream,
     backend: &'a Stream,
-    /// Of both directions together.
+    /// Deadline of both directions together.
     idle: &'a Deadline,
 }
 
@@ -110,19 +110,20 @@ impl<'a> Ends<'a> {
     }
 }
 
-/// One direction of a tunnel. It is there twice for as long as the tunnel is open: it refers to what it can.
+/// One direction of a tunnel. It is there twice for as long as the tunnel is open: it refers to
+/// what it can.
 #[derive(Copy, Clone)]
 struct OneWay<'a> {
     ends: &'a Ends<'a>,
-    /// From the client, or to it.
+    /// Whether the bytes come from the client, or go to it.
     received: bool,
 }
 
 /// How a direction goes on.
 enum On {
-    /// There is nothing more for the moment.
+    /// The source has nothing more for the moment.
     Quiet,
-    /// Its source has ended.
+    /// The source has ended.
     Ended,
     Broken,
 }
@@ -178,8 +179,8 @@ impl<'a> OneWay<'a> {
         self.target().start_send(SendBuf::Recv(buf), false);
     }
 
-    /// Waits until the target has taken what it was sent. Boxed by its caller, as is [`much`](Self::much):
-    /// thousands of tunnels have nothing to say.
+    /// Waits until the target has taken what it was sent. Boxed by its caller, as is
+    /// [`much`](Self::much): thousands of tunnels have nothing to say.
     async fn taken(self) -> bool {
         let sending = Deadline::new(&self.ends.shard.ring);
         self.target().sent(&sending, self.pace()).await.is_ok()
@@ -202,8 +203,8 @@ impl<'a> OneWay<'a> {
         }
     }
 
-    /// Moves bytes without copying them as long as they come. A pipe is not kept for a source that has
-    /// nothing to say.
+    /// Moves bytes without copying them as long as they come. A pipe is not kept for a source that
+    /// has nothing to say.
     async fn splice(self, mut pipe: Pipe) -> On {
         let Ends { shard, .. } = *self.ends;
         let (source, target, pace) = (self.source(), self.target(), self.pace());

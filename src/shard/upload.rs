@@ -150,8 +150,8 @@ async fn both_ways(
     .await
 }
 
-/// Drops what a client sends of a body that its backend no longer takes: a client that writes all of
-/// it before it reads would else wait for us, and we for it.
+/// Drops what a client sends of a body that its backend no longer takes: a client that writes all
+/// of it before it reads would else wait for us, and we for it.
 fn drop_body(stream: &Stream, cx: &Context<'_>, moved: impl Fn()) {
     while let Poll::Ready(Ok(buf)) = stream.poll_recv(cx)
         && !buf.is_empty()
