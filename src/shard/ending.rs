@@ -96,7 +96,7 @@ endings! {
     BackendTimeout, "backend_timeout", Some(504), Backend, None,
         "The backend did not respond within `timeout_server`.";
     BackendCut(Option<Refusal>), "backend_cut", None, Backend, None,
-        "The response broke off, or did not go on in time; `reason` says where its framing is wrong.";
+        "The response broke off or stalled; `reason` says where its framing is wrong.";
     ClientGone, "client_gone", None, Client, None,
         "The client left, or did not take its response.";
     ClientTimeout, "client_timeout", None, Client, None,
