@@ -250,6 +250,7 @@ impl Handle {
 
 impl Control {
     /// Within a tokio runtime.
+    #[expect(clippy::too_many_lines, reason = "it wires the parts together, a line for each")]
     pub(crate) fn new(
         files: Files,
         rest: Rest,
