@@ -6,13 +6,15 @@ use std::time::Duration;
 pub const FLEET_VALUE_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes of log from which on folding it is worth while, however small the table.
 pub const FLEET_FOLD_BYTES_MIN: u64 = 8 * 1024 * 1024;
-/// Entries of the log that outlive a fold, so that a node that was away need not load the whole table.
+/// Entries of the log that outlive a fold, so that a node that was away need not load the whole
+/// table.
 pub const FLEET_LOG_KEPT: u64 = 10_000;
 /// Most bytes of them.
 pub const FLEET_LOG_KEPT_BYTES: u64 = 64 * 1024 * 1024;
 /// Bytes a second at which a table is written to etcd: changes go on meanwhile.
 pub const FLEET_FOLD_BYTES_PER_SECOND: f64 = 20e6;
-/// Rules that a start writes to the state file before the first request; larger tables are written later.
+/// Rules that a start writes to the state file before the first request; larger tables are written
+/// later.
 pub const FLEET_WRITTEN_HERE_MAX: usize = 20_000;
 /// Pieces of a large change that are written at a time.
 pub const FLEET_PIECES_AT_ONCE: usize = 3;

@@ -1,4 +1,5 @@
-//! The access log: one line of JSON a request, wherever it went; opened anew, switched, never waited for.
+//! The access log: one line of JSON a request, wherever it went; opened anew, switched, never
+//! waited for.
 
 use std::fs;
 use std::io::{BufRead, BufReader};

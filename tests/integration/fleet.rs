@@ -122,8 +122,8 @@ fn a_table_of_many_pieces_arrives_whole() {
     assert!(1 < etcd.count("/mantrid/f/bulk/chunk/"));
     let (_, rules) = expect_equal(&mut [&mut to_a, &mut to_b]);
     assert_eq!(rules, many(60_000, 418));
-    // It makes the log longer than what a table of that size is worth, so that it is folded, and its
-    // chunks go when the log has moved on.
+    // It makes the log longer than what a table of that size is worth, so that it is folded, and
+    // its chunks go when the log has moved on.
     for code in 0..5 {
         to_b.tell("PATCH", "/hostname/", &many(30_000, 200 + code)).expect_made();
     }

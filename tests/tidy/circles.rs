@@ -1,5 +1,6 @@
 //! No circle of files below `src/`: a file that imports another, directly or by a detour, is never
-//! imported by it. A folder's `mod.rs` may name the files that it declares; every other arrow counts.
+//! imported by it. A folder's `mod.rs` may name the files that it declares; every other arrow
+//! counts.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -50,7 +51,8 @@ fn is_product(source: &Source) -> bool {
         && !source.path.contains("/tests/")
 }
 
-/// The module that a file holds: `src/shard/pool.rs` is `shard::pool`, `src/shard/mod.rs` is `shard`.
+/// The module that a file holds: `src/shard/pool.rs` is `shard::pool`, `src/shard/mod.rs` is
+/// `shard`.
 fn module_of(path: &str) -> Vec<String> {
     let path = path.trim_start_matches("src/").trim_end_matches(".rs");
     let mut names: Vec<String> = path.split('/').map(str::to_owned).collect();
@@ -198,8 +200,8 @@ fn absolute(here: &[String], path: &[String]) -> Vec<String> {
     base
 }
 
-/// Every path that a file names: in its `use` statements, and in its code behind `crate::`, `super::`
-/// or the name of a module that it has imported or declared.
+/// Every path that a file names: in its `use` statements, and in its code behind `crate::`,
+/// `super::` or the name of a module that it has imported or declared.
 fn paths(source: &Source, here: &[String]) -> Vec<Vec<String>> {
     let mut imported: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let mut found = Vec::new();

@@ -1,5 +1,5 @@
-//! Plain technical English, as far as a program can see it: how a doc comment opens, how long a line
-//! is, and that one layer has one type of a name.
+//! Plain technical English, as far as a program can see it: how a doc comment opens, how long a
+//! line is, and that one layer has one type of a name.
 
 use std::collections::BTreeMap;
 
@@ -8,8 +8,8 @@ use crate::{Source, expect_none, sources};
 /// Longest line of a Rust file, in characters; rustfmt does not wrap comments.
 const COLUMNS: usize = 100;
 
-/// Words that a doc comment does not open with: a reader who is tired would have to look for the noun.
-/// "Whether", "How" and "Why" open the description of a value and may stand.
+/// Words that a doc comment does not open with: a reader who is tired would have to look for the
+/// noun. "Whether", "How" and "Why" open the description of a value and may stand.
 const OPENINGS: &[&str] = &[
     "What", "Of", "That", "Those", "By", "It", "Its", "Likewise", "Who", "Whoever", "Whose",
     "Nobody", "Somebody", "They", "Them", "Their", "These", "This", "For", "From", "In", "On",

@@ -1,5 +1,5 @@
-//! Bounds stand with their owner: each constant of `src/limits/NAME.rs` is used in `src/NAME`, or is
-//! a term of a sum in `src/limits`.
+//! Bounds stand with their owner: each constant of `src/limits/NAME.rs` is used in `src/NAME`, or
+//! is a term of a sum in `src/limits`.
 
 use crate::{Source, expect_none, sources};
 
