@@ -11,7 +11,7 @@ use super::print::plain;
 use super::request::{Api, Ask, PATIENCE};
 use super::{print, print_json};
 
-/// What is asked about a fleet.
+/// Questions about a fleet.
 #[derive(Subcommand, Debug, Clone, Copy)]
 pub enum FleetCommand {
     /// Print the nodes, and how far each is

@@ -32,11 +32,11 @@ pub const FLEET_TRIES: u32 = 16;
 pub const FLEET_TRIES_BEFORE_TURN: u32 = 3;
 /// The longest that a node lets another one pass.
 pub const FLEET_TURN_TIME: Duration = Duration::from_millis(500);
-/// For a change to reach etcd, with all tries at all members.
+/// Time for a change to reach etcd, with all tries at all members.
 pub const FLEET_COMMIT_TIME: Duration = Duration::from_secs(5);
 /// A watch that has not brought a change so long after its commit is begun anew.
 pub const FLEET_APPLY_SOON: Duration = Duration::from_secs(2);
-/// For a change that is in etcd to be in force on the node that made it.
+/// Time for a change that is in etcd to be in force on the node that made it.
 pub const FLEET_APPLY_TIME: Duration = Duration::from_secs(60);
 /// First pause before etcd is tried again, and the longest one.
 pub const FLEET_AGAIN: Duration = Duration::from_millis(100);
@@ -52,7 +52,7 @@ pub const FLEET_BEAT_JITTER: Duration = Duration::from_secs(4);
 pub const FLEET_LEASE_SECONDS: i64 = 30;
 /// How often the copy on disk is brought up to date.
 pub const FLEET_KEEP_EVERY: Duration = Duration::from_secs(1);
-/// For all nodes to have a change, where they are waited for and no time is named.
+/// Time for all nodes to have a change, where they are waited for and no time is named.
 pub const FLEET_WAIT: Duration = Duration::from_secs(10);
 /// Edits that may wait for that.
 pub const FLEET_EDITS_UNKEPT_MAX: usize = 20_000;

@@ -22,7 +22,7 @@ pub struct Membership {
 }
 
 impl Membership {
-    /// What [`Membership::read`] reads.
+    /// Returns the JSON that [`Membership::read`] reads.
     pub fn to_json(&self) -> Value {
         let Membership { fleet, id, instance, sequence } = self;
         json!({ "fleet": fleet, "id": id, "instance": instance, "sequence": sequence })

@@ -51,7 +51,7 @@ fn nonsense_costs_little_more_than_its_text() {
             "a.com:host_kwarg_unknown:x",
         ),
         (
-            format!("{}", "[".repeat(100) + &filled("0", BYTES) + &"]".repeat(100)),
+            "[".repeat(100) + &filled("0", BYTES) + &"]".repeat(100),
             "a.com:host_details_wrong_length",
         ),
         (

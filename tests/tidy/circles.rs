@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::language::NOT_YET;
 use crate::{Source, expect_none, sources};
 
 /// Files by module path (`shard::pool`), the root being the empty path.
@@ -19,8 +20,11 @@ fn no_circle_of_files() {
     let product: Vec<&Source> = sources.iter().filter(|source| is_product(source)).collect();
     let arrows = arrows(&product);
     assert!(300 < arrows.values().map(BTreeSet::len).sum::<usize>(), "arrows are not seen");
+    let is_known =
+        |files: &[&str]| files.iter().all(|file| NOT_YET.iter().any(|f| file.starts_with(f)));
     let findings: Vec<String> = circles(&arrows)
         .into_iter()
+        .filter(|files| !is_known(files))
         .map(|files| format!("{}: one of them knows too much", files.join(" <-> ")))
         .collect();
     expect_none(&findings);
