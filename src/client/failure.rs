@@ -11,7 +11,12 @@ use nix::unistd::{Gid, Group, Uid, User};
 use thiserror::Error;
 
 use super::address::Address;
-use super::request::{ANSWER_BYTES_MAX, CONNECT_PATIENCE};
+
+/// Time in which a connection to the daemon must open.
+pub const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
+/// Longest answer that is read: a million rules are about 100 MB, and the daemon sends none that is
+/// far longer.
+pub const ANSWER_BYTES_MAX: usize = 1 << 30;
 
 /// Why a command is not done.
 #[derive(Debug, Error)]

@@ -19,14 +19,11 @@ use tokio::net::{TcpStream, UnixStream, lookup_host};
 use tokio::time::timeout;
 
 use super::address::Address;
-use super::failure::RequestError;
+use super::failure::{ANSWER_BYTES_MAX, CONNECT_PATIENCE, RequestError};
 use super::print::plain;
 
-pub const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
 /// How long an answer may keep us waiting, at its beginning and between its parts.
 pub const PATIENCE: Duration = Duration::from_secs(60);
-/// A million rules are about 100 MB; what is far beyond is no answer of ours.
-pub const ANSWER_BYTES_MAX: usize = 1 << 30;
 const ERROR_BYTES_MAX: usize = 64 * 1024;
 /// Read from a file at once, and so the most that a request in flight has in memory.
 const PIECE_BYTES: usize = 64 * 1024;

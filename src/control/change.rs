@@ -1,8 +1,6 @@
 //! A change of the table on its way: from whoever asks for it, to the writer, to its answer.
 
-use std::fmt;
-use std::sync::Arc;
-
+use crate::link::Tag;
 use crate::table::{EditError, Rule, Snapshot};
 
 /// How it was asked for.
@@ -21,28 +19,6 @@ impl Verb {
             Verb::Delete => "DELETE",
         }
     }
-}
-
-/// Which table it is: an opaque `ETag`, another one after each change and after each start.
-#[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub(super) struct Tag {
-    /// Random for each process: a file that was edited by hand meanwhile has another.
-    pub(super) boot: u32,
-    /// Of the last change.
-    pub(super) sequence: u64,
-}
-
-impl fmt::Display for Tag {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "\"{:08x}-{}\"", self.boot, self.sequence)
-    }
-}
-
-/// The table with its tag.
-#[derive(Clone)]
-pub(super) struct Current {
-    pub(super) table: Arc<Snapshot>,
-    pub(super) tag: Tag,
 }
 
 /// What is to become of the table.
@@ -112,7 +88,7 @@ pub(super) struct Happened {
     /// Rules before and after, where one of them has a `check`.
     pub(super) watched: Vec<Watched>,
     /// The table afterwards.
-    pub(super) table: Arc<Snapshot>,
+    pub(super) table: Snapshot,
 }
 
 /// A rule that became another, which asks for more than routing: for a `check`, or to be told when it is `idle`.

@@ -117,7 +117,7 @@ impl Handle {
 
     /// Counts requests that are under way here, for the daemon that has taken over.
     pub(crate) fn under_way(&self) -> Value {
-        let table = self.current.load().table.clone();
+        let table = self.published.table_full();
         let open: Map<String, Value> = statistics::lock(&self.statistics)
             .open(&table)
             .into_iter()
@@ -168,7 +168,7 @@ impl Handle {
         if let Some(open) = said["open"].as_object() {
             let open = open.iter().filter_map(|(name, open)| Some((name.clone(), open.as_u64()?)));
             let open: Vec<(String, u64)> = open.collect();
-            let table = self.current.load().table.clone();
+            let table = self.published.table_full();
             statistics::lock(&self.statistics).set_elder(&table, &open);
             self.shards.together.gates.set_elder(&taken(&said["places"]));
         } else if said["drained"].is_u64() {
@@ -185,7 +185,7 @@ impl Handle {
     /// The daemon before this one has ended.
     pub(crate) fn elder_is_gone(&self) {
         self.elder.gone();
-        let table = self.current.load().table.clone();
+        let table = self.published.table_full();
         statistics::lock(&self.statistics).set_elder(&table, &[]);
         self.shards.together.gates.set_elder(&HashMap::new());
     }

@@ -9,11 +9,12 @@ mod api;
 mod change;
 mod dashboard;
 mod elder;
+mod events;
 mod health;
+mod heart;
 mod held;
 mod loops;
 mod pages;
-mod pulse;
 mod resolver;
 mod statistics;
 mod store;
@@ -26,21 +27,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::ArcSwapOption;
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 
 use crate::http::Pages;
 use crate::limits;
-use crate::link::{ControlEnd, Part, Published};
+use crate::link::{ControlEnd, Part, Published, Tag, TaggedTable};
 use crate::state::Counters;
-use crate::table::{Names, Snapshot};
+use crate::table::Names;
 use api::{Api, Crowd, Taking};
-use change::{Current, Tag};
 use elder::Elder;
+use events::{EventBus, health_event};
 use health::{Health, Prober};
+use heart::{Heart, Last};
 use held::{Bounds, Held, Keeper};
 use pages::PageFolder;
-use pulse::{Heart, Last, Pulse, health_event};
 use resolver::Resolver;
 use statistics::{SharedStatistics, Statistics};
 use store::Store;
@@ -62,7 +63,7 @@ pub(crate) struct Files {
 
 /// What the start finds in them.
 pub(crate) struct Loaded {
-    pub(crate) snapshot: Snapshot,
+    pub(crate) table: TaggedTable,
     pub(crate) pages: Pages,
     /// Rules and pages that are not used, and why: one line each.
     pub(crate) warnings: Vec<String>,
@@ -96,8 +97,10 @@ fn loaded(files: &Files, names: Names, state: store::Loaded, store: Option<Store
     let (pages, problems) = pages::load(&files.pages, None);
     let mut warnings = state.warnings;
     warnings.extend(problems);
+    let tag = Tag::of_start(store.as_ref().map_or(0, Store::sequence));
+    let table = TaggedTable { table: state.snapshot, tag };
     let rest = Rest { names, stats: state.stats, store };
-    Loaded { snapshot: state.snapshot, pages, warnings, rest }
+    Loaded { table, pages, warnings, rest }
 }
 
 /// Names are made by whoever reads rules and looked up by the resolver.
@@ -143,7 +146,7 @@ pub(crate) struct Handle {
     health: Health,
     wake: Wake,
     shards: ControlEnd,
-    current: Arc<ArcSwap<Current>>,
+    published: Arc<Published>,
     statistics: SharedStatistics,
     elder: Elder,
     runtime: tokio::runtime::Handle,
@@ -219,10 +222,9 @@ impl Control {
     ) -> Result<Control, String> {
         let store = rest.store.ok_or("the state file was only looked at")?;
         let names: SharedNames = Arc::new(Mutex::new(rest.names));
-        let table = published.snapshot.load_full();
+        let table = published.table_full();
         let statistics = Statistics::new(shards.clone(), &table, &rest.stats);
         let statistics = Arc::new(Mutex::new(statistics));
-        let tag = Tag { boot: boot(), sequence: store.sequence() };
         let health = Health::new(&table);
         let resolver = Resolver::new(names.clone(), access.lookups_max);
         let prober = Prober::new(
@@ -233,7 +235,6 @@ impl Control {
             resolver.lookups(),
         );
         let prober = prober.map_err(|error| format!("can't hear of failed backends: {error}"))?;
-        let current = Arc::new(ArcSwap::from_pointee(Current { table, tag }));
         let (total, per_source) = access.held_max;
         let held = Held::new(Bounds { total, per_source }, published.clone(), shards.clone());
         let keeper = Keeper::new(held.clone())
@@ -244,7 +245,6 @@ impl Control {
         let writer = Writer::start(Wiring {
             store,
             trouble: trouble.clone(),
-            current: current.clone(),
             held: held.clone(),
             told: told.clone(),
             statistics: statistics.clone(),
@@ -253,16 +253,15 @@ impl Control {
             happened,
         });
         let writer = writer.map_err(|error| format!("no thread for the writer: {error}"))?;
-        let pulse = Pulse::new();
+        let events = EventBus::new();
         let places = Arc::new(Semaphore::new(access.connections_max));
         let api = Api {
             orders: writer.orders(),
-            current: current.clone(),
             names,
             lookups: resolver.lookups(),
             statistics: statistics.clone(),
             shards: shards.clone(),
-            pulse: pulse.clone(),
+            events: events.clone(),
             health: health.clone(),
             token: ArcSwapOption::from(access.token.map(Arc::new)),
             is_reloaded: AtomicBool::new(true),
@@ -276,12 +275,12 @@ impl Control {
             elder: Elder::default(),
             published: published.clone(),
         };
-        let wake = Wake::new(pulse.clone(), held.clone(), told);
+        let wake = Wake::new(events.clone(), held.clone(), told);
         let heart = Heart {
-            pulse,
+            events,
             statistics,
             shards: shards.clone(),
-            current,
+            published: published.clone(),
             orders: writer.orders(),
             happened: happenings,
             wake: wake.clone(),
@@ -318,7 +317,7 @@ impl Control {
             health: self.health.clone(),
             wake: self.wake.clone(),
             shards: self.api.shards.clone(),
-            current: self.api.current.clone(),
+            published: self.api.published.clone(),
             statistics: self.api.statistics.clone(),
             elder: self.api.elder.clone(),
             runtime: tokio::runtime::Handle::current(),
@@ -329,19 +328,19 @@ impl Control {
     /// Before the first request: looks every name up, for a few seconds at most.
     pub(crate) async fn prepare(&mut self, published: &Published) {
         self.resolver.first_round().await;
-        loops::warn_of(&published.own, published.snapshot.load().iter());
+        loops::warn_of(&published.own, published.table().iter());
     }
 
     /// Until it is dropped. Management is served from the first poll on.
     pub(crate) async fn run(&mut self, management: Vec<Management>) -> Infallible {
-        let pulse = self.api.pulse.clone();
+        let events = self.api.events.clone();
         let together = self.api.shards.together.clone();
         let beat = &together.beat;
         tokio::select! {
             never = beat.of(Part::Names, self.resolver.run()) => never,
             never = beat.of(Part::Pages, self.pages.run()) => never,
             never = beat.of(Part::Probes, self.prober.run(|change| {
-                pulse.tell(health_event(change));
+                events.tell(health_event(change));
                 if !change.state.is_bad() {
                     self.held.reached(change.backend);
                 }
@@ -365,10 +364,4 @@ impl Control {
     pub(crate) async fn finish(self) {
         self.writer.finish().await;
     }
-}
-
-/// Tells this process from any before it.
-fn boot() -> u32 {
-    use std::hash::{BuildHasher, RandomState};
-    RandomState::new().hash_one(std::process::id()) as u32
 }

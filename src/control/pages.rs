@@ -125,7 +125,7 @@ fn traces(folder: &Path) -> BTreeMap<PathBuf, Option<Trace>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::link::{Own, Tuning};
+    use crate::link::{Own, Tag, TaggedTable, Tuning};
     use crate::table::Snapshot;
 
     const GOOD: &str = "HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\n\r\nhere";
@@ -161,7 +161,7 @@ mod tests {
     fn a_change_is_seen_and_a_broken_page_changes_nothing() {
         let folder = folder(&[]);
         let published = Arc::new(Published::new(
-            Snapshot::default(),
+            TaggedTable { table: Snapshot::default(), tag: Tag::of_start(0) },
             Pages::builtin(),
             Tuning::default(),
             Own::default(),

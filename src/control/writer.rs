@@ -10,19 +10,19 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::ArcSwapOption;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info, warn};
 
 use super::Counted;
-use super::change::{Change, Current, Done, Happened, Refused, Tag, Watched};
+use super::change::{Change, Done, Happened, Refused, Watched};
 use super::held::Held;
 use super::loops;
 use super::statistics::{self, SharedStatistics};
 use super::store::{Folded, Record, Store, StoreError};
 use super::wake::{Told, idle_after};
 use crate::limits;
-use crate::link::{ByKey, ControlEnd, KeySet, Published};
+use crate::link::{ByKey, ControlEnd, KeySet, Published, Tag, TaggedTable};
 use crate::state::Counters;
 use crate::table::{Action, Rule, Snapshot, edit_canonical};
 
@@ -105,7 +105,6 @@ pub(super) struct Wiring {
     pub(super) store: Store,
     /// Why changes can't be written, while they can't.
     pub(super) trouble: Arc<ArcSwapOption<String>>,
-    pub(super) current: Arc<ArcSwap<Current>>,
     pub(super) held: Held,
     pub(super) told: Told,
     pub(super) statistics: SharedStatistics,
@@ -153,7 +152,7 @@ struct Writing {
     orders: Orders,
     /// Tables that shards may still be using: whoever drops the last reference frees it, and that must
     /// not be a shard, which a million rules would keep busy for long.
-    old: Vec<Arc<Snapshot>>,
+    old: Vec<Arc<TaggedTable>>,
     folding: bool,
     /// Another process has the state file: with these numbers.
     released: Option<Left>,
@@ -169,8 +168,8 @@ type Asked = (Change, oneshot::Sender<Result<Done, Refused>>);
 /// A change with the table before and after it.
 struct Made {
     asked: Asked,
-    before: Current,
-    after: Current,
+    before: TaggedTable,
+    after: TaggedTable,
 }
 
 impl Made {
@@ -188,7 +187,7 @@ struct Tried {
 }
 
 /// Each change on what those before it left. Those that are only to be checked are answered.
-fn try_all(batch: Vec<Asked>, start: &Current) -> Tried {
+fn try_all(batch: Vec<Asked>, start: &TaggedTable) -> Tried {
     let mut now = start.clone();
     let mut tried = Tried { accepted: Vec::new(), refused: Vec::new() };
     for (change, answer) in batch {
@@ -200,7 +199,7 @@ fn try_all(batch: Vec<Asked>, start: &Current) -> Tried {
             Ok(table) => {
                 // Not on disk yet, so it has no number that anybody could know.
                 let tag = Tag { sequence: u64::MAX, ..start.tag };
-                let before = std::mem::replace(&mut now, Current { table: table.into(), tag });
+                let before = std::mem::replace(&mut now, TaggedTable { table, tag });
                 let asked = (change, answer);
                 tried.accepted.push(Made { asked, before, after: now.clone() });
             }
@@ -237,7 +236,7 @@ impl Writing {
                     Order::Resume => self.released = None,
                     Order::CountedSince(answer) => drop(answer.send(self.counted_since())),
                     Order::Add(counted) => {
-                        let table = self.wiring.current.load().table.clone();
+                        let table = self.wiring.published.table_full();
                         statistics::lock(&self.wiring.statistics).add_counts(&table, &counted);
                     }
                     Order::Finish => {
@@ -268,7 +267,7 @@ impl Writing {
 
     /// Makes all changes of a batch that can be made.
     fn change(&mut self, batch: Vec<Asked>) {
-        let start = Current::clone(&self.wiring.current.load());
+        let start = self.wiring.published.table_full();
         if self.released.is_some() {
             return refuse_all(batch, "another process is taking over: ask again");
         }
@@ -296,10 +295,10 @@ impl Writing {
             for Made { asked: (change, _), before, after } in &accepted {
                 self.wiring.told.changed(change, &before.table, &after.table);
             }
-            self.publish(&start, newest.after.clone(), edits);
+            self.publish(newest.after.clone(), edits);
         }
         accepted.into_iter().for_each(|made| self.tell(made));
-        let tag = self.wiring.current.load().tag;
+        let tag = self.wiring.published.table().tag;
         for ((change, answer), why) in refused {
             let why = match why {
                 Refused::Precondition(_) => Refused::Precondition(tag),
@@ -322,15 +321,17 @@ impl Writing {
         }
     }
 
-    /// From here on every request is routed by the new table.
-    fn publish(&mut self, before: &Current, now: Current, edits: usize) {
-        self.wiring.held.publish(&now.table);
-        self.old.push(before.table.clone());
+    /// Puts a table in force, and lets the held requests go on that waited for it.
+    fn publish(&mut self, now: TaggedTable, edits: usize) {
+        // The queue is locked from the first call to the last: what arrives next is decided by
+        // this table.
+        let mut change = self.wiring.held.change_table(&now);
+        self.old.push(self.wiring.published.put_in_force(now, change.take_lines()));
+        change.finish();
         // A shard that has nothing to do would keep the old one, and what is in it alone.
         if limits::OLD_TABLES_MAX <= self.old.len() || limits::EDITS_WORTH_A_WAKE < edits {
             self.wiring.shards.wake_all();
         }
-        self.wiring.current.store(Arc::new(now));
     }
 
     /// Whoever has an interest in a change learns of it; the asker last.
@@ -361,7 +362,7 @@ impl Writing {
         let _ = answer.send(Ok(done));
     }
 
-    fn forget_deleted(&self, change: &Change, before: &Current, after: &Current) {
+    fn forget_deleted(&self, change: &Change, before: &TaggedTable, after: &TaggedTable) {
         let keys: KeySet = if change.whole {
             let names = before.table.iter().map(|(name, _)| name);
             let gone = names.filter(|name| after.table.get(name).is_none());
@@ -377,7 +378,7 @@ impl Writing {
 
     /// After a failed sync, or when somebody took the files away, nothing that was written can be trusted:
     /// first all of it is written anew.
-    fn be_writable(&mut self, current: &Current) -> Result<(), String> {
+    fn be_writable(&mut self, current: &TaggedTable) -> Result<(), String> {
         let was_due = self.wiring.store.needs_rewrite();
         self.wiring.store.look();
         if !self.wiring.store.needs_rewrite() {
@@ -401,14 +402,14 @@ impl Writing {
         rewritten
     }
 
-    fn rewrite(&mut self, current: &Current) -> Result<(), String> {
+    fn rewrite(&mut self, current: &TaggedTable) -> Result<(), String> {
         let saved = statistics::to_save(&self.wiring.statistics, &current.table);
         self.write_anew(current, saved)
     }
 
     fn write_anew(
         &mut self,
-        current: &Current,
+        current: &TaggedTable,
         saved: Vec<(String, Counters)>,
     ) -> Result<(), String> {
         self.wiring.store.rewrite(&current.table, saved).map_err(|error| error.to_string())
@@ -418,7 +419,7 @@ impl Writing {
         if self.released.is_some() {
             return;
         }
-        let current = Current::clone(&self.wiring.current.load());
+        let current = self.wiring.published.table_full();
         if self.be_writable(&current).is_err() {
             return;
         }
@@ -446,7 +447,7 @@ impl Writing {
             }
         };
         let sequence = self.wiring.store.sequence();
-        let table = self.wiring.current.load().table.clone();
+        let table = self.wiring.published.table_full();
         let statistics = self.wiring.statistics.clone();
         let orders = self.orders.clone();
         let thread = std::thread::Builder::new().name("fold".to_owned()).spawn(move || {
@@ -484,7 +485,7 @@ impl Writing {
     /// Of each host that had requests since then.
     fn counted_since(&self) -> Vec<Counted> {
         let Some(left) = &self.released else { return Vec::new() };
-        let table = self.wiring.current.load().table.clone();
+        let table = self.wiring.published.table_full();
         statistics::lock(&self.wiring.statistics).take_over(&table);
         let all = statistics::to_save(&self.wiring.statistics, &table).into_iter();
         let since = all.filter_map(|(name, counters)| {
@@ -516,7 +517,7 @@ impl Writing {
                 None => return Left::default(),
             }
         }
-        let current = Current::clone(&self.wiring.current.load());
+        let current = self.wiring.published.table_full();
         let table = current.table.clone();
         statistics::lock(&self.wiring.statistics).take_over(&table);
         let saved = statistics::to_save(&self.wiring.statistics, &table);
@@ -555,12 +556,12 @@ fn numbers(counters: Counters) -> [u64; 3] {
 }
 
 /// The table after one change.
-fn attempt(change: &Change, now: &Current) -> Result<Snapshot, Refused> {
+fn attempt(change: &Change, now: &TaggedTable) -> Result<Snapshot, Refused> {
     if !change.matches(now.tag) {
         return Err(Refused::Precondition(now.tag));
     }
     let empty = Snapshot::default();
-    let from = if change.whole { &empty } else { &*now.table };
+    let from = if change.whole { &empty } else { &now.table };
     edit_canonical(from, &change.edits).map_err(Refused::Edit)
 }
 

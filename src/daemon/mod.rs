@@ -170,7 +170,7 @@ fn run(source: Source, debug: bool, demo: Option<&Demo>) -> Result<(), Problems>
     }
     let loaded = control::load(&files(&config)).map_err(one)?;
     loaded.warnings.iter().for_each(|warning| warn!("{warning}"));
-    let rules = counted(loaded.snapshot.len(), "rule");
+    let rules = counted(loaded.table.len(), "rule");
     info!("{rules} from {}", config.state_file.display());
 
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -253,7 +253,7 @@ async fn serve(
     let clients = bound.iter().map(|bound| bound.local);
     let managers = management.iter().filter_map(Management::address);
     let own = Own::new(clients.chain(managers).collect());
-    let published = Published::new(loaded.snapshot, loaded.pages, tuning, own);
+    let published = Published::new(loaded.table, loaded.pages, tuning, own);
     let (end, ends, handed) = link::connect(published, resources.shards)
         .map_err(|error| format!("can't make the shards' wake-ups: {error}"))?;
     let published = ends.first().map(|end| end.published.clone()).ok_or("there is no shard")?;

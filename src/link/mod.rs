@@ -16,6 +16,7 @@ mod own;
 mod rate;
 mod slots;
 mod sources;
+mod table;
 mod tuning;
 mod turn;
 
@@ -24,13 +25,13 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::http::Pages;
 use crate::limits;
-use crate::table::Snapshot;
 
 pub(crate) use backend_reports::{BackendReport, Failure};
 pub(crate) use beat::{Beat, Part};
@@ -48,30 +49,60 @@ pub(crate) use slots::{
     BackendCount, ByKey, HostCount, Id, KeySet, Slot, SlotIndex, SlotTime, Slots, Sums, TIME_BOUNDS,
 };
 pub(crate) use sources::Sources;
+pub(crate) use table::{Tag, TaggedTable};
 pub(crate) use tuning::{Timeouts, Tuning};
 pub(crate) use turn::{Turn, Turns};
 
 /// State that every shard reads and only the control shard replaces.
 pub(crate) struct Published {
-    pub(crate) snapshot: ArcSwap<Snapshot>,
+    table: ArcSwap<TaggedTable>,
     pub(crate) pages: ArcSwap<Pages>,
     pub(crate) down: Down,
     pub(crate) lines: Lines,
     pub(crate) tuning: ArcSwap<Tuning>,
-    /// Where this daemon listens; the same while it runs.
+    /// Addresses on which this daemon listens; they never change while it runs.
     pub(crate) own: Own,
 }
 
 impl Published {
-    pub(crate) fn new(snapshot: Snapshot, pages: Pages, tuning: Tuning, own: Own) -> Published {
+    pub(crate) fn new(table: TaggedTable, pages: Pages, tuning: Tuning, own: Own) -> Published {
         Published {
-            snapshot: ArcSwap::from_pointee(snapshot),
+            table: ArcSwap::from_pointee(table),
             pages: ArcSwap::from_pointee(pages),
             down: Down::default(),
             lines: Lines::default(),
             tuning: ArcSwap::from_pointee(tuning),
             own,
         }
+    }
+
+    /// The table in force, for a look; takes no lock and no reference count.
+    #[inline]
+    pub(crate) fn table(&self) -> Guard<Arc<TaggedTable>> {
+        self.table.load()
+    }
+
+    /// The table in force, to keep.
+    pub(crate) fn table_full(&self) -> Arc<TaggedTable> {
+        self.table.load_full()
+    }
+
+    /// Puts a table in force: every request that begins after this call is routed by it. `lines`
+    /// replace those of the table before, where they change. Returns the table that was in force.
+    /// Called by the writer only.
+    pub(crate) fn put_in_force(
+        &self,
+        table: TaggedTable,
+        lines: Option<ByKey<Duration>>,
+    ) -> Arc<TaggedTable> {
+        let before = self.table.load().tag;
+        debug_assert_eq!(before.boot, table.tag.boot, "a table of another process");
+        debug_assert!(before.sequence < table.tag.sequence, "{before} is newer than {}", table.tag);
+        // The lines first: a request that is routed by the new table sees them.
+        if let Some(lines) = lines {
+            self.lines.publish(lines);
+        }
+        self.table.swap(Arc::new(table))
     }
 }
 
@@ -405,4 +436,35 @@ pub(crate) fn connect(published: Published, shards: usize) -> io::Result<Ends> {
         held_reports,
     };
     Ok((control, ends, handed_over))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::table::Snapshot;
+
+    #[test]
+    fn a_shard_that_sees_a_table_sees_its_lines() {
+        let first = TaggedTable { table: Snapshot::default(), tag: Tag::of_start(0) };
+        let published =
+            Published::new(first.clone(), Pages::builtin(), Tuning::default(), Own::default());
+        let last = 1000;
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut seen = 0;
+                while seen < last {
+                    seen = published.table().tag.sequence;
+                    let wait = published.lines.wait(&[7]).map_or(0, |wait| wait.as_secs());
+                    assert!(seen <= wait, "table {seen}, lines of {wait}");
+                }
+            });
+            for sequence in 1..=last {
+                let next = TaggedTable { tag: Tag { sequence, ..first.tag }, ..first.clone() };
+                let lines = [(7, Duration::from_secs(sequence))].into_iter().collect();
+                let before = published.put_in_force(next, Some(lines));
+                assert_eq!(before.tag.sequence, sequence - 1);
+            }
+        });
+        assert_eq!(published.table_full().tag.sequence, last);
+    }
 }

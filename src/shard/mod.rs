@@ -206,7 +206,7 @@ pub(super) struct Shard {
 
 /// The snapshot a request was routed by, counted within the shard: no atomic per request.
 pub(super) struct Table {
-    snapshot: Arc<Snapshot>,
+    snapshot: Arc<crate::link::TaggedTable>,
 }
 
 impl Table {
@@ -217,7 +217,7 @@ impl Table {
 
 impl Shard {
     fn new(ring: Rc<Ring>, end: ShardEnd) -> Shard {
-        let snapshot = end.published.snapshot.load_full();
+        let snapshot = end.published.table_full();
         let unknown = snapshot.key(crate::table::UNKNOWN);
         Shard {
             drain: Notify::new(&ring),
@@ -249,7 +249,7 @@ impl Shard {
 
     /// The newest snapshot. One relaxed comparison when nothing changed.
     fn table(&self) -> Rc<Table> {
-        let current = self.end.published.snapshot.load();
+        let current = self.end.published.table();
         let mut table = self.table.borrow_mut();
         if !Arc::ptr_eq(&table.snapshot, &current) {
             *table = Rc::new(Table { snapshot: Arc::clone(&current) });

@@ -11,15 +11,15 @@ use serde_json::{Map, Value, json};
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio_stream::wrappers::ReceiverStream;
 
+use super::super::events::{Event, Rates, Tick};
 use super::super::health::Health;
-use super::super::pulse::{Event, Rates, Tick};
 use super::super::statistics::{self, SharedStatistics, name_of, to_json};
 use super::crowd::Seat;
 use super::error::ApiError;
 use super::route::Query;
 use super::{Api, read};
 use crate::limits;
-use crate::link::Sums;
+use crate::link::{Published, Sums};
 use crate::table::Snapshot;
 
 /// Besides `hello`, which everybody gets: it says which table the rest is about.
@@ -33,7 +33,7 @@ struct Reader {
     busiest: usize,
     statistics: SharedStatistics,
     health: Health,
-    current: Arc<arc_swap::ArcSwap<super::super::change::Current>>,
+    published: Arc<Published>,
 }
 
 pub(super) fn stream(api: &Api, parts: &Parts) -> Result<Response, ApiError> {
@@ -47,7 +47,7 @@ pub(super) fn stream(api: &Api, parts: &Parts) -> Result<Response, ApiError> {
         let expected = KINDS.join(", ");
         return Err(ApiError::bad("query_invalid", format!("only={other}: expected {expected}")));
     }
-    let table = api.current().table.clone();
+    let table = api.current();
     let mut hosts = Vec::new();
     for raw in query.all("host") {
         let name = read::name(raw)?;
@@ -58,15 +58,15 @@ pub(super) fn stream(api: &Api, parts: &Parts) -> Result<Response, ApiError> {
             format!("{} hosts, expected at most {}", hosts.len(), limits::EVENT_HOSTS_MAX);
         return Err(ApiError::bad("query_invalid", message));
     }
-    let events = api.pulse.follow(limits::event_readers(api.places_max));
+    let events = api.events.follow(limits::event_readers(api.places_max));
     let events = events.ok_or_else(|| ApiError::busy("too many follow the events already"))?;
     if let Some(seat) = Seat::of(parts) {
         seat.stay();
     }
     let hello = hello(api);
-    let (statistics, current) = (api.statistics.clone(), api.current.clone());
+    let (statistics, published) = (api.statistics.clone(), api.published.clone());
     let health = api.health.clone();
-    let reader = Reader { kinds, hosts, busiest, statistics, health, current };
+    let reader = Reader { kinds, hosts, busiest, statistics, health, published };
     let (pieces, body) = tokio::sync::mpsc::channel(4);
     tokio::spawn(async move {
         if pieces.send(Ok(sse("hello", &hello))).await.is_ok() {
@@ -132,7 +132,7 @@ impl Reader {
     }
 
     fn traffic(&self, tick: &Tick) -> String {
-        let table = self.current.load().table.clone();
+        let table = self.published.table_full();
         let missing =
             self.hosts.iter().map(|(_, key)| *key).filter(|key| !tick.busy.contains_key(key));
         let missing = statistics::lock(&self.statistics).of(&missing.collect());

@@ -3,7 +3,6 @@
 
 use std::collections::BinaryHeap;
 use std::io::{self, Write};
-use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
 use axum::http::HeaderValue;
@@ -11,10 +10,9 @@ use axum::http::request::Parts;
 use axum::response::Response;
 use tokio::sync::mpsc;
 
-use super::Api;
 use super::error::ApiError;
 use super::route::Query;
-use super::rules::tagged;
+use super::{Api, tagged};
 use crate::limits;
 use crate::table::{Action, Rule, Snapshot};
 
@@ -94,7 +92,7 @@ pub(super) async fn answer(api: &Api, parts: &Parts) -> Result<Response, ApiErro
 }
 
 /// The same from a thread that may take its time.
-async fn streamed(table: Arc<Snapshot>, wanted: Wanted) -> Result<(usize, Body), ApiError> {
+async fn streamed(table: Snapshot, wanted: Wanted) -> Result<(usize, Body), ApiError> {
     let (told, count) = tokio::sync::oneshot::channel();
     let (pieces, body) = mpsc::channel::<io::Result<Bytes>>(4);
     tokio::task::spawn_blocking(move || {

@@ -22,8 +22,8 @@ use super::super::statistics::name_of;
 use super::Api;
 use super::error::ApiError;
 use super::exposition::Format;
-use super::numbers::backend;
 use super::route::Query;
+use super::stats::backend;
 use crate::http::Refusal;
 use crate::limits;
 use crate::link::{

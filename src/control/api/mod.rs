@@ -11,19 +11,19 @@ mod exposition;
 mod guard;
 mod listing;
 mod metrics;
-mod numbers;
-mod paced;
 mod read;
 mod route;
 mod rules;
 mod serve;
+mod stats;
 mod value;
+mod write_timeout;
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, MutexGuard};
 use std::time::SystemTime;
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::ArcSwapOption;
 use axum::body::{Body, Bytes};
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, Method, Request, header};
@@ -32,16 +32,16 @@ use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::info;
 
-use super::change::{Change, Current, Done};
+use super::change::{Change, Done};
 use super::elder::Elder;
+use super::events::EventBus;
 use super::health::Health;
-use super::pulse::Pulse;
 use super::resolver::Lookups;
 use super::statistics::{self, SharedStatistics, Statistics};
 use super::writer::Orders;
 use super::{SharedNames, dashboard};
 use crate::limits;
-use crate::link::{ControlEnd, Published};
+use crate::link::{ControlEnd, Published, Tag, TaggedTable};
 pub(in crate::control) use crowd::Crowd;
 use crowd::Seat;
 use error::ApiError;
@@ -55,12 +55,11 @@ pub(super) use serve::{Taking, serve};
 /// What requests are answered from.
 pub(super) struct Api {
     pub(super) orders: Orders,
-    pub(super) current: Arc<ArcSwap<Current>>,
     pub(super) names: SharedNames,
     pub(super) lookups: Lookups,
     pub(super) statistics: SharedStatistics,
     pub(super) shards: ControlEnd,
-    pub(super) pulse: Pulse,
+    pub(super) events: EventBus,
     pub(super) health: Health,
     pub(super) token: ArcSwapOption<Token>,
     /// Whether the last reload of the configuration went well.
@@ -137,9 +136,9 @@ impl Api {
         match route {
             Route::Rules => rules::all(self, parts, body, peer).await,
             Route::Rule(host) => rules::one(self, parts, body, peer, &host).await,
-            Route::AllStatistics => numbers::all(self, parts).await,
-            Route::Statistics(host) => numbers::one(self, parts, &host),
-            Route::Backends => numbers::backends(self, parts).await,
+            Route::AllStatistics => stats::all(self, parts).await,
+            Route::Statistics(host) => stats::one(self, parts, &host),
+            Route::Backends => stats::backends(self, parts).await,
             Route::Events => events::stream(self, parts),
             Route::Metrics => metrics::answer(self, parts),
             Route::Liveness => {
@@ -156,8 +155,8 @@ impl Api {
         }
     }
 
-    fn current(&self) -> Arc<Current> {
-        self.current.load_full()
+    fn current(&self) -> Arc<TaggedTable> {
+        self.published.table_full()
     }
 
     fn lock_statistics(&self) -> MutexGuard<'_, Statistics> {
@@ -200,4 +199,14 @@ impl Api {
         }
         Ok(self.orders.change(change).await?)
     }
+}
+
+/// A response of JSON with the tag of the table that it shows.
+fn tagged(tag: Tag, body: impl Into<Body>) -> Response {
+    let content = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
+    let mut response = (content, body.into()).into_response();
+    if let Ok(tag) = HeaderValue::from_str(&tag.to_string()) {
+        response.headers_mut().insert(header::ETAG, tag);
+    }
+    response
 }

@@ -7,17 +7,17 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue, Method, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::{HeaderMap, Method, header};
+use axum::response::Response;
 use serde_json::{Map, Value, json};
 use tokio::net::unix::pipe::Receiver;
 
-use super::super::change::{Change, Done, Tag, Verb};
+use super::super::change::{Change, Done, Verb};
 use super::error::ApiError;
 use super::guard::Peer;
 use super::read::{self, Edits};
 use super::route::Query;
-use super::{Api, listing};
+use super::{Api, listing, tagged};
 use crate::limits;
 use crate::link::Drain;
 use crate::table::{Action, Rule, Snapshot, Target};
@@ -217,13 +217,4 @@ fn changed(done: &Done, dry_run: bool, more: Map<String, Value>) -> Response {
     }
     answer.extend(more);
     tagged(done.tag, format!("{}\n", Value::Object(answer)))
-}
-
-pub(super) fn tagged(tag: Tag, body: impl Into<Body>) -> Response {
-    let content = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
-    let mut response = (content, body.into()).into_response();
-    if let Ok(tag) = HeaderValue::from_str(&tag.to_string()) {
-        response.headers_mut().insert(header::ETAG, tag);
-    }
-    response
 }

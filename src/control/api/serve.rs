@@ -20,7 +20,7 @@ use tracing::{debug, warn};
 use super::Api;
 use super::crowd::Seat;
 use super::guard::Peer;
-use super::paced::Paced;
+use super::write_timeout::WriteTimeout;
 use crate::limits;
 
 /// A bound management address.
@@ -167,7 +167,7 @@ where
             Ok::<_, Infallible>(answer)
         }
     });
-    let stream = Paced::new(stream, limits::MANAGEMENT_WRITE_TIME, Some(seat.clone()));
+    let stream = WriteTimeout::new(stream, limits::MANAGEMENT_WRITE_TIME, Some(seat.clone()));
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits::MANAGEMENT_HEAD_TIME)

@@ -214,7 +214,7 @@ impl Prober {
         if unused.is_empty() {
             return;
         }
-        let table = self.published.snapshot.load_full();
+        let table = self.published.table_full();
         // A million rules take a while.
         let looked = tokio::task::spawn_blocking(move || {
             remove_used(&table, &mut unused);

@@ -2,9 +2,9 @@
 //! decided how long, in what order they go on, and when: as soon as the table, a backend or their
 //! turn allows it.
 //!
-//! The writer calls [`Held::publish`] with each new table, so that whoever waits for it has been
-//! let go before the change is answered, and nobody who comes later overtakes those that go at a
-//! pace.
+//! The writer calls [`Held::change_table`] with each new table, so that every request that waits
+//! for it has been let go before the change is answered, and no later request overtakes those that
+//! go at a pace.
 
 mod queue;
 
@@ -13,13 +13,13 @@ use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::net::unix::pipe;
 use tokio::sync::Notify;
 
 use crate::limits;
-use crate::link::{ControlEnd, Published, Report};
+use crate::link::{ByKey, ControlEnd, Published, Report, TaggedTable};
 use crate::table::{Action, Rule, Snapshot, Target};
 use queue::{Outcome, Queue};
 
@@ -41,19 +41,16 @@ impl Held {
         Held { queue, published, shards, turns: Arc::default() }
     }
 
-    /// Puts a table in force, and lets go on what waited for it.
-    pub(super) fn publish(&self, table: &Arc<Snapshot>) {
+    /// Locks the queue and decides which requests a table lets go on, before it is in force.
+    pub(super) fn change_table(&self, table: &Snapshot) -> TableChange<'_> {
         let mut queue = self.lock();
         let mut outcome = Outcome::default();
+        let mut lines = None;
         if !queue.is_empty() {
             queue.changed(table, Instant::now(), &mut outcome);
-            self.tell_lines(&mut queue, table);
+            lines = queue.take_lines(table);
         }
-        // Under the lock: what arrives next is decided by this table.
-        self.published.snapshot.store(table.clone());
-        drop(queue);
-        self.shards.say(&outcome.said);
-        self.turns.notify_one();
+        TableChange { held: self, queue, outcome, lines }
     }
 
     /// Lets requests go that waited for a backend which is up again.
@@ -61,7 +58,7 @@ impl Held {
         let mut queue = self.lock();
         let mut outcome = Outcome::default();
         queue.reached(|rule| addresses(rule).contains(&backend), Instant::now(), &mut outcome);
-        let table = self.published.snapshot.load_full();
+        let table = self.published.table_full();
         self.tell_lines(&mut queue, &table);
         drop(queue);
         self.shards.say(&outcome.said);
@@ -78,8 +75,8 @@ impl Held {
     }
 
     /// The table in force.
-    pub(super) fn table(&self) -> Arc<Snapshot> {
-        self.published.snapshot.load_full()
+    pub(super) fn table(&self) -> Arc<TaggedTable> {
+        self.published.table_full()
     }
 
     /// How many requests are held for each rule.
@@ -95,6 +92,31 @@ impl Held {
 
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A table on its way into force, with the queue locked.
+#[must_use = "the requests that may go on wait for `finish`"]
+pub(super) struct TableChange<'h> {
+    held: &'h Held,
+    queue: MutexGuard<'h, Queue>,
+    outcome: Outcome,
+    lines: Option<ByKey<Duration>>,
+}
+
+impl TableChange<'_> {
+    /// Takes the lines that shards must see before the table; `None`: they stay as they are.
+    pub(super) fn take_lines(&mut self) -> Option<ByKey<Duration>> {
+        self.lines.take()
+    }
+
+    /// Lets the requests go on, once the table is in force.
+    pub(super) fn finish(self) {
+        let TableChange { held, queue, outcome, lines } = self;
+        debug_assert!(lines.is_none(), "lines that no shard has seen");
+        drop(queue);
+        held.shards.say(&outcome.said);
+        held.turns.notify_one();
     }
 }
 
@@ -162,7 +184,7 @@ impl Held {
     fn take_reports(&self) -> (Option<Instant>, Vec<Begun>) {
         let mut outcome = Outcome::default();
         let mut queue = self.lock();
-        let table = self.published.snapshot.load_full();
+        let table = self.published.table_full();
         let now = Instant::now();
         while let Some(report) = self.shards.next_held_report() {
             match report {
@@ -182,5 +204,29 @@ async fn until(next: Option<Instant>) {
     match next {
         Some(next) => tokio::time::sleep_until(next.into()).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::Pages;
+    use crate::link::{self, Own, Tag, Tuning};
+
+    #[test]
+    fn queue_is_locked_until_the_table_is_in_force() {
+        let table = TaggedTable { table: Snapshot::default(), tag: Tag::of_start(0) };
+        let own = Own::default();
+        let published = Published::new(table.clone(), Pages::builtin(), Tuning::default(), own);
+        let (shards, ends, _handed) = link::connect(published, 1).expect("eventfds");
+        let published = ends[0].published.clone();
+        let held = Held::new(Bounds { total: 1, per_source: 1 }, published.clone(), shards);
+        let change = held.change_table(&table);
+        assert!(held.queue.try_lock().is_err(), "a report could be decided by the old table");
+        published
+            .put_in_force(TaggedTable { tag: Tag { sequence: 1, ..table.tag }, ..table }, None);
+        assert!(held.queue.try_lock().is_err());
+        change.finish();
+        assert!(held.queue.try_lock().is_ok());
     }
 }

@@ -20,8 +20,8 @@ use tokio::sync::Semaphore;
 use tracing::{info, warn};
 
 use super::change::{Change, Watched};
+use super::events::{Event, EventBus, unix_time};
 use super::held::{Begun, Held};
-use super::pulse::{Event, Pulse, unix_time};
 use super::statistics::{self, SharedStatistics};
 use crate::limits;
 use crate::link::{ByKey, Sums};
@@ -65,7 +65,7 @@ pub(super) struct Wake {
 }
 
 struct Shared {
-    pulse: Pulse,
+    events: EventBus,
     held: Held,
     idle: Mutex<Idle>,
     told: Told,
@@ -79,7 +79,7 @@ struct Shared {
 }
 
 impl Wake {
-    pub(super) fn new(pulse: Pulse, held: Held, told: Told) -> Wake {
+    pub(super) fn new(events: EventBus, held: Held, told: Told) -> Wake {
         let mut idle = Idle::default();
         let table = held.table();
         let now = Instant::now();
@@ -92,7 +92,7 @@ impl Wake {
         let room = Semaphore::new(limits::WAKES_AT_ONCE);
         let is_handed = AtomicBool::new(false);
         let (untold, telling) = (Mutex::default(), AtomicUsize::new(0));
-        let shared = Shared { pulse, held, idle, told, room, is_handed, untold, telling };
+        let shared = Shared { events, held, idle, told, room, is_handed, untold, telling };
         Wake { shared: Arc::new(shared) }
     }
 
@@ -204,7 +204,7 @@ impl Shared {
         if let Value::Object(json) = &mut json {
             json.remove("event");
         }
-        self.pulse.tell(Event::Other(telling.event, json.to_string().into()));
+        self.events.tell(Event::Other(telling.event, json.to_string().into()));
     }
 
     /// Whether it sleeps and nobody was told; somebody is now.
@@ -268,7 +268,7 @@ async fn deliver(shared: Arc<Shared>, mut telling: Telling) {
             json["reason"] = json!(why);
             warn!("{name}: {url} was not told that it is {event}: {why}; again in {pause:?}");
         }
-        shared.pulse.tell(Event::Other("wake", json.to_string().into()));
+        shared.events.tell(Event::Other("wake", json.to_string().into()));
         if result.is_ok() {
             return info!("{name}: {url} was told that it is {event}");
         }

@@ -27,7 +27,7 @@ fn answer(value: &Value) -> Response {
 pub(super) async fn all(api: &Api, parts: &Parts) -> Result<Response, ApiError> {
     let query = Query::of(parts.uri.query(), &["busiest"])?;
     let busiest = query.count("busiest", limits::BUSIEST_MAX)?;
-    let table = api.current().table.clone();
+    let table = api.current();
     let shared = api.statistics.clone();
     // A million hosts take a while.
     let listed = tokio::task::spawn_blocking(move || match busiest {
@@ -81,7 +81,7 @@ fn busiest_of(
 pub(super) fn one(api: &Api, parts: &Parts, raw: &str) -> Result<Response, ApiError> {
     Query::of(parts.uri.query(), &[])?;
     let name = read::name(raw)?;
-    let table = api.current().table.clone();
+    let table = api.current();
     let is_there = name == UNKNOWN || table.get(&name).is_some();
     let found = if is_there { api.lock_statistics().of_one(table.key(&name)) } else { None };
     Ok(answer(&Value::Object(found.as_ref().map(to_json).unwrap_or_default())))

@@ -1,134 +1,36 @@
-//! Once a second: what the shards counted is collected and, if anybody follows, told with its rates;
-//! and every event is passed to all who follow.
+//! The task above the bus of events: once a second it collects the counts of the shards and, if the
+//! bus has readers, tells them with their rates; it passes on each change of the table, and has the
+//! statistics saved now and then.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
-use arc_swap::ArcSwap;
 use serde_json::{Value, json};
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::mpsc;
 
-use super::change::{Current, Happened};
-use super::health::HealthChange;
+use super::change::Happened;
+use super::events::{Event, EventBus, Rates, Tick, change_event, unix_time};
 use super::statistics::{self, Busy, SharedStatistics};
 use super::wake::Wake;
 use super::writer::Orders;
 use crate::limits;
-use crate::link::{ControlEnd, Counter, HostCount, Sums};
-use crate::table::Rule;
+use crate::link::{ControlEnd, Counter, HostCount, Published, Sums};
 
-/// What readers of `/events` are told.
-#[derive(Clone, Debug)]
-pub(super) enum Event {
-    /// The table was changed.
-    Change(Arc<str>),
-    /// A backend came or went.
-    Health(Arc<str>),
-    /// Something of a host, by its name: `held`, `idle` or `wake`.
-    Other(&'static str, Arc<str>),
-    /// A second has passed.
-    Tick(Arc<Tick>),
-}
-
-/// Requests, bytes sent and bytes received in a second.
-pub(super) type Rates = [f64; 3];
-
-/// One second of traffic.
-#[derive(Debug)]
-pub(super) struct Tick {
-    pub(super) time: f64,
-    pub(super) current_tag: String,
-    pub(super) rules: usize,
-    /// Hosts that a shard has a slot for, and what they did in this second.
-    pub(super) busy: Busy,
-    pub(super) rates: HashMap<u64, Rates>,
-    /// The busiest of them, most requests first.
-    pub(super) ranked: Vec<u64>,
-    pub(super) totals: Value,
-    pub(super) shards: Value,
-}
-
-impl Tick {
-    pub(super) fn rates_of(&self, key: u64) -> Rates {
-        self.rates.get(&key).copied().unwrap_or_default()
-    }
-}
-
-/// Where events come from.
-#[derive(Clone)]
-pub(super) struct Pulse(broadcast::Sender<Event>);
-
-impl Pulse {
-    pub(super) fn new() -> Pulse {
-        Pulse(broadcast::channel(limits::EVENTS_KEPT).0)
-    }
-
-    /// `None`: there are `most` already.
-    pub(super) fn follow(&self, most: usize) -> Option<broadcast::Receiver<Event>> {
-        (self.0.receiver_count() < most).then(|| self.0.subscribe())
-    }
-
-    pub(super) fn tell(&self, event: Event) {
-        // Nobody may be listening.
-        let _ = self.0.send(event);
-    }
-
-    fn is_followed(&self) -> bool {
-        0 < self.0.receiver_count()
-    }
-}
-
-/// What a change looks like to those who follow.
-pub(super) fn change_event(happened: &Happened) -> Event {
-    let mut told = json!({
-        "time": unix_time(),
-        "verb": happened.verb.as_str(),
-        "who": happened.who,
-        "etag": happened.tag.to_string(),
-        "rules": happened.rules,
-        "changed": happened.changed,
-    });
-    if let Some(edits) = &happened.edits {
-        let hosts =
-            edits.iter().map(|(name, rule)| (name.clone(), rule.as_ref().map(Rule::to_json)));
-        told["hosts"] = hosts.map(|(name, rule)| (name, rule.unwrap_or_default())).collect();
-    }
-    Event::Change(told.to_string().into())
-}
-
-/// What a backend that came or went looks like to those who follow.
-pub(super) fn health_event(change: &HealthChange) -> Event {
-    let HealthChange { backend, state, reason } = change;
-    let told = json!({
-        "time": unix_time(),
-        "backend": backend.to_string(),
-        "state": state.as_str(),
-        "reason": reason,
-    });
-    Event::Health(told.to_string().into())
-}
-
-/// Seconds since 1970, to the millisecond.
-pub(super) fn unix_time() -> f64 {
-    let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    (time.as_secs_f64() * 1000.0).round() / 1000.0
-}
-
-/// Collects, once a second.
+/// Collects the counts once a second, and tells of changes.
 pub(super) struct Heart {
-    pub(super) pulse: Pulse,
+    pub(super) events: EventBus,
     pub(super) statistics: SharedStatistics,
     pub(super) shards: ControlEnd,
-    pub(super) current: Arc<ArcSwap<Current>>,
+    pub(super) published: Arc<Published>,
     pub(super) orders: Orders,
     pub(super) happened: mpsc::UnboundedReceiver<Happened>,
     pub(super) wake: Wake,
     pub(super) last: Last,
 }
 
-/// What the numbers were a second ago.
+/// The counts of a second ago.
 #[derive(Default)]
 pub(super) struct Last {
     at: Option<Instant>,
@@ -142,7 +44,7 @@ const MOVING: [HostCount; 3] =
     [HostCount::Completed, HostCount::BytesSent, HostCount::BytesReceived];
 
 impl Heart {
-    /// For ever; `on_change` is told of each change.
+    /// Runs for ever; `on_change` is called with each change.
     pub(super) async fn run(&mut self, mut on_change: impl FnMut(&Happened)) -> Infallible {
         let mut second = tokio::time::interval(std::time::Duration::from_secs(1));
         second.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
@@ -153,8 +55,8 @@ impl Heart {
                 Some(happened) = self.happened.recv() => {
                     on_change(&happened);
                     self.wake.changed(&happened.table, &happened.watched);
-                    if self.pulse.is_followed() {
-                        self.pulse.tell(change_event(&happened));
+                    if self.events.is_followed() {
+                        self.events.tell(change_event(&happened));
                     }
                 }
                 _ = second.tick() => self.beat(),
@@ -164,11 +66,11 @@ impl Heart {
     }
 
     fn beat(&mut self) {
-        let current = self.current.load_full();
+        let current = self.published.table_full();
         statistics::lock(&self.statistics).take_over(&current.table);
         self.wake.beat(&self.statistics, &current.table);
-        if !self.pulse.is_followed() {
-            // The first second of whoever follows next has no rates; better than wrong ones.
+        if !self.events.is_followed() {
+            // The first second of the next reader has no rates; better than wrong ones.
             self.last = Last::default();
             return;
         }
@@ -190,7 +92,7 @@ impl Heart {
         ranked.sort_by_cached_key(|key| (std::cmp::Reverse(rank(key)), *key));
         let (totals, shards) = self.last.shards(&self.shards, seconds);
         self.last.at = Some(now);
-        self.pulse.tell(Event::Tick(Arc::new(Tick {
+        self.events.tell(Event::Tick(Arc::new(Tick {
             time: unix_time(),
             current_tag: current.tag.to_string(),
             rules: current.table.len(),
@@ -214,7 +116,7 @@ impl Last {
         let before = std::mem::take(&mut self.hosts);
         self.hosts = busy.iter().map(|(key, sums)| (*key, moving(sums))).collect();
         let changed = self.hosts.iter().filter_map(|(key, now)| {
-            // One that is new to the shards' slots: since when it counts is not known.
+            // A host that is new to the shards' slots: since when it counts is not known.
             let before = before.get(key).unwrap_or(now);
             let rates = std::array::from_fn(|at| rate(now[at], before[at], seconds));
             (now != before).then_some((*key, rates))
@@ -222,7 +124,7 @@ impl Last {
         changed.collect()
     }
 
-    /// The totals, and each shard's.
+    /// The totals of all shards, and the counts of each.
     fn shards(&mut self, shards: &ControlEnd, seconds: Option<f64>) -> (Value, Value) {
         let counters = [
             Counter::Completed,
@@ -242,7 +144,7 @@ impl Last {
             let own: Rates = std::array::from_fn(|at| rate(now[at], before[at], seconds));
             (0..3).for_each(|at| rates[at] += own[at]);
             let [cpu, alive] = [3, 4].map(|at| now[at].saturating_sub(before[at]) as f64);
-            // It notes its time about as often as we look: now and then there is nothing new.
+            // A shard notes its time about as often as it is read here: now and then nothing is new.
             if alive != 0.0 {
                 self.load[index] = (cpu / alive).clamp(0.0, 1.0);
             }
