@@ -12,11 +12,12 @@ use tokio::sync::mpsc;
 
 use super::change::Happened;
 use super::events::{Event, EventBus, Rates, Tick, change_event, unix_time};
-use super::statistics::{self, Busy, SharedStatistics};
+use super::statistics::{self, Busy, SharedStatistics, totals_of};
 use super::wake::Wake;
 use super::writer::Orders;
 use crate::limits;
-use crate::link::{ControlEnd, Counter, HostCount, Published, Sums};
+use crate::link::{ControlEnd, Counter, Counters, HostCount, Published};
+use crate::state::Totals;
 
 /// Collects the counts once a second, and tells of changes.
 pub(super) struct Heart {
@@ -34,14 +35,33 @@ pub(super) struct Heart {
 #[derive(Default)]
 pub(super) struct Last {
     at: Option<Instant>,
-    hosts: HashMap<u64, [u64; 3]>,
-    shards: Vec<[u64; 5]>,
+    hosts: HashMap<u64, Totals>,
+    shards: Vec<ShardMoment>,
     /// Share of its time that each shard had something to do.
     load: Vec<f64>,
 }
 
-const MOVING: [HostCount; 3] =
-    [HostCount::Completed, HostCount::BytesSent, HostCount::BytesReceived];
+/// The counts of a shard at one moment.
+#[derive(Copy, Clone)]
+struct ShardMoment {
+    totals: Totals,
+    cpu_micros: u64,
+    alive_micros: u64,
+}
+
+impl ShardMoment {
+    fn of(counters: &Counters) -> ShardMoment {
+        ShardMoment {
+            totals: Totals {
+                completed_requests: counters.get(Counter::Completed),
+                bytes_sent: counters.get(Counter::Sent),
+                bytes_received: counters.get(Counter::Received),
+            },
+            cpu_micros: counters.get(Counter::CpuMicros),
+            alive_micros: counters.get(Counter::AliveMicros),
+        }
+    }
+}
 
 impl Heart {
     /// Runs for ever; `on_change` is called with each change.
@@ -105,52 +125,49 @@ impl Heart {
     }
 }
 
-fn rate(now: u64, before: u64, seconds: Option<f64>) -> f64 {
-    let per_second = seconds.map_or(0.0, |seconds| now.saturating_sub(before) as f64 / seconds);
-    (per_second * 10.0).round() / 10.0
+/// Rates between two moments, to a tenth; 0 where there was no moment before.
+fn rates_between(before: Totals, now: Totals, seconds: Option<f64>) -> Rates {
+    let (before, now) = (<[u64; 3]>::from(before), <[u64; 3]>::from(now));
+    std::array::from_fn(|at| {
+        let difference = now[at].saturating_sub(before[at]) as f64;
+        let per_second = seconds.map_or(0.0, |seconds| difference / seconds);
+        (per_second * 10.0).round() / 10.0
+    })
 }
 
 impl Last {
     fn hosts(&mut self, busy: &Busy, seconds: Option<f64>) -> HashMap<u64, Rates> {
-        let moving = |sums: &Sums| MOVING.map(|count| sums.get(count));
         let before = std::mem::take(&mut self.hosts);
-        self.hosts = busy.iter().map(|(key, sums)| (*key, moving(sums))).collect();
+        self.hosts = busy.iter().map(|(key, sums)| (*key, totals_of(sums))).collect();
         let changed = self.hosts.iter().filter_map(|(key, now)| {
             // A host that is new to the shards' slots: since when it counts is not known.
             let before = before.get(key).unwrap_or(now);
-            let rates = std::array::from_fn(|at| rate(now[at], before[at], seconds));
-            (now != before).then_some((*key, rates))
+            (now != before).then(|| (*key, rates_between(*before, *now, seconds)))
         });
         changed.collect()
     }
 
     /// The totals of all shards, and the counts of each.
     fn shards(&mut self, shards: &ControlEnd, seconds: Option<f64>) -> (Value, Value) {
-        let counters = [
-            Counter::Completed,
-            Counter::Sent,
-            Counter::Received,
-            Counter::CpuMicros,
-            Counter::AliveMicros,
-        ];
-        let now: Vec<[u64; 5]> =
-            shards.counters().map(|shard| counters.map(|counter| shard.get(counter))).collect();
+        let now = shards.counters().map(ShardMoment::of).collect();
         let before = std::mem::replace(&mut self.shards, now);
         self.load.resize(self.shards.len(), 0.0);
         let before = |index: usize| before.get(index).copied().unwrap_or(self.shards[index]);
         let mut rates = [0.0; 3];
         let each = shards.counters().enumerate().map(|(index, shard)| {
             let (now, before) = (self.shards[index], before(index));
-            let own: Rates = std::array::from_fn(|at| rate(now[at], before[at], seconds));
+            let own = rates_between(before.totals, now.totals, seconds);
             (0..3).for_each(|at| rates[at] += own[at]);
-            let [cpu, alive] = [3, 4].map(|at| now[at].saturating_sub(before[at]) as f64);
-            // A shard notes its time about as often as it is read here: now and then nothing is new.
+            let cpu = now.cpu_micros.saturating_sub(before.cpu_micros) as f64;
+            let alive = now.alive_micros.saturating_sub(before.alive_micros) as f64;
+            // A shard notes its time about as often as it is read here: now and then nothing is
+            // new.
             if alive != 0.0 {
                 self.load[index] = (cpu / alive).clamp(0.0, 1.0);
             }
             let busy = (self.load[index] * 1000.0).round() / 1000.0;
             json!({
-                "requests": now[0],
+                "requests": now.totals.completed_requests,
                 "requests_per_second": own[0],
                 "open_connections": shard.get(Counter::Open),
                 "busy": busy,

@@ -1,9 +1,11 @@
-//! The control shard: the single owner of everything that changes. Off the request path, so ordinary
-//! tokio on one thread, with a thread beside it for what waits for the disk; no shard ever waits for it.
+//! The control shard: the single owner of everything that changes. It is off the request path, so
+//! it is ordinary tokio on one thread, with a thread beside it for what waits for the disk; no
+//! shard ever waits for it.
 //!
-//! `writer` alone changes the table, and `store` puts it on disk; `api` is how people and programs ask
-//! for it; `statistics` adds up what the shards count and `pulse` tells of it once a second; `health`
-//! probes backends, `resolver` and `pages` keep fresh what shards must not look up themselves.
+//! `writer` alone changes the table, and `store` puts it on disk; `api` is how people and programs
+//! ask for a change; `statistics` adds up what the shards count, `heart` tells of it once a second,
+//! and `events` passes that on to readers; `health` probes backends, `held` decides how long
+//! requests wait, `resolver` and `pages` keep fresh what shards must not look up themselves.
 
 mod api;
 mod change;
@@ -15,6 +17,7 @@ mod heart;
 mod held;
 mod loops;
 mod pages;
+mod pause;
 mod resolver;
 mod statistics;
 mod store;
@@ -23,9 +26,8 @@ mod writer;
 
 use std::convert::Infallible;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
-use std::time::SystemTime;
 
 use arc_swap::ArcSwapOption;
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
@@ -33,25 +35,25 @@ use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use crate::http::Pages;
 use crate::limits;
 use crate::link::{ControlEnd, Part, Published, Tag, TaggedTable};
-use crate::state::Counters;
+use crate::state::Totals;
 use crate::table::Names;
-use api::{Api, Crowd, Taking};
+use api::{Api, Sources, Taking};
 use elder::Elder;
 use events::{EventBus, health_event};
 use health::{Health, Prober};
 use heart::{Heart, Last};
-use held::{Bounds, Held, Keeper};
+use held::{Bounds, Held, HoldScheduler};
 use pages::PageFolder;
 use resolver::Resolver;
 use statistics::{SharedStatistics, Statistics};
 use store::Store;
-use wake::{Told, Wake};
+use wake::{Wake, WakeMemory};
 use writer::{Orders, Wiring, Writer};
 
 pub(crate) use api::{Management, Token};
 
-/// A host's name, and of it requests completed, bytes sent and bytes received.
-pub(crate) type Counted = (String, [u64; 3]);
+/// A host's name and its sums.
+pub(crate) type Counted = (String, Totals);
 
 /// The files that control reads, and the one it writes.
 pub(crate) struct Files {
@@ -61,21 +63,21 @@ pub(crate) struct Files {
     pub(crate) pages: PathBuf,
 }
 
-/// What the start finds in them.
+/// Content of the files at the start.
 pub(crate) struct Loaded {
     pub(crate) table: TaggedTable,
     pub(crate) pages: Pages,
     /// Rules and pages that are not used, and why: one line each.
     pub(crate) warnings: Vec<String>,
-    /// What only control needs.
+    /// The part that only control needs.
     pub(crate) rest: Rest,
 }
 
 /// The part of what was loaded that stays with control.
 pub(crate) struct Rest {
     names: Names,
-    stats: Vec<(String, Counters)>,
-    /// None where it was only looked at.
+    stats: Vec<Counted>,
+    /// The store; `None` where the files were only looked at.
     store: Option<Store>,
 }
 
@@ -86,14 +88,15 @@ pub(crate) fn look(files: &Files) -> Result<Loaded, String> {
     Ok(loaded(files, names, state, None))
 }
 
-/// The same, to go on from: nobody else may write the state from here on.
+/// Reads the table and the pages, and locks the state files: no other process may write them from
+/// here on.
 pub(crate) fn load(files: &Files) -> Result<Loaded, String> {
     let mut names = Names::default();
     let (store, state) = Store::open(&files.state, &mut names)?;
     Ok(loaded(files, names, state, Some(store)))
 }
 
-fn loaded(files: &Files, names: Names, state: store::Loaded, store: Option<Store>) -> Loaded {
+fn loaded(files: &Files, names: Names, state: store::StoredState, store: Option<Store>) -> Loaded {
     let (pages, problems) = pages::load(&files.pages, None);
     let mut warnings = state.warnings;
     warnings.extend(problems);
@@ -103,14 +106,14 @@ fn loaded(files: &Files, names: Names, state: store::Loaded, store: Option<Store
     Loaded { table, pages, warnings, rest }
 }
 
-/// Names are made by whoever reads rules and looked up by the resolver.
+/// Names of backends: made where rules are read, looked up by the resolver.
 type SharedNames = Arc<Mutex<Names>>;
 
-/// Who may ask, and how much may be open at a time.
+/// The token of the API, and how much may be open at a time.
 pub(crate) struct Access {
     pub(crate) token: Option<Token>,
     pub(crate) connections_max: usize,
-    /// Connections to backends to see whether they are well, at a time.
+    /// Probes of backends at a time.
     pub(crate) probes_max: usize,
     /// Lookups of names at a time.
     pub(crate) lookups_max: usize,
@@ -126,14 +129,14 @@ pub(crate) struct Control {
     prober: Prober,
     heart: Heart,
     held: Held,
-    keeper: Keeper,
+    scheduler: HoldScheduler,
     wake: Wake,
     writer: Writer,
     api: Arc<Api>,
     taking: watch::Sender<Taking>,
 }
 
-/// How the daemon tells control what its operator wants.
+/// Access of the daemon, which passes on what its operator wants.
 #[derive(Clone)]
 pub(crate) struct Handle {
     orders: Orders,
@@ -154,7 +157,7 @@ pub(crate) struct Handle {
 }
 
 impl Handle {
-    /// From now on requests need this token.
+    /// Replaces the token that requests need.
     pub(crate) fn set_token(&self, token: Token) {
         self.api.token.store(Some(Arc::new(token)));
     }
@@ -164,21 +167,22 @@ impl Handle {
         self.api.token.load().as_deref().cloned()
     }
 
-    /// Whether the configuration that was read last is in force.
+    /// Notes whether the configuration that was read last is in force.
     pub(crate) fn tell_reload(&self, is_done: bool) {
         self.api.is_reloaded.store(is_done, Ordering::Relaxed);
     }
 
-    /// Lets another process have the state file, once what is under way by the API has ended; who asks next waits.
+    /// Lets another process have the state file, once the management requests under way have ended;
+    /// the next ones wait.
     pub(crate) async fn release(&self) {
         self.taking.send_replace(Taking::Paused);
-        // Whoever follows events, say, never ends.
+        // A reader of events, say, never ends.
         let all = self.places.acquire_many(self.places_max as u32);
         let _ = tokio::time::timeout(limits::MANAGEMENT_PAUSE, all).await;
         self.orders.release().await;
     }
 
-    /// Goes on: it did not take over.
+    /// Goes on: the other process did not take over.
     pub(crate) async fn resume(&self) {
         self.orders.resume().await;
         self.wake.resume();
@@ -190,17 +194,17 @@ impl Handle {
         self.taking.send_replace(Taking::Never);
     }
 
-    /// What was counted since the state file was let go of.
+    /// Lists the sums of hosts since the state file was let go of.
     pub(crate) async fn counted_since(&self) -> Vec<Counted> {
         self.orders.counted_since().await
     }
 
-    /// Adds what another process counted; from a thread that may wait.
+    /// Adds sums of another process; called from a thread that may wait.
     pub(crate) fn add_counts(&self, counted: Vec<Counted>) {
         self.orders.add_counts(counted);
     }
 
-    /// From now on so many requests may be held, in all and of one source.
+    /// Sets how many requests may be held, in all and of one source.
     pub(crate) fn bound_held(&self, (total, per_source): (usize, usize)) {
         self.held.set_bounds(Bounds { total, per_source });
     }
@@ -212,7 +216,7 @@ impl Handle {
 }
 
 impl Control {
-    /// Within a tokio runtime.
+    /// Makes all tasks; must be called within a tokio runtime.
     pub(crate) fn new(
         files: Files,
         rest: Rest,
@@ -237,10 +241,10 @@ impl Control {
         let prober = prober.map_err(|error| format!("can't hear of failed backends: {error}"))?;
         let (total, per_source) = access.held_max;
         let held = Held::new(Bounds { total, per_source }, published.clone(), shards.clone());
-        let keeper = Keeper::new(held.clone())
+        let scheduler = HoldScheduler::new(held.clone())
             .map_err(|error| format!("can't hear of held requests: {error}"))?;
         let (happened, happenings) = mpsc::unbounded_channel();
-        let told = Told::default();
+        let told = WakeMemory::default();
         let trouble = Arc::new(ArcSwapOption::from(store.trouble().map(Arc::new)));
         let writer = Writer::start(Wiring {
             store,
@@ -254,27 +258,21 @@ impl Control {
         });
         let writer = writer.map_err(|error| format!("no thread for the writer: {error}"))?;
         let events = EventBus::new();
-        let places = Arc::new(Semaphore::new(access.connections_max));
-        let api = Api {
-            orders: writer.orders(),
-            names,
-            lookups: resolver.lookups(),
-            statistics: statistics.clone(),
-            shards: shards.clone(),
-            events: events.clone(),
-            health: health.clone(),
-            token: ArcSwapOption::from(access.token.map(Arc::new)),
-            is_reloaded: AtomicBool::new(true),
-            trouble,
-            room: Arc::new(Semaphore::new(limits::MANAGEMENT_BODIES_BYTES_MAX / 1024)),
-            started: SystemTime::now(),
-            crowd: Crowd::new(places.clone()),
-            waiters: Arc::new(Semaphore::new(limits::drain_waiters(access.connections_max))),
-            places,
-            places_max: access.connections_max,
-            elder: Elder::default(),
-            published: published.clone(),
-        };
+        let api = Arc::new(Api::new(
+            Sources {
+                orders: writer.orders(),
+                names,
+                lookups: resolver.lookups(),
+                statistics: statistics.clone(),
+                shards: shards.clone(),
+                events: events.clone(),
+                health: health.clone(),
+                trouble,
+                published: published.clone(),
+            },
+            access.token,
+            access.connections_max,
+        ));
         let wake = Wake::new(events.clone(), held.clone(), told);
         let heart = Heart {
             events,
@@ -287,7 +285,6 @@ impl Control {
             last: Last::default(),
         };
         let pages = PageFolder::new(files.pages, published);
-        let api = Arc::new(api);
         let (taking, _) = watch::channel(Taking::Yes);
         Ok(Control {
             resolver,
@@ -296,7 +293,7 @@ impl Control {
             prober,
             heart,
             held,
-            keeper,
+            scheduler,
             wake,
             writer,
             api,
@@ -304,7 +301,7 @@ impl Control {
         })
     }
 
-    /// For whoever tells it what the operator wants.
+    /// Makes a handle for the daemon, which passes on what the operator wants.
     pub(crate) fn handle(&self) -> Handle {
         Handle {
             orders: self.writer.orders(),
@@ -313,28 +310,28 @@ impl Control {
             taking: self.taking.clone(),
             places: self.api.places.clone(),
             places_max: self.api.places_max,
-            names: self.api.names.clone(),
+            names: self.api.sources.names.clone(),
             health: self.health.clone(),
             wake: self.wake.clone(),
-            shards: self.api.shards.clone(),
-            published: self.api.published.clone(),
-            statistics: self.api.statistics.clone(),
+            shards: self.api.sources.shards.clone(),
+            published: self.api.sources.published.clone(),
+            statistics: self.api.sources.statistics.clone(),
             elder: self.api.elder.clone(),
             runtime: tokio::runtime::Handle::current(),
             api: self.api.clone(),
         }
     }
 
-    /// Before the first request: looks every name up, for a few seconds at most.
+    /// Looks every name up before the first request, for a few seconds at most.
     pub(crate) async fn prepare(&mut self, published: &Published) {
         self.resolver.first_round().await;
         loops::warn_of(&published.own, published.table().iter());
     }
 
-    /// Until it is dropped. Management is served from the first poll on.
+    /// Runs until it is dropped. Management is served from the first poll on.
     pub(crate) async fn run(&mut self, management: Vec<Management>) -> Infallible {
-        let events = self.api.events.clone();
-        let together = self.api.shards.together.clone();
+        let events = self.api.sources.events.clone();
+        let together = self.api.sources.shards.together.clone();
         let beat = &together.beat;
         tokio::select! {
             never = beat.of(Part::Names, self.resolver.run()) => never,
@@ -345,7 +342,7 @@ impl Control {
                     self.held.reached(change.backend);
                 }
             })) => never,
-            never = beat.of(Part::Held, self.keeper.run(
+            never = beat.of(Part::Held, self.scheduler.run(
                 |begun| self.wake.begun(begun),
                 |wanted| self.health.want(wanted),
             )) => never,
@@ -360,7 +357,7 @@ impl Control {
         }
     }
 
-    /// At the end: what is not on disk yet goes there.
+    /// Writes to disk what is not there yet, and ends.
     pub(crate) async fn finish(self) {
         self.writer.finish().await;
     }

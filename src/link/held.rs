@@ -1,5 +1,5 @@
 //! Messages between a shard and control about held requests. A held request stays on its shard;
-//! control knows only that it waits, for what, and since when, and says when it may go on.
+//! control knows only that the request waits, for what, and since when, and says when it may go on.
 //!
 //! Neither side waits for the other. The queues have no bound of their own: a connection has one
 //! request held at most, and connections are bounded.
@@ -41,7 +41,7 @@ pub(crate) struct Waits {
     pub(crate) shard: usize,
     pub(crate) ticket: Ticket,
     pub(crate) why: Why,
-    /// The one it had, if it was let go before and has to wait again.
+    /// The rank that the request had, if it was let go before and has to wait again.
     pub(crate) place: Option<Place>,
     /// Host of the request, in canonical form.
     pub(crate) host: Box<str>,
@@ -65,7 +65,7 @@ pub(crate) enum Report {
 pub(crate) enum Word {
     /// The request may go on, by the table as it is now.
     Go(Place),
-    /// Too many requests wait already.
+    /// The request is refused: as many wait already as may.
     Full,
 }
 

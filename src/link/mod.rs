@@ -1,6 +1,6 @@
-//! All that the control shard and the shards know of each other: what is published, how a shard is
-//! woken and stopped, the counters it alone writes, what control asks it and what it tells, which
-//! backends are down, and the gates that hold a limit across shards.
+//! Everything that the control shard and the shards share: the table in force and what else is
+//! published, the wakers and stops of shards, the counters that one shard alone writes, questions
+//! and reports, the backends that are down, and the gates that hold a limit across shards.
 
 mod backend_reports;
 mod beat;
@@ -157,7 +157,7 @@ impl Waker {
 /// State that one shard and control share.
 struct Shared {
     stop: AtomicU8,
-    /// Its thread is at its end: it makes no progress, and need not.
+    /// Whether the thread of the shard is at its end: it makes no progress, and need not.
     has_ended: AtomicBool,
     waker: Waker,
     counters: Counters,
@@ -165,7 +165,7 @@ struct Shared {
     backends: Slots,
 }
 
-/// Says, when it is dropped, that a shard has ended: kept by its thread to the last.
+/// Marks a shard as ended when it is dropped; kept by the thread of the shard to the last.
 pub(crate) struct Ending(Arc<Shared>);
 
 impl Drop for Ending {
@@ -174,7 +174,7 @@ impl Drop for Ending {
     }
 }
 
-/// The shard's end.
+/// The end of one shard.
 pub(crate) struct ShardEnd {
     /// Position among the shards.
     pub(crate) index: usize,
@@ -235,18 +235,18 @@ impl ShardEnd {
         self.messages.try_recv().ok()
     }
 
-    /// Hands a connection over to the process that takes over; `false`: there is none any more.
+    /// Hands a connection over to the process that takes over; `false`: that process is gone.
     pub(crate) fn hand_over(&self, handed: Handed) -> bool {
         self.handed.send(Some(handed)).is_ok()
     }
 
     /// Says that a request waits, or waits no more.
     pub(crate) fn report_held(&self, report: Report) {
-        // Without control there is nobody left to hold anything for.
+        // An error: control has ended, and holds nothing any more.
         self.held_reports.send(report);
     }
 
-    /// Tells control of a backend, unless control is too far behind; whether it was told.
+    /// Reports a backend to control, unless control is too far behind; whether it was reported.
     pub(crate) fn report_backend(&self, report: BackendReport) -> bool {
         let is_told = self.backend_reports.send(report);
         if !is_told {
@@ -256,7 +256,7 @@ impl ShardEnd {
     }
 }
 
-/// The control shard's end: all shards.
+/// The end of control: all shards.
 #[derive(Clone)]
 pub(crate) struct ControlEnd {
     pub(crate) together: Arc<Together>,
@@ -301,9 +301,9 @@ impl ControlEnd {
         shard.wake();
     }
 
-    /// Says that no shard hands anything over any more.
+    /// Ends the list of connections that shards hand over.
     pub(crate) fn end_hand_over(&self) {
-        // Whoever passed it on may have given up.
+        // The receiver may have given up.
         let _ = self.handed.send(None);
     }
 
@@ -317,7 +317,8 @@ impl ControlEnd {
         self.shards.iter().map(|shard| &shard.shared.counters)
     }
 
-    /// When each shard looked around last, in microseconds of its life; `None`: it has ended.
+    /// Time at which each shard was last seen to run, in microseconds of its life; `None`: it has
+    /// ended.
     pub(crate) fn beats(&self) -> Vec<Option<u64>> {
         let beat = |shard: &ShardHandle| {
             let has_ended = shard.shared.has_ended.load(Ordering::Relaxed);
@@ -349,7 +350,7 @@ impl ControlEnd {
         self.shards.iter().for_each(ShardHandle::wake);
     }
 
-    /// Says of requests that they may go on, or not; each shard is woken once.
+    /// Sends decisions about held requests; each shard is woken once.
     pub(crate) fn say(&self, words: &[(usize, Ticket, Word)]) {
         let mut is_told = vec![false; self.shards.len()];
         for (shard, ticket, word) in words {

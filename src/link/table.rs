@@ -16,7 +16,7 @@ pub(crate) struct Tag {
 }
 
 impl Tag {
-    /// The tag of the table that a process starts with; `sequence` is the number of its last change.
+    /// Makes the tag of the table at the start; `sequence` is the number of its last change.
     pub(crate) fn of_start(sequence: u64) -> Tag {
         use std::hash::{BuildHasher, RandomState};
         let boot = RandomState::new().hash_one(std::process::id()) as u32;

@@ -12,7 +12,7 @@ use std::io::Write as _;
 
 use serde_json::Value;
 
-use super::Counters;
+use super::Totals;
 use crate::limits::SEQUENCE_MAX;
 use crate::table::Rule;
 
@@ -24,7 +24,7 @@ pub enum Record<'a> {
     /// Replaces the table by these rules.
     Replace(&'a [(String, Option<Rule>)]),
     /// Replaces the counters of these hosts.
-    Stats(&'a [(String, Counters)]),
+    Stats(&'a [(String, Totals)]),
 }
 
 /// Adds the line of a change to `out`.

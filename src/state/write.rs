@@ -3,7 +3,7 @@
 
 use std::io::{self, Write};
 
-use super::Counters;
+use super::Totals;
 use crate::table::Snapshot;
 
 /// A chunk handed on at a time: writing each rule by itself would cost a call each.
@@ -14,7 +14,7 @@ const CHUNK_BYTES: usize = 64 * 1024;
 pub fn write(
     out: &mut impl Write,
     table: &Snapshot,
-    stats: impl IntoIterator<Item = (String, Counters)>,
+    stats: impl IntoIterator<Item = (String, Totals)>,
     sequence: u64,
 ) -> io::Result<()> {
     let mut rules: Vec<_> = table.iter().collect();

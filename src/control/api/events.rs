@@ -22,11 +22,12 @@ use crate::limits;
 use crate::link::{Published, Sums};
 use crate::table::Snapshot;
 
-/// Besides `hello`, which everybody gets: it says which table the rest is about.
+/// Kinds of events besides `hello`, which every reader gets: it names the table that the rest is
+/// about.
 const KINDS: &[&str] = &["change", "health", "held", "idle", "wake", "traffic"];
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-/// What one reader wants.
+/// Choice of one reader.
 struct Reader {
     kinds: Vec<String>,
     hosts: Vec<(String, u64)>,
@@ -58,14 +59,14 @@ pub(super) fn stream(api: &Api, parts: &Parts) -> Result<Response, ApiError> {
             format!("{} hosts, expected at most {}", hosts.len(), limits::EVENT_HOSTS_MAX);
         return Err(ApiError::bad("query_invalid", message));
     }
-    let events = api.events.follow(limits::event_readers(api.places_max));
+    let events = api.sources.events.follow(limits::event_readers(api.places_max));
     let events = events.ok_or_else(|| ApiError::busy("too many follow the events already"))?;
     if let Some(seat) = Seat::of(parts) {
         seat.stay();
     }
     let hello = hello(api);
-    let (statistics, published) = (api.statistics.clone(), api.published.clone());
-    let health = api.health.clone();
+    let (statistics, published) = (api.sources.statistics.clone(), api.sources.published.clone());
+    let health = api.sources.health.clone();
     let reader = Reader { kinds, hosts, busiest, statistics, health, published };
     let (pieces, body) = tokio::sync::mpsc::channel(4);
     tokio::spawn(async move {
@@ -84,7 +85,7 @@ fn hello(api: &Api) -> String {
         "version": env!("CARGO_PKG_VERSION"),
         "etag": current.tag.to_string(),
         "rules": current.table.len(),
-        "shards": api.shards.counters().len(),
+        "shards": api.sources.shards.counters().len(),
         "since": since.as_secs(),
     })
     .to_string()
@@ -101,7 +102,7 @@ impl Reader {
         self.kinds.iter().any(|wanted| wanted == kind)
     }
 
-    /// Until the reader goes, or the daemon.
+    /// Sends events until the reader goes, or the daemon.
     async fn follow(
         self,
         mut events: broadcast::Receiver<Event>,

@@ -1,5 +1,5 @@
-//! `GET /metrics`, for Prometheus. Totals per shard; hosts and backends only the busiest of them, for a
-//! million series would bring any Prometheus down.
+//! `GET /metrics`, for Prometheus. Totals per shard; hosts and backends only the busiest of them,
+//! for a million series would bring any Prometheus down.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -60,7 +60,7 @@ struct Numbers {
     started: f64,
     hosts: Vec<(String, Sums)>,
     backends: Vec<(String, Sums)>,
-    /// Those that are probed: 1 where requests go there.
+    /// Backends that are probed: 1 where requests go there.
     up: Vec<(String, i64)>,
 }
 
@@ -171,15 +171,15 @@ impl Numbers {
         backends.truncate(limits::METRIC_HOSTS);
         let backends = backends.into_iter().map(|(id, sums)| (backend(&id).to_string(), sums));
         Numbers {
-            shards: shards(&api.shards),
-            refusals: refusals(&api.shards),
-            shed: shed(&api.shards),
-            connections_shed: connections_shed(&api.shards),
-            access_log_lost: api.shards.total(Counter::LogDropped)
-                + api.shards.together.logbook.lost(),
-            held_times: held_times(&api.shards),
+            shards: shards(&api.sources.shards),
+            refusals: refusals(&api.sources.shards),
+            shed: shed(&api.sources.shards),
+            connections_shed: connections_shed(&api.sources.shards),
+            access_log_lost: api.sources.shards.total(Counter::LogDropped)
+                + api.sources.shards.together.logbook.lost(),
+            held_times: held_times(&api.sources.shards),
             rules: i64::try_from(current.table.len()).unwrap_or(i64::MAX),
-            state_writable: i64::from(api.trouble.load().is_none()),
+            state_writable: i64::from(api.sources.trouble.load().is_none()),
             reload_successful: i64::from(api.is_reloaded.load(Ordering::Relaxed)),
             generation: i64::try_from(current.tag.sequence).unwrap_or(i64::MAX),
             started: since.as_secs_f64(),
@@ -408,7 +408,7 @@ fn times(
 fn standings(api: &Api) -> Vec<(String, i64)> {
     let is_up = |state: State| i64::from(matches!(state, State::Up | State::Unknown));
     let mut all: Vec<_> =
-        api.health.states().into_iter().map(|it| (is_up(it.state), it.backend)).collect();
+        api.sources.health.states().into_iter().map(|it| (is_up(it.state), it.backend)).collect();
     all.sort_unstable();
     all.truncate(limits::METRIC_BACKENDS_PROBED);
     all.into_iter().map(|(up, backend)| (backend.to_string(), up)).collect()

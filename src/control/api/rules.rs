@@ -20,7 +20,7 @@ use super::route::Query;
 use super::{Api, listing, tagged};
 use crate::limits;
 use crate::link::Drain;
-use crate::table::{Action, Rule, Snapshot, Target};
+use crate::table::{Rule, Snapshot};
 
 const CHANGE: &[&str] = &["dry_run"];
 const CHANGE_ONE: &[&str] = &["dry_run", "wait", "timeout"];
@@ -51,18 +51,18 @@ pub(super) async fn all(
 /// Large bodies are read elsewhere: the API goes on meanwhile.
 async fn parsed(api: &Api, text: Bytes, nulls: bool) -> Result<Edits, ApiError> {
     if text.len() <= limits::PARSED_HERE_BYTES_MAX {
-        return read::rules(&text, nulls, &api.names);
+        return read::rules(&text, nulls, &api.sources.names);
     }
-    let names = api.names.clone();
+    let names = api.sources.names.clone();
     let parsed = tokio::task::spawn_blocking(move || read::rules(&text, nulls, &names)).await;
     parsed.map_err(|_| ApiError::busy("reading the rules was given up"))?
 }
 
 async fn parsed_rule(api: &Api, raw: &str, text: Bytes) -> Result<Rule, ApiError> {
     if text.len() <= limits::PARSED_HERE_BYTES_MAX {
-        return read::rule(raw, &text, &api.names);
+        return read::rule(raw, &text, &api.sources.names);
     }
-    let (names, raw) = (api.names.clone(), raw.to_owned());
+    let (names, raw) = (api.sources.names.clone(), raw.to_owned());
     let parsed = tokio::task::spawn_blocking(move || read::rule(&raw, &text, &names)).await;
     parsed.map_err(|_| ApiError::busy("reading the rule was given up"))?
 }
@@ -145,17 +145,12 @@ fn wait(query: &Query<'_>) -> Result<Option<Duration>, ApiError> {
 
 /// Backends of `before` that are none of `after`.
 fn removed(before: Option<&Rule>, after: Option<&Rule>) -> Vec<SocketAddr> {
-    let stay = addresses(after);
-    addresses(before).difference(&stay).copied().collect()
-}
-
-fn addresses(rule: Option<&Rule>) -> BTreeSet<SocketAddr> {
-    let Some(Rule { action: Action::Proxy(proxy), .. }) = rule else { return BTreeSet::new() };
-    let of = |target: Target<'_>| match target {
-        Target::Address(address) => vec![address],
-        Target::Name(name) => name.addresses().to_vec(),
+    let addresses = |rule: Option<&Rule>| {
+        let mut found = BTreeSet::new();
+        rule.iter().for_each(|rule| rule.each_address(|address| _ = found.insert(address)));
+        found
     };
-    proxy.backends().iter().flat_map(|backend| of(backend.target())).collect()
+    addresses(before).difference(&addresses(after)).copied().collect()
 }
 
 /// Waits until the removed backends have no request of this rule under way.
@@ -170,7 +165,7 @@ async fn drained(
     let failed = |error: std::io::Error| {
         ApiError::busy(&format!("the change is made, but nothing can be waited for: {error}"))
     };
-    let shards = api.shards.counters().len();
+    let shards = api.sources.shards.counters().len();
     let drain = Arc::new(Drain::new(key, removed, shards).map_err(failed)?);
     if drain.backends.is_empty() {
         more.insert("drained".to_owned(), json!(true));
@@ -178,7 +173,7 @@ async fn drained(
     }
     let answered = drain.answered().map_err(failed)?;
     let answered = Receiver::from_owned_fd_unchecked(answered).map_err(failed)?;
-    api.shards.ask(&drain);
+    api.sources.shards.ask(&drain);
     let mut elder = api.elder.ask(name, &drain.backends);
     let all = async {
         while drain.left() != Some(0) {

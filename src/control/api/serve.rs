@@ -30,7 +30,7 @@ pub(crate) enum Management {
 }
 
 impl Management {
-    /// Where it listens, over TCP.
+    /// The address of a TCP socket.
     pub(crate) fn address(&self) -> Option<SocketAddr> {
         match self {
             Management::Tcp(_, address) => Some(*address),
@@ -74,7 +74,8 @@ pub(in crate::control) enum Taking {
     Yes,
     /// Another process may take over.
     Paused,
-    /// Another process has taken over: the sockets are closed, so that those are gone that it has no use for.
+    /// Another process has taken over: the sockets are closed, so that those which it does not use
+    /// are gone.
     Never,
 }
 

@@ -1,5 +1,5 @@
-//! A connection whose peer has to take what it is sent: without that, whoever asks for much and reads
-//! nothing would keep its place for ever, and a few of them all places.
+//! A timeout for writing: a peer has to take what it is sent. Without that a client that asks for
+//! much and reads nothing would keep its place for ever, and a few of them all places.
 
 use std::future::Future;
 use std::io::{self, IoSlice};
@@ -12,13 +12,13 @@ use tokio::time::Sleep;
 
 use super::crowd::Seat;
 
-/// Writing fails when nothing at all could be written for `patience`.
+/// A stream of which a write fails once nothing at all could be written for `patience`.
 pub(super) struct WriteTimeout<S> {
     stream: S,
     patience: Duration,
-    /// Is told of whatever is written.
+    /// The place of the connection, which notes its progress.
     seat: Option<Seat>,
-    /// Since the last write that had to wait.
+    /// The timer of a write that has to wait.
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn who_takes_nothing_is_given_up() {
+    fn peer_that_takes_nothing_is_given_up() {
         run(async {
             let (near, _far) = tokio::io::duplex(8);
             let mut stream = WriteTimeout::new(near, Duration::from_millis(20), None);
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn who_takes_little_is_not() {
+    fn peer_that_takes_little_is_kept() {
         run(async {
             let (near, mut far) = tokio::io::duplex(8);
             let mut stream = WriteTimeout::new(near, Duration::from_secs(60), None);

@@ -1,5 +1,5 @@
-//! Held requests: control's side of `spin` and of `hold`. Shards say which requests wait; here is
-//! decided how long, in what order they go on, and when: as soon as the table, a backend or their
+//! Held requests: the side of control of `spin` and of `hold`. Shards report which requests wait;
+//! this module decides in what order they go on, and when: as soon as the table, a backend or their
 //! turn allows it.
 //!
 //! The writer calls [`Held::change_table`] with each new table, so that every request that waits
@@ -18,14 +18,15 @@ use std::time::{Duration, Instant};
 use tokio::net::unix::pipe;
 use tokio::sync::Notify;
 
+use super::pause::until;
 use crate::limits;
 use crate::link::{ByKey, ControlEnd, Published, Report, TaggedTable};
-use crate::table::{Action, Rule, Snapshot, Target};
+use crate::table::{Rule, Snapshot};
 use queue::{Outcome, Queue};
 
 pub(super) use queue::{Begun, Bounds};
 
-/// The queue, as others see it.
+/// Access of the other parts of control to the queue.
 #[derive(Clone)]
 pub(super) struct Held {
     queue: Arc<Mutex<Queue>>,
@@ -57,7 +58,12 @@ impl Held {
     pub(super) fn reached(&self, backend: SocketAddr) {
         let mut queue = self.lock();
         let mut outcome = Outcome::default();
-        queue.reached(|rule| addresses(rule).contains(&backend), Instant::now(), &mut outcome);
+        let has = |rule: &Rule| {
+            let mut is_found = false;
+            rule.each_address(|address| is_found |= address == backend);
+            is_found
+        };
+        queue.reached(has, Instant::now(), &mut outcome);
         let table = self.published.table_full();
         self.tell_lines(&mut queue, &table);
         drop(queue);
@@ -67,7 +73,12 @@ impl Held {
 
     /// The backends that requests wait for.
     pub(super) fn wanted(&self) -> HashSet<SocketAddr> {
-        self.lock().without_backend().flat_map(addresses).collect()
+        let mut wanted = HashSet::new();
+        let queue = self.lock();
+        for rule in queue.without_backend() {
+            rule.each_address(|address| _ = wanted.insert(address));
+        }
+        wanted
     }
 
     pub(super) fn set_bounds(&self, bounds: Bounds) {
@@ -120,31 +131,21 @@ impl TableChange<'_> {
     }
 }
 
-/// Addresses that the requests of a rule go to.
-fn addresses(rule: &Rule) -> Vec<SocketAddr> {
-    let Action::Proxy(proxy) = &rule.action else { return Vec::new() };
-    let each = proxy.backends().iter().flat_map(|backend| match backend.target() {
-        Target::Address(address) => vec![address],
-        Target::Name(name) => name.addresses().to_vec(),
-    });
-    each.collect()
-}
-
-/// Takes what the shards report, and keeps the pace of releases.
-pub(super) struct Keeper {
+/// Takes the reports of the shards, and keeps the pace of releases.
+pub(super) struct HoldScheduler {
     held: Held,
     reports: pipe::Receiver,
 }
 
-impl Keeper {
+impl HoldScheduler {
     /// Makes the scheduler; must be called within a tokio runtime.
-    pub(super) fn new(held: Held) -> io::Result<Keeper> {
+    pub(super) fn new(held: Held) -> io::Result<HoldScheduler> {
         let reports = pipe::Receiver::from_owned_fd_unchecked(held.shards.held_report_came()?)?;
-        Ok(Keeper { held, reports })
+        Ok(HoldScheduler { held, reports })
     }
 
-    /// Runs for ever; `on_begun` is told of each rule that requests begin to wait for, `on_wanted`
-    /// that backends are waited for.
+    /// Runs for ever; `on_begun` is called with the rules that requests begin to wait for,
+    /// `on_wanted` with the backends that they wait for.
     pub(super) async fn run(
         &mut self,
         mut on_begun: impl FnMut(Vec<Begun>),
@@ -158,7 +159,7 @@ impl Keeper {
         loop {
             tokio::select! {
                 _ = self.reports.readable() => {
-                    // Only to have it unreadable again.
+                    // Read so that it is no longer readable.
                     let _ = self.reports.try_read(&mut [0; 8]);
                 }
                 () = turns.notified() => {}
@@ -180,7 +181,8 @@ impl Keeper {
 }
 
 impl Held {
-    /// Takes what was reported and lets those go whose turn has come; when the next turn is.
+    /// Takes the reports and lets the requests go whose turn has come; returns the time of the next
+    /// turn.
     fn take_reports(&self) -> (Option<Instant>, Vec<Begun>) {
         let mut outcome = Outcome::default();
         let mut queue = self.lock();
@@ -197,13 +199,6 @@ impl Held {
         drop(queue);
         self.shards.say(&outcome.said);
         (next, outcome.begun)
-    }
-}
-
-async fn until(next: Option<Instant>) {
-    match next {
-        Some(next) => tokio::time::sleep_until(next.into()).await,
-        None => std::future::pending().await,
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::StoreError;
 use super::disk::{Disk, Part, Trace};
-use crate::state::{self, Counters};
+use crate::state::{self, Totals};
 use crate::table::Snapshot;
 
 /// A state file to be written while commits go on, on another thread. [`super::Store::end_fold`]
@@ -40,7 +40,7 @@ impl Fold {
     pub(in crate::control) fn run(
         self,
         table: &Snapshot,
-        stats: impl IntoIterator<Item = (String, Counters)>,
+        stats: impl IntoIterator<Item = (String, Totals)>,
     ) -> Result<Folded, StoreError> {
         let folded = write_state(&*self.disk, table, stats, self.sequence, self.known)?;
         // All that it says is in the state file: should it stay, it is passed over.
@@ -54,7 +54,7 @@ impl Fold {
 pub(super) fn write_state(
     disk: &dyn Disk,
     table: &Snapshot,
-    stats: impl IntoIterator<Item = (String, Counters)>,
+    stats: impl IntoIterator<Item = (String, Totals)>,
     sequence: u64,
     known: Option<Trace>,
 ) -> Result<Folded, StoreError> {
@@ -84,7 +84,7 @@ pub(super) fn write_state(
 fn write_new(
     disk: &dyn Disk,
     table: &Snapshot,
-    stats: impl IntoIterator<Item = (String, Counters)>,
+    stats: impl IntoIterator<Item = (String, Totals)>,
     sequence: u64,
 ) -> io::Result<(u64, Option<Trace>)> {
     let mut file = disk.create(Part::New)?;

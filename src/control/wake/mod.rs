@@ -1,10 +1,10 @@
-//! Tells others that a host is waited for, or that nobody uses it: as an event, and by a POST to the address
-//! that the rule names as `wake`. So an application that sleeps is started by its first visitor, and put
-//! to sleep by whoever started it.
+//! Tells others that a host is waited for, or that it has no traffic: as an event, and by a POST to
+//! the address that the rule names as `wake`. So an application that sleeps is started by its first
+//! visitor, and put to sleep by the program that started it.
 //!
-//! A POST that fails is made again, later each time, until the rule is another. One that was taken is not
-//! repeated as long as the host sleeps: until its rule changes, it was idle, or nobody has begun to wait
-//! for as long as the rule's `timeout`.
+//! A POST that fails is made again, later each time, until the rule is another. One that was taken
+//! is not repeated as long as the host sleeps: until its rule changes, it was idle, or no request
+//! has begun to wait for as long as the rule's `timeout`.
 
 mod handing;
 mod idle;
@@ -19,9 +19,10 @@ use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use tracing::{info, warn};
 
-use super::change::{Change, Watched};
+use super::change::{Change, RuleChange};
 use super::events::{Event, EventBus, unix_time};
 use super::held::{Begun, Held};
+use super::pause::doubled;
 use super::statistics::{self, SharedStatistics};
 use crate::limits;
 use crate::link::{ByKey, Sums};
@@ -30,15 +31,16 @@ use idle::Idle;
 
 pub(super) use idle::idle_after;
 
-/// Who was told: by the name of the rule which it was, and when.
+/// Rules of which a wake-up was sent, by name, and when.
 type ByName = HashMap<Arc<str>, (Rule, Instant)>;
 
-/// Remembers who was told.
+/// Memory of the wake-ups that were sent.
 #[derive(Clone, Default)]
-pub(super) struct Told(Arc<Mutex<ByName>>);
+pub(super) struct WakeMemory(Arc<Mutex<ByName>>);
 
-impl Told {
-    /// A change will be in force: the hosts whose rules it changes are to be told of anew.
+impl WakeMemory {
+    /// Forgets the hosts whose rules a change alters, before it is in force: they get a new
+    /// wake-up.
     pub(super) fn changed(&self, change: &Change, before: &Snapshot, after: &Snapshot) {
         let mut told = self.lock();
         if told.is_empty() {
@@ -58,7 +60,7 @@ impl Told {
     }
 }
 
-/// Whoever tells.
+/// Sends wake-ups and their events.
 #[derive(Clone)]
 pub(super) struct Wake {
     shared: Arc<Shared>,
@@ -68,18 +70,18 @@ struct Shared {
     events: EventBus,
     held: Held,
     idle: Mutex<Idle>,
-    told: Told,
+    told: WakeMemory,
     room: Semaphore,
-    /// Another daemon tells from now on.
+    /// Whether another daemon sends wake-ups from now on.
     is_handed: AtomicBool,
-    /// Tellings that came since then, or failed.
+    /// Wake-ups that came since then, or failed.
     untold: Mutex<Vec<Telling>>,
-    /// Addresses that are being told.
+    /// Wake-ups that are being sent.
     telling: AtomicUsize,
 }
 
 impl Wake {
-    pub(super) fn new(events: EventBus, held: Held, told: Told) -> Wake {
+    pub(super) fn new(events: EventBus, held: Held, told: WakeMemory) -> Wake {
         let mut idle = Idle::default();
         let table = held.table();
         let now = Instant::now();
@@ -96,7 +98,7 @@ impl Wake {
         Wake { shared: Arc::new(shared) }
     }
 
-    /// Requests have begun to wait for these rules.
+    /// Tells of rules that requests have begun to wait for.
     pub(super) fn begun(&self, begun: Vec<Begun>) {
         for Begun { name, rule } in begun {
             let since = unix_time();
@@ -112,15 +114,15 @@ impl Wake {
         }
     }
 
-    /// Rules were changed.
-    pub(super) fn changed(&self, table: &Snapshot, watched: &[Watched]) {
+    /// Takes rules that became others.
+    pub(super) fn changed(&self, table: &Snapshot, watched: &[RuleChange]) {
         let mut idle = self.shared.idle();
-        for Watched { name, after, .. } in watched {
+        for RuleChange { name, after, .. } in watched {
             idle.changed(table.key(name), name, after.as_ref(), Instant::now());
         }
     }
 
-    /// Once a second.
+    /// Tells of the rules that have become idle; called once a second.
     pub(super) fn beat(&self, statistics: &SharedStatistics, table: &Snapshot) {
         let mut idle = self.shared.idle();
         let keys = idle.keys();
@@ -129,7 +131,8 @@ impl Wake {
         }
         let mut sums: ByKey<Sums> = statistics::lock(statistics).of(&keys);
         if table.has_aliases() {
-            // Requests are counted by the name that matched, and kept awake is what it leads to.
+            // Requests are counted by the name that matched, and keep the rule awake that an alias
+            // leads to.
             for (key, more) in statistics::lock(statistics).busy() {
                 let target = table.name_of(key).and_then(|name| table.target_of(name));
                 if let Some(target) =
@@ -154,7 +157,7 @@ impl Wake {
     }
 }
 
-/// What is to be told of one host.
+/// A wake-up, or the news that a host is idle.
 struct Telling {
     event: &'static str,
     name: Arc<str>,
@@ -162,7 +165,7 @@ struct Telling {
     /// Seconds since 1970.
     since: f64,
     idle: Option<Duration>,
-    /// Whether it was tried, and is remembered as told.
+    /// Whether a POST was tried, and the host is remembered as told.
     is_begun: bool,
 }
 
@@ -207,7 +210,7 @@ impl Shared {
         self.events.tell(Event::Other(telling.event, json.to_string().into()));
     }
 
-    /// Whether it sleeps and nobody was told; somebody is now.
+    /// Whether a wake-up is due: the host is asleep and none was sent. Records it as sent.
     fn is_asleep(&self, telling: &Telling) -> bool {
         let Action::Spin(spin) = &telling.rule.action else { return false };
         let mut told = self.told.lock();
@@ -232,29 +235,29 @@ impl Shared {
     }
 }
 
-/// Counts one while it lives.
-struct Counted<'a>(&'a AtomicUsize);
+/// Counts one wake-up that is being sent, until it is dropped.
+struct InProgress<'a>(&'a AtomicUsize);
 
-impl Drop for Counted<'_> {
+impl Drop for InProgress<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
-/// Posts until it is taken, or the rule is another.
+/// Posts until the address takes it, or the rule is another.
 async fn deliver(shared: Arc<Shared>, mut telling: Telling) {
     telling.is_begun = true;
     let Some(url) = telling.url().map(str::to_owned) else { return };
-    let mut pause = limits::WAKE_AGAIN;
-    loop {
+    for failures in 0.. {
         let result = {
             let Ok(_room) = shared.room.acquire().await else { return };
             if !shared.is_current(&telling) {
                 return;
             }
             shared.telling.fetch_add(1, Ordering::SeqCst);
-            let _telling = Counted(&shared.telling);
-            // In this order: whoever hands over sees either that it is being told, or what is not.
+            let _telling = InProgress(&shared.telling);
+            // In this order: a handover sees either that the wake-up is being sent, or that it is
+            // left.
             if shared.is_handed.load(Ordering::SeqCst) {
                 return shared.skipped().push(telling);
             }
@@ -262,6 +265,7 @@ async fn deliver(shared: Arc<Shared>, mut telling: Telling) {
             post::post(&url, body, limits::WAKE_TIME).await
         };
         let Telling { event, name, .. } = &telling;
+        let pause = doubled(limits::WAKE_AGAIN, failures).min(limits::WAKE_AGAIN_MAX);
         let mut json = json!({ "time": unix_time(), "host": **name, "event": event, "url": url });
         json["ok"] = json!(result.is_ok());
         if let Err(why) = &result {
@@ -276,6 +280,5 @@ async fn deliver(shared: Arc<Shared>, mut telling: Telling) {
             return shared.skipped().push(telling);
         }
         tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(limits::WAKE_AGAIN_MAX);
     }
 }

@@ -31,8 +31,8 @@ impl Queue {
             assert!(!line.places.is_empty(), "lines end with the last who waits");
             places += line.places.len();
             match line.what {
-                For::Turn(key) => turns.entry(key).or_default().extend(&line.places),
-                For::Rule | For::Backend => {
+                Awaited::Turn(key) => turns.entry(key).or_default().extend(&line.places),
+                Awaited::Rule | Awaited::Backend => {
                     *by_rule.entry(line.rule_key).or_default() += line.places.len();
                 }
             }
@@ -322,13 +322,13 @@ impl World {
             let Match::Found(found) = self.table.lookup(request.host, request.scheme) else {
                 panic!("{request:?} waits for nothing");
             };
-            let host: Host = (request.host.into(), request.scheme);
+            let host: HostKey = (request.host.into(), request.scheme);
             let what = self.queue.lines[&host].what;
             match (&found.rule.action, what) {
-                (Action::Spin(_), For::Rule) => {}
+                (Action::Spin(_), Awaited::Rule) => {}
                 // since the table changed it has not been looked at: a release leads on
-                (Action::Proxy(_), For::Turn(_)) => {}
-                (Action::Proxy(proxy), For::Backend) => {
+                (Action::Proxy(_), Awaited::Turn(_)) => {}
+                (Action::Proxy(proxy), Awaited::Backend) => {
                     assert!(!proxy.hold().is_zero(), "{request:?}");
                 }
                 (action, what) => panic!("{request:?} waits for {what:?} by {action:?}"),
