@@ -197,7 +197,9 @@ impl Counters {
         self.counts[counter as usize].store(n, Ordering::Relaxed);
     }
 
+    /// Subtracts from a count that is a level. Called by the owning shard only.
     pub(crate) fn sub(&self, counter: Counter, n: u64) {
+        debug_assert!(n <= self.get(counter), "{counter:?} below 0");
         self.add(counter, n.wrapping_neg());
     }
 

@@ -47,6 +47,7 @@ impl Drain {
     /// that have no backend yet.
     pub(crate) fn answer(&self, shard: usize, counts: impl Iterator<Item = u32>) {
         let from = shard * (self.backends.len() + 1);
+        debug_assert!(from < self.under_way.len(), "there is no shard {shard}");
         for (cell, count) in self.under_way[from..].iter().zip(counts) {
             cell.store(count, Ordering::SeqCst);
         }

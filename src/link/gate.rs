@@ -141,7 +141,8 @@ impl Gates {
 
     /// Gives a permit back and wakes the next shard that waits, in turn after `shard`.
     pub(crate) fn leave(&self, gate: &Gate, shard: usize) {
-        gate.open.fetch_sub(1, Ordering::AcqRel);
+        let open = gate.open.fetch_sub(1, Ordering::AcqRel);
+        debug_assert_ne!(open, 0, "a permit that was not taken");
         self.wake_next(gate, shard);
     }
 

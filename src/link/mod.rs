@@ -388,6 +388,7 @@ pub(crate) type Ends = (ControlEnd, Vec<ShardEnd>, Receiver<Option<Handed>>);
 
 /// Makes the two ends for `shards` shards.
 pub(crate) fn connect(published: Published, shards: usize) -> io::Result<Ends> {
+    debug_assert!((1..=limits::SHARDS_MAX).contains(&shards), "{shards} shards");
     let published = Arc::new(published);
     let shared = (0..shards)
         .map(|_| {

@@ -279,6 +279,8 @@ impl Slots {
 
     /// Makes a free slot that of `id`; slots past the end are free. Called by the owning shard.
     pub(crate) fn open(&self, index: u32, id: Id) {
+        debug_assert!(index < limits::SLOTS_MAX, "slot {index} is past the last");
+        debug_assert!(self.is_free(index), "slot {index} is in use");
         let (page, at) = place(index);
         let size = (FIRST_PAGE as usize) << page;
         let page = self.pages[page].get_or_init(|| (0..size).map(|_| Slot::default()).collect());
@@ -298,6 +300,7 @@ impl Slots {
 
     /// Retires a slot: the shard writes it no more. Called by the owning shard.
     pub(crate) fn retire(&self, index: u32) {
+        debug_assert!(self.live(index).is_some(), "slot {index} is not live");
         if let Some(slot) = self.get(index) {
             slot.phase.store(RETIRED, Ordering::Release);
         }

@@ -37,6 +37,7 @@ impl Sources {
     pub(crate) fn leave(&self, source: IpAddr) {
         let source = network(source);
         let mut part = self.part(source);
+        debug_assert!(part.contains_key(&source), "{source} has no connection that is counted");
         if let Some(count) = part.get_mut(&source) {
             *count -= 1;
             if *count == 0 {

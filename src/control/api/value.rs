@@ -172,7 +172,8 @@ mod tests {
         let of = |item: &str, count: usize| format!("[{}]", vec![item; count].join(","));
         for text in [
             "null",
-            r#"["proxy", {"a": [1, -2, 3.5, true, null, "\u00e4"], "b": {}, "b": {"c": []}}, false]"#,
+            r#"["proxy", {"a": [1, -2, 3.5, true, null, "\u00e4"], "b": {}}, false]"#,
+            r#"["proxy", {"b": {}, "b": {"c": []}}, false]"#,
             &of("0", limits::RULE_VALUES_MAX - 1),
             &format!("\"{}\"", "x".repeat(limits::RULE_BODY_BYTES_MAX)),
         ] {

@@ -101,7 +101,9 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
     let event = prop_oneof![
         4 => (0..HOSTS.len(), 0..12_usize).prop_map(|(host, rule)| Event::Set(host, rule)),
         9 => (0..HOSTS.len(), any::<bool>(), 0..4_usize, 0..3_u8, prop::bool::weighted(0.2))
-            .prop_map(|(host, tls, shard, source, stale)| Event::Come(host, tls, shard, source, stale)),
+            .prop_map(|(host, tls, shard, source, stale)| {
+                Event::Come(host, tls, shard, source, stale)
+            }),
         3 => (0..TOTAL).prop_map(Event::Leave),
         1 => any::<bool>().prop_map(Event::Down),
         3 => prop_oneof![0..5_u64, 0..300_u64].prop_map(Event::Pass),
@@ -369,7 +371,8 @@ proptest! {
         steps in prop::collection::vec(0..60_u64, 1..60),
     ) {
         let (mut queue, table) = waiting(&spin(json!({"release_rate": rate})), count);
-        let table = edit(&table, vec![("a.com".to_owned(), Some(proxy(json!({}))))]).expect("a table");
+        let edits = vec![("a.com".to_owned(), Some(proxy(json!({}))))];
+        let table = edit(&table, edits).expect("a table");
         let start = Instant::now();
         let (mut now, mut gone) = (start, 0);
         let mut outcome = Outcome::default();
