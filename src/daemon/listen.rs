@@ -6,14 +6,14 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Socket, Type};
 use tracing::warn;
 
 use super::given::{Given, Tcp};
 use super::holder;
 use super::reload::Trusted;
 use crate::config::{Address, Bind, Config, ManagementAddress};
-use crate::link::Speaks;
+use crate::link::Protocol;
 use crate::shard::Believes;
 use crate::table::host;
 use crate::{limits, shard};
@@ -24,7 +24,7 @@ pub(super) struct Bound {
     pub(super) asked: SocketAddr,
     /// As bound: with the port that was chosen where 0 was asked for.
     pub(super) local: SocketAddr,
-    pub(super) speaks: Speaks,
+    pub(super) speaks: Protocol,
     /// Whose headers of the PROXY protocol are believed, where each connection has one.
     believes: Option<Believes>,
     /// For each shard.
@@ -230,7 +230,7 @@ pub(super) fn wait_for_addresses(config: &Config, given: &Given, patience: Durat
 /// Whether this machine has the addresses at all; ports are left alone, for they may well be in use
 /// by the daemon that runs while the next configuration is checked.
 pub(super) fn check(config: &Config) -> Vec<String> {
-    let try_one = |(key, bind, _): (&'static str, &Bind, Speaks)| {
+    let try_one = |(key, bind, _): (&'static str, &Bind, Protocol)| {
         let address = &bind.address;
         let mut local = address.socket();
         local.set_port(0);
@@ -243,16 +243,16 @@ pub(super) fn check(config: &Config) -> Vec<String> {
     addresses(config).filter_map(try_one).collect()
 }
 
-fn addresses(config: &Config) -> impl Iterator<Item = (&'static str, &Bind, Speaks)> {
-    let http = |trusted, bind: &Bind| Speaks::Http { trusted, secure: bind.https };
+fn addresses(config: &Config) -> impl Iterator<Item = (&'static str, &Bind, Protocol)> {
+    let http = |trusted, bind: &Bind| Protocol::Http { trusted, secure: bind.https };
     let untrusted = config.bind.iter().map(move |bind| ("bind", bind, http(false, bind)));
     let internal = config.bind_internal.iter();
     let internal = internal.map(move |bind| ("bind_internal", bind, http(true, bind)));
     // That it is a host name was checked.
     let canonical = |name: &str| host::name(name).map_or_else(|_| name.into(), Arc::from);
     let tcp = config.bind_tcp.iter();
-    let tcp = tcp.map(move |(bind, name)| ("bind_tcp", bind, Speaks::Tcp(canonical(name))));
-    let tls = config.bind_tls.iter().map(|bind| ("bind_tls", bind, Speaks::Tls));
+    let tcp = tcp.map(move |(bind, name)| ("bind_tcp", bind, Protocol::Tcp(canonical(name))));
+    let tls = config.bind_tls.iter().map(|bind| ("bind_tls", bind, Protocol::Tls));
     untrusted.chain(internal).chain(tcp).chain(tls)
 }
 
@@ -357,7 +357,8 @@ fn bind_each(
 }
 
 fn socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    let socket =
+        Socket::new(Domain::for_address(address), Type::STREAM, Some(socket2::Protocol::TCP))?;
     // Connections of a daemon that just ended may linger on the port.
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(shared)?;

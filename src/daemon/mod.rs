@@ -33,7 +33,7 @@ use tracing::{info, warn};
 
 use crate::config::Config;
 use crate::control::{self, Access, Control, Files, Management, Token};
-use crate::link::{self, Counter, Own, Part, Published, ShardEnd, Speaks};
+use crate::link::{self, Counter, Own, Part, Protocol, Published, ShardEnd};
 use crate::{limits, shard};
 use access_log::LogWriter;
 use arguments::{Arguments, Asked};
@@ -326,16 +326,16 @@ fn announce(bound: &[Bound], management: &[Management]) {
     for one in bound {
         let Bound { local, speaks, .. } = one;
         match speaks {
-            Speaks::Http { trusted: false, .. } => info!("Listening for requests on {local}"),
-            Speaks::Http { trusted: true, .. } => {
+            Protocol::Http { trusted: false, .. } => info!("Listening for requests on {local}"),
+            Protocol::Http { trusted: true, .. } => {
                 let believed = match one.accepts_proxy() {
                     true => "the PROXY protocol is",
                     false => "forwarding fields are",
                 };
                 info!("Listening for requests on {local} (internal: {believed} believed)");
             }
-            Speaks::Tcp(host) => info!("Listening for TCP on {local}, for {host}"),
-            Speaks::Tls => info!("Listening for TLS on {local}"),
+            Protocol::Tcp(host) => info!("Listening for TCP on {local}, for {host}"),
+            Protocol::Tls => info!("Listening for TLS on {local}"),
         }
     }
     for one in management {

@@ -38,9 +38,9 @@ pub(crate) use beat::{Beat, Part};
 pub(crate) use counters::{Counter, Counters, HELD_BOUNDS, Shed};
 pub(crate) use drain::Drain;
 pub(crate) use gate::{Gate, Gates};
-pub(crate) use handover::{Handed, Speaks};
+pub(crate) use handover::{HandedOver, Protocol};
 pub(crate) use health::Down;
-pub(crate) use held::{Lines, PLACE_FIRST, Place, Report, Ticket, Waits, Why, Word};
+pub(crate) use held::{HoldReason, Lines, RANK_FIRST, Rank, Report, Ticket, Waits, Word};
 pub(crate) use logbook::Logbook;
 use outbox::{Outbox, OutboxReader};
 pub(crate) use own::{Own, is_local};
@@ -107,7 +107,7 @@ impl Published {
 }
 
 /// Limits and logs that all shards share.
-pub(crate) struct Together {
+pub(crate) struct SharedLimits {
     pub(crate) gates: Gates,
     pub(crate) rates: Rates,
     pub(crate) sources: Sources,
@@ -179,12 +179,12 @@ pub(crate) struct ShardEnd {
     /// Position among the shards.
     pub(crate) index: usize,
     pub(crate) published: Arc<Published>,
-    pub(crate) together: Arc<Together>,
+    pub(crate) together: Arc<SharedLimits>,
     shared: Arc<Shared>,
     messages: Receiver<ToShard>,
     backend_reports: Outbox<BackendReport>,
     held_reports: Outbox<Report>,
-    handed: Sender<Option<Handed>>,
+    handed: Sender<Option<HandedOver>>,
 }
 
 /// A message of control to one shard.
@@ -192,7 +192,7 @@ pub(crate) enum ToShard {
     /// The question what is under way at backends that were removed from a rule.
     Drain(Arc<Drain>),
     /// A connection that another process has handed over.
-    Adopt(Handed),
+    Adopt(HandedOver),
     /// The word that a held request has waited for.
     Held(Ticket, Word),
 }
@@ -236,7 +236,7 @@ impl ShardEnd {
     }
 
     /// Hands a connection over to the process that takes over; `false`: that process is gone.
-    pub(crate) fn hand_over(&self, handed: Handed) -> bool {
+    pub(crate) fn hand_over(&self, handed: HandedOver) -> bool {
         self.handed.send(Some(handed)).is_ok()
     }
 
@@ -259,8 +259,8 @@ impl ShardEnd {
 /// The end of control: all shards.
 #[derive(Clone)]
 pub(crate) struct ControlEnd {
-    pub(crate) together: Arc<Together>,
-    handed: Sender<Option<Handed>>,
+    pub(crate) together: Arc<SharedLimits>,
+    handed: Sender<Option<HandedOver>>,
     shards: Vec<ShardHandle>,
     backend_reports: OutboxReader<BackendReport>,
     held_reports: OutboxReader<Report>,
@@ -295,7 +295,7 @@ impl ControlEnd {
     }
 
     /// Gives a shard a connection that another process has handed over.
-    pub(crate) fn adopt(&self, shard: usize, handed: Handed) {
+    pub(crate) fn adopt(&self, shard: usize, handed: HandedOver) {
         let shard = &self.shards[shard % self.shards.len()];
         shard.send(ToShard::Adopt(handed));
         shard.wake();
@@ -384,7 +384,7 @@ impl ControlEnd {
 }
 
 /// Both ends, and what shards hand over to another process, up to `None`.
-pub(crate) type Ends = (ControlEnd, Vec<ShardEnd>, Receiver<Option<Handed>>);
+pub(crate) type Ends = (ControlEnd, Vec<ShardEnd>, Receiver<Option<HandedOver>>);
 
 /// Makes the two ends for `shards` shards.
 pub(crate) fn connect(published: Published, shards: usize) -> io::Result<Ends> {
@@ -402,7 +402,7 @@ pub(crate) fn connect(published: Published, shards: usize) -> io::Result<Ends> {
             }))
         })
         .collect::<io::Result<Vec<_>>>()?;
-    let together = Arc::new(Together {
+    let together = Arc::new(SharedLimits {
         gates: Gates::new(shared.iter().map(|shard| shard.waker.clone()).collect()),
         rates: Rates::new(),
         sources: Sources::new(),

@@ -19,7 +19,7 @@ use super::hold::Waited;
 use super::plan::Client;
 use super::{Believes, Shard, is_shortage, raw};
 use crate::limits;
-use crate::link::{Counter, Handed, Shed, Speaks};
+use crate::link::{Counter, HandedOver, Protocol, Shed};
 use crate::ring::{Deadline, Listener, Stream, drop_received};
 
 const SHED: &[u8] = b"Content-Type: text/plain\r\n\
@@ -28,7 +28,7 @@ const SHED: &[u8] = b"Content-Type: text/plain\r\n\
 pub(super) async fn accept_loop(
     shard: Rc<Shard>,
     listener: Listener,
-    speaks: Speaks,
+    speaks: Protocol,
     believes: Option<Believes>,
 ) {
     shard.listeners.set(shard.listeners.get() + 1);
@@ -82,7 +82,7 @@ fn reserve() -> Option<File> {
     File::open("/dev/null").ok()
 }
 
-fn shed_waiting(shard: &Rc<Shard>, listener: &Listener, speaks: &Speaks) {
+fn shed_waiting(shard: &Rc<Shard>, listener: &Listener, speaks: &Protocol) {
     for _ in 0..limits::SHED_BATCH {
         match listener.accept_now() {
             Ok(socket) => shed(shard, socket, speaks, Shed::Descriptors),
@@ -93,10 +93,10 @@ fn shed_waiting(shard: &Rc<Shard>, listener: &Listener, speaks: &Speaks) {
 
 /// Turns a connection away: a complete answer into an empty socket buffer never blocks. Who does not speak
 /// HTTP is closed on.
-fn shed(shard: &Rc<Shard>, socket: OwnedFd, speaks: &Speaks, why: Shed) {
+fn shed(shard: &Rc<Shard>, socket: OwnedFd, speaks: &Protocol, why: Shed) {
     shard.count(Counter::Accepted);
     shard.end.counters().add_shed(why);
-    if !matches!(speaks, Speaks::Http { .. }) {
+    if !matches!(speaks, Protocol::Http { .. }) {
         return;
     }
     let mut answer = shard.ring.take_vec();
@@ -120,7 +120,7 @@ fn shed(shard: &Rc<Shard>, socket: OwnedFd, speaks: &Speaks, why: Shed) {
     }
 }
 
-fn admit(shard: &Rc<Shard>, socket: OwnedFd, speaks: &Speaks, believes: Option<&Believes>) {
+fn admit(shard: &Rc<Shard>, socket: OwnedFd, speaks: &Protocol, believes: Option<&Believes>) {
     let Some((peer, port)) = peer_address(&socket) else {
         shard.count(Counter::Accepted);
         return shard.end.counters().add_shed(Shed::Vanished);
@@ -134,8 +134,8 @@ fn admit(shard: &Rc<Shard>, socket: OwnedFd, speaks: &Speaks, believes: Option<&
         return shed(shard, socket, speaks, Shed::Room);
     }
     // Behind a header of the PROXY protocol come the client's own bytes: its fields say nothing.
-    let trusted = believes.is_none() && matches!(speaks, Speaks::Http { trusted: true, .. });
-    let secure = matches!(speaks, Speaks::Http { secure: true, .. });
+    let trusted = believes.is_none() && matches!(speaks, Protocol::Http { trusted: true, .. });
+    let secure = matches!(speaks, Protocol::Http { secure: true, .. });
     let mut client = Client { peer, port, trusted, secure, request_id: 0, is_counted: false };
     // Where it is to say whose it is, that counts.
     if believes.is_none() && !connection::is_welcome(shard, &mut client) {
@@ -150,7 +150,7 @@ fn admit(shard: &Rc<Shard>, socket: OwnedFd, speaks: &Speaks, believes: Option<&
     // Used where it is captured: moved once more, a task would have room for it twice.
     let mut connection = Connection::new(shard.clone(), stream, client);
     match speaks {
-        Speaks::Http { .. } => run(open, async move {
+        Protocol::Http { .. } => run(open, async move {
             if is_introduced && Box::pin(connection.introduced()).await.is_none() {
                 return;
             }
@@ -170,13 +170,13 @@ fn admit(shard: &Rc<Shard>, socket: OwnedFd, speaks: &Speaks, believes: Option<&
 }
 
 /// Takes in what another process has handed over, past all limits: it was admitted there.
-pub(super) fn adopt(shard: &Rc<Shard>, handed: Handed) {
-    let Handed { socket, peer, port, secure, speaks, bytes, held } = handed;
+pub(super) fn adopt(shard: &Rc<Shard>, handed: HandedOver) {
+    let HandedOver { socket, peer, port, secure, speaks, bytes, held } = handed;
     shard.end.counters().add(Counter::Open, 1);
     shard.connections.set(shard.connections.get() + 1);
     let open = Open(shard.clone());
     let stream = Stream::new(&shard.ring, socket);
-    let trusted = matches!(speaks, Speaks::Http { trusted: true, .. });
+    let trusted = matches!(speaks, Protocol::Http { trusted: true, .. });
     let mut client = Client { peer, port, trusted, secure, request_id: 0, is_counted: false };
     connection::is_welcome(shard, &mut client);
     let waited = held.and_then(|held| Waited::elsewhere(shard.ring.now(), held));
@@ -184,7 +184,7 @@ pub(super) fn adopt(shard: &Rc<Shard>, handed: Handed) {
     connection.inbox.put_back(&shard.ring, &bytes);
     // As in `admit`: an idle connection should not have room for a tunnel.
     match speaks {
-        Speaks::Http { .. } => {
+        Protocol::Http { .. } => {
             run(open, async move { connection::serve(&mut connection, waited).await });
         }
         raw => run(open, async move { raw::serve(&mut connection, raw, waited).await }),

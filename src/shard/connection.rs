@@ -17,7 +17,7 @@ use super::tally::Tally;
 use super::{Shard, exchange};
 use crate::http::{self, Refusal, RequestFraming};
 use crate::limits;
-use crate::link::{Handed, Shed, Speaks, Why};
+use crate::link::{HandedOver, HoldReason, Protocol, Shed};
 use crate::proxy_protocol;
 use crate::ring::{Abort, Deadline, EndCounts, SendBuf, Stream};
 use crate::table::Proxy;
@@ -192,11 +192,11 @@ impl Connection {
     /// Gives it to the process that takes over, as it is: with what was received and not acted on.
     pub(super) async fn hand_over(&mut self, waited: Option<&Waited>) -> Next {
         let Client { trusted, secure, .. } = self.client;
-        let speaks = Speaks::Http { trusted, secure };
+        let speaks = Protocol::Http { trusted, secure };
         self.hand_over_as(speaks, waited).await
     }
 
-    pub(super) async fn hand_over_as(&mut self, speaks: Speaks, waited: Option<&Waited>) -> Next {
+    pub(super) async fn hand_over_as(&mut self, speaks: Protocol, waited: Option<&Waited>) -> Next {
         if self.stream.sent(&self.deadline, self.shard.timeouts().client).await.is_err() {
             return Next::Close;
         }
@@ -216,7 +216,7 @@ impl Connection {
         let Ok(socket) = self.stream.fd().try_clone_to_owned() else { return Next::Close };
         let now = self.shard.ring.now();
         // Who finds nobody to take it is closed on.
-        self.shard.end.hand_over(Handed {
+        self.shard.end.hand_over(HandedOver {
             socket,
             peer: self.client.peer,
             port: self.client.port,
@@ -405,7 +405,7 @@ impl Connection {
         shard.ring.give_vec(kept);
         let (host, scheme) = plan::whose(&self.inbox.bytes()[..len], self.client)?;
         Waited::note(waited, shard.ring.now(), silences);
-        Some(Hold { why: Why::NoBackend, host, scheme, timeout })
+        Some(Hold { why: HoldReason::NoBackend, host, scheme, timeout })
     }
 
     /// Holds the request at the front of the inbox. `Err`: it goes no further, and the client has been told.

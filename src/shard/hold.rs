@@ -13,12 +13,12 @@ use slab::Slab;
 use super::Shard;
 use super::connection::Connection;
 use super::tally::Tally;
-use crate::link::{Counter, PLACE_FIRST, Place, Report, Ticket, Waits, Why, Word};
+use crate::link::{Counter, HoldReason, RANK_FIRST, Rank, Report, Ticket, Waits, Word};
 use crate::table::Scheme;
 
 /// What a request that has to wait tells control.
 pub(super) struct Hold {
-    pub(super) why: Why,
+    pub(super) why: HoldReason,
     pub(super) host: Box<str>,
     pub(super) scheme: Scheme,
     /// How long it may wait, from when it began to.
@@ -32,9 +32,9 @@ pub(super) struct Waited {
     pub(super) since: Instant,
     /// Until when it may.
     pub(super) until: Instant,
-    place: Option<Place>,
+    place: Option<Rank>,
     /// The one it should get, of a request that another process had.
-    claim: Option<Place>,
+    claim: Option<Rank>,
     /// Until when it may wait for a backend that can be reached; from when it first found none.
     backend_by: Option<Instant>,
     /// How many connections brought no answer: it was sent again after each.
@@ -54,7 +54,7 @@ impl Waited {
     /// It was held for so long by another process: it goes before all that came later.
     pub(super) fn elsewhere(now: Instant, held: Duration) -> Option<Box<Waited>> {
         let since = now.checked_sub(held)?;
-        let claim = PLACE_FIRST.saturating_sub(held.as_nanos() as u64);
+        let claim = RANK_FIRST.saturating_sub(held.as_nanos() as u64);
         Some(Box::new(Waited { claim: Some(claim), ..Waited::since(since) }))
     }
 
@@ -173,9 +173,9 @@ impl Connection {
         let now = shard.ring.now();
         let own_wait = Waited::begun(waited, now);
         own_wait.until = match hold.why {
-            Why::Spin => own_wait.since + hold.timeout,
-            Why::NoBackend => *own_wait.backend_by.get_or_insert(now + hold.timeout),
-            Why::Behind => now + hold.timeout,
+            HoldReason::Spin => own_wait.since + hold.timeout,
+            HoldReason::NoBackend => *own_wait.backend_by.get_or_insert(now + hold.timeout),
+            HoldReason::Behind => now + hold.timeout,
         };
         let Waited { until, place, claim, .. } = *own_wait;
         if until <= now {

@@ -34,8 +34,8 @@ use glommio::{LocalExecutorBuilder, Placement};
 
 use crate::http::HttpDate;
 use crate::link::{
-    ByKey, Counter, Gate, Published, Rate, ShardEnd, Shed, Speaks, Stop, Timeouts, ToShard, Tuning,
-    Turn,
+    ByKey, Counter, Gate, Protocol, Published, Rate, ShardEnd, Shed, Stop, Timeouts, ToShard,
+    Tuning, Turn,
 };
 use crate::ring::{self, EndCounts, Notify, Ring, WakeReceiver};
 use crate::table::Snapshot;
@@ -55,7 +55,7 @@ pub(crate) type Believes = Arc<dyn Fn(IpAddr) -> bool + Send + Sync>;
 /// A bound socket of this shard.
 pub(crate) struct Listener {
     pub(crate) socket: TcpListener,
-    pub(crate) speaks: Speaks,
+    pub(crate) speaks: Protocol,
     /// Each connection begins with a header of the PROXY protocol, which these may send.
     pub(crate) believes: Option<Believes>,
 }

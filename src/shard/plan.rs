@@ -12,7 +12,7 @@ use crate::http::{
     TrailerRules, Version,
 };
 use crate::limits::Scheme;
-use crate::link::Why;
+use crate::link::HoldReason;
 use crate::table::{Action, Match, Proxy, host};
 
 /// What is remembered of a request once its head was forwarded.
@@ -125,7 +125,7 @@ pub(super) fn plan<'t>(
         Plan::Hold { keys, request, hold: Box::new(hold) }
     };
     if let Action::Spin(spin) = action {
-        return hold(Why::Spin, spin.timeout());
+        return hold(HoldReason::Spin, spin.timeout());
     }
     if let Action::Proxy(_) = action
         && !shard.published().lines.is_empty()
@@ -133,7 +133,7 @@ pub(super) fn plan<'t>(
         && let key = table.snapshot().key(name)
         && let Some(wait) = shard.published().lines.wait(&[keys.host, keys.rule, key])
     {
-        return hold(Why::Behind, wait);
+        return hold(HoldReason::Behind, wait);
     }
     let mut out = shard.ring.take_vec();
     // One that was held has waited enough: it is not sent away.

@@ -13,7 +13,7 @@ use super::pool::Lease;
 use super::record::Cause;
 use super::tally::{Keys, Tally};
 use super::tunnel;
-use crate::link::{Speaks, Why};
+use crate::link::{HoldReason, Protocol};
 use crate::ring::{EndCounts, SendBuf};
 use crate::table::{Action, Match, Scheme, host};
 use crate::tls::{self, Alert, Seen};
@@ -22,7 +22,7 @@ use crate::tls::{self, Alert, Seen};
 /// for one that was held before, in another process.
 pub(super) async fn serve(
     connection: &mut Connection,
-    speaks: Speaks,
+    speaks: Protocol,
     waited: Option<Box<Waited>>,
 ) {
     // Each boxed: what leads to a tunnel, and away from it, should take no room while it is open, perhaps for days.
@@ -36,7 +36,7 @@ pub(super) async fn serve(
 /// Brings a connection to where nothing is left but to relay; `None`: it has ended before.
 async fn lead(
     connection: &mut Connection,
-    speaks: Speaks,
+    speaks: Protocol,
     waited: Option<Box<Waited>>,
 ) -> Option<Lease> {
     let ended = match Box::pin(name(connection, &speaks)).await {
@@ -49,7 +49,7 @@ async fn lead(
     };
     let next = match ended {
         Ok(next) => next,
-        Err(_) if speaks != Speaks::Tls => Next::Close,
+        Err(_) if speaks != Protocol::Tls => Next::Close,
         Err(alert) => {
             let mut record = connection.shard.ring.take_vec();
             record.extend_from_slice(&alert.record());
@@ -64,8 +64,8 @@ async fn lead(
 }
 
 /// The host that a connection is for. `Err(None)`: nobody is there to be told.
-async fn name(connection: &mut Connection, speaks: &Speaks) -> Result<Arc<str>, Option<Alert>> {
-    if let Speaks::Tcp(host) = speaks {
+async fn name(connection: &mut Connection, speaks: &Protocol) -> Result<Arc<str>, Option<Alert>> {
+    if let Protocol::Tcp(host) = speaks {
         return Ok(host.clone());
     }
     match hello(connection).await? {
@@ -92,7 +92,7 @@ async fn hello(connection: &mut Connection) -> Result<Option<String>, Option<Ale
             let buf = match connection.more(Idle::No).await {
                 Some(Ok(buf)) if !buf.is_empty() => buf,
                 None => {
-                    Box::pin(connection.hand_over_as(Speaks::Tls, None)).await;
+                    Box::pin(connection.hand_over_as(Protocol::Tls, None)).await;
                     return Err(None);
                 }
                 Some(_) => return Err(None),
@@ -127,10 +127,10 @@ enum Attempt {
 async fn lease(
     connection: &mut Connection,
     host: &str,
-    speaks: &Speaks,
+    speaks: &Protocol,
     mut waited: Option<Box<Waited>>,
 ) -> Result<Lease, Result<Next, Alert>> {
-    let scheme = if *speaks == Speaks::Tls { Scheme::Tls } else { Scheme::Tcp };
+    let scheme = if *speaks == Protocol::Tls { Scheme::Tls } else { Scheme::Tcp };
     loop {
         let hold = match attempt(connection, host, scheme, &mut waited).await {
             Attempt::Connected(lease) => return Ok(lease),
@@ -180,7 +180,7 @@ async fn attempt(
     }
     let hold = |why, timeout| Attempt::Hold(Hold { why, host: host.into(), scheme, timeout });
     let proxy = match action {
-        Action::Spin(spin) => return hold(Why::Spin, spin.timeout()),
+        Action::Spin(spin) => return hold(HoldReason::Spin, spin.timeout()),
         Action::Proxy(proxy) => proxy,
         other => {
             shard.note_end(connection.tally, Cause::NoRule);
@@ -202,7 +202,7 @@ async fn attempt(
     if !waited.as_deref().is_some_and(Waited::is_let_go)
         && let Some(wait) = shard.published().lines.wait(&[keys.host, keys.rule, key])
     {
-        return hold(Why::Behind, wait);
+        return hold(HoldReason::Behind, wait);
     }
     let asking = Asking {
         proxy,
@@ -224,7 +224,7 @@ async fn attempt(
         Err(NoBackend::Unreachable | NoBackend::Local) if !proxy.hold().is_zero() => {
             shard.chose_none(connection.tally);
             Waited::note(waited, shard.ring.now(), 0);
-            hold(Why::NoBackend, proxy.hold())
+            hold(HoldReason::NoBackend, proxy.hold())
         }
         Err(why) => {
             shard.note_end(connection.tally, why.cause());

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::limits;
-use crate::link::{ByKey, PLACE_FIRST, Place, Ticket, Waits, Why, Word};
+use crate::link::{ByKey, HoldReason, RANK_FIRST, Rank, Ticket, Waits, Word};
 use crate::table::{Action, Found, Match, Rule, Scheme, Snapshot};
 
 /// Bounds of the requests that wait.
@@ -57,7 +57,7 @@ struct Line {
     rule: Rule,
     /// The name of the rule that matched.
     name: Arc<str>,
-    places: BTreeSet<Place>,
+    places: BTreeSet<Rank>,
 }
 
 /// A release at a pace: the rule's `release_rate`, or as fast as an application can be expected to
@@ -65,7 +65,7 @@ struct Line {
 struct Release {
     pause: Duration,
     next: Instant,
-    places: BTreeSet<Place>,
+    places: BTreeSet<Rank>,
 }
 
 impl Release {
@@ -94,9 +94,9 @@ pub(super) struct Outcome {
 /// Everything that waits.
 pub(super) struct Queue {
     bounds: Bounds,
-    next: Place,
-    waiting: BTreeMap<Place, Waiting>,
-    tickets: HashMap<(usize, Ticket), Place, foldhash::fast::RandomState>,
+    next: Rank,
+    waiting: BTreeMap<Rank, Waiting>,
+    tickets: HashMap<(usize, Ticket), Rank, foldhash::fast::RandomState>,
     lines: HashMap<HostKey, Line>,
     /// How many wait by the key of their rule, in lines that wait for another rule or a backend.
     by_rule: ByKey<usize>,
@@ -110,7 +110,7 @@ impl Queue {
     pub(super) fn new(bounds: Bounds) -> Queue {
         Queue {
             bounds,
-            next: PLACE_FIRST,
+            next: RANK_FIRST,
             waiting: BTreeMap::new(),
             tickets: HashMap::default(),
             lines: HashMap::new(),
@@ -155,7 +155,7 @@ impl Queue {
             && let Some(release) = self.releases.get_mut(&key)
         {
             release.places.insert(place);
-            if why == Why::NoBackend {
+            if why == HoldReason::NoBackend {
                 // The request had its turn and comes back: more would follow it for nothing.
                 release.next = release.next.max(now + limits::HELD_PROBE_EVERY);
             }
@@ -167,7 +167,7 @@ impl Queue {
     }
 
     /// Finds the event that a request for this host has to wait for; `None`: nothing.
-    fn awaited(&self, host: &HostKey, why: Why, found: &Found<'_>) -> Option<Awaited> {
+    fn awaited(&self, host: &HostKey, why: HoldReason, found: &Found<'_>) -> Option<Awaited> {
         let proxy = match &found.rule.action {
             Action::Spin(_) => return Some(Awaited::Rule),
             Action::Proxy(proxy) => proxy,
@@ -176,7 +176,7 @@ impl Queue {
         if let Some(line) = self.lines.get(host) {
             return Some(line.what);
         }
-        if why == Why::NoBackend {
+        if why == HoldReason::NoBackend {
             return (!proxy.hold().is_zero()).then_some(Awaited::Backend);
         }
         // The requests that are counted there waited for another rule until it became this one: for
@@ -200,7 +200,7 @@ impl Queue {
             && most.is_none_or(|most| of_rule < most)
     }
 
-    fn place(&mut self, old: Option<Place>) -> Place {
+    fn place(&mut self, old: Option<Rank>) -> Rank {
         // No other request has it: it was given to this one alone, and not since.
         if let Some(old) = old.filter(|old| !self.waiting.contains_key(old)) {
             return old;
@@ -238,7 +238,7 @@ impl Queue {
     }
 
     /// Lets a request go on that has nothing to wait for.
-    fn pass(&mut self, shard: usize, ticket: Ticket, place: Option<Place>, outcome: &mut Outcome) {
+    fn pass(&mut self, shard: usize, ticket: Ticket, place: Option<Rank>, outcome: &mut Outcome) {
         let place = self.place(place);
         outcome.said.push((shard, ticket, Word::Go(place)));
     }
@@ -250,7 +250,7 @@ impl Queue {
         }
     }
 
-    fn remove(&mut self, place: Place) -> Option<Waiting> {
+    fn remove(&mut self, place: Rank) -> Option<Waiting> {
         let waiting = self.waiting.remove(&place)?;
         self.tickets.remove(&(waiting.shard, waiting.ticket));
         take_one(&mut self.by_source, &waiting.source);
@@ -272,7 +272,7 @@ impl Queue {
     }
 
     /// Lets requests go on, first come first.
-    fn let_go(&mut self, mut places: Vec<Place>, outcome: &mut Outcome) {
+    fn let_go(&mut self, mut places: Vec<Rank>, outcome: &mut Outcome) {
         places.sort_unstable();
         for place in places {
             if let Some(waiting) = self.remove(place) {
