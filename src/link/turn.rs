@@ -1,6 +1,6 @@
 //! The positions of `round_robin`, one for each rule and for all shards together: connections land
 //! on any shard, and their clients are still to take turns. Only rules with that algorithm have
-//! one, so the word that shards share is on nobody else's path.
+//! one, so the word that shards share is on no other request's path.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};

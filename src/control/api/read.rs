@@ -113,7 +113,7 @@ pub(super) fn rule(name: &str, text: &[u8], names: &SharedNames) -> Result<Rule,
 /// Makes a rule of its JSON. A rule of which a part was dropped is refused, whatever the rest says.
 fn rule_of(name: &str, value: &Value, room: &Room, names: &SharedNames) -> Result<Rule, ApiError> {
     let rule = {
-        // Per rule: whoever else needs names need not wait for all of a million.
+        // Per rule: other threads that need names need not wait for all of a million.
         let mut names = names.lock().unwrap_or_else(PoisonError::into_inner);
         Rule::from_json(name, value, &mut names)
     };

@@ -86,7 +86,7 @@ pub(super) async fn one(
     let dry_run = query.flag("dry_run")?;
     let wait = wait(&query)?;
     let text = api.take_body(parts, body, limits::RULE_BODY_BYTES_MAX).await?;
-    // Before the change is made: who may not wait is told so, and nothing has changed.
+    // Before the change is made: a client that may not wait is told so, and nothing has changed.
     let waiter = wait.filter(|_| !dry_run).map(|wait| {
         let waiter = api.waiters.clone().try_acquire_owned();
         let too_many = |_| ApiError::busy("too many wait for backends to be drained already");

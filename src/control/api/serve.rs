@@ -115,7 +115,7 @@ async fn accept(api: Arc<Api>, listener: Listener, mut taking: watch::Receiver<T
                 continue;
             }
         };
-        // Only who has come can tell that a place is needed.
+        // Only a connection that has come shows that a place is needed.
         let Some(seat) = api.crowd.seat().await else { return };
         match accepted {
             Accepted::Tcp(stream, peer) => {
@@ -128,7 +128,7 @@ async fn accept(api: Arc<Api>, listener: Listener, mut taking: watch::Receiver<T
     }
 }
 
-/// A connection, and who is on the other end.
+/// A connection, and the client on the other end.
 enum Accepted {
     Tcp(TcpStream, SocketAddr),
     Unix(UnixStream, Option<u32>),

@@ -1,5 +1,5 @@
 //! Plan of the probes: backends, kind and time, kept up to date rule by rule and failure by
-//! failure. Pure: clock and chance are arguments, and whoever owns this makes the probes.
+//! failure. Pure: clock and chance are arguments, and the owner of the plan makes the probes.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet};
