@@ -1,4 +1,5 @@
-//! The pure part of a request's path: a head measured, parsed and forwarded; a chunked body checked.
+//! The pure part of a request's path: a head measured, parsed and forwarded; a chunked body
+//! checked.
 //!
 //! Each asserts its result inside, so that nothing is measured that does not work.
 #![allow(missing_docs)] // criterion's macro writes a public function without

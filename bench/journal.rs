@@ -1,9 +1,9 @@
-//! A change on its way to disk: its line in the journal, encoded; and put there with one write and one
-//! fdatasync, as the store commits it, alone and a hundred at a time.
+//! A change on its way to disk: its line in the journal, encoded; and put there with one write and
+//! one fdatasync, as the store commits it, alone and a hundred at a time.
 //!
-//! The file is in the build folder: what a sync costs is that disk's affair, and most of the figure. What
-//! it hides: the writer's queue, and folding the journal into a new state file. The lines of every file are
-//! counted at the end.
+//! The file is in the build folder: what a sync costs is that disk's affair, and most of the
+//! figure. What it hides: the writer's queue, and folding the journal into a new state file. The
+//! lines of every file are counted at the end.
 
 #![allow(missing_docs, reason = "criterion's macros define an undocumented function")]
 

@@ -102,8 +102,8 @@ fn replace(criterion: &mut Criterion) {
     }
 }
 
-/// One rule replaced and the new table put where the shards find it: all that a change does besides the
-/// disk. (A shard sees it at its next request: one load.)
+/// One rule replaced and the new table put where the shards find it: all that a change does besides
+/// the disk. (A shard sees it at its next request: one load.)
 fn publish(criterion: &mut Criterion) {
     for size in SIZES {
         let mut names = Names::default();

@@ -1,11 +1,11 @@
-//! A message there and back over loopback, both ends in one thread: through the shard's ring, with epoll,
-//! and with plain calls that never wait. On one connection at a time, and on 64.
+//! A message there and back over loopback, both ends in one thread: through the shard's ring, with
+//! epoll, and with plain calls that never wait. On one connection at a time, and on 64.
 //!
-//! Fair, because each sends and receives the same bytes over the same sort of sockets, and nobody waits for
-//! another thread. It hides what a ring gains where a real peer keeps it waiting, and epoll here has no
-//! tasks, no time-outs and no buffers to lend out: it is the least that readiness can cost. The plain calls
-//! know beforehand whose turn it is; they are the kernel's price for moving the bytes. Every echo is
-//! compared inside.
+//! Fair, because each sends and receives the same bytes over the same sort of sockets, and none
+//! waits for another thread. The benchmark hides the gain of a ring where a real peer keeps it
+//! waiting, and epoll here has no tasks, no timeouts and no buffers to lend out: it is the least
+//! that readiness can cost. The plain calls know beforehand which end is next; they are the
+//! kernel's price for moving the bytes. Every echo is compared inside.
 
 #![allow(missing_docs, reason = "criterion's macros define an undocumented function")]
 
@@ -32,7 +32,7 @@ fn pairs(count: usize) -> Vec<[TcpStream; 2]> {
     (0..count).map(pair).collect()
 }
 
-/// One end to the other: `message` is what must come.
+/// Sends the message from one end to the other and compares what comes.
 fn pass(from: &mut TcpStream, to: &mut TcpStream) {
     from.write_all(MESSAGE).expect("write");
     let mut room = [0; MESSAGE.len()];
@@ -51,7 +51,7 @@ fn plain(pairs: &mut [[TcpStream; 2]], each: usize) -> Duration {
     began.elapsed()
 }
 
-/// All ends watched; whoever is readable is read and answers, the asking ends `each` times.
+/// Watches all ends. An end that is readable is read and answers, the asking ends `each` times.
 fn with_epoll(pairs: &mut [[TcpStream; 2]], each: usize) -> Duration {
     let watched = epoll::create(epoll::CreateFlags::CLOEXEC).expect("epoll");
     let mut asked = vec![1; pairs.len()];
@@ -90,7 +90,7 @@ fn with_epoll(pairs: &mut [[TcpStream; 2]], each: usize) -> Duration {
     began.elapsed()
 }
 
-/// Time per message there and back.
+/// Measures the time per message there and back.
 fn trips(criterion: &mut Criterion) {
     for count in PAIRS {
         let mut group = criterion.benchmark_group(format!("round_trip/{count}"));

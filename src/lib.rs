@@ -1,15 +1,19 @@
 //! Mantrid: a thread-per-core TCP and HTTP/1 proxy whose host table is edited while it runs.
 //!
 //! Three nouns carry it. A [rule](table::Rule) says what to do for one host name. A
-//! [snapshot](table::Snapshot) is the whole table at one moment; nobody edits one. A *shard* is a
-//! thread pinned to a CPU that accepts, routes and relays its own connections and shares nothing that
-//! it writes.
+//! [snapshot](table::Snapshot) is the whole table at one moment; it is never edited. A *shard* is a
+//! thread pinned to a CPU that accepts, routes and relays its own connections and shares nothing
+//! that it writes.
 //!
 //! The modules in reading order, from the pure ones up; `ARCHITECTURE.md` has the picture, and
 //! `tests/tidy/` keeps it true.
 
 // Every bound, with its owner.
 pub mod limits;
+// The scheme of a request, for a head and for a name of a rule.
+mod scheme;
+// The arguments of rules: one table for parser, manual and client.
+mod rule_arguments;
 // The host table, and HTTP/1: no I/O, no clock, no threads.
 pub mod http;
 pub mod proxy_protocol;
@@ -29,7 +33,7 @@ mod shard;
 // What the binaries run.
 pub mod client;
 pub mod daemon;
-/// What the benches need of the private modules, and nobody else.
+/// Functions of private modules that the benches need.
 #[doc(hidden)]
 pub mod bench {
     pub use crate::ring::bench::round_trips;

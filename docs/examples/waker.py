@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
-"""Starts a systemd unit for the first visitor of a host, and stops it when nobody comes any more.
+"""Starts a systemd unit for the first visitor of a host, and stops it when the host is idle.
 
     waker.py [--listen ADDRESS:PORT] SITES.json
 
-Mantrid tells it by POST (the `wake` of a rule): `held` when requests begin to wait for a host, `idle` when
-the host had no request for as long as its rule says. SITES.json names the unit of each host:
+Mantrid sends a POST to the address in a rule's `wake`: `held` when requests begin to wait for a host,
+`idle` when the host had no request for as long as its rule says. SITES.json names the unit of each host:
 
     {"shop.example": {"unit": "shop.service", "address": "127.0.0.1:8000"}}
 
-It uses `systemctl` and `mantrid-client`, so it must run as a user who may start and stop these units, and
-who reaches the management API. It answers 202 at once and works in the background: a POST that is not
-answered in five seconds is made again.
+The waker uses `systemctl` and `mantrid-client`, so it must run as a user who may start and stop these
+units, and who reaches the management API. It answers 202 at once and works in the background, because
+Mantrid repeats a POST that is not answered in five seconds.
 """
 
 import argparse
@@ -33,22 +33,22 @@ def main():
     with open(options.sites) as file:
         sites = {host: Site(host, **site) for host, site in json.load(file).items()}
     address, port = options.listen.rsplit(":", 1)
-    server = ThreadingHTTPServer((address, int(port)), Told)
+    server = ThreadingHTTPServer((address, int(port)), WakeHandler)
     server.sites = sites
     server.url = f"http://{options.listen}/"
-    say(f"waiting to be told on {server.url}")
+    say(f"listening on {server.url}")
     server.serve_forever()
 
 
-class Told(BaseHTTPRequestHandler):
+class WakeHandler(BaseHTTPRequestHandler):
     def do_POST(self):
-        told = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        site = self.server.sites.get(told["host"])
+        event = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        site = self.server.sites.get(event["host"])
         self.send_response(202 if site else 404)
         self.send_header("Content-Length", "0")
         self.end_headers()
         if site:
-            work = site.wake if told["event"] == "held" else site.sleep
+            work = site.wake if event["event"] == "held" else site.sleep
             threading.Thread(target=work, args=(self.server.url,)).start()
 
     def log_message(self, *_):
@@ -76,8 +76,8 @@ class Site:
 
     def sleep(self, url):
         with self.busy:
-            say(f"{self.host}: nobody comes, stopping {self.unit}")
-            # First held, then stopped: a visitor who comes in between waits, and wakes it again.
+            say(f"{self.host}: idle, stopping {self.unit}")
+            # Hold the host before the unit stops: a visitor who comes in between waits, and wakes it again.
             if run("mantrid-client", "spin", self.host, "--wake", url):
                 run("systemctl", "stop", self.unit)
 

@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_understood() {
+    fn addresses_are_understood() {
         for (url, expected) in [
             ("http://localhost:8042", "http://localhost:8042"),
             ("http://localhost:8042/", "http://localhost:8042"),
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_refused_and_why() {
+    fn other_addresses_are_refused_with_the_reason() {
         for (url, word) in [
             ("https://localhost:8042", "TLS"),
             ("ftp://localhost", EXPECTED),

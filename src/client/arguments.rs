@@ -6,10 +6,13 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use clap::builder::{PossibleValue, PossibleValuesParser};
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
-/// Where the options of all commands stand in the help of one: behind its own.
+use crate::rule_arguments;
+
+/// Position of the options of all commands in the help of one: behind its own.
 const LAST: usize = 100;
 
 /// Edits and watches the host table of a running mantrid
@@ -22,7 +25,8 @@ pub struct Arguments {
     #[arg(long, global = true, value_name = "URL", display_order = LAST)]
     pub url: Option<String>,
     /// The management API on a Unix socket
-    #[arg(long, global = true, value_name = "PATH", conflicts_with = "url", display_order = LAST + 1)]
+    #[arg(long, global = true, value_name = "PATH", conflicts_with = "url")]
+    #[arg(display_order = LAST + 1)]
     pub socket: Option<PathBuf>,
     /// Print JSON, as the daemon answers it
     #[arg(long, global = true, display_order = LAST + 2)]
@@ -36,7 +40,7 @@ pub enum Command {
     /// Print all rules, or those that are looked for
     List(List),
     /// Set the rule of a host
-    #[command(after_help = ACTIONS)]
+    #[command(after_help = actions())]
     #[command(
         override_usage = "mantrid-client set [OPTIONS] <HOST> <ACTION> <SUBDOMS> [KEY=VALUE]..."
     )]
@@ -72,6 +76,11 @@ pub enum Command {
     /// Hold a host while a command restarts its application
     #[command(after_help = RESTARTING)]
     Restart(Restart),
+    /// Print who is in the daemon's fleet, or decide about it
+    Fleet {
+        #[command(subcommand)]
+        command: Option<super::fleet::FleetCommand>,
+    },
     /// Print counters, of all hosts or of one
     Stats {
         /// The host name
@@ -94,7 +103,7 @@ pub enum Command {
     },
     /// Print what happens: changes of rules, health of backends, hosts that are waited for or idle
     Events {
-        /// Kinds of events: change, health, held, idle, wake, traffic; several with commas
+        /// Kinds of events: change, health, held, idle, wake, fleet, traffic; several with commas
         #[arg(long, value_name = "KINDS", default_value = "change,health,held,idle,wake")]
         only: String,
     },
@@ -282,16 +291,53 @@ The exit code is that of the command, 128 and the signal's number where one ende
 Example:
   mantrid-client restart example.com --restore -- systemctl restart example";
 
-const ACTIONS: &str = "\
-Actions and their arguments (* must be given):
-  proxy     backends* attempts delay algorithm weights healthcheck max_connections check
-            max_requests_per_second hold idle wake send_proxy keep_alive
-  spin      timeout max_held release_rate wake idle then
-  redirect  redirect_to* code
-  static    type*
-  empty     code*
-  alias     hostname*
-  unknown, no_hosts";
+/// The arguments of each action, in lines of at most 85 columns.
+fn actions() -> String {
+    let mut text = String::from("Actions and their arguments (* must be given):");
+    for row in rule_arguments::ACTIONS {
+        let mut line = format!("\n  {:<9}", row.name);
+        for argument in row.arguments.iter().filter(|argument| !argument.is_obsolete) {
+            let mark = if argument.is_required() { "*" } else { "" };
+            if 85 < line.len() + argument.name.len() {
+                text += &line;
+                line = format!("\n  {:<9}", "");
+            }
+            line += &format!(" {}{mark}", argument.name);
+        }
+        if row.arguments.is_empty() {
+            line = format!("{line} no arguments: {}", row.meaning.replace('`', ""));
+        }
+        text += &line;
+    }
+    text
+}
+
+/// The command line for completions: with the names of actions and arguments, which the daemon
+/// judges and not the parser.
+pub fn completed(command: clap::Command) -> clap::Command {
+    let actions = rule_arguments::ACTIONS.iter().map(|row| row.name);
+    let mut options: Vec<PossibleValue> = Vec::new();
+    for argument in rule_arguments::ACTIONS.iter().flat_map(|row| row.arguments) {
+        let mut values: Vec<String> =
+            argument.words().iter().map(|word| format!("{}={word}", argument.name)).collect();
+        if values.is_empty() {
+            values.push(format!("{}=", argument.name));
+        }
+        let is_new = |value: &String| options.iter().all(|known| known.get_name() != value);
+        let new: Vec<String> = values.into_iter().filter(is_new).collect();
+        options.extend(new.into_iter().map(|value| {
+            // Leaked: clap takes static names alone, and the program ends with the completions.
+            let value: &'static str = value.leak();
+            PossibleValue::new(value).help(argument.summary()).hide(argument.is_obsolete)
+        }));
+    }
+    let actions = PossibleValuesParser::new(actions);
+    let options = PossibleValuesParser::new(options);
+    command.mut_subcommand("set", |set| {
+        set.mut_arg("action", |arg| arg.value_parser(actions))
+            .mut_arg("options", |arg| arg.value_parser(options))
+    })
+}
 
 #[cfg(test)]
 mod tests {
@@ -347,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_sense_is_refused() {
+    fn lines_without_sense_are_refused() {
         for line in [
             "mantrid-client --url http://a --socket /b list",
             "mantrid-client delete",

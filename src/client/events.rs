@@ -13,10 +13,10 @@ use super::print::{action, counted, plain};
 use super::request::Api;
 use super::sse::Event;
 
-/// How soon it is noticed that nobody reads any more, where nothing happens.
+/// Interval of the looks whether standard output still has a reader, while no event comes.
 const LOOK_EACH: Duration = Duration::from_secs(1);
 
-/// Prints events until nobody reads them.
+/// Prints events until standard output has no reader.
 pub async fn follow(api: &Api, only: &str, json: bool) -> Result<(), Failure> {
     let query = query(only).map_err(Failure::Other)?;
     let text = |event: &Event| if json { in_json(event) } else { lines(event, SystemTime::now()) };
@@ -39,7 +39,7 @@ pub async fn print_each(
         let next = tokio::select! {
             next = news.recv() => next,
             _ = look.tick() => {
-                if nobody_reads() {
+                if has_no_reader() {
                     return Err(Failure::OutputClosed);
                 }
                 continue;
@@ -88,7 +88,7 @@ fn write(text: &str) -> io::Result<()> {
 }
 
 /// A pipe whose reader is gone: `events | head -1` ends although nothing more happens.
-fn nobody_reads() -> bool {
+fn has_no_reader() -> bool {
     let out = io::stdout();
     if out.is_terminal() {
         return false;
@@ -278,7 +278,8 @@ mod tests {
             }),
             &[
                 "change  a.com                               deleted, by uid 1000",
-                "change  b.com                               proxy<c:1>, with subdomains, by uid 1000",
+                "change  b.com                               \
+                 proxy<c:1>, with subdomains, by uid 1000",
             ],
         );
         expect_lines(

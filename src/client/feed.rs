@@ -1,5 +1,5 @@
 //! The daemon's events as a stream that outlives the daemon: when the connection ends it is opened
-//! again, with growing pauses, and whoever reads is told.
+//! again, with growing pauses, and the reader is told.
 
 use std::time::Duration;
 

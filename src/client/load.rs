@@ -22,7 +22,7 @@ use super::arguments::Load;
 use super::failure::{Failure, RequestError, say};
 use super::request::{Api, Ask, Fetched, Sending};
 
-/// What the daemon takes.
+/// Longest body that the daemon takes.
 const BODY_BYTES_MAX: u64 = 256 << 20;
 /// A million rules are checked and synced to disk before the answer.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -88,7 +88,7 @@ fn fits(bytes: u64) -> Result<(), String> {
     ))
 }
 
-/// What can be read twice: a file, or what came through a pipe.
+/// Input that can be read twice: a file, or the bytes of a pipe.
 enum Source {
     File(File),
     Memory(Vec<u8>),
@@ -138,7 +138,7 @@ impl Source {
     }
 }
 
-/// Where the rules are in a file, and how many.
+/// Position of the rules in a file, and their number.
 #[derive(Debug, PartialEq, Eq)]
 struct Found {
     part: Range<u64>,
@@ -146,7 +146,8 @@ struct Found {
     twice: Twice,
 }
 
-/// Hosts that are there more than once: the first few as they are spelt the second time, and how many.
+/// Hosts that are there more than once: the first few as they are spelt the second time, and how
+/// many.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Twice {
     first: Vec<String>,
@@ -179,7 +180,7 @@ struct Seen {
 }
 
 impl Seen {
-    /// Whether it is the first of this name, in whatever spelling.
+    /// Whether the host is the first of this name, in whatever spelling.
     fn is_first(&mut self, host: &str) -> bool {
         let lower = host.to_lowercase();
         let at = lower.find("://").map_or(0, |at| at + 3);
@@ -207,8 +208,8 @@ impl<R: Read> Read for Counting<'_, R> {
     }
 }
 
-/// Looks for an object of rules, or for a state file, whose `hosts` are one. With `merge`, a rule may
-/// be null.
+/// Looks for an object of rules, or for a state file, whose `hosts` are one. With `merge`, a rule
+/// may be null.
 fn check(reader: impl Read, merge: bool) -> serde_json::Result<Found> {
     let taken = Cell::new(0);
     let mut json = serde_json::Deserializer::from_reader(Counting { reader, taken: &taken });
@@ -242,7 +243,10 @@ impl<'de> Visitor<'de> for Table<'_> {
     type Value = u64;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object of rules, {\"HOST\": [action, arguments, match_subdomains], …}, or a state file")
+        f.write_str(
+            "an object of rules, {\"HOST\": [action, arguments, match_subdomains], …}, \
+             or a state file",
+        )
     }
 
     fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<u64, A::Error> {
@@ -283,7 +287,7 @@ impl<'de> Visitor<'de> for Table<'_> {
     }
 }
 
-/// What stands behind a key.
+/// Kind of value behind a key.
 enum Shape {
     Rule,
     Hosts { rules: u64, begins: u64 },
@@ -412,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_state_file_its_hosts_are_sent() {
+    fn hosts_of_a_state_file_are_sent() {
         let hosts = r#"{"a": ["spin", {}, true], "hosts": ["spin", {}, false]}"#;
         for text in [
             format!(r#"{{"hosts": {hosts}, "stats": {{}}, "sequence": 12}}"#),
@@ -458,7 +462,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_sent() {
+    fn bad_files_are_not_sent() {
         for (text, words) in [
             ("", "EOF"),
             ("[]", "expected an object of rules"),
@@ -480,12 +484,12 @@ mod tests {
     }
 
     #[test]
-    fn what_the_daemon_takes_at_once() {
+    fn bodies_that_fit_are_sent_at_once() {
         assert_eq!(fits(256 << 20), Ok(()));
         assert!(fits((256 << 20) + 1).is_err_and(|why| why.contains("--merge")));
     }
 
-    /// What is passed over needs no stack; how deep a rule may go is the daemon's to judge.
+    /// Values that are passed over need no stack; the daemon judges how deep a rule may go.
     #[test]
     fn depth_costs_nothing() {
         let deep = format!("{{\"a\": {}1{}}}", "[".repeat(100_000), "]".repeat(100_000));

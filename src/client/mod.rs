@@ -1,9 +1,9 @@
 //! `mantrid-client`: edits and watches the table of a running daemon.
 //!
-//! It speaks the management API and uses nothing else of ours. What scripts rely on is the
-//! original's: the words of `set` and the complaints about them, the tables of `list` and `stats`,
-//! silence where a change succeeds, exit codes 0 and 1. In reading order: the definition of the
-//! command line; where the daemon is and how it is asked; the commands.
+//! It speaks the management API and shares only the table of rule arguments with the daemon. What
+//! scripts rely on is the original's: the words of `set` and the complaints about them, the tables
+//! of `list` and `stats`, silence where a change succeeds, exit codes 0 and 1. In reading order:
+//! the definition of the command line; where the daemon is and how it is asked; the commands.
 
 mod arguments;
 mod failure;
@@ -15,6 +15,7 @@ mod sse;
 
 mod change;
 mod events;
+mod fleet;
 mod load;
 mod print;
 mod restart;
@@ -39,8 +40,8 @@ use print::{Counters, Row};
 use request::{Api, Ask, encoded};
 
 /// The original's line, with the commands that came later.
-const NO_ACTION: &str = "Please provide an action (completions, delete, dump, events, flip, get, \
-     list, load, man, restart, set, spin, stats, top).";
+const NO_ACTION: &str = "Please provide an action (completions, delete, dump, events, fleet, flip, \
+     get, list, load, man, restart, set, spin, stats, top).";
 
 /// Runs `mantrid-client`.
 pub fn main() -> ExitCode {
@@ -96,6 +97,10 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
             spin::spin(&api()?, &named(host)?, &given, json).await
         }
         Command::Flip { host } => spin::flip(&api()?, &named(host)?, json).await,
+        Command::Fleet { command } => {
+            let command = command.unwrap_or(fleet::FleetCommand::Status);
+            fleet::run(&api()?, command, json).await
+        }
         Command::Restart(restart) => {
             let restart = Restart { host: named(restart.host)?, ..restart };
             restart::restart(&api()?, &restart, json).await
@@ -235,7 +240,8 @@ fn definition() -> clap::Command {
 
 fn completions(shell: Shell) -> String {
     let mut text = Vec::new();
-    clap_complete::generate(shell, &mut definition(), "mantrid-client", &mut text);
+    let mut command = arguments::completed(definition());
+    clap_complete::generate(shell, &mut command, "mantrid-client", &mut text);
     // clap_complete 4.6 takes the hyphen of a program's name for the step to a command where it
     // lists the commands' options, and not where it looks for them: bash would find none.
     String::from_utf8_lossy(&text).replace("mantrid__subcmd__client", "mantrid__client")

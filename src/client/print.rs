@@ -223,8 +223,9 @@ mod tests {
     #[test]
     fn long_cells_push_the_row() {
         let host = "a-name-that-is-longer-than-its-column.example.com";
+        let backends = json!([["127.0.0.1", 8000], ["::1", 8001], "c:1"]);
         expect_list(
-            &json!({ host: ["proxy", {"backends": [["127.0.0.1", 8000], ["::1", 8001], "c:1"]}, true] }),
+            &json!({ host: ["proxy", {"backends": backends}, true] }),
             &[LIST_HEADER, &format!("{host} proxy<127.0.0.1:8000,[::1]:8001,c:1> True    ")],
         );
     }
@@ -302,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_object() {
+    fn other_values_than_objects_are_refused() {
         for json in ["", "[]", "{", "{\"a\": }", "{} x", "null"] {
             assert!(entries(json.as_bytes(), |_, _| ()).is_err(), "{json}");
         }

@@ -156,8 +156,9 @@ impl Api {
     pub async fn fetch(&self, ask: Ask) -> Result<Fetched, RequestError> {
         let mut answer = self.ask(ask, "application/json").await?;
         let etag = answer.etag();
+        let in_fleet = answer.field("mantrid-fleet").is_some();
         let body = answer.whole(ANSWER_BYTES_MAX).await?;
-        Ok(Fetched { address: self.address.clone(), etag, body })
+        Ok(Fetched { address: self.address.clone(), etag, in_fleet, body })
     }
 
     fn request(&self, ask: Ask, accept: &'static str) -> Result<Request<Sending>, String> {
@@ -326,6 +327,8 @@ impl Answer {
 pub struct Fetched {
     address: Address,
     pub etag: Option<String>,
+    /// The daemon is a node of a fleet.
+    pub in_fleet: bool,
     pub body: Vec<u8>,
 }
 
@@ -385,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_not_be_sent_is_not_sent() {
+    fn unsendable_text_is_not_sent() {
         let api = Api::new(Address::local(), None).expect("no token");
         let ask = Ask::get(format!("/hostname/{}/", "a".repeat(70_000)));
         assert!(api.request(ask, "application/json").is_err_and(|error| error.contains("70011")));

@@ -1,6 +1,7 @@
-//! `restart HOST -- COMMAND`: holds a host, lets what is under way end, runs the command that restarts its
-//! application, waits until a backend answers, and flips. When something goes wrong the host stays held, or
-//! gets its old rule back where that was asked for; either is said, with what to do next.
+//! `restart HOST -- COMMAND`: holds a host, lets what is under way end, runs the command that
+//! restarts its application, waits until a backend answers, and flips. When something goes wrong
+//! the host stays held, or gets its old rule back where that was asked for; either is said, with
+//! what to do next.
 
 use std::cell::Cell;
 use std::ffi::OsString;
@@ -36,14 +37,14 @@ use super::{print, print_json};
 const LOOK_EACH: Duration = Duration::from_millis(100);
 /// How long one may take to answer.
 const LOOK_TIME: Duration = Duration::from_secs(2);
-/// As a shell has it for a command that can't be run.
+/// Exit code for a command that can't be run, as in a shell.
 const NOT_RUN: u8 = 127;
 
 pub async fn restart(api: &Api, restart: &Restart, json: bool) -> Result<(), Failure> {
     let host = &*restart.host;
     let ready = time("--ready", &restart.ready)?;
     time("--drain", &restart.drain)?;
-    let mut signals = Signals::new()?;
+    let mut signals = EndSignals::new()?;
     let _turn = turn(api, host, &mut signals).await?;
     let query = format!("?wait=drained&timeout={}", restart.drain);
     let done = replace(api, host, &query, |rule| {
@@ -62,6 +63,15 @@ pub async fn restart(api: &Api, restart: &Restart, json: bool) -> Result<(), Fai
         }
     };
     let old = application(host, &done.before)?;
+    if !done.lagging.is_empty() {
+        put_back(api, host).await?;
+        let (host, nodes) = (plain(host), done.lagging.join(", "));
+        let why = format!(
+            "{nodes} did not say in time that the requests of {host} are held there, so the command \
+             was not run: {host} has its old rule back"
+        );
+        return Err(Failure::Command { code: NOT_RUN, why });
+    }
     if done.answer.value()?["drained"] == false {
         say(&format!(
             "{}: requests are still under way after {}; going on without them",
@@ -116,14 +126,14 @@ fn application(host: &str, rule: &Value) -> Result<Value, Failure> {
     }
 }
 
-/// What went wrong, and the exit code that says so.
+/// Failure of the command, and the exit code that says so.
 struct Failed {
     code: u8,
     why: String,
 }
 
-/// Puts the old rule back while our change may still be on its way: a change in its place makes that one come too
-/// late, as the table is another one then. Whether the host was held.
+/// Puts the old rule back while our change may still be on its way: a change in its place makes
+/// that one come too late, as the table is another one then. Whether the host was held.
 async fn take_back(api: &Api, host: &str) -> Result<bool, Failure> {
     let was_held = Cell::new(false);
     replace(api, host, "", |rule| {
@@ -134,10 +144,10 @@ async fn take_back(api: &Api, host: &str) -> Result<bool, Failure> {
     Ok(was_held.get())
 }
 
-/// Waits until no other `restart` of this host at this address is under way on this machine: whoever came first would let the
-/// requests go while the second one's application is still down. The name is bound as long as this process
-/// lives, however it ends.
-async fn turn(api: &Api, host: &str, signals: &mut Signals) -> Result<UnixListener, Failure> {
+/// Waits until no other `restart` of this host at this address is under way on this machine:
+/// the first one would let the requests go while the second one's application is still down.
+/// The name is bound as long as this process lives, however it ends.
+async fn turn(api: &Api, host: &str, signals: &mut EndSignals) -> Result<UnixListener, Failure> {
     let host = host.trim_end_matches('.').to_lowercase();
     let name = format!("mantrid-client restart {host} {}", api.address());
     // Longer than any socket's name.
@@ -174,19 +184,19 @@ async fn turn(api: &Api, host: &str, signals: &mut Signals) -> Result<UnixListen
 }
 
 /// The signals that would end us, and leave the host as it is without a word.
-struct Signals {
+struct EndSignals {
     interrupt: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
     hangup: tokio::signal::unix::Signal,
     quit: tokio::signal::unix::Signal,
 }
 
-impl Signals {
-    fn new() -> Result<Signals, Failure> {
+impl EndSignals {
+    fn new() -> Result<EndSignals, Failure> {
         let of = |kind| {
             signal(kind).map_err(|error| Failure::Other(format!("can't hear signals: {error}")))
         };
-        Ok(Signals {
+        Ok(EndSignals {
             interrupt: of(SignalKind::interrupt())?,
             terminate: of(SignalKind::terminate())?,
             hangup: of(SignalKind::hangup())?,
@@ -205,7 +215,7 @@ impl Signals {
 }
 
 /// Runs the command to its end.
-async fn run(command: &[OsString], signals: &mut Signals) -> Result<(), Failed> {
+async fn run(command: &[OsString], signals: &mut EndSignals) -> Result<(), Failed> {
     let shown = plain(&command[0].to_string_lossy());
     let child = Command::new(&command[0]).args(&command[1..]).spawn();
     let child = child
@@ -216,7 +226,8 @@ async fn run(command: &[OsString], signals: &mut Signals) -> Result<(), Failed> 
     let status = loop {
         tokio::select! {
             status = &mut ended => break status,
-            // Those of a terminal's keys reach the command as well; what is sent to us alone does not.
+            // Those of a terminal's keys reach the command as well; what is sent to us alone does
+            // not.
             signal = signals.next() => {
                 stopped_by = Some(signal);
                 if !matches!(signal, Signal::SIGINT | Signal::SIGQUIT) {
@@ -247,7 +258,7 @@ async fn run(command: &[OsString], signals: &mut Signals) -> Result<(), Failed> 
     }
 }
 
-/// As a shell has it for what a signal ended.
+/// Exit code for a command that a signal ended, as in a shell.
 fn code_of(signal: i32) -> u8 {
     u8::try_from(128 + signal).unwrap_or(1)
 }
@@ -257,7 +268,7 @@ fn wait(mut child: Child) -> std::io::Result<ExitStatus> {
 }
 
 /// Waits until a backend of the rule answers.
-async fn answers(rule: &Value, most: Duration, signals: &mut Signals) -> Result<(), Failed> {
+async fn answers(rule: &Value, most: Duration, signals: &mut EndSignals) -> Result<(), Failed> {
     let until = Instant::now() + most;
     let path = rule[1]["check"].as_str().filter(|check| check.starts_with('/'));
     let backends: Vec<(String, u16)> = rule[1]["backends"]

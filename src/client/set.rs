@@ -4,19 +4,11 @@
 use serde_json::{Map, Value, json};
 
 use super::arguments::Set;
+use crate::rule_arguments;
 
 const USAGE: &str = "Usage: set <hostname> <action> <subdoms> [option=value, ...]";
 
 pub const NO_HOST: &str = "You must supply a hostname.";
-
-/// Arguments that an action can't do without.
-const REQUIRED: &[(&str, &str)] = &[
-    ("proxy", "backends"),
-    ("static", "type"),
-    ("redirect", "redirect_to"),
-    ("empty", "code"),
-    ("alias", "hostname"),
-];
 
 /// The host and its rule. The error is in the original's words where it had some.
 pub fn rule_of(set: &Set) -> Result<(String, Value), String> {
@@ -33,10 +25,12 @@ pub fn rule_of(set: &Set) -> Result<(String, Value), String> {
         let value = if key == "backends" { backends(value)? } else { json!(value) };
         arguments.insert(key.to_owned(), value);
     }
-    for (known, option) in REQUIRED {
-        if action == *known && !arguments.contains_key(*option) {
-            return Err(format!("The {action} action requires a {option} option."));
-        }
+    let known = rule_arguments::action(action).map_or(&[][..], |row| row.arguments);
+    if let Some(missing) = known
+        .iter()
+        .find(|argument| argument.is_required() && !arguments.contains_key(argument.name))
+    {
+        return Err(format!("The {action} action requires a {} option.", missing.name));
     }
     Ok((host.to_owned(), json!([action, arguments, subdoms])))
 }

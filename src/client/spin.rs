@@ -25,6 +25,9 @@ pub async fn spin(api: &Api, host: &str, given: &Given<'_>, json: bool) -> Resul
     if json {
         return print_json(&done.answer.body);
     }
+    if !done.lagging.is_empty() {
+        say(&format!("not on all nodes yet: {}", done.lagging.join(", ")));
+    }
     if is_spin(&done.before) {
         say(&format!("{} held its requests already", plain(host)));
     }
@@ -53,6 +56,8 @@ pub fn requests(held: u64) -> String {
 pub struct Replaced {
     pub before: Value,
     pub answer: Fetched,
+    /// Nodes of a fleet that did not say in time that they have it.
+    pub lagging: Vec<String>,
 }
 
 /// Replaces the rule of a host by what `new` makes of it; again where it was changed meanwhile.
@@ -74,6 +79,11 @@ pub async fn replace(
                  mantrid-client set {host} proxy true backends=127.0.0.1:8000"
             )));
         }
+        let query = match query {
+            // The requests of all nodes are meant.
+            "" if found.in_fleet => "?wait=fleet",
+            query => query,
+        };
         let ask = Ask {
             method: Method::PUT,
             target: format!("{path}{query}"),
@@ -83,12 +93,21 @@ pub async fn replace(
             patience: if query.is_empty() { PATIENCE } else { PATIENCE + DRAIN_MOST },
         };
         match api.fetch(ask).await {
-            Ok(answer) => return Ok(Replaced { before, answer }),
+            Ok(answer) => {
+                let lagging = lagging(&answer.value()?);
+                return Ok(Replaced { before, answer, lagging });
+            }
             Err(RequestError::Refused { status: StatusCode::PRECONDITION_FAILED, .. })
                 if began.elapsed() < TRY_FOR => {}
             Err(error) => return Err(error.of_change()),
         }
     }
+}
+
+/// Nodes of a fleet that do not have a change yet.
+fn lagging(answer: &Value) -> Vec<String> {
+    let names = answer["fleet"]["lagging"].as_array().into_iter().flatten();
+    names.filter_map(|name| name.as_str().map(plain)).collect()
 }
 
 /// The daemon waits for no longer.
@@ -132,7 +151,10 @@ pub fn before(host: &str, rule: &Value) -> Result<Value, Failure> {
 pub async fn put_back(api: &Api, host: &str) -> Result<u64, Failure> {
     let stats = api.fetch(Ask::get(format!("/stats/{}/", encoded(host)))).await?;
     let held = stats.value()?["held_requests"].as_u64().unwrap_or(0);
-    replace(api, host, "", |rule| before(host, rule)).await?;
+    let done = replace(api, host, "", |rule| before(host, rule)).await?;
+    if !done.lagging.is_empty() {
+        say(&format!("not on all nodes yet: {}", done.lagging.join(", ")));
+    }
     Ok(held)
 }
 
@@ -141,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_holds_a_host() {
+    fn spinning_rules_keep_the_rule_before() {
         let rule = json!(["proxy", {"backends": [["a", 1]]}, true]);
         let spun = held(&rule, &[]);
         assert_eq!(spun, json!(["spin", {"then": rule}, true]));

@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn what_else_the_format_allows() {
+    fn other_forms_of_the_format_are_read() {
         for (text, expected) in [
             ("data: a\r\n\r\n", vec![event("message", "a")]),
             ("data: a\r\rdata: b\n\n", vec![event("message", "a"), event("message", "b")]),
@@ -123,7 +123,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_split_gives_the_same(text in "(event|data|:|\r|\n| |x|: ){0,40}", at in 0..200_usize) {
+        fn any_split_gives_the_same(
+            text in "(event|data|:|\r|\n| |x|: ){0,40}",
+            at in 0..200_usize,
+        ) {
             let bytes = text.as_bytes();
             let (left, right) = bytes.split_at(at.min(bytes.len()));
             prop_assert_eq!(events(&[left, right]), events(&[bytes]));

@@ -2,55 +2,128 @@
 
 use std::path::PathBuf;
 
-use super::{AccessLog, Config, ManagementAddress, value};
+use super::{AccessLog, Config, ManagementAddress, fleet, value};
 use crate::limits;
 
 /// One key.
 pub struct Key {
-    /// As it is written.
+    /// Name in the file and behind `-o`.
     pub name: &'static str,
-    /// What holds when it is not, for people.
+    /// Value that holds when none is written, for people.
     pub default: &'static str,
-    /// What it takes.
+    /// Values that are accepted, for people.
     pub takes: &'static str,
-    /// What it means.
+    /// Meaning, for people.
     pub meaning: &'static str,
-    /// What to beware of.
+    /// Moment from which a changed value is in force.
+    pub in_force: InForce,
+    /// Danger of a value, for people.
     pub danger: Option<&'static str>,
-    /// It may be written several times.
+    /// Whether the key may be written several times.
     pub repeatable: bool,
     pub(super) set: fn(&mut Config, &str) -> Result<(), String>,
     pub(super) clear: fn(&mut Config),
 }
 
-const fn key(
+/// Moment from which a value that was changed in the file is in force.
+#[derive(Copy, Clone)]
+pub enum InForce {
+    /// SIGHUP.
+    AtOnce(Field),
+    /// The next start, or an upgrade.
+    AtNextStart(Field),
+}
+
+/// The part of a [`Config`] that a key sets.
+#[derive(Copy, Clone)]
+pub struct Field {
+    pub(super) is_same: fn(&Config, &Config) -> bool,
+    pub(super) copy: fn(&Config, &mut Config),
+}
+
+impl Key {
+    /// Whether SIGHUP puts a new value in force.
+    pub fn is_at_once(&self) -> bool {
+        matches!(self.in_force, InForce::AtOnce(_))
+    }
+
+    /// [`Self::is_at_once`] in words.
+    pub fn when(&self) -> &'static str {
+        if self.is_at_once() { "at once" } else { "at the next start" }
+    }
+
+    /// Whether both have the same value of this key.
+    pub fn is_same(&self, one: &Config, other: &Config) -> bool {
+        (self.field().is_same)(one, other)
+    }
+
+    /// Copies the value of this key.
+    pub(super) fn copy(&self, from: &Config, to: &mut Config) {
+        (self.field().copy)(from, to);
+    }
+
+    fn field(&self) -> Field {
+        match self.in_force {
+            InForce::AtOnce(field) | InForce::AtNextStart(field) => field,
+        }
+    }
+}
+
+pub(super) const fn key(
     name: &'static str,
     default: &'static str,
     takes: &'static str,
     meaning: &'static str,
+    in_force: InForce,
     set: fn(&mut Config, &str) -> Result<(), String>,
 ) -> Key {
-    Key { name, default, takes, meaning, danger: None, repeatable: false, set, clear: |_| {} }
+    let clear = |_: &mut Config| {};
+    Key { name, default, takes, meaning, in_force, danger: None, repeatable: false, set, clear }
 }
 
-const fn repeatable(key: Key, clear: fn(&mut Config)) -> Key {
+pub(super) const fn repeatable(key: Key, clear: fn(&mut Config)) -> Key {
     Key { repeatable: true, clear, ..key }
 }
 
-const fn beware(danger: &'static str, key: Key) -> Key {
+pub(super) const fn beware(danger: &'static str, key: Key) -> Key {
     Key { danger: Some(danger), ..key }
 }
 
+const DURATION: &str = "a duration (ms, s, m, h)";
+
+macro_rules! field {
+    ($($field:ident).+) => {
+        Field {
+            is_same: |one, other| one.$($field).+ == other.$($field).+,
+            copy: |from, to| to.$($field).+.clone_from(&from.$($field).+),
+        }
+    };
+}
+
+macro_rules! at_once {
+    ($($field:ident).+) => {
+        InForce::AtOnce(field!($($field).+))
+    };
+}
+
+macro_rules! next_start {
+    ($($field:ident).+) => {
+        InForce::AtNextStart(field!($($field).+))
+    };
+}
+
+pub(super) use {field, next_start};
+
 macro_rules! timeout {
     ($name:literal, $field:ident, $default:literal, $meaning:literal) => {
-        key($name, $default, "a duration (ms, s, m, h)", $meaning, |config, text| {
+        key($name, $default, DURATION, $meaning, at_once!(timeouts.$field), |config, text| {
             config.timeouts.$field = value::duration(text)?;
             Ok(())
         })
     };
 }
 
-fn path(text: &str) -> Result<PathBuf, String> {
+pub(super) fn path(text: &str) -> Result<PathBuf, String> {
     if text.is_empty() {
         return Err("expected a path".to_owned());
     }
@@ -65,11 +138,12 @@ pub const KEYS: &[Key] = &[
             "*:80",
             "an address with a port: `*:80`, `192.0.2.1:80`, `[2001:db8::1]:80`; behind it \
              `https`, `accept-proxy`",
-            "Where HTTP requests of untrusted clients are taken: forwarding fields they send are \
+            "Addresses for HTTP requests of untrusted clients: forwarding fields that they send are \
              removed, and X-Forwarded-For and X-Forwarded-Proto are set. `*` is every address, IPv6 \
              and IPv4 (IPv4 alone where IPv6 is switched off). Port 0 is any free one; the log says \
              which. `https` behind the address: clients speak TLS to the load balancer in front, \
              so that is their scheme. `accept-proxy`: see trusted_sources.",
+            next_start!(bind),
             |config, text| {
                 config.bind.push(value::bind_http(text)?);
                 Ok(())
@@ -78,16 +152,18 @@ pub const KEYS: &[Key] = &[
         |config| config.bind.clear(),
     ),
     beware(
-        "Whoever reaches it may claim to be any client: no others than the terminator must.",
+        "A peer that can reach this address may claim to be any client: let only the terminator \
+         reach it.",
         repeatable(
             key(
                 "bind_internal",
                 "none",
                 "an address with a port; behind it `https`, `accept-proxy`",
-                "Where HTTP requests of a TLS terminator are taken: its forwarding fields are believed, \
+                "Addresses for HTTP requests of a TLS terminator: its forwarding fields are believed, \
              passed on unchanged, and decide the scheme; where there are none, `https` behind the \
              address says what it is. With `accept-proxy` the header of the PROXY protocol is \
              believed in their place: see trusted_sources.",
+                next_start!(bind_internal),
                 |config, text| {
                     config.bind_internal.push(value::bind_http(text)?);
                     Ok(())
@@ -101,7 +177,8 @@ pub const KEYS: &[Key] = &[
             "bind_tcp",
             "none",
             "an address with a port, and a host name",
-            "Where raw TCP connections are taken, governed by the rule of that host.",
+            "Addresses for raw TCP connections, which follow the rule of that host.",
+            next_start!(bind_tcp),
             |config, text| {
                 let words: Vec<&str> = text.split_whitespace().collect();
                 let [address, host, more @ ..] = &words[..] else {
@@ -120,7 +197,8 @@ pub const KEYS: &[Key] = &[
             "bind_tls",
             "none",
             "an address with a port",
-            "Where TLS connections are taken and passed through untouched, by server name.",
+            "Addresses for TLS connections, which are passed through untouched, by server name.",
+            next_start!(bind_tls),
             |config, text| {
                 config.bind_tls.push(value::bind(text)?);
                 Ok(())
@@ -132,23 +210,25 @@ pub const KEYS: &[Key] = &[
         "trusted_sources",
         "none",
         "addresses and networks, with commas",
-        "Who may say whose connection it is: on an address with `accept-proxy` behind it every connection \
-         begins with a header of the PROXY protocol (version 1 or 2), and connections of others are \
+        "Peers that may send the PROXY protocol: on an address with `accept-proxy` behind it every connection \
+         begins with a header of the PROXY protocol (version 1 or 2), and connections of other peers are \
          closed. The client's address, and that it came over TLS, are then what the header says; \
          forwarding fields behind it are the client's own, and removed, on `bind_internal` too.",
+        at_once!(trusted_sources),
         |config, text| {
             config.trusted_sources = value::networks(text)?;
             Ok(())
         },
     ),
     beware(
-        "Whoever reaches it rules the table.",
+        "Every program that can reach this address can change the table.",
         repeatable(
             key(
                 "bind_management",
                 "127.0.0.1:8042 and [::1]:8042",
                 "an address with a port, or `unix:/path`",
-                "Where the management API and the dashboard listen.",
+                "Addresses of the management API and the dashboard.",
+                next_start!(bind_management),
                 |config, text| {
                     let address = match text.strip_prefix("unix:") {
                         Some(file) => ManagementAddress::Unix(path(file)?),
@@ -167,6 +247,7 @@ pub const KEYS: &[Key] = &[
         "a path",
         "A file with the bearer token that every management request must then carry. Required when a \
          management address can be reached from other machines.",
+        next_start!(management_token_file),
         |config, text| {
             config.management_token_file = Some(path(text)?);
             Ok(())
@@ -179,6 +260,7 @@ pub const KEYS: &[Key] = &[
             "false",
             "true or false",
             "Lets management addresses be reached from other machines without a token.",
+            next_start!(management_insecure),
             |config, text| {
                 config.management_insecure = value::truth(text)?;
                 Ok(())
@@ -193,6 +275,7 @@ pub const KEYS: &[Key] = &[
          empty table; a damaged one stops the start and is left as it is. A rule in it that is not \
          valid is logged, kept in the same path with `.rejected` behind it, and does not stop the \
          others.",
+        next_start!(state_file),
         |config, text| {
             config.state_file = path(text)?;
             Ok(())
@@ -203,22 +286,25 @@ pub const KEYS: &[Key] = &[
         "/etc/mantrid/static/",
         "a path",
         "A folder of NAME.http files, each a whole HTTP response, that add to or override the \
-         built-in pages no-hosts, unknown, test, timeout, 502 and 504. Read again when they change.",
+         built-in pages no-hosts, unknown, test, timeout, 502 and 504. The files are read again when \
+         they change.",
+        next_start!(static_dir),
         |config, text| {
             config.static_dir = path(text)?;
             Ok(())
         },
     ),
     beware(
-        "0 stays root: whatever breaks into the process then owns the machine. Only the number is \
-         taken for that, no name.",
+        "0 stays root: an attacker who breaks into the process then owns the machine. Only the number 0 \
+         does that, no name.",
         key(
             "uid",
             "4321",
             "a number or a name",
             "The user to become after the addresses are bound, when started as root; it must be able \
              to write to the folder of state_file, which is made for it where it is missing, and to \
-             read static_dir. Started as anybody else, the daemon stays who it is.",
+             read static_dir. Started as another user, the daemon keeps that user.",
+            next_start!(uid),
             |config, text| {
                 config.uid = value::identity(text)?;
                 Ok(())
@@ -229,7 +315,8 @@ pub const KEYS: &[Key] = &[
         "gid",
         "4321",
         "a number or a name",
-        "The group to become, likewise. All other groups are given up.",
+        "The group to become when started as root. All other groups are given up.",
+        next_start!(gid),
         |config, text| {
             config.gid = value::identity(text)?;
             Ok(())
@@ -241,6 +328,7 @@ pub const KEYS: &[Key] = &[
         "a number",
         "How many threads accept and relay connections, each with its share of max_connections. More \
          than there are CPUs costs speed.",
+        next_start!(shards),
         |config, text| {
             let shards = value::count(text)?;
             if limits::SHARDS_MAX < shards {
@@ -255,6 +343,7 @@ pub const KEYS: &[Key] = &[
         "all that the process may use",
         "CPU numbers: `0,2-3`",
         "The CPUs that shards are pinned to, in turn.",
+        next_start!(cpus),
         |config, text| {
             config.cpus = value::cpus(text)?;
             Ok(())
@@ -264,47 +353,47 @@ pub const KEYS: &[Key] = &[
         "timeout_http_request",
         http_request,
         "10s",
-        "For a whole request head, from its first byte: what stops slow-head attacks. 408 past it."
+        "Timeout for a whole request head, from its first byte; it stops slow-head attacks. 408 past it."
     ),
     timeout!(
         "timeout_http_keep_alive",
         http_keep_alive,
         "60s",
-        "For the next request on a connection; then it is closed."
+        "Timeout for the next request on a connection; then the connection is closed."
     ),
     timeout!(
         "timeout_client",
         client,
         "60s",
-        "For a client that should send a body or take an answer and does neither: while bytes move in \
-         one direction, the other may be silent. As long, at most, is read and dropped what a client still \
-         sends that has its last answer."
+        "Timeout for a client that should send a body or take a response and does neither: while bytes move in \
+         one direction, the other may be silent. It also bounds how long bytes are discarded that a client \
+         still sends after its last response."
     ),
     timeout!(
         "timeout_connect",
         connect,
         "5s",
-        "For one connection attempt to a backend (502 past it), and for a place in the queue of one \
-         with max_connections (503 past it)."
+        "Timeout for one connection attempt to a backend (502 past it), and for a place in the queue of a \
+         backend with max_connections (503 past it)."
     ),
     timeout!(
         "timeout_server",
         server,
         "60s",
-        "For a backend that should answer (504 past it), send, or take a body; while bytes move in one \
+        "Timeout for a backend that should respond (504 past it), send, or take a body; while bytes move in one \
          direction, the other may be silent."
     ),
     timeout!(
         "timeout_tunnel",
         tunnel,
         "1h",
-        "For a WebSocket or other tunnel without a byte in either direction."
+        "Timeout for a WebSocket or other tunnel without a byte in either direction."
     ),
     timeout!(
         "timeout_drain",
         drain,
         "30s",
-        "For what is under way when the program is asked to stop; then it is cut off."
+        "Timeout for requests under way when the program is asked to stop; then they are cut off."
     ),
     key(
         "max_connections",
@@ -312,6 +401,7 @@ pub const KEYS: &[Key] = &[
         "a number",
         "Most client connections at a time, of all shards together; more are answered 503. Each may \
          need two descriptors, and bulk transfers two more.",
+        at_once!(max_connections),
         |config, text| {
             config.max_connections = Some(value::count(text)?);
             Ok(())
@@ -323,6 +413,7 @@ pub const KEYS: &[Key] = &[
         "a size (k, m), 1k to 1m",
         "Longest request head; more is refused with 431. A connection needs that much memory only \
          while a head comes in pieces.",
+        at_once!(max_head),
         |config, text| {
             let size = value::size(text)?;
             if !(1024..=1024 * 1024).contains(&size) {
@@ -337,6 +428,7 @@ pub const KEYS: &[Key] = &[
         "10000",
         "a number",
         "Most requests held at a time, all hosts together; more are answered 503.",
+        at_once!(max_held),
         |config, text| {
             config.max_held = value::count(text)?;
             Ok(())
@@ -348,6 +440,7 @@ pub const KEYS: &[Key] = &[
         "a number, or max_held",
         "Most requests held at a time for one client address; more are answered 503. Behind a TLS \
          terminator its address is that of all clients.",
+        at_once!(max_held_per_source),
         |config, text| {
             config.max_held_per_source = match text {
                 "max_held" => None,
@@ -363,6 +456,7 @@ pub const KEYS: &[Key] = &[
         "Most client connections at a time of one client address (of IPv6 one network of 64 bits), all shards \
          together; more are answered 503. Those of `bind_internal` are not counted: behind a TLS \
          terminator all clients have its address.",
+        at_once!(max_connections_per_source),
         |config, text| {
             config.max_connections_per_source = match text {
                 "none" => None,
@@ -377,8 +471,9 @@ pub const KEYS: &[Key] = &[
         "true or false",
         "Whether a client that closes its sending side has left: its request is given up, whatever is \
          being waited for, and the backend's connection closed. A browser that closes a tab does no more. \
-         With false such a client still gets its answer, as scripts with `nc -N` or `socat` want it. A \
+         With false such a client still gets its response, as scripts with `nc -N` or `socat` want it. A \
          reset always counts as leaving. HAProxy calls it `abortonclose`.",
+        at_once!(abort_on_close),
         |config, text| {
             config.abort_on_close = value::truth(text)?;
             Ok(())
@@ -388,8 +483,10 @@ pub const KEYS: &[Key] = &[
         "access_log",
         "off",
         "off, stdout or a path",
-        "Where one JSON line per request goes, when it has ended. The file is opened anew on SIGUSR1. \
-         Lines that can't be written as fast as they come are dropped and counted; no request waits.",
+        "Target of one JSON line per request, written when the request has ended. The file is opened \
+         anew on SIGUSR1. Lines that can't be written as fast as they come are dropped and \
+         counted; no request waits.",
+        at_once!(access_log),
         |config, text| {
             config.access_log = match text {
                 "off" => AccessLog::Off,
@@ -405,6 +502,7 @@ pub const KEYS: &[Key] = &[
         "true or false",
         "Sends an X-Request-Id with each request to its backend, and writes it in the access log: a new \
          one, or on `bind_internal` the one that came with it.",
+        at_once!(request_id),
         |config, text| {
             config.request_id = value::truth(text)?;
             Ok(())
@@ -414,9 +512,10 @@ pub const KEYS: &[Key] = &[
         "via",
         "off",
         "off, or a name: letters, digits, `-`, `.`, `_`, and a port behind it",
-        "Adds a `Via` with this name to each request and each answer that passes, and answers 508 to a \
-         request that carries it already: one that goes round between proxies ends. Each proxy of a \
+        "Adds a `Via` with this name to each request and each response that passes, and replies 508 to a \
+         request that carries it already, so that a loop between proxies ends. Each proxy of a \
          chain needs a name of its own.",
+        at_once!(via),
         |config, text| {
             config.via = match text {
                 "off" => None,
@@ -425,4 +524,17 @@ pub const KEYS: &[Key] = &[
             Ok(())
         },
     ),
+    fleet::FLEET,
+    fleet::ENDPOINTS,
+    fleet::NODE,
+    fleet::URL,
+    fleet::CA,
+    fleet::CERT,
+    fleet::KEY,
+    fleet::USER,
+    fleet::PASSWORD_FILE,
+    fleet::INSECURE,
+    fleet::START,
+    fleet::STALE,
+    fleet::LIMITS,
 ];

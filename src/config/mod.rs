@@ -3,6 +3,7 @@
 //! Pure: text in, [`Config`] or every problem at once out. `keys` is the one table of keys; the
 //! command line, the example file and the manual are made from it.
 
+mod fleet;
 mod keys;
 mod parse;
 mod text;
@@ -17,11 +18,12 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use keys::{KEYS, Key};
+pub use fleet::FleetKeys;
+pub use keys::{InForce, KEYS, Key};
 pub use text::{example_file, manual, manual_page};
 pub use value::{Address, Bind, Identity, Network};
 
-/// Where the management API listens.
+/// Address of the management API.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ManagementAddress {
     /// TCP.
@@ -30,7 +32,7 @@ pub enum ManagementAddress {
     Unix(PathBuf),
 }
 
-/// Where the access log goes.
+/// Target of the access log.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub enum AccessLog {
     /// Nowhere.
@@ -45,19 +47,19 @@ pub enum AccessLog {
 /// HAProxy's names and meanings.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct Timeouts {
-    /// For a whole request head.
+    /// Timeout for a whole request head.
     pub http_request: Duration,
-    /// Between requests of one connection.
+    /// Timeout between two requests of one connection.
     pub http_keep_alive: Duration,
-    /// For a client that should send or take bytes.
+    /// Timeout for a client that should send or take bytes.
     pub client: Duration,
-    /// To connect to a backend, and to wait in its queue.
+    /// Timeout to connect to a backend, and to wait in its queue.
     pub connect: Duration,
-    /// For a backend that should answer, send or take bytes.
+    /// Timeout for a backend that should respond, send or take bytes.
     pub server: Duration,
-    /// For a tunnel without a byte.
+    /// Timeout for a tunnel without a byte.
     pub tunnel: Duration,
-    /// For what is under way when the program is asked to stop.
+    /// Timeout for requests under way when the program is asked to stop.
     pub drain: Duration,
 }
 
@@ -72,7 +74,7 @@ pub struct Config {
     pub bind_tcp: Vec<(Bind, String)>,
     /// TLS by server name.
     pub bind_tls: Vec<Bind>,
-    /// Who may say by the PROXY protocol whose connection it is.
+    /// Networks whose PROXY protocol headers are believed.
     pub trusted_sources: Vec<Network>,
     /// The management API.
     pub bind_management: Vec<ManagementAddress>,
@@ -84,13 +86,13 @@ pub struct Config {
     pub state_file: PathBuf,
     /// Pages that add to or override the built-in ones.
     pub static_dir: PathBuf,
-    /// Who to become.
+    /// User to become.
     pub uid: Identity,
-    /// Who to become.
+    /// Group to become.
     pub gid: Identity,
     /// How many shards; one per CPU when `None`.
     pub shards: Option<usize>,
-    /// Which CPUs; all allowed ones when empty.
+    /// CPUs of the shards; all allowed ones when empty.
     pub cpus: Vec<usize>,
     /// All timeouts.
     pub timeouts: Timeouts,
@@ -106,12 +108,14 @@ pub struct Config {
     pub max_connections_per_source: Option<NonZeroU32>,
     /// The access log.
     pub access_log: AccessLog,
-    /// Requests go on with an `X-Request-Id`.
+    /// Whether requests go on with an `X-Request-Id`.
     pub request_id: bool,
-    /// A client that closes its sending side has left.
+    /// Whether a client that closes its sending side has left.
     pub abort_on_close: bool,
-    /// The name of this proxy in Via, if it is to be said.
+    /// The name of this proxy in Via; none is sent when `None`.
     pub via: Option<String>,
+    /// The fleet, if any.
+    pub fleet: FleetKeys,
 }
 
 /// One thing wrong with the configuration, in one line.
@@ -119,7 +123,7 @@ pub struct Config {
 pub struct ConfigError {
     /// `FILE:LINE` or `-o key=value`.
     pub place: String,
-    /// What was found and what was expected.
+    /// Sentence that says what was found and what was expected.
     pub problem: String,
 }
 
@@ -171,12 +175,24 @@ impl Default for Config {
             request_id: false,
             abort_on_close: true,
             via: None,
+            fleet: FleetKeys::default(),
         }
     }
 }
 
 impl Config {
-    /// Reads a file's text, if any (its path is for messages), and `-o` settings, which win over it.
+    /// Takes the values of `new` for all keys that are in force at once. Returns the result, and
+    /// the changed keys that wait for the next start.
+    pub fn reloaded(&self, new: &Config) -> (Config, Vec<&'static str>) {
+        let mut config = self.clone();
+        KEYS.iter().filter(|key| key.is_at_once()).for_each(|key| key.copy(new, &mut config));
+        let later = KEYS.iter().filter(|key| !key.is_same(&config, new));
+        let later = later.map(|key| key.name).collect();
+        (config, later)
+    }
+
+    /// Reads a file's text, if any (its path is for messages), and `-o` settings, which win over
+    /// it.
     pub fn build(
         file: Option<(&str, &str)>,
         overrides: &[String],
@@ -191,6 +207,7 @@ impl Config {
         config.check_management(&mut problems, place);
         config.check_twice(&mut problems, place);
         config.check_sources(&mut problems, place);
+        config.fleet.check(&mut problems, place);
         if problems.is_empty() { Ok(config) } else { Err(problems) }
     }
 
@@ -226,7 +243,8 @@ impl Config {
         bind.chain(internal).chain(tcp).chain(tls)
     }
 
-    /// Whoever may send the PROXY protocol may claim to be anybody: that is said, not guessed.
+    /// Checks that trusted sources are named: a sender of the PROXY protocol can claim to be any
+    /// client.
     fn check_sources(&self, problems: &mut Vec<ConfigError>, place: impl Fn(&str, &str) -> String) {
         let mut binds = self.binds();
         if let Some((key, bind)) = binds.find(|(_, bind)| bind.accept_proxy)

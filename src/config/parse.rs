@@ -49,7 +49,8 @@ pub(super) fn settings(
     settings
 }
 
-/// Where `key` was given this value (or where at all, or else just the key): for messages.
+/// File and line in which `key` was given this value, for messages; else any line of the key, else
+/// the key alone.
 pub(super) fn place(settings: &[Setting], key: &str, value: &str) -> String {
     let of_key = || settings.iter().rev().filter(|setting| setting.key == key);
     let exact = of_key().find(|setting| setting.value.split_whitespace().next() == Some(value));

@@ -1,4 +1,4 @@
-//! What is accepted, what is refused, and that the message names place, key, found and expected.
+//! Accepted and refused settings; a message names place, key, found and expected.
 
 use super::*;
 
@@ -134,7 +134,8 @@ fn sources_are_networks() {
     assert!(all.trusted_sources[0].contains("203.0.113.9".parse().expect("an address")));
 }
 
-/// Compares a generated file with what is in the repository; `MANTRID_BLESS=1 cargo test` writes it.
+/// Compares a generated file with what is in the repository; `MANTRID_BLESS=1 cargo test` writes
+/// it.
 #[track_caller]
 fn up_to_date(path: &str, generated: &str) {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(path);

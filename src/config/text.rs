@@ -1,4 +1,4 @@
-//! What is made from the table of keys: the example file and the manual. Both lie in the repository,
+//! Texts made from the table of keys: the example file and the manual. Both lie in the repository,
 //! and a test compares them.
 
 use std::fmt::Write as _;
@@ -42,13 +42,18 @@ pub fn manual() -> String {
          keys and wins over the file; for a repeatable key, what is given with `-o` takes the place of\n\
          all that the file has. Durations are whole numbers with a unit: `ms`, `s`, `m` or `h`; sizes\n\
          are bytes, or end in `k` or `m`.\n\n\
-         `mantrid --check` tells all that is wrong at once, each with file and line.\n\n\
-         | key | default |\n| --- | --- |\n",
+         `mantrid --check` tells all that is wrong at once, each with file and line; what a start\n\
+         would stop at makes the exit code 1. Ports and sockets of a daemon that runs on the same\n\
+         `state_file` count as free. SIGHUP has the file read again: the column *in force* says\n\
+         which keys then change at once; for the others the log names the keys that wait for the\n\
+         next start or upgrade (SIGUSR2).\n\n\
+         | key | default | in force |\n| --- | --- | --- |\n",
     );
     for key in KEYS {
         let anchor = key.name;
         let again = if key.repeatable { " (repeatable)" } else { "" };
-        let _ = writeln!(out, "| [`{anchor}`](#{anchor}){again} | {} |", key.default);
+        let _ =
+            writeln!(out, "| [`{anchor}`](#{anchor}){again} | {} | {} |", key.default, key.when());
     }
     for key in KEYS {
         let _ = write!(out, "\n## `{}`\n\n", key.name);
@@ -58,7 +63,8 @@ pub fn manual() -> String {
             paragraph(&format!("**Beware:** {}", lower_first(danger)), "", &mut out);
         }
         let again = if key.repeatable { " (repeatable)" } else { "" };
-        let _ = write!(out, "\nTakes {}{again}. Default: {}.\n", key.takes, key.default);
+        let _ = write!(out, "\nTakes {}{again}. Default: {}.", key.takes, key.default);
+        let _ = writeln!(out, " A change is in force {}.", key.when());
     }
     out
 }
@@ -90,7 +96,7 @@ pub fn manual_page() -> String {
             italic("Takes "),
             roman(format!("{}{again}. ", key.takes)),
             italic("Default: "),
-            roman(format!("{}.", key.default)),
+            roman(format!("{}. A change is in force {}.", key.default, key.when())),
         ]);
     }
     page.render()

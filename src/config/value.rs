@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::limits;
 
-/// Where to listen.
+/// Address to listen on.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Address {
     /// `*:PORT`: every address, IPv6 and IPv4.
@@ -39,14 +39,14 @@ impl fmt::Display for Address {
     }
 }
 
-/// Where to listen, and who says whose connections these are.
+/// Address for clients, with the flags behind it.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct Bind {
-    /// Where.
+    /// Address to listen on.
     pub address: Address,
-    /// Each connection begins with a header of the PROXY protocol.
+    /// Whether each connection begins with a header of the PROXY protocol.
     pub accept_proxy: bool,
-    /// Clients speak TLS to whatever is in front.
+    /// Whether clients speak TLS to the load balancer in front.
     pub https: bool,
 }
 
@@ -73,9 +73,9 @@ impl Network {
 /// A user or group.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Identity {
-    /// By number; 0 only where the operator wrote it.
+    /// A number; 0 only where the operator wrote it.
     Id(u32),
-    /// By name.
+    /// A name.
     Name(String),
 }
 
@@ -100,7 +100,9 @@ pub(super) fn address(text: &str) -> Result<Address, String> {
         let colon = text.rfind(':').filter(|at| text[*at..].find(']').is_none());
         match colon {
             None => format!("{text:?} has no port: {expected}"),
-            Some(_) => format!("{text:?} is not an address with a port: {expected}; host names are not looked up here"),
+            Some(_) => format!(
+                "{text:?} is not an address with a port: {expected}; host names are not looked up here"
+            ),
         }
     })
 }

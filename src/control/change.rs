@@ -36,6 +36,8 @@ pub(super) struct Change {
     pub(super) if_match: Option<String>,
     /// Whether the change is only checked.
     pub(super) dry_run: bool,
+    /// In a fleet: all nodes are to say when they have it.
+    pub(super) everywhere: bool,
 }
 
 impl Change {
@@ -72,6 +74,8 @@ pub(super) enum Refused {
     Precondition(Tag),
     /// The change could not be written to disk.
     NotWritten(String),
+    /// It could not be made the fleet's.
+    Fleet(super::fleet::Trouble),
     /// The daemon is stopping.
     Stopping,
 }

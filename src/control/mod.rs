@@ -10,8 +10,10 @@
 mod api;
 mod change;
 mod dashboard;
+mod drained;
 mod elder;
 mod events;
+mod fleet;
 mod health;
 mod heart;
 mod held;
@@ -35,11 +37,12 @@ use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use crate::http::Pages;
 use crate::limits;
 use crate::link::{ControlEnd, Part, Published, Tag, TaggedTable};
-use crate::state::Totals;
+use crate::state::{Membership, Totals};
 use crate::table::Names;
 use api::{Api, Sources, Taking};
 use elder::Elder;
 use events::{EventBus, health_event};
+use fleet::Fleet;
 use health::{Health, Prober};
 use heart::{Heart, Last};
 use held::{Bounds, Held, HoldScheduler};
@@ -51,6 +54,7 @@ use wake::{Wake, WakeMemory};
 use writer::{Orders, Wiring, Writer};
 
 pub(crate) use api::{Management, Token};
+pub(crate) use fleet::{EtcdAccess, Settings as FleetSettings};
 
 /// A host's name and its sums.
 pub(crate) type Counted = (String, Totals);
@@ -75,8 +79,11 @@ pub(crate) struct Loaded {
 
 /// The part of what was loaded that stays with control.
 pub(crate) struct Rest {
-    names: Names,
+    names: SharedNames,
     stats: Vec<Counted>,
+    /// The fleet that the table is of, as far as the files say.
+    fleet: Option<Membership>,
+    joined: Option<fleet::Joined>,
     /// The store; `None` where the files were only looked at.
     store: Option<Store>,
 }
@@ -86,6 +93,11 @@ pub(crate) fn look(files: &Files) -> Result<Loaded, String> {
     let mut names = Names::default();
     let state = Store::read(&files.state, &mut names)?;
     Ok(loaded(files, names, state, None))
+}
+
+/// The process id of the daemon that runs on these files, if one does.
+pub(crate) fn running(files: &Files) -> Option<String> {
+    Store::holder(&files.state)
 }
 
 /// Reads the table and the pages, and locks the state files: no other process may write them from
@@ -102,8 +114,29 @@ fn loaded(files: &Files, names: Names, state: store::StoredState, store: Option<
     warnings.extend(problems);
     let tag = Tag::of_start(store.as_ref().map_or(0, Store::sequence));
     let table = TaggedTable { table: state.snapshot, tag };
-    let rest = Rest { names, stats: state.stats, store };
+    let names = Arc::new(Mutex::new(names));
+    let rest = Rest { names, stats: state.stats, fleet: state.fleet, joined: None, store };
     Loaded { table, pages, warnings, rest }
+}
+
+/// Brings the table together with that of the fleet, before the first request. Its tag is the same
+/// on each node from here on.
+pub(crate) async fn join(
+    settings: FleetSettings,
+    files: &Files,
+    loaded: &mut Loaded,
+) -> Result<(), String> {
+    let Loaded { table, rest, .. } = loaded;
+    let own = fleet::Own { snapshot: &mut table.table, rest, state_file: &files.state };
+    let joined = fleet::start(settings, own).await?;
+    loaded.table.tag = joined.tag();
+    loaded.rest.joined = Some(joined);
+    Ok(())
+}
+
+/// Asks each member of a fleet's etcd cluster how it is: what it says, or what is wrong.
+pub(crate) async fn try_fleet(settings: &FleetSettings) -> Vec<Result<String, String>> {
+    fleet::try_members(settings).await
 }
 
 /// Names of backends: made where rules are read, looked up by the resolver.
@@ -134,6 +167,7 @@ pub(crate) struct Control {
     writer: Writer,
     api: Arc<Api>,
     taking: watch::Sender<Taking>,
+    tasks: Option<Box<fleet::Tasks>>,
 }
 
 /// Access of the daemon, which passes on what its operator wants.
@@ -154,6 +188,7 @@ pub(crate) struct Handle {
     elder: Elder,
     runtime: tokio::runtime::Handle,
     api: Arc<Api>,
+    fleet: Option<Fleet>,
 }
 
 impl Handle {
@@ -176,6 +211,9 @@ impl Handle {
     /// the next ones wait.
     pub(crate) async fn release(&self) {
         self.taking.send_replace(Taking::Paused);
+        if let Some(fleet) = &self.fleet {
+            fleet.set_quiet(true);
+        }
         // A reader of events, say, never ends.
         let all = self.places.acquire_many(self.places_max as u32);
         let _ = tokio::time::timeout(limits::MANAGEMENT_PAUSE, all).await;
@@ -185,6 +223,9 @@ impl Handle {
     /// Goes on: the other process did not take over.
     pub(crate) async fn resume(&self) {
         self.orders.resume().await;
+        if let Some(fleet) = &self.fleet {
+            fleet.set_quiet(false);
+        }
         self.wake.resume();
         self.taking.send_replace(Taking::Yes);
     }
@@ -205,14 +246,18 @@ impl Handle {
     }
 
     /// Sets how many requests may be held, in all and of one source.
-    pub(crate) fn bound_held(&self, (total, per_source): (usize, usize)) {
-        self.held.set_bounds(Bounds { total, per_source });
+    pub(crate) fn bound_held(&self, held_max: (usize, usize)) {
+        self.held.set_bounds(bounds(held_max));
     }
 
     /// Has the pages read again now.
     pub(crate) fn read_pages(&self) {
         self.pages.notify_one();
     }
+}
+
+fn bounds((total, per_source): (usize, usize)) -> Bounds {
+    Bounds { total, per_source }
 }
 
 impl Control {
@@ -225,10 +270,12 @@ impl Control {
         access: Access,
     ) -> Result<Control, String> {
         let store = rest.store.ok_or("the state file was only looked at")?;
-        let names: SharedNames = Arc::new(Mutex::new(rest.names));
+        let names = rest.names;
         let table = published.table_full();
         let statistics = Statistics::new(shards.clone(), &table, &rest.stats);
         let statistics = Arc::new(Mutex::new(statistics));
+        let of_fleet = rest.joined.as_ref().map(fleet::Joined::parts);
+        let fleet = of_fleet.as_ref().map(|of| of.fleet.clone());
         let health = Health::new(&table);
         let resolver = Resolver::new(names.clone(), access.lookups_max);
         let prober = Prober::new(
@@ -239,8 +286,7 @@ impl Control {
             resolver.lookups(),
         );
         let prober = prober.map_err(|error| format!("can't hear of failed backends: {error}"))?;
-        let (total, per_source) = access.held_max;
-        let held = Held::new(Bounds { total, per_source }, published.clone(), shards.clone());
+        let held = Held::new(bounds(access.held_max), published.clone(), shards.clone());
         let scheduler = HoldScheduler::new(held.clone())
             .map_err(|error| format!("can't hear of held requests: {error}"))?;
         let (happened, happenings) = mpsc::unbounded_channel();
@@ -255,11 +301,13 @@ impl Control {
             shards: shards.clone(),
             published: published.clone(),
             happened,
+            fleet: of_fleet,
         });
         let writer = writer.map_err(|error| format!("no thread for the writer: {error}"))?;
         let events = EventBus::new();
         let api = Arc::new(Api::new(
             Sources {
+                fleet: fleet.clone(),
                 orders: writer.orders(),
                 names,
                 lookups: resolver.lookups(),
@@ -273,7 +321,8 @@ impl Control {
             access.token,
             access.connections_max,
         ));
-        let wake = Wake::new(events.clone(), held.clone(), told);
+        let tasks = rest.joined.map(|joined| fleet_tasks(joined, &api, &writer, &held));
+        let wake = Wake::new(events.clone(), held.clone(), told, fleet);
         let heart = Heart {
             events,
             statistics,
@@ -284,11 +333,10 @@ impl Control {
             wake: wake.clone(),
             last: Last::default(),
         };
-        let pages = PageFolder::new(files.pages, published);
         let (taking, _) = watch::channel(Taking::Yes);
         Ok(Control {
             resolver,
-            pages,
+            pages: PageFolder::new(files.pages, published),
             health,
             prober,
             heart,
@@ -298,6 +346,7 @@ impl Control {
             writer,
             api,
             taking,
+            tasks,
         })
     }
 
@@ -319,6 +368,7 @@ impl Control {
             elder: self.api.elder.clone(),
             runtime: tokio::runtime::Handle::current(),
             api: self.api.clone(),
+            fleet: self.api.sources.fleet.clone(),
         }
     }
 
@@ -331,9 +381,16 @@ impl Control {
     /// Runs until it is dropped. Management is served from the first poll on.
     pub(crate) async fn run(&mut self, management: Vec<Management>) -> Infallible {
         let events = self.api.sources.events.clone();
+        let tasks = async {
+            match &mut self.tasks {
+                Some(tasks) => tasks.run().await,
+                None => std::future::pending().await,
+            }
+        };
         let together = self.api.sources.shards.together.clone();
         let beat = &together.beat;
         tokio::select! {
+            never = tasks => never,
             never = beat.of(Part::Names, self.resolver.run()) => never,
             never = beat.of(Part::Pages, self.pages.run()) => never,
             never = beat.of(Part::Probes, self.prober.run(|change| {
@@ -359,6 +416,26 @@ impl Control {
 
     /// Writes to disk what is not there yet, and ends.
     pub(crate) async fn finish(self) {
+        if let Some(fleet) = &self.api.sources.fleet {
+            fleet.finish().await;
+        }
         self.writer.finish().await;
     }
+}
+
+fn fleet_tasks(
+    joined: fleet::Joined,
+    api: &Api,
+    writer: &Writer,
+    held: &Held,
+) -> Box<fleet::Tasks> {
+    let sources = &api.sources;
+    let around = fleet::Around {
+        shards: sources.shards.clone(),
+        elder: api.elder.clone(),
+        events: sources.events.clone(),
+        held: held.clone(),
+    };
+    let (published, names) = (sources.published.clone(), sources.names.clone());
+    Box::new(fleet::Tasks::new(joined, published, names, writer.orders(), around))
 }

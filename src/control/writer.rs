@@ -6,6 +6,8 @@
 //! The writer has a thread of its own because it waits for the disk; the API, probes and lookups go
 //! on meanwhile.
 
+mod copy;
+
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -18,6 +20,7 @@ use tracing::{error, info, warn};
 
 use super::Counted;
 use super::change::{Change, Done, Happened, Refused, RuleChange};
+use super::fleet::{Brought, Fleet, OfFleet};
 use super::held::Held;
 use super::loops;
 use super::statistics::{self, SharedStatistics};
@@ -27,6 +30,7 @@ use crate::limits;
 use crate::link::{ByKey, ControlEnd, KeySet, Published, Tag, TaggedTable};
 use crate::state::Totals;
 use crate::table::{Action, Rule, Snapshot, edit_canonical};
+use copy::TableCopy;
 
 /// An order to the writer.
 pub(super) enum Order {
@@ -45,17 +49,23 @@ pub(super) enum Order {
     CountedSince(oneshot::Sender<Vec<Counted>>),
     /// Add these sums of another process, counted after its state was ours.
     Add(Vec<Counted>),
+    /// Take what the fleet has brought.
+    Fleet(Box<Brought>),
     /// Save all, and end.
     Finish,
 }
 
 /// Access to the writer.
 #[derive(Clone)]
-pub(super) struct Orders(mpsc::Sender<Order>);
+pub(super) struct Orders(mpsc::Sender<Order>, Option<Fleet>);
 
 impl Orders {
     /// Waits until the change is in force, or refused.
     pub(super) async fn change(&self, change: Change) -> Result<Done, Refused> {
+        if let Some(fleet) = self.1.as_ref().filter(|fleet| fleet.is_in()) {
+            let ask = change.everywhere;
+            return fleet.change(change, ask).await;
+        }
         let (answer, answered) = oneshot::channel();
         let sent = self.0.send(Order::Change(change, answer)).await;
         sent.map_err(|_| Refused::Stopping)?;
@@ -91,6 +101,18 @@ impl Orders {
         let _ = self.0.blocking_send(Order::Add(counted));
     }
 
+    /// Makes a single node of this one.
+    pub(super) async fn leave_fleet(&self) {
+        let (done, left) = oneshot::channel();
+        self.bring(Brought::Leave(done)).await;
+        let _ = left.await;
+    }
+
+    /// Hands on what the fleet has brought.
+    pub(super) async fn bring(&self, brought: Brought) {
+        let _ = self.0.send(Order::Fleet(Box::new(brought))).await;
+    }
+
     async fn finish(&self) {
         let _ = self.0.send(Order::Finish).await;
     }
@@ -114,12 +136,15 @@ pub(super) struct Wiring {
     pub(super) published: Arc<Published>,
     /// Receiver of the changes that are in force.
     pub(super) happened: mpsc::UnboundedSender<Happened>,
+    /// The fleet that the table is of.
+    pub(super) fleet: Option<OfFleet>,
 }
 
 impl Writer {
-    pub(super) fn start(wiring: Wiring) -> std::io::Result<Writer> {
+    pub(super) fn start(mut wiring: Wiring) -> std::io::Result<Writer> {
         let (orders, incoming) = mpsc::channel(limits::CHANGES_WAITING_MAX);
-        let orders = Orders(orders);
+        let copy = wiring.fleet.take().map(|fleet| Box::new(TableCopy::new(fleet)));
+        let orders = Orders(orders, copy.as_ref().map(|copy| copy.fleet.clone()));
         let writing = Writing {
             wiring,
             incoming,
@@ -128,6 +153,7 @@ impl Writer {
             folding: false,
             released: None,
             next_rewrite: None,
+            copy,
         };
         let thread = std::thread::Builder::new().name("writer".to_owned());
         let thread = thread.spawn(move || writing.run())?;
@@ -160,17 +186,19 @@ struct Writing {
     released: Option<Released>,
     /// Time to try a rewrite again after one failed.
     next_rewrite: Option<Instant>,
+    /// In a fleet.
+    copy: Option<Box<TableCopy>>,
 }
 
 /// The sums of each host when the state file was let go of.
 type Released = ByKey<Totals>;
 
-type Asked = (Change, oneshot::Sender<Result<Done, Refused>>);
+pub(super) type Asked = (Change, oneshot::Sender<Result<Done, Refused>>);
 
 /// A change with the table before and after it.
-struct Made {
-    asked: Asked,
-    before: TaggedTable,
+pub(super) struct Made {
+    pub(super) asked: Asked,
+    pub(super) before: TaggedTable,
     after: TaggedTable,
 }
 
@@ -183,14 +211,14 @@ impl Made {
 }
 
 /// A batch that was tried, and is not yet on disk.
-struct Tried {
-    accepted: Vec<Made>,
-    refused: Vec<(Asked, Refused)>,
+pub(super) struct Tried {
+    pub(super) accepted: Vec<Made>,
+    pub(super) refused: Vec<(Asked, Refused)>,
 }
 
 /// Tries each change on the table that those before it left. A change that is only checked is
 /// answered.
-fn try_all(batch: Vec<Asked>, start: &TaggedTable) -> Tried {
+pub(super) fn try_all(batch: Vec<Asked>, start: &TaggedTable) -> Tried {
     let mut now = start.clone();
     let mut tried = Tried { accepted: Vec::new(), refused: Vec::new() };
     for (change, answer) in batch {
@@ -242,6 +270,7 @@ impl Writing {
                         let table = self.wiring.published.table_full();
                         statistics::lock(&self.wiring.statistics).add_counts(&table, &counted);
                     }
+                    Order::Fleet(brought) => self.take_brought(*brought),
                     Order::Finish => {
                         self.change(batch);
                         return self.finish();
@@ -275,10 +304,14 @@ impl Writing {
             return refuse_all(batch, "another process is taking over: ask again");
         }
         if let Err(reason) = self.be_writable(&start) {
+            self.tell_trouble();
             return refuse_all(batch, &reason);
         }
         let Tried { mut accepted, refused } = try_all(batch, &start);
-        let last = match self.commit(&accepted) {
+        let outcome = self.commit(&accepted);
+        // A client that has read the answer finds `/healthz` and `/metrics` in agreement with it.
+        self.tell_trouble();
+        let last = match outcome {
             Ok(last) => last,
             Err(error) => {
                 let reason = error.to_string();
@@ -412,7 +445,15 @@ impl Writing {
     }
 
     fn write_anew(&mut self, current: &TaggedTable, saved: Vec<Counted>) -> Result<(), String> {
-        self.wiring.store.rewrite(&current.table, saved).map_err(|error| error.to_string())
+        let membership = self.copy.as_ref().map(|copy| copy.membership.clone());
+        self.wiring.store.set_fleet(membership);
+        let written = self.wiring.store.rewrite(&current.table, saved);
+        if written.is_ok()
+            && let Some(copy) = &mut self.copy
+        {
+            copy.is_kept();
+        }
+        written.map_err(|error| error.to_string())
     }
 
     fn save(&mut self) {
@@ -423,6 +464,7 @@ impl Writing {
         if self.be_writable(&current).is_err() {
             return;
         }
+        self.keep();
         let unsaved = statistics::lock(&self.wiring.statistics).take_unsaved(&current.table);
         // After a failure a save is tried even with nothing to save: it shows that the trouble is
         // over.
@@ -514,6 +556,7 @@ impl Writing {
                 }
                 Some(Order::Release(done)) => drop(done.send(())),
                 Some(Order::CountedSince(answer)) => drop(answer.send(Vec::new())),
+                Some(Order::Fleet(brought)) => drop(brought),
                 Some(Order::Save | Order::Resume | Order::Add(_) | Order::Finish) => {}
                 None => return Released::default(),
             }
@@ -562,7 +605,7 @@ fn attempt(change: &Change, now: &TaggedTable) -> Result<Snapshot, Refused> {
     edit_canonical(from, &change.edits).map_err(Refused::Edit)
 }
 
-fn reply(
+pub(super) fn reply(
     change: &Change,
     answer: oneshot::Sender<Result<Done, Refused>>,
     outcome: Result<Done, Refused>,
@@ -572,6 +615,7 @@ fn reply(
         Err(Refused::Edit(error)) => audit_refused(change, error.code()),
         Err(Refused::Precondition(tag)) => audit(change, *tag, "precondition_failed"),
         Err(Refused::NotWritten(_)) => audit_refused(change, "state_not_written"),
+        Err(Refused::Fleet(trouble)) => audit_refused(change, trouble.code()),
         Err(Refused::Stopping) => audit_refused(change, "stopping"),
     }
     let _ = answer.send(outcome);

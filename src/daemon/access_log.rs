@@ -1,7 +1,7 @@
-//! The writer of the access log: a thread that takes away what the shards wrote, ten times a second, and puts
-//! it in the file. Whatever the disk does, no shard waits for it: pages that fill up meanwhile drop lines. Nor
-//! does control: a pipe is opened without waiting for a reader, and at the end the thread is left behind if it
-//! hangs.
+//! The writer of the access log: a thread that takes away what the shards wrote, ten times a
+//! second, and puts it in the file. Whatever the disk does, no shard waits for it: pages that fill
+//! up meanwhile drop lines. Nor does control: a pipe is opened without waiting for a reader, and at
+//! the end the thread is left behind if it hangs.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -20,7 +20,7 @@ use crate::config::AccessLog;
 use crate::limits;
 use crate::link::SharedLimits;
 
-/// What the writer is told.
+/// Order to the writer of the log.
 enum Order {
     /// The file was moved away: one of its name is to be made.
     Reopen,
@@ -55,7 +55,7 @@ fn open_file(path: &Path, create: bool) -> io::Result<File> {
     options.append(true).read(is_pipe).create(create).mode(0o640).custom_flags(flags).open(path)
 }
 
-/// Whether it could be opened, without making it.
+/// Checks whether the file could be opened, without making it.
 pub(super) fn check(log: &AccessLog) -> Result<(), String> {
     let AccessLog::File(path) = log else { return Ok(()) };
     let outcome = if path.exists() {
@@ -100,7 +100,7 @@ impl LogWriter {
         Ok(())
     }
 
-    /// Writes what is left, as far as that goes: whoever should read it may never do so.
+    /// Writes what is left, as far as that goes: its reader may never do so.
     pub(super) fn finish(self) {
         let _ = self.orders.send(Order::Finish);
         if self.ended.recv_timeout(limits::STOP_TIME) == Err(RecvTimeoutError::Timeout) {
@@ -197,8 +197,8 @@ impl Writing {
 }
 
 /// Writes all of it, or says how many bytes are left. A pipe that is full is waited for as long as
-/// somebody reads: also one that was given to us as standard output, where a write would wait for
-/// ever.
+/// a reader takes lines: also one that was given to us as standard output, where a write would wait
+/// for ever.
 fn put(mut output: &File, bytes: &[u8]) -> Result<(), (io::Error, usize)> {
     let is_file = output.metadata().is_ok_and(|found| found.is_file());
     let mut rest = bytes;

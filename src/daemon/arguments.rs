@@ -23,20 +23,26 @@ pub(super) struct Arguments {
     /// Serve a playground on loopback: two backends, a few rules, and what to try
     #[arg(long, conflicts_with = "check")]
     pub(super) demo: bool,
+    /// With --demo: three nodes of a fleet, with etcd, where that is installed
+    #[arg(long, requires = "demo")]
+    pub(super) fleet: bool,
     /// Print the manual page and end
     #[arg(long, hide = true)]
     pub(super) man: bool,
     /// Print that of the configuration file
     #[arg(long, hide = true)]
     pub(super) man_conf: bool,
+    /// In a fleet: give this node's own table up for the fleet's; it is kept beside the state file
+    #[arg(long)]
+    pub(super) adopt: bool,
     /// Log more
     #[arg(long)]
     pub(super) debug: bool,
 }
 
-/// What to do after reading the command line.
+/// Work that the command line asks for.
 pub(super) enum Asked {
-    /// To run with these.
+    /// Run with these arguments.
     Run(Arguments),
     /// `--help` and `--version`: to print this and end well.
     Print(String),
@@ -97,7 +103,8 @@ Files:
 Signals:
   TERM, INT    finish what is under way, for at most timeout_drain, and end; the second: at once
   HUP          read the configuration and the pages again; where the program itself has been replaced,
-               start the new one, as USR2 does
+               start the new one, as USR2 does. The keys{AT_ONCE}
+               are in force at once, all others at the next start
   USR1         open the access log anew
   USR2         start the program anew; it takes over sockets, held requests and idle connections, and
                this one finishes what is under way
@@ -110,11 +117,26 @@ Exit codes:
 Keys of the configuration, with their defaults (docs/configuration.md explains them):
 ",
     );
+    text = text.replace("{AT_ONCE}", &keys_at_once());
     let width = KEYS.iter().map(|key| key.name.len()).max().unwrap_or_default();
     for key in KEYS {
         let _ = writeln!(text, "  {:<width$}  {}", key.name, key.default);
     }
     text
+}
+
+/// The keys that HUP puts in force, in lines below the text of the signal.
+fn keys_at_once() -> String {
+    let mut text = String::new();
+    let mut line = format!("\n{:15}", "");
+    for key in KEYS.iter().filter(|key| key.is_at_once()) {
+        if 95 < line.len() + key.name.len() {
+            text += line.trim_end();
+            line = format!("\n{:15}", "");
+        }
+        line = line + key.name + ", ";
+    }
+    (text + &line).trim_end_matches(", ").to_owned()
 }
 
 #[cfg(test)]
@@ -134,6 +156,15 @@ mod tests {
         assert!(!line.contains('\n'), "{line:?}");
         assert!(line.starts_with("unexpected argument '--chek' found"), "{line:?}");
         assert!(line.contains("--check"), "{line:?}");
+    }
+
+    #[test]
+    fn help_says_which_keys_hup_puts_in_force() {
+        let help = Arguments::command().render_long_help().to_string();
+        let (_, list) = help.split_once("as USR2 does. The keys").expect("the signal");
+        let (list, _) = list.split_once("are in force at once").expect("the end of the keys");
+        let at_once = KEYS.iter().filter(|key| key.is_at_once()).map(|key| key.name);
+        assert!(at_once.eq(list.split([',', ' ', '\n']).filter(|word| !word.is_empty())), "{list}");
     }
 
     #[test]

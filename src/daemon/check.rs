@@ -1,12 +1,13 @@
-//! `--check`: would it start? One line a problem, without taking a port or serving.
+//! `--check`: would it start? One line a problem, without listening or serving.
 
 use std::path::Path;
 use std::process::ExitCode;
 
+use super::inherited::InheritedSockets;
 use super::log::{counted, say};
 use super::resources::Resources;
 use super::{listen, management, privileges};
-use crate::config::{Config, ManagementAddress};
+use crate::config::Config;
 use crate::control;
 use crate::table::host;
 
@@ -27,17 +28,33 @@ pub(super) fn run(config: &Config) -> ExitCode {
         }
         Err(found) => problems.extend(found),
     }
-    problems.extend(listen::check(config));
+    let runs = control::running(&super::files(config));
+    if let Some(pid) = &runs {
+        say(&format!("mantrid (pid {pid}) runs on this state: what it listens on counts as free"));
+    }
+    let given = InheritedSockets::by_systemd().unwrap_or_else(|problem| {
+        problems.push(problem);
+        InheritedSockets::default()
+    });
+    problems.extend(listen::check(config, &given, runs.as_deref()));
     problems.extend(management::token(config, None).err());
     problems.extend(hosts(config));
-    problems.extend(long_paths(config));
-    // From here on as the daemon's user: whether he may read the files and use io_uring is the
-    // question.
+    problems.extend(try_fleet(config));
+    // Once rights are dropped it is the daemon's user who must be allowed to read the files and to
+    // use io_uring.
+    let mut makes_folder = false;
     match privileges::find(config) {
-        Ok(target) => problems.extend(privileges::drop_to(target, false).err()),
+        Ok(target) => {
+            problems.extend(management::check_unix(config, target, &given, runs.is_some()));
+            match privileges::would_make_folder(&config.state_file, target) {
+                Ok(would) => makes_folder = would,
+                Err(problem) => problems.push(problem),
+            }
+            problems.extend(privileges::drop_to(target, false).err());
+        }
         Err(found) => problems.extend(found),
     }
-    later(config, &problems).iter().for_each(&mut warn);
+    later(config, &problems, makes_folder).iter().for_each(&mut warn);
     problems.extend(super::access_log::check(&config.access_log).err());
     problems.extend(crate::ring::probe().err());
     match control::look(&super::files(config)) {
@@ -66,8 +83,8 @@ fn verdict(errors: usize, warnings: usize) -> String {
     }
 }
 
-/// What the daemon's user, who we are now, will miss: none of it stops a start.
-fn later(config: &Config, problems: &[String]) -> Vec<String> {
+/// Warns of what the daemon's user, which this process is now, will miss: none of it stops a start.
+fn later(config: &Config, problems: &[String], makes_folder: bool) -> Vec<String> {
     let user = nix::unistd::geteuid();
     let mut warnings = Vec::new();
     if let Some(path) = &config.management_token_file
@@ -84,18 +101,22 @@ fn later(config: &Config, problems: &[String]) -> Vec<String> {
     if *pages != Config::default().static_dir && !pages.is_dir() {
         warnings.push(format!("static_dir = {}: there is no such folder", pages.display()));
     }
-    warnings.extend(unwritable(config));
+    if !problems.iter().any(|problem| problem.starts_with("state_file")) {
+        warnings.extend(unwritable(config, makes_folder));
+    }
     warnings
 }
 
-/// Why the state could not be written: the folder that is there, or would have to be made.
-fn unwritable(config: &Config) -> Option<String> {
+/// Why the state could not be written: the folder that is there, or would have to be made. One that
+/// the start makes as root, and gives away, only has to be within reach.
+fn unwritable(config: &Config, makes_folder: bool) -> Option<String> {
     use rustix::fs::{Access, AtFlags, CWD, accessat};
     let file = &config.state_file;
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
     let folder = folder.unwrap_or(Path::new("."));
     let there = folder.ancestors().find(|folder| folder.exists())?;
-    let may = accessat(CWD, there, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS);
+    let write = if makes_folder { Access::empty() } else { Access::WRITE_OK };
+    let may = accessat(CWD, there, write | Access::EXEC_OK, AtFlags::EACCESS);
     let (user, error) = (nix::unistd::geteuid(), may.err()?);
     Some(format!(
         "state_file = {}: uid {user} can't write to {}: {error}: changes would get 507; make the folder and \
@@ -105,17 +126,26 @@ fn unwritable(config: &Config) -> Option<String> {
     ))
 }
 
-/// Unix sockets whose path the kernel has no room for.
-fn long_paths(config: &Config) -> Vec<String> {
-    let paths = config.bind_management.iter().filter_map(|address| match address {
-        ManagementAddress::Unix(path) => Some(path),
-        ManagementAddress::Tcp(_) => None,
-    });
-    let wrong = paths.filter_map(|path| {
-        let error = std::os::unix::net::SocketAddr::from_pathname(path).err()?;
-        Some(format!("bind_management = unix:{}: {error}", path.display()))
-    });
-    wrong.collect()
+/// Asks the members of a fleet's etcd cluster.
+fn try_fleet(config: &Config) -> Vec<String> {
+    let settings = match super::fleet::settings(config, false) {
+        Ok(Some(settings)) => settings,
+        Ok(None) => return Vec::new(),
+        Err(problem) => return vec![problem],
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let found = match runtime {
+        Ok(runtime) => runtime.block_on(control::try_fleet(&settings)),
+        Err(error) => vec![Err(format!("fleet: {error}"))],
+    };
+    let mut problems = Vec::new();
+    for one in found {
+        match one {
+            Ok(line) => say(&line),
+            Err(problem) => problems.push(problem),
+        }
+    }
+    problems
 }
 
 /// The host names of `bind_tcp`: what is a host name, the table says, and config knows no table.

@@ -1,5 +1,6 @@
 //! `--demo`: the newcomer's first minute, on loopback, leaving nothing behind.
 
+use std::cell::RefCell;
 use std::fmt::Write as _;
 use std::fs;
 use std::io;
@@ -11,11 +12,14 @@ use serde_json::json;
 use socket2::{Domain, Socket, Type};
 
 use super::demo_backend;
+use super::demo_fleet::DemoFleet;
 use super::log::say;
 use crate::control::Management;
 
 /// The demo's backends and its folder, for as long as it runs.
 pub(super) struct Demo {
+    /// Ends before its folder goes.
+    fleet: Option<RefCell<DemoFleet>>,
     folder: Folder,
     backends: Vec<SocketAddr>,
     /// Bound and never listening: who connects is refused, for sure.
@@ -24,7 +28,7 @@ pub(super) struct Demo {
 
 impl Demo {
     /// Starts the backends.
-    pub(super) fn prepare() -> Result<Demo, Vec<String>> {
+    pub(super) fn prepare(with_fleet: bool) -> Result<Demo, Vec<String>> {
         let failed = |what: &str, error: io::Error| vec![format!("--demo: {what}: {error}")];
         let folder = Folder::new().map_err(|error| failed("no temporary folder", error))?;
         let backends = ["one", "two"].into_iter().map(demo_backend::start);
@@ -32,11 +36,13 @@ impl Demo {
             .collect::<io::Result<_>>()
             .map_err(|error| failed("can't start a backend", error))?;
         let dead = dead_port().map_err(|error| failed("no free port", error))?;
-        Ok(Demo { folder, backends, dead })
+        let fleet = with_fleet.then(|| DemoFleet::start(&folder.0)).transpose();
+        let fleet = fleet.map_err(|problem| vec![problem])?.map(RefCell::new);
+        Ok(Demo { fleet, folder, backends, dead })
     }
 
-    /// The file of the demo's configuration; whatever it says, `-o` wins over it. It runs as whoever
-    /// started it: a playground on loopback has nobody to protect from.
+    /// The file of the demo's configuration; whatever it says, `-o` wins over it. It runs as
+    /// the user who started it: a playground on loopback has no attackers.
     pub(super) fn configuration(&self) -> String {
         let mut text = String::from("bind = 127.0.0.1:8080\n");
         if TcpListener::bind("[::1]:0").is_ok() {
@@ -51,6 +57,9 @@ impl Demo {
             geteuid(),
             getegid()
         );
+        if let Some(fleet) = &self.fleet {
+            text += &fleet.borrow().configuration();
+        }
         text
     }
 
@@ -76,9 +85,13 @@ impl Demo {
     }
 
     /// Says what can be tried.
-    pub(super) fn announce(&self, addresses: &[SocketAddr], management: &[Management]) {
+    pub(super) fn announce(
+        &self,
+        addresses: &[SocketAddr],
+        management: &[Management],
+    ) -> Result<(), String> {
         let url = url(addresses);
-        let [one, two] = self.backends[..] else { return };
+        let [one, two] = self.backends[..] else { return Ok(()) };
         let mut text = format!(
             "\nMantrid's demo listens on {url}/. Behind it are two backends, on {one} and {two}.\n\
              Try in another terminal:\n\n"
@@ -107,9 +120,13 @@ impl Demo {
                  {management}hostname/wait.example/"
             );
         }
+        if let (Some(fleet), Some(first)) = (&self.fleet, management.first()) {
+            fleet.borrow_mut().announce(&first.to_string())?;
+        }
         let table = self.folder.0.join("state.json");
         let _ = writeln!(text, "\nThe table is kept in {}.", table.display());
         say(&(text + "Ctrl-C ends the demo; nothing is left behind."));
+        Ok(())
     }
 }
 
@@ -146,7 +163,7 @@ const TRIES: &[Try] = &[
     attempt(" -i", "who.example", "/", "a host without a rule: the page `unknown`, 503"),
 ];
 
-/// What to put into a browser: a name where it leads to us.
+/// Address for a browser: a name where that leads to this daemon.
 fn url(addresses: &[SocketAddr]) -> String {
     let usual = addresses.iter().find(|address| address.ip() == Ipv4Addr::LOCALHOST);
     match (usual, addresses.first()) {
@@ -189,7 +206,7 @@ mod tests {
 
     #[test]
     fn every_rule_of_the_demo_is_good_and_tried() {
-        let demo = Demo::prepare().expect("a demo");
+        let demo = Demo::prepare(false).expect("a demo");
         let text = demo.table("http://localhost:8080").to_string();
         let loaded = state::parse(text.as_bytes(), &mut Names::default()).expect("a table");
         assert!(loaded.rejected.is_empty(), "{:?}", loaded.rejected);
@@ -205,7 +222,7 @@ mod tests {
 
     #[test]
     fn its_folder_goes_with_it() {
-        let demo = Demo::prepare().expect("a demo");
+        let demo = Demo::prepare(false).expect("a demo");
         let folder = demo.folder.0.clone();
         demo.write_table(&["127.0.0.1:8080".parse().expect("an address")]).expect("a table");
         assert!(folder.join("state.json").exists());

@@ -6,31 +6,35 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use socket2::{Domain, Socket, Type};
 use tracing::warn;
 
-use super::given::{Given, Tcp};
-use super::holder;
-use super::reload::Trusted;
-use crate::config::{Address, Bind, Config, ManagementAddress};
+use super::inherited::{InheritedSockets, Tcp};
+use super::port_owner;
+use crate::config::{Address, Bind, Config, ManagementAddress, Network};
 use crate::link::Protocol;
 use crate::shard::Believes;
 use crate::table::host;
 use crate::{limits, shard};
 
+/// Networks whose PROXY protocol headers are believed; shards read them for each connection that
+/// begins with a header.
+pub(super) type Trusted = Arc<ArcSwap<Vec<Network>>>;
+
 /// One address with a socket for each shard.
 pub(super) struct Bound {
-    /// As asked for.
+    /// Address as asked for.
     pub(super) asked: SocketAddr,
-    /// As bound: with the port that was chosen where 0 was asked for.
+    /// Address as bound: with the port that was chosen where 0 was asked for.
     pub(super) local: SocketAddr,
     pub(super) speaks: Protocol,
-    /// Whose headers of the PROXY protocol are believed, where each connection has one.
+    /// Peers whose PROXY protocol headers are believed, where each connection begins with a header.
     believes: Option<Believes>,
-    /// For each shard.
+    /// Sockets of each shard.
     sockets: Vec<Vec<TcpListener>>,
-    /// Whether it listens already. A socket beside another daemon's takes connections from it: that is to begin only
-    /// when they are served.
+    /// Whether the sockets listen already. A socket beside another daemon's takes connections from
+    /// that daemon, so it begins only when they are served.
     listens: bool,
     /// systemd holds them too.
     is_activated: bool,
@@ -72,7 +76,7 @@ pub(super) fn bind_all(
     config: &Config,
     shards: usize,
     trusted: &Trusted,
-    given: &mut Given,
+    given: &mut InheritedSockets,
 ) -> Result<Vec<Bound>, Vec<String>> {
     let mut problems = Vec::new();
     let ports = given.ports();
@@ -81,7 +85,7 @@ pub(super) fn bind_all(
     let tried: Vec<_> = addresses(config)
         .filter_map(|(key, bind, speaks)| {
             if let Some(sockets) = given.take(bind.address.socket()) {
-                return Some((key, bind, speaks, Way::Given(sockets)));
+                return Some((key, bind, speaks, Way::InheritedSockets(sockets)));
             }
             let port = bind.address.socket().port();
             if ports.contains(&port) {
@@ -104,11 +108,11 @@ pub(super) fn bind_all(
     for (key, bind, speaks, way) in tried {
         let believes = bind.accept_proxy.then(|| believed.clone());
         let asked = bind.address.socket();
-        let is_activated = matches!(&way, Way::Given(Tcp { is_activated: true, .. }));
+        let is_activated = matches!(&way, Way::InheritedSockets(Tcp { is_activated: true, .. }));
         let mut listens = true;
         let made = match way {
             Way::Bind(wanted) => bind_each(wanted, shards),
-            Way::Given(given) => share_out(given, shards),
+            Way::InheritedSockets(given) => share_out(given, shards),
             Way::Beside(address) => {
                 listens = false;
                 bind_beside(&address, shards)
@@ -147,7 +151,7 @@ pub(super) fn begin(bound: &mut [Bound]) -> Result<(), String> {
 /// How an address comes to its sockets.
 enum Way {
     Bind(SocketAddr),
-    Given(Tcp),
+    InheritedSockets(Tcp),
     /// The daemon that we take over from has the port, at another address.
     Beside(Address),
 }
@@ -196,14 +200,10 @@ fn share_out(given: Tcp, shards: usize) -> io::Result<(SocketAddr, Vec<Vec<TcpLi
 
 /// Waits until this machine has the addresses, as when it boots and the network comes up late;
 /// those that are missing after `patience` are for binding to complain of.
-pub(super) fn wait_for_addresses(config: &Config, given: &Given, patience: Duration) {
-    let management = config.bind_management.iter().filter_map(|address| match address {
-        ManagementAddress::Tcp(address) => Some(("bind_management", *address)),
-        ManagementAddress::Unix(_) => None,
-    });
-    let clients = addresses(config).map(|(key, bind, _)| (key, bind.address));
+pub(super) fn wait_for_addresses(config: &Config, given: &InheritedSockets, patience: Duration) {
+    let clients = addresses(config).map(|(key, bind, _)| (key, &bind.address));
     let until = Instant::now() + patience;
-    for (key, address) in clients.chain(management) {
+    for (key, address) in clients.chain(management(config)) {
         let mut local = address.socket();
         let is_given = given.tcp.iter().any(|one| one.asked == local);
         if is_given || address.is_loopback() || matches!(address, Address::Any(_)) {
@@ -227,20 +227,41 @@ pub(super) fn wait_for_addresses(config: &Config, given: &Given, patience: Durat
     }
 }
 
-/// Whether this machine has the addresses at all; ports are left alone, for they may well be in use
-/// by the daemon that runs while the next configuration is checked.
-pub(super) fn check(config: &Config) -> Vec<String> {
-    let try_one = |(key, bind, _): (&'static str, &Bind, Protocol)| {
-        let address = &bind.address;
-        let mut local = address.socket();
-        local.set_port(0);
-        let result = find_free_at(local, matches!(address, Address::Any(_)));
-        result
-            .and_then(|local| socket(local, false))
-            .err()
-            .map(|error| explain(key, address, &error))
+/// Tells for `--check` which addresses a start could not bind, those of management too. What the
+/// daemon has that `runs` on this state, or systemd, is in nobody's way.
+pub(super) fn check(config: &Config, given: &InheritedSockets, runs: Option<&str>) -> Vec<String> {
+    let is_default = config.bind_management == Config::default().bind_management;
+    let is_ours = |port: u16| {
+        let is_one_of = |pid: &str| port_owner::is_of(port, pid);
+        runs.is_some_and(is_one_of) || (has_systemd() && is_one_of("1"))
     };
-    addresses(config).filter_map(try_one).collect()
+    let try_one = |(key, address): (&'static str, &Address)| {
+        let is_given = given.tcp.iter().any(|one| one.asked == address.socket());
+        let port = address.socket().port();
+        if is_given || (port != 0 && is_ours(port)) {
+            return None;
+        }
+        match find_free(address).err()? {
+            error if key == MANAGEMENT && is_default && has_no_family(&error) => None,
+            error => Some(explain(key, address, &error)),
+        }
+    };
+    let clients = addresses(config).map(|(key, bind, _)| (key, &bind.address));
+    clients.chain(management(config)).filter_map(try_one).collect()
+}
+
+/// Whether process 1 is systemd, which may hold the sockets of a unit that is not started yet.
+fn has_systemd() -> bool {
+    std::fs::read_to_string("/proc/1/comm").is_ok_and(|name| name.trim() == "systemd")
+}
+
+const MANAGEMENT: &str = "bind_management";
+
+fn management(config: &Config) -> impl Iterator<Item = (&'static str, &Address)> {
+    config.bind_management.iter().filter_map(|address| match address {
+        ManagementAddress::Tcp(address) => Some((MANAGEMENT, address)),
+        ManagementAddress::Unix(_) => None,
+    })
 }
 
 fn addresses(config: &Config) -> impl Iterator<Item = (&'static str, &Bind, Protocol)> {
@@ -262,8 +283,9 @@ fn find_free(address: &Address) -> io::Result<SocketAddr> {
 
 /// The address to bind; for `*` that is IPv4's where there is no IPv6.
 ///
-/// SO_REUSEPORT would let a second daemon of the same user in unnoticed, and half of the connections
-/// would be its. So each address is first bound without it, which fails if anybody listens there.
+/// SO_REUSEPORT would let a second daemon of the same user in unnoticed, and half of the
+/// connections would be its. So each address is first bound without it, which fails if anybody
+/// listens there.
 fn find_free_at(address: SocketAddr, is_any: bool) -> io::Result<SocketAddr> {
     match unused(address) {
         Ok(_) => Ok(address),
@@ -275,8 +297,8 @@ fn find_free_at(address: SocketAddr, is_any: bool) -> io::Result<SocketAddr> {
     }
 }
 
-/// A socket of an address. The kernel takes a moment to close what a killed daemon's rings held: while a port
-/// is in use and by no process, that is waited for.
+/// A socket of an address. The kernel takes a moment to close what a killed daemon's rings held:
+/// while a port is in use and by no process, that is waited for.
 fn unused(address: SocketAddr) -> io::Result<Socket> {
     let until = Instant::now() + limits::BIND_WAIT;
     loop {
@@ -284,7 +306,7 @@ fn unused(address: SocketAddr) -> io::Result<Socket> {
             Err(error)
                 if error.raw_os_error() == Some(libc::EADDRINUSE)
                     && Instant::now() < until
-                    && !holder::is_process(address.port()) =>
+                    && !port_owner::is_process(address.port()) =>
             {
                 // The kernel does not say when it is done.
                 std::thread::park_timeout(limits::BIND_AGAIN);
@@ -298,8 +320,8 @@ pub(super) fn has_no_family(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
 }
 
-/// A socket for each shard beside those that our own daemon has on the port: they share it, as they are the same
-/// user's.
+/// A socket for each shard beside those that our own daemon has on the port: they share it, as they
+/// are the same user's.
 fn bind_beside(
     address: &Address,
     shards: usize,
@@ -321,10 +343,10 @@ fn beside(address: &Address) -> io::Result<Socket> {
     }
 }
 
-/// One socket of an address that is nobody else's, unless the port is one of ours.
+/// Binds one socket of an address that no other process has, unless the port is one of ours.
 pub(super) fn bind_one(
     address: &Address,
-    given: &Given,
+    given: &InheritedSockets,
     ports: &HashSet<u16>,
 ) -> io::Result<(TcpListener, SocketAddr)> {
     let port = address.socket().port();
@@ -377,8 +399,8 @@ pub(super) fn explain(key: &str, address: &Address, error: &io::Error) -> String
     let port = address.socket().port();
     let advice = match error.raw_os_error() {
         Some(libc::EADDRINUSE) => {
-            let holder = holder::of_port(port);
-            let by = holder.map(|holder| format!(" by {holder}")).unwrap_or_default();
+            let port_owner = port_owner::of_port(port);
+            let by = port_owner.map(|port_owner| format!(" by {port_owner}")).unwrap_or_default();
             format!(
                 "the port is in use{by}: stop that, or choose another with -o {key}=ADDRESS:PORT"
             )
@@ -406,7 +428,7 @@ mod tests {
     }
 
     fn bind_some(config: &Config, shards: usize) -> Result<Vec<Bound>, Vec<String>> {
-        bind_all(config, shards, &Trusted::default(), &mut Given::default())
+        bind_all(config, shards, &Trusted::default(), &mut InheritedSockets::default())
     }
 
     #[test]
@@ -439,11 +461,11 @@ mod tests {
         let problems = bind_some(&config, 1).err().expect("not ours");
         assert_eq!(problems.len(), 2, "{problems:?}");
         assert!(problems[0].contains("bind = 198.51.100.1:80: this machine has no such address"));
-        assert_eq!(check(&config), problems);
+        assert_eq!(check(&config, &InheritedSockets::default(), None), problems);
     }
 
-    fn given(sockets: usize) -> (Given, SocketAddr) {
-        let mut given = Given::default();
+    fn given(sockets: usize) -> (InheritedSockets, SocketAddr) {
+        let mut given = InheritedSockets::default();
         let (address, each) =
             bind_each("127.0.0.1:0".parse().expect("an address"), sockets).expect("a free port");
         for socket in each.into_iter().flatten() {

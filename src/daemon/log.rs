@@ -1,6 +1,6 @@
-//! Log lines, to standard error: with colours only on a terminal, with the journal's levels and without a time
-//! under systemd; and plain lines, where a reader who went away (`mantrid --help | head`) is no reason to
-//! panic. No line is waited for by the thread that logs it.
+//! Log lines, to standard error: with colours only on a terminal, with the journal's levels and
+//! without a time under systemd; and plain lines, where a reader who went away (`mantrid --help |
+//! head`) is no reason to panic. No line is waited for by the thread that logs it.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fmt::Display;
@@ -24,7 +24,7 @@ pub(super) fn start(debug: bool) {
     let filter = EnvFilter::new(format!("error,mantrid={level}"));
     let lines = tracing_subscriber::fmt()
         .with_target(false)
-        // It would be told on standard error, where nobody listens any more: that panics.
+        // It would be told on standard error, which has no reader any more: that panics.
         .log_internal_errors(false)
         .with_env_filter(filter)
         .with_writer(Queued);
@@ -46,13 +46,13 @@ pub(super) fn start_writer() {
     });
 }
 
-/// Sees to it that the last lines are read, if somebody reads.
+/// Sees to it that the last lines are read, if there is a reader.
 pub(super) fn finish() {
     start_writer();
     LINES.flush(limits::LOG_FLUSH_TIME);
 }
 
-/// As the standard library's own hook says it, without waiting for a reader.
+/// Reports a panic as the standard library's own hook does, without waiting for a reader.
 fn tell_of_panic(panic: &PanicHookInfo<'_>) {
     let thread = std::thread::current();
     let name = thread.name().unwrap_or("<unnamed>");
@@ -68,7 +68,7 @@ fn tell_of_panic(panic: &PanicHookInfo<'_>) {
 /// Whether standard error is the journal's (systemd.exec(5), `JOURNAL_STREAM`).
 fn is_journal() -> bool {
     let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
-    // Whoever started us may have sent it elsewhere.
+    // The parent process may have sent it elsewhere.
     std::fs::metadata("/proc/self/fd/2")
         .is_ok_and(|found| stream == format!("{}:{}", found.dev(), found.ino()))
 }
@@ -123,7 +123,7 @@ pub(super) fn counted<N: Display + PartialEq + From<u8>>(count: N, noun: &str) -
     format!("{count} {noun}{ending}")
 }
 
-/// A line for whoever started us.
+/// Writes a line for the parent process.
 pub(super) fn say(line: &str) {
     let _ = writeln!(io::stdout(), "{line}");
 }

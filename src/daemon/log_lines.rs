@@ -103,7 +103,7 @@ impl Lines {
         state.bytes -= line.len();
         state.is_writing = true;
         drop(state);
-        // A reader that has left for good is nobody's concern.
+        // A reader that has left for good needs no care.
         let _ = out.write_all(&line);
         let mut state = self.state();
         let is_last = state.queue.is_empty();
@@ -119,8 +119,8 @@ impl Lines {
         self.changed.notify_all();
     }
 
-    /// Waits until all is written, as long as somebody reads: gives up after `patience` without a
-    /// line that was taken.
+    /// Waits until all is written, as long as a reader takes lines: gives up after `patience`
+    /// without a line that was taken.
     pub(super) fn flush(&self, patience: Duration) {
         let mut state = self.state();
         while !state.is_idle() {

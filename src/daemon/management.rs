@@ -3,12 +3,12 @@
 use std::fs;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::Path;
 
 use tracing::warn;
 
-use super::given::{Given, Tcp};
+use super::inherited::{InheritedSockets, Tcp};
 use super::privileges::Target;
 use super::upgrade::Sockets;
 use super::{Problems, listen, privileges};
@@ -19,7 +19,7 @@ use crate::control::{Management, Token};
 pub(super) fn bind_all(
     config: &Config,
     target: Target,
-    given: &mut Given,
+    given: &mut InheritedSockets,
 ) -> Result<Vec<Management>, Problems> {
     let is_default = config.bind_management == Config::default().bind_management;
     let mut bound = Vec::new();
@@ -49,7 +49,7 @@ pub(super) fn bind_all(
 }
 
 /// A socket of this address that is there already.
-fn take(address: &ManagementAddress, given: &mut Given) -> Option<Management> {
+fn take(address: &ManagementAddress, given: &mut InheritedSockets) -> Option<Management> {
     match address {
         ManagementAddress::Tcp(address) => {
             let socket = given.take(address.socket())?.sockets.into_iter().next()?;
@@ -62,7 +62,8 @@ fn take(address: &ManagementAddress, given: &mut Given) -> Option<Management> {
     }
 }
 
-/// The sockets as they were asked for, in the order of the configuration, for a daemon that takes over.
+/// The sockets as they were asked for, in the order of the configuration, for a daemon that takes
+/// over.
 pub(super) fn copies(
     config: &Config,
     bound: &[Management],
@@ -103,34 +104,90 @@ fn bind_unix(path: &Path, target: Target) -> Result<UnixListener, String> {
     })?
 }
 
-/// One that a daemon left behind is replaced; one that somebody listens on is not.
+/// Makes the socket. One that a daemon left behind is replaced; one with a listener is not.
 fn make_unix(path: &Path) -> Result<UnixListener, String> {
+    match find_at(path)? {
+        Found::Nothing => {}
+        Found::Stale => {
+            fs::remove_file(path).map_err(|error| format!("a stale socket is there: {error}"))?;
+        }
+        Found::Listening => return Err(LISTENING.to_owned()),
+    }
+    listen_unix(path).map_err(|error| why_not_made(&error))
+}
+
+/// Finding at the path of a socket that is to be made.
+enum Found {
+    Nothing,
+    /// A socket that a daemon left behind.
+    Stale,
+    /// A socket with a process that listens on it.
+    Listening,
+}
+
+const LISTENING: &str = "somebody listens there already: is mantrid running?";
+
+fn find_at(path: &Path) -> Result<Found, String> {
     match path.symlink_metadata() {
         Ok(found) if !found.file_type().is_socket() => {
-            return Err("there is something else than a socket: move it away".to_owned());
+            Err("there is something else than a socket: move it away".to_owned())
         }
         Ok(_) => match UnixStream::connect(path) {
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                fs::remove_file(path)
-                    .map_err(|error| format!("a stale socket is there: {error}"))?;
-            }
-            Ok(_) => return Err("somebody listens there already: is mantrid running?".to_owned()),
-            Err(error) => return Err(error.to_string()),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(Found::Stale),
+            Ok(_) => Ok(Found::Listening),
+            Err(error) => Err(error.to_string()),
         },
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error.to_string()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Found::Nothing),
+        Err(error) => Err(error.to_string()),
     }
-    listen_unix(path).map_err(|error| match error.kind() {
+}
+
+fn why_not_made(error: &io::Error) -> String {
+    match error.kind() {
         io::ErrorKind::NotFound => "the folder is not there: make it first".to_owned(),
         io::ErrorKind::PermissionDenied => "no permission to make it: the folder must be one \
              that the daemon's user may write to, or that root alone may"
             .to_owned(),
         _ => error.to_string(),
-    })
+    }
 }
 
-/// Its mode comes from the mask: a change of mode by its path would follow a symbolic link in its
-/// place.
+/// Tells for `--check` which Unix sockets a start could not make; one on which the daemon listens
+/// that runs on this state (`is_running`) is that daemon's.
+pub(super) fn check_unix(
+    config: &Config,
+    target: Target,
+    given: &InheritedSockets,
+    is_running: bool,
+) -> Problems {
+    let paths = config.bind_management.iter().filter_map(|address| match address {
+        ManagementAddress::Unix(path) => Some(path),
+        ManagementAddress::Tcp(_) => None,
+    });
+    let is_given = |path: &Path| given.unix.iter().any(|(own, _)| own == path);
+    let wrong = paths.filter(|path| !is_given(path)).filter_map(|path| {
+        let problem = can_make_unix(path, target, is_running).err()?;
+        Some(format!("bind_management = unix:{}: {problem}", path.display()))
+    });
+    wrong.collect()
+}
+
+fn can_make_unix(path: &Path, target: Target, is_running: bool) -> Result<(), String> {
+    use rustix::fs::{Access, AtFlags, CWD, accessat};
+    SocketAddr::from_pathname(path).map_err(|error| error.to_string())?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
+    privileges::with_rights_for(path, target, |_| {
+        if let Found::Listening = find_at(path)? {
+            return if is_running { Ok(()) } else { Err(LISTENING.to_owned()) };
+        }
+        let rights = Access::WRITE_OK | Access::EXEC_OK;
+        accessat(CWD, folder, rights, AtFlags::EACCESS).map_err(|errno| why_not_made(&errno.into()))
+    })?
+}
+
+/// Binds the socket with a mode that comes from the mask: a change of mode by path would follow a
+/// symbolic link in its place.
 fn listen_unix(path: &Path) -> io::Result<UnixListener> {
     let before = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o117));
     let bound = UnixListener::bind(path);
@@ -138,8 +195,8 @@ fn listen_unix(path: &Path) -> io::Result<UnixListener> {
     bound
 }
 
-/// The token, read while we may still be root: the file need not be readable for anybody else. Where it is not,
-/// the one `given` by the daemon that we take over from does.
+/// The token, read while we may still be root: the file need not be readable for anybody else.
+/// Where it is not, the one `given` by the daemon that we take over from does.
 pub(super) fn token(config: &Config, given: Option<Token>) -> Result<Option<Token>, String> {
     let Some(path) = &config.management_token_file else { return Ok(None) };
     let problem =

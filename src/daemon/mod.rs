@@ -8,19 +8,21 @@ mod arguments;
 mod check;
 mod demo;
 mod demo_backend;
-mod frames;
-mod given;
-mod holder;
+mod demo_fleet;
+mod fleet;
+mod inherited;
 mod listen;
 mod log;
 mod log_lines;
 mod management;
+mod port_owner;
 mod privileges;
 mod reload;
 mod resources;
 mod service;
 mod signals;
 mod stalls;
+mod takeover_protocol;
 mod upgrade;
 
 use std::path::Path;
@@ -38,10 +40,10 @@ use crate::{limits, shard};
 use access_log::LogWriter;
 use arguments::{Arguments, Asked};
 use demo::Demo;
-use given::Given;
-use listen::Bound;
+use inherited::InheritedSockets;
+use listen::{Bound, Trusted};
 use log::counted;
-use reload::{Reload, Source, Trusted};
+use reload::{Reload, Source};
 use resources::Resources;
 use signals::{Operations, Signals, Threads};
 use upgrade::{Predecessor, Program, Sockets};
@@ -58,6 +60,7 @@ pub fn main() -> ExitCode {
         report(&problems);
         ExitCode::FAILURE
     });
+    service::finish();
     log::finish();
     code
 }
@@ -71,19 +74,20 @@ fn start() -> Result<ExitCode, Problems> {
         }
     };
     if arguments.demo {
-        let demo = Demo::prepare()?;
+        let demo = Demo::prepare(arguments.fleet)?;
         let text = demo.configuration();
         let overrides = arguments.overrides.clone();
         let source: Source =
             Box::new(move || build(Some(("the demo's configuration", &text)), &overrides));
-        run(source, arguments.debug, Some(&demo))?;
+        let how = How { debug: arguments.debug, adopt: false };
+        run(source, how, Some(&demo))?;
         return Ok(ExitCode::SUCCESS);
     }
     if arguments.check {
         return Ok(check::run(&configured(&arguments)?));
     }
-    let debug = arguments.debug;
-    run(Box::new(move || configured(&arguments)), debug, None)?;
+    let how = How { debug: arguments.debug, adopt: arguments.adopt };
+    run(Box::new(move || configured(&arguments)), how, None)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -116,15 +120,22 @@ fn files(config: &Config) -> Files {
     Files { state: config.state_file.clone(), pages: config.static_dir.clone() }
 }
 
+/// What the command line says beside the configuration.
+#[derive(Copy, Clone)]
+struct How {
+    debug: bool,
+    adopt: bool,
+}
+
 /// Serves until asked to stop.
-fn run(source: Source, debug: bool, demo: Option<&Demo>) -> Result<(), Problems> {
+fn run(source: Source, how: How, demo: Option<&Demo>) -> Result<(), Problems> {
     let one = |problem: String| vec![problem];
     let config = source()?;
-    log::start(debug);
+    log::start(how.debug);
     let program = Program::of_this_process().map_err(|error| vec![error.to_string()])?;
     let (predecessor, mut given) = match Predecessor::find().map_err(one)? {
         Some((predecessor, given)) => (Some(predecessor), given),
-        None => (None, Given::by_systemd().map_err(one)?),
+        None => (None, InheritedSockets::by_systemd().map_err(one)?),
     };
     let default = Config::default();
     let is_set = (&config.uid, &config.gid) != (&default.uid, &default.gid);
@@ -143,6 +154,7 @@ fn run(source: Source, debug: bool, demo: Option<&Demo>) -> Result<(), Problems>
     if predecessor.is_none() && std::env::var_os("NOTIFY_SOCKET").is_some() {
         listen::wait_for_addresses(&config, &given, crate::limits::ADDRESS_WAIT);
     }
+    let fleet = fleet::settings(&config, how.adopt).map_err(one)?;
     let bound = listen::bind_all(&config, resources.shards, &trusted, &mut given)?;
     let management = management::bind_all(&config, target, &mut given)?;
     close_left(given, predecessor.is_some());
@@ -151,7 +163,7 @@ fn run(source: Source, debug: bool, demo: Option<&Demo>) -> Result<(), Problems>
         demo.write_table(&addresses).map_err(one)?;
     }
     privileges::make_folder(&config.state_file, target).map_err(one)?;
-    // The demo runs as whoever started it, unless told otherwise.
+    // The demo runs as the user who started it, unless told otherwise.
     if demo.is_none() || !target.stays_root() {
         let is_guarded = predecessor.as_ref().is_some_and(Predecessor::is_guarded);
         privileges::drop_to(target, is_guarded).map_err(one)?;
@@ -168,7 +180,7 @@ fn run(source: Source, debug: bool, demo: Option<&Demo>) -> Result<(), Problems>
         control::look(&files(&config)).map_err(one)?;
         memory = Some(predecessor.prepared().map_err(one)?);
     }
-    let loaded = control::load(&files(&config)).map_err(one)?;
+    let mut loaded = control::load(&files(&config)).map_err(one)?;
     loaded.warnings.iter().for_each(|warning| warn!("{warning}"));
     let rules = counted(loaded.table.len(), "rule");
     info!("{rules} from {}", config.state_file.display());
@@ -178,13 +190,14 @@ fn run(source: Source, debug: bool, demo: Option<&Demo>) -> Result<(), Problems>
         .max_blocking_threads(limits::BLOCKING_THREADS + resources.lookups_at_once())
         .build()
         .map_err(|error| vec![format!("can't start the control shard: {error}")])?;
+    if let Some(settings) = fleet {
+        let files = files(&config);
+        let joined = control::join(settings, &files, &mut loaded);
+        runtime.block_on(joined).map_err(one)?;
+    }
     let access = access(&config, &resources, token);
-    let copies = || {
-        let tcp = listen::copies(&bound)?;
-        let mut sockets = Sockets { tcp, unix: Vec::new() };
-        management::copies(&config, &management, &mut sockets).map(|()| sockets)
-    };
-    let sockets = copies().map_err(|error| vec![format!("can't copy the sockets: {error}")])?;
+    let sockets = copies(&config, &bound, &management)
+        .map_err(|error| vec![format!("can't copy the sockets: {error}")])?;
     let wiring = Wiring {
         bound,
         management,
@@ -202,8 +215,16 @@ fn run(source: Source, debug: bool, demo: Option<&Demo>) -> Result<(), Problems>
     outcome.map_err(one)
 }
 
-/// Closes the sockets that the configuration has no use for: whoever connected there would wait for ever.
-fn close_left(given: Given, is_upgrade: bool) {
+/// Copies every listening socket, for a daemon that takes over.
+fn copies(config: &Config, bound: &[Bound], management: &[Management]) -> std::io::Result<Sockets> {
+    let mut sockets = Sockets { tcp: listen::copies(bound)?, unix: Vec::new() };
+    management::copies(config, management, &mut sockets)?;
+    Ok(sockets)
+}
+
+/// Closes the sockets that the configuration has no use for: a client that connected there would
+/// wait for ever.
+fn close_left(given: InheritedSockets, is_upgrade: bool) {
     for left in given.left() {
         if is_upgrade {
             info!(
@@ -225,7 +246,7 @@ fn access(config: &Config, resources: &Resources, token: Option<Token>) -> Acces
     }
 }
 
-/// What a start has made ready.
+/// Parts that a start has made ready.
 struct Wiring {
     bound: Vec<Bound>,
     management: Vec<Management>,
@@ -279,7 +300,7 @@ async fn serve(
     service::ready("serving");
     if let Some(demo) = demo {
         let addresses: Vec<_> = bound.iter().map(|bound| bound.local).collect();
-        demo.announce(&addresses, &management);
+        demo.announce(&addresses, &management)?;
     }
     let operations = Operations {
         is_demo: demo.is_some(),

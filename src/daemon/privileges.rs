@@ -13,7 +13,7 @@ use nix::unistd::{
 
 use crate::config::{Config, Identity};
 
-/// Who the daemon is to become.
+/// User and group that the daemon is to become.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(super) struct Target {
     uid: Uid,
@@ -27,7 +27,7 @@ impl Target {
     }
 }
 
-/// Whether we may become somebody else.
+/// Whether this process may become another user.
 pub(super) fn are_root() -> bool {
     geteuid().is_root()
 }
@@ -86,8 +86,8 @@ fn guard() -> Result<(), String> {
     nix::sys::prctl::set_dumpable(false).map_err(|errno| format!("can't guard memory: {errno}"))
 }
 
-/// Not even a file with capabilities could give them back. In a container root may not be allowed to do that; with
-/// no_new_privs there is no such file.
+/// Gives up capabilities for good: not even a file with capabilities could give them back. In a
+/// container root may not be allowed to do that; with no_new_privs there is no such file.
 fn forbid_capabilities() {
     for number in 0..u64::BITS {
         let capability = rustix::thread::CapabilitySet::from_bits_retain(1 << number);
@@ -95,7 +95,7 @@ fn forbid_capabilities() {
     }
 }
 
-/// What a unit has given us to bind port 80 (`AmbientCapabilities=`) has done its work.
+/// Drops the capabilities that a unit gave to bind port 80 (`AmbientCapabilities=`).
 fn drop_capabilities() -> Result<(), String> {
     use rustix::thread::{CapabilitySet, CapabilitySets};
     let failed = |error: rustix::io::Errno| format!("can't drop capabilities: {error}");
@@ -111,16 +111,11 @@ fn drop_capabilities() -> Result<(), String> {
     Ok(())
 }
 
-/// Makes the folder of the state file for whoever we are to become, where root can and nobody has yet.
-/// What is there already keeps its owner: it may be anybody's.
+/// Makes the folder of the state file for the user to become, where root can and nobody has
+/// yet. What is there already keeps its owner: it may be anybody's.
 pub(super) fn make_folder(state_file: &Path, target: Target) -> Result<(), String> {
-    let folder = state_file.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let Some(folder) = folder.filter(|folder| are_root() && !folder.exists()) else {
-        return Ok(());
-    };
-    let failed = |what: &dyn Display| {
-        format!("state_file = {}: can't make its folder: {what}", state_file.display())
-    };
+    let Some(folder) = missing_folder(state_file) else { return Ok(()) };
+    let failed = |error: &dyn Display| no_folder(state_file, error);
     let make = |is_root: bool| {
         if let Some(parent) = folder.parent().filter(|parent| !parent.as_os_str().is_empty()) {
             std::fs::create_dir_all(parent)?;
@@ -129,6 +124,31 @@ pub(super) fn make_folder(state_file: &Path, target: Target) -> Result<(), Strin
         if is_root { give(folder, target) } else { Ok(()) }
     };
     with_rights_for(folder, target, make).and_then(|made| made.map_err(|error| failed(&error)))
+}
+
+/// Tells for `--check` whether [`make_folder`] would make a folder, and fails where that would fail.
+pub(super) fn would_make_folder(state_file: &Path, target: Target) -> Result<bool, String> {
+    use rustix::fs::{Access, AtFlags, CWD, accessat};
+    let Some(folder) = missing_folder(state_file) else { return Ok(false) };
+    let may_write = |_| {
+        let there = folder.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("."));
+        if !there.is_dir() {
+            return Err(rustix::io::Errno::NOTDIR);
+        }
+        accessat(CWD, there, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS)
+    };
+    let may = with_rights_for(folder, target, may_write)?;
+    may.map(|()| true).map_err(|errno| no_folder(state_file, &io::Error::from(errno)))
+}
+
+/// The folder of the state file, where root is to make it.
+fn missing_folder(state_file: &Path) -> Option<&Path> {
+    let folder = state_file.parent().filter(|folder| !folder.as_os_str().is_empty());
+    folder.filter(|folder| are_root() && !folder.exists())
+}
+
+fn no_folder(state_file: &Path, error: &dyn Display) -> String {
+    format!("state_file = {}: can't make its folder: {error}", state_file.display())
 }
 
 /// Gives `target` what root has just made in a folder that root alone may change.

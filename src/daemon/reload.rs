@@ -1,24 +1,22 @@
-//! SIGHUP: the configuration is read again, and what may change while shards run is put in force, all of it or
-//! nothing. What needs sockets, threads or rights that only a start has is named, and left for the next one.
+//! SIGHUP: the configuration is read again, and what may change while shards run is put in force,
+//! all of it or nothing. What needs sockets, threads or rights that only a start has is named, and
+//! left for the next one.
 
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
 use tracing::{error, info, warn};
 
 use super::access_log::LogWriter;
+use super::listen::Trusted;
 use super::resources::Resources;
 use super::service;
 use super::{Problems, management};
-use crate::config::{Config, Network};
+use crate::config::Config;
 use crate::control::{Handle, Token};
 use crate::http::Via;
 use crate::link::{ControlEnd, Published, Timeouts, Tuning};
 
-/// Who may say by the PROXY protocol whose connection it is; shards look at it with each that says so.
-pub(super) type Trusted = Arc<ArcSwap<Vec<Network>>>;
-
-/// What shards are to go by.
+/// Settings that shards go by.
 pub(super) fn tuning(config: &Config, resources: &Resources) -> Tuning {
     let timeouts = &config.timeouts;
     Tuning {
@@ -39,7 +37,7 @@ pub(super) fn tuning(config: &Config, resources: &Resources) -> Tuning {
     }
 }
 
-/// Requests that may be held, in all and of one source.
+/// Most requests that may be held, in all and of one source.
 pub(super) fn held_max(config: &Config) -> (usize, usize) {
     (config.max_held, config.max_held_per_source.unwrap_or(config.max_held))
 }
@@ -47,10 +45,10 @@ pub(super) fn held_max(config: &Config) -> (usize, usize) {
 /// Reads the configuration.
 pub(super) type Source = Box<dyn Fn() -> Result<Config, Problems>>;
 
-/// What a reload works on.
+/// Parts of the daemon that a reload changes.
 pub(super) struct Reload {
     pub(super) source: Source,
-    /// In force.
+    /// Configuration in force.
     pub(super) config: Config,
     pub(super) trusted: Trusted,
     pub(super) published: Arc<Published>,
@@ -103,22 +101,9 @@ impl Reload {
         }
         self.control.bound_held(held_max(&config));
         self.shards.wake_all();
-        let later = self.unchanged(&config);
-        // What is left for later is compared again with the next reload.
-        self.config = Config {
-            timeouts: config.timeouts,
-            max_connections: config.max_connections,
-            max_head: config.max_head,
-            max_held: config.max_held,
-            max_held_per_source: config.max_held_per_source,
-            max_connections_per_source: config.max_connections_per_source,
-            access_log: config.access_log,
-            request_id: config.request_id,
-            abort_on_close: config.abort_on_close,
-            via: config.via,
-            trusted_sources: config.trusted_sources,
-            ..self.config.clone()
-        };
+        let (config, later) = self.config.reloaded(&config);
+        // Keys left for later are compared again with the next reload.
+        self.config = config;
         Ok(later)
     }
 
@@ -135,23 +120,72 @@ impl Reload {
             )]
         })
     }
+}
 
-    fn unchanged(&self, new: &Config) -> Vec<&'static str> {
-        let old = &self.config;
-        let keys = [
-            ("bind", old.bind == new.bind),
-            ("bind_internal", old.bind_internal == new.bind_internal),
-            ("bind_tcp", old.bind_tcp == new.bind_tcp),
-            ("bind_tls", old.bind_tls == new.bind_tls),
-            ("bind_management", old.bind_management == new.bind_management),
-            ("management_token_file", old.management_token_file == new.management_token_file),
-            ("state_file", old.state_file == new.state_file),
-            ("static_dir", old.static_dir == new.static_dir),
-            ("uid", old.uid == new.uid),
-            ("gid", old.gid == new.gid),
-            ("shards", old.shards == new.shards),
-            ("cpus", old.cpus == new.cpus),
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::KEYS;
+
+    /// The settings that [`Reload::apply`] puts in force, as text.
+    fn in_force(config: &Config) -> String {
+        let resources = Resources::fixed(config.max_connections.unwrap_or(1000));
+        format!(
+            "{:?} {:?} {:?} {:?} {:?}",
+            tuning(config, &resources),
+            held_max(config),
+            config.trusted_sources,
+            config.access_log,
+            config.timeouts.drain
+        )
+    }
+
+    #[test]
+    fn keys_in_force_at_once_are_those_that_a_reload_applies() {
+        // What keys of a fleet need beside them.
+        let base = [
+            "fleet=b",
+            "fleet_endpoints=https://127.0.0.1:1",
+            "fleet_cert=/b",
+            "fleet_key=/b",
+            "fleet_user=b",
+            "fleet_password_file=/b",
         ];
-        keys.into_iter().filter(|(_, is_same)| !is_same).map(|(key, _)| key).collect()
+        let base = base.map(str::to_owned);
+        let old = Config::build(None, &base).expect("a configuration");
+        for key in KEYS {
+            let value = match key.name {
+                "bind" | "bind_internal" | "bind_tls" => "127.0.0.1:1",
+                "bind_tcp" => "127.0.0.1:1 a.example",
+                "bind_management" => "unix:/a",
+                "trusted_sources" => "192.0.2.1",
+                "management_insecure" | "request_id" => "true",
+                "abort_on_close" => "false",
+                "max_head" => "32k",
+                "access_log" | "static_dir" | "state_file" | "management_token_file" => "/a",
+                "via" => "edge",
+                name if name.starts_with("timeout_") => "7s",
+                "fleet" | "fleet_node" | "fleet_user" => "a",
+                "fleet_endpoints" => "https://127.0.0.1:2379",
+                "fleet_url" => "http://127.0.0.1:8042",
+                "fleet_ca" | "fleet_cert" | "fleet_key" | "fleet_password_file" => "/a",
+                "fleet_insecure" => "true",
+                "fleet_start" | "fleet_stale" => "7s",
+                "fleet_limits" => "each",
+                _ => "7",
+            };
+            let own = format!("{}=", key.name);
+            let mut options: Vec<String> =
+                base.iter().filter(|option| !option.starts_with(&own)).cloned().collect();
+            options.push(format!("{own}{value}"));
+            let new = Config::build(None, &options).expect(key.name);
+            assert!(!key.is_same(&old, &new), "{}", key.name);
+            let (reloaded, later) = old.reloaded(&new);
+            let expected: &[&str] = if key.is_at_once() { &[] } else { &[key.name] };
+            assert_eq!(later, expected, "{}", key.name);
+            assert_eq!(key.is_at_once(), reloaded == new, "{}", key.name);
+            let is_applied = in_force(&old) != in_force(&new);
+            assert_eq!(is_applied, key.is_at_once(), "{}", key.name);
+        }
     }
 }

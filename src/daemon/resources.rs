@@ -1,4 +1,4 @@
-//! What the machine gives us: CPUs, descriptors, locked memory; and how many connections follow.
+//! Resources of the machine: CPUs, descriptors, locked memory; and how many connections follow.
 
 use rlimit::Resource;
 
@@ -6,7 +6,7 @@ use super::log::counted;
 use crate::config::Config;
 use crate::limits;
 
-/// What the shards may use.
+/// Resources that the shards may use.
 #[derive(Debug)]
 pub(super) struct Resources {
     /// How many there are.
@@ -65,6 +65,13 @@ impl Resources {
         })
     }
 
+    /// Resources of one shard, for tests.
+    #[cfg(test)]
+    pub(super) fn fixed(connections_per_shard: usize) -> Resources {
+        let (cpus, descriptors, pipes_per_shard) = (Vec::new(), 4096, 10);
+        Resources { shards: 1, cpus, descriptors, connections_per_shard, pipes_per_shard }
+    }
+
     /// The CPU of shard `index`.
     pub(super) fn cpu(&self, index: usize) -> Option<usize> {
         self.cpus.get(index % self.cpus.len().max(1)).copied()
@@ -85,7 +92,7 @@ impl Resources {
         limits::probes_at_once(self.descriptors)
     }
 
-    /// For the log and for `--check`.
+    /// Summary for the log and for `--check`.
     pub(super) fn summary(&self) -> String {
         let used = &self.cpus[..self.shards.min(self.cpus.len())];
         format!(
@@ -97,7 +104,7 @@ impl Resources {
         )
     }
 
-    /// For `--check`.
+    /// Memory in words, for `--check`.
     pub(super) fn memory(&self, head_bytes_max: usize) -> String {
         let connections = self.connections_per_shard * self.shards;
         let (idle, most) = limits::memory(connections, self.shards, head_bytes_max);
@@ -111,7 +118,7 @@ impl Resources {
         )
     }
 
-    /// What is unlikely to be meant.
+    /// Warnings of settings that are unlikely to be meant.
     pub(super) fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         if self.descriptors < limits::DESCRIPTORS_FEW {
@@ -171,7 +178,8 @@ fn lockable_memory() -> Result<(), String> {
     ))
 }
 
-/// To the hard limit; beyond it, where the kernel lets us, only when so many are needed.
+/// Raises the limit to the hard one; beyond it, where the kernel allows it, only when so many are
+/// needed.
 fn raise_descriptors(needed: u64) -> u64 {
     match Resource::NOFILE.get() {
         Ok((soft, hard)) => raise(Resource::NOFILE, soft, hard, needed),
@@ -215,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_needed_is_enough() {
+    fn needed_descriptors_are_enough() {
         for shards in [1, 2, 7, 64] {
             for connections in [1, 10, 333, 100_000] {
                 let needed = limits::descriptors_needed(connections, shards);

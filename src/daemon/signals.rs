@@ -1,6 +1,6 @@
-//! Signals, as nginx has them: SIGTERM and SIGINT stop, SIGHUP reads the configuration again, SIGUSR1 opens the
-//! access log anew, SIGUSR2 starts a new daemon that takes over. And the way to the end: what is under way is
-//! finished within `timeout_drain`; a second signal ends it at once.
+//! Signals, as nginx has them: SIGTERM and SIGINT stop, SIGHUP reads the configuration again,
+//! SIGUSR1 opens the access log anew, SIGUSR2 starts a new daemon that takes over. And the way to
+//! the end: what is under way is finished within `timeout_drain`; a second signal ends it at once.
 
 use std::convert::Infallible;
 use std::io;
@@ -25,7 +25,7 @@ use crate::control::Handle;
 use crate::limits;
 use crate::link::{ControlEnd, Counter, HandedOver, Stop};
 
-/// What an operator wants of us.
+/// Wish of an operator, given by a signal.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 enum Wanted {
     /// The signal's name.
@@ -35,20 +35,21 @@ enum Wanted {
     Upgrade,
 }
 
-/// The signals that mean something to us. Those that would end a daemon that is not ready yet are blocked from
-/// the beginning of `main` on, and wait until they are taken here.
+/// The signals that mean something to us. Those that would end a daemon that is not ready yet are
+/// blocked from the beginning of `main` on, and wait until they are taken here.
 pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
     user_1: Signal,
     user_2: Signal,
-    /// A file may not grow past `ulimit -f`: the write fails, too, and is answered for. Not taken, it would
-    /// end the daemon.
+    /// A file may not grow past `ulimit -f`: the write fails, too, and is answered for. Not taken,
+    /// it would end the daemon.
     _file_size: Signal,
 }
 
-/// Has those that do not ask for the end wait until they are taken, whatever the program is at: called first.
+/// Has those that do not ask for the end wait until they are taken, whatever the program is at:
+/// called first.
 pub(super) fn block() {
     // It fails for numbers that are no signals.
     let _ = waiting().thread_block();
@@ -59,7 +60,7 @@ fn waiting() -> SigSet {
 }
 
 impl Signals {
-    /// Within a tokio runtime.
+    /// Takes the signals over; needs a tokio runtime.
     pub(super) fn take() -> io::Result<Signals> {
         let signals = Signals {
             terminate: signal(SignalKind::terminate())?,
@@ -93,8 +94,8 @@ impl Signals {
     }
 }
 
-/// Asks how orphans ended: the first process of a container is given those in it, and until then they stay in the
-/// table of processes. It has no children of its own there.
+/// Asks how orphans ended: the first process of a container is given those in it, and until then
+/// they stay in the table of processes. It has no children of its own there.
 pub(super) async fn reap_orphans() -> Infallible {
     let children = (std::process::id() == 1).then(|| signal(SignalKind::child()));
     let Some(Ok(mut children)) = children else { return std::future::pending().await };
@@ -109,7 +110,7 @@ pub(super) async fn reap_orphans() -> Infallible {
     }
 }
 
-/// What serves the operator's wishes.
+/// Parts of the daemon that serve the operator's wishes.
 pub(super) struct Operations {
     pub(super) reload: Reload,
     pub(super) program: Program,
@@ -117,17 +118,17 @@ pub(super) struct Operations {
     pub(super) sockets: Sockets,
     /// Connections still come from the daemon before us, until this is told.
     pub(super) taking_over: Option<oneshot::Receiver<()>>,
-    /// Of a playground there is one.
+    /// Whether this is the playground of `--demo`, which is not upgraded.
     pub(super) is_demo: bool,
-    /// What shards hand over.
+    /// Connections that shards hand over.
     pub(super) handed: Receiver<Option<HandedOver>>,
     /// SIGUSR2 came while a new daemon that did not get ready was waited for.
     pub(super) wants_another: bool,
 }
 
 impl Operations {
-    /// Starts a new daemon and waits until it is ready. Signals are heard meanwhile; a reload is for whoever
-    /// serves in the end.
+    /// Starts a new daemon and waits until it is ready. Signals are heard meanwhile; a reload is
+    /// for the daemon that serves in the end.
     async fn upgrade(&mut self, signals: &mut Signals) -> Result<Successor, Option<&'static str>> {
         if self.is_demo {
             error!("SIGUSR2: the demo can't be taken over; nothing changed");
@@ -177,8 +178,8 @@ impl Operations {
         }
     }
 
-    /// Waits for the end of the daemon before us: connections that came from it after our shards have ended would be
-    /// lost. An error is the name of a signal that asked for the end meanwhile.
+    /// Waits for the end of the daemon before us: connections that came from it after our shards
+    /// have ended would be lost. An error is the name of a signal that asked for the end meanwhile.
     async fn wait_for_the_one_before(&mut self, signals: &mut Signals) -> Result<(), &'static str> {
         while let Some(last) = &mut self.taking_over {
             let wanted = tokio::select! {
@@ -244,7 +245,7 @@ impl Threads {
 
 /// How serving comes to its end.
 enum End {
-    /// By this signal.
+    /// A stop by this signal.
     Asked(&'static str),
     Successor(Successor),
     /// A shard ended, or panicked outside any connection.
@@ -291,7 +292,8 @@ pub(super) async fn serve_until_stopped(
     drop(sockets);
     let outcome = match how {
         End::Broken(index, clean) => {
-            // A daemon with fewer shards than it was told to have is one that nobody asked for.
+            // A daemon with fewer shards than it was told to have is one that the operator did not
+            // ask for.
             let how = if clean { "ended" } else { "panicked outside any connection" };
             error!("shard {index} {how}: stopping all");
             end.stop(Stop::Now);
@@ -377,8 +379,9 @@ async fn hand_over(
     drop(tokio::task::spawn_blocking(last).await);
 }
 
-/// Sees the shards to their end, as `stop` does. Whoever stops us is heard at the second time: the first says no more
-/// than what we are at. What else is wanted is for the daemon that has taken over.
+/// Sees the shards to their end, as `stop` does. Whoever stops us is heard at the second time: the
+/// first says no more than what we are at. What else is wanted is for the daemon that has taken
+/// over.
 async fn drain_for_the_next(
     end: &ControlEnd,
     next: &Successor,
@@ -393,14 +396,16 @@ async fn drain_for_the_next(
         let wanted = tokio::select! {
             () = threads.all_ended() => return,
             () = &mut time => {
-                warn!("timeout_drain is over: {} connections are cut off", end.total(Counter::Open));
+                let left = counted(end.total(Counter::Open), "connection");
+                warn!("timeout_drain is over: cutting off {left}");
                 break;
             }
             wanted = signals.next() => wanted,
         };
         match wanted {
             Wanted::Stop(name) if is_asked => {
-                warn!("{name} again: {} connections are cut off", end.total(Counter::Open));
+                let left = counted(end.total(Counter::Open), "connection");
+                warn!("{name} again: cutting off {left}");
                 break;
             }
             Wanted::Stop(_) => {
@@ -414,7 +419,7 @@ async fn drain_for_the_next(
     }
     end.stop(Stop::Now);
     if tokio::time::timeout(limits::STOP_TIME, threads.all_ended()).await.is_err() {
-        warn!("{} shards did not stop in time; ending without them", threads.running);
+        warn!("{} did not stop in time; ending all the same", counted(threads.running, "shard"));
     }
 }
 

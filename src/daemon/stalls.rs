@@ -1,5 +1,5 @@
-//! Notices a shard, or control, that makes no progress for a second, and says where it is. From a thread of
-//! its own, as control may be what hangs.
+//! Notices a shard, or control, that makes no progress for a second, and says where it is. From a
+//! thread of its own, as control may be what hangs.
 
 use std::fs;
 use std::path::PathBuf;
@@ -44,7 +44,7 @@ struct Watched {
     thread: Option<String>,
     name: String,
     beat: Option<u64>,
-    /// When that was seen first, and the CPU time that it had used then.
+    /// Moment at which that count was seen first, and the CPU time that the thread had used then.
     since: Instant,
     cpu: Duration,
     is_told: bool,

@@ -1,18 +1,18 @@
-//! One daemon takes over from another (SIGUSR2): the new program is started by the old, with the same
-//! arguments, and gets the listening sockets, then the state file, then, one by one, the client connections
-//! that are held or between two requests. The sockets are the same ones, so nobody who connects meanwhile is
-//! refused or reset; until the new daemon says that it is ready the old one serves as if nothing happened,
-//! and whatever goes wrong by then changes nothing.
+//! One daemon takes over from another (SIGUSR2): the new program is started by the old, with the
+//! same arguments, and gets the listening sockets, then the state file, then, one by one, the
+//! client connections that are held or between two requests. The sockets are the same ones, so no
+//! client that connects meanwhile is refused or reset; until the new daemon says that it is ready
+//! the old one serves as if nothing happened, and whatever goes wrong by then changes nothing.
 //!
 //! | old | new |
 //! | --- | --- |
 //! | sockets → | reads its configuration, makes ready all that it can |
 //! | | ← `prepared` |
-//! | writes the state a last time, takes no more changes; `state`, with what it knows besides → | reads it, starts its shards |
+//! | writes the state a last time, takes no changes; `state`, its counts → | reads it, starts |
 //! | | ← `ready` |
-//! | takes in nobody any more; connections → | |
-//! | what is under way yet, each time that it is another; `open` → | `ask`, `stop` |
-//! | at its end: what it counted since it let go of the state; `counted` → | |
+//! | accepts no more connections; idle and held connections → | |
+//! | count of requests under way, each time that it changes; `open` → | `ask`, `stop` |
+//! | at its end: counts since it let go of the state; `counted` → | |
 
 use std::io;
 use std::net::{IpAddr, TcpListener};
@@ -30,22 +30,23 @@ use tokio::process::{Child, Command};
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
-use super::frames::{self, Frame};
-use super::given::{Given, Tcp};
+use super::inherited::{InheritedSockets, Tcp};
 use super::log::counted;
 use super::service;
+use super::takeover_protocol::{self, Frame};
 use crate::control::{Counted, Handle, Token};
 use crate::limits;
 use crate::link::{ControlEnd, Drain, HandedOver, Protocol, Stop};
 
 /// Set for the new daemon, whose standard input the socket is.
 const VARIABLE: &str = "MANTRID_TAKES_OVER";
-/// What it is set to where memory of the old daemon can't be read by others of its user.
+/// Value where memory of the old daemon can't be read by other processes of its user.
 const GUARDED: &str = "guarded";
-/// Said with `ready`: what is under way may be told. Programs before it would take it for a connection.
+/// Said with `ready`: what is under way may be told. Programs before it would take it for a
+/// connection.
 const HEARS: &[u8] = b"open";
 
-/// What a daemon keeps to hand over its sockets.
+/// Copies that a daemon keeps to hand over its sockets.
 pub(super) struct Sockets {
     /// A copy of each shard's.
     pub(super) tcp: Vec<Tcp>,
@@ -59,15 +60,15 @@ pub(super) struct Program {
 }
 
 impl Program {
-    /// Called at the start: later the file may be another. Where a symbolic link led to it, the link is kept:
-    /// what it leads to later is what is to run then.
+    /// Called at the start: later the file may be another. Where a symbolic link led to it, the
+    /// link is kept: what it leads to later is what is to run then.
     pub(super) fn of_this_process() -> io::Result<Program> {
         let own = identity(Path::new("/proc/self/exe"));
         let asked = std::env::args_os().next().unwrap_or_default();
         let found = places(Path::new(&asked)).find(|path| identity(path) == own && own.is_some());
         let path = match found {
             Some(path) => path,
-            // Whoever starts a program may call it anything.
+            // The parent of a program may call it anything.
             None => std::env::current_exe()?,
         };
         Ok(Program { path, identity: own })
@@ -80,7 +81,7 @@ impl Program {
     }
 }
 
-/// Where a program may lie that was started by this name: there, or in a folder of `PATH`.
+/// Paths of a program that was started by this name: that path, or a file in a folder of `PATH`.
 fn places(asked: &Path) -> impl Iterator<Item = PathBuf> {
     let here = std::env::current_dir().unwrap_or_default();
     let is_name = asked.components().count() == 1 && !asked.is_absolute();
@@ -103,13 +104,13 @@ pub(super) struct Successor {
     process: i32,
     /// Several threads have something to say.
     turn: Mutex<()>,
-    /// Whether it takes counts of what is under way here, and asks.
+    /// Whether the successor takes counts of what is under way here, and asks.
     hears: bool,
 }
 
 impl Successor {
-    /// Why it did not get ready, as far as we know. It has let go of us before it could say more, perhaps: killed
-    /// at once it never would.
+    /// Why it did not get ready, as far as we know. It has let go of us before it could say more,
+    /// perhaps: killed at once it never would.
     async fn gave_up(&mut self, why: String) -> String {
         let Some(child) = &mut self.child else { return why };
         match tokio::time::timeout(limits::LAST_WORDS_TIME, child.wait()).await {
@@ -184,9 +185,9 @@ async fn hand_over(to: &UnixStream, sockets: &Sockets, control: &Handle) -> Resu
     talk(move || {
         for (what, descriptors) in &offers {
             let descriptors: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
-            frames::send(&stream, what, b"", &descriptors)?;
+            takeover_protocol::send(&stream, what, b"", &descriptors)?;
         }
-        frames::send(&stream, &json!("all"), b"", &[])?;
+        takeover_protocol::send(&stream, &json!("all"), b"", &[])?;
         expect(&stream, "prepared").map(drop)
     })
     .await?;
@@ -196,7 +197,7 @@ async fn hand_over(to: &UnixStream, sockets: &Sockets, control: &Handle) -> Resu
     let memory = control.memory().to_string();
     let stream = to.try_clone().map_err(|error| error.to_string())?;
     let hears = talk(move || {
-        frames::send(&stream, &json!("state"), memory.as_bytes(), &[])?;
+        takeover_protocol::send(&stream, &json!("state"), memory.as_bytes(), &[])?;
         expect(&stream, "ready").map(|more| !more.is_empty())
     })
     .await?;
@@ -204,7 +205,7 @@ async fn hand_over(to: &UnixStream, sockets: &Sockets, control: &Handle) -> Resu
     Ok(hears)
 }
 
-/// Control has let go of the state file, and takes it back unless somebody else has it.
+/// Control has let go of the state file, and takes it back unless another daemon has it.
 struct Released(Option<Handle>);
 
 impl Drop for Released {
@@ -215,7 +216,7 @@ impl Drop for Released {
     }
 }
 
-/// Without keeping control from its work meanwhile.
+/// Runs a conversation on another thread, so that control goes on working.
 async fn talk<T: Send + 'static>(
     what: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> Result<T, String> {
@@ -231,7 +232,7 @@ async fn talk<T: Send + 'static>(
 
 /// The bytes that come with a word.
 fn expect(stream: &UnixStream, word: &str) -> io::Result<Vec<u8>> {
-    match frames::receive(stream)? {
+    match takeover_protocol::receive(stream)? {
         Some(frame) if frame.what == word => Ok(frame.bytes),
         Some(frame) => Err(io::Error::other(format!("it said {} and not {word}", frame.what))),
         None => Err(io::Error::other("it ended; its log says why")),
@@ -270,11 +271,11 @@ impl Successor {
 
     fn say(&self, what: &Value, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        frames::send(&self.stream, what, bytes, descriptors)
+        takeover_protocol::send(&self.stream, what, bytes, descriptors)
     }
 
-    /// Answers what the new daemon asks, and tells it what is under way here, until that is over; from a thread of
-    /// its own.
+    /// Answers what the new daemon asks, and tells it what is under way here, until that is over;
+    /// from a thread of its own.
     pub(super) fn tell(&self, control: &Handle, shards: &ControlEnd, is_over: &AtomicBool) {
         if !self.hears {
             return;
@@ -367,13 +368,13 @@ fn listen(
     shards: &ControlEnd,
     asked: &Sender<(u64, Arc<Drain>)>,
 ) {
-    while let Ok(Some(frame)) = frames::receive(stream) {
+    while let Ok(Some(frame)) = takeover_protocol::receive(stream) {
         match frame.what["stop"].as_str() {
             Some("now") => shards.stop(Stop::Now),
             Some(_) => shards.stop(Stop::Drain),
             None => {
                 if let Some(question) = control.question(&frame.what) {
-                    // Whoever answers is gone when all is over.
+                    // The task that answers is gone when all is over.
                     let _ = asked.send(question);
                 }
             }
@@ -386,7 +387,7 @@ pub(super) struct Predecessor(UnixStream);
 
 impl Predecessor {
     /// If we were started to take over: the old daemon, and its sockets.
-    pub(super) fn find() -> Result<Option<(Predecessor, Given)>, String> {
+    pub(super) fn find() -> Result<Option<(Predecessor, InheritedSockets)>, String> {
         if std::env::var_os(VARIABLE).is_none() {
             return Ok(None);
         }
@@ -399,9 +400,9 @@ impl Predecessor {
         let nothing = std::fs::File::open("/dev/null").map_err(|error| failed(&error))?;
         rustix::stdio::dup2_stdin(&nothing).map_err(|error| failed(&error))?;
         stream.set_read_timeout(Some(limits::UPGRADE_TIME)).map_err(|error| failed(&error))?;
-        let mut given = Given::default();
+        let mut given = InheritedSockets::default();
         loop {
-            let frame = frames::receive(&stream).map_err(|error| failed(&error))?;
+            let frame = takeover_protocol::receive(&stream).map_err(|error| failed(&error))?;
             let Some(Frame { what, descriptors, .. }) = frame else {
                 return Err(failed(&"it ended"));
             };
@@ -435,14 +436,14 @@ impl Predecessor {
     ///
     /// Returns all that the old daemon knows besides; an older program says nothing of it.
     pub(super) fn prepared(&self) -> Result<Value, String> {
-        let memory = frames::send(&self.0, &json!("prepared"), b"", &[])
+        let memory = takeover_protocol::send(&self.0, &json!("prepared"), b"", &[])
             .and_then(|()| expect(&self.0, "state"))
             .map_err(|error| format!("the daemon that was to hand over: {error}"))?;
         Ok(serde_json::from_slice(&memory).unwrap_or_default())
     }
 
-    /// Every shard accepts: takes the connections that come, from a thread of its own. What it returns is told
-    /// when the last one has come. An older program does not hear what it is asked.
+    /// Every shard accepts: takes the connections that come, from a thread of its own. What it
+    /// returns is told when the last one has come. An older program does not hear what it is asked.
     pub(super) fn ready(
         self,
         shards: ControlEnd,
@@ -450,14 +451,16 @@ impl Predecessor {
         hears: bool,
     ) -> io::Result<oneshot::Receiver<()>> {
         // An older program takes the word and leaves the rest.
-        frames::send(&self.0, &json!("ready"), HEARS, &[])?;
+        takeover_protocol::send(&self.0, &json!("ready"), HEARS, &[])?;
         self.0.set_read_timeout(None)?;
         if hears {
             let questions = control.elder().begin();
             let stream = self.0.try_clone()?;
             std::thread::Builder::new().name("ask".to_owned()).spawn(move || {
-                // It ends when nobody asks any more, which is when the old daemon is gone.
-                questions.iter().all(|what| frames::send(&stream, &what, b"", &[]).is_ok())
+                // The task ends when the old daemon, which asks, is gone.
+                questions
+                    .iter()
+                    .all(|what| takeover_protocol::send(&stream, &what, b"", &[]).is_ok())
             })?;
         }
         let thread = std::thread::Builder::new().name("take-over".to_owned());
@@ -474,7 +477,7 @@ impl Predecessor {
     fn take_over(&self, shards: &ControlEnd, control: &Handle) {
         let mut count = 0_usize;
         loop {
-            match frames::receive(&self.0) {
+            match takeover_protocol::receive(&self.0) {
                 Ok(None) => break,
                 Ok(Some(frame)) if frame.what["counted"].is_array() => {
                     match serde_json::from_value(frame.what["counted"].clone()) {

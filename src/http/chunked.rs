@@ -13,7 +13,7 @@ use super::Refusal;
 use super::field::{Name, Named, classify, is_token_byte, is_value_byte};
 use crate::limits::{CHUNK_LINE_BYTES_MAX, TRAILER_BYTES_MAX};
 
-/// Which trailers go on (RFC 9110 §6.5.1), by what the head said and where it came from.
+/// Rules for the trailers that go on (RFC 9110 §6.5.1), by the message's head and its sender.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct TrailerRules {
     whose: Whose,
@@ -23,15 +23,15 @@ pub struct TrailerRules {
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 enum Whose {
     Request {
-        /// Its forwarding fields go on.
+        /// Whether forwarding fields of the client go on.
         trusted: bool,
-        /// It goes on with an X-Request-Id of ours.
+        /// Whether the request goes on with an X-Request-Id of ours.
         has_our_id: bool,
     },
     Response,
 }
 
-/// What becomes of a trailer.
+/// Fate of a trailer.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(super) enum Verdict {
     Passes,
@@ -77,17 +77,17 @@ impl TrailerRules {
     }
 }
 
-/// What became of a piece of a body.
+/// Result for a piece of a body.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct Passed {
-    /// So many bytes are of the body: all, unless it ends before.
+    /// Bytes that belong to the body: all, unless it ends before.
     pub consumed: usize,
-    /// So many of these go on as they came. They are fewer where a trailer section has begun:
-    /// then [`Chunked::take_trailer`] has the rest once the body is complete.
+    /// Bytes of the body that go on as they came; fewer than `consumed` where a trailer section has
+    /// begun: then [`Chunked::take_trailer`] has the rest once the body is complete.
     pub as_is: usize,
 }
 
-/// What comes next.
+/// Part of the grammar that comes next.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 enum State {
     /// The first digit of a size.
@@ -108,9 +108,9 @@ enum State {
     ValueToken,
     /// Inside a quoted string.
     Quoted,
-    /// After a backslash in one.
+    /// The byte behind a backslash in a quoted string.
     QuotedPair,
-    /// After its end.
+    /// The byte behind the end of a quoted string.
     AfterQuoted,
     /// The LF that ends the line of a size.
     SizeLf,
@@ -141,14 +141,14 @@ pub struct Chunked {
     /// Size so far while reading one, then what is left of the chunk's data.
     left: u64,
     rules: TrailerRules,
-    /// Of the trailer section what goes on, and the line that is being read.
+    /// Lines of the trailer section that go on, and the line that is being read.
     trailer: Vec<u8>,
-    /// Where that line begins.
+    /// Start of the line that is being read.
     trailer_line: u32,
 }
 
 impl Chunked {
-    /// For the body of a message whose head gave these rules.
+    /// A checker for the body of a message whose head gave these rules.
     pub fn new(rules: TrailerRules) -> Chunked {
         Chunked {
             state: State::SizeStart,

@@ -8,7 +8,7 @@ use httparse::Header;
 use super::{Refusal, Scheme};
 use crate::limits::{CONNECTION_OPTIONS_MAX, FIELDS_MAX};
 
-/// What a field is to us.
+/// Role of a field for the proxy.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(super) enum Name {
     /// Forwarded as it came.
@@ -36,7 +36,7 @@ pub(super) enum Name {
     RequestId,
 }
 
-/// Which of the names we know this is. Case does not matter.
+/// The known name that this is. Case does not matter.
 pub(super) fn classify(name: &[u8]) -> Name {
     let Some(first) = name.first() else { return Name::Plain };
     // An `if` in each arm rather than a table: the compiler turns length and letter into jumps.
@@ -169,13 +169,13 @@ impl FieldSet {
 /// The fields of a head and the bytes they lie in.
 #[derive(Copy, Clone, Debug)]
 pub(super) struct Fields<'h, 'b> {
-    /// From the start-line to the final empty line, both included.
+    /// Bytes from the start-line to the final empty line, both included.
     pub(super) head: &'b [u8],
     pub(super) list: &'h [Header<'b>],
 }
 
 impl Fields<'_, '_> {
-    /// Where the line of field `index` begins; for one past the last, the final empty line.
+    /// Start of the line of field `index`; for one past the last, of the final empty line.
     pub(super) fn line_start(&self, index: usize) -> usize {
         match self.list.get(index) {
             // No folded line and no space before a name was let through: a line begins with it.
@@ -211,7 +211,7 @@ impl<'b> Once<'b> {
     }
 }
 
-/// What one pass over the fields found.
+/// Findings of one pass over the fields.
 #[derive(Debug, Default)]
 pub(super) struct Survey<'b> {
     pub(super) host: Once<'b>,
@@ -245,7 +245,7 @@ pub(super) struct Survey<'b> {
     pub(super) framing: FieldSet,
     pub(super) hosts: FieldSet,
     pub(super) expect: FieldSet,
-    /// Those that expect nothing.
+    /// Expect fields that expect nothing.
     pub(super) empty_expect: FieldSet,
     pub(super) trailer: FieldSet,
     pub(super) dates: FieldSet,
@@ -329,8 +329,9 @@ pub(super) fn survey<'b>(fields: &Fields<'_, 'b>) -> Result<Survey<'b>, Refusal>
 }
 
 impl Survey<'_> {
-    /// What a TLS terminator says the client spoke; believed by the caller on `bind_internal` only.
-    /// Where a field is there twice the last one counts, as in the original.
+    /// Scheme that a TLS terminator says the client spoke; believed by the caller on
+    /// `bind_internal` only. Of a field that is there twice the last one counts, as in the
+    /// original.
     pub(super) fn forwarded_scheme(&self) -> Option<Scheme> {
         let said = self.protocol.or(self.proto)?;
         Some(if is(said, b"https") || is(said, b"ssl") { Scheme::Https } else { Scheme::Http })
@@ -387,7 +388,8 @@ impl Survey<'_> {
     }
 
     /// An upgrade to some version of HTTP is never passed on: behind it the backend would read
-    /// requests that nobody routed and whose forwarding fields nobody wrote (`h2c` smuggling).
+    /// requests that were not routed and whose forwarding fields were not written here (`h2c`
+    /// smuggling).
     fn read_upgrade(&mut self, value: &[u8]) {
         for protocol in list(value) {
             let name = protocol.split(|&b| b == b'/').next().unwrap_or_default();
@@ -454,7 +456,7 @@ impl Named {
         self.count = (self.count + 1).min(NAMED_KEPT as u8 + 1);
     }
 
-    /// For tests.
+    /// Reads an X-Forwarded-Proto, for tests.
     #[cfg(any(test, fuzzing))]
     pub(super) fn of(names: &[&[u8]]) -> Named {
         let mut named = Named::default();
@@ -493,7 +495,7 @@ fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|&b| b == b',').map(trim)
 }
 
-/// Without optional white space (RFC 9110 §5.6.3: SP and HTAB) at both ends.
+/// Cuts off optional white space (RFC 9110 §5.6.3: SP and HTAB) at both ends.
 pub(super) fn trim(mut value: &[u8]) -> &[u8] {
     while let [b' ' | b'\t', rest @ ..] = value {
         value = rest;
@@ -507,7 +509,8 @@ pub(super) fn trim(mut value: &[u8]) -> &[u8] {
 /// Whether a byte may stand in a token (RFC 9110 §5.6.2).
 pub(super) fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric()
-        || matches!(byte, b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'^'..=b'`' | b'|' | b'~')
+        || matches!(byte, b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.')
+        || matches!(byte, b'^'..=b'`' | b'|' | b'~')
 }
 
 /// Whether this is a token, such as a method or a field name.

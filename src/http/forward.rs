@@ -16,16 +16,17 @@ use super::{
 /// framing, Via, Date, Connection.
 const ADDED_BYTES: usize = 384;
 
-/// What the proxy knows about a request and its head doesn't.
+/// Facts about a request that are not in its head.
 #[derive(Copy, Clone, Debug)]
 pub struct RequestForward {
-    /// Who is connected to us.
+    /// Address of the client that is connected to us.
     pub client: IpAddr,
     /// The listener is a `bind_internal`: forwarding fields pass unchanged, none are added.
     pub trusted: bool,
-    /// What the client spoke.
+    /// Scheme that the client spoke.
     pub scheme: Scheme,
-    /// Goes on as X-Request-Id, in hexadecimal, unless a trusted peer gave one; 0: leave that field alone.
+    /// Goes on as X-Request-Id, in hexadecimal, unless a trusted peer gave one; 0: leave that field
+    /// alone.
     pub request_id: u128,
     /// The name of this proxy, if it is to be said.
     pub via: Via,
@@ -132,14 +133,14 @@ fn write_host(head: &RequestHead<'_, '_>, out: &mut Vec<u8>) {
 pub enum FramingOut {
     /// Byte for byte.
     AsIs,
-    /// Without its chunks, for an HTTP/1.0 client; ends with the connection.
+    /// The data without its chunks, for an HTTP/1.0 client; ends with the connection.
     DecodeChunked,
 }
 
-/// What the proxy knows about a response and its head doesn't.
+/// Facts about a response that are not in its head.
 #[derive(Copy, Clone, Debug)]
 pub struct ResponseForward {
-    /// What the client speaks.
+    /// Version that the client speaks.
     pub client_version: Version,
     /// We keep the client's connection open afterwards.
     pub keep_alive: bool,

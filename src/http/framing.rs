@@ -1,4 +1,4 @@
-//! Where a body ends: the rules of RFC 9112 §6.3, for requests and for responses.
+//! The end of a body: the rules of RFC 9112 §6.3, for requests and for responses.
 //!
 //! Both sides refuse the same ambiguities. What the RFC lets a recipient mend (a Content-Length
 //! beside Transfer-Encoding, equal lengths repeated) is refused as well: the next reader may mend
@@ -10,28 +10,28 @@ use super::{Method, Refusal, Version};
 /// How the body of a request ends.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum RequestFraming {
-    /// There is none (§6.3 rule 7).
+    /// No body (§6.3 rule 7).
     None,
-    /// After so many bytes.
+    /// An end after so many bytes.
     Length(u64),
-    /// With the last chunk and its trailer section.
+    /// An end with the last chunk and its trailer section.
     Chunked,
 }
 
 /// How the body of a response ends.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum ResponseFraming {
-    /// There is none, whatever the fields say: to HEAD, 1xx, 204, 304 (§6.3 rule 1).
+    /// No body, whatever the fields say: to HEAD, 1xx, 204, 304 (§6.3 rule 1).
     None,
-    /// After so many bytes.
+    /// An end after so many bytes.
     Length(u64),
-    /// With the last chunk and its trailer section.
+    /// An end with the last chunk and its trailer section.
     Chunked,
-    /// With the connection (§6.3 rule 8).
+    /// An end with the connection (§6.3 rule 8).
     UntilClose,
 }
 
-/// What the two framing fields say, if they agree.
+/// Meaning of the two framing fields, if they agree.
 #[derive(Copy, Clone, Debug)]
 pub(super) enum Lengths {
     Neither,

@@ -11,102 +11,15 @@ use httparse::{Error, Header, Status};
 use super::chunked::TrailerRules;
 use super::field::{FieldSet, Fields, Named, Once, Survey, is_token, survey};
 use super::framing::{Lengths, RequestFraming, ResponseFraming};
+use super::method::Method;
+use super::refusal::{BadResponse, Refusal};
 use super::target::{Target, check_host, parse_target};
-use super::{BadResponse, Refusal, Scheme, Via};
+use super::version::Version;
+use super::via::Via;
 use crate::limits::FIELDS_MAX;
+use crate::scheme::Scheme;
 
-/// A version of HTTP that is spoken here.
-#[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub enum Version {
-    /// One request a connection, unless both sides say keep-alive.
-    Http10,
-    /// Our own.
-    Http11,
-}
-
-/// The methods that make a difference to a proxy, and all others.
-#[derive(Copy, Clone, PartialEq, Eq, Debug)]
-#[allow(missing_docs)] // the names say it
-pub enum Method {
-    Get,
-    Head,
-    Post,
-    Put,
-    Delete,
-    Options,
-    Trace,
-    Patch,
-    Connect,
-    /// Registered as safe, and forwarded like any other.
-    OtherSafe,
-    /// Registered as idempotent, and forwarded like any other.
-    OtherIdempotent,
-    /// Forwarded as it is; nothing is known about it.
-    Other,
-}
-
-/// The registry of methods (RFC 9110 §16.1.1) beside RFC 9110's own.
-const SAFE: [&str; 4] = ["PROPFIND", "QUERY", "REPORT", "SEARCH"];
-const IDEMPOTENT: [&str; 25] = [
-    "ACL",
-    "BASELINE-CONTROL",
-    "BIND",
-    "CHECKIN",
-    "CHECKOUT",
-    "COPY",
-    "LABEL",
-    "LINK",
-    "MERGE",
-    "MKACTIVITY",
-    "MKCALENDAR",
-    "MKCOL",
-    "MKREDIRECTREF",
-    "MKWORKSPACE",
-    "MOVE",
-    "ORDERPATCH",
-    "PROPPATCH",
-    "REBIND",
-    "UNBIND",
-    "UNCHECKOUT",
-    "UNLINK",
-    "UNLOCK",
-    "UPDATE",
-    "UPDATEREDIRECTREF",
-    "VERSION-CONTROL",
-];
-
-impl Method {
-    /// Methods are case-sensitive (RFC 9110 §9.1).
-    fn of(name: &str) -> Method {
-        match name {
-            "GET" => Method::Get,
-            "HEAD" => Method::Head,
-            "POST" => Method::Post,
-            "PUT" => Method::Put,
-            "DELETE" => Method::Delete,
-            "OPTIONS" => Method::Options,
-            "TRACE" => Method::Trace,
-            "PATCH" => Method::Patch,
-            "CONNECT" => Method::Connect,
-            _ if SAFE.contains(&name) => Method::OtherSafe,
-            _ if IDEMPOTENT.contains(&name) => Method::OtherIdempotent,
-            _ => Method::Other,
-        }
-    }
-
-    /// Doing it twice is like doing it once (RFC 9110 §9.2.2): it may be sent again.
-    pub fn is_idempotent(self) -> bool {
-        self.is_safe() || matches!(self, Method::Put | Method::Delete | Method::OtherIdempotent)
-    }
-
-    /// It only asks (RFC 9110 §9.2.1).
-    pub fn is_safe(self) -> bool {
-        use Method::{Get, Head, Options, OtherSafe, Trace};
-        matches!(self, Get | Head | Options | Trace | OtherSafe)
-    }
-}
-
-/// Where `httparse` notes the fields.
+/// Room in which `httparse` notes the fields.
 pub type FieldRoom<'b> = [MaybeUninit<Header<'b>>; FIELDS_MAX];
 
 /// Room for the fields of one head; uninitialised, since clearing 4 KiB would cost as much as
@@ -118,18 +31,18 @@ pub fn field_room<'b>() -> FieldRoom<'b> {
 /// A request head that was accepted.
 #[derive(Debug)]
 pub struct RequestHead<'h, 'b> {
-    /// What is asked for.
+    /// The method.
     pub method: Method,
     /// The method as written.
     pub method_bytes: &'b [u8],
-    /// What the client speaks.
+    /// Version that the client speaks.
     pub version: Version,
-    /// What it is asked of.
+    /// The target.
     pub target: Target<'b>,
     /// The authority of an absolute target, else the value of Host: valid syntax, as written.
     /// `None` only in HTTP/1.0.
     pub host: Option<&'b [u8]>,
-    /// Where the body ends.
+    /// The end of the body.
     pub framing: RequestFraming,
     /// The client wants the connection to live on.
     pub keep_alive: bool,
@@ -140,9 +53,9 @@ pub struct RequestHead<'h, 'b> {
     pub upgrade: bool,
     /// The client reads trailers, and they reach it.
     pub takes_trailers: bool,
-    /// It brings credentials that authenticate its connection (NTLM, Negotiate), not only itself.
+    /// Whether the request brings credentials that authenticate its connection (NTLM, Negotiate).
     pub authenticates: bool,
-    /// What X-Forwarded-Protocol, or else X-Forwarded-Proto, says. Believe it on `bind_internal`
+    /// Scheme in X-Forwarded-Protocol, or else in X-Forwarded-Proto. Believe it on `bind_internal`
     /// only.
     pub forwarded_scheme: Option<Scheme>,
     pub(super) fields: Fields<'h, 'b>,
@@ -164,7 +77,8 @@ pub struct RequestHead<'h, 'b> {
 }
 
 impl<'b> RequestHead<'_, 'b> {
-    /// The X-Request-Id that came with it, if it is one and can be one: visible ASCII, not too long.
+    /// The X-Request-Id that came with it, if it is one and can be one: visible ASCII, not too
+    /// long.
     pub fn request_id(&self) -> Option<&'b [u8]> {
         self.request_id.filter(|id| {
             (1..=crate::limits::REQUEST_ID_BYTES_MAX).contains(&id.len())
@@ -172,12 +86,12 @@ impl<'b> RequestHead<'_, 'b> {
         })
     }
 
-    /// Whether it came through the proxy of this name before.
+    /// Whether the request came through the proxy of this name before.
     pub fn came_through(&self, via: &Via) -> bool {
         self.via.iter().any(|index| via.is_in(self.fields.list[index].value))
     }
 
-    /// What becomes of the trailers behind its body.
+    /// Rules for the trailers behind the body.
     pub fn trailers(&self, trusted: bool, writes_id: bool) -> TrailerRules {
         TrailerRules::of_request(self.named, trusted, writes_id)
     }
@@ -270,11 +184,11 @@ pub fn parse_request<'h, 'b>(
 /// A response head that was accepted.
 #[derive(Debug)]
 pub struct ResponseHead<'h, 'b> {
-    /// What the backend speaks.
+    /// Version that the backend speaks.
     pub version: Version,
     /// 100 to 999.
     pub status: u16,
-    /// Where the body ends.
+    /// The end of the body.
     pub framing: ResponseFraming,
     /// The backend lets the connection live on after the body.
     pub keep_alive: bool,
@@ -283,32 +197,33 @@ pub struct ResponseHead<'h, 'b> {
     /// How many seconds an idle connection is kept by the backend, if it says so (`Keep-Alive:
     /// timeout=N`).
     pub keep_alive_seconds: Option<u32>,
-    /// It asks for credentials that authenticate its connection (NTLM, Negotiate).
+    /// Whether the response asks for credentials that authenticate its connection (NTLM,
+    /// Negotiate).
     pub authenticates: bool,
     pub(super) fields: Fields<'h, 'b>,
     pub(super) dropped: FieldSet,
     /// Content-Length or Transfer-Encoding.
     pub(super) framing_fields: FieldSet,
     pub(super) trailer: FieldSet,
-    /// It says when it was made.
+    /// Whether the response has a Date.
     pub(super) has_date: bool,
     /// A 426 says what to upgrade to (RFC 9110 §15.5.22).
     pub(super) keeps_upgrade: bool,
     pub(super) named: Named,
-    /// What the framing fields say, also where no body follows.
+    /// Meaning of the framing fields, also where no body follows.
     pub(super) lengths: Lengths,
     /// The framing field was dropped from the fields: we write it ourselves.
     pub(super) writes_framing: bool,
 }
 
 impl ResponseHead<'_, '_> {
-    /// What becomes of the trailers behind its body.
+    /// Rules for the trailers behind the body.
     pub fn trailers(&self) -> TrailerRules {
         TrailerRules::of_response(self.named)
     }
 
-    /// Whether it names a body that must not follow it, as an answer to HEAD, a 204 or a 304 may. A
-    /// backend that is wrong about that sends the body all the same.
+    /// Whether the head names a body that must not follow it, as a response to HEAD, a 204 or a 304
+    /// may. A backend that is wrong about that sends the body all the same.
     pub fn names_missing_body(&self) -> bool {
         let names_body = match self.lengths {
             Lengths::Length(length) => length != 0,

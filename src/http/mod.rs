@@ -19,6 +19,7 @@ mod field;
 mod forward;
 mod framing;
 mod head;
+mod method;
 mod pages;
 #[cfg(any(test, fuzzing))]
 pub mod properties;
@@ -28,19 +29,18 @@ mod scan;
 mod target;
 #[cfg(test)]
 mod tests;
+mod version;
 mod via;
 
-pub use crate::limits::Scheme;
+pub use crate::scheme::Scheme;
 pub use chunked::{Chunked, Passed, TrailerRules};
 pub use date::HttpDate;
 pub use forward::{
     FramingOut, RequestForward, ResponseForward, say_close, write_request, write_response,
 };
 pub use framing::{RequestFraming, ResponseFraming};
-pub use head::{
-    FieldRoom, Method, RequestHead, ResponseHead, Version, field_room, parse_request,
-    parse_response,
-};
+pub use head::{FieldRoom, RequestHead, ResponseHead, field_room, parse_request, parse_response};
+pub use method::Method;
 pub use pages::{Page, PageError, Pages, write_page};
 pub use refusal::{BadResponse, Refusal};
 pub use reply::{
@@ -49,4 +49,5 @@ pub use reply::{
 };
 pub use scan::HeadScan;
 pub use target::Target;
+pub use version::Version;
 pub use via::Via;

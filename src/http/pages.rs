@@ -169,17 +169,17 @@ impl Pages {
         self.by_name.get(name)
     }
 
-    /// For a table without a rule.
+    /// The page for a table without a rule.
     pub fn no_hosts(&self) -> &Page {
         &self.by_name["no-hosts"]
     }
 
-    /// For a host without a rule.
+    /// The page for a host without a rule.
     pub fn unknown(&self) -> &Page {
         &self.by_name["unknown"]
     }
 
-    /// For a request that was held too long.
+    /// The page for a request that was held too long.
     pub fn timeout(&self) -> &Page {
         &self.by_name["timeout"]
     }

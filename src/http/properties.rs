@@ -1,7 +1,8 @@
-//! Properties that hold for every input: proptest runs them in `cargo test`, the fuzzers in `fuzz/`.
+//! Properties that hold for every input: proptest runs them in `cargo test`, the fuzzers in
+//! `fuzz/`.
 //!
-//! Each compares the code with something written another way: itself at other splits, `httparse`,
-//! a model that is naive on purpose, or its own output read again.
+//! Each compares the code with something written another way: itself at other splits, `httparse`, a
+//! model that is naive on purpose, or its own output read again.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -212,7 +213,7 @@ fn request_fields(bytes: &[u8], out: &[u8], trusted: bool, (upgrade, te): (bool,
     }
 }
 
-/// The same for the head of a response.
+/// Checks the properties of the head of a response.
 pub fn response_head(bytes: &[u8]) {
     let Ok(Some(length)) = scan(bytes) else { return };
     let bytes = &bytes[..length];
@@ -326,8 +327,8 @@ fn chunked_by(bytes: &[u8], rules: TrailerRules) {
     skipping(bytes, rules, decoded);
 }
 
-/// What goes on is at any split the same; of a body that is not complete it is a prefix of what
-/// came, and of no trailer section anything.
+/// Checks that the same bytes go on at any split; of an incomplete body they are a prefix of what
+/// came, and nothing of its trailer section.
 fn passing(bytes: &[u8], step: usize, rules: TrailerRules, whole: Option<&Vec<u8>>) {
     let mut body = Chunked::new(rules);
     let mut passed = Vec::new();
@@ -444,7 +445,8 @@ fn naive_size(line: &[u8], whole: bool) -> Result<u64, ()> {
     if line.len() + 2 * usize::from(whole) > limit {
         return Err(());
     }
-    // A CR at the end of an incomplete line ends it or is wrong; here it only must not be too early.
+    // A CR at the end of an incomplete line ends it or is wrong; here it only must not be too
+    // early.
     let (line, ended) = match line.strip_suffix(b"\r") {
         Some(line) if !whole => (line, true),
         _ => (line, whole),

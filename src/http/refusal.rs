@@ -1,4 +1,5 @@
-//! Why a message is refused: one table from which status, slug, sentence, log, metric and test come.
+//! Why a message is refused: one table from which status, slug, sentence, log, metric and test
+//! come.
 
 /// Writes the enum and its three look-ups from one list, so that they can't drift apart.
 macro_rules! refusals {
@@ -41,9 +42,11 @@ refusals! {
     /// A continuation line (RFC 9112 §5.2).
     FoldedLine, 400, "folded_line", "A field line starts with white space.";
     /// RFC 9112 §5.1: a server must refuse this.
-    SpaceBeforeColon, 400, "space_before_colon", "There is white space between a field name and its colon.";
-    /// Not `method SP target SP version`.
-    BadRequestLine, 400, "bad_request_line", "The request line is not a method, a target and a version.";
+    SpaceBeforeColon, 400, "space_before_colon",
+        "There is white space between a field name and its colon.";
+    /// A request line that is not `method SP target SP version`.
+    BadRequestLine, 400, "bad_request_line",
+        "The request line is not a method, a target and a version.";
     /// A version that is well formed but not ours (RFC 9110 §15.6.6).
     BadVersion, 505, "bad_version", "Only HTTP/1.0 and HTTP/1.1 are spoken here.";
     /// A field line that is not `name: value`.
@@ -56,7 +59,7 @@ refusals! {
     BadHost, 400, "bad_host", "The host is not a valid name or address.";
     /// RFC 9112 §6.1 lets a server mend this by dropping the length, we are strict.
     BothLengths, 400, "both_lengths", "There are both Content-Length and Transfer-Encoding.";
-    /// Not decimal digits, or more than 63 bits.
+    /// A length that is not decimal digits, or has more than 63 bits.
     BadLength, 400, "bad_length", "Content-Length is not a valid number.";
     /// More than one Content-Length. RFC 9112 §6.3 lets identical ones be merged, we are strict:
     /// the next reader might take the first, the last, or the list.
@@ -94,7 +97,7 @@ refusals! {
 pub enum BadResponse {
     /// Malformed or ambiguous in a way that a request can be, too.
     Message(Refusal),
-    /// Not `version SP status [SP reason]`, or a version that is not ours.
+    /// A line that is not `version SP status [SP reason]`, or a version that is not ours.
     StatusLine,
     /// A 101 that does not say what to switch to (RFC 9110 §15.2.2).
     Switch,
@@ -110,7 +113,7 @@ impl BadResponse {
         }
     }
 
-    /// What is wrong, as a sentence.
+    /// Sentence that says what is wrong.
     pub fn sentence(self) -> &'static str {
         match self {
             BadResponse::Message(refusal) => refusal.sentence(),

@@ -5,16 +5,16 @@
 use super::forward::write_number;
 use super::{HttpDate, Refusal, Scheme, Version};
 
-/// To whom and how an answer of our own goes.
+/// Circumstances of a reply: the client's version, and whether the connection goes on.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct ReplyTo {
-    /// What the client speaks.
+    /// Version that the client speaks.
     pub version: Version,
     /// The request was a HEAD: no body.
     pub head_only: bool,
     /// We close the connection afterwards.
     pub close: bool,
-    /// When it is made.
+    /// Date of the reply.
     pub date: HttpDate,
 }
 
@@ -106,7 +106,7 @@ pub(super) fn write_rest(code: u16, body: &[u8], to: ReplyTo, out: &mut Vec<u8>)
     write_undated_rest(code, body, to, out);
 }
 
-/// The same for an answer that says itself when it was made.
+/// Writes the rest of a reply that has a Date of its own.
 pub(super) fn write_undated_rest(code: u16, body: &[u8], to: ReplyTo, out: &mut Vec<u8>) {
     if has_body(code) {
         out.extend_from_slice(b"Content-Length: ");
@@ -167,7 +167,7 @@ pub fn write_status(code: u16, to: ReplyTo, out: &mut Vec<u8>) {
     insert_rest(start, code, to, out);
 }
 
-/// Too many for the moment (RFC 6585 §4).
+/// Writes a 429: too many requests for the moment (RFC 6585 §4).
 pub fn write_too_many(to: ReplyTo, out: &mut Vec<u8>) {
     write_status_line(429, reason(429).as_bytes(), out);
     out.extend_from_slice(b"Retry-After: 1\r\n");
@@ -177,7 +177,7 @@ pub fn write_too_many(to: ReplyTo, out: &mut Vec<u8>) {
     insert_rest(start, 429, to, out);
 }
 
-/// What went wrong, for the statuses the proxy itself gives.
+/// Sentence that says what went wrong, for the statuses that the proxy itself gives.
 fn sentence(code: u16) -> &'static str {
     match code {
         429 => "Too many requests for this host at the moment.",
@@ -249,7 +249,8 @@ pub fn write_redirect(
     write_rest(code, b"", to, out);
 }
 
-/// The status of an answer that one of these functions wrote, or [`write_response`]; 0 of anything else.
+/// The status of an answer that one of these functions wrote, or [`write_response`]; 0 of anything
+/// else.
 ///
 /// [`write_response`]: super::write_response
 pub fn status_of(answer: &[u8]) -> u16 {

@@ -1,4 +1,4 @@
-//! Where a head ends: the only definition of it.
+//! The end of a head: the only definition of it.
 //!
 //! Two definitions that differ by one byte stall a connection or split a message in two, so the
 //! parser is given exactly what this scan measured and is checked never to disagree. The scan is
@@ -13,7 +13,7 @@ use super::Refusal;
 pub struct HeadScan {
     /// Bytes that need no second look; a CR whose LF has not come is not among them.
     seen: usize,
-    /// Where the line being scanned begins.
+    /// Start of the line being scanned.
     line: usize,
     /// The start-line is complete.
     started: bool,
@@ -54,12 +54,7 @@ impl HeadScan {
         Ok(None)
     }
 
-    /// Nothing but an empty line has come: no request was begun.
-    pub fn is_idle(&self) -> bool {
-        !self.started && self.seen == self.line
-    }
-
-    /// What to answer when the limit is reached before the end of the head.
+    /// Refusal for a head that reaches the limit before its end.
     pub fn too_large(&self) -> Refusal {
         if self.started { Refusal::HeadTooLarge } else { Refusal::TargetTooLong }
     }
@@ -116,15 +111,5 @@ mod tests {
         assert_eq!(scan.too_large(), Refusal::TargetTooLong);
         scan.advance(b"GET /aaaa HTTP/1.1\r\nB").unwrap();
         assert_eq!(scan.too_large(), Refusal::HeadTooLarge);
-    }
-
-    #[test]
-    fn knows_that_nothing_was_begun() {
-        let mut scan = HeadScan::default();
-        assert!(scan.is_idle());
-        scan.advance(b"\r\n").unwrap();
-        assert!(scan.is_idle());
-        scan.advance(b"\r\nG").unwrap();
-        assert!(!scan.is_idle());
     }
 }

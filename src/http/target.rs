@@ -5,14 +5,14 @@ use std::net::Ipv6Addr;
 use super::{Method, Refusal, Scheme};
 use crate::limits::HOST_BYTES_MAX;
 
-/// What is asked for, in the form it was asked in.
+/// The target of a request, in the form in which it was written.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Target<'b> {
     /// `/path?query`.
     Origin(&'b [u8]),
     /// `http://host/path?query`.
     Absolute {
-        /// As written in the target.
+        /// Scheme as written in the target.
         scheme: Scheme,
         /// Host with optional port.
         authority: &'b [u8],

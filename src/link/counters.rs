@@ -54,6 +54,8 @@ pub(crate) enum Counter {
     RingEnters,
     /// Completions taken from the ring.
     RingCompletions,
+    /// Receives that found every buffer of the ring in use and took memory of their own.
+    ReceiveBuffersMissed,
     /// Idle connections to backends now.
     IdleConnections,
     /// Requests that wait for a permit at a backend now.

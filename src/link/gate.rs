@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::Waker;
+use super::{Shares, Waker};
 use crate::limits;
 
 /// The connections to one backend.
@@ -22,6 +22,7 @@ pub(crate) struct Gate {
     waiting: ShardSet,
     /// The shards that have idle connections.
     idle: ShardSet,
+    shares: Arc<Shares>,
 }
 
 /// A set of shards that each shard enters and leaves by itself: one bit for each there is.
@@ -61,17 +62,19 @@ impl ShardSet {
 }
 
 impl Gate {
-    fn new(shards: usize) -> Gate {
+    fn new(shards: usize, shares: Arc<Shares>) -> Gate {
         Gate {
             open: AtomicU32::new(0),
             elder: AtomicU32::new(0),
             waiting: ShardSet::new(shards),
             idle: ShardSet::new(shards),
+            shares,
         }
     }
 
     /// Takes a permit if fewer than `limit` are taken.
     pub(crate) fn enter(&self, limit: u32) -> bool {
+        let limit = self.shares.of(limit);
         let elder = self.elder.load(Ordering::Acquire);
         self.open
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |open| {
@@ -98,11 +101,12 @@ impl Gate {
 pub(crate) struct Gates {
     gates: Mutex<HashMap<SocketAddr, Arc<Gate>>>,
     wakers: Vec<Waker>,
+    shares: Arc<Shares>,
 }
 
 impl Gates {
-    pub(super) fn new(wakers: Vec<Waker>) -> Gates {
-        Gates { gates: Mutex::default(), wakers }
+    pub(super) fn new(wakers: Vec<Waker>, shares: Arc<Shares>) -> Gates {
+        Gates { gates: Mutex::default(), wakers, shares }
     }
 
     pub(crate) fn get(&self, backend: SocketAddr) -> Arc<Gate> {
@@ -111,7 +115,10 @@ impl Gates {
             gates.retain(|_, gate| Arc::strong_count(gate) > 1);
         }
         let shards = self.wakers.len();
-        gates.entry(backend).or_insert_with(|| Arc::new(Gate::new(shards))).clone()
+        gates
+            .entry(backend)
+            .or_insert_with(|| Arc::new(Gate::new(shards, self.shares.clone())))
+            .clone()
     }
 
     /// Counts the permits taken at each backend, for a daemon that takes over; at least one where
@@ -175,7 +182,7 @@ mod tests {
     fn gates(shards: usize) -> (Gates, Arc<Gate>) {
         // One eventfd for all: the test only asks which shard would be woken.
         let waker = Waker::new().expect("an eventfd");
-        let gates = Gates::new(vec![waker; shards]);
+        let gates = Gates::new(vec![waker; shards], Arc::default());
         let gate = gates.get(([127, 0, 0, 1], 80).into());
         (gates, gate)
     }

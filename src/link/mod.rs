@@ -14,6 +14,7 @@ mod logbook;
 mod outbox;
 mod own;
 mod rate;
+mod shares;
 mod slots;
 mod sources;
 mod table;
@@ -45,6 +46,7 @@ pub(crate) use logbook::Logbook;
 use outbox::{Outbox, OutboxReader};
 pub(crate) use own::{Own, is_local};
 pub(crate) use rate::{Rate, Rates};
+pub(crate) use shares::Shares;
 pub(crate) use slots::{
     BackendCount, ByKey, HostCount, Id, KeySet, Slot, SlotIndex, SlotTime, Slots, Sums, TIME_BOUNDS,
 };
@@ -96,13 +98,21 @@ impl Published {
         lines: Option<ByKey<Duration>>,
     ) -> Arc<TaggedTable> {
         let before = self.table.load().tag;
-        debug_assert_eq!(before.boot, table.tag.boot, "a table of another process");
-        debug_assert!(before.sequence < table.tag.sequence, "{before} is newer than {}", table.tag);
+        // A fleet that was loaded anew may have another table under the same number.
+        let is_newer = before.boot != table.tag.boot || before.sequence <= table.tag.sequence;
+        debug_assert!(is_newer, "{before} is newer than {}", table.tag);
         // The lines first: a request that is routed by the new table sees them.
         if let Some(lines) = lines {
             self.lines.publish(lines);
         }
         self.table.swap(Arc::new(table))
+    }
+
+    /// Gives the table in force another tag, as it is another fleet's, or no fleet's any more.
+    /// Returns the one that was in force. Called by the writer only.
+    pub(crate) fn retag(&self, tag: Tag) -> Arc<TaggedTable> {
+        let table = self.table.load().table.clone();
+        self.table.swap(Arc::new(TaggedTable { table, tag }))
     }
 }
 
@@ -110,6 +120,8 @@ impl Published {
 pub(crate) struct SharedLimits {
     pub(crate) gates: Gates,
     pub(crate) rates: Rates,
+    /// The nodes that limits are divided by.
+    pub(crate) shares: Arc<Shares>,
     pub(crate) sources: Sources,
     pub(crate) turns: Turns,
     pub(crate) logbook: Logbook,
@@ -402,9 +414,12 @@ pub(crate) fn connect(published: Published, shards: usize) -> io::Result<Ends> {
             }))
         })
         .collect::<io::Result<Vec<_>>>()?;
+    let shares = Arc::new(Shares::default());
+    let wakers = shared.iter().map(|shard| shard.waker.clone()).collect();
     let together = Arc::new(SharedLimits {
-        gates: Gates::new(shared.iter().map(|shard| shard.waker.clone()).collect()),
-        rates: Rates::new(),
+        gates: Gates::new(wakers, shares.clone()),
+        rates: Rates::new(shares.clone()),
+        shares,
         sources: Sources::new(),
         turns: Turns::default(),
         logbook: Logbook::new(shards),

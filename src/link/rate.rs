@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::Shares;
 use crate::limits;
 
 const SECOND: u64 = 1_000_000_000;
@@ -40,11 +41,12 @@ impl Rate {
 pub(crate) struct Rates {
     rates: Mutex<HashMap<u64, Arc<Rate>>>,
     epoch: Instant,
+    shares: Arc<Shares>,
 }
 
 impl Rates {
-    pub(super) fn new() -> Rates {
-        Rates { rates: Mutex::default(), epoch: Instant::now() }
+    pub(super) fn new(shares: Arc<Shares>) -> Rates {
+        Rates { rates: Mutex::default(), epoch: Instant::now(), shares }
     }
 
     /// The rate of the rule with this key.
@@ -65,7 +67,7 @@ impl Rates {
         per_second: NonZeroU32,
         now: Instant,
     ) -> Result<(), Duration> {
-        rate.admit(per_second, self.nanos(now))
+        rate.admit(self.shares.of_rate(per_second), self.nanos(now))
     }
 
     fn nanos(&self, now: Instant) -> u64 {
@@ -106,7 +108,7 @@ mod tests {
 
     #[test]
     fn those_at_rest_make_room() {
-        let rates = Rates::new();
+        let rates = Rates::new(Arc::default());
         let now = Instant::now();
         for rule in 0..limits::RATES_KEPT as u64 {
             let rate = rates.get(rule, now);

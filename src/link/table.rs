@@ -9,7 +9,8 @@ use crate::table::Snapshot;
 /// Version of the table: an opaque `ETag`, another one after each change and after each start.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Tag {
-    /// Random for each process: a file that was edited by hand meanwhile has another.
+    /// Random for each process: a file that was edited by hand meanwhile has another. In a fleet it
+    /// is made of the id of the fleet.
     pub(crate) boot: u32,
     /// Number of the last change.
     pub(crate) sequence: u64,

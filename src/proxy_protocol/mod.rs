@@ -8,10 +8,10 @@
 use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// What the bytes at the front say so far.
+/// Meaning of the bytes at the front so far.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Seen {
-    /// Not enough.
+    /// More bytes are needed.
     More,
     /// A whole header.
     Header(Header),
@@ -38,7 +38,7 @@ const V2_FIXED_BYTES: usize = 16;
 const UNIX_BYTES: usize = 216;
 const TYPE_CRC32C: u8 = 3;
 const TYPE_SSL: u8 = 0x20;
-/// In the first byte of [`TYPE_SSL`]: the client connected over TLS.
+/// Bit in the first byte of [`TYPE_SSL`]: the client connected over TLS.
 const CLIENT_SSL: u8 = 1;
 
 /// Looks for a header at the front. The longest has 65,551 bytes: no bound beside that of the
@@ -114,7 +114,7 @@ fn header_v2(bytes: &[u8]) -> Seen {
     }
 }
 
-/// What a whole header with the command PROXY says; `None` for one that is malformed.
+/// Reads a whole header with the command PROXY; `None` if it is malformed.
 fn proxied(whole: &[u8], family: u8) -> Option<(Option<SocketAddr>, bool)> {
     let rest = &whole[V2_FIXED_BYTES..];
     let (source, address_bytes) = match family >> 4 {
@@ -150,7 +150,7 @@ fn v6(rest: &[u8]) -> Option<Option<SocketAddr>> {
     Some(Some(SocketAddr::new(IpAddr::V6(Ipv6Addr::from(source)).to_canonical(), port)))
 }
 
-/// What the extensions (TLVs) of a header say.
+/// Meaning of the extensions (TLVs) of a header.
 enum Extensions {
     /// Whether the client came over TLS.
     Secure(bool),
@@ -263,7 +263,7 @@ pub fn write(
     }
 }
 
-/// Which form a header has.
+/// Form of a header.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Version {
     /// A line of text.

@@ -1,8 +1,8 @@
-//! For `bench/ring.rs`, and for nothing else: messages there and back over loopback, both ends on one ring.
+//! Messages there and back over loopback, both ends on one ring: for `bench/ring.rs` alone.
 //!
-//! The executor is set up as a shard's, and the driver is the one that shards run. With both ends on
-//! one thread no other thread's wake-up is measured, so the figure is what the ring, its tasks and the
-//! kernel cost.
+//! The executor is set up as a shard's, and the driver is the one that shards run. With both ends
+//! on one thread no other thread's wake-up is measured, so the figure is the cost of the ring, its
+//! tasks and the kernel.
 
 use std::cell::Cell;
 use std::net::{TcpListener, TcpStream};
@@ -14,8 +14,8 @@ use super::{Deadline, Ring, SendBuf, Stream, drive};
 
 const WAIT: Duration = Duration::from_secs(30);
 
-/// On each of `pairs` connections, all at a time, `each` messages go and are echoed; how long it took,
-/// without the set-up. Every byte that comes back is compared.
+/// Sends `each` messages on each of `pairs` connections, all at a time, and has them echoed.
+/// Returns the time taken, without the set-up. Every byte that comes back is compared.
 ///
 /// # Panics
 /// Where the kernel refuses a ring or sockets, or a message does not come back as it was.
@@ -68,7 +68,7 @@ async fn ask(ring: &Rc<Ring>, stream: &Stream, each: usize, message: &[u8]) {
     for _ in 0..each {
         let mut out = ring.take_vec();
         out.extend_from_slice(message);
-        stream.start_send(SendBuf::Vec(out), false);
+        stream.begin_send(SendBuf::Vec(out));
         let mut at = 0;
         while at < message.len() {
             deadline.set(WAIT);
@@ -89,7 +89,7 @@ async fn echo(ring: Rc<Ring>, stream: Stream) {
         if bytes.is_empty() {
             return;
         }
-        stream.start_send(SendBuf::Recv(bytes), false);
+        stream.begin_send(SendBuf::Recv(bytes));
         stream.sent(&deadline, WAIT).await.expect("sent");
     }
 }

@@ -1,9 +1,9 @@
 //! Buffers that the kernel fills when data arrives, so that an idle connection owns none.
 //!
-//! A group is a provided-buffer ring (Linux 5.19): the kernel takes a buffer when it has bytes to put
-//! in, and names it in the completion. From then until [`RecvBuf`] is dropped it is ours alone. When
-//! a group is empty the receive is repeated into memory of its own (see `stream.rs`): slow readers
-//! cannot starve the others.
+//! A group is a provided-buffer ring (Linux 5.19): the kernel takes a buffer when it has bytes to
+//! put in, and names it in the completion. From then until [`RecvBuf`] is dropped the buffer is
+//! ours alone. When a group is empty the receive is repeated into memory of its own (see
+//! `socket/receive.rs`): slow readers cannot starve the others.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::io;
@@ -18,6 +18,16 @@ use io_uring::types::BufRingEntry;
 use super::Ring;
 
 const PAGE: usize = 4096;
+
+/// The groups of a ring, by their numbers.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub(super) enum Group {
+    /// Small buffers: heads and what comes with them.
+    Heads = 0,
+    /// Large ones: bodies that are known to go on.
+    Bulk = 1,
+}
 
 /// One provided-buffer ring and the memory of its buffers.
 pub(super) struct BufferGroup {
@@ -81,8 +91,8 @@ impl BufferGroup {
         entry.set_len(self.buffer_bytes);
         entry.set_bid(buffer);
         self.tail = self.tail.wrapping_add(1);
-        // SAFETY: the tail lies in the reserved field of the first entry, by the kernel's definition of
-        // the structure; release ordering publishes the entry before the tail.
+        // SAFETY: the tail lies in the reserved field of the first entry, by the kernel's
+        // definition of the structure; release ordering publishes the entry before the tail.
         unsafe {
             let tail = BufRingEntry::tail(self.entries.as_ptr()).cast::<AtomicU16>();
             (*tail).store(self.tail, Ordering::Release);
@@ -99,8 +109,8 @@ impl BufferGroup {
 
 impl Drop for BufferGroup {
     fn drop(&mut self) {
-        // SAFETY: allocated with the same layouts; the ring is closed already (field order of `Inner`)
-        // and no RecvBuf is left, for each holds the Ring.
+        // SAFETY: allocated with the same layouts; the ring is closed already (field order of
+        // `Inner`) and no RecvBuf is left, for each holds the Ring.
         unsafe {
             dealloc(self.entries.as_ptr().cast(), Self::entries_layout(self.count));
             dealloc(self.memory.as_ptr(), Self::memory_layout(self.count, self.buffer_bytes));
@@ -114,10 +124,10 @@ fn allocate(layout: Layout) -> NonNull<u8> {
     NonNull::new(memory).unwrap_or_else(|| handle_alloc_error(layout))
 }
 
-/// A buffer that the kernel has handed to us. Giving it back is the duty of whoever holds this.
+/// A buffer that the kernel has handed to us. The holder of this has to give it back.
 #[derive(Copy, Clone)]
 pub(super) struct Lent {
-    pub(super) group: u8,
+    pub(super) group: Group,
     pub(super) buffer: u16,
     pub(super) start: u32,
     pub(super) end: u32,
@@ -140,7 +150,7 @@ impl RecvBuf {
         RecvBuf(Memory::Own { bytes, start: 0 })
     }
 
-    /// Nothing: what a receive brings at the end of the stream.
+    /// No bytes: the result of a receive at the end of the stream.
     pub(crate) fn empty() -> RecvBuf {
         RecvBuf::own(Vec::new())
     }
@@ -154,7 +164,7 @@ impl RecvBuf {
         }
     }
 
-    /// The parts, for a holder inside the ring that will give the buffer back itself.
+    /// Takes the buffer apart, for a holder inside the ring that will give it back itself.
     pub(super) fn into_parts(mut self) -> Result<Lent, Vec<u8>> {
         match std::mem::replace(&mut self.0, Memory::Own { bytes: Vec::new(), start: 0 }) {
             Memory::Ring { lent, .. } => Ok(lent),
@@ -172,9 +182,10 @@ impl Deref for RecvBuf {
     fn deref(&self) -> &[u8] {
         match &self.0 {
             Memory::Ring { ring, lent } => {
-                let bytes = ring.inner.borrow().groups[usize::from(lent.group)].bytes(lent);
-                // SAFETY: the kernel gave this buffer to us with the completion and gets it back only
-                // in Drop; nobody else refers to it, and its memory lives as long as the ring we hold.
+                let bytes = ring.inner.borrow().groups[lent.group as usize].bytes(lent);
+                // SAFETY: the kernel gave this buffer to us with the completion and gets it back
+                // only in Drop; nothing else refers to it, and its memory lives as long as the ring
+                // we hold.
                 unsafe { &*bytes }
             }
             Memory::Own { bytes, start } => &bytes[*start..],
@@ -185,7 +196,7 @@ impl Deref for RecvBuf {
 impl Drop for RecvBuf {
     fn drop(&mut self) {
         if let Memory::Ring { ring, lent } = &self.0 {
-            ring.inner.borrow_mut().groups[usize::from(lent.group)].give(lent.buffer);
+            ring.inner.borrow_mut().groups[lent.group as usize].give(lent.buffer);
         }
     }
 }

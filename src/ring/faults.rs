@@ -1,18 +1,19 @@
-//! Faults on purpose, for tests, in builds with debug assertions only: now and then the ring is told that the
-//! kernel failed. `MANTRID_FAULTS="ONE_IN COUNT SEED"`: one call of each kind in so many, so many of each kind
-//! on each ring; the log says when a kind is used up. `MANTRID_PANIC=TEXT`: whoever receives it panics.
+//! Faults on purpose, for tests, in builds with debug assertions only: now and then the ring is
+//! told that the kernel failed. `MANTRID_FAULTS="ONE_IN COUNT SEED"`: one call of each kind in so
+//! many, so many of each kind on each ring; the log says when a kind is used up.
+//! `MANTRID_PANIC=TEXT`: the task that receives the text panics.
 //!
-//! Only faults that tell the truth about what is lost: a receive whose bytes are gone fails for good, and what
-//! did not happen (a call that was not made) may be tried again.
+//! Every fault tells the truth about what is lost: a receive whose bytes are gone fails for good,
+//! and a call that was not made may be tried again.
 
 use super::{Op, listener};
 
-/// What may fail.
+/// The kinds of calls that may fail.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(super) enum Call {
     Recv,
     Send,
-    /// The kernel takes only a part of it.
+    /// A send of which the kernel takes only a part.
     ShortSend,
     Connect,
     Accept,
@@ -36,7 +37,7 @@ pub(super) struct Faults {
     one_in: u64,
     left: [u64; CALLS],
     state: u64,
-    /// Whoever receives this panics.
+    /// Text that makes the task panic that receives it.
     panic_at: Vec<u8>,
 }
 
@@ -50,7 +51,7 @@ impl Faults {
         let mut numbers = faults.split_whitespace().map(|word| word.parse().unwrap_or(0));
         let mut next = || numbers.next().unwrap_or(0);
         let (one_in, left) = (next(), [next(); CALLS]);
-        // Each ring its own.
+        // Each ring draws numbers of its own.
         let name = std::thread::current().name().unwrap_or_default().to_owned();
         let own =
             name.bytes().fold(0_u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
@@ -114,7 +115,7 @@ impl Faults {
             Op::Rearm | Op::Resend => Call::Postponed,
             Op::Close => Call::Close,
             Op::Wake => Call::Wake,
-            // That nothing was cancelled would be a lie.
+            // A cancel that failed would be a lie: the receive may be gone.
             Op::Recv | Op::Cancel => return result,
         };
         let Some(errno) = self.draw(call) else { return result };

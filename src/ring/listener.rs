@@ -1,7 +1,8 @@
-//! A listening socket: multishot accept (Linux 5.19), one submission for as many connections as come.
+//! A listening socket: multishot accept (Linux 5.19), one submission for all connections that come.
 //!
-//! Accept ends on errors. When descriptors run out (EMFILE, ENFILE) or memory does, taking it up again
-//! at once would spin: the caller pauses (as HAProxy and nginx do) and calls [`Listener::accept`] again.
+//! Accept ends on errors. When descriptors run out (EMFILE, ENFILE) or memory does, taking it up
+//! again at once would spin: the caller pauses (as HAProxy and nginx do) and calls
+//! [`Listener::accept`] again.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -13,6 +14,7 @@ use std::task::{Poll, Waker};
 
 use io_uring::{opcode, types};
 
+use super::tasks::wake;
 use super::{Inner, Op, Ring, Slot, SlotKind, os_error, user_data};
 
 pub(super) struct ListenerSlot {
@@ -49,7 +51,7 @@ impl Listener {
             let fd = types::Fd(inner.slots[self.slot].fd);
             let slot = inner.listener(self.slot);
             match slot.ready.pop_front() {
-                // SAFETY: the kernel made this descriptor for us and nobody else has seen it.
+                // SAFETY: the kernel made this descriptor for us and nothing else has seen it.
                 Some(Ok(fd)) => Poll::Ready(Ok(unsafe { OwnedFd::from_raw_fd(fd) })),
                 Some(Err(errno)) => Poll::Ready(Err(os_error(errno))),
                 None => {
@@ -68,8 +70,9 @@ impl Listener {
 }
 
 impl Listener {
-    /// Ends the accept in flight: from then on the ring takes nobody in. Whom it has taken in by then is to be
-    /// had by [`ready`](Self::ready): closed unseen, they would be reset.
+    /// Ends the accept in flight: from then on the ring takes no connection in. Connections that it
+    /// has taken in by then are to be had by [`ready`](Self::ready): closed unseen, they would be
+    /// reset.
     pub(crate) async fn stopped(&self) {
         let mut is_told = false;
         poll_fn(|cx| {
@@ -95,12 +98,12 @@ impl Listener {
         while matches!(slot.ready.front(), Some(Err(_))) {
             slot.ready.pop_front();
         }
-        // SAFETY: the kernel made this descriptor for us and nobody else has seen it.
+        // SAFETY: the kernel made this descriptor for us and nothing else has seen it.
         slot.ready.pop_front()?.ok().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
     }
 
     /// Accepts one waiting connection at once, past the ring: `WouldBlock` when none waits.
-    /// For the last ones before closing, and for shedding when descriptors are short.
+    /// Meant for the last ones before closing, and for shedding when descriptors are short.
     pub(crate) fn accept_now(&self) -> io::Result<OwnedFd> {
         if let Some(socket) = self.ready() {
             return Ok(socket);
@@ -170,24 +173,20 @@ impl Inner {
         let slot = self.listener(index);
         slot.armed = more;
         match result {
-            // Gone before it was accepted: not our trouble, but multishot may have ended with it.
-            // Told to stop; or another process that has the same socket had it set to non-blocking just then.
+            // The accept was told to stop; or another process that has the same socket had set it
+            // to non-blocking just then.
             errno if [libc::ECANCELED, libc::EAGAIN].contains(&-errno) => {}
+            // The connection went before it was accepted: no error of ours, but multishot may have
+            // ended with it.
             errno if [libc::ECONNABORTED, libc::EINTR].contains(&-errno) => {}
             errno if errno < 0 => slot.ready.push_back(Err(errno)),
             fd => slot.ready.push_back(Ok(fd)),
         }
-        match slot.waker.take() {
-            Some(waker) => {
-                waker.wake();
-                true
-            }
-            None => false,
-        }
+        wake(&mut slot.waker)
     }
 }
 
 pub(super) fn close(fd: RawFd) {
-    // SAFETY: the kernel made this descriptor for us and nobody else has seen it.
+    // SAFETY: the kernel made this descriptor for us and nothing else has seen it.
     drop(unsafe { OwnedFd::from_raw_fd(fd) });
 }

@@ -1,23 +1,23 @@
 //! The shard's own `io_uring`: the only way bytes move, and (beside thin system-call wrappers) the
 //! only `unsafe` of the program.
 //!
-//! One ring belongs to one thread. Everything here works on *slots*: a slot is a descriptor with its
-//! operations in flight. The rule that makes it sound:
+//! One ring belongs to one thread. Everything here works on *slots*: a slot is a descriptor with
+//! its operations in flight. The ownership rule makes it sound:
 //!
 //! - memory named in a submission belongs to the kernel until the matching completion: send buffers
 //!   and socket addresses live in the slot, received bytes land in buffers that the ring lends out;
 //! - a slot is given up by dropping its handle; it is reused only after every completion of its
-//!   operations has come back, so a late completion can never be taken for somebody else's;
+//!   operations has come back, so a late completion is never taken for one of another connection;
 //! - a descriptor is closed *through* the ring, behind everything submitted for it: were it closed
 //!   at once, a submission still queued could meet a new connection under the same number.
 //!
-//! A dropped future therefore cancels nothing by itself: a receive belongs to its stream, not to the
-//! future that waits for it, and what it brings is there for the next one. Only dropping the
-//! [`Stream`] cancels, and even then the kernel keeps its buffers until it says so.
+//! A dropped future therefore cancels nothing by itself: a receive belongs to its stream, not to
+//! the future that waits for it, and the bytes it brings are there for the next future. Only
+//! dropping the [`Stream`] cancels, and even then the kernel keeps its buffers until it says so.
 //!
 //! Set-up: `SINGLE_ISSUER | DEFER_TASKRUN` (Linux 6.1): completions are delivered when we ask for
-//! them and never interrupt the running shard. [`drive`] is that asking: one `io_uring_enter` for
-//! all that the last round of tasks queued, and sleep in the same call when nobody can run.
+//! them and never interrupt the running shard. [`drive`] asks: one `io_uring_enter` for all that
+//! the last round of tasks queued, and sleep in the same call when no task can run.
 
 #[doc(hidden)]
 pub mod bench;
@@ -29,6 +29,7 @@ mod probe;
 mod socket;
 mod splice;
 mod stream;
+mod tasks;
 mod timer;
 mod waker;
 
@@ -62,7 +63,7 @@ use faults::Call;
 use socket::SocketSlot;
 use timer::Wheel;
 
-/// What a completion belongs to: the slot's index in the low half of `user_data`, the kind above it.
+/// The kind of an operation. `user_data` has the slot's index in its low half, the kind above it.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 #[repr(u8)]
 enum Op {
@@ -79,7 +80,7 @@ enum Op {
     Rearm = 9,
     /// A poll in front of a send that met one.
     Resend = 10,
-    /// A poll for the end of what the peer sends, that leaves its bytes where they are, and goes on.
+    /// A poll for the end of what the peer sends; it leaves the bytes where they are, and goes on.
     PollEnd = 11,
 }
 
@@ -108,12 +109,12 @@ fn user_data(slot: usize, op: Op) -> u64 {
     (slot as u64 & 0xffff_ffff) | (op as u64) << 32
 }
 
-/// A descriptor and what is in flight for it.
+/// A descriptor with its operations in flight.
 struct Slot {
     fd: RawFd,
     /// Completions still to come. The slot is reused only at zero.
     in_flight: u16,
-    /// The handle is gone: what still completes is thrown away.
+    /// The handle is gone: results of what still completes are thrown away.
     abandoned: bool,
     kind: SlotKind,
 }
@@ -143,10 +144,18 @@ struct Inner {
     now: Instant,
 }
 
+/// Whether a turn of the driver may sleep.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+enum Wait {
+    No,
+    /// Sleeps until something completes or the next deadline is due.
+    UntilCompletion,
+}
+
 /// One `io_uring` with its buffers and timers; shared by all tasks of a shard.
 pub(crate) struct Ring {
     inner: RefCell<Inner>,
-    /// Somebody was woken since the driver last looked: it must not sleep.
+    /// A task was woken since the driver last looked: the driver must not sleep.
     runnable: Cell<bool>,
     stop: Cell<bool>,
 }
@@ -188,7 +197,7 @@ impl Ring {
         self.inner.borrow().now
     }
 
-    /// The same in milliseconds, to measure short times with: it begins anew after 49 days.
+    /// The coarse clock in milliseconds, to measure short times with; it begins anew after 49 days.
     pub(crate) fn millis(&self) -> u32 {
         self.inner.borrow().wheel_millis() as u32
     }
@@ -215,7 +224,7 @@ impl Ring {
         self.inner.borrow_mut().pipes_max = most;
     }
 
-    /// What it did so far.
+    /// The counts of this ring so far.
     pub(crate) fn figures(&self) -> Figures {
         let inner = self.inner.borrow();
         Figures { pipes: inner.pipes_out, ..inner.figures }
@@ -229,7 +238,7 @@ impl Ring {
 
     /// Hands over what is queued, without waiting: for the closes at the end.
     pub(crate) fn flush(&self) {
-        self.turn(false);
+        self.turn(Wait::No);
     }
 
     /// Tells the driver that a task became runnable by other means than the ring (a spawn).
@@ -237,7 +246,7 @@ impl Ring {
         self.runnable.set(true);
     }
 
-    /// Lets every other task that can run have its turn: for loops that may find work without an end.
+    /// Lets every other task that can run have its turn: for loops that may find work without end.
     pub(crate) async fn give_way(&self) {
         self.runnable.set(true);
         yield_once().await;
@@ -262,16 +271,15 @@ impl Ring {
         }
     }
 
-    /// Submits what is queued, collects what is complete and wakes those concerned. With `wait`,
-    /// sleeps until something completes or the next deadline is due.
-    fn turn(&self, wait: bool) {
+    /// Submits what is queued, collects what is complete and wakes the tasks concerned.
+    fn turn(&self, wait: Wait) {
         self.enter(wait);
         let before = std::mem::replace(&mut self.inner.borrow_mut().now, Instant::now());
         if limits::STOOD_STILL < self.now() - before {
-            // Perhaps not by its own will: the whole process, or machine, stood still, and the call ended for its
-            // time alone. What has come meanwhile is to be seen before the deadlines are, or answers that lie
-            // there would be too late.
-            self.enter(false);
+            // Perhaps the whole process, or machine, stood still, and the call ended because its
+            // time was up. Bytes that have come meanwhile are to be seen before the deadlines are,
+            // or responses that lie there would be too late.
+            self.enter(Wait::No);
         }
         let mut inner = self.inner.borrow_mut();
         inner.note_turn();
@@ -293,7 +301,7 @@ impl Ring {
         }
     }
 
-    fn enter(&self, wait: bool) {
+    fn enter(&self, wait: Wait) {
         let mut inner = self.inner.borrow_mut();
         let inner = &mut *inner;
         inner.figures.enters += 1;
@@ -302,18 +310,20 @@ impl Ring {
             queue.sync();
             (queue.len() as u32, queue.cq_overflow())
         };
-        let wait = wait && !pending;
-        const GETEVENTS: u32 = 1; // IORING_ENTER_GETEVENTS: runs deferred task work, flushes overflow
-        const EXT_ARG: u32 = 8; // IORING_ENTER_EXT_ARG: the time-out travels with the call (5.11)
+        let waits = wait == Wait::UntilCompletion && !pending;
+        // IORING_ENTER_GETEVENTS: runs deferred task work, flushes overflow.
+        const GETEVENTS: u32 = 1;
+        // IORING_ENTER_EXT_ARG: the timeout travels with the call (5.11).
+        const EXT_ARG: u32 = 8;
         let fault = inner.faults.draw(Call::Enter);
         let result = if let Some(errno) = fault {
             Err(io::Error::from_raw_os_error(errno))
-        } else if wait {
+        } else if waits {
             let timeout = inner.wheel.until_next(Instant::now()).unwrap_or(limits::SLEEP_MAX);
             let spec = types::Timespec::from(timeout.max(Duration::from_millis(1)));
             let args = types::SubmitArgs::new().timespec(&spec);
-            // SAFETY: flags and argument are what io_uring_enter(2) documents for EXT_ARG; `args` and
-            // `spec` outlive the call.
+            // SAFETY: flags and argument are what io_uring_enter(2) documents for EXT_ARG; `args`
+            // and `spec` outlive the call.
             unsafe { inner.ring.submitter().enter(submit, 1, GETEVENTS | EXT_ARG, Some(&args)) }
         } else {
             // SAFETY: no argument is passed; the flags are documented ones.
@@ -321,11 +331,11 @@ impl Ring {
         };
         if let Err(error) = result {
             match error.raw_os_error() {
-                // ETIME: the deadline came; EINTR: a signal; EAGAIN and EBUSY: the kernel is short of
-                // memory or of completion space for a moment: collect, then come back.
+                // ETIME: the deadline came; EINTR: a signal; EAGAIN and EBUSY: the kernel is short
+                // of memory or of completion space for a moment: collect, then come back.
                 Some(libc::ETIME | libc::EINTR | libc::EAGAIN | libc::EBUSY) => {}
-                // EBADR: completions were lost, which NODROP (5.5) rules out. Anything else means the
-                // ring is not what we set up. Nothing sound can follow.
+                // EBADR: completions were lost, which NODROP (5.5) rules out. Anything else means
+                // the ring is not what we set up. Nothing sound can follow.
                 _ => {
                     die(&format!("io_uring_enter: {error}: the ring is broken"));
                 }
@@ -405,9 +415,11 @@ impl Inner {
             Op::Wake => self.remote_wake(index),
             Op::Recv => self.received(index, result, flags),
             Op::Send => self.sent(index, result),
-            Op::Rearm | Op::Resend => self.postponed(index, op),
+            Op::Rearm => self.receive_ready(index),
+            Op::Resend => self.send_ready(index),
+            Op::PollIn => self.bytes_polled(index),
             Op::PollEnd => self.end_polled(index, result, more),
-            Op::PollIn | Op::PollOut | Op::Connect => self.polled(index, op, result, more),
+            Op::PollOut | Op::Connect => self.room_polled(index, result, more),
         };
         let slot = &self.slots[index];
         if slot.abandoned && slot.in_flight == 0 {
@@ -416,20 +428,20 @@ impl Inner {
         woken
     }
 
-    /// The handle of `index` was dropped: cancel what is in flight, close behind it, and keep the slot
-    /// until all completions are in.
+    /// Gives up a slot whose handle was dropped: cancels what is in flight, closes behind it, and
+    /// keeps the slot until all completions are in.
     fn abandon(&mut self, index: usize) {
         let slot = &mut self.slots[index];
         slot.abandoned = true;
         let fd = slot.fd;
         let expected = slot.in_flight;
         let known = match &slot.kind {
-            SlotKind::Socket(socket) => socket.in_flight(),
+            SlotKind::Socket(socket) => socket.operations(),
             SlotKind::Listener(_) | SlotKind::Wake(_) => [None; 5],
         };
         if usize::from(expected) == known.iter().flatten().count() {
-            // One by one: the kernel finds each by its name. To find all of a descriptor it looks at every
-            // operation of the ring: with 4,000 connections a third of all time, measured.
+            // One by one: the kernel finds each by its name. To find all of a descriptor it looks
+            // at every operation of the ring: with 4,000 connections a third of all time, measured.
             for op in known.into_iter().flatten() {
                 let cancel = opcode::AsyncCancel::new(user_data(index, op));
                 self.push(index, Op::Cancel, cancel.build());
@@ -442,14 +454,14 @@ impl Inner {
     }
 }
 
-/// What a ring did since it was made.
+/// Counts of a ring since it was made.
 #[derive(Copy, Clone, Debug, Default)]
 pub(crate) struct Figures {
     /// Calls of `io_uring_enter`.
     pub(crate) enters: u64,
     /// Completions taken.
     pub(crate) completions: u64,
-    /// Receives that found no buffer of their group and brought memory of their own.
+    /// Receives that found no buffer of their group and took memory of their own.
     pub(crate) buffers_missed: u64,
     /// Pipes lent out now.
     pub(crate) pipes: usize,
@@ -457,17 +469,17 @@ pub(crate) struct Figures {
 
 /// Runs the ring until [`Ring::stop`]: one turn, then every task that it made runnable, and again.
 ///
-/// Must be spawned once, on the same executor as the tasks that use the ring. While nobody can run the
-/// thread sleeps inside the ring, not in the executor, so tasks may be woken only by what the ring
-/// knows of: its own operations, deadlines, [`Notify`], or a task that says so
+/// Must be spawned once, on the same executor as the tasks that use the ring. While no task can run
+/// the thread sleeps inside the ring, not in the executor, so tasks may be woken only by what the
+/// ring knows of: its own operations, deadlines, [`Notify`], or a task that says so
 /// ([`Ring::note_runnable`]).
 pub(crate) async fn drive(ring: Rc<Ring>) {
     while !ring.stop.get() {
         let busy = ring.runnable.replace(false);
-        ring.turn(!busy);
+        ring.turn(if busy { Wait::No } else { Wait::UntilCompletion });
         if ring.runnable.replace(false) || busy {
-            // Our place in the executor's queue is behind everything just woken: when we are polled
-            // again they all have run, and `runnable` tells whether they woke others.
+            // The driver's place in the executor's queue is behind every task just woken: when it
+            // is polled again all of them have run, and `runnable` tells whether they woke others.
             yield_once().await;
         }
     }

@@ -9,32 +9,38 @@ use super::Ring;
 /// A flag that one task sets and another waits for.
 pub(crate) struct Notify {
     ring: Rc<Ring>,
-    state: RefCell<(bool, Vec<Waker>)>,
+    state: RefCell<State>,
+}
+
+#[derive(Default)]
+struct State {
+    is_set: bool,
+    waiting: Vec<Waker>,
 }
 
 impl Notify {
     pub(crate) fn new(ring: &Rc<Ring>) -> Notify {
-        Notify { ring: ring.clone(), state: RefCell::new((false, Vec::new())) }
+        Notify { ring: ring.clone(), state: RefCell::default() }
     }
 
     pub(crate) fn notify(&self) {
         let wakers = {
             let mut state = self.state.borrow_mut();
-            state.0 = true;
-            std::mem::take(&mut state.1)
+            state.is_set = true;
+            std::mem::take(&mut state.waiting)
         };
-        // All of them: one may belong to a future that was dropped. Who comes first takes the flag.
+        // All of them: one may belong to a future that was dropped. The first to look takes the
+        // flag.
         wakers.into_iter().for_each(|waker| self.ring.wake(Some(waker)));
     }
 
     pub(crate) fn poll_notified(&self, cx: &Context<'_>) -> Poll<()> {
         let mut state = self.state.borrow_mut();
-        if state.0 {
-            state.0 = false;
+        if std::mem::take(&mut state.is_set) {
             return Poll::Ready(());
         }
-        if !state.1.iter().any(|waker| waker.will_wake(cx.waker())) {
-            state.1.push(cx.waker().clone());
+        if !state.waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
+            state.waiting.push(cx.waker().clone());
         }
         Poll::Pending
     }

@@ -1,4 +1,4 @@
-//! What the kernel must offer, tried once at start, and what to say when it does not.
+//! The needs of the ring, tried once at start, and the message for a kernel that lacks one.
 
 use std::io;
 
@@ -8,7 +8,7 @@ use crate::limits;
 
 /// Tries to set up a ring as a shard would. The error says what is missing and what to do about it.
 pub(crate) fn probe() -> Result<(), String> {
-    let ring = build(limits::RING_ENTRIES).map_err(|error| explain(&error))?;
+    let mut ring = build(limits::RING_ENTRIES).map_err(|error| explain(&error))?;
     let mut probe = Probe::new();
     ring.submitter().register_probe(&mut probe).map_err(|error| explain(&error))?;
     let needed = [
@@ -20,12 +20,34 @@ pub(crate) fn probe() -> Result<(), String> {
         (opcode::AsyncCancel::CODE, "cancel"),
         (opcode::Close::CODE, "close"),
     ];
-    match needed.iter().find(|(code, _)| !probe.is_supported(*code)) {
-        Some((_, name)) => {
-            Err(format!("io_uring lacks the operation {name:?}: Linux 6.1 or newer is needed"))
-        }
-        None => Ok(()),
+    if let Some((_, name)) = needed.iter().find(|(code, _)| !probe.is_supported(*code)) {
+        return Err(format!("io_uring lacks the operation {name:?}: Linux 6.1 or newer is needed"));
     }
+    enter(&mut ring).map_err(|error| explain_enter(&error))
+}
+
+/// Has the kernel do nothing, and say so: a seccomp filter may allow rings to be made and forbid
+/// their use.
+fn enter(ring: &mut IoUring) -> io::Result<()> {
+    let nothing = opcode::Nop::new().build();
+    // SAFETY: an operation that does nothing refers to no memory.
+    let pushed = unsafe { ring.submission().push(&nothing) };
+    pushed.map_err(io::Error::other)?;
+    loop {
+        match ring.submit_and_wait(1) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            entered => return entered.map(drop),
+        }
+    }
+}
+
+/// Explains, with the remedy, why a ring that was made can't be used.
+fn explain_enter(error: &io::Error) -> String {
+    format!(
+        "io_uring_enter: {error}: a ring can be made here but not used: allow io_uring_setup, \
+         io_uring_enter and io_uring_register in the seccomp profile (containers, \
+         SystemCallFilter=)"
+    )
 }
 
 pub(super) fn build(entries: u32) -> io::Result<IoUring> {

@@ -1,8 +1,8 @@
 //! `splice(2)`: bulk bytes from socket to socket through a pipe, without copying them.
 //!
-//! `IORING_OP_SPLICE` always goes to a worker thread, so this is the system call on sockets set to
-//! non-blocking for the time being, with readiness from a poll on the ring. Pipes come from a pool:
-//! making one and setting its size costs more than moving a megabyte.
+//! `IORING_OP_SPLICE` always goes to a worker thread, so this is the system call on sockets that
+//! are set to non-blocking and stay so, with readiness from a poll on the ring. Pipes come from a
+//! pool: making one and setting its size costs more than moving a megabyte.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -28,7 +28,7 @@ pub(crate) struct Pipe {
     held: usize,
 }
 
-/// What one call moved.
+/// The outcome of one call.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Moved {
     Bytes(usize),
@@ -60,7 +60,8 @@ impl Pipe {
         self.held
     }
 
-    /// Puts `bytes` in, behind what is there. `false`: they don't fit, and the pipe is of no use any more.
+    /// Puts `bytes` in, behind what is there. `false`: they don't fit, and the pipe is of no use
+    /// any more.
     pub(crate) fn put(&mut self, bytes: &[u8]) -> bool {
         let Some(pair) = &self.pair else { return false };
         let written = self.retry(Call::Fill, || rustix::io::write(&pair.write, bytes)).unwrap_or(0);
@@ -86,8 +87,9 @@ impl Pipe {
         }
     }
 
-    /// Moves what is inside to `target`, as far as it takes it. Without `SPLICE_F_MORE` while more is to come: it
-    /// keeps the last segment back for up to 200 ms if that is late, and costs a fifth more for 1 MiB, measured.
+    /// Moves what is inside to `target`, as far as it takes it. Without `SPLICE_F_MORE`, even while
+    /// more is to come: the flag keeps the last segment back for up to 200 ms if more is late, and
+    /// costs a fifth more for 1 MiB, measured.
     pub(crate) fn empty(&mut self, target: &Stream) -> io::Result<Moved> {
         let Some(pair) = &self.pair else { return Ok(Moved::Later) };
         let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;

@@ -1,5 +1,5 @@
-//! The ring against real sockets on loopback: what arrives, what a dropped handle leaves behind, and
-//! that nothing is lost, leaked, or written to after it was given up.
+//! The ring against real sockets on loopback: bytes arrive, dropped handles leave nothing behind,
+//! and nothing is lost, leaked, or written to after it was given up.
 
 use std::future::Future;
 use std::io::{Read, Write};
@@ -13,7 +13,7 @@ use std::time::Duration;
 use super::*;
 
 /// Runs `test` on a glommio executor with a ring driven beside it.
-fn on_ring<F: Future<Output = ()> + 'static>(test: impl FnOnce(Rc<Ring>) -> F) {
+pub(super) fn on_ring<F: Future<Output = ()> + 'static>(test: impl FnOnce(Rc<Ring>) -> F) {
     let executor = glommio::LocalExecutorBuilder::default()
         .io_memory(64 * 1024)
         .ring_depth(16)
@@ -32,7 +32,7 @@ fn on_ring<F: Future<Output = ()> + 'static>(test: impl FnOnce(Rc<Ring>) -> F) {
     });
 }
 
-fn pair(ring: &Rc<Ring>) -> (Stream, TcpStream) {
+pub(super) fn pair(ring: &Rc<Ring>) -> (Stream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
     let near = TcpStream::connect(listener.local_addr().expect("address")).expect("connect");
     let (far, _) = listener.accept().expect("accept");
@@ -40,7 +40,7 @@ fn pair(ring: &Rc<Ring>) -> (Stream, TcpStream) {
     (Stream::new(ring, OwnedFd::from(near)), far)
 }
 
-fn in_a_second(ring: &Rc<Ring>) -> Deadline {
+fn in_ten_seconds(ring: &Rc<Ring>) -> Deadline {
     let deadline = Deadline::new(ring);
     deadline.set(Duration::from_secs(10));
     deadline
@@ -69,7 +69,7 @@ async fn turned(ring: &Ring) {
     yield_once().await;
 }
 
-/// What `/proc/self/fd` calls the socket; no other one is ever called the same.
+/// The name of the socket in `/proc/self/fd`; no other socket ever has the same.
 fn name_of(stream: &Stream) -> String {
     format!("socket:[{}]", rustix::fs::fstat(stream.fd()).expect("fstat").st_ino)
 }
@@ -87,7 +87,7 @@ fn open_descriptors() -> Vec<String> {
 fn bytes_arrive_and_leave() {
     on_ring(|ring| async move {
         let (stream, mut far) = pair(&ring);
-        let deadline = in_a_second(&ring);
+        let deadline = in_ten_seconds(&ring);
         far.write_all(b"hello").expect("write");
         assert_eq!(&*stream.recv(&deadline).await.expect("bytes"), b"hello");
         stream
@@ -104,7 +104,7 @@ fn bytes_arrive_and_leave() {
 }
 
 #[test]
-fn a_receive_given_up_loses_nothing() {
+fn receive_given_up_loses_nothing() {
     on_ring(|ring| async move {
         let (stream, mut far) = pair(&ring);
         let short = Deadline::new(&ring);
@@ -115,12 +115,12 @@ fn a_receive_given_up_loses_nothing() {
             let _ = poll_once(dropped.as_mut());
         }
         far.write_all(b"late").expect("write");
-        assert_eq!(&*stream.recv(&in_a_second(&ring)).await.expect("bytes"), b"late");
+        assert_eq!(&*stream.recv(&in_ten_seconds(&ring)).await.expect("bytes"), b"late");
     });
 }
 
 #[test]
-fn a_large_send_survives_short_writes() {
+fn large_send_survives_short_writes() {
     on_ring(|ring| async move {
         let (stream, mut far) = pair(&ring);
         let size = 8 * 1024 * 1024;
@@ -132,7 +132,7 @@ fn a_large_send_survives_short_writes() {
             received
         });
         stream
-            .send(SendBuf::Vec(bytes), &in_a_second(&ring), Duration::from_secs(10))
+            .send(SendBuf::Vec(bytes), &in_ten_seconds(&ring), Duration::from_secs(10))
             .await
             .expect("sent");
         assert!(reader.join().expect("reader") == expected, "the bytes differ");
@@ -140,7 +140,7 @@ fn a_large_send_survives_short_writes() {
 }
 
 #[test]
-fn a_dropped_stream_gives_back_slot_buffer_and_descriptor() {
+fn dropped_stream_gives_back_slot_buffer_and_descriptor() {
     on_ring(|ring| async move {
         let mut names = Vec::new();
         let slots = ring.inner.borrow().slots.len();
@@ -148,8 +148,8 @@ fn a_dropped_stream_gives_back_slot_buffer_and_descriptor() {
             let (stream, mut far) = pair(&ring);
             names.push(name_of(&stream));
             match round % 6 {
-                // Nothing in flight; a receive queued but not submitted; one in flight; bytes waiting
-                // to be taken; a send that the peer does not take; both directions at once.
+                // Nothing in flight; a receive queued but not submitted; one in flight; bytes
+                // waiting to be taken; a send that the peer does not take; both directions at once.
                 0 => {}
                 1 => stream.arm(),
                 2 => {
@@ -164,10 +164,10 @@ fn a_dropped_stream_gives_back_slot_buffer_and_descriptor() {
                         turned(&ring).await;
                     }
                 }
-                4 => stream.start_send(SendBuf::Vec(vec![7; 4 << 20]), false),
+                4 => stream.begin_send(SendBuf::Vec(vec![7; 4 << 20])),
                 _ => {
                     stream.arm();
-                    stream.start_send(SendBuf::Vec(vec![7; 4 << 20]), true);
+                    stream.begin_send_kept(vec![7; 4 << 20]);
                     turned(&ring).await;
                 }
             }
@@ -182,29 +182,29 @@ fn a_dropped_stream_gives_back_slot_buffer_and_descriptor() {
         settled(&ring, slots).await;
         let open = open_descriptors();
         assert!(names.iter().all(|name| !open.contains(name)), "descriptors leaked");
-        // Every buffer is with the kernel again: as many receives as there are buffers succeed without
-        // one that had to bring its own memory.
+        // Every buffer is with the kernel again: as many receives as there are buffers succeed
+        // without one that had to bring its own memory.
         let missed = ring.figures().buffers_missed;
         let mut streams = Vec::new();
         for _ in 0..limits::RECV_BUFFERS {
             let (stream, mut far) = pair(&ring);
             far.write_all(b"x").expect("write");
-            let buf = stream.recv(&in_a_second(&ring)).await.expect("bytes");
+            let buf = stream.recv(&in_ten_seconds(&ring)).await.expect("bytes");
             streams.push((stream, far, buf));
         }
         assert_eq!(ring.figures().buffers_missed, missed, "buffers leaked");
         // And one more finds none, and gets its bytes all the same.
         let (stream, mut far) = pair(&ring);
         far.write_all(b"own memory").expect("write");
-        assert_eq!(&*stream.recv(&in_a_second(&ring)).await.expect("bytes"), b"own memory");
+        assert_eq!(&*stream.recv(&in_ten_seconds(&ring)).await.expect("bytes"), b"own memory");
         assert_eq!(ring.figures().buffers_missed, missed + 1);
     });
 }
 
 #[test]
-fn a_closed_number_is_not_read_by_a_stale_submission() {
-    // A receive that was queued for a descriptor that is then dropped must never take bytes from the
-    // connection that gets the same number next.
+fn closed_number_is_not_read_by_a_stale_submission() {
+    // A receive that was queued for a descriptor that is then dropped must never take bytes from
+    // the connection that gets the same number next.
     on_ring(|ring| async move {
         for _ in 0..200 {
             let (stream, far) = pair(&ring);
@@ -213,25 +213,25 @@ fn a_closed_number_is_not_read_by_a_stale_submission() {
             drop(far);
             let (next, mut far) = pair(&ring);
             far.write_all(b"mine").expect("write");
-            assert_eq!(&*next.recv(&in_a_second(&ring)).await.expect("bytes"), b"mine");
+            assert_eq!(&*next.recv(&in_ten_seconds(&ring)).await.expect("bytes"), b"mine");
         }
     });
 }
 
 #[test]
-fn connect_refused_and_accepted() {
+fn connect_is_refused_and_accepted() {
     on_ring(|ring| async move {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
         let address = listener.local_addr().expect("address");
-        let stream = Stream::connect(&ring, address, &in_a_second(&ring)).await;
+        let stream = Stream::connect(&ring, address, &in_ten_seconds(&ring)).await;
         assert!(stream.is_ok(), "{:?}", stream.err());
         drop(listener);
-        let refused = Stream::connect(&ring, address, &in_a_second(&ring)).await;
+        let refused = Stream::connect(&ring, address, &in_ten_seconds(&ring)).await;
         assert!(matches!(refused, Err(Abort::Io(_))));
         // Dropped in the middle: the slot goes when the kernel is done with it.
         {
             let unroutable: SocketAddr = "127.0.0.1:1".parse().expect("address");
-            let deadline = in_a_second(&ring);
+            let deadline = in_ten_seconds(&ring);
             let mut attempt = pin!(Stream::connect(&ring, unroutable, &deadline));
             let _ = poll_once(attempt.as_mut());
         }
@@ -275,7 +275,7 @@ fn splice_moves_everything_once() {
         target.set_nonblocking();
         let mut pipe = Pipe::take(&ring).expect("a pipe");
         let mut left = size as u64;
-        let deadline = in_a_second(&ring);
+        let deadline = in_ten_seconds(&ring);
         while left > 0 || pipe.held() > 0 {
             match pipe.fill(&source, left).expect("fill") {
                 Moved::Bytes(n) => left -= n as u64,
@@ -320,7 +320,7 @@ fn deadlines_come_in_order_and_can_move() {
 }
 
 #[test]
-fn an_eventfd_wakes_a_sleeping_shard() {
+fn eventfd_wakes_a_sleeping_shard() {
     on_ring(|ring| async move {
         let flags = rustix::event::EventfdFlags::NONBLOCK;
         let eventfd = rustix::event::eventfd(0, flags).expect("eventfd");
@@ -335,12 +335,12 @@ fn an_eventfd_wakes_a_sleeping_shard() {
 }
 
 #[test]
-fn a_flow_brings_all_in_order_and_stops_when_nobody_takes_it() {
+fn flow_brings_all_in_order_and_stops_when_no_task_takes_it() {
     on_ring(async |ring: Rc<Ring>| {
         let (near, mut far) = pair(&ring);
-        near.flow(true);
+        near.start_flow();
         near.arm();
-        let deadline = in_a_second(&ring);
+        let deadline = in_ten_seconds(&ring);
         // Small ones, taken as they come: one receive for all of them.
         for byte in 0..20u8 {
             far.write_all(&[byte; 100]).expect("written");
@@ -348,7 +348,7 @@ fn a_flow_brings_all_in_order_and_stops_when_nobody_takes_it() {
             assert_eq!(&got[..], [byte; 100]);
             assert!(near.is_flowing());
         }
-        // More than anybody takes: most of it has to stay in the kernel.
+        // More than any task takes: most of it has to stay in the kernel.
         let sent: Vec<u8> = (0..4_000_000u32).map(|n| (n >> 4) as u8).collect();
         let writer = std::thread::spawn({
             let sent = sent.clone();
@@ -375,25 +375,25 @@ fn a_flow_brings_all_in_order_and_stops_when_nobody_takes_it() {
 }
 
 #[test]
-fn a_flow_that_is_halted_leaves_the_rest_to_others_and_loses_nothing() {
+fn halted_flow_leaves_the_rest_to_others_and_loses_nothing() {
     on_ring(async |ring: Rc<Ring>| {
         let (near, mut far) = pair(&ring);
-        near.flow(true);
+        near.start_flow();
         near.arm();
-        let deadline = in_a_second(&ring);
+        let deadline = in_ten_seconds(&ring);
         far.write_all(b"one").expect("written");
         assert_eq!(&near.recv(&deadline).await.expect("received")[..], b"one");
         near.halted().await;
         far.write_all(b"two").expect("written");
-        assert!(!near.is_armed(), "nobody but us reads it now");
+        assert!(!near.is_armed(), "no receive of the ring reads it now");
         let mut room = [0; 8];
         std::future::poll_fn(|cx| near.poll_readable(cx, &deadline)).await.expect("readable");
         let n = rustix::io::read(near.fd(), &mut room).expect("read");
         assert_eq!(&room[..n], b"two");
-        near.flow(true);
+        near.start_flow();
         far.write_all(b"three").expect("written");
         assert_eq!(&near.recv(&deadline).await.expect("received")[..], b"three");
-        // Given up with bytes nobody took: every buffer goes back.
+        // Given up with bytes that no task took: every buffer goes back.
         far.write_all(b"four").expect("written");
         std::future::poll_fn(|cx| near.poll_readable(cx, &deadline)).await.expect("readable");
         drop(near);

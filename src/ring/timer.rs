@@ -1,9 +1,10 @@
-//! Deadlines: one coarse clock and one hashed wheel per shard instead of a kernel timer per operation.
+//! Deadlines: one coarse clock and one hashed wheel per shard in place of a kernel timer for each
+//! operation.
 //!
-//! A deadline is a node in a wheel of 16 ms slots. Moving it later, which is what nearly every request
-//! does, only writes the new time: the node is moved when its old slot comes round. Moving it earlier
-//! relinks it. Deadlines beyond one turn of the wheel (65 s) stay in their slot and are passed over.
-//! Precision is one slot, always late, never early.
+//! A deadline is a node in a wheel of 16 ms slots. Moving it later, as nearly every request does,
+//! only writes the new time: the node is moved when its old slot comes round. Moving it earlier
+//! relinks it. Deadlines beyond one turn of the wheel (65 s) stay in their slot and are passed
+//! over. Precision is one slot, always late, never early.
 
 use std::rc::Rc;
 use std::task::{Context, Waker};
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use slab::Slab;
 
-use super::socket::register;
+use super::tasks::register;
 use super::{Inner, Ring};
 
 const SLOT_MS: u64 = 16;
@@ -20,7 +21,7 @@ const NONE: u32 = u32::MAX;
 const NEVER: u64 = u64::MAX;
 
 struct Node {
-    /// When it is due, ms since the wheel began; `NEVER` when not set.
+    /// Time at which it is due, ms since the wheel began; `NEVER` when not set.
     due: u64,
     /// The slot it is linked in, or `NONE`.
     slot: u32,
@@ -103,7 +104,7 @@ impl Wheel {
         }
     }
 
-    /// Fires what is due at `now`; returns whether anybody was woken.
+    /// Fires what is due at `now`; returns whether a task was woken.
     pub(super) fn advance(&mut self, now: Instant) -> bool {
         let now_ms = self.ms(now);
         let now_tick = now_ms / SLOT_MS;
@@ -198,19 +199,19 @@ impl Deadline {
         Deadline { ring: ring.clone(), node: node as u32 }
     }
 
-    /// Due `after` from the shard's clock.
+    /// Makes it due `after` from the shard's clock.
     pub(crate) fn set(&self, after: Duration) {
         let mut inner = self.ring.inner.borrow_mut();
         let due = inner.wheel.ms(inner.now) + after.as_millis().min(u128::from(u32::MAX)) as u64;
         inner.wheel.set(self.node, due);
     }
 
-    /// Never due, until set again.
+    /// Makes it never due, until it is set again.
     pub(crate) fn clear(&self) {
         self.ring.inner.borrow_mut().wheel.set(self.node, NEVER);
     }
 
-    /// Whether it came; if not, `cx` is woken when it does.
+    /// Whether the deadline has come; if not, `cx` is woken when it does.
     pub(crate) fn poll_expired(&self, cx: &Context<'_>) -> bool {
         let mut inner = self.ring.inner.borrow_mut();
         let node = &mut inner.wheel.nodes[self.node as usize];

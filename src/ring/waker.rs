@@ -7,6 +7,7 @@ use std::task::{Poll, Waker};
 
 use io_uring::{opcode, types};
 
+use super::tasks::wake;
 use super::{Inner, Op, Ring, Slot, SlotKind};
 
 pub(super) struct WakeSlot {
@@ -78,12 +79,6 @@ impl Inner {
         let slot = self.wake_slot(index);
         slot.armed = false;
         slot.woken = true;
-        match slot.waker.take() {
-            Some(waker) => {
-                waker.wake();
-                true
-            }
-            None => false,
-        }
+        wake(&mut slot.waker)
     }
 }

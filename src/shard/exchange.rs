@@ -160,12 +160,7 @@ pub(super) async fn start(
             }
             Err(why) => {
                 note_silence(&shard, lease, why);
-                // What a backend that ends leaves in its accept queue is reset, and never was read.
-                if why == Failed::NoAnswer
-                    && may_wait
-                    && silences + again < limits::SILENCES_MAX
-                    && request.method.is_idempotent()
-                {
+                if may_wait && is_sent_again(why, request, silences + again) {
                     side.lease = None;
                     return Err(Halt::NoBackend { silences: again + 1 });
                 }
@@ -173,6 +168,12 @@ pub(super) async fn start(
             }
         }
     }
+}
+
+/// Whether a request of a rule with `hold` that was sent so often waits to be sent again. A request that
+/// a backend leaves in its accept queue when it ends is reset, and never was read.
+fn is_sent_again(why: Failed, request: &Request, silences: u8) -> bool {
+    why == Failed::NoAnswer && silences < limits::SILENCES_MAX && request.method.is_idempotent()
 }
 
 /// A request whose body is here already, whole and small, becomes one without: it goes out in one piece,
@@ -374,15 +375,25 @@ async fn with_body(
         )
         .await
     };
+    after_upload(connection, side, request, (ended, uploaded.get(), shown.get())).await
+}
+
+/// Follows an exchange with a body to its end.
+async fn after_upload(
+    connection: &mut Connection,
+    side: &mut Side,
+    request: &Request,
+    (ended, uploaded, shown): (Ended, bool, AnswerProgress),
+) -> Next {
     if let Some(broken) = &ended.broken {
-        shard.note_end(tally, upload_cause(broken));
+        connection.shard.note_end(connection.tally, upload_cause(broken));
     }
     // The backend sees a message that was cut off: its connection goes with `lease`. A client whose answer has
     // begun sees that cut off, too.
     match (ended.answered, ended.broken) {
-        (Some(answered), _) => settle(connection, side, request, answered, uploaded.get()).await,
-        (None, Some(_)) if shown.get() == AnswerProgress::Framed => Next::Linger,
-        (None, Some(_)) if shown.get() == AnswerProgress::Unframed => Next::ResetOnceTaken,
+        (Some(answered), _) => settle(connection, side, request, answered, uploaded).await,
+        (None, Some(_)) if shown == AnswerProgress::Framed => Next::Linger,
+        (None, Some(_)) if shown == AnswerProgress::Unframed => Next::ResetOnceTaken,
         (None, Some(Broken::SourceTimeout)) => connection.refuse(Refusal::BodyTimeout).await,
         (None, Some(Broken::Framing(refusal))) => connection.refuse(refusal).await,
         (None, _) => Next::Cut,

@@ -281,6 +281,7 @@ impl Shard {
         counters.set(Counter::AliveMicros, alive);
         counters.set(Counter::RingEnters, figures.enters);
         counters.set(Counter::RingCompletions, figures.completions);
+        counters.set(Counter::ReceiveBuffersMissed, figures.buffers_missed);
         counters.set(Counter::Pipes, figures.pipes as u64);
     }
 

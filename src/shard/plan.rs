@@ -11,8 +11,8 @@ use crate::http::{
     self, HttpDate, Method, ReplyTo, RequestForward, RequestFraming, RequestHead, Target,
     TrailerRules, Version,
 };
-use crate::limits::Scheme;
 use crate::link::HoldReason;
+use crate::table::Scheme;
 use crate::table::{Action, Match, Proxy, host};
 
 /// What is remembered of a request once its head was forwarded.

@@ -1,7 +1,8 @@
 //! Lines of the journal: one change each, numbered, with a checksum.
 //!
 //! `{"n":12,"synced":11,"set":{name: rule or null},"crc32":"89abcdef"}`, or `replace` (the whole
-//! table) or `stats` in place of `set`. The checksum is over all bytes of the line before
+//! table) or `stats` in place of `set`; beside an empty `stats`, `fleet` says how far the table is
+//! that of a fleet. The checksum is over all bytes of the line before
 //! `,"crc32"`. `n` counts up by one a line. `synced` is the number of the last line that was known
 //! to be on disk when this one was written: lines that were written together share it. With it a
 //! reader can tell a line that nobody was ever told about from one that a later line stands on.
@@ -12,7 +13,7 @@ use std::io::Write as _;
 
 use serde_json::Value;
 
-use super::Totals;
+use super::{Membership, Totals};
 use crate::limits::SEQUENCE_MAX;
 use crate::table::Rule;
 
@@ -25,6 +26,8 @@ pub enum Record<'a> {
     Replace(&'a [(String, Option<Rule>)]),
     /// Replaces the counters of these hosts.
     Stats(&'a [(String, Totals)]),
+    /// The fleet's log up to here is in the table; `None`: the table is of no fleet.
+    Fleet(Option<&'a Membership>),
 }
 
 /// Adds the line of a change to `out`.
@@ -34,7 +37,7 @@ pub fn encode(out: &mut Vec<u8>, n: u64, synced: u64, record: &Record<'_>) {
     let kind = match record {
         Record::Set(_) => "set",
         Record::Replace(_) => "replace",
-        Record::Stats(_) => "stats",
+        Record::Stats(_) | Record::Fleet(_) => "stats",
     };
     // Writing to a Vec does not fail, here and below.
     let _ = write!(out, "{START}{n}{SYNCED}{synced},\"{kind}\":{{");
@@ -52,8 +55,13 @@ pub fn encode(out: &mut Vec<u8>, n: u64, synced: u64, record: &Record<'_>) {
         Record::Stats(stats) => {
             members(out, stats.iter().map(|(name, counters)| (name, counters.to_json())));
         }
+        Record::Fleet(_) => {}
     }
     out.push(b'}');
+    if let Record::Fleet(membership) = record {
+        let json = membership.map_or(Value::Null, Membership::to_json);
+        let _ = write!(out, ",\"fleet\":{json}");
+    }
     let end = end_of(&out[start..]);
     out.extend_from_slice(&end);
     out.push(b'\n');

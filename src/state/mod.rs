@@ -18,6 +18,7 @@ pub mod journal;
 mod replay;
 mod write;
 
+mod membership;
 #[cfg(any(test, fuzzing))]
 pub mod properties;
 #[cfg(test)]
@@ -26,8 +27,9 @@ mod tests;
 use crate::limits::SEQUENCE_MAX;
 use crate::table::{Loader, Names, Refused, Rule, Snapshot};
 pub use journal::Record;
-pub use replay::{JournalFile, Place, Replay, ReplayError, Replayed};
-pub use write::write;
+pub use membership::Membership;
+pub use replay::{JournalFile, LineNumber, Replay, ReplayError, Replayed};
+pub use write::{write, write_with};
 
 /// The content of a state file.
 #[derive(Debug, Default)]
@@ -40,6 +42,8 @@ pub struct Loaded {
     pub stats: Vec<(String, Totals)>,
     /// The number of the last change in it; 0 in a file of the original.
     pub sequence: u64,
+    /// The fleet that the table belongs to, if any.
+    pub fleet: Option<Membership>,
 }
 
 /// A rule that could not be taken.
@@ -132,7 +136,8 @@ impl fmt::Display for StateError {
 
 impl std::error::Error for StateError {}
 
-/// Reads a state file. An empty one is what a full disk leaves, and no table: that is `{"hosts": {}}`.
+/// Reads a state file. An empty one is what a full disk leaves, and no table: that is `{"hosts":
+/// {}}`.
 pub fn parse(bytes: &[u8], names: &mut Names) -> Result<Loaded, StateError> {
     if bytes.len() <= 1 && bytes.trim_ascii().is_empty() {
         let problem = "the file is empty, which is damage and no table without rules ({\"hosts\": {}}): restore \
@@ -141,7 +146,7 @@ pub fn parse(bytes: &[u8], names: &mut Names) -> Result<Loaded, StateError> {
     }
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let mut reading = Reading { names, loader: Loader::default(), rejected: Vec::new() };
-    let (stats, sequence) = reader
+    let (stats, sequence, fleet) = reader
         .deserialize_map(FileVisitor(&mut reading))
         .and_then(|rest| reader.end().map(|()| rest))
         .map_err(|error| StateError {
@@ -152,7 +157,7 @@ pub fn parse(bytes: &[u8], names: &mut Names) -> Result<Loaded, StateError> {
     let Reading { loader, mut rejected, .. } = reading;
     let (snapshot, refused) = loader.finish();
     rejected.extend(refused.into_iter().map(Rejected::from));
-    Ok(Loaded { snapshot, rejected, stats, sequence })
+    Ok(Loaded { snapshot, rejected, stats, sequence, fleet })
 }
 
 struct Reading<'n> {
@@ -187,8 +192,8 @@ fn without_place(error: &serde_json::Error) -> String {
 struct FileVisitor<'r, 'n>(&'r mut Reading<'n>);
 
 impl<'de> Visitor<'de> for FileVisitor<'_, '_> {
-    /// The counters and the sequence.
-    type Value = (Vec<(String, Totals)>, u64);
+    /// The counters, the sequence and the fleet.
+    type Value = (Vec<(String, Totals)>, u64, Option<Membership>);
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object with \"hosts\" and \"stats\"")
@@ -198,6 +203,7 @@ impl<'de> Visitor<'de> for FileVisitor<'_, '_> {
         let mut hosts = None;
         let mut stats = None;
         let mut sequence = None;
+        let mut fleet = None;
         while let Some(key) = file.next_key::<String>()? {
             match key.as_str() {
                 // Which of two is meant can't be known, and one of them would be lost.
@@ -209,11 +215,12 @@ impl<'de> Visitor<'de> for FileVisitor<'_, '_> {
                 "hosts" => hosts = Some(file.next_value_seed(HostsVisitor(&mut *self.0))?),
                 "stats" => stats = Some(file.next_value_seed(StatsVisitor)?),
                 "sequence" => sequence = Some(file.next_value_seed(SequenceVisitor)?),
+                "fleet" => fleet = Membership::read(&file.next_value()?),
                 _ => _ = file.next_value::<IgnoredAny>()?,
             }
         }
         match hosts {
-            Some(()) => Ok((stats.unwrap_or_default(), sequence.unwrap_or_default())),
+            Some(()) => Ok((stats.unwrap_or_default(), sequence.unwrap_or_default(), fleet)),
             None => Err(M::Error::missing_field("hosts")),
         }
     }

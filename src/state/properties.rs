@@ -209,6 +209,6 @@ impl Journal {
     fn loaded(&self, lines: usize) -> Loaded {
         let stats = self.contents[lines].stats.clone().into_iter().collect();
         let snapshot = self.tables[lines].clone();
-        Loaded { snapshot, rejected: Vec::new(), stats, sequence: lines as u64 }
+        Loaded { snapshot, rejected: Vec::new(), stats, sequence: lines as u64, fleet: None }
     }
 }

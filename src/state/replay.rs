@@ -16,7 +16,7 @@ use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess
 use serde_json::Value;
 
 use super::journal::Line;
-use super::{Loaded, Rejected, StatsVisitor, Totals};
+use super::{Loaded, Membership, Rejected, StatsVisitor, Totals};
 use crate::table::{self, Names, Rule, Snapshot, host};
 
 #[cfg(test)]
@@ -34,7 +34,7 @@ pub enum JournalFile {
 
 /// A line of the journal.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub struct Place {
+pub struct LineNumber {
     /// The file.
     pub file: JournalFile,
     /// Line in the file, from 1.
@@ -51,7 +51,7 @@ pub enum ReplayError {
     #[error("{what}, and it was acknowledged")]
     Damaged {
         /// Place of the damage.
-        place: Place,
+        place: LineNumber,
         /// Sentence that says what is wrong.
         what: String,
     },
@@ -59,7 +59,7 @@ pub enum ReplayError {
     #[error("its checksum is right, but it means nothing to this version: {what}")]
     Strange {
         /// Place of the damage.
-        place: Place,
+        place: LineNumber,
         /// Sentence that says what is wrong.
         what: String,
     },
@@ -77,9 +77,9 @@ pub struct Replayed {
     /// memory.
     pub bytes_sure: u64,
     /// The first line that was dropped because it had never been acknowledged, and why.
-    pub dropped: Option<(Place, String)>,
+    pub dropped: Option<(LineNumber, String)>,
     /// A damaged line that does no harm: the state file has what it said.
-    pub superseded: Option<(Place, String)>,
+    pub superseded: Option<(LineNumber, String)>,
 }
 
 /// State file first, then [`JournalFile::Folding`] if there is one, then [`JournalFile::Current`].
@@ -92,13 +92,14 @@ pub struct Replay {
     /// Rules of the journal that are not valid; a later change of the same name makes up for one.
     rejected_later: HashMap<String, Rejected>,
     stats: HashMap<String, Totals>,
+    fleet: Option<Membership>,
     /// The last number that the state file has.
     covered: u64,
     /// The number that is wanted next.
     next: u64,
-    /// Place from which on nothing can be used; perhaps that was never acknowledged.
-    damage: Option<(Place, String)>,
-    superseded: Option<(Place, String)>,
+    /// Line from which on nothing can be used; perhaps that was never acknowledged.
+    damage: Option<(LineNumber, String)>,
+    superseded: Option<(LineNumber, String)>,
     bytes_kept: u64,
     bytes_sure: u64,
 }
@@ -112,6 +113,7 @@ impl Replay {
             rejected: loaded.rejected,
             rejected_later: HashMap::new(),
             stats: loaded.stats.into_iter().collect(),
+            fleet: loaded.fleet,
             covered: loaded.sequence,
             next: loaded.sequence + 1,
             damage: None,
@@ -138,7 +140,7 @@ impl Replay {
             if piece.is_empty() {
                 break;
             }
-            let place = Place { file, line };
+            let place = LineNumber { file, line };
             let readable = match Line::read(&piece) {
                 Ok(line) => Some(line),
                 Err(what) => {
@@ -163,7 +165,7 @@ impl Replay {
         Ok(())
     }
 
-    fn damaged(&mut self, place: Place, what: &str, is_covered: bool) {
+    fn damaged(&mut self, place: LineNumber, what: &str, is_covered: bool) {
         if is_covered {
             self.superseded.get_or_insert_with(|| (place, what.to_owned()));
         } else {
@@ -172,7 +174,12 @@ impl Replay {
     }
 
     /// Whether the line belongs to what is kept.
-    fn line(&mut self, place: Place, line: Line, names: &mut Names) -> Result<bool, ReplayError> {
+    fn line(
+        &mut self,
+        place: LineNumber,
+        line: Line,
+        names: &mut Names,
+    ) -> Result<bool, ReplayError> {
         let Line { n, synced, json } = line;
         if n <= self.covered || n == self.next {
             // The numbers have no gap, so nothing that counts was lost before this line.
@@ -246,7 +253,13 @@ impl Replay {
         let mut stats: Vec<_> = self.stats.into_iter().collect();
         stats.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         Ok(Replayed {
-            loaded: Loaded { snapshot, rejected, stats, sequence: self.next - 1 },
+            loaded: Loaded {
+                snapshot,
+                rejected,
+                stats,
+                sequence: self.next - 1,
+                fleet: self.fleet,
+            },
             bytes_kept: self.bytes_kept,
             bytes_sure: self.bytes_sure,
             dropped: self.damage,
@@ -281,6 +294,10 @@ impl<'de> Visitor<'de> for LineVisitor<'_, '_> {
                     stats.retain(|name, _| changes.contains_key(name) || name == UNKNOWN);
                 }
                 "stats" => replay.stats.extend(line.next_value_seed(StatsVisitor)?),
+                "fleet" => {
+                    replay.fleet = Membership::read(&line.next_value()?);
+                    continue;
+                }
                 _ => {
                     line.next_value::<IgnoredAny>()?;
                     continue;

@@ -139,13 +139,15 @@ fn damage_is_refused_with_its_place() {
             "{\"hosts\": {}, \"sequence\": -1}",
             1,
             28,
-            "invalid type: integer `-1`, expected the number of the last change, at most 9007199254740992",
+            "invalid type: integer `-1`, expected the number of the last change, \
+             at most 9007199254740992",
         ),
         (
             "{\"hosts\": {}, \"sequence\": 9007199254740993}",
             1,
             42,
-            "invalid value: integer `9007199254740993`, expected the number of the last change, at most 9007199254740992",
+            "invalid value: integer `9007199254740993`, expected the number of the last change, \
+             at most 9007199254740992",
         ),
         ("\n\n", 3, 0, "EOF while parsing a value"),
     ] {
@@ -182,7 +184,7 @@ fn a_file_is_written_to_be_read_and_compared() {
 }
 
 #[test]
-fn what_a_newer_version_adds_is_passed_over() {
+fn additions_of_a_newer_version_are_passed_over() {
     let loaded = load(r#"{"version": [1, {"x": null}], "hosts": {"a": ["unknown", {}, true]}}"#);
     assert!(matches!(loaded.snapshot.lookup("a", Scheme::Http), Match::Found(_)));
 }

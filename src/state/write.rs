@@ -3,7 +3,7 @@
 
 use std::io::{self, Write};
 
-use super::Totals;
+use super::{Membership, Totals};
 use crate::table::Snapshot;
 
 /// A chunk handed on at a time: writing each rule by itself would cost a call each.
@@ -16,6 +16,17 @@ pub fn write(
     table: &Snapshot,
     stats: impl IntoIterator<Item = (String, Totals)>,
     sequence: u64,
+) -> io::Result<()> {
+    write_with(out, table, stats, sequence, None)
+}
+
+/// Writes all that, and the fleet that the table belongs to.
+pub fn write_with(
+    out: &mut impl Write,
+    table: &Snapshot,
+    stats: impl IntoIterator<Item = (String, Totals)>,
+    sequence: u64,
+    fleet: Option<&Membership>,
 ) -> io::Result<()> {
     let mut rules: Vec<_> = table.iter().collect();
     rules.sort_unstable_by_key(|(name, _)| *name);
@@ -34,7 +45,11 @@ pub fn write(
         serde_json::to_writer(&mut chunk, &counters.to_json())?;
         hand_on(out, &mut chunk, CHUNK_BYTES)?;
     }
-    writeln!(chunk, "\n}}, \"sequence\": {sequence}}}")?;
+    write!(chunk, "\n}}, \"sequence\": {sequence}")?;
+    if let Some(fleet) = fleet {
+        write!(chunk, ", \"fleet\": {}", fleet.to_json())?;
+    }
+    chunk.extend_from_slice(b"}\n");
     hand_on(out, &mut chunk, 0)
 }
 

@@ -1,6 +1,7 @@
 //! The arguments of one rule: each read in whatever form it may have, or refused by name with what
 //! was expected. What an argument means is for [`super::json`] to say.
 
+use std::fmt::Display;
 use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -8,6 +9,7 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use crate::limits::{PAGE_NAME_BYTES_MAX, RULE_SECONDS_MAX, RULE_TEXT_BYTES_MAX};
+use crate::rule_arguments::{ActionRow, Argument, Takes};
 
 /// A fault of a rule, with its code and a sentence for people.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -22,22 +24,28 @@ pub(super) fn problem(code: impl Into<String>, sentence: impl Into<String>) -> P
 
 /// The arguments of one rule, whose names are known to be allowed.
 pub(super) struct Arguments<'a> {
-    pub action: &'static str,
+    pub row: &'static ActionRow,
     pub given: &'a Map<String, Value>,
 }
 
 impl Arguments<'_> {
+    /// The entry of an argument that the parser names.
+    pub(super) fn find(&self, name: &str) -> &'static Argument {
+        let found = self.row.arguments.iter().find(|argument| argument.name == name);
+        found.unwrap_or_else(|| unreachable!("{name} is not in the table of rule arguments"))
+    }
+
     pub(super) fn optional<T>(
         &self,
         name: &str,
-        expected: &str,
         read: impl FnOnce(&Value) -> Option<T>,
     ) -> Result<Option<T>, Problem> {
+        debug_assert_eq!(self.find(name).name, name);
         match self.given.get(name) {
             None => Ok(None),
             Some(value) => match read(value) {
                 Some(read) => Ok(Some(read)),
-                None => Err(self.invalid(name, value, expected)),
+                None => Err(self.invalid(name, value)),
             },
         }
     }
@@ -45,21 +53,56 @@ impl Arguments<'_> {
     pub(super) fn required<T>(
         &self,
         name: &str,
-        expected: &str,
         read: impl FnOnce(&Value) -> Option<T>,
     ) -> Result<T, Problem> {
-        self.optional(name, expected, read)?.ok_or_else(|| {
+        self.needed(name, self.optional(name, read)?)
+    }
+
+    /// The value, or the error that the argument is missing.
+    pub(super) fn needed<T>(&self, name: &str, value: Option<T>) -> Result<T, Problem> {
+        debug_assert!(self.find(name).is_required(), "{name}");
+        value.ok_or_else(|| {
             problem(
                 format!("host_kwarg_missing:{name}"),
-                format!("{} needs the argument {name}: {expected}", self.action),
+                format!("{} needs the argument {name}: {}", self.row.name, self.find(name).takes),
             )
         })
     }
 
-    pub(super) fn invalid(&self, name: &str, value: &Value, expected: &str) -> Problem {
+    /// A whole number in the range that the table gives.
+    pub(super) fn whole(&self, name: &str) -> Result<Option<u64>, Problem> {
+        self.optional(name, |value| match &self.find(name).takes {
+            Takes::Whole(range) | Takes::Status(range) => whole(value, range.clone()),
+            _ => None,
+        })
+    }
+
+    pub(super) fn count(&self, name: &str) -> Result<Option<NonZeroU32>, Problem> {
+        self.optional(name, count)
+    }
+
+    pub(super) fn seconds(&self, name: &str) -> Result<Option<Duration>, Problem> {
+        self.optional(name, seconds)
+    }
+
+    pub(super) fn truth(&self, name: &str) -> Result<Option<bool>, Problem> {
+        self.optional(name, truth)
+    }
+
+    /// The word of the table that this text is.
+    pub(super) fn word(&self, name: &str, text: &str) -> Option<&'static str> {
+        self.find(name).words().iter().copied().find(|word| *word == text)
+    }
+
+    pub(super) fn invalid(&self, name: &str, value: &Value) -> Problem {
+        self.invalid_for(name, value, &self.find(name).takes)
+    }
+
+    /// The error for a value, where something else than any value of the argument is expected.
+    pub(super) fn invalid_for(&self, name: &str, value: &Value, expected: impl Display) -> Problem {
         problem(
             format!("host_kwarg_invalid:{name}"),
-            format!("{name} of {} is {}; expected {expected}", self.action, shown(value)),
+            format!("{name} of {} is {}; expected {expected}", self.row.name, shown(value)),
         )
     }
 }
@@ -80,12 +123,12 @@ pub(super) fn whole(value: &Value, allowed: RangeInclusive<u64>) -> Option<u64> 
     allowed.contains(&number).then_some(number)
 }
 
-pub(super) fn count(value: &Value) -> Option<NonZeroU32> {
+fn count(value: &Value) -> Option<NonZeroU32> {
     NonZeroU32::new(u32::try_from(whole(value, 1..=u32::MAX.into())?).ok()?)
 }
 
 /// A duration in seconds, kept to the microsecond.
-pub(super) fn seconds(value: &Value) -> Option<Duration> {
+fn seconds(value: &Value) -> Option<Duration> {
     let seconds: f64 = match value {
         Value::String(text) => text.parse().ok()?,
         value => value.as_f64()?,
@@ -94,7 +137,7 @@ pub(super) fn seconds(value: &Value) -> Option<Duration> {
     is_sane.then(|| Duration::from_micros((seconds * 1e6).round() as u64))
 }
 
-pub(super) fn boolean(value: &Value) -> Option<bool> {
+fn truth(value: &Value) -> Option<bool> {
     match value {
         Value::Bool(value) => Some(*value),
         // Python prints True, shells type true.

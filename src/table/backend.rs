@@ -153,8 +153,8 @@ impl Name {
         self.is_doubted.store(false, Ordering::Relaxed);
     }
 
-    /// Says that its addresses may be old ones, as nobody answers there; whether the resolver is to be told,
-    /// which it is once until it has looked.
+    /// Says that its addresses may be old ones, as no backend answers there; whether the resolver
+    /// is to be told, which it is once until it has looked.
     pub fn doubt(&self) -> bool {
         !self.is_doubted.load(Ordering::Relaxed) && !self.is_doubted.swap(true, Ordering::Relaxed)
     }

@@ -32,10 +32,10 @@ pub fn choose(
     }
     let share = |index: usize| if usable(index) { backends[index].weight() } else { 0 };
     match proxy.algorithm() {
-        Algorithm::Random => by_chance(backends.len(), share, draw.random),
+        Algorithm::Random => choose_by_chance(backends.len(), share, draw.random),
         Algorithm::RoundRobin => in_turn(backends.len(), share, draw.turn),
         Algorithm::LeastConnections => least_open(backends.len(), share, open, draw.random),
-        Algorithm::Source => by_source(backends, share, draw.source),
+        Algorithm::Source => choose_by_source(backends, share, draw.source),
     }
 }
 
@@ -44,7 +44,7 @@ fn below(random: u64, limit: u64) -> u64 {
     ((u128::from(random) * u128::from(limit)) >> 64) as u64
 }
 
-fn by_chance(count: usize, share: impl Fn(usize) -> u16, random: u64) -> Option<usize> {
+fn choose_by_chance(count: usize, share: impl Fn(usize) -> u16, random: u64) -> Option<usize> {
     let total: u64 = (0..count).map(|index| u64::from(share(index))).sum();
     if total == 0 {
         return None;
@@ -112,12 +112,16 @@ fn least_open(
         }
     }
     let best = best?;
-    by_chance(count, |index| if is_less(best, index) { 0 } else { share(index) }, random)
+    choose_by_chance(count, |index| if is_less(best, index) { 0 } else { share(index) }, random)
 }
 
 /// Weighted rendezvous hashing: each backend draws a number from the client and itself, and the
 /// highest wins. A backend that comes or goes moves only the clients that it wins or held.
-fn by_source(backends: &[Backend], share: impl Fn(usize) -> u16, source: u64) -> Option<usize> {
+fn choose_by_source(
+    backends: &[Backend],
+    share: impl Fn(usize) -> u16,
+    source: u64,
+) -> Option<usize> {
     let mut best = None;
     for (index, backend) in backends.iter().enumerate() {
         let share = share(index);

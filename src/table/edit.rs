@@ -6,131 +6,19 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::fmt;
 
 use crate::limits::ALIAS_CHAIN_MAX;
 
 use super::Snapshot;
-use super::host::{self, HostError};
+use super::edit_error::EditError;
+use super::host;
 use super::redirect;
-use super::rule::{Action, Rule};
+use super::rule::Rule;
 use super::trie::Change;
 
-/// Why an edit is refused; the table stays as it was.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum EditError {
-    /// A name that can't be one.
-    Name {
-        /// The name as it was given.
-        host: String,
-        /// The fault of the name.
-        error: HostError,
-    },
-    /// An alias to a rule that does not exist.
-    AliasMissing {
-        /// The alias.
-        host: String,
-        /// Name that the alias points to.
-        target: String,
-    },
-    /// A deletion of what is still the target of an alias.
-    Aliased {
-        /// Name that was to be deleted.
-        host: String,
-        /// An alias of it.
-        alias: String,
-    },
-    /// An alias that leads back to itself.
-    AliasLoop {
-        /// The alias.
-        host: String,
-    },
-    /// An alias of an alias of an alias …
-    AliasTooLong {
-        /// The alias.
-        host: String,
-    },
-    /// A redirect that leads back to itself, by way of others or not.
-    RedirectLoop {
-        /// The rule that would come into the circle.
-        host: String,
-        /// Where the last of them leads to.
-        to: String,
-    },
-    /// A redirect to what is no address of a web server.
-    RedirectTarget {
-        /// The rule.
-        host: String,
-        /// Its `redirect_to`.
-        to: String,
-    },
-}
-
-impl EditError {
-    /// The rule at fault.
-    pub fn host(&self) -> &str {
-        match self {
-            EditError::Name { host, .. }
-            | EditError::AliasMissing { host, .. }
-            | EditError::Aliased { host, .. }
-            | EditError::AliasLoop { host }
-            | EditError::AliasTooLong { host }
-            | EditError::RedirectLoop { host, .. }
-            | EditError::RedirectTarget { host, .. } => host,
-        }
-    }
-
-    /// The kind of error, for programs.
-    pub fn code(&self) -> &'static str {
-        match self {
-            EditError::Name { .. } => "hostname_invalid",
-            EditError::AliasMissing { .. } => "alias_missing",
-            EditError::Aliased { .. } => "host_aliased",
-            EditError::AliasLoop { .. } => "alias_loop",
-            EditError::AliasTooLong { .. } => "alias_too_long",
-            EditError::RedirectLoop { .. } => "redirect_loop",
-            EditError::RedirectTarget { .. } => "host_kwarg_invalid:redirect_to",
-        }
-    }
-
-    /// Sentence for people that says what is wrong.
-    pub fn sentence(&self) -> String {
-        match self {
-            EditError::Name { error, .. } => error.sentence().to_owned(),
-            EditError::AliasMissing { host, target } => {
-                format!("{host} is an alias of {target}, for which there is no rule")
-            }
-            EditError::Aliased { host, alias } => {
-                format!("{host} can't be deleted: {alias} is an alias of it")
-            }
-            EditError::AliasLoop { host } => format!("{host} leads back to itself"),
-            EditError::AliasTooLong { host } => {
-                format!("{host} leads through more than {ALIAS_CHAIN_MAX} aliases")
-            }
-            EditError::RedirectLoop { host, to } => format!(
-                "{host} would be redirected for ever: {to} leads back to it. To redirect http requests \
-                 alone, name the rule http://HOST"
-            ),
-            EditError::RedirectTarget { to, .. } => format!(
-                "redirect_to of redirect is {to:?}; expected a host, or an address that starts with \
-                 http:// or https://"
-            ),
-        }
-    }
-}
-
-/// `host:code: sentence`.
-impl fmt::Display for EditError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}: {}", self.host(), self.code(), self.sentence())
-    }
-}
-
-impl std::error::Error for EditError {}
-
 /// The table after these changes, of which `None` deletes. Names are brought to canonical form;
-/// what is named twice is what it was named last; deleting what is not there is no error.
-/// An alias must lead to a rule afterwards, also one that is not among the changes; no redirect may lead
+/// what is named twice is what it was named last; deleting what is not there is no error. An alias
+/// must lead to a rule afterwards, also one that is not among the changes; no redirect may lead
 /// back to itself.
 pub fn edit(
     old: &Snapshot,
@@ -205,11 +93,11 @@ impl Snapshot {
         let mut difference: HashMap<&str, i64> = HashMap::new();
         for change in changes {
             if self.aliased.len() != 0
-                && let Some(target) = self.get(change.name).and_then(target_of)
+                && let Some(target) = self.get(change.name).and_then(Rule::alias_target)
             {
                 *difference.entry(target).or_default() -= 1;
             }
-            if let Some(target) = change.value.as_ref().and_then(target_of) {
+            if let Some(target) = change.value.as_ref().and_then(Rule::alias_target) {
                 *difference.entry(target).or_default() += 1;
             }
         }
@@ -231,14 +119,7 @@ impl Snapshot {
 
     /// Every alias with its target.
     pub(super) fn aliases(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.iter().filter_map(|(name, rule)| Some((name, target_of(rule)?)))
-    }
-}
-
-pub(super) fn target_of(rule: &Rule) -> Option<&str> {
-    match &rule.action {
-        Action::Alias(target) => Some(target),
-        _ => None,
+        self.iter().filter_map(|(name, rule)| Some((name, rule.alias_target()?)))
     }
 }
 
@@ -258,7 +139,7 @@ fn check_aliases(new: &Snapshot, changes: &[Change<'_, Rule>]) -> Result<(), Edi
             }
             None => {}
             Some(rule) => {
-                if let Some(target) = target_of(rule) {
+                if let Some(target) = rule.alias_target() {
                     check_chain(new, change.name, target)?;
                     is_chain_longer |= 0 < aliases_count;
                 }
@@ -289,7 +170,7 @@ pub(super) fn check_chain(new: &Snapshot, name: &str, target: &str) -> Result<()
         let Some(rule) = new.get(target) else {
             return Err(EditError::AliasMissing { host: host(), target: target.to_owned() });
         };
-        let Some(next) = target_of(rule) else { return Ok(()) };
+        let Some(next) = rule.alias_target() else { return Ok(()) };
         passed.push(target);
         target = next;
     }

@@ -14,7 +14,8 @@ use std::fmt;
 use std::io::Write as _;
 use std::net::Ipv6Addr;
 
-use crate::limits::{HOST_BYTES_MAX, Scheme};
+use crate::limits::HOST_BYTES_MAX;
+use crate::scheme::Scheme;
 
 /// Why a name is refused.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]

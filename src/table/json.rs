@@ -12,11 +12,11 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use crate::limits::{ATTEMPTS_MAX, BACKENDS_MAX};
+use crate::limits::BACKENDS_MAX;
+use crate::rule_arguments::{self, ACTIONS};
 
 use super::arguments::{
-    Arguments, Problem, boolean, count, is_page_name, list, problem, seconds, seconds_to_json,
-    shorten, shown, text, whole,
+    Arguments, Problem, is_page_name, list, problem, seconds_to_json, shorten, shown, text, whole,
 };
 use super::backend::{Backend, Backends, Names, Target};
 use super::host;
@@ -58,36 +58,6 @@ impl fmt::Display for RuleError {
 
 impl std::error::Error for RuleError {}
 
-/// Every action with the arguments it takes.
-const ACTIONS: &[(&str, &[&str])] = &[
-    (
-        "proxy",
-        &[
-            "backends",
-            "attempts",
-            "delay",
-            "algorithm",
-            "weights",
-            "healthcheck",
-            "max_connections",
-            "check",
-            "max_requests_per_second",
-            "hold",
-            "idle",
-            "wake",
-            "send_proxy",
-            "keep_alive",
-        ],
-    ),
-    ("spin", &["timeout", "check_interval", "max_held", "release_rate", "wake", "idle", "then"]),
-    ("redirect", &["redirect_to", "code"]),
-    ("static", &["type"]),
-    ("empty", &["code"]),
-    ("alias", &["hostname"]),
-    ("unknown", &[]),
-    ("no_hosts", &[]),
-];
-
 const ALGORITHMS: &[(&str, Algorithm)] = &[
     ("random", Algorithm::Random),
     ("round_robin", Algorithm::RoundRobin),
@@ -105,7 +75,7 @@ impl Algorithm {
 impl Action {
     /// Every action as it is written in a rule.
     pub fn names() -> impl Iterator<Item = &'static str> + Clone {
-        ACTIONS.iter().map(|(name, _)| *name)
+        ACTIONS.iter().map(|action| action.name)
     }
 
     /// Name in a rule.
@@ -166,15 +136,10 @@ fn read_rule(value: &Value, names: &mut Names) -> Result<Rule, Problem> {
             ),
         ));
     };
-    let known = ACTIONS.iter().find(|(name, _)| action.as_str() == Some(name));
-    let Some((action, allowed)) = known else {
+    let Some(row) = action.as_str().and_then(rule_arguments::action) else {
         return Err(problem(
             format!("host_action_invalid:{}", action.as_str().map_or(shown(action), shorten)),
-            format!(
-                "there is no action {}; there are {}",
-                shown(action),
-                list(ACTIONS.iter().map(|(name, _)| *name))
-            ),
+            format!("there is no action {}; there are {}", shown(action), list(Action::names())),
         ));
     };
     let Value::Object(given) = arguments else {
@@ -195,96 +160,75 @@ fn read_rule(value: &Value, names: &mut Names) -> Result<Rule, Problem> {
             ),
         ));
     };
-    if let Some(name) = given.keys().find(|name| !allowed.contains(&name.as_str())) {
-        let expected = match allowed {
+    let is_unknown = |name: &&String| row.arguments.iter().all(|known| known.name != **name);
+    if let Some(name) = given.keys().find(is_unknown) {
+        let expected = match row.arguments {
             [] => "takes no arguments".to_owned(),
-            allowed => format!("takes {}", list(allowed.iter().copied())),
+            known => format!("takes {}", list(known.iter().map(|argument| argument.name))),
         };
         return Err(problem(
             format!("host_kwarg_unknown:{}", shorten(name)),
-            format!("{action} has no argument {}; it {expected}", shorten(name)),
+            format!("{} has no argument {}; it {expected}", row.name, shorten(name)),
         ));
     }
-    let action = read_action(&Arguments { action, given }, names)?;
+    let action = read_action(&Arguments { row, given }, names)?;
     Ok(Rule { action, match_subdomains: *match_subdomains })
 }
 
 fn read_action(arguments: &Arguments<'_>, names: &mut Names) -> Result<Action, Problem> {
-    const ADDRESS: &str = "a host name or an address, in printable ASCII without spaces";
-    Ok(match arguments.action {
+    Ok(match arguments.row.name {
         "proxy" => Action::Proxy(read_proxy(arguments, names)?),
         "spin" => Action::Spin(Arc::new(read_spin(arguments, names)?)),
         "redirect" => Action::Redirect(Arc::new(Redirect {
-            to: arguments.required("redirect_to", ADDRESS, |value| {
+            to: arguments.required("redirect_to", |value| {
                 text(value).filter(|to| !to.starts_with(['/', ':'])).map(Box::from)
             })?,
-            code: arguments.optional("code", "301, 302, 303, 307 or 308", |value| {
-                let code = whole(value, 300..=399)? as u16;
-                [301, 302, 303, 307, 308].contains(&code).then_some(code)
+            code: arguments.optional("code", |value| {
+                let code = whole(value, 300..=399)?;
+                arguments.word("code", &code.to_string()).map(|_| code as u16)
             })?,
         })),
-        "static" => Action::Static(arguments.required(
-            "type",
-            "the name of a page: letters, digits, '-', '_' and '.', which is not in front",
-            |value| value.as_str().filter(|name| is_page_name(name)).map(Arc::from),
-        )?),
-        "empty" => {
-            Action::Empty(arguments.required("code", "a status from 200 to 599", |value| {
-                Some(whole(value, 200..=599)? as u16)
-            })?)
-        }
-        "alias" => {
-            Action::Alias(arguments.required("hostname", "the name of another rule", |value| {
-                Some(host::rule_name_ref(value.as_str()?).ok()?.into())
-            })?)
-        }
+        "static" => Action::Static(arguments.required("type", |value| {
+            value.as_str().filter(|name| is_page_name(name)).map(Arc::from)
+        })?),
+        "empty" => Action::Empty(arguments.needed("code", arguments.whole("code")?)? as u16),
+        "alias" => Action::Alias(arguments.required("hostname", |value| {
+            Some(host::rule_name_ref(value.as_str()?).ok()?.into())
+        })?),
         "unknown" => Action::Unknown,
         _ => {
-            debug_assert_eq!(arguments.action, "no_hosts", "each action of the table is read");
+            debug_assert_eq!(arguments.row.name, "no_hosts", "each action of the table is read");
             Action::NoHosts
         }
     })
 }
 
-const SECONDS: &str = "seconds: a number from 0 to 2678400";
-const COUNT: &str = "a whole number from 1 to 4294967295";
-
 fn read_proxy(arguments: &Arguments<'_>, names: &mut Names) -> Result<Proxy, Problem> {
     let mut backends = read_backends(arguments, names)?;
     read_weights(arguments, &mut backends)?;
     let options = ProxyOptions {
-        attempts: arguments.optional("attempts", "a whole number from 1 to 1000", |value| {
-            Some(whole(value, 1..=u64::from(ATTEMPTS_MAX))? as u16)
+        attempts: arguments.whole("attempts")?.map(|attempts| attempts as u16),
+        delay: arguments.seconds("delay")?,
+        algorithm: arguments.optional("algorithm", |value| {
+            let known = ALGORITHMS.iter().find(|(name, _)| value.as_str() == Some(name));
+            known.map(|(_, algorithm)| *algorithm)
         })?,
-        delay: arguments.optional("delay", SECONDS, seconds)?,
-        algorithm: arguments.optional(
-            "algorithm",
-            "random, round_robin, least_connections or source",
-            |value| {
-                let known = ALGORITHMS.iter().find(|(name, _)| value.as_str() == Some(name));
-                known.map(|(_, algorithm)| *algorithm)
-            },
-        )?,
-        healthcheck: arguments.optional("healthcheck", "true or false", boolean)?,
-        max_connections: arguments.optional("max_connections", COUNT, count)?,
-        max_requests_per_second: arguments.optional("max_requests_per_second", COUNT, count)?,
-        check: arguments.optional(
-            "check",
-            "tcp, or a path that starts with /",
-            |value| match text(value)? {
-                "tcp" => Some(Check::Tcp),
-                path => path.starts_with('/').then(|| Check::Path(path.into())),
-            },
-        )?,
-        hold: arguments.optional("hold", SECONDS, seconds)?,
-        idle: arguments.optional("idle", SECONDS, seconds)?,
-        wake: arguments.optional("wake", WAKE, wake)?,
-        send_proxy: arguments.optional("send_proxy", "v1 or v2", |value| match text(value)? {
+        healthcheck: arguments.truth("healthcheck")?,
+        max_connections: arguments.count("max_connections")?,
+        max_requests_per_second: arguments.count("max_requests_per_second")?,
+        check: arguments.optional("check", |value| match text(value)? {
+            "tcp" => Some(Check::Tcp),
+            path => path.starts_with('/').then(|| Check::Path(path.into())),
+        })?,
+        hold: arguments.seconds("hold")?,
+        idle: arguments.seconds("idle")?,
+        wake: arguments.optional("wake", wake)?,
+        send_proxy: arguments.optional("send_proxy", |value| match text(value)? {
             "v1" => Some(SendProxy::V1),
             "v2" => Some(SendProxy::V2),
             _ => None,
         })?,
-        keep_alive: arguments.optional("keep_alive", "true or false", boolean)?,
+        keep_alive: arguments.truth("keep_alive")?,
     };
     let options = (options != ProxyOptions::default()).then(|| Arc::new(options));
     Ok(Proxy { backends: Backends::new(backends), options })
@@ -292,17 +236,15 @@ fn read_proxy(arguments: &Arguments<'_>, names: &mut Names) -> Result<Proxy, Pro
 
 fn read_spin(arguments: &Arguments<'_>, names: &mut Names) -> Result<Spin, Problem> {
     Ok(Spin {
-        timeout: arguments.optional("timeout", SECONDS, seconds)?,
-        check_interval: arguments.optional("check_interval", SECONDS, seconds)?,
-        max_held: arguments.optional("max_held", COUNT, count)?,
-        release_rate: arguments.optional("release_rate", COUNT, count)?,
-        wake: arguments.optional("wake", WAKE, wake)?,
-        idle: arguments.optional("idle", SECONDS, seconds)?,
+        timeout: arguments.seconds("timeout")?,
+        check_interval: arguments.seconds("check_interval")?,
+        max_held: arguments.count("max_held")?,
+        release_rate: arguments.count("release_rate")?,
+        wake: arguments.optional("wake", wake)?,
+        idle: arguments.seconds("idle")?,
         then: read_then(arguments, names)?,
     })
 }
-
-const WAKE: &str = "an address that starts with http://";
 
 fn wake(value: &Value) -> Option<Box<str>> {
     let address = text(value)?;
@@ -315,7 +257,7 @@ fn read_then(arguments: &Arguments<'_>, names: &mut Names) -> Result<Option<Box<
     let Some(value) = arguments.given.get("then") else { return Ok(None) };
     let is_spin = value.get(0).is_some_and(|action| action == "spin");
     if is_spin || !value.is_array() {
-        return Err(arguments.invalid("then", value, "a rule that is not spin"));
+        return Err(arguments.invalid("then", value));
     }
     match read_rule(value, names) {
         Ok(rule) => Ok(Some(Box::new(rule))),
@@ -325,19 +267,17 @@ fn read_then(arguments: &Arguments<'_>, names: &mut Names) -> Result<Option<Box<
     }
 }
 
-const BACKENDS: &str =
-    "a list of backends, each [host, port], \"host:port\" or \"[IPv6 address]:port\"";
-
 fn read_backends(arguments: &Arguments<'_>, names: &mut Names) -> Result<Vec<Backend>, Problem> {
     let value = match arguments.given.get("backends") {
         Some(value) => value,
-        None => return arguments.required("backends", BACKENDS, |_| None),
+        None => return arguments.required("backends", |_| None),
     };
+    let takes = &arguments.find("backends").takes;
     let mut read = |item: &Value| -> Result<Backend, Problem> {
         read_backend(item, names).map_err(|why| {
             problem(
                 "host_kwarg_invalid:backends",
-                format!("a backend of proxy is {}: {why}; expected {BACKENDS}", shown(item)),
+                format!("a backend of proxy is {}: {why}; expected {takes}", shown(item)),
             )
         })
     };
@@ -347,10 +287,10 @@ fn read_backends(arguments: &Arguments<'_>, names: &mut Names) -> Result<Vec<Bac
             let items = list.split(',').map(|item| Value::from(item.trim()));
             items.map(|item| read(&item)).collect::<Result<Vec<_>, _>>()?
         }
-        _ => return Err(arguments.invalid("backends", value, BACKENDS)),
+        _ => return Err(arguments.invalid("backends", value)),
     };
     match backends.len() {
-        0 => Err(arguments.invalid("backends", value, "at least one backend")),
+        0 => Err(arguments.invalid_for("backends", value, "at least one backend")),
         count if BACKENDS_MAX < count => Err(problem(
             "host_kwarg_invalid:backends",
             format!("proxy has {count} backends; expected at most {BACKENDS_MAX}"),
@@ -412,8 +352,7 @@ fn backend_at(host: &str, port: u16, names: &mut Names) -> Result<Backend, &'sta
 
 /// Reads weights as a list, or as the string that the command line sends: `weights=3,1`.
 fn read_weights(arguments: &Arguments<'_>, backends: &mut [Backend]) -> Result<(), Problem> {
-    let expected = "a list of whole numbers from 0 to 65535, one for each backend, not all 0";
-    let weights = arguments.optional("weights", expected, |value| {
+    let weights = arguments.optional("weights", |value| {
         let weight = |item: &Value| Some(whole(item, 0..=65535)? as u16);
         let weights: Vec<u16> = match value {
             Value::Array(items) => items.iter().map(weight).collect::<Option<_>>()?,

@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use super::Snapshot;
-use super::edit::{EditError, check_chain, sort};
+use super::edit::{check_chain, sort};
+use super::edit_error::EditError;
 use super::host::{self, HostError};
 use super::rule::Rule;
 

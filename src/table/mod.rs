@@ -1,7 +1,7 @@
 //! The host table: what to do for each host name, at one moment.
 //!
 //! A [`Snapshot`] never changes. [`edit()`] makes a new one that shares all but the changed path
-//! with the old, in microseconds at any size, and whoever holds the old one keeps it whole.
+//! with the old, in microseconds at any size, and a holder of the old one keeps it whole.
 //! Looking a host up takes one probe for each of its labels (a probe finds the plain rule and
 //! those for one scheme together), touches no reference count and allocates nothing; at a million
 //! rules it costs about what it costs at one.
@@ -17,6 +17,7 @@ mod arguments;
 mod backend;
 pub mod balance;
 mod edit;
+mod edit_error;
 pub mod host;
 mod json;
 mod load;
@@ -31,20 +32,20 @@ pub mod properties;
 mod tests;
 
 use std::hash::{BuildHasher, Hasher};
-use std::ops::Deref;
 
 use foldhash::SharedSeed;
 use foldhash::quality::SeedableRandomState;
 
 use crate::limits::ALIAS_CHAIN_MAX;
-pub use crate::limits::Scheme;
+pub use crate::scheme::Scheme;
 pub use backend::{Backend, Name, Names, Target};
 pub use balance::{Draw, choose};
-pub use edit::{EditError, edit, edit_canonical};
+pub use edit::{edit, edit_canonical};
+pub use edit_error::EditError;
 pub use json::RuleError;
 pub(crate) use load::{Loader, Refused, replay};
 pub use rule::{Action, Algorithm, Check, Proxy, Redirect, Rule, SendProxy, Spin};
-use trie::{KeptEntry, Place, Trie};
+use trie::{Position, Trie};
 
 /// The name under which requests are counted that no rule is for.
 pub const UNKNOWN: &str = "unknown";
@@ -67,8 +68,8 @@ impl Default for Snapshot {
             rules: Trie::default(),
             aliased: Trie::default(),
             labels_max: 0,
-            // Random for each process, so that nobody can prepare names that collide; the same
-            // for all snapshots in it, so that `Found::key` means the same in each.
+            // Random for each process, so that an attacker can't prepare names that collide; the
+            // same for all snapshots in it, so that `Found::key` means the same in each.
             hasher: SeedableRandomState::with_seed(0, SharedSeed::global_random()),
         }
     }
@@ -85,7 +86,7 @@ pub enum Match<'t> {
     Found(Found<'t>),
 }
 
-/// The rule for a request. Borrowed from the snapshot; [`Found::keep`] outlives it.
+/// The rule for a request. Borrowed from the snapshot.
 #[derive(Copy, Clone, Debug)]
 pub struct Found<'t> {
     /// The rule; aliases are followed already, so the action is never `Alias`.
@@ -94,32 +95,13 @@ pub struct Found<'t> {
     pub key: u64,
     /// [`Snapshot::key`] of the rule itself: another one where aliases were followed.
     pub rule_key: u64,
-    matched: Place<'t, Rule>,
-    place: Place<'t, Rule>,
+    matched: Position<'t, Rule>,
 }
 
 impl<'t> Found<'t> {
     /// The name of the rule that matched, by which it is counted; that of the alias if it was one.
     pub fn name(&self) -> &'t str {
         self.matched.entry().name.as_str()
-    }
-
-    /// The rule as it is now, to hold on to when the snapshot is let go.
-    pub fn keep(&self) -> Kept {
-        Kept(self.place.keep())
-    }
-}
-
-/// A rule that stays whatever happens to the table. Costs a reference count, not a copy, and keeps
-/// the few rules that lie beside it alive too.
-#[derive(Clone, Debug)]
-pub struct Kept(KeptEntry<Rule>);
-
-impl Deref for Kept {
-    type Target = Rule;
-
-    fn deref(&self) -> &Rule {
-        &self.0.entry().value
     }
 }
 
@@ -139,7 +121,7 @@ impl Snapshot {
         self.rules.get(self.hash(name), name).map(|place| &place.entry().value)
     }
 
-    /// The same with its name, which lives as long.
+    /// The rule of exactly this name, with the table's own copy of the name.
     fn entry(&self, name: &str) -> Option<(&str, &Rule)> {
         let place = self.rules.get(self.hash(name), name)?;
         let entry = place.entry();
@@ -217,7 +199,7 @@ impl Snapshot {
         name: &str,
         scheme: Scheme,
         is_whole: bool,
-    ) -> Option<(Place<'_, Rule>, u64)> {
+    ) -> Option<(Position<'_, Rule>, u64)> {
         let hash = self.hash_host(name);
         let name = name.as_bytes();
         let prefix = host::prefix(scheme).as_bytes();
@@ -241,12 +223,12 @@ impl Snapshot {
     }
 
     /// The rule that a match means: its own, or that at the end of its aliases.
-    fn follow<'t>(&'t self, matched: Place<'t, Rule>, key: u64) -> Match<'t> {
+    fn follow<'t>(&'t self, matched: Position<'t, Rule>, key: u64) -> Match<'t> {
         let (mut place, mut rule_key) = (matched, key);
         for _ in 0..=ALIAS_CHAIN_MAX {
             let rule = &place.entry().value;
             let Action::Alias(target) = &rule.action else {
-                return Match::Found(Found { rule, key, rule_key, matched, place });
+                return Match::Found(Found { rule, key, rule_key, matched });
             };
             rule_key = self.key(target);
             match self.rules.get(self.hash(target), target) {

@@ -1,24 +1,26 @@
-//! Redirects that an edit must not make: to what is no address of a web server, and in a circle. Tables
-//! of the original may hold either and load all the same; so this is asked of edits alone.
+//! Redirects that an edit must not make: to what is no address of a web server, and in a circle.
+//! Tables of the original may hold either and load all the same; so this is asked of edits alone.
 //!
-//! A circle is certain only where each of its requests comes to a rule of this table. A name that a rule
-//! has does. One that only falls under a parent's rule may be served by another machine, and so may the
-//! https of a name whose rule is for both schemes: whoever ends TLS need not pass it on to us. So
-//! `a.com` to `https://a.com` is let through, and `http://a.com` to `https://a.com` is what most
-//! redirects are.
+//! A circle is certain only where each of its requests comes to a rule of this table. A name that a
+//! rule has does. One that only falls under a parent's rule may be served by another machine, and
+//! so may the https of a name whose rule is for both schemes: the TLS terminator need not pass it
+//! on to us. So `a.com` to `https://a.com` is let through, and `http://a.com` to `https://a.com` is
+//! what most redirects are.
 
 use super::Snapshot;
-use super::edit::{Changes, EditError, target_of};
+use super::edit_error::EditError;
 use super::host;
 use super::rule::{Action, Redirect, Rule};
-use crate::limits::{ALIAS_CHAIN_MAX, REDIRECTS_FOLLOWED_MAX, Scheme};
+use super::trie::Change;
+use crate::limits::{ALIAS_CHAIN_MAX, REDIRECTS_FOLLOWED_MAX};
+use crate::scheme::Scheme;
 
 /// Whether the redirects among these changes, and those that aliases among them lead to, may stand.
-pub(super) fn check(new: &Snapshot, changes: &Changes<'_>) -> Result<(), EditError> {
+pub(super) fn check(new: &Snapshot, changes: &[Change<'_, Rule>]) -> Result<(), EditError> {
     for change in changes {
         let Some(rule) = &change.value else { continue };
         if let Some(redirect) = redirect_of(rule)
-            && Place::of(redirect.to()).is_none()
+            && Server::of(redirect.to()).is_none()
         {
             let (host, to) = (change.name.to_owned(), redirect.to().to_owned());
             return Err(EditError::RedirectTarget { host, to });
@@ -30,7 +32,7 @@ pub(super) fn check(new: &Snapshot, changes: &Changes<'_>) -> Result<(), EditErr
     Ok(())
 }
 
-/// What a rule redirects to, or will once it spins no more.
+/// The redirect of a rule, also of the rule that stands again once the host spins no more.
 fn redirect_of(rule: &Rule) -> Option<&Redirect> {
     match &rule.action {
         Action::Redirect(redirect) => Some(redirect),
@@ -57,7 +59,7 @@ fn follow(table: &Snapshot, start: &str) -> Result<(), EditError> {
             return Err(EditError::RedirectLoop { host, to });
         }
         passed.push(end);
-        let Some(place) = Place::of(redirect.to()) else { return Ok(()) };
+        let Some(place) = Server::of(redirect.to()) else { return Ok(()) };
         let was_https = is_https;
         is_https = place.is_https.unwrap_or(is_https);
         let Ok(host) = host::name(place.host) else { return Ok(()) };
@@ -82,7 +84,7 @@ fn end_of<'t>(table: &'t Snapshot, name: &str) -> Option<(&'t str, &'t Redirect)
     // No longer than `check_aliases` lets a chain be.
     for _ in 0..=ALIAS_CHAIN_MAX {
         let (name, rule) = place;
-        match (&rule.action, target_of(rule)) {
+        match (&rule.action, rule.alias_target()) {
             (Action::Redirect(redirect), _) => return Some((name, redirect)),
             (_, Some(target)) => place = table.entry(target)?,
             _ => return None,
@@ -91,18 +93,18 @@ fn end_of<'t>(table: &'t Snapshot, name: &str) -> Option<(&'t str, &'t Redirect)
     None
 }
 
-/// Where a redirect leads to.
+/// Server that a redirect leads to.
 #[derive(PartialEq, Eq, Debug)]
-struct Place<'a> {
+struct Server<'a> {
     /// `None`: the scheme of the request.
     is_https: Option<bool>,
     host: &'a str,
     port: Option<u16>,
 }
 
-impl<'a> Place<'a> {
+impl<'a> Server<'a> {
     /// `None`: it is no address that a browser could be sent to.
-    fn of(to: &'a str) -> Option<Place<'a>> {
+    fn of(to: &'a str) -> Option<Server<'a>> {
         let (is_https, rest) = match to.split_once("://") {
             // What stands behind a path or a query is no scheme.
             Some((before, _)) if before.contains(['/', '?', '#']) => (None, to),
@@ -128,7 +130,7 @@ impl<'a> Place<'a> {
             // `javascript:` and the like end here, too.
             Some(digits) => Some(digits.parse().ok().filter(|_| !digits.starts_with('+'))?),
         };
-        (!host.is_empty()).then_some(Place { is_https, host, port })
+        (!host.is_empty()).then_some(Server { is_https, host, port })
     }
 }
 
@@ -184,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_lead_elsewhere_is_not() {
+    fn redirects_that_may_lead_elsewhere_are_let_through() {
         for rules in [
             &[("a.com", "b.com")][..],
             &[("a.com", "https://a.com")],

@@ -31,6 +31,14 @@ impl Rule {
             proxy.backends().iter().for_each(|backend| backend.each_address(&mut visit));
         }
     }
+
+    /// The name that the rule is an alias of.
+    pub(super) fn alias_target(&self) -> Option<&str> {
+        match &self.action {
+            Action::Alias(target) => Some(target),
+            _ => None,
+        }
+    }
 }
 
 /// The first element of a rule with its arguments.
@@ -233,7 +241,8 @@ impl Spin {
         self.wake.as_deref()
     }
 
-    /// The rule that stood before, for whoever flips the host back; nothing here acts on it.
+    /// The rule that stood before, for the program that flips the host back; nothing here acts on
+    /// it.
     pub fn then(&self) -> Option<&Rule> {
         self.then.as_deref()
     }

@@ -95,59 +95,35 @@ pub(super) struct Probe<'t, T> {
 
 /// A place in the map that was found.
 #[derive(Debug)]
-pub(super) struct Place<'t, T> {
+pub(super) struct Position<'t, T> {
     bucket: &'t Bucket<T>,
     index: usize,
 }
 
-impl<T> Copy for Place<'_, T> {}
+impl<T> Copy for Position<'_, T> {}
 
-impl<T> Clone for Place<'_, T> {
+impl<T> Clone for Position<'_, T> {
     fn clone(&self) -> Self {
         *self
     }
 }
 
-impl<'t, T> Place<'t, T> {
+impl<'t, T> Position<'t, T> {
     #[inline]
     pub(super) fn entry(self) -> &'t Entry<T> {
-        &self.bucket[self.index]
-    }
-
-    /// The entry, to outlive the map. Keeps its bucket, which is a few entries more.
-    pub(super) fn keep(self) -> KeptEntry<T> {
-        KeptEntry { bucket: Arc::clone(self.bucket), index: self.index }
-    }
-}
-
-/// An entry that stays whatever happens to the map.
-#[derive(Debug)]
-pub(super) struct KeptEntry<T> {
-    bucket: Bucket<T>,
-    index: usize,
-}
-
-impl<T> Clone for KeptEntry<T> {
-    fn clone(&self) -> Self {
-        KeptEntry { bucket: Arc::clone(&self.bucket), index: self.index }
-    }
-}
-
-impl<T> KeptEntry<T> {
-    pub(super) fn entry(&self) -> &Entry<T> {
         &self.bucket[self.index]
     }
 }
 
 impl<'t, T> Iterator for Probe<'t, T> {
-    type Item = Place<'t, T>;
+    type Item = Position<'t, T>;
 
     #[inline]
-    fn next(&mut self) -> Option<Place<'t, T>> {
+    fn next(&mut self) -> Option<Position<'t, T>> {
         let index = self.next;
         (self.bucket.get(index)?.hash == self.hash).then(|| {
             self.next = index + 1;
-            Place { bucket: self.bucket, index }
+            Position { bucket: self.bucket, index }
         })
     }
 }
@@ -185,7 +161,7 @@ impl<T> Trie<T> {
     }
 
     /// The place of this name, whose hash the caller computed.
-    pub(super) fn get(&self, hash: u64, name: &str) -> Option<Place<'_, T>> {
+    pub(super) fn get(&self, hash: u64, name: &str) -> Option<Position<'_, T>> {
         self.probe(hash).find(|place| place.entry().name.as_bytes() == name.as_bytes())
     }
 
@@ -383,7 +359,9 @@ mod tests {
     proptest! {
         /// Batches of any size against a map, and the version before each stays what it was.
         #[test]
-        fn is_a_map(batches in vec(btree_map(0..2000_u16, option::of(any::<u32>()), 0..300), 1..8)) {
+        fn is_a_map(
+            batches in vec(btree_map(0..2000_u16, option::of(any::<u32>()), 0..300), 1..8)
+        ) {
             let mut trie = Trie::default();
             let mut model = BTreeMap::new();
             for batch in batches {

@@ -45,7 +45,7 @@ fn every_request(daemon: &Daemon, mut api: Api) {
     assert_eq!(api.get("/healthz"), json!({"ok": true}));
     assert!(api.get("/backends/").is_object());
     let metrics = api.ask("GET", "/metrics").expect_status(200);
-    assert!(metrics.text().ends_with("# EOF\n"), "{}", metrics.text());
+    assert!(metrics.text().contains("# TYPE mantrid_rules gauge\n"), "{}", metrics.text());
     let page = api.ask("GET", "/").expect_status(200);
     assert!(page.head.field("Content-Type").is_some_and(|kind| kind.starts_with("text/html")));
     api.put("/hostname/", &json!({}));

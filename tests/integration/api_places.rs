@@ -1,7 +1,10 @@
 //! Places at the API: whoever takes them and does nothing with them gives them up to those who ask, whatever it
 //! is that he leaves half done, over TCP and over Unix sockets.
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use serde_json::json;
 
@@ -20,7 +23,7 @@ fn setup() -> Setup {
 
 fn connect(daemon: &Daemon, over_tcp: bool) -> Connection {
     match over_tcp {
-        true => Connection::client(daemon.api_address()),
+        true => Connection::client_with_small_buffer(daemon.api_address()),
         false => {
             let path = daemon.management.iter().find_map(|one| one.strip_prefix("unix:"));
             Connection::unix(Path::new(path.expect("a Unix socket")))
@@ -81,10 +84,36 @@ fn who_reads_nothing_keeps_nobody_out() {
         json!(["redirect", {"redirect_to": format!("http://b.com/{}", "x".repeat(2000))}, true]);
     let table: serde_json::Value = (0..200).map(|n| (format!("h{n}.com"), long.clone())).collect();
     daemon.api().patch(&table);
-    let request = "GET /hostname/ HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(5);
-    let clients = crowd(&daemon, false, &request);
-    expect_served(&daemon);
-    drop(clients);
+    // More than the kernel keeps for each.
+    let request = "GET /hostname/ HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(2);
+    for over_tcp in [false, true] {
+        let clients = crowd(&daemon, over_tcp, &request);
+        expect_served(&daemon);
+        drop(clients);
+    }
+}
+
+/// Sending a body byte by byte is no progress while others want the place.
+#[test]
+fn a_trickle_keeps_nobody_out() {
+    let daemon = setup().start();
+    let head = "PUT /hostname/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9000000\r\n\r\n{";
+    for over_tcp in [false, true] {
+        let mut clients = crowd(&daemon, over_tcp, head);
+        let is_over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    // Those that were sent away are no matter.
+                    clients.iter_mut().for_each(|client| drop(client.try_send(" ")));
+                    std::thread::park_timeout(Duration::from_millis(10));
+                }
+            });
+            let served = catch_unwind(AssertUnwindSafe(|| expect_served(&daemon)));
+            is_over.store(true, Ordering::Relaxed);
+            served.unwrap_or_else(|panic| resume_unwind(panic));
+        });
+    }
 }
 
 /// They stay, and there are only so many of them.

@@ -27,7 +27,15 @@ const NOT_RUN: &[(&str, &str, &str)] = &[
         "mkdir -p site && echo 'Hello from port 8000' > site/index.html",
         "the shell of the examples has applications",
     ),
-    ("README.md", "apt-get install haproxy nginx wrk", "minutes of load, as root"),
+    ("README.md", "bind_internal = 127.0.0.1:8081", "nginx_in_front has it"),
+    ("README.md", "upstream mantrid {", "nginx_in_front has it"),
+    (
+        "README.md",
+        "jq '.syscalls += [{\"names\": [\"io_uring_setup\", \"io_uring_enter\", \
+         \"io_uring_register\"], \"action\": \"SCMP_ACT_ALLOW\"}]' default.json > mantrid.json",
+        "needs a container runtime",
+    ),
+    ("docs/measurements.md", "apt-get install haproxy nginx wrk", "minutes of load, as root"),
     (
         "docs/operations.md",
         "",
@@ -71,14 +79,17 @@ const NOT_RUN: &[(&str, &str, &str)] = &[
     ),
     ("docs/holding.md", "waker.py --listen 127.0.0.1:9000 sites.json &", "wake.rs runs it"),
     ("docs/tcp-and-tls.md", "bind = *:80 accept-proxy", "proxy_protocol.rs has each line"),
+    ("docs/fleet.md", "etcdctl user add mantrid", "fleet_faults.rs has users"),
     ("ARCHITECTURE.md", "", "pictures"),
     ("loadtest/README.md", "", "minutes of load"),
+    ("bench/README.md", "", "minutes of benches"),
 ];
 
 /// The shell's tools that examples use. Without them these tests say that they are skipped.
 fn has_tools(tools: &[&str]) -> bool {
     let missing = tools.iter().find(|tool| {
-        let found = Command::new(tool).arg("--version").output();
+        let version = if **tool == "nginx" { "-v" } else { "--version" };
+        let found = Command::new(tool).arg(version).output();
         !found.is_ok_and(|found| is_new_enough(tool, &found.stdout))
     });
     if let Some(tool) = missing {
@@ -178,6 +189,13 @@ fn moving_from_mantrid() {
 #[test]
 fn moving_from_haproxy() {
     run("docs/moving-from-haproxy.md");
+}
+
+#[test]
+fn fleet() {
+    if crate::etcd::is_installed() {
+        run("docs/fleet.md");
+    }
 }
 
 /// No example is forgotten: each block is run above, or named with the reason why not.
@@ -368,6 +386,78 @@ fn haproxy_in_front() {
     assert_eq!(found, "302 http://new.example/a");
 }
 
+/// As in `README.md`: nginx terminates TLS, and its fields decide the scheme.
+#[test]
+fn nginx_in_front() {
+    if !has_tools(&["bash", "curl", "nginx", "openssl"]) {
+        return;
+    }
+    let page = Page::read("README.md");
+    let text = |first: &str| {
+        let mut blocks = page.all("text").filter(|block| block.text.starts_with(first));
+        blocks.next().expect(first).text.clone()
+    };
+    let mut shell = Shell::new();
+    // ports that a shell replaces, in place of the document's
+    let local = |text: &str| text.replace("127.0.0.1:8081", "127.0.0.1:8080");
+    let rest = "bind = 127.0.0.1:0\nbind_management = 127.0.0.1:8042\nstate_file = ./state.json\n";
+    let is_root = nix::unistd::geteuid().is_root();
+    let (ids, user) = if is_root { ("uid = 0\ngid = 0\n", "user root;\n") } else { ("", "") };
+    let conf = format!("{}{rest}{ids}", local(&text("bind_internal")));
+    let conf = shell.mapped(&conf);
+    std::fs::write(shell.path().join("site.conf"), conf).expect("site.conf");
+    let folder = shell.path().display().to_string();
+    let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+        .map(|kind| format!("{kind}_temp_path {folder}/{kind};\n"));
+    let theirs = local(&text("upstream mantrid {"))
+        .replace("listen 443 ssl", "listen 127.0.0.1:8443 ssl")
+        .replace("/etc/ssl", &folder);
+    let config = format!(
+        "{user}pid {folder}/nginx.pid;\nevents {{}}\nhttp {{\naccess_log off;\n{}{theirs}}}\n",
+        temporary.concat()
+    );
+    let config = shell.mapped(&config);
+    std::fs::write(shell.path().join("nginx.conf"), config).expect("nginx.conf");
+    shell.run(
+        "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=shop.example \
+         -keyout sites.key -out sites.crt 2> openssl.log",
+    );
+    shell.run("mantrid -c site.conf &");
+    let set = "mantrid-client set";
+    let one = format!("{set} https://shop.example proxy false backends=127.0.0.1:8000");
+    assert_eq!(shell.run(&one), "");
+    assert_eq!(shell.run(&format!("{set} http://shop.example empty false code=403")), "");
+    assert_eq!(shell.run(&format!("nginx -p {folder} -e {folder}/nginx.log -c nginx.conf")), "");
+    let found = shell.run("curl -sk -H 'Host: shop.example' https://127.0.0.1:8443/");
+    shell.run("kill $(cat nginx.pid)");
+    assert_eq!(found, "Hello from port 8000\n");
+}
+
+/// The files that the tour names are there.
+#[test]
+fn tour_names_files_that_exist() {
+    let mut sources = Vec::new();
+    log_lines::sources(&root().join("src"), &mut sources);
+    let mut count = 0;
+    for name in Page::read("docs/tour.md").text.split('`').skip(1).step_by(2) {
+        let is_there = match name {
+            _ if name.contains(' ') => continue,
+            _ if name.ends_with(".rs") => {
+                root().join(name).exists()
+                    || sources.iter().any(|(path, _)| path.ends_with(&format!("/{name}")))
+            }
+            _ if name.ends_with('/') => {
+                let inside = format!("/{name}");
+                root().join(name).exists() || sources.iter().any(|(path, _)| path.contains(&inside))
+            }
+            _ => continue,
+        };
+        assert!(is_there, "docs/tour.md: {name}");
+        count += 1;
+    }
+    assert!(30 < count, "only {count}");
+}
+
 /// What the program takes is in its reference.
 #[test]
 fn every_argument_is_described() {
@@ -474,7 +564,11 @@ fn every_error_is_described() {
 /// What answers requests of the API.
 fn sources() -> String {
     let mut text = String::new();
-    let mut folders = vec![root().join("src/control/api"), root().join("src/table")];
+    let mut folders = vec![
+        root().join("src/control/api"),
+        root().join("src/control/fleet"),
+        root().join("src/table"),
+    ];
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(&folder).expect("a folder") {
             let path = entry.expect("an entry").path();

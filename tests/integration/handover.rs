@@ -77,6 +77,25 @@ fn a_refused_connection_has_its_name_looked_up() {
     }
 }
 
+/// A probe that fails asks for a new lookup, too: no request has to fail first.
+#[test]
+fn a_failing_probe_has_its_name_looked_up() {
+    let setup = Setup::new();
+    let hosts = setup.path("hosts");
+    std::fs::write(&hosts, "127.0.0.2 app.invalid\n").expect("a file of hosts");
+    let Some(mount) = mounted(&setup, &["hosts"]) else { return };
+    let backend = Backend::new().serve_text("hello");
+    let port = backend.port;
+    let rule = json!(["proxy", {"backends": [["app.invalid", port]], "check": "tcp"}, true]);
+    let daemon = setup.rule("a.com", rule).first_unshared(mount).start();
+    let is = |ip: &str, state: &str| {
+        daemon.api().get("/backends/")[format!("{ip}:{port}")]["state"] == state
+    };
+    eventually("it is down", || is("127.0.0.2", "down"));
+    std::fs::write(&hosts, "127.0.0.1 app.invalid\n").expect("a file of hosts");
+    eventually("it is found", || is("127.0.0.1", "up"));
+}
+
 /// An address that answers nothing is not waited for alone.
 #[test]
 fn a_silent_address_is_passed_over() {

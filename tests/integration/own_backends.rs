@@ -260,8 +260,7 @@ fn backend_says_how_long_a_connection_is_kept() {
         expect_next(&mut client, "a.com", &mut server);
         drop(server);
         eventually("its end is seen", || {
-            let found = daemon.api().get("/stats/a.com/")["open_requests"] == json!(0);
-            found
+            daemon.api().get("/stats/a.com/")["open_requests"] == json!(0)
         });
     }
 }

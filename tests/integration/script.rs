@@ -32,6 +32,7 @@ pub struct Connection {
     unread: Vec<u8>,
     /// Counts what is received, for those who must know that nothing was.
     received: Arc<AtomicU64>,
+    patience: Duration,
 }
 
 /// A body in chunks, taken apart.
@@ -52,7 +53,13 @@ impl Connection {
     }
 
     fn with(name: &str, stream: TcpStream) -> Connection {
-        Connection { name: name.to_owned(), stream, unread: Vec::new(), received: Arc::default() }
+        Connection {
+            name: name.to_owned(),
+            stream,
+            unread: Vec::new(),
+            received: Arc::default(),
+            patience: PATIENCE,
+        }
     }
 
     pub fn client(address: SocketAddr) -> Connection {
@@ -87,6 +94,11 @@ impl Connection {
         socket.set_recv_buffer_size(8 * 1024).expect("a receive buffer size");
         socket.connect_timeout(&address.into(), PATIENCE).expect("a connection");
         Connection::new("client", socket.into())
+    }
+
+    /// Has patience with an answer that is much work on a slow machine.
+    pub fn wait_long(&mut self) {
+        self.patience = 6 * PATIENCE;
     }
 
     pub fn count_received_in(&mut self, counter: &Arc<AtomicU64>) {
@@ -184,10 +196,10 @@ impl Connection {
     /// Receives something that must come.
     #[track_caller]
     fn receive_for(&mut self, what: &str) {
-        match self.receive(PATIENCE) {
+        match self.receive(self.patience) {
             Some(Ok(_)) => (),
             Some(Err(ending)) => self.fail(&format!("{ending:?} instead of {what}")),
-            None => self.fail(&format!("waited {PATIENCE:?} in vain for {what}")),
+            None => self.fail(&format!("waited {:?} in vain for {what}", self.patience)),
         }
     }
 
@@ -227,7 +239,7 @@ impl Connection {
     #[track_caller]
     pub fn try_head(&mut self) -> Option<Head> {
         while find(&self.unread, b"\r\n\r\n").is_none() {
-            match self.receive(PATIENCE) {
+            match self.receive(self.patience) {
                 Some(Ok(_)) => (),
                 Some(Err(_)) => return None,
                 None => self.fail("neither a head nor an end"),
@@ -272,7 +284,7 @@ impl Connection {
     #[track_caller]
     pub fn read_or_end(&mut self, room: &mut [u8]) -> Option<usize> {
         if self.unread.is_empty() {
-            match self.receive(PATIENCE) {
+            match self.receive(self.patience) {
                 Some(Ok(_)) => (),
                 Some(Err(_)) => return None,
                 None => self.fail("neither bytes nor an end"),
@@ -373,7 +385,7 @@ impl Connection {
     #[track_caller]
     pub fn read_to_end(&mut self) -> (Vec<u8>, Ending) {
         loop {
-            match self.receive(PATIENCE) {
+            match self.receive(self.patience) {
                 Some(Ok(_)) => (),
                 Some(Err(ending)) => return (std::mem::take(&mut self.unread), ending),
                 None => self.fail("the connection should have ended"),

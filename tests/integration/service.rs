@@ -71,6 +71,46 @@ fn answering() -> Setup {
     Setup::new().rule("a.com", json!(["empty", { "code": 403 }, false]))
 }
 
+/// The queue of the socket is full, and nobody reads it: the daemon goes on, and says it all when
+/// somebody does.
+#[test]
+fn a_notify_socket_that_is_not_read_holds_nothing_up() {
+    let setup = answering();
+    let path = setup.path("notify");
+    let socket = UnixDatagram::bind(&path).expect("a socket");
+    let filler = UnixDatagram::unbound().expect("a socket");
+    filler.set_nonblocking(true).expect("non-blocking");
+    filler.connect(&path).expect("connected");
+    while filler.send(b"full").is_ok() {}
+    let first =
+        format!("export NOTIFY_SOCKET={} WATCHDOG_USEC=200000 WATCHDOG_PID=$$", path.display());
+    let mut daemon = setup.clone().first(first).start();
+    let serves = |daemon: &Daemon, code: u16| {
+        daemon.api().put("/hostname/a.com/", &json!(["empty", { "code": code }, false]));
+        assert_eq!(daemon.connect().exchange(get("a.com", "/")).status(), code);
+    };
+    serves(&daemon, 402);
+    daemon.signal("HUP");
+    daemon.expect_log(&["systemd does not read"]);
+    daemon.expect_log(&["SIGHUP: the configuration is in force"]);
+    serves(&daemon, 404);
+    // a stop does not wait for it for long
+    daemon.terminate();
+    daemon.expect_clean_exit();
+    let mut daemon = setup.first(format!("export NOTIFY_SOCKET={}", path.display())).start();
+    daemon.signal("HUP");
+    daemon.expect_log(&["SIGHUP: the configuration is in force"]);
+    serves(&daemon, 402);
+    socket.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+    let systemd = Systemd(socket);
+    for word in ["READY=1", "RELOADING=1", "READY=1"] {
+        systemd.expect(word);
+    }
+    daemon.terminate();
+    systemd.expect("STOPPING=1");
+    daemon.expect_clean_exit();
+}
+
 #[test]
 fn systemd_is_told() {
     let setup = answering();

@@ -194,7 +194,7 @@ fn surplus_in_a_later_segment_reaches_nobody() {
     for kind in KINDS {
         for at_once in [true, false] {
             let (mut client, mut server) =
-                asked_for(&daemon, &backend, &request("a.com", kind, "first"));
+                asked_for(&daemon, &backend, request("a.com", kind, "first"));
             if kind == "upload" {
                 server.expect_chunked();
             }

@@ -34,8 +34,8 @@ fn lines_are_at_most_100_columns() {
     for source in sources() {
         for (index, (line, code)) in source.text.lines().zip(source.code.lines()).enumerate() {
             // A string may be longer: cut in two it could not be searched for.
-            let is_text = !line.trim_start().starts_with("//")
-                && code.trim_end().chars().count() <= COLUMNS;
+            let is_text =
+                !line.trim_start().starts_with("//") && code.trim_end().chars().count() <= COLUMNS;
             let length = line.chars().count();
             if COLUMNS < length && !is_text {
                 findings.push(format!("{}:{}: {length} columns", source.path, index + 1));

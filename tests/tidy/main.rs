@@ -3,6 +3,7 @@
 
 mod circles;
 mod language;
+mod limits;
 
 use std::fmt::Write as _;
 use std::fs;
@@ -12,10 +13,12 @@ use std::path::{Path, PathBuf};
 /// here and in ARCHITECTURE.md together.
 const LAYERS: &[(&str, &[&str])] = &[
     ("limits", &[]),
-    ("http", &["limits"]),
+    ("scheme", &[]),
+    ("rule_arguments", &["limits"]),
+    ("http", &["scheme", "limits"]),
     ("proxy_protocol", &[]),
     ("tls", &[]),
-    ("table", &["limits"]),
+    ("table", &["rule_arguments", "scheme", "limits"]),
     ("state", &["table", "limits"]),
     ("config", &["limits"]),
     ("ring", &["limits"]),
@@ -23,11 +26,21 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("shard", &["ring", "link", "http", "proxy_protocol", "tls", "table", "limits"]),
     ("control", &["link", "state", "table", "http", "limits"]),
     ("daemon", &["config", "control", "shard", "link", "ring", "state", "table", "http", "limits"]),
-    ("client", &[]),
+    ("client", &["rule_arguments"]),
 ];
 
 /// No I/O, no clock, no threads, no chance: what they need of these is an argument.
-const PURE: &[&str] = &["limits", "http", "proxy_protocol", "tls", "table", "state", "config"];
+const PURE: &[&str] = &[
+    "limits",
+    "scheme",
+    "rule_arguments",
+    "http",
+    "proxy_protocol",
+    "tls",
+    "table",
+    "state",
+    "config",
+];
 
 /// Folders, what may not stand in their code, and what to do instead.
 const BANNED: &[(&[&str], &[&str], &str)] = &[

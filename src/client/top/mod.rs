@@ -38,7 +38,8 @@ pub async fn run(api: &Api, hosts: u32, json: bool) -> Result<(), Failure> {
     }
     // What can't be reached is said before the screen is taken.
     let news = feed::open(api, &query).await?;
-    let signals = Signals::new().map_err(|error| Failure::Other(format!("signals: {error}")))?;
+    let signals =
+        TerminalSignals::new().map_err(|error| Failure::Other(format!("signals: {error}")))?;
     let mut view = View::open(&api.address().to_string()).map_err(Failure::of_output)?;
     let done = view.show(news, signals).await;
     // The screen is given back before anything is said on it.
@@ -47,15 +48,15 @@ pub async fn run(api: &Api, hosts: u32, json: bool) -> Result<(), Failure> {
 }
 
 /// Signals that ask the program to end, and must not leave the terminal in disorder.
-struct Signals {
+struct TerminalSignals {
     terminate: Signal,
     hang_up: Signal,
     interrupt: Signal,
 }
 
-impl Signals {
-    fn new() -> io::Result<Signals> {
-        Ok(Signals {
+impl TerminalSignals {
+    fn new() -> io::Result<TerminalSignals> {
+        Ok(TerminalSignals {
             terminate: signal(SignalKind::terminate())?,
             hang_up: signal(SignalKind::hangup())?,
             interrupt: signal(SignalKind::interrupt())?,
@@ -90,7 +91,7 @@ impl View {
     async fn show(
         &mut self,
         mut news: mpsc::Receiver<Result<News, RequestError>>,
-        mut signals: Signals,
+        mut signals: TerminalSignals,
     ) -> Result<(), Failure> {
         let mut inputs = inputs();
         loop {

@@ -281,7 +281,10 @@ mod tests {
     fn busy(count: u64) -> Screen {
         let mut screen = Screen::new("here");
         let hosts: Vec<Value> = (0..count)
-            .map(|n| json!({"host": format!("h{n}.com"), "requests_per_second": n, "open_requests": count - n}))
+            .map(|n| {
+                let host = format!("h{n}.com");
+                json!({"host": host, "requests_per_second": n, "open_requests": count - n})
+            })
             .collect();
         screen.take(&traffic(&json!({ "busiest": hosts })));
         screen.fit(10);
@@ -303,7 +306,10 @@ mod tests {
             "time": 1.5, "rules": 7, "held": 2, "down": ["127.0.0.1:8000"],
             "totals": {"requests_per_second": 2.5, "bytes_sent_per_second": 3.0,
                 "bytes_received_per_second": 4, "open_connections": 5, "completed_requests": 6},
-            "shards": [{"requests_per_second": 1, "open_connections": 2, "busy": 0.25}, {"busy": 7}],
+            "shards": [
+                {"requests_per_second": 1, "open_connections": 2, "busy": 0.25},
+                {"busy": 7}
+            ],
             "busiest": [{"host": "a.com", "open_requests": 1, "answers": {"2xx": 1, "5xx": 4}}, {}],
         })));
         let found = &screen.traffic;
@@ -318,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_traffic_harms_nothing() {
+    fn other_events_harm_nothing() {
         let mut screen = Screen::new("here");
         for data in
             ["", "[]", "{\"busiest\": 3, \"totals\": [], \"shards\": {}}", "{\"rules\": -1}"]

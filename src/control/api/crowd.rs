@@ -26,6 +26,8 @@ pub(in crate::control) struct Crowd {
 struct Guest {
     /// Time since which we wait for the peer without progress; `None`: the peer waits for us.
     waited: Option<Instant>,
+    /// Bytes that the peer has sent or taken since then.
+    bytes: usize,
     /// Whether the connection is never sent away.
     stays: bool,
     leave: Arc<Notify>,
@@ -69,7 +71,8 @@ impl Crowd {
             }
         };
         let leave = Arc::new(Notify::new());
-        let guest = Guest { waited: Some(Instant::now()), stays: false, leave: leave.clone() };
+        let waited = Some(Instant::now());
+        let guest = Guest { waited, bytes: 0, stays: false, leave: leave.clone() };
         let index = self.lock().insert(guest);
         let taken = SeatHold { crowd: self.clone(), index, leave, _place: place };
         Some(Seat(Arc::new(taken)))
@@ -131,13 +134,23 @@ impl Seat {
 
     /// Notes that we wait for the peer from here on.
     pub(super) fn peers(&self) {
-        self.change(|guest| guest.waited = Some(Instant::now()));
+        self.change(|guest| {
+            guest.bytes = 0;
+            guest.waited = Some(Instant::now());
+        });
         self.0.crowd.turned.notify_one();
     }
 
-    /// Notes that the peer made progress.
-    pub(super) fn moved(&self) {
-        self.change(|guest| guest.waited = guest.waited.map(|_| Instant::now()));
+    /// Notes that the peer has sent or taken so many bytes. A trickle is no progress: a peer that
+    /// takes or sends a byte now and then would keep its place for as long as it liked.
+    pub(super) fn moved(&self, bytes: usize) {
+        self.change(|guest| {
+            guest.bytes += bytes;
+            if limits::MANAGEMENT_PROGRESS <= guest.bytes {
+                guest.bytes = 0;
+                guest.waited = guest.waited.map(|_| Instant::now());
+            }
+        });
     }
 
     /// Keeps the connection from being sent away: its kind is bounded otherwise.
@@ -175,8 +188,9 @@ mod tests {
             let (crowd, mut seats) = some(4).await;
             seats[0].ours();
             seats[1].stay();
-            seats[2].moved();
-            // Connection 3 has done nothing since it came.
+            seats[3].moved(1);
+            seats[2].moved(limits::MANAGEMENT_PROGRESS);
+            // Connection 3 has done nothing worth a place since it came.
             let leaving = async {
                 let gone = seats[3].clone();
                 gone.sent_away().await;

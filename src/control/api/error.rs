@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
 use super::super::change::Refused;
+use super::super::fleet::Trouble;
 use crate::limits;
 use crate::table::{EditError, RuleError};
 
@@ -46,7 +47,7 @@ impl ApiError {
     pub(super) fn not_found(path: &str) -> ApiError {
         let path: String = path.chars().take(100).collect();
         let message = format!(
-            "{path}: there is /hostname/, /hostname/HOST/, /stats/, /stats/HOST/, /backends/, /events, \
+            "{path}: there is /hostname/, /hostname/HOST/, /stats/, /stats/HOST/, /backends/, /fleet/, /events, \
              /metrics, /healthz and /"
         );
         ApiError::new(StatusCode::NOT_FOUND, "not_found", message)
@@ -77,6 +78,11 @@ impl ApiError {
     pub(super) fn busy(message: &str) -> ApiError {
         ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message)
             .with(header::RETRY_AFTER, HeaderValue::from_static("1"))
+    }
+
+    pub(super) fn stale(age: std::time::Duration) -> ApiError {
+        let message = format!("nothing was heard of the fleet's store for {} s", age.as_secs());
+        ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "fleet_stale", message)
     }
 
     fn with(mut self, name: header::HeaderName, value: HeaderValue) -> ApiError {
@@ -125,6 +131,17 @@ impl From<Refused> for ApiError {
                 "state_not_written",
                 format!("the change could not be written to disk and was not made: {reason}"),
             ),
+            Refused::Fleet(trouble) => {
+                let status = match trouble {
+                    Trouble::NoSpace => StatusCode::INSUFFICIENT_STORAGE,
+                    _ => StatusCode::SERVICE_UNAVAILABLE,
+                };
+                let error = ApiError::new(status, trouble.code(), trouble.sentence());
+                match trouble {
+                    Trouble::Busy => error.with(header::RETRY_AFTER, HeaderValue::from_static("1")),
+                    _ => error,
+                }
+            }
             Refused::Stopping => {
                 ApiError::busy("the daemon is stopping, or its writer has ended: see its log")
             }

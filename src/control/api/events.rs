@@ -24,7 +24,7 @@ use crate::table::Snapshot;
 
 /// Kinds of events besides `hello`, which every reader gets: it names the table that the rest is
 /// about.
-const KINDS: &[&str] = &["change", "health", "held", "idle", "wake", "traffic"];
+const KINDS: &[&str] = &["change", "health", "held", "idle", "wake", "fleet", "traffic"];
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// Choice of one reader.

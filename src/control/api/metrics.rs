@@ -35,6 +35,9 @@ pub(super) fn answer(api: &Api, parts: &Parts) -> Result<Response, ApiError> {
     Query::of(parts.uri.query(), &[])?;
     let mut registry = Registry::with_prefix("mantrid");
     registry.register_collector(Box::new(Numbers::of(api)));
+    if let Some(fleet) = api.sources.fleet.as_ref().filter(|fleet| fleet.is_in()) {
+        registry.register_collector(Box::new(super::fleet_metrics::FleetNumbers(fleet.clone())));
+    }
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, &registry)
         .map_err(|_| ApiError::busy("the metrics could not be written"))?;
@@ -105,6 +108,9 @@ const METRICS: &[Metric] = &[
     ("ring_enters", "Calls of io_uring_enter", Sum, |n| n.sums(Counter::RingEnters)),
     ("ring_completions", "Completions taken from the ring", Sum,
         |n| n.sums(Counter::RingCompletions)),
+    ("receive_buffers_missed",
+        "Receives that found every buffer in use and took memory of their own", Sum,
+        |n| n.sums(Counter::ReceiveBuffersMissed)),
     ("connections_open", "Client connections open", Level, |n| n.levels(Counter::Open)),
     ("idle_backend_connections", "Idle connections to backends", Level,
         |n| n.levels(Counter::IdleConnections)),

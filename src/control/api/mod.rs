@@ -8,6 +8,8 @@ mod crowd;
 mod error;
 mod events;
 mod exposition;
+mod fleet;
+mod fleet_metrics;
 mod guard;
 mod listing;
 mod metrics;
@@ -35,6 +37,7 @@ use tracing::info;
 use super::change::{Change, Done};
 use super::elder::Elder;
 use super::events::EventBus;
+use super::fleet::Fleet;
 use super::health::Health;
 use super::resolver::Lookups;
 use super::statistics::{self, SharedStatistics, Statistics};
@@ -53,6 +56,7 @@ pub(super) use serve::{Taking, serve};
 
 /// Parts of control that requests are answered from, or passed to.
 pub(super) struct Sources {
+    pub(super) fleet: Option<Fleet>,
     pub(super) orders: Orders,
     pub(super) names: SharedNames,
     pub(super) lookups: Lookups,
@@ -157,12 +161,20 @@ impl Api {
             Route::Rules => rules::all(self, parts, body, peer).await,
             Route::Rule(host) => rules::one(self, parts, body, peer, &host).await,
             Route::AllStatistics => stats::all(self, parts).await,
-            Route::Statistics(host) => stats::one(self, parts, &host),
+            Route::Statistics(host) => stats::one(self, parts, &host).await,
+            Route::Fleet => fleet::show(self, parts),
+            Route::FleetStep(step) => {
+                read::discard(parts, body).await;
+                fleet::act(self, parts, peer, step).await
+            }
             Route::Backends => stats::backends(self, parts).await,
             Route::Events => events::stream(self, parts),
             Route::Metrics => metrics::answer(self, parts),
             Route::Liveness => {
                 route::Query::of(parts.uri.query(), &[])?;
+                if let Some(fleet) = self.sources.fleet.as_ref().filter(|fleet| fleet.is_stale()) {
+                    return Err(ApiError::stale(fleet.event_age()));
+                }
                 let content = [(header::CONTENT_TYPE, "application/json")];
                 // The daemon is alive all the same: a restart would not help.
                 let answer = match self.sources.trouble.load().as_deref() {

@@ -37,12 +37,15 @@ pub(super) async fn body(
         loop {
             let frame = tokio::time::timeout(limits::MANAGEMENT_BODY_SILENCE, body.frame());
             let frame = frame.await.map_err(late)?;
-            if let Some(seat) = seat {
-                seat.moved();
-            }
             match frame {
                 None => return Ok(bytes.into()),
-                Some(Ok(frame)) => bytes.extend_from_slice(&frame.into_data().unwrap_or_default()),
+                Some(Ok(frame)) => {
+                    let piece = frame.into_data().unwrap_or_default();
+                    bytes.extend_from_slice(&piece);
+                    if let Some(seat) = seat {
+                        seat.moved(piece.len());
+                    }
+                }
                 Some(Err(error)) if error.is::<LengthLimitError>() => {
                     return Err(ApiError::too_large(most));
                 }

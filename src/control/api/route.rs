@@ -19,9 +19,20 @@ pub(super) enum Route {
     /// All rules, or one.
     Rules,
     Rule(String),
+    /// The fleet, and what is decided about it.
+    Fleet,
+    FleetStep(FleetStep),
     /// All counters, or those of one host.
     AllStatistics,
     Statistics(String),
+}
+
+/// A decision of the operator about the fleet.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(super) enum FleetStep {
+    Init,
+    Join,
+    Leave,
 }
 
 impl Route {
@@ -49,6 +60,10 @@ impl Route {
             ("backends", "") => Route::Backends,
             ("hostname", "") => Route::Rules,
             ("hostname", _) => Route::Rule(host),
+            ("fleet", "") => Route::Fleet,
+            ("fleet", "init") => Route::FleetStep(FleetStep::Init),
+            ("fleet", "join") => Route::FleetStep(FleetStep::Join),
+            ("fleet", "leave") => Route::FleetStep(FleetStep::Leave),
             ("stats", "") => Route::AllStatistics,
             ("stats", _) => Route::Statistics(host),
             _ => return Err(ApiError::not_found(path)),
@@ -61,6 +76,7 @@ impl Route {
         match self {
             Route::Rules => "GET, HEAD, PUT, PATCH",
             Route::Rule(_) => "GET, HEAD, PUT, DELETE",
+            Route::FleetStep(_) => "POST",
             _ => "GET, HEAD",
         }
     }

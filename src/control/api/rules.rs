@@ -1,29 +1,28 @@
 //! Rules: read, set, deleted; all of them, some, or one.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, Method, header};
+use axum::http::{HeaderMap, HeaderValue, Method, header};
 use axum::response::Response;
 use serde_json::{Map, Value, json};
-use tokio::net::unix::pipe::Receiver;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::super::change::{Change, Done, Verb};
+use super::super::drained as drain;
 use super::error::ApiError;
 use super::guard::Peer;
 use super::read::{self, Edits};
 use super::route::Query;
-use super::{Api, listing, tagged};
+use super::{Api, fleet, listing, tagged};
 use crate::limits;
-use crate::link::Drain;
-use crate::table::{Rule, Snapshot};
+use crate::link::Tag;
+use crate::table::Rule;
 
-const CHANGE: &[&str] = &["dry_run"];
-const CHANGE_ONE: &[&str] = &["dry_run", "wait", "timeout"];
+const CHANGE: &[&str] = &["dry_run", "wait", "timeout"];
 
 /// `/hostname/`
 pub(super) async fn all(
@@ -39,13 +38,25 @@ pub(super) async fn all(
     };
     let query = Query::of(parts.uri.query(), CHANGE)?;
     let dry_run = query.flag("dry_run")?;
+    let wait = wait(&query)?;
+    if let Some(Wait::Drained(_)) = wait {
+        return Err(ApiError::bad("query_invalid", "wait=drained is for the change of one rule"));
+    }
     let text = api.take_body(parts, body, limits::MANAGEMENT_BODY_BYTES_MAX).await?;
     let edits = parsed(api, text.bytes, verb == Verb::Patch).await?;
-    let change = Change { whole: verb == Verb::Put, ..change(parts, peer, verb, edits, dry_run)? };
+    let change = Change {
+        whole: verb == Verb::Put,
+        everywhere: matches!(wait, Some(Wait::Fleet(_))),
+        ..change(parts, peer, verb, edits, dry_run)?
+    };
     let done = api.make(change).await?;
     // What was read of it takes room until the table has it.
     drop(text.room);
-    Ok(changed(&done, dry_run, Map::new()))
+    let mut more = Map::new();
+    if let (Some(Wait::Fleet(timeout)), false) = (wait, dry_run) {
+        fleet::wait(api, done.tag, timeout, &mut more).await;
+    }
+    Ok(changed(&done, dry_run, more))
 }
 
 /// Large bodies are read elsewhere: the API goes on meanwhile.
@@ -80,19 +91,19 @@ pub(super) async fn one(
         Query::of(parts.uri.query(), &[])?;
         let current = api.current();
         let rule = current.table.get(&name).map_or(Value::Null, Rule::to_json);
-        return Ok(tagged(current.tag, format!("{rule}\n")));
+        let mut response = tagged(current.tag, format!("{rule}\n"));
+        let fleet = api.sources.fleet.as_ref().filter(|fleet| fleet.is_in());
+        if let Some(name) = fleet.and_then(|fleet| HeaderValue::from_str(fleet.name()).ok()) {
+            response.headers_mut().insert("mantrid-fleet", name);
+        }
+        return Ok(response);
     }
-    let query = Query::of(parts.uri.query(), CHANGE_ONE)?;
+    let query = Query::of(parts.uri.query(), CHANGE)?;
     let dry_run = query.flag("dry_run")?;
     let wait = wait(&query)?;
     let text = api.take_body(parts, body, limits::RULE_BODY_BYTES_MAX).await?;
     // Before the change is made: a client that may not wait is told so, and nothing has changed.
-    let waiter = wait.filter(|_| !dry_run).map(|wait| {
-        let waiter = api.waiters.clone().try_acquire_owned();
-        let too_many = |_| ApiError::busy("too many wait for backends to be drained already");
-        waiter.map(|waiter| (wait, waiter)).map_err(too_many)
-    });
-    let waiter = waiter.transpose()?;
+    let _waiter = waiter(api, wait.filter(|_| !dry_run))?;
     let (verb, rule) = match parts.method {
         Method::DELETE => (Verb::Delete, None),
         // As the error names it: what was given.
@@ -101,13 +112,24 @@ pub(super) async fn one(
     drop(text.room);
     let removed_by = rule.clone();
     let change = change(parts, peer, verb, vec![(name.clone(), rule)], dry_run)?;
+    let change = Change { everywhere: wait.is_some(), ..change };
     let done = api.make(change).await?;
     let mut more = Map::new();
-    if let Some((wait, _waiter)) = waiter {
-        let removed = removed(done.before.as_ref(), removed_by.as_ref());
-        drained(api, &name, removed, wait, &mut more).await?;
+    match wait.filter(|_| !dry_run) {
+        Some(Wait::Drained(wait)) => {
+            let removed = removed(done.before.as_ref(), removed_by.as_ref());
+            drained(api, (&name, done.tag), removed, wait, &mut more).await?;
+        }
+        Some(Wait::Fleet(timeout)) => fleet::wait(api, done.tag, timeout, &mut more).await,
+        None => {}
     }
     Ok(changed(&done, dry_run, more))
+}
+
+/// Takes one of the places of those who wait for something beside the change.
+fn waiter(api: &Api, wait: Option<Wait>) -> Result<Option<OwnedSemaphorePermit>, ApiError> {
+    let waiter = wait.map(|_| api.waiters.clone().try_acquire_owned()).transpose();
+    waiter.map_err(|_| ApiError::busy("too many requests wait for the end of others already"))
 }
 
 fn change(
@@ -118,7 +140,8 @@ fn change(
     dry_run: bool,
 ) -> Result<Change, ApiError> {
     let if_match = if_match(&parts.headers)?;
-    Ok(Change { verb, who: peer.to_string(), edits, whole: false, if_match, dry_run })
+    let who = peer.to_string();
+    Ok(Change { verb, who, edits, whole: false, if_match, dry_run, everywhere: false })
 }
 
 fn if_match(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
@@ -128,16 +151,26 @@ fn if_match(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
     Ok((!given.is_empty()).then(|| given.join(",")))
 }
 
-/// How long to wait for what was removed, if at all.
-fn wait(query: &Query<'_>) -> Result<Option<Duration>, ApiError> {
+/// What an answer waits for beside the change.
+#[derive(Copy, Clone)]
+enum Wait {
+    /// Removed backends have nothing under way any more.
+    Drained(Duration),
+    /// All nodes of the fleet have the change.
+    Fleet(Option<Duration>),
+}
+
+/// What to wait for, and for how long, if at all.
+fn wait(query: &Query<'_>) -> Result<Option<Wait>, ApiError> {
     let timeout = query.duration("timeout", limits::DRAIN_WAIT_MAX)?;
     match query.get("wait") {
-        Some("drained") => Ok(Some(timeout.unwrap_or(limits::DRAIN_WAIT))),
+        Some("drained") => Ok(Some(Wait::Drained(timeout.unwrap_or(limits::DRAIN_WAIT)))),
+        Some("fleet") => Ok(Some(Wait::Fleet(timeout))),
         Some(other) => {
-            Err(ApiError::bad("query_invalid", format!("wait={other}: expected wait=drained")))
+            Err(ApiError::bad("query_invalid", format!("wait={other}: expected drained or fleet")))
         }
         None if timeout.is_some() => {
-            Err(ApiError::bad("query_invalid", "timeout is for wait=drained, which is missing"))
+            Err(ApiError::bad("query_invalid", "timeout is for wait=drained or wait=fleet"))
         }
         None => Ok(None),
     }
@@ -153,53 +186,44 @@ fn removed(before: Option<&Rule>, after: Option<&Rule>) -> Vec<SocketAddr> {
     addresses(before).difference(&addresses(after)).copied().collect()
 }
 
-/// Waits until the removed backends have no request of this rule under way.
+/// Waits until the removed backends have no request of this rule under way; in a fleet on all nodes.
 async fn drained(
     api: &Api,
-    name: &str,
+    (name, tag): (&str, Tag),
     removed: Vec<SocketAddr>,
     wait: Duration,
     more: &mut Map<String, Value>,
 ) -> Result<(), ApiError> {
-    let key = Snapshot::default().key(name);
-    let failed = |error: std::io::Error| {
-        ApiError::busy(&format!("the change is made, but nothing can be waited for: {error}"))
-    };
-    let shards = api.sources.shards.counters().len();
-    let drain = Arc::new(Drain::new(key, removed, shards).map_err(failed)?);
-    if drain.backends.is_empty() {
-        more.insert("drained".to_owned(), json!(true));
-        return Ok(());
+    let until = Instant::now() + wait;
+    let fleet = api.sources.fleet.as_ref().filter(|fleet| fleet.is_in());
+    if fleet.is_some() {
+        fleet::wait(api, tag, Some(wait), more).await;
     }
-    let answered = drain.answered().map_err(failed)?;
-    let answered = Receiver::from_owned_fd_unchecked(answered).map_err(failed)?;
-    api.sources.shards.ask(&drain);
-    let mut elder = api.elder.ask(name, &drain.backends);
-    let all = async {
-        while drain.left() != Some(0) {
-            if answered.readable().await.is_err() {
-                return;
-            }
-            // Only to have it unreadable again; what it says stands in `drain`.
-            let _ = answered.try_read(&mut [0; 8]);
-        }
-        if let Some(elder) = &mut elder {
-            // An error: it is gone.
-            let _ = elder.wait_for(|left| left.as_ref().is_some_and(|left| left.0 == 0)).await;
+    let wait = until.saturating_duration_since(Instant::now());
+    let here = drain::drained(&api.sources.shards, &api.elder, name, removed.clone(), wait);
+    let elsewhere = async {
+        match fleet {
+            Some(fleet) => fleet.drained_elsewhere(tag.sequence, name, &removed, wait).await,
+            None => (BTreeMap::new(), Vec::new()),
         }
     };
-    let _ = tokio::time::timeout(wait, all).await;
-    let elsewhere = elder.filter(|elder| elder.has_changed().is_ok());
-    let elsewhere = elsewhere.map(|elder| elder.borrow().clone().unwrap_or((1, Vec::new())));
-    let (left_elsewhere, at_elsewhere) = elsewhere.unwrap_or_default();
-    let is_done = drain.left() == Some(0) && left_elsewhere == 0;
+    let (here, (elsewhere, silent)) = tokio::join!(here, elsewhere);
+    let here = here.map_err(|error| {
+        ApiError::busy(&format!("the change is made, but nothing can be waited for: {error}"))
+    })?;
+    let is_known = here.is_nothing && silent.is_empty();
+    let mut left = here.at;
+    for (at, count) in elsewhere {
+        *left.entry(at).or_default() += count;
+    }
+    let is_done = is_known && left.is_empty();
     more.insert("drained".to_owned(), json!(is_done));
     if !is_done {
-        let there = |at| at_elsewhere.iter().find(|one| one.0 == at).map_or(0, |one| one.1);
-        let left = drain.left_at().map(|(at, count)| (at, u64::from(count) + there(at)));
-        let left = left.filter(|(_, count)| *count != 0);
-        let left: Map<_, _> = left.map(|(at, count)| (at.to_string(), json!(count))).collect();
-        more.insert("in_flight".to_owned(), Value::Object(left));
+        let left = left.into_iter().map(|(at, count)| (at.to_string(), json!(count)));
+        more.insert("in_flight".to_owned(), Value::Object(left.collect()));
+    }
+    if !silent.is_empty() {
+        more.insert("silent".to_owned(), json!(silent));
     }
     Ok(())
 }

@@ -141,6 +141,10 @@ impl Listener {
                 let (stream, address) = listener.accept().await?;
                 // Small answers, at once.
                 let _ = stream.set_nodelay(true);
+                // The kernel would take megabytes for a peer that reads nothing, and that would
+                // look like progress. How much is under way in the network it does not bound.
+                let socket = socket2::SockRef::from(&stream);
+                let _ = socket.set_tcp_notsent_lowat(limits::MANAGEMENT_UNSENT);
                 let peer = SocketAddr::new(address.ip().to_canonical(), address.port());
                 Ok(Accepted::Tcp(stream, peer))
             }

@@ -10,9 +10,11 @@ use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
+use super::super::fleet::add;
 use super::super::health::{Standing, State};
 use super::super::statistics::{self, name_of, to_json};
 use super::error::ApiError;
+use super::guard::Token;
 use super::route::Query;
 use super::{Api, read};
 use crate::limits;
@@ -26,7 +28,8 @@ fn answer(value: &Value) -> Response {
 /// `GET /stats/`: the counters of each rule, also without a request yet, and of `unknown` once it
 /// had one.
 pub(super) async fn all(api: &Api, parts: &Parts) -> Result<Response, ApiError> {
-    let query = Query::of(parts.uri.query(), &["busiest"])?;
+    let query = Query::of(parts.uri.query(), &["busiest", "fleet"])?;
+    let of_fleet = query.flag("fleet")?;
     let busiest = query.count("busiest", limits::BUSIEST_MAX)?;
     let table = api.current();
     let shared = api.sources.statistics.clone();
@@ -36,7 +39,9 @@ pub(super) async fn all(api: &Api, parts: &Parts) -> Result<Response, ApiError> 
         None => every(&shared, &table),
     });
     let listed = listed.await.map_err(|_| ApiError::busy("adding up was given up"))?;
-    Ok(answer(&Value::Object(listed)))
+    let path = query.get("busiest").map(|count| format!("/stats/?busiest={count}"));
+    let path = path.as_deref().unwrap_or("/stats/");
+    Ok(of_all(api, Value::Object(listed), of_fleet.then_some(path)).await)
 }
 
 fn every(shared: &statistics::SharedStatistics, table: &Snapshot) -> Map<String, Value> {
@@ -78,14 +83,36 @@ fn busiest_of(
     named.collect()
 }
 
+/// The numbers of this node, or with those of all others: who of them is missing is named in a field.
+async fn of_all(api: &Api, own: Value, path: Option<&str>) -> Response {
+    let fleet = api.sources.fleet.as_ref().filter(|fleet| fleet.is_in());
+    let (Some(path), Some(fleet)) = (path, fleet) else { return answer(&own) };
+    let token = api.token.load_full();
+    let (others, missing) = fleet.ask_others(path, token.as_deref().map(Token::as_str)).await;
+    let mut sum = own;
+    others.iter().for_each(|other| add(&mut sum, other));
+    let mut response = answer(&sum);
+    let fields = response.headers_mut();
+    fields.insert("mantrid-fleet-nodes", HeaderValue::from(others.len() + 1));
+    if let Ok(missing) = HeaderValue::from_str(&missing.join(", "))
+        && !missing.is_empty()
+    {
+        fields.insert("mantrid-fleet-missing", missing);
+    }
+    response
+}
+
 /// `GET /stats/HOST/`
-pub(super) fn one(api: &Api, parts: &Parts, raw: &str) -> Result<Response, ApiError> {
-    Query::of(parts.uri.query(), &[])?;
+pub(super) async fn one(api: &Api, parts: &Parts, raw: &str) -> Result<Response, ApiError> {
+    let of_fleet = Query::of(parts.uri.query(), &["fleet"])?.flag("fleet")?;
     let name = read::name(raw)?;
     let table = api.current();
     let is_there = name == UNKNOWN || table.get(&name).is_some();
     let found = if is_there { api.lock_statistics().of_one(table.key(&name)) } else { None };
-    Ok(answer(&Value::Object(found.as_ref().map(to_json).unwrap_or_default())))
+    let own = Value::Object(found.as_ref().map(to_json).unwrap_or_default());
+    let host = percent_encoding::utf8_percent_encode(&name, percent_encoding::NON_ALPHANUMERIC);
+    let path = of_fleet.then(|| format!("/stats/{host}/"));
+    Ok(of_all(api, own, path.as_deref()).await)
 }
 
 /// The address that a slot is for.

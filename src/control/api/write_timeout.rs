@@ -34,8 +34,8 @@ impl<S> WriteTimeout<S> {
     ) -> Poll<io::Result<usize>> {
         if written.is_ready() {
             self.stalled = None;
-            if let Some(seat) = &self.seat {
-                seat.moved();
+            if let (Some(seat), Poll::Ready(Ok(count))) = (&self.seat, &written) {
+                seat.moved(*count);
             }
             return written;
         }

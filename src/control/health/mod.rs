@@ -190,7 +190,15 @@ impl Prober {
         self.turns += 1;
         let random = self.random.hash_one(self.turns);
         match ended {
-            Ok((id, found)) => self.health.lock().ended(id, found, now(), random),
+            Ok((id, found)) => {
+                let mut watch = self.health.lock();
+                if found.is_well() == Some(false)
+                    && let Some(name) = watch.name_of(id)
+                {
+                    self.lookups.doubt(&name.host);
+                }
+                watch.ended(id, found, now(), random);
+            }
             Err(error) => warn!("A probe panicked: {error}"),
         }
     }

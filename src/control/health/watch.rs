@@ -4,6 +4,7 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::condition::{Condition, State, Verdict};
@@ -11,7 +12,7 @@ use super::probe::{Finding, Probe};
 use crate::control::pause::{doubled, jittered};
 use crate::limits;
 use crate::link::Failure;
-use crate::table::{Action, Backend, Check, Proxy, Rule, Target};
+use crate::table::{Action, Backend, Check, Name, Proxy, Rule, Target};
 
 /// A moment, for waiting and for telling.
 #[derive(Copy, Clone, Debug)]
@@ -401,6 +402,16 @@ impl Watch {
                 false => jittered(known.condition.pause(id), random),
             };
             self.plan(id, now.at + pause);
+        }
+    }
+
+    /// The name whose address this probe is for.
+    pub(super) fn name_of(&self, id: u64) -> Option<Arc<Name>> {
+        let uses = self.named.iter().filter_map(|key| self.checked.get(key));
+        let mut uses = uses.filter(|used| used.probes.iter().any(|(_, probe)| *probe == id));
+        match uses.next()?.backend.target() {
+            Target::Name(name) => Some(name.clone()),
+            Target::Address(_) => None,
         }
     }
 

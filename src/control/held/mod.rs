@@ -85,6 +85,11 @@ impl Held {
         self.lock().set_bounds(bounds);
     }
 
+    /// From now on limits of rules are divided by so many nodes.
+    pub(super) fn set_shares(&self, shares: u32) {
+        self.lock().set_shares(shares);
+    }
+
     /// The table in force.
     pub(super) fn table(&self) -> Arc<TaggedTable> {
         self.published.table_full()

@@ -94,6 +94,8 @@ pub(super) struct Outcome {
 /// Everything that waits.
 pub(super) struct Queue {
     bounds: Bounds,
+    /// Nodes of a fleet that limits of rules are divided by.
+    shares: u32,
     next: Rank,
     waiting: BTreeMap<Rank, Waiting>,
     tickets: HashMap<(usize, Ticket), Rank, foldhash::fast::RandomState>,
@@ -110,6 +112,7 @@ impl Queue {
     pub(super) fn new(bounds: Bounds) -> Queue {
         Queue {
             bounds,
+            shares: 1,
             next: RANK_FIRST,
             waiting: BTreeMap::new(),
             tickets: HashMap::default(),
@@ -119,6 +122,10 @@ impl Queue {
             releases: ByKey::default(),
             is_stale: false,
         }
+    }
+
+    pub(super) fn set_shares(&mut self, shares: u32) {
+        self.shares = shares.max(1);
     }
 
     pub(super) fn set_bounds(&mut self, bounds: Bounds) {
@@ -190,7 +197,9 @@ impl Queue {
 
     fn has_room(&self, source: IpAddr, found: &Found<'_>) -> bool {
         let most = match &found.rule.action {
-            Action::Spin(spin) => spin.max_held().map(|most| most.get() as usize),
+            Action::Spin(spin) => {
+                spin.max_held().map(|most| most.get().div_ceil(self.shares) as usize)
+            }
             _ => None,
         };
         let of_rule = self.by_rule.get(&found.rule_key).copied().unwrap_or(0);
@@ -319,7 +328,8 @@ impl Queue {
         };
         let key = line.rule_key;
         line.what = Awaited::Turn(key);
-        let pause = Duration::from_secs(1) / rate.map_or(limits::RELEASE_RATE, NonZeroU32::get);
+        let own = |rate: NonZeroU32| rate.get().div_ceil(self.shares);
+        let pause = Duration::from_secs(1) / rate.map_or(limits::RELEASE_RATE, own);
         let release = self.releases.entry(key).or_insert_with(|| Release {
             pause,
             // Where a rate is asked for, the first second has no more than the others.

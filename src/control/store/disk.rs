@@ -136,7 +136,7 @@ impl Folder {
         found.is_ok_and(|found| found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
     }
 
-    fn file(&self, suffix: &str) -> PathBuf {
+    pub(super) fn file(&self, suffix: &str) -> PathBuf {
         let mut name = self.name.clone();
         name.push(suffix);
         self.folder.join(name)

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::StoreError;
 use super::disk::{Disk, Part, Trace};
-use crate::state::{self, Totals};
+use crate::state::{self, Membership, Totals};
 use crate::table::Snapshot;
 
 /// A state file to be written while commits go on, on another thread. [`super::Store::end_fold`]
@@ -19,6 +19,7 @@ pub(in crate::control) struct Fold {
     pub(super) sequence: u64,
     /// The state file that is ours to replace.
     pub(super) known: Option<Trace>,
+    pub(super) fleet: Option<Membership>,
 }
 
 /// A state file that was written.
@@ -42,7 +43,8 @@ impl Fold {
         table: &Snapshot,
         stats: impl IntoIterator<Item = (String, Totals)>,
     ) -> Result<Folded, StoreError> {
-        let folded = write_state(&*self.disk, table, stats, self.sequence, self.known)?;
+        let content = (table, self.fleet.as_ref());
+        let folded = write_state(&*self.disk, content, stats, self.sequence, self.known)?;
         // All that it says is in the state file: should it stay, it is passed over.
         let _ = self.disk.remove(Part::Folding);
         Ok(folded)
@@ -53,12 +55,12 @@ impl Fold {
 /// crash. One that is not the `known` one is kept under another name.
 pub(super) fn write_state(
     disk: &dyn Disk,
-    table: &Snapshot,
+    (table, fleet): (&Snapshot, Option<&Membership>),
     stats: impl IntoIterator<Item = (String, Totals)>,
     sequence: u64,
     known: Option<Trace>,
 ) -> Result<Folded, StoreError> {
-    let written = write_new(disk, table, stats, sequence);
+    let written = write_new(disk, table, stats, sequence, fleet);
     let (bytes, trace) = written.map_err(|error| {
         // It would only take up room.
         let _ = disk.remove(Part::New);
@@ -86,9 +88,10 @@ fn write_new(
     table: &Snapshot,
     stats: impl IntoIterator<Item = (String, Totals)>,
     sequence: u64,
+    fleet: Option<&Membership>,
 ) -> io::Result<(u64, Option<Trace>)> {
     let mut file = disk.create(Part::New)?;
-    state::write(&mut file, table, stats, sequence)?;
+    state::write_with(&mut file, table, stats, sequence, fleet)?;
     file.flush()?;
     file.sync_all()?;
     Ok((file.bytes()?, file.trace()?))

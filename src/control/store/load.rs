@@ -6,7 +6,9 @@ use std::path::Path;
 
 use super::disk::{Disk, Part};
 use super::warnings;
-use crate::state::{self, JournalFile, Place, Rejected, Replay, ReplayError, Replayed, Totals};
+use crate::state::{
+    self, JournalFile, LineNumber, Membership, Rejected, Replay, ReplayError, Replayed, Totals,
+};
 use crate::table::{Names, Snapshot};
 
 /// Content of the files.
@@ -18,6 +20,8 @@ pub(in crate::control) struct StoredState {
     pub(in crate::control) stats: Vec<(String, Totals)>,
     /// The number of the last change.
     pub(in crate::control) sequence: u64,
+    /// The fleet that the table belongs to, if any.
+    pub(in crate::control) fleet: Option<Membership>,
     /// A line each: rules that are not used, and what was dropped or can't be written.
     pub(in crate::control) warnings: Vec<String>,
 }
@@ -36,8 +40,8 @@ impl StoredState {
                 "{place}: {what}; from here on it is dropped: no change in it was acknowledged"
             ));
         }
-        let state::Loaded { snapshot, rejected, stats, sequence } = loaded;
-        StoredState { snapshot, rejected, stats, sequence, warnings }
+        let state::Loaded { snapshot, rejected, stats, sequence, fleet } = loaded;
+        StoredState { snapshot, rejected, stats, sequence, fleet, warnings }
     }
 }
 
@@ -105,7 +109,7 @@ fn journal_error(disk: &dyn Disk, file: JournalFile, error: &ReplayError) -> Str
     failed(&state, &format_args!("{place}: {error}; {remedy}: it was left as it is"))
 }
 
-fn shown(disk: &dyn Disk, place: Place) -> String {
+fn shown(disk: &dyn Disk, place: LineNumber) -> String {
     format!("{}: line {}", disk.path(part(place.file)).display(), place.line)
 }
 

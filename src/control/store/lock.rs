@@ -43,15 +43,7 @@ impl Lock {
         close_to_others(&file);
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                let mut pid = String::new();
-                // Bounded: who knows what the file holds.
-                let _ = (&mut file).take(20).read_to_string(&mut pid);
-                let is_pid =
-                    !pid.trim().is_empty() && pid.trim().bytes().all(|b| b.is_ascii_digit());
-                let pid = if is_pid { pid.trim() } else { "unknown" };
-                return Err(LockError::InUse(pid.to_owned()));
-            }
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(LockError::InUse(read_pid(&file))),
             Err(error) => return Err(io::Error::from(error).into()),
         }
         // The pid is for people. On a full disk it may not fit, and that is no reason to stay away.
@@ -66,6 +58,22 @@ impl Lock {
         let (own, there) = (self.file.metadata(), std::fs::metadata(path));
         own.and_then(|own| Ok(same(own, there?))).unwrap_or(false)
     }
+}
+
+/// The process that has the lock, if one has it. Makes no file; the lock is tried for an instant.
+pub(super) fn holder(path: &Path) -> Option<String> {
+    let file = File::open(path).ok()?;
+    let locked = flock(&file, FlockOperation::NonBlockingLockShared);
+    (locked == Err(rustix::io::Errno::WOULDBLOCK)).then(|| read_pid(&file))
+}
+
+/// The pid in the file of a lock, or `unknown`.
+fn read_pid(file: &File) -> String {
+    let mut pid = String::new();
+    // Bounded: anything may be in the file.
+    let _ = file.take(20).read_to_string(&mut pid);
+    let is_pid = !pid.trim().is_empty() && pid.trim().bytes().all(|b| b.is_ascii_digit());
+    if is_pid { pid.trim().to_owned() } else { "unknown".to_owned() }
 }
 
 #[cfg(test)]

@@ -35,7 +35,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::limits::{COMMIT_BUFFER_KEPT_BYTES, FOLD_BYTES_MIN, SEQUENCE_MAX};
-use crate::state::{Rejected, Totals, journal};
+use crate::state::{Membership, Rejected, Totals, journal};
 use crate::table::{Names, Snapshot};
 use disk::{Disk, Folder, Output, Part, Trace};
 use lock::LockError;
@@ -60,6 +60,8 @@ pub(crate) struct Store {
     fold_at: u64,
     /// Rules that are in no file but the state file, and not to be lost when that is replaced.
     rejected: Vec<Rejected>,
+    /// The fleet that the table is of, as far as the files say.
+    fleet: Option<Membership>,
     buffer: Vec<u8>,
     /// The state file as it was last read or written; `None`: there was none.
     state: Option<Trace>,
@@ -116,6 +118,11 @@ impl Store {
         Ok(loaded)
     }
 
+    /// The process that has the lock, if one has it.
+    pub(super) fn holder(path: &Path) -> Option<String> {
+        lock::holder(&Folder::of(path).ok()?.file(".lock"))
+    }
+
     /// Takes the lock, reads, and makes ready to write; a torn end of the journal is cut off. What
     /// can be read but not written is no error: each commit tries again.
     pub(super) fn open(path: &Path, names: &mut Names) -> Result<(Store, StoredState), String> {
@@ -147,6 +154,7 @@ impl Store {
             is_folding: false,
             fold_at: state_bytes.max(FOLD_BYTES_MIN),
             rejected: loaded.rejected.clone(),
+            fleet: loaded.fleet.clone(),
             buffer: Vec::new(),
             state,
             lost_journal: None,
@@ -246,6 +254,11 @@ impl Store {
             return Err(StoreError::NeedsRewrite(why.clone()));
         }
         self.durable = last;
+        for record in records {
+            if let Record::Fleet(membership) = record {
+                self.fleet = membership.cloned();
+            }
+        }
         Ok(last)
     }
 
@@ -369,6 +382,11 @@ impl Store {
         self.disk.unlock();
     }
 
+    /// The fleet that the table of the next [`Store::rewrite`] is of.
+    pub(super) fn set_fleet(&mut self, fleet: Option<Membership>) {
+        self.fleet = fleet;
+    }
+
     /// The number of the last change that is on disk.
     pub(super) fn sequence(&self) -> u64 {
         self.durable
@@ -403,7 +421,8 @@ impl Store {
             self.journal_bytes = 0;
         }
         self.is_folding = true;
-        Ok(Fold { disk: self.disk.clone(), sequence: self.durable, known: self.state })
+        let (disk, fleet) = (self.disk.clone(), self.fleet.clone());
+        Ok(Fold { disk, sequence: self.durable, known: self.state, fleet })
     }
 
     /// How a fold went.
@@ -457,7 +476,8 @@ impl Store {
         self.keep_rejected()?;
         // Of commits that failed some lines may be on disk: with their numbers in it, they are no
         // more than what the state file has already.
-        let folded = fold::write_state(&*self.disk, table, stats, self.tried, self.state)?;
+        let content = (table, self.fleet.as_ref());
+        let folded = fold::write_state(&*self.disk, content, stats, self.tried, self.state)?;
         self.state = folded.trace;
         if let Some(aside) = &folded.aside {
             self.note_aside(aside);

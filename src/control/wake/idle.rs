@@ -89,6 +89,12 @@ impl Idle {
         self.rules.keys().copied().collect()
     }
 
+    /// Whether the rule with this name is idle, and that was told.
+    pub(super) fn is_told(&self, name: &str) -> bool {
+        let key = crate::table::Snapshot::default().key(name);
+        self.rules.get(&key).is_some_and(|watched| watched.is_told)
+    }
+
     /// Takes the counters as they are now; returns the rules that have become idle since the last
     /// call.
     pub(super) fn look(&mut self, sums: &ByKey<Sums>, now: Instant) -> Vec<Idled> {

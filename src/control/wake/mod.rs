@@ -8,6 +8,7 @@
 
 mod handing;
 mod idle;
+mod once;
 mod post;
 
 use std::collections::HashMap;
@@ -21,6 +22,7 @@ use tracing::{info, warn};
 
 use super::change::{Change, RuleChange};
 use super::events::{Event, EventBus, unix_time};
+use super::fleet::Fleet;
 use super::held::{Begun, Held};
 use super::pause::doubled;
 use super::statistics::{self, SharedStatistics};
@@ -78,10 +80,16 @@ struct Shared {
     untold: Mutex<Vec<Telling>>,
     /// Wake-ups that are being sent.
     telling: AtomicUsize,
+    fleet: Option<Fleet>,
 }
 
 impl Wake {
-    pub(super) fn new(events: EventBus, held: Held, told: WakeMemory) -> Wake {
+    pub(super) fn new(
+        events: EventBus,
+        held: Held,
+        told: WakeMemory,
+        fleet: Option<Fleet>,
+    ) -> Wake {
         let mut idle = Idle::default();
         let table = held.table();
         let now = Instant::now();
@@ -94,7 +102,7 @@ impl Wake {
         let room = Semaphore::new(limits::WAKES_AT_ONCE);
         let is_handed = AtomicBool::new(false);
         let (untold, telling) = (Mutex::default(), AtomicUsize::new(0));
-        let shared = Shared { events, held, idle, told, room, is_handed, untold, telling };
+        let shared = Shared { events, held, idle, told, room, is_handed, untold, telling, fleet };
         Wake { shared: Arc::new(shared) }
     }
 
@@ -109,7 +117,7 @@ impl Wake {
             }
             self.shared.tell(&told);
             if told.url().is_some() && self.shared.is_asleep(&told) {
-                tokio::spawn(deliver(self.shared.clone(), told));
+                self.shared.clone().deliver(told);
             }
         }
     }
@@ -151,13 +159,14 @@ impl Wake {
             self.shared.told.lock().remove(&told.name);
             self.shared.tell(&told);
             if told.url().is_some() {
-                tokio::spawn(deliver(self.shared.clone(), told));
+                self.shared.clone().deliver(told);
             }
         }
     }
 }
 
 /// A wake-up, or the news that a host is idle.
+#[derive(Clone)]
 struct Telling {
     event: &'static str,
     name: Arc<str>,
@@ -230,6 +239,14 @@ impl Shared {
         true
     }
 
+    /// Has it told by a POST; in a fleet by one node for all.
+    fn deliver(self: Arc<Shared>, telling: Telling) {
+        match self.fleet.clone().filter(Fleet::is_in) {
+            Some(fleet) => drop(tokio::spawn(once::deliver_once(self, telling, fleet))),
+            None => drop(tokio::spawn(deliver(self, telling))),
+        }
+    }
+
     fn is_current(&self, telling: &Telling) -> bool {
         self.held.table().get(&telling.name) == Some(&telling.rule)
     }
@@ -247,38 +264,47 @@ impl Drop for InProgress<'_> {
 /// Posts until the address takes it, or the rule is another.
 async fn deliver(shared: Arc<Shared>, mut telling: Telling) {
     telling.is_begun = true;
-    let Some(url) = telling.url().map(str::to_owned) else { return };
     for failures in 0.. {
-        let result = {
-            let Ok(_room) = shared.room.acquire().await else { return };
-            if !shared.is_current(&telling) {
-                return;
-            }
-            shared.telling.fetch_add(1, Ordering::SeqCst);
-            let _telling = InProgress(&shared.telling);
-            // In this order: a handover sees either that the wake-up is being sent, or that it is
-            // left.
-            if shared.is_handed.load(Ordering::SeqCst) {
-                return shared.skipped().push(telling);
-            }
-            let body = telling.json(shared.held_for(&telling.name)).to_string();
-            post::post(&url, body, limits::WAKE_TIME).await
-        };
-        let Telling { event, name, .. } = &telling;
         let pause = doubled(limits::WAKE_AGAIN, failures).min(limits::WAKE_AGAIN_MAX);
-        let mut json = json!({ "time": unix_time(), "host": **name, "event": event, "url": url });
-        json["ok"] = json!(result.is_ok());
-        if let Err(why) = &result {
-            json["reason"] = json!(why);
-            warn!("{name}: {url} was not told that it is {event}: {why}; again in {pause:?}");
-        }
-        shared.events.tell(Event::Other("wake", json.to_string().into()));
-        if result.is_ok() {
-            return info!("{name}: {url} was told that it is {event}");
-        }
-        if shared.is_handed.load(Ordering::SeqCst) {
-            return shared.skipped().push(telling);
+        if attempt(&shared, &telling, pause).await != Some(false) {
+            return;
         }
         tokio::time::sleep(pause).await;
     }
+}
+
+/// Posts once. Returns whether the address took it; `None`: there is nothing to send any more.
+/// `pause` is for the log.
+async fn attempt(shared: &Shared, telling: &Telling, pause: Duration) -> Option<bool> {
+    let url = telling.url()?;
+    let result = {
+        let _room = shared.room.acquire().await.ok()?;
+        if !shared.is_current(telling) {
+            return None;
+        }
+        shared.telling.fetch_add(1, Ordering::SeqCst);
+        let _telling = InProgress(&shared.telling);
+        // In this order: a daemon that hands over sees either that it is being told, or what is not.
+        if shared.is_handed.load(Ordering::SeqCst) {
+            shared.skipped().push(telling.clone());
+            return None;
+        }
+        let body = telling.json(shared.held_for(&telling.name)).to_string();
+        post::post(url, body, limits::WAKE_TIME).await
+    };
+    let Telling { event, name, .. } = telling;
+    let mut json = json!({ "time": unix_time(), "host": **name, "event": event, "url": url });
+    json["ok"] = json!(result.is_ok());
+    if let Err(why) = &result {
+        json["reason"] = json!(why);
+        warn!("{name}: {url} was not told that it is {event}: {why}; again in {pause:?}");
+    }
+    shared.events.tell(Event::Other("wake", json.to_string().into()));
+    if result.is_ok() {
+        info!("{name}: {url} was told that it is {event}");
+    } else if shared.is_handed.load(Ordering::SeqCst) {
+        shared.skipped().push(telling.clone());
+        return None;
+    }
+    Some(result.is_ok())
 }

@@ -134,7 +134,8 @@ fn upgrades() {
         assert_eq!(forward(head, true), format!("{expected}{tail}\r\n"), "{head:?}");
     };
     upgraded(
-        "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: keep-alive, Upgrade\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\
+         Connection: keep-alive, Upgrade\r\n\r\n",
         "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n",
     );
     for not in [
@@ -282,7 +283,8 @@ fn response_connection_is_ours() {
     check_response(
         Method::Get,
         keep(),
-        "HTTP/1.1 200 OK\r\nConnection: content-length, transfer-encoding\r\nContent-Length: 5\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nConnection: content-length, transfer-encoding\r\n\
+         Content-Length: 5\r\n\r\n",
         "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n",
     );
 }

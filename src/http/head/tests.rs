@@ -1,4 +1,4 @@
-//! What an accepted head says. What is refused is in `tests/data`.
+//! Contents of accepted heads. Refused heads are in `tests/data`.
 
 use super::*;
 

@@ -171,7 +171,7 @@ fn damage_in_what_the_state_file_has_is_harmless() {
 }
 
 #[test]
-fn what_this_version_does_not_know_is_not_dropped() {
+fn unknown_lines_are_not_dropped() {
     for (content, expected) in [
         (r#"{"n":1,"synced":0,"wibble":{}"#, "expected `set`, `replace` or `stats`"),
         (r#"{"n":1,"synced":0,"set":{},"replace":{}"#, "more than one thing"),

@@ -57,6 +57,67 @@ fn defaults_are_those_of_the_manual() {
 }
 
 #[test]
+fn defaults_of_the_table_are_those_in_force() {
+    let in_force = |rule: &Rule| match &rule.action {
+        Action::Proxy(proxy) => format!(
+            "{} {:?} {:?} {} {} {:?}",
+            proxy.attempts(),
+            proxy.delay(),
+            proxy.algorithm(),
+            proxy.healthcheck(),
+            proxy.keep_alive(),
+            proxy.hold()
+        ),
+        Action::Spin(spin) => format!("{:?}", spin.timeout()),
+        Action::Redirect(redirect) => redirect.code().to_string(),
+        other => panic!("{other:?}"),
+    };
+    let mut count = 0;
+    for row in rule_arguments::ACTIONS {
+        let required = match row.name {
+            "proxy" => json!({"backends": "a:1"}),
+            "redirect" => json!({"redirect_to": "a.com"}),
+            _ => json!({}),
+        };
+        let words = ["none", "no limit", "1 each", rule_arguments::REQUIRED];
+        for argument in row.arguments.iter().filter(|known| !words.contains(&known.default)) {
+            let mut given = required.clone();
+            given[argument.name] = json!(argument.default);
+            let read = |arguments: &Value| read(&json!([row.name, arguments, true])).unwrap();
+            assert_eq!(in_force(&read(&given)), in_force(&read(&required)), "{}", argument.name);
+            count += 1;
+        }
+    }
+    assert_eq!(count, 8);
+}
+
+#[test]
+fn words_of_the_table_are_those_that_are_read() {
+    for row in rule_arguments::ACTIONS {
+        for argument in row.arguments {
+            for word in argument.words() {
+                let mut given = match row.name {
+                    "proxy" => json!({"backends": "a:1"}),
+                    "redirect" => json!({"redirect_to": "a.com"}),
+                    _ => json!({}),
+                };
+                given[argument.name] = json!(word);
+                let rule = read(&json!([row.name, given, true])).expect(word);
+                let written = rule.to_json()[1][argument.name].to_string();
+                assert_eq!(written.trim_matches('"'), *word);
+            }
+        }
+    }
+    assert!(ALGORITHMS.iter().map(|(name, _)| *name).eq(arguments_of("proxy", "algorithm")));
+}
+
+fn arguments_of(action: &str, name: &str) -> impl Iterator<Item = &'static str> {
+    let row = rule_arguments::action(action).expect(action);
+    let argument = row.arguments.iter().find(|argument| argument.name == name).expect(name);
+    argument.words().iter().copied()
+}
+
+#[test]
 fn strings_mean_the_same_as_numbers() {
     let numbers = json!({"backends": [["a", 1], ["b", 2]], "attempts": 3, "delay": 0.5,
         "algorithm": "source", "weights": [3, 0], "healthcheck": false, "max_connections": 10,
@@ -83,7 +144,7 @@ fn strings_mean_the_same_as_numbers() {
 
 /// An operator reads back what they set, defaults included.
 #[test]
-fn what_was_given_is_given_back() {
+fn given_arguments_are_given_back() {
     for value in [
         json!(["spin", {}, false]),
         json!(["spin", {"timeout": 120, "check_interval": 1}, true]),
@@ -227,7 +288,7 @@ fn names_of_backends_are_interned() {
 }
 
 #[test]
-fn what_is_shown_of_a_value_is_bounded() {
+fn shown_values_are_bounded() {
     let long = "\u{e9}".repeat(10_000);
     for value in [json!([long, {}, true]), json!(["static", {"type": long}, true])] {
         assert!(read(&value).unwrap_err().to_string().len() < 500);

@@ -18,7 +18,7 @@ fn a_line_for_each() {
     let (head, _) = expect_asked(&mut asked, ASKED);
     assert_eq!(head.field("Accept"), Some("text/event-stream"));
     asked.send(events(HELLO));
-    client.expect_out("mantrid 0.1.0, 2 rules, 1 shards\n");
+    client.expect_out("mantrid 0.1.0, 2 rules, 1 shard\n");
     asked.send_slowly(CHANGE);
     client.expect_out(
         "change  a.com                               spin, with subdomains, by uid 0\n",

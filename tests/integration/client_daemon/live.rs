@@ -27,7 +27,7 @@ fn events_as_they_happen() {
     let daemon = Setup::new().management_tcp().start();
     for way in ways(&daemon) {
         let client = way.call("events --only change,traffic").start();
-        client.expect_out(" rules, 1 shards\n");
+        client.expect_out(" rules, 1 shard\n");
         way.prints(&format!("set a.com proxy true backends=127.0.0.1:{}", backend.port), "");
         let action = format!("proxy<127.0.0.1:{}>, with subdomains, by ", backend.port);
         client.expect_out(&format!("change  {:<35} {action}", "a.com"));

@@ -30,7 +30,7 @@ fn fixed(literal: &str) -> Vec<String> {
     parts
 }
 
-fn sources(folder: &Path, found: &mut Vec<(String, String)>) {
+pub fn sources(folder: &Path, found: &mut Vec<(String, String)>) {
     for entry in std::fs::read_dir(folder).expect("a folder") {
         let path = entry.expect("an entry").path();
         if path.is_dir() {

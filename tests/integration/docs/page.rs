@@ -81,7 +81,9 @@ pub fn documents() -> Vec<String> {
         .filter(|name| Path::new(name).extension().is_some_and(|kind| kind == "md"))
         .map(|name| format!("docs/{name}"))
         .collect();
-    names.extend(["README.md", "ARCHITECTURE.md", "loadtest/README.md"].map(String::from));
+    names.extend(
+        ["README.md", "ARCHITECTURE.md", "bench/README.md", "loadtest/README.md"].map(String::from),
+    );
     names.sort();
     names
 }

@@ -43,7 +43,7 @@ impl Shell {
         // As a folder of root's mostly is; the daemon becomes somebody else.
         std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).expect("a mode");
         let mut ports = Ports::new();
-        for port in [8080, 8042, 9042, 8432, 8443] {
+        for port in [8080, 8042, 9042, 8432, 8443, 2379, 2380] {
             ports.push((port, free_port()));
         }
         for (port, text) in [(8000, "Hello from port 8000\n"), (8001, "Hello from port 8001\n")] {

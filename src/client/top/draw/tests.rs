@@ -19,7 +19,8 @@ fn screen() -> Screen {
             json!({
                 "rules": 1_000_000, "held": 3, "down": ["127.0.0.1:8001"],
                 "totals": {"requests_per_second": rate, "bytes_received_per_second": 1536,
-                    "bytes_sent_per_second": 12_582_912, "open_connections": 512, "open_requests": 9},
+                    "bytes_sent_per_second": 12_582_912, "open_connections": 512,
+                    "open_requests": 9},
                 "shards": [{"requests_per_second": 600, "busy": 0.25},
                     {"requests_per_second": 400, "busy": 0.95}],
                 "busiest": [
@@ -115,7 +116,7 @@ fn many_shards_leave_room_for_hosts() {
 }
 
 #[test]
-fn what_is_wrong_is_red() {
+fn faults_are_red() {
     let mut screen = screen();
     let red = |terminal: &Terminal<TestBackend>, x, y| {
         terminal.backend().buffer()[(x, y)].fg == Color::Red

@@ -1,5 +1,5 @@
-//! What two daemons say to each other when one takes over: frames of a JSON object, bytes and descriptors,
-//! over a Unix socket.
+//! The protocol between two daemons when one takes over: frames of a JSON object, bytes and
+//! descriptors, over a Unix socket.
 
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;

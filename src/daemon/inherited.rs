@@ -1,5 +1,5 @@
-//! Listening sockets that are there before we bind any: systemd's, or those of the daemon that we take over
-//! from.
+//! Listening sockets that are there before we bind any: systemd's, or those of the daemon that we
+//! take over from.
 
 use std::collections::HashSet;
 use std::net::{SocketAddr, TcpListener};
@@ -13,27 +13,27 @@ use crate::control::Token;
 
 /// Sockets of one address.
 pub(super) struct Tcp {
-    /// As it was asked for: with port 0 where any would do.
+    /// Address as it was asked for: with port 0 where any would do.
     pub(super) asked: SocketAddr,
     pub(super) sockets: Vec<TcpListener>,
     /// systemd holds them too, so that their queues outlive us.
     pub(super) is_activated: bool,
 }
 
-/// All that are given.
+/// All sockets that this process was given.
 #[derive(Default)]
-pub(super) struct Given {
+pub(super) struct InheritedSockets {
     pub(super) tcp: Vec<Tcp>,
     pub(super) unix: Vec<(PathBuf, UnixListener)>,
     /// The token of the management API, which the old daemon could read as root.
     pub(super) token: Option<Token>,
 }
 
-impl Given {
-    /// What systemd hands to a unit with sockets (sd_listen_fds(3)).
-    pub(super) fn by_systemd() -> Result<Given, String> {
+impl InheritedSockets {
+    /// Takes the sockets that systemd hands to a unit (sd_listen_fds(3)).
+    pub(super) fn by_systemd() -> Result<InheritedSockets, String> {
         let mut fds = ListenFd::from_env();
-        let mut given = Given::default();
+        let mut given = InheritedSockets::default();
         for index in 0..fds.len() {
             let wrong = |what: &str| format!("socket {index} of LISTEN_FDS: {what}");
             if let Ok(Some(socket)) = fds.take_tcp_listener(index) {
@@ -61,7 +61,7 @@ impl Given {
         }
     }
 
-    /// Those of an address, which are not there any more after that.
+    /// Removes the sockets of an address and returns them.
     pub(super) fn take(&mut self, asked: SocketAddr) -> Option<Tcp> {
         let at = self.tcp.iter().position(|one| one.asked == asked)?;
         Some(self.tcp.remove(at))
@@ -72,7 +72,8 @@ impl Given {
         Some(self.unix.remove(at).1)
     }
 
-    /// Has these ports' sockets share them with others of ours: an address that was `*` is to be another, say.
+    /// Has these ports' sockets share them with others of ours: an address that was `*` is to be
+    /// another, say.
     pub(super) fn share(&self, port: u16) {
         for socket in self.tcp.iter().flat_map(|one| &one.sockets) {
             if socket.local_addr().is_ok_and(|local| local.port() == port) {
@@ -88,7 +89,7 @@ impl Given {
         sockets.filter_map(|socket| Some(socket.local_addr().ok()?.port())).collect()
     }
 
-    /// What nobody asked for.
+    /// Addresses of the sockets that were not taken.
     pub(super) fn left(&self) -> Vec<String> {
         let tcp = self.tcp.iter().map(|one| one.asked.to_string());
         tcp.chain(self.unix.iter().map(|(path, _)| format!("unix:{}", path.display()))).collect()

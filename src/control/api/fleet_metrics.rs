@@ -1,0 +1,73 @@
+//! Metrics of a node of a fleet.
+
+use std::fmt;
+use std::sync::atomic::Ordering;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+
+use super::super::fleet::{FLEET_TIME_BOUNDS, Fleet, LOAD_REASONS, Times};
+
+/// Reads them when they are asked for.
+#[derive(Debug)]
+pub(super) struct FleetNumbers(pub(super) Fleet);
+
+fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: f64) -> fmt::Result {
+    let metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    ConstGauge::new(value).encode(metric)
+}
+
+fn counter(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> fmt::Result {
+    let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    ConstCounter::new(value).encode(metric)
+}
+
+fn histogram(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    times: &Times,
+) -> fmt::Result {
+    let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
+    let bounds = FLEET_TIME_BOUNDS.iter().map(|micros| *micros as f64 / 1e6).chain([f64::MAX]);
+    let counts = times.classes.iter().map(|count| count.load(Ordering::Relaxed));
+    let buckets: Vec<(f64, u64)> = bounds.zip(counts).collect();
+    let all = buckets.iter().map(|(_, count)| count).sum();
+    let sum = times.micros.load(Ordering::Relaxed) as f64 / 1e6;
+    metric.encode_histogram::<NoLabelSet>(sum, all, &buckets, None)
+}
+
+impl Collector for FleetNumbers {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let encoder = &mut encoder;
+        let (fleet, view, counts) = (&self.0, self.0.view(), self.0.counts());
+        let is_connected = f64::from(u8::from(view.connected));
+        gauge(encoder, "fleet_connected", "Whether etcd tells what happens", is_connected)?;
+        let sequence = fleet.applied().sequence as f64;
+        gauge(encoder, "fleet_sequence", "The last entry of the log in force", sequence)?;
+        let nodes = view.members.len() as f64;
+        gauge(encoder, "fleet_nodes", "Nodes with a live lease", nodes)?;
+        let age = fleet.event_age().as_secs_f64();
+        gauge(encoder, "fleet_event_age_seconds", "Time since etcd told something", age)?;
+        let help = "Times that the whole table was loaded, by reason";
+        let mut metric =
+            encoder.encode_descriptor("fleet_loads", help, None, MetricType::Counter)?;
+        for (reason, count) in LOAD_REASONS.iter().zip(&counts.loads) {
+            let labels = [("reason", *reason)];
+            let count = count.load(Ordering::Relaxed);
+            ConstCounter::new(count).encode(metric.encode_family(&labels)?)?;
+        }
+        let count = counts.conflicts.load(Ordering::Relaxed);
+        counter(encoder, "fleet_conflicts", "Changes that another node was faster than", count)?;
+        let count = counts.rejected.load(Ordering::Relaxed);
+        let help = "Entries of the log that could not be applied whole";
+        counter(encoder, "fleet_rejected_entries", help, count)?;
+        let help = "Time from a change to its commit in etcd";
+        histogram(encoder, "fleet_commit_seconds", help, &counts.commits)?;
+        let help = "Time from a change until it is in force here";
+        histogram(encoder, "fleet_apply_seconds", help, &counts.applies)
+    }
+}

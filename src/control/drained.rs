@@ -1,0 +1,60 @@
+//! Waits until backends that a rule no longer has, have nothing of it under way on this node.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::unix::pipe::Receiver;
+
+use super::elder::Elder;
+use crate::link::{ControlEnd, Drain};
+use crate::table::Snapshot;
+
+/// What is still under way.
+pub(super) struct Left {
+    /// Nothing; otherwise some of it may be at no backend yet.
+    pub(super) is_nothing: bool,
+    /// By backend.
+    pub(super) at: BTreeMap<SocketAddr, u64>,
+}
+
+/// Waits for `name`'s requests with the `removed` backends, for so long at most.
+pub(super) async fn drained(
+    shards: &ControlEnd,
+    elder: &Elder,
+    name: &str,
+    removed: Vec<SocketAddr>,
+    wait: Duration,
+) -> io::Result<Left> {
+    let key = Snapshot::default().key(name);
+    let drain = Arc::new(Drain::new(key, removed, shards.counters().len())?);
+    if drain.backends.is_empty() {
+        return Ok(Left { is_nothing: true, at: BTreeMap::new() });
+    }
+    let answered = Receiver::from_owned_fd_unchecked(drain.answered()?)?;
+    shards.ask(&drain);
+    let mut elder = elder.ask(name, &drain.backends);
+    let all = async {
+        while drain.left() != Some(0) {
+            if answered.readable().await.is_err() {
+                return;
+            }
+            // Only to have it unreadable again; the numbers stand in `drain`.
+            let _ = answered.try_read(&mut [0; 8]);
+        }
+        if let Some(elder) = &mut elder {
+            // An error: the daemon that is being taken over from has ended.
+            let _ = elder.wait_for(|left| left.as_ref().is_some_and(|left| left.0 == 0)).await;
+        }
+    };
+    let _ = tokio::time::timeout(wait, all).await;
+    let elder = elder.filter(|elder| elder.has_changed().is_ok());
+    let elder = elder.map(|elder| elder.borrow().clone().unwrap_or((1, Vec::new())));
+    let (left_elsewhere, at_elsewhere) = elder.unwrap_or_default();
+    let there = |at| at_elsewhere.iter().find(|one| one.0 == at).map_or(0, |one| one.1);
+    let left = drain.left_at().map(|(at, count)| (at, u64::from(count) + there(at)));
+    let at = left.filter(|(_, count)| *count != 0).collect();
+    Ok(Left { is_nothing: drain.left() == Some(0) && left_elsewhere == 0, at })
+}

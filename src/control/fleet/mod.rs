@@ -1,0 +1,563 @@
+//! The fleet: several daemons with one table, whose journal lives in etcd. `docs/fleet.md` is what it promises.
+//!
+//! A change becomes an entry of the log in etcd ([`propose`]), and is in force when the watch has brought it
+//! back ([`follow`]) and the writer has applied it: one way in for all changes, those of this node too.
+//! [`beat`] tells the other nodes that this one is there and how far it is; [`start`] decides what a
+//! node does whose table and whose fleet may have gone different ways; [`fold`] writes the table anew
+//! when the log has grown. [`log`] and [`load`] are the values that are written and read, [`etcd`] the
+//! client. Without the key `fleet` nothing of this is made.
+
+mod beat;
+mod drain;
+mod etcd;
+mod fold;
+mod follow;
+mod keys;
+mod load;
+mod log;
+mod member;
+mod once;
+mod peers;
+#[cfg(test)]
+mod properties;
+mod propose;
+mod remote;
+mod start;
+mod wait;
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tokio::sync::{Notify, mpsc, watch};
+
+use super::SharedNames;
+use super::change::{Change, Done, Refused};
+use super::elder::Elder;
+use super::events::{Event, EventBus, unix_time};
+use super::held::Held;
+use super::writer::Orders;
+use crate::link::{ControlEnd, Counter, Published, Tag, TaggedTable};
+use crate::state::Membership;
+use crate::table::Snapshot;
+use drain::DrainAsk;
+use etcd::{Client, EtcdError};
+use fold::LogSize;
+use follow::Follower;
+use keys::Keys;
+use load::Base;
+use propose::{Proposal, Proposer};
+
+pub(crate) use etcd::Access as EtcdAccess;
+pub(super) use load::difference;
+pub(super) use log::{Edit, Rules};
+use member::Member;
+pub(super) use once::Claim;
+pub(super) use peers::add;
+pub(super) use remote::{NotTaken, apply};
+pub(super) use start::{Joined, OfFleet, Own, start, try_members};
+
+/// Keys of the configuration, with the files they name read.
+pub(crate) struct Settings {
+    pub(crate) name: String,
+    pub(crate) node: String,
+    pub(crate) url: String,
+    pub(crate) access: EtcdAccess,
+    /// How long a start waits for etcd, where it has no copy of the table.
+    pub(crate) patience: Duration,
+    /// From when on a copy that hears nothing of etcd is no longer well.
+    pub(crate) stale: Option<Duration>,
+    /// Limits are divided by the live nodes.
+    pub(crate) divide: bool,
+    /// The node gives its own table up for that of the fleet.
+    pub(crate) adopt: bool,
+}
+
+/// How far the table of this node is, and where the head of the log was changed last.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(super) struct Applied {
+    pub(super) sequence: u64,
+    /// The revision of `live/head` that belongs to it; 0: not known yet.
+    pub(super) revision: i64,
+}
+
+/// What is known of the fleet.
+#[derive(Clone, Debug)]
+pub(super) struct View {
+    pub(super) id: String,
+    /// A watch brings what happens.
+    pub(super) connected: bool,
+    /// When that began or ended.
+    pub(super) since: Instant,
+    /// Why the store is not that of this fleet any more.
+    pub(super) lost: Option<String>,
+    /// The folded table that a node without a copy begins with.
+    pub(super) base: Option<Base>,
+    /// A node that others were faster than again and again: it is let pass.
+    pub(super) turn: Option<String>,
+    /// The node has left, and is a single one.
+    pub(super) left: bool,
+    pub(super) members: BTreeMap<String, Member>,
+    /// Names whose rules could not be applied, and why.
+    pub(super) rejected: BTreeMap<String, String>,
+}
+
+impl std::fmt::Debug for Fleet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Fleet").field("name", &self.name()).finish_non_exhaustive()
+    }
+}
+
+/// A node's end of its fleet; clones share it.
+#[derive(Clone)]
+pub(super) struct Fleet(Arc<Shared>);
+
+pub(super) struct Shared {
+    settings: Settings,
+    keys: Keys,
+    client: Client,
+    instance: String,
+    view: watch::Sender<View>,
+    applied: watch::Sender<Applied>,
+    proposals: mpsc::Sender<Proposal>,
+    drains: mpsc::UnboundedSender<DrainAsk>,
+    drained: watch::Sender<drain::Answers>,
+    idle_hosts: Mutex<once::IdleHosts>,
+    /// The highest sequence that some node wants to know us at.
+    asked: watch::Sender<u64>,
+    /// Something is to be looked at again: the operator has decided.
+    decided: Notify,
+    /// The fleet is to be joined whatever its id.
+    adopt: AtomicBool,
+    /// Another process has taken over, and speaks for the node.
+    quiet: AtomicBool,
+    lease: AtomicI64,
+    last_event: Mutex<Instant>,
+    log_size: Mutex<LogSize>,
+    /// Edits of a large entry that this node is making, by its nonce.
+    own_edits: Mutex<Option<(String, Vec<Edit>)>>,
+    counts: Counts,
+}
+
+/// Numbers for `/metrics`.
+#[derive(Default)]
+pub(super) struct Counts {
+    pub(super) conflicts: AtomicU64,
+    pub(super) rejected: AtomicU64,
+    pub(super) loads: [AtomicU64; LOAD_REASONS.len()],
+    pub(super) commits: Times,
+    pub(super) applies: Times,
+}
+
+/// Why the whole table was loaded.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(super) enum LoadReason {
+    Start = 0,
+    Gap = 1,
+    Join = 2,
+}
+
+pub(super) const LOAD_REASONS: [&str; 3] = ["start", "gap", "join"];
+
+/// Bounds of the histograms, microseconds.
+pub(super) const FLEET_TIME_BOUNDS: [u64; 8] =
+    [1_000, 2_500, 5_000, 10_000, 25_000, 100_000, 1_000_000, 10_000_000];
+
+/// A histogram of times.
+#[derive(Default)]
+pub(super) struct Times {
+    pub(super) classes: [AtomicU64; FLEET_TIME_BOUNDS.len() + 1],
+    pub(super) micros: AtomicU64,
+}
+
+impl Times {
+    fn add(&self, time: Duration) {
+        let micros = time.as_micros() as u64;
+        let class = FLEET_TIME_BOUNDS.iter().position(|bound| micros <= *bound);
+        let class = class.unwrap_or(FLEET_TIME_BOUNDS.len());
+        self.classes[class].fetch_add(1, Ordering::Relaxed);
+        self.micros.fetch_add(micros, Ordering::Relaxed);
+    }
+}
+
+/// Why a change of the fleet's table was not made, or is not known to have been.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Trouble {
+    /// etcd does not answer; `true`: the change may have been made.
+    Unreachable(String, bool),
+    /// The store is not that of this fleet.
+    Lost(String),
+    /// Others were faster, each time.
+    Busy,
+    /// etcd's quota is spent.
+    NoSpace,
+    /// etcd refuses it.
+    Denied(String),
+}
+
+impl Trouble {
+    /// The kind of trouble, for programs.
+    pub(super) fn code(&self) -> &'static str {
+        match self {
+            Trouble::Unreachable(..) => "fleet_unreachable",
+            Trouble::Lost(_) => "fleet_lost",
+            Trouble::Busy => "busy",
+            Trouble::NoSpace => "fleet_no_space",
+            Trouble::Denied(_) => "fleet_denied",
+        }
+    }
+
+    /// What it means and what to do, for people.
+    pub(super) fn sentence(&self) -> String {
+        match self {
+            Trouble::Unreachable(why, false) => format!("the change was not made: {why}"),
+            Trouble::Unreachable(why, true) => {
+                format!("the change may have been made: {why}; read the table before trying again")
+            }
+            Trouble::Lost(why) => format!(
+                "the change was not made: {why}; an operator must decide: restore etcd, or \
+                 `mantrid-client fleet init --from-here` on the node whose table is to be \
+                 everybody's, or `mantrid-client fleet join` to take the fleet's"
+            ),
+            Trouble::Busy => "other nodes change the table all the time: try again".to_owned(),
+            Trouble::NoSpace => {
+                "the change was not made: etcd's quota is spent (NOSPACE): compact \
+                 and defragment it, raise quota-backend-bytes, then `etcdctl alarm disarm`"
+                    .to_owned()
+            }
+            Trouble::Denied(why) => {
+                format!("the change was not made: {why}; fleet_user needs readwrite on its prefix")
+            }
+        }
+    }
+
+    fn of(error: EtcdError, may_be_made: bool) -> Trouble {
+        match error {
+            EtcdError::NoSpace => Trouble::NoSpace,
+            EtcdError::Denied(why) => Trouble::Denied(why),
+            EtcdError::Unreachable(why) => Trouble::Unreachable(why, may_be_made),
+            error => Trouble::Unreachable(error.to_string(), may_be_made),
+        }
+    }
+}
+
+/// For the writer: what the fleet has brought.
+pub(super) enum Brought {
+    /// The next entry of the log.
+    Entry {
+        sequence: u64,
+        revision: i64,
+        node: String,
+        edits: Vec<Edit>,
+        /// Why nothing could be made of it.
+        broken: Option<String>,
+    },
+    /// The whole table.
+    Table { table: Snapshot, membership: Membership, revision: i64 },
+    /// The copy on disk is to have all that is in force.
+    Keep,
+    /// The node is to be a single one, from here on.
+    Leave(tokio::sync::oneshot::Sender<()>),
+}
+
+/// A random text of hexadecimal digits.
+fn nonce() -> String {
+    use std::hash::{BuildHasher, RandomState};
+    let random = || RandomState::new().hash_one(Instant::now());
+    format!("{:016x}{:016x}", random(), random())
+}
+
+/// A random number below a bound.
+fn random_below(bound: u64) -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(bound) % bound.max(1)
+}
+
+/// The part of an ETag that is the same on each node of a fleet.
+pub(super) fn tag_of(id: &str, sequence: u64) -> Tag {
+    Tag { boot: crc32fast::hash(id.as_bytes()), sequence }
+}
+
+impl Fleet {
+    pub(super) fn name(&self) -> &str {
+        &self.0.settings.name
+    }
+
+    pub(super) fn node(&self) -> &str {
+        &self.0.settings.node
+    }
+
+    pub(super) fn view(&self) -> View {
+        self.0.view.borrow().clone()
+    }
+
+    pub(super) fn applied(&self) -> Applied {
+        *self.0.applied.borrow()
+    }
+
+    pub(super) fn counts(&self) -> &Counts {
+        &self.0.counts
+    }
+
+    /// Whether changes go through the log.
+    pub(super) fn is_in(&self) -> bool {
+        !self.0.view.borrow().left
+    }
+
+    /// Time since the watch has brought something.
+    pub(super) fn event_age(&self) -> Duration {
+        self.last_event().elapsed()
+    }
+
+    fn last_event(&self) -> Instant {
+        *self.0.last_event.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn heard(&self) {
+        *self.0.last_event.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// Whether the copy is older than the operator wants a node to serve.
+    pub(super) fn is_stale(&self) -> bool {
+        let age = self.event_age();
+        self.is_in() && self.0.settings.stale.is_some_and(|most| most < age)
+    }
+
+    /// Waits until the change is in force here, or refused.
+    pub(super) async fn change(&self, change: Change, ask: bool) -> Result<Done, Refused> {
+        let (answer, answered) = tokio::sync::oneshot::channel();
+        let sent = self.0.proposals.send(Proposal { asked: (change, answer), ask }).await;
+        sent.map_err(|_| Refused::Stopping)?;
+        answered.await.unwrap_or(Err(Refused::Stopping))
+    }
+
+    /// The writer has put the table in force up to here.
+    pub(super) fn set_applied(&self, applied: Applied) {
+        self.0.applied.send_replace(applied);
+    }
+
+    /// Rules could not be applied.
+    pub(super) fn set_rejected(&self, rejected: Vec<(String, String)>) {
+        self.0.counts.rejected.fetch_add(1, Ordering::Relaxed);
+        for (name, why) in &rejected {
+            tracing::error!("fleet: {name}: an entry of the log can't be applied: {why}");
+        }
+        self.0.view.send_modify(|view| {
+            for (name, why) in rejected {
+                if view.rejected.len() < crate::limits::REJECTED_TOLD_MAX {
+                    view.rejected.insert(name, why);
+                }
+            }
+        });
+    }
+
+    fn own_edits(&self) -> std::sync::MutexGuard<'_, Option<(String, Vec<Edit>)>> {
+        self.0.own_edits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has the watch begin anew, at the member that calls go to.
+    fn look_again(&self) {
+        self.0.decided.notify_one();
+    }
+
+    /// Lets another process speak for the node, or takes that back.
+    pub(super) fn set_quiet(&self, quiet: bool) {
+        self.0.quiet.store(quiet, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_quiet(&self) -> bool {
+        self.0.quiet.load(Ordering::Relaxed)
+    }
+
+    /// Nodes that a limit is divided by: those with a live lease, this one included.
+    pub(super) fn shares(&self) -> u32 {
+        if !self.0.settings.divide || !self.is_in() {
+            return 1;
+        }
+        u32::try_from(self.0.view.borrow().members.len()).unwrap_or(1).max(1)
+    }
+
+    /// Takes the fleet's table, whatever its id: the operator has decided so.
+    pub(super) fn join(&self) {
+        self.0.adopt.store(true, Ordering::Relaxed);
+        self.0.decided.notify_one();
+    }
+
+    /// For `/fleet/`.
+    pub(super) fn to_json(&self) -> Value {
+        let view = self.view();
+        if view.left {
+            return Value::Null;
+        }
+        let now = Instant::now();
+        let nodes = view.members.iter().map(|(name, member)| (name.clone(), member.shown(now)));
+        let nodes: Value = nodes.collect();
+        json!({
+            "fleet": self.name(),
+            "id": view.id,
+            "node": self.node(),
+            "sequence": self.applied().sequence,
+            "connected": view.connected,
+            "lost": view.lost,
+            "limits": if self.0.settings.divide { "divide" } else { "each" },
+            "limits_divided_by": self.shares(),
+            "rejected": view.rejected,
+            "nodes": nodes,
+        })
+    }
+
+    /// The nodes other than this one, with the URL of each.
+    pub(super) fn others(&self) -> Vec<(String, String)> {
+        let view = self.0.view.borrow();
+        let others = view.members.iter().filter(|(name, _)| *name != self.node());
+        others.map(|(name, member)| (name.clone(), member.url.clone())).collect()
+    }
+
+    /// A table is to be the fleet's from now on, whatever the store says: the operator has decided so.
+    pub(super) async fn init(&self, current: &TaggedTable) -> Result<(), EtcdError> {
+        let shared = &self.0;
+        let remote = remote::look(&shared.client, &shared.keys).await?;
+        let seen = remote.members.values().map(|member| member.sequence).max().unwrap_or(0);
+        let head = remote.head.as_ref();
+        let at = head.map_or(0, |head| head.sequence).max(seen).max(self.applied().sequence);
+        let id = self.view().id;
+        let over = Some(head.map_or(0, |head| head.revision));
+        let made =
+            start::create(&shared.client, &shared.keys, &current.table, &id, at + 1, over).await?;
+        shared.decided.notify_one();
+        match made {
+            Some(_) => Ok(()),
+            None => Err(EtcdError::Other("another node has changed it meanwhile".to_owned())),
+        }
+    }
+
+    /// The node is a single one from now on.
+    pub(super) fn set_left(&self) {
+        self.0.view.send_modify(|view| view.left = true);
+        self.0.decided.notify_one();
+    }
+
+    /// At the end: the others learn at once that this node is gone.
+    pub(super) async fn finish(&self) {
+        let lease = self.0.lease.load(Ordering::Relaxed);
+        if lease != 0 && !self.is_quiet() {
+            let revoke = self.0.client.revoke(lease);
+            let _ = tokio::time::timeout(Duration::from_millis(500), revoke).await;
+        }
+    }
+}
+
+/// Parts of control that learn from the fleet.
+#[derive(Clone)]
+pub(super) struct Around {
+    pub(super) shards: ControlEnd,
+    pub(super) elder: Elder,
+    pub(super) events: EventBus,
+    pub(super) held: Held,
+}
+
+/// All tasks of a node.
+pub(super) struct Tasks {
+    fleet: Fleet,
+    published: Arc<Published>,
+    follower: Option<Follower>,
+    proposer: Option<Proposer>,
+    orders: Orders,
+    around: Around,
+    drains: Option<mpsc::UnboundedReceiver<DrainAsk>>,
+}
+
+impl Tasks {
+    pub(super) fn new(
+        joined: Joined,
+        published: Arc<Published>,
+        names: SharedNames,
+        orders: Orders,
+        around: Around,
+    ) -> Tasks {
+        let Joined { fleet, membership, proposals, drains, .. } = joined;
+        let follower = Follower {
+            fleet: fleet.clone(),
+            names,
+            orders: orders.clone(),
+            fed: membership.sequence,
+            is_started: true,
+        };
+        let proposer = Proposer { fleet: fleet.clone(), published: published.clone(), proposals };
+        Tasks {
+            fleet,
+            published,
+            follower: Some(follower),
+            proposer: Some(proposer),
+            orders,
+            around,
+            drains: Some(drains),
+        }
+    }
+
+    /// For ever.
+    pub(super) async fn run(&mut self) -> Infallible {
+        let counted = self.around.shards.clone();
+        let numbers = [Counter::Held, Counter::Open, Counter::Completed];
+        let numbers = Box::new(move || numbers.map(|counter| counted.total(counter)));
+        let (Some(follower), Some(proposer), Some(drains)) =
+            (self.follower.take(), self.proposer.take(), self.drains.take())
+        else {
+            return std::future::pending().await;
+        };
+        tokio::select! {
+            never = follower.run() => never,
+            never = proposer.run() => never,
+            never = beat::run(&self.fleet, numbers) => never,
+            never = fold::run(&self.fleet, self.published.clone()) => never,
+            never = drain::run(&self.fleet, self.around.shards.clone(), self.around.elder.clone(), drains) => never,
+            never = tell(&self.fleet, &self.around) => never,
+            never = keep(&self.orders, &self.fleet) => never,
+        }
+    }
+}
+
+/// For ever: has the writer bring its copy on disk up to date once a second, where there is something new.
+async fn keep(orders: &Orders, fleet: &Fleet) -> Infallible {
+    let mut applied = fleet.0.applied.subscribe();
+    // The start may have left something.
+    applied.mark_changed();
+    loop {
+        let _ = applied.changed().await;
+        tokio::time::sleep(crate::limits::FLEET_KEEP_EVERY).await;
+        orders.bring(Brought::Keep).await;
+    }
+}
+
+/// For ever: tells who follows the events when the store or a node comes or goes, and divides the limits anew.
+async fn tell(fleet: &Fleet, around: &Around) -> Infallible {
+    let mut view = fleet.0.view.subscribe();
+    let mut last = None;
+    loop {
+        let now = {
+            let view = view.borrow_and_update();
+            let nodes: Vec<String> = view.members.keys().cloned().collect();
+            (view.connected, view.lost.clone(), nodes)
+        };
+        if last.as_ref() != Some(&now) {
+            let shares = fleet.shares();
+            around.shards.together.shares.set(shares);
+            around.held.set_shares(shares);
+            let (connected, lost, nodes) = &now;
+            let told = json!({
+                "time": unix_time(),
+                "fleet": fleet.name(),
+                "node": fleet.node(),
+                "connected": connected,
+                "lost": lost,
+                "nodes": nodes,
+            });
+            around.events.tell(Event::Other("fleet", told.to_string().into()));
+            last = Some(now);
+        }
+        let _ = view.changed().await;
+    }
+}

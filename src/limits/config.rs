@@ -1,0 +1,7 @@
+//! Bounds of `config`.
+
+/// Default and smallest accepted `max_head`, bytes.
+pub const HEAD_BYTES_DEFAULT: usize = 16 * 1024;
+/// Most shards: more than the CPUs of any machine this was made for, and few enough that their
+/// descriptors and rings can be counted.
+pub const SHARDS_MAX: usize = 1024;

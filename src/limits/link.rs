@@ -1,0 +1,13 @@
+//! Bounds of `link`. Per shard.
+
+/// Slots in which a shard counts by host, and as many by backend: 256 bytes each, made as needed.
+pub const SLOTS_MAX: u32 = 1 << 20;
+/// Backends with `max_connections` whose gates are kept; past it those that no shard uses go.
+pub const GATES_KEPT: usize = 1024;
+/// Rules with `max_requests_per_second` whose rates a shard remembers; all shards together keep
+/// those that are not at rest besides.
+pub const RATES_KEPT: usize = 16_384;
+/// Bytes of the access log that wait for its writer, per shard: a second of 30,000 requests.
+pub const LOG_PAGE_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Reports about backends that wait for control, of all shards: 160 KiB.
+pub const BACKEND_REPORTS_MAX: usize = 4096;

@@ -1,0 +1,17 @@
+//! Bounds of `table`.
+
+/// Most backends of one rule: every choice may look at each of them.
+pub const BACKENDS_MAX: usize = 1024;
+/// Longest chain of aliases: an alias of an alias of …; lookup follows it step by step.
+pub const ALIAS_CHAIN_MAX: usize = 8;
+/// Redirects that are followed to see whether they lead in a circle; browsers give up after 20.
+pub const REDIRECTS_FOLLOWED_MAX: usize = 20;
+/// Most connection attempts for one request.
+pub const ATTEMPTS_MAX: u16 = 1000;
+/// Longest duration a rule may name, seconds: 31 days. Kept to the microsecond, this is also far
+/// from where a JSON number could no longer carry it exactly.
+pub const RULE_SECONDS_MAX: u64 = 31 * 24 * 3600;
+/// Longest address or path in a rule (`redirect_to`, `wake`, `check`), bytes.
+pub const RULE_TEXT_BYTES_MAX: usize = 2048;
+/// Longest name of a page, bytes.
+pub const PAGE_NAME_BYTES_MAX: usize = 100;

@@ -1,0 +1,378 @@
+//! The one table of the arguments of rules: the parser and its error texts, the tables of
+//! docs/rules.md, and the help, checks and completions of `mantrid-client` come from it.
+//!
+//! Pure data. Values are read by `table`, which knows what an argument means.
+
+use std::fmt;
+use std::ops::RangeInclusive;
+
+use crate::limits::{ATTEMPTS_MAX, RULE_SECONDS_MAX};
+
+/// An action with its arguments.
+pub struct ActionRow {
+    /// Name in a rule.
+    pub name: &'static str,
+    /// Meaning, for an action without arguments; that of others is in their arguments.
+    pub meaning: &'static str,
+    /// Arguments, in the order of the manual.
+    pub arguments: &'static [Argument],
+}
+
+/// One argument of an action.
+pub struct Argument {
+    /// Name in a rule.
+    pub name: &'static str,
+    /// Values that are accepted.
+    pub takes: Takes,
+    /// Value that holds when none is given, or [`REQUIRED`].
+    pub default: &'static str,
+    /// Meaning, in the Markdown of docs/rules.md.
+    pub meaning: &'static str,
+    /// Whether the argument is accepted for the sake of old tables alone, and does nothing.
+    pub is_obsolete: bool,
+}
+
+/// Default of an argument that its action can't do without.
+pub const REQUIRED: &str = "must be given";
+
+/// Values that an argument takes. Its text follows "expected" in an error.
+pub enum Takes {
+    /// `true` or `false`.
+    Truth,
+    /// Seconds, with fractions.
+    Seconds,
+    /// A whole number of 32 bits that is not 0.
+    Count,
+    /// A whole number in a range.
+    Whole(RangeInclusive<u64>),
+    /// A status of HTTP in a range.
+    Status(RangeInclusive<u64>),
+    /// One of some words.
+    OneOf(&'static [&'static str]),
+    /// A form of its own, described.
+    Form(&'static str),
+}
+
+impl fmt::Display for Takes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Takes::Truth => f.write_str("true or false"),
+            Takes::Seconds => write!(f, "seconds: a number from 0 to {RULE_SECONDS_MAX}"),
+            Takes::Count => write!(f, "a whole number from 1 to {}", u32::MAX),
+            Takes::Whole(range) => {
+                write!(f, "a whole number from {} to {}", range.start(), range.end())
+            }
+            Takes::Status(range) => write!(f, "a status from {} to {}", range.start(), range.end()),
+            Takes::OneOf([first @ .., last]) => write!(f, "{} or {last}", first.join(", ")),
+            Takes::OneOf([]) => f.write_str("nothing"),
+            Takes::Form(text) => f.write_str(text),
+        }
+    }
+}
+
+impl Argument {
+    /// Whether the action can't do without it.
+    pub fn is_required(&self) -> bool {
+        self.default == REQUIRED
+    }
+
+    /// The beginning of the meaning, in plain text.
+    pub fn summary(&self) -> String {
+        let ends = [", [", ": [", "; ", ". "].iter().filter_map(|end| self.meaning.find(end));
+        let end = ends.min().unwrap_or(self.meaning.len());
+        let mut text = self.meaning[..end].replace('`', "");
+        // A link in Markdown: its text alone.
+        while let (Some(open), Some(close)) = (text.find('['), text.find("](")) {
+            let Some(length) = text[close..].find(')') else { break };
+            text.replace_range(close..=close + length, "");
+            text.remove(open);
+        }
+        text
+    }
+
+    /// The words that may be its value, where they are few.
+    pub fn words(&self) -> &'static [&'static str] {
+        match self.takes {
+            Takes::Truth => &["true", "false"],
+            Takes::OneOf(words) => words,
+            _ => &[],
+        }
+    }
+}
+
+/// The action of this name.
+pub fn action(name: &str) -> Option<&'static ActionRow> {
+    ACTIONS.iter().find(|action| action.name == name)
+}
+
+const fn argument(
+    name: &'static str,
+    takes: Takes,
+    default: &'static str,
+    meaning: &'static str,
+) -> Argument {
+    Argument { name, takes, default, meaning, is_obsolete: false }
+}
+
+const fn row(
+    name: &'static str,
+    meaning: &'static str,
+    arguments: &'static [Argument],
+) -> ActionRow {
+    ActionRow { name, meaning, arguments }
+}
+
+/// An address that is asked by POST.
+const WAKE: Takes = Takes::Form("an address that starts with http://");
+
+/// Every action, in the order of messages.
+pub const ACTIONS: &[ActionRow] = &[
+    row("proxy", "", PROXY),
+    row("spin", "", SPIN),
+    row("redirect", "", REDIRECT),
+    row("static", "", STATIC),
+    row("empty", "", EMPTY),
+    row("alias", "", ALIAS),
+    row("unknown", "the page `unknown`: for a name that should not fall to its parent", &[]),
+    row("no_hosts", "the page `no-hosts`", &[]),
+];
+
+const PROXY: &[Argument] = &[
+    argument(
+        "backends",
+        Takes::Form(
+            "a list of backends, each [host, port], \"host:port\" or \"[IPv6 address]:port\"",
+        ),
+        REQUIRED,
+        "backends that requests go to, 1 to 1024; one string with commas will do. \
+         `[\"2001:db8::1\", 80]` needs no brackets for IPv6. Names are looked up beside the \
+         traffic, again each 30 s; at once where none of the name's addresses can be reached; \
+         the last good addresses stay when a lookup fails. Of a name with several addresses \
+         each request gets one by chance; where that address refuses, or says nothing for 250 \
+         ms, the others are tried beside it (RFC 8305), within the same attempt",
+    ),
+    argument(
+        "attempts",
+        Takes::Whole(1..=ATTEMPTS_MAX as u64),
+        "1",
+        "connections tried for one request; each goes to a backend not tried before, while \
+         there is one",
+    ),
+    argument("delay", Takes::Seconds, "1", "the pause before another attempt"),
+    argument(
+        "algorithm",
+        Takes::OneOf(&["random", "round_robin", "least_connections", "source"]),
+        "random",
+        "how the next backend is chosen, [below](#load-balancing)",
+    ),
+    argument(
+        "weights",
+        Takes::Form("a list of whole numbers from 0 to 65535, one for each backend, not all 0"),
+        "1 each",
+        "shares of the requests; a backend with 0 gets none",
+    ),
+    argument(
+        "healthcheck",
+        Takes::Truth,
+        "true",
+        "pass over backends that fail requests, [below](#when-backends-fail)",
+    ),
+    argument(
+        "max_connections",
+        Takes::Count,
+        "no limit",
+        "most connections to each backend, of all shards together, idle ones too. Requests \
+         wait for a place, for `timeout_connect`; then 503",
+    ),
+    argument(
+        "check",
+        Takes::Form("tcp, or a path that starts with /"),
+        "none",
+        "probe the backends all the time",
+    ),
+    argument(
+        "max_requests_per_second",
+        Takes::Count,
+        "none",
+        "more requests get 429 with `Retry-After`, [here](#rate-limit)",
+    ),
+    argument(
+        "hold",
+        Takes::Seconds,
+        "0",
+        "while no backend can be reached, hold requests for so long, and pass them on as soon \
+         as one can: [holding.md](holding.md#restart-without-telling-mantrid-hold)",
+    ),
+    argument(
+        "idle",
+        Takes::Seconds,
+        "none",
+        "without an open request or tunnel for so long, tell `wake`",
+    ),
+    argument("wake", WAKE, "none", "address that is told by POST when the rule is idle"),
+    argument(
+        "send_proxy",
+        Takes::OneOf(&["v1", "v2"]),
+        "none",
+        "begin each connection to a backend with a header of the [PROXY \
+         protocol](tcp-and-tls.md#client-addresses-the-proxy-protocol). Such connections are one \
+         client's, so each request opens one; probes of `check` send no header",
+    ),
+    argument(
+        "keep_alive",
+        Takes::Truth,
+        "true",
+        "keep connections to backends for the next request, \
+         [below](#keep-alive-to-backends); `false`: each request opens one and says \
+         `Connection: close`, for applications that serve one connection at a time",
+    ),
+];
+
+const SPIN: &[Argument] = &[
+    argument(
+        "timeout",
+        Takes::Seconds,
+        "120",
+        "how long a request waits at most; then it gets the page `timeout`",
+    ),
+    Argument {
+        is_obsolete: true,
+        ..argument(
+            "check_interval",
+            Takes::Seconds,
+            "none",
+            "nothing: the original polled its table so often, which is no longer needed",
+        )
+    },
+    argument(
+        "max_held",
+        Takes::Count,
+        "none",
+        "most requests held for this rule; one more gets the page `timeout` at once. The keys \
+         `max_held` and `max_held_per_source` bound the held requests of all rules and of one \
+         client address",
+    ),
+    argument(
+        "release_rate",
+        Takes::Count,
+        "none",
+        "requests that go on per second after a change to `proxy`; requests that come \
+         meanwhile wait behind them. Without it up to 16,000 do",
+    ),
+    argument("wake", WAKE, "none", "address that is told by POST when requests begin to wait"),
+    argument(
+        "idle",
+        Takes::Seconds,
+        "none",
+        "without requests for so long, `wake` is told as well",
+    ),
+    argument(
+        "then",
+        Takes::Form("a rule that is not spin"),
+        "none",
+        "the rule that stood before, which `mantrid-client flip` puts back. Nothing else \
+         looks at it",
+    ),
+];
+
+const REDIRECT: &[Argument] = &[
+    argument(
+        "redirect_to",
+        Takes::Form("a host name or an address, in printable ASCII without spaces"),
+        REQUIRED,
+        "`Location`: this host, or address with `://` (at most 2048 bytes), one `/`, then \
+         path and query of the request; no body. Without `://` it has the scheme of the \
+         request",
+    ),
+    argument("code", Takes::OneOf(&["301", "302", "303", "307", "308"]), "302", "this status"),
+];
+
+const STATIC: &[Argument] = &[argument(
+    "type",
+    Takes::Form("the name of a page: letters, digits, '-', '_' and '.', which is not in front"),
+    REQUIRED,
+    "the [page](#pages) of this name (at most 100 bytes). A name without a page is \
+         accepted, as the page may come later: 500 until then",
+)];
+
+const EMPTY: &[Argument] =
+    &[argument("code", Takes::Status(200..=599), REQUIRED, "this status, no body")];
+
+const ALIAS: &[Argument] = &[argument(
+    "hostname",
+    Takes::Form("the name of another rule"),
+    REQUIRED,
+    "the reply or response that this rule leads to at each moment",
+)];
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    /// A table of docs/rules.md: one row for each argument.
+    fn table(head: &str, actions: &[&str]) -> String {
+        let has_actions = head.starts_with("| action");
+        let mut out = format!("{head}\n|{}\n", " --- |".repeat(head.matches(" |").count()));
+        for name in actions {
+            let row = action(name).expect("an action");
+            let mut first = has_actions.then(|| format!("| `{name}` "));
+            if row.arguments.is_empty() {
+                let first = first.take().unwrap_or_default();
+                out += &format!("{first}| none | | | {} |\n", row.meaning);
+            }
+            for Argument { name, takes, default, meaning, .. } in row.arguments {
+                let first = match has_actions {
+                    true => first.replace("| ".to_owned()).unwrap_or_default(),
+                    false => String::new(),
+                };
+                out += &format!("{first}| `{name}` | {takes} | {default} | {meaning} |\n");
+            }
+        }
+        out
+    }
+
+    /// `MANTRID_BLESS=1 cargo test` writes the tables.
+    #[test]
+    fn manual_has_the_tables_of_arguments() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/rules.md");
+        let mut manual = std::fs::read_to_string(&path).expect("the manual of rules");
+        let plain = "| argument | takes | default | means |";
+        let others = "| action | argument | takes | default | the client gets |";
+        let rest = ["redirect", "static", "empty", "alias", "unknown", "no_hosts"];
+        let is_blessed = std::env::var_os("MANTRID_BLESS").is_some();
+        for (section, head, actions) in [
+            ("## `proxy`", plain, &["proxy"][..]),
+            ("## The other actions", others, &rest),
+            ("## `spin`", plain, &["spin"]),
+        ] {
+            let section = manual.find(section).expect(section);
+            let start = section + manual[section..].find(head).expect(head);
+            let end = start + manual[start..].find("\n\n").expect("the end of a table") + 1;
+            let expected = table(head, actions);
+            if is_blessed {
+                manual.replace_range(start..end, &expected);
+            }
+            let found = &manual[start..start + expected.len().min(manual.len() - start)];
+            assert!(
+                found == expected,
+                "docs/rules.md is old: MANTRID_BLESS=1 cargo test\n{expected}"
+            );
+        }
+        if is_blessed {
+            std::fs::write(&path, manual).expect("written");
+        }
+    }
+
+    #[test]
+    fn names_are_those_of_one_action_once() {
+        for row in ACTIONS {
+            for (index, argument) in row.arguments.iter().enumerate() {
+                let rest = &row.arguments[index + 1..];
+                assert!(rest.iter().all(|other| other.name != argument.name), "{}", argument.name);
+                assert!(!argument.summary().contains(['`', '[', ']']), "{}", argument.summary());
+            }
+        }
+    }
+}
