@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use mantrid::state::{self, Counters};
+use mantrid::state::{self, Totals};
 use mantrid::table::Names;
 
 const RULES: usize = 1_000_000;
@@ -43,7 +43,7 @@ fn file(criterion: &mut Criterion) {
     group.bench_function("write", |bencher| {
         bencher.iter(|| {
             let mut out = Vec::new();
-            let stats = std::iter::empty::<(String, Counters)>();
+            let stats = std::iter::empty::<(String, Totals)>();
             state::write(&mut out, &loaded.snapshot, stats, 1).expect("memory");
             assert!(RULES * 50 < out.len());
             out.len()

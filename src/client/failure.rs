@@ -12,10 +12,10 @@ use thiserror::Error;
 
 use super::address::Address;
 
-/// Time that a connection to the daemon may take.
+/// Time in which a connection to the daemon must open.
 pub const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
-/// Longest response that is read: a million rules are about 100 MB; one far beyond is not the
-/// daemon's.
+/// Longest answer that is read: a million rules are about 100 MB, and the daemon sends none that is
+/// far longer.
 pub const ANSWER_BYTES_MAX: usize = 1 << 30;
 
 /// Why a command is not done.

@@ -1,11 +1,10 @@
-//! A change of the table on its way: from whoever asks for it, to the writer, to its answer.
+//! A change of the table on its way: from the client that asks for it, to the writer, to its
+//! answer.
 
-use std::fmt;
-use std::sync::Arc;
-
+use crate::link::Tag;
 use crate::table::{EditError, Rule, Snapshot};
 
-/// How it was asked for.
+/// Method by which a change was asked for.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(super) enum Verb {
     Put,
@@ -23,41 +22,19 @@ impl Verb {
     }
 }
 
-/// Which table it is: an opaque `ETag`, another one after each change and after each start.
-#[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub(super) struct Tag {
-    /// Random for each process: a file that was edited by hand meanwhile has another.
-    pub(super) boot: u32,
-    /// Of the last change.
-    pub(super) sequence: u64,
-}
-
-impl fmt::Display for Tag {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "\"{:08x}-{}\"", self.boot, self.sequence)
-    }
-}
-
-/// The table with its tag.
-#[derive(Clone)]
-pub(super) struct Current {
-    pub(super) table: Arc<Snapshot>,
-    pub(super) tag: Tag,
-}
-
-/// What is to become of the table.
+/// Edits of the table, with their conditions.
 #[derive(Debug)]
 pub(super) struct Change {
     pub(super) verb: Verb,
-    /// Address or user of whoever asked.
+    /// Address or user of the client that asked.
     pub(super) who: String,
-    /// By canonical name; `None` deletes.
+    /// Rules by canonical name; `None` deletes.
     pub(super) edits: Vec<(String, Option<Rule>)>,
-    /// These are all rules that there are to be.
+    /// Whether the edits are the whole table: every other rule is deleted.
     pub(super) whole: bool,
     /// The tags of which one must be the table's (RFC 9110 §13.1.1), as they were sent.
     pub(super) if_match: Option<String>,
-    /// Only to be checked.
+    /// Whether the change is only checked.
     pub(super) dry_run: bool,
     /// In a fleet: all nodes are to say when they have it.
     pub(super) everywhere: bool,
@@ -71,7 +48,7 @@ impl Change {
         wanted.split(',').map(str::trim).any(|one| one == "*" || one == tag)
     }
 
-    /// For the audit line.
+    /// The host of a change of one, for the audit line.
     pub(super) fn host(&self) -> &str {
         match &self.edits[..] {
             [(name, _)] if !self.whole => name,
@@ -88,14 +65,14 @@ pub(super) struct Done {
     pub(super) before: Option<Rule>,
 }
 
-/// Why one was not made.
+/// Why a change was not made.
 #[derive(Clone, Debug)]
 pub(super) enum Refused {
-    /// It would make no sense.
+    /// The table would make no sense.
     Edit(EditError),
-    /// The table is another one than the asker thought.
+    /// The table is another one than the client thought.
     Precondition(Tag),
-    /// It could not be written down.
+    /// The change could not be written to disk.
     NotWritten(String),
     /// It could not be made the fleet's.
     Fleet(super::fleet::Trouble),
@@ -103,7 +80,7 @@ pub(super) enum Refused {
     Stopping,
 }
 
-/// A change that is in force, for whoever follows.
+/// A change that is in force, for those parts of control that follow the table.
 #[derive(Clone, Debug)]
 pub(super) struct Happened {
     pub(super) verb: Verb,
@@ -111,17 +88,18 @@ pub(super) struct Happened {
     pub(super) tag: Tag,
     pub(super) rules: usize,
     pub(super) changed: usize,
-    /// Unless they are many.
+    /// The edits, unless they are many.
     pub(super) edits: Option<Vec<(String, Option<Rule>)>>,
     /// Rules before and after, where one of them has a `check`.
-    pub(super) watched: Vec<Watched>,
+    pub(super) watched: Vec<RuleChange>,
     /// The table afterwards.
-    pub(super) table: Arc<Snapshot>,
+    pub(super) table: Snapshot,
 }
 
-/// A rule that became another, which asks for more than routing: for a `check`, or to be told when it is `idle`.
+/// A rule that became another, where one of the two asks for more than routing: for a `check`, or
+/// for notice when the host is `idle`.
 #[derive(Clone, Debug)]
-pub(super) struct Watched {
+pub(super) struct RuleChange {
     pub(super) name: String,
     pub(super) before: Option<Rule>,
     pub(super) after: Option<Rule>,

@@ -1,8 +1,10 @@
-//! The daemon before this one, while it finishes what is under way there: it is asked what this one can't see, and
-//! its work counts here as well. And what goes along to the next one that is nowhere on disk: addresses of
-//! names, health, who was told, places taken.
+//! The daemon before this one, while it finishes what is under way there: this one asks it what it
+//! can't see itself, and counts its work as well. Also the memory that goes along to the next
+//! daemon and is nowhere on disk: addresses of names, health, wake-ups that were sent, permits
+//! taken.
 //!
-//! All of it is JSON, of which each side takes what it knows: a daemon of another version says less, or more.
+//! All of it is JSON, of which each side takes what it knows: a daemon of another version says
+//! less, or more.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -18,8 +20,9 @@ use super::{Control, Handle, statistics};
 use crate::link::{ControlEnd, Drain};
 use crate::table::Snapshot;
 
-/// Requests of a rule that are under way in the other daemon: in all, and by backend. `None`: not answered yet.
-pub(super) type Left = Option<(u64, Vec<(SocketAddr, u64)>)>;
+/// Requests of a rule that are under way in the other daemon: in all, and by backend. `None`: not
+/// answered yet.
+pub(super) type UnderWay = Option<(u64, Vec<(SocketAddr, u64)>)>;
 
 /// The daemon before this one.
 #[derive(Clone, Default)]
@@ -28,7 +31,7 @@ pub(crate) struct Elder(Arc<Mutex<Questions>>);
 #[derive(Default)]
 struct Questions {
     ask: Option<Sender<Value>>,
-    open: HashMap<u64, watch::Sender<Left>>,
+    open: HashMap<u64, watch::Sender<UnderWay>>,
     last: u64,
 }
 
@@ -37,7 +40,7 @@ impl Elder {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes that there is one; questions that are received here are to be said to it.
+    /// Notes that there is one; questions that come out of the receiver are to be sent to it.
     pub(crate) fn begin(&self) -> Receiver<Value> {
         let (ask, asked) = channel();
         self.lock().ask = Some(ask);
@@ -45,7 +48,11 @@ impl Elder {
     }
 
     /// Asks what is under way there of a rule at these backends; `None`: it is gone.
-    pub(super) fn ask(&self, rule: &str, backends: &[SocketAddr]) -> Option<watch::Receiver<Left>> {
+    pub(super) fn ask(
+        &self,
+        rule: &str,
+        backends: &[SocketAddr],
+    ) -> Option<watch::Receiver<UnderWay>> {
         let mut questions = self.lock();
         questions.last += 1;
         let number = questions.last;
@@ -57,11 +64,11 @@ impl Elder {
         Some(answered)
     }
 
-    /// Has it say `Connection: close`, or end at once.
+    /// Has the other daemon say `Connection: close`, or end at once.
     pub(crate) fn stop(&self, at_once: bool) {
         let how = if at_once { "now" } else { "drain" };
         if let Some(ask) = &self.lock().ask {
-            // It may be gone.
+            // The other daemon may be gone.
             let _ = ask.send(json!({ "stop": how }));
         }
     }
@@ -74,7 +81,7 @@ impl Elder {
         let at = at.filter_map(|(at, count)| Some((at.parse().ok()?, count.as_u64()?)));
         let left = answer["left"].as_u64().map(|left| (left, at.collect()));
         let is_over = left.as_ref().is_some_and(|left| left.0 == 0);
-        // Whoever asked may have gone.
+        // The client that asked may have gone.
         let is_asked = sender.send(left).is_ok();
         if is_over || !is_asked {
             questions.open.remove(&number);
@@ -88,7 +95,7 @@ impl Elder {
 }
 
 impl Handle {
-    /// Collects all that the next daemon is to know; from here on this one tells nobody that hosts wait or are idle.
+    /// Collects all that the next daemon is to know; from here on this one sends no wake-ups.
     pub(crate) fn memory(&self) -> Value {
         let mut names = Map::new();
         let all = self.names.lock().unwrap_or_else(PoisonError::into_inner);
@@ -117,7 +124,7 @@ impl Handle {
 
     /// Counts requests that are under way here, for the daemon that has taken over.
     pub(crate) fn under_way(&self) -> Value {
-        let table = self.current.load().table.clone();
+        let table = self.published.table_full();
         let open: Map<String, Value> = statistics::lock(&self.statistics)
             .open(&table)
             .into_iter()
@@ -126,17 +133,17 @@ impl Handle {
         json!({ "open": open, "places": places(&self.shards) })
     }
 
-    /// Takes all that was to be told of hosts and could not be.
+    /// Takes the wake-ups that could not be sent.
     pub(crate) fn take_untold(&self) -> Vec<Value> {
         self.wake.take_untold()
     }
 
-    /// Waits until nobody is being told anything.
+    /// Waits until no wake-up is being sent.
     pub(crate) async fn wake_settled(&self) {
         self.wake.settled().await;
     }
 
-    /// A question of the daemon that has taken over, to every shard here.
+    /// Passes a question of the daemon that has taken over to every shard here.
     pub(crate) fn question(&self, asked: &Value) -> Option<(u64, Arc<Drain>)> {
         let number = asked["ask"].as_u64()?;
         let backends = asked["backends"].as_array()?.iter();
@@ -144,7 +151,7 @@ impl Handle {
         let key = Snapshot::default().key(asked["rule"].as_str()?);
         let shards = self.shards.beats();
         let drain = Arc::new(Drain::elsewhere(key, backends, shards.len()).ok()?);
-        // One that has ended answers nothing any more.
+        // A shard that has ended answers nothing any more.
         let width = drain.backends.len() + 1;
         let ended = shards.iter().enumerate().filter(|(_, beat)| beat.is_none());
         ended.for_each(|(shard, _)| drain.answer(shard, std::iter::repeat_n(0, width)));
@@ -152,7 +159,7 @@ impl Handle {
         Some((number, drain))
     }
 
-    /// Says how much of the answer is known by now.
+    /// Returns as much of the answer as is known by now, and whether it is final.
     pub(crate) fn answer(number: u64, drain: &Drain, shards: &ControlEnd) -> (Value, bool) {
         let width = drain.backends.len() + 1;
         let ended = shards.beats().into_iter().enumerate().filter(|(_, beat)| beat.is_none());
@@ -163,12 +170,12 @@ impl Handle {
         (json!({ "drained": number, "left": left, "at": at }), left == Some(0))
     }
 
-    /// Takes what the daemon before this one says; whether it is something that it may say.
+    /// Takes a message of the daemon before this one; whether it is one that may be sent.
     pub(crate) fn hear(&self, said: &Value) -> bool {
         if let Some(open) = said["open"].as_object() {
             let open = open.iter().filter_map(|(name, open)| Some((name.clone(), open.as_u64()?)));
             let open: Vec<(String, u64)> = open.collect();
-            let table = self.current.load().table.clone();
+            let table = self.published.table_full();
             statistics::lock(&self.statistics).set_elder(&table, &open);
             self.shards.together.gates.set_elder(&taken(&said["places"]));
         } else if said["drained"].is_u64() {
@@ -182,10 +189,10 @@ impl Handle {
         true
     }
 
-    /// The daemon before this one has ended.
+    /// Notes that the daemon before this one has ended.
     pub(crate) fn elder_is_gone(&self) {
         self.elder.gone();
-        let table = self.current.load().table.clone();
+        let table = self.published.table_full();
         statistics::lock(&self.statistics).set_elder(&table, &[]);
         self.shards.together.gates.set_elder(&HashMap::new());
     }
@@ -228,8 +235,8 @@ impl Control {
                 since: SystemTime::UNIX_EPOCH.checked_add(since)?,
             })
         });
-        self.health.recall(health.collect(), &self.api.published);
+        self.health.recall(health.collect(), &self.api.sources.published);
         self.wake.recall(&memory["wake"]);
-        self.api.shards.together.gates.set_elder(&taken(&memory["places"]));
+        self.api.sources.shards.together.gates.set_elder(&taken(&memory["places"]));
     }
 }

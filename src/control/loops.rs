@@ -1,4 +1,4 @@
-//! What the log says of rules that lead to this daemon itself. They are accepted, as another
+//! Warnings of rules that lead to this daemon itself. Such rules are accepted, as another
 //! configuration of the addresses may make sense of them; requests get 502.
 
 use std::collections::HashMap;
@@ -9,9 +9,9 @@ use tracing::warn;
 
 use crate::limits;
 use crate::link::{Own, is_local};
-use crate::table::{Action, Rule, Target};
+use crate::table::Rule;
 
-/// Warns of the rules among these that lead here; of the first few by name.
+/// Warns of the rules among these that lead here, naming the first few.
 pub(super) fn warn_of<'r>(own: &Own, rules: impl Iterator<Item = (&'r str, &'r Rule)>) {
     let mut count = 0;
     for (name, rule) in rules {
@@ -29,15 +29,16 @@ pub(super) fn warn_of<'r>(own: &Own, rules: impl Iterator<Item = (&'r str, &'r R
 }
 
 fn own_backend(own: &Own, rule: &Rule) -> Option<SocketAddr> {
-    let Action::Proxy(proxy) = &rule.action else { return None };
-    let is_own = |address: &SocketAddr| own.has(*address, is_local);
-    proxy.backends().iter().find_map(|backend| match backend.target() {
-        Target::Address(address) => Some(address).filter(is_own),
-        Target::Name(name) => name.addresses().iter().copied().find(is_own),
-    })
+    let mut found = None;
+    rule.each_address(|address| {
+        if found.is_none() && own.has(address, is_local) {
+            found = Some(address);
+        }
+    });
+    found
 }
 
-/// Loops that requests ran into, each told now and then.
+/// Loops that requests ran into, each logged now and then.
 #[derive(Default)]
 pub(super) struct Met(HashMap<SocketAddr, Instant>);
 

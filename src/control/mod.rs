@@ -1,21 +1,25 @@
-//! The control shard: the single owner of everything that changes. Off the request path, so ordinary
-//! tokio on one thread, with a thread beside it for what waits for the disk; no shard ever waits for it.
+//! The control shard: the single owner of everything that changes. It is off the request path, so
+//! it is ordinary tokio on one thread, with a thread beside it for what waits for the disk; no
+//! shard ever waits for it.
 //!
-//! `writer` alone changes the table, and `store` puts it on disk; `api` is how people and programs ask
-//! for it; `statistics` adds up what the shards count and `pulse` tells of it once a second; `health`
-//! probes backends, `resolver` and `pages` keep fresh what shards must not look up themselves.
+//! `writer` alone changes the table, and `store` puts it on disk; `api` is how people and programs
+//! ask for a change; `statistics` adds up what the shards count, `heart` tells of it once a second,
+//! and `events` passes that on to readers; `health` probes backends, `held` decides how long
+//! requests wait, `resolver` and `pages` keep fresh what shards must not look up themselves.
 
 mod api;
 mod change;
 mod dashboard;
 mod drained;
 mod elder;
+mod events;
 mod fleet;
 mod health;
+mod heart;
 mod held;
 mod loops;
 mod pages;
-mod pulse;
+mod pause;
 mod resolver;
 mod statistics;
 mod store;
@@ -24,37 +28,36 @@ mod writer;
 
 use std::convert::Infallible;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
-use std::time::SystemTime;
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::ArcSwapOption;
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 
 use crate::http::Pages;
 use crate::limits;
-use crate::link::{ControlEnd, Part, Published};
-use crate::state::{Counters, Membership};
-use crate::table::{Names, Snapshot};
-use api::{Api, Crowd, Taking};
-use change::{Current, Tag};
+use crate::link::{ControlEnd, Part, Published, Tag, TaggedTable};
+use crate::state::{Membership, Totals};
+use crate::table::Names;
+use api::{Api, Sources, Taking};
 use elder::Elder;
+use events::{EventBus, health_event};
 use fleet::Fleet;
 use health::{Health, Prober};
-use held::{Bounds, Held, Keeper};
+use heart::{Heart, Last};
+use held::{Bounds, Held, HoldScheduler};
 use pages::PageFolder;
-use pulse::{Heart, Last, Pulse, health_event};
-use resolver::{Lookups, Resolver};
+use resolver::Resolver;
 use statistics::{SharedStatistics, Statistics};
 use store::Store;
-use wake::{Told, Wake};
+use wake::{Wake, WakeMemory};
 use writer::{Orders, Wiring, Writer};
 
 pub(crate) use api::{Management, Token};
 pub(crate) use fleet::{EtcdAccess, Settings as FleetSettings};
 
-/// A host's name, and of it requests completed, bytes sent and bytes received.
-pub(crate) type Counted = (String, [u64; 3]);
+/// A host's name and its sums.
+pub(crate) type Counted = (String, Totals);
 
 /// The files that control reads, and the one it writes.
 pub(crate) struct Files {
@@ -64,24 +67,24 @@ pub(crate) struct Files {
     pub(crate) pages: PathBuf,
 }
 
-/// What the start finds in them.
+/// Content of the files at the start.
 pub(crate) struct Loaded {
-    pub(crate) snapshot: Snapshot,
+    pub(crate) table: TaggedTable,
     pub(crate) pages: Pages,
     /// Rules and pages that are not used, and why: one line each.
     pub(crate) warnings: Vec<String>,
-    /// What only control needs.
+    /// The part that only control needs.
     pub(crate) rest: Rest,
 }
 
 /// The part of what was loaded that stays with control.
 pub(crate) struct Rest {
     names: SharedNames,
-    stats: Vec<(String, Counters)>,
+    stats: Vec<Counted>,
     /// The fleet that the table is of, as far as the files say.
     fleet: Option<Membership>,
     joined: Option<fleet::Joined>,
-    /// None where it was only looked at.
+    /// The store; `None` where the files were only looked at.
     store: Option<Store>,
 }
 
@@ -97,31 +100,36 @@ pub(crate) fn running(files: &Files) -> Option<String> {
     Store::holder(&files.state)
 }
 
-/// The same, to go on from: nobody else may write the state from here on.
+/// Reads the table and the pages, and locks the state files: no other process may write them from
+/// here on.
 pub(crate) fn load(files: &Files) -> Result<Loaded, String> {
     let mut names = Names::default();
     let (store, state) = Store::open(&files.state, &mut names)?;
     Ok(loaded(files, names, state, Some(store)))
 }
 
-fn loaded(files: &Files, names: Names, state: store::Loaded, store: Option<Store>) -> Loaded {
+fn loaded(files: &Files, names: Names, state: store::StoredState, store: Option<Store>) -> Loaded {
     let (pages, problems) = pages::load(&files.pages, None);
     let mut warnings = state.warnings;
     warnings.extend(problems);
+    let tag = Tag::of_start(store.as_ref().map_or(0, Store::sequence));
+    let table = TaggedTable { table: state.snapshot, tag };
     let names = Arc::new(Mutex::new(names));
     let rest = Rest { names, stats: state.stats, fleet: state.fleet, joined: None, store };
-    Loaded { snapshot: state.snapshot, pages, warnings, rest }
+    Loaded { table, pages, warnings, rest }
 }
 
-/// Brings the table together with that of the fleet, before the first request.
+/// Brings the table together with that of the fleet, before the first request. Its tag is the same
+/// on each node from here on.
 pub(crate) async fn join(
     settings: FleetSettings,
     files: &Files,
     loaded: &mut Loaded,
 ) -> Result<(), String> {
-    let Loaded { snapshot, rest, .. } = loaded;
-    let own = fleet::Own { snapshot, rest, state_file: &files.state };
+    let Loaded { table, rest, .. } = loaded;
+    let own = fleet::Own { snapshot: &mut table.table, rest, state_file: &files.state };
     let joined = fleet::start(settings, own).await?;
+    loaded.table.tag = joined.tag();
     loaded.rest.joined = Some(joined);
     Ok(())
 }
@@ -131,14 +139,14 @@ pub(crate) async fn try_fleet(settings: &FleetSettings) -> Vec<Result<String, St
     fleet::try_members(settings).await
 }
 
-/// Names are made by whoever reads rules and looked up by the resolver.
+/// Names of backends: made where rules are read, looked up by the resolver.
 type SharedNames = Arc<Mutex<Names>>;
 
-/// Who may ask, and how much may be open at a time.
+/// The token of the API, and how much may be open at a time.
 pub(crate) struct Access {
     pub(crate) token: Option<Token>,
     pub(crate) connections_max: usize,
-    /// Connections to backends to see whether they are well, at a time.
+    /// Probes of backends at a time.
     pub(crate) probes_max: usize,
     /// Lookups of names at a time.
     pub(crate) lookups_max: usize,
@@ -154,16 +162,15 @@ pub(crate) struct Control {
     prober: Prober,
     heart: Heart,
     held: Held,
-    keeper: Keeper,
+    scheduler: HoldScheduler,
     wake: Wake,
     writer: Writer,
     api: Arc<Api>,
     taking: watch::Sender<Taking>,
-    fleet: Option<Fleet>,
     tasks: Option<Box<fleet::Tasks>>,
 }
 
-/// How the daemon tells control what its operator wants.
+/// Access of the daemon, which passes on what its operator wants.
 #[derive(Clone)]
 pub(crate) struct Handle {
     orders: Orders,
@@ -176,7 +183,7 @@ pub(crate) struct Handle {
     health: Health,
     wake: Wake,
     shards: ControlEnd,
-    current: Arc<ArcSwap<Current>>,
+    published: Arc<Published>,
     statistics: SharedStatistics,
     elder: Elder,
     runtime: tokio::runtime::Handle,
@@ -185,7 +192,7 @@ pub(crate) struct Handle {
 }
 
 impl Handle {
-    /// From now on requests need this token.
+    /// Replaces the token that requests need.
     pub(crate) fn set_token(&self, token: Token) {
         self.api.token.store(Some(Arc::new(token)));
     }
@@ -195,24 +202,25 @@ impl Handle {
         self.api.token.load().as_deref().cloned()
     }
 
-    /// Whether the configuration that was read last is in force.
+    /// Notes whether the configuration that was read last is in force.
     pub(crate) fn tell_reload(&self, is_done: bool) {
         self.api.is_reloaded.store(is_done, Ordering::Relaxed);
     }
 
-    /// Lets another process have the state file, once what is under way by the API has ended; who asks next waits.
+    /// Lets another process have the state file, once the management requests under way have ended;
+    /// the next ones wait.
     pub(crate) async fn release(&self) {
         self.taking.send_replace(Taking::Paused);
         if let Some(fleet) = &self.fleet {
             fleet.set_quiet(true);
         }
-        // Whoever follows events, say, never ends.
+        // A reader of events, say, never ends.
         let all = self.places.acquire_many(self.places_max as u32);
         let _ = tokio::time::timeout(limits::MANAGEMENT_PAUSE, all).await;
         self.orders.release().await;
     }
 
-    /// Goes on: it did not take over.
+    /// Goes on: the other process did not take over.
     pub(crate) async fn resume(&self) {
         self.orders.resume().await;
         if let Some(fleet) = &self.fleet {
@@ -227,19 +235,19 @@ impl Handle {
         self.taking.send_replace(Taking::Never);
     }
 
-    /// What was counted since the state file was let go of.
+    /// Lists the sums of hosts since the state file was let go of.
     pub(crate) async fn counted_since(&self) -> Vec<Counted> {
         self.orders.counted_since().await
     }
 
-    /// Adds what another process counted; from a thread that may wait.
+    /// Adds sums of another process; called from a thread that may wait.
     pub(crate) fn add_counts(&self, counted: Vec<Counted>) {
         self.orders.add_counts(counted);
     }
 
-    /// From now on so many requests may be held, in all and of one source.
-    pub(crate) fn bound_held(&self, (total, per_source): (usize, usize)) {
-        self.held.set_bounds(Bounds { total, per_source });
+    /// Sets how many requests may be held, in all and of one source.
+    pub(crate) fn bound_held(&self, held_max: (usize, usize)) {
+        self.held.set_bounds(bounds(held_max));
     }
 
     /// Has the pages read again now.
@@ -248,9 +256,12 @@ impl Handle {
     }
 }
 
+fn bounds((total, per_source): (usize, usize)) -> Bounds {
+    Bounds { total, per_source }
+}
+
 impl Control {
-    /// Within a tokio runtime.
-    #[expect(clippy::too_many_lines, reason = "it wires the parts together, a line for each")]
+    /// Makes all tasks; must be called within a tokio runtime.
     pub(crate) fn new(
         files: Files,
         rest: Rest,
@@ -260,12 +271,11 @@ impl Control {
     ) -> Result<Control, String> {
         let store = rest.store.ok_or("the state file was only looked at")?;
         let names = rest.names;
-        let table = published.snapshot.load_full();
+        let table = published.table_full();
         let statistics = Statistics::new(shards.clone(), &table, &rest.stats);
         let statistics = Arc::new(Mutex::new(statistics));
         let of_fleet = rest.joined.as_ref().map(fleet::Joined::parts);
         let fleet = of_fleet.as_ref().map(|of| of.fleet.clone());
-        let tag = first_tag(of_fleet.as_ref(), &store);
         let health = Health::new(&table);
         let resolver = Resolver::new(names.clone(), access.lookups_max);
         let prober = Prober::new(
@@ -276,18 +286,15 @@ impl Control {
             resolver.lookups(),
         );
         let prober = prober.map_err(|error| format!("can't hear of failed backends: {error}"))?;
-        let current = Arc::new(ArcSwap::from_pointee(Current { table, tag }));
-        let (total, per_source) = access.held_max;
-        let held = Held::new(Bounds { total, per_source }, published.clone(), shards.clone());
-        let keeper = Keeper::new(held.clone())
+        let held = Held::new(bounds(access.held_max), published.clone(), shards.clone());
+        let scheduler = HoldScheduler::new(held.clone())
             .map_err(|error| format!("can't hear of held requests: {error}"))?;
         let (happened, happenings) = mpsc::unbounded_channel();
-        let told = Told::default();
+        let told = WakeMemory::default();
         let trouble = Arc::new(ArcSwapOption::from(store.trouble().map(Arc::new)));
         let writer = Writer::start(Wiring {
             store,
             trouble: trouble.clone(),
-            current: current.clone(),
             held: held.clone(),
             told: told.clone(),
             statistics: statistics.clone(),
@@ -297,65 +304,53 @@ impl Control {
             fleet: of_fleet,
         });
         let writer = writer.map_err(|error| format!("no thread for the writer: {error}"))?;
-        let pulse = Pulse::new();
-        let places = Arc::new(Semaphore::new(access.connections_max));
-        let elder = Elder::default();
-        let around = (shards, &elder, &pulse, &held, resolver.lookups());
-        let tasks =
-            rest.joined.map(|joined| fleet_tasks(joined, &current, &names, &writer, around));
-        let api = Arc::new(Api {
-            fleet: fleet.clone(),
-            orders: writer.orders(),
-            current: current.clone(),
-            names,
-            lookups: resolver.lookups(),
-            statistics: statistics.clone(),
-            shards: shards.clone(),
-            pulse: pulse.clone(),
-            health: health.clone(),
-            token: ArcSwapOption::from(access.token.map(Arc::new)),
-            is_reloaded: AtomicBool::new(true),
-            trouble,
-            room: Arc::new(Semaphore::new(limits::MANAGEMENT_BODIES_BYTES_MAX / 1024)),
-            started: SystemTime::now(),
-            crowd: Crowd::new(places.clone()),
-            waiters: Arc::new(Semaphore::new(limits::drain_waiters(access.connections_max))),
-            places,
-            places_max: access.connections_max,
-            elder: elder.clone(),
-            published: published.clone(),
-        });
-        let wake = Wake::new(pulse.clone(), held.clone(), told, fleet.clone());
+        let events = EventBus::new();
+        let api = Arc::new(Api::new(
+            Sources {
+                fleet: fleet.clone(),
+                orders: writer.orders(),
+                names,
+                lookups: resolver.lookups(),
+                statistics: statistics.clone(),
+                shards: shards.clone(),
+                events: events.clone(),
+                health: health.clone(),
+                trouble,
+                published: published.clone(),
+            },
+            access.token,
+            access.connections_max,
+        ));
+        let tasks = rest.joined.map(|joined| fleet_tasks(joined, &api, &writer, &held));
+        let wake = Wake::new(events.clone(), held.clone(), told, fleet);
         let heart = Heart {
-            pulse,
+            events,
             statistics,
             shards: shards.clone(),
-            current,
+            published: published.clone(),
             orders: writer.orders(),
             happened: happenings,
             wake: wake.clone(),
             last: Last::default(),
         };
-        let pages = PageFolder::new(files.pages, published);
         let (taking, _) = watch::channel(Taking::Yes);
         Ok(Control {
             resolver,
-            pages,
+            pages: PageFolder::new(files.pages, published),
             health,
             prober,
             heart,
             held,
-            keeper,
+            scheduler,
             wake,
             writer,
             api,
             taking,
-            fleet,
             tasks,
         })
     }
 
-    /// For whoever tells it what the operator wants.
+    /// Makes a handle for the daemon, which passes on what the operator wants.
     pub(crate) fn handle(&self) -> Handle {
         Handle {
             orders: self.writer.orders(),
@@ -364,47 +359,47 @@ impl Control {
             taking: self.taking.clone(),
             places: self.api.places.clone(),
             places_max: self.api.places_max,
-            names: self.api.names.clone(),
+            names: self.api.sources.names.clone(),
             health: self.health.clone(),
             wake: self.wake.clone(),
-            shards: self.api.shards.clone(),
-            current: self.api.current.clone(),
-            statistics: self.api.statistics.clone(),
+            shards: self.api.sources.shards.clone(),
+            published: self.api.sources.published.clone(),
+            statistics: self.api.sources.statistics.clone(),
             elder: self.api.elder.clone(),
             runtime: tokio::runtime::Handle::current(),
             api: self.api.clone(),
-            fleet: self.fleet.clone(),
+            fleet: self.api.sources.fleet.clone(),
         }
     }
 
-    /// Before the first request: looks every name up, for a few seconds at most.
+    /// Looks every name up before the first request, for a few seconds at most.
     pub(crate) async fn prepare(&mut self, published: &Published) {
         self.resolver.first_round().await;
-        loops::warn_of(&published.own, published.snapshot.load().iter());
+        loops::warn_of(&published.own, published.table().iter());
     }
 
-    /// Until it is dropped. Management is served from the first poll on.
+    /// Runs until it is dropped. Management is served from the first poll on.
     pub(crate) async fn run(&mut self, management: Vec<Management>) -> Infallible {
-        let pulse = self.api.pulse.clone();
+        let events = self.api.sources.events.clone();
         let tasks = async {
             match &mut self.tasks {
                 Some(tasks) => tasks.run().await,
                 None => std::future::pending().await,
             }
         };
-        let together = self.api.shards.together.clone();
+        let together = self.api.sources.shards.together.clone();
         let beat = &together.beat;
         tokio::select! {
             never = tasks => never,
             never = beat.of(Part::Names, self.resolver.run()) => never,
             never = beat.of(Part::Pages, self.pages.run()) => never,
             never = beat.of(Part::Probes, self.prober.run(|change| {
-                pulse.tell(health_event(change));
+                events.tell(health_event(change));
                 if !change.state.is_bad() {
                     self.held.reached(change.backend);
                 }
             })) => never,
-            never = beat.of(Part::Held, self.keeper.run(
+            never = beat.of(Part::Held, self.scheduler.run(
                 |begun| self.wake.begun(begun),
                 |wanted| self.health.want(wanted),
             )) => never,
@@ -419,9 +414,9 @@ impl Control {
         }
     }
 
-    /// At the end: what is not on disk yet goes there.
+    /// Writes to disk what is not there yet, and ends.
     pub(crate) async fn finish(self) {
-        if let Some(fleet) = &self.fleet {
+        if let Some(fleet) = &self.api.sources.fleet {
             fleet.finish().await;
         }
         self.writer.finish().await;
@@ -430,28 +425,18 @@ impl Control {
 
 fn fleet_tasks(
     joined: fleet::Joined,
-    current: &Arc<ArcSwap<Current>>,
-    names: &SharedNames,
+    api: &Api,
     writer: &Writer,
-    (shards, elder, pulse, held, lookups): (&ControlEnd, &Elder, &Pulse, &Held, Lookups),
+    held: &Held,
 ) -> Box<fleet::Tasks> {
-    let (shards, elder) = (shards.clone(), elder.clone());
-    let (pulse, held) = (pulse.clone(), held.clone());
-    let around = fleet::Around { shards, elder, pulse, held, lookups };
-    let (current, names) = (current.clone(), names.clone());
-    Box::new(fleet::Tasks::new(joined, current, names, writer.orders(), around))
-}
-
-/// The tag of the table that a start has found: in a fleet it is the same on each node.
-fn first_tag(of_fleet: Option<&fleet::OfFleet>, store: &Store) -> Tag {
-    match of_fleet {
-        Some(of) => fleet::tag_of(&of.membership.id, of.membership.sequence),
-        None => Tag { boot: boot(), sequence: store.sequence() },
-    }
-}
-
-/// Tells this process from any before it.
-fn boot() -> u32 {
-    use std::hash::{BuildHasher, RandomState};
-    RandomState::new().hash_one(std::process::id()) as u32
+    let sources = &api.sources;
+    let around = fleet::Around {
+        shards: sources.shards.clone(),
+        elder: api.elder.clone(),
+        events: sources.events.clone(),
+        held: held.clone(),
+        lookups: sources.lookups.clone(),
+    };
+    let (published, names) = (sources.published.clone(), sources.names.clone());
+    Box::new(fleet::Tasks::new(joined, published, names, writer.orders(), around))
 }

@@ -1,5 +1,5 @@
-//! Pages of `static_dir`: `NAME.http`, each a whole response, beside or instead of the built-in ones.
-//! The folder is looked at every few seconds, so that an edit needs no restart.
+//! Pages of `static_dir`: `NAME.http`, each a whole response, beside or instead of the built-in
+//! ones. The folder is looked at every few seconds, so that an edit needs no restart.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -15,8 +15,8 @@ use crate::http::{Page, Pages};
 use crate::limits;
 use crate::link::Published;
 
-/// The built-in pages and those of the folder. A file that is no page is named and left out; the page
-/// of that name that there was `before` stays.
+/// Loads the built-in pages and those of the folder. A file that is no page is named and left out;
+/// the page of that name that there was `before` stays.
 pub(super) fn load(folder: &Path, before: Option<&Pages>) -> (Pages, Vec<String>) {
     let mut pages = Pages::builtin();
     let mut problems = Vec::new();
@@ -68,14 +68,14 @@ fn read(path: &Path) -> Result<Page, String> {
 }
 
 /// Enough of a file to see that it is another one now.
-type Trace = (u64, u64, Option<SystemTime>);
+type PageTrace = (u64, u64, Option<SystemTime>);
 
 /// The folder, watched.
 pub(super) struct PageFolder {
     folder: PathBuf,
     published: Arc<Published>,
-    seen: BTreeMap<PathBuf, Option<Trace>>,
-    /// Somebody wants it to be looked at now.
+    seen: BTreeMap<PathBuf, Option<PageTrace>>,
+    /// Request that the folder be looked at now.
     now: Arc<Notify>,
 }
 
@@ -89,16 +89,16 @@ impl PageFolder {
         self.now.clone()
     }
 
-    /// Reads it again whenever it changed.
+    /// Reads the folder again whenever it changed.
     pub(super) async fn run(&mut self) -> Infallible {
         loop {
-            // Either way it is time.
+            // Timeout or notice: it is time to look.
             let _ = tokio::time::timeout(limits::PAGES_LOOK, self.now.notified()).await;
             self.look();
         }
     }
 
-    /// Whether anything had changed.
+    /// Looks at the folder; whether anything had changed.
     fn look(&mut self) -> bool {
         let now = traces(&self.folder);
         if now == self.seen {
@@ -113,7 +113,7 @@ impl PageFolder {
     }
 }
 
-fn traces(folder: &Path) -> BTreeMap<PathBuf, Option<Trace>> {
+fn traces(folder: &Path) -> BTreeMap<PathBuf, Option<PageTrace>> {
     let trace = |path: &PathBuf| {
         let metadata = path.metadata().ok()?;
         Some((metadata.ino(), metadata.len(), metadata.modified().ok()))
@@ -125,7 +125,7 @@ fn traces(folder: &Path) -> BTreeMap<PathBuf, Option<Trace>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::link::{Own, Tuning};
+    use crate::link::{Own, Tag, TaggedTable, Tuning};
     use crate::table::Snapshot;
 
     const GOOD: &str = "HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\n\r\nhere";
@@ -161,7 +161,7 @@ mod tests {
     fn a_change_is_seen_and_a_broken_page_changes_nothing() {
         let folder = folder(&[]);
         let published = Arc::new(Published::new(
-            Snapshot::default(),
+            TaggedTable { table: Snapshot::default(), tag: Tag::of_start(0) },
             Pages::builtin(),
             Tuning::default(),
             Own::default(),

@@ -1,10 +1,11 @@
-//! Looks up the host names of backends, off the request path: shards see addresses only. Each host is
-//! looked up once, however many rules and ports use it, and again every half minute or so. When a
-//! lookup fails the last good addresses stay, and it is tried again, later each time.
+//! Looks up the host names of backends, off the request path: shards see addresses only. Each host
+//! is looked up once, however many rules and ports use it, and again every half minute or so. When
+//! a lookup fails the last good addresses stay, and it is tried again, later each time.
 //!
-//! A lookup of the system's may take ten seconds and more to fail. So names that were never looked up, those
-//! that were found last time and those that were not have rooms of their own: whatever is dead, a new rule does
-//! not wait for it. A name at whose addresses nobody answers is looked up again at once.
+//! A lookup of the system's may take ten seconds and more to fail. So names that were never looked
+//! up, those that were found last time and those that were not have rooms of their own: whatever is
+//! dead, a new rule does not wait for it. A name at whose addresses no backend answers is looked up
+//! again at once.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet};
@@ -22,15 +23,17 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::SharedNames;
+use super::pause::{doubled, jittered};
 use crate::limits;
 use crate::table::Name;
 
 type Answer = io::Result<Vec<IpAddr>>;
 
-/// When a host is to be looked up; of those that are due together the last one comes first.
+/// Time at which a host is to be looked up; of hosts that are due together the last one comes
+/// first.
 type Due = (Reverse<Instant>, u64, Box<str>);
 
-/// What is to be looked up, and when.
+/// Plan of the lookups, and those that are under way.
 pub(super) struct Resolver {
     names: SharedNames,
     hosts: HashMap<Box<str>, Host>,
@@ -61,7 +64,7 @@ struct Running {
     since: Instant,
 }
 
-/// How others wait for the resolver.
+/// Access of the other parts of control, which wait for lookups or ask for one.
 #[derive(Clone, Default)]
 pub(super) struct Lookups {
     asked_for: Arc<Notify>,
@@ -70,7 +73,7 @@ pub(super) struct Lookups {
 }
 
 impl Lookups {
-    /// Has a host looked up again: nobody answers at its addresses, which may be others now.
+    /// Has a host looked up again: no backend answers at its addresses, which may be others now.
     pub(super) fn doubt(&self, host: &str) {
         self.doubted().insert(host.into());
         self.asked_for.notify_one();
@@ -80,8 +83,8 @@ impl Lookups {
         self.doubted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until each of these was looked up, found or not, or for the time that a change may take:
-    /// a rule should not come into force before its backends can be reached.
+    /// Waits until each of these was looked up, found or not, or for the time that a change may
+    /// take: a rule should not come into force before its backends can be reached.
     pub(super) async fn ready(&self, names: &[Arc<Name>]) {
         let all = async {
             loop {
@@ -101,18 +104,18 @@ impl Lookups {
 /// One host name.
 #[derive(Default)]
 struct Host {
-    /// Its ports; weak, so that a name that no rule uses any more is forgotten.
+    /// Names with this host, by port; weak, so that one that no rule uses any more is forgotten.
     names: Vec<Weak<Name>>,
-    /// As found last: sorted, each once.
+    /// Addresses found last: sorted, each once.
     addresses: Vec<IpAddr>,
-    /// Since the last success.
+    /// Lookups that failed since the last success.
     failures: u32,
     is_asked: bool,
-    /// When it is looked up next; `None` while it is.
+    /// Time of the next lookup; `None` while one is under way.
     due: Option<Instant>,
-    /// When it was looked up last.
+    /// Time of the last lookup.
     asked: Option<Instant>,
-    /// How often it was doubted and found where it was.
+    /// How often the addresses were doubted and found to be the same.
     doubts: u32,
 }
 
@@ -158,7 +161,7 @@ impl Resolver {
         }
     }
 
-    /// The next thing that happens: a lookup is due, one has ended, or a rule brought a new name.
+    /// Waits for the next event: a lookup is due, one has ended, or a rule brought a new name.
     async fn step(&mut self) {
         let next = self.start_lookups().unwrap_or(self.prune_at).min(self.prune_at);
         let asked_for = self.lookup_news.asked_for.clone();
@@ -180,7 +183,7 @@ impl Resolver {
         }
     }
 
-    /// Groups the names that came by host; what is new is due now.
+    /// Groups new names by host; a new host is due now.
     fn take_names(&mut self) {
         let new = self.names.lock().unwrap_or_else(PoisonError::into_inner).take_new();
         for name in new.iter().filter_map(Weak::upgrade) {
@@ -204,7 +207,8 @@ impl Resolver {
         });
     }
 
-    /// Takes over addresses that another process knew: nobody waits for these names to be looked up.
+    /// Takes over addresses that another process knew: no change waits for these names to be looked
+    /// up.
     pub(super) fn recall(&mut self, known: impl Iterator<Item = (String, Vec<IpAddr>)>) {
         for (name, addresses) in known {
             let Some(host) = self.hosts.get_mut(&*name) else { continue };
@@ -216,7 +220,7 @@ impl Resolver {
         }
     }
 
-    /// Plans lookups of names at whose addresses nobody answers: soon, but not all the time.
+    /// Plans lookups of names at whose addresses no backend answers: soon, but not all the time.
     fn take_doubts(&mut self) {
         let doubted = std::mem::take(&mut *self.lookup_news.doubted());
         for name in doubted {
@@ -241,7 +245,7 @@ impl Resolver {
         }
     }
 
-    /// Begins what is due and has room; when there is more to do.
+    /// Begins the lookups that are due and have room; returns when there is more to do.
     fn start_lookups(&mut self) -> Option<Instant> {
         let now = Instant::now();
         let mut next = None;
@@ -270,7 +274,7 @@ impl Resolver {
         next
     }
 
-    /// Says from when on there is room for one more: a lookup that is slow has left it to others by then.
+    /// Returns when there is room for one more lookup: a slow one no longer counts by then.
     fn room_from(&self, sort: Sort, now: Instant) -> Instant {
         let share = match sort {
             Sort::New => self.most / 2,
@@ -336,7 +340,7 @@ impl Host {
         self.names.iter().filter_map(Weak::upgrade).for_each(|name| self.tell(&name));
     }
 
-    /// Gives one of its names what is known.
+    /// Gives a name of this host the addresses that are known.
     fn tell(&self, name: &Name) {
         let with_port = |ip: &IpAddr| SocketAddr::new(*ip, name.port);
         let addresses: Vec<SocketAddr> = self.addresses.iter().map(with_port).collect();
@@ -370,7 +374,7 @@ impl Host {
 
     fn fail(&mut self, name: &str, why: &str) {
         self.failures = self.failures.saturating_add(1);
-        // Told once: the next line about it says that it is found again.
+        // Logged once: the next line about the name says that it is found again.
         if self.failures == 1 {
             let rest = match &self.addresses[..] {
                 [] => "its backends can't be reached until it is".to_owned(),
@@ -381,20 +385,14 @@ impl Host {
     }
 }
 
-/// Until the next lookup: doubled with each failure, up to the usual time; a tenth more or less, so
-/// that neither names nor daemons ask in step.
+/// Returns the pause until the next lookup: doubled with each failure, up to the usual one.
 fn pause(failures: u32, random: u64) -> Duration {
     let usual = limits::RESOLVE_EVERY;
     let base = match failures.checked_sub(1) {
         None => usual,
         Some(doublings) => doubled(limits::RESOLVE_AGAIN, doublings).min(usual),
     };
-    let thousandths = 900 + (random % 201) as u32;
-    base * thousandths / 1000
-}
-
-fn doubled(pause: Duration, times: u32) -> Duration {
-    pause.saturating_mul(1_u32.checked_shl(times).unwrap_or(u32::MAX))
+    jittered(base, random)
 }
 
 /// The system's own words, without the wrapping that the library puts around them.

@@ -1,9 +1,10 @@
 //! Statistics per host: what the shards count now, what they have handed over, and what was saved
 //! before the last start, as one number.
 //!
-//! A shard's slot that was idle for long is retired and its numbers come here, packed: about 100 bytes
-//! for a host that ever had traffic, nothing for one that had none. A deleted host's numbers go, though
-//! the shards' slots stay for a while: what they held at that moment is taken off from then on.
+//! A shard's slot that was idle for long is retired and its numbers come here, packed: about 100
+//! bytes for a host that ever had traffic, nothing for one that had none. A deleted host's numbers
+//! go, though the shards' slots stay for a while: what they held at that moment is taken off from
+//! then on.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,13 +14,14 @@ use serde_json::{Map, Value, json};
 use super::Counted;
 use crate::limits;
 use crate::link::{ByKey, ControlEnd, HostCount, Id, KeySet, Sums};
-use crate::state::Counters;
+use crate::state::Totals;
 use crate::table::{Snapshot, UNKNOWN};
 
-/// What is asked for from several threads: the API, the writer, and whoever folds the journal.
+/// The statistics, shared by several threads: the API, the writer, and the one that folds the
+/// journal.
 pub(super) type SharedStatistics = Arc<Mutex<Statistics>>;
 
-/// The lock; what a panic left behind is still numbers.
+/// Locks the statistics; after a panic they are still numbers.
 pub(super) fn lock(statistics: &SharedStatistics) -> MutexGuard<'_, Statistics> {
     statistics.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -27,9 +29,9 @@ pub(super) fn lock(statistics: &SharedStatistics) -> MutexGuard<'_, Statistics> 
 /// All counters by host.
 pub(super) struct Statistics {
     shards: ControlEnd,
-    /// Handed over by shards, and saved before: by key, packed.
+    /// Sums handed over by shards, and saved before: by key, packed.
     base: ByKey<Box<[u8]>>,
-    /// What slots held when their host was deleted.
+    /// Sums in the slots of a host when it was deleted.
     gone: ByKey<Sums>,
     /// Requests completed in each slot of each shard when it was saved last.
     saved: Vec<Vec<u64>>,
@@ -41,24 +43,14 @@ pub(super) struct Statistics {
     elder: ByKey<u64>,
 }
 
-/// Hosts with their numbers.
+/// Hosts with their sums.
 pub(super) type Busy = ByKey<Sums>;
 
 impl Statistics {
     /// Goes on from what was saved; names that no rule has (any more) are left out.
-    pub(super) fn new(
-        shards: ControlEnd,
-        table: &Snapshot,
-        saved: &[(String, Counters)],
-    ) -> Statistics {
+    pub(super) fn new(shards: ControlEnd, table: &Snapshot, saved: &[Counted]) -> Statistics {
         let known = saved.iter().filter(|(name, _)| is_counted(table, name));
-        let base = known.map(|(name, counters)| {
-            let mut sums = Sums::default();
-            sums.set(HostCount::Completed, counters.completed_requests);
-            sums.set(HostCount::BytesSent, counters.bytes_sent);
-            sums.set(HostCount::BytesReceived, counters.bytes_received);
-            (table.key(name), sums.pack())
-        });
+        let base = known.map(|(name, counters)| (table.key(name), sums_of(*counters).pack()));
         let nothing_saved = vec![Vec::new(); shards.counters().len()];
         Statistics {
             base: base.collect(),
@@ -71,8 +63,8 @@ impl Statistics {
         }
     }
 
-    /// Once a second: takes over what shards have retired. As long as nothing is, that is a look at each
-    /// slot and nothing more.
+    /// Takes over the slots that shards have retired, once a second. As long as there are none,
+    /// that is a look at each slot and nothing more.
     pub(super) fn take_over(&mut self, table: &Snapshot) {
         let mut of_deleted = KeySet::default();
         for (slots, saved) in self.shards.hosts().zip(&mut self.saved) {
@@ -102,7 +94,7 @@ impl Statistics {
         }
     }
 
-    /// What deleted hosts had is taken off for good once no slot holds any of it.
+    /// Takes off for good the sums of deleted hosts of which no slot holds any more.
     fn end_deleted(&mut self, keys: &KeySet, table: &Snapshot) {
         if keys.is_empty() {
             return;
@@ -119,7 +111,7 @@ impl Statistics {
         }
     }
 
-    /// What slots hold of these hosts.
+    /// Sums of these hosts in the slots.
     fn in_slots(&self, keys: &KeySet) -> Busy {
         let mut held = Busy::default();
         for slots in self.shards.hosts() {
@@ -132,7 +124,7 @@ impl Statistics {
         held
     }
 
-    /// Every host that a shard has a slot for, each with all that it ever had.
+    /// Every host that a shard has a slot for, with all its sums.
     pub(super) fn busy(&self) -> Busy {
         let mut busy = Busy::default();
         for slots in self.shards.hosts() {
@@ -145,7 +137,7 @@ impl Statistics {
         busy
     }
 
-    /// The numbers of these hosts; of one that never had a request there are none.
+    /// Sums of these hosts; a host that never had a request is left out.
     pub(super) fn of(&self, keys: &KeySet) -> Busy {
         let mut found = self.in_slots(keys);
         let is_known = |key: &&u64| self.base.contains_key(key) || self.elder.contains_key(key);
@@ -156,7 +148,7 @@ impl Statistics {
         found
     }
 
-    /// Adds what slots do not hold (any more).
+    /// Adds the sums that slots do not hold (any more).
     fn complete(&self, found: &mut Busy) {
         for (key, sums) in found {
             if let Some(more) = self.base.get(key) {
@@ -188,7 +180,7 @@ impl Statistics {
         self.elder = open.iter().map(|(name, open)| (table.key(name), *open)).collect();
     }
 
-    /// Those of one host.
+    /// Sums of one host.
     pub(super) fn of_one(&self, key: u64) -> Option<Sums> {
         self.of(&KeySet::from_iter([key])).remove(&key)
     }
@@ -204,7 +196,7 @@ impl Statistics {
         known
     }
 
-    /// Hosts were deleted: whoever has these names later starts at nothing.
+    /// Forgets deleted hosts: later hosts of these names start at nothing.
     pub(super) fn forget(&mut self, keys: &KeySet) {
         let mut held = self.in_slots(keys);
         for key in keys {
@@ -217,8 +209,9 @@ impl Statistics {
         }
     }
 
-    /// What changed since it was saved last; of very many a part, the others next time.
-    pub(super) fn take_unsaved(&mut self, table: &Snapshot) -> Vec<(String, Counters)> {
+    /// Takes the totals that changed since they were saved last; of very many a part, the others
+    /// next time.
+    pub(super) fn take_unsaved(&mut self, table: &Snapshot) -> Vec<Counted> {
         let mut keys: KeySet = self.unsaved.iter().copied().take(limits::SAVED_AT_ONCE).collect();
         keys.iter().for_each(|key| _ = self.unsaved.remove(key));
         for (slots, saved) in self.shards.hosts().zip(&mut self.saved) {
@@ -238,28 +231,24 @@ impl Statistics {
         named(table, self.of(&keys)).collect()
     }
 
-    /// Saving them failed: they are still to be saved.
-    pub(super) fn put_back(&mut self, table: &Snapshot, unsaved: &[(String, Counters)]) {
+    /// Puts totals back that could not be saved.
+    pub(super) fn put_back(&mut self, table: &Snapshot, unsaved: &[Counted]) {
         self.unsaved.extend(unsaved.iter().map(|(name, _)| table.key(name)));
     }
 
-    /// Adds what another process counted; hosts that no rule has any more are left out.
+    /// Adds sums of another process; hosts that no rule has any more are left out.
     pub(super) fn add_counts(&mut self, table: &Snapshot, counted: &[Counted]) {
-        for (name, [completed, sent, received]) in counted {
+        for (name, totals) in counted {
             if !is_counted(table, name) {
                 continue;
             }
-            let mut sums = Sums::default();
-            sums.set(HostCount::Completed, *completed);
-            sums.set(HostCount::BytesSent, *sent);
-            sums.set(HostCount::BytesReceived, *received);
             let key = table.key(name);
-            add(&mut self.base, key, &sums);
+            add(&mut self.base, key, &sums_of(*totals));
             self.unsaved.insert(key);
         }
     }
 
-    /// Backends that shards know or knew, with what they counted.
+    /// Backends that shards know or knew, with their sums.
     pub(super) fn backends(&self) -> HashMap<Id, Sums> {
         let mut all = self.backends.clone();
         for slots in self.shards.backends() {
@@ -276,22 +265,32 @@ fn add(base: &mut ByKey<Box<[u8]>>, key: u64, sums: &Sums) {
     *packed = all.pack();
 }
 
-/// As they are saved; those that no rule has any more are left out.
-fn named(table: &Snapshot, hosts: Busy) -> impl Iterator<Item = (String, Counters)> {
-    hosts.into_iter().filter_map(|(key, sums)| {
-        let counters = Counters {
-            completed_requests: sums.get(HostCount::Completed),
-            bytes_sent: sums.get(HostCount::BytesSent),
-            bytes_received: sums.get(HostCount::BytesReceived),
-        };
-        Some((name_of(table, key)?.to_owned(), counters))
-    })
+/// The sums of a host that outlive the process, as its slot counts them.
+const TOTALS: [HostCount; 3] =
+    [HostCount::Completed, HostCount::BytesSent, HostCount::BytesReceived];
+
+pub(super) fn totals_of(sums: &Sums) -> Totals {
+    Totals::from(TOTALS.map(|count| sums.get(count)))
 }
 
-/// Everything, as it is saved. A million hosts take long: the lock is given up between parts of them.
-pub(super) fn to_save(statistics: &SharedStatistics, table: &Snapshot) -> Vec<(String, Counters)> {
+fn sums_of(totals: Totals) -> Sums {
+    let mut sums = Sums::default();
+    TOTALS.into_iter().zip(<[u64; 3]>::from(totals)).for_each(|(count, n)| sums.set(count, n));
+    sums
+}
+
+/// The totals of these hosts by name; hosts that no rule has any more are left out.
+fn named(table: &Snapshot, hosts: Busy) -> impl Iterator<Item = Counted> {
+    hosts
+        .into_iter()
+        .filter_map(|(key, sums)| Some((name_of(table, key)?.to_owned(), totals_of(&sums))))
+}
+
+/// Lists the totals of all hosts, as they are saved. A million hosts take long: the lock is given
+/// up between parts of them.
+pub(super) fn to_save(statistics: &SharedStatistics, table: &Snapshot) -> Vec<Counted> {
     let known: Vec<u64> = lock(statistics).known().into_iter().collect();
-    let mut all: Vec<(String, Counters)> = Vec::with_capacity(known.len());
+    let mut all: Vec<Counted> = Vec::with_capacity(known.len());
     for part in known.chunks(limits::STATISTICS_AT_ONCE) {
         let found = lock(statistics).of(&part.iter().copied().collect());
         all.extend(named(table, found));
@@ -309,7 +308,7 @@ pub(super) fn name_of(table: &Snapshot, key: u64) -> Option<&str> {
     table.name_of(key).or_else(|| (key == table.key(UNKNOWN)).then_some(UNKNOWN))
 }
 
-/// The original's four, what is held, and answers by class.
+/// JSON of the original's four numbers, requests held, and responses by class.
 pub(super) fn to_json(sums: &Sums) -> Map<String, Value> {
     let classes = ["2xx", "3xx", "4xx", "5xx"].into_iter().zip(sums.answers());
     let answers: Map<_, _> =

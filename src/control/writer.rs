@@ -1,8 +1,10 @@
 //! The writer: the one thread that changes the table. It takes all changes that wait, tries each on
-//! what the one before left, writes them down together with one sync, publishes the outcome, and only
-//! then answers. So a 200 means that it is on disk and that every request from now on sees it.
+//! the table that the one before left, writes them to disk with one sync, has `link` put the last
+//! table in force, and only then answers. So a 200 means that the change is on disk and that every
+//! request from now on sees it.
 //!
-//! A thread of its own because it waits for the disk; the API, probes and lookups go on meanwhile.
+//! The writer has a thread of its own because it waits for the disk; the API, probes and lookups go
+//! on meanwhile.
 
 mod copy;
 
@@ -12,48 +14,48 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::ArcSwapOption;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info, warn};
 
 use super::Counted;
-use super::change::{Change, Current, Done, Happened, Refused, Tag, Watched};
+use super::change::{Change, Done, Happened, Refused, RuleChange};
 use super::fleet::{Brought, Fleet, OfFleet};
 use super::held::Held;
 use super::loops;
 use super::statistics::{self, SharedStatistics};
 use super::store::{Folded, Record, Store, StoreError};
-use super::wake::{Told, idle_after};
+use super::wake::{WakeMemory, idle_after};
 use crate::limits;
-use crate::link::{ByKey, ControlEnd, KeySet, Published};
-use crate::state::Counters;
+use crate::link::{ByKey, ControlEnd, KeySet, Published, Tag, TaggedTable};
+use crate::state::Totals;
 use crate::table::{Action, Rule, Snapshot, edit_canonical};
 use copy::TableCopy;
 
-/// What the writer is told.
+/// An order to the writer.
 pub(super) enum Order {
-    /// To be tried, and answered.
+    /// A change to try, and to answer.
     Change(Change, oneshot::Sender<Result<Done, Refused>>),
-    /// The time to save statistics has come.
+    /// Save the statistics.
     Save,
-    /// The journal was folded, or not.
+    /// The folding of the journal has ended.
     Folded(Result<Folded, StoreError>),
-    /// To save all, and write no more until it is told to resume: another process takes over. Answered when
-    /// that process may read.
+    /// Save all, and write no more until `Resume`: another process takes over. Answered when that
+    /// process may read.
     Release(oneshot::Sender<()>),
-    /// It did not.
+    /// Go on: the other process did not take over.
     Resume,
-    /// What was counted since then is asked for.
+    /// List the sums since `Release`.
     CountedSince(oneshot::Sender<Vec<Counted>>),
-    /// Another process has counted this, after its state was ours.
+    /// Add these sums of another process, counted after its state was ours.
     Add(Vec<Counted>),
-    /// Something of the fleet's log.
+    /// Take what the fleet has brought.
     Fleet(Box<Brought>),
-    /// The last one: to save all, and end.
+    /// Save all, and end.
     Finish,
 }
 
-/// Asks for changes.
+/// Access to the writer.
 #[derive(Clone)]
 pub(super) struct Orders(mpsc::Sender<Order>, Option<Fleet>);
 
@@ -82,19 +84,19 @@ impl Orders {
         let _ = answered.await;
     }
 
-    /// Takes it up again.
+    /// Takes the state file up again.
     pub(super) async fn resume(&self) {
         let _ = self.0.send(Order::Resume).await;
     }
 
-    /// What was counted since the state file was let go of.
+    /// Lists the sums of hosts since the state file was let go of.
     pub(super) async fn counted_since(&self) -> Vec<Counted> {
         let (answer, answered) = oneshot::channel();
         let _ = self.0.send(Order::CountedSince(answer)).await;
         answered.await.unwrap_or_default()
     }
 
-    /// Adds what another process counted; from a thread that may wait.
+    /// Adds sums of another process; called from a thread that may wait.
     pub(super) fn add_counts(&self, counted: Vec<Counted>) {
         let _ = self.0.blocking_send(Order::Add(counted));
     }
@@ -122,18 +124,17 @@ pub(super) struct Writer {
     thread: JoinHandle<()>,
 }
 
-/// What it works on.
+/// Parts of control that the writer works on.
 pub(super) struct Wiring {
     pub(super) store: Store,
     /// Why changes can't be written, while they can't.
     pub(super) trouble: Arc<ArcSwapOption<String>>,
-    pub(super) current: Arc<ArcSwap<Current>>,
     pub(super) held: Held,
-    pub(super) told: Told,
+    pub(super) told: WakeMemory,
     pub(super) statistics: SharedStatistics,
     pub(super) shards: ControlEnd,
     pub(super) published: Arc<Published>,
-    /// Where changes are told that are in force.
+    /// Receiver of the changes that are in force.
     pub(super) happened: mpsc::UnboundedSender<Happened>,
     /// The fleet that the table is of.
     pub(super) fleet: Option<OfFleet>,
@@ -163,7 +164,7 @@ impl Writer {
         self.orders.clone()
     }
 
-    /// Lets it write down what is left, and waits for it.
+    /// Has the writer save what is left, and waits for its end.
     pub(super) async fn finish(self) {
         self.orders.finish().await;
         let joined = tokio::task::spawn_blocking(move || self.thread.join()).await;
@@ -177,28 +178,28 @@ struct Writing {
     wiring: Wiring,
     incoming: mpsc::Receiver<Order>,
     orders: Orders,
-    /// Tables that shards may still be using: whoever drops the last reference frees it, and that must
-    /// not be a shard, which a million rules would keep busy for long.
-    old: Vec<Arc<Snapshot>>,
+    /// Tables that shards may still be using. The last reference is dropped here: freeing a million
+    /// rules would keep a shard busy for long.
+    old: Vec<Arc<TaggedTable>>,
     folding: bool,
-    /// Another process has the state file: with these numbers.
-    released: Option<Left>,
-    /// After a rewrite failed, when to try it again.
+    /// The sums with which another process has got the state file.
+    released: Option<Released>,
+    /// Time to try a rewrite again after one failed.
     next_rewrite: Option<Instant>,
     /// In a fleet.
     copy: Option<Box<TableCopy>>,
 }
 
-/// What was counted of each host when the state file was let go of: completed, sent, received.
-type Left = ByKey<[u64; 3]>;
+/// The sums of each host when the state file was let go of.
+type Released = ByKey<Totals>;
 
 pub(super) type Asked = (Change, oneshot::Sender<Result<Done, Refused>>);
 
 /// A change with the table before and after it.
 pub(super) struct Made {
     pub(super) asked: Asked,
-    pub(super) before: Current,
-    after: Current,
+    pub(super) before: TaggedTable,
+    after: TaggedTable,
 }
 
 impl Made {
@@ -215,8 +216,9 @@ pub(super) struct Tried {
     pub(super) refused: Vec<(Asked, Refused)>,
 }
 
-/// Each change on what those before it left. Those that are only to be checked are answered.
-pub(super) fn try_all(batch: Vec<Asked>, start: &Current) -> Tried {
+/// Tries each change on the table that those before it left. A change that is only checked is
+/// answered.
+pub(super) fn try_all(batch: Vec<Asked>, start: &TaggedTable) -> Tried {
     let mut now = start.clone();
     let mut tried = Tried { accepted: Vec::new(), refused: Vec::new() };
     for (change, answer) in batch {
@@ -226,9 +228,9 @@ pub(super) fn try_all(batch: Vec<Asked>, start: &Current) -> Tried {
                 reply(&change, answer, Ok(Done { tag: start.tag, before: None }));
             }
             Ok(table) => {
-                // Not on disk yet, so it has no number that anybody could know.
+                // The change is not on disk, so it has no number that a client could know.
                 let tag = Tag { sequence: u64::MAX, ..start.tag };
-                let before = std::mem::replace(&mut now, Current { table: table.into(), tag });
+                let before = std::mem::replace(&mut now, TaggedTable { table, tag });
                 let asked = (change, answer);
                 tried.accepted.push(Made { asked, before, after: now.clone() });
             }
@@ -265,7 +267,7 @@ impl Writing {
                     Order::Resume => self.released = None,
                     Order::CountedSince(answer) => drop(answer.send(self.counted_since())),
                     Order::Add(counted) => {
-                        let table = self.wiring.current.load().table.clone();
+                        let table = self.wiring.published.table_full();
                         statistics::lock(&self.wiring.statistics).add_counts(&table, &counted);
                     }
                     Order::Fleet(brought) => self.take_brought(*brought),
@@ -286,7 +288,7 @@ impl Writing {
         }
     }
 
-    /// For `/healthz` and `/metrics`; and for the log, what was found beside.
+    /// Shows in `/healthz` and `/metrics` whether the store can be written, and logs its notes.
     fn tell_trouble(&mut self) {
         self.wiring.store.take_notes().iter().for_each(|note| warn!("state_file: {note}"));
         let now = self.wiring.store.trouble();
@@ -297,7 +299,7 @@ impl Writing {
 
     /// Makes all changes of a batch that can be made.
     fn change(&mut self, batch: Vec<Asked>) {
-        let start = Current::clone(&self.wiring.current.load());
+        let start = self.wiring.published.table_full();
         if self.released.is_some() {
             return refuse_all(batch, "another process is taking over: ask again");
         }
@@ -315,7 +317,8 @@ impl Writing {
                 let reason = error.to_string();
                 error!("state_file: changes are refused: {reason}");
                 let all = accepted.into_iter().map(|made| made.asked);
-                // What was refused may have been so for the sake of what was not written.
+                // A refusal may have depended on an accepted change that has now failed, so every
+                // change gets the write error.
                 return refuse_all(all.chain(refused.into_iter().map(|(asked, _)| asked)), &reason);
             }
         };
@@ -325,14 +328,14 @@ impl Writing {
         }
         if let Some(newest) = accepted.last() {
             let edits = accepted.iter().map(Made::weight).sum();
-            // Before anybody can wait for the new rules.
+            // Before a request can wait for the new rules.
             for Made { asked: (change, _), before, after } in &accepted {
                 self.wiring.told.changed(change, &before.table, &after.table);
             }
-            self.publish(&start, newest.after.clone(), edits);
+            self.publish(newest.after.clone(), edits);
         }
         accepted.into_iter().for_each(|made| self.tell(made));
-        let tag = self.wiring.current.load().tag;
+        let tag = self.wiring.published.table().tag;
         for ((change, answer), why) in refused {
             let why = match why {
                 Refused::Precondition(_) => Refused::Precondition(tag),
@@ -342,7 +345,7 @@ impl Writing {
         }
     }
 
-    /// Writes changes down; the number of the last.
+    /// Writes changes to disk; returns the number of the last.
     fn commit(&mut self, accepted: &[Made]) -> Result<u64, StoreError> {
         let records = accepted.iter().map(|Made { asked: (change, _), .. }| match change.whole {
             true => Record::Replace(&change.edits),
@@ -355,18 +358,20 @@ impl Writing {
         }
     }
 
-    /// From here on every request is routed by the new table.
-    fn publish(&mut self, before: &Current, now: Current, edits: usize) {
-        self.wiring.held.publish(&now.table);
-        self.old.push(before.table.clone());
-        // A shard that has nothing to do would keep the old one, and what is in it alone.
+    /// Puts a table in force, and lets the held requests go on that waited for it.
+    fn publish(&mut self, now: TaggedTable, edits: usize) {
+        // The queue is locked from the first call to the last: what arrives next is decided by
+        // this table.
+        let mut change = self.wiring.held.change_table(&now);
+        self.old.push(self.wiring.published.put_in_force(now, change.take_lines()));
+        change.finish();
+        // An idle shard would keep the old table, and all rules that are in it alone.
         if limits::OLD_TABLES_MAX <= self.old.len() || limits::EDITS_WORTH_A_WAKE < edits {
             self.wiring.shards.wake_all();
         }
-        self.wiring.current.store(Arc::new(now));
     }
 
-    /// Whoever has an interest in a change learns of it; the asker last.
+    /// Tells of a change that is in force; the client that asked last.
     fn tell(&mut self, made: Made) {
         let Made { asked: (mut change, answer), before, after } = made;
         self.forget_deleted(&change, &before, &after);
@@ -389,12 +394,12 @@ impl Writing {
             who: std::mem::take(&mut change.who),
             edits: few.then(|| std::mem::take(&mut change.edits)),
         };
-        // Both may have gone: a daemon that stops, a client that hung up.
+        // Both receivers may have gone: a daemon that stops, a client that hung up.
         let _ = self.wiring.happened.send(happened);
         let _ = answer.send(Ok(done));
     }
 
-    fn forget_deleted(&self, change: &Change, before: &Current, after: &Current) {
+    fn forget_deleted(&self, change: &Change, before: &TaggedTable, after: &TaggedTable) {
         let keys: KeySet = if change.whole {
             let names = before.table.iter().map(|(name, _)| name);
             let gone = names.filter(|name| after.table.get(name).is_none());
@@ -408,9 +413,9 @@ impl Writing {
         }
     }
 
-    /// After a failed sync, or when somebody took the files away, nothing that was written can be trusted:
-    /// first all of it is written anew.
-    fn be_writable(&mut self, current: &Current) -> Result<(), String> {
+    /// Writes all of the state anew where nothing that was written can be trusted: after a failed
+    /// sync, or when another program took the files away.
+    fn be_writable(&mut self, current: &TaggedTable) -> Result<(), String> {
         let was_due = self.wiring.store.needs_rewrite();
         self.wiring.store.look();
         if !self.wiring.store.needs_rewrite() {
@@ -434,16 +439,12 @@ impl Writing {
         rewritten
     }
 
-    fn rewrite(&mut self, current: &Current) -> Result<(), String> {
+    fn rewrite(&mut self, current: &TaggedTable) -> Result<(), String> {
         let saved = statistics::to_save(&self.wiring.statistics, &current.table);
         self.write_anew(current, saved)
     }
 
-    fn write_anew(
-        &mut self,
-        current: &Current,
-        saved: Vec<(String, Counters)>,
-    ) -> Result<(), String> {
+    fn write_anew(&mut self, current: &TaggedTable, saved: Vec<Counted>) -> Result<(), String> {
         let membership = self.copy.as_ref().map(|copy| copy.membership.clone());
         self.wiring.store.set_fleet(membership);
         let written = self.wiring.store.rewrite(&current.table, saved);
@@ -459,13 +460,14 @@ impl Writing {
         if self.released.is_some() {
             return;
         }
-        let current = Current::clone(&self.wiring.current.load());
+        let current = self.wiring.published.table_full();
         if self.be_writable(&current).is_err() {
             return;
         }
         self.keep();
         let unsaved = statistics::lock(&self.wiring.statistics).take_unsaved(&current.table);
-        // With nothing to save it is tried all the same while it failed last time: it shows that it is over.
+        // After a failure a save is tried even with nothing to save: it shows that the trouble is
+        // over.
         if unsaved.is_empty() && self.wiring.store.trouble().is_none() {
             return;
         }
@@ -488,7 +490,7 @@ impl Writing {
             }
         };
         let sequence = self.wiring.store.sequence();
-        let table = self.wiring.current.load().table.clone();
+        let table = self.wiring.published.table_full();
         let statistics = self.wiring.statistics.clone();
         let orders = self.orders.clone();
         let thread = std::thread::Builder::new().name("fold".to_owned()).spawn(move || {
@@ -496,9 +498,9 @@ impl Writing {
                 debug_assert!(fold.sequence() <= sequence);
                 fold.run(&table, statistics::to_save(&statistics, &table))
             });
-            // The store must learn of the end in any case, or it would wait for it for ever.
+            // The store must learn of the end in any case, or it would wait for ever.
             let end = catch_unwind(run).unwrap_or(Err(StoreError::Folding));
-            // Nobody takes it at the end of the daemon, which leaves one file in any case.
+            // An error: the daemon ends, which leaves one file in any case.
             let _ = orders.0.blocking_send(Order::Folded(end));
         });
         match thread {
@@ -523,16 +525,16 @@ impl Writing {
         self.wiring.store.release("another process has taken over");
     }
 
-    /// Of each host that had requests since then.
+    /// Lists the sums since the release, of each host that had requests.
     fn counted_since(&self) -> Vec<Counted> {
         let Some(left) = &self.released else { return Vec::new() };
-        let table = self.wiring.current.load().table.clone();
+        let table = self.wiring.published.table_full();
         statistics::lock(&self.wiring.statistics).take_over(&table);
         let all = statistics::to_save(&self.wiring.statistics, &table).into_iter();
         let since = all.filter_map(|(name, counters)| {
-            let (now, then) = (numbers(counters), left.get(&table.key(&name)));
+            let (now, then) = (counters, left.get(&table.key(&name)));
             let then = then.copied().unwrap_or_default();
-            (now != then).then(|| (name, std::array::from_fn(|at| now[at].wrapping_sub(then[at]))))
+            (now != then).then(|| (name, now.since(then)))
         });
         since.collect()
     }
@@ -544,8 +546,8 @@ impl Writing {
         }
     }
 
-    /// What it says of each host that was counted.
-    fn leave_one_file(&mut self) -> Left {
+    /// Leaves one tidy state file; returns the sums in it.
+    fn leave_one_file(&mut self) -> Released {
         while self.folding {
             match self.incoming.blocking_recv() {
                 Some(Order::Folded(end)) => self.end_fold(end),
@@ -556,14 +558,14 @@ impl Writing {
                 Some(Order::CountedSince(answer)) => drop(answer.send(Vec::new())),
                 Some(Order::Fleet(brought)) => drop(brought),
                 Some(Order::Save | Order::Resume | Order::Add(_) | Order::Finish) => {}
-                None => return Left::default(),
+                None => return Released::default(),
             }
         }
-        let current = Current::clone(&self.wiring.current.load());
+        let current = self.wiring.published.table_full();
         let table = current.table.clone();
         statistics::lock(&self.wiring.statistics).take_over(&table);
         let saved = statistics::to_save(&self.wiring.statistics, &table);
-        let left = saved.iter().map(|(name, counters)| (table.key(name), numbers(*counters)));
+        let left = saved.iter().map(|(name, counters)| (table.key(name), *counters));
         let left = left.collect();
         if let Err(reason) = self.write_anew(&current, saved.clone()) {
             self.end_unwritten(&table, saved, &reason);
@@ -575,7 +577,7 @@ impl Writing {
 
 impl Writing {
     /// Says where the table is that could not be written at the end.
-    fn end_unwritten(&self, table: &Snapshot, saved: Vec<(String, Counters)>, reason: &str) {
+    fn end_unwritten(&self, table: &Snapshot, saved: Vec<Counted>, reason: &str) {
         if !self.wiring.store.needs_rewrite() {
             return warn!("state_file: not written at the end, the journal stays: {reason}");
         }
@@ -593,17 +595,13 @@ impl Writing {
     }
 }
 
-fn numbers(counters: Counters) -> [u64; 3] {
-    [counters.completed_requests, counters.bytes_sent, counters.bytes_received]
-}
-
-/// The table after one change.
-fn attempt(change: &Change, now: &Current) -> Result<Snapshot, Refused> {
+/// Applies one change to a table.
+fn attempt(change: &Change, now: &TaggedTable) -> Result<Snapshot, Refused> {
     if !change.matches(now.tag) {
         return Err(Refused::Precondition(now.tag));
     }
     let empty = Snapshot::default();
-    let from = if change.whole { &empty } else { &*now.table };
+    let from = if change.whole { &empty } else { &now.table };
     edit_canonical(from, &change.edits).map_err(Refused::Edit)
 }
 
@@ -623,7 +621,7 @@ pub(super) fn reply(
     let _ = answer.send(outcome);
 }
 
-/// Who changed what: one line a change.
+/// Logs a change and the client that made it, in one line.
 fn audit(change: &Change, tag: Tag, result: &str) {
     let (verb, host, edits) = (change.verb.as_str(), change.host(), change.edits.len());
     info!(who = %change.who, verb, host, edits, generation = %tag.sequence, result, "audit");
@@ -635,12 +633,12 @@ fn audit_refused(change: &Change, result: &str) {
 }
 
 /// The rules that a change concerns which ask for more than routing.
-fn watched(change: &Change, before: &Snapshot, after: &Snapshot) -> Vec<Watched> {
+fn watched(change: &Change, before: &Snapshot, after: &Snapshot) -> Vec<RuleChange> {
     let asks = |rule: &Rule| {
         let has_check = matches!(&rule.action, Action::Proxy(p) if p.check().is_some());
         has_check || idle_after(rule).is_some()
     };
-    // Each name once: what is named twice is what it was named last.
+    // Each name once: of a name that is given twice the last rule counts.
     let names: HashSet<&str> = if change.whole {
         let rules = before.iter().chain(after.iter());
         rules.filter(|(_, rule)| asks(rule)).map(|(name, _)| name).collect()
@@ -651,7 +649,7 @@ fn watched(change: &Change, before: &Snapshot, after: &Snapshot) -> Vec<Watched>
     let is_other = |(_, [old, new]): &(&str, [Option<&Rule>; 2])| {
         old != new && [old, new].into_iter().flatten().any(|rule| asks(rule))
     };
-    let watched = pairs.filter(is_other).map(|(name, [old, new])| Watched {
+    let watched = pairs.filter(is_other).map(|(name, [old, new])| RuleChange {
         name: name.to_owned(),
         before: old.cloned(),
         after: new.cloned(),

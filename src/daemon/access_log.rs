@@ -18,7 +18,7 @@ use tracing::{error, info, warn};
 use super::log::counted;
 use crate::config::AccessLog;
 use crate::limits;
-use crate::link::Together;
+use crate::link::SharedLimits;
 
 /// Order to the writer of the log.
 enum Order {
@@ -70,7 +70,7 @@ pub(super) fn check(log: &AccessLog) -> Result<(), String> {
 
 impl LogWriter {
     /// Opens the log and starts to write.
-    pub(super) fn start(log: &AccessLog, together: Arc<Together>) -> Result<LogWriter, String> {
+    pub(super) fn start(log: &AccessLog, together: Arc<SharedLimits>) -> Result<LogWriter, String> {
         let output = open(log)?;
         let (orders, incoming) = channel();
         together.logbook.set_on(output.is_some());
@@ -115,7 +115,7 @@ impl LogWriter {
 struct Writing {
     log: AccessLog,
     output: Option<File>,
-    together: Arc<Together>,
+    together: Arc<SharedLimits>,
     /// Kept for its memory.
     lines: Vec<u8>,
     /// The last line that was written is not whole.

@@ -59,7 +59,7 @@ pub(super) fn run(config: &Config) -> ExitCode {
     problems.extend(crate::ring::probe().err());
     match control::look(&super::files(config)) {
         Ok(loaded) => {
-            let rules = counted(loaded.snapshot.len(), "rule");
+            let rules = counted(loaded.table.len(), "rule");
             say(&format!("{rules} from {}", config.state_file.display()));
             loaded.warnings.iter().for_each(&mut warn);
         }

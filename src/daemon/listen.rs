@@ -7,13 +7,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Socket, Type};
 use tracing::warn;
 
 use super::inherited::{InheritedSockets, Tcp};
 use super::port_owner;
 use crate::config::{Address, Bind, Config, ManagementAddress, Network};
-use crate::link::Speaks;
+use crate::link::Protocol;
 use crate::shard::Believes;
 use crate::table::host;
 use crate::{limits, shard};
@@ -28,7 +28,7 @@ pub(super) struct Bound {
     pub(super) asked: SocketAddr,
     /// Address as bound: with the port that was chosen where 0 was asked for.
     pub(super) local: SocketAddr,
-    pub(super) speaks: Speaks,
+    pub(super) speaks: Protocol,
     /// Peers whose PROXY protocol headers are believed, where each connection begins with a header.
     believes: Option<Believes>,
     /// Sockets of each shard.
@@ -264,16 +264,16 @@ fn management(config: &Config) -> impl Iterator<Item = (&'static str, &Address)>
     })
 }
 
-fn addresses(config: &Config) -> impl Iterator<Item = (&'static str, &Bind, Speaks)> {
-    let http = |trusted, bind: &Bind| Speaks::Http { trusted, secure: bind.https };
+fn addresses(config: &Config) -> impl Iterator<Item = (&'static str, &Bind, Protocol)> {
+    let http = |trusted, bind: &Bind| Protocol::Http { trusted, secure: bind.https };
     let untrusted = config.bind.iter().map(move |bind| ("bind", bind, http(false, bind)));
     let internal = config.bind_internal.iter();
     let internal = internal.map(move |bind| ("bind_internal", bind, http(true, bind)));
     // That it is a host name was checked.
     let canonical = |name: &str| host::name(name).map_or_else(|_| name.into(), Arc::from);
     let tcp = config.bind_tcp.iter();
-    let tcp = tcp.map(move |(bind, name)| ("bind_tcp", bind, Speaks::Tcp(canonical(name))));
-    let tls = config.bind_tls.iter().map(|bind| ("bind_tls", bind, Speaks::Tls));
+    let tcp = tcp.map(move |(bind, name)| ("bind_tcp", bind, Protocol::Tcp(canonical(name))));
+    let tls = config.bind_tls.iter().map(|bind| ("bind_tls", bind, Protocol::Tls));
     untrusted.chain(internal).chain(tcp).chain(tls)
 }
 
@@ -379,7 +379,8 @@ fn bind_each(
 }
 
 fn socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    let socket =
+        Socket::new(Domain::for_address(address), Type::STREAM, Some(socket2::Protocol::TCP))?;
     // Connections of a daemon that just ended may linger on the port.
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(shared)?;

@@ -35,7 +35,7 @@ use tracing::{info, warn};
 
 use crate::config::Config;
 use crate::control::{self, Access, Control, Files, Management, Token};
-use crate::link::{self, Counter, Own, Part, Published, ShardEnd, Speaks};
+use crate::link::{self, Counter, Own, Part, Protocol, Published, ShardEnd};
 use crate::{limits, shard};
 use access_log::LogWriter;
 use arguments::{Arguments, Asked};
@@ -182,7 +182,7 @@ fn run(source: Source, how: How, demo: Option<&Demo>) -> Result<(), Problems> {
     }
     let mut loaded = control::load(&files(&config)).map_err(one)?;
     loaded.warnings.iter().for_each(|warning| warn!("{warning}"));
-    let rules = counted(loaded.snapshot.len(), "rule");
+    let rules = counted(loaded.table.len(), "rule");
     info!("{rules} from {}", config.state_file.display());
 
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -274,7 +274,7 @@ async fn serve(
     let clients = bound.iter().map(|bound| bound.local);
     let managers = management.iter().filter_map(Management::address);
     let own = Own::new(clients.chain(managers).collect());
-    let published = Published::new(loaded.snapshot, loaded.pages, tuning, own);
+    let published = Published::new(loaded.table, loaded.pages, tuning, own);
     let (end, ends, handed) = link::connect(published, resources.shards)
         .map_err(|error| format!("can't make the shards' wake-ups: {error}"))?;
     let published = ends.first().map(|end| end.published.clone()).ok_or("there is no shard")?;
@@ -347,16 +347,16 @@ fn announce(bound: &[Bound], management: &[Management]) {
     for one in bound {
         let Bound { local, speaks, .. } = one;
         match speaks {
-            Speaks::Http { trusted: false, .. } => info!("Listening for requests on {local}"),
-            Speaks::Http { trusted: true, .. } => {
+            Protocol::Http { trusted: false, .. } => info!("Listening for requests on {local}"),
+            Protocol::Http { trusted: true, .. } => {
                 let believed = match one.accepts_proxy() {
                     true => "the PROXY protocol is",
                     false => "forwarding fields are",
                 };
                 info!("Listening for requests on {local} (internal: {believed} believed)");
             }
-            Speaks::Tcp(host) => info!("Listening for TCP on {local}, for {host}"),
-            Speaks::Tls => info!("Listening for TLS on {local}"),
+            Protocol::Tcp(host) => info!("Listening for TCP on {local}, for {host}"),
+            Protocol::Tls => info!("Listening for TLS on {local}"),
         }
     }
     for one in management {

@@ -23,7 +23,7 @@ use super::service;
 use super::upgrade::{self, Program, Sockets, Successor};
 use crate::control::Handle;
 use crate::limits;
-use crate::link::{ControlEnd, Counter, Handed, Stop};
+use crate::link::{ControlEnd, Counter, HandedOver, Stop};
 
 /// Wish of an operator, given by a signal.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -121,7 +121,7 @@ pub(super) struct Operations {
     /// Whether this is the playground of `--demo`, which is not upgraded.
     pub(super) is_demo: bool,
     /// Connections that shards hand over.
-    pub(super) handed: Receiver<Option<Handed>>,
+    pub(super) handed: Receiver<Option<HandedOver>>,
     /// SIGUSR2 came while a new daemon that did not get ready was waited for.
     pub(super) wants_another: bool,
 }
@@ -346,7 +346,7 @@ async fn wait_for_the_elder(
 async fn hand_over(
     end: &ControlEnd,
     successor: Successor,
-    handed: Receiver<Option<Handed>>,
+    handed: Receiver<Option<HandedOver>>,
     signals: &mut Signals,
     threads: &mut Threads,
     reload: &Reload,

@@ -36,7 +36,7 @@ use super::service;
 use super::takeover_protocol::{self, Frame};
 use crate::control::{Counted, Handle, Token};
 use crate::limits;
-use crate::link::{ControlEnd, Drain, Handed, Speaks, Stop};
+use crate::link::{ControlEnd, Drain, HandedOver, Protocol, Stop};
 
 /// Set for the new daemon, whose standard input the socket is.
 const VARIABLE: &str = "MANTRID_TAKES_OVER";
@@ -325,7 +325,7 @@ impl Successor {
     }
 
     /// Passes connections on until the shards have ended; from a thread of its own.
-    pub(super) fn pass_on(&self, handed: &Receiver<Option<Handed>>) {
+    pub(super) fn pass_on(&self, handed: &Receiver<Option<HandedOver>>) {
         let mut count = 0_usize;
         for one in handed.iter().map_while(|one| one) {
             let what = json!({
@@ -333,9 +333,9 @@ impl Successor {
                 "port": one.port,
                 "secure": one.secure,
                 "speaks": match &one.speaks {
-                    Speaks::Http { trusted, .. } => json!({ "http": trusted }),
-                    Speaks::Tcp(host) => json!({ "tcp": **host }),
-                    Speaks::Tls => json!("tls"),
+                    Protocol::Http { trusted, .. } => json!({ "http": trusted }),
+                    Protocol::Tcp(host) => json!({ "tcp": **host }),
+                    Protocol::Tls => json!("tls"),
                 },
                 "held_ns": one.held.map(|held| held.as_nanos() as u64),
             });
@@ -505,19 +505,19 @@ impl Predecessor {
     }
 }
 
-fn handed(frame: Frame) -> Option<Handed> {
+fn handed(frame: Frame) -> Option<HandedOver> {
     let Frame { what, bytes, descriptors } = frame;
     // One without this word comes from a version that knew no such thing.
     let secure = what["secure"].as_bool().unwrap_or(false);
     let speaks = match &what["speaks"] {
-        Value::String(tls) if tls == "tls" => Speaks::Tls,
+        Value::String(tls) if tls == "tls" => Protocol::Tls,
         speaks => match (speaks["http"].as_bool(), speaks["tcp"].as_str()) {
-            (Some(trusted), _) => Speaks::Http { trusted, secure },
-            (None, Some(host)) => Speaks::Tcp(host.into()),
+            (Some(trusted), _) => Protocol::Http { trusted, secure },
+            (None, Some(host)) => Protocol::Tcp(host.into()),
             (None, None) => return None,
         },
     };
-    Some(Handed {
+    Some(HandedOver {
         socket: descriptors.into_iter().next()?,
         peer: what["peer"].as_str()?.parse::<IpAddr>().ok()?,
         port: u16::try_from(what["port"].as_u64()?).ok()?,

@@ -1,5 +1,5 @@
-//! The part of control that has its turn, for the thread that watches that control gets on: two stores each time that one of its
-//! tasks has its turn.
+//! The part of control that has its turn, for the thread that watches the progress of control. It
+//! costs two stores each time that a task of control is polled.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -22,7 +22,7 @@ const PARTS: [&str; 9] = [
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub(crate) enum Part {
-    /// Any other than those below.
+    /// Any part without a name of its own.
     Other = 0,
     Names,
     Pages,
@@ -34,7 +34,7 @@ pub(crate) enum Part {
     Watchdog,
 }
 
-/// How control gets on.
+/// Progress of control.
 #[derive(Default)]
 pub(crate) struct Beat {
     part: AtomicU8,
@@ -42,7 +42,7 @@ pub(crate) struct Beat {
 }
 
 impl Beat {
-    /// Control has got around to it once more.
+    /// Counts one more round of control.
     pub(crate) fn beat(&self) {
         self.count.fetch_add(1, Ordering::Relaxed);
     }

@@ -1,5 +1,5 @@
-//! Counters that one shard alone writes and anybody may read: no locked instruction, no shared
-//! line.
+//! Counters that one shard alone writes and any thread may read: no locked instruction, no shared
+//! cache line.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -34,13 +34,13 @@ pub(crate) enum Counter {
     Sent,
     /// Bytes received from clients.
     Received,
-    /// Final answers 2xx.
+    /// Final responses and replies 2xx.
     Answers2xx,
-    /// Final answers 3xx.
+    /// Final responses and replies 3xx.
     Answers3xx,
-    /// Final answers 4xx, refusals included.
+    /// Final responses and replies 4xx, refusals included.
     Answers4xx,
-    /// Final answers 5xx.
+    /// Final responses and replies 5xx.
     Answers5xx,
     /// Microseconds on a CPU, the kernel's work for the shard included, since its thread started.
     CpuMicros,
@@ -58,13 +58,13 @@ pub(crate) enum Counter {
     ReceiveBuffersMissed,
     /// Idle connections to backends now.
     IdleConnections,
-    /// Requests that wait for a place at a backend now.
+    /// Requests that wait for a permit at a backend now.
     Queued,
     /// Pipes in use now.
     Pipes,
     /// Requests that found no slot to be counted in by host.
     Uncounted,
-    /// Reports about backends that control was too far behind to be told.
+    /// Reports about backends that were dropped, as control was too far behind.
     NewsDropped,
     /// Lines of the access log that there was no room for.
     LogDropped,
@@ -94,20 +94,21 @@ pub(crate) enum Shed {
     Descriptors,
     /// A connection past `max_connections_per_source`.
     Source,
-    /// A connection that may not say whose it is, where each must.
+    /// A connection from a source that is not trusted, where each must be.
     Stranger,
     /// A request past `max_requests_per_second`.
     Rate,
-    /// A request that got no place at a backend in time.
+    /// A request that got no permit at a backend in time.
     Queue,
-    /// A request for which this machine could open no connection: no descriptor, port or permission.
+    /// A request for which this machine could open no connection: no descriptor, port or
+    /// permission.
     Local,
     /// A connection whose client reset it before its address was known.
     Vanished,
 }
 
 impl Shed {
-    /// Each, with its name.
+    /// All reasons, with their names.
     pub(crate) const ALL: [(Shed, &str); 8] = [
         (Shed::Room, "max_connections"),
         (Shed::Descriptors, "descriptors"),
@@ -127,7 +128,8 @@ impl Shed {
 pub(crate) const HELD_BOUNDS: [u64; 8] = [100, 500, 1_000, 5_000, 15_000, 30_000, 60_000, 120_000];
 const REFUSALS: usize = Refusal::ALL.len();
 
-/// Aligned so that no two shards' counters share a cache line (pairs are prefetched: 128).
+/// The counters of one shard, aligned so that no two shards' counters share a cache line (pairs are
+/// prefetched: 128).
 #[repr(align(128))]
 pub(crate) struct Counters {
     counts: [AtomicU64; COUNTERS],
@@ -155,13 +157,13 @@ impl Counters {
         add(&self.counts[counter as usize], n);
     }
 
-    /// Counts a message that was refused, by why.
+    /// Counts a message that was refused, by its reason.
     pub(crate) fn add_refusal(&self, refusal: Refusal) {
         self.add(Counter::Refused, 1);
         add(&self.refusals[refusal as usize], 1);
     }
 
-    /// Counts what was turned away, by why.
+    /// Counts a connection or request that was turned away, by its reason.
     pub(crate) fn add_shed(&self, why: Shed) {
         add(&self.shed[why as usize], 1);
     }
@@ -183,7 +185,7 @@ impl Counters {
         std::array::from_fn(|at| self.held_times[at].load(Ordering::Relaxed))
     }
 
-    /// Counts a final answer by its class.
+    /// Counts a final response or reply by its class.
     pub(crate) fn add_answer(&self, status: u16) {
         let classes =
             [Counter::Answers2xx, Counter::Answers3xx, Counter::Answers4xx, Counter::Answers5xx];
@@ -192,12 +194,14 @@ impl Counters {
         }
     }
 
-    /// Sets a count that is a number now, not a sum. Called by the owning shard only.
+    /// Sets a count that is a level, not a sum. Called by the owning shard only.
     pub(crate) fn set(&self, counter: Counter, n: u64) {
         self.counts[counter as usize].store(n, Ordering::Relaxed);
     }
 
+    /// Subtracts from a count that is a level. Called by the owning shard only.
     pub(crate) fn sub(&self, counter: Counter, n: u64) {
+        debug_assert!(n <= self.get(counter), "{counter:?} below 0");
         self.add(counter, n.wrapping_neg());
     }
 

@@ -1,6 +1,6 @@
 //! The question whether backends that were removed from a rule still have requests of it under way.
-//! Each shard answers for itself, again whenever its answer changes; control waits until all say
-//! none.
+//! Each shard answers for itself, again whenever its answer changes; control waits until all shards
+//! have none.
 
 use std::io;
 use std::net::SocketAddr;
@@ -12,7 +12,7 @@ use super::Waker;
 /// Mark of a shard that has not answered yet.
 const UNKNOWN: u32 = u32::MAX;
 
-/// One such question.
+/// A question about requests under way.
 pub(crate) struct Drain {
     /// The key of the rule.
     pub(crate) rule: u64,
@@ -34,7 +34,7 @@ impl Drain {
         Ok(Drain { rule, backends, is_elsewhere: false, under_way, waker: Waker::new()? })
     }
 
-    /// The same, of a change that was made in a daemon that has taken over.
+    /// Asks after a change that was made in a daemon that has taken over.
     pub(crate) fn elsewhere(
         rule: u64,
         backends: Vec<SocketAddr>,
@@ -43,22 +43,24 @@ impl Drain {
         Ok(Drain { is_elsewhere: true, ..Drain::new(rule, backends, shards)? })
     }
 
-    /// Says how many requests of a shard are at each backend and, behind those, at none yet.
+    /// Takes the answer of a shard: its requests at each backend and, behind those, its requests
+    /// that have no backend yet.
     pub(crate) fn answer(&self, shard: usize, counts: impl Iterator<Item = u32>) {
         let from = shard * (self.backends.len() + 1);
+        debug_assert!(from < self.under_way.len(), "there is no shard {shard}");
         for (cell, count) in self.under_way[from..].iter().zip(counts) {
             cell.store(count, Ordering::SeqCst);
         }
         self.waker.wake();
     }
 
-    /// How many there are in all; `None` while a shard has not answered.
+    /// Requests under way in all; `None` while a shard has not answered.
     pub(crate) fn left(&self) -> Option<u32> {
         let mut counts = self.under_way.iter().map(|cell| cell.load(Ordering::SeqCst));
         counts.try_fold(0_u32, |sum, count| (count != UNKNOWN).then(|| sum.saturating_add(count)))
     }
 
-    /// How many there are at each backend.
+    /// Requests under way at each backend.
     pub(crate) fn left_at(&self) -> impl Iterator<Item = (SocketAddr, u32)> {
         let width = self.backends.len() + 1;
         let at = move |index: usize| -> u32 {
@@ -69,7 +71,7 @@ impl Drain {
         self.backends.iter().enumerate().map(move |(index, backend)| (*backend, at(index)))
     }
 
-    /// Readable when a shard has answered.
+    /// A descriptor that is readable when a shard has answered.
     pub(crate) fn answered(&self) -> io::Result<OwnedFd> {
         self.waker.receiver()
     }

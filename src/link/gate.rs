@@ -1,9 +1,9 @@
 //! A limit on the connections to one backend that holds across all shards.
 //!
 //! A gate counts the connections that are open, idle ones included: a backend with one worker is
-//! busy with an idle keep-alive connection too. A shard that finds it shut notes that it waits and
-//! is woken when a connection closes; shards that keep idle ones are asked to let go of them. Only
-//! rules with `max_connections` use gates: nothing here is on anybody else's path.
+//! busy with an idle keep-alive connection too. A shard that finds a gate shut notes that it waits
+//! and is woken when a connection closes; shards that keep idle ones are asked to let go of them.
+//! Only rules with `max_connections` use gates: nothing here is on the path of other requests.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -16,7 +16,7 @@ use crate::limits;
 /// The connections to one backend.
 pub(crate) struct Gate {
     open: AtomicU32,
-    /// Places taken by a daemon that is being taken over from.
+    /// Permits taken by a daemon that is being taken over from.
     elder: AtomicU32,
     /// The shards that have requests waiting.
     waiting: ShardSet,
@@ -72,7 +72,7 @@ impl Gate {
         }
     }
 
-    /// Takes a place if fewer than `limit` are taken.
+    /// Takes a permit if fewer than `limit` are taken.
     pub(crate) fn enter(&self, limit: u32) -> bool {
         let limit = self.shares.of(limit);
         let elder = self.elder.load(Ordering::Acquire);
@@ -121,7 +121,8 @@ impl Gates {
             .clone()
     }
 
-    /// Counts places taken at each backend, for a daemon that takes over: one where requests still wait.
+    /// Counts the permits taken at each backend, for a daemon that takes over; at least one where
+    /// requests still wait.
     pub(crate) fn taken(&self) -> Vec<(SocketAddr, u32)> {
         let gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
         let taken = gates.iter().map(|(backend, gate)| {
@@ -131,9 +132,9 @@ impl Gates {
         taken.filter(|(_, taken)| *taken != 0).collect()
     }
 
-    /// Sets the places that another daemon has taken; all others are free there.
+    /// Sets the permits that another daemon has taken; it has none at other backends.
     pub(crate) fn set_elder(&self, taken: &HashMap<SocketAddr, u32>) {
-        // What is kept here nobody has met yet, and the limit still is to hold.
+        // Gates are made for backends that no shard has met yet: the limit holds there, too.
         let kept: Vec<Arc<Gate>> = taken.keys().map(|backend| self.get(*backend)).collect();
         let gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
         for (backend, gate) in gates.iter() {
@@ -145,9 +146,10 @@ impl Gates {
         drop(kept);
     }
 
-    /// Gives a place back and wakes the next shard that waits, in turn after `shard`.
+    /// Gives a permit back and wakes the next shard that waits, in turn after `shard`.
     pub(crate) fn leave(&self, gate: &Gate, shard: usize) {
-        gate.open.fetch_sub(1, Ordering::AcqRel);
+        let open = gate.open.fetch_sub(1, Ordering::AcqRel);
+        debug_assert_ne!(open, 0, "a permit that was not taken");
         self.wake_next(gate, shard);
     }
 
@@ -178,7 +180,7 @@ mod tests {
     use super::*;
 
     fn gates(shards: usize) -> (Gates, Arc<Gate>) {
-        // One eventfd for all: only who would be woken is asked.
+        // One eventfd for all: the test only asks which shard would be woken.
         let waker = Waker::new().expect("an eventfd");
         let gates = Gates::new(vec![waker; shards], Arc::default());
         let gate = gates.get(([127, 0, 0, 1], 80).into());

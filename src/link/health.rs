@@ -11,7 +11,7 @@ use arc_swap::ArcSwap;
 type Addresses = HashSet<SocketAddr, foldhash::fast::RandomState>;
 
 /// Backends that requests pass over while there are others. Shards read the set, control replaces
-/// it, and nobody need be woken: the next request sees it.
+/// it, and no shard need be woken: the next request sees it.
 #[derive(Default)]
 pub(crate) struct Down {
     any: AtomicBool,
@@ -22,8 +22,8 @@ impl Down {
     /// Whether every backend is well, as far as is known.
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
-        // Nothing hangs on the order: who comes a moment too early passes over what he passed over
-        // before.
+        // No order is needed: a request that comes a moment too early passes over the same backends
+        // as the one before it.
         !self.any.load(Ordering::Relaxed)
     }
 

@@ -1,5 +1,5 @@
 //! Messages between a shard and control about held requests. A held request stays on its shard;
-//! control knows only that it waits, for what, and since when, and says when it may go on.
+//! control knows only that the request waits, for what, and since when, and says when it may go on.
 //!
 //! Neither side waits for the other. The queues have no bound of their own: a connection has one
 //! request held at most, and connections are bounded.
@@ -19,14 +19,14 @@ use crate::table::Scheme;
 /// Names a held request among those of its shard; never used twice.
 pub(crate) type Ticket = u64;
 /// Position in the order in which requests began to wait, on all shards.
-pub(crate) type Place = u64;
+pub(crate) type Rank = u64;
 /// Rank of the first request that this process has held. Before it are those that it took over, by
 /// how long they have waited, in nanoseconds.
-pub(crate) const PLACE_FIRST: Place = 1 << 62;
+pub(crate) const RANK_FIRST: Rank = 1 << 62;
 
 /// Why a request is held.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub(crate) enum Why {
+pub(crate) enum HoldReason {
     /// The rule of the request is `spin`.
     Spin,
     /// No backend of its rule can be reached, and the rule has `hold`.
@@ -40,9 +40,9 @@ pub(crate) enum Why {
 pub(crate) struct Waits {
     pub(crate) shard: usize,
     pub(crate) ticket: Ticket,
-    pub(crate) why: Why,
-    /// The one it had, if it was let go before and has to wait again.
-    pub(crate) place: Option<Place>,
+    pub(crate) why: HoldReason,
+    /// The rank that the request had, if it was let go before and has to wait again.
+    pub(crate) place: Option<Rank>,
     /// Host of the request, in canonical form.
     pub(crate) host: Box<str>,
     pub(crate) scheme: Scheme,
@@ -64,8 +64,8 @@ pub(crate) enum Report {
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Word {
     /// The request may go on, by the table as it is now.
-    Go(Place),
-    /// Too many requests wait already.
+    Go(Rank),
+    /// The request is refused: as many wait already as may.
     Full,
 }
 

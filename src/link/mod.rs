@@ -1,6 +1,6 @@
-//! All that the control shard and the shards know of each other: what is published, how a shard is
-//! woken and stopped, the counters it alone writes, what control asks it and what it tells, which
-//! backends are down, and the gates that hold a limit across shards.
+//! Everything that the control shard and the shards share: the table in force and what else is
+//! published, the wakers and stops of shards, the counters that one shard alone writes, questions
+//! and reports, the backends that are down, and the gates that hold a limit across shards.
 
 mod backend_reports;
 mod beat;
@@ -17,6 +17,7 @@ mod rate;
 mod shares;
 mod slots;
 mod sources;
+mod table;
 mod tuning;
 mod turn;
 
@@ -25,22 +26,22 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::http::Pages;
 use crate::limits;
-use crate::table::Snapshot;
 
 pub(crate) use backend_reports::{BackendReport, Failure};
 pub(crate) use beat::{Beat, Part};
 pub(crate) use counters::{Counter, Counters, HELD_BOUNDS, Shed};
 pub(crate) use drain::Drain;
 pub(crate) use gate::{Gate, Gates};
-pub(crate) use handover::{Handed, Speaks};
+pub(crate) use handover::{HandedOver, Protocol};
 pub(crate) use health::Down;
-pub(crate) use held::{Lines, PLACE_FIRST, Place, Report, Ticket, Waits, Why, Word};
+pub(crate) use held::{HoldReason, Lines, RANK_FIRST, Rank, Report, Ticket, Waits, Word};
 pub(crate) use logbook::Logbook;
 use outbox::{Outbox, OutboxReader};
 pub(crate) use own::{Own, is_local};
@@ -50,24 +51,25 @@ pub(crate) use slots::{
     BackendCount, ByKey, HostCount, Id, KeySet, Slot, SlotIndex, SlotTime, Slots, Sums, TIME_BOUNDS,
 };
 pub(crate) use sources::Sources;
+pub(crate) use table::{Tag, TaggedTable};
 pub(crate) use tuning::{Timeouts, Tuning};
 pub(crate) use turn::{Turn, Turns};
 
 /// State that every shard reads and only the control shard replaces.
 pub(crate) struct Published {
-    pub(crate) snapshot: ArcSwap<Snapshot>,
+    table: ArcSwap<TaggedTable>,
     pub(crate) pages: ArcSwap<Pages>,
     pub(crate) down: Down,
     pub(crate) lines: Lines,
     pub(crate) tuning: ArcSwap<Tuning>,
-    /// Where this daemon listens; the same while it runs.
+    /// Addresses on which this daemon listens; they never change while it runs.
     pub(crate) own: Own,
 }
 
 impl Published {
-    pub(crate) fn new(snapshot: Snapshot, pages: Pages, tuning: Tuning, own: Own) -> Published {
+    pub(crate) fn new(table: TaggedTable, pages: Pages, tuning: Tuning, own: Own) -> Published {
         Published {
-            snapshot: ArcSwap::from_pointee(snapshot),
+            table: ArcSwap::from_pointee(table),
             pages: ArcSwap::from_pointee(pages),
             down: Down::default(),
             lines: Lines::default(),
@@ -75,10 +77,47 @@ impl Published {
             own,
         }
     }
+
+    /// The table in force, for a look; takes no lock and no reference count.
+    #[inline]
+    pub(crate) fn table(&self) -> Guard<Arc<TaggedTable>> {
+        self.table.load()
+    }
+
+    /// The table in force, to keep.
+    pub(crate) fn table_full(&self) -> Arc<TaggedTable> {
+        self.table.load_full()
+    }
+
+    /// Puts a table in force: every request that begins after this call is routed by it. `lines`
+    /// replace those of the table before, where they change. Returns the table that was in force.
+    /// Called by the writer only.
+    pub(crate) fn put_in_force(
+        &self,
+        table: TaggedTable,
+        lines: Option<ByKey<Duration>>,
+    ) -> Arc<TaggedTable> {
+        let before = self.table.load().tag;
+        // A fleet that was loaded anew may have another table under the same number.
+        let is_newer = before.boot != table.tag.boot || before.sequence <= table.tag.sequence;
+        debug_assert!(is_newer, "{before} is newer than {}", table.tag);
+        // The lines first: a request that is routed by the new table sees them.
+        if let Some(lines) = lines {
+            self.lines.publish(lines);
+        }
+        self.table.swap(Arc::new(table))
+    }
+
+    /// Gives the table in force another tag, as it is another fleet's, or no fleet's any more.
+    /// Returns the one that was in force. Called by the writer only.
+    pub(crate) fn retag(&self, tag: Tag) -> Arc<TaggedTable> {
+        let table = self.table.load().table.clone();
+        self.table.swap(Arc::new(TaggedTable { table, tag }))
+    }
 }
 
 /// Limits and logs that all shards share.
-pub(crate) struct Together {
+pub(crate) struct SharedLimits {
     pub(crate) gates: Gates,
     pub(crate) rates: Rates,
     /// The nodes that limits are divided by.
@@ -130,7 +169,7 @@ impl Waker {
 /// State that one shard and control share.
 struct Shared {
     stop: AtomicU8,
-    /// Its thread is at its end: it makes no progress, and need not.
+    /// Whether the thread of the shard is at its end: it makes no progress, and need not.
     has_ended: AtomicBool,
     waker: Waker,
     counters: Counters,
@@ -138,7 +177,7 @@ struct Shared {
     backends: Slots,
 }
 
-/// Says, when it is dropped, that a shard has ended: kept by its thread to the last.
+/// Marks a shard as ended when it is dropped; kept by the thread of the shard to the last.
 pub(crate) struct Ending(Arc<Shared>);
 
 impl Drop for Ending {
@@ -147,17 +186,17 @@ impl Drop for Ending {
     }
 }
 
-/// The shard's end.
+/// The end of one shard.
 pub(crate) struct ShardEnd {
     /// Position among the shards.
     pub(crate) index: usize,
     pub(crate) published: Arc<Published>,
-    pub(crate) together: Arc<Together>,
+    pub(crate) together: Arc<SharedLimits>,
     shared: Arc<Shared>,
     messages: Receiver<ToShard>,
     backend_reports: Outbox<BackendReport>,
     held_reports: Outbox<Report>,
-    handed: Sender<Option<Handed>>,
+    handed: Sender<Option<HandedOver>>,
 }
 
 /// A message of control to one shard.
@@ -165,7 +204,7 @@ pub(crate) enum ToShard {
     /// The question what is under way at backends that were removed from a rule.
     Drain(Arc<Drain>),
     /// A connection that another process has handed over.
-    Adopt(Handed),
+    Adopt(HandedOver),
     /// The word that a held request has waited for.
     Held(Ticket, Word),
 }
@@ -208,18 +247,18 @@ impl ShardEnd {
         self.messages.try_recv().ok()
     }
 
-    /// Hands a connection over to the process that takes over; `false`: there is none any more.
-    pub(crate) fn hand_over(&self, handed: Handed) -> bool {
+    /// Hands a connection over to the process that takes over; `false`: that process is gone.
+    pub(crate) fn hand_over(&self, handed: HandedOver) -> bool {
         self.handed.send(Some(handed)).is_ok()
     }
 
     /// Says that a request waits, or waits no more.
     pub(crate) fn report_held(&self, report: Report) {
-        // Without control there is nobody left to hold anything for.
+        // An error: control has ended, and holds nothing any more.
         self.held_reports.send(report);
     }
 
-    /// Tells control of a backend, unless control is too far behind; whether it was told.
+    /// Reports a backend to control, unless control is too far behind; whether it was reported.
     pub(crate) fn report_backend(&self, report: BackendReport) -> bool {
         let is_told = self.backend_reports.send(report);
         if !is_told {
@@ -229,11 +268,11 @@ impl ShardEnd {
     }
 }
 
-/// The control shard's end: all shards.
+/// The end of control: all shards.
 #[derive(Clone)]
 pub(crate) struct ControlEnd {
-    pub(crate) together: Arc<Together>,
-    handed: Sender<Option<Handed>>,
+    pub(crate) together: Arc<SharedLimits>,
+    handed: Sender<Option<HandedOver>>,
     shards: Vec<ShardHandle>,
     backend_reports: OutboxReader<BackendReport>,
     held_reports: OutboxReader<Report>,
@@ -268,15 +307,15 @@ impl ControlEnd {
     }
 
     /// Gives a shard a connection that another process has handed over.
-    pub(crate) fn adopt(&self, shard: usize, handed: Handed) {
+    pub(crate) fn adopt(&self, shard: usize, handed: HandedOver) {
         let shard = &self.shards[shard % self.shards.len()];
         shard.send(ToShard::Adopt(handed));
         shard.wake();
     }
 
-    /// Says that no shard hands anything over any more.
+    /// Ends the list of connections that shards hand over.
     pub(crate) fn end_hand_over(&self) {
-        // Whoever passed it on may have given up.
+        // The receiver may have given up.
         let _ = self.handed.send(None);
     }
 
@@ -290,7 +329,8 @@ impl ControlEnd {
         self.shards.iter().map(|shard| &shard.shared.counters)
     }
 
-    /// When each shard looked around last, in microseconds of its life; `None`: it has ended.
+    /// Time at which each shard was last seen to run, in microseconds of its life; `None`: it has
+    /// ended.
     pub(crate) fn beats(&self) -> Vec<Option<u64>> {
         let beat = |shard: &ShardHandle| {
             let has_ended = shard.shared.has_ended.load(Ordering::Relaxed);
@@ -322,7 +362,7 @@ impl ControlEnd {
         self.shards.iter().for_each(ShardHandle::wake);
     }
 
-    /// Says of requests that they may go on, or not; each shard is woken once.
+    /// Sends decisions about held requests; each shard is woken once.
     pub(crate) fn say(&self, words: &[(usize, Ticket, Word)]) {
         let mut is_told = vec![false; self.shards.len()];
         for (shard, ticket, word) in words {
@@ -356,10 +396,11 @@ impl ControlEnd {
 }
 
 /// Both ends, and what shards hand over to another process, up to `None`.
-pub(crate) type Ends = (ControlEnd, Vec<ShardEnd>, Receiver<Option<Handed>>);
+pub(crate) type Ends = (ControlEnd, Vec<ShardEnd>, Receiver<Option<HandedOver>>);
 
 /// Makes the two ends for `shards` shards.
 pub(crate) fn connect(published: Published, shards: usize) -> io::Result<Ends> {
+    debug_assert!((1..=limits::SHARDS_MAX).contains(&shards), "{shards} shards");
     let published = Arc::new(published);
     let shared = (0..shards)
         .map(|_| {
@@ -375,7 +416,7 @@ pub(crate) fn connect(published: Published, shards: usize) -> io::Result<Ends> {
         .collect::<io::Result<Vec<_>>>()?;
     let shares = Arc::new(Shares::default());
     let wakers = shared.iter().map(|shard| shard.waker.clone()).collect();
-    let together = Arc::new(Together {
+    let together = Arc::new(SharedLimits {
         gates: Gates::new(wakers, shares.clone()),
         rates: Rates::new(shares.clone()),
         shares,
@@ -412,4 +453,35 @@ pub(crate) fn connect(published: Published, shards: usize) -> io::Result<Ends> {
         held_reports,
     };
     Ok((control, ends, handed_over))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::table::Snapshot;
+
+    #[test]
+    fn a_shard_that_sees_a_table_sees_its_lines() {
+        let first = TaggedTable { table: Snapshot::default(), tag: Tag::of_start(0) };
+        let published =
+            Published::new(first.clone(), Pages::builtin(), Tuning::default(), Own::default());
+        let last = 1000;
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut seen = 0;
+                while seen < last {
+                    seen = published.table().tag.sequence;
+                    let wait = published.lines.wait(&[7]).map_or(0, |wait| wait.as_secs());
+                    assert!(seen <= wait, "table {seen}, lines of {wait}");
+                }
+            });
+            for sequence in 1..=last {
+                let next = TaggedTable { tag: Tag { sequence, ..first.tag }, ..first.clone() };
+                let lines = [(7, Duration::from_secs(sequence))].into_iter().collect();
+                let before = published.put_in_force(next, Some(lines));
+                assert_eq!(before.tag.sequence, sequence - 1);
+            }
+        });
+        assert_eq!(published.table_full().tag.sequence, last);
+    }
 }

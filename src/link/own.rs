@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
-/// As bound; those of a daemon never change while it runs.
+/// The addresses as bound; they never change while the daemon runs.
 #[derive(Debug, Default)]
 pub(crate) struct Own(Box<[SocketAddr]>);
 
@@ -22,7 +22,7 @@ impl Own {
         let ip = reached(address.ip());
         self.0.iter().filter(|own| own.port() == address.port()).any(|own| match own.ip() {
             IpAddr::V4(any) if any.is_unspecified() => ip.is_ipv4() && is_local(ip),
-            // It takes IPv4, too.
+            // Such a socket takes IPv4, too.
             IpAddr::V6(any) if any.is_unspecified() => is_local(ip),
             own => own.to_canonical() == ip,
         })

@@ -81,7 +81,7 @@ impl SlotIndex for BackendCount {
     }
 }
 
-/// The classes of answers that are counted: 2xx to 5xx.
+/// Number of classes of responses that are counted: 2xx to 5xx.
 pub(crate) const CLASSES: usize = 4;
 /// Upper bounds of the classes of times, in microseconds; the last class has none.
 pub(crate) const TIME_BOUNDS: [u64; 7] =
@@ -132,7 +132,7 @@ impl Slot {
         self.add_at(count.index(), n.wrapping_neg());
     }
 
-    /// Counts a final answer; those that are not 2xx to 5xx have no class.
+    /// Counts a final response or reply; one that is not 2xx to 5xx has no class.
     #[inline]
     pub(crate) fn add_answer(&self, status: u16) {
         let class = usize::from(status / 100).wrapping_sub(2);
@@ -188,7 +188,7 @@ impl Sums {
         self.0[count.index()] = n;
     }
 
-    /// 2xx to 5xx.
+    /// Final responses and replies, from 2xx to 5xx.
     pub(crate) fn answers(&self) -> &[u64] {
         &self.0[ANSWERS..][..CLASSES]
     }
@@ -203,7 +203,8 @@ impl Sums {
         self.0.iter_mut().zip(more.0).for_each(|(sum, n)| *sum = sum.wrapping_add(n));
     }
 
-    /// Takes away what was there at some moment; what is under way now is no sum and stays.
+    /// Takes away the sums of an earlier moment; counts of what is under way now are no sums and
+    /// stay.
     pub(crate) fn sub_ended(&mut self, less: &Sums) {
         let ended = COMPLETED..;
         let pairs = self.0[ended.clone()].iter_mut().zip(&less.0[ended]);
@@ -278,13 +279,15 @@ impl Slots {
 
     /// Makes a free slot that of `id`; slots past the end are free. Called by the owning shard.
     pub(crate) fn open(&self, index: u32, id: Id) {
+        debug_assert!(index < limits::SLOTS_MAX, "slot {index} is past the last");
+        debug_assert!(self.is_free(index), "slot {index} is in use");
         let (page, at) = place(index);
         let size = (FIRST_PAGE as usize) << page;
         let page = self.pages[page].get_or_init(|| (0..size).map(|_| Slot::default()).collect());
         let slot = &page[at];
         slot.counts.iter().for_each(|count| count.store(0, Ordering::Relaxed));
         slot.id.iter().zip(id).for_each(|(word, value)| word.store(value, Ordering::Relaxed));
-        // Whoever sees it live sees it empty and with its name.
+        // A thread that sees the slot live sees it empty and with its name.
         slot.phase.store(LIVE, Ordering::Release);
         self.used.fetch_max(index + 1, Ordering::Release);
     }
@@ -297,6 +300,7 @@ impl Slots {
 
     /// Retires a slot: the shard writes it no more. Called by the owning shard.
     pub(crate) fn retire(&self, index: u32) {
+        debug_assert!(self.live(index).is_some(), "slot {index} is not live");
         if let Some(slot) = self.get(index) {
             slot.phase.store(RETIRED, Ordering::Release);
         }
@@ -332,9 +336,9 @@ impl Slots {
     }
 }
 
-/// A map by a key that is a hash already, and one that nobody outside can foresee.
+/// A map by a key that is a hash already, and one that no client can foresee.
 pub(crate) type ByKey<V> = HashMap<u64, V, BuildHasherDefault<KeyHasher>>;
-/// Keys, likewise.
+/// A set of such keys.
 pub(crate) type KeySet = HashSet<u64, BuildHasherDefault<KeyHasher>>;
 
 /// Leaves keys as they are.
@@ -426,7 +430,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn packed_sums_are_the_same(numbers in proptest::collection::vec((0..COUNTS, any::<u64>()), 0..9)) {
+        fn packed_sums_are_the_same(
+            numbers in proptest::collection::vec((0..COUNTS, any::<u64>()), 0..9)
+        ) {
             let mut sums = Sums::default();
             for (at, n) in numbers {
                 sums.0[at] = n;

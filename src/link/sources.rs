@@ -9,21 +9,21 @@ use std::sync::{Mutex, PoisonError};
 /// Number of locks, so that shards seldom want the same one.
 const PARTS: usize = 64;
 
-type Part = Mutex<HashMap<IpAddr, u32, foldhash::fast::RandomState>>;
+type SourceMap = Mutex<HashMap<IpAddr, u32, foldhash::fast::RandomState>>;
 
 /// The counts.
 pub(crate) struct Sources {
-    parts: [Part; PARTS],
+    parts: [SourceMap; PARTS],
     hasher: foldhash::fast::RandomState,
 }
 
 impl Sources {
     pub(super) fn new() -> Sources {
-        let parts = std::array::from_fn(|_| Part::default());
+        let parts = std::array::from_fn(|_| SourceMap::default());
         Sources { parts, hasher: foldhash::fast::RandomState::default() }
     }
 
-    /// Counts one more, if there are fewer than `most`.
+    /// Counts one more connection, if there are fewer than `most`.
     pub(crate) fn enter(&self, source: IpAddr, most: u32) -> bool {
         let source = network(source);
         let mut part = self.part(source);
@@ -33,10 +33,11 @@ impl Sources {
         has_room
     }
 
-    /// One that was counted has ended.
+    /// Ends a connection that was counted.
     pub(crate) fn leave(&self, source: IpAddr) {
         let source = network(source);
         let mut part = self.part(source);
+        debug_assert!(part.contains_key(&source), "{source} has no connection that is counted");
         if let Some(count) = part.get_mut(&source) {
             *count -= 1;
             if *count == 0 {

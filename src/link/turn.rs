@@ -1,6 +1,6 @@
-//! The positions of `round_robin`, one for each rule and for all shards together: connections land on
-//! any shard, and their clients are still to take turns. Only rules with that algorithm have one, so
-//! the word that shards share is on nobody else's path.
+//! The positions of `round_robin`, one for each rule and for all shards together: connections land
+//! on any shard, and their clients are still to take turns. Only rules with that algorithm have
+//! one, so the word that shards share is on no other request's path.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,8 +23,8 @@ impl Turn {
     }
 }
 
-/// The positions of all rules that take turns, by the key of the rule, which edits leave as it is. The
-/// lock is taken when a shard meets a rule for the first time.
+/// The positions of all rules that take turns, by the key of the rule, which edits leave as it is.
+/// The lock is taken when a shard meets a rule for the first time.
 #[derive(Default)]
 pub(crate) struct Turns {
     turns: Mutex<HashMap<u64, Arc<Turn>>>,

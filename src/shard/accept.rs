@@ -21,7 +21,7 @@ use super::hold::Waited;
 use super::request::Client;
 use super::{Believes, Shard, is_shortage, raw};
 use crate::limits;
-use crate::link::{Counter, Handed, Shed, Speaks};
+use crate::link::{Counter, HandedOver, Protocol, Shed};
 use crate::ring::{Deadline, Listener, Stream, drop_received};
 
 const SHED: &[u8] = b"Content-Type: text/plain\r\n\
@@ -30,7 +30,7 @@ const SHED: &[u8] = b"Content-Type: text/plain\r\n\
 pub(super) async fn accept_loop(
     shard: Rc<Shard>,
     listener: Listener,
-    speaks: Speaks,
+    speaks: Protocol,
     believes: Option<Believes>,
 ) {
     shard.listeners.set(shard.listeners.get() + 1);
@@ -85,7 +85,7 @@ fn reserve() -> Option<File> {
     File::open("/dev/null").ok()
 }
 
-fn shed_waiting(shard: &Rc<Shard>, listener: &Listener, speaks: &Speaks) {
+fn shed_waiting(shard: &Rc<Shard>, listener: &Listener, speaks: &Protocol) {
     for _ in 0..limits::SHED_BATCH {
         match listener.accept_now() {
             Ok(socket) => shed(shard, socket, speaks, Shed::Descriptors),
@@ -96,10 +96,10 @@ fn shed_waiting(shard: &Rc<Shard>, listener: &Listener, speaks: &Speaks) {
 
 /// Turns a connection away: a complete reply into an empty socket buffer never blocks. Other
 /// protocols than HTTP are closed on.
-fn shed(shard: &Rc<Shard>, socket: OwnedFd, speaks: &Speaks, why: Shed) {
+fn shed(shard: &Rc<Shard>, socket: OwnedFd, speaks: &Protocol, why: Shed) {
     shard.count(Counter::Accepted);
     shard.end.counters().add_shed(why);
-    if !matches!(speaks, Speaks::Http { .. }) {
+    if !matches!(speaks, Protocol::Http { .. }) {
         return;
     }
     let mut answer = shard.ring.take_vec();
@@ -123,7 +123,7 @@ fn shed(shard: &Rc<Shard>, socket: OwnedFd, speaks: &Speaks, why: Shed) {
     }
 }
 
-fn admit(shard: &Rc<Shard>, socket: OwnedFd, speaks: &Speaks, believes: Option<&Believes>) {
+fn admit(shard: &Rc<Shard>, socket: OwnedFd, speaks: &Protocol, believes: Option<&Believes>) {
     let Some((peer, port)) = peer_address(&socket) else {
         shard.count(Counter::Accepted);
         return shard.end.counters().add_shed(Shed::Vanished);
@@ -137,8 +137,8 @@ fn admit(shard: &Rc<Shard>, socket: OwnedFd, speaks: &Speaks, believes: Option<&
         return shed(shard, socket, speaks, Shed::Room);
     }
     // Behind a header of the PROXY protocol come the client's own bytes: its fields say nothing.
-    let trusted = believes.is_none() && matches!(speaks, Speaks::Http { trusted: true, .. });
-    let secure = matches!(speaks, Speaks::Http { secure: true, .. });
+    let trusted = believes.is_none() && matches!(speaks, Protocol::Http { trusted: true, .. });
+    let secure = matches!(speaks, Protocol::Http { secure: true, .. });
     let mut client = Client { peer, port, trusted, secure, request_id: 0, is_counted: false };
     // Where it is to say whose it is, that counts.
     if believes.is_none() && !is_welcome(shard, &mut client) {
@@ -152,7 +152,7 @@ fn admit(shard: &Rc<Shard>, socket: OwnedFd, speaks: &Speaks, believes: Option<&
     let is_introduced = believes.is_some();
     // Used where it is captured: moved once more, a task would have room for it twice.
     match speaks {
-        Speaks::Http { .. } => {
+        Protocol::Http { .. } => {
             let mut connection = Connection::new(ClientSide::new(shard.clone(), stream, client));
             run(open, async move {
                 if is_introduced && !Box::pin(connection.side.read_proxy_header()).await {
@@ -176,13 +176,13 @@ fn admit(shard: &Rc<Shard>, socket: OwnedFd, speaks: &Speaks, believes: Option<&
 }
 
 /// Takes in what another process has handed over, past all limits: it was admitted there.
-pub(super) fn adopt(shard: &Rc<Shard>, handed: Handed) {
-    let Handed { socket, peer, port, secure, speaks, bytes, held } = handed;
+pub(super) fn adopt(shard: &Rc<Shard>, handed: HandedOver) {
+    let HandedOver { socket, peer, port, secure, speaks, bytes, held } = handed;
     shard.end.counters().add(Counter::Open, 1);
     shard.connections.set(shard.connections.get() + 1);
     let open = OpenClient(shard.clone());
     let stream = Stream::new(&shard.ring, socket);
-    let trusted = matches!(speaks, Speaks::Http { trusted: true, .. });
+    let trusted = matches!(speaks, Protocol::Http { trusted: true, .. });
     let mut client = Client { peer, port, trusted, secure, request_id: 0, is_counted: false };
     is_welcome(shard, &mut client);
     let waited = held.and_then(|held| Waited::elsewhere(shard.ring.now(), held));
@@ -190,7 +190,7 @@ pub(super) fn adopt(shard: &Rc<Shard>, handed: Handed) {
     side.inbox.put_back(&shard.ring, &bytes);
     // As in `admit`: an idle connection should not have room for a tunnel.
     match speaks {
-        Speaks::Http { .. } => {
+        Protocol::Http { .. } => {
             let mut connection = Connection::new(side);
             run(open, async move { connection::serve(&mut connection, waited).await });
         }

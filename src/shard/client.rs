@@ -11,7 +11,7 @@ use super::Shard;
 use super::inbox::Inbox;
 use super::request::{Client, Next, RequestTicket};
 use crate::limits;
-use crate::link::{Handed, Shed, Speaks};
+use crate::link::{HandedOver, Protocol, Shed};
 use crate::proxy_protocol;
 use crate::ring::{Abort, Deadline, EndCounts, RecvBuf, Stream};
 
@@ -122,7 +122,11 @@ impl ClientSide {
 
     /// Gives the connection to the process that takes over, with what was received and not acted
     /// on.
-    pub(super) async fn hand_over(&mut self, speaks: Speaks, held_since: Option<Instant>) -> Next {
+    pub(super) async fn hand_over(
+        &mut self,
+        speaks: Protocol,
+        held_since: Option<Instant>,
+    ) -> Next {
         if self.stream.sent(&self.deadline, self.shard.timeouts().client).await.is_err() {
             return Next::Close;
         }
@@ -142,7 +146,7 @@ impl ClientSide {
         let Ok(socket) = self.stream.fd().try_clone_to_owned() else { return Next::Close };
         let now = self.shard.ring.now();
         // If the other process is gone, dropping the socket closes the connection.
-        self.shard.end.hand_over(Handed {
+        self.shard.end.hand_over(HandedOver {
             socket,
             peer: self.client.peer,
             port: self.client.port,

@@ -13,7 +13,7 @@ use super::request::{Client, Next, Request, RequestTicket};
 use super::{closing, exchange, hold, tunnel};
 use crate::http::{self, Refusal, RequestFraming};
 use crate::limits;
-use crate::link::{Speaks, Why};
+use crate::link::{HoldReason, Protocol};
 use crate::ring::{Abort, SendBuf};
 use crate::table::Proxy;
 
@@ -136,7 +136,7 @@ impl Connection {
     async fn hand_over(&mut self, waited: Option<&Waited>) -> Next {
         let Client { trusted, secure, .. } = self.side.client;
         let since = waited.map(|waited| waited.since);
-        self.side.hand_over(Speaks::Http { trusted, secure }, since).await
+        self.side.hand_over(Protocol::Http { trusted, secure }, since).await
     }
 
     /// Acts on the head of `len` bytes at the front of the inbox.
@@ -277,7 +277,7 @@ impl Connection {
         shard.ring.give_vec(kept);
         let (host, scheme) = plan::host_of(&self.side.inbox.bytes()[..len], self.side.client)?;
         Waited::note(waited, shard.ring.now(), silences);
-        Some(Hold { why: Why::NoBackend, host, scheme, timeout })
+        Some(Hold { why: HoldReason::NoBackend, host, scheme, timeout })
     }
 
     /// Holds the request at the front of the inbox. `Err`: it goes no further, and this follows.

@@ -14,12 +14,12 @@ use super::Shard;
 use super::client::ClientSide;
 use super::ending::Ending;
 use super::request::RequestTicket;
-use crate::link::{Counter, PLACE_FIRST, Place, Report, Ticket, Waits, Why, Word};
+use crate::link::{Counter, HoldReason, RANK_FIRST, Rank, Report, Ticket, Waits, Word};
 use crate::table::Scheme;
 
 /// Demand of a request to wait, as control gets it.
 pub(super) struct Hold {
-    pub(super) why: Why,
+    pub(super) why: HoldReason,
     pub(super) host: Box<str>,
     pub(super) scheme: Scheme,
     /// How long it may wait, from when it began to.
@@ -33,9 +33,9 @@ pub(super) struct Waited {
     pub(super) since: Instant,
     /// End of its time.
     pub(super) until: Instant,
-    place: Option<Place>,
+    place: Option<Rank>,
     /// The one it should get, of a request that another process had.
-    claim: Option<Place>,
+    claim: Option<Rank>,
     /// End of its wait for a backend that can be reached, counted from when it first found none.
     backend_by: Option<Instant>,
     /// How many connections brought no answer: it was sent again after each.
@@ -55,7 +55,7 @@ impl Waited {
     /// Wait of a request that another process held for so long: it goes before all that came later.
     pub(super) fn elsewhere(now: Instant, held: Duration) -> Option<Box<Waited>> {
         let since = now.checked_sub(held)?;
-        let claim = PLACE_FIRST.saturating_sub(held.as_nanos() as u64);
+        let claim = RANK_FIRST.saturating_sub(held.as_nanos() as u64);
         Some(Box::new(Waited { claim: Some(claim), ..Waited::since(since) }))
     }
 
@@ -175,9 +175,9 @@ pub(super) async fn hold(
     let now = shard.ring.now();
     let own_wait = Waited::begun(waited, now);
     own_wait.until = match hold.why {
-        Why::Spin => own_wait.since + hold.timeout,
-        Why::NoBackend => *own_wait.backend_by.get_or_insert(now + hold.timeout),
-        Why::Behind => now + hold.timeout,
+        HoldReason::Spin => own_wait.since + hold.timeout,
+        HoldReason::NoBackend => *own_wait.backend_by.get_or_insert(now + hold.timeout),
+        HoldReason::Behind => now + hold.timeout,
     };
     let Waited { until, place, claim, .. } = *own_wait;
     if until <= now {

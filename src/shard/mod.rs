@@ -40,8 +40,8 @@ use glommio::{LocalExecutorBuilder, Placement};
 
 use crate::http::HttpDate;
 use crate::link::{
-    ByKey, Counter, Gate, Published, Rate, ShardEnd, Shed, Speaks, Stop, Timeouts, ToShard, Tuning,
-    Turn,
+    ByKey, Counter, Gate, Protocol, Published, Rate, ShardEnd, Shed, Stop, Timeouts, ToShard,
+    Tuning, Turn,
 };
 use crate::ring::{self, EndCounts, Notify, Ring, WakeReceiver};
 use crate::table::Snapshot;
@@ -61,7 +61,7 @@ pub(crate) type Believes = Arc<dyn Fn(IpAddr) -> bool + Send + Sync>;
 /// A bound socket of this shard.
 pub(crate) struct Listener {
     pub(crate) socket: TcpListener,
-    pub(crate) speaks: Speaks,
+    pub(crate) speaks: Protocol,
     /// Each connection begins with a header of the PROXY protocol, which these may send.
     pub(crate) believes: Option<Believes>,
 }
@@ -213,7 +213,7 @@ pub(super) struct Shard {
 
 /// The snapshot a request was routed by, counted within the shard: no atomic per request.
 pub(super) struct Table {
-    snapshot: Arc<Snapshot>,
+    snapshot: Arc<crate::link::TaggedTable>,
 }
 
 impl Table {
@@ -224,7 +224,7 @@ impl Table {
 
 impl Shard {
     fn new(ring: Rc<Ring>, end: ShardEnd) -> Shard {
-        let snapshot = end.published.snapshot.load_full();
+        let snapshot = end.published.table_full();
         let unknown = snapshot.key(crate::table::UNKNOWN);
         Shard {
             drain: Notify::new(&ring),
@@ -256,7 +256,7 @@ impl Shard {
 
     /// The newest snapshot. One relaxed comparison when nothing changed.
     fn table(&self) -> Rc<Table> {
-        let current = self.end.published.snapshot.load();
+        let current = self.end.published.table();
         let mut table = self.table.borrow_mut();
         if !Arc::ptr_eq(&table.snapshot, &current) {
             *table = Rc::new(Table { snapshot: Arc::clone(&current) });

@@ -14,14 +14,14 @@ use super::pool::Lease;
 use super::request::{Keys, Next, RequestTicket};
 use super::route::{self, Route};
 use super::{closing, hold, tunnel};
-use crate::link::{Speaks, Why};
+use crate::link::{HoldReason, Protocol};
 use crate::ring::{EndCounts, SendBuf};
 use crate::table::{Action, Scheme, host};
 use crate::tls::{self, Alert, Seen};
 
 /// Serves a connection that stands for a host, or says in its ClientHello which host it is for.
 /// `waited` is set for a connection that was held before, in another process.
-pub(super) async fn serve(side: &mut ClientSide, speaks: Speaks, waited: Option<Box<Waited>>) {
+pub(super) async fn serve(side: &mut ClientSide, speaks: Protocol, waited: Option<Box<Waited>>) {
     // Each boxed: what leads to a tunnel, and away from it, should take no room while it is open,
     // perhaps for days.
     if let Some(lease) = Box::pin(lead(side, speaks, waited)).await {
@@ -32,7 +32,11 @@ pub(super) async fn serve(side: &mut ClientSide, speaks: Speaks, waited: Option<
 }
 
 /// Brings a connection to where nothing is left but to relay; `None`: it has ended before.
-async fn lead(side: &mut ClientSide, speaks: Speaks, waited: Option<Box<Waited>>) -> Option<Lease> {
+async fn lead(
+    side: &mut ClientSide,
+    speaks: Protocol,
+    waited: Option<Box<Waited>>,
+) -> Option<Lease> {
     let no_lease = match find_lease(side, &speaks, waited).await {
         Ok(lease) if tunnel::begin(side, &lease, None).await => return Some(lease),
         Ok(_) => NoLease::Next(Next::ResetOnceTaken),
@@ -40,7 +44,7 @@ async fn lead(side: &mut ClientSide, speaks: Speaks, waited: Option<Box<Waited>>
     };
     let next = match no_lease {
         NoLease::Next(next) => next,
-        NoLease::Alert(alert) if speaks == Speaks::Tls => {
+        NoLease::Alert(alert) if speaks == Protocol::Tls => {
             let mut record = side.shard.ring.take_vec();
             record.extend_from_slice(&alert.record());
             side.shard.count_sent(side.ticket, record.len());
@@ -65,8 +69,8 @@ enum NoLease {
 }
 
 /// Finds out which host a connection is for.
-async fn name(side: &mut ClientSide, speaks: &Speaks) -> Result<Arc<str>, NoLease> {
-    if let Speaks::Tcp(host) = speaks {
+async fn name(side: &mut ClientSide, speaks: &Protocol) -> Result<Arc<str>, NoLease> {
+    if let Protocol::Tcp(host) = speaks {
         return Ok(host.clone());
     }
     if let Some(name) = hello(side).await? {
@@ -94,7 +98,7 @@ async fn hello(side: &mut ClientSide) -> Result<Option<String>, NoLease> {
             let buf = match side.more(Idleness::Begun).await {
                 Some(Ok(buf)) if !buf.is_empty() => buf,
                 None => {
-                    let next = Box::pin(side.hand_over(Speaks::Tls, None)).await;
+                    let next = Box::pin(side.hand_over(Protocol::Tls, None)).await;
                     return Err(NoLease::Next(next));
                 }
                 Some(_) => return Err(NoLease::Next(Next::Close)),
@@ -120,11 +124,11 @@ async fn hello(side: &mut ClientSide) -> Result<Option<String>, NoLease> {
 /// Opens a connection to a backend of the host as soon as its rule allows one.
 async fn find_lease(
     side: &mut ClientSide,
-    speaks: &Speaks,
+    speaks: &Protocol,
     mut waited: Option<Box<Waited>>,
 ) -> Result<Lease, NoLease> {
     let host = Box::pin(name(side, speaks)).await?;
-    let scheme = if *speaks == Speaks::Tls { Scheme::Tls } else { Scheme::Tcp };
+    let scheme = if *speaks == Protocol::Tls { Scheme::Tls } else { Scheme::Tcp };
     loop {
         let hold = match attempt(side, &host, scheme, &mut waited).await {
             Err(NoLease::Hold(hold)) => hold,
@@ -198,7 +202,7 @@ async fn attempt(
         Err(Ending::NoBackend | Ending::NoConnection) if !proxy.hold().is_zero() => {
             shard.chose_none(side.ticket);
             Waited::note(waited, shard.ring.now(), 0);
-            Err(hold(Why::NoBackend, proxy.hold()))
+            Err(hold(HoldReason::NoBackend, proxy.hold()))
         }
         Err(ending) => Err(without_backend(side, ending)),
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::hold::Waited;
 use super::request::Keys;
 use super::{Shard, Table};
-use crate::link::Why;
+use crate::link::HoldReason;
 use crate::table::{Action, Match, Proxy, Scheme};
 
 /// Rule of a host.
@@ -22,7 +22,7 @@ pub(super) enum Route<'t> {
     /// A backend of this rule gets the request.
     Proxy(&'t Proxy),
     /// The request is held, for at most so long.
-    Hold(Why, Duration),
+    Hold(HoldReason, Duration),
     /// The rule's `max_requests_per_second` is spent.
     Limited,
     /// The rule says what to reply.
@@ -78,14 +78,14 @@ fn by_policy<'t>(
     admits: impl FnOnce(NonZeroU32) -> bool,
 ) -> Route<'t> {
     let proxy = match action {
-        Action::Spin(spin) => return Route::Hold(Why::Spin, spin.timeout()),
+        Action::Spin(spin) => return Route::Hold(HoldReason::Spin, spin.timeout()),
         Action::Proxy(proxy) => proxy,
         other => return Route::Reply(other),
     };
     if !waited.is_some_and(Waited::is_let_go)
         && let Some(wait) = line()
     {
-        return Route::Hold(Why::Behind, wait);
+        return Route::Hold(HoldReason::Behind, wait);
     }
     // A request that was held has waited enough: it is not sent away.
     match proxy.max_requests_per_second() {
@@ -112,7 +112,7 @@ mod tests {
         let rule = limited();
         let line = || Some(Duration::from_secs(3));
         let route = by_policy(&rule.action, None, line, |_| panic!("the rate is asked"));
-        assert!(matches!(route, Route::Hold(Why::Behind, _)), "{route:?}");
+        assert!(matches!(route, Route::Hold(HoldReason::Behind, _)), "{route:?}");
     }
 
     #[test]

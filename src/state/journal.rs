@@ -13,7 +13,7 @@ use std::io::Write as _;
 
 use serde_json::Value;
 
-use super::{Counters, Membership};
+use super::{Membership, Totals};
 use crate::limits::SEQUENCE_MAX;
 use crate::table::Rule;
 
@@ -25,7 +25,7 @@ pub enum Record<'a> {
     /// Replaces the table by these rules.
     Replace(&'a [(String, Option<Rule>)]),
     /// Replaces the counters of these hosts.
-    Stats(&'a [(String, Counters)]),
+    Stats(&'a [(String, Totals)]),
     /// The fleet's log up to here is in the table; `None`: the table is of no fleet.
     Fleet(Option<&'a Membership>),
 }

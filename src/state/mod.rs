@@ -11,6 +11,7 @@
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Value, json};
 
 pub mod journal;
@@ -38,7 +39,7 @@ pub struct Loaded {
     /// Every rule that could not.
     pub rejected: Vec<Rejected>,
     /// The counters to go on from, by the name of the rule or `unknown`.
-    pub stats: Vec<(String, Counters)>,
+    pub stats: Vec<(String, Totals)>,
     /// The number of the last change in it; 0 in a file of the original.
     pub sequence: u64,
     /// The fleet that the table belongs to, if any.
@@ -62,9 +63,9 @@ impl From<Refused> for Rejected {
     }
 }
 
-/// The counters of one rule that outlive the process. (Open requests do not.)
+/// Sums of one host that outlive the process. (Open requests do not.)
 #[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
-pub struct Counters {
+pub struct Totals {
     /// Requests that ended.
     pub completed_requests: u64,
     /// Bytes sent to clients.
@@ -73,14 +74,46 @@ pub struct Counters {
     pub bytes_received: u64,
 }
 
-impl Counters {
-    /// Writes the form that `CountersVisitor` reads.
+impl Totals {
+    /// Writes the form that `TotalsVisitor` reads.
     fn to_json(self) -> Value {
         json!({
             "completed_requests": self.completed_requests,
             "bytes_sent": self.bytes_sent,
             "bytes_received": self.bytes_received,
         })
+    }
+
+    /// The sums since an earlier moment.
+    #[must_use]
+    pub fn since(self, earlier: Totals) -> Totals {
+        let (now, before) = (<[u64; 3]>::from(self), <[u64; 3]>::from(earlier));
+        Totals::from(std::array::from_fn(|at| now[at].wrapping_sub(before[at])))
+    }
+}
+
+impl From<[u64; 3]> for Totals {
+    fn from([completed_requests, bytes_sent, bytes_received]: [u64; 3]) -> Totals {
+        Totals { completed_requests, bytes_sent, bytes_received }
+    }
+}
+
+impl From<Totals> for [u64; 3] {
+    fn from(totals: Totals) -> [u64; 3] {
+        [totals.completed_requests, totals.bytes_sent, totals.bytes_received]
+    }
+}
+
+/// A list of the three numbers: the form in which one daemon hands its last counts to the next.
+impl Serialize for Totals {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        <[u64; 3]>::from(*self).serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Totals {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Totals, D::Error> {
+        <[u64; 3]>::deserialize(deserializer).map(Totals::from)
     }
 }
 
@@ -160,7 +193,7 @@ struct FileVisitor<'r, 'n>(&'r mut Reading<'n>);
 
 impl<'de> Visitor<'de> for FileVisitor<'_, '_> {
     /// The counters, the sequence and the fleet.
-    type Value = (Vec<(String, Counters)>, u64, Option<Membership>);
+    type Value = (Vec<(String, Totals)>, u64, Option<Membership>);
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object with \"hosts\" and \"stats\"")
@@ -247,7 +280,7 @@ impl Visitor<'_> for SequenceVisitor {
 struct StatsVisitor;
 
 impl<'de> DeserializeSeed<'de> for StatsVisitor {
-    type Value = Vec<(String, Counters)>;
+    type Value = Vec<(String, Totals)>;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
         deserializer.deserialize_map(self)
@@ -255,7 +288,7 @@ impl<'de> DeserializeSeed<'de> for StatsVisitor {
 }
 
 impl<'de> Visitor<'de> for StatsVisitor {
-    type Value = Vec<(String, Counters)>;
+    type Value = Vec<(String, Totals)>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object of counters by host name")
@@ -264,31 +297,31 @@ impl<'de> Visitor<'de> for StatsVisitor {
     fn visit_map<M: MapAccess<'de>>(self, mut stats: M) -> Result<Self::Value, M::Error> {
         let mut all = Vec::new();
         while let Some(name) = stats.next_key::<String>()? {
-            all.push((name, stats.next_value_seed(CountersVisitor)?));
+            all.push((name, stats.next_value_seed(TotalsVisitor)?));
         }
         Ok(all)
     }
 }
 
-struct CountersVisitor;
+struct TotalsVisitor;
 
-impl<'de> DeserializeSeed<'de> for CountersVisitor {
-    type Value = Counters;
+impl<'de> DeserializeSeed<'de> for TotalsVisitor {
+    type Value = Totals;
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Counters, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Totals, D::Error> {
         deserializer.deserialize_map(self)
     }
 }
 
-impl<'de> Visitor<'de> for CountersVisitor {
-    type Value = Counters;
+impl<'de> Visitor<'de> for TotalsVisitor {
+    type Value = Totals;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object of counters")
     }
 
-    fn visit_map<M: MapAccess<'de>>(self, mut given: M) -> Result<Counters, M::Error> {
-        let mut counters = Counters::default();
+    fn visit_map<M: MapAccess<'de>>(self, mut given: M) -> Result<Totals, M::Error> {
+        let mut counters = Totals::default();
         while let Some((name, value)) = given.next_entry::<String, Value>()? {
             // A counter that is no number starts at 0: it is not worth a refused start.
             let count = value.as_u64().unwrap_or(0);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::{Counters, JournalFile, Loaded, Record, Replay, ReplayError, Replayed, journal, parse};
+use super::{JournalFile, Loaded, Record, Replay, ReplayError, Replayed, Totals, journal, parse};
 use crate::table::properties::Choices;
 use crate::table::{Names, Rule, Snapshot, edit};
 
@@ -103,7 +103,7 @@ fn damaged(bytes: &[u8]) {
 #[derive(Clone, PartialEq, Debug, Default)]
 pub(super) struct Content {
     rules: BTreeMap<String, Value>,
-    stats: BTreeMap<String, Counters>,
+    stats: BTreeMap<String, Totals>,
     sequence: u64,
 }
 
@@ -164,7 +164,7 @@ impl Journal {
         let n = content.sequence;
         if kind == 0 {
             let counted =
-                Counters { bytes_sent: u64::from(choices.below(255)?), ..Counters::default() };
+                Totals { bytes_sent: u64::from(choices.below(255)?), ..Totals::default() };
             let stats = [(choices.name()?, counted)];
             journal::encode(&mut self.bytes, n, synced, &Record::Stats(&stats));
             content.stats.extend(stats);

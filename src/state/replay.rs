@@ -16,7 +16,7 @@ use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess
 use serde_json::Value;
 
 use super::journal::Line;
-use super::{Counters, Loaded, Membership, Rejected, StatsVisitor};
+use super::{Loaded, Membership, Rejected, StatsVisitor, Totals};
 use crate::table::{self, Names, Rule, Snapshot, host};
 
 #[cfg(test)]
@@ -91,7 +91,7 @@ pub struct Replay {
     rejected: Vec<Rejected>,
     /// Rules of the journal that are not valid; a later change of the same name makes up for one.
     rejected_later: HashMap<String, Rejected>,
-    stats: HashMap<String, Counters>,
+    stats: HashMap<String, Totals>,
     fleet: Option<Membership>,
     /// The last number that the state file has.
     covered: u64,

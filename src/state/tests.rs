@@ -39,13 +39,13 @@ fn a_file_of_the_original() {
     );
     assert_eq!(loaded.rejected, []);
     assert_eq!(hosts(&loaded), ["a.com", "c.com", "http://ep.io", "xn--bcher-kva.example"]);
-    let a = Counters { completed_requests: 3, bytes_sent: 171, bytes_received: 95 };
+    let a = Totals { completed_requests: 3, bytes_sent: 171, bytes_received: 95 };
     assert_eq!(
         loaded.stats,
         [
             ("a.com".to_owned(), a),
-            ("unknown".to_owned(), Counters::default()),
-            ("b.com".to_owned(), Counters::default()),
+            ("unknown".to_owned(), Totals::default()),
+            ("b.com".to_owned(), Totals::default()),
         ]
     );
 }

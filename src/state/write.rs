@@ -3,7 +3,7 @@
 
 use std::io::{self, Write};
 
-use super::{Counters, Membership};
+use super::{Membership, Totals};
 use crate::table::Snapshot;
 
 /// A chunk handed on at a time: writing each rule by itself would cost a call each.
@@ -14,7 +14,7 @@ const CHUNK_BYTES: usize = 64 * 1024;
 pub fn write(
     out: &mut impl Write,
     table: &Snapshot,
-    stats: impl IntoIterator<Item = (String, Counters)>,
+    stats: impl IntoIterator<Item = (String, Totals)>,
     sequence: u64,
 ) -> io::Result<()> {
     write_with(out, table, stats, sequence, None)
@@ -24,7 +24,7 @@ pub fn write(
 pub fn write_with(
     out: &mut impl Write,
     table: &Snapshot,
-    stats: impl IntoIterator<Item = (String, Counters)>,
+    stats: impl IntoIterator<Item = (String, Totals)>,
     sequence: u64,
     fleet: Option<&Membership>,
 ) -> io::Result<()> {

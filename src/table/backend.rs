@@ -57,6 +57,14 @@ impl Backend {
         }
     }
 
+    /// Visits the addresses of the backend, as they are known now.
+    pub fn each_address(&self, mut visit: impl FnMut(SocketAddr)) {
+        match self.target() {
+            Target::Address(address) => visit(address),
+            Target::Name(name) => name.addresses().iter().copied().for_each(visit),
+        }
+    }
+
     /// Share of the requests relative to the other backends; a backend of weight 0 gets none.
     #[inline]
     pub fn weight(&self) -> u16 {

@@ -1,9 +1,9 @@
-//! Who has a place at the API, and who gives one up. Each connection either waits for us (its request is being
-//! answered) or we wait for its peer: for a head, for more of a body, for its reading what it was sent. When
-//! all places are taken and one more comes, the connection goes whose peer we have waited for longest
-//! without any progress: so nobody who sends half of a request, or nothing, or reads nothing, keeps others
-//! out. Readers of events and those who wait for backends to be drained are never sent away; of each
-//! there may be so many that places are left.
+//! Places of connections at the API. Each connection either waits for us (its request is being
+//! answered) or we wait for its peer: for a head, for more of a body, for its reading what it was
+//! sent. When all places are taken and one more connection comes, the one goes whose peer we have
+//! waited for longest without any progress: so a client that sends half of a request, or nothing,
+//! or reads nothing, keeps no other client out. Readers of events and clients that wait for
+//! backends to be drained are never sent away; each kind is bounded so that places are left.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,34 +14,36 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::limits;
 
-/// All connections.
+/// All management connections.
 pub(in crate::control) struct Crowd {
     places: Arc<Semaphore>,
     guests: Mutex<Slab<Guest>>,
-    /// One more waits for its peer.
+    /// Notice that one more connection waits for its peer.
     turned: Notify,
 }
 
+/// One management connection.
 struct Guest {
-    /// Since when we wait for its peer without progress; `None`: it waits for us.
+    /// Time since which we wait for the peer without progress; `None`: the peer waits for us.
     waited: Option<Instant>,
-    /// Bytes that its peer has sent or taken since then.
+    /// Bytes that the peer has sent or taken since then.
     bytes: usize,
-    /// It is never sent away.
+    /// Whether the connection is never sent away.
     stays: bool,
     leave: Arc<Notify>,
 }
 
-/// What a place that was looked for shows.
+/// Outcome of the search for a connection that gives its place up.
 enum Found {
-    /// Somebody was sent away.
+    /// A connection was sent away.
     Soon,
-    /// Nobody has had time enough: somebody will have in so long, if there is anybody.
+    /// Every connection needs more time; the first will have had enough in so long, if there is
+    /// one.
     Later(Duration),
 }
 
 impl Crowd {
-    /// As many as there are `places`.
+    /// Makes room for as many connections as there are `places`.
     pub(in crate::control) fn new(places: Arc<Semaphore>) -> Arc<Crowd> {
         Arc::new(Crowd { places, guests: Mutex::default(), turned: Notify::new() })
     }
@@ -50,7 +52,8 @@ impl Crowd {
         self.guests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A place for one more, whoever must give it up. `None`: the daemon ends.
+    /// Takes a place for one more connection, from another one where it must. `None`: the daemon
+    /// ends.
     pub(super) async fn seat(self: &Arc<Crowd>) -> Option<Seat> {
         let place = loop {
             if let Ok(place) = self.places.clone().try_acquire_owned() {
@@ -71,7 +74,7 @@ impl Crowd {
         let waited = Some(Instant::now());
         let guest = Guest { waited, bytes: 0, stays: false, leave: leave.clone() };
         let index = self.lock().insert(guest);
-        let taken = Taken { crowd: self.clone(), index, leave, _place: place };
+        let taken = SeatHold { crowd: self.clone(), index, leave, _place: place };
         Some(Seat(Arc::new(taken)))
     }
 
@@ -95,25 +98,25 @@ impl Crowd {
     }
 }
 
-/// A place, with the connection that has it; clones are the same.
+/// A place, with the connection that has it; clones share it.
 #[derive(Clone)]
-pub(super) struct Seat(Arc<Taken>);
+pub(super) struct Seat(Arc<SeatHold>);
 
-struct Taken {
+struct SeatHold {
     crowd: Arc<Crowd>,
     index: usize,
     leave: Arc<Notify>,
     _place: OwnedSemaphorePermit,
 }
 
-impl Drop for Taken {
+impl Drop for SeatHold {
     fn drop(&mut self) {
         self.crowd.lock().try_remove(self.index);
     }
 }
 
 impl Seat {
-    /// Of the connection that a request came by.
+    /// Returns the place of the connection that a request came by.
     pub(super) fn of(parts: &Parts) -> Option<&Seat> {
         parts.extensions.get()
     }
@@ -124,12 +127,12 @@ impl Seat {
         }
     }
 
-    /// From here on it waits for us.
+    /// Notes that the peer waits for us from here on.
     pub(super) fn ours(&self) {
         self.change(|guest| guest.waited = None);
     }
 
-    /// From here on we wait for its peer.
+    /// Notes that we wait for the peer from here on.
     pub(super) fn peers(&self) {
         self.change(|guest| {
             guest.bytes = 0;
@@ -150,12 +153,12 @@ impl Seat {
         });
     }
 
-    /// It is one of a kind that is bounded otherwise.
+    /// Keeps the connection from being sent away: its kind is bounded otherwise.
     pub(super) fn stay(&self) {
         self.change(|guest| guest.stays = true);
     }
 
-    /// Until its place is needed.
+    /// Waits until the place is needed.
     pub(super) async fn sent_away(&self) {
         self.0.leave.notified().await;
     }
@@ -180,14 +183,14 @@ mod tests {
     }
 
     #[test]
-    fn the_one_who_was_waited_for_longest_goes() {
+    fn longest_waited_for_connection_goes() {
         run(async {
             let (crowd, mut seats) = some(4).await;
             seats[0].ours();
             seats[1].stay();
             seats[3].moved(1);
             seats[2].moved(limits::MANAGEMENT_PROGRESS);
-            // 3 has done nothing since it came
+            // Connection 3 has done nothing worth a place since it came.
             let leaving = async {
                 let gone = seats[3].clone();
                 gone.sent_away().await;
@@ -199,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_for_us_is_not_sent_away() {
+    fn connection_that_waits_for_us_is_not_sent_away() {
         run(async {
             let (crowd, mut seats) = some(2).await;
             seats.iter().for_each(Seat::ours);

@@ -1,4 +1,4 @@
-//! Why a management request is refused: a status, the original's code where it had one, and a sentence.
+//! Refusals of management requests: a status, the original's code where it had one, and a sentence.
 
 use std::borrow::Cow;
 use std::fmt::Display;
@@ -18,7 +18,7 @@ pub(super) struct ApiError {
     pub(super) status: StatusCode,
     pub(super) code: String,
     pub(super) message: String,
-    /// Whoever refused it has left a line in the log.
+    /// Whether the refusal has left a line in the log already.
     pub(super) is_audited: bool,
     /// A field that the status asks for.
     field: Option<Box<(header::HeaderName, HeaderValue)>>,
@@ -38,7 +38,7 @@ impl ApiError {
         ApiError::new(StatusCode::BAD_REQUEST, code, message)
     }
 
-    /// A rule or a name that is wrong. Of a whole table, people need to know which.
+    /// A rule or a name that is wrong. The host is named, as it may be one of a whole table.
     pub(super) fn of_host(host: &str, code: impl Display, sentence: &str) -> ApiError {
         let host = &*cut_off(host);
         ApiError::bad(format!("{host}:{code}"), format!("{host}: {sentence}"))
@@ -91,7 +91,7 @@ impl ApiError {
     }
 }
 
-/// A body may hold a name of any length.
+/// Cuts a name off that is too long to be repeated: a body may hold one of any length.
 fn cut_off(host: &str) -> Cow<'_, str> {
     let most = limits::NAME_REPEATED_BYTES_MAX;
     if host.len() <= most {

@@ -11,29 +11,30 @@ use serde_json::{Map, Value, json};
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio_stream::wrappers::ReceiverStream;
 
+use super::super::events::{Event, Rates, Tick};
 use super::super::health::Health;
-use super::super::pulse::{Event, Rates, Tick};
 use super::super::statistics::{self, SharedStatistics, name_of, to_json};
 use super::crowd::Seat;
 use super::error::ApiError;
 use super::route::Query;
 use super::{Api, read};
 use crate::limits;
-use crate::link::Sums;
+use crate::link::{Published, Sums};
 use crate::table::Snapshot;
 
-/// Besides `hello`, which everybody gets: it says which table the rest is about.
+/// Kinds of events besides `hello`, which every reader gets: it names the table that the rest is
+/// about.
 const KINDS: &[&str] = &["change", "health", "held", "idle", "wake", "fleet", "traffic"];
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-/// What one reader wants.
+/// Choice of one reader.
 struct Reader {
     kinds: Vec<String>,
     hosts: Vec<(String, u64)>,
     busiest: usize,
     statistics: SharedStatistics,
     health: Health,
-    current: Arc<arc_swap::ArcSwap<super::super::change::Current>>,
+    published: Arc<Published>,
 }
 
 pub(super) fn stream(api: &Api, parts: &Parts) -> Result<Response, ApiError> {
@@ -47,7 +48,7 @@ pub(super) fn stream(api: &Api, parts: &Parts) -> Result<Response, ApiError> {
         let expected = KINDS.join(", ");
         return Err(ApiError::bad("query_invalid", format!("only={other}: expected {expected}")));
     }
-    let table = api.current().table.clone();
+    let table = api.current();
     let mut hosts = Vec::new();
     for raw in query.all("host") {
         let name = read::name(raw)?;
@@ -58,15 +59,15 @@ pub(super) fn stream(api: &Api, parts: &Parts) -> Result<Response, ApiError> {
             format!("{} hosts, expected at most {}", hosts.len(), limits::EVENT_HOSTS_MAX);
         return Err(ApiError::bad("query_invalid", message));
     }
-    let events = api.pulse.follow(limits::event_readers(api.places_max));
+    let events = api.sources.events.follow(limits::event_readers(api.places_max));
     let events = events.ok_or_else(|| ApiError::busy("too many follow the events already"))?;
     if let Some(seat) = Seat::of(parts) {
         seat.stay();
     }
     let hello = hello(api);
-    let (statistics, current) = (api.statistics.clone(), api.current.clone());
-    let health = api.health.clone();
-    let reader = Reader { kinds, hosts, busiest, statistics, health, current };
+    let (statistics, published) = (api.sources.statistics.clone(), api.sources.published.clone());
+    let health = api.sources.health.clone();
+    let reader = Reader { kinds, hosts, busiest, statistics, health, published };
     let (pieces, body) = tokio::sync::mpsc::channel(4);
     tokio::spawn(async move {
         if pieces.send(Ok(sse("hello", &hello))).await.is_ok() {
@@ -84,7 +85,7 @@ fn hello(api: &Api) -> String {
         "version": env!("CARGO_PKG_VERSION"),
         "etag": current.tag.to_string(),
         "rules": current.table.len(),
-        "shards": api.shards.counters().len(),
+        "shards": api.sources.shards.counters().len(),
         "since": since.as_secs(),
     })
     .to_string()
@@ -101,7 +102,7 @@ impl Reader {
         self.kinds.iter().any(|wanted| wanted == kind)
     }
 
-    /// Until the reader goes, or the daemon.
+    /// Sends events until the reader goes, or the daemon.
     async fn follow(
         self,
         mut events: broadcast::Receiver<Event>,
@@ -132,7 +133,7 @@ impl Reader {
     }
 
     fn traffic(&self, tick: &Tick) -> String {
-        let table = self.current.load().table.clone();
+        let table = self.published.table_full();
         let missing =
             self.hosts.iter().map(|(_, key)| *key).filter(|key| !tick.busy.contains_key(key));
         let missing = statistics::lock(&self.statistics).of(&missing.collect());

@@ -1,8 +1,10 @@
-//! The two formats of `/metrics`: OpenMetrics 1.0 for a reader that names it in `Accept`, as Prometheus
-//! does, and else Prometheus text 0.0.4, which is what `curl`, `promtool` and older readers expect.
+//! The two formats of `/metrics`: OpenMetrics 1.0 for a reader that names it in `Accept`, as
+//! Prometheus does, and else Prometheus text 0.0.4, which is what `curl`, `promtool` and older
+//! readers expect.
 
 use axum::http::{HeaderMap, header};
 
+/// A text format of metrics.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(super) enum Format {
     OpenMetrics,
@@ -42,8 +44,8 @@ impl Format {
     }
 }
 
-/// What one range of `Accept` names, of the formats there are, and its weight in thousandths
-/// (RFC 9110 §12.4.2); a weight that is none counts as 0.
+/// The format that one range of `Accept` names, and its weight in thousandths (RFC 9110 §12.4.2); a
+/// weight that is none counts as 0.
 fn format_and_weight(range: &str) -> Option<(Format, u32)> {
     let mut parts = range.split(';').map(str::trim);
     let kind = parts.next()?;
@@ -67,7 +69,7 @@ fn format_and_weight(range: &str) -> Option<(Format, u32)> {
     Some((format, weight))
 }
 
-/// The same samples as Prometheus text: there a counter's family is named like its samples, with
+/// Writes the samples as Prometheus text: there a counter's family is named like its samples, with
 /// `_total`, and no mark says that the text is complete.
 fn classic(open_metrics: &str) -> String {
     let mut text = String::with_capacity(open_metrics.len() + open_metrics.len() / 32);

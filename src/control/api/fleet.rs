@@ -8,13 +8,13 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 use tracing::info;
 
-use super::super::change::Tag;
 use super::super::fleet::Fleet;
 use super::Api;
 use super::error::ApiError;
 use super::guard::Peer;
 use super::route::{FleetStep, Query};
 use crate::limits;
+use crate::link::Tag;
 
 fn answer(value: &Value) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], value.to_string()).into_response()
@@ -23,7 +23,7 @@ fn answer(value: &Value) -> Response {
 /// `GET /fleet/`: `null` without a fleet.
 pub(super) fn show(api: &Api, parts: &Parts) -> Result<Response, ApiError> {
     Query::of(parts.uri.query(), &[])?;
-    Ok(answer(&api.fleet.as_ref().map_or(Value::Null, Fleet::to_json)))
+    Ok(answer(&api.sources.fleet.as_ref().map_or(Value::Null, Fleet::to_json)))
 }
 
 /// `POST /fleet/init`, `/fleet/join` and `/fleet/leave`.
@@ -35,7 +35,7 @@ pub(super) async fn act(
 ) -> Result<Response, ApiError> {
     Query::of(parts.uri.query(), &[])?;
     debug_assert_eq!(parts.method, Method::POST);
-    let fleet = api.fleet.as_ref().filter(|fleet| fleet.is_in());
+    let fleet = api.sources.fleet.as_ref().filter(|fleet| fleet.is_in());
     let fleet = fleet.ok_or_else(|| {
         let message = "this daemon is in no fleet: set the key `fleet` and start it anew";
         ApiError::new(StatusCode::CONFLICT, "no_fleet", message)
@@ -49,7 +49,7 @@ pub(super) async fn act(
             })?;
         }
         FleetStep::Join => fleet.join(),
-        FleetStep::Leave => api.orders.leave_fleet().await,
+        FleetStep::Leave => api.sources.orders.leave_fleet().await,
     }
     let (verb, path, result) = ("POST", parts.uri.path(), "done");
     info!(who = %peer, verb, path, result, "audit");
@@ -63,7 +63,7 @@ pub(super) async fn wait(
     timeout: Option<Duration>,
     more: &mut Map<String, Value>,
 ) {
-    let waited = match api.fleet.as_ref().filter(|fleet| fleet.is_in()) {
+    let waited = match api.sources.fleet.as_ref().filter(|fleet| fleet.is_in()) {
         Some(fleet) => {
             let timeout = timeout.unwrap_or(limits::FLEET_WAIT);
             fleet.wait_for(tag.sequence, timeout).await.to_json()

@@ -1,10 +1,11 @@
-//! Who may use the API: holders of the token where there is one, and never a browser on behalf of
-//! somebody else's page.
+//! Access to the API: for holders of the token where there is one, and never for a browser that
+//! acts for a page of another site.
 //!
-//! A page of evil.example can have a visitor's browser send requests to `localhost:8042`. It can't read
-//! the answers (no CORS), but a write would be done. So: a name in `Host` that is not this machine's is
-//! refused (DNS rebinding makes evil.example resolve to 127.0.0.1, and then it *can* read), and writes
-//! are refused that say that they come from another page, or that a mere form could have sent.
+//! A page of evil.example can have a visitor's browser send requests to `localhost:8042`. It can't
+//! read the answers (no CORS), but a write would be done. So: a name in `Host` that is not this
+//! machine's is refused (DNS rebinding makes evil.example resolve to 127.0.0.1, and then it *can*
+//! read), and writes are refused that say that they come from another page, or that a mere form
+//! could have sent.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -20,7 +21,8 @@ use super::error::ApiError;
 pub(crate) struct Token(Box<str>);
 
 impl Token {
-    /// The file's text without white space around it. Empty, or with a control character, it is none.
+    /// Reads a token file: its text without white space around it. `None`: the text is empty, or
+    /// has a character that is not printable ASCII.
     pub(crate) fn parse(text: &str) -> Option<Token> {
         let token = text.trim();
         let is_token = !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
@@ -31,17 +33,17 @@ impl Token {
         self.0.as_bytes().ct_eq(given).into()
     }
 
-    /// For a daemon that takes over.
+    /// The text of the token, for a daemon that takes over.
     pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// Who is on the other end.
+/// Client at the other end of a management connection.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Peer {
     Tcp(std::net::SocketAddr),
-    /// By the kernel's word: the user's number.
+    /// A Unix socket; the number of the user, as the kernel has it.
     Unix(Option<u32>),
 }
 
@@ -55,7 +57,8 @@ impl std::fmt::Display for Peer {
     }
 }
 
-/// What is no text is no text of ours either, and must not pass for a field that is not there.
+/// The value of a field, lossy: one that is no text matches none of ours, and must not pass for a
+/// field that is not there.
 fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<Cow<'_, str>> {
     headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()))
 }
@@ -64,7 +67,7 @@ fn forbidden(code: &str, message: impl Into<String>) -> ApiError {
     ApiError::new(StatusCode::FORBIDDEN, code, message)
 }
 
-/// Whether a request is to be answered at all. `open`: it is one that needs no token.
+/// Checks whether a request may be answered at all; an `open` one needs no token.
 pub(super) fn check(
     parts: &Parts,
     peer: &Peer,
@@ -84,7 +87,7 @@ pub(super) fn check(
     }
 }
 
-/// `Host` must be an address or `localhost`; a client that sends none is no browser.
+/// Checks that `Host` is an address or `localhost`; a client that sends none is no browser.
 fn host(parts: &Parts) -> Result<(), ApiError> {
     let absolute = parts.uri.authority().map(|authority| Cow::from(authority.as_str()));
     let Some(host) = absolute.or_else(|| text(&parts.headers, header::HOST)) else { return Ok(()) };
@@ -104,8 +107,8 @@ fn is_this_machine(name: &str) -> bool {
     name.parse::<IpAddr>().is_ok() || name.trim_end_matches('.').eq_ignore_ascii_case("localhost")
 }
 
-/// The host of an authority, without port and brackets. `None`: there is more than host and port, such as
-/// a user, behind whom the real host would stand (`localhost:8042@evil.example`).
+/// The host of an authority, without port and brackets. `None`: there is more than host and port,
+/// such as a user, behind whom the real host would stand (`localhost:8042@evil.example`).
 fn host_of(authority: &str) -> Option<&str> {
     let (host, rest) = match authority.strip_prefix('[') {
         Some(inner) => inner.split_once(']')?,
@@ -129,7 +132,7 @@ fn authorized(headers: &HeaderMap, token: &Token) -> Result<(), ApiError> {
     }
 }
 
-/// What only a web page says, or a form can send.
+/// Refuses a write that another web page sends, or that a form could have sent.
 fn write(parts: &Parts) -> Result<(), ApiError> {
     let headers = &parts.headers;
     if let Some(origin) = headers.get(header::ORIGIN) {

@@ -3,7 +3,6 @@
 
 use std::collections::BinaryHeap;
 use std::io::{self, Write};
-use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
 use axum::http::HeaderValue;
@@ -11,14 +10,13 @@ use axum::http::request::Parts;
 use axum::response::Response;
 use tokio::sync::mpsc;
 
-use super::Api;
 use super::error::ApiError;
 use super::route::Query;
-use super::rules::tagged;
+use super::{Api, tagged};
 use crate::limits;
 use crate::table::{Action, Rule, Snapshot};
 
-/// Which rules, of those in the table.
+/// A choice of rules of the table.
 #[derive(Debug, Default)]
 struct Wanted {
     search: String,
@@ -43,8 +41,8 @@ impl Wanted {
             && self.action.is_none_or(|action| rule.action.as_str() == action)
     }
 
-    /// The rules, sorted, and how many match wherever they stand. Of a page only as many are kept as
-    /// it has, however many there are.
+    /// Selects the names of rules, sorted, and counts how many match on all pages. Memory is taken
+    /// for one page, however many rules there are.
     fn select<'t>(&self, table: &'t Snapshot) -> (Vec<&'t str>, usize) {
         let mut matched = 0;
         let mut page: BinaryHeap<&str> = BinaryHeap::new();
@@ -93,15 +91,15 @@ pub(super) async fn answer(api: &Api, parts: &Parts) -> Result<Response, ApiErro
     Ok(response)
 }
 
-/// The same from a thread that may take its time.
-async fn streamed(table: Arc<Snapshot>, wanted: Wanted) -> Result<(usize, Body), ApiError> {
+/// Lists the rules from a thread that may take its time.
+async fn streamed(table: Snapshot, wanted: Wanted) -> Result<(usize, Body), ApiError> {
     let (told, count) = tokio::sync::oneshot::channel();
     let (pieces, body) = mpsc::channel::<io::Result<Bytes>>(4);
     tokio::task::spawn_blocking(move || {
         let (names, matched) = wanted.select(&table);
         let _ = told.send(matched);
         let mut out = io::BufWriter::with_capacity(limits::LISTING_PIECE_BYTES, Pieces(pieces));
-        // The reader may go at any time.
+        // An error: the reader has gone.
         let _ = write(&table, &names, &mut out).and_then(|()| out.flush());
     });
     let matched = count.await.map_err(|_| ApiError::busy("listing the rules was given up"))?;

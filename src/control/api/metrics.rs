@@ -1,9 +1,9 @@
-//! `GET /metrics`, for Prometheus. Totals per shard; hosts and backends only the busiest of them, for a
-//! million series would bring any Prometheus down.
+//! `GET /metrics`, for Prometheus. Totals per shard; hosts and backends only the busiest of them,
+//! for a million series would bring any Prometheus down.
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
@@ -11,8 +11,8 @@ use axum::http::header;
 use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
-use prometheus_client::metrics::MetricType;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType::{self, Counter as Sum, Gauge as Level, Histogram};
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
@@ -22,20 +22,20 @@ use super::super::statistics::name_of;
 use super::Api;
 use super::error::ApiError;
 use super::exposition::Format;
-use super::numbers::backend;
 use super::route::Query;
+use super::stats::backend;
 use crate::http::Refusal;
 use crate::limits;
 use crate::link::{
     BackendCount, ControlEnd, Counter, Counters, HELD_BOUNDS, HostCount, Id, Shed, SlotIndex,
-    SlotTime, Sums, TIME_BOUNDS,
+    SlotTime, Sums, TIME_BOUNDS, TaggedTable,
 };
 
 pub(super) fn answer(api: &Api, parts: &Parts) -> Result<Response, ApiError> {
     Query::of(parts.uri.query(), &[])?;
     let mut registry = Registry::with_prefix("mantrid");
     registry.register_collector(Box::new(Numbers::of(api)));
-    if let Some(fleet) = api.fleet.as_ref().filter(|fleet| fleet.is_in()) {
+    if let Some(fleet) = api.sources.fleet.as_ref().filter(|fleet| fleet.is_in()) {
         registry.register_collector(Box::new(super::fleet_metrics::FleetNumbers(fleet.clone())));
     }
     let mut text = String::new();
@@ -46,67 +46,141 @@ pub(super) fn answer(api: &Api, parts: &Parts) -> Result<Response, ApiError> {
     Ok((content, format.write(text)).into_response())
 }
 
-/// The numbers of one moment.
-#[derive(Debug)]
-struct Numbers {
-    shards: Vec<HashMap<&'static str, u64>>,
-    refusals: Vec<(&'static str, u64)>,
-    shed: Vec<(&'static str, u64)>,
-    connections_shed: Vec<u64>,
-    access_log_lost: u64,
-    /// As [`HELD_BOUNDS`] has it, of all shards.
-    held_times: [u64; HELD_BOUNDS.len() + 2],
-    rules: i64,
-    generation: i64,
-    state_writable: i64,
-    reload_successful: i64,
-    started: f64,
-    hosts: Vec<(String, Sums)>,
-    backends: Vec<(String, Sums)>,
-    /// Those that are probed: 1 where requests go there.
-    up: Vec<(String, i64)>,
+/// A metric: name without the prefix, help, type, and the samples of one moment.
+type Metric = (&'static str, &'static str, MetricType, fn(&Numbers) -> Vec<Sample>);
+
+/// One sample: its labels and its value.
+type Sample = (Vec<(&'static str, String)>, Value);
+
+/// The value of a sample; its type is that of its metric.
+enum Value {
+    Count(u64),
+    Seconds(f64),
+    Level(i64),
+    Moment(f64),
+    /// Buckets, each with its upper bound, and the sum.
+    Times(Vec<(f64, u64)>, f64),
 }
 
-/// Counters of a shard: name, help, and where it stands.
-const COUNTERS: &[(&str, &str, Counter)] = &[
-    ("connections_accepted", "Client connections accepted", Counter::Accepted),
-    ("requests", "Requests whose head was accepted", Counter::Requests),
-    ("requests_completed", "Requests that ended, answered or not", Counter::Completed),
-    ("bytes_sent", "Bytes sent to clients", Counter::Sent),
-    ("bytes_received", "Bytes received from clients", Counter::Received),
-    ("connects", "Connections opened to backends", Counter::Connects),
-    ("backend_connections_reused", "Requests sent on an idle connection", Counter::Reused),
-    ("connect_failures", "Attempts to connect that failed", Counter::ConnectFailures),
-    ("retries", "Requests sent again, an idle connection being dead", Counter::Retries),
-    ("panics", "Connections ended by a panic", Counter::Panics),
-    (
-        "requests_uncounted",
-        "Requests that no counter of their host had room for",
-        Counter::Uncounted,
-    ),
-    ("news_dropped", "What control was too far behind to be told", Counter::NewsDropped),
-    ("holds", "Times that a request began to be held", Counter::HeldTotal),
-    ("holds_released", "Held requests that went on", Counter::HeldReleased),
-    ("holds_timed_out", "Held requests whose time ran out", Counter::HeldTimedOut),
-    ("holds_refused", "Requests that there was no room to hold", Counter::HeldRefused),
-    ("holds_left", "Held requests whose client left", Counter::HeldLeft),
-    ("ring_enters", "Calls of io_uring_enter", Counter::RingEnters),
-    ("ring_completions", "Completions taken from the ring", Counter::RingCompletions),
-    (
-        "receive_buffers_missed",
-        "Receives that found every buffer in use and took memory of their own",
-        Counter::ReceiveBuffersMissed,
-    ),
+const WAIT_TIME: &str = "shard_cpu_wait_seconds";
+
+/// All metrics, in the order in which they are listed.
+#[rustfmt::skip]
+const METRICS: &[Metric] = &[
+    ("build_info", "Which program this is", Level, |_| {
+        vec![(vec![("version", env!("CARGO_PKG_VERSION").to_owned())], Value::Level(1))]
+    }),
+    ("rules", "Rules in the table", Level, |n| one(level(n.current.len() as u64))),
+    ("table_generation", "Number of the last change of the table", Level,
+        |n| one(level(n.current.tag.sequence))),
+    ("state_writable",
+        "Whether changes can be written to the state's files: 0 after one could not be", Level,
+        |n| one(level(n.is_state_writable.into()))),
+    ("last_reload_successful", "Whether the configuration that was read last is in force", Level,
+        |n| one(level(n.is_reloaded.into()))),
+    ("start_time_seconds", "When the daemon started, in seconds since 1970", Level,
+        |n| one(Value::Moment(n.started))),
+
+    ("connections_accepted", "Client connections accepted", Sum, |n| n.sums(Counter::Accepted)),
+    ("requests", "Requests whose head was accepted", Sum, |n| n.sums(Counter::Requests)),
+    ("requests_completed", "Requests that ended, answered or not", Sum,
+        |n| n.sums(Counter::Completed)),
+    ("bytes_sent", "Bytes sent to clients", Sum, |n| n.sums(Counter::Sent)),
+    ("bytes_received", "Bytes received from clients", Sum, |n| n.sums(Counter::Received)),
+    ("connects", "Connections opened to backends", Sum, |n| n.sums(Counter::Connects)),
+    ("backend_connections_reused", "Requests sent on an idle connection", Sum,
+        |n| n.sums(Counter::Reused)),
+    ("connect_failures", "Attempts to connect that failed", Sum,
+        |n| n.sums(Counter::ConnectFailures)),
+    ("retries", "Requests sent again, an idle connection being dead", Sum,
+        |n| n.sums(Counter::Retries)),
+    ("panics", "Connections ended by a panic", Sum, |n| n.sums(Counter::Panics)),
+    ("requests_uncounted", "Requests that no counter of their host had room for", Sum,
+        |n| n.sums(Counter::Uncounted)),
+    ("news_dropped", "What control was too far behind to be told", Sum,
+        |n| n.sums(Counter::NewsDropped)),
+    ("holds", "Times that a request began to be held", Sum, |n| n.sums(Counter::HeldTotal)),
+    ("holds_released", "Held requests that went on", Sum, |n| n.sums(Counter::HeldReleased)),
+    ("holds_timed_out", "Held requests whose time ran out", Sum, |n| n.sums(Counter::HeldTimedOut)),
+    ("holds_refused", "Requests that there was no room to hold", Sum,
+        |n| n.sums(Counter::HeldRefused)),
+    ("holds_left", "Held requests whose client left", Sum, |n| n.sums(Counter::HeldLeft)),
+    ("ring_enters", "Calls of io_uring_enter", Sum, |n| n.sums(Counter::RingEnters)),
+    ("ring_completions", "Completions taken from the ring", Sum,
+        |n| n.sums(Counter::RingCompletions)),
+    ("receive_buffers_missed",
+        "Receives that found every buffer in use and took memory of their own", Sum,
+        |n| n.sums(Counter::ReceiveBuffersMissed)),
+    ("connections_open", "Client connections open", Level, |n| n.levels(Counter::Open)),
+    ("idle_backend_connections", "Idle connections to backends", Level,
+        |n| n.levels(Counter::IdleConnections)),
+    ("requests_queued", "Requests that wait for a place at a backend", Level,
+        |n| n.levels(Counter::Queued)),
+    ("requests_held", "Requests held", Level, |n| n.levels(Counter::Held)),
+    ("pipes", "Pipes in use for bulk bodies", Level, |n| n.levels(Counter::Pipes)),
+    ("answers", "Final answers by class", Sum, Numbers::answers),
+    ("held_seconds", "Time that requests were held", Histogram, Numbers::held_times),
+    ("shard_cpu_seconds", "Time that the shard was on a CPU, the kernel's work for it included",
+        Sum, |n| n.seconds(|shard| Some(shard.get(Counter::CpuMicros)))),
+    (WAIT_TIME, "Time that the shard could run and waited for a CPU", Sum,
+        |n| n.seconds(|shard| waited(shard.get(Counter::Thread)))),
+    ("asleep_seconds", "Time that the shard was not on a CPU", Sum,
+        |n| n.seconds(|shard| Some(shard.get(Counter::AsleepMicros)))),
+
+    ("refused", "Heads and bodies refused, by reason", Sum, |n| {
+        let of = |refusal: &Refusal| (refusal.slug(), n.total(|shard| shard.refusals(*refusal)));
+        by_reason(Refusal::ALL.iter().map(of))
+    }),
+    ("access_log_dropped", "Lines of the access log that were not written", Sum, |n| {
+        let lost = n.shards.total(Counter::LogDropped) + n.shards.together.logbook.lost();
+        one(Value::Count(lost))
+    }),
+    ("connections_shed", "Client connections turned away", Sum, |n| {
+        let count = |shard: &Counters| Shed::CONNECTIONS.iter().map(|why| shard.shed(*why)).sum();
+        n.of_shards(|shard| Some(Value::Count(count(shard))))
+    }),
+    ("shed", "Connections and requests turned away, by the limit that was reached", Sum, |n| {
+        let of = |(why, name): &(Shed, &'static str)| (*name, n.total(|shard| shard.shed(*why)));
+        by_reason(Shed::ALL.iter().map(of))
+    }),
+
+    ("backend_up", "Whether a backend that is probed is up (1) or passed over (0)", Level, |n| {
+        let up = n.up.iter();
+        up.map(|(at, up)| (vec![("backend", at.clone())], Value::Level(*up))).collect()
+    }),
+    ("host_requests", "Requests that ended, of the busiest hosts", Sum,
+        |n| n.hosts.sums(HostCount::Completed)),
+    ("host_bytes_sent", "Bytes sent to clients, of the busiest hosts", Sum,
+        |n| n.hosts.sums(HostCount::BytesSent)),
+    ("host_bytes_received", "Bytes received from clients, of the busiest hosts", Sum,
+        |n| n.hosts.sums(HostCount::BytesReceived)),
+    ("host_requests_open", "Requests under way, of the busiest hosts", Level,
+        |n| n.hosts.levels(HostCount::Open)),
+    ("host_requests_held", "Requests held, of the busiest hosts", Level,
+        |n| n.hosts.levels(HostCount::Held)),
+    ("host_answers", "Final answers by class, of the busiest", Sum, |n| n.hosts.answers()),
+    ("host_connect_seconds", "Time to open a connection", Histogram,
+        |n| n.hosts.times(SlotTime::Connect)),
+    ("host_response_seconds", "Time from request to response head", Histogram,
+        |n| n.hosts.times(SlotTime::Response)),
+    ("backend_requests", "Requests that ended, of the busiest backends", Sum,
+        |n| n.backends.sums(BackendCount::Completed)),
+    ("backend_connections_opened", "Connections opened, of the busiest backends", Sum,
+        |n| n.backends.sums(BackendCount::Connections)),
+    ("backend_connect_failures", "Attempts to connect that failed, of the busiest backends", Sum,
+        |n| n.backends.sums(BackendCount::Failures)),
+    ("backend_requests_open", "Requests under way, of the busiest backends", Level,
+        |n| n.backends.levels(BackendCount::Open)),
+    ("backend_connections_idle", "Idle connections, of the busiest backends", Level,
+        |n| n.backends.levels(BackendCount::Idle)),
+    ("backend_answers", "Final answers by class, of the busiest", Sum, |n| n.backends.answers()),
+    ("backend_connect_seconds", "Time to open a connection", Histogram,
+        |n| n.backends.times(SlotTime::Connect)),
+    ("backend_response_seconds", "Time from request to response head", Histogram,
+        |n| n.backends.times(SlotTime::Response)),
 ];
 
-const GAUGES: &[(&str, &str, Counter)] = &[
-    ("connections_open", "Client connections open", Counter::Open),
-    ("idle_backend_connections", "Idle connections to backends", Counter::IdleConnections),
-    ("requests_queued", "Requests that wait for a place at a backend", Counter::Queued),
-    ("requests_held", "Requests held", Counter::Held),
-    ("pipes", "Pipes in use for bulk bodies", Counter::Pipes),
-];
-
+/// Classes of final responses and replies.
 const CLASSES: [(&str, Counter); 4] = [
     ("2xx", Counter::Answers2xx),
     ("3xx", Counter::Answers3xx),
@@ -114,309 +188,168 @@ const CLASSES: [(&str, Counter); 4] = [
     ("5xx", Counter::Answers5xx),
 ];
 
-/// Of a host or a backend: suffix, help, and where it stands.
-type Own<Count> = (&'static str, &'static str, Count);
+/// The numbers of one moment.
+struct Numbers {
+    shards: ControlEnd,
+    current: Arc<TaggedTable>,
+    is_state_writable: bool,
+    is_reloaded: bool,
+    /// Seconds since 1970.
+    started: f64,
+    hosts: Busiest,
+    backends: Busiest,
+    /// Backends that are probed: 1 where requests go there.
+    up: Vec<(String, i64)>,
+}
 
-const HOST_COUNTERS: &[Own<HostCount>] = &[
-    ("requests", "Requests that ended, of the busiest hosts", HostCount::Completed),
-    ("bytes_sent", "Bytes sent to clients, of the busiest hosts", HostCount::BytesSent),
-    (
-        "bytes_received",
-        "Bytes received from clients, of the busiest hosts",
-        HostCount::BytesReceived,
-    ),
-];
-const HOST_GAUGES: &[Own<HostCount>] = &[
-    ("requests_open", "Requests under way, of the busiest hosts", HostCount::Open),
-    ("requests_held", "Requests held, of the busiest hosts", HostCount::Held),
-];
-const BACKEND_COUNTERS: &[Own<BackendCount>] = &[
-    ("requests", "Requests that ended, of the busiest backends", BackendCount::Completed),
-    (
-        "connections_opened",
-        "Connections opened, of the busiest backends",
-        BackendCount::Connections,
-    ),
-    (
-        "connect_failures",
-        "Attempts to connect that failed, of the busiest backends",
-        BackendCount::Failures,
-    ),
-];
-const BACKEND_GAUGES: &[Own<BackendCount>] = &[
-    ("requests_open", "Requests under way, of the busiest backends", BackendCount::Open),
-    ("connections_idle", "Idle connections, of the busiest backends", BackendCount::Idle),
-];
-const TIMES: [(&str, &str, SlotTime); 2] = [
-    ("connect_seconds", "Time to open a connection", SlotTime::Connect),
-    ("response_seconds", "Time from request to response head", SlotTime::Response),
-];
-
-const CPU_TIME: &str = "shard_cpu_seconds";
-const WAIT_TIME: &str = "shard_cpu_wait_seconds";
-/// All in microseconds where they are kept.
-const SHARD_TIMES: [(&str, &str); 3] = [
-    (CPU_TIME, "Time that the shard was on a CPU, the kernel's work for it included"),
-    (WAIT_TIME, "Time that the shard could run and waited for a CPU"),
-    ("asleep_seconds", "Time that the shard was not on a CPU"),
-];
+impl fmt::Debug for Numbers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Numbers").finish_non_exhaustive()
+    }
+}
 
 impl Numbers {
     fn of(api: &Api) -> Numbers {
         let current = api.current();
         let since = api.started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let statistics = api.lock_statistics();
-        // Only those with a slot are looked at: who has none is not among the busiest for long.
+        // Hosts without a slot are left out: they are not among the busiest for long.
         let mut hosts: Vec<(u64, Sums)> = statistics.busy().into_iter().collect();
-        hosts.sort_by_key(|(key, sums)| (Reverse(sums.get(HostCount::Completed)), *key));
-        hosts.truncate(limits::METRIC_HOSTS);
-        let named = hosts.into_iter();
-        let named =
-            named.filter_map(|(key, sums)| Some((name_of(&current.table, key)?.to_owned(), sums)));
         let mut backends: Vec<(Id, Sums)> = statistics.backends().into_iter().collect();
         drop(statistics);
+        hosts.sort_by_key(|(key, sums)| (Reverse(sums.get(HostCount::Completed)), *key));
+        hosts.truncate(limits::METRIC_HOSTS);
         backends.sort_by_key(|(id, sums)| (Reverse(sums.get(BackendCount::Completed)), *id));
         backends.truncate(limits::METRIC_HOSTS);
+        let name = |(key, sums)| Some((name_of(&current, key)?.to_owned(), sums));
+        let hosts = hosts.into_iter().filter_map(name).collect();
         let backends = backends.into_iter().map(|(id, sums)| (backend(&id).to_string(), sums));
         Numbers {
-            shards: shards(&api.shards),
-            refusals: refusals(&api.shards),
-            shed: shed(&api.shards),
-            connections_shed: connections_shed(&api.shards),
-            access_log_lost: api.shards.total(Counter::LogDropped)
-                + api.shards.together.logbook.lost(),
-            held_times: held_times(&api.shards),
-            rules: i64::try_from(current.table.len()).unwrap_or(i64::MAX),
-            state_writable: i64::from(api.trouble.load().is_none()),
-            reload_successful: i64::from(api.is_reloaded.load(Ordering::Relaxed)),
-            generation: i64::try_from(current.tag.sequence).unwrap_or(i64::MAX),
+            shards: api.sources.shards.clone(),
+            is_state_writable: api.sources.trouble.load().is_none(),
+            is_reloaded: api.is_reloaded.load(Ordering::Relaxed),
             started: since.as_secs_f64(),
-            hosts: named.collect(),
-            backends: backends.collect(),
+            hosts: Busiest("host", hosts),
+            backends: Busiest("backend", backends.collect()),
             up: standings(api),
+            current,
         }
     }
 
-    fn build(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let version = [("version", env!("CARGO_PKG_VERSION"))];
-        one_gauge(encoder, "build_info", "Which program this is", &version, 1)?;
-        one_gauge(encoder, "rules", "Rules in the table", &[], self.rules)?;
-        let help = "Number of the last change of the table";
-        one_gauge(encoder, "table_generation", help, &[], self.generation)?;
-        let help = "Whether changes can be written to the state's files: 0 after one could not be";
-        one_gauge(encoder, "state_writable", help, &[], self.state_writable)?;
-        let help = "Whether the configuration that was read last is in force";
-        one_gauge(encoder, "last_reload_successful", help, &[], self.reload_successful)?;
-        let help = "When the daemon started, in seconds since 1970";
-        let metric =
-            encoder.encode_descriptor("start_time_seconds", help, None, MetricType::Gauge)?;
-        ConstGauge::new(self.started).encode(metric)
+    /// A sample of each shard that has a value.
+    fn of_shards(&self, value: impl Fn(&Counters) -> Option<Value>) -> Vec<Sample> {
+        let each = self.shards.counters().enumerate();
+        let each = each.filter_map(|(shard, counters)| {
+            Some((vec![("shard", shard.to_string())], value(counters)?))
+        });
+        each.collect()
     }
 
-    fn held(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let help = "Time that requests were held";
-        let mut metric =
-            encoder.encode_descriptor("held_seconds", help, None, MetricType::Histogram)?;
-        let (classes, millis) = self.held_times.split_at(HELD_BOUNDS.len() + 1);
-        let bounds = HELD_BOUNDS.iter().map(|millis| *millis as f64 / 1e3).chain([f64::MAX]);
-        let buckets: Vec<(f64, u64)> = bounds.zip(classes.iter().copied()).collect();
-        let (sum, all) = (millis[0] as f64 / 1e3, classes.iter().sum());
-        metric.encode_histogram::<NoLabelSet>(sum, all, &buckets, None)
+    fn sums(&self, counter: Counter) -> Vec<Sample> {
+        self.of_shards(|shard| Some(Value::Count(shard.get(counter))))
     }
 
-    /// What became of each shard's time.
-    fn times(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        for (name, help) in SHARD_TIMES {
-            // Not every kernel counts how long a thread waits.
-            if self.shards.iter().all(|numbers| !numbers.contains_key(name)) {
-                continue;
-            }
-            let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-            for (shard, numbers) in self.shards.iter().enumerate() {
-                let Some(micros) = numbers.get(name) else { continue };
-                let labels = [("shard", shard.to_string())];
-                let seconds = *micros as f64 / 1e6;
-                ConstCounter::new(seconds).encode(metric.encode_family(&labels)?)?;
-            }
-        }
-        Ok(())
+    fn levels(&self, counter: Counter) -> Vec<Sample> {
+        self.of_shards(|shard| Some(level(shard.get(counter))))
     }
 
-    fn per_shard(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        for (name, help, _) in COUNTERS {
-            let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-            for (shard, numbers) in self.shards.iter().enumerate() {
-                let labels = [("shard", shard.to_string())];
-                ConstCounter::new(numbers[name]).encode(metric.encode_family(&labels)?)?;
-            }
+    fn seconds(&self, micros: impl Fn(&Counters) -> Option<u64>) -> Vec<Sample> {
+        self.of_shards(|shard| Some(Value::Seconds(micros(shard)? as f64 / 1e6)))
+    }
+
+    fn answers(&self) -> Vec<Sample> {
+        let each = self.shards.counters().enumerate().flat_map(|(shard, counters)| {
+            CLASSES.map(|(class, counter)| {
+                let labels = vec![("shard", shard.to_string()), ("class", class.to_owned())];
+                (labels, Value::Count(counters.get(counter)))
+            })
+        });
+        each.collect()
+    }
+
+    fn held_times(&self) -> Vec<Sample> {
+        let mut all = [0; HELD_BOUNDS.len() + 2];
+        for times in self.shards.counters().map(Counters::held_times) {
+            all.iter_mut().zip(times).for_each(|(sum, n)| *sum += n);
         }
-        for (name, help, _) in GAUGES {
-            let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-            for (shard, numbers) in self.shards.iter().enumerate() {
-                let labels = [("shard", shard.to_string())];
-                let number = i64::try_from(numbers[name]).unwrap_or(i64::MAX);
-                ConstGauge::new(number).encode(metric.encode_family(&labels)?)?;
-            }
-        }
-        let help = "Final answers by class";
-        let mut metric = encoder.encode_descriptor("answers", help, None, MetricType::Counter)?;
-        for (shard, numbers) in self.shards.iter().enumerate() {
-            for (class, _) in CLASSES {
-                let labels = [("shard", shard.to_string()), ("class", class.to_owned())];
-                ConstCounter::new(numbers[class]).encode(metric.encode_family(&labels)?)?;
-            }
-        }
-        self.held(encoder)?;
-        self.times(encoder)?;
-        let help = "Heads and bodies refused, by reason";
-        let mut metric = encoder.encode_descriptor("refused", help, None, MetricType::Counter)?;
-        for (reason, count) in &self.refusals {
-            ConstCounter::new(*count).encode(metric.encode_family(&[("reason", *reason)])?)?;
-        }
-        let help = "Lines of the access log that were not written";
-        let metric =
-            encoder.encode_descriptor("access_log_dropped", help, None, MetricType::Counter)?;
-        ConstCounter::new(self.access_log_lost).encode(metric)?;
-        let help = "Client connections turned away";
-        let mut metric =
-            encoder.encode_descriptor("connections_shed", help, None, MetricType::Counter)?;
-        for (shard, count) in self.connections_shed.iter().enumerate() {
-            let labels = [("shard", shard.to_string())];
-            ConstCounter::new(*count).encode(metric.encode_family(&labels)?)?;
-        }
-        let help = "Connections and requests turned away, by the limit that was reached";
-        let mut metric = encoder.encode_descriptor("shed", help, None, MetricType::Counter)?;
-        for (reason, count) in &self.shed {
-            ConstCounter::new(*count).encode(metric.encode_family(&[("reason", *reason)])?)?;
-        }
-        Ok(())
+        let (classes, millis) = all.split_at(HELD_BOUNDS.len() + 1);
+        let bounds = HELD_BOUNDS.iter().map(|millis| *millis as f64 / 1e3);
+        one(Value::Times(buckets(bounds, classes), millis[0] as f64 / 1e3))
+    }
+
+    /// The sum of a count over all shards.
+    fn total(&self, count: impl Fn(&Counters) -> u64) -> u64 {
+        self.shards.counters().map(count).sum()
     }
 }
 
-fn one_gauge(
-    encoder: &mut DescriptorEncoder<'_>,
-    name: &str,
-    help: &str,
-    labels: &[(&str, &str)],
-    value: i64,
-) -> fmt::Result {
-    let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-    match labels {
-        [] => ConstGauge::new(value).encode(metric),
-        labels => ConstGauge::new(value).encode(metric.encode_family(&labels.to_vec())?),
+/// The busiest hosts or backends: the label of their samples, and each with its sums.
+struct Busiest(&'static str, Vec<(String, Sums)>);
+
+impl Busiest {
+    fn of_each(&self, value: impl Fn(&Sums) -> Value) -> Vec<Sample> {
+        let each = self.1.iter();
+        each.map(|(name, sums)| (vec![(self.0, name.clone())], value(sums))).collect()
+    }
+
+    fn sums(&self, count: impl SlotIndex + Copy) -> Vec<Sample> {
+        self.of_each(|sums| Value::Count(sums.get(count)))
+    }
+
+    fn levels(&self, count: impl SlotIndex + Copy) -> Vec<Sample> {
+        self.of_each(|sums| Value::Level(i64::try_from(sums.get(count)).unwrap_or(0)))
+    }
+
+    fn answers(&self) -> Vec<Sample> {
+        let each = self.1.iter().flat_map(|(name, sums)| {
+            let classes = CLASSES.iter().zip(sums.answers());
+            classes.map(|((class, _), count)| {
+                let labels = vec![(self.0, name.clone()), ("class", (*class).to_owned())];
+                (labels, Value::Count(*count))
+            })
+        });
+        each.collect()
+    }
+
+    fn times(&self, histogram: SlotTime) -> Vec<Sample> {
+        self.of_each(|sums| {
+            let (classes, micros) = sums.times(histogram);
+            let bounds = TIME_BOUNDS.iter().map(|micros| *micros as f64 / 1e6);
+            Value::Times(buckets(bounds, classes), micros as f64 / 1e6)
+        })
     }
 }
 
-fn shards(end: &ControlEnd) -> Vec<HashMap<&'static str, u64>> {
-    let each = end.counters().map(|counters| {
-        let named = COUNTERS.iter().chain(GAUGES).map(|(name, _, counter)| (*name, *counter));
-        let times = [(CPU_TIME, Counter::CpuMicros), ("asleep_seconds", Counter::AsleepMicros)];
-        let all = named.chain(CLASSES).chain(times);
-        let mut all: HashMap<_, _> =
-            all.map(|(name, counter)| (name, counters.get(counter))).collect();
-        all.extend(waited(counters.get(Counter::Thread)).map(|micros| (WAIT_TIME, micros)));
-        all
-    });
-    each.collect()
+fn one(value: Value) -> Vec<Sample> {
+    vec![(Vec::new(), value)]
+}
+
+fn level(number: u64) -> Value {
+    Value::Level(i64::try_from(number).unwrap_or(i64::MAX))
+}
+
+fn by_reason(counts: impl Iterator<Item = (&'static str, u64)>) -> Vec<Sample> {
+    let labelled = counts.map(|(reason, n)| (vec![("reason", reason.to_owned())], Value::Count(n)));
+    labelled.collect()
+}
+
+fn buckets(bounds: impl Iterator<Item = f64>, classes: &[u64]) -> Vec<(f64, u64)> {
+    bounds.chain([f64::MAX]).zip(classes.iter().copied()).collect()
 }
 
 /// Microseconds that a thread of ours could run and had no CPU (`schedstat`,
-/// proc_pid_schedstat(5)).
+/// proc_pid_schedstat(5)); not every kernel counts them.
 fn waited(thread: u64) -> Option<u64> {
     let text = std::fs::read_to_string(format!("/proc/self/task/{thread}/schedstat")).ok()?;
     let nanos: u64 = text.split_whitespace().nth(1)?.parse().ok()?;
     Some(nanos / 1000)
 }
 
-fn refusals(end: &ControlEnd) -> Vec<(&'static str, u64)> {
-    let count = |refusal: Refusal| end.counters().map(|counters| counters.refusals(refusal)).sum();
-    let all = Refusal::ALL.iter().map(|refusal| (refusal.slug(), count(*refusal)));
-    all.collect()
-}
-
-fn shed(end: &ControlEnd) -> Vec<(&'static str, u64)> {
-    let count = |why: Shed| end.counters().map(|counters| counters.shed(why)).sum();
-    Shed::ALL.iter().map(|(why, name)| (*name, count(*why))).collect()
-}
-
-fn connections_shed(end: &ControlEnd) -> Vec<u64> {
-    let of = |counters: &Counters| Shed::CONNECTIONS.iter().map(|why| counters.shed(*why)).sum();
-    end.counters().map(of).collect()
-}
-
-fn held_times(end: &ControlEnd) -> [u64; HELD_BOUNDS.len() + 2] {
-    let mut all = [0; HELD_BOUNDS.len() + 2];
-    for times in end.counters().map(Counters::held_times) {
-        all.iter_mut().zip(times).for_each(|(sum, n)| *sum += n);
-    }
-    all
-}
-
-/// Counters, gauges, answers and times of each.
-fn of_each<Count: SlotIndex + Copy>(
-    encoder: &mut DescriptorEncoder<'_>,
-    label: &'static str,
-    each: &[(String, Sums)],
-    (counters, gauges): (&[Own<Count>], &[Own<Count>]),
-) -> fmt::Result {
-    for (name, help, count) in counters {
-        let name = format!("{label}_{name}");
-        let mut metric = encoder.encode_descriptor(&name, help, None, MetricType::Counter)?;
-        for (own, sums) in each {
-            let labels = [(label, own.as_str())];
-            ConstCounter::new(sums.get(*count)).encode(metric.encode_family(&labels)?)?;
-        }
-    }
-    for (name, help, count) in gauges {
-        let name = format!("{label}_{name}");
-        let mut metric = encoder.encode_descriptor(&name, help, None, MetricType::Gauge)?;
-        for (own, sums) in each {
-            let number = i64::try_from(sums.get(*count)).unwrap_or(0);
-            let labels = [(label, own.as_str())];
-            ConstGauge::new(number).encode(metric.encode_family(&labels)?)?;
-        }
-    }
-    let name = format!("{label}_answers");
-    let help = "Final answers by class, of the busiest";
-    let mut metric = encoder.encode_descriptor(&name, help, None, MetricType::Counter)?;
-    for (own, sums) in each {
-        for ((class, _), count) in CLASSES.iter().zip(sums.answers()) {
-            let labels = [(label, own.as_str()), ("class", *class)];
-            ConstCounter::new(*count).encode(metric.encode_family(&labels)?)?;
-        }
-    }
-    for (name, help, count) in TIMES {
-        times(encoder, (&format!("{label}_{name}"), help), (label, each), count)?;
-    }
-    Ok(())
-}
-
-fn times(
-    encoder: &mut DescriptorEncoder<'_>,
-    (name, help): (&str, &str),
-    (label, each): (&'static str, &[(String, Sums)]),
-    histogram: SlotTime,
-) -> fmt::Result {
-    let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
-    let bounds = TIME_BOUNDS.iter().map(|micros| *micros as f64 / 1e6).chain([f64::MAX]);
-    let bounds: Vec<f64> = bounds.collect();
-    for (own, sums) in each {
-        let (classes, micros) = sums.times(histogram);
-        let buckets: Vec<(f64, u64)> =
-            bounds.iter().copied().zip(classes.iter().copied()).collect();
-        let labels = [(label, own.as_str())];
-        let mut family = metric.encode_family(&labels)?;
-        let all = classes.iter().sum();
-        family.encode_histogram::<NoLabelSet>(micros as f64 / 1e6, all, &buckets, None)?;
-    }
-    Ok(())
-}
-
-/// Those that are down first: of very many only some are told.
+/// Lists the backends that are probed, those that are down first: of very many only some are told.
 fn standings(api: &Api) -> Vec<(String, i64)> {
     let is_up = |state: State| i64::from(matches!(state, State::Up | State::Unknown));
     let mut all: Vec<_> =
-        api.health.states().into_iter().map(|it| (is_up(it.state), it.backend)).collect();
+        api.sources.health.states().into_iter().map(|it| (is_up(it.state), it.backend)).collect();
     all.sort_unstable();
     all.truncate(limits::METRIC_BACKENDS_PROBED);
     all.into_iter().map(|(up, backend)| (backend.to_string(), up)).collect()
@@ -424,15 +357,32 @@ fn standings(api: &Api) -> Vec<(String, i64)> {
 
 impl Collector for Numbers {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        self.build(&mut encoder)?;
-        self.per_shard(&mut encoder)?;
-        let help = "Whether a backend that is probed is up (1) or passed over (0)";
-        let mut metric = encoder.encode_descriptor("backend_up", help, None, MetricType::Gauge)?;
-        for (backend, up) in &self.up {
-            let labels = [("backend", backend.as_str())];
-            ConstGauge::new(*up).encode(metric.encode_family(&labels)?)?;
+        for (name, help, kind, samples) in METRICS {
+            let samples = samples(self);
+            if samples.is_empty() && *name == WAIT_TIME {
+                continue;
+            }
+            let mut metric = encoder.encode_descriptor(name, help, None, *kind)?;
+            match &samples[..] {
+                [(labels, value)] if labels.is_empty() => write(value, metric)?,
+                labelled => labelled
+                    .iter()
+                    .try_for_each(|(labels, value)| write(value, metric.encode_family(labels)?))?,
+            }
         }
-        of_each(&mut encoder, "host", &self.hosts, (HOST_COUNTERS, HOST_GAUGES))?;
-        of_each(&mut encoder, "backend", &self.backends, (BACKEND_COUNTERS, BACKEND_GAUGES))
+        Ok(())
+    }
+}
+
+fn write(value: &Value, mut encoder: MetricEncoder<'_>) -> fmt::Result {
+    match value {
+        Value::Count(n) => ConstCounter::new(*n).encode(encoder),
+        Value::Seconds(seconds) => ConstCounter::new(*seconds).encode(encoder),
+        Value::Level(n) => ConstGauge::new(*n).encode(encoder),
+        Value::Moment(seconds) => ConstGauge::new(*seconds).encode(encoder),
+        Value::Times(buckets, sum) => {
+            let all = buckets.iter().map(|(_, count)| count).sum();
+            encoder.encode_histogram::<NoLabelSet>(*sum, all, buckets, None)
+        }
     }
 }

@@ -1,8 +1,8 @@
-//! The management API: the original's requests and answers, and what came since. `docs/api.md` is what
-//! it promises.
+//! The management API: the original's requests and answers, and what came since. `docs/api.md` is
+//! what it promises.
 //!
-//! Each connection is a task on the control shard. What takes long (reading or writing a million rules)
-//! is done elsewhere; what changes the table goes through the writer.
+//! Each connection is a task on the control shard. What takes long (reading or writing a million
+//! rules) is done elsewhere; what changes the table goes through the writer.
 
 mod crowd;
 mod error;
@@ -13,19 +13,19 @@ mod fleet_metrics;
 mod guard;
 mod listing;
 mod metrics;
-mod numbers;
-mod paced;
 mod read;
 mod route;
 mod rules;
 mod serve;
+mod stats;
 mod value;
+mod write_timeout;
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, MutexGuard};
 use std::time::SystemTime;
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::ArcSwapOption;
 use axum::body::{Body, Bytes};
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, Method, Request, header};
@@ -34,19 +34,18 @@ use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::info;
 
-use super::change::{Change, Current, Done};
+use super::change::{Change, Done};
 use super::elder::Elder;
+use super::events::EventBus;
 use super::fleet::Fleet;
 use super::health::Health;
-use super::pulse::Pulse;
 use super::resolver::Lookups;
 use super::statistics::{self, SharedStatistics, Statistics};
 use super::writer::Orders;
 use super::{SharedNames, dashboard};
 use crate::limits;
-use crate::link::{ControlEnd, Published};
-pub(in crate::control) use crowd::Crowd;
-use crowd::Seat;
+use crate::link::{ControlEnd, Published, Tag, TaggedTable};
+use crowd::{Crowd, Seat};
 use error::ApiError;
 use guard::Peer;
 use route::Route;
@@ -56,43 +55,63 @@ pub(super) use read::unasked;
 pub(crate) use serve::Management;
 pub(super) use serve::{Taking, serve};
 
-/// What requests are answered from.
-pub(super) struct Api {
+/// Parts of control that requests are answered from, or passed to.
+pub(super) struct Sources {
     pub(super) fleet: Option<Fleet>,
     pub(super) orders: Orders,
-    pub(super) current: Arc<ArcSwap<Current>>,
     pub(super) names: SharedNames,
     pub(super) lookups: Lookups,
     pub(super) statistics: SharedStatistics,
     pub(super) shards: ControlEnd,
-    pub(super) pulse: Pulse,
+    pub(super) events: EventBus,
     pub(super) health: Health,
+    /// Why changes can't be written, while they can't.
+    pub(super) trouble: Arc<ArcSwapOption<String>>,
+    pub(super) published: Arc<Published>,
+}
+
+/// The management API.
+pub(super) struct Api {
+    pub(super) sources: Sources,
     pub(super) token: ArcSwapOption<Token>,
     /// Whether the last reload of the configuration went well.
     pub(super) is_reloaded: AtomicBool,
-    /// Why changes can't be written, while they can't.
-    pub(super) trouble: Arc<ArcSwapOption<String>>,
     /// Bytes of bodies that may be in memory, in KiB.
-    pub(super) room: Arc<Semaphore>,
-    pub(super) started: SystemTime,
+    room: Arc<Semaphore>,
+    started: SystemTime,
     /// Management connections at a time.
     pub(super) places: Arc<Semaphore>,
     pub(super) places_max: usize,
     /// The daemon before this one, whose requests are under way yet.
     pub(super) elder: Elder,
-    pub(super) published: Arc<Published>,
-    pub(super) crowd: Arc<Crowd>,
-    /// Of them, for those who wait for backends to be drained.
-    pub(super) waiters: Arc<Semaphore>,
+    crowd: Arc<Crowd>,
+    /// Places for requests that wait for backends to be drained.
+    waiters: Arc<Semaphore>,
 }
 
 /// A body with the room it takes, until what it asks for is done.
-struct Taken {
+struct TakenBody {
     bytes: Bytes,
     room: OwnedSemaphorePermit,
 }
 
 impl Api {
+    pub(super) fn new(sources: Sources, token: Option<Token>, places_max: usize) -> Api {
+        let places = Arc::new(Semaphore::new(places_max));
+        Api {
+            sources,
+            token: ArcSwapOption::from(token.map(Arc::new)),
+            is_reloaded: AtomicBool::new(true),
+            room: Arc::new(Semaphore::new(limits::MANAGEMENT_BODIES_BYTES_MAX / 1024)),
+            started: SystemTime::now(),
+            crowd: Crowd::new(places.clone()),
+            waiters: Arc::new(Semaphore::new(limits::drain_waiters(places_max))),
+            places,
+            places_max,
+            elder: Elder::default(),
+        }
+    }
+
     /// Answers one request.
     async fn answer(&self, peer: &Peer, request: Request<Body>) -> Response {
         let (parts, body) = request.into_parts();
@@ -119,7 +138,7 @@ impl Api {
         if is_head { response.map(|_| Body::empty()) } else { response }
     }
 
-    /// What is asked for, if it may be.
+    /// Returns the route that is asked for, if the request is allowed.
     fn admit(&self, peer: &Peer, parts: &Parts) -> Result<Route, ApiError> {
         let route = Route::of(parts.uri.path());
         let open = route == Ok(Route::Dashboard);
@@ -142,24 +161,24 @@ impl Api {
         match route {
             Route::Rules => rules::all(self, parts, body, peer).await,
             Route::Rule(host) => rules::one(self, parts, body, peer, &host).await,
-            Route::AllStatistics => numbers::all(self, parts).await,
-            Route::Statistics(host) => numbers::one(self, parts, &host).await,
+            Route::AllStatistics => stats::all(self, parts).await,
+            Route::Statistics(host) => stats::one(self, parts, &host).await,
             Route::Fleet => fleet::show(self, parts),
             Route::FleetStep(step) => {
                 read::discard(parts, body).await;
                 fleet::act(self, parts, peer, step).await
             }
-            Route::Backends => numbers::backends(self, parts).await,
+            Route::Backends => stats::backends(self, parts).await,
             Route::Events => events::stream(self, parts),
             Route::Metrics => metrics::answer(self, parts),
             Route::Liveness => {
                 route::Query::of(parts.uri.query(), &[])?;
-                if let Some(fleet) = self.fleet.as_ref().filter(|fleet| fleet.is_stale()) {
+                if let Some(fleet) = self.sources.fleet.as_ref().filter(|fleet| fleet.is_stale()) {
                     return Err(ApiError::stale(fleet.event_age()));
                 }
                 let content = [(header::CONTENT_TYPE, "application/json")];
-                // It is alive all the same: a restart would not help.
-                let answer = match self.trouble.load().as_deref() {
+                // The daemon is alive all the same: a restart would not help.
+                let answer = match self.sources.trouble.load().as_deref() {
                     None => json!({ "ok": true }),
                     Some(why) => json!({ "ok": true, "state_writable": false, "problem": why }),
                 };
@@ -169,19 +188,24 @@ impl Api {
         }
     }
 
-    fn current(&self) -> Arc<Current> {
-        self.current.load_full()
+    fn current(&self) -> Arc<TaggedTable> {
+        self.sources.published.table_full()
     }
 
     fn lock_statistics(&self) -> MutexGuard<'_, Statistics> {
-        statistics::lock(&self.statistics)
+        statistics::lock(&self.sources.statistics)
     }
 
     /// Reads a body while there is room for it.
-    async fn take_body(&self, parts: &Parts, body: Body, most: usize) -> Result<Taken, ApiError> {
+    async fn take_body(
+        &self,
+        parts: &Parts,
+        body: Body,
+        most: usize,
+    ) -> Result<TakenBody, ApiError> {
         let length = parts.headers.get(header::CONTENT_LENGTH);
         let length = length.and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
-        // One that does not say how long it is may be as long as any.
+        // A body of unknown length may be as long as any.
         let taken = match length {
             None if parts.headers.contains_key(header::TRANSFER_ENCODING) => most,
             None => 0,
@@ -189,18 +213,19 @@ impl Api {
                 read::discard(parts, body).await;
                 return Err(ApiError::too_large(most));
             }
-            // Of the small ones there are no more than connections, and large ones that are promised
-            // and never sent must not keep them out.
+            // Small bodies need no room: there are no more of them than connections, and large ones
+            // that are promised and never sent must not keep them out.
             Some(length) if length <= limits::PARSED_HERE_BYTES_MAX => 0,
             Some(length) => length,
         };
         let room = u32::try_from(taken.div_ceil(1024)).unwrap_or(u32::MAX);
-        // Not waited for: whoever waits would stand before all that need little.
+        // Fail instead of queueing: a request that waits for much room would block every later one
+        // that needs little.
         let room = self.room.clone().try_acquire_many_owned(room);
         let room =
             room.map_err(|_| ApiError::busy("other large bodies are being read: try again"))?;
         let seat = Seat::of(parts);
-        Ok(Taken { bytes: read::body(body, length.unwrap_or(0), most, seat).await?, room })
+        Ok(TakenBody { bytes: read::body(body, length.unwrap_or(0), most, seat).await?, room })
     }
 
     /// Has a change made, once the names in it were looked up: a rule in force should work.
@@ -208,9 +233,19 @@ impl Api {
         if !change.dry_run {
             let unasked = read::unasked(&change.edits);
             if !unasked.is_empty() {
-                self.lookups.ready(&unasked).await;
+                self.sources.lookups.ready(&unasked).await;
             }
         }
-        Ok(self.orders.change(change).await?)
+        Ok(self.sources.orders.change(change).await?)
     }
+}
+
+/// A response of JSON with the tag of the table that it shows.
+fn tagged(tag: Tag, body: impl Into<Body>) -> Response {
+    let content = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
+    let mut response = (content, body.into()).into_response();
+    if let Ok(tag) = HeaderValue::from_str(&tag.to_string()) {
+        response.headers_mut().insert(header::ETAG, tag);
+    }
+    response
 }

@@ -1,5 +1,5 @@
-//! Bodies of changes: rules as JSON, read one by one and never as one tree, each within bounds, so that a
-//! million of them need little more memory than their text, and nonsense needs none.
+//! Bodies of changes: rules as JSON, read one by one and never as one tree, each within bounds, so
+//! that a million of them need little more memory than their text, and nonsense needs none.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -22,7 +22,7 @@ use crate::table::{Action, Name, Rule, Target, host};
 /// Rules by canonical name; `None` deletes.
 pub(super) type Edits = Vec<(String, Option<Rule>)>;
 
-/// The whole body, up to the bound and in its time; `length` where it says how long it is.
+/// Reads the whole body, up to the bound and in its time; `length` is what it says of itself, or 0.
 pub(super) async fn body(
     body: Body,
     length: usize,
@@ -66,8 +66,8 @@ pub(super) async fn body(
     read?
 }
 
-/// Reads and drops a body that is not wanted, as far as that takes neither long nor much. Who asks
-/// before sending it (`Expect: 100-continue`) is not told to.
+/// Reads and drops a body that is not wanted, as far as that takes neither long nor much. A client
+/// that asks before sending it (`Expect: 100-continue`) is not told to.
 pub(super) async fn discard(parts: &Parts, mut body: Body) {
     if parts.headers.contains_key(header::EXPECT) {
         return;
@@ -113,10 +113,10 @@ pub(super) fn rule(name: &str, text: &[u8], names: &SharedNames) -> Result<Rule,
     rule_of(name, &value.map_err(|error| not_json(&error))?, &room, names)
 }
 
-/// Of what was too much to be kept the rest may have been in order.
+/// Makes a rule of its JSON. A rule of which a part was dropped is refused, whatever the rest says.
 fn rule_of(name: &str, value: &Value, room: &Room, names: &SharedNames) -> Result<Rule, ApiError> {
     let rule = {
-        // Per rule: whoever else needs names need not wait for all of a million.
+        // Per rule: other threads that need names need not wait for all of a million.
         let mut names = names.lock().unwrap_or_else(PoisonError::into_inner);
         Rule::from_json(name, value, &mut names)
     };

@@ -1,4 +1,4 @@
-//! What a management request asks for: its path and its query, as the original read them and more.
+//! Path and query of a management request, as the original read them and more.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use percent_encoding::percent_decode_str;
 use super::error::ApiError;
 use crate::limits;
 
-/// What a path names.
+/// Object that a path names.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Route {
     Dashboard,
@@ -36,8 +36,8 @@ pub(super) enum FleetStep {
 }
 
 impl Route {
-    /// Reads a path. Its first word may be in any case and the last slash may be missing, as with the
-    /// original; what follows the first word is a host, percent-encoded or not.
+    /// Reads a path. Its first word may be in any case and the last slash may be missing, as with
+    /// the original; what follows the first word is a host, percent-encoded or not.
     pub(super) fn of(path: &str) -> Result<Route, ApiError> {
         let rest = path.strip_prefix('/').unwrap_or(path);
         let (word, host) = rest.split_once('/').unwrap_or((rest, ""));

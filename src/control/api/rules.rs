@@ -7,19 +7,20 @@ use std::time::{Duration, Instant};
 use axum::body::{Body, Bytes};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, Method, header};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use serde_json::{Map, Value, json};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::super::change::{Change, Done, Tag, Verb};
+use super::super::change::{Change, Done, Verb};
 use super::super::drained as drain;
 use super::error::ApiError;
 use super::guard::Peer;
 use super::read::{self, Edits};
 use super::route::Query;
-use super::{Api, fleet, listing};
+use super::{Api, fleet, listing, tagged};
 use crate::limits;
-use crate::table::{Action, Rule, Target};
+use crate::link::Tag;
+use crate::table::Rule;
 
 const CHANGE: &[&str] = &["dry_run", "wait", "timeout"];
 
@@ -64,18 +65,18 @@ pub(super) async fn all(
 /// Large bodies are read elsewhere: the API goes on meanwhile.
 async fn parsed(api: &Api, text: Bytes, nulls: bool) -> Result<Edits, ApiError> {
     if text.len() <= limits::PARSED_HERE_BYTES_MAX {
-        return read::rules(&text, nulls, &api.names);
+        return read::rules(&text, nulls, &api.sources.names);
     }
-    let names = api.names.clone();
+    let names = api.sources.names.clone();
     let parsed = tokio::task::spawn_blocking(move || read::rules(&text, nulls, &names)).await;
     parsed.map_err(|_| ApiError::busy("reading the rules was given up"))?
 }
 
 async fn parsed_rule(api: &Api, raw: &str, text: Bytes) -> Result<Rule, ApiError> {
     if text.len() <= limits::PARSED_HERE_BYTES_MAX {
-        return read::rule(raw, &text, &api.names);
+        return read::rule(raw, &text, &api.sources.names);
     }
-    let (names, raw) = (api.names.clone(), raw.to_owned());
+    let (names, raw) = (api.sources.names.clone(), raw.to_owned());
     let parsed = tokio::task::spawn_blocking(move || read::rule(&raw, &text, &names)).await;
     parsed.map_err(|_| ApiError::busy("reading the rule was given up"))?
 }
@@ -94,7 +95,7 @@ pub(super) async fn one(
         let current = api.current();
         let rule = current.table.get(&name).map_or(Value::Null, Rule::to_json);
         let mut response = tagged(current.tag, format!("{rule}\n"));
-        let fleet = api.fleet.as_ref().filter(|fleet| fleet.is_in());
+        let fleet = api.sources.fleet.as_ref().filter(|fleet| fleet.is_in());
         if let Some(name) = fleet.and_then(|fleet| HeaderValue::from_str(fleet.name()).ok()) {
             response.headers_mut().insert("mantrid-fleet", name);
         }
@@ -104,7 +105,7 @@ pub(super) async fn one(
     let dry_run = query.flag("dry_run")?;
     let wait = wait(&query)?;
     let text = api.take_body(parts, body, limits::RULE_BODY_BYTES_MAX).await?;
-    // Before the change is made: who may not wait is told so, and nothing has changed.
+    // Before the change is made: a client that may not wait is told so, and nothing has changed.
     let _waiter = waiter(api, wait.filter(|_| !dry_run))?;
     let (verb, rule) = match parts.method {
         Method::DELETE => (Verb::Delete, None),
@@ -180,17 +181,12 @@ fn wait(query: &Query<'_>) -> Result<Option<Wait>, ApiError> {
 
 /// Backends of `before` that are none of `after`.
 fn removed(before: Option<&Rule>, after: Option<&Rule>) -> Vec<SocketAddr> {
-    let stay = addresses(after);
-    addresses(before).difference(&stay).copied().collect()
-}
-
-fn addresses(rule: Option<&Rule>) -> BTreeSet<SocketAddr> {
-    let Some(Rule { action: Action::Proxy(proxy), .. }) = rule else { return BTreeSet::new() };
-    let of = |target: Target<'_>| match target {
-        Target::Address(address) => vec![address],
-        Target::Name(name) => name.addresses().to_vec(),
+    let addresses = |rule: Option<&Rule>| {
+        let mut found = BTreeSet::new();
+        rule.iter().for_each(|rule| rule.each_address(|address| _ = found.insert(address)));
+        found
     };
-    proxy.backends().iter().flat_map(|backend| of(backend.target())).collect()
+    addresses(before).difference(&addresses(after)).copied().collect()
 }
 
 /// Waits until the removed backends have no request of this rule under way; in a fleet on all nodes.
@@ -202,12 +198,12 @@ async fn drained(
     more: &mut Map<String, Value>,
 ) -> Result<(), ApiError> {
     let until = Instant::now() + wait;
-    let fleet = api.fleet.as_ref().filter(|fleet| fleet.is_in());
+    let fleet = api.sources.fleet.as_ref().filter(|fleet| fleet.is_in());
     if fleet.is_some() {
         fleet::wait(api, tag, Some(wait), more).await;
     }
     let wait = until.saturating_duration_since(Instant::now());
-    let here = drain::drained(&api.shards, &api.elder, name, removed.clone(), wait);
+    let here = drain::drained(&api.sources.shards, &api.elder, name, removed.clone(), wait);
     let elsewhere = async {
         match fleet {
             Some(fleet) => fleet.drained_elsewhere(tag.sequence, name, &removed, wait).await,
@@ -243,13 +239,4 @@ fn changed(done: &Done, dry_run: bool, more: Map<String, Value>) -> Response {
     }
     answer.extend(more);
     tagged(done.tag, format!("{}\n", Value::Object(answer)))
-}
-
-pub(super) fn tagged(tag: Tag, body: impl Into<Body>) -> Response {
-    let content = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
-    let mut response = (content, body.into()).into_response();
-    if let Ok(tag) = HeaderValue::from_str(&tag.to_string()) {
-        response.headers_mut().insert(header::ETAG, tag);
-    }
-    response
 }

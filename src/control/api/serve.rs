@@ -20,7 +20,7 @@ use tracing::{debug, warn};
 use super::Api;
 use super::crowd::Seat;
 use super::guard::Peer;
-use super::paced::Paced;
+use super::write_timeout::WriteTimeout;
 use crate::limits;
 
 /// A bound management address.
@@ -30,7 +30,7 @@ pub(crate) enum Management {
 }
 
 impl Management {
-    /// Where it listens, over TCP.
+    /// The address of a TCP socket.
     pub(crate) fn address(&self) -> Option<SocketAddr> {
         match self {
             Management::Tcp(_, address) => Some(*address),
@@ -74,7 +74,8 @@ pub(in crate::control) enum Taking {
     Yes,
     /// Another process may take over.
     Paused,
-    /// Another process has taken over: the sockets are closed, so that those are gone that it has no use for.
+    /// Another process has taken over: the sockets are closed, so that those which it does not use
+    /// are gone.
     Never,
 }
 
@@ -114,7 +115,7 @@ async fn accept(api: Arc<Api>, listener: Listener, mut taking: watch::Receiver<T
                 continue;
             }
         };
-        // Only who has come can tell that a place is needed.
+        // Only a connection that has come shows that a place is needed.
         let Some(seat) = api.crowd.seat().await else { return };
         match accepted {
             Accepted::Tcp(stream, peer) => {
@@ -127,7 +128,7 @@ async fn accept(api: Arc<Api>, listener: Listener, mut taking: watch::Receiver<T
     }
 }
 
-/// A connection, and who is on the other end.
+/// A connection, and the client on the other end.
 enum Accepted {
     Tcp(TcpStream, SocketAddr),
     Unix(UnixStream, Option<u32>),
@@ -171,7 +172,7 @@ where
             Ok::<_, Infallible>(answer)
         }
     });
-    let stream = Paced::new(stream, limits::MANAGEMENT_WRITE_TIME, Some(seat.clone()));
+    let stream = WriteTimeout::new(stream, limits::MANAGEMENT_WRITE_TIME, Some(seat.clone()));
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits::MANAGEMENT_HEAD_TIME)

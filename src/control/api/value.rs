@@ -1,6 +1,6 @@
-//! The JSON of one rule as a tree, within bounds: an empty list in a body is two bytes, and in a tree as many
-//! as forty times that. No rule that is valid comes near the bounds; what lies beyond is read and dropped,
-//! and the rule is refused.
+//! The JSON of one rule as a tree, within bounds: an empty list in a body is two bytes, and in a
+//! tree as many as forty times that. No rule that is valid comes near the bounds; anything beyond
+//! them is read and dropped, and the rule is refused.
 
 use std::fmt;
 
@@ -12,10 +12,10 @@ use crate::limits;
 /// Values that are left to what encloses the innermost.
 const LEFT_PER_DEPTH: usize = 64;
 
-/// What may still be kept of a rule.
+/// Room that is left for the tree of a rule.
 pub(super) struct Room {
     values: usize,
-    /// How deep in the rule what is being read lies.
+    /// Depth in the rule of the value that is being read.
     depth: usize,
     bytes: usize,
     /// Something was dropped: the tree is not the whole rule.
@@ -32,8 +32,9 @@ impl Room {
         }
     }
 
-    /// Takes room for one more value, if there is any. What lies deep leaves some to what encloses it: so it is
-    /// seen what was wrong there, and not that all behind it is missing.
+    /// Takes room for one more value, if there is any. A value that lies deep leaves some to those
+    /// that enclose it: so the error names what was wrong there, and not that all behind it is
+    /// missing.
     fn take(&mut self) -> bool {
         let has_room = LEFT_PER_DEPTH * self.depth.min(4) < self.values;
         self.values -= usize::from(has_room);
@@ -171,7 +172,8 @@ mod tests {
         let of = |item: &str, count: usize| format!("[{}]", vec![item; count].join(","));
         for text in [
             "null",
-            r#"["proxy", {"a": [1, -2, 3.5, true, null, "\u00e4"], "b": {}, "b": {"c": []}}, false]"#,
+            r#"["proxy", {"a": [1, -2, 3.5, true, null, "\u00e4"], "b": {}}, false]"#,
+            r#"["proxy", {"b": {}, "b": {"c": []}}, false]"#,
             &of("0", limits::RULE_VALUES_MAX - 1),
             &format!("\"{}\"", "x".repeat(limits::RULE_BODY_BYTES_MAX)),
         ] {

@@ -2,8 +2,8 @@
 //! needs nothing but the management API beside it, and no other host.
 //!
 //! Host names on it come from whoever sets rules, so it never makes markup of them, and the policy
-//! sent with it has the browser hold to that: only this very script and style run (by hash), nothing
-//! is loaded from elsewhere, no text becomes markup (Trusted Types), no page may frame it.
+//! sent with it has the browser hold to that: only this very script and style run (by hash),
+//! nothing is loaded from elsewhere, no text becomes markup (Trusted Types), no page may frame it.
 
 use std::sync::LazyLock;
 

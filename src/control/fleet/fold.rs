@@ -8,7 +8,6 @@ use std::convert::Infallible;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use tracing::{info, warn};
 
 use super::etcd::message::{DeleteRangeRequest, RangeRequest, TxnRequest};
@@ -17,8 +16,8 @@ use super::load::{first_kept, is_fold_due};
 use super::log::{Content, Entry};
 use super::start::write_base;
 use super::{Fleet, random_below};
-use crate::control::change::Current;
 use crate::limits;
+use crate::link::{Published, TaggedTable};
 
 /// The log since the last fold, as far as this process has seen it.
 #[derive(Default)]
@@ -61,7 +60,7 @@ impl Fleet {
 }
 
 /// For ever: looks now and then whether folding is worth while.
-pub(super) async fn run(fleet: &Fleet, current: Arc<ArcSwap<Current>>) -> Infallible {
+pub(super) async fn run(fleet: &Fleet, published: Arc<Published>) -> Infallible {
     loop {
         // Not all nodes at once.
         let jitter = random_below(limits::FLEET_FOLD_LOOK.as_millis() as u64);
@@ -69,7 +68,7 @@ pub(super) async fn run(fleet: &Fleet, current: Arc<ArcSwap<Current>>) -> Infall
         if !is_due(fleet) {
             continue;
         }
-        if let Err(error) = fold(fleet, &current).await {
+        if let Err(error) = fold(fleet, &published).await {
             warn!("fleet: the log is not folded: {error}");
         }
     }
@@ -84,7 +83,7 @@ fn is_due(fleet: &Fleet) -> bool {
     is_well && is_whole && is_fold_due(fleet.log_size().bytes, base_bytes)
 }
 
-async fn fold(fleet: &Fleet, current: &ArcSwap<Current>) -> Result<(), EtcdError> {
+async fn fold(fleet: &Fleet, published: &Published) -> Result<(), EtcdError> {
     let shared = &fleet.0;
     let lease = shared.client.grant(limits::FLEET_LEASE_SECONDS * 4).await?;
     let lock = shared.keys.fold_lock();
@@ -94,7 +93,7 @@ async fn fold(fleet: &Fleet, current: &ArcSwap<Current>) -> Result<(), EtcdError
         failure: Vec::new(),
     };
     let outcome = match shared.client.txn(take).await {
-        Ok(taken) if taken.succeeded => fold_locked(fleet, current, taken.revision()).await,
+        Ok(taken) if taken.succeeded => fold_locked(fleet, published, taken.revision()).await,
         Ok(_) => Ok(()),
         Err(error) => Err(error),
     };
@@ -104,17 +103,13 @@ async fn fold(fleet: &Fleet, current: &ArcSwap<Current>) -> Result<(), EtcdError
 }
 
 /// `lock`: the revision at which the lock was taken.
-async fn fold_locked(
-    fleet: &Fleet,
-    current: &ArcSwap<Current>,
-    lock: i64,
-) -> Result<(), EtcdError> {
+async fn fold_locked(fleet: &Fleet, published: &Published, lock: i64) -> Result<(), EtcdError> {
     let shared = &fleet.0;
     let keys = &shared.keys;
     let found = shared.client.get(&keys.base()).await?;
     let old = found.kvs.first();
     let old_revision = old.map_or(0, |kv| kv.mod_revision);
-    let now = Current::clone(&current.load());
+    let now = TaggedTable::clone(&published.table());
     let sequence = now.tag.sequence;
     let base = write_base(&shared.client, keys, &now.table, sequence).await?;
     let mut compare =

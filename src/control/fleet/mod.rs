@@ -31,18 +31,17 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
 use serde_json::{Value, json};
 use tokio::sync::{Notify, mpsc, watch};
 
 use super::SharedNames;
-use super::change::{Change, Current, Done, Refused, Tag};
+use super::change::{Change, Done, Refused};
 use super::elder::Elder;
+use super::events::{Event, EventBus, unix_time};
 use super::held::Held;
-use super::pulse::{Event, Pulse, unix_time};
 use super::resolver::Lookups;
 use super::writer::Orders;
-use crate::link::{ControlEnd, Counter};
+use crate::link::{ControlEnd, Counter, Published, Tag, TaggedTable};
 use crate::state::Membership;
 use crate::table::Snapshot;
 use drain::DrainAsk;
@@ -419,7 +418,7 @@ impl Fleet {
     }
 
     /// A table is to be the fleet's from now on, whatever the store says: the operator has decided so.
-    pub(super) async fn init(&self, current: &Current) -> Result<(), EtcdError> {
+    pub(super) async fn init(&self, current: &TaggedTable) -> Result<(), EtcdError> {
         let shared = &self.0;
         let remote = remote::look(&shared.client, &shared.keys).await?;
         let seen = remote.members.values().map(|member| member.sequence).max().unwrap_or(0);
@@ -457,7 +456,7 @@ impl Fleet {
 pub(super) struct Around {
     pub(super) shards: ControlEnd,
     pub(super) elder: Elder,
-    pub(super) pulse: Pulse,
+    pub(super) events: EventBus,
     pub(super) held: Held,
     pub(super) lookups: Lookups,
 }
@@ -465,7 +464,7 @@ pub(super) struct Around {
 /// All tasks of a node.
 pub(super) struct Tasks {
     fleet: Fleet,
-    current: Arc<ArcSwap<Current>>,
+    published: Arc<Published>,
     follower: Option<Follower>,
     proposer: Option<Proposer>,
     orders: Orders,
@@ -476,7 +475,7 @@ pub(super) struct Tasks {
 impl Tasks {
     pub(super) fn new(
         joined: Joined,
-        current: Arc<ArcSwap<Current>>,
+        published: Arc<Published>,
         names: SharedNames,
         orders: Orders,
         around: Around,
@@ -491,10 +490,10 @@ impl Tasks {
             fed: membership.sequence,
             is_started: true,
         };
-        let proposer = Proposer { fleet: fleet.clone(), current: current.clone(), proposals };
+        let proposer = Proposer { fleet: fleet.clone(), published: published.clone(), proposals };
         Tasks {
             fleet,
-            current,
+            published,
             follower: Some(follower),
             proposer: Some(proposer),
             orders,
@@ -517,7 +516,7 @@ impl Tasks {
             never = follower.run() => never,
             never = proposer.run() => never,
             never = beat::run(&self.fleet, numbers) => never,
-            never = fold::run(&self.fleet, self.current.clone()) => never,
+            never = fold::run(&self.fleet, self.published.clone()) => never,
             never = drain::run(&self.fleet, self.around.shards.clone(), self.around.elder.clone(), drains) => never,
             never = tell(&self.fleet, &self.around) => never,
             never = keep(&self.orders, &self.fleet) => never,
@@ -560,7 +559,7 @@ async fn tell(fleet: &Fleet, around: &Around) -> Infallible {
                 "lost": lost,
                 "nodes": nodes,
             });
-            around.pulse.tell(Event::Other("fleet", told.to_string().into()));
+            around.events.tell(Event::Other("fleet", told.to_string().into()));
             last = Some(now);
         }
         let _ = view.changed().await;

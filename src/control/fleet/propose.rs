@@ -12,7 +12,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -23,9 +22,10 @@ use super::keys::Keys;
 use super::log::{Chunks, Content, Edit, Entry, edits_text, pieces};
 use super::remote::Head;
 use super::{Applied, Fleet, Trouble, View, nonce};
-use crate::control::change::{Current, Done, Refused, Tag};
+use crate::control::change::{Done, Refused};
 use crate::control::writer::{self, Asked, Made, Tried};
 use crate::limits;
+use crate::link::{Published, Tag, TaggedTable};
 
 /// A change that is to be made, and whether all nodes are asked to say when they have it.
 pub(super) struct Proposal {
@@ -36,7 +36,7 @@ pub(super) struct Proposal {
 /// The task that proposes.
 pub(in crate::control) struct Proposer {
     pub(super) fleet: Fleet,
-    pub(super) current: Arc<ArcSwap<Current>>,
+    pub(super) published: Arc<Published>,
     pub(super) proposals: mpsc::Receiver<Proposal>,
 }
 
@@ -138,7 +138,7 @@ impl Proposer {
             });
             let Some((tried, written)) = made.await else { return };
             let Some(mut written) = written else {
-                return refuse(tried.refused, self.current.load().tag);
+                return refuse(tried.refused, self.published.table().tag);
             };
             let own = written.own.take().map(|edits| (written.nonce.clone(), edits));
             *self.fleet.own_edits() = own;
@@ -169,7 +169,7 @@ impl Proposer {
     }
 
     /// The table in force, and the place of the head that belongs to it.
-    async fn ready(&self) -> Result<(Current, Applied), Trouble> {
+    async fn ready(&self) -> Result<(TaggedTable, Applied), Trouble> {
         let connected = async {
             let mut view = self.fleet.0.view.subscribe();
             // The sender is this process's own, so it does not go away.
@@ -193,7 +193,7 @@ impl Proposer {
         let until = Instant::now() + limits::FLEET_COMMIT_TIME;
         loop {
             let at = *applied.borrow_and_update();
-            let now = Current::clone(&self.current.load());
+            let now = TaggedTable::clone(&self.published.table());
             if now.tag.sequence == at.sequence && at.revision != 0 {
                 return Ok((now, at));
             }
@@ -309,7 +309,7 @@ impl Proposer {
             return refuse_all(asked, &Trouble::Unreachable(why, true));
         }
         self.fleet.0.counts.applies.add(began.elapsed());
-        let tag = Tag { sequence, ..self.current.load().tag };
+        let tag = Tag { sequence, ..self.published.table().tag };
         for Made { asked: (change, answer), before, .. } in accepted {
             let one = match &change.edits[..] {
                 [(name, _)] if !change.whole => before.table.get(name).cloned(),

@@ -19,9 +19,10 @@ use super::keys::Keys;
 use super::load::{Base, Missing, base_text, difference, missing};
 use super::log::{Chunks, pieces};
 use super::remote::{self, Head, ReadError, Remote};
-use super::{Applied, Counts, Fleet, Proposal, Settings, Shared, View, nonce};
+use super::{Applied, Counts, Fleet, Proposal, Settings, Shared, View, nonce, tag_of};
 use crate::control::{Rest, SharedNames};
 use crate::limits;
+use crate::link::Tag;
 use crate::state::{self, Membership};
 use crate::table::Snapshot;
 
@@ -85,6 +86,11 @@ pub(in crate::control) struct OfFleet {
 }
 
 impl Joined {
+    /// Makes the tag of the table at the start, which is the same on each node.
+    pub(in crate::control) fn tag(&self) -> Tag {
+        tag_of(&self.membership.id, self.membership.sequence)
+    }
+
     /// For the writer.
     pub(in crate::control) fn parts(&self) -> OfFleet {
         let (fleet, membership) = (self.fleet.clone(), self.membership.clone());

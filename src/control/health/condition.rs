@@ -13,9 +13,9 @@ use crate::limits;
 pub(in crate::control) enum State {
     /// The backend is to be probed and was not yet; it counts as up.
     Unknown,
-    /// All of its probes say so.
+    /// All probes of the backend succeed.
     Up,
-    /// A probe says so.
+    /// A probe of the backend fails.
     Down,
     /// Requests failed, and no probe has found it well since.
     Ejected,
@@ -36,7 +36,7 @@ impl State {
         all.into_iter().find(|state| state.as_str() == text)
     }
 
-    /// Whether requests pass over it.
+    /// Whether requests pass over the backend.
     pub(in crate::control) fn is_bad(self) -> bool {
         matches!(self, State::Down | State::Ejected)
     }
@@ -65,12 +65,12 @@ impl Verdict {
         Verdict { is_up: false, is_asked: true, against: 0, rise: 1 }
     }
 
-    /// Requests have shown more than probes did.
+    /// Turns the verdict down: requests have shown more than probes did.
     pub(super) fn fall(&mut self) {
         *self = Verdict { is_up: false, is_asked: true, against: 0, ..*self };
     }
 
-    /// Takes one probe's outcome; how many it took, if this one turned it.
+    /// Takes the outcome of one probe; returns how many it took, if this one turned the verdict.
     pub(super) fn take(&mut self, is_well: bool) -> Option<u32> {
         let is_first = !std::mem::replace(&mut self.is_asked, true);
         if is_well == self.is_up {
@@ -129,7 +129,7 @@ impl Condition {
         self.verdicts.push((probe, verdict));
     }
 
-    /// Whether that changed what is known.
+    /// Removes the verdict of a probe; whether that changed the state.
     pub(super) fn remove(&mut self, probe: u64) -> bool {
         let before = self.state();
         self.verdicts.retain(|(id, _)| *id != probe);
@@ -146,7 +146,8 @@ impl Condition {
         verdict.map_or(limits::CHECK_EVERY, |(_, verdict)| verdict.pause())
     }
 
-    /// Requests failed: each of its probes has to find it well again. Which those are.
+    /// Ejects the backend, as requests failed; returns its probes, each of which has to find it
+    /// well again.
     pub(super) fn eject(&mut self, reason: String) -> impl Iterator<Item = u64> {
         self.is_ejected = true;
         self.reason = reason;
@@ -179,7 +180,7 @@ impl Condition {
         if !after.is_bad() {
             self.is_ejected = false;
         }
-        // Of several that fail, the first one told why.
+        // The first probe that fails gives the reason.
         if before != after {
             self.reason = match turned {
                 Some(count @ 2..) => format!("{found}, {count} times"),
@@ -202,7 +203,7 @@ mod tests {
         condition
     }
 
-    /// The states after each of these.
+    /// The states after each of these findings.
     fn states(condition: &mut Condition, found: &[Finding]) -> Vec<State> {
         let states = found.iter().map(|found| {
             condition.take(0, *found);

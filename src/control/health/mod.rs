@@ -22,19 +22,20 @@ use tokio::sync::Notify;
 use tokio::task::{JoinError, JoinSet};
 use tracing::{info, warn};
 
-use super::change::Watched;
+use super::change::RuleChange;
 use super::loops::Met;
+use super::pause::until;
 use super::resolver::Lookups;
 use crate::limits;
 use crate::link::{BackendReport, ControlEnd, Published, is_local};
-use crate::table::{Action, Snapshot, Target};
+use crate::table::Snapshot;
 use probe::Finding;
 use watch::{Now, Watch};
 
 pub(super) use condition::State;
 pub(super) use watch::{HealthChange, Standing};
 
-/// Access for others: they tell of rules, and ask about backends.
+/// Access of the other parts of control, which tell of rules and ask about backends.
 #[derive(Clone)]
 pub(super) struct Health {
     watch: Arc<Mutex<Watch>>,
@@ -50,8 +51,8 @@ impl Health {
         Health { watch: Arc::new(Mutex::new(watch)), asked_for: Arc::default() }
     }
 
-    /// Rules as they were and as they are.
-    pub(super) fn changed(&self, rules: &[Watched]) {
+    /// Takes rules that became others.
+    pub(super) fn changed(&self, rules: &[RuleChange]) {
         if rules.is_empty() {
             return;
         }
@@ -70,7 +71,8 @@ impl Health {
         self.asked_for.notify_one();
     }
 
-    /// Takes over health that another process knew, before the first request; nobody need be told of it again.
+    /// Takes over health that another process knew, before the first request; no event or log line
+    /// repeats it.
     pub(super) fn recall(&self, known: Vec<Standing>, published: &Published) {
         let mut watch = self.lock();
         watch.follow_names(now());
@@ -135,7 +137,7 @@ impl Prober {
         })
     }
 
-    /// Runs for ever; `on_change` is told of each backend that goes or comes back.
+    /// Runs for ever; `on_change` is called with each backend that goes or comes back.
     pub(super) async fn run(&mut self, mut on_change: impl FnMut(&HealthChange)) -> Infallible {
         loop {
             self.step().await;
@@ -143,8 +145,7 @@ impl Prober {
         }
     }
 
-    /// The next thing that happens: a probe is due or has ended, a shard has news, a rule was
-    /// changed.
+    /// Waits for the next event: a probe is due or has ended, a shard reports, a rule was changed.
     async fn step(&mut self) {
         let next = self.start_probes();
         let asked_for = self.health.asked_for.clone();
@@ -157,7 +158,7 @@ impl Prober {
                 }
             }
             _ = self.reports.readable() => {
-                // Only to have it unreadable again.
+                // Read so that it is no longer readable.
                 let _ = self.reports.try_read(&mut [0; 8]);
                 while let Some(report) = self.shards.next_backend_report() {
                     self.hear(report);
@@ -168,7 +169,7 @@ impl Prober {
         }
     }
 
-    /// Begins what is due and has room; when there is more to do.
+    /// Begins the probes that are due and have room; returns when there is more to do.
     fn start_probes(&mut self) -> Option<Instant> {
         let mut watch = self.health.lock();
         watch.follow_names(now());
@@ -212,7 +213,7 @@ impl Prober {
         }
     }
 
-    /// Now and then: ejected backends that no rule uses any more need no probes.
+    /// Forgets, now and then, the ejected backends that no rule uses any more.
     async fn look_around(&mut self) {
         if Instant::now() < self.look_at {
             return;
@@ -222,7 +223,7 @@ impl Prober {
         if unused.is_empty() {
             return;
         }
-        let table = self.published.snapshot.load_full();
+        let table = self.published.table_full();
         // A million rules take a while.
         let looked = tokio::task::spawn_blocking(move || {
             remove_used(&table, &mut unused);
@@ -233,7 +234,7 @@ impl Prober {
         unused.into_iter().for_each(|backend| watch.forget(backend, now()));
     }
 
-    /// Tells everybody what has changed; the shards first.
+    /// Tells of changes: the shards first, then the log and `on_change`.
     fn publish(&mut self, on_change: &mut impl FnMut(&HealthChange)) {
         let changes = {
             let mut watch = self.health.lock();
@@ -259,26 +260,9 @@ fn now() -> Now {
     Now { at: Instant::now(), date: SystemTime::now() }
 }
 
-async fn until(next: Option<Instant>) {
-    match next {
-        Some(next) => tokio::time::sleep_until(next.into()).await,
-        None => std::future::pending().await,
-    }
-}
-
 /// Leaves the addresses that no rule passes requests on to.
 fn remove_used(table: &Snapshot, addresses: &mut HashSet<SocketAddr>) {
     for (_, rule) in table.iter() {
-        let Action::Proxy(proxy) = &rule.action else { continue };
-        for backend in proxy.backends() {
-            match backend.target() {
-                Target::Address(address) => {
-                    addresses.remove(&address);
-                }
-                Target::Name(name) => name.addresses().iter().for_each(|address| {
-                    addresses.remove(address);
-                }),
-            }
-        }
+        rule.each_address(|address| _ = addresses.remove(&address));
     }
 }

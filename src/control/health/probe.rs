@@ -1,5 +1,5 @@
-//! One probe of one backend: a connection, or a GET and the status of its answer. Nothing that
-//! comes is trusted: a head is read up to a bound, by the same parser as any answer, and nothing
+//! One probe of one backend: a connection, or a GET and the status of its response. Nothing that
+//! comes is trusted: a head is read up to a bound, by the same parser as any response, and nothing
 //! behind it.
 
 use std::fmt;
@@ -15,12 +15,12 @@ use tokio::time::timeout;
 use crate::http::{self, HeadScan, Method};
 use crate::limits;
 
-/// What is to be tried.
+/// One probe.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Probe {
     /// A connection that stays open for a moment.
     Connect,
-    /// This request.
+    /// A request with this head, for the status of its response.
     Get(Box<str>),
 }
 
@@ -34,29 +34,30 @@ impl Probe {
     }
 }
 
-/// What came of it.
+/// Outcome of a probe.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(super) enum Finding {
-    /// It accepts connections.
+    /// The backend accepts connections.
     Connected,
-    /// It answered with this status.
+    /// The response has this status.
     Answered(u16),
-    /// There was no connection.
+    /// No connection could be opened.
     Unreachable(io::ErrorKind),
-    /// It is this daemon itself.
+    /// The address is one of this daemon itself.
     Own,
     /// The connection ended too early.
     Closed,
-    /// What came is no answer.
+    /// The bytes that came are no response.
     Garbled,
     /// Nothing came in time.
     TimedOut,
-    /// It could not be tried for want of descriptors, ports or permission: that is not the backend's fault.
+    /// The probe could not be made for want of descriptors, ports or permission, which is not the
+    /// fault of the backend.
     Unable,
 }
 
 impl Finding {
-    /// `None`: nothing is known.
+    /// Whether the backend is well; `None`: nothing is known.
     pub(super) fn is_well(self) -> Option<bool> {
         match self {
             Finding::Unable => None,
@@ -104,7 +105,7 @@ impl fmt::Display for Finding {
     }
 }
 
-/// Tries it.
+/// Makes a probe.
 pub(super) async fn run(address: SocketAddr, probe: Probe) -> Finding {
     let found = timeout(limits::PROBE_TIME, attempt(address, probe)).await;
     found.unwrap_or(Finding::TimedOut)
@@ -126,7 +127,7 @@ async fn attempt(address: SocketAddr, probe: Probe) -> Finding {
     }
 }
 
-/// A backend that has no room for a connection may accept and close it.
+/// Waits a moment: a backend that has no room for a connection may accept and close it.
 async fn stays_open(stream: &mut TcpStream) -> Finding {
     let mut byte = [0];
     match timeout(limits::PROBE_QUIET, stream.read(&mut byte)).await {
@@ -135,7 +136,7 @@ async fn stays_open(stream: &mut TcpStream) -> Finding {
     }
 }
 
-/// The status of the final answer.
+/// Reads the status of the final response.
 async fn status(stream: &mut TcpStream) -> Finding {
     let mut bytes = Vec::new();
     let mut scan = HeadScan::default();
@@ -143,7 +144,7 @@ async fn status(stream: &mut TcpStream) -> Finding {
         match scan.advance(&bytes) {
             Err(_) => return Finding::Garbled,
             Ok(Some(len)) => match parsed(&bytes[..len]) {
-                // Interim ones; a switch of protocols was not asked for.
+                // Interim responses; a switch of protocols was not asked for.
                 Some(100 | 102..=199) => {
                     bytes.drain(..len);
                     scan = HeadScan::default();
@@ -152,8 +153,8 @@ async fn status(stream: &mut TcpStream) -> Finding {
                 None => return Finding::Garbled,
             },
             Ok(None) => {
-                // As long as that of an answer to a client, and read in the same steps: what
-                // passes there is well here.
+                // The bound and the steps of a response to a client: what passes there is well
+                // here.
                 if limits::RESPONSE_HEAD_BYTES_MAX <= bytes.len() {
                     return Finding::Garbled;
                 }
@@ -179,8 +180,7 @@ mod tests {
     use super::*;
     use tokio::net::TcpListener;
 
-    /// What a probe finds at a backend that answers with these bytes and closes; and what it was
-    /// asked.
+    /// The finding at a backend that answers with these bytes and closes, and the request it got.
     fn found(probe: Probe, answer: &'static [u8]) -> (Finding, String) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         runtime.expect("a runtime").block_on(async {

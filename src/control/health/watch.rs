@@ -1,5 +1,5 @@
 //! Plan of the probes: backends, kind and time, kept up to date rule by rule and failure by
-//! failure. Pure: clock and chance are arguments, and whoever owns this makes the probes.
+//! failure. Pure: clock and chance are arguments, and the owner of the plan makes the probes.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet};
@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::condition::{Condition, State, Verdict};
 use super::probe::{Finding, Probe};
+use crate::control::pause::{doubled, jittered};
 use crate::limits;
 use crate::link::Failure;
 use crate::table::{Action, Backend, Check, Name, Proxy, Rule, Target};
@@ -44,26 +45,20 @@ struct Checked {
     check: Check,
 }
 
-/// Location of a probed backend.
-enum Place {
-    Address(SocketAddr),
-    Name(Arc<Name>),
-}
-
+/// A backend with a `check`, and its probes.
 struct Use {
     /// How many rules ask for it.
     rules: usize,
-    place: Place,
+    backend: Backend,
     /// One for each address.
     probes: Vec<(SocketAddr, u64)>,
 }
 
 impl Use {
     fn addresses(&self) -> Vec<SocketAddr> {
-        match &self.place {
-            Place::Address(address) => vec![*address],
-            Place::Name(name) => name.addresses().to_vec(),
-        }
+        let mut addresses = Vec::new();
+        self.backend.each_address(|address| addresses.push(address));
+        addresses
     }
 
     /// Whether the backend has moved away from the address that is probed.
@@ -80,6 +75,7 @@ struct Planned {
     is_running: bool,
 }
 
+/// A backend that requests pass over because it failed them.
 struct Ejection {
     /// The probe that finds out when it is back.
     probe: u64,
@@ -89,6 +85,7 @@ struct Ejection {
     relapses: u32,
 }
 
+/// A probed backend.
 struct Known {
     condition: Condition,
     since: SystemTime,
@@ -122,7 +119,7 @@ pub(super) struct Watch {
 const TENTH: Duration = Duration::from_millis(100);
 
 impl Watch {
-    /// A rule became another, came, or went.
+    /// Takes a rule that became another, came, or went.
     pub(super) fn changed(&mut self, old: Option<&Rule>, new: Option<&Rule>, now: Now) {
         // In this order what both of them check is not forgotten in between.
         for (check, backend) in checks(new) {
@@ -137,15 +134,12 @@ impl Watch {
         let key = Checked { target: backend.to_string().into(), check: check.clone() };
         let used = self.checked.entry(key.clone()).or_insert_with(|| Use {
             rules: 0,
-            place: match backend.target() {
-                Target::Address(address) => Place::Address(address),
-                Target::Name(name) => Place::Name(name.clone()),
-            },
+            backend: backend.clone(),
             probes: Vec::new(),
         });
         used.rules += 1;
         if used.rules == 1 {
-            if matches!(used.place, Place::Name(_)) {
+            if matches!(backend.target(), Target::Name(_)) {
                 self.named.insert(key.clone());
                 self.named_at.get_or_insert(now.at);
             }
@@ -222,7 +216,7 @@ impl Watch {
         let before = known.condition.state();
         change(&mut known.condition);
         let is_probed = known.condition.is_probed();
-        // Of one that nobody looks at nothing bad is known.
+        // A backend that is no longer probed counts as up.
         let after = if is_probed { known.condition.state() } else { State::Up };
         if before != after {
             known.since = now.date;
@@ -273,7 +267,7 @@ impl Watch {
         } else if self.ejected.len() < limits::EJECTED_MAX {
             let is_silent = how == Failure::Silent;
             let relapses = if is_silent { self.relapses(backend, now.at) } else { 0 };
-            let pause = limits::CHECK_DOWN * (1 << relapses);
+            let pause = doubled(limits::CHECK_DOWN, relapses);
             let probe = self.schedule(backend, Probe::Connect, now.at + pause);
             self.ejected.insert(backend, Ejection { probe, is_silent, relapses });
             self.update(backend, now, |condition| {
@@ -415,9 +409,9 @@ impl Watch {
     pub(super) fn name_of(&self, id: u64) -> Option<Arc<Name>> {
         let uses = self.named.iter().filter_map(|key| self.checked.get(key));
         let mut uses = uses.filter(|used| used.probes.iter().any(|(_, probe)| *probe == id));
-        match &uses.next()?.place {
-            Place::Name(name) => Some(name.clone()),
-            Place::Address(_) => None,
+        match uses.next()?.backend.target() {
+            Target::Name(name) => Some(name.clone()),
+            Target::Address(_) => None,
         }
     }
 
@@ -452,11 +446,6 @@ fn checks(rule: Option<&Rule>) -> impl Iterator<Item = (&Check, &Backend)> {
     let check = proxy.and_then(Proxy::check);
     let backends = proxy.map(Proxy::backends).unwrap_or_default();
     check.into_iter().flat_map(move |check| backends.iter().map(move |backend| (check, backend)))
-}
-
-/// A tenth more or less, so that neither backends nor daemons are in step.
-fn jittered(pause: Duration, random: u64) -> Duration {
-    pause * (900 + (random % 201) as u32) / 1000
 }
 
 #[cfg(test)]

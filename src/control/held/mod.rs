@@ -1,10 +1,10 @@
-//! Held requests: control's side of `spin` and of `hold`. Shards say which requests wait; here is
-//! decided how long, in what order they go on, and when: as soon as the table, a backend or their
+//! Held requests: the side of control of `spin` and of `hold`. Shards report which requests wait;
+//! this module decides in what order they go on, and when: as soon as the table, a backend or their
 //! turn allows it.
 //!
-//! The writer calls [`Held::publish`] with each new table, so that whoever waits for it has been
-//! let go before the change is answered, and nobody who comes later overtakes those that go at a
-//! pace.
+//! The writer calls [`Held::change_table`] with each new table, so that every request that waits
+//! for it has been let go before the change is answered, and no later request overtakes those that
+//! go at a pace.
 
 mod queue;
 
@@ -13,19 +13,20 @@ use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::net::unix::pipe;
 use tokio::sync::Notify;
 
+use super::pause::until;
 use crate::limits;
-use crate::link::{ControlEnd, Published, Report};
-use crate::table::{Action, Rule, Snapshot, Target};
+use crate::link::{ByKey, ControlEnd, Published, Report, TaggedTable};
+use crate::table::{Rule, Snapshot};
 use queue::{Outcome, Queue};
 
 pub(super) use queue::{Begun, Bounds};
 
-/// The queue, as others see it.
+/// Access of the other parts of control to the queue.
 #[derive(Clone)]
 pub(super) struct Held {
     queue: Arc<Mutex<Queue>>,
@@ -41,27 +42,29 @@ impl Held {
         Held { queue, published, shards, turns: Arc::default() }
     }
 
-    /// Puts a table in force, and lets go on what waited for it.
-    pub(super) fn publish(&self, table: &Arc<Snapshot>) {
+    /// Locks the queue and decides which requests a table lets go on, before it is in force.
+    pub(super) fn change_table(&self, table: &Snapshot) -> TableChange<'_> {
         let mut queue = self.lock();
         let mut outcome = Outcome::default();
+        let mut lines = None;
         if !queue.is_empty() {
             queue.changed(table, Instant::now(), &mut outcome);
-            self.tell_lines(&mut queue, table);
+            lines = queue.take_lines(table);
         }
-        // Under the lock: what arrives next is decided by this table.
-        self.published.snapshot.store(table.clone());
-        drop(queue);
-        self.shards.say(&outcome.said);
-        self.turns.notify_one();
+        TableChange { held: self, queue, outcome, lines }
     }
 
     /// Lets requests go that waited for a backend which is up again.
     pub(super) fn reached(&self, backend: SocketAddr) {
         let mut queue = self.lock();
         let mut outcome = Outcome::default();
-        queue.reached(|rule| addresses(rule).contains(&backend), Instant::now(), &mut outcome);
-        let table = self.published.snapshot.load_full();
+        let has = |rule: &Rule| {
+            let mut is_found = false;
+            rule.each_address(|address| is_found |= address == backend);
+            is_found
+        };
+        queue.reached(has, Instant::now(), &mut outcome);
+        let table = self.published.table_full();
         self.tell_lines(&mut queue, &table);
         drop(queue);
         self.shards.say(&outcome.said);
@@ -70,7 +73,12 @@ impl Held {
 
     /// The backends that requests wait for.
     pub(super) fn wanted(&self) -> HashSet<SocketAddr> {
-        self.lock().without_backend().flat_map(addresses).collect()
+        let mut wanted = HashSet::new();
+        let queue = self.lock();
+        for rule in queue.without_backend() {
+            rule.each_address(|address| _ = wanted.insert(address));
+        }
+        wanted
     }
 
     pub(super) fn set_bounds(&self, bounds: Bounds) {
@@ -83,8 +91,8 @@ impl Held {
     }
 
     /// The table in force.
-    pub(super) fn table(&self) -> Arc<Snapshot> {
-        self.published.snapshot.load_full()
+    pub(super) fn table(&self) -> Arc<TaggedTable> {
+        self.published.table_full()
     }
 
     /// How many requests are held for each rule.
@@ -103,31 +111,46 @@ impl Held {
     }
 }
 
-/// Addresses that the requests of a rule go to.
-fn addresses(rule: &Rule) -> Vec<SocketAddr> {
-    let Action::Proxy(proxy) = &rule.action else { return Vec::new() };
-    let each = proxy.backends().iter().flat_map(|backend| match backend.target() {
-        Target::Address(address) => vec![address],
-        Target::Name(name) => name.addresses().to_vec(),
-    });
-    each.collect()
+/// A table on its way into force, with the queue locked.
+#[must_use = "the requests that may go on wait for `finish`"]
+pub(super) struct TableChange<'h> {
+    held: &'h Held,
+    queue: MutexGuard<'h, Queue>,
+    outcome: Outcome,
+    lines: Option<ByKey<Duration>>,
 }
 
-/// Takes what the shards report, and keeps the pace of releases.
-pub(super) struct Keeper {
+impl TableChange<'_> {
+    /// Takes the lines that shards must see before the table; `None`: they stay as they are.
+    pub(super) fn take_lines(&mut self) -> Option<ByKey<Duration>> {
+        self.lines.take()
+    }
+
+    /// Lets the requests go on, once the table is in force.
+    pub(super) fn finish(self) {
+        let TableChange { held, queue, outcome, lines } = self;
+        debug_assert!(lines.is_none(), "lines that no shard has seen");
+        drop(queue);
+        held.shards.say(&outcome.said);
+        held.turns.notify_one();
+    }
+}
+
+/// Takes the reports of the shards, and keeps the pace of releases.
+pub(super) struct HoldScheduler {
     held: Held,
     reports: pipe::Receiver,
 }
 
-impl Keeper {
+impl HoldScheduler {
     /// Makes the scheduler; must be called within a tokio runtime.
-    pub(super) fn new(held: Held) -> io::Result<Keeper> {
+    pub(super) fn new(held: Held) -> io::Result<HoldScheduler> {
         let reports = pipe::Receiver::from_owned_fd_unchecked(held.shards.held_report_came()?)?;
-        Ok(Keeper { held, reports })
+        Ok(HoldScheduler { held, reports })
     }
 
-    /// Runs for ever; `on_begun` is told of each rule that requests begin to wait for, `on_wanted`
-    /// that backends are waited for.
+    /// Runs for ever; `on_begun` is called with the rules that requests begin to wait for,
+    /// `on_wanted` with the backends that they wait for.
     pub(super) async fn run(
         &mut self,
         mut on_begun: impl FnMut(Vec<Begun>),
@@ -141,7 +164,7 @@ impl Keeper {
         loop {
             tokio::select! {
                 _ = self.reports.readable() => {
-                    // Only to have it unreadable again.
+                    // Read so that it is no longer readable.
                     let _ = self.reports.try_read(&mut [0; 8]);
                 }
                 () = turns.notified() => {}
@@ -163,11 +186,12 @@ impl Keeper {
 }
 
 impl Held {
-    /// Takes what was reported and lets those go whose turn has come; when the next turn is.
+    /// Takes the reports and lets the requests go whose turn has come; returns the time of the next
+    /// turn.
     fn take_reports(&self) -> (Option<Instant>, Vec<Begun>) {
         let mut outcome = Outcome::default();
         let mut queue = self.lock();
-        let table = self.published.snapshot.load_full();
+        let table = self.published.table_full();
         let now = Instant::now();
         while let Some(report) = self.shards.next_held_report() {
             match report {
@@ -183,9 +207,26 @@ impl Held {
     }
 }
 
-async fn until(next: Option<Instant>) {
-    match next {
-        Some(next) => tokio::time::sleep_until(next.into()).await,
-        None => std::future::pending().await,
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::Pages;
+    use crate::link::{self, Own, Tag, Tuning};
+
+    #[test]
+    fn queue_is_locked_until_the_table_is_in_force() {
+        let table = TaggedTable { table: Snapshot::default(), tag: Tag::of_start(0) };
+        let own = Own::default();
+        let published = Published::new(table.clone(), Pages::builtin(), Tuning::default(), own);
+        let (shards, ends, _handed) = link::connect(published, 1).expect("eventfds");
+        let published = ends[0].published.clone();
+        let held = Held::new(Bounds { total: 1, per_source: 1 }, published.clone(), shards);
+        let change = held.change_table(&table);
+        assert!(held.queue.try_lock().is_err(), "a report could be decided by the old table");
+        published
+            .put_in_force(TaggedTable { tag: Tag { sequence: 1, ..table.tag }, ..table }, None);
+        assert!(held.queue.try_lock().is_err());
+        change.finish();
+        assert!(held.queue.try_lock().is_ok());
     }
 }

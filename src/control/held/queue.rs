@@ -1,6 +1,6 @@
-//! The queue of held requests: who waits, for which host, in what order, and who may go on when the
-//! table changes. Pure: the clock is an argument, and whoever owns this says the words to the
-//! shards.
+//! The queue of held requests: which wait for which host, in what order, and which may go on when
+//! the table changes. Pure: the clock is an argument, and the owner of the queue sends the
+//! decisions to the shards.
 //!
 //! All requests that wait for one host wait for the same: its rule to be something other than
 //! `spin`, a backend of it to come back, or their turn in a release at a pace. Places are given out
@@ -14,10 +14,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::limits;
-use crate::link::{ByKey, PLACE_FIRST, Place, Ticket, Waits, Why, Word};
+use crate::link::{ByKey, HoldReason, RANK_FIRST, Rank, Ticket, Waits, Word};
 use crate::table::{Action, Found, Match, Rule, Scheme, Snapshot};
 
-/// How many may wait.
+/// Bounds of the requests that wait.
 #[derive(Copy, Clone, Debug)]
 pub(in crate::control) struct Bounds {
     /// Requests that may be held in all.
@@ -29,19 +29,19 @@ pub(in crate::control) struct Bounds {
 /// A word to a shard about a request.
 pub(super) type Said = (usize, Ticket, Word);
 
-type Host = (Arc<str>, Scheme);
+type HostKey = (Arc<str>, Scheme);
 
 /// A request that waits.
 struct Waiting {
     shard: usize,
     ticket: Ticket,
-    host: Host,
+    host: HostKey,
     source: IpAddr,
 }
 
 /// Event that the requests for a host wait for.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
-enum For {
+enum Awaited {
     /// Another rule.
     Rule,
     /// A backend.
@@ -52,12 +52,12 @@ enum For {
 
 /// The requests that wait for one host.
 struct Line {
-    what: For,
+    what: Awaited,
     rule_key: u64,
     rule: Rule,
     /// The name of the rule that matched.
     name: Arc<str>,
-    places: BTreeSet<Place>,
+    places: BTreeSet<Rank>,
 }
 
 /// A release at a pace: the rule's `release_rate`, or as fast as an application can be expected to
@@ -65,7 +65,7 @@ struct Line {
 struct Release {
     pause: Duration,
     next: Instant,
-    places: BTreeSet<Place>,
+    places: BTreeSet<Rank>,
 }
 
 impl Release {
@@ -96,10 +96,10 @@ pub(super) struct Queue {
     bounds: Bounds,
     /// Nodes of a fleet that limits of rules are divided by.
     shares: u32,
-    next: Place,
-    waiting: BTreeMap<Place, Waiting>,
-    tickets: HashMap<(usize, Ticket), Place, foldhash::fast::RandomState>,
-    lines: HashMap<Host, Line>,
+    next: Rank,
+    waiting: BTreeMap<Rank, Waiting>,
+    tickets: HashMap<(usize, Ticket), Rank, foldhash::fast::RandomState>,
+    lines: HashMap<HostKey, Line>,
     /// How many wait by the key of their rule, in lines that wait for another rule or a backend.
     by_rule: ByKey<usize>,
     by_source: HashMap<IpAddr, usize>,
@@ -113,7 +113,7 @@ impl Queue {
         Queue {
             bounds,
             shares: 1,
-            next: PLACE_FIRST,
+            next: RANK_FIRST,
             waiting: BTreeMap::new(),
             tickets: HashMap::default(),
             lines: HashMap::new(),
@@ -136,7 +136,7 @@ impl Queue {
         self.waiting.is_empty() && self.releases.is_empty()
     }
 
-    /// A request begins to wait, if it still has to by the table as it is now.
+    /// Takes a request that begins to wait, if it still has to by the table as it is now.
     pub(super) fn arrive(
         &mut self,
         waits: Waits,
@@ -148,8 +148,8 @@ impl Queue {
         let Match::Found(found) = table.lookup(&host, scheme) else {
             return self.pass(shard, ticket, place, outcome);
         };
-        // One name for all who wait for it.
-        let host: Host = (Arc::from(host), scheme);
+        // One copy of the name for all requests that wait for it.
+        let host: HostKey = (Arc::from(host), scheme);
         let host = self.lines.get_key_value(&host).map_or(host.clone(), |(host, _)| host.clone());
         let Some(what) = self.awaited(&host, why, &found) else {
             return self.pass(shard, ticket, place, outcome);
@@ -158,12 +158,12 @@ impl Queue {
             return outcome.said.push((shard, ticket, Word::Full));
         }
         let place = self.place(place);
-        if let For::Turn(key) = what
+        if let Awaited::Turn(key) = what
             && let Some(release) = self.releases.get_mut(&key)
         {
             release.places.insert(place);
-            if why == Why::NoBackend {
-                // It had its turn and comes back: more would follow it for nothing.
+            if why == HoldReason::NoBackend {
+                // The request had its turn and comes back: more would follow it for nothing.
                 release.next = release.next.max(now + limits::HELD_PROBE_EVERY);
             }
         }
@@ -174,25 +174,25 @@ impl Queue {
     }
 
     /// Finds the event that a request for this host has to wait for; `None`: nothing.
-    fn awaited(&self, host: &Host, why: Why, found: &Found<'_>) -> Option<For> {
+    fn awaited(&self, host: &HostKey, why: HoldReason, found: &Found<'_>) -> Option<Awaited> {
         let proxy = match &found.rule.action {
-            Action::Spin(_) => return Some(For::Rule),
+            Action::Spin(_) => return Some(Awaited::Rule),
             Action::Proxy(proxy) => proxy,
             _ => return None,
         };
         if let Some(line) = self.lines.get(host) {
             return Some(line.what);
         }
-        if why == Why::NoBackend {
-            return (!proxy.hold().is_zero()).then_some(For::Backend);
+        if why == HoldReason::NoBackend {
+            return (!proxy.hold().is_zero()).then_some(Awaited::Backend);
         }
-        // Whoever is counted there waited for another rule until it became this one: for a backend,
-        // then.
+        // The requests that are counted there waited for another rule until it became this one: for
+        // a backend, then.
         if self.by_rule.contains_key(&found.rule_key) {
-            return Some(For::Backend);
+            return Some(Awaited::Backend);
         }
         let released = [found.rule_key, found.key];
-        released.into_iter().find(|key| self.releases.contains_key(key)).map(For::Turn)
+        released.into_iter().find(|key| self.releases.contains_key(key)).map(Awaited::Turn)
     }
 
     fn has_room(&self, source: IpAddr, found: &Found<'_>) -> bool {
@@ -209,8 +209,8 @@ impl Queue {
             && most.is_none_or(|most| of_rule < most)
     }
 
-    fn place(&mut self, old: Option<Place>) -> Place {
-        // Nobody else has it: it was given to this request alone, and not since.
+    fn place(&mut self, old: Option<Rank>) -> Rank {
+        // No other request has it: it was given to this one alone, and not since.
         if let Some(old) = old.filter(|old| !self.waiting.contains_key(old)) {
             return old;
         }
@@ -218,15 +218,15 @@ impl Queue {
         self.next
     }
 
-    /// The line of a host, which may begin here.
+    /// Finds or begins the line of a host.
     fn enter(
         &mut self,
-        host: &Host,
-        what: For,
+        host: &HostKey,
+        what: Awaited,
         found: &Found<'_>,
         outcome: &mut Outcome,
     ) -> &mut Line {
-        if !matches!(what, For::Turn(_)) {
+        if !matches!(what, Awaited::Turn(_)) {
             let count = self.by_rule.entry(found.rule_key).or_default();
             *count += 1;
             if *count == 1 {
@@ -235,7 +235,7 @@ impl Queue {
             }
         }
         self.lines.entry(host.clone()).or_insert_with(|| {
-            self.is_stale |= what != For::Rule;
+            self.is_stale |= what != Awaited::Rule;
             Line {
                 what,
                 rule_key: found.rule_key,
@@ -246,42 +246,42 @@ impl Queue {
         })
     }
 
-    /// Nothing to wait for.
-    fn pass(&mut self, shard: usize, ticket: Ticket, place: Option<Place>, outcome: &mut Outcome) {
+    /// Lets a request go on that has nothing to wait for.
+    fn pass(&mut self, shard: usize, ticket: Ticket, place: Option<Rank>, outcome: &mut Outcome) {
         let place = self.place(place);
         outcome.said.push((shard, ticket, Word::Go(place)));
     }
 
-    /// A request waits no more, for reasons of its own.
+    /// Removes a request that waits no more, for reasons of its own.
     pub(super) fn leave(&mut self, shard: usize, ticket: Ticket) {
         if let Some(place) = self.tickets.get(&(shard, ticket)).copied() {
             self.remove(place);
         }
     }
 
-    fn remove(&mut self, place: Place) -> Option<Waiting> {
+    fn remove(&mut self, place: Rank) -> Option<Waiting> {
         let waiting = self.waiting.remove(&place)?;
         self.tickets.remove(&(waiting.shard, waiting.ticket));
         take_one(&mut self.by_source, &waiting.source);
         let Some(line) = self.lines.get_mut(&waiting.host) else { return Some(waiting) };
         line.places.remove(&place);
         match line.what {
-            For::Turn(key) => {
+            Awaited::Turn(key) => {
                 if let Some(release) = self.releases.get_mut(&key) {
                     release.places.remove(&place);
                 }
             }
-            For::Rule | For::Backend => take_one(&mut self.by_rule, &line.rule_key),
+            Awaited::Rule | Awaited::Backend => take_one(&mut self.by_rule, &line.rule_key),
         }
         if line.places.is_empty() {
-            self.is_stale |= line.what != For::Rule;
+            self.is_stale |= line.what != Awaited::Rule;
             self.lines.remove(&waiting.host);
         }
         Some(waiting)
     }
 
     /// Lets requests go on, first come first.
-    fn let_go(&mut self, mut places: Vec<Place>, outcome: &mut Outcome) {
+    fn let_go(&mut self, mut places: Vec<Rank>, outcome: &mut Outcome) {
         places.sort_unstable();
         for place in places {
             if let Some(waiting) = self.remove(place) {
@@ -290,7 +290,7 @@ impl Queue {
         }
     }
 
-    /// The table is another.
+    /// Decides all lines by a new table.
     pub(super) fn changed(&mut self, table: &Snapshot, now: Instant, outcome: &mut Outcome) {
         let mut free = Vec::new();
         let mut paced = Vec::new();
@@ -305,10 +305,10 @@ impl Queue {
             let is_proxied =
                 found.as_ref().is_some_and(|it| matches!(it.rule.action, Action::Proxy(_)));
             match line.what {
-                For::Rule | For::Backend if is_same => {}
+                Awaited::Rule | Awaited::Backend if is_same => {}
                 // A release that has begun goes on at its pace, wherever it leads.
-                For::Turn(_) if is_proxied => {}
-                For::Rule | For::Backend if is_proxied => paced.push(host.clone()),
+                Awaited::Turn(_) if is_proxied => {}
+                Awaited::Rule | Awaited::Backend if is_proxied => paced.push(host.clone()),
                 _ => free.extend(&line.places),
             }
         }
@@ -320,14 +320,14 @@ impl Queue {
     }
 
     /// Begins the release of this host: from here on its requests go on at a pace.
-    fn begin_release(&mut self, host: &Host, now: Instant) {
+    fn begin_release(&mut self, host: &HostKey, now: Instant) {
         let Some(line) = self.lines.get_mut(host) else { return };
         let rate = match &line.rule.action {
             Action::Spin(spin) => spin.release_rate(),
             _ => None,
         };
         let key = line.rule_key;
-        line.what = For::Turn(key);
+        line.what = Awaited::Turn(key);
         let own = |rate: NonZeroU32| rate.get().div_ceil(self.shares);
         let pause = Duration::from_secs(1) / rate.map_or(limits::RELEASE_RATE, own);
         let release = self.releases.entry(key).or_insert_with(|| Release {
@@ -344,7 +344,7 @@ impl Queue {
         self.is_stale = true;
     }
 
-    /// Lets those go on whose turn has come; when the next one's does.
+    /// Lets the requests go on whose turn has come; returns when the next turn is.
     pub(super) fn pace(&mut self, now: Instant, outcome: &mut Outcome) -> Option<Instant> {
         let mut free = Vec::new();
         for release in self.releases.values_mut() {
@@ -362,7 +362,7 @@ impl Queue {
         self.releases.values().map(|release| release.next).min()
     }
 
-    /// A backend can be reached again: `has` says of which rules it is one.
+    /// Begins the releases of rules whose backend can be reached again: `has` tells which they are.
     pub(super) fn reached(
         &mut self,
         has: impl Fn(&Rule) -> bool,
@@ -370,8 +370,8 @@ impl Queue {
         outcome: &mut Outcome,
     ) {
         let lines = self.lines.iter();
-        let waiting = lines.filter(|(_, line)| line.what == For::Backend && has(&line.rule));
-        let hosts: Vec<Host> = waiting.map(|(host, _)| host.clone()).collect();
+        let waiting = lines.filter(|(_, line)| line.what == Awaited::Backend && has(&line.rule));
+        let hosts: Vec<HostKey> = waiting.map(|(host, _)| host.clone()).collect();
         for host in hosts {
             self.begin_release(&host, now);
         }
@@ -381,10 +381,10 @@ impl Queue {
     /// The rules for whose backends requests wait.
     pub(super) fn without_backend(&self) -> impl Iterator<Item = &Rule> {
         let lines = self.lines.values();
-        lines.filter(|line| line.what == For::Backend).map(|line| &line.rule)
+        lines.filter(|line| line.what == Awaited::Backend).map(|line| &line.rule)
     }
 
-    /// How many wait for each rule, by the name that matched.
+    /// Requests that wait for each rule, by the name that matched.
     pub(super) fn by_name(&self) -> HashMap<Arc<str>, usize> {
         let mut names = HashMap::new();
         for line in self.lines.values() {
@@ -393,8 +393,8 @@ impl Queue {
         names
     }
 
-    /// Under which keys requests must go behind others, and for how long at most, if that has
-    /// changed since this was asked last.
+    /// Keys under which requests must go behind others, and for how long at most, if that has
+    /// changed since the last call.
     pub(super) fn take_lines(&mut self, table: &Snapshot) -> Option<ByKey<Duration>> {
         if !std::mem::take(&mut self.is_stale) {
             return None;
@@ -402,12 +402,12 @@ impl Queue {
         let mut waits = ByKey::default();
         for (host, line) in &self.lines {
             match line.what {
-                For::Rule => {}
-                For::Backend => {
+                Awaited::Rule => {}
+                Awaited::Backend => {
                     let Action::Proxy(proxy) = &line.rule.action else { continue };
                     waits.insert(line.rule_key, proxy.hold());
                 }
-                For::Turn(_) => {
+                Awaited::Turn(_) => {
                     waits.insert(table.key(&host.0), limits::BEHIND_TIME);
                 }
             }

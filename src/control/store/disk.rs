@@ -39,7 +39,8 @@ impl Part {
     }
 }
 
-/// What a file shows of itself: which it is, and whether somebody else has written to it.
+/// Marks by which a file is known again, and by which it is seen that another program has written
+/// to it.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(super) struct Trace {
     /// Device and inode.
@@ -79,7 +80,8 @@ pub(super) trait Disk: Send + Sync {
     fn rename(&self, from: Part, to: Part) -> io::Result<()>;
     /// The file of that name now; `None` where there is none.
     fn trace(&self, part: Part) -> io::Result<Option<Trace>>;
-    /// Gives the file a second name, so that it stays when its own goes to another; tells that name.
+    /// Gives the file a second name, so that it stays when its own goes to another file; returns
+    /// that name.
     fn keep_aside(&self, part: Part) -> io::Result<PathBuf>;
     /// Removes a file; a missing one is fine.
     fn remove(&self, part: Part) -> io::Result<()>;
@@ -97,7 +99,8 @@ pub(super) trait Output: Write + Send {
     /// whatever memory believes to be on disk already.
     fn write_again(&mut self, offset: u64) -> io::Result<()>;
     fn bytes(&self) -> io::Result<u64>;
-    /// The file itself, whatever its name leads to now. `None`: it is in no folder that others could change.
+    /// The marks of the file itself, whatever its name leads to now. `None`: it is in no folder
+    /// that others could change.
     fn trace(&self) -> io::Result<Option<Trace>>;
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::StoreError;
 use super::disk::{Disk, Part, Trace};
-use crate::state::{self, Counters, Membership};
+use crate::state::{self, Membership, Totals};
 use crate::table::Snapshot;
 
 /// A state file to be written while commits go on, on another thread. [`super::Store::end_fold`]
@@ -41,7 +41,7 @@ impl Fold {
     pub(in crate::control) fn run(
         self,
         table: &Snapshot,
-        stats: impl IntoIterator<Item = (String, Counters)>,
+        stats: impl IntoIterator<Item = (String, Totals)>,
     ) -> Result<Folded, StoreError> {
         let content = (table, self.fleet.as_ref());
         let folded = write_state(&*self.disk, content, stats, self.sequence, self.known)?;
@@ -56,7 +56,7 @@ impl Fold {
 pub(super) fn write_state(
     disk: &dyn Disk,
     (table, fleet): (&Snapshot, Option<&Membership>),
-    stats: impl IntoIterator<Item = (String, Counters)>,
+    stats: impl IntoIterator<Item = (String, Totals)>,
     sequence: u64,
     known: Option<Trace>,
 ) -> Result<Folded, StoreError> {
@@ -86,7 +86,7 @@ pub(super) fn write_state(
 fn write_new(
     disk: &dyn Disk,
     table: &Snapshot,
-    stats: impl IntoIterator<Item = (String, Counters)>,
+    stats: impl IntoIterator<Item = (String, Totals)>,
     sequence: u64,
     fleet: Option<&Membership>,
 ) -> io::Result<(u64, Option<Trace>)> {

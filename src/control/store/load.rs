@@ -7,17 +7,17 @@ use std::path::Path;
 use super::disk::{Disk, Part};
 use super::warnings;
 use crate::state::{
-    self, Counters, JournalFile, LineNumber, Membership, Rejected, Replay, ReplayError, Replayed,
+    self, JournalFile, LineNumber, Membership, Rejected, Replay, ReplayError, Replayed, Totals,
 };
 use crate::table::{Names, Snapshot};
 
 /// Content of the files.
 #[derive(Debug)]
-pub(in crate::control) struct Loaded {
+pub(in crate::control) struct StoredState {
     pub(in crate::control) snapshot: Snapshot,
     /// Rules that could not be used.
     pub(in crate::control) rejected: Vec<Rejected>,
-    pub(in crate::control) stats: Vec<(String, Counters)>,
+    pub(in crate::control) stats: Vec<(String, Totals)>,
     /// The number of the last change.
     pub(in crate::control) sequence: u64,
     /// The fleet that the table belongs to, if any.
@@ -26,8 +26,8 @@ pub(in crate::control) struct Loaded {
     pub(in crate::control) warnings: Vec<String>,
 }
 
-impl Loaded {
-    pub(super) fn new(replayed: Replayed, disk: &dyn Disk) -> Loaded {
+impl StoredState {
+    pub(super) fn new(replayed: Replayed, disk: &dyn Disk) -> StoredState {
         let Replayed { loaded, dropped, superseded, .. } = replayed;
         let mut warnings = warnings::rejected(&disk.path(Part::State), &loaded.rejected);
         if let Some((place, what)) = superseded {
@@ -41,7 +41,7 @@ impl Loaded {
             ));
         }
         let state::Loaded { snapshot, rejected, stats, sequence, fleet } = loaded;
-        Loaded { snapshot, rejected, stats, sequence, fleet, warnings }
+        StoredState { snapshot, rejected, stats, sequence, fleet, warnings }
     }
 }
 

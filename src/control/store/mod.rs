@@ -12,9 +12,9 @@
 //! - Changes of names are put on disk one by one: a file has its name before anything that is
 //!   acknowledged goes in, and nothing is taken away before what replaces it is there.
 //! - A number is never used twice, unless it is certain that the first use is gone.
-//! - The files are those that were written: should their names lead elsewhere (removed, moved, mounted over,
-//!   restored from a backup, edited), it shows before a commit is answered for, and [`Store::rewrite`] is due.
-//!   What stands there then is kept under another name.
+//! - The files are those that were written: should their names lead elsewhere (removed, moved,
+//!   mounted over, restored from a backup, edited), it shows before a commit is answered for, and
+//!   [`Store::rewrite`] is due. What stands there then is kept under another name.
 //!
 //! All of it blocks. One thread has the store; a [`Fold`] runs on another.
 
@@ -35,14 +35,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::limits::{COMMIT_BUFFER_KEPT_BYTES, FOLD_BYTES_MIN, SEQUENCE_MAX};
-use crate::state::{Counters, Membership, Rejected, journal};
+use crate::state::{Membership, Rejected, Totals, journal};
 use crate::table::{Names, Snapshot};
 use disk::{Disk, Folder, Output, Part, Trace};
 use lock::LockError;
 
 pub(super) use crate::state::Record;
 pub(super) use fold::{Fold, Folded};
-pub(super) use load::Loaded;
+pub(super) use load::StoredState;
 
 /// The files, opened to be written.
 pub(crate) struct Store {
@@ -70,7 +70,7 @@ pub(crate) struct Store {
     is_displaced: bool,
     /// Why the last commit or rewrite did not succeed, if it did not.
     failure: Option<String>,
-    /// For the log: what was found and kept under another name.
+    /// Notes for the log: files that were found and kept under another name.
     notes: Vec<String>,
 }
 
@@ -107,13 +107,13 @@ impl StoreError {
 
 impl Store {
     /// Reads the files for `--check`: writes nothing and needs no lock.
-    pub(super) fn read(path: &Path, names: &mut Names) -> Result<Loaded, String> {
+    pub(super) fn read(path: &Path, names: &mut Names) -> Result<StoredState, String> {
         let folder = Folder::of(path).map_err(|error| load::failed(path, &error))?;
         let read = |names: &mut Names| load::load(&folder, names);
         // A daemon that is running may take a file away between two that are read. Twice is no
         // chance.
         let replayed = read(names).or_else(|_| read(names)).or_else(|_| read(names))?;
-        let mut loaded = Loaded::new(replayed, &folder);
+        let mut loaded = StoredState::new(replayed, &folder);
         loaded.warnings.extend(mounted(&folder));
         Ok(loaded)
     }
@@ -125,7 +125,7 @@ impl Store {
 
     /// Takes the lock, reads, and makes ready to write; a torn end of the journal is cut off. What
     /// can be read but not written is no error: each commit tries again.
-    pub(super) fn open(path: &Path, names: &mut Names) -> Result<(Store, Loaded), String> {
+    pub(super) fn open(path: &Path, names: &mut Names) -> Result<(Store, StoredState), String> {
         let folder = Folder::of(path).map_err(|error| load::failed(path, &error))?;
         let warning = mounted(&folder);
         let (store, mut loaded) = Store::open_on(Arc::new(folder), names)?;
@@ -133,7 +133,7 @@ impl Store {
         Ok((store, loaded))
     }
 
-    fn open_on(disk: Arc<dyn Disk>, names: &mut Names) -> Result<(Store, Loaded), String> {
+    fn open_on(disk: Arc<dyn Disk>, names: &mut Names) -> Result<(Store, StoredState), String> {
         let locked = match disk.lock() {
             Err(error @ LockError::InUse(_)) => {
                 return Err(load::failed(&disk.path(Part::State), &error));
@@ -143,7 +143,7 @@ impl Store {
         let state = disk.trace(Part::State).ok().flatten();
         let replayed = load::load(&*disk, names)?;
         let (bytes_kept, bytes_sure) = (replayed.bytes_kept, replayed.bytes_sure);
-        let mut loaded = Loaded::new(replayed, &*disk);
+        let mut loaded = StoredState::new(replayed, &*disk);
         let state_bytes = disk.bytes(Part::State).ok().flatten().unwrap_or(0);
         let mut store = Store {
             mode: Mode::ReadOnly(String::new()),
@@ -274,7 +274,7 @@ impl Store {
         }
     }
 
-    /// What is not as it was left.
+    /// Finds a file that is not as it was left.
     fn displaced(&self, own: Trace) -> Option<String> {
         let wrong = |part, what: &str| Some(format!("{} {what}", self.path(part)));
         match self.disk.trace(Part::Journal) {
@@ -455,7 +455,7 @@ impl Store {
     pub(super) fn rewrite(
         &mut self,
         table: &Snapshot,
-        stats: impl IntoIterator<Item = (String, Counters)>,
+        stats: impl IntoIterator<Item = (String, Totals)>,
     ) -> Result<(), StoreError> {
         let outcome = self.try_rewrite(table, stats);
         self.failure = outcome.as_ref().err().map(ToString::to_string);
@@ -465,7 +465,7 @@ impl Store {
     fn try_rewrite(
         &mut self,
         table: &Snapshot,
-        stats: impl IntoIterator<Item = (String, Counters)>,
+        stats: impl IntoIterator<Item = (String, Totals)>,
     ) -> Result<(), StoreError> {
         if self.is_folding {
             return Err(StoreError::Folding);
@@ -496,8 +496,8 @@ impl Store {
         Ok(())
     }
 
-    /// Where the files were taken away: takes the lock of those that will be, and keeps the journals that
-    /// somebody put there.
+    /// Takes the lock of the new files where the old ones were taken away, and keeps the journals
+    /// that another program put there.
     fn keep_displaced(&mut self) -> Result<(), StoreError> {
         if !self.is_displaced {
             return Ok(());
@@ -537,11 +537,11 @@ impl Store {
         Ok(())
     }
 
-    /// The last resort at the end, where the files can't be written: another one, in the folder for temporary
-    /// files. Tells which.
+    /// The last resort at the end, where the files can't be written: another one, in the folder for
+    /// temporary files. Tells which.
     pub(super) fn rescue(
         table: &Snapshot,
-        stats: impl IntoIterator<Item = (String, Counters)>,
+        stats: impl IntoIterator<Item = (String, Totals)>,
     ) -> io::Result<PathBuf> {
         let name = format!("mantrid-state-{}.json", std::process::id());
         let path = std::env::temp_dir().join(name);
@@ -605,7 +605,7 @@ impl Why for LockError {
     }
 }
 
-/// What to do about it.
+/// Advice what to do about the error.
 fn advice(error: &io::Error, path: &Path) -> String {
     let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
     let folder = folder.display();

@@ -28,8 +28,8 @@ fn delete(name: &str) -> Change {
     (name.to_owned(), None)
 }
 
-fn counted(name: &str, count: u64) -> (String, Counters) {
-    (name.to_owned(), Counters { completed_requests: count, ..Counters::default() })
+fn counted(name: &str, count: u64) -> (String, Totals) {
+    (name.to_owned(), Totals { completed_requests: count, ..Totals::default() })
 }
 
 fn edited(table: &Snapshot, changes: &[Change]) -> Snapshot {
@@ -37,7 +37,7 @@ fn edited(table: &Snapshot, changes: &[Change]) -> Snapshot {
 }
 
 /// The content as JSON, to compare.
-fn shown(loaded: &Loaded) -> Value {
+fn shown(loaded: &StoredState) -> Value {
     let rules = loaded.snapshot.iter().map(|(name, rule)| (name.to_owned(), rule.to_json()));
     let rules: std::collections::BTreeMap<_, _> = rules.collect();
     let stats = loaded.stats.iter().map(|(name, counted)| (name, counted.completed_requests));
@@ -51,7 +51,7 @@ fn folder() -> (TempDir, PathBuf) {
     (folder, path)
 }
 
-fn open(path: &Path) -> (Store, Loaded) {
+fn open(path: &Path) -> (Store, StoredState) {
     Store::open(path, &mut Names::default()).unwrap_or_else(|error| panic!("{error}"))
 }
 
@@ -154,7 +154,7 @@ fn a_journal_that_has_grown_wants_to_be_folded() {
     assert_eq!(open_later(store, &path).1.snapshot.len(), 1);
 }
 
-fn open_later(store: Store, path: &Path) -> (Store, Loaded) {
+fn open_later(store: Store, path: &Path) -> (Store, StoredState) {
     drop(store);
     open(path)
 }

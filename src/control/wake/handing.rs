@@ -1,5 +1,5 @@
-//! Knowledge of who was told goes along when another daemon takes over: nobody is told twice of one sleep, and nothing
-//! that was still to be told is lost.
+//! The memory of wake-ups goes along when another daemon takes over: no address is told twice of
+//! one sleep, and no wake-up that was still to be sent is lost.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::idle::{Standing, idle_after};
+use super::idle::{IdleStanding, idle_after};
 use super::{Telling, Wake, deliver};
 use crate::limits;
 
@@ -16,7 +16,7 @@ fn millis(value: &Value) -> Option<Duration> {
 }
 
 impl Wake {
-    /// Lists who was told; from here on nothing more is told by this process.
+    /// Lists the wake-ups that were sent; from here on this process sends no more.
     pub(in crate::control) fn hand_over(&self) -> Value {
         self.shared.is_handed.store(true, Ordering::SeqCst);
         let now = Instant::now();
@@ -64,12 +64,12 @@ impl Wake {
             let completed = one["completed"].as_u64().unwrap_or(0);
             let is_told = one["told"].as_bool().unwrap_or(false);
             if table.get(name).is_some_and(|rule| idle_after(rule).is_some()) {
-                idle.recall(table.key(name), &Standing { quiet, completed, is_told }, now);
+                idle.recall(table.key(name), &IdleStanding { quiet, completed, is_told }, now);
             }
         }
     }
 
-    /// The other daemon did not take over: what was to be told meanwhile is.
+    /// Goes on, as the other daemon did not take over: sends what was to be sent meanwhile.
     pub(in crate::control) fn resume(&self) {
         self.shared.is_handed.store(false, Ordering::SeqCst);
         let untold = std::mem::take(&mut *self.shared.skipped());
@@ -81,8 +81,8 @@ impl Wake {
         }
     }
 
-    /// Takes all that could not be told, for the daemon that has taken over; requests that began to wait since go there,
-    /// and are told of there.
+    /// Takes the wake-ups that could not be sent, for the daemon that has taken over; requests that
+    /// began to wait since go there, and so do their wake-ups.
     pub(in crate::control) fn take_untold(&self) -> Vec<Value> {
         let untold = std::mem::take(&mut *self.shared.skipped());
         let untold = untold.into_iter().filter(|telling| telling.is_begun);
@@ -97,7 +97,7 @@ impl Wake {
         untold.map(to_json).collect()
     }
 
-    /// Tells all that another process could not.
+    /// Sends the wake-ups that another process could not.
     pub(in crate::control) fn tell_on(&self, untold: &[Value]) {
         let table = self.shared.held.table();
         for one in untold {
@@ -114,7 +114,7 @@ impl Wake {
         }
     }
 
-    /// Waits until what is being told is, for as long as that may take.
+    /// Waits until no wake-up is being sent, for as long as that may take.
     pub(in crate::control) async fn settled(&self) {
         let until = Instant::now() + limits::WAKE_TIME;
         while self.shared.telling.load(Ordering::SeqCst) != 0 && Instant::now() < until {

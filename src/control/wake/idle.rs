@@ -1,4 +1,5 @@
-//! Which rules with `idle` have had no traffic for that long. Pure: the clock and the counters are arguments.
+//! Rules with `idle` that have had no traffic for that long. Pure: the clock and the counters are
+//! arguments.
 
 use std::time::{Duration, Instant};
 
@@ -6,18 +7,18 @@ use crate::link::{ByKey, HostCount, KeySet, Sums};
 use crate::table::{Action, Rule};
 
 /// A rule that is watched.
-struct Watched {
+struct WatchedRule {
     name: String,
     rule: Rule,
     after: Duration,
-    /// When it was last seen to have a request, or was set.
+    /// Time at which the rule was last seen to have a request, or was set.
     active: Instant,
     completed: u64,
     is_told: bool,
 }
 
 /// How far a rule is on its way to be idle.
-pub(super) struct Standing {
+pub(super) struct IdleStanding {
     pub(super) quiet: Duration,
     pub(super) completed: u64,
     pub(super) is_told: bool,
@@ -28,17 +29,17 @@ pub(super) struct Standing {
 pub(super) struct Idled {
     pub(super) name: String,
     pub(super) rule: Rule,
-    /// Since so long.
+    /// Time without traffic.
     pub(super) idle: Duration,
 }
 
-/// All of them.
+/// All rules that are watched.
 #[derive(Default)]
 pub(super) struct Idle {
-    rules: ByKey<Watched>,
+    rules: ByKey<WatchedRule>,
 }
 
-/// After how long a rule is idle, if that is asked for.
+/// Time without traffic after which a rule is idle, if it has an `idle`.
 pub(in crate::control) fn idle_after(rule: &Rule) -> Option<Duration> {
     match &rule.action {
         Action::Proxy(proxy) => proxy.idle(),
@@ -48,7 +49,7 @@ pub(in crate::control) fn idle_after(rule: &Rule) -> Option<Duration> {
 }
 
 impl Idle {
-    /// A rule was set, or went.
+    /// Takes a rule that was set, or went.
     pub(super) fn changed(&mut self, key: u64, name: &str, rule: Option<&Rule>, now: Instant) {
         let after = rule.and_then(idle_after);
         let (Some(rule), Some(after)) = (rule, after) else {
@@ -56,7 +57,7 @@ impl Idle {
             return;
         };
         let completed = self.rules.get(&key).map_or(0, |old| old.completed);
-        let watched = Watched {
+        let watched = WatchedRule {
             name: name.to_owned(),
             rule: rule.clone(),
             after,
@@ -67,18 +68,17 @@ impl Idle {
         self.rules.insert(key, watched);
     }
 
-    /// Lists how far each is, for a daemon that takes over: since when it has been quiet, what was counted then, and
-    /// whether it was told.
-    pub(super) fn standing(&self, now: Instant) -> impl Iterator<Item = (&str, Standing)> {
+    /// Lists the standing of each rule, for a daemon that takes over.
+    pub(super) fn standing(&self, now: Instant) -> impl Iterator<Item = (&str, IdleStanding)> {
         self.rules.values().map(move |rule| {
             let quiet = now.saturating_duration_since(rule.active);
-            let standing = Standing { quiet, completed: rule.completed, is_told: rule.is_told };
+            let standing = IdleStanding { quiet, completed: rule.completed, is_told: rule.is_told };
             (&*rule.name, standing)
         })
     }
 
-    /// Goes on from there.
-    pub(super) fn recall(&mut self, key: u64, standing: &Standing, now: Instant) {
+    /// Goes on from the standing that another process knew.
+    pub(super) fn recall(&mut self, key: u64, standing: &IdleStanding, now: Instant) {
         if let Some(rule) = self.rules.get_mut(&key) {
             rule.active = now.checked_sub(standing.quiet).unwrap_or(now);
             (rule.completed, rule.is_told) = (standing.completed, standing.is_told);
@@ -95,7 +95,8 @@ impl Idle {
         self.rules.get(&key).is_some_and(|watched| watched.is_told)
     }
 
-    /// Takes the counters as they are now; which rules have become idle since they were taken last.
+    /// Takes the counters as they are now; returns the rules that have become idle since the last
+    /// call.
     pub(super) fn look(&mut self, sums: &ByKey<Sums>, now: Instant) -> Vec<Idled> {
         let mut idled = Vec::new();
         for (key, watched) in &mut self.rules {

@@ -1,10 +1,10 @@
-//! Tells others that a host is waited for, or that nobody uses it: as an event, and by a POST to the address
-//! that the rule names as `wake`. So an application that sleeps is started by its first visitor, and put
-//! to sleep by whoever started it.
+//! Tells others that a host is waited for, or that it has no traffic: as an event, and by a POST to
+//! the address that the rule names as `wake`. So an application that sleeps is started by its first
+//! visitor, and put to sleep by the program that started it.
 //!
-//! A POST that fails is made again, later each time, until the rule is another. One that was taken is not
-//! repeated as long as the host sleeps: until its rule changes, it was idle, or nobody has begun to wait
-//! for as long as the rule's `timeout`.
+//! A POST that fails is made again, later each time, until the rule is another. One that was taken
+//! is not repeated as long as the host sleeps: until its rule changes, it was idle, or no request
+//! has begun to wait for as long as the rule's `timeout`.
 
 mod handing;
 mod idle;
@@ -20,10 +20,11 @@ use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use tracing::{info, warn};
 
-use super::change::{Change, Watched};
+use super::change::{Change, RuleChange};
+use super::events::{Event, EventBus, unix_time};
 use super::fleet::Fleet;
 use super::held::{Begun, Held};
-use super::pulse::{Event, Pulse, unix_time};
+use super::pause::doubled;
 use super::statistics::{self, SharedStatistics};
 use crate::limits;
 use crate::link::{ByKey, Sums};
@@ -32,15 +33,16 @@ use idle::Idle;
 
 pub(super) use idle::idle_after;
 
-/// Who was told: by the name of the rule which it was, and when.
+/// Rules of which a wake-up was sent, by name, and when.
 type ByName = HashMap<Arc<str>, (Rule, Instant)>;
 
-/// Remembers who was told.
+/// Memory of the wake-ups that were sent.
 #[derive(Clone, Default)]
-pub(super) struct Told(Arc<Mutex<ByName>>);
+pub(super) struct WakeMemory(Arc<Mutex<ByName>>);
 
-impl Told {
-    /// A change will be in force: the hosts whose rules it changes are to be told of anew.
+impl WakeMemory {
+    /// Forgets the hosts whose rules a change alters, before it is in force: they get a new
+    /// wake-up.
     pub(super) fn changed(&self, change: &Change, before: &Snapshot, after: &Snapshot) {
         let mut told = self.lock();
         if told.is_empty() {
@@ -60,29 +62,34 @@ impl Told {
     }
 }
 
-/// Whoever tells.
+/// Sends wake-ups and their events.
 #[derive(Clone)]
 pub(super) struct Wake {
     shared: Arc<Shared>,
 }
 
 struct Shared {
-    pulse: Pulse,
+    events: EventBus,
     held: Held,
     idle: Mutex<Idle>,
-    told: Told,
+    told: WakeMemory,
     room: Semaphore,
-    /// Another daemon tells from now on.
+    /// Whether another daemon sends wake-ups from now on.
     is_handed: AtomicBool,
-    /// Tellings that came since then, or failed.
+    /// Wake-ups that came since then, or failed.
     untold: Mutex<Vec<Telling>>,
-    /// Addresses that are being told.
+    /// Wake-ups that are being sent.
     telling: AtomicUsize,
     fleet: Option<Fleet>,
 }
 
 impl Wake {
-    pub(super) fn new(pulse: Pulse, held: Held, told: Told, fleet: Option<Fleet>) -> Wake {
+    pub(super) fn new(
+        events: EventBus,
+        held: Held,
+        told: WakeMemory,
+        fleet: Option<Fleet>,
+    ) -> Wake {
         let mut idle = Idle::default();
         let table = held.table();
         let now = Instant::now();
@@ -95,11 +102,11 @@ impl Wake {
         let room = Semaphore::new(limits::WAKES_AT_ONCE);
         let is_handed = AtomicBool::new(false);
         let (untold, telling) = (Mutex::default(), AtomicUsize::new(0));
-        let shared = Shared { pulse, held, idle, told, room, is_handed, untold, telling, fleet };
+        let shared = Shared { events, held, idle, told, room, is_handed, untold, telling, fleet };
         Wake { shared: Arc::new(shared) }
     }
 
-    /// Requests have begun to wait for these rules.
+    /// Tells of rules that requests have begun to wait for.
     pub(super) fn begun(&self, begun: Vec<Begun>) {
         for Begun { name, rule } in begun {
             let since = unix_time();
@@ -115,15 +122,15 @@ impl Wake {
         }
     }
 
-    /// Rules were changed.
-    pub(super) fn changed(&self, table: &Snapshot, watched: &[Watched]) {
+    /// Takes rules that became others.
+    pub(super) fn changed(&self, table: &Snapshot, watched: &[RuleChange]) {
         let mut idle = self.shared.idle();
-        for Watched { name, after, .. } in watched {
+        for RuleChange { name, after, .. } in watched {
             idle.changed(table.key(name), name, after.as_ref(), Instant::now());
         }
     }
 
-    /// Once a second.
+    /// Tells of the rules that have become idle; called once a second.
     pub(super) fn beat(&self, statistics: &SharedStatistics, table: &Snapshot) {
         let mut idle = self.shared.idle();
         let keys = idle.keys();
@@ -132,7 +139,8 @@ impl Wake {
         }
         let mut sums: ByKey<Sums> = statistics::lock(statistics).of(&keys);
         if table.has_aliases() {
-            // Requests are counted by the name that matched, and kept awake is what it leads to.
+            // Requests are counted by the name that matched, and keep the rule awake that an alias
+            // leads to.
             for (key, more) in statistics::lock(statistics).busy() {
                 let target = table.name_of(key).and_then(|name| table.target_of(name));
                 if let Some(target) =
@@ -157,7 +165,7 @@ impl Wake {
     }
 }
 
-/// What is to be told of one host.
+/// A wake-up, or the news that a host is idle.
 #[derive(Clone)]
 struct Telling {
     event: &'static str,
@@ -166,7 +174,7 @@ struct Telling {
     /// Seconds since 1970.
     since: f64,
     idle: Option<Duration>,
-    /// Whether it was tried, and is remembered as told.
+    /// Whether a POST was tried, and the host is remembered as told.
     is_begun: bool,
 }
 
@@ -208,10 +216,10 @@ impl Shared {
         if let Value::Object(json) = &mut json {
             json.remove("event");
         }
-        self.pulse.tell(Event::Other(telling.event, json.to_string().into()));
+        self.events.tell(Event::Other(telling.event, json.to_string().into()));
     }
 
-    /// Whether it sleeps and nobody was told; somebody is now.
+    /// Whether a wake-up is due: the host is asleep and none was sent. Records it as sent.
     fn is_asleep(&self, telling: &Telling) -> bool {
         let Action::Spin(spin) = &telling.rule.action else { return false };
         let mut told = self.told.lock();
@@ -244,26 +252,29 @@ impl Shared {
     }
 }
 
-/// Counts one while it lives.
-struct Counted<'a>(&'a AtomicUsize);
+/// Counts one wake-up that is being sent, until it is dropped.
+struct InProgress<'a>(&'a AtomicUsize);
 
-impl Drop for Counted<'_> {
+impl Drop for InProgress<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
-/// Posts until it is taken, or the rule is another.
+/// Posts until the address takes it, or the rule is another.
 async fn deliver(shared: Arc<Shared>, mut telling: Telling) {
     telling.is_begun = true;
-    let mut pause = limits::WAKE_AGAIN;
-    while attempt(&shared, &telling, pause).await == Some(false) {
+    for failures in 0.. {
+        let pause = doubled(limits::WAKE_AGAIN, failures).min(limits::WAKE_AGAIN_MAX);
+        if attempt(&shared, &telling, pause).await != Some(false) {
+            return;
+        }
         tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(limits::WAKE_AGAIN_MAX);
     }
 }
 
-/// Posts once: whether it was taken; `None` where there is nothing to tell any more. `pause` is for the log.
+/// Posts once. Returns whether the address took it; `None`: there is nothing to send any more.
+/// `pause` is for the log.
 async fn attempt(shared: &Shared, telling: &Telling, pause: Duration) -> Option<bool> {
     let url = telling.url()?;
     let result = {
@@ -272,7 +283,7 @@ async fn attempt(shared: &Shared, telling: &Telling, pause: Duration) -> Option<
             return None;
         }
         shared.telling.fetch_add(1, Ordering::SeqCst);
-        let _telling = Counted(&shared.telling);
+        let _telling = InProgress(&shared.telling);
         // In this order: a daemon that hands over sees either that it is being told, or what is not.
         if shared.is_handed.load(Ordering::SeqCst) {
             shared.skipped().push(telling.clone());
@@ -288,7 +299,7 @@ async fn attempt(shared: &Shared, telling: &Telling, pause: Duration) -> Option<
         json["reason"] = json!(why);
         warn!("{name}: {url} was not told that it is {event}: {why}; again in {pause:?}");
     }
-    shared.pulse.tell(Event::Other("wake", json.to_string().into()));
+    shared.events.tell(Event::Other("wake", json.to_string().into()));
     if result.is_ok() {
         info!("{name}: {url} was told that it is {event}");
     } else if shared.is_handed.load(Ordering::SeqCst) {

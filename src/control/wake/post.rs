@@ -1,4 +1,5 @@
-//! One POST to the address that a rule names, within its time. Nothing of the answer but its status counts.
+//! One POST to the address that a rule names, within its time. Only the status of the response
+//! counts.
 
 use std::io;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use tokio::time::timeout;
 
 use crate::limits;
 
-/// Sends `body` as JSON; why not, where nothing of 2xx came in `patience`.
+/// Sends `body` as JSON; the error says why no 2xx came in `patience`.
 pub(super) async fn post(url: &str, body: String, patience: Duration) -> Result<(), String> {
     match timeout(patience, attempt(url, body)).await {
         Ok(result) => result,
@@ -23,7 +24,8 @@ pub(super) async fn post(url: &str, body: String, patience: Duration) -> Result<
     }
 }
 
-/// A connection to the first address that takes one; each has a moment before the next is tried beside it.
+/// Connects to the first address that accepts; each has a moment before the next is tried beside
+/// it.
 async fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
     let mut attempts = JoinSet::new();
     for (at, address) in tokio::net::lookup_host((host, port)).await?.enumerate() {
@@ -79,7 +81,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
-    /// What comes of a POST that is answered with these bytes, and what was sent.
+    /// The outcome of a POST that is answered with these bytes, and the request that was sent.
     fn posted(answer: &'static str) -> (Result<(), String>, String) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         runtime.expect("a runtime").block_on(async {

@@ -7,10 +7,11 @@ use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
 use super::{Made, Writing};
-use crate::control::change::{Change, Current, Tag};
+use crate::control::change::Change;
 use crate::control::fleet::{self, Applied, Brought, Edit, Fleet, NotTaken, OfFleet, Rules};
 use crate::control::store::Record;
 use crate::limits;
+use crate::link::{Tag, TaggedTable};
 use crate::state::Membership;
 use crate::table::Snapshot;
 
@@ -61,7 +62,8 @@ impl Writing {
                 if let Some(why) = broken {
                     not_taken.push((format!("entry {sequence}"), why));
                 }
-                self.apply(sequence, node, edits, &mut not_taken);
+                let tag = Tag { sequence, ..self.wiring.published.table().tag };
+                self.apply(tag, node, edits, &mut not_taken);
                 self.applied(sequence, revision, not_taken);
             }
             Brought::Table { table, membership, revision } => {
@@ -88,14 +90,12 @@ impl Writing {
     /// Applies an entry and publishes the outcome.
     fn apply(
         &mut self,
-        sequence: u64,
+        tag: Tag,
         node: Option<String>,
         edits: Vec<Edit>,
         not_taken: &mut NotTaken,
     ) {
-        let start = Current::clone(&self.wiring.current.load());
-        let tag = Tag { sequence, ..start.tag };
-        let mut now = start.clone();
+        let mut now = TaggedTable::clone(&self.wiring.published.table());
         let mut all = Vec::new();
         for edit in edits {
             let applied = catch_unwind(AssertUnwindSafe(|| fleet::apply(&now.table, &edit)));
@@ -105,7 +105,7 @@ impl Writing {
                 continue;
             };
             not_taken.extend(more);
-            let after = Current { table: table.into(), tag };
+            let after = TaggedTable { table, tag };
             let before = std::mem::replace(&mut now, after.clone());
             let (answer, _) = oneshot::channel();
             let who = match &node {
@@ -128,7 +128,7 @@ impl Writing {
         for Made { asked: (change, _), before, after } in &all {
             self.wiring.told.changed(change, &before.table, &after.table);
         }
-        self.publish(&start, now, weight);
+        self.publish(now, weight);
         for made in all {
             if let Some(copy) = &mut self.copy {
                 let (change, _) = &made.asked;
@@ -141,23 +141,18 @@ impl Writing {
 
     /// Puts a table in force by what differs from the one that is.
     fn turn_into(&mut self, table: &Snapshot, tag: Tag) {
-        let start = Current::clone(&self.wiring.current.load());
+        let start = self.wiring.published.table_full();
         let rules = fleet::difference(&start.table, table);
         if rules.is_empty() {
             // The same table under another tag: nothing for the shards to look at.
-            self.wiring.current.store(Current { tag, ..start }.into());
+            self.old.push(self.wiring.published.retag(tag));
             return;
         }
         info!("fleet: {} rules differ from the fleet's", rules.len());
         let (verb, who) = (crate::control::change::Verb::Patch, "fleet".to_owned());
         let edit = Edit { verb, who, whole: false, rules, rejected: Vec::new() };
         let mut not_taken = Vec::new();
-        if let Some(copy) = &self.copy {
-            // The tag is that of the new fleet from here on.
-            let current = Current { tag: fleet::tag_of(&copy.membership.id, 0), ..start };
-            self.wiring.current.store(current.into());
-        }
-        self.apply(tag.sequence, None, vec![edit], &mut not_taken);
+        self.apply(tag, None, vec![edit], &mut not_taken);
     }
 
     fn applied(&mut self, sequence: u64, revision: i64, not_taken: NotTaken) {
@@ -193,7 +188,7 @@ impl Writing {
             // From now on the journal lacks edits: only the whole table makes up for them.
             copy.unkept.clear();
             copy.unkept_count = 0;
-            let current = Current::clone(&self.wiring.current.load());
+            let current = self.wiring.published.table_full();
             if let Err(error) = self.rewrite(&current) {
                 error!("state_file: the copy of the fleet's table can't be written: {error}");
             }
@@ -206,9 +201,9 @@ impl Writing {
     fn leave(&mut self) {
         let Some(copy) = self.copy.take() else { return };
         copy.fleet.set_left();
-        let current = Current::clone(&self.wiring.current.load());
-        let tag = Tag { boot: crate::control::boot(), sequence: self.wiring.store.sequence() };
-        self.wiring.current.store(Current { tag, ..current.clone() }.into());
+        let current = self.wiring.published.table_full();
+        let tag = Tag::of_start(self.wiring.store.sequence());
+        self.old.push(self.wiring.published.retag(tag));
         if let Err(error) = self.rewrite(&current) {
             warn!("state_file: can't be written: {error}");
         }

@@ -49,7 +49,7 @@ fn a_line_is_as_documented() {
         text.starts_with(r#"{"n":2,"synced":0,"replace":{"a.com":["empty",{"code":200},true]},"#)
     );
     let mut out = Vec::new();
-    let counters = Counters { completed_requests: 1, bytes_sent: 2, bytes_received: 3 };
+    let counters = Totals { completed_requests: 1, bytes_sent: 2, bytes_received: 3 };
     journal::encode(&mut out, 1, 0, &Record::Stats(&[("ü\"".to_owned(), counters)]));
     let text = String::from_utf8(out).expect("text");
     assert!(text.starts_with(
@@ -238,7 +238,7 @@ fn rules_that_are_not_valid_are_handed_back_until_another_takes_their_place() {
 
 #[test]
 fn counters_go_with_their_rules() {
-    let counted = |count| Counters { completed_requests: count, ..Counters::default() };
+    let counted = |count| Totals { completed_requests: count, ..Totals::default() };
     let stats = ["a", "b", "unknown"].map(|name| (name.to_owned(), counted(1)));
     let of_file = Loaded { stats: stats.to_vec(), ..Loaded::default() };
     let mut bytes = Vec::new();

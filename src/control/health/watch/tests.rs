@@ -333,11 +333,3 @@ fn ejections_have_a_bound() {
     }
     assert_eq!(scene.down().len(), limits::EJECTED_MAX);
 }
-
-#[test]
-fn probes_are_not_in_step() {
-    let pause = Duration::from_secs(1);
-    assert_eq!(jittered(pause, 0), pause * 9 / 10);
-    assert_eq!(jittered(pause, 200), pause * 11 / 10);
-    assert_eq!(jittered(pause, 201 * 1_000_000 + 100), pause);
-}

@@ -25,14 +25,14 @@ impl Queue {
             assert!(line.places.contains(place));
         }
         let mut by_rule: ByKey<usize> = ByKey::default();
-        let mut turns: ByKey<BTreeSet<Place>> = ByKey::default();
+        let mut turns: ByKey<BTreeSet<Rank>> = ByKey::default();
         let mut places = 0;
         for line in self.lines.values() {
             assert!(!line.places.is_empty(), "lines end with the last who waits");
             places += line.places.len();
             match line.what {
-                For::Turn(key) => turns.entry(key).or_default().extend(&line.places),
-                For::Rule | For::Backend => {
+                Awaited::Turn(key) => turns.entry(key).or_default().extend(&line.places),
+                Awaited::Rule | Awaited::Backend => {
                     *by_rule.entry(line.rule_key).or_default() += line.places.len();
                 }
             }
@@ -79,7 +79,7 @@ struct Request {
     host: &'static str,
     scheme: Scheme,
     source: IpAddr,
-    place: Option<Place>,
+    place: Option<Rank>,
 }
 
 /// An event of a random history.
@@ -101,7 +101,9 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
     let event = prop_oneof![
         4 => (0..HOSTS.len(), 0..12_usize).prop_map(|(host, rule)| Event::Set(host, rule)),
         9 => (0..HOSTS.len(), any::<bool>(), 0..4_usize, 0..3_u8, prop::bool::weighted(0.2))
-            .prop_map(|(host, tls, shard, source, stale)| Event::Come(host, tls, shard, source, stale)),
+            .prop_map(|(host, tls, shard, source, stale)| {
+                Event::Come(host, tls, shard, source, stale)
+            }),
         3 => (0..TOTAL).prop_map(Event::Leave),
         1 => any::<bool>().prop_map(Event::Down),
         3 => prop_oneof![0..5_u64, 0..300_u64].prop_map(Event::Pass),
@@ -169,24 +171,24 @@ impl World {
     }
 
     /// Reason for which a request would have to wait, as its shard sees it.
-    fn why(&self, request: &Request) -> Option<Why> {
+    fn why(&self, request: &Request) -> Option<HoldReason> {
         let Match::Found(found) = self.table.lookup(request.host, request.scheme) else {
             return None;
         };
         let proxy = match &found.rule.action {
-            Action::Spin(_) => return Some(Why::Spin),
+            Action::Spin(_) => return Some(HoldReason::Spin),
             Action::Proxy(proxy) => proxy,
             _ => return None,
         };
         let keys = [found.key, found.rule_key, self.table.key(request.host)];
         if request.place.is_none() && keys.iter().any(|key| self.lines.contains_key(key)) {
-            return Some(Why::Behind);
+            return Some(HoldReason::Behind);
         }
-        (self.is_down && !proxy.hold().is_zero()).then_some(Why::NoBackend)
+        (self.is_down && !proxy.hold().is_zero()).then_some(HoldReason::NoBackend)
     }
 
     fn come(&mut self, request: Request, is_stale: bool) {
-        let why = if is_stale { Some(Why::Spin) } else { self.why(&request) };
+        let why = if is_stale { Some(HoldReason::Spin) } else { self.why(&request) };
         let Some(why) = why else { return self.end() };
         let Request { shard, ticket, host, scheme, source, place } = request.clone();
         let waits = Waits { shard, ticket, why, place, host: host.into(), scheme, source };
@@ -263,7 +265,7 @@ impl World {
         }
     }
 
-    fn place(&self, request: &Request) -> Option<Place> {
+    fn place(&self, request: &Request) -> Option<Rank> {
         self.queue.tickets.get(&(request.shard, request.ticket)).copied()
     }
 
@@ -322,13 +324,13 @@ impl World {
             let Match::Found(found) = self.table.lookup(request.host, request.scheme) else {
                 panic!("{request:?} waits for nothing");
             };
-            let host: Host = (request.host.into(), request.scheme);
+            let host: HostKey = (request.host.into(), request.scheme);
             let what = self.queue.lines[&host].what;
             match (&found.rule.action, what) {
-                (Action::Spin(_), For::Rule) => {}
+                (Action::Spin(_), Awaited::Rule) => {}
                 // since the table changed it has not been looked at: a release leads on
-                (Action::Proxy(_), For::Turn(_)) => {}
-                (Action::Proxy(proxy), For::Backend) => {
+                (Action::Proxy(_), Awaited::Turn(_)) => {}
+                (Action::Proxy(proxy), Awaited::Backend) => {
                     assert!(!proxy.hold().is_zero(), "{request:?}");
                 }
                 (action, what) => panic!("{request:?} waits for {what:?} by {action:?}"),
@@ -369,7 +371,8 @@ proptest! {
         steps in prop::collection::vec(0..60_u64, 1..60),
     ) {
         let (mut queue, table) = waiting(&spin(json!({"release_rate": rate})), count);
-        let table = edit(&table, vec![("a.com".to_owned(), Some(proxy(json!({}))))]).expect("a table");
+        let edits = vec![("a.com".to_owned(), Some(proxy(json!({}))))];
+        let table = edit(&table, edits).expect("a table");
         let start = Instant::now();
         let (mut now, mut gone) = (start, 0);
         let mut outcome = Outcome::default();
@@ -380,7 +383,7 @@ proptest! {
             let said = std::mem::take(&mut outcome.said);
             for (_, _, word) in &said {
                 gone += 1;
-                prop_assert_eq!(word, &Word::Go(PLACE_FIRST + gone));
+                prop_assert_eq!(word, &Word::Go(RANK_FIRST + gone));
             }
             let seconds = (now - start).as_secs_f64();
             let due = 1.0 + seconds * f64::from(rate);
@@ -401,12 +404,18 @@ fn waiting(rule: &Rule, count: usize) -> (Queue, Snapshot) {
     let table = table.expect("a table");
     let mut queue = Queue::new(Bounds { total: usize::MAX, per_source: usize::MAX });
     for ticket in 0..count as Ticket {
-        assert!(come(&mut queue, &table, "a.com", ticket, Why::Spin).is_empty());
+        assert!(come(&mut queue, &table, "a.com", ticket, HoldReason::Spin).is_empty());
     }
     (queue, table)
 }
 
-fn come(queue: &mut Queue, table: &Snapshot, host: &str, ticket: Ticket, why: Why) -> Vec<Word> {
+fn come(
+    queue: &mut Queue,
+    table: &Snapshot,
+    host: &str,
+    ticket: Ticket,
+    why: HoldReason,
+) -> Vec<Word> {
     let mut outcome = Outcome::default();
     let waits = Waits {
         shard: (ticket % 2) as usize,
@@ -450,9 +459,9 @@ fn who_comes_during_a_release_goes_behind_it() {
     assert_eq!(tickets(outcome), [0], "one at once");
     let lines = queue.take_lines(&table).expect("shards are told");
     assert!(lines.contains_key(&table.key("a.com")));
-    assert!(come(&mut queue, &table, "a.com", 9, Why::Behind).is_empty());
+    assert!(come(&mut queue, &table, "a.com", 9, HoldReason::Behind).is_empty());
     // below it is the same rule
-    assert!(come(&mut queue, &table, "x.a.com", 10, Why::Behind).is_empty());
+    assert!(come(&mut queue, &table, "x.a.com", 10, HoldReason::Behind).is_empty());
     let mut gone = Vec::new();
     for tenth in 1..8 {
         let mut outcome = Outcome::default();
@@ -462,7 +471,11 @@ fn who_comes_during_a_release_goes_behind_it() {
     }
     assert_eq!(gone, [1, 2, 9, 10]);
     assert_eq!(queue.take_lines(&table).map(|lines| lines.len()), Some(0), "it is over");
-    assert_eq!(come(&mut queue, &table, "a.com", 11, Why::Behind).len(), 1, "nobody to wait for");
+    assert_eq!(
+        come(&mut queue, &table, "a.com", 11, HoldReason::Behind).len(),
+        1,
+        "nobody to wait for"
+    );
 }
 
 #[test]
@@ -478,7 +491,7 @@ fn one_that_comes_back_has_its_old_place() {
         let waits = Waits {
             shard,
             ticket: 10 + ticket,
-            why: Why::Spin,
+            why: HoldReason::Spin,
             place: Some(place),
             host: "a.com".into(),
             scheme: Scheme::Http,
@@ -504,12 +517,16 @@ fn the_same_rule_again_disturbs_nobody() {
 fn rules_have_room_of_their_own() {
     let (mut queue, table) = waiting(&spin(json!({"max_held": 2})), 2);
     let table = with(&table, "b.com", Some(spin(json!({"max_held": 1}))));
-    assert_eq!(come(&mut queue, &table, "a.com", 5, Why::Spin), [Word::Full]);
-    assert_eq!(come(&mut queue, &table, "x.a.com", 6, Why::Spin), [Word::Full], "the same rule");
-    assert!(come(&mut queue, &table, "b.com", 7, Why::Spin).is_empty());
-    assert_eq!(come(&mut queue, &table, "b.com", 8, Why::Spin), [Word::Full]);
+    assert_eq!(come(&mut queue, &table, "a.com", 5, HoldReason::Spin), [Word::Full]);
+    assert_eq!(
+        come(&mut queue, &table, "x.a.com", 6, HoldReason::Spin),
+        [Word::Full],
+        "the same rule"
+    );
+    assert!(come(&mut queue, &table, "b.com", 7, HoldReason::Spin).is_empty());
+    assert_eq!(come(&mut queue, &table, "b.com", 8, HoldReason::Spin), [Word::Full]);
     queue.leave(0, 0);
-    assert!(come(&mut queue, &table, "a.com", 9, Why::Spin).is_empty());
+    assert!(come(&mut queue, &table, "a.com", 9, HoldReason::Spin).is_empty());
 }
 
 #[test]
@@ -522,7 +539,7 @@ fn the_first_who_waits_is_told_of_once() {
         let waits = Waits {
             shard: 0,
             ticket,
-            why: Why::Spin,
+            why: HoldReason::Spin,
             place: None,
             host: host.into(),
             scheme: Scheme::Https,
@@ -544,10 +561,10 @@ fn a_backend_that_comes_back_is_whose_backend_it_is() {
     let table = with(&Snapshot::default(), "a.com", Some(hold(1)));
     let table = with(&table, "b.com", Some(hold(2)));
     let mut queue = Queue::new(Bounds { total: 9, per_source: 9 });
-    assert!(come(&mut queue, &table, "a.com", 1, Why::NoBackend).is_empty());
-    assert!(come(&mut queue, &table, "b.com", 2, Why::NoBackend).is_empty());
+    assert!(come(&mut queue, &table, "a.com", 1, HoldReason::NoBackend).is_empty());
+    assert!(come(&mut queue, &table, "b.com", 2, HoldReason::NoBackend).is_empty());
     // whoever comes now needs not find out itself
-    assert!(come(&mut queue, &table, "b.com", 3, Why::Behind).is_empty());
+    assert!(come(&mut queue, &table, "b.com", 3, HoldReason::Behind).is_empty());
     assert_eq!(queue.without_backend().count(), 2);
     let mut outcome = Outcome::default();
     queue.reached(|rule| *rule == hold(2), Instant::now(), &mut outcome);

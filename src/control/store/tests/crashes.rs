@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use libc::{EINTR, EIO, ENOSPC};
 
 use super::super::disk::Part;
-use super::recording::{Chance, Fault, Left, Op, Recording, Step, after_crash};
+use super::recording::{Chance, Fault, Op, Recording, Step, Survivors, after_crash};
 use super::*;
 
 /// Rules and counters, as one would keep them without a thought for speed.
@@ -18,7 +18,7 @@ struct Model {
 }
 
 impl Model {
-    fn of(loaded: &Loaded) -> Model {
+    fn of(loaded: &StoredState) -> Model {
         let code = |rule: &Rule| match rule.action {
             crate::table::Action::Empty(code) => code,
             _ => 0,
@@ -33,7 +33,7 @@ impl Model {
         edited(&Snapshot::default(), &changes)
     }
 
-    fn counted(&self) -> Vec<(String, Counters)> {
+    fn counted(&self) -> Vec<(String, Totals)> {
         self.stats.iter().map(|(name, count)| counted(name, *count)).collect()
     }
 
@@ -70,7 +70,7 @@ impl Model {
 enum Drawn {
     Set(Vec<Change>),
     Replace(Vec<Change>),
-    Stats(Vec<(String, Counters)>),
+    Stats(Vec<(String, Totals)>),
 }
 
 impl Drawn {
@@ -105,30 +105,30 @@ impl Drawn {
 enum Note {
     /// A commit begins; after each of its records it would be this.
     Trying(Vec<Model>),
-    /// This content is on disk and nothing else.
+    /// Only this content is on disk.
     Is(Model),
     /// The last content is on disk, or a later one that was tried.
     Unsure,
 }
 
-type Disk = Recording<Note>;
+type NotedDisk = Recording<Note>;
 
 struct Run {
-    disk: Disk,
+    disk: NotedDisk,
     store: Store,
     model: Model,
     chance: Chance,
 }
 
 /// Opens it as a start would.
-fn recover(disk: &Disk) -> Result<(Store, Loaded), String> {
+fn recover(disk: &NotedDisk) -> Result<(Store, StoredState), String> {
     Store::open_on(Arc::new(disk.clone()), &mut Names::default())
 }
 
 impl Run {
     /// A run of so many actions; faults come one in so many operations, or not at all.
-    fn make(seed: u64, actions: usize, faults: Option<usize>) -> Disk {
-        let disk = Disk::default();
+    fn make(seed: u64, actions: usize, faults: Option<usize>) -> NotedDisk {
+        let disk = NotedDisk::default();
         let (store, _) = recover(&disk).expect("an empty disk");
         disk.note(Note::Is(Model::default()));
         let mut chance = Chance(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
@@ -255,8 +255,9 @@ fn stop_everywhere(seed: u64, ops: &[Op<Note>]) -> usize {
         if matches!(ops.last(), Some(Op::Note(_))) {
             continue;
         }
-        for (index, left) in
-            [Left::All, Left::Nothing, Left::Some, Left::Some].into_iter().enumerate()
+        for (index, left) in [Survivors::All, Survivors::Nothing, Survivors::Some, Survivors::Some]
+            .into_iter()
+            .enumerate()
         {
             let mut chance = Chance(seed << 32 | (end as u64) << 4 | index as u64 | 8);
             chance.below(1);
@@ -280,7 +281,7 @@ fn stop_everywhere(seed: u64, ops: &[Op<Note>]) -> usize {
     stops
 }
 
-fn check(crashed: &Disk, allowed: &[Model], chance: &mut Chance) -> Result<Model, String> {
+fn check(crashed: &NotedDisk, allowed: &[Model], chance: &mut Chance) -> Result<Model, String> {
     let before = [Part::State, Part::Folding, Part::Journal].map(|part| crashed.content(part));
     let ops_before = crashed.ops().len();
     let (mut store, loaded) = recover(crashed)?;
@@ -293,7 +294,7 @@ fn check(crashed: &Disk, allowed: &[Model], chance: &mut Chance) -> Result<Model
     let change = Drawn::Set(vec![set("later", 299)]);
     store.commit(&[change.record()]).map_err(|error| error.to_string())?;
     model.take(&change);
-    for left in [Left::Nothing, Left::Some] {
+    for left in [Survivors::Nothing, Survivors::Some] {
         let disk = after_crash(&crashed.ops(), left, chance);
         let (_, loaded) = recover(&disk).map_err(|why| format!("at the second crash: {why}"))?;
         if Model::of(&loaded) != model {
@@ -303,7 +304,7 @@ fn check(crashed: &Disk, allowed: &[Model], chance: &mut Chance) -> Result<Model
     // Or it stops again on the way there.
     let ops = crashed.ops();
     let end = ops_before + chance.below(ops.len() - ops_before);
-    let (_, loaded) = recover(&after_crash(&ops[..end], Left::Some, chance))
+    let (_, loaded) = recover(&after_crash(&ops[..end], Survivors::Some, chance))
         .map_err(|why| format!("stopped again after {:?}: {why}", &ops[ops_before..end]))?;
     let again = Model::of(&loaded);
     if again != model && !allowed.contains(&again) {
@@ -323,7 +324,7 @@ fn check(crashed: &Disk, allowed: &[Model], chance: &mut Chance) -> Result<Model
 }
 
 /// Checks the same in a real folder. `crashed` has gone on, and is put there as it is.
-fn check_for_real(crashed: &Disk, found: &Model) -> Result<(), String> {
+fn check_for_real(crashed: &NotedDisk, found: &Model) -> Result<(), String> {
     let (_folder, path) = folder();
     for (part, suffix) in
         [(Part::State, ""), (Part::Journal, ".journal"), (Part::Folding, ".journal.folding")]

@@ -6,16 +6,16 @@ use super::super::disk::Part;
 use super::recording::{Fault, Recording, Step};
 use super::*;
 
-type Disk = Recording<()>;
+type FaultyDisk = Recording<()>;
 
-fn recover(disk: &Disk) -> (Store, Loaded) {
+fn recover(disk: &FaultyDisk) -> (Store, StoredState) {
     Store::open_on(Arc::new(disk.clone()), &mut Names::default())
         .unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// A store with one commit in it.
-fn started() -> (Disk, Store) {
-    let disk = Disk::default();
+fn started() -> (FaultyDisk, Store) {
+    let disk = FaultyDisk::default();
     let (mut store, _) = recover(&disk);
     commit(&mut store, "first").expect("on disk");
     (disk, store)
@@ -30,7 +30,7 @@ fn table(names: &[&str]) -> Snapshot {
     edited(&Snapshot::default(), &changes)
 }
 
-fn found(disk: &Disk) -> Vec<String> {
+fn found(disk: &FaultyDisk) -> Vec<String> {
     let (_, loaded) = recover(disk);
     let mut names: Vec<_> = loaded.snapshot.iter().map(|(name, _)| name.to_owned()).collect();
     names.sort();
@@ -116,7 +116,7 @@ fn what_can_not_be_cut_off_or_synced_needs_a_rewrite() {
 
 /// Nothing is taken until the table is in new files, and then nothing of the refused change is
 /// left.
-fn needs_rewrite(disk: &Disk, mut store: Store, case: &str) {
+fn needs_rewrite(disk: &FaultyDisk, mut store: Store, case: &str) {
     disk.decide(|_| None);
     assert!(store.needs_rewrite() && !store.wants_fold(), "{case}");
     let refused = [
@@ -276,7 +276,7 @@ fn what_can_not_be_read_stops_the_start() {
 
 #[test]
 fn numbers_run_out_without_a_panic() {
-    let disk = Disk::default();
+    let disk = FaultyDisk::default();
     let (mut store, _) = recover(&disk);
     store.tried = SEQUENCE_MAX - 1;
     store.rewrite(&Snapshot::default(), []).expect("rewritten");

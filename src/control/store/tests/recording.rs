@@ -334,7 +334,7 @@ impl Chance {
 
 /// Part of the unsynced bytes that is left.
 #[derive(Copy, Clone, PartialEq, Debug)]
-pub(super) enum Left {
+pub(super) enum Survivors {
     /// All: the process was killed, the machine runs on.
     All,
     /// Nothing.
@@ -367,11 +367,11 @@ impl Inode {
         self.lost.retain(|range| range.start < range.end);
     }
 
-    fn left(&self, left: Left, chance: &mut Chance) -> Vec<u8> {
+    fn left(&self, left: Survivors, chance: &mut Chance) -> Vec<u8> {
         match left {
-            Left::All => self.live.clone(),
-            Left::Nothing => self.durable.clone(),
-            Left::Some => {
+            Survivors::All => self.live.clone(),
+            Survivors::Nothing => self.durable.clone(),
+            Survivors::Some => {
                 let (old, new) = (&self.durable, self.written());
                 let (least, most) = (old.len().min(new.len()), old.len().max(new.len()));
                 let length = match chance.below(3) {
@@ -395,7 +395,7 @@ impl Inode {
 /// The disk as the next start finds it, when it all ends behind these operations.
 pub(super) fn after_crash<N: Clone>(
     ops: &[Op<N>],
-    left: Left,
+    left: Survivors,
     chance: &mut Chance,
 ) -> Recording<N> {
     let mut inodes: HashMap<usize, Inode> = HashMap::new();
@@ -430,12 +430,12 @@ pub(super) fn after_crash<N: Clone>(
         }
     }
     let is_kept = |_: &&Op<N>| match left {
-        Left::All => true,
-        Left::Nothing => false,
-        Left::Some => chance.one_in(2),
+        Survivors::All => true,
+        Survivors::Nothing => false,
+        Survivors::Some => chance.one_in(2),
     };
     pending.into_iter().filter(is_kept).for_each(|op| change_name(&mut names, op));
-    if left == Left::All {
+    if left == Survivors::All {
         // Nothing of it is on disk that was not before.
         let count = inodes.keys().max().map_or(0, |inode| inode + 1);
         let files = (0..count).map(|inode| inodes.remove(&inode).unwrap_or_default().live);

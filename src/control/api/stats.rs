@@ -25,13 +25,14 @@ fn answer(value: &Value) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], format!("{value}\n")).into_response()
 }
 
-/// `GET /stats/`: each rule's, also those without a request yet, and `unknown` once it had one.
+/// `GET /stats/`: the counters of each rule, also without a request yet, and of `unknown` once it
+/// had one.
 pub(super) async fn all(api: &Api, parts: &Parts) -> Result<Response, ApiError> {
     let query = Query::of(parts.uri.query(), &["busiest", "fleet"])?;
     let of_fleet = query.flag("fleet")?;
     let busiest = query.count("busiest", limits::BUSIEST_MAX)?;
-    let table = api.current().table.clone();
-    let shared = api.statistics.clone();
+    let table = api.current();
+    let shared = api.sources.statistics.clone();
     // A million hosts take a while.
     let listed = tokio::task::spawn_blocking(move || match busiest {
         Some(count) => busiest_of(&shared, &table, count),
@@ -63,7 +64,7 @@ fn every(shared: &statistics::SharedStatistics, table: &Snapshot) -> Map<String,
     listed
 }
 
-/// Those with the most requests, in order.
+/// The hosts with the most requests, in order.
 fn busiest_of(
     shared: &statistics::SharedStatistics,
     table: &Snapshot,
@@ -84,7 +85,7 @@ fn busiest_of(
 
 /// The numbers of this node, or with those of all others: who of them is missing is named in a field.
 async fn of_all(api: &Api, own: Value, path: Option<&str>) -> Response {
-    let fleet = api.fleet.as_ref().filter(|fleet| fleet.is_in());
+    let fleet = api.sources.fleet.as_ref().filter(|fleet| fleet.is_in());
     let (Some(path), Some(fleet)) = (path, fleet) else { return answer(&own) };
     let token = api.token.load_full();
     let (others, missing) = fleet.ask_others(path, token.as_deref().map(Token::as_str)).await;
@@ -105,7 +106,7 @@ async fn of_all(api: &Api, own: Value, path: Option<&str>) -> Response {
 pub(super) async fn one(api: &Api, parts: &Parts, raw: &str) -> Result<Response, ApiError> {
     let of_fleet = Query::of(parts.uri.query(), &["fleet"])?.flag("fleet")?;
     let name = read::name(raw)?;
-    let table = api.current().table.clone();
+    let table = api.current();
     let is_there = name == UNKNOWN || table.get(&name).is_some();
     let found = if is_there { api.lock_statistics().of_one(table.key(&name)) } else { None };
     let own = Value::Object(found.as_ref().map(to_json).unwrap_or_default());
@@ -120,17 +121,17 @@ pub(super) fn backend(id: &Id) -> SocketAddr {
     SocketAddr::new(IpAddr::V6(Ipv6Addr::from_bits(bits)).to_canonical(), id[2] as u16)
 }
 
-/// A backend's state, if it is looked after, and its counters.
-type Known = (Option<Standing>, Sums);
+/// The state of a backend, if it is probed, and its counters.
+type BackendRow = (Option<Standing>, Sums);
 
-/// `GET /backends/`: what is known of each that had traffic or is looked after; of very many a part, and
-/// `Mantrid-Backends` says how many there are.
+/// `GET /backends/`: state and counters of each backend that had traffic or is probed; of very many
+/// backends a part is listed, and `Mantrid-Backends` says how many there are.
 pub(super) async fn backends(api: &Api, parts: &Parts) -> Result<Response, ApiError> {
     Query::of(parts.uri.query(), &[])?;
-    let (health, shared) = (api.health.clone(), api.statistics.clone());
+    let (health, shared) = (api.sources.health.clone(), api.sources.statistics.clone());
     // Shards may have met a million of them.
     let found = tokio::task::spawn_blocking(move || {
-        let mut known: BTreeMap<SocketAddr, Known> = BTreeMap::new();
+        let mut known: BTreeMap<SocketAddr, BackendRow> = BTreeMap::new();
         for standing in health.states() {
             known.insert(standing.backend, (Some(standing), Sums::default()));
         }
@@ -151,12 +152,15 @@ pub(super) async fn backends(api: &Api, parts: &Parts) -> Result<Response, ApiEr
     Ok(response)
 }
 
-/// Those that can't be used, and then the busiest, still by address.
-fn most_telling(known: BTreeMap<SocketAddr, Known>, most: usize) -> BTreeMap<SocketAddr, Known> {
+/// Selects the backends that can't be used, and then the busiest, still by address.
+fn most_telling(
+    known: BTreeMap<SocketAddr, BackendRow>,
+    most: usize,
+) -> BTreeMap<SocketAddr, BackendRow> {
     if known.len() <= most {
         return known;
     }
-    let mut all: Vec<(SocketAddr, Known)> = known.into_iter().collect();
+    let mut all: Vec<(SocketAddr, BackendRow)> = known.into_iter().collect();
     all.select_nth_unstable_by_key(most, |(address, (standing, sums))| {
         let is_down =
             standing.as_ref().is_some_and(|it| matches!(it.state, State::Down | State::Ejected));
@@ -166,7 +170,7 @@ fn most_telling(known: BTreeMap<SocketAddr, Known>, most: usize) -> BTreeMap<Soc
     all.into_iter().collect()
 }
 
-/// One that nobody probes has had traffic and was not ejected: it is up as far as is known.
+/// Describes a backend. Without a standing it has had traffic and was not ejected: it counts as up.
 fn describe(standing: Option<&Standing>, sums: &Sums) -> Value {
     let since = standing.and_then(|it| it.since.duration_since(SystemTime::UNIX_EPOCH).ok());
     json!({
@@ -189,7 +193,7 @@ mod tests {
     #[test]
     fn of_too_many_backends_the_telling_ones_are_listed() {
         let address = |n: u16| SocketAddr::from(([10, 0, 0, 1], n));
-        let known = || -> BTreeMap<SocketAddr, Known> {
+        let known = || -> BTreeMap<SocketAddr, BackendRow> {
             let one = |n: u16| {
                 let state = if n == 7 { State::Down } else { State::Up };
                 let (reason, since) = (String::new(), SystemTime::UNIX_EPOCH);

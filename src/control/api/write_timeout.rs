@@ -1,5 +1,5 @@
-//! A connection whose peer has to take what it is sent: without that, whoever asks for much and reads
-//! nothing would keep its place for ever, and a few of them all places.
+//! A timeout for writing: a peer has to take what it is sent. Without that a client that asks for
+//! much and reads nothing would keep its place for ever, and a few of them all places.
 
 use std::future::Future;
 use std::io::{self, IoSlice};
@@ -12,19 +12,19 @@ use tokio::time::Sleep;
 
 use super::crowd::Seat;
 
-/// Writing fails when nothing at all could be written for `patience`.
-pub(super) struct Paced<S> {
+/// A stream of which a write fails once nothing at all could be written for `patience`.
+pub(super) struct WriteTimeout<S> {
     stream: S,
     patience: Duration,
-    /// Is told of whatever is written.
+    /// The place of the connection, which notes its progress.
     seat: Option<Seat>,
-    /// Since the last write that had to wait.
+    /// The timer of a write that has to wait.
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
-impl<S> Paced<S> {
-    pub(super) fn new(stream: S, patience: Duration, seat: Option<Seat>) -> Paced<S> {
-        Paced { stream, patience, seat, stalled: None }
+impl<S> WriteTimeout<S> {
+    pub(super) fn new(stream: S, patience: Duration, seat: Option<Seat>) -> WriteTimeout<S> {
+        WriteTimeout { stream, patience, seat, stalled: None }
     }
 
     fn judge(
@@ -45,7 +45,7 @@ impl<S> Paced<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for WriteTimeout<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -55,7 +55,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for WriteTimeout<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -99,20 +99,20 @@ mod tests {
     }
 
     #[test]
-    fn who_takes_nothing_is_given_up() {
+    fn peer_that_takes_nothing_is_given_up() {
         run(async {
             let (near, _far) = tokio::io::duplex(8);
-            let mut paced = Paced::new(near, Duration::from_millis(20), None);
-            let failed = paced.write_all(&[0; 100]).await.expect_err("nobody reads");
+            let mut stream = WriteTimeout::new(near, Duration::from_millis(20), None);
+            let failed = stream.write_all(&[0; 100]).await.expect_err("nobody reads");
             assert_eq!(failed.kind(), io::ErrorKind::TimedOut);
         });
     }
 
     #[test]
-    fn who_takes_little_is_not() {
+    fn peer_that_takes_little_is_kept() {
         run(async {
             let (near, mut far) = tokio::io::duplex(8);
-            let mut paced = Paced::new(near, Duration::from_secs(60), None);
+            let mut stream = WriteTimeout::new(near, Duration::from_secs(60), None);
             let reading = async {
                 let mut room = [0; 1];
                 for _ in 0..100 {
@@ -120,9 +120,9 @@ mod tests {
                     far.read_exact(&mut room).await.expect("a byte");
                 }
             };
-            let (written, ()) = tokio::join!(paced.write_all(&[0; 100]), reading);
+            let (written, ()) = tokio::join!(stream.write_all(&[0; 100]), reading);
             written.expect("all of it");
-            assert!(paced.stalled.is_none());
+            assert!(stream.stalled.is_none());
         });
     }
 }

@@ -1,0 +1,113 @@
+//! Events: their kinds, their JSON, and the bus that passes each to every reader of `/events`.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use serde_json::{Value, json};
+use tokio::sync::broadcast;
+
+use super::change::Happened;
+use super::health::HealthChange;
+use super::statistics::Busy;
+use crate::limits;
+use crate::table::Rule;
+
+/// A message to the readers of `/events`.
+#[derive(Clone, Debug)]
+pub(super) enum Event {
+    /// The table was changed.
+    Change(Arc<str>),
+    /// A backend came or went.
+    Health(Arc<str>),
+    /// News of a host, by the name of their kind: `held`, `idle` or `wake`.
+    Other(&'static str, Arc<str>),
+    /// A second has passed.
+    Tick(Arc<Tick>),
+}
+
+/// Requests, bytes sent and bytes received in a second.
+pub(super) type Rates = [f64; 3];
+
+/// One second of traffic.
+#[derive(Debug)]
+pub(super) struct Tick {
+    pub(super) time: f64,
+    pub(super) current_tag: String,
+    pub(super) rules: usize,
+    /// Hosts that a shard has a slot for, with their counts.
+    pub(super) busy: Busy,
+    /// Rates of the hosts that had traffic in this second.
+    pub(super) rates: HashMap<u64, Rates>,
+    /// The busiest of them, most requests first.
+    pub(super) ranked: Vec<u64>,
+    pub(super) totals: Value,
+    pub(super) shards: Value,
+}
+
+impl Tick {
+    pub(super) fn rates_of(&self, key: u64) -> Rates {
+        self.rates.get(&key).copied().unwrap_or_default()
+    }
+}
+
+/// Passes each event to every reader that follows.
+#[derive(Clone)]
+pub(super) struct EventBus(broadcast::Sender<Event>);
+
+impl EventBus {
+    pub(super) fn new() -> EventBus {
+        EventBus(broadcast::channel(limits::EVENTS_KEPT).0)
+    }
+
+    /// Adds a reader; `None`: there are `most` already.
+    pub(super) fn follow(&self, most: usize) -> Option<broadcast::Receiver<Event>> {
+        (self.0.receiver_count() < most).then(|| self.0.subscribe())
+    }
+
+    pub(super) fn tell(&self, event: Event) {
+        // There may be no reader.
+        let _ = self.0.send(event);
+    }
+
+    /// Whether there is a reader.
+    pub(super) fn is_followed(&self) -> bool {
+        0 < self.0.receiver_count()
+    }
+}
+
+/// The event of a change that is in force.
+pub(super) fn change_event(happened: &Happened) -> Event {
+    let mut told = json!({
+        "time": unix_time(),
+        "verb": happened.verb.as_str(),
+        "who": happened.who,
+        "etag": happened.tag.to_string(),
+        "rules": happened.rules,
+        "changed": happened.changed,
+    });
+    if let Some(edits) = &happened.edits {
+        let hosts =
+            edits.iter().map(|(name, rule)| (name.clone(), rule.as_ref().map(Rule::to_json)));
+        told["hosts"] = hosts.map(|(name, rule)| (name, rule.unwrap_or_default())).collect();
+    }
+    Event::Change(told.to_string().into())
+}
+
+/// The event of a backend that came or went.
+pub(super) fn health_event(change: &HealthChange) -> Event {
+    let HealthChange { backend, state, reason } = change;
+    let told = json!({
+        "time": unix_time(),
+        "backend": backend.to_string(),
+        "state": state.as_str(),
+        "reason": reason,
+    });
+    Event::Health(told.to_string().into())
+}
+
+/// Seconds since 1970, to the millisecond.
+pub(super) fn unix_time() -> f64 {
+    let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    (time.as_secs_f64() * 1000.0).round() / 1000.0
+}
