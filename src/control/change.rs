@@ -36,7 +36,7 @@ pub(super) struct Change {
     pub(super) if_match: Option<String>,
     /// Whether the change is only checked.
     pub(super) dry_run: bool,
-    /// In a fleet: all nodes are to say when they have it.
+    /// All nodes of the fleet are to say when they have it.
     pub(super) everywhere: bool,
 }
 
@@ -74,7 +74,7 @@ pub(super) enum Refused {
     Precondition(Tag),
     /// The change could not be written to disk.
     NotWritten(String),
-    /// It could not be made the fleet's.
+    /// Change that could not be made in the fleet.
     Fleet(super::fleet::Trouble),
     /// The daemon is stopping.
     Stopping,

@@ -12,11 +12,11 @@ use super::elder::Elder;
 use crate::link::{ControlEnd, Drain};
 use crate::table::Snapshot;
 
-/// What is still under way.
+/// Requests that are still under way.
 pub(super) struct Left {
     /// Nothing; otherwise some of it may be at no backend yet.
     pub(super) is_nothing: bool,
-    /// By backend.
+    /// Requests by backend.
     pub(super) at: BTreeMap<SocketAddr, u64>,
 }
 

@@ -186,7 +186,7 @@ struct Writing {
     released: Option<Released>,
     /// Time to try a rewrite again after one failed.
     next_rewrite: Option<Instant>,
-    /// In a fleet.
+    /// Copy of the table, in a fleet.
     copy: Option<Box<TableCopy>>,
 }
 

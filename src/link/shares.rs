@@ -21,7 +21,7 @@ impl Shares {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// This node's share of a limit, rounded up.
+    /// Returns this node's share of a limit, rounded up.
     pub(crate) fn of(&self, limit: u32) -> u32 {
         match self.get() {
             1 => limit,
@@ -29,7 +29,7 @@ impl Shares {
         }
     }
 
-    /// This node's share of a rate, rounded up.
+    /// Returns this node's share of a rate, rounded up.
     pub(crate) fn of_rate(&self, rate: NonZeroU32) -> NonZeroU32 {
         NonZeroU32::new(self.of(rate.get())).unwrap_or(rate)
     }

@@ -4,7 +4,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::language::NOT_YET;
 use crate::{Source, expect_none, sources};
 
 /// Files by module path (`shard::pool`), the root being the empty path.
@@ -14,6 +13,17 @@ struct Modules<'a> {
     exports: BTreeMap<(Vec<String>, String), Vec<String>>,
 }
 
+/// The fleet and the writer know each other: the writer proposes changes to the fleet, which has
+/// the writer apply what etcd brings. It is to become one trait that the fleet defines.
+const KNOWN: &[&str] = &[
+    "src/control/change.rs",
+    "src/control/events.rs",
+    "src/control/fleet/",
+    "src/control/wake/mod.rs",
+    "src/control/writer.rs",
+    "src/control/writer/copy.rs",
+];
+
 #[test]
 fn no_circle_of_files() {
     let sources = sources();
@@ -21,7 +31,7 @@ fn no_circle_of_files() {
     let arrows = arrows(&product);
     assert!(300 < arrows.values().map(BTreeSet::len).sum::<usize>(), "arrows are not seen");
     let is_known =
-        |files: &[&str]| files.iter().all(|file| NOT_YET.iter().any(|f| file.starts_with(f)));
+        |files: &[&str]| files.iter().all(|file| KNOWN.iter().any(|f| file.starts_with(f)));
     let findings: Vec<String> = circles(&arrows)
         .into_iter()
         .filter(|files| !is_known(files))

@@ -154,7 +154,7 @@ fn if_match(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
     Ok((!given.is_empty()).then(|| given.join(",")))
 }
 
-/// What an answer waits for beside the change.
+/// Condition that an answer waits for beside the change.
 #[derive(Copy, Clone)]
 enum Wait {
     /// Removed backends have nothing under way any more.
@@ -163,7 +163,7 @@ enum Wait {
     Fleet(Option<Duration>),
 }
 
-/// What to wait for, and for how long, if at all.
+/// Returns the condition that the query asks to wait for, and for how long.
 fn wait(query: &Query<'_>) -> Result<Option<Wait>, ApiError> {
     let timeout = query.duration("timeout", limits::DRAIN_WAIT_MAX)?;
     match query.get("wait") {
@@ -189,7 +189,8 @@ fn removed(before: Option<&Rule>, after: Option<&Rule>) -> Vec<SocketAddr> {
     addresses(before).difference(&addresses(after)).copied().collect()
 }
 
-/// Waits until the removed backends have no request of this rule under way; in a fleet on all nodes.
+/// Waits until the removed backends have no request of this rule under way; in a fleet on all
+/// nodes.
 async fn drained(
     api: &Api,
     (name, tag): (&str, Tag),

@@ -83,7 +83,8 @@ fn busiest_of(
     named.collect()
 }
 
-/// The numbers of this node, or with those of all others: who of them is missing is named in a field.
+/// The numbers of this node, or with those of all others: who of them is missing is named in a
+/// field.
 async fn of_all(api: &Api, own: Value, path: Option<&str>) -> Response {
     let fleet = api.sources.fleet.as_ref().filter(|fleet| fleet.is_in());
     let (Some(path), Some(fleet)) = (path, fleet) else { return answer(&own) };

@@ -12,7 +12,7 @@ use super::member::{Member, Numbers};
 use super::{Fleet, random_below};
 use crate::limits;
 
-/// For ever.
+/// Runs for ever.
 pub(super) async fn run(fleet: &Fleet, numbers: Numbers) -> Infallible {
     let mut asked = fleet.0.asked.subscribe();
     let mut view = fleet.0.view.subscribe();
@@ -42,7 +42,8 @@ pub(super) async fn run(fleet: &Fleet, numbers: Numbers) -> Infallible {
     }
 }
 
-/// Until the next heartbeat is due: the time has come, or this node has a table that was asked for.
+/// Waits until the next heartbeat is due: the time has come, or this node has a table that was
+/// asked for.
 async fn wait(
     fleet: &Fleet,
     asked: &mut tokio::sync::watch::Receiver<u64>,

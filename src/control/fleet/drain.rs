@@ -1,5 +1,5 @@
-//! Draining on all nodes: a node whose change removes backends asks the others to say when nothing is under
-//! way with them there.
+//! Draining on all nodes: a node whose change removes backends asks the others to say when nothing
+//! is under way with them there.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -19,7 +19,7 @@ use crate::control::drained::drained;
 use crate::control::elder::Elder;
 use crate::link::ControlEnd;
 
-/// What another node asks.
+/// Question of another node.
 pub(super) struct DrainAsk {
     nonce: String,
     sequence: u64,
@@ -49,7 +49,7 @@ impl DrainAsk {
     }
 }
 
-/// For ever: answers what other nodes ask.
+/// Answers what other nodes ask, for ever.
 pub(super) async fn run(
     fleet: &Fleet,
     shards: ControlEnd,
@@ -88,8 +88,8 @@ async fn answer(fleet: &Fleet, (shards, elder): (&ControlEnd, &Elder), ask: Drai
 }
 
 impl Fleet {
-    /// Asks all other nodes, and waits until each has answered; what is left there, all together, and the
-    /// nodes that did not answer.
+    /// Asks all other nodes, and waits until each has answered; what is left there, all together,
+    /// and the nodes that did not answer.
     pub(in crate::control) async fn drained_elsewhere(
         &self,
         sequence: u64,

@@ -1,7 +1,9 @@
-//! Folds the log: the table becomes the new base, and entries that nobody needs any more are deleted.
+//! Folds the log: the table becomes the new base, and entries that nobody needs any more are
+//! deleted.
 //!
-//! One node at a time does it, by a leased lock. Its pieces are written before anything leads to them; the
-//! old ones are deleted when nothing does any more. A reader that began before reads on at its revision.
+//! One node at a time does it, by a leased lock. Its pieces are written before anything leads to
+//! them; the old ones are deleted when nothing does any more. A reader that began before reads on
+//! at its revision.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -41,13 +43,13 @@ impl LogSize {
         }
     }
 
-    /// There is a new base.
+    /// New base of the log.
     pub(super) fn folded(&mut self, base: u64) {
         let newer = self.entries.iter().filter(|(sequence, _)| base < *sequence);
         self.bytes = newer.map(|(_, bytes)| bytes).sum();
     }
 
-    /// Of a log that began before this process, there are at least so many entries.
+    /// Entries, at least, of a log that began before this process.
     pub(super) fn at_least(&mut self, entries: u64) {
         self.bytes = self.bytes.max(entries * 256);
     }
@@ -59,7 +61,7 @@ impl Fleet {
     }
 }
 
-/// For ever: looks now and then whether folding is worth while.
+/// Looks now and then, for ever, whether folding is worth while.
 pub(super) async fn run(fleet: &Fleet, published: Arc<Published>) -> Infallible {
     loop {
         // Not all nodes at once.

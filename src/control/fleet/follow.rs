@@ -1,8 +1,8 @@
 //! Follows the log: what the watch brings goes to the writer in order, with nothing left out.
 //!
-//! Each time a watch begins, the fleet is looked at as of one revision, what is missing up to its head is
-//! read at that revision, and the watch begins at the next one. So it doesn't matter what happened
-//! between two watches, or whether it was compacted meanwhile.
+//! Each time a watch begins, the fleet is looked at as of one revision, what is missing up to its
+//! head is read at that revision, and the watch begins at the next one. So it doesn't matter what
+//! happened between two watches, or whether it was compacted meanwhile.
 
 use std::convert::Infallible;
 use std::sync::atomic::Ordering;
@@ -342,7 +342,8 @@ impl Follower {
         self.feed(Found { entry, sequence, revision: kv.mod_revision }).await
     }
 
-    /// Looks names up that are new here: a rule in force should work. Other changes don't wait for long.
+    /// Looks names up that are new here: a rule in force should work. Other changes don't wait for
+    /// long.
     async fn look_up(&self, edits: &[Edit]) {
         let unasked: Vec<_> = edits.iter().flat_map(|edit| unasked(&edit.rules)).collect();
         if !unasked.is_empty() {

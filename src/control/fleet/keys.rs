@@ -100,7 +100,8 @@ impl Keys {
         format!("{}bulk/chunk/{nonce}/{index:06}", self.prefix)
     }
 
-    /// The nonce of chunks that are written for the entry with this sequence, or for one a little later.
+    /// The nonce of chunks that are written for the entry with this sequence, or for one a little
+    /// later.
     pub(in crate::control) fn chunks_nonce(sequence: u64, nonce: &str) -> String {
         format!("{sequence:020}-{nonce}")
     }

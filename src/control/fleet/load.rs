@@ -1,4 +1,5 @@
-//! The folded table as a value, what is missing between two states of the log, and when to fold. Pure.
+//! The folded table as a value, what is missing between two states of the log, and when to fold.
+//! Pure.
 
 use serde_json::{Value, json};
 
@@ -7,11 +8,11 @@ use crate::limits::{FLEET_FOLD_BYTES_MIN, FLEET_LOG_KEPT, FLEET_LOG_KEPT_BYTES, 
 use crate::state;
 use crate::table::{Names, Snapshot};
 
-/// Where the folded table is, and how much of the log it has in it.
+/// Place of the folded table, and how much of the log it has in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::control) struct Base {
     pub(in crate::control) sequence: u64,
-    /// Its pieces; their nonce is the name of the set.
+    /// Pieces of the table; their nonce is the name of the set.
     pub(in crate::control) chunks: Chunks,
 }
 
@@ -56,7 +57,7 @@ pub(in crate::control) fn difference(own: &Snapshot, other: &Snapshot) -> Rules 
     gone.chain(new.map(|(name, rule)| (name.to_owned(), Some(rule.clone())))).collect()
 }
 
-/// What a node has to read, whose table is that of `own`.
+/// Returns what a node has to read, whose table is that of `own`.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(in crate::control) enum Missing {
     Nothing,
@@ -80,8 +81,8 @@ pub(in crate::control) fn is_fold_due(log_bytes: u64, base_bytes: u64) -> bool {
     FLEET_FOLD_BYTES_MIN.max(base_bytes) < log_bytes
 }
 
-/// The first entry to keep after a fold at `base`, given the sizes of entries, newest first. Those that
-/// the base does not have are kept in any case.
+/// The first entry to keep after a fold at `base`, given the sizes of entries, newest first. Those
+/// that the base does not have are kept in any case.
 pub(in crate::control) fn first_kept(
     base: u64,
     newest_first: impl Iterator<Item = (u64, u64)>,

@@ -1,9 +1,10 @@
-//! Entries of the fleet's log as values: how a change is written, cut into chunks, put together again and
-//! read. Pure.
+//! Entries of the fleet's log as values: how a change is written, cut into chunks, put together
+//! again and read. Pure.
 //!
-//! `{"sequence": 7, "node": "a", "nonce": "…", "edits": [{"verb": "PUT", "who": "…", "whole": false,
-//! "rules": {name: rule or null}}]}`. An entry that is too large for one value of etcd has in place of
-//! `edits` the description of its chunks, whose bytes one behind the other are the text of `edits`.
+//! `{"sequence": 7, "node": "a", "nonce": "…", "edits": [{"verb": "PUT", "who": "…", "whole":
+//! false, "rules": {name: rule or null}}]}`. An entry that is too large for one value of etcd has
+//! in place of `edits` the description of its chunks, whose bytes one behind the other are the text
+//! of `edits`.
 
 use std::fmt;
 use std::sync::PoisonError;
@@ -44,7 +45,7 @@ pub(in crate::control) struct Chunks {
     pub(in crate::control) crc32: u32,
 }
 
-/// What an entry says beside its numbers.
+/// Content of an entry beside its numbers.
 #[derive(Clone, Debug, PartialEq)]
 pub(in crate::control) enum Content {
     /// The text of the edits.
@@ -222,8 +223,8 @@ pub(in crate::control) fn edits_text<'e>(
     text
 }
 
-/// Reads the text of edits. A rule that this version can't read is kept aside; an error is a text that is
-/// none of edits.
+/// Reads the text of edits. A rule that this version can't read is kept aside; an error is a text
+/// that is none of edits.
 pub(in crate::control) fn read_edits(
     text: &[u8],
     names: &SharedNames,

@@ -14,7 +14,7 @@ pub(in crate::control) struct Member {
     pub(in crate::control) held: u64,
     pub(in crate::control) connections: u64,
     pub(in crate::control) requests_per_second: f64,
-    /// When it was heard of.
+    /// Time at which it was heard of.
     pub(in crate::control) at: Instant,
 }
 
@@ -46,7 +46,7 @@ impl Member {
         json.to_string().into_bytes()
     }
 
-    /// For `/fleet/`.
+    /// Returns the part of `/fleet/` about it.
     pub(in crate::control) fn shown(&self, now: Instant) -> Value {
         let mut json = self.json();
         let age = now.saturating_duration_since(self.at).as_secs_f64();

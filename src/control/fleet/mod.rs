@@ -1,11 +1,12 @@
-//! The fleet: several daemons with one table, whose journal lives in etcd. `docs/fleet.md` is what it promises.
+//! The fleet: several daemons with one table, whose journal lives in etcd. `docs/fleet.md` is what
+//! it promises.
 //!
-//! A change becomes an entry of the log in etcd ([`propose`]), and is in force when the watch has brought it
-//! back ([`follow`]) and the writer has applied it: one way in for all changes, those of this node too.
-//! [`beat`] tells the other nodes that this one is there and how far it is; [`start`] decides what a
-//! node does whose table and whose fleet may have gone different ways; [`fold`] writes the table anew
-//! when the log has grown. [`log`] and [`load`] are the values that are written and read, [`etcd`] the
-//! client. Without the key `fleet` nothing of this is made.
+//! A change becomes an entry of the log in etcd ([`propose`]), and is in force when the watch has
+//! brought it back ([`follow`]) and the writer has applied it: one way in for all changes, those of
+//! this node too. [`beat`] tells the other nodes that this one is there and how far it is;
+//! [`start`] decides what a node does whose table and whose fleet may have gone different ways;
+//! [`fold`] writes the table anew when the log has grown. [`log`] and [`load`] are the values that
+//! are written and read, [`etcd`] the client. Without the key `fleet` nothing of this is made.
 
 mod beat;
 mod drain;
@@ -69,7 +70,7 @@ pub(crate) struct Settings {
     pub(crate) access: EtcdAccess,
     /// How long a start waits for etcd, where it has no copy of the table.
     pub(crate) patience: Duration,
-    /// From when on a copy that hears nothing of etcd is no longer well.
+    /// Silence of etcd after which a copy is no longer well.
     pub(crate) stale: Option<Duration>,
     /// Limits are divided by the live nodes.
     pub(crate) divide: bool,
@@ -85,13 +86,13 @@ pub(super) struct Applied {
     pub(super) revision: i64,
 }
 
-/// What is known of the fleet.
+/// Knowledge of the fleet.
 #[derive(Clone, Debug)]
 pub(super) struct View {
     pub(super) id: String,
     /// A watch brings what happens.
     pub(super) connected: bool,
-    /// When that began or ended.
+    /// Time at which that began or ended.
     pub(super) since: Instant,
     /// Why the store is not that of this fleet any more.
     pub(super) lost: Option<String>,
@@ -211,7 +212,7 @@ impl Trouble {
         }
     }
 
-    /// What it means and what to do, for people.
+    /// Sentence for people: the meaning, and what to do.
     pub(super) fn sentence(&self) -> String {
         match self {
             Trouble::Unreachable(why, false) => format!("the change was not made: {why}"),
@@ -245,7 +246,7 @@ impl Trouble {
     }
 }
 
-/// For the writer: what the fleet has brought.
+/// Returns, for the writer, what the fleet has brought.
 pub(super) enum Brought {
     /// The next entry of the log.
     Entry {
@@ -387,7 +388,7 @@ impl Fleet {
         self.0.decided.notify_one();
     }
 
-    /// For `/fleet/`.
+    /// Returns the part of `/fleet/` about it.
     pub(super) fn to_json(&self) -> Value {
         let view = self.view();
         if view.left {
@@ -417,7 +418,8 @@ impl Fleet {
         others.map(|(name, member)| (name.clone(), member.url.clone())).collect()
     }
 
-    /// A table is to be the fleet's from now on, whatever the store says: the operator has decided so.
+    /// A table is to be the fleet's from now on, whatever the store says: the operator has decided
+    /// so.
     pub(super) async fn init(&self, current: &TaggedTable) -> Result<(), EtcdError> {
         let shared = &self.0;
         let remote = remote::look(&shared.client, &shared.keys).await?;
@@ -441,7 +443,7 @@ impl Fleet {
         self.0.decided.notify_one();
     }
 
-    /// At the end: the others learn at once that this node is gone.
+    /// Tells the others, at the end, that this node is gone.
     pub(super) async fn finish(&self) {
         let lease = self.0.lease.load(Ordering::Relaxed);
         if lease != 0 && !self.is_quiet() {
@@ -502,9 +504,10 @@ impl Tasks {
         }
     }
 
-    /// For ever.
+    /// Runs for ever.
     pub(super) async fn run(&mut self) -> Infallible {
-        let counted = self.around.shards.clone();
+        let (shards, elder) = (self.around.shards.clone(), self.around.elder.clone());
+        let counted = shards.clone();
         let numbers = [Counter::Held, Counter::Open, Counter::Completed];
         let numbers = Box::new(move || numbers.map(|counter| counted.total(counter)));
         let (Some(follower), Some(proposer), Some(drains)) =
@@ -517,14 +520,15 @@ impl Tasks {
             never = proposer.run() => never,
             never = beat::run(&self.fleet, numbers) => never,
             never = fold::run(&self.fleet, self.published.clone()) => never,
-            never = drain::run(&self.fleet, self.around.shards.clone(), self.around.elder.clone(), drains) => never,
+            never = drain::run(&self.fleet, shards, elder, drains) => never,
             never = tell(&self.fleet, &self.around) => never,
             never = keep(&self.orders, &self.fleet) => never,
         }
     }
 }
 
-/// For ever: has the writer bring its copy on disk up to date once a second, where there is something new.
+/// Has the writer, for ever, bring its copy on disk up to date once a second, where there is
+/// something new.
 async fn keep(orders: &Orders, fleet: &Fleet) -> Infallible {
     let mut applied = fleet.0.applied.subscribe();
     // The start may have left something.
@@ -536,7 +540,8 @@ async fn keep(orders: &Orders, fleet: &Fleet) -> Infallible {
     }
 }
 
-/// For ever: tells who follows the events when the store or a node comes or goes, and divides the limits anew.
+/// Tells, for ever, who follows the events when the store or a node comes or goes, and divides the
+/// limits anew.
 async fn tell(fleet: &Fleet, around: &Around) -> Infallible {
     let mut view = fleet.0.view.subscribe();
     let mut last = None;

@@ -1,5 +1,5 @@
-//! POSTs that are made once for the whole fleet: `wake` by the node that has claimed it, `idle` by one node
-//! when all of them see the host idle.
+//! POSTs that are made once for the whole fleet: `wake` by the node that has claimed it, `idle` by
+//! one node when all of them see the host idle.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -12,10 +12,10 @@ use super::etcd::{self, EtcdError};
 /// Nodes that see a host idle, with the revision of each one's key: by host and node.
 pub(super) type IdleHosts = BTreeMap<(String, String), i64>;
 
-/// What became of a claim.
+/// Outcome of a claim.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in crate::control) enum Claim {
-    /// This node is to make the POST.
+    /// Claim of this node: it is to make the POST.
     Won,
     /// Another one is at it.
     Taken,
@@ -28,7 +28,8 @@ pub(in crate::control) enum Claim {
 const DONE: &str = "done";
 
 impl Fleet {
-    /// Claims the POST of `wake` for a host, for so long; a node that has claimed it may do so again.
+    /// Claims the POST of `wake` for a host, for so long; a node that has claimed it may do so
+    /// again.
     pub(in crate::control) async fn claim_wake(&self, host: &str, seconds: u64) -> Claim {
         self.try_claim(host, seconds).await.unwrap_or(Claim::Unknown)
     }

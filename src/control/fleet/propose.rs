@@ -1,11 +1,12 @@
 //! Turns changes that wait into one entry of the log, and waits until it is in force here.
 //!
-//! The outcome of a transaction whose answer never came shows in the head: it has the entry's nonce, or
-//! another one. The same transaction may be sent again meanwhile, because both compare the same
-//! revision of the head and only one of them can succeed.
+//! The outcome of a transaction whose answer never came shows in the head: it has the entry's
+//! nonce, or another one. The same transaction may be sent again meanwhile, because both compare
+//! the same revision of the head and only one of them can succeed.
 //!
-//! Nodes that write at the same time find out that another one was faster, and try again on the table as it
-//! is then. A node that lost several times in a row asks the others for its turn, by a leased key.
+//! Nodes that write at the same time find out that another one was faster, and try again on the
+//! table as it is then. A node that lost several times in a row asks the others for its turn, by a
+//! leased key.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -47,13 +48,13 @@ enum Outcome {
     Conflict(u64),
 }
 
-/// What a batch is written as.
+/// Form in which a batch is written.
 struct Written {
     nonce: String,
     content: Content,
     /// Text in pieces, where it is too large for one value.
     text: Vec<u8>,
-    /// The same edits, where reading them again from their pieces would take long.
+    /// Edits of the batch, where reading them again from their pieces would take long.
     own: Option<Vec<Edit>>,
 }
 
@@ -150,7 +151,8 @@ impl Proposer {
                     self.fleet.0.counts.conflicts.fetch_add(1, Ordering::Relaxed);
                     batch = all_of(tried);
                     if sequence <= at.sequence {
-                        // The head was written by something else than a change: it is looked at anew.
+                        // The head was written by something else than a change: it is looked at
+                        // anew.
                         self.fleet.look_again();
                         tokio::time::sleep(limits::FLEET_AGAIN).await;
                     }
@@ -178,7 +180,8 @@ impl Proposer {
         };
         let patience = {
             let view = self.fleet.0.view.borrow();
-            // A member that has just gone is replaced by another one; one that is away for long is not.
+            // A member that has just gone is replaced by another one; one that is away for long is
+            // not.
             let is_recent = view.since.elapsed() < limits::FLEET_COMMIT_TIME;
             if is_recent { limits::FLEET_COMMIT_TIME } else { Duration::ZERO }
         };

@@ -128,7 +128,7 @@ pub(super) async fn entries(
 pub(super) enum ReadError {
     #[error(transparent)]
     Etcd(#[from] EtcdError),
-    /// What is there makes no sense.
+    /// Content of etcd that makes no sense.
     #[error("{0}")]
     Broken(String),
 }

@@ -1,5 +1,5 @@
-//! The start of a node: its own table and the fleet's are brought together before the first request, or the
-//! start is refused with what to do about it.
+//! The start of a node: its own table and the fleet's are brought together before the first
+//! request, or the start is refused with what to do about it.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -26,10 +26,10 @@ use crate::link::Tag;
 use crate::state::{self, Membership};
 use crate::table::Snapshot;
 
-/// What a node does at its start.
+/// Step of a node at its start.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Step {
-    /// There is no fleet of this name: it begins with this node's table.
+    /// Fleet of this name that is not there yet: it begins with this node's table.
     Create,
     /// The fleet's table is taken, where the own one is empty, the same, or given up.
     Join,
@@ -53,7 +53,8 @@ fn step(own: Option<&Membership>, remote: &Remote, adopt: bool) -> Step {
     }
 }
 
-/// Why the store is not that of the fleet with this id, of which entries up to `sequence` were seen.
+/// Why the store is not that of the fleet with this id, of which entries up to `sequence` were
+/// seen.
 pub(super) fn lost(id: &str, sequence: u64, there: Option<(&String, &Head)>) -> Option<String> {
     match there {
         None => Some("etcd has no fleet of this name any more".to_owned()),
@@ -91,7 +92,7 @@ impl Joined {
         tag_of(&self.membership.id, self.membership.sequence)
     }
 
-    /// For the writer.
+    /// Part that the writer needs.
     pub(in crate::control) fn parts(&self) -> OfFleet {
         let (fleet, membership) = (self.fleet.clone(), self.membership.clone());
         OfFleet { fleet, membership, is_unwritten: self.is_unwritten }
@@ -135,14 +136,15 @@ pub(in crate::control) async fn try_members(settings: &Settings) -> Vec<Result<S
     found
 }
 
-/// What is loaded so far.
+/// Part that is loaded so far.
 pub(in crate::control) struct Own<'l> {
     pub(in crate::control) snapshot: &'l mut Snapshot,
     pub(in crate::control) rest: &'l mut Rest,
     pub(in crate::control) state_file: &'l Path,
 }
 
-/// Finds the node's place; the table in `own` is that of the fleet afterwards, and the state file says so.
+/// Finds the node's place; the table in `own` is that of the fleet afterwards, and the state file
+/// says so.
 pub(in crate::control) async fn start(settings: Settings, own: Own<'_>) -> Result<Joined, String> {
     let client = Client::new(&settings.access).map_err(|why| format!("fleet_endpoints: {why}"))?;
     let keys = Keys::new(&settings.name);
@@ -228,7 +230,8 @@ async fn find(
     }
 }
 
-/// Waits for another node of the same name to go: one that has ended without a word has a lease left.
+/// Waits for another node of the same name to go: one that has ended without a word has a lease
+/// left.
 async fn free_name(
     settings: &Settings,
     instance: &str,
@@ -265,7 +268,8 @@ struct Starting<'s> {
     is_unwritten: bool,
 }
 
-/// The place found, the revision of the head that belongs to it, and why the store is not the fleet's.
+/// The place found, the revision of the head that belongs to it, and why the store is not the
+/// fleet's.
 type Place = (Membership, i64, Option<String>);
 
 impl Starting<'_> {
@@ -455,8 +459,9 @@ impl Starting<'_> {
     }
 }
 
-/// Makes a fleet of a table: its log begins behind `sequence`. `over`: the revision of the head that may
-/// be replaced. The revision at which it was made, or `None` where another node was faster.
+/// Makes a fleet of a table: its log begins behind `sequence`. `over`: the revision of the head
+/// that may be replaced. The revision at which it was made, or `None` where another node was
+/// faster.
 pub(super) async fn create(
     client: &Client,
     keys: &Keys,
@@ -486,7 +491,8 @@ pub(super) async fn create(
     Ok(done.succeeded.then(|| done.revision()))
 }
 
-/// Writes the pieces of a base at a pace, so that changes go on meanwhile; nothing leads to them yet.
+/// Writes the pieces of a base at a pace, so that changes go on meanwhile; nothing leads to them
+/// yet.
 pub(super) async fn write_base(
     client: &Client,
     keys: &Keys,

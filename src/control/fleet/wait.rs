@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use super::Fleet;
 use super::etcd::message::PutRequest;
 
-/// Who has it.
+/// Nodes that have it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::control) struct Waited {
     nodes: usize,
@@ -26,12 +26,12 @@ impl Waited {
     }
 }
 
-/// So long the nodes are waited for before they are asked once more.
+/// Time for which nodes are waited for before they are asked once more.
 const ASK_EVERY: Duration = Duration::from_secs(1);
 
 impl Fleet {
-    /// Waits until every node with a live lease has the table of `sequence`, which they were asked for with
-    /// the change itself; asks again now and then.
+    /// Waits until every node with a live lease has the table of `sequence`, which they were asked
+    /// for with the change itself; asks again now and then.
     pub(in crate::control) async fn wait_for(&self, sequence: u64, patience: Duration) -> Waited {
         let until = Instant::now() + patience;
         let mut view = self.0.view.subscribe();

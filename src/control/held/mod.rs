@@ -85,7 +85,7 @@ impl Held {
         self.lock().set_bounds(bounds);
     }
 
-    /// From now on limits of rules are divided by so many nodes.
+    /// Divides limits of rules by so many nodes from now on.
     pub(super) fn set_shares(&self, shares: u32) {
         self.lock().set_shares(shares);
     }

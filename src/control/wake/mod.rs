@@ -284,7 +284,8 @@ async fn attempt(shared: &Shared, telling: &Telling, pause: Duration) -> Option<
         }
         shared.telling.fetch_add(1, Ordering::SeqCst);
         let _telling = InProgress(&shared.telling);
-        // In this order: a daemon that hands over sees either that it is being told, or what is not.
+        // In this order: a daemon that hands over sees either that it is being told, or what is
+        // not.
         if shared.is_handed.load(Ordering::SeqCst) {
             shared.skipped().push(telling.clone());
             return None;

@@ -1,5 +1,6 @@
-//! The writer of a fleet's node: entries of the fleet's log are applied and published as they come, and then
-//! written to this node's own journal, which is a copy. Its sync is not waited for: etcd has the entry.
+//! The writer of a fleet's node: entries of the fleet's log are applied and published as they come,
+//! and then written to this node's own journal, which is a copy. Its sync is not waited for: etcd
+//! has the entry.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 

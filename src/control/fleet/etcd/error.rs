@@ -2,7 +2,8 @@
 
 use tonic::{Code, Status};
 
-/// An error of a call. Only after [`EtcdError::Unreachable`] a write may have been made all the same.
+/// An error of a call. Only after [`EtcdError::Unreachable`] a write may have been made all the
+/// same.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum EtcdError {
     /// No connection, no leader, or no answer in time.
@@ -11,7 +12,7 @@ pub enum EtcdError {
     /// The revision that was asked for is no longer kept.
     #[error("etcd has compacted the revision")]
     Compacted,
-    /// Its quota is spent, and it takes no writes.
+    /// Quota of the store is spent, and it takes no writes.
     #[error("etcd's space is exhausted (NOSPACE)")]
     NoSpace,
     /// The token has expired, or is of another store.

@@ -1,5 +1,5 @@
-//! The messages of etcd's v3 API that are used, with the tags of its `rpc.proto` and `kv.proto`. Tags never
-//! change; fields that are not named here are skipped when a message is read.
+//! The messages of etcd's v3 API that are used, with the tags of its `rpc.proto` and `kv.proto`.
+//! Tags never change; fields that are not named here are skipped when a message is read.
 
 use prost::{Enumeration, Message, Oneof};
 
@@ -178,7 +178,8 @@ pub struct Compare {
     pub expected: Option<Expected>,
 }
 
-/// Steps that are made together: those of `success` where all comparisons hold, else those of `failure`.
+/// Steps that are made together: those of `success` where all comparisons hold, else those of
+/// `failure`.
 #[derive(Clone, PartialEq, Message)]
 pub struct TxnRequest {
     #[prost(message, repeated, tag = "1")]

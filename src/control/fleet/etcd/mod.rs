@@ -1,9 +1,10 @@
-//! A client of etcd's v3 API: gRPC over `tonic`, messages declared by hand ([`message`]). Nothing here knows
-//! what the keys mean.
+//! A client of etcd's v3 API: gRPC over `tonic`, messages declared by hand ([`message`]). Nothing
+//! here knows what the keys mean.
 //!
-//! One [`Client`] has a lazily opened connection for each endpoint and uses one of them until a call
-//! there fails for want of a connection, a leader or an answer; then the next. Reads are tried on each
-//! endpoint in turn. Writes are tried once: only the caller knows whether a second time does harm.
+//! One [`Client`] has a lazily opened connection for each endpoint and uses one of them until a
+//! call there fails for want of a connection, a leader or an answer; then the next. Reads are tried
+//! on each endpoint in turn. Writes are tried once: only the caller knows whether a second time
+//! does harm.
 
 mod error;
 pub mod message;
@@ -72,7 +73,7 @@ struct Shared {
 }
 
 impl Client {
-    /// Within a tokio runtime. Opens no connection yet.
+    /// Must be called within a tokio runtime. Opens no connection yet.
     pub fn new(access: &Access) -> Result<Client, String> {
         let members = access.endpoints.iter().map(|url| {
             let channel = channel(url, access).map_err(|error| format!("{url}: {error}"))?;
