@@ -1,8 +1,9 @@
-//! The backend of the load tests for what nginx cannot do: it echoes WebSocket messages, and reads a body of any
-//! length to its end without a file before it answers. Everything else is answered as the other backend does.
+//! The backend of the load tests for what nginx cannot do: it echoes WebSocket messages, and reads
+//! a body of any length to its end without a file before it answers. Everything else is answered as
+//! the other backend does.
 //!
-//! `echo LISTEN`, a thread for each connection, until it is killed. A body is discarded in the kernel
-//! (`MSG_TRUNC`), so that what it costs is little beside the proxy.
+//! `echo LISTEN`, a thread for each connection, until it is killed. A body is discarded in the
+//! kernel (`MSG_TRUNC`), so that what it costs is little beside the proxy.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
@@ -41,7 +42,8 @@ fn serve(stream: TcpStream) -> io::Result<()> {
     let mut reader = BufReader::new(stream.try_clone()?);
     let mut scrap = vec![0; DISCARD_BYTES];
     loop {
-        // Nobody pipelines here: between two requests the reader's buffer is empty, and the kernel has the next.
+        // Nobody pipelines here: between two requests the reader's buffer is empty, and the kernel
+        // has the next.
         let mut front = [0; 10];
         let count = stream.peek(&mut front)?;
         if front[..count].starts_with(b"GET /echo") {

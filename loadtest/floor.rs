@@ -1,7 +1,7 @@
-//! The floor of the load tests: a relay of TCP connections that parses nothing, counts nothing, knows one
-//! backend and has no time-outs. What it costs is what the kernel takes for moving the bytes with the plain
-//! system calls (`epoll_wait`, `recv`, `send`, `splice`); a proxy that comes close to it has nothing left
-//! to save but the calls themselves.
+//! The floor of the load tests: a relay of TCP connections that parses nothing, counts nothing,
+//! knows one backend and has no time-outs. What it costs is what the kernel takes for moving the
+//! bytes with the plain system calls (`epoll_wait`, `recv`, `send`, `splice`); a proxy that comes
+//! close to it has nothing left to save but the calls themselves.
 //!
 //! `floor LISTEN BACKEND copy|splice`, one thread, until it is killed.
 

@@ -1,11 +1,13 @@
-//! The open-loop load of the load tests: so many requests a second, whether the proxy keeps up or not. Each is
-//! timed from when it was *due*: one that could not be sent because the one before had no answer yet has waited,
-//! and that counts (what is left out otherwise is called coordinated omission).
+//! The open-loop load of the load tests: so many requests a second, whether the proxy keeps up or
+//! not. Each is timed from when it was *due*: one that could not be sent because the one before had
+//! no answer yet has waited, and that counts (what is left out otherwise is called coordinated
+//! omission).
 //!
-//! `paced ADDRESS HOSTS PATH CONNECTIONS RATE SECONDS`; HOSTS is a name, or `@FILE` with one a line. Prints one
-//! line of JSON. A connection that ends between requests is opened again (`reconnects`); one that ends before
-//! the answer is an error. `lag_p99_us` is how late the generator itself was: from when a request was due to
-//! when it was sent, of those whose connection was free. One thread, plain epoll.
+//! `paced ADDRESS HOSTS PATH CONNECTIONS RATE SECONDS`; HOSTS is a name, or `@FILE` with one a
+//! line. Prints one line of JSON. A connection that ends between requests is opened again
+//! (`reconnects`); one that ends before the answer is an error. `lag_p99_us` is how late the
+//! generator itself was: from when a request was due to when it was sent, of those whose connection
+//! was free. One thread, plain epoll.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};

@@ -1,6 +1,6 @@
-//! The second floor of the load tests: a relay that parses nothing, like `floor.rs`, on the shard's own
-//! kind of ring (`DEFER_TASKRUN`, provided buffers, multishot receive, pipes of 1 MiB), without an
-//! executor and without time-outs. The lower of the two floors is the price of moving the bytes.
+//! The second floor of the load tests: a relay that parses nothing, like `floor.rs`, on the shard's
+//! own kind of ring (`DEFER_TASKRUN`, provided buffers, multishot receive, pipes of 1 MiB), without
+//! an executor and without time-outs. The lower of the two floors is the price of moving the bytes.
 //!
 //! `ring_floor LISTEN BACKEND copy|splice`, one thread, until it is killed.
 #![allow(unsafe_code)] // submissions to a ring: each block says who keeps its promise
@@ -66,7 +66,8 @@ impl Buffers {
 
     fn give(&mut self, buffer: u16) {
         let address = self.address(buffer) as u64;
-        // SAFETY: the index is below BUFFERS; the kernel reads the entry once the tail has passed it.
+        // SAFETY: the index is below BUFFERS; the kernel reads the entry once the tail has passed
+        // it.
         let entry = unsafe { &mut *self.entries.add(usize::from(self.tail & (BUFFERS - 1))) };
         entry.set_addr(address);
         entry.set_len(BUFFER_BYTES as u32);

@@ -1,8 +1,10 @@
-//! The closed-loop load of the load tests for what wrk cannot do: small messages back and forth over WebSockets,
-//! and long uploads, whose bytes are counted as they go and not only once an answer comes.
+//! The closed-loop load of the load tests for what wrk cannot do: small messages back and forth
+//! over WebSockets, and long uploads, whose bytes are counted as they go and not only once an
+//! answer comes.
 //!
-//! `talk websocket|upload ADDRESS HOST PATH CONNECTIONS SECONDS FILE`, a thread for each connection; FILE is the
-//! body of an upload, sent with `sendfile`. Prints the line `SUMMARY {…}` that load/wrk.lua prints for wrk.
+//! `talk websocket|upload ADDRESS HOST PATH CONNECTIONS SECONDS FILE`, a thread for each
+//! connection; FILE is the body of an upload, sent with `sendfile`. Prints the line `SUMMARY {…}`
+//! that load/wrk.lua prints for wrk.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -93,7 +95,8 @@ impl Talk {
         Ok(())
     }
 
-    /// The last upload is finished, however late: one that is broken off would be the proxy's trouble.
+    /// The last upload is finished, however late: one that is broken off would be the proxy's
+    /// trouble.
     fn upload(&mut self, target: &Target, mut stream: TcpStream, end: Instant) -> io::Result<()> {
         let file = File::open(&target.file)?;
         let length = file.metadata()?.len();

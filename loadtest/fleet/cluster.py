@@ -62,7 +62,7 @@ class Node:
         self.folder = f"{cluster.folder}/node-{name}"
         os.makedirs(f"{self.folder}/static", exist_ok=True)
         self.process = None
-        self.connection = None
+        self.connection, self.used = None, 0
 
     def start(self, *more):
         options = {
@@ -91,9 +91,10 @@ class Node:
 
     def send(self, method, path, body=None, headers=None):
         """Status, fields and bytes of an answer. Idle connections are closed by the daemon now and then."""
-        if method == "GET" and self.connection is not None:
+        if self.connection is not None and self.used + 2 < time.monotonic():
             self.connection.close()
             self.connection = None
+        self.used = time.monotonic()
         if self.connection is None:
             self.connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
         try:

@@ -106,6 +106,7 @@ def million(cluster, count=1_000_000):
     node.wait(120)
     print(f"a restart with nothing new: {time.monotonic() - began:.1f} s; "
           f"{'joined' in node.log().split('rules from')[-1]=} (nothing is to be loaded)")
+    cluster.nodes[0].connection = None
     for at in range(500):
         times.append(one_change(cluster.nodes[0], at))
     print(f"latency at a million rules: {percentiles(times)}")
@@ -114,6 +115,9 @@ def million(cluster, count=1_000_000):
 def wait_for_fold(cluster):
     """Changes are measured while the base is written."""
     times, began = [], time.monotonic()
+    for node in cluster.nodes:
+        # The connection may have been idle for too long.
+        node.connection = None
     while time.monotonic() - began < 120:
         times.append(one_change(cluster.nodes[0], len(times)))
         if any("folded the log" in node.log() for node in cluster.nodes):

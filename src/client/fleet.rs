@@ -11,7 +11,7 @@ use super::print::plain;
 use super::request::{Api, Ask, PATIENCE};
 use super::{print, print_json};
 
-/// What is asked about a fleet.
+/// Questions about a fleet.
 #[derive(Subcommand, Debug, Clone, Copy)]
 pub enum FleetCommand {
     /// Print the nodes, and how far each is
@@ -22,7 +22,8 @@ pub enum FleetCommand {
         #[arg(long, required = true)]
         from_here: bool,
     },
-    /// Give this node's table up for that of the fleet, after etcd was lost or restored from a backup
+    /// Give this node's table up for that of the fleet, after etcd was lost or restored from a
+    /// backup
     Join,
     /// Make a single node of this one, with the table that it has
     Leave,

@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::keys::{Field, InForce, Key, beware, field, key, next_start, path, repeatable};
+use super::key::{Field, InForce, Key, beware, field, key, next_start, path, repeatable};
 use super::{Config, ConfigError, value};
 
-/// What the keys of a fleet say; without a name there is no fleet.
+/// Values of the keys of a fleet; without a name there is no fleet.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct FleetKeys {
     /// Name of the fleet.
@@ -21,7 +21,7 @@ pub struct FleetKeys {
     pub ca: Option<PathBuf>,
     /// Certificate of this node.
     pub cert: Option<PathBuf>,
-    /// Its key.
+    /// Key of that certificate.
     pub key: Option<PathBuf>,
     /// User of etcd.
     pub user: Option<String>,
@@ -99,7 +99,7 @@ fn is_loopback(url: &str) -> bool {
 }
 
 impl FleetKeys {
-    /// What is wrong with the keys together.
+    /// Adds a problem for each pair of keys that contradict each other.
     pub(super) fn check(
         &self,
         problems: &mut Vec<ConfigError>,

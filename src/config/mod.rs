@@ -4,6 +4,7 @@
 //! command line, the example file and the manual are made from it.
 
 mod fleet;
+mod key;
 mod keys;
 mod parse;
 mod text;
@@ -19,7 +20,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use fleet::FleetKeys;
-pub use keys::{InForce, KEYS, Key};
+pub use key::{InForce, Key};
+pub use keys::KEYS;
 pub use text::{example_file, manual, manual_page};
 pub use value::{Address, Bind, Identity, Network};
 

@@ -1,6 +1,7 @@
 //! `key = value` lines and `-o key=value`: which settings there are, and which of them count.
 
-use super::keys::{KEYS, Key};
+use super::key::Key;
+use super::keys::KEYS;
 use super::{Config, ConfigError};
 
 pub(super) struct Setting {

@@ -3,7 +3,8 @@
 
 use std::fmt::Write as _;
 
-use super::keys::{KEYS, Key};
+use super::key::Key;
+use super::keys::KEYS;
 
 /// The example configuration file: every key with its default, commented out.
 pub fn example_file() -> String {

@@ -435,6 +435,7 @@ fn fleet_tasks(
         elder: api.elder.clone(),
         events: sources.events.clone(),
         held: held.clone(),
+        lookups: sources.lookups.clone(),
     };
     let (published, names) = (sources.published.clone(), sources.names.clone());
     Box::new(fleet::Tasks::new(joined, published, names, writer.orders(), around))

@@ -23,7 +23,7 @@ pub(super) struct Arguments {
     /// Serve a playground on loopback: two backends, a few rules, and what to try
     #[arg(long, conflicts_with = "check")]
     pub(super) demo: bool,
-    /// With --demo: three nodes of a fleet, with etcd, where that is installed
+    /// Make --demo three nodes of a fleet, with etcd, where that is installed
     #[arg(long, requires = "demo")]
     pub(super) fleet: bool,
     /// Print the manual page and end
@@ -32,7 +32,7 @@ pub(super) struct Arguments {
     /// Print that of the configuration file
     #[arg(long, hide = true)]
     pub(super) man_conf: bool,
-    /// In a fleet: give this node's own table up for the fleet's; it is kept beside the state file
+    /// Give this node's own table up for the fleet's; it is kept beside the state file
     #[arg(long)]
     pub(super) adopt: bool,
     /// Log more

@@ -5,8 +5,8 @@ use std::path::Path;
 use crate::config::{Config, FleetKeys, ManagementAddress};
 use crate::control::{EtcdAccess, FleetSettings};
 
-/// What to be in a fleet with, if the configuration names one. Called before rights are dropped: keys and
-/// passwords may be readable for root alone.
+/// Settings of the node in its fleet, if the configuration names one. Called before rights are
+/// dropped: keys and passwords may be readable for root alone.
 pub(super) fn settings(config: &Config, adopt: bool) -> Result<Option<FleetSettings>, String> {
     let keys = &config.fleet;
     let Some(name) = keys.name.clone() else {

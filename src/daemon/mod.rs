@@ -120,7 +120,7 @@ fn files(config: &Config) -> Files {
     Files { state: config.state_file.clone(), pages: config.static_dir.clone() }
 }
 
-/// What the command line says beside the configuration.
+/// Options of the command line beside the configuration.
 #[derive(Copy, Clone)]
 struct How {
     debug: bool,

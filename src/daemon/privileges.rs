@@ -126,7 +126,8 @@ pub(super) fn make_folder(state_file: &Path, target: Target) -> Result<(), Strin
     with_rights_for(folder, target, make).and_then(|made| made.map_err(|error| failed(&error)))
 }
 
-/// Tells for `--check` whether [`make_folder`] would make a folder, and fails where that would fail.
+/// Tells for `--check` whether [`make_folder`] would make a folder, and fails where that would
+/// fail.
 pub(super) fn would_make_folder(state_file: &Path, target: Target) -> Result<bool, String> {
     use rustix::fs::{Access, AtFlags, CWD, accessat};
     let Some(folder) = missing_folder(state_file) else { return Ok(false) };

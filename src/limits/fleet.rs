@@ -6,13 +6,15 @@ use std::time::Duration;
 pub const FLEET_VALUE_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes of log from which on folding it is worth while, however small the table.
 pub const FLEET_FOLD_BYTES_MIN: u64 = 8 * 1024 * 1024;
-/// Entries of the log that outlive a fold, so that a node that was away need not load the whole table.
+/// Entries of the log that outlive a fold, so that a node that was away need not load the whole
+/// table.
 pub const FLEET_LOG_KEPT: u64 = 10_000;
 /// Most bytes of them.
 pub const FLEET_LOG_KEPT_BYTES: u64 = 64 * 1024 * 1024;
 /// Bytes a second at which a table is written to etcd: changes go on meanwhile.
 pub const FLEET_FOLD_BYTES_PER_SECOND: f64 = 20e6;
-/// Rules that a start writes to the state file before the first request; larger tables are written later.
+/// Rules that a start writes to the state file before the first request; larger tables are written
+/// later.
 pub const FLEET_WRITTEN_HERE_MAX: usize = 20_000;
 /// Pieces of a large change that are written at a time.
 pub const FLEET_PIECES_AT_ONCE: usize = 3;
@@ -30,11 +32,11 @@ pub const FLEET_TRIES: u32 = 16;
 pub const FLEET_TRIES_BEFORE_TURN: u32 = 3;
 /// The longest that a node lets another one pass.
 pub const FLEET_TURN_TIME: Duration = Duration::from_millis(500);
-/// For a change to reach etcd, with all tries at all members.
+/// Time for a change to reach etcd, with all tries at all members.
 pub const FLEET_COMMIT_TIME: Duration = Duration::from_secs(5);
 /// A watch that has not brought a change so long after its commit is begun anew.
 pub const FLEET_APPLY_SOON: Duration = Duration::from_secs(2);
-/// For a change that is in etcd to be in force on the node that made it.
+/// Time for a change that is in etcd to be in force on the node that made it.
 pub const FLEET_APPLY_TIME: Duration = Duration::from_secs(60);
 /// First pause before etcd is tried again, and the longest one.
 pub const FLEET_AGAIN: Duration = Duration::from_millis(100);
@@ -50,7 +52,10 @@ pub const FLEET_BEAT_JITTER: Duration = Duration::from_secs(4);
 pub const FLEET_LEASE_SECONDS: i64 = 30;
 /// How often the copy on disk is brought up to date.
 pub const FLEET_KEEP_EVERY: Duration = Duration::from_secs(1);
-/// For all nodes to have a change, where they are waited for and no time is named.
+/// Time for all nodes to have a change, where they are waited for and no time is named.
 pub const FLEET_WAIT: Duration = Duration::from_secs(10);
 /// Edits that may wait for that.
 pub const FLEET_EDITS_UNKEPT_MAX: usize = 20_000;
+/// How long names that a change of another node brings may take to be looked up, before the change
+/// is in force here.
+pub const FLEET_LOOKUP_TIME: Duration = Duration::from_millis(250);

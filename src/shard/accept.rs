@@ -1,8 +1,8 @@
 //! Takes connections in: one task each, with its panics caught, under a limit.
 //!
-//! When descriptors run out, accept would spin on EMFILE: idle connections to backends are closed, and accept
-//! rests 100 ms. Clients are turned away with a 503 where there are none left after that either: for this
-//! one descriptor is kept in reserve and given up for a moment.
+//! When descriptors run out, accept would spin on EMFILE: idle connections to backends are closed,
+//! and accept rests 100 ms. Clients are turned away with a 503 where there are none left after that
+//! either: for this one descriptor is kept in reserve and given up for a moment.
 
 use std::fs::File;
 use std::future::{Future, poll_fn};
@@ -14,9 +14,11 @@ use std::rc::Rc;
 
 use futures_lite::FutureExt;
 
+use super::client::{ClientSide, is_welcome};
+use super::closing::read_off;
 use super::connection::{self, Connection};
 use super::hold::Waited;
-use super::plan::Client;
+use super::request::Client;
 use super::{Believes, Shard, is_shortage, raw};
 use crate::limits;
 use crate::link::{Counter, HandedOver, Protocol, Shed};
@@ -65,8 +67,9 @@ pub(super) async fn accept_loop(
         }
     }
     listener.stopped().await;
-    // Whoever is in the queue already would be reset by the close: serve them first. Where another process has
-    // the same queue, that may not know of them: the kernel tells one who waits, and that may have been us.
+    // Connections in the queue already would be reset by the close: serve them first. Where another
+    // process has the same queue, that may not know of them: the kernel tells one who waits, and
+    // that may have been us.
     for _ in 0..limits::BACKLOG {
         let Ok(socket) = listener.accept_now() else { break };
         admit(&shard, socket, &speaks, believes.as_ref());
@@ -91,8 +94,8 @@ fn shed_waiting(shard: &Rc<Shard>, listener: &Listener, speaks: &Protocol) {
     }
 }
 
-/// Turns a connection away: a complete answer into an empty socket buffer never blocks. Who does not speak
-/// HTTP is closed on.
+/// Turns a connection away: a complete reply into an empty socket buffer never blocks. Other
+/// protocols than HTTP are closed on.
 fn shed(shard: &Rc<Shard>, socket: OwnedFd, speaks: &Protocol, why: Shed) {
     shard.count(Counter::Accepted);
     shard.end.counters().add_shed(why);
@@ -114,7 +117,7 @@ fn shed(shard: &Rc<Shard>, socket: OwnedFd, speaks: &Protocol, why: Shed) {
         let shard = shard.clone();
         shard.clone().spawn(async move {
             let deadline = Deadline::new(&shard.ring);
-            connection::read_off(&shard, &stream, &deadline, limits::LINGER_SHED).await;
+            read_off(&shard, &stream, &deadline, limits::LINGER_SHED).await;
             shard.shed_lingering.set(shard.shed_lingering.get() - 1);
         });
     }
@@ -138,32 +141,35 @@ fn admit(shard: &Rc<Shard>, socket: OwnedFd, speaks: &Protocol, believes: Option
     let secure = matches!(speaks, Protocol::Http { secure: true, .. });
     let mut client = Client { peer, port, trusted, secure, request_id: 0, is_counted: false };
     // Where it is to say whose it is, that counts.
-    if believes.is_none() && !connection::is_welcome(shard, &mut client) {
+    if believes.is_none() && !is_welcome(shard, &mut client) {
         return shed(shard, socket, speaks, Shed::Source);
     }
     shard.count(Counter::Accepted);
     shard.end.counters().add(Counter::Open, 1);
     shard.connections.set(shard.connections.get() + 1);
-    let open = Open(shard.clone());
+    let open = OpenClient(shard.clone());
     let stream = Stream::new(&shard.ring, socket);
     let is_introduced = believes.is_some();
     // Used where it is captured: moved once more, a task would have room for it twice.
-    let mut connection = Connection::new(shard.clone(), stream, client);
     match speaks {
-        Protocol::Http { .. } => run(open, async move {
-            if is_introduced && Box::pin(connection.introduced()).await.is_none() {
-                return;
-            }
-            connection::serve(&mut connection, None).await;
-        }),
-        raw => {
-            connection.stream.set_keepalive();
-            let raw = raw.clone();
+        Protocol::Http { .. } => {
+            let mut connection = Connection::new(ClientSide::new(shard.clone(), stream, client));
             run(open, async move {
-                if is_introduced && Box::pin(connection.introduced()).await.is_none() {
+                if is_introduced && !Box::pin(connection.side.read_proxy_header()).await {
                     return;
                 }
-                raw::serve(&mut connection, raw, None).await;
+                connection::serve(&mut connection, None).await;
+            });
+        }
+        raw => {
+            stream.set_keepalive();
+            let raw = raw.clone();
+            let mut side = ClientSide::new(shard.clone(), stream, client);
+            run(open, async move {
+                if is_introduced && !Box::pin(side.read_proxy_header()).await {
+                    return;
+                }
+                raw::serve(&mut side, raw, None).await;
             });
         }
     }
@@ -174,24 +180,25 @@ pub(super) fn adopt(shard: &Rc<Shard>, handed: HandedOver) {
     let HandedOver { socket, peer, port, secure, speaks, bytes, held } = handed;
     shard.end.counters().add(Counter::Open, 1);
     shard.connections.set(shard.connections.get() + 1);
-    let open = Open(shard.clone());
+    let open = OpenClient(shard.clone());
     let stream = Stream::new(&shard.ring, socket);
     let trusted = matches!(speaks, Protocol::Http { trusted: true, .. });
     let mut client = Client { peer, port, trusted, secure, request_id: 0, is_counted: false };
-    connection::is_welcome(shard, &mut client);
+    is_welcome(shard, &mut client);
     let waited = held.and_then(|held| Waited::elsewhere(shard.ring.now(), held));
-    let mut connection = Connection::new(shard.clone(), stream, client);
-    connection.inbox.put_back(&shard.ring, &bytes);
+    let mut side = ClientSide::new(shard.clone(), stream, client);
+    side.inbox.put_back(&shard.ring, &bytes);
     // As in `admit`: an idle connection should not have room for a tunnel.
     match speaks {
         Protocol::Http { .. } => {
+            let mut connection = Connection::new(side);
             run(open, async move { connection::serve(&mut connection, waited).await });
         }
-        raw => run(open, async move { raw::serve(&mut connection, raw, waited).await }),
+        raw => run(open, async move { raw::serve(&mut side, raw, waited).await }),
     }
 }
 
-fn run(open: Open, serving: impl Future<Output = ()> + 'static) {
+fn run(open: OpenClient, serving: impl Future<Output = ()> + 'static) {
     let serving = Box::pin(serving);
     open.0.clone().spawn(async move {
         if caught(serving).await.is_err() {
@@ -201,14 +208,15 @@ fn run(open: Open, serving: impl Future<Output = ()> + 'static) {
     });
 }
 
-/// Runs a connection's task; a panic ends the connection, not the shard. The panic hook has said where.
-/// The task comes boxed: futures around it would otherwise hold it twice over.
+/// Runs a connection's task; a panic ends the connection, not the shard. The panic hook has said
+/// where. The task comes boxed: futures around it would otherwise hold it twice over.
 async fn caught<F: Future<Output = ()>>(mut task: Pin<Box<F>>) -> std::thread::Result<()> {
     AssertUnwindSafe(poll_fn(|cx| task.as_mut().poll(cx))).catch_unwind().await
 }
 
-/// The client's address. `None`: the client has reset the connection (ENOTCONN), so nobody waits for an
-/// answer. A multishot accept reports no addresses: all its completions would write to the same memory.
+/// The client's address. `None`: the client has reset the connection (ENOTCONN), so the client
+/// waits for no reply. A multishot accept reports no addresses: all its completions would write to
+/// the same memory.
 fn peer_address(socket: &OwnedFd) -> Option<(IpAddr, u16)> {
     let address = rustix::net::getpeername(socket).ok()??;
     let address = SocketAddr::try_from(address).ok()?;
@@ -216,9 +224,9 @@ fn peer_address(socket: &OwnedFd) -> Option<(IpAddr, u16)> {
 }
 
 /// Counts one open client connection while it lives.
-struct Open(Rc<Shard>);
+struct OpenClient(Rc<Shard>);
 
-impl Drop for Open {
+impl Drop for OpenClient {
     fn drop(&mut self) {
         self.0.connections.set(self.0.connections.get() - 1);
         self.0.end.counters().sub(Counter::Open, 1);

@@ -9,10 +9,9 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use super::plan::Client;
+use super::ending::Ending;
 use super::pool::{Lease, OwnConnection, Wait};
-use super::record::Cause;
-use super::tally::Tally;
+use super::request::{Client, RequestTicket};
 use super::{Shard, is_local, is_shortage};
 use crate::limits;
 use crate::link::{BackendReport, Counter, Failure, Shed, Turn};
@@ -20,49 +19,21 @@ use crate::proxy_protocol::{self, Version};
 use crate::ring::{Abort, Deadline, EndCounts, SendBuf, Stream};
 use crate::table::{Algorithm, Draw, Name, Proxy, SendProxy, Target, choose};
 
-/// Why there is no connection.
-#[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub(super) enum NoBackend {
-    /// Every attempt was refused, timed out, or had no address to try: 502.
-    Unreachable,
-    /// Its address is one on which this daemon listens: 502.
-    Loop,
-    /// No place came free in time, or no descriptor is left: 503.
-    Queue,
-    /// This machine could open no connection to it, for which no backend is to blame: 503.
-    Local,
-    /// The client left meanwhile: nobody to answer.
-    ClientGone,
-}
-
-impl NoBackend {
-    /// For the access log.
-    pub(super) fn cause(self) -> Cause {
-        match self {
-            NoBackend::Unreachable => Cause::NoBackend,
-            NoBackend::Loop => Cause::Loop,
-            NoBackend::Queue => Cause::BackendQueue,
-            NoBackend::Local => Cause::NoConnection,
-            NoBackend::ClientGone => Cause::ClientGone,
-        }
-    }
-}
-
-/// Which request asks for a connection, and of what kind.
+/// Demand of a request for a connection.
 #[derive(Copy, Clone)]
 pub(super) struct Asking<'a> {
     pub(super) proxy: &'a Proxy,
     pub(super) client: Client,
-    pub(super) tally: Tally,
+    pub(super) ticket: RequestTicket,
     /// None from the pool: that was tried.
     pub(super) fresh: bool,
-    /// It may be sent a second time, if its connection turns out dead.
+    /// The request may be sent a second time, if its connection turns out dead.
     pub(super) repeatable: bool,
-    /// For bytes of any kind: no connection on which HTTP was spoken, at all.
+    /// A connection for bytes of any kind: none on which HTTP was spoken, at all.
     pub(super) raw: bool,
     /// How long it may wait for a place.
     pub(super) patience: Duration,
-    /// Which end of its client counts as leaving.
+    /// End of the client that counts as leaving.
     pub(super) ends: EndCounts,
 }
 
@@ -86,7 +57,7 @@ pub(super) async fn acquire(
     asking: Asking<'_>,
     client: &Stream,
     own: Option<Box<OwnConnection>>,
-) -> Result<Lease, NoBackend> {
+) -> Result<Lease, Ending> {
     let own = own.filter(|own| own.is_usable(shard));
     // The common case touches neither timers nor futures.
     let first = match &own {
@@ -100,7 +71,7 @@ pub(super) async fn acquire(
         && let Some(lease) = shard.pool.take(shard, address, asking.repeatable)
     {
         shard.count(Counter::Reused);
-        shard.chose(asking.tally, address, lease.slot());
+        shard.chose(asking.ticket, address, lease.slot());
         return Ok(lease);
     }
     if first.is_none() {
@@ -114,20 +85,18 @@ pub(super) async fn acquire(
         let address = own.address();
         let busy = shard.pool.engage(shard, address);
         shard.count(Counter::Reused);
-        shard.chose(asking.tally, address, busy.slot);
+        shard.chose(asking.ticket, address, busy.slot);
         return Ok(shard.pool.lease_own(busy, *own, None));
     }
     if proxy_is_down(shard, asking.proxy) {
-        return Err(NoBackend::Unreachable);
+        return Err(Ending::NoBackend);
     }
     client.arm();
     // Boxed: a connection that waits for its next request should not carry this path's state.
     let mut open = Box::pin(open(shard, asking, client, first, own));
     std::future::poll_fn(|cx| match open.as_mut().poll(cx) {
         Poll::Ready(result) => Poll::Ready(result),
-        Poll::Pending if client.poll_left(cx, asking.ends) => {
-            Poll::Ready(Err(NoBackend::ClientGone))
-        }
+        Poll::Pending if client.poll_left(cx, asking.ends) => Poll::Ready(Err(Ending::ClientGone)),
         Poll::Pending => Poll::Pending,
     })
     .await
@@ -139,7 +108,7 @@ async fn open(
     client: &Stream,
     first: Option<(usize, SocketAddr)>,
     mut own: Option<Box<OwnConnection>>,
-) -> Result<Lease, NoBackend> {
+) -> Result<Lease, Ending> {
     let proxy = asking.proxy;
     let deadline = Deadline::new(&shard.ring);
     let mut next = first;
@@ -157,22 +126,23 @@ async fn open(
             tried.push(index);
             match attempt_one(shard, asking, (client, own.take()), (index, first), &deadline).await
             {
-                // It ended before a packet was sent, and at once: another backend may be tried in its place.
-                Err(NoBackend::Local) if spared < limits::LOCAL_TRIES => {
+                // It ended before a packet was sent, and at once: another backend may be tried in
+                // its place.
+                Err(Ending::NoConnection) if spared < limits::LOCAL_TRIES => {
                     spared += 1;
-                    none = none.or(Some(NoBackend::Local));
+                    none = none.or(Some(Ending::NoConnection));
                     next = pick(shard, asking, &tried).filter(|(index, _)| !tried.contains(index));
                 }
-                Err(NoBackend::Local) => none = none.or(Some(NoBackend::Local)),
-                Err(why @ (NoBackend::Unreachable | NoBackend::Loop)) => none = Some(why),
+                Err(Ending::NoConnection) => none = none.or(Some(Ending::NoConnection)),
+                Err(why @ (Ending::NoBackend | Ending::OwnAddress)) => none = Some(why),
                 result => return result,
             }
         }
     }
-    if none == Some(NoBackend::Local) {
+    if none == Some(Ending::NoConnection) {
         shard.end.counters().add_shed(Shed::Local);
     }
-    Err(none.unwrap_or(NoBackend::Unreachable))
+    Err(none.unwrap_or(Ending::NoBackend))
 }
 
 /// Makes one attempt: at the address of a backend, or at all addresses of its name.
@@ -182,20 +152,20 @@ async fn attempt_one(
     (client, own): (&Stream, Option<Box<OwnConnection>>),
     (index, first): (usize, SocketAddr),
     deadline: &Deadline,
-) -> Result<Lease, NoBackend> {
+) -> Result<Lease, Ending> {
     let proxy = asking.proxy;
     match proxy.backends()[index].target() {
         // A connection that is the client's own is open: it has no other address to be raced with.
         Target::Name(name) if own.is_none() => {
             let result = open_any(shard, asking, client, first, name).await;
-            if matches!(result, Err(NoBackend::Unreachable)) {
+            if matches!(result, Err(Ending::NoBackend)) {
                 doubt(shard, name);
             }
             result
         }
         Target::Name(_) | Target::Address(_) => {
             let result = open_one(shard, asking, (client, own), first, deadline).await;
-            if matches!(result, Err(NoBackend::Unreachable)) {
+            if matches!(result, Err(Ending::NoBackend)) {
                 note_unreachable(shard, proxy, first);
             }
             result
@@ -228,18 +198,19 @@ fn doubt_unknown(shard: &Shard, proxy: &Proxy) {
     }
 }
 
-type Opening<'a> = Pin<Box<dyn Future<Output = Result<Lease, NoBackend>> + 'a>>;
+type Opening<'a> = Pin<Box<dyn Future<Output = Result<Lease, Ending>> + 'a>>;
 
-/// All that a name stands for is one attempt, as with everybody who connects to names: an application may well
-/// listen on one of `localhost`'s two addresses. One that is silent is not waited for alone: after a moment the
-/// next is tried beside it, of the other family first, and who answers first is taken (RFC 8305).
+/// All that a name stands for is one attempt, as with everybody who connects to names: an
+/// application may well listen on one of `localhost`'s two addresses. One that is silent is not
+/// waited for alone: after a moment the next is tried beside it, of the other family first, and who
+/// answers first is taken (RFC 8305).
 async fn open_any(
     shard: &Rc<Shard>,
     asking: Asking<'_>,
     client: &Stream,
     first: SocketAddr,
     name: &Name,
-) -> Result<Lease, NoBackend> {
+) -> Result<Lease, Ending> {
     let mut left: Vec<SocketAddr> = name.addresses().iter().copied().collect();
     left.retain(|address| *address != first);
     // The last is tried next.
@@ -254,7 +225,7 @@ async fn open_any(
     let mut opening = vec![(first, shard.ring.now(), open(first))];
     let pause = Deadline::new(&shard.ring);
     pause.set(limits::NEXT_ADDRESS);
-    let mut none = NoBackend::Local;
+    let mut none = Ending::NoConnection;
     loop {
         let ended = std::future::poll_fn(|cx| {
             for (at, (_, _, one)) in opening.iter_mut().enumerate() {
@@ -268,18 +239,19 @@ async fn open_any(
         match ended.await {
             Some((
                 at,
-                Err(why @ (NoBackend::Unreachable | NoBackend::Local | NoBackend::Loop)),
+                Err(why @ (Ending::NoBackend | Ending::NoConnection | Ending::OwnAddress)),
             )) => {
                 let (address, ..) = opening.swap_remove(at);
-                if why != NoBackend::Local {
+                if why != Ending::NoConnection {
                     none = why;
                 }
-                if why == NoBackend::Unreachable {
+                if why == Ending::NoBackend {
                     note_unreachable(shard, asking.proxy, address);
                 }
             }
             Some((_, Ok(lease))) => {
-                // Those that had their moment are passed over from now on, unless they had to wait for a place.
+                // Those that had their moment are passed over from now on, unless they had to wait
+                // for a place.
                 let slow = shard.ring.now().checked_sub(limits::NEXT_ADDRESS);
                 let is_slow = |(address, since, _): &&(SocketAddr, Instant, Opening<'_>)| {
                     *address != lease.address() && Some(*since) <= slow
@@ -289,7 +261,7 @@ async fn open_any(
                 if asking.proxy.max_connections().is_none() {
                     slower.into_iter().for_each(|it| note_unreachable(shard, asking.proxy, it));
                 }
-                shard.chose(asking.tally, lease.address(), lease.slot());
+                shard.chose(asking.ticket, lease.address(), lease.slot());
                 return Ok(lease);
             }
             Some((_, failed)) => return failed,
@@ -313,31 +285,31 @@ async fn open_one(
     (client, own): (&Stream, Option<Box<OwnConnection>>),
     address: SocketAddr,
     deadline: &Deadline,
-) -> Result<Lease, NoBackend> {
-    let Asking { proxy, tally, fresh, repeatable, .. } = asking;
+) -> Result<Lease, Ending> {
+    let Asking { proxy, ticket, fresh, repeatable, .. } = asking;
     if !fresh
         && own.is_none()
         && !asking.is_unshared()
         && let Some(lease) = shard.pool.take(shard, address, repeatable)
     {
         shard.count(Counter::Reused);
-        shard.chose(tally, address, lease.slot());
+        shard.chose(ticket, address, lease.slot());
         return Ok(lease);
     }
     if shard.is_own(address) {
         shard.note_loop(address);
-        return Err(NoBackend::Loop);
+        return Err(Ending::OwnAddress);
     }
     let busy = shard.pool.engage(shard, address);
     let slot = busy.slot;
-    shard.chose(tally, address, slot);
+    shard.chose(ticket, address, slot);
     let mut place = None;
     deadline.set(asking.patience);
     if let Some(limit) = proxy.max_connections() {
         let since = shard.ring.now();
         let note = || {
             let waited = shard.ring.now().saturating_duration_since(since);
-            shard.note(tally, |record| record.queued += waited);
+            shard.note(ticket, |record| record.queued += waited);
         };
         while place.is_none() {
             match shard.pool.place(shard, address, limit.get(), deadline, repeatable).await {
@@ -348,11 +320,11 @@ async fn open_one(
                     note();
                     return Ok(lease);
                 }
-                Some(Wait::Place(free)) => place = Some(free),
+                Some(Wait::Permit(free)) => place = Some(free),
                 None => {
                     shard.end.counters().add_shed(Shed::Queue);
                     note();
-                    return Err(NoBackend::Queue);
+                    return Err(Ending::BackendQueue);
                 }
             }
         }
@@ -368,7 +340,7 @@ async fn open_one(
     let begun = shard.ring.now();
     match Stream::connect(&shard.ring, address, deadline).await {
         Ok(stream) => {
-            shard.count_connect(tally, slot, shard.ring.now().saturating_duration_since(begun));
+            shard.count_connect(ticket, slot, shard.ring.now().saturating_duration_since(begun));
             let mut lease = shard.pool.lease(shard, busy, stream, place);
             lease.watched = proxy.healthcheck();
             (lease.is_last, lease.unshared) = (!proxy.keep_alive(), asking.is_unshared());
@@ -377,15 +349,16 @@ async fn open_one(
             }
             Ok(lease)
         }
-        // Our want of descriptors is not the backend's fault, and would be met at the next one as well.
+        // Our want of descriptors is not the backend's fault, and would be met at the next one as
+        // well.
         Err(Abort::Io(error)) if is_shortage(&error) => {
             shard.end.counters().add_shed(Shed::Local);
-            Err(NoBackend::Queue)
+            Err(Ending::BackendQueue)
         }
-        Err(Abort::Io(error)) if is_local(&error) => Err(NoBackend::Local),
+        Err(Abort::Io(error)) if is_local(&error) => Err(Ending::NoConnection),
         Err(Abort::TimedOut | Abort::Io(_)) => {
             shard.count_failure(slot);
-            Err(NoBackend::Unreachable)
+            Err(Ending::NoBackend)
         }
     }
 }
@@ -398,7 +371,7 @@ async fn introduce(
     whose: Client,
     client: &Stream,
     deadline: &Deadline,
-) -> Result<(), NoBackend> {
+) -> Result<(), Ending> {
     let source = SocketAddr::new(whose.peer, whose.port);
     let target = rustix::net::getsockname(client).ok();
     let target = target.and_then(|address| SocketAddr::try_from(address).ok());
@@ -410,12 +383,12 @@ async fn introduce(
     let addresses = (source, target.unwrap_or(source));
     proxy_protocol::write(version, addresses, whose.secure, &mut header);
     lease.unshared = true;
-    lease.stream.start_send(SendBuf::Vec(header), false);
+    lease.stream.begin_send(SendBuf::Vec(header));
     let sent = lease.stream.sent(deadline, shard.timeouts().connect).await;
-    sent.map_err(|_| NoBackend::Unreachable)
+    sent.map_err(|_| Ending::NoBackend)
 }
 
-/// Which of a rule's backends has this address.
+/// Finds the one of a rule's backends that has this address.
 pub(super) fn backend_at(proxy: &Proxy, address: SocketAddr) -> Option<usize> {
     proxy.backends().iter().position(|backend| match backend.target() {
         Target::Address(other) => other == address,
@@ -423,7 +396,8 @@ pub(super) fn backend_at(proxy: &Proxy, address: SocketAddr) -> Option<usize> {
     })
 }
 
-/// Whether it is known that no backend of a rule with `hold` can take the request: then it need not be tried.
+/// Whether no backend of a rule with `hold` can take the request, as is known: then none need be
+/// tried.
 fn proxy_is_down(shard: &Shard, proxy: &Proxy) -> bool {
     let down = &shard.published().down;
     if down.is_empty() || proxy.hold().is_zero() {
@@ -436,10 +410,10 @@ fn proxy_is_down(shard: &Shard, proxy: &Proxy) -> bool {
     })
 }
 
-/// The rule's next backend. Those tried, those that just refused and those that are down are passed over
-/// while there are others.
+/// The rule's next backend. Those tried, those that just refused and those that are down are passed
+/// over while there are others.
 fn pick(shard: &Shard, asking: Asking<'_>, tried: &[usize]) -> Option<(usize, SocketAddr)> {
-    let Asking { proxy, tally, client: Client { peer, .. }, .. } = asking;
+    let Asking { proxy, ticket, client: Client { peer, .. }, .. } = asking;
     let backends = proxy.backends();
     let address = |index: usize| match backends[index].target() {
         Target::Address(address) => Some(address),
@@ -451,9 +425,9 @@ fn pick(shard: &Shard, asking: Asking<'_>, tried: &[usize]) -> Option<(usize, So
     let turn = match proxy.algorithm() {
         // Another attempt of a request is no turn of its own.
         Algorithm::RoundRobin if tried.is_empty() && !asking.is_repeated() => {
-            shard.turn(shard.rule_of(tally), Turn::next)
+            shard.turn(shard.rule_of(ticket), Turn::next)
         }
-        Algorithm::RoundRobin => shard.turn(shard.rule_of(tally), Turn::current),
+        Algorithm::RoundRobin => shard.turn(shard.rule_of(ticket), Turn::current),
         _ => 0,
     };
     let draw =
@@ -469,7 +443,8 @@ fn pick(shard: &Shard, asking: Asking<'_>, tried: &[usize]) -> Option<(usize, So
         .and_then(|index| Some((index, address(index)?)))
 }
 
-/// One of a name's addresses by chance; those to be passed over leave their share to the one behind them.
+/// One of a name's addresses by chance; those to be passed over leave their share to the one behind
+/// them.
 fn one_of(shard: &Shard, proxy: &Proxy, addresses: &[SocketAddr]) -> Option<SocketAddr> {
     let at = shard.random() as usize % addresses.len().max(1);
     let (before, from) = addresses.split_at(at);
@@ -477,7 +452,7 @@ fn one_of(shard: &Shard, proxy: &Proxy, addresses: &[SocketAddr]) -> Option<Sock
     from.iter().chain(before).find(is_usable).or(from.first()).copied()
 }
 
-/// The same client must meet the same backend on every shard and after a restart: a fixed seed.
+/// Hash with a fixed seed: a client must meet the same backend on every shard and after a restart.
 struct SourceHash;
 
 impl SourceHash {

@@ -1,5 +1,5 @@
-//! Moves a message body from one connection to the other: copied while it is small, spliced in bulk,
-//! checked as it passes, never read faster than the other side takes it.
+//! Moves a message body from one connection to the other: copied while it is small, spliced in
+//! bulk, checked as it passes, never read faster than the other side takes it.
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -7,22 +7,23 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use super::ending::Ending;
 use super::inbox::Inbox;
 use super::tally::Meter;
 use crate::http::{Chunked, Passed, Refusal, RequestFraming, TrailerRules};
 use crate::limits;
 use crate::ring::{Abort, Deadline, EndCounts, Moved, Pipe, RecvBuf, Ring, SendBuf, Stream};
 
-/// Where a body ends, and what is left of it.
+/// A body: its end, and the rest of it that is still to come.
 #[derive(Clone, Debug)]
 pub(super) enum Body {
-    /// So many bytes are to come. None is `Length(0)`.
+    /// A count of bytes that are to come. No body is `Length(0)`.
     Length(u64),
     /// Forwarded as it came.
     Chunked(Chunked),
     /// Only the data is forwarded: for an HTTP/1.0 client.
     Decoded(Chunked),
-    /// Until the sender closes; `true` when it has.
+    /// All bytes until the sender closes; `true` when it has.
     UntilClose(bool),
 }
 
@@ -96,8 +97,8 @@ impl Body {
         }
     }
 
-    /// Appends what is at the front of `inbox` to `out`, up to a bound: so that a small message is one
-    /// send.
+    /// Appends what is at the front of `inbox` to `out`, up to a bound: so that a small message is
+    /// one send.
     pub(super) fn join(
         &mut self,
         ring: &Rc<Ring>,
@@ -119,14 +120,34 @@ impl Body {
 /// Why a body did not get through.
 #[derive(Debug)]
 pub(super) enum Broken {
-    /// Its sender closed or reset before the end.
+    /// The sender closed or reset before the end.
     Source,
-    /// Its sender stalled.
+    /// The sender stalled.
     SourceTimeout,
-    /// Its framing is wrong.
+    /// The framing is wrong.
     Framing(Refusal),
-    /// Its receiver closed, reset or stalled.
+    /// The receiver closed, reset or stalled.
     Target,
+}
+
+impl Broken {
+    /// Ending of a request whose body broke off on its way to the backend.
+    pub(super) fn of_upload(&self) -> Ending {
+        match self {
+            Broken::SourceTimeout => Ending::ClientTimeout,
+            Broken::Framing(refusal) => Ending::Refused(*refusal),
+            Broken::Source | Broken::Target => Ending::ClientGone,
+        }
+    }
+
+    /// Ending of a request whose response broke off on its way to the client.
+    pub(super) fn of_download(&self) -> Ending {
+        match self {
+            Broken::Target => Ending::ClientGone,
+            Broken::Framing(refusal) => Ending::BackendCut(Some(*refusal)),
+            Broken::Source | Broken::SourceTimeout => Ending::BackendCut(None),
+        }
+    }
 }
 
 fn source_broke(error: Abort) -> Broken {
@@ -136,11 +157,12 @@ fn source_broke(error: Abort) -> Broken {
     }
 }
 
-/// What the two directions of an exchange know of each other. Small: an idle connection has room for it.
+/// Knowledge that the two directions of an exchange share. Small: an idle connection has room for
+/// it.
 pub(super) struct Both {
-    /// Which end of the client counts as leaving, from now on.
+    /// End of the client that counts as leaving, from now on.
     pub(super) ends: Cell<EndCounts>,
-    /// When bytes last moved in either direction, as milliseconds of the ring's clock.
+    /// Moment at which bytes last moved in either direction, as milliseconds of the ring's clock.
     moved: Cell<u32>,
     /// How far the send in flight to each side had come when that was looked at last.
     sent: [Cell<u32>; 2],
@@ -171,8 +193,8 @@ pub(super) struct Relay<'a> {
 }
 
 impl Relay<'_> {
-    /// Relays until `body` is done; `head` goes in front of it, to a target that has taken all it was sent.
-    /// Bytes behind the body stay in `inbox`.
+    /// Relays until `body` is done; `head` goes in front of it, to a target that has taken all it
+    /// was sent. Bytes behind the body stay in `inbox`.
     pub(super) async fn run(
         &self,
         mut head: Option<Vec<u8>>,
@@ -187,7 +209,7 @@ impl Relay<'_> {
                 self.splice(pipe, head.take(), left).await?;
             }
             if let Some(head) = head.take() {
-                self.target.start_send(SendBuf::Vec(head), false);
+                self.target.begin_send(SendBuf::Vec(head));
             }
             if body.is_done() {
                 return Ok(());
@@ -207,7 +229,7 @@ impl Relay<'_> {
             let piece = self.piece(inbox, body)?;
             self.sent().await?;
             if let Some(piece) = piece {
-                self.target.start_send(piece, false);
+                self.target.begin_send(piece);
             }
         }
     }
@@ -258,7 +280,8 @@ impl Relay<'_> {
         .await
     }
 
-    /// What a wait for the target comes to; it is over when the client leaves, too. `None`: its time was extended.
+    /// Result of a wait for the target, which is over when the client leaves, too. `None`: the time
+    /// was extended.
     fn look_at_target(
         &self,
         cx: &Context<'_>,
@@ -276,7 +299,7 @@ impl Relay<'_> {
         })
     }
 
-    /// Whether nobody is there any more for what a source is waited for.
+    /// Whether the target has left for which a source is waited for.
     fn poll_target_left(&self, cx: &Context<'_>) -> bool {
         match self.meter.received {
             true => self.target.poll_reset(cx),
@@ -289,8 +312,8 @@ impl Relay<'_> {
         self.both.note_moved(self.ring);
     }
 
-    /// Whether a side that was silent for `pace` is waited for longer, as bytes have moved in the other direction
-    /// meanwhile: who is busy there is alive.
+    /// Whether a side that was silent for `pace` is waited for longer, as bytes have moved in the
+    /// other direction meanwhile: a peer that is busy there is alive.
     fn goes_on(&self, pace: Duration) -> bool {
         let sent = self.source.send_progress() as u32;
         if self.both.sent[usize::from(self.meter.received)].replace(sent) != sent {
@@ -305,7 +328,8 @@ impl Relay<'_> {
         goes_on
     }
 
-    /// Where the body went to has failed: it would wait for the rest, and we for its answer.
+    /// Marks the sending to a target as failed: it would wait for the rest, and we for its
+    /// response.
     fn target_broke(&self, error: Abort) -> Broken {
         if let Abort::Io(error) = error {
             self.target.sending_failed(&error);
@@ -325,7 +349,7 @@ impl Relay<'_> {
             self.source.arm_bulk();
         }
         self.deadline.set(self.source_pace);
-        // A source that has nothing to say for an hour must not hide that nobody listens any more.
+        // A source that has nothing to say for an hour must not hide that the target has left.
         poll_fn(|cx| {
             loop {
                 return match self.source.poll_recv_by(cx, self.deadline) {
@@ -340,8 +364,8 @@ impl Relay<'_> {
         .await
     }
 
-    /// What to send of the bytes in `inbox`: the buffer itself where all of it goes, a copy where bytes
-    /// of the next message follow.
+    /// Takes what to send out of `inbox`: the buffer itself where all of it goes, a copy where
+    /// bytes of the next message follow.
     fn piece(&self, inbox: &mut Inbox, body: &mut Body) -> Result<Option<SendBuf>, Broken> {
         if let Body::Decoded(chunked) = body {
             let mut out = self.ring.take_vec();
@@ -380,7 +404,7 @@ impl Relay<'_> {
         if let Some(head) = head {
             // Through the pipe as well: what is here of the body leaves in the same segments.
             if !pipe.put(&head) {
-                self.target.start_send(SendBuf::Vec(head), false);
+                self.target.begin_send(SendBuf::Vec(head));
                 return Ok(());
             }
             self.ring.give_vec(head);

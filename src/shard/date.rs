@@ -1,4 +1,4 @@
-//! The date in answers: read from the system's clock and written out once a second.
+//! The date in replies and responses: read from the system's clock and written out once a second.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -7,7 +7,7 @@ use crate::http::HttpDate;
 
 pub(super) struct DateClock {
     date: Cell<HttpDate>,
-    /// When the next second begins.
+    /// Beginning of the next second.
     until: Cell<Instant>,
 }
 

@@ -1,53 +1,57 @@
-//! One request and its answer through one backend.
+//! One request and its response through one backend. The verdict goes to `connection`, which
+//! replies in a backend's place, holds the request, or opens a tunnel.
 //!
-//! The two directions are independent: while a body is still going up, the answer may come, and may
-//! end, first. A request without a body takes the straight road, and only there a second attempt is
-//! possible: when a connection from the pool turns out dead before a byte of the answer came, and the
-//! request may be repeated (RFC 9110 §9.2.2).
-
-use std::cell::Cell;
-use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
-use std::task::{Context, Poll};
+//! The two directions are independent: while a body is still going up, the response may come, and
+//! may end, first. A request without a body takes the straight road, and only there a second
+//! attempt is possible: when a connection from the pool turns out dead before a byte of the
+//! response came, and the request may be repeated (RFC 9110 §9.2.2).
 
 use super::Shard;
-use super::backend::{Asking, NoBackend, acquire};
-use super::body::{Body, Both, Broken, Relay};
-use super::connection::{Connection, Next};
+use super::backend::{Asking, acquire};
+use super::body::Body;
+use super::client::ClientSide;
+use super::ending::Ending;
 use super::hold::Waited;
 use super::inbox::Inbox;
-use super::plan::{Request, closes};
-use super::pool::Lease;
-use super::record::Cause;
-use super::response::{Answer, AnswerProgress, Answered, Failed};
-use super::tally::Meter;
-use super::tunnel;
-use crate::http::{self, Refusal, RequestFraming};
+use super::pool::{Lease, OwnConnection};
+use super::request::{Next, Request};
+use super::response::{Answer, AnswerProgress, Answered, Failed, Progress};
+use super::upload;
+use crate::http::{Refusal, RequestFraming};
 use crate::limits;
-use crate::link::{Counter, Failure};
-use crate::ring::{Deadline, EndCounts, SendBuf, Stream};
+use crate::link::Counter;
+use crate::ring::EndCounts;
 use crate::table::Proxy;
 
-/// The backend's side of an exchange. Lives in the connection's `act` and is lent to each stage:
-/// moved from future to future it would be there once per move, in every idle connection.
+/// The backend's side of an exchange. Lives in the connection's `attempt` and is lent to each
+/// stage: moved from future to future it would be there once per move, in every idle connection.
 #[derive(Default)]
-pub(super) struct Side {
-    lease: Option<Lease>,
-    inbox: Inbox,
+pub(super) struct BackendSide {
+    pub(super) lease: Option<Lease>,
+    pub(super) inbox: Inbox,
+    /// The client's own connection to one of the rule's backends.
+    pub(super) own: Option<Box<OwnConnection>>,
     /// The request as it came, of a rule that may have it wait for a backend.
     pub(super) kept: Vec<u8>,
 }
 
-impl Side {
+impl BackendSide {
+    /// Frees the copy of a request that will not be needed again.
+    pub(super) fn give_kept(&mut self, shard: &Shard) {
+        if 0 < self.kept.capacity() {
+            shard.ring.give_vec(std::mem::take(&mut self.kept));
+        }
+    }
+
     /// Gives up a connection that turned out dead, and takes back the request that was sent on it.
-    async fn take_back(&mut self, connection: &Connection) -> Option<Vec<u8>> {
-        // Its place goes back before another is asked for: there may be only one.
+    async fn take_back(&mut self, side: &ClientSide) -> Option<Vec<u8>> {
+        // Its permit goes back before another is asked for: there may be only one.
         let lease = self.lease.take()?;
-        let server = connection.shard.timeouts().server;
-        connection.deadline.set(server);
+        let server = side.shard.timeouts().server;
+        side.deadline.set(server);
         // On a dead connection this ends at once, one way or the other.
-        let _ = lease.stream.sent(&connection.deadline, server).await;
-        self.inbox.consume(&connection.shard.ring, self.inbox.bytes().len());
+        let _ = lease.stream.sent(&side.deadline, server).await;
+        self.inbox.consume(&side.shard.ring, self.inbox.bytes().len());
         lease.stream.take_sent()
     }
 }
@@ -56,134 +60,162 @@ impl Side {
 pub(super) enum Started {
     /// The request is out and a head of so many bytes came back.
     Answering(usize),
-    /// There is a connection; this head and the body are still to be sent.
+    /// A connection is open; this head and the body are still to be sent.
     Uploading(Vec<u8>),
 }
 
-/// An exchange that did not come about.
-pub(super) enum Halt {
-    /// The client has been told; this follows.
-    Told(Next),
-    /// No backend can be reached, and the rule says to wait for one. [`Side::kept`] is the request.
-    NoBackend {
-        /// How often it was sent, on connections that ended without a byte of an answer.
+/// Verdict on an exchange.
+pub(super) enum Outcome {
+    /// The exchange is over, and this follows.
+    Next(Next),
+    /// The next request may come. The lease is the client's own: its client is logged in there.
+    LoggedIn,
+    /// The lease carries a tunnel; bytes of it may be in the backend's inbox.
+    Tunnel,
+    /// The request breaks a rule; none of its response has gone to the client.
+    Refuse(Refusal),
+    /// A reply takes the place of the response. The request says how much of it is left to read.
+    Fail(Ending),
+    /// No backend can be reached, and the rule says to wait for one. [`BackendSide::kept`] is the
+    /// request.
+    Hold {
+        /// How often it was sent, on connections that ended without a byte of a response.
         silences: u8,
     },
 }
 
-impl From<Next> for Halt {
-    fn from(next: Next) -> Halt {
-        Halt::Told(next)
-    }
-}
-
-/// Finds a backend of `proxy` for a request; one without a body is sent and its answer awaited.
+/// Finds a backend of `proxy` for a request; one without a body is sent and its response awaited.
 /// `waited` is set for a request that was held before.
 pub(super) async fn start(
-    connection: &mut Connection,
-    side: &mut Side,
-    proxy: &Proxy,
+    side: &mut ClientSide,
+    backend: &mut BackendSide,
+    (proxy, waited): (&Proxy, Option<&Waited>),
     request: &mut Request,
     mut head: Vec<u8>,
-    waited: Option<&Waited>,
-) -> Result<Started, Halt> {
-    let shard = connection.shard.clone();
-    let may_wait = !proxy.hold().is_zero();
+) -> Result<Started, Outcome> {
     let forwarded = head.len();
-    if let Err(refusal) = carry_body(connection, request, &mut head) {
-        shard.ring.give_vec(head);
-        return Err(connection.refuse(refusal).await.into());
+    if let Err(refusal) = carry_body(side, request, &mut head) {
+        side.shard.ring.give_vec(head);
+        return Err(Outcome::Refuse(refusal));
     }
-    if may_wait {
-        side.kept.extend_from_slice(&head[forwarded..]);
+    if !proxy.hold().is_zero() {
+        backend.kept.extend_from_slice(&head[forwarded..]);
     }
-    let (uploaded, shown) = (Cell::new(true), Cell::default());
-    let both = Both::new(&shard.ring, ends_before(connection, request));
-    let repeatable = request.framing == RequestFraming::None && request.method.is_idempotent();
-    let mut own = connection.take_own(proxy);
-    let silences = waited.map_or(0, |waited| waited.silences);
+    let progress = Progress::new(&side.shard.ring, true, ends_before(side, request));
     let mut again = 0;
     loop {
-        let asking = Asking {
-            proxy,
-            client: connection.client,
-            tally: connection.tally,
-            // Idle connections may be as dead as the one that it was sent on before.
-            fresh: 0 < silences + again,
-            repeatable,
-            raw: false,
-            patience: Waited::patience(waited, shard.ring.now(), shard.timeouts().connect),
-            ends: both.ends.get(),
-        };
-        let mut lease = match acquire(&shard, asking, &connection.stream, own.take()).await {
+        let asking = asking(side, (proxy, waited), request, again);
+        let own = backend.own.take();
+        let mut lease = match acquire(&side.shard, asking, &side.stream, own).await {
             Ok(lease) => lease,
-            Err(none) => {
-                shard.ring.give_vec(head);
-                if matches!(none, NoBackend::Unreachable | NoBackend::Local) && may_wait {
-                    return Err(Halt::NoBackend { silences: again });
-                }
-                return Err(no_backend(connection, request, none).await.into());
+            Err(ending) => {
+                side.shard.ring.give_vec(head);
+                return Err(without_backend(side, proxy, ending, again));
             }
         };
         lease.is_own |= request.authenticates;
         if request.framing != RequestFraming::None {
-            side.lease = Some(lease);
+            backend.lease = Some(lease);
             return Ok(Started::Uploading(head));
         }
-        // Kept: it is needed again if this connection is dead, and else becomes the answer's buffer.
-        lease.stream.start_send(SendBuf::Vec(head), true);
-        shard.note_sent(connection.tally);
+        // Kept: it is needed again if this connection is dead, and else becomes the buffer of the
+        // response.
+        lease.stream.begin_send_kept(head);
+        side.shard.note_sent(side.ticket);
         // So that a client that resets while we wait is noticed.
-        connection.stream.arm();
-        let lease = &*side.lease.insert(lease);
-        let answer = Answer {
-            shard: &shard,
-            client: &connection.stream,
-            backend: &lease.stream,
-            deadline: &connection.deadline,
-            request,
-            tally: connection.tally,
-            uploaded: &uploaded,
-            upload_broke: &Cell::new(false),
-            shown: &shown,
-            both: &both,
-        };
-        match answer.head(&mut side.inbox).await {
+        side.stream.arm();
+        let lease = &*backend.lease.insert(lease);
+        let failed = match answer(side, lease, request, &progress).head(&mut backend.inbox).await {
             Ok(len) => return Ok(Started::Answering(len)),
-            Err(Failed::NoAnswer | Failed::Stray) if lease.reused && repeatable => {
-                shard.count(Counter::Retries);
-                let Some(kept) = Box::pin(side.take_back(connection)).await else {
-                    return Err(failed(connection, request, Failed::NoAnswer, true).await.into());
-                };
-                head = kept;
-                again += 1;
-            }
-            Err(why) => {
-                note_silence(&shard, lease, why);
-                if may_wait && is_sent_again(why, request, silences + again) {
-                    side.lease = None;
-                    return Err(Halt::NoBackend { silences: again + 1 });
-                }
-                return Err(failed(connection, request, why, true).await.into());
-            }
+            Err(failed) => failed,
+        };
+        if failed.is_dead_connection() && lease.reused && is_repeatable(request) {
+            side.shard.count(Counter::Retries);
+            let Some(kept) = Box::pin(backend.take_back(side)).await else {
+                return Err(failure(side, request, Ending::BackendSilent.into(), true));
+            };
+            head = kept;
+            again += 1;
+            continue;
         }
+        note_silence(&side.shard, lease, failed);
+        let silences = waited.map_or(0, |waited| waited.silences) + again;
+        // What a backend that ends leaves in its accept queue is reset, and never was read.
+        if failed.ending == Ending::BackendSilent
+            && !proxy.hold().is_zero()
+            && silences < limits::SILENCES_MAX
+            && request.method.is_idempotent()
+        {
+            backend.lease = None;
+            return Err(Outcome::Hold { silences: again + 1 });
+        }
+        return Err(failure(side, request, failed, true));
     }
 }
 
-/// Whether a request of a rule with `hold` that was sent so often waits to be sent again. A request that
-/// a backend leaves in its accept queue when it ends is reset, and never was read.
-fn is_sent_again(why: Failed, request: &Request, silences: u8) -> bool {
-    why == Failed::NoAnswer && silences < limits::SILENCES_MAX && request.method.is_idempotent()
+fn asking<'a>(
+    side: &ClientSide,
+    (proxy, waited): (&'a Proxy, Option<&Waited>),
+    request: &Request,
+    again: u8,
+) -> Asking<'a> {
+    let shard = &side.shard;
+    Asking {
+        proxy,
+        client: side.client,
+        ticket: side.ticket,
+        // Idle connections may be as dead as the one that the request was sent on before.
+        fresh: 0 < waited.map_or(0, |waited| waited.silences) + again,
+        repeatable: is_repeatable(request),
+        raw: false,
+        patience: Waited::patience(waited, shard.ring.now(), shard.timeouts().connect),
+        ends: ends_before(side, request),
+    }
 }
 
-/// A request whose body is here already, whole and small, becomes one without: it goes out in one piece,
-/// and may again.
+fn is_repeatable(request: &Request) -> bool {
+    request.framing == RequestFraming::None && request.method.is_idempotent()
+}
+
+fn without_backend(side: &ClientSide, proxy: &Proxy, ending: Ending, silences: u8) -> Outcome {
+    match ending {
+        Ending::ClientGone => {
+            side.shard.note_end(side.ticket, ending);
+            Outcome::Next(Next::Close)
+        }
+        Ending::NoBackend | Ending::NoConnection if !proxy.hold().is_zero() => {
+            Outcome::Hold { silences }
+        }
+        // None of the body has been read: the reply sees to that.
+        ending => Outcome::Fail(ending),
+    }
+}
+
+fn answer<'a>(
+    side: &'a ClientSide,
+    lease: &'a Lease,
+    request: &'a Request,
+    progress: &'a Progress,
+) -> Answer<'a> {
+    Answer {
+        shard: &side.shard,
+        client: &side.stream,
+        backend: &lease.stream,
+        deadline: &side.deadline,
+        request,
+        ticket: side.ticket,
+        progress,
+    }
+}
+
+/// Makes a request whose body is here already, whole and small, one without: it goes out in one
+/// piece, and may again.
 fn carry_body(
-    connection: &mut Connection,
+    side: &mut ClientSide,
     request: &mut Request,
     head: &mut Vec<u8>,
 ) -> Result<(), Refusal> {
-    if request.framing != RequestFraming::None && join_whole(connection, request, head)? {
+    if request.framing != RequestFraming::None && join_whole(side, request, head)? {
         request.framing = RequestFraming::None;
     }
     Ok(())
@@ -191,11 +223,11 @@ fn carry_body(
 
 /// Appends a body to its head that is here already, whole and small. `false`: it is not.
 fn join_whole(
-    connection: &mut Connection,
+    side: &mut ClientSide,
     request: &Request,
     head: &mut Vec<u8>,
 ) -> Result<bool, Refusal> {
-    let bytes = connection.inbox.bytes();
+    let bytes = side.inbox.bytes();
     let mut body = Body::of_request(request.framing, request.trailers);
     let whole = match &body {
         Body::Length(n) => *n <= bytes.len() as u64,
@@ -207,356 +239,162 @@ fn join_whole(
         }
     };
     if whole {
-        join(connection, &mut body, head)?;
+        upload::join(side, &mut body, head)?;
     }
     Ok(body.is_done())
 }
 
-/// Appends what is here of a body to its head.
-fn join(connection: &mut Connection, body: &mut Body, head: &mut Vec<u8>) -> Result<(), Refusal> {
-    let before = connection.inbox.bytes().len();
-    body.join(&connection.shard.ring, &mut connection.inbox, head)?;
-    let joined = before - connection.inbox.bytes().len();
-    connection.shard.count_received(connection.tally, joined);
-    Ok(())
-}
-
 /// Brings a started exchange to its end.
 pub(super) async fn finish(
-    connection: &mut Connection,
-    side: &mut Side,
-    request: &Request,
+    side: &mut ClientSide,
+    backend: &mut BackendSide,
+    request: &mut Request,
     started: Started,
-) -> Next {
+) -> Outcome {
     let len = match started {
         Started::Answering(len) => len,
         // Boxed: rare, and large beside everything else a connection can be doing.
         Started::Uploading(head) => {
-            return Box::pin(with_body(connection, side, request, head)).await;
+            return Box::pin(with_body(side, backend, request, head)).await;
         }
     };
-    let Some(lease) = &side.lease else { return Next::Reset };
-    let answered = Answer {
-        shard: &connection.shard,
-        client: &connection.stream,
-        backend: &lease.stream,
-        deadline: &connection.deadline,
-        request,
-        tally: connection.tally,
-        uploaded: &Cell::new(true),
-        upload_broke: &Cell::new(false),
-        shown: &Cell::default(),
-        both: &Both::new(&connection.shard.ring, connection.end_counts()),
-    }
-    .pass_on(len, &mut side.inbox)
-    .await;
-    settle(connection, side, request, answered, true).await
+    let Some(lease) = &backend.lease else { return Outcome::Next(Next::Reset) };
+    let progress = Progress::new(&side.shard.ring, true, side.end_counts());
+    let answer = answer(side, lease, request, &progress);
+    let answered = answer.pass_on(len, &mut backend.inbox).await;
+    settle(side, backend, request, answered, true).await
 }
 
-/// What follows an answer, or the want of one.
+/// Sends head and body while waiting for the response.
+async fn with_body(
+    side: &mut ClientSide,
+    backend: &mut BackendSide,
+    request: &mut Request,
+    head: Vec<u8>,
+) -> Outcome {
+    let Some(lease) = &backend.lease else { return Outcome::Next(Next::Reset) };
+    let ended = match upload::run(side, lease, &mut backend.inbox, request, head).await {
+        Ok(ended) => ended,
+        Err(refusal) => return Outcome::Refuse(refusal),
+    };
+    if let Some(broken) = &ended.broken {
+        side.shard.note_end(side.ticket, broken.of_upload());
+    }
+    // The backend sees a message that was cut off: its connection goes with the lease. A client
+    // whose response has begun sees that cut off, too.
+    match (ended.answered, ended.broken.map(|broken| broken.of_upload())) {
+        (Some(answered), _) => settle(side, backend, request, answered, ended.is_uploaded).await,
+        (None, Some(_)) if ended.shown == AnswerProgress::Framed => Outcome::Next(Next::Linger),
+        (None, Some(_)) if ended.shown == AnswerProgress::Unframed => {
+            Outcome::Next(Next::ResetOnceTaken)
+        }
+        (None, Some(Ending::ClientTimeout)) => Outcome::Refuse(Refusal::BodyTimeout),
+        (None, Some(Ending::Refused(refusal))) => Outcome::Refuse(refusal),
+        (None, _) => Outcome::Next(Next::Cut),
+    }
+}
+
+/// Says what follows a response, or the want of one.
 async fn settle(
-    connection: &mut Connection,
-    side: &mut Side,
-    request: &Request,
+    side: &mut ClientSide,
+    backend: &mut BackendSide,
+    request: &mut Request,
     answered: Result<Answered, Failed>,
     uploaded: bool,
-) -> Next {
+) -> Outcome {
     match answered {
         Ok(answered) => {
-            let Some(mut lease) = side.lease.take() else { return Next::Reset };
-            connection.shard.note_answer(lease.address());
+            let Some(lease) = &mut backend.lease else { return Outcome::Next(Next::Reset) };
+            side.shard.note_answer(lease.address());
             if answered.tunnel {
-                let first = side.inbox.take();
-                return Box::pin(tunnel::run(connection, &lease, first)).await;
+                return Outcome::Tunnel;
             }
             if uploaded && !lease.stream.is_sent() {
-                Box::pin(send_rest(connection, &lease, answered)).await;
+                Box::pin(send_rest(side, lease, answered)).await;
             }
             lease.is_own |= answered.keeping.authenticates;
             lease.keeping = answered.keeping;
-            keep(connection, lease, answered, uploaded)
+            keep(side, backend, answered, uploaded)
         }
-        Err(why) => {
-            // One that sees only a part of the request may well have nothing to say.
-            if let (Some(lease), true) = (&side.lease, uploaded) {
-                note_silence(&connection.shard, lease, why);
+        Err(failed) => {
+            // A backend that sees only a part of the request may well have nothing to say.
+            if let (Some(lease), true) = (&backend.lease, uploaded) {
+                note_silence(&side.shard, lease, failed);
             }
-            failed(connection, request, why, uploaded).await
+            failure(side, request, failed, uploaded)
         }
     }
 }
 
-/// A backend that takes a new connection and ends it without a word has failed.
-fn note_silence(shard: &Shard, lease: &Lease, why: Failed) {
-    if why == Failed::NoAnswer && lease.watched {
-        shard.note_failure(lease.address(), Failure::Silent);
+/// Notes the failure of a backend that takes a new connection and ends it without a word.
+fn note_silence(shard: &Shard, lease: &Lease, failed: Failed) {
+    if let Some(how) = failed.ending.failure()
+        && lease.watched
+    {
+        shard.note_failure(lease.address(), how);
     }
 }
 
-/// Sends head and body while waiting for the answer.
-async fn with_body(
-    connection: &mut Connection,
-    side: &mut Side,
-    request: &Request,
-    mut head: Vec<u8>,
-) -> Next {
-    let shard = connection.shard.clone();
-    let Some(lease) = &side.lease else { return Next::Reset };
-    let mut body = Body::of_request(request.framing, request.trailers);
-    // What is here already travels with its head.
-    if let Err(refusal) = join(connection, &mut body, &mut head) {
-        shard.ring.give_vec(head);
-        return connection.refuse(refusal).await;
-    }
-    let uploaded = Cell::new(body.is_done());
-    lease.stream.start_send(SendBuf::Vec(head), true);
-    let inbox = &mut side.inbox;
-    let (shown, upload_broke) = (Cell::default(), Cell::new(false));
-    let tally = connection.tally;
-    let ends = if uploaded.get() { connection.end_counts() } else { shard.end_counts(true) };
-    let both_ways = Both::new(&shard.ring, ends);
-    let ended = {
-        let Connection { stream, inbox: client_inbox, deadline, .. } = &mut *connection;
-        if uploaded.get() {
-            stream.arm();
-        }
-        let upload_deadline = Deadline::new(&shard.ring);
-        let relay = Relay {
-            ring: &shard.ring,
-            source: stream,
-            target: &lease.stream,
-            deadline: &upload_deadline,
-            source_pace: shard.timeouts().client,
-            target_pace: shard.timeouts().server,
-            meter: Meter { shard: &shard, tally, received: true },
-            both: &both_ways,
-        };
-        let answer = Answer {
-            shard: &shard,
-            client: stream,
-            backend: &lease.stream,
-            deadline,
-            request,
-            tally,
-            uploaded: &uploaded,
-            upload_broke: &upload_broke,
-            shown: &shown,
-            both: &both_ways,
-        };
-        let upload = async {
-            relay.run(None, client_inbox, &mut body).await?;
-            uploaded.set(true);
-            both_ways.ends.set(end_counts(&shard, client_inbox));
-            shard.note_sent(tally);
-            stream.arm();
-            if shown.get() == AnswerProgress::Nothing {
-                deadline.set(shard.timeouts().server);
-            }
-            Ok(())
-        };
-        let drop_body =
-            |cx: &Context<'_>| drop_body(stream, cx, || both_ways.note_moved(&shard.ring));
-        let download = async {
-            let len = answer.head(inbox).await?;
-            answer.pass_on(len, inbox).await
-        };
-        both(
-            pin!(upload),
-            pin!(download),
-            || {
-                // What the backend does not take it need not: it may have answered already. But it has
-                // to, in its time.
-                upload_broke.set(true);
-                if shown.get() == AnswerProgress::Nothing {
-                    deadline.set(shard.timeouts().server);
-                }
-            },
-            drop_body,
-        )
-        .await
-    };
-    after_upload(connection, side, request, (ended, uploaded.get(), shown.get())).await
-}
-
-/// Follows an exchange with a body to its end.
-async fn after_upload(
-    connection: &mut Connection,
-    side: &mut Side,
-    request: &Request,
-    (ended, uploaded, shown): (Ended, bool, AnswerProgress),
-) -> Next {
-    if let Some(broken) = &ended.broken {
-        connection.shard.note_end(connection.tally, upload_cause(broken));
-    }
-    // The backend sees a message that was cut off: its connection goes with `lease`. A client whose answer has
-    // begun sees that cut off, too.
-    match (ended.answered, ended.broken) {
-        (Some(answered), _) => settle(connection, side, request, answered, uploaded).await,
-        (None, Some(_)) if shown == AnswerProgress::Framed => Next::Linger,
-        (None, Some(_)) if shown == AnswerProgress::Unframed => Next::ResetOnceTaken,
-        (None, Some(Broken::SourceTimeout)) => connection.refuse(Refusal::BodyTimeout).await,
-        (None, Some(Broken::Framing(refusal))) => connection.refuse(refusal).await,
-        (None, _) => Next::Cut,
-    }
-}
-
-/// Why an upload ended early, for the access log.
-fn upload_cause(broken: &Broken) -> Cause {
-    match broken {
-        Broken::SourceTimeout => Cause::ClientTimeout,
-        Broken::Framing(refusal) => Cause::Refused(*refusal),
-        Broken::Source | Broken::Target => Cause::ClientGone,
-    }
-}
-
-/// What follows an answer that does not go on.
-fn cut(hidden: bool) -> Next {
-    if hidden { Next::Reset } else { Next::Cut }
-}
-
-struct Ended {
-    answered: Option<Result<Answered, Failed>>,
-    /// The client's side of the upload broke.
-    broken: Option<Broken>,
-}
-
-/// Runs both directions until they are through or the client's part of the upload broke. When the backend takes
-/// no more of it, the answer may still come; when the answer was first, the backend gets the rest all the same,
-/// as with HAProxy, unless it wants the connection closed.
-async fn both(
-    mut upload: Pin<&mut impl Future<Output = Result<(), Broken>>>,
-    mut download: Pin<&mut impl Future<Output = Result<Answered, Failed>>>,
-    on_backend_closed: impl Fn(),
-    drop_body: impl Fn(&Context<'_>),
-) -> Ended {
-    let (mut uploading, mut is_dropping) = (true, false);
-    let mut answered = None;
-    poll_fn(move |cx| {
-        if uploading && let Poll::Ready(result) = upload.as_mut().poll(cx) {
-            uploading = false;
-            match result {
-                Ok(()) => {}
-                Err(Broken::Target) => {
-                    is_dropping = true;
-                    on_backend_closed();
-                }
-                Err(broken) => {
-                    return Poll::Ready(Ended { answered: answered.take(), broken: Some(broken) });
-                }
-            }
-        }
-        if is_dropping {
-            drop_body(cx);
-        }
-        if answered.is_none() {
-            let Poll::Ready(result) = download.as_mut().poll(cx) else { return Poll::Pending };
-            answered = Some(result);
-        }
-        match answered {
-            Some(Ok(Answered { backend_lives: true, .. })) if uploading => Poll::Pending,
-            _ => Poll::Ready(Ended { answered: answered.take(), broken: None }),
-        }
-    })
-    .await
-}
-
-/// The answer was first: the rest of the request is still on its way, and lost if the connection is
-/// given up or lent now. A backend that closes is not waited for as long.
-async fn send_rest(connection: &Connection, lease: &Lease, answered: Answered) {
+/// Waits until the request has gone out: a response that was first found its rest still on its way,
+/// and it is lost if the connection is given up or lent now. A backend that closes is not waited
+/// for as long.
+async fn send_rest(side: &ClientSide, lease: &Lease, answered: Answered) {
     let pace = match answered.backend_lives {
-        true => connection.shard.timeouts().server,
+        true => side.shard.timeouts().server,
         false => limits::LINGER_SILENCE,
     };
     // Where it failed, the connection is not kept.
-    let _ = lease.stream.sent(&connection.deadline, pace).await;
+    let _ = lease.stream.sent(&side.deadline, pace).await;
 }
 
-/// The answer is through: keeps what can be kept.
-fn keep(connection: &mut Connection, lease: Lease, answered: Answered, uploaded: bool) -> Next {
-    match answered.backend_lives && uploaded {
-        true if !lease.is_own => connection.shard.pool.give(&connection.shard, lease),
-        true if answered.client_lives => connection.keep_own(lease),
-        // Given up.
-        _ => drop(lease),
+/// Keeps what can be kept after a response.
+fn keep(
+    side: &ClientSide,
+    backend: &mut BackendSide,
+    answered: Answered,
+    uploaded: bool,
+) -> Outcome {
+    let is_kept = answered.backend_lives && uploaded;
+    if is_kept && answered.client_lives && backend.lease.as_ref().is_some_and(|lease| lease.is_own)
+    {
+        return Outcome::LoggedIn;
     }
-    match (answered.client_lives, uploaded) {
+    if let Some(lease) = backend.lease.take()
+        && is_kept
+        && !lease.is_own
+    {
+        side.shard.pool.give(&side.shard, lease);
+    }
+    Outcome::Next(match (answered.client_lives, uploaded) {
         (true, true) => Next::KeepAlive,
         _ => Next::Linger,
-    }
+    })
 }
 
-/// Which end of a client counts as leaving before its request goes out.
-fn ends_before(connection: &Connection, request: &Request) -> EndCounts {
+/// Says which end of a client counts as leaving before its request goes out.
+fn ends_before(side: &ClientSide, request: &Request) -> EndCounts {
     match request.framing {
-        RequestFraming::None => connection.end_counts(),
-        _ => connection.shard.end_counts(true),
+        RequestFraming::None => side.end_counts(),
+        _ => side.shard.end_counts(true),
     }
 }
 
-/// Drops what a client sends of a body that its backend no longer takes: one that writes all of it before it reads
-/// would else wait for us, and we for it.
-fn drop_body(stream: &Stream, cx: &Context<'_>, moved: impl Fn()) {
-    while let Poll::Ready(Ok(buf)) = stream.poll_recv(cx)
-        && !buf.is_empty()
-    {
-        moved();
-    }
-}
-
-/// Which end of a client counts as leaving while it waits for its answer: none behind requests that wait their turn.
-pub(super) fn end_counts(shard: &Shard, behind: &Inbox) -> EndCounts {
-    if behind.is_empty() { shard.end_counts(false) } else { EndCounts::Never }
-}
-
-async fn no_backend(connection: &mut Connection, request: &Request, why: NoBackend) -> Next {
-    connection.shard.note_end(connection.tally, why.cause());
-    match why {
-        NoBackend::ClientGone => return Next::Close,
-        NoBackend::Unreachable | NoBackend::Loop | NoBackend::Queue | NoBackend::Local => {}
-    }
-    let status = match why {
-        NoBackend::Unreachable | NoBackend::Loop => 502,
-        _ => 503,
-    };
-    let close = closes(request);
-    let answer = status_answer(connection, request, status, close);
-    // Nothing of the body has been read: that is left to `reply`.
-    connection.reply(request, answer, close).await
-}
-
-/// Tells the client, where that is still possible, that there is no answer or only a part of one.
-async fn failed(
-    connection: &mut Connection,
-    request: &Request,
-    why: Failed,
-    uploaded: bool,
-) -> Next {
-    connection.shard.note_end(connection.tally, why.cause());
-    let status = match why {
-        Failed::NoAnswer | Failed::Stray | Failed::BadAnswer => 502,
-        Failed::TimedOut => 504,
+/// Says what follows where there is no response, or only a part of one.
+fn failure(side: &ClientSide, request: &mut Request, failed: Failed, uploaded: bool) -> Outcome {
+    side.shard.note_end(side.ticket, failed.ending);
+    match (failed.ending, failed.is_hidden) {
         // The framing shows it. Bytes of the client that nobody read must not make it a reset after
         // all: that would take away what the client has not read.
-        Failed::Cut { hidden: false } => return Next::Linger,
-        Failed::Cut { hidden: true } => return Next::ResetOnceTaken,
-        Failed::ClientGone { hidden } => return cut(hidden),
-    };
-    let close = !request.keep_alive || !uploaded;
-    let answer = status_answer(connection, request, status, close);
-    match connection.send(answer).await {
-        Err(_) => Next::Cut,
-        Ok(()) if !close => Next::KeepAlive,
-        Ok(()) => Next::Linger,
+        (Ending::BackendCut(_), false) => Outcome::Next(Next::Linger),
+        (Ending::BackendCut(_), true) => Outcome::Next(Next::ResetOnceTaken),
+        (Ending::ClientGone, false) => Outcome::Next(Next::Cut),
+        (Ending::ClientGone, true) => Outcome::Next(Next::Reset),
+        (ending, _) => {
+            match uploaded {
+                true => request.framing = RequestFraming::None,
+                false => request.keep_alive = false,
+            }
+            Outcome::Fail(ending)
+        }
     }
-}
-
-/// An answer of ours in place of the backend's.
-fn status_answer(connection: &Connection, request: &Request, status: u16, close: bool) -> Vec<u8> {
-    let mut out = connection.shard.ring.take_vec();
-    let to = request.reply_to(close, connection.shard.date());
-    match connection.shard.published().pages.load().for_status(status) {
-        Some(page) => http::write_page(page, None, to, &mut out),
-        None => http::write_status(status, to, &mut out),
-    }
-    out
 }

@@ -1,6 +1,6 @@
-//! Backends that fail, as this shard sees it. One that refused is passed over for a moment; one that
-//! failed several times in a row is reported, and control ejects it for all shards. A backend that works
-//! is not in here: while all is well, a request finds this empty and goes on.
+//! Backends that fail, as this shard sees it. One that refused is passed over for a moment; one
+//! that failed several times in a row is reported, and control ejects it for all shards. A backend
+//! that works is not in here: while all is well, a request finds this empty and goes on.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -12,14 +12,14 @@ use crate::limits;
 use crate::link::{BackendReport, Failure};
 use crate::table::Proxy;
 
-/// By address; each until it answers, or has not failed for long.
+/// Failing backends by address, each until it responds, or has not failed for long.
 #[derive(Default)]
 pub(super) struct Failures {
     by_address: RefCell<HashMap<SocketAddr, Failing, foldhash::fast::RandomState>>,
 }
 
 struct Failing {
-    /// In a row.
+    /// Failures in a row.
     count: u32,
     /// The last of them.
     at: Instant,

@@ -1,6 +1,6 @@
-//! Requests that are held: they wait here, on their connection, until control says that they may go on,
-//! their time is over, or the client leaves. Nothing of them moves anywhere, and nothing is read ahead:
-//! what the client sends meanwhile stays in the kernel.
+//! Requests that are held: they wait here, on their connection, until control says that they may go
+//! on, their time is over, or the client leaves. Nothing of them moves anywhere, and nothing is
+//! read ahead: what the client sends meanwhile stays in the kernel.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -11,12 +11,13 @@ use std::time::{Duration, Instant};
 use slab::Slab;
 
 use super::Shard;
-use super::connection::Connection;
-use super::tally::Tally;
+use super::client::ClientSide;
+use super::ending::Ending;
+use super::request::RequestTicket;
 use crate::link::{Counter, HoldReason, RANK_FIRST, Rank, Report, Ticket, Waits, Word};
 use crate::table::Scheme;
 
-/// What a request that has to wait tells control.
+/// Demand of a request to wait, as control gets it.
 pub(super) struct Hold {
     pub(super) why: HoldReason,
     pub(super) host: Box<str>,
@@ -28,21 +29,21 @@ pub(super) struct Hold {
 /// How far a request has come that was held.
 #[derive(Copy, Clone, Debug)]
 pub(super) struct Waited {
-    /// When it began to wait; what it may wait longer counts from here.
+    /// Moment at which it began to wait; its time counts from here.
     pub(super) since: Instant,
-    /// Until when it may.
+    /// End of its time.
     pub(super) until: Instant,
     place: Option<Rank>,
     /// The one it should get, of a request that another process had.
     claim: Option<Rank>,
-    /// Until when it may wait for a backend that can be reached; from when it first found none.
+    /// End of its wait for a backend that can be reached, counted from when it first found none.
     backend_by: Option<Instant>,
     /// How many connections brought no answer: it was sent again after each.
     pub(super) silences: u8,
 }
 
 impl Waited {
-    /// From `now`, unless it waited before.
+    /// Begins a wait at `now`, unless the request waited before.
     fn begun(waited: &mut Option<Box<Waited>>, now: Instant) -> &mut Waited {
         waited.get_or_insert_with(|| Box::new(Waited::since(now)))
     }
@@ -51,14 +52,15 @@ impl Waited {
         Waited { since: now, until: now, place: None, claim: None, backend_by: None, silences: 0 }
     }
 
-    /// It was held for so long by another process: it goes before all that came later.
+    /// Wait of a request that another process held for so long: it goes before all that came later.
     pub(super) fn elsewhere(now: Instant, held: Duration) -> Option<Box<Waited>> {
         let since = now.checked_sub(held)?;
         let claim = RANK_FIRST.saturating_sub(held.as_nanos() as u64);
         Some(Box::new(Waited { claim: Some(claim), ..Waited::since(since) }))
     }
 
-    /// It found no backend, after having been sent without an answer so often.
+    /// Notes that a request found no backend, after it was sent without a response `silences`
+    /// times.
     pub(super) fn note(waited: &mut Option<Box<Waited>>, now: Instant, silences: u8) {
         Waited::begun(waited, now).silences += silences;
     }
@@ -67,27 +69,24 @@ impl Waited {
         self.place.is_some()
     }
 
-    /// How long one that was held may wait for a place at a backend: on for as long as it might have been
-    /// held. Else an application that has just started would be spared its visitors by turning them away.
+    /// How long one that was held may wait for a place at a backend: on for as long as it might
+    /// have been held. Else an application that has just started would be spared its visitors by
+    /// turning them away.
     pub(super) fn patience(waited: Option<&Waited>, now: Instant, usual: Duration) -> Duration {
         let left = waited.map(|waited| waited.until.saturating_duration_since(now));
         usual.max(left.unwrap_or_default())
     }
 }
 
-/// How the wait ended.
+/// Outcome of a wait.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub(super) enum End {
-    /// It may go on by the table as it is now.
-    Go,
-    /// Its time is over.
-    TimedOut,
-    /// Too many wait.
-    Full,
-    /// The client left.
-    Left,
-    /// It is for the process that takes over.
+pub(super) enum HoldOutcome {
+    /// The request may go on by the table as it is now.
+    Released,
+    /// The request is for the process that takes over.
     Moving,
+    /// The request goes no further.
+    Ended(Ending),
 }
 
 /// The requests held on a shard.
@@ -131,12 +130,12 @@ fn index(ticket: Ticket) -> usize {
 struct Own {
     shard: Rc<Shard>,
     ticket: Ticket,
-    tally: Tally,
+    request: RequestTicket,
     since: Instant,
 }
 
 impl Own {
-    fn new(shard: &Rc<Shard>, tally: Tally) -> Own {
+    fn new(shard: &Rc<Shard>, request: RequestTicket) -> Own {
         let holds = &shard.holds;
         let begun = holds.begun.get().wrapping_add(1);
         holds.begun.set(begun);
@@ -147,18 +146,18 @@ impl Own {
             entry.insert(Waiting { ticket, word: None, waker: None });
             ticket
         };
-        shard.count_held(tally, true);
-        Own { shard: shard.clone(), ticket, tally, since: shard.ring.now() }
+        shard.count_held(request, true);
+        Own { shard: shard.clone(), ticket, request, since: shard.ring.now() }
     }
 }
 
 impl Drop for Own {
     fn drop(&mut self) {
         let shard = &self.shard;
-        shard.count_held(self.tally, false);
+        shard.count_held(self.request, false);
         let waited = shard.ring.now().saturating_duration_since(self.since);
         shard.end.counters().add_held_time(waited);
-        shard.note(self.tally, |record| record.held += waited);
+        shard.note(self.request, |record| record.held += waited);
         let own = shard.holds.waiting.borrow_mut().remove(index(self.ticket));
         if own.word.is_none() {
             shard.end.report_held(Report::Left { shard: shard.end.index, ticket: self.ticket });
@@ -166,73 +165,76 @@ impl Drop for Own {
     }
 }
 
-impl Connection {
-    /// Holds the request that is at the front of the inbox.
-    pub(super) async fn hold(&mut self, hold: Hold, waited: &mut Option<Box<Waited>>) -> End {
-        let shard = self.shard.clone();
-        let now = shard.ring.now();
-        let own_wait = Waited::begun(waited, now);
-        own_wait.until = match hold.why {
-            HoldReason::Spin => own_wait.since + hold.timeout,
-            HoldReason::NoBackend => *own_wait.backend_by.get_or_insert(now + hold.timeout),
-            HoldReason::Behind => now + hold.timeout,
+/// Holds the request that is at the front of the client's inbox.
+pub(super) async fn hold(
+    side: &mut ClientSide,
+    hold: Hold,
+    waited: &mut Option<Box<Waited>>,
+) -> HoldOutcome {
+    let shard = side.shard.clone();
+    let now = shard.ring.now();
+    let own_wait = Waited::begun(waited, now);
+    own_wait.until = match hold.why {
+        HoldReason::Spin => own_wait.since + hold.timeout,
+        HoldReason::NoBackend => *own_wait.backend_by.get_or_insert(now + hold.timeout),
+        HoldReason::Behind => now + hold.timeout,
+    };
+    let Waited { until, place, claim, .. } = *own_wait;
+    if until <= now {
+        return counted(&shard, HoldOutcome::Ended(Ending::HeldTimeout));
+    }
+    side.inbox.settle(&shard.ring);
+    let own = Own::new(&shard, side.ticket);
+    shard.end.report_held(Report::Waits(Waits {
+        shard: shard.end.index,
+        ticket: own.ticket,
+        why: hold.why,
+        place: place.or(claim),
+        host: hold.host,
+        scheme: hold.scheme,
+        source: side.client.peer,
+    }));
+    side.deadline.set(until.saturating_duration_since(now));
+    let ends = shard.end_counts(true);
+    let outcome = poll_fn(|cx| {
+        let word = {
+            let mut waiting = shard.holds.waiting.borrow_mut();
+            let own = &mut waiting[index(own.ticket)];
+            own.waker = Some(cx.waker().clone());
+            own.word
         };
-        let Waited { until, place, claim, .. } = *own_wait;
-        if until <= now {
-            return self.end_of_hold(End::TimedOut);
-        }
-        self.inbox.settle(&shard.ring);
-        let own = Own::new(&shard, self.tally);
-        shard.end.report_held(Report::Waits(Waits {
-            shard: shard.end.index,
-            ticket: own.ticket,
-            why: hold.why,
-            place: place.or(claim),
-            host: hold.host,
-            scheme: hold.scheme,
-            source: self.client.peer,
-        }));
-        self.deadline.set(until.saturating_duration_since(now));
-        let ends = shard.end_counts(true);
-        let end = poll_fn(|cx| {
-            let word = {
-                let mut waiting = shard.holds.waiting.borrow_mut();
-                let own = &mut waiting[index(own.ticket)];
-                own.waker = Some(cx.waker().clone());
-                own.word
-            };
-            // One that was armed before may still bring bytes.
-            self.stream.gather();
-            match word {
-                // Not one whose client has left: no backend should see its request.
-                Some(Word::Go(_)) if self.stream.poll_left(cx, ends) => Poll::Ready(End::Left),
-                Some(Word::Go(place)) => {
-                    own_wait.place = Some(place);
-                    Poll::Ready(End::Go)
-                }
-                Some(Word::Full) => Poll::Ready(End::Full),
-                None if self.stream.poll_left(cx, ends) => Poll::Ready(End::Left),
-                None if self.deadline.poll_expired(cx) => Poll::Ready(End::TimedOut),
-                // Nobody can flip its host any more.
-                None if shard.stopping() => Poll::Ready(End::TimedOut),
-                None if shard.leaving() => Poll::Ready(End::Moving),
-                None => Poll::Pending,
+        // A receive that was armed before may still bring bytes.
+        side.stream.gather();
+        let ended = |ending| Poll::Ready(HoldOutcome::Ended(ending));
+        match word {
+            // A client that has left: no backend should see its request.
+            Some(Word::Go(_)) if side.stream.poll_left(cx, ends) => ended(Ending::ClientGone),
+            Some(Word::Go(place)) => {
+                own_wait.place = Some(place);
+                Poll::Ready(HoldOutcome::Released)
             }
-        })
-        .await;
-        drop(own);
-        self.end_of_hold(end)
-    }
+            Some(Word::Full) => ended(Ending::HeldFull),
+            None if side.stream.poll_left(cx, ends) => ended(Ending::ClientGone),
+            None if side.deadline.poll_expired(cx) => ended(Ending::HeldTimeout),
+            // The host can't be flipped any more.
+            None if shard.stopping() => ended(Ending::HeldTimeout),
+            None if shard.leaving() => Poll::Ready(HoldOutcome::Moving),
+            None => Poll::Pending,
+        }
+    })
+    .await;
+    drop(own);
+    counted(&shard, outcome)
+}
 
-    fn end_of_hold(&self, end: End) -> End {
-        self.shard.count(match end {
-            // To be held there.
-            End::Moving => return end,
-            End::Go => Counter::HeldReleased,
-            End::TimedOut => Counter::HeldTimedOut,
-            End::Full => Counter::HeldRefused,
-            End::Left => Counter::HeldLeft,
-        });
-        end
-    }
+fn counted(shard: &Shard, outcome: HoldOutcome) -> HoldOutcome {
+    shard.count(match outcome {
+        // The other process holds the request, and counts it.
+        HoldOutcome::Moving => return outcome,
+        HoldOutcome::Released => Counter::HeldReleased,
+        HoldOutcome::Ended(Ending::HeldTimeout) => Counter::HeldTimedOut,
+        HoldOutcome::Ended(Ending::HeldFull) => Counter::HeldRefused,
+        HoldOutcome::Ended(_) => Counter::HeldLeft,
+    });
+    outcome
 }

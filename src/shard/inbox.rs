@@ -1,7 +1,8 @@
 //! Bytes received and not yet used: a head that may come in pieces, and what follows it.
 //!
-//! Nearly always a head arrives whole and is parsed in the buffer it came in. One that spans several
-//! receives is gathered in a buffer of its own, so the kernel's are never held for a slow sender.
+//! Nearly always a head arrives whole and is parsed in the buffer it came in. One that spans
+//! several receives is gathered in a buffer of its own, so the kernel's are never held for a slow
+//! sender.
 
 use std::rc::Rc;
 
@@ -11,7 +12,7 @@ use crate::ring::{RecvBuf, Ring};
 #[derive(Default)]
 pub(super) struct Inbox {
     first: Option<RecvBuf>,
-    /// In use when not empty; then `first` is not.
+    /// Bytes gathered of several receives; while there are any, `first` is empty.
     gathered: Vec<u8>,
     at: usize,
     scan: HeadScan,
@@ -50,7 +51,7 @@ impl Inbox {
         }
     }
 
-    /// The same into no more memory than that takes: it will wait for long.
+    /// Moves what is here into no more memory than it takes: it will wait for long.
     pub(super) fn settle(&mut self, ring: &Rc<Ring>) {
         if self.bytes().len() < self.gathered.capacity() || self.first.is_some() {
             let bytes = self.bytes().to_vec();
@@ -67,7 +68,7 @@ impl Inbox {
         self.gathered = bytes;
     }
 
-    /// What to say of a head that is longer than allowed.
+    /// Refusal of a head that is longer than allowed.
     pub(super) fn too_large(&self) -> Refusal {
         self.scan.too_large()
     }

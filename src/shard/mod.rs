@@ -1,14 +1,17 @@
 //! A shard: one pinned thread that accepts, routes and relays its own connections.
 //!
-//! It shares nothing that it writes: the table is a snapshot, its pool of backend connections and its
-//! counters are its own. What it never does: files, DNS, locks on the path of a request, logging that
-//! can block.
+//! It shares nothing that it writes: the table is a snapshot, its pool of backend connections and
+//! its counters are its own. A shard never does: files, DNS, locks on the path of a request,
+//! logging that can block.
 
 mod accept;
 mod backend;
 mod body;
+mod client;
+mod closing;
 mod connection;
 mod date;
+mod ending;
 mod exchange;
 mod failures;
 mod hold;
@@ -18,9 +21,12 @@ mod plan;
 mod pool;
 mod raw;
 mod record;
+mod request;
 mod response;
+mod route;
 mod tally;
 mod tunnel;
+mod upload;
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -40,7 +46,7 @@ use crate::link::{
 use crate::ring::{self, EndCounts, Notify, Ring, WakeReceiver};
 use crate::table::Snapshot;
 
-/// What a shard needs to know; fixed while it runs.
+/// Settings of a shard; fixed while it runs.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     /// The CPU it is pinned to; anywhere when `None`.
@@ -49,7 +55,7 @@ pub(crate) struct Settings {
     pub(crate) pipes_max: usize,
 }
 
-/// Whether whoever has this address is believed whose connection it is.
+/// Whether a peer with this address may say, by the PROXY protocol, whose connection it is.
 pub(crate) type Believes = Arc<dyn Fn(IpAddr) -> bool + Send + Sync>;
 
 /// A bound socket of this shard.
@@ -73,7 +79,8 @@ pub(crate) fn spawn(
         .name(name)
         .spawn(move || {
             let _ending = ending;
-            // Not by glommio, which wants to read the machine's topology from /sys, and panics where there is none.
+            // Not by glommio, which wants to read the machine's topology from /sys, and panics
+            // where there is none.
             if let Some(cpu) = settings.cpu
                 && !core_affinity::set_for_current(core_affinity::CoreId { id: cpu })
             {
@@ -181,7 +188,7 @@ pub(super) struct Shard {
     failures: failures::Failures,
     tallies: tally::Tallies,
     records: record::Records,
-    /// Of the rules with `max_requests_per_second` that it met.
+    /// Rates of the rules with `max_requests_per_second` that were met.
     rates: RefCell<ByKey<Arc<Rate>>>,
     locals: own::Locals,
     holds: hold::Holds,
@@ -285,12 +292,12 @@ impl Shard {
         counters.set(Counter::Pipes, figures.pipes as u64);
     }
 
-    /// As it was published last, when the shard looked: it is woken for that.
+    /// Tuning as published last; the shard is woken for a new one.
     fn tuning(&self) -> Tuning {
         self.tuning.get()
     }
 
-    /// What messages say of when they are made.
+    /// Date for the messages that are made now.
     fn date(&self) -> HttpDate {
         self.clock.date(self.ring.now())
     }
@@ -315,8 +322,8 @@ impl Shard {
         is_admitted
     }
 
-    /// Which end of a client counts as leaving by the key `abort_on_close`: any where `all`, else one that nothing
-    /// waits in front of.
+    /// Says which end of a client counts as leaving by the key `abort_on_close`: any where `all`,
+    /// else one that nothing waits in front of.
     fn end_counts(&self, all: bool) -> EndCounts {
         match (self.tuning().abort_on_close, all) {
             (false, _) => EndCounts::Never,
@@ -372,7 +379,8 @@ impl Shard {
         self.request_ids.get()
     }
 
-    /// Tells a request from all others: 64 bits by chance of this shard since its start, and its number there.
+    /// Tells a request from all others: 64 bits by chance of this shard since its start, and its
+    /// number there.
     fn whole_request_id(&self, number: u64) -> u128 {
         match number {
             0 => 0,
@@ -402,11 +410,11 @@ fn seed(index: usize) -> u64 {
     foldhash::fast::RandomState::default().hash_one(index) | 1
 }
 
-/// Whether a connection could not be opened for a reason that lies on this machine, and not with the
-/// backend: no local port or address is free (EADDRNOTAVAIL, EADDRINUSE, EAGAIN), a firewall or
+/// Whether a connection could not be opened for a reason that lies on this machine, and not with
+/// the backend: no local port or address is free (EADDRNOTAVAIL, EADDRINUSE, EAGAIN), a firewall or
 /// sandbox forbids it (EACCES, EPERM), the protocol is missing (EAFNOSUPPORT), the interface is off
-/// (ENETDOWN). ENETUNREACH and EHOSTUNREACH are not among them: routers on the way report them, too,
-/// and to pass over an address that has no route helps the client.
+/// (ENETDOWN). ENETUNREACH and EHOSTUNREACH are not among them: routers on the way report them,
+/// too, and to pass over an address that has no route helps the client.
 fn is_local(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),

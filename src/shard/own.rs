@@ -10,11 +10,11 @@ use super::Shard;
 use crate::limits;
 use crate::link::{BackendReport, is_local};
 
-/// What is remembered of this: whether an address is one of this machine is asked of the kernel.
+/// Memory of which addresses are this machine's, as the kernel said when it was asked.
 #[derive(Default)]
 pub(super) struct Locals {
     known: RefCell<HashMap<IpAddr, (bool, Instant), foldhash::fast::RandomState>>,
-    /// When control was told of a loop last.
+    /// Moment at which control was told of a loop last.
     told: Cell<Option<Instant>>,
 }
 

@@ -1,42 +1,13 @@
-//! What to do with a request: parse its head, find its rule, and write the head that goes on, or our
+//! The plan for a request: parse its head, find its rule, and write the head that goes on, or our
 //! own answer. Synchronous and without allocation: the head is read where it arrived.
 
-use std::net::IpAddr;
-
+use super::ending::Ending;
 use super::hold::{Hold, Waited};
-use super::record::Cause;
-use super::tally::Keys;
+use super::request::{Client, Keys, Request};
+use super::route::{self, Route};
 use super::{Shard, Table};
-use crate::http::{
-    self, HttpDate, Method, ReplyTo, RequestForward, RequestFraming, RequestHead, Target,
-    TrailerRules, Version,
-};
-use crate::link::HoldReason;
-use crate::table::Scheme;
-use crate::table::{Action, Match, Proxy, host};
-
-/// What is remembered of a request once its head was forwarded.
-#[derive(Copy, Clone, Debug)]
-pub(super) struct Request {
-    pub(super) method: Method,
-    pub(super) version: Version,
-    pub(super) framing: RequestFraming,
-    pub(super) trailers: TrailerRules,
-    /// The client wants the connection to go on.
-    pub(super) keep_alive: bool,
-    /// It waits for `100 Continue` before it sends the body.
-    pub(super) expect_continue: bool,
-    /// It asked for another protocol.
-    pub(super) upgrade: bool,
-    /// It brings credentials that authenticate the connection on which it goes out.
-    pub(super) authenticates: bool,
-}
-
-impl Request {
-    pub(super) fn reply_to(&self, close: bool, date: HttpDate) -> ReplyTo {
-        ReplyTo { version: self.version, head_only: self.method == Method::Head, close, date }
-    }
-}
+use crate::http::{self, ReplyTo, RequestForward, RequestHead, Target};
+use crate::table::{Action, Proxy, Scheme, host};
 
 pub(super) enum Plan<'t> {
     /// Pass it on. `head` is what the backend gets.
@@ -44,13 +15,13 @@ pub(super) enum Plan<'t> {
     /// Keep it until the table says otherwise.
     Hold { keys: Keys, request: Request, hold: Box<Hold> },
     /// Answer it here. `close` is what the answer says.
-    Reply { keys: Keys, request: Request, answer: Vec<u8>, close: bool, cause: Cause },
+    Reply { keys: Keys, request: Request, answer: Vec<u8>, close: bool, ending: Ending },
     /// Answer and close: the head is not one we understand or accept.
     Refuse { answer: Vec<u8>, refusal: http::Refusal },
 }
 
 impl Plan<'_> {
-    /// What its request is counted under; `None` for one that is not accepted.
+    /// Keys that the request is counted under; `None` for one that is not accepted.
     pub(super) fn keys(&self) -> Option<Keys> {
         match self {
             Plan::Proxy { keys, .. } | Plan::Hold { keys, .. } | Plan::Reply { keys, .. } => {
@@ -59,21 +30,6 @@ impl Plan<'_> {
             Plan::Refuse { .. } => None,
         }
     }
-}
-
-/// Who sent it, over what.
-#[derive(Copy, Clone, Debug)]
-pub(super) struct Client {
-    pub(super) peer: IpAddr,
-    pub(super) port: u16,
-    pub(super) trusted: bool,
-    /// It speaks TLS to whatever is in front of us, as far as no field that is believed says
-    /// otherwise.
-    pub(super) secure: bool,
-    /// Of the request that it made last, among those of the shard; 0 where requests get none.
-    pub(super) request_id: u64,
-    /// Among those of its source.
-    pub(super) is_counted: bool,
 }
 
 /// `waited` is set for one that was held already.
@@ -90,12 +46,10 @@ pub(super) fn plan<'t>(
         Err(refusal) => return refuse(shard, refusal),
     };
     let mut room = [0; 256];
-    let (name, found) = match head.host {
-        None => ("", Match::Unknown),
-        Some(raw) => match host::canonical(raw, &mut room) {
-            Ok(name) => (name, table.snapshot().lookup(name, scheme(&head, client))),
-            Err(_) => return refuse(shard, http::Refusal::BadHost),
-        },
+    let scheme = client.scheme(head.forwarded_scheme);
+    let name = match head.host.map(|raw| host::canonical(raw, &mut room)).transpose() {
+        Ok(name) => name,
+        Err(_) => return refuse(shard, http::Refusal::BadHost),
     };
     let request = Request {
         method: head.method,
@@ -108,101 +62,65 @@ pub(super) fn plan<'t>(
         authenticates: head.authenticates,
     };
     let via = shard.tuning().via;
-    let unknown = Keys { host: shard.unknown, rule: shard.unknown };
-    let (action, keys) = match found {
-        Match::NoHosts => (&Action::NoHosts, unknown),
-        Match::Unknown => (&Action::Unknown, unknown),
-        Match::Found(found) => (&found.rule.action, Keys { host: found.key, rule: found.rule_key }),
-    };
+    let rule = route::find(shard, table, name, scheme);
+    let keys = rule.keys;
+    let close = request.closes();
+    let to = request.reply_to(close, shard.date());
     if via.is_set() && head.came_through(&via) {
-        let close = closes(&request);
-        let mut out = shard.ring.take_vec();
-        http::write_status(508, request.reply_to(close, shard.date()), &mut out);
-        return Plan::Reply { keys, request, answer: out, close, cause: Cause::Loop };
+        let (ending, mut answer) = (Ending::Loop, shard.ring.take_vec());
+        http::write_status(ending.status().unwrap_or(508), to, &mut answer);
+        return Plan::Reply { keys, request, answer, close, ending };
     }
-    let hold = |why, timeout| {
-        let hold = Hold { why, host: name.into(), scheme: scheme(&head, client), timeout };
-        Plan::Hold { keys, request, hold: Box::new(hold) }
-    };
-    if let Action::Spin(spin) = action {
-        return hold(HoldReason::Spin, spin.timeout());
-    }
-    if let Action::Proxy(_) = action
-        && !shard.published().lines.is_empty()
-        && !waited.is_some_and(Waited::is_let_go)
-        && let key = table.snapshot().key(name)
-        && let Some(wait) = shard.published().lines.wait(&[keys.host, keys.rule, key])
-    {
-        return hold(HoldReason::Behind, wait);
-    }
-    let mut out = shard.ring.take_vec();
-    // One that was held has waited enough: it is not sent away.
-    if let Action::Proxy(proxy) = action
-        && let Some(rate) = proxy.max_requests_per_second()
-        && waited.is_none()
-        && !shard.admits(keys.rule, rate)
-    {
-        let close = closes(&request);
-        http::write_too_many(request.reply_to(close, shard.date()), &mut out);
-        return Plan::Reply { keys, request, answer: out, close, cause: Cause::RateLimited };
-    }
-    if let Action::Proxy(proxy) = action {
-        let forward = RequestForward {
-            client: client.peer,
-            trusted: client.trusted,
-            scheme: scheme(&head, client),
-            request_id: shard.whole_request_id(client.request_id),
-            via,
-        };
-        http::write_request(&head, forward, &mut out);
-        if !proxy.keep_alive() && !head.upgrade {
-            http::say_close(&mut out);
+    let name = name.unwrap_or_default();
+    let proxy = match route::decide(shard, table, &rule, name, waited) {
+        Route::Proxy(proxy) => proxy,
+        Route::Hold(why, timeout) => {
+            let hold = Hold { why, host: name.into(), scheme, timeout };
+            return Plan::Hold { keys, request, hold: Box::new(hold) };
         }
-        return Plan::Proxy { proxy, keys, request, head: out };
+        Route::Limited => {
+            let mut answer = shard.ring.take_vec();
+            http::write_too_many(to, &mut answer);
+            return Plan::Reply { keys, request, answer, close, ending: Ending::RateLimited };
+        }
+        Route::Reply(action) => {
+            let mut answer = shard.ring.take_vec();
+            write_reply(shard, action, &head, client, to, &mut answer);
+            return Plan::Reply { keys, request, answer, close, ending: Ending::Local };
+        }
+    };
+    let forward = RequestForward {
+        client: client.peer,
+        trusted: client.trusted,
+        scheme,
+        request_id: shard.whole_request_id(client.request_id),
+        via,
+    };
+    let mut out = shard.ring.take_vec();
+    http::write_request(&head, forward, &mut out);
+    if !proxy.keep_alive() && !head.upgrade {
+        http::say_close(&mut out);
     }
-    let close = closes(&request);
-    answer(shard, action, &head, client, request.reply_to(close, shard.date()), &mut out);
-    Plan::Reply { keys, request, answer: out, close, cause: Cause::Local }
+    Plan::Proxy { proxy, keys, request, head: out }
 }
 
 /// The host of a request that was planned before.
-pub(super) fn whose(bytes: &[u8], client: Client) -> Option<(Box<str>, Scheme)> {
+pub(super) fn host_of(bytes: &[u8], client: Client) -> Option<(Box<str>, Scheme)> {
     let mut room = http::field_room();
     let head = http::parse_request(bytes, &mut room).ok()?;
     let mut room = [0; 256];
     let name = host::canonical(head.host?, &mut room).ok()?;
-    Some((name.into(), scheme(&head, client)))
+    Some((name.into(), client.scheme(head.forwarded_scheme)))
 }
 
-/// What one gets that was held for too long, or can't be.
-pub(super) fn timeout_answer(shard: &Shard, to: ReplyTo) -> Vec<u8> {
+/// Reply to a request that was held for too long, or can't be held.
+pub(super) fn timeout_reply(shard: &Shard, to: ReplyTo) -> Vec<u8> {
     let mut out = shard.ring.take_vec();
     http::write_page(shard.published().pages.load().timeout(), Some(1), to, &mut out);
     out
 }
 
-pub(super) fn scheme(head: &RequestHead<'_, '_>, client: Client) -> Scheme {
-    match (client.trusted, head.forwarded_scheme) {
-        (true, Some(scheme)) => scheme,
-        _ if client.secure => Scheme::Https,
-        _ => Scheme::Http,
-    }
-}
-
-/// Whether an answer of our own ends the connection: a body that is not known to be short is not read
-/// to its end, and one that waits for a `100 Continue` may never come.
-pub(super) fn closes(request: &Request) -> bool {
-    let body_is_short = match request.framing {
-        RequestFraming::None => true,
-        RequestFraming::Length(n) => {
-            n <= crate::limits::DISCARD_BYTES_MAX && !request.expect_continue
-        }
-        RequestFraming::Chunked => false,
-    };
-    !request.keep_alive || !body_is_short
-}
-
-fn answer(
+fn write_reply(
     shard: &Shard,
     action: &Action,
     head: &RequestHead<'_, '_>,
@@ -219,7 +137,7 @@ fn answer(
                 Target::Absolute { path, .. } => path,
                 Target::Asterisk => b"/",
             };
-            let scheme = scheme(head, client);
+            let scheme = client.scheme(head.forwarded_scheme);
             http::write_redirect(redirect.to(), redirect.code(), scheme, path, to, out);
         }
         Action::Static(name) => match pages.get(name) {
@@ -235,11 +153,11 @@ fn answer(
 }
 
 pub(super) fn refuse<'t>(shard: &Shard, refusal: http::Refusal) -> Plan<'t> {
-    Plan::Refuse { answer: refusal_answer(shard, refusal), refusal }
+    Plan::Refuse { answer: refusal_reply(shard, refusal), refusal }
 }
 
-/// Counts a refusal; what the client is told.
-pub(super) fn refusal_answer(shard: &Shard, refusal: http::Refusal) -> Vec<u8> {
+/// Counts a refusal, and writes the reply.
+pub(super) fn refusal_reply(shard: &Shard, refusal: http::Refusal) -> Vec<u8> {
     shard.end.counters().add_refusal(refusal);
     let mut answer = shard.ring.take_vec();
     http::write_refusal(refusal, shard.date(), &mut answer);

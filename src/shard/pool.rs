@@ -25,13 +25,23 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Shard;
-use super::response::KeepTerms;
 use crate::limits;
 use crate::link::{BackendCount, Counter, Gate};
 use crate::ring::{Deadline, Notify, Quiet, Stream};
 
+/// Terms on which a backend's connection can be kept, as its response says.
+#[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct KeepTerms {
+    /// Seconds after which the backend closes an idle connection.
+    pub(super) seconds: Option<u16>,
+    /// The response named a body where none may be; the backend may send it yet.
+    pub(super) is_doubtful: bool,
+    /// The backend asks for credentials that authenticate the connection: it is its client's own.
+    pub(super) authenticates: bool,
+}
+
 struct Backend {
-    /// Where it is counted.
+    /// Slot in which it is counted.
     slot: u32,
     /// Used from the end: the warmest first, so that the others can time out.
     idle: Vec<Idle>,
@@ -44,8 +54,8 @@ struct Backend {
 
 struct Idle {
     stream: Stream,
-    open: Open,
-    place: Option<Place>,
+    open: OpenConnection,
+    place: Option<Permit>,
     since: Instant,
     /// Moment from which its backend may close it.
     until: Instant,
@@ -59,8 +69,8 @@ impl Idle {
     fn new(
         shard: &Shard,
         stream: Stream,
-        open: Open,
-        place: Option<Place>,
+        open: OpenConnection,
+        place: Option<Permit>,
         keeping: KeepTerms,
     ) -> Idle {
         stream.arm_at_once();
@@ -110,7 +120,7 @@ pub(super) struct Pool {
 /// A connection to a backend, for one exchange.
 pub(super) struct Lease {
     pub(super) stream: Stream,
-    /// It was idle in the pool: the backend may have closed it while we were sending.
+    /// The connection was idle in the pool: the backend may have closed it while we were sending.
     pub(super) reused: bool,
     /// A new one of a rule with `healthcheck`: when it ends without an answer, that is a failure.
     pub(super) watched: bool,
@@ -118,38 +128,38 @@ pub(super) struct Lease {
     pub(super) unshared: bool,
     /// The rule keeps none, not even for its client.
     pub(super) is_last: bool,
-    /// Its client has authenticated it, or is about to: kept for that client's next requests alone.
+    /// The client has authenticated it, or is about to: kept for that client's next requests alone.
     pub(super) is_own: bool,
     /// Terms on which the connection can be kept, from the backend's response.
     pub(super) keeping: KeepTerms,
-    open: Open,
-    place: Option<Place>,
+    open: OpenConnection,
+    place: Option<Permit>,
     busy: Busy,
 }
 
 /// Counts one connection to a backend while it lives.
-struct Open(Rc<Shard>);
+struct OpenConnection(Rc<Shard>);
 
-impl Open {
-    fn new(shard: &Rc<Shard>) -> Open {
+impl OpenConnection {
+    fn new(shard: &Rc<Shard>) -> OpenConnection {
         shard.pool.open.set(shard.pool.open.get() + 1);
-        Open(shard.clone())
+        OpenConnection(shard.clone())
     }
 }
 
-impl Drop for Open {
+impl Drop for OpenConnection {
     fn drop(&mut self) {
         self.0.pool.open.set(self.0.pool.open.get() - 1);
     }
 }
 
 /// One of the connections that a backend's `max_connections` allows.
-pub(super) struct Place {
+pub(super) struct Permit {
     shard: Rc<Shard>,
     gate: Arc<Gate>,
 }
 
-impl Drop for Place {
+impl Drop for Permit {
     fn drop(&mut self) {
         self.shard.end.together.gates.leave(&self.gate, self.shard.end.index);
     }
@@ -159,7 +169,7 @@ impl Drop for Place {
 pub(super) struct Busy {
     shard: Rc<Shard>,
     address: SocketAddr,
-    /// Where the backend is counted.
+    /// Slot in which the backend is counted.
     pub(super) slot: u32,
 }
 
@@ -175,7 +185,7 @@ impl Drop for Busy {
 }
 
 impl Lease {
-    fn new(stream: Stream, open: Open, place: Option<Place>, busy: Busy) -> Lease {
+    fn new(stream: Stream, open: OpenConnection, place: Option<Permit>, busy: Busy) -> Lease {
         Lease {
             stream,
             reused: false,
@@ -190,7 +200,7 @@ impl Lease {
         }
     }
 
-    /// Where its backend is counted.
+    /// Slot in which the backend is counted.
     pub(super) fn slot(&self) -> u32 {
         self.busy.slot
     }
@@ -275,14 +285,14 @@ impl Pool {
         shard: &Rc<Shard>,
         busy: Busy,
         stream: Stream,
-        place: Option<Place>,
+        place: Option<Permit>,
     ) -> Lease {
         shard.note_connected(busy.address);
-        Lease::new(stream, Open::new(shard), place, busy)
+        Lease::new(stream, OpenConnection::new(shard), place, busy)
     }
 
     /// The client's own connection as the exchange's.
-    pub(super) fn lease_own(&self, busy: Busy, own: OwnConnection, place: Option<Place>) -> Lease {
+    pub(super) fn lease_own(&self, busy: Busy, own: OwnConnection, place: Option<Permit>) -> Lease {
         let Idle { stream, open, .. } = own.idle;
         Lease { reused: true, is_own: true, ..Lease::new(stream, open, place, busy) }
     }
@@ -300,8 +310,8 @@ impl Pool {
         Some(Box::new(OwnConnection { idle, address: busy.address }))
     }
 
-    /// Keeps a connection whose last exchange is over, or closes it where too many are kept or others
-    /// wait for its place.
+    /// Keeps a connection whose last exchange is over, or closes it where too many are kept or
+    /// others wait for its place.
     pub(super) fn give(&self, shard: &Rc<Shard>, lease: Lease) {
         let Lease { stream, open, place, busy, unshared, keeping, .. } = lease;
         if unshared {
@@ -313,7 +323,8 @@ impl Pool {
             return;
         }
         let idle = Idle::new(shard, stream, open, place, keeping);
-        // What does not fit is dropped after the borrow: a place given back looks at the pool again.
+        // What does not fit is dropped after the borrow: a place given back looks at the pool
+        // again.
         let surplus = self.with(shard, address, |backend| {
             if backend.idle.len() >= limits::IDLE_PER_BACKEND_MAX {
                 return Some(idle);
@@ -326,14 +337,15 @@ impl Pool {
         drop(surplus);
     }
 
-    /// Closes idle connections until one more fits: descriptors are shared fairly with the clients'.
+    /// Closes idle connections until one more fits: descriptors are shared fairly with the
+    /// clients'.
     pub(super) fn make_room(&self, shard: &Shard) {
         let surplus = (self.open.get() + 1).saturating_sub(shard.tuning().connections_max);
         self.close_idle(shard, surplus);
     }
 
-    /// Closes up to so many idle connections, of each backend those that were used least lately. False when there
-    /// are none.
+    /// Closes up to so many idle connections, of each backend those that were used least lately.
+    /// False when there are none.
     pub(super) fn close_idle(&self, shard: &Shard, count: usize) -> bool {
         let mut surplus = Vec::new();
         for backend in self.backends.borrow_mut().values_mut() {
@@ -365,7 +377,7 @@ impl Pool {
         });
         let first_in_line = self.with(shard, address, |backend| backend.waiting.is_empty());
         if first_in_line && gate.enter(limit) {
-            return Some(Wait::Place(Place { shard: shard.clone(), gate }));
+            return Some(Wait::Permit(Permit { shard: shard.clone(), gate }));
         }
         let turn = Rc::new(Notify::new(&shard.ring));
         let _line = Line { shard: shard.clone(), address, turn: turn.clone() };
@@ -393,7 +405,7 @@ impl Pool {
                 return Some(Wait::Idle(lease));
             }
             if gate.enter(limit) {
-                return Some(Wait::Place(Place { shard: shard.clone(), gate }));
+                return Some(Wait::Permit(Permit { shard: shard.clone(), gate }));
             }
             shard.end.together.gates.ask_for_idle(&gate, index);
         }
@@ -448,10 +460,10 @@ impl Pool {
     }
 }
 
-/// What the wait for a place brought.
+/// Result of the wait for a permit.
 pub(super) enum Wait {
     /// A connection may be opened.
-    Place(Place),
+    Permit(Permit),
     /// A connection that became idle meanwhile.
     Idle(Lease),
 }

@@ -1,108 +1,114 @@
-//! Raw connections: bytes both ways, governed by the rule of one host. Of `bind_tcp` the address says which;
-//! of `bind_tls` the server name in the ClientHello, which goes on untouched.
+//! Raw connections: bytes both ways, governed by the rule of one host. With `bind_tcp` the address
+//! says which host; with `bind_tls` the server name in the ClientHello, which goes on untouched.
 //!
-//! A rule that is not `proxy` or `spin` has nothing to say to such a client: its connection is closed, with
-//! an alert where it speaks TLS.
+//! A rule that is not `proxy` or `spin` has nothing to say to such a client: its connection is
+//! closed, with an alert where it speaks TLS.
 
 use std::sync::Arc;
 
-use super::backend::{Asking, NoBackend, acquire};
-use super::connection::{Connection, Idle, Next};
-use super::hold::{End, Hold, Waited};
+use super::backend::{Asking, acquire};
+use super::client::{ClientSide, Idleness};
+use super::ending::Ending;
+use super::hold::{Hold, HoldOutcome, Waited};
 use super::pool::Lease;
-use super::record::Cause;
-use super::tally::{Keys, Tally};
-use super::tunnel;
+use super::request::{Keys, Next, RequestTicket};
+use super::route::{self, Route};
+use super::{closing, hold, tunnel};
 use crate::link::{HoldReason, Protocol};
 use crate::ring::{EndCounts, SendBuf};
-use crate::table::{Action, Match, Scheme, host};
+use crate::table::{Action, Scheme, host};
 use crate::tls::{self, Alert, Seen};
 
-/// Serves a connection that stands for a host, or says in its ClientHello which host it is for. `waited` is set
-/// for one that was held before, in another process.
-pub(super) async fn serve(
-    connection: &mut Connection,
-    speaks: Protocol,
-    waited: Option<Box<Waited>>,
-) {
-    // Each boxed: what leads to a tunnel, and away from it, should take no room while it is open, perhaps for days.
-    if let Some(lease) = Box::pin(lead(connection, speaks, waited)).await {
-        let next = Box::pin(tunnel::relay(connection, &lease)).await;
-        Box::pin(connection.end(next)).await;
-        connection.over();
+/// Serves a connection that stands for a host, or says in its ClientHello which host it is for.
+/// `waited` is set for a connection that was held before, in another process.
+pub(super) async fn serve(side: &mut ClientSide, speaks: Protocol, waited: Option<Box<Waited>>) {
+    // Each boxed: what leads to a tunnel, and away from it, should take no room while it is open,
+    // perhaps for days.
+    if let Some(lease) = Box::pin(lead(side, speaks, waited)).await {
+        let next = Box::pin(tunnel::relay(side, &lease)).await;
+        Box::pin(closing::end(side, next)).await;
+        side.finish();
     }
 }
 
 /// Brings a connection to where nothing is left but to relay; `None`: it has ended before.
 async fn lead(
-    connection: &mut Connection,
+    side: &mut ClientSide,
     speaks: Protocol,
     waited: Option<Box<Waited>>,
 ) -> Option<Lease> {
-    let ended = match Box::pin(name(connection, &speaks)).await {
-        Ok(name) => match lease(connection, &name, &speaks, waited).await {
-            Ok(lease) if tunnel::begin(connection, &lease, None).await => return Some(lease),
-            Ok(_) => Ok(Next::ResetOnceTaken),
-            Err(ended) => ended,
-        },
-        Err(alert) => alert.map_or(Ok(Next::Close), Err),
+    let no_lease = match find_lease(side, &speaks, waited).await {
+        Ok(lease) if tunnel::begin(side, &lease, None).await => return Some(lease),
+        Ok(_) => NoLease::Next(Next::ResetOnceTaken),
+        Err(no_lease) => no_lease,
     };
-    let next = match ended {
-        Ok(next) => next,
-        Err(_) if speaks != Protocol::Tls => Next::Close,
-        Err(alert) => {
-            let mut record = connection.shard.ring.take_vec();
+    let next = match no_lease {
+        NoLease::Next(next) => next,
+        NoLease::Alert(alert) if speaks == Protocol::Tls => {
+            let mut record = side.shard.ring.take_vec();
             record.extend_from_slice(&alert.record());
-            connection.shard.count_sent(connection.tally, record.len());
-            connection.stream.start_send(SendBuf::Vec(record), false);
+            side.shard.count_sent(side.ticket, record.len());
+            side.stream.begin_send(SendBuf::Vec(record));
             Next::Linger
         }
+        NoLease::Alert(_) | NoLease::Hold(_) => Next::Close,
     };
-    connection.end(next).await;
-    connection.over();
+    closing::end(side, next).await;
+    side.finish();
     None
 }
 
-/// The host that a connection is for. `Err(None)`: nobody is there to be told.
-async fn name(connection: &mut Connection, speaks: &Protocol) -> Result<Arc<str>, Option<Alert>> {
+/// Outcome of an attempt that brought no connection to a backend.
+enum NoLease {
+    /// The client is told nothing, and this follows.
+    Next(Next),
+    /// The client is told, where it speaks TLS.
+    Alert(Alert),
+    /// The connection has to wait.
+    Hold(Hold),
+}
+
+/// Finds out which host a connection is for.
+async fn name(side: &mut ClientSide, speaks: &Protocol) -> Result<Arc<str>, NoLease> {
     if let Protocol::Tcp(host) = speaks {
         return Ok(host.clone());
     }
-    match hello(connection).await? {
-        Some(name) => Ok(name.into()),
-        None => {
-            let unknown = connection.shard.unknown;
-            let keys = Keys { host: unknown, rule: unknown };
-            let record = connection.shard.record_raw(None, Scheme::Tls, connection.client);
-            connection.tally = connection.shard.begin(keys, connection.inbox.bytes().len(), record);
-            connection.shard.note_end(connection.tally, Cause::NoRule);
-            Err(Some(Alert::UnrecognizedName))
-        }
+    if let Some(name) = hello(side).await? {
+        return Ok(name.into());
     }
+    let shard = &side.shard;
+    let keys = Keys { host: shard.unknown, rule: shard.unknown };
+    let record = shard.record_raw(None, Scheme::Tls, side.client);
+    side.ticket = shard.begin(keys, side.inbox.bytes().len(), record);
+    Err(end_with_alert(side, Ending::NoRule, Alert::UnrecognizedName))
 }
 
-/// Receives the ClientHello; the name in it in canonical form, if it has one. `Err(None)`: nobody is there
-/// to be told.
-async fn hello(connection: &mut Connection) -> Result<Option<String>, Option<Alert>> {
-    let longest = connection.shard.tuning().head_bytes_max;
-    connection.deadline.set(connection.shard.timeouts().http_request);
+fn end_with_alert(side: &ClientSide, ending: Ending, alert: Alert) -> NoLease {
+    side.shard.note_end(side.ticket, ending);
+    NoLease::Alert(alert)
+}
+
+/// Receives the ClientHello; returns the name in it in canonical form, if it has one.
+async fn hello(side: &mut ClientSide) -> Result<Option<String>, NoLease> {
+    let longest = side.shard.tuning().head_bytes_max;
+    side.deadline.set(side.shard.timeouts().http_request);
     let mut needed = 1;
     loop {
-        while connection.inbox.bytes().len() < needed {
-            let buf = match connection.more(Idle::No).await {
+        while side.inbox.bytes().len() < needed {
+            let buf = match side.more(Idleness::Begun).await {
                 Some(Ok(buf)) if !buf.is_empty() => buf,
                 None => {
-                    Box::pin(connection.hand_over_as(Protocol::Tls, None)).await;
-                    return Err(None);
+                    let next = Box::pin(side.hand_over(Protocol::Tls, None)).await;
+                    return Err(NoLease::Next(next));
                 }
-                Some(_) => return Err(None),
+                Some(_) => return Err(NoLease::Next(Next::Close)),
             };
-            connection.inbox.push(&connection.shard.ring, buf);
-            connection.inbox.gather(&connection.shard.ring);
+            side.inbox.push(&side.shard.ring, buf);
+            side.inbox.gather(&side.shard.ring);
         }
-        match tls::client_hello(connection.inbox.bytes(), longest) {
+        match tls::client_hello(side.inbox.bytes(), longest) {
             Seen::More(more) => needed = more,
-            Seen::Wrong(_) => return Err(Some(Alert::DecodeError)),
+            Seen::Wrong(_) => return Err(NoLease::Alert(Alert::DecodeError)),
             Seen::Hello(None) => return Ok(None),
             Seen::Hello(Some(name)) => {
                 // No port and no address may stand there (RFC 6066 §3).
@@ -115,120 +121,89 @@ async fn hello(connection: &mut Connection) -> Result<Option<String>, Option<Ale
     }
 }
 
-/// What became of an attempt to pass a connection on.
-enum Attempt {
-    Connected(Lease),
-    Over(Next),
-    Refused(Alert),
-    Hold(Hold),
-}
-
-/// A connection to a backend of the host, as soon as its rule allows one; how it ended without one.
-async fn lease(
-    connection: &mut Connection,
-    host: &str,
+/// Opens a connection to a backend of the host as soon as its rule allows one.
+async fn find_lease(
+    side: &mut ClientSide,
     speaks: &Protocol,
     mut waited: Option<Box<Waited>>,
-) -> Result<Lease, Result<Next, Alert>> {
+) -> Result<Lease, NoLease> {
+    let host = Box::pin(name(side, speaks)).await?;
     let scheme = if *speaks == Protocol::Tls { Scheme::Tls } else { Scheme::Tcp };
     loop {
-        let hold = match attempt(connection, host, scheme, &mut waited).await {
-            Attempt::Connected(lease) => return Ok(lease),
-            Attempt::Over(next) => return Err(Ok(next)),
-            Attempt::Refused(alert) => return Err(Err(alert)),
-            Attempt::Hold(hold) => hold,
+        let hold = match attempt(side, &host, scheme, &mut waited).await {
+            Err(NoLease::Hold(hold)) => hold,
+            result => return result,
         };
-        match connection.hold(hold, &mut waited).await {
-            End::Go => continue,
-            End::Moving => {
-                let (tally, len) = (connection.tally, connection.inbox.bytes().len());
-                connection.tally = Tally::NONE;
-                connection.shard.withdraw(tally, len);
-                let moved = Box::pin(connection.hand_over_as(speaks.clone(), waited.as_deref()));
-                return Err(Ok(moved.await));
+        match hold::hold(side, hold, &mut waited).await {
+            HoldOutcome::Released => {}
+            HoldOutcome::Moving => {
+                let ticket = std::mem::replace(&mut side.ticket, RequestTicket::NONE);
+                side.shard.withdraw(ticket, side.inbox.bytes().len());
+                let since = waited.map(|waited| waited.since);
+                return Err(NoLease::Next(Box::pin(side.hand_over(speaks.clone(), since)).await));
             }
-            End::Left => {
-                connection.shard.note_end(connection.tally, Cause::ClientGone);
-                return Err(Ok(Next::Close));
-            }
-            End::TimedOut => connection.shard.note_end(connection.tally, Cause::HeldTimeout),
-            End::Full => connection.shard.note_end(connection.tally, Cause::HeldFull),
+            HoldOutcome::Ended(ending) => return Err(without_backend(side, ending)),
         }
-        return Err(Err(Alert::InternalError));
     }
+}
+
+fn without_backend(side: &ClientSide, ending: Ending) -> NoLease {
+    if ending == Ending::ClientGone {
+        side.shard.note_end(side.ticket, ending);
+        return NoLease::Next(Next::Close);
+    }
+    end_with_alert(side, ending, Alert::InternalError)
 }
 
 async fn attempt(
-    connection: &mut Connection,
+    side: &mut ClientSide,
     host: &str,
     scheme: Scheme,
     waited: &mut Option<Box<Waited>>,
-) -> Attempt {
-    let shard = connection.shard.clone();
+) -> Result<Lease, NoLease> {
+    let shard = &side.shard;
     let table = shard.table();
-    let unknown = Keys { host: shard.unknown, rule: shard.unknown };
-    let (action, keys) = match table.snapshot().lookup(host, scheme) {
-        Match::NoHosts | Match::Unknown => (&Action::Unknown, unknown),
-        Match::Found(found) => (&found.rule.action, Keys { host: found.key, rule: found.rule_key }),
-    };
-    match connection.tally {
-        Tally::NONE => {
-            let record = shard.record_raw(Some(host), scheme, connection.client);
-            connection.tally = shard.begin(keys, connection.inbox.bytes().len(), record);
+    let rule = route::find(shard, &table, Some(host), scheme);
+    match side.ticket {
+        RequestTicket::NONE => {
+            let record = shard.record_raw(Some(host), scheme, side.client);
+            side.ticket = shard.begin(rule.keys, side.inbox.bytes().len(), record);
         }
-        tally => shard.reroute(tally, keys),
+        ticket => shard.reroute(ticket, rule.keys),
     }
-    let hold = |why, timeout| Attempt::Hold(Hold { why, host: host.into(), scheme, timeout });
-    let proxy = match action {
-        Action::Spin(spin) => return hold(HoldReason::Spin, spin.timeout()),
-        Action::Proxy(proxy) => proxy,
-        other => {
-            shard.note_end(connection.tally, Cause::NoRule);
-            let is_unknown = matches!(other, Action::Unknown | Action::NoHosts);
-            return Attempt::Refused(match is_unknown {
-                true => Alert::UnrecognizedName,
-                false => Alert::AccessDenied,
-            });
+    let hold = |why, timeout| NoLease::Hold(Hold { why, host: host.into(), scheme, timeout });
+    let proxy = match route::decide(shard, &table, &rule, host, waited.as_deref()) {
+        Route::Proxy(proxy) => proxy,
+        Route::Hold(why, timeout) => return Err(hold(why, timeout)),
+        Route::Limited => {
+            return Err(end_with_alert(side, Ending::RateLimited, Alert::InternalError));
+        }
+        Route::Reply(action) => {
+            let alert = match action {
+                Action::Unknown | Action::NoHosts => Alert::UnrecognizedName,
+                _ => Alert::AccessDenied,
+            };
+            return Err(end_with_alert(side, Ending::NoRule, alert));
         }
     };
-    if let Some(rate) = proxy.max_requests_per_second()
-        && waited.is_none()
-        && !shard.admits(keys.rule, rate)
-    {
-        shard.note_end(connection.tally, Cause::RateLimited);
-        return Attempt::Refused(Alert::InternalError);
-    }
-    let key = table.snapshot().key(host);
-    if !waited.as_deref().is_some_and(Waited::is_let_go)
-        && let Some(wait) = shard.published().lines.wait(&[keys.host, keys.rule, key])
-    {
-        return hold(HoldReason::Behind, wait);
-    }
     let asking = Asking {
         proxy,
-        client: connection.client,
-        tally: connection.tally,
+        client: side.client,
+        ticket: side.ticket,
         fresh: true,
         repeatable: false,
         raw: true,
         patience: Waited::patience(waited.as_deref(), shard.ring.now(), shard.timeouts().connect),
-        // Who speaks anything may have ended its side and wait for an answer.
+        // A half-close is legitimate here: the client may still be waiting for data.
         ends: EndCounts::Never,
     };
-    match acquire(&shard, asking, &connection.stream, None).await {
-        Ok(lease) => Attempt::Connected(lease),
-        Err(NoBackend::ClientGone) => {
-            shard.note_end(connection.tally, Cause::ClientGone);
-            Attempt::Over(Next::Close)
-        }
-        Err(NoBackend::Unreachable | NoBackend::Local) if !proxy.hold().is_zero() => {
-            shard.chose_none(connection.tally);
+    match acquire(shard, asking, &side.stream, None).await {
+        Ok(lease) => Ok(lease),
+        Err(Ending::NoBackend | Ending::NoConnection) if !proxy.hold().is_zero() => {
+            shard.chose_none(side.ticket);
             Waited::note(waited, shard.ring.now(), 0);
-            hold(HoldReason::NoBackend, proxy.hold())
+            Err(hold(HoldReason::NoBackend, proxy.hold()))
         }
-        Err(why) => {
-            shard.note_end(connection.tally, why.cause());
-            Attempt::Refused(Alert::InternalError)
-        }
+        Err(ending) => Err(without_backend(side, ending)),
     }
 }

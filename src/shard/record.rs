@@ -1,6 +1,6 @@
-//! Lines of the access log: one JSON object a request, or a raw connection, written when it has ended. A line
-//! grows in a record of its own while its request is under way; the record is used again for the next one.
-//! Nothing here waits: a line that finds no room is dropped and counted.
+//! Lines of the access log: one JSON object a request, or a raw connection, written when it has
+//! ended. A line grows in a record of its own while its request is under way; the record is used
+//! again for the next one. Nothing here waits: a line that finds no room is dropped and counted.
 
 use std::cell::RefCell;
 use std::io::Write as _;
@@ -8,86 +8,16 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::Shard;
-use super::plan::{self, Client};
-use super::tally::Tally;
+use super::ending::Ending;
+use super::request::Client;
 use crate::http::{self, Refusal, RequestHead, Version};
 use crate::limits;
 use crate::link::Counter;
 use crate::table::{Scheme, host};
 
-/// How a request ended, in the spirit of HAProxy's termination states.
-#[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
-pub(super) enum Cause {
-    /// The backend's answer went to the client, whole; both sides of a raw connection ended.
-    #[default]
-    Complete,
-    /// Its rule said what to answer.
-    Local,
-    /// What came is not what we accept.
-    Refused(Refusal),
-    /// Past `max_requests_per_second`.
-    RateLimited,
-    /// Held for as long as its rule allows.
-    HeldTimeout,
-    /// As many were held as may be.
-    HeldFull,
-    /// No backend could be reached.
-    NoBackend,
-    /// It came through this proxy before, or its backend is this proxy.
-    Loop,
-    /// No place at a backend came free in time.
-    BackendQueue,
-    /// This machine could open no connection: no descriptor, port or permission.
-    NoConnection,
-    /// The backend ended the connection without an answer.
-    BackendSilent,
-    /// Its answer was none that can be passed on.
-    BackendBadAnswer,
-    /// It did not answer in time.
-    BackendTimeout,
-    /// Its answer broke off, or did not go on in time.
-    BackendCut,
-    /// The client left, or did not take its answer.
-    ClientGone,
-    /// The client did not go on in time.
-    ClientTimeout,
-    /// A raw connection whose rule is neither `proxy` nor `spin`, or whose name has no rule.
-    NoRule,
-    /// Reset by one side, or silent for `timeout_tunnel`.
-    TunnelCut,
-    /// The daemon stopped, or a fault of ours ended it.
-    CutOff,
-}
-
-impl Cause {
-    fn name(self) -> &'static str {
-        match self {
-            Cause::Complete => "complete",
-            Cause::Local => "local",
-            Cause::Refused(_) => "refused",
-            Cause::RateLimited => "rate_limited",
-            Cause::HeldTimeout => "held_timeout",
-            Cause::HeldFull => "held_full",
-            Cause::NoBackend => "no_backend",
-            Cause::Loop => "loop",
-            Cause::BackendQueue => "backend_queue",
-            Cause::NoConnection => "no_connection",
-            Cause::BackendSilent => "backend_silent",
-            Cause::BackendBadAnswer => "backend_bad_answer",
-            Cause::BackendTimeout => "backend_timeout",
-            Cause::BackendCut => "backend_cut",
-            Cause::ClientGone => "client_gone",
-            Cause::ClientTimeout => "client_timeout",
-            Cause::NoRule => "no_rule",
-            Cause::TunnelCut => "tunnel_cut",
-            Cause::CutOff => "cut_off",
-        }
-    }
-}
-
 /// One line as it grows.
 pub(super) struct Record {
-    /// From its beginning to the request's id.
+    /// Text from the beginning to the request's id.
     line: Vec<u8>,
     began: Instant,
     pub(super) status: u16,
@@ -97,11 +27,11 @@ pub(super) struct Record {
     pub(super) queued: Duration,
     pub(super) connect: Option<Duration>,
     pub(super) first_byte: Option<Duration>,
-    /// The first that is not [`Cause::Complete`] counts.
-    pub(super) cause: Cause,
+    /// The first that is not [`Ending::Complete`] counts.
+    pub(super) ending: Ending,
 }
 
-/// What a shard keeps for its lines.
+/// Records and lines that a shard keeps.
 #[derive(Default)]
 pub(super) struct Records {
     #[expect(clippy::vec_box, reason = "a record is moved about as a box, and kept as one")]
@@ -111,7 +41,7 @@ pub(super) struct Records {
 }
 
 impl Shard {
-    /// The record of a request whose head is `bytes`; `None` where nobody reads.
+    /// Begins the record of a request whose head is `bytes`; `None` where the log is off.
     pub(super) fn record_http(&self, bytes: &[u8], client: Client) -> Option<Box<Record>> {
         if !self.end.together.logbook.is_on() {
             return None;
@@ -124,14 +54,14 @@ impl Shard {
         };
         let mut room = [0; 256];
         let name = head.host.and_then(|raw| host::canonical(raw, &mut room).ok());
-        let is_secure = plan::scheme(&head, client).is_secure();
+        let is_secure = client.scheme(head.forwarded_scheme).is_secure();
         let scheme = if is_secure { "https" } else { "http" };
         let id = self.whole_request_id(client.request_id);
         write_request(&mut record.line, &head, name, scheme, (id, client.trusted));
         Some(record)
     }
 
-    /// That of a raw connection.
+    /// Begins the record of a raw connection; `None` where the log is off.
     pub(super) fn record_raw(
         &self,
         host: Option<&str>,
@@ -152,7 +82,7 @@ impl Shard {
         Some(record)
     }
 
-    /// The line of what was refused before it was a request.
+    /// Writes the line of a head that was refused.
     pub(super) fn record_refusal(&self, client: Client, refusal: Refusal, answered: usize) {
         if !self.end.together.logbook.is_on() {
             return;
@@ -161,7 +91,7 @@ impl Shard {
         write_unknown(&mut record.line, "http");
         record.status = refusal.status();
         record.sent = answered as u64;
-        record.cause = Cause::Refused(refusal);
+        record.ending = Ending::Refused(refusal);
         self.file(record, None);
     }
 
@@ -175,24 +105,6 @@ impl Shard {
         let _ =
             write!(record.line, "\",\"client\":\"{}\"", SocketAddr::new(client.peer, client.port));
         record
-    }
-
-    /// Adds to the record of a request, if it has one.
-    pub(super) fn note(&self, tally: Tally, act: impl FnOnce(&mut Record)) {
-        self.with_live(tally, |live| {
-            if let Some(record) = &mut live.record {
-                act(record);
-            }
-        });
-    }
-
-    /// Says how a request ended, unless that was said.
-    pub(super) fn note_end(&self, tally: Tally, cause: Cause) {
-        self.note(tally, |record| {
-            if record.cause == Cause::Complete {
-                record.cause = cause;
-            }
-        });
     }
 
     /// Writes a line down: its request has ended.
@@ -234,7 +146,7 @@ impl Record {
             queued: Duration::ZERO,
             connect: None,
             first_byte: None,
-            cause: Cause::Complete,
+            ending: Ending::Complete,
         }
     }
 
@@ -266,9 +178,9 @@ impl Record {
             let _ = write!(line, ",\"{name}\":");
             write_millis(line, time);
         }
-        let _ = write!(line, ",\"termination\":\"{}\"", self.cause.name());
-        if let Cause::Refused(refusal) = self.cause {
-            let _ = write!(line, ",\"reason\":\"{}\"", refusal.slug());
+        let _ = write!(line, ",\"termination\":\"{}\"", self.ending.row().slug);
+        if let Some(reason) = self.ending.reason() {
+            let _ = write!(line, ",\"reason\":\"{reason}\"");
         }
         line.extend_from_slice(b",\"shard\":");
         write_whole(line, shard as u64);
@@ -302,7 +214,7 @@ fn write_request(
     }
 }
 
-/// Where there is nothing to read it from.
+/// Writes the fields of a request of which nothing could be read.
 fn write_unknown(line: &mut Vec<u8>, scheme: &str) {
     let _ = write!(
         line,
@@ -311,7 +223,7 @@ fn write_unknown(line: &mut Vec<u8>, scheme: &str) {
     );
 }
 
-/// As a JSON string; what is not UTF-8 in it becomes U+FFFD.
+/// Writes a JSON string; what is not UTF-8 in it becomes U+FFFD.
 fn write_text(line: &mut Vec<u8>, text: Option<&[u8]>) {
     let Some(text) = text else { return line.extend_from_slice(b"null") };
     // Writing to a Vec can't fail.
@@ -344,8 +256,8 @@ fn write_time(line: &mut Vec<u8>, time: SystemTime) {
         write!(line, "{year}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z");
 }
 
-/// The Gregorian date of a day since 1970: Howard Hinnant's `civil_from_days`, in eras of 400 years that
-/// begin with a March.
+/// The Gregorian date of a day since 1970: Howard Hinnant's `civil_from_days`, in eras of 400 years
+/// that begin with a March.
 fn date(days: u64) -> (u64, u64, u64) {
     let days = days + 719_468;
     let (era, day_of_era) = (days / 146_097, days % 146_097);

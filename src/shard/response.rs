@@ -6,43 +6,41 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use super::Shard;
-use super::body::{Body, Both, Broken, Relay};
+use super::body::{Body, Both, Relay};
+use super::ending::{BadAnswer, Ending};
 use super::inbox::Inbox;
-use super::plan::Request;
-use super::record::Cause;
-use super::tally::{Meter, Tally};
-use crate::http::{self, Chunked, FramingOut, ResponseForward, ResponseFraming, Version};
+use super::pool::KeepTerms;
+use super::request::{Request, RequestTicket};
+use super::tally::Meter;
+use crate::http::{self, Chunked, FramingOut, Refusal, ResponseForward, ResponseFraming, Version};
 use crate::limits;
-use crate::ring::{Deadline, SendBuf, Stream};
+use crate::ring::{Deadline, EndCounts, Ring, SendBuf, Stream};
 
-/// Why there is no answer, or only a part of one.
+/// Ending of a request without a response, or with only a part of one.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub(super) enum Failed {
-    /// The backend closed or reset before the first byte of its answer.
-    NoAnswer,
-    /// Its first bytes are no answer. On a reused connection they belong to the exchange before:
-    /// 502.
-    Stray,
-    /// Its answer is not one we can pass on, or was cut off in its head: 502.
-    BadAnswer,
-    /// It did not answer in time: 504.
-    TimedOut,
-    /// The client left, or does not take its answer. `hidden`: as of a cut.
-    ClientGone { hidden: bool },
-    /// The head was passed on, the body can't be. `hidden`: only a reset shows the client that.
-    Cut { hidden: bool },
+pub(super) struct Failed {
+    pub(super) ending: Ending,
+    /// Only a reset shows the client that the response was cut off.
+    pub(super) is_hidden: bool,
 }
 
 impl Failed {
-    /// For the access log.
-    pub(super) fn cause(self) -> Cause {
-        match self {
-            Failed::NoAnswer => Cause::BackendSilent,
-            Failed::Stray | Failed::BadAnswer => Cause::BackendBadAnswer,
-            Failed::TimedOut => Cause::BackendTimeout,
-            Failed::ClientGone { .. } => Cause::ClientGone,
-            Failed::Cut { .. } => Cause::BackendCut,
-        }
+    /// Whether the backend's connection was dead: none of the response came on it.
+    pub(super) fn is_dead_connection(&self) -> bool {
+        let stray = Ending::BackendBadAnswer(BadAnswer::Stray);
+        self.ending == Ending::BackendSilent || self.ending == stray
+    }
+}
+
+impl From<Ending> for Failed {
+    fn from(ending: Ending) -> Failed {
+        Failed { ending, is_hidden: false }
+    }
+}
+
+impl From<BadAnswer> for Failed {
+    fn from(why: BadAnswer) -> Failed {
+        Ending::from(why).into()
     }
 }
 
@@ -51,22 +49,11 @@ impl Failed {
 pub(super) struct Answered {
     /// The backend's connection can serve again.
     pub(super) backend_lives: bool,
-    /// What we told the client about its connection.
+    /// The client was told that its connection goes on.
     pub(super) client_lives: bool,
     /// The backend agreed to another protocol.
     pub(super) tunnel: bool,
     pub(super) keeping: KeepTerms,
-}
-
-/// Terms on which a backend's connection can be kept, as its response says.
-#[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
-pub(super) struct KeepTerms {
-    /// It closes an idle connection after so many seconds.
-    pub(super) seconds: Option<u16>,
-    /// It named a body where none may be, and may send it yet.
-    pub(super) is_doubtful: bool,
-    /// It asks for credentials that authenticate the connection: that is its client's own.
-    pub(super) authenticates: bool,
 }
 
 /// Progress of an answer to the client: what its breaking off means.
@@ -75,10 +62,32 @@ pub(super) enum AnswerProgress {
     /// Nothing of the final one: an answer of ours can take its place.
     #[default]
     Nothing,
-    /// Its framing shows that it is cut off.
+    /// A part whose framing shows that it is cut off.
     Framed,
-    /// It ends with the connection: only a reset shows that it is cut off.
+    /// A part that ends with the connection: only a reset shows that it is cut off.
     Unframed,
+}
+
+/// State that the two directions of an exchange share.
+pub(super) struct Progress {
+    /// Whether the request has gone out whole: only then the backend's time runs.
+    pub(super) uploaded: Cell<bool>,
+    /// Whether the request never will go out: the backend takes no more of it.
+    pub(super) upload_broke: Cell<bool>,
+    /// Set when the head of the final response goes to the client: from then on no reply can.
+    pub(super) shown: Cell<AnswerProgress>,
+    pub(super) both: Both,
+}
+
+impl Progress {
+    pub(super) fn new(ring: &Ring, uploaded: bool, ends: EndCounts) -> Progress {
+        Progress {
+            uploaded: Cell::new(uploaded),
+            upload_broke: Cell::new(false),
+            shown: Cell::default(),
+            both: Both::new(ring, ends),
+        }
+    }
 }
 
 /// The backend's side of an exchange.
@@ -88,20 +97,14 @@ pub(super) struct Answer<'a> {
     pub(super) backend: &'a Stream,
     pub(super) deadline: &'a Deadline,
     pub(super) request: &'a Request,
-    pub(super) tally: Tally,
-    /// Whether the request has gone out whole: only then the backend's time runs.
-    pub(super) uploaded: &'a Cell<bool>,
-    /// Whether it never will: the backend takes no more of it.
-    pub(super) upload_broke: &'a Cell<bool>,
-    /// Set when the head of the final answer goes to the client: from then on no answer of ours can.
-    pub(super) shown: &'a Cell<AnswerProgress>,
-    pub(super) both: &'a Both,
+    pub(super) ticket: RequestTicket,
+    pub(super) progress: &'a Progress,
 }
 
 impl Answer<'_> {
     /// Waits for a response head to be at the front of `inbox`; returns its length.
     pub(super) async fn head(&self, inbox: &mut Inbox) -> Result<usize, Failed> {
-        if self.uploaded.get() {
+        if self.progress.uploaded.get() {
             self.deadline.set(self.shard.timeouts().server);
         } else {
             self.deadline.clear();
@@ -109,18 +112,20 @@ impl Answer<'_> {
         loop {
             if !inbox.is_empty() {
                 if !inbox.may_be_response() {
-                    return Err(Failed::Stray);
+                    return Err(BadAnswer::Stray.into());
                 }
                 match inbox.head() {
                     Ok(Some(len)) => return Ok(len),
                     Ok(None) if inbox.bytes().len() < limits::RESPONSE_HEAD_BYTES_MAX => {}
-                    Ok(None) | Err(_) => return Err(Failed::BadAnswer),
+                    Ok(None) => return Err(BadAnswer::from(Refusal::HeadTooLarge).into()),
+                    Err(refusal) => return Err(BadAnswer::from(refusal).into()),
                 }
             }
             let received = poll_fn(|cx| match self.backend.poll_recv(cx) {
                 Poll::Ready(result) => Poll::Ready(result.map_err(|_| ()).map(Some)),
                 Poll::Pending
-                    if self.uploaded.get() && self.client.poll_left(cx, self.both.ends.get()) =>
+                    if self.progress.uploaded.get()
+                        && self.client.poll_left(cx, self.progress.both.ends.get()) =>
                 {
                     Poll::Ready(Ok(None))
                 }
@@ -129,10 +134,12 @@ impl Answer<'_> {
             });
             match received.await {
                 Ok(Some(buf)) if !buf.is_empty() => inbox.push(&self.shard.ring, buf),
-                Ok(None) => return Err(Failed::ClientGone { hidden: false }),
-                Err(()) if self.timed_out().await => return Err(Failed::TimedOut),
-                Ok(Some(_)) | Err(()) if inbox.is_empty() => return Err(Failed::NoAnswer),
-                Ok(Some(_)) | Err(()) => return Err(Failed::BadAnswer),
+                Ok(None) => return Err(Ending::ClientGone.into()),
+                Err(()) if self.timed_out().await => return Err(Ending::BackendTimeout.into()),
+                Ok(Some(_)) | Err(()) if inbox.is_empty() => {
+                    return Err(Ending::BackendSilent.into());
+                }
+                Ok(Some(_)) | Err(()) => return Err(BadAnswer::HeadCut.into()),
             }
         }
     }
@@ -141,7 +148,8 @@ impl Answer<'_> {
         poll_fn(|cx| Poll::Ready(self.deadline.poll_expired(cx))).await
     }
 
-    /// Passes the answer on whose head of `len` bytes is at the front of `inbox`; interim ones first.
+    /// Passes the answer on whose head of `len` bytes is at the front of `inbox`; interim ones
+    /// first.
     pub(super) async fn pass_on(
         &self,
         mut len: usize,
@@ -152,12 +160,12 @@ impl Answer<'_> {
         while interim <= limits::INTERIM_BYTES_MAX {
             let mut out = self.backend.take_sent().unwrap_or_else(|| self.shard.ring.take_vec());
             out.clear();
-            let begun = self.begin(&inbox.bytes()[..len], &mut out).ok_or(Failed::BadAnswer)?;
+            let begun = self.begin(&inbox.bytes()[..len], &mut out)?;
             inbox.consume(&self.shard.ring, len);
             let mut body = begun.body;
             let status = begun.status;
             if begun.is_final {
-                self.shard.count_response(self.tally, status);
+                self.shard.count_response(self.ticket, status);
             } else {
                 // An HTTP/1.0 client does not know interim responses (RFC 9110 §15.2).
                 if self.request.version == Version::Http11 {
@@ -169,7 +177,7 @@ impl Answer<'_> {
             }
             if begun.tunnel {
                 self.upload_over().await?;
-                self.shown.set(AnswerProgress::Framed);
+                self.progress.shown.set(AnswerProgress::Framed);
                 self.send(out, status).await?;
                 return Ok(Answered {
                     backend_lives: false,
@@ -179,12 +187,16 @@ impl Answer<'_> {
                 });
             }
             // Nothing has gone out yet: what is wrong in the first bytes is still a clean 502.
-            body.join(&self.shard.ring, inbox, &mut out).map_err(|_| Failed::BadAnswer)?;
+            body.join(&self.shard.ring, inbox, &mut out).map_err(BadAnswer::from)?;
             let hidden = body.ends_by_close();
-            self.shown.set(if hidden { AnswerProgress::Unframed } else { AnswerProgress::Framed });
+            self.progress.shown.set(if hidden {
+                AnswerProgress::Unframed
+            } else {
+                AnswerProgress::Framed
+            });
             self.ready(status, out.len()).await?;
             if body.is_done() {
-                self.client.start_send(SendBuf::Vec(out), false);
+                self.client.begin_send(SendBuf::Vec(out));
             } else {
                 if body.is_large() {
                     // So is the next answer, probably.
@@ -197,13 +209,13 @@ impl Answer<'_> {
                     deadline: self.deadline,
                     source_pace: self.shard.timeouts().server,
                     target_pace: pace,
-                    meter: Meter { shard: self.shard, tally: self.tally, received: false },
-                    both: self.both,
+                    meter: Meter { shard: self.shard, ticket: self.ticket, received: false },
+                    both: &self.progress.both,
                 };
-                relay.run(Some(out), inbox, &mut body).await.map_err(|broken| match broken {
-                    Broken::Target => Failed::ClientGone { hidden },
-                    _ => Failed::Cut { hidden },
-                })?;
+                relay
+                    .run(Some(out), inbox, &mut body)
+                    .await
+                    .map_err(|broken| Failed { ending: broken.of_download(), is_hidden: hidden })?;
             }
             return Ok(Answered {
                 // Bytes behind the answer are nobody's (RFC 9112 §6.3): that connection is closed.
@@ -213,16 +225,16 @@ impl Answer<'_> {
                 keeping: begun.keeping,
             });
         }
-        Err(Failed::BadAnswer)
+        Err(BadAnswer::Interim.into())
     }
 
     /// Waits until the request has gone out whole: then what the client sends behind it belongs
     /// to the tunnel, and nothing before.
     async fn upload_over(&self) -> Result<(), Failed> {
         // Woken by the upload, which is part of the same task.
-        poll_fn(|_| match (self.uploaded.get(), self.upload_broke.get()) {
+        poll_fn(|_| match (self.progress.uploaded.get(), self.progress.upload_broke.get()) {
             (true, _) => Poll::Ready(Ok(())),
-            (false, true) => Poll::Ready(Err(Failed::BadAnswer)),
+            (false, true) => Poll::Ready(Err(BadAnswer::SwitchEarly.into())),
             (false, false) => Poll::Pending,
         })
         .await
@@ -230,26 +242,28 @@ impl Answer<'_> {
 
     async fn send(&self, out: Vec<u8>, status: u16) -> Result<(), Failed> {
         self.ready(status, out.len()).await?;
-        self.client.start_send(SendBuf::Vec(out), false);
+        self.client.begin_send(SendBuf::Vec(out));
         Ok(())
     }
 
-    /// Waits until the client has taken what was sent before, and counts the answer that goes to it now.
+    /// Waits until the client has taken what was sent before, and counts the answer that goes to it
+    /// now.
     async fn ready(&self, status: u16, count: usize) -> Result<(), Failed> {
         let sent = self.client.sent(self.deadline, self.shard.timeouts().client).await;
-        sent.map_err(|_| Failed::ClientGone { hidden: false })?;
-        self.shard.count_answer(self.tally, status, count);
+        sent.map_err(|_| Ending::ClientGone)?;
+        self.shard.count_answer(self.ticket, status, count);
         Ok(())
     }
 
-    /// Writes the head that the client gets. `None`: not a head to pass on.
-    fn begin(&self, bytes: &[u8], out: &mut Vec<u8>) -> Option<Begun> {
+    /// Writes the head that the client gets.
+    fn begin(&self, bytes: &[u8], out: &mut Vec<u8>) -> Result<Begun, BadAnswer> {
         let mut room = http::field_room();
-        let head = http::parse_response(bytes, &mut room, self.request.method).ok()?;
+        let head = http::parse_response(bytes, &mut room, self.request.method)
+            .map_err(BadAnswer::Response)?;
         let is_final = head.status >= 200 || head.status == 101;
         let tunnel = head.status == 101;
         if tunnel && !(self.request.upgrade && head.upgrade) {
-            return None;
+            return Err(BadAnswer::SwitchUnasked);
         }
         let old_client = self.request.version == Version::Http10;
         let decode = old_client && head.framing == ResponseFraming::Chunked;
@@ -277,7 +291,7 @@ impl Answer<'_> {
             is_doubtful: head.names_missing_body(),
             authenticates: head.authenticates,
         };
-        Some(Begun { status, body, is_final, tunnel, client_lives, backend_lives, keeping })
+        Ok(Begun { status, body, is_final, tunnel, client_lives, backend_lives, keeping })
     }
 }
 

@@ -1,4 +1,4 @@
-//! What a request is counted under, from its dispatch to its end: the shard's totals, its host's slot
+//! The counts of a request, from its dispatch to its end: the shard's totals, its host's slot
 //! and its backend's. Here, too, is known which requests are under way at what backend, for the one
 //! question that control may ask about them: whether a backend that was removed has any left.
 
@@ -10,29 +10,13 @@ use std::time::{Duration, Instant};
 use slab::Slab;
 
 use super::Shard;
-use super::record::{Cause, Record};
+use super::ending::Ending;
+use super::record::Record;
+use super::request::{Keys, RequestTicket};
 use crate::limits;
 use crate::link::{
     BackendCount, ByKey, Counter, Counters, Drain, HostCount, Id, Slot, SlotTime, Slots,
 };
-
-/// A request under way, or none.
-#[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub(super) struct Tally(u32);
-
-impl Tally {
-    /// No request: what is counted goes to the shard's totals alone.
-    pub(super) const NONE: Tally = Tally(u32::MAX);
-}
-
-/// The rule that a request falls under.
-#[derive(Copy, Clone, Debug)]
-pub(super) struct Keys {
-    /// Of the name that matched: its host is counted by it.
-    pub(super) host: u64,
-    /// Of the rule itself, which aliases may lead to.
-    pub(super) rule: u64,
-}
 
 /// Beyond every place there is.
 const NO_SLOT: u32 = limits::SLOTS_MAX;
@@ -44,9 +28,9 @@ pub(super) struct Live {
     table: u64,
     backend: Option<SocketAddr>,
     backend_slot: u32,
-    /// When it was on its way to the backend, whole.
+    /// Moment at which the request was on its way to the backend, whole.
     sent: Instant,
-    /// Its line of the access log.
+    /// Line of the access log.
     pub(super) record: Option<Box<Record>>,
 }
 
@@ -54,22 +38,22 @@ pub(super) struct Live {
 pub(super) struct Tallies {
     live: RefCell<Slab<Live>>,
     hosts: RefCell<Hosts>,
-    backends: RefCell<Places>,
+    backends: RefCell<FreeSlots>,
     /// Each with the generation from which on the removed backends are not chosen any more.
     drains: RefCell<Vec<(Weak<Drain>, u64)>>,
     draining: Cell<bool>,
 }
 
-/// Which slots are free to be opened.
+/// Slots that are free to be opened.
 #[derive(Default)]
-struct Places {
+struct FreeSlots {
     free: Vec<u32>,
-    /// Not written any more; free once control has taken them over.
+    /// Slots that are not written any more; free once control has taken them over.
     retired: Vec<u32>,
     next: u32,
 }
 
-impl Places {
+impl FreeSlots {
     fn open(&mut self, slots: &Slots, id: Id) -> u32 {
         let index = self.free.pop().unwrap_or_else(|| {
             let index = self.next;
@@ -98,31 +82,32 @@ impl Places {
 #[derive(Default)]
 struct Hosts {
     by_key: ByKey<u32>,
-    places: Places,
-    /// What had been completed when a slot was looked at last.
+    slots_free: FreeSlots,
+    /// Requests completed when a slot was looked at last.
     seen: Vec<u64>,
     hand: u32,
 }
 
 impl Hosts {
-    /// Gives slots back that nothing happened in since they were looked at last, while there are many.
+    /// Gives slots back that nothing happened in since they were looked at last, while there are
+    /// many.
     fn sweep(&mut self, slots: &Slots) {
-        self.places.reclaim(slots);
+        self.slots_free.reclaim(slots);
         if self.by_key.len() <= limits::SLOTS_KEPT {
             return;
         }
-        self.seen.resize(self.places.next as usize, u64::MAX);
+        self.seen.resize(self.slots_free.next as usize, u64::MAX);
         for _ in 0..limits::SLOTS_KEPT {
             if self.by_key.len() <= limits::SLOTS_KEPT {
                 return;
             }
-            self.hand = (self.hand + 1) % self.places.next;
+            self.hand = (self.hand + 1) % self.slots_free.next;
             let Some((slot, [key, ..])) = slots.live(self.hand) else { continue };
             let completed = slot.get(HostCount::Completed);
             let seen = std::mem::replace(&mut self.seen[self.hand as usize], completed);
             if seen == completed && slot.get(HostCount::Open) == 0 {
                 self.by_key.remove(&key);
-                self.places.retire(slots, self.hand);
+                self.slots_free.retire(slots, self.hand);
             }
         }
     }
@@ -147,7 +132,7 @@ impl Shard {
         keys: Keys,
         received: usize,
         mut record: Option<Box<Record>>,
-    ) -> Tally {
+    ) -> RequestTicket {
         if let Some(record) = &mut record {
             record.received = received as u64;
         }
@@ -167,16 +152,16 @@ impl Shard {
             sent: self.ring.now(),
             record,
         };
-        Tally(self.tallies.live.borrow_mut().insert(live) as u32)
+        RequestTicket::of(self.tallies.live.borrow_mut().insert(live))
     }
 
-    /// Where a host is counted.
+    /// Finds or opens the slot of a host.
     #[inline]
     fn host_of(&self, key: u64) -> u32 {
         let slots = self.end.hosts();
         let hosts = &mut *self.tallies.hosts.borrow_mut();
         let host =
-            *hosts.by_key.entry(key).or_insert_with(|| hosts.places.open(slots, [key, 0, 0]));
+            *hosts.by_key.entry(key).or_insert_with(|| hosts.slots_free.open(slots, [key, 0, 0]));
         if limits::SLOTS_MAX <= host {
             // Try again with the next request: control may have caught up by then.
             hosts.by_key.remove(&key);
@@ -186,10 +171,10 @@ impl Shard {
     }
 
     /// A request that was held is routed anew: it falls under another rule, perhaps.
-    pub(super) fn reroute(&self, tally: Tally, keys: Keys) {
+    pub(super) fn reroute(&self, ticket: RequestTicket, keys: Keys) {
         let mut before = None;
         let host = self.host_of(keys.host);
-        self.with_live(tally, |live| {
+        self.with_live(ticket, |live| {
             before = Some((live.rule, live.host));
             live.host = host;
             live.rule = keys.rule;
@@ -210,10 +195,10 @@ impl Shard {
         self.moved_on(rule);
     }
 
-    /// It waits at no backend for the time being.
-    pub(super) fn chose_none(&self, tally: Tally) {
+    /// Notes that a request waits at no backend for the time being.
+    pub(super) fn chose_none(&self, ticket: RequestTicket) {
         let mut rule = None;
-        self.with_live(tally, |live| {
+        self.with_live(ticket, |live| {
             live.backend = None;
             live.backend_slot = NO_SLOT;
             rule = Some(live.rule);
@@ -223,8 +208,8 @@ impl Shard {
         }
     }
 
-    /// It is held, or is so no longer.
-    pub(super) fn count_held(&self, tally: Tally, begins: bool) {
+    /// Counts a request that begins to be held, or ends to.
+    pub(super) fn count_held(&self, ticket: RequestTicket, begins: bool) {
         let counters = self.end.counters();
         match begins {
             true => {
@@ -233,7 +218,7 @@ impl Shard {
             }
             false => counters.sub(Counter::Held, 1),
         }
-        if let Some(slot) = self.host_slot(tally) {
+        if let Some(slot) = self.host_slot(ticket) {
             match begins {
                 true => slot.add(HostCount::Held, 1),
                 false => slot.sub(HostCount::Held, 1),
@@ -241,10 +226,11 @@ impl Shard {
         }
     }
 
-    /// It goes on in another process, from its head of `received` bytes on: here it never was.
-    pub(super) fn withdraw(&self, tally: Tally, received: usize) {
-        self.uncount_received(tally, received);
-        let live = self.tallies.live.borrow_mut().remove(tally.0 as usize);
+    /// Takes a request out of the counts that goes on in another process, from its head of
+    /// `received` bytes on.
+    pub(super) fn withdraw(&self, ticket: RequestTicket, received: usize) {
+        self.uncount_received(ticket, received);
+        let live = self.tallies.live.borrow_mut().remove(ticket.index());
         self.end.counters().sub(Counter::Requests, 1);
         if let Some(slot) = self.end.hosts().get(live.host) {
             slot.sub(HostCount::Open, 1);
@@ -252,12 +238,12 @@ impl Shard {
         self.moved_on(live.rule);
     }
 
-    /// Its end, however it came.
-    pub(super) fn finish(&self, tally: Tally) {
-        if tally == Tally::NONE {
+    /// Counts the end of a request, however it came.
+    pub(super) fn finish(&self, ticket: RequestTicket) {
+        if ticket == RequestTicket::NONE {
             return;
         }
-        let live = self.tallies.live.borrow_mut().remove(tally.0 as usize);
+        let live = self.tallies.live.borrow_mut().remove(ticket.index());
         self.count(Counter::Completed);
         if let Some(slot) = self.end.hosts().get(live.host) {
             slot.sub(HostCount::Open, 1);
@@ -272,68 +258,92 @@ impl Shard {
         }
     }
 
-    /// The same for one that a panic, or the end of the shard, cut off.
-    pub(super) fn cut_off(&self, tally: Tally) {
-        if tally != Tally::NONE {
-            self.note_end(tally, Cause::CutOff);
-            self.finish(tally);
+    /// Counts the end of a request that a panic, or the end of the shard, cut off.
+    pub(super) fn cut_off(&self, ticket: RequestTicket) {
+        if ticket != RequestTicket::NONE {
+            self.note_end(ticket, Ending::CutOff);
+            self.finish(ticket);
         }
     }
 
-    pub(super) fn with_live(&self, tally: Tally, act: impl FnOnce(&mut Live)) {
-        if let Some(live) = self.tallies.live.borrow_mut().get_mut(tally.0 as usize) {
+    pub(super) fn with_live(&self, ticket: RequestTicket, act: impl FnOnce(&mut Live)) {
+        if let Some(live) = self.tallies.live.borrow_mut().get_mut(ticket.index()) {
             act(live);
         }
     }
 
-    /// The key of the rule that a request falls under.
-    pub(super) fn rule_of(&self, tally: Tally) -> u64 {
-        self.tallies.live.borrow().get(tally.0 as usize).map_or(self.unknown, |live| live.rule)
+    /// Adds to the record of a request, if it has one.
+    pub(super) fn note(&self, ticket: RequestTicket, act: impl FnOnce(&mut Record)) {
+        self.with_live(ticket, |live| {
+            if let Some(record) = &mut live.record {
+                act(record);
+            }
+        });
     }
 
-    fn host_slot(&self, tally: Tally) -> Option<&Slot> {
-        let host = self.tallies.live.borrow().get(tally.0 as usize)?.host;
+    /// Says how a request ended, unless that was said.
+    pub(super) fn note_end(&self, ticket: RequestTicket, ending: Ending) {
+        self.note(ticket, |record| {
+            if record.ending == Ending::Complete {
+                record.ending = ending;
+            }
+        });
+    }
+
+    /// The key of the rule that a request falls under.
+    pub(super) fn rule_of(&self, ticket: RequestTicket) -> u64 {
+        self.tallies.live.borrow().get(ticket.index()).map_or(self.unknown, |live| live.rule)
+    }
+
+    fn host_slot(&self, ticket: RequestTicket) -> Option<&Slot> {
+        let host = self.tallies.live.borrow().get(ticket.index())?.host;
         self.end.hosts().get(host)
     }
 
-    /// The same, and its record is added to.
-    fn host_slot_noting(&self, tally: Tally, act: impl FnOnce(&mut Record)) -> Option<&Slot> {
+    /// Returns the slot of a request's host, and adds to its record.
+    fn host_slot_noting(
+        &self,
+        ticket: RequestTicket,
+        act: impl FnOnce(&mut Record),
+    ) -> Option<&Slot> {
         let mut live = self.tallies.live.borrow_mut();
-        let live = live.get_mut(tally.0 as usize)?;
+        let live = live.get_mut(ticket.index())?;
         if let Some(record) = &mut live.record {
             act(record);
         }
         self.end.hosts().get(live.host)
     }
 
-    pub(super) fn count_received(&self, tally: Tally, bytes: usize) {
+    pub(super) fn count_received(&self, ticket: RequestTicket, bytes: usize) {
         self.end.counters().add(Counter::Received, bytes as u64);
-        if let Some(slot) = self.host_slot_noting(tally, |record| record.received += bytes as u64) {
+        if let Some(slot) = self.host_slot_noting(ticket, |record| record.received += bytes as u64)
+        {
             slot.add(HostCount::BytesReceived, bytes as u64);
         }
     }
 
-    /// They will come again.
-    pub(super) fn uncount_received(&self, tally: Tally, bytes: usize) {
+    /// Takes received bytes out of the counts that will come again.
+    pub(super) fn uncount_received(&self, ticket: RequestTicket, bytes: usize) {
         self.end.counters().sub(Counter::Received, bytes as u64);
-        if let Some(slot) = self.host_slot_noting(tally, |record| record.received -= bytes as u64) {
+        if let Some(slot) = self.host_slot_noting(ticket, |record| record.received -= bytes as u64)
+        {
             slot.sub(HostCount::BytesReceived, bytes as u64);
         }
     }
 
-    pub(super) fn count_sent(&self, tally: Tally, bytes: usize) {
+    pub(super) fn count_sent(&self, ticket: RequestTicket, bytes: usize) {
         self.end.counters().add(Counter::Sent, bytes as u64);
-        if let Some(slot) = self.host_slot_noting(tally, |record| record.sent += bytes as u64) {
+        if let Some(slot) = self.host_slot_noting(ticket, |record| record.sent += bytes as u64) {
             slot.add(HostCount::BytesSent, bytes as u64);
         }
     }
 
     /// A head, perhaps with a body behind it, that the client is sent. Interim ones are no answers.
-    pub(super) fn count_answer(&self, tally: Tally, status: u16, bytes: usize) {
+    pub(super) fn count_answer(&self, ticket: RequestTicket, status: u16, bytes: usize) {
         let counters: &Counters = self.end.counters();
         counters.add(Counter::Sent, bytes as u64);
         counters.add_answer(status);
-        let noted = self.host_slot_noting(tally, |record| {
+        let noted = self.host_slot_noting(ticket, |record| {
             record.sent += bytes as u64;
             record.status = status;
         });
@@ -343,10 +353,10 @@ impl Shard {
         }
     }
 
-    /// It goes to this backend.
-    pub(super) fn chose(&self, tally: Tally, address: SocketAddr, backend_slot: u32) {
+    /// Notes the backend that a request goes to.
+    pub(super) fn chose(&self, ticket: RequestTicket, address: SocketAddr, backend_slot: u32) {
         let mut rule = None;
-        self.with_live(tally, |live| {
+        self.with_live(ticket, |live| {
             live.backend = Some(address);
             live.backend_slot = backend_slot;
             rule = Some(live.rule);
@@ -357,9 +367,9 @@ impl Shard {
     }
 
     /// A connection was opened for it.
-    pub(super) fn count_connect(&self, tally: Tally, backend_slot: u32, time: Duration) {
-        self.note(tally, |record| record.connect = Some(time));
-        let slots = [self.host_slot(tally), self.end.backends().get(backend_slot)];
+    pub(super) fn count_connect(&self, ticket: RequestTicket, backend_slot: u32, time: Duration) {
+        self.note(ticket, |record| record.connect = Some(time));
+        let slots = [self.host_slot(ticket), self.end.backends().get(backend_slot)];
         for slot in slots.into_iter().flatten() {
             slot.add_time(SlotTime::Connect, time);
         }
@@ -376,15 +386,15 @@ impl Shard {
         }
     }
 
-    /// It was sent, whole: from now on the backend's time runs.
-    pub(super) fn note_sent(&self, tally: Tally) {
-        self.with_live(tally, |live| live.sent = self.ring.now());
+    /// Notes that a request was sent, whole: from now on the backend's time runs.
+    pub(super) fn note_sent(&self, ticket: RequestTicket) {
+        self.with_live(ticket, |live| live.sent = self.ring.now());
     }
 
     /// The head of its final answer is here.
-    pub(super) fn count_response(&self, tally: Tally, status: u16) {
+    pub(super) fn count_response(&self, ticket: RequestTicket, status: u16) {
         let mut live = self.tallies.live.borrow_mut();
-        let Some(live) = live.get_mut(tally.0 as usize) else { return };
+        let Some(live) = live.get_mut(ticket.index()) else { return };
         let time = self.ring.now().saturating_duration_since(live.sent);
         if let Some(record) = &mut live.record {
             record.first_byte = Some(time);
@@ -407,7 +417,7 @@ impl Shard {
         self.tallies.backends.borrow_mut().retire(self.end.backends(), slot);
     }
 
-    /// Once a second: slots of hosts that are idle, and those that control has taken over.
+    /// Frees slots of hosts that are idle, and those that control has taken over, once a second.
     pub(super) fn sweep_slots(&self) {
         self.tallies.hosts.borrow_mut().sweep(self.end.hosts());
         self.tallies.backends.borrow_mut().reclaim(self.end.backends());
@@ -435,7 +445,7 @@ impl Shard {
         let mut drains = self.tallies.drains.borrow_mut();
         let live = self.tallies.live.borrow();
         drains.retain(|(drain, generation)| {
-            // Whoever asked may have gone.
+            // The asker may have gone.
             let Some(drain) = drain.upgrade() else { return false };
             if drain.rule != rule {
                 return true;
@@ -464,21 +474,21 @@ fn id(address: SocketAddr) -> Id {
     [(bits >> 64) as u64, bits as u64, u64::from(address.port())]
 }
 
-/// Where bytes of a body are counted.
+/// Meter of the bytes of a body.
 #[derive(Copy, Clone)]
 pub(super) struct Meter<'a> {
     pub(super) shard: &'a Shard,
-    pub(super) tally: Tally,
-    /// From the client, or to it.
+    pub(super) ticket: RequestTicket,
+    /// Whether the bytes come from the client, or go to it.
     pub(super) received: bool,
 }
 
 impl Meter<'_> {
     pub(super) fn moved(&self, bytes: usize) {
         if self.received {
-            self.shard.count_received(self.tally, bytes);
+            self.shard.count_received(self.ticket, bytes);
         } else {
-            self.shard.count_sent(self.tally, bytes);
+            self.shard.count_sent(self.ticket, bytes);
         }
     }
 }

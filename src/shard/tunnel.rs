@@ -1,5 +1,5 @@
-//! Bytes both ways, after a 101 (RFC 9110 §7.8) or of a raw connection, until both sides have ended. Few are
-//! copied; many are spliced.
+//! Bytes both ways, after a 101 (RFC 9110 §7.8) or of a raw connection, until both sides have
+//! ended. Few are copied; many are spliced.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -7,35 +7,28 @@ use std::task::Poll;
 use std::time::Duration;
 
 use super::Shard;
-use super::connection::{Connection, Next};
+use super::client::ClientSide;
+use super::ending::Ending;
 use super::pool::Lease;
-use super::record::Cause;
-use super::tally::{Meter, Tally};
+use super::request::{Next, RequestTicket};
+use super::tally::Meter;
 use crate::limits;
 use crate::ring::{Abort, Deadline, Moved, Pipe, RecvBuf, SendBuf, Stream};
 
 /// [`begin`] and [`relay`].
-pub(super) async fn run(
-    connection: &mut Connection,
-    lease: &Lease,
-    first: Option<RecvBuf>,
-) -> Next {
+pub(super) async fn run(side: &mut ClientSide, lease: &Lease, first: Option<RecvBuf>) -> Next {
     // Boxed, each: what leads to it takes no room while it is open.
-    if !Box::pin(begin(connection, lease, first)).await {
+    if !Box::pin(begin(side, lease, first)).await {
         return Next::ResetOnceTaken;
     }
-    Box::pin(relay(connection, lease)).await
+    Box::pin(relay(side, lease)).await
 }
 
 /// Passes on what came already; `first` is the backend's. `false`: it was not taken.
-pub(super) async fn begin(
-    connection: &mut Connection,
-    lease: &Lease,
-    first: Option<RecvBuf>,
-) -> bool {
+pub(super) async fn begin(side: &mut ClientSide, lease: &Lease, first: Option<RecvBuf>) -> bool {
     let guard = TunnelGuard(&lease.stream);
-    let from_client = connection.inbox.take();
-    let ends = Ends::of(connection, lease);
+    let from_client = side.inbox.take();
+    let ends = Ends::of(side, lease);
     let up = OneWay { ends: &ends, received: true };
     let down = OneWay { ends: &ends, received: false };
     for (direction, first) in [(up, from_client), (down, first)] {
@@ -52,9 +45,9 @@ pub(super) async fn begin(
 
 /// Relays until both sides have ended, one failed, or neither sent anything for `timeout_tunnel`.
 /// An end of one direction is passed on; the other goes on.
-pub(super) async fn relay(connection: &Connection, lease: &Lease) -> Next {
+pub(super) async fn relay(side: &ClientSide, lease: &Lease) -> Next {
     let guard = TunnelGuard(&lease.stream);
-    let ends = Ends::of(connection, lease);
+    let ends = Ends::of(side, lease);
     let up = OneWay { ends: &ends, received: true };
     let down = OneWay { ends: &ends, received: false };
     ends.idle.set(up.pace());
@@ -80,7 +73,7 @@ pub(super) async fn relay(connection: &Connection, lease: &Lease) -> Next {
         guard.disarm();
         return Next::Close;
     }
-    connection.shard.note_end(connection.tally, Cause::TunnelCut);
+    side.shard.note_end(side.ticket, Ending::TunnelCut);
     Next::ResetOnceTaken
 }
 
@@ -100,36 +93,37 @@ impl Drop for TunnelGuard<'_> {
     }
 }
 
-/// What both directions use.
+/// Parts that both directions use.
 struct Ends<'a> {
     shard: &'a Shard,
-    tally: Tally,
+    ticket: RequestTicket,
     client: &'a Stream,
     backend: &'a Stream,
-    /// Of both directions together.
+    /// Deadline of both directions together.
     idle: &'a Deadline,
 }
 
 impl<'a> Ends<'a> {
-    fn of(connection: &'a Connection, lease: &'a Lease) -> Ends<'a> {
-        let Connection { shard, stream, deadline, tally, .. } = connection;
-        Ends { shard, tally: *tally, client: stream, backend: &lease.stream, idle: deadline }
+    fn of(side: &'a ClientSide, lease: &'a Lease) -> Ends<'a> {
+        let ClientSide { shard, stream, deadline, ticket, .. } = side;
+        Ends { shard, ticket: *ticket, client: stream, backend: &lease.stream, idle: deadline }
     }
 }
 
-/// One direction of a tunnel. It is there twice for as long as the tunnel is open: it refers to what it can.
+/// One direction of a tunnel. It is there twice for as long as the tunnel is open: it refers to
+/// what it can.
 #[derive(Copy, Clone)]
 struct OneWay<'a> {
     ends: &'a Ends<'a>,
-    /// From the client, or to it.
+    /// Whether the bytes come from the client, or go to it.
     received: bool,
 }
 
 /// How a direction goes on.
 enum On {
-    /// There is nothing more for the moment.
+    /// The source has nothing more for the moment.
     Quiet,
-    /// Its source has ended.
+    /// The source has ended.
     Ended,
     Broken,
 }
@@ -163,7 +157,7 @@ impl<'a> OneWay<'a> {
             let is_bulk = limits::RECV_BUFFER_BYTES as usize <= buf.len();
             self.pass(buf);
             if !is_bulk {
-                self.source().flow(true);
+                self.source().start_flow();
                 continue;
             }
             match Box::pin(self.much()).await {
@@ -175,18 +169,18 @@ impl<'a> OneWay<'a> {
     }
 
     fn moved(self, count: usize) {
-        let Ends { shard, tally, .. } = *self.ends;
+        let Ends { shard, ticket, .. } = *self.ends;
         self.ends.idle.set(self.pace());
-        Meter { shard, tally, received: self.received }.moved(count);
+        Meter { shard, ticket, received: self.received }.moved(count);
     }
 
     fn pass(self, buf: RecvBuf) {
         self.moved(buf.len());
-        self.target().start_send(SendBuf::Recv(buf), false);
+        self.target().begin_send(SendBuf::Recv(buf));
     }
 
-    /// Waits until the target has taken what it was sent. Boxed by its caller, as is [`much`](Self::much):
-    /// thousands of tunnels have nothing to say.
+    /// Waits until the target has taken what it was sent. Boxed by its caller, as is
+    /// [`much`](Self::much): thousands of tunnels have nothing to say.
     async fn taken(self) -> bool {
         let sending = Deadline::new(&self.ends.shard.ring);
         self.target().sent(&sending, self.pace()).await.is_ok()
@@ -209,8 +203,8 @@ impl<'a> OneWay<'a> {
         }
     }
 
-    /// Moves bytes without copying them as long as they come. A pipe is not kept for a source that has
-    /// nothing to say.
+    /// Moves bytes without copying them as long as they come. A pipe is not kept for a source that
+    /// has nothing to say.
     async fn splice(self, mut pipe: Pipe) -> On {
         let Ends { shard, .. } = *self.ends;
         let (source, target, pace) = (self.source(), self.target(), self.pace());

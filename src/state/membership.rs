@@ -1,8 +1,8 @@
 //! The fleet that a table belongs to, and how much of the fleet's log is in it.
 //!
-//! It stands in the state file as `"fleet": {…}`, and in a line of the journal behind those of an entry. Where
-//! that line is missing because a machine stopped, the entry is made once more: all that it says is
-//! what rules are to be, so nothing changes.
+//! It stands in the state file as `"fleet": {…}`, and in a line of the journal behind those of an
+//! entry. Where that line is missing because a machine stopped, the entry is made once more: all
+//! that it says is what rules are to be, so nothing changes.
 
 use serde_json::{Value, json};
 
@@ -22,14 +22,14 @@ pub struct Membership {
 }
 
 impl Membership {
-    /// What [`Membership::read`] reads.
+    /// Returns the JSON that [`Membership::read`] reads.
     pub fn to_json(&self) -> Value {
         let Membership { fleet, id, instance, sequence } = self;
         json!({ "fleet": fleet, "id": id, "instance": instance, "sequence": sequence })
     }
 
-    /// `None`: it is of no fleet, or nothing can be made of what stands there. A node that doesn't know
-    /// its place compares its table.
+    /// `None`: it is of no fleet, or nothing can be made of what stands there. A node that doesn't
+    /// know its place compares its table.
     pub fn read(json: &Value) -> Option<Membership> {
         let text = |name: &str| json.get(name)?.as_str().map(str::to_owned);
         let sequence = json.get("sequence")?.as_u64().filter(|number| *number <= SEQUENCE_MAX)?;

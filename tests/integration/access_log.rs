@@ -1,4 +1,5 @@
-//! The access log: one line of JSON a request, wherever it went; opened anew, switched, never waited for.
+//! The access log: one line of JSON a request, wherever it went; opened anew, switched, never
+//! waited for.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -13,7 +14,7 @@ use crate::daemon::{Daemon, Setup, eventually};
 use crate::message::{get, ok};
 use crate::script::{Connection, PATIENCE};
 
-fn logging(setup: Setup) -> (Setup, PathBuf) {
+pub fn logging(setup: Setup) -> (Setup, PathBuf) {
     let path = setup.path("access.log");
     (setup.set("access_log", path.display()), path)
 }
@@ -34,7 +35,7 @@ fn backend_name(rule: &Value) -> String {
 }
 
 #[track_caller]
-fn wait_for(path: &Path, count: usize) -> Vec<Value> {
+pub fn wait_for(path: &Path, count: usize) -> Vec<Value> {
     eventually("the lines are there", || count <= lines(path).len());
     lines(path)
 }

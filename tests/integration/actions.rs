@@ -1,4 +1,5 @@
-//! The answers that are our own: empty, static, redirect, unknown, no_hosts, alias, and spin's page.
+//! The answers that are our own: empty, static, redirect, unknown, no_hosts, alias, and spin's
+//! page.
 
 use serde_json::{Value, json};
 

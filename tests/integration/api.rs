@@ -1,5 +1,5 @@
-//! The management API: what each request answers, and that a change is made whole or not at all, and
-//! is in force everywhere once it is answered.
+//! The management API: what each request answers, and that a change is made whole or not at all,
+//! and is in force everywhere once it is answered.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Barrier};
@@ -424,7 +424,8 @@ fn head_is_get_without_a_body() {
         assert_eq!(head.status(), full.status(), "{path}");
         assert_eq!(head.field("ETag"), full.head.field("ETag"), "{path}");
         assert_eq!(head.field("Content-Type"), full.head.field("Content-Type"), "{path}");
-        // RFC 9110 §8.6: the length that GET would have, or none; the metrics' changes by the minute
+        // RFC 9110 §8.6: the length that GET would have, or none; the metrics' changes by the
+        // minute
         let length = head.field("Content-Length");
         let is_right = length.is_none() || length == full.head.field("Content-Length");
         assert!(is_right || *path == "/metrics", "{path}: Content-Length {length:?}");

@@ -1,5 +1,5 @@
-//! Places at the API: whoever takes them and does nothing with them gives them up to those who ask, whatever it
-//! is that he leaves half done, over TCP and over Unix sockets.
+//! Places at the API: whoever takes them and does nothing with them gives them up to those who ask,
+//! whatever it is that he leaves half done, over TCP and over Unix sockets.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;

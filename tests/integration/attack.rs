@@ -1,5 +1,6 @@
-//! Limits under attack: many clients at once that are slow, idle or never done. Meanwhile honest clients are
-//! served; memory stays below what `--check` says; what was taken is given back; what was shed is counted.
+//! Limits under attack: many clients at once that are slow, idle or never done. Meanwhile honest
+//! clients are served; memory stays below what `--check` says; what was taken is given back; what
+//! was shed is counted.
 
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
@@ -63,8 +64,8 @@ impl Watch {
     #[track_caller]
     fn expect_over(mut self, daemon: &mut Daemon) {
         self.expect_served(daemon);
-        // Connections to backends may idle for the next request, and so may pipes: two descriptors each, at most
-        // as many as bodies were moved at a time.
+        // Connections to backends may idle for the next request, and so may pipes: two descriptors
+        // each, at most as many as bodies were moved at a time.
         let mut api = daemon.api();
         eventually("descriptors are given back", || {
             let idle = metric(&mut api, "idle_backend_connections") as usize;
@@ -327,7 +328,8 @@ fn connections_that_come_and_go() {
     watch.expect_over(&mut daemon);
 }
 
-/// However many clients there are, there are descriptors left to change a rule and to write it down.
+/// However many clients there are, there are descriptors left to change a rule and to write it
+/// down.
 #[test]
 fn descriptors_are_left_for_management_and_state() {
     let backend = swallowing();

@@ -1,5 +1,5 @@
-//! Backends. `Backend` is driven from the test: accept, expect, send. `Serving` answers by itself in
-//! threads, counts, and remembers what it was asked, for tests with many connections.
+//! Backends. `Backend` is driven from the test: accept, expect, send. `Serving` answers by itself
+//! in threads, counts, and remembers what it was asked, for tests with many connections.
 
 use std::collections::HashMap;
 use std::io::ErrorKind;
@@ -39,8 +39,8 @@ impl Backend {
     pub fn on(port: u16) -> Backend {
         let mut bound = TcpListener::bind(("127.0.0.1", port));
         let until = Instant::now() + PATIENCE;
-        // Another test may be starting a program: until that is another program, it has our descriptors, and
-        // among them perhaps the listener that was here before.
+        // Another test may be starting a program: until that is another program, it has our
+        // descriptors, and among them perhaps the listener that was here before.
         while matches!(&bound, Err(error) if error.kind() == ErrorKind::AddrInUse)
             && Instant::now() < until
         {
@@ -133,8 +133,8 @@ pub fn rule_for(ports: &[u16], arguments: Value) -> Value {
     json!(["proxy", arguments, true])
 }
 
-/// A port of the loopback on which nobody listens: connecting is refused. It is held until the end of
-/// all tests, or one that runs beside this one might be given it, and answer.
+/// A port of the loopback on which nobody listens: connecting is refused. It is held until the end
+/// of all tests, or one that runs beside this one might be given it, and answer.
 pub fn closed_port() -> u16 {
     let holder = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     // lets `Backend::on` bind it as well

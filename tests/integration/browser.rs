@@ -1,7 +1,7 @@
-//! Drives a headless Chromium over its DevTools protocol: JSON messages ended by NUL, over two named
-//! pipes, so neither a port nor a websocket is needed. One browser and one page per test; both, and
-//! all they wrote, go with the `Page`. Waiting is done by the page itself, which tells when what is
-//! waited for is there.
+//! Drives a headless Chromium over its DevTools protocol: JSON messages ended by NUL, over two
+//! named pipes, so neither a port nor a websocket is needed. One browser and one page per test;
+//! both, and all they wrote, go with the `Page`. Waiting is done by the page itself, which tells
+//! when what is waited for is there.
 
 use std::collections::HashMap;
 use std::fs::File;

@@ -1,5 +1,5 @@
-//! `--check` says all that a start would: ports that are in use or out of bounds, a kernel that lets
-//! rings be made and not used, folders. Beside the daemon that runs on the same state it finds
+//! `--check` says all that a start would: ports that are in use or out of bounds, a kernel that
+//! lets rings be made and not used, folders. Beside the daemon that runs on the same state it finds
 //! nothing wrong with what that daemon has.
 
 use std::net::TcpListener;

@@ -1,5 +1,6 @@
-//! `mantrid-client` against the daemon: the lines of the original's documentation and ours, over TCP and
-//! the Unix socket, with a token and without. What a daemon would not answer is scripted in `client`.
+//! `mantrid-client` against the daemon: the lines of the original's documentation and ours, over
+//! TCP and the Unix socket, with a token and without. What a daemon would not answer is scripted in
+//! `client`.
 
 mod holding;
 mod live;

@@ -1,6 +1,6 @@
-//! Clocks that jump. The wall clock is for what people read (log lines, records): set forward or back by years, it
-//! moves nothing else. The monotonic clock jumps, for us, when the whole daemon stood still: what is due is due,
-//! what came meanwhile counts, and it goes on.
+//! Clocks that jump. The wall clock is for what people read (log lines, records): set forward or
+//! back by years, it moves nothing else. The monotonic clock jumps, for us, when the whole daemon
+//! stood still: what is due is due, what came meanwhile counts, and it goes on.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;

@@ -1,5 +1,5 @@
-//! Configuration and start-up: what is accepted, and that whatever is wrong is named in one clear line,
-//! with exit code 1.
+//! Configuration and start-up: what is accepted, and that whatever is wrong is named in one clear
+//! line, with exit code 1.
 
 use std::net::TcpListener;
 

@@ -1,4 +1,5 @@
-//! Answers and tunnels that are cut off: what was received arrives, and the end looks like what it was.
+//! Answers and tunnels that are cut off: what was received arrives, and the end looks like what it
+//! was.
 
 use std::io::Write;
 use std::time::Duration;
@@ -16,7 +17,8 @@ use crate::tunnel::tunnelled;
 /// More than the kernel holds for a client that does not read, and less than it and the daemon do.
 const RECEIVED: usize = 1_000_000;
 
-/// Less than the kernel takes for a client that does not read, and more than that client's own buffer.
+/// Less than the kernel takes for a client that does not read, and more than that client's own
+/// buffer.
 const WAITING: usize = 100_000;
 
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -26,8 +28,8 @@ enum End {
     Silence,
 }
 
-/// A client that reads slowly has asked, and the backend has answered with `head` and `RECEIVED` bytes of a
-/// body before it ended so.
+/// A client that reads slowly has asked, and the backend has answered with `head` and `RECEIVED`
+/// bytes of a body before it ended so.
 #[track_caller]
 fn cut_off(daemon: &Daemon, backend: &Backend, version: &str, head: &str, end: End) -> Connection {
     let mut client = Connection::client_with_small_buffer(daemon.address());
@@ -60,8 +62,8 @@ fn cut_off(daemon: &Daemon, backend: &Backend, version: &str, head: &str, end: E
     client
 }
 
-/// Where a length or chunks show it, a clean end is enough; where nothing does, a reset comes behind all that
-/// was received.
+/// Where a length or chunks show it, a clean end is enough; where nothing does, a reset comes
+/// behind all that was received.
 #[test]
 fn cut_answer_delivers_what_was_received() {
     let backend = Backend::new();
@@ -88,7 +90,8 @@ fn cut_answer_delivers_what_was_received() {
     }
 }
 
-/// A request that nobody will answer any more lies behind a broken answer: what came before it arrives.
+/// A request that nobody will answer any more lies behind a broken answer: what came before it
+/// arrives.
 #[test]
 fn broken_answer_leaves_complete_ones_before_it() {
     let backend = Backend::new();
@@ -159,7 +162,8 @@ fn tail_of_an_upload_behind_its_answer_arrives() {
         let chunked = head.contains("chunked");
         let closes = answer.windows(5).any(|word| word == b"close");
         let mut stream = client.sender();
-        // With what the kernels take, all but the end of it is on its way when the backend begins to read.
+        // With what the kernels take, all but the end of it is on its way when the backend begins
+        // to read.
         let sending = std::thread::spawn(move || {
             for from in (0..TAIL).step_by(64 * 1024) {
                 if chunked {
@@ -265,8 +269,8 @@ fn reset_of_a_side_that_does_not_read_looks_like_one() {
     }
 }
 
-/// The kernel tells of a reset once: here to a send in the other direction, while bytes of the side that
-/// reset are still to be passed on. The end behind them is none.
+/// The kernel tells of a reset once: here to a send in the other direction, while bytes of the side
+/// that reset are still to be passed on. The end behind them is none.
 #[test]
 fn reset_told_to_the_other_direction_looks_like_one() {
     for piece in [4000, 65_536] {

@@ -1,6 +1,6 @@
-//! Starts the daemon on ephemeral ports in a fresh folder, waits until it is ready, and ends it; again
-//! on the same folder where a test wants to see what it finds there. When a test panics, the daemon's log
-//! is printed with it.
+//! Starts the daemon on ephemeral ports in a fresh folder, waits until it is ready, and ends it;
+//! again on the same folder where a test wants to see what it finds there. When a test panics, the
+//! daemon's log is printed with it.
 
 use std::fmt::Display;
 use std::fs::File;
@@ -128,7 +128,8 @@ impl Setup {
         self
     }
 
-    /// The same, in a mount namespace of its own: what it mounts is nobody else's, and goes with it.
+    /// The same, in a mount namespace of its own: what it mounts is nobody else's, and goes with
+    /// it.
     pub fn first_unshared(self, command: impl Into<String>) -> Setup {
         Setup { unshared: true, ..self.first(command) }
     }
@@ -606,8 +607,9 @@ pub fn asked_for(
     (client, server)
 }
 
-/// A copy of the program, or a script, written by another process: what this one has open for writing would be
-/// open, too, in whatever another test starts just then, and a program that is being written to can't be run.
+/// A copy of the program, or a script, written by another process: what this one has open for
+/// writing would be open, too, in whatever another test starts just then, and a program that is
+/// being written to can't be run.
 fn put_program(script: Option<&str>, at: &Path) {
     let mut writer = match script {
         None => Command::new("cp"),

@@ -1,5 +1,6 @@
-//! The dashboard of the real daemon, in a real browser: what it shows is what requests do, and what is set in
-//! it is what requests get. `dashboard` has the cases, against an API that can be made to misbehave.
+//! The dashboard of the real daemon, in a real browser: what it shows is what requests do, and what
+//! is set in it is what requests get. `dashboard` has the cases, against an API that can be made to
+//! misbehave.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -160,7 +161,8 @@ fn what_is_refused_is_said_where_it_is_wrong() {
     page.wait_text("#change", "there is no rule");
     page.press("Escape");
     page.wait(CLOSED);
-    // spinning remembers what was there, and what can't be remembered is refused by the daemon as well
+    // spinning remembers what was there, and what can't be remembered is refused by the daemon as
+    // well
     expect_rule(&daemon, "a.com", &empty(402));
     page.expect_no_complaints();
 }
@@ -293,7 +295,8 @@ impl Fleet {
     }
 }
 
-/// `MANTRID_BLESS=1 cargo test` draws the pictures of the documentation anew, after a minute of traffic.
+/// `MANTRID_BLESS=1 cargo test` draws the pictures of the documentation anew, after a minute of
+/// traffic.
 #[test]
 fn pictures() {
     if std::env::var_os("MANTRID_BLESS").is_none() {

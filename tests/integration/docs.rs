@@ -1,5 +1,5 @@
-//! The documents: every example in them is run as written, links lead somewhere, and what the program has
-//! is described.
+//! The documents: every example in them is run as written, links lead somewhere, and what the
+//! program has is described.
 
 mod log_lines;
 pub mod page;

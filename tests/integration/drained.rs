@@ -1,5 +1,5 @@
-//! `?wait=drained`: the answer to a change comes when what was removed has nothing of that rule under
-//! way any more, or says what is left.
+//! `?wait=drained`: the answer to a change comes when what was removed has nothing of that rule
+//! under way any more, or says what is left.
 
 use std::time::Duration;
 

@@ -1,6 +1,7 @@
-//! A 200 means that it is on disk: writers under a daemon that is killed again and again, and disks that
-//! are full, read-only, or allow no larger files. `MANTRID_ROUNDS=100` has it killed a hundred times, with
-//! changes among them that are large enough for the journal to be folded; else it is a few.
+//! A 200 means that it is on disk: writers under a daemon that is killed again and again, and disks
+//! that are full, read-only, or allow no larger files. `MANTRID_ROUNDS=100` has it killed a hundred
+//! times, with changes among them that are large enough for the journal to be folded; else it is a
+//! few.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -168,7 +169,8 @@ fn what_was_acknowledged_survives_any_kill() {
     eprintln!("{changes} changes were waited for, {folded} folds broken off");
 }
 
-/// A disk of this size at `FOLDER/small`, of which the daemon's state is on; or none, where we may not.
+/// A disk of this size at `FOLDER/small`, of which the daemon's state is on; or none, where we may
+/// not.
 fn on_a_small_disk(bytes: usize) -> Option<Setup> {
     let setup = Setup::new();
     let folder = setup.path("small");
@@ -279,7 +281,8 @@ fn a_full_disk() {
     daemon.expect_log(&["state_file", "the journal stays"]);
 }
 
-/// A limit of the process instead of the disk. Its signal would end a program that does not expect it.
+/// A limit of the process instead of the disk. Its signal would end a program that does not expect
+/// it.
 #[test]
 fn files_that_may_not_grow() {
     // blocks of 512 bytes
@@ -307,8 +310,8 @@ fn files_that_may_not_grow() {
     assert!(setup.first("true").start().api().get("/hostname/") == expected);
 }
 
-/// The folder may be read and not written: it starts, serves, refuses changes, and takes them as soon as
-/// it can.
+/// The folder may be read and not written: it starts, serves, refuses changes, and takes them as
+/// soon as it can.
 #[test]
 fn a_folder_that_can_t_be_written() {
     let mut setup = Setup::new();

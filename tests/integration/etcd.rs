@@ -1,5 +1,5 @@
-//! etcd for the tests of fleets: real members, where it is installed, and a way to them that can be cut,
-//! or fall silent as a network does that loses all packets.
+//! etcd for the tests of fleets: real members, where it is installed, and a way to them that can be
+//! cut, or fall silent as a network does that loses all packets.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};

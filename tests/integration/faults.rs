@@ -1,5 +1,6 @@
-//! Faults on purpose: now and then a system call of the ring fails (`src/ring/faults.rs`). What is asked for at
-//! that moment may fail with it, and nothing else: no byte is wrong, and afterwards all is as before.
+//! Faults on purpose: now and then a system call of the ring fails (`src/ring/faults.rs`). What is
+//! asked for at that moment may fail with it, and nothing else: no byte is wrong, and afterwards
+//! all is as before.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -16,7 +17,8 @@ use crate::message::{get, ok};
 use crate::script::{Connection, PATIENCE, find};
 use crate::spin::metric;
 
-/// Whether what was tried came to a good end. A peer that nobody answers, nor tells, is a failure of its own.
+/// Whether what was tried came to a good end. A peer that nobody answers, nor tells, is a failure
+/// of its own.
 fn went_well(what: &str, result: std::io::Result<bool>) -> bool {
     result.unwrap_or_else(|error| {
         let is_silent = matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut);
@@ -98,8 +100,8 @@ fn requests_may_fail_and_nothing_else() {
     expect_whole(&daemon, &["a.com", "b.com"], files);
 }
 
-/// What fails often enough to be used up, as the log names it. Polls in front of a receive or send, and wake-ups
-/// from control, are rare: they fail as well when they come.
+/// What fails often enough to be used up, as the log names it. Polls in front of a receive or send,
+/// and wake-ups from control, are rare: they fail as well when they come.
 const KINDS: [&str; 12] = [
     "Recv",
     "Send",
@@ -119,7 +121,8 @@ const DOWN: usize = 3 * MIB;
 const UP: usize = 2 * MIB + 12_345;
 const TUNNELED: usize = MIB;
 
-/// A backend of large bodies and tunnels. It counts bytes that came and are not those that were sent.
+/// A backend of large bodies and tunnels. It counts bytes that came and are not those that were
+/// sent.
 fn bulk(wrong: &Arc<AtomicUsize>) -> Serving {
     let wrong = Arc::clone(wrong);
     Backend::new().serve(move |head, server| match head.target() {

@@ -1,5 +1,7 @@
 //! Fleets: several daemons with one table, on a real etcd.
 
+use std::time::{Duration, Instant};
+
 use serde_json::{Value, json};
 
 use crate::backend::{Backend, closed_port};
@@ -20,8 +22,13 @@ pub fn node(name: &str, urls: &[String]) -> Setup {
 /// Waits until the watch of a node brings what happens.
 #[track_caller]
 pub fn connected(daemon: &Daemon) -> Api {
+    // Longer than for most: a table may have to be read first.
+    let until = Instant::now() + Duration::from_secs(60);
     let mut api = daemon.api();
-    eventually("the node is connected", || api.get("/fleet/")["connected"] == true);
+    while api.get("/fleet/")["connected"] != true {
+        assert!(Instant::now() < until, "the node does not connect");
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
     api
 }
 
@@ -115,8 +122,8 @@ fn a_table_of_many_pieces_arrives_whole() {
     assert!(1 < etcd.count("/mantrid/f/bulk/chunk/"));
     let (_, rules) = expect_equal(&mut [&mut to_a, &mut to_b]);
     assert_eq!(rules, many(60_000, 418));
-    // It makes the log longer than what a table of that size is worth, so that it is folded, and its
-    // chunks go when the log has moved on.
+    // It makes the log longer than what a table of that size is worth, so that it is folded, and
+    // its chunks go when the log has moved on.
     for code in 0..5 {
         to_b.tell("PATCH", "/hostname/", &many(30_000, 200 + code)).expect_made();
     }
@@ -509,4 +516,59 @@ fn a_demo_of_a_fleet_has_three_nodes_and_ends_with_them() {
     // Nobody listens there any more.
     let gone = |address| std::net::TcpStream::connect::<std::net::SocketAddr>(address).is_err();
     assert!(serving.into_iter().all(gone));
+}
+
+#[test]
+fn a_node_that_is_upgraded_stays_in_its_fleet() {
+    if !is_installed() {
+        return;
+    }
+    let etcd = Etcd::start(1, &[]);
+    let [mut a, b] = ["a", "b"].map(|name| node(name, &etcd.urls()).start());
+    let [mut to_a, mut to_b] = [&a, &b].map(connected);
+    to_a.tell("PUT", "/hostname/a.com/?wait=fleet", &rule(418)).expect_status(200);
+    let before = table(&mut to_a);
+    a.upgrade();
+    let mut to_a = connected(&a);
+    assert_eq!(table(&mut to_a), before);
+    to_b.tell("PUT", "/hostname/b.com/?wait=fleet", &rule(204)).expect_status(200);
+    let (_, rules) = expect_equal(&mut [&mut to_a, &mut to_b]);
+    assert_eq!(rules, json!({"a.com": rule(418), "b.com": rule(204)}));
+    to_a.put("/hostname/c.com/", &rule(204));
+}
+
+#[test]
+fn a_table_that_is_given_up_is_kept_beside() {
+    if !is_installed() {
+        return;
+    }
+    let etcd = Etcd::start(1, &[]);
+    let a = node("a", &etcd.urls()).rule("a.com", rule(418)).start();
+    connected(&a);
+    let setup = node("b", &etcd.urls()).rule("own.com", rule(200)).copied();
+    let program = env!("CARGO_BIN_EXE_mantrid");
+    setup.replace_program(Some(&format!("exec {program} --adopt \"$@\"")));
+    let kept = setup.path("state.json.before-fleet");
+    let b = setup.start();
+    assert_eq!(connected(&b).get("/hostname/"), json!({"a.com": rule(418)}));
+    let kept = std::fs::read_to_string(kept).expect("the old table");
+    assert!(kept.contains("own.com"), "{kept}");
+}
+
+/// A name that is new to a node is looked up there before the rule is in force.
+#[test]
+fn a_name_that_a_change_brings_is_known_when_it_is_in_force() {
+    if !is_installed() {
+        return;
+    }
+    let etcd = Etcd::start(1, &[]);
+    let [a, b] = ["a", "b"].map(|name| node(name, &etcd.urls()).start());
+    let mut to_a = connected(&a);
+    connected(&b);
+    eventually("both know each other", || metric(&mut to_a, "mantrid_fleet_nodes") == 2.0);
+    let backend = Backend::new().serve_text("found");
+    let port = backend.port;
+    let rule = json!(["proxy", {"backends": [["localhost", port]]}, true]);
+    to_a.tell("PUT", "/hostname/a.com/?wait=fleet", &rule).expect_status(200);
+    assert_eq!(b.connect().exchange(get("a.com", "/")).text(), "found");
 }

@@ -77,7 +77,7 @@ fn a_watch_that_falls_silent_is_left() {
         assert!(Instant::now() < until, "a has found no other way");
         std::thread::park_timeout(Duration::from_millis(50));
     }
-    let mut to_a = connected(&a);
+    let [mut to_a, mut to_b] = [&a, &b].map(connected);
     to_a.put("/hostname/a.com/", &rule(418));
     expect_equal(&mut [&mut to_a, &mut to_b]);
 }

@@ -1,5 +1,5 @@
-//! Files of the state that are taken away, changed or replaced while the daemon runs: a 200 means that it is on
-//! disk all the same, and nobody's work is lost.
+//! Files of the state that are taken away, changed or replaced while the daemon runs: a 200 means
+//! that it is on disk all the same, and nobody's work is lost.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

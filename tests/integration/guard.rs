@@ -156,8 +156,8 @@ fn in_the_open_only_with_a_token() {
     assert_eq!(api.get("/hostname/"), json!({}));
 }
 
-/// A page of evil.example, whose name was made to lead to 127.0.0.1, is of the same origin as we are to a
-/// browser: only its name tells it apart.
+/// A page of evil.example, whose name was made to lead to 127.0.0.1, is of the same origin as we
+/// are to a browser: only its name tells it apart.
 #[test]
 fn names_that_are_not_this_machine_s() {
     let daemon = Setup::new().rule("a.com", empty(402)).management_tcp().start();

@@ -1,5 +1,5 @@
-//! What an upgrade takes along besides connections, and what the old daemon still has to do: nothing of it is
-//! lost, done twice or out of sight.
+//! What an upgrade takes along besides connections, and what the old daemon still has to do:
+//! nothing of it is lost, done twice or out of sight.
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
@@ -274,7 +274,8 @@ fn max_connections_counts_the_old_daemon_s() {
     assert_eq!(second.expect_answer().text(), "second");
 }
 
-/// A host is asleep once, and is told once, whoever tells it; one with a tunnel in the old daemon is not idle.
+/// A host is asleep once, and is told once, whoever tells it; one with a tunnel in the old daemon
+/// is not idle.
 #[test]
 fn who_was_told_is_not_told_again() {
     let (waker, backend) = (Backend::new(), Backend::new());
@@ -348,11 +349,13 @@ fn a_second_stop_ends_the_old_daemon_too() {
     client.expect_end();
 }
 
-/// One that is no address any more refuses; one may become part of another, and the other way round.
+/// One that is no address any more refuses; one may become part of another, and the other way
+/// round.
 #[test]
 fn addresses_may_go_and_change() {
     let rule = json!(["empty", { "code": 403 }, false]);
-    // the kernel gives these to no client, whose closed connections would be in the way of `*` for a minute
+    // the kernel gives these to no client, whose closed connections would be in the way of `*` for
+    // a minute
     let start = 15_000 + std::process::id() as u16 % 10_000;
     let is_free = |port: &u16| TcpListener::bind(("::", *port)).is_ok();
     let mut free = (start..start + 2_000).filter(is_free);

@@ -1,5 +1,6 @@
-//! Which backends are well: probes by `check`, ejection of those that fail requests, and the way back.
-//! Where something must not happen, another backend that is probed shows that the time for it has passed.
+//! Which backends are well: probes by `check`, ejection of those that fail requests, and the way
+//! back. Where something must not happen, another backend that is probed shows that the time for it
+//! has passed.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -14,7 +15,8 @@ use crate::backend::{Backend, Serving, closed_port, rule_for};
 use crate::daemon::{Daemon, Setup, eventually};
 use crate::message::{Head, get, ok};
 
-/// A backend whose check is answered with the status that stands in `status`, and all else with 200.
+/// A backend whose check is answered with the status that stands in `status`, and all else with
+/// 200.
 fn checked(status: &Arc<AtomicU16>) -> Serving {
     let status = Arc::clone(status);
     Backend::new().serve(move |head, server| {

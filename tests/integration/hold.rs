@@ -1,5 +1,5 @@
-//! `hold`: requests wait while no backend of their host can be reached, and go on when one can be, without
-//! a call of the API.
+//! `hold`: requests wait while no backend of their host can be reached, and go on when one can be,
+//! without a call of the API.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -198,8 +198,8 @@ fn nobody_waits_while_one_is_there() {
     assert_eq!(metric(&mut daemon.api(), "holds_total"), 0.0);
 }
 
-/// An answer that never came to a request that may be repeated: it is, once a backend is back. One that may
-/// have been acted on is not.
+/// An answer that never came to a request that may be repeated: it is, once a backend is back. One
+/// that may have been acted on is not.
 #[test]
 fn a_backend_that_dies_under_its_requests() {
     let backend = Backend::new();
@@ -225,8 +225,8 @@ fn a_backend_that_dies_under_its_requests() {
     assert_eq!(backend.requests(), 1);
 }
 
-/// Restart after restart may meet the same request; but one that brings the application down does not do so for
-/// ever.
+/// Restart after restart may meet the same request; but one that brings the application down does
+/// not do so for ever.
 #[test]
 fn sent_again_three_times_at_most() {
     let backend = Backend::new();

@@ -1,5 +1,5 @@
-//! Peers that misbehave: killed, resetting, half-closing, stalling, lying. The client gets a correct
-//! error or a closed connection, never a wrong body; nobody else notices.
+//! Peers that misbehave: killed, resetting, half-closing, stalling, lying. The client gets a
+//! correct error or a closed connection, never a wrong body; nobody else notices.
 
 use serde_json::json;
 

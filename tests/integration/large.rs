@@ -1,5 +1,5 @@
-//! Large bodies: every byte arrives, both directions are independent, and whoever does not read stops
-//! the other side instead of filling our memory.
+//! Large bodies: every byte arrives, both directions are independent, and whoever does not read
+//! stops the other side instead of filling our memory.
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -144,7 +144,8 @@ fn up_and_down_at_the_same_time() {
     assert_goes_on(&mut client, &mut server);
 }
 
-/// Behind a large answer the next is expected to be large, too: whatever comes instead arrives whole.
+/// Behind a large answer the next is expected to be large, too: whatever comes instead arrives
+/// whole.
 #[test]
 fn answers_of_every_size_behind_a_large_one() {
     let (_daemon, mut client, mut server) = asked();
@@ -180,7 +181,8 @@ fn what_is_here_of_an_answer_does_not_wait_for_the_rest() {
     }
 }
 
-/// The head is on its way together with its body when the backend ends: the client gets what there was.
+/// The head is on its way together with its body when the backend ends: the client gets what there
+/// was.
 #[test]
 fn a_large_answer_that_ends_behind_its_head() {
     let (_daemon, mut client, mut server) = asked();
@@ -249,8 +251,8 @@ fn a_mebibyte_many_times_for_many_clients() {
     assert_eq!(backend.requests(), 160);
 }
 
-/// The answer comes while the body is still being sent, and must not wait for its end; the body is no less
-/// wanted for that, nor the connections.
+/// The answer comes while the body is still being sent, and must not wait for its end; the body is
+/// no less wanted for that, nor the connections.
 #[test]
 fn r0002_early_response_during_upload() {
     const TOTAL: usize = 16 * MIB;
@@ -269,7 +271,8 @@ fn r0002_early_response_during_upload() {
     assert_goes_on(&mut client, &mut server);
 }
 
-/// The same, for a client that wants its connection closed: that waits until it has said everything.
+/// The same, for a client that wants its connection closed: that waits until it has said
+/// everything.
 #[test]
 fn an_early_response_to_a_last_request() {
     let backend = Backend::new();
@@ -286,7 +289,8 @@ fn an_early_response_to_a_last_request() {
     client.expect_end();
 }
 
-/// What breaks behind an early answer can't be answered any more: the backend sees the body cut off.
+/// What breaks behind an early answer can't be answered any more: the backend sees the body cut
+/// off.
 #[test]
 fn an_upload_that_breaks_behind_its_answer() {
     let backend = Backend::new();

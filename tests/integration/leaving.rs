@@ -1,5 +1,5 @@
-//! Clients that leave, by an end of what they send or by a reset: with `abort_on_close` what they asked for is given
-//! up, whatever is being waited for; without it an end alone is no reason.
+//! Clients that leave, by an end of what they send or by a reset: with `abort_on_close` what they
+//! asked for is given up, whatever is being waited for; without it an end alone is no reason.
 
 use serde_json::json;
 
@@ -323,7 +323,8 @@ fn tunnel_keeps_the_other_direction() {
     client.expect_close();
 }
 
-/// The kernel tells of an end with every poll: waiting for room behind one must not be asking all the time.
+/// The kernel tells of an end with every poll: waiting for room behind one must not be asking all
+/// the time.
 #[test]
 fn half_closed_client_that_takes_nothing_costs_nothing() {
     let backend = Backend::new();

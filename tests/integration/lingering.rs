@@ -1,5 +1,5 @@
-//! Answers that reach a client which is still sending: one that writes all of its body before it reads, as
-//! most libraries do, one that is slow, and one that sends more behind its last request.
+//! Answers that reach a client which is still sending: one that writes all of its body before it
+//! reads, as most libraries do, one that is slow, and one that sends more behind its last request.
 
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -214,7 +214,8 @@ fn late_bytes_do_not_cost_the_answer() {
     assert_eq!(backend.requests(), 4);
 }
 
-/// A reader that was too slow has what the kernel had taken for it, and an end: its length shows that it was cut.
+/// A reader that was too slow has what the kernel had taken for it, and an end: its length shows
+/// that it was cut.
 #[test]
 fn slow_reader_keeps_what_was_on_its_way() {
     let answer = ok(vec![b'y'; 20 * MIB]);

@@ -1,5 +1,5 @@
-//! A client of the management API: one connection over TCP or a Unix socket, kept alive, with JSON in
-//! both directions. What it sends is plain, so that a test can say the rest itself.
+//! A client of the management API: one connection over TCP or a Unix socket, kept alive, with JSON
+//! in both directions. What it sends is plain, so that a test can say the rest itself.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -87,8 +87,8 @@ impl Api {
         self.ask("GET", "/hostname/?limit=0").expect_status(200).etag()
     }
 
-    /// The counters of a host once it has so many ended requests and none open: a request is counted
-    /// to its end, which is a moment after its client has the answer.
+    /// The counters of a host once it has so many ended requests and none open: a request is
+    /// counted to its end, which is a moment after its client has the answer.
     #[track_caller]
     pub fn counted(&mut self, host: &str, completed: u64) -> Value {
         let path = format!("/stats/{host}/");

@@ -1,5 +1,5 @@
-//! The built client, run against whatever answers as a management API: a scripted one on a socket of
-//! the test, or a daemon.
+//! The built client, run against whatever answers as a management API: a scripted one on a socket
+//! of the test, or a daemon.
 
 use std::ffi::OsStr;
 use std::fs::File;

@@ -1,4 +1,5 @@
-//! What idle connections and held requests cost. User memory only: the kernel's part is not ours to choose.
+//! What idle connections and held requests cost. User memory only: the kernel's part is not ours to
+//! choose.
 
 use std::time::{Duration, Instant};
 
@@ -55,8 +56,8 @@ fn idle_connections() {
     }
 }
 
-/// They wait in one queue, and go on when their host is flipped. The clients are of many addresses, as one
-/// has only so many ports.
+/// They wait in one queue, and go on when their host is flipped. The clients are of many addresses,
+/// as one has only so many ports.
 #[test]
 fn held_requests() {
     const WANTED: u64 = 15_000;

@@ -1,4 +1,5 @@
-//! `/metrics`: text that the strictest reader of OpenMetrics takes, with totals that are what was done.
+//! `/metrics`: text that the strictest reader of OpenMetrics takes, with totals that are what was
+//! done.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,5 +1,5 @@
-//! Names in management requests: however they are written they mean one rule, and what can't be a name
-//! is refused and named.
+//! Names in management requests: however they are written they mean one rule, and what can't be a
+//! name is refused and named.
 
 use serde_json::{Value, json};
 

@@ -1,5 +1,5 @@
-//! What a newcomer meets in the first hour: turns that are taken, answers that end their line, help in
-//! columns, numbers with their nouns, metrics and alerts that Prometheus's own tool accepts.
+//! What a newcomer meets in the first hour: turns that are taken, answers that end their line, help
+//! in columns, numbers with their nouns, metrics and alerts that Prometheus's own tool accepts.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -198,8 +198,8 @@ fn one_of_anything_is_singular() {
     }
 }
 
-/// Started where its user may not write, the daemon says who it is and what to do, in the log and to
-/// whoever asks for a change.
+/// Started where its user may not write, the daemon says who it is and what to do, in the log and
+/// to whoever asks for a change.
 #[test]
 fn folder_without_rights_is_explained() {
     let setup = Setup::new();
@@ -335,8 +335,8 @@ fn promtool_accepts_the_alerts() {
     assert!(ended.status.success() && said.contains("SUCCESS"), "{said}");
 }
 
-/// The same without that tool, as far as lines show it: a rule file is groups of named rules, and each
-/// rule has an expression.
+/// The same without that tool, as far as lines show it: a rule file is groups of named rules, and
+/// each rule has an expression.
 #[test]
 fn alerts_are_a_rule_file() {
     let text = std::fs::read_to_string(root().join("docs/alerts.yml")).expect("alerts");

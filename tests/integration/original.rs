@@ -1,5 +1,5 @@
-//! What the tests of the original Mantrid said, as far as it can be seen from outside, and the habits of
-//! its client on the wire. Where we differ on purpose, the test says so.
+//! What the tests of the original Mantrid said, as far as it can be seen from outside, and the
+//! habits of its client on the wire. Where we differ on purpose, the test says so.
 
 use serde_json::{Value, json};
 
@@ -224,7 +224,8 @@ fn redirects() {
     }
 }
 
-/// `ProxyAction` without backends failed when it was made, with every request; ours fails when it is set.
+/// `ProxyAction` without backends failed when it was made, with every request; ours fails when it
+/// is set.
 #[test]
 fn a_proxy_without_backends() {
     let daemon = Setup::new().start();

@@ -171,8 +171,8 @@ fn failing_requests_leave_no_descriptors() {
     eventually("descriptors are closed", || daemon.open_files() <= before + 4);
 }
 
-/// Connections to backends that idle in the pool give way to clients, and nobody is turned away while
-/// descriptors are on their way back.
+/// Connections to backends that idle in the pool give way to clients, and nobody is turned away
+/// while descriptors are on their way back.
 #[test]
 fn idle_backend_connections_do_not_shut_clients_out() {
     let backend = Backend::new();

@@ -1,5 +1,6 @@
-//! NTLM and Negotiate authenticate a connection: the backend takes whatever comes on it for that user's. Such a
-//! connection is its client's alone. And how long, or whether at all, other connections are kept.
+//! NTLM and Negotiate authenticate a connection: the backend takes whatever comes on it for that
+//! user's. Such a connection is its client's alone. And how long, or whether at all, other
+//! connections are kept.
 
 use std::time::Duration;
 

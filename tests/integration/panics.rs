@@ -1,5 +1,5 @@
-//! A task of a shard panics, on purpose: whoever receives a certain text does (`src/ring/faults.rs`). That costs
-//! its connection, visibly, and nothing else.
+//! A task of a shard panics, on purpose: whoever receives a certain text does
+//! (`src/ring/faults.rs`). That costs its connection, visibly, and nothing else.
 
 use std::fmt::Write as _;
 

@@ -1,5 +1,6 @@
-//! Rights: what the kernel says of every thread of the daemon (proc_pid_status(5)) once it serves, whether it
-//! began as root or with one capability. All of it needs root to begin with; without, it says that it is skipped.
+//! Rights: what the kernel says of every thread of the daemon (proc_pid_status(5)) once it serves,
+//! whether it began as root or with one capability. All of it needs root to begin with; without, it
+//! says that it is skipped.
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
@@ -88,7 +89,8 @@ fn root_becomes_nobody_in_particular() {
     expect_everywhere(&daemon, "CapBnd:", NONE);
 }
 
-/// As the unit has it: nobody in particular from the start, with one capability and only until it is bound.
+/// As the unit has it: nobody in particular from the start, with one capability and only until it
+/// is bound.
 #[test]
 fn one_capability_is_enough_and_is_given_up() {
     if !is_root() {

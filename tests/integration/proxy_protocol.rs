@@ -1,5 +1,5 @@
-//! The PROXY protocol: whose connection it is, as somebody in front says; from whom it is believed, and where
-//! it shows.
+//! The PROXY protocol: whose connection it is, as somebody in front says; from whom it is believed,
+//! and where it shows.
 
 use serde_json::json;
 

@@ -1,4 +1,5 @@
-//! Raw TCP, and TLS that is passed through by its server name: bytes both ways, untouched, by the same table.
+//! Raw TCP, and TLS that is passed through by its server name: bytes both ways, untouched, by the
+//! same table.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -194,7 +195,8 @@ fn a_connection_is_held() {
     client.expect_body("there");
 }
 
-/// What is neither `proxy` nor `spin` closes it; so does a spin that is over, and a backend that is not there.
+/// What is neither `proxy` nor `spin` closes it; so does a spin that is over, and a backend that is
+/// not there.
 #[test]
 fn everything_else_closes_it() {
     let (daemon, mut api) = tcp(empty(403));
@@ -422,7 +424,8 @@ fn sites(setup: &Setup) -> Option<Vec<(Child, u16)>> {
     ["one.test", "two.test"].into_iter().map(start).collect()
 }
 
-/// curl gets the certificate and the page of whom it calls; openssl gets the alert where there is nobody.
+/// curl gets the certificate and the page of whom it calls; openssl gets the alert where there is
+/// nobody.
 #[test]
 fn curl_and_openssl_through_two_nginx() {
     let setup = Setup::new().add("bind_tls", "127.0.0.1:0");

@@ -1,5 +1,5 @@
-//! What is refused: the client gets the status and a closed connection, and not one byte reached the
-//! backend, neither of the head nor of what was sent behind it.
+//! What is refused: the client gets the status and a closed connection, and not one byte reached
+//! the backend, neither of the head nor of what was sent behind it.
 
 use crate::backend::Backend;
 use crate::daemon::{Daemon, Setup};

@@ -1,6 +1,6 @@
-//! The promise: an application is restarted again and again under load, and not one visitor sees an error.
-//! It is really stopped, with all its connections, and really started. `loadtest/restarts` does this with
-//! processes, for longer, and draws a plot.
+//! The promise: an application is restarted again and again under load, and not one visitor sees an
+//! error. It is really stopped, with all its connections, and really started. `loadtest/restarts`
+//! does this with processes, for longer, and draws a plot.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};

@@ -1,4 +1,5 @@
-//! When a request is sent again and when not, and what a client gets when no backend can be reached.
+//! When a request is sent again and when not, and what a client gets when no backend can be
+//! reached.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -188,7 +189,8 @@ fn a_name_that_does_not_resolve() {
     }
 }
 
-/// A name may have an address on which nobody listens, as `localhost` often has: that is no failure.
+/// A name may have an address on which nobody listens, as `localhost` often has: that is no
+/// failure.
 #[test]
 fn all_addresses_of_a_name_are_tried() {
     let setup = Setup::new();

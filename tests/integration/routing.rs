@@ -1,5 +1,6 @@
-//! Which rule a request gets: host normalised, exact name first, then parents that allow subdomains,
-//! the scheme's own rule before the plain one. Rules are told apart by the status of `empty`.
+//! Which rule a request gets: host normalised, exact name first, then parents that allow
+//! subdomains, the scheme's own rule before the plain one. Rules are told apart by the status of
+//! `empty`.
 
 use serde_json::{Value, json};
 

@@ -1,5 +1,5 @@
-//! Under systemd: what it is told, what it gives, and that it notices when we hang. A thread is stopped as
-//! a debugger would: to everybody else that is a thread that hangs.
+//! Under systemd: what it is told, what it gives, and that it notices when we hang. A thread is
+//! stopped as a debugger would: to everybody else that is a thread that hangs.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -206,8 +206,8 @@ fn the_watchdog_is_fed_by_the_one_that_took_over() {
     systemd.expect("WATCHDOG=1");
 }
 
-/// Nothing of the traffic waits for control, nothing of what happened meanwhile is lost, and what it was asked
-/// then is done.
+/// Nothing of the traffic waits for control, nothing of what happened meanwhile is lost, and what
+/// it was asked then is done.
 #[test]
 fn ten_seconds_without_control() {
     const STALL: Duration = Duration::from_secs(10);

@@ -168,8 +168,8 @@ fn a_tunnel_ends_with_the_drain() {
     daemon.expect_clean_exit();
 }
 
-/// What came before the signal is answered: on connections that only the kernel knows of, on those that are new
-/// here, on those that were idle.
+/// What came before the signal is answered: on connections that only the kernel knows of, on those
+/// that are new here, on those that were idle.
 #[test]
 fn who_came_before_the_signal_is_served() {
     let mut daemon = Setup::new().rule("a.com", json!(["empty", { "code": 403 }, false])).start();

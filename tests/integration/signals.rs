@@ -1,4 +1,5 @@
-//! Signals at moments at which nobody expects them, and programs that are not where they seem to be.
+//! Signals at moments at which nobody expects them, and programs that are not where they seem to
+//! be.
 
 use std::path::Path;
 use std::process::Command;
@@ -15,7 +16,8 @@ fn answering() -> Setup {
     Setup::new().rule("a.com", json!(["empty", { "code": 403 }, false]))
 }
 
-/// Starts it with a configuration that comes only when these signals were sent: as often as it is read.
+/// Starts it with a configuration that comes only when these signals were sent: as often as it is
+/// read.
 fn starting(signals: &str, reads: usize) -> (Setup, Daemon) {
     let setup = answering();
     let log = setup.path("access.log");

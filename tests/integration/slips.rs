@@ -1,5 +1,5 @@
-//! Slips of people and scripts that would do much harm: an empty name, a name that is there twice, a redirect
-//! that never ends.
+//! Slips of people and scripts that would do much harm: an empty name, a name that is there twice,
+//! a redirect that never ends.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,5 @@
-//! `spin`: requests wait until their host is another one's business, and then go on, in order, each once.
+//! `spin`: requests wait until their host is another one's business, and then go on, in order, each
+//! once.
 
 use std::time::{Duration, Instant};
 
@@ -305,7 +306,8 @@ fn who_leaves_is_forgotten() {
     backend.expect_no_connection();
 }
 
-/// The body stays in the kernel while its request is held: however large it is, nothing is read ahead.
+/// The body stays in the kernel while its request is held: however large it is, nothing is read
+/// ahead.
 #[test]
 fn a_body_is_not_read_ahead() {
     const BYTES: usize = 64 * 1024 * 1024;
@@ -474,8 +476,8 @@ fn a_stop_lets_nobody_wait() {
     assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
 }
 
-/// Flipped to and fro as fast as the API takes it, with clients that come and go: every request of one who
-/// stays is answered, once.
+/// Flipped to and fro as fast as the API takes it, with clients that come and go: every request of
+/// one who stays is answered, once.
 #[test]
 fn flipped_to_and_fro() {
     const CLIENTS: usize = 8;

@@ -1,6 +1,7 @@
-//! Stands in for the daemon's management API, for the dashboard: a table in memory, pages of it, changes
-//! with `If-Match`, a token, and an event stream with made-up traffic. What a real daemon can't be
-//! brought to at will, it does: two minutes of history at once, a connection that is lost and back.
+//! Stands in for the daemon's management API, for the dashboard: a table in memory, pages of it,
+//! changes with `If-Match`, a token, and an event stream with made-up traffic. What a real daemon
+//! can't be brought to at will, it does: two minutes of history at once, a connection that is lost
+//! and back.
 
 // The page as the daemon sends it. Goes when the daemon itself serves the tests.
 #[path = "../../src/control/dashboard/mod.rs"]
@@ -26,7 +27,8 @@ struct Table {
     version: u64,
     token: Option<String>,
     backends: Map<String, Value>,
-    /// Events but for traffic, with a number that only grows: each stream sends those it has not yet.
+    /// Events but for traffic, with a number that only grows: each stream sends those it has not
+    /// yet.
     events: Vec<(&'static str, Value)>,
     /// Seconds of traffic that the first stream gets at once.
     history: u32,

@@ -1,5 +1,5 @@
-//! The table on disk, seen from outside: what was changed is there after a stop, files of others load,
-//! damage stops the start and is left as it is, and two daemons never share a state.
+//! The table on disk, seen from outside: what was changed is there after a stop, files of others
+//! load, damage stops the start and is left as it is, and two daemons never share a state.
 
 use std::fs;
 use std::path::Path;

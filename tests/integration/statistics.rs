@@ -1,4 +1,5 @@
-//! What is counted for each host: every request once, and every byte that a client sent or was sent.
+//! What is counted for each host: every request once, and every byte that a client sent or was
+//! sent.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,5 +1,6 @@
-//! Backends that send more than their answer. Every request has a token of its own, every answer says
-//! whose it is, and what is behind an answer looks like an answer for somebody else: nobody may get it.
+//! Backends that send more than their answer. Every request has a token of its own, every answer
+//! says whose it is, and what is behind an answer looks like an answer for somebody else: nobody
+//! may get it.
 
 use serde_json::json;
 
@@ -115,8 +116,8 @@ fn daemon_for(backend: &Serving, arguments: serde_json::Value) -> Daemon {
         .start()
 }
 
-/// The next request lies in our hands already when an answer is through: it is sent in the same turn of
-/// the ring in which the connection was given back.
+/// The next request lies in our hands already when an answer is through: it is sent in the same
+/// turn of the ring in which the connection was given back.
 #[test]
 fn pipelined_request_gets_its_own_answer() {
     let backend = lying();
@@ -182,8 +183,8 @@ fn clients_beside_each_other_get_their_own_answers() {
     }
 }
 
-/// One client after another; the surplus in a segment of its own, right behind the answer or only when the
-/// client has that.
+/// One client after another; the surplus in a segment of its own, right behind the answer or only
+/// when the client has that.
 #[test]
 fn surplus_in_a_later_segment_reaches_nobody() {
     let backend = Backend::new();
@@ -232,7 +233,8 @@ fn surplus_in_a_later_segment_reaches_nobody() {
     }
 }
 
-/// The first connection from the pool is dead; the one that is opened instead brings more than its answer.
+/// The first connection from the pool is dead; the one that is opened instead brings more than its
+/// answer.
 #[test]
 fn surplus_after_a_retry_reaches_nobody() {
     let backend = Backend::new();
@@ -266,8 +268,8 @@ fn surplus_after_a_retry_reaches_nobody() {
     }
 }
 
-/// The body that an origin sends to HEAD comes while the next request is on its way: that is sent again
-/// where it may be, and meets no such connection where it may not.
+/// The body that an origin sends to HEAD comes while the next request is on its way: that is sent
+/// again where it may be, and meets no such connection where it may not.
 #[test]
 fn body_after_an_answer_to_head_does_no_harm_to_the_next_request() {
     let backend = Backend::new();

@@ -1,5 +1,5 @@
-//! A million chunks of one byte each, in both directions: the same bytes arrive, memory stays as it was, one
-//! chunk costs little, and others are served meanwhile.
+//! A million chunks of one byte each, in both directions: the same bytes arrive, memory stays as it
+//! was, one chunk costs little, and others are served meanwhile.
 
 use std::time::Duration;
 

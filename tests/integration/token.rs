@@ -1,4 +1,5 @@
-//! A token that is rotated: in force after a SIGHUP and in the daemon that takes over, or said not to be.
+//! A token that is rotated: in force after a SIGHUP and in the daemon that takes over, or said not
+//! to be.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -1,4 +1,5 @@
-//! Upgrades: after the backend's 101 the connection carries bytes both ways, and never a byte before.
+//! Upgrades: after the backend's 101 the connection carries bytes both ways, and never a byte
+//! before.
 
 use crate::backend::Backend;
 use crate::daemon::{Daemon, asked_for};

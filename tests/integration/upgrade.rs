@@ -187,8 +187,9 @@ fn one_that_does_not_get_ready_changes_nothing() {
     assert!(daemon.log.wait_count("Going on as if nothing had happened", 2));
     daemon.expect_log(&["upgrade: it did not get ready", "exit status: 3"]);
     check(&mut daemon, 402);
-    // its end is not the first that is seen of it, and it still has to say why: nothing tells it that it was seen to
-    // let go, and without a pause a daemon that kills it at once might come too late
+    // its end is not the first that is seen of it, and it still has to say why: nothing tells it
+    // that it was seen to let go, and without a pause a daemon that kills it at once might come too
+    // late
     setup.replace_program(Some("exec 0<&-; sleep 0.3; echo last words >&2; exit 4"));
     daemon.signal("USR2");
     daemon.expect_log(&["exit status: 4"]);
@@ -303,7 +304,8 @@ fn a_stop_meanwhile_is_heard() {
     daemon.expect_clean_exit();
 }
 
-/// Each sort of client, without a pause; not one request may fail. `MANTRID_UPGRADES` says how often.
+/// Each sort of client, without a pause; not one request may fail. `MANTRID_UPGRADES` says how
+/// often.
 #[test]
 fn nobody_notices_under_load() {
     let times = std::env::var("MANTRID_UPGRADES").ok().and_then(|n| n.parse().ok()).unwrap_or(5);

@@ -1,5 +1,5 @@
-//! Waking and putting to sleep: who is told that requests wait for a host, or that nobody uses it any more,
-//! how often, and what happens when they don't listen.
+//! Waking and putting to sleep: who is told that requests wait for a host, or that nobody uses it
+//! any more, how often, and what happens when they don't listen.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -157,7 +157,8 @@ fn idle_is_told_when_nobody_has_anything_open() {
     events.expect("idle");
 }
 
-/// `docs/examples/waker.py` as `docs/holding.md` has it, with a `systemctl` that only says what it was told.
+/// `docs/examples/waker.py` as `docs/holding.md` has it, with a `systemctl` that only says what it
+/// was told.
 #[test]
 fn the_example_starts_and_stops_a_unit() {
     if Command::new("python3").arg("--version").output().is_err() {

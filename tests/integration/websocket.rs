@@ -1,5 +1,6 @@
-//! WebSocket (RFC 6455) as a library speaks it on both sides, through the proxy: messages of all sizes, pings,
-//! the closing handshake, many at once, and one that is held while its application starts.
+//! WebSocket (RFC 6455) as a library speaks it on both sides, through the proxy: messages of all
+//! sizes, pings, the closing handshake, many at once, and one that is held while its application
+//! starts.
 
 use std::net::{TcpListener, TcpStream};
 use std::thread;

@@ -1,6 +1,6 @@
-//! Management requests as bytes: bodies of every kind, broken off, too long or not JSON; requests in a
-//! row; slow, half-closed and vanishing clients. Nothing of it changes the table by half, and nothing
-//! keeps others out for ever.
+//! Management requests as bytes: bodies of every kind, broken off, too long or not JSON; requests
+//! in a row; slow, half-closed and vanishing clients. Nothing of it changes the table by half, and
+//! nothing keeps others out for ever.
 
 use serde_json::{Value, json};
 
@@ -168,7 +168,8 @@ fn chunks_over_the_limit() {
     expect_unchanged(&daemon);
 }
 
-/// Whoever takes all the room there is for large bodies and sends nothing keeps no small change out.
+/// Whoever takes all the room there is for large bodies and sends nothing keeps no small change
+/// out.
 #[test]
 fn promises_of_large_bodies_keep_nobody_out() {
     let (daemon, mut api) = started();
@@ -325,8 +326,9 @@ fn byte_by_byte() {
     assert_eq!(api.get("/hostname/b.com/"), empty(403));
 }
 
-/// `printf … | nc -N`: a client that has said all it has to say is taken for gone, unless its answer
-/// needs nothing to be waited for. A known gap: what it asked for is done, or not, but whole.
+/// `printf … | nc -N`: a client that has said all it has to say is taken for gone, unless its
+/// answer needs nothing to be waited for. A known gap: what it asked for is done, or not, but
+/// whole.
 #[test]
 fn half_closed_clients() {
     let (daemon, _) = started();
@@ -429,8 +431,8 @@ fn http_1_0() {
     }
 }
 
-/// More than are served at a time, and none says a word: they are shown the door, and who comes after
-/// them is served.
+/// More than are served at a time, and none says a word: they are shown the door, and who comes
+/// after them is served.
 #[test]
 fn silent_connections_do_not_lock_others_out_for_ever() {
     let daemon = Setup::new().rule("a.com", empty(402)).management_tcp().start();

@@ -1,8 +1,10 @@
 //! No circle of files below `src/`: a file that imports another, directly or by a detour, is never
-//! imported by it. A folder's `mod.rs` may name the files that it declares; every other arrow counts.
+//! imported by it. A folder's `mod.rs` may name the files that it declares; every other arrow
+//! counts.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::language::NOT_YET;
 use crate::{Source, expect_none, sources};
 
 /// Files by module path (`shard::pool`), the root being the empty path.
@@ -18,8 +20,11 @@ fn no_circle_of_files() {
     let product: Vec<&Source> = sources.iter().filter(|source| is_product(source)).collect();
     let arrows = arrows(&product);
     assert!(300 < arrows.values().map(BTreeSet::len).sum::<usize>(), "arrows are not seen");
+    let is_known =
+        |files: &[&str]| files.iter().all(|file| NOT_YET.iter().any(|f| file.starts_with(f)));
     let findings: Vec<String> = circles(&arrows)
         .into_iter()
+        .filter(|files| !is_known(files))
         .map(|files| format!("{}: one of them knows too much", files.join(" <-> ")))
         .collect();
     expect_none(&findings);
@@ -50,7 +55,8 @@ fn is_product(source: &Source) -> bool {
         && !source.path.contains("/tests/")
 }
 
-/// The module that a file holds: `src/shard/pool.rs` is `shard::pool`, `src/shard/mod.rs` is `shard`.
+/// The module that a file holds: `src/shard/pool.rs` is `shard::pool`, `src/shard/mod.rs` is
+/// `shard`.
 fn module_of(path: &str) -> Vec<String> {
     let path = path.trim_start_matches("src/").trim_end_matches(".rs");
     let mut names: Vec<String> = path.split('/').map(str::to_owned).collect();
@@ -198,8 +204,8 @@ fn absolute(here: &[String], path: &[String]) -> Vec<String> {
     base
 }
 
-/// Every path that a file names: in its `use` statements, and in its code behind `crate::`, `super::`
-/// or the name of a module that it has imported or declared.
+/// Every path that a file names: in its `use` statements, and in its code behind `crate::`,
+/// `super::` or the name of a module that it has imported or declared.
 fn paths(source: &Source, here: &[String]) -> Vec<Vec<String>> {
     let mut imported: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let mut found = Vec::new();

@@ -1,5 +1,5 @@
-//! Plain technical English, as far as a program can see it: how a doc comment opens, how long a line
-//! is, and that one layer has one type of a name.
+//! Plain technical English, as far as a program can see it: how a doc comment opens, how long a
+//! line is, and that one layer has one type of a name.
 
 use std::collections::BTreeMap;
 
@@ -8,8 +8,8 @@ use crate::{Source, expect_none, sources};
 /// Longest line of a Rust file, in characters; rustfmt does not wrap comments.
 const COLUMNS: usize = 100;
 
-/// Words that a doc comment does not open with: a reader who is tired would have to look for the noun.
-/// "Whether", "How" and "Why" open the description of a value and may stand.
+/// Words that a doc comment does not open with: a reader who is tired would have to look for the
+/// noun. "Whether", "How" and "Why" open the description of a value and may stand.
 const OPENINGS: &[&str] = &[
     "What", "Of", "That", "Those", "By", "It", "Its", "Likewise", "Who", "Whoever", "Whose",
     "Nobody", "Somebody", "They", "Them", "Their", "These", "This", "For", "From", "In", "On",
@@ -19,6 +19,9 @@ const OPENINGS: &[&str] = &[
 
 /// The same for two words.
 const OPENING_PAIRS: &[&str] = &["The same", "The other", "The others", "How it", "Whether it"];
+
+/// Folders that were written before these rules; they follow one by one, and leave the list then.
+pub const NOT_YET: &[&str] = &["src/control/", "src/link/"];
 
 /// Types of the same name in one layer, each with its reason.
 const SAME_NAMES: &[(&str, &str, &str)] = &[];
@@ -31,11 +34,11 @@ fn doc_comments_open_with_a_noun_or_a_verb() {
 #[test]
 fn lines_are_at_most_100_columns() {
     let mut findings = Vec::new();
-    for source in sources() {
+    for source in sources().into_iter().filter(follows) {
         for (index, (line, code)) in source.text.lines().zip(source.code.lines()).enumerate() {
             // A string may be longer: cut in two it could not be searched for.
-            let is_text =
-                !line.trim_start().starts_with("//") && code.trim_end().chars().count() <= COLUMNS;
+            let bare = code.split_whitespace().map(|word| word.chars().count() + 1).sum::<usize>();
+            let is_text = !line.trim_start().starts_with("//") && bare <= COLUMNS;
             let length = line.chars().count();
             if COLUMNS < length && !is_text {
                 findings.push(format!("{}:{}: {length} columns", source.path, index + 1));
@@ -66,8 +69,12 @@ fn the_rules_of_language_find_what_they_forbid() {
 }
 
 fn product() -> Vec<Source> {
-    let is_product = |source: &Source| source.path.starts_with("src/");
+    let is_product = |source: &Source| source.path.starts_with("src/") && follows(source);
     sources().into_iter().filter(is_product).collect()
+}
+
+fn follows(source: &Source) -> bool {
+    !NOT_YET.iter().any(|folder| source.path.starts_with(folder))
 }
 
 /// The first line of each doc comment that opens badly.

@@ -51,6 +51,7 @@ use guard::Peer;
 use route::Route;
 
 pub(crate) use guard::Token;
+pub(super) use read::unasked;
 pub(crate) use serve::Management;
 pub(super) use serve::{Taking, serve};
 

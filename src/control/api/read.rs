@@ -144,7 +144,7 @@ pub(super) fn name(raw: &str) -> Result<String, ApiError> {
 }
 
 /// The backends of these rules that were never looked up, each once.
-pub(super) fn unasked(edits: &Edits) -> Vec<Arc<Name>> {
+pub(in crate::control) fn unasked(edits: &Edits) -> Vec<Arc<Name>> {
     let mut seen = HashSet::new();
     let proxies = edits.iter().filter_map(|(_, rule)| match &rule.as_ref()?.action {
         Action::Proxy(proxy) => Some(proxy),

@@ -40,7 +40,10 @@ pub(super) async fn all(
     let dry_run = query.flag("dry_run")?;
     let wait = wait(&query)?;
     if let Some(Wait::Drained(_)) = wait {
-        return Err(ApiError::bad("query_invalid", "wait=drained is for the change of one rule"));
+        return Err(ApiError::bad(
+            "query_unknown",
+            "wait=drained: it is for the change of one rule; expected wait=fleet",
+        ));
     }
     let text = api.take_body(parts, body, limits::MANAGEMENT_BODY_BYTES_MAX).await?;
     let edits = parsed(api, text.bytes, verb == Verb::Patch).await?;

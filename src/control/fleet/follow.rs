@@ -17,11 +17,13 @@ use super::etcd::{EtcdError, Watch};
 use super::keys::LiveKey;
 use super::load::Base;
 use super::load::{Missing, missing};
-use super::log::Entry;
+use super::log::{Edit, Entry};
 use super::member::Member;
 use super::remote::{self, Found, ReadError, Remote};
 use super::{Brought, Fleet, LoadReason, random_below};
 use crate::control::SharedNames;
+use crate::control::api::unasked;
+use crate::control::resolver::Lookups;
 use crate::control::writer::Orders;
 use crate::limits;
 use crate::state::Membership;
@@ -31,6 +33,7 @@ pub(in crate::control) struct Follower {
     pub(super) fleet: Fleet,
     pub(super) names: SharedNames,
     pub(super) orders: Orders,
+    pub(super) lookups: Lookups,
     /// The last entry that was handed to the writer.
     pub(super) fed: u64,
     /// The table was loaded once in this process, or came from a file.
@@ -339,6 +342,14 @@ impl Follower {
         self.feed(Found { entry, sequence, revision: kv.mod_revision }).await
     }
 
+    /// Looks names up that are new here: a rule in force should work. Other changes don't wait for long.
+    async fn look_up(&self, edits: &[Edit]) {
+        let unasked: Vec<_> = edits.iter().flat_map(|edit| unasked(&edit.rules)).collect();
+        if !unasked.is_empty() {
+            let _ = timeout(limits::FLEET_LOOKUP_TIME, self.lookups.ready(&unasked)).await;
+        }
+    }
+
     /// Hands the next entry to the writer.
     async fn feed(&mut self, found: Found) -> Result<(), End> {
         let Found { entry, sequence, revision } = found;
@@ -372,6 +383,7 @@ impl Follower {
                 Vec::new()
             }
         };
+        self.look_up(&edits).await;
         self.fed = sequence;
         self.orders.bring(Brought::Entry { sequence, revision, node, edits, broken }).await;
         Ok(())

@@ -39,6 +39,7 @@ use super::change::{Change, Done, Refused};
 use super::elder::Elder;
 use super::events::{Event, EventBus, unix_time};
 use super::held::Held;
+use super::resolver::Lookups;
 use super::writer::Orders;
 use crate::link::{ControlEnd, Counter, Published, Tag, TaggedTable};
 use crate::state::Membership;
@@ -457,6 +458,7 @@ pub(super) struct Around {
     pub(super) elder: Elder,
     pub(super) events: EventBus,
     pub(super) held: Held,
+    pub(super) lookups: Lookups,
 }
 
 /// All tasks of a node.
@@ -478,11 +480,13 @@ impl Tasks {
         orders: Orders,
         around: Around,
     ) -> Tasks {
+        let lookups = around.lookups.clone();
         let Joined { fleet, membership, proposals, drains, .. } = joined;
         let follower = Follower {
             fleet: fleet.clone(),
             names,
             orders: orders.clone(),
+            lookups,
             fed: membership.sequence,
             is_started: true,
         };

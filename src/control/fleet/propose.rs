@@ -77,10 +77,10 @@ impl Proposer {
     }
 
     async fn propose(&self, batch: Vec<Asked>, ask: bool, edits: usize) {
-        self.attempt(batch, ask, edits).await;
+        let mut has_turn = false;
+        self.attempt(batch, ask, edits, &mut has_turn).await;
         let shared = &self.fleet.0;
-        let is_own = shared.view.borrow().turn.as_deref() == Some(self.fleet.node());
-        if is_own {
+        if has_turn {
             let key = shared.keys.turn().into();
             let delete = DeleteRangeRequest { key, ..DeleteRangeRequest::default() };
             // Should it stay: the others let nobody pass for long, and its lease ends.
@@ -88,46 +88,45 @@ impl Proposer {
         }
     }
 
-    /// Asks the other nodes to wait, unless they wait for one already.
-    async fn take_turn(&self) {
+    /// Asks the other nodes to wait, unless they wait for another one already; whether they do.
+    async fn take_turn(&self) -> bool {
         let shared = &self.fleet.0;
         let (key, lease) = (shared.keys.turn(), shared.lease.load(Ordering::Relaxed));
+        if lease == 0 {
+            // Without one it would outlive a crash.
+            return false;
+        }
         let request = TxnRequest {
             compare: vec![etcd::is_at(&key, 0)],
             success: vec![etcd::put_leased(&key, self.fleet.node(), lease)],
-            failure: Vec::new(),
+            failure: vec![etcd::get(&key)],
         };
-        let _ = shared.client.txn(request).await;
+        let Ok(done) = shared.client.txn(request).await else { return false };
+        let holder = done.read(0).first().map(|kv| &*kv.value);
+        done.succeeded || holder == Some(self.fleet.node().as_bytes())
     }
 
-    /// Waits for a node that has the turn, for a while; whether there was one.
-    async fn let_pass(&self) -> bool {
+    /// Waits for a node that has the turn, for a while.
+    async fn let_pass(&self) {
         let mut view = self.fleet.0.view.subscribe();
         let node = self.fleet.node();
         let is_free = |view: &View| view.turn.as_deref().is_none_or(|turn| turn == node);
-        if is_free(&view.borrow()) {
-            return false;
-        }
         let _ = timeout(limits::FLEET_TURN_TIME, view.wait_for(is_free)).await;
-        true
     }
 
-    async fn attempt(&self, mut batch: Vec<Asked>, ask: bool, edits: usize) {
+    async fn attempt(&self, mut batch: Vec<Asked>, ask: bool, edits: usize, has_turn: &mut bool) {
         let began = Instant::now();
-        for attempt in 0..limits::FLEET_TRIES {
+        for attempt in 0.. {
+            if limits::FLEET_TRIES <= attempt && limits::FLEET_COMMIT_TIME < began.elapsed() {
+                break;
+            }
+            if limits::FLEET_TRIES_BEFORE_TURN <= attempt && !*has_turn {
+                *has_turn = self.take_turn().await;
+            }
+            self.let_pass().await;
             let (now, at) = match self.ready().await {
                 Ok(ready) => ready,
                 Err(trouble) => return refuse_all(batch, &trouble),
-            };
-            if attempt == limits::FLEET_TRIES_BEFORE_TURN {
-                self.take_turn().await;
-            }
-            let (now, at) = match self.let_pass().await {
-                false => (now, at),
-                true => match self.ready().await {
-                    Ok(ready) => ready,
-                    Err(trouble) => return refuse_all(batch, &trouble),
-                },
             };
             let is_large = limits::EDITS_WORTH_A_WAKE < edits;
             let made = run_where(is_large, move || {

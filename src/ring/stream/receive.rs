@@ -45,11 +45,6 @@ impl Stream {
         self.with(|slot| slot.receive.mode = ReceiveMode::Multishot);
     }
 
-    /// [`start_flow`](Self::start_flow), or its end.
-    pub(crate) fn flow(&self, on: bool) {
-        if on { self.start_flow() } else { self.stop_flow() }
-    }
-
     /// Has receives armed one by one from now on. The one in flight may go on: see
     /// [`halted`](Self::halted).
     fn stop_flow(&self) {

@@ -22,14 +22,6 @@ impl Stream {
         self.send_then(SendBuf::Vec(bytes), AfterSend::Return);
     }
 
-    /// [`begin_send`](Self::begin_send), or [`begin_send_kept`](Self::begin_send_kept) with `keep`.
-    pub(crate) fn start_send(&self, buf: SendBuf, keep: bool) {
-        match buf {
-            SendBuf::Vec(bytes) if keep => self.begin_send_kept(bytes),
-            buf => self.begin_send(buf),
-        }
-    }
-
     fn send_then(&self, buf: SendBuf, after: AfterSend) {
         let outgoing = match buf {
             SendBuf::Vec(bytes) => Outgoing::Vec(bytes),

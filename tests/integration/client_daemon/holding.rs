@@ -1,4 +1,5 @@
-//! `spin`, `flip` and `restart`: what a host did before is kept and comes back, whatever goes wrong between.
+//! `spin`, `flip` and `restart`: what a host did before is kept and comes back, whatever goes wrong
+//! between.
 
 use std::time::Duration;
 
@@ -112,7 +113,8 @@ fn others_may_be_faster() {
     assert_eq!(table, json!({"a.com": empty(402), "b.com": empty(402 + 399 % 40)}));
 }
 
-/// What is under way ends, then the command runs, then a backend has to answer, and those who waited go on.
+/// What is under way ends, then the command runs, then a backend has to answer, and those who
+/// waited go on.
 #[test]
 fn a_restart() {
     let old = Backend::new();
@@ -256,7 +258,8 @@ fn a_restart_that_is_hung_up() {
     assert_eq!(api.get(HOST), silent.rule());
 }
 
-/// The second one waits for the first: neither lets requests go while the other's application is down.
+/// The second one waits for the first: neither lets requests go while the other's application is
+/// down.
 #[test]
 fn two_restarts_of_one_host() {
     let backend = Backend::new().serve_text("hello");

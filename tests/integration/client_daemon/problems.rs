@@ -1,5 +1,5 @@
-//! What keeps a command from being done where there is, or was, a real daemon: exit code 1 and a sentence
-//! that says what to do next.
+//! What keeps a command from being done where there is, or was, a real daemon: exit code 1 and a
+//! sentence that says what to do next.
 
 use serde_json::{Map, Value, json};
 

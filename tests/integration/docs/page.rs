@@ -142,8 +142,8 @@ pub fn steps(block: &Block) -> Vec<Step> {
     steps
 }
 
-/// Whether this was printed: `…` stands for anything in a line, alone in it for any lines. What is written
-/// without a last newline is as good as with it.
+/// Whether this was printed: `…` stands for anything in a line, alone in it for any lines. What is
+/// written without a last newline is as good as with it.
 pub fn is_as_shown(expected: &str, found: &str) -> bool {
     let lines = |text: &str| -> Vec<String> {
         text.strip_suffix('\n').unwrap_or(text).split('\n').map(String::from).collect()

@@ -1,6 +1,6 @@
-//! A shell in a fresh folder, in which the commands of a document are run one after another, as a reader
-//! would type them. Only ports are others, as tests run side by side: four digits, too, so that columns
-//! stay where they are.
+//! A shell in a fresh folder, in which the commands of a document are run one after another, as a
+//! reader would type them. Only ports are others, as tests run side by side: four digits, too, so
+//! that columns stay where they are.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
@@ -81,8 +81,8 @@ impl Shell {
         mapped(&self.ports, text)
     }
 
-    /// Runs a command, and returns what it printed. A daemon that is started behind the scenes is ready
-    /// afterwards.
+    /// Runs a command, and returns what it printed. A daemon that is started behind the scenes is
+    /// ready afterwards.
     #[track_caller]
     pub fn run(&mut self, command: &str) -> String {
         let command = self.mapped(command);
@@ -106,7 +106,8 @@ impl Shell {
         self.printed.read_until(END, &mut printed).expect("bash prints");
         assert_eq!(printed.pop(), Some(END), "bash ended:\n{}", String::from_utf8_lossy(&printed));
         let text = String::from_utf8(printed).expect("UTF-8");
-        // Of a job that was killed, bash tells a script at some later time, in the middle of a line.
+        // Of a job that was killed, bash tells a script at some later time, in the middle of a
+        // line.
         let kept = |line| match str::split_once(line, "bash: line ") {
             Some((before, told)) if told.contains(" Killed ") => before,
             _ => line,
@@ -162,7 +163,8 @@ fn next_port() -> u16 {
     FIRST + (start + NEXT.fetch_add(1, Ordering::Relaxed)) % COUNT
 }
 
-/// An application that answers every request with this text, on both loopbacks as far as there are two.
+/// An application that answers every request with this text, on both loopbacks as far as there are
+/// two.
 fn application(text: &'static str) -> u16 {
     loop {
         let port = next_port();

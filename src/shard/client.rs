@@ -1,0 +1,178 @@
+//! The client's side of an exchange: its connection, the bytes that came on it, and the request
+//! that is under way. The parts of the request path are lent this; none of them replies on it but
+//! `connection` and `raw`.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use super::Shard;
+use super::inbox::Inbox;
+use super::request::{Client, Next, RequestTicket};
+use crate::limits;
+use crate::link::{HandedOver, Protocol, Shed};
+use crate::proxy_protocol;
+use crate::ring::{Abort, Deadline, EndCounts, RecvBuf, Stream};
+
+/// A client's connection and what was received on it.
+pub(super) struct ClientSide {
+    pub(super) shard: Rc<Shard>,
+    pub(super) stream: Stream,
+    pub(super) inbox: Inbox,
+    pub(super) deadline: Deadline,
+    pub(super) client: Client,
+    /// The request under way.
+    pub(super) ticket: RequestTicket,
+}
+
+impl Drop for ClientSide {
+    fn drop(&mut self) {
+        // A request is still under way, so a panic or the end of the shard has cut it off: the
+        // response must not look complete.
+        if self.ticket != RequestTicket::NONE {
+            self.stream.reset_on_drop();
+        }
+        self.shard.cut_off(self.ticket);
+        if self.client.is_counted {
+            self.shard.end.together.sources.leave(self.client.peer);
+        }
+    }
+}
+
+/// Claim that a client has on us while nothing of it is under way.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(super) enum Idleness {
+    /// The client has begun to send a head.
+    Begun,
+    /// A new connection, on which the client has not asked for anything yet.
+    New,
+    /// The client has had its responses.
+    Kept,
+}
+
+impl ClientSide {
+    pub(super) fn new(shard: Rc<Shard>, stream: Stream, client: Client) -> ClientSide {
+        let deadline = Deadline::new(&shard.ring);
+        let (inbox, ticket) = (Inbox::default(), RequestTicket::NONE);
+        ClientSide { shard, stream, inbox, deadline, client, ticket }
+    }
+
+    /// Ends the request under way, however it went.
+    pub(super) fn finish(&mut self) {
+        self.shard.finish(std::mem::replace(&mut self.ticket, RequestTicket::NONE));
+    }
+
+    /// Says which end of the client counts as leaving while it waits for its response: none behind
+    /// requests that wait their turn.
+    pub(super) fn end_counts(&self) -> EndCounts {
+        end_counts(&self.shard, &self.inbox)
+    }
+
+    /// Reads the header of the PROXY protocol that comes first and takes the client's address from
+    /// it. `false`: it did not come, or its client is not let in.
+    pub(super) async fn read_proxy_header(&mut self) -> bool {
+        self.deadline.set(self.shard.timeouts().http_request);
+        loop {
+            match proxy_protocol::header(self.inbox.bytes()) {
+                proxy_protocol::Seen::Header(header) => {
+                    self.inbox.consume(&self.shard.ring, header.length);
+                    self.client.secure |= header.secure;
+                    if let Some(source) = header.source {
+                        (self.client.peer, self.client.port) = (source.ip(), source.port());
+                    }
+                    if !is_welcome(&self.shard, &mut self.client) {
+                        self.shard.end.counters().add_shed(Shed::Source);
+                        return false;
+                    }
+                    return true;
+                }
+                proxy_protocol::Seen::Wrong => return false,
+                proxy_protocol::Seen::More => {}
+            }
+            let Ok(buf) = self.stream.recv(&self.deadline).await else { return false };
+            if buf.is_empty() {
+                return false;
+            }
+            self.inbox.push(&self.shard.ring, buf);
+            self.inbox.gather(&self.shard.ring);
+        }
+    }
+
+    /// Receives bytes; `None` when this connection should go to another process. A shard that stops
+    /// cuts the time of an idle connection short, but never to nothing: bytes that are here already
+    /// have to be seen.
+    pub(super) async fn more(&self, mut idle: Idleness) -> Option<Result<RecvBuf, Abort>> {
+        poll_fn(|cx| {
+            if self.shard.stopping() {
+                match std::mem::replace(&mut idle, Idleness::Begun) {
+                    Idleness::Begun => {}
+                    Idleness::New => self.deadline.set(limits::FIRST_REQUEST_TIME),
+                    Idleness::Kept => self.deadline.set(Duration::ZERO),
+                }
+            }
+            match self.stream.poll_recv_by(cx, &self.deadline) {
+                Poll::Ready(result) => Poll::Ready(Some(result)),
+                Poll::Pending if self.shard.leaving() => Poll::Ready(None),
+                Poll::Pending => Poll::Pending,
+            }
+        })
+        .await
+    }
+
+    /// Gives the connection to the process that takes over, with what was received and not acted
+    /// on.
+    pub(super) async fn hand_over(
+        &mut self,
+        speaks: Protocol,
+        held_since: Option<Instant>,
+    ) -> Next {
+        if self.stream.sent(&self.deadline, self.shard.timeouts().client).await.is_err() {
+            return Next::Close;
+        }
+        self.stream.released().await;
+        self.stream.gather();
+        while self.stream.is_armed() {
+            match poll_fn(|cx| self.stream.poll_recv(cx)).await {
+                Ok(buf) if !buf.is_empty() => {
+                    self.inbox.push(&self.shard.ring, buf);
+                    self.inbox.gather(&self.shard.ring);
+                }
+                // The client has ended its side, and the other process will see that, too.
+                Ok(_) if !self.inbox.is_empty() => break,
+                Ok(_) | Err(_) => return Next::Close,
+            }
+        }
+        let Ok(socket) = self.stream.fd().try_clone_to_owned() else { return Next::Close };
+        let now = self.shard.ring.now();
+        // If the other process is gone, dropping the socket closes the connection.
+        self.shard.end.hand_over(HandedOver {
+            socket,
+            peer: self.client.peer,
+            port: self.client.port,
+            secure: self.client.secure,
+            speaks,
+            bytes: self.inbox.bytes().to_vec(),
+            held: held_since.map(|since| now.saturating_duration_since(since)),
+        });
+        Next::Close
+    }
+}
+
+/// Says which end of a client counts as leaving while it waits for its response, with `behind` in
+/// its inbox.
+pub(super) fn end_counts(shard: &Shard, behind: &Inbox) -> EndCounts {
+    if behind.is_empty() { shard.end_counts(false) } else { EndCounts::Never }
+}
+
+/// Counts a connection of this client, unless there are as many as one may have. The connections of
+/// a TLS terminator are those of all its clients: they have no limit.
+pub(super) fn is_welcome(shard: &Shard, client: &mut Client) -> bool {
+    if let Some(most) = shard.tuning().connections_per_source_max
+        && !client.trusted
+    {
+        client.is_counted = shard.end.together.sources.enter(client.peer, most.get());
+        return client.is_counted;
+    }
+    true
+}

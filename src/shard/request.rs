@@ -1,0 +1,114 @@
+//! Plain data of a request on its way through a shard: who asked, what for, under which rule it is
+//! counted, and what follows it on its connection.
+
+use std::net::IpAddr;
+
+use crate::http::{HttpDate, Method, ReplyTo, RequestFraming, TrailerRules, Version};
+use crate::limits;
+use crate::table::Scheme;
+
+/// A client connection's peer, and how far its words are believed.
+#[derive(Copy, Clone, Debug)]
+pub(super) struct Client {
+    pub(super) peer: IpAddr,
+    pub(super) port: u16,
+    pub(super) trusted: bool,
+    /// The client speaks TLS to the proxy in front of us, as far as no field that is believed says
+    /// otherwise.
+    pub(super) secure: bool,
+    /// Number of the client's latest request among those of the shard; 0 where requests get none.
+    pub(super) request_id: u64,
+    /// The connection counts among those of its source.
+    pub(super) is_counted: bool,
+}
+
+impl Client {
+    /// Scheme that the client spoke, with what its forwarding fields say of it.
+    pub(super) fn scheme(&self, forwarded: Option<Scheme>) -> Scheme {
+        match (self.trusted, forwarded) {
+            (true, Some(scheme)) => scheme,
+            _ if self.secure => Scheme::Https,
+            _ => Scheme::Http,
+        }
+    }
+}
+
+/// Properties of a request that are needed after its head was forwarded.
+#[derive(Copy, Clone, Debug)]
+pub(super) struct Request {
+    pub(super) method: Method,
+    pub(super) version: Version,
+    pub(super) framing: RequestFraming,
+    pub(super) trailers: TrailerRules,
+    /// The client wants the connection to go on.
+    pub(super) keep_alive: bool,
+    /// The client waits for `100 Continue` before it sends the body.
+    pub(super) expect_continue: bool,
+    /// The request asks for another protocol.
+    pub(super) upgrade: bool,
+    /// The request brings credentials that authenticate the connection on which it goes out.
+    pub(super) authenticates: bool,
+}
+
+impl Request {
+    pub(super) fn reply_to(&self, close: bool, date: HttpDate) -> ReplyTo {
+        ReplyTo { version: self.version, head_only: self.method == Method::Head, close, date }
+    }
+
+    /// Whether a reply ends the connection: a body that is not known to be short is not read to
+    /// its end, and one that waits for a `100 Continue` may never come.
+    pub(super) fn closes(&self) -> bool {
+        let body_is_short = match self.framing {
+            RequestFraming::None => true,
+            RequestFraming::Length(n) => n <= limits::DISCARD_BYTES_MAX && !self.expect_continue,
+            RequestFraming::Chunked => false,
+        };
+        !self.keep_alive || !body_is_short
+    }
+}
+
+/// Rule and host that a request is counted under.
+#[derive(Copy, Clone, Debug)]
+pub(super) struct Keys {
+    /// Key of the name that matched: its host is counted by it.
+    pub(super) host: u64,
+    /// Key of the rule itself, which aliases may lead to.
+    pub(super) rule: u64,
+}
+
+/// A request under way, or none.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(super) struct RequestTicket(u32);
+
+impl RequestTicket {
+    /// No request: what is counted goes to the shard's totals alone.
+    pub(super) const NONE: RequestTicket = RequestTicket(u32::MAX);
+
+    pub(super) fn of(index: usize) -> RequestTicket {
+        debug_assert!(index < u32::MAX as usize, "more requests than numbers");
+        RequestTicket(index as u32)
+    }
+
+    pub(super) fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// Fate of a client connection when an exchange is over.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(super) enum Next {
+    /// The next request.
+    KeepAlive,
+    /// Nothing is owed in either direction.
+    Close,
+    /// Our reply is complete, but the client may still be sending: see that it can read the reply.
+    Linger,
+    /// The response goes no further, and its framing shows that: what the kernel has of it may
+    /// still arrive.
+    Cut,
+    /// A response was sent in part and must not look complete.
+    Reset,
+    /// [`Reset`](Next::Reset) once the client's kernel has all that was sent: a reset takes the
+    /// rest away.
+    ResetOnceTaken,
+}

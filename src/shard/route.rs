@@ -1,0 +1,144 @@
+//! The decision on a request or a raw connection, by the rule of its host: which rule that is, and
+//! whether it goes on now, is held, or was one too many.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use super::hold::Waited;
+use super::request::Keys;
+use super::{Shard, Table};
+use crate::link::HoldReason;
+use crate::table::{Action, Match, Proxy, Scheme};
+
+/// Rule of a host.
+pub(super) struct Rule<'t> {
+    pub(super) action: &'t Action,
+    pub(super) keys: Keys,
+}
+
+/// Decision on a request or raw connection.
+#[derive(Copy, Clone, Debug)]
+pub(super) enum Route<'t> {
+    /// A backend of this rule gets the request.
+    Proxy(&'t Proxy),
+    /// The request is held, for at most so long.
+    Hold(HoldReason, Duration),
+    /// The rule's `max_requests_per_second` is spent.
+    Limited,
+    /// The rule says what to reply.
+    Reply(&'t Action),
+}
+
+/// Looks the rule of a host up; a request without one falls under no rule.
+pub(super) fn find<'t>(
+    shard: &Shard,
+    table: &'t Table,
+    host: Option<&str>,
+    scheme: Scheme,
+) -> Rule<'t> {
+    let unknown = Keys { host: shard.unknown, rule: shard.unknown };
+    let found = host.map_or(Match::Unknown, |host| table.snapshot().lookup(host, scheme));
+    match found {
+        Match::NoHosts => Rule { action: &Action::NoHosts, keys: unknown },
+        Match::Unknown => Rule { action: &Action::Unknown, keys: unknown },
+        Match::Found(found) => Rule {
+            action: &found.rule.action,
+            keys: Keys { host: found.key, rule: found.rule_key },
+        },
+    }
+}
+
+/// Decides by a rule that was found for `host`. A request that passes counts towards the rate of
+/// its rule. `waited` is set for a request that was held already.
+pub(super) fn decide<'t>(
+    shard: &Shard,
+    table: &Table,
+    rule: &Rule<'t>,
+    host: &str,
+    waited: Option<&Waited>,
+) -> Route<'t> {
+    let keys = rule.keys;
+    let line = || {
+        let lines = &shard.published().lines;
+        match lines.is_empty() {
+            true => None,
+            false => lines.wait(&[keys.host, keys.rule, table.snapshot().key(host)]),
+        }
+    };
+    by_policy(rule.action, waited, line, |rate| shard.admits(keys.rule, rate))
+}
+
+/// Applies the policy: a request goes behind those that were held for its host before it, and only
+/// one that was never held is refused for the rate's sake. `line` says how long it may wait behind
+/// others; `admits` takes it out of the rate.
+fn by_policy<'t>(
+    action: &'t Action,
+    waited: Option<&Waited>,
+    line: impl FnOnce() -> Option<Duration>,
+    admits: impl FnOnce(NonZeroU32) -> bool,
+) -> Route<'t> {
+    let proxy = match action {
+        Action::Spin(spin) => return Route::Hold(HoldReason::Spin, spin.timeout()),
+        Action::Proxy(proxy) => proxy,
+        other => return Route::Reply(other),
+    };
+    if !waited.is_some_and(Waited::is_let_go)
+        && let Some(wait) = line()
+    {
+        return Route::Hold(HoldReason::Behind, wait);
+    }
+    // A request that was held has waited enough: it is not sent away.
+    match proxy.max_requests_per_second() {
+        Some(rate) if waited.is_none() && !admits(rate) => Route::Limited,
+        _ => Route::Proxy(proxy),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::table::{Names, Rule as TableRule};
+
+    fn limited() -> TableRule {
+        let value =
+            json!(["proxy", { "backends": ["127.0.0.1:1"], "max_requests_per_second": 1 }, false]);
+        TableRule::from_json("a.com", &value, &mut Names::default()).expect("a rule")
+    }
+
+    #[test]
+    fn request_behind_others_takes_nothing_of_the_rate() {
+        let rule = limited();
+        let line = || Some(Duration::from_secs(3));
+        let route = by_policy(&rule.action, None, line, |_| panic!("the rate is asked"));
+        assert!(matches!(route, Route::Hold(HoldReason::Behind, _)), "{route:?}");
+    }
+
+    #[test]
+    fn request_past_the_rate_is_limited() {
+        let rule = limited();
+        let route = by_policy(&rule.action, None, || None, |rate| rate.get() != 1);
+        assert!(matches!(route, Route::Limited), "{route:?}");
+    }
+
+    #[test]
+    fn request_that_was_held_is_not_limited() {
+        let rule = limited();
+        let mut waited = None;
+        Waited::note(&mut waited, std::time::Instant::now(), 0);
+        let route = by_policy(&rule.action, waited.as_deref(), || None, |_| false);
+        assert!(matches!(route, Route::Proxy(_)), "{route:?}");
+    }
+
+    #[test]
+    fn rule_that_replies_asks_neither_line_nor_rate() {
+        let route = by_policy(
+            &Action::Unknown,
+            None,
+            || panic!("the line is asked"),
+            |_| panic!("the rate is asked"),
+        );
+        assert!(matches!(route, Route::Reply(Action::Unknown)), "{route:?}");
+    }
+}

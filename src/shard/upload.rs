@@ -1,0 +1,161 @@
+//! A request's body on its way to the backend, while the response may come already.
+
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+
+use super::body::{Body, Broken, Relay};
+use super::client::{ClientSide, end_counts};
+use super::inbox::Inbox;
+use super::pool::Lease;
+use super::request::Request;
+use super::response::{Answer, AnswerProgress, Answered, Failed, Progress};
+use super::tally::Meter;
+use crate::http::Refusal;
+use crate::ring::{Deadline, Stream};
+
+/// Result of both directions.
+pub(super) struct Ended {
+    pub(super) answered: Option<Result<Answered, Failed>>,
+    /// The client's side of the upload broke.
+    pub(super) broken: Option<Broken>,
+    pub(super) is_uploaded: bool,
+    pub(super) shown: AnswerProgress,
+}
+
+/// Appends what is here of a body to its head.
+pub(super) fn join(
+    side: &mut ClientSide,
+    body: &mut Body,
+    head: &mut Vec<u8>,
+) -> Result<(), Refusal> {
+    let before = side.inbox.bytes().len();
+    body.join(&side.shard.ring, &mut side.inbox, head)?;
+    let joined = before - side.inbox.bytes().len();
+    side.shard.count_received(side.ticket, joined);
+    Ok(())
+}
+
+/// Sends head and body to a backend while waiting for its response. `Err`: the body breaks a rule
+/// before any of the request went out.
+pub(super) async fn run(
+    side: &mut ClientSide,
+    lease: &Lease,
+    inbox: &mut Inbox,
+    request: &Request,
+    mut head: Vec<u8>,
+) -> Result<Ended, Refusal> {
+    let mut body = Body::of_request(request.framing, request.trailers);
+    // What is here already travels with its head.
+    if let Err(refusal) = join(side, &mut body, &mut head) {
+        side.shard.ring.give_vec(head);
+        return Err(refusal);
+    }
+    lease.stream.begin_send_kept(head);
+    let ends = if body.is_done() { side.end_counts() } else { side.shard.end_counts(true) };
+    let ClientSide { shard, stream, inbox: client_inbox, deadline, ticket, .. } = side;
+    let (ticket, shard, stream) = (*ticket, &*shard, &*stream);
+    let progress = Progress::new(&shard.ring, body.is_done(), ends);
+    let Progress { uploaded, shown, both, .. } = &progress;
+    if uploaded.get() {
+        stream.arm();
+    }
+    let relay = Relay {
+        ring: &shard.ring,
+        source: stream,
+        target: &lease.stream,
+        deadline: &Deadline::new(&shard.ring),
+        source_pace: shard.timeouts().client,
+        target_pace: shard.timeouts().server,
+        meter: Meter { shard, ticket, received: true },
+        both,
+    };
+    let answer = Answer {
+        shard,
+        client: stream,
+        backend: &lease.stream,
+        deadline,
+        request,
+        ticket,
+        progress: &progress,
+    };
+    // The backend's time runs once it has, or will have, no more of the request.
+    let set_deadline = || {
+        if shown.get() == AnswerProgress::Nothing {
+            deadline.set(shard.timeouts().server);
+        }
+    };
+    let upload = async {
+        relay.run(None, client_inbox, &mut body).await?;
+        uploaded.set(true);
+        both.ends.set(end_counts(shard, client_inbox));
+        shard.note_sent(ticket);
+        stream.arm();
+        set_deadline();
+        Ok(())
+    };
+    let download = async {
+        let len = answer.head(inbox).await?;
+        answer.pass_on(len, inbox).await
+    };
+    let on_backend_closed = || {
+        // What the backend does not take it need not: it may have answered already. But it has to,
+        // in its time.
+        progress.upload_broke.set(true);
+        set_deadline();
+    };
+    let drop_body = |cx: &Context<'_>| drop_body(stream, cx, || both.note_moved(&shard.ring));
+    let (answered, broken) =
+        both_ways(pin!(upload), pin!(download), on_backend_closed, drop_body).await;
+    Ok(Ended { answered, broken, is_uploaded: uploaded.get(), shown: shown.get() })
+}
+
+type BothEnded = (Option<Result<Answered, Failed>>, Option<Broken>);
+
+/// Runs both directions until they are through or the client's part of the upload broke. When the
+/// backend takes no more of it, the response may still come; when the response was first, the
+/// backend gets the rest all the same, as with HAProxy, unless it wants the connection closed.
+async fn both_ways(
+    mut upload: Pin<&mut impl Future<Output = Result<(), Broken>>>,
+    mut download: Pin<&mut impl Future<Output = Result<Answered, Failed>>>,
+    on_backend_closed: impl Fn(),
+    drop_body: impl Fn(&Context<'_>),
+) -> BothEnded {
+    let (mut uploading, mut is_dropping) = (true, false);
+    let mut answered = None;
+    poll_fn(move |cx| {
+        if uploading && let Poll::Ready(result) = upload.as_mut().poll(cx) {
+            uploading = false;
+            match result {
+                Ok(()) => {}
+                Err(Broken::Target) => {
+                    is_dropping = true;
+                    on_backend_closed();
+                }
+                Err(broken) => return Poll::Ready((answered.take(), Some(broken))),
+            }
+        }
+        if is_dropping {
+            drop_body(cx);
+        }
+        if answered.is_none() {
+            let Poll::Ready(result) = download.as_mut().poll(cx) else { return Poll::Pending };
+            answered = Some(result);
+        }
+        match answered {
+            Some(Ok(Answered { backend_lives: true, .. })) if uploading => Poll::Pending,
+            _ => Poll::Ready((answered.take(), None)),
+        }
+    })
+    .await
+}
+
+/// Drops what a client sends of a body that its backend no longer takes: a client that writes all
+/// of it before it reads would else wait for us, and we for it.
+fn drop_body(stream: &Stream, cx: &Context<'_>, moved: impl Fn()) {
+    while let Poll::Ready(Ok(buf)) = stream.poll_recv(cx)
+        && !buf.is_empty()
+    {
+        moved();
+    }
+}
