@@ -10,7 +10,7 @@ use nix::sys::stat::Mode;
 use serde_json::{Value, json};
 
 use crate::backend::Backend;
-use crate::daemon::{Daemon, Setup, eventually};
+use crate::daemon::{Daemon, Setup, asked_for, eventually};
 use crate::message::{get, ok};
 use crate::script::{Connection, PATIENCE};
 
@@ -45,10 +45,11 @@ fn a_line_says_what_became_of_a_request() {
     let backend = Backend::new();
     let (setup, path) = logging(Setup::new().rule("a.com", backend.rule()));
     let daemon = setup.start();
-    let mut client = daemon.connect();
-    client.send("POST /up?x=\"1\" HTTP/1.1\r\nHost: A.com:80\r\nContent-Length: 5\r\n\r\nhello");
-    let mut server = backend.accept();
-    server.expect_head();
+    let (mut client, mut server) = asked_for(
+        &daemon,
+        &backend,
+        "POST /up?x=\"1\" HTTP/1.1\r\nHost: A.com:80\r\nContent-Length: 5\r\n\r\nhello",
+    );
     server.expect_body("hello");
     server.send(ok("answered"));
     assert_eq!(client.expect_answer().text(), "answered");

@@ -4,8 +4,7 @@ use serde_json::{Value, json};
 
 use crate::access_log::{logging, wait_for};
 use crate::backend::Backend;
-use crate::daemon::Setup;
-use crate::message::get;
+use crate::daemon::{Setup, asked};
 
 /// Sends one response of a backend, and returns the status the client got and the line of the log.
 #[track_caller]
@@ -13,10 +12,7 @@ fn line_for(response: &str) -> (u16, Value) {
     let backend = Backend::new();
     let (setup, path) = logging(Setup::new().rule("a.com", backend.rule()));
     let daemon = setup.start();
-    let mut client = daemon.connect();
-    client.send(get("a.com", "/"));
-    let mut server = backend.accept();
-    server.expect_head();
+    let (mut client, mut server) = asked(&daemon, &backend);
     server.send(response);
     server.half_close_if_open();
     let status = client.expect_head().status();

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::backend::{Backend, rule_for};
-use crate::daemon::{Daemon, Setup, asked, eventually};
+use crate::daemon::{Daemon, Setup, asked, asked_for, eventually};
 use crate::manage::Api;
 use crate::message::{Answer, get, ok};
 use crate::script::Connection;
@@ -107,10 +107,7 @@ fn requests_of_other_hosts_do_not_count() {
         .rule("a.com", rule_for(&[backend.port, other.port], json!({"algorithm": "round_robin"})))
         .rule("b.com", backend.rule())
         .start();
-    let mut client = daemon.connect();
-    client.send(get("b.com", "/"));
-    let mut server = backend.accept();
-    server.expect_head();
+    let (mut client, mut server) = asked_for(&daemon, &backend, get("b.com", "/"));
     let mut api = daemon.api();
     // one of its own at the backend that stays
     api.put("/hostname/a.com/", &other.rule());
@@ -153,10 +150,11 @@ fn tunnels_count() {
     let backend = Backend::new();
     let daemon = Setup::new().rule("a.com", backend.rule()).start();
     let tunnels = (0..2).map(|_| {
-        let mut client = daemon.connect();
-        client.send("GET / HTTP/1.1\r\nHost: a.com\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n");
-        let mut server = backend.accept();
-        server.expect_head();
+        let (mut client, mut server) = asked_for(
+            &daemon,
+            &backend,
+            "GET / HTTP/1.1\r\nHost: a.com\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n",
+        );
         server.send(SWITCHING);
         client.expect_status(101);
         (client, server)
@@ -213,10 +211,7 @@ fn what_came_by_another_name() {
         .rule("alias.com", json!(["alias", {"hostname": "a.com"}, false]))
         .start();
     let hanging = ["x.y.a.com", "alias.com"].map(|host| {
-        let mut client = daemon.connect();
-        client.send(get(host, "/"));
-        let mut server = backend.accept();
-        server.expect_head();
+        let (client, server) = asked_for(&daemon, &backend, get(host, "/"));
         (client, server)
     });
     let mut api = daemon.api();

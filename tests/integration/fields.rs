@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::backend::Backend;
-use crate::daemon::{Daemon, Setup};
+use crate::daemon::{Daemon, Setup, asked};
 use crate::message::{get, ok};
 
 /// Spellings that applications behind CGI, WSGI or Rack can't tell from ours.
@@ -97,10 +97,7 @@ fn registered_methods_are_sent_again() {
     let backend = Backend::new();
     let daemon = Daemon::proxying(backend.rule());
     for method in ["PROPFIND", "REPORT", "SEARCH", "QUERY", "MKCOL"] {
-        let mut client = daemon.connect();
-        client.send(get("a.com", "/"));
-        let mut server = backend.accept();
-        server.expect_head();
+        let (mut client, mut server) = asked(&daemon, &backend);
         server.send(ok(""));
         client.expect_status(200);
         // with its body, which is here already
@@ -119,10 +116,7 @@ fn registered_methods_are_sent_again() {
 fn a_426_says_what_to_upgrade_to() {
     let backend = Backend::new();
     let daemon = Daemon::proxying(backend.rule());
-    let mut client = daemon.connect();
-    client.send(get("a.com", "/"));
-    let mut server = backend.accept();
-    server.expect_head();
+    let (mut client, mut server) = asked(&daemon, &backend);
     server.send(
         "HTTP/1.1 426 Upgrade Required\r\nUpgrade: HTTP/3.0, websocket\r\nConnection: Upgrade\r\n\
          Content-Length: 0\r\n\r\n",
@@ -161,10 +155,7 @@ fn every_final_answer_has_one_date() {
     let head = daemon.connect().exchange("GET / HTTP/1.1\r\nHost : a\r\n\r\n").head;
     assert!(head.status() == 400 && head.field("Date").is_some_and(is_date));
 
-    let mut client = daemon.connect();
-    client.send(get("a.com", "/"));
-    let mut server = backend.accept();
-    server.expect_head();
+    let (mut client, mut server) = asked(&daemon, &backend);
     server.send("HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\n");
     assert_eq!(client.expect_status(103).field("Date"), None);
     server.send("HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n");

@@ -2,7 +2,7 @@
 //! own version, origin form, and everything else byte for byte and in order.
 
 use crate::backend::Backend;
-use crate::daemon::{Daemon, Setup};
+use crate::daemon::{Daemon, Setup, asked};
 use crate::message::{Head, assert_same, get, ok};
 
 /// What the backend gets for this request on the untrusted address.
@@ -150,10 +150,7 @@ fn the_version_is_ours() {
 fn check_answer(answer: impl AsRef<[u8]>, expected: &str) {
     let backend = Backend::new();
     let daemon = Daemon::proxying(backend.rule());
-    let mut client = daemon.connect();
-    client.send(get("a.com", "/"));
-    let mut server = backend.accept();
-    server.expect_head();
+    let (mut client, mut server) = asked(&daemon, &backend);
     server.send(&answer);
     let mut head = client.expect_head();
     // These answers have none of their own.

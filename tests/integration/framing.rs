@@ -1,7 +1,7 @@
 //! Where a request ends: what must be accepted, however it is cut into segments.
 
 use crate::backend::Backend;
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, asked_for};
 use crate::message::{assert_same, chunk, get, ok};
 use crate::script::Connection;
 
@@ -79,10 +79,7 @@ fn in_chunks_as_they_came() {
     let upper = head.replace(": chunked", ": Chunked");
     let backend = Backend::new();
     let daemon = Daemon::proxying(backend.rule());
-    let mut client = daemon.connect();
-    client.send(upper + "2\r\nok\r\n0\r\n\r\n");
-    let mut server = backend.accept();
-    server.expect_head();
+    let (_client, mut server) = asked_for(&daemon, &backend, upper + "2\r\nok\r\n0\r\n\r\n");
     assert_eq!(server.expect_chunked().data, b"ok");
 }
 

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use serde_json::json;
 
 use crate::backend::{Backend, Serving, closed_port, rule_for};
-use crate::daemon::{Daemon, Setup, eventually};
+use crate::daemon::{Daemon, Setup, asked_for, eventually};
 use crate::message::{Head, get, ok};
 
 /// A backend whose check is answered with the status that stands in `status`, and all else with
@@ -231,10 +231,11 @@ fn a_request_that_is_not_whole_says_nothing_of_its_backend() {
         .rule("b.com", rule_for(&[other], json!({})))
         .start();
     for _ in 0..4 {
-        let mut client = daemon.connect();
-        client.send("POST / HTTP/1.1\r\nHost: a.com\r\nContent-Length: 10\r\n\r\nhalf");
-        let mut server = backend.accept();
-        server.expect_head();
+        let (mut client, server) = asked_for(
+            &daemon,
+            &backend,
+            "POST / HTTP/1.1\r\nHost: a.com\r\nContent-Length: 10\r\n\r\nhalf",
+        );
         drop(server);
         client.expect_status(502);
     }

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use crate::backend::{Backend, closed_port, rule_for};
 use crate::bulk::{MIB, send_plain};
-use crate::daemon::{Daemon, Setup, asked};
+use crate::daemon::{Daemon, Setup, asked, asked_for};
 use crate::message::{get, ok, show};
 use crate::script::{Connection, Ending, find};
 
@@ -172,10 +172,11 @@ fn a_client_that_resets_in_the_middle_of_its_body() {
         [("Content-Length: 10", "01234"), ("Transfer-Encoding: chunked", "5\r\n01234\r\n")]
     {
         for resets in [true, false] {
-            let mut client = daemon.connect();
-            client.send(format!("POST / HTTP/1.1\r\nHost: a.com\r\n{framing}\r\n\r\n{part}"));
-            let mut server = backend.accept();
-            server.expect_head();
+            let (client, mut server) = asked_for(
+                &daemon,
+                &backend,
+                format!("POST / HTTP/1.1\r\nHost: a.com\r\n{framing}\r\n\r\n{part}"),
+            );
             server.expect_body(part);
             if resets {
                 client.reset();

@@ -4,7 +4,7 @@
 use serde_json::json;
 
 use crate::backend::Backend;
-use crate::daemon::{Daemon, Setup};
+use crate::daemon::{Daemon, Setup, asked_for};
 use crate::message::{get, ok};
 
 #[test]
@@ -210,10 +210,7 @@ fn an_idle_backend_connection_that_closes_is_replaced() {
 fn bytes_on_an_idle_backend_connection_end_it() {
     let backend = Backend::new();
     let daemon = Daemon::proxying(backend.rule());
-    let mut client = daemon.connect();
-    client.send(get("a.com", "/1"));
-    let mut server = backend.accept();
-    server.expect_head();
+    let (mut client, mut server) = asked_for(&daemon, &backend, get("a.com", "/1"));
     server.send(ok("1"));
     assert_eq!(client.expect_answer().text(), "1");
     server.send(ok("nobody asked"));

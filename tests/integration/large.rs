@@ -75,10 +75,8 @@ fn down_in_chunks() {
 fn down_until_the_backend_closes() {
     let backend = Backend::new();
     let daemon = Daemon::proxying(backend.rule());
-    let mut client = daemon.connect();
-    client.send("GET / HTTP/1.0\r\nHost: a.com\r\n\r\n");
-    let mut server = backend.accept();
-    server.expect_head();
+    let (mut client, mut server) =
+        asked_for(&daemon, &backend, "GET / HTTP/1.0\r\nHost: a.com\r\n\r\n");
     server.send("HTTP/1.0 200 OK\r\n\r\n");
     let sending = thread_with(&server, |stream| send_plain(stream, 0, LARGE));
     client.expect_status(200);
@@ -466,10 +464,7 @@ fn a_large_answer_cut_off_in_the_middle() {
     let backend = Backend::new();
     let daemon = Daemon::proxying(backend.rule());
     for framing in ["Content-Length: 67108864", "Transfer-Encoding: chunked"] {
-        let mut client = daemon.connect();
-        client.send(get("a.com", "/"));
-        let mut server = backend.accept();
-        server.expect_head();
+        let (mut client, mut server) = crate::daemon::asked(&daemon, &backend);
         server.send(format!("HTTP/1.1 200 OK\r\n{framing}\r\n\r\n"));
         let chunked = framing.contains("chunked");
         let sending = std::thread::spawn(move || {

@@ -174,10 +174,11 @@ fn client_that_left_in_an_upload_that_the_backend_does_not_take() {
     let daemon = Daemon::proxying(backend.rule());
     for framing in ["Content-Length: 1000000000", "Transfer-Encoding: chunked"] {
         for how in [How::HalfCloses, How::Resets] {
-            let mut client = daemon.connect();
-            client.send(format!("POST / HTTP/1.1\r\nHost: a.com\r\n{framing}\r\n\r\n"));
-            let mut server = backend.accept();
-            server.expect_head();
+            let (mut client, mut server) = asked_for(
+                &daemon,
+                &backend,
+                format!("POST / HTTP/1.1\r\nHost: a.com\r\n{framing}\r\n\r\n"),
+            );
             let chunk = [b"10000\r\n", &[b'x'; 0x10000][..], b"\r\n"].concat();
             let sender = client.sender();
             sender.set_write_timeout(Some(std::time::Duration::from_millis(300))).expect("set");

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::backend::{Backend, closed_port, rule_for};
-use crate::daemon::{Daemon, Setup};
+use crate::daemon::{Daemon, Setup, asked_for};
 use crate::message::{get, ok};
 use crate::script::{Connection, Ending, PATIENCE};
 
@@ -89,10 +89,8 @@ fn rejected_rate_reaches_clients_that_write_first() {
 fn refused_body_is_read_off() {
     let backend = Backend::new();
     let daemon = Daemon::proxying(backend.rule());
-    let mut client = daemon.connect();
-    client.send(head_of("a.com", "Transfer-Encoding: chunked", "1.1"));
-    let mut server = backend.accept();
-    server.expect_head();
+    let (mut client, mut server) =
+        asked_for(&daemon, &backend, head_of("a.com", "Transfer-Encoding: chunked", "1.1"));
     client.send("xyz\r\n");
     (0..20).for_each(|_| client.send(vec![b'x'; MIB]));
     assert_eq!(client.expect_answer().status(), 400);

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use serde_json::{Value, json};
 
 use crate::backend::Backend;
-use crate::daemon::{Daemon, Setup};
+use crate::daemon::{Daemon, Setup, asked};
 use crate::message::{get, ok};
 
 fn rule(address: impl std::fmt::Display, arguments: &Value) -> Value {
@@ -107,10 +107,7 @@ fn loops_end_after_an_upgrade_too() {
     daemon.api().put("/hostname/loop.com/", &rule(daemon.address(), &json!({})));
     daemon.upgrade();
     daemon.connect().exchange(get("loop.com", "/")).expect_status(502);
-    let mut client = daemon.connect();
-    client.send(get("a.com", "/"));
-    let mut server = backend.accept();
-    server.expect_head();
+    let (mut client, mut server) = asked(&daemon, &backend);
     server.send(ok("served"));
     assert_eq!(client.expect_answer().text(), "served");
 }

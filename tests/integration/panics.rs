@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use serde_json::json;
 
 use crate::backend::Backend;
-use crate::daemon::{Daemon, Setup, asked, eventually};
+use crate::daemon::{Daemon, Setup, asked, asked_for, eventually};
 use crate::message::{get, ok};
 use crate::script::{Connection, Ending};
 use crate::spin::metric;
@@ -107,10 +107,11 @@ fn in_an_upload_and_in_a_tunnel() {
     let backend = Backend::new();
     let Some(mut daemon) = fragile(Setup::new().rule("a.com", backend.rule())) else { return };
     let mut other = daemon.connect();
-    let mut client = daemon.connect();
-    client.send("POST / HTTP/1.1\r\nHost: a.com\r\nContent-Length: 100\r\n\r\n");
-    let mut server = backend.accept();
-    server.expect_head();
+    let (mut client, mut server) = asked_for(
+        &daemon,
+        &backend,
+        "POST / HTTP/1.1\r\nHost: a.com\r\nContent-Length: 100\r\n\r\n",
+    );
     client.send(TEXT);
     client.expect_end();
     server.expect_end();

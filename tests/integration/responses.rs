@@ -1,7 +1,7 @@
 //! Answers of backends in every shape, and what the client makes of them.
 
 use crate::backend::Backend;
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, asked_for};
 use crate::message::{Framing, assert_same, get, ok, show};
 use crate::script::{Connection, Ending, find};
 
@@ -17,10 +17,7 @@ struct Scene {
 fn after(request: impl AsRef<[u8]>) -> Scene {
     let backend = Backend::new();
     let daemon = Daemon::proxying(backend.rule());
-    let mut client = daemon.connect();
-    client.send(request);
-    let mut server = backend.accept();
-    server.expect_head();
+    let (client, server) = asked_for(&daemon, &backend, request);
     Scene { daemon, backend, client, server }
 }
 

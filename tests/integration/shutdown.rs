@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::backend::Backend;
-use crate::daemon::{Daemon, Setup, asked, eventually};
+use crate::daemon::{Daemon, Setup, asked, asked_for, eventually};
 use crate::message::{get, ok};
 use crate::overload::{EMPTY, short_of_files};
 use crate::script::Connection;
@@ -68,10 +68,11 @@ fn an_answer_that_has_begun_is_finished() {
 fn an_upload_that_has_begun_is_finished() {
     let backend = Backend::new();
     let mut daemon = Daemon::proxying(backend.rule());
-    let mut client = daemon.connect();
-    client.send("POST / HTTP/1.1\r\nHost: a.com\r\nContent-Length: 10\r\n\r\nhello");
-    let mut server = backend.accept();
-    server.expect_head();
+    let (mut client, mut server) = asked_for(
+        &daemon,
+        &backend,
+        "POST / HTTP/1.1\r\nHost: a.com\r\nContent-Length: 10\r\n\r\nhello",
+    );
     server.expect_body("hello");
     daemon.terminate();
     expect_refusing(&daemon);

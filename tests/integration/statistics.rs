@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use crate::api::empty;
 use crate::backend::{Backend, closed_port, rule_for};
-use crate::daemon::{Daemon, Setup, eventually};
+use crate::daemon::{Daemon, Setup, asked, asked_for, eventually};
 use crate::manage::Api;
 use crate::message::{chunk, get, ok};
 use crate::script::Connection;
@@ -272,10 +272,7 @@ fn open_requests() {
     let daemon = Setup::new().set("shards", 2).rule("a.com", backend.rule()).start();
     let mut api = daemon.api();
     let hanging = (0..6).map(|_| {
-        let mut client = daemon.connect();
-        client.send(get("a.com", "/"));
-        let mut server = backend.accept();
-        server.expect_head();
+        let (client, server) = asked(&daemon, &backend);
         (client, server)
     });
     let mut hanging: Vec<(Connection, Connection)> = hanging.collect();
@@ -359,10 +356,7 @@ fn a_deleted_host_s_counters_go() {
     let request = get("a.com", "/");
     let done = |count: u64, api: &mut Api| {
         for _ in 0..count {
-            let mut client = daemon.connect();
-            client.send(&request);
-            let mut server = backend.accept();
-            server.expect_head();
+            let (mut client, mut server) = asked_for(&daemon, &backend, &request);
             server.send("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok");
             client.expect_answer();
         }
@@ -371,10 +365,7 @@ fn a_deleted_host_s_counters_go() {
     };
     done(3, &mut api);
     let hanging = (0..4).map(|_| {
-        let mut client = daemon.connect();
-        client.send(&request);
-        let mut server = backend.accept();
-        server.expect_head();
+        let (client, server) = asked_for(&daemon, &backend, &request);
         (client, server)
     });
     let hanging: Vec<_> = hanging.collect();

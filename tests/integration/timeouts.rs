@@ -7,7 +7,7 @@ use serde_json::json;
 use socket2::{Domain, Socket, Type};
 
 use crate::backend::{Backend, rule_for};
-use crate::daemon::Setup;
+use crate::daemon::{Setup, asked, asked_for};
 use crate::message::{get, ok, show};
 use crate::script::{Connection, Ending, find};
 use crate::tunnel::tunnelled;
@@ -165,10 +165,7 @@ fn server_in_the_middle_of_a_body() {
         ("Transfer-Encoding: chunked\r\n", "5\r\nhello\r\n"),
         ("", "hello"),
     ] {
-        let mut client = daemon.connect();
-        client.send(get("a.com", "/"));
-        let mut server = backend.accept();
-        server.expect_head();
+        let (mut client, mut server) = asked(&daemon, &backend);
         let began = Instant::now();
         server.send(format!("HTTP/1.1 200 OK\r\n{head}\r\n{part}"));
         let until_close =
@@ -185,10 +182,7 @@ fn server_counts_from_the_last_byte() {
     let (setup, time) = with("timeout_server", 500);
     let backend = Backend::new();
     let daemon = setup.rule("a.com", backend.rule()).start();
-    let mut client = daemon.connect();
-    client.send(get("a.com", "/"));
-    let mut server = backend.accept();
-    server.expect_head();
+    let (mut client, mut server) = asked(&daemon, &backend);
     server.send("HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n");
     client.expect_status(200);
     for byte in ["a", "b", "c", "d", "e", "f"] {
@@ -258,10 +252,7 @@ fn none_of_them_while_things_go_well() {
         .set("timeout_server", "10s")
         .rule("a.com", backend.rule())
         .start();
-    let mut client = daemon.connect();
-    client.send(get("a.com", "/"));
-    let mut server = backend.accept();
-    server.expect_head();
+    let (mut client, mut server) = asked(&daemon, &backend);
     // the client has nothing to do but wait: its own timeouts do not run
     client.expect_nothing_within(Duration::from_millis(1000));
     server.send(ok("slow but fine"));
@@ -301,10 +292,11 @@ fn silence_in_one_direction_counts_only_when_the_other_is_silent_too() {
         server.send("x");
     }
     // Both are silent: it ends.
-    let mut client = daemon.connect();
-    client.send("POST / HTTP/1.1\r\nHost: a.com\r\nContent-Length: 3\r\n\r\na");
-    let mut server = backend.accept();
-    server.expect_head();
+    let (mut client, mut server) = asked_for(
+        &daemon,
+        &backend,
+        "POST / HTTP/1.1\r\nHost: a.com\r\nContent-Length: 3\r\n\r\na",
+    );
     server.send("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nx");
     client.expect_status(200);
     let began = Instant::now();
@@ -318,10 +310,11 @@ fn backend_that_takes_an_upload_is_not_silent() {
     let backend = Backend::new();
     let (setup, time) = with("timeout_server", 600);
     let daemon = setup.rule("a.com", backend.rule()).start();
-    let mut client = daemon.connect();
-    client.send("POST / HTTP/1.1\r\nHost: a.com\r\nContent-Length: 10\r\n\r\n0");
-    let mut server = backend.accept();
-    server.expect_head();
+    let (mut client, mut server) = asked_for(
+        &daemon,
+        &backend,
+        "POST / HTTP/1.1\r\nHost: a.com\r\nContent-Length: 10\r\n\r\n0",
+    );
     server.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nx");
     client.expect_status(200);
     for n in 1..10 {

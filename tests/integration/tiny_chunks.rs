@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::backend::Backend;
 use crate::bulk::MIB;
-use crate::daemon::{Daemon, Setup};
+use crate::daemon::{Daemon, Setup, asked_for};
 use crate::message::{get, ok};
 use crate::script::Connection;
 
@@ -165,10 +165,11 @@ fn a_segment_each() {
     const SEGMENTS: usize = 50_000;
     let backend = Backend::new();
     let daemon = setup().rule("a.com", backend.rule()).start();
-    let mut client = daemon.connect();
-    client.send("POST / HTTP/1.1\r\nHost: a.com\r\nTransfer-Encoding: chunked\r\n\r\n");
-    let mut server = backend.accept();
-    server.expect_head();
+    let (mut client, mut server) = asked_for(
+        &daemon,
+        &backend,
+        "POST / HTTP/1.1\r\nHost: a.com\r\nTransfer-Encoding: chunked\r\n\r\n",
+    );
     let cost = Cost::of(&daemon);
     let mut stream = client.sender();
     let sending = std::thread::spawn(move || {

@@ -2,7 +2,7 @@
 //! connection stay here. Wherever the segments end.
 
 use crate::backend::Backend;
-use crate::daemon::{Daemon, Setup};
+use crate::daemon::{Daemon, Setup, asked, asked_for};
 use crate::message::{get, ok};
 use crate::script::Connection;
 
@@ -21,10 +21,7 @@ struct Scene {
 fn scene() -> Scene {
     let backend = Backend::new();
     let daemon = Daemon::proxying(backend.rule());
-    let mut client = daemon.connect();
-    client.send(get("a.com", "/"));
-    let mut server = backend.accept();
-    server.expect_head();
+    let (client, server) = asked(&daemon, &backend);
     Scene { _daemon: daemon, client, server, backend }
 }
 
@@ -98,10 +95,8 @@ fn an_answer_to_an_old_client_ends_well_for_all_trailers() {
     for name in ["X-Request-Id", "Host", "Content-Length"] {
         let backend = Backend::new();
         let daemon = Daemon::proxying(backend.rule());
-        let mut client = daemon.connect();
-        client.send("GET / HTTP/1.0\r\nHost: a.com\r\n\r\n");
-        let mut server = backend.accept();
-        server.expect_head();
+        let (mut client, mut server) =
+            asked_for(&daemon, &backend, "GET / HTTP/1.0\r\nHost: a.com\r\n\r\n");
         server.send(format!("{CHUNKED}{BODY}{name}: 5\r\n\r\n"));
         assert_eq!(client.expect_answer().text(), "hello", "{name}");
     }
@@ -140,10 +135,7 @@ fn trailers_of_a_request_pass_as_its_fields_do() {
     let trailers = "X-Request-Id: 1\r\nX-Forwarded-For: 2\r\nx_forwarded.by: 3\r\nForwarded: 4\r\n\
                     Client-IP: 5\r\nX-Named: 6\r\nX-Sum: 7\r\nX!Real!IP: 8\r\n";
     let named = "Connection: x-named, X-Forwarded-For\r\n";
-    let mut client = daemon.connect();
-    client.send(get("a.com", "/"));
-    let mut server = backend.accept();
-    server.expect_head();
+    let (mut client, mut server) = asked(&daemon, &backend);
     server.send(ok(""));
     client.expect_answer().expect_status(200);
     let mut terminator = daemon.connect_internal();

@@ -2,7 +2,7 @@
 //! through, and no byte of one is taken for the other. And interim answers in any number.
 
 use crate::backend::Backend;
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, asked, asked_for};
 use crate::message::{get, ok};
 use crate::script::Connection;
 
@@ -155,10 +155,7 @@ fn another_version_of_http_is_not_offered_with_a_body() {
 fn interim_answers_come_in_any_number() {
     let backend = Backend::new();
     let daemon = Daemon::proxying(backend.rule());
-    let mut client = daemon.connect();
-    client.send(get("a.com", "/"));
-    let mut server = backend.accept();
-    server.expect_head();
+    let (mut client, mut server) = asked(&daemon, &backend);
     let hints = "HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\n\r\n";
     server.send(hints.repeat(1000) + "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
     for _ in 0..1000 {
@@ -176,10 +173,8 @@ fn interim_answers_come_in_any_number() {
 fn interim_answers_without_end_are_a_502() {
     let backend = Backend::new();
     let daemon = Daemon::proxying(backend.rule());
-    let mut client = daemon.connect();
-    client.send("GET / HTTP/1.0\r\nHost: a.com\r\n\r\n");
-    let mut server = backend.accept();
-    server.expect_head();
+    let (mut client, server) =
+        asked_for(&daemon, &backend, "GET / HTTP/1.0\r\nHost: a.com\r\n\r\n");
     let long = format!("HTTP/1.1 103 Early Hints\r\nLink: {}\r\n\r\n", "a".repeat(8000));
     let mut stream = server.sender();
     let sending = std::thread::spawn(move || {
