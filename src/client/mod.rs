@@ -1,9 +1,10 @@
 //! `mantrid-client`: edits and watches the table of a running daemon.
 //!
-//! It speaks the management API and shares only the table of rule arguments with the daemon. What
-//! scripts rely on is the original's: the words of `set` and the complaints about them, the tables
-//! of `list` and `stats`, silence where a change succeeds, exit codes 0 and 1. In reading order:
-//! the definition of the command line; where the daemon is and how it is asked; the commands.
+//! The program speaks the management API and shares only the table of rule arguments with the
+//! daemon. It keeps what scripts rely on as the original has it: the words of `set` and the
+//! complaints about them, the tables of `list` and `stats`, silence where a change succeeds, exit
+//! codes 0 and 1. In reading order: the definition of the command line; where the daemon is and how
+//! it is asked; the commands.
 
 mod arguments;
 mod failure;

@@ -41,8 +41,8 @@ pub(super) fn find(config: &Config) -> Result<Target, Vec<String>> {
 }
 
 /// Becomes `target` when started as root; otherwise there is nothing to give up but capabilities.
-/// Whoever gave something up, or `is_guarded` already, does not let others of its user read its
-/// memory. Called while the process has one thread.
+/// A process that gave something up, or `is_guarded` already, does not let other processes of its
+/// user read its memory. Called while the process has one thread.
 pub(super) fn drop_to(target: Target, is_guarded: bool) -> Result<(), String> {
     let Target { uid, gid } = target;
     let had_rights = are_root() || rustix::thread::capabilities(None).is_ok_and(has_rights);

@@ -1,5 +1,5 @@
 //! Client connections on their way to another process, or from one: between two requests, or held.
-//! What the client has sent so far goes with them.
+//! The bytes that a client has sent so far go with its connection.
 
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;

@@ -1,9 +1,9 @@
 //! The PROXY protocol, versions 1 and 2: a header before a connection's first byte, in which a load
 //! balancer says whose connection it is (HAProxy's doc/proxy-protocol.txt). Pure.
 //!
-//! What is refused: a header that is malformed, a checksum that is wrong, an extension that ends
-//! past the header. What names no address of a TCP client (LOCAL, UNKNOWN, UNSPEC, UDP, Unix
-//! sockets) is taken, as HAProxy takes it: the connection then counts as the sender's own.
+//! A header is refused that is malformed, has a wrong checksum, or an extension that ends past its
+//! end. One that names no address of a TCP client (LOCAL, UNKNOWN, UNSPEC, UDP, Unix sockets) is
+//! taken, as HAProxy takes it: the connection then counts as the sender's own.
 
 use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

@@ -39,9 +39,13 @@ pub struct Member {
 }
 
 impl Etcd {
-    /// So many members, with these arguments beside the usual ones.
+    /// So many members, with these arguments beside the usual ones; `None` where etcd is not
+    /// installed.
     #[track_caller]
-    pub fn start(count: usize, arguments: &[&str]) -> Etcd {
+    pub fn start(count: usize, arguments: &[&str]) -> Option<Etcd> {
+        if !is_installed() {
+            return None;
+        }
         let url = |scheme: &str| format!("{scheme}://127.0.0.1:{}", closed_port());
         let is_tls = arguments.iter().any(|one| one.starts_with("--cert-file"));
         let scheme = if is_tls { "https" } else { "http" };
@@ -58,7 +62,7 @@ impl Etcd {
         };
         (0..count).for_each(|at| etcd.start_member(at));
         etcd.wait();
-        etcd
+        Some(etcd)
     }
 
     pub fn start_member(&mut self, at: usize) {

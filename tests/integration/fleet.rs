@@ -53,10 +53,7 @@ pub fn rule(code: u16) -> Value {
 
 #[test]
 fn a_change_by_any_node_is_in_force_on_all() {
-    if !is_installed() {
-        return;
-    }
-    let etcd = Etcd::start(1, &[]);
+    let Some(etcd) = Etcd::start(1, &[]) else { return };
     let [a, b] = ["a", "b"].map(|name| node(name, &etcd.urls()).start());
     let [mut a, mut to_b] = [&a, &b].map(connected);
     eventually("both know each other", || {
@@ -85,10 +82,7 @@ fn a_change_by_any_node_is_in_force_on_all() {
 
 #[test]
 fn writers_on_all_nodes_lose_nothing() {
-    if !is_installed() {
-        return;
-    }
-    let etcd = Etcd::start(3, &[]);
+    let Some(etcd) = Etcd::start(3, &[]) else { return };
     let nodes = ["a", "b", "c"].map(|name| node(name, &etcd.urls()).start());
     let mut apis = nodes.each_ref().map(connected);
     std::thread::scope(|scope| {
@@ -108,10 +102,7 @@ fn writers_on_all_nodes_lose_nothing() {
 
 #[test]
 fn a_table_of_many_pieces_arrives_whole() {
-    if !is_installed() {
-        return;
-    }
-    let etcd = Etcd::start(1, &[]);
+    let Some(etcd) = Etcd::start(1, &[]) else { return };
     let [a, b] = ["a", "b"].map(|name| node(name, &etcd.urls()).start());
     let [mut to_a, mut to_b] = [&a, &b].map(connected);
     let many = |count: usize, code: u16| -> Value {
@@ -143,10 +134,7 @@ fn a_table_of_many_pieces_arrives_whole() {
 
 #[test]
 fn a_node_joins_with_an_equal_table_or_is_told_to_decide() {
-    if !is_installed() {
-        return;
-    }
-    let etcd = Etcd::start(1, &[]);
+    let Some(etcd) = Etcd::start(1, &[]) else { return };
     let a = node("a", &etcd.urls()).rule("a.com", rule(418)).start();
     let mut to_a = connected(&a);
     let equal = node("b", &etcd.urls()).rule("a.com", rule(418)).start();
@@ -164,10 +152,7 @@ fn a_node_joins_with_an_equal_table_or_is_told_to_decide() {
 
 #[test]
 fn a_node_serves_its_copy_while_the_store_is_away_and_catches_up() {
-    if !is_installed() {
-        return;
-    }
-    let mut etcd = Etcd::start(1, &[]);
+    let Some(mut etcd) = Etcd::start(1, &[]) else { return };
     let [a, b] = ["a", "b"].map(|name| node(name, &etcd.urls()));
     let mut daemon_a = a.clone().start();
     let daemon_b = b.start();
@@ -205,10 +190,7 @@ fn without_a_copy_nothing_is_served_until_the_store_is_there() {
 
 #[test]
 fn a_node_that_was_killed_has_all_again() {
-    if !is_installed() {
-        return;
-    }
-    let etcd = Etcd::start(1, &[]);
+    let Some(etcd) = Etcd::start(1, &[]) else { return };
     let setup = node("a", &etcd.urls());
     let mut daemon = setup.clone().start();
     let mut api = connected(&daemon);
@@ -226,10 +208,7 @@ fn a_node_that_was_killed_has_all_again() {
 
 #[test]
 fn a_name_that_is_in_use_is_refused() {
-    if !is_installed() {
-        return;
-    }
-    let etcd = Etcd::start(1, &[]);
+    let Some(etcd) = Etcd::start(1, &[]) else { return };
     let first = node("a", &etcd.urls()).start();
     let mut api = connected(&first);
     eventually("it has a key", || !api.get("/fleet/")["nodes"]["a"].is_null());
@@ -239,10 +218,7 @@ fn a_name_that_is_in_use_is_refused() {
 
 #[test]
 fn a_store_that_was_lost_is_not_taken_for_an_empty_table() {
-    if !is_installed() {
-        return;
-    }
-    let mut etcd = Etcd::start(1, &[]);
+    let Some(mut etcd) = Etcd::start(1, &[]) else { return };
     let [a, b] = ["a", "b"].map(|name| node(name, &etcd.urls()).start());
     let [mut to_a, mut to_b] = [&a, &b].map(connected);
     to_a.tell("PUT", "/hostname/a.com/?wait=fleet", &rule(418)).expect_status(200);
@@ -263,10 +239,7 @@ fn a_store_that_was_lost_is_not_taken_for_an_empty_table() {
 
 #[test]
 fn a_node_that_leaves_keeps_its_table() {
-    if !is_installed() {
-        return;
-    }
-    let etcd = Etcd::start(1, &[]);
+    let Some(etcd) = Etcd::start(1, &[]) else { return };
     let [a, b] = ["a", "b"].map(|name| node(name, &etcd.urls()).start());
     let [mut to_a, mut to_b] = [&a, &b].map(connected);
     to_a.tell("PUT", "/hostname/a.com/?wait=fleet", &rule(418)).expect_status(200);
@@ -281,10 +254,7 @@ fn a_node_that_leaves_keeps_its_table() {
 
 #[test]
 fn a_request_held_on_one_node_is_let_go_by_a_flip_on_another() {
-    if !is_installed() {
-        return;
-    }
-    let etcd = Etcd::start(1, &[]);
+    let Some(etcd) = Etcd::start(1, &[]) else { return };
     let [a, b] = ["a", "b"].map(|name| node(name, &etcd.urls()).start());
     let [mut to_a, mut to_b] = [&a, &b].map(connected);
     let spin = json!(["spin", {}, true]);
@@ -317,10 +287,7 @@ fn metric(api: &mut Api, name: &str) -> f64 {
 
 #[test]
 fn removed_backends_drain_on_all_nodes() {
-    if !is_installed() {
-        return;
-    }
-    let etcd = Etcd::start(1, &[]);
+    let Some(etcd) = Etcd::start(1, &[]) else { return };
     let [a, b] = ["a", "b"].map(|name| node(name, &etcd.urls()).start());
     let [mut to_a, mut to_b] = [&a, &b].map(connected);
     eventually("both know each other", || metric(&mut to_a, "mantrid_fleet_nodes") == 2.0);
@@ -346,10 +313,7 @@ fn removed_backends_drain_on_all_nodes() {
 
 #[test]
 fn limits_are_divided_by_the_live_nodes() {
-    if !is_installed() {
-        return;
-    }
-    let etcd = Etcd::start(1, &[]);
+    let Some(etcd) = Etcd::start(1, &[]) else { return };
     let [a, b] = ["a", "b"].map(|name| node(name, &etcd.urls()).start());
     let [mut to_a, mut to_b] = [&a, &b].map(connected);
     for api in [&mut to_a, &mut to_b] {
@@ -376,10 +340,7 @@ fn limits_are_divided_by_the_live_nodes() {
 
 #[test]
 fn statistics_of_all_nodes_are_added() {
-    if !is_installed() {
-        return;
-    }
-    let etcd = Etcd::start(1, &[]);
+    let Some(etcd) = Etcd::start(1, &[]) else { return };
     let [a, b] = ["a", "b"].map(|name| {
         let setup = node(name, &etcd.urls()).unset("bind_management");
         let port = closed_port();
@@ -408,10 +369,7 @@ fn statistics_of_all_nodes_are_added() {
 
 #[test]
 fn an_application_is_woken_once_for_the_fleet() {
-    if !is_installed() {
-        return;
-    }
-    let etcd = Etcd::start(1, &[]);
+    let Some(etcd) = Etcd::start(1, &[]) else { return };
     let [a, b] = ["a", "b"].map(|name| node(name, &etcd.urls()).start());
     let [mut to_a, mut to_b] = [&a, &b].map(connected);
     let waker = Backend::new();
@@ -442,10 +400,7 @@ fn an_application_is_woken_once_for_the_fleet() {
 
 #[test]
 fn an_application_is_idle_when_it_is_so_on_all_nodes() {
-    if !is_installed() {
-        return;
-    }
-    let etcd = Etcd::start(1, &[]);
+    let Some(etcd) = Etcd::start(1, &[]) else { return };
     let [a, b] = ["a", "b"].map(|name| node(name, &etcd.urls()).start());
     let [mut to_a, mut to_b] = [&a, &b].map(connected);
     for api in [&mut to_a, &mut to_b] {
@@ -473,10 +428,7 @@ fn an_application_is_idle_when_it_is_so_on_all_nodes() {
 
 #[test]
 fn a_check_tries_the_store() {
-    if !is_installed() {
-        return;
-    }
-    let etcd = Etcd::start(1, &[]);
+    let Some(etcd) = Etcd::start(1, &[]) else { return };
     let finished = node("a", &etcd.urls()).run(&["--check"]);
     finished.expect(0, &[]);
     assert!(finished.out.contains("fleet f does not exist yet"), "{}", finished.out);
@@ -520,10 +472,7 @@ fn a_demo_of_a_fleet_has_three_nodes_and_ends_with_them() {
 
 #[test]
 fn a_node_that_is_upgraded_stays_in_its_fleet() {
-    if !is_installed() {
-        return;
-    }
-    let etcd = Etcd::start(1, &[]);
+    let Some(etcd) = Etcd::start(1, &[]) else { return };
     let [mut a, b] = ["a", "b"].map(|name| node(name, &etcd.urls()).start());
     let [mut to_a, mut to_b] = [&a, &b].map(connected);
     to_a.tell("PUT", "/hostname/a.com/?wait=fleet", &rule(418)).expect_status(200);
@@ -539,10 +488,7 @@ fn a_node_that_is_upgraded_stays_in_its_fleet() {
 
 #[test]
 fn a_table_that_is_given_up_is_kept_beside() {
-    if !is_installed() {
-        return;
-    }
-    let etcd = Etcd::start(1, &[]);
+    let Some(etcd) = Etcd::start(1, &[]) else { return };
     let a = node("a", &etcd.urls()).rule("a.com", rule(418)).start();
     connected(&a);
     let setup = node("b", &etcd.urls()).rule("own.com", rule(200)).copied();
@@ -558,10 +504,7 @@ fn a_table_that_is_given_up_is_kept_beside() {
 /// A name that is new to a node is looked up there before the rule is in force.
 #[test]
 fn a_name_that_a_change_brings_is_known_when_it_is_in_force() {
-    if !is_installed() {
-        return;
-    }
-    let etcd = Etcd::start(1, &[]);
+    let Some(etcd) = Etcd::start(1, &[]) else { return };
     let [a, b] = ["a", "b"].map(|name| node(name, &etcd.urls()).start());
     let mut to_a = connected(&a);
     connected(&b);

@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::daemon::eventually;
-use crate::etcd::{Etcd, Passing, Way, is_installed};
+use crate::etcd::{Etcd, Passing, Way};
 use crate::fleet::{connected, expect_equal, node, rule, table};
 use crate::message::get;
 
@@ -17,10 +17,7 @@ fn rules(api: &mut crate::manage::Api) -> usize {
 /// An answer that stays away says nothing of the change: it is made once, by another member.
 #[test]
 fn a_change_whose_answer_is_lost_is_made_once() {
-    if !is_installed() {
-        return;
-    }
-    let etcd = Etcd::start(1, &[]);
+    let Some(etcd) = Etcd::start(1, &[]) else { return };
     let (first, second) = (Way::to(&etcd.members[0].url), Way::to(&etcd.members[0].url));
     let a = node("a", &[first.url.clone(), second.url.clone()]).start();
     let mut api = connected(&a);
@@ -42,10 +39,7 @@ fn a_change_whose_answer_is_lost_is_made_once() {
 /// No answer ever comes: the client is told that nobody knows.
 #[test]
 fn a_change_of_unknown_outcome_is_said_to_be_one() {
-    if !is_installed() {
-        return;
-    }
-    let etcd = Etcd::start(1, &[]);
+    let Some(etcd) = Etcd::start(1, &[]) else { return };
     let way = Way::to(&etcd.members[0].url);
     let a = node("a", std::slice::from_ref(&way.url)).start();
     let mut api = connected(&a);
@@ -61,10 +55,7 @@ fn a_change_of_unknown_outcome_is_said_to_be_one() {
 /// Connections that stay open and bring nothing are found out.
 #[test]
 fn a_watch_that_falls_silent_is_left() {
-    if !is_installed() {
-        return;
-    }
-    let etcd = Etcd::start(1, &[]);
+    let Some(etcd) = Etcd::start(1, &[]) else { return };
     let way = Way::to(&etcd.members[0].url);
     let a = node("a", &[way.url.clone(), etcd.members[0].url.clone()]).start();
     let b = node("b", &etcd.urls()).start();
@@ -85,10 +76,7 @@ fn a_watch_that_falls_silent_is_left() {
 /// What it missed is gone from etcd's history, and from its log.
 #[test]
 fn a_node_that_was_away_for_long_loads_the_table() {
-    if !is_installed() {
-        return;
-    }
-    let etcd = Etcd::start(1, &[]);
+    let Some(etcd) = Etcd::start(1, &[]) else { return };
     let way = Way::to(&etcd.members[0].url);
     let a = node("a", std::slice::from_ref(&way.url)).start();
     let b = node("b", &etcd.urls()).start();
@@ -131,10 +119,7 @@ fn a_node_that_was_away_for_long_loads_the_table() {
 /// Members go and come while all nodes write.
 #[test]
 fn members_that_are_killed_or_stopped_lose_no_change() {
-    if !is_installed() {
-        return;
-    }
-    let mut etcd = Etcd::start(3, &[]);
+    let Some(mut etcd) = Etcd::start(3, &[]) else { return };
     let nodes = ["a", "b", "c"].map(|name| node(name, &etcd.urls()).start());
     let mut apis = nodes.each_ref().map(connected);
     let made: usize = std::thread::scope(|scope| {
@@ -171,10 +156,7 @@ fn members_that_are_killed_or_stopped_lose_no_change() {
 
 #[test]
 fn a_store_without_space_is_told_from_one_that_is_away() {
-    if !is_installed() {
-        return;
-    }
-    let etcd = Etcd::start(1, &["--quota-backend-bytes=3000000"]);
+    let Some(etcd) = Etcd::start(1, &["--quota-backend-bytes=3000000"]) else { return };
     let a = node("a", &etcd.urls()).start();
     let mut api = connected(&a);
     let large: Value = (0..8000).map(|at| (format!("host-{at}.example.com"), rule(418))).collect();
@@ -194,10 +176,7 @@ fn a_store_without_space_is_told_from_one_that_is_away() {
 /// Users, and a password in a file.
 #[test]
 fn a_user_of_etcd_is_enough() {
-    if !is_installed() {
-        return;
-    }
-    let etcd = Etcd::start(1, &["--auth-token-ttl=1"]);
+    let Some(etcd) = Etcd::start(1, &["--auth-token-ttl=1"]) else { return };
     for words in [
         &["user", "add", "root:secret"][..],
         &["user", "grant-role", "root", "root"],
@@ -231,10 +210,7 @@ fn a_user_of_etcd_is_enough() {
 /// An entry that this version can't read does not stop the rest.
 #[test]
 fn an_entry_of_a_newer_version_is_named_and_passed_over() {
-    if !is_installed() {
-        return;
-    }
-    let etcd = Etcd::start(1, &[]);
+    let Some(etcd) = Etcd::start(1, &[]) else { return };
     let a = node("a", &etcd.urls()).start();
     let mut api = connected(&a);
     api.put("/hostname/a.com/", &rule(418));
@@ -274,8 +250,8 @@ fn certificates(folder: &std::path::Path) -> bool {
 #[test]
 fn etcd_is_reached_by_tls_and_believed_by_its_certificate() {
     let folder = tempfile::tempdir().expect("a folder");
-    if !is_installed() || !certificates(folder.path()) {
-        return println!("skipped: no etcd, or no openssl");
+    if !certificates(folder.path()) {
+        return println!("skipped: no openssl");
     }
     let path = |name: &str| folder.path().join(name).display().to_string();
     let arguments = [
@@ -284,7 +260,8 @@ fn etcd_is_reached_by_tls_and_believed_by_its_certificate() {
         format!("--trusted-ca-file={}", path("ca.pem")),
         "--client-cert-auth".to_owned(),
     ];
-    let etcd = Etcd::start(1, &arguments.each_ref().map(String::as_str));
+    let arguments = arguments.each_ref().map(String::as_str);
+    let Some(etcd) = Etcd::start(1, &arguments) else { return };
     let with_ca = |name| node(name, &etcd.urls()).set("fleet_ca", path("ca.pem"));
     let a = with_ca("a").set("fleet_cert", path("one.pem")).set("fleet_key", path("one.key"));
     let a = a.start();

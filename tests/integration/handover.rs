@@ -2,6 +2,7 @@
 //! nothing of it is lost, done twice or out of sight.
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -34,16 +35,22 @@ fn mounted(setup: &Setup, files: &[&str]) -> Option<String> {
     Some(mounts)
 }
 
+/// A daemon to be whose `/etc/hosts` is this text, and that file, where that is allowed.
+pub fn with_hosts(text: &str) -> Option<(Setup, PathBuf)> {
+    let setup = Setup::new();
+    let hosts = setup.path("hosts");
+    std::fs::write(&hosts, text).expect("a file of hosts");
+    let mount = mounted(&setup, &["hosts"])?;
+    Some((setup.first_unshared(mount), hosts))
+}
+
 /// Names are not found any more when the new daemon starts: it goes on with what the old one knew.
 #[test]
 fn addresses_of_names_go_along() {
-    let setup = Setup::new();
-    let hosts = setup.path("hosts");
-    std::fs::write(&hosts, "127.0.0.1 app.invalid\n").expect("a file of hosts");
-    let Some(mount) = mounted(&setup, &["hosts"]) else { return };
+    let Some((setup, hosts)) = with_hosts("127.0.0.1 app.invalid\n") else { return };
     let backend = Backend::new().serve_text("hello");
     let rule = json!(["proxy", {"backends": [["app.invalid", backend.port]]}, true]);
-    let mut daemon = setup.rule("a.com", rule).first_unshared(mount).start();
+    let mut daemon = setup.rule("a.com", rule).start();
     assert_eq!(daemon.connect().exchange(get("a.com", "/")).text(), "hello");
     std::fs::write(&hosts, "").expect("a file of hosts");
     for _ in 0..2 {
@@ -58,15 +65,12 @@ fn addresses_of_names_go_along() {
 /// A refused connection asks for a new lookup: the usual one is half a minute away.
 #[test]
 fn a_refused_connection_has_its_name_looked_up() {
-    let setup = Setup::new();
-    let hosts = setup.path("hosts");
-    std::fs::write(&hosts, "127.0.0.2 app.invalid\n").expect("a file of hosts");
-    let Some(mount) = mounted(&setup, &["hosts"]) else { return };
+    let Some((setup, hosts)) = with_hosts("127.0.0.2 app.invalid\n") else { return };
     let backend = Backend::new().serve_text("hello");
     let port = backend.port;
     let rule = json!(["proxy", {"backends": [["app.invalid", port]]}, true]);
     let late = json!(["proxy", {"backends": [["late.invalid", port]]}, true]);
-    let daemon = setup.rule("a.com", rule).rule("late.com", late).first_unshared(mount).start();
+    let daemon = setup.rule("a.com", rule).rule("late.com", late).start();
     for host in ["a.com", "late.com"] {
         assert_eq!(daemon.connect().exchange(get(host, "/")).status(), 502);
     }
@@ -80,14 +84,11 @@ fn a_refused_connection_has_its_name_looked_up() {
 /// A probe that fails asks for a new lookup, too: no request has to fail first.
 #[test]
 fn a_failing_probe_has_its_name_looked_up() {
-    let setup = Setup::new();
-    let hosts = setup.path("hosts");
-    std::fs::write(&hosts, "127.0.0.2 app.invalid\n").expect("a file of hosts");
-    let Some(mount) = mounted(&setup, &["hosts"]) else { return };
+    let Some((setup, hosts)) = with_hosts("127.0.0.2 app.invalid\n") else { return };
     let backend = Backend::new().serve_text("hello");
     let port = backend.port;
     let rule = json!(["proxy", {"backends": [["app.invalid", port]], "check": "tcp"}, true]);
-    let daemon = setup.rule("a.com", rule).first_unshared(mount).start();
+    let daemon = setup.rule("a.com", rule).start();
     let is = |ip: &str, state: &str| {
         daemon.api().get("/backends/")[format!("{ip}:{port}")]["state"] == state
     };
@@ -99,10 +100,9 @@ fn a_failing_probe_has_its_name_looked_up() {
 /// An address that answers nothing is not waited for alone.
 #[test]
 fn a_silent_address_is_passed_over() {
-    let setup = Setup::new();
-    std::fs::write(setup.path("hosts"), "127.0.0.1 two.invalid\n127.0.0.2 two.invalid\n")
-        .expect("a file of hosts");
-    let Some(mount) = mounted(&setup, &["hosts"]) else { return };
+    let Some((setup, _hosts)) = with_hosts("127.0.0.1 two.invalid\n127.0.0.2 two.invalid\n") else {
+        return;
+    };
     let backend = Backend::new().serve(|_, connection| {
         let answer = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 5\r\n\r\nhello";
         drop(connection.try_send(answer));
@@ -123,7 +123,7 @@ fn a_silent_address_is_passed_over() {
     };
     let setup =
         setup.set("timeout_connect", "60s").rule("a.com", rule(true)).rule("b.com", rule(false));
-    let daemon = setup.first_unshared(mount).start();
+    let daemon = setup.start();
     let mut client = daemon.connect();
     for _ in 0..12 {
         assert_eq!(client.exchange(get("a.com", "/")).text(), "hello");

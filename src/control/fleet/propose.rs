@@ -220,7 +220,7 @@ impl Proposer {
         let mut compare = vec![etcd::is_at(&keys.head(), at.revision)];
         if let Content::Chunks(chunks) = content {
             self.put_chunks(chunks, text).await.map_err(|error| Trouble::of(error, false))?;
-            // Whoever tidies up deletes all chunks of a nonce together.
+            // A node that tidies up deletes all chunks of a nonce together.
             compare.push(etcd::exists(&keys.chunk(&chunks.nonce, 0)));
         }
         let entry = Entry {

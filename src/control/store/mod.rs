@@ -1,8 +1,8 @@
 //! The table on disk: a state file, and a journal of the changes since it was written.
 //!
-//! What [`Store::commit`] has answered for is found again after any crash, and nothing else but
-//! perhaps the commit that was under way, from its first change on. `state` says what the files
-//! hold and what to make of a torn end; here is when what reaches the disk:
+//! A change that [`Store::commit`] has answered for is found again after any crash; besides,
+//! perhaps the commit that was under way, from its first change on, and nothing else. `state` says
+//! what the files hold and what to make of a torn end; here is when what reaches the disk:
 //!
 //! - The journal is in order up to `journal_bytes`, all of it on disk, whenever nothing is running.
 //!   What a failed write left behind it is cut off again, on disk, before anything else is done.

@@ -1,7 +1,7 @@
 //! A disk in memory: it records every operation, lets chosen ones fail, and knows what may be left
 //! of it when the power goes at any moment.
 //!
-//! What may be left: all of a file up to its last successful sync; of what was written later
+//! These may be left: all of a file up to its last successful sync; of what was written later
 //! nothing, all, or any pages of it with zeros between them; of changes of names since the last
 //! sync of the folder, any. What a failed sync was to write may be gone for good, though memory
 //! still shows it.
