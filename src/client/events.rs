@@ -71,7 +71,7 @@ pub async fn print_each(
 
 /// The query: the kinds, and traffic of all hosts together where that is wanted.
 fn query(only: &str) -> Result<String, String> {
-    const KINDS: [&str; 6] = ["change", "health", "held", "idle", "wake", "traffic"];
+    const KINDS: [&str; 7] = ["change", "health", "held", "idle", "wake", "fleet", "traffic"];
     let kinds: Vec<&str> = only.split(',').map(str::trim).collect();
     match kinds.iter().find(|kind| !KINDS.contains(kind)) {
         Some(kind) => {

@@ -126,7 +126,7 @@ pub(super) fn write_undated_rest(code: u16, body: &[u8], to: ReplyTo, out: &mut 
 
 /// Refuses a request whose head can't be trusted; the connection closes after it.
 ///
-/// A body goes with it even if the request was a head(), since of a refused head nothing is known;
+/// A body goes with it even if the request was a HEAD, since of a refused head nothing is known;
 /// as the connection closes, nothing can be taken for it.
 pub fn write_refusal(refusal: Refusal, date: HttpDate, out: &mut Vec<u8>) {
     let to = ReplyTo { version: Version::Http11, head_only: false, close: true, date };
@@ -139,7 +139,7 @@ pub fn write_refusal_to(refusal: Refusal, to: ReplyTo, out: &mut Vec<u8>) {
     write_status_line(code, reason(code).as_bytes(), out);
     if code == 405 {
         // RFC 9110 §15.5.6: a 405 names what would be allowed.
-        out.extend_from_slice(b"Allow: GET, head(), POST, PUT, PATCH, DELETE, OPTIONS, TRACE\r\n");
+        out.extend_from_slice(b"Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE\r\n");
     }
     write_text_fields(out);
     let start = out.len();

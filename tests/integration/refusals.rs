@@ -261,6 +261,17 @@ fn request_lines() {
     check_all(&cases);
 }
 
+/// RFC 9110 §15.5.6: a 405 names what would be allowed.
+#[test]
+fn a_method_that_is_refused() {
+    let daemon = Daemon::proxying(serde_json::json!(["empty", {}, false]));
+    let mut client = daemon.connect();
+    let answer = client.exchange("CONNECT a.com:443 HTTP/1.1\r\nHost: a.com\r\n\r\n");
+    assert_eq!(answer.status(), 405);
+    let allowed = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE";
+    assert_eq!(answer.head.field("Allow"), Some(allowed));
+}
+
 #[test]
 fn expectations() {
     check_all(&[

@@ -283,13 +283,7 @@ impl Proposer {
             let key = shared.keys.chunk(&chunks.nonce, index).into();
             let put = PutRequest { key, value: piece.to_vec(), lease: 0 };
             let client = shared.client.clone();
-            writing.spawn(async move {
-                match client.put(put.clone()).await {
-                    // Once more does no harm.
-                    Err(EtcdError::Unreachable(_)) => client.put(put).await.map(drop),
-                    written => written.map(drop),
-                }
-            });
+            writing.spawn(async move { client.put_again(put).await });
         }
         while let Some(written) = writing.join_next().await {
             if let Ok(Err(error)) = written {

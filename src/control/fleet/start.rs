@@ -509,10 +509,7 @@ pub(super) async fn write_base(
     for (index, piece) in pieces(&text).enumerate() {
         let key = keys.base_piece(&name, index).into();
         let put = PutRequest { key, value: piece.to_vec(), lease: 0 };
-        // Once more does no harm.
-        if let Err(EtcdError::Unreachable(_)) = client.put(put.clone()).await {
-            client.put(put).await?;
-        }
+        client.put_again(put).await?;
         written += piece.len() as u64;
         let due = Duration::from_secs_f64(written as f64 / limits::FLEET_FOLD_BYTES_PER_SECOND);
         tokio::time::sleep(due.saturating_sub(began.elapsed())).await;

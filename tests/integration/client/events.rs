@@ -73,7 +73,9 @@ fn what_waiting_can_not_mend_ends_it() {
     let body = "{\"error\": \"token_missing\", \"message\": \"a token is wanted\"}";
     asked.send(crate::management::answer("401 Unauthorized", "", body));
     client.finish().expect(1, &["MANTRID_TOKEN"]);
-    Call::to(&server, &["events", "--only", "changes"]).finish().expect(1, &["change, health"]);
+    Call::to(&server, &["events", "--only", "changes"])
+        .finish()
+        .expect(1, &["change, health, held, idle, wake, fleet, traffic"]);
 }
 
 /// `events | head -1`, where nothing happens after the first line.

@@ -120,6 +120,15 @@ impl Client {
         self.unary("/etcdserverpb.KV/Put", request).await
     }
 
+    /// Puts a value, and once more where no response came: it must be one that only this call
+    /// writes.
+    pub async fn put_again(&self, request: PutRequest) -> Result<(), EtcdError> {
+        match self.put(request.clone()).await {
+            Err(EtcdError::Unreachable(_)) => self.put(request).await.map(drop),
+            written => written.map(drop),
+        }
+    }
+
     pub async fn delete_range(
         &self,
         request: DeleteRangeRequest,

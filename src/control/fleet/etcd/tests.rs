@@ -183,6 +183,8 @@ fn a_full_store_says_so() {
             }
         }
         assert_eq!(error, Some(EtcdError::NoSpace));
+        let put = PutRequest { key: b"/a".to_vec(), value: b"x".to_vec(), lease: 0 };
+        assert_eq!(client.put_again(put).await, Err(EtcdError::NoSpace));
     });
 }
 
