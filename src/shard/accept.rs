@@ -19,9 +19,9 @@ use super::closing::read_off;
 use super::connection::{self, Connection};
 use super::hold::Waited;
 use super::request::Client;
-use super::{Believes, Shard, is_shortage, raw};
+use super::{Believes, Shard, raw};
 use crate::limits;
-use crate::link::{Counter, HandedOver, Protocol, Shed};
+use crate::link::{Counter, HandedOver, Protocol, Shed, is_shortage};
 use crate::ring::{Deadline, Listener, Stream, drop_received};
 
 const SHED: &[u8] = b"Content-Type: text/plain\r\n\
@@ -145,9 +145,7 @@ fn admit(shard: &Rc<Shard>, socket: OwnedFd, speaks: &Protocol, believes: Option
         return shed(shard, socket, speaks, Shed::Source);
     }
     shard.count(Counter::Accepted);
-    shard.end.counters().add(Counter::Open, 1);
-    shard.connections.set(shard.connections.get() + 1);
-    let open = OpenClient(shard.clone());
+    let open = OpenClient::new(shard);
     let stream = Stream::new(&shard.ring, socket);
     let is_introduced = believes.is_some();
     // Used where it is captured: moved once more, a task would have room for it twice.
@@ -178,9 +176,7 @@ fn admit(shard: &Rc<Shard>, socket: OwnedFd, speaks: &Protocol, believes: Option
 /// Takes in what another process has handed over, past all limits: it was admitted there.
 pub(super) fn adopt(shard: &Rc<Shard>, handed: HandedOver) {
     let HandedOver { socket, peer, port, secure, speaks, bytes, held } = handed;
-    shard.end.counters().add(Counter::Open, 1);
-    shard.connections.set(shard.connections.get() + 1);
-    let open = OpenClient(shard.clone());
+    let open = OpenClient::new(shard);
     let stream = Stream::new(&shard.ring, socket);
     let trusted = matches!(speaks, Protocol::Http { trusted: true, .. });
     let mut client = Client { peer, port, trusted, secure, request_id: 0, is_counted: false };
@@ -225,6 +221,14 @@ fn peer_address(socket: &OwnedFd) -> Option<(IpAddr, u16)> {
 
 /// Counts one open client connection while it lives.
 struct OpenClient(Rc<Shard>);
+
+impl OpenClient {
+    fn new(shard: &Rc<Shard>) -> OpenClient {
+        shard.end.counters().add(Counter::Open, 1);
+        shard.connections.set(shard.connections.get() + 1);
+        OpenClient(shard.clone())
+    }
+}
 
 impl Drop for OpenClient {
     fn drop(&mut self) {

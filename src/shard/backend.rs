@@ -9,12 +9,12 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use super::Shard;
 use super::ending::Ending;
 use super::pool::{Lease, OwnConnection, Wait};
 use super::request::{Client, RequestTicket};
-use super::{Shard, is_local, is_shortage};
 use crate::limits;
-use crate::link::{BackendReport, Counter, Failure, Shed, Turn};
+use crate::link::{BackendReport, Counter, Failure, Shed, Turn, is_local_fault, is_shortage};
 use crate::proxy_protocol::{self, Version};
 use crate::ring::{Abort, Deadline, EndCounts, SendBuf, Stream};
 use crate::table::{Algorithm, Draw, Name, Proxy, SendProxy, Target, choose};
@@ -66,12 +66,8 @@ pub(super) async fn acquire(
     };
     if let Some((_, address)) = first
         && own.is_none()
-        && !asking.fresh
-        && !asking.is_unshared()
-        && let Some(lease) = shard.pool.take(shard, address, asking.repeatable)
+        && let Some(lease) = reuse(shard, asking, address)
     {
-        shard.count(Counter::Reused);
-        shard.chose(asking.ticket, address, lease.slot());
         return Ok(lease);
     }
     if first.is_none() {
@@ -279,6 +275,17 @@ async fn open_any(
     }
 }
 
+/// Takes an idle connection to a backend, where the request may go out on one.
+fn reuse(shard: &Rc<Shard>, asking: Asking<'_>, address: SocketAddr) -> Option<Lease> {
+    if asking.fresh || asking.is_unshared() {
+        return None;
+    }
+    let lease = shard.pool.take(shard, address, asking.repeatable)?;
+    shard.count(Counter::Reused);
+    shard.chose(asking.ticket, address, lease.slot());
+    Some(lease)
+}
+
 async fn open_one(
     shard: &Rc<Shard>,
     asking: Asking<'_>,
@@ -286,14 +293,10 @@ async fn open_one(
     address: SocketAddr,
     deadline: &Deadline,
 ) -> Result<Lease, Ending> {
-    let Asking { proxy, ticket, fresh, repeatable, .. } = asking;
-    if !fresh
-        && own.is_none()
-        && !asking.is_unshared()
-        && let Some(lease) = shard.pool.take(shard, address, repeatable)
+    let Asking { proxy, ticket, repeatable, .. } = asking;
+    if own.is_none()
+        && let Some(lease) = reuse(shard, asking, address)
     {
-        shard.count(Counter::Reused);
-        shard.chose(ticket, address, lease.slot());
         return Ok(lease);
     }
     if shard.is_own(address) {
@@ -345,7 +348,7 @@ async fn open_one(
             lease.watched = proxy.healthcheck();
             (lease.is_last, lease.unshared) = (!proxy.keep_alive(), asking.is_unshared());
             if let Some(version) = proxy.send_proxy() {
-                introduce(shard, &mut lease, version, asking.client, client, deadline).await?;
+                introduce(shard, &lease, version, asking.client, client, deadline).await?;
             }
             Ok(lease)
         }
@@ -355,7 +358,7 @@ async fn open_one(
             shard.end.counters().add_shed(Shed::Local);
             Err(Ending::BackendQueue)
         }
-        Err(Abort::Io(error)) if is_local(&error) => Err(Ending::NoConnection),
+        Err(Abort::Io(error)) if is_local_fault(&error) => Err(Ending::NoConnection),
         Err(Abort::TimedOut | Abort::Io(_)) => {
             shard.count_failure(slot);
             Err(Ending::NoBackend)
@@ -366,7 +369,7 @@ async fn open_one(
 /// Says on a new connection whose it is; from then on it is nobody else's.
 async fn introduce(
     shard: &Rc<Shard>,
-    lease: &mut Lease,
+    lease: &Lease,
     version: SendProxy,
     whose: Client,
     client: &Stream,
@@ -382,7 +385,6 @@ async fn introduce(
     let mut header = shard.ring.take_vec();
     let addresses = (source, target.unwrap_or(source));
     proxy_protocol::write(version, addresses, whose.secure, &mut header);
-    lease.unshared = true;
     lease.stream.begin_send(SendBuf::Vec(header));
     let sent = lease.stream.sent(deadline, shard.timeouts().connect).await;
     sent.map_err(|_| Ending::NoBackend)

@@ -29,7 +29,6 @@ mod tunnel;
 mod upload;
 
 use std::cell::{Cell, RefCell};
-use std::io;
 use std::net::{IpAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -408,29 +407,4 @@ impl Shard {
 fn seed(index: usize) -> u64 {
     use std::hash::BuildHasher;
     foldhash::fast::RandomState::default().hash_one(index) | 1
-}
-
-/// Whether a connection could not be opened for a reason that lies on this machine, and not with
-/// the backend: no local port or address is free (EADDRNOTAVAIL, EADDRINUSE, EAGAIN), a firewall or
-/// sandbox forbids it (EACCES, EPERM), the protocol is missing (EAFNOSUPPORT), the interface is off
-/// (ENETDOWN). ENETUNREACH and EHOSTUNREACH are not among them: routers on the way report them,
-/// too, and to pass over an address that has no route helps the client.
-fn is_local(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(
-            libc::EADDRNOTAVAIL
-                | libc::EADDRINUSE
-                | libc::EAGAIN
-                | libc::EACCES
-                | libc::EPERM
-                | libc::EAFNOSUPPORT
-                | libc::ENETDOWN
-        )
-    )
-}
-
-/// `io::Error` kinds that mean "no descriptor or memory for it just now".
-fn is_shortage(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS))
 }

@@ -372,10 +372,10 @@ impl Pool {
         repeatable: bool,
     ) -> Option<Wait> {
         let index = shard.end.index;
-        let gate = self.with(shard, address, |backend| {
-            backend.gate.get_or_insert_with(|| shard.gate(address)).clone()
+        let (gate, first_in_line) = self.with(shard, address, |backend| {
+            let gate = backend.gate.get_or_insert_with(|| shard.gate(address)).clone();
+            (gate, backend.waiting.is_empty())
         });
-        let first_in_line = self.with(shard, address, |backend| backend.waiting.is_empty());
         if first_in_line && gate.enter(limit) {
             return Some(Wait::Permit(Permit { shard: shard.clone(), gate }));
         }

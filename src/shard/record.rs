@@ -49,7 +49,7 @@ impl Shard {
         let mut record = self.new_record(client);
         let mut room = http::field_room();
         let Ok(head) = http::parse_request(bytes, &mut room) else {
-            write_unknown(&mut record.line, "http");
+            write_unknown(&mut record.line, None, "http");
             return Some(record);
         };
         let mut room = [0; 256];
@@ -73,12 +73,7 @@ impl Shard {
         }
         let mut record = self.new_record(client);
         let scheme = if scheme == Scheme::Tls { "tls" } else { "tcp" };
-        record.line.extend_from_slice(b",\"host\":");
-        write_text(&mut record.line, host.map(str::as_bytes));
-        let _ = write!(
-            record.line,
-            ",\"scheme\":\"{scheme}\",\"method\":null,\"target\":null,\"version\":null,\"request_id\":null"
-        );
+        write_unknown(&mut record.line, host, scheme);
         Some(record)
     }
 
@@ -88,7 +83,7 @@ impl Shard {
             return;
         }
         let mut record = self.new_record(client);
-        write_unknown(&mut record.line, "http");
+        write_unknown(&mut record.line, None, "http");
         record.status = refusal.status();
         record.sent = answered as u64;
         record.ending = Ending::Refused(refusal);
@@ -214,11 +209,13 @@ fn write_request(
     }
 }
 
-/// Writes the fields of a request of which nothing could be read.
-fn write_unknown(line: &mut Vec<u8>, scheme: &str) {
+/// Writes the fields of a request of which no more than this is known.
+fn write_unknown(line: &mut Vec<u8>, host: Option<&str>, scheme: &str) {
+    line.extend_from_slice(b",\"host\":");
+    write_text(line, host.map(str::as_bytes));
     let _ = write!(
         line,
-        ",\"host\":null,\"scheme\":\"{scheme}\",\"method\":null,\"target\":null,\"version\":null,\
+        ",\"scheme\":\"{scheme}\",\"method\":null,\"target\":null,\"version\":null,\
          \"request_id\":null"
     );
 }

@@ -368,12 +368,12 @@ impl Shard {
 
     /// A connection was opened for it.
     pub(super) fn count_connect(&self, ticket: RequestTicket, backend_slot: u32, time: Duration) {
-        self.note(ticket, |record| record.connect = Some(time));
-        let slots = [self.host_slot(ticket), self.end.backends().get(backend_slot)];
-        for slot in slots.into_iter().flatten() {
+        let host = self.host_slot_noting(ticket, |record| record.connect = Some(time));
+        let backend = self.end.backends().get(backend_slot);
+        for slot in [host, backend].into_iter().flatten() {
             slot.add_time(SlotTime::Connect, time);
         }
-        if let Some(slot) = self.end.backends().get(backend_slot) {
+        if let Some(slot) = backend {
             slot.add(BackendCount::Connections, 1);
         }
     }

@@ -14,6 +14,7 @@ use tokio::time::timeout;
 
 use crate::http::{self, HeadScan, Method};
 use crate::limits;
+use crate::link::{is_local_fault, is_shortage};
 
 /// One probe.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -68,22 +69,10 @@ impl Finding {
     }
 
     fn of_error(error: &io::Error) -> Finding {
-        match error.raw_os_error() {
-            // As `shard::is_shortage` and `shard::is_local` have it for requests.
-            Some(
-                libc::EMFILE
-                | libc::ENFILE
-                | libc::ENOMEM
-                | libc::ENOBUFS
-                | libc::EADDRNOTAVAIL
-                | libc::EADDRINUSE
-                | libc::EAGAIN
-                | libc::EACCES
-                | libc::EPERM
-                | libc::EAFNOSUPPORT
-                | libc::ENETDOWN,
-            ) => Finding::Unable,
-            _ => Finding::Unreachable(error.kind()),
+        if is_shortage(error) || is_local_fault(error) {
+            Finding::Unable
+        } else {
+            Finding::Unreachable(error.kind())
         }
     }
 }
