@@ -87,23 +87,15 @@ impl RequestFraming {
 
 impl ResponseFraming {
     /// `to` is the method of the request that this answers.
-    pub(super) fn of(
-        survey: &Survey<'_>,
-        version: Version,
-        status: u16,
-        to: Method,
-    ) -> Result<ResponseFraming, Refusal> {
-        // The fields are checked even where they decide nothing: a cache or a client behind us
-        // may look at them.
-        let lengths = Lengths::of(survey, version)?;
+    pub(super) fn of(lengths: Lengths, status: u16, to: Method) -> ResponseFraming {
         if to == Method::Head || status < 200 || status == 204 || status == 304 {
-            return Ok(ResponseFraming::None);
+            return ResponseFraming::None;
         }
-        Ok(match lengths {
+        match lengths {
             Lengths::Neither => ResponseFraming::UntilClose,
             Lengths::Length(length) => ResponseFraming::Length(length),
             Lengths::Chunked => ResponseFraming::Chunked,
-        })
+        }
     }
 }
 

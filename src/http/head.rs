@@ -261,8 +261,10 @@ pub fn parse_response<'h, 'b>(
     let version = version(minor);
     let fields = Fields { head, list: headers };
     let survey = survey(&fields)?;
-    let framing = ResponseFraming::of(&survey, version, status, to)?;
+    // The fields are checked even where they decide nothing: a cache or a client behind us may
+    // look at them.
     let lengths = Lengths::of(&survey, version)?;
+    let framing = ResponseFraming::of(lengths, status, to);
     let upgrade = status == 101;
     let names_protocol = survey.upgrade_wanted && !survey.upgrade_to_http;
     if upgrade && !(names_protocol && survey.upgrade_option && version == Version::Http11) {

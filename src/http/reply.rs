@@ -136,15 +136,12 @@ pub fn write_refusal(refusal: Refusal, date: HttpDate, out: &mut Vec<u8>) {
 /// Refuses a request of which enough is known to answer it properly.
 pub fn write_refusal_to(refusal: Refusal, to: ReplyTo, out: &mut Vec<u8>) {
     let code = refusal.status();
-    write_status_line(code, reason(code).as_bytes(), out);
-    if code == 405 {
-        // RFC 9110 §15.5.6: a 405 names what would be allowed.
-        out.extend_from_slice(b"Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE\r\n");
-    }
-    write_text_fields(out);
-    let start = out.len();
-    write_text_body(code, refusal.sentence(), out);
-    insert_rest(start, code, ReplyTo { close: true, ..to }, out);
+    // RFC 9110 §15.5.6: a 405 names what would be allowed.
+    let allow: &[u8] = match code {
+        405 => b"Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE\r\n",
+        _ => b"",
+    };
+    write_text(code, allow, refusal.sentence(), ReplyTo { close: true, ..to }, out);
 }
 
 /// A status line and nothing else.
@@ -160,21 +157,12 @@ pub fn write_status(code: u16, to: ReplyTo, out: &mut Vec<u8>) {
     if !has_body(code) {
         return write_empty(code, to, out);
     }
-    write_status_line(code, reason(code).as_bytes(), out);
-    write_text_fields(out);
-    let start = out.len();
-    write_text_body(code, sentence(code), out);
-    insert_rest(start, code, to, out);
+    write_text(code, b"", sentence(code), to, out);
 }
 
 /// Writes a 429: too many requests for the moment (RFC 6585 §4).
 pub fn write_too_many(to: ReplyTo, out: &mut Vec<u8>) {
-    write_status_line(429, reason(429).as_bytes(), out);
-    out.extend_from_slice(b"Retry-After: 1\r\n");
-    write_text_fields(out);
-    let start = out.len();
-    write_text_body(429, sentence(429), out);
-    insert_rest(start, 429, to, out);
+    write_text(429, b"Retry-After: 1\r\n", sentence(429), to, out);
 }
 
 /// Sentence that says what went wrong, for the statuses that the proxy itself gives.
@@ -189,10 +177,16 @@ fn sentence(code: u16) -> &'static str {
     }
 }
 
-fn write_text_fields(out: &mut Vec<u8>) {
+/// Writes a reply in plain text; `field` is a whole field line, or nothing.
+fn write_text(code: u16, field: &[u8], sentence: &str, to: ReplyTo, out: &mut Vec<u8>) {
+    write_status_line(code, reason(code).as_bytes(), out);
+    out.extend_from_slice(field);
     out.extend_from_slice(
         b"Content-Type: text/plain; charset=utf-8\r\nCache-Control: no-store\r\n",
     );
+    let start = out.len();
+    write_text_body(code, sentence, out);
+    insert_rest(start, code, to, out);
 }
 
 fn write_text_body(code: u16, sentence: &str, out: &mut Vec<u8>) {
