@@ -149,21 +149,16 @@ impl Handle {
         let backends = asked["backends"].as_array()?.iter();
         let backends = backends.filter_map(|backend| backend.as_str()?.parse().ok()).collect();
         let key = Snapshot::default().key(asked["rule"].as_str()?);
-        let shards = self.shards.beats();
-        let drain = Arc::new(Drain::elsewhere(key, backends, shards.len()).ok()?);
-        // A shard that has ended answers nothing any more.
-        let width = drain.backends.len() + 1;
-        let ended = shards.iter().enumerate().filter(|(_, beat)| beat.is_none());
-        ended.for_each(|(shard, _)| drain.answer(shard, std::iter::repeat_n(0, width)));
+        let drain = Drain::elsewhere(key, backends, self.shards.counters().len());
+        let drain = Arc::new(drain.ok()?);
+        answer_for_ended(&self.shards, &drain);
         self.shards.ask(&drain);
         Some((number, drain))
     }
 
     /// Returns as much of the answer as is known by now, and whether it is final.
     pub(crate) fn answer(number: u64, drain: &Drain, shards: &ControlEnd) -> (Value, bool) {
-        let width = drain.backends.len() + 1;
-        let ended = shards.beats().into_iter().enumerate().filter(|(_, beat)| beat.is_none());
-        ended.for_each(|(shard, _)| drain.answer(shard, std::iter::repeat_n(0, width)));
+        answer_for_ended(shards, drain);
         let left = drain.left();
         let at = drain.left_at().map(|(at, count)| (at.to_string(), json!(count)));
         let at: Map<String, Value> = at.collect();
@@ -239,4 +234,11 @@ impl Control {
         self.wake.recall(&memory["wake"]);
         self.api.sources.shards.together.gates.set_elder(&taken(&memory["places"]));
     }
+}
+
+/// Answers a question for the shards that have ended: they answer nothing any more.
+fn answer_for_ended(shards: &ControlEnd, drain: &Drain) {
+    let width = drain.backends.len() + 1;
+    let ended = shards.beats().into_iter().enumerate().filter(|(_, beat)| beat.is_none());
+    ended.for_each(|(shard, _)| drain.answer(shard, std::iter::repeat_n(0, width)));
 }

@@ -327,12 +327,7 @@ impl Writing {
             made.after.tag.sequence = number;
         }
         if let Some(newest) = accepted.last() {
-            let edits = accepted.iter().map(Made::weight).sum();
-            // Before a request can wait for the new rules.
-            for Made { asked: (change, _), before, after } in &accepted {
-                self.wiring.told.changed(change, &before.table, &after.table);
-            }
-            self.publish(newest.after.clone(), edits);
+            self.publish(newest.after.clone(), &accepted);
         }
         accepted.into_iter().for_each(|made| self.tell(made));
         let tag = self.wiring.published.table().tag;
@@ -358,14 +353,20 @@ impl Writing {
         }
     }
 
-    /// Puts a table in force, and lets the held requests go on that waited for it.
-    fn publish(&mut self, now: TaggedTable, edits: usize) {
+    /// Puts a table in force that these changes made, and lets the held requests go on that waited
+    /// for it.
+    fn publish(&mut self, now: TaggedTable, made: &[Made]) {
+        // Before a request can wait for the new rules.
+        for Made { asked: (change, _), before, after } in made {
+            self.wiring.told.changed(change, &before.table, &after.table);
+        }
         // The queue is locked from the first call to the last: what arrives next is decided by
         // this table.
         let mut change = self.wiring.held.change_table(&now);
         self.old.push(self.wiring.published.put_in_force(now, change.take_lines()));
         change.finish();
         // An idle shard would keep the old table, and all rules that are in it alone.
+        let edits: usize = made.iter().map(Made::weight).sum();
         if limits::OLD_TABLES_MAX <= self.old.len() || limits::EDITS_WORTH_A_WAKE < edits {
             self.wiring.shards.wake_all();
         }

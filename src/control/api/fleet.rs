@@ -35,7 +35,7 @@ pub(super) async fn act(
 ) -> Result<Response, ApiError> {
     Query::of(parts.uri.query(), &[])?;
     debug_assert_eq!(parts.method, Method::POST);
-    let fleet = api.sources.fleet.as_ref().filter(|fleet| fleet.is_in());
+    let fleet = api.fleet();
     let fleet = fleet.ok_or_else(|| {
         let message = "this daemon is in no fleet: set the key `fleet` and start it anew";
         ApiError::new(StatusCode::CONFLICT, "no_fleet", message)
@@ -63,7 +63,7 @@ pub(super) async fn wait(
     timeout: Option<Duration>,
     more: &mut Map<String, Value>,
 ) {
-    let waited = match api.sources.fleet.as_ref().filter(|fleet| fleet.is_in()) {
+    let waited = match api.fleet() {
         Some(fleet) => {
             let timeout = timeout.unwrap_or(limits::FLEET_WAIT);
             fleet.wait_for(tag.sequence, timeout).await.to_json()

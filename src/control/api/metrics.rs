@@ -35,7 +35,7 @@ pub(super) fn answer(api: &Api, parts: &Parts) -> Result<Response, ApiError> {
     Query::of(parts.uri.query(), &[])?;
     let mut registry = Registry::with_prefix("mantrid");
     registry.register_collector(Box::new(Numbers::of(api)));
-    if let Some(fleet) = api.sources.fleet.as_ref().filter(|fleet| fleet.is_in()) {
+    if let Some(fleet) = api.fleet() {
         registry.register_collector(Box::new(super::fleet_metrics::FleetNumbers(fleet.clone())));
     }
     let mut text = String::new();
@@ -347,7 +347,7 @@ fn waited(thread: u64) -> Option<u64> {
 
 /// Lists the backends that are probed, those that are down first: of very many only some are told.
 fn standings(api: &Api) -> Vec<(String, i64)> {
-    let is_up = |state: State| i64::from(matches!(state, State::Up | State::Unknown));
+    let is_up = |state: State| i64::from(!state.is_bad());
     let mut all: Vec<_> =
         api.sources.health.states().into_iter().map(|it| (is_up(it.state), it.backend)).collect();
     all.sort_unstable();

@@ -188,6 +188,11 @@ impl Api {
         }
     }
 
+    /// The fleet, while this node is in it.
+    fn fleet(&self) -> Option<&Fleet> {
+        self.sources.fleet.as_ref().filter(|fleet| fleet.is_in())
+    }
+
     fn current(&self) -> Arc<TaggedTable> {
         self.sources.published.table_full()
     }

@@ -95,7 +95,7 @@ pub(super) async fn one(
         let current = api.current();
         let rule = current.table.get(&name).map_or(Value::Null, Rule::to_json);
         let mut response = tagged(current.tag, format!("{rule}\n"));
-        let fleet = api.sources.fleet.as_ref().filter(|fleet| fleet.is_in());
+        let fleet = api.fleet();
         if let Some(name) = fleet.and_then(|fleet| HeaderValue::from_str(fleet.name()).ok()) {
             response.headers_mut().insert("mantrid-fleet", name);
         }
@@ -199,7 +199,7 @@ async fn drained(
     more: &mut Map<String, Value>,
 ) -> Result<(), ApiError> {
     let until = Instant::now() + wait;
-    let fleet = api.sources.fleet.as_ref().filter(|fleet| fleet.is_in());
+    let fleet = api.fleet();
     if fleet.is_some() {
         fleet::wait(api, tag, Some(wait), more).await;
     }

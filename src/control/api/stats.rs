@@ -86,7 +86,7 @@ fn busiest_of(
 /// The numbers of this node, or with those of all others: who of them is missing is named in a
 /// field.
 async fn of_all(api: &Api, own: Value, path: Option<&str>) -> Response {
-    let fleet = api.sources.fleet.as_ref().filter(|fleet| fleet.is_in());
+    let fleet = api.fleet();
     let (Some(path), Some(fleet)) = (path, fleet) else { return answer(&own) };
     let token = api.token.load_full();
     let (others, missing) = fleet.ask_others(path, token.as_deref().map(Token::as_str)).await;
@@ -163,8 +163,7 @@ fn most_telling(
     }
     let mut all: Vec<(SocketAddr, BackendRow)> = known.into_iter().collect();
     all.select_nth_unstable_by_key(most, |(address, (standing, sums))| {
-        let is_down =
-            standing.as_ref().is_some_and(|it| matches!(it.state, State::Down | State::Ejected));
+        let is_down = standing.as_ref().is_some_and(|it| it.state.is_bad());
         (Reverse(is_down), Reverse(sums.get(BackendCount::Completed)), *address)
     });
     all.truncate(most);

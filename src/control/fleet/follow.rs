@@ -172,18 +172,11 @@ impl Follower {
                 Ok(())
             }
             Missing::Entries(from) => {
-                while self.fed < head.sequence {
-                    let next = self.fed + 1;
-                    let found = self.read(next, head.sequence, remote.revision).await?;
-                    if found.is_empty() {
-                        warn!("fleet: entries of the log from {from} on are missing");
-                        return self.load(remote, LoadReason::Gap).await;
-                    }
-                    for found in found {
-                        self.feed(found).await?;
-                    }
+                if self.feed_up_to(head.sequence, remote.revision).await? {
+                    return Ok(());
                 }
-                Ok(())
+                warn!("fleet: entries of the log from {from} on are missing");
+                self.load(remote, LoadReason::Gap).await
             }
             Missing::Table => {
                 let reason = match (is_wanted, self.is_started) {
@@ -324,19 +317,27 @@ impl Follower {
         Ok(())
     }
 
+    /// Hands the entries on up to `last`, read at this revision; false where some are missing.
+    async fn feed_up_to(&mut self, last: u64, revision: i64) -> Result<bool, End> {
+        while self.fed < last {
+            let found = self.read(self.fed + 1, last, revision).await?;
+            if found.is_empty() {
+                return Ok(false);
+            }
+            for found in found {
+                self.feed(found).await?;
+            }
+        }
+        Ok(true)
+    }
+
     /// Takes an entry that the watch brings; reads those before it that it did not bring.
     async fn entry(&mut self, sequence: u64, kv: &KeyValue) -> Result<(), End> {
         if sequence <= self.fed {
             return Ok(());
         }
-        while self.fed + 1 < sequence {
-            let found = self.read(self.fed + 1, sequence - 1, 0).await?;
-            if found.first().is_none_or(|found| found.sequence != self.fed + 1) {
-                return Err(End::Again);
-            }
-            for found in found {
-                self.feed(found).await?;
-            }
+        if !self.feed_up_to(sequence - 1, 0).await? {
+            return Err(End::Again);
         }
         let entry = Entry::read(sequence, &kv.value);
         self.feed(Found { entry, sequence, revision: kv.mod_revision }).await

@@ -121,17 +121,19 @@ impl Fleet {
 
     /// Claims the POST of `idle`, where every live node sees the host idle.
     pub(in crate::control) async fn claim_idle(&self, host: &str) -> bool {
-        let members: Vec<String> = self.view().members.into_keys().collect();
-        let hosts = self.idle_hosts().clone();
-        let revisions = members.iter().map(|node| {
-            let revision = hosts.get(&(host.to_owned(), node.clone()));
-            revision.map(|revision| etcd::is_at(&self.0.keys.idle(host, node), *revision))
-        });
-        let Some(compare) = revisions.collect::<Option<Vec<_>>>() else { return false };
+        let compare: Option<Vec<_>> = {
+            let (view, hosts) = (self.0.view.borrow(), self.idle_hosts());
+            let revisions = view.members.keys().map(|node| {
+                let revision = hosts.get(&(host.to_owned(), node.clone()))?;
+                Some(etcd::is_at(&self.0.keys.idle(host, node), *revision))
+            });
+            revisions.collect()
+        };
+        let Some(compare) = compare.filter(|all| !all.is_empty()) else { return false };
         let prefix = self.0.keys.idle(host, "");
         let success = vec![etcd::delete_prefix(&prefix)];
         let request = TxnRequest { compare, success, failure: Vec::new() };
-        !members.is_empty() && self.0.client.txn(request).await.is_ok_and(|done| done.succeeded)
+        self.0.client.txn(request).await.is_ok_and(|done| done.succeeded)
     }
 
     /// Whether the store can be asked.

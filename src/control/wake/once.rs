@@ -42,16 +42,14 @@ async fn wake(shared: Arc<Shared>, telling: Telling, fleet: &Fleet) {
             return;
         }
     }
-    let (name, rule) = (telling.name.clone(), telling.rule.clone());
-    let is_same = |shared: &Shared| shared.held.table().get(&name) == Some(&rule);
-    if is_same(&shared) {
-        fleet.wake_is_told(&name).await;
+    if shared.is_current(&telling) {
+        fleet.wake_is_told(&telling.name).await;
     }
     let until = std::time::Instant::now() + Duration::from_secs(seconds);
-    while is_same(&shared) && std::time::Instant::now() < until {
+    while shared.is_current(&telling) && std::time::Instant::now() < until {
         tokio::time::sleep(LOOK_EVERY).await;
     }
-    fleet.unclaim_wake(&name).await;
+    fleet.unclaim_wake(&telling.name).await;
 }
 
 async fn idle(shared: Arc<Shared>, telling: Telling, fleet: &Fleet) {

@@ -125,11 +125,7 @@ impl Writing {
             all.push(Made { asked: (change, answer), before, after });
         }
         now.tag = tag;
-        let weight = all.iter().map(Made::weight).sum();
-        for Made { asked: (change, _), before, after } in &all {
-            self.wiring.told.changed(change, &before.table, &after.table);
-        }
-        self.publish(now, weight);
+        self.publish(now, &all);
         for made in all {
             if let Some(copy) = &mut self.copy {
                 let (change, _) = &made.asked;
