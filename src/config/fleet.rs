@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::key::{Field, InForce, Key, beware, field, key, next_start, path, repeatable};
+use super::key::{DURATION, Field, InForce, Key, beware, field, key, next_start, path, repeatable};
 use super::{Config, ConfigError, value};
 
 /// Values of the keys of a fleet; without a name there is no fleet.
@@ -57,19 +57,11 @@ impl Default for FleetKeys {
     }
 }
 
-fn name(text: &str) -> Result<String, String> {
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+/// Checks a name of letters, digits and these marks; `shown` is how a complaint names the marks.
+fn name(text: &str, marks: &[u8], shown: &str) -> Result<String, String> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || marks.contains(&byte);
     if text.is_empty() || 64 < text.len() || !text.bytes().all(is_plain) {
-        let expected = "expected letters, digits, - and _, at most 64";
-        return Err(format!("{text:?}: {expected}"));
-    }
-    Ok(text.to_owned())
-}
-
-fn node(text: &str) -> Result<String, String> {
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-    if text.is_empty() || 64 < text.len() || !text.bytes().all(is_plain) {
-        return Err(format!("{text:?}: expected letters, digits, -, _ and ., at most 64"));
+        return Err(format!("{text:?}: expected letters, digits, {shown}, at most 64"));
     }
     Ok(text.to_owned())
 }
@@ -147,7 +139,7 @@ pub(super) const FLEET: Key = key(
     "The fleet that this daemon is a node of: all nodes have one table, kept in etcd. docs/fleet.md.",
     next_start!(fleet.name),
     |config, text| {
-        config.fleet.name = Some(name(text)?);
+        config.fleet.name = Some(name(text, b"-_", "- and _")?);
         Ok(())
     },
 );
@@ -174,7 +166,7 @@ pub(super) const NODE: Key = key(
     "Name of this node; each has another.",
     next_start!(fleet.node),
     |config, text| {
-        config.fleet.node = Some(node(text)?);
+        config.fleet.node = Some(name(text, b"-_.", "-, _ and .")?);
         Ok(())
     },
 );
@@ -245,7 +237,7 @@ pub(super) const INSECURE: Key = beware(
 pub(super) const START: Key = key(
     "fleet_start",
     "30s",
-    "a duration (ms, s, m, h)",
+    DURATION,
     "How long a start waits for etcd where there is no copy of the table yet; then it ends. With a \
      copy it does not wait.",
     next_start!(fleet.start),

@@ -221,10 +221,8 @@ impl Config {
         if self.management_token_file.is_some() || self.management_insecure {
             return;
         }
-        for address in &self.bind_management {
-            if let ManagementAddress::Tcp(address) = address
-                && !address.is_loopback()
-            {
+        for address in self.management_tcp() {
+            if !address.is_loopback() {
                 problems.push(ConfigError {
                     place: place("bind_management", &address.to_string()),
                     problem: format!(
@@ -234,6 +232,14 @@ impl Config {
                 });
             }
         }
+    }
+
+    /// The TCP addresses of the management API.
+    pub fn management_tcp(&self) -> impl Iterator<Item = &Address> {
+        self.bind_management.iter().filter_map(|address| match address {
+            ManagementAddress::Tcp(address) => Some(address),
+            ManagementAddress::Unix(_) => None,
+        })
     }
 
     /// Every address for clients, with its key.
@@ -268,10 +274,7 @@ impl Config {
     fn check_twice(&self, problems: &mut Vec<ConfigError>, place: impl Fn(&str, &str) -> String) {
         let mut seen: Vec<(&str, Address)> = Vec::new();
         let clients = self.binds().map(|(key, bind)| (key, bind.address));
-        let management = self.bind_management.iter().filter_map(|address| match address {
-            ManagementAddress::Tcp(address) => Some(("bind_management", *address)),
-            ManagementAddress::Unix(_) => None,
-        });
+        let management = self.management_tcp().map(|address| ("bind_management", *address));
         for (key, address) in clients.chain(management) {
             // Each port 0 becomes a port of its own.
             let same = |other: &Address| address.socket() == other.socket();

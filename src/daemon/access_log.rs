@@ -16,6 +16,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tracing::{error, info, warn};
 
 use super::log::counted;
+use super::privileges;
 use crate::config::AccessLog;
 use crate::limits;
 use crate::link::SharedLimits;
@@ -61,8 +62,7 @@ pub(super) fn check(log: &AccessLog) -> Result<(), String> {
     let outcome = if path.exists() {
         open_file(path, false).map(drop)
     } else {
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        let folder = folder.unwrap_or(Path::new("."));
+        let folder = privileges::folder_of(path);
         rustix::fs::access(folder, rustix::fs::Access::WRITE_OK).map_err(io::Error::from)
     };
     outcome.map_err(|error| format!("access_log = {}: {error}", path.display()))

@@ -1,6 +1,5 @@
 //! `--check`: would it start? One line a problem, without listening or serving.
 
-use std::path::Path;
 use std::process::ExitCode;
 
 use super::inherited::InheritedSockets;
@@ -112,8 +111,7 @@ fn later(config: &Config, problems: &[String], makes_folder: bool) -> Vec<String
 fn unwritable(config: &Config, makes_folder: bool) -> Option<String> {
     use rustix::fs::{Access, AtFlags, CWD, accessat};
     let file = &config.state_file;
-    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let folder = folder.unwrap_or(Path::new("."));
+    let folder = privileges::folder_of(file);
     let there = folder.ancestors().find(|folder| folder.exists())?;
     let write = if makes_folder { Access::empty() } else { Access::WRITE_OK };
     let may = accessat(CWD, there, write | Access::EXEC_OK, AtFlags::EACCESS);

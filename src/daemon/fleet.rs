@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::config::{Config, FleetKeys, ManagementAddress};
+use crate::config::{Config, FleetKeys};
 use crate::control::{EtcdAccess, FleetSettings};
 
 /// Settings of the node in its fleet, if the configuration names one. Called before rights are
@@ -36,11 +36,8 @@ fn host_name() -> Result<String, String> {
 }
 
 fn management_url(config: &Config) -> String {
-    let first = config.bind_management.iter().find_map(|address| match address {
-        ManagementAddress::Tcp(address) => Some(address.socket()),
-        ManagementAddress::Unix(_) => None,
-    });
-    first.map_or_else(String::new, |address| format!("http://{address}"))
+    let first = config.management_tcp().next();
+    first.map_or_else(String::new, |address| format!("http://{}", address.socket()))
 }
 
 fn access(keys: &FleetKeys) -> Result<EtcdAccess, String> {

@@ -12,7 +12,7 @@ use tracing::warn;
 
 use super::inherited::{InheritedSockets, Tcp};
 use super::port_owner;
-use crate::config::{Address, Bind, Config, ManagementAddress, Network};
+use crate::config::{Address, Bind, Config, Network};
 use crate::link::Protocol;
 use crate::shard::Believes;
 use crate::table::host;
@@ -258,10 +258,7 @@ fn has_systemd() -> bool {
 const MANAGEMENT: &str = "bind_management";
 
 fn management(config: &Config) -> impl Iterator<Item = (&'static str, &Address)> {
-    config.bind_management.iter().filter_map(|address| match address {
-        ManagementAddress::Tcp(address) => Some((MANAGEMENT, address)),
-        ManagementAddress::Unix(_) => None,
-    })
+    config.management_tcp().map(|address| (MANAGEMENT, address))
 }
 
 fn addresses(config: &Config) -> impl Iterator<Item = (&'static str, &Bind, Protocol)> {

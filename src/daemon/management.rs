@@ -69,10 +69,7 @@ pub(super) fn copies(
     bound: &[Management],
     sockets: &mut Sockets,
 ) -> io::Result<()> {
-    let mut asked = config.bind_management.iter().filter_map(|address| match address {
-        ManagementAddress::Tcp(address) => Some(address.socket()),
-        ManagementAddress::Unix(_) => None,
-    });
+    let mut asked = config.management_tcp().map(|address| address.socket());
     for one in bound {
         match one {
             Management::Tcp(socket, local) => {
@@ -175,8 +172,7 @@ pub(super) fn check_unix(
 fn can_make_unix(path: &Path, target: Target, is_running: bool) -> Result<(), String> {
     use rustix::fs::{Access, AtFlags, CWD, accessat};
     SocketAddr::from_pathname(path).map_err(|error| error.to_string())?;
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let folder = folder.unwrap_or(Path::new("."));
+    let folder = privileges::folder_of(path);
     privileges::with_rights_for(path, target, |_| {
         if let Found::Listening = find_at(path)? {
             return if is_running { Ok(()) } else { Err(LISTENING.to_owned()) };

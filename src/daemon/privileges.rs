@@ -142,6 +142,11 @@ pub(super) fn would_make_folder(state_file: &Path, target: Target) -> Result<boo
     may.map(|()| true).map_err(|errno| no_folder(state_file, &io::Error::from(errno)))
 }
 
+/// The folder that a file is in, or would be.
+pub(super) fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 /// The folder of the state file, where root is to make it.
 fn missing_folder(state_file: &Path) -> Option<&Path> {
     let folder = state_file.parent().filter(|folder| !folder.as_os_str().is_empty());

@@ -396,16 +396,14 @@ async fn drain_for_the_next(
         let wanted = tokio::select! {
             () = threads.all_ended() => return,
             () = &mut time => {
-                let left = counted(end.total(Counter::Open), "connection");
-                warn!("timeout_drain is over: cutting off {left}");
+                tell_cut(end, "timeout_drain is over");
                 break;
             }
             wanted = signals.next() => wanted,
         };
         match wanted {
             Wanted::Stop(name) if is_asked => {
-                let left = counted(end.total(Counter::Open), "connection");
-                warn!("{name} again: cutting off {left}");
+                tell_cut(end, &format!("{name} again"));
                 break;
             }
             Wanted::Stop(_) => {
@@ -417,10 +415,7 @@ async fn drain_for_the_next(
             Wanted::Upgrade => next.pass(NixSignal::SIGUSR2),
         }
     }
-    end.stop(Stop::Now);
-    if tokio::time::timeout(limits::STOP_TIME, threads.all_ended()).await.is_err() {
-        warn!("{} did not stop in time; ending all the same", counted(threads.running, "shard"));
-    }
+    cut_off(end, threads).await;
 }
 
 /// Sees the shards to their end.
@@ -435,14 +430,20 @@ async fn stop(
     tokio::select! {
         () = threads.all_ended() => return,
         () = tokio::time::sleep(drain) => {
-            let left = counted(end.total(Counter::Open), "connection");
-            warn!("timeout_drain is over: cutting off {left}");
+            tell_cut(end, "timeout_drain is over");
         }
         name = signals.stop() => {
-            let left = counted(end.total(Counter::Open), "connection");
-            warn!("{name} again: cutting off {left}");
+            tell_cut(end, &format!("{name} again"));
         }
     }
+    cut_off(end, threads).await;
+}
+
+fn tell_cut(end: &ControlEnd, why: &str) {
+    warn!("{why}: cutting off {}", counted(end.total(Counter::Open), "connection"));
+}
+
+async fn cut_off(end: &ControlEnd, threads: &mut Threads) {
     end.stop(Stop::Now);
     if tokio::time::timeout(limits::STOP_TIME, threads.all_ended()).await.is_err() {
         let left = counted(threads.running, "shard");
