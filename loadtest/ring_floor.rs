@@ -3,7 +3,7 @@
 //! an executor and without time-outs. The lower of the two floors is the price of moving the bytes.
 //!
 //! `ring_floor LISTEN BACKEND copy|splice`, one thread, until it is killed.
-#![allow(unsafe_code)] // submissions to a ring: each block says who keeps its promise
+#![expect(unsafe_code, reason = "submissions to a ring: each block says who keeps its promise")]
 
 use std::collections::VecDeque;
 use std::io;
@@ -44,7 +44,7 @@ impl Buffers {
     fn new(ring: &IoUring) -> io::Result<Buffers> {
         #[repr(align(4096))]
         #[derive(Clone)]
-        struct Page(#[allow(dead_code)] [u8; 4096]);
+        struct Page(#[expect(dead_code, reason = "the kernel reads and writes it")] [u8; 4096]);
         let pages = |bytes: usize| -> *mut u8 {
             let pages = vec![Page([0; 4096]); bytes.div_ceil(4096)];
             Box::leak(pages.into_boxed_slice()).as_mut_ptr().cast()
