@@ -361,9 +361,8 @@ mod tests {
     #[test]
     fn kinds() {
         assert_eq!(query("change, health").as_deref(), Ok("busiest=0&only=change,health"));
-        assert!(
-            query("changes")
-                .is_err_and(|error| error.contains("change, health, held, idle, wake, traffic"))
-        );
+        assert_eq!(query("fleet").as_deref(), Ok("busiest=0&only=fleet"));
+        let all = "change, health, held, idle, wake, fleet, traffic";
+        assert!(query("changes").is_err_and(|error| error.contains(all)));
     }
 }
