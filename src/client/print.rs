@@ -95,7 +95,8 @@ fn text(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
-fn backends(value: &Value) -> String {
+/// Backends of a rule, with a comma between them.
+pub fn backends(value: &Value) -> String {
     match value {
         Value::Array(items) => items.iter().map(backend).collect::<Vec<_>>().join(","),
         other => text(other),

@@ -100,7 +100,7 @@ fn what_is_set_is_what_requests_get() {
     assert_eq!(text("a.com"), "first");
     // edit
     page.wait_text(&row("a.com"), "127.0.0.1");
-    page.click(&format!("{} .name button", row("a.com")));
+    page.click(&deed("a.com", "edit"));
     page.click("#field-backends");
     page.evaluate("document.activeElement.select()");
     page.type_text(&format!("127.0.0.1:{}", second.port));
@@ -148,7 +148,7 @@ fn what_is_set_is_what_requests_get() {
 fn what_is_refused_is_said_where_it_is_wrong() {
     let daemon = Setup::new().management_tcp().rule("a.com", empty(402)).start();
     let Some(page) = open(&daemon) else { return };
-    page.click(&format!("{} .name button", row("a.com")));
+    page.click(&deed("a.com", "edit"));
     page.click("#field-code");
     page.evaluate("document.activeElement.select()");
     page.type_text("99");

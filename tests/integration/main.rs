@@ -35,6 +35,7 @@ mod cut;
 mod dashboard;
 mod dashboard_daemon;
 mod dashboard_looks;
+mod dashboard_pages;
 mod demo;
 mod docs;
 mod drained;

@@ -1,54 +1,9 @@
 // The overview: totals, shards, the busiest hosts, backends, and the log of changes and health.
 
-const SVG = "http://www.w3.org/2000/svg";
-
-// A line over the last two minutes, from zero up to its peak. Time runs along x, so that a lost
-// connection shows as a gap.
-class Plot {
-  constructor(label) {
-    this.samples = [];
-    this.node = document.createElementNS(SVG, "svg");
-    for (const [name, value] of [["class", "plot"], ["role", "img"], ["aria-label", label],
-      ["viewBox", `0 0 ${HISTORY_SECONDS} 20`], ["preserveAspectRatio", "none"]]) {
-      this.node.setAttribute(name, value);
-    }
-    [this.area, this.line] = ["area", "line"].map((name) => {
-      const path = document.createElementNS(SVG, "path");
-      path.setAttribute("class", name);
-      this.node.append(path);
-      return path;
-    });
-  }
-
-  add(time, value) {
-    this.samples.push([time, value]);
-    while (this.samples[0][0] < time - HISTORY_SECONDS) this.samples.shift();
-  }
-
-  get peak() {
-    return this.samples.reduce((peak, [, value]) => Math.max(peak, value), 0);
-  }
-
-  draw(peak) {
-    const now = this.samples.at(-1)[0];
-    let [line, area, before] = ["", "", -Infinity];
-    for (const [time, value] of this.samples) {
-      const x = (HISTORY_SECONDS - (now - time)).toFixed(1);
-      const y = (19 - (18 * Math.min(value, peak)) / (peak || 1)).toFixed(1);
-      const follows = time - before < 3.5;
-      if (!follows && area) area += `V20Z`;
-      line += `${follows ? "L" : "M"}${x} ${y}`;
-      area += `${follows ? `H${x}V${y}` : `M${x} 20V${y}`}`;
-      before = time;
-    }
-    this.line.setAttribute("d", line);
-    this.area.setAttribute("d", `${area}V20Z`);
-  }
-}
-
 let failures = null; // the last sum of 5xx answers, and when it was told
 
 function failuresPerSecond({ time, totals }) {
+  if (totals.errors_per_second !== undefined) return totals.errors_per_second;
   const sum = totals.answers?.["5xx"] ?? 0;
   const { then, before } = failures ?? { then: time, before: sum };
   failures = { then: time, before: sum };
@@ -56,26 +11,37 @@ function failuresPerSecond({ time, totals }) {
 }
 
 const perSecond = (n) => `${bytes(n)}/s`;
+// With where each leads: the hosts that it is about.
 const TILES = [
-  ["Requests/s", (t) => t.totals.requests_per_second, rate],
-  ["5xx answers/s", failuresPerSecond, rate],
-  ["Received", (t) => t.totals.bytes_received_per_second, perSecond],
-  ["Sent", (t) => t.totals.bytes_sent_per_second, perSecond],
-  ["Connections", (t) => t.totals.open_connections, count],
-  ["Open requests", (t) => t.totals.open_requests, count],
-  ["Held", (t) => t.held, count],
-  ["Rules", (t) => t.rules, total],
-].map(([label, value, format], index, all) => {
+  ["Requests/s", (t) => t.totals.requests_per_second, rate, "sort=requests"],
+  ["Errors/s", failuresPerSecond, rate, "sort=errors&filter=failing"],
+  ["Held", (t) => t.held, count, "sort=held&filter=held"],
+  ["Open requests", (t) => t.totals.open_requests, count, "sort=open"],
+  ["Received", (t) => t.totals.bytes_received_per_second, perSecond, "sort=bytes"],
+  ["Sent", (t) => t.totals.bytes_sent_per_second, perSecond, "sort=bytes"],
+  ["Connections", (t) => t.totals.open_connections, count, ""],
+  ["Rules", (t) => t.rules, total, ""],
+].map(([label, value, format, leads], index, all) => {
   const output = make("output", { textContent: "–" });
   const under = make("p", { className: "note" });
   output.setAttribute("aria-live", "off");
   output.setAttribute("aria-label", label);
   // The number of rules says nothing over two minutes.
   const plot = index < all.length - 1 ? new Plot(`${label}, last two minutes`) : null;
-  const caption = make("figcaption", { textContent: label });
+  const caption = make("figcaption");
   const node = make("figure", { className: "tile" }, caption, output, under);
+  if (leads === "") caption.textContent = label;
+  else {
+    const link = make("a", { href: `#${leads}`, textContent: label });
+    link.title = "Show the hosts";
+    caption.append(link);
+    node.classList.add("leads");
+  }
   node.append(plot?.node ?? make("p", { className: "note" }));
-  if (value === failuresPerSecond) node.classList.add("alarm");
+  if (value === failuresPerSecond) {
+    node.classList.add("alarm");
+    node.id = "errors-tile";
+  }
   $("tiles").append(node);
   return { node, value, format, output, under, plot };
 });
@@ -127,8 +93,7 @@ function showShards(list, time, visible) {
 }
 
 const busiest = Array.from({ length: BUSIEST }, () => {
-  const [name, speed] = [make("button", { type: "button" }), make("output")];
-  name.addEventListener("click", () => search(name.textContent));
+  const [name, speed] = [make("a"), make("output")];
   $("busiest").append(make("li", {}, name, speed));
   return { name, speed };
 });
@@ -141,8 +106,10 @@ function showBusiest(list) {
   const reorder = ticks++ % 3 === 0 || isShort;
   for (const [index, { name, speed }] of busiest.entries()) {
     if (reorder) {
-      say(name, list[index]?.host ?? "");
-      name.title = name.textContent;
+      const host = list[index]?.host ?? "";
+      say(name, host);
+      if (host === "") name.removeAttribute("href");
+      else name.href = hostLink(host);
     }
     const known = speeds.get(name.textContent);
     say(speed, name.textContent === "" ? "" : rate(known ?? 0));
@@ -166,9 +133,12 @@ function onTraffic(traffic) {
   const title = `${warning}Mantrid · ${location.host}`;
   if (document.title !== title) document.title = title;
   showTraffic(traffic.hosts);
+  showHostTraffic(traffic);
 }
 
 const RANK = ["down", "ejected", "unknown", "up"];
+
+let backends = new Map(); // address → what `/backends/` says of it
 
 async function loadBackends() {
   if (document.hidden) return;
@@ -180,25 +150,37 @@ async function loadBackends() {
   }
   const rank = ([, { state }]) => RANK.indexOf(state);
   known.sort((a, b) => rank(a) - rank(b) || b[1].open_requests - a[1].open_requests);
+  backends = new Map(known);
   const sums = RANK.map((state) => [known.filter(([, b]) => b.state === state).length, state]);
   say($("backends-sum"), sums.filter(([n]) => n).map(([n, state]) => `${n} ${state}`).join(", "));
   const items = known.slice(0, BACKENDS_SHOWN).map(([address, backend]) => {
-    const state = make("span", { textContent: backend.state });
-    state.dataset.health = backend.state;
-    const { open_requests, idle_connections, requests, reason } = backend;
-    const why = backend.state === "up" || backend.state === "unknown"
+    const { open_requests, idle_connections, requests } = backend;
+    const isWell = backend.state === "up" || backend.state === "unknown";
+    const why = isWell
       ? `${open_requests} open, ${idle_connections} idle, ${count(requests)} ${requests === 1 ? "request" : "requests"}`
-      : `since ${moment(backend.since)}${reason ? `: ${reason}` : ""}`;
-    const at = make("span", { className: "at", textContent: address });
-    return make("li", {}, at, state, make("span", { className: "why", textContent: why }));
+      : sinceWhen(backend);
+    const at = make("a", { className: "at", href: backendLink(address), textContent: address });
+    return make("li", {}, at, healthMark(backend.state),
+      make("span", { className: "why", textContent: why }));
   });
   if (known.length > items.length) {
     items.push(make("li", { className: "none" }, `and ${known.length - items.length} more`));
   }
   if (items.length === 0) items.push(make("li", { className: "none" }, "None seen yet."));
   $("backends").replaceChildren(...items);
+  showHostBackends();
+  showBackend();
 }
-setInterval(loadBackends, 10000);
+setInterval(loadBackends, 5000);
+
+function healthMark(state) {
+  const mark = make("span", { textContent: state });
+  mark.dataset.health = state;
+  return mark;
+}
+
+const sinceWhen = ({ since, reason }) =>
+  [since ? `since ${moment(since)}` : "", reason ?? ""].filter(Boolean).join(": ");
 
 function note(text, detail, health) {
   $("log").querySelector(".none")?.remove();
