@@ -16,6 +16,7 @@ use std::time::Instant;
 
 use arc_swap::ArcSwapOption;
 use tokio::sync::{mpsc, oneshot};
+use tracing::field::display;
 use tracing::{error, info, warn};
 
 use super::Counted;
@@ -601,6 +602,8 @@ fn attempt(change: &Change, now: &TaggedTable) -> Result<Snapshot, Refused> {
     if !change.matches(now.tag) {
         return Err(Refused::Precondition(now.tag));
     }
+    let allowed = change.grant.check_edits(&change.edits, change.whole, &now.table);
+    allowed.map_err(Refused::Forbidden)?;
     let empty = Snapshot::default();
     let from = if change.whole { &empty } else { &now.table };
     edit_canonical(from, &change.edits).map_err(Refused::Edit)
@@ -614,6 +617,7 @@ pub(super) fn reply(
     match &outcome {
         Ok(done) => audit(change, done.tag, "checked"),
         Err(Refused::Edit(error)) => audit_refused(change, error.code()),
+        Err(Refused::Forbidden(forbidden)) => audit_refused(change, forbidden.code),
         Err(Refused::Precondition(tag)) => audit(change, *tag, "precondition_failed"),
         Err(Refused::NotWritten(_)) => audit_refused(change, "state_not_written"),
         Err(Refused::Fleet(trouble)) => audit_refused(change, trouble.code()),
@@ -625,12 +629,14 @@ pub(super) fn reply(
 /// Logs a change and the client that made it, in one line.
 fn audit(change: &Change, tag: Tag, result: &str) {
     let (verb, host, edits) = (change.verb.as_str(), change.host(), change.edits.len());
-    info!(who = %change.who, verb, host, edits, generation = %tag.sequence, result, "audit");
+    let (who, from) = (&change.who, change.from.as_deref().map(display));
+    info!(%who, from, verb, host, edits, generation = %tag.sequence, result, "audit");
 }
 
 fn audit_refused(change: &Change, result: &str) {
     let (verb, host, edits) = (change.verb.as_str(), change.host(), change.edits.len());
-    info!(who = %change.who, verb, host, edits, result, "audit");
+    let (who, from) = (&change.who, change.from.as_deref().map(display));
+    info!(%who, from, verb, host, edits, result, "audit");
 }
 
 /// The rules that a change concerns which ask for more than routing.
