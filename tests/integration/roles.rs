@@ -12,7 +12,7 @@ use crate::events::Events;
 use crate::guard::{TOKEN, with_token};
 use crate::manage::Api;
 use crate::management::Call;
-use crate::message::{get, ok};
+use crate::message::get;
 
 const TOKENS: &str = "\
 # the team
@@ -52,7 +52,7 @@ fn names(value: &Value) -> Vec<&str> {
 
 #[test]
 fn each_role_may_do_what_it_is_for() {
-    let rule = proxy(json!([1, 1]));
+    let rule = proxy(json!([2, 1]));
     let setup = with_tokens(Setup::new(), TOKENS).rule("a.com", rule.clone());
     let daemon = setup.start();
     daemon.api().ask("GET", "/hostname/").expect_error(401, "token_missing");
@@ -147,7 +147,7 @@ fn the_name_is_in_the_log_and_the_token_is_not() {
 #[test]
 fn a_tenant_changes_its_own_hosts_alone() {
     let setup = with_tokens(Setup::new(), TOKENS);
-    let rule = proxy(json!([1, 1]));
+    let rule = proxy(json!([2, 1]));
     let setup = setup.rule("shop.example", rule.clone()).rule("www.shop.example", empty(404));
     let daemon = setup.rule("myshop.example", empty(402)).rule("a.com", empty(403)).start();
     let mut alice = of(&daemon, "alice");
@@ -194,7 +194,7 @@ fn a_tenant_changes_its_own_hosts_alone() {
     desk.tell("PUT", "/hostname/shop.example/", &empty(405))
         .expect_error(403, "shop.example:role_insufficient");
     desk.tell("PUT", "/hostname/a.com/", &empty(403)).expect_error(403, "a.com:outside_suffix");
-    desk.put("/hostname/shop.example/", &json!(["spin", {"then": empty(404)}, true]));
+    desk.put("/hostname/shop.example/", &json!(["spin", {"then": empty(404)}, empty(404)[2]]));
     of(&daemon, "view")
         .tell("PUT", "/hostname/shop.example/", &empty(404))
         .expect_error(403, "role_insufficient");
@@ -202,7 +202,7 @@ fn a_tenant_changes_its_own_hosts_alone() {
 
 #[test]
 fn a_tenant_sees_its_own_hosts_alone() {
-    let [own, other] = [(); 2].map(|()| Backend::new().serve(|_| ok("x")));
+    let [own, other] = [(); 2].map(|()| Backend::new().serve_text("x"));
     let check = |rule: &Value| {
         let mut rule = rule.clone();
         rule[1]["check"] = json!("tcp");
@@ -361,7 +361,7 @@ fn a_broken_file_stops_the_start_and_names_the_line() {
 /// The client's own commands, with the token of an operator.
 #[test]
 fn the_client_of_an_operator_spins_flips_and_restarts() {
-    let served = Backend::new().serve(|_| ok("x"));
+    let served = Backend::new().serve_text("x");
     let setup = with_tokens(Setup::new(), TOKENS).rule("a.com", served.rule());
     let daemon = setup.start();
     let socket = daemon.management[0].trim_start_matches("unix:").to_owned();
