@@ -263,14 +263,14 @@ fn differ_in_weights(one: &Rule, other: &Rule) -> bool {
 pub(crate) struct Tokens {
     /// The token of `management_token_file`.
     single: Option<(Token, Arc<Grant>)>,
-    /// Those of `management_tokens_file`.
+    /// Tokens of `management_tokens_file`.
     listed: Vec<(Token, Arc<Grant>)>,
 }
 
 /// A line of the file of tokens that can't be used.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct WrongLine {
-    /// Its number; 0: the file as a whole.
+    /// Number of the line; 0: the file as a whole.
     pub(crate) line: usize,
     pub(crate) problem: String,
 }
@@ -325,7 +325,7 @@ impl Tokens {
         Ok(Tokens { single: Some((token, Arc::new(Grant::EVERYTHING))), ..self })
     }
 
-    /// Those of the two files, apart.
+    /// Takes the tokens of the two files apart.
     pub(crate) fn apart(self) -> (Option<Token>, Tokens) {
         (self.single.map(|(token, _)| token), Tokens { single: None, listed: self.listed })
     }

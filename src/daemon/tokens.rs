@@ -14,8 +14,8 @@ use crate::control::{Token, Tokens};
 const SINGLE: &str = "management_token_file";
 const LISTED: &str = "management_tokens_file";
 
-/// Reads the tokens. Where a file can't be read for lack of rights, those `given` by the daemon that
-/// we take over from do.
+/// Reads the tokens. Where a file can't be read for lack of rights, those `given` by the daemon
+/// that we take over from do.
 pub(super) fn read(config: &Config, given: Tokens) -> Result<Tokens, String> {
     let (given_single, given_listed) = given.apart();
     let single = match &config.management_token_file {

@@ -29,12 +29,12 @@ impl Asker {
         Asker { peer: peer.clone(), grant: Arc::new(Grant::EVERYTHING) }
     }
 
-    /// Its name, else its address or user.
+    /// Name of the client, else the address or user.
     pub(super) fn who(&self) -> String {
         self.grant.name().map_or_else(|| self.peer.to_string(), str::to_owned)
     }
 
-    /// Its address or user, where it has a name.
+    /// Address or user of a client that has a name.
     pub(super) fn from(&self) -> Option<String> {
         self.grant.name().map(|_| self.peer.to_string())
     }
@@ -56,30 +56,30 @@ impl Asker {
         Ok(())
     }
 
-    /// Whether it may see what is about the rule of this name.
+    /// Whether the client may see what is about the rule of this name.
     pub(super) fn sees(&self, name: &str) -> bool {
         self.grant.covers(name)
     }
 
-    /// Whether it may see everything.
+    /// Whether the client may see everything.
     pub(super) fn sees_all(&self) -> bool {
         self.grant.suffix().is_none()
     }
 
     /// The part of the table that it sees; `None`: all of it.
-    pub(super) async fn view(&self, current: Arc<TaggedTable>) -> Option<View> {
+    pub(super) async fn view(&self, current: Arc<TaggedTable>) -> Option<OwnPart> {
         if self.sees_all() {
             return None;
         }
         if current.table.len() <= limits::LISTED_HERE_MAX {
-            return Some(View::of(&current, &self.grant));
+            return Some(OwnPart::of(&current, &self.grant));
         }
-        let (grant, nothing) = (self.grant.clone(), View::nothing(current.tag));
-        let made = tokio::task::spawn_blocking(move || View::of(&current, &grant)).await;
+        let (grant, nothing) = (self.grant.clone(), OwnPart::nothing(current.tag));
+        let made = tokio::task::spawn_blocking(move || OwnPart::of(&current, &grant)).await;
         Some(made.unwrap_or(nothing))
     }
 
-    /// Its rights, for programs that show only what may be done.
+    /// Rights of the client, for programs that show only what may be done.
     pub(super) fn describe(&self) -> Value {
         json!({
             "name": self.grant.name(),
@@ -90,7 +90,7 @@ impl Asker {
 }
 
 /// The part of a table that a client sees whose token is for some hosts.
-pub(super) struct View {
+pub(super) struct OwnPart {
     tag: Tag,
     at: Instant,
     pub(super) rules: usize,
@@ -98,13 +98,13 @@ pub(super) struct View {
     pub(super) backends: HashSet<SocketAddr>,
 }
 
-impl View {
-    fn nothing(tag: Tag) -> View {
-        View { tag, at: Instant::now(), rules: 0, backends: HashSet::new() }
+impl OwnPart {
+    fn nothing(tag: Tag) -> OwnPart {
+        OwnPart { tag, at: Instant::now(), rules: 0, backends: HashSet::new() }
     }
 
-    fn of(current: &TaggedTable, grant: &Grant) -> View {
-        let mut view = View::nothing(current.tag);
+    fn of(current: &TaggedTable, grant: &Grant) -> OwnPart {
+        let mut view = OwnPart::nothing(current.tag);
         for (_, rule) in current.table.iter().filter(|(name, _)| grant.covers(name)) {
             view.rules += 1;
             rule.each_address(|address| _ = view.backends.insert(address));
@@ -112,8 +112,8 @@ impl View {
         view
     }
 
-    /// Whether it is still that of this table; names of backends may have other addresses after a
-    /// while.
+    /// Whether this is still the view of that table; names of backends may have other addresses
+    /// after a while.
     pub(super) fn is_fresh(&self, current: &TaggedTable) -> bool {
         self.tag == current.tag && self.at.elapsed() < limits::RESOLVE_EVERY
     }

@@ -16,7 +16,7 @@ use super::super::events::{Event, Rates, Tick};
 use super::super::grant::Tokens;
 use super::super::health::Health;
 use super::super::statistics::{self, SharedStatistics, name_of, to_json};
-use super::asker::{Asker, View};
+use super::asker::{Asker, OwnPart};
 use super::crowd::Seat;
 use super::error::ApiError;
 use super::guard;
@@ -37,7 +37,7 @@ struct Reader {
     asker: Asker,
     pass: Pass,
     /// The part of the table that the reader sees, if not all.
-    view: Option<View>,
+    view: Option<OwnPart>,
     kinds: Vec<String>,
     hosts: Vec<(String, u64)>,
     busiest: usize,
@@ -90,7 +90,7 @@ pub(super) async fn stream(api: &Api, parts: &Parts, asker: &Asker) -> Result<Re
     Ok(Sse::new(ReceiverStream::new(body)).keep_alive(keep_alive).into_response())
 }
 
-fn hello(api: &Api, asker: &Asker, view: Option<&View>) -> String {
+fn hello(api: &Api, asker: &Asker, view: Option<&OwnPart>) -> String {
     let current = api.current();
     let since = api.started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     json!({

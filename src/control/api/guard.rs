@@ -102,8 +102,7 @@ fn host_of(authority: &str) -> Option<&str> {
 
 fn authorized(headers: &HeaderMap, tokens: &Tokens) -> Result<Arc<Grant>, ApiError> {
     if !headers.contains_key(header::AUTHORIZATION) {
-        let message = "a token is needed: Authorization: Bearer TOKEN, as in management_token_file \
-                       or management_tokens_file";
+        let message = "a token is needed: Authorization: Bearer TOKEN, as in management_token_file";
         return Err(ApiError::unauthorized("token_missing", message));
     }
     let grant = bearer(headers).and_then(|given| tokens.find(given));

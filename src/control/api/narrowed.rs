@@ -5,11 +5,11 @@ use std::net::SocketAddr;
 
 use serde_json::{Value, json};
 
-use super::asker::{Asker, View};
+use super::asker::{Asker, OwnPart};
 use crate::control::events::Event;
 
 /// The part of an event that the client may see; `None`: nothing of it.
-pub(super) fn narrowed(event: Event, asker: &Asker, view: Option<&View>) -> Option<Event> {
+pub(super) fn narrowed(event: Event, asker: &Asker, view: Option<&OwnPart>) -> Option<Event> {
     let Some(view) = view else { return Some(event) };
     match event {
         Event::Change(data) => change(&data, asker).map(|data| Event::Change(data.into())),
