@@ -347,7 +347,11 @@ fn serve(mut stream: TcpStream, shared: &Shared) -> Option<()> {
         let edits: Value = serde_json::from_slice(&body).unwrap_or_default();
         let is_old = head.field("if-match").is_some_and(|etag| etag != table.etag());
         match edits.as_object() {
-            _ if is_old => ("412 Precondition Failed", String::new(), json!({ "error": "precondition_failed" })),
+            _ if is_old => (
+                "412 Precondition Failed",
+                String::new(),
+                json!({ "error": "precondition_failed" }),
+            ),
             Some(edits) if !is_dry => {
                 table.patch(edits);
                 ("200 OK", String::new(), json!({ "ok": true }))

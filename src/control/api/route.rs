@@ -17,6 +17,7 @@ pub(super) enum Route {
     Metrics,
     Events,
     Backends,
+    Held,
     /// All rules, or one.
     Rules,
     Rule(String),
@@ -60,6 +61,7 @@ impl Route {
             ("metrics", "") => Route::Metrics,
             ("events", "") => Route::Events,
             ("backends", "") => Route::Backends,
+            ("held", "") => Route::Held,
             ("hostname", "") => Route::Rules,
             ("hostname", _) => Route::Rule(host),
             ("fleet", "") => Route::Fleet,

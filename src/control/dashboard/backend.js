@@ -1,5 +1,5 @@
 // The page of a backend: its state, how it went in the last hour, the rules that use it; and its
-// drain, which takes it out of these rules.
+// drain, which gives it weight 0 in these rules.
 
 const RULES_OF_BACKEND = 200;
 
@@ -65,12 +65,16 @@ function showRulesOfBackend() {
   say($("backend-rules-sum"), `${whole.format(rules.length)}${shownOf}`);
   const rowOf = ({ name, counters, rule }) => make("tr", {}, ...cells("td", [
     make("a", { href: hostLink(name), textContent: name }), rule[0],
+    isDrained(shownBackend.address, rule) ? "0, drained" : weightOf(shownBackend.address, rule),
     rate(counters.requests_per_second ?? 0), rate(counters.errors_per_second ?? 0),
     optional(seconds)(counters.p95 ?? null), count(counters.held_requests ?? 0),
   ]));
-  listInTable($("backend-rules"), ["Host", "Action", "Req/s", "Err/s", "p95", "Held"],
+  listInTable($("backend-rules"), ["Host", "Action", "Weight", "Req/s", "Err/s", "p95", "Held"],
     rules.map(rowOf), "None by this address; a rule may use it by a name.");
+  const drained = rules.filter(({ rule }) => isDrained(shownBackend.address, rule)).length;
   $("drain").disabled = rules.length === 0;
+  $("drain").dataset.weight = drained > 0 && drained === rules.length ? "1" : "0";
+  say($("drain"), $("drain").dataset.weight === "1" ? "Take back" : "Drain");
 }
 
 // As often as backends are read.
@@ -114,25 +118,38 @@ function showBackend() {
   ]);
 }
 
-// A rule without one of its backends, or why it stays as it is.
-function without(address, rule) {
+// A rule with another weight for one of its backends, or why it stays as it is. A backend with
+// weight 0 gets no requests: it is drained, and its place in the rule is kept.
+function weighted(address, rule, weight) {
   if (rule[0] !== "proxy") return "it does not pass requests on now";
   const all = backendsOf(rule[1]);
   const at = all.indexOf(address);
   if (at < 0) return "it does not use it";
-  if (all.length === 1) return "it has no other backend";
-  const given = { ...rule[1] };
-  const list = typeof given.backends === "string" ? given.backends.split(",") : given.backends;
-  given.backends = list.filter((_, index) => index !== at);
-  if (Array.isArray(given.weights)) given.weights = given.weights.filter((_, index) => index !== at);
+  const weights = all.map((_, index) => Number(rule[1].weights?.[index] ?? 1));
+  if ((weights[at] === 0) === (weight === 0)) return weight === 0 ? "it is drained" : "it is not drained";
+  weights[at] = weight;
+  if (weights.every((weight) => weight === 0)) return "it has no other backend";
+  const { weights: _, ...given } = rule[1];
+  // All the same is the default, which needs no words.
+  if (weights.some((weight) => weight !== 1)) given.weights = weights;
   return ["proxy", given, rule[2]];
 }
 
+function weightOf(address, rule) {
+  const at = targetsOf(behind(rule)).indexOf(address);
+  return String(behind(rule)[1].weights?.[at] ?? 1);
+}
+
+const isDrained = (address, rule) =>
+  typeof weighted(address, rule, 1) !== "string";
+
 $("drain").addEventListener("click", () => {
   const { address, rules } = shownBackend;
+  const weight = $("drain").dataset.weight === "1" ? 1 : 0;
   proposeAll(rules.map(({ name }) => name), {
-    verb: "Drain",
-    title: (n) => `Take ${address} out of ${n}?`,
-    after: (rule) => without(address, rule),
+    verb: weight === 0 ? "Drain" : "Take back",
+    title: (n) => (weight === 0 ? `Send no new requests of ${n} to ${address}?`
+      : `Send requests of ${n} to ${address} again?`),
+    after: (rule) => weighted(address, rule, weight),
   });
 });

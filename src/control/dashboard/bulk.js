@@ -123,5 +123,6 @@ async function applyAll(mine) {
   for (const name of mine.after.keys()) selected.delete(name);
   say($("said"), `${plural(mine.after.size, "host")}: ${mine.verb.toLowerCase()} is done.`);
   showSelection();
+  if (shownBackend !== null) readRulesOfBackend();
   load();
 }

@@ -204,12 +204,14 @@ async function review(host, wanted) {
   $("go").focus();
 }
 
+const weights = (rule) => (rule?.[1].weights ? `, weights ${rule[1].weights.join(", ")}` : "");
+
 function showDifference() {
   if (change.many) {
     $("difference").replaceChildren(...[...change.after].map(([name, after]) =>
       make("tr", { className: "differs" }, make("th", { scope: "row", textContent: name }),
-        make("td", { textContent: inShort(change.before.get(name)) }),
-        make("td", { textContent: inShort(after) }))));
+        make("td", { textContent: inShort(change.before.get(name)) + weights(change.before.get(name)) }),
+        make("td", { textContent: inShort(after) + weights(after) }))));
     return;
   }
   const [now, then] = [inLines(change.before), inLines(change.after)];

@@ -305,12 +305,14 @@ function ageOf(secondsSince1970) {
   return age < 90 ? `${age.toFixed(0)} s` : `${(age / 60).toFixed(0)} min`;
 }
 
+const AWAITED = { rule: "another rule", backend: "a backend", turn: "its turn" };
+
 function showHostHeld() {
   const held = shown.held;
   const all = shown.counters.held_requests ?? 0;
   say($("host-held-sum"), all > 0 ? whole.format(all) : "");
-  const rowOf = ({ since, source, host, reason }) =>
-    make("tr", {}, ...cells("td", [ageOf(since), source, host, reason]));
+  const rowOf = ({ since, source, name, awaits }) =>
+    make("tr", {}, ...cells("td", [ageOf(since), source, name, AWAITED[awaits] ?? awaits]));
   const none = all > 0 ? "Which they are is not known." : "None.";
-  listInTable($("host-held"), ["Waits for", "From", "Host", "Until"], (held ?? []).map(rowOf), none);
+  listInTable($("host-held"), ["Held for", "From", "Host", "Waits for"], (held ?? []).map(rowOf), none);
 }

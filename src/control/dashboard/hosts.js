@@ -59,8 +59,10 @@ async function ranked(signal) {
   const stats = new Map(asked);
   const rules = await rulesOf([...stats.keys()], signal);
   // JSON.parse puts names that look like numbers first; all others stand in the server's order.
+  const isDown = (name) => targetsOf(behind(rules.get(name))).some((at) => down.has(at));
   const names = [...stats.keys()].filter((name) =>
-    view.action === "" || rules.get(name)?.[0] === view.action);
+    (view.action === "" || rules.get(name)?.[0] === view.action)
+    && (view.filter !== "down" || isDown(name)));
   return () => {
     const most = names.length < view.limit ? "" : "the first ";
     showResult(`${most}${HOSTS_OF[view.filter](names.length)}, by ${ORDERS[sort]}`);

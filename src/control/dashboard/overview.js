@@ -15,10 +15,11 @@ const perSecond = (n) => `${bytes(n)}/s`;
 const TILES = [
   ["Requests/s", (t) => t.totals.requests_per_second, rate, "sort=requests"],
   ["Errors/s", failuresPerSecond, rate, "sort=errors&filter=failing"],
+  ["Latency, p95", (t) => t.totals.p95 ?? 0, (n) => (n > 0 ? seconds(n) : "–"), "sort=latency"],
   ["Held", (t) => t.held, count, "sort=held&filter=held"],
   ["Open requests", (t) => t.totals.open_requests, count, "sort=open"],
-  ["Received", (t) => t.totals.bytes_received_per_second, perSecond, "sort=bytes"],
-  ["Sent", (t) => t.totals.bytes_sent_per_second, perSecond, "sort=bytes"],
+  ["Traffic", ({ totals }) => totals.bytes_sent_per_second + totals.bytes_received_per_second,
+    perSecond, "sort=bytes"],
   ["Connections", (t) => t.totals.open_connections, count, ""],
   ["Rules", (t) => t.rules, total, ""],
 ].map(([label, value, format, leads], index, all) => {
