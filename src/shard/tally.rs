@@ -492,3 +492,6 @@ impl Meter<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
