@@ -55,6 +55,7 @@ mod hostile;
 mod keep_alive;
 mod large;
 mod late_address;
+mod latency;
 mod leaving;
 mod limits;
 mod lingering;
