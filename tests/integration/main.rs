@@ -14,6 +14,7 @@ mod manage;
 mod management;
 mod message;
 mod script;
+mod scripted_etcd;
 mod stand_in;
 
 // the topics
@@ -44,6 +45,7 @@ mod faults;
 mod fields;
 mod fleet;
 mod fleet_faults;
+mod fleet_scripts;
 mod forwarding;
 mod framing;
 mod gone;
