@@ -61,6 +61,7 @@ mod hostile;
 mod keep_alive;
 mod large;
 mod late_address;
+mod latency;
 mod leaving;
 mod limits;
 mod lingering;
