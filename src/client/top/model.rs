@@ -12,7 +12,7 @@ use crate::client::print::plain;
 use crate::client::sse::Event;
 
 /// Seconds of history: more than a terminal is wide.
-const HISTORY_MAX: usize = 512;
+pub const HISTORY_MAX: usize = 512;
 const FILTER_CHARS_MAX: usize = 253;
 
 /// Order of the hosts, by `sort=` of the daemon: the largest first.
@@ -96,6 +96,8 @@ pub enum Answered {
     Backends(Vec<Backend>),
     Fleet(Option<Fleet>),
     Close(Box<Close>),
+    /// Requests per second before `top` began, the newest in front.
+    Past(Vec<u64>),
 }
 
 /// Everything that is drawn.
@@ -213,6 +215,10 @@ impl Screen {
 
     /// Takes the answer to a question. While paused, what is shown stays.
     pub fn learn(&mut self, answered: Answered) {
+        if let Answered::Past(past) = answered {
+            self.history.extend(past);
+            return self.history.truncate(HISTORY_MAX);
+        }
         if self.paused {
             return;
         }
@@ -225,6 +231,7 @@ impl Screen {
                 self.backends = backends;
             }
             Answered::Fleet(fleet) => self.fleet = fleet,
+            Answered::Past(_) => {}
             Answered::Close(close) => {
                 // Another host may have been opened meanwhile, or none.
                 if self.close.as_ref().is_some_and(|shown| shown.host.name == close.host.name) {

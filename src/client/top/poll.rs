@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
 use super::figures::{Backend, ChangeLine, Close, Fleet, Host};
-use super::model::{Answered, Wanted};
+use super::model::{Answered, HISTORY_MAX, Wanted};
 use crate::client::failure::RequestError;
 use crate::client::print::entries;
 use crate::client::request::{Api, Ask, encoded};
@@ -19,6 +19,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// The fleet is asked for in each round of so many.
 const ROUNDS_PER_FLEET: u64 = 5;
 const CHANGES_SHOWN: usize = 20;
+/// Longest step of a history that is believed.
+const STEP_SECONDS_MAX: u64 = 60;
 
 /// Nobody reads the answers any more.
 struct Unread;
@@ -27,6 +29,9 @@ struct Unread;
 /// says when there is no daemon.
 pub async fn run(api: Api, mut wanted: watch::Receiver<Wanted>, answers: mpsc::Sender<Answered>) {
     let mut asker = Asker { api, answers, sorts: true, has_fleet: true, has_changes: true };
+    if asker.past().await.is_err() {
+        return;
+    }
     for round in 0.. {
         let now = wanted.borrow_and_update().clone();
         if asker.ask(&now, round).await.is_err() {
@@ -63,6 +68,16 @@ impl Asker {
 
     async fn tell(&self, answered: Answered) -> Result<(), Unread> {
         self.answers.send(answered).await.map_err(|_| Unread)
+    }
+
+    /// Asks for the hour before: the plot does not begin empty.
+    async fn past(&self) -> Result<(), Unread> {
+        let Some(past) = self.value("/history/".to_owned()).await else { return Ok(()) };
+        let step = past.get("step").and_then(Value::as_u64).unwrap_or(0).min(STEP_SECONDS_MAX);
+        let rates = past.get("requests_per_second").and_then(Value::as_array);
+        let rates = rates.into_iter().flatten().rev().filter_map(Value::as_f64);
+        let seconds = rates.flat_map(|rate| (0..step).map(move |_| rate.max(0.0).round() as u64));
+        self.tell(Answered::Past(seconds.take(HISTORY_MAX).collect())).await
     }
 
     async fn hosts(&mut self, wanted: &Wanted) -> Result<(), Unread> {

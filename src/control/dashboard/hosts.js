@@ -171,7 +171,7 @@ const optional = (format) => (n) => (n === null ? "–" : format(n));
 
 const NUMBERS = [
   ["Req/s", (c) => c.requests_per_second, rate],
-  ["Err/s", (c) => c.errors_per_second, rate],
+  ["Err/s", (c) => c.errors_per_second ?? null, optional(rate)],
   ["p95", (c) => c.p95 ?? null, optional(seconds)],
   ["Bytes/s", (c) => c.bytes_sent_per_second + c.bytes_received_per_second, bytes],
   ["Open", (c) => c.open_requests, count],
@@ -238,8 +238,8 @@ function showNumbers(row, counters) {
   Object.assign(row.counters, counters);
   for (const [index, [, value, format]] of NUMBERS.entries()) {
     const node = row.numbers[index];
-    const now = value(row.counters) ?? null;
-    const text = format(Number.isNaN(now) ? 0 : now ?? (index === 2 ? null : 0));
+    const now = value(row.counters);
+    const text = format(now === null ? null : now || 0);
     if (node.textContent === text) continue;
     node.textContent = text;
     node.classList.toggle("zero", !(now > 0));
@@ -266,11 +266,7 @@ function onChange(change) {
   const hosts = Object.entries(change.hosts ?? {});
   if (change.hosts === undefined) knownRules.clear();
   for (const [name, rule] of hosts) knownRules.set(name, rule);
-  const texts = hosts.slice(0, 3).map(([name, rule]) =>
-    rule ? `${name}: ${inShort(rule)}` : `${name}: deleted`);
-  const others = change.changed - texts.length;
-  if (others > 0) texts.push(`${texts.length > 0 ? "and " : ""}${plural(others, "rule")}`);
-  note(texts.join("; "), `${change.verb} by ${change.who}`);
+  noteEvent("change", change);
   say(TILES.at(-1).under, `changed ${clock(new Date())}`);
   onHostChange(change);
   // Rules that are shown change in place; the page is asked for again if it has other names now.

@@ -13,16 +13,18 @@ function failuresPerSecond({ time, totals }) {
 const perSecond = (n) => `${bytes(n)}/s`;
 // With where each leads: the hosts that it is about.
 const TILES = [
-  ["Requests/s", (t) => t.totals.requests_per_second, rate, "sort=requests"],
-  ["Errors/s", failuresPerSecond, rate, "sort=errors&filter=failing"],
-  ["Latency, p95", (t) => t.totals.p95 ?? 0, (n) => (n > 0 ? seconds(n) : "–"), "sort=latency"],
-  ["Held", (t) => t.held, count, "sort=held&filter=held"],
-  ["Open requests", (t) => t.totals.open_requests, count, "sort=open"],
+  ["Requests/s", (t) => t.totals.requests_per_second, rate, "sort=requests",
+    "requests_per_second"],
+  ["Errors/s", failuresPerSecond, rate, "sort=errors&filter=failing", "errors_per_second"],
+  ["Latency, p95", (t) => t.totals.p95 ?? 0, (n) => (n > 0 ? seconds(n) : "–"), "sort=latency",
+    "p95"],
+  ["Held", (t) => t.held, count, "sort=held&filter=held", "held_requests"],
+  ["Open requests", (t) => t.totals.open_requests, count, "sort=open", "open_requests"],
   ["Traffic", ({ totals }) => totals.bytes_sent_per_second + totals.bytes_received_per_second,
-    perSecond, "sort=bytes"],
+    perSecond, "sort=bytes", "bytes_sent_per_second"],
   ["Connections", (t) => t.totals.open_connections, count, ""],
   ["Rules", (t) => t.rules, total, ""],
-].map(([label, value, format, leads], index, all) => {
+].map(([label, value, format, leads, column], index, all) => {
   const output = make("output", { textContent: "–" });
   const under = make("p", { className: "note" });
   output.setAttribute("aria-live", "off");
@@ -44,7 +46,7 @@ const TILES = [
     node.id = "errors-tile";
   }
   $("tiles").append(node);
-  return { node, value, format, output, under, plot };
+  return { node, value, format, output, under, plot, column };
 });
 
 let started = 0;
@@ -183,11 +185,60 @@ function healthMark(state) {
 const sinceWhen = ({ since, reason }) =>
   [since ? `since ${moment(since)}` : "", reason ?? ""].filter(Boolean).join(": ");
 
-function note(text, detail, health) {
+// What is said of each kind of event: [text, detail, state of health].
+const NOTES = {
+  change: ({ verb, who, changed, hosts }) => {
+    const texts = Object.entries(hosts ?? {}).slice(0, 3).map(([name, rule]) =>
+      rule ? `${name}: ${inShort(rule)}` : `${name}: deleted`);
+    const others = changed - texts.length;
+    if (others > 0) texts.push(`${texts.length > 0 ? "and " : ""}${plural(others, "rule")}`);
+    return [texts.join("; "), `${verb} by ${who}`];
+  },
+  health: ({ backend, state, reason }) => [`${backend} is ${state}`, reason, state],
+  held: ({ host }) => [`${host}: requests wait`],
+  idle: ({ host, idle }) => [`${host} is idle`, `nothing open for ${idle} s`],
+  wake: ({ host, url, event, ok, reason }) => {
+    const whom = ok ? `${url} was told` : `${url} was not told: ${reason}`;
+    return [`${host} is ${event}`, whom, ok ? "" : "down"];
+  },
+  fleet: ({ node, nodes, connected, lost }) => [
+    lost ? `The fleet's store is lost: ${lost}`
+      : connected === false ? "etcd is out of reach" : `The fleet has ${nodes?.length ?? nodes} nodes`,
+    node ? `as ${node} sees it` : ""],
+};
+
+function noteEvent(kind, data, time = undefined) {
+  const said = NOTES[kind]?.(data);
+  if (said) note(...said, time);
+}
+
+function note(text, detail = "", health = "", time = undefined) {
   $("log").querySelector(".none")?.remove();
   const what = make("span", {}, text);
   if (health) what.dataset.health = health;
   const body = make("div", {}, what, ...(detail ? [make("small", { textContent: detail })] : []));
-  $("log").prepend(make("li", {}, make("time", { textContent: clock(new Date()) }), body));
+  const at = time === undefined ? clock(new Date()) : moment(time);
+  $("log").prepend(make("li", {}, make("time", { textContent: at }), body));
   while ($("log").childElementCount > LOG_MAX) $("log").lastElementChild.remove();
+}
+
+// What happened before this page was opened: the plots of the tiles and the log begin with it.
+async function readPast() {
+  let past;
+  try {
+    past = await (await call("GET", `history/?events=${LOG_MAX}`)).json();
+  } catch {
+    return; // an older daemon, or a token that may not: both begin empty
+  }
+  for (const { plot, column } of TILES) {
+    const values = column && past[column];
+    if (!plot || !values) continue;
+    const before = plot.samples[0]?.[0] ?? Date.now() / 1000;
+    const known = past.time.map((time, index) => [time, values[index] ?? 0]);
+    plot.samples.unshift(...known.filter(([time]) =>
+      time < before && time > before - HISTORY_SECONDS));
+  }
+  for (const { event, time, ...data } of (past.events ?? []).reverse()) {
+    noteEvent(event, data, time);
+  }
 }

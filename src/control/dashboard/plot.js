@@ -43,6 +43,8 @@ class Plot {
   }
 
   add(time, value) {
+    // A clock that was set back: what is not yet is forgotten.
+    while (this.samples.at(-1)?.[0] >= time) this.samples.pop();
     this.samples.push([time, value]);
     while (this.samples[0][0] < time - HISTORY_SECONDS) this.samples.shift();
   }
@@ -53,7 +55,8 @@ class Plot {
 
   draw(peak) {
     const now = this.samples.at(-1)[0];
-    const shape = { now, seconds: HISTORY_SECONDS, height: 20, peak, gap: 3.5 };
+    // The past has a sample each 10 s.
+    const shape = { now, seconds: HISTORY_SECONDS, height: 20, peak, gap: 10.5 };
     const { line, area } = trace(this.samples, shape);
     this.line.setAttribute("d", line);
     this.area.setAttribute("d", area);

@@ -294,15 +294,10 @@ const EVENTS = new Map([
   ["traffic", onTraffic],
   ["change", onChange],
   ["health", (health) => {
-    note(`${health.backend} is ${health.state}`, health.reason, health.state);
+    noteEvent("health", health);
     loadBackends();
   }],
-  ["held", ({ host }) => note(`${host}: requests wait`)],
-  ["idle", ({ host, idle }) => note(`${host} is idle`, `nothing open for ${idle} s`)],
-  ["wake", ({ host, url, event, ok, reason }) => {
-    const whom = ok ? `${url} was told` : `${url} was not told: ${reason}`;
-    note(`${host} is ${event}`, whom, ok ? "" : "down");
-  }],
+  ...["held", "idle", "wake", "fleet"].map((name) => [name, (data) => noteEvent(name, data)]),
   ["lagged", ({ missed }) => {
     note(`${plural(missed, "event")} missed`, "this page was too slow to take them");
     load();

@@ -176,6 +176,15 @@ fn bad_backends_stand_first() {
 }
 
 #[test]
+fn the_past_stands_behind_what_was_seen() {
+    let mut screen = busy(0);
+    screen.take(&traffic(&json!({"totals": {"requests_per_second": 5}})));
+    screen.learn(Answered::Past(vec![3; 600]));
+    assert_eq!(screen.history.iter().take(4).copied().collect::<Vec<_>>(), [5, 0, 3, 3]);
+    assert_eq!(screen.history.len(), HISTORY_MAX);
+}
+
+#[test]
 fn a_fleet_is_read() {
     assert_eq!(Fleet::of(&Value::Null), None);
     let fleet = Fleet::of(&json!({
