@@ -273,7 +273,8 @@ async fn serve(
     let tuning = reload::tuning(&config, resources);
     let clients = bound.iter().map(|bound| bound.local);
     let managers = management.iter().filter_map(Management::address);
-    let own = Own::new(clients.chain(managers).collect());
+    let paths = management.iter().filter_map(Management::path);
+    let own = Own::new(clients.chain(managers).collect(), paths);
     let published = Published::new(loaded.table, loaded.pages, tuning, own);
     let (end, ends, handed) = link::connect(published, resources.shards)
         .map_err(|error| format!("can't make the shards' wake-ups: {error}"))?;

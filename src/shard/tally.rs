@@ -3,7 +3,6 @@
 //! question that control may ask about them: whether a backend that was removed has any left.
 
 use std::cell::{Cell, RefCell};
-use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -13,6 +12,7 @@ use super::Shard;
 use super::ending::Ending;
 use super::record::Record;
 use super::request::{Keys, RequestTicket};
+use crate::address::Address;
 use crate::limits;
 use crate::link::{
     BackendCount, ByKey, Counter, Counters, Drain, HostCount, Id, Slot, SlotTime, Slots,
@@ -26,7 +26,7 @@ pub(super) struct Live {
     rule: u64,
     /// The generation of the table that it was routed by.
     table: u64,
-    backend: Option<SocketAddr>,
+    backend: Option<Address>,
     backend_slot: u32,
     /// Moment at which the request was on its way to the backend, whole.
     sent: Instant,
@@ -354,7 +354,7 @@ impl Shard {
     }
 
     /// Notes the backend that a request goes to.
-    pub(super) fn chose(&self, ticket: RequestTicket, address: SocketAddr, backend_slot: u32) {
+    pub(super) fn chose(&self, ticket: RequestTicket, address: Address, backend_slot: u32) {
         let mut rule = None;
         self.with_live(ticket, |live| {
             live.backend = Some(address);
@@ -409,8 +409,8 @@ impl Shard {
     }
 
     /// A slot for a backend.
-    pub(super) fn open_backend_slot(&self, address: SocketAddr) -> u32 {
-        self.tallies.backends.borrow_mut().open(self.end.backends(), id(address))
+    pub(super) fn open_backend_slot(&self, address: Address) -> u32 {
+        self.tallies.backends.borrow_mut().open(self.end.backends(), address.to_words())
     }
 
     pub(super) fn retire_backend_slot(&self, slot: u32) {
@@ -451,7 +451,7 @@ impl Shard {
                 return true;
             }
             let own = || live.iter().map(|(_, live)| live).filter(|live| live.rule == rule);
-            let at = |backend: &SocketAddr| {
+            let at = |backend: &Address| {
                 own().filter(|live| live.backend == Some(*backend)).count() as u32
             };
             let undecided =
@@ -462,16 +462,6 @@ impl Shard {
         });
         self.tallies.draining.set(!drains.is_empty());
     }
-}
-
-/// A backend's name in its slot: the address as 128 bits, and the port; IPv4 addresses as they are
-/// mapped into IPv6.
-fn id(address: SocketAddr) -> Id {
-    let bits = match address.ip() {
-        IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),
-        IpAddr::V6(v6) => v6.to_bits(),
-    };
-    [(bits >> 64) as u64, bits as u64, u64::from(address.port())]
 }
 
 /// Meter of the bytes of a body.

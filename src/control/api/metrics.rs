@@ -23,7 +23,7 @@ use super::Api;
 use super::error::ApiError;
 use super::exposition::Format;
 use super::route::Query;
-use super::stats::backend;
+use crate::address::Address;
 use crate::http::Refusal;
 use crate::limits;
 use crate::link::{
@@ -223,7 +223,8 @@ impl Numbers {
         backends.truncate(limits::METRIC_HOSTS);
         let name = |(key, sums)| Some((name_of(&current, key)?.to_owned(), sums));
         let hosts = hosts.into_iter().filter_map(name).collect();
-        let backends = backends.into_iter().map(|(id, sums)| (backend(&id).to_string(), sums));
+        let name = |(id, sums)| (label(Address::from_words(id)), sums);
+        let backends = backends.into_iter().map(name);
         Numbers {
             shards: api.sources.shards.clone(),
             is_state_writable: api.sources.trouble.load().is_none(),
@@ -352,7 +353,16 @@ fn standings(api: &Api) -> Vec<(String, i64)> {
         api.sources.health.states().into_iter().map(|it| (is_up(it.state), it.backend)).collect();
     all.sort_unstable();
     all.truncate(limits::METRIC_BACKENDS_PROBED);
-    all.into_iter().map(|(up, backend)| (backend.to_string(), up)).collect()
+    all.into_iter().map(|(up, backend)| (label(backend), up)).collect()
+}
+
+/// The address as the value of a label, in which the format escapes what a path may hold.
+fn label(backend: Address) -> String {
+    let text = backend.to_string();
+    match text.contains(['"', '\\']) {
+        true => text.replace('\\', "\\\\").replace('"', "\\\""),
+        false => text,
+    }
 }
 
 impl Collector for Numbers {
