@@ -16,7 +16,7 @@ use super::request::{Client, RequestTicket};
 use crate::address::Address;
 use crate::limits;
 use crate::link::{
-    BackendReport, Counter, Failure, Shed, Turn, Unreached, is_local_fault, is_shortage,
+    BackendReport, Counter, Failure, Shed, SlotTime, Turn, Unreached, is_local_fault, is_shortage,
 };
 use crate::proxy_protocol::{self, Version};
 use crate::ring::{Abort, Deadline, EndCounts, SendBuf, Stream};
@@ -318,7 +318,7 @@ async fn open_one(
         let since = shard.ring.now();
         let note = || {
             let waited = shard.ring.now().saturating_duration_since(since);
-            shard.note(ticket, |record| record.queued += waited);
+            shard.count_wait(ticket, SlotTime::Queue, waited);
         };
         while place.is_none() {
             match shard.pool.place(shard, address, limit.get(), deadline, repeatable).await {
