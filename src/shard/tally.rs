@@ -446,3 +446,6 @@ impl Meter<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
