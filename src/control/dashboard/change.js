@@ -25,7 +25,7 @@ function fieldsOf(action) {
     const expected = isFree && name !== "backends" ? `${expects}: ` : "";
     const by = required || fallback === "none" ? "" : ` (${fallback})`;
     const help = name === "backends"
-      ? "One per line: host:port or [IPv6]:port" : `${expected}${hint}${by}`;
+      ? "One per line: host:port, [IPv6]:port or unix:/path" : `${expected}${hint}${by}`;
     return { name, label: labelOf(name), kind, hint: help, more: !isFirst(argument) };
   });
 }
