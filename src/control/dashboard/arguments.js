@@ -4,7 +4,7 @@
 const ARGUMENTS = {
   proxy: [
     { name: "backends", takes: "texts", required: true, words: [],
-      expects: "a list of backends, each [host, port], \"host:port\" or \"[IPv6 address]:port\"",
+      expects: "a list of backends, each [host, port], \"host:port\", \"[IPv6 address]:port\" or \"unix:/path\"",
       fallback: "must be given",
       hint: "backends that requests go to, 1 to 1024" },
     { name: "attempts", takes: "whole", required: false, words: [],
