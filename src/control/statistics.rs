@@ -308,11 +308,16 @@ pub(super) fn name_of(table: &Snapshot, key: u64) -> Option<&str> {
     table.name_of(key).or_else(|| (key == table.key(UNKNOWN)).then_some(UNKNOWN))
 }
 
-/// JSON of the original's four numbers, requests held, and responses by class.
+/// JSON of the original's four numbers, requests held, and responses by class; replies to unknown
+/// hosts are a class of their own.
 pub(super) fn to_json(sums: &Sums) -> Map<String, Value> {
     let classes = ["2xx", "3xx", "4xx", "5xx"].into_iter().zip(sums.answers());
-    let answers: Map<_, _> =
+    let mut answers: Map<_, _> =
         classes.map(|(class, count)| (class.to_owned(), json!(count))).collect();
+    // Only what no rule is for has this class.
+    if sums.unknown() != 0 {
+        answers.insert("unknown".to_owned(), json!(sums.unknown()));
+    }
     let numbers = [
         ("open_requests", HostCount::Open),
         ("completed_requests", HostCount::Completed),

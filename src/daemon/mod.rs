@@ -23,6 +23,7 @@ mod service;
 mod signals;
 mod stalls;
 mod takeover_protocol;
+mod trusted;
 mod upgrade;
 
 use std::path::Path;
@@ -149,7 +150,7 @@ fn run(source: Source, how: How, demo: Option<&Demo>) -> Result<(), Problems> {
         return Err(wrong_hosts);
     }
     let token = management::token(&config, given.token.take()).map_err(one)?;
-    let trusted: Trusted = Arc::new(ArcSwap::from_pointee(config.trusted_sources.clone()));
+    let trusted: Trusted = Arc::new(ArcSwap::from_pointee(trusted::read(&config)?));
     // One that takes over would keep the old daemon waiting.
     if predecessor.is_none() && std::env::var_os("NOTIFY_SOCKET").is_some() {
         listen::wait_for_addresses(&config, &given, crate::limits::ADDRESS_WAIT);
@@ -275,6 +276,7 @@ async fn serve(
     let managers = management.iter().filter_map(Management::address);
     let own = Own::new(clients.chain(managers).collect());
     let published = Published::new(loaded.table, loaded.pages, tuning, own);
+    published.entrance.store(Arc::new(reload::entrance(&config, trusted.load_full())));
     let (end, ends, handed) = link::connect(published, resources.shards)
         .map_err(|error| format!("can't make the shards' wake-ups: {error}"))?;
     let published = ends.first().map(|end| end.published.clone()).ok_or("there is no shard")?;

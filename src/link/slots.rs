@@ -83,12 +83,14 @@ impl SlotIndex for BackendCount {
 
 /// Number of classes of responses that are counted: 2xx to 5xx.
 pub(crate) const CLASSES: usize = 4;
+/// Replies to requests that no rule is for, of whatever status; behind the histograms.
+const UNKNOWN: usize = SlotTime::Response as usize + TIMES;
 /// Upper bounds of the classes of times, in microseconds; the last class has none.
 pub(crate) const TIME_BOUNDS: [u64; 7] =
     [1_000, 5_000, 25_000, 100_000, 500_000, 2_500_000, 10_000_000];
 /// Cells of one histogram.
 const TIMES: usize = TIME_BOUNDS.len() + 2;
-const COUNTS: usize = SlotTime::Response as usize + TIMES;
+const COUNTS: usize = UNKNOWN + 1;
 const _: () = assert!(HostCount::BytesReceived as usize + 1 == ANSWERS);
 const _: () = assert!(BackendCount::Failures as usize + 1 == ANSWERS);
 const _: () = assert!(ANSWERS + CLASSES == SlotTime::Connect as usize);
@@ -141,6 +143,11 @@ impl Slot {
         }
     }
 
+    /// Counts a reply to a request that no rule is for: a class of its own.
+    pub(crate) fn add_unknown(&self) {
+        self.add_at(UNKNOWN, 1);
+    }
+
     /// Counts a time.
     pub(crate) fn add_time(&self, histogram: SlotTime, time: std::time::Duration) {
         let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
@@ -191,6 +198,11 @@ impl Sums {
     /// Final responses and replies, from 2xx to 5xx.
     pub(crate) fn answers(&self) -> &[u64] {
         &self.0[ANSWERS..][..CLASSES]
+    }
+
+    /// Replies to requests that no rule is for.
+    pub(crate) fn unknown(&self) -> u64 {
+        self.0[UNKNOWN]
     }
 
     /// The classes of times and their sum in microseconds.
@@ -418,11 +430,12 @@ mod tests {
         for status in [100, 200, 204, 301, 404, 503, 599, 600] {
             slot.add_answer(status);
         }
+        slot.add_unknown();
         for micros in [0, 1_000, 1_001, 11_000_000] {
             slot.add_time(SlotTime::Connect, Duration::from_micros(micros));
         }
         let sums = slot.sums();
-        assert_eq!(sums.answers(), [2, 1, 1, 2]);
+        assert_eq!((sums.answers(), sums.unknown()), (&[2, 1, 1, 2][..], 1));
         let (classes, sum) = sums.times(SlotTime::Connect);
         assert_eq!((classes, sum), (&[2, 1, 0, 0, 0, 0, 0, 1][..], 11_002_001));
         assert_eq!(sums.times(SlotTime::Response).1, 0);

@@ -24,6 +24,8 @@ const NO_SLOT: u32 = limits::SLOTS_MAX;
 pub(super) struct Live {
     host: u32,
     rule: u64,
+    /// No rule is for the request.
+    is_unknown: bool,
     /// The generation of the table that it was routed by.
     table: u64,
     backend: Option<SocketAddr>,
@@ -146,6 +148,7 @@ impl Shard {
         let live = Live {
             host,
             rule: keys.rule,
+            is_unknown: keys.is_unknown,
             table: self.generation.get(),
             backend: None,
             backend_slot: NO_SLOT,
@@ -178,6 +181,7 @@ impl Shard {
             before = Some((live.rule, live.host));
             live.host = host;
             live.rule = keys.rule;
+            live.is_unknown = keys.is_unknown;
             live.table = self.generation.get();
             live.backend = None;
             live.backend_slot = NO_SLOT;
@@ -342,14 +346,23 @@ impl Shard {
     pub(super) fn count_answer(&self, ticket: RequestTicket, status: u16, bytes: usize) {
         let counters: &Counters = self.end.counters();
         counters.add(Counter::Sent, bytes as u64);
-        counters.add_answer(status);
-        let noted = self.host_slot_noting(ticket, |record| {
+        let mut live = self.tallies.live.borrow_mut();
+        let Some(live) = live.get_mut(ticket.index()) else { return counters.add_answer(status) };
+        if let Some(record) = &mut live.record {
             record.sent += bytes as u64;
             record.status = status;
-        });
-        if let Some(slot) = noted {
+        }
+        // Names that nobody serves say nothing about how the others are served.
+        match live.is_unknown {
+            true => counters.add(Counter::AnswersUnknown, 1),
+            false => counters.add_answer(status),
+        }
+        if let Some(slot) = self.end.hosts().get(live.host) {
             slot.add(HostCount::BytesSent, bytes as u64);
-            slot.add_answer(status);
+            match live.is_unknown {
+                true => slot.add_unknown(),
+                false => slot.add_answer(status),
+            }
         }
     }
 

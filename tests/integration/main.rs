@@ -17,6 +17,7 @@ mod script;
 mod stand_in;
 
 // the topics
+mod access_lists;
 mod access_log;
 mod actions;
 mod activation;
@@ -25,6 +26,7 @@ mod attack;
 mod bad_responses;
 mod balance;
 mod balancers;
+mod catch_all;
 mod check;
 mod client;
 mod client_daemon;

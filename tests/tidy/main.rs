@@ -14,18 +14,25 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[(&str, &[&str])] = &[
     ("limits", &[]),
     ("scheme", &[]),
+    ("network", &[]),
     ("rule_arguments", &["limits"]),
     ("http", &["scheme", "limits"]),
     ("proxy_protocol", &[]),
     ("tls", &[]),
-    ("table", &["rule_arguments", "scheme", "limits"]),
+    ("table", &["rule_arguments", "scheme", "network", "limits"]),
     ("state", &["table", "limits"]),
-    ("config", &["limits"]),
+    ("config", &["network", "limits"]),
     ("ring", &["limits"]),
-    ("link", &["table", "http", "limits"]),
+    ("link", &["table", "http", "network", "limits"]),
     ("shard", &["ring", "link", "http", "proxy_protocol", "tls", "table", "limits"]),
     ("control", &["link", "state", "table", "http", "limits"]),
-    ("daemon", &["config", "control", "shard", "link", "ring", "state", "table", "http", "limits"]),
+    (
+        "daemon",
+        &[
+            "config", "control", "shard", "link", "ring", "state", "table", "http", "network",
+            "limits",
+        ],
+    ),
     ("client", &["rule_arguments"]),
 ];
 
@@ -33,6 +40,7 @@ const LAYERS: &[(&str, &[&str])] = &[
 const PURE: &[&str] = &[
     "limits",
     "scheme",
+    "network",
     "rule_arguments",
     "http",
     "proxy_protocol",
