@@ -146,6 +146,9 @@ impl ClientSide {
         }
         let Ok(socket) = self.stream.fd().try_clone_to_owned() else { return Next::Close };
         let now = self.shard.ring.now();
+        let bytes = self.inbox.bytes().to_vec();
+        // Bytes that are left would be lingered over, which ends the side that is not ours any more.
+        self.inbox.consume(&self.shard.ring, bytes.len());
         // If the other process is gone, dropping the socket closes the connection.
         self.shard.end.hand_over(HandedOver {
             socket,
@@ -153,7 +156,7 @@ impl ClientSide {
             port: self.client.port,
             secure: self.client.secure,
             speaks,
-            bytes: self.inbox.bytes().to_vec(),
+            bytes,
             held: held_since.map(|since| now.saturating_duration_since(since)),
         });
         Next::Close
