@@ -147,7 +147,8 @@ impl ClientSide {
         let Ok(socket) = self.stream.fd().try_clone_to_owned() else { return Next::Close };
         let now = self.shard.ring.now();
         let bytes = self.inbox.bytes().to_vec();
-        // Bytes that are left would be lingered over, which ends the side that is not ours any more.
+        // They are the other process's now: what is left here would be lingered over at the close,
+        // on a socket that both have.
         self.inbox.consume(&self.shard.ring, bytes.len());
         // If the other process is gone, dropping the socket closes the connection.
         self.shard.end.hand_over(HandedOver {
