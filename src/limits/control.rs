@@ -49,6 +49,8 @@ pub const BACKENDS_TOLD_MAX: usize = 10_000;
 /// most the backends of rules with a `check`, `EJECTED_MAX`, `BACKENDS_TOLD_MAX`, and `SLOTS_MAX`
 /// per shard.
 pub const BACKENDS_LISTED_MAX: usize = 10_000;
+/// Backends that one sentence of `/which/` names; more are counted.
+pub const WOULD_NAMED_MAX: usize = 8;
 /// Longest body of a management request: a table of a million rules is about 100 MB.
 pub const MANAGEMENT_BODY_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Longest body that is one rule: of 1024 backends with names it is about 300 KB.

@@ -19,6 +19,8 @@ mod rules;
 mod serve;
 mod stats;
 mod value;
+mod which;
+mod would;
 mod write_timeout;
 
 use std::sync::atomic::AtomicBool;
@@ -168,6 +170,7 @@ impl Api {
                 read::discard(parts, body).await;
                 fleet::act(self, parts, peer, step).await
             }
+            Route::Which(host) => which::answer(self, parts, &host),
             Route::Backends => stats::backends(self, parts).await,
             Route::Events => events::stream(self, parts),
             Route::Metrics => metrics::answer(self, parts),
