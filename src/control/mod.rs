@@ -14,15 +14,18 @@ mod drained;
 mod elder;
 mod events;
 mod fleet;
+mod grant;
 mod health;
 mod heart;
 mod held;
 mod loops;
+mod orders;
 mod pages;
 mod pause;
 mod resolver;
 mod statistics;
 mod store;
+mod trial;
 mod wake;
 mod writer;
 
@@ -39,22 +42,24 @@ use crate::limits;
 use crate::link::{ControlEnd, Part, Published, Tag, TaggedTable};
 use crate::state::{Membership, Totals};
 use crate::table::Names;
-use api::{Api, Sources, Taking};
+use api::{Api, Door, Sources, Taking};
 use elder::Elder;
 use events::{EventBus, health_event};
 use fleet::Fleet;
 use health::{Health, Prober};
 use heart::{Heart, Last};
 use held::{Bounds, Held, HoldScheduler};
+use orders::Orders;
 use pages::PageFolder;
 use resolver::Resolver;
 use statistics::{SharedStatistics, Statistics};
 use store::Store;
 use wake::{Wake, WakeMemory};
-use writer::{Orders, Wiring, Writer};
+use writer::{Wiring, Writer};
 
-pub(crate) use api::{Management, Token};
+pub(crate) use api::Management;
 pub(crate) use fleet::{EtcdAccess, Settings as FleetSettings};
+pub(crate) use grant::{Token, Tokens};
 
 /// A host's name and its sums.
 pub(crate) type Counted = (String, Totals);
@@ -142,9 +147,9 @@ pub(crate) async fn try_fleet(settings: &FleetSettings) -> Vec<Result<String, St
 /// Names of backends: made where rules are read, looked up by the resolver.
 type SharedNames = Arc<Mutex<Names>>;
 
-/// The token of the API, and how much may be open at a time.
+/// The tokens of the API, and how much may be open at a time.
 pub(crate) struct Access {
-    pub(crate) token: Option<Token>,
+    pub(crate) tokens: Tokens,
     pub(crate) connections_max: usize,
     /// Probes of backends at a time.
     pub(crate) probes_max: usize,
@@ -192,14 +197,19 @@ pub(crate) struct Handle {
 }
 
 impl Handle {
-    /// Replaces the token that requests need.
-    pub(crate) fn set_token(&self, token: Token) {
-        self.api.token.store(Some(Arc::new(token)));
+    /// Replaces the tokens of which requests need one.
+    pub(crate) fn set_tokens(&self, tokens: Tokens) {
+        self.api.tokens.store(Arc::new(tokens));
     }
 
-    /// The token that requests need.
-    pub(crate) fn token(&self) -> Option<Token> {
-        self.api.token.load().as_deref().cloned()
+    /// The tokens of which requests need one.
+    pub(crate) fn tokens(&self) -> Tokens {
+        Tokens::clone(&self.api.tokens.load())
+    }
+
+    /// Notes that the daemon takes in no more clients: it is not ready any more.
+    pub(crate) fn tell_stopping(&self) {
+        self.api.is_stopping.store(true, Ordering::Relaxed);
     }
 
     /// Notes whether the configuration that was read last is in force.
@@ -318,7 +328,7 @@ impl Control {
                 trouble,
                 published: published.clone(),
             },
-            access.token,
+            access.tokens,
             access.connections_max,
         ));
         let tasks = rest.joined.map(|joined| fleet_tasks(joined, &api, &writer, &held));
@@ -378,8 +388,13 @@ impl Control {
         loops::warn_of(&published.own, published.table().iter());
     }
 
-    /// Runs until it is dropped. Management is served from the first poll on.
-    pub(crate) async fn run(&mut self, management: Vec<Management>) -> Infallible {
+    /// Runs until it is dropped. Management and metrics are served from the first poll on.
+    pub(crate) async fn run(
+        &mut self,
+        management: Vec<Management>,
+        metrics: Vec<Management>,
+    ) -> Infallible {
+        let bound = Door::of_each(management, metrics);
         let events = self.api.sources.events.clone();
         let tasks = async {
             match &mut self.tasks {
@@ -408,7 +423,7 @@ impl Control {
             )) => never,
             never = beat.of(Part::Management, api::serve(
                 self.api.clone(),
-                management,
+                bound,
                 &self.taking,
             )) => never,
         }

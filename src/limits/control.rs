@@ -51,6 +51,10 @@ pub const BACKENDS_TOLD_MAX: usize = 10_000;
 pub const BACKENDS_LISTED_MAX: usize = 10_000;
 /// Backends that one sentence of `/which/` names; more are counted.
 pub const WOULD_NAMED_MAX: usize = 8;
+/// Tokens of `management_tokens_file`: each request compares all of them, in half a millisecond.
+pub const TOKENS_MAX: usize = 10_000;
+/// Longest name of a token's holder.
+pub const TOKEN_NAME_BYTES_MAX: usize = 64;
 /// Longest body of a management request: a table of a million rules is about 100 MB.
 pub const MANAGEMENT_BODY_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Longest body that is one rule: of 1024 backends with names it is about 300 KB.

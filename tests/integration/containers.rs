@@ -58,7 +58,8 @@ fn daemon_serves_as_the_first_process_without_rights() {
     assert_eq!(daemon.connect().exchange(get("b.com", "/")).status(), 502);
     api.put("/hostname/a.com/", &empty(403));
     assert_eq!(daemon.connect().exchange(get("a.com", "/")).status(), 403);
-    let first = fs::read_to_string(format!("/proc/{}/task/{}/children", daemon.pid(), daemon.pid()));
+    let first =
+        fs::read_to_string(format!("/proc/{}/task/{}/children", daemon.pid(), daemon.pid()));
     let first = first.expect("its child").trim().to_owned();
     let status = fs::read_to_string(format!("/proc/{first}/status")).expect("its status");
     let is_there = |line: &str| status.lines().any(|known| known == line);

@@ -1,6 +1,8 @@
 //! `GET /which/HOST` and `mantrid-client which`: what is told of a host is what its next request
 //! meets.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
@@ -272,6 +274,33 @@ fn terminator_is_told_whether_a_name_is_served() {
     api.ask("GET", "/which/?domain=nowhere.com").expect_error(404, "no_rule");
     api.ask("GET", "/which/?domain=a%20b").expect_error(400, "a b:hostname_invalid");
     assert_eq!(api.get("/which/?domain=plain.com&scheme=http")["name"], "http://plain.com");
+}
+
+/// Also where the rule is that of a parent, or at the end of an alias.
+#[test]
+fn tenant_is_told_of_its_own_rules_alone() {
+    let setup = Setup::new();
+    let file = setup.path("tokens");
+    fs::write(&file, "shop read shop-0123456789 shop.example\n").expect("a file of tokens");
+    fs::set_permissions(&file, PermissionsExt::from_mode(0o600)).expect("its mode");
+    let daemon = setup
+        .set("management_tokens_file", file.display())
+        .rule("shop.example", empty(402))
+        .rule("example", json!(["empty", {"code": 403}, true]))
+        .rule("a.shop.example", json!(["alias", {"hostname": "other.com"}, false]))
+        .rule("other.com", empty(404))
+        .start();
+    let mut api = daemon.api().with("Authorization: Bearer shop-0123456789");
+    assert_eq!(api.get("/which/Shop.Example:80")["name"], "shop.example");
+    assert_eq!(api.get("/which/?domain=shop.example")["name"], "shop.example");
+    for (host, code) in [
+        ("other.com", "other.com:outside_suffix"),
+        ("?domain=other.com", "other.com:outside_suffix"),
+        ("www.shop.example", "example:outside_suffix"),
+        ("a.shop.example", "other.com:outside_suffix"),
+    ] {
+        api.ask("GET", &format!("/which/{host}")).expect_error(403, code);
+    }
 }
 
 #[test]

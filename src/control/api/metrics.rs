@@ -2,7 +2,9 @@
 //! for a million series would bring any Prometheus down.
 
 use std::cmp::Reverse;
+use std::collections::HashSet;
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
@@ -20,6 +22,7 @@ use prometheus_client::registry::Registry;
 use super::super::health::State;
 use super::super::statistics::name_of;
 use super::Api;
+use super::asker::Asker;
 use super::error::ApiError;
 use super::exposition::Format;
 use super::route::Query;
@@ -31,10 +34,11 @@ use crate::link::{
     SlotTime, Sums, TIME_BOUNDS, TaggedTable,
 };
 
-pub(super) fn answer(api: &Api, parts: &Parts) -> Result<Response, ApiError> {
+pub(super) async fn answer(api: &Api, parts: &Parts, asker: &Asker) -> Result<Response, ApiError> {
     Query::of(parts.uri.query(), &[])?;
+    let own = asker.view(api.current()).await.map(|view| view.backends);
     let mut registry = Registry::with_prefix("mantrid");
-    registry.register_collector(Box::new(Numbers::of(api)));
+    registry.register_collector(Box::new(Numbers::of(api, asker, own.as_ref())));
     if let Some(fleet) = api.fleet() {
         registry.register_collector(Box::new(super::fleet_metrics::FleetNumbers(fleet.clone())));
     }
@@ -209,7 +213,7 @@ impl fmt::Debug for Numbers {
 }
 
 impl Numbers {
-    fn of(api: &Api) -> Numbers {
+    fn of(api: &Api, asker: &Asker, own: Option<&HashSet<SocketAddr>>) -> Numbers {
         let current = api.current();
         let since = api.started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let statistics = api.lock_statistics();
@@ -217,6 +221,10 @@ impl Numbers {
         let mut hosts: Vec<(u64, Sums)> = statistics.busy().into_iter().collect();
         let mut backends: Vec<(Id, Sums)> = statistics.backends().into_iter().collect();
         drop(statistics);
+        if let Some(own) = own {
+            hosts.retain(|(key, _)| name_of(&current, *key).is_some_and(|name| asker.sees(name)));
+            backends.retain(|(id, _)| own.contains(&backend(id)));
+        }
         hosts.sort_by_key(|(key, sums)| (Reverse(sums.get(HostCount::Completed)), *key));
         hosts.truncate(limits::METRIC_HOSTS);
         backends.sort_by_key(|(id, sums)| (Reverse(sums.get(BackendCount::Completed)), *id));
@@ -231,7 +239,7 @@ impl Numbers {
             started: since.as_secs_f64(),
             hosts: Busiest("host", hosts),
             backends: Busiest("backend", backends.collect()),
-            up: standings(api),
+            up: standings(api, own),
             current,
         }
     }
@@ -346,10 +354,11 @@ fn waited(thread: u64) -> Option<u64> {
 }
 
 /// Lists the backends that are probed, those that are down first: of very many only some are told.
-fn standings(api: &Api) -> Vec<(String, i64)> {
+fn standings(api: &Api, own: Option<&HashSet<SocketAddr>>) -> Vec<(String, i64)> {
     let is_up = |state: State| i64::from(!state.is_bad());
-    let mut all: Vec<_> =
-        api.sources.health.states().into_iter().map(|it| (is_up(it.state), it.backend)).collect();
+    let all = api.sources.health.states().into_iter();
+    let all = all.filter(|it| own.is_none_or(|own| own.contains(&it.backend)));
+    let mut all: Vec<_> = all.map(|it| (is_up(it.state), it.backend)).collect();
     all.sort_unstable();
     all.truncate(limits::METRIC_BACKENDS_PROBED);
     all.into_iter().map(|(up, backend)| (backend.to_string(), up)).collect()

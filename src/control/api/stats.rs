@@ -15,8 +15,9 @@ use super::super::SharedNames;
 use super::super::fleet::add;
 use super::super::health::{Standing, State};
 use super::super::statistics::{self, name_of, to_json};
+use super::asker::Asker;
 use super::error::ApiError;
-use super::guard::Token;
+use super::guard;
 use super::route::Query;
 use super::{Api, read};
 use crate::limits;
@@ -29,25 +30,31 @@ fn answer(value: &Value) -> Response {
 
 /// `GET /stats/`: the counters of each rule, also without a request yet, and of `unknown` once it
 /// had one.
-pub(super) async fn all(api: &Api, parts: &Parts) -> Result<Response, ApiError> {
+pub(super) async fn all(api: &Api, parts: &Parts, asker: &Asker) -> Result<Response, ApiError> {
     let query = Query::of(parts.uri.query(), &["busiest", "fleet"])?;
     let of_fleet = query.flag("fleet")?;
     let busiest = query.count("busiest", limits::BUSIEST_MAX)?;
     let table = api.current();
     let shared = api.sources.statistics.clone();
     // A million hosts take a while.
+    let asker = asker.clone();
     let listed = tokio::task::spawn_blocking(move || match busiest {
-        Some(count) => busiest_of(&shared, &table, count),
-        None => every(&shared, &table),
+        Some(count) => busiest_of(&shared, &table, &asker, count),
+        None => every(&shared, &table, &asker),
     });
     let listed = listed.await.map_err(|_| ApiError::busy("adding up was given up"))?;
     let path = query.get("busiest").map(|count| format!("/stats/?busiest={count}"));
     let path = path.as_deref().unwrap_or("/stats/");
-    Ok(of_all(api, Value::Object(listed), of_fleet.then_some(path)).await)
+    Ok(of_all(api, parts, Value::Object(listed), of_fleet.then_some(path)).await)
 }
 
-fn every(shared: &statistics::SharedStatistics, table: &Snapshot) -> Map<String, Value> {
+fn every(
+    shared: &statistics::SharedStatistics,
+    table: &Snapshot,
+    asker: &Asker,
+) -> Map<String, Value> {
     let mut names: Vec<&str> = table.iter().map(|(name, _)| name).collect();
+    names.retain(|name| asker.sees(name));
     names.sort_unstable();
     let mut listed = Map::with_capacity(names.len() + 1);
     for part in names.chunks(limits::STATISTICS_AT_ONCE) {
@@ -58,7 +65,8 @@ fn every(shared: &statistics::SharedStatistics, table: &Snapshot) -> Map<String,
             listed.insert((*name).to_owned(), Value::Object(counters));
         }
     }
-    if !listed.contains_key(UNKNOWN)
+    if asker.sees_all()
+        && !listed.contains_key(UNKNOWN)
         && let Some(unknown) = statistics::lock(shared).of_one(table.key(UNKNOWN))
     {
         listed.insert(UNKNOWN.to_owned(), Value::Object(to_json(&unknown)));
@@ -70,9 +78,13 @@ fn every(shared: &statistics::SharedStatistics, table: &Snapshot) -> Map<String,
 fn busiest_of(
     shared: &statistics::SharedStatistics,
     table: &Snapshot,
+    asker: &Asker,
     count: usize,
 ) -> Map<String, Value> {
-    let known = statistics::lock(shared).known();
+    let mut known = statistics::lock(shared).known();
+    if !asker.sees_all() {
+        known.retain(|key| table.name_of(*key).is_some_and(|name| asker.sees(name)));
+    }
     let mut found: Vec<(u64, Sums)> = Vec::new();
     for part in known.into_iter().collect::<Vec<_>>().chunks(limits::STATISTICS_AT_ONCE) {
         found.extend(statistics::lock(shared).of(&part.iter().copied().collect()));
@@ -87,11 +99,12 @@ fn busiest_of(
 
 /// The numbers of this node, or with those of all others: who of them is missing is named in a
 /// field.
-async fn of_all(api: &Api, own: Value, path: Option<&str>) -> Response {
+async fn of_all(api: &Api, parts: &Parts, own: Value, path: Option<&str>) -> Response {
     let fleet = api.fleet();
     let (Some(path), Some(fleet)) = (path, fleet) else { return answer(&own) };
-    let token = api.token.load_full();
-    let (others, missing) = fleet.ask_others(path, token.as_deref().map(Token::as_str)).await;
+    // The other nodes check what it is good for, as this one did.
+    let token = guard::bearer(&parts.headers).and_then(|token| std::str::from_utf8(token).ok());
+    let (others, missing) = fleet.ask_others(path, token).await;
     let mut sum = own;
     others.iter().for_each(|other| add(&mut sum, other));
     let mut response = answer(&sum);
@@ -115,7 +128,7 @@ pub(super) async fn one(api: &Api, parts: &Parts, raw: &str) -> Result<Response,
     let own = Value::Object(found.as_ref().map(to_json).unwrap_or_default());
     let host = percent_encoding::utf8_percent_encode(&name, percent_encoding::NON_ALPHANUMERIC);
     let path = of_fleet.then(|| format!("/stats/{host}/"));
-    Ok(of_all(api, own, path.as_deref()).await)
+    Ok(of_all(api, parts, own, path.as_deref()).await)
 }
 
 /// The address that a slot is for.
@@ -130,10 +143,16 @@ type BackendRow = (Option<Standing>, Sums);
 /// `GET /backends/`: state and counters of each backend that had traffic or is probed; of very many
 /// backends a part is listed, and `Mantrid-Backends` says how many there are. With `address=` those
 /// backends, whatever is known of them.
-pub(super) async fn backends(api: &Api, parts: &Parts) -> Result<Response, ApiError> {
+pub(super) async fn backends(
+    api: &Api,
+    parts: &Parts,
+    asker: &Asker,
+) -> Result<Response, ApiError> {
     let query = Query::of(parts.uri.query(), &["address"])?;
     let wanted = wanted(&api.sources.names, &query)?;
-    let names = names_by_address(&api.sources.names);
+    let own = asker.view(api.current()).await.map(|view| view.backends);
+    // Names of others at the same address are nobody else's business.
+    let names = if own.is_none() { names_by_address(&api.sources.names) } else { HashMap::new() };
     let (health, shared) = (api.sources.health.clone(), api.sources.statistics.clone());
     // Shards may have met a million of them.
     let found = tokio::task::spawn_blocking(move || {
@@ -148,6 +167,9 @@ pub(super) async fn backends(api: &Api, parts: &Parts) -> Result<Response, ApiEr
         if let Some(wanted) = wanted {
             known.retain(|address, _| wanted.contains(address));
             wanted.iter().for_each(|address| _ = known.entry(*address).or_default());
+        }
+        if let Some(own) = own {
+            known.retain(|address, _| own.contains(address));
         }
         let count = known.len();
         let listed = most_telling(known, limits::BACKENDS_LISTED_MAX).into_iter();

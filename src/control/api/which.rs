@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::super::health::{Standing, State};
 use super::super::statistics;
+use super::asker::Asker;
 use super::error::ApiError;
 use super::route::Query;
 use super::would::{self, BackendView, Situation};
@@ -26,7 +27,12 @@ const SCHEMES: [(&str, Scheme); 4] =
     [("http", Scheme::Http), ("https", Scheme::Https), ("tcp", Scheme::Tcp), ("tls", Scheme::Tls)];
 
 /// Answers for `raw`, or where that is empty for the argument `domain`.
-pub(super) fn answer(api: &Api, parts: &Parts, raw: &str) -> Result<Response, ApiError> {
+pub(super) fn answer(
+    api: &Api,
+    parts: &Parts,
+    asker: &Asker,
+    raw: &str,
+) -> Result<Response, ApiError> {
     let is_terminator = raw.is_empty();
     let known: &[&str] = if is_terminator { &["domain", "scheme"] } else { &["scheme"] };
     let query = Query::of(parts.uri.query(), known)?;
@@ -38,6 +44,7 @@ pub(super) fn answer(api: &Api, parts: &Parts, raw: &str) -> Result<Response, Ap
     let host = canonical(raw).map_err(|error| refused(raw, error))?;
     let current = api.current();
     let found = current.table.lookup(&host, scheme);
+    check(asker, &current.table, &host, &found)?;
     if is_terminator && !is_site(&found) {
         let message = format!("{host}: no rule serves this name");
         return Err(ApiError::new(StatusCode::NOT_FOUND, "no_rule", message));
@@ -64,6 +71,21 @@ fn refused(raw: &str, error: HostError) -> ApiError {
         _ => error.sentence(),
     };
     ApiError::of_host(raw, "hostname_invalid", sentence)
+}
+
+/// Checks that the client may see all that would be told: the rule may be that of a parent, or of
+/// another name.
+fn check(asker: &Asker, table: &Snapshot, host: &str, found: &Match<'_>) -> Result<(), ApiError> {
+    if asker.sees_all() {
+        return Ok(());
+    }
+    asker.grant.check_host(host)?;
+    let Match::Found(found) = found else { return Ok(()) };
+    asker.grant.check_host(found.name())?;
+    for name in aliases(table, found.name()) {
+        asker.grant.check_host(&name)?;
+    }
+    Ok(())
 }
 
 /// Whether a rule serves the name, and not one that says that nothing is there.
