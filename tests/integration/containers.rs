@@ -126,7 +126,9 @@ fn configuration_in_the_container_is_right() {
     let conf = setup.path("mantrid.conf");
     fs::write(&conf, text + user).expect("a configuration");
     let conf = conf.display().to_string();
-    run_with(&["-c", &conf, "--check"]).expect(0, &["would start"]);
+    let checked = run_with(&["-c", &conf, "--check"]);
+    checked.expect(0, &[]);
+    assert!(checked.out.ends_with("Nothing is wrong.\n"), "{}", checked.out);
 }
 
 /// Each file that one of the others names is there.

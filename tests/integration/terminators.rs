@@ -273,12 +273,13 @@ fn hitch_hands_on_who_and_how() {
         .set("trusted_sources", "127.0.0.1");
     let (daemon, backend) = behind(setup);
     let terminated = daemon.addresses[1];
+    let user = if geteuid().is_root() { "user = \"nobody\"\n" } else { "" };
     let front = Front::start("hitch", "hitch.conf", |folder, _, https, text| {
         let text = text
             .replace("[*]:443", &format!("[127.0.0.1]:{https}"))
             .replace("[127.0.0.1]:8081", &format!("[127.0.0.1]:{}", terminated.port()))
             .replace("/etc/hitch/sites.pem", &folder.join("certs/sites.pem").display().to_string())
-            .replace("user = \"hitch\"\n", "")
+            .replace("user = \"hitch\"\n", user)
             .replace("workers = 2", "workers = 1");
         let mut command = Command::new("hitch");
         command.args(["--config", "hitch.conf"]);
