@@ -10,7 +10,7 @@ use clap::builder::{PossibleValue, PossibleValuesParser};
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
-use super::backend::{AddBackend, BackendCommand, RemoveBackend};
+use super::backends::{AddBackend, BackendCommand, RemoveBackend};
 use super::options::{Drain, Edit, Looked};
 use crate::rule_arguments;
 

@@ -11,12 +11,13 @@ mod failure;
 mod options;
 
 mod address;
+mod backend;
 mod feed;
 mod request;
 mod sse;
 
-mod backend;
 mod backend_list;
+mod backends;
 mod change;
 mod check;
 mod diff;
@@ -44,7 +45,7 @@ use clap_complete::Shell;
 
 use address::Address;
 use arguments::{Arguments, Command, List, Restart, Set};
-use backend::{AddBackend, RemoveBackend};
+use backends::{AddBackend, RemoveBackend};
 use change::Change;
 use failure::Failure;
 use print::{Counters, Row};
@@ -128,13 +129,13 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         }
         Command::AddBackend(adding) => {
             let adding = AddBackend { host: named(adding.host)?, ..adding };
-            backend::add(&api()?, &adding, json).await
+            backends::add(&api()?, &adding, json).await
         }
         Command::RemoveBackend(removing) => {
             let removing = RemoveBackend { host: named(removing.host)?, ..removing };
-            backend::remove(&api()?, &removing, json).await
+            backends::remove(&api()?, &removing, json).await
         }
-        Command::Backend { command } => backend::run(&api()?, &command, json).await,
+        Command::Backend { command } => backends::run(&api()?, &command, json).await,
         Command::Load(load) => load::load(&api()?, &load, json).await,
         Command::Diff(looked) => diff::diff(&api()?, &looked, json).await,
         Command::Check(looked) => check::check(&looked, json),

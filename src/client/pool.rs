@@ -153,6 +153,10 @@ fn is_same(backend: &Value, address: &str) -> bool {
 
 /// Reads a backend. The error says what was expected.
 pub fn backend(text: &str) -> Result<Value, String> {
+    // A Unix socket; what is wrong with its path, the daemon says.
+    if text.starts_with("unix:") {
+        return Ok(json!(text));
+    }
     let read = || -> Option<(&str, u16)> {
         let (host, port) = text.rsplit_once(':')?;
         let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
@@ -164,7 +168,7 @@ pub fn backend(text: &str) -> Result<Value, String> {
     let (host, port) = read().ok_or_else(|| {
         format!(
             "{text:?} is not a backend: expected host:port, such as 127.0.0.1:8000, \
-             app.internal:8000 or [::1]:8000"
+             app.internal:8000, [::1]:8000 or unix:/run/app.sock"
         )
     })?;
     Ok(json!([host, port]))

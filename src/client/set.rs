@@ -102,6 +102,10 @@ mod tests {
             rule("[::1]:80,b-c.internal:443"),
             Ok(json!(["proxy", {"backends": [["::1", 80], ["b-c.internal", 443]]}, true]))
         );
+        assert_eq!(
+            rule("unix:/run/a.sock,unix:@b,c:80"),
+            Ok(json!(["proxy", {"backends": ["unix:/run/a.sock", "unix:@b", ["c", 80]]}, true]))
+        );
         for list in
             ["", "a", "a:", ":80", "a:0", "a:65536", "a:x", "::1:80", "[::1]", "[::1:80", "a:1,"]
         {

@@ -2,7 +2,7 @@
 //! reply and whose fault it was.
 
 use crate::http::{BadResponse, Refusal};
-use crate::link::Failure;
+use crate::link::{Failure, Unreached};
 
 /// Party whose fault an ending is.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -54,6 +54,19 @@ macro_rules! endings {
                 }
             }
 
+            /// Names of all endings, by position; two may have one name.
+            pub(super) const SLUGS: &'static [&'static str] = &[$($slug),*];
+
+            /// Position in [`Ending::SLUGS`].
+            pub(super) fn position(self) -> usize {
+                #[derive(Copy, Clone)]
+                enum Position { $($name,)* }
+                let position = match self {
+                    $(Ending::$name { .. } => Position::$name,)*
+                };
+                position as usize
+            }
+
             #[cfg(test)]
             const ROWS: &[EndingRow] = &[$(EndingRow {
                 slug: $slug,
@@ -79,8 +92,9 @@ endings! {
         "The request was held for as long as its rule allows.";
     HeldFull, "held_full", Some(503), Mantrid, None,
         "As many requests were held as may be.";
-    NoBackend, "no_backend", Some(502), Backend, Some(Failure::Unreachable),
-        "No backend could be reached.";
+    NoBackend(Option<Unreached>), "no_backend", Some(502), Backend,
+        Some(Failure::Unreachable(None)),
+        "No backend could be reached; `reason` says what became of the last attempt.";
     Loop, "loop", Some(508), Mantrid, None,
         "The request came through this proxy before.";
     OwnAddress, "loop", Some(502), Mantrid, None,
@@ -115,6 +129,12 @@ impl Ending {
         self.row().status
     }
 
+    /// Whether the request failed, by the fault of a backend or of this proxy. A tunnel that was
+    /// cut says nothing about whose fault that was.
+    pub(super) fn is_failure(self) -> bool {
+        matches!(self.row().fault, Fault::Backend | Fault::Mantrid) && self != Ending::TunnelCut
+    }
+
     /// Failure that counts against a backend, where the ending is one.
     pub(super) fn failure(self) -> Option<Failure> {
         let row = self.row();
@@ -127,6 +147,7 @@ impl Ending {
         match self {
             Ending::Refused(refusal) | Ending::BackendCut(Some(refusal)) => Some(refusal.slug()),
             Ending::BackendBadAnswer(why) => Some(why.slug()),
+            Ending::NoBackend(Some(why)) => Some(why.slug()),
             _ => None,
         }
     }
@@ -210,6 +231,37 @@ mod tests {
     fn only_a_backends_fault_counts_against_it() {
         for row in Ending::ROWS {
             assert!(row.failure.is_none() || row.fault == Fault::Backend, "{}", row.slug);
+        }
+    }
+
+    #[test]
+    fn each_ending_has_a_position_of_its_own() {
+        assert_eq!(Ending::SLUGS.len(), Ending::ROWS.len());
+        for ending in [
+            Ending::Complete,
+            Ending::Refused(Refusal::HeadTimeout),
+            Ending::BackendCut(None),
+            Ending::NoBackend(None),
+            Ending::CutOff,
+        ] {
+            assert_eq!(Ending::SLUGS[ending.position()], ending.row().slug);
+        }
+        assert_eq!(Ending::CutOff.position() + 1, Ending::SLUGS.len());
+    }
+
+    #[test]
+    fn failure_is_nobodys_fault_but_a_backends_or_ours() {
+        for (ending, is_failure) in [
+            (Ending::Complete, false),
+            (Ending::Local, false),
+            (Ending::ClientGone, false),
+            (Ending::RateLimited, false),
+            (Ending::TunnelCut, false),
+            (Ending::BackendCut(None), true),
+            (Ending::HeldTimeout, true),
+            (Ending::NoRule, true),
+        ] {
+            assert_eq!(ending.is_failure(), is_failure, "{ending:?}");
         }
     }
 

@@ -16,6 +16,7 @@ mod exchange;
 mod failures;
 mod hold;
 mod inbox;
+mod measure;
 mod own;
 mod plan;
 mod pool;
@@ -37,6 +38,7 @@ use std::time::{Duration, Instant};
 
 use glommio::{LocalExecutorBuilder, Placement};
 
+use crate::address::Address;
 use crate::http::HttpDate;
 use crate::link::{
     ByKey, Counter, Gate, Protocol, Published, Rate, ShardEnd, Shed, Stop, Timeouts, ToShard,
@@ -225,6 +227,7 @@ impl Shard {
     fn new(ring: Rc<Ring>, end: ShardEnd) -> Shard {
         let snapshot = end.published.table_full();
         let unknown = snapshot.key(crate::table::UNKNOWN);
+        end.counters().name_endings(ending::Ending::SLUGS);
         Shard {
             drain: Notify::new(&ring),
             pool: pool::Pool::new(),
@@ -399,7 +402,7 @@ impl Shard {
         which(turn)
     }
 
-    fn gate(&self, backend: std::net::SocketAddr) -> Arc<Gate> {
+    fn gate(&self, backend: Address) -> Arc<Gate> {
         self.end.together.gates.get(backend)
     }
 }

@@ -2,7 +2,6 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::PoisonError;
 use std::time::SystemTime;
 
@@ -14,14 +13,17 @@ use serde_json::{Map, Value, json};
 use super::super::SharedNames;
 use super::super::fleet::add;
 use super::super::health::{Standing, State};
-use super::super::statistics::{self, name_of, to_json};
+use super::super::statistics::{
+    self, Busy, SharedStatistics, SlotReading, answers_to_json, name_of,
+};
 use super::asker::Asker;
 use super::error::ApiError;
 use super::guard;
 use super::route::Query;
 use super::{Api, read};
+use crate::address::Address;
 use crate::limits;
-use crate::link::{BackendCount, HostCount, Id, Sums};
+use crate::link::{BackendCount, ByKey, HostCount, KeySet, Sums};
 use crate::table::{Snapshot, UNKNOWN, host};
 
 fn answer(value: &Value) -> Response {
@@ -59,19 +61,32 @@ fn every(
     let mut listed = Map::with_capacity(names.len() + 1);
     for part in names.chunks(limits::STATISTICS_AT_ONCE) {
         let keys: Vec<u64> = part.iter().map(|name| table.key(name)).collect();
-        let found = statistics::lock(shared).of(&keys.iter().copied().collect());
+        let (found, minutes) = counted(shared, &keys.iter().copied().collect());
         for (name, key) in part.iter().zip(keys) {
-            let counters = found.get(&key).map(to_json).unwrap_or_default();
+            let sums = found.get(&key);
+            let counters = sums.map(|sums| minutes.to_json(key, sums)).unwrap_or_default();
             listed.insert((*name).to_owned(), Value::Object(counters));
         }
     }
-    if asker.sees_all()
-        && !listed.contains_key(UNKNOWN)
-        && let Some(unknown) = statistics::lock(shared).of_one(table.key(UNKNOWN))
-    {
-        listed.insert(UNKNOWN.to_owned(), Value::Object(to_json(&unknown)));
+    if asker.sees_all() && !listed.contains_key(UNKNOWN) {
+        let counters = of_one(shared, table.key(UNKNOWN));
+        listed.extend(counters.map(|counters| (UNKNOWN.to_owned(), Value::Object(counters))));
     }
     listed
+}
+
+type HostMinutes = statistics::Minutes<ByKey<SlotReading>>;
+
+/// The counters of these hosts and their last minute, of one moment.
+fn counted(shared: &SharedStatistics, keys: &KeySet) -> (Busy, HostMinutes) {
+    let statistics = statistics::lock(shared);
+    (statistics.of(keys), statistics.minutes(keys))
+}
+
+/// JSON of the counters of one host; `None`: it never had a request.
+fn of_one(shared: &SharedStatistics, key: u64) -> Option<Map<String, Value>> {
+    let (found, minutes) = counted(shared, &KeySet::from_iter([key]));
+    found.get(&key).map(|sums| minutes.to_json(key, sums))
 }
 
 /// The hosts with the most requests, in order.
@@ -91,8 +106,10 @@ fn busiest_of(
         found.sort_by_key(|(key, sums)| (Reverse(sums.get(HostCount::Completed)), *key));
         found.truncate(count);
     }
+    let keys: KeySet = found.iter().map(|(key, _)| *key).collect();
+    let minutes = statistics::lock(shared).minutes(&keys);
     let named = found.into_iter().filter_map(|(key, sums)| {
-        Some((name_of(table, key)?.to_owned(), Value::Object(to_json(&sums))))
+        Some((name_of(table, key)?.to_owned(), Value::Object(minutes.to_json(key, &sums))))
     });
     named.collect()
 }
@@ -124,17 +141,12 @@ pub(super) async fn one(api: &Api, parts: &Parts, raw: &str) -> Result<Response,
     let name = read::name(raw)?;
     let table = api.current();
     let is_there = name == UNKNOWN || table.get(&name).is_some();
-    let found = if is_there { api.lock_statistics().of_one(table.key(&name)) } else { None };
-    let own = Value::Object(found.as_ref().map(to_json).unwrap_or_default());
+    let shared = &api.sources.statistics;
+    let found = if is_there { of_one(shared, table.key(&name)) } else { None };
+    let own = Value::Object(found.unwrap_or_default());
     let host = percent_encoding::utf8_percent_encode(&name, percent_encoding::NON_ALPHANUMERIC);
     let path = of_fleet.then(|| format!("/stats/{host}/"));
     Ok(of_all(api, parts, own, path.as_deref()).await)
-}
-
-/// The address that a slot is for.
-pub(super) fn backend(id: &Id) -> SocketAddr {
-    let bits = u128::from(id[0]) << 64 | u128::from(id[1]);
-    SocketAddr::new(IpAddr::V6(Ipv6Addr::from_bits(bits)).to_canonical(), id[2] as u16)
 }
 
 /// The state of a backend, if it is probed, and its counters.
@@ -156,13 +168,16 @@ pub(super) async fn backends(
     let (health, shared) = (api.sources.health.clone(), api.sources.statistics.clone());
     // Shards may have met a million of them.
     let found = tokio::task::spawn_blocking(move || {
-        let mut known: BTreeMap<SocketAddr, BackendRow> = BTreeMap::new();
+        let mut known: BTreeMap<Address, BackendRow> = BTreeMap::new();
         for standing in health.states() {
             known.insert(standing.backend, (Some(standing), Sums::default()));
         }
-        let counted = statistics::lock(&shared).backends();
+        let (counted, minutes) = {
+            let statistics = statistics::lock(&shared);
+            (statistics.backends(), statistics.backend_minutes().by(|id| Address::from_words(*id)))
+        };
         for (id, sums) in counted {
-            known.entry(backend(&id)).or_default().1 = sums;
+            known.entry(Address::from_words(id)).or_default().1 = sums;
         }
         if let Some(wanted) = wanted {
             known.retain(|address, _| wanted.contains(address));
@@ -174,9 +189,11 @@ pub(super) async fn backends(
         let count = known.len();
         let listed = most_telling(known, limits::BACKENDS_LISTED_MAX).into_iter();
         let listed = listed.map(|(address, (standing, sums))| {
-            let mut described = describe(standing.as_ref(), &sums);
-            described["names"] = json!(names.get(&address).map(Vec::as_slice).unwrap_or_default());
-            (address.to_string(), described)
+            let mut row = describe(standing.as_ref(), &sums);
+            let names = names.get(&address).map(Vec::as_slice).unwrap_or_default();
+            row.insert("names".to_owned(), json!(names));
+            row.extend(minutes.of_backend(&address));
+            (address.to_string(), Value::Object(row))
         });
         (count, answer(&Value::Object(listed.collect())))
     });
@@ -187,15 +204,12 @@ pub(super) async fn backends(
 }
 
 /// The addresses that the query names, and those of the names in it.
-fn wanted(
-    names: &SharedNames,
-    query: &Query<'_>,
-) -> Result<Option<BTreeSet<SocketAddr>>, ApiError> {
+fn wanted(names: &SharedNames, query: &Query<'_>) -> Result<Option<BTreeSet<Address>>, ApiError> {
     let mut wanted = BTreeSet::new();
     let mut is_given = false;
     for text in query.all("address") {
         is_given = true;
-        if let Ok(address) = text.parse::<SocketAddr>() {
+        if let Ok(address) = text.parse::<Address>() {
             wanted.insert(address);
             continue;
         }
@@ -205,23 +219,25 @@ fn wanted(
         let Some((host, port)) = name else {
             return Err(ApiError::bad(
                 "query_invalid",
-                format!("address={text}: expected ADDRESS:PORT or NAME:PORT"),
+                format!("address={text}: expected ADDRESS:PORT, NAME:PORT or unix:/PATH"),
             ));
         };
         let names = names.lock().unwrap_or_else(PoisonError::into_inner);
         let same = names.iter_live().filter(|name| *name.host == *host && name.port == port);
-        same.for_each(|name| wanted.extend(name.addresses().iter().copied()));
+        same.for_each(|name| {
+            wanted.extend(name.addresses().iter().map(|address| Address::from(*address)));
+        });
     }
     Ok(is_given.then_some(wanted))
 }
 
 /// The names of backends that lead to each address now.
-fn names_by_address(names: &SharedNames) -> HashMap<SocketAddr, Vec<String>> {
-    let mut by_address: HashMap<SocketAddr, Vec<String>> = HashMap::new();
+fn names_by_address(names: &SharedNames) -> HashMap<Address, Vec<String>> {
+    let mut by_address: HashMap<Address, Vec<String>> = HashMap::new();
     let names = names.lock().unwrap_or_else(PoisonError::into_inner);
     for name in names.iter_live() {
         for address in name.addresses().iter() {
-            by_address.entry(*address).or_default().push(name.to_string());
+            by_address.entry(Address::from(*address)).or_default().push(name.to_string());
         }
     }
     by_address.values_mut().for_each(|names| names.sort_unstable());
@@ -230,13 +246,13 @@ fn names_by_address(names: &SharedNames) -> HashMap<SocketAddr, Vec<String>> {
 
 /// Selects the backends that can't be used, and then the busiest, still by address.
 fn most_telling(
-    known: BTreeMap<SocketAddr, BackendRow>,
+    known: BTreeMap<Address, BackendRow>,
     most: usize,
-) -> BTreeMap<SocketAddr, BackendRow> {
+) -> BTreeMap<Address, BackendRow> {
     if known.len() <= most {
         return known;
     }
-    let mut all: Vec<(SocketAddr, BackendRow)> = known.into_iter().collect();
+    let mut all: Vec<(Address, BackendRow)> = known.into_iter().collect();
     all.select_nth_unstable_by_key(most, |(address, (standing, sums))| {
         let is_down = standing.as_ref().is_some_and(|it| it.state.is_bad());
         (Reverse(is_down), Reverse(sums.get(BackendCount::Completed)), *address)
@@ -246,9 +262,9 @@ fn most_telling(
 }
 
 /// Describes a backend. Without a standing it has had traffic and was not ejected: it counts as up.
-fn describe(standing: Option<&Standing>, sums: &Sums) -> Value {
+fn describe(standing: Option<&Standing>, sums: &Sums) -> Map<String, Value> {
     let since = standing.and_then(|it| it.since.duration_since(SystemTime::UNIX_EPOCH).ok());
-    json!({
+    let row = json!({
         "state": standing.map_or(State::Up, |it| it.state).as_str(),
         "reason": standing.map(|it| it.reason.as_str()),
         "since": since.map(|since| since.as_secs()),
@@ -258,17 +274,25 @@ fn describe(standing: Option<&Standing>, sums: &Sums) -> Value {
         "requests": sums.get(BackendCount::Completed),
         "connections": sums.get(BackendCount::Connections),
         "failures": sums.get(BackendCount::Failures),
-    })
+        "answers": answers_to_json(sums),
+        "errors": sums.get(BackendCount::Errors),
+    });
+    match row {
+        Value::Object(row) => row,
+        _ => Map::new(),
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
 
     #[test]
     fn of_too_many_backends_the_telling_ones_are_listed() {
-        let address = |n: u16| SocketAddr::from(([10, 0, 0, 1], n));
-        let known = || -> BTreeMap<SocketAddr, BackendRow> {
+        let address = |n: u16| Address::from(SocketAddr::from(([10, 0, 0, 1], n)));
+        let known = || -> BTreeMap<Address, BackendRow> {
             let one = |n: u16| {
                 let state = if n == 7 { State::Down } else { State::Up };
                 let (reason, since) = (String::new(), SystemTime::UNIX_EPOCH);
@@ -280,7 +304,8 @@ mod tests {
             (1..=9).map(one).collect()
         };
         let listed = |most| -> Vec<u16> {
-            most_telling(known(), most).keys().map(SocketAddr::port).collect()
+            let ports = |address: &Address| address.ip().map(|ip| ip.port());
+            most_telling(known(), most).keys().filter_map(ports).collect()
         };
         assert_eq!(listed(9), [1, 2, 3, 4, 5, 6, 7, 8, 9]);
         assert_eq!(listed(4), [3, 4, 7, 9], "of the two with three requests the first");

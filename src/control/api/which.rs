@@ -3,7 +3,6 @@
 //! of a TLS terminator that gets certificates on demand: 404 where no site has the name.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::time::Instant;
 
 use axum::http::StatusCode;
@@ -17,9 +16,10 @@ use super::asker::Asker;
 use super::error::ApiError;
 use super::route::Query;
 use super::would::{self, BackendView, Situation};
-use super::{Api, stats, tagged};
+use super::{Api, tagged};
+use crate::address::Address;
 use crate::limits::ALIAS_CHAIN_MAX;
-use crate::link::{BackendCount, HostCount, is_local};
+use crate::link::{BackendCount, HostCount, KeySet, is_local};
 use crate::table::host::{self, HostError};
 use crate::table::{Action, Backend, Found, Match, Proxy, Rule, Scheme, Snapshot, Target};
 
@@ -99,7 +99,10 @@ fn told(api: &Api, table: &Snapshot, host: &str, scheme: Scheme, found: &Match<'
         Match::Found(found) => Some(found),
         Match::NoHosts | Match::Unknown => None,
     };
-    let sums = at.map(|at| api.lock_statistics().of_one(at.key).unwrap_or_default());
+    let sums = at.map(|at| {
+        let found = api.lock_statistics().of(&KeySet::from_iter([at.key]));
+        found.into_values().next().unwrap_or_default()
+    });
     let count = |count| sums.as_ref().map(|sums| sums.get(count));
     let proxy = at.and_then(|at| match &at.rule.action {
         Action::Proxy(proxy) => Some(proxy),
@@ -156,12 +159,12 @@ fn aliases(table: &Snapshot, name: &str) -> Vec<String> {
 /// The backends of a rule, each at each of its addresses.
 fn backends(api: &Api, proxy: &Proxy) -> Vec<BackendView> {
     let standings = api.sources.health.states().into_iter();
-    let standings: HashMap<SocketAddr, Standing> =
+    let standings: HashMap<Address, Standing> =
         standings.map(|standing| (standing.backend, standing)).collect();
     let counted = statistics::lock(&api.sources.statistics).backends();
-    let open: HashMap<SocketAddr, u64> = counted
+    let open: HashMap<Address, u64> = counted
         .iter()
-        .map(|(id, sums)| (stats::backend(id), sums.get(BackendCount::Open)))
+        .map(|(id, sums)| (Address::from_words(*id), sums.get(BackendCount::Open)))
         .collect();
     let heeds_health = proxy.healthcheck() || proxy.check().is_some();
     let own = &api.sources.published.own;
