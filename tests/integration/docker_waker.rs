@@ -1,5 +1,5 @@
-//! `docs/examples/docker-waker.py` as `docs/holding.md` has it, with a stand-in for Docker: a socket
-//! that says what it was asked.
+//! `docs/examples/docker-waker.py` as `docs/holding.md` has it, with a stand-in for Docker: a
+//! socket that says what it was asked.
 
 use std::collections::VecDeque;
 use std::fs;
