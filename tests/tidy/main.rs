@@ -34,7 +34,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "limits",
         ],
     ),
-    ("client", &["rule_arguments"]),
+    ("client", &["rule_arguments", "table"]),
 ];
 
 /// No I/O, no clock, no threads, no chance: what they need of these is an argument.
