@@ -23,6 +23,8 @@ mod rules;
 mod serve;
 mod stats;
 mod value;
+mod which;
+mod would;
 mod write_timeout;
 
 use std::sync::atomic::AtomicBool;
@@ -194,6 +196,7 @@ impl Api {
                 read::discard(parts, body).await;
                 fleet::act(self, parts, asker, step).await
             }
+            Route::Which(host) => which::answer(self, parts, asker, &host),
             Route::Backends => stats::backends(self, parts, asker).await,
             Route::Held => held::list(self, parts, asker),
             Route::Events => events::stream(self, parts, asker).await,
