@@ -37,9 +37,32 @@ async function byName(signal) {
   if (view.starts.at(-1)) query.set("after", view.starts.at(-1));
   const answer = await call("GET", `hostname/?${query}`, { signal });
   const rules = await answer.json();
+  if (view.search !== "" && Number(answer.headers.get("Mantrid-Matched")) === 0) {
+    return found(signal);
+  }
   return () => {
     page.etag = answer.headers.get("ETag");
     showPage(rules, answer.headers);
+  };
+}
+
+// No name has this text: the daemon looks at backends, actions, names in Unicode and addresses.
+async function found(signal) {
+  const query = new URLSearchParams({ search: view.search, limit: view.limit });
+  const stats = await call("GET", `stats/?${query}`, { signal }).then((answer) => answer.json(),
+    (error) => (error.status === 400 ? {} : Promise.reject(error)));
+  const names = Object.keys(stats);
+  const rules = await rulesOf(names, signal);
+  return () => {
+    const most = names.length < view.limit ? "" : "the first ";
+    showResult(names.length === 0 ? "No rule matches"
+      : `${most}${plural(names.length, "rule")} by backend, action or address`);
+    showRows(names.filter((name) => !view.action || rules.get(name)?.[0] === view.action), rules,
+      new Map(Object.entries(stats)));
+    $("empty").hidden = names.length > 0;
+    say($("empty"), "No rule matches.");
+    say($("range"), "");
+    for (const id of ["first", "back", "next"]) $(id).disabled = true;
   };
 }
 

@@ -139,7 +139,7 @@ function onTraffic(traffic) {
   showHostTraffic(traffic);
 }
 
-const RANK = ["down", "ejected", "unknown", "up"];
+const RANK = ["down", "ejected", "partly_down", "unknown", "up"];
 
 let backends = new Map(); // address → what `/backends/` says of it
 
@@ -151,7 +151,7 @@ async function loadBackends() {
   } catch {
     return; // the stream tells that the connection is lost
   }
-  const rank = ([, { state }]) => RANK.indexOf(state);
+  const rank = ([, { state }]) => RANK.indexOf(state) >>> 0; // one that is not known is last
   known.sort((a, b) => rank(a) - rank(b) || b[1].open_requests - a[1].open_requests);
   backends = new Map(known);
   const sums = RANK.map((state) => [known.filter(([, b]) => b.state === state).length, state]);
@@ -177,7 +177,7 @@ async function loadBackends() {
 setInterval(loadBackends, 5000);
 
 function healthMark(state) {
-  const mark = make("span", { textContent: state });
+  const mark = make("span", { textContent: state.replace("_", " ") });
   mark.dataset.health = state;
   return mark;
 }
