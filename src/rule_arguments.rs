@@ -6,7 +6,9 @@
 use std::fmt;
 use std::ops::RangeInclusive;
 
-use crate::limits::{ATTEMPTS_MAX, RULE_SECONDS_MAX};
+use crate::limits::{
+    ATTEMPTS_MAX, CHECK_INTERVAL_SECONDS_MAX, CHECK_TIMEOUT_SECONDS_MAX, RULE_SECONDS_MAX,
+};
 
 /// An action with its arguments.
 pub struct ActionRow {
@@ -41,6 +43,8 @@ pub enum Takes {
     Truth,
     /// Seconds, with fractions.
     Seconds,
+    /// Seconds, with fractions, in a range of milliseconds.
+    SecondsWithin(RangeInclusive<u64>),
     /// A whole number of 32 bits that is not 0.
     Count,
     /// A whole number in a range.
@@ -58,6 +62,10 @@ impl fmt::Display for Takes {
         match self {
             Takes::Truth => f.write_str("true or false"),
             Takes::Seconds => write!(f, "seconds: a number from 0 to {RULE_SECONDS_MAX}"),
+            Takes::SecondsWithin(millis) => {
+                let [least, most] = [*millis.start(), *millis.end()].map(|ms| ms as f64 / 1000.0);
+                write!(f, "seconds: a number from {least} to {most}")
+            }
             Takes::Count => write!(f, "a whole number from 1 to {}", u32::MAX),
             Takes::Whole(range) => {
                 write!(f, "a whole number from {} to {}", range.start(), range.end())
@@ -188,7 +196,46 @@ const PROXY: &[Argument] = &[
         "check",
         Takes::Form("tcp, or a path that starts with /"),
         "none",
-        "probe the backends all the time",
+        "probe the backends all the time, for this rule, [below](#when-backends-fail). Without it \
+         the other arguments of checks do nothing",
+    ),
+    argument(
+        "check_host",
+        Takes::Form("a host name or address, with or without a port"),
+        "the rule's name",
+        "`Host` of the probes. Rules with the same backend and the same `check` share its probes \
+         if this is the same, too",
+    ),
+    argument(
+        "check_status",
+        Takes::Form("statuses and ranges of statuses, from 100 to 599, as \"200-299,404\""),
+        "200-399",
+        "statuses by which a probe succeeds; a list will do, too",
+    ),
+    argument(
+        "check_interval",
+        Takes::SecondsWithin(100..=CHECK_INTERVAL_SECONDS_MAX * 1000),
+        "2",
+        "the pause between two probes of an address; a quarter of it when the state is about to \
+         change, half of it when the backend is down, at least 0.1 s each",
+    ),
+    argument(
+        "check_timeout",
+        Takes::SecondsWithin(10..=CHECK_TIMEOUT_SECONDS_MAX * 1000),
+        "`check_interval`",
+        "how long a probe may take, with its connection; by default up to 60",
+    ),
+    argument(
+        "check_fall",
+        Takes::Whole(1..=1000),
+        "3",
+        "probes in a row that must fail for the backend to go down; of the very first ones, one",
+    ),
+    argument(
+        "check_rise",
+        Takes::Whole(1..=1000),
+        "2",
+        "probes in a row that must succeed for the backend to come back",
     ),
     argument(
         "max_requests_per_second",

@@ -80,7 +80,7 @@ pub async fn restart(api: &Api, restart: &Restart, json: bool) -> Result<(), Fai
         ));
     }
     let outcome = match run(&restart.command, &mut signals).await {
-        Ok(()) => answers(&old, ready, &mut signals).await,
+        Ok(()) => answers(host, &old, ready, &mut signals).await,
         Err(failed) => Err(failed),
     };
     match outcome {
@@ -268,9 +268,14 @@ fn wait(mut child: Child) -> std::io::Result<ExitStatus> {
 }
 
 /// Waits until a backend of the rule answers.
-async fn answers(rule: &Value, most: Duration, signals: &mut EndSignals) -> Result<(), Failed> {
+async fn answers(
+    name: &str,
+    rule: &Value,
+    most: Duration,
+    signals: &mut EndSignals,
+) -> Result<(), Failed> {
     let until = Instant::now() + most;
-    let path = rule[1]["check"].as_str().filter(|check| check.starts_with('/'));
+    let check = Check::of(name, &rule[1]);
     let backends: Vec<(String, u16)> = rule[1]["backends"]
         .as_array()
         .into_iter()
@@ -283,7 +288,7 @@ async fn answers(rule: &Value, most: Duration, signals: &mut EndSignals) -> Resu
     loop {
         let mut why = String::new();
         for (host, port) in &backends {
-            let look = timeout(LOOK_TIME, look(host, *port, path));
+            let look = timeout(LOOK_TIME, look(host, *port, check.as_ref()));
             match look.await.unwrap_or_else(|_| Err("no answer in time".to_owned())) {
                 Ok(()) => return Ok(()),
                 Err(error) => why = format!("{}:{port}: {error}", plain(host)),
@@ -304,23 +309,56 @@ async fn answers(rule: &Value, most: Duration, signals: &mut EndSignals) -> Resu
     }
 }
 
-/// Whether a backend accepts connections; with a path, whether it answers 2xx or 3xx.
-async fn look(host: &str, port: u16, path: Option<&str>) -> Result<(), String> {
+/// Check of a rule that is a request.
+struct Check<'r> {
+    path: &'r str,
+    host: &'r str,
+    statuses: Vec<(u16, u16)>,
+}
+
+impl<'r> Check<'r> {
+    /// The check of the rule of this name, if it has one.
+    fn of(name: &'r str, arguments: &'r Value) -> Option<Check<'r>> {
+        let path = arguments["check"].as_str().filter(|check| check.starts_with('/'))?;
+        let own = name.split_once("://").map_or(name, |(_, host)| host);
+        let host = arguments["check_host"].as_str().unwrap_or(own);
+        let statuses = match &arguments["check_status"] {
+            Value::Array(items) => items.iter().map(ToString::to_string).collect(),
+            Value::Null => vec!["200-399".to_owned()],
+            one => vec![one.to_string()],
+        };
+        let statuses = statuses.iter().flat_map(|text| text.split(',')).filter_map(range);
+        Some(Check { path, host, statuses: statuses.collect() })
+    }
+
+    fn expects(&self, status: u16) -> bool {
+        self.statuses.iter().any(|(first, last)| (*first..=*last).contains(&status))
+    }
+}
+
+/// A status or a range of them, as JSON or a part of it.
+fn range(text: &str) -> Option<(u16, u16)> {
+    let text = text.trim_matches(['"', ' ']);
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    Some((first.trim().parse().ok()?, last.trim().parse().ok()?))
+}
+
+/// Whether a backend accepts connections; with a check, whether it answers an expected status.
+async fn look(host: &str, port: u16, check: Option<&Check<'_>>) -> Result<(), String> {
     let text = |error: std::io::Error| error.to_string();
     let stream = TcpStream::connect((host, port)).await.map_err(text)?;
-    let Some(path) = path else { return Ok(()) };
+    let Some(check) = check else { return Ok(()) };
     let text = |error: hyper::Error| error.to_string();
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(text)?;
     tokio::spawn(connection);
-    let authority = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
-    let request = Request::get(path)
-        .header(HOST, format!("{authority}:{port}"))
+    let request = Request::get(check.path)
+        .header(HOST, check.host)
         .header(CONNECTION, "close")
         .body(Empty::<Bytes>::new())
         .map_err(|error| error.to_string())?;
     let status = sender.send_request(request).await.map_err(text)?.status();
-    match status.is_success() || status.is_redirection() {
+    match check.expects(status.as_u16()) {
         true => Ok(()),
-        false => Err(format!("{path} answers {status}")),
+        false => Err(format!("{} answers {status}", check.path)),
     }
 }

@@ -96,13 +96,16 @@ pub(super) fn change_event(happened: &Happened) -> Event {
 
 /// The event of a backend that came or went.
 pub(super) fn health_event(change: &HealthChange) -> Event {
-    let HealthChange { backend, state, reason } = change;
-    let told = json!({
+    let HealthChange { backend, state, reason, check } = change;
+    let mut told = json!({
         "time": unix_time(),
         "backend": backend.to_string(),
         "state": state.as_str(),
         "reason": reason,
     });
+    if let (Some(object), Some(of)) = (told.as_object_mut(), check) {
+        object.extend(of.describe());
+    }
     Event::Health(told.to_string().into())
 }
 

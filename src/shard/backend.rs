@@ -405,10 +405,14 @@ fn proxy_is_down(shard: &Shard, proxy: &Proxy) -> bool {
     if down.is_empty() || proxy.hold().is_zero() {
         return false;
     }
+    let is_down = |address: SocketAddr| {
+        down.is_ejected(address)
+            || proxy.check().is_some_and(|check| down.is_failing(address, check.id()))
+    };
     proxy.backends().iter().all(|backend| match backend.target() {
         // A rule that leads here is not one whose backend may come back.
-        Target::Address(address) => down.contains(address) && !shard.is_own(address),
-        Target::Name(name) => name.addresses().iter().all(|address| down.contains(*address)),
+        Target::Address(address) => is_down(address) && !shard.is_own(address),
+        Target::Name(name) => name.addresses().iter().all(|address| is_down(*address)),
     })
 }
 

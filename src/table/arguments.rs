@@ -24,6 +24,8 @@ pub(super) fn problem(code: impl Into<String>, sentence: impl Into<String>) -> P
 
 /// The arguments of one rule, whose names are known to be allowed.
 pub(super) struct Arguments<'a> {
+    /// The name of the rule, as it was given.
+    pub rule: &'a str,
     pub row: &'static ActionRow,
     pub given: &'a Map<String, Value>,
 }
@@ -83,6 +85,17 @@ impl Arguments<'_> {
 
     pub(super) fn seconds(&self, name: &str) -> Result<Option<Duration>, Problem> {
         self.optional(name, seconds)
+    }
+
+    /// Seconds in the range that the table gives.
+    pub(super) fn seconds_within(&self, name: &str) -> Result<Option<Duration>, Problem> {
+        self.optional(name, |value| match &self.find(name).takes {
+            Takes::SecondsWithin(millis) => {
+                let [least, most] = [*millis.start(), *millis.end()].map(Duration::from_millis);
+                seconds(value).filter(|given| (least..=most).contains(given))
+            }
+            _ => None,
+        })
     }
 
     pub(super) fn truth(&self, name: &str) -> Result<Option<bool>, Problem> {
@@ -176,6 +189,13 @@ pub(super) fn shorten(text: &str) -> String {
 
 pub(super) fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
     names.collect::<Vec<_>>().join(", ")
+}
+
+/// Writes an argument that was given.
+pub(super) fn put(arguments: &mut Map<String, Value>, name: &str, value: Option<impl Into<Value>>) {
+    if let Some(value) = value {
+        arguments.insert(name.to_owned(), value.into());
+    }
 }
 
 /// Writes the form that [`seconds`] reads back.

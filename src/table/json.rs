@@ -16,11 +16,13 @@ use crate::limits::BACKENDS_MAX;
 use crate::rule_arguments::{self, ACTIONS};
 
 use super::arguments::{
-    Arguments, Problem, is_page_name, list, problem, seconds_to_json, shorten, shown, text, whole,
+    Arguments, Problem, is_page_name, list, problem, put, seconds_to_json, shorten, shown, text,
+    whole,
 };
 use super::backend::{Backend, Backends, Names, Target};
+use super::check;
 use super::host;
-use super::rule::{Action, Algorithm, Check, Proxy, ProxyOptions, Redirect, Rule, SendProxy, Spin};
+use super::rule::{Action, Algorithm, Proxy, ProxyOptions, Redirect, Rule, SendProxy, Spin};
 
 #[cfg(test)]
 mod tests;
@@ -94,11 +96,12 @@ impl Action {
 }
 
 impl Rule {
-    /// Reads a rule. `host` is only what the error names; `names` gives backends their [`Name`]s.
+    /// Reads the rule of this name; `names` gives backends their [`Name`]s.
     ///
     /// [`Name`]: super::Name
     pub fn from_json(host: &str, value: &Value, names: &mut Names) -> Result<Rule, RuleError> {
-        read_rule(value, names).map_err(|problem| RuleError { host: host.to_owned(), problem })
+        let read = read_rule(host, value, names);
+        read.map_err(|problem| RuleError { host: host.to_owned(), problem })
     }
 
     /// The rule as it is read: `from_json` of this is this rule.
@@ -120,7 +123,7 @@ impl Rule {
     }
 }
 
-fn read_rule(value: &Value, names: &mut Names) -> Result<Rule, Problem> {
+fn read_rule(name: &str, value: &Value, names: &mut Names) -> Result<Rule, Problem> {
     let Value::Array(details) = value else {
         return Err(problem(
             "host_details_not_list",
@@ -171,7 +174,7 @@ fn read_rule(value: &Value, names: &mut Names) -> Result<Rule, Problem> {
             format!("{} has no argument {}; it {expected}", row.name, shorten(name)),
         ));
     }
-    let action = read_action(&Arguments { row, given }, names)?;
+    let action = read_action(&Arguments { rule: name, row, given }, names)?;
     Ok(Rule { action, match_subdomains: *match_subdomains })
 }
 
@@ -216,10 +219,7 @@ fn read_proxy(arguments: &Arguments<'_>, names: &mut Names) -> Result<Proxy, Pro
         healthcheck: arguments.truth("healthcheck")?,
         max_connections: arguments.count("max_connections")?,
         max_requests_per_second: arguments.count("max_requests_per_second")?,
-        check: arguments.optional("check", |value| match text(value)? {
-            "tcp" => Some(Check::Tcp),
-            path => path.starts_with('/').then(|| Check::Path(path.into())),
-        })?,
+        check: check::read(arguments)?.map(Arc::new),
         hold: arguments.seconds("hold")?,
         idle: arguments.seconds("idle")?,
         wake: arguments.optional("wake", wake)?,
@@ -259,7 +259,7 @@ fn read_then(arguments: &Arguments<'_>, names: &mut Names) -> Result<Option<Box<
     if is_spin || !value.is_array() {
         return Err(arguments.invalid("then", value));
     }
-    match read_rule(value, names) {
+    match read_rule(arguments.rule, value, names) {
         Ok(rule) => Ok(Some(Box::new(rule))),
         Err(Problem { sentence, .. }) => {
             Err(problem("host_kwarg_invalid:then", format!("then of spin is no rule: {sentence}")))
@@ -376,12 +376,6 @@ fn object<const N: usize>(arguments: [(&str, Option<Value>); N]) -> Map<String, 
     arguments.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
 }
 
-fn put(arguments: &mut Map<String, Value>, name: &str, value: Option<impl Into<Value>>) {
-    if let Some(value) = value {
-        arguments.insert(name.to_owned(), value.into());
-    }
-}
-
 fn proxy_to_json(proxy: &Proxy) -> Map<String, Value> {
     let backends = proxy.backends();
     let pairs = backends.iter().map(|backend| match backend.target() {
@@ -402,14 +396,9 @@ fn proxy_to_json(proxy: &Proxy) -> Map<String, Value> {
         put(&mut arguments, "algorithm", options.algorithm.map(Algorithm::as_str));
         put(&mut arguments, "healthcheck", options.healthcheck);
         put(&mut arguments, "max_connections", options.max_connections.map(NonZeroU32::get));
-        put(
-            &mut arguments,
-            "check",
-            options.check.as_ref().map(|check| match check {
-                Check::Tcp => "tcp",
-                Check::Path(path) => &**path,
-            }),
-        );
+        if let Some(check) = &options.check {
+            check.put_into(&mut arguments);
+        }
         let rate = options.max_requests_per_second.map(NonZeroU32::get);
         put(&mut arguments, "max_requests_per_second", rate);
         put(&mut arguments, "hold", options.hold.map(seconds_to_json));

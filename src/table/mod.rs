@@ -16,6 +16,7 @@
 mod arguments;
 mod backend;
 pub mod balance;
+mod check;
 mod edit;
 mod edit_error;
 pub mod host;
@@ -40,11 +41,12 @@ use crate::limits::ALIAS_CHAIN_MAX;
 pub use crate::scheme::Scheme;
 pub use backend::{Backend, Name, Names, Target};
 pub use balance::{Draw, choose};
+pub use check::Check;
 pub use edit::{edit, edit_canonical};
 pub use edit_error::EditError;
 pub use json::RuleError;
 pub(crate) use load::{Loader, Refused, replay};
-pub use rule::{Action, Algorithm, Check, Proxy, Redirect, Rule, SendProxy, Spin};
+pub use rule::{Action, Algorithm, Proxy, Redirect, Rule, SendProxy, Spin};
 use trie::{Position, Trie};
 
 /// The name under which requests are counted that no rule is for.

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::backend::{Backend, Backends};
+use super::check::Check;
 
 /// Decision what to do with the requests for one host name.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,6 +30,14 @@ impl Rule {
     pub fn each_address(&self, mut visit: impl FnMut(SocketAddr)) {
         if let Action::Proxy(proxy) = &self.action {
             proxy.backends().iter().for_each(|backend| backend.each_address(&mut visit));
+        }
+    }
+
+    /// The id of the check that backends of this rule are to pass, if there is one.
+    pub fn check_id(&self) -> Option<u64> {
+        match &self.action {
+            Action::Proxy(proxy) => proxy.check().map(|check| check.id()),
+            _ => None,
         }
     }
 
@@ -97,15 +106,6 @@ impl SendProxy {
     }
 }
 
-/// Health check of the backends of a rule.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Check {
-    /// A backend is well if it accepts a connection.
-    Tcp,
-    /// A backend is well if it responds to a GET of this path with 2xx or 3xx.
-    Path(Box<str>),
-}
-
 /// The arguments of `proxy`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Proxy {
@@ -125,7 +125,7 @@ pub(super) struct ProxyOptions {
     pub hold: Option<Duration>,
     pub idle: Option<Duration>,
     pub wake: Option<Box<str>>,
-    pub check: Option<Check>,
+    pub check: Option<Arc<Check>>,
     pub send_proxy: Option<SendProxy>,
     pub keep_alive: Option<bool>,
 }
@@ -172,9 +172,10 @@ impl Proxy {
         self.given(|o| o.max_connections)
     }
 
-    /// The probe that is made all the time, if one was asked for.
-    pub fn check(&self) -> Option<&Check> {
-        self.options.as_deref().and_then(|o| o.check.as_ref())
+    /// The check that is made all the time, if one was asked for.
+    pub fn check(&self) -> Option<&Arc<Check>> {
+        let check = self.options.as_deref().and_then(|o| o.check.as_ref());
+        check.filter(|check| check.is_active())
     }
 
     /// Each connection to a backend begins with a header that says whose it is.

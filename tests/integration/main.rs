@@ -26,6 +26,7 @@ mod bad_responses;
 mod balance;
 mod balancers;
 mod check;
+mod checks;
 mod client;
 mod client_daemon;
 mod clock;

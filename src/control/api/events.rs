@@ -151,15 +151,23 @@ impl Reader {
             "hosts": hosts,
             "busiest": self.busiest(tick, &table),
             "down": self.down(),
+            "checks_down": self.checks_down(),
             "held": tick.totals["held_requests"],
         })
         .to_string()
     }
 
-    /// Backends that requests pass over.
+    /// Backends that requests of all rules pass over.
     fn down(&self) -> Vec<String> {
         let told = self.health.down().into_iter().take(limits::BUSIEST_MAX);
         told.map(|backend| backend.to_string()).collect()
+    }
+
+    /// Rules whose checks fail, each with the backend.
+    fn checks_down(&self) -> Vec<Value> {
+        let told = self.health.failing_rules(limits::BUSIEST_MAX).into_iter();
+        told.map(|(rule, backend)| json!({ "rule": &*rule, "backend": backend.to_string() }))
+            .collect()
     }
 
     fn busiest(&self, tick: &Tick, table: &Snapshot) -> Vec<Value> {

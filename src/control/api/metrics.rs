@@ -146,7 +146,11 @@ const METRICS: &[Metric] = &[
 
     ("backend_up", "Whether a backend that is probed is up (1) or passed over (0)", Level, |n| {
         let up = n.up.iter();
-        up.map(|(at, up)| (vec![("backend", at.clone())], Value::Level(*up))).collect()
+        up.map(|(at, [up, _])| (vec![("backend", at.clone())], Value::Level(*up))).collect()
+    }),
+    ("backend_checks_down", "Checks of a backend that fail, each for its rules", Level, |n| {
+        let up = n.up.iter();
+        up.map(|(at, [_, down])| (vec![("backend", at.clone())], Value::Level(*down))).collect()
     }),
     ("host_requests", "Requests that ended, of the busiest hosts", Sum,
         |n| n.hosts.sums(HostCount::Completed)),
@@ -198,8 +202,8 @@ struct Numbers {
     started: f64,
     hosts: Busiest,
     backends: Busiest,
-    /// Backends that are probed: 1 where requests go there.
-    up: Vec<(String, i64)>,
+    /// Backends that are probed: 1 where requests go there, and how many checks fail.
+    up: Vec<(String, [i64; 2])>,
 }
 
 impl fmt::Debug for Numbers {
@@ -346,13 +350,17 @@ fn waited(thread: u64) -> Option<u64> {
 }
 
 /// Lists the backends that are probed, those that are down first: of very many only some are told.
-fn standings(api: &Api) -> Vec<(String, i64)> {
+fn standings(api: &Api) -> Vec<(String, [i64; 2])> {
     let is_up = |state: State| i64::from(!state.is_bad());
+    let states = api.sources.health.states().into_iter();
     let mut all: Vec<_> =
-        api.sources.health.states().into_iter().map(|it| (is_up(it.state), it.backend)).collect();
+        states.map(|it| (is_up(it.state), Reverse(it.checks_down), it.backend)).collect();
     all.sort_unstable();
     all.truncate(limits::METRIC_BACKENDS_PROBED);
-    all.into_iter().map(|(up, backend)| (backend.to_string(), up)).collect()
+    let told = all
+        .into_iter()
+        .map(|(up, Reverse(checks_down), backend)| (backend.to_string(), [up, checks_down as i64]));
+    told.collect()
 }
 
 impl Collector for Numbers {

@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
 use super::super::fleet::add;
-use super::super::health::{Standing, State};
+use super::super::health::{CheckStanding, Standing, State};
 use super::super::statistics::{self, name_of, to_json};
 use super::error::ApiError;
 use super::guard::Token;
@@ -163,7 +163,7 @@ fn most_telling(
     }
     let mut all: Vec<(SocketAddr, BackendRow)> = known.into_iter().collect();
     all.select_nth_unstable_by_key(most, |(address, (standing, sums))| {
-        let is_down = standing.as_ref().is_some_and(|it| it.state.is_bad());
+        let is_down = standing.as_ref().map(|it| (it.state.is_bad(), it.checks_down != 0));
         (Reverse(is_down), Reverse(sums.get(BackendCount::Completed)), *address)
     });
     all.truncate(most);
@@ -178,12 +178,24 @@ fn describe(standing: Option<&Standing>, sums: &Sums) -> Value {
         "reason": standing.map(|it| it.reason.as_str()),
         "since": since.map(|since| since.as_secs()),
         "is_probed": standing.is_some(),
+        "checks": standing.map_or_else(Vec::new, |it| it.checks.iter().map(check).collect()),
+        "checks_count": standing.map_or(0, |it| it.checks_count),
+        "checks_down": standing.map_or(0, |it| it.checks_down),
         "open_requests": sums.get(BackendCount::Open),
         "idle_connections": sums.get(BackendCount::Idle),
         "requests": sums.get(BackendCount::Completed),
         "connections": sums.get(BackendCount::Connections),
         "failures": sums.get(BackendCount::Failures),
     })
+}
+
+fn check(standing: &CheckStanding) -> Value {
+    let since = standing.since.duration_since(SystemTime::UNIX_EPOCH).ok();
+    let mut told = standing.checked_for.describe();
+    told.insert("state".to_owned(), json!(standing.state.as_str()));
+    told.insert("reason".to_owned(), json!(standing.reason));
+    told.insert("since".to_owned(), json!(since.map(|since| since.as_secs())));
+    Value::Object(told)
 }
 
 #[cfg(test)]
@@ -197,7 +209,11 @@ mod tests {
             let one = |n: u16| {
                 let state = if n == 7 { State::Down } else { State::Up };
                 let (reason, since) = (String::new(), SystemTime::UNIX_EPOCH);
-                let standing = Standing { backend: address(n), state, reason, since };
+                let checks = Vec::new();
+                let (checks_count, checks_down) = (1, usize::from(n == 7));
+                let backend = address(n);
+                let standing =
+                    Standing { backend, state, reason, since, checks, checks_count, checks_down };
                 let mut sums = Sums::default();
                 sums.set(BackendCount::Completed, u64::from(n % 5));
                 (address(n), ((n % 2 == 1).then_some(standing), sums))
