@@ -130,6 +130,10 @@ const fn row(
     ActionRow { name, meaning, arguments }
 }
 
+/// Backends of any form.
+const BACKENDS: Takes =
+    Takes::Form("a list of backends, each [host, port], \"host:port\" or \"[IPv6 address]:port\"");
+
 /// An address that is asked by POST.
 const WAKE: Takes = Takes::Form("an address that starts with http://");
 
@@ -148,9 +152,7 @@ pub const ACTIONS: &[ActionRow] = &[
 const PROXY: &[Argument] = &[
     argument(
         "backends",
-        Takes::Form(
-            "a list of backends, each [host, port], \"host:port\" or \"[IPv6 address]:port\"",
-        ),
+        BACKENDS,
         REQUIRED,
         "backends that requests go to, 1 to 1024; one string with commas will do. \
          `[\"2001:db8::1\", 80]` needs no brackets for IPv6. Names are looked up beside the \
@@ -158,6 +160,13 @@ const PROXY: &[Argument] = &[
          the last good addresses stay when a lookup fails. Of a name with several addresses \
          each request gets one by chance; where that address refuses, or says nothing for 250 \
          ms, the others are tried beside it (RFC 8305), within the same attempt",
+    ),
+    argument(
+        "backup",
+        BACKENDS,
+        "none",
+        "backends that requests go to while none of `backends` is usable, each with weight 1, \
+         [below](#backup-backends)",
     ),
     argument(
         "attempts",
@@ -175,9 +184,10 @@ const PROXY: &[Argument] = &[
     ),
     argument(
         "weights",
-        Takes::Form("a list of whole numbers from 0 to 65535, one for each backend, not all 0"),
+        Takes::Form("a list of whole numbers from 0 to 65535, one for each backend"),
         "1 each",
-        "shares of the requests; a backend with 0 gets none",
+        "shares of the requests. A backend with 0 is drained: it gets no new ones, and finishes \
+         what it has. If all are 0 the `backup` ones are used, and without those the reply is 503",
     ),
     argument(
         "healthcheck",

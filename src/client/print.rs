@@ -173,7 +173,10 @@ pub fn rule(host: &str, rule: &Value, etag: Option<&str>, out: &mut impl Write) 
     line("action", rule.get(0).and_then(Value::as_str).unwrap_or("?"))?;
     line("subdoms", &rule.get(2).map(text).unwrap_or_default())?;
     for (name, value) in rule.get(1).and_then(Value::as_object).into_iter().flatten() {
-        line(name, &if name == "backends" { backends(value) } else { text(value) })?;
+        line(
+            name,
+            &if ["backends", "backup"].contains(&&**name) { backends(value) } else { text(value) },
+        )?;
     }
     etag.map_or(Ok(()), |etag| line("etag", etag))
 }

@@ -81,6 +81,8 @@ endings! {
         "As many requests were held as may be.";
     NoBackend, "no_backend", Some(502), Backend, Some(Failure::Unreachable),
         "No backend could be reached.";
+    Drained, "drained", Some(503), Mantrid, None,
+        "The weight of each of the rule's backends is 0.";
     Loop, "loop", Some(508), Mantrid, None,
         "The request came through this proxy before.";
     OwnAddress, "loop", Some(502), Mantrid, None,

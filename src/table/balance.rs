@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use super::backend::{Backend, Target};
-use super::rule::{Algorithm, Proxy};
+use super::rule::Algorithm;
 
 /// Inputs of a choice besides the rule and the state of its backends.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -16,22 +16,21 @@ pub struct Draw {
     pub source: u64,
 }
 
-/// The backend for one attempt, as an index into [`Proxy::backends`]; `None` if none is usable.
+/// The backend for one attempt, as an index into `backends`; `None` if none is usable.
 ///
 /// `open(i)` is the number of requests in flight to backend `i`; `usable(i)` is false for one that
 /// is ejected, full, or was tried already. A backend of weight 0 is never chosen.
 pub fn choose(
-    proxy: &Proxy,
+    (algorithm, backends): (Algorithm, &[Backend]),
     draw: Draw,
     open: impl Fn(usize) -> u32,
     usable: impl Fn(usize) -> bool,
 ) -> Option<usize> {
-    let backends = proxy.backends();
     if let [one] = backends {
         return (one.weight() != 0 && usable(0)).then_some(0);
     }
     let share = |index: usize| if usable(index) { backends[index].weight() } else { 0 };
-    match proxy.algorithm() {
+    match algorithm {
         Algorithm::Random => choose_by_chance(backends.len(), share, draw.random),
         Algorithm::RoundRobin => in_turn(backends.len(), share, draw.turn),
         Algorithm::LeastConnections => least_open(backends.len(), share, open, draw.random),
@@ -171,7 +170,7 @@ fn mix(mut bits: u64) -> u64 {
 mod tests {
     use serde_json::json;
 
-    use super::super::{Action, Names, Rule};
+    use super::super::{Action, Names, Proxy, Rule};
     use super::*;
 
     fn proxy(algorithm: &str, ports: &[u16], weights: &[u16]) -> Proxy {
@@ -182,6 +181,15 @@ mod tests {
             Action::Proxy(proxy) => proxy,
             other => panic!("{other:?}"),
         }
+    }
+
+    fn choose(
+        proxy: &Proxy,
+        draw: Draw,
+        open: impl Fn(usize) -> u32,
+        usable: impl Fn(usize) -> bool,
+    ) -> Option<usize> {
+        super::choose((proxy.algorithm(), proxy.backends()), draw, open, usable)
     }
 
     /// Draw number `turn`: random and source are spread evenly, and the same in every run.

@@ -207,9 +207,11 @@ fn read_action(arguments: &Arguments<'_>, names: &mut Names) -> Result<Action, P
 }
 
 fn read_proxy(arguments: &Arguments<'_>, names: &mut Names) -> Result<Proxy, Problem> {
-    let mut backends = read_backends(arguments, names)?;
+    let missing = || arguments.required("backends", |_| None);
+    let mut backends = read_backends(arguments, "backends", names)?.map_or_else(missing, Ok)?;
     read_weights(arguments, &mut backends)?;
     let options = ProxyOptions {
+        backup: read_backends(arguments, "backup", names)?.map(Vec::into_boxed_slice),
         attempts: arguments.whole("attempts")?.map(|attempts| attempts as u16),
         delay: arguments.seconds("delay")?,
         algorithm: arguments.optional("algorithm", |value| {
@@ -267,17 +269,19 @@ fn read_then(arguments: &Arguments<'_>, names: &mut Names) -> Result<Option<Box<
     }
 }
 
-fn read_backends(arguments: &Arguments<'_>, names: &mut Names) -> Result<Vec<Backend>, Problem> {
-    let value = match arguments.given.get("backends") {
-        Some(value) => value,
-        None => return arguments.required("backends", |_| None),
-    };
-    let takes = &arguments.find("backends").takes;
+fn read_backends(
+    arguments: &Arguments<'_>,
+    name: &str,
+    names: &mut Names,
+) -> Result<Option<Vec<Backend>>, Problem> {
+    let Some(value) = arguments.given.get(name) else { return Ok(None) };
+    let takes = &arguments.find(name).takes;
+    let what = if name == "backup" { "a backup" } else { "a backend" };
     let mut read = |item: &Value| -> Result<Backend, Problem> {
         read_backend(item, names).map_err(|why| {
             problem(
-                "host_kwarg_invalid:backends",
-                format!("a backend of proxy is {}: {why}; expected {takes}", shown(item)),
+                format!("host_kwarg_invalid:{name}"),
+                format!("{what} of proxy is {}: {why}; expected {takes}", shown(item)),
             )
         })
     };
@@ -287,15 +291,15 @@ fn read_backends(arguments: &Arguments<'_>, names: &mut Names) -> Result<Vec<Bac
             let items = list.split(',').map(|item| Value::from(item.trim()));
             items.map(|item| read(&item)).collect::<Result<Vec<_>, _>>()?
         }
-        _ => return Err(arguments.invalid("backends", value)),
+        _ => return Err(arguments.invalid(name, value)),
     };
     match backends.len() {
-        0 => Err(arguments.invalid_for("backends", value, "at least one backend")),
+        0 => Err(arguments.invalid_for(name, value, "at least one backend")),
         count if BACKENDS_MAX < count => Err(problem(
-            "host_kwarg_invalid:backends",
-            format!("proxy has {count} backends; expected at most {BACKENDS_MAX}"),
+            format!("host_kwarg_invalid:{name}"),
+            format!("{name} of proxy has {count} backends; expected at most {BACKENDS_MAX}"),
         )),
-        _ => Ok(backends),
+        _ => Ok(Some(backends)),
     }
 }
 
@@ -362,9 +366,7 @@ fn read_weights(arguments: &Arguments<'_>, backends: &mut [Backend]) -> Result<(
                 .collect::<Option<_>>()?,
             number => vec![weight(number)?],
         };
-        let is_usable =
-            weights.len() == backends.len() && weights.iter().any(|weight| *weight != 0);
-        is_usable.then_some(weights)
+        (weights.len() == backends.len()).then_some(weights)
     })?;
     for (backend, weight) in backends.iter_mut().zip(weights.into_iter().flatten()) {
         backend.set_weight(weight);
@@ -378,11 +380,14 @@ fn object<const N: usize>(arguments: [(&str, Option<Value>); N]) -> Map<String, 
 
 fn proxy_to_json(proxy: &Proxy) -> Map<String, Value> {
     let backends = proxy.backends();
-    let pairs = backends.iter().map(|backend| match backend.target() {
-        Target::Address(address) => json!([address.ip().to_string(), address.port()]),
-        Target::Name(name) => json!([name.host, name.port]),
-    });
-    let mut arguments = object([("backends", Some(pairs.collect()))]);
+    let pairs = |backends: &[Backend]| -> Value {
+        let pairs = backends.iter().map(|backend| match backend.target() {
+            Target::Address(address) => json!([address.ip().to_string(), address.port()]),
+            Target::Name(name) => json!([name.host, name.port]),
+        });
+        pairs.collect()
+    };
+    let mut arguments = object([("backends", Some(pairs(backends)))]);
     if backends.iter().any(|backend| backend.weight() != 1) {
         put(
             &mut arguments,
@@ -391,6 +396,7 @@ fn proxy_to_json(proxy: &Proxy) -> Map<String, Value> {
         );
     }
     if let Some(options) = &proxy.options {
+        put(&mut arguments, "backup", options.backup.as_deref().map(pairs));
         put(&mut arguments, "attempts", options.attempts);
         put(&mut arguments, "delay", options.delay.map(seconds_to_json));
         put(&mut arguments, "algorithm", options.algorithm.map(Algorithm::as_str));

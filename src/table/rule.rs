@@ -29,7 +29,15 @@ impl Rule {
     /// that is no `proxy`, and none of a name that was not found.
     pub fn each_address(&self, mut visit: impl FnMut(SocketAddr)) {
         if let Action::Proxy(proxy) = &self.action {
-            proxy.backends().iter().for_each(|backend| backend.each_address(&mut visit));
+            proxy.all_backends().for_each(|backend| backend.each_address(&mut visit));
+        }
+    }
+
+    /// Visits those of the addresses that new requests may go to.
+    pub fn each_open_address(&self, mut visit: impl FnMut(SocketAddr)) {
+        if let Action::Proxy(proxy) = &self.action {
+            let open = proxy.all_backends().filter(|backend| backend.weight() != 0);
+            open.for_each(|backend| backend.each_address(&mut visit));
         }
     }
 
@@ -116,6 +124,7 @@ pub struct Proxy {
 /// Arguments given besides the backends; `None` is "not given".
 #[derive(Clone, Debug, PartialEq, Default)]
 pub(super) struct ProxyOptions {
+    pub backup: Option<Box<[Backend]>>,
     pub attempts: Option<u16>,
     pub algorithm: Option<Algorithm>,
     pub healthcheck: Option<bool>,
@@ -145,6 +154,31 @@ impl Proxy {
     #[inline]
     pub fn backends(&self) -> &[Backend] {
         self.backends.as_slice()
+    }
+
+    /// Backends that requests go to while none of [`Proxy::backends`] is usable.
+    #[inline]
+    pub fn backup(&self) -> &[Backend] {
+        self.options.as_deref().and_then(|o| o.backup.as_deref()).unwrap_or_default()
+    }
+
+    /// All backends, `backup` last.
+    pub fn all_backends(&self) -> impl Iterator<Item = &Backend> {
+        self.backends().iter().chain(self.backup())
+    }
+
+    /// One of [`Proxy::all_backends`].
+    pub fn backend(&self, index: usize) -> &Backend {
+        let backends = self.backends();
+        match index.checked_sub(backends.len()) {
+            None => &backends[index],
+            Some(index) => &self.backup()[index],
+        }
+    }
+
+    /// Whether the weights say that no backend gets requests.
+    pub fn is_drained(&self) -> bool {
+        self.all_backends().all(|backend| backend.weight() == 0)
     }
 
     /// How many connections are tried for one request.

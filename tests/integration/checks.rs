@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::backend::{Backend, Serving, closed_port, rule_for};
 use crate::daemon::{Daemon, Setup, eventually};
+use crate::events::Events;
 use crate::message::{get, ok};
 
 /// A backend of several hosts: `/health` is answered with the status of the host in question, all
@@ -132,16 +133,8 @@ fn traffic_event_names_the_rules_whose_checks_fail() {
         let checks = standing["checks"].as_array().cloned().unwrap_or_default();
         checks.len() == 2 && checks.iter().all(|check| check["state"] != "unknown")
     });
-    let mut wire = daemon.api().wire;
-    wire.send("GET /events?only=traffic&busiest=0 HTTP/1.1\r\nHost: localhost\r\n\r\n");
-    wire.expect_status(200);
+    let traffic = Events::after_hello(&daemon, "?only=traffic&busiest=0").expect("traffic");
     let expected = json!([{ "rule": "bad.com", "backend": address(&backend) }]);
-    let traffic = loop {
-        let line = String::from_utf8(wire.expect_line()).expect("text");
-        if let Some(data) = line.trim_end().strip_prefix("data: {\"time\"") {
-            break serde_json::from_str::<Value>(&format!("{{\"time\"{data}")).expect("JSON");
-        }
-    };
     assert_eq!(traffic["checks_down"], expected);
     assert_eq!(traffic["down"], json!([]), "good.com uses it");
 }

@@ -22,6 +22,7 @@ mod actions;
 mod activation;
 mod api;
 mod attack;
+mod backup;
 mod bad_responses;
 mod balance;
 mod balancers;

@@ -6,6 +6,7 @@ const ALGORITHMS = ["random", "round_robin", "least_connections", "source"];
 const FIELDS = new Map([
   ["proxy", [
     ["backends", "Backends", "lines", "One per line: host:port or [IPv6]:port"],
+    ["backup", "Backup backends", "lines", "Used while no other is usable", MORE],
     ["algorithm", "Algorithm", ALGORITHMS, "", MORE],
     ["weights", "Weights", "numbers", "One per backend: 3, 1", MORE],
     ["attempts", "Attempts", "number", "Connections to try for a request (1)", MORE],
@@ -50,7 +51,7 @@ const number = (text) => (Number.isFinite(Number(text)) ? Number(text) : text);
 
 function toText(kind, given, name) {
   if (given[name] === undefined) return "";
-  if (kind === "lines") return backendsOf(given).join("\n");
+  if (kind === "lines") return backendsOf({ backends: given[name] }).join("\n");
   return Array.isArray(given[name]) ? given[name].join(", ") : String(given[name]);
 }
 

@@ -530,8 +530,8 @@ fn checks(rule: Option<&Rule>) -> impl Iterator<Item = (&Arc<Check>, &Backend)> 
         _ => None,
     });
     let check = proxy.and_then(Proxy::check);
-    let backends = proxy.map(Proxy::backends).unwrap_or_default();
-    check.into_iter().flat_map(move |check| backends.iter().map(move |backend| (check, backend)))
+    let backends = move || proxy.into_iter().flat_map(Proxy::all_backends);
+    check.into_iter().flat_map(move |check| backends().map(move |backend| (check, backend)))
 }
 
 mod telling;

@@ -78,7 +78,7 @@ impl Held {
         let mut wanted = Wanted::new();
         let queue = self.lock();
         for rule in queue.without_backend() {
-            rule.each_address(|address| _ = wanted.insert((address, rule.check_id())));
+            rule.each_open_address(|address| _ = wanted.insert((address, rule.check_id())));
         }
         wanted
     }
