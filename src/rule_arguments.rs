@@ -53,6 +53,8 @@ pub enum Takes {
     Status(RangeInclusive<u64>),
     /// One of some words.
     OneOf(&'static [&'static str]),
+    /// One of some words, or a form of its own, described.
+    OneOfOr(&'static [&'static str], &'static str),
     /// A form of its own, described.
     Form(&'static str),
 }
@@ -72,6 +74,7 @@ impl fmt::Display for Takes {
             }
             Takes::Status(range) => write!(f, "a status from {} to {}", range.start(), range.end()),
             Takes::OneOf([first @ .., last]) => write!(f, "{} or {last}", first.join(", ")),
+            Takes::OneOfOr(words, other) => write!(f, "{}, {other}", words.join(", ")),
             Takes::OneOf([]) => f.write_str("nothing"),
             Takes::Form(text) => f.write_str(text),
         }
@@ -102,7 +105,7 @@ impl Argument {
     pub fn words(&self) -> &'static [&'static str] {
         match self.takes {
             Takes::Truth => &["true", "false"],
-            Takes::OneOf(words) => words,
+            Takes::OneOf(words) | Takes::OneOfOr(words, _) => words,
             _ => &[],
         }
     }
@@ -178,7 +181,10 @@ const PROXY: &[Argument] = &[
     argument("delay", Takes::Seconds, "1", "the pause before another attempt"),
     argument(
         "algorithm",
-        Takes::OneOf(&["random", "round_robin", "least_connections", "source"]),
+        Takes::OneOfOr(
+            &["random", "round_robin", "least_connections", "source"],
+            "cookie:NAME or field:NAME",
+        ),
         "random",
         "how the next backend is chosen, [below](#load-balancing)",
     ),

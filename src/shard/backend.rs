@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::hash::BuildHasher;
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -24,6 +25,8 @@ use crate::table::{Algorithm, Draw, Name, Proxy, SendProxy, Target, choose};
 pub(super) struct Asking<'a> {
     pub(super) proxy: &'a Proxy,
     pub(super) client: Client,
+    /// Hash by which the backend is chosen, of a rule that goes by a cookie or field.
+    pub(super) affinity: Option<NonZeroU64>,
     pub(super) ticket: RequestTicket,
     /// None from the pool: that was tried.
     pub(super) fresh: bool,
@@ -432,7 +435,11 @@ fn pick(shard: &Shard, asking: Asking<'_>, tried: &[usize]) -> Option<(usize, So
     if backends.len() == 1 && backends[0].weight() != 0 && backup.is_empty() {
         return Some((0, address(0)?));
     }
-    let turn = match proxy.algorithm() {
+    let algorithm = match proxy.algorithm() {
+        Algorithm::Cookie | Algorithm::Field if asking.affinity.is_none() => Algorithm::Random,
+        given => given,
+    };
+    let turn = match algorithm {
         // Another attempt of a request is no turn of its own.
         Algorithm::RoundRobin if tried.is_empty() && !asking.is_repeated() => {
             shard.turn(shard.rule_of(ticket), Turn::next)
@@ -440,15 +447,16 @@ fn pick(shard: &Shard, asking: Asking<'_>, tried: &[usize]) -> Option<(usize, So
         Algorithm::RoundRobin => shard.turn(shard.rule_of(ticket), Turn::current),
         _ => 0,
     };
-    let draw =
-        Draw { random: shard.random(), turn, source: SourceHash::with_seed(0).hash_one(peer) };
+    let own = || SourceHash::with_seed(0).hash_one(peer);
+    let source = asking.affinity.map_or_else(own, NonZeroU64::get);
+    let draw = Draw { random: shard.random(), turn, source };
     let open = |index| address(index).map_or(0, |address| shard.pool.busy(address));
     let usable = |index| {
         !tried.contains(&index)
             && address(index)
                 .is_some_and(|address| !shard.passes_over(proxy, address) && !shard.is_own(address))
     };
-    let (main, spare) = ((proxy.algorithm(), backends), (proxy.algorithm(), backup));
+    let (main, spare) = ((algorithm, backends), (algorithm, backup));
     let at = backends.len();
     choose(main, draw, open, usable)
         .or_else(|| Some(at + choose(spare, draw, |it| open(at + it), |it| usable(at + it))?))

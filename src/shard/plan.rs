@@ -1,13 +1,15 @@
 //! The plan for a request: parse its head, find its rule, and write the head that goes on, or our
 //! own answer. Synchronous and without allocation: the head is read where it arrived.
 
+use std::num::NonZeroU64;
+
 use super::ending::Ending;
 use super::hold::{Hold, Waited};
 use super::request::{Client, Keys, Request};
 use super::route::{self, Route};
 use super::{Shard, Table};
 use crate::http::{self, ReplyTo, RequestForward, RequestHead, Target};
-use crate::table::{Action, Proxy, Scheme, host};
+use crate::table::{self, Action, Algorithm, Proxy, Scheme, host};
 
 pub(super) enum Plan<'t> {
     /// Pass it on. `head` is what the backend gets.
@@ -51,7 +53,8 @@ pub(super) fn plan<'t>(
         Ok(name) => name,
         Err(_) => return refuse(shard, http::Refusal::BadHost),
     };
-    let request = Request {
+    let mut request = Request {
+        affinity: None,
         method: head.method,
         version: head.version,
         framing: head.framing,
@@ -89,6 +92,7 @@ pub(super) fn plan<'t>(
             return Plan::Reply { keys, request, answer, close, ending: Ending::Local };
         }
     };
+    request.affinity = affinity(proxy, &head);
     let forward = RequestForward {
         client: client.peer,
         trusted: client.trusted,
@@ -102,6 +106,16 @@ pub(super) fn plan<'t>(
         http::say_close(&mut out);
     }
     Plan::Proxy { proxy, keys, request, head: out }
+}
+
+/// Hash of the cookie or field by which the rule chooses a backend; `None`: there is none.
+fn affinity(proxy: &Proxy, head: &RequestHead<'_, '_>) -> Option<NonZeroU64> {
+    let name = proxy.affinity()?;
+    let value = match proxy.algorithm() {
+        Algorithm::Cookie => head.cookie(name),
+        _ => head.field(name),
+    };
+    value.map(table::affinity)
 }
 
 /// The host of a request that was planned before.

@@ -1,6 +1,7 @@
 //! Choice of the backend for a request: pure, as weights, counters and chance are arguments.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 
 use super::backend::{Backend, Target};
 use super::rule::Algorithm;
@@ -12,7 +13,7 @@ pub struct Draw {
     pub random: u64,
     /// How many requests this rule had, from any start: the turn for `round_robin`.
     pub turn: u64,
-    /// A hash of the client's address, for `source`.
+    /// A hash of the client's address, for `source`, or of the value that stands for the client.
     pub source: u64,
 }
 
@@ -34,7 +35,9 @@ pub fn choose(
         Algorithm::Random => choose_by_chance(backends.len(), share, draw.random),
         Algorithm::RoundRobin => in_turn(backends.len(), share, draw.turn),
         Algorithm::LeastConnections => least_open(backends.len(), share, open, draw.random),
-        Algorithm::Source => choose_by_source(backends, share, draw.source),
+        Algorithm::Source | Algorithm::Cookie | Algorithm::Field => {
+            choose_by_source(backends, share, draw.source)
+        }
     }
 }
 
@@ -148,14 +151,21 @@ fn identity(backend: &Backend) -> u64 {
             let bits = v6.ip().to_bits();
             mix((bits >> 64) as u64 ^ mix(bits as u64 ^ mix(u64::from(v6.port()))))
         }
-        Target::Name(name) => {
-            // FNV-1a, since a library's hash may change with its version, and all clients with it.
-            let host = name.host.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-                (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-            });
-            mix(host ^ mix(u64::from(name.port)))
-        }
+        Target::Name(name) => mix(fnv(name.host.as_bytes()) ^ mix(u64::from(name.port))),
     }
+}
+
+/// Hash of a value that stands for a client, in place of its address: the same on every shard, and
+/// in every process.
+pub fn affinity(value: &[u8]) -> NonZeroU64 {
+    NonZeroU64::new(mix(fnv(value))).unwrap_or(NonZeroU64::MIN)
+}
+
+/// FNV-1a, since a library's hash may change with its version, and all clients with it.
+fn fnv(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }
 
 /// Spreads every bit over all (the finisher of `SplitMix64`).
@@ -197,7 +207,8 @@ mod tests {
         Draw { random: mix(turn), turn, source: mix(!turn) }
     }
 
-    const EACH: [&str; 4] = ["random", "round_robin", "least_connections", "source"];
+    const EACH: [&str; 6] =
+        ["random", "round_robin", "least_connections", "source", "cookie:sid", "field:X-User"];
 
     #[test]
     fn every_algorithm_keeps_to_the_weights() {
@@ -257,6 +268,20 @@ mod tests {
         let uneven = proxy("least_connections", &[1, 2], &[10, 1]);
         assert_eq!(choose(&uneven, draw(0), |index| [9, 1][index], |_| true), Some(0));
         assert_eq!(choose(&uneven, draw(0), |index| [11, 1][index], |_| true), Some(1));
+    }
+
+    #[test]
+    fn values_that_differ_little_are_spread() {
+        let proxy = proxy("cookie:sid", &[1, 2, 3, 4], &[1, 1, 2, 0]);
+        let mut counts = [0_u32; 4];
+        for number in 0..8000 {
+            let source = affinity(format!("user-{number}").as_bytes()).get();
+            let draw = Draw { random: 0, turn: 0, source };
+            counts[choose(&proxy, draw, |_| 0, |_| true).unwrap()] += 1;
+        }
+        for (count, expected) in counts.into_iter().zip([2000, 2000, 4000, 0]) {
+            assert!(count.abs_diff(expected) <= 200, "{counts:?}");
+        }
     }
 
     #[test]

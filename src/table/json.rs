@@ -16,8 +16,8 @@ use crate::limits::BACKENDS_MAX;
 use crate::rule_arguments::{self, ACTIONS};
 
 use super::arguments::{
-    Arguments, Problem, is_page_name, list, problem, put, seconds_to_json, shorten, shown, text,
-    whole,
+    Arguments, Problem, is_page_name, is_token, list, problem, put, seconds_to_json, shorten,
+    shown, text, whole,
 };
 use super::backend::{Backend, Backends, Names, Target};
 use super::check;
@@ -210,14 +210,13 @@ fn read_proxy(arguments: &Arguments<'_>, names: &mut Names) -> Result<Proxy, Pro
     let missing = || arguments.required("backends", |_| None);
     let mut backends = read_backends(arguments, "backends", names)?.map_or_else(missing, Ok)?;
     read_weights(arguments, &mut backends)?;
+    let algorithm = arguments.optional("algorithm", read_algorithm)?;
     let options = ProxyOptions {
         backup: read_backends(arguments, "backup", names)?.map(Vec::into_boxed_slice),
         attempts: arguments.whole("attempts")?.map(|attempts| attempts as u16),
         delay: arguments.seconds("delay")?,
-        algorithm: arguments.optional("algorithm", |value| {
-            let known = ALGORITHMS.iter().find(|(name, _)| value.as_str() == Some(name));
-            known.map(|(_, algorithm)| *algorithm)
-        })?,
+        algorithm: algorithm.as_ref().map(|(algorithm, _)| *algorithm),
+        affinity: algorithm.and_then(|(_, name)| name),
         healthcheck: arguments.truth("healthcheck")?,
         max_connections: arguments.count("max_connections")?,
         max_requests_per_second: arguments.count("max_requests_per_second")?,
@@ -234,6 +233,21 @@ fn read_proxy(arguments: &Arguments<'_>, names: &mut Names) -> Result<Proxy, Pro
     };
     let options = (options != ProxyOptions::default()).then(|| Arc::new(options));
     Ok(Proxy { backends: Backends::new(backends), options })
+}
+
+/// Reads an algorithm, and the name of the cookie or field that it goes by.
+fn read_algorithm(value: &Value) -> Option<(Algorithm, Option<Box<str>>)> {
+    let text = text(value)?;
+    if let Some((_, algorithm)) = ALGORITHMS.iter().find(|(name, _)| *name == text) {
+        return Some((*algorithm, None));
+    }
+    let (kind, name) = text.split_once(':')?;
+    let algorithm = match kind {
+        "cookie" => Algorithm::Cookie,
+        "field" => Algorithm::Field,
+        _ => return None,
+    };
+    is_token(name).then(|| (algorithm, Some(name.into())))
 }
 
 fn read_spin(arguments: &Arguments<'_>, names: &mut Names) -> Result<Spin, Problem> {
@@ -399,7 +413,12 @@ fn proxy_to_json(proxy: &Proxy) -> Map<String, Value> {
         put(&mut arguments, "backup", options.backup.as_deref().map(pairs));
         put(&mut arguments, "attempts", options.attempts);
         put(&mut arguments, "delay", options.delay.map(seconds_to_json));
-        put(&mut arguments, "algorithm", options.algorithm.map(Algorithm::as_str));
+        let algorithm = options.algorithm.map(|it| match (it, options.affinity.as_deref()) {
+            (Algorithm::Cookie, Some(name)) => format!("cookie:{name}"),
+            (Algorithm::Field, Some(name)) => format!("field:{name}"),
+            (other, _) => other.as_str().to_owned(),
+        });
+        put(&mut arguments, "algorithm", algorithm);
         put(&mut arguments, "healthcheck", options.healthcheck);
         put(&mut arguments, "max_connections", options.max_connections.map(NonZeroU32::get));
         if let Some(check) = &options.check {

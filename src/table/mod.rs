@@ -40,7 +40,7 @@ use foldhash::quality::SeedableRandomState;
 use crate::limits::ALIAS_CHAIN_MAX;
 pub use crate::scheme::Scheme;
 pub use backend::{Backend, Name, Names, Target};
-pub use balance::{Draw, choose};
+pub use balance::{Draw, affinity, choose};
 pub use check::Check;
 pub use edit::{edit, edit_canonical};
 pub use edit_error::EditError;

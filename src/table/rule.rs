@@ -93,6 +93,10 @@ pub enum Algorithm {
     LeastConnections,
     /// A hash of the client's address: the same client, the same backend, as long as it is there.
     Source,
+    /// A hash of the value of a cookie, likewise; chance, where there is none.
+    Cookie,
+    /// A hash of the value of a field, likewise; chance, where there is none.
+    Field,
 }
 
 /// Version of the PROXY protocol.
@@ -127,6 +131,8 @@ pub(super) struct ProxyOptions {
     pub backup: Option<Box<[Backend]>>,
     pub attempts: Option<u16>,
     pub algorithm: Option<Algorithm>,
+    /// Name of the cookie or field of `algorithm`.
+    pub affinity: Option<Box<str>>,
     pub healthcheck: Option<bool>,
     pub max_connections: Option<NonZeroU32>,
     pub max_requests_per_second: Option<NonZeroU32>,
@@ -194,6 +200,11 @@ impl Proxy {
     /// How the next backend is chosen.
     pub fn algorithm(&self) -> Algorithm {
         self.given(|o| o.algorithm).unwrap_or_default()
+    }
+
+    /// Name of the cookie or field whose value decides.
+    pub fn affinity(&self) -> Option<&str> {
+        self.options.as_deref().and_then(|o| o.affinity.as_deref())
     }
 
     /// Whether backends that fail requests are passed over and probed until they recover.
