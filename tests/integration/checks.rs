@@ -11,6 +11,7 @@ use crate::backend::{Backend, Serving, closed_port, rule_for};
 use crate::daemon::{Daemon, Setup, eventually};
 use crate::events::Events;
 use crate::message::{get, ok};
+use crate::roles::{TOKENS, of, with_tokens};
 
 /// A backend of several hosts: `/health` is answered with the status of the host in question, all
 /// else with 200.
@@ -302,4 +303,42 @@ fn arguments_of_checks_are_read_back_as_given() {
         let told = answer.expect_error(400, &format!("a.com:host_kwarg_invalid:{name}"));
         assert!(told.contains(name), "{told}");
     }
+}
+
+/// A shared backend says nothing of the rules of others.
+#[test]
+fn tenant_sees_the_checks_of_its_own_rules() {
+    let (good, bad) = (status(200), status(404));
+    let backend = shared(&[("shop.example", &good), ("other.com", &bad)]);
+    let tcp = rule_for(&[backend.port], json!({"check": "tcp"}));
+    let setup = with_tokens(Setup::new(), TOKENS)
+        .rule("shop.example", rule_for(&[backend.port], quick(json!({}))))
+        .rule("other.com", rule_for(&[backend.port], quick(json!({}))))
+        .rule("tcp.shop.example", tcp.clone())
+        .rule("tcp.other.com", tcp);
+    let daemon = setup.start();
+    expect_told(&daemon, &backend, "down: GET /health of other.com: answered 404");
+    let mut api = of(&daemon, "view");
+    eventually("its checks are up", || {
+        let standing = api.get("/backends/")[address(&backend)].clone();
+        let checks = standing["checks"].as_array().cloned().unwrap_or_default();
+        checks.len() == 2 && checks.iter().all(|check| check["state"] == "up")
+    });
+    let standing = api.get("/backends/")[address(&backend)].clone();
+    assert_eq!((&standing["state"], &standing["checks_down"]), (&json!("up"), &json!(0)));
+    assert!(!standing.to_string().contains("other.com"), "{standing}");
+    let mut events = Events::over(of(&daemon, "view"), "?only=health,traffic&busiest=0");
+    events.expect("hello");
+    assert_eq!(events.expect("traffic")["checks_down"], json!([]));
+    bad.store(200, Ordering::SeqCst);
+    expect_told(&daemon, &backend, "up again: GET /health of other.com");
+    good.store(500, Ordering::SeqCst);
+    let told = loop {
+        let (name, told) = events.next();
+        if name == "health" {
+            break told;
+        }
+    };
+    assert_eq!((&told["check_host"], &told["state"]), (&json!("shop.example"), &json!("down")));
+    assert_eq!(told["rules"], json!(["shop.example"]));
 }

@@ -34,7 +34,7 @@ use probe::Finding;
 use watch::{Now, Watch};
 
 pub(super) use condition::State;
-pub(super) use standing::{CheckStanding, HealthChange, Known, Standing};
+pub(super) use standing::{CheckStanding, HealthChange, Known, RuleFilter, Standing};
 pub(super) use watch::Wanted;
 
 /// Access of the other parts of control, which tell of rules and ask about backends.
@@ -91,9 +91,10 @@ impl Health {
         self.lock().known()
     }
 
-    /// Every backend that has a `check` or is ejected. Nothing is known of others.
-    pub(super) fn states(&self) -> Vec<Standing> {
-        self.lock().states()
+    /// Every backend that has a `check` of a rule that `sees` selects, or is ejected. Nothing is
+    /// known of others.
+    pub(super) fn states(&self, sees: Option<&RuleFilter>) -> Vec<Standing> {
+        self.lock().states(sees)
     }
 
     /// Backends that requests of all rules pass over, as far as rules check them.
@@ -104,8 +105,12 @@ impl Health {
     }
 
     /// Rules and the backends at which their checks fail, so many at most.
-    pub(super) fn failing_rules(&self, most: usize) -> Vec<(Arc<str>, SocketAddr)> {
-        self.lock().failing_rules(most)
+    pub(super) fn failing_rules(
+        &self,
+        most: usize,
+        sees: Option<&RuleFilter>,
+    ) -> Vec<(Arc<str>, SocketAddr)> {
+        self.lock().failing_rules(most, sees)
     }
 
     fn lock(&self) -> MutexGuard<'_, Watch> {
@@ -260,7 +265,7 @@ impl Prober {
             changes
         };
         for change in changes {
-            let HealthChange { backend, state, reason, .. } = &change;
+            let (HealthChange { backend, state, .. }, reason) = (&change, change.explained());
             match state {
                 State::Down => warn!("Backend {backend} is down: {reason}"),
                 State::Ejected => warn!("Backend {backend} is ejected: {reason}"),

@@ -10,6 +10,9 @@ use super::condition::State;
 use crate::limits;
 use crate::table::{Check, host};
 
+/// Selection of rules by name.
+pub(in crate::control) type RuleFilter = Box<dyn Fn(&str) -> bool + Send + Sync>;
+
 /// A check, and the rules that ask for it at one address.
 #[derive(Clone, PartialEq, Debug)]
 pub(in crate::control) struct CheckedFor {
@@ -63,6 +66,16 @@ pub(in crate::control) struct HealthChange {
     pub(in crate::control) reason: String,
     /// The check in question; `None`: requests failed, or are served again.
     pub(in crate::control) check: Option<CheckedFor>,
+}
+
+impl HealthChange {
+    /// The reason with the rules that it is one for.
+    pub(in crate::control) fn explained(&self) -> String {
+        match &self.check {
+            Some(of) => of.explain(&self.reason),
+            None => self.reason.clone(),
+        }
+    }
 }
 
 /// Standing of one check at one address.

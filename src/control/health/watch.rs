@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::condition::{State, Verdict};
 use super::probe::{Finding, Probe};
-use super::standing::{CheckedFor, HealthChange};
+use super::standing::{CheckedFor, HealthChange, RuleFilter};
 use crate::control::pause::{doubled, jittered};
 use crate::limits;
 use crate::link::Failure;
@@ -268,22 +268,28 @@ impl Watch {
             false => self.failing.remove(&spot),
         };
         let Some(checked) = self.checked.get(&spot) else { return };
-        let check = self.checked_for(checked);
-        let reason = check.explain(&checked.reason);
+        let (check, reason) = (self.checked_for(checked, None), checked.reason.clone());
         self.changes.push(HealthChange { backend: spot.0, state, reason, check: Some(check) });
     }
 
-    fn checked_for(&self, checked: &Checked) -> CheckedFor {
-        let id = checked.check.id();
-        let targets = checked.targets.iter().filter_map(|target| self.targets.get(target));
+    /// A check with the rules that ask for it, of which `sees` selects some.
+    fn checked_for(&self, checked: &Checked, sees: Option<&RuleFilter>) -> CheckedFor {
         let (mut rules, mut rules_count) = (Vec::new(), 0);
-        for asked in targets.filter_map(|target| target.checks.get(&id)) {
-            rules_count += asked.rules.len();
-            rules.extend(asked.rules.iter().take(limits::RULES_LISTED_MAX).cloned());
+        for rule in self.rules_of(checked).filter(|rule| sees.is_none_or(|sees| sees(rule))) {
+            rules_count += 1;
+            if rules.len() < limits::RULES_LISTED_MAX {
+                rules.push(rule.clone());
+            }
         }
         rules.sort_unstable();
-        rules.truncate(limits::RULES_LISTED_MAX);
         CheckedFor { check: checked.check.clone(), rules, rules_count }
+    }
+
+    fn rules_of(&self, checked: &Checked) -> impl Iterator<Item = &Arc<str>> {
+        let id = checked.check.id();
+        let targets = checked.targets.iter().filter_map(|target| self.targets.get(target));
+        let asked = targets.filter_map(move |target| target.checks.get(&id));
+        asked.flat_map(|asked| &asked.rules)
     }
 
     /// Requests failed at a backend.

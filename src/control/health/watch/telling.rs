@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::super::condition::State;
-use super::super::standing::{CheckStanding, Known, Standing};
+use super::super::standing::{CheckStanding, Known, RuleFilter, Standing};
 use super::{Checked, Now, Spot, Watch};
 use crate::limits;
 use crate::link::Failure;
@@ -26,26 +26,30 @@ impl Watch {
     pub(in crate::control::health) fn failing_rules(
         &self,
         most: usize,
+        sees: Option<&RuleFilter>,
     ) -> Vec<(Arc<str>, SocketAddr)> {
         let mut all = Vec::new();
         for spot in &self.failing {
             let Some(checked) = self.checked.get(spot) else { continue };
-            let rules = self.checked_for(checked).rules.into_iter();
-            all.extend(rules.map(|rule| (rule, spot.0)));
-            if most <= all.len() {
+            let rules = self.rules_of(checked);
+            let rules = rules.filter(|rule| sees.is_none_or(|sees| sees(rule)));
+            all.extend(rules.take(most - all.len()).map(|rule| (rule.clone(), spot.0)));
+            if all.len() == most {
                 break;
             }
         }
         all.sort_unstable();
-        all.truncate(most);
         all
     }
 
-    /// Every backend that is probed.
-    pub(in crate::control::health) fn states(&self) -> Vec<Standing> {
+    /// Every backend that is probed, with the checks of rules that `sees` selects.
+    pub(in crate::control::health) fn states(&self, sees: Option<&RuleFilter>) -> Vec<Standing> {
         let mut found: HashMap<SocketAddr, [Vec<&Checked>; 2]> = HashMap::new();
         let mut asked: HashSet<SocketAddr> = HashSet::new();
         for ((address, _), checked) in &self.checked {
+            if sees.is_some_and(|sees| !self.rules_of(checked).any(|rule| sees(rule))) {
+                continue;
+            }
             let state = checked.verdict.state();
             if state != State::Unknown {
                 asked.insert(*address);
@@ -55,7 +59,7 @@ impl Watch {
         }
         self.ejected.keys().for_each(|address| _ = found.entry(*address).or_default());
         let standing = |(backend, [down, up]): (SocketAddr, [Vec<&Checked>; 2])| {
-            self.standing(backend, (&down, &up), asked.contains(&backend))
+            self.standing(backend, (&down, &up), asked.contains(&backend), sees)
         };
         found.into_iter().map(standing).collect()
     }
@@ -65,6 +69,7 @@ impl Watch {
         backend: SocketAddr,
         (down, up): (&[&Checked], &[&Checked]),
         is_asked: bool,
+        sees: Option<&RuleFilter>,
     ) -> Standing {
         let state = match (self.ejected.get(&backend), down.len(), up.len()) {
             (Some(_), ..) => State::Ejected,
@@ -77,10 +82,10 @@ impl Watch {
         let (reason, since) = match (self.ejected.get(&backend), down, up) {
             (Some(ejection), ..) => (ejection.reason.clone(), Some(ejection.since)),
             (None, [first], _) => {
-                (self.checked_for(first).explain(&first.reason), Some(first.since))
+                (self.checked_for(first, sees).explain(&first.reason), Some(first.since))
             }
             (None, [first, ..], _) => {
-                let reason = self.checked_for(first).explain(&first.reason);
+                let reason = self.checked_for(first, sees).explain(&first.reason);
                 (format!("{reason}; and {} checks more", down.len() - 1), latest(down))
             }
             (None, [], up) => {
@@ -90,7 +95,7 @@ impl Watch {
         };
         let listed = down.iter().chain(up).take(limits::CHECKS_LISTED_MAX);
         let checks = listed.map(|checked| CheckStanding {
-            checked_for: self.checked_for(checked),
+            checked_for: self.checked_for(checked, sees),
             state: checked.verdict.state(),
             reason: checked.reason.clone(),
             since: checked.since,

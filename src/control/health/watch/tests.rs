@@ -92,7 +92,7 @@ impl Scene {
 
     /// Rules and the backends at which their checks fail.
     fn failing(&self) -> Vec<String> {
-        let failing = self.watch.failing_rules(100).into_iter();
+        let failing = self.watch.failing_rules(100, None).into_iter();
         failing.map(|(rule, backend)| format!("{rule} {backend}")).collect()
     }
 
@@ -151,7 +151,7 @@ fn a_checked_backend_is_probed_at_once_and_then_in_time() {
     assert_eq!(scene.probe(BAD), ["10.0.0.1:80"]);
     assert_eq!(scene.told(), ["10.0.0.1:80 down"]);
     assert_eq!(scene.down(), ["10.0.0.1:80"]);
-    let standing = &scene.watch.states()[0];
+    let standing = &scene.watch.states(None)[0];
     assert_eq!((standing.state, standing.since), (State::Down, scene.now.date));
     assert_eq!(standing.reason, "GET /health of a: answered 500, 3 times");
     scene.pass(DOWN);
@@ -355,7 +355,7 @@ fn a_rule_goes_by_its_own_check() {
     assert!(scene.down().is_empty(), "others use it");
     let told = scene.watch.take_changes();
     assert_eq!(told[0].reason, "GET / of bad: answered 500");
-    let standing = &scene.watch.states()[0];
+    let standing = &scene.watch.states(None)[0];
     assert_eq!((standing.state, standing.checks_down), (State::PartlyDown, 1));
     assert_eq!(standing.reason, "GET / of bad: answered 500");
     assert_eq!(standing.checks[0].checked_for.rules, ["bad".into()]);
@@ -374,7 +374,7 @@ fn rules_with_the_same_check_share_its_probes() {
         .collect();
     rules.iter().for_each(|(name, rule)| scene.change_of(name, None, Some(rule)));
     assert_eq!(scene.probe(Finding::Closed).len(), 1);
-    let standing = &scene.watch.states()[0];
+    let standing = &scene.watch.states(None)[0];
     assert_eq!(standing.state, State::Down);
     let reason = "tcp: closed the connection (rules r00, r01, r02 and 47 more)";
     // Of so many rules some are kept at hand.
@@ -453,7 +453,7 @@ fn another_process_knows_the_same_afterwards() {
     other.watch.recall(known, other.now);
     assert_eq!(other.failing(), ["two 10.0.0.1:80"]);
     assert_eq!(other.down(), ["10.0.0.9:80"]);
-    let standing = other.watch.states();
+    let standing = other.watch.states(None);
     let shared = standing.iter().find(|it| it.backend == address("10.0.0.1:80")).expect("it");
     assert_eq!((shared.state, &*shared.reason), (State::PartlyDown, "GET / of two: answered 500"));
     // As a version before this one told it.
