@@ -27,8 +27,6 @@ use crate::table::{Algorithm, Draw, Name, Proxy, SendProxy, Target, choose};
 pub(super) struct Asking<'a> {
     pub(super) proxy: &'a Proxy,
     pub(super) client: Client,
-    /// Hash by which the backend is chosen, of a rule that goes by a cookie or field.
-    pub(super) affinity: Option<NonZeroU64>,
     pub(super) ticket: RequestTicket,
     /// None from the pool: that was tried.
     pub(super) fresh: bool,
@@ -437,9 +435,12 @@ fn pick(shard: &Shard, asking: Asking<'_>, tried: &[usize]) -> Option<(usize, So
     if backends.len() == 1 && backends[0].weight() != 0 && backup.is_empty() {
         return Some((0, address(0)?));
     }
-    let algorithm = match proxy.algorithm() {
-        Algorithm::Cookie | Algorithm::Field if asking.affinity.is_none() => Algorithm::Random,
-        given => given,
+    let (algorithm, affinity) = match proxy.algorithm() {
+        given @ (Algorithm::Cookie | Algorithm::Field) => match shard.affinity_of(ticket) {
+            Some(affinity) => (given, Some(affinity)),
+            None => (Algorithm::Random, None),
+        },
+        given => (given, None),
     };
     let turn = match algorithm {
         // Another attempt of a request is no turn of its own.
@@ -450,7 +451,7 @@ fn pick(shard: &Shard, asking: Asking<'_>, tried: &[usize]) -> Option<(usize, So
         _ => 0,
     };
     let own = || SourceHash::with_seed(0).hash_one(peer);
-    let source = asking.affinity.map_or_else(own, NonZeroU64::get);
+    let source = affinity.map_or_else(own, NonZeroU64::get);
     let draw = Draw { random: shard.random(), turn, source };
     let open = |index| address(index).map_or(0, |address| shard.pool.busy(address));
     let usable = |index| {

@@ -163,7 +163,6 @@ fn asking<'a>(
     Asking {
         proxy,
         client: side.client,
-        affinity: request.affinity,
         ticket: side.ticket,
         // Idle connections may be as dead as the one that the request was sent on before.
         fresh: 0 < waited.map_or(0, |waited| waited.silences) + again,

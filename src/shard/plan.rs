@@ -12,8 +12,15 @@ use crate::http::{self, ReplyTo, RequestForward, RequestHead, Target};
 use crate::table::{self, Action, Algorithm, Proxy, Scheme, host};
 
 pub(super) enum Plan<'t> {
-    /// Pass it on. `head` is what the backend gets.
-    Proxy { proxy: &'t Proxy, keys: Keys, request: Request, head: Vec<u8> },
+    /// Pass it on. `head` is what the backend gets; `affinity` the hash of the cookie or field that
+    /// decides on the backend, of a rule that goes by one.
+    Proxy {
+        proxy: &'t Proxy,
+        keys: Keys,
+        request: Request,
+        head: Vec<u8>,
+        affinity: Option<NonZeroU64>,
+    },
     /// Keep it until the table says otherwise.
     Hold { keys: Keys, request: Request, hold: Box<Hold> },
     /// Answer it here. `close` is what the answer says.
@@ -53,8 +60,7 @@ pub(super) fn plan<'t>(
         Ok(name) => name,
         Err(_) => return refuse(shard, http::Refusal::BadHost),
     };
-    let mut request = Request {
-        affinity: None,
+    let request = Request {
         method: head.method,
         version: head.version,
         framing: head.framing,
@@ -92,7 +98,7 @@ pub(super) fn plan<'t>(
             return Plan::Reply { keys, request, answer, close, ending: Ending::Local };
         }
     };
-    request.affinity = affinity(proxy, &head);
+    let affinity = affinity(proxy, &head);
     let forward = RequestForward {
         client: client.peer,
         trusted: client.trusted,
@@ -105,7 +111,7 @@ pub(super) fn plan<'t>(
     if !proxy.keep_alive() && !head.upgrade {
         http::say_close(&mut out);
     }
-    Plan::Proxy { proxy, keys, request, head: out }
+    Plan::Proxy { proxy, keys, request, head: out, affinity }
 }
 
 /// Hash of the cookie or field by which the rule chooses a backend; `None`: there is none.

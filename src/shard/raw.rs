@@ -189,8 +189,6 @@ async fn attempt(
     let asking = Asking {
         proxy,
         client: side.client,
-        // No head, no cookie.
-        affinity: None,
         ticket: side.ticket,
         fresh: true,
         repeatable: false,

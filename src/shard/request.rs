@@ -2,7 +2,6 @@
 //! counted, and what follows it on its connection.
 
 use std::net::IpAddr;
-use std::num::NonZeroU64;
 
 use crate::http::{HttpDate, Method, ReplyTo, RequestFraming, TrailerRules, Version};
 use crate::limits;
@@ -47,8 +46,6 @@ pub(super) struct Request {
     pub(super) expect_continue: bool,
     /// The request asks for another protocol.
     pub(super) upgrade: bool,
-    /// Hash of the cookie or field that decides on the backend, of a rule that goes by one.
-    pub(super) affinity: Option<NonZeroU64>,
     /// The request brings credentials that authenticate the connection on which it goes out.
     pub(super) authenticates: bool,
 }

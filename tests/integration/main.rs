@@ -21,6 +21,7 @@ mod stand_in;
 mod access_log;
 mod actions;
 mod activation;
+mod affinity;
 mod api;
 mod attack;
 mod backup;

@@ -7,7 +7,7 @@ const FIELDS = new Map([
   ["proxy", [
     ["backends", "Backends", "lines", "One per line: host:port or [IPv6]:port"],
     ["backup", "Backup backends", "lines", "Used while no other is usable", MORE],
-    ["algorithm", "Algorithm", ALGORITHMS, "", MORE],
+    ["algorithm", "Algorithm", ALGORITHMS, "Or cookie:NAME, field:NAME", { more: true, open: true }],
     ["weights", "Weights", "numbers", "One per backend: 3, 1", MORE],
     ["attempts", "Attempts", "number", "Connections to try for a request (1)", MORE],
     ["delay", "Delay", "number", "Seconds between them (1)", MORE],
@@ -67,11 +67,17 @@ function fromText(kind, text) {
 // `after` is the rule to be (null: none).
 let change = null;
 
-function makeField([name, label, kind, hint, { more } = {}], given) {
+function makeField([name, label, kind, hint, { more, open } = {}], given) {
   const properties = { id: `field-${name}`, autocomplete: "off", spellcheck: false };
   const value = toText(kind, given, name);
   let input;
-  if (Array.isArray(kind)) {
+  let list = [];
+  if (Array.isArray(kind) && open) {
+    input = make("input", properties);
+    input.setAttribute("list", `list-${name}`);
+    list = [make("datalist", { id: `list-${name}` },
+      ...kind.map((choice) => make("option", { value: choice })))];
+  } else if (Array.isArray(kind)) {
     input = make("select", properties, make("option", { value: "", textContent: "default" }),
       ...kind.map((choice) => make("option", { value: choice, textContent: choice })));
   } else {
@@ -81,7 +87,7 @@ function makeField([name, label, kind, hint, { more } = {}], given) {
   input.value = value;
   input.setAttribute("aria-describedby", `hint-${name} error-${name}`);
   const node = make("div", { className: "field" },
-    make("label", { htmlFor: properties.id, textContent: label }), input,
+    make("label", { htmlFor: properties.id, textContent: label }), input, ...list,
     make("small", { id: `hint-${name}`, textContent: hint }),
     make("small", { id: `error-${name}`, className: "error" }));
   return { node, more, isFilled: value !== "" };
