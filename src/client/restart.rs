@@ -12,20 +12,14 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitStatus};
 use std::time::Duration;
 
-use http_body_util::Empty;
-use hyper::Request;
-use hyper::body::Bytes;
-use hyper::client::conn::http1;
-use hyper::header::{CONNECTION, HOST};
-use hyper_util::rt::TokioIo;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::arguments::Restart;
+use super::backend::{Backend, Check};
 use super::change::duration;
 use super::failure::{Failure, say};
 use super::print::plain;
@@ -276,22 +270,14 @@ async fn answers(
 ) -> Result<(), Failed> {
     let until = Instant::now() + most;
     let check = Check::of(name, &rule[1]);
-    let backends: Vec<(String, u16)> = rule[1]["backends"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(|pair| {
-            let port = pair[1].as_u64().and_then(|port| u16::try_from(port).ok());
-            Some((pair[0].as_str()?.to_owned(), port?))
-        })
-        .collect();
+    let backends = Backend::all_of(rule);
     loop {
         let mut why = String::new();
-        for (host, port) in &backends {
-            let look = timeout(LOOK_TIME, look(host, *port, check.as_ref()));
+        for backend in &backends {
+            let look = timeout(LOOK_TIME, backend.look(check.as_ref()));
             match look.await.unwrap_or_else(|_| Err("no answer in time".to_owned())) {
                 Ok(()) => return Ok(()),
-                Err(error) => why = format!("{}:{port}: {error}", plain(host)),
+                Err(error) => why = format!("{}: {error}", plain(&backend.to_string())),
             }
         }
         if until <= Instant::now() {
@@ -306,59 +292,5 @@ async fn answers(
                 return Err(Failed { code, why });
             }
         }
-    }
-}
-
-/// Check of a rule that is a request.
-struct Check<'r> {
-    path: &'r str,
-    host: &'r str,
-    statuses: Vec<(u16, u16)>,
-}
-
-impl<'r> Check<'r> {
-    /// The check of the rule of this name, if it has one.
-    fn of(name: &'r str, arguments: &'r Value) -> Option<Check<'r>> {
-        let path = arguments["check"].as_str().filter(|check| check.starts_with('/'))?;
-        let own = name.split_once("://").map_or(name, |(_, host)| host);
-        let host = arguments["check_host"].as_str().unwrap_or(own);
-        let statuses = match &arguments["check_status"] {
-            Value::Array(items) => items.iter().map(ToString::to_string).collect(),
-            Value::Null => vec!["200-399".to_owned()],
-            one => vec![one.to_string()],
-        };
-        let statuses = statuses.iter().flat_map(|text| text.split(',')).filter_map(range);
-        Some(Check { path, host, statuses: statuses.collect() })
-    }
-
-    fn expects(&self, status: u16) -> bool {
-        self.statuses.iter().any(|(first, last)| (*first..=*last).contains(&status))
-    }
-}
-
-/// A status or a range of them, as JSON or a part of it.
-fn range(text: &str) -> Option<(u16, u16)> {
-    let text = text.trim_matches(['"', ' ']);
-    let (first, last) = text.split_once('-').unwrap_or((text, text));
-    Some((first.trim().parse().ok()?, last.trim().parse().ok()?))
-}
-
-/// Whether a backend accepts connections; with a check, whether it answers an expected status.
-async fn look(host: &str, port: u16, check: Option<&Check<'_>>) -> Result<(), String> {
-    let text = |error: std::io::Error| error.to_string();
-    let stream = TcpStream::connect((host, port)).await.map_err(text)?;
-    let Some(check) = check else { return Ok(()) };
-    let text = |error: hyper::Error| error.to_string();
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(text)?;
-    tokio::spawn(connection);
-    let request = Request::get(check.path)
-        .header(HOST, check.host)
-        .header(CONNECTION, "close")
-        .body(Empty::<Bytes>::new())
-        .map_err(|error| error.to_string())?;
-    let status = sender.send_request(request).await.map_err(text)?.status();
-    match check.expects(status.as_u16()) {
-        true => Ok(()),
-        false => Err(format!("{} answers {status}", check.path)),
     }
 }

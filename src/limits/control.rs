@@ -113,6 +113,8 @@ pub const CHECK_PAUSE_MIN: Duration = Duration::from_millis(100);
 pub const EJECTED_EVERY: Duration = Duration::from_secs(1);
 /// Timeout for a probe of an ejected backend.
 pub const PROBE_TIME: Duration = Duration::from_secs(2);
+/// Pause before a Unix socket is probed again whose queue of connections is full.
+pub const PROBE_AGAIN: Duration = Duration::from_millis(50);
 /// Probes of one address per second, of all its checks together: each rule may have a check of its
 /// own, and ten thousand rules may share a server. Where more are due, the intervals stretch.
 pub const ADDRESS_PROBES_PER_SECOND: u32 = 100;

@@ -2,20 +2,21 @@
 //! nearly always empty. A request looks at one flag; only when that is set, at the sets.
 
 use std::collections::HashSet;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
+
+use crate::address::Address;
 
 type Set<T> = HashSet<T, foldhash::fast::RandomState>;
 
 #[derive(Default)]
 struct Unusable {
     /// Addresses at which requests failed, of any rule.
-    ejected: Set<SocketAddr>,
+    ejected: Set<Address>,
     /// Addresses with the id of a check that fails there.
-    failing: Set<(SocketAddr, u64)>,
+    failing: Set<(Address, u64)>,
 }
 
 /// Backends that requests pass over while there are others. Shards read the sets, control replaces
@@ -36,20 +37,20 @@ impl Down {
     }
 
     /// Whether requests failed at a backend, and it is not back.
-    pub(crate) fn is_ejected(&self, backend: SocketAddr) -> bool {
+    pub(crate) fn is_ejected(&self, backend: Address) -> bool {
         !self.is_empty() && self.unusable.load().ejected.contains(&backend)
     }
 
     /// Whether the check with this id fails at a backend.
-    pub(crate) fn is_failing(&self, backend: SocketAddr, check: u64) -> bool {
+    pub(crate) fn is_failing(&self, backend: Address, check: u64) -> bool {
         !self.is_empty() && self.unusable.load().failing.contains(&(backend, check))
     }
 
     /// Replaces the sets. Called by control only.
     pub(crate) fn publish(
         &self,
-        ejected: impl Iterator<Item = SocketAddr>,
-        failing: impl Iterator<Item = (SocketAddr, u64)>,
+        ejected: impl Iterator<Item = Address>,
+        failing: impl Iterator<Item = (Address, u64)>,
     ) {
         let unusable = Unusable { ejected: ejected.collect(), failing: failing.collect() };
         let any = !unusable.ejected.is_empty() || !unusable.failing.is_empty();
@@ -60,11 +61,13 @@ impl Down {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
 
     #[test]
     fn what_is_published_is_all_there_is() {
-        let [a, b] = [1, 2].map(|port| SocketAddr::from(([10, 0, 0, 1], port)));
+        let [a, b] = [1, 2].map(|port| SocketAddr::from(([10, 0, 0, 1], port)).into());
         let none = || std::iter::empty();
         let down = Down::default();
         assert!(down.is_empty() && !down.is_ejected(a));

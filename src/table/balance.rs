@@ -1,10 +1,10 @@
 //! Choice of the backend for a request: pure, as weights, counters and chance are arguments.
 
-use std::net::SocketAddr;
 use std::num::NonZeroU64;
 
 use super::backend::{Backend, Target};
 use super::rule::Algorithm;
+use crate::address::Address;
 
 /// Inputs of a choice besides the rule and the state of its backends.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -144,12 +144,15 @@ fn choose_by_source(
 /// A number for a backend that does not depend on its place in the list, nor on the process.
 fn identity(backend: &Backend) -> u64 {
     match backend.target() {
-        Target::Address(SocketAddr::V4(v4)) => {
+        Target::Address(Address::V4(v4)) => {
             mix(u64::from(v4.ip().to_bits()) << 16 | u64::from(v4.port()))
         }
-        Target::Address(SocketAddr::V6(v6)) => {
+        Target::Address(Address::V6(v6)) => {
             let bits = v6.ip().to_bits();
             mix((bits >> 64) as u64 ^ mix(bits as u64 ^ mix(u64::from(v6.port()))))
+        }
+        Target::Address(Address::Unix(_)) => {
+            mix(fnv(backend.path().unwrap_or_default().as_bytes()))
         }
         Target::Name(name) => mix(fnv(name.host.as_bytes()) ^ mix(u64::from(name.port))),
     }

@@ -5,7 +5,7 @@ const MORE = { more: true };
 const ALGORITHMS = ["random", "round_robin", "least_connections", "source"];
 const FIELDS = new Map([
   ["proxy", [
-    ["backends", "Backends", "lines", "One per line: host:port or [IPv6]:port"],
+    ["backends", "Backends", "lines", "One per line: host:port, [IPv6]:port or unix:/path"],
     ["backup", "Backup backends", "lines", "Used while no other is usable", MORE],
     ["algorithm", "Algorithm", ALGORITHMS, "Or cookie:NAME, field:NAME", { more: true, open: true }],
     ["weights", "Weights", "numbers", "One per backend: 3, 1", MORE],

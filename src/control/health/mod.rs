@@ -14,7 +14,6 @@ use std::collections::HashSet;
 use std::convert::Infallible;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
@@ -27,6 +26,7 @@ use super::change::RuleChange;
 use super::loops::Met;
 use super::pause::until;
 use super::resolver::Lookups;
+use crate::address::Address;
 use crate::limits;
 use crate::link::{BackendReport, ControlEnd, Published, is_local};
 use crate::table::Snapshot;
@@ -98,8 +98,8 @@ impl Health {
     }
 
     /// Backends that requests of all rules pass over, as far as rules check them.
-    pub(super) fn down(&self) -> Vec<SocketAddr> {
-        let mut down: Vec<SocketAddr> = self.lock().down().into_iter().collect();
+    pub(super) fn down(&self) -> Vec<Address> {
+        let mut down: Vec<Address> = self.lock().down().into_iter().collect();
         down.sort_unstable();
         down
     }
@@ -109,7 +109,7 @@ impl Health {
         &self,
         most: usize,
         sees: Option<&RuleFilter>,
-    ) -> Vec<(Arc<str>, SocketAddr)> {
+    ) -> Vec<(Arc<str>, Address)> {
         self.lock().failing_rules(most, sees)
     }
 
@@ -239,7 +239,7 @@ impl Prober {
             return;
         }
         self.look_at = Instant::now() + limits::EJECTED_LOOK;
-        let mut unused: HashSet<SocketAddr> = self.health.lock().ejected().collect();
+        let mut unused: HashSet<Address> = self.health.lock().ejected().collect();
         if unused.is_empty() {
             return;
         }
@@ -283,7 +283,7 @@ fn now() -> Now {
 }
 
 /// Leaves the addresses that no rule passes requests on to.
-fn remove_used(table: &Snapshot, addresses: &mut HashSet<SocketAddr>) {
+fn remove_used(table: &Snapshot, addresses: &mut HashSet<Address>) {
     for (_, rule) in table.iter() {
         rule.each_address(|address| _ = addresses.remove(&address));
     }

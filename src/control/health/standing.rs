@@ -1,12 +1,12 @@
 //! Health as it is told: of a backend, of one check of it, and of the changes of both.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use serde_json::{Map, Value, json};
 
 use super::condition::State;
+use crate::address::Address;
 use crate::limits;
 use crate::table::{Check, host};
 
@@ -61,7 +61,7 @@ impl CheckedFor {
 /// A backend that was ejected or came back, or a check that turned.
 #[derive(Clone, PartialEq, Debug)]
 pub(in crate::control) struct HealthChange {
-    pub(in crate::control) backend: SocketAddr,
+    pub(in crate::control) backend: Address,
     pub(in crate::control) state: State,
     pub(in crate::control) reason: String,
     /// The check in question; `None`: requests failed, or are served again.
@@ -90,7 +90,7 @@ pub(in crate::control) struct CheckStanding {
 /// Standing of a backend that is probed.
 #[derive(Clone, Debug)]
 pub(in crate::control) struct Standing {
-    pub(in crate::control) backend: SocketAddr,
+    pub(in crate::control) backend: Address,
     pub(in crate::control) state: State,
     pub(in crate::control) reason: String,
     pub(in crate::control) since: SystemTime,
@@ -103,7 +103,7 @@ pub(in crate::control) struct Standing {
 /// Knowledge of a backend, or of a check of it, that another process is to have.
 #[derive(Clone, Debug)]
 pub(in crate::control) struct Known {
-    pub(in crate::control) backend: SocketAddr,
+    pub(in crate::control) backend: Address,
     /// [`Check::parameters`]; `None`: the backend itself.
     pub(in crate::control) check: Option<String>,
     pub(in crate::control) state: State,

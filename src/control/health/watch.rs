@@ -7,13 +7,13 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::condition::{State, Verdict};
 use super::probe::{Finding, Probe};
 use super::standing::{CheckedFor, HealthChange, RuleFilter};
+use crate::address::Address;
 use crate::control::pause::{doubled, jittered};
 use crate::limits;
 use crate::link::Failure;
@@ -27,7 +27,7 @@ pub(super) struct Now {
 }
 
 /// An address and the id of a check of it.
-type Spot = (SocketAddr, u64);
+type Spot = (Address, u64);
 
 /// A check that rules ask for.
 struct Asked {
@@ -39,7 +39,7 @@ struct Asked {
 struct TargetChecks {
     backend: Backend,
     /// Addresses that are probed.
-    addresses: Vec<SocketAddr>,
+    addresses: Vec<Address>,
     /// Checks by id.
     checks: HashMap<u64, Asked>,
 }
@@ -51,7 +51,7 @@ impl TargetChecks {
     }
 }
 
-fn addresses(backend: &Backend) -> Vec<SocketAddr> {
+fn addresses(backend: &Backend) -> Vec<Address> {
     let mut addresses = Vec::new();
     backend.each_address(|address| addresses.push(address));
     addresses
@@ -72,11 +72,11 @@ struct Checked {
 #[derive(Copy, Clone)]
 enum Subject {
     Check(Spot),
-    Ejected(SocketAddr),
+    Ejected(Address),
 }
 
 impl Subject {
-    fn address(self) -> SocketAddr {
+    fn address(self) -> Address {
         match self {
             Subject::Check((address, _)) | Subject::Ejected(address) => address,
         }
@@ -103,7 +103,7 @@ struct Ejection {
 }
 
 /// Addresses that requests wait for, each with the check by which their rule goes.
-pub(in crate::control) type Wanted = HashSet<(SocketAddr, Option<u64>)>;
+pub(in crate::control) type Wanted = HashSet<(Address, Option<u64>)>;
 
 /// Everything that is probed.
 #[derive(Default)]
@@ -114,13 +114,13 @@ pub(super) struct Watch {
     named_at: Option<Instant>,
     checked: HashMap<Spot, Checked>,
     /// How many checks each address has.
-    counts: HashMap<SocketAddr, u32>,
+    counts: HashMap<Address, u32>,
     /// Checks that fail.
     failing: HashSet<Spot>,
-    ejected: HashMap<SocketAddr, Ejection>,
+    ejected: HashMap<Address, Ejection>,
     /// Time at which a backend that had given requests no response came back by its probes, and its
     /// relapses.
-    back: HashMap<SocketAddr, (Instant, u32)>,
+    back: HashMap<Address, (Instant, u32)>,
     planned: HashMap<u64, Planned>,
     /// Probes by time; entries that do not agree with `planned` are void.
     due: BinaryHeap<Reverse<(Instant, u64)>>,
@@ -200,7 +200,7 @@ impl Watch {
     }
 
     /// Checks an address for a target, from now on.
-    fn start(&mut self, address: SocketAddr, check: &Arc<Check>, target: &Arc<str>, now: Now) {
+    fn start(&mut self, address: Address, check: &Arc<Check>, target: &Arc<str>, now: Now) {
         let spot = (address, check.id());
         if let Some(checked) = self.checked.get_mut(&spot) {
             if !checked.targets.contains(target) {
@@ -245,7 +245,7 @@ impl Watch {
     }
 
     /// Least pause between two probes of one check at an address: all its checks share a rate.
-    fn pace(&self, address: SocketAddr) -> Duration {
+    fn pace(&self, address: Address) -> Duration {
         let count = self.counts.get(&address).copied().unwrap_or(0);
         Duration::from_secs(1) * count / limits::ADDRESS_PROBES_PER_SECOND
     }
@@ -293,16 +293,19 @@ impl Watch {
     }
 
     /// Requests failed at a backend.
-    pub(super) fn failed(&mut self, backend: SocketAddr, how: Failure, now: Now) {
+    pub(super) fn failed(&mut self, backend: Address, how: Failure, now: Now) {
         let count = limits::EJECT_AFTER;
         let reason = match how {
-            Failure::Unreachable => format!("{count} connections in a row could not be opened"),
+            Failure::Unreachable(why) => {
+                let why = why.map(|why| format!(": {why}")).unwrap_or_default();
+                format!("{count} connections in a row could not be opened{why}")
+            }
             Failure::Silent => format!("{count} requests in a row got no answer"),
         };
         self.eject(backend, how, reason, now);
     }
 
-    fn eject(&mut self, backend: SocketAddr, how: Failure, reason: String, now: Now) {
+    fn eject(&mut self, backend: Address, how: Failure, reason: String, now: Now) {
         if self.ejected.contains_key(&backend) || limits::EJECTED_MAX <= self.ejected.len() {
             return;
         }
@@ -318,7 +321,7 @@ impl Watch {
     }
 
     /// Ends the ejection of a backend.
-    fn restore(&mut self, backend: SocketAddr, reason: &str) -> Option<Ejection> {
+    fn restore(&mut self, backend: Address, reason: &str) -> Option<Ejection> {
         let ejection = self.ejected.remove(&backend)?;
         self.planned.remove(&ejection.probe);
         let reason = reason.to_owned();
@@ -327,7 +330,7 @@ impl Watch {
     }
 
     /// How often a backend failed again soon after its probes had called it well.
-    fn relapses(&mut self, backend: SocketAddr, now: Instant) -> u32 {
+    fn relapses(&mut self, backend: Address, now: Instant) -> u32 {
         let is_recent = |at: Instant| now.saturating_duration_since(at) < limits::RELAPSE_TIME;
         if limits::EJECTED_MAX <= self.back.len() {
             self.back.retain(|_, (at, _)| is_recent(*at));
@@ -344,7 +347,7 @@ impl Watch {
             // A backend whose check fails may well serve other rules.
             if !check.is_some_and(|check| self.failing.contains(&(*backend, check))) {
                 let reason = "a request waits for it".to_owned();
-                self.eject(*backend, Failure::Unreachable, reason, now);
+                self.eject(*backend, Failure::Unreachable(None), reason, now);
             }
         }
         self.wanted = wanted;
@@ -365,12 +368,12 @@ impl Watch {
     }
 
     /// A backend that was said to fail has answered a request.
-    pub(super) fn answered(&mut self, backend: SocketAddr) {
+    pub(super) fn answered(&mut self, backend: Address) {
         self.restore(backend, "answers requests again");
     }
 
     /// Forgets an ejected backend that no rule uses any more.
-    pub(super) fn forget(&mut self, backend: SocketAddr) {
+    pub(super) fn forget(&mut self, backend: Address) {
         self.restore(backend, "no rule uses it any more");
     }
 
@@ -413,7 +416,7 @@ impl Watch {
     }
 
     /// The next probe to be made now.
-    pub(super) fn next(&mut self, now: Instant) -> Option<(u64, SocketAddr, Probe)> {
+    pub(super) fn next(&mut self, now: Instant) -> Option<(u64, Address, Probe)> {
         if self.full_until(now).is_some() {
             return None;
         }
@@ -515,7 +518,7 @@ impl Watch {
     }
 
     /// Backends that requests of all rules should pass over.
-    pub(super) fn ejected(&self) -> impl Iterator<Item = SocketAddr> {
+    pub(super) fn ejected(&self) -> impl Iterator<Item = Address> {
         self.ejected.keys().copied()
     }
 

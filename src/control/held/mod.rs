@@ -11,7 +11,6 @@ mod queue;
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -20,6 +19,7 @@ use tokio::sync::Notify;
 
 use super::health::Wanted;
 use super::pause::until;
+use crate::address::Address;
 use crate::limits;
 use crate::link::{ByKey, ControlEnd, Published, Report, TaggedTable};
 use crate::table::{Rule, Snapshot};
@@ -57,7 +57,7 @@ impl Held {
 
     /// Lets requests go that waited for a backend which is up again: for rules with this check, or
     /// for all.
-    pub(super) fn reached(&self, backend: SocketAddr, check: Option<u64>) {
+    pub(super) fn reached(&self, backend: Address, check: Option<u64>) {
         let mut queue = self.lock();
         let mut outcome = Outcome::default();
         let has = |rule: &Rule| {

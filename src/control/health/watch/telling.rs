@@ -1,23 +1,22 @@
 //! Knowledge of a watch as it is told, and as another process hands it over.
 
 use std::collections::{HashMap, HashSet};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::super::condition::State;
 use super::super::standing::{CheckStanding, Known, RuleFilter, Standing};
 use super::{Checked, Now, Spot, Watch};
+use crate::address::Address;
 use crate::limits;
 use crate::link::Failure;
 
 impl Watch {
     /// Backends that no rule with a check can use, and those that are ejected.
-    pub(in crate::control::health) fn down(&self) -> HashSet<SocketAddr> {
-        let mut failing: HashMap<SocketAddr, u32> = HashMap::new();
+    pub(in crate::control::health) fn down(&self) -> HashSet<Address> {
+        let mut failing: HashMap<Address, u32> = HashMap::new();
         self.failing.iter().for_each(|(address, _)| *failing.entry(*address).or_default() += 1);
-        let is_down =
-            |(address, count): &(SocketAddr, u32)| self.counts.get(address) == Some(count);
+        let is_down = |(address, count): &(Address, u32)| self.counts.get(address) == Some(count);
         let down = failing.into_iter().filter(is_down).map(|(address, _)| address);
         down.chain(self.ejected()).collect()
     }
@@ -27,7 +26,7 @@ impl Watch {
         &self,
         most: usize,
         sees: Option<&RuleFilter>,
-    ) -> Vec<(Arc<str>, SocketAddr)> {
+    ) -> Vec<(Arc<str>, Address)> {
         let mut all = Vec::new();
         for spot in &self.failing {
             let Some(checked) = self.checked.get(spot) else { continue };
@@ -44,8 +43,8 @@ impl Watch {
 
     /// Every backend that is probed, with the checks of rules that `sees` selects.
     pub(in crate::control::health) fn states(&self, sees: Option<&RuleFilter>) -> Vec<Standing> {
-        let mut found: HashMap<SocketAddr, [Vec<&Checked>; 2]> = HashMap::new();
-        let mut asked: HashSet<SocketAddr> = HashSet::new();
+        let mut found: HashMap<Address, [Vec<&Checked>; 2]> = HashMap::new();
+        let mut asked: HashSet<Address> = HashSet::new();
         for ((address, _), checked) in &self.checked {
             if sees.is_some_and(|sees| !self.rules_of(checked).any(|rule| sees(rule))) {
                 continue;
@@ -58,7 +57,7 @@ impl Watch {
             list.push(checked);
         }
         self.ejected.keys().for_each(|address| _ = found.entry(*address).or_default());
-        let standing = |(backend, [down, up]): (SocketAddr, [Vec<&Checked>; 2])| {
+        let standing = |(backend, [down, up]): (Address, [Vec<&Checked>; 2])| {
             self.standing(backend, (&down, &up), asked.contains(&backend), sees)
         };
         found.into_iter().map(standing).collect()
@@ -66,7 +65,7 @@ impl Watch {
 
     fn standing(
         &self,
-        backend: SocketAddr,
+        backend: Address,
         (down, up): (&[&Checked], &[&Checked]),
         is_asked: bool,
         sees: Option<&RuleFilter>,
@@ -132,7 +131,7 @@ impl Watch {
 
     /// Takes over what another process knew.
     pub(in crate::control::health) fn recall(&mut self, known: Vec<Known>, now: Now) {
-        let mut spots: HashMap<SocketAddr, Vec<(String, Spot)>> = HashMap::new();
+        let mut spots: HashMap<Address, Vec<(String, Spot)>> = HashMap::new();
         for (spot, checked) in &self.checked {
             spots.entry(spot.0).or_default().push((checked.check.parameters(), *spot));
         }
@@ -154,7 +153,7 @@ impl Watch {
                 self.recall_check(*spot, state, &reason, since);
             }
             if check.is_none() && state == State::Ejected {
-                self.eject(backend, Failure::Unreachable, reason, now);
+                self.eject(backend, Failure::Unreachable(None), reason, now);
                 if let Some(ejection) = self.ejected.get_mut(&backend) {
                     ejection.since = since;
                 }

@@ -1,0 +1,135 @@
+//! Whether a backend of a rule answers, asked by the client itself: after the command of `restart`.
+
+use std::fmt;
+
+use http_body_util::Empty;
+use hyper::Request;
+use hyper::body::Bytes;
+use hyper::client::conn::http1;
+use hyper::header::{CONNECTION, HOST};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+
+/// A backend, as the daemon gives rules back.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Backend {
+    Tcp(String, u16),
+    /// A path, or `@` and an abstract name.
+    Unix(String),
+}
+
+impl Backend {
+    /// The backends of a `proxy` rule.
+    pub fn all_of(rule: &Value) -> Vec<Backend> {
+        let backends = rule[1]["backends"].as_array().into_iter().flatten();
+        backends.filter_map(Backend::read).collect()
+    }
+
+    fn read(value: &Value) -> Option<Backend> {
+        if let Some(path) = value.as_str().and_then(|text| text.strip_prefix("unix:")) {
+            return Some(Backend::Unix(path.to_owned()));
+        }
+        let port = value[1].as_u64().and_then(|port| u16::try_from(port).ok());
+        Some(Backend::Tcp(value[0].as_str()?.to_owned(), port?))
+    }
+
+    /// Whether it accepts connections; with a check, whether it answers an expected status.
+    pub async fn look(&self, check: Option<&Check<'_>>) -> Result<(), String> {
+        let text = |error: std::io::Error| error.to_string();
+        match self {
+            Backend::Tcp(host, port) => {
+                let stream = TcpStream::connect((&**host, *port)).await.map_err(text)?;
+                ask(stream, check).await
+            }
+            Backend::Unix(name) => {
+                let name = match name.strip_prefix('@') {
+                    Some(name) => format!("\0{name}"),
+                    None => name.clone(),
+                };
+                let stream = UnixStream::connect(name).await.map_err(text)?;
+                ask(stream, check).await
+            }
+        }
+    }
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Backend::Tcp(host, port) if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Backend::Tcp(host, port) => write!(f, "{host}:{port}"),
+            Backend::Unix(path) => write!(f, "unix:{path}"),
+        }
+    }
+}
+
+/// Check of a rule that is a request.
+pub struct Check<'r> {
+    path: &'r str,
+    host: &'r str,
+    statuses: Vec<(u16, u16)>,
+}
+
+impl<'r> Check<'r> {
+    /// The check of the rule of this name, if it has one.
+    pub fn of(name: &'r str, arguments: &'r Value) -> Option<Check<'r>> {
+        let path = arguments["check"].as_str().filter(|check| check.starts_with('/'))?;
+        let own = name.split_once("://").map_or(name, |(_, host)| host);
+        let host = arguments["check_host"].as_str().unwrap_or(own);
+        let statuses = match &arguments["check_status"] {
+            Value::Array(items) => items.iter().map(ToString::to_string).collect(),
+            Value::Null => vec!["200-399".to_owned()],
+            one => vec![one.to_string()],
+        };
+        let statuses = statuses.iter().flat_map(|text| text.split(',')).filter_map(range);
+        Some(Check { path, host, statuses: statuses.collect() })
+    }
+
+    fn expects(&self, status: u16) -> bool {
+        self.statuses.iter().any(|(first, last)| (*first..=*last).contains(&status))
+    }
+}
+
+/// A status or a range of them, as JSON or a part of it.
+fn range(text: &str) -> Option<(u16, u16)> {
+    let text = text.trim_matches(['"', ' ']);
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    Some((first.trim().parse().ok()?, last.trim().parse().ok()?))
+}
+
+async fn ask(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    check: Option<&Check<'_>>,
+) -> Result<(), String> {
+    let Some(check) = check else { return Ok(()) };
+    let text = |error: hyper::Error| error.to_string();
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(text)?;
+    tokio::spawn(connection);
+    let request = Request::get(check.path)
+        .header(HOST, check.host)
+        .header(CONNECTION, "close")
+        .body(Empty::<Bytes>::new())
+        .map_err(|error| error.to_string())?;
+    let status = sender.send_request(request).await.map_err(text)?.status();
+    match check.expects(status.as_u16()) {
+        true => Ok(()),
+        false => Err(format!("{} answers {status}", check.path)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn backends_are_read_as_the_daemon_writes_them() {
+        let backends = json!([["::1", 80], ["b.internal", 443], "unix:/run/a.sock", "unix:@b"]);
+        let all = Backend::all_of(&json!(["proxy", {"backends": backends}, true]));
+        let shown: Vec<String> = all.iter().map(ToString::to_string).collect();
+        assert_eq!(shown, ["[::1]:80", "b.internal:443", "unix:/run/a.sock", "unix:@b"]);
+    }
+}
