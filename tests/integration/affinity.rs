@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::backend::{Backend, Serving, closed_port, rule_for};
 use crate::daemon::{Daemon, Setup};
+use crate::handover::expect_gone;
 use crate::script::Connection;
 
 fn backends() -> Vec<Serving> {
@@ -44,6 +45,7 @@ fn same_cookie_goes_to_the_same_backend() {
     // all of twelve at one have a probability of (1/3)^11
     assert!(1 < chosen.iter().collect::<BTreeSet<_>>().len(), "{chosen:?}");
     daemon.upgrade();
+    expect_gone(&mut daemon);
     for (user, first) in chosen.iter().enumerate() {
         assert_eq!(text(&daemon, &format!("Cookie: sid=u{user}\r\n")), *first);
     }

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use crate::backend::{Backend, Serving, closed_port, rule_for};
 use crate::daemon::{Daemon, Setup, eventually};
 use crate::events::Events;
+use crate::handover::expect_gone;
 use crate::message::{get, ok};
 use crate::roles::{TOKENS, of, with_tokens};
 
@@ -250,6 +251,7 @@ fn verdict_of_each_check_goes_along_in_an_upgrade() {
     let mut daemon = setup.rule("bad.com", rule_for(&ports, slow)).start();
     expect_told(&daemon, &backend, "down: GET /health of bad.com: answered 404");
     daemon.upgrade();
+    expect_gone(&mut daemon);
     assert_eq!(texts(&daemon, "bad.com", 8), ["spare"; 8]);
     assert_eq!(texts(&daemon, "good.com", 8), ["shared"; 8]);
     assert_eq!(daemon.log.text().matches("is down").count(), 1);
