@@ -6,7 +6,7 @@ use super::head::RequestHead;
 impl<'b> RequestHead<'_, 'b> {
     /// The first value of a field, by its name in any case; `None` where it is empty or missing.
     pub fn field(&self, name: &str) -> Option<&'b [u8]> {
-        let mut values = self.values(name);
+        let mut values = self.values(name).map(trimmed);
         values.next().filter(|value| !value.is_empty())
     }
 
@@ -20,11 +20,6 @@ impl<'b> RequestHead<'_, 'b> {
             (trimmed(known) == name.as_bytes()).then(|| unquoted(trimmed(value)))
         });
         found.next().filter(|value| !value.is_empty())
-    }
-
-    fn values(&self, name: &str) -> impl Iterator<Item = &'b [u8]> {
-        let same = self.fields.list.iter().filter(move |it| it.name.eq_ignore_ascii_case(name));
-        same.map(|field| trimmed(field.value))
     }
 }
 

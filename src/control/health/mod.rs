@@ -97,6 +97,16 @@ impl Health {
         self.lock().states(sees)
     }
 
+    /// State of a backend for a rule with the check of this id, which heeds failed requests or not.
+    pub(super) fn state_for(
+        &self,
+        backend: Address,
+        check: Option<u64>,
+        heeds_failures: bool,
+    ) -> Option<(State, String)> {
+        self.lock().state_for(backend, check, heeds_failures)
+    }
+
     /// Backends that requests of all rules pass over, as far as rules check them.
     pub(super) fn down(&self) -> Vec<Address> {
         let mut down: Vec<Address> = self.lock().down().into_iter().collect();

@@ -110,6 +110,20 @@ impl Watch {
         }
     }
 
+    /// State of a backend for a rule with this check, and the reason; `None`: nothing is known.
+    pub(in crate::control::health) fn state_for(
+        &self,
+        backend: Address,
+        check: Option<u64>,
+        heeds_failures: bool,
+    ) -> Option<(State, String)> {
+        if let Some(ejection) = self.ejected.get(&backend).filter(|_| heeds_failures) {
+            return Some((State::Ejected, ejection.reason.clone()));
+        }
+        let checked = self.checked.get(&(backend, check?))?;
+        Some((checked.verdict.state(), checked.reason.clone()))
+    }
+
     /// All that another process is to know.
     pub(in crate::control::health) fn known(&self) -> Vec<Known> {
         let checked = self.checked.iter().map(|((backend, _), checked)| Known {
