@@ -10,6 +10,9 @@ use crate::limits::{
     ATTEMPTS_MAX, CHECK_INTERVAL_SECONDS_MAX, CHECK_TIMEOUT_SECONDS_MAX, RULE_SECONDS_MAX,
 };
 
+#[cfg(test)]
+mod form;
+
 /// An action with its arguments.
 pub struct ActionRow {
     /// Name in a rule.
