@@ -76,13 +76,14 @@ async function ranked(signal) {
   const search = view.search ? { search: view.search } : {};
   const isFor = view.search ? (name) => name.includes(view.search) : () => true;
   const asked = view.filter === "down"
-    ? (await Promise.all([...down].slice(0, DOWN_SEARCHED).map((at) => ask({ search: at })))).flat()
+    ? (await Promise.all(notReached().map((at) => ask({ search: at })))).flat()
       .filter(([name]) => isFor(name))
     : (await ask(search)).filter(([, counters]) => PASSES[view.filter](counters));
   const stats = new Map(asked);
   const rules = await rulesOf([...stats.keys()], signal);
   // JSON.parse puts names that look like numbers first; all others stand in the server's order.
-  const isDown = (name) => targetsOf(behind(rules.get(name))).some((at) => down.has(at));
+  const isDown = (name) => targetsOf(behind(rules.get(name)))
+    .some((at) => down.has(at) || failing.has(`${name} ${at}`));
   const names = [...stats.keys()].filter((name) =>
     (view.action === "" || rules.get(name)?.[0] === view.action)
     && (view.filter !== "down" || isDown(name)));
@@ -99,6 +100,12 @@ async function ranked(signal) {
 
 // Backends that are down whose hosts are looked for.
 const DOWN_SEARCHED = 10;
+
+function notReached() {
+  const ofChecks = [...failing].map((pair) => pair.slice(pair.lastIndexOf(" ") + 1));
+  return [...new Set([...down, ...ofChecks])].slice(0, DOWN_SEARCHED);
+}
+
 const PASSES = {
   "": () => true,
   failing: (counters) => counters.errors_per_second > 0,
@@ -245,8 +252,9 @@ function showRule(row, rule = row.rule) {
   const [action, given, subdomains] = rule;
   say(row.kind, action);
   row.kind.dataset.action = action;
-  const unreached = down.size > 0 && action === "proxy"
-    ? backendsOf(given).filter((backend) => down.has(backend)).length : 0;
+  const isDown = (backend) => down.has(backend) || failing.has(`${row.name} ${backend}`);
+  const unreached = down.size + failing.size > 0 && action === "proxy"
+    ? backendsOf(given).filter(isDown).length : 0;
   say(row.target, `${aim(rule)}${unreached > 0 ? `, ${unreached} down` : ""}`);
   row.does.title = `${action} ${action === "proxy" ? backendsOf(given).join(", ") : aim(rule)}`;
   row.does.classList.toggle("down", unreached > 0);
