@@ -15,17 +15,21 @@ const loadSoon = atMostEach(1000, load);
 const ORDER_OF = { failing: "errors", held: "held", down: "errors" };
 const isRanked = () => view.sort !== "" || view.filter !== "";
 
+// Whether the table that was asked for is shown in the end, and not one that was asked for later.
 async function load() {
   loading?.abort();
   const mine = (loading = new AbortController());
   $("rows").setAttribute("aria-busy", "true");
   try {
     const show = await (isRanked() ? ranked(mine.signal) : byName(mine.signal));
-    if (mine === loading) show();
+    if (mine !== loading) return false;
+    show();
+    return true;
   } catch (error) {
-    if (mine !== loading) return;
+    if (mine !== loading) return false;
     showResult(`The table can't be read: ${error.message}.`, true);
     if (error.status === 401) lost(error);
+    return false;
   } finally {
     if (mine === loading) $("rows").removeAttribute("aria-busy");
   }
@@ -180,7 +184,10 @@ function showRows(names, rules, stats) {
     for (const name of names) rows.set(name, known.get(name) ?? makeRow(name));
     $("rows").replaceChildren(...[...rows.values()].map((row) => row.tr));
     if (focused?.isConnected) focused.focus();
-    else if (focused) $("search").focus();
+    else {
+      activate($("rows").firstElementChild);
+      if (focused) (firstName() ?? $("search")).focus();
+    }
     relisten();
   }
   // With few hosts the other panels stand below them: no column is half empty.
@@ -190,7 +197,7 @@ function showRows(names, rules, stats) {
     showRule(row, rules.get(name) ?? null);
     showNumbers(row, stats.get(name) ?? {});
   }
-  activate($("rows").querySelector("tr[data-active]") ?? $("rows").firstElementChild);
+  if (!$("rows").querySelector("tr[data-active]")) activate($("rows").firstElementChild);
   showSelection();
 }
 
@@ -283,6 +290,23 @@ function showTraffic(hosts) {
     if (Object.hasOwn(hosts, row.name)) showNumbers(row, hosts[row.name]);
   }
 }
+
+// Errors and latency of a minute are in no tick: by name, they are asked for one busy row after the
+// other. In any other order they come with it.
+let asked = 0;
+setInterval(async () => {
+  if (document.hidden || $("list").hidden || isRanked() || $("light").dataset.state !== "live") return;
+  const busy = [...rows.values()].filter(({ counters }) => counters.requests_per_second > 0);
+  const row = busy[asked++ % busy.length];
+  if (row === undefined) return;
+  try {
+    const answer = await call("GET", `stats/${encodeURIComponent(row.name)}/`);
+    const { errors_per_second, p95 } = await answer.json();
+    showNumbers(row, { errors_per_second, p95 });
+  } catch {
+    // The stream tells that the connection is lost.
+  }
+}, 500);
 
 // In an order that changes, rows move only while nobody is at one of them.
 setInterval(() => {

@@ -26,9 +26,9 @@ for (const list of [$("log"), $("backends")]) {
 const first = new URLSearchParams(location.hash.slice(1));
 if (!first.has("host") && !first.has("backend")) readView(first);
 await load();
-await readPast();
 // Who would not give a token is not asked at once for another.
 if ($("light").dataset.state !== "lost") {
+  await readPast();
   if (first.has("host") || first.has("backend")) route();
   relisten();
   loadLimits();
