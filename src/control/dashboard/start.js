@@ -21,7 +21,7 @@ for (const action of Object.keys(ARGUMENTS)) {
 say($("where"), location.host);
 $("forget").hidden = sessionStorage.getItem(TOKEN) === null;
 for (const list of [$("log"), $("backends")]) {
-  list.append(make("li", { className: "none" }, "Nothing since this page was opened."));
+  list.append(make("li", { className: "none" }, "Nothing yet."));
 }
 const first = new URLSearchParams(location.hash.slice(1));
 if (!first.has("host") && !first.has("backend")) readView(first);
