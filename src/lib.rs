@@ -12,6 +12,8 @@
 pub mod limits;
 // The scheme of a request, for a head and for a name of a rule.
 mod scheme;
+// The names of fields, for a head and for a rule that changes some.
+mod fields;
 // The arguments of rules: one table for parser, manual and client.
 mod rule_arguments;
 // The host table, and HTTP/1: no I/O, no clock, no threads.

@@ -32,6 +32,7 @@ pub(super) fn tuning(config: &Config, resources: &Resources) -> Tuning {
         connections_max: resources.connections_per_shard,
         connections_per_source_max: config.max_connections_per_source,
         request_id: config.request_id,
+        request_start: config.request_start,
         abort_on_close: config.abort_on_close,
         via: config.via.as_deref().and_then(Via::new).unwrap_or(Via::NONE),
     }
@@ -159,7 +160,7 @@ mod tests {
                 "bind_tcp" => "127.0.0.1:1 a.example",
                 "bind_management" => "unix:/a",
                 "trusted_sources" => "192.0.2.1",
-                "management_insecure" | "request_id" => "true",
+                "management_insecure" | "request_id" | "request_start" => "true",
                 "abort_on_close" => "false",
                 "max_head" => "32k",
                 "access_log" | "static_dir" | "state_file" | "management_token_file" => "/a",

@@ -48,6 +48,11 @@ impl TrailerRules {
         TrailerRules { whose: Whose::Response, named }
     }
 
+    /// Has trailers of this name stay here, in whatever spelling.
+    pub fn keep_back(&mut self, name: &[u8]) {
+        self.named.insert(name);
+    }
+
     /// A request that frames, routes or rules its connection in a trailer is refused: a backend
     /// that merges trailers into its fields would read a second Host. Of a response such fields
     /// only stay here: frameworks write them, clients ignore them, and the answer is a good one.
@@ -165,6 +170,13 @@ impl Chunked {
     /// Checks what is of the body at the front of `bytes`.
     pub fn advance(&mut self, bytes: &[u8]) -> Result<Passed, Refusal> {
         self.run(bytes, |_| {})
+    }
+
+    /// Like `advance`, and counts the bytes of data among those.
+    pub fn advance_counting(&mut self, bytes: &[u8]) -> Result<(Passed, u64), Refusal> {
+        let mut count = 0;
+        let passed = self.run(bytes, |data| count += data.len() as u64)?;
+        Ok((passed, count))
     }
 
     /// Like `advance`, and appends the data of the chunks (no sizes, no trailers) to `out`.

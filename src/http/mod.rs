@@ -15,6 +15,7 @@
 
 mod chunked;
 mod date;
+mod edit;
 mod field;
 mod forward;
 mod framing;
@@ -35,6 +36,7 @@ mod via;
 pub use crate::scheme::Scheme;
 pub use chunked::{Chunked, Passed, TrailerRules};
 pub use date::HttpDate;
+pub use edit::{add_field, change_fields, replace_field, set_host};
 pub use forward::{
     FramingOut, RequestForward, ResponseForward, say_close, write_request, write_response,
 };

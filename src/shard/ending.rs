@@ -72,7 +72,7 @@ endings! {
     Local, "local", None, None, None,
         "The rule said what to reply.";
     Refused(Refusal), "refused", None, Client, None,
-        "The request is not HTTP as we accept it; `reason` says why.";
+        "The request is not HTTP as we accept it, or too large; `reason` says why.";
     RateLimited, "rate_limited", Some(429), Client, None,
         "The rule's `max_requests_per_second` was spent.";
     HeldTimeout, "held_timeout", Some(503), Backend, None,

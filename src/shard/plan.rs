@@ -5,7 +5,7 @@ use super::ending::Ending;
 use super::hold::{Hold, Waited};
 use super::request::{Client, Keys, Request};
 use super::route::{self, Route};
-use super::{Shard, Table};
+use super::{Shard, Table, heads, reply};
 use crate::http::{self, ReplyTo, RequestForward, RequestHead, Target};
 use crate::table::{Action, Proxy, Scheme, host};
 
@@ -51,7 +51,8 @@ pub(super) fn plan<'t>(
         Ok(name) => name,
         Err(_) => return refuse(shard, http::Refusal::BadHost),
     };
-    let request = Request {
+    let rule = route::find(shard, table, name, scheme);
+    let mut request = Request {
         method: head.method,
         version: head.version,
         framing: head.framing,
@@ -60,9 +61,9 @@ pub(super) fn plan<'t>(
         expect_continue: head.expect_continue,
         upgrade: head.upgrade,
         authenticates: head.authenticates,
+        overrides: rule.action.overrides().cloned(),
     };
     let via = shard.tuning().via;
-    let rule = route::find(shard, table, name, scheme);
     let keys = rule.keys;
     let close = request.closes();
     let to = request.reply_to(close, shard.date());
@@ -70,6 +71,11 @@ pub(super) fn plan<'t>(
         let (ending, mut answer) = (Ending::Loop, shard.ring.take_vec());
         http::write_status(ending.status().unwrap_or(508), to, &mut answer);
         return Plan::Reply { keys, request, answer, close, ending };
+    }
+    if request.is_too_large() {
+        let refusal = http::Refusal::BodyTooLarge;
+        let answer = reply::refusal_of_body(shard, &request, refusal, close);
+        return Plan::Reply { keys, request, answer, close, ending: Ending::Refused(refusal) };
     }
     let name = name.unwrap_or_default();
     let proxy = match route::decide(shard, table, &rule, name, waited) {
@@ -79,8 +85,7 @@ pub(super) fn plan<'t>(
             return Plan::Hold { keys, request, hold: Box::new(hold) };
         }
         Route::Limited => {
-            let mut answer = shard.ring.take_vec();
-            http::write_too_many(to, &mut answer);
+            let answer = reply::too_many(shard, &request, close);
             return Plan::Reply { keys, request, answer, close, ending: Ending::RateLimited };
         }
         Route::Reply(action) => {
@@ -89,6 +94,7 @@ pub(super) fn plan<'t>(
             return Plan::Reply { keys, request, answer, close, ending: Ending::Local };
         }
     };
+    let mut out = shard.ring.take_vec();
     let forward = RequestForward {
         client: client.peer,
         trusted: client.trusted,
@@ -96,8 +102,8 @@ pub(super) fn plan<'t>(
         request_id: shard.whole_request_id(client.request_id),
         via,
     };
-    let mut out = shard.ring.take_vec();
     http::write_request(&head, forward, &mut out);
+    heads::change_request(shard, &mut request, (&head, client), waited, &mut out);
     if !proxy.keep_alive() && !head.upgrade {
         http::say_close(&mut out);
     }
@@ -111,13 +117,6 @@ pub(super) fn host_of(bytes: &[u8], client: Client) -> Option<(Box<str>, Scheme)
     let mut room = [0; 256];
     let name = host::canonical(head.host?, &mut room).ok()?;
     Some((name.into(), client.scheme(head.forwarded_scheme)))
-}
-
-/// Reply to a request that was held for too long, or can't be held.
-pub(super) fn timeout_reply(shard: &Shard, to: ReplyTo) -> Vec<u8> {
-    let mut out = shard.ring.take_vec();
-    http::write_page(shard.published().pages.load().timeout(), Some(1), to, &mut out);
-    out
 }
 
 fn write_reply(
@@ -153,13 +152,5 @@ fn write_reply(
 }
 
 pub(super) fn refuse<'t>(shard: &Shard, refusal: http::Refusal) -> Plan<'t> {
-    Plan::Refuse { answer: refusal_reply(shard, refusal), refusal }
-}
-
-/// Counts a refusal, and writes the reply.
-pub(super) fn refusal_reply(shard: &Shard, refusal: http::Refusal) -> Vec<u8> {
-    shard.end.counters().add_refusal(refusal);
-    let mut answer = shard.ring.take_vec();
-    http::write_refusal(refusal, shard.date(), &mut answer);
-    answer
+    Plan::Refuse { answer: reply::refusal(shard, refusal), refusal }
 }

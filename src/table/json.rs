@@ -16,10 +16,12 @@ use crate::limits::BACKENDS_MAX;
 use crate::rule_arguments::{self, ACTIONS};
 
 use super::arguments::{
-    Arguments, Problem, is_page_name, list, problem, seconds_to_json, shorten, shown, text, whole,
+    Arguments, Problem, is_page_name, list, problem, put, seconds_to_json, shorten, shown, text,
+    whole,
 };
 use super::backend::{Backend, Backends, Names, Target};
 use super::host;
+use super::overrides::Overrides;
 use super::rule::{Action, Algorithm, Check, Proxy, ProxyOptions, Redirect, Rule, SendProxy, Spin};
 
 #[cfg(test)]
@@ -229,6 +231,7 @@ fn read_proxy(arguments: &Arguments<'_>, names: &mut Names) -> Result<Proxy, Pro
             _ => None,
         })?,
         keep_alive: arguments.truth("keep_alive")?,
+        overrides: Overrides::read(arguments)?,
     };
     let options = (options != ProxyOptions::default()).then(|| Arc::new(options));
     Ok(Proxy { backends: Backends::new(backends), options })
@@ -243,6 +246,7 @@ fn read_spin(arguments: &Arguments<'_>, names: &mut Names) -> Result<Spin, Probl
         wake: arguments.optional("wake", wake)?,
         idle: arguments.seconds("idle")?,
         then: read_then(arguments, names)?,
+        overrides: Overrides::read(arguments)?,
     })
 }
 
@@ -376,12 +380,6 @@ fn object<const N: usize>(arguments: [(&str, Option<Value>); N]) -> Map<String, 
     arguments.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
 }
 
-fn put(arguments: &mut Map<String, Value>, name: &str, value: Option<impl Into<Value>>) {
-    if let Some(value) = value {
-        arguments.insert(name.to_owned(), value.into());
-    }
-}
-
 fn proxy_to_json(proxy: &Proxy) -> Map<String, Value> {
     let backends = proxy.backends();
     let pairs = backends.iter().map(|backend| match backend.target() {
@@ -417,6 +415,7 @@ fn proxy_to_json(proxy: &Proxy) -> Map<String, Value> {
         put(&mut arguments, "wake", options.wake.as_deref());
         put(&mut arguments, "send_proxy", options.send_proxy.map(SendProxy::as_str));
         put(&mut arguments, "keep_alive", options.keep_alive);
+        put_overrides(&mut arguments, options.overrides.as_deref());
     }
     arguments
 }
@@ -430,5 +429,12 @@ fn spin_to_json(spin: &Spin) -> Map<String, Value> {
     put(&mut arguments, "wake", spin.wake.as_deref());
     put(&mut arguments, "idle", spin.idle.map(seconds_to_json));
     put(&mut arguments, "then", spin.then().map(Rule::to_json));
+    put_overrides(&mut arguments, spin.overrides.as_deref());
     arguments
+}
+
+fn put_overrides(arguments: &mut Map<String, Value>, overrides: Option<&Overrides>) {
+    if let Some(overrides) = overrides {
+        overrides.put_into(arguments);
+    }
 }

@@ -192,6 +192,14 @@ pub fn sample_rules() -> Vec<Value> {
         ("wake", json!(["http://scaler:9000/"])),
         ("send_proxy", json!(["v1", "v2"])),
         ("keep_alive", json!([true, false, "false"])),
+        ("timeout_connect", json!([1, "0.001"])),
+        ("timeout_server", json!([300, "2678400"])),
+        ("timeout_tunnel", json!([86_400, 0.5])),
+        ("host", json!(["backend", "App.Example.", "app.example:8080", "[::1]", "[::1]:80"])),
+        ("set_request", json!([{}, {"X-A": "b", "Accept-Encoding": null}, "{\"X-A\":\"b\"}"])),
+        ("set_response", json!([{"Server": null, "X-Frame-Options": "DENY"}, {"X-A": ""}])),
+        ("pages", json!(["shop", "a.b-c_d"])),
+        ("max_body", json!([1, "1048576", 9_007_199_254_740_991_u64])),
     ] {
         for value in values.as_array().into_iter().flatten() {
             let mut rule = json!(["proxy", {"backends": "a:1,b:2"}, false]);
@@ -205,6 +213,7 @@ pub fn sample_rules() -> Vec<Value> {
         json!(["spin", {"timeout": 0.5, "max_held": 10, "release_rate": "100",
             "wake": "http://scaler:9000/wake?app=1", "idle": 300}, true]),
         json!(["spin", {"then": ["proxy", {"backends": "a:1,[::1]:2", "hold": 5}, false]}, true]),
+        json!(["spin", {"max_body": "1000", "pages": "shop"}, true]),
         json!(["spin", {"then": ["redirect", {"redirect_to": "example.net"}, true]}, true]),
         json!(["redirect", {"redirect_to": "example.net"}, true]),
         json!(["redirect", {"redirect_to": "https://example.net/x/", "code": "301"}, true]),

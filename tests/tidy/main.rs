@@ -14,11 +14,12 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[(&str, &[&str])] = &[
     ("limits", &[]),
     ("scheme", &[]),
+    ("fields", &["limits"]),
     ("rule_arguments", &["limits"]),
-    ("http", &["scheme", "limits"]),
+    ("http", &["fields", "scheme", "limits"]),
     ("proxy_protocol", &[]),
     ("tls", &[]),
-    ("table", &["rule_arguments", "scheme", "limits"]),
+    ("table", &["rule_arguments", "fields", "scheme", "limits"]),
     ("state", &["table", "limits"]),
     ("config", &["limits"]),
     ("ring", &["limits"]),
@@ -33,6 +34,7 @@ const LAYERS: &[(&str, &[&str])] = &[
 const PURE: &[&str] = &[
     "limits",
     "scheme",
+    "fields",
     "rule_arguments",
     "http",
     "proxy_protocol",

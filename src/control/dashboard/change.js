@@ -19,6 +19,10 @@ const FIELDS = new Map([
     ["wake", "Wake", "text", "http://… that is told when it is idle", MORE],
     ["keep_alive", "Keep connections", ["true", "false"], "For the next request", MORE],
     ["send_proxy", "PROXY protocol", ["v1", "v2"], "Tells backends who connects", MORE],
+    ["timeout_connect", "Connect time-out", "number", "Seconds, in place of the key", MORE],
+    ["timeout_server", "Server time-out", "number", "Seconds, in place of the key", MORE],
+    ["timeout_tunnel", "Tunnel time-out", "number", "Seconds, in place of the key", MORE],
+    ["max_body", "Longest body", "number", "Bytes; more get a 413", MORE],
   ]],
   ["spin", [
     ["timeout", "Time-out", "number", "Seconds a request is held at most (120)"],
@@ -26,6 +30,7 @@ const FIELDS = new Map([
     ["max_held", "Most held", "number", "Requests of this host", MORE],
     ["release_rate", "Release rate", "number", "Requests/s let through after the flip", MORE],
     ["idle", "Idle", "number", "Seconds without traffic until told again", MORE],
+    ["max_body", "Longest body", "number", "Bytes; more get a 413", MORE],
   ]],
   ["redirect", [
     ["redirect_to", "Redirect to", "text", "A host, with or without scheme and path"],

@@ -79,7 +79,8 @@ fn defaults_of_the_table_are_those_in_force() {
             "redirect" => json!({"redirect_to": "a.com"}),
             _ => json!({}),
         };
-        let words = ["none", "no limit", "1 each", rule_arguments::REQUIRED];
+        let words =
+            ["none", "no limit", "the key", "the client's", "1 each", rule_arguments::REQUIRED];
         for argument in row.arguments.iter().filter(|known| !words.contains(&known.default)) {
             let mut given = required.clone();
             given[argument.name] = json!(argument.default);
