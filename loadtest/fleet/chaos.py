@@ -1,29 +1,46 @@
-"""Changes through all nodes at random, while members and nodes are killed, stopped and compacted; a client asks
-each node all the time. Afterwards all tables must be equal byte for byte, every acknowledged change must be
-there, and no request to a node that was up may have failed.
+"""Changes through all nodes at random, while members and nodes are killed, stopped, cut off from the network, compacted
+and defragmented, and their clocks jump; a client asks each node all the time, and hosts are held and flipped.
+Afterwards all tables must be equal byte for byte, every acknowledged change must be there, and no request to a node
+that was up may have failed.
 
-    MANTRID=target/release/mantrid python3 loadtest/fleet/chaos.py SECONDS [SEED]
+    MANTRID=target/release/mantrid python3 loadtest/fleet/chaos.py [--namespaces] SECONDS [SEED]
+
+With `--namespaces` (as root) each member and node has a network namespace of its own, whose cable is pulled now and then.
 """
 
 import http.client
+import json
 import os
 import random
 import signal
+import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
-from cluster import Cluster
+from cluster import Cluster, Loopback, Namespace, enter_namespace
+
+DAY = 24 * 3600
+CLOCK = Path(__file__).resolve().parent.parent.parent / "tests/data/clock.c"
 
 
 class Chaos:
     def __init__(self, cluster, seconds, seed):
-        self.cluster, self.until = cluster, time.monotonic() + seconds
+        self.cluster, self.began = cluster, time.monotonic()
+        self.until = self.began + seconds
         self.random = random.Random(seed)
         self.acknowledged, self.unknown, self.refused = {}, {}, 0
         self.requests, self.failures = 0, []
-        self.down = set()
+        self.held, self.troubles = 0, {}
+        self.down, self.downs = set(), {}
+        self.kinds = ["kill", "stop", "node", "stop-node", "defrag"]
+        self.kinds += ["clock"] if cluster.nodes[0].clock else []
+        self.kinds += ["partition"] if cluster.place is Namespace else []
         self.lock = threading.Lock()
+
+    def seconds(self):
+        return time.monotonic() - self.began
 
     def is_over(self):
         return self.until < time.monotonic()
@@ -36,7 +53,7 @@ class Chaos:
             name = f"w{index}-{choose.randrange(200)}.example.com"
             code = 200 + count % 300
             count += 1
-            connection = http.client.HTTPConnection("127.0.0.1", node.port, timeout=30)
+            connection = http.client.HTTPConnection(node.place.host, node.port, timeout=30)
             try:
                 connection.request("PUT", f"/hostname/{name}/", f'["empty", {{"code": {code}}}, true]')
                 answer = connection.getresponse()
@@ -61,20 +78,65 @@ class Chaos:
             if node.name in self.down:
                 time.sleep(0.05)
                 continue
-            connection = http.client.HTTPConnection("127.0.0.1", node.client_port, timeout=10)
+            connection = http.client.HTTPConnection(node.place.host, node.client_port, timeout=10)
             try:
                 connection.request("GET", "/", headers={"Host": "always.example.com"})
                 answer = connection.getresponse()
-                answer.read()
+                page = answer.read()
                 self.requests += 1
                 if answer.status != 418:
-                    self.failures.append(f"{node.name}: {answer.status}")
+                    self.failures.append(f"{node.name}: {answer.status} {page[:60]} at {self.seconds():.1f} s")
             except (OSError, http.client.HTTPException) as error:
                 if node.name not in self.down:
                     self.failures.append(f"{node.name}: {error!r}")
             finally:
                 connection.close()
             time.sleep(0.005)
+
+    def hold(self):
+        """Holds a host, asks for it on each node that is up, and flips it: each request must be answered by the flip."""
+        count = 0
+        while not self.is_over():
+            count += 1
+            host = f"held-{count % 50}.example.com"
+            up = [node for node in self.cluster.nodes if node.name not in self.down]
+            if not up or not self.change(up[0], host, ["spin", {"timeout": 60}, True], "?wait=fleet&timeout=5s"):
+                time.sleep(0.1)
+                continue
+            asking = [threading.Thread(target=self.ask_held, args=[node, host]) for node in up]
+            for thread in asking:
+                thread.start()
+            while not self.change(random.choice(self.cluster.nodes), host, ["empty", {"code": 418}, True]):
+                time.sleep(0.1)
+            for thread in asking:
+                thread.join()
+
+    def change(self, node, host, rule, query=""):
+        connection = http.client.HTTPConnection(node.place.host, node.port, timeout=30)
+        try:
+            connection.request("PUT", f"/hostname/{host}/{query}", json.dumps(rule))
+            answer = connection.getresponse()
+            body = json.loads(answer.read())
+            return answer.status == 200 and "lagging" not in json.dumps(body)
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
+
+    def ask_held(self, node, host):
+        downs = self.downs.get(node.name, 0)
+        connection = http.client.HTTPConnection(node.place.host, node.client_port, timeout=90)
+        try:
+            connection.request("GET", "/", headers={"Host": host})
+            status = connection.getresponse().status
+            if status != 418:
+                self.failures.append(f"{node.name}: held: {status}")
+            self.held += 1
+        except (OSError, http.client.HTTPException) as error:
+            if node.name not in self.down and downs == self.downs.get(node.name, 0):
+                self.failures.append(f"{node.name}: held: {error!r}")
+        finally:
+            connection.close()
 
     def compact(self):
         while not self.is_over():
@@ -87,7 +149,8 @@ class Chaos:
     def trouble(self):
         while not self.is_over():
             time.sleep(self.random.uniform(0.5, 3))
-            what = self.random.choice(["kill", "stop", "node", "stop-node", "defrag"])
+            what = self.random.choice(self.kinds)
+            self.troubles[what] = self.troubles.get(what, 0) + 1
             member = self.random.choice(self.cluster.members)
             node = self.random.choice(self.cluster.nodes)
             if what == "kill":
@@ -99,14 +162,26 @@ class Chaos:
                 time.sleep(self.random.uniform(0, 4))
                 os.kill(member.process.pid, signal.SIGCONT)
             elif what == "node":
-                self.down.add(node.name)
+                self.leave_out(node)
                 node.kill()
                 time.sleep(self.random.uniform(0, 2))
                 node.start()
                 node.wait()
                 self.down.discard(node.name)
+            elif what == "clock":
+                node.jump(self.random.choice([0, 60, -60, 30 * DAY, -30 * DAY]))
+            elif what == "partition":
+                one = self.random.choice([member, node])
+                if one is node:
+                    # Its clients are cut off from it, too.
+                    self.leave_out(node)
+                one.place.plug(False)
+                time.sleep(self.random.uniform(0, 12))
+                one.place.plug(True)
+                time.sleep(2)
+                self.down.discard(one.name)
             elif what == "stop-node":
-                self.down.add(node.name)
+                self.leave_out(node)
                 os.kill(node.process.pid, signal.SIGSTOP)
                 time.sleep(self.random.uniform(0, 4))
                 os.kill(node.process.pid, signal.SIGCONT)
@@ -115,12 +190,19 @@ class Chaos:
             else:
                 self.cluster.etcdctl("defrag")
 
+    def leave_out(self, node):
+        """Requests to a node may fail from here on."""
+        self.down.add(node.name)
+        self.downs[node.name] = self.downs.get(node.name, 0) + 1
+
     def run(self):
         self.cluster.nodes[0].ask("PUT", "/hostname/always.example.com/?wait=fleet",
                                   ["empty", {"code": 418}, True])
+        held = {f"held-{at}.example.com": ["empty", {"code": 418}, True] for at in range(50)}
+        self.cluster.nodes[0].ask("PATCH", "/hostname/?wait=fleet", held)
         tasks = [(self.write, [index]) for index in range(4)]
         tasks += [(self.ask, [node]) for node in self.cluster.nodes]
-        tasks += [(self.compact, []), (self.trouble, [])]
+        tasks += [(self.compact, []), (self.trouble, []), (self.hold, [])]
         threads = [threading.Thread(target=task, args=arguments) for task, arguments in tasks]
         for thread in threads:
             thread.start()
@@ -140,6 +222,7 @@ class Chaos:
         print(f"equal: {len(table)} rules, {len(body)} bytes, {tag} on all nodes")
         print(f"{len(self.acknowledged)} names acknowledged, {len(lost)} lost {lost[:5]}; "
               f"{sum(map(len, self.unknown.values()))} of unknown outcome, {self.refused} refused")
+        print(f"troubles: {self.troubles}; {self.held} held requests answered by their flip")
         print(f"{self.requests} requests, {len(self.failures)} failed {self.failures[:5]}")
         state = self.cluster.nodes[0].ask("GET", "/fleet/")
         print(f"entries: {state['sequence']}, rejected: {state['rejected']}")
@@ -147,9 +230,18 @@ class Chaos:
 
 
 def main():
-    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 60
-    seed = int(sys.argv[2]) if len(sys.argv) > 2 else 1
-    with Cluster() as cluster:
+    arguments = [argument for argument in sys.argv[1:] if argument != "--namespaces"]
+    place = Loopback
+    if len(arguments) < len(sys.argv) - 1:
+        enter_namespace()
+        place = Namespace
+    seconds = float(arguments[0]) if arguments else 60
+    seed = int(arguments[1]) if len(arguments) > 1 else 1
+    with Cluster(place=place) as cluster:
+        library = f"{cluster.folder}/clock.so"
+        built = subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", library, CLOCK], check=False)
+        for node in cluster.nodes if built.returncode == 0 else []:
+            node.use_clock(library)
         cluster.start_nodes()
         chaos = Chaos(cluster, seconds, seed)
         chaos.run()

@@ -1,4 +1,5 @@
-"""Starts members of etcd and nodes of Mantrid on loopback, and speaks to both: for `measure` and `chaos`.
+"""Starts members of etcd and nodes of Mantrid, and speaks to both: for `measure` and `chaos`. They are on loopback, or
+each in a network namespace of its own.
 
 Everything is in a folder of its own that goes with the cluster. Only processes that were started here are ended.
 """
@@ -9,7 +10,9 @@ import os
 import shutil
 import signal
 import socket
+import struct
 import subprocess
+import sys
 import tempfile
 import time
 
@@ -26,20 +29,65 @@ def free_ports(count):
     return ports
 
 
+def enter_namespace():
+    """Begins this script anew in a network namespace of its own, whose name service is private too: whatever is made
+    in it goes with the last process."""
+    if os.environ.get("MANTRID_FLEET_NAMESPACE"):
+        return
+    script = "mkdir -p /run/netns && mount -t tmpfs none /run/netns && exec \"$@\""
+    os.environ["MANTRID_FLEET_NAMESPACE"] = "1"
+    os.execvp("unshare", ["unshare", "--net", "--mount", "sh", "-c", script, "sh", sys.executable, *sys.argv])
+
+
+class Loopback:
+    """All processes on 127.0.0.1."""
+
+    host, command = "127.0.0.1", ()
+
+
+class Namespace:
+    """A network namespace with one cable to the bridge that all of them share."""
+
+    count = 0
+
+    def __init__(self):
+        if Namespace.count == 0:
+            run("ip link set lo up", "ip link add bridge type bridge", "ip address add 10.77.0.1/24 dev bridge",
+                "ip link set bridge up")
+        Namespace.count += 1
+        self.name = f"n{Namespace.count}"
+        self.host = f"10.77.0.{Namespace.count + 1}"
+        self.command = ("ip", "netns", "exec", self.name)
+        run(f"ip netns add {self.name}", f"ip link add {self.name} type veth peer name eth0 netns {self.name}",
+            f"ip link set {self.name} master bridge up", f"ip -n {self.name} link set lo up",
+            f"ip -n {self.name} address add {self.host}/24 dev eth0", f"ip -n {self.name} link set eth0 up")
+
+    def plug(self, is_in):
+        """Puts the cable in, or pulls it: what is open then is half open."""
+        run(f"ip link set {self.name} {'up' if is_in else 'down'}")
+
+
+def run(*commands):
+    for command in commands:
+        subprocess.run(command.split(), check=True)
+
+
 class Member:
     """One member of etcd."""
 
     def __init__(self, cluster, name, client, peer):
         self.cluster, self.name, self.client, self.peer = cluster, name, client, peer
-        self.url = f"http://127.0.0.1:{client}"
+        self.place = cluster.place()
+        self.url = f"http://{self.place.host}:{client}"
+        self.peer_url = f"http://{self.place.host}:{peer}"
         self.process = None
 
     def start(self):
-        peers = ",".join(f"{m.name}=http://127.0.0.1:{m.peer}" for m in self.cluster.members)
-        peer = f"http://127.0.0.1:{self.peer}"
+        peers = ",".join(f"{m.name}={m.peer_url}" for m in self.cluster.members)
+        peer = self.peer_url
         log = open(f"{self.cluster.folder}/{self.name}.log", "ab")
         self.process = subprocess.Popen(
-            ["etcd", "--name", self.name, "--data-dir", f"{self.cluster.folder}/{self.name}",
+            [*self.place.command, "etcd", "--name", self.name, "--data-dir", f"{self.cluster.folder}/{self.name}",
              "--listen-client-urls", self.url, "--advertise-client-urls", self.url,
              "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer,
              "--initial-cluster", peers, "--heartbeat-interval", "100", "--election-timeout", "1000",
@@ -59,21 +107,41 @@ class Node:
 
     def __init__(self, cluster, name, port, client_port):
         self.cluster, self.name, self.port, self.client_port = cluster, name, port, client_port
+        self.place = cluster.place()
         self.folder = f"{cluster.folder}/node-{name}"
         os.makedirs(f"{self.folder}/static", exist_ok=True)
         self.process = None
         self.connection, self.used = None, 0
+        self.clock = None
+
+    def use_clock(self, library):
+        """Has the node read the wall clock through a library that `jump` sets."""
+        self.clock = (library, f"{self.folder}/clock")
+        with open(self.clock[1], "wb") as file:
+            file.write(bytes(8))
+
+    def jump(self, seconds):
+        """Sets the wall clock of the node so many seconds from what it is."""
+        # In place: the node has it mapped.
+        with open(self.clock[1], "r+b") as file:
+            file.write(struct.pack("=q", seconds))
 
     def start(self, *more):
+        host = self.place.host
         options = {
-            "bind": f"127.0.0.1:{self.client_port}", "bind_management": f"127.0.0.1:{self.port}",
+            "bind": f"{host}:{self.client_port}", "bind_management": f"{host}:{self.port}",
+            "management_insecure": "true", "fleet_insecure": "true",
             "state_file": f"{self.folder}/state.json", "static_dir": f"{self.folder}/static",
             "shards": 1, "fleet": "test", "fleet_node": self.name, "uid": 0, "gid": 0,
         }
         arguments = [f"-o{key}={value}" for key, value in options.items()]
         arguments += [f"-ofleet_endpoints={url}" for url in self.cluster.urls()]
         log = open(f"{self.folder}/log", "ab")
-        self.process = subprocess.Popen([PROGRAM, *arguments, *more], stdout=log, stderr=log)
+        environment = dict(os.environ)
+        if self.clock:
+            environment.update(LD_PRELOAD=self.clock[0], MANTRID_CLOCK=self.clock[1])
+        command = [*self.place.command, os.path.abspath(PROGRAM), *arguments, *more]
+        self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
 
     def wait(self, patience=60):
         until = time.monotonic() + patience
@@ -96,7 +164,7 @@ class Node:
             self.connection = None
         self.used = time.monotonic()
         if self.connection is None:
-            self.connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
+            self.connection = http.client.HTTPConnection(self.place.host, self.port, timeout=120)
         try:
             self.connection.request(method, path, body, headers or {})
             answer = self.connection.getresponse()
@@ -130,7 +198,8 @@ class Node:
 
 
 class Cluster:
-    def __init__(self, members=3, nodes=3, etcd_arguments=()):
+    def __init__(self, members=3, nodes=3, etcd_arguments=(), place=Loopback):
+        self.place = place
         self.folder = tempfile.mkdtemp(prefix="mantrid-fleet-")
         self.etcd_arguments = etcd_arguments
         ports = free_ports(2 * members + 2 * nodes)

@@ -12,9 +12,9 @@ use tokio::sync::mpsc;
 
 use super::change::Happened;
 use super::events::{Event, EventBus, Rates, Tick, change_event, unix_time};
+use super::orders::Orders;
 use super::statistics::{self, Busy, SharedStatistics, totals_of};
 use super::wake::Wake;
-use super::writer::Orders;
 use crate::limits;
 use crate::link::{ControlEnd, Counter, Counters, HostCount, Published};
 use crate::state::Totals;

@@ -18,11 +18,13 @@ mod health;
 mod heart;
 mod held;
 mod loops;
+mod orders;
 mod pages;
 mod pause;
 mod resolver;
 mod statistics;
 mod store;
+mod trial;
 mod wake;
 mod writer;
 
@@ -46,12 +48,13 @@ use fleet::Fleet;
 use health::{Health, Prober};
 use heart::{Heart, Last};
 use held::{Bounds, Held, HoldScheduler};
+use orders::Orders;
 use pages::PageFolder;
 use resolver::Resolver;
 use statistics::{SharedStatistics, Statistics};
 use store::Store;
 use wake::{Wake, WakeMemory};
-use writer::{Orders, Wiring, Writer};
+use writer::{Wiring, Writer};
 
 pub(crate) use api::{Management, Token};
 pub(crate) use fleet::{EtcdAccess, Settings as FleetSettings};

@@ -26,10 +26,12 @@ pub(super) async fn end(side: &ClientSide, next: Next) {
     }
 }
 
-/// Closes once the client has taken what was sent.
+/// Closes once the kernel has taken what was sent.
 async fn close(side: &ClientSide) {
     if side.stream.sent(&side.deadline, side.shard.timeouts().client).await.is_err() {
         side.stream.drop_received();
+    } else if side.stream.has_bytes() || !side.inbox.is_empty() {
+        Box::pin(linger(side)).await;
     }
 }
 

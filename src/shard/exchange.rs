@@ -316,7 +316,7 @@ async fn settle(
             }
             lease.is_own |= answered.keeping.authenticates;
             lease.keeping = answered.keeping;
-            keep(side, backend, answered, uploaded)
+            keep(side, backend, request, answered, uploaded)
         }
         Err(failed) => {
             // A backend that sees only a part of the request may well have nothing to say.
@@ -353,6 +353,7 @@ async fn send_rest(side: &ClientSide, lease: &Lease, request: &Request, answered
 fn keep(
     side: &ClientSide,
     backend: &mut BackendSide,
+    request: &Request,
     answered: Answered,
     uploaded: bool,
 ) -> Outcome {
@@ -369,6 +370,9 @@ fn keep(
     }
     Outcome::Next(match (answered.client_lives, uploaded) {
         (true, true) => Next::KeepAlive,
+        // A client that said that this is its last request sends no more (RFC 9112 §9.6), and what
+        // left in one send reaches it even if it does. Lingering costs a sixth of such a request.
+        (false, true) if answered.is_small && request.is_last_and_read() => Next::Close,
         _ => Next::Linger,
     })
 }

@@ -83,6 +83,12 @@ impl Request {
         ReplyTo { version: self.version, head_only: self.method == Method::Head, close, date }
     }
 
+    /// Whether the client has said that it sends nothing behind this request, of which nothing is
+    /// left to read.
+    pub(super) fn is_last_and_read(&self) -> bool {
+        !self.keep_alive && matches!(self.framing, RequestFraming::None)
+    }
+
     /// Whether a reply ends the connection: a body that is not known to be short is not read to
     /// its end, and one that waits for a `100 Continue` may never come.
     pub(super) fn closes(&self) -> bool {
@@ -127,7 +133,8 @@ impl RequestTicket {
 pub(super) enum Next {
     /// The next request.
     KeepAlive,
-    /// Nothing is owed in either direction.
+    /// Nothing is owed in either direction; should the client have sent more all the same, as
+    /// [`Linger`](Next::Linger).
     Close,
     /// Our reply is complete, but the client may still be sending: see that it can read the reply.
     Linger,

@@ -54,6 +54,8 @@ pub(super) struct Answered {
     pub(super) client_lives: bool,
     /// The backend agreed to another protocol.
     pub(super) tunnel: bool,
+    /// Head and body left in one send.
+    pub(super) is_small: bool,
     pub(super) keeping: KeepTerms,
 }
 
@@ -184,6 +186,7 @@ impl Answer<'_> {
                     backend_lives: false,
                     client_lives: false,
                     tunnel: true,
+                    is_small: false,
                     keeping: KeepTerms::default(),
                 });
             }
@@ -196,7 +199,8 @@ impl Answer<'_> {
                 AnswerProgress::Framed
             });
             self.ready(status, out.len()).await?;
-            if body.is_done() {
+            let is_small = body.is_done();
+            if is_small {
                 self.client.begin_send(SendBuf::Vec(out));
             } else {
                 if body.is_large() {
@@ -223,6 +227,7 @@ impl Answer<'_> {
                 backend_lives: begun.backend_lives && inbox.is_empty(),
                 client_lives: begun.client_lives,
                 tunnel: false,
+                is_small,
                 keeping: begun.keeping,
             });
         }

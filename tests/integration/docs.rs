@@ -70,6 +70,9 @@ const NOT_RUN: &[(&str, &str, &str)] = &[
          generation=2 result=\"done\"",
         "a log, guard.rs expects its lines",
     ),
+    ("docs/api.md", "GET /stats/?sort=errors&limit=2", "in_any_order.rs expects its members"),
+    ("docs/api.md", "GET /changes/?host=shop.example&limit=2", "changes.rs expects its members"),
+    ("docs/api.md", "GET /history/?host=shop.example&events=1", "history.rs expects its members"),
     ("docs/api.md", "import json, urllib.request", "the_program_in_python runs it"),
     ("docs/holding.md", "POST / HTTP/1.1", "wake.rs expects it"),
     (

@@ -140,6 +140,9 @@ fn a_node_joins_with_an_equal_table_or_is_told_to_decide() {
     let equal = node("b", &etcd.urls()).rule("a.com", rule(418)).start();
     let mut to_b = connected(&equal);
     assert_eq!(to_a.etag(), to_b.etag());
+    // The node that created the fleet had its table; the one that joined has read it.
+    let loads = "mantrid_fleet_loads_total{reason=\"start\"}";
+    assert_eq!([metric(&mut to_a, loads), metric(&mut to_b, loads)], [0.0, 1.0]);
     let other = node("c", &etcd.urls()).rule("a.com", rule(200)).rule("c.com", rule(200));
     let finished = other.run(&[]);
     finished

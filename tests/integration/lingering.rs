@@ -212,6 +212,38 @@ fn late_bytes_do_not_cost_the_answer() {
     assert_eq!(backend.requests(), 4);
 }
 
+/// A small response leaves in one send, and its connection is closed without lingering, unless more
+/// has come meanwhile.
+#[test]
+fn bytes_behind_the_last_request_do_not_reset_a_small_answer() {
+    let (asked, answers) = (std::sync::mpsc::channel(), std::sync::mpsc::channel::<()>());
+    let (tell, wait) = (asked.0, std::sync::Mutex::new(answers.1));
+    let backend = Backend::new().serve(move |_, server| {
+        tell.send(()).expect("a test that waits");
+        wait.lock().expect("no panic").recv().expect("a test that goes on");
+        server.send(ok("small"));
+    });
+    let daemon = Daemon::proxying(backend.rule());
+    let last = "GET / HTTP/1.1\r\nHost: a.com\r\nConnection: close\r\n\r\n";
+    let old = "GET / HTTP/1.0\r\nHost: a.com\r\n\r\n";
+    let more = get("a.com", "/more").repeat(1000);
+    for request in [last, old] {
+        for together in [true, false] {
+            let mut client = daemon.connect();
+            client.send(if together { request.to_owned() + &more } else { request.to_owned() });
+            asked.1.recv().expect("a request");
+            if !together {
+                client.send(&more);
+            }
+            answers.0.send(()).expect("a backend that waits");
+            client.expect_status(200);
+            client.expect_body("small");
+            client.expect_close();
+        }
+    }
+    assert_eq!(backend.requests(), 4);
+}
+
 /// A reader that was too slow has what the kernel had taken for it, and an end: its length shows
 /// that it was cut.
 #[test]

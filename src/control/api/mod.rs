@@ -39,9 +39,9 @@ use super::elder::Elder;
 use super::events::EventBus;
 use super::fleet::Fleet;
 use super::health::Health;
+use super::orders::Orders;
 use super::resolver::Lookups;
 use super::statistics::{self, SharedStatistics, Statistics};
-use super::writer::Orders;
 use super::{SharedNames, dashboard};
 use crate::limits;
 use crate::link::{ControlEnd, Published, Tag, TaggedTable};
@@ -241,7 +241,11 @@ impl Api {
                 self.sources.lookups.ready(&unasked).await;
             }
         }
-        Ok(self.sources.orders.change(change).await?)
+        // A fleet's node proposes it, and its own writer gets it back from the log.
+        Ok(match self.fleet() {
+            Some(fleet) => fleet.change(change).await?,
+            None => self.sources.orders.change(change).await?,
+        })
     }
 }
 

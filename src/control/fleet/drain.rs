@@ -14,7 +14,6 @@ use tracing::warn;
 
 use super::Fleet;
 use super::etcd::message::{DeleteRangeRequest, PutRequest};
-use super::etcd::{self};
 use crate::control::drained::drained;
 use crate::control::elder::Elder;
 use crate::link::ControlEnd;
@@ -144,9 +143,7 @@ impl Fleet {
                 None => silent.push(name.clone()),
             }
         }
-        let prefix = self.0.keys.all_drained(&nonce);
-        let range_end = etcd::end_of_prefix(&prefix);
-        let delete = DeleteRangeRequest { key: prefix.into(), range_end };
+        let delete = DeleteRangeRequest::of_prefix(&self.0.keys.all_drained(&nonce));
         // Should they stay: they go with the nodes' leases.
         let _ = self.0.client.delete_range(delete).await;
         (left, silent)

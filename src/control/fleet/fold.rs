@@ -140,13 +140,7 @@ async fn fold_locked(fleet: &Fleet, published: &Published, lock: i64) -> Result<
 
 async fn delete_other_bases(fleet: &Fleet, kept: &str) -> Result<(), EtcdError> {
     let keys = &fleet.0.keys;
-    let all = keys.all_bases();
-    let request = RangeRequest {
-        range_end: etcd::end_of_prefix(&all),
-        key: all.into(),
-        keys_only: true,
-        ..RangeRequest::default()
-    };
+    let request = RangeRequest { keys_only: true, ..RangeRequest::of_prefix(&keys.all_bases()) };
     let found = fleet.0.client.range(request).await?;
     let sets = found.kvs.iter().filter_map(|kv| keys.set_of_piece(&kv.key));
     let sets: std::collections::BTreeSet<&str> = sets.filter(|set| *set != kept).collect();
@@ -157,8 +151,7 @@ async fn delete_other_bases(fleet: &Fleet, kept: &str) -> Result<(), EtcdError> 
 }
 
 async fn delete_prefix(fleet: &Fleet, prefix: &str) -> Result<(), EtcdError> {
-    delete(fleet, prefix.to_owned(), String::from_utf8_lossy(&etcd::end_of_prefix(prefix)).into())
-        .await
+    fleet.0.client.delete_range(DeleteRangeRequest::of_prefix(prefix)).await.map(drop)
 }
 
 async fn delete(fleet: &Fleet, from: String, end: String) -> Result<(), EtcdError> {

@@ -23,8 +23,8 @@ use super::remote::{self, Found, ReadError, Remote};
 use super::{Brought, Fleet, LoadReason, random_below};
 use crate::control::SharedNames;
 use crate::control::api::unasked;
+use crate::control::orders::Orders;
 use crate::control::resolver::Lookups;
-use crate::control::writer::Orders;
 use crate::limits;
 use crate::state::Membership;
 
@@ -36,8 +36,6 @@ pub(in crate::control) struct Follower {
     pub(super) lookups: Lookups,
     /// The last entry that was handed to the writer.
     pub(super) fed: u64,
-    /// The table was loaded once in this process, or came from a file.
-    pub(super) is_started: bool,
 }
 
 /// Why a watch is over.
@@ -179,11 +177,7 @@ impl Follower {
                 self.load(remote, LoadReason::Gap).await
             }
             Missing::Table => {
-                let reason = match (is_wanted, self.is_started) {
-                    (true, _) => LoadReason::Join,
-                    (_, false) => LoadReason::Start,
-                    (_, true) => LoadReason::Gap,
-                };
+                let reason = if is_wanted { LoadReason::Join } else { LoadReason::Gap };
                 self.load(remote, reason).await
             }
         }
@@ -223,7 +217,6 @@ impl Follower {
         info!("fleet: loaded the table at {} ({} rules)", head.sequence, table.len());
         shared.view.send_modify(|view| view.id.clone_from(id));
         self.fed = head.sequence;
-        self.is_started = true;
         self.orders.bring(Brought::Table { table, membership, revision: head.revision }).await;
         Ok(())
     }

@@ -9,6 +9,7 @@
 //! are written and read, [`etcd`] the client. Without the key `fleet` nothing of this is made.
 
 mod beat;
+mod brought;
 mod drain;
 mod etcd;
 mod fold;
@@ -24,10 +25,11 @@ mod properties;
 mod propose;
 mod remote;
 mod start;
+mod tasks;
+mod trouble;
 mod wait;
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -35,24 +37,16 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tokio::sync::{Notify, mpsc, watch};
 
-use super::SharedNames;
 use super::change::{Change, Done, Refused};
-use super::elder::Elder;
-use super::events::{Event, EventBus, unix_time};
-use super::held::Held;
-use super::resolver::Lookups;
-use super::writer::Orders;
-use crate::link::{ControlEnd, Counter, Published, Tag, TaggedTable};
-use crate::state::Membership;
-use crate::table::Snapshot;
+use super::trial::Asked;
+use crate::link::{Tag, TaggedTable};
 use drain::DrainAsk;
 use etcd::{Client, EtcdError};
 use fold::LogSize;
-use follow::Follower;
 use keys::Keys;
 use load::Base;
-use propose::{Proposal, Proposer};
 
+pub(super) use brought::{Applied, Brought};
 pub(crate) use etcd::Access as EtcdAccess;
 pub(super) use load::difference;
 pub(super) use log::{Edit, Rules};
@@ -61,6 +55,8 @@ pub(super) use once::Claim;
 pub(super) use peers::add;
 pub(super) use remote::{NotTaken, apply};
 pub(super) use start::{Joined, OfFleet, Own, start, try_members};
+pub(super) use tasks::{Around, Tasks};
+pub(super) use trouble::Trouble;
 
 /// Keys of the configuration, with the files they name read.
 pub(crate) struct Settings {
@@ -76,14 +72,6 @@ pub(crate) struct Settings {
     pub(crate) divide: bool,
     /// The node gives its own table up for that of the fleet.
     pub(crate) adopt: bool,
-}
-
-/// How far the table of this node is, and where the head of the log was changed last.
-#[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub(super) struct Applied {
-    pub(super) sequence: u64,
-    /// The revision of `live/head` that belongs to it; 0: not known yet.
-    pub(super) revision: i64,
 }
 
 /// Knowledge of the fleet.
@@ -124,7 +112,7 @@ pub(super) struct Shared {
     instance: String,
     view: watch::Sender<View>,
     applied: watch::Sender<Applied>,
-    proposals: mpsc::Sender<Proposal>,
+    proposals: mpsc::Sender<Asked>,
     drains: mpsc::UnboundedSender<DrainAsk>,
     drained: watch::Sender<drain::Answers>,
     idle_hosts: Mutex<once::IdleHosts>,
@@ -183,86 +171,6 @@ impl Times {
         self.classes[class].fetch_add(1, Ordering::Relaxed);
         self.micros.fetch_add(micros, Ordering::Relaxed);
     }
-}
-
-/// Why a change of the fleet's table was not made, or is not known to have been.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Trouble {
-    /// etcd does not answer; `true`: the change may have been made.
-    Unreachable(String, bool),
-    /// The store is not that of this fleet.
-    Lost(String),
-    /// Others were faster, each time.
-    Busy,
-    /// etcd's quota is spent.
-    NoSpace,
-    /// etcd refuses it.
-    Denied(String),
-}
-
-impl Trouble {
-    /// The kind of trouble, for programs.
-    pub(super) fn code(&self) -> &'static str {
-        match self {
-            Trouble::Unreachable(..) => "fleet_unreachable",
-            Trouble::Lost(_) => "fleet_lost",
-            Trouble::Busy => "busy",
-            Trouble::NoSpace => "fleet_no_space",
-            Trouble::Denied(_) => "fleet_denied",
-        }
-    }
-
-    /// Sentence for people: the meaning, and what to do.
-    pub(super) fn sentence(&self) -> String {
-        match self {
-            Trouble::Unreachable(why, false) => format!("the change was not made: {why}"),
-            Trouble::Unreachable(why, true) => {
-                format!("the change may have been made: {why}; read the table before trying again")
-            }
-            Trouble::Lost(why) => format!(
-                "the change was not made: {why}; an operator must decide: restore etcd, or \
-                 `mantrid-client fleet init --from-here` on the node whose table is to be \
-                 everybody's, or `mantrid-client fleet join` to take the fleet's"
-            ),
-            Trouble::Busy => "other nodes change the table all the time: try again".to_owned(),
-            Trouble::NoSpace => {
-                "the change was not made: etcd's quota is spent (NOSPACE): compact \
-                 and defragment it, raise quota-backend-bytes, then `etcdctl alarm disarm`"
-                    .to_owned()
-            }
-            Trouble::Denied(why) => {
-                format!("the change was not made: {why}; fleet_user needs readwrite on its prefix")
-            }
-        }
-    }
-
-    fn of(error: EtcdError, may_be_made: bool) -> Trouble {
-        match error {
-            EtcdError::NoSpace => Trouble::NoSpace,
-            EtcdError::Denied(why) => Trouble::Denied(why),
-            EtcdError::Unreachable(why) => Trouble::Unreachable(why, may_be_made),
-            error => Trouble::Unreachable(error.to_string(), may_be_made),
-        }
-    }
-}
-
-/// Returns, for the writer, what the fleet has brought.
-pub(super) enum Brought {
-    /// The next entry of the log.
-    Entry {
-        sequence: u64,
-        revision: i64,
-        node: String,
-        edits: Vec<Edit>,
-        /// Why nothing could be made of it.
-        broken: Option<String>,
-    },
-    /// The whole table.
-    Table { table: Snapshot, membership: Membership, revision: i64 },
-    /// The copy on disk is to have all that is in force.
-    Keep,
-    /// The node is to be a single one, from here on.
-    Leave(tokio::sync::oneshot::Sender<()>),
 }
 
 /// A random text of hexadecimal digits.
@@ -329,9 +237,9 @@ impl Fleet {
     }
 
     /// Waits until the change is in force here, or refused.
-    pub(super) async fn change(&self, change: Change, ask: bool) -> Result<Done, Refused> {
+    pub(super) async fn change(&self, change: Change) -> Result<Done, Refused> {
         let (answer, answered) = tokio::sync::oneshot::channel();
-        let sent = self.0.proposals.send(Proposal { asked: (change, answer), ask }).await;
+        let sent = self.0.proposals.send((change, answer)).await;
         sent.map_err(|_| Refused::Stopping)?;
         answered.await.unwrap_or(Err(Refused::Stopping))
     }
@@ -450,123 +358,5 @@ impl Fleet {
             let revoke = self.0.client.revoke(lease);
             let _ = tokio::time::timeout(Duration::from_millis(500), revoke).await;
         }
-    }
-}
-
-/// Parts of control that learn from the fleet.
-#[derive(Clone)]
-pub(super) struct Around {
-    pub(super) shards: ControlEnd,
-    pub(super) elder: Elder,
-    pub(super) events: EventBus,
-    pub(super) held: Held,
-    pub(super) lookups: Lookups,
-}
-
-/// All tasks of a node.
-pub(super) struct Tasks {
-    fleet: Fleet,
-    published: Arc<Published>,
-    follower: Option<Follower>,
-    proposer: Option<Proposer>,
-    orders: Orders,
-    around: Around,
-    drains: Option<mpsc::UnboundedReceiver<DrainAsk>>,
-}
-
-impl Tasks {
-    pub(super) fn new(
-        joined: Joined,
-        published: Arc<Published>,
-        names: SharedNames,
-        orders: Orders,
-        around: Around,
-    ) -> Tasks {
-        let lookups = around.lookups.clone();
-        let Joined { fleet, membership, proposals, drains, .. } = joined;
-        let follower = Follower {
-            fleet: fleet.clone(),
-            names,
-            orders: orders.clone(),
-            lookups,
-            fed: membership.sequence,
-            is_started: true,
-        };
-        let proposer = Proposer { fleet: fleet.clone(), published: published.clone(), proposals };
-        Tasks {
-            fleet,
-            published,
-            follower: Some(follower),
-            proposer: Some(proposer),
-            orders,
-            around,
-            drains: Some(drains),
-        }
-    }
-
-    /// Runs for ever.
-    pub(super) async fn run(&mut self) -> Infallible {
-        let (shards, elder) = (self.around.shards.clone(), self.around.elder.clone());
-        let counted = shards.clone();
-        let numbers = [Counter::Held, Counter::Open, Counter::Completed];
-        let numbers = Box::new(move || numbers.map(|counter| counted.total(counter)));
-        let (Some(follower), Some(proposer), Some(drains)) =
-            (self.follower.take(), self.proposer.take(), self.drains.take())
-        else {
-            return std::future::pending().await;
-        };
-        tokio::select! {
-            never = follower.run() => never,
-            never = proposer.run() => never,
-            never = beat::run(&self.fleet, numbers) => never,
-            never = fold::run(&self.fleet, self.published.clone()) => never,
-            never = drain::run(&self.fleet, shards, elder, drains) => never,
-            never = tell(&self.fleet, &self.around) => never,
-            never = keep(&self.orders, &self.fleet) => never,
-        }
-    }
-}
-
-/// Has the writer, for ever, bring its copy on disk up to date once a second, where there is
-/// something new.
-async fn keep(orders: &Orders, fleet: &Fleet) -> Infallible {
-    let mut applied = fleet.0.applied.subscribe();
-    // The start may have left something.
-    applied.mark_changed();
-    loop {
-        let _ = applied.changed().await;
-        tokio::time::sleep(crate::limits::FLEET_KEEP_EVERY).await;
-        orders.bring(Brought::Keep).await;
-    }
-}
-
-/// Tells, for ever, who follows the events when the store or a node comes or goes, and divides the
-/// limits anew.
-async fn tell(fleet: &Fleet, around: &Around) -> Infallible {
-    let mut view = fleet.0.view.subscribe();
-    let mut last = None;
-    loop {
-        let now = {
-            let view = view.borrow_and_update();
-            let nodes: Vec<String> = view.members.keys().cloned().collect();
-            (view.connected, view.lost.clone(), nodes)
-        };
-        if last.as_ref() != Some(&now) {
-            let shares = fleet.shares();
-            around.shards.together.shares.set(shares);
-            around.held.set_shares(shares);
-            let (connected, lost, nodes) = &now;
-            let told = json!({
-                "time": unix_time(),
-                "fleet": fleet.name(),
-                "node": fleet.node(),
-                "connected": connected,
-                "lost": lost,
-                "nodes": nodes,
-            });
-            around.events.tell(Event::Other("fleet", told.to_string().into()));
-            last = Some(now);
-        }
-        let _ = view.changed().await;
     }
 }

@@ -69,8 +69,7 @@ impl Fleet {
 
     /// The host may be told of anew: its POST failed, or its rule is another one.
     pub(in crate::control) async fn unclaim_wake(&self, host: &str) {
-        let key = self.0.keys.wake(host).into();
-        let delete = DeleteRangeRequest { key, ..DeleteRangeRequest::default() };
+        let delete = DeleteRangeRequest::of_key(&self.0.keys.wake(host));
         let _ = self.0.client.delete_range(delete).await;
     }
 
@@ -80,14 +79,8 @@ impl Fleet {
 
     /// Reads who sees what idle, as of a revision.
     pub(super) async fn read_idle(&self, revision: i64) -> Result<(), EtcdError> {
-        let prefix = self.0.keys.all_idle();
-        let found = self.0.client.range(RangeRequest {
-            range_end: etcd::end_of_prefix(&prefix),
-            key: prefix.into(),
-            revision,
-            ..RangeRequest::default()
-        });
-        let found = found.await?;
+        let all = RangeRequest::of_prefix(&self.0.keys.all_idle());
+        let found = self.0.client.range(RangeRequest { revision, ..all }).await?;
         let keys = found.kvs.iter().filter_map(|kv| match self.0.keys.live_key(&kv.key) {
             Some(super::keys::LiveKey::Idle(host, node)) => {
                 Some(((host.to_owned(), node.to_owned()), kv.mod_revision))
@@ -108,8 +101,7 @@ impl Fleet {
 
     /// The host is no longer idle here.
     pub(in crate::control) async fn unsay_idle(&self, host: &str) {
-        let key = self.0.keys.idle(host, self.node()).into();
-        let delete = DeleteRangeRequest { key, ..DeleteRangeRequest::default() };
+        let delete = DeleteRangeRequest::of_key(&self.0.keys.idle(host, self.node()));
         let _ = self.0.client.delete_range(delete).await;
     }
 

@@ -24,21 +24,15 @@ use super::log::{Chunks, Content, Edit, Entry, edits_text, pieces};
 use super::remote::Head;
 use super::{Applied, Fleet, Trouble, View, nonce};
 use crate::control::change::{Done, Refused};
-use crate::control::writer::{self, Asked, Made, Tried};
+use crate::control::trial::{Asked, Made, Tried, refuse, reply, try_all};
 use crate::limits;
 use crate::link::{Published, Tag, TaggedTable};
-
-/// A change that is to be made, and whether all nodes are asked to say when they have it.
-pub(super) struct Proposal {
-    pub(super) asked: Asked,
-    pub(super) ask: bool,
-}
 
 /// The task that proposes.
 pub(in crate::control) struct Proposer {
     pub(super) fleet: Fleet,
     pub(super) published: Arc<Published>,
-    pub(super) proposals: mpsc::Receiver<Proposal>,
+    pub(super) proposals: mpsc::Receiver<Asked>,
 }
 
 /// How a transaction ended.
@@ -64,26 +58,23 @@ impl Proposer {
             let Some(first) = self.proposals.recv().await else {
                 return std::future::pending().await;
             };
-            let mut ask = first.ask;
-            let mut edits = weight(&first.asked);
-            let mut batch = vec![first.asked];
+            let mut edits = weight(&first);
+            let mut batch = vec![first];
             while batch.len() < limits::CHANGES_AT_ONCE && edits < limits::EDITS_AT_ONCE {
                 let Ok(next) = self.proposals.try_recv() else { break };
-                ask |= next.ask;
-                edits += weight(&next.asked);
-                batch.push(next.asked);
+                edits += weight(&next);
+                batch.push(next);
             }
-            self.propose(batch, ask, edits).await;
+            self.propose(batch, edits).await;
         }
     }
 
-    async fn propose(&self, batch: Vec<Asked>, ask: bool, edits: usize) {
+    async fn propose(&self, batch: Vec<Asked>, edits: usize) {
         let mut has_turn = false;
-        self.attempt(batch, ask, edits, &mut has_turn).await;
+        self.attempt(batch, edits, &mut has_turn).await;
         let shared = &self.fleet.0;
         if has_turn {
-            let key = shared.keys.turn().into();
-            let delete = DeleteRangeRequest { key, ..DeleteRangeRequest::default() };
+            let delete = DeleteRangeRequest::of_key(&shared.keys.turn());
             // Should it stay: the others let nobody pass for long, and its lease ends.
             let _ = shared.client.delete_range(delete).await;
         }
@@ -115,7 +106,8 @@ impl Proposer {
         let _ = timeout(limits::FLEET_TURN_TIME, view.wait_for(is_free)).await;
     }
 
-    async fn attempt(&self, mut batch: Vec<Asked>, ask: bool, edits: usize, has_turn: &mut bool) {
+    async fn attempt(&self, mut batch: Vec<Asked>, edits: usize, has_turn: &mut bool) {
+        let ask = batch.iter().any(|(change, _)| change.everywhere);
         let began = Instant::now();
         for attempt in 0.. {
             if limits::FLEET_TRIES <= attempt && limits::FLEET_COMMIT_TIME < began.elapsed() {
@@ -131,7 +123,7 @@ impl Proposer {
             };
             let is_large = limits::EDITS_WORTH_A_WAKE < edits;
             let made = run_where(is_large, move || {
-                let tried = writer::try_all(batch, &now);
+                let tried = try_all(batch, &now);
                 let sequence = at.sequence + 1;
                 let is_any = !tried.accepted.is_empty();
                 let written = is_any.then(|| written(&tried.accepted, sequence));
@@ -327,19 +319,9 @@ fn all_of(tried: Tried) -> Vec<Asked> {
     tried.accepted.into_iter().map(|made| made.asked).chain(refused).collect()
 }
 
-fn refuse(refused: Vec<(Asked, Refused)>, tag: Tag) {
-    for ((change, answer), why) in refused {
-        let why = match why {
-            Refused::Precondition(_) => Refused::Precondition(tag),
-            why => why,
-        };
-        writer::reply(&change, answer, Err(why));
-    }
-}
-
 fn refuse_all(batch: impl IntoIterator<Item = Asked>, trouble: &Trouble) {
     for (change, answer) in batch {
-        writer::reply(&change, answer, Err(Refused::Fleet(trouble.clone())));
+        reply(&change, answer, Err(Refused::Fleet(trouble.clone())));
     }
 }
 

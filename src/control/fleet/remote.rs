@@ -31,7 +31,6 @@ pub(super) struct Remote {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Head {
     pub(super) sequence: u64,
-    pub(super) nonce: String,
     /// The revision that changed it last.
     pub(super) revision: i64,
 }
@@ -39,17 +38,12 @@ pub(super) struct Head {
 impl Head {
     pub(super) fn read(value: &[u8], revision: i64) -> Option<Head> {
         let json: Value = serde_json::from_slice(value).ok()?;
-        let nonce = json["nonce"].as_str().unwrap_or_default().to_owned();
-        Some(Head { sequence: json["sequence"].as_u64()?, nonce, revision })
+        Some(Head { sequence: json["sequence"].as_u64()?, revision })
     }
 
     pub(super) fn to_value(sequence: u64, nonce: &str) -> Vec<u8> {
         serde_json::json!({ "sequence": sequence, "nonce": nonce }).to_string().into_bytes()
     }
-}
-
-fn prefix(key: &str) -> RangeRequest {
-    RangeRequest { key: key.into(), range_end: etcd::end_of_prefix(key), ..RangeRequest::default() }
 }
 
 fn step(range: RangeRequest) -> etcd::message::RequestOp {
@@ -58,13 +52,14 @@ fn step(range: RangeRequest) -> etcd::message::RequestOp {
 
 /// Looks at all of the fleet but its rules, at one revision.
 pub(super) async fn look(client: &Client, keys: &Keys) -> Result<Remote, EtcdError> {
-    let first = RangeRequest { limit: 1, keys_only: true, ..prefix(&keys.all_log()) };
+    let all = RangeRequest::of_prefix(&keys.all_log());
+    let first = RangeRequest { limit: 1, keys_only: true, ..all };
     let success = vec![
         etcd::get(&keys.id()),
         etcd::get(&keys.head()),
         etcd::get(&keys.base()),
         step(first),
-        step(prefix(&keys.nodes())),
+        step(RangeRequest::of_prefix(&keys.nodes())),
     ];
     let found = client.read_txn(TxnRequest { success, ..TxnRequest::default() }).await?;
     let id = found.read(0).first();
@@ -149,11 +144,16 @@ async fn text_of(
         }
     }
     let chunks = chunks.clone();
-    let joined = tokio::task::spawn_blocking(move || {
-        let pieces: Vec<&[u8]> = pieces.iter().map(Vec::as_slice).collect();
-        chunks.join(pieces.into_iter())
-    });
-    joined.await.unwrap_or_else(|_| Err("it was given up".to_owned())).map_err(ReadError::Broken)
+    let join = move || chunks.join(pieces.iter().map(Vec::as_slice));
+    elsewhere(join).await
+}
+
+/// Reads what takes long on another thread; a panic there is an error of what was read.
+async fn elsewhere<T: Send + 'static>(
+    read: impl FnOnce() -> Result<T, String> + Send + 'static,
+) -> Result<T, ReadError> {
+    let read = tokio::task::spawn_blocking(read).await;
+    read.unwrap_or_else(|_| Err("it was given up".to_owned())).map_err(ReadError::Broken)
 }
 
 /// The edits of an entry, with its chunks if it has any; large ones are read on another thread.
@@ -173,8 +173,7 @@ pub(super) async fn edits_of(
         return read_edits(&text, names).map_err(ReadError::Broken);
     }
     let names = names.clone();
-    let read = tokio::task::spawn_blocking(move || read_edits(&text, &names));
-    read.await.unwrap_or_else(|_| Err("it was given up".to_owned())).map_err(ReadError::Broken)
+    elsewhere(move || read_edits(&text, &names)).await
 }
 
 /// Rules that were not taken, by name, and why.
@@ -193,12 +192,11 @@ pub(super) async fn table(
     let key = |index| keys.base_piece(&base.chunks.nonce, index);
     let text = text_of(client, &base.chunks, key, remote.revision).await?;
     let shared = names.clone();
-    let read = tokio::task::spawn_blocking(move || {
+    let read = elsewhere(move || {
         let mut names = shared.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         read_base(&text, &mut names)
     });
-    let read = read.await.unwrap_or_else(|_| Err("it was given up".to_owned()));
-    let (mut table, mut not_taken) = read.map_err(ReadError::Broken)?;
+    let (mut table, mut not_taken) = read.await?;
     let mut next = base.sequence + 1;
     while next <= head {
         let found = entries(client, keys, next, head, remote.revision).await?;

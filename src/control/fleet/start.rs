@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::BufWriter;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicI64};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,8 @@ use super::keys::Keys;
 use super::load::{Base, Missing, base_text, difference, missing};
 use super::log::{Chunks, pieces};
 use super::remote::{self, Head, ReadError, Remote};
-use super::{Applied, Counts, Fleet, Proposal, Settings, Shared, View, nonce, tag_of};
+use super::{Applied, Counts, Fleet, LoadReason, Settings, Shared, View, nonce, tag_of};
+use crate::control::trial::Asked;
 use crate::control::{Rest, SharedNames};
 use crate::limits;
 use crate::link::Tag;
@@ -75,7 +76,7 @@ pub(in crate::control) struct Joined {
     pub(in crate::control) membership: Membership,
     /// The state file does not have the table yet.
     is_unwritten: bool,
-    pub(super) proposals: mpsc::Receiver<Proposal>,
+    pub(super) proposals: mpsc::Receiver<Asked>,
     pub(super) drains: mpsc::UnboundedReceiver<DrainAsk>,
 }
 
@@ -162,10 +163,20 @@ pub(in crate::control) async fn start(settings: Settings, own: Own<'_>) -> Resul
     if let Some(remote) = &remote {
         free_name(&settings, &instance, remote, &client, &keys).await?;
     }
-    let mut starting =
-        Starting { client: &client, keys: &keys, settings: &settings, own, is_unwritten: false };
+    let mut starting = Starting {
+        client: &client,
+        keys: &keys,
+        settings: &settings,
+        own,
+        is_unwritten: false,
+        is_loaded: false,
+    };
     let (membership, revision, lost) = starting.go(known, &instance, remote).await?;
     let is_unwritten = starting.is_unwritten;
+    let counts = Counts::default();
+    if starting.is_loaded {
+        counts.loads[LoadReason::Start as usize].store(1, Ordering::Relaxed);
+    }
     let (proposals, proposed) = mpsc::channel(limits::CHANGES_WAITING_MAX);
     let (drains, asks) = mpsc::unbounded_channel();
     let view = View {
@@ -198,7 +209,7 @@ pub(in crate::control) async fn start(settings: Settings, own: Own<'_>) -> Resul
         last_event: Mutex::new(Instant::now()),
         log_size: Mutex::default(),
         own_edits: Mutex::default(),
-        counts: Counts::default(),
+        counts,
     }));
     Ok(Joined { fleet, membership, is_unwritten, proposals: proposed, drains: asks })
 }
@@ -266,6 +277,8 @@ struct Starting<'s> {
     settings: &'s Settings,
     own: Own<'s>,
     is_unwritten: bool,
+    /// The whole table was read.
+    is_loaded: bool,
 }
 
 /// The place found, the revision of the head that belongs to it, and why the store is not the
@@ -334,6 +347,7 @@ impl Starting<'_> {
         };
         let read = remote::table(self.client, self.keys, remote, &self.names()).await;
         let (table, rejected) = read.map_err(|error| format!("fleet: {error}"))?;
+        self.is_loaded = true;
         for (name, why) in rejected {
             warn!("fleet: {name}: not used: {why}");
         }
@@ -396,6 +410,7 @@ impl Starting<'_> {
                 self.entries(from, head.sequence, remote.revision).await
             }
             Missing::Entries(_) | Missing::Table => {
+                self.is_loaded = true;
                 remote::table(self.client, self.keys, remote, &self.names()).await
             }
         };
@@ -527,7 +542,7 @@ mod tests {
     }
 
     fn remote(id: &str, sequence: u64) -> Remote {
-        let head = Some(Head { sequence, nonce: String::new(), revision: 9 });
+        let head = Some(Head { sequence, revision: 9 });
         Remote { id: Some(id.to_owned()), head, ..Remote::default() }
     }
 

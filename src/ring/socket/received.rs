@@ -47,7 +47,6 @@ impl Received {
     }
 
     /// Whether bytes wait to be taken.
-    #[cfg(test)]
     pub(in crate::ring) fn has_bytes(&self) -> bool {
         matches!(self.first, Item::Lent(_) | Item::Own(_))
     }

@@ -222,8 +222,7 @@ impl Stream {
     }
 
     /// Whether received bytes wait to be taken.
-    #[cfg(test)]
-    pub(in crate::ring) fn has_bytes(&self) -> bool {
+    pub(crate) fn has_bytes(&self) -> bool {
         self.with(|slot| slot.receive.received.has_bytes())
     }
 

@@ -436,8 +436,28 @@ fn text_of(error: &dyn std::error::Error) -> String {
     text
 }
 
+impl RangeRequest {
+    /// Every key that begins with `prefix`.
+    pub fn of_prefix(prefix: &str) -> RangeRequest {
+        let range_end = end_of_prefix(prefix);
+        RangeRequest { key: prefix.into(), range_end, ..RangeRequest::default() }
+    }
+}
+
+impl DeleteRangeRequest {
+    /// Every key that begins with `prefix`.
+    pub fn of_prefix(prefix: &str) -> DeleteRangeRequest {
+        DeleteRangeRequest { key: prefix.into(), range_end: end_of_prefix(prefix) }
+    }
+
+    /// One key.
+    pub fn of_key(key: &str) -> DeleteRangeRequest {
+        DeleteRangeRequest { key: key.into(), range_end: Vec::new() }
+    }
+}
+
 /// The first key behind all that begin with `prefix`.
-pub fn end_of_prefix(prefix: &str) -> Vec<u8> {
+fn end_of_prefix(prefix: &str) -> Vec<u8> {
     let mut end = prefix.as_bytes().to_vec();
     while let Some(last) = end.pop() {
         if last < u8::MAX {
@@ -464,8 +484,7 @@ pub fn get(key: &str) -> RequestOp {
 }
 
 pub fn delete_prefix(prefix: &str) -> RequestOp {
-    let range_end = end_of_prefix(prefix);
-    let delete = DeleteRangeRequest { key: prefix.into(), range_end };
+    let delete = DeleteRangeRequest::of_prefix(prefix);
     RequestOp { request: Some(message::Request::DeleteRange(delete)) }
 }
 

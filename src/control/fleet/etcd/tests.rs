@@ -96,18 +96,13 @@ fn keys_are_written_read_compared_and_deleted() {
             .put(PutRequest { key: b"/ab".to_vec(), value: b"3".to_vec(), lease: 0 })
             .await
             .expect("written");
-        let all = RangeRequest {
-            key: b"/a".to_vec(),
-            range_end: end_of_prefix("/a"),
-            limit: 1,
-            ..RangeRequest::default()
-        };
+        let all = RangeRequest { limit: 1, ..RangeRequest::of_prefix("/a") };
         let found = client.range(all.clone()).await.expect("keys");
         assert!(found.more && found.count == 2 && found.kvs.len() == 1, "{found:?}");
         // As it was before.
         let then = RangeRequest { revision, ..all };
         assert_eq!(client.range(then).await.expect("keys").kvs[0].value, b"1");
-        let key = DeleteRangeRequest { key: b"/a".to_vec(), range_end: end_of_prefix("/a") };
+        let key = DeleteRangeRequest::of_prefix("/a");
         assert_eq!(client.delete_range(key).await.expect("deleted").deleted, 2);
         let status = client.status(0).await.expect("a status");
         assert!(status.leader != 0 && !status.version.is_empty(), "{status:?}");
@@ -133,7 +128,7 @@ fn a_watch_brings_what_happens_until_its_revision_is_compacted() {
         let events = watch.next().await.expect("events");
         let kv = events[0].kv.clone().expect("a key");
         assert_eq!((kv.value, kv.mod_revision), (b"two".to_vec(), last));
-        let key = DeleteRangeRequest { key: b"/a/1".to_vec(), ..DeleteRangeRequest::default() };
+        let key = DeleteRangeRequest::of_key("/a/1");
         client.delete_range(key).await.expect("deleted");
         let events = watch.next().await.expect("events");
         assert_eq!(events[0].kind(), message::EventKind::Delete);

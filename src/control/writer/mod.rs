@@ -15,108 +15,24 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use arc_swap::ArcSwapOption;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
 use super::Counted;
 use super::change::{Change, Done, Happened, Refused, RuleChange};
-use super::fleet::{Brought, Fleet, OfFleet};
+use super::fleet::OfFleet;
 use super::held::Held;
 use super::loops;
+use super::orders::{Order, Orders};
 use super::statistics::{self, SharedStatistics};
 use super::store::{Folded, Record, Store, StoreError};
+use super::trial::{Asked, Made, Tried, audit, refuse, reply, try_all};
 use super::wake::{WakeMemory, idle_after};
 use crate::limits;
-use crate::link::{ByKey, ControlEnd, KeySet, Published, Tag, TaggedTable};
+use crate::link::{ByKey, ControlEnd, KeySet, Published, TaggedTable};
 use crate::state::Totals;
-use crate::table::{Action, Rule, Snapshot, edit_canonical};
+use crate::table::{Action, Rule, Snapshot};
 use copy::TableCopy;
-
-/// An order to the writer.
-pub(super) enum Order {
-    /// A change to try, and to answer.
-    Change(Change, oneshot::Sender<Result<Done, Refused>>),
-    /// Save the statistics.
-    Save,
-    /// The folding of the journal has ended.
-    Folded(Result<Folded, StoreError>),
-    /// Save all, and write no more until `Resume`: another process takes over. Answered when that
-    /// process may read.
-    Release(oneshot::Sender<()>),
-    /// Go on: the other process did not take over.
-    Resume,
-    /// List the sums since `Release`.
-    CountedSince(oneshot::Sender<Vec<Counted>>),
-    /// Add these sums of another process, counted after its state was ours.
-    Add(Vec<Counted>),
-    /// Take what the fleet has brought.
-    Fleet(Box<Brought>),
-    /// Save all, and end.
-    Finish,
-}
-
-/// Access to the writer.
-#[derive(Clone)]
-pub(super) struct Orders(mpsc::Sender<Order>, Option<Fleet>);
-
-impl Orders {
-    /// Waits until the change is in force, or refused.
-    pub(super) async fn change(&self, change: Change) -> Result<Done, Refused> {
-        if let Some(fleet) = self.1.as_ref().filter(|fleet| fleet.is_in()) {
-            let ask = change.everywhere;
-            return fleet.change(change, ask).await;
-        }
-        let (answer, answered) = oneshot::channel();
-        let sent = self.0.send(Order::Change(change, answer)).await;
-        sent.map_err(|_| Refused::Stopping)?;
-        answered.await.unwrap_or(Err(Refused::Stopping))
-    }
-
-    pub(super) async fn save(&self) {
-        // Without a writer there is nothing left to save for.
-        let _ = self.0.send(Order::Save).await;
-    }
-
-    /// Lets go of the state file.
-    pub(super) async fn release(&self) {
-        let (answer, answered) = oneshot::channel();
-        let _ = self.0.send(Order::Release(answer)).await;
-        let _ = answered.await;
-    }
-
-    /// Takes the state file up again.
-    pub(super) async fn resume(&self) {
-        let _ = self.0.send(Order::Resume).await;
-    }
-
-    /// Lists the sums of hosts since the state file was let go of.
-    pub(super) async fn counted_since(&self) -> Vec<Counted> {
-        let (answer, answered) = oneshot::channel();
-        let _ = self.0.send(Order::CountedSince(answer)).await;
-        answered.await.unwrap_or_default()
-    }
-
-    /// Adds sums of another process; called from a thread that may wait.
-    pub(super) fn add_counts(&self, counted: Vec<Counted>) {
-        let _ = self.0.blocking_send(Order::Add(counted));
-    }
-
-    /// Makes a single node of this one.
-    pub(super) async fn leave_fleet(&self) {
-        let (done, left) = oneshot::channel();
-        self.bring(Brought::Leave(done)).await;
-        let _ = left.await;
-    }
-
-    /// Hands on what the fleet has brought.
-    pub(super) async fn bring(&self, brought: Brought) {
-        let _ = self.0.send(Order::Fleet(Box::new(brought))).await;
-    }
-
-    async fn finish(&self) {
-        let _ = self.0.send(Order::Finish).await;
-    }
-}
 
 /// The writer's thread.
 pub(super) struct Writer {
@@ -142,9 +58,8 @@ pub(super) struct Wiring {
 
 impl Writer {
     pub(super) fn start(mut wiring: Wiring) -> std::io::Result<Writer> {
-        let (orders, incoming) = mpsc::channel(limits::CHANGES_WAITING_MAX);
+        let (orders, incoming) = Orders::new();
         let copy = wiring.fleet.take().map(|fleet| Box::new(TableCopy::new(fleet)));
-        let orders = Orders(orders, copy.as_ref().map(|copy| copy.fleet.clone()));
         let writing = Writing {
             wiring,
             incoming,
@@ -192,52 +107,6 @@ struct Writing {
 
 /// The sums of each host when the state file was let go of.
 type Released = ByKey<Totals>;
-
-pub(super) type Asked = (Change, oneshot::Sender<Result<Done, Refused>>);
-
-/// A change with the table before and after it.
-pub(super) struct Made {
-    pub(super) asked: Asked,
-    pub(super) before: TaggedTable,
-    after: TaggedTable,
-}
-
-impl Made {
-    /// How much of the table it concerns.
-    fn weight(&self) -> usize {
-        let (change, _) = &self.asked;
-        change.edits.len() + if change.whole { self.before.table.len() } else { 0 }
-    }
-}
-
-/// A batch that was tried, and is not yet on disk.
-pub(super) struct Tried {
-    pub(super) accepted: Vec<Made>,
-    pub(super) refused: Vec<(Asked, Refused)>,
-}
-
-/// Tries each change on the table that those before it left. A change that is only checked is
-/// answered.
-pub(super) fn try_all(batch: Vec<Asked>, start: &TaggedTable) -> Tried {
-    let mut now = start.clone();
-    let mut tried = Tried { accepted: Vec::new(), refused: Vec::new() };
-    for (change, answer) in batch {
-        match attempt(&change, &now) {
-            Err(why) => tried.refused.push(((change, answer), why)),
-            Ok(_) if change.dry_run => {
-                reply(&change, answer, Ok(Done { tag: start.tag, before: None }));
-            }
-            Ok(table) => {
-                // The change is not on disk, so it has no number that a client could know.
-                let tag = Tag { sequence: u64::MAX, ..start.tag };
-                let before = std::mem::replace(&mut now, TaggedTable { table, tag });
-                let asked = (change, answer);
-                tried.accepted.push(Made { asked, before, after: now.clone() });
-            }
-        }
-    }
-    tried
-}
 
 fn refuse_all(batch: impl IntoIterator<Item = Asked>, reason: &str) {
     for (change, answer) in batch {
@@ -330,14 +199,7 @@ impl Writing {
             self.publish(newest.after.clone(), &accepted);
         }
         accepted.into_iter().for_each(|made| self.tell(made));
-        let tag = self.wiring.published.table().tag;
-        for ((change, answer), why) in refused {
-            let why = match why {
-                Refused::Precondition(_) => Refused::Precondition(tag),
-                why => why,
-            };
-            reply(&change, answer, Err(why));
-        }
+        refuse(refused, self.wiring.published.table().tag);
     }
 
     /// Writes changes to disk; returns the number of the last.
@@ -501,8 +363,7 @@ impl Writing {
             });
             // The store must learn of the end in any case, or it would wait for ever.
             let end = catch_unwind(run).unwrap_or(Err(StoreError::Folding));
-            // An error: the daemon ends, which leaves one file in any case.
-            let _ = orders.0.blocking_send(Order::Folded(end));
+            orders.folded(end);
         });
         match thread {
             Ok(_) => self.folding = true,
@@ -594,43 +455,6 @@ impl Writing {
             ),
         }
     }
-}
-
-/// Applies one change to a table.
-fn attempt(change: &Change, now: &TaggedTable) -> Result<Snapshot, Refused> {
-    if !change.matches(now.tag) {
-        return Err(Refused::Precondition(now.tag));
-    }
-    let empty = Snapshot::default();
-    let from = if change.whole { &empty } else { &now.table };
-    edit_canonical(from, &change.edits).map_err(Refused::Edit)
-}
-
-pub(super) fn reply(
-    change: &Change,
-    answer: oneshot::Sender<Result<Done, Refused>>,
-    outcome: Result<Done, Refused>,
-) {
-    match &outcome {
-        Ok(done) => audit(change, done.tag, "checked"),
-        Err(Refused::Edit(error)) => audit_refused(change, error.code()),
-        Err(Refused::Precondition(tag)) => audit(change, *tag, "precondition_failed"),
-        Err(Refused::NotWritten(_)) => audit_refused(change, "state_not_written"),
-        Err(Refused::Fleet(trouble)) => audit_refused(change, trouble.code()),
-        Err(Refused::Stopping) => audit_refused(change, "stopping"),
-    }
-    let _ = answer.send(outcome);
-}
-
-/// Logs a change and the client that made it, in one line.
-fn audit(change: &Change, tag: Tag, result: &str) {
-    let (verb, host, edits) = (change.verb.as_str(), change.host(), change.edits.len());
-    info!(who = %change.who, verb, host, edits, generation = %tag.sequence, result, "audit");
-}
-
-fn audit_refused(change: &Change, result: &str) {
-    let (verb, host, edits) = (change.verb.as_str(), change.host(), change.edits.len());
-    info!(who = %change.who, verb, host, edits, result, "audit");
 }
 
 /// The rules that a change concerns which ask for more than routing.

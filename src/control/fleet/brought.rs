@@ -1,0 +1,34 @@
+//! News of the fleet for the writer, and how far the writer is.
+
+use tokio::sync::oneshot;
+
+use super::log::Edit;
+use crate::state::Membership;
+use crate::table::Snapshot;
+
+/// How far the table of this node is, and where the head of the log was changed last.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(in crate::control) struct Applied {
+    pub(in crate::control) sequence: u64,
+    /// The revision of `live/head` that belongs to it; 0: not known yet.
+    pub(in crate::control) revision: i64,
+}
+
+/// News of the fleet for the writer.
+pub(in crate::control) enum Brought {
+    /// The next entry of the log.
+    Entry {
+        sequence: u64,
+        revision: i64,
+        node: String,
+        edits: Vec<Edit>,
+        /// Why nothing could be made of it.
+        broken: Option<String>,
+    },
+    /// The whole table.
+    Table { table: Snapshot, membership: Membership, revision: i64 },
+    /// The copy on disk is to have all that is in force.
+    Keep,
+    /// The node is to be a single one, from here on.
+    Leave(oneshot::Sender<()>),
+}

@@ -1,0 +1,106 @@
+//! Changes on trial: each is tried on the table that the ones before it left, before anything is
+//! written. The writer of a single node and a node of a fleet try them alike.
+
+use tokio::sync::oneshot;
+use tracing::info;
+
+use super::change::{Change, Done, Refused};
+use crate::link::{Tag, TaggedTable};
+use crate::table::{Snapshot, edit_canonical};
+
+/// A change with the place for its answer.
+pub(super) type Asked = (Change, oneshot::Sender<Result<Done, Refused>>);
+
+/// A change with the table before and after it.
+pub(super) struct Made {
+    pub(super) asked: Asked,
+    pub(super) before: TaggedTable,
+    pub(super) after: TaggedTable,
+}
+
+impl Made {
+    /// How much of the table it concerns.
+    pub(super) fn weight(&self) -> usize {
+        let (change, _) = &self.asked;
+        change.edits.len() + if change.whole { self.before.table.len() } else { 0 }
+    }
+}
+
+/// A batch that was tried, and is not yet on disk.
+pub(super) struct Tried {
+    pub(super) accepted: Vec<Made>,
+    pub(super) refused: Vec<(Asked, Refused)>,
+}
+
+/// Tries each change on the table that those before it left. A change that is only checked is
+/// answered.
+pub(super) fn try_all(batch: Vec<Asked>, start: &TaggedTable) -> Tried {
+    let mut now = start.clone();
+    let mut tried = Tried { accepted: Vec::new(), refused: Vec::new() };
+    for (change, answer) in batch {
+        match attempt(&change, &now) {
+            Err(why) => tried.refused.push(((change, answer), why)),
+            Ok(_) if change.dry_run => {
+                reply(&change, answer, Ok(Done { tag: start.tag, before: None }));
+            }
+            Ok(table) => {
+                // The change is not on disk, so it has no number that a client could know.
+                let tag = Tag { sequence: u64::MAX, ..start.tag };
+                let before = std::mem::replace(&mut now, TaggedTable { table, tag });
+                let asked = (change, answer);
+                tried.accepted.push(Made { asked, before, after: now.clone() });
+            }
+        }
+    }
+    tried
+}
+
+/// Applies one change to a table.
+fn attempt(change: &Change, now: &TaggedTable) -> Result<Snapshot, Refused> {
+    if !change.matches(now.tag) {
+        return Err(Refused::Precondition(now.tag));
+    }
+    let empty = Snapshot::default();
+    let from = if change.whole { &empty } else { &now.table };
+    edit_canonical(from, &change.edits).map_err(Refused::Edit)
+}
+
+/// Answers a change, and logs the answer.
+pub(super) fn reply(
+    change: &Change,
+    answer: oneshot::Sender<Result<Done, Refused>>,
+    outcome: Result<Done, Refused>,
+) {
+    match &outcome {
+        Ok(done) => audit(change, done.tag, "checked"),
+        Err(Refused::Edit(error)) => audit_refused(change, error.code()),
+        Err(Refused::Precondition(tag)) => audit(change, *tag, "precondition_failed"),
+        Err(Refused::NotWritten(_)) => audit_refused(change, "state_not_written"),
+        Err(Refused::Fleet(trouble)) => audit_refused(change, trouble.code()),
+        Err(Refused::Stopping) => audit_refused(change, "stopping"),
+    }
+    let _ = answer.send(outcome);
+}
+
+/// Logs a change and the client that made it, in one line.
+pub(super) fn audit(change: &Change, tag: Tag, result: &str) {
+    let (verb, host, edits) = (change.verb.as_str(), change.host(), change.edits.len());
+    info!(who = %change.who, verb, host, edits, generation = %tag.sequence, result, "audit");
+}
+
+fn audit_refused(change: &Change, result: &str) {
+    let (verb, host, edits) = (change.verb.as_str(), change.host(), change.edits.len());
+    info!(who = %change.who, verb, host, edits, result, "audit");
+}
+
+/// Answers changes that were refused when they were tried. One whose condition failed gets the tag
+/// of the table that is in force now.
+pub(super) fn refuse(refused: Vec<(Asked, Refused)>, now: Tag) {
+    for ((change, answer), why) in refused {
+        let why = match why {
+            Refused::Precondition(_) => Refused::Precondition(now),
+            why => why,
+        };
+        reply(&change, answer, Err(why));
+    }
+}
