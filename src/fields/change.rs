@@ -2,14 +2,14 @@
 //! says whose it is can't be changed, in whatever spelling.
 
 use super::names::{Name, classify, fold, is_token, is_value_byte, spells};
-use crate::limits::{RULE_FIELD_NAME_BYTES_MAX, RULE_TEXT_BYTES_MAX};
+use crate::limits::{FIELD_NAME_BYTES_MAX, RULE_TEXT_BYTES_MAX};
 
 /// A field that takes the place of all of its name, or none that does.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct FieldChange {
-    /// As it is written.
+    /// Name as it is written.
     name: Box<str>,
-    /// As it is compared: lower case, `-` for all that is no letter or digit.
+    /// Name as it is compared: lower case, `-` for all that is no letter or digit.
     folded: Box<[u8]>,
     value: Option<Box<str>>,
 }
@@ -20,7 +20,7 @@ impl FieldChange {
         if !is_token(name.as_bytes()) {
             return Err("is not a name: letters, digits and !#$%&'*+-.^_`|~");
         }
-        if RULE_FIELD_NAME_BYTES_MAX < name.len() {
+        if FIELD_NAME_BYTES_MAX < name.len() {
             return Err("has a name of more than 100 bytes");
         }
         let folded = fold(name.as_bytes());

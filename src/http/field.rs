@@ -336,7 +336,7 @@ impl Survey<'_> {
 /// that number none of the trailers is taken to be free of them.
 #[derive(Copy, Clone, PartialEq, Eq, Default, Debug)]
 pub(super) struct Named {
-    /// As bytes: as numbers they would have to be aligned, and each connection has room for them.
+    /// Bytes, not numbers, which would have to be aligned: each connection has room for them.
     hashes: [[u8; 4]; NAMED_KEPT],
     /// One more than fits: any name.
     count: u8,

@@ -87,7 +87,7 @@ impl<'b> RequestHead<'_, 'b> {
         })
     }
 
-    /// Whether it has a field of this name, in whatever spelling.
+    /// Whether a field has this name, in whatever spelling.
     pub fn has_field(&self, name: &str) -> bool {
         self.fields.list.iter().any(|field| is_same(field.name.as_bytes(), name.as_bytes()))
     }

@@ -4,6 +4,7 @@
 mod config;
 mod control;
 mod daemon;
+mod fields;
 mod fleet;
 mod http;
 mod link;
@@ -16,6 +17,7 @@ mod table;
 pub use config::*;
 pub use control::*;
 pub use daemon::*;
+pub use fields::*;
 pub use fleet::*;
 pub use http::*;
 pub use link::*;

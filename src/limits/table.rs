@@ -17,7 +17,5 @@ pub const RULE_BODY_MAX: u64 = (1 << 53) - 1;
 pub const RULE_TEXT_BYTES_MAX: usize = 2048;
 /// Most fields that a rule changes in heads of one direction.
 pub const RULE_FIELDS_MAX: usize = 8;
-/// Longest name of a field that a rule changes, bytes.
-pub const RULE_FIELD_NAME_BYTES_MAX: usize = 100;
 /// Longest name of a page, bytes.
 pub const PAGE_NAME_BYTES_MAX: usize = 100;

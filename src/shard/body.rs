@@ -22,7 +22,7 @@ pub(super) enum Body {
     Length(u64),
     /// Forwarded as it came.
     Chunked(Chunked),
-    /// The same, up to a limit. Boxed: rare, and each connection has room for a body.
+    /// Forwarded as it came, up to a limit. Boxed: rare, and each connection has room for a body.
     Limited(Box<Limited>),
     /// Only the data is forwarded: for an HTTP/1.0 client.
     Decoded(Chunked),

@@ -270,7 +270,7 @@ fn own_replies_are_not_changed() {
     assert_eq!((answer.status(), answer.head.field("X-A")), (502, None));
 }
 
-/// Fields that frame, route or say whose a request is, in spellings that some reader takes for them.
+/// Fields that frame, route or say whose a request is, in spellings that a reader takes for them.
 #[test]
 fn fields_that_no_rule_may_change_are_refused_by_name() {
     let daemon = Setup::new().start();
@@ -338,6 +338,12 @@ fn fields_that_no_rule_may_change_are_refused_by_name() {
             assert!(message.contains(why), "{message}");
         }
     }
+}
+
+#[test]
+fn host_that_is_none_is_refused_by_name() {
+    let daemon = Setup::new().start();
+    let mut api = daemon.api();
     for host in [
         json!(""),
         json!("a b"),
