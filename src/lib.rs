@@ -40,3 +40,8 @@ pub mod daemon;
 pub mod bench {
     pub use crate::ring::bench::round_trips;
 }
+/// Checks of private modules that the fuzzers drive.
+#[doc(hidden)]
+pub mod fuzz {
+    pub use crate::control::any_value_of_a_fleet as fleet;
+}

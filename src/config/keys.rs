@@ -6,6 +6,13 @@ use super::key::{
 use super::{AccessLog, ManagementAddress, fleet, value};
 use crate::limits;
 
+fn management_address(text: &str) -> Result<ManagementAddress, String> {
+    Ok(match text.strip_prefix("unix:") {
+        Some(file) => ManagementAddress::Unix(path(file)?),
+        None => ManagementAddress::Tcp(value::address(text)?),
+    })
+}
+
 macro_rules! timeout {
     ($name:literal, $field:ident, $default:literal, $meaning:literal) => {
         key($name, $default, DURATION, $meaning, at_once!(timeouts.$field), |config, text| {
@@ -115,15 +122,29 @@ pub const KEYS: &[Key] = &[
                 "Addresses of the management API and the dashboard.",
                 next_start!(bind_management),
                 |config, text| {
-                    let address = match text.strip_prefix("unix:") {
-                        Some(file) => ManagementAddress::Unix(path(file)?),
-                        None => ManagementAddress::Tcp(value::address(text)?),
-                    };
-                    config.bind_management.push(address);
+                    config.bind_management.push(management_address(text)?);
                     Ok(())
                 },
             ),
             |config| config.bind_management.clear(),
+        ),
+    ),
+    beware(
+        "Every program that can reach this address can read the names of the busiest hosts and \
+         backends, and how busy they are.",
+        repeatable(
+            key(
+                "bind_metrics",
+                "none",
+                "an address with a port, or `unix:/path`",
+                "Addresses that answer `/metrics`, `/healthz` and `/readyz` alone, and ask for no token.",
+                next_start!(bind_metrics),
+                |config, text| {
+                    config.bind_metrics.push(management_address(text)?);
+                    Ok(())
+                },
+            ),
+            |config| config.bind_metrics.clear(),
         ),
     ),
     key(
@@ -135,6 +156,20 @@ pub const KEYS: &[Key] = &[
         next_start!(management_token_file),
         |config, text| {
             config.management_token_file = Some(path(text)?);
+            Ok(())
+        },
+    ),
+    key(
+        "management_tokens_file",
+        "none",
+        "a path",
+        "A file with one bearer token a line, of which every management request must carry one: \
+         `NAME ROLE TOKEN`, and behind it a host name where the token is only for the hosts under \
+         it. The roles are `read`, `operate` and `admin`. It is read again on SIGHUP. The token of \
+         `management_token_file` counts beside them as one `admin`.",
+        next_start!(management_tokens_file),
+        |config, text| {
+            config.management_tokens_file = Some(path(text)?);
             Ok(())
         },
     ),

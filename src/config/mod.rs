@@ -34,6 +34,16 @@ pub enum ManagementAddress {
     Unix(PathBuf),
 }
 
+impl ManagementAddress {
+    /// The address of a TCP socket.
+    pub fn tcp(&self) -> Option<&Address> {
+        match self {
+            ManagementAddress::Tcp(address) => Some(address),
+            ManagementAddress::Unix(_) => None,
+        }
+    }
+}
+
 /// Target of the access log.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub enum AccessLog {
@@ -82,6 +92,10 @@ pub struct Config {
     pub bind_management: Vec<ManagementAddress>,
     /// The file that holds the bearer token.
     pub management_token_file: Option<PathBuf>,
+    /// The file that holds tokens with roles.
+    pub management_tokens_file: Option<PathBuf>,
+    /// Addresses of the metrics alone.
+    pub bind_metrics: Vec<ManagementAddress>,
     /// No token although the address is not local.
     pub management_insecure: bool,
     /// The table's file.
@@ -154,6 +168,8 @@ impl Default for Config {
                 loopback(IpAddr::from(std::net::Ipv6Addr::LOCALHOST)),
             ],
             management_token_file: None,
+            management_tokens_file: None,
+            bind_metrics: Vec::new(),
             management_insecure: false,
             state_file: PathBuf::from("/var/lib/mantrid/state.json"),
             static_dir: PathBuf::from("/etc/mantrid/static/"),
@@ -221,7 +237,9 @@ impl Config {
         problems: &mut Vec<ConfigError>,
         place: impl Fn(&str, &str) -> String,
     ) {
-        if self.management_token_file.is_some() || self.management_insecure {
+        let has_tokens =
+            self.management_token_file.is_some() || self.management_tokens_file.is_some();
+        if has_tokens || self.management_insecure {
             return;
         }
         for address in self.management_tcp() {
@@ -230,7 +248,8 @@ impl Config {
                     place: place("bind_management", &address.to_string()),
                     problem: format!(
                         "bind_management: {address} can be reached from other machines: give a token \
-                         with management_token_file, or write management_insecure = true"
+                         with management_token_file or management_tokens_file, or write \
+                         management_insecure = true"
                     ),
                 });
             }
@@ -239,10 +258,14 @@ impl Config {
 
     /// The TCP addresses of the management API.
     pub fn management_tcp(&self) -> impl Iterator<Item = &Address> {
-        self.bind_management.iter().filter_map(|address| match address {
-            ManagementAddress::Tcp(address) => Some(address),
-            ManagementAddress::Unix(_) => None,
-        })
+        self.bind_management.iter().filter_map(ManagementAddress::tcp)
+    }
+
+    /// The TCP addresses that control listens on, each with its key.
+    pub fn control_tcp(&self) -> impl Iterator<Item = (&'static str, &Address)> {
+        let management = self.management_tcp().map(|address| ("bind_management", address));
+        let metrics = self.bind_metrics.iter().filter_map(ManagementAddress::tcp);
+        management.chain(metrics.map(|address| ("bind_metrics", address)))
     }
 
     /// Every address for clients, with its key.
@@ -277,8 +300,8 @@ impl Config {
     fn check_twice(&self, problems: &mut Vec<ConfigError>, place: impl Fn(&str, &str) -> String) {
         let mut seen: Vec<(&str, Address)> = Vec::new();
         let clients = self.binds().map(|(key, bind)| (key, bind.address));
-        let management = self.management_tcp().map(|address| ("bind_management", *address));
-        for (key, address) in clients.chain(management) {
+        let control = self.control_tcp().map(|(key, address)| (key, *address));
+        for (key, address) in clients.chain(control) {
             // Each port 0 becomes a port of its own.
             let same = |other: &Address| address.socket() == other.socket();
             let taken = seen.iter().find(|(_, other)| same(other) && address.socket().port() != 0);

@@ -1,6 +1,9 @@
 //! A change of the table on its way: from the client that asks for it, to the writer, to its
 //! answer.
 
+use std::sync::Arc;
+
+use super::grant::{Forbidden, Grant};
 use crate::link::Tag;
 use crate::table::{EditError, Rule, Snapshot};
 
@@ -26,8 +29,12 @@ impl Verb {
 #[derive(Debug)]
 pub(super) struct Change {
     pub(super) verb: Verb,
-    /// Address or user of the client that asked.
+    /// Name of the client that asked, else its address or user.
     pub(super) who: String,
+    /// Address or user of a client that has a name.
+    pub(super) from: Option<String>,
+    /// Rights of that client.
+    pub(super) grant: Arc<Grant>,
     /// Rules by canonical name; `None` deletes.
     pub(super) edits: Vec<(String, Option<Rule>)>,
     /// Whether the edits are the whole table: every other rule is deleted.
@@ -70,6 +77,8 @@ pub(super) struct Done {
 pub(super) enum Refused {
     /// The table would make no sense.
     Edit(EditError),
+    /// The client's token is not for this.
+    Forbidden(Forbidden),
     /// The table is another one than the client thought.
     Precondition(Tag),
     /// The change could not be written to disk.

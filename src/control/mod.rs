@@ -14,6 +14,7 @@ mod drained;
 mod elder;
 mod events;
 mod fleet;
+mod grant;
 mod health;
 mod heart;
 mod held;
@@ -41,7 +42,7 @@ use crate::limits;
 use crate::link::{ControlEnd, Part, Published, Tag, TaggedTable};
 use crate::state::{Membership, Totals};
 use crate::table::Names;
-use api::{Api, Sources, Taking};
+use api::{Api, Door, Sources, Taking};
 use elder::Elder;
 use events::{EventBus, health_event};
 use fleet::Fleet;
@@ -56,8 +57,11 @@ use store::Store;
 use wake::{Wake, WakeMemory};
 use writer::{Wiring, Writer};
 
-pub(crate) use api::{Management, Token};
+pub(crate) use api::Management;
+#[doc(hidden)]
+pub use fleet::any_value as any_value_of_a_fleet;
 pub(crate) use fleet::{EtcdAccess, Settings as FleetSettings};
+pub(crate) use grant::{Token, Tokens};
 
 /// A host's name and its sums.
 pub(crate) type Counted = (String, Totals);
@@ -145,9 +149,9 @@ pub(crate) async fn try_fleet(settings: &FleetSettings) -> Vec<Result<String, St
 /// Names of backends: made where rules are read, looked up by the resolver.
 type SharedNames = Arc<Mutex<Names>>;
 
-/// The token of the API, and how much may be open at a time.
+/// The tokens of the API, and how much may be open at a time.
 pub(crate) struct Access {
-    pub(crate) token: Option<Token>,
+    pub(crate) tokens: Tokens,
     pub(crate) connections_max: usize,
     /// Probes of backends at a time.
     pub(crate) probes_max: usize,
@@ -195,14 +199,19 @@ pub(crate) struct Handle {
 }
 
 impl Handle {
-    /// Replaces the token that requests need.
-    pub(crate) fn set_token(&self, token: Token) {
-        self.api.token.store(Some(Arc::new(token)));
+    /// Replaces the tokens of which requests need one.
+    pub(crate) fn set_tokens(&self, tokens: Tokens) {
+        self.api.tokens.store(Arc::new(tokens));
     }
 
-    /// The token that requests need.
-    pub(crate) fn token(&self) -> Option<Token> {
-        self.api.token.load().as_deref().cloned()
+    /// The tokens of which requests need one.
+    pub(crate) fn tokens(&self) -> Tokens {
+        Tokens::clone(&self.api.tokens.load())
+    }
+
+    /// Notes that the daemon takes in no more clients: it is not ready any more.
+    pub(crate) fn tell_stopping(&self) {
+        self.api.is_stopping.store(true, Ordering::Relaxed);
     }
 
     /// Notes whether the configuration that was read last is in force.
@@ -321,7 +330,7 @@ impl Control {
                 trouble,
                 published: published.clone(),
             },
-            access.token,
+            access.tokens,
             access.connections_max,
         ));
         let tasks = rest.joined.map(|joined| fleet_tasks(joined, &api, &writer, &held));
@@ -381,8 +390,13 @@ impl Control {
         loops::warn_of(&published.own, published.table().iter());
     }
 
-    /// Runs until it is dropped. Management is served from the first poll on.
-    pub(crate) async fn run(&mut self, management: Vec<Management>) -> Infallible {
+    /// Runs until it is dropped. Management and metrics are served from the first poll on.
+    pub(crate) async fn run(
+        &mut self,
+        management: Vec<Management>,
+        metrics: Vec<Management>,
+    ) -> Infallible {
+        let bound = Door::of_each(management, metrics);
         let events = self.api.sources.events.clone();
         let tasks = async {
             match &mut self.tasks {
@@ -411,7 +425,7 @@ impl Control {
             )) => never,
             never = beat.of(Part::Management, api::serve(
                 self.api.clone(),
-                management,
+                bound,
                 &self.taking,
             )) => never,
         }

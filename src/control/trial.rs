@@ -2,6 +2,7 @@
 //! written. The writer of a single node and a node of a fleet try them alike.
 
 use tokio::sync::oneshot;
+use tracing::field::display;
 use tracing::info;
 
 use super::change::{Change, Done, Refused};
@@ -60,6 +61,8 @@ fn attempt(change: &Change, now: &TaggedTable) -> Result<Snapshot, Refused> {
     if !change.matches(now.tag) {
         return Err(Refused::Precondition(now.tag));
     }
+    let allowed = change.grant.check_edits(&change.edits, change.whole, &now.table);
+    allowed.map_err(Refused::Forbidden)?;
     let empty = Snapshot::default();
     let from = if change.whole { &empty } else { &now.table };
     edit_canonical(from, &change.edits).map_err(Refused::Edit)
@@ -74,6 +77,7 @@ pub(super) fn reply(
     match &outcome {
         Ok(done) => audit(change, done.tag, "checked"),
         Err(Refused::Edit(error)) => audit_refused(change, error.code()),
+        Err(Refused::Forbidden(forbidden)) => audit_refused(change, forbidden.code),
         Err(Refused::Precondition(tag)) => audit(change, *tag, "precondition_failed"),
         Err(Refused::NotWritten(_)) => audit_refused(change, "state_not_written"),
         Err(Refused::Fleet(trouble)) => audit_refused(change, trouble.code()),
@@ -85,12 +89,14 @@ pub(super) fn reply(
 /// Logs a change and the client that made it, in one line.
 pub(super) fn audit(change: &Change, tag: Tag, result: &str) {
     let (verb, host, edits) = (change.verb.as_str(), change.host(), change.edits.len());
-    info!(who = %change.who, verb, host, edits, generation = %tag.sequence, result, "audit");
+    let (who, from) = (&change.who, change.from.as_deref().map(display));
+    info!(%who, from, verb, host, edits, generation = %tag.sequence, result, "audit");
 }
 
 fn audit_refused(change: &Change, result: &str) {
     let (verb, host, edits) = (change.verb.as_str(), change.host(), change.edits.len());
-    info!(who = %change.who, verb, host, edits, result, "audit");
+    let (who, from) = (&change.who, change.from.as_deref().map(display));
+    info!(%who, from, verb, host, edits, result, "audit");
 }
 
 /// Answers changes that were refused when they were tried. One whose condition failed gets the tag

@@ -5,9 +5,9 @@ use std::process::ExitCode;
 use super::inherited::InheritedSockets;
 use super::log::{counted, say};
 use super::resources::Resources;
-use super::{listen, management, privileges};
+use super::{listen, management, privileges, tokens};
 use crate::config::Config;
-use crate::control;
+use crate::control::{self, Tokens};
 use crate::table::host;
 
 /// Prints what was found. What the start would go on without is a warning; what would stop it is a
@@ -36,7 +36,7 @@ pub(super) fn run(config: &Config) -> ExitCode {
         InheritedSockets::default()
     });
     problems.extend(listen::check(config, &given, runs.as_deref()));
-    problems.extend(management::token(config, None).err());
+    problems.extend(tokens::read(config, Tokens::default()).err());
     problems.extend(hosts(config));
     problems.extend(try_fleet(config));
     // Once rights are dropped it is the daemon's user who must be allowed to read the files and to
@@ -86,15 +86,15 @@ fn verdict(errors: usize, warnings: usize) -> String {
 fn later(config: &Config, problems: &[String], makes_folder: bool) -> Vec<String> {
     let user = nix::unistd::geteuid();
     let mut warnings = Vec::new();
-    if let Some(path) = &config.management_token_file
-        && !problems.iter().any(|problem| problem.starts_with("management_token_file"))
-        && let Err(error) = std::fs::File::open(path)
-    {
-        warnings.push(format!(
-            "management_token_file = {}: {error}: a start reads it as root, but once it is changed, uid {user} \
-             can't read it on SIGHUP or SIGUSR2, and the old token stays until a restart",
-            path.display()
-        ));
+    for (key, path) in tokens::paths(config) {
+        let is_told = problems.iter().any(|problem| problem.starts_with(&format!("{key} ")));
+        if let (false, Err(error)) = (is_told, std::fs::File::open(path)) {
+            warnings.push(format!(
+                "{key} = {}: {error}: a start reads it as root, but once it is changed, uid {user} \
+                 can't read it on SIGHUP or SIGUSR2, and the old token stays until a restart",
+                path.display()
+            ));
+        }
     }
     let pages = &config.static_dir;
     if *pages != Config::default().static_dir && !pages.is_dir() {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use listenfd::ListenFd;
 use rustix::io::FdFlags;
 
-use crate::control::Token;
+use crate::control::Tokens;
 
 /// Sockets of one address.
 pub(super) struct Tcp {
@@ -25,8 +25,8 @@ pub(super) struct Tcp {
 pub(super) struct InheritedSockets {
     pub(super) tcp: Vec<Tcp>,
     pub(super) unix: Vec<(PathBuf, UnixListener)>,
-    /// The token of the management API, which the old daemon could read as root.
-    pub(super) token: Option<Token>,
+    /// The tokens of the management API, which the old daemon could read as root.
+    pub(super) tokens: Tokens,
 }
 
 impl InheritedSockets {

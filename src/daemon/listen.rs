@@ -203,7 +203,7 @@ fn share_out(given: Tcp, shards: usize) -> io::Result<(SocketAddr, Vec<Vec<TcpLi
 pub(super) fn wait_for_addresses(config: &Config, given: &InheritedSockets, patience: Duration) {
     let clients = addresses(config).map(|(key, bind, _)| (key, &bind.address));
     let until = Instant::now() + patience;
-    for (key, address) in clients.chain(management(config)) {
+    for (key, address) in clients.chain(config.control_tcp()) {
         let mut local = address.socket();
         let is_given = given.tcp.iter().any(|one| one.asked == local);
         if is_given || address.is_loopback() || matches!(address, Address::Any(_)) {
@@ -247,7 +247,7 @@ pub(super) fn check(config: &Config, given: &InheritedSockets, runs: Option<&str
         }
     };
     let clients = addresses(config).map(|(key, bind, _)| (key, &bind.address));
-    clients.chain(management(config)).filter_map(try_one).collect()
+    clients.chain(config.control_tcp()).filter_map(try_one).collect()
 }
 
 /// Whether process 1 is systemd, which may hold the sockets of a unit that is not started yet.
@@ -256,10 +256,6 @@ fn has_systemd() -> bool {
 }
 
 const MANAGEMENT: &str = "bind_management";
-
-fn management(config: &Config) -> impl Iterator<Item = (&'static str, &Address)> {
-    config.management_tcp().map(|address| (MANAGEMENT, address))
-}
 
 fn addresses(config: &Config) -> impl Iterator<Item = (&'static str, &Bind, Protocol)> {
     let http = |trusted, bind: &Bind| Protocol::Http { trusted, secure: bind.https };

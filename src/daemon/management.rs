@@ -1,51 +1,101 @@
-//! The management addresses: bound while we may still be root, TCP and Unix sockets; and the token.
+//! The management addresses, and those of the metrics alone: bound while we may still be root, TCP
+//! and Unix sockets.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
-use std::path::Path;
-
-use tracing::warn;
+use std::path::{Path, PathBuf};
 
 use super::inherited::{InheritedSockets, Tcp};
 use super::privileges::Target;
 use super::upgrade::Sockets;
 use super::{Problems, listen, privileges};
-use crate::config::{Config, ManagementAddress};
-use crate::control::{Management, Token};
+use crate::config::{Address, Config, ManagementAddress};
+use crate::control::Management;
 
-/// Binds `bind_management`, all or nothing; every failure is named.
+/// The listening sockets of control.
+pub(super) struct Listening {
+    pub(super) management: Vec<Management>,
+    pub(super) metrics: Vec<Management>,
+}
+
+impl Listening {
+    /// The TCP addresses of all.
+    pub(super) fn addresses(&self) -> impl Iterator<Item = std::net::SocketAddr> {
+        self.management.iter().chain(&self.metrics).filter_map(Management::address)
+    }
+}
+
+/// Binds `bind_management` and `bind_metrics`, all or nothing; every failure is named.
 pub(super) fn bind_all(
     config: &Config,
     target: Target,
     given: &mut InheritedSockets,
-) -> Result<Vec<Management>, Problems> {
-    let is_default = config.bind_management == Config::default().bind_management;
-    let mut bound = Vec::new();
-    let mut problems = Vec::new();
+) -> Result<Listening, Problems> {
     let ports = given.ports();
-    for address in &config.bind_management {
-        if let Some(given) = take(address, given) {
-            bound.push(given);
-            continue;
-        }
-        match address {
-            ManagementAddress::Tcp(address) => match listen::bind_one(address, given, &ports) {
-                Ok((socket, local)) => bound.push(Management::Tcp(socket, local)),
+    let mut problems = Vec::new();
+    let mut bind = |key, addresses: &[ManagementAddress], is_default| {
+        let each = addresses.iter().filter_map(|address| {
+            let bound = bind_one(address, target, given, &ports);
+            match bound {
+                Ok(bound) => Some(bound),
                 // Nobody asked for IPv6 here: where there is none, IPv4 alone will do.
-                Err(error) if is_default && listen::has_no_family(&error) => {}
-                Err(error) => problems.push(listen::explain("bind_management", address, &error)),
-            },
-            ManagementAddress::Unix(path) => match bind_unix(path, target) {
-                Ok(socket) => bound.push(Management::Unix(socket, path.clone())),
-                Err(problem) => {
-                    problems.push(format!("bind_management = unix:{}: {problem}", path.display()));
+                Err(Unbound::Tcp(_, error)) if is_default && listen::has_no_family(&error) => None,
+                Err(why) => {
+                    problems.push(why.explain(key));
+                    None
                 }
-            },
+            }
+        });
+        each.collect()
+    };
+    let is_default = config.bind_management == Config::default().bind_management;
+    let management = bind(MANAGEMENT, &config.bind_management, is_default);
+    let metrics = bind(METRICS, &config.bind_metrics, false);
+    if problems.is_empty() { Ok(Listening { management, metrics }) } else { Err(problems) }
+}
+
+const MANAGEMENT: &str = "bind_management";
+const METRICS: &str = "bind_metrics";
+
+/// Why an address is not bound.
+enum Unbound {
+    Tcp(Address, io::Error),
+    Unix(PathBuf, String),
+}
+
+impl Unbound {
+    fn explain(&self, key: &'static str) -> String {
+        match self {
+            Unbound::Tcp(address, error) => listen::explain(key, address, error),
+            Unbound::Unix(path, problem) => format!("{key} = unix:{}: {problem}", path.display()),
         }
     }
-    if problems.is_empty() { Ok(bound) } else { Err(problems) }
+}
+
+fn bind_one(
+    address: &ManagementAddress,
+    target: Target,
+    given: &mut InheritedSockets,
+    ports: &HashSet<u16>,
+) -> Result<Management, Unbound> {
+    if let Some(given) = take(address, given) {
+        return Ok(given);
+    }
+    match address {
+        ManagementAddress::Tcp(address) => {
+            let bound = listen::bind_one(address, given, ports);
+            let (socket, local) = bound.map_err(|error| Unbound::Tcp(*address, error))?;
+            Ok(Management::Tcp(socket, local))
+        }
+        ManagementAddress::Unix(path) => {
+            let bound = bind_unix(path, target);
+            let socket = bound.map_err(|problem| Unbound::Unix(path.clone(), problem))?;
+            Ok(Management::Unix(socket, path.clone()))
+        }
+    }
 }
 
 /// A socket of this address that is there already.
@@ -64,12 +114,17 @@ fn take(address: &ManagementAddress, given: &mut InheritedSockets) -> Option<Man
 
 /// The sockets as they were asked for, in the order of the configuration, for a daemon that takes
 /// over.
-pub(super) fn copies(
-    config: &Config,
+pub(super) fn copies(config: &Config, bound: &Listening, sockets: &mut Sockets) -> io::Result<()> {
+    copies_of(&config.bind_management, &bound.management, sockets)?;
+    copies_of(&config.bind_metrics, &bound.metrics, sockets)
+}
+
+fn copies_of(
+    addresses: &[ManagementAddress],
     bound: &[Management],
     sockets: &mut Sockets,
 ) -> io::Result<()> {
-    let mut asked = config.management_tcp().map(|address| address.socket());
+    let mut asked = addresses.iter().filter_map(ManagementAddress::tcp).map(Address::socket);
     for one in bound {
         match one {
             Management::Tcp(socket, local) => {
@@ -157,14 +212,16 @@ pub(super) fn check_unix(
     given: &InheritedSockets,
     is_running: bool,
 ) -> Problems {
-    let paths = config.bind_management.iter().filter_map(|address| match address {
-        ManagementAddress::Unix(path) => Some(path),
+    let management = config.bind_management.iter().map(|address| (MANAGEMENT, address));
+    let metrics = config.bind_metrics.iter().map(|address| (METRICS, address));
+    let paths = management.chain(metrics).filter_map(|(key, address)| match address {
+        ManagementAddress::Unix(path) => Some((key, path)),
         ManagementAddress::Tcp(_) => None,
     });
     let is_given = |path: &Path| given.unix.iter().any(|(own, _)| own == path);
-    let wrong = paths.filter(|path| !is_given(path)).filter_map(|path| {
+    let wrong = paths.filter(|(_, path)| !is_given(path)).filter_map(|(key, path)| {
         let problem = can_make_unix(path, target, is_running).err()?;
-        Some(format!("bind_management = unix:{}: {problem}", path.display()))
+        Some(format!("{key} = unix:{}: {problem}", path.display()))
     });
     wrong.collect()
 }
@@ -189,31 +246,4 @@ fn listen_unix(path: &Path) -> io::Result<UnixListener> {
     let bound = UnixListener::bind(path);
     nix::sys::stat::umask(before);
     bound
-}
-
-/// The token, read while we may still be root: the file need not be readable for anybody else.
-/// Where it is not, the one `given` by the daemon that we take over from does.
-pub(super) fn token(config: &Config, given: Option<Token>) -> Result<Option<Token>, String> {
-    let Some(path) = &config.management_token_file else { return Ok(None) };
-    let problem =
-        |problem: String| format!("management_token_file = {}: {problem}", path.display());
-    let text = match (fs::read_to_string(path), given) {
-        (Err(error), Some(given)) if error.kind() == io::ErrorKind::PermissionDenied => {
-            let user = nix::unistd::geteuid();
-            warn!(
-                "{}: uid {user} can't read it: the token stays that of the daemon before",
-                problem(error.to_string())
-            );
-            return Ok(Some(given));
-        }
-        (text, _) => text.map_err(|error| problem(error.to_string()))?,
-    };
-    let mode = path.metadata().map_or(0, |metadata| metadata.mode());
-    if mode & 0o007 != 0 {
-        warn!("{}", problem("others may read it too: chmod o= it".to_owned()));
-    }
-    let token = Token::parse(&text);
-    let expected = "expected one line of printable ASCII without spaces: \
-         head -c 24 /dev/urandom | base64 makes one";
-    token.map(Some).ok_or_else(|| problem(expected.to_owned()))
 }

@@ -23,6 +23,7 @@ mod service;
 mod signals;
 mod stalls;
 mod takeover_protocol;
+mod tokens;
 mod upgrade;
 
 use std::path::Path;
@@ -34,7 +35,7 @@ use arc_swap::ArcSwap;
 use tracing::{info, warn};
 
 use crate::config::Config;
-use crate::control::{self, Access, Control, Files, Management, Token};
+use crate::control::{self, Access, Control, Files, Tokens};
 use crate::link::{self, Counter, Own, Part, Protocol, Published, ShardEnd};
 use crate::{limits, shard};
 use access_log::LogWriter;
@@ -43,6 +44,7 @@ use demo::Demo;
 use inherited::InheritedSockets;
 use listen::{Bound, Trusted};
 use log::counted;
+use management::Listening;
 use reload::{Reload, Source};
 use resources::Resources;
 use signals::{Operations, Signals, Threads};
@@ -148,7 +150,7 @@ fn run(source: Source, how: How, demo: Option<&Demo>) -> Result<(), Problems> {
     if !wrong_hosts.is_empty() {
         return Err(wrong_hosts);
     }
-    let token = management::token(&config, given.token.take()).map_err(one)?;
+    let tokens = tokens::read(&config, std::mem::take(&mut given.tokens)).map_err(one)?;
     let trusted: Trusted = Arc::new(ArcSwap::from_pointee(config.trusted_sources.clone()));
     // One that takes over would keep the old daemon waiting.
     if predecessor.is_none() && std::env::var_os("NOTIFY_SOCKET").is_some() {
@@ -195,7 +197,7 @@ fn run(source: Source, how: How, demo: Option<&Demo>) -> Result<(), Problems> {
         let joined = control::join(settings, &files, &mut loaded);
         runtime.block_on(joined).map_err(one)?;
     }
-    let access = access(&config, &resources, token);
+    let access = access(&config, &resources, tokens);
     let sockets = copies(&config, &bound, &management)
         .map_err(|error| vec![format!("can't copy the sockets: {error}")])?;
     let wiring = Wiring {
@@ -216,7 +218,7 @@ fn run(source: Source, how: How, demo: Option<&Demo>) -> Result<(), Problems> {
 }
 
 /// Copies every listening socket, for a daemon that takes over.
-fn copies(config: &Config, bound: &[Bound], management: &[Management]) -> std::io::Result<Sockets> {
+fn copies(config: &Config, bound: &[Bound], management: &Listening) -> std::io::Result<Sockets> {
     let mut sockets = Sockets { tcp: listen::copies(bound)?, unix: Vec::new() };
     management::copies(config, management, &mut sockets)?;
     Ok(sockets)
@@ -236,9 +238,9 @@ fn close_left(given: InheritedSockets, is_upgrade: bool) {
     }
 }
 
-fn access(config: &Config, resources: &Resources, token: Option<Token>) -> Access {
+fn access(config: &Config, resources: &Resources, tokens: Tokens) -> Access {
     Access {
-        token,
+        tokens,
         connections_max: resources.management_connections(),
         probes_max: resources.probes_at_once(),
         lookups_max: resources.lookups_at_once(),
@@ -249,7 +251,7 @@ fn access(config: &Config, resources: &Resources, token: Option<Token>) -> Acces
 /// Parts that a start has made ready.
 struct Wiring {
     bound: Vec<Bound>,
-    management: Vec<Management>,
+    management: Listening,
     access: Access,
     loaded: control::Loaded,
     sockets: Sockets,
@@ -272,8 +274,7 @@ async fn serve(
     let signals = Signals::take().map_err(|error| format!("can't take signals: {error}"))?;
     let tuning = reload::tuning(&config, resources);
     let clients = bound.iter().map(|bound| bound.local);
-    let managers = management.iter().filter_map(Management::address);
-    let own = Own::new(clients.chain(managers).collect());
+    let own = Own::new(clients.chain(management.addresses()).collect());
     let published = Published::new(loaded.table, loaded.pages, tuning, own);
     let (end, ends, handed) = link::connect(published, resources.shards)
         .map_err(|error| format!("can't make the shards' wake-ups: {error}"))?;
@@ -300,7 +301,7 @@ async fn serve(
     service::ready("serving");
     if let Some(demo) = demo {
         let addresses: Vec<_> = bound.iter().map(|bound| bound.local).collect();
-        demo.announce(&addresses, &management)?;
+        demo.announce(&addresses, &management.management)?;
     }
     let operations = Operations {
         is_demo: demo.is_some(),
@@ -327,7 +328,7 @@ async fn serve(
             Part::Signals,
             signals::serve_until_stopped(&end, signals, threads, operations),
         ) => outcome,
-        never = control.run(management) => match never {},
+        never = control.run(management.management, management.metrics) => match never {},
         never = beat.of(Part::Watchdog, service::feed_watchdog(&end)) => match never {},
         never = service::beat(beat) => match never {},
         never = signals::reap_orphans() => match never {},
@@ -343,7 +344,7 @@ async fn serve(
     outcome
 }
 
-fn announce(bound: &[Bound], management: &[Management]) {
+fn announce(bound: &[Bound], control: &Listening) {
     for one in bound {
         let Bound { local, speaks, .. } = one;
         match speaks {
@@ -359,8 +360,11 @@ fn announce(bound: &[Bound], management: &[Management]) {
             Protocol::Tls => info!("Listening for TLS on {local}"),
         }
     }
-    for one in management {
+    for one in &control.management {
         info!("Listening for management on {one}");
+    }
+    for one in &control.metrics {
+        info!("Listening for metrics on {one}");
     }
 }
 

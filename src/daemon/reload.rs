@@ -10,9 +10,9 @@ use super::access_log::LogWriter;
 use super::listen::Trusted;
 use super::resources::Resources;
 use super::service;
-use super::{Problems, management};
+use super::{Problems, tokens};
 use crate::config::Config;
-use crate::control::{Handle, Token};
+use crate::control::{Handle, Tokens};
 use crate::http::Via;
 use crate::link::{ControlEnd, Published, Timeouts, Tuning};
 
@@ -91,15 +91,13 @@ impl Reload {
             cpus: self.config.cpus.clone(),
             ..config.clone()
         })?;
-        let token = self.token(&config)?;
+        let tokens = self.tokens(&config)?;
         if config.access_log != self.config.access_log {
             self.log.switch(&config.access_log).map_err(|problem| vec![problem])?;
         }
         self.published.tuning.store(Arc::new(tuning(&config, &resources)));
         self.trusted.store(Arc::new(config.trusted_sources.clone()));
-        if let Some(token) = token {
-            self.control.set_token(token);
-        }
+        self.control.set_tokens(tokens);
         self.control.bound_held(held_max(&config));
         self.shards.wake_all();
         let (config, later) = self.config.reloaded(&config);
@@ -108,13 +106,10 @@ impl Reload {
         Ok(later)
     }
 
-    /// The token as it is now; `None`: it stays. That there is one at all is for a start to say.
-    fn token(&self, config: &Config) -> Result<Option<Token>, Problems> {
-        let same = config.management_token_file == self.config.management_token_file;
-        if !same || config.management_token_file.is_none() {
-            return Ok(None);
-        }
-        management::token(config, None).map_err(|problem| {
+    /// The tokens as they are now. That there are any at all is for a start to say.
+    fn tokens(&self, config: &Config) -> Result<Tokens, Problems> {
+        let read = tokens::read_again(&self.config, config, &self.control.tokens());
+        read.map_err(|problem| {
             let user = nix::unistd::geteuid();
             vec![format!(
                 "{problem}; uid {user} must be able to read it. The token stays the one that it was"
@@ -158,12 +153,13 @@ mod tests {
             let value = match key.name {
                 "bind" | "bind_internal" | "bind_tls" => "127.0.0.1:1",
                 "bind_tcp" => "127.0.0.1:1 a.example",
-                "bind_management" => "unix:/a",
+                "bind_management" | "bind_metrics" => "unix:/a",
                 "trusted_sources" => "192.0.2.1",
                 "management_insecure" | "request_id" | "request_start" => "true",
                 "abort_on_close" => "false",
                 "max_head" => "32k",
-                "access_log" | "static_dir" | "state_file" | "management_token_file" => "/a",
+                "access_log" | "static_dir" | "state_file" => "/a",
+                "management_token_file" | "management_tokens_file" => "/a",
                 "via" => "edge",
                 name if name.starts_with("timeout_") => "7s",
                 "fleet" | "fleet_node" | "fleet_user" => "a",

@@ -306,6 +306,7 @@ pub(super) async fn serve_until_stopped(
                 counted(end.total(Counter::Open), "connection")
             );
             service::stopping();
+            reload.control.tell_stopping();
             let until = Instant::now() + drain;
             if taking_over.is_some() {
                 reload.control.elder().stop(false);

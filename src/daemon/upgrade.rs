@@ -34,7 +34,7 @@ use super::inherited::{InheritedSockets, Tcp};
 use super::log::counted;
 use super::service;
 use super::takeover_protocol::{self, Frame};
-use crate::control::{Counted, Handle, Token};
+use crate::control::{Counted, Handle, Token, Tokens};
 use crate::limits;
 use crate::link::{ControlEnd, Drain, HandedOver, Protocol, Stop};
 
@@ -175,7 +175,7 @@ pub(super) async fn begin(
 /// The sockets first, and the state last, when nothing more is expected to go wrong.
 /// Returns whether the new one hears more than an older program did.
 async fn hand_over(to: &UnixStream, sockets: &Sockets, control: &Handle) -> Result<bool, String> {
-    let offers = offers(sockets, control.token().as_ref())
+    let offers = offers(sockets, &control.tokens())
         .map_err(|error| format!("can't copy the sockets: {error}"))?;
     let stream = to.try_clone().map_err(|error| error.to_string())?;
     stream
@@ -241,7 +241,7 @@ fn expect(stream: &UnixStream, word: &str) -> io::Result<Vec<u8>> {
 
 type Offer = (Value, Vec<OwnedFd>);
 
-fn offers(sockets: &Sockets, token: Option<&Token>) -> io::Result<Vec<Offer>> {
+fn offers(sockets: &Sockets, tokens: &Tokens) -> io::Result<Vec<Offer>> {
     let mut offers = Vec::new();
     for Tcp { asked, sockets, is_activated } in &sockets.tcp {
         for some in sockets.chunks(limits::DESCRIPTORS_AT_ONCE) {
@@ -254,10 +254,25 @@ fn offers(sockets: &Sockets, token: Option<&Token>) -> io::Result<Vec<Offer>> {
         let copy = socket.try_clone()?;
         offers.push((json!({ "unix": path.display().to_string() }), vec![copy]));
     }
-    if let Some(token) = token {
+    let (single, listed) = tokens.clone().apart();
+    if let Some(token) = single {
         offers.push((json!({ "token": token.as_str() }), Vec::new()));
     }
+    if listed.are_needed() {
+        offers.push((json!({ "tokens": listed.to_text() }), Vec::new()));
+    }
     Ok(offers)
+}
+
+/// Takes tokens that the old daemon offers; whether it was that.
+fn take_tokens(what: &Value, tokens: &mut Tokens) -> bool {
+    let (single, listed) = (what["token"].as_str(), what["tokens"].as_str());
+    let (known_single, known_listed) = std::mem::take(tokens).apart();
+    let single_token = single.and_then(Token::parse).or(known_single);
+    let listed_tokens = listed.and_then(|text| Tokens::parse(text).ok()).unwrap_or(known_listed);
+    // The old daemon would not have had them otherwise.
+    *tokens = listed_tokens.with_single(single_token).unwrap_or_default();
+    single.is_some() || listed.is_some()
 }
 
 impl Successor {
@@ -409,9 +424,8 @@ impl Predecessor {
             if what == "all" {
                 break;
             }
-            let [tcp, unix, token] = ["tcp", "unix", "token"].map(|key| what[key].as_str());
-            if let Some(token) = token {
-                given.token = Token::parse(token);
+            let [tcp, unix] = ["tcp", "unix"].map(|key| what[key].as_str());
+            if take_tokens(&what, &mut given.tokens) {
                 continue;
             }
             if let Some(Ok(asked)) = tcp.map(str::parse) {

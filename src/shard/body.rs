@@ -488,3 +488,6 @@ impl Relay<'_> {
         .await
     }
 }
+
+#[cfg(test)]
+mod tests;

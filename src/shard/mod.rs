@@ -17,6 +17,7 @@ mod failures;
 mod heads;
 mod hold;
 mod inbox;
+mod measure;
 mod own;
 mod plan;
 mod pool;
@@ -227,6 +228,7 @@ impl Shard {
     fn new(ring: Rc<Ring>, end: ShardEnd) -> Shard {
         let snapshot = end.published.table_full();
         let unknown = snapshot.key(crate::table::UNKNOWN);
+        end.counters().name_endings(ending::Ending::SLUGS);
         Shard {
             drain: Notify::new(&ring),
             pool: pool::Pool::new(),

@@ -18,10 +18,25 @@ pub struct Events {
 
 impl Events {
     #[track_caller]
-    fn over(api: Api, query: &str) -> Events {
+    pub fn over(api: Api, query: &str) -> Events {
+        let request = api.request("GET", &format!("/events{query}"), "", "");
         let mut wire = api.wire;
-        wire.send(format!("GET /events{query} HTTP/1.1\r\nHost: localhost\r\n\r\n"));
+        wire.send(request);
         Events { wire, text: String::new() }.begun()
+    }
+
+    /// The stream ends, whatever comes before that.
+    #[track_caller]
+    pub fn expect_over(mut self) {
+        loop {
+            let line = self.wire.expect_line();
+            let size = usize::from_str_radix(&String::from_utf8_lossy(&line), 16).expect("a chunk");
+            if size == 0 {
+                return;
+            }
+            self.wire.read_exactly(size);
+            self.wire.expect_body("\r\n");
+        }
     }
 
     #[track_caller]
@@ -83,7 +98,7 @@ impl Events {
 
     /// The first of this name that is as wanted.
     #[track_caller]
-    fn until(&mut self, name: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+    pub fn until(&mut self, name: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         for _ in 0..30 {
             let (found, data) = self.next();
             if found == name && wanted(&data) {

@@ -153,7 +153,10 @@ impl Metrics {
             steps.sort_by(|a, b| a.0.total_cmp(&b.0));
             assert!(steps.is_sorted_by_key(|(_, count)| *count), "{family}: {steps:?}");
             let (bound, count) = steps.last().expect("a bucket");
-            let length = if family == "mantrid_held_seconds" { 9 } else { 8 };
+            let length = match &*family {
+                "mantrid_held_seconds" | "mantrid_host_held_seconds" => 9,
+                _ => 15,
+            };
             assert!(bound.is_infinite() && steps.len() == length, "{family}: {steps:?}");
             assert_eq!(
                 Some(count),

@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::super::change::Refused;
 use super::super::fleet::Trouble;
+use super::super::grant::Forbidden;
 use crate::limits;
 use crate::table::{EditError, RuleError};
 
@@ -48,8 +49,14 @@ impl ApiError {
         let path: String = path.chars().take(100).collect();
         let message = format!(
             "{path}: there is /hostname/, /hostname/HOST/, /stats/, /stats/HOST/, /backends/, /fleet/, /events, \
-             /metrics, /healthz and /"
+             /metrics, /healthz, /readyz and /"
         );
+        ApiError::new(StatusCode::NOT_FOUND, "not_found", message)
+    }
+
+    pub(super) fn not_for_metrics() -> ApiError {
+        let message =
+            "this address has /metrics, /healthz and /readyz alone; bind_management has the rest";
         ApiError::new(StatusCode::NOT_FOUND, "not_found", message)
     }
 
@@ -107,6 +114,20 @@ impl From<RuleError> for ApiError {
     }
 }
 
+impl From<Forbidden> for ApiError {
+    fn from(forbidden: Forbidden) -> ApiError {
+        let Forbidden { host, code, sentence } = forbidden;
+        let (code, message) = match host {
+            Some(host) => {
+                let host = cut_off(&host);
+                (format!("{host}:{code}"), format!("{host}: {sentence}"))
+            }
+            None => (code.to_owned(), sentence),
+        };
+        ApiError::new(StatusCode::FORBIDDEN, code, message)
+    }
+}
+
 impl From<EditError> for ApiError {
     fn from(error: EditError) -> ApiError {
         ApiError::bad(format!("{}:{}", error.host(), error.code()), error.sentence())
@@ -117,6 +138,7 @@ impl From<Refused> for ApiError {
     fn from(refused: Refused) -> ApiError {
         let error: ApiError = match refused {
             Refused::Edit(error) => error.into(),
+            Refused::Forbidden(forbidden) => forbidden.into(),
             Refused::Precondition(tag) => {
                 let message = "the table was changed since: read it again".to_owned();
                 let error =

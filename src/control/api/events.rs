@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use arc_swap::ArcSwap;
 use axum::http::request::Parts;
 use axum::response::sse::{self, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
@@ -12,10 +13,14 @@ use tokio::sync::broadcast::{self, error::RecvError};
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::super::events::{Event, Rates, Tick};
+use super::super::grant::Tokens;
 use super::super::health::Health;
 use super::super::statistics::{self, SharedStatistics, name_of, to_json};
+use super::asker::{Asker, OwnPart};
 use super::crowd::Seat;
 use super::error::ApiError;
+use super::guard;
+use super::narrowed::narrowed;
 use super::route::Query;
 use super::{Api, read};
 use crate::limits;
@@ -29,6 +34,10 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// Choice of one reader.
 struct Reader {
+    asker: Asker,
+    pass: Pass,
+    /// The part of the table that the reader sees, if not all.
+    view: Option<OwnPart>,
     kinds: Vec<String>,
     hosts: Vec<(String, u64)>,
     busiest: usize,
@@ -37,7 +46,7 @@ struct Reader {
     published: Arc<Published>,
 }
 
-pub(super) fn stream(api: &Api, parts: &Parts) -> Result<Response, ApiError> {
+pub(super) async fn stream(api: &Api, parts: &Parts, asker: &Asker) -> Result<Response, ApiError> {
     let query = Query::of(parts.uri.query(), &["host", "busiest", "only"])?;
     let busiest = query.count("busiest", limits::BUSIEST_MAX)?.unwrap_or(50);
     let kinds: Vec<String> = match query.get("only") {
@@ -52,6 +61,7 @@ pub(super) fn stream(api: &Api, parts: &Parts) -> Result<Response, ApiError> {
     let mut hosts = Vec::new();
     for raw in query.all("host") {
         let name = read::name(raw)?;
+        asker.grant.check_host(&name)?;
         hosts.push((name.clone(), table.key(&name)));
     }
     if limits::EVENT_HOSTS_MAX < hosts.len() {
@@ -64,10 +74,12 @@ pub(super) fn stream(api: &Api, parts: &Parts) -> Result<Response, ApiError> {
     if let Some(seat) = Seat::of(parts) {
         seat.stay();
     }
-    let hello = hello(api);
+    let view = asker.view(table).await;
+    let hello = hello(api, asker, view.as_ref());
+    let (asker, pass) = (asker.clone(), Pass::of(api, parts));
     let (statistics, published) = (api.sources.statistics.clone(), api.sources.published.clone());
     let health = api.sources.health.clone();
-    let reader = Reader { kinds, hosts, busiest, statistics, health, published };
+    let reader = Reader { asker, pass, view, kinds, hosts, busiest, statistics, health, published };
     let (pieces, body) = tokio::sync::mpsc::channel(4);
     tokio::spawn(async move {
         if pieces.send(Ok(sse("hello", &hello))).await.is_ok() {
@@ -78,17 +90,44 @@ pub(super) fn stream(api: &Api, parts: &Parts) -> Result<Response, ApiError> {
     Ok(Sse::new(ReceiverStream::new(body)).keep_alive(keep_alive).into_response())
 }
 
-fn hello(api: &Api) -> String {
+fn hello(api: &Api, asker: &Asker, view: Option<&OwnPart>) -> String {
     let current = api.current();
     let since = api.started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "etag": current.tag.to_string(),
-        "rules": current.table.len(),
+        "rules": view.map_or(current.table.len(), |view| view.rules),
         "shards": api.sources.shards.counters().len(),
         "since": since.as_secs(),
+        "asker": asker.describe(),
     })
     .to_string()
+}
+
+/// A token in use for long: what it is good for may change, and it may be withdrawn.
+struct Pass {
+    given: Option<Box<[u8]>>,
+    tokens: Arc<ArcSwap<Tokens>>,
+    /// The tokens among which it was found last.
+    seen: Arc<Tokens>,
+}
+
+impl Pass {
+    fn of(api: &Api, parts: &Parts) -> Pass {
+        let (tokens, seen) = (api.tokens.clone(), api.tokens.load_full());
+        Pass { given: guard::bearer(&parts.headers).map(Box::from), tokens, seen }
+    }
+
+    /// Whether the token still comes with the same rights.
+    fn is_good(&mut self, asker: &Asker) -> bool {
+        let now = self.tokens.load();
+        if Arc::ptr_eq(&now, &self.seen) || !now.are_needed() {
+            return true;
+        }
+        let found = self.given.as_ref().and_then(|given| now.find(given));
+        self.seen = Arc::clone(&now);
+        found.is_some_and(|grant| grant == asker.grant)
+    }
 }
 
 type Piece = Result<sse::Event, Infallible>;
@@ -102,9 +141,19 @@ impl Reader {
         self.kinds.iter().any(|wanted| wanted == kind)
     }
 
+    /// Sees to it that the view is that of the table in force.
+    async fn look(&mut self) {
+        if let Some(view) = &self.view {
+            let current = self.published.table_full();
+            if !view.is_fresh(&current) {
+                self.view = self.asker.view(current).await;
+            }
+        }
+    }
+
     /// Sends events until the reader goes, or the daemon.
     async fn follow(
-        self,
+        mut self,
         mut events: broadcast::Receiver<Event>,
         pieces: tokio::sync::mpsc::Sender<Piece>,
     ) {
@@ -113,6 +162,15 @@ impl Reader {
                 event = events.recv() => event,
                 () = pieces.closed() => return,
             };
+            if !self.pass.is_good(&self.asker) {
+                return;
+            }
+            self.look().await;
+            let event = match event {
+                Ok(event) => narrowed(event, &self.asker, self.view.as_ref()).map(Ok),
+                Err(error) => Some(Err(error)),
+            };
+            let Some(event) = event else { continue };
             let piece = match event {
                 Ok(Event::Change(data)) if self.wants("change") => sse("change", &data),
                 Ok(Event::Health(data)) if self.wants("health") => sse("health", &data),
@@ -144,7 +202,7 @@ impl Reader {
         let hosts: Map<String, Value> = hosts.collect();
         json!({
             "time": tick.time,
-            "rules": tick.rules,
+            "rules": self.view.as_ref().map_or(tick.rules, |view| view.rules),
             "etag": tick.current_tag,
             "totals": tick.totals,
             "shards": tick.shards,
@@ -158,19 +216,24 @@ impl Reader {
 
     /// Backends that requests pass over.
     fn down(&self) -> Vec<String> {
-        let told = self.health.down().into_iter().take(limits::BUSIEST_MAX);
+        let own = self.view.as_ref().map(|view| &view.backends);
+        let down = self.health.down().into_iter();
+        let told = down.filter(|backend| own.is_none_or(|own| own.contains(backend)));
+        let told = told.take(limits::BUSIEST_MAX);
         told.map(|backend| backend.to_string()).collect()
     }
 
     fn busiest(&self, tick: &Tick, table: &Snapshot) -> Vec<Value> {
         let named = tick.ranked.iter().filter_map(|key| Some((*key, name_of(table, *key)?)));
-        let rows = named.take(self.busiest).map(|(key, name)| {
-            let mut row = Map::from_iter([("host".to_owned(), json!(name))]);
-            if let Value::Object(counters) = moving(tick.busy.get(&key), tick.rates_of(key)) {
-                row.extend(counters);
-            }
-            Value::Object(row)
-        });
+        let rows = named.filter(|(_, name)| self.asker.sees(name)).take(self.busiest).map(
+            |(key, name)| {
+                let mut row = Map::from_iter([("host".to_owned(), json!(name))]);
+                if let Value::Object(counters) = moving(tick.busy.get(&key), tick.rates_of(key)) {
+                    row.extend(counters);
+                }
+                Value::Object(row)
+            },
+        );
         rows.collect()
     }
 }

@@ -6,12 +6,13 @@ use axum::http::request::Parts;
 use axum::http::{Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
+use tracing::field::display;
 use tracing::info;
 
 use super::super::fleet::Fleet;
 use super::Api;
+use super::asker::Asker;
 use super::error::ApiError;
-use super::guard::Peer;
 use super::route::{FleetStep, Query};
 use crate::limits;
 use crate::link::Tag;
@@ -30,7 +31,7 @@ pub(super) fn show(api: &Api, parts: &Parts) -> Result<Response, ApiError> {
 pub(super) async fn act(
     api: &Api,
     parts: &Parts,
-    peer: &Peer,
+    asker: &Asker,
     step: FleetStep,
 ) -> Result<Response, ApiError> {
     Query::of(parts.uri.query(), &[])?;
@@ -52,7 +53,8 @@ pub(super) async fn act(
         FleetStep::Leave => api.sources.orders.leave_fleet().await,
     }
     let (verb, path, result) = ("POST", parts.uri.path(), "done");
-    info!(who = %peer, verb, path, result, "audit");
+    let (who, from) = (asker.who(), asker.from().map(display));
+    info!(%who, from, verb, path, result, "audit");
     Ok(answer(&json!({ "ok": true })))
 }
 

@@ -1,5 +1,5 @@
-//! Access to the API: for holders of the token where there is one, and never for a browser that
-//! acts for a page of another site.
+//! Access to the API: for holders of a token where there are any, and never for a browser that acts
+//! for a page of another site. What a token is good for, `grant` knows.
 //!
 //! A page of evil.example can have a visitor's browser send requests to `localhost:8042`. It can't
 //! read the answers (no CORS), but a write would be done. So: a name in `Host` that is not this
@@ -9,35 +9,13 @@
 
 use std::borrow::Cow;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, StatusCode, header};
-use subtle::ConstantTimeEq;
 
 use super::error::ApiError;
-
-/// The bearer token of `management_token_file`.
-#[derive(Clone)]
-pub(crate) struct Token(Box<str>);
-
-impl Token {
-    /// Reads a token file: its text without white space around it. `None`: the text is empty, or
-    /// has a character that is not printable ASCII.
-    pub(crate) fn parse(text: &str) -> Option<Token> {
-        let token = text.trim();
-        let is_token = !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
-        is_token.then(|| Token(token.into()))
-    }
-
-    fn matches(&self, given: &[u8]) -> bool {
-        self.0.as_bytes().ct_eq(given).into()
-    }
-
-    /// The text of the token, for a daemon that takes over.
-    pub(crate) fn as_str(&self) -> &str {
-        &self.0
-    }
-}
+use crate::control::grant::{Grant, Tokens};
 
 /// Client at the other end of a management connection.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -67,24 +45,28 @@ fn forbidden(code: &str, message: impl Into<String>) -> ApiError {
     ApiError::new(StatusCode::FORBIDDEN, code, message)
 }
 
-/// Checks whether a request may be answered at all; an `open` one needs no token.
+/// Checks whether a request may be answered at all, and returns the rights that come with its
+/// token; an `open` one needs none.
 pub(super) fn check(
     parts: &Parts,
     peer: &Peer,
-    token: Option<&Token>,
+    tokens: &Tokens,
     open: bool,
-) -> Result<(), ApiError> {
+) -> Result<Arc<Grant>, ApiError> {
+    let is_bare = !tokens.are_needed();
     // With a token a rebound name is no use: the page that it belongs to has no token to send.
-    if token.is_none() && matches!(peer, Peer::Tcp(_)) {
+    if is_bare && matches!(peer, Peer::Tcp(_)) {
         host(parts)?;
     }
-    if let Some(token) = token.filter(|_| !open) {
-        authorized(&parts.headers, token)?;
-    }
+    let grant = match is_bare || open {
+        true => Arc::new(Grant::EVERYTHING),
+        false => authorized(&parts.headers, tokens)?,
+    };
     match parts.method {
-        Method::GET | Method::HEAD | Method::OPTIONS => Ok(()),
-        _ => write(parts),
+        Method::GET | Method::HEAD | Method::OPTIONS => {}
+        _ => write(parts)?,
     }
+    Ok(grant)
 }
 
 /// Checks that `Host` is an address or `localhost`; a client that sends none is no browser.
@@ -118,18 +100,21 @@ fn host_of(authority: &str) -> Option<&str> {
     port.bytes().all(|byte| byte.is_ascii_digit()).then_some(host)
 }
 
-fn authorized(headers: &HeaderMap, token: &Token) -> Result<(), ApiError> {
-    let given = headers.get(header::AUTHORIZATION).map(|value| value.as_bytes());
-    let Some(given) = given else {
+fn authorized(headers: &HeaderMap, tokens: &Tokens) -> Result<Arc<Grant>, ApiError> {
+    if !headers.contains_key(header::AUTHORIZATION) {
         let message = "a token is needed: Authorization: Bearer TOKEN, as in management_token_file";
         return Err(ApiError::unauthorized("token_missing", message));
-    };
-    let bearer = given.split_first_chunk::<7>();
-    let given = bearer.filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"bearer "));
-    match given {
-        Some((_, given)) if token.matches(given.trim_ascii()) => Ok(()),
-        _ => Err(ApiError::unauthorized("token_wrong", "the token is not the right one")),
     }
+    let grant = bearer(headers).and_then(|given| tokens.find(given));
+    let wrong = || ApiError::unauthorized("token_wrong", "the token is not the right one");
+    grant.ok_or_else(wrong)
+}
+
+/// The token that a request carries.
+pub(super) fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
+    let given = headers.get(header::AUTHORIZATION)?.as_bytes();
+    let (scheme, token) = given.split_first_chunk::<7>()?;
+    scheme.eq_ignore_ascii_case(b"bearer ").then(|| token.trim_ascii())
 }
 
 /// Refuses a write that another web page sends, or that a form could have sent.
@@ -178,6 +163,7 @@ mod tests {
     use axum::http::Request;
 
     use super::*;
+    use crate::control::grant::Token;
 
     fn parts(method: &str, fields: &[(&str, &str)]) -> Parts {
         let mut request = Request::builder().method(method).uri("/hostname/");
@@ -191,7 +177,11 @@ mod tests {
         Peer::Tcp("127.0.0.1:1".parse().expect("an address"))
     }
 
-    fn code(result: Result<(), ApiError>) -> String {
+    fn none() -> Tokens {
+        Tokens::default()
+    }
+
+    fn code<T>(result: Result<T, ApiError>) -> String {
         result.err().map_or_else(String::new, |error| error.code)
     }
 
@@ -207,11 +197,8 @@ mod tests {
             "localhost:",
             "192.0.2.1",
         ] {
-            assert_eq!(
-                check(&parts("GET", &[("host", host)]), &tcp(), None, false),
-                Ok(()),
-                "{host}"
-            );
+            let request = parts("GET", &[("host", host)]);
+            assert_eq!(code(check(&request, &tcp(), &none(), false)), "", "{host}");
         }
         for host in [
             "evil.example",
@@ -228,18 +215,19 @@ mod tests {
             "",
         ] {
             let request = parts("GET", &[("host", host)]);
-            assert_eq!(code(check(&request, &tcp(), None, false)), "host_not_allowed", "{host}");
-            assert_eq!(check(&request, &Peer::Unix(None), None, false), Ok(()));
+            assert_eq!(code(check(&request, &tcp(), &none(), false)), "host_not_allowed", "{host}");
+            assert_eq!(code(check(&request, &Peer::Unix(None), &none(), false)), "");
         }
-        assert_eq!(check(&parts("GET", &[]), &tcp(), None, false), Ok(()));
+        assert_eq!(code(check(&parts("GET", &[]), &tcp(), &none(), false)), "");
     }
 
     #[test]
     fn the_token_is_asked_for_where_there_is_one() {
-        let token = Token::parse(" secret-1\n").expect("a token");
+        let token = Token::parse(" secret-1\n");
+        let tokens = none().with_single(token).expect("one token");
         let with = |value: &str| {
             let request = parts("GET", &[("host", "lb.example"), ("authorization", value)]);
-            code(check(&request, &tcp(), Some(&token), false))
+            code(check(&request, &tcp(), &tokens, false))
         };
         assert_eq!(with("Bearer secret-1"), "");
         assert_eq!(with("bearer secret-1"), "");
@@ -254,11 +242,9 @@ mod tests {
             assert_eq!(with(wrong), "token_wrong", "{wrong}");
         }
         let without = parts("GET", &[("host", "lb.example")]);
-        assert_eq!(
-            code(check(&without, &Peer::Unix(Some(0)), Some(&token), false)),
-            "token_missing"
-        );
-        assert_eq!(check(&without, &tcp(), Some(&token), true), Ok(()));
+        let over_unix = Peer::Unix(Some(0));
+        assert_eq!(code(check(&without, &over_unix, &tokens, false)), "token_missing");
+        assert_eq!(code(check(&without, &tcp(), &tokens, true)), "");
         for none in ["", " \n", "two words", "umlaut-\u{e4}"] {
             assert!(Token::parse(none).is_none(), "{none:?}");
         }
@@ -269,7 +255,7 @@ mod tests {
         let check = |fields: &[(&str, &str)]| {
             let mut all = vec![("host", "localhost:8042")];
             all.extend(fields);
-            code(check(&parts("PUT", &all), &tcp(), None, false))
+            code(check(&parts("PUT", &all), &tcp(), &none(), false))
         };
         assert_eq!(check(&[]), "");
         assert_eq!(check(&[("origin", "http://localhost:8042")]), "");

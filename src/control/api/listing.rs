@@ -3,6 +3,7 @@
 
 use std::collections::BinaryHeap;
 use std::io::{self, Write};
+use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
 use axum::http::HeaderValue;
@@ -10,28 +11,41 @@ use axum::http::request::Parts;
 use axum::response::Response;
 use tokio::sync::mpsc;
 
+use super::asker::Asker;
 use super::error::ApiError;
 use super::route::Query;
 use super::{Api, tagged};
+use crate::control::grant::Grant;
 use crate::limits;
 use crate::table::{Action, Rule, Snapshot};
 
 /// A choice of rules of the table.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Wanted {
     search: String,
     action: Option<&'static str>,
     after: Option<String>,
     limit: Option<usize>,
+    /// Rights of the client, which sees no rules of others.
+    grant: Arc<Grant>,
+}
+
+/// Rules that were selected.
+struct Selected<'t> {
+    /// Names of one page, sorted.
+    names: Vec<&'t str>,
+    /// Rules that match on all pages, and rules that the client may see.
+    counts: [usize; 2],
 }
 
 impl Wanted {
-    fn of(query: &Query<'_>) -> Result<Wanted, ApiError> {
+    fn of(query: &Query<'_>, grant: Arc<Grant>) -> Result<Wanted, ApiError> {
         Ok(Wanted {
             search: query.get("search").unwrap_or_default().to_lowercase(),
             action: query.one_of("action", Action::names())?,
             after: query.get("after").map(str::to_owned),
             limit: query.count("limit", usize::MAX)?,
+            grant,
         })
     }
 
@@ -41,13 +55,17 @@ impl Wanted {
             && self.action.is_none_or(|action| rule.action.as_str() == action)
     }
 
-    /// Selects the names of rules, sorted, and counts how many match on all pages. Memory is taken
-    /// for one page, however many rules there are.
-    fn select<'t>(&self, table: &'t Snapshot) -> (Vec<&'t str>, usize) {
-        let mut matched = 0;
+    /// Selects the names of rules, and counts those on all pages. Memory is taken for one page,
+    /// however many rules there are.
+    fn select<'t>(&self, table: &'t Snapshot) -> Selected<'t> {
+        let (mut seen, mut matched) = (0, 0);
         let mut page: BinaryHeap<&str> = BinaryHeap::new();
         let mut all: Vec<&str> = Vec::new();
-        for (name, _) in table.iter().filter(|(name, rule)| self.matches(name, rule)) {
+        for (name, rule) in table.iter().filter(|(name, _)| self.grant.covers(name)) {
+            seen += 1;
+            if !self.matches(name, rule) {
+                continue;
+            }
             matched += 1;
             if self.after.as_ref().is_some_and(|after| name <= &**after) {
                 continue;
@@ -66,21 +84,20 @@ impl Wanted {
         }
         all.extend(page);
         all.sort_unstable();
-        (all, matched)
+        Selected { names: all, counts: [matched, seen] }
     }
 }
 
-pub(super) async fn answer(api: &Api, parts: &Parts) -> Result<Response, ApiError> {
+pub(super) async fn answer(api: &Api, parts: &Parts, asker: &Asker) -> Result<Response, ApiError> {
     let query = Query::of(parts.uri.query(), &["search", "action", "after", "limit"])?;
-    let wanted = Wanted::of(&query)?;
+    let wanted = Wanted::of(&query, asker.grant.clone())?;
     let current = api.current();
-    let rules = current.table.len();
-    let (matched, body) = if rules <= limits::LISTED_HERE_MAX {
-        let (names, matched) = wanted.select(&current.table);
+    let ([matched, rules], body) = if current.table.len() <= limits::LISTED_HERE_MAX {
+        let Selected { names, counts } = wanted.select(&current.table);
         let mut text = Vec::new();
         // Writing to memory does not fail.
         let _ = write(&current.table, &names, &mut text);
-        (matched, Body::from(text))
+        (counts, Body::from(text))
     } else {
         streamed(current.table.clone(), wanted).await?
     };
@@ -92,18 +109,18 @@ pub(super) async fn answer(api: &Api, parts: &Parts) -> Result<Response, ApiErro
 }
 
 /// Lists the rules from a thread that may take its time.
-async fn streamed(table: Snapshot, wanted: Wanted) -> Result<(usize, Body), ApiError> {
+async fn streamed(table: Snapshot, wanted: Wanted) -> Result<([usize; 2], Body), ApiError> {
     let (told, count) = tokio::sync::oneshot::channel();
     let (pieces, body) = mpsc::channel::<io::Result<Bytes>>(4);
     tokio::task::spawn_blocking(move || {
-        let (names, matched) = wanted.select(&table);
-        let _ = told.send(matched);
+        let Selected { names, counts } = wanted.select(&table);
+        let _ = told.send(counts);
         let mut out = io::BufWriter::with_capacity(limits::LISTING_PIECE_BYTES, Pieces(pieces));
         // An error: the reader has gone.
         let _ = write(&table, &names, &mut out).and_then(|()| out.flush());
     });
-    let matched = count.await.map_err(|_| ApiError::busy("listing the rules was given up"))?;
-    Ok((matched, Body::from_stream(tokio_stream::wrappers::ReceiverStream::new(body))))
+    let counts = count.await.map_err(|_| ApiError::busy("listing the rules was given up"))?;
+    Ok((counts, Body::from_stream(tokio_stream::wrappers::ReceiverStream::new(body))))
 }
 
 /// Hands over what is written, and waits while the reader is slow.
@@ -153,8 +170,9 @@ mod tests {
 
     fn listed(table: &Snapshot, query: &str) -> (Vec<String>, usize) {
         let query = Query::of(Some(query), &["search", "action", "after", "limit"]);
-        let wanted = Wanted::of(&query.expect("a query")).expect("a query");
-        let (names, matched) = wanted.select(table);
+        let grant = Arc::new(Grant::EVERYTHING);
+        let wanted = Wanted::of(&query.expect("a query"), grant).expect("a query");
+        let Selected { names, counts: [matched, _] } = wanted.select(table);
         let mut text = Vec::new();
         write(table, &names, &mut text).expect("memory");
         let value: Value = serde_json::from_slice(&text).expect("JSON");

@@ -4,6 +4,7 @@
 //! Each connection is a task on the control shard. What takes long (reading or writing a million
 //! rules) is done elsewhere; what changes the table goes through the writer.
 
+mod asker;
 mod crowd;
 mod error;
 mod events;
@@ -13,7 +14,9 @@ mod fleet_metrics;
 mod guard;
 mod listing;
 mod metrics;
+mod narrowed;
 mod read;
+mod ready;
 mod route;
 mod rules;
 mod serve;
@@ -25,19 +28,20 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, MutexGuard};
 use std::time::SystemTime;
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use axum::body::{Body, Bytes};
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, Method, Request, header};
 use axum::response::{IntoResponse, Response};
-use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tracing::field::display;
 use tracing::info;
 
 use super::change::{Change, Done};
 use super::elder::Elder;
 use super::events::EventBus;
 use super::fleet::Fleet;
+use super::grant::Tokens;
 use super::health::Health;
 use super::orders::Orders;
 use super::resolver::Lookups;
@@ -45,15 +49,15 @@ use super::statistics::{self, SharedStatistics, Statistics};
 use super::{SharedNames, dashboard};
 use crate::limits;
 use crate::link::{ControlEnd, Published, Tag, TaggedTable};
+use asker::Asker;
 use crowd::{Crowd, Seat};
 use error::ApiError;
 use guard::Peer;
 use route::Route;
 
-pub(crate) use guard::Token;
 pub(super) use read::unasked;
 pub(crate) use serve::Management;
-pub(super) use serve::{Taking, serve};
+pub(super) use serve::{Door, Taking, serve};
 
 /// Parts of control that requests are answered from, or passed to.
 pub(super) struct Sources {
@@ -73,7 +77,9 @@ pub(super) struct Sources {
 /// The management API.
 pub(super) struct Api {
     pub(super) sources: Sources,
-    pub(super) token: ArcSwapOption<Token>,
+    pub(super) tokens: Arc<ArcSwap<Tokens>>,
+    /// Whether the daemon takes in no more clients.
+    pub(super) is_stopping: AtomicBool,
     /// Whether the last reload of the configuration went well.
     pub(super) is_reloaded: AtomicBool,
     /// Bytes of bodies that may be in memory, in KiB.
@@ -96,11 +102,12 @@ struct TakenBody {
 }
 
 impl Api {
-    pub(super) fn new(sources: Sources, token: Option<Token>, places_max: usize) -> Api {
+    pub(super) fn new(sources: Sources, tokens: Tokens, places_max: usize) -> Api {
         let places = Arc::new(Semaphore::new(places_max));
         Api {
             sources,
-            token: ArcSwapOption::from(token.map(Arc::new)),
+            tokens: Arc::new(ArcSwap::from_pointee(tokens)),
+            is_stopping: AtomicBool::new(false),
             is_reloaded: AtomicBool::new(true),
             room: Arc::new(Semaphore::new(limits::MANAGEMENT_BODIES_BYTES_MAX / 1024)),
             started: SystemTime::now(),
@@ -113,11 +120,12 @@ impl Api {
     }
 
     /// Answers one request.
-    async fn answer(&self, peer: &Peer, request: Request<Body>) -> Response {
+    async fn answer(&self, door: Door, peer: &Peer, request: Request<Body>) -> Response {
         let (parts, body) = request.into_parts();
         let is_head = parts.method == Method::HEAD;
-        let mut response = match self.admit(peer, &parts) {
-            Ok(route) => self.act(peer, route, &parts, body).await,
+        let mut asker = Asker::new(peer);
+        let mut response = match self.admit(door, &mut asker, &parts) {
+            Ok(route) => self.act(&asker, route, &parts, body).await,
             Err(refused) => {
                 // Bytes left unread would turn the close into a reset that overtakes the answer.
                 read::discard(&parts, body).await;
@@ -128,7 +136,8 @@ impl Api {
             let changes = matches!(parts.method, Method::PUT | Method::PATCH | Method::DELETE);
             if changes && !error.is_audited {
                 let (verb, path) = (parts.method.as_str(), parts.uri.path());
-                info!(who = %peer, verb, path, result = error.code, "audit");
+                let (who, from) = (asker.who(), asker.from().map(display));
+                info!(%who, from, verb, path, result = error.code, "audit");
             }
             error.into_response()
         });
@@ -139,51 +148,54 @@ impl Api {
     }
 
     /// Returns the route that is asked for, if the request is allowed.
-    fn admit(&self, peer: &Peer, parts: &Parts) -> Result<Route, ApiError> {
+    fn admit(&self, door: Door, asker: &mut Asker, parts: &Parts) -> Result<Route, ApiError> {
         let route = Route::of(parts.uri.path());
+        if door == Door::Metrics {
+            return Api::admit_to_metrics(route, parts);
+        }
         let open = route == Ok(Route::Dashboard);
-        guard::check(parts, peer, self.token.load().as_deref(), open)?;
+        asker.grant = guard::check(parts, &asker.peer, &self.tokens.load(), open)?;
         let route = route?;
         let methods = route.methods();
         if !methods.split(", ").any(|method| method == parts.method.as_str()) {
             return Err(ApiError::method(methods));
         }
+        asker.check(&route, &parts.method)?;
         Ok(route)
+    }
+
+    /// Returns the route that is asked for at an address of the metrics.
+    fn admit_to_metrics(route: Result<Route, ApiError>, parts: &Parts) -> Result<Route, ApiError> {
+        let open = [Route::Metrics, Route::Liveness, Route::Readiness];
+        match route.ok().filter(|route| open.contains(route)) {
+            None => Err(ApiError::not_for_metrics()),
+            Some(route) if [Method::GET, Method::HEAD].contains(&parts.method) => Ok(route),
+            Some(route) => Err(ApiError::method(route.methods())),
+        }
     }
 
     async fn act(
         &self,
-        peer: &Peer,
+        asker: &Asker,
         route: Route,
         parts: &Parts,
         body: Body,
     ) -> Result<Response, ApiError> {
         match route {
-            Route::Rules => rules::all(self, parts, body, peer).await,
-            Route::Rule(host) => rules::one(self, parts, body, peer, &host).await,
-            Route::AllStatistics => stats::all(self, parts).await,
+            Route::Rules => rules::all(self, parts, body, asker).await,
+            Route::Rule(host) => rules::one(self, parts, body, asker, &host).await,
+            Route::AllStatistics => stats::all(self, parts, asker).await,
             Route::Statistics(host) => stats::one(self, parts, &host).await,
             Route::Fleet => fleet::show(self, parts),
             Route::FleetStep(step) => {
                 read::discard(parts, body).await;
-                fleet::act(self, parts, peer, step).await
+                fleet::act(self, parts, asker, step).await
             }
-            Route::Backends => stats::backends(self, parts).await,
-            Route::Events => events::stream(self, parts),
-            Route::Metrics => metrics::answer(self, parts),
-            Route::Liveness => {
-                route::Query::of(parts.uri.query(), &[])?;
-                if let Some(fleet) = self.sources.fleet.as_ref().filter(|fleet| fleet.is_stale()) {
-                    return Err(ApiError::stale(fleet.event_age()));
-                }
-                let content = [(header::CONTENT_TYPE, "application/json")];
-                // The daemon is alive all the same: a restart would not help.
-                let answer = match self.sources.trouble.load().as_deref() {
-                    None => json!({ "ok": true }),
-                    Some(why) => json!({ "ok": true, "state_writable": false, "problem": why }),
-                };
-                Ok((content, format!("{answer}\n")).into_response())
-            }
+            Route::Backends => stats::backends(self, parts, asker).await,
+            Route::Events => events::stream(self, parts, asker).await,
+            Route::Metrics => metrics::answer(self, parts, asker).await,
+            Route::Liveness => ready::alive(self, parts),
+            Route::Readiness => ready::ready(self, parts),
             Route::Dashboard => Ok((dashboard::fields(), dashboard::page()).into_response()),
         }
     }

@@ -13,6 +13,7 @@ use crate::limits;
 pub(super) enum Route {
     Dashboard,
     Liveness,
+    Readiness,
     Metrics,
     Events,
     Backends,
@@ -55,6 +56,7 @@ impl Route {
         let route = match (&*word.to_ascii_lowercase(), &*host) {
             ("", "") => Route::Dashboard,
             ("healthz", "") => Route::Liveness,
+            ("readyz", "") => Route::Readiness,
             ("metrics", "") => Route::Metrics,
             ("events", "") => Route::Events,
             ("backends", "") => Route::Backends,
@@ -69,6 +71,14 @@ impl Route {
             _ => return Err(ApiError::not_found(path)),
         };
         Ok(route)
+    }
+
+    /// The host that the path names, as it was given.
+    pub(super) fn host(&self) -> Option<&str> {
+        match self {
+            Route::Rule(host) | Route::Statistics(host) => Some(host),
+            _ => None,
+        }
     }
 
     /// The methods that it takes.

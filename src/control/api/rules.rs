@@ -13,8 +13,8 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::super::change::{Change, Done, Verb};
 use super::super::drained as drain;
+use super::asker::Asker;
 use super::error::ApiError;
-use super::guard::Peer;
 use super::read::{self, Edits};
 use super::route::Query;
 use super::{Api, fleet, listing, tagged};
@@ -29,10 +29,10 @@ pub(super) async fn all(
     api: &Api,
     parts: &Parts,
     body: Body,
-    peer: &Peer,
+    asker: &Asker,
 ) -> Result<Response, ApiError> {
     let verb = match parts.method {
-        Method::GET | Method::HEAD => return listing::answer(api, parts).await,
+        Method::GET | Method::HEAD => return listing::answer(api, parts, asker).await,
         Method::PUT => Verb::Put,
         _ => Verb::Patch,
     };
@@ -50,7 +50,7 @@ pub(super) async fn all(
     let change = Change {
         whole: verb == Verb::Put,
         everywhere: matches!(wait, Some(Wait::Fleet(_))),
-        ..change(parts, peer, verb, edits, dry_run)?
+        ..change(parts, asker, verb, edits, dry_run)?
     };
     let done = api.make(change).await?;
     // What was read of it takes room until the table has it.
@@ -86,7 +86,7 @@ pub(super) async fn one(
     api: &Api,
     parts: &Parts,
     body: Body,
-    peer: &Peer,
+    asker: &Asker,
     raw: &str,
 ) -> Result<Response, ApiError> {
     let name = read::name(raw)?;
@@ -114,7 +114,7 @@ pub(super) async fn one(
     };
     drop(text.room);
     let removed_by = rule.clone();
-    let change = change(parts, peer, verb, vec![(name.clone(), rule)], dry_run)?;
+    let change = change(parts, asker, verb, vec![(name.clone(), rule)], dry_run)?;
     let change = Change { everywhere: wait.is_some(), ..change };
     let done = api.make(change).await?;
     let mut more = Map::new();
@@ -137,14 +137,15 @@ fn waiter(api: &Api, wait: Option<Wait>) -> Result<Option<OwnedSemaphorePermit>,
 
 fn change(
     parts: &Parts,
-    peer: &Peer,
+    asker: &Asker,
     verb: Verb,
     edits: Edits,
     dry_run: bool,
 ) -> Result<Change, ApiError> {
     let if_match = if_match(&parts.headers)?;
-    let who = peer.to_string();
-    Ok(Change { verb, who, edits, whole: false, if_match, dry_run, everywhere: false })
+    let (who, from, grant) = (asker.who(), asker.from(), asker.grant.clone());
+    let (whole, everywhere) = (false, false);
+    Ok(Change { verb, who, from, grant, edits, whole, if_match, dry_run, everywhere })
 }
 
 fn if_match(headers: &HeaderMap) -> Result<Option<String>, ApiError> {

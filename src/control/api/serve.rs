@@ -68,6 +68,26 @@ impl Listener {
     }
 }
 
+/// Purpose of an address.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(in crate::control) enum Door {
+    /// The whole API.
+    Management,
+    /// The metrics and the state of the daemon, for everybody.
+    Metrics,
+}
+
+impl Door {
+    /// Marks each socket with its purpose.
+    pub(in crate::control) fn of_each(
+        management: Vec<Management>,
+        metrics: Vec<Management>,
+    ) -> Vec<(Door, Management)> {
+        let management = management.into_iter().map(|one| (Door::Management, one));
+        management.chain(metrics.into_iter().map(|one| (Door::Metrics, one))).collect()
+    }
+}
+
 /// Whether management connections are taken in.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(in crate::control) enum Taking {
@@ -82,14 +102,14 @@ pub(in crate::control) enum Taking {
 /// Serves all addresses for ever, as far as `taking` allows it.
 pub(in crate::control) async fn serve(
     api: Arc<Api>,
-    bound: Vec<Management>,
+    bound: Vec<(Door, Management)>,
     taking: &watch::Sender<Taking>,
 ) -> Infallible {
-    for one in bound {
+    for (door, one) in bound {
         let name = one.to_string();
         match Listener::new(one) {
             Ok(listener) => {
-                tokio::spawn(accept(api.clone(), listener, taking.subscribe()));
+                tokio::spawn(accept(api.clone(), door, listener, taking.subscribe()));
             }
             Err(error) => warn!("{name}: can't listen: {error}"),
         }
@@ -97,7 +117,12 @@ pub(in crate::control) async fn serve(
     std::future::pending().await
 }
 
-async fn accept(api: Arc<Api>, listener: Listener, mut taking: watch::Receiver<Taking>) {
+async fn accept(
+    api: Arc<Api>,
+    door: Door,
+    listener: Listener,
+    mut taking: watch::Receiver<Taking>,
+) {
     loop {
         match taking.wait_for(|taking| *taking != Taking::Paused).await.map(|taking| *taking) {
             Ok(Taking::Yes) => {}
@@ -119,10 +144,10 @@ async fn accept(api: Arc<Api>, listener: Listener, mut taking: watch::Receiver<T
         let Some(seat) = api.crowd.seat().await else { return };
         match accepted {
             Accepted::Tcp(stream, peer) => {
-                tokio::spawn(connection(api.clone(), stream, Peer::Tcp(peer), seat));
+                tokio::spawn(connection(api.clone(), door, stream, Peer::Tcp(peer), seat));
             }
             Accepted::Unix(stream, uid) => {
-                tokio::spawn(connection(api.clone(), stream, Peer::Unix(uid), seat));
+                tokio::spawn(connection(api.clone(), door, stream, Peer::Unix(uid), seat));
             }
         }
     }
@@ -157,7 +182,7 @@ impl Listener {
     }
 }
 
-async fn connection<S>(api: Arc<Api>, stream: S, peer: Peer, seat: Seat)
+async fn connection<S>(api: Arc<Api>, door: Door, stream: S, peer: Peer, seat: Seat)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -166,7 +191,7 @@ where
         async move {
             seat.ours();
             request.extensions_mut().insert(seat.clone());
-            let answer = api.answer(peer, request.map(Body::new)).await;
+            let answer = api.answer(door, peer, request.map(Body::new)).await;
             // To read it, and to ask again.
             seat.peers();
             Ok::<_, Infallible>(answer)

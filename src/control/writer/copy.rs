@@ -3,6 +3,7 @@
 //! has the entry.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 use tokio::sync::oneshot;
 use tracing::{error, info, warn};
@@ -10,6 +11,7 @@ use tracing::{error, info, warn};
 use super::{Made, Writing};
 use crate::control::change::Change;
 use crate::control::fleet::{self, Applied, Brought, Edit, Fleet, NotTaken, OfFleet, Rules};
+use crate::control::grant::Grant;
 use crate::control::store::Record;
 use crate::limits;
 use crate::link::{Tag, TaggedTable};
@@ -116,6 +118,9 @@ impl Writing {
             let change = Change {
                 verb: edit.verb,
                 who,
+                from: None,
+                // The node that was asked has checked it.
+                grant: Arc::new(Grant::EVERYTHING),
                 edits: edit.rules,
                 whole: edit.whole,
                 if_match: None,

@@ -1,0 +1,120 @@
+//! Client that makes a request: where it is, and its rights.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::http::Method;
+use serde_json::{Value, json};
+
+use super::error::ApiError;
+use super::guard::Peer;
+use super::read;
+use super::route::Route;
+use crate::control::grant::Grant;
+use crate::limits;
+use crate::link::{Tag, TaggedTable};
+
+/// Client of one request.
+#[derive(Clone)]
+pub(super) struct Asker {
+    pub(super) peer: Peer,
+    pub(super) grant: Arc<Grant>,
+}
+
+impl Asker {
+    /// A client that has shown nothing yet.
+    pub(super) fn new(peer: &Peer) -> Asker {
+        Asker { peer: peer.clone(), grant: Arc::new(Grant::EVERYTHING) }
+    }
+
+    /// Name of the client, else the address or user.
+    pub(super) fn who(&self) -> String {
+        self.grant.name().map_or_else(|| self.peer.to_string(), str::to_owned)
+    }
+
+    /// Address or user of a client that has a name.
+    pub(super) fn from(&self) -> Option<String> {
+        self.grant.name().map(|_| self.peer.to_string())
+    }
+
+    /// Checks what path and method say: a host in the path, and whether anything is to be changed.
+    pub(super) fn check(&self, route: &Route, method: &Method) -> Result<(), ApiError> {
+        let grant = &self.grant;
+        if let Some(raw) = route.host().filter(|_| !self.sees_all())
+            && let Ok(name) = read::name(raw)
+        {
+            grant.check_host(&name)?;
+        }
+        match (route, method) {
+            (_, &Method::GET | &Method::HEAD) => {}
+            (Route::FleetStep(_), _) => grant.check_daemon()?,
+            (Route::Rules, &Method::PUT) => grant.check_change(true)?,
+            _ => grant.check_change(false)?,
+        }
+        Ok(())
+    }
+
+    /// Whether the client may see what is about the rule of this name.
+    pub(super) fn sees(&self, name: &str) -> bool {
+        self.grant.covers(name)
+    }
+
+    /// Whether the client may see everything.
+    pub(super) fn sees_all(&self) -> bool {
+        self.grant.suffix().is_none()
+    }
+
+    /// The part of the table that it sees; `None`: all of it.
+    pub(super) async fn view(&self, current: Arc<TaggedTable>) -> Option<OwnPart> {
+        if self.sees_all() {
+            return None;
+        }
+        if current.table.len() <= limits::LISTED_HERE_MAX {
+            return Some(OwnPart::of(&current, &self.grant));
+        }
+        let (grant, nothing) = (self.grant.clone(), OwnPart::nothing(current.tag));
+        let made = tokio::task::spawn_blocking(move || OwnPart::of(&current, &grant)).await;
+        Some(made.unwrap_or(nothing))
+    }
+
+    /// Rights of the client, for programs that show only what may be done.
+    pub(super) fn describe(&self) -> Value {
+        json!({
+            "name": self.grant.name(),
+            "role": self.grant.role().as_str(),
+            "suffix": self.grant.suffix(),
+        })
+    }
+}
+
+/// The part of a table that a client sees whose token is for some hosts.
+pub(super) struct OwnPart {
+    tag: Tag,
+    at: Instant,
+    pub(super) rules: usize,
+    /// Addresses of the backends of its rules.
+    pub(super) backends: HashSet<SocketAddr>,
+}
+
+impl OwnPart {
+    fn nothing(tag: Tag) -> OwnPart {
+        OwnPart { tag, at: Instant::now(), rules: 0, backends: HashSet::new() }
+    }
+
+    fn of(current: &TaggedTable, grant: &Grant) -> OwnPart {
+        let mut view = OwnPart::nothing(current.tag);
+        for (_, rule) in current.table.iter().filter(|(name, _)| grant.covers(name)) {
+            view.rules += 1;
+            rule.each_address(|address| _ = view.backends.insert(address));
+        }
+        view
+    }
+
+    /// Whether this is still the view of that table; names of backends may have other addresses
+    /// after a while.
+    pub(super) fn is_fresh(&self, current: &TaggedTable) -> bool {
+        self.tag == current.tag && self.at.elapsed() < limits::RESOLVE_EVERY
+    }
+}

@@ -1,0 +1,43 @@
+//! Events as a client gets them whose token is for some hosts: those of other hosts are left out,
+//! and so are other hosts in events of several.
+
+use std::net::SocketAddr;
+
+use serde_json::{Value, json};
+
+use super::asker::{Asker, OwnPart};
+use crate::control::events::Event;
+
+/// The part of an event that the client may see; `None`: nothing of it.
+pub(super) fn narrowed(event: Event, asker: &Asker, view: Option<&OwnPart>) -> Option<Event> {
+    let Some(view) = view else { return Some(event) };
+    match event {
+        Event::Change(data) => change(&data, asker).map(|data| Event::Change(data.into())),
+        Event::Health(data) => {
+            let told: Value = serde_json::from_str(&data).ok()?;
+            let backend: SocketAddr = told["backend"].as_str()?.parse().ok()?;
+            view.backends.contains(&backend).then_some(Event::Health(data))
+        }
+        Event::Other("fleet", data) => Some(Event::Other("fleet", data)),
+        Event::Other(kind, data) => {
+            let told: Value = serde_json::from_str(&data).ok()?;
+            asker.sees(told["host"].as_str()?).then_some(Event::Other(kind, data))
+        }
+        // Its parts are chosen where it is written.
+        Event::Tick(tick) => Some(Event::Tick(tick)),
+    }
+}
+
+/// A change with the rules that the client may see. One of very many rules names none of them, and
+/// may concern any.
+fn change(data: &str, asker: &Asker) -> Option<String> {
+    let mut told: Value = serde_json::from_str(data).ok()?;
+    let Some(hosts) = told["hosts"].as_object_mut() else { return Some(data.to_owned()) };
+    let count = hosts.len() as u64;
+    hosts.retain(|name, _| asker.sees(name));
+    let left = hosts.len();
+    // Where these hosts are the table, a host that is not among them was deleted.
+    let is_table = told["verb"] == "PUT" && told["rules"] == json!(count);
+    told["changed"] = json!(left);
+    (is_table || 0 < left).then(|| told.to_string())
+}
