@@ -16,6 +16,8 @@ mod scheme;
 mod fields;
 // The arguments of rules: one table for parser, manual and client.
 mod rule_arguments;
+// Address of a backend, TCP or Unix socket.
+pub mod address;
 // The host table, and HTTP/1: no I/O, no clock, no threads.
 pub mod http;
 pub mod proxy_protocol;

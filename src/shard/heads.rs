@@ -108,8 +108,12 @@ pub(super) fn name_backend(
     }
     let Some(backend) = proxy.backends().get(usize::from(lease.backend)) else { return };
     let mut name = shard.ring.take_vec();
-    // Writing to a Vec can't fail.
-    let _ = write!(name, "{backend}");
+    match backend.path() {
+        // A path is no host (RFC 9110 §7.2).
+        Some(_) => name.extend_from_slice(b"localhost"),
+        // Writing to a Vec can't fail.
+        None => _ = write!(name, "{backend}"),
+    }
     http::set_host(&name, head);
     shard.ring.give_vec(name);
 }

@@ -40,6 +40,7 @@ use std::time::{Duration, Instant};
 
 use glommio::{LocalExecutorBuilder, Placement};
 
+use crate::address::Address;
 use crate::http::HttpDate;
 use crate::link::{
     ByKey, Counter, Gate, Protocol, Published, Rate, ShardEnd, Shed, Stop, Timeouts, ToShard,
@@ -403,7 +404,7 @@ impl Shard {
         which(turn)
     }
 
-    fn gate(&self, backend: std::net::SocketAddr) -> Arc<Gate> {
+    fn gate(&self, backend: Address) -> Arc<Gate> {
         self.end.together.gates.get(backend)
     }
 }
