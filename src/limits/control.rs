@@ -57,6 +57,8 @@ pub const BACKENDS_TOLD_MAX: usize = 10_000;
 /// most the backends of rules with a `check`, `EJECTED_MAX`, `BACKENDS_TOLD_MAX`, and `SLOTS_MAX`
 /// per shard.
 pub const BACKENDS_LISTED_MAX: usize = 10_000;
+/// Backends that one sentence of `/which/` names; more are counted.
+pub const WOULD_NAMED_MAX: usize = 8;
 /// Tokens of `management_tokens_file`: each request compares all of them, in half a millisecond.
 pub const TOKENS_MAX: usize = 10_000;
 /// Longest name of a token's holder.

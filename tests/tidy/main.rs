@@ -28,7 +28,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("shard", &["ring", "link", "http", "proxy_protocol", "tls", "table", "address", "limits"]),
     ("control", &["link", "state", "table", "http", "address", "limits"]),
     ("daemon", &["config", "control", "shard", "link", "ring", "state", "table", "http", "limits"]),
-    ("client", &["rule_arguments"]),
+    ("client", &["rule_arguments", "table"]),
 ];
 
 /// No I/O, no clock, no threads, no chance: what they need of these is an argument.
