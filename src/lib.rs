@@ -14,6 +14,8 @@ pub mod limits;
 mod scheme;
 // The names of fields, for a head and for a rule that changes some.
 mod fields;
+// Networks of addresses.
+mod network;
 // The arguments of rules: one table for parser, manual and client.
 mod rule_arguments;
 // Address of a backend, TCP or Unix socket.

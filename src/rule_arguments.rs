@@ -128,6 +128,21 @@ const fn row(
     ActionRow { name, meaning, arguments }
 }
 
+/// Networks of clients that are served.
+const ALLOW: Argument = argument(
+    "allow",
+    NETWORKS,
+    "none",
+    "serve clients in these networks alone; others get 403, [here](#who-is-served)",
+);
+
+/// Networks of clients that are not served.
+const DENY: Argument =
+    argument("deny", NETWORKS, "none", "clients in these networks get 403, [here](#who-is-served)");
+
+const NETWORKS: Takes =
+    Takes::Form("a list of networks, each 192.0.2.0/24, 2001:db8::/32 or one address");
+
 /// An address that is asked by POST.
 const WAKE: Takes = Takes::Form("an address that starts with http://");
 
@@ -281,6 +296,8 @@ const PROXY: &[Argument] = &[
         "fields that are set or removed in responses, [below](#host-and-fields)",
     ),
     argument("pages", PAGE_NAME, "none", PAGES),
+    ALLOW,
+    DENY,
 ];
 
 /// Name of a page, and of a rule's pages.
@@ -351,6 +368,8 @@ const SPIN: &[Argument] = &[
         "a request whose `Content-Length` is larger gets 413, and is not held",
     ),
     argument("pages", PAGE_NAME, "none", PAGES),
+    ALLOW,
+    DENY,
 ];
 
 const REDIRECT: &[Argument] = &[
@@ -363,18 +382,24 @@ const REDIRECT: &[Argument] = &[
          request",
     ),
     argument("code", Takes::OneOf(&["301", "302", "303", "307", "308"]), "302", "this status"),
+    ALLOW,
+    DENY,
 ];
 
-const STATIC: &[Argument] = &[argument(
-    "type",
-    PAGE_NAME,
-    REQUIRED,
-    "the [page](#pages) of this name (at most 100 bytes). A name without a page is \
+const STATIC: &[Argument] = &[
+    argument(
+        "type",
+        PAGE_NAME,
+        REQUIRED,
+        "the [page](#pages) of this name (at most 100 bytes). A name without a page is \
          accepted, as the page may come later: 500 until then",
-)];
+    ),
+    ALLOW,
+    DENY,
+];
 
 const EMPTY: &[Argument] =
-    &[argument("code", Takes::Status(200..=599), REQUIRED, "this status, no body")];
+    &[argument("code", Takes::Status(200..=599), REQUIRED, "this status, no body"), ALLOW, DENY];
 
 const ALIAS: &[Argument] = &[argument(
     "hostname",

@@ -32,12 +32,13 @@ impl Plan<'_> {
     }
 }
 
-/// `waited` is set for one that was held already.
+/// `client` is the one that the connection tells, and becomes the request's. `waited` is set for a
+/// request that was held already.
 pub(super) fn plan<'t>(
     shard: &Shard,
     table: &'t Table,
     bytes: &[u8],
-    client: Client,
+    client: &mut Client,
     waited: Option<&Waited>,
 ) -> Plan<'t> {
     let mut room = http::field_room();
@@ -45,6 +46,10 @@ pub(super) fn plan<'t>(
         Ok(head) => head,
         Err(refusal) => return refuse(shard, refusal),
     };
+    if client.trusted && shard.tuning().has_client_field {
+        take_client(shard, &head, client);
+    }
+    let client = *client;
     let mut room = [0; 256];
     let scheme = client.scheme(head.forwarded_scheme);
     let name = match head.host.map(|raw| host::canonical(raw, &mut room)).transpose() {
@@ -72,17 +77,21 @@ pub(super) fn plan<'t>(
         http::write_status(ending.status().unwrap_or(508), to, &mut answer);
         return Plan::Reply { keys, request, answer, close, ending };
     }
-    if request.is_too_large() {
-        let refusal = http::Refusal::BodyTooLarge;
-        let answer = reply::refusal_of_body(shard, &request, refusal, close);
-        return Plan::Reply { keys, request, answer, close, ending: Ending::Refused(refusal) };
-    }
     let name = name.unwrap_or_default();
-    let proxy = match route::decide(shard, table, &rule, name, waited) {
+    let proxy = match route::decide(shard, table, &rule, (name, client.peer), waited) {
+        Route::Proxy(_) | Route::Hold(..) if request.is_too_large() => {
+            let refusal = http::Refusal::BodyTooLarge;
+            let answer = reply::refusal_of_body(shard, &request, refusal, close);
+            return Plan::Reply { keys, request, answer, close, ending: Ending::Refused(refusal) };
+        }
         Route::Proxy(proxy) => proxy,
         Route::Hold(why, timeout) => {
             let hold = Hold { why, host: name.into(), scheme, timeout };
             return Plan::Hold { keys, request, hold: Box::new(hold) };
+        }
+        Route::Denied => {
+            let answer = reply::status(shard, &request, 403, close);
+            return Plan::Reply { keys, request, answer, close, ending: Ending::AccessDenied };
         }
         Route::Limited => {
             let answer = reply::too_many(shard, &request, close);
@@ -110,13 +119,23 @@ pub(super) fn plan<'t>(
     Plan::Proxy { proxy, keys, request, head: out }
 }
 
-/// The host of a request that was planned before.
+/// Takes the client that a field of the request names, if it names one.
+fn take_client(shard: &Shard, head: &RequestHead<'_, '_>, client: &mut Client) {
+    let entrance = shard.published().entrance.load();
+    let values = head.values(&entrance.client_field);
+    if let Some(address) = http::client_in(values, |address| entrance.trusts(address)) {
+        // The field has no port.
+        (client.peer, client.port) = (address, 0);
+    }
+}
+
+/// The host of a request that was planned before; empty where it has none.
 pub(super) fn host_of(bytes: &[u8], client: Client) -> Option<(Box<str>, Scheme)> {
     let mut room = http::field_room();
     let head = http::parse_request(bytes, &mut room).ok()?;
     let mut room = [0; 256];
-    let name = host::canonical(head.host?, &mut room).ok()?;
-    Some((name.into(), client.scheme(head.forwarded_scheme)))
+    let name = head.host.map(|raw| host::canonical(raw, &mut room)).transpose().ok()?;
+    Some((name.unwrap_or_default().into(), client.scheme(head.forwarded_scheme)))
 }
 
 fn write_reply(
@@ -129,7 +148,7 @@ fn write_reply(
 ) {
     let pages = shard.published().pages.load();
     match action {
-        Action::Empty(code) => http::write_empty(*code, to, out),
+        Action::Empty(empty) => http::write_empty(empty.code(), to, out),
         Action::Redirect(redirect) => {
             let path = match head.target {
                 Target::Origin(path) => path,
@@ -139,14 +158,17 @@ fn write_reply(
             let scheme = client.scheme(head.forwarded_scheme);
             http::write_redirect(redirect.to(), redirect.code(), scheme, path, to, out);
         }
-        Action::Static(name) => match pages.get(name) {
+        Action::Static(page) => match pages.get(page.page()) {
             Some(page) => http::write_page(page, None, to, out),
             // The page was there when the rule was set and is gone from static_dir.
             None => http::write_status(500, to, out),
         },
         Action::NoHosts => http::write_page(pages.no_hosts(), None, to, out),
         Action::Unknown | Action::Alias(_) | Action::Proxy(_) | Action::Spin(_) => {
-            http::write_page(pages.unknown(), None, to, out);
+            match shard.tuning().unknown_status {
+                Some(status) => http::write_page_as(status, pages.unknown(), to, out),
+                None => http::write_page(pages.unknown(), None, to, out),
+            }
         }
     }
 }

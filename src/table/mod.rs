@@ -13,6 +13,7 @@
 //! Pure: no I/O, no clock, no threads. The hash is seeded once per process, which shows only in
 //! the order of [`Snapshot::iter`].
 
+mod access;
 mod arguments;
 mod backend;
 pub mod balance;
@@ -40,6 +41,7 @@ use foldhash::quality::SeedableRandomState;
 
 use crate::limits::ALIAS_CHAIN_MAX;
 pub use crate::scheme::Scheme;
+pub use access::Access;
 pub use backend::{Backend, Name, Names, Target};
 pub use balance::{Draw, choose};
 pub use edit::{edit, edit_canonical};
@@ -48,7 +50,9 @@ pub use head_arguments::HostSent;
 pub use json::RuleError;
 pub(crate) use load::{Loader, Refused, replay};
 pub use overrides::Overrides;
-pub use rule::{Action, Algorithm, Check, Proxy, Redirect, Rule, SendProxy, Spin};
+pub use rule::{
+    Action, Algorithm, Check, Empty, Proxy, Redirect, Rule, SendProxy, Spin, StaticPage,
+};
 use trie::{Position, Trie};
 
 /// The name under which requests are counted that no rule is for.
@@ -170,7 +174,8 @@ impl Snapshot {
     }
 
     /// Finds the rule for a host in canonical form ([`host::canonical`]): its own, else that of
-    /// the nearest parent that allows subdomains; at each name the rule for the scheme first.
+    /// the nearest parent that allows subdomains, else `*`; at each name the rule for the scheme
+    /// first.
     pub fn lookup(&self, host: &str, scheme: Scheme) -> Match<'_> {
         if self.is_empty() {
             return Match::NoHosts;
@@ -183,8 +188,16 @@ impl Snapshot {
             }
             match memchr::memchr(b'.', name.as_bytes()) {
                 Some(dot) => name = &name[dot + 1..],
-                None => return Match::Unknown,
+                None => return self.catch_all(scheme),
             }
+        }
+    }
+
+    /// Finds the rule for a request that no other rule is for: `*`, that for the scheme first.
+    pub fn catch_all(&self, scheme: Scheme) -> Match<'_> {
+        match self.rule_for(host::ANY, scheme, true) {
+            Some((place, key)) => self.follow(place, key),
+            None => Match::Unknown,
         }
     }
 
