@@ -22,13 +22,17 @@ pub struct TrailerRules {
 
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 enum Whose {
-    Request {
-        /// Whether forwarding fields of the client go on.
-        trusted: bool,
-        /// Whether the request goes on with an X-Request-Id of ours.
-        has_our_id: bool,
-    },
+    Request(Ours),
     Response,
+}
+
+/// Fields of a request that are ours to write. In one byte: each connection has room for it.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+enum Ours {
+    Nothing,
+    Id,
+    Forwarding,
+    ForwardingAndId,
 }
 
 /// Fate of a trailer.
@@ -41,7 +45,13 @@ pub(super) enum Verdict {
 
 impl TrailerRules {
     pub(super) fn of_request(named: Named, trusted: bool, has_our_id: bool) -> TrailerRules {
-        TrailerRules { whose: Whose::Request { trusted, has_our_id }, named }
+        let ours = match (trusted, has_our_id) {
+            (true, false) => Ours::Nothing,
+            (true, true) => Ours::Id,
+            (false, false) => Ours::Forwarding,
+            (false, true) => Ours::ForwardingAndId,
+        };
+        TrailerRules { whose: Whose::Request(ours), named }
     }
 
     pub(super) fn of_response(named: Named) -> TrailerRules {
@@ -61,12 +71,14 @@ impl TrailerRules {
         match (classify(name), self.whose) {
             (Name::Plain | Name::Date, _) => passes(!self.named.contains(name)),
             (Name::Via, _) => Verdict::Passes,
-            (Name::RequestId, Whose::Request { has_our_id, .. }) => passes(!has_our_id),
+            (Name::RequestId, Whose::Request(ours)) => {
+                passes(matches!(ours, Ours::Nothing | Ours::Forwarding))
+            }
             (
                 Name::Forwarding | Name::ForwardedProto | Name::ForwardedProtocol,
-                Whose::Request { trusted, .. },
-            ) => passes(trusted),
-            (_, Whose::Request { .. }) => Verdict::Refused,
+                Whose::Request(ours),
+            ) => passes(matches!(ours, Ours::Nothing | Ours::Id)),
+            (_, Whose::Request(_)) => Verdict::Refused,
             (
                 Name::ContentLength
                 | Name::TransferEncoding
