@@ -106,7 +106,7 @@ pub(super) fn name_backend(
     if host != Some(&HostSent::Backend) {
         return;
     }
-    let Some(backend) = proxy.backends().get(usize::from(lease.backend)) else { return };
+    let backend = proxy.backend(usize::from(lease.backend));
     let mut name = shard.ring.take_vec();
     match backend.path() {
         // A path is no host (RFC 9110 §7.2).

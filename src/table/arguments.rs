@@ -24,6 +24,8 @@ pub(super) fn problem(code: impl Into<String>, sentence: impl Into<String>) -> P
 
 /// The arguments of one rule, whose names are known to be allowed.
 pub(super) struct Arguments<'a> {
+    /// The name of the rule, as it was given.
+    pub rule: &'a str,
     pub row: &'static ActionRow,
     pub given: &'a Map<String, Value>,
 }
@@ -170,6 +172,12 @@ pub(super) fn text(value: &Value) -> Option<&str> {
         (1..=RULE_TEXT_BYTES_MAX).contains(&text.len())
             && text.bytes().all(|byte| byte.is_ascii_graphic())
     })
+}
+
+/// A token (RFC 9110 §5.6.2), as names of fields and cookies are.
+pub(super) fn is_token(name: &str) -> bool {
+    let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    !name.is_empty() && name.bytes().all(is_part)
 }
 
 /// No separators, and no dot in front: a page's name becomes a file's.
