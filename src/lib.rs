@@ -14,6 +14,8 @@ pub mod limits;
 mod scheme;
 // The arguments of rules: one table for parser, manual and client.
 mod rule_arguments;
+// Address of a backend, TCP or Unix socket.
+pub mod address;
 // The host table, and HTTP/1: no I/O, no clock, no threads.
 pub mod http;
 pub mod proxy_protocol;

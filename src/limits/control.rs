@@ -57,6 +57,8 @@ pub const BACKENDS_TOLD_MAX: usize = 10_000;
 /// most the backends of rules with a `check`, `EJECTED_MAX`, `BACKENDS_TOLD_MAX`, and `SLOTS_MAX`
 /// per shard.
 pub const BACKENDS_LISTED_MAX: usize = 10_000;
+/// Backends that one sentence of `/which/` names; more are counted.
+pub const WOULD_NAMED_MAX: usize = 8;
 /// Tokens of `management_tokens_file`: each request compares all of them, in half a millisecond.
 pub const TOKENS_MAX: usize = 10_000;
 /// Longest name of a token's holder.
@@ -119,6 +121,8 @@ pub const CHECK_FALL: u32 = 3;
 pub const CHECK_RISE: u32 = 2;
 /// Timeout for the response to a probe.
 pub const PROBE_TIME: Duration = Duration::from_secs(2);
+/// Pause before a Unix socket is probed again whose queue of connections is full.
+pub const PROBE_AGAIN: Duration = Duration::from_millis(50);
 /// How long a connection must stay open for a probe that sends nothing to call it accepted.
 pub const PROBE_QUIET: Duration = Duration::from_millis(100);
 /// Probes begun in a tenth of a second: a few percent of a CPU. Where more are due they wait, so

@@ -22,6 +22,8 @@ mod rules;
 mod serve;
 mod stats;
 mod value;
+mod which;
+mod would;
 mod write_timeout;
 
 use std::sync::atomic::AtomicBool;
@@ -191,6 +193,7 @@ impl Api {
                 read::discard(parts, body).await;
                 fleet::act(self, parts, asker, step).await
             }
+            Route::Which(host) => which::answer(self, parts, asker, &host),
             Route::Backends => stats::backends(self, parts, asker).await,
             Route::Events => events::stream(self, parts, asker).await,
             Route::Metrics => metrics::answer(self, parts, asker).await,
