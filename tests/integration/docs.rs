@@ -204,6 +204,11 @@ fn tcp_and_tls() {
 }
 
 #[test]
+fn clients() {
+    run("docs/clients.md");
+}
+
+#[test]
 fn moving_from_mantrid() {
     run("docs/moving-from-mantrid.md");
 }

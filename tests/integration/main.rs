@@ -18,6 +18,7 @@ mod scripted_etcd;
 mod stand_in;
 
 // the topics
+mod access_lists;
 mod access_log;
 mod actions;
 mod activation;
@@ -26,6 +27,7 @@ mod attack;
 mod bad_responses;
 mod balance;
 mod balancers;
+mod catch_all;
 mod check;
 mod client;
 mod client_backends;

@@ -14,19 +14,26 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[(&str, &[&str])] = &[
     ("limits", &[]),
     ("scheme", &[]),
+    ("network", &[]),
     ("address", &["limits"]),
     ("rule_arguments", &["limits"]),
     ("http", &["scheme", "limits"]),
     ("proxy_protocol", &[]),
     ("tls", &[]),
-    ("table", &["address", "rule_arguments", "scheme", "limits"]),
+    ("table", &["address", "rule_arguments", "scheme", "network", "limits"]),
     ("state", &["table", "limits"]),
-    ("config", &["limits"]),
+    ("config", &["network", "limits"]),
     ("ring", &["limits"]),
-    ("link", &["table", "http", "address", "limits"]),
+    ("link", &["table", "http", "address", "network", "limits"]),
     ("shard", &["ring", "link", "http", "proxy_protocol", "tls", "table", "address", "limits"]),
     ("control", &["link", "state", "table", "http", "address", "limits"]),
-    ("daemon", &["config", "control", "shard", "link", "ring", "state", "table", "http", "limits"]),
+    (
+        "daemon",
+        &[
+            "config", "control", "shard", "link", "ring", "state", "table", "http", "network",
+            "limits",
+        ],
+    ),
     ("client", &["rule_arguments", "table"]),
 ];
 
@@ -34,6 +41,7 @@ const LAYERS: &[(&str, &[&str])] = &[
 const PURE: &[&str] = &[
     "limits",
     "scheme",
+    "network",
     "address",
     "rule_arguments",
     "http",
