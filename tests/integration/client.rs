@@ -109,7 +109,7 @@ fn complaints_of_the_original_come_without_a_daemon() {
         (&["frob"], "Action frob does not exist.\n".to_owned()),
         (
             &[],
-            "Please provide an action (completions, delete, dump, events, fleet, flip, get, list, load, \
+            "Please provide an action (changes, completions, delete, dump, events, fleet, flip, get, list, load, \
              man, restart, set, spin, stats, top).\n"
                 .to_owned(),
         ),

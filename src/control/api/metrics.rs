@@ -20,13 +20,12 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
 use super::super::health::State;
-use super::super::statistics::name_of;
+use super::super::statistics::{backend, name_of};
 use super::Api;
 use super::asker::Asker;
 use super::error::ApiError;
 use super::exposition::Format;
 use super::route::Query;
-use super::stats::backend;
 use crate::http::Refusal;
 use crate::limits;
 use crate::link::{

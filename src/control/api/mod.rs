@@ -15,10 +15,13 @@ mod guard;
 mod listing;
 mod metrics;
 mod narrowed;
+mod past;
+mod ranking;
 mod read;
 mod ready;
 mod route;
 mod rules;
+mod search;
 mod serve;
 mod stats;
 mod value;
@@ -43,6 +46,7 @@ use super::events::EventBus;
 use super::fleet::Fleet;
 use super::grant::Tokens;
 use super::health::Health;
+use super::history::{History, SharedChanges};
 use super::orders::Orders;
 use super::resolver::Lookups;
 use super::statistics::{self, SharedStatistics, Statistics};
@@ -72,6 +76,8 @@ pub(super) struct Sources {
     /// Why changes can't be written, while they can't.
     pub(super) trouble: Arc<ArcSwapOption<String>>,
     pub(super) published: Arc<Published>,
+    pub(super) changes: SharedChanges,
+    pub(super) history: History,
 }
 
 /// The management API.
@@ -192,6 +198,8 @@ impl Api {
                 fleet::act(self, parts, asker, step).await
             }
             Route::Backends => stats::backends(self, parts, asker).await,
+            Route::Changes => past::changes(self, parts, asker),
+            Route::History => past::history(self, parts, asker).await,
             Route::Events => events::stream(self, parts, asker).await,
             Route::Metrics => metrics::answer(self, parts, asker).await,
             Route::Liveness => ready::alive(self, parts),

@@ -16,6 +16,9 @@ pub(super) enum Route {
     Readiness,
     Metrics,
     Events,
+    /// The last changes, and the last hour.
+    Changes,
+    History,
     Backends,
     /// All rules, or one.
     Rules,
@@ -59,6 +62,8 @@ impl Route {
             ("readyz", "") => Route::Readiness,
             ("metrics", "") => Route::Metrics,
             ("events", "") => Route::Events,
+            ("changes", "") => Route::Changes,
+            ("history", "") => Route::History,
             ("backends", "") => Route::Backends,
             ("hostname", "") => Route::Rules,
             ("hostname", _) => Route::Rule(host),
