@@ -12,8 +12,12 @@
 pub mod limits;
 // The scheme of a request, for a head and for a name of a rule.
 mod scheme;
+// Networks of addresses.
+mod network;
 // The arguments of rules: one table for parser, manual and client.
 mod rule_arguments;
+// Address of a backend, TCP or Unix socket.
+pub mod address;
 // The host table, and HTTP/1: no I/O, no clock, no threads.
 pub mod http;
 pub mod proxy_protocol;
@@ -37,4 +41,9 @@ pub mod daemon;
 #[doc(hidden)]
 pub mod bench {
     pub use crate::ring::bench::round_trips;
+}
+/// Checks of private modules that the fuzzers drive.
+#[doc(hidden)]
+pub mod fuzz {
+    pub use crate::control::any_value_of_a_fleet as fleet;
 }

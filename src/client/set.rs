@@ -4,6 +4,7 @@
 use serde_json::{Map, Value, json};
 
 use super::arguments::Set;
+use super::pool::backend;
 use crate::rule_arguments;
 
 const USAGE: &str = "Usage: set <hostname> <action> <subdoms> [option=value, ...]";
@@ -53,24 +54,6 @@ fn backends(list: &str) -> Result<Value, String> {
     list.split(',').map(str::trim).map(backend).collect()
 }
 
-fn backend(text: &str) -> Result<Value, String> {
-    let read = || -> Option<(&str, u16)> {
-        let (host, port) = text.rsplit_once(':')?;
-        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-        // Where an address without brackets ends and its port begins can only be guessed.
-        let is_host = !host.is_empty() && !host.contains([':', '[', ']']);
-        let host = bare.or(is_host.then_some(host))?;
-        Some((host, port.parse().ok().filter(|port| *port != 0)?))
-    };
-    let (host, port) = read().ok_or_else(|| {
-        format!(
-            "{text:?} is not a backend: expected host:port, such as 127.0.0.1:8000, \
-             app.internal:8000 or [::1]:8000"
-        )
-    })?;
-    Ok(json!([host, port]))
-}
-
 #[cfg(test)]
 mod tests {
     use clap::Parser;
@@ -118,6 +101,10 @@ mod tests {
         assert_eq!(
             rule("[::1]:80,b-c.internal:443"),
             Ok(json!(["proxy", {"backends": [["::1", 80], ["b-c.internal", 443]]}, true]))
+        );
+        assert_eq!(
+            rule("unix:/run/a.sock,unix:@b,c:80"),
+            Ok(json!(["proxy", {"backends": ["unix:/run/a.sock", "unix:@b", ["c", 80]]}, true]))
         );
         for list in
             ["", "a", "a:", ":80", "a:0", "a:65536", "a:x", "::1:80", "[::1]", "[::1:80", "a:1,"]

@@ -14,8 +14,9 @@ use super::change::Happened;
 use super::events::{Event, EventBus, Rates, Tick, change_event, unix_time};
 use super::history::History;
 use super::orders::Orders;
-use super::statistics::{self, Busy, SharedStatistics, backend, name_of, per_second, totals_of};
+use super::statistics::{self, Busy, SharedStatistics, name_of, per_second, totals_of};
 use super::wake::Wake;
+use crate::address::Address;
 use crate::limits;
 use crate::link::{ControlEnd, Counter, Counters, HostCount, Published};
 use crate::state::Totals;
@@ -98,7 +99,7 @@ impl Heart {
         };
         if let Some((hosts, backends)) = steps {
             let hosts = hosts.by(|key| name_of(&current.table, key));
-            self.history.note(hosts, backends.by(|id| Some(backend(&id).to_string())));
+            self.history.note(hosts, backends.by(|id| Some(Address::from_words(id).to_string())));
         }
         self.history.beat(&self.shards);
         self.wake.beat(&self.statistics, &current.table);
@@ -199,6 +200,7 @@ impl Last {
             ("3xx", Counter::Answers3xx),
             ("4xx", Counter::Answers4xx),
             ("5xx", Counter::Answers5xx),
+            ("unknown", Counter::AnswersUnknown),
         ];
         let answers: Value =
             answers.into_iter().map(|(class, counter)| (class, total(counter))).collect();

@@ -12,7 +12,6 @@ mod window;
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hash, RandomState};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -518,21 +517,17 @@ fn is_counted(table: &Snapshot, name: &str) -> bool {
     name == UNKNOWN || table.get(name).is_some()
 }
 
-/// The address that a backend's slots are for.
-pub(super) fn backend(id: &Id) -> SocketAddr {
-    let bits = u128::from(id[0]) << 64 | u128::from(id[1]);
-    SocketAddr::new(IpAddr::V6(Ipv6Addr::from_bits(bits)).to_canonical(), id[2] as u16)
-}
-
 /// The name that is counted under this key.
 pub(super) fn name_of(table: &Snapshot, key: u64) -> Option<&str> {
     table.name_of(key).or_else(|| (key == table.key(UNKNOWN)).then_some(UNKNOWN))
 }
 
-/// JSON of responses by class.
+/// JSON of responses by class; replies to unknown hosts are a class of their own, which nothing
+/// else has.
 pub(super) fn answers_to_json(sums: &Sums) -> Value {
-    let classes = ["2xx", "3xx", "4xx", "5xx"].into_iter().zip(sums.answers());
-    classes.map(|(class, count)| (class, json!(count))).collect()
+    let classes = ["2xx", "3xx", "4xx", "5xx"].into_iter().zip(sums.answers().iter().copied());
+    let unknown = Some(("unknown", sums.unknown())).filter(|(_, count)| *count != 0);
+    classes.chain(unknown).map(|(class, count)| (class, json!(count))).collect()
 }
 
 /// JSON of the original's four numbers, requests held, responses by class, and requests that

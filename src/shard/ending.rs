@@ -2,7 +2,7 @@
 //! reply and whose fault it was.
 
 use crate::http::{BadResponse, Refusal};
-use crate::link::Failure;
+use crate::link::{Failure, Unreached};
 
 /// Party whose fault an ending is.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -86,14 +86,17 @@ endings! {
         "The rule said what to reply.";
     Refused(Refusal), "refused", None, Client, None,
         "The request is not HTTP as we accept it; `reason` says why.";
+    AccessDenied, "access_denied", Some(403), Client, None,
+        "The rule's `allow` or `deny` keeps this client out.";
     RateLimited, "rate_limited", Some(429), Client, None,
         "The rule's `max_requests_per_second` was spent.";
     HeldTimeout, "held_timeout", Some(503), Backend, None,
         "The request was held for as long as its rule allows.";
     HeldFull, "held_full", Some(503), Mantrid, None,
         "As many requests were held as may be.";
-    NoBackend, "no_backend", Some(502), Backend, Some(Failure::Unreachable),
-        "No backend could be reached.";
+    NoBackend(Option<Unreached>), "no_backend", Some(502), Backend,
+        Some(Failure::Unreachable(None)),
+        "No backend could be reached; `reason` says what became of the last attempt.";
     Loop, "loop", Some(508), Mantrid, None,
         "The request came through this proxy before.";
     OwnAddress, "loop", Some(502), Mantrid, None,
@@ -146,6 +149,7 @@ impl Ending {
         match self {
             Ending::Refused(refusal) | Ending::BackendCut(Some(refusal)) => Some(refusal.slug()),
             Ending::BackendBadAnswer(why) => Some(why.slug()),
+            Ending::NoBackend(Some(why)) => Some(why.slug()),
             _ => None,
         }
     }
@@ -239,7 +243,7 @@ mod tests {
             Ending::Complete,
             Ending::Refused(Refusal::HeadTimeout),
             Ending::BackendCut(None),
-            Ending::NoBackend,
+            Ending::NoBackend(None),
             Ending::CutOff,
         ] {
             assert_eq!(Ending::SLUGS[ending.position()], ending.row().slug);

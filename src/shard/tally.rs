@@ -3,7 +3,6 @@
 //! question that control may ask about them: whether a backend that was removed has any left.
 
 use std::cell::{Cell, RefCell};
-use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
@@ -13,6 +12,7 @@ use super::Shard;
 use super::ending::Ending;
 use super::record::Record;
 use super::request::{Keys, RequestTicket};
+use crate::address::Address;
 use crate::limits;
 use crate::link::{BackendCount, ByKey, Counter, Drain, HostCount, Id, Slot, SlotTime, Slots};
 
@@ -22,9 +22,11 @@ pub(super) const NO_SLOT: u32 = limits::SLOTS_MAX;
 pub(super) struct Live {
     pub(super) host: u32,
     rule: u64,
+    /// No rule is for the request.
+    pub(super) is_unknown: bool,
     /// The generation of the table that it was routed by.
     table: u64,
-    backend: Option<SocketAddr>,
+    backend: Option<Address>,
     pub(super) backend_slot: u32,
     /// Moment at which the request's head was here, whole.
     pub(super) began: Instant,
@@ -151,6 +153,7 @@ impl Shard {
         let live = Live {
             host,
             rule: keys.rule,
+            is_unknown: keys.is_unknown,
             table: self.generation.get(),
             backend: None,
             backend_slot: NO_SLOT,
@@ -186,6 +189,7 @@ impl Shard {
             before = Some((live.rule, live.host));
             live.host = host;
             live.rule = keys.rule;
+            live.is_unknown = keys.is_unknown;
             live.table = self.generation.get();
             live.backend = None;
             live.backend_slot = NO_SLOT;
@@ -254,7 +258,8 @@ impl Shard {
         let live = self.tallies.live.borrow_mut().remove(ticket.index());
         self.count(Counter::Completed);
         self.end.counters().add_ending(live.ending.position());
-        let is_error = 500 <= live.status || live.ending.is_failure();
+        // Names that nobody serves say nothing about how the others are served.
+        let is_error = !live.is_unknown && (500 <= live.status || live.ending.is_failure());
         if let Some(slot) = self.end.hosts().get(live.host) {
             slot.sub(HostCount::Open, 1);
             slot.add(HostCount::Completed, 1);
@@ -347,7 +352,7 @@ impl Shard {
     }
 
     /// Notes the backend that a request goes to.
-    pub(super) fn chose(&self, ticket: RequestTicket, address: SocketAddr, backend_slot: u32) {
+    pub(super) fn chose(&self, ticket: RequestTicket, address: Address, backend_slot: u32) {
         let mut rule = None;
         self.with_live(ticket, |live| {
             live.backend = Some(address);
@@ -373,8 +378,8 @@ impl Shard {
     }
 
     /// A slot for a backend.
-    pub(super) fn open_backend_slot(&self, address: SocketAddr) -> u32 {
-        self.tallies.backends.borrow_mut().open(self.end.backends(), id(address))
+    pub(super) fn open_backend_slot(&self, address: Address) -> u32 {
+        self.tallies.backends.borrow_mut().open(self.end.backends(), address.to_words())
     }
 
     pub(super) fn retire_backend_slot(&self, slot: u32) {
@@ -415,7 +420,7 @@ impl Shard {
                 return true;
             }
             let own = || live.iter().map(|(_, live)| live).filter(|live| live.rule == rule);
-            let at = |backend: &SocketAddr| {
+            let at = |backend: &Address| {
                 own().filter(|live| live.backend == Some(*backend)).count() as u32
             };
             let undecided =
@@ -426,16 +431,6 @@ impl Shard {
         });
         self.tallies.draining.set(!drains.is_empty());
     }
-}
-
-/// A backend's name in its slot: the address as 128 bits, and the port; IPv4 addresses as they are
-/// mapped into IPv6.
-fn id(address: SocketAddr) -> Id {
-    let bits = match address.ip() {
-        IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),
-        IpAddr::V6(v6) => v6.to_bits(),
-    };
-    [(bits >> 64) as u64, bits as u64, u64::from(address.port())]
 }
 
 /// Meter of the bytes of a body.
@@ -456,3 +451,6 @@ impl Meter<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

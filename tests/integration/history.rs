@@ -111,7 +111,7 @@ fn argument_that_makes_no_sense_is_named() {
     let daemon = Setup::new().start();
     let mut api = daemon.api();
     for (query, word) in [
-        ("backend=a.com", "backend=a.com: expected an address like 10.0.0.1:8000"),
+        ("backend=a.com", "backend=a.com: expected ADDRESS:PORT or unix:/PATH"),
         ("events=2001", "events=2001: expected a whole number up to 2000"),
         ("host=a.com&backend=127.0.0.1:9", "backend: expected without host"),
     ] {

@@ -135,7 +135,7 @@ fn search_finds_by_name_backend_action_and_url() {
     daemon.connect().exchange(get("nobody.example", "/"));
     api.counted("unknown", 1);
     assert_eq!(names(&api.get("/stats/?search=unkn")), ["unknown"]);
-    assert_eq!(names(&api.get("/stats/?sort=errors&limit=1")), ["unknown"]);
+    assert_eq!(names(&api.get("/stats/?sort=requests&limit=1")), ["unknown"]);
 }
 
 #[test]

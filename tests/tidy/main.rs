@@ -14,25 +14,35 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[(&str, &[&str])] = &[
     ("limits", &[]),
     ("scheme", &[]),
+    ("network", &[]),
+    ("address", &["limits"]),
     ("rule_arguments", &["limits"]),
     ("http", &["scheme", "limits"]),
     ("proxy_protocol", &[]),
     ("tls", &[]),
-    ("table", &["rule_arguments", "scheme", "limits"]),
+    ("table", &["address", "rule_arguments", "scheme", "network", "limits"]),
     ("state", &["table", "limits"]),
-    ("config", &["limits"]),
+    ("config", &["network", "limits"]),
     ("ring", &["limits"]),
-    ("link", &["table", "http", "limits"]),
-    ("shard", &["ring", "link", "http", "proxy_protocol", "tls", "table", "limits"]),
-    ("control", &["link", "state", "table", "http", "limits"]),
-    ("daemon", &["config", "control", "shard", "link", "ring", "state", "table", "http", "limits"]),
-    ("client", &["rule_arguments"]),
+    ("link", &["table", "http", "address", "network", "limits"]),
+    ("shard", &["ring", "link", "http", "proxy_protocol", "tls", "table", "address", "limits"]),
+    ("control", &["link", "state", "table", "http", "address", "limits"]),
+    (
+        "daemon",
+        &[
+            "config", "control", "shard", "link", "ring", "state", "table", "http", "network",
+            "limits",
+        ],
+    ),
+    ("client", &["rule_arguments", "table"]),
 ];
 
 /// No I/O, no clock, no threads, no chance: what they need of these is an argument.
 const PURE: &[&str] = &[
     "limits",
     "scheme",
+    "network",
+    "address",
     "rule_arguments",
     "http",
     "proxy_protocol",
@@ -76,8 +86,8 @@ const BANNED: &[(&[&str], &[&str], &str)] = &[
     ),
     (
         &[
-            "http", "tls", "table", "state", "config", "link", "shard", "control", "daemon",
-            "client",
+            "http", "tls", "address", "table", "state", "config", "link", "shard", "control",
+            "daemon", "client",
         ],
         &["unsafe "],
         "unsafe code lives in src/ring; rustix, nix and socket2 wrap most calls safely",

@@ -4,7 +4,6 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
@@ -20,12 +19,13 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
 use super::super::health::State;
-use super::super::statistics::{backend, name_of};
+use super::super::statistics::name_of;
 use super::Api;
 use super::asker::Asker;
 use super::error::ApiError;
 use super::exposition::Format;
 use super::route::Query;
+use crate::address::Address;
 use crate::http::Refusal;
 use crate::limits;
 use crate::link::{
@@ -209,12 +209,13 @@ const METRICS: &[Metric] = &[
         |n| n.backends.times(SlotTime::Response)),
 ];
 
-/// Classes of final responses and replies.
-const CLASSES: [(&str, Counter); 4] = [
+/// Classes of final responses and replies, and that of unknown hosts.
+const CLASSES: [(&str, Counter); 5] = [
     ("2xx", Counter::Answers2xx),
     ("3xx", Counter::Answers3xx),
     ("4xx", Counter::Answers4xx),
     ("5xx", Counter::Answers5xx),
+    ("unknown", Counter::AnswersUnknown),
 ];
 
 /// The numbers of one moment.
@@ -238,7 +239,7 @@ impl fmt::Debug for Numbers {
 }
 
 impl Numbers {
-    fn of(api: &Api, asker: &Asker, own: Option<&HashSet<SocketAddr>>) -> Numbers {
+    fn of(api: &Api, asker: &Asker, own: Option<&HashSet<Address>>) -> Numbers {
         let current = api.current();
         let since = api.started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let statistics = api.lock_statistics();
@@ -247,7 +248,7 @@ impl Numbers {
         let mut backends: Vec<(Id, Sums)> = statistics.backends().into_iter().collect();
         if let Some(own) = own {
             hosts.retain(|(key, _)| name_of(&current, *key).is_some_and(|name| asker.sees(name)));
-            backends.retain(|(id, _)| own.contains(&backend(id)));
+            backends.retain(|(id, _)| own.contains(&Address::from_words(*id)));
         }
         hosts.sort_by_key(|(key, sums)| (Reverse(sums.get(HostCount::Completed)), *key));
         hosts.truncate(limits::METRIC_HOSTS);
@@ -266,7 +267,7 @@ impl Numbers {
         };
         let hosts = hosts.into_iter().filter_map(name).collect();
         let backends = backends.into_iter().map(|(id, _)| {
-            (backend(&id).to_string(), backend_wholes.remove(&id).unwrap_or_default())
+            (label(Address::from_words(id)), backend_wholes.remove(&id).unwrap_or_default())
         });
         Numbers {
             shards: api.sources.shards.clone(),
@@ -378,10 +379,12 @@ impl Busiest {
 
     fn answers(&self) -> Vec<Sample> {
         let each = self.1.iter().flat_map(|(name, whole)| {
-            let classes = CLASSES.iter().zip(whole.sums.answers());
+            // Only what no rule is for has the last class.
+            let unknown = Some(whole.sums.unknown()).filter(|count| *count != 0);
+            let classes = CLASSES.iter().zip(whole.sums.answers().iter().copied().chain(unknown));
             classes.map(|((class, _), count)| {
                 let labels = vec![(self.0, name.clone()), ("class", (*class).to_owned())];
-                (labels, Value::Count(*count))
+                (labels, Value::Count(count))
             })
         });
         each.collect()
@@ -431,14 +434,23 @@ fn waited(thread: u64) -> Option<u64> {
 }
 
 /// Lists the backends that are probed, those that are down first: of very many only some are told.
-fn standings(api: &Api, own: Option<&HashSet<SocketAddr>>) -> Vec<(String, i64)> {
+fn standings(api: &Api, own: Option<&HashSet<Address>>) -> Vec<(String, i64)> {
     let is_up = |state: State| i64::from(!state.is_bad());
     let all = api.sources.health.states().into_iter();
     let all = all.filter(|it| own.is_none_or(|own| own.contains(&it.backend)));
     let mut all: Vec<_> = all.map(|it| (is_up(it.state), it.backend)).collect();
     all.sort_unstable();
     all.truncate(limits::METRIC_BACKENDS_PROBED);
-    all.into_iter().map(|(up, backend)| (backend.to_string(), up)).collect()
+    all.into_iter().map(|(up, backend)| (label(backend), up)).collect()
+}
+
+/// The address as the value of a label, in which the format escapes what a path may hold.
+fn label(backend: Address) -> String {
+    let text = backend.to_string();
+    match text.contains(['"', '\\']) {
+        true => text.replace('\\', "\\\\").replace('"', "\\\""),
+        false => text,
+    }
 }
 
 impl Collector for Numbers {

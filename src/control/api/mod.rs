@@ -25,6 +25,8 @@ mod search;
 mod serve;
 mod stats;
 mod value;
+mod which;
+mod would;
 mod write_timeout;
 
 use std::sync::atomic::AtomicBool;
@@ -197,6 +199,7 @@ impl Api {
                 read::discard(parts, body).await;
                 fleet::act(self, parts, asker, step).await
             }
+            Route::Which(host) => which::answer(self, parts, asker, &host),
             Route::Backends => stats::backends(self, parts, asker).await,
             Route::Changes => past::changes(self, parts, asker),
             Route::History => past::history(self, parts, asker).await,

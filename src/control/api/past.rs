@@ -12,6 +12,7 @@ use super::error::ApiError;
 use super::narrowed::narrowed;
 use super::route::Query;
 use super::{Api, read};
+use crate::address::Address;
 use crate::control::events::Event;
 use crate::control::history::columns;
 use crate::limits;
@@ -60,10 +61,10 @@ pub(super) async fn history(api: &Api, parts: &Parts, asker: &Asker) -> Result<R
     let view = asker.view(api.current()).await;
     let backend = match query.get("backend") {
         None => None,
-        Some(text) => match text.parse::<std::net::SocketAddr>() {
+        Some(text) => match text.parse::<Address>() {
             Ok(address) => Some(address),
             Err(_) => {
-                let message = format!("backend={text}: expected an address like 10.0.0.1:8000");
+                let message = format!("backend={text}: expected ADDRESS:PORT or unix:/PATH");
                 return Err(ApiError::bad("query_invalid", message));
             }
         },
@@ -72,9 +73,8 @@ pub(super) async fn history(api: &Api, parts: &Parts, asker: &Asker) -> Result<R
         let message = "backend: expected without host, whose history is another";
         return Err(ApiError::bad("query_invalid", message));
     }
-    let sees_backend = |address: &std::net::SocketAddr| {
-        view.as_ref().is_none_or(|view| view.backends.contains(address))
-    };
+    let sees_backend =
+        |address: &Address| view.as_ref().is_none_or(|view| view.backends.contains(address));
     let nothing = VecDeque::new();
     let mut all = {
         let hour = api.sources.history.lock();

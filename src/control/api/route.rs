@@ -20,6 +20,8 @@ pub(super) enum Route {
     Changes,
     History,
     Backends,
+    /// Fate of a request for a host, or for the one that the query names.
+    Which(String),
     /// All rules, or one.
     Rules,
     Rule(String),
@@ -65,6 +67,7 @@ impl Route {
             ("changes", "") => Route::Changes,
             ("history", "") => Route::History,
             ("backends", "") => Route::Backends,
+            ("which", _) => Route::Which(host),
             ("hostname", "") => Route::Rules,
             ("hostname", _) => Route::Rule(host),
             ("fleet", "") => Route::Fleet,
@@ -115,7 +118,8 @@ impl<'a> Query<'a> {
         }
         let is_twice = |at: usize| {
             let (name, _) = &pairs[at];
-            name != "host" && pairs[..at].iter().any(|(before, _)| before == name)
+            !matches!(&**name, "host" | "address")
+                && pairs[..at].iter().any(|(before, _)| before == name)
         };
         if let Some(at) = (0..pairs.len()).find(|at| is_twice(*at)) {
             let message = format!("{}: given twice", pairs[at].0);
@@ -201,6 +205,8 @@ mod tests {
         assert_eq!(route("/hostname"), Route::Rules);
         assert_eq!(route("/HostName/A.com/"), Route::Rule("A.com".to_owned()));
         assert_eq!(route("/hostname/a.com"), Route::Rule("a.com".to_owned()));
+        assert_eq!(route("/which/A.com:80"), Route::Which("A.com:80".to_owned()));
+        assert_eq!(route("/which/"), Route::Which(String::new()));
         assert_eq!(route("/stats/"), Route::AllStatistics);
         assert_eq!(route("/stats/a.com"), Route::Statistics("a.com".to_owned()));
         for path in

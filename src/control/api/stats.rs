@@ -1,8 +1,8 @@
 //! Counters: of all hosts, of one, and of backends.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::PoisonError;
 use std::time::SystemTime;
 
 use axum::http::request::Parts;
@@ -10,10 +10,11 @@ use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
+use super::super::SharedNames;
 use super::super::fleet::add;
 use super::super::health::{Standing, State};
 use super::super::statistics::{
-    self, Busy, SharedStatistics, SlotReading, answers_to_json, backend, name_of,
+    self, Busy, SharedStatistics, SlotReading, answers_to_json, name_of,
 };
 use super::asker::Asker;
 use super::error::ApiError;
@@ -21,9 +22,10 @@ use super::guard;
 use super::ranking::{self, HostOrder};
 use super::route::Query;
 use super::{Api, read};
+use crate::address::Address;
 use crate::limits;
 use crate::link::{BackendCount, ByKey, HostCount, KeySet, Sums};
-use crate::table::{Snapshot, UNKNOWN};
+use crate::table::{Snapshot, UNKNOWN, host};
 
 fn answer(value: &Value) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], format!("{value}\n")).into_response()
@@ -207,27 +209,35 @@ pub(super) async fn one(api: &Api, parts: &Parts, raw: &str) -> Result<Response,
 type BackendRow = (Option<Standing>, Sums);
 
 /// `GET /backends/`: state and counters of each backend that had traffic or is probed; of very many
-/// backends a part is listed, and `Mantrid-Backends` says how many there are.
+/// backends a part is listed, and `Mantrid-Backends` says how many there are. With `address=` those
+/// backends, whatever is known of them.
 pub(super) async fn backends(
     api: &Api,
     parts: &Parts,
     asker: &Asker,
 ) -> Result<Response, ApiError> {
-    Query::of(parts.uri.query(), &[])?;
+    let query = Query::of(parts.uri.query(), &["address"])?;
+    let wanted = wanted(&api.sources.names, &query)?;
     let own = asker.view(api.current()).await.map(|view| view.backends);
+    // Names of others at the same address are nobody else's business.
+    let names = if own.is_none() { names_by_address(&api.sources.names) } else { HashMap::new() };
     let (health, shared) = (api.sources.health.clone(), api.sources.statistics.clone());
     // Shards may have met a million of them.
     let found = tokio::task::spawn_blocking(move || {
-        let mut known: BTreeMap<SocketAddr, BackendRow> = BTreeMap::new();
+        let mut known: BTreeMap<Address, BackendRow> = BTreeMap::new();
         for standing in health.states() {
             known.insert(standing.backend, (Some(standing), Sums::default()));
         }
         let (counted, minutes) = {
             let statistics = statistics::lock(&shared);
-            (statistics.backends(), statistics.backend_minutes().by(backend))
+            (statistics.backends(), statistics.backend_minutes().by(|id| Address::from_words(*id)))
         };
         for (id, sums) in counted {
-            known.entry(backend(&id)).or_default().1 = sums;
+            known.entry(Address::from_words(id)).or_default().1 = sums;
+        }
+        if let Some(wanted) = wanted {
+            known.retain(|address, _| wanted.contains(address));
+            wanted.iter().for_each(|address| _ = known.entry(*address).or_default());
         }
         if let Some(own) = own {
             known.retain(|address, _| own.contains(address));
@@ -236,6 +246,8 @@ pub(super) async fn backends(
         let listed = most_telling(known, limits::BACKENDS_LISTED_MAX).into_iter();
         let listed = listed.map(|(address, (standing, sums))| {
             let mut row = describe(standing.as_ref(), &sums);
+            let names = names.get(&address).map(Vec::as_slice).unwrap_or_default();
+            row.insert("names".to_owned(), json!(names));
             row.extend(minutes.of_backend(&address));
             (address.to_string(), Value::Object(row))
         });
@@ -247,15 +259,56 @@ pub(super) async fn backends(
     Ok(response)
 }
 
+/// The addresses that the query names, and those of the names in it.
+fn wanted(names: &SharedNames, query: &Query<'_>) -> Result<Option<BTreeSet<Address>>, ApiError> {
+    let mut wanted = BTreeSet::new();
+    let mut is_given = false;
+    for text in query.all("address") {
+        is_given = true;
+        if let Ok(address) = text.parse::<Address>() {
+            wanted.insert(address);
+            continue;
+        }
+        let name = text.rsplit_once(':').and_then(|(host, port)| {
+            Some((host::name(host).ok()?.into_owned(), port.parse::<u16>().ok()?))
+        });
+        let Some((host, port)) = name else {
+            return Err(ApiError::bad(
+                "query_invalid",
+                format!("address={text}: expected ADDRESS:PORT, NAME:PORT or unix:/PATH"),
+            ));
+        };
+        let names = names.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = names.iter_live().filter(|name| *name.host == *host && name.port == port);
+        same.for_each(|name| {
+            wanted.extend(name.addresses().iter().map(|address| Address::from(*address)));
+        });
+    }
+    Ok(is_given.then_some(wanted))
+}
+
+/// The names of backends that lead to each address now.
+fn names_by_address(names: &SharedNames) -> HashMap<Address, Vec<String>> {
+    let mut by_address: HashMap<Address, Vec<String>> = HashMap::new();
+    let names = names.lock().unwrap_or_else(PoisonError::into_inner);
+    for name in names.iter_live() {
+        for address in name.addresses().iter() {
+            by_address.entry(Address::from(*address)).or_default().push(name.to_string());
+        }
+    }
+    by_address.values_mut().for_each(|names| names.sort_unstable());
+    by_address
+}
+
 /// Selects the backends that can't be used, and then the busiest, still by address.
 fn most_telling(
-    known: BTreeMap<SocketAddr, BackendRow>,
+    known: BTreeMap<Address, BackendRow>,
     most: usize,
-) -> BTreeMap<SocketAddr, BackendRow> {
+) -> BTreeMap<Address, BackendRow> {
     if known.len() <= most {
         return known;
     }
-    let mut all: Vec<(SocketAddr, BackendRow)> = known.into_iter().collect();
+    let mut all: Vec<(Address, BackendRow)> = known.into_iter().collect();
     all.select_nth_unstable_by_key(most, |(address, (standing, sums))| {
         let is_down = standing.as_ref().is_some_and(|it| it.state.is_bad());
         (Reverse(is_down), Reverse(sums.get(BackendCount::Completed)), *address)
@@ -288,12 +341,14 @@ fn describe(standing: Option<&Standing>, sums: &Sums) -> Map<String, Value> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
 
     #[test]
     fn of_too_many_backends_the_telling_ones_are_listed() {
-        let address = |n: u16| SocketAddr::from(([10, 0, 0, 1], n));
-        let known = || -> BTreeMap<SocketAddr, BackendRow> {
+        let address = |n: u16| Address::from(SocketAddr::from(([10, 0, 0, 1], n)));
+        let known = || -> BTreeMap<Address, BackendRow> {
             let one = |n: u16| {
                 let state = if n == 7 { State::Down } else { State::Up };
                 let (reason, since) = (String::new(), SystemTime::UNIX_EPOCH);
@@ -305,7 +360,8 @@ mod tests {
             (1..=9).map(one).collect()
         };
         let listed = |most| -> Vec<u16> {
-            most_telling(known(), most).keys().map(SocketAddr::port).collect()
+            let ports = |address: &Address| address.ip().map(|ip| ip.port());
+            most_telling(known(), most).keys().filter_map(ports).collect()
         };
         assert_eq!(listed(9), [1, 2, 3, 4, 5, 6, 7, 8, 9]);
         assert_eq!(listed(4), [3, 4, 7, 9], "of the two with three requests the first");
