@@ -9,7 +9,7 @@ use super::error::ApiError;
 use super::route::Query;
 use super::search::Search;
 use crate::control::grant::Grant;
-use crate::control::statistics::{Chosen, HostFilter, SharedStatistics, Sort, choose};
+use crate::control::statistics::{Chosen, HostFilter, HostSort, SharedStatistics, choose};
 use crate::limits;
 use crate::table::{Rule, Snapshot};
 
@@ -19,7 +19,7 @@ pub(super) const ARGUMENTS: [&str; 3] = ["sort", "limit", "search"];
 /// An order that is asked for.
 #[derive(Clone, Debug)]
 pub(super) struct HostOrder {
-    sort: Option<Sort>,
+    sort: Option<HostSort>,
     limit: usize,
     search: String,
     action: Option<&'static str>,
@@ -32,14 +32,15 @@ impl HostOrder {
         if ARGUMENTS.iter().all(|name| query.get(name).is_none()) {
             return Ok(None);
         }
-        let names = Sort::ALL.iter().map(|(name, _)| *name);
+        let names = HostSort::ALL.iter().map(|(name, _)| *name);
         if query.get("sort") == Some("") {
             let expected = names.collect::<Vec<_>>().join(", ");
             let message = format!("sort=: expected one of {expected}");
             return Err(ApiError::bad("query_invalid", message));
         }
         let sort = query.one_of("sort", names)?;
-        let sort = Sort::ALL.iter().find(|(name, _)| Some(*name) == sort).map(|(_, sort)| *sort);
+        let sort =
+            HostSort::ALL.iter().find(|(name, _)| Some(*name) == sort).map(|(_, sort)| *sort);
         let limit = query.count("limit", limits::RANKED_MAX)?.unwrap_or(limits::RANKED);
         let search = query.get("search").unwrap_or_default().to_owned();
         Ok(Some(HostOrder { sort, limit, search, action: None, grant }))
@@ -62,12 +63,12 @@ impl HostOrder {
         let mut hosts: Vec<(String, Value)> = hosts.into_iter().collect();
         let names: &[&str] = match self.sort {
             None => &[],
-            Some(Sort::Errors) => &["errors_per_second", "errors"],
-            Some(Sort::Latency) => &["p95", "p99"],
-            Some(Sort::Held) => &["held_requests", "completed_requests"],
-            Some(Sort::Open) => &["open_requests", "completed_requests"],
-            Some(Sort::Requests) => &["requests_per_second", "completed_requests"],
-            Some(Sort::Bytes) => &["bytes_sent_per_second", "bytes_sent"],
+            Some(HostSort::Errors) => &["errors_per_second", "errors"],
+            Some(HostSort::Latency) => &["p95", "p99"],
+            Some(HostSort::Held) => &["held_requests", "completed_requests"],
+            Some(HostSort::Open) => &["open_requests", "completed_requests"],
+            Some(HostSort::Requests) => &["requests_per_second", "completed_requests"],
+            Some(HostSort::Bytes) => &["bytes_sent_per_second", "bytes_sent"],
         };
         let number = |host: &Value, name: &str| host[name].as_f64().unwrap_or(-1.0);
         hosts.sort_by(|(name, host), (other_name, other)| {

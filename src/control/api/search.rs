@@ -14,10 +14,10 @@ pub(super) struct Search {
     /// The text in lower case; empty: it matches everything.
     text: String,
     finder: Finder<'static>,
-    /// Its name as A-labels, where it is another text.
+    /// Name as A-labels, where that is another text.
     a_label: Option<Finder<'static>>,
     is_unicode: bool,
-    /// Whether it may be a part of an IP address with a port.
+    /// The text may be a part of an IP address with a port.
     is_numeric: bool,
     /// Names of the rules that requests for a URL fall under.
     led_to: Vec<String>,
@@ -57,7 +57,7 @@ impl Search {
         self.text.is_empty()
     }
 
-    /// Whether it finds a host; `unknown` has no rule.
+    /// Says whether the search finds a host; `unknown` has no rule.
     pub(super) fn matches(&self, name: &str, rule: Option<&Rule>) -> bool {
         self.is_everything()
             || self.matches_name(name)

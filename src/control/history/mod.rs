@@ -1,6 +1,6 @@
 //! The last hour: numbers of all hosts together each 10 s, of the hosts and backends that mattered
-//! each 30 s, and the last changes of rules. Kept in memory within bounds (`limits`: 17 MB at most),
-//! handed on in an upgrade, and gone after a restart.
+//! each 30 s, and the last changes of rules. Kept in memory within bounds (`limits`: 17 MB at
+//! most), handed on in an upgrade, and gone after a restart.
 
 mod changes;
 mod point;

@@ -15,7 +15,7 @@ use crate::table::{Rule, Snapshot, UNKNOWN};
 
 /// Order of hosts.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub(in crate::control) enum Sort {
+pub(in crate::control) enum HostSort {
     Errors,
     Latency,
     Held,
@@ -24,27 +24,27 @@ pub(in crate::control) enum Sort {
     Bytes,
 }
 
-impl Sort {
+impl HostSort {
     /// All orders, with their names.
-    pub(in crate::control) const ALL: [(&str, Sort); 6] = [
-        ("errors", Sort::Errors),
-        ("latency", Sort::Latency),
-        ("held", Sort::Held),
-        ("open", Sort::Open),
-        ("requests", Sort::Requests),
-        ("bytes", Sort::Bytes),
+    pub(in crate::control) const ALL: [(&str, HostSort); 6] = [
+        ("errors", HostSort::Errors),
+        ("latency", HostSort::Latency),
+        ("held", HostSort::Held),
+        ("open", HostSort::Open),
+        ("requests", HostSort::Requests),
+        ("bytes", HostSort::Bytes),
     ];
 
     /// HostRank by the counts of one slot, or of all.
     fn rank(self, sums: &Sums, minute: &SlotReading) -> HostRank {
         let get = |count| sums.get(count);
         match self {
-            Sort::Errors => HostRank(minute.errors.into(), get(HostCount::Errors)),
-            Sort::Latency => HostRank::of_latency(minute),
-            Sort::Held => HostRank(get(HostCount::Held), get(HostCount::Completed)),
-            Sort::Open => HostRank(get(HostCount::Open), get(HostCount::Completed)),
-            Sort::Requests => HostRank(minute.requests.into(), get(HostCount::Completed)),
-            Sort::Bytes => {
+            HostSort::Errors => HostRank(minute.errors.into(), get(HostCount::Errors)),
+            HostSort::Latency => HostRank::of_latency(minute),
+            HostSort::Held => HostRank(get(HostCount::Held), get(HostCount::Completed)),
+            HostSort::Open => HostRank(get(HostCount::Open), get(HostCount::Completed)),
+            HostSort::Requests => HostRank(minute.requests.into(), get(HostCount::Completed)),
+            HostSort::Bytes => {
                 let all = get(HostCount::BytesSent).wrapping_add(get(HostCount::BytesReceived));
                 HostRank(minute.sent.saturating_add(minute.received), all)
             }
@@ -54,10 +54,10 @@ impl Sort {
     /// Number of the archive that counts where the first ones are equal.
     fn archived(self, row: &Row) -> u64 {
         match self {
-            Sort::Errors => row.errors,
-            Sort::Latency => 0,
-            Sort::Held | Sort::Open | Sort::Requests => row.completed,
-            Sort::Bytes => row.bytes,
+            HostSort::Errors => row.errors,
+            HostSort::Latency => 0,
+            HostSort::Held | HostSort::Open | HostSort::Requests => row.completed,
+            HostSort::Bytes => row.bytes,
         }
     }
 }
@@ -91,7 +91,7 @@ pub(in crate::control) trait HostFilter {
 
 /// Hosts that were chosen.
 pub(in crate::control) struct Chosen<'t> {
-    /// Their names, in order.
+    /// Names of the hosts, in order.
     pub(in crate::control) names: Vec<&'t str>,
     /// Hosts that match, of which these are the first.
     pub(in crate::control) matched: usize,
@@ -103,7 +103,7 @@ pub(in crate::control) struct Chosen<'t> {
 pub(in crate::control) fn choose<'t>(
     statistics: &super::SharedStatistics,
     table: &'t Snapshot,
-    (sort, limit): (Option<Sort>, usize),
+    (sort, limit): (Option<HostSort>, usize),
     wanted: &impl HostFilter,
 ) -> Chosen<'t> {
     let ranks = sort.map(|sort| super::lock(statistics).ranks(sort));
@@ -200,7 +200,7 @@ fn ranked<'t>(
 
 /// HostRanks of the hosts that have slots, or had one in the last minute.
 pub(in crate::control) struct HostRanks {
-    sort: Sort,
+    sort: HostSort,
     of: ByKey<HostRank>,
 }
 
@@ -220,12 +220,12 @@ impl Statistics {
         is_busy
     }
 
-    fn ranks(&self, sort: Sort) -> HostRanks {
+    fn ranks(&self, sort: HostSort) -> HostRanks {
         let mut of = match sort {
-            Sort::Latency => self.latency_ranks(),
+            HostSort::Latency => self.latency_ranks(),
             _ => self.count_ranks(sort),
         };
-        if sort == Sort::Open {
+        if sort == HostSort::Open {
             for (key, open) in &self.elder {
                 of.entry(*key).or_default().add(HostRank(*open, 0));
             }
@@ -241,9 +241,9 @@ impl Statistics {
         HostRanks { sort, of }
     }
 
-    fn count_ranks(&self, sort: Sort) -> ByKey<HostRank> {
+    fn count_ranks(&self, sort: HostSort) -> ByKey<HostRank> {
         let mut of: ByKey<HostRank> = ByKey::default();
-        let needs_minute = !matches!(sort, Sort::Held | Sort::Open);
+        let needs_minute = !matches!(sort, HostSort::Held | HostSort::Open);
         self.each_slot(|shard, index, key, slot| {
             let minute = match needs_minute {
                 true => self.host_window.minute(shard, index, &SlotReading::of_host(slot)),

@@ -25,7 +25,7 @@ use crate::table::{Snapshot, UNKNOWN};
 use archive::HostArchive;
 use window::Window;
 
-pub(super) use rank::{Chosen, HostFilter, Sort, choose};
+pub(super) use rank::{Chosen, HostFilter, HostSort, choose};
 use window::describe;
 pub(super) use window::{SlotReading, per_second, percentiles, quantile};
 
@@ -421,7 +421,7 @@ pub(super) struct Step<K> {
 }
 
 impl<K> Step<K> {
-    /// The same step by other names; what has none is left out.
+    /// Gives the step other names; hosts without one are left out.
     pub(super) fn by<N>(self, name: impl Fn(K) -> Option<N>) -> Step<N> {
         let of = self.of.into_iter().filter_map(|(key, step)| Some((name(key)?, step)));
         Step { seconds: self.seconds, of: of.collect() }
