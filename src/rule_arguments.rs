@@ -8,6 +8,9 @@ use std::ops::RangeInclusive;
 
 use crate::limits::{ATTEMPTS_MAX, RULE_SECONDS_MAX};
 
+#[cfg(test)]
+mod form;
+
 /// An action with its arguments.
 pub struct ActionRow {
     /// Name in a rule.

@@ -328,6 +328,7 @@ impl Control {
                 names,
                 lookups: resolver.lookups(),
                 statistics: statistics.clone(),
+                held: held.clone(),
                 shards: shards.clone(),
                 events: events.clone(),
                 health: health.clone(),

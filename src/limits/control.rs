@@ -236,3 +236,8 @@ pub(super) const PROBES_AT_ONCE_MAX: u64 = 256;
 pub const MANAGEMENT_PROGRESS: usize = 16 * 1024;
 /// Bytes that the kernel keeps for a management client beside those on their way.
 pub const MANAGEMENT_UNSENT: u32 = 64 * 1024;
+
+/// Held requests that `/held/` lists where no `limit` is given.
+pub const HELD_LISTED: usize = 100;
+/// Most held requests that `/held/` lists.
+pub const HELD_LISTED_MAX: usize = 10_000;

@@ -16,6 +16,7 @@ mod message;
 mod script;
 mod scripted_etcd;
 mod stand_in;
+mod terminal_screen;
 
 // the topics
 mod access_lists;
@@ -40,8 +41,11 @@ mod containers;
 mod cpu_time;
 mod cut;
 mod dashboard;
+mod dashboard_access;
 mod dashboard_daemon;
 mod dashboard_looks;
+mod dashboard_pages;
+mod dashboard_sizes;
 mod demo;
 mod docker_waker;
 mod docs;
@@ -59,6 +63,7 @@ mod gone;
 mod guard;
 mod handover;
 mod health;
+mod held_list;
 mod history;
 mod hold;
 mod hostile;

@@ -49,7 +49,7 @@ impl ApiError {
         let path: String = path.chars().take(100).collect();
         let message = format!(
             "{path}: there is /hostname/, /hostname/HOST/, /which/HOST, /stats/, /stats/HOST/, /backends/, \
-             /changes/, /history/, /fleet/, /events, /metrics, /healthz, /readyz and /"
+             /held/, /changes/, /history/, /fleet/, /events, /metrics, /healthz, /readyz and /"
         );
         ApiError::new(StatusCode::NOT_FOUND, "not_found", message)
     }

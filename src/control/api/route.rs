@@ -20,6 +20,7 @@ pub(super) enum Route {
     Changes,
     History,
     Backends,
+    Held,
     /// Fate of a request for a host, or for the one that the query names.
     Which(String),
     /// All rules, or one.
@@ -67,6 +68,7 @@ impl Route {
             ("changes", "") => Route::Changes,
             ("history", "") => Route::History,
             ("backends", "") => Route::Backends,
+            ("held", "") => Route::Held,
             ("which", _) => Route::Which(host),
             ("hostname", "") => Route::Rules,
             ("hostname", _) => Route::Rule(host),

@@ -24,7 +24,7 @@ use crate::link::{ByKey, ControlEnd, Published, Report, TaggedTable};
 use crate::table::{Rule, Snapshot};
 use queue::{Outcome, Queue};
 
-pub(super) use queue::{Begun, Bounds};
+pub(super) use queue::{Begun, Bounds, HeldRequest};
 
 /// Access of the other parts of control to the queue.
 #[derive(Clone)]
@@ -98,6 +98,15 @@ impl Held {
     /// How many requests are held for each rule.
     pub(super) fn by_name(&self) -> HashMap<Arc<str>, usize> {
         self.lock().by_name()
+    }
+
+    /// Lists requests that are held for a rule that is wanted, oldest first, and counts all of these.
+    pub(super) fn list(
+        &self,
+        is_wanted: impl Fn(&str) -> bool,
+        most: usize,
+    ) -> (Vec<HeldRequest>, usize) {
+        self.lock().list(is_wanted, most)
     }
 
     fn tell_lines(&self, queue: &mut Queue, table: &Snapshot) {
