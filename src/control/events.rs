@@ -82,8 +82,8 @@ impl EventBus {
     }
 }
 
-/// Kinds of events that are kept besides `health`; traffic and changes have logs of their own.
-const KEPT: [&str; 4] = ["held", "idle", "wake", "fleet"];
+/// Kinds of events that are kept; traffic and changes have logs of their own.
+const KEPT: [&str; 5] = ["health", "held", "idle", "wake", "fleet"];
 
 /// The last events.
 #[derive(Clone, Default)]
@@ -96,7 +96,7 @@ impl EventLog {
 
     /// Keeps an event, if it is of a kind that is kept.
     pub(super) fn keep(&self, event: &Event) {
-        if let Event::Health(_) | Event::Other(..) = event {
+        if let Event::Health(..) | Event::Other(..) = event {
             let mut kept = self.lock();
             kept.push_back(event.clone());
             if limits::HISTORY_EVENTS < kept.len() {
@@ -114,7 +114,7 @@ impl EventLog {
     pub(super) fn to_json(&self) -> Value {
         let kept = self.lock();
         let each = kept.iter().filter_map(|event| match event {
-            Event::Health(data) => Some(json!(["health", &**data])),
+            Event::Health(time, change) => Some(json!(["health", health_data(*time, change)])),
             Event::Other(kind, data) => Some(json!([kind, &**data])),
             Event::Change(_) | Event::Tick(_) => None,
         });
@@ -125,9 +125,6 @@ impl EventLog {
     pub(super) fn recall(&self, told: &Value) {
         let each = told.as_array().into_iter().flatten().filter_map(|event| {
             let (kind, data) = (event[0].as_str()?, event[1].as_str()?);
-            if kind == "health" {
-                return Some(Event::Health(data.into()));
-            }
             let kind = KEPT.iter().find(|known| **known == kind)?;
             Some(Event::Other(kind, data.into()))
         });

@@ -13,7 +13,7 @@ use super::narrowed::narrowed;
 use super::route::Query;
 use super::{Api, read};
 use crate::address::Address;
-use crate::control::events::Event;
+use crate::control::events::{Event, health_data};
 use crate::control::history::columns;
 use crate::limits;
 
@@ -110,11 +110,11 @@ pub(super) async fn history(api: &Api, parts: &Parts, asker: &Asker) -> Result<R
 /// becomes `told`.
 fn described(event: &Event) -> Option<Value> {
     let (kind, data) = match event {
-        Event::Health(data) => ("health", data),
-        Event::Other(kind, data) => (*kind, data),
+        Event::Health(time, change) => ("health", health_data(*time, change)),
+        Event::Other(kind, data) => (*kind, data.to_string()),
         Event::Change(_) | Event::Tick(_) => return None,
     };
-    let Ok(Value::Object(data)) = serde_json::from_str(data) else { return None };
+    let Ok(Value::Object(data)) = serde_json::from_str(&data) else { return None };
     let mut all = Map::from_iter([("event".to_owned(), json!(kind))]);
     let data = data.into_iter();
     all.extend(data.map(|(name, value)| match &*name {
