@@ -86,6 +86,7 @@ mod memory;
 mod metrics;
 mod names;
 mod newcomer;
+mod night;
 mod origin;
 mod original;
 mod overload;
