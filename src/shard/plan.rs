@@ -87,10 +87,10 @@ pub(super) fn plan<'t>(
             let (ending, answer) = (Ending::AccessDenied, status_reply(shard, 403, to));
             return Plan::Reply { keys, request, answer, close, ending };
         }
-        Route::Limited => {
-            let mut answer = shard.ring.take_vec();
+        Route::Limited(spent) => {
+            let (ending, mut answer) = (spent.ending(), shard.ring.take_vec());
             http::write_too_many(to, &mut answer);
-            return Plan::Reply { keys, request, answer, close, ending: Ending::RateLimited };
+            return Plan::Reply { keys, request, answer, close, ending };
         }
         Route::Reply(action) => {
             let mut answer = shard.ring.take_vec();

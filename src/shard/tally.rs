@@ -153,7 +153,7 @@ impl Shard {
         let live = Live {
             host,
             rule: keys.rule,
-            is_unknown: keys.is_unknown,
+            is_unknown: keys.rule == self.no_rule(),
             table: self.generation.get(),
             backend: None,
             backend_slot: NO_SLOT,
@@ -189,7 +189,7 @@ impl Shard {
             before = Some((live.rule, live.host));
             live.host = host;
             live.rule = keys.rule;
-            live.is_unknown = keys.is_unknown;
+            live.is_unknown = keys.rule == self.no_rule();
             live.table = self.generation.get();
             live.backend = None;
             live.backend_slot = NO_SLOT;

@@ -146,6 +146,7 @@ pub(super) struct ProxyOptions {
     pub send_proxy: Option<SendProxy>,
     pub keep_alive: Option<bool>,
     pub access: Option<Box<Access>>,
+    pub max_requests_per_second_per_source: Option<NonZeroU32>,
 }
 
 impl Proxy {
@@ -208,6 +209,11 @@ impl Proxy {
     /// Requests past this rate are answered with 429.
     pub fn max_requests_per_second(&self) -> Option<NonZeroU32> {
         self.given(|o| o.max_requests_per_second)
+    }
+
+    /// Requests of one client past this rate are answered with 429.
+    pub fn max_requests_per_second_per_source(&self) -> Option<NonZeroU32> {
+        self.given(|o| o.max_requests_per_second_per_source)
     }
 
     /// How long a request is held while no backend can be reached; zero: it fails at once.

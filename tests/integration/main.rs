@@ -94,6 +94,7 @@ mod service;
 mod shutdown;
 mod signals;
 mod slips;
+mod source_rates;
 mod spin;
 mod stalls;
 mod state;

@@ -16,6 +16,8 @@ const FIELDS = new Map([
     ["delay", "Delay", "number", "Seconds between them (1)", MORE],
     ["max_connections", "Most connections", "number", "To each backend", MORE],
     ["max_requests_per_second", "Most requests/s", "number", "More get a 429", MORE],
+    ["max_requests_per_second_per_source", "Most requests/s of a client", "number",
+      "More of one address get a 429", MORE],
     ["check", "Check", "text", "tcp, or a path: /health", MORE],
     ["healthcheck", "Pass over dead backends", ["true", "false"], "", MORE],
     ["hold", "Hold", "number", "Seconds to hold while none is reached (0)", MORE],
