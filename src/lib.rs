@@ -14,6 +14,8 @@ pub mod limits;
 mod scheme;
 // Networks of addresses.
 mod network;
+// How lines of the access log look.
+mod log_style;
 // The arguments of rules: one table for parser, manual and client.
 mod rule_arguments;
 // Address of a backend, TCP or Unix socket.

@@ -16,6 +16,7 @@ mod exchange;
 mod failures;
 mod hold;
 mod inbox;
+mod log_line;
 mod measure;
 mod own;
 mod plan;

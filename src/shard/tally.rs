@@ -141,6 +141,7 @@ impl Shard {
     ) -> RequestTicket {
         if let Some(record) = &mut record {
             record.received = received as u64;
+            self.note_rule(record, keys.host);
         }
         self.count(Counter::Requests);
         self.end.counters().add(Counter::Received, received as u64);
@@ -190,6 +191,9 @@ impl Shard {
             live.host = host;
             live.rule = keys.rule;
             live.is_unknown = keys.rule == self.no_rule();
+            if let Some(record) = &mut live.record {
+                self.note_rule(record, keys.host);
+            }
             live.table = self.generation.get();
             live.backend = None;
             live.backend_slot = NO_SLOT;

@@ -20,6 +20,7 @@ mod stand_in;
 // the topics
 mod access_lists;
 mod access_log;
+mod access_log_style;
 mod actions;
 mod activation;
 mod api;
@@ -58,6 +59,7 @@ mod gone;
 mod guard;
 mod handover;
 mod health;
+mod health_path;
 mod hold;
 mod hostile;
 mod keep_alive;

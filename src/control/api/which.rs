@@ -121,6 +121,7 @@ fn told(api: &Api, table: &Snapshot, host: &str, scheme: Scheme, found: &Match<'
             scheme,
             pages: &published.pages.load(),
             connect: published.tuning.load().timeouts.connect,
+            unknown_status: published.tuning.load().unknown_status,
             line,
             spent,
             held: count(HostCount::Held).unwrap_or(0),

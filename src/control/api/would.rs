@@ -68,6 +68,8 @@ pub(super) struct Situation<'a> {
     pub(super) pages: &'a Pages,
     /// The key `timeout_connect`.
     pub(super) connect: Duration,
+    /// The key `unknown_status`.
+    pub(super) unknown_status: Option<u16>,
     /// How long the request may wait behind others that are held for the same rule.
     pub(super) line: Option<Duration>,
     /// How long the rate of the rule is spent for.
@@ -89,11 +91,15 @@ pub(super) fn would(found: &Match<'_>, now: &Situation<'_>) -> Would {
         Match::Unknown => &Action::Unknown,
         Match::Found(found) => &found.rule.action,
     };
-    match action {
+    let mut would = match action {
         Action::Spin(spin) => spun(spin, now),
         Action::Proxy(proxy) => proxied(proxy, now),
         other => replied(other, matches!(found, Match::Found(_)), now),
+    };
+    if action.access().is_some() {
+        would.sentence.push_str("; only for clients that allow and deny let in");
     }
+    would
 }
 
 fn replied(action: &Action, has_rule: bool, now: &Situation<'_>) -> Would {
@@ -120,7 +126,10 @@ fn replied(action: &Action, has_rule: bool, now: &Situation<'_>) -> Would {
                 None => format!("gets the status 500: there is no page {}", named.page()),
             },
             Action::NoHosts => page("no-hosts", now.pages.no_hosts().status()),
-            _ => page("unknown", now.pages.unknown().status()),
+            _ => {
+                let own = now.pages.unknown().status();
+                page("unknown", now.unknown_status.unwrap_or(own))
+            }
         },
     )
 }
@@ -272,6 +281,7 @@ mod tests {
             scheme: Scheme::Http,
             pages: &PAGES,
             connect: Duration::from_secs(5),
+            unknown_status: None,
             line: None,
             spent: None,
             held: 0,
@@ -300,7 +310,17 @@ mod tests {
         ] {
             expect(rule, |_| (), "replied", sentence);
         }
+        let guarded = json!(["empty", {"code": 204, "deny": "10.0.0.0/8"}, false]);
+        let sentence = "gets the status 204 without a body; only for clients that allow and deny \
+                        let in";
+        expect(guarded, |_| (), "replied", sentence);
         let rule = json!(["empty", {"code": 403}, false]);
+        let not_found = "gets the page unknown (404): no rule is for x.b.com, nor for a parent of \
+                         it with match_subdomains";
+        let missing = |now: &mut Situation<'static>| {
+            (now.host, now.unknown_status) = ("x.b.com", Some(404));
+        };
+        expect(rule.clone(), missing, "replied", not_found);
         expect(
             rule.clone(),
             |now| now.host = "x.b.com",
@@ -392,6 +412,7 @@ mod tests {
             scheme: Scheme::Http,
             pages: &PAGES,
             connect: Duration::ZERO,
+            unknown_status: None,
             line: None,
             spent: None,
             held: 0,
