@@ -99,13 +99,13 @@ pub enum LogFormat {
 /// All about the lines.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct LogStyle {
-    /// Their format.
+    /// Format of the lines.
     pub format: LogFormat,
-    /// Their fields, in JSON.
+    /// Fields of a line in JSON.
     pub fields: LogFields,
-    /// One request of so many has a line; each that failed has one.
+    /// Number of requests of which one has a line; each that failed has one.
     pub sample: NonZeroU32,
-    /// Whether targets have their query.
+    /// Whether targets and referers have their query.
     pub has_query: bool,
 }
 

@@ -329,9 +329,9 @@ pub(super) async fn serve_until_stopped(
     outcome
 }
 
-/// Serves on for `timeout_unhealthy` while health checks fail, so that balancers in front send their
-/// clients elsewhere before anything is refused. Returns whether a second signal has asked for the
-/// end at once.
+/// Serves on for `timeout_unhealthy` while health checks fail, so that balancers in front send
+/// their clients elsewhere before anything is refused. Returns whether a second signal has asked
+/// for the end at once.
 async fn fail_health_checks(
     name: &str,
     reload: &Reload,

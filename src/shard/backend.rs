@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::hash::BuildHasher;
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -67,13 +68,17 @@ pub(super) async fn acquire(
         None => pick(shard, asking, &[]),
         Some(own) => backend_at(asking.proxy, own.address()).map(|index| (index, own.address())),
     };
-    if let Some((_, address)) = first
+    if let Some((index, address)) = first
         && own.is_none()
-        && let Some(lease) = reuse(shard, asking, address)
+        && let Some(mut lease) = reuse(shard, asking, address)
     {
+        lease.backend = index as u16;
         return Ok(lease);
     }
     if first.is_none() {
+        if asking.proxy.is_drained() {
+            return Err(Ending::Drained);
+        }
         doubt_unknown(shard, asking.proxy);
     }
     let (unlimited, own) = match asking.proxy.max_connections() {
@@ -85,7 +90,9 @@ pub(super) async fn acquire(
         let busy = shard.pool.engage(shard, address);
         shard.count(Counter::Reused);
         shard.chose(asking.ticket, address, busy.slot);
-        return Ok(shard.pool.lease_own(busy, *own, None));
+        let mut lease = shard.pool.lease_own(busy, *own, None);
+        lease.backend = first.map_or(0, |(index, _)| index as u16);
+        return Ok(lease);
     }
     if proxy_is_down(shard, asking.proxy) {
         return Err(Ending::NoBackend(None));
@@ -134,7 +141,11 @@ async fn open(
                 }
                 Err(Ending::NoConnection) => none = none.or(Some(Ending::NoConnection)),
                 Err(why @ (Ending::NoBackend(_) | Ending::OwnAddress)) => none = Some(why),
-                result => return result,
+                Ok(mut lease) => {
+                    lease.backend = index as u16;
+                    return Ok(lease);
+                }
+                Err(ending) => return Err(ending),
             }
         }
     }
@@ -153,7 +164,7 @@ async fn attempt_one(
     deadline: &Deadline,
 ) -> Result<Lease, Ending> {
     let proxy = asking.proxy;
-    match proxy.backends()[index].target() {
+    match proxy.backend(index).target() {
         // A connection that is the client's own is open: it has no other address to be raced with.
         Target::Name(name) if own.is_none() => {
             let result = open_any(shard, asking, client, first, name).await;
@@ -172,6 +183,11 @@ async fn attempt_one(
     }
 }
 
+/// Time for one connection to a backend of a rule, and for a place in the queue of one.
+pub(super) fn timeout_connect(shard: &Shard, proxy: &Proxy) -> Duration {
+    proxy.timeout_connect().unwrap_or_else(|| shard.timeouts().connect)
+}
+
 fn note_unreachable(shard: &Shard, proxy: &Proxy, address: Address, why: Option<Unreached>) {
     if proxy.healthcheck() {
         shard.note_failure(address, Failure::Unreachable(why));
@@ -188,7 +204,7 @@ fn doubt(shard: &Shard, name: &Arc<Name>) {
 
 /// Has names looked up again that have no address at all.
 fn doubt_unknown(shard: &Shard, proxy: &Proxy) {
-    for backend in proxy.backends() {
+    for backend in proxy.all_backends() {
         if let Target::Name(name) = backend.target()
             && name.addresses().is_empty()
         {
@@ -214,7 +230,7 @@ async fn open_any(
     left.retain(|address| *address != first);
     // The last is tried next.
     left.sort_by_key(|address| address.is_ipv4() != first.is_ipv4());
-    let until = shard.ring.now() + shard.timeouts().connect;
+    let until = shard.ring.now() + timeout_connect(shard, asking.proxy);
     let open = |address: Address| -> Opening<'_> {
         Box::pin(async move {
             let deadline = Deadline::new(&shard.ring);
@@ -343,7 +359,7 @@ async fn open_one(
         shard.count(Counter::Reused);
         return Ok(shard.pool.lease_own(busy, *own, place));
     }
-    deadline.set(shard.timeouts().connect);
+    deadline.set(timeout_connect(shard, proxy));
     shard.count(Counter::Connects);
     shard.pool.make_room(shard);
     let begun = shard.ring.now();
@@ -355,7 +371,7 @@ async fn open_one(
             lease.watched = proxy.healthcheck();
             (lease.is_last, lease.unshared) = (!proxy.keep_alive(), asking.is_unshared());
             if let Some(version) = proxy.send_proxy() {
-                introduce(shard, &lease, version, asking.client, client, deadline).await?;
+                introduce(shard, &lease, version, asking, client, deadline).await?;
             }
             Ok(lease)
         }
@@ -389,10 +405,11 @@ async fn introduce(
     shard: &Rc<Shard>,
     lease: &Lease,
     version: SendProxy,
-    whose: Client,
+    asking: Asking<'_>,
     client: &Stream,
     deadline: &Deadline,
 ) -> Result<(), Ending> {
+    let whose = asking.client;
     let source = SocketAddr::new(whose.peer, whose.port);
     let target = rustix::net::getsockname(client).ok();
     let target = target.and_then(|address| SocketAddr::try_from(address).ok());
@@ -404,13 +421,13 @@ async fn introduce(
     let addresses = (source, target.unwrap_or(source));
     proxy_protocol::write(version, addresses, whose.secure, &mut header);
     lease.stream.begin_send(SendBuf::Vec(header));
-    let sent = lease.stream.sent(deadline, shard.timeouts().connect).await;
+    let sent = lease.stream.sent(deadline, timeout_connect(shard, asking.proxy)).await;
     sent.map_err(|_| Ending::NoBackend(None))
 }
 
 /// Finds the one of a rule's backends that has this address.
 pub(super) fn backend_at(proxy: &Proxy, address: Address) -> Option<usize> {
-    proxy.backends().iter().position(|backend| match backend.target() {
+    proxy.all_backends().position(|backend| match backend.target() {
         Target::Address(other) => other == address,
         Target::Name(name) => address.ip().is_some_and(|ip| name.addresses().contains(&ip)),
     })
@@ -423,28 +440,38 @@ fn proxy_is_down(shard: &Shard, proxy: &Proxy) -> bool {
     if down.is_empty() || proxy.hold().is_zero() {
         return false;
     }
-    proxy.backends().iter().all(|backend| match backend.target() {
+    let is_down = |address: Address| {
+        down.is_ejected(address)
+            || proxy.check().is_some_and(|check| down.is_failing(address, check.id()))
+    };
+    let mut open = proxy.all_backends().filter(|backend| backend.weight() != 0);
+    open.all(|backend| match backend.target() {
         // A rule that leads here is not one whose backend may come back.
-        Target::Address(address) => down.contains(address) && !shard.is_own(address),
-        Target::Name(name) => {
-            name.addresses().iter().all(|address| down.contains((*address).into()))
-        }
+        Target::Address(address) => is_down(address) && !shard.is_own(address),
+        Target::Name(name) => name.addresses().iter().all(|address| is_down((*address).into())),
     })
 }
 
 /// The rule's next backend. Those tried, those that just refused and those that are down are passed
-/// over while there are others.
+/// over while there are others, also those of `backup`.
 fn pick(shard: &Shard, asking: Asking<'_>, tried: &[usize]) -> Option<(usize, Address)> {
     let Asking { proxy, ticket, client: Client { peer, .. }, .. } = asking;
-    let backends = proxy.backends();
-    let address = |index: usize| match backends[index].target() {
+    let (backends, backup) = (proxy.backends(), proxy.backup());
+    let address = |index: usize| match proxy.backend(index).target() {
         Target::Address(address) => Some(address),
         Target::Name(name) => one_of(shard, proxy, &name.addresses()),
     };
-    if backends.len() == 1 && backends[0].weight() != 0 {
+    if backends.len() == 1 && backends[0].weight() != 0 && backup.is_empty() {
         return Some((0, address(0)?));
     }
-    let turn = match proxy.algorithm() {
+    let (algorithm, affinity) = match proxy.algorithm() {
+        given @ (Algorithm::Cookie | Algorithm::Field) => match shard.affinity_of(ticket) {
+            Some(affinity) => (given, Some(affinity)),
+            None => (Algorithm::Random, None),
+        },
+        given => (given, None),
+    };
+    let turn = match algorithm {
         // Another attempt of a request is no turn of its own.
         Algorithm::RoundRobin if tried.is_empty() && !asking.is_repeated() => {
             shard.turn(shard.rule_of(ticket), Turn::next)
@@ -452,16 +479,21 @@ fn pick(shard: &Shard, asking: Asking<'_>, tried: &[usize]) -> Option<(usize, Ad
         Algorithm::RoundRobin => shard.turn(shard.rule_of(ticket), Turn::current),
         _ => 0,
     };
-    let draw =
-        Draw { random: shard.random(), turn, source: SourceHash::with_seed(0).hash_one(peer) };
+    let own = || SourceHash::with_seed(0).hash_one(peer);
+    let source = affinity.map_or_else(own, NonZeroU64::get);
+    let draw = Draw { random: shard.random(), turn, source };
     let open = |index| address(index).map_or(0, |address| shard.pool.busy(address));
     let usable = |index| {
         !tried.contains(&index)
             && address(index)
                 .is_some_and(|address| !shard.passes_over(proxy, address) && !shard.is_own(address))
     };
-    choose(proxy, draw, open, usable)
-        .or_else(|| choose(proxy, draw, open, |index| address(index).is_some()))
+    let (main, spare) = ((algorithm, backends), (algorithm, backup));
+    let at = backends.len();
+    choose(main, draw, open, usable)
+        .or_else(|| Some(at + choose(spare, draw, |it| open(at + it), |it| usable(at + it))?))
+        .or_else(|| choose(main, draw, open, |index| address(index).is_some()))
+        .or_else(|| Some(at + choose(spare, draw, |_| 0, |it| address(at + it).is_some())?))
         .and_then(|index| Some((index, address(index)?)))
 }
 

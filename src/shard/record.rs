@@ -1,5 +1,6 @@
-//! Lines of the access log: one a request, or a raw connection, written when it has ended. A line grows in a record of its own while its request is under way; the record is used
-//! again for the next one. Nothing here waits: a line that finds no room is dropped and counted.
+//! Lines of the access log: one a request, or a raw connection, written when it has ended. A line
+//! grows in a record of its own while its request is under way; the record is used again for the
+//! next one. Nothing here waits: a line that finds no room is dropped and counted.
 
 use std::cell::RefCell;
 

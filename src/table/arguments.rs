@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use crate::limits::{PAGE_NAME_BYTES_MAX, RULE_SECONDS_MAX, RULE_TEXT_BYTES_MAX};
-use crate::rule_arguments::{ActionRow, Argument, Takes};
+use crate::rule_arguments::{ACTIONS, ActionRow, Argument, Takes};
 
 /// A fault of a rule, with its code and a sentence for people.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -24,6 +24,8 @@ pub(super) fn problem(code: impl Into<String>, sentence: impl Into<String>) -> P
 
 /// The arguments of one rule, whose names are known to be allowed.
 pub(super) struct Arguments<'a> {
+    /// The name of the rule, as it was given.
+    pub rule: &'a str,
     pub row: &'static ActionRow,
     pub given: &'a Map<String, Value>,
 }
@@ -35,12 +37,13 @@ impl Arguments<'_> {
         found.unwrap_or_else(|| unreachable!("{name} is not in the table of rule arguments"))
     }
 
+    /// Reads an argument where it is given. An action that does not take it is not given it.
     pub(super) fn optional<T>(
         &self,
         name: &str,
         read: impl FnOnce(&Value) -> Option<T>,
     ) -> Result<Option<T>, Problem> {
-        debug_assert_eq!(self.find(name).name, name);
+        debug_assert!(is_argument(name), "{name} is not in the table of rule arguments");
         match self.given.get(name) {
             None => Ok(None),
             Some(value) => match read(value) {
@@ -85,6 +88,17 @@ impl Arguments<'_> {
         self.optional(name, seconds)
     }
 
+    /// Seconds in the range that the table gives.
+    pub(super) fn seconds_within(&self, name: &str) -> Result<Option<Duration>, Problem> {
+        self.optional(name, |value| match &self.find(name).takes {
+            Takes::SecondsWithin(millis) => {
+                let [least, most] = [*millis.start(), *millis.end()].map(Duration::from_millis);
+                seconds(value).filter(|given| (least..=most).contains(given))
+            }
+            _ => None,
+        })
+    }
+
     pub(super) fn truth(&self, name: &str) -> Result<Option<bool>, Problem> {
         self.optional(name, truth)
     }
@@ -105,6 +119,11 @@ impl Arguments<'_> {
             format!("{name} of {} is {}; expected {expected}", self.row.name, shown(value)),
         )
     }
+}
+
+/// Whether some action takes an argument of this name.
+fn is_argument(name: &str) -> bool {
+    ACTIONS.iter().any(|row| row.arguments.iter().any(|argument| argument.name == name))
 }
 
 /// A whole number: as a number, as a number with `.0`, or as a string.
@@ -155,6 +174,12 @@ pub(super) fn text(value: &Value) -> Option<&str> {
     })
 }
 
+/// A token (RFC 9110 §5.6.2), as names of fields and cookies are.
+pub(super) fn is_token(name: &str) -> bool {
+    let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    !name.is_empty() && name.bytes().all(is_part)
+}
+
 /// No separators, and no dot in front: a page's name becomes a file's.
 pub(super) fn is_page_name(name: &str) -> bool {
     (1..=PAGE_NAME_BYTES_MAX).contains(&name.len())
@@ -176,6 +201,13 @@ pub(super) fn shorten(text: &str) -> String {
 
 pub(super) fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
     names.collect::<Vec<_>>().join(", ")
+}
+
+/// Writes an argument that was given.
+pub(super) fn put(arguments: &mut Map<String, Value>, name: &str, value: Option<impl Into<Value>>) {
+    if let Some(value) = value {
+        arguments.insert(name.to_owned(), value.into());
+    }
 }
 
 /// Writes the form that [`seconds`] reads back.

@@ -1,5 +1,5 @@
-//! `health_path` and `timeout_unhealthy`: replies to health checks of balancers in front, and a stop
-//! that they notice before anything is refused.
+//! `health_path` and `timeout_unhealthy`: replies to health checks of balancers in front, and a
+//! stop that they notice before anything is refused.
 
 use serde_json::json;
 

@@ -17,6 +17,7 @@ pub(super) enum Route {
     Metrics,
     Events,
     Backends,
+    Held,
     /// Fate of a request for a host, or for the one that the query names.
     Which(String),
     /// All rules, or one.
@@ -62,6 +63,7 @@ impl Route {
             ("metrics", "") => Route::Metrics,
             ("events", "") => Route::Events,
             ("backends", "") => Route::Backends,
+            ("held", "") => Route::Held,
             ("which", _) => Route::Which(host),
             ("hostname", "") => Route::Rules,
             ("hostname", _) => Route::Rule(host),
