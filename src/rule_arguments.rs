@@ -230,6 +230,13 @@ const PROXY: &[Argument] = &[
          wait for a place, for `timeout_connect`; then 503",
     ),
     argument(
+        "max_open_requests",
+        Takes::Count,
+        "no limit",
+        "most requests and raw connections of this rule that are open at its backends, of all \
+         backends and shards together. Further ones wait in line, for `timeout_connect`; then 503",
+    ),
+    argument(
         "check",
         Takes::Form("tcp, or a path that starts with /"),
         "none",

@@ -121,6 +121,7 @@ impl Handle {
             "health": health.collect::<Vec<_>>(),
             "wake": self.wake.hand_over(),
             "places": places(&self.shards),
+            "open_places": open_places(&self.shards, &self.published.table()),
         })
     }
 
@@ -132,7 +133,8 @@ impl Handle {
             .into_iter()
             .map(|(name, open)| (name, json!(open)))
             .collect();
-        json!({ "open": open, "places": places(&self.shards) })
+        let open_places = open_places(&self.shards, &table);
+        json!({ "open": open, "places": places(&self.shards), "open_places": open_places })
     }
 
     /// Takes the wake-ups that could not be sent.
@@ -175,6 +177,7 @@ impl Handle {
             let table = self.published.table_full();
             statistics::lock(&self.statistics).set_elder(&table, &open);
             self.shards.together.gates.set_elder(&taken(&said["places"]));
+            self.shards.together.rule_gates.set_elder(&open_taken(&said["open_places"]));
         } else if said["drained"].is_u64() {
             self.elder.answer(said);
         } else if let Some(untold) = said["untold"].as_array() {
@@ -192,6 +195,7 @@ impl Handle {
         let table = self.published.table_full();
         statistics::lock(&self.statistics).set_elder(&table, &[]);
         self.shards.together.gates.set_elder(&HashMap::new());
+        self.shards.together.rule_gates.set_elder(&HashMap::new());
     }
 
     /// The daemon before this one.
@@ -210,6 +214,21 @@ fn taken(places: &Value) -> HashMap<Address, u32> {
     let each = places.filter_map(|(backend, taken)| {
         Some((backend.parse().ok()?, u32::try_from(taken.as_u64()?).ok()?))
     });
+    each.collect()
+}
+
+/// Permits for open requests, by the rule's name.
+fn open_places(shards: &ControlEnd, table: &Snapshot) -> Map<String, Value> {
+    let taken = shards.together.rule_gates.taken().into_iter();
+    let named = taken.filter_map(|(key, taken)| Some((table.name_of(key)?.to_owned(), taken)));
+    named.map(|(name, taken)| (name, json!(taken))).collect()
+}
+
+fn open_taken(places: &Value) -> HashMap<u64, u32> {
+    let table = Snapshot::default();
+    let places = places.as_object().into_iter().flatten();
+    let each = places
+        .filter_map(|(name, taken)| Some((table.key(name), u32::try_from(taken.as_u64()?).ok()?)));
     each.collect()
 }
 
@@ -235,7 +254,9 @@ impl Control {
         });
         self.health.recall(health.collect(), &self.api.sources.published);
         self.wake.recall(&memory["wake"]);
-        self.api.sources.shards.together.gates.set_elder(&taken(&memory["places"]));
+        let together = &self.api.sources.shards.together;
+        together.gates.set_elder(&taken(&memory["places"]));
+        together.rule_gates.set_elder(&open_taken(&memory["open_places"]));
     }
 }
 

@@ -34,6 +34,7 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, Guard};
 use rustix::event::{EventfdFlags, eventfd};
 
+use crate::address::Address;
 use crate::http::Pages;
 use crate::limits;
 
@@ -127,7 +128,10 @@ impl Published {
 
 /// Limits and logs that all shards share.
 pub(crate) struct SharedLimits {
-    pub(crate) gates: Gates,
+    /// Limits on the connections to backends.
+    pub(crate) gates: Gates<Address>,
+    /// Limits on the open requests of rules, by key.
+    pub(crate) rule_gates: Gates<u64>,
     pub(crate) rates: Rates,
     /// The nodes that limits are divided by.
     pub(crate) shares: Arc<Shares>,
@@ -424,9 +428,10 @@ pub(crate) fn connect(published: Published, shards: usize) -> io::Result<Ends> {
         })
         .collect::<io::Result<Vec<_>>>()?;
     let shares = Arc::new(Shares::default());
-    let wakers = shared.iter().map(|shard| shard.waker.clone()).collect();
+    let wakers: Vec<Waker> = shared.iter().map(|shard| shard.waker.clone()).collect();
     let together = Arc::new(SharedLimits {
-        gates: Gates::new(wakers, shares.clone()),
+        gates: Gates::new(wakers.clone(), shares.clone()),
+        rule_gates: Gates::new(wakers, shares.clone()),
         rates: Rates::new(shares.clone()),
         shares,
         sources: Sources::new(),

@@ -362,6 +362,7 @@ impl Connection {
     async fn fail(&mut self, request: &Request, ending: Ending) -> Next {
         let shard = &self.side.shard;
         shard.note_end(self.side.ticket, ending);
+        shard.give_permit_back(self.side.ticket);
         let Some(status) = ending.status() else {
             debug_assert!(false, "{ending:?} has no reply");
             return Next::Reset;

@@ -17,6 +17,7 @@ mod failures;
 mod hold;
 mod inbox;
 mod measure;
+mod open_requests;
 mod own;
 mod plan;
 mod pool;
@@ -162,6 +163,7 @@ async fn attend(shard: Rc<Shard>, wakes: WakeReceiver) {
             return;
         }
         shard.pool.attend_gates(&shard);
+        shard.open_requests.attend();
         shard.tuning.set(**shard.published().tuning.load());
         // A table that nobody is routed by any more should not stay for want of a request.
         shard.table();
@@ -187,6 +189,7 @@ pub(super) struct Shard {
     generation: Cell<u64>,
     pool: pool::Pool,
     failures: failures::Failures,
+    open_requests: open_requests::OpenRequests,
     tallies: tally::Tallies,
     records: record::Records,
     /// Rates of the rules with `max_requests_per_second` that were met.
@@ -232,6 +235,7 @@ impl Shard {
             drain: Notify::new(&ring),
             pool: pool::Pool::new(),
             failures: failures::Failures::default(),
+            open_requests: open_requests::OpenRequests::default(),
             tallies: tally::Tallies::new(),
             records: record::Records::default(),
             rates: RefCell::default(),

@@ -10,10 +10,11 @@ use super::backend::{Asking, acquire};
 use super::client::{ClientSide, Idleness};
 use super::ending::Ending;
 use super::hold::{Hold, HoldOutcome, Waited};
+use super::open_requests::Entry;
 use super::pool::Lease;
 use super::request::{Next, RequestTicket};
 use super::route::{self, Route};
-use super::{closing, hold, tunnel};
+use super::{closing, hold, open_requests, tunnel};
 use crate::link::{HoldReason, Protocol};
 use crate::ring::{EndCounts, SendBuf};
 use crate::table::{Action, Scheme, host};
@@ -26,6 +27,7 @@ pub(super) async fn serve(side: &mut ClientSide, speaks: Protocol, waited: Optio
     // perhaps for days.
     if let Some(lease) = Box::pin(lead(side, speaks, waited)).await {
         let next = Box::pin(tunnel::relay(side, &lease)).await;
+        side.shard.give_permit_back(side.ticket);
         Box::pin(closing::end(side, next)).await;
         side.finish();
     }
@@ -53,6 +55,7 @@ async fn lead(
         }
         NoLease::Alert(_) | NoLease::Hold(_) => Next::Close,
     };
+    side.shard.give_permit_back(side.ticket);
     closing::end(side, next).await;
     side.finish();
     None
@@ -184,6 +187,14 @@ async fn attempt(
             return Err(end_with_alert(side, Ending::NoRule, alert));
         }
     };
+    let patience = Waited::patience(waited.as_deref(), shard.ring.now(), shard.timeouts().connect);
+    // A half-close is legitimate here: the client may still be waiting for data.
+    let ends = EndCounts::Never;
+    if let Some(limit) = proxy.max_open_requests() {
+        let entry = Entry { ticket: side.ticket, patience, ends };
+        let entered = Box::pin(open_requests::enter(shard, limit, entry, &side.stream));
+        entered.await.map_err(|ending| without_backend(side, ending))?;
+    }
     let asking = Asking {
         proxy,
         client: side.client,
@@ -191,9 +202,8 @@ async fn attempt(
         fresh: true,
         repeatable: false,
         raw: true,
-        patience: Waited::patience(waited.as_deref(), shard.ring.now(), shard.timeouts().connect),
-        // A half-close is legitimate here: the client may still be waiting for data.
-        ends: EndCounts::Never,
+        patience,
+        ends,
     };
     match acquire(shard, asking, &side.stream, None).await {
         Ok(lease) => Ok(lease),

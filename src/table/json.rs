@@ -231,6 +231,7 @@ fn read_proxy(arguments: &Arguments<'_>, names: &mut Names) -> Result<Proxy, Pro
         affinity: algorithm.and_then(|(_, name)| name),
         healthcheck: arguments.truth("healthcheck")?,
         max_connections: arguments.count("max_connections")?,
+        max_open_requests: arguments.count("max_open_requests")?,
         max_requests_per_second: arguments.count("max_requests_per_second")?,
         check: check::read(arguments)?.map(Arc::new),
         hold: arguments.seconds("hold")?,
@@ -448,6 +449,8 @@ fn proxy_to_json(proxy: &Proxy) -> Map<String, Value> {
         if let Some(check) = &options.check {
             check.put_into(&mut arguments);
         }
+        let most = options.max_open_requests.map(NonZeroU32::get);
+        put(&mut arguments, "max_open_requests", most);
         let rate = options.max_requests_per_second.map(NonZeroU32::get);
         put(&mut arguments, "max_requests_per_second", rate);
         put(&mut arguments, "hold", options.hold.map(seconds_to_json));

@@ -152,6 +152,7 @@ pub(super) struct ProxyOptions {
     pub affinity: Option<Box<str>>,
     pub healthcheck: Option<bool>,
     pub max_connections: Option<NonZeroU32>,
+    pub max_open_requests: Option<NonZeroU32>,
     pub max_requests_per_second: Option<NonZeroU32>,
     pub delay: Option<Duration>,
     pub hold: Option<Duration>,
@@ -233,6 +234,11 @@ impl Proxy {
     /// Most requests in flight to one backend.
     pub fn max_connections(&self) -> Option<NonZeroU32> {
         self.given(|o| o.max_connections)
+    }
+
+    /// Most requests that are open at all backends together.
+    pub fn max_open_requests(&self) -> Option<NonZeroU32> {
+        self.given(|o| o.max_open_requests)
     }
 
     /// The check that is made all the time, if one was asked for.

@@ -81,6 +81,7 @@ mod memory;
 mod metrics;
 mod names;
 mod newcomer;
+mod open_requests;
 mod origin;
 mod original;
 mod overload;
