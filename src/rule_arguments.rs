@@ -282,6 +282,13 @@ const PROXY: &[Argument] = &[
         "probes in a row that must succeed for the backend to come back",
     ),
     argument(
+        "slow_start",
+        Takes::Seconds,
+        "0",
+        "time in which the weight of a backend grows from a tenth to all of it after it came back \
+         or was added, [below](#slow-start)",
+    ),
+    argument(
         "max_requests_per_second",
         Takes::Count,
         "none",

@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 
-use super::health::{Known, State};
+use super::health::{Known, KnownArrival, State};
 use super::{Control, Handle, statistics};
 use crate::address::Address;
 use crate::link::{ControlEnd, Drain};
@@ -116,9 +116,18 @@ impl Handle {
                 "since": since.as_secs_f64(),
             })
         });
+        let arrivals = self.health.arrivals(&self.published.table()).into_iter().map(|known| {
+            json!({
+                "backend": known.backend.to_string(),
+                "check": known.check,
+                "rule": known.rule,
+                "age": known.age.as_secs_f64(),
+            })
+        });
         json!({
             "names": names,
             "health": health.collect::<Vec<_>>(),
+            "arrivals": arrivals.collect::<Vec<_>>(),
             "wake": self.wake.hand_over(),
             "places": places(&self.shards),
             "open_places": open_places(&self.shards, &self.published.table()),
@@ -253,6 +262,16 @@ impl Control {
             })
         });
         self.health.recall(health.collect(), &self.api.sources.published);
+        let arrivals = memory["arrivals"].as_array().into_iter().flatten();
+        let arrivals = arrivals.filter_map(|known| {
+            Some(KnownArrival {
+                backend: known["backend"].as_str()?.parse().ok()?,
+                check: known["check"].as_str().map(str::to_owned),
+                rule: known["rule"].as_str().map(str::to_owned),
+                age: Duration::try_from_secs_f64(known["age"].as_f64()?).ok()?,
+            })
+        });
+        self.health.recall_arrivals(arrivals.collect(), &self.api.sources.published);
         self.wake.recall(&memory["wake"]);
         let together = &self.api.sources.shards.together;
         together.gates.set_elder(&taken(&memory["places"]));

@@ -15,6 +15,7 @@ mod held;
 mod logbook;
 mod outbox;
 mod own;
+mod ramps;
 mod rate;
 mod shares;
 mod slots;
@@ -51,6 +52,7 @@ pub(crate) use held::{HoldReason, Lines, RANK_FIRST, Rank, Report, Ticket, Waits
 pub(crate) use logbook::Logbook;
 use outbox::{Outbox, OutboxReader};
 pub(crate) use own::{Own, is_local};
+pub(crate) use ramps::{Arrival, Arrivals, RAMP_STEPS, Ramps};
 pub(crate) use rate::{Rate, Rates};
 pub(crate) use shares::Shares;
 pub(crate) use slots::{
@@ -67,6 +69,7 @@ pub(crate) struct Published {
     table: ArcSwap<TaggedTable>,
     pub(crate) pages: ArcSwap<Pages>,
     pub(crate) down: Down,
+    pub(crate) ramps: Ramps,
     pub(crate) lines: Lines,
     pub(crate) tuning: ArcSwap<Tuning>,
     /// Replaced before the tuning that says to look here.
@@ -81,6 +84,7 @@ impl Published {
             table: ArcSwap::from_pointee(table),
             pages: ArcSwap::from_pointee(pages),
             down: Down::default(),
+            ramps: Ramps::default(),
             lines: Lines::default(),
             tuning: ArcSwap::from_pointee(tuning),
             entrance: ArcSwap::default(),

@@ -21,6 +21,7 @@ mod open_requests;
 mod own;
 mod plan;
 mod pool;
+mod ramp;
 mod raw;
 mod record;
 mod request;

@@ -103,6 +103,7 @@ mod service;
 mod shutdown;
 mod signals;
 mod slips;
+mod slow_start;
 mod spin;
 mod stalls;
 mod state;
