@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -30,10 +31,10 @@ fn request_past_the_limit_waits_whatever_its_backend() {
         // in the order in which they came, and one at a time
         let at = (0..2).find(|at| match &mut servers[*at] {
             None => {
-                servers[*at] = backends[*at].accept_within(std::time::Duration::from_millis(300));
+                servers[*at] = backends[*at].accept_within(Duration::from_millis(300));
                 servers[*at].is_some()
             }
-            Some(server) => server.came_within(std::time::Duration::from_millis(300)),
+            Some(server) => server.came_within(Duration::from_millis(300)),
         });
         let at = at.expect("a request at one of them");
         let server = servers[at].as_mut().expect("it");
@@ -121,8 +122,13 @@ fn rules_with_one_backend_have_a_limit_each() {
     // An alias falls under the rule that it leads to.
     backend.expect_no_connection();
     servers.iter_mut().for_each(|server| server.send(ok("")));
-    let last = servers.iter_mut().find(|server| server.came_within(crate::script::PATIENCE / 4));
-    let last = last.expect("the alias's request");
+    let came = |server: &mut Connection| server.came_within(Duration::from_millis(50));
+    let mut at = None;
+    eventually("the alias's request", || {
+        at = servers.iter_mut().position(came);
+        at.is_some()
+    });
+    let last = &mut servers[at.expect("the alias's request")];
     last.expect_request("GET /c.com HTTP/1.1");
     last.send(ok("last"));
     assert_eq!(clients[2].expect_answer().text(), "last");
