@@ -131,6 +131,9 @@ impl Handle {
             "wake": self.wake.hand_over(),
             "places": places(&self.shards),
             "open_places": open_places(&self.shards, &self.published.table()),
+            "history": self.api.sources.history.to_json(),
+            "events": self.api.sources.events.log().to_json(),
+            "changes": self.api.sources.changes.lock().to_json(),
         })
     }
 
@@ -273,7 +276,11 @@ impl Control {
         });
         self.health.recall_arrivals(arrivals.collect(), &self.api.sources.published);
         self.wake.recall(&memory["wake"]);
-        let together = &self.api.sources.shards.together;
+        let sources = &self.api.sources;
+        sources.history.recall(&memory["history"]);
+        sources.events.log().recall(&memory["events"]);
+        sources.changes.lock().recall(&memory["changes"]);
+        let together = &sources.shards.together;
         together.gates.set_elder(&taken(&memory["places"]));
         together.rule_gates.set_elder(&open_taken(&memory["open_places"]));
     }
