@@ -111,8 +111,8 @@ fn weight_grows_to_all_of_it() {
     let quick = slow(json!({"slow_start": 2}));
     let daemon = Daemon::proxying(rule_for(&[old.port], quick.clone()));
     daemon.api().put("/hostname/a.com/", &rule_for(&[old.port, new.port], quick));
-    eventually("it has its whole weight", || spread(&daemon, 10, [&old, &new]) == [5, 5]);
-    assert_eq!(spread(&daemon, 20, [&old, &new]), [10, 10]);
+    // At nine tenths they differ in so many.
+    eventually("it has its whole weight", || spread(&daemon, 40, [&old, &new]) == [20, 20]);
 }
 
 #[test]
