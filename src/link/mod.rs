@@ -19,6 +19,7 @@ mod ramps;
 mod rate;
 mod shares;
 mod slots;
+mod source_rates;
 mod sources;
 mod table;
 mod times;
@@ -58,6 +59,7 @@ pub(crate) use shares::Shares;
 pub(crate) use slots::{
     BackendCount, ByKey, HostCount, Id, KeyHasher, KeySet, Slot, SlotIndex, Slots, Sums, Whole,
 };
+pub(crate) use source_rates::SourceRates;
 pub(crate) use sources::Sources;
 pub(crate) use table::{Tag, TaggedTable};
 pub(crate) use times::{CLASSES_OF_TIME, SlotTime, TIME_BOUNDS};
@@ -137,6 +139,7 @@ pub(crate) struct SharedLimits {
     /// Limits on the open requests of rules, by key.
     pub(crate) rule_gates: Gates<u64>,
     pub(crate) rates: Rates,
+    pub(crate) source_rates: SourceRates,
     /// The nodes that limits are divided by.
     pub(crate) shares: Arc<Shares>,
     pub(crate) sources: Sources,
@@ -438,6 +441,7 @@ pub(crate) fn connect(published: Published, shards: usize) -> io::Result<Ends> {
         rule_gates: Gates::new(wakers, shares.clone()),
         rates: Rates::new(shares.clone()),
         shares,
+        source_rates: SourceRates::new(),
         sources: Sources::new(),
         turns: Turns::default(),
         logbook: Logbook::new(shards),
