@@ -108,7 +108,7 @@ fn text(value: &Value) -> String {
 
 /// The value of an argument in one word.
 pub fn value(name: &str, value: &Value) -> String {
-    if name == "backends" { backends(value) } else { text(value) }
+    if matches!(name, "backends" | "backup") { backends(value) } else { text(value) }
 }
 
 /// Backends of a rule, with a comma between them.

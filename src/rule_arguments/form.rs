@@ -13,7 +13,7 @@ mod tests {
     fn takes(argument: &Argument) -> &'static str {
         match &argument.takes {
             Takes::Truth => "truth",
-            Takes::Seconds => "seconds",
+            Takes::Seconds | Takes::SecondsWithin(_) => "seconds",
             Takes::Count => "count",
             Takes::Whole(_) => "whole",
             Takes::Status(_) => "status",

@@ -11,7 +11,7 @@ use axum::http::request::Parts;
 use axum::response::Response;
 use serde_json::{Value, json};
 
-use super::super::health::{Standing, State};
+use super::super::health::State;
 use super::super::statistics;
 use super::asker::Asker;
 use super::error::ApiError;
@@ -180,40 +180,38 @@ fn aliases(table: &Snapshot, name: &str) -> Vec<String> {
 
 /// The backends of a rule, each at each of its addresses.
 fn backends(api: &Api, proxy: &Proxy) -> Vec<BackendView> {
-    let standings = api.sources.health.states().into_iter();
-    let standings: HashMap<Address, Standing> =
-        standings.map(|standing| (standing.backend, standing)).collect();
     let counted = statistics::lock(&api.sources.statistics).backends();
     let open: HashMap<Address, u64> = counted
         .iter()
         .map(|(id, sums)| (Address::from_words(*id), sums.get(BackendCount::Open)))
         .collect();
-    let heeds_health = proxy.healthcheck() || proxy.check().is_some();
+    let check = proxy.check().map(|check| check.id());
     let own = &api.sources.published.own;
     let mut views = Vec::new();
-    for backend in proxy.backends() {
+    for (index, backend) in proxy.all_backends().enumerate() {
+        let is_backup = proxy.backends().len() <= index;
         let before = views.len();
         backend.each_address(|address| {
-            let standing = standings.get(&address);
-            let state = standing.map_or(State::Up, |standing| standing.state);
+            let known = api.sources.health.state_for(address, check, proxy.healthcheck());
+            let (state, reason) = known.map_or((State::Up, None), |it| (it.0, Some(it.1)));
             views.push(BackendView {
                 address: Some(address.to_string()),
                 health: state.as_str(),
-                reason: standing.map(|standing| standing.reason.clone()),
+                reason,
                 is_own: own.has(address, is_local),
-                is_passed_over: heeds_health && state.is_bad(),
+                is_passed_over: state.is_bad(),
                 open_requests: open.get(&address).copied().unwrap_or(0),
-                ..without_address(backend)
+                ..without_address(backend, is_backup)
             });
         });
         if views.len() == before {
-            views.push(without_address(backend));
+            views.push(without_address(backend, is_backup));
         }
     }
     views
 }
 
-fn without_address(backend: &Backend) -> BackendView {
+fn without_address(backend: &Backend, is_backup: bool) -> BackendView {
     let reason = match backend.target() {
         Target::Name(name) if name.is_asked() => Some("the name is not found".to_owned()),
         _ => Some("the name is being looked up".to_owned()),
@@ -221,6 +219,7 @@ fn without_address(backend: &Backend) -> BackendView {
     BackendView {
         target: backend.to_string(),
         address: None,
+        is_backup,
         weight: backend.weight(),
         health: "unknown",
         reason,
@@ -235,6 +234,7 @@ fn described(backend: &BackendView) -> Value {
         "backend": backend.target,
         "address": backend.address,
         "weight": backend.weight,
+        "backup": backend.is_backup,
         "health": backend.health,
         "reason": backend.reason,
         "open_requests": backend.open_requests,

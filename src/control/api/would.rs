@@ -31,6 +31,8 @@ pub(super) struct BackendView {
     /// The backend as the rule has it.
     pub(super) target: String,
     pub(super) address: Option<String>,
+    /// Whether the backend is one of `backup`.
+    pub(super) is_backup: bool,
     pub(super) weight: u16,
     pub(super) health: &'static str,
     pub(super) reason: Option<String>,
@@ -173,7 +175,7 @@ fn proxied(proxy: &Proxy, now: &Situation<'_>) -> Would {
         now.backends.iter().filter(|backend| backend.weight != 0 && backend.address.is_some());
     let with_address: Vec<&BackendView> = with_address.collect();
     let usable = with_address.iter().filter(|backend| !backend.is_passed_over && !backend.is_own);
-    let usable: Vec<&BackendView> = usable.copied().collect();
+    let usable = first_of(usable.copied());
     let troubles: Vec<String> = now.backends.iter().filter_map(BackendView::trouble).collect();
     if usable.is_empty() {
         return without_backend(proxy, &with_address, &troubles, now);
@@ -199,8 +201,13 @@ fn without_backend(
     now: &Situation<'_>,
 ) -> Would {
     let why = some(troubles);
-    let others: Vec<&BackendView> =
-        with_address.iter().filter(|backend| !backend.is_own).copied().collect();
+    if proxy.is_drained() {
+        return match now.is_raw() {
+            true => Would::new("closed", format!("closed: {why}")),
+            false => Would::new("failed", format!("gets 503: {why}")),
+        };
+    }
+    let others = first_of(with_address.iter().filter(|backend| !backend.is_own).copied());
     let is_loop = others.is_empty() && !with_address.is_empty();
     if !proxy.hold().is_zero() && !is_loop {
         let time = seconds(proxy.hold());
@@ -217,6 +224,12 @@ fn without_backend(
         true => Would::new("closed", format!("closed, as no backend is usable: {why}")),
         false => Would::new("failed", format!("gets 502, as no backend is usable: {why}")),
     }
+}
+
+/// The backends of `backends` among these; those of `backup` where there are none.
+fn first_of<'a>(all: impl Iterator<Item = &'a BackendView>) -> Vec<&'a BackendView> {
+    let (backup, main): (Vec<_>, Vec<_>) = all.partition(|backend| backend.is_backup);
+    if main.is_empty() { backup } else { main }
 }
 
 fn targets(backends: &[&BackendView], proxy: &Proxy) -> String {
@@ -263,6 +276,7 @@ mod tests {
         BackendView {
             target: address.to_owned(),
             address: Some(address.to_owned()),
+            is_backup: false,
             weight: 1,
             health,
             reason: is_passed_over.then(|| "answered 500".to_owned()),

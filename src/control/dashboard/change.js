@@ -10,6 +10,7 @@ const LABELS = {
 };
 const FIRST = new Set(["timeout", "wake", "code"]);
 const PROXY_FIRST = new Set(["backends"]);
+const OF_BACKENDS = new Set(["backends", "backup"]);
 
 const labelOf = (name) =>
   LABELS[name] ?? `${name[0].toUpperCase()}${name.slice(1).replaceAll("_", " ")}`;
@@ -20,11 +21,13 @@ function fieldsOf(action) {
     required || (action === "proxy" ? PROXY_FIRST : FIRST).has(name);
   return (ARGUMENTS[action] ?? []).filter(({ name }) => name !== "then").map((argument) => {
     const { name, takes, words, expects, fallback, hint, required } = argument;
-    const kind = words.length > 0 ? words : name === "backends" ? "lines" : takes;
+    const isLines = OF_BACKENDS.has(name);
+    const isChoice = words.length > 0 && takes !== "form";
+    const kind = isChoice ? words : isLines ? "lines" : takes;
     const isFree = ["form", "numbers", "texts"].includes(takes);
-    const expected = isFree && name !== "backends" ? `${expects}: ` : "";
+    const expected = isFree && !isLines ? `${expects}: ` : "";
     const by = required || fallback === "none" ? "" : ` (${fallback})`;
-    const help = name === "backends"
+    const help = isLines
       ? "One per line: host:port, [IPv6]:port or unix:/path" : `${expected}${hint}${by}`;
     return { name, label: labelOf(name), kind, hint: help, more: !isFirst(argument) };
   });
@@ -37,7 +40,7 @@ const number = (text) => (Number.isFinite(Number(text)) ? Number(text) : text);
 function toText(kind, given, name) {
   const value = given[name];
   if (value === undefined) return "";
-  if (kind === "lines") return backendsOf(given).join("\n");
+  if (kind === "lines") return backendsOf({ backends: value }).join("\n");
   const isList = Array.isArray(value) && value.every((item) => typeof item !== "object");
   if (isList && kind === "numbers") return value.join(", ");
   if (isList && kind === "texts" && value.every((item) => typeof item === "string")) {

@@ -222,8 +222,9 @@ function showRule(row, rule = row.rule) {
   const [action, given, subdomains] = rule;
   say(row.kind, action);
   row.kind.dataset.action = action;
-  const unreached = down.size > 0 && action === "proxy"
-    ? backendsOf(given).filter((backend) => down.has(backend)).length : 0;
+  const isDown = (backend) => down.has(backend) || failing.has(`${row.name} ${backend}`);
+  const unreached = down.size + failing.size > 0 && action === "proxy"
+    ? backendsOf(given).filter(isDown).length : 0;
   say(row.target, `${aim(rule)}${unreached > 0 ? `, ${unreached} down` : ""}`);
   row.does.title = `${action} ${action === "proxy" ? backendsOf(given).join(", ") : aim(rule)}`;
   row.does.classList.toggle("down", unreached > 0);

@@ -120,6 +120,8 @@ function showBusiest(list) {
 }
 
 let down = new Set();
+// Rules with the backends at which their checks fail.
+let failing = new Set();
 
 function onTraffic(traffic) {
   const visible = !document.hidden;
@@ -127,9 +129,11 @@ function onTraffic(traffic) {
   showShards(traffic.shards, traffic.time, visible);
   if (!visible) return;
   showBusiest(traffic.busiest);
-  const list = traffic.down.join(" ");
-  if (list !== [...down].join(" ")) {
+  const pairs = (traffic.checks_down ?? []).map(({ rule, backend }) => `${rule} ${backend}`);
+  const list = [...traffic.down, ...pairs].join(" ");
+  if (list !== [...down, ...failing].join(" ")) {
     down = new Set(traffic.down);
+    failing = new Set(pairs);
     for (const row of rows.values()) showRule(row);
   }
   const warning = down.size > 0 ? `(${down.size} down) ` : "";
@@ -139,7 +143,7 @@ function onTraffic(traffic) {
   showHostTraffic(traffic);
 }
 
-const RANK = ["down", "ejected", "unknown", "up"];
+const RANK = ["down", "ejected", "partly_down", "unknown", "up"];
 
 let backends = new Map(); // address → what `/backends/` says of it
 

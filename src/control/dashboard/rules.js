@@ -36,7 +36,8 @@ function inLines(rule) {
   const [action, given, subdomains] = rule;
   const lines = new Map([["action", action]]);
   for (const [name, value] of Object.entries(given)) {
-    const text = name === "backends" ? backendsOf(given).join("\n")
+    const text = name === "backends" || name === "backup"
+      ? backendsOf({ backends: value }).join("\n")
       : name === "then" ? `${value[0]} ${aim(value)}` : value;
     lines.set(name, typeof text === "string" ? text : JSON.stringify(text));
   }
