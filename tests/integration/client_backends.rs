@@ -271,7 +271,7 @@ fn requests_that_are_open_are_waited_for() {
             daemon.api().put("/hostname/a.com/", &rule(&[second.port]));
         }
         let left = format!("{address} (1)");
-        way.fails(&format!("{line} --timeout 50ms"), &[&left, "after 50ms", "don't stop"]);
+        way.fails(&format!("{line} --timeout 1s"), &[&left, "after 1s", "don't stop"]);
         if gone {
             daemon.api().put("/hostname/a.com/", &rule(&[second.port]));
         }
