@@ -230,18 +230,15 @@ fn without_address(backend: &Backend, is_backup: bool) -> BackendView {
 }
 
 fn described(backend: &BackendView) -> Value {
-    let mut told = json!({
+    json!({
         "backend": backend.target,
         "address": backend.address,
         "weight": backend.weight,
+        "backup": backend.is_backup,
         "health": backend.health,
         "reason": backend.reason,
         "open_requests": backend.open_requests,
-    });
-    if backend.is_backup {
-        told["backup"] = json!(true);
-    }
-    told
+    })
 }
 
 #[cfg(test)]
