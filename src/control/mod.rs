@@ -324,6 +324,7 @@ impl Control {
                 names,
                 lookups: resolver.lookups(),
                 statistics: statistics.clone(),
+                held: held.clone(),
                 shards: shards.clone(),
                 events: events.clone(),
                 health: health.clone(),
@@ -413,7 +414,8 @@ impl Control {
             never = beat.of(Part::Probes, self.prober.run(|change| {
                 events.tell(health_event(change));
                 if !change.state.is_bad() {
-                    self.held.reached(change.backend);
+                    let check = change.check.as_ref().map(|of| of.check.id());
+                    self.held.reached(change.backend, check);
                 }
             })) => never,
             never = beat.of(Part::Held, self.scheduler.run(

@@ -86,6 +86,8 @@ endings! {
         "The rule said what to reply.";
     Refused(Refusal), "refused", None, Client, None,
         "The request is not HTTP as we accept it; `reason` says why.";
+    AccessDenied, "access_denied", Some(403), Client, None,
+        "The rule's `allow` or `deny` keeps this client out.";
     RateLimited, "rate_limited", Some(429), Client, None,
         "The rule's `max_requests_per_second` was spent.";
     HeldTimeout, "held_timeout", Some(503), Backend, None,
@@ -95,6 +97,8 @@ endings! {
     NoBackend(Option<Unreached>), "no_backend", Some(502), Backend,
         Some(Failure::Unreachable(None)),
         "No backend could be reached; `reason` says what became of the last attempt.";
+    Drained, "drained", Some(503), Mantrid, None,
+        "The weight of each of the rule's backends is 0.";
     Loop, "loop", Some(508), Mantrid, None,
         "The request came through this proxy before.";
     OwnAddress, "loop", Some(502), Mantrid, None,

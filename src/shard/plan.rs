@@ -1,17 +1,26 @@
 //! The plan for a request: parse its head, find its rule, and write the head that goes on, or our
 //! own answer. Synchronous and without allocation: the head is read where it arrived.
 
+use std::num::NonZeroU64;
+
 use super::ending::Ending;
 use super::hold::{Hold, Waited};
 use super::request::{Client, Keys, Request};
 use super::route::{self, Route};
 use super::{Shard, Table};
 use crate::http::{self, ReplyTo, RequestForward, RequestHead, Target};
-use crate::table::{Action, Proxy, Scheme, host};
+use crate::table::{self, Action, Algorithm, Proxy, Scheme, host};
 
 pub(super) enum Plan<'t> {
-    /// Pass it on. `head` is what the backend gets.
-    Proxy { proxy: &'t Proxy, keys: Keys, request: Request, head: Vec<u8> },
+    /// Pass it on. `head` is what the backend gets; `affinity` the hash of the cookie or field that
+    /// decides on the backend, of a rule that goes by one.
+    Proxy {
+        proxy: &'t Proxy,
+        keys: Keys,
+        request: Request,
+        head: Vec<u8>,
+        affinity: Option<NonZeroU64>,
+    },
     /// Keep it until the table says otherwise.
     Hold { keys: Keys, request: Request, hold: Box<Hold> },
     /// Answer it here. `close` is what the answer says.
@@ -32,12 +41,13 @@ impl Plan<'_> {
     }
 }
 
-/// `waited` is set for one that was held already.
+/// `client` is the one that the connection tells, and becomes the request's. `waited` is set for a
+/// request that was held already.
 pub(super) fn plan<'t>(
     shard: &Shard,
     table: &'t Table,
     bytes: &[u8],
-    client: Client,
+    client: &mut Client,
     waited: Option<&Waited>,
 ) -> Plan<'t> {
     let mut room = http::field_room();
@@ -45,6 +55,10 @@ pub(super) fn plan<'t>(
         Ok(head) => head,
         Err(refusal) => return refuse(shard, refusal),
     };
+    if client.trusted && shard.tuning().has_client_field {
+        take_client(shard, &head, client);
+    }
+    let client = *client;
     let mut room = [0; 256];
     let scheme = client.scheme(head.forwarded_scheme);
     let name = match head.host.map(|raw| host::canonical(raw, &mut room)).transpose() {
@@ -72,11 +86,15 @@ pub(super) fn plan<'t>(
         return Plan::Reply { keys, request, answer, close, ending };
     }
     let name = name.unwrap_or_default();
-    let proxy = match route::decide(shard, table, &rule, name, waited) {
+    let proxy = match route::decide(shard, table, &rule, (name, client.peer), waited) {
         Route::Proxy(proxy) => proxy,
         Route::Hold(why, timeout) => {
             let hold = Hold { why, host: name.into(), scheme, timeout };
             return Plan::Hold { keys, request, hold: Box::new(hold) };
+        }
+        Route::Denied => {
+            let (ending, answer) = (Ending::AccessDenied, status_reply(shard, 403, to));
+            return Plan::Reply { keys, request, answer, close, ending };
         }
         Route::Limited => {
             let mut answer = shard.ring.take_vec();
@@ -89,6 +107,7 @@ pub(super) fn plan<'t>(
             return Plan::Reply { keys, request, answer, close, ending: Ending::Local };
         }
     };
+    let affinity = affinity(proxy, &head);
     let forward = RequestForward {
         client: client.peer,
         trusted: client.trusted,
@@ -101,22 +120,52 @@ pub(super) fn plan<'t>(
     if !proxy.keep_alive() && !head.upgrade {
         http::say_close(&mut out);
     }
-    Plan::Proxy { proxy, keys, request, head: out }
+    Plan::Proxy { proxy, keys, request, head: out, affinity }
 }
 
-/// The host of a request that was planned before.
+/// Hash of the cookie or field by which the rule chooses a backend; `None`: there is none.
+fn affinity(proxy: &Proxy, head: &RequestHead<'_, '_>) -> Option<NonZeroU64> {
+    let name = proxy.affinity()?;
+    let value = match proxy.algorithm() {
+        Algorithm::Cookie => head.cookie(name),
+        _ => head.field(name),
+    };
+    value.map(table::affinity)
+}
+
+/// Takes the client that a field of the request names, if it names one.
+fn take_client(shard: &Shard, head: &RequestHead<'_, '_>, client: &mut Client) {
+    let entrance = shard.published().entrance.load();
+    let values = head.values(&entrance.client_field);
+    if let Some(address) = http::client_in(values, |address| entrance.trusts(address)) {
+        // The field has no port.
+        (client.peer, client.port) = (address, 0);
+    }
+}
+
+/// The host of a request that was planned before; empty where it has none.
 pub(super) fn host_of(bytes: &[u8], client: Client) -> Option<(Box<str>, Scheme)> {
     let mut room = http::field_room();
     let head = http::parse_request(bytes, &mut room).ok()?;
     let mut room = [0; 256];
-    let name = host::canonical(head.host?, &mut room).ok()?;
-    Some((name.into(), client.scheme(head.forwarded_scheme)))
+    let name = head.host.map(|raw| host::canonical(raw, &mut room)).transpose().ok()?;
+    Some((name.unwrap_or_default().into(), client.scheme(head.forwarded_scheme)))
 }
 
 /// Reply to a request that was held for too long, or can't be held.
 pub(super) fn timeout_reply(shard: &Shard, to: ReplyTo) -> Vec<u8> {
     let mut out = shard.ring.take_vec();
     http::write_page(shard.published().pages.load().timeout(), Some(1), to, &mut out);
+    out
+}
+
+/// Reply with a status: the page of its number, where there is one.
+fn status_reply(shard: &Shard, status: u16, to: ReplyTo) -> Vec<u8> {
+    let mut out = shard.ring.take_vec();
+    match shard.published().pages.load().for_status(status) {
+        Some(page) => http::write_page(page, None, to, &mut out),
+        None => http::write_status(status, to, &mut out),
+    }
     out
 }
 
@@ -130,7 +179,7 @@ fn write_reply(
 ) {
     let pages = shard.published().pages.load();
     match action {
-        Action::Empty(code) => http::write_empty(*code, to, out),
+        Action::Empty(empty) => http::write_empty(empty.code(), to, out),
         Action::Redirect(redirect) => {
             let path = match head.target {
                 Target::Origin(path) => path,
@@ -140,14 +189,17 @@ fn write_reply(
             let scheme = client.scheme(head.forwarded_scheme);
             http::write_redirect(redirect.to(), redirect.code(), scheme, path, to, out);
         }
-        Action::Static(name) => match pages.get(name) {
+        Action::Static(page) => match pages.get(page.page()) {
             Some(page) => http::write_page(page, None, to, out),
             // The page was there when the rule was set and is gone from static_dir.
             None => http::write_status(500, to, out),
         },
         Action::NoHosts => http::write_page(pages.no_hosts(), None, to, out),
         Action::Unknown | Action::Alias(_) | Action::Proxy(_) | Action::Spin(_) => {
-            http::write_page(pages.unknown(), None, to, out);
+            match shard.tuning().unknown_status {
+                Some(status) => http::write_page_as(status, pages.unknown(), to, out),
+                None => http::write_page(pages.unknown(), None, to, out),
+            }
         }
     }
 }

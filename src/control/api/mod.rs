@@ -12,6 +12,7 @@ mod exposition;
 mod fleet;
 mod fleet_metrics;
 mod guard;
+mod held;
 mod listing;
 mod metrics;
 mod narrowed;
@@ -22,6 +23,8 @@ mod rules;
 mod serve;
 mod stats;
 mod value;
+mod which;
+mod would;
 mod write_timeout;
 
 use std::sync::atomic::AtomicBool;
@@ -43,6 +46,7 @@ use super::events::EventBus;
 use super::fleet::Fleet;
 use super::grant::Tokens;
 use super::health::Health;
+use super::held::Held;
 use super::orders::Orders;
 use super::resolver::Lookups;
 use super::statistics::{self, SharedStatistics, Statistics};
@@ -66,6 +70,7 @@ pub(super) struct Sources {
     pub(super) names: SharedNames,
     pub(super) lookups: Lookups,
     pub(super) statistics: SharedStatistics,
+    pub(super) held: Held,
     pub(super) shards: ControlEnd,
     pub(super) events: EventBus,
     pub(super) health: Health,
@@ -191,7 +196,9 @@ impl Api {
                 read::discard(parts, body).await;
                 fleet::act(self, parts, asker, step).await
             }
+            Route::Which(host) => which::answer(self, parts, asker, &host),
             Route::Backends => stats::backends(self, parts, asker).await,
+            Route::Held => held::list(self, parts, asker),
             Route::Events => events::stream(self, parts, asker).await,
             Route::Metrics => metrics::answer(self, parts, asker).await,
             Route::Liveness => ready::alive(self, parts),

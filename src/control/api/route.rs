@@ -17,6 +17,9 @@ pub(super) enum Route {
     Metrics,
     Events,
     Backends,
+    Held,
+    /// Fate of a request for a host, or for the one that the query names.
+    Which(String),
     /// All rules, or one.
     Rules,
     Rule(String),
@@ -60,6 +63,8 @@ impl Route {
             ("metrics", "") => Route::Metrics,
             ("events", "") => Route::Events,
             ("backends", "") => Route::Backends,
+            ("held", "") => Route::Held,
+            ("which", _) => Route::Which(host),
             ("hostname", "") => Route::Rules,
             ("hostname", _) => Route::Rule(host),
             ("fleet", "") => Route::Fleet,
@@ -110,7 +115,8 @@ impl<'a> Query<'a> {
         }
         let is_twice = |at: usize| {
             let (name, _) = &pairs[at];
-            name != "host" && pairs[..at].iter().any(|(before, _)| before == name)
+            !matches!(&**name, "host" | "address")
+                && pairs[..at].iter().any(|(before, _)| before == name)
         };
         if let Some(at) = (0..pairs.len()).find(|at| is_twice(*at)) {
             let message = format!("{}: given twice", pairs[at].0);
@@ -196,6 +202,8 @@ mod tests {
         assert_eq!(route("/hostname"), Route::Rules);
         assert_eq!(route("/HostName/A.com/"), Route::Rule("A.com".to_owned()));
         assert_eq!(route("/hostname/a.com"), Route::Rule("a.com".to_owned()));
+        assert_eq!(route("/which/A.com:80"), Route::Which("A.com:80".to_owned()));
+        assert_eq!(route("/which/"), Route::Which(String::new()));
         assert_eq!(route("/stats/"), Route::AllStatistics);
         assert_eq!(route("/stats/a.com"), Route::Statistics("a.com".to_owned()));
         for path in
