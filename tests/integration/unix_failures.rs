@@ -173,7 +173,7 @@ fn check_connects_to_a_socket_or_asks_it() {
         .rule("http.com", rule(&http, json!({ "check": "/up" })))
         .start();
     for path in [&tcp, &http] {
-        daemon.expect_log(&[&path.display().to_string(), "is down: there is no such socket"]);
+        daemon.expect_log(&[&path.display().to_string(), "is down: ", "there is no such socket"]);
     }
     let _tcp = Backend::unix_at(tcp.clone());
     let answering = Backend::unix_at(http.clone()).serve_text("up");
