@@ -18,6 +18,7 @@ mod grant;
 mod health;
 mod heart;
 mod held;
+mod history;
 mod loops;
 mod orders;
 mod pages;
@@ -49,6 +50,7 @@ use fleet::Fleet;
 use health::{Health, Prober};
 use heart::{Heart, Last};
 use held::{Bounds, Held, HoldScheduler};
+use history::{History, SharedChanges};
 use orders::Orders;
 use pages::PageFolder;
 use resolver::Resolver;
@@ -304,6 +306,7 @@ impl Control {
         let (happened, happenings) = mpsc::unbounded_channel();
         let told = WakeMemory::default();
         let trouble = Arc::new(ArcSwapOption::from(store.trouble().map(Arc::new)));
+        let (changes, history) = (SharedChanges::default(), History::new());
         let writer = Writer::start(Wiring {
             store,
             trouble: trouble.clone(),
@@ -313,6 +316,7 @@ impl Control {
             shards: shards.clone(),
             published: published.clone(),
             happened,
+            changes: changes.clone(),
             fleet: of_fleet,
         });
         let writer = writer.map_err(|error| format!("no thread for the writer: {error}"))?;
@@ -330,6 +334,8 @@ impl Control {
                 health: health.clone(),
                 trouble,
                 published: published.clone(),
+                changes,
+                history: history.clone(),
             },
             access.tokens,
             access.connections_max,
@@ -344,6 +350,7 @@ impl Control {
             orders: writer.orders(),
             happened: happenings,
             wake: wake.clone(),
+            history,
             last: Last::default(),
         };
         let (taking, _) = watch::channel(Taking::Yes);

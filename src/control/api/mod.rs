@@ -16,10 +16,13 @@ mod held;
 mod listing;
 mod metrics;
 mod narrowed;
+mod past;
+mod ranking;
 mod read;
 mod ready;
 mod route;
 mod rules;
+mod search;
 mod serve;
 mod stats;
 mod value;
@@ -47,6 +50,7 @@ use super::fleet::Fleet;
 use super::grant::Tokens;
 use super::health::Health;
 use super::held::Held;
+use super::history::{History, SharedChanges};
 use super::orders::Orders;
 use super::resolver::Lookups;
 use super::statistics::{self, SharedStatistics, Statistics};
@@ -77,6 +81,8 @@ pub(super) struct Sources {
     /// Why changes can't be written, while they can't.
     pub(super) trouble: Arc<ArcSwapOption<String>>,
     pub(super) published: Arc<Published>,
+    pub(super) changes: SharedChanges,
+    pub(super) history: History,
 }
 
 /// The management API.
@@ -198,6 +204,8 @@ impl Api {
             }
             Route::Which(host) => which::answer(self, parts, asker, &host),
             Route::Backends => stats::backends(self, parts, asker).await,
+            Route::Changes => past::changes(self, parts, asker),
+            Route::History => past::history(self, parts, asker).await,
             Route::Held => held::list(self, parts, asker),
             Route::Events => events::stream(self, parts, asker).await,
             Route::Metrics => metrics::answer(self, parts, asker).await,

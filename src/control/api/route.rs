@@ -16,6 +16,9 @@ pub(super) enum Route {
     Readiness,
     Metrics,
     Events,
+    /// The last changes, and the last hour.
+    Changes,
+    History,
     Backends,
     Held,
     /// Fate of a request for a host, or for the one that the query names.
@@ -62,6 +65,8 @@ impl Route {
             ("readyz", "") => Route::Readiness,
             ("metrics", "") => Route::Metrics,
             ("events", "") => Route::Events,
+            ("changes", "") => Route::Changes,
+            ("history", "") => Route::History,
             ("backends", "") => Route::Backends,
             ("held", "") => Route::Held,
             ("which", _) => Route::Which(host),
