@@ -15,7 +15,7 @@ use socket2::SockAddr;
 
 pub use unix::{PathError, UnixPath, UnixSocket, prune};
 
-/// Where a connection to a backend leads.
+/// Target of a connection to a backend.
 #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Address {
     /// A TCP port at an IPv4 address.
@@ -45,7 +45,7 @@ impl Address {
         }
     }
 
-    /// Whether it is at an IPv4 address.
+    /// Whether the address is one of IPv4.
     pub fn is_ipv4(self) -> bool {
         matches!(self, Address::V4(_))
     }
@@ -80,7 +80,7 @@ impl Address {
         }
     }
 
-    /// Whether it is not a Unix socket whose path is forgotten.
+    /// Whether the address can be told, which one of a Unix socket can't whose path is forgotten.
     pub fn is_known(self) -> bool {
         self.ip().is_some() || self.path().is_some()
     }

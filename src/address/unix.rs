@@ -1,12 +1,12 @@
-//! Unix sockets as numbers: each path has one for as long as a rule names it, and for a while after.
+//! Unix sockets as numbers: each path has one while a rule names it, and for a while after that.
 //!
 //! Rules hold on to a [`UnixPath`], and so do pools while they have connections there; all others
 //! have its number, [`UnixSocket`], and look the path up where they need it: to connect, and to
 //! write it down. That takes no lock. A number is never given to another path: with the place of a
 //! path that was forgotten goes its round.
 //!
-//! Paths that nothing holds on to are forgotten by [`prune`], the second time that it finds them so:
-//! counters and log lines outlive rules and connections by seconds.
+//! Paths that nothing holds on to are forgotten by [`prune`], the second time that it finds them
+//! so: counters and log lines outlive rules and connections by seconds.
 
 use std::borrow::Borrow;
 use std::collections::HashSet;

@@ -181,7 +181,7 @@ fn check_connects_to_a_socket_or_asks_it() {
         eventually("it is up", || state(&daemon, path)["state"] == "up");
     }
     let head = answering.take_heads().remove(0);
-    assert_eq!((head.target(), head.field("Host")), ("/up", Some("localhost")));
+    assert_eq!((head.target(), head.field("Host")), ("/up", Some("http.com")));
 }
 
 /// What is known of a socket goes along to the daemon that takes over, as do those who are under
