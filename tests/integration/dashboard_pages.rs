@@ -208,7 +208,7 @@ fn errors_stand_at_their_fields() {
     let fields = page.evaluate(fields);
     let fields: Vec<&str> =
         fields.as_array().expect("fields").iter().filter_map(Value::as_str).collect();
-    for name in ["backends", "check", "hold", "keep_alive", "weights", "wake"] {
+    for name in ["backends", "check", "hold", "host", "keep_alive", "weights", "wake"] {
         assert!(fields.contains(&&*format!("field-{name}")), "{name} in {fields:?}");
     }
     page.expect_no_complaints();
