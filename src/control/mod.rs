@@ -292,14 +292,8 @@ impl Control {
         let fleet = of_fleet.as_ref().map(|of| of.fleet.clone());
         let health = Health::new(&table);
         let resolver = Resolver::new(names.clone(), access.lookups_max);
-        let prober = Prober::new(
-            health.clone(),
-            shards.clone(),
-            published.clone(),
-            access.probes_max,
-            resolver.lookups(),
-        );
-        let prober = prober.map_err(|error| format!("can't hear of failed backends: {error}"))?;
+        let around = (health.clone(), shards.clone(), published.clone());
+        let prober = prober(around, access.probes_max, &resolver)?;
         let held = Held::new(bounds(access.held_max), published.clone(), shards.clone());
         let scheduler = HoldScheduler::new(held.clone())
             .map_err(|error| format!("can't hear of held requests: {error}"))?;
@@ -447,6 +441,15 @@ impl Control {
         }
         self.writer.finish().await;
     }
+}
+
+fn prober(
+    (health, shards, published): (Health, ControlEnd, Arc<Published>),
+    most: usize,
+    resolver: &Resolver,
+) -> Result<Prober, String> {
+    let prober = Prober::new(health, shards, published, most, resolver.lookups());
+    prober.map_err(|error| format!("can't hear of failed backends: {error}"))
 }
 
 fn fleet_tasks(

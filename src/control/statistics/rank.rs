@@ -309,3 +309,6 @@ impl Statistics {
         first.into_iter().map(|Reverse((_, key))| key).collect()
     }
 }
+
+#[cfg(test)]
+mod tests;
