@@ -19,6 +19,7 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use crate::log_style::LogStyle;
 pub use crate::network::Network;
 pub use fleet::FleetKeys;
 pub use key::{InForce, Key};
@@ -90,6 +91,8 @@ pub struct Timeouts {
     pub tunnel: Duration,
     /// Timeout for requests under way when the program is asked to stop.
     pub drain: Duration,
+    /// Time for which health checks fail before the program stops to accept.
+    pub unhealthy: Duration,
 }
 
 /// Everything that can be configured, with defaults where nothing was written.
@@ -107,6 +110,8 @@ pub struct Config {
     pub trusted_sources: TrustedSources,
     /// Field that names the client on `bind_internal`.
     pub client_field: Option<String>,
+    /// Path of health checks that this daemon replies to itself.
+    pub health_path: Option<String>,
     /// The management API.
     pub bind_management: Vec<ManagementAddress>,
     /// The file that holds the bearer token.
@@ -145,6 +150,8 @@ pub struct Config {
     pub max_connections_per_source: Option<NonZeroU32>,
     /// The access log.
     pub access_log: AccessLog,
+    /// How its lines look.
+    pub log_style: LogStyle,
     /// Whether requests go on with an `X-Request-Id`.
     pub request_id: bool,
     /// Whether requests go on with the moment of their arrival.
@@ -185,6 +192,7 @@ impl Default for Config {
             bind_tls: Vec::new(),
             trusted_sources: TrustedSources::default(),
             client_field: None,
+            health_path: None,
             bind_management: vec![
                 loopback(IpAddr::from([127, 0, 0, 1])),
                 loopback(IpAddr::from(std::net::Ipv6Addr::LOCALHOST)),
@@ -208,6 +216,7 @@ impl Default for Config {
                 server: seconds(60),
                 tunnel: seconds(3600),
                 drain: seconds(30),
+                unhealthy: seconds(0),
             },
             max_connections: None,
             max_head: crate::limits::HEAD_BYTES_DEFAULT,
@@ -215,6 +224,7 @@ impl Default for Config {
             max_held_per_source: None,
             max_connections_per_source: None,
             access_log: AccessLog::Off,
+            log_style: LogStyle::DEFAULT,
             request_id: false,
             request_start: false,
             abort_on_close: true,
@@ -251,6 +261,7 @@ impl Config {
         config.check_management(&mut problems, place);
         config.check_twice(&mut problems, place);
         config.check_sources(&mut problems, place);
+        config.check_health(&mut problems, place);
         config.fleet.check(&mut problems, place);
         if problems.is_empty() { Ok(config) } else { Err(problems) }
     }
@@ -314,6 +325,18 @@ impl Config {
                     "{key}: {value}: whose headers are believed? Set trusted_sources, as \
                      192.0.2.0/24"
                 ),
+            });
+        }
+    }
+
+    /// Checks that there are health checks to fail before a stop.
+    fn check_health(&self, problems: &mut Vec<ConfigError>, place: impl Fn(&str, &str) -> String) {
+        if self.health_path.is_none() && !self.timeouts.unhealthy.is_zero() {
+            problems.push(ConfigError {
+                place: place("timeout_unhealthy", ""),
+                problem: "timeout_unhealthy: which health checks are to fail? Set health_path, as \
+                          /healthz"
+                    .to_owned(),
             });
         }
     }

@@ -5,7 +5,8 @@
 pub const SLOT_BYTES: usize = 512;
 /// Slots in which a shard counts by host, and as many by backend, made as needed.
 pub const SLOTS_MAX: u32 = 1 << 20;
-/// Backends with `max_connections` whose gates are kept; past it those that no shard uses go.
+/// Backends with `max_connections` whose gates are kept, and as many of rules with
+/// `max_open_requests`; past it those that no shard uses go.
 pub const GATES_KEPT: usize = 1024;
 /// Rules with `max_requests_per_second` whose rates a shard remembers; all shards together keep
 /// those that are not at rest besides.
@@ -14,3 +15,7 @@ pub const RATES_KEPT: usize = 16_384;
 pub const LOG_PAGE_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Reports about backends that wait for control, of all shards: 160 KiB.
 pub const BACKEND_REPORTS_MAX: usize = 4096;
+
+/// Clients at rules with `max_requests_per_second_per_source` that are told apart: 1 MiB, once
+/// there is such a rule. A client is at rest a second after its last request at most.
+pub const SOURCE_RATES_MAX: usize = 65_536;

@@ -90,6 +90,8 @@ endings! {
         "The rule's `allow` or `deny` keeps this client out.";
     RateLimited, "rate_limited", Some(429), Client, None,
         "The rule's `max_requests_per_second` was spent.";
+    SourceLimited, "source_rate_limited", Some(429), Client, None,
+        "The client spent the rule's `max_requests_per_second_per_source`.";
     HeldTimeout, "held_timeout", Some(503), Backend, None,
         "The request was held for as long as its rule allows.";
     HeldFull, "held_full", Some(503), Mantrid, None,
@@ -104,7 +106,7 @@ endings! {
     OwnAddress, "loop", Some(502), Mantrid, None,
         "The rule's backend is this proxy itself.";
     BackendQueue, "backend_queue", Some(503), Backend, None,
-        "No connection to the backend was free in time, or no descriptor.";
+        "No connection to the backend or open request of the rule was free in time, or no descriptor.";
     NoConnection, "no_connection", Some(503), Mantrid, None,
         "This machine could open no connection, for want of a port or of permission.";
     BackendSilent, "backend_silent", Some(502), Backend, Some(Failure::Silent),

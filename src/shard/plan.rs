@@ -8,23 +8,18 @@ use super::hold::{Hold, Waited};
 use super::request::{Client, Keys, Request};
 use super::route::{self, Route};
 use super::{Shard, Table, heads, reply};
-use crate::http::{self, ReplyTo, RequestForward, RequestHead, Target};
+use crate::http::{self, Method, ReplyTo, RequestForward, RequestHead, Target};
 use crate::table::{self, Action, Algorithm, Proxy, Scheme, host};
 
 pub(super) enum Plan<'t> {
-    /// Pass it on. `head` is what the backend gets; `affinity` the hash of the cookie or field that
-    /// decides on the backend, of a rule that goes by one.
-    Proxy {
-        proxy: &'t Proxy,
-        keys: Keys,
-        request: Request,
-        head: Vec<u8>,
-        affinity: Option<NonZeroU64>,
-    },
+    /// Pass it on. `head` is what the backend gets.
+    Proxy { proxy: &'t Proxy, keys: Keys, request: Request, head: Vec<u8> },
     /// Keep it until the table says otherwise.
     Hold { keys: Keys, request: Request, hold: Box<Hold> },
     /// Answer it here. `close` is what the answer says.
     Reply { keys: Keys, request: Request, answer: Vec<u8>, close: bool, ending: Ending },
+    /// Reply to a health check of this daemon, which counts under no host.
+    Health { request: Request, answer: Vec<u8>, close: bool },
     /// Answer and close: the head is not one we understand or accept.
     Refuse { answer: Vec<u8>, refusal: http::Refusal },
 }
@@ -36,18 +31,19 @@ impl Plan<'_> {
             Plan::Proxy { keys, .. } | Plan::Hold { keys, .. } | Plan::Reply { keys, .. } => {
                 Some(*keys)
             }
-            Plan::Refuse { .. } => None,
+            Plan::Health { .. } | Plan::Refuse { .. } => None,
         }
     }
 }
 
 /// `client` is the one that the connection tells, and becomes the request's. `waited` is set for a
-/// request that was held already.
+/// request that was held already. `affinity` becomes the hash of the cookie or field that decides on
+/// the backend, of a rule that goes by one.
 pub(super) fn plan<'t>(
     shard: &Shard,
     table: &'t Table,
     bytes: &[u8],
-    client: &mut Client,
+    (client, affinity): (&mut Client, &mut Option<NonZeroU64>),
     waited: Option<&Waited>,
 ) -> Plan<'t> {
     let mut room = http::field_room();
@@ -77,6 +73,11 @@ pub(super) fn plan<'t>(
         authenticates: head.authenticates,
         overrides: rule.action.overrides().cloned(),
     };
+    if shard.tuning().has_health_path && is_health_check(shard, &head) {
+        let close = request.closes();
+        let answer = health_reply(shard, request.reply_to(close, shard.date()));
+        return Plan::Health { request, answer, close };
+    }
     let via = shard.tuning().via;
     let keys = rule.keys;
     let close = request.closes();
@@ -102,9 +103,9 @@ pub(super) fn plan<'t>(
             let answer = reply::status(shard, &request, 403, close);
             return Plan::Reply { keys, request, answer, close, ending: Ending::AccessDenied };
         }
-        Route::Limited => {
+        Route::Limited(spent) => {
             let answer = reply::too_many(shard, &request, close);
-            return Plan::Reply { keys, request, answer, close, ending: Ending::RateLimited };
+            return Plan::Reply { keys, request, answer, close, ending: spent.ending() };
         }
         Route::Reply(action) => {
             let mut answer = shard.ring.take_vec();
@@ -112,9 +113,9 @@ pub(super) fn plan<'t>(
             return Plan::Reply { keys, request, answer, close, ending: Ending::Local };
         }
     };
-    let affinity = affinity(proxy, &head);
+    *affinity = affinity_of(proxy, &head);
     let head = write_head(shard, proxy, &mut request, (&head, client, scheme), waited);
-    Plan::Proxy { proxy, keys, request, head, affinity }
+    Plan::Proxy { proxy, keys, request, head }
 }
 
 /// Writes the head that a backend gets.
@@ -142,13 +143,29 @@ fn write_head(
 }
 
 /// Hash of the cookie or field by which the rule chooses a backend; `None`: there is none.
-fn affinity(proxy: &Proxy, head: &RequestHead<'_, '_>) -> Option<NonZeroU64> {
+fn affinity_of(proxy: &Proxy, head: &RequestHead<'_, '_>) -> Option<NonZeroU64> {
     let name = proxy.affinity()?;
     let value = match proxy.algorithm() {
         Algorithm::Cookie => head.cookie(name),
         _ => head.field(name),
     };
     value.map(table::affinity)
+}
+
+fn is_health_check(shard: &Shard, head: &RequestHead<'_, '_>) -> bool {
+    let target = head.path_and_query();
+    let path = target.split(|byte| *byte == b'?').next().unwrap_or_default();
+    let is_read = matches!(head.method, Method::Get | Method::Head);
+    is_read && path == shard.published().entrance.load().health_path.as_bytes()
+}
+
+fn health_reply(shard: &Shard, to: ReplyTo) -> Vec<u8> {
+    let mut out = shard.ring.take_vec();
+    match shard.tuning().is_unhealthy || shard.stopping() {
+        true => http::write_empty(503, to, &mut out),
+        false => http::write_status(200, to, &mut out),
+    }
+    out
 }
 
 /// Takes the client that a field of the request names, if it names one.

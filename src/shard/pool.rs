@@ -454,6 +454,7 @@ impl Pool {
         });
         drop(surplus);
         shard.end.counters().set(Counter::IdleConnections, idle_count as u64);
+        waiting_count += shard.open_requests.sweep();
         shard.end.counters().set(Counter::Queued, waiting_count as u64);
     }
 }

@@ -60,14 +60,15 @@ fn defaults_are_those_of_the_manual() {
 fn defaults_of_the_table_are_those_in_force() {
     let in_force = |rule: &Rule| match &rule.action {
         Action::Proxy(proxy) => format!(
-            "{} {:?} {:?} {} {} {:?} {:?}",
+            "{} {:?} {:?} {} {} {:?} {:?} {:?}",
             proxy.attempts(),
             proxy.delay(),
             proxy.algorithm(),
             proxy.healthcheck(),
             proxy.keep_alive(),
             proxy.hold(),
-            proxy.check().map(|check| check.parameters())
+            proxy.check().map(|check| check.parameters()),
+            proxy.slow_start()
         ),
         Action::Spin(spin) => format!("{:?}", spin.timeout()),
         Action::Redirect(redirect) => redirect.code().to_string(),
@@ -91,7 +92,7 @@ fn defaults_of_the_table_are_those_in_force() {
             count += 1;
         }
     }
-    assert_eq!(count, 12);
+    assert_eq!(count, 13);
 }
 
 #[test]
