@@ -69,11 +69,14 @@ impl World {
             slot.add(HostCount::Completed, chance);
             slot.add(HostCount::Errors, chance * 31 % 11);
             slot.add(HostCount::BytesSent, chance * 17 % 97);
-            slot.add(HostCount::Open, chance % 5);
-            slot.add(HostCount::Held, chance % 3);
             slots.add_time(index, SlotTime::Latency, Duration::from_millis(chance * 13 % 89));
-            if chance.is_multiple_of(4) {
-                slots.retire(index);
+            match chance % 4 {
+                // A slot with open requests is not retired.
+                0 => slots.retire(index),
+                _ => {
+                    slot.add(HostCount::Open, chance % 5);
+                    slot.add(HostCount::Held, chance % 3);
+                }
             }
         }
     }
