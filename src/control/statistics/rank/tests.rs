@@ -151,7 +151,9 @@ fn deleted_host_has_the_last_rank() {
     let first = world.chosen(Some(HostSort::Requests), 1, "")[0];
     lock(&world.statistics).forget(&[world.table.key(first)].into_iter().collect());
     for sort in [HostSort::Requests, HostSort::Errors, HostSort::Bytes, HostSort::Latency] {
-        let rank = lock(&world.statistics).ranks(sort).of(world.table.key(first));
+        let statistics = lock(&world.statistics);
+        let rank = statistics.rank_of(&statistics.ranks(sort), world.table.key(first));
+        drop(statistics);
         assert_eq!(rank, HostRank::default(), "{sort:?}");
         assert!(world.chosen(Some(sort), 100, "").contains(&first), "{sort:?}: it has a rule");
     }
