@@ -13,6 +13,7 @@ mod dashboard;
 mod drained;
 mod elder;
 mod events;
+mod figures;
 mod fleet;
 mod grant;
 mod health;
@@ -25,6 +26,7 @@ mod pause;
 mod resolver;
 mod statistics;
 mod store;
+mod times;
 mod trial;
 mod wake;
 mod writer;
@@ -45,6 +47,7 @@ use crate::table::Names;
 use api::{Api, Door, Sources, Taking};
 use elder::Elder;
 use events::{EventBus, health_event};
+use figures::Figures;
 use fleet::Fleet;
 use health::{Health, Prober};
 use heart::{Heart, Last};
@@ -214,7 +217,12 @@ impl Handle {
 
     /// Notes whether the configuration that was read last is in force.
     pub(crate) fn tell_reload(&self, is_done: bool) {
-        self.api.is_reloaded.store(is_done, Ordering::Relaxed);
+        self.api.sources.figures.reload.note(is_done);
+    }
+
+    /// Notes whether a daemon has taken over: this one, or one from it.
+    pub(crate) fn tell_upgrade(&self, is_done: bool) {
+        self.api.sources.figures.upgrade.note(is_done);
     }
 
     /// Lets another process have the state file, once the management requests under way have ended;
@@ -302,8 +310,11 @@ impl Control {
         let (happened, happenings) = mpsc::unbounded_channel();
         let told = WakeMemory::default();
         let trouble = Arc::new(ArcSwapOption::from(store.trouble().map(Arc::new)));
+        let figures = Arc::new(Figures::default());
+        figures.reload.note(true);
         let writer = Writer::start(Wiring {
             store,
+            figures: figures.clone(),
             trouble: trouble.clone(),
             held: held.clone(),
             told: told.clone(),
@@ -327,6 +338,8 @@ impl Control {
                 health: health.clone(),
                 trouble,
                 published: published.clone(),
+                held: held.clone(),
+                figures,
             },
             access.tokens,
             access.connections_max,

@@ -292,6 +292,7 @@ async fn serve(
     announce(&bound, &management);
     let taking_over = match predecessor {
         Some(predecessor) => {
+            control.handle().tell_upgrade(true);
             let ready = predecessor.ready(end.clone(), control.handle(), hears);
             Some(ready.map_err(|error| format!("the daemon that was to hand over: {error}"))?)
         }

@@ -6,15 +6,19 @@
 
 mod asker;
 mod crowd;
+mod daemon_metrics;
 mod error;
 mod events;
 mod exposition;
+mod families;
 mod fleet;
 mod fleet_metrics;
 mod guard;
 mod listing;
 mod metrics;
 mod narrowed;
+mod process;
+mod ranking;
 mod read;
 mod ready;
 mod route;
@@ -25,8 +29,8 @@ mod value;
 mod write_timeout;
 
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, MutexGuard};
-use std::time::SystemTime;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Instant, SystemTime};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use axum::body::{Body, Bytes};
@@ -40,9 +44,11 @@ use tracing::info;
 use super::change::{Change, Done};
 use super::elder::Elder;
 use super::events::EventBus;
+use super::figures::Figures;
 use super::fleet::Fleet;
 use super::grant::Tokens;
 use super::health::Health;
+use super::held::Held;
 use super::orders::Orders;
 use super::resolver::Lookups;
 use super::statistics::{self, SharedStatistics, Statistics};
@@ -51,9 +57,11 @@ use crate::limits;
 use crate::link::{ControlEnd, Published, Tag, TaggedTable};
 use asker::Asker;
 use crowd::{Crowd, Seat};
+use daemon_metrics::PathTimes;
 use error::ApiError;
 use guard::Peer;
-use route::Route;
+use metrics::Ranks;
+use route::{ROUTES, Route};
 
 pub(super) use read::unasked;
 pub(crate) use serve::Management;
@@ -72,6 +80,8 @@ pub(super) struct Sources {
     /// Why changes can't be written, while they can't.
     pub(super) trouble: Arc<ArcSwapOption<String>>,
     pub(super) published: Arc<Published>,
+    pub(super) held: Held,
+    pub(super) figures: Arc<Figures>,
 }
 
 /// The management API.
@@ -80,8 +90,9 @@ pub(super) struct Api {
     pub(super) tokens: Arc<ArcSwap<Tokens>>,
     /// Whether the daemon takes in no more clients.
     pub(super) is_stopping: AtomicBool,
-    /// Whether the last reload of the configuration went well.
-    pub(super) is_reloaded: AtomicBool,
+    /// How long answers take.
+    times: Arc<PathTimes>,
+    ranks: Mutex<Ranks>,
     /// Bytes of bodies that may be in memory, in KiB.
     room: Arc<Semaphore>,
     started: SystemTime,
@@ -108,7 +119,8 @@ impl Api {
             sources,
             tokens: Arc::new(ArcSwap::from_pointee(tokens)),
             is_stopping: AtomicBool::new(false),
-            is_reloaded: AtomicBool::new(true),
+            times: Arc::new(PathTimes::new(ROUTES.iter().map(|(path, _)| *path))),
+            ranks: Mutex::default(),
             room: Arc::new(Semaphore::new(limits::MANAGEMENT_BODIES_BYTES_MAX / 1024)),
             started: SystemTime::now(),
             crowd: Crowd::new(places.clone()),
@@ -121,11 +133,17 @@ impl Api {
 
     /// Answers one request.
     async fn answer(&self, door: Door, peer: &Peer, request: Request<Body>) -> Response {
+        let began = Instant::now();
         let (parts, body) = request.into_parts();
         let is_head = parts.method == Method::HEAD;
         let mut asker = Asker::new(peer);
         let mut response = match self.admit(door, &mut asker, &parts) {
-            Ok(route) => self.act(&asker, route, &parts, body).await,
+            Ok(route) => {
+                let path = route.path();
+                let answer = self.act(&asker, route, &parts, body).await;
+                self.times.add(path, began);
+                answer
+            }
             Err(refused) => {
                 // Bytes left unread would turn the close into a reset that overtakes the answer.
                 read::discard(&parts, body).await;

@@ -37,6 +37,8 @@ struct Waiting {
     ticket: Ticket,
     host: HostKey,
     source: IpAddr,
+    /// Time at which it began to wait, here or in the daemon before this one.
+    since: Instant,
 }
 
 /// Event that the requests for a host wait for.
@@ -132,6 +134,15 @@ impl Queue {
         self.bounds = bounds;
     }
 
+    pub(super) fn bounds(&self) -> Bounds {
+        self.bounds
+    }
+
+    /// Time since which the request waits that waits for longest.
+    pub(super) fn oldest(&self) -> Option<Instant> {
+        self.waiting.values().map(|waiting| waiting.since).min()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.is_empty() && self.releases.is_empty()
     }
@@ -170,7 +181,8 @@ impl Queue {
         self.enter(&host, what, &found, outcome).places.insert(place);
         *self.by_source.entry(source).or_default() += 1;
         self.tickets.insert((shard, ticket), place);
-        self.waiting.insert(place, Waiting { shard, ticket, host, source });
+        let since = began(place, now);
+        self.waiting.insert(place, Waiting { shard, ticket, host, source, since });
     }
 
     /// Finds the event that a request for this host has to wait for; `None`: nothing.
@@ -415,6 +427,12 @@ impl Queue {
         waits.extend(self.releases.keys().map(|key| (*key, limits::BEHIND_TIME)));
         Some(waits)
     }
+}
+
+/// Time at which a request of this rank began to wait; that of one which was taken over is in it.
+fn began(rank: Rank, now: Instant) -> Instant {
+    let waited = Duration::from_nanos(RANK_FIRST.saturating_sub(rank));
+    now.checked_sub(waited).unwrap_or(now)
 }
 
 fn take_one<K: std::hash::Hash + Eq, S: std::hash::BuildHasher>(

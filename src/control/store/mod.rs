@@ -310,6 +310,16 @@ impl Store {
         }
     }
 
+    /// Bytes of the journal, with the part that is being folded.
+    pub(super) fn bytes(&self) -> u64 {
+        self.journal_bytes + self.folding_bytes.unwrap_or(0)
+    }
+
+    /// How many rules of the files are not used.
+    pub(super) fn rejected_count(&self) -> usize {
+        self.rejected.len()
+    }
+
     /// Lines for the log that nobody has had yet.
     pub(super) fn take_notes(&mut self) -> Vec<String> {
         std::mem::take(&mut self.notes)
