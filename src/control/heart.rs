@@ -87,7 +87,11 @@ impl Heart {
 
     fn beat(&mut self) {
         let current = self.published.table_full();
-        statistics::lock(&self.statistics).take_over(&current.table);
+        {
+            let mut statistics = statistics::lock(&self.statistics);
+            statistics.take_over(&current.table);
+            statistics.mark();
+        }
         self.wake.beat(&self.statistics, &current.table);
         if !self.events.is_followed() {
             // The first second of the next reader has no rates; better than wrong ones.

@@ -1,21 +1,31 @@
 //! Statistics per host: what the shards count now, what they have handed over, and what was saved
 //! before the last start, as one number.
 //!
-//! A shard's slot that was idle for long is retired and its numbers come here, packed: about 100
+//! A shard's slot that was idle for long is retired and its numbers come here, packed: about 120
 //! bytes for a host that ever had traffic, nothing for one that had none. A deleted host's numbers
 //! go, though the shards' slots stay for a while: what they held at that moment is taken off from
 //! then on.
 
-use std::collections::HashMap;
+mod archive;
+mod window;
+
+use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasherDefault, Hash, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use serde_json::{Map, Value, json};
 
 use super::Counted;
 use crate::limits;
-use crate::link::{ByKey, ControlEnd, HostCount, Id, KeySet, Sums};
+use crate::link::{ByKey, ControlEnd, HostCount, Id, KeyHasher, KeySet, Sums, Whole};
 use crate::state::Totals;
 use crate::table::{Snapshot, UNKNOWN};
+use archive::HostArchive;
+use window::Window;
+
+pub(super) use window::SlotReading;
+use window::describe;
 
 /// The statistics, shared by several threads: the API, the writer, and the one that folds the
 /// journal.
@@ -29,16 +39,19 @@ pub(super) fn lock(statistics: &SharedStatistics) -> MutexGuard<'_, Statistics> 
 /// All counters by host.
 pub(super) struct Statistics {
     shards: ControlEnd,
-    /// Sums handed over by shards, and saved before: by key, packed.
-    base: ByKey<Box<[u8]>>,
-    /// Sums in the slots of a host when it was deleted.
-    gone: ByKey<Sums>,
+    /// Numbers handed over by shards, and saved before.
+    base: HostArchive,
+    /// Numbers in the slots of a host when it was deleted.
+    gone: ByKey<Box<Whole>>,
     /// Requests completed in each slot of each shard when it was saved last.
     saved: Vec<Vec<u64>>,
     /// Hosts that have more than was saved, though no slot shows it.
     unsaved: KeySet,
-    /// Backends that shards have forgotten.
-    backends: HashMap<Id, Sums>,
+    /// Backends that shards have forgotten, packed.
+    backends: HashMap<Id, Box<[u8]>>,
+    /// The last minute of hosts and of backends.
+    host_window: Window<u64, BuildHasherDefault<KeyHasher>>,
+    backend_window: Window<Id, RandomState>,
     /// Requests under way in a daemon that is being taken over from.
     elder: ByKey<u64>,
 }
@@ -49,15 +62,21 @@ pub(super) type Busy = ByKey<Sums>;
 impl Statistics {
     /// Goes on from what was saved; names that no rule has (any more) are left out.
     pub(super) fn new(shards: ControlEnd, table: &Snapshot, saved: &[Counted]) -> Statistics {
-        let known = saved.iter().filter(|(name, _)| is_counted(table, name));
-        let base = known.map(|(name, counters)| (table.key(name), sums_of(*counters).pack()));
-        let nothing_saved = vec![Vec::new(); shards.counters().len()];
+        let mut base = HostArchive::default();
+        for (name, counters) in saved.iter().filter(|(name, _)| is_counted(table, name)) {
+            base.set(table.key(name), &sums_of(*counters).into());
+        }
+        let count = shards.counters().len();
+        let nothing_saved = vec![Vec::new(); count];
+        let now = Instant::now();
         Statistics {
-            base: base.collect(),
+            base,
             gone: ByKey::default(),
             saved: nothing_saved,
             unsaved: KeySet::default(),
             backends: HashMap::new(),
+            host_window: Window::new(count, now),
+            backend_window: Window::new(count, now),
             elder: ByKey::default(),
             shards,
         }
@@ -66,30 +85,54 @@ impl Statistics {
     /// Takes over the slots that shards have retired, once a second. As long as there are none,
     /// that is a look at each slot and nothing more.
     pub(super) fn take_over(&mut self, table: &Snapshot) {
+        self.take_wraps();
         let mut of_deleted = KeySet::default();
-        for (slots, saved) in self.shards.hosts().zip(&mut self.saved) {
-            slots.take_retired(|index, [key, ..], sums| {
+        for (shard, (slots, saved)) in self.shards.hosts().zip(&mut self.saved).enumerate() {
+            slots.take_retired(|index, [key, ..], slot| {
                 let saved = saved.get_mut(index).map(std::mem::take).unwrap_or_default();
-                if saved != sums.get(HostCount::Completed) {
+                let whole = slot.whole();
+                if saved != whole.sums.get(HostCount::Completed) {
                     self.unsaved.insert(key);
                 }
-                add(&mut self.base, key, &sums);
+                self.base.change(key, |base| base.add(&whole));
+                self.host_window.retire((shard, index), key, &SlotReading::of_host(slot));
                 if self.gone.contains_key(&key) {
                     of_deleted.insert(key);
                 }
             });
         }
         self.end_deleted(&of_deleted, table);
-        for slots in self.shards.backends() {
-            slots.take_retired(|_, id, mut sums| {
+        for (shard, slots) in self.shards.backends().enumerate() {
+            slots.take_retired(|index, id, slot| {
+                let mut whole = slot.whole();
                 // Nothing is open any more at a backend that a shard has forgotten.
-                sums.set(HostCount::Open, 0);
-                sums.set(HostCount::Held, 0);
-                if self.backends.len() < limits::BACKENDS_TOLD_MAX
-                    || self.backends.contains_key(&id)
-                {
-                    self.backends.entry(id).or_default().add(&sums);
+                whole.sums.set(HostCount::Open, 0);
+                whole.sums.set(HostCount::Held, 0);
+                let reading = SlotReading::of_backend(slot);
+                self.backend_window.retire((shard, index), id, &reading);
+                let is_known = self.backends.contains_key(&id);
+                if is_known || self.backends.len() < limits::BACKENDS_TOLD_MAX {
+                    let packed = self.backends.entry(id).or_default();
+                    whole.add(&Whole::unpack(packed));
+                    *packed = whole.pack();
                 }
+            });
+        }
+    }
+
+    /// Adds up the classes of times that came to the end of their counts in slots.
+    fn take_wraps(&mut self) {
+        for slots in self.shards.hosts() {
+            slots.take_wraps(|[key, ..], class| {
+                self.base.change(key, |base| base.add_wrap(class));
+            });
+        }
+        for slots in self.shards.backends() {
+            slots.take_wraps(|id, class| {
+                let packed = self.backends.entry(id).or_default();
+                let mut whole = Whole::unpack(packed);
+                whole.add_wrap(class);
+                *packed = whole.pack();
             });
         }
     }
@@ -102,11 +145,9 @@ impl Statistics {
         let held = self.in_slots(keys);
         for key in keys.iter().filter(|key| !held.contains_key(key)) {
             let Some(gone) = self.gone.remove(key) else { continue };
-            let mut all =
-                self.base.remove(key).map_or_else(Sums::default, |old| Sums::unpack(&old));
-            all.sub_ended(&gone);
-            if name_of(table, *key).is_some() {
-                self.base.insert(*key, all.pack());
+            match name_of(table, *key) {
+                Some(_) => self.base.change(*key, |base| base.sub_ended(&gone)),
+                None => self.base.remove(*key),
             }
         }
     }
@@ -140,7 +181,7 @@ impl Statistics {
     /// Sums of these hosts; a host that never had a request is left out.
     pub(super) fn of(&self, keys: &KeySet) -> Busy {
         let mut found = self.in_slots(keys);
-        let is_known = |key: &&u64| self.base.contains_key(key) || self.elder.contains_key(key);
+        let is_known = |key: &&u64| self.base.contains(**key) || self.elder.contains_key(key);
         for key in keys.iter().filter(is_known) {
             found.entry(*key).or_default();
         }
@@ -151,11 +192,11 @@ impl Statistics {
     /// Adds the sums that slots do not hold (any more).
     fn complete(&self, found: &mut Busy) {
         for (key, sums) in found {
-            if let Some(more) = self.base.get(key) {
-                sums.add(&Sums::unpack(more));
+            if let Some(more) = self.base.sums(*key) {
+                sums.add(&more);
             }
             if let Some(less) = self.gone.get(key) {
-                sums.sub_ended(less);
+                sums.sub_ended(&less.sums);
             }
             if let Some(open) = self.elder.get(key) {
                 sums.set(HostCount::Open, sums.get(HostCount::Open) + open);
@@ -180,14 +221,9 @@ impl Statistics {
         self.elder = open.iter().map(|(name, open)| (table.key(name), *open)).collect();
     }
 
-    /// Sums of one host.
-    pub(super) fn of_one(&self, key: u64) -> Option<Sums> {
-        self.of(&KeySet::from_iter([key])).remove(&key)
-    }
-
     /// The key of every host that ever had a request.
     pub(super) fn known(&self) -> KeySet {
-        let mut known: KeySet = self.base.keys().copied().collect();
+        let mut known: KeySet = self.base.keys().collect();
         for slots in self.shards.hosts() {
             slots.look(|_, [key, ..], _| {
                 known.insert(key);
@@ -198,12 +234,21 @@ impl Statistics {
 
     /// Forgets deleted hosts: later hosts of these names start at nothing.
     pub(super) fn forget(&mut self, keys: &KeySet) {
-        let mut held = self.in_slots(keys);
+        let mut held: ByKey<Box<Whole>> = ByKey::default();
+        for (shard, slots) in self.shards.hosts().enumerate() {
+            slots.look(|index, [key, ..], slot| {
+                if keys.contains(&key) {
+                    held.entry(key).or_default().add(&slot.whole());
+                    self.host_window.forget_slot(shard, index, SlotReading::of_host(slot));
+                }
+            });
+        }
         for key in keys {
-            self.base.remove(key);
+            self.base.remove(*key);
             self.unsaved.remove(key);
+            self.host_window.forget(*key);
             match held.remove(key) {
-                Some(sums) => self.gone.insert(*key, sums),
+                Some(whole) => self.gone.insert(*key, whole),
                 None => self.gone.remove(key),
             };
         }
@@ -243,26 +288,143 @@ impl Statistics {
                 continue;
             }
             let key = table.key(name);
-            add(&mut self.base, key, &sums_of(*totals));
+            self.base.change(key, |base| base.add(&sums_of(*totals).into()));
             self.unsaved.insert(key);
         }
     }
 
     /// Backends that shards know or knew, with their sums.
     pub(super) fn backends(&self) -> HashMap<Id, Sums> {
-        let mut all = self.backends.clone();
+        let known = self.backends.iter().map(|(id, packed)| (*id, Sums::unpack(packed)));
+        let mut all: HashMap<Id, Sums> = known.collect();
         for slots in self.shards.backends() {
             slots.look(|_, id, slot| all.entry(id).or_default().add(&slot.sums()));
         }
         all
     }
+
+    /// Counts and histograms of these hosts.
+    pub(super) fn wholes(&self, keys: &KeySet) -> ByKey<Whole> {
+        let known = keys.iter().filter_map(|key| Some((*key, self.base.whole(*key)?)));
+        let mut found: ByKey<Whole> = known.collect();
+        for slots in self.shards.hosts() {
+            slots.look(|_, [key, ..], slot| {
+                if keys.contains(&key) {
+                    found.entry(key).or_default().add(&slot.whole());
+                }
+            });
+        }
+        for (key, whole) in &mut found {
+            if let Some(less) = self.gone.get(key) {
+                whole.sub_ended(less);
+            }
+        }
+        found
+    }
+
+    /// Counts and histograms of these backends.
+    pub(super) fn backend_wholes(&self, ids: &HashSet<Id>) -> HashMap<Id, Whole> {
+        let known = ids.iter().filter_map(|id| Some((*id, self.backends.get(id)?)));
+        let mut found: HashMap<Id, Whole> =
+            known.map(|(id, packed)| (id, Whole::unpack(packed))).collect();
+        for slots in self.shards.backends() {
+            slots.look(|_, id, slot| {
+                if ids.contains(&id) {
+                    found.entry(id).or_default().add(&slot.whole());
+                }
+            });
+        }
+        found
+    }
+
+    /// The last minute of these hosts: of each that had traffic in it.
+    pub(super) fn minutes(&self, keys: &KeySet) -> Minutes<ByKey<SlotReading>> {
+        let mut found = ByKey::<SlotReading>::default();
+        for (shard, slots) in self.shards.hosts().enumerate() {
+            slots.look(|index, [key, ..], slot| {
+                if keys.contains(&key) {
+                    let minute = self.host_window.minute(shard, index, &SlotReading::of_host(slot));
+                    found.entry(key).or_default().add(&minute);
+                }
+            });
+        }
+        for key in keys {
+            let retired = self.host_window.retired(*key);
+            if !retired.is_zero() {
+                found.entry(*key).or_default().add(&retired);
+            }
+        }
+        Minutes { of: found, seconds: self.host_window.seconds(Instant::now()) }
+    }
+
+    /// The last minute of all backends.
+    pub(super) fn backend_minutes(&self) -> Minutes<HashMap<Id, SlotReading>> {
+        let mut found: HashMap<Id, SlotReading> = HashMap::new();
+        for (shard, slots) in self.shards.backends().enumerate() {
+            slots.look(|index, id, slot| {
+                let reading = SlotReading::of_backend(slot);
+                let minute = self.backend_window.minute(shard, index, &reading);
+                found.entry(id).or_default().add(&minute);
+            });
+        }
+        self.backend_window.each_retired(|id, minute| found.entry(id).or_default().add(&minute));
+        Minutes { of: found, seconds: self.backend_window.seconds(Instant::now()) }
+    }
+
+    /// Marks what is counted, twice a minute: the last minute begins at a mark.
+    pub(super) fn mark(&mut self) {
+        let now = Instant::now();
+        if !self.host_window.is_due(now) {
+            return;
+        }
+        self.host_window.turn(now);
+        for (shard, slots) in self.shards.hosts().enumerate() {
+            slots.look(|index, _, slot| {
+                self.host_window.mark(shard, index, SlotReading::of_host(slot));
+            });
+        }
+        self.backend_window.turn(now);
+        for (shard, slots) in self.shards.backends().enumerate() {
+            slots.look(|index, _, slot| {
+                self.backend_window.mark(shard, index, SlotReading::of_backend(slot));
+            });
+        }
+    }
 }
 
-fn add(base: &mut ByKey<Box<[u8]>>, key: u64, sums: &Sums) {
-    let packed = base.entry(key).or_default();
-    let mut all = Sums::unpack(packed);
-    all.add(sums);
-    *packed = all.pack();
+/// The last minute of hosts or backends, and its length.
+pub(super) struct Minutes<M> {
+    of: M,
+    seconds: f64,
+}
+
+impl Minutes<ByKey<SlotReading>> {
+    /// JSON of the counters of a host, with its rates and percentiles of the last minute.
+    pub(super) fn to_json(&self, key: u64, sums: &Sums) -> Map<String, Value> {
+        let minute = self.of.get(&key).copied().unwrap_or_default();
+        let mut object = to_json(sums);
+        object.extend(describe(&minute, self.seconds));
+        object
+    }
+}
+
+impl<K: Eq + Hash> Minutes<HashMap<K, SlotReading>> {
+    /// The last minute of backends by other names.
+    pub(super) fn by<N: Eq + Hash>(
+        self,
+        name: impl Fn(&K) -> N,
+    ) -> Minutes<HashMap<N, SlotReading>> {
+        let of = self.of.into_iter().map(|(key, minute)| (name(&key), minute)).collect();
+        Minutes { of, seconds: self.seconds }
+    }
+
+    /// Rates and percentiles of a backend in the last minute.
+    pub(super) fn of_backend(&self, key: &K) -> Map<String, Value> {
+        let minute = self.of.get(key).copied().unwrap_or_default();
+        let mut object = describe(&minute, self.seconds);
+        object.retain(|name, _| !name.starts_with("bytes"));
+        object
+    }
 }
 
 /// The sums of a host that outlive the process, as its slot counts them.
@@ -308,11 +470,15 @@ pub(super) fn name_of(table: &Snapshot, key: u64) -> Option<&str> {
     table.name_of(key).or_else(|| (key == table.key(UNKNOWN)).then_some(UNKNOWN))
 }
 
-/// JSON of the original's four numbers, requests held, and responses by class.
-pub(super) fn to_json(sums: &Sums) -> Map<String, Value> {
+/// JSON of responses by class.
+pub(super) fn answers_to_json(sums: &Sums) -> Value {
     let classes = ["2xx", "3xx", "4xx", "5xx"].into_iter().zip(sums.answers());
-    let answers: Map<_, _> =
-        classes.map(|(class, count)| (class.to_owned(), json!(count))).collect();
+    classes.map(|(class, count)| (class, json!(count))).collect()
+}
+
+/// JSON of the original's four numbers, requests held, responses by class, and requests that
+/// failed.
+pub(super) fn to_json(sums: &Sums) -> Map<String, Value> {
     let numbers = [
         ("open_requests", HostCount::Open),
         ("completed_requests", HostCount::Completed),
@@ -322,6 +488,7 @@ pub(super) fn to_json(sums: &Sums) -> Map<String, Value> {
     ];
     let numbers = numbers.map(|(name, count)| (name.to_owned(), json!(sums.get(count))));
     let mut object: Map<String, Value> = numbers.into_iter().collect();
-    object.insert("answers".to_owned(), Value::Object(answers));
+    object.insert("answers".to_owned(), answers_to_json(sums));
+    object.insert("errors".to_owned(), json!(sums.get(HostCount::Errors)));
     object
 }

@@ -43,6 +43,14 @@ pub const SAVE_EVERY: Duration = Duration::from_secs(10);
 pub const SAVED_AT_ONCE: usize = 50_000;
 /// Hosts whose statistics are read under one lock.
 pub const STATISTICS_AT_ONCE: usize = 8192;
+/// Interval of the marks from which the last minute of hosts and backends is counted: the minute
+/// begins at the older of two.
+pub const WINDOW_STEP: Duration = Duration::from_secs(30);
+/// Bytes of the marks of a slot.
+pub const SLOT_MARKS_BYTES: usize = 208;
+/// Hosts, and as many backends, whose last minute is known although no shard has a slot for them
+/// any more: 60 MiB.
+pub const WINDOW_RETIRED_MAX: usize = 1 << 18;
 /// Backends whose counts are kept when no shard knows the backend any more.
 pub const BACKENDS_TOLD_MAX: usize = 10_000;
 /// Backends in a reply, about 2 MB; unusable backends come first, then the busiest. Known are at

@@ -1,6 +1,9 @@
 //! Bounds of `link`. Per shard.
 
-/// Slots in which a shard counts by host, and as many by backend: 256 bytes each, made as needed.
+/// Bytes of a slot: what a host, or a backend, takes on each shard where it is busy. Control keeps
+/// [`SLOT_MARKS_BYTES`](super::SLOT_MARKS_BYTES) beside it.
+pub const SLOT_BYTES: usize = 512;
+/// Slots in which a shard counts by host, and as many by backend, made as needed.
 pub const SLOTS_MAX: u32 = 1 << 20;
 /// Backends with `max_connections` whose gates are kept; past it those that no shard uses go.
 pub const GATES_KEPT: usize = 1024;

@@ -79,7 +79,7 @@ pub const INTERIM_BYTES_MAX: usize = 1024 * 1024;
 pub const TURNS_MAX: usize = 65_536;
 /// Longest response head, bytes; backends are trusted further than clients.
 pub const RESPONSE_HEAD_BYTES_MAX: usize = 64 * 1024;
-/// Slots in use above which slots that were idle between two looks are given back: 16 MiB stay.
+/// Slots in use above which slots that were idle between two looks are given back: 32 MiB stay.
 pub const SLOTS_KEPT: usize = 65_536;
 /// Bytes that a shard keeps back while its page is being taken away.
 pub const LOG_BACK_BYTES_MAX: usize = 64 * 1024;

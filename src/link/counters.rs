@@ -1,9 +1,11 @@
 //! Counters that one shard alone writes and any thread may read: no locked instruction, no shared
 //! cache line.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::times::{SlotTime, TIME_CLASSES, TIMES, micros_of};
 use crate::http::Refusal;
 
 /// A count of a shard.
@@ -80,9 +82,11 @@ pub(crate) enum Counter {
     HeldRefused,
     /// Held requests whose client left.
     HeldLeft,
+    /// Requests that ended with a 5xx, or by a fault that is not their client's.
+    Errors,
 }
 
-const COUNTERS: usize = Counter::HeldLeft as usize + 1;
+const COUNTERS: usize = Counter::Errors as usize + 1;
 
 /// Why a connection or a request was turned away.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -124,8 +128,27 @@ impl Shed {
     pub(crate) const CONNECTIONS: [Shed; 4] =
         [Shed::Room, Shed::Descriptors, Shed::Source, Shed::Stranger];
 }
-/// Upper bounds of the classes of times that requests were held, in milliseconds.
-pub(crate) const HELD_BOUNDS: [u64; 8] = [100, 500, 1_000, 5_000, 15_000, 30_000, 60_000, 120_000];
+
+/// Author of a final response to a client.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+#[repr(usize)]
+pub(crate) enum Author {
+    Backend,
+    /// Mantrid itself, with a reply of its own.
+    Mantrid,
+}
+
+impl Author {
+    pub(crate) const ALL: [(Author, &str); 2] =
+        [(Author::Backend, "backend"), (Author::Mantrid, "mantrid")];
+}
+
+/// The lowest status with a count of its own.
+const STATUS_MIN: u16 = 100;
+/// Statuses with a count of their own: each that HTTP has room for.
+const STATUSES: usize = 900;
+/// Endings of requests that there is room for.
+const ENDINGS_MAX: usize = 64;
 const REFUSALS: usize = Refusal::ALL.len();
 
 /// The counters of one shard, aligned so that no two shards' counters share a cache line (pairs are
@@ -135,8 +158,15 @@ pub(crate) struct Counters {
     counts: [AtomicU64; COUNTERS],
     refusals: [AtomicU64; REFUSALS],
     shed: [AtomicU64; Shed::ALL.len()],
-    /// Classes by [`HELD_BOUNDS`], one above, and the sum in milliseconds.
-    held_times: [AtomicU64; HELD_BOUNDS.len() + 2],
+    /// Final responses by author and status.
+    statuses: [[AtomicU64; STATUSES]; Author::ALL.len()],
+    /// Requests that ended, by the position of their ending in the shard's table of endings.
+    endings: [AtomicU64; ENDINGS_MAX],
+    /// Names of the endings: that table is the shard's.
+    ending_names: OnceLock<&'static [&'static str]>,
+    /// Sums of times in microseconds, and their classes.
+    time_sums: [AtomicU64; TIMES],
+    time_classes: [AtomicU64; TIME_CLASSES],
 }
 
 impl Default for Counters {
@@ -146,7 +176,11 @@ impl Default for Counters {
             counts: std::array::from_fn(zero),
             refusals: std::array::from_fn(zero),
             shed: std::array::from_fn(zero),
-            held_times: std::array::from_fn(zero),
+            statuses: std::array::from_fn(|_| std::array::from_fn(zero)),
+            endings: std::array::from_fn(zero),
+            ending_names: OnceLock::new(),
+            time_sums: std::array::from_fn(zero),
+            time_classes: std::array::from_fn(zero),
         }
     }
 }
@@ -172,17 +206,56 @@ impl Counters {
         self.shed[why as usize].load(Ordering::Relaxed)
     }
 
-    /// Counts how long a request was held.
-    pub(crate) fn add_held_time(&self, time: Duration) {
-        let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        let class = HELD_BOUNDS.iter().position(|bound| millis <= *bound);
-        add(&self.held_times[class.unwrap_or(HELD_BOUNDS.len())], 1);
-        add(&self.held_times[HELD_BOUNDS.len() + 1], millis);
+    /// Counts a time.
+    #[inline]
+    pub(crate) fn add_time(&self, time: SlotTime, took: Duration) {
+        let micros = micros_of(took);
+        add(&self.time_sums[time as usize], micros);
+        add(&self.time_classes[time.class_of(micros)], 1);
     }
 
-    /// The classes of times that requests were held, and their sum in milliseconds.
-    pub(crate) fn held_times(&self) -> [u64; HELD_BOUNDS.len() + 2] {
-        std::array::from_fn(|at| self.held_times[at].load(Ordering::Relaxed))
+    /// The classes of a time, and their sum in microseconds.
+    pub(crate) fn times(&self, time: SlotTime) -> (Vec<u64>, u64) {
+        let classes = self.time_classes[time.classes()].iter();
+        let classes = classes.map(|class| class.load(Ordering::Relaxed)).collect();
+        (classes, self.time_sums[time as usize].load(Ordering::Relaxed))
+    }
+
+    /// Says how the endings are called that [`Counters::add_ending`] counts by their positions.
+    pub(crate) fn name_endings(&self, names: &'static [&'static str]) {
+        debug_assert!(names.len() <= ENDINGS_MAX, "no room for {} endings", names.len());
+        // A shard is made once.
+        let _ = self.ending_names.set(names);
+    }
+
+    /// Counts the end of a request.
+    #[inline]
+    pub(crate) fn add_ending(&self, ending: usize) {
+        if let Some(cell) = self.endings.get(ending) {
+            add(cell, 1);
+        }
+    }
+
+    /// Requests by how they ended; a name may come twice.
+    pub(crate) fn endings(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let names = self.ending_names.get().copied().unwrap_or_default();
+        names.iter().copied().zip(self.endings.iter().map(|cell| cell.load(Ordering::Relaxed)))
+    }
+
+    /// Counts a final response by its author and status.
+    #[inline]
+    pub(crate) fn add_status(&self, author: Author, status: u16) {
+        let at = usize::from(status.wrapping_sub(STATUS_MIN));
+        if let Some(cell) = self.statuses[author as usize].get(at) {
+            add(cell, 1);
+        }
+    }
+
+    /// Final responses of an author by status, those that there were.
+    pub(crate) fn statuses(&self, author: Author) -> impl Iterator<Item = (u16, u64)> {
+        let cells = self.statuses[author as usize].iter();
+        let counts = (STATUS_MIN..).zip(cells.map(|cell| cell.load(Ordering::Relaxed)));
+        counts.filter(|(_, count)| *count != 0)
     }
 
     /// Counts a final response or reply by its class.

@@ -19,6 +19,7 @@ mod shares;
 mod slots;
 mod sources;
 mod table;
+mod times;
 mod tuning;
 mod turn;
 
@@ -37,7 +38,7 @@ use crate::limits;
 
 pub(crate) use backend_reports::{BackendReport, Failure};
 pub(crate) use beat::{Beat, Part};
-pub(crate) use counters::{Counter, Counters, HELD_BOUNDS, Shed};
+pub(crate) use counters::{Author, Counter, Counters, Shed};
 pub(crate) use drain::Drain;
 pub(crate) use errors::{is_local_fault, is_shortage};
 pub(crate) use gate::{Gate, Gates};
@@ -50,10 +51,11 @@ pub(crate) use own::{Own, is_local};
 pub(crate) use rate::{Rate, Rates};
 pub(crate) use shares::Shares;
 pub(crate) use slots::{
-    BackendCount, ByKey, HostCount, Id, KeySet, Slot, SlotIndex, SlotTime, Slots, Sums, TIME_BOUNDS,
+    BackendCount, ByKey, HostCount, Id, KeyHasher, KeySet, Slot, SlotIndex, Slots, Sums, Whole,
 };
 pub(crate) use sources::Sources;
 pub(crate) use table::{Tag, TaggedTable};
+pub(crate) use times::{CLASSES_OF_TIME, SlotTime, TIME_BOUNDS};
 pub(crate) use tuning::{Timeouts, Tuning};
 pub(crate) use turn::{Turn, Turns};
 

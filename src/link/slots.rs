@@ -12,6 +12,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use super::times::{CLASSES_OF_TIME, SlotTime, TIME_CLASSES, TIMES, micros_of};
 use crate::limits;
 
 /// A count of a host's slot.
@@ -28,6 +29,8 @@ pub(crate) enum HostCount {
     BytesSent,
     /// Bytes received from clients.
     BytesReceived,
+    /// Requests that ended with a 5xx, or by a fault that is not their client's.
+    Errors = ERRORS,
 }
 
 /// A count of a backend's slot.
@@ -44,23 +47,18 @@ pub(crate) enum BackendCount {
     Connections,
     /// Attempts to connect that failed.
     Failures,
-}
-
-/// A histogram of times in a slot of either kind: a class for each of [`TIME_BOUNDS`], one above,
-/// and the sum in microseconds.
-#[derive(Copy, Clone, PartialEq, Eq, Debug)]
-#[repr(usize)]
-pub(crate) enum SlotTime {
-    /// Connections opened, by the time that took.
-    Connect = 9,
-    /// Responses, by the time from request to response head.
-    Response = 18,
+    /// Requests that ended with a 5xx of the backend, or by its fault.
+    Errors = ERRORS,
 }
 
 const OPEN: usize = 0;
 const COMPLETED: usize = 2;
 /// Final responses by class, from 2xx; 3xx, 4xx and 5xx follow.
 const ANSWERS: usize = 5;
+const ERRORS: usize = ANSWERS + CLASSES;
+/// Sums of times in microseconds, by [`SlotTime`].
+const TIME_SUMS: usize = ERRORS + 1;
+const COUNTS: usize = TIME_SUMS + TIMES;
 
 /// The position of a count among those of a slot.
 pub(crate) trait SlotIndex {
@@ -83,16 +81,8 @@ impl SlotIndex for BackendCount {
 
 /// Number of classes of responses that are counted: 2xx to 5xx.
 pub(crate) const CLASSES: usize = 4;
-/// Upper bounds of the classes of times, in microseconds; the last class has none.
-pub(crate) const TIME_BOUNDS: [u64; 7] =
-    [1_000, 5_000, 25_000, 100_000, 500_000, 2_500_000, 10_000_000];
-/// Cells of one histogram.
-const TIMES: usize = TIME_BOUNDS.len() + 2;
-const COUNTS: usize = SlotTime::Response as usize + TIMES;
 const _: () = assert!(HostCount::BytesReceived as usize + 1 == ANSWERS);
 const _: () = assert!(BackendCount::Failures as usize + 1 == ANSWERS);
-const _: () = assert!(ANSWERS + CLASSES == SlotTime::Connect as usize);
-const _: () = assert!(SlotTime::Connect as usize + TIMES == SlotTime::Response as usize);
 
 /// Owner of a slot: a host's key, or a backend's address in two words and the port.
 pub(crate) type Id = [u64; 3];
@@ -101,16 +91,28 @@ const FREE: u64 = 0;
 const LIVE: u64 = 1;
 const RETIRED: u64 = 2;
 
-/// Four cache lines; what every request touches is in the first two.
-#[derive(Default)]
-#[repr(align(64))]
+/// Eight cache lines; what every request touches is in the first four.
+#[repr(C, align(64))]
 pub(crate) struct Slot {
     phase: AtomicU64,
     id: [AtomicU64; 3],
     counts: [AtomicU64; COUNTS],
+    /// Histograms of all times, half as wide as the counts: see [`Slots::add_time`].
+    classes: [AtomicU32; TIME_CLASSES],
 }
 
-const _: () = assert!(size_of::<Slot>() == 256);
+const _: () = assert!(size_of::<Slot>() == limits::SLOT_BYTES);
+
+impl Default for Slot {
+    fn default() -> Slot {
+        Slot {
+            phase: AtomicU64::new(FREE),
+            id: std::array::from_fn(|_| AtomicU64::new(0)),
+            counts: std::array::from_fn(|_| AtomicU64::new(0)),
+            classes: std::array::from_fn(|_| AtomicU32::new(0)),
+        }
+    }
+}
 
 impl Slot {
     /// Adds to a cell. Called by the owning shard only: a load and a store, not a locked add.
@@ -141,13 +143,15 @@ impl Slot {
         }
     }
 
-    /// Counts a time.
-    pub(crate) fn add_time(&self, histogram: SlotTime, time: std::time::Duration) {
-        let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        let class = TIME_BOUNDS.iter().position(|bound| micros <= *bound);
-        let first = histogram as usize;
-        self.add_at(first + class.unwrap_or(TIME_BOUNDS.len()), 1);
-        self.add_at(first + TIME_BOUNDS.len() + 1, micros);
+    /// Counts a time; returns its class if the class's count has come to its end and begun anew.
+    #[inline]
+    fn add_time(&self, time: SlotTime, micros: u64) -> Option<usize> {
+        self.add_at(TIME_SUMS + time as usize, micros);
+        let class = time.class_of(micros);
+        let cell = &self.classes[class];
+        let count = cell.load(Ordering::Relaxed).wrapping_add(1);
+        cell.store(count, Ordering::Relaxed);
+        (count == 0).then_some(class)
     }
 
     pub(crate) fn get(&self, count: impl SlotIndex) -> u64 {
@@ -163,21 +167,32 @@ impl Slot {
         std::array::from_fn(|at| self.id[at].load(Ordering::Relaxed))
     }
 
-    /// All of it, at this moment.
+    /// The counts, at this moment.
     pub(crate) fn sums(&self) -> Sums {
         Sums(std::array::from_fn(|at| self.counts[at].load(Ordering::Relaxed)))
     }
-}
 
-/// Numbers of one host or backend, read from slots and added up.
-#[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Sums([u64; COUNTS]);
+    /// Counts and histograms, at this moment.
+    pub(crate) fn whole(&self) -> Whole {
+        let mut classes = [0; TIME_CLASSES];
+        for (sum, cell) in classes.iter_mut().zip(&self.classes) {
+            *sum = cell.load(Ordering::Relaxed).into();
+        }
+        Whole { sums: self.sums(), classes }
+    }
 
-impl Default for Sums {
-    fn default() -> Sums {
-        Sums([0; COUNTS])
+    /// The classes of one time with [`TIME_BOUNDS`](super::TIME_BOUNDS); each count begins anew
+    /// after 2³².
+    pub(crate) fn classes_of(&self, time: SlotTime) -> [u32; CLASSES_OF_TIME] {
+        debug_assert!(time != SlotTime::Held, "it has other bounds");
+        let first = time.classes().start;
+        std::array::from_fn(|at| self.classes[first + at].load(Ordering::Relaxed))
     }
 }
+
+/// Counts of one host or backend, read from slots and added up.
+#[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Sums([u64; COUNTS]);
 
 impl Sums {
     pub(crate) fn get(&self, count: impl SlotIndex) -> u64 {
@@ -193,12 +208,6 @@ impl Sums {
         &self.0[ANSWERS..][..CLASSES]
     }
 
-    /// The classes of times and their sum in microseconds.
-    pub(crate) fn times(&self, histogram: SlotTime) -> (&[u64], u64) {
-        let all = &self.0[histogram as usize..][..TIMES];
-        (&all[..=TIME_BOUNDS.len()], all[TIME_BOUNDS.len() + 1])
-    }
-
     pub(crate) fn add(&mut self, more: &Sums) {
         self.0.iter_mut().zip(more.0).for_each(|(sum, n)| *sum = sum.wrapping_add(n));
     }
@@ -211,12 +220,65 @@ impl Sums {
         pairs.for_each(|(sum, n)| *sum = sum.wrapping_sub(*n));
     }
 
-    /// Packs the numbers into few bytes: which are not 0, then these, seven bits a byte.
+    /// Reads the counts among the bytes that [`Whole::pack`] made.
+    pub(crate) fn unpack(bytes: &[u8]) -> Sums {
+        let mut sums = Sums::default();
+        let counts = Packed(bytes).take_while(|(at, _)| *at < COUNTS);
+        counts.for_each(|(at, n)| sums.0[at] = n);
+        sums
+    }
+}
+
+/// Counts and histograms of one host or backend.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Whole {
+    pub(crate) sums: Sums,
+    classes: [u64; TIME_CLASSES],
+}
+
+impl Default for Whole {
+    fn default() -> Whole {
+        Whole { sums: Sums::default(), classes: [0; TIME_CLASSES] }
+    }
+}
+
+impl From<Sums> for Whole {
+    fn from(sums: Sums) -> Whole {
+        Whole { sums, ..Whole::default() }
+    }
+}
+
+impl Whole {
+    /// The classes of a time and their sum in microseconds.
+    pub(crate) fn times(&self, time: SlotTime) -> (&[u64], u64) {
+        (&self.classes[time.classes()], self.sums.0[TIME_SUMS + time as usize])
+    }
+
+    pub(crate) fn add(&mut self, more: &Whole) {
+        self.sums.add(&more.sums);
+        self.classes.iter_mut().zip(more.classes).for_each(|(sum, n)| *sum = sum.wrapping_add(n));
+    }
+
+    /// Adds what a class of a slot could not hold.
+    pub(crate) fn add_wrap(&mut self, class: usize) {
+        if let Some(count) = self.classes.get_mut(class) {
+            *count += 1 << 32;
+        }
+    }
+
+    /// Takes away the numbers of an earlier moment, as [`Sums::sub_ended`] does.
+    pub(crate) fn sub_ended(&mut self, less: &Whole) {
+        self.sums.sub_ended(&less.sums);
+        self.classes.iter_mut().zip(less.classes).for_each(|(sum, n)| *sum = sum.wrapping_sub(n));
+    }
+
+    /// Packs the numbers into few bytes: of each that is not 0 its position, and then itself, seven
+    /// bits a byte.
     pub(crate) fn pack(&self) -> Box<[u8]> {
-        let mut bytes = vec![0; 4];
-        let mut present = 0_u32;
-        for (at, n) in self.0.iter().enumerate().filter(|(_, n)| **n != 0) {
-            present |= 1 << at;
+        let mut bytes = Vec::with_capacity(64);
+        let all = self.sums.0.iter().chain(&self.classes).enumerate();
+        for (at, n) in all.filter(|(_, n)| **n != 0) {
+            bytes.push(at as u8);
             let mut rest = *n;
             while 0x7f < rest {
                 bytes.push(rest as u8 | 0x80);
@@ -224,27 +286,43 @@ impl Sums {
             }
             bytes.push(rest as u8);
         }
-        bytes[..4].copy_from_slice(&present.to_le_bytes());
         bytes.into_boxed_slice()
     }
 
-    /// Reads the bytes that [`Sums::pack`] made.
-    pub(crate) fn unpack(bytes: &[u8]) -> Sums {
-        let mut sums = Sums::default();
-        let Some((present, rest)) = bytes.split_first_chunk::<4>() else { return sums };
-        let present = u32::from_le_bytes(*present);
-        let mut rest = rest.iter();
-        for at in (0..COUNTS).filter(|at| present & (1 << at) != 0) {
-            let mut shift = 0;
-            for byte in rest.by_ref() {
-                sums.0[at] |= u64::from(byte & 0x7f) << shift;
-                shift += 7;
-                if byte & 0x80 == 0 {
-                    break;
-                }
+    /// Reads the bytes that [`Whole::pack`] made.
+    pub(crate) fn unpack(bytes: &[u8]) -> Whole {
+        let mut whole = Whole::default();
+        for (at, n) in Packed(bytes) {
+            match at.checked_sub(COUNTS) {
+                None => whole.sums.0[at] = n,
+                Some(class) => whole.classes[class] = n,
             }
         }
-        sums
+        whole
+    }
+}
+
+const _: () = assert!(COUNTS + TIME_CLASSES <= 256);
+
+/// Reader of packed numbers: the position of each, and the number.
+struct Packed<'a>(&'a [u8]);
+
+impl Iterator for Packed<'_> {
+    type Item = (usize, u64);
+
+    fn next(&mut self) -> Option<(usize, u64)> {
+        let (at, mut rest) = self.0.split_first()?;
+        let (mut n, mut shift) = (0, 0);
+        while let Some((byte, more)) = rest.split_first() {
+            rest = more;
+            n |= u64::from(byte & 0x7f) << shift;
+            shift += 7;
+            if byte & 0x80 == 0 {
+                break;
+            }
+        }
+        self.0 = rest;
+        Some((usize::from(*at), n))
     }
 }
 
@@ -258,7 +336,15 @@ pub(crate) struct Slots {
     pages: [OnceLock<Box<[Slot]>>; PAGES],
     /// Slots below this index were live at some time.
     used: AtomicU32,
+    /// Classes of slots that came to the end of their count: index of the slot plus one, and the
+    /// class; 0 where control has added that up.
+    wraps: [AtomicU64; WRAPS],
 }
+
+/// Classes that may come to their end between two looks of control: at 2³² requests each.
+const WRAPS: usize = 8;
+/// Bits of a class behind the index of its slot.
+const WRAP_BITS: u32 = 8;
 
 fn place(index: u32) -> (usize, usize) {
     let at = index + FIRST_PAGE;
@@ -277,6 +363,43 @@ impl Slots {
         self.pages.get(page)?.get()?.get(at)
     }
 
+    /// Counts a time in a slot. Called by the owning shard only.
+    ///
+    /// The classes are 32 bits wide, or half of a slot would be zeros. One that comes to its end
+    /// begins anew, and control adds that up within a second.
+    #[inline]
+    pub(crate) fn add_time(&self, index: u32, time: SlotTime, took: std::time::Duration) {
+        let Some(slot) = self.get(index) else { return };
+        if let Some(class) = slot.add_time(time, micros_of(took)) {
+            self.note_wrap(index, class);
+        }
+    }
+
+    #[cold]
+    fn note_wrap(&self, index: u32, class: usize) {
+        let wrap = (u64::from(index) + 1) << WRAP_BITS | class as u64;
+        let free = self.wraps.iter().find(|cell| cell.load(Ordering::Acquire) == 0);
+        debug_assert!(free.is_some(), "control looks once a second");
+        if let Some(cell) = free {
+            cell.store(wrap, Ordering::Release);
+        }
+    }
+
+    /// Takes the classes that came to the end of their counts, each once, with the owner of the
+    /// slot. Called by control.
+    pub(crate) fn take_wraps(&self, mut take: impl FnMut(Id, usize)) {
+        for cell in &self.wraps {
+            let wrap = cell.load(Ordering::Acquire);
+            if wrap == 0 {
+                continue;
+            }
+            if let Some(slot) = self.get((wrap >> WRAP_BITS) as u32 - 1) {
+                take(slot.id(), (wrap & ((1 << WRAP_BITS) - 1)) as usize);
+            }
+            cell.store(0, Ordering::Release);
+        }
+    }
+
     /// Makes a free slot that of `id`; slots past the end are free. Called by the owning shard.
     pub(crate) fn open(&self, index: u32, id: Id) {
         debug_assert!(index < limits::SLOTS_MAX, "slot {index} is past the last");
@@ -286,6 +409,7 @@ impl Slots {
         let page = self.pages[page].get_or_init(|| (0..size).map(|_| Slot::default()).collect());
         let slot = &page[at];
         slot.counts.iter().for_each(|count| count.store(0, Ordering::Relaxed));
+        slot.classes.iter().for_each(|count| count.store(0, Ordering::Relaxed));
         slot.id.iter().zip(id).for_each(|(word, value)| word.store(value, Ordering::Relaxed));
         // A thread that sees the slot live sees it empty and with its name.
         slot.phase.store(LIVE, Ordering::Release);
@@ -317,10 +441,10 @@ impl Slots {
     }
 
     /// Takes the numbers of slots that were retired, each for the last time. Called by control.
-    pub(crate) fn take_retired(&self, mut take: impl FnMut(usize, Id, Sums)) {
+    pub(crate) fn take_retired(&self, mut take: impl FnMut(usize, Id, &Slot)) {
         for (index, slot) in self.each() {
             if slot.phase.load(Ordering::Acquire) == RETIRED {
-                take(index, slot.id(), slot.sums());
+                take(index, slot.id(), slot);
                 slot.phase.store(FREE, Ordering::Release);
             }
         }
@@ -375,7 +499,7 @@ mod tests {
 
     fn retired(slots: &Slots) -> Vec<(usize, Id, u64)> {
         let mut all = Vec::new();
-        slots.take_retired(|index, id, sums| all.push((index, id, sums.get(HostCount::Completed))));
+        slots.take_retired(|index, id, slot| all.push((index, id, slot.get(HostCount::Completed))));
         all
     }
 
@@ -418,26 +542,56 @@ mod tests {
         for status in [100, 200, 204, 301, 404, 503, 599, 600] {
             slot.add_answer(status);
         }
-        for micros in [0, 1_000, 1_001, 11_000_000] {
-            slot.add_time(SlotTime::Connect, Duration::from_micros(micros));
+        for micros in [0, 1_000, 1_001, 31_000_000] {
+            slots.add_time(0, SlotTime::Connect, Duration::from_micros(micros));
         }
-        let sums = slot.sums();
-        assert_eq!(sums.answers(), [2, 1, 1, 2]);
-        let (classes, sum) = sums.times(SlotTime::Connect);
-        assert_eq!((classes, sum), (&[2, 1, 0, 0, 0, 0, 0, 1][..], 11_002_001));
-        assert_eq!(sums.times(SlotTime::Response).1, 0);
+        slots.add_time(0, SlotTime::Held, Duration::from_secs(121));
+        let whole = slot.whole();
+        assert_eq!(whole.sums.answers(), [2, 1, 1, 2]);
+        let (classes, sum) = whole.times(SlotTime::Connect);
+        let expected = [2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+        assert_eq!((classes, sum), (&expected[..], 31_002_001));
+        assert_eq!(slot.classes_of(SlotTime::Connect).map(u64::from), expected);
+        assert_eq!(whole.times(SlotTime::Held), (&[0, 0, 0, 0, 0, 0, 0, 0, 1][..], 121_000_000));
+        assert_eq!(whole.times(SlotTime::Response).1, 0);
+        slots.add_time(1, SlotTime::Held, Duration::ZERO);
+    }
+
+    #[test]
+    fn class_that_comes_to_its_end_is_told_once() {
+        let slots = Slots::default();
+        slots.open(7, [5, 0, 0]);
+        let class = SlotTime::Latency.classes().start + 1;
+        let time = Duration::from_millis(2);
+        let slot = slots.get(7).expect("it is open");
+        slot.classes[class].store(u32::MAX - 1, Ordering::Relaxed);
+        let mut whole = Whole::default();
+        let mut told = Vec::new();
+        for _ in 0..3 {
+            slots.add_time(7, SlotTime::Latency, time);
+            slots.take_wraps(|id, class| told.push((id, class)));
+        }
+        assert_eq!(told, [([5, 0, 0], class)]);
+        whole.add_wrap(class);
+        whole.add(&slot.whole());
+        assert_eq!(whole.times(SlotTime::Latency).0[1], (1 << 32) + 1);
     }
 
     proptest! {
         #[test]
-        fn packed_sums_are_the_same(
-            numbers in proptest::collection::vec((0..COUNTS, any::<u64>()), 0..9)
+        fn packed_numbers_are_the_same(
+            numbers in proptest::collection::vec((0..COUNTS + TIME_CLASSES, any::<u64>()), 0..9)
         ) {
-            let mut sums = Sums::default();
+            let mut whole = Whole::default();
             for (at, n) in numbers {
-                sums.0[at] = n;
+                match at.checked_sub(COUNTS) {
+                    None => whole.sums.0[at] = n,
+                    Some(class) => whole.classes[class] = n,
+                }
             }
-            prop_assert_eq!(Sums::unpack(&sums.pack()), sums);
+            let packed = whole.pack();
+            prop_assert_eq!(Sums::unpack(&packed), whole.sums);
+            prop_assert_eq!(Whole::unpack(&packed), whole);
         }
     }
 }

@@ -14,7 +14,9 @@ use super::ending::Ending;
 use super::pool::{Lease, OwnConnection, Wait};
 use super::request::{Client, RequestTicket};
 use crate::limits;
-use crate::link::{BackendReport, Counter, Failure, Shed, Turn, is_local_fault, is_shortage};
+use crate::link::{
+    BackendReport, Counter, Failure, Shed, SlotTime, Turn, is_local_fault, is_shortage,
+};
 use crate::proxy_protocol::{self, Version};
 use crate::ring::{Abort, Deadline, EndCounts, SendBuf, Stream};
 use crate::table::{Algorithm, Draw, Name, Proxy, SendProxy, Target, choose};
@@ -312,7 +314,7 @@ async fn open_one(
         let since = shard.ring.now();
         let note = || {
             let waited = shard.ring.now().saturating_duration_since(since);
-            shard.note(ticket, |record| record.queued += waited);
+            shard.count_wait(ticket, SlotTime::Queue, waited);
         };
         while place.is_none() {
             match shard.pool.place(shard, address, limit.get(), deadline, repeatable).await {

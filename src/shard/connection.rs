@@ -346,7 +346,7 @@ impl Connection {
     async fn send(&self, reply: Vec<u8>) -> Result<(), Abort> {
         let ClientSide { shard, stream, deadline, ticket, .. } = &self.side;
         stream.sent(deadline, shard.timeouts().client).await?;
-        shard.count_answer(*ticket, http::status_of(&reply), reply.len());
+        shard.count_reply(*ticket, http::status_of(&reply), reply.len());
         stream.begin_send(SendBuf::Vec(reply));
         Ok(())
     }

@@ -54,6 +54,19 @@ macro_rules! endings {
                 }
             }
 
+            /// Names of all endings, by position; two may have one name.
+            pub(super) const SLUGS: &'static [&'static str] = &[$($slug),*];
+
+            /// Position in [`Ending::SLUGS`].
+            pub(super) fn position(self) -> usize {
+                #[derive(Copy, Clone)]
+                enum Position { $($name,)* }
+                let position = match self {
+                    $(Ending::$name { .. } => Position::$name,)*
+                };
+                position as usize
+            }
+
             #[cfg(test)]
             const ROWS: &[EndingRow] = &[$(EndingRow {
                 slug: $slug,
@@ -113,6 +126,12 @@ impl Ending {
     /// Status of the reply that takes the place of a response.
     pub(super) fn status(self) -> Option<u16> {
         self.row().status
+    }
+
+    /// Whether the request failed, by the fault of a backend or of this proxy. A tunnel that was
+    /// cut says nothing about whose fault that was.
+    pub(super) fn is_failure(self) -> bool {
+        matches!(self.row().fault, Fault::Backend | Fault::Mantrid) && self != Ending::TunnelCut
     }
 
     /// Failure that counts against a backend, where the ending is one.
@@ -210,6 +229,37 @@ mod tests {
     fn only_a_backends_fault_counts_against_it() {
         for row in Ending::ROWS {
             assert!(row.failure.is_none() || row.fault == Fault::Backend, "{}", row.slug);
+        }
+    }
+
+    #[test]
+    fn each_ending_has_a_position_of_its_own() {
+        assert_eq!(Ending::SLUGS.len(), Ending::ROWS.len());
+        for ending in [
+            Ending::Complete,
+            Ending::Refused(Refusal::HeadTimeout),
+            Ending::BackendCut(None),
+            Ending::NoBackend,
+            Ending::CutOff,
+        ] {
+            assert_eq!(Ending::SLUGS[ending.position()], ending.row().slug);
+        }
+        assert_eq!(Ending::CutOff.position() + 1, Ending::SLUGS.len());
+    }
+
+    #[test]
+    fn failure_is_nobodys_fault_but_a_backends_or_ours() {
+        for (ending, is_failure) in [
+            (Ending::Complete, false),
+            (Ending::Local, false),
+            (Ending::ClientGone, false),
+            (Ending::RateLimited, false),
+            (Ending::TunnelCut, false),
+            (Ending::BackendCut(None), true),
+            (Ending::HeldTimeout, true),
+            (Ending::NoRule, true),
+        ] {
+            assert_eq!(ending.is_failure(), is_failure, "{ending:?}");
         }
     }
 

@@ -14,7 +14,7 @@ use super::Shard;
 use super::client::ClientSide;
 use super::ending::Ending;
 use super::request::RequestTicket;
-use crate::link::{Counter, HoldReason, RANK_FIRST, Rank, Report, Ticket, Waits, Word};
+use crate::link::{Counter, HoldReason, RANK_FIRST, Rank, Report, SlotTime, Ticket, Waits, Word};
 use crate::table::Scheme;
 
 /// Demand of a request to wait, as control gets it.
@@ -156,8 +156,7 @@ impl Drop for Own {
         let shard = &self.shard;
         shard.count_held(self.request, false);
         let waited = shard.ring.now().saturating_duration_since(self.since);
-        shard.end.counters().add_held_time(waited);
-        shard.note(self.request, |record| record.held += waited);
+        shard.count_wait(self.request, SlotTime::Held, waited);
         let own = shard.holds.waiting.borrow_mut().remove(index(self.ticket));
         if own.word.is_none() {
             shard.end.report_held(Report::Left { shard: shard.end.index, ticket: self.ticket });

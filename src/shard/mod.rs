@@ -16,6 +16,7 @@ mod exchange;
 mod failures;
 mod hold;
 mod inbox;
+mod measure;
 mod own;
 mod plan;
 mod pool;
@@ -225,6 +226,7 @@ impl Shard {
     fn new(ring: Rc<Ring>, end: ShardEnd) -> Shard {
         let snapshot = end.published.table_full();
         let unknown = snapshot.key(crate::table::UNKNOWN);
+        end.counters().name_endings(ending::Ending::SLUGS);
         Shard {
             drain: Notify::new(&ring),
             pool: pool::Pool::new(),

@@ -77,8 +77,9 @@ impl Shard {
         Some(record)
     }
 
-    /// Writes the line of a head that was refused.
+    /// Counts the end of a head that was refused, and writes its line.
     pub(super) fn record_refusal(&self, client: Client, refusal: Refusal, answered: usize) {
+        self.end.counters().add_ending(Ending::Refused(refusal).position());
         if !self.end.together.logbook.is_on() {
             return;
         }

@@ -5,7 +5,7 @@
 use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use slab::Slab;
 
@@ -14,22 +14,26 @@ use super::ending::Ending;
 use super::record::Record;
 use super::request::{Keys, RequestTicket};
 use crate::limits;
-use crate::link::{
-    BackendCount, ByKey, Counter, Counters, Drain, HostCount, Id, Slot, SlotTime, Slots,
-};
+use crate::link::{BackendCount, ByKey, Counter, Drain, HostCount, Id, Slot, SlotTime, Slots};
 
 /// Beyond every place there is.
-const NO_SLOT: u32 = limits::SLOTS_MAX;
+pub(super) const NO_SLOT: u32 = limits::SLOTS_MAX;
 
 pub(super) struct Live {
-    host: u32,
+    pub(super) host: u32,
     rule: u64,
     /// The generation of the table that it was routed by.
     table: u64,
     backend: Option<SocketAddr>,
-    backend_slot: u32,
+    pub(super) backend_slot: u32,
+    /// Moment at which the request's head was here, whole.
+    pub(super) began: Instant,
     /// Moment at which the request was on its way to the backend, whole.
-    sent: Instant,
+    pub(super) sent: Instant,
+    /// Status of the final response or reply; 0 before.
+    pub(super) status: u16,
+    /// The first that is not [`Ending::Complete`] counts.
+    pub(super) ending: Ending,
     /// Line of the access log.
     pub(super) record: Option<Box<Record>>,
 }
@@ -143,13 +147,17 @@ impl Shard {
             slot.add(HostCount::Open, 1);
             slot.add(HostCount::BytesReceived, received as u64);
         }
+        let now = self.ring.now();
         let live = Live {
             host,
             rule: keys.rule,
             table: self.generation.get(),
             backend: None,
             backend_slot: NO_SLOT,
-            sent: self.ring.now(),
+            began: now,
+            sent: now,
+            status: 0,
+            ending: Ending::Complete,
             record,
         };
         RequestTicket::of(self.tallies.live.borrow_mut().insert(live))
@@ -245,6 +253,8 @@ impl Shard {
         }
         let live = self.tallies.live.borrow_mut().remove(ticket.index());
         self.count(Counter::Completed);
+        self.end.counters().add_ending(live.ending.position());
+        let is_error = 500 <= live.status || live.ending.is_failure();
         if let Some(slot) = self.end.hosts().get(live.host) {
             slot.sub(HostCount::Open, 1);
             slot.add(HostCount::Completed, 1);
@@ -252,6 +262,10 @@ impl Shard {
         if let Some(slot) = self.end.backends().get(live.backend_slot) {
             slot.add(BackendCount::Completed, 1);
         }
+        if is_error {
+            self.count_error(&live);
+        }
+        self.count_time(live.host, SlotTime::Request, self.time_since(live.began));
         self.moved_on(live.rule);
         if let Some(record) = live.record {
             self.file(record, live.backend);
@@ -272,20 +286,14 @@ impl Shard {
         }
     }
 
-    /// Adds to the record of a request, if it has one.
-    pub(super) fn note(&self, ticket: RequestTicket, act: impl FnOnce(&mut Record)) {
-        self.with_live(ticket, |live| {
-            if let Some(record) = &mut live.record {
-                act(record);
-            }
-        });
-    }
-
     /// Says how a request ended, unless that was said.
     pub(super) fn note_end(&self, ticket: RequestTicket, ending: Ending) {
-        self.note(ticket, |record| {
-            if record.ending == Ending::Complete {
-                record.ending = ending;
+        self.with_live(ticket, |live| {
+            if live.ending == Ending::Complete {
+                live.ending = ending;
+            }
+            if let Some(record) = &mut live.record {
+                record.ending = live.ending;
             }
         });
     }
@@ -338,21 +346,6 @@ impl Shard {
         }
     }
 
-    /// A head, perhaps with a body behind it, that the client is sent. Interim ones are no answers.
-    pub(super) fn count_answer(&self, ticket: RequestTicket, status: u16, bytes: usize) {
-        let counters: &Counters = self.end.counters();
-        counters.add(Counter::Sent, bytes as u64);
-        counters.add_answer(status);
-        let noted = self.host_slot_noting(ticket, |record| {
-            record.sent += bytes as u64;
-            record.status = status;
-        });
-        if let Some(slot) = noted {
-            slot.add(HostCount::BytesSent, bytes as u64);
-            slot.add_answer(status);
-        }
-    }
-
     /// Notes the backend that a request goes to.
     pub(super) fn chose(&self, ticket: RequestTicket, address: SocketAddr, backend_slot: u32) {
         let mut rule = None;
@@ -363,18 +356,6 @@ impl Shard {
         });
         if let Some(rule) = rule {
             self.moved_on(rule);
-        }
-    }
-
-    /// A connection was opened for it.
-    pub(super) fn count_connect(&self, ticket: RequestTicket, backend_slot: u32, time: Duration) {
-        let host = self.host_slot_noting(ticket, |record| record.connect = Some(time));
-        let backend = self.end.backends().get(backend_slot);
-        for slot in [host, backend].into_iter().flatten() {
-            slot.add_time(SlotTime::Connect, time);
-        }
-        if let Some(slot) = backend {
-            slot.add(BackendCount::Connections, 1);
         }
     }
 
@@ -389,23 +370,6 @@ impl Shard {
     /// Notes that a request was sent, whole: from now on the backend's time runs.
     pub(super) fn note_sent(&self, ticket: RequestTicket) {
         self.with_live(ticket, |live| live.sent = self.ring.now());
-    }
-
-    /// The head of its final answer is here.
-    pub(super) fn count_response(&self, ticket: RequestTicket, status: u16) {
-        let mut live = self.tallies.live.borrow_mut();
-        let Some(live) = live.get_mut(ticket.index()) else { return };
-        let time = self.ring.now().saturating_duration_since(live.sent);
-        if let Some(record) = &mut live.record {
-            record.first_byte = Some(time);
-        }
-        if let Some(slot) = self.end.hosts().get(live.host) {
-            slot.add_time(SlotTime::Response, time);
-        }
-        if let Some(slot) = self.end.backends().get(live.backend_slot) {
-            slot.add_time(SlotTime::Response, time);
-            slot.add_answer(status);
-        }
     }
 
     /// A slot for a backend.

@@ -14,6 +14,7 @@ mod manage;
 mod management;
 mod message;
 mod script;
+mod scripted_etcd;
 mod stand_in;
 
 // the topics
@@ -46,6 +47,7 @@ mod faults;
 mod fields;
 mod fleet;
 mod fleet_faults;
+mod fleet_scripts;
 mod forwarding;
 mod framing;
 mod gone;
@@ -57,6 +59,7 @@ mod hostile;
 mod keep_alive;
 mod large;
 mod late_address;
+mod latency;
 mod leaving;
 mod limits;
 mod lingering;

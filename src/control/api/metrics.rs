@@ -1,7 +1,7 @@
 //! `GET /metrics`, for Prometheus. Totals per shard; hosts and backends only the busiest of them,
 //! for a million series would bring any Prometheus down.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::hash::Hash;
 use std::net::SocketAddr;
@@ -33,8 +33,8 @@ use super::stats::backend;
 use crate::http::Refusal;
 use crate::limits;
 use crate::link::{
-    BackendCount, ControlEnd, Counter, Counters, HELD_BOUNDS, HostCount, Id, Shed, SlotIndex,
-    SlotTime, Sums, TIME_BOUNDS, TaggedTable,
+    Author, BackendCount, ControlEnd, Counter, Counters, HostCount, Id, KeySet, Shed, SlotIndex,
+    SlotTime, Sums, TaggedTable, Whole,
 };
 
 pub(super) async fn answer(api: &Api, parts: &Parts, asker: &Asker) -> Result<Response, ApiError> {
@@ -132,6 +132,20 @@ const METRICS: &[Metric] = &[
     ("requests_held", "Requests held", Level, |n| n.levels(Counter::Held)),
     ("pipes", "Pipes in use for bulk bodies", Level, |n| n.levels(Counter::Pipes)),
     ("answers", "Final answers by class", Sum, Numbers::answers),
+    ("responses", "Final answers by author, class and status", Sum, Numbers::responses),
+    ("endings", "Requests that ended, by the cause of their end", Sum, Numbers::endings),
+    ("errors", "Requests that ended with a 5xx, or by a fault that is not their client's", Sum,
+        |n| n.sums(Counter::Errors)),
+    ("latency_seconds", "Time from the end of a request's head to the head of its answer",
+        Histogram, |n| n.times(SlotTime::Latency)),
+    ("request_seconds", "Time from the end of a request's head to the end of the request",
+        Histogram, |n| n.times(SlotTime::Request)),
+    ("response_seconds", "Time from a request that was sent to the head of the response",
+        Histogram, |n| n.times(SlotTime::Response)),
+    ("connect_seconds", "Time to open a connection to a backend", Histogram,
+        |n| n.times(SlotTime::Connect)),
+    ("queue_seconds", "Time that requests waited for a permit of a backend", Histogram,
+        |n| n.times(SlotTime::Queue)),
     ("held_seconds", "Time that requests were held", Histogram, Numbers::held_times),
     ("shard_cpu_seconds", "Time that the shard was on a CPU, the kernel's work for it included",
         Sum, |n| n.seconds(|shard| Some(shard.get(Counter::CpuMicros)))),
@@ -172,10 +186,20 @@ const METRICS: &[Metric] = &[
     ("host_requests_held", "Requests held, of the busiest hosts", Level,
         |n| n.hosts.levels(HostCount::Held)),
     ("host_answers", "Final answers by class, of the busiest", Sum, |n| n.hosts.answers()),
+    ("host_errors", "Requests that failed, of the busiest hosts", Sum,
+        |n| n.hosts.sums(HostCount::Errors)),
+    ("host_latency_seconds", "Time from the end of a request's head to the head of its answer",
+        Histogram, |n| n.hosts.times(SlotTime::Latency)),
+    ("host_request_seconds", "Time from the end of a request's head to the end of the request",
+        Histogram, |n| n.hosts.times(SlotTime::Request)),
     ("host_connect_seconds", "Time to open a connection", Histogram,
         |n| n.hosts.times(SlotTime::Connect)),
     ("host_response_seconds", "Time from request to response head", Histogram,
         |n| n.hosts.times(SlotTime::Response)),
+    ("host_queue_seconds", "Time that requests waited for a permit of a backend", Histogram,
+        |n| n.hosts.times_that_are(SlotTime::Queue)),
+    ("host_held_seconds", "Time that requests were held", Histogram,
+        |n| n.hosts.times_that_are(SlotTime::Held)),
     ("backend_requests", "Requests that ended, of the busiest backends", Sum,
         |n| n.backends.sums(BackendCount::Completed)),
     ("backend_connections_opened", "Connections opened, of the busiest backends", Sum,
@@ -187,6 +211,8 @@ const METRICS: &[Metric] = &[
     ("backend_connections_idle", "Idle connections, of the busiest backends", Level,
         |n| n.backends.levels(BackendCount::Idle)),
     ("backend_answers", "Final answers by class, of the busiest", Sum, |n| n.backends.answers()),
+    ("backend_errors", "Requests that failed there, of the busiest backends", Sum,
+        |n| n.backends.sums(BackendCount::Errors)),
     ("backend_connect_seconds", "Time to open a connection", Histogram,
         |n| n.backends.times(SlotTime::Connect)),
     ("backend_response_seconds", "Time from request to response head", Histogram,
@@ -265,7 +291,6 @@ impl Numbers {
         // Hosts without a slot are left out: they are not among the busiest for long.
         let mut hosts: Vec<(u64, Sums)> = statistics.busy().into_iter().collect();
         let mut backends: Vec<(Id, Sums)> = statistics.backends().into_iter().collect();
-        drop(statistics);
         api.ranks.lock().unwrap_or_else(PoisonError::into_inner).sort(&mut hosts, &mut backends);
         if let Some(own) = own {
             hosts.retain(|(key, _)| name_of(&current, *key).is_some_and(|name| asker.sees(name)));
@@ -273,9 +298,21 @@ impl Numbers {
         }
         hosts.truncate(limits::METRIC_HOSTS);
         backends.truncate(limits::METRIC_HOSTS);
-        let name = |(key, sums)| Some((name_of(&current, key)?.to_owned(), sums));
+        let keys: KeySet = hosts.iter().map(|(key, _)| *key).collect();
+        let wholes = statistics.wholes(&keys);
+        let ids = backends.iter().map(|(id, _)| *id).collect();
+        let mut backend_wholes = statistics.backend_wholes(&ids);
+        drop(statistics);
+        // Counts as they are in all: of what is open also that of a daemon before this one.
+        let name = |(key, sums)| {
+            let mut whole = wholes.get(&key).cloned().unwrap_or_default();
+            whole.sums = sums;
+            Some((name_of(&current, key)?.to_owned(), whole))
+        };
         let hosts = hosts.into_iter().filter_map(name).collect();
-        let backends = backends.into_iter().map(|(id, sums)| (backend(&id).to_string(), sums));
+        let backends = backends.into_iter().map(|(id, _)| {
+            (backend(&id).to_string(), backend_wholes.remove(&id).unwrap_or_default())
+        });
         Numbers {
             shards: api.sources.shards.clone(),
             is_state_writable: api.sources.trouble.load().is_none(),
@@ -318,14 +355,46 @@ impl Numbers {
         each.collect()
     }
 
+    fn times(&self, time: SlotTime) -> Vec<Sample> {
+        self.of_shards(|shard| {
+            let (classes, micros) = shard.times(time);
+            Some(histogram(time, &classes, micros))
+        })
+    }
+
     fn held_times(&self) -> Vec<Sample> {
-        let mut all = [0; HELD_BOUNDS.len() + 2];
-        for times in self.shards.counters().map(Counters::held_times) {
-            all.iter_mut().zip(times).for_each(|(sum, n)| *sum += n);
+        let mut all = vec![0; SlotTime::Held.classes().len()];
+        let mut micros = 0;
+        for (classes, sum) in self.shards.counters().map(|shard| shard.times(SlotTime::Held)) {
+            all.iter_mut().zip(classes).for_each(|(sum, n)| *sum += n);
+            micros += sum;
         }
-        let (classes, millis) = all.split_at(HELD_BOUNDS.len() + 1);
-        let bounds = HELD_BOUNDS.iter().map(|millis| *millis as f64 / 1e3);
-        one(Value::Times(buckets(bounds, classes), millis[0] as f64 / 1e3))
+        one(histogram(SlotTime::Held, &all, micros))
+    }
+
+    fn responses(&self) -> Vec<Sample> {
+        let mut counts: BTreeMap<(&str, u16), u64> = BTreeMap::new();
+        for (author, name) in Author::ALL {
+            let each = self.shards.counters().flat_map(|shard| shard.statuses(author));
+            each.for_each(|(status, count)| *counts.entry((name, status)).or_default() += count);
+        }
+        let samples = counts.into_iter().map(|((author, status), count)| {
+            let class = format!("{}xx", status / 100);
+            let labels =
+                vec![("author", author.to_owned()), ("class", class), ("code", status.to_string())];
+            (labels, Value::Count(count))
+        });
+        samples.collect()
+    }
+
+    fn endings(&self) -> Vec<Sample> {
+        let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
+        let each = self.shards.counters().flat_map(Counters::endings);
+        each.for_each(|(cause, count)| *counts.entry(cause).or_default() += count);
+        let samples = counts
+            .into_iter()
+            .map(|(cause, count)| (vec![("cause", cause.to_owned())], Value::Count(count)));
+        samples.collect()
     }
 
     /// The sum of a count over all shards.
@@ -335,25 +404,25 @@ impl Numbers {
 }
 
 /// The busiest hosts or backends: the label of their samples, and each with its sums.
-struct Busiest(&'static str, Vec<(String, Sums)>);
+struct Busiest(&'static str, Vec<(String, Whole)>);
 
 impl Busiest {
-    fn of_each(&self, value: impl Fn(&Sums) -> Value) -> Vec<Sample> {
+    fn of_each(&self, value: impl Fn(&Whole) -> Value) -> Vec<Sample> {
         let each = self.1.iter();
-        each.map(|(name, sums)| (vec![(self.0, name.clone())], value(sums))).collect()
+        each.map(|(name, whole)| (vec![(self.0, name.clone())], value(whole))).collect()
     }
 
     fn sums(&self, count: impl SlotIndex + Copy) -> Vec<Sample> {
-        self.of_each(|sums| Value::Count(sums.get(count)))
+        self.of_each(|whole| Value::Count(whole.sums.get(count)))
     }
 
     fn levels(&self, count: impl SlotIndex + Copy) -> Vec<Sample> {
-        self.of_each(|sums| Value::Level(i64::try_from(sums.get(count)).unwrap_or(0)))
+        self.of_each(|whole| Value::Level(i64::try_from(whole.sums.get(count)).unwrap_or(0)))
     }
 
     fn answers(&self) -> Vec<Sample> {
-        let each = self.1.iter().flat_map(|(name, sums)| {
-            let classes = CLASSES.iter().zip(sums.answers());
+        let each = self.1.iter().flat_map(|(name, whole)| {
+            let classes = CLASSES.iter().zip(whole.sums.answers());
             classes.map(|((class, _), count)| {
                 let labels = vec![(self.0, name.clone()), ("class", (*class).to_owned())];
                 (labels, Value::Count(*count))
@@ -362,12 +431,20 @@ impl Busiest {
         each.collect()
     }
 
-    fn times(&self, histogram: SlotTime) -> Vec<Sample> {
-        self.of_each(|sums| {
-            let (classes, micros) = sums.times(histogram);
-            let bounds = TIME_BOUNDS.iter().map(|micros| *micros as f64 / 1e6);
-            Value::Times(buckets(bounds, classes), micros as f64 / 1e6)
+    fn times(&self, time: SlotTime) -> Vec<Sample> {
+        self.of_each(|whole| {
+            let (classes, micros) = whole.times(time);
+            histogram(time, classes, micros)
         })
+    }
+
+    /// Histograms of those that have any such times: most hosts hold and queue nothing.
+    fn times_that_are(&self, time: SlotTime) -> Vec<Sample> {
+        let have_some = |sample: &Sample| match &sample.1 {
+            Value::Times(buckets, _) => buckets.iter().any(|(_, count)| *count != 0),
+            _ => true,
+        };
+        self.times(time).into_iter().filter(have_some).collect()
     }
 }
 
@@ -384,8 +461,9 @@ fn by_reason(counts: impl Iterator<Item = (&'static str, u64)>) -> Vec<Sample> {
     labelled.collect()
 }
 
-fn buckets(bounds: impl Iterator<Item = f64>, classes: &[u64]) -> Vec<(f64, u64)> {
-    bounds.chain([f64::MAX]).zip(classes.iter().copied()).collect()
+fn histogram(time: SlotTime, classes: &[u64], micros: u64) -> Value {
+    let bounds = time.bounds().iter().map(|micros| *micros as f64 / 1e6).chain([f64::MAX]);
+    Value::Times(bounds.zip(classes.iter().copied()).collect(), micros as f64 / 1e6)
 }
 
 /// Microseconds that a thread of ours could run and had no CPU (`schedstat`,

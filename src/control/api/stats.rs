@@ -12,14 +12,16 @@ use serde_json::{Map, Value, json};
 
 use super::super::fleet::add;
 use super::super::health::{Standing, State};
-use super::super::statistics::{self, name_of, to_json};
+use super::super::statistics::{
+    self, Busy, SharedStatistics, SlotReading, answers_to_json, name_of,
+};
 use super::asker::Asker;
 use super::error::ApiError;
 use super::guard;
 use super::route::Query;
 use super::{Api, read};
 use crate::limits;
-use crate::link::{BackendCount, HostCount, Id, Sums};
+use crate::link::{BackendCount, ByKey, HostCount, Id, KeySet, Sums};
 use crate::table::{Snapshot, UNKNOWN};
 
 fn answer(value: &Value) -> Response {
@@ -57,19 +59,32 @@ fn every(
     let mut listed = Map::with_capacity(names.len() + 1);
     for part in names.chunks(limits::STATISTICS_AT_ONCE) {
         let keys: Vec<u64> = part.iter().map(|name| table.key(name)).collect();
-        let found = statistics::lock(shared).of(&keys.iter().copied().collect());
+        let (found, minutes) = counted(shared, &keys.iter().copied().collect());
         for (name, key) in part.iter().zip(keys) {
-            let counters = found.get(&key).map(to_json).unwrap_or_default();
+            let sums = found.get(&key);
+            let counters = sums.map(|sums| minutes.to_json(key, sums)).unwrap_or_default();
             listed.insert((*name).to_owned(), Value::Object(counters));
         }
     }
-    if asker.sees_all()
-        && !listed.contains_key(UNKNOWN)
-        && let Some(unknown) = statistics::lock(shared).of_one(table.key(UNKNOWN))
-    {
-        listed.insert(UNKNOWN.to_owned(), Value::Object(to_json(&unknown)));
+    if asker.sees_all() && !listed.contains_key(UNKNOWN) {
+        let counters = of_one(shared, table.key(UNKNOWN));
+        listed.extend(counters.map(|counters| (UNKNOWN.to_owned(), Value::Object(counters))));
     }
     listed
+}
+
+type HostMinutes = statistics::Minutes<ByKey<SlotReading>>;
+
+/// The counters of these hosts and their last minute, of one moment.
+fn counted(shared: &SharedStatistics, keys: &KeySet) -> (Busy, HostMinutes) {
+    let statistics = statistics::lock(shared);
+    (statistics.of(keys), statistics.minutes(keys))
+}
+
+/// JSON of the counters of one host; `None`: it never had a request.
+fn of_one(shared: &SharedStatistics, key: u64) -> Option<Map<String, Value>> {
+    let (found, minutes) = counted(shared, &KeySet::from_iter([key]));
+    found.get(&key).map(|sums| minutes.to_json(key, sums))
 }
 
 /// The hosts with the most requests, in order.
@@ -89,8 +104,10 @@ fn busiest_of(
         found.sort_by_key(|(key, sums)| (Reverse(sums.get(HostCount::Completed)), *key));
         found.truncate(count);
     }
+    let keys: KeySet = found.iter().map(|(key, _)| *key).collect();
+    let minutes = statistics::lock(shared).minutes(&keys);
     let named = found.into_iter().filter_map(|(key, sums)| {
-        Some((name_of(table, key)?.to_owned(), Value::Object(to_json(&sums))))
+        Some((name_of(table, key)?.to_owned(), Value::Object(minutes.to_json(key, &sums))))
     });
     named.collect()
 }
@@ -122,8 +139,9 @@ pub(super) async fn one(api: &Api, parts: &Parts, raw: &str) -> Result<Response,
     let name = read::name(raw)?;
     let table = api.current();
     let is_there = name == UNKNOWN || table.get(&name).is_some();
-    let found = if is_there { api.lock_statistics().of_one(table.key(&name)) } else { None };
-    let own = Value::Object(found.as_ref().map(to_json).unwrap_or_default());
+    let shared = &api.sources.statistics;
+    let found = if is_there { of_one(shared, table.key(&name)) } else { None };
+    let own = Value::Object(found.unwrap_or_default());
     let host = percent_encoding::utf8_percent_encode(&name, percent_encoding::NON_ALPHANUMERIC);
     let path = of_fleet.then(|| format!("/stats/{host}/"));
     Ok(of_all(api, parts, own, path.as_deref()).await)
@@ -154,7 +172,10 @@ pub(super) async fn backends(
         for standing in health.states() {
             known.insert(standing.backend, (Some(standing), Sums::default()));
         }
-        let counted = statistics::lock(&shared).backends();
+        let (counted, minutes) = {
+            let statistics = statistics::lock(&shared);
+            (statistics.backends(), statistics.backend_minutes().by(backend))
+        };
         for (id, sums) in counted {
             known.entry(backend(&id)).or_default().1 = sums;
         }
@@ -164,7 +185,9 @@ pub(super) async fn backends(
         let count = known.len();
         let listed = most_telling(known, limits::BACKENDS_LISTED_MAX).into_iter();
         let listed = listed.map(|(address, (standing, sums))| {
-            (address.to_string(), describe(standing.as_ref(), &sums))
+            let mut row = describe(standing.as_ref(), &sums);
+            row.extend(minutes.of_backend(&address));
+            (address.to_string(), Value::Object(row))
         });
         (count, answer(&Value::Object(listed.collect())))
     });
@@ -192,9 +215,9 @@ fn most_telling(
 }
 
 /// Describes a backend. Without a standing it has had traffic and was not ejected: it counts as up.
-fn describe(standing: Option<&Standing>, sums: &Sums) -> Value {
+fn describe(standing: Option<&Standing>, sums: &Sums) -> Map<String, Value> {
     let since = standing.and_then(|it| it.since.duration_since(SystemTime::UNIX_EPOCH).ok());
-    json!({
+    let row = json!({
         "state": standing.map_or(State::Up, |it| it.state).as_str(),
         "reason": standing.map(|it| it.reason.as_str()),
         "since": since.map(|since| since.as_secs()),
@@ -204,7 +227,13 @@ fn describe(standing: Option<&Standing>, sums: &Sums) -> Value {
         "requests": sums.get(BackendCount::Completed),
         "connections": sums.get(BackendCount::Connections),
         "failures": sums.get(BackendCount::Failures),
-    })
+        "answers": answers_to_json(sums),
+        "errors": sums.get(BackendCount::Errors),
+    });
+    match row {
+        Value::Object(row) => row,
+        _ => Map::new(),
+    }
 }
 
 #[cfg(test)]

@@ -80,12 +80,21 @@ async fn get(url: &str, path: &str, token: Option<&str>) -> Result<Value, String
     }
 }
 
+/// Members that are no sums.
+const PERCENTILES: &[&str] = &["p50", "p95", "p99"];
+
 /// Adds the numbers of one answer to those of another, at every depth.
 pub(in crate::control) fn add(sum: &mut Value, more: &Value) {
     match (sum, more) {
         (Value::Object(sum), Value::Object(more)) => {
             for (name, value) in more {
                 match sum.get_mut(name) {
+                    // Of times the sum says nothing: the slowest node's is told.
+                    Some(own) if PERCENTILES.contains(&&**name) => {
+                        if own.as_f64() < value.as_f64() {
+                            *own = value.clone();
+                        }
+                    }
                     Some(own) => add(own, value),
                     None => drop(sum.insert(name.clone(), value.clone())),
                 }
@@ -115,5 +124,12 @@ mod tests {
             "b.com": {"completed": 7},
         });
         assert_eq!(sum, expected);
+    }
+
+    #[test]
+    fn percentile_of_the_slowest_node_is_told() {
+        let mut sum = json!({"a.com": {"p50": 0.5, "p95": null, "p99": 2.0}});
+        add(&mut sum, &json!({"a.com": {"p50": 0.25, "p95": 0.75, "p99": null}}));
+        assert_eq!(sum, json!({"a.com": {"p50": 0.5, "p95": 0.75, "p99": 2.0}}));
     }
 }

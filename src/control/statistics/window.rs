@@ -1,0 +1,349 @@
+//! The last minute of each host, or of each backend: how much its slots have counted since a moment
+//! 30 to 60 seconds ago. The shards do nothing for it. Control marks twice a minute what each slot
+//! has counted, and what is taken over from slots that are retired is added up here.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, Hash};
+use std::time::{Duration, Instant};
+
+use serde_json::{Map, Value, json};
+
+use crate::limits;
+use crate::link::{
+    BackendCount, CLASSES_OF_TIME, HostCount, Slot, SlotIndex, SlotTime, Sums, TIME_BOUNDS,
+};
+
+/// Numbers of a slot at one moment, or what it counted between two.
+#[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
+pub(in crate::control) struct SlotReading {
+    pub(in crate::control) requests: u32,
+    pub(in crate::control) errors: u32,
+    /// Responses by class, from 2xx to 5xx.
+    pub(in crate::control) answers: [u32; 4],
+    pub(in crate::control) sent: u64,
+    pub(in crate::control) received: u64,
+    /// Responses by the time until their heads.
+    pub(in crate::control) latency: [u32; CLASSES_OF_TIME],
+}
+
+/// Marks of a slot.
+const _: () = assert!(size_of::<[SlotReading; 2]>() == limits::SLOT_MARKS_BYTES);
+
+impl SlotReading {
+    pub(super) fn of_host(slot: &Slot) -> SlotReading {
+        let sums = slot.sums();
+        let (sent, received) = (HostCount::BytesSent, HostCount::BytesReceived);
+        SlotReading {
+            sent: sums.get(sent),
+            received: sums.get(received),
+            ..SlotReading::of(&sums, HostCount::Completed, HostCount::Errors)
+                .timed(slot, SlotTime::Latency)
+        }
+    }
+
+    pub(super) fn of_backend(slot: &Slot) -> SlotReading {
+        let sums = slot.sums();
+        SlotReading::of(&sums, BackendCount::Completed, BackendCount::Errors)
+            .timed(slot, SlotTime::Response)
+    }
+
+    // Counts of readings are cut to 32 bits: differences within a minute have room.
+    fn of(sums: &Sums, requests: impl SlotIndex, errors: impl SlotIndex) -> SlotReading {
+        let mut answers = [0; 4];
+        answers.iter_mut().zip(sums.answers()).for_each(|(own, n)| *own = *n as u32);
+        let (requests, errors) = (sums.get(requests) as u32, sums.get(errors) as u32);
+        SlotReading { requests, errors, answers, ..SlotReading::default() }
+    }
+
+    fn timed(self, slot: &Slot, time: SlotTime) -> SlotReading {
+        SlotReading { latency: slot.classes_of(time), ..self }
+    }
+
+    /// Returns the counts since an earlier reading.
+    pub(super) fn since(&self, before: &SlotReading) -> SlotReading {
+        let mut since = *self;
+        since.combine(before, u32::wrapping_sub, u64::wrapping_sub);
+        since
+    }
+
+    pub(in crate::control) fn add(&mut self, more: &SlotReading) {
+        self.combine(more, u32::saturating_add, u64::saturating_add);
+    }
+
+    fn combine(
+        &mut self,
+        other: &SlotReading,
+        narrow: fn(u32, u32) -> u32,
+        wide: fn(u64, u64) -> u64,
+    ) {
+        self.requests = narrow(self.requests, other.requests);
+        self.errors = narrow(self.errors, other.errors);
+        self.sent = wide(self.sent, other.sent);
+        self.received = wide(self.received, other.received);
+        self.answers.iter_mut().zip(other.answers).for_each(|(own, n)| *own = narrow(*own, n));
+        self.latency.iter_mut().zip(other.latency).for_each(|(own, n)| *own = narrow(*own, n));
+    }
+
+    pub(super) fn is_zero(&self) -> bool {
+        *self == SlotReading::default()
+    }
+
+    /// Time in microseconds that this part of the responses took at most.
+    #[expect(dead_code, reason = "the answer in any order is next")]
+    pub(in crate::control) fn quantile(&self, part: f64) -> Option<u64> {
+        quantile(self.latency.map(u64::from), part)
+    }
+
+    /// Percentiles in seconds, or `null`.
+    pub(in crate::control) fn percentiles(&self) -> Map<String, Value> {
+        percentiles(self.latency.map(u64::from))
+    }
+}
+
+/// `p50`, `p95` and `p99` in seconds, or `null`.
+pub(in crate::control) fn percentiles(latency: [u64; CLASSES_OF_TIME]) -> Map<String, Value> {
+    let parts = [("p50", 0.5), ("p95", 0.95), ("p99", 0.99)];
+    let values = parts.map(|(name, part)| {
+        let seconds = quantile(latency, part).map(|micros| micros as f64 / 1e6);
+        (name.to_owned(), json!(seconds))
+    });
+    values.into_iter().collect()
+}
+
+/// Time in microseconds that this part of all times is not above: within a class as if they were
+/// spread evenly, as Prometheus does it. Times past the last bound count as that.
+fn quantile(classes: [u64; CLASSES_OF_TIME], part: f64) -> Option<u64> {
+    let all: u64 = classes.iter().sum();
+    if all == 0 {
+        return None;
+    }
+    let rank = all as f64 * part;
+    let mut below = 0;
+    for (at, count) in classes.into_iter().enumerate() {
+        if (below + count) as f64 >= rank && count != 0 {
+            let lower = at.checked_sub(1).map_or(0, |before| TIME_BOUNDS[before]);
+            let Some(upper) = TIME_BOUNDS.get(at) else { return Some(lower) };
+            let share = ((rank - below as f64) / count as f64).clamp(0.0, 1.0);
+            return Some(lower + ((upper - lower) as f64 * share).round() as u64);
+        }
+        below += count;
+    }
+    TIME_BOUNDS.last().copied()
+}
+
+/// A rate to a thousandth.
+pub(in crate::control) fn per_second(count: u64, seconds: f64) -> f64 {
+    (count as f64 / seconds * 1000.0).round() / 1000.0
+}
+
+/// The last minute of all hosts, or of all backends, by their keys.
+pub(super) struct Window<K, S> {
+    /// Moments of the marks, the newest first.
+    moments: [Instant; 2],
+    /// Marks by shard, and there by slot.
+    marks: Vec<Vec<[SlotReading; 2]>>,
+    /// Counts of slots that were retired: since the newest mark, and between the two.
+    retired: HashMap<K, [SlotReading; 2], S>,
+}
+
+impl<K: Copy + Eq + Hash, S: BuildHasher + Default> Window<K, S> {
+    pub(super) fn new(shards: usize, now: Instant) -> Window<K, S> {
+        let marks = vec![Vec::new(); shards];
+        Window { moments: [now; 2], marks, retired: HashMap::default() }
+    }
+
+    /// Length of the window; early on it is cut to a second, so that no rate is out of all reason.
+    pub(super) fn seconds(&self, now: Instant) -> f64 {
+        now.saturating_duration_since(self.moments[1]).as_secs_f64().max(1.0)
+    }
+
+    /// Says whether the next marks are due.
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        limits::WINDOW_STEP <= now.saturating_duration_since(self.moments[0])
+    }
+
+    fn marks(&self, shard: usize, index: usize) -> [SlotReading; 2] {
+        self.marks[shard].get(index).copied().unwrap_or_default()
+    }
+
+    /// Returns the counts of a slot in the last minute.
+    pub(super) fn minute(&self, shard: usize, index: usize, now: &SlotReading) -> SlotReading {
+        now.since(&self.marks(shard, index)[1])
+    }
+
+    /// Calls `add` with the counts of the last minute of slots that are no more.
+    pub(super) fn each_retired(&self, mut add: impl FnMut(K, SlotReading)) {
+        for (key, [newest, before]) in &self.retired {
+            let mut minute = *newest;
+            minute.add(before);
+            add(*key, minute);
+        }
+    }
+
+    /// Counts in the last minute of slots of this host or backend that are no more.
+    pub(super) fn retired(&self, key: K) -> SlotReading {
+        let [mut minute, before] = self.retired.get(&key).copied().unwrap_or_default();
+        minute.add(&before);
+        minute
+    }
+
+    /// Begins a new half of a minute; [`Window::mark`] is called for each slot then.
+    ///
+    /// Returns the counts of slots that were retired in the half that ends.
+    pub(super) fn turn(&mut self, now: Instant) -> (f64, Vec<(K, SlotReading)>) {
+        let seconds = now.saturating_duration_since(self.moments[0]).as_secs_f64().max(1.0);
+        self.moments = [now, self.moments[0]];
+        let step = self.retired.iter().filter(|(_, [newest, _])| !newest.is_zero());
+        let step = step.map(|(key, [newest, _])| (*key, *newest)).collect();
+        self.retired.retain(|_, [newest, before]| {
+            *before = std::mem::take(newest);
+            !before.is_zero()
+        });
+        (seconds, step)
+    }
+
+    /// Marks a slot; returns what it has counted since its mark before.
+    pub(super) fn mark(&mut self, shard: usize, index: usize, now: SlotReading) -> SlotReading {
+        let marks = &mut self.marks[shard];
+        if marks.len() <= index {
+            marks.resize(index + 1, [SlotReading::default(); 2]);
+        }
+        let [newest, before] = &mut marks[index];
+        let step = now.since(newest);
+        *before = std::mem::replace(newest, now);
+        step
+    }
+
+    /// Takes the counts of a slot over that the shard is done with; its next owner begins at 0.
+    pub(super) fn retire(&mut self, (shard, index): (usize, usize), key: K, last: &SlotReading) {
+        let [newest, before] = self.marks(shard, index);
+        if let Some(marks) = self.marks[shard].get_mut(index) {
+            *marks = [SlotReading::default(); 2];
+        }
+        let steps = [last.since(&newest), newest.since(&before)];
+        let is_known = self.retired.contains_key(&key);
+        if steps.iter().all(SlotReading::is_zero)
+            || (!is_known && limits::WINDOW_RETIRED_MAX <= self.retired.len())
+        {
+            return;
+        }
+        let all = self.retired.entry(key).or_default();
+        all.iter_mut().zip(&steps).for_each(|(sum, step)| sum.add(step));
+    }
+
+    /// Forgets the last minute of a slot, whose host was deleted.
+    pub(super) fn forget_slot(&mut self, shard: usize, index: usize, now: SlotReading) {
+        self.mark(shard, index, now);
+        self.mark(shard, index, now);
+    }
+
+    /// Forgets what slots of a deleted host have counted that are no more.
+    pub(super) fn forget(&mut self, key: K) {
+        self.retired.remove(&key);
+    }
+}
+
+/// Rates and percentiles of the last minute.
+pub(in crate::control) fn describe(minute: &SlotReading, seconds: f64) -> Map<String, Value> {
+    let rates = [
+        ("requests_per_second", minute.requests.into()),
+        ("errors_per_second", minute.errors.into()),
+        ("bytes_sent_per_second", minute.sent),
+        ("bytes_received_per_second", minute.received),
+    ];
+    let rates = rates.map(|(name, count)| (name.to_owned(), json!(per_second(count, seconds))));
+    rates.into_iter().chain(minute.percentiles()).collect()
+}
+
+/// Interval of the marks.
+const _: () = assert!(limits::WINDOW_STEP.as_secs() * 2 == Duration::from_secs(60).as_secs());
+
+#[cfg(test)]
+mod tests {
+    use std::hash::RandomState;
+
+    use super::*;
+
+    fn requests(requests: u32, class: usize) -> SlotReading {
+        let mut reading = SlotReading { requests, ..SlotReading::default() };
+        reading.latency[class] = requests;
+        reading
+    }
+
+    #[test]
+    fn quantile_lies_within_its_class() {
+        let none = [0; CLASSES_OF_TIME];
+        assert_eq!(quantile(none, 0.5), None);
+        let mut classes = none;
+        classes[0] = 1;
+        assert_eq!(quantile(classes, 0.5), Some(500));
+        classes = none;
+        classes[3] = 90;
+        classes[9] = 10;
+        assert_eq!(quantile(classes, 0.9), Some(10_000));
+        assert_eq!(quantile(classes, 0.5), Some(5_000 + 2_778));
+        assert_eq!(quantile(classes, 0.95), Some(750_000));
+        assert_eq!(quantile(classes, 1.0), Some(1_000_000));
+        classes = none;
+        classes[CLASSES_OF_TIME - 1] = 3;
+        assert_eq!(quantile(classes, 0.5), Some(30_000_000), "past the last bound");
+    }
+
+    #[test]
+    fn minute_begins_at_the_older_mark() {
+        let begin = Instant::now();
+        let mut window = Window::<u64, RandomState>::new(1, begin);
+        let half = limits::WINDOW_STEP;
+        assert_eq!(window.minute(0, 3, &requests(5, 0)), requests(5, 0));
+        assert!(!window.is_due(begin) && window.is_due(begin + half));
+        window.turn(begin + half);
+        assert_eq!(window.mark(0, 3, requests(5, 0)), requests(5, 0));
+        assert_eq!(window.minute(0, 3, &requests(7, 0)), requests(7, 0), "since the start");
+        window.turn(begin + 2 * half);
+        assert_eq!(window.mark(0, 3, requests(7, 0)), requests(2, 0));
+        assert_eq!(window.minute(0, 3, &requests(8, 0)), requests(3, 0));
+        assert_eq!(window.seconds(begin + 2 * half), half.as_secs_f64());
+        window.turn(begin + 3 * half);
+        window.mark(0, 3, requests(8, 0));
+        window.turn(begin + 4 * half);
+        window.mark(0, 3, requests(8, 0));
+        assert!(window.minute(0, 3, &requests(8, 0)).is_zero());
+    }
+
+    #[test]
+    fn slot_that_is_retired_is_not_forgotten_for_a_minute() {
+        let begin = Instant::now();
+        let mut window = Window::<u64, RandomState>::new(2, begin);
+        window.mark(1, 0, requests(10, 1));
+        window.retire((1, 0), 77, &requests(14, 1));
+        assert_eq!(window.retired(77), requests(14, 1));
+        assert_eq!(window.minute(1, 0, &requests(2, 1)), requests(2, 1), "its next owner's");
+        let (_, step) = window.turn(begin);
+        assert_eq!(step, [(77, requests(4, 1))]);
+        assert_eq!(window.retired(77), requests(4, 1));
+        let (_, step) = window.turn(begin);
+        assert!(step.is_empty() && window.retired(77).is_zero());
+        let mut all = Vec::new();
+        window.each_retired(|key, minute| all.push((key, minute)));
+        assert!(all.is_empty());
+    }
+
+    #[test]
+    fn counts_may_begin_anew_between_two_marks() {
+        let mut window = Window::<u64, RandomState>::new(1, Instant::now());
+        window.mark(0, 0, requests(u32::MAX - 1, 0));
+        assert_eq!(window.mark(0, 0, requests(3, 0)), requests(5, 0));
+    }
+
+    #[test]
+    fn deleted_host_has_no_last_minute() {
+        let mut window = Window::<u64, RandomState>::new(1, Instant::now());
+        window.mark(0, 0, requests(4, 0));
+        window.forget_slot(0, 0, requests(9, 0));
+        assert!(window.minute(0, 0, &requests(9, 0)).is_zero());
+        window.retire((0, 0), 5, &requests(12, 0));
+        assert_eq!(window.retired(5), requests(3, 0));
+        window.forget(5);
+        assert!(window.retired(5).is_zero());
+    }
+}
