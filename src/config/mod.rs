@@ -56,6 +56,26 @@ pub enum AccessLog {
     File(PathBuf),
 }
 
+/// Target of the daemon's own log.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub enum LogTarget {
+    /// Standard error.
+    #[default]
+    Stderr,
+    /// The syslog that listens on this socket.
+    Syslog(PathBuf),
+}
+
+/// Format of the daemon's own log.
+#[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
+pub enum LogFormat {
+    /// Lines for people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
 /// HAProxy's names and meanings.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct Timeouts {
@@ -124,6 +144,10 @@ pub struct Config {
     pub max_connections_per_source: Option<NonZeroU32>,
     /// The access log.
     pub access_log: AccessLog,
+    /// Target of the daemon's own log.
+    pub log: LogTarget,
+    /// Format of the daemon's own log.
+    pub log_format: LogFormat,
     /// Whether requests go on with an `X-Request-Id`.
     pub request_id: bool,
     /// Whether a client that closes its sending side has left.
@@ -190,6 +214,8 @@ impl Default for Config {
             max_held_per_source: None,
             max_connections_per_source: None,
             access_log: AccessLog::Off,
+            log: LogTarget::Stderr,
+            log_format: LogFormat::Text,
             request_id: false,
             abort_on_close: true,
             via: None,

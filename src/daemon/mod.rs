@@ -11,6 +11,7 @@ mod demo_backend;
 mod demo_fleet;
 mod fleet;
 mod inherited;
+mod json_lines;
 mod listen;
 mod log;
 mod log_lines;
@@ -22,6 +23,7 @@ mod resources;
 mod service;
 mod signals;
 mod stalls;
+mod syslog;
 mod takeover_protocol;
 mod tokens;
 mod upgrade;
@@ -133,7 +135,7 @@ struct How {
 fn run(source: Source, how: How, demo: Option<&Demo>) -> Result<(), Problems> {
     let one = |problem: String| vec![problem];
     let config = source()?;
-    log::start(how.debug);
+    log::start(how.debug, &config);
     let program = Program::of_this_process().map_err(|error| vec![error.to_string()])?;
     let (predecessor, mut given) = match Predecessor::find().map_err(one)? {
         Some((predecessor, given)) => (Some(predecessor), given),

@@ -160,6 +160,8 @@ mod tests {
                 "access_log" | "static_dir" | "state_file" => "/a",
                 "management_token_file" | "management_tokens_file" => "/a",
                 "via" => "edge",
+                "log" => "syslog",
+                "log_format" => "json",
                 name if name.starts_with("timeout_") => "7s",
                 "fleet" | "fleet_node" | "fleet_user" => "a",
                 "fleet_endpoints" => "https://127.0.0.1:2379",

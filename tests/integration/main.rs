@@ -69,6 +69,7 @@ mod memory;
 mod metrics;
 mod names;
 mod newcomer;
+mod openapi;
 mod origin;
 mod original;
 mod overload;

@@ -49,7 +49,7 @@ impl ApiError {
         let path: String = path.chars().take(100).collect();
         let message = format!(
             "{path}: there is /hostname/, /hostname/HOST/, /stats/, /stats/HOST/, /backends/, /fleet/, /events, \
-             /metrics, /healthz, /readyz and /"
+             /metrics, /healthz, /readyz, /openapi.json and /"
         );
         ApiError::new(StatusCode::NOT_FOUND, "not_found", message)
     }

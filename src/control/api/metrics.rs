@@ -42,8 +42,8 @@ pub(super) async fn answer(api: &Api, parts: &Parts, asker: &Asker) -> Result<Re
     let own = asker.view(api.current()).await.map(|view| view.backends);
     let process = tokio::task::spawn_blocking(ProcessNumbers::read);
     let mut registry = Registry::with_prefix("mantrid");
-    registry.register_collector(Box::new(DaemonNumbers::of(api)));
     registry.register_collector(Box::new(Numbers::of(api, asker, own.as_ref())));
+    registry.register_collector(Box::new(DaemonNumbers::of(api)));
     if let Some(fleet) = api.fleet() {
         registry.register_collector(Box::new(super::fleet_metrics::FleetNumbers(fleet.clone())));
     }

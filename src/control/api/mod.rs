@@ -17,6 +17,7 @@ mod guard;
 mod listing;
 mod metrics;
 mod narrowed;
+mod openapi;
 mod process;
 mod ranking;
 mod read;
@@ -214,6 +215,7 @@ impl Api {
             Route::Metrics => metrics::answer(self, parts, asker).await,
             Route::Liveness => ready::alive(self, parts),
             Route::Readiness => ready::ready(self, parts),
+            Route::Description => openapi::answer(parts),
             Route::Dashboard => Ok((dashboard::fields(), dashboard::page()).into_response()),
         }
     }

@@ -25,6 +25,7 @@ pub(super) const ROUTES: &[(&str, &str)] = &[
     ("/metrics", READ),
     ("/healthz", READ),
     ("/readyz", READ),
+    ("/openapi.json", READ),
     ("/", READ),
 ];
 
@@ -34,6 +35,7 @@ pub(super) enum Route {
     Dashboard,
     Liveness,
     Readiness,
+    Description,
     Metrics,
     Events,
     Backends,
@@ -77,6 +79,7 @@ impl Route {
             ("", "") => Route::Dashboard,
             ("healthz", "") => Route::Liveness,
             ("readyz", "") => Route::Readiness,
+            ("openapi.json", "") => Route::Description,
             ("metrics", "") => Route::Metrics,
             ("events", "") => Route::Events,
             ("backends", "") => Route::Backends,
@@ -107,6 +110,7 @@ impl Route {
             Route::Dashboard => "/",
             Route::Liveness => "/healthz",
             Route::Readiness => "/readyz",
+            Route::Description => "/openapi.json",
             Route::Metrics => "/metrics",
             Route::Events => "/events",
             Route::Backends => "/backends/",
