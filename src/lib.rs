@@ -14,6 +14,8 @@ pub mod limits;
 mod scheme;
 // The arguments of rules: one table for parser, manual and client.
 mod rule_arguments;
+// Address of a backend, TCP or Unix socket.
+pub mod address;
 // The host table, and HTTP/1: no I/O, no clock, no threads.
 pub mod http;
 pub mod proxy_protocol;
@@ -37,4 +39,9 @@ pub mod daemon;
 #[doc(hidden)]
 pub mod bench {
     pub use crate::ring::bench::round_trips;
+}
+/// Checks of private modules that the fuzzers drive.
+#[doc(hidden)]
+pub mod fuzz {
+    pub use crate::control::any_value_of_a_fleet as fleet;
 }

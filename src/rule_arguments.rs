@@ -141,11 +141,13 @@ const PROXY: &[Argument] = &[
     argument(
         "backends",
         Takes::Form(
-            "a list of backends, each [host, port], \"host:port\" or \"[IPv6 address]:port\"",
+            "a list of backends, each [host, port], \"host:port\", \"[IPv6 address]:port\" or \
+             \"unix:/path\"",
         ),
         REQUIRED,
         "backends that requests go to, 1 to 1024; one string with commas will do. \
-         `[\"2001:db8::1\", 80]` needs no brackets for IPv6. Names are looked up beside the \
+         `[\"2001:db8::1\", 80]` needs no brackets for IPv6. An application on this machine may \
+         also listen on a [Unix socket](#unix-sockets). Names are looked up beside the \
          traffic, again each 30 s; at once where none of the name's addresses can be reached; \
          the last good addresses stay when a lookup fails. Of a name with several addresses \
          each request gets one by chance; where that address refuses, or says nothing for 250 \

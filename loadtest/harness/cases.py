@@ -31,6 +31,7 @@ class Case:
     kind: str = "load"  # or "paced": open loop; "idle", "stalled": memory
     load: str = "wrk"  # or what talk.rs does: "websocket", "upload"; its backend is echo.rs
     hosts: int = HOSTS  # names in the table
+    socket: bool = False  # the backend listens on a Unix socket
     only: tuple = ()  # kinds of peers; empty: all
     # Ours takes part a second time, in the same rounds, with these fields of the case changed: a name for
     # that and the fields.
@@ -45,6 +46,14 @@ class Case:
 CASES = [
     Case("small", "tiny answer, connections kept alive", connections=(1, 8, 64, 512)),
     Case("small-4000", "the same over 4,000 connections", connections=(4000,)),
+    Case(
+        "small-unix",
+        "tiny answer, everybody's backend on a Unix socket; beside it, in the same rounds, ours over TCP",
+        connections=(64, 512, 4000),
+        socket=True,
+        only=("mantrid", "haproxy", "nginx"),
+        beside=("tcp", {"socket": False}),
+    ),
     Case(
         "latency",
         "tiny answers at 70 % of HAProxy's peak rate, timed from when each request was due",

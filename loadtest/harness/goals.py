@@ -29,6 +29,9 @@ GOALS = {
     ("small", 64): Goal(haproxy=0.75, nginx=0.90),
     ("small", 512): Goal(haproxy=0.65, nginx=0.80),
     ("small-4000", 4000): Goal(haproxy=0.65, nginx=0.80),
+    ("small-unix", 64): Goal(haproxy=0.70, nginx=0.85, beside=0.82),
+    ("small-unix", 512): Goal(haproxy=0.52, nginx=0.68, beside=0.82),
+    ("small-unix", 4000): Goal(haproxy=0.45, nginx=0.62, beside=0.82),
     ("latency", 64): Goal(haproxy=1.00, nginx=1.00, figure="p99_us"),
     ("close", 64): Goal(haproxy=0.90, nginx=1.00),
     ("body-64k", 64): Goal(haproxy=0.80, nginx=0.70),
@@ -42,7 +45,7 @@ GOALS = {
 def kinds(case, connections):
     """The peers without which there is no verdict."""
     goal = GOALS[case.name, connections]
-    return ("mantrid", *FLOORS) + (() if goal.beside else ("haproxy", "nginx"))
+    return ("mantrid", *FLOORS, *(kind for kind in ("haproxy", "nginx") if getattr(goal, kind)))
 
 
 def ratio(runs, others, figure="cpu_us"):

@@ -121,6 +121,7 @@ class Fixture:
         self.load_cpu = load_cpu
         self.descriptors = descriptors
         self.backend_port, self.echo_port = free_port(), free_port()
+        self.socket = self.folder / "backend.sock"
         self._backends = []
         self._examples = {}
         self.reset_tables()
@@ -153,11 +154,16 @@ class Fixture:
     def backend_of(self, case):
         return self.backend_port if case.load == "wrk" else self.echo_port
 
+    def target(self, case, socket_prefix):
+        """The backend of a case, as a peer names it that puts this in front of a socket's path."""
+        return f"{socket_prefix}{self.socket}" if case.socket else f"127.0.0.1:{self.backend_of(case)}"
+
     def state(self, case):
         """Mantrid's table for a case; written when it is wanted first."""
-        path = self.folder / f"state-{case.hosts}-{self.backend_of(case)}.json"
+        sort = "unix" if case.socket else self.backend_of(case)
+        path = self.folder / f"state-{case.hosts}-{sort}.json"
         if not path.exists():
-            rule = json.dumps(["proxy", {"backends": [["127.0.0.1", self.backend_of(case)]]}, False])
+            rule = json.dumps(["proxy", {"backends": [self.target(case, "unix:")]}, False])
             with open(path, "w") as state:
                 state.write('{"stats": {}, "hosts": {\n')
                 rules = (f"{json.dumps(cases.host(number))}: {rule}" for number in range(case.hosts))
@@ -170,7 +176,7 @@ class Fixture:
         with open(self.folder / name, "w") as file:
             file.write(text)
 
-    def configuration(self, template, port, shards=1, backend=0, state=""):
+    def configuration(self, template, port, shards=1, backend=0, state="", target=""):
         """Fills a template in; returns the path of the result."""
         root = os.geteuid() == 0
         # Both sides of an exchange take a descriptor; some are for files, pipes and listeners.
@@ -179,6 +185,7 @@ class Fixture:
             "DIR": str(self.folder),
             "PORT": str(port),
             "BACKEND_PORT": str(backend or self.backend_port),
+            "BACKEND": target or f"127.0.0.1:{backend or self.backend_port}",
             "STATE": str(state),
             "USE_BACKENDS": self._use_backends if "use-backend" in template else "",
             "SHARDS": str(shards),
@@ -264,7 +271,8 @@ class Fixture:
         sort = "-tcp" if case.mode == "tcp" else ""
         backend = self.backend_of(case)
         if peer.kind == "nginx":
-            path = self.configuration("nginx.conf", port, case.shards, backend)
+            target = self.target(case, "unix:")
+            path = self.configuration("nginx.conf", port, case.shards, backend, target=target)
             return [peer.program, "-e", str(self.folder / "nginx-error.log"), "-c", path]
         if peer.kind in FLOORS:
             how = "splice" if case.body_bytes else "copy"
@@ -275,7 +283,8 @@ class Fixture:
         files = ["haproxy-tcp.cfg"] if sort else ["haproxy-defaults.cfg", f"{peer.kind}.cfg"]
         command = [peer.program, "-db"]
         for name in files:
-            command += ["-f", self.configuration(name, port, case.shards, backend)]
+            target = self.target(case, "unix@")
+            command += ["-f", self.configuration(name, port, case.shards, backend, target=target)]
         return command
 
 

@@ -10,6 +10,7 @@ mod arguments;
 mod failure;
 
 mod address;
+mod backend;
 mod feed;
 mod request;
 mod sse;

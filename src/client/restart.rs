@@ -12,20 +12,14 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitStatus};
 use std::time::Duration;
 
-use http_body_util::Empty;
-use hyper::Request;
-use hyper::body::Bytes;
-use hyper::client::conn::http1;
-use hyper::header::{CONNECTION, HOST};
-use hyper_util::rt::TokioIo;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::arguments::Restart;
+use super::backend::Backend;
 use super::change::duration;
 use super::failure::{Failure, say};
 use super::print::plain;
@@ -271,22 +265,14 @@ fn wait(mut child: Child) -> std::io::Result<ExitStatus> {
 async fn answers(rule: &Value, most: Duration, signals: &mut EndSignals) -> Result<(), Failed> {
     let until = Instant::now() + most;
     let path = rule[1]["check"].as_str().filter(|check| check.starts_with('/'));
-    let backends: Vec<(String, u16)> = rule[1]["backends"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(|pair| {
-            let port = pair[1].as_u64().and_then(|port| u16::try_from(port).ok());
-            Some((pair[0].as_str()?.to_owned(), port?))
-        })
-        .collect();
+    let backends = Backend::all_of(rule);
     loop {
         let mut why = String::new();
-        for (host, port) in &backends {
-            let look = timeout(LOOK_TIME, look(host, *port, path));
+        for backend in &backends {
+            let look = timeout(LOOK_TIME, backend.look(path));
             match look.await.unwrap_or_else(|_| Err("no answer in time".to_owned())) {
                 Ok(()) => return Ok(()),
-                Err(error) => why = format!("{}:{port}: {error}", plain(host)),
+                Err(error) => why = format!("{}: {error}", plain(&backend.to_string())),
             }
         }
         if until <= Instant::now() {
@@ -301,26 +287,5 @@ async fn answers(rule: &Value, most: Duration, signals: &mut EndSignals) -> Resu
                 return Err(Failed { code, why });
             }
         }
-    }
-}
-
-/// Whether a backend accepts connections; with a path, whether it answers 2xx or 3xx.
-async fn look(host: &str, port: u16, path: Option<&str>) -> Result<(), String> {
-    let text = |error: std::io::Error| error.to_string();
-    let stream = TcpStream::connect((host, port)).await.map_err(text)?;
-    let Some(path) = path else { return Ok(()) };
-    let text = |error: hyper::Error| error.to_string();
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(text)?;
-    tokio::spawn(connection);
-    let authority = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
-    let request = Request::get(path)
-        .header(HOST, format!("{authority}:{port}"))
-        .header(CONNECTION, "close")
-        .body(Empty::<Bytes>::new())
-        .map_err(|error| error.to_string())?;
-    let status = sender.send_request(request).await.map_err(text)?.status();
-    match status.is_success() || status.is_redirection() {
-        true => Ok(()),
-        false => Err(format!("{path} answers {status}")),
     }
 }

@@ -54,6 +54,10 @@ fn backends(list: &str) -> Result<Value, String> {
 }
 
 fn backend(text: &str) -> Result<Value, String> {
+    // A Unix socket; what is wrong with its path, the daemon says.
+    if text.starts_with("unix:") {
+        return Ok(json!(text));
+    }
     let read = || -> Option<(&str, u16)> {
         let (host, port) = text.rsplit_once(':')?;
         let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
@@ -65,7 +69,7 @@ fn backend(text: &str) -> Result<Value, String> {
     let (host, port) = read().ok_or_else(|| {
         format!(
             "{text:?} is not a backend: expected host:port, such as 127.0.0.1:8000, \
-             app.internal:8000 or [::1]:8000"
+             app.internal:8000, [::1]:8000 or unix:/run/app.sock"
         )
     })?;
     Ok(json!([host, port]))
@@ -118,6 +122,10 @@ mod tests {
         assert_eq!(
             rule("[::1]:80,b-c.internal:443"),
             Ok(json!(["proxy", {"backends": [["::1", 80], ["b-c.internal", 443]]}, true]))
+        );
+        assert_eq!(
+            rule("unix:/run/a.sock,unix:@b,c:80"),
+            Ok(json!(["proxy", {"backends": ["unix:/run/a.sock", "unix:@b", ["c", 80]]}, true]))
         );
         for list in
             ["", "a", "a:", ":80", "a:0", "a:65536", "a:x", "::1:80", "[::1]", "[::1:80", "a:1,"]

@@ -430,7 +430,9 @@ pub const KEYS: &[Key] = &[
                 "syslog" => LogTarget::Syslog("/dev/log".into()),
                 _ => match text.strip_prefix("syslog:") {
                     Some(socket) => LogTarget::Syslog(path(socket)?),
-                    None => return Err(format!("{text:?}: expected stderr, syslog or syslog:/path")),
+                    None => {
+                        return Err(format!("{text:?}: expected stderr, syslog or syslog:/path"));
+                    }
                 },
             };
             Ok(())

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::unix::pipe::Receiver;
 
 use super::elder::Elder;
+use crate::address::Address;
 use crate::link::{ControlEnd, Drain};
 use crate::table::Snapshot;
 
@@ -17,7 +17,7 @@ pub(super) struct Left {
     /// Nothing; otherwise some of it may be at no backend yet.
     pub(super) is_nothing: bool,
     /// Requests by backend.
-    pub(super) at: BTreeMap<SocketAddr, u64>,
+    pub(super) at: BTreeMap<Address, u64>,
 }
 
 /// Waits for `name`'s requests with the `removed` backends, for so long at most.
@@ -25,7 +25,7 @@ pub(super) async fn drained(
     shards: &ControlEnd,
     elder: &Elder,
     name: &str,
-    removed: Vec<SocketAddr>,
+    removed: Vec<Address>,
     wait: Duration,
 ) -> io::Result<Left> {
     let key = Snapshot::default().key(name);

@@ -7,7 +7,7 @@
 //! less, or more.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -17,12 +17,13 @@ use tokio::sync::watch;
 
 use super::health::{Standing, State};
 use super::{Control, Handle, statistics};
+use crate::address::Address;
 use crate::link::{ControlEnd, Drain};
 use crate::table::Snapshot;
 
 /// Requests of a rule that are under way in the other daemon: in all, and by backend. `None`: not
 /// answered yet.
-pub(super) type UnderWay = Option<(u64, Vec<(SocketAddr, u64)>)>;
+pub(super) type UnderWay = Option<(u64, Vec<(Address, u64)>)>;
 
 /// The daemon before this one.
 #[derive(Clone, Default)]
@@ -51,7 +52,7 @@ impl Elder {
     pub(super) fn ask(
         &self,
         rule: &str,
-        backends: &[SocketAddr],
+        backends: &[Address],
     ) -> Option<watch::Receiver<UnderWay>> {
         let mut questions = self.lock();
         questions.last += 1;
@@ -203,7 +204,7 @@ fn places(shards: &ControlEnd) -> Map<String, Value> {
     taken.map(|(backend, taken)| (backend.to_string(), json!(taken))).collect()
 }
 
-fn taken(places: &Value) -> HashMap<SocketAddr, u32> {
+fn taken(places: &Value) -> HashMap<Address, u32> {
     let places = places.as_object().into_iter().flatten();
     let each = places.filter_map(|(backend, taken)| {
         Some((backend.parse().ok()?, u32::try_from(taken.as_u64()?).ok()?))

@@ -2,11 +2,11 @@
 //! configuration of the addresses may make sense of them; requests get 502.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::time::Instant;
 
 use tracing::warn;
 
+use crate::address::Address;
 use crate::limits;
 use crate::link::{Own, is_local};
 use crate::table::Rule;
@@ -28,7 +28,7 @@ pub(super) fn warn_of<'r>(own: &Own, rules: impl Iterator<Item = (&'r str, &'r R
     }
 }
 
-fn own_backend(own: &Own, rule: &Rule) -> Option<SocketAddr> {
+fn own_backend(own: &Own, rule: &Rule) -> Option<Address> {
     let mut found = None;
     rule.each_address(|address| {
         if found.is_none() && own.has(address, is_local) {
@@ -40,10 +40,10 @@ fn own_backend(own: &Own, rule: &Rule) -> Option<SocketAddr> {
 
 /// Loops that requests ran into, each logged now and then.
 #[derive(Default)]
-pub(super) struct Met(HashMap<SocketAddr, Instant>);
+pub(super) struct Met(HashMap<Address, Instant>);
 
 impl Met {
-    pub(super) fn note(&mut self, address: SocketAddr, now: Instant) {
+    pub(super) fn note(&mut self, address: Address, now: Instant) {
         self.0.retain(|_, told| now.saturating_duration_since(*told) < limits::LOOP_AGAIN);
         if self.0.contains_key(&address) || limits::LOOPS_TOLD_MAX <= self.0.len() {
             return;

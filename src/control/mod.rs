@@ -61,6 +61,8 @@ use wake::{Wake, WakeMemory};
 use writer::{Wiring, Writer};
 
 pub(crate) use api::Management;
+#[doc(hidden)]
+pub use fleet::any_value as any_value_of_a_fleet;
 pub(crate) use fleet::{EtcdAccess, Settings as FleetSettings};
 pub(crate) use grant::{Token, Tokens};
 

@@ -24,8 +24,8 @@ use tracing::{info, warn};
 
 use super::SharedNames;
 use super::pause::{doubled, jittered};
-use crate::limits;
 use crate::table::Name;
+use crate::{address, limits};
 
 type Answer = io::Result<Vec<IpAddr>>;
 
@@ -197,10 +197,11 @@ impl Resolver {
         self.lookup_news.settled.notify_waiters();
     }
 
-    /// Forgets names that no rule uses any more, and hosts without names.
+    /// Forgets names and Unix sockets that no rule uses any more, and hosts without names.
     fn prune(&mut self) {
         self.take_names();
         self.names.lock().unwrap_or_else(PoisonError::into_inner).prune();
+        address::prune();
         self.hosts.retain(|_, host| {
             host.names.retain(|name| 0 < name.strong_count());
             !host.names.is_empty()

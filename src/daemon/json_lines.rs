@@ -60,7 +60,9 @@ struct Fields {
 impl Fields {
     fn put(&mut self, field: &Field, value: Value) {
         match field.name() {
-            "message" => self.message = value.as_str().map_or_else(|| value.to_string(), str::to_owned),
+            "message" => {
+                self.message = value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+            }
             name => _ = self.others.insert(name.to_owned(), value),
         }
     }

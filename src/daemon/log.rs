@@ -2,8 +2,8 @@
 //! terminal, with levels and without a time for the journal and a syslog; and plain lines, where a reader who went away (`mantrid --help |
 //! head`) is no reason to panic. No line is waited for by the thread that logs it.
 
-use std::borrow::Cow;
 use std::backtrace::{Backtrace, BacktraceStatus};
+use std::borrow::Cow;
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 use std::os::unix::fs::MetadataExt;

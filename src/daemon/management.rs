@@ -26,6 +26,11 @@ impl Listening {
     pub(super) fn addresses(&self) -> impl Iterator<Item = std::net::SocketAddr> {
         self.management.iter().chain(&self.metrics).filter_map(Management::address)
     }
+
+    /// The paths of the Unix sockets.
+    pub(super) fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.management.iter().chain(&self.metrics).filter_map(Management::path)
+    }
 }
 
 /// Binds `bind_management` and `bind_metrics`, all or nothing; every failure is named.

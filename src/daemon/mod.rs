@@ -276,7 +276,8 @@ async fn serve(
     let signals = Signals::take().map_err(|error| format!("can't take signals: {error}"))?;
     let tuning = reload::tuning(&config, resources);
     let clients = bound.iter().map(|bound| bound.local);
-    let own = Own::new(clients.chain(management.addresses()).collect());
+    let tcp = clients.chain(management.addresses()).collect();
+    let own = Own::new(tcp, management.paths());
     let published = Published::new(loaded.table, loaded.pages, tuning, own);
     let (end, ends, handed) = link::connect(published, resources.shards)
         .map_err(|error| format!("can't make the shards' wake-ups: {error}"))?;

@@ -119,6 +119,8 @@ pub const CHECK_FALL: u32 = 3;
 pub const CHECK_RISE: u32 = 2;
 /// Timeout for the response to a probe.
 pub const PROBE_TIME: Duration = Duration::from_secs(2);
+/// Pause before a Unix socket is probed again whose queue of connections is full.
+pub const PROBE_AGAIN: Duration = Duration::from_millis(50);
 /// How long a connection must stay open for a probe that sends nothing to call it accepted.
 pub const PROBE_QUIET: Duration = Duration::from_millis(100);
 /// Probes begun in a tenth of a second: a few percent of a CPU. Where more are due they wait, so

@@ -1,6 +1,7 @@
 //! Every bound of the program, in one file for each owner: the folder that keeps the bound.
 //! `shares` has the sums, which name their terms.
 
+mod address;
 mod config;
 mod control;
 mod daemon;
@@ -13,6 +14,7 @@ mod shares;
 mod state;
 mod table;
 
+pub use address::*;
 pub use config::*;
 pub use control::*;
 pub use daemon::*;

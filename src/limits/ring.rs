@@ -38,6 +38,11 @@ pub const STOOD_STILL: Duration = Duration::from_millis(200);
 pub const SINK_BYTES: usize = 16 * 1024;
 /// How often the sink is filled before a connection is closed.
 pub const SINK_FILLS_MAX: usize = 1024;
+/// First pause before a connection to a Unix socket is tried again whose queue is full; each pause
+/// is twice as long as the one before.
+pub const UNIX_AGAIN_FIRST: Duration = Duration::from_millis(1);
+/// Longest such pause.
+pub const UNIX_AGAIN_MAX: Duration = Duration::from_millis(64);
 /// Bytes taken with the head of a response that is expected to be spliced; most heads are shorter.
 pub const PEEK_BYTES: u32 = 1024;
 /// Most pipes in use at a time; beyond them bulk bodies are copied.

@@ -1,19 +1,20 @@
 //! Reports of shards about backends that fail requests, and that answer them again.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
+use super::Unreached;
+use crate::address::Address;
 use crate::table::Name;
 
 /// A report of one shard about one backend.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum BackendReport {
     /// Several requests in a row failed at this backend: enough to eject it.
-    Failed { address: SocketAddr, how: Failure },
+    Failed { address: Address, how: Failure },
     /// The backend was reported to fail, and has answered a request since.
-    Answered { address: SocketAddr },
+    Answered { address: Address },
     /// A request was to go to an address on which this daemon itself listens.
-    Loop { address: SocketAddr },
+    Loop { address: Address },
     /// No address of this name could be reached, or the name has none.
     NameFailed { name: Arc<Name> },
 }
@@ -21,8 +22,8 @@ pub(crate) enum BackendReport {
 /// How a backend failed.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Failure {
-    /// No connection could be opened.
-    Unreachable,
+    /// No connection could be opened; why the last one could not, where that is known.
+    Unreachable(Option<Unreached>),
     /// A new connection was closed or reset before a byte of a response.
     Silent,
 }

@@ -3,11 +3,12 @@
 //! have none.
 
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::Waker;
+
+use crate::address::Address;
 
 /// Mark of a shard that has not answered yet.
 const UNKNOWN: u32 = u32::MAX;
@@ -17,7 +18,7 @@ pub(crate) struct Drain {
     /// The key of the rule.
     pub(crate) rule: u64,
     /// Backends that were removed from the rule.
-    pub(crate) backends: Vec<SocketAddr>,
+    pub(crate) backends: Vec<Address>,
     /// Whether the change was made in another daemon: here the rule is as it was, for all that were
     /// routed by it.
     pub(crate) is_elsewhere: bool,
@@ -28,18 +29,14 @@ pub(crate) struct Drain {
 }
 
 impl Drain {
-    pub(crate) fn new(rule: u64, backends: Vec<SocketAddr>, shards: usize) -> io::Result<Drain> {
+    pub(crate) fn new(rule: u64, backends: Vec<Address>, shards: usize) -> io::Result<Drain> {
         let under_way = (0..shards * (backends.len() + 1)).map(|_| AtomicU32::new(UNKNOWN));
         let under_way = under_way.collect();
         Ok(Drain { rule, backends, is_elsewhere: false, under_way, waker: Waker::new()? })
     }
 
     /// Asks after a change that was made in a daemon that has taken over.
-    pub(crate) fn elsewhere(
-        rule: u64,
-        backends: Vec<SocketAddr>,
-        shards: usize,
-    ) -> io::Result<Drain> {
+    pub(crate) fn elsewhere(rule: u64, backends: Vec<Address>, shards: usize) -> io::Result<Drain> {
         Ok(Drain { is_elsewhere: true, ..Drain::new(rule, backends, shards)? })
     }
 
@@ -61,7 +58,7 @@ impl Drain {
     }
 
     /// Requests under way at each backend.
-    pub(crate) fn left_at(&self) -> impl Iterator<Item = (SocketAddr, u32)> {
+    pub(crate) fn left_at(&self) -> impl Iterator<Item = (Address, u32)> {
         let width = self.backends.len() + 1;
         let at = move |index: usize| -> u32 {
             let column = self.under_way.iter().skip(index).step_by(width);

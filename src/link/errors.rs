@@ -1,5 +1,6 @@
 //! Errors of this machine, told from those of a backend: for requests and for probes alike.
 
+use std::fmt;
 use std::io;
 
 /// Whether a connection could not be opened for a reason that lies on this machine, and not with
@@ -25,4 +26,70 @@ pub(crate) fn is_local_fault(error: &io::Error) -> bool {
 /// Whether there is no descriptor or memory for it just now.
 pub(crate) fn is_shortage(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS))
+}
+
+/// Why no connection to a backend could be opened, as far as that is the backend's fault.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Unreached {
+    /// Nothing listens there.
+    Refused,
+    /// Nothing answered in time.
+    TimedOut,
+    /// No way leads there.
+    NoRoute,
+    /// There is no such Unix socket.
+    NoSocket,
+    /// The Unix socket, or a folder on the way to it, is not for this user.
+    NotPermitted,
+    /// The queue of a Unix socket had no room in time: the backend does not accept.
+    QueueFull,
+    /// The Unix socket is none for streams.
+    NoStream,
+    /// Anything else.
+    Failed,
+}
+
+impl Unreached {
+    /// Reads the error of a connect to a Unix socket or, else, by TCP.
+    pub(crate) fn of(error: &io::Error) -> Unreached {
+        match error.raw_os_error() {
+            Some(libc::ECONNREFUSED) => Unreached::Refused,
+            Some(libc::ETIMEDOUT) => Unreached::TimedOut,
+            Some(libc::EHOSTUNREACH | libc::ENETUNREACH) => Unreached::NoRoute,
+            Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP) => Unreached::NoSocket,
+            Some(libc::EACCES | libc::EPERM) => Unreached::NotPermitted,
+            Some(libc::EAGAIN) => Unreached::QueueFull,
+            Some(libc::EPROTOTYPE) => Unreached::NoStream,
+            _ => Unreached::Failed,
+        }
+    }
+
+    /// Value of `reason` in the access log.
+    pub(crate) fn slug(self) -> &'static str {
+        match self {
+            Unreached::Refused => "refused",
+            Unreached::TimedOut => "timed_out",
+            Unreached::NoRoute => "no_route",
+            Unreached::NoSocket => "no_socket",
+            Unreached::NotPermitted => "not_permitted",
+            Unreached::QueueFull => "queue_full",
+            Unreached::NoStream => "no_stream_socket",
+            Unreached::Failed => "failed",
+        }
+    }
+}
+
+impl fmt::Display for Unreached {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Unreached::Refused => "connection refused",
+            Unreached::TimedOut => "timed out",
+            Unreached::NoRoute => "no route to it",
+            Unreached::NoSocket => "there is no such socket",
+            Unreached::NotPermitted => "permission denied",
+            Unreached::QueueFull => "its queue of connections is full",
+            Unreached::NoStream => "the socket is none for streams",
+            Unreached::Failed => "the connection failed",
+        })
+    }
 }

@@ -6,11 +6,11 @@
 //! Only rules with `max_connections` use gates: nothing here is on the path of other requests.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{Shares, Waker};
+use crate::address::Address;
 use crate::limits;
 
 /// The connections to one backend.
@@ -99,7 +99,7 @@ impl Gate {
 
 /// Every gate there is. The lock is taken when a shard meets a limited backend for the first time.
 pub(crate) struct Gates {
-    gates: Mutex<HashMap<SocketAddr, Arc<Gate>>>,
+    gates: Mutex<HashMap<Address, Arc<Gate>>>,
     wakers: Vec<Waker>,
     shares: Arc<Shares>,
 }
@@ -109,7 +109,7 @@ impl Gates {
         Gates { gates: Mutex::default(), wakers, shares }
     }
 
-    pub(crate) fn get(&self, backend: SocketAddr) -> Arc<Gate> {
+    pub(crate) fn get(&self, backend: Address) -> Arc<Gate> {
         let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
         if limits::GATES_KEPT <= gates.len() && !gates.contains_key(&backend) {
             gates.retain(|_, gate| Arc::strong_count(gate) > 1);
@@ -123,7 +123,7 @@ impl Gates {
 
     /// Counts the permits taken at each backend, for a daemon that takes over; at least one where
     /// requests still wait.
-    pub(crate) fn taken(&self) -> Vec<(SocketAddr, u32)> {
+    pub(crate) fn taken(&self) -> Vec<(Address, u32)> {
         let gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
         let taken = gates.iter().map(|(backend, gate)| {
             let waits = u32::from(gate.waiting.is_used());
@@ -133,7 +133,7 @@ impl Gates {
     }
 
     /// Sets the permits that another daemon has taken; it has none at other backends.
-    pub(crate) fn set_elder(&self, taken: &HashMap<SocketAddr, u32>) {
+    pub(crate) fn set_elder(&self, taken: &HashMap<Address, u32>) {
         // Gates are made for backends that no shard has met yet: the limit holds there, too.
         let kept: Vec<Arc<Gate>> = taken.keys().map(|backend| self.get(*backend)).collect();
         let gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
@@ -177,13 +177,15 @@ impl Gates {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
 
     fn gates(shards: usize) -> (Gates, Arc<Gate>) {
         // One eventfd for all: the test only asks which shard would be woken.
         let waker = Waker::new().expect("an eventfd");
         let gates = Gates::new(vec![waker; shards], Arc::default());
-        let gate = gates.get(([127, 0, 0, 1], 80).into());
+        let gate = gates.get(SocketAddr::from(([127, 0, 0, 1], 80)).into());
         (gates, gate)
     }
 

@@ -2,13 +2,14 @@
 //! always empty. A request looks at one flag; only when that is set, at the set.
 
 use std::collections::HashSet;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
 
-type Addresses = HashSet<SocketAddr, foldhash::fast::RandomState>;
+use crate::address::Address;
+
+type Addresses = HashSet<Address, foldhash::fast::RandomState>;
 
 /// Backends that requests pass over while there are others. Shards read the set, control replaces
 /// it, and no shard need be woken: the next request sees it.
@@ -27,12 +28,12 @@ impl Down {
         !self.any.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn contains(&self, backend: SocketAddr) -> bool {
+    pub(crate) fn contains(&self, backend: Address) -> bool {
         !self.is_empty() && self.addresses.load().contains(&backend)
     }
 
     /// Replaces the set. Called by control only.
-    pub(crate) fn publish(&self, backends: impl Iterator<Item = SocketAddr>) {
+    pub(crate) fn publish(&self, backends: impl Iterator<Item = Address>) {
         let addresses: Addresses = backends.collect();
         let any = !addresses.is_empty();
         self.addresses.store(Arc::new(addresses));
@@ -42,11 +43,13 @@ impl Down {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
 
     #[test]
     fn what_is_published_is_all_there_is() {
-        let [a, b] = [1, 2].map(|port| SocketAddr::from(([10, 0, 0, 1], port)));
+        let [a, b] = [1, 2].map(|port| SocketAddr::from(([10, 0, 0, 1], port)).into());
         let down = Down::default();
         assert!(down.is_empty() && !down.contains(a));
         down.publish([a].into_iter());

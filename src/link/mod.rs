@@ -40,7 +40,7 @@ pub(crate) use backend_reports::{BackendReport, Failure};
 pub(crate) use beat::{Beat, Part};
 pub(crate) use counters::{Author, Counter, Counters, Shed};
 pub(crate) use drain::Drain;
-pub(crate) use errors::{is_local_fault, is_shortage};
+pub(crate) use errors::{Unreached, is_local_fault, is_shortage};
 pub(crate) use gate::{Gate, Gates};
 pub(crate) use handover::{HandedOver, Protocol};
 pub(crate) use health::Down;

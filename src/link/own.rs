@@ -1,32 +1,70 @@
 //! The addresses on which this daemon itself listens, for clients and for management: a rule that
-//! leads there would send each request round and round, and no shard connects to one.
+//! leads there would send each request round and round, and no shard connects to one. Of a Unix
+//! socket not the path counts, but the file: many paths may lead to one.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::path::Path;
+
+use rustix::fs::stat;
+
+use crate::address::{Address, UnixSocket};
 
 /// The addresses as bound; they never change while the daemon runs.
 #[derive(Debug, Default)]
-pub(crate) struct Own(Box<[SocketAddr]>);
+pub(crate) struct Own {
+    tcp: Box<[SocketAddr]>,
+    unix: Box<[FileId]>,
+}
+
+/// Device and inode: a file, whatever path leads to it.
+type FileId = (u64, u64);
 
 impl Own {
-    pub(crate) fn new(addresses: Vec<SocketAddr>) -> Own {
-        Own(addresses.into())
+    /// Notes the addresses, and the files of the Unix sockets at these paths.
+    pub(crate) fn new<'p>(tcp: Vec<SocketAddr>, unix: impl Iterator<Item = &'p Path>) -> Own {
+        Own { tcp: tcp.into(), unix: unix.filter_map(file_at).collect() }
     }
 
     /// Whether connecting to `address` would lead to this daemon. `is_local` says whether an
     /// address belongs to this machine; it is asked only where that decides.
-    pub(crate) fn has(&self, address: SocketAddr, is_local: impl Fn(IpAddr) -> bool) -> bool {
+    pub(crate) fn has(&self, address: Address, is_local: impl Fn(IpAddr) -> bool) -> bool {
+        match address {
+            Address::V4(address) => self.has_tcp(address.into(), is_local),
+            Address::V6(address) => self.has_tcp(address.into(), is_local),
+            Address::Unix(socket) => self.has_unix() && self.is_unix(socket),
+        }
+    }
+
+    /// Whether this daemon listens on any Unix socket.
+    pub(crate) fn has_unix(&self) -> bool {
+        !self.unix.is_empty()
+    }
+
+    /// Whether this daemon listens on the Unix socket. An abstract name is none of its own.
+    pub(crate) fn is_unix(&self, socket: UnixSocket) -> bool {
+        let path = socket.path().filter(|path| path.abstract_name().is_none());
+        let file = path.and_then(|path| file_at(Path::new(path.as_str())));
+        file.is_some_and(|file| self.unix.contains(&file))
+    }
+
+    fn has_tcp(&self, address: SocketAddr, is_local: impl Fn(IpAddr) -> bool) -> bool {
         // Nearly always no port is the same.
-        if self.0.iter().all(|own| own.port() != address.port()) {
+        if self.tcp.iter().all(|own| own.port() != address.port()) {
             return false;
         }
         let ip = reached(address.ip());
-        self.0.iter().filter(|own| own.port() == address.port()).any(|own| match own.ip() {
+        self.tcp.iter().filter(|own| own.port() == address.port()).any(|own| match own.ip() {
             IpAddr::V4(any) if any.is_unspecified() => ip.is_ipv4() && is_local(ip),
             // Such a socket takes IPv4, too.
             IpAddr::V6(any) if any.is_unspecified() => is_local(ip),
             own => own.to_canonical() == ip,
         })
     }
+}
+
+/// The file that connecting to a path leads to, through symbolic links.
+fn file_at(path: &Path) -> Option<FileId> {
+    stat(path).ok().map(|stat| (stat.st_dev, stat.st_ino))
 }
 
 /// The address that connecting to this one leads to.
@@ -67,8 +105,10 @@ mod tests {
     #[test]
     fn own_addresses_are_known_by_whatever_leads_there() {
         let own = |bound: &str, asked: &str| {
-            Own::new(vec![address("192.0.2.9:9"), address(bound)])
-                .has(address(asked), |ip| ip.is_loopback() || ip == address("192.0.2.1:1").ip())
+            Own::new(vec![address("192.0.2.9:9"), address(bound)], std::iter::empty())
+                .has(address(asked).into(), |ip| {
+                    ip.is_loopback() || ip == address("192.0.2.1:1").ip()
+                })
         };
         for (bound, asked, expected) in [
             ("127.0.0.1:80", "127.0.0.1:80", true),

@@ -223,16 +223,17 @@ fn connect_is_refused_and_accepted() {
     on_ring(|ring| async move {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
         let address = listener.local_addr().expect("address");
-        let stream = Stream::connect(&ring, address, &in_ten_seconds(&ring)).await;
+        let stream = Stream::connect(&ring, &address.into(), &in_ten_seconds(&ring)).await;
         assert!(stream.is_ok(), "{:?}", stream.err());
         drop(listener);
-        let refused = Stream::connect(&ring, address, &in_ten_seconds(&ring)).await;
+        let refused = Stream::connect(&ring, &address.into(), &in_ten_seconds(&ring)).await;
         assert!(matches!(refused, Err(Abort::Io(_))));
         // Dropped in the middle: the slot goes when the kernel is done with it.
         {
             let unroutable: SocketAddr = "127.0.0.1:1".parse().expect("address");
+            let unroutable = unroutable.into();
             let deadline = in_ten_seconds(&ring);
-            let mut attempt = pin!(Stream::connect(&ring, unroutable, &deadline));
+            let mut attempt = pin!(Stream::connect(&ring, &unroutable, &deadline));
             let _ = poll_once(attempt.as_mut());
         }
         drop(stream);

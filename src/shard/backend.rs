@@ -13,9 +13,10 @@ use super::Shard;
 use super::ending::Ending;
 use super::pool::{Lease, OwnConnection, Wait};
 use super::request::{Client, RequestTicket};
+use crate::address::Address;
 use crate::limits;
 use crate::link::{
-    BackendReport, Counter, Failure, Shed, SlotTime, Turn, is_local_fault, is_shortage,
+    BackendReport, Counter, Failure, Shed, SlotTime, Turn, Unreached, is_local_fault, is_shortage,
 };
 use crate::proxy_protocol::{self, Version};
 use crate::ring::{Abort, Deadline, EndCounts, SendBuf, Stream};
@@ -87,7 +88,7 @@ pub(super) async fn acquire(
         return Ok(shard.pool.lease_own(busy, *own, None));
     }
     if proxy_is_down(shard, asking.proxy) {
-        return Err(Ending::NoBackend);
+        return Err(Ending::NoBackend(None));
     }
     client.arm();
     // Boxed: a connection that waits for its next request should not carry this path's state.
@@ -104,7 +105,7 @@ async fn open(
     shard: &Rc<Shard>,
     asking: Asking<'_>,
     client: &Stream,
-    first: Option<(usize, SocketAddr)>,
+    first: Option<(usize, Address)>,
     mut own: Option<Box<OwnConnection>>,
 ) -> Result<Lease, Ending> {
     let proxy = asking.proxy;
@@ -132,7 +133,7 @@ async fn open(
                     next = pick(shard, asking, &tried).filter(|(index, _)| !tried.contains(index));
                 }
                 Err(Ending::NoConnection) => none = none.or(Some(Ending::NoConnection)),
-                Err(why @ (Ending::NoBackend | Ending::OwnAddress)) => none = Some(why),
+                Err(why @ (Ending::NoBackend(_) | Ending::OwnAddress)) => none = Some(why),
                 result => return result,
             }
         }
@@ -140,7 +141,7 @@ async fn open(
     if none == Some(Ending::NoConnection) {
         shard.end.counters().add_shed(Shed::Local);
     }
-    Err(none.unwrap_or(Ending::NoBackend))
+    Err(none.unwrap_or(Ending::NoBackend(None)))
 }
 
 /// Makes one attempt: at the address of a backend, or at all addresses of its name.
@@ -148,7 +149,7 @@ async fn attempt_one(
     shard: &Rc<Shard>,
     asking: Asking<'_>,
     (client, own): (&Stream, Option<Box<OwnConnection>>),
-    (index, first): (usize, SocketAddr),
+    (index, first): (usize, Address),
     deadline: &Deadline,
 ) -> Result<Lease, Ending> {
     let proxy = asking.proxy;
@@ -156,24 +157,24 @@ async fn attempt_one(
         // A connection that is the client's own is open: it has no other address to be raced with.
         Target::Name(name) if own.is_none() => {
             let result = open_any(shard, asking, client, first, name).await;
-            if matches!(result, Err(Ending::NoBackend)) {
+            if matches!(result, Err(Ending::NoBackend(_))) {
                 doubt(shard, name);
             }
             result
         }
         Target::Name(_) | Target::Address(_) => {
             let result = open_one(shard, asking, (client, own), first, deadline).await;
-            if matches!(result, Err(Ending::NoBackend)) {
-                note_unreachable(shard, proxy, first);
+            if let Err(Ending::NoBackend(why)) = result {
+                note_unreachable(shard, proxy, first, why);
             }
             result
         }
     }
 }
 
-fn note_unreachable(shard: &Shard, proxy: &Proxy, address: SocketAddr) {
+fn note_unreachable(shard: &Shard, proxy: &Proxy, address: Address, why: Option<Unreached>) {
     if proxy.healthcheck() {
-        shard.note_failure(address, Failure::Unreachable);
+        shard.note_failure(address, Failure::Unreachable(why));
     }
 }
 
@@ -206,15 +207,15 @@ async fn open_any(
     shard: &Rc<Shard>,
     asking: Asking<'_>,
     client: &Stream,
-    first: SocketAddr,
+    first: Address,
     name: &Name,
 ) -> Result<Lease, Ending> {
-    let mut left: Vec<SocketAddr> = name.addresses().iter().copied().collect();
+    let mut left: Vec<Address> = name.addresses().iter().map(|it| (*it).into()).collect();
     left.retain(|address| *address != first);
     // The last is tried next.
     left.sort_by_key(|address| address.is_ipv4() != first.is_ipv4());
     let until = shard.ring.now() + shard.timeouts().connect;
-    let open = |address: SocketAddr| -> Opening<'_> {
+    let open = |address: Address| -> Opening<'_> {
         Box::pin(async move {
             let deadline = Deadline::new(&shard.ring);
             open_one(shard, asking, (client, None), address, &deadline).await
@@ -237,27 +238,30 @@ async fn open_any(
         match ended.await {
             Some((
                 at,
-                Err(why @ (Ending::NoBackend | Ending::NoConnection | Ending::OwnAddress)),
+                Err(why @ (Ending::NoBackend(_) | Ending::NoConnection | Ending::OwnAddress)),
             )) => {
                 let (address, ..) = opening.swap_remove(at);
                 if why != Ending::NoConnection {
                     none = why;
                 }
-                if why == Ending::NoBackend {
-                    note_unreachable(shard, asking.proxy, address);
+                if let Ending::NoBackend(why) = why {
+                    note_unreachable(shard, asking.proxy, address, why);
                 }
             }
             Some((_, Ok(lease))) => {
                 // Those that had their moment are passed over from now on, unless they had to wait
                 // for a place.
                 let slow = shard.ring.now().checked_sub(limits::NEXT_ADDRESS);
-                let is_slow = |(address, since, _): &&(SocketAddr, Instant, Opening<'_>)| {
+                let is_slow = |(address, since, _): &&(Address, Instant, Opening<'_>)| {
                     *address != lease.address() && Some(*since) <= slow
                 };
                 let slower: Vec<_> = opening.iter().filter(is_slow).map(|one| one.0).collect();
                 drop(opening);
                 if asking.proxy.max_connections().is_none() {
-                    slower.into_iter().for_each(|it| note_unreachable(shard, asking.proxy, it));
+                    let why = Some(Unreached::TimedOut);
+                    slower
+                        .into_iter()
+                        .for_each(|it| note_unreachable(shard, asking.proxy, it, why));
                 }
                 shard.chose(asking.ticket, lease.address(), lease.slot());
                 return Ok(lease);
@@ -278,7 +282,7 @@ async fn open_any(
 }
 
 /// Takes an idle connection to a backend, where the request may go out on one.
-fn reuse(shard: &Rc<Shard>, asking: Asking<'_>, address: SocketAddr) -> Option<Lease> {
+fn reuse(shard: &Rc<Shard>, asking: Asking<'_>, address: Address) -> Option<Lease> {
     if asking.fresh || asking.is_unshared() {
         return None;
     }
@@ -292,7 +296,7 @@ async fn open_one(
     shard: &Rc<Shard>,
     asking: Asking<'_>,
     (client, own): (&Stream, Option<Box<OwnConnection>>),
-    address: SocketAddr,
+    address: Address,
     deadline: &Deadline,
 ) -> Result<Lease, Ending> {
     let Asking { proxy, ticket, repeatable, .. } = asking;
@@ -343,7 +347,8 @@ async fn open_one(
     shard.count(Counter::Connects);
     shard.pool.make_room(shard);
     let begun = shard.ring.now();
-    match Stream::connect(&shard.ring, address, deadline).await {
+    let Some(to) = address.to_system() else { return Err(Ending::NoBackend(None)) };
+    match Stream::connect(&shard.ring, &to, deadline).await {
         Ok(stream) => {
             shard.count_connect(ticket, slot, shard.ring.now().saturating_duration_since(begun));
             let mut lease = shard.pool.lease(shard, busy, stream, place);
@@ -360,11 +365,22 @@ async fn open_one(
             shard.end.counters().add_shed(Shed::Local);
             Err(Ending::BackendQueue)
         }
-        Err(Abort::Io(error)) if is_local_fault(&error) => Err(Ending::NoConnection),
-        Err(Abort::TimedOut | Abort::Io(_)) => {
-            shard.count_failure(slot);
-            Err(Ending::NoBackend)
+        // A Unix socket is as much a part of its backend as its rights are.
+        Err(Abort::Io(error)) if address.ip().is_some() && is_local_fault(&error) => {
+            Err(Ending::NoConnection)
         }
+        Err(abort) => {
+            shard.count_failure(slot);
+            Err(Ending::NoBackend(Some(unreached(address, &abort))))
+        }
+    }
+}
+
+fn unreached(address: Address, abort: &Abort) -> Unreached {
+    match abort {
+        Abort::Io(error) => Unreached::of(error),
+        Abort::TimedOut if address.ip().is_none() => Unreached::QueueFull,
+        Abort::TimedOut => Unreached::TimedOut,
     }
 }
 
@@ -389,14 +405,14 @@ async fn introduce(
     proxy_protocol::write(version, addresses, whose.secure, &mut header);
     lease.stream.begin_send(SendBuf::Vec(header));
     let sent = lease.stream.sent(deadline, shard.timeouts().connect).await;
-    sent.map_err(|_| Ending::NoBackend)
+    sent.map_err(|_| Ending::NoBackend(None))
 }
 
 /// Finds the one of a rule's backends that has this address.
-pub(super) fn backend_at(proxy: &Proxy, address: SocketAddr) -> Option<usize> {
+pub(super) fn backend_at(proxy: &Proxy, address: Address) -> Option<usize> {
     proxy.backends().iter().position(|backend| match backend.target() {
         Target::Address(other) => other == address,
-        Target::Name(name) => name.addresses().contains(&address),
+        Target::Name(name) => address.ip().is_some_and(|ip| name.addresses().contains(&ip)),
     })
 }
 
@@ -410,13 +426,15 @@ fn proxy_is_down(shard: &Shard, proxy: &Proxy) -> bool {
     proxy.backends().iter().all(|backend| match backend.target() {
         // A rule that leads here is not one whose backend may come back.
         Target::Address(address) => down.contains(address) && !shard.is_own(address),
-        Target::Name(name) => name.addresses().iter().all(|address| down.contains(*address)),
+        Target::Name(name) => {
+            name.addresses().iter().all(|address| down.contains((*address).into()))
+        }
     })
 }
 
 /// The rule's next backend. Those tried, those that just refused and those that are down are passed
 /// over while there are others.
-fn pick(shard: &Shard, asking: Asking<'_>, tried: &[usize]) -> Option<(usize, SocketAddr)> {
+fn pick(shard: &Shard, asking: Asking<'_>, tried: &[usize]) -> Option<(usize, Address)> {
     let Asking { proxy, ticket, client: Client { peer, .. }, .. } = asking;
     let backends = proxy.backends();
     let address = |index: usize| match backends[index].target() {
@@ -449,11 +467,12 @@ fn pick(shard: &Shard, asking: Asking<'_>, tried: &[usize]) -> Option<(usize, So
 
 /// One of a name's addresses by chance; those to be passed over leave their share to the one behind
 /// them.
-fn one_of(shard: &Shard, proxy: &Proxy, addresses: &[SocketAddr]) -> Option<SocketAddr> {
+fn one_of(shard: &Shard, proxy: &Proxy, addresses: &[SocketAddr]) -> Option<Address> {
     let at = shard.random() as usize % addresses.len().max(1);
     let (before, from) = addresses.split_at(at);
-    let is_usable = |address: &&SocketAddr| !shard.passes_over(proxy, **address);
-    from.iter().chain(before).find(is_usable).or(from.first()).copied()
+    let is_usable = |address: &&SocketAddr| !shard.passes_over(proxy, (**address).into());
+    let one = from.iter().chain(before).find(is_usable).or(from.first());
+    one.map(|address| (*address).into())
 }
 
 /// Hash with a fixed seed: a client must meet the same backend on every shard and after a restart.

@@ -452,3 +452,6 @@ impl Relay<'_> {
         .await
     }
 }
+
+#[cfg(test)]
+mod tests;

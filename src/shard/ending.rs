@@ -2,7 +2,7 @@
 //! reply and whose fault it was.
 
 use crate::http::{BadResponse, Refusal};
-use crate::link::Failure;
+use crate::link::{Failure, Unreached};
 
 /// Party whose fault an ending is.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -92,8 +92,9 @@ endings! {
         "The request was held for as long as its rule allows.";
     HeldFull, "held_full", Some(503), Mantrid, None,
         "As many requests were held as may be.";
-    NoBackend, "no_backend", Some(502), Backend, Some(Failure::Unreachable),
-        "No backend could be reached.";
+    NoBackend(Option<Unreached>), "no_backend", Some(502), Backend,
+        Some(Failure::Unreachable(None)),
+        "No backend could be reached; `reason` says what became of the last attempt.";
     Loop, "loop", Some(508), Mantrid, None,
         "The request came through this proxy before.";
     OwnAddress, "loop", Some(502), Mantrid, None,
@@ -146,6 +147,7 @@ impl Ending {
         match self {
             Ending::Refused(refusal) | Ending::BackendCut(Some(refusal)) => Some(refusal.slug()),
             Ending::BackendBadAnswer(why) => Some(why.slug()),
+            Ending::NoBackend(Some(why)) => Some(why.slug()),
             _ => None,
         }
     }
@@ -239,7 +241,7 @@ mod tests {
             Ending::Complete,
             Ending::Refused(Refusal::HeadTimeout),
             Ending::BackendCut(None),
-            Ending::NoBackend,
+            Ending::NoBackend(None),
             Ending::CutOff,
         ] {
             assert_eq!(Ending::SLUGS[ending.position()], ending.row().slug);

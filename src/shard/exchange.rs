@@ -183,7 +183,7 @@ fn without_backend(side: &ClientSide, proxy: &Proxy, ending: Ending, silences: u
             side.shard.note_end(side.ticket, ending);
             Outcome::Next(Next::Close)
         }
-        Ending::NoBackend | Ending::NoConnection if !proxy.hold().is_zero() => {
+        Ending::NoBackend(_) | Ending::NoConnection if !proxy.hold().is_zero() => {
             Outcome::Hold { silences }
         }
         // None of the body has been read: the reply sees to that.

@@ -4,10 +4,10 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::Shard;
+use crate::address::Address;
 use crate::limits;
 use crate::link::{BackendReport, Failure};
 use crate::table::Proxy;
@@ -15,7 +15,7 @@ use crate::table::Proxy;
 /// Failing backends by address, each until it responds, or has not failed for long.
 #[derive(Default)]
 pub(super) struct Failures {
-    by_address: RefCell<HashMap<SocketAddr, Failing, foldhash::fast::RandomState>>,
+    by_address: RefCell<HashMap<Address, Failing, foldhash::fast::RandomState>>,
 }
 
 struct Failing {
@@ -34,7 +34,7 @@ impl Failures {
         self.by_address.borrow().is_empty()
     }
 
-    fn has_refused(&self, now: Instant, address: SocketAddr) -> bool {
+    fn has_refused(&self, now: Instant, address: Address) -> bool {
         let by_address = self.by_address.borrow();
         let until = by_address.get(&address).and_then(|failing| failing.refused_until);
         until.is_some_and(|until| now < until)
@@ -50,7 +50,7 @@ impl Failures {
 
 impl Shard {
     /// Whether a backend is down, ejected, or refused a moment ago, as far as the rule cares.
-    pub(super) fn passes_over(&self, proxy: &Proxy, address: SocketAddr) -> bool {
+    pub(super) fn passes_over(&self, proxy: &Proxy, address: Address) -> bool {
         let down = &self.published().down;
         if down.is_empty() && self.failures.is_empty() {
             return false;
@@ -61,7 +61,7 @@ impl Shard {
     }
 
     /// A request of a rule with `healthcheck` failed at a backend.
-    pub(super) fn note_failure(&self, address: SocketAddr, how: Failure) {
+    pub(super) fn note_failure(&self, address: Address, how: Failure) {
         let now = self.ring.now();
         let mut by_address = self.failures.by_address.borrow_mut();
         if limits::FAILING_MAX <= by_address.len() && !by_address.contains_key(&address) {
@@ -75,7 +75,7 @@ impl Shard {
         }
         failing.count = failing.count.saturating_add(1);
         failing.at = now;
-        if how == Failure::Unreachable {
+        if matches!(how, Failure::Unreachable(_)) {
             failing.refused_until = Some(now + limits::EJECTION_TIME);
         }
         if limits::EJECT_AFTER <= failing.count && !failing.is_told {
@@ -84,7 +84,7 @@ impl Shard {
     }
 
     /// A backend that refused has accepted a connection.
-    pub(super) fn note_connected(&self, address: SocketAddr) {
+    pub(super) fn note_connected(&self, address: Address) {
         if self.failures.is_empty() {
             return;
         }
@@ -94,7 +94,7 @@ impl Shard {
     }
 
     /// A backend has answered a request.
-    pub(super) fn note_answer(&self, address: SocketAddr) {
+    pub(super) fn note_answer(&self, address: Address) {
         if self.failures.is_empty() {
             return;
         }

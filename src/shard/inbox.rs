@@ -122,3 +122,6 @@ impl Inbox {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -38,6 +38,7 @@ use std::time::{Duration, Instant};
 
 use glommio::{LocalExecutorBuilder, Placement};
 
+use crate::address::Address;
 use crate::http::HttpDate;
 use crate::link::{
     ByKey, Counter, Gate, Protocol, Published, Rate, ShardEnd, Shed, Stop, Timeouts, ToShard,
@@ -401,7 +402,7 @@ impl Shard {
         which(turn)
     }
 
-    fn gate(&self, backend: std::net::SocketAddr) -> Arc<Gate> {
+    fn gate(&self, backend: Address) -> Arc<Gate> {
         self.end.together.gates.get(backend)
     }
 }

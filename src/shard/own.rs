@@ -3,10 +3,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::hash::Hash;
+use std::net::IpAddr;
 use std::time::Instant;
 
 use super::Shard;
+use crate::address::{Address, UnixSocket};
 use crate::limits;
 use crate::link::{BackendReport, is_local};
 
@@ -14,36 +16,54 @@ use crate::link::{BackendReport, is_local};
 #[derive(Default)]
 pub(super) struct Locals {
     known: RefCell<HashMap<IpAddr, (bool, Instant), foldhash::fast::RandomState>>,
+    /// Unix sockets, of which the file that the path leads to decides.
+    known_unix: RefCell<HashMap<UnixSocket, (bool, Instant), foldhash::fast::RandomState>>,
     /// Moment at which control was told of a loop last.
     told: Cell<Option<Instant>>,
 }
 
 impl Locals {
     fn has(&self, ip: IpAddr, now: Instant) -> bool {
-        let mut known = self.known.borrow_mut();
-        if let Some((is_local, since)) = known.get(&ip)
-            && now.saturating_duration_since(*since) < limits::LOCAL_KEPT
-        {
-            return *is_local;
-        }
-        if limits::LOCALS_MAX <= known.len() {
-            known.clear();
-        }
-        let is_local = is_local(ip);
-        known.insert(ip, (is_local, now));
-        is_local
+        remember(&self.known, ip, now, || is_local(ip))
     }
+}
+
+/// What is known of `key` for a while, or is found out now.
+fn remember<K: Eq + Hash>(
+    known: &RefCell<HashMap<K, (bool, Instant), foldhash::fast::RandomState>>,
+    key: K,
+    now: Instant,
+    find: impl FnOnce() -> bool,
+) -> bool {
+    let mut known = known.borrow_mut();
+    if let Some((found, since)) = known.get(&key)
+        && now.saturating_duration_since(*since) < limits::LOCAL_KEPT
+    {
+        return *found;
+    }
+    if limits::LOCALS_MAX <= known.len() {
+        known.clear();
+    }
+    let found = find();
+    known.insert(key, (found, now));
+    found
 }
 
 impl Shard {
     /// Whether connecting to `address` would lead to this daemon.
-    pub(super) fn is_own(&self, address: SocketAddr) -> bool {
+    pub(super) fn is_own(&self, address: Address) -> bool {
         let now = self.ring.now();
-        self.published().own.has(address, |ip| self.locals.has(ip, now))
+        let own = &self.published().own;
+        match address {
+            Address::Unix(socket) if own.has_unix() => {
+                remember(&self.locals.known_unix, socket, now, || own.is_unix(socket))
+            }
+            address => own.has(address, |ip| self.locals.has(ip, now)),
+        }
     }
 
     /// Has control say so in the log, now and then.
-    pub(super) fn note_loop(&self, address: SocketAddr) {
+    pub(super) fn note_loop(&self, address: Address) {
         let now = self.ring.now();
         let is_due = self
             .locals

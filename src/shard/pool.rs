@@ -19,12 +19,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
-use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Shard;
+use crate::address::Address;
 use crate::limits;
 use crate::link::{BackendCount, Counter, Gate};
 use crate::ring::{Deadline, Notify, Quiet, Stream};
@@ -93,11 +93,11 @@ impl Idle {
 /// backend takes every request on it for one of that client's.
 pub(super) struct OwnConnection {
     idle: Idle,
-    address: SocketAddr,
+    address: Address,
 }
 
 impl OwnConnection {
-    pub(super) fn address(&self) -> SocketAddr {
+    pub(super) fn address(&self) -> Address {
         self.address
     }
 
@@ -112,7 +112,7 @@ impl OwnConnection {
 }
 
 pub(super) struct Pool {
-    backends: RefCell<HashMap<SocketAddr, Backend, foldhash::fast::RandomState>>,
+    backends: RefCell<HashMap<Address, Backend, foldhash::fast::RandomState>>,
     /// Connections to all backends, idle or not.
     open: Cell<usize>,
 }
@@ -168,7 +168,7 @@ impl Drop for Permit {
 /// Counts an exchange with a backend while it lives.
 pub(super) struct Busy {
     shard: Rc<Shard>,
-    address: SocketAddr,
+    address: Address,
     /// Slot in which the backend is counted.
     pub(super) slot: u32,
 }
@@ -205,7 +205,7 @@ impl Lease {
         self.busy.slot
     }
 
-    pub(super) fn address(&self) -> SocketAddr {
+    pub(super) fn address(&self) -> Address {
         self.busy.address
     }
 }
@@ -215,12 +215,7 @@ impl Pool {
         Pool { backends: RefCell::default(), open: Cell::new(0) }
     }
 
-    fn with<T>(
-        &self,
-        shard: &Shard,
-        address: SocketAddr,
-        act: impl FnOnce(&mut Backend) -> T,
-    ) -> T {
+    fn with<T>(&self, shard: &Shard, address: Address, act: impl FnOnce(&mut Backend) -> T) -> T {
         let mut backends = self.backends.borrow_mut();
         act(backends.entry(address).or_insert_with(|| Backend {
             slot: shard.open_backend_slot(address),
@@ -232,7 +227,7 @@ impl Pool {
     }
 
     /// Exchanges under way with a backend, on this shard.
-    pub(super) fn busy(&self, address: SocketAddr) -> u32 {
+    pub(super) fn busy(&self, address: Address) -> u32 {
         self.backends.borrow().get(&address).map_or(0, |backend| backend.busy)
     }
 
@@ -241,7 +236,7 @@ impl Pool {
     pub(super) fn take(
         &self,
         shard: &Rc<Shard>,
-        address: SocketAddr,
+        address: Address,
         repeatable: bool,
     ) -> Option<Lease> {
         let now = shard.ring.now();
@@ -264,7 +259,7 @@ impl Pool {
     }
 
     /// Counts an exchange with a backend from the moment it was chosen.
-    pub(super) fn engage(&self, shard: &Rc<Shard>, address: SocketAddr) -> Busy {
+    pub(super) fn engage(&self, shard: &Rc<Shard>, address: Address) -> Busy {
         let slot = self.with(shard, address, |backend| {
             backend.busy += 1;
             backend.slot
@@ -272,7 +267,7 @@ impl Pool {
         self.busy_at(shard, address, slot)
     }
 
-    fn busy_at(&self, shard: &Rc<Shard>, address: SocketAddr, slot: u32) -> Busy {
+    fn busy_at(&self, shard: &Rc<Shard>, address: Address, slot: u32) -> Busy {
         if let Some(slot) = shard.end.backends().get(slot) {
             slot.add(BackendCount::Open, 1);
         }
@@ -366,7 +361,7 @@ impl Pool {
     pub(super) async fn place(
         &self,
         shard: &Rc<Shard>,
-        address: SocketAddr,
+        address: Address,
         limit: u32,
         deadline: &Deadline,
         repeatable: bool,
@@ -509,7 +504,7 @@ impl Backend {
 /// A position in a backend's line; leaving it wakes the next.
 struct Line {
     shard: Rc<Shard>,
-    address: SocketAddr,
+    address: Address,
     turn: Rc<Notify>,
 }
 

@@ -199,7 +199,7 @@ async fn attempt(
     };
     match acquire(shard, asking, &side.stream, None).await {
         Ok(lease) => Ok(lease),
-        Err(Ending::NoBackend | Ending::NoConnection) if !proxy.hold().is_zero() => {
+        Err(Ending::NoBackend(_) | Ending::NoConnection) if !proxy.hold().is_zero() => {
             shard.chose_none(side.ticket);
             Waited::note(waited, shard.ring.now(), 0);
             Err(hold(HoldReason::NoBackend, proxy.hold()))

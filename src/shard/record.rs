@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::Shard;
 use super::ending::Ending;
 use super::request::Client;
+use crate::address::Address;
 use crate::http::{self, Refusal, RequestHead, Version};
 use crate::limits;
 use crate::link::Counter;
@@ -104,7 +105,7 @@ impl Shard {
     }
 
     /// Writes a line down: its request has ended.
-    pub(super) fn file(&self, mut record: Box<Record>, backend: Option<SocketAddr>) {
+    pub(super) fn file(&self, mut record: Box<Record>, backend: Option<Address>) {
         let total = self.ring.now().saturating_duration_since(record.began);
         record.finish(backend, total, self.end.index);
         let mut back = self.records.back.borrow_mut();
@@ -146,7 +147,7 @@ impl Record {
         }
     }
 
-    fn finish(&mut self, backend: Option<SocketAddr>, total: Duration, shard: usize) {
+    fn finish(&mut self, backend: Option<Address>, total: Duration, shard: usize) {
         let line = &mut self.line;
         line.extend_from_slice(b",\"status\":");
         match self.status {
@@ -157,12 +158,8 @@ impl Record {
         write_whole(line, self.sent);
         line.extend_from_slice(b",\"bytes_received\":");
         write_whole(line, self.received);
-        match backend {
-            Some(backend) => {
-                let _ = write!(line, ",\"backend\":\"{backend}\"");
-            }
-            None => line.extend_from_slice(b",\"backend\":null"),
-        }
+        line.extend_from_slice(b",\"backend\":");
+        write_backend(line, backend);
         let times = [
             ("held_ms", Some(self.held)),
             ("queue_ms", Some(self.queued)),
@@ -226,6 +223,17 @@ fn write_text(line: &mut Vec<u8>, text: Option<&[u8]>) {
     let Some(text) = text else { return line.extend_from_slice(b"null") };
     // Writing to a Vec can't fail.
     let _ = serde_json::to_writer(&mut *line, &String::from_utf8_lossy(text));
+}
+
+fn write_backend(line: &mut Vec<u8>, backend: Option<Address>) {
+    let Some(backend) = backend else { return line.extend_from_slice(b"null") };
+    let from = line.len();
+    let _ = write!(line, "\"{backend}\"");
+    // The path of a Unix socket may hold what JSON escapes, though hardly any does.
+    if line[from + 1..line.len() - 1].iter().any(|byte| matches!(byte, b'"' | b'\\')) {
+        line.truncate(from);
+        write_text(line, Some(backend.to_string().as_bytes()));
+    }
 }
 
 fn write_whole(line: &mut Vec<u8>, number: u64) {
@@ -297,7 +305,7 @@ mod tests {
         record.line.extend_from_slice(b"\"x\":1");
         write_request(&mut record.line, &head, Some("a.com"), "http", (7, true));
         record.status = 200;
-        record.finish(Some(([127, 0, 0, 2], 81).into()), Duration::from_micros(1234), 1);
+        record.finish("127.0.0.2:81".parse().ok(), Duration::from_micros(1234), 1);
         let value: serde_json::Value = serde_json::from_slice(&record.line).expect("JSON");
         assert_eq!(value["target"], "/a\"b|?q=%00");
         assert_eq!((&value["request_id"], &value["host"]), (&"x".into(), &"a.com".into()));

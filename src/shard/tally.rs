@@ -3,7 +3,6 @@
 //! question that control may ask about them: whether a backend that was removed has any left.
 
 use std::cell::{Cell, RefCell};
-use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
@@ -13,6 +12,7 @@ use super::Shard;
 use super::ending::Ending;
 use super::record::Record;
 use super::request::{Keys, RequestTicket};
+use crate::address::Address;
 use crate::limits;
 use crate::link::{BackendCount, ByKey, Counter, Drain, HostCount, Id, Slot, SlotTime, Slots};
 
@@ -24,7 +24,7 @@ pub(super) struct Live {
     rule: u64,
     /// The generation of the table that it was routed by.
     table: u64,
-    backend: Option<SocketAddr>,
+    backend: Option<Address>,
     pub(super) backend_slot: u32,
     /// Moment at which the request's head was here, whole.
     pub(super) began: Instant,
@@ -347,7 +347,7 @@ impl Shard {
     }
 
     /// Notes the backend that a request goes to.
-    pub(super) fn chose(&self, ticket: RequestTicket, address: SocketAddr, backend_slot: u32) {
+    pub(super) fn chose(&self, ticket: RequestTicket, address: Address, backend_slot: u32) {
         let mut rule = None;
         self.with_live(ticket, |live| {
             live.backend = Some(address);
@@ -373,8 +373,8 @@ impl Shard {
     }
 
     /// A slot for a backend.
-    pub(super) fn open_backend_slot(&self, address: SocketAddr) -> u32 {
-        self.tallies.backends.borrow_mut().open(self.end.backends(), id(address))
+    pub(super) fn open_backend_slot(&self, address: Address) -> u32 {
+        self.tallies.backends.borrow_mut().open(self.end.backends(), address.to_words())
     }
 
     pub(super) fn retire_backend_slot(&self, slot: u32) {
@@ -415,7 +415,7 @@ impl Shard {
                 return true;
             }
             let own = || live.iter().map(|(_, live)| live).filter(|live| live.rule == rule);
-            let at = |backend: &SocketAddr| {
+            let at = |backend: &Address| {
                 own().filter(|live| live.backend == Some(*backend)).count() as u32
             };
             let undecided =
@@ -426,16 +426,6 @@ impl Shard {
         });
         self.tallies.draining.set(!drains.is_empty());
     }
-}
-
-/// A backend's name in its slot: the address as 128 bits, and the port; IPv4 addresses as they are
-/// mapped into IPv6.
-fn id(address: SocketAddr) -> Id {
-    let bits = match address.ip() {
-        IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),
-        IpAddr::V6(v6) => v6.to_bits(),
-    };
-    [(bits >> 64) as u64, bits as u64, u64::from(address.port())]
 }
 
 /// Meter of the bytes of a body.
@@ -456,3 +446,6 @@ impl Meter<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

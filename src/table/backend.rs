@@ -1,6 +1,7 @@
 //! Backends of a rule, and the host names among them.
 //!
-//! A backend is 16 bytes: an IPv4 address in place, an IPv6 address or a name behind a pointer.
+//! A backend is 16 bytes: an IPv4 address in place, an IPv6 address, the path of a Unix socket or a
+//! name behind a pointer.
 //! Names are interned: ten thousand rules that point to `app.internal:8000` share one [`Name`], so
 //! one resolution serves them all and no snapshot has to change when an address does.
 
@@ -13,6 +14,8 @@ use std::sync::{Arc, Weak};
 
 use arc_swap::{ArcSwap, Guard};
 
+use crate::address::{Address, UnixPath};
+
 /// One place to send requests to, with its share of them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Backend(Packed);
@@ -21,6 +24,7 @@ pub struct Backend(Packed);
 enum Packed {
     V4 { weight: u16, address: SocketAddrV4 },
     V6 { weight: u16, address: Arc<SocketAddrV6> },
+    Unix { weight: u16, path: Arc<UnixPath> },
     Name { weight: u16, name: Arc<Name> },
 }
 
@@ -28,7 +32,7 @@ enum Packed {
 #[derive(Copy, Clone, Debug)]
 pub enum Target<'a> {
     /// An address.
-    Address(SocketAddr),
+    Address(Address),
     /// A name whose addresses are found off the request path.
     Name(&'a Arc<Name>),
 }
@@ -42,6 +46,11 @@ impl Backend {
         })
     }
 
+    /// A backend that is a Unix socket.
+    pub fn unix(path: Arc<UnixPath>, weight: u16) -> Backend {
+        Backend(Packed::Unix { weight, path })
+    }
+
     /// A backend given by name.
     pub fn name(name: Arc<Name>, weight: u16) -> Backend {
         Backend(Packed::Name { weight, name })
@@ -51,17 +60,28 @@ impl Backend {
     #[inline]
     pub fn target(&self) -> Target<'_> {
         match &self.0 {
-            Packed::V4 { address, .. } => Target::Address(SocketAddr::V4(*address)),
-            Packed::V6 { address, .. } => Target::Address(SocketAddr::V6(**address)),
+            Packed::V4 { address, .. } => Target::Address(Address::V4(*address)),
+            Packed::V6 { address, .. } => Target::Address(Address::V6(**address)),
+            Packed::Unix { path, .. } => Target::Address(path.address()),
             Packed::Name { name, .. } => Target::Name(name),
         }
     }
 
+    /// Path of the backend, or `@` and its abstract name, if it is a Unix socket.
+    pub fn path(&self) -> Option<&str> {
+        match &self.0 {
+            Packed::Unix { path, .. } => Some(path.as_str()),
+            _ => None,
+        }
+    }
+
     /// Visits the addresses of the backend, as they are known now.
-    pub fn each_address(&self, mut visit: impl FnMut(SocketAddr)) {
+    pub fn each_address(&self, mut visit: impl FnMut(Address)) {
         match self.target() {
             Target::Address(address) => visit(address),
-            Target::Name(name) => name.addresses().iter().copied().for_each(visit),
+            Target::Name(name) => {
+                name.addresses().iter().for_each(|address| visit((*address).into()));
+            }
         }
     }
 
@@ -69,22 +89,24 @@ impl Backend {
     #[inline]
     pub fn weight(&self) -> u16 {
         match &self.0 {
-            Packed::V4 { weight, .. } | Packed::V6 { weight, .. } | Packed::Name { weight, .. } => {
-                *weight
-            }
+            Packed::V4 { weight, .. }
+            | Packed::V6 { weight, .. }
+            | Packed::Unix { weight, .. }
+            | Packed::Name { weight, .. } => *weight,
         }
     }
 
     pub(super) fn set_weight(&mut self, to: u16) {
         match &mut self.0 {
-            Packed::V4 { weight, .. } | Packed::V6 { weight, .. } | Packed::Name { weight, .. } => {
-                *weight = to;
-            }
+            Packed::V4 { weight, .. }
+            | Packed::V6 { weight, .. }
+            | Packed::Unix { weight, .. }
+            | Packed::Name { weight, .. } => *weight = to,
         }
     }
 }
 
-/// `host:port`, with brackets around an IPv6 address.
+/// `host:port`, with brackets around an IPv6 address; `unix:/path`.
 impl fmt::Display for Backend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.target() {

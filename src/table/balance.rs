@@ -1,9 +1,8 @@
 //! Choice of the backend for a request: pure, as weights, counters and chance are arguments.
 
-use std::net::SocketAddr;
-
 use super::backend::{Backend, Target};
 use super::rule::{Algorithm, Proxy};
+use crate::address::Address;
 
 /// Inputs of a choice besides the rule and the state of its backends.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -142,21 +141,23 @@ fn choose_by_source(
 /// A number for a backend that does not depend on its place in the list, nor on the process.
 fn identity(backend: &Backend) -> u64 {
     match backend.target() {
-        Target::Address(SocketAddr::V4(v4)) => {
+        Target::Address(Address::V4(v4)) => {
             mix(u64::from(v4.ip().to_bits()) << 16 | u64::from(v4.port()))
         }
-        Target::Address(SocketAddr::V6(v6)) => {
+        Target::Address(Address::V6(v6)) => {
             let bits = v6.ip().to_bits();
             mix((bits >> 64) as u64 ^ mix(bits as u64 ^ mix(u64::from(v6.port()))))
         }
-        Target::Name(name) => {
-            // FNV-1a, since a library's hash may change with its version, and all clients with it.
-            let host = name.host.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-                (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-            });
-            mix(host ^ mix(u64::from(name.port)))
-        }
+        Target::Address(Address::Unix(_)) => mix(hash(backend.path().unwrap_or_default())),
+        Target::Name(name) => mix(hash(&name.host) ^ mix(u64::from(name.port))),
     }
+}
+
+/// FNV-1a, since a library's hash may change with its version, and all clients with it.
+fn hash(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }
 
 /// Spreads every bit over all (the finisher of `SplitMix64`).

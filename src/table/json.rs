@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
+use crate::address::{Address, PathError, UnixPath};
 use crate::limits::BACKENDS_MAX;
 use crate::rule_arguments::{self, ACTIONS};
 
@@ -318,6 +319,10 @@ fn read_backend(item: &Value, names: &mut Names) -> Result<Backend, &'static str
             _ => Err(SHAPE),
         },
         Value::String(text) => {
+            if let Some(path) = text.strip_prefix(Address::UNIX) {
+                let path = UnixPath::get(path).map_err(PathError::sentence)?;
+                return Ok(Backend::unix(path, 1));
+            }
             if let Ok(address @ SocketAddr::V6(_)) = text.parse::<SocketAddr>() {
                 return if address.port() == 0 {
                     Err("port 0")
@@ -337,6 +342,9 @@ fn read_backend(item: &Value, names: &mut Names) -> Result<Backend, &'static str
 fn backend_at(host: &str, port: u16, names: &mut Names) -> Result<Backend, &'static str> {
     if let Ok(address @ IpAddr::V4(_)) = host.parse::<IpAddr>() {
         return Ok(Backend::address(SocketAddr::new(address, port), 1));
+    }
+    if host.starts_with(Address::UNIX) {
+        return Err("a Unix socket has no port");
     }
     if host.contains([':', '[', ']']) {
         return Err("an IPv6 address needs brackets, and nothing else may have them");
@@ -385,7 +393,10 @@ fn put(arguments: &mut Map<String, Value>, name: &str, value: Option<impl Into<V
 fn proxy_to_json(proxy: &Proxy) -> Map<String, Value> {
     let backends = proxy.backends();
     let pairs = backends.iter().map(|backend| match backend.target() {
-        Target::Address(address) => json!([address.ip().to_string(), address.port()]),
+        Target::Address(address) => match address.ip() {
+            Some(address) => json!([address.ip().to_string(), address.port()]),
+            None => json!(address.to_string()),
+        },
         Target::Name(name) => json!([name.host, name.port]),
     });
     let mut arguments = object([("backends", Some(pairs.collect()))]);

@@ -7,12 +7,12 @@
 //! that was given is remembered even if it equals the default: what an operator set is what they
 //! read back.
 
-use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::backend::{Backend, Backends};
+use crate::address::Address;
 
 /// Decision what to do with the requests for one host name.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,7 +26,7 @@ pub struct Rule {
 impl Rule {
     /// Visits the addresses that requests of this rule go to, as they are known now: none of a rule
     /// that is no `proxy`, and none of a name that was not found.
-    pub fn each_address(&self, mut visit: impl FnMut(SocketAddr)) {
+    pub fn each_address(&self, mut visit: impl FnMut(Address)) {
         if let Action::Proxy(proxy) = &self.action {
             proxy.backends().iter().for_each(|backend| backend.each_address(&mut visit));
         }

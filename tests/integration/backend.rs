@@ -1,9 +1,14 @@
-//! Backends. `Backend` is driven from the test: accept, expect, send. `Serving` answers by itself
-//! in threads, counts, and remembers what it was asked, for tests with many connections.
+//! Backends, on a TCP port or a Unix socket. `Backend` is driven from the test: accept, expect,
+//! send. `Serving` answers by itself in threads, counts, and remembers what it was asked, for tests
+//! with many connections.
 
 use std::collections::HashMap;
 use std::io::ErrorKind;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -11,20 +16,90 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use socket2::{Domain, SockRef, Socket, Type};
+use tempfile::TempDir;
 
 use crate::message::{Head, ok};
 use crate::script::{Connection, PATIENCE};
 
 pub struct Backend {
-    listener: TcpListener,
+    listener: Listener,
+    /// The port, or 0 of a Unix socket.
     pub port: u16,
+    /// As rules name it.
+    pub target: Value,
+}
+
+enum Listener {
+    Tcp(TcpListener),
+    /// With the folder of its socket.
+    Unix(UnixListener, Option<TempDir>),
+}
+
+impl Listener {
+    /// A connection, as a `TcpStream` in either case: what is done with it here is done alike.
+    fn accept(&self) -> std::io::Result<TcpStream> {
+        match self {
+            Listener::Tcp(listener) => listener.accept().map(|(stream, _)| {
+                stream.set_nodelay(true).expect("TCP_NODELAY");
+                stream
+            }),
+            Listener::Unix(listener, _) => {
+                listener.accept().map(|(stream, _)| TcpStream::from(OwnedFd::from(stream)))
+            }
+        }
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Listener::Tcp(listener) => listener.as_fd(),
+            Listener::Unix(listener, _) => listener.as_fd(),
+        }
+    }
 }
 
 impl Backend {
     pub fn new() -> Backend {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a backend's listener");
+        Backend::of(listener)
+    }
+
+    fn of(listener: TcpListener) -> Backend {
         let port = listener.local_addr().expect("its address").port();
-        Backend { listener, port }
+        Backend { listener: Listener::Tcp(listener), port, target: json!(["127.0.0.1", port]) }
+    }
+
+    /// One on a Unix socket in a folder of its own.
+    pub fn unix() -> Backend {
+        let folder = tempfile::Builder::new().prefix("app-").tempdir().expect("a folder");
+        let mut backend = Backend::unix_at(folder.path().join("app.sock"));
+        if let Listener::Unix(_, own) = &mut backend.listener {
+            *own = Some(folder);
+        }
+        backend
+    }
+
+    /// One on a Unix socket at this path.
+    pub fn unix_at(path: PathBuf) -> Backend {
+        let listener = UnixListener::bind(&path).expect("a backend's socket");
+        let target = json!(format!("unix:{}", path.display()));
+        Backend { listener: Listener::Unix(listener, None), port: 0, target }
+    }
+
+    /// One on an abstract Unix socket, whose name no other test has.
+    pub fn unix_abstract(name: &str) -> Backend {
+        let name = format!("mantrid-test-{}-{name}", std::process::id());
+        let address = std::os::unix::net::SocketAddr::from_abstract_name(&name).expect("a name");
+        let listener = UnixListener::bind_addr(&address).expect("a backend's socket");
+        let target = json!(format!("unix:@{name}"));
+        Backend { listener: Listener::Unix(listener, None), port: 0, target }
+    }
+
+    /// Path of its Unix socket.
+    pub fn path(&self) -> PathBuf {
+        let target = self.target.as_str().expect("a Unix socket");
+        PathBuf::from(target.trim_start_matches("unix:"))
     }
 
     /// One whose kernel takes little before it is read.
@@ -47,7 +122,7 @@ impl Backend {
             std::thread::park_timeout(Duration::from_millis(1));
             bound = TcpListener::bind(("127.0.0.1", port));
         }
-        Backend { listener: bound.expect("a port that we hold"), port }
+        Backend::of(bound.expect("a port that we hold"))
     }
 
     /// A rule that proxies to this backend alone.
@@ -57,7 +132,7 @@ impl Backend {
 
     /// The same with more arguments.
     pub fn rule_with(&self, arguments: Value) -> Value {
-        rule_for(&[self.port], arguments)
+        rule_to(&[&self.target], arguments)
     }
 
     /// The next connection that the daemon makes.
@@ -72,7 +147,7 @@ impl Backend {
     pub fn accept_within(&self, patience: Duration) -> Option<Connection> {
         SockRef::from(&self.listener).set_read_timeout(Some(patience)).expect("a timeout");
         match self.listener.accept() {
-            Ok((stream, _)) => Some(Connection::new("backend", stream)),
+            Ok(stream) => Some(Connection::of_backend(stream)),
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => None,
             Err(error) => panic!("backend: accept: {error}"),
         }
@@ -93,11 +168,11 @@ impl Backend {
         F: Fn(&Head, &mut Connection) + Send + Sync + 'static,
     {
         let counts = Arc::new(Counts::default());
-        let port = self.port;
+        let (port, target) = (self.port, self.target.clone());
         let seen = Arc::clone(&counts);
         let answer = Arc::new(answer);
         let acceptor = std::thread::spawn(move || {
-            while let Ok((stream, _)) = self.listener.accept() {
+            while let Ok(stream) = self.listener.accept() {
                 if seen.over.load(Ordering::SeqCst) {
                     return;
                 }
@@ -106,7 +181,7 @@ impl Backend {
                 let open = Open::count(&seen, &stream);
                 std::thread::spawn(move || {
                     let _open = open;
-                    let mut connection = Connection::new("backend", stream);
+                    let mut connection = Connection::of_backend(stream);
                     connection.count_received_in(&seen.received);
                     while let Ok(head) = connection.next_head() {
                         seen.requests.fetch_add(1, Ordering::SeqCst);
@@ -116,7 +191,7 @@ impl Backend {
                 });
             }
         });
-        Serving { port, counts, acceptor: Some(acceptor) }
+        Serving { port, target, counts, acceptor: Some(acceptor) }
     }
 
     /// Answers every request with 200 and this body.
@@ -127,9 +202,13 @@ impl Backend {
 
 /// A rule that proxies to backends on these ports of the loopback.
 pub fn rule_for(ports: &[u16], arguments: Value) -> Value {
-    let mut arguments = arguments;
-    let backends: Vec<Value> = ports.iter().map(|port| json!(["127.0.0.1", port])).collect();
-    arguments["backends"] = json!(backends);
+    let targets: Vec<Value> = ports.iter().map(|port| json!(["127.0.0.1", port])).collect();
+    rule_to(&targets.iter().collect::<Vec<_>>(), arguments)
+}
+
+/// A rule that proxies to these backends.
+pub fn rule_to(targets: &[&Value], mut arguments: Value) -> Value {
+    arguments["backends"] = json!(targets);
     json!(["proxy", arguments, true])
 }
 
@@ -176,13 +255,20 @@ impl Drop for Open {
 /// A backend that answers by itself until it is dropped.
 pub struct Serving {
     pub port: u16,
+    /// As rules name it.
+    pub target: Value,
     counts: Arc<Counts>,
     acceptor: Option<JoinHandle<()>>,
 }
 
 impl Serving {
     pub fn rule(&self) -> Value {
-        rule_for(&[self.port], json!({}))
+        self.rule_with(json!({}))
+    }
+
+    /// The same with more arguments.
+    pub fn rule_with(&self, arguments: Value) -> Value {
+        rule_to(&[&self.target], arguments)
     }
 
     /// Connections accepted so far.
@@ -214,9 +300,20 @@ impl Serving {
 impl Drop for Serving {
     fn drop(&mut self) {
         self.counts.over.store(true, Ordering::SeqCst);
-        let address = SocketAddr::from(([127, 0, 0, 1], self.port));
         // wakes the acceptor, which sees `over` and ends; its listener closes with it
-        drop(TcpStream::connect_timeout(&address, Duration::from_secs(1)));
+        match self.target.as_str().map(|target| target.trim_start_matches("unix:")) {
+            None => {
+                let address = SocketAddr::from(([127, 0, 0, 1], self.port));
+                drop(TcpStream::connect_timeout(&address, Duration::from_secs(1)));
+            }
+            Some(path) => match path.strip_prefix('@') {
+                None => drop(UnixStream::connect(path)),
+                Some(name) => {
+                    let address = std::os::unix::net::SocketAddr::from_abstract_name(name);
+                    drop(UnixStream::connect_addr(&address.expect("a name")));
+                }
+            },
+        }
         if let Some(acceptor) = self.acceptor.take() {
             drop(acceptor.join());
         }

@@ -52,6 +52,12 @@ impl Connection {
         Connection::with(name, stream)
     }
 
+    /// A connection that a backend accepted, of TCP or a Unix socket.
+    pub fn of_backend(stream: TcpStream) -> Connection {
+        stream.set_write_timeout(Some(PATIENCE)).expect("a write timeout");
+        Connection::with("backend", stream)
+    }
+
     fn with(name: &str, stream: TcpStream) -> Connection {
         Connection {
             name: name.to_owned(),

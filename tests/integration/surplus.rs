@@ -1,10 +1,10 @@
 //! Backends that send more than their answer. Every request has a token of its own, every answer
 //! says whose it is, and what is behind an answer looks like an answer for somebody else: nobody
-//! may get it.
+//! may get it. Each test is made with a backend on a TCP port, and with one on a Unix socket.
 
 use serde_json::json;
 
-use crate::backend::{Backend, Serving, rule_for};
+use crate::backend::{Backend, Serving};
 use crate::daemon::{Daemon, Setup, asked_for};
 use crate::message::{Head, chunk, get, ok};
 use crate::script::{Connection, PATIENCE};
@@ -97,8 +97,8 @@ fn expect_own(client: &mut Connection, kind: &str, token: &str) {
 }
 
 /// Answers with a surplus in the same piece, unless it is asked for something honest.
-fn lying() -> Serving {
-    Backend::new().serve(|head: &Head, server: &mut Connection| {
+fn lying(new: fn() -> Backend) -> Serving {
+    new().serve(|head: &Head, server: &mut Connection| {
         let mut parts = head.target()[1..].split('/');
         let (kind, token) = (parts.next().unwrap_or(""), parts.next().unwrap_or(""));
         if kind == "upload" {
@@ -111,16 +111,36 @@ fn lying() -> Serving {
 
 fn daemon_for(backend: &Serving, arguments: serde_json::Value) -> Daemon {
     Setup::new()
-        .rule("a.com", rule_for(&[backend.port], arguments.clone()))
-        .rule("b.com", rule_for(&[backend.port], arguments))
+        .rule("a.com", backend.rule_with(arguments.clone()))
+        .rule("b.com", backend.rule_with(arguments))
         .start()
+}
+
+/// Makes each test for both kinds of backends.
+macro_rules! for_both {
+    ($($name:ident)*) => {
+        mod tcp {
+            $(#[test] fn $name() { super::$name(super::Backend::new) })*
+        }
+        mod unix {
+            $(#[test] fn $name() { super::$name(super::Backend::unix) })*
+        }
+    };
+}
+
+for_both! {
+    pipelined_request_gets_its_own_answer
+    client_in_line_for_a_place_gets_its_own_answer
+    clients_beside_each_other_get_their_own_answers
+    surplus_in_a_later_segment_reaches_nobody
+    surplus_after_a_retry_reaches_nobody
+    body_after_an_answer_to_head_does_no_harm_to_the_next_request
 }
 
 /// The next request lies in our hands already when an answer is through: it is sent in the same
 /// turn of the ring in which the connection was given back.
-#[test]
-fn pipelined_request_gets_its_own_answer() {
-    let backend = lying();
+fn pipelined_request_gets_its_own_answer(new: fn() -> Backend) {
+    let backend = lying(new);
     for arguments in [json!({}), json!({"hold": 5}), json!({"max_connections": 2})] {
         let daemon = daemon_for(&backend, arguments);
         for kind in KINDS {
@@ -137,9 +157,8 @@ fn pipelined_request_gets_its_own_answer() {
 }
 
 /// Another client waits for the only place at the backend, and is let go when it is given back.
-#[test]
-fn client_in_line_for_a_place_gets_its_own_answer() {
-    let backend = lying();
+fn client_in_line_for_a_place_gets_its_own_answer(new: fn() -> Backend) {
+    let backend = lying(new);
     for kind in KINDS {
         let daemon = daemon_for(&backend, json!({"max_connections": 1}));
         let threads = (0..4).map(|number| {
@@ -159,9 +178,8 @@ fn client_in_line_for_a_place_gets_its_own_answer() {
 }
 
 /// Many clients of two hosts with one backend; two shards; the surplus with the answer.
-#[test]
-fn clients_beside_each_other_get_their_own_answers() {
-    let backend = lying();
+fn clients_beside_each_other_get_their_own_answers(new: fn() -> Backend) {
+    let backend = lying(new);
     let daemon = Setup::new()
         .set("shards", 2)
         .rule("a.com", backend.rule())
@@ -185,9 +203,8 @@ fn clients_beside_each_other_get_their_own_answers() {
 
 /// One client after another; the surplus in a segment of its own, right behind the answer or only
 /// when the client has that.
-#[test]
-fn surplus_in_a_later_segment_reaches_nobody() {
-    let backend = Backend::new();
+fn surplus_in_a_later_segment_reaches_nobody(new: fn() -> Backend) {
+    let backend = new();
     let daemon = Setup::new()
         .rule("a.com", backend.rule())
         .rule("b.com", backend.rule_with(json!({"hold": 5})))
@@ -235,9 +252,8 @@ fn surplus_in_a_later_segment_reaches_nobody() {
 
 /// The first connection from the pool is dead; the one that is opened instead brings more than its
 /// answer.
-#[test]
-fn surplus_after_a_retry_reaches_nobody() {
-    let backend = Backend::new();
+fn surplus_after_a_retry_reaches_nobody(new: fn() -> Backend) {
+    let backend = new();
     let daemon = Daemon::proxying(backend.rule());
     let mut client = daemon.connect();
     for turn in 0..5 {
@@ -270,9 +286,8 @@ fn surplus_after_a_retry_reaches_nobody() {
 
 /// The body that an origin sends to HEAD comes while the next request is on its way: that is sent
 /// again where it may be, and meets no such connection where it may not.
-#[test]
-fn body_after_an_answer_to_head_does_no_harm_to_the_next_request() {
-    let backend = Backend::new();
+fn body_after_an_answer_to_head_does_no_harm_to_the_next_request(new: fn() -> Backend) {
+    let backend = new();
     let daemon = Daemon::proxying(backend.rule());
     let bodies = ["<html>what GET would have brought</html>", "\r\n", "x", "HTTP"];
     for body in bodies {

@@ -14,17 +14,18 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[(&str, &[&str])] = &[
     ("limits", &[]),
     ("scheme", &[]),
+    ("address", &["limits"]),
     ("rule_arguments", &["limits"]),
     ("http", &["scheme", "limits"]),
     ("proxy_protocol", &[]),
     ("tls", &[]),
-    ("table", &["rule_arguments", "scheme", "limits"]),
+    ("table", &["address", "rule_arguments", "scheme", "limits"]),
     ("state", &["table", "limits"]),
     ("config", &["limits"]),
     ("ring", &["limits"]),
-    ("link", &["table", "http", "limits"]),
-    ("shard", &["ring", "link", "http", "proxy_protocol", "tls", "table", "limits"]),
-    ("control", &["link", "state", "table", "http", "limits"]),
+    ("link", &["table", "http", "address", "limits"]),
+    ("shard", &["ring", "link", "http", "proxy_protocol", "tls", "table", "address", "limits"]),
+    ("control", &["link", "state", "table", "http", "address", "limits"]),
     ("daemon", &["config", "control", "shard", "link", "ring", "state", "table", "http", "limits"]),
     ("client", &["rule_arguments"]),
 ];
@@ -33,6 +34,7 @@ const LAYERS: &[(&str, &[&str])] = &[
 const PURE: &[&str] = &[
     "limits",
     "scheme",
+    "address",
     "rule_arguments",
     "http",
     "proxy_protocol",
@@ -76,8 +78,8 @@ const BANNED: &[(&[&str], &[&str], &str)] = &[
     ),
     (
         &[
-            "http", "tls", "table", "state", "config", "link", "shard", "control", "daemon",
-            "client",
+            "http", "tls", "address", "table", "state", "config", "link", "shard", "control",
+            "daemon", "client",
         ],
         &["unsafe "],
         "unsafe code lives in src/ring; rustix, nix and socket2 wrap most calls safely",

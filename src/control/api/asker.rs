@@ -1,7 +1,6 @@
 //! Client that makes a request: where it is, and its rights.
 
 use std::collections::HashSet;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -12,6 +11,7 @@ use super::error::ApiError;
 use super::guard::Peer;
 use super::read;
 use super::route::Route;
+use crate::address::Address;
 use crate::control::grant::Grant;
 use crate::limits;
 use crate::link::{Tag, TaggedTable};
@@ -95,7 +95,7 @@ pub(super) struct OwnPart {
     at: Instant,
     pub(super) rules: usize,
     /// Addresses of the backends of its rules.
-    pub(super) backends: HashSet<SocketAddr>,
+    pub(super) backends: HashSet<Address>,
 }
 
 impl OwnPart {

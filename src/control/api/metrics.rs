@@ -4,7 +4,6 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::hash::Hash;
-use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError};
 use std::time::{Instant, SystemTime};
 
@@ -29,7 +28,7 @@ use super::exposition::Format;
 use super::process::ProcessNumbers;
 use super::ranking::Ranking;
 use super::route::Query;
-use super::stats::backend;
+use crate::address::Address;
 use crate::http::Refusal;
 use crate::limits;
 use crate::link::{
@@ -284,7 +283,7 @@ impl fmt::Debug for Numbers {
 }
 
 impl Numbers {
-    fn of(api: &Api, asker: &Asker, own: Option<&HashSet<SocketAddr>>) -> Numbers {
+    fn of(api: &Api, asker: &Asker, own: Option<&HashSet<Address>>) -> Numbers {
         let current = api.current();
         let since = api.started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let statistics = api.lock_statistics();
@@ -294,7 +293,7 @@ impl Numbers {
         api.ranks.lock().unwrap_or_else(PoisonError::into_inner).sort(&mut hosts, &mut backends);
         if let Some(own) = own {
             hosts.retain(|(key, _)| name_of(&current, *key).is_some_and(|name| asker.sees(name)));
-            backends.retain(|(id, _)| own.contains(&backend(id)));
+            backends.retain(|(id, _)| own.contains(&Address::from_words(*id)));
         }
         hosts.truncate(limits::METRIC_HOSTS);
         backends.truncate(limits::METRIC_HOSTS);
@@ -311,7 +310,7 @@ impl Numbers {
         };
         let hosts = hosts.into_iter().filter_map(name).collect();
         let backends = backends.into_iter().map(|(id, _)| {
-            (backend(&id).to_string(), backend_wholes.remove(&id).unwrap_or_default())
+            (label(Address::from_words(id)), backend_wholes.remove(&id).unwrap_or_default())
         });
         Numbers {
             shards: api.sources.shards.clone(),
@@ -475,14 +474,23 @@ fn waited(thread: u64) -> Option<u64> {
 }
 
 /// Lists the backends that are probed, those that are down first: of very many only some are told.
-fn standings(api: &Api, own: Option<&HashSet<SocketAddr>>) -> Vec<(String, i64)> {
+fn standings(api: &Api, own: Option<&HashSet<Address>>) -> Vec<(String, i64)> {
     let is_up = |state: State| i64::from(!state.is_bad());
     let all = api.sources.health.states().into_iter();
     let all = all.filter(|it| own.is_none_or(|own| own.contains(&it.backend)));
     let mut all: Vec<_> = all.map(|it| (is_up(it.state), it.backend)).collect();
     all.sort_unstable();
     all.truncate(limits::METRIC_BACKENDS_PROBED);
-    all.into_iter().map(|(up, backend)| (backend.to_string(), up)).collect()
+    all.into_iter().map(|(up, backend)| (label(backend), up)).collect()
+}
+
+/// The address as the value of a label, in which the format escapes what a path may hold.
+fn label(backend: Address) -> String {
+    let text = backend.to_string();
+    match text.contains(['"', '\\']) {
+        true => text.replace('\\', "\\\\").replace('"', "\\\""),
+        false => text,
+    }
 }
 
 impl Collector for Numbers {

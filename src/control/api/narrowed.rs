@@ -1,11 +1,10 @@
 //! Events as a client gets them whose token is for some hosts: those of other hosts are left out,
 //! and so are other hosts in events of several.
 
-use std::net::SocketAddr;
-
 use serde_json::{Value, json};
 
 use super::asker::{Asker, OwnPart};
+use crate::address::Address;
 use crate::control::events::Event;
 
 /// The part of an event that the client may see; `None`: nothing of it.
@@ -15,7 +14,7 @@ pub(super) fn narrowed(event: Event, asker: &Asker, view: Option<&OwnPart>) -> O
         Event::Change(data) => change(&data, asker).map(|data| Event::Change(data.into())),
         Event::Health(data) => {
             let told: Value = serde_json::from_str(&data).ok()?;
-            let backend: SocketAddr = told["backend"].as_str()?.parse().ok()?;
+            let backend: Address = told["backend"].as_str()?.parse().ok()?;
             view.backends.contains(&backend).then_some(Event::Health(data))
         }
         Event::Other("fleet", data) => Some(Event::Other("fleet", data)),

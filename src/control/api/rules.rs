@@ -1,7 +1,6 @@
 //! Rules: read, set, deleted; all of them, some, or one.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes};
@@ -18,6 +17,7 @@ use super::error::ApiError;
 use super::read::{self, Edits};
 use super::route::Query;
 use super::{Api, fleet, listing, tagged};
+use crate::address::Address;
 use crate::limits;
 use crate::link::Tag;
 use crate::table::Rule;
@@ -181,7 +181,7 @@ fn wait(query: &Query<'_>) -> Result<Option<Wait>, ApiError> {
 }
 
 /// Backends of `before` that are none of `after`.
-fn removed(before: Option<&Rule>, after: Option<&Rule>) -> Vec<SocketAddr> {
+fn removed(before: Option<&Rule>, after: Option<&Rule>) -> Vec<Address> {
     let addresses = |rule: Option<&Rule>| {
         let mut found = BTreeSet::new();
         rule.iter().for_each(|rule| rule.each_address(|address| _ = found.insert(address)));
@@ -195,7 +195,7 @@ fn removed(before: Option<&Rule>, after: Option<&Rule>) -> Vec<SocketAddr> {
 async fn drained(
     api: &Api,
     (name, tag): (&str, Tag),
-    removed: Vec<SocketAddr>,
+    removed: Vec<Address>,
     wait: Duration,
     more: &mut Map<String, Value>,
 ) -> Result<(), ApiError> {

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -35,6 +35,14 @@ impl Management {
         match self {
             Management::Tcp(_, address) => Some(*address),
             Management::Unix(..) => None,
+        }
+    }
+
+    /// The path of a Unix socket.
+    pub(crate) fn path(&self) -> Option<&Path> {
+        match self {
+            Management::Tcp(..) => None,
+            Management::Unix(_, path) => Some(path),
         }
     }
 }

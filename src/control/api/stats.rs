@@ -2,7 +2,6 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::SystemTime;
 
 use axum::http::request::Parts;
@@ -20,8 +19,9 @@ use super::error::ApiError;
 use super::guard;
 use super::route::Query;
 use super::{Api, read};
+use crate::address::Address;
 use crate::limits;
-use crate::link::{BackendCount, ByKey, HostCount, Id, KeySet, Sums};
+use crate::link::{BackendCount, ByKey, HostCount, KeySet, Sums};
 use crate::table::{Snapshot, UNKNOWN};
 
 fn answer(value: &Value) -> Response {
@@ -147,12 +147,6 @@ pub(super) async fn one(api: &Api, parts: &Parts, raw: &str) -> Result<Response,
     Ok(of_all(api, parts, own, path.as_deref()).await)
 }
 
-/// The address that a slot is for.
-pub(super) fn backend(id: &Id) -> SocketAddr {
-    let bits = u128::from(id[0]) << 64 | u128::from(id[1]);
-    SocketAddr::new(IpAddr::V6(Ipv6Addr::from_bits(bits)).to_canonical(), id[2] as u16)
-}
-
 /// The state of a backend, if it is probed, and its counters.
 type BackendRow = (Option<Standing>, Sums);
 
@@ -168,16 +162,16 @@ pub(super) async fn backends(
     let (health, shared) = (api.sources.health.clone(), api.sources.statistics.clone());
     // Shards may have met a million of them.
     let found = tokio::task::spawn_blocking(move || {
-        let mut known: BTreeMap<SocketAddr, BackendRow> = BTreeMap::new();
+        let mut known: BTreeMap<Address, BackendRow> = BTreeMap::new();
         for standing in health.states() {
             known.insert(standing.backend, (Some(standing), Sums::default()));
         }
         let (counted, minutes) = {
             let statistics = statistics::lock(&shared);
-            (statistics.backends(), statistics.backend_minutes().by(backend))
+            (statistics.backends(), statistics.backend_minutes().by(|id| Address::from_words(*id)))
         };
         for (id, sums) in counted {
-            known.entry(backend(&id)).or_default().1 = sums;
+            known.entry(Address::from_words(id)).or_default().1 = sums;
         }
         if let Some(own) = own {
             known.retain(|address, _| own.contains(address));
@@ -199,13 +193,13 @@ pub(super) async fn backends(
 
 /// Selects the backends that can't be used, and then the busiest, still by address.
 fn most_telling(
-    known: BTreeMap<SocketAddr, BackendRow>,
+    known: BTreeMap<Address, BackendRow>,
     most: usize,
-) -> BTreeMap<SocketAddr, BackendRow> {
+) -> BTreeMap<Address, BackendRow> {
     if known.len() <= most {
         return known;
     }
-    let mut all: Vec<(SocketAddr, BackendRow)> = known.into_iter().collect();
+    let mut all: Vec<(Address, BackendRow)> = known.into_iter().collect();
     all.select_nth_unstable_by_key(most, |(address, (standing, sums))| {
         let is_down = standing.as_ref().is_some_and(|it| it.state.is_bad());
         (Reverse(is_down), Reverse(sums.get(BackendCount::Completed)), *address)
@@ -238,12 +232,14 @@ fn describe(standing: Option<&Standing>, sums: &Sums) -> Map<String, Value> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
 
     #[test]
     fn of_too_many_backends_the_telling_ones_are_listed() {
-        let address = |n: u16| SocketAddr::from(([10, 0, 0, 1], n));
-        let known = || -> BTreeMap<SocketAddr, BackendRow> {
+        let address = |n: u16| Address::from(SocketAddr::from(([10, 0, 0, 1], n)));
+        let known = || -> BTreeMap<Address, BackendRow> {
             let one = |n: u16| {
                 let state = if n == 7 { State::Down } else { State::Up };
                 let (reason, since) = (String::new(), SystemTime::UNIX_EPOCH);
@@ -255,7 +251,8 @@ mod tests {
             (1..=9).map(one).collect()
         };
         let listed = |most| -> Vec<u16> {
-            most_telling(known(), most).keys().map(SocketAddr::port).collect()
+            let ports = |address: &Address| address.ip().map(|ip| ip.port());
+            most_telling(known(), most).keys().filter_map(ports).collect()
         };
         assert_eq!(listed(9), [1, 2, 3, 4, 5, 6, 7, 8, 9]);
         assert_eq!(listed(4), [3, 4, 7, 9], "of the two with three requests the first");

@@ -5,7 +5,7 @@ const MORE = { more: true };
 const ALGORITHMS = ["random", "round_robin", "least_connections", "source"];
 const FIELDS = new Map([
   ["proxy", [
-    ["backends", "Backends", "lines", "One per line: host:port or [IPv6]:port"],
+    ["backends", "Backends", "lines", "One per line: host:port, [IPv6]:port or unix:/path"],
     ["algorithm", "Algorithm", ALGORITHMS, "", MORE],
     ["weights", "Weights", "numbers", "One per backend: 3, 1", MORE],
     ["attempts", "Attempts", "number", "Connections to try for a request (1)", MORE],

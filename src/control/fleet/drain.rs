@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -14,6 +13,7 @@ use tracing::warn;
 
 use super::Fleet;
 use super::etcd::message::{DeleteRangeRequest, PutRequest};
+use crate::address::Address;
 use crate::control::drained::drained;
 use crate::control::elder::Elder;
 use crate::link::ControlEnd;
@@ -23,7 +23,7 @@ pub(super) struct DrainAsk {
     nonce: String,
     sequence: u64,
     host: String,
-    backends: Vec<SocketAddr>,
+    backends: Vec<Address>,
     wait: Duration,
 }
 
@@ -93,9 +93,9 @@ impl Fleet {
         &self,
         sequence: u64,
         host: &str,
-        backends: &[SocketAddr],
+        backends: &[Address],
         wait: Duration,
-    ) -> (BTreeMap<SocketAddr, u64>, Vec<String>) {
+    ) -> (BTreeMap<Address, u64>, Vec<String>) {
         // A node where something is under way that has no backend yet counts as one that is silent.
         let mut left = BTreeMap::new();
         let others: Vec<String> = self.others().into_iter().map(|(name, _)| name).collect();
@@ -131,7 +131,7 @@ impl Fleet {
             match found.get(&key_of(name)).and_then(|answer| answer["left"].as_object()) {
                 Some(counts) => {
                     for (at, count) in counts {
-                        if let Ok(at) = at.parse::<SocketAddr>() {
+                        if let Ok(at) = at.parse::<Address>() {
                             *left.entry(at).or_default() += count.as_u64().unwrap_or(0);
                         }
                     }

@@ -8,6 +8,7 @@
 //! [`fold`] writes the table anew when the log has grown. [`log`] and [`load`] are the values that
 //! are written and read, [`etcd`] the client. Without the key `fleet` nothing of this is made.
 
+mod any_bytes;
 mod beat;
 mod brought;
 mod drain;
@@ -47,6 +48,7 @@ use fold::LogSize;
 use keys::Keys;
 use load::Base;
 
+pub use any_bytes::value as any_value;
 pub(super) use brought::{Applied, Brought};
 pub(crate) use etcd::Access as EtcdAccess;
 pub(super) use load::difference;

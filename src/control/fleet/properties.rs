@@ -48,6 +48,31 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
 
     #[test]
+    fn any_bytes_are_read_or_refused(
+        bytes in proptest::collection::vec(any::<u8>(), 0..200),
+        rules in rules(),
+        at in any::<proptest::sample::Index>(),
+        byte in any::<u8>(),
+    ) {
+        super::any_bytes::value(&bytes);
+        let text = edits_text([(Verb::Patch, "x", true, &rules)].into_iter());
+        let (node, nonce) = ("a".to_owned(), "n".to_owned());
+        let mut value = Entry { sequence: 7, node, nonce, content: Content::Text(text) }.to_value();
+        super::any_bytes::value(&value);
+        // A good one with one byte changed.
+        let at = at.index(value.len());
+        value[at] = byte;
+        super::any_bytes::value(&value);
+    }
+
+    #[test]
+    fn pieces_of_any_length_are_refused_without_room_for_them(bytes in 0..u64::MAX) {
+        let chunks = json!({"nonce": "n", "count": 1, "bytes": bytes, "crc32": "00000000"});
+        let entry = json!({"sequence": 7, "node": "a", "nonce": "n", "chunks": chunks});
+        super::any_bytes::value(entry.to_string().as_bytes());
+    }
+
+    #[test]
     fn edits_are_read_as_they_were_written(
         changes in proptest::collection::vec((rules(), any::<bool>(), "\\PC*"), 0..4),
         sequence in 0..1_000_000u64,
@@ -90,7 +115,7 @@ proptest! {
         let text = super::load::base_text(&table);
         let base = Base { sequence, chunks: Chunks::of("x", &text) };
         prop_assert_eq!(Base::read(&base.to_value()), Ok(base.clone()));
-        let joined = base.chunks.join(pieces(&text).collect::<Vec<_>>().into_iter());
+        let joined = base.chunks.join(&pieces(&text).collect::<Vec<_>>());
         let (read, rejected) =
             read_base(&joined.expect("whole"), &mut Names::default()).expect("a table");
         prop_assert!(rejected.is_empty());
@@ -106,14 +131,14 @@ proptest! {
         let chunks = Chunks::of("n", &text);
         let all: Vec<&[u8]> = pieces(&text).collect();
         prop_assert!(all.iter().all(|piece| piece.len() <= FLEET_VALUE_BYTES_MAX));
-        prop_assert_eq!(chunks.join(all.clone().into_iter()), Ok(text.clone()));
+        prop_assert_eq!(chunks.join(&all), Ok(text.clone()));
         if !all.is_empty() {
-            prop_assert!(chunks.join(all[1..].iter().copied()).is_err());
+            prop_assert!(chunks.join(&all[1..]).is_err());
             let mut other = text.clone();
             let at = spoilt.index(other.len());
             other[at] ^= 1;
             let other: Vec<&[u8]> = pieces(&other).collect();
-            prop_assert!(chunks.join(other.into_iter()).is_err());
+            prop_assert!(chunks.join(&other).is_err());
         }
     }
 

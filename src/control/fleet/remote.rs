@@ -144,8 +144,11 @@ async fn text_of(
         }
     }
     let chunks = chunks.clone();
-    let join = move || chunks.join(pieces.iter().map(Vec::as_slice));
-    elsewhere(join).await
+    elsewhere(move || {
+        let pieces: Vec<&[u8]> = pieces.iter().map(Vec::as_slice).collect();
+        chunks.join(&pieces)
+    })
+    .await
 }
 
 /// Reads what takes long on another thread; a panic there is an error of what was read.

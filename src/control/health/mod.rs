@@ -13,7 +13,6 @@ use std::collections::HashSet;
 use std::convert::Infallible;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
@@ -26,6 +25,7 @@ use super::change::RuleChange;
 use super::loops::Met;
 use super::pause::until;
 use super::resolver::Lookups;
+use crate::address::Address;
 use crate::limits;
 use crate::link::{BackendReport, ControlEnd, Published, is_local};
 use crate::table::Snapshot;
@@ -66,7 +66,7 @@ impl Health {
 
     /// Requests wait for these backends: they are down until a probe finds them well, and probed
     /// often.
-    pub(super) fn want(&self, backends: HashSet<SocketAddr>) {
+    pub(super) fn want(&self, backends: HashSet<Address>) {
         self.lock().want(backends, now());
         self.asked_for.notify_one();
     }
@@ -87,8 +87,8 @@ impl Health {
     }
 
     /// Backends that requests pass over.
-    pub(super) fn down(&self) -> Vec<SocketAddr> {
-        let mut down: Vec<SocketAddr> = self.lock().down().collect();
+    pub(super) fn down(&self) -> Vec<Address> {
+        let mut down: Vec<Address> = self.lock().down().collect();
         down.sort_unstable();
         down
     }
@@ -219,7 +219,7 @@ impl Prober {
             return;
         }
         self.look_at = Instant::now() + limits::EJECTED_LOOK;
-        let mut unused: HashSet<SocketAddr> = self.health.lock().ejected().into_iter().collect();
+        let mut unused: HashSet<Address> = self.health.lock().ejected().into_iter().collect();
         if unused.is_empty() {
             return;
         }
@@ -261,7 +261,7 @@ fn now() -> Now {
 }
 
 /// Leaves the addresses that no rule passes requests on to.
-fn remove_used(table: &Snapshot, addresses: &mut HashSet<SocketAddr>) {
+fn remove_used(table: &Snapshot, addresses: &mut HashSet<Address>) {
     for (_, rule) in table.iter() {
         rule.each_address(|address| _ = addresses.remove(&address));
     }

@@ -8,13 +8,14 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use socket2::SockRef;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::{sleep, timeout};
 
+use crate::address::{Address, UnixPath};
 use crate::http::{self, HeadScan, Method};
 use crate::limits;
-use crate::link::{is_local_fault, is_shortage};
+use crate::link::{Unreached, is_local_fault, is_shortage};
 
 /// One probe.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -44,6 +45,8 @@ pub(super) enum Finding {
     Answered(u16),
     /// No connection could be opened.
     Unreachable(io::ErrorKind),
+    /// No connection to the Unix socket could be opened.
+    Unreached(Unreached),
     /// The address is one of this daemon itself.
     Own,
     /// The connection ended too early.
@@ -83,6 +86,7 @@ impl fmt::Display for Finding {
             Finding::Connected => f.write_str("accepts connections"),
             Finding::Answered(status) => write!(f, "answered {status}"),
             Finding::Unreachable(kind) => kind.fmt(f),
+            Finding::Unreached(why) => why.fmt(f),
             Finding::Own => f.write_str("is this daemon itself"),
             Finding::Closed => f.write_str("closed the connection"),
             Finding::Garbled => f.write_str("the answer is not HTTP"),
@@ -95,18 +99,51 @@ impl fmt::Display for Finding {
 }
 
 /// Makes a probe.
-pub(super) async fn run(address: SocketAddr, probe: Probe) -> Finding {
+pub(super) async fn run(address: Address, probe: Probe) -> Finding {
     let found = timeout(limits::PROBE_TIME, attempt(address, probe)).await;
     found.unwrap_or(Finding::TimedOut)
 }
 
-async fn attempt(address: SocketAddr, probe: Probe) -> Finding {
-    let mut stream = match TcpStream::connect(address).await {
+async fn attempt(address: Address, probe: Probe) -> Finding {
+    let path = match address {
+        Address::V4(address) => return attempt_tcp(address.into(), probe).await,
+        Address::V6(address) => return attempt_tcp(address.into(), probe).await,
+        Address::Unix(socket) => socket.path(),
+    };
+    let Some(path) = path else { return Finding::Unreached(Unreached::NoSocket) };
+    match connect_unix(&path).await {
+        Ok(stream) => ask(stream, probe).await,
+        Err(error) if is_shortage(&error) => Finding::Unable,
+        Err(error) => Finding::Unreached(Unreached::of(&error)),
+    }
+}
+
+async fn attempt_tcp(address: SocketAddr, probe: Probe) -> Finding {
+    let stream = match TcpStream::connect(address).await {
         Ok(stream) => stream,
         Err(error) => return Finding::of_error(&error),
     };
     // Ended by a reset: so many connections closed in the usual way would keep as many ports.
     let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+    ask(stream, probe).await
+}
+
+/// Connects to a Unix socket. One whose queue of connections is full is busy, and not gone: as with
+/// a request, it is tried again.
+async fn connect_unix(path: &UnixPath) -> io::Result<UnixStream> {
+    // tokio and the standard library take an abstract name as a path with a NUL in front.
+    let name = path.abstract_name().map(|name| format!("\0{name}"));
+    loop {
+        match UnixStream::connect(name.as_deref().unwrap_or(path.as_str())).await {
+            Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => {
+                sleep(limits::PROBE_AGAIN).await;
+            }
+            result => return result,
+        }
+    }
+}
+
+async fn ask(mut stream: impl AsyncRead + AsyncWrite + Unpin, probe: Probe) -> Finding {
     match probe {
         Probe::Connect => stays_open(&mut stream).await,
         Probe::Get(request) => match stream.write_all(request.as_bytes()).await {
@@ -117,7 +154,7 @@ async fn attempt(address: SocketAddr, probe: Probe) -> Finding {
 }
 
 /// Waits a moment: a backend that has no room for a connection may accept and close it.
-async fn stays_open(stream: &mut TcpStream) -> Finding {
+async fn stays_open(stream: &mut (impl AsyncRead + Unpin)) -> Finding {
     let mut byte = [0];
     match timeout(limits::PROBE_QUIET, stream.read(&mut byte)).await {
         Ok(Ok(0) | Err(_)) => Finding::Closed,
@@ -126,7 +163,7 @@ async fn stays_open(stream: &mut TcpStream) -> Finding {
 }
 
 /// Reads the status of the final response.
-async fn status(stream: &mut TcpStream) -> Finding {
+async fn status(stream: &mut (impl AsyncRead + Unpin)) -> Finding {
     let mut bytes = Vec::new();
     let mut scan = HeadScan::default();
     loop {
@@ -187,7 +224,7 @@ mod tests {
                 asked.truncate(count);
                 String::from_utf8(asked).expect("text")
             };
-            tokio::join!(run(address, probe.clone()), backend)
+            tokio::join!(run(address.into(), probe.clone()), backend)
         })
     }
 
@@ -241,10 +278,10 @@ mod tests {
             let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
             let address = listener.local_addr().expect("its address");
             // The kernel accepts for it.
-            assert_eq!(run(address, Probe::Connect).await, Finding::Connected);
+            assert_eq!(run(address.into(), Probe::Connect).await, Finding::Connected);
             drop(listener);
             let refused = Finding::Unreachable(io::ErrorKind::ConnectionRefused);
-            assert_eq!(run(address, Probe::Connect).await, refused);
+            assert_eq!(run(address.into(), Probe::Connect).await, refused);
             assert_eq!(refused.to_string(), "connection refused");
         });
     }

@@ -3,12 +3,12 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::condition::{Condition, State, Verdict};
 use super::probe::{Finding, Probe};
+use crate::address::Address;
 use crate::control::pause::{doubled, jittered};
 use crate::limits;
 use crate::link::Failure;
@@ -24,7 +24,7 @@ pub(super) struct Now {
 /// A backend that went down, was ejected, or came back.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(in crate::control) struct HealthChange {
-    pub(in crate::control) backend: SocketAddr,
+    pub(in crate::control) backend: Address,
     pub(in crate::control) state: State,
     pub(in crate::control) reason: String,
 }
@@ -32,7 +32,7 @@ pub(in crate::control) struct HealthChange {
 /// Standing of a backend that is probed.
 #[derive(Clone, Debug)]
 pub(in crate::control) struct Standing {
-    pub(in crate::control) backend: SocketAddr,
+    pub(in crate::control) backend: Address,
     pub(in crate::control) state: State,
     pub(in crate::control) reason: String,
     pub(in crate::control) since: SystemTime,
@@ -51,11 +51,11 @@ struct Use {
     rules: usize,
     backend: Backend,
     /// One for each address.
-    probes: Vec<(SocketAddr, u64)>,
+    probes: Vec<(Address, u64)>,
 }
 
 impl Use {
-    fn addresses(&self) -> Vec<SocketAddr> {
+    fn addresses(&self) -> Vec<Address> {
         let mut addresses = Vec::new();
         self.backend.each_address(|address| addresses.push(address));
         addresses
@@ -69,7 +69,7 @@ impl Use {
 
 /// A probe that is made again and again.
 struct Planned {
-    address: SocketAddr,
+    address: Address,
     probe: Probe,
     due: Instant,
     is_running: bool,
@@ -99,12 +99,12 @@ pub(super) struct Watch {
     named: HashSet<Checked>,
     named_at: Option<Instant>,
     /// Ejected backends without a `check`.
-    ejected: HashMap<SocketAddr, Ejection>,
+    ejected: HashMap<Address, Ejection>,
     /// Time at which a backend that had given requests no response came back by its probes, and its
     /// relapses.
-    back: HashMap<SocketAddr, (Instant, u32)>,
-    backends: HashMap<SocketAddr, Known>,
-    down: HashSet<SocketAddr>,
+    back: HashMap<Address, (Instant, u32)>,
+    backends: HashMap<Address, Known>,
+    down: HashSet<Address>,
     planned: HashMap<u64, Planned>,
     /// Probes by time; entries that do not agree with `planned` are void.
     due: BinaryHeap<Reverse<(Instant, u64)>>,
@@ -113,7 +113,7 @@ pub(super) struct Watch {
     begun: Option<(Instant, u32)>,
     changes: Vec<HealthChange>,
     /// Backends that requests wait for.
-    wanted: HashSet<SocketAddr>,
+    wanted: HashSet<Address>,
 }
 
 const TENTH: Duration = Duration::from_millis(100);
@@ -165,6 +165,8 @@ impl Watch {
     fn follow(&mut self, key: &Checked, now: Now) {
         let Some(used) = self.checked.get_mut(key) else { return };
         let addresses = used.addresses();
+        // A Unix socket has no host that a request could name.
+        let host = used.backend.path().map_or(&*key.target, |_| "localhost");
         let mut before = std::mem::take(&mut used.probes);
         let mut probes = Vec::with_capacity(addresses.len());
         for address in addresses {
@@ -174,7 +176,7 @@ impl Watch {
                 None => {
                     let probe = match &key.check {
                         Check::Tcp => Probe::Connect,
-                        Check::Path(path) => Probe::get(path, &key.target),
+                        Check::Path(path) => Probe::get(path, host),
                     };
                     let id = self.schedule(address, probe, now.at);
                     let verdict = Verdict::of_check();
@@ -192,7 +194,7 @@ impl Watch {
         }
     }
 
-    fn schedule(&mut self, address: SocketAddr, probe: Probe, due: Instant) -> u64 {
+    fn schedule(&mut self, address: Address, probe: Probe, due: Instant) -> u64 {
         self.numbers += 1;
         let id = self.numbers;
         self.planned.insert(id, Planned { address, probe, due, is_running: false });
@@ -210,7 +212,7 @@ impl Watch {
     }
 
     /// Changes what is known of a backend, and notes what that means.
-    fn update(&mut self, backend: SocketAddr, now: Now, change: impl FnOnce(&mut Condition)) {
+    fn update(&mut self, backend: Address, now: Now, change: impl FnOnce(&mut Condition)) {
         let unknown = || Known { condition: Condition::new(), since: now.date };
         let known = self.backends.entry(backend).or_insert_with(unknown);
         let before = known.condition.state();
@@ -235,10 +237,13 @@ impl Watch {
     }
 
     /// Requests failed at a backend.
-    pub(super) fn failed(&mut self, backend: SocketAddr, how: Failure, now: Now) {
+    pub(super) fn failed(&mut self, backend: Address, how: Failure, now: Now) {
         let count = limits::EJECT_AFTER;
         let reason = match how {
-            Failure::Unreachable => format!("{count} connections in a row could not be opened"),
+            Failure::Unreachable(why) => {
+                let why = why.map(|why| format!(": {why}")).unwrap_or_default();
+                format!("{count} connections in a row could not be opened{why}")
+            }
             Failure::Silent => format!("{count} requests in a row got no answer"),
         };
         self.eject(backend, how, reason, now);
@@ -250,14 +255,14 @@ impl Watch {
         if self.backends.contains_key(&backend) {
             self.update(backend, now, |condition| condition.recall(state, reason));
         } else if state == State::Ejected {
-            self.eject(backend, Failure::Unreachable, reason, now);
+            self.eject(backend, Failure::Unreachable(None), reason, now);
         }
         if let Some(known) = self.backends.get_mut(&backend) {
             known.since = since;
         }
     }
 
-    fn eject(&mut self, backend: SocketAddr, how: Failure, reason: String, now: Now) {
+    fn eject(&mut self, backend: Address, how: Failure, reason: String, now: Now) {
         if self.down.contains(&backend) {
             return;
         }
@@ -281,7 +286,7 @@ impl Watch {
     }
 
     /// How often a backend failed again soon after its probes had called it well.
-    fn relapses(&mut self, backend: SocketAddr, now: Instant) -> u32 {
+    fn relapses(&mut self, backend: Address, now: Instant) -> u32 {
         let is_recent = |at: Instant| now.saturating_duration_since(at) < limits::RELAPSE_TIME;
         if limits::EJECTED_MAX <= self.back.len() {
             self.back.retain(|_, (at, _)| is_recent(*at));
@@ -293,10 +298,10 @@ impl Watch {
     }
 
     /// Requests wait for these, and no others: one that is not known to be down has failed them.
-    pub(super) fn want(&mut self, backends: HashSet<SocketAddr>, now: Now) {
+    pub(super) fn want(&mut self, backends: HashSet<Address>, now: Now) {
         for backend in &backends {
             let reason = "a request waits for it".to_owned();
-            self.eject(*backend, Failure::Unreachable, reason, now);
+            self.eject(*backend, Failure::Unreachable(None), reason, now);
         }
         let soon = now.at + limits::HELD_PROBE_EVERY;
         let sooner = |planned: &Planned| soon < planned.due && backends.contains(&planned.address);
@@ -309,7 +314,7 @@ impl Watch {
     }
 
     /// A backend that was said to fail has answered a request.
-    pub(super) fn answered(&mut self, backend: SocketAddr, now: Now) {
+    pub(super) fn answered(&mut self, backend: Address, now: Now) {
         // One with a `check` comes back by that.
         if let Some(ejection) = self.ejected.remove(&backend) {
             self.stop(ejection.probe, "answers requests again", now);
@@ -317,11 +322,11 @@ impl Watch {
     }
 
     /// The ejected ones, of which some may be of no rule any more.
-    pub(super) fn ejected(&self) -> Vec<SocketAddr> {
+    pub(super) fn ejected(&self) -> Vec<Address> {
         self.ejected.keys().copied().collect()
     }
 
-    pub(super) fn forget(&mut self, backend: SocketAddr, now: Now) {
+    pub(super) fn forget(&mut self, backend: Address, now: Now) {
         if let Some(ejection) = self.ejected.remove(&backend) {
             self.stop(ejection.probe, "no rule uses it any more", now);
         }
@@ -348,7 +353,7 @@ impl Watch {
     }
 
     /// The next probe to be made now.
-    pub(super) fn next(&mut self, now: Instant) -> Option<(u64, SocketAddr, Probe)> {
+    pub(super) fn next(&mut self, now: Instant) -> Option<(u64, Address, Probe)> {
         if self.full_until(now).is_some() {
             return None;
         }
@@ -421,13 +426,13 @@ impl Watch {
     }
 
     /// Backends that requests should pass over.
-    pub(super) fn down(&self) -> impl Iterator<Item = SocketAddr> {
+    pub(super) fn down(&self) -> impl Iterator<Item = Address> {
         self.down.iter().copied()
     }
 
     /// Every backend that is probed.
     pub(super) fn states(&self) -> Vec<Standing> {
-        let standing = |(backend, known): (&SocketAddr, &Known)| Standing {
+        let standing = |(backend, known): (&Address, &Known)| Standing {
             backend: *backend,
             state: known.condition.state(),
             reason: known.condition.reason.clone(),

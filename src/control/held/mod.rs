@@ -11,7 +11,6 @@ mod queue;
 use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -19,6 +18,7 @@ use tokio::net::unix::pipe;
 use tokio::sync::Notify;
 
 use super::pause::until;
+use crate::address::Address;
 use crate::limits;
 use crate::link::{ByKey, ControlEnd, Published, Report, TaggedTable};
 use crate::table::{Rule, Snapshot};
@@ -55,7 +55,7 @@ impl Held {
     }
 
     /// Lets requests go that waited for a backend which is up again.
-    pub(super) fn reached(&self, backend: SocketAddr) {
+    pub(super) fn reached(&self, backend: Address) {
         let mut queue = self.lock();
         let mut outcome = Outcome::default();
         let has = |rule: &Rule| {
@@ -72,7 +72,7 @@ impl Held {
     }
 
     /// The backends that requests wait for.
-    pub(super) fn wanted(&self) -> HashSet<SocketAddr> {
+    pub(super) fn wanted(&self) -> HashSet<Address> {
         let mut wanted = HashSet::new();
         let queue = self.lock();
         for rule in queue.without_backend() {
@@ -164,7 +164,7 @@ impl HoldScheduler {
     pub(super) async fn run(
         &mut self,
         mut on_begun: impl FnMut(Vec<Begun>),
-        mut on_wanted: impl FnMut(HashSet<SocketAddr>),
+        mut on_wanted: impl FnMut(HashSet<Address>),
     ) -> Infallible {
         let mut next = None;
         let turns = self.held.turns.clone();

@@ -1,4 +1,4 @@
-//! A connected TCP socket on the ring.
+//! A connected TCP or Unix socket on the ring.
 //!
 //! At most one receive and one send are in flight. A receive is one-shot and belongs to the stream:
 //! [`Stream::arm`] may be called early (its completion then needs no further submission), and a
@@ -8,15 +8,16 @@
 mod poll;
 mod receive;
 mod send;
+mod unix;
 
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
 use std::rc::Rc;
 use std::time::Duration;
 
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, sockopt};
+use socket2::SockAddr;
 
 use super::buffers::RecvBuf;
 use super::faults::Call;
@@ -88,16 +89,14 @@ impl Stream {
     /// Opens a connection, or says why not by `deadline`.
     pub(crate) async fn connect(
         ring: &Rc<Ring>,
-        address: SocketAddr,
+        address: &SockAddr,
         deadline: &Deadline,
     ) -> Result<Stream, Abort> {
-        let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-        if let Some(errno) = ring.inner.borrow_mut().faults.draw(Call::Socket) {
-            return Err(Abort::errno(errno));
+        let family = AddressFamily::from_raw(address.family());
+        if family == AddressFamily::UNIX {
+            return unix::connect(ring, address, deadline).await;
         }
-        let socket =
-            rustix::net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)
-                .map_err(|error| Abort::Io(error.into()))?;
+        let socket = new_socket(ring, family, SocketFlags::CLOEXEC)?;
         // Heads and the ends of bodies go out at once; keep-alives find peers that vanished.
         let _ = sockopt::set_tcp_nodelay(&socket, true);
         let _ = sockopt::set_socket_keepalive(&socket, true);
@@ -178,6 +177,15 @@ impl AsFd for Stream {
     }
 }
 
+/// Makes a socket that is not connected.
+fn new_socket(ring: &Ring, family: AddressFamily, flags: SocketFlags) -> Result<OwnedFd, Abort> {
+    if let Some(errno) = ring.inner.borrow_mut().faults.draw(Call::Socket) {
+        return Err(Abort::errno(errno));
+    }
+    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None);
+    socket.map_err(|error| Abort::Io(error.into()))
+}
+
 /// Reads and drops what the kernel has received, up to some megabytes: bytes that are still there
 /// when a connection is closed reset it, and a reset takes back what the peer has not read yet.
 pub(crate) fn drop_received(socket: BorrowedFd<'_>) {
@@ -191,9 +199,7 @@ pub(crate) fn drop_received(socket: BorrowedFd<'_>) {
     }
 }
 
-fn raw_address(address: SocketAddr) -> Address {
-    let address = socket2::SockAddr::from(address);
-    let len = address.len();
-    // SAFETY: `as_storage` only copies the storage out.
-    (unsafe { *address.as_ptr().cast::<libc::sockaddr_storage>() }, len)
+fn raw_address(address: &SockAddr) -> Address {
+    // SAFETY: a `SockAddr` holds a whole storage, of which this is a copy.
+    (unsafe { *address.as_ptr().cast::<libc::sockaddr_storage>() }, address.len())
 }

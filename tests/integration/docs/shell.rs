@@ -4,7 +4,9 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -37,7 +39,7 @@ pub struct Shell {
 }
 
 impl Shell {
-    /// With applications on the ports 8000 and 8001.
+    /// With applications on the ports 8000 and 8001, and on the Unix socket `app.sock`.
     pub fn new() -> Shell {
         let folder = tempfile::Builder::new().prefix("mantrid-docs-").tempdir().expect("a folder");
         // As a folder of root's mostly is; the daemon becomes somebody else.
@@ -49,6 +51,9 @@ impl Shell {
         for (port, text) in [(8000, "Hello from port 8000\n"), (8001, "Hello from port 8001\n")] {
             ports.push((port, application(text)));
         }
+        let socket = folder.path().join("app.sock");
+        serve_socket(UnixListener::bind(&socket).expect("a socket"), "Hello from app.sock\n");
+        std::fs::set_permissions(socket, PermissionsExt::from_mode(0o777)).expect("a mode");
         let programs = Path::new(env!("CARGO_BIN_EXE_mantrid")).parent().expect("a folder");
         let path = std::env::var("PATH").expect("PATH");
         let mut command = Command::new("bash");
@@ -178,15 +183,25 @@ fn application(text: &'static str) -> u16 {
 }
 
 fn serve(listener: TcpListener, text: &'static str) {
-    let answer = move |stream: TcpStream| {
-        let mut connection = Connection::new("application", stream);
-        while connection.next_head().is_ok() {
-            drop(connection.try_send(ok(text)));
-        }
-    };
     std::thread::spawn(move || {
         while let Ok((stream, _)) = listener.accept() {
-            std::thread::spawn(move || answer(stream));
+            std::thread::spawn(move || answer(stream, text));
         }
     });
+}
+
+fn serve_socket(listener: UnixListener, text: &'static str) {
+    std::thread::spawn(move || {
+        while let Ok((stream, _)) = listener.accept() {
+            let stream = TcpStream::from(OwnedFd::from(stream));
+            std::thread::spawn(move || answer(stream, text));
+        }
+    });
+}
+
+fn answer(stream: TcpStream, text: &str) {
+    let mut connection = Connection::of_backend(stream);
+    while connection.next_head().is_ok() {
+        drop(connection.try_send(ok(text)));
+    }
 }

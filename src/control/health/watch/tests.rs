@@ -58,7 +58,7 @@ impl Scene {
     }
 
     fn fail(&mut self, backend: &str) {
-        self.watch.failed(address(backend), Failure::Unreachable, self.now);
+        self.watch.failed(address(backend), Failure::Unreachable(None), self.now);
     }
 
     /// Changes that were told since the last call.
@@ -83,7 +83,11 @@ impl Scene {
     }
 }
 
-fn address(text: &str) -> SocketAddr {
+fn address(text: &str) -> Address {
+    text.parse().expect("an address")
+}
+
+fn ip(text: &str) -> std::net::SocketAddr {
     text.parse().expect("an address")
 }
 
@@ -184,14 +188,14 @@ fn a_name_is_probed_wherever_it_is() {
     let name = scene.names.get("app.internal", 80);
     scene.change(None, Some(&rule));
     assert_eq!(scene.begin(), []);
-    name.set_addresses(vec![address("10.0.0.1:80"), address("10.0.0.2:80")]);
+    name.set_addresses(vec![ip("10.0.0.1:80"), ip("10.0.0.2:80")]);
     scene.pass(limits::CHECK_NAMES_EVERY);
     let begun = scene.begin();
     assert_eq!(begun.len(), 2);
     assert_eq!(begun[0].2, Probe::get("/", "app.internal:80"));
     begun.iter().for_each(|(id, ..)| scene.watch.ended(*id, BAD, scene.now, 100));
     assert_eq!(scene.down().len(), 2);
-    name.set_addresses(vec![address("10.0.0.2:80"), address("10.0.0.3:80")]);
+    name.set_addresses(vec![ip("10.0.0.2:80"), ip("10.0.0.3:80")]);
     scene.pass(limits::CHECK_NAMES_EVERY);
     assert_eq!(scene.probe(WELL), ["10.0.0.2:80", "10.0.0.3:80"]);
     assert_eq!(scene.down(), ["10.0.0.2:80"]);
@@ -328,7 +332,8 @@ fn very_many_are_probed_in_turn() {
 fn ejections_have_a_bound() {
     let mut scene = Scene::new();
     for number in 0..=limits::EJECTED_MAX as u32 {
-        let backend = SocketAddr::from(((0x0a00_0000 + number).to_be_bytes(), 80));
+        let ip = std::net::Ipv4Addr::from_bits(0x0a00_0000 + number);
+        let backend = Address::V4(std::net::SocketAddrV4::new(ip, 80));
         scene.watch.failed(backend, Failure::Silent, scene.now);
     }
     assert_eq!(scene.down().len(), limits::EJECTED_MAX);
