@@ -156,7 +156,22 @@ pub struct Config {
     pub via: Option<String>,
     /// The fleet, if any.
     pub fleet: FleetKeys,
+    /// Settings as they were written.
+    pub written: Written,
 }
+
+/// Settings as they were written, keys with values: text for people. Configurations that mean the
+/// same are equal, however they are written.
+#[derive(Clone, Debug, Default)]
+pub struct Written(pub Vec<(&'static str, String)>);
+
+impl PartialEq for Written {
+    fn eq(&self, _: &Written) -> bool {
+        true
+    }
+}
+
+impl Eq for Written {}
 
 /// One thing wrong with the configuration, in one line.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -220,6 +235,7 @@ impl Default for Config {
             abort_on_close: true,
             via: None,
             fleet: FleetKeys::default(),
+            written: Written::default(),
         }
     }
 }
@@ -228,7 +244,7 @@ impl Config {
     /// Takes the values of `new` for all keys that are in force at once. Returns the result, and
     /// the changed keys that wait for the next start.
     pub fn reloaded(&self, new: &Config) -> (Config, Vec<&'static str>) {
-        let mut config = self.clone();
+        let mut config = Config { written: new.written.clone(), ..self.clone() };
         KEYS.iter().filter(|key| key.is_at_once()).for_each(|key| key.copy(new, &mut config));
         let later = KEYS.iter().filter(|key| !key.is_same(&config, new));
         let later = later.map(|key| key.name).collect();
@@ -244,6 +260,7 @@ impl Config {
         let mut problems = Vec::new();
         let settings = parse::settings(file, overrides, &mut problems);
         let mut config = Config::default();
+        config.written = Written(parse::written(&settings));
         for key in KEYS {
             parse::apply(key, &settings, &mut config, &mut problems);
         }

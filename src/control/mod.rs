@@ -60,7 +60,7 @@ use store::Store;
 use wake::{Wake, WakeMemory};
 use writer::{Wiring, Writer};
 
-pub(crate) use api::Management;
+pub(crate) use api::{About, Management};
 #[doc(hidden)]
 pub use fleet::any_value as any_value_of_a_fleet;
 pub(crate) use fleet::{EtcdAccess, Settings as FleetSettings};
@@ -210,6 +210,11 @@ impl Handle {
     /// The tokens of which requests need one.
     pub(crate) fn tokens(&self) -> Tokens {
         Tokens::clone(&self.api.tokens.load())
+    }
+
+    /// Replaces the facts for those who help.
+    pub(crate) fn set_about(&self, about: About) {
+        self.api.about.store(Arc::new(about));
     }
 
     /// Notes that the daemon takes in no more clients: it is not ready any more.

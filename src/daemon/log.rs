@@ -104,6 +104,11 @@ fn tell_of_panic(panic: &PanicHookInfo<'_>) {
     push(styled(Level::ERROR, text.trim_end(), ""));
 }
 
+/// Returns the last lines, the oldest first.
+pub(super) fn recent() -> Vec<String> {
+    LINES.recent()
+}
+
 /// A line that is no event, in the style of those that are.
 fn styled(level: Level, text: &str, name: &str) -> Vec<u8> {
     let mark = prefix(level);

@@ -37,7 +37,7 @@ use arc_swap::ArcSwap;
 use tracing::{info, warn};
 
 use crate::config::Config;
-use crate::control::{self, Access, Control, Files, Tokens};
+use crate::control::{self, About, Access, Control, Files, Tokens};
 use crate::link::{self, Counter, Own, Part, Protocol, Published, ShardEnd};
 use crate::{limits, shard};
 use access_log::LogWriter;
@@ -240,6 +240,11 @@ fn close_left(given: InheritedSockets, is_upgrade: bool) {
     }
 }
 
+/// Facts for those who help.
+fn about(config: &Config) -> About {
+    About { written: config.written.0.clone(), recent_lines: Some(log::recent) }
+}
+
 fn access(config: &Config, resources: &Resources, tokens: Tokens) -> Access {
     Access {
         tokens,
@@ -284,6 +289,7 @@ async fn serve(
     let published = ends.first().map(|end| end.published.clone()).ok_or("there is no shard")?;
     let log = LogWriter::start(&config.access_log, end.together.clone())?;
     let mut control = Control::new(files(&config), loaded.rest, published.clone(), &end, access)?;
+    control.handle().set_about(about(&config));
     let hears = memory.as_ref().is_some_and(serde_json::Value::is_object);
     if let Some(memory) = memory {
         control.recall(&memory);

@@ -100,6 +100,7 @@ impl Reload {
         self.control.bound_held(held_max(&config));
         self.shards.wake_all();
         let (config, later) = self.config.reloaded(&config);
+        self.control.set_about(super::about(&config));
         // Keys left for later are compared again with the next reload.
         self.config = config;
         Ok(later)

@@ -110,7 +110,7 @@ fn complaints_of_the_original_come_without_a_daemon() {
         (
             &[],
             "Please provide an action (completions, delete, dump, events, fleet, flip, get, list, load, \
-             man, restart, set, spin, stats, top).\n"
+             man, restart, set, spin, stats, support, top).\n"
                 .to_owned(),
         ),
     ] {

@@ -96,6 +96,7 @@ mod spin;
 mod stalls;
 mod state;
 mod statistics;
+mod support;
 mod surplus;
 mod timeouts;
 mod tiny_chunks;

@@ -26,6 +26,7 @@ mod route;
 mod rules;
 mod serve;
 mod stats;
+mod support;
 mod value;
 mod write_timeout;
 
@@ -67,6 +68,7 @@ use route::{ROUTES, Route};
 pub(super) use read::unasked;
 pub(crate) use serve::Management;
 pub(super) use serve::{Door, Taking, serve};
+pub(crate) use support::About;
 
 /// Parts of control that requests are answered from, or passed to.
 pub(super) struct Sources {
@@ -91,6 +93,8 @@ pub(super) struct Api {
     pub(super) tokens: Arc<ArcSwap<Tokens>>,
     /// Whether the daemon takes in no more clients.
     pub(super) is_stopping: AtomicBool,
+    /// Facts for `/support`.
+    pub(super) about: ArcSwap<About>,
     /// How long answers take.
     times: Arc<PathTimes>,
     ranks: Mutex<Ranks>,
@@ -120,6 +124,7 @@ impl Api {
             sources,
             tokens: Arc::new(ArcSwap::from_pointee(tokens)),
             is_stopping: AtomicBool::new(false),
+            about: ArcSwap::default(),
             times: Arc::new(PathTimes::new(ROUTES.iter().map(|(path, _)| *path))),
             ranks: Mutex::default(),
             room: Arc::new(Semaphore::new(limits::MANAGEMENT_BODIES_BYTES_MAX / 1024)),
@@ -216,6 +221,7 @@ impl Api {
             Route::Liveness => ready::alive(self, parts),
             Route::Readiness => ready::ready(self, parts),
             Route::Description => openapi::answer(parts),
+            Route::Support => support::answer(self, parts).await,
             Route::Dashboard => Ok((dashboard::fields(), dashboard::page()).into_response()),
         }
     }

@@ -99,6 +99,8 @@ const OPERATIONS: &[Operation] = &[
     get("/readyz", "isReady", "Readiness: whether this daemon should get clients", &[],
         Json("Ready")),
     get("/openapi.json", "getDescription", "This description", &[], Json("Description")),
+    get("/support", "getFacts", "Facts for people who help: version, configuration, log lines", &[],
+        Json("Facts")),
     get("/", "getDashboard", "The dashboard", &[], Text("text/html")),
 ];
 
@@ -355,6 +357,20 @@ fn schemas() -> Value {
                 "error": { "type": "string" },
                 "message": { "type": "string" },
                 "reasons": { "type": "array", "items": { "type": "string" } },
+            },
+        },
+        "Facts": {
+            "type": "object",
+            "required": ["version", "configuration", "limits", "rules", "log"],
+            "properties": {
+                "version": { "type": "string" },
+                "configuration": {
+                    "type": "array",
+                    "items": { "type": "array", "items": { "type": "string" } },
+                },
+                "limits": { "type": "string" },
+                "rules": { "type": "object" },
+                "log": { "type": "array", "items": { "type": "string" } },
             },
         },
         "Description": { "type": "object", "required": ["openapi", "info", "paths"] },

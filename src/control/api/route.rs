@@ -26,6 +26,7 @@ pub(super) const ROUTES: &[(&str, &str)] = &[
     ("/healthz", READ),
     ("/readyz", READ),
     ("/openapi.json", READ),
+    ("/support", READ),
     ("/", READ),
 ];
 
@@ -36,6 +37,7 @@ pub(super) enum Route {
     Liveness,
     Readiness,
     Description,
+    Support,
     Metrics,
     Events,
     Backends,
@@ -80,6 +82,7 @@ impl Route {
             ("healthz", "") => Route::Liveness,
             ("readyz", "") => Route::Readiness,
             ("openapi.json", "") => Route::Description,
+            ("support", "") => Route::Support,
             ("metrics", "") => Route::Metrics,
             ("events", "") => Route::Events,
             ("backends", "") => Route::Backends,
@@ -111,6 +114,7 @@ impl Route {
             Route::Liveness => "/healthz",
             Route::Readiness => "/readyz",
             Route::Description => "/openapi.json",
+            Route::Support => "/support",
             Route::Metrics => "/metrics",
             Route::Events => "/events",
             Route::Backends => "/backends/",
