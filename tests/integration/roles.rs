@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use serde_json::{Value, json};
 
 use crate::api::empty;
-use crate::backend::Backend;
+use crate::backend::{Backend, closed_port};
 use crate::daemon::{Daemon, Setup, eventually};
 use crate::etcd::Etcd;
 use crate::events::Events;
