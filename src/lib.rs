@@ -12,6 +12,8 @@
 pub mod limits;
 // The scheme of a request, for a head and for a name of a rule.
 mod scheme;
+// Networks of addresses.
+mod network;
 // The arguments of rules: one table for parser, manual and client.
 mod rule_arguments;
 // Address of a backend, TCP or Unix socket.

@@ -122,6 +122,21 @@ const fn row(
     ActionRow { name, meaning, arguments }
 }
 
+/// Networks of clients that are served.
+const ALLOW: Argument = argument(
+    "allow",
+    NETWORKS,
+    "none",
+    "serve clients in these networks alone; others get 403, [here](#who-is-served)",
+);
+
+/// Networks of clients that are not served.
+const DENY: Argument =
+    argument("deny", NETWORKS, "none", "clients in these networks get 403, [here](#who-is-served)");
+
+const NETWORKS: Takes =
+    Takes::Form("a list of networks, each 192.0.2.0/24, 2001:db8::/32 or one address");
+
 /// An address that is asked by POST.
 const WAKE: Takes = Takes::Form("an address that starts with http://");
 
@@ -228,6 +243,8 @@ const PROXY: &[Argument] = &[
          [below](#keep-alive-to-backends); `false`: each request opens one and says \
          `Connection: close`, for applications that serve one connection at a time",
     ),
+    ALLOW,
+    DENY,
 ];
 
 const SPIN: &[Argument] = &[
@@ -275,6 +292,8 @@ const SPIN: &[Argument] = &[
         "the rule that stood before, which `mantrid-client flip` puts back. Nothing else \
          looks at it",
     ),
+    ALLOW,
+    DENY,
 ];
 
 const REDIRECT: &[Argument] = &[
@@ -287,18 +306,24 @@ const REDIRECT: &[Argument] = &[
          request",
     ),
     argument("code", Takes::OneOf(&["301", "302", "303", "307", "308"]), "302", "this status"),
+    ALLOW,
+    DENY,
 ];
 
-const STATIC: &[Argument] = &[argument(
-    "type",
-    Takes::Form("the name of a page: letters, digits, '-', '_' and '.', which is not in front"),
-    REQUIRED,
-    "the [page](#pages) of this name (at most 100 bytes). A name without a page is \
+const STATIC: &[Argument] = &[
+    argument(
+        "type",
+        Takes::Form("the name of a page: letters, digits, '-', '_' and '.', which is not in front"),
+        REQUIRED,
+        "the [page](#pages) of this name (at most 100 bytes). A name without a page is \
          accepted, as the page may come later: 500 until then",
-)];
+    ),
+    ALLOW,
+    DENY,
+];
 
 const EMPTY: &[Argument] =
-    &[argument("code", Takes::Status(200..=599), REQUIRED, "this status, no body")];
+    &[argument("code", Takes::Status(200..=599), REQUIRED, "this status, no body"), ALLOW, DENY];
 
 const ALIAS: &[Argument] = &[argument(
     "hostname",

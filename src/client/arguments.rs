@@ -10,6 +10,8 @@ use clap::builder::{PossibleValue, PossibleValuesParser};
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
+use super::backends::{AddBackend, BackendCommand, RemoveBackend};
+use super::options::{Drain, Edit, Looked};
 use crate::rule_arguments;
 
 /// Position of the options of all commands in the help of one: behind its own.
@@ -55,6 +57,24 @@ pub enum Command {
         #[command(flatten)]
         drain: Drain,
     },
+    /// Print what a request for a host would meet now, and why: rule, alias, backends with health
+    Which {
+        /// The host name, or an address as a browser shows it
+        #[arg(allow_hyphen_values = true)]
+        host: String,
+        /// http, https, tcp or tls; by default that of the address, else http
+        #[arg(long, value_name = "SCHEME", value_parser = ["http", "https", "tcp", "tls"])]
+        scheme: Option<String>,
+    },
+    /// Add a backend to the rule of a host
+    AddBackend(AddBackend),
+    /// Remove a backend from the rule of a host, which must have another
+    RemoveBackend(RemoveBackend),
+    /// Print the backends of all rules, or change one wherever it is used
+    Backend {
+        #[command(subcommand)]
+        command: BackendCommand,
+    },
     /// Hold the requests of a host until it is flipped back
     #[command(after_help = SPINNING)]
     Spin {
@@ -95,6 +115,11 @@ pub enum Command {
     },
     /// Replace the whole table by that of a file, all or nothing
     Load(Load),
+    /// Print the difference between the daemon's table and that of a file; exit code 1 where there
+    /// is one, 2 where that can't be said
+    Diff(Looked),
+    /// Check the rules of a file, without a daemon
+    Check(Looked),
     /// Print the whole table as JSON, for `load`
     Dump {
         /// Write the table's ETag to this file, for `load --if-match`
@@ -247,28 +272,6 @@ pub struct Restart {
     pub command: Vec<OsString>,
 }
 
-/// Options that every change has.
-#[derive(Args, Debug)]
-pub struct Edit {
-    /// Check it and change nothing
-    #[arg(long)]
-    pub dry_run: bool,
-    /// Only if the table still has this ETag (`get` and `dump --etag` tell it)
-    #[arg(long, value_name = "ETAG")]
-    pub if_match: Option<String>,
-}
-
-/// Whether a change is waited for until its old backends are free of requests.
-#[derive(Args, Debug)]
-pub struct Drain {
-    /// Return only when no request is left with the backends that the host had before
-    #[arg(long, conflicts_with = "dry_run")]
-    pub wait: bool,
-    /// How long to wait at most: a number with ms, s, m or h
-    #[arg(long, value_name = "TIME", default_value = "30s", requires = "wait")]
-    pub timeout: String,
-}
-
 const TEACHING: &str = "\
 Examples:
   mantrid-client set example.com proxy true backends=127.0.0.1:8000,127.0.0.1:8001
@@ -276,16 +279,20 @@ Examples:
   mantrid-client spin example.com                  # hold its requests
   mantrid-client flip example.com                  # let them go on
   mantrid-client restart example.com -- systemctl restart example
+  mantrid-client which https://www.example.com/   # where would a request go now, and why?
+  mantrid-client add-backend example.com 127.0.0.1:8002
+  mantrid-client backend drain 10.0.0.7:8000 --wait   # in every rule, before that machine stops
   mantrid-client delete old.example.com
   mantrid-client list --search example.com --action proxy
   mantrid-client stats example.com
   mantrid-client dump > table.json && mantrid-client load table.json
+  mantrid-client check table.json && mantrid-client diff table.json
 
 Environment:
   MANTRID_URL      as --url
   MANTRID_TOKEN    a token of management_token_file or management_tokens_file
 
-Exit codes: 0 done, 1 not done; standard error says why";
+Exit codes: 0 done, 1 not done, and standard error says why; of diff 1 for a difference, 2 for an error";
 
 const SPINNING: &str = "\
 The rule that stood before is kept in the new one, for `flip`. A host that spins already gets these limits.

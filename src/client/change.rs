@@ -6,8 +6,8 @@ use std::time::Duration;
 use hyper::Method;
 use serde_json::Value;
 
-use super::arguments::{Drain, Edit};
 use super::failure::{Failure, RequestError, say};
+use super::options::{Drain, Edit};
 use super::print::plain;
 use super::print_json;
 use super::request::{Api, Ask, PATIENCE, Sending, encoded};
@@ -30,7 +30,9 @@ impl Change {
             say(&format!("{} would be changed; nothing was", plain(&self.host)));
         }
         match value.get("drained") {
-            Some(Value::Bool(false)) => Err(Failure::Other(self.not_drained(&value))),
+            Some(Value::Bool(false)) => {
+                Err(Failure::Other(not_drained(&self.host, &self.drain.timeout, &value)))
+            }
             _ => Ok(()),
         }
     }
@@ -51,20 +53,18 @@ impl Change {
         let body = self.rule.as_ref().map(Sending::json);
         Ok(Ask { method, target, body, if_match: self.edit.if_match.clone(), patience })
     }
+}
 
-    /// The change is made; what it was to wait for did not come.
-    fn not_drained(&self, answer: &Value) -> String {
-        let open = answer.get("in_flight").and_then(Value::as_object).into_iter().flatten();
-        let open: Vec<String> =
-            open.map(|(backend, count)| format!("{backend} ({count})")).collect();
-        format!(
-            "{} is changed, but after {} there are still requests with {}: don't stop these \
-             backends yet",
-            plain(&self.host),
-            self.drain.timeout,
-            plain(&open.join(", "))
-        )
-    }
+/// Says that a change is made, and that what it was to wait for did not come.
+pub fn not_drained(host: &str, timeout: &str, answer: &Value) -> String {
+    let open = answer.get("in_flight").and_then(Value::as_object).into_iter().flatten();
+    let open: Vec<String> = open.map(|(backend, count)| format!("{backend} ({count})")).collect();
+    format!(
+        "{} is changed, but after {timeout} there are still requests with {}: don't stop these \
+         backends yet",
+        plain(host),
+        plain(&open.join(", "))
+    )
 }
 
 /// A number with `ms`, `s`, `m` or `h`, as the daemon reads it.

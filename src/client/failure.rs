@@ -38,6 +38,12 @@ pub enum Failure {
         /// Sentence that says what went wrong, and how things are now.
         why: String,
     },
+    /// Two tables differ, as was printed: the answer of `diff`, and no fault.
+    #[error("they differ")]
+    Different,
+    /// Question that has no answer, neither yes nor no.
+    #[error("{0}")]
+    Unanswered(Box<Failure>),
     /// Anything else.
     #[error("mantrid-client: {0}")]
     Other(String),
@@ -49,7 +55,10 @@ impl Failure {
         match self {
             Failure::OutputClosed => 0,
             Failure::Command { code, .. } => *code,
-            Failure::AsBefore(_) | Failure::Request(_) | Failure::Other(_) => 1,
+            Failure::Unanswered(_) => 2,
+            Failure::AsBefore(_) | Failure::Request(_) | Failure::Different | Failure::Other(_) => {
+                1
+            }
         }
     }
 

@@ -1,47 +1,73 @@
-//! `load FILE`: checks the form of the file in one pass that keeps nothing, then sends its bytes as
-//! they stand, in one request. What the rules mean is the daemon's to judge, all or nothing.
+//! `load FILE`: sends the rules of a file as they stand, in one request. What they mean is the
+//! daemon's to judge, all or nothing. A dry run shows what would be another.
 
-use std::borrow::Cow;
-use std::cell::{Cell, RefCell};
-use std::collections::HashSet;
-use std::fmt;
-use std::fs::File;
-use std::hash::{BuildHasher, RandomState};
-use std::io::{self, BufReader, Cursor, Read, Seek, SeekFrom};
-use std::ops::Range;
-use std::path::Path;
+use std::io::{self, Cursor, Read};
 use std::time::{Duration, Instant};
 
 use hyper::Method;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use serde::de::{
-    DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor,
-};
 
 use super::arguments::Load;
+use super::check::judge;
+use super::diff::Difference;
 use super::failure::{Failure, RequestError, say};
 use super::request::{Api, Ask, Fetched, Sending};
+use super::table_file::TableFile;
+use super::{lines, print_json};
 
-/// Longest body that the daemon takes.
-const BODY_BYTES_MAX: u64 = 256 << 20;
 /// A million rules are checked and synced to disk before the answer.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-/// Hosts that are named in a file more than once and told one by one; the rest are counted.
-const TWICE_TOLD_MAX: usize = 10;
-
-/// Sends the file; the answer in JSON.
-pub async fn load(api: &Api, load: &Load) -> Result<Fetched, Failure> {
-    let name = shown(&load.file);
-    let mut source = Source::open(&load.file).map_err(|error| other(&name, &error))?;
-    let found = check(source.reader().map_err(|error| other(&name, &error))?, load.merge)
-        .map_err(|error| Failure::Other(format!("{name}: {error}; nothing was sent")))?;
-    let bytes = found.part.end - found.part.start;
-    fits(bytes).map_err(|why| Failure::Other(format!("{name}: {why}; nothing was sent")))?;
-    found.twice.lines().iter().for_each(|line| say(&format!("{name}: {line}")));
+/// Sends the file.
+pub async fn load(api: &Api, load: &Load, json: bool) -> Result<(), Failure> {
+    let unsent = |error| Failure::Other(format!("{error}; nothing was sent"));
+    let file = TableFile::open(&load.file, load.merge).map_err(unsent)?;
+    let (name, rules, bytes) = (file.name.clone(), file.rules(), file.bytes());
     let began = Instant::now();
+    let mut text = None;
+    let reader: Box<dyn Read + Send> = match load.edit.dry_run {
+        true => {
+            let kept = text.insert(file.into_text().map_err(unsent)?);
+            Box::new(Cursor::new(kept.clone()))
+        }
+        false => file.into_reader().map_err(unsent)?,
+    };
+    let answer = send(api, load, reader, bytes).await?;
+    let took = began.elapsed().as_secs_f64();
+    let nouns = match (load.merge, rules) {
+        (true, 1) => "change",
+        (true, _) => "changes",
+        (false, 1) => "rule",
+        (false, _) => "rules",
+    };
+    let done = if load.edit.dry_run { "checked; nothing was changed" } else { "loaded" };
+    match text {
+        _ if json => print_json(&answer.body)?,
+        Some(text) => show_difference(api, &name, &text, load.merge).await?,
+        None => {}
+    }
+    say(&format!("{rules} {nouns} of {name} {done}, in {took:.1} s"));
+    Ok(())
+}
+
+async fn show_difference(api: &Api, name: &str, text: &[u8], merge: bool) -> Result<(), Failure> {
+    let judged = judge(name, text, merge)?;
+    if let Some(wrong) = judged.wrong.first() {
+        // The daemon knows better: it may be newer.
+        say(&format!("the difference is not shown, as this client would refuse {wrong}"));
+        return Ok(());
+    }
+    let difference = Difference::with_daemon(api, judged, merge).await?;
+    lines(difference.lines())
+}
+
+async fn send(
+    api: &Api,
+    load: &Load,
+    reader: Box<dyn Read + Send>,
+    bytes: u64,
+) -> Result<Fetched, Failure> {
     let progress = progress(bytes);
-    let reader = source.part(&found.part).map_err(|error| other(&name, &error))?;
     let reader = Watched { reader, left: bytes, progress: progress.clone() };
     let method = if load.merge { Method::PATCH } else { Method::PUT };
     let query = if load.edit.dry_run { "?dry_run=1" } else { "" };
@@ -55,308 +81,7 @@ pub async fn load(api: &Api, load: &Load) -> Result<Fetched, Failure> {
         })
         .await;
     progress.finish_and_clear();
-    let answer = answer.map_err(RequestError::of_change)?;
-    let took = began.elapsed().as_secs_f64();
-    let rules = match (load.merge, found.rules) {
-        (true, 1) => "change",
-        (true, _) => "changes",
-        (false, 1) => "rule",
-        (false, _) => "rules",
-    };
-    let done = if load.edit.dry_run { "checked; nothing was changed" } else { "loaded" };
-    say(&format!("{} {rules} of {name} {done}, in {took:.1} s", found.rules));
-    Ok(answer)
-}
-
-fn shown(file: &Path) -> String {
-    if file == Path::new("-") { "standard input".to_owned() } else { file.display().to_string() }
-}
-
-fn other(name: &str, error: &io::Error) -> Failure {
-    Failure::Other(format!("{name}: {error}"))
-}
-
-/// Whether the daemon takes so much, and what to do where it does not.
-fn fits(bytes: u64) -> Result<(), String> {
-    if bytes <= BODY_BYTES_MAX {
-        return Ok(());
-    }
-    Err(format!(
-        "more than {} MiB of rules, which is what the daemon takes at once: load a part, then add \
-         the others with --merge",
-        BODY_BYTES_MAX >> 20
-    ))
-}
-
-/// Input that can be read twice: a file, or the bytes of a pipe.
-enum Source {
-    File(File),
-    Memory(Vec<u8>),
-}
-
-impl Source {
-    fn open(path: &Path) -> io::Result<Source> {
-        if path == Path::new("-") {
-            return Source::collect(io::stdin().lock());
-        }
-        let file = File::open(path)?;
-        if file.metadata()?.is_file() { Ok(Source::File(file)) } else { Source::collect(file) }
-    }
-
-    /// A pipe can't be read twice.
-    fn collect(reader: impl Read) -> io::Result<Source> {
-        let mut bytes = Vec::new();
-        reader.take(BODY_BYTES_MAX + 1).read_to_end(&mut bytes)?;
-        fits(bytes.len() as u64).map_err(|why| io::Error::new(io::ErrorKind::FileTooLarge, why))?;
-        Ok(Source::Memory(bytes))
-    }
-
-    /// All of it.
-    fn reader(&mut self) -> io::Result<Box<dyn Read + '_>> {
-        Ok(match self {
-            Source::File(file) => {
-                file.rewind()?;
-                Box::new(BufReader::with_capacity(1 << 16, file))
-            }
-            Source::Memory(bytes) => Box::new(Cursor::new(bytes)),
-        })
-    }
-
-    /// A part of it.
-    fn part(self, part: &Range<u64>) -> io::Result<Box<dyn Read + Send>> {
-        Ok(match self {
-            Source::File(mut file) => {
-                file.seek(SeekFrom::Start(part.start))?;
-                Box::new(file)
-            }
-            Source::Memory(bytes) => {
-                let mut cursor = Cursor::new(bytes);
-                cursor.set_position(part.start);
-                Box::new(cursor)
-            }
-        })
-    }
-}
-
-/// Position of the rules in a file, and their number.
-#[derive(Debug, PartialEq, Eq)]
-struct Found {
-    part: Range<u64>,
-    rules: u64,
-    twice: Twice,
-}
-
-/// Hosts that are there more than once: the first few as they are spelt the second time, and how
-/// many.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Twice {
-    first: Vec<String>,
-    count: usize,
-}
-
-impl Twice {
-    fn add(&mut self, host: String) {
-        self.count += 1;
-        if self.first.len() < TWICE_TOLD_MAX {
-            self.first.push(host);
-        }
-    }
-
-    fn lines(&self) -> Vec<String> {
-        let line = |host: &String| format!("{host:?} is named twice: the last rule counts");
-        let mut lines: Vec<String> = self.first.iter().map(line).collect();
-        if let Some(more @ 1..) = self.count.checked_sub(lines.len()) {
-            lines.push(format!("{more} more hosts are named twice"));
-        }
-        lines
-    }
-}
-
-/// The names of a table. A million of them are a few megabytes: of each a number is kept.
-#[derive(Default)]
-struct Seen {
-    hasher: RandomState,
-    names: HashSet<u64>,
-}
-
-impl Seen {
-    /// Whether the host is the first of this name, in whatever spelling.
-    fn is_first(&mut self, host: &str) -> bool {
-        let lower = host.to_lowercase();
-        let at = lower.find("://").map_or(0, |at| at + 3);
-        let (prefix, name) = lower.split_at(at);
-        let name = name.strip_suffix('.').unwrap_or(name);
-        let ascii = match name.is_ascii() {
-            true => Cow::Borrowed(name),
-            false => idna::domain_to_ascii(name).map_or(Cow::Borrowed(name), Cow::Owned),
-        };
-        self.names.insert(self.hasher.hash_one((prefix, ascii)))
-    }
-}
-
-/// Counts what the parser has taken: it reads byte by byte and, around objects, never ahead.
-struct Counting<'a, R> {
-    reader: R,
-    taken: &'a Cell<u64>,
-}
-
-impl<R: Read> Read for Counting<'_, R> {
-    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
-        let count = self.reader.read(room)?;
-        self.taken.set(self.taken.get() + count as u64);
-        Ok(count)
-    }
-}
-
-/// Looks for an object of rules, or for a state file, whose `hosts` are one. With `merge`, a rule
-/// may be null.
-fn check(reader: impl Read, merge: bool) -> serde_json::Result<Found> {
-    let taken = Cell::new(0);
-    let mut json = serde_json::Deserializer::from_reader(Counting { reader, taken: &taken });
-    let mut hosts = None;
-    let twice = RefCell::default();
-    let table = Table { merge, taken: &taken, twice: &twice, hosts: Some(&mut hosts) };
-    let rules = table.deserialize(&mut json)?;
-    let whole = Found { part: 0..taken.get(), rules, twice: twice.into_inner() };
-    json.end()?;
-    Ok(hosts.unwrap_or(whole))
-}
-
-/// An object of rules. At the top, one whose key `hosts` holds an object is a state file: a rule is
-/// never an object.
-struct Table<'a> {
-    merge: bool,
-    taken: &'a Cell<u64>,
-    twice: &'a RefCell<Twice>,
-    hosts: Option<&'a mut Option<Found>>,
-}
-
-impl<'de> DeserializeSeed<'de> for Table<'_> {
-    type Value = u64;
-
-    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<u64, D::Error> {
-        json.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Table<'_> {
-    type Value = u64;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(
-            "an object of rules, {\"HOST\": [action, arguments, match_subdomains], …}, \
-             or a state file",
-        )
-    }
-
-    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<u64, A::Error> {
-        let mut rules = 0;
-        let mut first_not_rule = None;
-        let mut seen = Seen::default();
-        while let Some(host) = map.next_key::<String>()? {
-            let (merge, taken, twice) = (self.merge, self.taken, self.twice);
-            let may_hold_hosts = self.hosts.is_some() && host == "hosts";
-            let before = taken.get();
-            match map.next_value_seed(Entry { merge, taken, twice, may_hold_hosts })? {
-                Shape::Rule => {
-                    rules += 1;
-                    if !seen.is_first(&host) {
-                        twice.borrow_mut().add(host);
-                    }
-                }
-                Shape::Hosts { rules, begins } => {
-                    if let Some(hosts) = self.hosts.as_deref_mut() {
-                        debug_assert!(before < begins, "the object begins behind its key");
-                        let twice = twice.take();
-                        *hosts = Some(Found { part: begins..taken.get(), rules, twice });
-                    }
-                }
-                Shape::Other(what) => {
-                    first_not_rule.get_or_insert((host, what));
-                }
-            }
-        }
-        // What else a state file holds (stats, sequence) is no rule, and need not be.
-        let is_state = self.hosts.is_some_and(|hosts| hosts.is_some());
-        match first_not_rule {
-            Some((host, what)) if !is_state => Err(A::Error::custom(format_args!(
-                "{host:?}: expected a rule, [action, arguments, match_subdomains], found {what}"
-            ))),
-            _ => Ok(rules),
-        }
-    }
-}
-
-/// Kind of value behind a key.
-enum Shape {
-    Rule,
-    Hosts { rules: u64, begins: u64 },
-    Other(&'static str),
-}
-
-/// The value of a key.
-struct Entry<'a> {
-    merge: bool,
-    taken: &'a Cell<u64>,
-    twice: &'a RefCell<Twice>,
-    may_hold_hosts: bool,
-}
-
-impl<'de> DeserializeSeed<'de> for Entry<'_> {
-    type Value = Shape;
-
-    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Shape, D::Error> {
-        json.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Entry<'_> {
-    type Value = Shape;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a rule, [action, arguments, match_subdomains]")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Shape, A::Error> {
-        while items.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(Shape::Rule)
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Shape, A::Error> {
-        // Nothing but the brace itself was taken so far.
-        let begins = self.taken.get() - 1;
-        if self.may_hold_hosts {
-            let Entry { merge, taken, twice, .. } = self;
-            let table = Table { merge, taken, twice, hosts: None };
-            return Ok(Shape::Hosts { rules: table.visit_map(map)?, begins });
-        }
-        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-        Ok(Shape::Other("an object"))
-    }
-
-    fn visit_unit<E: serde::de::Error>(self) -> Result<Shape, E> {
-        Ok(if self.merge { Shape::Rule } else { Shape::Other("null, which only --merge takes") })
-    }
-
-    fn visit_bool<E: serde::de::Error>(self, _: bool) -> Result<Shape, E> {
-        Ok(Shape::Other("true or false"))
-    }
-
-    fn visit_u64<E: serde::de::Error>(self, _: u64) -> Result<Shape, E> {
-        Ok(Shape::Other("a number"))
-    }
-
-    fn visit_i64<E: serde::de::Error>(self, _: i64) -> Result<Shape, E> {
-        Ok(Shape::Other("a number"))
-    }
-
-    fn visit_f64<E: serde::de::Error>(self, _: f64) -> Result<Shape, E> {
-        Ok(Shape::Other("a number"))
-    }
-
-    fn visit_str<E: serde::de::Error>(self, _: &str) -> Result<Shape, E> {
-        Ok(Shape::Other("text"))
-    }
+    answer.map_err(RequestError::of_change)
 }
 
 /// Shown on standard error, where that is a terminal.
@@ -385,114 +110,5 @@ impl<R: Read> Read for Watched<R> {
             self.progress.enable_steady_tick(Duration::from_millis(100));
         }
         Ok(count)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[track_caller]
-    fn found(text: &str, merge: bool) -> (&str, u64) {
-        let found = check(text.as_bytes(), merge).unwrap_or_else(|error| panic!("{text}: {error}"));
-        (&text[found.part.start as usize..found.part.end as usize], found.rules)
-    }
-
-    #[test]
-    fn tables_are_sent_as_they_stand() {
-        for (text, rules) in [
-            ("{}", 0),
-            (r#"{"a": ["spin", {}, true]}"#, 1),
-            (r#"{"a": ["spin", {}, true], "hosts": ["spin", {"x": {"hosts": {}}}, true]}"#, 2),
-            (" {\n\t\"\\u0061\" : [ ] }", 1),
-        ] {
-            assert_eq!(found(text, false), (text, rules));
-        }
-        assert_eq!(
-            found("{\"a\": []} \n", false),
-            ("{\"a\": []}", 1),
-            "white space behind it goes"
-        );
-    }
-
-    #[test]
-    fn hosts_of_a_state_file_are_sent() {
-        let hosts = r#"{"a": ["spin", {}, true], "hosts": ["spin", {}, false]}"#;
-        for text in [
-            format!(r#"{{"hosts": {hosts}, "stats": {{}}, "sequence": 12}}"#),
-            format!(r#"{{"stats": {{"a": {{"open_requests": 0}}}},"hosts":{hosts}}}"#),
-            format!("{{\"sequence\":1,\"hosts\"\n:\t {hosts} , \"x\": [null]}}\n"),
-        ] {
-            assert_eq!(found(&text, false), (hosts, 2), "{text}");
-        }
-        assert_eq!(found(r#"{"hosts": {}, "stats": {}}"#, false), ("{}", 0));
-    }
-
-    #[test]
-    fn a_host_that_is_named_twice_is_told() {
-        for (text, merge, twice) in [
-            (r#"{"a": [], "b": [], "http://a": [], "a.b": []}"#, false, &[][..]),
-            (r#"{"a": [], "b": [], "a": [], "a": []}"#, false, &["a", "a"]),
-            (r#"{"a.com": null, "A.Com.": []}"#, true, &["A.Com."]),
-            (r#"{"http://a": [], "HTTP://A": []}"#, false, &["HTTP://A"]),
-            (
-                r#"{"bücher.example": [], "xn--bcher-kva.example": []}"#,
-                false,
-                &["xn--bcher-kva.example"],
-            ),
-            (r#"{"hosts": {"a": [], "A": []}, "stats": {"b": {}, "b": {}}}"#, false, &["A"]),
-        ] {
-            let found =
-                check(text.as_bytes(), merge).unwrap_or_else(|error| panic!("{text}: {error}"));
-            assert_eq!(found.twice.first, twice, "{text}");
-        }
-        let mut many = Twice::default();
-        (0..TWICE_TOLD_MAX + 3).for_each(|n| many.add(n.to_string()));
-        let lines = many.lines();
-        assert_eq!(lines.len(), TWICE_TOLD_MAX + 1);
-        assert_eq!(lines.last().map(String::as_str), Some("3 more hosts are named twice"));
-    }
-
-    #[test]
-    fn null_deletes_where_changes_are_merged() {
-        let text = r#"{"a": null, "b": ["spin", {}, true]}"#;
-        assert_eq!(found(text, true), (text, 2));
-        let error = check(text.as_bytes(), false).expect_err("null without --merge");
-        assert!(error.to_string().contains("--merge"), "{error}");
-    }
-
-    #[test]
-    fn bad_files_are_not_sent() {
-        for (text, words) in [
-            ("", "EOF"),
-            ("[]", "expected an object of rules"),
-            ("null", "expected an object of rules"),
-            ("{", "EOF"),
-            (r#"{"a": ["spin", {}, true]"#, "EOF"),
-            (r#"{"a": ["spin", {}, true],}"#, "trailing comma"),
-            (r#"{"a": ["spin", {}, true]} {}"#, "trailing characters"),
-            (r#"{"a.com": "spin"}"#, r#""a.com": expected a rule"#),
-            (r#"{"a.com": {"action": "spin"}}"#, "found an object"),
-            (r#"{"a.com": 1.5}"#, "found a number"),
-            (r#"{"hosts": {"a.com": -3}}"#, r#""a.com": expected a rule"#),
-            (r#"{"stats": {}}"#, "found an object"),
-            ("\u{feff}{}", "expected value"),
-        ] {
-            let error = check(text.as_bytes(), false).expect_err(text).to_string();
-            assert!(error.contains(words), "{text}: {error}");
-        }
-    }
-
-    #[test]
-    fn bodies_that_fit_are_sent_at_once() {
-        assert_eq!(fits(256 << 20), Ok(()));
-        assert!(fits((256 << 20) + 1).is_err_and(|why| why.contains("--merge")));
-    }
-
-    /// Values that are passed over need no stack; the daemon judges how deep a rule may go.
-    #[test]
-    fn depth_costs_nothing() {
-        let deep = format!("{{\"a\": {}1{}}}", "[".repeat(100_000), "]".repeat(100_000));
-        assert_eq!(found(&deep, false).1, 1);
     }
 }

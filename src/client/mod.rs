@@ -1,13 +1,14 @@
 //! `mantrid-client`: edits and watches the table of a running daemon.
 //!
-//! The program speaks the management API and shares only the table of rule arguments with the
-//! daemon. It keeps what scripts rely on as the original has it: the words of `set` and the
-//! complaints about them, the tables of `list` and `stats`, silence where a change succeeds, exit
-//! codes 0 and 1. In reading order: the definition of the command line; where the daemon is and how
-//! it is asked; the commands.
+//! The program speaks the management API, and shares the table of rule arguments and the parser of
+//! rules (`check`, `diff`) with the daemon. It keeps what scripts rely on as the original has it:
+//! the words of `set` and the complaints about them, the tables of `list` and `stats`, silence
+//! where a change succeeds, exit codes 0 and 1. In reading order: the definition of the command
+//! line; where the daemon is and how it is asked; the commands.
 
 mod arguments;
 mod failure;
+mod options;
 
 mod address;
 mod backend;
@@ -15,17 +16,25 @@ mod feed;
 mod request;
 mod sse;
 
+mod backend_list;
+mod backends;
 mod change;
+mod check;
 mod complete;
+mod diff;
+mod edit;
 mod events;
 mod fleet;
 mod load;
+mod pool;
 mod print;
 mod restart;
 mod set;
 mod spin;
 mod support;
+mod table_file;
 mod top;
+mod which;
 
 use std::env;
 use std::io::{self, BufWriter, Write};
@@ -37,14 +46,16 @@ use clap::{CommandFactory, Parser};
 
 use address::Address;
 use arguments::{Arguments, Command, List, Restart, Set};
+use backends::{AddBackend, RemoveBackend};
 use change::Change;
 use failure::Failure;
 use print::{Counters, Row};
 use request::{Api, Ask, encoded};
 
 /// The original's line, with the commands that came later.
-const NO_ACTION: &str = "Please provide an action (completions, delete, dump, events, fleet, flip, \
-     get, list, load, man, restart, set, spin, stats, support, top).";
+const NO_ACTION: &str = "Please provide an action (add-backend, backend, check, completions, delete, \
+     diff, dump, events, fleet, flip, get, list, load, man, remove-backend, restart, set, spin, stats, \
+     support, top, which).";
 
 /// Runs `mantrid-client`.
 pub fn main() -> ExitCode {
@@ -70,6 +81,7 @@ pub fn main() -> ExitCode {
     };
     match done {
         Ok(()) | Err(Failure::OutputClosed) => ExitCode::SUCCESS,
+        Err(failure @ Failure::Different) => ExitCode::from(failure.exit_code()),
         Err(failure) => {
             let _ = writeln!(io::stderr(), "{failure}");
             ExitCode::from(failure.exit_code())
@@ -113,10 +125,21 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
             stats(&api()?, host.as_deref(), json).await
         }
         Command::Get { host } => get(&api()?, &named(host)?, json).await,
-        Command::Load(load) => {
-            let answer = load::load(&api()?, &load).await?;
-            if json { print_json(&answer.body) } else { Ok(()) }
+        Command::Which { host, scheme } => {
+            which::which(&api()?, &named(host)?, scheme.as_deref(), json).await
         }
+        Command::AddBackend(adding) => {
+            let adding = AddBackend { host: named(adding.host)?, ..adding };
+            backends::add(&api()?, &adding, json).await
+        }
+        Command::RemoveBackend(removing) => {
+            let removing = RemoveBackend { host: named(removing.host)?, ..removing };
+            backends::remove(&api()?, &removing, json).await
+        }
+        Command::Backend { command } => backends::run(&api()?, &command, json).await,
+        Command::Load(load) => load::load(&api()?, &load, json).await,
+        Command::Diff(looked) => diff::diff(&api()?, &looked, json).await,
+        Command::Check(looked) => check::check(&looked, json),
         Command::Dump { etag } => dump(&api()?, etag.as_deref()).await,
         Command::Events { only } => events::follow(&api()?, &only, json).await,
         Command::Top { hosts } => top::run(&api()?, hosts, json).await,
@@ -166,6 +189,11 @@ fn print(
 ) -> Result<(), Failure> {
     let mut out = BufWriter::new(io::stdout().lock());
     write(&mut out).and_then(|()| out.flush()).map_err(Failure::of_output)
+}
+
+/// Prints lines.
+fn lines(mut lines: impl Iterator<Item = String>) -> Result<(), Failure> {
+    print(|out| lines.try_for_each(|line| writeln!(out, "{line}")))
 }
 
 /// Prints an answer as it came.

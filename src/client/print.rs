@@ -46,6 +46,17 @@ pub fn entries(json: &[u8], each: impl FnMut(String, Value)) -> serde_json::Resu
     deserializer.end()
 }
 
+/// Rows of cells as lines, each column as wide as its longest cell.
+pub fn columns<const N: usize>(rows: &[[String; N]]) -> Vec<String> {
+    let width = |at: usize| rows.iter().map(|row| row[at].chars().count()).max().unwrap_or(0);
+    let widths: [usize; N] = std::array::from_fn(width);
+    let line = |row: &[String; N]| {
+        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    rows.iter().map(line).collect()
+}
+
 /// A row of `list`.
 pub struct Row {
     host: String,
@@ -95,6 +106,11 @@ fn text(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
+/// The value of an argument in one word.
+pub fn value(name: &str, value: &Value) -> String {
+    if name == "backends" { backends(value) } else { text(value) }
+}
+
 fn backends(value: &Value) -> String {
     match value {
         Value::Array(items) => items.iter().map(backend).collect::<Vec<_>>().join(","),
@@ -103,7 +119,7 @@ fn backends(value: &Value) -> String {
 }
 
 /// `[host, port]`, `"host:port"`, or the fork's `{"__backend__": [host, port]}`.
-fn backend(value: &Value) -> String {
+pub fn backend(value: &Value) -> String {
     let value = value.get("__backend__").unwrap_or(value);
     match value.as_array().map(Vec::as_slice) {
         Some([host, port]) => {
@@ -172,8 +188,8 @@ pub fn rule(host: &str, rule: &Value, etag: Option<&str>, out: &mut impl Write) 
     line("host", host)?;
     line("action", rule.get(0).and_then(Value::as_str).unwrap_or("?"))?;
     line("subdoms", &rule.get(2).map(text).unwrap_or_default())?;
-    for (name, value) in rule.get(1).and_then(Value::as_object).into_iter().flatten() {
-        line(name, &if name == "backends" { backends(value) } else { text(value) })?;
+    for (name, given) in rule.get(1).and_then(Value::as_object).into_iter().flatten() {
+        line(name, &value(name, given))?;
     }
     etag.map_or(Ok(()), |etag| line("etag", etag))
 }

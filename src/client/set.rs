@@ -4,6 +4,7 @@
 use serde_json::{Map, Value, json};
 
 use super::arguments::Set;
+use super::pool::backend;
 use crate::rule_arguments;
 
 const USAGE: &str = "Usage: set <hostname> <action> <subdoms> [option=value, ...]";
@@ -51,28 +52,6 @@ fn truth(word: &str) -> Option<bool> {
 /// `h:p,h:p` as `[[h, p], …]`.
 fn backends(list: &str) -> Result<Value, String> {
     list.split(',').map(str::trim).map(backend).collect()
-}
-
-fn backend(text: &str) -> Result<Value, String> {
-    // A Unix socket; what is wrong with its path, the daemon says.
-    if text.starts_with("unix:") {
-        return Ok(json!(text));
-    }
-    let read = || -> Option<(&str, u16)> {
-        let (host, port) = text.rsplit_once(':')?;
-        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-        // Where an address without brackets ends and its port begins can only be guessed.
-        let is_host = !host.is_empty() && !host.contains([':', '[', ']']);
-        let host = bare.or(is_host.then_some(host))?;
-        Some((host, port.parse().ok().filter(|port| *port != 0)?))
-    };
-    let (host, port) = read().ok_or_else(|| {
-        format!(
-            "{text:?} is not a backend: expected host:port, such as 127.0.0.1:8000, \
-             app.internal:8000, [::1]:8000 or unix:/run/app.sock"
-        )
-    })?;
-    Ok(json!([host, port]))
 }
 
 #[cfg(test)]

@@ -101,16 +101,41 @@ pub const KEYS: &[Key] = &[
     key(
         "trusted_sources",
         "none",
-        "addresses and networks, with commas",
-        "Peers that may send the PROXY protocol: on an address with `accept-proxy` behind it every connection \
-         begins with a header of the PROXY protocol (version 1 or 2), and connections of other peers are \
-         closed. The client's address, and that it came over TLS, are then what the header says; \
-         forwarding fields behind it are the client's own, and removed, on `bind_internal` too.",
+        "addresses, networks and files (`@PATH`), with commas",
+        "Proxies in front of us whose word about their clients is believed. On an address with \
+         `accept-proxy` behind it every connection begins with a header of the PROXY protocol (version 1 \
+         or 2), and connections of other peers are closed. The client's address, and that it came over \
+         TLS, are then what the header says; forwarding fields behind it are the client's own, and \
+         removed, on `bind_internal` too. In the field client_field the addresses of trusted sources \
+         are passed over. A file has a network a line and `#` comments, as CDNs publish them; it is \
+         read again on SIGHUP, by the user that the daemon has become.",
         at_once!(trusted_sources),
         |config, text| {
-            config.trusted_sources = value::networks(text)?;
+            config.trusted_sources = value::sources(text)?;
             Ok(())
         },
+    ),
+    beware(
+        "A TLS terminator that passes the field on as the client sent it lets each client choose its \
+         address.",
+        key(
+            "client_field",
+            "none",
+            "none, or the name of a field, as X-Forwarded-For",
+            "A field of requests on `bind_internal` that names the client: the rightmost address in it that \
+             is not in trusted_sources; what is no plain address ends the search, and without an address the \
+             client is the connected peer. That client is the one of the access log, of `source`, of \
+             `allow` and `deny`, of limits for one address, and of PROXY headers to backends. \
+             docs/clients.md.",
+            at_once!(client_field),
+            |config, text| {
+                config.client_field = match text {
+                    "none" => None,
+                    name => Some(value::field_name(name)?),
+                };
+                Ok(())
+            },
+        ),
     ),
     beware(
         "Every program that can reach this address can change the table.",
@@ -211,6 +236,19 @@ pub const KEYS: &[Key] = &[
         next_start!(static_dir),
         |config, text| {
             config.static_dir = path(text)?;
+            Ok(())
+        },
+    ),
+    key(
+        "unknown_status",
+        "that of the page, 503",
+        "a status from 400 to 599",
+        "Status of the page `unknown`, which requests get that no rule is for, whatever status the \
+         page has. 404 tells crawlers that the site is gone, and 503 that it may come back. The \
+         rule `*` gives such requests another reply: docs/rules.md.",
+        at_once!(unknown_status),
+        |config, text| {
+            config.unknown_status = Some(value::error_status(text)?);
             Ok(())
         },
     ),
@@ -359,7 +397,7 @@ pub const KEYS: &[Key] = &[
         "max_held",
         "a number, or max_held",
         "Most requests held at a time for one client address; more are answered 503. Behind a TLS \
-         terminator its address is that of all clients.",
+         terminator its address is that of all clients, unless client_field names them.",
         at_once!(max_held_per_source),
         |config, text| {
             config.max_held_per_source = match text {

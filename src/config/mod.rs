@@ -19,11 +19,12 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use crate::network::Network;
 pub use fleet::FleetKeys;
 pub use key::{InForce, Key};
 pub use keys::KEYS;
 pub use text::{example_file, manual, manual_page};
-pub use value::{Address, Bind, Identity, Network};
+pub use value::{Address, Bind, Identity};
 
 /// Address of the management API.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -76,6 +77,22 @@ pub enum LogFormat {
     Json,
 }
 
+/// Networks, and files with more of them.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct TrustedSources {
+    /// Networks that were written out.
+    pub networks: Vec<Network>,
+    /// Files with a network a line.
+    pub files: Vec<PathBuf>,
+}
+
+impl TrustedSources {
+    /// Whether nothing was written.
+    pub fn is_empty(&self) -> bool {
+        self.networks.is_empty() && self.files.is_empty()
+    }
+}
+
 /// HAProxy's names and meanings.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct Timeouts {
@@ -106,8 +123,10 @@ pub struct Config {
     pub bind_tcp: Vec<(Bind, String)>,
     /// TLS by server name.
     pub bind_tls: Vec<Bind>,
-    /// Networks whose PROXY protocol headers are believed.
-    pub trusted_sources: Vec<Network>,
+    /// Proxies whose word about their clients is believed.
+    pub trusted_sources: TrustedSources,
+    /// Field that names the client on `bind_internal`.
+    pub client_field: Option<String>,
     /// The management API.
     pub bind_management: Vec<ManagementAddress>,
     /// The file that holds the bearer token.
@@ -122,6 +141,8 @@ pub struct Config {
     pub state_file: PathBuf,
     /// Pages that add to or override the built-in ones.
     pub static_dir: PathBuf,
+    /// Status of the page `unknown`; that of the page when `None`.
+    pub unknown_status: Option<u16>,
     /// User to become.
     pub uid: Identity,
     /// Group to become.
@@ -199,7 +220,8 @@ impl Default for Config {
             bind_internal: Vec::new(),
             bind_tcp: Vec::new(),
             bind_tls: Vec::new(),
-            trusted_sources: Vec::new(),
+            trusted_sources: TrustedSources::default(),
+            client_field: None,
             bind_management: vec![
                 loopback(IpAddr::from([127, 0, 0, 1])),
                 loopback(IpAddr::from(std::net::Ipv6Addr::LOCALHOST)),
@@ -210,6 +232,7 @@ impl Default for Config {
             management_insecure: false,
             state_file: PathBuf::from("/var/lib/mantrid/state.json"),
             static_dir: PathBuf::from("/etc/mantrid/static/"),
+            unknown_status: None,
             uid: Identity::Id(4321),
             gid: Identity::Id(4321),
             shards: None,

@@ -122,16 +122,32 @@ fn sources_are_networks() {
     assert!(config.bind[0].accept_proxy);
     let trusted = |address: &str| {
         let address = address.parse().expect("an address");
-        config.trusted_sources.iter().any(|network| network.contains(address))
+        config.trusted_sources.networks.iter().any(|network| network.contains(address))
     };
-    for address in ["192.0.2.0", "192.0.2.255", "2001:db8:ffff::1", "198.51.100.7"] {
+    for address in
+        ["192.0.2.0", "192.0.2.255", "2001:db8:ffff::1", "198.51.100.7", "::ffff:192.0.2.1"]
+    {
         assert!(trusted(address), "{address}");
     }
-    for address in ["192.0.3.0", "198.51.100.8", "2001:db9::1", "::ffff:192.0.2.1", "c000:0200::"] {
+    for address in ["192.0.3.0", "198.51.100.8", "2001:db9::1", "c000:0200::"] {
         assert!(!trusted(address), "{address}");
     }
     let all = build("trusted_sources = 0.0.0.0/0", &[]).expect("good");
-    assert!(all.trusted_sources[0].contains("203.0.113.9".parse().expect("an address")));
+    assert!(all.trusted_sources.networks[0].contains("203.0.113.9".parse().expect("an address")));
+}
+
+#[test]
+fn sources_may_be_in_files() {
+    let text = "trusted_sources = @/etc/cdn.txt, 192.0.2.1 @b\nbind = *:80 accept-proxy";
+    let sources = build(text, &[]).expect("good").trusted_sources;
+    assert_eq!(sources.files, [PathBuf::from("/etc/cdn.txt"), PathBuf::from("b")]);
+    assert_eq!(sources.networks.len(), 1);
+    refused("trusted_sources = @", &[], "expected a path behind @");
+    refused("client_field = X Y", &[], "expected the name of a field");
+    refused("client_field = Forwarded", &[], "as X-Forwarded-For");
+    let field = |text| build(text, &[]).expect("good").client_field;
+    assert_eq!(field("client_field = X-Real-IP").as_deref(), Some("X-Real-IP"));
+    assert_eq!(field("client_field = none"), None);
 }
 
 /// Compares a generated file with what is in the repository; `MANTRID_BLESS=1 cargo test` writes

@@ -4,7 +4,9 @@ use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use super::TrustedSources;
 use crate::limits;
+use crate::network::{Network, NetworkError};
 
 /// Address to listen on.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -48,26 +50,6 @@ pub struct Bind {
     pub accept_proxy: bool,
     /// Whether clients speak TLS to the load balancer in front.
     pub https: bool,
-}
-
-/// The addresses that begin alike: `192.0.2.0/24`, `2001:db8::/32`, or one address.
-#[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub struct Network {
-    address: IpAddr,
-    bits: u8,
-}
-
-impl Network {
-    /// Whether `address` is one of them.
-    pub fn contains(&self, address: IpAddr) -> bool {
-        let wide = |address: IpAddr| match address {
-            IpAddr::V4(address) => (u128::from(address.to_bits()) << 96, true),
-            IpAddr::V6(address) => (address.to_bits(), false),
-        };
-        let ((own, is_v4), (other, is_other_v4)) = (wide(self.address), wide(address));
-        let differs = (own ^ other).checked_shr(128 - u32::from(self.bits)).unwrap_or(0);
-        is_v4 == is_other_v4 && differs == 0
-    }
 }
 
 /// A user or group.
@@ -138,22 +120,39 @@ fn flagged(text: &str, is_http: bool) -> Result<Bind, String> {
     Ok(bind)
 }
 
-/// Addresses and networks with commas or spaces between them.
-pub(super) fn networks(text: &str) -> Result<Vec<Network>, String> {
-    let words = text.split([',', ' ']).filter(|word| !word.is_empty());
-    words.map(network).collect()
+/// Addresses, networks and files of such (`@PATH`), with commas or spaces between them.
+pub(super) fn sources(text: &str) -> Result<TrustedSources, String> {
+    let mut sources = TrustedSources::default();
+    for word in text.split([',', ' ']).filter(|word| !word.is_empty()) {
+        match word.strip_prefix('@') {
+            Some("") => return Err(format!("{word:?}: expected a path behind @")),
+            Some(path) => sources.files.push(path.into()),
+            None => sources.networks.push(network(word)?),
+        }
+    }
+    Ok(sources)
+}
+
+/// Name of a field (RFC 9110 §5.1).
+pub(super) fn field_name(text: &str) -> Result<String, String> {
+    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    if text.is_empty() || !text.bytes().all(is_token) {
+        return Err(format!("{text:?}: expected the name of a field, as X-Forwarded-For"));
+    }
+    if text.eq_ignore_ascii_case("forwarded") {
+        let expected = "its addresses have names and quotes; expected a field that has them plain";
+        return Err(format!("{text:?}: {expected}, as X-Forwarded-For"));
+    }
+    Ok(text.to_owned())
 }
 
 fn network(text: &str) -> Result<Network, String> {
     let expected = "expected an address or a network, as 192.0.2.1, 192.0.2.0/24 or 2001:db8::/32";
-    let (address, bits) = text.split_once('/').map_or((text, None), |(a, b)| (a, Some(b)));
-    let address: IpAddr = address.parse().map_err(|_| format!("{text:?}: {expected}"))?;
-    let most = if address.is_ipv4() { 32 } else { 128 };
-    let bits = bits.map_or(Ok(most), str::parse).map_err(|_| format!("{text:?}: {expected}"))?;
-    if most < bits {
-        return Err(format!("{text:?}: {expected}"));
+    match Network::parse(text) {
+        // The prefix says which network is meant.
+        Ok(network) | Err(NetworkError::HostBits(network)) => Ok(network),
+        Err(NetworkError::Syntax) => Err(format!("{text:?}: {expected}")),
     }
-    Ok(Network { address: address.to_canonical(), bits })
 }
 
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
@@ -192,6 +191,11 @@ pub(super) fn count(text: &str) -> Result<usize, String> {
         Ok(0) | Err(_) => Err(format!("{text:?}: expected a whole number of at least 1")),
         Ok(n) => Ok(n),
     }
+}
+
+pub(super) fn error_status(text: &str) -> Result<u16, String> {
+    let status = text.parse().ok().filter(|status| (400..=599).contains(status));
+    status.ok_or_else(|| format!("{text:?}: expected a status from 400 to 599"))
 }
 
 pub(super) fn truth(text: &str) -> Result<bool, String> {

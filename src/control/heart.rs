@@ -185,6 +185,7 @@ impl Last {
             ("3xx", Counter::Answers3xx),
             ("4xx", Counter::Answers4xx),
             ("5xx", Counter::Answers5xx),
+            ("unknown", Counter::AnswersUnknown),
         ];
         let answers: Value =
             answers.into_iter().map(|(class, counter)| (class, total(counter))).collect();

@@ -470,10 +470,12 @@ pub(super) fn name_of(table: &Snapshot, key: u64) -> Option<&str> {
     table.name_of(key).or_else(|| (key == table.key(UNKNOWN)).then_some(UNKNOWN))
 }
 
-/// JSON of responses by class.
+/// JSON of responses by class; replies to unknown hosts are a class of their own, which nothing
+/// else has.
 pub(super) fn answers_to_json(sums: &Sums) -> Value {
-    let classes = ["2xx", "3xx", "4xx", "5xx"].into_iter().zip(sums.answers());
-    classes.map(|(class, count)| (class, json!(count))).collect()
+    let classes = ["2xx", "3xx", "4xx", "5xx"].into_iter().zip(sums.answers().iter().copied());
+    let unknown = Some(("unknown", sums.unknown())).filter(|(_, count)| *count != 0);
+    classes.chain(unknown).map(|(class, count)| (class, json!(count))).collect()
 }
 
 /// JSON of the original's four numbers, requests held, responses by class, and requests that

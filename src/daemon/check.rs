@@ -37,6 +37,7 @@ pub(super) fn run(config: &Config) -> ExitCode {
     });
     problems.extend(listen::check(config, &given, runs.as_deref()));
     problems.extend(tokens::read(config, Tokens::default()).err());
+    problems.extend(super::trusted::read(config).err().into_iter().flatten());
     problems.extend(hosts(config));
     problems.extend(try_fleet(config));
     // Once rights are dropped it is the daemon's user who must be allowed to read the files and to
@@ -95,6 +96,15 @@ fn later(config: &Config, problems: &[String], makes_folder: bool) -> Vec<String
                 path.display()
             ));
         }
+    }
+    if !problems.iter().any(|problem| problem.starts_with("trusted_sources")) {
+        let unreadable = super::trusted::unreadable(config).into_iter();
+        warnings.extend(unreadable.map(|problem| {
+            format!(
+                "{problem}: a start reads it as root, but uid {user} can't read it again on SIGHUP, \
+                 which then changes nothing"
+            )
+        }));
     }
     let pages = &config.static_dir;
     if *pages != Config::default().static_dir && !pages.is_dir() {

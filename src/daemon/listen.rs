@@ -12,15 +12,16 @@ use tracing::warn;
 
 use super::inherited::{InheritedSockets, Tcp};
 use super::port_owner;
-use crate::config::{Address, Bind, Config, Network};
+use crate::config::{Address, Bind, Config};
 use crate::link::Protocol;
+use crate::network::NetworkMap;
 use crate::shard::Believes;
 use crate::table::host;
 use crate::{limits, shard};
 
 /// Networks whose PROXY protocol headers are believed; shards read them for each connection that
 /// begins with a header.
-pub(super) type Trusted = Arc<ArcSwap<Vec<Network>>>;
+pub(super) type Trusted = Arc<ArcSwap<NetworkMap<()>>>;
 
 /// One address with a socket for each shard.
 pub(super) struct Bound {
@@ -103,8 +104,7 @@ pub(super) fn bind_all(
         .collect();
     let mut bound = Vec::new();
     let sources = trusted.clone();
-    let believed: Believes =
-        Arc::new(move |peer| sources.load().iter().any(|it| it.contains(peer)));
+    let believed: Believes = Arc::new(move |peer| sources.load().get(peer).is_some());
     for (key, bind, speaks, way) in tried {
         let believes = bind.accept_proxy.then(|| believed.clone());
         let asked = bind.address.socket();

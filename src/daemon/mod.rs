@@ -26,6 +26,7 @@ mod stalls;
 mod syslog;
 mod takeover_protocol;
 mod tokens;
+mod trusted;
 mod upgrade;
 
 use std::path::Path;
@@ -153,7 +154,7 @@ fn run(source: Source, how: How, demo: Option<&Demo>) -> Result<(), Problems> {
         return Err(wrong_hosts);
     }
     let tokens = tokens::read(&config, std::mem::take(&mut given.tokens)).map_err(one)?;
-    let trusted: Trusted = Arc::new(ArcSwap::from_pointee(config.trusted_sources.clone()));
+    let trusted: Trusted = Arc::new(ArcSwap::from_pointee(trusted::read(&config)?));
     // One that takes over would keep the old daemon waiting.
     if predecessor.is_none() && std::env::var_os("NOTIFY_SOCKET").is_some() {
         listen::wait_for_addresses(&config, &given, crate::limits::ADDRESS_WAIT);
@@ -284,6 +285,7 @@ async fn serve(
     let tcp = clients.chain(management.addresses()).collect();
     let own = Own::new(tcp, management.paths());
     let published = Published::new(loaded.table, loaded.pages, tuning, own);
+    published.entrance.store(Arc::new(reload::entrance(&config, trusted.load_full())));
     let (end, ends, handed) = link::connect(published, resources.shards)
         .map_err(|error| format!("can't make the shards' wake-ups: {error}"))?;
     let published = ends.first().map(|end| end.published.clone()).ok_or("there is no shard")?;

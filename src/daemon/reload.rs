@@ -10,11 +10,12 @@ use super::access_log::LogWriter;
 use super::listen::Trusted;
 use super::resources::Resources;
 use super::service;
-use super::{Problems, tokens};
+use super::{Problems, tokens, trusted};
 use crate::config::Config;
 use crate::control::{Handle, Tokens};
 use crate::http::Via;
-use crate::link::{ControlEnd, Published, Timeouts, Tuning};
+use crate::link::{ControlEnd, Entrance, Published, Timeouts, Tuning};
+use crate::network::NetworkMap;
 
 /// Settings that shards go by.
 pub(super) fn tuning(config: &Config, resources: &Resources) -> Tuning {
@@ -34,7 +35,14 @@ pub(super) fn tuning(config: &Config, resources: &Resources) -> Tuning {
         request_id: config.request_id,
         abort_on_close: config.abort_on_close,
         via: config.via.as_deref().and_then(Via::new).unwrap_or(Via::NONE),
+        unknown_status: config.unknown_status,
+        has_client_field: config.client_field.is_some(),
     }
+}
+
+/// Settings about those who come in, with the networks of `trusted_sources`.
+pub(super) fn entrance(config: &Config, trusted: Arc<NetworkMap<()>>) -> Entrance {
+    Entrance { client_field: config.client_field.as_deref().unwrap_or_default().into(), trusted }
 }
 
 /// Most requests that may be held, in all and of one source.
@@ -91,11 +99,13 @@ impl Reload {
             ..config.clone()
         })?;
         let tokens = self.tokens(&config)?;
+        let trusted = Arc::new(trusted::read(&config)?);
         if config.access_log != self.config.access_log {
             self.log.switch(&config.access_log).map_err(|problem| vec![problem])?;
         }
+        self.published.entrance.store(Arc::new(entrance(&config, trusted.clone())));
         self.published.tuning.store(Arc::new(tuning(&config, &resources)));
-        self.trusted.store(Arc::new(config.trusted_sources.clone()));
+        self.trusted.store(trusted);
         self.control.set_tokens(tokens);
         self.control.bound_held(held_max(&config));
         self.shards.wake_all();
@@ -130,7 +140,7 @@ mod tests {
             "{:?} {:?} {:?} {:?} {:?}",
             tuning(config, &resources),
             held_max(config),
-            config.trusted_sources,
+            entrance(config, Arc::new(trusted::read(config).expect("networks"))),
             config.access_log,
             config.timeouts.drain
         )
@@ -158,11 +168,13 @@ mod tests {
                 "management_insecure" | "request_id" => "true",
                 "abort_on_close" => "false",
                 "max_head" => "32k",
+                "unknown_status" => "404",
                 "access_log" | "static_dir" | "state_file" => "/a",
                 "management_token_file" | "management_tokens_file" => "/a",
                 "via" => "edge",
                 "log" => "syslog",
                 "log_format" => "json",
+                "client_field" => "X-Real-IP",
                 name if name.starts_with("timeout_") => "7s",
                 "fleet" | "fleet_node" | "fleet_user" => "a",
                 "fleet_endpoints" => "https://127.0.0.1:2379",

@@ -91,6 +91,14 @@ impl<'b> RequestHead<'_, 'b> {
         self.via.iter().any(|index| via.is_in(self.fields.list[index].value))
     }
 
+    /// The values of the fields of this name, in the order in which they came.
+    pub fn values(&self, name: &str) -> impl DoubleEndedIterator<Item = &'b [u8]> {
+        let named = self.fields.list.iter().filter(move |field| {
+            field.name.len() == name.len() && field.name.eq_ignore_ascii_case(name)
+        });
+        named.map(|field| field.value)
+    }
+
     /// Rules for the trailers behind the body.
     pub fn trailers(&self, trusted: bool, writes_id: bool) -> TrailerRules {
         TrailerRules::of_request(self.named, trusted, writes_id)

@@ -14,6 +14,7 @@
 //! that the caller uses again.
 
 mod chunked;
+mod client_field;
 mod date;
 mod field;
 mod forward;
@@ -34,6 +35,7 @@ mod via;
 
 pub use crate::scheme::Scheme;
 pub use chunked::{Chunked, Passed, TrailerRules};
+pub use client_field::client_in;
 pub use date::HttpDate;
 pub use forward::{
     FramingOut, RequestForward, ResponseForward, say_close, write_request, write_response,
@@ -41,7 +43,7 @@ pub use forward::{
 pub use framing::{RequestFraming, ResponseFraming};
 pub use head::{FieldRoom, RequestHead, ResponseHead, field_room, parse_request, parse_response};
 pub use method::Method;
-pub use pages::{Page, PageError, Pages, write_page};
+pub use pages::{Page, PageError, Pages, write_page, write_page_as};
 pub use refusal::{BadResponse, Refusal};
 pub use reply::{
     ReplyTo, reason, status_of, write_empty, write_redirect, write_refusal, write_refusal_to,

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use super::ReplyTo;
 use super::field::{Name, classify, is_token, is_value_byte, trim};
 use super::forward::write_number;
-use super::reply::{has_body, write_rest, write_status_line, write_undated_rest};
+use super::reply::{has_body, reason, write_rest, write_status_line, write_undated_rest};
 use crate::limits::PAGE_BYTES_MAX;
 
 /// Why a file is no page.
@@ -130,6 +130,17 @@ fn parse_field(line: &[u8]) -> Option<(&[u8], &[u8])> {
 /// Appends a page; `retry_after` (seconds) where the page does not say it itself.
 pub fn write_page(page: &Page, retry_after: Option<u32>, to: ReplyTo, out: &mut Vec<u8>) {
     write_status_line(page.status, &page.reason, out);
+    write_page_rest(page, retry_after, to, out);
+}
+
+/// Appends a page with this status, from 400 to 599, in place of its own.
+pub fn write_page_as(status: u16, page: &Page, to: ReplyTo, out: &mut Vec<u8>) {
+    debug_assert!((400..600).contains(&status), "{status}");
+    write_status_line(status, reason(status).as_bytes(), out);
+    write_page_rest(page, None, to, out);
+}
+
+fn write_page_rest(page: &Page, retry_after: Option<u32>, to: ReplyTo, out: &mut Vec<u8>) {
     out.extend_from_slice(&page.fields);
     if let Some(seconds) = retry_after
         && !page.has_retry_after
@@ -371,6 +382,15 @@ mod tests {
         pages.insert("mine", page.clone());
         assert_eq!(pages.unknown(), &page);
         assert_eq!(pages.get("mine"), Some(&page));
+    }
+
+    #[test]
+    fn page_takes_another_status() {
+        let page = Page::parse(b"HTTP/1.0 503 Away\nX-A: b\n\nmine").unwrap();
+        let mut out = Vec::new();
+        write_page_as(404, &page, to(), &mut out);
+        let found = String::from_utf8(out).unwrap().replacen(DATE, "", 1);
+        assert_eq!(found, "HTTP/1.1 404 Not Found\r\nX-A: b\r\nContent-Length: 4\r\n\r\nmine");
     }
 
     #[test]

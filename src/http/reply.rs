@@ -168,6 +168,7 @@ pub fn write_too_many(to: ReplyTo, out: &mut Vec<u8>) {
 /// Sentence that says what went wrong, for the statuses that the proxy itself gives.
 fn sentence(code: u16) -> &'static str {
     match code {
+        403 => "This host does not serve clients at your address.",
         429 => "Too many requests for this host at the moment.",
         502 => "The application could not be reached, or its answer made no sense.",
         503 => "The application is not available at the moment.",

@@ -57,6 +57,8 @@ pub const BACKENDS_TOLD_MAX: usize = 10_000;
 /// most the backends of rules with a `check`, `EJECTED_MAX`, `BACKENDS_TOLD_MAX`, and `SLOTS_MAX`
 /// per shard.
 pub const BACKENDS_LISTED_MAX: usize = 10_000;
+/// Backends that one sentence of `/which/` names; more are counted.
+pub const WOULD_NAMED_MAX: usize = 8;
 /// Tokens of `management_tokens_file`: each request compares all of them, in half a millisecond.
 pub const TOKENS_MAX: usize = 10_000;
 /// Longest name of a token's holder.
@@ -65,8 +67,8 @@ pub const TOKEN_NAME_BYTES_MAX: usize = 64;
 pub const MANAGEMENT_BODY_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Longest body that is one rule: of 1024 backends with names it is about 300 KB.
 pub const RULE_BODY_BYTES_MAX: usize = 1024 * 1024;
-/// Values that a rule may have in its JSON: a rule with 1024 backends, their weights, and a `then`
-/// with as many has fewer than 11,000.
+/// Values that a rule may have in its JSON: a rule with 1024 backends, their weights, 2048
+/// networks, and a `then` with as many has fewer than 15,100.
 pub const RULE_VALUES_MAX: usize = 16 * 1024;
 /// Longest name that an error repeats whole, bytes; a longer one is cut off there.
 pub const NAME_REPEATED_BYTES_MAX: usize = 8 * 1024;

@@ -6,6 +6,10 @@ use std::time::Duration;
 pub const LOG_EVERY: Duration = Duration::from_millis(100);
 /// How long the writer of the access log waits for a pipe that is full, before lines are lost.
 pub const LOG_PATIENCE: Duration = Duration::from_secs(1);
+/// Longest file of `trusted_sources`, bytes: a hundred thousand networks have room.
+pub const TRUSTED_FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// Wrong lines of such a file that are named.
+pub const TRUSTED_PROBLEMS_TOLD_MAX: usize = 10;
 /// Bytes of log lines that wait to be written to standard error.
 pub const LOG_LINES_BYTES_MAX: usize = 1024 * 1024;
 /// Last log lines that are kept for `mantrid-client support`.

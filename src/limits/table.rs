@@ -2,6 +2,8 @@
 
 /// Most backends of one rule: every choice may look at each of them.
 pub const BACKENDS_MAX: usize = 1024;
+/// Most networks in each of the lists `allow` and `deny` of a rule.
+pub const NETWORKS_MAX: usize = 1024;
 /// Longest chain of aliases: an alias of an alias of …; lookup follows it step by step.
 pub const ALIAS_CHAIN_MAX: usize = 8;
 /// Redirects that are followed to see whether they lead in a circle; browsers give up after 20.

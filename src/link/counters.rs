@@ -44,6 +44,8 @@ pub(crate) enum Counter {
     Answers4xx,
     /// Final responses and replies 5xx.
     Answers5xx,
+    /// Replies to requests that no rule is for, which are in no other class.
+    AnswersUnknown,
     /// Microseconds on a CPU, the kernel's work for the shard included, since its thread started.
     CpuMicros,
     /// Microseconds without a CPU, since the shard started; never less than before.
@@ -100,6 +102,8 @@ pub(crate) enum Shed {
     Source,
     /// A connection from a source that is not trusted, where each must be.
     Stranger,
+    /// A request or raw connection of a client that the rule's `allow` or `deny` keeps out.
+    Access,
     /// A request past `max_requests_per_second`.
     Rate,
     /// A request that got no permit at a backend in time.
@@ -113,11 +117,12 @@ pub(crate) enum Shed {
 
 impl Shed {
     /// All reasons, with their names.
-    pub(crate) const ALL: [(Shed, &str); 8] = [
+    pub(crate) const ALL: [(Shed, &str); 9] = [
         (Shed::Room, "max_connections"),
         (Shed::Descriptors, "descriptors"),
         (Shed::Source, "max_connections_per_source"),
         (Shed::Stranger, "trusted_sources"),
+        (Shed::Access, "access_denied"),
         (Shed::Rate, "max_requests_per_second"),
         (Shed::Queue, "backend_queue"),
         (Shed::Local, "local_connect"),

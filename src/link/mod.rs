@@ -6,6 +6,7 @@ mod backend_reports;
 mod beat;
 mod counters;
 mod drain;
+mod entrance;
 mod errors;
 mod gate;
 mod handover;
@@ -40,6 +41,7 @@ pub(crate) use backend_reports::{BackendReport, Failure};
 pub(crate) use beat::{Beat, Part};
 pub(crate) use counters::{Author, Counter, Counters, Shed};
 pub(crate) use drain::Drain;
+pub(crate) use entrance::Entrance;
 pub(crate) use errors::{Unreached, is_local_fault, is_shortage};
 pub(crate) use gate::{Gate, Gates};
 pub(crate) use handover::{HandedOver, Protocol};
@@ -66,6 +68,8 @@ pub(crate) struct Published {
     pub(crate) down: Down,
     pub(crate) lines: Lines,
     pub(crate) tuning: ArcSwap<Tuning>,
+    /// Replaced before the tuning that says to look here.
+    pub(crate) entrance: ArcSwap<Entrance>,
     /// Addresses on which this daemon listens; they never change while it runs.
     pub(crate) own: Own,
 }
@@ -78,6 +82,7 @@ impl Published {
             down: Down::default(),
             lines: Lines::default(),
             tuning: ArcSwap::from_pointee(tuning),
+            entrance: ArcSwap::default(),
             own,
         }
     }

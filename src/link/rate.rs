@@ -70,6 +70,20 @@ impl Rates {
         rate.admit(self.shares.of_rate(per_second), self.nanos(now))
     }
 
+    /// How long one more request of the rule with this key would have to wait; `None`: it would
+    /// pass. Counts nothing.
+    pub(crate) fn spent(
+        &self,
+        rule: u64,
+        per_second: NonZeroU32,
+        now: Instant,
+    ) -> Option<Duration> {
+        let rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = rates.get(&rule)?.0.load(Ordering::Relaxed);
+        let rate = Rate(AtomicU64::new(due));
+        rate.admit(self.shares.of_rate(per_second), self.nanos(now)).err()
+    }
+
     fn nanos(&self, now: Instant) -> u64 {
         now.saturating_duration_since(self.epoch).as_nanos() as u64
     }
@@ -92,6 +106,20 @@ mod tests {
         // what was refused does not count
         assert!((0..5).all(|_| rate.admit(FIVE, now + 2 * SECOND).is_ok()));
         assert!(rate.admit(FIVE, now + 2 * SECOND).is_err());
+    }
+
+    #[test]
+    fn question_counts_nothing() {
+        let rates = Rates::new(Arc::default());
+        let now = Instant::now();
+        assert_eq!(rates.spent(7, FIVE, now), None);
+        let rate = rates.get(7, now);
+        for _ in 0..5 {
+            assert_eq!(rates.spent(7, FIVE, now), None);
+            rates.admit(&rate, FIVE, now).expect("a second's worth");
+        }
+        assert_eq!(rates.spent(7, FIVE, now), Some(Duration::from_millis(200)));
+        assert_eq!(rates.spent(7, FIVE, now), Some(Duration::from_millis(200)));
     }
 
     #[test]

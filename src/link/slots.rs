@@ -58,7 +58,7 @@ const ANSWERS: usize = 5;
 const ERRORS: usize = ANSWERS + CLASSES;
 /// Sums of times in microseconds, by [`SlotTime`].
 const TIME_SUMS: usize = ERRORS + 1;
-const COUNTS: usize = TIME_SUMS + TIMES;
+const COUNTS: usize = UNKNOWN + 1;
 
 /// The position of a count among those of a slot.
 pub(crate) trait SlotIndex {
@@ -81,6 +81,8 @@ impl SlotIndex for BackendCount {
 
 /// Number of classes of responses that are counted: 2xx to 5xx.
 pub(crate) const CLASSES: usize = 4;
+/// Replies to requests that no rule is for, of whatever status.
+const UNKNOWN: usize = TIME_SUMS + TIMES;
 const _: () = assert!(HostCount::BytesReceived as usize + 1 == ANSWERS);
 const _: () = assert!(BackendCount::Failures as usize + 1 == ANSWERS);
 
@@ -141,6 +143,11 @@ impl Slot {
         if class < CLASSES {
             self.add_at(ANSWERS + class, 1);
         }
+    }
+
+    /// Counts a reply to a request that no rule is for: a class of its own.
+    pub(crate) fn add_unknown(&self) {
+        self.add_at(UNKNOWN, 1);
     }
 
     /// Counts a time; returns its class if the class's count has come to its end and begun anew.
@@ -206,6 +213,11 @@ impl Sums {
     /// Final responses and replies, from 2xx to 5xx.
     pub(crate) fn answers(&self) -> &[u64] {
         &self.0[ANSWERS..][..CLASSES]
+    }
+
+    /// Replies to requests that no rule is for.
+    pub(crate) fn unknown(&self) -> u64 {
+        self.0[UNKNOWN]
     }
 
     pub(crate) fn add(&mut self, more: &Sums) {
@@ -542,12 +554,13 @@ mod tests {
         for status in [100, 200, 204, 301, 404, 503, 599, 600] {
             slot.add_answer(status);
         }
+        slot.add_unknown();
         for micros in [0, 1_000, 1_001, 31_000_000] {
             slots.add_time(0, SlotTime::Connect, Duration::from_micros(micros));
         }
         slots.add_time(0, SlotTime::Held, Duration::from_secs(121));
         let whole = slot.whole();
-        assert_eq!(whole.sums.answers(), [2, 1, 1, 2]);
+        assert_eq!((whole.sums.answers(), whole.sums.unknown()), (&[2, 1, 1, 2][..], 1));
         let (classes, sum) = whole.times(SlotTime::Connect);
         let expected = [2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
         assert_eq!((classes, sum), (&expected[..], 31_002_001));

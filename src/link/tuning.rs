@@ -38,6 +38,10 @@ pub(crate) struct Tuning {
     pub(crate) abort_on_close: bool,
     /// The name of this proxy in `Via`, if it is said.
     pub(crate) via: Via,
+    /// Status of the page `unknown`, in place of the one that the page has.
+    pub(crate) unknown_status: Option<u16>,
+    /// Whether a field names the client on trusted connections: `Entrance` says which.
+    pub(crate) has_client_field: bool,
 }
 
 #[cfg(test)]
@@ -59,6 +63,8 @@ impl Default for Tuning {
             request_id: false,
             abort_on_close: true,
             via: Via::NONE,
+            unknown_status: None,
+            has_client_field: false,
         }
     }
 }

@@ -21,6 +21,7 @@ pub(super) struct ClientSide {
     pub(super) stream: Stream,
     pub(super) inbox: Inbox,
     pub(super) deadline: Deadline,
+    /// Client of the request under way, or of the last one.
     pub(super) client: Client,
     /// The request under way.
     pub(super) ticket: RequestTicket,

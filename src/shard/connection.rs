@@ -1,5 +1,6 @@
 //! A client connection: read a head, act on it, again or close.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use super::backend::backend_at;
@@ -10,7 +11,7 @@ use super::hold::{Hold, HoldOutcome, Waited};
 use super::plan::{self, Plan};
 use super::pool::{Lease, OwnConnection};
 use super::request::{Client, Next, Request, RequestTicket};
-use super::{closing, exchange, hold, tunnel};
+use super::{Table, closing, exchange, hold, tunnel};
 use crate::http::{self, Refusal, RequestFraming};
 use crate::limits;
 use crate::link::{HoldReason, Protocol};
@@ -20,14 +21,19 @@ use crate::table::Proxy;
 /// A client connection that speaks HTTP.
 pub(super) struct Connection {
     pub(super) side: ClientSide,
-    /// Backends that have authenticated this connection.
-    own: Option<Box<OwnBackends>>,
+    rare: Option<Box<Rare>>,
 }
 
-/// Connections to backends that are this client connection's alone; hardly any has one. Boxed,
-/// each: they pass through futures that every connection has room for.
-#[expect(clippy::vec_box, reason = "what is taken out of it should be a word")]
-struct OwnBackends(Vec<Box<OwnConnection>>);
+/// Parts that hardly any connection has.
+#[derive(Default)]
+struct Rare {
+    /// Connections to backends that have authenticated this client connection, and are its alone.
+    /// Boxed, each: they pass through futures that every connection has room for.
+    #[expect(clippy::vec_box, reason = "what is taken out of it should be a word")]
+    own: Vec<Box<OwnConnection>>,
+    /// The connected peer, once a field of a request has named another client.
+    connected: Option<(IpAddr, u16)>,
+}
 
 /// Serves one client until its connection ends.
 /// `waited` is set for one whose request was held before, in another process.
@@ -71,12 +77,12 @@ enum HeadEvent {
 
 impl Connection {
     pub(super) fn new(side: ClientSide) -> Connection {
-        Connection { side, own: None }
+        Connection { side, rare: None }
     }
 
     /// Takes the connection's own one to a backend of the rule, where that has authenticated it.
     fn take_own(&mut self, proxy: &Proxy) -> Option<Box<OwnConnection>> {
-        let OwnBackends(own) = &mut **self.own.as_mut()?;
+        let own = &mut self.rare.as_mut()?.own;
         let at = own.iter().position(|own| backend_at(proxy, own.address()).is_some())?;
         Some(own.swap_remove(at))
     }
@@ -84,7 +90,7 @@ impl Connection {
     /// Keeps a backend's connection for this client alone; it ends with the client's.
     fn keep_own(&mut self, lease: Lease) {
         let Some(kept) = self.side.shard.pool.keep_own(&self.side.shard, lease) else { return };
-        let OwnBackends(own) = &mut **self.own.get_or_insert_with(|| Box::new(OwnBackends(vec![])));
+        let own = &mut self.rare.get_or_insert_default().own;
         own.retain(|other| other.address() != kept.address());
         if own.len() == limits::OWN_BACKENDS_MAX {
             own.remove(0);
@@ -133,7 +139,25 @@ impl Connection {
         }
     }
 
+    /// The client as far as the connection tells.
+    fn connected(&self) -> Client {
+        match self.rare.as_ref().and_then(|rare| rare.connected) {
+            Some((peer, port)) => Client { peer, port, ..self.side.client },
+            None => self.side.client,
+        }
+    }
+
+    /// Takes the client of a request, which a field of it may name.
+    fn take_client(&mut self, client: Client) {
+        let before = (self.side.client.peer, self.side.client.port);
+        if (client.peer, client.port) != before {
+            self.rare.get_or_insert_default().connected.get_or_insert(before);
+            self.side.client = client;
+        }
+    }
+
     async fn hand_over(&mut self, waited: Option<&Waited>) -> Next {
+        self.take_client(self.connected());
         let Client { trusted, secure, .. } = self.side.client;
         let since = waited.map(|waited| waited.since);
         self.side.hand_over(Protocol::Http { trusted, secure }, since).await
@@ -164,9 +188,7 @@ impl Connection {
         // Held until a backend answers, never while bytes flow: a tunnel of hours must not keep a
         // table of yesterday in memory.
         let table = self.side.shard.table();
-        let bytes = &self.side.inbox.bytes()[..len];
-        let client = self.side.client;
-        let plan = plan::plan(&self.side.shard, &table, bytes, client, waited.as_deref());
+        let plan = self.plan(len, &table, waited.as_deref());
         let mut backend = BackendSide::default();
         // Moved, not lent: the future would else have room for it until the end.
         match self.take_in(len, plan, &mut backend) {
@@ -204,6 +226,15 @@ impl Connection {
             }
             Plan::Refuse { answer, refusal } => Step::Over(self.refuse_with(answer, refusal).await),
         }
+    }
+
+    /// Plans the request with the head of `len` bytes at the front of the inbox.
+    fn plan<'t>(&mut self, len: usize, table: &'t Table, waited: Option<&Waited>) -> Plan<'t> {
+        let ClientSide { shard, inbox, .. } = &self.side;
+        let mut client = self.connected();
+        let plan = plan::plan(shard, table, &inbox.bytes()[..len], &mut client, waited);
+        self.take_client(client);
+        plan
     }
 
     /// Counts a request that was planned, and takes its head out of the inbox.
@@ -360,7 +391,7 @@ impl Connection {
     async fn refuse_with(&mut self, reply: Vec<u8>, refusal: Refusal) -> Next {
         match self.side.ticket {
             RequestTicket::NONE => {
-                self.side.shard.record_refusal(self.side.client, refusal, reply.len());
+                self.side.shard.record_refusal(self.connected(), refusal, reply.len());
             }
             ticket => self.side.shard.note_end(ticket, Ending::Refused(refusal)),
         }

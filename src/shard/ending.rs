@@ -86,6 +86,8 @@ endings! {
         "The rule said what to reply.";
     Refused(Refusal), "refused", None, Client, None,
         "The request is not HTTP as we accept it; `reason` says why.";
+    AccessDenied, "access_denied", Some(403), Client, None,
+        "The rule's `allow` or `deny` keeps this client out.";
     RateLimited, "rate_limited", Some(429), Client, None,
         "The rule's `max_requests_per_second` was spent.";
     HeldTimeout, "held_timeout", Some(503), Backend, None,

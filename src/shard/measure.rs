@@ -27,7 +27,7 @@ impl Shard {
     fn count_head(&self, author: Author, ticket: RequestTicket, status: u16, bytes: usize) {
         let counters = self.end.counters();
         counters.add(Counter::Sent, bytes as u64);
-        counters.add_answer(status);
+        let mut is_unknown = false;
         let is_final = 200 <= status || status == 101;
         if is_final {
             counters.add_status(author, status);
@@ -43,9 +43,18 @@ impl Shard {
             }
             if let Some(slot) = self.end.hosts().get(live.host) {
                 slot.add(HostCount::BytesSent, bytes as u64);
-                slot.add_answer(status);
+                match live.is_unknown {
+                    true => slot.add_unknown(),
+                    false => slot.add_answer(status),
+                }
             }
+            is_unknown = live.is_unknown;
         });
+        // Names that nobody serves say nothing about how the others are served.
+        match is_unknown {
+            true => counters.add(Counter::AnswersUnknown, 1),
+            false => counters.add_answer(status),
+        }
     }
 
     /// Counts a connection that was opened for a request, in this time.

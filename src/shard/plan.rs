@@ -32,12 +32,13 @@ impl Plan<'_> {
     }
 }
 
-/// `waited` is set for one that was held already.
+/// `client` is the one that the connection tells, and becomes the request's. `waited` is set for a
+/// request that was held already.
 pub(super) fn plan<'t>(
     shard: &Shard,
     table: &'t Table,
     bytes: &[u8],
-    client: Client,
+    client: &mut Client,
     waited: Option<&Waited>,
 ) -> Plan<'t> {
     let mut room = http::field_room();
@@ -45,6 +46,10 @@ pub(super) fn plan<'t>(
         Ok(head) => head,
         Err(refusal) => return refuse(shard, refusal),
     };
+    if client.trusted && shard.tuning().has_client_field {
+        take_client(shard, &head, client);
+    }
+    let client = *client;
     let mut room = [0; 256];
     let scheme = client.scheme(head.forwarded_scheme);
     let name = match head.host.map(|raw| host::canonical(raw, &mut room)).transpose() {
@@ -72,11 +77,15 @@ pub(super) fn plan<'t>(
         return Plan::Reply { keys, request, answer, close, ending };
     }
     let name = name.unwrap_or_default();
-    let proxy = match route::decide(shard, table, &rule, name, waited) {
+    let proxy = match route::decide(shard, table, &rule, (name, client.peer), waited) {
         Route::Proxy(proxy) => proxy,
         Route::Hold(why, timeout) => {
             let hold = Hold { why, host: name.into(), scheme, timeout };
             return Plan::Hold { keys, request, hold: Box::new(hold) };
+        }
+        Route::Denied => {
+            let (ending, answer) = (Ending::AccessDenied, status_reply(shard, 403, to));
+            return Plan::Reply { keys, request, answer, close, ending };
         }
         Route::Limited => {
             let mut answer = shard.ring.take_vec();
@@ -104,19 +113,39 @@ pub(super) fn plan<'t>(
     Plan::Proxy { proxy, keys, request, head: out }
 }
 
-/// The host of a request that was planned before.
+/// Takes the client that a field of the request names, if it names one.
+fn take_client(shard: &Shard, head: &RequestHead<'_, '_>, client: &mut Client) {
+    let entrance = shard.published().entrance.load();
+    let values = head.values(&entrance.client_field);
+    if let Some(address) = http::client_in(values, |address| entrance.trusts(address)) {
+        // The field has no port.
+        (client.peer, client.port) = (address, 0);
+    }
+}
+
+/// The host of a request that was planned before; empty where it has none.
 pub(super) fn host_of(bytes: &[u8], client: Client) -> Option<(Box<str>, Scheme)> {
     let mut room = http::field_room();
     let head = http::parse_request(bytes, &mut room).ok()?;
     let mut room = [0; 256];
-    let name = host::canonical(head.host?, &mut room).ok()?;
-    Some((name.into(), client.scheme(head.forwarded_scheme)))
+    let name = head.host.map(|raw| host::canonical(raw, &mut room)).transpose().ok()?;
+    Some((name.unwrap_or_default().into(), client.scheme(head.forwarded_scheme)))
 }
 
 /// Reply to a request that was held for too long, or can't be held.
 pub(super) fn timeout_reply(shard: &Shard, to: ReplyTo) -> Vec<u8> {
     let mut out = shard.ring.take_vec();
     http::write_page(shard.published().pages.load().timeout(), Some(1), to, &mut out);
+    out
+}
+
+/// Reply with a status: the page of its number, where there is one.
+fn status_reply(shard: &Shard, status: u16, to: ReplyTo) -> Vec<u8> {
+    let mut out = shard.ring.take_vec();
+    match shard.published().pages.load().for_status(status) {
+        Some(page) => http::write_page(page, None, to, &mut out),
+        None => http::write_status(status, to, &mut out),
+    }
     out
 }
 
@@ -130,7 +159,7 @@ fn write_reply(
 ) {
     let pages = shard.published().pages.load();
     match action {
-        Action::Empty(code) => http::write_empty(*code, to, out),
+        Action::Empty(empty) => http::write_empty(empty.code(), to, out),
         Action::Redirect(redirect) => {
             let path = match head.target {
                 Target::Origin(path) => path,
@@ -140,14 +169,17 @@ fn write_reply(
             let scheme = client.scheme(head.forwarded_scheme);
             http::write_redirect(redirect.to(), redirect.code(), scheme, path, to, out);
         }
-        Action::Static(name) => match pages.get(name) {
+        Action::Static(page) => match pages.get(page.page()) {
             Some(page) => http::write_page(page, None, to, out),
             // The page was there when the rule was set and is gone from static_dir.
             None => http::write_status(500, to, out),
         },
         Action::NoHosts => http::write_page(pages.no_hosts(), None, to, out),
         Action::Unknown | Action::Alias(_) | Action::Proxy(_) | Action::Spin(_) => {
-            http::write_page(pages.unknown(), None, to, out);
+            match shard.tuning().unknown_status {
+                Some(status) => http::write_page_as(status, pages.unknown(), to, out),
+                None => http::write_page(pages.unknown(), None, to, out),
+            }
         }
     }
 }

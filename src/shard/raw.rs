@@ -11,7 +11,7 @@ use super::client::{ClientSide, Idleness};
 use super::ending::Ending;
 use super::hold::{Hold, HoldOutcome, Waited};
 use super::pool::Lease;
-use super::request::{Keys, Next, RequestTicket};
+use super::request::{Next, RequestTicket};
 use super::route::{self, Route};
 use super::{closing, hold, tunnel};
 use crate::link::{HoldReason, Protocol};
@@ -68,19 +68,12 @@ enum NoLease {
     Hold(Hold),
 }
 
-/// Finds out which host a connection is for.
+/// Finds out which host a connection is for; empty where it does not say.
 async fn name(side: &mut ClientSide, speaks: &Protocol) -> Result<Arc<str>, NoLease> {
-    if let Protocol::Tcp(host) = speaks {
-        return Ok(host.clone());
+    match speaks {
+        Protocol::Tcp(host) => Ok(host.clone()),
+        _ => Ok(hello(side).await?.unwrap_or_default().into()),
     }
-    if let Some(name) = hello(side).await? {
-        return Ok(name.into());
-    }
-    let shard = &side.shard;
-    let keys = Keys { host: shard.unknown, rule: shard.unknown };
-    let record = shard.record_raw(None, Scheme::Tls, side.client);
-    side.ticket = shard.begin(keys, side.inbox.bytes().len(), record);
-    Err(end_with_alert(side, Ending::NoRule, Alert::UnrecognizedName))
 }
 
 fn end_with_alert(side: &ClientSide, ending: Ending, alert: Alert) -> NoLease {
@@ -163,18 +156,23 @@ async fn attempt(
 ) -> Result<Lease, NoLease> {
     let shard = &side.shard;
     let table = shard.table();
-    let rule = route::find(shard, &table, Some(host), scheme);
+    let name = (!host.is_empty()).then_some(host);
+    let rule = route::find(shard, &table, name, scheme);
     match side.ticket {
         RequestTicket::NONE => {
-            let record = shard.record_raw(Some(host), scheme, side.client);
+            let record = shard.record_raw(name, scheme, side.client);
             side.ticket = shard.begin(rule.keys, side.inbox.bytes().len(), record);
         }
         ticket => shard.reroute(ticket, rule.keys),
     }
     let hold = |why, timeout| NoLease::Hold(Hold { why, host: host.into(), scheme, timeout });
-    let proxy = match route::decide(shard, &table, &rule, host, waited.as_deref()) {
+    let whose = (host, side.client.peer);
+    let proxy = match route::decide(shard, &table, &rule, whose, waited.as_deref()) {
         Route::Proxy(proxy) => proxy,
         Route::Hold(why, timeout) => return Err(hold(why, timeout)),
+        Route::Denied => {
+            return Err(end_with_alert(side, Ending::AccessDenied, Alert::AccessDenied));
+        }
         Route::Limited => {
             return Err(end_with_alert(side, Ending::RateLimited, Alert::InternalError));
         }

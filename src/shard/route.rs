@@ -1,13 +1,14 @@
 //! The decision on a request or a raw connection, by the rule of its host: which rule that is, and
 //! whether it goes on now, is held, or was one too many.
 
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::hold::Waited;
 use super::request::Keys;
 use super::{Shard, Table};
-use crate::link::HoldReason;
+use crate::link::{HoldReason, Shed};
 use crate::table::{Action, Match, Proxy, Scheme};
 
 /// Rule of a host.
@@ -23,40 +24,47 @@ pub(super) enum Route<'t> {
     Proxy(&'t Proxy),
     /// The request is held, for at most so long.
     Hold(HoldReason, Duration),
+    /// The rule's `allow` or `deny` keeps the client out.
+    Denied,
     /// The rule's `max_requests_per_second` is spent.
     Limited,
     /// The rule says what to reply.
     Reply(&'t Action),
 }
 
-/// Looks the rule of a host up; a request without one falls under no rule.
+/// Looks the rule of a host up; a request without one falls under the rule `*` alone.
 pub(super) fn find<'t>(
     shard: &Shard,
     table: &'t Table,
     host: Option<&str>,
     scheme: Scheme,
 ) -> Rule<'t> {
-    let unknown = Keys { host: shard.unknown, rule: shard.unknown };
-    let found = host.map_or(Match::Unknown, |host| table.snapshot().lookup(host, scheme));
+    let unknown = Keys { host: shard.unknown, rule: shard.unknown, is_unknown: true };
+    let table = table.snapshot();
+    let found = host.map_or_else(|| table.catch_all(scheme), |host| table.lookup(host, scheme));
     match found {
         Match::NoHosts => Rule { action: &Action::NoHosts, keys: unknown },
         Match::Unknown => Rule { action: &Action::Unknown, keys: unknown },
         Match::Found(found) => Rule {
             action: &found.rule.action,
-            keys: Keys { host: found.key, rule: found.rule_key },
+            keys: Keys { host: found.key, rule: found.rule_key, is_unknown: false },
         },
     }
 }
 
-/// Decides by a rule that was found for `host`. A request that passes counts towards the rate of
-/// its rule. `waited` is set for a request that was held already.
+/// Decides by a rule that was found for `host`, which this client asks for. A request that passes
+/// counts towards the rate of its rule. `waited` is set for a request that was held already.
 pub(super) fn decide<'t>(
     shard: &Shard,
     table: &Table,
     rule: &Rule<'t>,
-    host: &str,
+    (host, client): (&str, IpAddr),
     waited: Option<&Waited>,
 ) -> Route<'t> {
+    if rule.action.access().is_some_and(|access| !access.admits(client)) {
+        shard.end.counters().add_shed(Shed::Access);
+        return Route::Denied;
+    }
     let keys = rule.keys;
     let line = || {
         let lines = &shard.published().lines;

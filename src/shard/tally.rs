@@ -22,6 +22,8 @@ pub(super) const NO_SLOT: u32 = limits::SLOTS_MAX;
 pub(super) struct Live {
     pub(super) host: u32,
     rule: u64,
+    /// No rule is for the request.
+    pub(super) is_unknown: bool,
     /// The generation of the table that it was routed by.
     table: u64,
     backend: Option<Address>,
@@ -151,6 +153,7 @@ impl Shard {
         let live = Live {
             host,
             rule: keys.rule,
+            is_unknown: keys.is_unknown,
             table: self.generation.get(),
             backend: None,
             backend_slot: NO_SLOT,
@@ -186,6 +189,7 @@ impl Shard {
             before = Some((live.rule, live.host));
             live.host = host;
             live.rule = keys.rule;
+            live.is_unknown = keys.is_unknown;
             live.table = self.generation.get();
             live.backend = None;
             live.backend_slot = NO_SLOT;
@@ -254,7 +258,8 @@ impl Shard {
         let live = self.tallies.live.borrow_mut().remove(ticket.index());
         self.count(Counter::Completed);
         self.end.counters().add_ending(live.ending.position());
-        let is_error = 500 <= live.status || live.ending.is_failure();
+        // Names that nobody serves say nothing about how the others are served.
+        let is_error = !live.is_unknown && (500 <= live.status || live.ending.is_failure());
         if let Some(slot) = self.end.hosts().get(live.host) {
             slot.sub(HostCount::Open, 1);
             slot.add(HostCount::Completed, 1);

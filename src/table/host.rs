@@ -3,7 +3,8 @@
 //! Canonical is: lower case, A-labels, no port, no trailing dot; an IPv6 address in brackets and in
 //! the shortest form (RFC 5952). A request's Host is brought to it without allocation, and without
 //! even a copy when it is canonical already, as nearly every one is. A rule's name also passes
-//! IDNA and may carry `http://`, `https://`, `tcp://` or `tls://`.
+//! IDNA and may carry `http://`, `https://`, `tcp://` or `tls://`. In a rule's name alone the host
+//! may be `*`, for what no other rule is for: no request can ask for that.
 //!
 //! Names are letters, digits, `-`, `_` and dots between labels that are not empty; this is more
 //! than RFC 1123 §2.1 allows (`_`, and `-` at the ends) because such names are in use.
@@ -53,7 +54,8 @@ impl HostError {
                 "the host name may hold letters, digits, '-', '_' and dots only"
             }
             HostError::Wildcard => {
-                "names have no wildcards; give the name without '*.' and match_subdomains true"
+                "names have no wildcards; give the name without '*.' and match_subdomains true, or \
+                 '*' alone for what no other rule is for"
             }
             HostError::BadPort => "what follows the host name's colon is not a port number",
             HostError::Port => "ports play no part in matching; give the host name without one",
@@ -169,6 +171,9 @@ fn address<'a>(raw: &[u8], room: &'a mut [u8; 256]) -> Result<&'a str, HostError
     std::str::from_utf8(&room[..length]).map_err(|_| HostError::BadAddress)
 }
 
+/// The host in the name of a rule for what no other rule is for.
+pub(super) const ANY: &str = "*";
+
 /// Prefixes that may stand before the host in the name of a rule.
 pub(super) const SCHEMES: [(Scheme, &str); 4] = [
     (Scheme::Http, "http://"),
@@ -192,14 +197,18 @@ pub(crate) fn rule_name_ref(raw: &str) -> Result<Cow<'_, str>, HostError> {
         if raw.contains("://") {
             return Err(HostError::BadPrefix);
         }
-        return name(raw);
+        return name_or_any(raw);
     };
-    let host = name(&raw[prefix.len()..])?;
+    let host = name_or_any(&raw[prefix.len()..])?;
     Ok(if raw.starts_with(prefix) && matches!(host, Cow::Borrowed(_)) && raw.ends_with(&*host) {
         Cow::Borrowed(raw)
     } else {
         Cow::Owned(format!("{prefix}{host}"))
     })
+}
+
+fn name_or_any(raw: &str) -> Result<Cow<'_, str>, HostError> {
+    if raw == ANY { Ok(Cow::Borrowed(raw)) } else { name(raw) }
 }
 
 /// A name that an operator typed, without prefix, in canonical form. No port.
@@ -304,6 +313,7 @@ mod tests {
             (".a", HostError::EmptyLabel),
             ("a..", HostError::EmptyLabel),
             ("..", HostError::EmptyLabel),
+            ("*", HostError::BadCharacter),
             ("a b", HostError::BadCharacter),
             ("a\0b", HostError::BadCharacter),
             ("a/b", HostError::BadCharacter),
@@ -340,6 +350,12 @@ mod tests {
             ("a。com", Ok("a.com")),
             ("[0::1]", Ok("[::1]")),
             ("http.com", Ok("http.com")),
+            ("*", Ok("*")),
+            ("HTTPS://*", Ok("https://*")),
+            ("**", Err(HostError::BadCharacter)),
+            ("a*", Err(HostError::BadCharacter)),
+            ("*.", Err(HostError::Wildcard)),
+            ("*:80", Err(HostError::Port)),
             ("http", Ok("http")),
             ("", Err(HostError::Empty)),
             ("http://", Err(HostError::Empty)),

@@ -16,12 +16,16 @@ use crate::address::{Address, PathError, UnixPath};
 use crate::limits::BACKENDS_MAX;
 use crate::rule_arguments::{self, ACTIONS};
 
+use super::access::Access;
 use super::arguments::{
     Arguments, Problem, is_page_name, list, problem, seconds_to_json, shorten, shown, text, whole,
 };
 use super::backend::{Backend, Backends, Names, Target};
 use super::host;
-use super::rule::{Action, Algorithm, Check, Proxy, ProxyOptions, Redirect, Rule, SendProxy, Spin};
+use super::rule::{
+    Action, Algorithm, Check, Empty, Proxy, ProxyOptions, Redirect, Rule, SendProxy, Spin,
+    StaticPage,
+};
 
 #[cfg(test)]
 mod tests;
@@ -104,7 +108,7 @@ impl Rule {
 
     /// The rule as it is read: `from_json` of this is this rule.
     pub fn to_json(&self) -> Value {
-        let arguments = match &self.action {
+        let mut arguments = match &self.action {
             Action::Proxy(proxy) => proxy_to_json(proxy),
             Action::Spin(spin) => spin_to_json(spin),
             Action::Redirect(redirect) => {
@@ -112,11 +116,12 @@ impl Rule {
                 put(&mut arguments, "code", redirect.code);
                 arguments
             }
-            Action::Static(name) => object([("type", Some(json!(**name)))]),
-            Action::Empty(code) => object([("code", Some(json!(code)))]),
+            Action::Static(page) => object([("type", Some(json!(page.page)))]),
+            Action::Empty(empty) => object([("code", Some(json!(empty.code)))]),
             Action::Alias(target) => object([("hostname", Some(json!(**target)))]),
             Action::Unknown | Action::NoHosts => Map::new(),
         };
+        Access::write(self.action.access(), &mut arguments);
         json!([self.action.as_str(), arguments, self.match_subdomains])
     }
 }
@@ -188,11 +193,18 @@ fn read_action(arguments: &Arguments<'_>, names: &mut Names) -> Result<Action, P
                 let code = whole(value, 300..=399)?;
                 arguments.word("code", &code.to_string()).map(|_| code as u16)
             })?,
+            access: Access::read(arguments)?,
         })),
-        "static" => Action::Static(arguments.required("type", |value| {
-            value.as_str().filter(|name| is_page_name(name)).map(Arc::from)
-        })?),
-        "empty" => Action::Empty(arguments.needed("code", arguments.whole("code")?)? as u16),
+        "static" => Action::Static(Arc::new(StaticPage {
+            page: arguments.required("type", |value| {
+                value.as_str().filter(|name| is_page_name(name)).map(Box::from)
+            })?,
+            access: Access::read(arguments)?,
+        })),
+        "empty" => Action::Empty(Empty {
+            code: arguments.needed("code", arguments.whole("code")?)? as u16,
+            access: Access::read(arguments)?,
+        }),
         "alias" => Action::Alias(arguments.required("hostname", |value| {
             Some(host::rule_name_ref(value.as_str()?).ok()?.into())
         })?),
@@ -230,6 +242,7 @@ fn read_proxy(arguments: &Arguments<'_>, names: &mut Names) -> Result<Proxy, Pro
             _ => None,
         })?,
         keep_alive: arguments.truth("keep_alive")?,
+        access: Access::read(arguments)?,
     };
     let options = (options != ProxyOptions::default()).then(|| Arc::new(options));
     Ok(Proxy { backends: Backends::new(backends), options })
@@ -244,6 +257,7 @@ fn read_spin(arguments: &Arguments<'_>, names: &mut Names) -> Result<Spin, Probl
         wake: arguments.optional("wake", wake)?,
         idle: arguments.seconds("idle")?,
         then: read_then(arguments, names)?,
+        access: Access::read(arguments)?,
     })
 }
 

@@ -13,6 +13,7 @@
 //! Pure: no I/O, no clock, no threads. The hash is seeded once per process, which shows only in
 //! the order of [`Snapshot::iter`].
 
+mod access;
 mod arguments;
 mod backend;
 pub mod balance;
@@ -38,13 +39,16 @@ use foldhash::quality::SeedableRandomState;
 
 use crate::limits::ALIAS_CHAIN_MAX;
 pub use crate::scheme::Scheme;
+pub use access::Access;
 pub use backend::{Backend, Name, Names, Target};
 pub use balance::{Draw, choose};
 pub use edit::{edit, edit_canonical};
 pub use edit_error::EditError;
 pub use json::RuleError;
 pub(crate) use load::{Loader, Refused, replay};
-pub use rule::{Action, Algorithm, Check, Proxy, Redirect, Rule, SendProxy, Spin};
+pub use rule::{
+    Action, Algorithm, Check, Empty, Proxy, Redirect, Rule, SendProxy, Spin, StaticPage,
+};
 use trie::{Position, Trie};
 
 /// The name under which requests are counted that no rule is for.
@@ -166,7 +170,8 @@ impl Snapshot {
     }
 
     /// Finds the rule for a host in canonical form ([`host::canonical`]): its own, else that of
-    /// the nearest parent that allows subdomains; at each name the rule for the scheme first.
+    /// the nearest parent that allows subdomains, else `*`; at each name the rule for the scheme
+    /// first.
     pub fn lookup(&self, host: &str, scheme: Scheme) -> Match<'_> {
         if self.is_empty() {
             return Match::NoHosts;
@@ -179,8 +184,16 @@ impl Snapshot {
             }
             match memchr::memchr(b'.', name.as_bytes()) {
                 Some(dot) => name = &name[dot + 1..],
-                None => return Match::Unknown,
+                None => return self.catch_all(scheme),
             }
+        }
+    }
+
+    /// Finds the rule for a request that no other rule is for: `*`, that for the scheme first.
+    pub fn catch_all(&self, scheme: Scheme) -> Match<'_> {
+        match self.rule_for(host::ANY, scheme, true) {
+            Some((place, key)) => self.follow(place, key),
+            None => Match::Unknown,
         }
     }
 

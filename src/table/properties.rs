@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::{Action, Match, Names, Rule, Scheme, Snapshot, edit, host};
+use super::{Action, Empty, Match, Names, Rule, Scheme, Snapshot, edit, host};
 use crate::limits::ALIAS_CHAIN_MAX;
 
 /// A host in canonical form stays as it is, however it was spelt; a rule may have that name.
@@ -21,7 +21,9 @@ pub fn host(bytes: &[u8]) {
     if let Ok(once) = host::rule_name(text) {
         assert_eq!(host::rule_name(&once).as_ref(), Ok(&once));
         let (_, host) = host::split(&once);
-        assert_eq!(host::canonical(host.as_bytes(), &mut [0; 256]), Ok(host));
+        let as_request = host::canonical(host.as_bytes(), &mut [0; 256]).map(str::to_owned);
+        assert_eq!(as_request.is_ok(), host != "*", "no request asks for the host *");
+        assert!(as_request.is_err() || as_request.as_deref() == Ok(host), "{host}");
     }
 }
 
@@ -95,9 +97,17 @@ impl Choices<'_> {
         Some(labels?.join("."))
     }
 
+    /// The host of a rule's name: now and then the one for all others.
+    fn rule_host(&mut self) -> Option<String> {
+        match self.below(12)? {
+            0 => Some("*".to_owned()),
+            _ => self.host(),
+        }
+    }
+
     pub(crate) fn name(&mut self) -> Option<String> {
         let prefix = ["", "", "http://", "https://"][usize::from(self.below(4)?)];
-        Some(format!("{prefix}{}", self.host()?))
+        Some(format!("{prefix}{}", self.rule_host()?))
     }
 
     pub(crate) fn change(&mut self) -> Option<(String, Option<Rule>)> {
@@ -105,7 +115,7 @@ impl Choices<'_> {
         let name = self.name()?;
         let action = match action {
             0..=1 => return Some((name, None)),
-            2..=4 => Action::Empty(200 + u16::from(self.below(255)?)),
+            2..=4 => Action::Empty(Empty::new(200 + u16::from(self.below(255)?))),
             _ => Action::Alias(self.name()?.into()),
         };
         Some((name, Some(Rule { action, match_subdomains: self.below(2)? == 1 })))
@@ -152,11 +162,11 @@ impl Model {
     fn lookup(&self, host: &str, scheme: Scheme) -> Result<(String, Rule), bool> {
         let scheme = if scheme == Scheme::Http { "http" } else { "https" };
         let labels: Vec<_> = host.split('.').collect();
-        for level in 0..labels.len() {
-            let parent = labels[level..].join(".");
+        let parents = (0..labels.len()).map(|level| (labels[level..].join("."), level == 0));
+        for (parent, is_exact) in parents.chain([("*".to_owned(), true)]) {
             for name in [format!("{scheme}://{parent}"), parent] {
                 if let Some(rule) = self.0.get(&name)
-                    && (level == 0 || rule.match_subdomains)
+                    && (is_exact || rule.match_subdomains)
                 {
                     let rule = self.follow(rule).expect("edit checked it");
                     return Ok((name, rule.clone()));
@@ -192,6 +202,11 @@ pub fn sample_rules() -> Vec<Value> {
         ("wake", json!(["http://scaler:9000/"])),
         ("send_proxy", json!(["v1", "v2"])),
         ("keep_alive", json!([true, false, "false"])),
+        (
+            "allow",
+            json!([["10.0.0.0/8", "2001:DB8::/32", "::1"], "192.0.2.1, ::ffff:10.0.0.0/104"]),
+        ),
+        ("deny", json!([["0.0.0.0/0"], "10.0.0.1"])),
     ] {
         for value in values.as_array().into_iter().flatten() {
             let mut rule = json!(["proxy", {"backends": "a:1,b:2"}, false]);
@@ -212,6 +227,10 @@ pub fn sample_rules() -> Vec<Value> {
         json!(["static", {"type": "down-for_work.v2"}, false]),
         json!(["empty", {"code": "403"}, true]),
         json!(["empty", {"code": 597}, true]),
+        json!(["empty", {"code": 204, "allow": "127.0.0.1", "deny": ["127.0.0.0/8"]}, true]),
+        json!(["static", {"type": "test", "deny": "::/0"}, true]),
+        json!(["redirect", {"redirect_to": "example.net", "allow": ["::1"]}, true]),
+        json!(["spin", {"allow": ["192.0.2.0/24"]}, true]),
         json!(["alias", {"hostname": "http://Bücher.example."}, true]),
         json!(["unknown", {}, true]),
         json!(["no_hosts", {}, false]),

@@ -11,6 +11,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::access::Access;
 use super::backend::{Backend, Backends};
 use crate::address::Address;
 
@@ -50,10 +51,10 @@ pub enum Action {
     Spin(Arc<Spin>),
     /// Answer with a `Location`.
     Redirect(Arc<Redirect>),
-    /// Answer with the page of this name.
-    Static(Arc<str>),
-    /// Answer with this status and no body.
-    Empty(u16),
+    /// Answer with a page.
+    Static(Arc<StaticPage>),
+    /// Answer with a status and no body.
+    Empty(Empty),
     /// Do what the rule of this name says (canonical, with its `http://` where it has one).
     Alias(Arc<str>),
     /// Answer as for a host that has no rule.
@@ -63,6 +64,22 @@ pub enum Action {
 }
 
 const _: () = assert!(size_of::<Rule>() == 32 && size_of::<Backend>() == 16);
+
+impl Action {
+    /// Lists of clients that the rule lets in or keeps out, if it has any.
+    #[inline]
+    pub fn access(&self) -> Option<&Access> {
+        let access = match self {
+            Action::Proxy(proxy) => &proxy.options.as_deref()?.access,
+            Action::Spin(spin) => &spin.access,
+            Action::Redirect(redirect) => &redirect.access,
+            Action::Static(page) => &page.access,
+            Action::Empty(empty) => &empty.access,
+            Action::Alias(_) | Action::Unknown | Action::NoHosts => return None,
+        };
+        access.as_deref()
+    }
+}
 
 /// How the next backend is chosen.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Default)]
@@ -128,6 +145,7 @@ pub(super) struct ProxyOptions {
     pub check: Option<Check>,
     pub send_proxy: Option<SendProxy>,
     pub keep_alive: Option<bool>,
+    pub access: Option<Box<Access>>,
 }
 
 impl Proxy {
@@ -218,6 +236,7 @@ pub struct Spin {
     pub(super) wake: Option<Box<str>>,
     pub(super) idle: Option<Duration>,
     pub(super) then: Option<Box<Rule>>,
+    pub(super) access: Option<Box<Access>>,
 }
 
 impl Spin {
@@ -258,6 +277,7 @@ impl Spin {
 pub struct Redirect {
     pub(super) to: Box<str>,
     pub(super) code: Option<u16>,
+    pub(super) access: Option<Box<Access>>,
 }
 
 impl Redirect {
@@ -269,5 +289,38 @@ impl Redirect {
     /// The status of the answer.
     pub fn code(&self) -> u16 {
         self.code.unwrap_or(302)
+    }
+}
+
+/// The arguments of `static`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StaticPage {
+    pub(super) page: Box<str>,
+    pub(super) access: Option<Box<Access>>,
+}
+
+impl StaticPage {
+    /// Name of the page.
+    pub fn page(&self) -> &str {
+        &self.page
+    }
+}
+
+/// The arguments of `empty`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Empty {
+    pub(super) code: u16,
+    pub(super) access: Option<Box<Access>>,
+}
+
+impl Empty {
+    /// An empty reply with this status, for every client.
+    pub fn new(code: u16) -> Empty {
+        Empty { code, access: None }
+    }
+
+    /// The status of the answer.
+    pub fn code(&self) -> u16 {
+        self.code
     }
 }

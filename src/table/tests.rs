@@ -98,8 +98,8 @@ fn aliases_follow_their_target() {
         ("deep.a.com", alias("WWW.A.com.")),
     ]);
     let code = |table: &Snapshot, host| match table.lookup(host, Scheme::Http) {
-        Match::Found(found) => match found.rule.action {
-            Action::Empty(code) => (found.name().to_owned(), code),
+        Match::Found(found) => match &found.rule.action {
+            Action::Empty(empty) => (found.name().to_owned(), empty.code()),
             ref other => panic!("{other:?}"),
         },
         other => panic!("{other:?}"),
@@ -195,7 +195,7 @@ fn keys_are_the_same_in_every_table() {
     let new = edit(&old, vec![("a.com".to_owned(), Some(rule(&json!(["unknown", {}, true]))))]);
     let (again, new_action) = find(&new.unwrap(), Scheme::Https);
     assert_eq!(plain, again);
-    assert_eq!((old_action, new_action), (Action::Empty(200), Action::Unknown));
+    assert_eq!((old_action, new_action), (Action::Empty(Empty::new(200)), Action::Unknown));
     // Another table of this process gives the same name the same key.
     let other = table(&[("a.com", json!(["unknown", {}, false]))]);
     assert_eq!(find(&other, Scheme::Http).0, plain);

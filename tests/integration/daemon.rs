@@ -439,7 +439,12 @@ impl Daemon {
 
     /// A client that is a TLS terminator.
     pub fn connect_internal(&self) -> Connection {
-        Connection::client(self.addresses[self.public])
+        Connection::client(self.internal_address())
+    }
+
+    /// The first address for TLS terminators.
+    pub fn internal_address(&self) -> SocketAddr {
+        self.addresses[self.public]
     }
 
     pub fn pid(&self) -> u32 {

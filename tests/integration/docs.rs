@@ -81,6 +81,18 @@ const NOT_RUN: &[(&str, &str, &str)] = &[
         "wake.rs has units of its own",
     ),
     ("docs/holding.md", "waker.py --listen 127.0.0.1:9000 sites.json &", "wake.rs runs it"),
+    (
+        "docs/holding.md",
+        "{\"shop.example\": {\"container\": \"shop\", \"address\": \"127.0.0.1:8000\"}}",
+        "docker_waker.rs has it",
+    ),
+    (
+        "docs/holding.md",
+        "docker-waker.py --listen 127.0.0.1:9000 sites.json &",
+        "docker_waker.rs runs it",
+    ),
+    ("docs/containers.md", "", "needs a container runtime; containers.rs runs what they would"),
+    ("docs/https.md", "http://127.0.0.1:8043 {", "terminators.rs runs it"),
     ("docs/tcp-and-tls.md", "bind = *:80 accept-proxy", "proxy_protocol.rs has each line"),
     ("docs/fleet.md", "etcdctl user add mantrid", "fleet_faults.rs has users"),
     ("ARCHITECTURE.md", "", "pictures"),
@@ -175,6 +187,13 @@ fn api() {
 }
 
 #[test]
+fn client() {
+    if has_tools(&["git"]) {
+        run("docs/client.md");
+    }
+}
+
+#[test]
 fn holding() {
     run("docs/holding.md");
 }
@@ -182,6 +201,11 @@ fn holding() {
 #[test]
 fn tcp_and_tls() {
     run("docs/tcp-and-tls.md");
+}
+
+#[test]
+fn clients() {
+    run("docs/clients.md");
 }
 
 #[test]

@@ -248,12 +248,12 @@ fn tls(rules: &[(&str, Value)]) -> (Daemon, Api) {
     (daemon, api)
 }
 
-fn connect_tls(daemon: &Daemon) -> Connection {
+pub fn connect_tls(daemon: &Daemon) -> Connection {
     Connection::client(daemon.raw_address("TLS"))
 }
 
 /// A ClientHello with this name, or none, in records of at most so many bytes.
-fn hello(name: Option<&str>, each: usize) -> Vec<u8> {
+pub fn hello(name: Option<&str>, each: usize) -> Vec<u8> {
     let mut extensions = vec![0x1a, 0x1a, 0, 0];
     if let Some(name) = name {
         let length = name.len() as u16;

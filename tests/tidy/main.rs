@@ -14,26 +14,34 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[(&str, &[&str])] = &[
     ("limits", &[]),
     ("scheme", &[]),
+    ("network", &[]),
     ("address", &["limits"]),
     ("rule_arguments", &["limits"]),
     ("http", &["scheme", "limits"]),
     ("proxy_protocol", &[]),
     ("tls", &[]),
-    ("table", &["address", "rule_arguments", "scheme", "limits"]),
+    ("table", &["address", "rule_arguments", "scheme", "network", "limits"]),
     ("state", &["table", "limits"]),
-    ("config", &["limits"]),
+    ("config", &["network", "limits"]),
     ("ring", &["limits"]),
-    ("link", &["table", "http", "address", "limits"]),
+    ("link", &["table", "http", "address", "network", "limits"]),
     ("shard", &["ring", "link", "http", "proxy_protocol", "tls", "table", "address", "limits"]),
     ("control", &["link", "state", "table", "http", "address", "limits"]),
-    ("daemon", &["config", "control", "shard", "link", "ring", "state", "table", "http", "limits"]),
-    ("client", &["rule_arguments"]),
+    (
+        "daemon",
+        &[
+            "config", "control", "shard", "link", "ring", "state", "table", "http", "network",
+            "limits",
+        ],
+    ),
+    ("client", &["rule_arguments", "table"]),
 ];
 
 /// No I/O, no clock, no threads, no chance: what they need of these is an argument.
 const PURE: &[&str] = &[
     "limits",
     "scheme",
+    "network",
     "address",
     "rule_arguments",
     "http",

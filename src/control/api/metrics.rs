@@ -218,12 +218,13 @@ const METRICS: &[Metric] = &[
         |n| n.backends.times(SlotTime::Response)),
 ];
 
-/// Classes of final responses and replies.
-const CLASSES: [(&str, Counter); 4] = [
+/// Classes of final responses and replies, and that of unknown hosts.
+const CLASSES: [(&str, Counter); 5] = [
     ("2xx", Counter::Answers2xx),
     ("3xx", Counter::Answers3xx),
     ("4xx", Counter::Answers4xx),
     ("5xx", Counter::Answers5xx),
+    ("unknown", Counter::AnswersUnknown),
 ];
 
 /// Who is busiest.
@@ -421,10 +422,12 @@ impl Busiest {
 
     fn answers(&self) -> Vec<Sample> {
         let each = self.1.iter().flat_map(|(name, whole)| {
-            let classes = CLASSES.iter().zip(whole.sums.answers());
+            // Only what no rule is for has the last class.
+            let unknown = Some(whole.sums.unknown()).filter(|count| *count != 0);
+            let classes = CLASSES.iter().zip(whole.sums.answers().iter().copied().chain(unknown));
             classes.map(|((class, _), count)| {
                 let labels = vec![(self.0, name.clone()), ("class", (*class).to_owned())];
-                (labels, Value::Count(*count))
+                (labels, Value::Count(count))
             })
         });
         each.collect()

@@ -28,6 +28,8 @@ mod serve;
 mod stats;
 mod support;
 mod value;
+mod which;
+mod would;
 mod write_timeout;
 
 use std::sync::atomic::AtomicBool;
@@ -215,6 +217,7 @@ impl Api {
                 read::discard(parts, body).await;
                 fleet::act(self, parts, asker, step).await
             }
+            Route::Which(host) => which::answer(self, parts, asker, &host),
             Route::Backends => stats::backends(self, parts, asker).await,
             Route::Events => events::stream(self, parts, asker).await,
             Route::Metrics => metrics::answer(self, parts, asker).await,

@@ -79,11 +79,15 @@ const OPERATIONS: &[Operation] = &[
         Some("Rule")),
     change(("DELETE", "/hostname/{host}/"), "deleteRule", "Deletes the rule of a host", CHANGE,
         None),
+    get("/which/{host}", "explainHost", "The rule of a request for a host, and what would happen to it",
+        &["scheme"], Json("Explained")),
+    get("/which/", "hasSite", "The same for a TLS terminator: 404 where no site has the name",
+        &["domain", "scheme"], Json("Explained")),
     get("/stats/", "listCounters", "Counters of all hosts, or of the busiest",
         &["busiest", "fleet"], Json("CountersOfAll")),
     get("/stats/{host}/", "getCounters", "Counters of a host; {} without a request so far",
         &["fleet"], Json("Counters")),
-    get("/backends/", "listBackends", "State and counters of backends, by address", &[],
+    get("/backends/", "listBackends", "State and counters of backends, by address", &["address"],
         Json("Backends")),
     get("/fleet/", "getFleet", "The fleet that the daemon is a node of, or null", &[],
         Json("FleetOrNull")),
@@ -136,10 +140,24 @@ fn parameter(name: &str) -> Value {
                 "maxItems": crate::limits::EVENT_HOSTS_MAX,
             }),
         ),
+        "scheme" => (
+            "Scheme of the request",
+            json!({ "type": "string", "enum": ["http", "https", "tcp", "tls"] }),
+        ),
+        "domain" => ("The host", json!({ "type": "string" })),
+        "address" => (
+            "These backends, whatever is known of them",
+            json!({ "type": "array", "items": { "type": "string" } }),
+        ),
         "only" => ("Kinds of events, with commas", json!({ "type": "string" })),
         _ => ("", json!({})),
     };
-    json!({ "name": name, "in": "query", "description": meaning, "schema": schema })
+    let mut parameter =
+        json!({ "name": name, "in": "query", "description": meaning, "schema": schema });
+    if name == "domain" {
+        parameter["required"] = json!(true);
+    }
+    parameter
 }
 
 fn reference(schema: &str) -> Value {
@@ -262,8 +280,10 @@ impl Operation {
             (507, "The change could not be written to disk"),
         ];
         let of_reads: &[(u16, &str)] = &[(503, "Too much is asked at this moment, or not ready")];
+        let of_sites: &[(u16, &str)] = &[(404, "No rule serves this name")];
         let more = if self.method == "GET" { of_reads } else { of_changes };
-        of_all.iter().chain(more)
+        let sites = if self.path == "/which/" { of_sites } else { &[] };
+        of_all.iter().chain(more).chain(sites)
     }
 }
 
@@ -372,6 +392,11 @@ fn schemas() -> Value {
                 "rules": { "type": "object" },
                 "log": { "type": "array", "items": { "type": "string" } },
             },
+        },
+        "Explained": {
+            "type": "object",
+            "required": ["host", "rule"],
+            "properties": { "host": { "type": "string" } },
         },
         "Description": { "type": "object", "required": ["openapi", "info", "paths"] },
     })

@@ -14,6 +14,8 @@ const READ: &str = "GET, HEAD";
 pub(super) const ROUTES: &[(&str, &str)] = &[
     ("/hostname/", "GET, HEAD, PUT, PATCH"),
     ("/hostname/{host}/", "GET, HEAD, PUT, DELETE"),
+    ("/which/{host}", READ),
+    ("/which/", READ),
     ("/stats/", READ),
     ("/stats/{host}/", READ),
     ("/backends/", READ),
@@ -41,6 +43,8 @@ pub(super) enum Route {
     Metrics,
     Events,
     Backends,
+    /// Fate of a request for a host, or for the one that the query names.
+    Which(String),
     /// All rules, or one.
     Rules,
     Rule(String),
@@ -86,6 +90,7 @@ impl Route {
             ("metrics", "") => Route::Metrics,
             ("events", "") => Route::Events,
             ("backends", "") => Route::Backends,
+            ("which", _) => Route::Which(host),
             ("hostname", "") => Route::Rules,
             ("hostname", _) => Route::Rule(host),
             ("fleet", "") => Route::Fleet,
@@ -118,6 +123,8 @@ impl Route {
             Route::Metrics => "/metrics",
             Route::Events => "/events",
             Route::Backends => "/backends/",
+            Route::Which(host) if host.is_empty() => "/which/",
+            Route::Which(_) => "/which/{host}",
             Route::Rules => "/hostname/",
             Route::Rule(_) => "/hostname/{host}/",
             Route::Fleet => "/fleet/",
@@ -155,7 +162,8 @@ impl<'a> Query<'a> {
         }
         let is_twice = |at: usize| {
             let (name, _) = &pairs[at];
-            name != "host" && pairs[..at].iter().any(|(before, _)| before == name)
+            !matches!(&**name, "host" | "address")
+                && pairs[..at].iter().any(|(before, _)| before == name)
         };
         if let Some(at) = (0..pairs.len()).find(|at| is_twice(*at)) {
             let message = format!("{}: given twice", pairs[at].0);
@@ -241,6 +249,8 @@ mod tests {
         assert_eq!(route("/hostname"), Route::Rules);
         assert_eq!(route("/HostName/A.com/"), Route::Rule("A.com".to_owned()));
         assert_eq!(route("/hostname/a.com"), Route::Rule("a.com".to_owned()));
+        assert_eq!(route("/which/A.com:80"), Route::Which("A.com:80".to_owned()));
+        assert_eq!(route("/which/"), Route::Which(String::new()));
         assert_eq!(route("/stats/"), Route::AllStatistics);
         assert_eq!(route("/stats/a.com"), Route::Statistics("a.com".to_owned()));
         for path in

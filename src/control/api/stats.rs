@@ -1,7 +1,8 @@
 //! Counters: of all hosts, of one, and of backends.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::PoisonError;
 use std::time::SystemTime;
 
 use axum::http::request::Parts;
@@ -9,6 +10,7 @@ use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
+use super::super::SharedNames;
 use super::super::fleet::add;
 use super::super::health::{Standing, State};
 use super::super::statistics::{
@@ -22,7 +24,7 @@ use super::{Api, read};
 use crate::address::Address;
 use crate::limits;
 use crate::link::{BackendCount, ByKey, HostCount, KeySet, Sums};
-use crate::table::{Snapshot, UNKNOWN};
+use crate::table::{Snapshot, UNKNOWN, host};
 
 fn answer(value: &Value) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], format!("{value}\n")).into_response()
@@ -151,14 +153,18 @@ pub(super) async fn one(api: &Api, parts: &Parts, raw: &str) -> Result<Response,
 type BackendRow = (Option<Standing>, Sums);
 
 /// `GET /backends/`: state and counters of each backend that had traffic or is probed; of very many
-/// backends a part is listed, and `Mantrid-Backends` says how many there are.
+/// backends a part is listed, and `Mantrid-Backends` says how many there are. With `address=` those
+/// backends, whatever is known of them.
 pub(super) async fn backends(
     api: &Api,
     parts: &Parts,
     asker: &Asker,
 ) -> Result<Response, ApiError> {
-    Query::of(parts.uri.query(), &[])?;
+    let query = Query::of(parts.uri.query(), &["address"])?;
+    let wanted = wanted(&api.sources.names, &query)?;
     let own = asker.view(api.current()).await.map(|view| view.backends);
+    // Names of others at the same address are nobody else's business.
+    let names = if own.is_none() { names_by_address(&api.sources.names) } else { HashMap::new() };
     let (health, shared) = (api.sources.health.clone(), api.sources.statistics.clone());
     // Shards may have met a million of them.
     let found = tokio::task::spawn_blocking(move || {
@@ -173,6 +179,10 @@ pub(super) async fn backends(
         for (id, sums) in counted {
             known.entry(Address::from_words(id)).or_default().1 = sums;
         }
+        if let Some(wanted) = wanted {
+            known.retain(|address, _| wanted.contains(address));
+            wanted.iter().for_each(|address| _ = known.entry(*address).or_default());
+        }
         if let Some(own) = own {
             known.retain(|address, _| own.contains(address));
         }
@@ -180,6 +190,8 @@ pub(super) async fn backends(
         let listed = most_telling(known, limits::BACKENDS_LISTED_MAX).into_iter();
         let listed = listed.map(|(address, (standing, sums))| {
             let mut row = describe(standing.as_ref(), &sums);
+            let names = names.get(&address).map(Vec::as_slice).unwrap_or_default();
+            row.insert("names".to_owned(), json!(names));
             row.extend(minutes.of_backend(&address));
             (address.to_string(), Value::Object(row))
         });
@@ -189,6 +201,47 @@ pub(super) async fn backends(
         found.await.map_err(|_| ApiError::busy("adding up was given up"))?;
     response.headers_mut().insert("mantrid-backends", HeaderValue::from(count));
     Ok(response)
+}
+
+/// The addresses that the query names, and those of the names in it.
+fn wanted(names: &SharedNames, query: &Query<'_>) -> Result<Option<BTreeSet<Address>>, ApiError> {
+    let mut wanted = BTreeSet::new();
+    let mut is_given = false;
+    for text in query.all("address") {
+        is_given = true;
+        if let Ok(address) = text.parse::<Address>() {
+            wanted.insert(address);
+            continue;
+        }
+        let name = text.rsplit_once(':').and_then(|(host, port)| {
+            Some((host::name(host).ok()?.into_owned(), port.parse::<u16>().ok()?))
+        });
+        let Some((host, port)) = name else {
+            return Err(ApiError::bad(
+                "query_invalid",
+                format!("address={text}: expected ADDRESS:PORT, NAME:PORT or unix:/PATH"),
+            ));
+        };
+        let names = names.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = names.iter_live().filter(|name| *name.host == *host && name.port == port);
+        same.for_each(|name| {
+            wanted.extend(name.addresses().iter().map(|address| Address::from(*address)));
+        });
+    }
+    Ok(is_given.then_some(wanted))
+}
+
+/// The names of backends that lead to each address now.
+fn names_by_address(names: &SharedNames) -> HashMap<Address, Vec<String>> {
+    let mut by_address: HashMap<Address, Vec<String>> = HashMap::new();
+    let names = names.lock().unwrap_or_else(PoisonError::into_inner);
+    for name in names.iter_live() {
+        for address in name.addresses().iter() {
+            by_address.entry(Address::from(*address)).or_default().push(name.to_string());
+        }
+    }
+    by_address.values_mut().for_each(|names| names.sort_unstable());
+    by_address
 }
 
 /// Selects the backends that can't be used, and then the busiest, still by address.

@@ -3,6 +3,10 @@
 
 const MORE = { more: true };
 const ALGORITHMS = ["random", "round_robin", "least_connections", "source"];
+const ACCESS = [
+  ["allow", "Allow", "words", "Networks that are served: 192.0.2.0/24, ::1", MORE],
+  ["deny", "Deny", "words", "Networks that get a 403", MORE],
+];
 const FIELDS = new Map([
   ["proxy", [
     ["backends", "Backends", "lines", "One per line: host:port, [IPv6]:port or unix:/path"],
@@ -19,6 +23,7 @@ const FIELDS = new Map([
     ["wake", "Wake", "text", "http://… that is told when it is idle", MORE],
     ["keep_alive", "Keep connections", ["true", "false"], "For the next request", MORE],
     ["send_proxy", "PROXY protocol", ["v1", "v2"], "Tells backends who connects", MORE],
+    ...ACCESS,
   ]],
   ["spin", [
     ["timeout", "Time-out", "number", "Seconds a request is held at most (120)"],
@@ -26,13 +31,15 @@ const FIELDS = new Map([
     ["max_held", "Most held", "number", "Requests of this host", MORE],
     ["release_rate", "Release rate", "number", "Requests/s let through after the flip", MORE],
     ["idle", "Idle", "number", "Seconds without traffic until told again", MORE],
+    ...ACCESS,
   ]],
   ["redirect", [
     ["redirect_to", "Redirect to", "text", "A host, with or without scheme and path"],
     ["code", "Code", ["301", "302", "303", "307", "308"], "302 if nothing is chosen"],
+    ...ACCESS,
   ]],
-  ["static", [["type", "Page", "text", "Its name, without .http"]]],
-  ["empty", [["code", "Code", "number", "A status from 200 to 599"]]],
+  ["static", [["type", "Page", "text", "Its name, without .http"], ...ACCESS]],
+  ["empty", [["code", "Code", "number", "A status from 200 to 599"], ...ACCESS]],
   ["alias", [["hostname", "Host", "text", "The host by whose rule it acts"]]],
   ["unknown", []],
   ["no_hosts", []],
@@ -50,7 +57,7 @@ function toText(kind, given, name) {
 
 function fromText(kind, text) {
   if (text.trim() === "") return undefined;
-  if (kind === "lines") return listed(text);
+  if (kind === "lines" || kind === "words") return listed(text);
   if (kind === "numbers") return listed(text).map(number);
   if (text === "true" || text === "false") return text === "true";
   return kind === "text" ? text.trim() : number(text.trim());

@@ -42,7 +42,15 @@ fn changes_are_merged_from_standard_input() {
     assert_eq!(head.field("If-Match"), Some("\"7\""));
     assert_same("the changes", changes.as_bytes(), &body);
     asked.send(json_ok(&json!({"ok": true, "dry_run": true})));
-    client.finish().expect(0, &["2 changes of standard input checked; nothing was changed"]);
+    let mut asked = server.accept();
+    expect_asked(&mut asked, "GET /hostname/ HTTP/1.1");
+    asked.send(json_ok(&json!({
+        "a.com": ["empty", {"code": 402}, false], "c.com": ["spin", {}, true],
+    })));
+    let finished = client.finish();
+    finished.expect(0, &["2 changes of standard input checked; nothing was changed"]);
+    let difference = "- a.com [\"empty\",{\"code\":402},false]\n+ b.com [\"spin\",{},true]\n";
+    assert_eq!(finished.out, difference);
 }
 
 /// More than any buffer in between holds.

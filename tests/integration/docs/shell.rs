@@ -63,6 +63,7 @@ impl Shell {
             .env("PATH", format!("{}:{path}", programs.display()))
             .env("MANTRID_URL", mapped(&ports, "http://localhost:8042"))
             .env_remove("MANTRID_TOKEN")
+            .env("EXAMPLES", super::page::root().join("docs/examples"))
             .env("LC_ALL", "C.UTF-8")
             .process_group(0)
             .stdin(Stdio::piped())

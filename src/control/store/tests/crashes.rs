@@ -19,8 +19,8 @@ struct Model {
 
 impl Model {
     fn of(loaded: &StoredState) -> Model {
-        let code = |rule: &Rule| match rule.action {
-            crate::table::Action::Empty(code) => code,
+        let code = |rule: &Rule| match &rule.action {
+            crate::table::Action::Empty(empty) => empty.code(),
             _ => 0,
         };
         let rules = loaded.snapshot.iter().map(|(name, rule)| (name.to_owned(), code(rule)));
@@ -38,8 +38,8 @@ impl Model {
     }
 
     fn take(&mut self, change: &Drawn) {
-        let code = |rule: &Option<Rule>| match rule.as_ref()?.action {
-            crate::table::Action::Empty(code) => Some(code),
+        let code = |rule: &Option<Rule>| match &rule.as_ref()?.action {
+            crate::table::Action::Empty(empty) => Some(empty.code()),
             _ => None,
         };
         match change {

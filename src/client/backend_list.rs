@@ -1,0 +1,110 @@
+//! `backend list`: the backends of all rules, with their health and the rules that have them.
+
+use std::collections::{BTreeMap, HashMap};
+
+use serde_json::{Map, Value, json};
+
+use super::failure::Failure;
+use super::pool::{members, normal};
+use super::print::{columns, entries, plain};
+use super::request::{Api, Ask};
+use super::{lines, print_json};
+
+/// Rules that a row names; more are counted.
+const NAMED_MAX: usize = 3;
+
+/// Rules with their weights, by backend.
+type Uses = BTreeMap<String, Vec<(String, u64)>>;
+
+/// Prints all backends, or one.
+pub async fn list(api: &Api, address: Option<&str>, json: bool) -> Result<(), Failure> {
+    let wanted = address.map(normal);
+    let table = api.fetch(Ask::get("/hostname/")).await?;
+    let mut uses = Uses::new();
+    let read = entries(&table.body, |host, rule| {
+        for (backend, weight) in members(&rule) {
+            if wanted.as_ref().is_none_or(|wanted| *wanted == normal(&backend)) {
+                uses.entry(backend).or_default().push((host.clone(), weight));
+            }
+        }
+    });
+    read.map_err(|error| table.foreign(&error))?;
+    if let (Some(address), true) = (address, uses.is_empty()) {
+        return Err(Failure::Other(format!("no rule has the backend {}", plain(address))));
+    }
+    let query = wanted
+        .map_or(String::new(), |wanted| format!("?address={}", super::request::encoded(&wanted)));
+    let known = api.fetch(Ask::get(format!("/backends/{query}"))).await?.value()?;
+    let health = Health::of(&known);
+    if json {
+        return print_json(described(&uses, &health).to_string().as_bytes());
+    }
+    let mut rows = vec![["BACKEND", "HEALTH", "OPEN", "RULES", "HOSTS"].map(str::to_owned)];
+    rows.extend(uses.iter().map(|(backend, rules)| {
+        let Shown { state, open } = health.seen(backend);
+        [plain(backend), state, open.to_string(), rules.len().to_string(), hosts(rules)]
+    }));
+    lines(columns(&rows).into_iter())?;
+    if address.is_none() {
+        return Ok(());
+    }
+    let all = uses.values().flatten();
+    lines(all.map(|(host, weight)| format!("  {} weight {weight}", plain(host))))
+}
+
+fn hosts(rules: &[(String, u64)]) -> String {
+    let shown = rules.iter().take(NAMED_MAX).map(|(host, weight)| match weight {
+        0 => format!("{} (drained)", plain(host)),
+        _ => plain(host),
+    });
+    let shown = shown.collect::<Vec<_>>().join(", ");
+    match rules.len().checked_sub(NAMED_MAX) {
+        Some(more @ 1..) => format!("{shown} and {more} more"),
+        _ => shown,
+    }
+}
+
+/// State of a backend for the list.
+struct Shown {
+    state: String,
+    open: u64,
+}
+
+/// Entries of `/backends/`, by address and by name.
+struct Health<'a>(HashMap<String, Vec<&'a Value>>);
+
+impl<'a> Health<'a> {
+    fn of(known: &'a Value) -> Health<'a> {
+        let mut by_backend: HashMap<String, Vec<&Value>> = HashMap::new();
+        for (address, entry) in known.as_object().into_iter().flatten() {
+            by_backend.entry(normal(address)).or_default().push(entry);
+            let names = entry["names"].as_array().into_iter().flatten();
+            for name in names.filter_map(Value::as_str) {
+                by_backend.entry(normal(name)).or_default().push(entry);
+            }
+        }
+        Health(by_backend)
+    }
+
+    /// The states at all addresses of a backend; one that nothing is known of counts as up.
+    fn seen(&self, backend: &str) -> Shown {
+        let found = self.0.get(&normal(backend)).map(Vec::as_slice).unwrap_or_default();
+        let mut states: Vec<&str> =
+            found.iter().filter_map(|entry| entry["state"].as_str()).collect();
+        states.sort_unstable();
+        states.dedup();
+        let open = found.iter().filter_map(|entry| entry["open_requests"].as_u64()).sum();
+        let state = if states.is_empty() { "up".to_owned() } else { plain(&states.join("/")) };
+        Shown { state, open }
+    }
+}
+
+fn described(uses: &Uses, health: &Health<'_>) -> Value {
+    let described = uses.iter().map(|(backend, rules)| {
+        let Shown { state, open } = health.seen(backend);
+        let rules: Map<String, Value> =
+            rules.iter().map(|(host, weight)| (host.clone(), json!(weight))).collect();
+        (backend.clone(), json!({ "health": state, "open_requests": open, "rules": rules }))
+    });
+    Value::Object(described.collect())
+}

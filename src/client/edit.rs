@@ -1,0 +1,39 @@
+//! Changes of what was just read: made only while the table is the one that was read, and planned
+//! anew where another change came in between.
+
+use std::time::{Duration, Instant};
+
+use hyper::StatusCode;
+
+use super::failure::{Failure, RequestError};
+use super::request::{Api, Ask, Fetched};
+
+/// A change that was planned, and the daemon's answer to it.
+pub struct Edited<T> {
+    /// Result of the last plan.
+    pub planned: T,
+    /// The answer; `None` where nothing was to be changed.
+    pub answer: Option<Fetched>,
+}
+
+/// Reads `target`, and sends the request that `plan` makes of it, if it makes one. The table's ETag
+/// changes with every change of any host, so it is tried for a while.
+pub async fn edit<T>(
+    api: &Api,
+    target: &str,
+    try_for: Duration,
+    plan: impl Fn(&Fetched) -> Result<(T, Option<Ask>), Failure>,
+) -> Result<Edited<T>, Failure> {
+    let began = Instant::now();
+    loop {
+        let found = api.fetch(Ask::get(target)).await?;
+        let (planned, ask) = plan(&found)?;
+        let Some(ask) = ask else { return Ok(Edited { planned, answer: None }) };
+        match api.fetch(Ask { if_match: found.etag, ..ask }).await {
+            Ok(answer) => return Ok(Edited { planned, answer: Some(answer) }),
+            Err(RequestError::Refused { status: StatusCode::PRECONDITION_FAILED, .. })
+                if began.elapsed() < try_for => {}
+            Err(error) => return Err(error.of_change()),
+        }
+    }
+}

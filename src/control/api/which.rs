@@ -1,0 +1,244 @@
+//! `GET /which/HOST`: the rule that a request for a host falls under, its backends with their
+//! health, and what would happen to the request now. `GET /which/?domain=HOST` is the same question
+//! of a TLS terminator that gets certificates on demand: 404 where no site has the name.
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use axum::http::StatusCode;
+use axum::http::request::Parts;
+use axum::response::Response;
+use serde_json::{Value, json};
+
+use super::super::health::{Standing, State};
+use super::super::statistics;
+use super::asker::Asker;
+use super::error::ApiError;
+use super::route::Query;
+use super::would::{self, BackendView, Situation};
+use super::{Api, tagged};
+use crate::address::Address;
+use crate::limits::ALIAS_CHAIN_MAX;
+use crate::link::{BackendCount, HostCount, KeySet, is_local};
+use crate::table::host::{self, HostError};
+use crate::table::{Action, Backend, Found, Match, Proxy, Rule, Scheme, Snapshot, Target};
+
+const SCHEMES: [(&str, Scheme); 4] =
+    [("http", Scheme::Http), ("https", Scheme::Https), ("tcp", Scheme::Tcp), ("tls", Scheme::Tls)];
+
+/// Answers for `raw`, or where that is empty for the argument `domain`.
+pub(super) fn answer(
+    api: &Api,
+    parts: &Parts,
+    asker: &Asker,
+    raw: &str,
+) -> Result<Response, ApiError> {
+    let is_terminator = raw.is_empty();
+    let known: &[&str] = if is_terminator { &["domain", "scheme"] } else { &["scheme"] };
+    let query = Query::of(parts.uri.query(), known)?;
+    let scheme = query.one_of("scheme", SCHEMES.iter().map(|(name, _)| *name))?;
+    // A certificate is for HTTPS.
+    let scheme = scheme.unwrap_or(if is_terminator { "https" } else { "http" });
+    let (_, scheme) = SCHEMES.into_iter().find(|(name, _)| *name == scheme).unwrap_or(SCHEMES[0]);
+    let raw = if is_terminator { query.get("domain").unwrap_or_default() } else { raw };
+    let host = canonical(raw).map_err(|error| refused(raw, error))?;
+    let current = api.current();
+    let found = current.table.lookup(&host, scheme);
+    check(asker, &current.table, &host, &found)?;
+    if is_terminator && !is_site(&found) {
+        let message = format!("{host}: no rule serves this name");
+        return Err(ApiError::new(StatusCode::NOT_FOUND, "no_rule", message));
+    }
+    let told = told(api, &current.table, &host, scheme, &found);
+    Ok(tagged(current.tag, format!("{told}\n")))
+}
+
+/// Brings a host that was typed or copied to the form of a request's: a port and a last dot go, and
+/// a name in Unicode becomes A-labels.
+fn canonical(raw: &str) -> Result<String, HostError> {
+    if raw.is_ascii() {
+        return host::canonical(raw.as_bytes(), &mut [0; 256]).map(str::to_owned);
+    }
+    let is_port = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit());
+    let name = raw.rsplit_once(':').filter(|(_, port)| is_port(port)).map_or(raw, |(name, _)| name);
+    host::name(name).map(String::from)
+}
+
+fn refused(raw: &str, error: HostError) -> ApiError {
+    let sentence = match raw {
+        "" => "name a host, /which/HOST, or /which/?domain=HOST",
+        raw if raw.contains("://") => "give the host alone, and its scheme as ?scheme=https",
+        _ => error.sentence(),
+    };
+    ApiError::of_host(raw, "hostname_invalid", sentence)
+}
+
+/// Checks that the client may see all that would be told: the rule may be that of a parent, or of
+/// another name.
+fn check(asker: &Asker, table: &Snapshot, host: &str, found: &Match<'_>) -> Result<(), ApiError> {
+    if asker.sees_all() {
+        return Ok(());
+    }
+    asker.grant.check_host(host)?;
+    let Match::Found(found) = found else { return Ok(()) };
+    asker.grant.check_host(found.name())?;
+    for name in aliases(table, found.name()) {
+        asker.grant.check_host(&name)?;
+    }
+    Ok(())
+}
+
+/// Whether a rule serves the name, and not one that says that nothing is there.
+fn is_site(found: &Match<'_>) -> bool {
+    let Match::Found(found) = found else { return false };
+    !matches!(found.rule.action, Action::Unknown | Action::NoHosts)
+}
+
+fn told(api: &Api, table: &Snapshot, host: &str, scheme: Scheme, found: &Match<'_>) -> Value {
+    let at = match found {
+        Match::Found(found) => Some(found),
+        Match::NoHosts | Match::Unknown => None,
+    };
+    let sums = at.map(|at| {
+        let found = api.lock_statistics().of(&KeySet::from_iter([at.key]));
+        found.into_values().next().unwrap_or_default()
+    });
+    let count = |count| sums.as_ref().map(|sums| sums.get(count));
+    let proxy = at.and_then(|at| match &at.rule.action {
+        Action::Proxy(proxy) => Some(proxy),
+        _ => None,
+    });
+    let backends = proxy.map(|proxy| backends(api, proxy)).unwrap_or_default();
+    let published = &api.sources.published;
+    let line = at.and_then(|at| published.lines.wait(&[at.key, at.rule_key, table.key(host)]));
+    let spent = at.zip(proxy.and_then(Proxy::max_requests_per_second)).and_then(|(at, rate)| {
+        api.sources.shards.together.rates.spent(at.rule_key, rate, Instant::now())
+    });
+    let would = would::would(
+        found,
+        &Situation {
+            host,
+            scheme,
+            pages: &published.pages.load(),
+            connect: published.tuning.load().timeouts.connect,
+            line,
+            spent,
+            held: count(HostCount::Held).unwrap_or(0),
+            backends: &backends,
+        },
+    );
+    let scheme = SCHEMES.iter().find(|(_, known)| *known == scheme).map(|(name, _)| *name);
+    json!({
+        "host": host,
+        "scheme": scheme,
+        "name": at.map(Found::name),
+        "alias": at.map(|at| aliases(table, at.name())).unwrap_or_default(),
+        "rule": at.map(|at| at.rule.to_json()),
+        "action": at.map(|at| at.rule.action.as_str()),
+        "backends": backends.iter().map(described).collect::<Vec<_>>(),
+        "held": count(HostCount::Held),
+        "open_requests": count(HostCount::Open),
+        "outcome": would.outcome,
+        "would": would.sentence,
+    })
+}
+
+/// Names that the alias of this name leads through, the last of them that of the rule.
+fn aliases(table: &Snapshot, name: &str) -> Vec<String> {
+    let mut chain = Vec::new();
+    let mut next = table.get(name);
+    while let Some(Rule { action: Action::Alias(target), .. }) = next
+        && chain.len() <= ALIAS_CHAIN_MAX
+    {
+        chain.push(target.to_string());
+        next = table.get(target);
+    }
+    chain
+}
+
+/// The backends of a rule, each at each of its addresses.
+fn backends(api: &Api, proxy: &Proxy) -> Vec<BackendView> {
+    let standings = api.sources.health.states().into_iter();
+    let standings: HashMap<Address, Standing> =
+        standings.map(|standing| (standing.backend, standing)).collect();
+    let counted = statistics::lock(&api.sources.statistics).backends();
+    let open: HashMap<Address, u64> = counted
+        .iter()
+        .map(|(id, sums)| (Address::from_words(*id), sums.get(BackendCount::Open)))
+        .collect();
+    let heeds_health = proxy.healthcheck() || proxy.check().is_some();
+    let own = &api.sources.published.own;
+    let mut views = Vec::new();
+    for backend in proxy.backends() {
+        let before = views.len();
+        backend.each_address(|address| {
+            let standing = standings.get(&address);
+            let state = standing.map_or(State::Up, |standing| standing.state);
+            views.push(BackendView {
+                address: Some(address.to_string()),
+                health: state.as_str(),
+                reason: standing.map(|standing| standing.reason.clone()),
+                is_own: own.has(address, is_local),
+                is_passed_over: heeds_health && state.is_bad(),
+                open_requests: open.get(&address).copied().unwrap_or(0),
+                ..without_address(backend)
+            });
+        });
+        if views.len() == before {
+            views.push(without_address(backend));
+        }
+    }
+    views
+}
+
+fn without_address(backend: &Backend) -> BackendView {
+    let reason = match backend.target() {
+        Target::Name(name) if name.is_asked() => Some("the name is not found".to_owned()),
+        _ => Some("the name is being looked up".to_owned()),
+    };
+    BackendView {
+        target: backend.to_string(),
+        address: None,
+        weight: backend.weight(),
+        health: "unknown",
+        reason,
+        is_own: false,
+        is_passed_over: false,
+        open_requests: 0,
+    }
+}
+
+fn described(backend: &BackendView) -> Value {
+    json!({
+        "backend": backend.target,
+        "address": backend.address,
+        "weight": backend.weight,
+        "health": backend.health,
+        "reason": backend.reason,
+        "open_requests": backend.open_requests,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_are_read_as_those_of_requests() {
+        for (raw, expected) in [
+            ("A.com", Some("a.com")),
+            ("a.com.:8080", Some("a.com")),
+            ("[2001:DB8:0::1]:443", Some("[2001:db8::1]")),
+            ("Bücher.Example", Some("xn--bcher-kva.example")),
+            ("bücher.example:80", Some("xn--bcher-kva.example")),
+            ("", None),
+            ("a com", None),
+            ("a.com:x", None),
+            ("https://a.com", None),
+        ] {
+            assert_eq!(canonical(raw).ok().as_deref(), expected, "{raw}");
+        }
+        let told = refused("https://a.com", HostError::BadPort).message;
+        assert!(told.contains("?scheme=https"), "{told}");
+    }
+}
