@@ -111,13 +111,13 @@ fn replied(action: &Action, has_rule: bool, now: &Situation<'_>) -> Would {
     Would::new(
         "replied",
         match action {
-            Action::Empty(code) => format!("gets the status {code} without a body"),
+            Action::Empty(empty) => format!("gets the status {} without a body", empty.code()),
             Action::Redirect(redirect) => {
                 format!("gets a redirect ({}) to {}", redirect.code(), redirect.to())
             }
-            Action::Static(name) => match now.pages.get(name) {
-                Some(found) => format!("gets the page {name} ({})", found.status()),
-                None => format!("gets the status 500: there is no page {name}"),
+            Action::Static(named) => match now.pages.get(named.page()) {
+                Some(found) => format!("gets the page {} ({})", named.page(), found.status()),
+                None => format!("gets the status 500: there is no page {}", named.page()),
             },
             Action::NoHosts => page("no-hosts", now.pages.no_hosts().status()),
             _ => page("unknown", now.pages.unknown().status()),
