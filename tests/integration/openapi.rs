@@ -98,6 +98,9 @@ fn sample(name: &str) -> &'static str {
         "fleet" => "fleet=true",
         "host" => "host=a.com&host=b.com",
         "only" => "only=change,traffic",
+        "scheme" => "scheme=tls",
+        "domain" => "domain=a.com",
+        "address" => "address=127.0.0.1:9&address=localhost:9",
         _ => panic!("no sample of {name}"),
     }
 }
@@ -159,21 +162,26 @@ impl Described {
     }
 
     fn check_operation(&self, path: &str, method: &str, operation: &Value) {
-        let target = path.replace("{host}", "a.com");
+        let parameters = operation["parameters"].as_array().into_iter().flatten();
+        let parameters: Vec<&Value> = parameters.filter(|it| it["in"] == "query").collect();
+        let named = |is_required: bool| {
+            let some = parameters.iter().filter(move |it| (it["required"] == true) == is_required);
+            some.filter_map(|it| it["name"].as_str()).map(sample)
+        };
+        let required: Vec<&str> = named(true).collect();
+        let target = format!("{}?{}", path.replace("{host}", "a.com"), required.join("&"));
         let schema =
             operation["requestBody"]["content"]["application/json"]["schema"]["$ref"].as_str();
         let body = schema.map(body_for);
         let status = self.check(method, path, &target, body.as_ref());
         let expected = if path.starts_with("/fleet/") && method == "post" { 409 } else { 200 };
         assert_eq!(status, expected, "{method} {target}");
-        let parameters = operation["parameters"].as_array().into_iter().flatten();
-        for name in parameters.filter(|it| it["in"] == "query").filter_map(|it| it["name"].as_str())
-        {
-            let target = format!("{target}?{}", sample(name));
+        for more in named(false) {
+            let target = format!("{target}&{more}");
             assert_eq!(self.check(method, path, &target, body.as_ref()), 200, "{method} {target}");
         }
         if path != "/" {
-            let target = format!("{target}?no_such=1");
+            let target = format!("{target}&no_such=1");
             let status = self.check(method, path, &target, body.as_ref());
             assert_eq!(status, 400, "{method} {target}");
         }
