@@ -392,7 +392,10 @@ fn the_client_of_an_operator_spins_flips_and_restarts() {
 #[test]
 fn in_a_fleet_the_node_that_is_asked_checks() {
     let Some(etcd) = Etcd::start(1, &[]) else { return };
-    let node = |name: &str| with_tokens(node(name, &etcd.urls()), TOKENS).management_tcp().start();
+    let node = |name: &str| {
+        let own = format!("127.0.0.1:{}", closed_port());
+        with_tokens(node(name, &etcd.urls()), TOKENS).add("bind_management", own).start()
+    };
     let [a, b] = ["a", "b"].map(node);
     let [mut alice, mut other] = [&a, &b].map(|daemon| of(daemon, "alice"));
     let both = |value: &Value| value["nodes"].as_object().is_some_and(|nodes| nodes.len() == 2);
