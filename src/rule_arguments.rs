@@ -6,7 +6,12 @@
 use std::fmt;
 use std::ops::RangeInclusive;
 
-use crate::limits::{ATTEMPTS_MAX, RULE_SECONDS_MAX};
+use crate::limits::{
+    ATTEMPTS_MAX, CHECK_INTERVAL_SECONDS_MAX, CHECK_TIMEOUT_SECONDS_MAX, RULE_SECONDS_MAX,
+};
+
+#[cfg(test)]
+mod form;
 
 /// An action with its arguments.
 pub struct ActionRow {
@@ -41,6 +46,8 @@ pub enum Takes {
     Truth,
     /// Seconds, with fractions.
     Seconds,
+    /// Seconds, with fractions, in a range of milliseconds.
+    SecondsWithin(RangeInclusive<u64>),
     /// A whole number of 32 bits that is not 0.
     Count,
     /// A whole number in a range.
@@ -49,6 +56,8 @@ pub enum Takes {
     Status(RangeInclusive<u64>),
     /// One of some words.
     OneOf(&'static [&'static str]),
+    /// One of some words, or a form of its own, described.
+    OneOfOr(&'static [&'static str], &'static str),
     /// A form of its own, described.
     Form(&'static str),
 }
@@ -58,12 +67,17 @@ impl fmt::Display for Takes {
         match self {
             Takes::Truth => f.write_str("true or false"),
             Takes::Seconds => write!(f, "seconds: a number from 0 to {RULE_SECONDS_MAX}"),
+            Takes::SecondsWithin(millis) => {
+                let [least, most] = [*millis.start(), *millis.end()].map(|ms| ms as f64 / 1000.0);
+                write!(f, "seconds: a number from {least} to {most}")
+            }
             Takes::Count => write!(f, "a whole number from 1 to {}", u32::MAX),
             Takes::Whole(range) => {
                 write!(f, "a whole number from {} to {}", range.start(), range.end())
             }
             Takes::Status(range) => write!(f, "a status from {} to {}", range.start(), range.end()),
             Takes::OneOf([first @ .., last]) => write!(f, "{} or {last}", first.join(", ")),
+            Takes::OneOfOr(words, other) => write!(f, "{}, {other}", words.join(", ")),
             Takes::OneOf([]) => f.write_str("nothing"),
             Takes::Form(text) => f.write_str(text),
         }
@@ -94,7 +108,7 @@ impl Argument {
     pub fn words(&self) -> &'static [&'static str] {
         match self.takes {
             Takes::Truth => &["true", "false"],
-            Takes::OneOf(words) => words,
+            Takes::OneOf(words) | Takes::OneOfOr(words, _) => words,
             _ => &[],
         }
     }
@@ -121,6 +135,12 @@ const fn row(
 ) -> ActionRow {
     ActionRow { name, meaning, arguments }
 }
+
+/// Backends of any form.
+const BACKENDS: Takes = Takes::Form(
+    "a list of backends, each [host, port], \"host:port\", \"[IPv6 address]:port\" or \
+     \"unix:/path\"",
+);
 
 /// Networks of clients that are served.
 const ALLOW: Argument = argument(
@@ -155,10 +175,7 @@ pub const ACTIONS: &[ActionRow] = &[
 const PROXY: &[Argument] = &[
     argument(
         "backends",
-        Takes::Form(
-            "a list of backends, each [host, port], \"host:port\", \"[IPv6 address]:port\" or \
-             \"unix:/path\"",
-        ),
+        BACKENDS,
         REQUIRED,
         "backends that requests go to, 1 to 1024; one string with commas will do. \
          `[\"2001:db8::1\", 80]` needs no brackets for IPv6. An application on this machine may \
@@ -167,6 +184,13 @@ const PROXY: &[Argument] = &[
          the last good addresses stay when a lookup fails. Of a name with several addresses \
          each request gets one by chance; where that address refuses, or says nothing for 250 \
          ms, the others are tried beside it (RFC 8305), within the same attempt",
+    ),
+    argument(
+        "backup",
+        BACKENDS,
+        "none",
+        "backends that requests go to while none of `backends` is usable, each with weight 1, \
+         [below](#backup-backends)",
     ),
     argument(
         "attempts",
@@ -178,15 +202,19 @@ const PROXY: &[Argument] = &[
     argument("delay", Takes::Seconds, "1", "the pause before another attempt"),
     argument(
         "algorithm",
-        Takes::OneOf(&["random", "round_robin", "least_connections", "source"]),
+        Takes::OneOfOr(
+            &["random", "round_robin", "least_connections", "source"],
+            "cookie:NAME or field:NAME",
+        ),
         "random",
         "how the next backend is chosen, [below](#load-balancing)",
     ),
     argument(
         "weights",
-        Takes::Form("a list of whole numbers from 0 to 65535, one for each backend, not all 0"),
+        Takes::Form("a list of whole numbers from 0 to 65535, one for each backend"),
         "1 each",
-        "shares of the requests; a backend with 0 gets none",
+        "shares of the requests. A backend with 0 is drained: it gets no new ones, and finishes \
+         what it has. If all are 0 the `backup` ones are used, and without those the reply is 503",
     ),
     argument(
         "healthcheck",
@@ -205,7 +233,46 @@ const PROXY: &[Argument] = &[
         "check",
         Takes::Form("tcp, or a path that starts with /"),
         "none",
-        "probe the backends all the time",
+        "probe the backends all the time, for this rule, [below](#when-backends-fail). Without it \
+         the other arguments of checks do nothing",
+    ),
+    argument(
+        "check_host",
+        Takes::Form("a host name or address, with or without a port"),
+        "the rule's name",
+        "`Host` of the probes. Rules with the same backend and the same `check` share its probes \
+         if this is the same, too",
+    ),
+    argument(
+        "check_status",
+        Takes::Form("statuses and ranges of statuses, from 100 to 599, as \"200-299,404\""),
+        "200-399",
+        "statuses by which a probe succeeds; a list will do, too",
+    ),
+    argument(
+        "check_interval",
+        Takes::SecondsWithin(100..=CHECK_INTERVAL_SECONDS_MAX * 1000),
+        "2",
+        "the pause between two probes of an address; a quarter of it when the state is about to \
+         change, half of it when the backend is down, at least 0.1 s each",
+    ),
+    argument(
+        "check_timeout",
+        Takes::SecondsWithin(10..=CHECK_TIMEOUT_SECONDS_MAX * 1000),
+        "`check_interval`",
+        "how long a probe may take, with its connection; by default up to 60",
+    ),
+    argument(
+        "check_fall",
+        Takes::Whole(1..=1000),
+        "3",
+        "probes in a row that must fail for the backend to go down; of the very first ones, one",
+    ),
+    argument(
+        "check_rise",
+        Takes::Whole(1..=1000),
+        "2",
+        "probes in a row that must succeed for the backend to come back",
     ),
     argument(
         "max_requests_per_second",

@@ -100,7 +100,7 @@ class Chaos:
             count += 1
             host = f"held-{count % 50}.example.com"
             up = [node for node in self.cluster.nodes if node.name not in self.down]
-            if not up or not self.change(up[0], host, ["spin", {"timeout": 60}, True], "?wait=fleet&timeout=5s"):
+            if not up or not self.change(up[0], host, ["spin", {"timeout": 300}, True], "?wait=fleet&timeout=5s"):
                 time.sleep(0.1)
                 continue
             asking = [threading.Thread(target=self.ask_held, args=[node, host]) for node in up]
@@ -112,7 +112,8 @@ class Chaos:
                 thread.join()
 
     def change(self, node, host, rule, query=""):
-        connection = http.client.HTTPConnection(node.place.host, node.port, timeout=30)
+        # A node that is cut off does not keep a flip from the others for as long as requests are held.
+        connection = http.client.HTTPConnection(node.place.host, node.port, timeout=8)
         try:
             connection.request("PUT", f"/hostname/{host}/{query}", json.dumps(rule))
             answer = connection.getresponse()
@@ -125,7 +126,7 @@ class Chaos:
 
     def ask_held(self, node, host):
         downs = self.downs.get(node.name, 0)
-        connection = http.client.HTTPConnection(node.place.host, node.client_port, timeout=90)
+        connection = http.client.HTTPConnection(node.place.host, node.client_port, timeout=330)
         try:
             connection.request("GET", "/", headers={"Host": host})
             status = connection.getresponse().status

@@ -65,6 +65,9 @@ pub enum Command {
         /// http, https, tcp or tls; by default that of the address, else http
         #[arg(long, value_name = "SCHEME", value_parser = ["http", "https", "tcp", "tls"])]
         scheme: Option<String>,
+        /// The address of a client, for rules with `allow` or `deny`
+        #[arg(long, value_name = "ADDRESS")]
+        source: Option<String>,
     },
     /// Add a backend to the rule of a host
     AddBackend(AddBackend),

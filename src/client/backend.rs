@@ -35,13 +35,13 @@ impl Backend {
         Some(Backend::Tcp(value[0].as_str()?.to_owned(), port?))
     }
 
-    /// Whether it accepts connections; with a path, whether it answers 2xx or 3xx.
-    pub async fn look(&self, path: Option<&str>) -> Result<(), String> {
+    /// Whether it accepts connections; with a check, whether it answers an expected status.
+    pub async fn look(&self, check: Option<&Check<'_>>) -> Result<(), String> {
         let text = |error: std::io::Error| error.to_string();
         match self {
             Backend::Tcp(host, port) => {
                 let stream = TcpStream::connect((&**host, *port)).await.map_err(text)?;
-                ask(stream, &self.to_string(), path).await
+                ask(stream, check).await
             }
             Backend::Unix(name) => {
                 let name = match name.strip_prefix('@') {
@@ -49,7 +49,7 @@ impl Backend {
                     None => name.clone(),
                 };
                 let stream = UnixStream::connect(name).await.map_err(text)?;
-                ask(stream, "localhost", path).await
+                ask(stream, check).await
             }
         }
     }
@@ -65,24 +65,57 @@ impl fmt::Display for Backend {
     }
 }
 
+/// Check of a rule that is a request.
+pub struct Check<'r> {
+    path: &'r str,
+    host: &'r str,
+    statuses: Vec<(u16, u16)>,
+}
+
+impl<'r> Check<'r> {
+    /// The check of the rule of this name, if it has one.
+    pub fn of(name: &'r str, arguments: &'r Value) -> Option<Check<'r>> {
+        let path = arguments["check"].as_str().filter(|check| check.starts_with('/'))?;
+        let own = name.split_once("://").map_or(name, |(_, host)| host);
+        let host = arguments["check_host"].as_str().unwrap_or(own);
+        let statuses = match &arguments["check_status"] {
+            Value::Array(items) => items.iter().map(ToString::to_string).collect(),
+            Value::Null => vec!["200-399".to_owned()],
+            one => vec![one.to_string()],
+        };
+        let statuses = statuses.iter().flat_map(|text| text.split(',')).filter_map(range);
+        Some(Check { path, host, statuses: statuses.collect() })
+    }
+
+    fn expects(&self, status: u16) -> bool {
+        self.statuses.iter().any(|(first, last)| (*first..=*last).contains(&status))
+    }
+}
+
+/// A status or a range of them, as JSON or a part of it.
+fn range(text: &str) -> Option<(u16, u16)> {
+    let text = text.trim_matches(['"', ' ']);
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    Some((first.trim().parse().ok()?, last.trim().parse().ok()?))
+}
+
 async fn ask(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    host: &str,
-    path: Option<&str>,
+    check: Option<&Check<'_>>,
 ) -> Result<(), String> {
-    let Some(path) = path else { return Ok(()) };
+    let Some(check) = check else { return Ok(()) };
     let text = |error: hyper::Error| error.to_string();
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(text)?;
     tokio::spawn(connection);
-    let request = Request::get(path)
-        .header(HOST, host)
+    let request = Request::get(check.path)
+        .header(HOST, check.host)
         .header(CONNECTION, "close")
         .body(Empty::<Bytes>::new())
         .map_err(|error| error.to_string())?;
     let status = sender.send_request(request).await.map_err(text)?.status();
-    match status.is_success() || status.is_redirection() {
+    match check.expects(status.as_u16()) {
         true => Ok(()),
-        false => Err(format!("{path} answers {status}")),
+        false => Err(format!("{} answers {status}", check.path)),
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use serde_json::{Map, Value, json};
 
 use super::failure::Failure;
-use super::pool::{members, normal};
+use super::pool::{Share, members, normal};
 use super::print::{columns, entries, plain};
 use super::request::{Api, Ask};
 use super::{lines, print_json};
@@ -13,8 +13,8 @@ use super::{lines, print_json};
 /// Rules that a row names; more are counted.
 const NAMED_MAX: usize = 3;
 
-/// Rules with their weights, by backend.
-type Uses = BTreeMap<String, Vec<(String, u64)>>;
+/// Rules with the part that the backend has in each, by backend.
+type Uses = BTreeMap<String, Vec<(String, Share)>>;
 
 /// Prints all backends, or one.
 pub async fn list(api: &Api, address: Option<&str>, json: bool) -> Result<(), Failure> {
@@ -22,9 +22,9 @@ pub async fn list(api: &Api, address: Option<&str>, json: bool) -> Result<(), Fa
     let table = api.fetch(Ask::get("/hostname/")).await?;
     let mut uses = Uses::new();
     let read = entries(&table.body, |host, rule| {
-        for (backend, weight) in members(&rule) {
+        for (backend, share) in members(&rule) {
             if wanted.as_ref().is_none_or(|wanted| *wanted == normal(&backend)) {
-                uses.entry(backend).or_default().push((host.clone(), weight));
+                uses.entry(backend).or_default().push((host.clone(), share));
             }
         }
     });
@@ -49,13 +49,17 @@ pub async fn list(api: &Api, address: Option<&str>, json: bool) -> Result<(), Fa
         return Ok(());
     }
     let all = uses.values().flatten();
-    lines(all.map(|(host, weight)| format!("  {} weight {weight}", plain(host))))
+    lines(all.map(|(host, share)| match share {
+        Share::Weight(weight) => format!("  {} weight {weight}", plain(host)),
+        Share::Backup => format!("  {} backup", plain(host)),
+    }))
 }
 
-fn hosts(rules: &[(String, u64)]) -> String {
-    let shown = rules.iter().take(NAMED_MAX).map(|(host, weight)| match weight {
-        0 => format!("{} (drained)", plain(host)),
-        _ => plain(host),
+fn hosts(rules: &[(String, Share)]) -> String {
+    let shown = rules.iter().take(NAMED_MAX).map(|(host, share)| match share {
+        Share::Weight(0) => format!("{} (drained)", plain(host)),
+        Share::Weight(_) => plain(host),
+        Share::Backup => format!("{} (backup)", plain(host)),
     });
     let shown = shown.collect::<Vec<_>>().join(", ");
     match rules.len().checked_sub(NAMED_MAX) {
@@ -102,8 +106,12 @@ impl<'a> Health<'a> {
 fn described(uses: &Uses, health: &Health<'_>) -> Value {
     let described = uses.iter().map(|(backend, rules)| {
         let Shown { state, open } = health.seen(backend);
+        let share = |share: &Share| match share {
+            Share::Weight(weight) => json!(weight),
+            Share::Backup => json!("backup"),
+        };
         let rules: Map<String, Value> =
-            rules.iter().map(|(host, weight)| (host.clone(), json!(weight))).collect();
+            rules.iter().map(|(host, of)| (host.clone(), share(of))).collect();
         (backend.clone(), json!({ "health": state, "open_requests": open, "rules": rules }))
     });
     Value::Object(described.collect())

@@ -212,7 +212,7 @@ fn number(data: &Value, name: &str) -> u64 {
 }
 
 /// Writes a time as the daemon's log does, to the second.
-fn utc(time: SystemTime) -> String {
+pub fn utc(time: SystemTime) -> String {
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
     let (days, second) = (since / 86_400, since % 86_400);
     // The civil calendar in eras of 400 years that begin on 1 March (H. Hinnant, "chrono-compatible

@@ -125,8 +125,9 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
             stats(&api()?, host.as_deref(), json).await
         }
         Command::Get { host } => get(&api()?, &named(host)?, json).await,
-        Command::Which { host, scheme } => {
-            which::which(&api()?, &named(host)?, scheme.as_deref(), json).await
+        Command::Which { host, scheme, source } => {
+            let asked = (scheme.as_deref(), source.as_deref());
+            which::which(&api()?, &named(host)?, asked, json).await
         }
         Command::AddBackend(adding) => {
             let adding = AddBackend { host: named(adding.host)?, ..adding };

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::print;
 
-/// A change of one backend.
+/// Change of one backend.
 #[derive(Clone, Debug)]
 pub enum PoolChange {
     /// A backend comes, with this weight; one that is there gets the weight, if one is given.
@@ -54,12 +54,23 @@ pub fn apply(rule: &Value, change: &PoolChange) -> Effect {
     Effect::Changed(rule)
 }
 
-/// Whether a rule sends requests to a backend, or would after a flip; with its weight.
-pub fn members(rule: &Value) -> Vec<(String, u64)> {
+/// Part that a backend has in the requests of a rule.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Share {
+    /// The weight among `backends`.
+    Weight(u64),
+    /// The backend is one of `backup`.
+    Backup,
+}
+
+/// The backends of a rule, or of the one that will stand after a flip.
+pub fn members(rule: &Value) -> Vec<(String, Share)> {
     let mut rule = rule.clone();
-    let pool = proxy_of(&mut rule).map(|arguments| Pool::read(arguments));
-    let backends = pool.map(|pool| pool.0).unwrap_or_default();
-    backends.into_iter().map(|(backend, weight)| (print::backend(&backend), weight)).collect()
+    let Some(arguments) = proxy_of(&mut rule) else { return Vec::new() };
+    let Pool { backends, backup } = Pool::read(arguments);
+    let weighed = backends.into_iter().map(|(backend, weight)| (backend, Share::Weight(weight)));
+    let spare = backup.into_iter().map(|backend| (backend, Share::Backup));
+    weighed.chain(spare).map(|(backend, share)| (print::backend(&backend), share)).collect()
 }
 
 /// The arguments of the proxy that a rule is, or keeps for a flip.
@@ -71,42 +82,57 @@ fn proxy_of(rule: &mut Value) -> Option<&mut Map<String, Value>> {
     rule.get_mut(1)?.as_object_mut()
 }
 
-/// Backends, each with its weight.
+/// Backends, each with its weight, and those of `backup`.
 #[derive(Clone, PartialEq, Debug)]
-struct Pool(Vec<(Value, u64)>);
+struct Pool {
+    backends: Vec<(Value, u64)>,
+    backup: Vec<Value>,
+}
 
 impl Pool {
     fn read(arguments: &Map<String, Value>) -> Pool {
-        let backends = arguments.get("backends").and_then(Value::as_array);
-        let weights = arguments.get("weights").and_then(Value::as_array);
+        let list = |name: &str| arguments.get(name).and_then(Value::as_array);
+        let weights = list("weights");
         let weight = |at: usize| weights.and_then(|all| all.get(at)).and_then(Value::as_u64);
-        let backends = backends.into_iter().flatten().cloned().enumerate();
-        Pool(backends.map(|(at, backend)| (backend, weight(at).unwrap_or(1))).collect())
+        let backends = list("backends").into_iter().flatten().cloned().enumerate();
+        Pool {
+            backends: backends.map(|(at, backend)| (backend, weight(at).unwrap_or(1))).collect(),
+            backup: list("backup").cloned().unwrap_or_default(),
+        }
     }
 
     fn write(self, arguments: &mut Map<String, Value>) {
-        let is_plain = self.0.iter().all(|(_, weight)| *weight == 1);
-        let (backends, weights): (Vec<Value>, Vec<u64>) = self.0.into_iter().unzip();
+        let is_plain = self.backends.iter().all(|(_, weight)| *weight == 1);
+        let (backends, weights): (Vec<Value>, Vec<u64>) = self.backends.into_iter().unzip();
         arguments.insert("backends".to_owned(), json!(backends));
         match is_plain {
             true => _ = arguments.shift_remove("weights"),
             false => _ = arguments.insert("weights".to_owned(), json!(weights)),
         }
+        match self.backup.is_empty() {
+            true => _ = arguments.shift_remove("backup"),
+            false => _ = arguments.insert("backup".to_owned(), json!(self.backup)),
+        }
     }
 
     fn has(&self, address: &str) -> bool {
-        self.0.iter().any(|(backend, _)| is_same(backend, address))
+        self.backends.iter().any(|(backend, _)| is_same(backend, address))
+    }
+
+    fn has_spare(&self, address: &str) -> bool {
+        self.backup.iter().any(|backend| is_same(backend, address))
     }
 
     /// The pool after a change, or why there is none.
     fn after(&self, change: &PoolChange) -> Result<Pool, Effect> {
         let mut after = self.clone();
-        match change {
+        let old = match change {
             PoolChange::Add { backend, weight } => {
                 let address = print::backend(backend);
                 match (self.has(&address), weight) {
                     (false, weight) => {
-                        after.0.push((backend.clone(), u64::from(weight.unwrap_or(1))));
+                        let weight = u64::from(weight.unwrap_or(1));
+                        after.backends.push((backend.clone(), weight));
                     }
                     (true, Some(weight)) => after.weigh(&address, |_| u64::from(*weight)),
                     (true, None) => {}
@@ -114,35 +140,47 @@ impl Pool {
                 return Ok(after);
             }
             PoolChange::Remove { address } => {
-                after.0.retain(|(backend, _)| !is_same(backend, address));
-                if after.0.is_empty() {
+                after.backends.retain(|(backend, _)| !is_same(backend, address));
+                after.backup.retain(|backend| !is_same(backend, address));
+                if after.backends.is_empty() {
                     return Err(Effect::Last);
                 }
+                address
             }
             PoolChange::Move { old, new } => {
-                let has_new = self.has(&print::backend(new));
-                if has_new {
-                    after.0.retain(|(backend, _)| !is_same(backend, old));
-                } else {
-                    let moved = after.0.iter_mut().filter(|(backend, _)| is_same(backend, old));
-                    moved.for_each(|(backend, _)| *backend = new.clone());
-                }
+                after.put_in_place(old, new);
+                old
             }
-            PoolChange::Drain { address } => after.weigh(address, |_| 0),
-            PoolChange::Undrain { address } => after.weigh(address, |weight| weight.max(1)),
-        }
-        let (PoolChange::Remove { address: old }
-        | PoolChange::Move { old, .. }
-        | PoolChange::Drain { address: old }
-        | PoolChange::Undrain { address: old }) = change
-        else {
-            return Ok(after);
+            PoolChange::Drain { address } => {
+                after.weigh(address, |_| 0);
+                // A spare one has no weight.
+                after.backup.retain(|backend| !is_same(backend, address));
+                address
+            }
+            PoolChange::Undrain { address } => {
+                after.weigh(address, |weight| weight.max(1));
+                address
+            }
         };
-        if self.has(old) { Ok(after) } else { Err(Effect::Absent) }
+        if self.has(old) || self.has_spare(old) { Ok(after) } else { Err(Effect::Absent) }
+    }
+
+    /// Puts a backend in the place of another; where it is there already, that one only goes.
+    fn put_in_place(&mut self, old: &str, new: &Value) {
+        let address = print::backend(new);
+        let is_old = |backend: &Value| is_same(backend, old);
+        if self.has(&address) {
+            self.backends.retain(|(backend, _)| !is_old(backend));
+        }
+        if self.has_spare(&address) {
+            self.backup.retain(|backend| !is_old(backend));
+        }
+        let all = self.backends.iter_mut().map(|(backend, _)| backend).chain(&mut self.backup);
+        all.filter(|backend| is_old(backend)).for_each(|backend| *backend = new.clone());
     }
 
     fn weigh(&mut self, address: &str, weight: impl Fn(u64) -> u64) {
-        let found = self.0.iter_mut().filter(|(backend, _)| is_same(backend, address));
+        let found = self.backends.iter_mut().filter(|(backend, _)| is_same(backend, address));
         found.for_each(|(_, old)| *old = weight(*old));
     }
 }
@@ -277,7 +315,34 @@ mod tests {
         let held = |then: Value| json!(["spin", {"then": then, "timeout": 3}, true]);
         let change = PoolChange::Move { old: address("a:1"), new: json!(["b", 1]) };
         assert_eq!(apply(&held(then("a")), &change), Effect::Changed(held(then("b"))));
-        assert_eq!(members(&held(then("a"))), [("a:1".to_owned(), 1)]);
+        assert_eq!(members(&held(then("a"))), [("a:1".to_owned(), Share::Weight(1))]);
+    }
+
+    #[test]
+    fn spare_backends_are_changed_as_well() {
+        let spare = |backends: Value, backup: Value| json!(["proxy", {"backends": backends, "backup": backup}, true]);
+        let given = spare(json!([["a", 1]]), json!([["b", 1], ["c", 1]]));
+        let changed = |change: PoolChange| apply(&given, &change);
+        let moved = spare(json!([["a", 1]]), json!([["d", 1], ["c", 1]]));
+        assert_eq!(
+            changed(PoolChange::Move { old: address("b:1"), new: json!(["d", 1]) }),
+            Effect::Changed(moved)
+        );
+        let left = spare(json!([["a", 1]]), json!([["c", 1]]));
+        for change in [
+            PoolChange::Remove { address: address("b:1") },
+            PoolChange::Drain { address: address("b:1") },
+        ] {
+            assert_eq!(changed(change), Effect::Changed(left.clone()));
+        }
+        assert_eq!(changed(PoolChange::Remove { address: address("a:1") }), Effect::Last);
+        let last = spare(json!([["a", 1]]), json!([["c", 1]]));
+        assert_eq!(
+            apply(&last, &PoolChange::Remove { address: address("c:1") }),
+            Effect::Changed(json!(["proxy", {"backends": [["a", 1]]}, true]))
+        );
+        let shares: Vec<Share> = members(&given).into_iter().map(|(_, share)| share).collect();
+        assert_eq!(shares, [Share::Weight(1), Share::Backup, Share::Backup]);
     }
 
     #[test]

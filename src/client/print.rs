@@ -108,10 +108,11 @@ fn text(value: &Value) -> String {
 
 /// The value of an argument in one word.
 pub fn value(name: &str, value: &Value) -> String {
-    if name == "backends" { backends(value) } else { text(value) }
+    if matches!(name, "backends" | "backup") { backends(value) } else { text(value) }
 }
 
-fn backends(value: &Value) -> String {
+/// Backends of a rule, with a comma between them.
+pub fn backends(value: &Value) -> String {
     match value {
         Value::Array(items) => items.iter().map(backend).collect::<Vec<_>>().join(","),
         other => text(other),

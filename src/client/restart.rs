@@ -19,7 +19,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::arguments::Restart;
-use super::backend::Backend;
+use super::backend::{Backend, Check};
 use super::change::duration;
 use super::failure::{Failure, say};
 use super::print::plain;
@@ -74,7 +74,7 @@ pub async fn restart(api: &Api, restart: &Restart, json: bool) -> Result<(), Fai
         ));
     }
     let outcome = match run(&restart.command, &mut signals).await {
-        Ok(()) => answers(&old, ready, &mut signals).await,
+        Ok(()) => answers(host, &old, ready, &mut signals).await,
         Err(failed) => Err(failed),
     };
     match outcome {
@@ -262,14 +262,19 @@ fn wait(mut child: Child) -> std::io::Result<ExitStatus> {
 }
 
 /// Waits until a backend of the rule answers.
-async fn answers(rule: &Value, most: Duration, signals: &mut EndSignals) -> Result<(), Failed> {
+async fn answers(
+    name: &str,
+    rule: &Value,
+    most: Duration,
+    signals: &mut EndSignals,
+) -> Result<(), Failed> {
     let until = Instant::now() + most;
-    let path = rule[1]["check"].as_str().filter(|check| check.starts_with('/'));
+    let check = Check::of(name, &rule[1]);
     let backends = Backend::all_of(rule);
     loop {
         let mut why = String::new();
         for backend in &backends {
-            let look = timeout(LOOK_TIME, backend.look(path));
+            let look = timeout(LOOK_TIME, backend.look(check.as_ref()));
             match look.await.unwrap_or_else(|_| Err("no answer in time".to_owned())) {
                 Ok(()) => return Ok(()),
                 Err(error) => why = format!("{}: {error}", plain(&backend.to_string())),

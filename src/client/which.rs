@@ -20,12 +20,20 @@ const PASTED: &[(&str, &str)] = &[
 ];
 
 /// Asks, and prints the answer.
-pub async fn which(api: &Api, host: &str, scheme: Option<&str>, json: bool) -> Result<(), Failure> {
+pub async fn which(
+    api: &Api,
+    host: &str,
+    (scheme, source): (Option<&str>, Option<&str>),
+    json: bool,
+) -> Result<(), Failure> {
     let (pasted, host) = taken_apart(host);
     if host.is_empty() {
         return Err(Failure::AsBefore(super::set::NO_HOST.to_owned()));
     }
-    let query = scheme.or(pasted).map_or(String::new(), |scheme| format!("?scheme={scheme}"));
+    let given = [("scheme", scheme.or(pasted)), ("source", source)].into_iter();
+    let given = given.filter_map(|(name, value)| Some(format!("{name}={}", encoded(value?))));
+    let query = given.collect::<Vec<_>>().join("&");
+    let query = if query.is_empty() { query } else { format!("?{query}") };
     let answer = api.fetch(Ask::get(format!("/which/{}{query}", encoded(host)))).await?;
     if json {
         return print_json(&answer.body);

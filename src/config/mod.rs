@@ -282,8 +282,8 @@ impl Config {
     ) -> Result<Config, Vec<ConfigError>> {
         let mut problems = Vec::new();
         let settings = parse::settings(file, overrides, &mut problems);
-        let mut config = Config::default();
-        config.written = Written(parse::written(&settings));
+        let written = Written(parse::written(&settings));
+        let mut config = Config { written, ..Config::default() };
         for key in KEYS {
             parse::apply(key, &settings, &mut config, &mut problems);
         }

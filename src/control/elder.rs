@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 
-use super::health::{Standing, State};
+use super::health::{Known, State};
 use super::{Control, Handle, statistics};
 use crate::address::Address;
 use crate::link::{ControlEnd, Drain};
@@ -106,10 +106,11 @@ impl Handle {
             names.insert(name.host.to_string(), addresses.collect());
         }
         drop(all);
-        let health = self.health.states().into_iter().map(|known| {
+        let health = self.health.known().into_iter().map(|known| {
             let since = known.since.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
             json!({
                 "backend": known.backend.to_string(),
+                "check": known.check,
                 "state": known.state.as_str(),
                 "reason": known.reason,
                 "since": since.as_secs_f64(),
@@ -224,8 +225,9 @@ impl Control {
         let health = memory["health"].as_array().into_iter().flatten();
         let health = health.filter_map(|known| {
             let since = Duration::try_from_secs_f64(known["since"].as_f64()?).ok()?;
-            Some(Standing {
+            Some(Known {
                 backend: known["backend"].as_str()?.parse().ok()?,
+                check: known["check"].as_str().map(str::to_owned),
                 state: State::parse(known["state"].as_str()?)?,
                 reason: known["reason"].as_str().unwrap_or_default().to_owned(),
                 since: SystemTime::UNIX_EPOCH.checked_add(since)?,

@@ -18,8 +18,8 @@ use crate::table::Rule;
 pub(super) enum Event {
     /// The table was changed.
     Change(Arc<str>),
-    /// A backend came or went.
-    Health(Arc<str>),
+    /// A backend came or went, at this time.
+    Health(f64, Arc<HealthChange>),
     /// News of a host, by the name of their kind: `held`, `idle` or `wake`.
     Other(&'static str, Arc<str>),
     /// A second has passed.
@@ -96,14 +96,21 @@ pub(super) fn change_event(happened: &Happened) -> Event {
 
 /// The event of a backend that came or went.
 pub(super) fn health_event(change: &HealthChange) -> Event {
-    let HealthChange { backend, state, reason } = change;
-    let told = json!({
-        "time": unix_time(),
-        "backend": backend.to_string(),
-        "state": state.as_str(),
-        "reason": reason,
+    Event::Health(unix_time(), Arc::new(change.clone()))
+}
+
+/// Writes the data of an event of health.
+pub(super) fn health_data(time: f64, change: &HealthChange) -> String {
+    let mut told = json!({
+        "time": time,
+        "backend": change.backend.to_string(),
+        "state": change.state.as_str(),
+        "reason": change.explained(),
     });
-    Event::Health(told.to_string().into())
+    if let (Some(object), Some(of)) = (told.as_object_mut(), &change.check) {
+        object.extend(of.describe());
+    }
+    told.to_string()
 }
 
 /// Seconds since 1970, to the millisecond.

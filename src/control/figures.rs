@@ -18,6 +18,13 @@ pub(super) struct Figures {
 }
 
 impl Figures {
+    /// Begins with the configuration of the start, which is in force.
+    pub(super) fn begun() -> Figures {
+        let figures = Figures::default();
+        figures.reload.note(true);
+        figures
+    }
+
     pub(super) fn set_files(&self, journal_bytes: u64, rules_rejected: usize) {
         self.journal_bytes.store(journal_bytes, Ordering::Relaxed);
         self.rules_rejected.store(rules_rejected as u64, Ordering::Relaxed);

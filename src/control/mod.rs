@@ -303,22 +303,15 @@ impl Control {
         let fleet = of_fleet.as_ref().map(|of| of.fleet.clone());
         let health = Health::new(&table);
         let resolver = Resolver::new(names.clone(), access.lookups_max);
-        let prober = Prober::new(
-            health.clone(),
-            shards.clone(),
-            published.clone(),
-            access.probes_max,
-            resolver.lookups(),
-        );
-        let prober = prober.map_err(|error| format!("can't hear of failed backends: {error}"))?;
+        let parts = (health.clone(), shards.clone(), published.clone());
+        let prober = prober(parts, access.probes_max, &resolver)?;
         let held = Held::new(bounds(access.held_max), published.clone(), shards.clone());
         let scheduler = HoldScheduler::new(held.clone())
             .map_err(|error| format!("can't hear of held requests: {error}"))?;
         let (happened, happenings) = mpsc::unbounded_channel();
         let told = WakeMemory::default();
         let trouble = Arc::new(ArcSwapOption::from(store.trouble().map(Arc::new)));
-        let figures = Arc::new(Figures::default());
-        figures.reload.note(true);
+        let figures = Arc::new(Figures::begun());
         let writer = Writer::start(Wiring {
             store,
             figures: figures.clone(),
@@ -340,12 +333,12 @@ impl Control {
                 names,
                 lookups: resolver.lookups(),
                 statistics: statistics.clone(),
+                held: held.clone(),
                 shards: shards.clone(),
                 events: events.clone(),
                 health: health.clone(),
                 trouble,
                 published: published.clone(),
-                held: held.clone(),
                 figures,
             },
             access.tokens,
@@ -431,7 +424,8 @@ impl Control {
             never = beat.of(Part::Probes, self.prober.run(|change| {
                 events.tell(health_event(change));
                 if !change.state.is_bad() {
-                    self.held.reached(change.backend);
+                    let check = change.check.as_ref().map(|of| of.check.id());
+                    self.held.reached(change.backend, check);
                 }
             })) => never,
             never = beat.of(Part::Held, self.scheduler.run(
@@ -456,6 +450,15 @@ impl Control {
         }
         self.writer.finish().await;
     }
+}
+
+fn prober(
+    (health, shards, published): (Health, ControlEnd, Arc<Published>),
+    probes_max: usize,
+    resolver: &Resolver,
+) -> Result<Prober, String> {
+    let prober = Prober::new(health, shards, published, probes_max, resolver.lookups());
+    prober.map_err(|error| format!("can't hear of failed backends: {error}"))
 }
 
 fn fleet_tasks(

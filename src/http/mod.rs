@@ -13,6 +13,7 @@
 //! Pure: no I/O, no clock, no threads; nothing is allocated but the growth of an output buffer
 //! that the caller uses again.
 
+mod affinity;
 mod chunked;
 mod client_field;
 mod date;

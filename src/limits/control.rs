@@ -109,20 +109,23 @@ pub const EVENT_HOSTS_MAX: usize = 500;
 pub const BUSIEST_MAX: usize = 1000;
 /// Busiest hosts and backends with series of their own in the metrics.
 pub const METRIC_HOSTS: usize = 100;
-/// How often a backend with a `check` is probed (HAProxy's `inter`).
-pub const CHECK_EVERY: Duration = Duration::from_secs(2);
-/// Probe interval while the backend is about to go down or come back (`fastinter`).
-pub const CHECK_SOON: Duration = Duration::from_millis(500);
-/// Probe interval while the backend is down (`downinter`), and for an ejected one.
-pub const CHECK_DOWN: Duration = Duration::from_secs(1);
-/// Probes in a row that must fail for a backend to go down (`fall`).
-pub const CHECK_FALL: u32 = 3;
-/// Probes in a row that must succeed for a backend to come back (`rise`).
-pub const CHECK_RISE: u32 = 2;
-/// Timeout for the response to a probe.
+/// Shortest pause between two probes of a check whose interval is not shorter itself.
+pub const CHECK_PAUSE_MIN: Duration = Duration::from_millis(100);
+/// Pause between two probes of an ejected backend.
+pub const EJECTED_EVERY: Duration = Duration::from_secs(1);
+/// Timeout for a probe of an ejected backend.
 pub const PROBE_TIME: Duration = Duration::from_secs(2);
 /// Pause before a Unix socket is probed again whose queue of connections is full.
 pub const PROBE_AGAIN: Duration = Duration::from_millis(50);
+/// Probes of one address per second, of all its checks together: each rule may have a check of its
+/// own, and ten thousand rules may share a server. Where more are due, the intervals stretch.
+pub const ADDRESS_PROBES_PER_SECOND: u32 = 100;
+/// Rules that a reason names; the rest are counted.
+pub const RULES_TOLD_MAX: usize = 3;
+/// Rules that are listed with a check.
+pub const RULES_LISTED_MAX: usize = 20;
+/// Checks that are listed with a backend; those that fail come first.
+pub const CHECKS_LISTED_MAX: usize = 20;
 /// How long a connection must stay open for a probe that sends nothing to call it accepted.
 pub const PROBE_QUIET: Duration = Duration::from_millis(100);
 /// Probes begun in a tenth of a second: a few percent of a CPU. Where more are due they wait, so
@@ -212,3 +215,8 @@ pub(super) const PROBES_AT_ONCE_MAX: u64 = 256;
 pub const MANAGEMENT_PROGRESS: usize = 16 * 1024;
 /// Bytes that the kernel keeps for a management client beside those on their way.
 pub const MANAGEMENT_UNSENT: u32 = 64 * 1024;
+
+/// Held requests that `/held/` lists where no `limit` is given.
+pub const HELD_LISTED: usize = 100;
+/// Most held requests that `/held/` lists.
+pub const HELD_LISTED_MAX: usize = 10_000;

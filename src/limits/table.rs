@@ -17,3 +17,9 @@ pub const RULE_SECONDS_MAX: u64 = 31 * 24 * 3600;
 pub const RULE_TEXT_BYTES_MAX: usize = 2048;
 /// Longest name of a page, bytes.
 pub const PAGE_NAME_BYTES_MAX: usize = 100;
+/// Most statuses and ranges of one `check_status`.
+pub const CHECK_STATUSES_MAX: usize = 100;
+/// Longest interval of a check, seconds: a day.
+pub const CHECK_INTERVAL_SECONDS_MAX: u64 = 86_400;
+/// Longest timeout of a check, seconds: a probe that waits takes room from others.
+pub const CHECK_TIMEOUT_SECONDS_MAX: u64 = 60;

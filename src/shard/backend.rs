@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::hash::BuildHasher;
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -74,6 +75,9 @@ pub(super) async fn acquire(
         return Ok(lease);
     }
     if first.is_none() {
+        if asking.proxy.is_drained() {
+            return Err(Ending::Drained);
+        }
         doubt_unknown(shard, asking.proxy);
     }
     let (unlimited, own) = match asking.proxy.max_connections() {
@@ -153,7 +157,7 @@ async fn attempt_one(
     deadline: &Deadline,
 ) -> Result<Lease, Ending> {
     let proxy = asking.proxy;
-    match proxy.backends()[index].target() {
+    match proxy.backend(index).target() {
         // A connection that is the client's own is open: it has no other address to be raced with.
         Target::Name(name) if own.is_none() => {
             let result = open_any(shard, asking, client, first, name).await;
@@ -188,7 +192,7 @@ fn doubt(shard: &Shard, name: &Arc<Name>) {
 
 /// Has names looked up again that have no address at all.
 fn doubt_unknown(shard: &Shard, proxy: &Proxy) {
-    for backend in proxy.backends() {
+    for backend in proxy.all_backends() {
         if let Target::Name(name) = backend.target()
             && name.addresses().is_empty()
         {
@@ -410,7 +414,7 @@ async fn introduce(
 
 /// Finds the one of a rule's backends that has this address.
 pub(super) fn backend_at(proxy: &Proxy, address: Address) -> Option<usize> {
-    proxy.backends().iter().position(|backend| match backend.target() {
+    proxy.all_backends().position(|backend| match backend.target() {
         Target::Address(other) => other == address,
         Target::Name(name) => address.ip().is_some_and(|ip| name.addresses().contains(&ip)),
     })
@@ -423,28 +427,38 @@ fn proxy_is_down(shard: &Shard, proxy: &Proxy) -> bool {
     if down.is_empty() || proxy.hold().is_zero() {
         return false;
     }
-    proxy.backends().iter().all(|backend| match backend.target() {
+    let is_down = |address: Address| {
+        down.is_ejected(address)
+            || proxy.check().is_some_and(|check| down.is_failing(address, check.id()))
+    };
+    let mut open = proxy.all_backends().filter(|backend| backend.weight() != 0);
+    open.all(|backend| match backend.target() {
         // A rule that leads here is not one whose backend may come back.
-        Target::Address(address) => down.contains(address) && !shard.is_own(address),
-        Target::Name(name) => {
-            name.addresses().iter().all(|address| down.contains((*address).into()))
-        }
+        Target::Address(address) => is_down(address) && !shard.is_own(address),
+        Target::Name(name) => name.addresses().iter().all(|address| is_down((*address).into())),
     })
 }
 
 /// The rule's next backend. Those tried, those that just refused and those that are down are passed
-/// over while there are others.
+/// over while there are others, also those of `backup`.
 fn pick(shard: &Shard, asking: Asking<'_>, tried: &[usize]) -> Option<(usize, Address)> {
     let Asking { proxy, ticket, client: Client { peer, .. }, .. } = asking;
-    let backends = proxy.backends();
-    let address = |index: usize| match backends[index].target() {
+    let (backends, backup) = (proxy.backends(), proxy.backup());
+    let address = |index: usize| match proxy.backend(index).target() {
         Target::Address(address) => Some(address),
         Target::Name(name) => one_of(shard, proxy, &name.addresses()),
     };
-    if backends.len() == 1 && backends[0].weight() != 0 {
+    if backends.len() == 1 && backends[0].weight() != 0 && backup.is_empty() {
         return Some((0, address(0)?));
     }
-    let turn = match proxy.algorithm() {
+    let (algorithm, affinity) = match proxy.algorithm() {
+        given @ (Algorithm::Cookie | Algorithm::Field) => match shard.affinity_of(ticket) {
+            Some(affinity) => (given, Some(affinity)),
+            None => (Algorithm::Random, None),
+        },
+        given => (given, None),
+    };
+    let turn = match algorithm {
         // Another attempt of a request is no turn of its own.
         Algorithm::RoundRobin if tried.is_empty() && !asking.is_repeated() => {
             shard.turn(shard.rule_of(ticket), Turn::next)
@@ -452,16 +466,21 @@ fn pick(shard: &Shard, asking: Asking<'_>, tried: &[usize]) -> Option<(usize, Ad
         Algorithm::RoundRobin => shard.turn(shard.rule_of(ticket), Turn::current),
         _ => 0,
     };
-    let draw =
-        Draw { random: shard.random(), turn, source: SourceHash::with_seed(0).hash_one(peer) };
+    let own = || SourceHash::with_seed(0).hash_one(peer);
+    let source = affinity.map_or_else(own, NonZeroU64::get);
+    let draw = Draw { random: shard.random(), turn, source };
     let open = |index| address(index).map_or(0, |address| shard.pool.busy(address));
     let usable = |index| {
         !tried.contains(&index)
             && address(index)
                 .is_some_and(|address| !shard.passes_over(proxy, address) && !shard.is_own(address))
     };
-    choose(proxy, draw, open, usable)
-        .or_else(|| choose(proxy, draw, open, |index| address(index).is_some()))
+    let (main, spare) = ((algorithm, backends), (algorithm, backup));
+    let at = backends.len();
+    choose(main, draw, open, usable)
+        .or_else(|| Some(at + choose(spare, draw, |it| open(at + it), |it| usable(at + it))?))
+        .or_else(|| choose(main, draw, open, |index| address(index).is_some()))
+        .or_else(|| Some(at + choose(spare, draw, |_| 0, |it| address(at + it).is_some())?))
         .and_then(|index| Some((index, address(index)?)))
 }
 

@@ -250,6 +250,9 @@ impl Connection {
                 ticket => shard.reroute(ticket, keys),
             }
         }
+        if let Plan::Proxy { affinity: Some(affinity), .. } = &plan {
+            shard.note_affinity(*ticket, *affinity);
+        }
         match &plan {
             Plan::Hold { .. } => return plan,
             Plan::Proxy { proxy, .. } if !proxy.hold().is_zero() => {

@@ -97,6 +97,8 @@ endings! {
     NoBackend(Option<Unreached>), "no_backend", Some(502), Backend,
         Some(Failure::Unreachable(None)),
         "No backend could be reached; `reason` says what became of the last attempt.";
+    Drained, "drained", Some(503), Mantrid, None,
+        "The weight of each of the rule's backends is 0.";
     Loop, "loop", Some(508), Mantrid, None,
         "The request came through this proxy before.";
     OwnAddress, "loop", Some(502), Mantrid, None,

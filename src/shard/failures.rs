@@ -49,15 +49,16 @@ impl Failures {
 }
 
 impl Shard {
-    /// Whether a backend is down, ejected, or refused a moment ago, as far as the rule cares.
+    /// Whether the rule's check of a backend fails, or the rule heeds failed requests and it was
+    /// ejected, or refused a moment ago.
     pub(super) fn passes_over(&self, proxy: &Proxy, address: Address) -> bool {
         let down = &self.published().down;
         if down.is_empty() && self.failures.is_empty() {
             return false;
         }
-        let watched = proxy.healthcheck();
-        ((watched || proxy.check().is_some()) && down.contains(address))
-            || (watched && self.failures.has_refused(self.ring.now(), address))
+        (proxy.healthcheck()
+            && (down.is_ejected(address) || self.failures.has_refused(self.ring.now(), address)))
+            || proxy.check().is_some_and(|check| down.is_failing(address, check.id()))
     }
 
     /// A request of a rule with `healthcheck` failed at a backend.
@@ -69,7 +70,7 @@ impl Shard {
         }
         let unknown = Failing { count: 0, at: now, refused_until: None, is_told: false };
         let failing = by_address.entry(address).or_insert(unknown);
-        if failing.is_told && !self.published().down.contains(address) {
+        if failing.is_told && !self.published().down.is_ejected(address) {
             // Control has found it well again meanwhile: this is the first failure since.
             (failing.count, failing.is_told) = (0, false);
         }

@@ -1,17 +1,26 @@
 //! The plan for a request: parse its head, find its rule, and write the head that goes on, or our
 //! own answer. Synchronous and without allocation: the head is read where it arrived.
 
+use std::num::NonZeroU64;
+
 use super::ending::Ending;
 use super::hold::{Hold, Waited};
 use super::request::{Client, Keys, Request};
 use super::route::{self, Route};
 use super::{Shard, Table};
 use crate::http::{self, ReplyTo, RequestForward, RequestHead, Target};
-use crate::table::{Action, Proxy, Scheme, host};
+use crate::table::{self, Action, Algorithm, Proxy, Scheme, host};
 
 pub(super) enum Plan<'t> {
-    /// Pass it on. `head` is what the backend gets.
-    Proxy { proxy: &'t Proxy, keys: Keys, request: Request, head: Vec<u8> },
+    /// Pass it on. `head` is what the backend gets; `affinity` the hash of the cookie or field that
+    /// decides on the backend, of a rule that goes by one.
+    Proxy {
+        proxy: &'t Proxy,
+        keys: Keys,
+        request: Request,
+        head: Vec<u8>,
+        affinity: Option<NonZeroU64>,
+    },
     /// Keep it until the table says otherwise.
     Hold { keys: Keys, request: Request, hold: Box<Hold> },
     /// Answer it here. `close` is what the answer says.
@@ -98,6 +107,7 @@ pub(super) fn plan<'t>(
             return Plan::Reply { keys, request, answer, close, ending: Ending::Local };
         }
     };
+    let affinity = affinity(proxy, &head);
     let forward = RequestForward {
         client: client.peer,
         trusted: client.trusted,
@@ -110,7 +120,17 @@ pub(super) fn plan<'t>(
     if !proxy.keep_alive() && !head.upgrade {
         http::say_close(&mut out);
     }
-    Plan::Proxy { proxy, keys, request, head: out }
+    Plan::Proxy { proxy, keys, request, head: out, affinity }
+}
+
+/// Hash of the cookie or field by which the rule chooses a backend; `None`: there is none.
+fn affinity(proxy: &Proxy, head: &RequestHead<'_, '_>) -> Option<NonZeroU64> {
+    let name = proxy.affinity()?;
+    let value = match proxy.algorithm() {
+        Algorithm::Cookie => head.cookie(name),
+        _ => head.field(name),
+    };
+    value.map(table::affinity)
 }
 
 /// Takes the client that a field of the request names, if it names one.

@@ -3,6 +3,7 @@
 //! question that control may ask about them: whether a backend that was removed has any left.
 
 use std::cell::{Cell, RefCell};
+use std::num::NonZeroU64;
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
@@ -38,6 +39,8 @@ pub(super) struct Live {
     pub(super) ending: Ending,
     /// Line of the access log.
     pub(super) record: Option<Box<Record>>,
+    /// Hash of the cookie or field that decides on the backend, of a rule that goes by one.
+    affinity: Option<NonZeroU64>,
 }
 
 /// All requests under way on a shard, and the slots of their hosts.
@@ -162,6 +165,7 @@ impl Shard {
             status: 0,
             ending: Ending::Complete,
             record,
+            affinity: None,
         };
         RequestTicket::of(self.tallies.live.borrow_mut().insert(live))
     }
@@ -189,6 +193,7 @@ impl Shard {
             before = Some((live.rule, live.host));
             live.host = host;
             live.rule = keys.rule;
+            live.affinity = None;
             live.is_unknown = keys.is_unknown;
             live.table = self.generation.get();
             live.backend = None;
@@ -306,6 +311,15 @@ impl Shard {
     /// The key of the rule that a request falls under.
     pub(super) fn rule_of(&self, ticket: RequestTicket) -> u64 {
         self.tallies.live.borrow().get(ticket.index()).map_or(self.unknown, |live| live.rule)
+    }
+
+    /// Notes the hash of the cookie or field that decides on a request's backend.
+    pub(super) fn note_affinity(&self, ticket: RequestTicket, affinity: NonZeroU64) {
+        self.with_live(ticket, |live| live.affinity = Some(affinity));
+    }
+
+    pub(super) fn affinity_of(&self, ticket: RequestTicket) -> Option<NonZeroU64> {
+        self.tallies.live.borrow().get(ticket.index()).and_then(|live| live.affinity)
     }
 
     fn host_slot(&self, ticket: RequestTicket) -> Option<&Slot> {

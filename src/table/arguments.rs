@@ -24,6 +24,8 @@ pub(super) fn problem(code: impl Into<String>, sentence: impl Into<String>) -> P
 
 /// The arguments of one rule, whose names are known to be allowed.
 pub(super) struct Arguments<'a> {
+    /// The name of the rule, as it was given.
+    pub rule: &'a str,
     pub row: &'static ActionRow,
     pub given: &'a Map<String, Value>,
 }
@@ -83,6 +85,17 @@ impl Arguments<'_> {
 
     pub(super) fn seconds(&self, name: &str) -> Result<Option<Duration>, Problem> {
         self.optional(name, seconds)
+    }
+
+    /// Seconds in the range that the table gives.
+    pub(super) fn seconds_within(&self, name: &str) -> Result<Option<Duration>, Problem> {
+        self.optional(name, |value| match &self.find(name).takes {
+            Takes::SecondsWithin(millis) => {
+                let [least, most] = [*millis.start(), *millis.end()].map(Duration::from_millis);
+                seconds(value).filter(|given| (least..=most).contains(given))
+            }
+            _ => None,
+        })
     }
 
     pub(super) fn truth(&self, name: &str) -> Result<Option<bool>, Problem> {
@@ -155,6 +168,12 @@ pub(super) fn text(value: &Value) -> Option<&str> {
     })
 }
 
+/// A token (RFC 9110 §5.6.2), as names of fields and cookies are.
+pub(super) fn is_token(name: &str) -> bool {
+    let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    !name.is_empty() && name.bytes().all(is_part)
+}
+
 /// No separators, and no dot in front: a page's name becomes a file's.
 pub(super) fn is_page_name(name: &str) -> bool {
     (1..=PAGE_NAME_BYTES_MAX).contains(&name.len())
@@ -176,6 +195,13 @@ pub(super) fn shorten(text: &str) -> String {
 
 pub(super) fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
     names.collect::<Vec<_>>().join(", ")
+}
+
+/// Writes an argument that was given.
+pub(super) fn put(arguments: &mut Map<String, Value>, name: &str, value: Option<impl Into<Value>>) {
+    if let Some(value) = value {
+        arguments.insert(name.to_owned(), value.into());
+    }
 }
 
 /// Writes the form that [`seconds`] reads back.

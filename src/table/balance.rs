@@ -1,7 +1,9 @@
 //! Choice of the backend for a request: pure, as weights, counters and chance are arguments.
 
+use std::num::NonZeroU64;
+
 use super::backend::{Backend, Target};
-use super::rule::{Algorithm, Proxy};
+use super::rule::Algorithm;
 use crate::address::Address;
 
 /// Inputs of a choice besides the rule and the state of its backends.
@@ -11,30 +13,31 @@ pub struct Draw {
     pub random: u64,
     /// How many requests this rule had, from any start: the turn for `round_robin`.
     pub turn: u64,
-    /// A hash of the client's address, for `source`.
+    /// A hash of the client's address, for `source`, or of the value that stands for the client.
     pub source: u64,
 }
 
-/// The backend for one attempt, as an index into [`Proxy::backends`]; `None` if none is usable.
+/// The backend for one attempt, as an index into `backends`; `None` if none is usable.
 ///
 /// `open(i)` is the number of requests in flight to backend `i`; `usable(i)` is false for one that
 /// is ejected, full, or was tried already. A backend of weight 0 is never chosen.
 pub fn choose(
-    proxy: &Proxy,
+    (algorithm, backends): (Algorithm, &[Backend]),
     draw: Draw,
     open: impl Fn(usize) -> u32,
     usable: impl Fn(usize) -> bool,
 ) -> Option<usize> {
-    let backends = proxy.backends();
     if let [one] = backends {
         return (one.weight() != 0 && usable(0)).then_some(0);
     }
     let share = |index: usize| if usable(index) { backends[index].weight() } else { 0 };
-    match proxy.algorithm() {
+    match algorithm {
         Algorithm::Random => choose_by_chance(backends.len(), share, draw.random),
         Algorithm::RoundRobin => in_turn(backends.len(), share, draw.turn),
         Algorithm::LeastConnections => least_open(backends.len(), share, open, draw.random),
-        Algorithm::Source => choose_by_source(backends, share, draw.source),
+        Algorithm::Source | Algorithm::Cookie | Algorithm::Field => {
+            choose_by_source(backends, share, draw.source)
+        }
     }
 }
 
@@ -148,15 +151,23 @@ fn identity(backend: &Backend) -> u64 {
             let bits = v6.ip().to_bits();
             mix((bits >> 64) as u64 ^ mix(bits as u64 ^ mix(u64::from(v6.port()))))
         }
-        Target::Address(Address::Unix(_)) => mix(hash(backend.path().unwrap_or_default())),
-        Target::Name(name) => mix(hash(&name.host) ^ mix(u64::from(name.port))),
+        Target::Address(Address::Unix(_)) => {
+            mix(fnv(backend.path().unwrap_or_default().as_bytes()))
+        }
+        Target::Name(name) => mix(fnv(name.host.as_bytes()) ^ mix(u64::from(name.port))),
     }
 }
 
+/// Hash of a value that stands for a client, in place of its address: the same on every shard, and
+/// in every process.
+pub fn affinity(value: &[u8]) -> NonZeroU64 {
+    NonZeroU64::new(mix(fnv(value))).unwrap_or(NonZeroU64::MIN)
+}
+
 /// FNV-1a, since a library's hash may change with its version, and all clients with it.
-fn hash(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+fn fnv(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
     })
 }
 
@@ -172,7 +183,7 @@ fn mix(mut bits: u64) -> u64 {
 mod tests {
     use serde_json::json;
 
-    use super::super::{Action, Names, Rule};
+    use super::super::{Action, Names, Proxy, Rule};
     use super::*;
 
     fn proxy(algorithm: &str, ports: &[u16], weights: &[u16]) -> Proxy {
@@ -185,12 +196,22 @@ mod tests {
         }
     }
 
+    fn choose(
+        proxy: &Proxy,
+        draw: Draw,
+        open: impl Fn(usize) -> u32,
+        usable: impl Fn(usize) -> bool,
+    ) -> Option<usize> {
+        super::choose((proxy.algorithm(), proxy.backends()), draw, open, usable)
+    }
+
     /// Draw number `turn`: random and source are spread evenly, and the same in every run.
     fn draw(turn: u64) -> Draw {
         Draw { random: mix(turn), turn, source: mix(!turn) }
     }
 
-    const EACH: [&str; 4] = ["random", "round_robin", "least_connections", "source"];
+    const EACH: [&str; 6] =
+        ["random", "round_robin", "least_connections", "source", "cookie:sid", "field:X-User"];
 
     #[test]
     fn every_algorithm_keeps_to_the_weights() {
@@ -250,6 +271,20 @@ mod tests {
         let uneven = proxy("least_connections", &[1, 2], &[10, 1]);
         assert_eq!(choose(&uneven, draw(0), |index| [9, 1][index], |_| true), Some(0));
         assert_eq!(choose(&uneven, draw(0), |index| [11, 1][index], |_| true), Some(1));
+    }
+
+    #[test]
+    fn values_that_differ_little_are_spread() {
+        let proxy = proxy("cookie:sid", &[1, 2, 3, 4], &[1, 1, 2, 0]);
+        let mut counts = [0_u32; 4];
+        for number in 0..8000 {
+            let source = affinity(format!("user-{number}").as_bytes()).get();
+            let draw = Draw { random: 0, turn: 0, source };
+            counts[choose(&proxy, draw, |_| 0, |_| true).unwrap()] += 1;
+        }
+        for (count, expected) in counts.into_iter().zip([2000, 2000, 4000, 0]) {
+            assert!(count.abs_diff(expected) <= 200, "{counts:?}");
+        }
     }
 
     #[test]

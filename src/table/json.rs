@@ -18,13 +18,14 @@ use crate::rule_arguments::{self, ACTIONS};
 
 use super::access::Access;
 use super::arguments::{
-    Arguments, Problem, is_page_name, list, problem, seconds_to_json, shorten, shown, text, whole,
+    Arguments, Problem, is_page_name, is_token, list, problem, put, seconds_to_json, shorten,
+    shown, text, whole,
 };
 use super::backend::{Backend, Backends, Names, Target};
+use super::check;
 use super::host;
 use super::rule::{
-    Action, Algorithm, Check, Empty, Proxy, ProxyOptions, Redirect, Rule, SendProxy, Spin,
-    StaticPage,
+    Action, Algorithm, Empty, Proxy, ProxyOptions, Redirect, Rule, SendProxy, Spin, StaticPage,
 };
 
 #[cfg(test)]
@@ -99,11 +100,12 @@ impl Action {
 }
 
 impl Rule {
-    /// Reads a rule. `host` is only what the error names; `names` gives backends their [`Name`]s.
+    /// Reads the rule of this name; `names` gives backends their [`Name`]s.
     ///
     /// [`Name`]: super::Name
     pub fn from_json(host: &str, value: &Value, names: &mut Names) -> Result<Rule, RuleError> {
-        read_rule(value, names).map_err(|problem| RuleError { host: host.to_owned(), problem })
+        let read = read_rule(host, value, names);
+        read.map_err(|problem| RuleError { host: host.to_owned(), problem })
     }
 
     /// The rule as it is read: `from_json` of this is this rule.
@@ -126,7 +128,7 @@ impl Rule {
     }
 }
 
-fn read_rule(value: &Value, names: &mut Names) -> Result<Rule, Problem> {
+fn read_rule(name: &str, value: &Value, names: &mut Names) -> Result<Rule, Problem> {
     let Value::Array(details) = value else {
         return Err(problem(
             "host_details_not_list",
@@ -177,7 +179,7 @@ fn read_rule(value: &Value, names: &mut Names) -> Result<Rule, Problem> {
             format!("{} has no argument {}; it {expected}", row.name, shorten(name)),
         ));
     }
-    let action = read_action(&Arguments { row, given }, names)?;
+    let action = read_action(&Arguments { rule: name, row, given }, names)?;
     Ok(Rule { action, match_subdomains: *match_subdomains })
 }
 
@@ -217,22 +219,20 @@ fn read_action(arguments: &Arguments<'_>, names: &mut Names) -> Result<Action, P
 }
 
 fn read_proxy(arguments: &Arguments<'_>, names: &mut Names) -> Result<Proxy, Problem> {
-    let mut backends = read_backends(arguments, names)?;
+    let missing = || arguments.required("backends", |_| None);
+    let mut backends = read_backends(arguments, "backends", names)?.map_or_else(missing, Ok)?;
     read_weights(arguments, &mut backends)?;
+    let algorithm = arguments.optional("algorithm", read_algorithm)?;
     let options = ProxyOptions {
+        backup: read_backends(arguments, "backup", names)?.map(Vec::into_boxed_slice),
         attempts: arguments.whole("attempts")?.map(|attempts| attempts as u16),
         delay: arguments.seconds("delay")?,
-        algorithm: arguments.optional("algorithm", |value| {
-            let known = ALGORITHMS.iter().find(|(name, _)| value.as_str() == Some(name));
-            known.map(|(_, algorithm)| *algorithm)
-        })?,
+        algorithm: algorithm.as_ref().map(|(algorithm, _)| *algorithm),
+        affinity: algorithm.and_then(|(_, name)| name),
         healthcheck: arguments.truth("healthcheck")?,
         max_connections: arguments.count("max_connections")?,
         max_requests_per_second: arguments.count("max_requests_per_second")?,
-        check: arguments.optional("check", |value| match text(value)? {
-            "tcp" => Some(Check::Tcp),
-            path => path.starts_with('/').then(|| Check::Path(path.into())),
-        })?,
+        check: check::read(arguments)?.map(Arc::new),
         hold: arguments.seconds("hold")?,
         idle: arguments.seconds("idle")?,
         wake: arguments.optional("wake", wake)?,
@@ -246,6 +246,21 @@ fn read_proxy(arguments: &Arguments<'_>, names: &mut Names) -> Result<Proxy, Pro
     };
     let options = (options != ProxyOptions::default()).then(|| Arc::new(options));
     Ok(Proxy { backends: Backends::new(backends), options })
+}
+
+/// Reads an algorithm, and the name of the cookie or field that it goes by.
+fn read_algorithm(value: &Value) -> Option<(Algorithm, Option<Box<str>>)> {
+    let text = text(value)?;
+    if let Some((_, algorithm)) = ALGORITHMS.iter().find(|(name, _)| *name == text) {
+        return Some((*algorithm, None));
+    }
+    let (kind, name) = text.split_once(':')?;
+    let algorithm = match kind {
+        "cookie" => Algorithm::Cookie,
+        "field" => Algorithm::Field,
+        _ => return None,
+    };
+    is_token(name).then(|| (algorithm, Some(name.into())))
 }
 
 fn read_spin(arguments: &Arguments<'_>, names: &mut Names) -> Result<Spin, Problem> {
@@ -274,7 +289,7 @@ fn read_then(arguments: &Arguments<'_>, names: &mut Names) -> Result<Option<Box<
     if is_spin || !value.is_array() {
         return Err(arguments.invalid("then", value));
     }
-    match read_rule(value, names) {
+    match read_rule(arguments.rule, value, names) {
         Ok(rule) => Ok(Some(Box::new(rule))),
         Err(Problem { sentence, .. }) => {
             Err(problem("host_kwarg_invalid:then", format!("then of spin is no rule: {sentence}")))
@@ -282,17 +297,19 @@ fn read_then(arguments: &Arguments<'_>, names: &mut Names) -> Result<Option<Box<
     }
 }
 
-fn read_backends(arguments: &Arguments<'_>, names: &mut Names) -> Result<Vec<Backend>, Problem> {
-    let value = match arguments.given.get("backends") {
-        Some(value) => value,
-        None => return arguments.required("backends", |_| None),
-    };
-    let takes = &arguments.find("backends").takes;
+fn read_backends(
+    arguments: &Arguments<'_>,
+    name: &str,
+    names: &mut Names,
+) -> Result<Option<Vec<Backend>>, Problem> {
+    let Some(value) = arguments.given.get(name) else { return Ok(None) };
+    let takes = &arguments.find(name).takes;
+    let what = if name == "backup" { "a backup" } else { "a backend" };
     let mut read = |item: &Value| -> Result<Backend, Problem> {
         read_backend(item, names).map_err(|why| {
             problem(
-                "host_kwarg_invalid:backends",
-                format!("a backend of proxy is {}: {why}; expected {takes}", shown(item)),
+                format!("host_kwarg_invalid:{name}"),
+                format!("{what} of proxy is {}: {why}; expected {takes}", shown(item)),
             )
         })
     };
@@ -302,15 +319,15 @@ fn read_backends(arguments: &Arguments<'_>, names: &mut Names) -> Result<Vec<Bac
             let items = list.split(',').map(|item| Value::from(item.trim()));
             items.map(|item| read(&item)).collect::<Result<Vec<_>, _>>()?
         }
-        _ => return Err(arguments.invalid("backends", value)),
+        _ => return Err(arguments.invalid(name, value)),
     };
     match backends.len() {
-        0 => Err(arguments.invalid_for("backends", value, "at least one backend")),
+        0 => Err(arguments.invalid_for(name, value, "at least one backend")),
         count if BACKENDS_MAX < count => Err(problem(
-            "host_kwarg_invalid:backends",
-            format!("proxy has {count} backends; expected at most {BACKENDS_MAX}"),
+            format!("host_kwarg_invalid:{name}"),
+            format!("{name} of proxy has {count} backends; expected at most {BACKENDS_MAX}"),
         )),
-        _ => Ok(backends),
+        _ => Ok(Some(backends)),
     }
 }
 
@@ -384,9 +401,7 @@ fn read_weights(arguments: &Arguments<'_>, backends: &mut [Backend]) -> Result<(
                 .collect::<Option<_>>()?,
             number => vec![weight(number)?],
         };
-        let is_usable =
-            weights.len() == backends.len() && weights.iter().any(|weight| *weight != 0);
-        is_usable.then_some(weights)
+        (weights.len() == backends.len()).then_some(weights)
     })?;
     for (backend, weight) in backends.iter_mut().zip(weights.into_iter().flatten()) {
         backend.set_weight(weight);
@@ -398,22 +413,19 @@ fn object<const N: usize>(arguments: [(&str, Option<Value>); N]) -> Map<String, 
     arguments.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
 }
 
-fn put(arguments: &mut Map<String, Value>, name: &str, value: Option<impl Into<Value>>) {
-    if let Some(value) = value {
-        arguments.insert(name.to_owned(), value.into());
-    }
-}
-
 fn proxy_to_json(proxy: &Proxy) -> Map<String, Value> {
     let backends = proxy.backends();
-    let pairs = backends.iter().map(|backend| match backend.target() {
-        Target::Address(address) => match address.ip() {
-            Some(address) => json!([address.ip().to_string(), address.port()]),
-            None => json!(address.to_string()),
-        },
-        Target::Name(name) => json!([name.host, name.port]),
-    });
-    let mut arguments = object([("backends", Some(pairs.collect()))]);
+    let pairs = |backends: &[Backend]| -> Value {
+        let pairs = backends.iter().map(|backend| match backend.target() {
+            Target::Address(address) => match address.ip() {
+                Some(address) => json!([address.ip().to_string(), address.port()]),
+                None => json!(address.to_string()),
+            },
+            Target::Name(name) => json!([name.host, name.port]),
+        });
+        pairs.collect()
+    };
+    let mut arguments = object([("backends", Some(pairs(backends)))]);
     if backends.iter().any(|backend| backend.weight() != 1) {
         put(
             &mut arguments,
@@ -422,19 +434,20 @@ fn proxy_to_json(proxy: &Proxy) -> Map<String, Value> {
         );
     }
     if let Some(options) = &proxy.options {
+        put(&mut arguments, "backup", options.backup.as_deref().map(pairs));
         put(&mut arguments, "attempts", options.attempts);
         put(&mut arguments, "delay", options.delay.map(seconds_to_json));
-        put(&mut arguments, "algorithm", options.algorithm.map(Algorithm::as_str));
+        let algorithm = options.algorithm.map(|it| match (it, options.affinity.as_deref()) {
+            (Algorithm::Cookie, Some(name)) => format!("cookie:{name}"),
+            (Algorithm::Field, Some(name)) => format!("field:{name}"),
+            (other, _) => other.as_str().to_owned(),
+        });
+        put(&mut arguments, "algorithm", algorithm);
         put(&mut arguments, "healthcheck", options.healthcheck);
         put(&mut arguments, "max_connections", options.max_connections.map(NonZeroU32::get));
-        put(
-            &mut arguments,
-            "check",
-            options.check.as_ref().map(|check| match check {
-                Check::Tcp => "tcp",
-                Check::Path(path) => &**path,
-            }),
-        );
+        if let Some(check) = &options.check {
+            check.put_into(&mut arguments);
+        }
         let rate = options.max_requests_per_second.map(NonZeroU32::get);
         put(&mut arguments, "max_requests_per_second", rate);
         put(&mut arguments, "hold", options.hold.map(seconds_to_json));

@@ -17,6 +17,7 @@ mod access;
 mod arguments;
 mod backend;
 pub mod balance;
+mod check;
 mod edit;
 mod edit_error;
 pub mod host;
@@ -41,14 +42,13 @@ use crate::limits::ALIAS_CHAIN_MAX;
 pub use crate::scheme::Scheme;
 pub use access::Access;
 pub use backend::{Backend, Name, Names, Target};
-pub use balance::{Draw, choose};
+pub use balance::{Draw, affinity, choose};
+pub use check::Check;
 pub use edit::{edit, edit_canonical};
 pub use edit_error::EditError;
 pub use json::RuleError;
 pub(crate) use load::{Loader, Refused, replay};
-pub use rule::{
-    Action, Algorithm, Check, Empty, Proxy, Redirect, Rule, SendProxy, Spin, StaticPage,
-};
+pub use rule::{Action, Algorithm, Empty, Proxy, Redirect, Rule, SendProxy, Spin, StaticPage};
 use trie::{Position, Trie};
 
 /// The name under which requests are counted that no rule is for.

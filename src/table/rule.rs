@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use super::access::Access;
 use super::backend::{Backend, Backends};
+use super::check::Check;
 use crate::address::Address;
 
 /// Decision what to do with the requests for one host name.
@@ -29,7 +30,23 @@ impl Rule {
     /// that is no `proxy`, and none of a name that was not found.
     pub fn each_address(&self, mut visit: impl FnMut(Address)) {
         if let Action::Proxy(proxy) = &self.action {
-            proxy.backends().iter().for_each(|backend| backend.each_address(&mut visit));
+            proxy.all_backends().for_each(|backend| backend.each_address(&mut visit));
+        }
+    }
+
+    /// Visits those of the addresses that new requests may go to.
+    pub fn each_open_address(&self, mut visit: impl FnMut(Address)) {
+        if let Action::Proxy(proxy) = &self.action {
+            let open = proxy.all_backends().filter(|backend| backend.weight() != 0);
+            open.for_each(|backend| backend.each_address(&mut visit));
+        }
+    }
+
+    /// The id of the check that backends of this rule are to pass, if there is one.
+    pub fn check_id(&self) -> Option<u64> {
+        match &self.action {
+            Action::Proxy(proxy) => proxy.check().map(|check| check.id()),
+            _ => None,
         }
     }
 
@@ -93,6 +110,10 @@ pub enum Algorithm {
     LeastConnections,
     /// A hash of the client's address: the same client, the same backend, as long as it is there.
     Source,
+    /// A hash of the value of a cookie, likewise; chance, where there is none.
+    Cookie,
+    /// A hash of the value of a field, likewise; chance, where there is none.
+    Field,
 }
 
 /// Version of the PROXY protocol.
@@ -114,15 +135,6 @@ impl SendProxy {
     }
 }
 
-/// Health check of the backends of a rule.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Check {
-    /// A backend is well if it accepts a connection.
-    Tcp,
-    /// A backend is well if it responds to a GET of this path with 2xx or 3xx.
-    Path(Box<str>),
-}
-
 /// The arguments of `proxy`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Proxy {
@@ -133,8 +145,11 @@ pub struct Proxy {
 /// Arguments given besides the backends; `None` is "not given".
 #[derive(Clone, Debug, PartialEq, Default)]
 pub(super) struct ProxyOptions {
+    pub backup: Option<Box<[Backend]>>,
     pub attempts: Option<u16>,
     pub algorithm: Option<Algorithm>,
+    /// Name of the cookie or field of `algorithm`.
+    pub affinity: Option<Box<str>>,
     pub healthcheck: Option<bool>,
     pub max_connections: Option<NonZeroU32>,
     pub max_requests_per_second: Option<NonZeroU32>,
@@ -142,7 +157,7 @@ pub(super) struct ProxyOptions {
     pub hold: Option<Duration>,
     pub idle: Option<Duration>,
     pub wake: Option<Box<str>>,
-    pub check: Option<Check>,
+    pub check: Option<Arc<Check>>,
     pub send_proxy: Option<SendProxy>,
     pub keep_alive: Option<bool>,
     pub access: Option<Box<Access>>,
@@ -165,6 +180,31 @@ impl Proxy {
         self.backends.as_slice()
     }
 
+    /// Backends that requests go to while none of [`Proxy::backends`] is usable.
+    #[inline]
+    pub fn backup(&self) -> &[Backend] {
+        self.options.as_deref().and_then(|o| o.backup.as_deref()).unwrap_or_default()
+    }
+
+    /// All backends, `backup` last.
+    pub fn all_backends(&self) -> impl Iterator<Item = &Backend> {
+        self.backends().iter().chain(self.backup())
+    }
+
+    /// One of [`Proxy::all_backends`].
+    pub fn backend(&self, index: usize) -> &Backend {
+        let backends = self.backends();
+        match index.checked_sub(backends.len()) {
+            None => &backends[index],
+            Some(index) => &self.backup()[index],
+        }
+    }
+
+    /// Whether the weights say that no backend gets requests.
+    pub fn is_drained(&self) -> bool {
+        self.all_backends().all(|backend| backend.weight() == 0)
+    }
+
     /// How many connections are tried for one request.
     pub fn attempts(&self) -> u16 {
         self.given(|o| o.attempts).unwrap_or(1)
@@ -180,6 +220,11 @@ impl Proxy {
         self.given(|o| o.algorithm).unwrap_or_default()
     }
 
+    /// Name of the cookie or field whose value decides.
+    pub fn affinity(&self) -> Option<&str> {
+        self.options.as_deref().and_then(|o| o.affinity.as_deref())
+    }
+
     /// Whether backends that fail requests are passed over and probed until they recover.
     pub fn healthcheck(&self) -> bool {
         self.given(|o| o.healthcheck).unwrap_or(true)
@@ -190,9 +235,10 @@ impl Proxy {
         self.given(|o| o.max_connections)
     }
 
-    /// The probe that is made all the time, if one was asked for.
-    pub fn check(&self) -> Option<&Check> {
-        self.options.as_deref().and_then(|o| o.check.as_ref())
+    /// The check that is made all the time, if one was asked for.
+    pub fn check(&self) -> Option<&Arc<Check>> {
+        let check = self.options.as_deref().and_then(|o| o.check.as_ref());
+        check.filter(|check| check.is_active())
     }
 
     /// Each connection to a backend begins with a header that says whose it is.

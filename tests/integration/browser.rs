@@ -292,6 +292,18 @@ impl Page {
         }
     }
 
+    /// Presses a key until an expression is true: a keyboard has no other way to a place.
+    #[track_caller]
+    pub fn press_until(&self, key: &str, expression: &str) {
+        for _ in 0..200 {
+            if self.evaluate(expression) == Value::Bool(true) {
+                return;
+            }
+            self.press(key);
+        }
+        panic!("{key} does not lead to {expression}");
+    }
+
     /// Chooses an entry of a list, as a user's choice is told to the page.
     #[track_caller]
     pub fn choose(&self, selector: &str, value: &str) {

@@ -100,7 +100,7 @@ fn what_is_set_is_what_requests_get() {
     assert_eq!(text("a.com"), "first");
     // edit
     page.wait_text(&row("a.com"), "127.0.0.1");
-    page.click(&format!("{} .name button", row("a.com")));
+    page.click(&deed("a.com", "edit"));
     page.click("#field-backends");
     page.evaluate("document.activeElement.select()");
     page.type_text(&format!("127.0.0.1:{}", second.port));
@@ -148,7 +148,7 @@ fn what_is_set_is_what_requests_get() {
 fn what_is_refused_is_said_where_it_is_wrong() {
     let daemon = Setup::new().management_tcp().rule("a.com", empty(402)).start();
     let Some(page) = open(&daemon) else { return };
-    page.click(&format!("{} .name button", row("a.com")));
+    page.click(&deed("a.com", "edit"));
     page.click("#field-code");
     page.evaluate("document.activeElement.select()");
     page.type_text("99");
@@ -323,10 +323,23 @@ fn pictures() {
             page.set_viewport(width, height, scale);
             page.set_dark(is_dark);
             page.evaluate("scrollTo(0, 0)");
-            let path = format!("{}/docs/{name}.png", env!("CARGO_MANIFEST_DIR"));
-            std::fs::write(path, page.screenshot()).expect("a picture");
+            draw(&page, name);
         }
+        page.set_viewport(1440, 1000, 1.0);
+        page.evaluate("location.hash = '#host=night-train.example'");
+        page.wait_text("#host-backends", "127.0.0.1");
+        for shown in [5, 10, 15] {
+            page.wait(&format!(
+                "{shown} < document.querySelector('#host-charts .line').getAttribute('d').split('L').length"
+            ));
+        }
+        draw(&page, "dashboard-host");
     });
+}
+
+fn draw(page: &Page, name: &str) {
+    let path = format!("{}/docs/{name}.png", env!("CARGO_MANIFEST_DIR"));
+    std::fs::write(path, page.screenshot()).expect("a picture");
 }
 
 /// Sends the visitors home, also when a test fails.

@@ -4,7 +4,7 @@
 use serde_json::json;
 
 use crate::browser::Page;
-use crate::dashboard::{CLOSED, REVIEWED, open, proxy, row, stand_in};
+use crate::dashboard::{CLOSED, REVIEWED, deed, open, proxy, stand_in};
 use crate::stand_in::StandIn;
 
 /// What a screen reader is told, as the browser computes it.
@@ -116,7 +116,7 @@ fn fits_phones_and_both_schemes() {
     for (width, height) in [(360, 740), (768, 1024), (1024, 768), (1440, 900), (1920, 1080)] {
         page.set_viewport(width, height, 1.0);
         expect_it_fits(&page, width);
-        page.click(&format!("{} .name button", row(&long)));
+        page.click(&deed(&long, "edit"));
         page.click("#go");
         page.wait(REVIEWED);
         expect_it_fits(&page, width);

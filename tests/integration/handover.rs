@@ -16,7 +16,7 @@ use crate::spin::{expect_held, spin};
 use crate::tunnel::tunnelled;
 
 #[track_caller]
-fn expect_gone(daemon: &mut Daemon) {
+pub fn expect_gone(daemon: &mut Daemon) {
     eventually("the old daemon is gone", || daemon.has_exited().is_some());
 }
 

@@ -84,21 +84,21 @@ fn a_backend_whose_check_fails_gets_nothing_until_it_succeeds() {
     let ports = [backends[0].port, backends[1].port];
     let arguments = json!({ "check": "/health", "algorithm": "round_robin" });
     let daemon = Daemon::proxying(rule_for(&ports, arguments));
-    expect_told(&daemon, ports[0], "down: answered 500");
+    expect_told(&daemon, ports[0], "down: GET /health of a.com: answered 500");
     let (_, probes) = arrived(&backends[0]);
     let lines = probes[0].lines();
     assert_eq!(probes[0].start, "GET /health HTTP/1.1");
-    assert!(lines.contains(&format!("Host: 127.0.0.1:{}\n", ports[0])), "{lines}");
+    assert!(lines.contains("Host: a.com\n"), "{lines}");
     assert!(lines.contains("Connection: close\n"), "{lines}");
     arrived(&backends[1]);
     assert_eq!(statuses(&daemon, "a.com", 10), [200; 10]);
     assert_eq!((arrived(&backends[0]).0, arrived(&backends[1]).0), (0, 10));
     first.store(302, Ordering::SeqCst);
-    expect_told(&daemon, ports[0], "up again: answered 302, 2 times");
+    expect_told(&daemon, ports[0], "up again: GET /health of a.com: answered 302, 2 times");
     assert_eq!(statuses(&daemon, "a.com", 10), [200; 10]);
     assert_eq!((arrived(&backends[0]).0, arrived(&backends[1]).0), (5, 5));
     second.store(503, Ordering::SeqCst);
-    expect_told(&daemon, ports[1], "down: answered 503, 3 times");
+    expect_told(&daemon, ports[1], "down: GET /health of a.com: answered 503, 3 times");
     assert_eq!(statuses(&daemon, "a.com", 10), [200; 10]);
     assert_eq!((arrived(&backends[0]).0, arrived(&backends[1]).0), (10, 0));
 }
@@ -109,8 +109,8 @@ fn when_all_are_down_all_are_tried() {
     let ports = [backends[0].port, backends[1].port];
     let arguments = json!({ "check": "/health", "algorithm": "round_robin" });
     let daemon = Daemon::proxying(rule_for(&ports, arguments));
-    expect_told(&daemon, ports[0], "down: answered 500");
-    expect_told(&daemon, ports[1], "down: answered 404");
+    expect_told(&daemon, ports[0], "down: GET /health of a.com: answered 500");
+    expect_told(&daemon, ports[1], "down: GET /health of a.com: answered 404");
     assert_eq!(statuses(&daemon, "a.com", 10), [200; 10]);
     assert_eq!((arrived(&backends[0]).0, arrived(&backends[1]).0), (5, 5));
 }
@@ -122,10 +122,10 @@ fn a_check_by_connection() {
     let port = closed_port();
     let arguments = json!({ "check": "tcp", "algorithm": "round_robin", "healthcheck": false });
     let daemon = Daemon::proxying(rule_for(&[port, alive.port], arguments));
-    expect_told(&daemon, port, "down: connection refused");
+    expect_told(&daemon, port, "down: tcp: connection refused");
     assert_eq!(statuses(&daemon, "a.com", 10), [200; 10]);
     let back = Backend::on(port).serve_text("back");
-    expect_told(&daemon, port, "up again: accepts connections, 2 times");
+    expect_told(&daemon, port, "up again: tcp: accepts connections, 2 times");
     assert_eq!(statuses(&daemon, "a.com", 10), [200; 10]);
     assert_eq!(back.requests(), 5);
 }
@@ -260,7 +260,8 @@ fn without_healthcheck_nothing_is_ejected() {
 #[test]
 fn changes_of_the_table_do_not_start_a_check_anew() {
     let (bad, good, new) = (checked(&status(500)), checked(&status(200)), checked(&status(500)));
-    let arguments = json!({ "check": "/health", "algorithm": "round_robin" });
+    let arguments =
+        json!({ "check": "/health", "check_host": "probe.test", "algorithm": "round_robin" });
     let rule = rule_for(&[bad.port, good.port], arguments);
     let setup = Setup::new().rule("a.com", rule.clone());
     let management = setup.path("management.sock");

@@ -19,6 +19,7 @@ use crate::backend::Backend;
 use crate::daemon::Finished;
 use crate::message::Head;
 use crate::script::{Connection, PATIENCE, find};
+use crate::terminal_screen::lines;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_mantrid-client");
 
@@ -200,6 +201,18 @@ impl Client {
     pub fn expect_out(&self, text: &str) {
         let told = self.out.wait(|taken| find(&taken.bytes, text.as_bytes()).is_some());
         assert!(told, "never printed {text:?}:\n{}\n{}", self.out.text(), self.err.text());
+    }
+
+    /// Waits until the screen of its terminal has all of these.
+    #[track_caller]
+    pub fn expect_on_screen(&self, (rows, columns): (u16, u16), texts: &[&str]) {
+        let screen = |bytes: &[u8]| lines(bytes, rows.into(), columns.into()).join("\n");
+        let told = self.out.wait(|taken| {
+            let screen = screen(&taken.bytes);
+            texts.iter().all(|text| screen.contains(text))
+        });
+        let shown = screen(&self.out.taken.lock().expect("the output").bytes);
+        assert!(told, "never on the screen: {texts:?}\n{shown}");
     }
 
     /// Waits for its end where its output does not end with it.

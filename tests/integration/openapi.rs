@@ -96,7 +96,7 @@ fn sample(name: &str) -> &'static str {
         "limit" => "limit=1",
         "busiest" => "busiest=1",
         "fleet" => "fleet=true",
-        "host" => "host=a.com&host=b.com",
+        "host" => "host=a.com",
         "only" => "only=change,traffic",
         "scheme" => "scheme=tls",
         "domain" => "domain=a.com",

@@ -16,7 +16,7 @@ use crate::manage::Api;
 use crate::management::Call;
 use crate::message::get;
 
-const TOKENS: &str = "\
+pub const TOKENS: &str = "\
 # the team
 alice admin   alice-0123456789
 bob   operate bob-0123456789     # the night shift
@@ -34,13 +34,13 @@ fn write(setup: &Setup, text: impl AsRef<[u8]>) {
 }
 
 /// A setup with these tokens.
-fn with_tokens(setup: Setup, text: impl AsRef<[u8]>) -> Setup {
+pub fn with_tokens(setup: Setup, text: impl AsRef<[u8]>) -> Setup {
     write(&setup, text);
     let file = setup.path("tokens").display().to_string();
     setup.set("management_tokens_file", file)
 }
 
-fn of(daemon: &Daemon, name: &str) -> Api {
+pub fn of(daemon: &Daemon, name: &str) -> Api {
     daemon.api().with(&format!("Authorization: Bearer {name}-0123456789"))
 }
 

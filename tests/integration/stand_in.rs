@@ -30,6 +30,15 @@ struct Table {
     /// Events but for traffic, with a number that only grows: each stream sends those it has not
     /// yet.
     events: Vec<(&'static str, Value)>,
+    /// Changes, newest first, as `/changes/` has them.
+    changes: Vec<Value>,
+    /// Members of `/stats/` that a test has set.
+    stats: BTreeMap<String, Value>,
+    /// Held requests, as `/held/` has them.
+    held: Vec<Value>,
+    fleet: Value,
+    /// The rights of the token, as `hello` has them.
+    asker: Value,
     /// Seconds of traffic that the first stream gets at once.
     history: u32,
     /// New event streams don't begin.
@@ -90,6 +99,25 @@ impl StandIn {
         self.shared.news.notify_all();
     }
 
+    /// Sets counters of a host, beside the traffic that is made up.
+    pub fn set_stats(&self, name: &str, members: Value) {
+        self.shared.table().stats.insert(name.to_owned(), members);
+    }
+
+    /// Sets the held requests, as `/held/` has them.
+    pub fn set_held(&self, held: Vec<Value>) {
+        self.shared.table().held = held;
+    }
+
+    /// Sets the fleet, and what the token may do.
+    pub fn set_fleet(&self, fleet: Value) {
+        self.shared.table().fleet = fleet;
+    }
+
+    pub fn set_asker(&self, asker: Value) {
+        self.shared.table().asker = asker;
+    }
+
     pub fn demand_token(&self, token: &str) {
         self.shared.table().token = Some(token.to_owned());
     }
@@ -103,10 +131,26 @@ impl StandIn {
     /// The state of a backend, told as an event too.
     pub fn set_backend(&self, address: &str, state: &str, reason: &str) {
         let since = unix_now() as u64;
-        let entry = json!({
+        self.set_backend_with(address, state, reason, json!({}), since);
+    }
+
+    /// Sets members of a backend beside those of each.
+    pub fn set_backend_with(
+        &self,
+        address: &str,
+        state: &str,
+        reason: &str,
+        members: Value,
+        since: u64,
+    ) {
+        let mut entry = json!({
             "state": state, "reason": reason, "since": since, "open_requests": 3,
-            "idle_connections": 8, "requests": 48211, "failures": 0
+            "idle_connections": 8, "requests": 48211, "failures": 0, "connections": 9,
+            "is_probed": true, "requests_per_second": 12.5, "errors_per_second": 0.0,
+            "errors": 0, "answers": { "2xx": 48211, "3xx": 0, "4xx": 0, "5xx": 0 },
+            "p50": 0.002, "p95": 0.014, "p99": 0.09
         });
+        merge(&mut entry, &members);
         let mut table = self.shared.table();
         table.backends.insert(address.to_owned(), entry);
         let event = json!({ "backend": address, "state": state, "reason": reason });
@@ -157,17 +201,87 @@ impl Table {
     }
 
     fn edit(&mut self, name: &str, rule: Value, verb: &str, who: &str) {
-        if rule.is_null() {
-            self.rules.remove(name);
-        } else {
-            self.rules.insert(name.to_owned(), Arc::new(rule.clone()));
-        }
+        let before = self.put(name, &rule);
         self.version += 1;
+        self.remember(name, &rule, &before, verb, who);
         let event = json!({
             "verb": verb, "who": who, "etag": self.etag(), "rules": self.rules.len(),
             "changed": 1, "hosts": { name: rule }
         });
         self.events.push(("change", event));
+    }
+
+    /// Puts a rule into the table, and returns the one before.
+    fn put(&mut self, name: &str, rule: &Value) -> Value {
+        let before = self.rule(name);
+        if rule.is_null() {
+            self.rules.remove(name);
+        } else {
+            self.rules.insert(name.to_owned(), Arc::new(rule.clone()));
+        }
+        before
+    }
+
+    fn remember(&mut self, name: &str, rule: &Value, before: &Value, verb: &str, who: &str) {
+        let change = json!({
+            "time": unix_now(), "who": who, "verb": verb, "host": name, "rule": rule,
+            "before": before
+        });
+        self.changes.insert(0, change);
+    }
+
+    /// Makes several edits as one.
+    fn patch(&mut self, edits: &Map<String, Value>) {
+        self.version += 1;
+        for (name, rule) in edits {
+            let before = self.put(name, rule);
+            self.remember(name, rule, &before, "PATCH", "127.0.0.1:5123");
+        }
+        let event = json!({
+            "verb": "PATCH", "who": "127.0.0.1:5123", "etag": self.etag(),
+            "rules": self.rules.len(), "changed": edits.len(), "hosts": edits
+        });
+        self.events.push(("change", event));
+    }
+
+    /// Counters of a host: made up, or as a test has set them.
+    fn stats_of(&self, name: &str, time: f64) -> Value {
+        let mut counters = counters(name, &self.rule(name), time);
+        if let Some(set) = self.stats.get(name) {
+            merge(&mut counters, set);
+        }
+        counters
+    }
+
+    /// `/stats/?sort=`: those that match the search, in order.
+    fn ranked(&self, query: &[(String, String)]) -> (Map<String, Value>, usize) {
+        let value = |name: &str| query.iter().find(|(key, _)| key == name).map(|(_, v)| v.as_str());
+        let search = value("search").unwrap_or("");
+        let member = match value("sort") {
+            Some("errors") => "errors_per_second",
+            Some("held") => "held_requests",
+            Some("open") => "open_requests",
+            Some("latency") => "p95",
+            Some("bytes") => "bytes_sent_per_second",
+            _ => "requests_per_second",
+        };
+        let port = search.rsplit_once(':').map(|(_, port)| format!(",{port}]"));
+        let fits = |name: &str, rule: &Value| {
+            let is_backend = port.as_ref().is_some_and(|port| rule.to_string().contains(port));
+            name.contains(search) || is_backend || rule.to_string().contains(search)
+        };
+        let time = unix_now();
+        let mut found: Vec<(String, Value)> = self
+            .rules
+            .iter()
+            .filter(|(name, rule)| search.is_empty() || fits(name, rule))
+            .map(|(name, _)| (name.clone(), self.stats_of(name, time)))
+            .collect();
+        let size = |value: &Value| value[member].as_f64().unwrap_or(0.0);
+        found.sort_by(|(_, a), (_, b)| size(b).total_cmp(&size(a)));
+        let matched = found.len();
+        let limit = value("limit").and_then(|limit| limit.parse().ok()).unwrap_or(100);
+        (found.into_iter().take(limit).collect(), matched)
     }
 
     fn page(&self, query: &[(String, String)]) -> (Map<String, Value>, usize) {
@@ -218,15 +332,39 @@ fn serve(mut stream: TcpStream, shared: &Shared) -> Option<()> {
         let backends = Value::Object(table.backends.clone());
         return answer_json(&mut stream, "200 OK", "", &backends);
     }
+    if let Some((matched, value)) = watched(&table, path, &query) {
+        let counts =
+            format!("Mantrid-Matched: {matched}\r\nMantrid-Rules: {}\r\n", table.rules.len());
+        drop(table);
+        return answer_json(&mut stream, "200 OK", &counts, &value);
+    }
+    if path == "/metrics" {
+        return answer(&mut stream, "200 OK", "Content-Type: text/plain\r\n", METRICS.as_bytes());
+    }
     let rest = path.strip_prefix("/hostname/")?;
-    let (status, fields, value) = if rest.is_empty() {
+    let is_dry = query.iter().any(|(key, _)| key == "dry_run");
+    let (status, fields, value) = if rest.is_empty() && method == "PATCH" {
+        let edits: Value = serde_json::from_slice(&body).unwrap_or_default();
+        let is_old = head.field("if-match").is_some_and(|etag| etag != table.etag());
+        match edits.as_object() {
+            _ if is_old => (
+                "412 Precondition Failed",
+                String::new(),
+                json!({ "error": "precondition_failed" }),
+            ),
+            Some(edits) if !is_dry => {
+                table.patch(edits);
+                ("200 OK", String::new(), json!({ "ok": true }))
+            }
+            _ => ("200 OK", String::new(), json!({ "ok": true, "dry_run": true })),
+        }
+    } else if rest.is_empty() {
         let (page, matched) = table.page(&query);
         let counts =
             format!("Mantrid-Matched: {matched}\r\nMantrid-Rules: {}\r\n", table.rules.len());
         ("200 OK", counts, Value::Object(page))
     } else {
         let name = percent_decoded(rest.trim_end_matches('/'));
-        let is_dry = query.iter().any(|(key, _)| key == "dry_run");
         let (status, value) =
             one_rule(&mut table, &method, &name, &body, is_dry, head.field("if-match"));
         (status, String::new(), value)
@@ -235,6 +373,60 @@ fn serve(mut stream: TcpStream, shared: &Shared) -> Option<()> {
     drop(table);
     shared.news.notify_all();
     answer_json(&mut stream, status, &fields, &value)
+}
+
+const METRICS: &str = "# TYPE mantrid_connections_open gauge\n\
+    mantrid_connections_open{shard=\"0\"} 900\nmantrid_connections_open{shard=\"1\"} 60\n\
+    mantrid_max_connections 1000\nprocess_open_fds 2000\nprocess_max_fds 524288\n\
+    process_resident_memory_bytes 73400320\nmantrid_requests_held{shard=\"0\"} 14\n\
+    mantrid_max_held 10000\nmantrid_shed_total{reason=\"max_connections\"} 3\n\
+    mantrid_shed_total{reason=\"descriptors\"} 0\n";
+
+/// What is asked by pages of hosts and backends, with the number that matches.
+fn watched(table: &Table, path: &str, query: &[(String, String)]) -> Option<(usize, Value)> {
+    let value = |name: &str| query.iter().find(|(key, _)| key == name).map(|(_, v)| v.as_str());
+    let of_host = |list: &[Value]| -> Vec<Value> {
+        let host = value("host");
+        let fits = |item: &&Value| host.is_none_or(|host| item["host"] == host);
+        list.iter().filter(fits).cloned().collect()
+    };
+    Some(match path {
+        "/stats/" => {
+            let (found, matched) = table.ranked(query);
+            (matched, Value::Object(found))
+        }
+        "/changes/" => (0, Value::Array(of_host(&table.changes))),
+        "/held/" => (0, Value::Array(of_host(&table.held))),
+        "/history/" => (0, history()),
+        "/fleet/" => (0, table.fleet.clone()),
+        _ => {
+            let name = percent_decoded(path.strip_prefix("/stats/")?.trim_end_matches('/'));
+            (0, table.stats_of(&name, unix_now()))
+        }
+    })
+}
+
+/// Half an hour of something.
+fn history() -> Value {
+    let time: Vec<u64> = (0..60).map(|step| unix_now() as u64 - 1830 + step * 30).collect();
+    let wave = |size: f64| -> Vec<f64> {
+        time.iter().map(|time| size * (1.2 + (*time as f64 / 200.0).sin())).collect()
+    };
+    json!({
+        "step": 30, "time": time, "requests_per_second": wave(90.0),
+        "errors_per_second": wave(0.4), "open_requests": wave(6.0), "held_requests": wave(0.0),
+        "p50": wave(0.002), "p95": wave(0.02), "p99": wave(0.09),
+        "answers_per_second": {
+            "2xx": wave(88.0), "3xx": wave(2.0), "4xx": wave(0.6), "5xx": wave(0.4)
+        }
+    })
+}
+
+/// Puts the members of one object into another.
+fn merge(into: &mut Value, members: &Value) {
+    for (name, value) in members.as_object().into_iter().flatten() {
+        into[name.as_str()] = value.clone();
+    }
 }
 
 fn one_rule(
@@ -354,7 +546,7 @@ fn tell_events(mut stream: TcpStream, shared: &Shared, query: &[(String, String)
     stream.write_all(head.as_bytes()).ok()?;
     let hello = json!({
         "version": "0.1.0", "etag": table.etag(), "rules": table.rules.len(), "shards": 4,
-        "since": unix_now() - 273_000.0
+        "since": unix_now() - 273_000.0, "asker": table.asker
     });
     tell(&mut stream, "hello", &hello)?;
     let mut told = table.events.len();
@@ -406,12 +598,13 @@ fn counters(name: &str, rule: &Value, time: f64) -> Value {
         "held_requests": if is_held { 14 } else { 0 },
         "answers": { "2xx": completed, "3xx": 0, "4xx": 0, "5xx": 0 },
         "requests_per_second": rate, "bytes_sent_per_second": rate * 9000.0,
-        "bytes_received_per_second": rate * 700.0
+        "bytes_received_per_second": rate * 700.0, "errors_per_second": 0.0, "errors": 0,
+        "p50": 0.002, "p95": 0.014, "p99": 0.09
     })
 }
 
 fn traffic(table: &Table, hosts: &[&str], time: f64) -> Value {
-    let named = |name: &str| (name.to_owned(), counters(name, &table.rule(name), time));
+    let named = |name: &str| (name.to_owned(), table.stats_of(name, time));
     let mut all: Vec<(String, Value)> =
         table.rules.keys().take(60).map(|name| named(name)).collect();
     let sum = |key: &str| -> f64 { all.iter().filter_map(|(_, c)| c[key].as_f64()).sum() };

@@ -221,13 +221,19 @@ fn nginx_hands_on_who_and_how() {
         return;
     }
     let (daemon, backend) = behind(Setup::new().internal());
-    let front = Front::start("nginx", "nginx.conf", |folder, http, https, text| {
+    let front = nginx(&daemon, str::to_owned);
+    expect_terminated(&front, &backend);
+    expect_plain_redirected(&front);
+}
+
+fn nginx(daemon: &Daemon, change: impl Fn(&str) -> String) -> Front {
+    Front::start("nginx", "nginx.conf", |folder, http, https, text| {
         let folder = folder.display().to_string();
         let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
             .map(|kind| format!("{kind}_temp_path {folder}/{kind};\n"))
             .concat();
         let user = if geteuid().is_root() { "user root;\n" } else { "" };
-        let text = text
+        let text = change(&text)
             .replace("listen 80;", &format!("listen 127.0.0.1:{http};"))
             .replace("listen 443 ssl;", &format!("listen 127.0.0.1:{https} ssl;"))
             .replace("/etc/ssl", &folder)
@@ -237,9 +243,7 @@ fn nginx_hands_on_who_and_how() {
         let mut command = Command::new("nginx");
         command.args(["-p", &folder, "-e", "stderr", "-c", "nginx.conf"]);
         (text, command)
-    });
-    expect_terminated(&front, &backend);
-    expect_plain_redirected(&front);
+    })
 }
 
 #[test]
@@ -248,8 +252,14 @@ fn haproxy_hands_on_who_and_how() {
         return;
     }
     let (daemon, backend) = behind(Setup::new().internal());
-    let front = Front::start("haproxy", "haproxy.cfg", |folder, http, https, text| {
-        let text = text
+    let front = haproxy(&daemon, str::to_owned);
+    expect_terminated(&front, &backend);
+    expect_plain_redirected(&front);
+}
+
+fn haproxy(daemon: &Daemon, change: impl Fn(&str) -> String) -> Front {
+    Front::start("haproxy", "haproxy.cfg", |folder, http, https, text| {
+        let text = change(&text)
             .replace("bind :80\n", &format!("bind 127.0.0.1:{http}\n"))
             .replace("bind :443 ", &format!("bind 127.0.0.1:{https} "))
             .replace("/etc/haproxy", &folder.display().to_string())
@@ -258,9 +268,7 @@ fn haproxy_hands_on_who_and_how() {
         let mut command = Command::new("haproxy");
         command.args(["-db", "-f", "haproxy.cfg"]);
         (text, command)
-    });
-    expect_terminated(&front, &backend);
-    expect_plain_redirected(&front);
+    })
 }
 
 #[test]
@@ -286,4 +294,90 @@ fn hitch_hands_on_who_and_how() {
         (text, command)
     });
     expect_terminated(&front, &backend);
+}
+
+/// A client of the CDN, whose address ends in the field; what stands before it is the client's own.
+#[track_caller]
+fn expect_told_by_the_cdn(daemon: &Daemon, front: &Front) {
+    let rule = json!(["empty", {"code": 402, "allow": "198.51.100.7"}, false]);
+    daemon.api().put("/hostname/cdn.example/", &rule);
+    for (field, status) in [
+        ("-HX-Forwarded-For: 6.6.6.6, 198.51.100.7", "402"),
+        ("-HX-Forwarded-For: 198.51.100.7, 6.6.6.6", "403"),
+        ("-HX-Forwarded-For: 6.6.6.6, 198.51.100.7, 203.0.113.9", "402"),
+        ("-HX-Forwarded-Protocol: http", "403"),
+    ] {
+        let told = front.ask("https", "cdn.example", &[field]);
+        assert_eq!(told, (0, status.to_owned()), "{field}");
+    }
+}
+
+/// With the CDN's networks in a file, as `docs/https.md` says.
+fn behind_a_cdn() -> (Daemon, Serving) {
+    let setup = Setup::new().internal();
+    let file = setup.path("cdn.txt");
+    fs::write(&file, "# the CDN\n203.0.113.0/24\n").expect("a file");
+    let setup = setup.set("client_field", "X-Forwarded-For");
+    behind(setup.set("trusted_sources", format!("127.0.0.1, @{}", file.display())))
+}
+
+/// The example of a server with the lines that change behind a CDN.
+fn for_the_cdn(server: &str, text: &str) -> String {
+    let page = Page::read("docs/https.md");
+    let (_, table) = page.text.split_once("## Behind a CDN").expect("the section");
+    let mut changed = text.to_owned();
+    let mut of = String::new();
+    let mut count = 0;
+    for row in table.lines().filter(|line| line.starts_with("| ")) {
+        let cells: Vec<&str> = row.split(" | ").map(|cell| cell.trim_matches(['|', ' '])).collect();
+        let [name, before, after] = cells[..] else { continue };
+        if !name.is_empty() {
+            name.clone_into(&mut of);
+        }
+        if of != server {
+            continue;
+        }
+        let code = |cell: &str| -> String {
+            cell.split('`').skip(1).step_by(2).collect::<Vec<_>>().join("\n")
+        };
+        let (before, after) = (code(before), code(after));
+        assert!(changed.contains(&before), "{server}: {before}");
+        changed = changed.replace(&before, &after);
+        count += 1;
+    }
+    assert_ne!(count, 0, "{server} is not in the table");
+    changed
+}
+
+#[test]
+fn nginx_behind_a_cdn() {
+    if !are_here(&[("curl", "--version"), ("openssl", "version"), ("nginx", "-v")]) {
+        return;
+    }
+    let (daemon, _backend) = behind_a_cdn();
+    let front = nginx(&daemon, |text| for_the_cdn("nginx", text));
+    expect_told_by_the_cdn(&daemon, &front);
+}
+
+#[test]
+fn haproxy_behind_a_cdn() {
+    if !are_here(&[("curl", "--version"), ("openssl", "version"), ("haproxy", "-v")]) {
+        return;
+    }
+    let (daemon, _backend) = behind_a_cdn();
+    let front = haproxy(&daemon, |text| for_the_cdn("HAProxy", text));
+    expect_told_by_the_cdn(&daemon, &front);
+}
+
+#[test]
+fn caddy_behind_a_cdn() {
+    if !are_here(&[("curl", "--version"), ("openssl", "version"), ("caddy", "version")]) {
+        return;
+    }
+    let (daemon, _backend) = behind_a_cdn();
+    daemon.api().put("/hostname/cdn.example/", &empty(402));
+    // curl is the CDN here
+    let front =
+        caddy(&daemon, |text| for_the_cdn("Caddy", text).replace("198.51.100.0/24", "127.0.0.0/8"));
+    expect_told_by_the_cdn(&daemon, &front);
 }

@@ -130,12 +130,54 @@ fn host_is_read_as_that_of_a_request() {
         ("/which/https://a.com", "https://a.com:hostname_invalid", "?scheme=https"),
         ("/which/", ":hostname_invalid", "name a host"),
         ("/which/a.com?scheme=ftp", "query_invalid", "http, https, tcp, tls"),
+        ("/which/a.com?source=a.com", "query_invalid", "an address of a client"),
         ("/which/a.com?domain=b.com", "query_unknown", "scheme"),
     ] {
         let message = api.ask("GET", path).expect_error(400, code);
         assert!(message.contains(word), "{path}: {message}");
     }
     api.ask("PUT", "/which/a.com").expect_error(405, "method_not_allowed");
+}
+
+#[test]
+fn client_that_is_kept_out_is_told() {
+    let daemon = Setup::new()
+        .rule("a.com", json!(["empty", {"code": 402, "deny": "127.0.0.1"}, false]))
+        .start();
+    let mut api = daemon.api();
+    assert_eq!(status(&daemon, "a.com"), 403);
+    for (source, outcome, word) in [
+        ("?source=127.0.0.1", "denied", "403"),
+        ("?source=::ffff:127.0.0.1", "denied", "127.0.0.1 out"),
+        ("?source=127.0.0.2", "replied", "402"),
+        ("", "replied", "some clients"),
+    ] {
+        let (told, found) = which(&mut api, &format!("a.com{source}"));
+        assert_eq!(found, outcome, "{told}");
+        assert!(told["would"].as_str().is_some_and(|would| would.contains(word)), "{told}");
+    }
+    let told = way(&daemon).call("which a.com --source 127.0.0.1").finish();
+    told.expect(0, &[]);
+    assert!(told.out.contains("gets the status 403"), "{}", told.out);
+}
+
+/// A rule for all names is no reason to get a certificate for each.
+#[test]
+fn rule_for_all_names_is_told_and_is_no_site() {
+    let daemon = Setup::new()
+        .set("unknown_status", 404)
+        .rule("*", empty(402))
+        .rule("a.com", empty(403))
+        .start();
+    let mut api = daemon.api();
+    assert_eq!(status(&daemon, "b.com"), 402);
+    assert_eq!(which(&mut api, "b.com").0["name"], "*");
+    api.ask("GET", "/which/?domain=b.com").expect_error(404, "no_rule");
+    api.ask("GET", "/which/?domain=a.com").expect_status(200);
+    api.delete("*");
+    assert_eq!(status(&daemon, "b.com"), 404);
+    let (told, _) = which(&mut api, "b.com");
+    assert!(told["would"].as_str().is_some_and(|would| would.contains("(404)")), "{told}");
 }
 
 #[test]

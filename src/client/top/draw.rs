@@ -1,67 +1,47 @@
-//! How `top` looks: a pure function of the screen's state.
+//! How `top` looks: a pure function of the screen's state. This file places the parts; each part
+//! has a file of its own.
+
+mod help;
+mod host;
+mod plot;
+mod side;
+mod styles;
+mod table;
 
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
-use ratatui::style::{Color, Modifier, Style};
+use ratatui::style::{Color, Style};
 use ratatui::text::{Line, Span};
-use ratatui::widgets::{Paragraph, RenderDirection, Sparkline};
+use ratatui::widgets::Paragraph;
 
-use super::model::{Host, Screen, Shard, Sort};
+use super::figures::Shard;
+use super::format::{bytes, figure, number};
+use super::model::{Pane, Screen};
 use crate::client::print::counted;
+use styles::{ALARM, FAINT, STRONG};
 
 /// Shards are shown side by side, each so wide.
 const SHARD_COLUMNS: u16 = 38;
 const SHARD_ROWS_MAX: u16 = 4;
 const GAUGE_CELLS: usize = 10;
-/// Names get what the figures leave, but no less.
-const NAME_COLUMNS_MIN: u16 = 24;
 /// Below it, hosts matter more than shards and history.
 const ROWS_FOR_ALL: u16 = 14;
-
-const STRONG: Style = Style::new().add_modifier(Modifier::BOLD);
-const FAINT: Style = Style::new().add_modifier(Modifier::DIM);
-const ALARM: Style = Style::new().fg(Color::Red).add_modifier(Modifier::BOLD);
-
-/// A column of the table of hosts, behind the name.
-struct Column {
-    title: &'static str,
-    columns: u16,
-    sort: Option<Sort>,
-    cell: fn(&Host) -> String,
-}
-
-const fn column(
-    title: &'static str,
-    columns: u16,
-    sort: Option<Sort>,
-    cell: fn(&Host) -> String,
-) -> Column {
-    Column { title, columns, sort, cell }
-}
-
-/// Columns in the order of their worth: a narrow terminal lacks the last ones.
-const COLUMNS: &[Column] = &[
-    column("REQ/S", 9, Some(Sort::Requests), |host| figure(host.requests_rate)),
-    column("OPEN", 7, Some(Sort::Open), |host| number(host.open)),
-    column("HELD", 7, Some(Sort::Held), |host| number(host.held)),
-    column("IN/S", 8, Some(Sort::Received), |host| bytes(host.received_rate)),
-    column("OUT/S", 8, Some(Sort::Sent), |host| bytes(host.sent_rate)),
-    column("5XX", 7, Some(Sort::ServerErrors), |host| number(host.answers[3])),
-    column("4XX", 7, None, |host| number(host.answers[2])),
-    column("COMPLETED", 11, Some(Sort::Completed), |host| number(host.completed)),
-    column("3XX", 7, None, |host| number(host.answers[1])),
-    column("2XX", 7, None, |host| number(host.answers[0])),
-];
+/// From it on, the plot is higher and has a scale of time.
+const ROWS_FOR_TIME: u16 = 20;
+/// From it on, backends and nodes stand beside the hosts.
+const COLUMNS_FOR_SIDE: u16 = 150;
+const SIDE_COLUMNS: u16 = 58;
 
 /// Areas of the screen.
 pub struct Places {
     title: Rect,
     totals: Rect,
     state: Rect,
-    history: Rect,
+    plot: Rect,
     shards: Rect,
-    header: Rect,
-    hosts: Rect,
+    main: Rect,
+    /// Beside the main part, where the terminal is wide.
+    side: Option<Rect>,
     keys: Rect,
 }
 
@@ -69,18 +49,28 @@ impl Places {
     pub fn of(area: Rect, shards: usize) -> Places {
         let per_row = usize::from((area.width / SHARD_COLUMNS).max(1));
         let shard_rows = shards.div_ceil(per_row).min(SHARD_ROWS_MAX.into()) as u16;
-        let (history, shard_rows) =
-            if area.height < ROWS_FOR_ALL { (0, 0) } else { (2, shard_rows) };
-        let rows = [1, 1, 1, history, shard_rows, 1].map(Constraint::Length);
+        let (plot, shard_rows) = match area.height {
+            ..ROWS_FOR_ALL => (0, 0),
+            ROWS_FOR_ALL..ROWS_FOR_TIME => (2, shard_rows),
+            _ => (4, shard_rows),
+        };
+        let rows = [1, 1, 1, plot, shard_rows].map(Constraint::Length);
         let rows = rows.into_iter().chain([Constraint::Min(0), Constraint::Length(1)]);
-        let [title, totals, state, history, shards, header, hosts, keys] =
-            Layout::vertical(rows).areas(area);
-        Places { title, totals, state, history, shards, header, hosts, keys }
+        let [title, totals, state, plot, shards, main, keys] = Layout::vertical(rows).areas(area);
+        let (main, side) = if area.width < COLUMNS_FOR_SIDE {
+            (main, None)
+        } else {
+            let columns = [Constraint::Min(0), Constraint::Length(1)];
+            let columns = columns.into_iter().chain([Constraint::Length(SIDE_COLUMNS)]);
+            let [main, _, side] = Layout::horizontal(columns).areas(main);
+            (main, Some(side))
+        };
+        Places { title, totals, state, plot, shards, main, side, keys }
     }
 
-    /// How many hosts fit.
+    /// How many hosts fit below the heads of the columns.
     pub fn rows(&self) -> usize {
-        self.hosts.height.into()
+        self.main.height.saturating_sub(1).into()
     }
 }
 
@@ -90,39 +80,47 @@ pub fn draw(frame: &mut Frame<'_>, screen: &Screen) {
     frame.render_widget(title(screen), places.title);
     frame.render_widget(totals(screen), places.totals);
     frame.render_widget(state(screen), places.state);
-    let history = Sparkline::default()
-        .data(screen.history.iter().take(places.history.width.into()).copied())
-        .direction(RenderDirection::RightToLeft);
-    frame.render_widget(history, places.history);
+    plot::draw(frame, screen, places.plot);
     frame.render_widget(shards(screen, places.shards), places.shards);
-    let (columns, name) = columns_for(places.hosts.width);
-    frame.render_widget(header(screen, columns, name), places.header);
-    let rows = screen.hosts().into_iter().skip(screen.first).take(places.rows());
-    let rows: Vec<Line<'_>> = rows.map(|host| row(host, columns, name)).collect();
-    frame.render_widget(Paragraph::new(rows), places.hosts);
+    match (&screen.close, screen.pane) {
+        (Some(close), _) => host::draw(frame, close, &screen.backends, places.main),
+        (None, Pane::Backends) if places.side.is_none() => {
+            side::backends(frame, screen, places.main);
+        }
+        (None, _) => table::draw(frame, screen, places.main),
+    }
+    if let Some(side) = places.side {
+        side::draw(frame, screen, side);
+    }
+    if screen.helping {
+        help::draw(frame);
+    }
     frame.render_widget(keys(screen), places.keys);
 }
 
 fn title(screen: &Screen) -> Line<'_> {
     let rules = counted(number(screen.traffic.rules), "rule");
-    Line::from(vec![
+    let mut spans = vec![
         Span::styled(format!("mantrid {}", screen.version), STRONG),
         Span::raw(format!(" on {}, {rules}", screen.address)),
-    ])
+    ];
+    spans.extend(side::fleet_in_short(screen));
+    Line::from(spans)
 }
 
 fn totals(screen: &Screen) -> Line<'_> {
     let (traffic, totals) = (&screen.traffic, &screen.traffic.totals);
     let mut spans = Vec::new();
-    for (value, unit) in [
-        (figure(totals.requests_rate), " requests/s   "),
-        (bytes(totals.received_rate), "/s in   "),
-        (bytes(totals.sent_rate), "/s out   "),
-        (number(traffic.open_connections), " connections   "),
-        (number(totals.open), " open   "),
-        (number(traffic.held), " held"),
+    for (value, unit, is_alarm) in [
+        (figure(totals.requests_rate), " requests/s   ", false),
+        (figure(screen.errors_rate), " errors/s   ", 0.05 <= screen.errors_rate),
+        (bytes(totals.received_rate), "/s in   ", false),
+        (bytes(totals.sent_rate), "/s out   ", false),
+        (number(traffic.open_connections), " connections   ", false),
+        (number(totals.open), " open   ", false),
+        (number(traffic.held), " held", false),
     ] {
-        spans.push(Span::styled(value, STRONG));
+        spans.push(Span::styled(value, if is_alarm { ALARM } else { STRONG }));
         spans.push(Span::raw(unit));
     }
     Line::from(spans)
@@ -168,107 +166,23 @@ fn gauge(index: usize, shard: &Shard) -> [Span<'static>; 4] {
     ]
 }
 
-/// Columns that fit, and the width that is left for the name.
-fn columns_for(width: u16) -> (&'static [Column], usize) {
-    let mut left = width.saturating_sub(NAME_COLUMNS_MIN);
-    let mut count = 0;
-    for column in COLUMNS {
-        match left.checked_sub(column.columns) {
-            Some(rest) => (left, count) = (rest, count + 1),
-            None => break,
-        }
-    }
-    let used: u16 = COLUMNS[..count].iter().map(|column| column.columns).sum();
-    (&COLUMNS[..count], width.saturating_sub(used).into())
-}
-
-fn header<'a>(screen: &Screen, columns: &[Column], name: usize) -> Line<'a> {
-    let titled = |text: String, is_sorted: bool| {
-        let style = Style::new().add_modifier(Modifier::REVERSED);
-        let style = if is_sorted { style.add_modifier(Modifier::BOLD) } else { style };
-        Span::styled(text, style)
-    };
-    let mark = |is_sorted: bool, title: &str| {
-        if is_sorted { format!("▼{title}") } else { title.to_owned() }
-    };
-    let is_by_name = screen.sort == Sort::Name;
-    let first = titled(format!("{:<name$}", mark(is_by_name, "HOST")), is_by_name);
-    let others = columns.iter().map(|column| {
-        let is_sorted = column.sort == Some(screen.sort);
-        let width = column.columns.into();
-        titled(format!("{:>width$}", mark(is_sorted, column.title)), is_sorted)
-    });
-    Line::from_iter([first].into_iter().chain(others))
-}
-
-fn row<'a>(host: &Host, columns: &[Column], name: usize) -> Line<'a> {
-    let first = Span::raw(format!("{:<name$}", cut(&host.name, name.saturating_sub(1))));
-    let others = columns.iter().map(|column| {
-        let text = (column.cell)(host);
-        let is_zero = text == "0" || text == "0B";
-        let is_alarm = column.sort == Some(Sort::ServerErrors) && !is_zero;
-        let style = match () {
-            () if is_alarm => ALARM,
-            () if is_zero => FAINT,
-            () => Style::new(),
-        };
-        let width = column.columns.into();
-        Span::styled(format!("{text:>width$}"), style)
-    });
-    Line::from_iter([first].into_iter().chain(others))
-}
-
 fn keys(screen: &Screen) -> Line<'_> {
     if screen.typing {
         return Line::from(format!("/{}█  (Enter: keep, Esc: all hosts)", screen.filter));
     }
-    let mut spans =
-        vec![Span::styled("q quit   ↑↓ PgUp PgDn scroll   s sort   / filter   p pause", FAINT)];
+    let text = match screen.close {
+        Some(_) => "Esc back   ? help   p pause   q quit",
+        None => "q quit   ? help   ↑↓ Enter open   s sort   / filter   b backends   p pause",
+    };
+    let mut spans = Vec::new();
     if screen.paused {
-        spans.push(Span::styled("   PAUSED", STRONG));
+        spans.push(Span::styled("PAUSED   ", STRONG));
     }
     if !screen.filter.is_empty() {
-        spans.push(Span::styled(
-            format!("   only {} of {} (Esc: all)", screen.filter, screen.traffic.hosts.len()),
-            STRONG,
-        ));
+        spans.push(Span::styled(format!("only {} (Esc: all)   ", screen.filter), STRONG));
     }
+    spans.push(Span::styled(text, FAINT));
     Line::from(spans)
-}
-
-/// Cut so that one sees it.
-fn cut(text: &str, columns: usize) -> String {
-    if text.chars().count() <= columns {
-        return text.to_owned();
-    }
-    text.chars().take(columns.saturating_sub(1)).chain(['…']).collect()
-}
-
-/// Three figures and a magnitude: 0, 0.4, 12.3, 123, 1.2k, 12.3M.
-fn figure(value: f64) -> String {
-    scaled(value, 1000.0, &["", "k", "M", "G", "T", "P"])
-}
-
-/// Writes a number of bytes: 0B, 1.5K, 12.0M.
-fn bytes(value: f64) -> String {
-    scaled(value, 1024.0, &["B", "K", "M", "G", "T", "P"])
-}
-
-fn scaled(mut value: f64, step: f64, units: &[&str]) -> String {
-    let mut at = 0;
-    // 999.95 would be written with four figures
-    while step - 0.05 <= value && at + 1 < units.len() {
-        value /= step;
-        at += 1;
-    }
-    let is_whole = !(0.05..99.95).contains(&value) || (at == 0 && value.fract() == 0.0);
-    let text = if is_whole { format!("{value:.0}") } else { format!("{value:.1}") };
-    format!("{text}{}", units[at])
-}
-
-/// A count in full while it is short.
-fn number(count: u64) -> String {
-    if count < 100_000 { count.to_string() } else { figure(count as f64) }
 }
 
 #[cfg(test)]

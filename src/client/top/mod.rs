@@ -1,8 +1,11 @@
-//! `top`: the busiest hosts, live. This file owns the terminal; what is known is in `model`, how it
-//! looks in `draw`.
+//! `top`: hosts, backends and what is wrong with them, live. This file owns the terminal; what is
+//! known is in `model`, what is asked beside the stream of events in `poll`, how it looks in `draw`.
 
 mod draw;
+mod figures;
+mod format;
 mod model;
+mod poll;
 
 use std::io::{self, IsTerminal};
 
@@ -10,17 +13,19 @@ use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event as Input, KeyEventKind};
 use ratatui::layout::Rect;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::events::print_each;
 use super::failure::{Failure, RequestError};
 use super::feed::{self, News};
 use super::request::Api;
 use draw::{Places, draw};
-use model::{Flow, Screen};
+use model::{Answered, Flow, Screen, Wanted};
 
 /// Typed faster than drawn; beyond it the typist is made to wait.
 const INPUTS_MAX: usize = 64;
+/// Answers read ahead of the screen.
+const ANSWERS_MAX: usize = 8;
 
 /// Shows `hosts` hosts until the user quits; with `json`, prints a line each second instead.
 pub async fn run(api: &Api, hosts: u32, json: bool) -> Result<(), Failure> {
@@ -40,8 +45,12 @@ pub async fn run(api: &Api, hosts: u32, json: bool) -> Result<(), Failure> {
     let news = feed::open(api, &query).await?;
     let signals =
         TerminalSignals::new().map_err(|error| Failure::Other(format!("signals: {error}")))?;
-    let mut view = View::open(&api.address().to_string()).map_err(Failure::of_output)?;
-    let done = view.show(news, signals).await;
+    let screen = Screen::new(&api.address().to_string(), hosts);
+    let (wanted, asked) = watch::channel(screen.wanted());
+    let (teller, answers) = mpsc::channel(ANSWERS_MAX);
+    tokio::spawn(poll::run(api.clone(), asked, teller));
+    let mut view = View::open(screen, wanted).map_err(Failure::of_output)?;
+    let done = view.show(news, answers, signals).await;
     // The screen is given back before anything is said on it.
     drop(view);
     done
@@ -76,21 +85,23 @@ impl TerminalSignals {
 struct View {
     terminal: DefaultTerminal,
     screen: Screen,
+    wanted: watch::Sender<Wanted>,
 }
 
 impl View {
-    fn open(address: &str) -> io::Result<View> {
+    fn open(screen: Screen, wanted: watch::Sender<Wanted>) -> io::Result<View> {
         // Gives the terminal back on a panic, too.
         let terminal = ratatui::try_init().inspect_err(|_| {
             // It may be half taken.
             let _ = ratatui::try_restore();
         })?;
-        Ok(View { terminal, screen: Screen::new(address) })
+        Ok(View { terminal, screen, wanted })
     }
 
     async fn show(
         &mut self,
         mut news: mpsc::Receiver<Result<News, RequestError>>,
+        mut answers: mpsc::Receiver<Answered>,
         mut signals: TerminalSignals,
     ) -> Result<(), Failure> {
         let mut inputs = inputs();
@@ -101,11 +112,18 @@ impl View {
                     Some(news) => self.take(news),
                     None => return Ok(()),
                 },
+                Some(answered) = answers.recv() => self.screen.learn(answered),
                 input = inputs.recv() => match input {
                     Some(Input::Key(key)) if key.kind != KeyEventKind::Release => {
                         if self.screen.key(key) == Flow::Quit {
                             return Ok(());
                         }
+                        self.wanted.send_if_modified(|wanted| {
+                            let now = self.screen.wanted();
+                            let is_other = *wanted != now;
+                            *wanted = now;
+                            is_other
+                        });
                     }
                     Some(_) => {}
                     // the terminal is gone

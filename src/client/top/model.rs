@@ -1,5 +1,5 @@
-//! State of `top`, and how keys change it. No terminal and no clock: events and keys go in, the
-//! drawing reads it.
+//! State of `top`, and how keys change it. No terminal and no clock: events, answers and keys go
+//! in, the drawing reads it.
 
 use std::cmp::Reverse;
 use std::collections::VecDeque;
@@ -7,138 +7,60 @@ use std::collections::VecDeque;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use serde_json::Value;
 
-use super::super::print::plain;
-use super::super::sse::Event;
+use super::figures::{Backend, Close, Fleet, Host, Traffic, count, rate};
+use crate::client::print::plain;
+use crate::client::sse::Event;
 
 /// Seconds of history: more than a terminal is wide.
-const HISTORY_MAX: usize = 512;
+pub const HISTORY_MAX: usize = 512;
 const FILTER_CHARS_MAX: usize = 253;
 
-/// A host in the last second.
-#[derive(Clone, Default, PartialEq, Debug)]
-pub struct Host {
-    pub name: String,
-    pub requests_rate: f64,
-    pub received_rate: f64,
-    pub sent_rate: f64,
-    pub open: u64,
-    pub held: u64,
-    pub completed: u64,
-    /// Responses by class, from 2xx on.
-    pub answers: [u64; 4],
-}
-
-impl Host {
-    fn of(name: &str, value: &Value) -> Host {
-        let answers = value.get("answers");
-        let class = |name| answers.map_or(0, |answers| count(answers, name));
-        Host {
-            name: plain(name),
-            requests_rate: rate(value, "requests_per_second"),
-            received_rate: rate(value, "bytes_received_per_second"),
-            sent_rate: rate(value, "bytes_sent_per_second"),
-            open: count(value, "open_requests"),
-            held: count(value, "held_requests"),
-            completed: count(value, "completed_requests"),
-            answers: ["2xx", "3xx", "4xx", "5xx"].map(class),
-        }
-    }
-}
-
-/// A shard in the last second.
-#[derive(Clone, Default, PartialEq, Debug)]
-pub struct Shard {
-    pub requests_rate: f64,
-    pub open_connections: u64,
-    /// Share of its time that the shard was busy, from 0 to 1.
-    pub busy: f64,
-}
-
-/// All that one `traffic` event tells.
-#[derive(Clone, Default, PartialEq, Debug)]
-pub struct Traffic {
-    pub rules: u64,
-    pub held: u64,
-    pub totals: Host,
-    pub open_connections: u64,
-    pub shards: Vec<Shard>,
-    pub hosts: Vec<Host>,
-    pub down: Vec<String>,
-}
-
-impl Traffic {
-    fn of(value: &Value) -> Traffic {
-        let list = |name: &str| value.get(name).and_then(Value::as_array).into_iter().flatten();
-        let totals = value.get("totals").unwrap_or(&Value::Null);
-        let shard = |value: &Value| Shard {
-            requests_rate: rate(value, "requests_per_second"),
-            open_connections: count(value, "open_connections"),
-            busy: rate(value, "busy").clamp(0.0, 1.0),
-        };
-        let host = |value: &Value| Some(Host::of(value.get("host")?.as_str()?, value));
-        Traffic {
-            rules: count(value, "rules"),
-            held: count(value, "held"),
-            totals: Host::of("", totals),
-            open_connections: count(totals, "open_connections"),
-            shards: list("shards").map(shard).collect(),
-            hosts: list("busiest").filter_map(host).collect(),
-            down: list("down").filter_map(Value::as_str).map(plain).collect(),
-        }
-    }
-}
-
-fn count(value: &Value, name: &str) -> u64 {
-    value.get(name).and_then(Value::as_u64).unwrap_or(0)
-}
-
-fn rate(value: &Value, name: &str) -> f64 {
-    let rate = value.get(name).and_then(Value::as_f64).unwrap_or(0.0);
-    if rate.is_finite() { rate.max(0.0) } else { 0.0 }
-}
-
-/// Order of the hosts: the largest first, names in their order.
+/// Order of the hosts, by `sort=` of the daemon: the largest first.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Sort {
     Requests,
-    Open,
+    Errors,
+    Latency,
     Held,
-    Received,
-    Sent,
-    ServerErrors,
-    Completed,
-    Name,
+    Open,
+    Bytes,
 }
 
 impl Sort {
-    const ALL: [Sort; 8] = [
-        Sort::Requests,
-        Sort::Open,
-        Sort::Held,
-        Sort::Received,
-        Sort::Sent,
-        Sort::ServerErrors,
-        Sort::Completed,
-        Sort::Name,
+    /// Each order with its word in a query and its key.
+    pub const ALL: [(Sort, &'static str, char); 6] = [
+        (Sort::Requests, "requests", 'r'),
+        (Sort::Errors, "errors", 'e'),
+        (Sort::Latency, "latency", 'l'),
+        (Sort::Held, "held", 'h'),
+        (Sort::Open, "open", 'o'),
+        (Sort::Bytes, "bytes", 'y'),
     ];
 
-    fn next(self) -> Sort {
-        let at = Sort::ALL.iter().position(|sort| *sort == self).unwrap_or(0);
-        Sort::ALL[(at + 1) % Sort::ALL.len()]
+    pub fn word(self) -> &'static str {
+        Sort::ALL.iter().find(|(sort, ..)| *sort == self).map_or("requests", |(_, word, _)| word)
     }
 
-    fn key(self, host: &Host) -> Reverse<u64> {
+    fn by_key(key: char) -> Option<Sort> {
+        Sort::ALL.iter().find(|(.., of)| *of == key).map(|(sort, ..)| *sort)
+    }
+
+    fn step(self, by: usize) -> Sort {
+        let at = Sort::ALL.iter().position(|(sort, ..)| *sort == self).unwrap_or(0);
+        Sort::ALL[(at + by) % Sort::ALL.len()].0
+    }
+
+    /// Rank of a host among those of a `traffic` event, for a daemon that does not sort.
+    fn rank(self, host: &Host) -> Reverse<u64> {
         // As fine as it is shown, so that rows of equal figures keep still.
         let tenths = |rate: f64| (rate * 10.0) as u64;
         Reverse(match self {
             Sort::Requests => tenths(host.requests_rate),
-            Sort::Open => host.open,
+            Sort::Errors => tenths(host.errors_rate).max(host.answers[3]),
+            Sort::Latency => tenths(host.latency[1].unwrap_or(0.0) * 1000.0),
             Sort::Held => host.held,
-            Sort::Received => host.received_rate as u64,
-            Sort::Sent => host.sent_rate as u64,
-            Sort::ServerErrors => host.answers[3],
-            Sort::Completed => host.completed,
-            Sort::Name => 0,
+            Sort::Open => host.open,
+            Sort::Bytes => (host.received_rate + host.sent_rate) as u64,
         })
     }
 }
@@ -150,14 +72,52 @@ pub enum Flow {
     Quit,
 }
 
+/// Part of the screen that arrow keys scroll; a terminal that is not wide shows only that.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Pane {
+    Hosts,
+    Backends,
+}
+
+/// Questions that the screen has for the daemon, besides the stream of events.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Wanted {
+    pub sort: Sort,
+    pub search: String,
+    pub limit: u32,
+    /// The host that is looked at closely.
+    pub close: Option<String>,
+}
+
+/// Answers to them.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Answered {
+    Hosts(Vec<Host>),
+    Backends(Vec<Backend>),
+    Fleet(Option<Fleet>),
+    Close(Box<Close>),
+    /// Requests per second before `top` began, the newest in front.
+    Past(Vec<u64>),
+}
+
 /// Everything that is drawn.
 #[derive(Debug)]
 pub struct Screen {
     pub address: String,
     pub version: String,
     pub traffic: Traffic,
+    /// Hosts in the daemon's order, over all hosts; `None` before the first answer, and for a
+    /// daemon that does not sort.
+    pub sorted: Option<Vec<Host>>,
+    pub backends: Vec<Backend>,
+    pub fleet: Option<Fleet>,
+    pub close: Option<Close>,
     /// Requests per second, the newest in front.
     pub history: VecDeque<u64>,
+    /// Errors of all hosts per second.
+    pub errors_rate: f64,
+    /// Time and sum of 5xx of the `traffic` event before.
+    before: Option<(f64, u64)>,
     /// Why there is no connection, while there is none.
     pub lost: Option<String>,
     pub sort: Sort,
@@ -165,25 +125,55 @@ pub struct Screen {
     /// The filter is being typed.
     pub typing: bool,
     pub paused: bool,
-    /// The first row that is shown, and how many fit.
+    pub helping: bool,
+    pub pane: Pane,
+    /// The row of hosts that Enter opens, and the first one that is shown.
+    pub chosen: usize,
     pub first: usize,
+    /// The host of the chosen row, once a key has chosen it: it is followed when the order changes.
+    followed: Option<String>,
+    /// The first row of backends that is shown.
+    pub first_backend: usize,
     page: usize,
+    limit: u32,
 }
 
 impl Screen {
-    pub fn new(address: &str) -> Screen {
+    pub fn new(address: &str, limit: u32) -> Screen {
         Screen {
             address: plain(address),
             version: String::new(),
             traffic: Traffic::default(),
+            sorted: None,
+            backends: Vec::new(),
+            fleet: None,
+            close: None,
             history: VecDeque::new(),
+            errors_rate: 0.0,
+            before: None,
             lost: None,
             sort: Sort::Requests,
             filter: String::new(),
             typing: false,
             paused: false,
+            helping: false,
+            pane: Pane::Hosts,
+            chosen: 0,
             first: 0,
+            followed: None,
+            first_backend: 0,
             page: 1,
+            limit,
+        }
+    }
+
+    /// Says what is asked of the daemon for what is shown.
+    pub fn wanted(&self) -> Wanted {
+        Wanted {
+            sort: self.sort,
+            search: if self.typing { String::new() } else { self.filter.clone() },
+            limit: self.limit,
+            close: self.close.as_ref().map(|close| close.host.name.clone()),
         }
     }
 
@@ -199,30 +189,97 @@ impl Screen {
                 let traffic = Traffic::of(&value);
                 self.history.push_front(traffic.totals.requests_rate.round() as u64);
                 self.history.truncate(HISTORY_MAX);
+                let errors_rate = self.errors_of(&value);
                 if !self.paused {
                     self.traffic = traffic;
+                    self.errors_rate = errors_rate;
+                    self.follow();
                 }
             }
             _ => {}
         }
     }
 
-    /// The hosts that pass the filter, in order.
+    /// Returns the errors per second: as the daemon says, or by the sums of 5xx.
+    fn errors_of(&mut self, event: &Value) -> f64 {
+        let totals = event.get("totals").unwrap_or(&Value::Null);
+        let sum = totals.get("answers").map_or(0, |answers| count(answers, "5xx"));
+        let time = rate(event, "time");
+        let (then, before) = self.before.replace((time, sum)).unwrap_or((time, sum));
+        match totals.get("errors_per_second") {
+            Some(_) => rate(totals, "errors_per_second"),
+            None if then < time => sum.saturating_sub(before) as f64 / (time - then),
+            None => 0.0,
+        }
+    }
+
+    /// Takes the answer to a question. While paused, what is shown stays.
+    pub fn learn(&mut self, answered: Answered) {
+        if let Answered::Past(past) = answered {
+            self.history.extend(past);
+            return self.history.truncate(HISTORY_MAX);
+        }
+        if self.paused {
+            return;
+        }
+        match answered {
+            Answered::Hosts(hosts) => self.sorted = Some(hosts),
+            Answered::Backends(mut backends) => {
+                backends.sort_by_key(|backend| {
+                    (Reverse(backend.is_bad()), Reverse(backend.open), backend.address.clone())
+                });
+                self.backends = backends;
+            }
+            Answered::Fleet(fleet) => self.fleet = fleet,
+            Answered::Past(_) => {}
+            Answered::Close(close) => {
+                // Another host may have been opened meanwhile, or none.
+                if self.close.as_ref().is_some_and(|shown| shown.host.name == close.host.name) {
+                    self.close = Some(*close);
+                }
+            }
+        }
+        self.follow();
+    }
+
+    /// The hosts to show, in order.
     pub fn hosts(&self) -> Vec<&Host> {
-        let hosts = self.traffic.hosts.iter();
-        let mut hosts: Vec<&Host> = hosts.filter(|host| host.name.contains(&self.filter)).collect();
-        hosts.sort_by(|left, right| {
-            let order = self.sort.key(left).cmp(&self.sort.key(right));
-            order.then_with(|| left.name.cmp(&right.name))
-        });
+        // The daemon's search knows backends and actions, too; while it is typed, names are enough.
+        let is_asked = self.sorted.is_some() && !self.typing;
+        let fits = |host: &&Host| is_asked || host.name.contains(&self.filter);
+        let known = self.sorted.as_ref().unwrap_or(&self.traffic.hosts);
+        let mut hosts: Vec<&Host> = known.iter().filter(fits).collect();
+        if self.sorted.is_none() {
+            hosts.sort_by(|left, right| {
+                let order = self.sort.rank(left).cmp(&self.sort.rank(right));
+                order.then_with(|| left.name.cmp(&right.name))
+            });
+        }
         hosts
     }
 
-    /// Says how many rows fit; the last page stays full.
+    /// Keeps the chosen row on its host.
+    fn follow(&mut self) {
+        let Some(name) = &self.followed else { return };
+        let found = self.hosts().iter().position(|host| host.name == *name);
+        if let Some(at) = found
+            && at != self.chosen
+        {
+            let above = self.chosen.saturating_sub(self.first);
+            self.chosen = at;
+            self.first = at.saturating_sub(above);
+        }
+    }
+
+    /// Says how many rows fit; the chosen one is among them, and the last page stays full.
     pub fn fit(&mut self, rows: usize) {
         self.page = rows.max(1);
-        let last = self.hosts().len().saturating_sub(self.page);
-        self.first = self.first.min(last);
+        let count = self.hosts().len();
+        self.chosen = self.chosen.min(count.saturating_sub(1));
+        self.first = self.first.min(count.saturating_sub(self.page)).min(self.chosen);
+        self.first = self.first.max((self.chosen + 1).saturating_sub(self.page));
+        let last = self.backends.len().saturating_sub(self.page);
+        self.first_backend = self.first_backend.min(last);
     }
 
     pub fn key(&mut self, key: KeyEvent) -> Flow {
@@ -233,22 +290,66 @@ impl Screen {
             self.type_filter(key.code);
             return Flow::Go;
         }
+        if self.helping {
+            self.helping = false;
+            return if key.code == KeyCode::Char('q') { Flow::Quit } else { Flow::Go };
+        }
         match key.code {
+            KeyCode::Esc if self.close.is_some() => self.close = None,
+            KeyCode::Backspace | KeyCode::Left => self.close = None,
             KeyCode::Esc if !self.filter.is_empty() => self.filter.clear(),
             KeyCode::Char('q') | KeyCode::Esc => return Flow::Quit,
-            KeyCode::Up | KeyCode::Char('k') => self.first = self.first.saturating_sub(1),
-            KeyCode::Down | KeyCode::Char('j') => self.first += 1,
-            KeyCode::PageUp => self.first = self.first.saturating_sub(self.page),
-            KeyCode::PageDown => self.first += self.page,
-            KeyCode::Home => self.first = 0,
-            KeyCode::End => self.first = self.traffic.hosts.len(),
-            KeyCode::Char('s') => self.sort = self.sort.next(),
+            KeyCode::Char('?') => self.helping = true,
             KeyCode::Char('p') => self.paused = !self.paused,
+            _ if self.close.is_some() => {}
+            KeyCode::Enter => self.open(),
+            KeyCode::Char('s') => self.sort_by(self.sort.step(1)),
+            KeyCode::Char('S') => self.sort_by(self.sort.step(Sort::ALL.len() - 1)),
             KeyCode::Char('/') => self.typing = true,
-            _ => {}
+            KeyCode::Tab | KeyCode::Char('b') => {
+                self.pane = match self.pane {
+                    Pane::Hosts => Pane::Backends,
+                    Pane::Backends => Pane::Hosts,
+                };
+            }
+            KeyCode::Char(key) if Sort::by_key(key).is_some() => {
+                self.sort_by(Sort::by_key(key).unwrap_or(self.sort));
+            }
+            code => self.scroll(code),
         }
         self.fit(self.page);
         Flow::Go
+    }
+
+    fn sort_by(&mut self, sort: Sort) {
+        self.sort = sort;
+        self.pane = Pane::Hosts;
+        (self.first, self.chosen, self.followed) = (0, 0, None);
+    }
+
+    fn scroll(&mut self, code: KeyCode) {
+        let row = match self.pane {
+            Pane::Hosts => &mut self.chosen,
+            Pane::Backends => &mut self.first_backend,
+        };
+        *row = match code {
+            KeyCode::Up | KeyCode::Char('k') => row.saturating_sub(1),
+            KeyCode::Down | KeyCode::Char('j') => *row + 1,
+            KeyCode::PageUp => row.saturating_sub(self.page),
+            KeyCode::PageDown => *row + self.page,
+            KeyCode::Home => 0,
+            KeyCode::End => usize::MAX,
+            _ => return,
+        };
+        self.fit(self.page);
+        self.followed = self.hosts().get(self.chosen).map(|host| host.name.clone());
+    }
+
+    /// Opens the chosen host with what is known of it already.
+    fn open(&mut self) {
+        let Some(host) = self.hosts().get(self.chosen).map(|host| (*host).clone()) else { return };
+        self.followed = Some(host.name.clone());
+        self.close = Some(Close { host, ..Close::default() });
     }
 
     fn type_filter(&mut self, code: KeyCode) {
@@ -264,145 +365,9 @@ impl Screen {
             }
             _ => {}
         }
-        self.first = 0;
+        (self.first, self.chosen, self.followed) = (0, 0, None);
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn traffic(data: &Value) -> Event {
-        Event { kind: "traffic".to_owned(), data: data.to_string() }
-    }
-
-    fn busy(count: u64) -> Screen {
-        let mut screen = Screen::new("here");
-        let hosts: Vec<Value> = (0..count)
-            .map(|n| {
-                let host = format!("h{n}.com");
-                json!({"host": host, "requests_per_second": n, "open_requests": count - n})
-            })
-            .collect();
-        screen.take(&traffic(&json!({ "busiest": hosts })));
-        screen.fit(10);
-        screen
-    }
-
-    fn press(screen: &mut Screen, code: KeyCode) -> Flow {
-        screen.key(KeyEvent::new(code, KeyModifiers::NONE))
-    }
-
-    fn names(screen: &Screen) -> Vec<&str> {
-        screen.hosts().iter().map(|host| host.name.as_str()).collect()
-    }
-
-    #[test]
-    fn a_traffic_event_is_read() {
-        let mut screen = Screen::new("here");
-        screen.take(&traffic(&json!({
-            "time": 1.5, "rules": 7, "held": 2, "down": ["127.0.0.1:8000"],
-            "totals": {"requests_per_second": 2.5, "bytes_sent_per_second": 3.0,
-                "bytes_received_per_second": 4, "open_connections": 5, "completed_requests": 6},
-            "shards": [
-                {"requests_per_second": 1, "open_connections": 2, "busy": 0.25},
-                {"busy": 7}
-            ],
-            "busiest": [{"host": "a.com", "open_requests": 1, "answers": {"2xx": 1, "5xx": 4}}, {}],
-        })));
-        let found = &screen.traffic;
-        assert_eq!((found.rules, found.held, found.open_connections), (7, 2, 5));
-        assert_eq!(found.totals.requests_rate, 2.5);
-        assert_eq!(found.down, ["127.0.0.1:8000"]);
-        assert_eq!(found.shards[0], Shard { requests_rate: 1.0, open_connections: 2, busy: 0.25 });
-        assert_eq!(found.shards[1].busy, 1.0, "no more than all");
-        assert_eq!(found.hosts.len(), 1, "a host without a name is none");
-        assert_eq!((found.hosts[0].open, found.hosts[0].answers), (1, [1, 0, 0, 4]));
-        assert_eq!(screen.history, [3]);
-    }
-
-    #[test]
-    fn other_events_harm_nothing() {
-        let mut screen = Screen::new("here");
-        for data in
-            ["", "[]", "{\"busiest\": 3, \"totals\": [], \"shards\": {}}", "{\"rules\": -1}"]
-        {
-            screen.take(&Event { kind: "traffic".to_owned(), data: data.to_owned() });
-            assert_eq!(screen.traffic, Traffic::default(), "{data}");
-        }
-    }
-
-    #[test]
-    fn s_cycles_what_is_sorted_by() {
-        let mut screen = busy(3);
-        assert_eq!(names(&screen), ["h2.com", "h1.com", "h0.com"]);
-        press(&mut screen, KeyCode::Char('s'));
-        assert_eq!((screen.sort, names(&screen)), (Sort::Open, vec!["h0.com", "h1.com", "h2.com"]));
-        for _ in 0..7 {
-            press(&mut screen, KeyCode::Char('s'));
-        }
-        assert_eq!(screen.sort, Sort::Requests);
-    }
-
-    #[test]
-    fn a_filter_is_typed_and_taken_back() {
-        let mut screen = busy(12);
-        press(&mut screen, KeyCode::Char('/'));
-        for c in ['H', '1', 'q', 's'] {
-            assert_eq!(press(&mut screen, KeyCode::Char(c)), Flow::Go, "text, no command");
-        }
-        assert!(names(&screen).is_empty());
-        press(&mut screen, KeyCode::Backspace);
-        press(&mut screen, KeyCode::Backspace);
-        press(&mut screen, KeyCode::Enter);
-        assert_eq!(names(&screen), ["h11.com", "h10.com", "h1.com"]);
-        assert_eq!(press(&mut screen, KeyCode::Esc), Flow::Go, "the first takes the filter back");
-        assert_eq!(names(&screen).len(), 12);
-        assert_eq!(press(&mut screen, KeyCode::Esc), Flow::Quit);
-    }
-
-    #[test]
-    fn scrolling_stays_within_the_rows() {
-        let mut screen = busy(25);
-        press(&mut screen, KeyCode::Up);
-        assert_eq!(screen.first, 0);
-        for (code, first) in [
-            (KeyCode::Down, 1),
-            (KeyCode::PageDown, 11),
-            (KeyCode::PageDown, 15),
-            (KeyCode::Down, 15),
-            (KeyCode::PageUp, 5),
-            (KeyCode::Home, 0),
-            (KeyCode::End, 15),
-        ] {
-            press(&mut screen, code);
-            assert_eq!(screen.first, first, "{code:?}");
-        }
-        screen.take(&traffic(&json!({})));
-        screen.fit(10);
-        assert_eq!(screen.first, 0, "the hosts are gone");
-    }
-
-    #[test]
-    fn paused_is_what_is_shown() {
-        let mut screen = busy(3);
-        press(&mut screen, KeyCode::Char('p'));
-        screen.take(&traffic(&json!({})));
-        assert_eq!(screen.hosts().len(), 3);
-        assert_eq!(screen.history.len(), 2);
-        press(&mut screen, KeyCode::Char('p'));
-        screen.take(&traffic(&json!({})));
-        assert!(screen.hosts().is_empty());
-    }
-
-    #[test]
-    fn control_c_quits_always() {
-        let mut screen = busy(1);
-        press(&mut screen, KeyCode::Char('/'));
-        let key = KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL);
-        assert_eq!(screen.key(key), Flow::Quit);
-        assert_eq!(press(&mut busy(1), KeyCode::Char('q')), Flow::Quit);
-    }
-}
+mod tests;

@@ -13,6 +13,7 @@ use super::read;
 use super::route::Route;
 use crate::address::Address;
 use crate::control::grant::Grant;
+use crate::control::health::RuleFilter;
 use crate::limits;
 use crate::link::{Tag, TaggedTable};
 
@@ -67,6 +68,12 @@ impl Asker {
         self.grant.suffix().is_none()
     }
 
+    /// Selects what is about rules that the client may see; `None`: it sees all.
+    pub(super) fn filter(&self) -> Option<RuleFilter> {
+        let grant = self.grant.clone();
+        (!self.sees_all()).then(|| Box::new(move |name: &str| grant.covers(name)) as RuleFilter)
+    }
+
     /// The part of the table that it sees; `None`: all of it.
     pub(super) async fn view(&self, current: Arc<TaggedTable>) -> Option<OwnPart> {
         if self.sees_all() {
@@ -97,18 +104,25 @@ pub(super) struct OwnPart {
     pub(super) rules: usize,
     /// Addresses of the backends of its rules.
     pub(super) backends: HashSet<Address>,
+    /// These with the ids of the checks of its rules.
+    pub(super) checks: HashSet<(Address, u64)>,
 }
 
 impl OwnPart {
     fn nothing(tag: Tag) -> OwnPart {
-        OwnPart { tag, at: Instant::now(), rules: 0, backends: HashSet::new() }
+        let (backends, checks) = (HashSet::new(), HashSet::new());
+        OwnPart { tag, at: Instant::now(), rules: 0, backends, checks }
     }
 
     fn of(current: &TaggedTable, grant: &Grant) -> OwnPart {
         let mut view = OwnPart::nothing(current.tag);
         for (_, rule) in current.table.iter().filter(|(name, _)| grant.covers(name)) {
             view.rules += 1;
-            rule.each_address(|address| _ = view.backends.insert(address));
+            let check = rule.check_id();
+            rule.each_address(|address| {
+                view.backends.insert(address);
+                view.checks.extend(check.map(|check| (address, check)));
+            });
         }
         view
     }

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::super::events::{Event, Rates, Tick};
+use super::super::events::{Event, Rates, Tick, health_data};
 use super::super::grant::Tokens;
 use super::super::health::Health;
 use super::super::statistics::{self, SharedStatistics, name_of, to_json};
@@ -173,7 +173,9 @@ impl Reader {
             let Some(event) = event else { continue };
             let piece = match event {
                 Ok(Event::Change(data)) if self.wants("change") => sse("change", &data),
-                Ok(Event::Health(data)) if self.wants("health") => sse("health", &data),
+                Ok(Event::Health(time, change)) if self.wants("health") => {
+                    sse("health", &health_data(time, &change))
+                }
                 Ok(Event::Other(kind, data)) if self.wants(kind) => sse(kind, &data),
                 Ok(Event::Tick(tick)) if self.wants("traffic") => {
                     sse("traffic", &self.traffic(&tick))
@@ -209,18 +211,27 @@ impl Reader {
             "hosts": hosts,
             "busiest": self.busiest(tick, &table),
             "down": self.down(),
+            "checks_down": self.checks_down(),
             "held": tick.totals["held_requests"],
         })
         .to_string()
     }
 
-    /// Backends that requests pass over.
+    /// Backends that requests of all rules pass over.
     fn down(&self) -> Vec<String> {
         let own = self.view.as_ref().map(|view| &view.backends);
         let down = self.health.down().into_iter();
         let told = down.filter(|backend| own.is_none_or(|own| own.contains(backend)));
         let told = told.take(limits::BUSIEST_MAX);
         told.map(|backend| backend.to_string()).collect()
+    }
+
+    /// Rules whose checks fail, each with the backend.
+    fn checks_down(&self) -> Vec<Value> {
+        let sees = self.asker.filter();
+        let told = self.health.failing_rules(limits::BUSIEST_MAX, sees.as_ref()).into_iter();
+        told.map(|(rule, backend)| json!({ "rule": &*rule, "backend": backend.to_string() }))
+            .collect()
     }
 
     fn busiest(&self, tick: &Tick, table: &Snapshot) -> Vec<Value> {

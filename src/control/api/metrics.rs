@@ -1,6 +1,7 @@
 //! `GET /metrics`, for Prometheus. Totals per shard; hosts and backends only the busiest of them,
 //! for a million series would bring any Prometheus down.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::hash::Hash;
@@ -172,7 +173,11 @@ const METRICS: &[Metric] = &[
 
     ("backend_up", "Whether a backend that is probed is up (1) or passed over (0)", Level, |n| {
         let up = n.up.iter();
-        up.map(|(at, up)| (vec![("backend", at.clone())], Value::Level(*up))).collect()
+        up.map(|(at, [up, _])| (vec![("backend", at.clone())], Value::Level(*up))).collect()
+    }),
+    ("backend_checks_down", "Checks of a backend that fail, each for its rules", Level, |n| {
+        let up = n.up.iter();
+        up.map(|(at, [_, down])| (vec![("backend", at.clone())], Value::Level(*down))).collect()
     }),
     ("host_requests", "Requests that ended, of the busiest hosts", Sum,
         |n| n.hosts.sums(HostCount::Completed)),
@@ -273,9 +278,12 @@ struct Numbers {
     started: f64,
     hosts: Busiest,
     backends: Busiest,
-    /// Backends that are probed: 1 where requests go there.
-    up: Vec<(String, i64)>,
+    /// Backends that are probed.
+    up: Vec<Standings>,
 }
+
+/// A backend: 1 where requests go there, and how many checks fail.
+type Standings = (String, [i64; 2]);
 
 impl fmt::Debug for Numbers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -319,7 +327,7 @@ impl Numbers {
             started: since.as_secs_f64(),
             hosts: Busiest("host", hosts),
             backends: Busiest("backend", backends.collect()),
-            up: standings(api, own),
+            up: standings(api, asker, own),
             current,
         }
     }
@@ -477,14 +485,18 @@ fn waited(thread: u64) -> Option<u64> {
 }
 
 /// Lists the backends that are probed, those that are down first: of very many only some are told.
-fn standings(api: &Api, own: Option<&HashSet<Address>>) -> Vec<(String, i64)> {
+fn standings(api: &Api, asker: &Asker, own: Option<&HashSet<Address>>) -> Vec<Standings> {
     let is_up = |state: State| i64::from(!state.is_bad());
-    let all = api.sources.health.states().into_iter();
+    let all = api.sources.health.states(asker.filter().as_ref()).into_iter();
     let all = all.filter(|it| own.is_none_or(|own| own.contains(&it.backend)));
-    let mut all: Vec<_> = all.map(|it| (is_up(it.state), it.backend)).collect();
+    let mut all: Vec<_> =
+        all.map(|it| (is_up(it.state), Reverse(it.checks_down), it.backend)).collect();
     all.sort_unstable();
     all.truncate(limits::METRIC_BACKENDS_PROBED);
-    all.into_iter().map(|(up, backend)| (label(backend), up)).collect()
+    let told = all
+        .into_iter()
+        .map(|(up, Reverse(checks_down), backend)| (label(backend), [up, checks_down as i64]));
+    told.collect()
 }
 
 /// The address as the value of a label, in which the format escapes what a path may hold.

@@ -14,6 +14,7 @@ mod families;
 mod fleet;
 mod fleet_metrics;
 mod guard;
+mod held;
 mod listing;
 mod metrics;
 mod narrowed;
@@ -79,13 +80,13 @@ pub(super) struct Sources {
     pub(super) names: SharedNames,
     pub(super) lookups: Lookups,
     pub(super) statistics: SharedStatistics,
+    pub(super) held: Held,
     pub(super) shards: ControlEnd,
     pub(super) events: EventBus,
     pub(super) health: Health,
     /// Why changes can't be written, while they can't.
     pub(super) trouble: Arc<ArcSwapOption<String>>,
     pub(super) published: Arc<Published>,
-    pub(super) held: Held,
     pub(super) figures: Arc<Figures>,
 }
 
@@ -219,6 +220,7 @@ impl Api {
             }
             Route::Which(host) => which::answer(self, parts, asker, &host),
             Route::Backends => stats::backends(self, parts, asker).await,
+            Route::Held => held::list(self, parts, asker),
             Route::Events => events::stream(self, parts, asker).await,
             Route::Metrics => metrics::answer(self, parts, asker).await,
             Route::Liveness => ready::alive(self, parts),

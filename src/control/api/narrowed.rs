@@ -1,21 +1,21 @@
 //! Events as a client gets them whose token is for some hosts: those of other hosts are left out,
 //! and so are other hosts in events of several.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
 use super::asker::{Asker, OwnPart};
-use crate::address::Address;
 use crate::control::events::Event;
+use crate::control::health::HealthChange;
 
 /// The part of an event that the client may see; `None`: nothing of it.
 pub(super) fn narrowed(event: Event, asker: &Asker, view: Option<&OwnPart>) -> Option<Event> {
     let Some(view) = view else { return Some(event) };
     match event {
         Event::Change(data) => change(&data, asker).map(|data| Event::Change(data.into())),
-        Event::Health(data) => {
-            let told: Value = serde_json::from_str(&data).ok()?;
-            let backend: Address = told["backend"].as_str()?.parse().ok()?;
-            view.backends.contains(&backend).then_some(Event::Health(data))
+        Event::Health(time, change) => {
+            health(&change, asker, view).map(|change| Event::Health(time, Arc::new(change)))
         }
         Event::Other("fleet", data) => Some(Event::Other("fleet", data)),
         Event::Other(kind, data) => {
@@ -25,6 +25,20 @@ pub(super) fn narrowed(event: Event, asker: &Asker, view: Option<&OwnPart>) -> O
         // Its parts are chosen where it is written.
         Event::Tick(tick) => Some(Event::Tick(tick)),
     }
+}
+
+/// A change of health with the rules that the client may see.
+fn health(change: &HealthChange, asker: &Asker, view: &OwnPart) -> Option<HealthChange> {
+    let backend = change.backend;
+    let mut change = change.clone();
+    let Some(of) = &mut change.check else {
+        return view.backends.contains(&backend).then_some(change);
+    };
+    // Of very many rules only some are named: one of the client's may be among the others.
+    let is_concerned = view.checks.contains(&(backend, of.check.id()));
+    of.rules.retain(|name| asker.sees(name));
+    of.rules_count = of.rules.len();
+    (is_concerned || !of.rules.is_empty()).then_some(change)
 }
 
 /// A change with the rules that the client may see. One of very many rules names none of them, and

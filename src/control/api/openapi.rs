@@ -79,6 +79,8 @@ const OPERATIONS: &[Operation] = &[
         Some("Rule")),
     change(("DELETE", "/hostname/{host}/"), "deleteRule", "Deletes the rule of a host", CHANGE,
         None),
+    get("/held/", "listHeld", "Held requests, those that have waited longest first",
+        &["held_host", "limit"], Json("HeldRequests")),
     get("/which/{host}", "explainHost", "The rule of a request for a host, and what would happen to it",
         &["scheme"], Json("Explained")),
     get("/which/", "hasSite", "The same for a TLS terminator: 404 where no site has the name",
@@ -132,6 +134,7 @@ fn parameter(name: &str) -> Value {
             json!({ "type": "integer", "minimum": 0, "maximum": crate::limits::BUSIEST_MAX }),
         ),
         "fleet" => ("Add the counters of the other nodes", json!({ "type": "boolean" })),
+        "held_host" => ("The rule that they are held for", json!({ "type": "string" })),
         "host" => (
             "Hosts whose counters are in each `traffic`",
             json!({
@@ -152,6 +155,8 @@ fn parameter(name: &str) -> Value {
         "only" => ("Kinds of events, with commas", json!({ "type": "string" })),
         _ => ("", json!({})),
     };
+    // `host` of two paths is not the same.
+    let name = if name == "held_host" { "host" } else { name };
     let mut parameter =
         json!({ "name": name, "in": "query", "description": meaning, "schema": schema });
     if name == "domain" {
@@ -287,119 +292,12 @@ impl Operation {
     }
 }
 
+/// Forms of bodies and answers; the names of actions are those of the table.
 fn schemas() -> Value {
+    let mut schemas: Value = serde_json::from_str(include_str!("schemas.json")).unwrap_or_default();
     let actions: Vec<&str> = Action::names().collect();
-    let count = json!({ "type": "integer", "minimum": 0 });
-    let rule = json!({
-        "description": "[action, arguments, match_subdomains]",
-        "type": "array",
-        "prefixItems": [
-            { "type": "string", "enum": actions },
-            { "type": "object" },
-            { "type": "boolean" },
-        ],
-        "minItems": 3,
-        "maxItems": 3,
-    });
-    let rule_or_null = json!({ "anyOf": [reference("Rule"), { "type": "null" }] });
-    let classes: Map<String, Value> = ["2xx", "3xx", "4xx", "5xx"]
-        .map(|class| (class.to_owned(), count.clone()))
-        .into_iter()
-        .collect();
-    json!({
-        "Rule": rule,
-        "RuleOrNull": rule_or_null,
-        "Rules": { "type": "object", "additionalProperties": reference("Rule") },
-        "Changes": { "type": "object", "additionalProperties": rule_or_null },
-        "Changed": {
-            "type": "object",
-            "required": ["ok"],
-            "properties": {
-                "ok": { "type": "boolean", "enum": [true] },
-                "dry_run": { "type": "boolean" },
-                "drained": { "type": "boolean" },
-                "in_flight": { "type": "object", "additionalProperties": count },
-                "silent": { "type": "array", "items": { "type": "string" } },
-                "fleet": { "anyOf": [{ "type": "object" }, { "type": "null" }] },
-            },
-        },
-        "Error": {
-            "type": "object",
-            "required": ["error", "message"],
-            "properties": {
-                "error": { "type": "string", "description": "For programs: it does not change" },
-                "message": { "type": "string", "description": "For people" },
-            },
-        },
-        "Counters": {
-            "type": "object",
-            "properties": {
-                "open_requests": count,
-                "completed_requests": count,
-                "bytes_sent": count,
-                "bytes_received": count,
-                "held_requests": count,
-                "answers": { "type": "object", "properties": classes },
-            },
-        },
-        "CountersOfAll": { "type": "object", "additionalProperties": reference("Counters") },
-        "Backend": {
-            "type": "object",
-            "required": ["state", "is_probed", "requests"],
-            "properties": {
-                "state": { "type": "string" },
-                "reason": { "anyOf": [{ "type": "string" }, { "type": "null" }] },
-                "since": { "anyOf": [{ "type": "number" }, { "type": "null" }] },
-                "is_probed": { "type": "boolean" },
-                "open_requests": count,
-                "idle_connections": count,
-                "requests": count,
-                "connections": count,
-                "failures": count,
-            },
-        },
-        "Backends": { "type": "object", "additionalProperties": reference("Backend") },
-        "FleetOrNull": { "anyOf": [{ "type": "object" }, { "type": "null" }] },
-        "Health": {
-            "type": "object",
-            "required": ["ok"],
-            "properties": {
-                "ok": { "type": "boolean" },
-                "state_writable": { "type": "boolean" },
-                "problem": { "type": "string" },
-            },
-        },
-        "Ready": {
-            "type": "object",
-            "required": ["ready"],
-            "properties": {
-                "ready": { "type": "boolean" },
-                "error": { "type": "string" },
-                "message": { "type": "string" },
-                "reasons": { "type": "array", "items": { "type": "string" } },
-            },
-        },
-        "Facts": {
-            "type": "object",
-            "required": ["version", "configuration", "limits", "rules", "log"],
-            "properties": {
-                "version": { "type": "string" },
-                "configuration": {
-                    "type": "array",
-                    "items": { "type": "array", "items": { "type": "string" } },
-                },
-                "limits": { "type": "string" },
-                "rules": { "type": "object" },
-                "log": { "type": "array", "items": { "type": "string" } },
-            },
-        },
-        "Explained": {
-            "type": "object",
-            "required": ["host", "rule"],
-            "properties": { "host": { "type": "string" } },
-        },
-        "Description": { "type": "object", "required": ["openapi", "info", "paths"] },
-    })
+    schemas["Rule"]["prefixItems"][0]["enum"] = json!(actions);
+    schemas
 }
 
 #[cfg(test)]

@@ -150,7 +150,7 @@ pub(in crate::control) fn unasked(edits: &Edits) -> Vec<Arc<Name>> {
         Action::Proxy(proxy) => Some(proxy),
         _ => None,
     });
-    let targets = proxies.flat_map(|proxy| proxy.backends()).map(|backend| backend.target());
+    let targets = proxies.flat_map(|proxy| proxy.all_backends()).map(|backend| backend.target());
     let names = targets.filter_map(|target| match target {
         Target::Name(name) if !name.is_asked() => Some(name),
         _ => None,

@@ -14,6 +14,7 @@ const READ: &str = "GET, HEAD";
 pub(super) const ROUTES: &[(&str, &str)] = &[
     ("/hostname/", "GET, HEAD, PUT, PATCH"),
     ("/hostname/{host}/", "GET, HEAD, PUT, DELETE"),
+    ("/held/", READ),
     ("/which/{host}", READ),
     ("/which/", READ),
     ("/stats/", READ),
@@ -43,6 +44,7 @@ pub(super) enum Route {
     Metrics,
     Events,
     Backends,
+    Held,
     /// Fate of a request for a host, or for the one that the query names.
     Which(String),
     /// All rules, or one.
@@ -90,6 +92,7 @@ impl Route {
             ("metrics", "") => Route::Metrics,
             ("events", "") => Route::Events,
             ("backends", "") => Route::Backends,
+            ("held", "") => Route::Held,
             ("which", _) => Route::Which(host),
             ("hostname", "") => Route::Rules,
             ("hostname", _) => Route::Rule(host),
@@ -123,6 +126,7 @@ impl Route {
             Route::Metrics => "/metrics",
             Route::Events => "/events",
             Route::Backends => "/backends/",
+            Route::Held => "/held/",
             Route::Which(host) if host.is_empty() => "/which/",
             Route::Which(_) => "/which/{host}",
             Route::Rules => "/hostname/",

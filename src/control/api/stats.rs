@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 
 use super::super::SharedNames;
 use super::super::fleet::add;
-use super::super::health::{Standing, State};
+use super::super::health::{CheckStanding, Standing, State};
 use super::super::statistics::{
     self, Busy, SharedStatistics, SlotReading, answers_to_json, name_of,
 };
@@ -163,13 +163,14 @@ pub(super) async fn backends(
     let query = Query::of(parts.uri.query(), &["address"])?;
     let wanted = wanted(&api.sources.names, &query)?;
     let own = asker.view(api.current()).await.map(|view| view.backends);
+    let sees = asker.filter();
     // Names of others at the same address are nobody else's business.
     let names = if own.is_none() { names_by_address(&api.sources.names) } else { HashMap::new() };
     let (health, shared) = (api.sources.health.clone(), api.sources.statistics.clone());
     // Shards may have met a million of them.
     let found = tokio::task::spawn_blocking(move || {
         let mut known: BTreeMap<Address, BackendRow> = BTreeMap::new();
-        for standing in health.states() {
+        for standing in health.states(sees.as_ref()) {
             known.insert(standing.backend, (Some(standing), Sums::default()));
         }
         let (counted, minutes) = {
@@ -254,7 +255,7 @@ fn most_telling(
     }
     let mut all: Vec<(Address, BackendRow)> = known.into_iter().collect();
     all.select_nth_unstable_by_key(most, |(address, (standing, sums))| {
-        let is_down = standing.as_ref().is_some_and(|it| it.state.is_bad());
+        let is_down = standing.as_ref().map(|it| (it.state.is_bad(), it.checks_down != 0));
         (Reverse(is_down), Reverse(sums.get(BackendCount::Completed)), *address)
     });
     all.truncate(most);
@@ -269,6 +270,9 @@ fn describe(standing: Option<&Standing>, sums: &Sums) -> Map<String, Value> {
         "reason": standing.map(|it| it.reason.as_str()),
         "since": since.map(|since| since.as_secs()),
         "is_probed": standing.is_some(),
+        "checks": standing.map_or_else(Vec::new, |it| it.checks.iter().map(check).collect()),
+        "checks_count": standing.map_or(0, |it| it.checks_count),
+        "checks_down": standing.map_or(0, |it| it.checks_down),
         "open_requests": sums.get(BackendCount::Open),
         "idle_connections": sums.get(BackendCount::Idle),
         "requests": sums.get(BackendCount::Completed),
@@ -281,6 +285,15 @@ fn describe(standing: Option<&Standing>, sums: &Sums) -> Map<String, Value> {
         Value::Object(row) => row,
         _ => Map::new(),
     }
+}
+
+fn check(standing: &CheckStanding) -> Value {
+    let since = standing.since.duration_since(SystemTime::UNIX_EPOCH).ok();
+    let mut told = standing.checked_for.describe();
+    told.insert("state".to_owned(), json!(standing.state.as_str()));
+    told.insert("reason".to_owned(), json!(standing.reason));
+    told.insert("since".to_owned(), json!(since.map(|since| since.as_secs())));
+    Value::Object(told)
 }
 
 #[cfg(test)]
@@ -296,7 +309,11 @@ mod tests {
             let one = |n: u16| {
                 let state = if n == 7 { State::Down } else { State::Up };
                 let (reason, since) = (String::new(), SystemTime::UNIX_EPOCH);
-                let standing = Standing { backend: address(n), state, reason, since };
+                let checks = Vec::new();
+                let (checks_count, checks_down) = (1, usize::from(n == 7));
+                let backend = address(n);
+                let standing =
+                    Standing { backend, state, reason, since, checks, checks_count, checks_down };
                 let mut sums = Sums::default();
                 sums.set(BackendCount::Completed, u64::from(n % 5));
                 (address(n), ((n % 2 == 1).then_some(standing), sums))

@@ -3,6 +3,7 @@
 //! of a TLS terminator that gets certificates on demand: 404 where no site has the name.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::time::Instant;
 
 use axum::http::StatusCode;
@@ -10,7 +11,7 @@ use axum::http::request::Parts;
 use axum::response::Response;
 use serde_json::{Value, json};
 
-use super::super::health::{Standing, State};
+use super::super::health::State;
 use super::super::statistics;
 use super::asker::Asker;
 use super::error::ApiError;
@@ -34,12 +35,13 @@ pub(super) fn answer(
     raw: &str,
 ) -> Result<Response, ApiError> {
     let is_terminator = raw.is_empty();
-    let known: &[&str] = if is_terminator { &["domain", "scheme"] } else { &["scheme"] };
+    let known: &[&str] = if is_terminator { &["domain", "scheme"] } else { &["scheme", "source"] };
     let query = Query::of(parts.uri.query(), known)?;
     let scheme = query.one_of("scheme", SCHEMES.iter().map(|(name, _)| *name))?;
     // A certificate is for HTTPS.
     let scheme = scheme.unwrap_or(if is_terminator { "https" } else { "http" });
     let (_, scheme) = SCHEMES.into_iter().find(|(name, _)| *name == scheme).unwrap_or(SCHEMES[0]);
+    let source = source(&query)?;
     let raw = if is_terminator { query.get("domain").unwrap_or_default() } else { raw };
     let host = canonical(raw).map_err(|error| refused(raw, error))?;
     let current = api.current();
@@ -49,7 +51,7 @@ pub(super) fn answer(
         let message = format!("{host}: no rule serves this name");
         return Err(ApiError::new(StatusCode::NOT_FOUND, "no_rule", message));
     }
-    let told = told(api, &current.table, &host, scheme, &found);
+    let told = told(api, &current.table, (&host, scheme, source), &found);
     Ok(tagged(current.tag, format!("{told}\n")))
 }
 
@@ -88,13 +90,30 @@ fn check(asker: &Asker, table: &Snapshot, host: &str, found: &Match<'_>) -> Resu
     Ok(())
 }
 
-/// Whether a rule serves the name, and not one that says that nothing is there.
+/// The client in question: its address.
+fn source(query: &Query<'_>) -> Result<Option<IpAddr>, ApiError> {
+    let Some(text) = query.get("source") else { return Ok(None) };
+    let address = text.parse::<IpAddr>();
+    let address = address.map_err(|_| {
+        ApiError::bad("query_invalid", format!("source={text}: expected an address of a client"))
+    })?;
+    Ok(Some(address.to_canonical()))
+}
+
+/// Whether a rule serves the name: not one that says that nothing is there, and not the one for all
+/// names, or each would be a site.
 fn is_site(found: &Match<'_>) -> bool {
     let Match::Found(found) = found else { return false };
     !matches!(found.rule.action, Action::Unknown | Action::NoHosts)
+        && host::split(found.name()).1 != "*"
 }
 
-fn told(api: &Api, table: &Snapshot, host: &str, scheme: Scheme, found: &Match<'_>) -> Value {
+fn told(
+    api: &Api,
+    table: &Snapshot,
+    (host, scheme, source): (&str, Scheme, Option<IpAddr>),
+    found: &Match<'_>,
+) -> Value {
     let at = match found {
         Match::Found(found) => Some(found),
         Match::NoHosts | Match::Unknown => None,
@@ -114,13 +133,16 @@ fn told(api: &Api, table: &Snapshot, host: &str, scheme: Scheme, found: &Match<'
     let spent = at.zip(proxy.and_then(Proxy::max_requests_per_second)).and_then(|(at, rate)| {
         api.sources.shards.together.rates.spent(at.rule_key, rate, Instant::now())
     });
+    let (pages, tuning) = (published.pages.load(), published.tuning.load());
     let would = would::would(
         found,
         &Situation {
             host,
             scheme,
-            pages: &published.pages.load(),
-            connect: published.tuning.load().timeouts.connect,
+            pages: &pages,
+            unknown_status: tuning.unknown_status.unwrap_or_else(|| pages.unknown().status()),
+            connect: tuning.timeouts.connect,
+            source,
             line,
             spent,
             held: count(HostCount::Held).unwrap_or(0),
@@ -158,40 +180,38 @@ fn aliases(table: &Snapshot, name: &str) -> Vec<String> {
 
 /// The backends of a rule, each at each of its addresses.
 fn backends(api: &Api, proxy: &Proxy) -> Vec<BackendView> {
-    let standings = api.sources.health.states().into_iter();
-    let standings: HashMap<Address, Standing> =
-        standings.map(|standing| (standing.backend, standing)).collect();
     let counted = statistics::lock(&api.sources.statistics).backends();
     let open: HashMap<Address, u64> = counted
         .iter()
         .map(|(id, sums)| (Address::from_words(*id), sums.get(BackendCount::Open)))
         .collect();
-    let heeds_health = proxy.healthcheck() || proxy.check().is_some();
+    let check = proxy.check().map(|check| check.id());
     let own = &api.sources.published.own;
     let mut views = Vec::new();
-    for backend in proxy.backends() {
+    for (index, backend) in proxy.all_backends().enumerate() {
+        let is_backup = proxy.backends().len() <= index;
         let before = views.len();
         backend.each_address(|address| {
-            let standing = standings.get(&address);
-            let state = standing.map_or(State::Up, |standing| standing.state);
+            let known = api.sources.health.state_for(address, check, proxy.healthcheck());
+            let (state, reason) = known.map_or((State::Up, None), |it| (it.0, Some(it.1)));
             views.push(BackendView {
                 address: Some(address.to_string()),
                 health: state.as_str(),
-                reason: standing.map(|standing| standing.reason.clone()),
+                reason,
                 is_own: own.has(address, is_local),
-                is_passed_over: heeds_health && state.is_bad(),
+                is_passed_over: state.is_bad(),
                 open_requests: open.get(&address).copied().unwrap_or(0),
-                ..without_address(backend)
+                ..without_address(backend, is_backup)
             });
         });
         if views.len() == before {
-            views.push(without_address(backend));
+            views.push(without_address(backend, is_backup));
         }
     }
     views
 }
 
-fn without_address(backend: &Backend) -> BackendView {
+fn without_address(backend: &Backend, is_backup: bool) -> BackendView {
     let reason = match backend.target() {
         Target::Name(name) if name.is_asked() => Some("the name is not found".to_owned()),
         _ => Some("the name is being looked up".to_owned()),
@@ -199,6 +219,7 @@ fn without_address(backend: &Backend) -> BackendView {
     BackendView {
         target: backend.to_string(),
         address: None,
+        is_backup,
         weight: backend.weight(),
         health: "unknown",
         reason,
@@ -213,6 +234,7 @@ fn described(backend: &BackendView) -> Value {
         "backend": backend.target,
         "address": backend.address,
         "weight": backend.weight,
+        "backup": backend.is_backup,
         "health": backend.health,
         "reason": backend.reason,
         "open_requests": backend.open_requests,

@@ -2,6 +2,7 @@
 //! and one sentence. The order of the questions is that of a shard (`shard::route`,
 //! `shard::backend`).
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::http::Pages;
@@ -11,8 +12,8 @@ use crate::table::{Action, Match, Proxy, Scheme, Spin};
 /// Fate of a request.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Would {
-    /// A word for programs: `proxied`, `queued`, `held`, `limited`, `replied`, `failed` or
-    /// `closed`.
+    /// A word for programs: `proxied`, `queued`, `held`, `limited`, `denied`, `replied`,
+    /// `failed` or `closed`.
     pub(super) outcome: &'static str,
     /// Sentence for people, with the reason.
     pub(super) sentence: String,
@@ -30,6 +31,8 @@ pub(super) struct BackendView {
     /// The backend as the rule has it.
     pub(super) target: String,
     pub(super) address: Option<String>,
+    /// Whether the backend is one of `backup`.
+    pub(super) is_backup: bool,
     pub(super) weight: u16,
     pub(super) health: &'static str,
     pub(super) reason: Option<String>,
@@ -66,8 +69,12 @@ pub(super) struct Situation<'a> {
     pub(super) host: &'a str,
     pub(super) scheme: Scheme,
     pub(super) pages: &'a Pages,
+    /// Status of the replies where no rule is for a host.
+    pub(super) unknown_status: u16,
     /// The key `timeout_connect`.
     pub(super) connect: Duration,
+    /// The client, where one was named.
+    pub(super) source: Option<IpAddr>,
     /// How long the request may wait behind others that are held for the same rule.
     pub(super) line: Option<Duration>,
     /// How long the rate of the rule is spent for.
@@ -89,11 +96,23 @@ pub(super) fn would(found: &Match<'_>, now: &Situation<'_>) -> Would {
         Match::Unknown => &Action::Unknown,
         Match::Found(found) => &found.rule.action,
     };
-    match action {
+    let is_denied = |source| action.access().is_some_and(|access| !access.admits(source));
+    if let Some(source) = now.source.filter(|source| is_denied(*source)) {
+        let why = format!("allow and deny of its rule keep {source} out");
+        return match now.is_raw() {
+            true => Would::new("closed", format!("closed: {why}")),
+            false => Would::new("denied", format!("gets the status 403: {why}")),
+        };
+    }
+    let mut would = match action {
         Action::Spin(spin) => spun(spin, now),
         Action::Proxy(proxy) => proxied(proxy, now),
         other => replied(other, matches!(found, Match::Found(_)), now),
+    };
+    if action.access().is_some() && now.source.is_none() {
+        would.sentence.push_str("; allow and deny of its rule keep some clients out");
     }
+    would
 }
 
 fn replied(action: &Action, has_rule: bool, now: &Situation<'_>) -> Would {
@@ -120,7 +139,7 @@ fn replied(action: &Action, has_rule: bool, now: &Situation<'_>) -> Would {
                 None => format!("gets the status 500: there is no page {}", named.page()),
             },
             Action::NoHosts => page("no-hosts", now.pages.no_hosts().status()),
-            _ => page("unknown", now.pages.unknown().status()),
+            _ => page("unknown", now.unknown_status),
         },
     )
 }
@@ -156,7 +175,7 @@ fn proxied(proxy: &Proxy, now: &Situation<'_>) -> Would {
         now.backends.iter().filter(|backend| backend.weight != 0 && backend.address.is_some());
     let with_address: Vec<&BackendView> = with_address.collect();
     let usable = with_address.iter().filter(|backend| !backend.is_passed_over && !backend.is_own);
-    let usable: Vec<&BackendView> = usable.copied().collect();
+    let usable = first_of(usable.copied());
     let troubles: Vec<String> = now.backends.iter().filter_map(BackendView::trouble).collect();
     if usable.is_empty() {
         return without_backend(proxy, &with_address, &troubles, now);
@@ -182,8 +201,13 @@ fn without_backend(
     now: &Situation<'_>,
 ) -> Would {
     let why = some(troubles);
-    let others: Vec<&BackendView> =
-        with_address.iter().filter(|backend| !backend.is_own).copied().collect();
+    if proxy.is_drained() {
+        return match now.is_raw() {
+            true => Would::new("closed", format!("closed: {why}")),
+            false => Would::new("failed", format!("gets 503: {why}")),
+        };
+    }
+    let others = first_of(with_address.iter().filter(|backend| !backend.is_own).copied());
     let is_loop = others.is_empty() && !with_address.is_empty();
     if !proxy.hold().is_zero() && !is_loop {
         let time = seconds(proxy.hold());
@@ -200,6 +224,12 @@ fn without_backend(
         true => Would::new("closed", format!("closed, as no backend is usable: {why}")),
         false => Would::new("failed", format!("gets 502, as no backend is usable: {why}")),
     }
+}
+
+/// The backends of `backends` among these; those of `backup` where there are none.
+fn first_of<'a>(all: impl Iterator<Item = &'a BackendView>) -> Vec<&'a BackendView> {
+    let (backup, main): (Vec<_>, Vec<_>) = all.partition(|backend| backend.is_backup);
+    if main.is_empty() { backup } else { main }
 }
 
 fn targets(backends: &[&BackendView], proxy: &Proxy) -> String {
@@ -246,6 +276,7 @@ mod tests {
         BackendView {
             target: address.to_owned(),
             address: Some(address.to_owned()),
+            is_backup: false,
             weight: 1,
             health,
             reason: is_passed_over.then(|| "answered 500".to_owned()),
@@ -271,7 +302,9 @@ mod tests {
             host: "a.com",
             scheme: Scheme::Http,
             pages: &PAGES,
+            unknown_status: 503,
             connect: Duration::from_secs(5),
+            source: None,
             line: None,
             spent: None,
             held: 0,
@@ -329,6 +362,18 @@ mod tests {
         let sentence =
             "held for up to 9 s, as no backend is usable: 10.0.0.1:1 is down (answered 500)";
         expect(rule, |now| now.backends = &down, "held", sentence);
+    }
+
+    #[test]
+    fn client_that_is_kept_out_is_denied() {
+        let rule = || json!(["empty", {"code": 402, "deny": "10.0.0.0/8"}, false]);
+        let from = |text: &str| text.parse::<IpAddr>().ok();
+        let told = "gets the status 403: allow and deny of its rule keep 10.1.2.3 out";
+        expect(rule(), |now| now.source = from("10.1.2.3"), "denied", told);
+        let told = "gets the status 402 without a body";
+        expect(rule(), |now| now.source = from("11.1.2.3"), "replied", told);
+        let told = format!("{told}; allow and deny of its rule keep some clients out");
+        expect(rule(), |_| (), "replied", &told);
     }
 
     #[test]
@@ -391,7 +436,9 @@ mod tests {
             host: "a.com",
             scheme: Scheme::Http,
             pages: &PAGES,
+            unknown_status: 503,
             connect: Duration::ZERO,
+            source: None,
             line: None,
             spent: None,
             held: 0,

@@ -1,73 +1,76 @@
 // Changes to one rule: a form, the difference it makes, and only then the request. It is sent with
 // the ETag under which the difference was seen: nobody overwrites what they have not looked at.
 
-const MORE = { more: true };
-const ALGORITHMS = ["random", "round_robin", "least_connections", "source"];
-const ACCESS = [
-  ["allow", "Allow", "words", "Networks that are served: 192.0.2.0/24, ::1", MORE],
-  ["deny", "Deny", "words", "Networks that get a 403", MORE],
-];
-const FIELDS = new Map([
-  ["proxy", [
-    ["backends", "Backends", "lines", "One per line: host:port, [IPv6]:port or unix:/path"],
-    ["algorithm", "Algorithm", ALGORITHMS, "", MORE],
-    ["weights", "Weights", "numbers", "One per backend: 3, 1", MORE],
-    ["attempts", "Attempts", "number", "Connections to try for a request (1)", MORE],
-    ["delay", "Delay", "number", "Seconds between them (1)", MORE],
-    ["max_connections", "Most connections", "number", "To each backend", MORE],
-    ["max_requests_per_second", "Most requests/s", "number", "More get a 429", MORE],
-    ["check", "Check", "text", "tcp, or a path: /health", MORE],
-    ["healthcheck", "Pass over dead backends", ["true", "false"], "", MORE],
-    ["hold", "Hold", "number", "Seconds to hold while none is reached (0)", MORE],
-    ["idle", "Idle", "number", "Seconds without traffic until told", MORE],
-    ["wake", "Wake", "text", "http://… that is told when it is idle", MORE],
-    ["keep_alive", "Keep connections", ["true", "false"], "For the next request", MORE],
-    ["send_proxy", "PROXY protocol", ["v1", "v2"], "Tells backends who connects", MORE],
-    ...ACCESS,
-  ]],
-  ["spin", [
-    ["timeout", "Time-out", "number", "Seconds a request is held at most (120)"],
-    ["wake", "Wake", "text", "http://… that is told when a request starts to wait"],
-    ["max_held", "Most held", "number", "Requests of this host", MORE],
-    ["release_rate", "Release rate", "number", "Requests/s let through after the flip", MORE],
-    ["idle", "Idle", "number", "Seconds without traffic until told again", MORE],
-    ...ACCESS,
-  ]],
-  ["redirect", [
-    ["redirect_to", "Redirect to", "text", "A host, with or without scheme and path"],
-    ["code", "Code", ["301", "302", "303", "307", "308"], "302 if nothing is chosen"],
-    ...ACCESS,
-  ]],
-  ["static", [["type", "Page", "text", "Its name, without .http"], ...ACCESS]],
-  ["empty", [["code", "Code", "number", "A status from 200 to 599"], ...ACCESS]],
-  ["alias", [["hostname", "Host", "text", "The host by whose rule it acts"]]],
-  ["unknown", []],
-  ["no_hosts", []],
-]);
+// Labels that say more than the name of the argument, and arguments that are not under "More".
+const LABELS = {
+  max_connections: "Most connections", max_requests_per_second: "Most requests/s",
+  max_held: "Most held", healthcheck: "Pass over dead backends", send_proxy: "PROXY protocol",
+  keep_alive: "Keep connections", type: "Page", redirect_to: "Redirect to", hostname: "Host",
+  timeout: "Timeout",
+};
+const FIRST = new Set(["timeout", "wake", "code"]);
+const PROXY_FIRST = new Set(["backends"]);
+const OF_BACKENDS = new Set(["backends", "backup"]);
+
+const labelOf = (name) =>
+  LABELS[name] ?? `${name[0].toUpperCase()}${name.slice(1).replaceAll("_", " ")}`;
+
+// A field for each argument of the daemon's table (arguments.js); `then` is what flips back.
+function fieldsOf(action) {
+  const isFirst = ({ name, required }) =>
+    required || (action === "proxy" ? PROXY_FIRST : FIRST).has(name);
+  return (ARGUMENTS[action] ?? []).filter(({ name }) => name !== "then").map((argument) => {
+    const { name, takes, words, expects, fallback, hint, required } = argument;
+    const isLines = OF_BACKENDS.has(name);
+    const isChoice = words.length > 0 && takes !== "form";
+    const kind = isChoice ? words : isLines ? "lines" : takes;
+    const isFree = ["form", "numbers", "texts"].includes(takes);
+    const expected = isFree && !isLines ? `${expects}: ` : "";
+    const by = required || fallback === "none" ? "" : ` (${fallback})`;
+    const help = isLines
+      ? "One per line: host:port, [IPv6]:port or unix:/path" : `${expected}${hint}${by}`;
+    return { name, label: labelOf(name), kind, hint: help, more: !isFirst(argument) };
+  });
+}
 
 const listed = (text) => text.split(/[\s,]+/).filter(Boolean);
 // What is no number goes as it is: the server says what it expected.
 const number = (text) => (Number.isFinite(Number(text)) ? Number(text) : text);
 
 function toText(kind, given, name) {
-  if (given[name] === undefined) return "";
-  if (kind === "lines") return backendsOf(given).join("\n");
-  return Array.isArray(given[name]) ? given[name].join(", ") : String(given[name]);
+  const value = given[name];
+  if (value === undefined) return "";
+  if (kind === "lines") return backendsOf({ backends: value }).join("\n");
+  const isList = Array.isArray(value) && value.every((item) => typeof item !== "object");
+  if (isList && kind === "numbers") return value.join(", ");
+  if (isList && kind === "texts" && value.every((item) => typeof item === "string")) {
+    return value.join("\n");
+  }
+  return typeof value === "object" ? JSON.stringify(value) : String(value);
 }
 
 function fromText(kind, text) {
-  if (text.trim() === "") return undefined;
-  if (kind === "lines" || kind === "words") return listed(text);
+  const trimmed = text.trim();
+  if (trimmed === "") return undefined;
+  if (kind === "lines") return listed(text);
   if (kind === "numbers") return listed(text).map(number);
-  if (text === "true" || text === "false") return text === "true";
-  return kind === "text" ? text.trim() : number(text.trim());
+  if (/^[[{]/.test(trimmed)) {
+    try {
+      return JSON.parse(trimmed);
+    } catch {
+      return trimmed; // the server says what it expected
+    }
+  }
+  if (kind === "texts") return trimmed.split("\n").map((line) => line.trim()).filter(Boolean);
+  if (trimmed === "true" || trimmed === "false") return trimmed === "true";
+  return kind === "form" ? trimmed : number(trimmed);
 }
 
 // What the dialog is about: `origin` filled the form, `before` and `etag` are as the table has it,
 // `after` is the rule to be (null: none).
 let change = null;
 
-function makeField([name, label, kind, hint, { more } = {}], given) {
+function makeField({ name, label, kind, hint, more }, given) {
   const properties = { id: `field-${name}`, autocomplete: "off", spellcheck: false };
   const value = toText(kind, given, name);
   let input;
@@ -75,10 +78,11 @@ function makeField([name, label, kind, hint, { more } = {}], given) {
     input = make("select", properties, make("option", { value: "", textContent: "default" }),
       ...kind.map((choice) => make("option", { value: choice, textContent: choice })));
   } else {
-    input = make(kind === "lines" ? "textarea" : "input", properties);
-    if (kind.startsWith("number")) input.inputMode = "decimal";
+    input = make(["lines", "texts"].includes(kind) ? "textarea" : "input", properties);
+    if (["seconds", "count", "whole", "status"].includes(kind)) input.inputMode = "decimal";
   }
   input.value = value;
+  input.dataset.was = input.value;
   input.setAttribute("aria-describedby", `hint-${name} error-${name}`);
   const node = make("div", { className: "field" },
     make("label", { htmlFor: properties.id, textContent: label }), input,
@@ -90,7 +94,7 @@ function makeField([name, label, kind, hint, { more } = {}], given) {
 function showFields() {
   const action = $("field-action").value;
   const [of, origin] = change.origin ?? [];
-  const fields = FIELDS.get(action).map((field) => makeField(field, of === action ? origin : {}));
+  const fields = fieldsOf(action).map((field) => makeField(field, of === action ? origin : {}));
   const pair = (list) => make("div", { className: "pair" }, ...list);
   const [first, rest] = [false, true].map((more) =>
     fields.filter((field) => Boolean(field.more) === more).map(({ node }) => node));
@@ -107,12 +111,25 @@ function collect() {
   const action = $("field-action").value;
   // Arguments that the form has no field for stay as they are.
   const given = change.origin?.[0] === action ? { ...change.origin[1] } : {};
-  for (const [name, , kind] of FIELDS.get(action)) {
-    const value = fromText(kind, $(`field-${name}`).value);
+  for (const { name, kind } of fieldsOf(action)) {
+    const field = $(`field-${name}`);
+    // What was not touched goes back as it was, in whatever form.
+    if (field.dataset.was === field.value) continue;
+    const value = fromText(kind, field.value);
     if (value === undefined) delete given[name];
     else given[name] = value;
   }
   return [action, given, $("field-subdomains").checked];
+}
+
+// The field that a code of an error is about.
+function fieldOfError(code) {
+  const [, argument] = /host_kwarg_\w+:(\w+)$/.exec(code) ?? [];
+  if (argument) return argument;
+  if (/host_action/.test(code)) return "action";
+  if (/:alias_/.test(code)) return "hostname";
+  if (/:hostname_|:host_aliased/.test(code)) return "host";
+  return null;
 }
 
 function showProblem(error) {
@@ -121,7 +138,7 @@ function showProblem(error) {
     input.removeAttribute("aria-invalid");
     say($(input.id.replace("field-", "error-")), "");
   }
-  const [, argument] = /host_kwarg_\w+:(\w+)$/.exec(error?.code ?? "") ?? [];
+  const argument = fieldOfError(error?.code ?? "");
   const input = !$("edit").hidden && argument && $(`field-${argument}`);
   say($("change-error"), input ? "" : text);
   if (!input) return;
@@ -135,9 +152,12 @@ function showProblem(error) {
 function showPane(isReview) {
   $("edit").hidden = isReview;
   $("review").hidden = !isReview;
-  $("revise").hidden = !isReview || change.after === null;
+  $("revise").hidden = !isReview || change.after === null || change.many !== undefined;
   say($("go"), isReview ? change.verb : "Review");
-  $("go").classList.toggle("danger", isReview && change.after === null);
+  $("go").classList.toggle("danger", isReview && (change.after === null || change.verb === "Delete"));
+  const names = change.many ? [...change.after.keys()] : [change.host];
+  const of = names.length === 1 ? names[0] : plural(names.length, "host");
+  say($("review-of"), isReview ? `What changes for ${of}` : "");
 }
 
 function begin(what, title, text) {
@@ -187,7 +207,16 @@ async function review(host, wanted) {
   $("go").focus();
 }
 
+const weights = (rule) => (rule?.[1].weights ? `, weights ${rule[1].weights.join(", ")}` : "");
+
 function showDifference() {
+  if (change.many) {
+    $("difference").replaceChildren(...[...change.after].map(([name, after]) =>
+      make("tr", { className: "differs" }, make("th", { scope: "row", textContent: name }),
+        make("td", { textContent: inShort(change.before.get(name)) + weights(change.before.get(name)) }),
+        make("td", { textContent: inShort(after) + weights(after) }))));
+    return;
+  }
   const [now, then] = [inLines(change.before), inLines(change.after)];
   const names = new Set([...now.keys(), ...then.keys()]);
   // Last, also where one side has arguments that the other lacks.
@@ -200,8 +229,15 @@ function showDifference() {
   }));
 }
 
+const lostChange = () =>
+  new Error("The connection was lost: the change may have been made, or not.");
+
 async function apply() {
   const mine = change;
+  if (mine.many) {
+    await applyAll(mine);
+    return;
+  }
   const { host, after, before } = mine;
   const method = after === null ? "DELETE" : "PUT";
   for (let attempt = 1; ; attempt++) {
@@ -210,7 +246,7 @@ async function apply() {
       break;
     } catch (error) {
       if (error.status === undefined) {
-        throw new Error("The connection was lost: the change may have been made, or not.");
+        throw lostChange();
       }
       if (error.status !== 412) throw error;
       // The ETag is of the whole table. If this rule is still the one that was looked at, the other
@@ -225,7 +261,9 @@ async function apply() {
   }
   if (change === mine) $("change").close();
   const deed = after?.[0] === "spin" ? "holds its requests now" : "is set";
-  say($("said"), `${host} ${after === null ? "is deleted" : deed}.`);
+  const said = `${host} ${after === null ? "is deleted" : deed}.`;
+  say($("said"), said);
+  if (shown !== null) refreshSoon();
   load();
 }
 
@@ -242,6 +280,8 @@ async function attempt(act) {
     await act();
   } catch (error) {
     if ($("change").open) showProblem(error);
+    else if (!$("host-page").hidden) say($("host-said"), error.message);
+    else if (!$("backend-page").hidden) say($("backend-said"), error.message);
     else showResult(error.message, true);
   } finally {
     busy = false;
@@ -287,36 +327,3 @@ $("form").addEventListener("submit", (event) => {
   event.preventDefault();
   attempt($("review").hidden ? () => review($("field-host").value.trim(), collect()) : apply);
 });
-
-// ---- Start
-
-const THEME = "mantrid-theme";
-
-function showTheme() {
-  const theme = localStorage.getItem(THEME) ?? "auto";
-  root.dataset.theme = theme;
-  say($("theme"), `${theme[0].toUpperCase()}${theme.slice(1)}`);
-  $("theme").ariaLabel = `Colours: ${theme}`;
-}
-$("theme").addEventListener("click", () => {
-  const after = { auto: "light", light: "dark", dark: "auto" };
-  localStorage.setItem(THEME, after[localStorage.getItem(THEME) ?? "auto"]);
-  showTheme();
-});
-
-showTheme();
-for (const action of FIELDS.keys()) {
-  for (const list of [$("action"), $("field-action")]) list.append(make("option", {}, action));
-}
-say($("where"), location.host);
-$("forget").hidden = sessionStorage.getItem(TOKEN) === null;
-const wanted = new URLSearchParams(location.hash.slice(1));
-view.search = $("search").value = (wanted.get("search") ?? "").trim().toLowerCase();
-view.action = $("action").value = wanted.get("action") ?? "";
-view.action = $("action").value; // one that does not exist is none
-for (const list of [$("log"), $("backends")]) {
-  list.append(make("li", { className: "none" }, "Nothing since this page was opened."));
-}
-await load();
-// Who would not give a token is not asked at once for another.
-if ($("light").dataset.state !== "lost") relisten();

@@ -1,27 +1,27 @@
-// The table of hosts, a page at a time: the server searches and counts, this holds what is shown.
+// The table of hosts, a page at a time: the server searches, sorts and counts, this holds what is
+// shown. By name it has all rules, page by page; in any other order the hosts at the top of it.
 
 // `starts` has, for each page up to this one, the name it comes after: the way back.
-const view = { search: "", action: "", limit: 50, starts: [""] };
+const view = { search: "", action: "", sort: "", filter: "", limit: 50, starts: [""] };
 const page = { etag: null, matched: 0 };
 const rows = new Map(); // name → what is shown of it, in the order shown
+const selected = new Set();
 let loading = null;
 
 const relisten = later(250, listen);
 const loadSoon = atMostEach(1000, load);
 
+// The order in which a filter finds its hosts at the top.
+const ORDER_OF = { failing: "errors", held: "held", down: "errors" };
+const isRanked = () => view.sort !== "" || view.filter !== "";
+
 async function load() {
   loading?.abort();
   const mine = (loading = new AbortController());
-  const query = new URLSearchParams({ limit: view.limit });
-  for (const name of ["search", "action"]) if (view[name]) query.set(name, view[name]);
-  if (view.starts.at(-1)) query.set("after", view.starts.at(-1));
   $("rows").setAttribute("aria-busy", "true");
   try {
-    const answer = await call("GET", `hostname/?${query}`, { signal: mine.signal });
-    const rules = await answer.json();
-    if (mine !== loading) return;
-    page.etag = answer.headers.get("ETag");
-    showPage(rules, answer.headers);
+    const show = await (isRanked() ? ranked(mine.signal) : byName(mine.signal));
+    if (mine === loading) show();
   } catch (error) {
     if (mine !== loading) return;
     showResult(`The table can't be read: ${error.message}.`, true);
@@ -31,14 +31,94 @@ async function load() {
   }
 }
 
+async function byName(signal) {
+  const query = new URLSearchParams({ limit: view.limit });
+  for (const name of ["search", "action"]) if (view[name]) query.set(name, view[name]);
+  if (view.starts.at(-1)) query.set("after", view.starts.at(-1));
+  const answer = await call("GET", `hostname/?${query}`, { signal });
+  const rules = await answer.json();
+  return () => {
+    page.etag = answer.headers.get("ETag");
+    showPage(rules, answer.headers);
+  };
+}
+
+async function ranked(signal) {
+  const sort = view.sort || ORDER_OF[view.filter];
+  const ask = async (more) => {
+    const query = new URLSearchParams({ sort, limit: view.limit, ...more });
+    const answer = await call("GET", `stats/?${query}`, { signal });
+    return Object.entries(await answer.json());
+  };
+  const search = view.search ? { search: view.search } : {};
+  const isFor = view.search ? (name) => name.includes(view.search) : () => true;
+  const asked = view.filter === "down"
+    ? (await Promise.all([...down].slice(0, DOWN_SEARCHED).map((at) => ask({ search: at })))).flat()
+      .filter(([name]) => isFor(name))
+    : (await ask(search)).filter(([, counters]) => PASSES[view.filter](counters));
+  const stats = new Map(asked);
+  const rules = await rulesOf([...stats.keys()], signal);
+  // JSON.parse puts names that look like numbers first; all others stand in the server's order.
+  const isDown = (name) => targetsOf(behind(rules.get(name))).some((at) => down.has(at));
+  const names = [...stats.keys()].filter((name) =>
+    (view.action === "" || rules.get(name)?.[0] === view.action)
+    && (view.filter !== "down" || isDown(name)));
+  return () => {
+    const most = names.length < view.limit ? "" : "the first ";
+    showResult(`${most}${HOSTS_OF[view.filter](names.length)}, by ${ORDERS[sort]}`);
+    showRows(names, rules, stats);
+    $("empty").hidden = names.length > 0;
+    say($("empty"), view.filter === "" ? "No host matches." : `There are ${HOSTS_OF[view.filter](0)}.`);
+    say($("range"), "");
+    for (const id of ["first", "back", "next"]) $(id).disabled = true;
+  };
+}
+
+// Backends that are down whose hosts are looked for.
+const DOWN_SEARCHED = 10;
+const PASSES = {
+  "": () => true,
+  failing: (counters) => counters.errors_per_second > 0,
+  held: (counters) => counters.held_requests > 0,
+};
+
+const HOSTS_OF = {
+  "": (n) => plural(n, "host"),
+  failing: (n) => plural(n, "failing host"),
+  held: (n) => `${plural(n, "host")} with held requests`,
+  down: (n) => `${plural(n, "host")} with a backend down`,
+};
+const ORDERS = {
+  requests: "requests per second", errors: "errors per second", latency: "latency",
+  bytes: "bytes per second", open: "open requests", held: "held requests",
+};
+
+// ---- Rules of hosts that were not listed with them
+
+const knownRules = new Map();
+const RULES_AT_ONCE = 3;
+
+async function rulesOf(names, signal) {
+  const wanted = names.filter((name) => !knownRules.has(name));
+  const next = async () => {
+    for (let name = wanted.pop(); name !== undefined; name = wanted.pop()) {
+      knownRules.set(name, await (await call("GET", hostPath(name), { signal })).json());
+    }
+  };
+  await Promise.all(Array.from({ length: RULES_AT_ONCE }, next));
+  const found = new Map(names.map((name) => [name, knownRules.get(name) ?? null]));
+  if (knownRules.size > 2000) knownRules.clear();
+  return found;
+}
+
 function showResult(text, isError = false) {
   say($("result"), text);
   $("result").className = isError ? "error" : "";
 }
 
-function showPage(rules, headers) {
+function showPage(listed, headers) {
   // JSON.parse puts names that look like numbers first; the table's order is that of bytes.
-  const names = Object.keys(rules).sort();
+  const names = Object.keys(listed).sort();
   if (names.length === 0 && view.starts.length > 1) {
     turn(-1);
     return;
@@ -48,7 +128,7 @@ function showPage(rules, headers) {
   const filtered = view.search !== "" || view.action !== "";
   const found = filtered ? `${whole.format(page.matched)} of ` : "";
   showResult(`${found}${plural(all, "rule")}${filtered ? " match" : ""}`);
-  showRows(names, rules);
+  showRows(names, new Map(names.map((name) => [name, listed[name]])), new Map());
   $("empty").hidden = names.length > 0;
   const none = "There is no rule yet: every request gets the no-hosts page.";
   say($("empty"), filtered ? "No rule matches." : none);
@@ -60,11 +140,11 @@ function showPage(rules, headers) {
   $("next").disabled = to >= page.matched || names.length < view.limit;
 }
 
-function showRows(names, rules) {
+function showRows(names, rules, stats) {
   const shown = [...rows.keys()];
   const isSame = names.length === shown.length && names.every((name, at) => name === shown[at]);
   if (!isSame) {
-    const focused = document.activeElement?.closest("#rows button");
+    const focused = document.activeElement?.closest("#rows :is(a, button, input)");
     const known = new Map(rows);
     rows.clear();
     for (const name of names) rows.set(name, known.get(name) ?? makeRow(name));
@@ -73,17 +153,27 @@ function showRows(names, rules) {
     else if (focused) $("search").focus();
     relisten();
   }
+  // With few hosts the other panels stand below them: no column is half empty.
+  $("list").classList.toggle("few", names.length < 9);
   for (const [name, row] of rows) {
     row.tr.classList.remove("gone");
-    showRule(row, rules[name]);
+    showRule(row, rules.get(name) ?? null);
+    showNumbers(row, stats.get(name) ?? {});
   }
   activate($("rows").querySelector("tr[data-active]") ?? $("rows").firstElementChild);
+  showSelection();
 }
+
+const seconds = (n) => (n >= 99.95 ? `${(n / 60).toFixed(0)} min`
+  : n >= 0.9995 ? `${n.toFixed(1)} s` : n >= 0.00995 ? `${(n * 1000).toFixed(0)} ms`
+    : `${(n * 1000).toFixed(1)} ms`);
+const optional = (format) => (n) => (n === null ? "–" : format(n));
 
 const NUMBERS = [
   ["Req/s", (c) => c.requests_per_second, rate],
+  ["Err/s", (c) => c.errors_per_second ?? null, optional(rate)],
+  ["p95", (c) => c.p95 ?? null, optional(seconds)],
   ["Bytes/s", (c) => c.bytes_sent_per_second + c.bytes_received_per_second, bytes],
-  ["Completed", (c) => c.completed_requests, total],
   ["Open", (c) => c.open_requests, count],
   ["Held", (c) => c.held_requests, count],
 ];
@@ -96,8 +186,8 @@ function makeRow(name) {
     node.dataset.deed = deed;
     return node;
   };
-  const open = button("edit", name, `Edit ${name}`);
-  open.title = name;
+  const pick = make("input", { type: "checkbox", tabIndex: -1, ariaLabel: `Select ${name}` });
+  const open = make("a", { href: hostLink(name), textContent: name, tabIndex: -1 });
   const chip = make("span", { className: "chip", textContent: "+sub" });
   chip.title = "and its subdomains";
   const [kind, space] = [make("span", { className: "kind" }), " "];
@@ -106,58 +196,80 @@ function makeRow(name) {
   const title = cell("name", open, chip);
   const does = cell("does", kind, space, target);
   const numbers = NUMBERS.map(([label]) => {
-    const node = cell(`number zero${label === "Held" ? " held" : ""}`, "–");
+    const node = cell(`number zero ${label.replace("/", "-").toLowerCase()}`, "–");
     node.dataset.label = label;
     return node;
   });
-  const deeds = cell("deeds", button("edit", "Edit", `Edit the rule of ${name}`), spin,
-    button("delete", "Delete", `Delete the rule of ${name}`));
-  const tr = make("tr", { role: "row" }, title, does, ...numbers, deeds);
+  const remove = button("delete", "Delete", `Delete the rule of ${name}`);
+  remove.className = "delete";
+  const deeds = cell("deeds", button("edit", "Edit", `Edit the rule of ${name}`), spin, remove);
+  const tr = make("tr", { role: "row" }, cell("pick", pick), title, does, ...numbers, deeds);
   tr.dataset.host = name;
-  return { name, tr, title, chip, kind, target, does, numbers, spin, rule: null };
+  return { name, tr, pick, title, chip, kind, target, does, numbers, spin, deeds, rule: null,
+    counters: {} };
 }
 
 function showRule(row, rule = row.rule) {
   row.rule = rule;
+  knownRules.set(row.name, rule);
+  row.deeds.classList.toggle("none", rule === null);
+  if (rule === null) {
+    say(row.kind, row.name === "unknown" ? "" : "no rule");
+    say(row.target, row.name === "unknown" ? "requests that no rule matches" : "");
+    row.chip.hidden = true;
+    return;
+  }
   const [action, given, subdomains] = rule;
   say(row.kind, action);
   row.kind.dataset.action = action;
-  const unreached = down.size > 0 && action === "proxy"
-    ? backendsOf(given).filter((backend) => down.has(backend)).length : 0;
+  const isDown = (backend) => down.has(backend) || failing.has(`${row.name} ${backend}`);
+  const unreached = down.size + failing.size > 0 && action === "proxy"
+    ? backendsOf(given).filter(isDown).length : 0;
   say(row.target, `${aim(rule)}${unreached > 0 ? `, ${unreached} down` : ""}`);
   row.does.title = `${action} ${action === "proxy" ? backendsOf(given).join(", ") : aim(rule)}`;
   row.does.classList.toggle("down", unreached > 0);
   row.chip.hidden = !subdomains;
-  row.title.classList.toggle("also", subdomains);
   const spins = action === "spin";
   row.spin.dataset.deed = spins ? "flip" : "spin";
   say(row.spin, spins ? "Flip" : "Spin");
   row.spin.ariaLabel = spins ? `Flip ${row.name} back` : `Spin ${row.name}: hold its requests`;
 }
 
+function showNumbers(row, counters) {
+  Object.assign(row.counters, counters);
+  for (const [index, [, value, format]] of NUMBERS.entries()) {
+    const node = row.numbers[index];
+    const now = value(row.counters);
+    const text = format(now === null ? null : now || 0);
+    if (node.textContent === text) continue;
+    node.textContent = text;
+    node.classList.toggle("zero", !(now > 0));
+  }
+}
+
 // Each tick of the stream. A host that was never hit has no counters.
 function showTraffic(hosts) {
   for (const row of rows.values()) {
-    const counters = Object.hasOwn(hosts, row.name) ? hosts[row.name] : {};
-    for (const [index, [, value, format]] of NUMBERS.entries()) {
-      const [node, now] = [row.numbers[index], value(counters) || 0];
-      const text = format(now);
-      if (node.textContent === text) continue;
-      node.textContent = text;
-      node.classList.toggle("zero", now === 0);
-    }
+    if (Object.hasOwn(hosts, row.name)) showNumbers(row, hosts[row.name]);
   }
 }
+
+// In an order that changes, rows move only while nobody is at one of them.
+setInterval(() => {
+  const isBusy = document.hidden || $("list").hidden || $("change").open || selected.size > 0
+    || $("rows").matches(":hover, :focus-within") || loading?.signal.aborted === false
+    && $("rows").hasAttribute("aria-busy");
+  if (isRanked() && !isBusy && $("light").dataset.state === "live") load();
+}, 3000);
 
 function onChange(change) {
   page.etag = change.etag;
   const hosts = Object.entries(change.hosts ?? {});
-  const texts = hosts.slice(0, 3).map(([name, rule]) =>
-    rule ? `${name}: ${rule[0]} ${aim(rule)}` : `${name}: deleted`);
-  const others = change.changed - texts.length;
-  if (others > 0) texts.push(`${texts.length > 0 ? "and " : ""}${plural(others, "rule")}`);
-  note(texts.join("; "), `${change.verb} by ${change.who}`);
+  if (change.hosts === undefined) knownRules.clear();
+  for (const [name, rule] of hosts) knownRules.set(name, rule);
+  noteEvent("change", change);
   say(TILES.at(-1).under, `changed ${clock(new Date())}`);
+  onHostChange(change);
   // Rules that are shown change in place; the page is asked for again if it has other names now.
   let differs = change.hosts === undefined;
   const last = [...rows.keys()].at(-1) ?? "";
@@ -167,20 +279,49 @@ function onChange(change) {
     if (row && rule) showRule(row, rule);
     row?.tr.classList.toggle("gone", rule === null);
     const belongs = name > view.starts.at(-1) && (rows.size < view.limit || name < last);
-    differs ||= row ? !fits : fits && belongs;
+    differs ||= isRanked() ? Boolean(row) && !rule : row ? !fits : fits && belongs;
   }
   if (differs) loadSoon();
 }
 
-// ---- Search and pages
+// ---- Search, order and pages
+
+const KEPT = ["search", "action", "sort", "filter"];
+
+function listHash() {
+  const kept = new URLSearchParams();
+  for (const name of KEPT) if (view[name]) kept.set(name, view[name]);
+  return `#${kept}`;
+}
 
 function restart() {
   view.starts = [""];
-  const kept = new URLSearchParams();
-  for (const name of ["search", "action"]) if (view[name]) kept.set(name, view[name]);
   // So that a reload, or a link sent to a colleague, shows the same.
-  history.replaceState(null, "", `#${kept}`);
+  history.replaceState(null, "", listHash());
+  showOrder();
   load();
+}
+
+// Takes over what an address says; where that is what is shown, nothing is asked.
+function readView(wanted) {
+  view.search = (wanted.get("search") ?? "").trim().toLowerCase();
+  if ($("search").value.trim().toLowerCase() !== view.search) $("search").value = view.search;
+  for (const name of KEPT.slice(1)) {
+    $(name).value = wanted.get(name) ?? "";
+    if ($(name).selectedIndex < 0) $(name).value = ""; // one that does not exist is none
+    view[name] = $(name).value;
+  }
+  view.starts = [""];
+  showOrder();
+}
+
+function showOrder() {
+  const sort = view.sort || ORDER_OF[view.filter] || "";
+  for (const th of $("heads").querySelectorAll("[data-sort]")) {
+    const isBy = th.dataset.sort === sort;
+    if (isBy) th.ariaSort = sort === "" ? "ascending" : "descending";
+    else th.removeAttribute("aria-sort");
+  }
 }
 
 function turn(by) {
@@ -196,10 +337,12 @@ function search(text) {
 }
 
 $("search").addEventListener("input", later(200, () => search($("search").value)));
-$("action").addEventListener("change", () => {
-  view.action = $("action").value;
-  restart();
-});
+for (const name of KEPT.slice(1)) {
+  $(name).addEventListener("change", () => {
+    view[name] = $(name).value;
+    restart();
+  });
+}
 $("limit").addEventListener("change", () => {
   view.limit = Number($("limit").value);
   restart();
@@ -208,12 +351,23 @@ $("first").addEventListener("click", () => turn(0));
 $("back").addEventListener("click", () => turn(-1));
 $("next").addEventListener("click", () => turn(1));
 
+for (const th of $("heads").querySelectorAll("[data-sort]")) {
+  const by = make("button", { type: "button", className: "by", textContent: th.textContent });
+  by.addEventListener("click", () => {
+    view.sort = $("sort").value = th.dataset.sort;
+    restart();
+  });
+  th.replaceChildren(by);
+}
+
 // ---- Keys: one row at a time is in the tab order, arrows choose which
+
+const CONTROLS = "a, button, input";
 
 function activate(tr) {
   const before = $("rows").querySelector("tr[data-active]");
   for (const [row, index] of [[before, -1], [tr, 0]]) {
-    for (const button of row?.querySelectorAll("button") ?? []) button.tabIndex = index;
+    for (const control of row?.querySelectorAll(CONTROLS) ?? []) control.tabIndex = index;
   }
   if (before) delete before.dataset.active;
   if (tr) tr.dataset.active = "";
@@ -231,20 +385,26 @@ $("rows").addEventListener("keydown", (event) => {
   }[event.key];
   if (!next) return;
   event.preventDefault();
-  const column = [...tr.querySelectorAll("button")].indexOf(event.target);
-  (next.querySelectorAll("button")[column] ?? next).focus();
+  const column = [...tr.querySelectorAll(CONTROLS)].indexOf(event.target);
+  (next.querySelectorAll(CONTROLS)[column] ?? next).focus();
 });
+
+const firstName = () => $("rows").querySelector("tr[data-active] .name a");
 
 $("search").addEventListener("keydown", (event) => {
   if (event.key !== "ArrowDown" && event.key !== "Enter") return;
   event.preventDefault();
-  $("rows").querySelector("tr[data-active] button")?.focus();
+  firstName()?.focus();
 });
 
 document.addEventListener("keydown", (event) => {
-  const types = event.target.closest?.("input, textarea, dialog");
-  if (event.key !== "/" || types || event.ctrlKey || event.metaKey || event.altKey) return;
+  const types = event.target.closest?.("input:not([type=checkbox]), textarea, dialog");
+  if (types || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.key === "Escape" && $("list").hidden) location.hash = listHash();
+  if (event.key !== "/") return;
   event.preventDefault();
+  if ($("list").hidden) location.hash = listHash();
+  showPart("list");
   $("search").focus();
   $("search").select();
 });

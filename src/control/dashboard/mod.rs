@@ -14,10 +14,18 @@ const STYLE: &str = include_str!("style.css");
 /// One module, so each file may use what the others define.
 const SCRIPT: &str = concat!(
     include_str!("wire.js"),
+    include_str!("plot.js"),
     include_str!("overview.js"),
+    include_str!("limits.js"),
     include_str!("rules.js"),
+    include_str!("arguments.js"),
     include_str!("hosts.js"),
     include_str!("change.js"),
+    include_str!("bulk.js"),
+    include_str!("host.js"),
+    include_str!("backend.js"),
+    include_str!("view.js"),
+    include_str!("start.js"),
 );
 
 static PAGE: LazyLock<String> = LazyLock::new(|| {

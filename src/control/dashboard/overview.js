@@ -1,54 +1,9 @@
 // The overview: totals, shards, the busiest hosts, backends, and the log of changes and health.
 
-const SVG = "http://www.w3.org/2000/svg";
-
-// A line over the last two minutes, from zero up to its peak. Time runs along x, so that a lost
-// connection shows as a gap.
-class Plot {
-  constructor(label) {
-    this.samples = [];
-    this.node = document.createElementNS(SVG, "svg");
-    for (const [name, value] of [["class", "plot"], ["role", "img"], ["aria-label", label],
-      ["viewBox", `0 0 ${HISTORY_SECONDS} 20`], ["preserveAspectRatio", "none"]]) {
-      this.node.setAttribute(name, value);
-    }
-    [this.area, this.line] = ["area", "line"].map((name) => {
-      const path = document.createElementNS(SVG, "path");
-      path.setAttribute("class", name);
-      this.node.append(path);
-      return path;
-    });
-  }
-
-  add(time, value) {
-    this.samples.push([time, value]);
-    while (this.samples[0][0] < time - HISTORY_SECONDS) this.samples.shift();
-  }
-
-  get peak() {
-    return this.samples.reduce((peak, [, value]) => Math.max(peak, value), 0);
-  }
-
-  draw(peak) {
-    const now = this.samples.at(-1)[0];
-    let [line, area, before] = ["", "", -Infinity];
-    for (const [time, value] of this.samples) {
-      const x = (HISTORY_SECONDS - (now - time)).toFixed(1);
-      const y = (19 - (18 * Math.min(value, peak)) / (peak || 1)).toFixed(1);
-      const follows = time - before < 3.5;
-      if (!follows && area) area += `V20Z`;
-      line += `${follows ? "L" : "M"}${x} ${y}`;
-      area += `${follows ? `H${x}V${y}` : `M${x} 20V${y}`}`;
-      before = time;
-    }
-    this.line.setAttribute("d", line);
-    this.area.setAttribute("d", `${area}V20Z`);
-  }
-}
-
 let failures = null; // the last sum of 5xx answers, and when it was told
 
 function failuresPerSecond({ time, totals }) {
+  if (totals.errors_per_second !== undefined) return totals.errors_per_second;
   const sum = totals.answers?.["5xx"] ?? 0;
   const { then, before } = failures ?? { then: time, before: sum };
   failures = { then: time, before: sum };
@@ -56,28 +11,42 @@ function failuresPerSecond({ time, totals }) {
 }
 
 const perSecond = (n) => `${bytes(n)}/s`;
+// With where each leads: the hosts that it is about.
 const TILES = [
-  ["Requests/s", (t) => t.totals.requests_per_second, rate],
-  ["5xx answers/s", failuresPerSecond, rate],
-  ["Received", (t) => t.totals.bytes_received_per_second, perSecond],
-  ["Sent", (t) => t.totals.bytes_sent_per_second, perSecond],
-  ["Connections", (t) => t.totals.open_connections, count],
-  ["Open requests", (t) => t.totals.open_requests, count],
-  ["Held", (t) => t.held, count],
-  ["Rules", (t) => t.rules, total],
-].map(([label, value, format], index, all) => {
+  ["Requests/s", (t) => t.totals.requests_per_second, rate, "sort=requests",
+    "requests_per_second"],
+  ["Errors/s", failuresPerSecond, rate, "sort=errors&filter=failing", "errors_per_second"],
+  ["Latency, p95", (t) => t.totals.p95 ?? 0, (n) => (n > 0 ? seconds(n) : "–"), "sort=latency",
+    "p95"],
+  ["Held", (t) => t.held, count, "sort=held&filter=held", "held_requests"],
+  ["Open requests", (t) => t.totals.open_requests, count, "sort=open", "open_requests"],
+  ["Traffic", ({ totals }) => totals.bytes_sent_per_second + totals.bytes_received_per_second,
+    perSecond, "sort=bytes", "bytes_sent_per_second"],
+  ["Connections", (t) => t.totals.open_connections, count, ""],
+  ["Rules", (t) => t.rules, total, ""],
+].map(([label, value, format, leads, column], index, all) => {
   const output = make("output", { textContent: "–" });
   const under = make("p", { className: "note" });
   output.setAttribute("aria-live", "off");
   output.setAttribute("aria-label", label);
   // The number of rules says nothing over two minutes.
   const plot = index < all.length - 1 ? new Plot(`${label}, last two minutes`) : null;
-  const caption = make("figcaption", { textContent: label });
+  const caption = make("figcaption");
   const node = make("figure", { className: "tile" }, caption, output, under);
+  if (leads === "") caption.textContent = label;
+  else {
+    const link = make("a", { href: `#${leads}`, textContent: label });
+    link.title = "Show the hosts";
+    caption.append(link);
+    node.classList.add("leads");
+  }
   node.append(plot?.node ?? make("p", { className: "note" }));
-  if (value === failuresPerSecond) node.classList.add("alarm");
+  if (value === failuresPerSecond) {
+    node.classList.add("alarm");
+    node.id = "errors-tile";
+  }
   $("tiles").append(node);
-  return { node, value, format, output, under, plot };
+  return { node, value, format, output, under, plot, column };
 });
 
 let started = 0;
@@ -127,8 +96,7 @@ function showShards(list, time, visible) {
 }
 
 const busiest = Array.from({ length: BUSIEST }, () => {
-  const [name, speed] = [make("button", { type: "button" }), make("output")];
-  name.addEventListener("click", () => search(name.textContent));
+  const [name, speed] = [make("a"), make("output")];
   $("busiest").append(make("li", {}, name, speed));
   return { name, speed };
 });
@@ -141,8 +109,10 @@ function showBusiest(list) {
   const reorder = ticks++ % 3 === 0 || isShort;
   for (const [index, { name, speed }] of busiest.entries()) {
     if (reorder) {
-      say(name, list[index]?.host ?? "");
-      name.title = name.textContent;
+      const host = list[index]?.host ?? "";
+      say(name, host);
+      if (host === "") name.removeAttribute("href");
+      else name.href = hostLink(host);
     }
     const known = speeds.get(name.textContent);
     say(speed, name.textContent === "" ? "" : rate(known ?? 0));
@@ -150,6 +120,8 @@ function showBusiest(list) {
 }
 
 let down = new Set();
+// Rules with the backends at which their checks fail.
+let failing = new Set();
 
 function onTraffic(traffic) {
   const visible = !document.hidden;
@@ -157,18 +129,23 @@ function onTraffic(traffic) {
   showShards(traffic.shards, traffic.time, visible);
   if (!visible) return;
   showBusiest(traffic.busiest);
-  const list = traffic.down.join(" ");
-  if (list !== [...down].join(" ")) {
+  const pairs = (traffic.checks_down ?? []).map(({ rule, backend }) => `${rule} ${backend}`);
+  const list = [...traffic.down, ...pairs].join(" ");
+  if (list !== [...down, ...failing].join(" ")) {
     down = new Set(traffic.down);
+    failing = new Set(pairs);
     for (const row of rows.values()) showRule(row);
   }
   const warning = down.size > 0 ? `(${down.size} down) ` : "";
   const title = `${warning}Mantrid · ${location.host}`;
   if (document.title !== title) document.title = title;
   showTraffic(traffic.hosts);
+  showHostTraffic(traffic);
 }
 
-const RANK = ["down", "ejected", "unknown", "up"];
+const RANK = ["down", "ejected", "partly_down", "unknown", "up"];
+
+let backends = new Map(); // address → what `/backends/` says of it
 
 async function loadBackends() {
   if (document.hidden) return;
@@ -180,31 +157,92 @@ async function loadBackends() {
   }
   const rank = ([, { state }]) => RANK.indexOf(state);
   known.sort((a, b) => rank(a) - rank(b) || b[1].open_requests - a[1].open_requests);
+  backends = new Map(known);
   const sums = RANK.map((state) => [known.filter(([, b]) => b.state === state).length, state]);
   say($("backends-sum"), sums.filter(([n]) => n).map(([n, state]) => `${n} ${state}`).join(", "));
   const items = known.slice(0, BACKENDS_SHOWN).map(([address, backend]) => {
-    const state = make("span", { textContent: backend.state });
-    state.dataset.health = backend.state;
-    const { open_requests, idle_connections, requests, reason } = backend;
-    const why = backend.state === "up" || backend.state === "unknown"
+    const { open_requests, idle_connections, requests } = backend;
+    const isWell = backend.state === "up" || backend.state === "unknown";
+    const why = isWell
       ? `${open_requests} open, ${idle_connections} idle, ${count(requests)} ${requests === 1 ? "request" : "requests"}`
-      : `since ${moment(backend.since)}${reason ? `: ${reason}` : ""}`;
-    const at = make("span", { className: "at", textContent: address });
-    return make("li", {}, at, state, make("span", { className: "why", textContent: why }));
+      : sinceWhen(backend);
+    const at = make("a", { className: "at", href: backendLink(address), textContent: address });
+    return make("li", {}, at, healthMark(backend.state),
+      make("span", { className: "why", textContent: why }));
   });
   if (known.length > items.length) {
     items.push(make("li", { className: "none" }, `and ${known.length - items.length} more`));
   }
   if (items.length === 0) items.push(make("li", { className: "none" }, "None seen yet."));
   $("backends").replaceChildren(...items);
+  showHostBackends();
+  showBackend();
 }
-setInterval(loadBackends, 10000);
+setInterval(loadBackends, 5000);
 
-function note(text, detail, health) {
+function healthMark(state) {
+  const mark = make("span", { textContent: state });
+  mark.dataset.health = state;
+  return mark;
+}
+
+const sinceWhen = ({ since, reason }) =>
+  [since ? `since ${moment(since)}` : "", reason ?? ""].filter(Boolean).join(": ");
+
+// What is said of each kind of event: [text, detail, state of health].
+const NOTES = {
+  change: ({ verb, who, changed, hosts }) => {
+    const texts = Object.entries(hosts ?? {}).slice(0, 3).map(([name, rule]) =>
+      rule ? `${name}: ${inShort(rule)}` : `${name}: deleted`);
+    const others = changed - texts.length;
+    if (others > 0) texts.push(`${texts.length > 0 ? "and " : ""}${plural(others, "rule")}`);
+    return [texts.join("; "), `${verb} by ${who}`];
+  },
+  health: ({ backend, state, reason }) => [`${backend} is ${state}`, reason, state],
+  held: ({ host }) => [`${host}: requests wait`],
+  idle: ({ host, idle }) => [`${host} is idle`, `nothing open for ${idle} s`],
+  wake: ({ host, url, event, ok, reason }) => {
+    const whom = ok ? `${url} was told` : `${url} was not told: ${reason}`;
+    return [`${host} is ${event}`, whom, ok ? "" : "down"];
+  },
+  fleet: ({ node, nodes, connected, lost }) => [
+    lost ? `The fleet's store is lost: ${lost}`
+      : connected === false ? "etcd is out of reach" : `The fleet has ${nodes?.length ?? nodes} nodes`,
+    node ? `as ${node} sees it` : ""],
+};
+
+function noteEvent(kind, data, time = undefined) {
+  const said = NOTES[kind]?.(data);
+  if (said) note(...said, time);
+}
+
+function note(text, detail = "", health = "", time = undefined) {
   $("log").querySelector(".none")?.remove();
   const what = make("span", {}, text);
   if (health) what.dataset.health = health;
   const body = make("div", {}, what, ...(detail ? [make("small", { textContent: detail })] : []));
-  $("log").prepend(make("li", {}, make("time", { textContent: clock(new Date()) }), body));
+  const at = time === undefined ? clock(new Date()) : moment(time);
+  $("log").prepend(make("li", {}, make("time", { textContent: at }), body));
   while ($("log").childElementCount > LOG_MAX) $("log").lastElementChild.remove();
+}
+
+// What happened before this page was opened: the plots of the tiles and the log begin with it.
+async function readPast() {
+  let past;
+  try {
+    past = await (await call("GET", `history/?events=${LOG_MAX}`)).json();
+  } catch {
+    return; // an older daemon, or a token that may not: both begin empty
+  }
+  for (const { plot, column } of TILES) {
+    const values = column && past[column];
+    if (!plot || !values) continue;
+    const before = plot.samples[0]?.[0] ?? Date.now() / 1000;
+    const known = past.time.map((time, index) => [time, values[index] ?? 0]);
+    plot.samples.unshift(...known.filter(([time]) =>
+      time < before && time > before - HISTORY_SECONDS));
+  }
+  for (const { event, time, ...data } of (past.events ?? []).reverse()) {
+    noteEvent(event, data, time);
+  }
 }

@@ -9,10 +9,14 @@ function backendsOf({ backends }) {
   });
 }
 
+// Backends of a rule that are named in its row.
+const AIMS_SHOWN = 1;
+
 const AIMS = new Map([
   ["proxy", (given) => {
     const all = backendsOf(given);
-    return all.length > 1 ? `${all[0]} +${all.length - 1}` : `${all[0] ?? ""}`;
+    const shown = all.slice(0, AIMS_SHOWN).join(", ");
+    return all.length > AIMS_SHOWN ? `${shown} +${all.length - AIMS_SHOWN}` : shown;
   }],
   ["redirect", (given) => `${given.code ?? 302} → ${given.redirect_to}`],
   ["static", (given) => `${given.type}`],
@@ -22,13 +26,18 @@ const AIMS = new Map([
 ]);
 
 const aim = ([action, given]) => AIMS.get(action)?.(given) ?? "";
+const inShort = (rule) => (rule ? `${rule[0]} ${aim(rule)}`.trim() : "no rule");
+
+// The rule by which the host is reached, or would be: that of a held host stands behind it.
+const behind = (rule) => (rule?.[0] === "spin" ? rule[1].then ?? rule : rule);
 
 function inLines(rule) {
   if (rule === null) return new Map([["action", "no rule of its own"]]);
   const [action, given, subdomains] = rule;
   const lines = new Map([["action", action]]);
   for (const [name, value] of Object.entries(given)) {
-    const text = name === "backends" ? backendsOf(given).join("\n")
+    const text = name === "backends" || name === "backup"
+      ? backendsOf({ backends: value }).join("\n")
       : name === "then" ? `${value[0]} ${aim(value)}` : value;
     lines.set(name, typeof text === "string" ? text : JSON.stringify(text));
   }

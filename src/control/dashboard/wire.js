@@ -1,5 +1,5 @@
 // What the rest of the script stands on: small tools, requests with a token, the event stream. The
-// files are one module, in the order wire, overview, rules, hosts, change.
+// files are one module, in the order of dashboard/mod.rs.
 //
 // - Texts that came over the wire (host names above all) only ever become text nodes.
 // - Host names are keys of Maps, or asked with Object.hasOwn: "constructor" is a valid host name.
@@ -108,7 +108,9 @@ async function call(method, path, { body, match, signal } = {}) {
 
 // A browser takes `.` and `..` out of a path, and what is left may name all hosts.
 function hostPath(host) {
-  if (/^\.*$/.test(host)) throw new Error("a host name is needed");
+  if (/^\.*$/.test(host)) {
+    throw Object.assign(new Error("a host name is needed"), { code: ":hostname_invalid" });
+  }
   return `hostname/${encodeURIComponent(host)}/`;
 }
 
@@ -170,7 +172,9 @@ async function listen() {
   const controller = new AbortController();
   Object.assign(stream, { next: controller, waiting: [], patience: Date.now() + TAKE_OVER_MS });
   const query = new URLSearchParams({ busiest: BUSIEST });
-  for (const name of rows.keys()) query.append("host", name);
+  for (const name of new Set([...(shown ? [shown.name] : []), ...rows.keys()])) {
+    query.append("host", name);
+  }
   let silence = 0;
   const heard = () => {
     clearTimeout(silence);
@@ -262,6 +266,15 @@ function retryNow() {
 $("retry").addEventListener("click", retryNow);
 window.addEventListener("online", retryNow);
 
+// What the token may do: controls that it may not use are not shown.
+function showRole(asker) {
+  const { role = "admin", name, suffix } = asker ?? {};
+  root.dataset.role = role;
+  const where = suffix ? `, below ${suffix}` : "";
+  say($("role"), `${name ?? ""}${name ? ", " : ""}${role}${where}`);
+  $("role").hidden = !name && role === "admin";
+}
+
 const EVENTS = new Map([
   ["hello", (hello) => {
     if (stream.attempt > 0) note("Connected again", `Mantrid ${hello.version}`);
@@ -269,22 +282,22 @@ const EVENTS = new Map([
     showState("live", "Live");
     say($("version"), hello.version);
     started = hello.since;
+    showRole(hello.asker);
     // What happened while nobody listened is in no event.
-    if (hello.etag !== page.etag) load();
+    if (hello.etag !== page.etag) {
+      knownRules.clear();
+      load();
+    }
+    refreshHost(true);
     loadBackends();
   }],
   ["traffic", onTraffic],
   ["change", onChange],
   ["health", (health) => {
-    note(`${health.backend} is ${health.state}`, health.reason, health.state);
+    noteEvent("health", health);
     loadBackends();
   }],
-  ["held", ({ host }) => note(`${host}: requests wait`)],
-  ["idle", ({ host, idle }) => note(`${host} is idle`, `nothing open for ${idle} s`)],
-  ["wake", ({ host, url, event, ok, reason }) => {
-    const whom = ok ? `${url} was told` : `${url} was not told: ${reason}`;
-    note(`${host} is ${event}`, whom, ok ? "" : "down");
-  }],
+  ...["held", "idle", "wake", "fleet"].map((name) => [name, (data) => noteEvent(name, data)]),
   ["lagged", ({ missed }) => {
     note(`${plural(missed, "event")} missed`, "this page was too slow to take them");
     load();

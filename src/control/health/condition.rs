@@ -1,21 +1,20 @@
-//! Whether one backend is well, from what its probes find and shards report: no clock, no sockets.
-//!
-//! A backend may be probed in several ways at once (rules differ in their `check`, or it was
-//! ejected besides). Each has its own verdict; the backend is well if all of them say so.
+//! Verdict of a row of probes: no clock, no sockets.
 
 use std::time::Duration;
 
-use super::probe::Finding;
 use crate::limits;
+use crate::table::Check;
 
-/// State of a backend, as far as it is known.
+/// State of a backend, or of a check of it, as far as it is known.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(in crate::control) enum State {
     /// The backend is to be probed and was not yet; it counts as up.
     Unknown,
-    /// All probes of the backend succeed.
+    /// All checks of the backend succeed.
     Up,
-    /// A probe of the backend fails.
+    /// Some checks of the backend fail, each for the rules that ask for it.
+    PartlyDown,
+    /// All checks of the backend fail, or the one in question.
     Down,
     /// Requests failed, and no probe has found it well since.
     Ejected,
@@ -26,17 +25,18 @@ impl State {
         match self {
             State::Unknown => "unknown",
             State::Up => "up",
+            State::PartlyDown => "partly_down",
             State::Down => "down",
             State::Ejected => "ejected",
         }
     }
 
     pub(in crate::control) fn parse(text: &str) -> Option<State> {
-        let all = [State::Unknown, State::Up, State::Down, State::Ejected];
+        let all = [State::Unknown, State::Up, State::PartlyDown, State::Down, State::Ejected];
         all.into_iter().find(|state| state.as_str() == text)
     }
 
-    /// Whether requests pass over the backend.
+    /// Whether the requests of all rules pass over the backend.
     pub(in crate::control) fn is_bad(self) -> bool {
         matches!(self, State::Down | State::Ejected)
     }
@@ -50,28 +50,34 @@ pub(super) struct Verdict {
     is_asked: bool,
     /// Probes in a row that say the opposite.
     against: u32,
-    /// Successes in a row that turn the backend up.
-    rise: u32,
 }
 
 impl Verdict {
-    /// The verdict of a rule's `check`.
-    pub(super) fn of_check() -> Verdict {
-        Verdict { is_up: true, is_asked: false, against: 0, rise: limits::CHECK_RISE }
+    pub(super) fn new() -> Verdict {
+        Verdict { is_up: true, is_asked: false, against: 0 }
     }
 
-    /// The verdict on a backend that was ejected and is not checked otherwise.
-    pub(super) fn of_ejected() -> Verdict {
-        Verdict { is_up: false, is_asked: true, against: 0, rise: 1 }
+    pub(super) fn state(self) -> State {
+        match self {
+            Verdict { is_up: false, .. } => State::Down,
+            Verdict { is_asked: true, .. } => State::Up,
+            Verdict { .. } => State::Unknown,
+        }
     }
 
-    /// Turns the verdict down: requests have shown more than probes did.
-    pub(super) fn fall(&mut self) {
-        *self = Verdict { is_up: false, is_asked: true, against: 0, ..*self };
+    /// Takes over the verdict of another process.
+    pub(super) fn recall(&mut self, state: State) {
+        match state {
+            State::Down | State::Ejected => {
+                *self = Verdict { is_up: false, is_asked: true, against: 0 };
+            }
+            State::Up | State::PartlyDown => self.is_asked = true,
+            State::Unknown => {}
+        }
     }
 
     /// Takes the outcome of one probe; returns how many it took, if this one turned the verdict.
-    pub(super) fn take(&mut self, is_well: bool) -> Option<u32> {
+    pub(super) fn take(&mut self, is_well: bool, check: &Check) -> Option<u32> {
         let is_first = !std::mem::replace(&mut self.is_asked, true);
         if is_well == self.is_up {
             self.against = 0;
@@ -80,8 +86,8 @@ impl Verdict {
         self.against += 1;
         let needed = match (self.is_up, is_first) {
             (true, true) => 1,
-            (true, false) => limits::CHECK_FALL,
-            (false, _) => self.rise,
+            (true, false) => check.fall(),
+            (false, _) => check.rise(),
         };
         if self.against < needed {
             return None;
@@ -90,124 +96,41 @@ impl Verdict {
         Some(std::mem::take(&mut self.against))
     }
 
-    /// Pause until the next probe: shorter when the verdict is about to turn.
-    pub(super) fn pause(&self) -> Duration {
-        match (self.is_up, self.against) {
-            (_, 1..) => limits::CHECK_SOON,
-            (true, 0) => limits::CHECK_EVERY,
-            (false, 0) => limits::CHECK_DOWN,
-        }
-    }
-}
-
-/// One backend.
-#[derive(Debug)]
-pub(super) struct Condition {
-    /// Verdicts by the number of the probe; few, nearly always one.
-    verdicts: Vec<(u64, Verdict)>,
-    /// The backend is down because requests failed.
-    is_ejected: bool,
-    pub(super) reason: String,
-}
-
-impl Condition {
-    pub(super) fn new() -> Condition {
-        Condition { verdicts: Vec::new(), is_ejected: false, reason: "not probed yet".to_owned() }
-    }
-
-    pub(super) fn state(&self) -> State {
-        let all = || self.verdicts.iter().map(|(_, verdict)| verdict);
-        match () {
-            () if all().any(|verdict| !verdict.is_up) && self.is_ejected => State::Ejected,
-            () if all().any(|verdict| !verdict.is_up) => State::Down,
-            () if all().any(|verdict| verdict.is_asked) => State::Up,
-            () => State::Unknown,
-        }
-    }
-
-    pub(super) fn add(&mut self, probe: u64, verdict: Verdict) {
-        self.verdicts.push((probe, verdict));
-    }
-
-    /// Removes the verdict of a probe; whether that changed the state.
-    pub(super) fn remove(&mut self, probe: u64) -> bool {
-        let before = self.state();
-        self.verdicts.retain(|(id, _)| *id != probe);
-        before != self.state()
-    }
-
-    /// Whether the backend is probed at all.
-    pub(super) fn is_probed(&self) -> bool {
-        !self.verdicts.is_empty()
-    }
-
-    pub(super) fn pause(&self, probe: u64) -> Duration {
-        let verdict = self.verdicts.iter().find(|(id, _)| *id == probe);
-        verdict.map_or(limits::CHECK_EVERY, |(_, verdict)| verdict.pause())
-    }
-
-    /// Ejects the backend, as requests failed; returns its probes, each of which has to find it
-    /// well again.
-    pub(super) fn eject(&mut self, reason: String) -> impl Iterator<Item = u64> {
-        self.is_ejected = true;
-        self.reason = reason;
-        self.verdicts.iter_mut().for_each(|(_, verdict)| verdict.fall());
-        self.verdicts.iter().map(|(id, _)| *id)
-    }
-
-    /// Takes over what another process has found.
-    pub(super) fn recall(&mut self, state: State, reason: String) {
-        self.reason = reason;
-        self.is_ejected = state == State::Ejected;
-        for (_, verdict) in &mut self.verdicts {
-            match state {
-                State::Down | State::Ejected => verdict.fall(),
-                State::Up => verdict.is_asked = true,
-                State::Unknown => {}
-            }
-        }
-    }
-
-    /// Takes what a probe found.
-    pub(super) fn take(&mut self, probe: u64, found: Finding) {
-        let before = self.state();
-        let Some((_, verdict)) = self.verdicts.iter_mut().find(|(id, _)| *id == probe) else {
-            return;
+    /// Pause until the next probe: shorter when the verdict is about to turn (HAProxy's `fastinter`
+    /// and `downinter`).
+    pub(super) fn pause(self, check: &Check) -> Duration {
+        let interval = check.interval();
+        let part = match (self.is_up, self.against) {
+            (_, 1..) => interval / 4,
+            (true, 0) => interval,
+            (false, 0) => interval / 2,
         };
-        let Some(is_well) = found.is_well() else { return };
-        let turned = verdict.take(is_well);
-        let after = self.state();
-        if !after.is_bad() {
-            self.is_ejected = false;
-        }
-        // The first probe that fails gives the reason.
-        if before != after {
-            self.reason = match turned {
-                Some(count @ 2..) => format!("{found}, {count} times"),
-                _ => found.to_string(),
-            };
-        }
+        part.max(limits::CHECK_PAUSE_MIN.min(interval))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+    use crate::table::{Action, Names, Rule};
 
-    const WELL: Finding = Finding::Answered(204);
-    const BAD: Finding = Finding::Answered(500);
-
-    fn checked(probes: u64) -> Condition {
-        let mut condition = Condition::new();
-        (0..probes).for_each(|id| condition.add(id, Verdict::of_check()));
-        condition
+    fn check(arguments: serde_json::Value) -> std::sync::Arc<Check> {
+        let mut given = json!({"backends": "10.0.0.1:80", "check": "/"});
+        given.as_object_mut().unwrap().extend(arguments.as_object().unwrap().clone());
+        let rule = Rule::from_json("a.com", &json!(["proxy", given, true]), &mut Names::default());
+        match rule.expect("a rule").action {
+            Action::Proxy(proxy) => proxy.check().expect("a check").clone(),
+            other => panic!("{other:?}"),
+        }
     }
 
     /// The states after each of these findings.
-    fn states(condition: &mut Condition, found: &[Finding]) -> Vec<State> {
-        let states = found.iter().map(|found| {
-            condition.take(0, *found);
-            condition.state()
+    fn states(verdict: &mut Verdict, check: &Check, found: &[bool]) -> Vec<State> {
+        let states = found.iter().map(|is_well| {
+            verdict.take(*is_well, check);
+            verdict.state()
         });
         states.collect()
     }
@@ -215,71 +138,40 @@ mod tests {
     #[test]
     fn the_first_probe_decides_and_then_it_takes_several() {
         use State::{Down, Up};
-        let mut condition = checked(1);
-        assert_eq!(condition.state(), State::Unknown);
-        assert_eq!(
-            states(&mut condition, &[BAD, WELL, BAD, WELL, WELL]),
-            [Down, Down, Down, Down, Up]
-        );
-        assert_eq!(condition.reason, "answered 204, 2 times");
-        let found = [BAD, BAD, WELL, BAD, BAD, BAD];
-        assert_eq!(states(&mut condition, &found), [Up, Up, Up, Up, Up, Down]);
-        assert_eq!(condition.reason, "answered 500, 3 times");
-        let mut condition = checked(1);
-        assert_eq!(states(&mut condition, &[WELL, BAD]), [Up, Up]);
+        let check = check(json!({}));
+        let mut verdict = Verdict::new();
+        assert_eq!(verdict.state(), State::Unknown);
+        let found = [false, true, false, true, true];
+        assert_eq!(states(&mut verdict, &check, &found), [Down, Down, Down, Down, Up]);
+        let found = [false, false, true, false, false, false];
+        assert_eq!(states(&mut verdict, &check, &found), [Up, Up, Up, Up, Up, Down]);
+        assert_eq!(states(&mut Verdict::new(), &check, &[true, false]), [Up, Up]);
     }
 
     #[test]
-    fn want_of_our_own_says_nothing() {
-        let mut condition = checked(1);
-        assert_eq!(states(&mut condition, &[Finding::Unable, BAD]), [State::Unknown, State::Down]);
-        assert_eq!(condition.reason, "answered 500");
+    fn fall_and_rise_are_those_of_the_check() {
+        use State::{Down, Up};
+        let check = check(json!({"check_fall": 1, "check_rise": 3}));
+        let found = [true, false, true, true, false, true, true, true];
+        assert_eq!(
+            states(&mut Verdict::new(), &check, &found),
+            [Up, Down, Down, Down, Down, Down, Down, Up]
+        );
     }
 
     #[test]
     fn probes_come_sooner_when_it_is_about_to_turn() {
-        let mut condition = checked(1);
-        let mut pauses = Vec::new();
-        for found in [WELL, BAD, BAD, BAD, BAD, WELL, WELL, WELL] {
-            condition.take(0, found);
-            pauses.push(condition.pause(0));
+        for (seconds, [every, soon, down]) in
+            [(2.0, [2000, 500, 1000]), (0.2, [200, 100, 100]), (60.0, [60_000, 15_000, 30_000])]
+        {
+            let check = check(json!({ "check_interval": seconds }));
+            let mut verdict = Verdict::new();
+            let mut pauses = Vec::new();
+            for is_well in [true, false, false, false, false, true, true, true] {
+                verdict.take(is_well, &check);
+                pauses.push(verdict.pause(&check).as_millis());
+            }
+            assert_eq!(pauses, [every, soon, soon, down, down, soon, every, every]);
         }
-        let (soon, down, every) = (limits::CHECK_SOON, limits::CHECK_DOWN, limits::CHECK_EVERY);
-        assert_eq!(pauses, [every, soon, soon, down, down, soon, every, every]);
-    }
-
-    #[test]
-    fn one_that_is_ejected_comes_back_by_its_check() {
-        let mut condition = checked(1);
-        condition.take(0, WELL);
-        assert_eq!(condition.eject("requests failed".to_owned()).collect::<Vec<_>>(), [0]);
-        assert_eq!((condition.state(), &*condition.reason), (State::Ejected, "requests failed"));
-        assert_eq!(states(&mut condition, &[WELL, BAD, WELL, WELL]).last(), Some(&State::Up));
-        condition.take(0, BAD);
-        assert_eq!(condition.state(), State::Up, "back to as many as before");
-    }
-
-    #[test]
-    fn one_that_is_not_checked_comes_back_with_the_first_probe() {
-        let mut condition = Condition::new();
-        condition.add(7, Verdict::of_ejected());
-        assert_eq!(condition.eject(String::new()).collect::<Vec<_>>(), [7]);
-        condition.take(7, Finding::TimedOut);
-        assert_eq!(condition.state(), State::Ejected);
-        condition.take(7, Finding::Connected);
-        assert_eq!(condition.state(), State::Up);
-    }
-
-    #[test]
-    fn all_of_its_probes_must_say_that_it_is_well() {
-        let mut condition = checked(2);
-        condition.take(0, WELL);
-        assert_eq!(condition.state(), State::Up);
-        condition.take(1, BAD);
-        assert_eq!(condition.state(), State::Down);
-        condition.take(0, WELL);
-        assert_eq!(condition.state(), State::Down);
-        condition.remove(1);
-        assert_eq!(condition.state(), State::Up);
     }
 }

@@ -1,12 +1,13 @@
 //! Health of backends: those whose rules have a `check` are probed all the time, those that failed
 //! requests until they are back. What is found is published to the shards, logged, and told.
 //!
-//! `watch` knows what to probe and when, `condition` what the outcomes mean, `probe` makes one
-//! probe; here they are run, on the control shard. Without a `check` and a failure nothing of it
+//! `watch` knows what to probe and when, `condition` what the outcomes mean, `standing` how that is
+//! told, `probe` makes one probe; here they are run, on the control shard. Without a `check` and a failure nothing of it
 //! ever runs.
 
 mod condition;
 mod probe;
+mod standing;
 mod watch;
 
 use std::collections::HashSet;
@@ -33,7 +34,8 @@ use probe::Finding;
 use watch::{Now, Watch};
 
 pub(super) use condition::State;
-pub(super) use watch::{HealthChange, Standing};
+pub(super) use standing::{CheckStanding, HealthChange, Known, RuleFilter, Standing};
+pub(super) use watch::Wanted;
 
 /// Access of the other parts of control, which tell of rules and ask about backends.
 #[derive(Clone)]
@@ -47,7 +49,7 @@ impl Health {
     pub(super) fn new(table: &Snapshot) -> Health {
         let mut watch = Watch::default();
         let now = now();
-        table.iter().for_each(|(_, rule)| watch.changed(None, Some(rule), now));
+        table.iter().for_each(|(name, rule)| watch.came(name, None, Some(rule), now));
         Health { watch: Arc::new(Mutex::new(watch)), asked_for: Arc::default() }
     }
 
@@ -58,39 +60,67 @@ impl Health {
         }
         let now = now();
         let mut watch = self.lock();
-        // In this order a check that only moves from rule to rule is not forgotten in between.
-        rules.iter().for_each(|rule| watch.changed(None, rule.after.as_ref(), now));
-        rules.iter().for_each(|rule| watch.changed(rule.before.as_ref(), None, now));
+        for RuleChange { name, before, after } in rules {
+            watch.came(name, before.as_ref(), after.as_ref(), now);
+        }
+        for RuleChange { name, before, after } in rules {
+            watch.went(name, before.as_ref(), after.as_ref(), now);
+        }
         self.asked_for.notify_one();
     }
 
     /// Requests wait for these backends: they are down until a probe finds them well, and probed
     /// often.
-    pub(super) fn want(&self, backends: HashSet<Address>) {
-        self.lock().want(backends, now());
+    pub(super) fn want(&self, wanted: Wanted) {
+        self.lock().want(wanted, now());
         self.asked_for.notify_one();
     }
 
     /// Takes over health that another process knew, before the first request; no event or log line
     /// repeats it.
-    pub(super) fn recall(&self, known: Vec<Standing>, published: &Published) {
+    pub(super) fn recall(&self, known: Vec<Known>, published: &Published) {
         let mut watch = self.lock();
         watch.follow_names(now());
-        known.into_iter().for_each(|known| watch.recall(known, now()));
+        watch.recall(known, now());
         watch.take_changes();
-        published.down.publish(watch.down());
+        published.down.publish(watch.ejected(), watch.failing());
     }
 
-    /// Every backend that has a `check` or is ejected. Nothing is known of others.
-    pub(super) fn states(&self) -> Vec<Standing> {
-        self.lock().states()
+    /// All that another process is to know.
+    pub(super) fn known(&self) -> Vec<Known> {
+        self.lock().known()
     }
 
-    /// Backends that requests pass over.
+    /// Every backend that has a `check` of a rule that `sees` selects, or is ejected. Nothing is
+    /// known of others.
+    pub(super) fn states(&self, sees: Option<&RuleFilter>) -> Vec<Standing> {
+        self.lock().states(sees)
+    }
+
+    /// State of a backend for a rule with the check of this id, which heeds failed requests or not.
+    pub(super) fn state_for(
+        &self,
+        backend: Address,
+        check: Option<u64>,
+        heeds_failures: bool,
+    ) -> Option<(State, String)> {
+        self.lock().state_for(backend, check, heeds_failures)
+    }
+
+    /// Backends that requests of all rules pass over, as far as rules check them.
     pub(super) fn down(&self) -> Vec<Address> {
-        let mut down: Vec<Address> = self.lock().down().collect();
+        let mut down: Vec<Address> = self.lock().down().into_iter().collect();
         down.sort_unstable();
         down
+    }
+
+    /// Rules and the backends at which their checks fail, so many at most.
+    pub(super) fn failing_rules(
+        &self,
+        most: usize,
+        sees: Option<&RuleFilter>,
+    ) -> Vec<(Arc<str>, Address)> {
+        self.lock().failing_rules(most, sees)
     }
 
     fn lock(&self) -> MutexGuard<'_, Watch> {
@@ -208,7 +238,7 @@ impl Prober {
         match report {
             BackendReport::NameFailed { name } => self.lookups.doubt(&name.host),
             BackendReport::Failed { address, how } => watch.failed(address, how, now()),
-            BackendReport::Answered { address } => watch.answered(address, now()),
+            BackendReport::Answered { address } => watch.answered(address),
             BackendReport::Loop { address } => self.loops.note(address, Instant::now()),
         }
     }
@@ -219,7 +249,7 @@ impl Prober {
             return;
         }
         self.look_at = Instant::now() + limits::EJECTED_LOOK;
-        let mut unused: HashSet<Address> = self.health.lock().ejected().into_iter().collect();
+        let mut unused: HashSet<Address> = self.health.lock().ejected().collect();
         if unused.is_empty() {
             return;
         }
@@ -231,7 +261,7 @@ impl Prober {
         });
         let unused = looked.await.unwrap_or_default();
         let mut watch = self.health.lock();
-        unused.into_iter().for_each(|backend| watch.forget(backend, now()));
+        unused.into_iter().for_each(|backend| watch.forget(backend));
     }
 
     /// Tells of changes: the shards first, then the log and `on_change`.
@@ -240,16 +270,18 @@ impl Prober {
             let mut watch = self.health.lock();
             let changes = watch.take_changes();
             if !changes.is_empty() {
-                self.published.down.publish(watch.down());
+                self.published.down.publish(watch.ejected(), watch.failing());
             }
             changes
         };
         for change in changes {
-            let HealthChange { backend, state, reason } = &change;
+            let (HealthChange { backend, state, .. }, reason) = (&change, change.explained());
             match state {
                 State::Down => warn!("Backend {backend} is down: {reason}"),
                 State::Ejected => warn!("Backend {backend} is ejected: {reason}"),
-                State::Up | State::Unknown => info!("Backend {backend} is up again: {reason}"),
+                State::Up | State::PartlyDown | State::Unknown => {
+                    info!("Backend {backend} is up again: {reason}")
+                }
             }
             on_change(&change);
         }

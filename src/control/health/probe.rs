@@ -5,6 +5,7 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::SockRef;
@@ -16,24 +17,34 @@ use crate::address::{Address, UnixPath};
 use crate::http::{self, HeadScan, Method};
 use crate::limits;
 use crate::link::{Unreached, is_local_fault, is_shortage};
+use crate::table::Check;
 
 /// One probe.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub(super) enum Probe {
     /// A connection that stays open for a moment.
     Connect,
-    /// A request with this head, for the status of its response.
-    Get(Box<str>),
+    /// The probe of a rule's check.
+    Check(Arc<Check>),
 }
 
 impl Probe {
-    /// A GET of `path`, as a request to `host`.
-    pub(super) fn get(path: &str, host: &str) -> Probe {
-        let text = format!(
-            "GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: mantrid\r\nConnection: close\r\n\r\n"
-        );
-        Probe::Get(text.into())
+    fn timeout(&self) -> Duration {
+        match self {
+            Probe::Connect => limits::PROBE_TIME,
+            Probe::Check(check) => check.timeout(),
+        }
     }
+}
+
+/// Writes the request of a check; of one without a host the backend's address is the host, and
+/// `localhost` where that is no host.
+fn request(path: &str, host: Option<&str>, address: Address) -> String {
+    let own = || address.ip().map_or_else(|| "localhost".to_owned(), |ip| ip.to_string());
+    let host = host.map_or_else(own, str::to_owned);
+    format!(
+        "GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: mantrid\r\nConnection: close\r\n\r\n"
+    )
 }
 
 /// Outcome of a probe.
@@ -42,7 +53,7 @@ pub(super) enum Finding {
     /// The backend accepts connections.
     Connected,
     /// The response has this status.
-    Answered(u16),
+    Answered { status: u16, is_expected: bool },
     /// No connection could be opened.
     Unreachable(io::ErrorKind),
     /// No connection to the Unix socket could be opened.
@@ -53,8 +64,8 @@ pub(super) enum Finding {
     Closed,
     /// The bytes that came are no response.
     Garbled,
-    /// Nothing came in time.
-    TimedOut,
+    /// Nothing came in this time.
+    TimedOut(Duration),
     /// The probe could not be made for want of descriptors, ports or permission, which is not the
     /// fault of the backend.
     Unable,
@@ -66,7 +77,7 @@ impl Finding {
         match self {
             Finding::Unable => None,
             Finding::Connected => Some(true),
-            Finding::Answered(status) => Some((200..400).contains(&status)),
+            Finding::Answered { is_expected, .. } => Some(is_expected),
             _ => Some(false),
         }
     }
@@ -84,13 +95,13 @@ impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Finding::Connected => f.write_str("accepts connections"),
-            Finding::Answered(status) => write!(f, "answered {status}"),
+            Finding::Answered { status, .. } => write!(f, "answered {status}"),
             Finding::Unreachable(kind) => kind.fmt(f),
             Finding::Unreached(why) => why.fmt(f),
             Finding::Own => f.write_str("is this daemon itself"),
             Finding::Closed => f.write_str("closed the connection"),
             Finding::Garbled => f.write_str("the answer is not HTTP"),
-            Finding::TimedOut => write!(f, "no answer in {:?}", limits::PROBE_TIME),
+            Finding::TimedOut(time) => write!(f, "no answer in {time:?}"),
             Finding::Unable => {
                 f.write_str("not probed for want of descriptors, ports or permission")
             }
@@ -100,11 +111,12 @@ impl fmt::Display for Finding {
 
 /// Makes a probe.
 pub(super) async fn run(address: Address, probe: Probe) -> Finding {
-    let found = timeout(limits::PROBE_TIME, attempt(address, probe)).await;
-    found.unwrap_or(Finding::TimedOut)
+    let time = probe.timeout();
+    let found = timeout(time, attempt(address, &probe)).await;
+    found.unwrap_or(Finding::TimedOut(time))
 }
 
-async fn attempt(address: Address, probe: Probe) -> Finding {
+async fn attempt(address: Address, probe: &Probe) -> Finding {
     let path = match address {
         Address::V4(address) => return attempt_tcp(address.into(), probe).await,
         Address::V6(address) => return attempt_tcp(address.into(), probe).await,
@@ -112,20 +124,20 @@ async fn attempt(address: Address, probe: Probe) -> Finding {
     };
     let Some(path) = path else { return Finding::Unreached(Unreached::NoSocket) };
     match connect_unix(&path).await {
-        Ok(stream) => ask(stream, probe).await,
+        Ok(stream) => ask(stream, address, probe).await,
         Err(error) if is_shortage(&error) => Finding::Unable,
         Err(error) => Finding::Unreached(Unreached::of(&error)),
     }
 }
 
-async fn attempt_tcp(address: SocketAddr, probe: Probe) -> Finding {
+async fn attempt_tcp(address: SocketAddr, probe: &Probe) -> Finding {
     let stream = match TcpStream::connect(address).await {
         Ok(stream) => stream,
         Err(error) => return Finding::of_error(&error),
     };
     // Ended by a reset: so many connections closed in the usual way would keep as many ports.
     let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
-    ask(stream, probe).await
+    ask(stream, address.into(), probe).await
 }
 
 /// Connects to a Unix socket. One whose queue of connections is full is busy, and not gone: as with
@@ -143,27 +155,32 @@ async fn connect_unix(path: &UnixPath) -> io::Result<UnixStream> {
     }
 }
 
-async fn ask(mut stream: impl AsyncRead + AsyncWrite + Unpin, probe: Probe) -> Finding {
-    match probe {
-        Probe::Connect => stays_open(&mut stream).await,
-        Probe::Get(request) => match stream.write_all(request.as_bytes()).await {
-            Ok(()) => status(&mut stream).await,
-            Err(_) => Finding::Closed,
-        },
+async fn ask(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    address: Address,
+    probe: &Probe,
+) -> Finding {
+    let Probe::Check(check) = probe else { return stays_open(&mut stream, probe).await };
+    let Some(path) = check.path() else { return stays_open(&mut stream, probe).await };
+    let request = request(path, check.host(), address);
+    match stream.write_all(request.as_bytes()).await {
+        Ok(()) => status(&mut stream, check).await,
+        Err(_) => Finding::Closed,
     }
 }
 
 /// Waits a moment: a backend that has no room for a connection may accept and close it.
-async fn stays_open(stream: &mut (impl AsyncRead + Unpin)) -> Finding {
+async fn stays_open(stream: &mut (impl AsyncRead + Unpin), probe: &Probe) -> Finding {
     let mut byte = [0];
-    match timeout(limits::PROBE_QUIET, stream.read(&mut byte)).await {
+    let moment = limits::PROBE_QUIET.min(probe.timeout() / 2);
+    match timeout(moment, stream.read(&mut byte)).await {
         Ok(Ok(0) | Err(_)) => Finding::Closed,
         Ok(Ok(_)) | Err(_) => Finding::Connected,
     }
 }
 
 /// Reads the status of the final response.
-async fn status(stream: &mut (impl AsyncRead + Unpin)) -> Finding {
+async fn status(stream: &mut (impl AsyncRead + Unpin), check: &Check) -> Finding {
     let mut bytes = Vec::new();
     let mut scan = HeadScan::default();
     loop {
@@ -175,7 +192,9 @@ async fn status(stream: &mut (impl AsyncRead + Unpin)) -> Finding {
                     bytes.drain(..len);
                     scan = HeadScan::default();
                 }
-                Some(status) => return Finding::Answered(status),
+                Some(status) => {
+                    return Finding::Answered { status, is_expected: check.expects(status) };
+                }
                 None => return Finding::Garbled,
             },
             Ok(None) => {
@@ -203,8 +222,21 @@ fn parsed(head: &[u8]) -> Option<u16> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use serde_json::json;
     use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::table::{Action, Names, Rule};
+
+    fn check(arguments: serde_json::Value) -> Probe {
+        let mut given = json!({"backends": "10.0.0.1:80"});
+        given.as_object_mut().unwrap().extend(arguments.as_object().unwrap().clone());
+        let rule = Rule::from_json("a.com", &json!(["proxy", given, true]), &mut Names::default());
+        match rule.expect("a rule").action {
+            Action::Proxy(proxy) => Probe::Check(proxy.check().expect("a check").clone()),
+            other => panic!("{other:?}"),
+        }
+    }
 
     /// The finding at a backend that answers with these bytes and closes, and the request it got.
     fn found(probe: Probe, answer: &'static [u8]) -> (Finding, String) {
@@ -217,7 +249,7 @@ mod tests {
                 let mut asked = vec![0; 1024];
                 let count = match &probe {
                     Probe::Connect => 0,
-                    Probe::Get(_) => stream.read(&mut asked).await.expect("a request"),
+                    Probe::Check(_) => stream.read(&mut asked).await.expect("a request"),
                 };
                 // A prober that has seen enough is gone by now.
                 let _ = stream.write_all(answer).await;
@@ -228,13 +260,19 @@ mod tests {
         })
     }
 
+    fn answered(status: u16, is_expected: bool) -> Finding {
+        Finding::Answered { status, is_expected }
+    }
+
     #[test]
     fn a_get_says_for_whom_it_is_and_takes_the_final_status() {
-        let (finding, asked) =
-            found(Probe::get("/health?a=1", "app.internal:8000"), b"HTTP/1.0 302 Found\r\n\r\n");
-        assert_eq!(finding, Finding::Answered(302));
+        let probe = check(json!({"check": "/health?a=1", "check_host": "app.internal:8000"}));
+        let (finding, asked) = found(probe, b"HTTP/1.0 302 Found\r\n\r\n");
+        assert_eq!(finding, Finding::Answered { status: 302, is_expected: true });
         let lines: Vec<&str> = asked.split("\r\n").collect();
         assert_eq!(lines[..2], ["GET /health?a=1 HTTP/1.1", "Host: app.internal:8000"]);
+        let (_, asked) = found(check(json!({"check": "/"})), b"");
+        assert!(asked.contains("\r\nHost: a.com\r\n"), "{asked:?}");
         assert!(lines.contains(&"Connection: close") && asked.ends_with("\r\n\r\n"), "{asked:?}");
     }
 
@@ -249,12 +287,21 @@ mod tests {
             (b"HTTP/1.1 200 OK\r\na: b\0c\r\n\r\n", Finding::Garbled),
             (endless.leak(), Finding::Garbled),
             (b"HTTP/1.1 101 Hi\r\n\r\n", Finding::Garbled),
-            (b"HTTP/1.1 103 Hi\r\nLink: a\r\n\r\nHTTP/1.1 503 No\r\n\r\n", Finding::Answered(503)),
-            (b"HTTP/1.1 204 No Content\r\n\r\n", Finding::Answered(204)),
+            (b"HTTP/1.1 103 Hi\r\nLink: a\r\n\r\nHTTP/1.1 503 No\r\n\r\n", answered(503, false)),
+            (b"HTTP/1.1 204 No Content\r\n\r\n", answered(204, true)),
         ] {
-            let (finding, _) = found(Probe::get("/", "a"), answer);
+            let (finding, _) = found(check(json!({"check": "/"})), answer);
             assert_eq!(finding, expected, "{}", String::from_utf8_lossy(answer));
-            assert_eq!(finding.is_well(), Some(finding == Finding::Answered(204)));
+            assert_eq!(finding.is_well(), Some(finding == answered(204, true)));
+        }
+    }
+
+    #[test]
+    fn expected_statuses_are_those_of_the_check() {
+        for (status, is_expected) in [(200, false), (401, true), (404, true), (405, false)] {
+            let answer = format!("HTTP/1.1 {status} So\r\n\r\n").into_bytes();
+            let probe = check(json!({"check": "/", "check_status": "204,401-404"}));
+            assert_eq!(found(probe, answer.leak()).0, answered(status, is_expected));
         }
     }
 
@@ -263,8 +310,8 @@ mod tests {
         for count in [20, 40, 60] {
             let fields = format!("X: {}\r\n", "a".repeat(1000)).repeat(count);
             let answer = format!("HTTP/1.1 200 OK\r\n{fields}\r\n").into_bytes();
-            let (finding, _) = found(Probe::get("/", "a"), answer.leak());
-            assert_eq!(finding, Finding::Answered(200), "{count}");
+            let (finding, _) = found(check(json!({"check": "/"})), answer.leak());
+            assert_eq!(finding, answered(200, true), "{count}");
         }
     }
 

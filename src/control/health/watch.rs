@@ -1,13 +1,18 @@
-//! Plan of the probes: backends, kind and time, kept up to date rule by rule and failure by
+//! Plan of the probes: backends, checks and time, kept up to date rule by rule and failure by
 //! failure. Pure: clock and chance are arguments, and the owner of the plan makes the probes.
+//!
+//! The verdict of a check belongs to it and the address: a rule goes by its own check alone. Rules
+//! share the probes of checks with the same parameters, `Host` included. Requests that fail eject
+//! the address for all rules; a plain connection finds out when it is back.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::condition::{Condition, State, Verdict};
+use super::condition::{State, Verdict};
 use super::probe::{Finding, Probe};
+use super::standing::{CheckedFor, HealthChange, RuleFilter};
 use crate::address::Address;
 use crate::control::pause::{doubled, jittered};
 use crate::limits;
@@ -21,56 +26,66 @@ pub(super) struct Now {
     pub(super) date: SystemTime,
 }
 
-/// A backend that went down, was ejected, or came back.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(in crate::control) struct HealthChange {
-    pub(in crate::control) backend: Address,
-    pub(in crate::control) state: State,
-    pub(in crate::control) reason: String,
-}
+/// An address and the id of a check of it.
+type Spot = (Address, u64);
 
-/// Standing of a backend that is probed.
-#[derive(Clone, Debug)]
-pub(in crate::control) struct Standing {
-    pub(in crate::control) backend: Address,
-    pub(in crate::control) state: State,
-    pub(in crate::control) reason: String,
-    pub(in crate::control) since: SystemTime,
+/// A check that rules ask for.
+struct Asked {
+    check: Arc<Check>,
+    rules: HashSet<Arc<str>>,
 }
 
 /// A backend as rules name it, and how they have it checked.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-struct Checked {
-    target: Box<str>,
-    check: Check,
-}
-
-/// A backend with a `check`, and its probes.
-struct Use {
-    /// How many rules ask for it.
-    rules: usize,
+struct TargetChecks {
     backend: Backend,
-    /// One for each address.
-    probes: Vec<(Address, u64)>,
+    /// Addresses that are probed.
+    addresses: Vec<Address>,
+    /// Checks by id.
+    checks: HashMap<u64, Asked>,
 }
 
-impl Use {
-    fn addresses(&self) -> Vec<Address> {
-        let mut addresses = Vec::new();
-        self.backend.each_address(|address| addresses.push(address));
-        addresses
+impl TargetChecks {
+    fn new(backend: &Backend) -> TargetChecks {
+        let addresses = addresses(backend);
+        TargetChecks { backend: backend.clone(), addresses, checks: HashMap::new() }
     }
+}
 
-    /// Whether the backend has moved away from the address that is probed.
-    fn has_moved(&self) -> bool {
-        !self.probes.iter().map(|(address, _)| *address).eq(self.addresses())
+fn addresses(backend: &Backend) -> Vec<Address> {
+    let mut addresses = Vec::new();
+    backend.each_address(|address| addresses.push(address));
+    addresses
+}
+
+/// A check of one address.
+struct Checked {
+    check: Arc<Check>,
+    verdict: Verdict,
+    reason: String,
+    since: SystemTime,
+    /// Backends, as rules name them, that have this address; nearly always one.
+    targets: Vec<Arc<str>>,
+    probe: u64,
+}
+
+/// Purpose of a probe.
+#[derive(Copy, Clone)]
+enum Subject {
+    Check(Spot),
+    Ejected(Address),
+}
+
+impl Subject {
+    fn address(self) -> Address {
+        match self {
+            Subject::Check((address, _)) | Subject::Ejected(address) => address,
+        }
     }
 }
 
 /// A probe that is made again and again.
 struct Planned {
-    address: Address,
-    probe: Probe,
+    subject: Subject,
     due: Instant,
     is_running: bool,
 }
@@ -83,28 +98,29 @@ struct Ejection {
     is_silent: bool,
     /// How often it was ejected again soon after.
     relapses: u32,
-}
-
-/// A probed backend.
-struct Known {
-    condition: Condition,
+    reason: String,
     since: SystemTime,
 }
+
+/// Addresses that requests wait for, each with the check by which their rule goes.
+pub(in crate::control) type Wanted = HashSet<(Address, Option<u64>)>;
 
 /// Everything that is probed.
 #[derive(Default)]
 pub(super) struct Watch {
-    checked: HashMap<Checked, Use>,
-    /// Checked backends that are names, whose addresses may change.
-    named: HashSet<Checked>,
+    targets: HashMap<Arc<str>, TargetChecks>,
+    /// Targets that are names, whose addresses may change.
+    named: HashSet<Arc<str>>,
     named_at: Option<Instant>,
-    /// Ejected backends without a `check`.
+    checked: HashMap<Spot, Checked>,
+    /// How many checks each address has.
+    counts: HashMap<Address, u32>,
+    /// Checks that fail.
+    failing: HashSet<Spot>,
     ejected: HashMap<Address, Ejection>,
     /// Time at which a backend that had given requests no response came back by its probes, and its
     /// relapses.
     back: HashMap<Address, (Instant, u32)>,
-    backends: HashMap<Address, Known>,
-    down: HashSet<Address>,
     planned: HashMap<u64, Planned>,
     /// Probes by time; entries that do not agree with `planned` are void.
     due: BinaryHeap<Reverse<(Instant, u64)>>,
@@ -112,128 +128,168 @@ pub(super) struct Watch {
     /// Probes begun since then.
     begun: Option<(Instant, u32)>,
     changes: Vec<HealthChange>,
-    /// Backends that requests wait for.
-    wanted: HashSet<Address>,
+    wanted: Wanted,
 }
 
 const TENTH: Duration = Duration::from_millis(100);
 
 impl Watch {
-    /// Takes a rule that became another, came, or went.
-    pub(super) fn changed(&mut self, old: Option<&Rule>, new: Option<&Rule>, now: Now) {
-        // In this order what both of them check is not forgotten in between.
+    /// Takes a rule that came, or the checks that it has since it became another.
+    pub(super) fn came(&mut self, rule: &str, old: Option<&Rule>, new: Option<&Rule>, now: Now) {
+        let before: HashSet<_> = checks(old).map(|(check, backend)| key(check, backend)).collect();
+        let mut name: Option<Arc<str>> = None;
         for (check, backend) in checks(new) {
-            self.begin(check, backend, now);
+            let (id, target) = key(check, backend);
+            if !before.contains(&(id, target.clone())) {
+                let name = name.get_or_insert_with(|| Arc::from(rule)).clone();
+                self.begin(name, check, (target, backend), now);
+            }
         }
+    }
+
+    /// Takes a rule that went, or the checks that it has no more since it became another. Called
+    /// behind all [`Watch::came`] of a change: a check that only moves from rule to rule is not
+    /// forgotten in between.
+    pub(super) fn went(&mut self, rule: &str, old: Option<&Rule>, new: Option<&Rule>, now: Now) {
+        let after: HashSet<_> = checks(new).map(|(check, backend)| key(check, backend)).collect();
         for (check, backend) in checks(old) {
-            self.end(check, backend, now);
-        }
-    }
-
-    fn begin(&mut self, check: &Check, backend: &Backend, now: Now) {
-        let key = Checked { target: backend.to_string().into(), check: check.clone() };
-        let used = self.checked.entry(key.clone()).or_insert_with(|| Use {
-            rules: 0,
-            backend: backend.clone(),
-            probes: Vec::new(),
-        });
-        used.rules += 1;
-        if used.rules == 1 {
-            if matches!(backend.target(), Target::Name(_)) {
-                self.named.insert(key.clone());
-                self.named_at.get_or_insert(now.at);
-            }
-            self.follow(&key, now);
-        }
-    }
-
-    fn end(&mut self, check: &Check, backend: &Backend, now: Now) {
-        let key = Checked { target: backend.to_string().into(), check: check.clone() };
-        let Some(used) = self.checked.get_mut(&key) else { return };
-        used.rules -= 1;
-        if used.rules == 0
-            && let Some(used) = self.checked.remove(&key)
-        {
-            self.named.remove(&key);
-            for (_, id) in used.probes {
-                self.stop(id, "no longer checked", now);
+            let key = key(check, backend);
+            if !after.contains(&key) {
+                self.end(rule, key, now);
             }
         }
     }
 
-    /// Probes a backend at the addresses that it has now.
-    fn follow(&mut self, key: &Checked, now: Now) {
-        let Some(used) = self.checked.get_mut(key) else { return };
-        let addresses = used.addresses();
-        // A Unix socket has no host that a request could name.
-        let host = used.backend.path().map_or(&*key.target, |_| "localhost");
-        let mut before = std::mem::take(&mut used.probes);
-        let mut probes = Vec::with_capacity(addresses.len());
-        for address in addresses {
-            let known = before.iter().position(|(known, _)| *known == address);
-            let id = match known {
-                Some(index) => before.swap_remove(index).1,
-                None => {
-                    let probe = match &key.check {
-                        Check::Tcp => Probe::Connect,
-                        Check::Path(path) => Probe::get(path, host),
-                    };
-                    let id = self.schedule(address, probe, now.at);
-                    let verdict = Verdict::of_check();
-                    self.update(address, now, |condition| condition.add(id, verdict));
-                    id
-                }
-            };
-            probes.push((address, id));
+    fn begin(
+        &mut self,
+        rule: Arc<str>,
+        check: &Arc<Check>,
+        (key, backend): (Arc<str>, &Backend),
+        now: Now,
+    ) {
+        let target = self.targets.entry(key.clone()).or_insert_with(|| TargetChecks::new(backend));
+        if target.checks.is_empty() && matches!(backend.target(), Target::Name(_)) {
+            self.named.insert(key.clone());
+            self.named_at.get_or_insert(now.at);
         }
-        for (_, id) in before {
-            self.stop(id, "no longer an address of its name", now);
-        }
-        if let Some(used) = self.checked.get_mut(key) {
-            used.probes = probes;
+        let unasked = || Asked { check: check.clone(), rules: HashSet::new() };
+        let asked = target.checks.entry(check.id()).or_insert_with(unasked);
+        asked.rules.insert(rule);
+        if asked.rules.len() == 1 {
+            let (check, addresses) = (asked.check.clone(), target.addresses.clone());
+            addresses.into_iter().for_each(|address| self.start(address, &check, &key, now));
         }
     }
 
-    fn schedule(&mut self, address: Address, probe: Probe, due: Instant) -> u64 {
+    fn end(&mut self, rule: &str, (id, key): (u64, Arc<str>), now: Now) {
+        let Some(target) = self.targets.get_mut(&key) else { return };
+        let Some(asked) = target.checks.get_mut(&id) else { return };
+        if 1 < asked.rules.len() {
+            asked.rules.remove(rule);
+        } else if asked.rules.contains(rule) {
+            for address in target.addresses.clone() {
+                self.stop((address, id), &key, "no longer checked", now);
+            }
+            let Some(target) = self.targets.get_mut(&key) else { return };
+            target.checks.remove(&id);
+            if target.checks.is_empty() {
+                self.targets.remove(&key);
+                self.named.remove(&key);
+            }
+        }
+    }
+
+    /// Checks an address for a target, from now on.
+    fn start(&mut self, address: Address, check: &Arc<Check>, target: &Arc<str>, now: Now) {
+        let spot = (address, check.id());
+        if let Some(checked) = self.checked.get_mut(&spot) {
+            if !checked.targets.contains(target) {
+                checked.targets.push(target.clone());
+            }
+            return;
+        }
+        let due = now.at + self.pace(address);
+        *self.counts.entry(address).or_default() += 1;
+        let probe = self.schedule(Subject::Check(spot), due);
+        let checked = Checked {
+            check: check.clone(),
+            verdict: Verdict::new(),
+            reason: "not probed yet".to_owned(),
+            since: now.date,
+            targets: vec![target.clone()],
+            probe,
+        };
+        self.checked.insert(spot, checked);
+    }
+
+    /// Checks an address no longer for a target; with the last one the check ends.
+    fn stop(&mut self, spot: Spot, target: &Arc<str>, reason: &str, now: Now) {
+        let Some(checked) = self.checked.get_mut(&spot) else { return };
+        if 1 < checked.targets.len() {
+            checked.targets.retain(|other| other != target);
+            return;
+        }
+        if self.failing.contains(&spot) {
+            // A backend that is no longer checked counts as up.
+            self.tell_turned(spot, State::Up, reason.to_owned(), now);
+        }
+        if let Some(checked) = self.checked.remove(&spot) {
+            self.planned.remove(&checked.probe);
+        }
+        if let Some(count) = self.counts.get_mut(&spot.0) {
+            *count -= 1;
+            if *count == 0 {
+                self.counts.remove(&spot.0);
+            }
+        }
+    }
+
+    /// Least pause between two probes of one check at an address: all its checks share a rate.
+    fn pace(&self, address: Address) -> Duration {
+        let count = self.counts.get(&address).copied().unwrap_or(0);
+        Duration::from_secs(1) * count / limits::ADDRESS_PROBES_PER_SECOND
+    }
+
+    fn schedule(&mut self, subject: Subject, due: Instant) -> u64 {
         self.numbers += 1;
         let id = self.numbers;
-        self.planned.insert(id, Planned { address, probe, due, is_running: false });
+        self.planned.insert(id, Planned { subject, due, is_running: false });
         self.due.push(Reverse((due, id)));
         id
     }
 
-    fn stop(&mut self, id: u64, reason: &str, now: Now) {
-        let Some(planned) = self.planned.remove(&id) else { return };
-        self.update(planned.address, now, |condition| {
-            if condition.remove(id) {
-                reason.clone_into(&mut condition.reason);
-            }
-        });
+    /// Notes a check that turned.
+    fn tell_turned(&mut self, spot: Spot, state: State, reason: String, now: Now) {
+        let Some(checked) = self.checked.get_mut(&spot) else { return };
+        checked.reason = reason;
+        checked.since = now.date;
+        match state.is_bad() {
+            true => self.failing.insert(spot),
+            false => self.failing.remove(&spot),
+        };
+        let Some(checked) = self.checked.get(&spot) else { return };
+        let (check, reason) = (self.checked_for(checked, None), checked.reason.clone());
+        self.changes.push(HealthChange { backend: spot.0, state, reason, check: Some(check) });
     }
 
-    /// Changes what is known of a backend, and notes what that means.
-    fn update(&mut self, backend: Address, now: Now, change: impl FnOnce(&mut Condition)) {
-        let unknown = || Known { condition: Condition::new(), since: now.date };
-        let known = self.backends.entry(backend).or_insert_with(unknown);
-        let before = known.condition.state();
-        change(&mut known.condition);
-        let is_probed = known.condition.is_probed();
-        // A backend that is no longer probed counts as up.
-        let after = if is_probed { known.condition.state() } else { State::Up };
-        if before != after {
-            known.since = now.date;
+    /// A check with the rules that ask for it, of which `sees` selects some.
+    fn checked_for(&self, checked: &Checked, sees: Option<&RuleFilter>) -> CheckedFor {
+        let (mut rules, mut rules_count) = (Vec::new(), 0);
+        for rule in self.rules_of(checked).filter(|rule| sees.is_none_or(|sees| sees(rule))) {
+            rules_count += 1;
+            if rules.len() < limits::RULES_LISTED_MAX {
+                rules.push(rule.clone());
+            }
         }
-        if before != after && (before.is_bad() || after.is_bad()) {
-            let reason = known.condition.reason.clone();
-            self.changes.push(HealthChange { backend, state: after, reason });
-            match after.is_bad() {
-                true => self.down.insert(backend),
-                false => self.down.remove(&backend),
-            };
-        }
-        if !is_probed {
-            self.backends.remove(&backend);
-        }
+        rules.sort_unstable();
+        CheckedFor { check: checked.check.clone(), rules, rules_count }
+    }
+
+    fn rules_of(&self, checked: &Checked) -> impl Iterator<Item = &Arc<str>> {
+        let id = checked.check.id();
+        let targets = checked.targets.iter().filter_map(|target| self.targets.get(target));
+        let asked = targets.filter_map(move |target| target.checks.get(&id));
+        asked.flat_map(|asked| &asked.rules)
     }
 
     /// Requests failed at a backend.
@@ -249,40 +305,28 @@ impl Watch {
         self.eject(backend, how, reason, now);
     }
 
-    /// Takes over the state of a backend that another process knew.
-    pub(super) fn recall(&mut self, known: Standing, now: Now) {
-        let Standing { backend, state, reason, since } = known;
-        if self.backends.contains_key(&backend) {
-            self.update(backend, now, |condition| condition.recall(state, reason));
-        } else if state == State::Ejected {
-            self.eject(backend, Failure::Unreachable(None), reason, now);
-        }
-        if let Some(known) = self.backends.get_mut(&backend) {
-            known.since = since;
-        }
-    }
-
     fn eject(&mut self, backend: Address, how: Failure, reason: String, now: Now) {
-        if self.down.contains(&backend) {
+        if self.ejected.contains_key(&backend) || limits::EJECTED_MAX <= self.ejected.len() {
             return;
         }
-        let mut probes = Vec::new();
-        if self.backends.contains_key(&backend) {
-            self.update(backend, now, |condition| probes.extend(condition.eject(reason)));
-        } else if self.ejected.len() < limits::EJECTED_MAX {
-            let is_silent = how == Failure::Silent;
-            let relapses = if is_silent { self.relapses(backend, now.at) } else { 0 };
-            let pause = doubled(limits::CHECK_DOWN, relapses);
-            let probe = self.schedule(backend, Probe::Connect, now.at + pause);
-            self.ejected.insert(backend, Ejection { probe, is_silent, relapses });
-            self.update(backend, now, |condition| {
-                condition.add(probe, Verdict::of_ejected());
-                condition.eject(reason).for_each(drop);
-            });
-        }
-        for id in probes {
-            self.plan(id, now.at + limits::CHECK_SOON);
-        }
+        let is_silent = how == Failure::Silent;
+        let relapses = if is_silent { self.relapses(backend, now.at) } else { 0 };
+        let pause = doubled(limits::EJECTED_EVERY, relapses);
+        let probe = self.schedule(Subject::Ejected(backend), now.at + pause);
+        let since = now.date;
+        let told = HealthChange { backend, state: State::Ejected, reason, check: None };
+        let reason = told.reason.clone();
+        self.ejected.insert(backend, Ejection { probe, is_silent, relapses, reason, since });
+        self.changes.push(told);
+    }
+
+    /// Ends the ejection of a backend.
+    fn restore(&mut self, backend: Address, reason: &str) -> Option<Ejection> {
+        let ejection = self.ejected.remove(&backend)?;
+        self.planned.remove(&ejection.probe);
+        let reason = reason.to_owned();
+        self.changes.push(HealthChange { backend, state: State::Up, reason, check: None });
+        Some(ejection)
     }
 
     /// How often a backend failed again soon after its probes had called it well.
@@ -298,49 +342,68 @@ impl Watch {
     }
 
     /// Requests wait for these, and no others: one that is not known to be down has failed them.
-    pub(super) fn want(&mut self, backends: HashSet<Address>, now: Now) {
-        for backend in &backends {
-            let reason = "a request waits for it".to_owned();
-            self.eject(*backend, Failure::Unreachable(None), reason, now);
+    pub(super) fn want(&mut self, wanted: Wanted, now: Now) {
+        for (backend, check) in &wanted {
+            // A backend whose check fails may well serve other rules.
+            if !check.is_some_and(|check| self.failing.contains(&(*backend, check))) {
+                let reason = "a request waits for it".to_owned();
+                self.eject(*backend, Failure::Unreachable(None), reason, now);
+            }
         }
+        self.wanted = wanted;
         let soon = now.at + limits::HELD_PROBE_EVERY;
-        let sooner = |planned: &Planned| soon < planned.due && backends.contains(&planned.address);
-        let probes = self.planned.iter().filter(|(_, planned)| sooner(planned));
-        let probes: Vec<u64> = probes.map(|(id, _)| *id).collect();
-        for id in probes {
+        let later = self.planned.iter().filter(|(_, planned)| soon < planned.due);
+        let later = later.filter(|(_, planned)| self.is_wanted(planned.subject));
+        let later: Vec<u64> = later.map(|(id, _)| *id).collect();
+        for id in later {
             self.plan(id, soon);
         }
-        self.wanted = backends;
+    }
+
+    fn is_wanted(&self, subject: Subject) -> bool {
+        match subject {
+            Subject::Check((address, check)) => self.wanted.contains(&(address, Some(check))),
+            Subject::Ejected(address) => self.wanted.iter().any(|(other, _)| *other == address),
+        }
     }
 
     /// A backend that was said to fail has answered a request.
-    pub(super) fn answered(&mut self, backend: Address, now: Now) {
-        // One with a `check` comes back by that.
-        if let Some(ejection) = self.ejected.remove(&backend) {
-            self.stop(ejection.probe, "answers requests again", now);
-        }
+    pub(super) fn answered(&mut self, backend: Address) {
+        self.restore(backend, "answers requests again");
     }
 
-    /// The ejected ones, of which some may be of no rule any more.
-    pub(super) fn ejected(&self) -> Vec<Address> {
-        self.ejected.keys().copied().collect()
-    }
-
-    pub(super) fn forget(&mut self, backend: Address, now: Now) {
-        if let Some(ejection) = self.ejected.remove(&backend) {
-            self.stop(ejection.probe, "no rule uses it any more", now);
-        }
+    /// Forgets an ejected backend that no rule uses any more.
+    pub(super) fn forget(&mut self, backend: Address) {
+        self.restore(backend, "no rule uses it any more");
     }
 
     /// Looks at the addresses behind names again, when it is time to.
     pub(super) fn follow_names(&mut self, now: Now) {
-        if self.named_at.is_some_and(|at| at <= now.at) {
-            let moved = |key: &&Checked| self.checked.get(*key).is_some_and(Use::has_moved);
-            let moved: Vec<Checked> = self.named.iter().filter(moved).cloned().collect();
-            moved.iter().for_each(|key| self.follow(key, now));
-            let is_over = self.named.is_empty();
-            self.named_at = (!is_over).then(|| now.at + limits::CHECK_NAMES_EVERY);
+        if self.named_at.is_none_or(|at| now.at < at) {
+            return;
         }
+        let mut moved = Vec::new();
+        for key in &self.named {
+            let Some(target) = self.targets.get_mut(key) else { continue };
+            let new = addresses(&target.backend);
+            if new != target.addresses {
+                let old = std::mem::replace(&mut target.addresses, new.clone());
+                let checks = target.checks.values().map(|asked| asked.check.clone());
+                moved.push((key.clone(), checks.collect::<Vec<_>>(), old, new));
+            }
+        }
+        for (key, checks, old, new) in moved {
+            for check in checks {
+                let came = new.iter().filter(|address| !old.contains(address));
+                came.for_each(|address| self.start(*address, &check, &key, now));
+                for address in old.iter().filter(|address| !new.contains(address)) {
+                    let reason = "no longer an address of its name";
+                    self.stop((*address, check.id()), &key, reason, now);
+                }
+            }
+        }
+        let is_over = self.named.is_empty();
+        self.named_at = (!is_over).then(|| now.at + limits::CHECK_NAMES_EVERY);
     }
 
     fn plan(&mut self, id: u64, due: Instant) {
@@ -363,12 +426,19 @@ impl Watch {
             if planned.due != due || planned.is_running {
                 continue;
             }
+            let probe = match planned.subject {
+                Subject::Ejected(_) => Probe::Connect,
+                Subject::Check(spot) => match self.checked.get(&spot) {
+                    Some(checked) => Probe::Check(checked.check.clone()),
+                    None => continue,
+                },
+            };
             planned.is_running = true;
             match &mut self.begun {
                 Some((since, count)) if now < *since + TENTH => *count += 1,
                 begun => *begun = Some((now, 1)),
             }
-            return Some((id, planned.address, planned.probe.clone()));
+            return Some((id, planned.subject.address(), probe));
         }
         None
     }
@@ -391,33 +461,55 @@ impl Watch {
     pub(super) fn ended(&mut self, id: u64, found: Finding, now: Now, random: u64) {
         let Some(planned) = self.planned.get_mut(&id) else { return };
         planned.is_running = false;
-        let backend = planned.address;
-        self.update(backend, now, |condition| condition.take(id, found));
-        if !self.down.contains(&backend)
-            && let Some(ejection) = self.ejected.remove(&backend)
-        {
-            self.stop(ejection.probe, "accepts connections", now);
-            if ejection.is_silent {
-                self.back.insert(backend, (now.at, ejection.relapses));
+        let subject = planned.subject;
+        let pause = match subject {
+            Subject::Check(spot) => self.check_ended(spot, found, now, random),
+            Subject::Ejected(backend) if found.is_well() == Some(true) => {
+                if let Some(ejection) = self.restore(backend, "accepts connections")
+                    && ejection.is_silent
+                {
+                    self.back.insert(backend, (now.at, ejection.relapses));
+                }
+                return;
+            }
+            Subject::Ejected(_) => jittered(limits::EJECTED_EVERY, random),
+        };
+        let pause = if self.is_wanted(subject) { limits::HELD_PROBE_EVERY } else { pause };
+        self.plan(id, now.at + pause);
+    }
+
+    /// Takes the finding of a check; returns the pause until its next probe.
+    fn check_ended(&mut self, spot: Spot, found: Finding, now: Now, random: u64) -> Duration {
+        let pace = self.pace(spot.0);
+        let Some(checked) = self.checked.get_mut(&spot) else { return pace };
+        let before = checked.verdict.state();
+        let turned = found.is_well().and_then(|it| checked.verdict.take(it, &checked.check));
+        let after = checked.verdict.state();
+        let pause = jittered(checked.verdict.pause(&checked.check), random).max(pace);
+        if before != after {
+            let check = &checked.check;
+            let reason = match turned {
+                Some(count @ 2..) => format!("{check}: {found}, {count} times"),
+                _ => format!("{check}: {found}"),
+            };
+            if before.is_bad() || after.is_bad() {
+                self.tell_turned(spot, after, reason, now);
+            } else {
+                (checked.reason, checked.since) = (reason, now.date);
             }
         }
-        if let Some(known) = self.backends.get(&backend) {
-            let pause = match self.wanted.contains(&backend) {
-                true => limits::HELD_PROBE_EVERY,
-                false => jittered(known.condition.pause(id), random),
-            };
-            self.plan(id, now.at + pause);
-        }
+        pause
     }
 
     /// The name whose address this probe is for.
     pub(super) fn name_of(&self, id: u64) -> Option<Arc<Name>> {
-        let uses = self.named.iter().filter_map(|key| self.checked.get(key));
-        let mut uses = uses.filter(|used| used.probes.iter().any(|(_, probe)| *probe == id));
-        match uses.next()?.backend.target() {
+        let Subject::Check(spot) = self.planned.get(&id)?.subject else { return None };
+        let targets = self.checked.get(&spot)?.targets.iter();
+        let mut targets = targets.filter_map(|target| self.targets.get(target));
+        targets.find_map(|target| match target.backend.target() {
             Target::Name(name) => Some(name.clone()),
             Target::Address(_) => None,
-        }
+        })
     }
 
     /// Changes since the last call.
@@ -425,33 +517,32 @@ impl Watch {
         std::mem::take(&mut self.changes)
     }
 
-    /// Backends that requests should pass over.
-    pub(super) fn down(&self) -> impl Iterator<Item = Address> {
-        self.down.iter().copied()
+    /// Backends that requests of all rules should pass over.
+    pub(super) fn ejected(&self) -> impl Iterator<Item = Address> {
+        self.ejected.keys().copied()
     }
 
-    /// Every backend that is probed.
-    pub(super) fn states(&self) -> Vec<Standing> {
-        let standing = |(backend, known): (&Address, &Known)| Standing {
-            backend: *backend,
-            state: known.condition.state(),
-            reason: known.condition.reason.clone(),
-            since: known.since,
-        };
-        self.backends.iter().map(standing).collect()
+    /// Checks that fail: requests of the rules that ask for them should pass over the backends.
+    pub(super) fn failing(&self) -> impl Iterator<Item = Spot> {
+        self.failing.iter().copied()
     }
 }
 
+fn key(check: &Check, backend: &Backend) -> (u64, Arc<str>) {
+    (check.id(), backend.to_string().into())
+}
+
 /// The checks that a rule asks for.
-fn checks(rule: Option<&Rule>) -> impl Iterator<Item = (&Check, &Backend)> {
+fn checks(rule: Option<&Rule>) -> impl Iterator<Item = (&Arc<Check>, &Backend)> {
     let proxy = rule.and_then(|rule| match &rule.action {
         Action::Proxy(proxy) => Some(proxy),
         _ => None,
     });
     let check = proxy.and_then(Proxy::check);
-    let backends = proxy.map(Proxy::backends).unwrap_or_default();
-    check.into_iter().flat_map(move |check| backends.iter().map(move |backend| (check, backend)))
+    let backends = move || proxy.into_iter().flat_map(Proxy::all_backends);
+    check.into_iter().flat_map(move |check| backends().map(move |backend| (check, backend)))
 }
 
+mod telling;
 #[cfg(test)]
 mod tests;

@@ -8,7 +8,7 @@
 
 mod queue;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use tokio::net::unix::pipe;
 use tokio::sync::Notify;
 
+use super::health::Wanted;
 use super::pause::until;
 use crate::address::Address;
 use crate::limits;
@@ -24,7 +25,7 @@ use crate::link::{ByKey, ControlEnd, Published, Report, TaggedTable};
 use crate::table::{Rule, Snapshot};
 use queue::{Outcome, Queue};
 
-pub(super) use queue::{Begun, Bounds};
+pub(super) use queue::{Begun, Bounds, HeldRequest};
 
 /// Access of the other parts of control to the queue.
 #[derive(Clone)]
@@ -54,14 +55,15 @@ impl Held {
         TableChange { held: self, queue, outcome, lines }
     }
 
-    /// Lets requests go that waited for a backend which is up again.
-    pub(super) fn reached(&self, backend: Address) {
+    /// Lets requests go that waited for a backend which is up again: for rules with this check, or
+    /// for all.
+    pub(super) fn reached(&self, backend: Address, check: Option<u64>) {
         let mut queue = self.lock();
         let mut outcome = Outcome::default();
         let has = |rule: &Rule| {
             let mut is_found = false;
             rule.each_address(|address| is_found |= address == backend);
-            is_found
+            is_found && (check.is_none() || rule.check_id() == check)
         };
         queue.reached(has, Instant::now(), &mut outcome);
         let table = self.published.table_full();
@@ -72,11 +74,11 @@ impl Held {
     }
 
     /// The backends that requests wait for.
-    pub(super) fn wanted(&self) -> HashSet<Address> {
-        let mut wanted = HashSet::new();
+    pub(super) fn wanted(&self) -> Wanted {
+        let mut wanted = Wanted::new();
         let queue = self.lock();
         for rule in queue.without_backend() {
-            rule.each_address(|address| _ = wanted.insert(address));
+            rule.each_open_address(|address| _ = wanted.insert((address, rule.check_id())));
         }
         wanted
     }
@@ -108,6 +110,15 @@ impl Held {
     /// How many requests are held for each rule.
     pub(super) fn by_name(&self) -> HashMap<Arc<str>, usize> {
         self.lock().by_name()
+    }
+
+    /// Lists requests that are held for a rule that is wanted, oldest first, and counts all of these.
+    pub(super) fn list(
+        &self,
+        is_wanted: impl Fn(&str) -> bool,
+        most: usize,
+    ) -> (Vec<HeldRequest>, usize) {
+        self.lock().list(is_wanted, most)
     }
 
     fn tell_lines(&self, queue: &mut Queue, table: &Snapshot) {
@@ -164,7 +175,7 @@ impl HoldScheduler {
     pub(super) async fn run(
         &mut self,
         mut on_begun: impl FnMut(Vec<Begun>),
-        mut on_wanted: impl FnMut(HashSet<Address>),
+        mut on_wanted: impl FnMut(Wanted),
     ) -> Infallible {
         let mut next = None;
         let turns = self.held.turns.clone();

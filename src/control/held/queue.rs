@@ -37,8 +37,20 @@ struct Waiting {
     ticket: Ticket,
     host: HostKey,
     source: IpAddr,
-    /// Time at which it began to wait, here or in the daemon before this one.
+    /// When the request began to wait; one that has to wait again begins anew.
     since: Instant,
+}
+
+/// A held request, as the API lists it.
+pub(in crate::control) struct HeldRequest {
+    /// The name of the rule that matched.
+    pub(in crate::control) rule: Arc<str>,
+    /// The host that the request names.
+    pub(in crate::control) host: Arc<str>,
+    pub(in crate::control) source: IpAddr,
+    pub(in crate::control) since: Instant,
+    /// Event that the request waits for: another `rule`, a `backend`, or its `turn`.
+    pub(in crate::control) awaits: &'static str,
 }
 
 /// Event that the requests for a host wait for.
@@ -181,8 +193,36 @@ impl Queue {
         self.enter(&host, what, &found, outcome).places.insert(place);
         *self.by_source.entry(source).or_default() += 1;
         self.tickets.insert((shard, ticket), place);
-        let since = began(place, now);
+        let since = since(place, now);
         self.waiting.insert(place, Waiting { shard, ticket, host, source, since });
+    }
+
+    /// Lists the first requests whose rule is wanted, in the order of their places, and counts all
+    /// of these.
+    pub(super) fn list(
+        &self,
+        is_wanted: impl Fn(&str) -> bool,
+        most: usize,
+    ) -> (Vec<HeldRequest>, usize) {
+        let (mut listed, mut count) = (Vec::new(), 0);
+        for waiting in self.waiting.values() {
+            let Some(line) = self.lines.get(&waiting.host).filter(|line| is_wanted(&line.name))
+            else {
+                continue;
+            };
+            count += 1;
+            if listed.len() < most {
+                let awaits = match line.what {
+                    Awaited::Rule => "rule",
+                    Awaited::Backend => "backend",
+                    Awaited::Turn(_) => "turn",
+                };
+                let (rule, host) = (line.name.clone(), waiting.host.0.clone());
+                let (source, since) = (waiting.source, waiting.since);
+                listed.push(HeldRequest { rule, host, source, since, awaits });
+            }
+        }
+        (listed, count)
     }
 
     /// Finds the event that a request for this host has to wait for; `None`: nothing.
@@ -429,9 +469,9 @@ impl Queue {
     }
 }
 
-/// Time at which a request of this rank began to wait; that of one which was taken over is in it.
-fn began(rank: Rank, now: Instant) -> Instant {
-    let waited = Duration::from_nanos(RANK_FIRST.saturating_sub(rank));
+/// When a request began to wait: one that was taken over has its age in its place.
+fn since(place: Rank, now: Instant) -> Instant {
+    let waited = Duration::from_nanos(RANK_FIRST.saturating_sub(place));
     now.checked_sub(waited).unwrap_or(now)
 }
 

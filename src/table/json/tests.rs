@@ -60,13 +60,14 @@ fn defaults_are_those_of_the_manual() {
 fn defaults_of_the_table_are_those_in_force() {
     let in_force = |rule: &Rule| match &rule.action {
         Action::Proxy(proxy) => format!(
-            "{} {:?} {:?} {} {} {:?}",
+            "{} {:?} {:?} {} {} {:?} {:?}",
             proxy.attempts(),
             proxy.delay(),
             proxy.algorithm(),
             proxy.healthcheck(),
             proxy.keep_alive(),
-            proxy.hold()
+            proxy.hold(),
+            proxy.check().map(|check| check.parameters())
         ),
         Action::Spin(spin) => format!("{:?}", spin.timeout()),
         Action::Redirect(redirect) => redirect.code().to_string(),
@@ -75,11 +76,12 @@ fn defaults_of_the_table_are_those_in_force() {
     let mut count = 0;
     for row in rule_arguments::ACTIONS {
         let required = match row.name {
-            "proxy" => json!({"backends": "a:1"}),
+            "proxy" => json!({"backends": "a:1", "check": "/"}),
             "redirect" => json!({"redirect_to": "a.com"}),
             _ => json!({}),
         };
-        let words = ["none", "no limit", "1 each", rule_arguments::REQUIRED];
+        let words = ["none", "no limit", "1 each", "the rule's name", "`check_interval`"];
+        let words = [&words[..], &[rule_arguments::REQUIRED]].concat();
         for argument in row.arguments.iter().filter(|known| !words.contains(&known.default)) {
             let mut given = required.clone();
             given[argument.name] = json!(argument.default);
@@ -88,7 +90,7 @@ fn defaults_of_the_table_are_those_in_force() {
             count += 1;
         }
     }
-    assert_eq!(count, 8);
+    assert_eq!(count, 12);
 }
 
 #[test]
@@ -133,13 +135,50 @@ fn strings_mean_the_same_as_numbers() {
     assert_eq!(proxy.backends().iter().map(Backend::weight).collect::<Vec<_>>(), [3, 0]);
     assert!(!proxy.healthcheck());
     assert_eq!(proxy.max_connections().map(NonZeroU32::get), Some(10));
-    assert_eq!(proxy.check(), Some(&Check::Path("/up".into())));
+    assert_eq!(proxy.check().and_then(|check| check.path()), Some("/up"));
     assert_eq!(proxy.max_requests_per_second().map(NonZeroU32::get), Some(5));
     assert_eq!(proxy.hold(), Duration::from_secs(30));
     assert_eq!(proxy.idle(), Some(Duration::from_secs(600)));
     // And it is written as it was given in numbers.
     let rule = Rule { action: Action::Proxy(proxy), match_subdomains: true };
     assert_eq!(rule.to_json(), json!(["proxy", numbers, true]));
+}
+
+#[test]
+fn a_check_is_the_same_where_its_probes_are() {
+    let check = |name: &str, arguments: Value| {
+        let mut given = json!({"backends": "a:1", "check": "/up"});
+        given.as_object_mut().unwrap().extend(arguments.as_object().unwrap().clone());
+        let rule = Rule::from_json(name, &json!(["proxy", given, true]), &mut Names::default());
+        rule.expect("a rule").check_id().expect("a check")
+    };
+    let plain = check("a.com", json!({}));
+    for (name, arguments) in [
+        ("A.com.", json!({})),
+        ("https://a.com", json!({"attempts": 2})),
+        ("a.com", json!({"check_status": "200-399", "check_interval": 2, "check_timeout": 2})),
+        ("b.com", json!({"check_host": "a.com", "check_fall": 3, "check_rise": "2"})),
+    ] {
+        assert_eq!(check(name, arguments.clone()), plain, "{name} {arguments}");
+    }
+    for (name, arguments) in [
+        ("b.com", json!({})),
+        ("a.com", json!({"check": "/other"})),
+        ("a.com", json!({"check": "tcp"})),
+        ("a.com", json!({"check_host": "a.com:80"})),
+        ("a.com", json!({"check_status": 200})),
+        ("a.com", json!({"check_interval": 3, "check_timeout": 2})),
+        ("a.com", json!({"check_timeout": 3})),
+        ("a.com", json!({"check_fall": 2})),
+        ("a.com", json!({"check_rise": 3})),
+    ] {
+        assert_ne!(check(name, arguments.clone()), plain, "{name} {arguments}");
+    }
+    // A connection is the same for every rule.
+    let tcp = check("a.com", json!({"check": "tcp"}));
+    assert_eq!(check("b.com", json!({"check": "tcp", "check_status": 204})), tcp);
+    let without = proxy(json!({"backends": "a:1", "check_interval": 1}));
+    assert_eq!(without.check(), None, "no check, no probes");
 }
 
 /// An operator reads back what they set, defaults included.
@@ -150,6 +189,13 @@ fn given_arguments_are_given_back() {
         json!(["spin", {"timeout": 120, "check_interval": 1}, true]),
         json!(["proxy", {"backends": [["a", 1]], "attempts": 1, "delay": 1,
             "algorithm": "random", "healthcheck": true}, true]),
+        json!(["proxy", {"backends": [["a", 1]], "check": "tcp", "check_status": "200,300-302",
+            "check_interval": 0.1, "check_timeout": 0.01, "check_fall": 3, "check_rise": 2}, true]),
+        json!(["proxy", {"backends": [["a", 1]], "check_host": "b:80", "check_status": 204}, true]),
+        json!(["proxy", {"backends": [["a", 1]], "check_status": [204, "300-302"]}, true]),
+        json!(["proxy", {"backends": [["a", 1]], "weights": [0], "backup": [["b", 2]]}, true]),
+        json!(["proxy", {"backends": [["a", 1]], "algorithm": "cookie:sid"}, true]),
+        json!(["proxy", {"backends": [["a", 1]], "algorithm": "field:X-User"}, true]),
         json!(["redirect", {"redirect_to": "https://www.ep.io", "code": 302}, true]),
         json!(["static", {"type": "test"}, true]),
         json!(["empty", {"code": 402}, false]),
@@ -210,14 +256,29 @@ fn arguments_are_refused_by_name() {
         (proxy("delay", json!("5s")), "host_kwarg_invalid:delay"),
         (proxy("delay", json!(1e300)), "host_kwarg_invalid:delay"),
         (proxy("algorithm", json!("leastconn")), "host_kwarg_invalid:algorithm"),
+        (proxy("algorithm", json!("cookie:")), "host_kwarg_invalid:algorithm"),
+        (proxy("algorithm", json!("field:a b")), "host_kwarg_invalid:algorithm"),
+        (proxy("algorithm", json!("header:a")), "host_kwarg_invalid:algorithm"),
         (proxy("weights", json!([1])), "host_kwarg_invalid:weights"),
-        (proxy("weights", json!([0, 0])), "host_kwarg_invalid:weights"),
+        (proxy("backup", json!([])), "host_kwarg_invalid:backup"),
+        (proxy("backup", json!("a")), "host_kwarg_invalid:backup"),
         (proxy("weights", json!([1, 65536])), "host_kwarg_invalid:weights"),
         (proxy("healthcheck", json!("maybe")), "host_kwarg_invalid:healthcheck"),
         (proxy("max_connections", json!(0)), "host_kwarg_invalid:max_connections"),
         (proxy("check", json!("http")), "host_kwarg_invalid:check"),
         (proxy("check", json!("/a b")), "host_kwarg_invalid:check"),
         (proxy("check", json!("/a\r\nX: y")), "host_kwarg_invalid:check"),
+        (proxy("check_host", json!("a b")), "host_kwarg_invalid:check_host"),
+        (proxy("check_host", json!("a:b")), "host_kwarg_invalid:check_host"),
+        (proxy("check_status", json!("600")), "host_kwarg_invalid:check_status"),
+        (proxy("check_status", json!("301-300")), "host_kwarg_invalid:check_status"),
+        (proxy("check_status", json!([])), "host_kwarg_invalid:check_status"),
+        (proxy("check_status", json!(["200-"])), "host_kwarg_invalid:check_status"),
+        (proxy("check_status", json!(vec![200; 101])), "host_kwarg_invalid:check_status"),
+        (proxy("check_interval", json!(0.05)), "host_kwarg_invalid:check_interval"),
+        (proxy("check_timeout", json!(60.5)), "host_kwarg_invalid:check_timeout"),
+        (proxy("check_fall", json!(0)), "host_kwarg_invalid:check_fall"),
+        (proxy("check_rise", json!(1.5)), "host_kwarg_invalid:check_rise"),
         (json!(["spin", {"wake": "https://a/"}, true]), "host_kwarg_invalid:wake"),
         (json!(["spin", {"then": ["spin", {}, true]}, true]), "host_kwarg_invalid:then"),
         (json!(["spin", {"then": "proxy"}, true]), "host_kwarg_invalid:then"),

@@ -10,7 +10,7 @@ use nix::sys::termios::{LocalFlags, tcgetattr};
 use serde_json::json;
 
 use crate::backend::Backend;
-use crate::management::{Call, Client, answer, events, expect_asked};
+use crate::management::{Call, Client, answer, events, expect_asked, json_ok};
 use crate::script::Connection;
 
 const ASKED: &str = "GET /events?busiest=200&only=traffic HTTP/1.1";
@@ -30,7 +30,12 @@ pub struct Terminal {
 
 impl Terminal {
     pub fn new() -> Terminal {
-        let size = Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
+        Terminal::sized((24, 80))
+    }
+
+    /// A terminal of so many rows and columns.
+    pub fn sized((rows, columns): (u16, u16)) -> Terminal {
+        let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
         let OpenptyResult { master, slave } = openpty(&size, None).expect("a pseudo-terminal");
         Terminal { screen: master, terminal: slave }
     }
@@ -54,11 +59,26 @@ impl Terminal {
     }
 }
 
+/// The connection that asks for events. What is asked beside them gets a 404, as of a daemon that
+/// does not know it.
+#[track_caller]
+fn accept_stream(server: &Backend) -> Connection {
+    for _ in 0..1000 {
+        let mut asked = server.accept();
+        let Some(head) = asked.try_head() else { continue };
+        if head.start == ASKED {
+            return asked;
+        }
+        let unknown = json!({"error": "path_unknown", "message": "there is no such path"});
+        asked.send(answer("404 Not Found", "", &unknown.to_string()));
+    }
+    panic!("nothing asks for events");
+}
+
 /// It runs and shows a first host.
 fn shown(terminal: &Terminal, server: &Backend) -> (Client, Connection) {
     let client = terminal.run(Call::to(server, &["top"]));
-    let mut asked = server.accept();
-    expect_asked(&mut asked, ASKED);
+    let mut asked = accept_stream(server);
     asked.send(events(&traffic("www.example.com")));
     client.expect_out("www.example.com");
     client.expect_out(ENTER);
@@ -90,21 +110,59 @@ fn it_goes_on_when_the_daemon_comes_back() {
     let (client, asked) = shown(&terminal, &server);
     drop(asked);
     client.expect_out("trying again");
-    let mut asked = server.accept();
-    expect_asked(&mut asked, ASKED);
+    let mut asked = accept_stream(&server);
     asked.send(events(&traffic("other.example.com")));
     client.expect_out("other");
     terminal.press("/www\r");
     client.expect_out("only ");
     // what ends it is said when the screen is the user's again
     drop(asked);
-    let mut asked = server.accept();
-    expect_asked(&mut asked, ASKED);
+    let mut asked = accept_stream(&server);
     asked.send(answer("401 Unauthorized", "", "{\"message\": \"a token is wanted\"}"));
     client.expect_err("MANTRID_TOKEN");
     client.expect_out(LEAVE);
     client.expect_exit(1);
     terminal.expect_usual(true);
+}
+
+/// Accepts what is asked for beside the stream until it is this.
+#[track_caller]
+fn accept_question(server: &Backend, line: &str) -> Connection {
+    for _ in 0..1000 {
+        let mut asked = server.accept();
+        let Some(head) = asked.try_head() else { continue };
+        if head.start == line {
+            return asked;
+        }
+        asked.send(json_ok(&json!(null)));
+    }
+    panic!("nothing asks {line}");
+}
+
+#[test]
+fn keys_ask_for_an_order_and_for_a_host() {
+    let (terminal, server) = (Terminal::new(), Backend::new());
+    let (client, _asked) = shown(&terminal, &server);
+    terminal.press("e");
+    let mut asked = accept_question(&server, "GET /stats/?sort=errors&limit=200 HTTP/1.1");
+    asked.send(json_ok(&json!({"failing.example": {"errors_per_second": 7}, "a.example": {}})));
+    client.expect_on_screen((24, 80), &["failing.example", "a.example"]);
+    terminal.press("\r");
+    client.expect_on_screen((24, 80), &["LAST CHANGES"]);
+    let line = "GET /hostname/failing.example/ HTTP/1.1";
+    let rule = json!(["proxy", {"backends": [["10.9.8.7", 65]]}, false]);
+    accept_question(&server, line).send(json_ok(&rule));
+    let line = "GET /stats/failing.example/ HTTP/1.1";
+    accept_question(&server, line).send(json_ok(&json!({"errors_per_second": 7})));
+    let line = "GET /changes/?host=failing.example&limit=20 HTTP/1.1";
+    let change = json!({"time": 951_782_399, "who": "alice", "verb": "PUT", "rule": rule});
+    accept_question(&server, line).send(json_ok(&json!([change])));
+    client.expect_on_screen((24, 80), &["10.9.8.7:65", "2000-02-28T23:59:59Z PUT by alice"]);
+    terminal.press("\u{1b}");
+    accept_question(&server, "GET /stats/?sort=errors&limit=200 HTTP/1.1");
+    terminal.press("q");
+    client.expect_out(LEAVE);
+    client.expect_exit(0);
 }
 
 #[test]

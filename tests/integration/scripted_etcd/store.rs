@@ -1,5 +1,5 @@
-//! The store of the scripted etcd: keys with all their versions, comparisons, leases and history, in
-//! memory.
+//! The store of the scripted etcd: keys with all their versions, comparisons, leases and history,
+//! in memory.
 
 use std::collections::BTreeMap;
 

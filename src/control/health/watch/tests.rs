@@ -2,11 +2,17 @@
 
 use serde_json::json;
 
+use super::super::standing::Known;
 use super::*;
 use crate::table::Names;
 
-const WELL: Finding = Finding::Answered(200);
-const BAD: Finding = Finding::Answered(500);
+const WELL: Finding = Finding::Answered { status: 200, is_expected: true };
+const BAD: Finding = Finding::Answered { status: 500, is_expected: false };
+const TIMED_OUT: Finding = Finding::TimedOut(limits::PROBE_TIME);
+/// Pauses of a check with defaults.
+const EVERY: Duration = Duration::from_secs(2);
+const SOON: Duration = Duration::from_millis(500);
+const DOWN: Duration = Duration::from_secs(1);
 
 /// A watch with its clock.
 struct Scene {
@@ -27,16 +33,25 @@ impl Scene {
     }
 
     fn rule(&mut self, backends: &[&str], check: &str) -> Rule {
+        self.rule_of("a", backends, check)
+    }
+
+    fn rule_of(&mut self, name: &str, backends: &[&str], check: &str) -> Rule {
         let mut arguments = json!({ "backends": backends });
         if !check.is_empty() {
             arguments["check"] = json!(check);
         }
-        let rule = Rule::from_json("a", &json!(["proxy", arguments, true]), &mut self.names);
+        let rule = Rule::from_json(name, &json!(["proxy", arguments, true]), &mut self.names);
         rule.expect("a rule")
     }
 
     fn change(&mut self, old: Option<&Rule>, new: Option<&Rule>) {
-        self.watch.changed(old, new, self.now);
+        self.change_of("a", old, new);
+    }
+
+    fn change_of(&mut self, name: &str, old: Option<&Rule>, new: Option<&Rule>) {
+        self.watch.came(name, old, new, self.now);
+        self.watch.went(name, old, new, self.now);
     }
 
     /// The probes that are begun now, by address.
@@ -67,10 +82,18 @@ impl Scene {
         changes.map(|change| format!("{} {}", change.backend, change.state.as_str())).collect()
     }
 
+    /// Backends that are down for all rules.
     fn down(&self) -> Vec<String> {
-        let mut down: Vec<String> = self.watch.down().map(|backend| backend.to_string()).collect();
+        let down = self.watch.down().into_iter();
+        let mut down: Vec<String> = down.map(|backend| backend.to_string()).collect();
         down.sort();
         down
+    }
+
+    /// Rules and the backends at which their checks fail.
+    fn failing(&self) -> Vec<String> {
+        let failing = self.watch.failing_rules(100, None).into_iter();
+        failing.map(|(rule, backend)| format!("{rule} {backend}")).collect()
     }
 
     fn is_idle(&self) -> bool {
@@ -78,9 +101,15 @@ impl Scene {
         watch.due(self.now.at).is_none()
             && watch.checked.is_empty()
             && watch.planned.is_empty()
-            && watch.backends.is_empty()
-            && watch.down.is_empty()
+            && watch.targets.is_empty()
+            && watch.counts.is_empty()
+            && watch.failing.is_empty()
+            && watch.ejected.is_empty()
     }
+}
+
+fn rule_check(rule: &Rule) -> Arc<Check> {
+    checks(Some(rule)).next().expect("a check").0.clone()
 }
 
 fn address(text: &str) -> Address {
@@ -108,28 +137,30 @@ fn a_checked_backend_is_probed_at_once_and_then_in_time() {
     scene.change(None, Some(&rule));
     let begun = scene.begin();
     let [(id, at, probe)] = &begun[..] else { panic!("{begun:?}") };
-    assert_eq!((&**at, probe), ("10.0.0.1:80", &Probe::get("/health", "10.0.0.1:80")));
-    scene.pass(limits::CHECK_EVERY * 10);
+    let check = rule_check(&rule);
+    assert_eq!((&**at, probe), ("10.0.0.1:80", &Probe::Check(check.clone())));
+    assert_eq!((check.path(), check.host()), (Some("/health"), Some("a")));
+    scene.pass(EVERY * 10);
     assert_eq!(scene.begin(), [], "one at a time, however long it takes");
     scene.watch.ended(*id, WELL, scene.now, 100);
-    assert_eq!(scene.watch.due(scene.now.at), Some(scene.now.at + limits::CHECK_EVERY));
-    scene.pass(limits::CHECK_EVERY - Duration::from_millis(1));
+    assert_eq!(scene.watch.due(scene.now.at), Some(scene.now.at + EVERY));
+    scene.pass(EVERY - Duration::from_millis(1));
     assert_eq!(scene.begin(), []);
     scene.pass(Duration::from_millis(1));
     assert_eq!(scene.probe(BAD), ["10.0.0.1:80"]);
-    scene.pass(limits::CHECK_SOON);
+    scene.pass(SOON);
     assert_eq!(scene.probe(BAD), ["10.0.0.1:80"]);
     assert_eq!((scene.down().len(), scene.told().len()), (0, 0));
-    scene.pass(limits::CHECK_SOON);
+    scene.pass(SOON);
     assert_eq!(scene.probe(BAD), ["10.0.0.1:80"]);
     assert_eq!(scene.told(), ["10.0.0.1:80 down"]);
     assert_eq!(scene.down(), ["10.0.0.1:80"]);
-    let standing = &scene.watch.states()[0];
+    let standing = &scene.watch.states(None)[0];
     assert_eq!((standing.state, standing.since), (State::Down, scene.now.date));
-    assert_eq!(standing.reason, "answered 500, 3 times");
-    scene.pass(limits::CHECK_DOWN);
+    assert_eq!(standing.reason, "GET /health of a: answered 500, 3 times");
+    scene.pass(DOWN);
     assert_eq!(scene.probe(WELL), ["10.0.0.1:80"]);
-    scene.pass(limits::CHECK_SOON);
+    scene.pass(SOON);
     assert_eq!(scene.probe(WELL), ["10.0.0.1:80"]);
     assert_eq!(scene.told(), ["10.0.0.1:80 up"]);
     assert!(scene.down().is_empty());
@@ -141,25 +172,29 @@ fn a_check_lasts_as_long_as_a_rule_asks_for_it() {
     let one = scene.rule(&["10.0.0.1:80", "10.0.0.2:80"], "tcp");
     let two = scene.rule(&["10.0.0.2:80", "10.0.0.3:80"], "tcp");
     scene.change(None, Some(&one));
-    scene.change(None, Some(&two));
+    scene.change_of("b", None, Some(&two));
     assert_eq!(scene.probe(BAD), ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"]);
     assert_eq!(scene.told().len(), 3);
+    assert_eq!(
+        scene.failing(),
+        ["a 10.0.0.1:80", "a 10.0.0.2:80", "b 10.0.0.2:80", "b 10.0.0.3:80"]
+    );
     scene.change(Some(&one), Some(&two));
     assert_eq!(scene.told(), ["10.0.0.1:80 up"], "nobody looks any more");
-    scene.pass(limits::CHECK_DOWN);
+    scene.pass(DOWN);
     assert_eq!(scene.probe(BAD), ["10.0.0.2:80", "10.0.0.3:80"]);
     let begun = {
-        scene.pass(limits::CHECK_DOWN);
+        scene.pass(DOWN);
         scene.begin()
     };
     scene.change(Some(&two), None);
-    scene.change(Some(&two), None);
+    scene.change_of("b", Some(&two), None);
     assert_eq!(scene.told().len(), 2);
     for (id, ..) in begun {
         // one that was under way when its check was removed
         scene.watch.ended(id, BAD, scene.now, 100);
     }
-    scene.pass(limits::CHECK_EVERY * 2);
+    scene.pass(EVERY * 2);
     assert_eq!(scene.begin(), []);
     assert!(scene.is_idle());
 }
@@ -178,6 +213,7 @@ fn a_rule_that_changes_otherwise_changes_nothing() {
     let other = scene.rule(&["10.0.0.1:80", "10.0.0.2:80"], "/b");
     scene.change(Some(&new), Some(&other));
     assert_eq!(scene.down(), [""; 0]);
+    scene.pass(SOON);
     assert_eq!(scene.probe(WELL), ["10.0.0.1:80", "10.0.0.2:80"]);
 }
 
@@ -192,7 +228,7 @@ fn a_name_is_probed_wherever_it_is() {
     scene.pass(limits::CHECK_NAMES_EVERY);
     let begun = scene.begin();
     assert_eq!(begun.len(), 2);
-    assert_eq!(begun[0].2, Probe::get("/", "app.internal:80"));
+    assert_eq!(begun[0].2, Probe::Check(rule_check(&rule)));
     begun.iter().for_each(|(id, ..)| scene.watch.ended(*id, BAD, scene.now, 100));
     assert_eq!(scene.down().len(), 2);
     name.set_addresses(vec![ip("10.0.0.2:80"), ip("10.0.0.3:80")]);
@@ -202,7 +238,7 @@ fn a_name_is_probed_wherever_it_is() {
     drop(name);
     scene.change(Some(&rule), None);
     drop(rule);
-    scene.pass(limits::CHECK_EVERY);
+    scene.pass(EVERY);
     assert_eq!(scene.begin(), []);
     assert!(scene.is_idle());
     scene.names.prune();
@@ -218,13 +254,13 @@ fn an_ejected_backend_is_probed_until_it_is_back() {
     assert_eq!(scene.down(), ["10.0.0.1:80"]);
     assert_eq!(scene.begin(), [], "not before it can have changed");
     for _ in 0..100 {
-        scene.pass(limits::CHECK_DOWN);
-        assert_eq!(scene.probe(Finding::TimedOut), ["10.0.0.1:80"]);
+        scene.pass(DOWN);
+        assert_eq!(scene.probe(TIMED_OUT), ["10.0.0.1:80"]);
     }
-    scene.pass(limits::CHECK_DOWN);
+    scene.pass(DOWN);
     scene.probe(Finding::Connected);
     assert_eq!(scene.told(), ["10.0.0.1:80 up"]);
-    scene.pass(limits::CHECK_DOWN);
+    scene.pass(DOWN);
     assert_eq!(scene.begin(), []);
     assert!(scene.is_idle());
 }
@@ -248,12 +284,12 @@ fn one_that_fails_again_and_again_is_trusted_later_each_time() {
     assert_eq!(pauses, [1, 2, 4, 8, 16, 16, 16]);
     scene.pass(limits::RELAPSE_TIME);
     scene.watch.failed(backend, Failure::Silent, scene.now);
-    assert_eq!(scene.watch.due(scene.now.at), Some(scene.now.at + limits::CHECK_DOWN));
+    assert_eq!(scene.watch.due(scene.now.at), Some(scene.now.at + DOWN));
     // an answer says more than a probe
-    scene.watch.answered(backend, scene.now);
+    scene.watch.answered(backend);
     scene.watch.failed(backend, Failure::Silent, scene.now);
     assert_eq!(scene.watch.planned.len(), 1);
-    assert!(scene.watch.planned.values().all(|it| it.due == scene.now.at + limits::CHECK_DOWN));
+    assert!(scene.watch.planned.values().all(|it| it.due == scene.now.at + DOWN));
 }
 
 #[test]
@@ -261,33 +297,32 @@ fn an_answer_or_the_end_of_its_rules_ends_an_ejection_too() {
     let mut scene = Scene::new();
     scene.fail("10.0.0.1:80");
     scene.fail("10.0.0.2:80");
-    assert_eq!(scene.watch.ejected().len(), 2);
-    scene.watch.answered(address("10.0.0.1:80"), scene.now);
-    scene.watch.forget(address("10.0.0.2:80"), scene.now);
-    scene.watch.answered(address("10.0.0.9:80"), scene.now);
+    assert_eq!(scene.watch.ejected().count(), 2);
+    scene.watch.answered(address("10.0.0.1:80"));
+    scene.watch.forget(address("10.0.0.2:80"));
+    scene.watch.answered(address("10.0.0.9:80"));
     assert_eq!(scene.told().len(), 4);
-    scene.pass(limits::CHECK_DOWN);
+    scene.pass(DOWN);
     assert_eq!(scene.begin(), []);
     assert!(scene.is_idle());
 }
 
+/// Requests of one rule must not depend on the check of another.
 #[test]
-fn an_ejected_backend_with_a_check_comes_back_by_that() {
+fn an_ejection_ends_by_itself_whatever_a_check_says() {
     let mut scene = Scene::new();
     let rule = scene.rule(&["10.0.0.1:80"], "/");
     scene.change(None, Some(&rule));
-    scene.probe(WELL);
+    scene.probe(BAD);
+    assert_eq!(scene.told(), ["10.0.0.1:80 down"]);
     scene.fail("10.0.0.1:80");
     assert_eq!(scene.told(), ["10.0.0.1:80 ejected"]);
-    scene.watch.answered(address("10.0.0.1:80"), scene.now);
-    assert_eq!(scene.down(), ["10.0.0.1:80"]);
-    scene.pass(limits::CHECK_SOON);
-    assert_eq!(scene.probe(WELL), ["10.0.0.1:80"], "sooner than was planned");
-    scene.pass(limits::CHECK_SOON);
-    assert_eq!(scene.probe(WELL), ["10.0.0.1:80"]);
+    assert_eq!(scene.watch.ejected().count(), 1);
+    scene.watch.answered(address("10.0.0.1:80"));
     assert_eq!(scene.told(), ["10.0.0.1:80 up"]);
-    scene.pass(limits::CHECK_EVERY);
-    assert_eq!(scene.begin().len(), 1, "and by one row of probes");
+    assert_eq!((scene.watch.ejected().count(), scene.failing().len()), (0, 1));
+    scene.change(Some(&rule), None);
+    assert!(scene.watch.planned.is_empty());
 }
 
 #[test]
@@ -300,10 +335,140 @@ fn a_check_that_comes_after_the_ejection_does_not_undo_it() {
     assert_eq!(scene.down(), ["10.0.0.1:80"]);
     scene.change(Some(&rule), None);
     assert_eq!(scene.down(), ["10.0.0.1:80"]);
-    scene.pass(limits::CHECK_DOWN);
+    scene.pass(DOWN);
     scene.probe(Finding::Connected);
     assert_eq!(scene.told(), ["10.0.0.1:80 ejected", "10.0.0.1:80 up"]);
-    assert!(scene.watch.backends.is_empty());
+    assert!(scene.watch.checked.is_empty());
+}
+
+#[test]
+fn a_rule_goes_by_its_own_check() {
+    let mut scene = Scene::new();
+    let backends = ["10.0.0.1:80"];
+    let [good, bad] = ["good", "bad"].map(|name| scene.rule_of(name, &backends, "/"));
+    scene.change_of("good", None, Some(&good));
+    scene.change_of("bad", None, Some(&bad));
+    scene.pass(SOON);
+    let begun = scene.begin();
+    assert_eq!(begun.len(), 2, "each has a request of its own");
+    for (id, _, probe) in begun {
+        let found = if probe == Probe::Check(rule_check(&bad)) { BAD } else { WELL };
+        scene.watch.ended(id, found, scene.now, 100);
+    }
+    assert_eq!(scene.failing(), ["bad 10.0.0.1:80"]);
+    assert!(scene.down().is_empty(), "others use it");
+    let told = scene.watch.take_changes();
+    assert_eq!(told[0].reason, "GET / of bad: answered 500");
+    let standing = &scene.watch.states(None)[0];
+    assert_eq!((standing.state, standing.checks_down), (State::PartlyDown, 1));
+    assert_eq!(standing.reason, "GET / of bad: answered 500");
+    assert_eq!(standing.checks[0].checked_for.rules, ["bad".into()]);
+    assert_eq!(standing.checks[1].state, State::Up);
+}
+
+#[test]
+fn rules_with_the_same_check_share_its_probes() {
+    let mut scene = Scene::new();
+    let rules: Vec<(String, Rule)> = (0..50)
+        .map(|number| {
+            let name = format!("r{number:02}");
+            let rule = scene.rule_of(&name, &["10.0.0.1:80"], "tcp");
+            (name, rule)
+        })
+        .collect();
+    rules.iter().for_each(|(name, rule)| scene.change_of(name, None, Some(rule)));
+    assert_eq!(scene.probe(Finding::Closed).len(), 1);
+    let standing = &scene.watch.states(None)[0];
+    assert_eq!(standing.state, State::Down);
+    let reason = "tcp: closed the connection (rules r00, r01, r02 and 47 more)";
+    // Of so many rules some are kept at hand.
+    assert!(standing.reason.ends_with(" and 47 more)"), "{} {reason}", standing.reason);
+    assert_eq!(standing.checks[0].checked_for.rules_count, 50);
+    rules.iter().rev().for_each(|(name, rule)| scene.change_of(name, Some(rule), None));
+    assert_eq!(scene.told(), ["10.0.0.1:80 down", "10.0.0.1:80 up"]);
+    scene.pass(EVERY);
+    assert_eq!(scene.begin(), []);
+    assert!(scene.is_idle());
+}
+
+/// A server of ten thousand tenants must not be probed ten thousand times in two seconds.
+#[test]
+fn checks_of_one_address_share_a_rate() {
+    let mut scene = Scene::new();
+    let count = 5 * limits::ADDRESS_PROBES_PER_SECOND;
+    let other = scene.rule(&["10.0.0.2:80"], "/");
+    for number in 0..count {
+        let name = format!("r{number}");
+        let rule = scene.rule_of(&name, &["10.0.0.1:80"], "/");
+        scene.change_of(&name, None, Some(&rule));
+    }
+    scene.change(None, Some(&other));
+    let mut begun: HashMap<String, u32> = HashMap::new();
+    for _ in 0..200 {
+        for address in scene.probe(WELL) {
+            *begun.entry(address).or_default() += 1;
+        }
+        scene.pass(TENTH);
+    }
+    let (shared, alone) = (begun["10.0.0.1:80"], begun["10.0.0.2:80"]);
+    let all = 20 * limits::ADDRESS_PROBES_PER_SECOND;
+    assert!((all * 9 / 10..=all * 11 / 10).contains(&shared), "{shared}");
+    assert_eq!(alone, 10);
+}
+
+/// A rule whose check fails has its requests held; the backend is not taken from others for that.
+#[test]
+fn waiting_for_a_check_ejects_nothing() {
+    let mut scene = Scene::new();
+    let rule = scene.rule(&["10.0.0.1:80"], "/");
+    let id = rule.check_id();
+    scene.change(None, Some(&rule));
+    scene.probe(BAD);
+    let wanted: Wanted = [(address("10.0.0.1:80"), id)].into();
+    scene.watch.want(wanted.clone(), scene.now);
+    assert_eq!(scene.watch.ejected().count(), 0);
+    scene.pass(limits::HELD_PROBE_EVERY);
+    assert_eq!(scene.probe(WELL), ["10.0.0.1:80"], "sooner than was planned");
+    scene.pass(limits::HELD_PROBE_EVERY);
+    scene.probe(WELL);
+    assert_eq!(scene.told(), ["10.0.0.1:80 down", "10.0.0.1:80 up"]);
+    // Its check is well, and still requests find no backend: it is the address.
+    scene.watch.want(wanted, scene.now);
+    assert_eq!(scene.told(), ["10.0.0.1:80 ejected"]);
+}
+
+#[test]
+fn another_process_knows_the_same_afterwards() {
+    let mut scene = Scene::new();
+    let [one, two] = ["one", "two"].map(|name| scene.rule_of(name, &["10.0.0.1:80"], "/"));
+    scene.change_of("one", None, Some(&one));
+    scene.change_of("two", None, Some(&two));
+    scene.pass(SOON);
+    let begun = scene.begin();
+    for (id, _, probe) in begun {
+        let found = if probe == Probe::Check(rule_check(&two)) { BAD } else { WELL };
+        scene.watch.ended(id, found, scene.now, 100);
+    }
+    scene.fail("10.0.0.9:80");
+    let known = scene.watch.known();
+    let mut other = Scene::new();
+    other.change_of("one", None, Some(&one));
+    other.change_of("two", None, Some(&two));
+    other.watch.recall(known, other.now);
+    assert_eq!(other.failing(), ["two 10.0.0.1:80"]);
+    assert_eq!(other.down(), ["10.0.0.9:80"]);
+    let standing = other.watch.states(None);
+    let shared = standing.iter().find(|it| it.backend == address("10.0.0.1:80")).expect("it");
+    assert_eq!((shared.state, &*shared.reason), (State::PartlyDown, "GET / of two: answered 500"));
+    // As a version before this one told it.
+    let mut other = Scene::new();
+    other.change_of("one", None, Some(&one));
+    let since = SystemTime::UNIX_EPOCH;
+    let backend = address("10.0.0.1:80");
+    let reason = "answered 500".to_owned();
+    let known = Known { backend, check: None, state: State::Down, reason, since };
+    other.watch.recall(vec![known], other.now);
+    assert_eq!(other.failing(), ["one 10.0.0.1:80"]);
 }
 
 #[test]
@@ -332,8 +497,8 @@ fn very_many_are_probed_in_turn() {
 fn ejections_have_a_bound() {
     let mut scene = Scene::new();
     for number in 0..=limits::EJECTED_MAX as u32 {
-        let ip = std::net::Ipv4Addr::from_bits(0x0a00_0000 + number);
-        let backend = Address::V4(std::net::SocketAddrV4::new(ip, 80));
+        let ip = std::net::SocketAddr::from(((0x0a00_0000 + number).to_be_bytes(), 80));
+        let backend = Address::from(ip);
         scene.watch.failed(backend, Failure::Silent, scene.now);
     }
     assert_eq!(scene.down().len(), limits::EJECTED_MAX);

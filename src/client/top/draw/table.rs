@@ -1,0 +1,109 @@
+//! The table of hosts.
+
+use ratatui::Frame;
+use ratatui::layout::Rect;
+use ratatui::style::{Modifier, Style};
+use ratatui::text::{Line, Span};
+use ratatui::widgets::Paragraph;
+
+use super::styles::{ALARM, FAINT, HEAD, WARNING};
+use crate::client::top::figures::Host;
+use crate::client::top::format::{bytes, cut, duration, figure, number};
+use crate::client::top::model::{Screen, Sort};
+
+/// Names get what the figures leave, but no less.
+const NAME_COLUMNS_MIN: u16 = 24;
+
+/// A column behind the name.
+struct Column {
+    title: &'static str,
+    columns: u16,
+    sort: Option<Sort>,
+    /// The style of what is not nothing.
+    style: Style,
+    cell: fn(&Host) -> String,
+}
+
+const fn column(
+    title: &'static str,
+    columns: u16,
+    sort: Option<Sort>,
+    cell: fn(&Host) -> String,
+) -> Column {
+    Column { title, columns, sort, style: Style::new(), cell }
+}
+
+/// Columns in the order of their worth: a narrow terminal lacks the last ones.
+const COLUMNS: &[Column] = &[
+    column("REQ/S", 8, Some(Sort::Requests), |host| figure(host.requests_rate)),
+    Column {
+        style: ALARM,
+        ..column("ERR/S", 8, Some(Sort::Errors), |host| figure(host.errors_rate))
+    },
+    Column { style: WARNING, ..column("HELD", 7, Some(Sort::Held), |host| number(host.held)) },
+    column("P95", 8, Some(Sort::Latency), |host| duration(host.latency[1])),
+    column("OPEN", 7, Some(Sort::Open), |host| number(host.open)),
+    column("IN/S", 8, Some(Sort::Bytes), |host| bytes(host.received_rate)),
+    column("OUT/S", 8, Some(Sort::Bytes), |host| bytes(host.sent_rate)),
+    column("P50", 8, None, |host| duration(host.latency[0])),
+    column("P99", 8, None, |host| duration(host.latency[2])),
+    column("5XX", 7, None, |host| number(host.answers[3])),
+    column("4XX", 7, None, |host| number(host.answers[2])),
+    column("COMPLETED", 11, None, |host| number(host.completed)),
+    column("3XX", 7, None, |host| number(host.answers[1])),
+    column("2XX", 7, None, |host| number(host.answers[0])),
+];
+
+/// Draws the heads of the columns, and the rows that fit.
+pub fn draw(frame: &mut Frame<'_>, screen: &Screen, place: Rect) {
+    let (columns, name) = columns_for(place.width);
+    let hosts = screen.hosts();
+    let rows = hosts.iter().enumerate().skip(screen.first);
+    let rows = rows.take(place.height.saturating_sub(1).into());
+    let rows = rows.map(|(at, host)| {
+        let line = row(host, columns, name);
+        if at == screen.chosen { line.style(Modifier::UNDERLINED) } else { line }
+    });
+    let lines = [header(screen, columns, name)].into_iter().chain(rows);
+    frame.render_widget(Paragraph::new(lines.collect::<Vec<_>>()), place);
+}
+
+/// Columns that fit, and the width that is left for the name.
+fn columns_for(width: u16) -> (&'static [Column], usize) {
+    let mut left = width.saturating_sub(NAME_COLUMNS_MIN);
+    let mut count = 0;
+    for column in COLUMNS {
+        match left.checked_sub(column.columns) {
+            Some(rest) => (left, count) = (rest, count + 1),
+            None => break,
+        }
+    }
+    let used: u16 = COLUMNS[..count].iter().map(|column| column.columns).sum();
+    (&COLUMNS[..count], width.saturating_sub(used).into())
+}
+
+fn header<'a>(screen: &Screen, columns: &[Column], name: usize) -> Line<'a> {
+    let first = Span::styled(format!("{:<name$}", "HOST"), HEAD);
+    let others = columns.iter().map(|column| {
+        let width = column.columns.into();
+        if column.sort == Some(screen.sort) {
+            let title = format!("▼{}", column.title);
+            Span::styled(format!("{title:>width$}"), HEAD.add_modifier(Modifier::BOLD))
+        } else {
+            Span::styled(format!("{:>width$}", column.title), HEAD)
+        }
+    });
+    Line::from_iter([first].into_iter().chain(others))
+}
+
+fn row<'a>(host: &Host, columns: &[Column], name: usize) -> Line<'a> {
+    let first = Span::raw(format!("{:<name$}", cut(&host.name, name.saturating_sub(1))));
+    let others = columns.iter().map(|column| {
+        let text = (column.cell)(host);
+        let is_nothing = matches!(text.as_str(), "0" | "0B" | "-");
+        let style = if is_nothing { FAINT } else { column.style };
+        let width = column.columns.into();
+        Span::styled(format!("{text:>width$}"), style)
+    });
+    Line::from_iter([first].into_iter().chain(others))
+}

@@ -1,0 +1,36 @@
+// The start: theme, lists of actions, what the address says, and the first requests.
+
+const THEME = "mantrid-theme";
+
+function showTheme() {
+  const theme = localStorage.getItem(THEME) ?? "auto";
+  root.dataset.theme = theme;
+  say($("theme"), `${theme[0].toUpperCase()}${theme.slice(1)}`);
+  $("theme").ariaLabel = `Colours: ${theme}`;
+}
+$("theme").addEventListener("click", () => {
+  const after = { auto: "light", light: "dark", dark: "auto" };
+  localStorage.setItem(THEME, after[localStorage.getItem(THEME) ?? "auto"]);
+  showTheme();
+});
+
+showTheme();
+for (const action of Object.keys(ARGUMENTS)) {
+  for (const list of [$("action"), $("field-action")]) list.append(make("option", {}, action));
+}
+say($("where"), location.host);
+$("forget").hidden = sessionStorage.getItem(TOKEN) === null;
+for (const list of [$("log"), $("backends")]) {
+  list.append(make("li", { className: "none" }, "Nothing since this page was opened."));
+}
+const first = new URLSearchParams(location.hash.slice(1));
+if (!first.has("host") && !first.has("backend")) readView(first);
+await load();
+await readPast();
+// Who would not give a token is not asked at once for another.
+if ($("light").dataset.state !== "lost") {
+  if (first.has("host") || first.has("backend")) route();
+  relisten();
+  loadLimits();
+  loadFleet();
+}

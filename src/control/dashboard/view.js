@@ -1,0 +1,50 @@
+// What of the page is shown: the list, a host, or a backend. The address says it, behind `#`.
+
+const hostLink = (host) => `#${new URLSearchParams({ host })}`;
+const backendLink = (backend) => `#${new URLSearchParams({ backend })}`;
+
+function showPart(id) {
+  for (const part of ["list", "host-page", "backend-page"]) $(part).hidden = part !== id;
+}
+
+let cameFrom = null; // the host or backend whose page was left
+
+function route() {
+  const wanted = new URLSearchParams(location.hash.slice(1));
+  const [host, backend] = [wanted.get("host"), wanted.get("backend")];
+  for (const away of document.querySelectorAll("a.away")) away.href = listHash();
+  if (host) {
+    showPart("host-page");
+    cameFrom = host;
+    openHost(host);
+    $("host-title").focus();
+    scrollTo(0, 0);
+    return;
+  }
+  leaveHost();
+  if (backend) {
+    showPart("backend-page");
+    openBackend(backend);
+    $("backend-title").focus();
+    scrollTo(0, 0);
+    return;
+  }
+  leaveBackend();
+  const wasHidden = $("list").hidden;
+  showPart("list");
+  const before = listHash();
+  readView(wanted);
+  const isOther = before !== listHash();
+  if (isOther || wasHidden) load().then(() => focusList(isOther));
+}
+
+// Back from a host its row has the focus; a tile that led here, or nothing of it, the first one.
+function focusList(isOther) {
+  if ($("change").open || document.activeElement?.closest("input, select")) return;
+  const row = rows.get(cameFrom);
+  cameFrom = null;
+  const first = isOther || !row ? firstName() : row.tr.querySelector(".name a");
+  (first ?? $("hosts-title")).focus();
+}
+
+window.addEventListener("hashchange", route);

@@ -1,0 +1,142 @@
+//! Health as it is told: of a backend, of one check of it, and of the changes of both.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use serde_json::{Map, Value, json};
+
+use super::condition::State;
+use crate::address::Address;
+use crate::limits;
+use crate::table::{Check, host};
+
+/// Selection of rules by name.
+pub(in crate::control) type RuleFilter = Box<dyn Fn(&str) -> bool + Send + Sync>;
+
+/// A check, and the rules that ask for it at one address.
+#[derive(Clone, PartialEq, Debug)]
+pub(in crate::control) struct CheckedFor {
+    pub(in crate::control) check: Arc<Check>,
+    /// Names of these rules; of very many only some.
+    pub(in crate::control) rules: Vec<Arc<str>>,
+    pub(in crate::control) rules_count: usize,
+}
+
+impl CheckedFor {
+    /// The rules in words, to stand behind a reason; nothing where the request names the only one.
+    fn note(&self) -> String {
+        let (shown, last) = match &self.rules[..] {
+            [] => return String::new(),
+            [rule] if self.check.host() == Some(host::split(rule).1) => return String::new(),
+            [rule] if self.rules_count == 1 => return format!(" (rule {rule})"),
+            rules => (&rules[..rules.len().min(limits::RULES_TOLD_MAX)], rules.last()),
+        };
+        let more = self.rules_count.saturating_sub(shown.len());
+        match (more, last) {
+            (0, Some(last)) => {
+                format!(" (rules {} and {last})", shown[..shown.len() - 1].join(", "))
+            }
+            _ => format!(" (rules {} and {more} more)", shown.join(", ")),
+        }
+    }
+
+    /// Members that tell which request it is, and for which rules.
+    pub(in crate::control) fn describe(&self) -> Map<String, Value> {
+        let check = &self.check;
+        let told = json!({
+            "check": check.path().unwrap_or("tcp"),
+            "check_host": check.host(),
+            "rules": self.rules.iter().map(|rule| &**rule).collect::<Vec<_>>(),
+            "rules_count": self.rules_count,
+        });
+        if let Value::Object(told) = told { told } else { Map::new() }
+    }
+
+    /// A reason with the rules that it is one for.
+    pub(super) fn explain(&self, reason: &str) -> String {
+        format!("{reason}{}", self.note())
+    }
+}
+
+/// A backend that was ejected or came back, or a check that turned.
+#[derive(Clone, PartialEq, Debug)]
+pub(in crate::control) struct HealthChange {
+    pub(in crate::control) backend: Address,
+    pub(in crate::control) state: State,
+    pub(in crate::control) reason: String,
+    /// The check in question; `None`: requests failed, or are served again.
+    pub(in crate::control) check: Option<CheckedFor>,
+}
+
+impl HealthChange {
+    /// The reason with the rules that it is one for.
+    pub(in crate::control) fn explained(&self) -> String {
+        match &self.check {
+            Some(of) => of.explain(&self.reason),
+            None => self.reason.clone(),
+        }
+    }
+}
+
+/// Standing of one check at one address.
+#[derive(Clone, Debug)]
+pub(in crate::control) struct CheckStanding {
+    pub(in crate::control) checked_for: CheckedFor,
+    pub(in crate::control) state: State,
+    pub(in crate::control) reason: String,
+    pub(in crate::control) since: SystemTime,
+}
+
+/// Standing of a backend that is probed.
+#[derive(Clone, Debug)]
+pub(in crate::control) struct Standing {
+    pub(in crate::control) backend: Address,
+    pub(in crate::control) state: State,
+    pub(in crate::control) reason: String,
+    pub(in crate::control) since: SystemTime,
+    /// Checks of the backend, those that fail first; of very many only some.
+    pub(in crate::control) checks: Vec<CheckStanding>,
+    pub(in crate::control) checks_count: usize,
+    pub(in crate::control) checks_down: usize,
+}
+
+/// Knowledge of a backend, or of a check of it, that another process is to have.
+#[derive(Clone, Debug)]
+pub(in crate::control) struct Known {
+    pub(in crate::control) backend: Address,
+    /// [`Check::parameters`]; `None`: the backend itself.
+    pub(in crate::control) check: Option<String>,
+    pub(in crate::control) state: State,
+    pub(in crate::control) reason: String,
+    pub(in crate::control) since: SystemTime,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::table::{Action, Names, Rule};
+
+    #[test]
+    fn reason_names_the_rules_that_the_request_does_not() {
+        let note = |check: &str, rules: &[&str], count: usize| {
+            let given = json!({"backends": "10.0.0.1:80", "check": check});
+            let rule = json!(["proxy", given, true]);
+            let rule = Rule::from_json("a.com", &rule, &mut Names::default()).expect("a rule");
+            let Action::Proxy(proxy) = rule.action else { panic!("{rule:?}") };
+            let check = proxy.check().expect("a check").clone();
+            let rules = rules.iter().map(|rule| Arc::from(*rule)).collect();
+            CheckedFor { check, rules, rules_count: count }.explain("so")
+        };
+        assert_eq!(note("/", &["a.com"], 1), "so");
+        assert_eq!(note("/", &["http://a.com"], 1), "so");
+        assert_eq!(note("/", &["b.com"], 1), "so (rule b.com)");
+        assert_eq!(note("tcp", &["a.com"], 1), "so (rule a.com)");
+        assert_eq!(note("tcp", &["a.com", "b.com"], 2), "so (rules a.com and b.com)");
+        let many = ["a", "b", "c", "d", "e"];
+        assert_eq!(note("tcp", &many, 5), "so (rules a, b, c and 2 more)");
+        assert_eq!(note("tcp", &many, 70), "so (rules a, b, c and 67 more)");
+        assert_eq!(note("tcp", &[], 0), "so");
+    }
+}

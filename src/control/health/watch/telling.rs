@@ -1,0 +1,187 @@
+//! Knowledge of a watch as it is told, and as another process hands it over.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::super::condition::State;
+use super::super::standing::{CheckStanding, Known, RuleFilter, Standing};
+use super::{Checked, Now, Spot, Watch};
+use crate::address::Address;
+use crate::limits;
+use crate::link::Failure;
+
+impl Watch {
+    /// Backends that no rule with a check can use, and those that are ejected.
+    pub(in crate::control::health) fn down(&self) -> HashSet<Address> {
+        let mut failing: HashMap<Address, u32> = HashMap::new();
+        self.failing.iter().for_each(|(address, _)| *failing.entry(*address).or_default() += 1);
+        let is_down = |(address, count): &(Address, u32)| self.counts.get(address) == Some(count);
+        let down = failing.into_iter().filter(is_down).map(|(address, _)| address);
+        down.chain(self.ejected()).collect()
+    }
+
+    /// Rules and the backends at which their checks fail; of very many only some.
+    pub(in crate::control::health) fn failing_rules(
+        &self,
+        most: usize,
+        sees: Option<&RuleFilter>,
+    ) -> Vec<(Arc<str>, Address)> {
+        let mut all = Vec::new();
+        for spot in &self.failing {
+            let Some(checked) = self.checked.get(spot) else { continue };
+            let rules = self.rules_of(checked);
+            let rules = rules.filter(|rule| sees.is_none_or(|sees| sees(rule)));
+            all.extend(rules.take(most - all.len()).map(|rule| (rule.clone(), spot.0)));
+            if all.len() == most {
+                break;
+            }
+        }
+        all.sort_unstable();
+        all
+    }
+
+    /// Every backend that is probed, with the checks of rules that `sees` selects.
+    pub(in crate::control::health) fn states(&self, sees: Option<&RuleFilter>) -> Vec<Standing> {
+        let mut found: HashMap<Address, [Vec<&Checked>; 2]> = HashMap::new();
+        let mut asked: HashSet<Address> = HashSet::new();
+        for ((address, _), checked) in &self.checked {
+            if sees.is_some_and(|sees| !self.rules_of(checked).any(|rule| sees(rule))) {
+                continue;
+            }
+            let state = checked.verdict.state();
+            if state != State::Unknown {
+                asked.insert(*address);
+            }
+            let list = &mut found.entry(*address).or_default()[usize::from(!state.is_bad())];
+            list.push(checked);
+        }
+        self.ejected.keys().for_each(|address| _ = found.entry(*address).or_default());
+        let standing = |(backend, [down, up]): (Address, [Vec<&Checked>; 2])| {
+            self.standing(backend, (&down, &up), asked.contains(&backend), sees)
+        };
+        found.into_iter().map(standing).collect()
+    }
+
+    fn standing(
+        &self,
+        backend: Address,
+        (down, up): (&[&Checked], &[&Checked]),
+        is_asked: bool,
+        sees: Option<&RuleFilter>,
+    ) -> Standing {
+        let state = match (self.ejected.get(&backend), down.len(), up.len()) {
+            (Some(_), ..) => State::Ejected,
+            (None, 1.., 0) => State::Down,
+            (None, 1.., _) => State::PartlyDown,
+            (None, 0, _) if is_asked => State::Up,
+            (None, 0, _) => State::Unknown,
+        };
+        let latest = |list: &[&Checked]| list.iter().map(|checked| checked.since).max();
+        let (reason, since) = match (self.ejected.get(&backend), down, up) {
+            (Some(ejection), ..) => (ejection.reason.clone(), Some(ejection.since)),
+            (None, [first], _) => {
+                (self.checked_for(first, sees).explain(&first.reason), Some(first.since))
+            }
+            (None, [first, ..], _) => {
+                let reason = self.checked_for(first, sees).explain(&first.reason);
+                (format!("{reason}; and {} checks more", down.len() - 1), latest(down))
+            }
+            (None, [], up) => {
+                let reason = up.iter().max_by_key(|checked| checked.since);
+                (reason.map(|checked| checked.reason.clone()).unwrap_or_default(), latest(up))
+            }
+        };
+        let listed = down.iter().chain(up).take(limits::CHECKS_LISTED_MAX);
+        let checks = listed.map(|checked| CheckStanding {
+            checked_for: self.checked_for(checked, sees),
+            state: checked.verdict.state(),
+            reason: checked.reason.clone(),
+            since: checked.since,
+        });
+        Standing {
+            backend,
+            state,
+            reason,
+            since: since.unwrap_or(SystemTime::UNIX_EPOCH),
+            checks: checks.collect(),
+            checks_count: down.len() + up.len(),
+            checks_down: down.len(),
+        }
+    }
+
+    /// State of a backend for a rule with this check, and the reason; `None`: nothing is known.
+    pub(in crate::control::health) fn state_for(
+        &self,
+        backend: Address,
+        check: Option<u64>,
+        heeds_failures: bool,
+    ) -> Option<(State, String)> {
+        if let Some(ejection) = self.ejected.get(&backend).filter(|_| heeds_failures) {
+            return Some((State::Ejected, ejection.reason.clone()));
+        }
+        let checked = self.checked.get(&(backend, check?))?;
+        Some((checked.verdict.state(), checked.reason.clone()))
+    }
+
+    /// All that another process is to know.
+    pub(in crate::control::health) fn known(&self) -> Vec<Known> {
+        let checked = self.checked.iter().map(|((backend, _), checked)| Known {
+            backend: *backend,
+            check: Some(checked.check.parameters()),
+            state: checked.verdict.state(),
+            reason: checked.reason.clone(),
+            since: checked.since,
+        });
+        let ejected = self.ejected.iter().map(|(backend, ejection)| Known {
+            backend: *backend,
+            check: None,
+            state: State::Ejected,
+            reason: ejection.reason.clone(),
+            since: ejection.since,
+        });
+        checked.chain(ejected).collect()
+    }
+
+    /// Takes over what another process knew.
+    pub(in crate::control::health) fn recall(&mut self, known: Vec<Known>, now: Now) {
+        let mut spots: HashMap<Address, Vec<(String, Spot)>> = HashMap::new();
+        for (spot, checked) in &self.checked {
+            spots.entry(spot.0).or_default().push((checked.check.parameters(), *spot));
+        }
+        for list in spots.values_mut() {
+            list.sort_unstable();
+        }
+        for Known { backend, check, state, reason, since } in known {
+            let here = spots.get(&backend).map_or(&[][..], |list| list);
+            let meant = match &check {
+                Some(check) => match here.binary_search_by(|(other, _)| other.cmp(check)) {
+                    Ok(at) => &here[at..=at],
+                    Err(_) => &[],
+                },
+                // An older version knows addresses only; an ejection is of the address.
+                None if state == State::Ejected => &[],
+                None => here,
+            };
+            for (_, spot) in meant {
+                self.recall_check(*spot, state, &reason, since);
+            }
+            if check.is_none() && state == State::Ejected {
+                self.eject(backend, Failure::Unreachable(None), reason, now);
+                if let Some(ejection) = self.ejected.get_mut(&backend) {
+                    ejection.since = since;
+                }
+            }
+        }
+    }
+
+    fn recall_check(&mut self, spot: Spot, state: State, reason: &str, since: SystemTime) {
+        let Some(checked) = self.checked.get_mut(&spot) else { return };
+        checked.verdict.recall(state);
+        reason.clone_into(&mut checked.reason);
+        checked.since = since;
+        if checked.verdict.state().is_bad() {
+            self.failing.insert(spot);
+        }
+    }
+}

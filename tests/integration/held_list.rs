@@ -1,0 +1,78 @@
+//! `GET /held/`: which requests wait, from where, since when and for what.
+
+use std::time::{Duration, SystemTime};
+
+use serde_json::{Value, json};
+
+use crate::backend::closed_port;
+use crate::daemon::Setup;
+use crate::message::get;
+use crate::spin::{expect_held, spin, spinning};
+
+fn now() -> f64 {
+    SystemTime::UNIX_EPOCH.elapsed().expect("a clock after 1970").as_secs_f64()
+}
+
+#[test]
+fn held_requests_are_listed_oldest_first() {
+    let (daemon, mut api) = spinning(Setup::new(), json!({"timeout": 600}));
+    assert_eq!(api.get("/held/"), json!([]));
+    let before = now();
+    let mut first = daemon.connect();
+    first.send(get("www.a.com", "/"));
+    expect_held(&mut api, "a.com", 1);
+    let mut second = daemon.connect();
+    second.send(get("a.com", "/"));
+    expect_held(&mut api, "a.com", 2);
+    let listed = api.get("/held/?host=a.com");
+    let told = |member: &str| -> Vec<Value> {
+        listed.as_array().expect("a list").iter().map(|held| held[member].clone()).collect()
+    };
+    assert_eq!(told("name"), [json!("www.a.com"), json!("a.com")]);
+    assert_eq!(told("host"), [json!("a.com"), json!("a.com")]);
+    assert_eq!(told("source"), [json!("127.0.0.1"), json!("127.0.0.1")]);
+    assert_eq!(told("awaits"), [json!("rule"), json!("rule")]);
+    for since in told("since") {
+        let since = since.as_f64().expect("seconds");
+        assert!(
+            before - 0.01 <= since && since <= now() + 0.01,
+            "{since} between {before} and now"
+        );
+    }
+    assert_eq!(api.get("/held/?limit=1").as_array().map(Vec::len), Some(1));
+    assert_eq!(api.get("/held/?host=b.com"), json!([]));
+    // The client that leaves, and those that go on, are in it no more.
+    drop(first);
+    expect_held(&mut api, "a.com", 1);
+    assert_eq!(api.get("/held/")[0]["name"], json!("a.com"));
+    api.put("/hostname/a.com/", &json!(["empty", {"code": 402}, true]));
+    second.expect_status(402);
+    assert_eq!(api.get("/held/"), json!([]));
+}
+
+#[test]
+fn a_request_that_waits_for_a_backend_says_so() {
+    let rule = crate::backend::rule_for(&[closed_port()], json!({"hold": 600}));
+    let daemon = Setup::new().rule("a.com", rule).start();
+    let mut client = daemon.connect();
+    client.send(get("a.com", "/"));
+    let mut api = daemon.api();
+    expect_held(&mut api, "a.com", 1);
+    assert_eq!(api.get("/held/?host=a.com")[0]["awaits"], json!("backend"));
+}
+
+/// The age of a request goes along when a new daemon takes it over.
+#[test]
+fn an_upgrade_keeps_the_age() {
+    let mut daemon = Setup::new().rule("a.com", spin(json!({"timeout": 600}))).start();
+    let mut client = daemon.connect();
+    client.send(get("a.com", "/"));
+    expect_held(&mut daemon.api(), "a.com", 1);
+    // Some of its age must be there to be lost.
+    std::thread::park_timeout(Duration::from_secs(1));
+    let handed_over = now();
+    daemon.upgrade();
+    expect_held(&mut daemon.api(), "a.com", 1);
+    let since = daemon.api().get("/held/")[0]["since"].as_f64().expect("a time");
+    assert!(since < handed_over, "it began at {since}, before {handed_over}");
+}
