@@ -12,6 +12,8 @@
 pub mod limits;
 // The scheme of a request, for a head and for a name of a rule.
 mod scheme;
+// The names of fields, for a head and for a rule that changes some.
+mod fields;
 // Networks of addresses.
 mod network;
 // The arguments of rules: one table for parser, manual and client.

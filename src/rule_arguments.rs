@@ -7,7 +7,8 @@ use std::fmt;
 use std::ops::RangeInclusive;
 
 use crate::limits::{
-    ATTEMPTS_MAX, CHECK_INTERVAL_SECONDS_MAX, CHECK_TIMEOUT_SECONDS_MAX, RULE_SECONDS_MAX,
+    ATTEMPTS_MAX, CHECK_INTERVAL_SECONDS_MAX, CHECK_TIMEOUT_SECONDS_MAX, RULE_BODY_MAX,
+    RULE_SECONDS_MAX,
 };
 
 #[cfg(test)]
@@ -310,9 +311,72 @@ const PROXY: &[Argument] = &[
          [below](#keep-alive-to-backends); `false`: each request opens one and says \
          `Connection: close`, for applications that serve one connection at a time",
     ),
+    argument(
+        "timeout_connect",
+        TIMEOUT,
+        "the key",
+        "timeout for a connection to a backend, and for a place in the queue of one, in place of \
+         the key [`timeout_connect`](configuration.md#timeout_connect)",
+    ),
+    argument(
+        "timeout_server",
+        TIMEOUT,
+        "the key",
+        "timeout for a silent backend, in place of the key \
+         [`timeout_server`](configuration.md#timeout_server)",
+    ),
+    argument(
+        "timeout_tunnel",
+        TIMEOUT,
+        "the key",
+        "timeout for a silent tunnel or raw connection, in place of the key \
+         [`timeout_tunnel`](configuration.md#timeout_tunnel)",
+    ),
+    argument(
+        "max_body",
+        MAX_BODY,
+        "no limit",
+        "longest request body in bytes; past it the client gets 413, [below](#large-bodies)",
+    ),
+    argument(
+        "host",
+        Takes::Form("a host, with or without a port, or backend"),
+        "the client's",
+        "`Host` that backends get, [below](#host-and-fields); `backend`: the name and port of the \
+         backend",
+    ),
+    argument(
+        "set_request",
+        FIELDS,
+        "none",
+        "fields that are set or removed in requests, [below](#host-and-fields)",
+    ),
+    argument(
+        "set_response",
+        FIELDS,
+        "none",
+        "fields that are set or removed in responses, [below](#host-and-fields)",
+    ),
+    argument("pages", PAGE_NAME, "none", PAGES),
     ALLOW,
     DENY,
 ];
+
+/// Name of a page, and of a rule's pages.
+const PAGE_NAME: Takes =
+    Takes::Form("the name of a page: letters, digits, '-', '_' and '.', which is not in front");
+const PAGES: &str = "pages of its own, `NAME.502.http` and so on, which come before those of all \
+                     hosts, [below](#pages-of-a-rule)";
+
+/// Changes of fields.
+const FIELDS: Takes = Takes::Form(
+    "an object of up to 8 fields, {\"Name\": \"value\"}, in which null removes a field",
+);
+
+/// A timeout that stands in for a key.
+const TIMEOUT: Takes = Takes::SecondsWithin(1..=RULE_SECONDS_MAX * 1000);
+/// Bytes of a request body.
+const MAX_BODY: Takes = Takes::Whole(1..=RULE_BODY_MAX);
 
 const SPIN: &[Argument] = &[
     argument(
@@ -359,6 +423,13 @@ const SPIN: &[Argument] = &[
         "the rule that stood before, which `mantrid-client flip` puts back. Nothing else \
          looks at it",
     ),
+    argument(
+        "max_body",
+        MAX_BODY,
+        "no limit",
+        "a request whose `Content-Length` is larger gets 413, and is not held",
+    ),
+    argument("pages", PAGE_NAME, "none", PAGES),
     ALLOW,
     DENY,
 ];
@@ -380,7 +451,7 @@ const REDIRECT: &[Argument] = &[
 const STATIC: &[Argument] = &[
     argument(
         "type",
-        Takes::Form("the name of a page: letters, digits, '-', '_' and '.', which is not in front"),
+        PAGE_NAME,
         REQUIRED,
         "the [page](#pages) of this name (at most 100 bytes). A name without a page is \
          accepted, as the page may come later: 500 until then",

@@ -505,6 +505,20 @@ pub const KEYS: &[Key] = &[
         },
     ),
     key(
+        "request_start",
+        "false",
+        "true or false",
+        "Sends an `X-Request-Start: t=N` with each request to its backend, where N is the moment of its \
+         arrival in microseconds since 1970 (what New Relic, Scout and others read as the time in the queue), \
+         and an `X-Held-Ms: N` with a request that was held, for N milliseconds. On `bind` both replace \
+         what the client sent, and on `bind_internal` an X-Request-Start that came with the request stays.",
+        at_once!(request_start),
+        |config, text| {
+            config.request_start = value::truth(text)?;
+            Ok(())
+        },
+    ),
+    key(
         "via",
         "off",
         "off, or a name: letters, digits, `-`, `.`, `_`, and a port behind it",

@@ -171,6 +171,8 @@ pub struct Config {
     pub log_format: LogFormat,
     /// Whether requests go on with an `X-Request-Id`.
     pub request_id: bool,
+    /// Whether requests go on with the moment of their arrival.
+    pub request_start: bool,
     /// Whether a client that closes its sending side has left.
     pub abort_on_close: bool,
     /// The name of this proxy in Via; none is sent when `None`.
@@ -255,6 +257,7 @@ impl Default for Config {
             log: LogTarget::Stderr,
             log_format: LogFormat::Text,
             request_id: false,
+            request_start: false,
             abort_on_close: true,
             via: None,
             fleet: FleetKeys::default(),

@@ -22,13 +22,17 @@ pub struct TrailerRules {
 
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 enum Whose {
-    Request {
-        /// Whether forwarding fields of the client go on.
-        trusted: bool,
-        /// Whether the request goes on with an X-Request-Id of ours.
-        has_our_id: bool,
-    },
+    Request(Ours),
     Response,
+}
+
+/// Fields of a request that are ours to write. In one byte: each connection has room for it.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+enum Ours {
+    Nothing,
+    Id,
+    Forwarding,
+    ForwardingAndId,
 }
 
 /// Fate of a trailer.
@@ -41,11 +45,22 @@ pub(super) enum Verdict {
 
 impl TrailerRules {
     pub(super) fn of_request(named: Named, trusted: bool, has_our_id: bool) -> TrailerRules {
-        TrailerRules { whose: Whose::Request { trusted, has_our_id }, named }
+        let ours = match (trusted, has_our_id) {
+            (true, false) => Ours::Nothing,
+            (true, true) => Ours::Id,
+            (false, false) => Ours::Forwarding,
+            (false, true) => Ours::ForwardingAndId,
+        };
+        TrailerRules { whose: Whose::Request(ours), named }
     }
 
     pub(super) fn of_response(named: Named) -> TrailerRules {
         TrailerRules { whose: Whose::Response, named }
+    }
+
+    /// Has trailers of this name stay here, in whatever spelling.
+    pub fn keep_back(&mut self, name: &[u8]) {
+        self.named.insert(name);
     }
 
     /// A request that frames, routes or rules its connection in a trailer is refused: a backend
@@ -56,12 +71,14 @@ impl TrailerRules {
         match (classify(name), self.whose) {
             (Name::Plain | Name::Date, _) => passes(!self.named.contains(name)),
             (Name::Via, _) => Verdict::Passes,
-            (Name::RequestId, Whose::Request { has_our_id, .. }) => passes(!has_our_id),
+            (Name::RequestId, Whose::Request(ours)) => {
+                passes(matches!(ours, Ours::Nothing | Ours::Forwarding))
+            }
             (
                 Name::Forwarding | Name::ForwardedProto | Name::ForwardedProtocol,
-                Whose::Request { trusted, .. },
-            ) => passes(trusted),
-            (_, Whose::Request { .. }) => Verdict::Refused,
+                Whose::Request(ours),
+            ) => passes(matches!(ours, Ours::Nothing | Ours::Id)),
+            (_, Whose::Request(_)) => Verdict::Refused,
             (
                 Name::ContentLength
                 | Name::TransferEncoding
@@ -165,6 +182,13 @@ impl Chunked {
     /// Checks what is of the body at the front of `bytes`.
     pub fn advance(&mut self, bytes: &[u8]) -> Result<Passed, Refusal> {
         self.run(bytes, |_| {})
+    }
+
+    /// Like `advance`, and counts the bytes of data among those.
+    pub fn advance_counting(&mut self, bytes: &[u8]) -> Result<(Passed, u64), Refusal> {
+        let mut count = 0;
+        let passed = self.run(bytes, |data| count += data.len() as u64)?;
+        Ok((passed, count))
     }
 
     /// Like `advance`, and appends the data of the chunks (no sizes, no trailers) to `out`.

@@ -1,113 +1,12 @@
-//! Field names we know, and one pass over the fields of a head that collects what they say.
-//!
-//! A name is told by its length and first byte before it is compared, so that an uninteresting
-//! field costs a few instructions. What is dropped is remembered as a set of bits, one per field.
+//! One pass over the fields of a head that collects what they say. What is dropped is remembered as
+//! a set of bits, one per field.
 
 use httparse::Header;
 
 use super::{Refusal, Scheme};
+pub(super) use crate::fields::{Name, classify, is_token, is_token_byte, is_value_byte};
+use crate::fields::{fold_byte, is};
 use crate::limits::{CONNECTION_OPTIONS_MAX, FIELDS_MAX};
-
-/// Role of a field for the proxy.
-#[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub(super) enum Name {
-    /// Forwarded as it came.
-    Plain,
-    Host,
-    ContentLength,
-    TransferEncoding,
-    Connection,
-    Upgrade,
-    Expect,
-    Trailer,
-    /// Hop-by-hop (RFC 9110 §7.6.1) and without a meaning for us.
-    Hop,
-    /// Hop-by-hop, but `trailers` in it goes on.
-    Te,
-    Date,
-    Via,
-    /// `X-Forwarded-Proto`, spelt exactly so.
-    ForwardedProto,
-    /// `X-Forwarded-Protocol`, spelt exactly so.
-    ForwardedProtocol,
-    /// Any other field that tells a backend who the client is.
-    Forwarding,
-    /// `X-Request-Id`.
-    RequestId,
-}
-
-/// The known name that this is. Case does not matter.
-pub(super) fn classify(name: &[u8]) -> Name {
-    let Some(first) = name.first() else { return Name::Plain };
-    // An `if` in each arm rather than a table: the compiler turns length and letter into jumps.
-    match (name.len(), first | 0x20) {
-        (2, b't') if is(name, b"te") => Name::Te,
-        (3, b'v') if is(name, b"via") => Name::Via,
-        (4, b'd') if is(name, b"date") => Name::Date,
-        (4, b'h') if is(name, b"host") => Name::Host,
-        // No field may have this name (RFC 9112 §9.6): a `Connection: close` of ours would name it.
-        (5, b'c') if is(name, b"close") => Name::Hop,
-        (6, b'e') if is(name, b"expect") => Name::Expect,
-        (7, b'u') if is(name, b"upgrade") => Name::Upgrade,
-        (7, b't') if is(name, b"trailer") => Name::Trailer,
-        (9, b'f') if is(name, b"forwarded") => Name::Forwarding,
-        (10, b'c') if is(name, b"connection") => Name::Connection,
-        (10, b'k') if is(name, b"keep-alive") => Name::Hop,
-        (12, b'x') if spells(name, b"x-request-id") => Name::RequestId,
-        (14, b'c') if is(name, b"content-length") => Name::ContentLength,
-        // Belongs to `Upgrade: h2c` (RFC 7540 §3.2.1), which is never forwarded.
-        (14, b'h') if is(name, b"http2-settings") => Name::Hop,
-        (16, b'p') if is(name, b"proxy-connection") => Name::Hop,
-        (17, b't') if is(name, b"transfer-encoding") => Name::TransferEncoding,
-        (17, b'x') if is(name, b"x-forwarded-proto") => Name::ForwardedProto,
-        (20, b'x') if is(name, b"x-forwarded-protocol") => Name::ForwardedProtocol,
-        (9.., b'x' | b'c' | b't' | b'f') if is_forwarding(name) => Name::Forwarding,
-        _ => Name::Plain,
-    }
-}
-
-fn is(name: &[u8], lower: &[u8]) -> bool {
-    name.eq_ignore_ascii_case(lower)
-}
-
-/// Whether a name of at least nine bytes tells a backend who the client is or what it asked for,
-/// in place of what the connection and the head say.
-///
-/// All that begins with `X-Forwarded`: servers and frameworks believe some thirty of these, more
-/// with each year. Beside them the names that terminators and content delivery networks write and
-/// that a widespread server, framework or library believes without being told to.
-/// docs/threat-model.md names them.
-fn is_forwarding(name: &[u8]) -> bool {
-    match (name.len(), name[0] | 0x20, name[2] | 0x20) {
-        (11.., b'x', b'f') => spells(&name[..11], b"x-forwarded"),
-        (9, b'x', b'r') => spells(name, b"x-real-ip"),
-        (13, b'x', b'r') => spells(name, b"x-rewrite-url"),
-        (11, b'x', b'c') => spells(name, b"x-client-ip"),
-        (19, b'x', b'c') => spells(name, b"x-cluster-client-ip"),
-        (14, b'x', b'p') => spells(name, b"x-proxyuser-ip"),
-        (14, b'x', b'o') => spells(name, b"x-original-url"),
-        (15, b'x', b'o') => spells(name, b"x-original-host"),
-        (24, b'x', b'o') => spells(name, b"x-original-forwarded-for"),
-        (12, b'x', b'u') => spells(name, b"x-url-scheme"),
-        (9, b'c', b'i') => spells(name, b"client-ip"),
-        (16, b'c', _) => spells(name, b"cf-connecting-ip"),
-        (18, b'c', _) => spells(name, b"cf-connecting-ipv6"),
-        (14, b't', b'u') => spells(name, b"true-client-ip"),
-        (15, b'f', b'o') => spells(name, b"front-end-https"),
-        (16, b'f', b's') => spells(name, b"fastly-client-ip"),
-        _ => false,
-    }
-}
-
-/// Like `is`, but every character that is no letter or digit counts as `-`: CGI and its heirs
-/// (WSGI, Rack, PHP) can't tell them apart, so `X_Forwarded.For` would be believed as ours.
-fn spells(name: &[u8], lower: &[u8]) -> bool {
-    name.len() == lower.len()
-        && name.iter().zip(lower).all(|(&a, &b)| {
-            let a = if a.is_ascii_alphanumeric() { a.to_ascii_lowercase() } else { b'-' };
-            a == b
-        })
-}
 
 const _: () = assert!(FIELDS_MAX <= u128::BITS as usize, "a FieldSet has one bit per field");
 
@@ -432,12 +331,13 @@ impl Survey<'_> {
     }
 }
 
-/// The names of fields that `Connection` names, for the trailers that may come under them. Kept as
-/// hashes, without memory of their own: a few in all but forged messages. Past that number none of
-/// the trailers is taken to be free of them.
+/// The names of fields that `Connection` names, or that a rule sets, for the trailers that may come
+/// under them. Kept as hashes, without memory of their own: a few in all but forged messages. Past
+/// that number none of the trailers is taken to be free of them.
 #[derive(Copy, Clone, PartialEq, Eq, Default, Debug)]
 pub(super) struct Named {
-    hashes: [u32; NAMED_KEPT],
+    /// Bytes, not numbers, which would have to be aligned: each connection has room for them.
+    hashes: [[u8; 4]; NAMED_KEPT],
     /// One more than fits: any name.
     count: u8,
 }
@@ -446,7 +346,7 @@ pub(super) struct Named {
 const NAMED_KEPT: usize = 4;
 
 impl Named {
-    fn insert(&mut self, name: &[u8]) {
+    pub(super) fn insert(&mut self, name: &[u8]) {
         if name.is_empty() || self.contains(name) {
             return;
         }
@@ -472,11 +372,13 @@ impl Named {
     }
 }
 
-/// FNV-1a of the name in lower case. Who finds another name of the same value loses a trailer.
-fn hash(name: &[u8]) -> u32 {
-    name.iter().fold(0x811c_9dc5, |hash, byte| {
-        (hash ^ u32::from(byte.to_ascii_lowercase())).wrapping_mul(0x0100_0193)
-    })
+/// FNV-1a of the name as `fields::is_same` compares it. A sender that finds another name of the
+/// same value loses a trailer.
+fn hash(name: &[u8]) -> [u8; 4] {
+    let hash = name.iter().fold(0x811c_9dc5_u32, |hash, &byte| {
+        (hash ^ u32::from(fold_byte(byte))).wrapping_mul(0x0100_0193)
+    });
+    hash.to_ne_bytes()
 }
 
 /// The seconds in a value as `timeout=5, max=100`; a server that writes something else says
@@ -504,21 +406,4 @@ pub(super) fn trim(mut value: &[u8]) -> &[u8] {
         value = rest;
     }
     value
-}
-
-/// Whether a byte may stand in a token (RFC 9110 §5.6.2).
-pub(super) fn is_token_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric()
-        || matches!(byte, b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.')
-        || matches!(byte, b'^'..=b'`' | b'|' | b'~')
-}
-
-/// Whether this is a token, such as a method or a field name.
-pub(super) fn is_token(bytes: &[u8]) -> bool {
-    !bytes.is_empty() && bytes.iter().copied().all(is_token_byte)
-}
-
-/// Whether a byte may stand in a field value: visible, SP, HTAB or obs-text (RFC 9110 §5.5).
-pub(super) fn is_value_byte(byte: u8) -> bool {
-    byte == b'\t' || (byte >= b' ' && byte != 0x7f)
 }

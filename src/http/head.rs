@@ -16,6 +16,7 @@ use super::refusal::{BadResponse, Refusal};
 use super::target::{Target, check_host, parse_target};
 use super::version::Version;
 use super::via::Via;
+use crate::fields::is_same;
 use crate::limits::FIELDS_MAX;
 use crate::scheme::Scheme;
 
@@ -84,6 +85,11 @@ impl<'b> RequestHead<'_, 'b> {
             (1..=crate::limits::REQUEST_ID_BYTES_MAX).contains(&id.len())
                 && id.iter().all(u8::is_ascii_graphic)
         })
+    }
+
+    /// Whether a field has this name, in whatever spelling.
+    pub fn has_field(&self, name: &str) -> bool {
+        self.fields.list.iter().any(|field| is_same(field.name.as_bytes(), name.as_bytes()))
     }
 
     /// Whether the request came through the proxy of this name before.

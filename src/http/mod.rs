@@ -17,6 +17,7 @@ mod affinity;
 mod chunked;
 mod client_field;
 mod date;
+mod edit;
 mod field;
 mod forward;
 mod framing;
@@ -38,6 +39,7 @@ pub use crate::scheme::Scheme;
 pub use chunked::{Chunked, Passed, TrailerRules};
 pub use client_field::client_in;
 pub use date::HttpDate;
+pub use edit::{add_field, change_fields, replace_field, set_host};
 pub use forward::{
     FramingOut, RequestForward, ResponseForward, say_close, write_request, write_response,
 };

@@ -9,7 +9,7 @@ use super::ReplyTo;
 use super::field::{Name, classify, is_token, is_value_byte, trim};
 use super::forward::write_number;
 use super::reply::{has_body, reason, write_rest, write_status_line, write_undated_rest};
-use crate::limits::PAGE_BYTES_MAX;
+use crate::limits::{PAGE_BYTES_MAX, PAGE_NAME_BYTES_MAX};
 
 /// Why a file is no page.
 #[derive(thiserror::Error, Copy, Clone, PartialEq, Eq, Debug)]
@@ -197,9 +197,35 @@ impl Pages {
 
     /// The page that an operator (or we) made for a status, under its number as name.
     pub fn for_status(&self, code: u16) -> Option<&Page> {
-        let digits = [code / 100 % 10, code / 10 % 10, code % 10].map(|digit| b'0' + digit as u8);
-        self.get(std::str::from_utf8(&digits).ok()?)
+        self.get(std::str::from_utf8(&digits(code)).ok()?)
     }
+
+    /// The page of a rule whose pages have this name, for a status.
+    pub fn own_for_status(&self, name: &str, code: u16) -> Option<&Page> {
+        self.own(name, std::str::from_utf8(&digits(code)).ok()?)
+    }
+
+    /// The page of a rule whose pages have this name, for a request that was held too long.
+    pub fn own_timeout(&self, name: &str) -> Option<&Page> {
+        self.own(name, "timeout")
+    }
+
+    /// The page `NAME.KIND`.
+    fn own(&self, name: &str, kind: &str) -> Option<&Page> {
+        let mut room = [0; PAGE_NAME_BYTES_MAX + ".timeout".len()];
+        let whole = [name, ".", kind];
+        let mut length = 0;
+        for part in whole {
+            room.get_mut(length..length + part.len())?.copy_from_slice(part.as_bytes());
+            length += part.len();
+        }
+        self.get(std::str::from_utf8(&room[..length]).ok()?)
+    }
+}
+
+/// The three digits of a status.
+fn digits(code: u16) -> [u8; 3] {
+    [code / 100 % 10, code / 10 % 10, code % 10].map(|digit| b'0' + digit as u8)
 }
 
 struct Builtin {
@@ -382,6 +408,22 @@ mod tests {
         pages.insert("mine", page.clone());
         assert_eq!(pages.unknown(), &page);
         assert_eq!(pages.get("mine"), Some(&page));
+    }
+
+    #[test]
+    fn pages_of_a_rule_have_its_name_in_front() {
+        let mut pages = Pages::builtin();
+        let page = Page::parse(b"HTTP/1.0 502 Bad\n\nmine").unwrap();
+        let long = "x".repeat(PAGE_NAME_BYTES_MAX);
+        for name in ["shop.502", "shop.timeout", &format!("{long}.timeout")] {
+            pages.insert(name, page.clone());
+        }
+        assert_eq!(pages.own_for_status("shop", 502), Some(&page));
+        assert_eq!(pages.own_timeout("shop"), Some(&page));
+        assert_eq!(pages.own_timeout(&long), Some(&page));
+        assert_eq!(pages.own_for_status("shop", 504), None);
+        assert_eq!(pages.own_timeout("sho"), None);
+        assert_eq!(pages.own_timeout(&format!("{long}x")), None);
     }
 
     #[test]

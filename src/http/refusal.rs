@@ -90,6 +90,8 @@ refusals! {
     HeadTimeout, 408, "head_timeout", "The request did not arrive in time.";
     /// The body stalled for `timeout_client`.
     BodyTimeout, 408, "body_timeout", "The request body did not arrive in time.";
+    /// The body is longer than the rule's `max_body` (RFC 9110 §15.5.14).
+    BodyTooLarge, 413, "body_too_large", "The request body is too large for this host.";
 }
 
 /// Why a response can't be passed on; the client gets a 502 and the backend connection is closed.

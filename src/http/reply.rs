@@ -169,6 +169,7 @@ pub fn write_too_many(to: ReplyTo, out: &mut Vec<u8>) {
 fn sentence(code: u16) -> &'static str {
     match code {
         403 => "This host does not serve clients at your address.",
+        413 => "The request body is too large for this host.",
         429 => "Too many requests for this host at the moment.",
         502 => "The application could not be reached, or its answer made no sense.",
         503 => "The application is not available at the moment.",

@@ -55,6 +55,7 @@ fn sample_requests() {
         "target_too_long",
         "head_timeout",
         "body_timeout",
+        "body_too_large",
         "bad_chunk",
         "bad_trailer",
     ];

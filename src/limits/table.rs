@@ -13,8 +13,12 @@ pub const ATTEMPTS_MAX: u16 = 1000;
 /// Longest duration a rule may name, seconds: 31 days. Kept to the microsecond, this is also far
 /// from where a JSON number could no longer carry it exactly.
 pub const RULE_SECONDS_MAX: u64 = 31 * 24 * 3600;
-/// Longest address or path in a rule (`redirect_to`, `wake`, `check`), bytes.
+/// Largest `max_body` of a rule, bytes: a JSON number carries it exactly (RFC 8259 §6).
+pub const RULE_BODY_MAX: u64 = (1 << 53) - 1;
+/// Longest address, path or value of a field in a rule (`redirect_to`, `set_request`), bytes.
 pub const RULE_TEXT_BYTES_MAX: usize = 2048;
+/// Most fields that a rule changes in heads of one direction.
+pub const RULE_FIELDS_MAX: usize = 8;
 /// Longest name of a page, bytes.
 pub const PAGE_NAME_BYTES_MAX: usize = 100;
 /// Most statuses and ranges of one `check_status`.

@@ -34,6 +34,8 @@ pub(crate) struct Tuning {
     pub(crate) connections_per_source_max: Option<NonZeroU32>,
     /// Whether each request goes on with an `X-Request-Id`.
     pub(crate) request_id: bool,
+    /// Whether each request goes on with the moment of its arrival.
+    pub(crate) request_start: bool,
     /// Whether a client that closes its sending side has left.
     pub(crate) abort_on_close: bool,
     /// The name of this proxy in `Via`, if it is said.
@@ -61,6 +63,7 @@ impl Default for Tuning {
             connections_max: 1,
             connections_per_source_max: None,
             request_id: false,
+            request_start: false,
             abort_on_close: true,
             via: Via::NONE,
             unknown_status: None,

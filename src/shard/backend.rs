@@ -68,10 +68,11 @@ pub(super) async fn acquire(
         None => pick(shard, asking, &[]),
         Some(own) => backend_at(asking.proxy, own.address()).map(|index| (index, own.address())),
     };
-    if let Some((_, address)) = first
+    if let Some((index, address)) = first
         && own.is_none()
-        && let Some(lease) = reuse(shard, asking, address)
+        && let Some(mut lease) = reuse(shard, asking, address)
     {
+        lease.backend = index as u16;
         return Ok(lease);
     }
     if first.is_none() {
@@ -89,7 +90,9 @@ pub(super) async fn acquire(
         let busy = shard.pool.engage(shard, address);
         shard.count(Counter::Reused);
         shard.chose(asking.ticket, address, busy.slot);
-        return Ok(shard.pool.lease_own(busy, *own, None));
+        let mut lease = shard.pool.lease_own(busy, *own, None);
+        lease.backend = first.map_or(0, |(index, _)| index as u16);
+        return Ok(lease);
     }
     if proxy_is_down(shard, asking.proxy) {
         return Err(Ending::NoBackend(None));
@@ -138,7 +141,11 @@ async fn open(
                 }
                 Err(Ending::NoConnection) => none = none.or(Some(Ending::NoConnection)),
                 Err(why @ (Ending::NoBackend(_) | Ending::OwnAddress)) => none = Some(why),
-                result => return result,
+                Ok(mut lease) => {
+                    lease.backend = index as u16;
+                    return Ok(lease);
+                }
+                Err(ending) => return Err(ending),
             }
         }
     }
@@ -174,6 +181,11 @@ async fn attempt_one(
             result
         }
     }
+}
+
+/// Time for one connection to a backend of a rule, and for a place in the queue of one.
+pub(super) fn timeout_connect(shard: &Shard, proxy: &Proxy) -> Duration {
+    proxy.timeout_connect().unwrap_or_else(|| shard.timeouts().connect)
 }
 
 fn note_unreachable(shard: &Shard, proxy: &Proxy, address: Address, why: Option<Unreached>) {
@@ -218,7 +230,7 @@ async fn open_any(
     left.retain(|address| *address != first);
     // The last is tried next.
     left.sort_by_key(|address| address.is_ipv4() != first.is_ipv4());
-    let until = shard.ring.now() + shard.timeouts().connect;
+    let until = shard.ring.now() + timeout_connect(shard, asking.proxy);
     let open = |address: Address| -> Opening<'_> {
         Box::pin(async move {
             let deadline = Deadline::new(&shard.ring);
@@ -347,7 +359,7 @@ async fn open_one(
         shard.count(Counter::Reused);
         return Ok(shard.pool.lease_own(busy, *own, place));
     }
-    deadline.set(shard.timeouts().connect);
+    deadline.set(timeout_connect(shard, proxy));
     shard.count(Counter::Connects);
     shard.pool.make_room(shard);
     let begun = shard.ring.now();
@@ -359,7 +371,7 @@ async fn open_one(
             lease.watched = proxy.healthcheck();
             (lease.is_last, lease.unshared) = (!proxy.keep_alive(), asking.is_unshared());
             if let Some(version) = proxy.send_proxy() {
-                introduce(shard, &lease, version, asking.client, client, deadline).await?;
+                introduce(shard, &lease, version, asking, client, deadline).await?;
             }
             Ok(lease)
         }
@@ -393,10 +405,11 @@ async fn introduce(
     shard: &Rc<Shard>,
     lease: &Lease,
     version: SendProxy,
-    whose: Client,
+    asking: Asking<'_>,
     client: &Stream,
     deadline: &Deadline,
 ) -> Result<(), Ending> {
+    let whose = asking.client;
     let source = SocketAddr::new(whose.peer, whose.port);
     let target = rustix::net::getsockname(client).ok();
     let target = target.and_then(|address| SocketAddr::try_from(address).ok());
@@ -408,7 +421,7 @@ async fn introduce(
     let addresses = (source, target.unwrap_or(source));
     proxy_protocol::write(version, addresses, whose.secure, &mut header);
     lease.stream.begin_send(SendBuf::Vec(header));
-    let sent = lease.stream.sent(deadline, shard.timeouts().connect).await;
+    let sent = lease.stream.sent(deadline, timeout_connect(shard, asking.proxy)).await;
     sent.map_err(|_| Ending::NoBackend(None))
 }
 

@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use super::ending::Ending;
 use super::inbox::Inbox;
+use super::request::Request;
 use super::tally::Meter;
-use crate::http::{Chunked, Passed, Refusal, RequestFraming, TrailerRules};
+use crate::http::{Chunked, Passed, Refusal, RequestFraming};
 use crate::limits;
 use crate::ring::{Abort, Deadline, EndCounts, Moved, Pipe, RecvBuf, Ring, SendBuf, Stream};
 
@@ -21,20 +22,47 @@ pub(super) enum Body {
     Length(u64),
     /// Forwarded as it came.
     Chunked(Chunked),
+    /// Forwarded as it came, up to a limit. Boxed: rare, and each connection has room for a body.
+    Limited(Box<Limited>),
     /// Only the data is forwarded: for an HTTP/1.0 client.
     Decoded(Chunked),
     /// All bytes until the sender closes; `true` when it has.
     UntilClose(bool),
 }
 
+/// A chunked body whose data is limited.
+#[derive(Clone, Debug)]
+pub(super) struct Limited {
+    chunked: Chunked,
+    /// Bytes of data that may still come.
+    left: u64,
+}
+
+impl Limited {
+    /// Like [`Chunked::advance`]. A chunk that is too large is refused as soon as its size is
+    /// known.
+    fn advance(&mut self, bytes: &[u8]) -> Result<Passed, Refusal> {
+        let (passed, data) = self.chunked.advance_counting(bytes)?;
+        self.left = self.left.checked_sub(data).ok_or(Refusal::BodyTooLarge)?;
+        match self.chunked.data_left() <= self.left {
+            true => Ok(passed),
+            false => Err(Refusal::BodyTooLarge),
+        }
+    }
+}
+
 impl Body {
     pub(super) const NONE: Body = Body::Length(0);
 
-    pub(super) fn of_request(framing: RequestFraming, trailers: TrailerRules) -> Body {
-        match framing {
-            RequestFraming::None => Body::NONE,
-            RequestFraming::Length(n) => Body::Length(n),
-            RequestFraming::Chunked => Body::Chunked(Chunked::new(trailers)),
+    pub(super) fn of_request(request: &Request) -> Body {
+        match (request.framing, request.max_body()) {
+            (RequestFraming::None, _) => Body::NONE,
+            (RequestFraming::Length(n), _) => Body::Length(n),
+            (RequestFraming::Chunked, None) => Body::Chunked(Chunked::new(request.trailers)),
+            (RequestFraming::Chunked, Some(left)) => {
+                let chunked = Chunked::new(request.trailers);
+                Body::Limited(Box::new(Limited { chunked, left }))
+            }
         }
     }
 
@@ -50,6 +78,7 @@ impl Body {
         match self {
             Body::Length(left) => *left == 0,
             Body::Chunked(chunked) | Body::Decoded(chunked) => chunked.is_done(),
+            Body::Limited(limited) => limited.chunked.is_done(),
             Body::UntilClose(ended) => *ended,
         }
     }
@@ -74,6 +103,7 @@ impl Body {
                 Ok(all(n as usize))
             }
             Body::Chunked(chunked) => chunked.advance(bytes),
+            Body::Limited(limited) => limited.advance(bytes),
             Body::UntilClose(_) => Ok(all(bytes.len())),
             Body::Decoded(_) => unreachable!("decoded bytes are not forwarded as they are"),
         }
@@ -90,9 +120,12 @@ impl Body {
     /// of them are here.
     fn put(&mut self, as_is: &[u8], out: &mut Vec<u8>) {
         out.extend_from_slice(as_is);
-        if let Body::Chunked(chunked) = self
-            && let Some(trailer) = chunked.take_trailer()
-        {
+        let chunked = match self {
+            Body::Chunked(chunked) => chunked,
+            Body::Limited(limited) => &mut limited.chunked,
+            _ => return,
+        };
+        if let Some(trailer) = chunked.take_trailer() {
             out.extend_from_slice(&trailer);
         }
     }
@@ -342,6 +375,9 @@ impl Relay<'_> {
             Body::Length(left) => u64::from(limits::RECV_BUFFER_BYTES) < *left,
             Body::Chunked(chunked) | Body::Decoded(chunked) => {
                 large || u64::from(limits::RECV_BUFFER_BYTES) < chunked.data_left()
+            }
+            Body::Limited(limited) => {
+                large || u64::from(limits::RECV_BUFFER_BYTES) < limited.chunked.data_left()
             }
             Body::UntilClose(_) => large,
         };

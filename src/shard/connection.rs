@@ -11,7 +11,7 @@ use super::hold::{Hold, HoldOutcome, Waited};
 use super::plan::{self, Plan};
 use super::pool::{Lease, OwnConnection};
 use super::request::{Client, Next, Request, RequestTicket};
-use super::{Table, closing, exchange, hold, tunnel};
+use super::{Table, closing, exchange, hold, reply, tunnel};
 use crate::http::{self, Refusal, RequestFraming};
 use crate::limits;
 use crate::link::{HoldReason, Protocol};
@@ -210,7 +210,7 @@ impl Connection {
                         let kept = std::mem::take(&mut backend.kept);
                         let hold = self.take_back(kept, len, timeout, silences, waited);
                         return hold.map_or(Step::Over(Next::Close), |hold| {
-                            Step::Hold(Box::new((*request, hold)))
+                            Step::Hold(Box::new((request.clone(), hold)))
                         });
                     }
                     Err(outcome) => {
@@ -287,9 +287,13 @@ impl Connection {
             Outcome::Tunnel => {
                 let first = backend.inbox.take();
                 let Some(lease) = &backend.lease else { return Next::Reset };
-                Box::pin(tunnel::run(&mut self.side, lease, first)).await
+                let timeout = request.timeout_tunnel();
+                Box::pin(tunnel::run(&mut self.side, lease, first, timeout)).await
             }
-            Outcome::Refuse(refusal) => self.refuse(refusal).await,
+            Outcome::Refuse(refusal) => {
+                let reply = reply::refusal_of_body(&self.side.shard, request, refusal, true);
+                self.refuse_with(reply, refusal).await
+            }
             Outcome::Fail(ending) => self.fail(request, ending).await,
             Outcome::Hold { .. } => unreachable!("a request is held before its exchange starts"),
         }
@@ -337,8 +341,7 @@ impl Connection {
         }
         self.side.inbox.consume(&self.side.shard.ring, len);
         let close = request.closes() || self.side.shard.stopping();
-        let to = request.reply_to(close, self.side.shard.date());
-        let answer = plan::timeout_reply(&self.side.shard, to);
+        let answer = reply::timeout(&self.side.shard, &request, close);
         Err(self.reply(&request, answer, close).await)
     }
 
@@ -367,12 +370,7 @@ impl Connection {
             return Next::Reset;
         };
         let close = request.closes();
-        let mut reply = shard.ring.take_vec();
-        let to = request.reply_to(close, shard.date());
-        match shard.published().pages.load().for_status(status) {
-            Some(page) => http::write_page(page, None, to, &mut reply),
-            None => http::write_status(status, to, &mut reply),
-        }
+        let reply = reply::status(shard, request, status, close);
         self.reply(request, reply, close).await
     }
 
@@ -387,7 +385,7 @@ impl Connection {
 
     /// Refuses what came and sees that the client can read why.
     async fn refuse(&mut self, refusal: Refusal) -> Next {
-        let reply = plan::refusal_reply(&self.side.shard, refusal);
+        let reply = reply::refusal(&self.side.shard, refusal);
         self.refuse_with(reply, refusal).await
     }
 

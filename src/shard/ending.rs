@@ -85,7 +85,7 @@ endings! {
     Local, "local", None, None, None,
         "The rule said what to reply.";
     Refused(Refusal), "refused", None, Client, None,
-        "The request is not HTTP as we accept it; `reason` says why.";
+        "The request is not HTTP as we accept it, or too large; `reason` says why.";
     AccessDenied, "access_denied", Some(403), Client, None,
         "The rule's `allow` or `deny` keeps this client out.";
     RateLimited, "rate_limited", Some(429), Client, None,

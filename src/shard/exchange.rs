@@ -7,10 +7,11 @@
 //! response came, and the request may be repeated (RFC 9110 §9.2.2).
 
 use super::Shard;
-use super::backend::{Asking, acquire};
+use super::backend::{Asking, acquire, timeout_connect};
 use super::body::Body;
 use super::client::ClientSide;
 use super::ending::Ending;
+use super::heads;
 use super::hold::Waited;
 use super::inbox::Inbox;
 use super::pool::{Lease, OwnConnection};
@@ -44,10 +45,10 @@ impl BackendSide {
     }
 
     /// Gives up a connection that turned out dead, and takes back the request that was sent on it.
-    async fn take_back(&mut self, side: &ClientSide) -> Option<Vec<u8>> {
+    async fn take_back(&mut self, side: &ClientSide, request: &Request) -> Option<Vec<u8>> {
         // Its permit goes back before another is asked for: there may be only one.
         let lease = self.lease.take()?;
-        let server = side.shard.timeouts().server;
+        let server = request.timeout_server(side.shard.timeouts());
         side.deadline.set(server);
         // On a dead connection this ends at once, one way or the other.
         let _ = lease.stream.sent(&side.deadline, server).await;
@@ -114,6 +115,7 @@ pub(super) async fn start(
             }
         };
         lease.is_own |= request.authenticates;
+        heads::name_backend(&side.shard, proxy, request, &lease, &mut head);
         if request.framing != RequestFraming::None {
             backend.lease = Some(lease);
             return Ok(Started::Uploading(head));
@@ -131,7 +133,7 @@ pub(super) async fn start(
         };
         if failed.is_dead_connection() && lease.reused && is_repeatable(request) {
             side.shard.count(Counter::Retries);
-            let Some(kept) = Box::pin(backend.take_back(side)).await else {
+            let Some(kept) = Box::pin(backend.take_back(side, request)).await else {
                 return Err(failure(side, request, Ending::BackendSilent.into(), true));
             };
             head = kept;
@@ -168,7 +170,7 @@ fn asking<'a>(
         fresh: 0 < waited.map_or(0, |waited| waited.silences) + again,
         repeatable: is_repeatable(request),
         raw: false,
-        patience: Waited::patience(waited, shard.ring.now(), shard.timeouts().connect),
+        patience: Waited::patience(waited, shard.ring.now(), timeout_connect(shard, proxy)),
         ends: ends_before(side, request),
     }
 }
@@ -228,7 +230,7 @@ fn join_whole(
     head: &mut Vec<u8>,
 ) -> Result<bool, Refusal> {
     let bytes = side.inbox.bytes();
-    let mut body = Body::of_request(request.framing, request.trailers);
+    let mut body = Body::of_request(request);
     let whole = match &body {
         Body::Length(n) => *n <= bytes.len() as u64,
         // A wrong chunk that is here already: then no byte of the request has gone out yet.
@@ -310,7 +312,7 @@ async fn settle(
                 return Outcome::Tunnel;
             }
             if uploaded && !lease.stream.is_sent() {
-                Box::pin(send_rest(side, lease, answered)).await;
+                Box::pin(send_rest(side, lease, request, answered)).await;
             }
             lease.is_own |= answered.keeping.authenticates;
             lease.keeping = answered.keeping;
@@ -338,9 +340,9 @@ fn note_silence(shard: &Shard, lease: &Lease, failed: Failed) {
 /// Waits until the request has gone out: a response that was first found its rest still on its way,
 /// and it is lost if the connection is given up or lent now. A backend that closes is not waited
 /// for as long.
-async fn send_rest(side: &ClientSide, lease: &Lease, answered: Answered) {
+async fn send_rest(side: &ClientSide, lease: &Lease, request: &Request, answered: Answered) {
     let pace = match answered.backend_lives {
-        true => side.shard.timeouts().server,
+        true => request.timeout_server(side.shard.timeouts()),
         false => limits::LINGER_SILENCE,
     };
     // Where it failed, the connection is not kept.

@@ -7,7 +7,7 @@ use super::ending::Ending;
 use super::hold::{Hold, Waited};
 use super::request::{Client, Keys, Request};
 use super::route::{self, Route};
-use super::{Shard, Table};
+use super::{Shard, Table, heads, reply};
 use crate::http::{self, ReplyTo, RequestForward, RequestHead, Target};
 use crate::table::{self, Action, Algorithm, Proxy, Scheme, host};
 
@@ -65,7 +65,8 @@ pub(super) fn plan<'t>(
         Ok(name) => name,
         Err(_) => return refuse(shard, http::Refusal::BadHost),
     };
-    let request = Request {
+    let rule = route::find(shard, table, name, scheme);
+    let mut request = Request {
         method: head.method,
         version: head.version,
         framing: head.framing,
@@ -74,9 +75,9 @@ pub(super) fn plan<'t>(
         expect_continue: head.expect_continue,
         upgrade: head.upgrade,
         authenticates: head.authenticates,
+        overrides: rule.action.overrides().cloned(),
     };
     let via = shard.tuning().via;
-    let rule = route::find(shard, table, name, scheme);
     let keys = rule.keys;
     let close = request.closes();
     let to = request.reply_to(close, shard.date());
@@ -87,18 +88,22 @@ pub(super) fn plan<'t>(
     }
     let name = name.unwrap_or_default();
     let proxy = match route::decide(shard, table, &rule, (name, client.peer), waited) {
+        Route::Proxy(_) | Route::Hold(..) if request.is_too_large() => {
+            let refusal = http::Refusal::BodyTooLarge;
+            let answer = reply::refusal_of_body(shard, &request, refusal, close);
+            return Plan::Reply { keys, request, answer, close, ending: Ending::Refused(refusal) };
+        }
         Route::Proxy(proxy) => proxy,
         Route::Hold(why, timeout) => {
             let hold = Hold { why, host: name.into(), scheme, timeout };
             return Plan::Hold { keys, request, hold: Box::new(hold) };
         }
         Route::Denied => {
-            let (ending, answer) = (Ending::AccessDenied, status_reply(shard, 403, to));
-            return Plan::Reply { keys, request, answer, close, ending };
+            let answer = reply::status(shard, &request, 403, close);
+            return Plan::Reply { keys, request, answer, close, ending: Ending::AccessDenied };
         }
         Route::Limited => {
-            let mut answer = shard.ring.take_vec();
-            http::write_too_many(to, &mut answer);
+            let answer = reply::too_many(shard, &request, close);
             return Plan::Reply { keys, request, answer, close, ending: Ending::RateLimited };
         }
         Route::Reply(action) => {
@@ -108,19 +113,32 @@ pub(super) fn plan<'t>(
         }
     };
     let affinity = affinity(proxy, &head);
+    let head = write_head(shard, proxy, &mut request, (&head, client, scheme), waited);
+    Plan::Proxy { proxy, keys, request, head, affinity }
+}
+
+/// Writes the head that a backend gets.
+fn write_head(
+    shard: &Shard,
+    proxy: &Proxy,
+    request: &mut Request,
+    (head, client, scheme): (&RequestHead<'_, '_>, Client, Scheme),
+    waited: Option<&Waited>,
+) -> Vec<u8> {
+    let mut out = shard.ring.take_vec();
     let forward = RequestForward {
         client: client.peer,
         trusted: client.trusted,
         scheme,
         request_id: shard.whole_request_id(client.request_id),
-        via,
+        via: shard.tuning().via,
     };
-    let mut out = shard.ring.take_vec();
-    http::write_request(&head, forward, &mut out);
+    http::write_request(head, forward, &mut out);
+    heads::change_request(shard, request, (head, client), waited, &mut out);
     if !proxy.keep_alive() && !head.upgrade {
         http::say_close(&mut out);
     }
-    Plan::Proxy { proxy, keys, request, head: out, affinity }
+    out
 }
 
 /// Hash of the cookie or field by which the rule chooses a backend; `None`: there is none.
@@ -150,23 +168,6 @@ pub(super) fn host_of(bytes: &[u8], client: Client) -> Option<(Box<str>, Scheme)
     let mut room = [0; 256];
     let name = head.host.map(|raw| host::canonical(raw, &mut room)).transpose().ok()?;
     Some((name.unwrap_or_default().into(), client.scheme(head.forwarded_scheme)))
-}
-
-/// Reply to a request that was held for too long, or can't be held.
-pub(super) fn timeout_reply(shard: &Shard, to: ReplyTo) -> Vec<u8> {
-    let mut out = shard.ring.take_vec();
-    http::write_page(shard.published().pages.load().timeout(), Some(1), to, &mut out);
-    out
-}
-
-/// Reply with a status: the page of its number, where there is one.
-fn status_reply(shard: &Shard, status: u16, to: ReplyTo) -> Vec<u8> {
-    let mut out = shard.ring.take_vec();
-    match shard.published().pages.load().for_status(status) {
-        Some(page) => http::write_page(page, None, to, &mut out),
-        None => http::write_status(status, to, &mut out),
-    }
-    out
 }
 
 fn write_reply(
@@ -205,13 +206,5 @@ fn write_reply(
 }
 
 pub(super) fn refuse<'t>(shard: &Shard, refusal: http::Refusal) -> Plan<'t> {
-    Plan::Refuse { answer: refusal_reply(shard, refusal), refusal }
-}
-
-/// Counts a refusal, and writes the reply.
-pub(super) fn refusal_reply(shard: &Shard, refusal: http::Refusal) -> Vec<u8> {
-    shard.end.counters().add_refusal(refusal);
-    let mut answer = shard.ring.take_vec();
-    http::write_refusal(refusal, shard.date(), &mut answer);
-    answer
+    Plan::Refuse { answer: reply::refusal(shard, refusal), refusal }
 }

@@ -132,6 +132,8 @@ pub(super) struct Lease {
     pub(super) is_own: bool,
     /// Terms on which the connection can be kept, from the backend's response.
     pub(super) keeping: KeepTerms,
+    /// Position of the backend in the rule of the exchange.
+    pub(super) backend: u16,
     open: OpenConnection,
     place: Option<Permit>,
     busy: Busy,
@@ -194,6 +196,7 @@ impl Lease {
             is_last: false,
             is_own: false,
             keeping: KeepTerms::default(),
+            backend: 0,
             open,
             place,
             busy,

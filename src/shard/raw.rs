@@ -5,8 +5,9 @@
 //! closed, with an alert where it speaks TLS.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::backend::{Asking, acquire};
+use super::backend::{Asking, acquire, timeout_connect};
 use super::client::{ClientSide, Idleness};
 use super::ending::Ending;
 use super::hold::{Hold, HoldOutcome, Waited};
@@ -24,21 +25,24 @@ use crate::tls::{self, Alert, Seen};
 pub(super) async fn serve(side: &mut ClientSide, speaks: Protocol, waited: Option<Box<Waited>>) {
     // Each boxed: what leads to a tunnel, and away from it, should take no room while it is open,
     // perhaps for days.
-    if let Some(lease) = Box::pin(lead(side, speaks, waited)).await {
-        let next = Box::pin(tunnel::relay(side, &lease)).await;
+    if let Some(Led { lease, timeout }) = Box::pin(lead(side, speaks, waited)).await {
+        let next = Box::pin(tunnel::relay(side, &lease, timeout)).await;
         Box::pin(closing::end(side, next)).await;
         side.finish();
     }
 }
 
+/// A raw connection that has its backend.
+struct Led {
+    lease: Lease,
+    /// Time for which both sides may be silent, where the rule says one.
+    timeout: Option<Duration>,
+}
+
 /// Brings a connection to where nothing is left but to relay; `None`: it has ended before.
-async fn lead(
-    side: &mut ClientSide,
-    speaks: Protocol,
-    waited: Option<Box<Waited>>,
-) -> Option<Lease> {
+async fn lead(side: &mut ClientSide, speaks: Protocol, waited: Option<Box<Waited>>) -> Option<Led> {
     let no_lease = match find_lease(side, &speaks, waited).await {
-        Ok(lease) if tunnel::begin(side, &lease, None).await => return Some(lease),
+        Ok(led) if tunnel::begin(side, &led.lease, None, led.timeout).await => return Some(led),
         Ok(_) => NoLease::Next(Next::ResetOnceTaken),
         Err(no_lease) => no_lease,
     };
@@ -119,7 +123,7 @@ async fn find_lease(
     side: &mut ClientSide,
     speaks: &Protocol,
     mut waited: Option<Box<Waited>>,
-) -> Result<Lease, NoLease> {
+) -> Result<Led, NoLease> {
     let host = Box::pin(name(side, speaks)).await?;
     let scheme = if *speaks == Protocol::Tls { Scheme::Tls } else { Scheme::Tcp };
     loop {
@@ -153,7 +157,7 @@ async fn attempt(
     host: &str,
     scheme: Scheme,
     waited: &mut Option<Box<Waited>>,
-) -> Result<Lease, NoLease> {
+) -> Result<Led, NoLease> {
     let shard = &side.shard;
     let table = shard.table();
     let name = (!host.is_empty()).then_some(host);
@@ -191,12 +195,16 @@ async fn attempt(
         fresh: true,
         repeatable: false,
         raw: true,
-        patience: Waited::patience(waited.as_deref(), shard.ring.now(), shard.timeouts().connect),
+        patience: Waited::patience(
+            waited.as_deref(),
+            shard.ring.now(),
+            timeout_connect(shard, proxy),
+        ),
         // A half-close is legitimate here: the client may still be waiting for data.
         ends: EndCounts::Never,
     };
     match acquire(shard, asking, &side.stream, None).await {
-        Ok(lease) => Ok(lease),
+        Ok(lease) => Ok(Led { lease, timeout: proxy.timeout_tunnel() }),
         Err(Ending::NoBackend(_) | Ending::NoConnection) if !proxy.hold().is_zero() => {
             shard.chose_none(side.ticket);
             Waited::note(waited, shard.ring.now(), 0);

@@ -2,10 +2,13 @@
 //! counted, and what follows it on its connection.
 
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
 use crate::http::{HttpDate, Method, ReplyTo, RequestFraming, TrailerRules, Version};
 use crate::limits;
-use crate::table::Scheme;
+use crate::link::Timeouts;
+use crate::table::{Overrides, Scheme};
 
 /// A client connection's peer, and how far its words are believed.
 #[derive(Copy, Clone, Debug)]
@@ -34,7 +37,7 @@ impl Client {
 }
 
 /// Properties of a request that are needed after its head was forwarded.
-#[derive(Copy, Clone, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Request {
     pub(super) method: Method,
     pub(super) version: Version,
@@ -48,9 +51,34 @@ pub(super) struct Request {
     pub(super) upgrade: bool,
     /// The request brings credentials that authenticate the connection on which it goes out.
     pub(super) authenticates: bool,
+    /// Arguments of its rule that override keys.
+    pub(super) overrides: Option<Arc<Overrides>>,
 }
 
 impl Request {
+    /// Time for which its backend may be silent; `keys` are those of the configuration.
+    pub(super) fn timeout_server(&self, keys: Timeouts) -> Duration {
+        self.overrides.as_deref().and_then(Overrides::timeout_server).unwrap_or(keys.server)
+    }
+
+    /// Time for which its tunnel may be silent, where its rule says one.
+    pub(super) fn timeout_tunnel(&self) -> Option<Duration> {
+        self.overrides.as_deref()?.timeout_tunnel()
+    }
+
+    /// Most bytes of its body, where its rule says so.
+    pub(super) fn max_body(&self) -> Option<u64> {
+        self.overrides.as_deref()?.max_body()
+    }
+
+    /// Whether its head announces a larger body than its rule allows.
+    pub(super) fn is_too_large(&self) -> bool {
+        match (self.framing, self.max_body()) {
+            (RequestFraming::Length(length), Some(most)) => most < length,
+            _ => false,
+        }
+    }
+
     pub(super) fn reply_to(&self, close: bool, date: HttpDate) -> ReplyTo {
         ReplyTo { version: self.version, head_only: self.method == Method::Head, close, date }
     }

@@ -8,6 +8,7 @@ use std::task::Poll;
 use super::Shard;
 use super::body::{Body, Both, Relay};
 use super::ending::{BadAnswer, Ending};
+use super::heads;
 use super::inbox::Inbox;
 use super::pool::KeepTerms;
 use super::request::{Request, RequestTicket};
@@ -107,7 +108,7 @@ impl Answer<'_> {
     /// Waits for a response head to be at the front of `inbox`; returns its length.
     pub(super) async fn head(&self, inbox: &mut Inbox) -> Result<usize, Failed> {
         if self.progress.uploaded.get() {
-            self.deadline.set(self.shard.timeouts().server);
+            self.deadline.set(self.request.timeout_server(self.shard.timeouts()));
         } else {
             self.deadline.clear();
         }
@@ -211,7 +212,7 @@ impl Answer<'_> {
                     source: self.backend,
                     target: self.client,
                     deadline: self.deadline,
-                    source_pace: self.shard.timeouts().server,
+                    source_pace: self.request.timeout_server(self.shard.timeouts()),
                     target_pace: pace,
                     meter: Meter { shard: self.shard, ticket: self.ticket, received: false },
                     both: &self.progress.both,
@@ -270,14 +271,15 @@ impl Answer<'_> {
         if tunnel && !(self.request.upgrade && head.upgrade) {
             return Err(BadAnswer::SwitchUnasked);
         }
+        let trailers = || heads::trailers(self.request, head.trailers());
         let old_client = self.request.version == Version::Http10;
         let decode = old_client && head.framing == ResponseFraming::Chunked;
         let body = match head.framing {
             _ if !is_final || tunnel => Body::NONE,
             ResponseFraming::None => Body::NONE,
             ResponseFraming::Length(n) => Body::Length(n),
-            ResponseFraming::Chunked if decode => Body::Decoded(Chunked::new(head.trailers())),
-            ResponseFraming::Chunked => Body::Chunked(Chunked::new(head.trailers())),
+            ResponseFraming::Chunked if decode => Body::Decoded(Chunked::new(trailers())),
+            ResponseFraming::Chunked => Body::Chunked(Chunked::new(trailers())),
             ResponseFraming::UntilClose => Body::UntilClose(false),
         };
         let client_lives =
@@ -290,6 +292,9 @@ impl Answer<'_> {
             via: self.shard.tuning().via,
         };
         http::write_response(&head, forward, out);
+        if is_final {
+            heads::change_response(self.request, out);
+        }
         let (status, backend_lives) = (head.status, head.keep_alive);
         let keeping = KeepTerms {
             seconds: head.keep_alive_seconds.map(|seconds| seconds.try_into().unwrap_or(u16::MAX)),

@@ -15,20 +15,30 @@ use super::tally::Meter;
 use crate::limits;
 use crate::ring::{Abort, Deadline, Moved, Pipe, RecvBuf, SendBuf, Stream};
 
-/// [`begin`] and [`relay`].
-pub(super) async fn run(side: &mut ClientSide, lease: &Lease, first: Option<RecvBuf>) -> Next {
+/// [`begin`] and [`relay`]. Both sides may be silent for `timeout`; `None`: for the key's.
+pub(super) async fn run(
+    side: &mut ClientSide,
+    lease: &Lease,
+    first: Option<RecvBuf>,
+    timeout: Option<Duration>,
+) -> Next {
     // Boxed, each: what leads to it takes no room while it is open.
-    if !Box::pin(begin(side, lease, first)).await {
+    if !Box::pin(begin(side, lease, first, timeout)).await {
         return Next::ResetOnceTaken;
     }
-    Box::pin(relay(side, lease)).await
+    Box::pin(relay(side, lease, timeout)).await
 }
 
 /// Passes on what came already; `first` is the backend's. `false`: it was not taken.
-pub(super) async fn begin(side: &mut ClientSide, lease: &Lease, first: Option<RecvBuf>) -> bool {
+pub(super) async fn begin(
+    side: &mut ClientSide,
+    lease: &Lease,
+    first: Option<RecvBuf>,
+    timeout: Option<Duration>,
+) -> bool {
     let guard = TunnelGuard(&lease.stream);
     let from_client = side.inbox.take();
-    let ends = Ends::of(side, lease);
+    let ends = Ends::of(side, lease, timeout);
     let up = OneWay { ends: &ends, received: true };
     let down = OneWay { ends: &ends, received: false };
     for (direction, first) in [(up, from_client), (down, first)] {
@@ -45,9 +55,9 @@ pub(super) async fn begin(side: &mut ClientSide, lease: &Lease, first: Option<Re
 
 /// Relays until both sides have ended, one failed, or neither sent anything for `timeout_tunnel`.
 /// An end of one direction is passed on; the other goes on.
-pub(super) async fn relay(side: &ClientSide, lease: &Lease) -> Next {
+pub(super) async fn relay(side: &ClientSide, lease: &Lease, timeout: Option<Duration>) -> Next {
     let guard = TunnelGuard(&lease.stream);
-    let ends = Ends::of(side, lease);
+    let ends = Ends::of(side, lease, timeout);
     let up = OneWay { ends: &ends, received: true };
     let down = OneWay { ends: &ends, received: false };
     ends.idle.set(up.pace());
@@ -101,12 +111,15 @@ struct Ends<'a> {
     backend: &'a Stream,
     /// Deadline of both directions together.
     idle: &'a Deadline,
+    /// `timeout_tunnel` of the rule.
+    timeout: Option<Duration>,
 }
 
 impl<'a> Ends<'a> {
-    fn of(side: &'a ClientSide, lease: &'a Lease) -> Ends<'a> {
+    fn of(side: &'a ClientSide, lease: &'a Lease, timeout: Option<Duration>) -> Ends<'a> {
         let ClientSide { shard, stream, deadline, ticket, .. } = side;
-        Ends { shard, ticket: *ticket, client: stream, backend: &lease.stream, idle: deadline }
+        let (client, backend) = (stream, &lease.stream);
+        Ends { shard, ticket: *ticket, client, backend, idle: deadline, timeout }
     }
 }
 
@@ -138,7 +151,7 @@ impl<'a> OneWay<'a> {
     }
 
     fn pace(self) -> Duration {
-        self.ends.shard.timeouts().tunnel
+        self.ends.timeout.unwrap_or_else(|| self.ends.shard.timeouts().tunnel)
     }
 
     /// `true` when the source ended and that was passed on, `false` when something broke.

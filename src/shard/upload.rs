@@ -45,7 +45,7 @@ pub(super) async fn run(
     request: &Request,
     mut head: Vec<u8>,
 ) -> Result<Ended, Refusal> {
-    let mut body = Body::of_request(request.framing, request.trailers);
+    let mut body = Body::of_request(request);
     // What is here already travels with its head.
     if let Err(refusal) = join(side, &mut body, &mut head) {
         side.shard.ring.give_vec(head);
@@ -66,7 +66,7 @@ pub(super) async fn run(
         target: &lease.stream,
         deadline: &Deadline::new(&shard.ring),
         source_pace: shard.timeouts().client,
-        target_pace: shard.timeouts().server,
+        target_pace: request.timeout_server(shard.timeouts()),
         meter: Meter { shard, ticket, received: true },
         both,
     };
@@ -82,7 +82,7 @@ pub(super) async fn run(
     // The backend's time runs once it has, or will have, no more of the request.
     let set_deadline = || {
         if shown.get() == AnswerProgress::Nothing {
-            deadline.set(shard.timeouts().server);
+            deadline.set(request.timeout_server(shard.timeouts()));
         }
     };
     let upload = async {

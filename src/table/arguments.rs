@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use crate::limits::{PAGE_NAME_BYTES_MAX, RULE_SECONDS_MAX, RULE_TEXT_BYTES_MAX};
-use crate::rule_arguments::{ActionRow, Argument, Takes};
+use crate::rule_arguments::{ACTIONS, ActionRow, Argument, Takes};
 
 /// A fault of a rule, with its code and a sentence for people.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -37,12 +37,13 @@ impl Arguments<'_> {
         found.unwrap_or_else(|| unreachable!("{name} is not in the table of rule arguments"))
     }
 
+    /// Reads an argument where it is given. An action that does not take it is not given it.
     pub(super) fn optional<T>(
         &self,
         name: &str,
         read: impl FnOnce(&Value) -> Option<T>,
     ) -> Result<Option<T>, Problem> {
-        debug_assert_eq!(self.find(name).name, name);
+        debug_assert!(is_argument(name), "{name} is not in the table of rule arguments");
         match self.given.get(name) {
             None => Ok(None),
             Some(value) => match read(value) {
@@ -118,6 +119,11 @@ impl Arguments<'_> {
             format!("{name} of {} is {}; expected {expected}", self.row.name, shown(value)),
         )
     }
+}
+
+/// Whether some action takes an argument of this name.
+fn is_argument(name: &str) -> bool {
+    ACTIONS.iter().any(|row| row.arguments.iter().any(|argument| argument.name == name))
 }
 
 /// A whole number: as a number, as a number with `.0`, or as a string.

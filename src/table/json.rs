@@ -24,6 +24,7 @@ use super::arguments::{
 use super::backend::{Backend, Backends, Names, Target};
 use super::check;
 use super::host;
+use super::overrides::Overrides;
 use super::rule::{
     Action, Algorithm, Empty, Proxy, ProxyOptions, Redirect, Rule, SendProxy, Spin, StaticPage,
 };
@@ -242,6 +243,7 @@ fn read_proxy(arguments: &Arguments<'_>, names: &mut Names) -> Result<Proxy, Pro
             _ => None,
         })?,
         keep_alive: arguments.truth("keep_alive")?,
+        overrides: Overrides::read(arguments)?,
         access: Access::read(arguments)?,
     };
     let options = (options != ProxyOptions::default()).then(|| Arc::new(options));
@@ -272,6 +274,7 @@ fn read_spin(arguments: &Arguments<'_>, names: &mut Names) -> Result<Spin, Probl
         wake: arguments.optional("wake", wake)?,
         idle: arguments.seconds("idle")?,
         then: read_then(arguments, names)?,
+        overrides: Overrides::read(arguments)?,
         access: Access::read(arguments)?,
     })
 }
@@ -455,6 +458,7 @@ fn proxy_to_json(proxy: &Proxy) -> Map<String, Value> {
         put(&mut arguments, "wake", options.wake.as_deref());
         put(&mut arguments, "send_proxy", options.send_proxy.map(SendProxy::as_str));
         put(&mut arguments, "keep_alive", options.keep_alive);
+        put_overrides(&mut arguments, options.overrides.as_deref());
     }
     arguments
 }
@@ -468,5 +472,12 @@ fn spin_to_json(spin: &Spin) -> Map<String, Value> {
     put(&mut arguments, "wake", spin.wake.as_deref());
     put(&mut arguments, "idle", spin.idle.map(seconds_to_json));
     put(&mut arguments, "then", spin.then().map(Rule::to_json));
+    put_overrides(&mut arguments, spin.overrides.as_deref());
     arguments
+}
+
+fn put_overrides(arguments: &mut Map<String, Value>, overrides: Option<&Overrides>) {
+    if let Some(overrides) = overrides {
+        overrides.put_into(arguments);
+    }
 }

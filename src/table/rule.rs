@@ -14,6 +14,7 @@ use std::time::Duration;
 use super::access::Access;
 use super::backend::{Backend, Backends};
 use super::check::Check;
+use super::overrides::Overrides;
 use crate::address::Address;
 
 /// Decision what to do with the requests for one host name.
@@ -78,6 +79,18 @@ pub enum Action {
     Unknown,
     /// Answer as if there were no rules at all.
     NoHosts,
+}
+
+impl Action {
+    /// Arguments that override keys, of a rule that has some.
+    #[inline]
+    pub fn overrides(&self) -> Option<&Arc<Overrides>> {
+        match self {
+            Action::Proxy(proxy) => proxy.options.as_deref()?.overrides.as_ref(),
+            Action::Spin(spin) => spin.overrides.as_ref(),
+            _ => None,
+        }
+    }
 }
 
 const _: () = assert!(size_of::<Rule>() == 32 && size_of::<Backend>() == 16);
@@ -160,6 +173,7 @@ pub(super) struct ProxyOptions {
     pub check: Option<Arc<Check>>,
     pub send_proxy: Option<SendProxy>,
     pub keep_alive: Option<bool>,
+    pub overrides: Option<Arc<Overrides>>,
     pub access: Option<Box<Access>>,
 }
 
@@ -251,6 +265,21 @@ impl Proxy {
         self.given(|o| o.keep_alive).unwrap_or(true)
     }
 
+    /// Time for one connection to a backend, and for a place in the queue of one; `None`: that of
+    /// the configuration.
+    pub fn timeout_connect(&self) -> Option<Duration> {
+        self.overrides()?.timeout_connect()
+    }
+
+    /// Time for which a tunnel may be silent; `None`: that of the configuration.
+    pub fn timeout_tunnel(&self) -> Option<Duration> {
+        self.overrides()?.timeout_tunnel()
+    }
+
+    fn overrides(&self) -> Option<&Overrides> {
+        self.options.as_deref()?.overrides.as_deref()
+    }
+
     /// Requests past this rate are answered with 429.
     pub fn max_requests_per_second(&self) -> Option<NonZeroU32> {
         self.given(|o| o.max_requests_per_second)
@@ -282,6 +311,7 @@ pub struct Spin {
     pub(super) wake: Option<Box<str>>,
     pub(super) idle: Option<Duration>,
     pub(super) then: Option<Box<Rule>>,
+    pub(super) overrides: Option<Arc<Overrides>>,
     pub(super) access: Option<Box<Access>>,
 }
 

@@ -14,7 +14,7 @@ use crate::tunnel::tunnelled;
 
 /// The time from `began` to now is about `expected`: timers may be coarse, machines busy.
 #[track_caller]
-fn expect_about(expected: Duration, began: Instant) {
+pub fn expect_about(expected: Duration, began: Instant) {
     let took = began.elapsed();
     let between = expected.mul_f32(0.8)..expected + Duration::from_secs(4);
     assert!(between.contains(&took), "it took {took:?}, not about {expected:?}");
@@ -109,14 +109,14 @@ fn connect() {
 }
 
 /// A listener whose queue is full: the kernel ignores what else wants to connect.
-struct FullListener {
-    port: u16,
+pub struct FullListener {
+    pub port: u16,
     _listener: Socket,
     _queued: Vec<Socket>,
 }
 
 impl FullListener {
-    fn new() -> FullListener {
+    pub fn new() -> FullListener {
         let listener = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
         let any: std::net::SocketAddr = ([127, 0, 0, 1], 0).into();
         listener.bind(&any.into()).expect("a port");

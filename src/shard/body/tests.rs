@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::http::{self, Method};
+use crate::http::{self, Method, TrailerRules};
 
 const CHUNKED: &[u8] = b"3\r\nabc\r\n5;x=y\r\ndefgh\r\n0\r\nX-T: 1\r\n\r\n";
 
@@ -57,6 +57,26 @@ proptest! {
         prop_assert_eq!(out, CHUNKED);
     }
 
+    /// The data of `CHUNKED` are eight bytes.
+    #[test]
+    fn chunks_past_a_limit_are_refused_in_whatever_pieces(cuts in cuts(), left in 0..12u64) {
+        let limited = |left| Body::Limited(Box::new(Limited { chunked: chunked(), left }));
+        let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(CHUNKED.len() + 1)).collect();
+        cuts.extend([0, CHUNKED.len()]);
+        cuts.sort_unstable();
+        let (mut body, mut passed) = (limited(left), 0);
+        let refused = cuts.windows(2).find_map(|cut| {
+            let result = body.skim(&CHUNKED[cut[0]..cut[1]]);
+            passed = if result.is_ok() { cut[1] } else { passed };
+            result.err()
+        });
+        prop_assert_eq!(refused, (left < 8).then_some(Refusal::BodyTooLarge));
+        prop_assert!(refused.is_some() || body.is_done());
+        // Not a byte of data past the limit has passed.
+        let data = CHUNKED[..passed].iter().filter(|byte| (b'a'..=b'h').contains(byte)).count();
+        prop_assert!(8 <= left || data as u64 <= left);
+    }
+
     #[test]
     fn decoded_chunks_are_their_data(cuts in cuts()) {
         let mut body = Body::Decoded(chunked());
@@ -77,7 +97,7 @@ fn until_close_ends_when_its_sender_does() {
 
 #[test]
 fn no_body_is_done_and_takes_nothing() {
-    let mut body = Body::of_request(RequestFraming::None, rules());
+    let mut body = Body::NONE;
     let (out, consumed) = pass(&mut body, b"GET / HTTP/1.1", &[]);
     assert!(body.is_done() && out.is_empty());
     assert_eq!(consumed, 0);

@@ -81,7 +81,8 @@ fn defaults_of_the_table_are_those_in_force() {
             _ => json!({}),
         };
         let words = ["none", "no limit", "1 each", "the rule's name", "`check_interval`"];
-        let words = [&words[..], &[rule_arguments::REQUIRED]].concat();
+        let others = ["the key", "the client's", rule_arguments::REQUIRED];
+        let words = [&words[..], &others].concat();
         for argument in row.arguments.iter().filter(|known| !words.contains(&known.default)) {
             let mut given = required.clone();
             given[argument.name] = json!(argument.default);

@@ -1,0 +1,173 @@
+//! `pages` of a rule: replies of its own, before those of all hosts.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::backend::{Backend, closed_port, rule_for};
+use crate::daemon::{Daemon, Setup, eventually};
+use crate::message::{Answer, get};
+use crate::script::Connection;
+use crate::spin::spin;
+
+fn page(status: u16, text: &str) -> String {
+    format!("HTTP/1.1 {status} Ours\r\nX-Page: {text}\r\n\r\n{text}\n")
+}
+
+/// Pages of `shop`, some of them, and one of all hosts for each status.
+fn paged() -> Setup {
+    let mut setup = Setup::new();
+    for status in [413, 429, 502, 503, 504] {
+        setup = setup.page(&format!("{status}.http"), &page(status, "all"));
+        setup = setup.page(&format!("shop.{status}.http"), &page(status, "shop"));
+    }
+    setup
+        .page("timeout.http", &page(503, "all-late"))
+        .page("shop.timeout.http", &page(503, "shop-late"))
+}
+
+#[track_caller]
+fn expect_page(answer: &Answer, status: u16, text: &str) {
+    let found = (answer.status(), answer.head.field("X-Page"), answer.text());
+    assert_eq!(found, (status, Some(text), format!("{text}\n")));
+}
+
+/// The rules of `a.com` and `b.com` are the same but for `pages`.
+fn both(setup: Setup, rule: &Value) -> Daemon {
+    let mut own = rule.clone();
+    own[1]["pages"] = json!("shop");
+    setup.rule("a.com", own).rule("b.com", rule.clone()).start()
+}
+
+#[test]
+fn status_has_the_page_of_its_rule() {
+    let dead = closed_port();
+    let backend = Backend::new();
+    let busy = Backend::new();
+    let arguments = json!({"max_connections": 1, "timeout_connect": 0.1});
+    for (status, rule) in [
+        (502, rule_for(&[dead], json!({}))),
+        (504, backend.rule_with(json!({"timeout_server": 0.1}))),
+        (503, busy.rule_with(arguments)),
+        (413, rule_for(&[dead], json!({"max_body": 1}))),
+        (429, rule_for(&[dead], json!({"max_requests_per_second": 1}))),
+    ] {
+        let daemon = both(paged(), &rule);
+        for (host, text) in [("a.com", "shop"), ("b.com", "all")] {
+            let mut first = daemon.connect();
+            let mut permits = Vec::new();
+            if status == 503 || status == 429 {
+                // Takes the only permit, or the only request of this second.
+                first.send(get(host, "/"));
+                match status {
+                    503 => permits.push(busy.accept()),
+                    _ => assert_eq!(first.expect_answer().status(), 502),
+                }
+            }
+            let request = format!("POST / HTTP/1.1\r\nHost: {host}\r\nContent-Length: 2\r\n\r\nhi");
+            let answer = daemon.connect().exchange(request);
+            expect_page(&answer, status, text);
+            let retry = answer.head.field("Retry-After");
+            assert_eq!(retry, (status == 429).then_some("1"), "{status}");
+        }
+    }
+}
+
+#[test]
+fn chunks_that_are_too_many_have_the_page_of_their_rule() {
+    let backend = Backend::new();
+    let daemon = both(paged(), &backend.rule_with(json!({"max_body": 3})));
+    for (host, text) in [("a.com", "shop"), ("b.com", "all")] {
+        let mut client = daemon.connect();
+        let head = format!("POST / HTTP/1.1\r\nHost: {host}\r\nTransfer-Encoding: chunked\r\n\r\n");
+        client.send(format!("{head}2\r\nhi\r\n"));
+        let mut server = backend.accept();
+        server.expect_head();
+        client.send("2\r\nho\r\n");
+        expect_page(&client.expect_answer(), 413, text);
+        client.expect_close();
+    }
+}
+
+#[test]
+fn request_that_was_held_too_long_has_the_page_of_its_rule() {
+    let dead = closed_port();
+    for rule in [spin(json!({"timeout": 0.1})), rule_for(&[dead], json!({"hold": 0.1}))] {
+        let daemon = both(paged(), &rule);
+        for (host, text) in [("a.com", "shop-late"), ("b.com", "all-late")] {
+            let answer = daemon.connect().exchange(get(host, "/"));
+            expect_page(&answer, 503, text);
+            assert_eq!(answer.head.field("Retry-After"), Some("1"));
+        }
+    }
+    // One that there is no room to hold.
+    let daemon = both(paged(), &spin(json!({"max_held": 1})));
+    let mut held = daemon.connect();
+    held.send(get("a.com", "/"));
+    crate::spin::expect_held(&mut daemon.api(), "a.com", 1);
+    expect_page(&daemon.connect().exchange(get("a.com", "/")), 503, "shop-late");
+}
+
+#[test]
+fn page_is_written_as_every_other_is() {
+    let rule = rule_for(&[closed_port()], json!({"pages": "shop"}));
+    let daemon = paged().rule("a.com", rule).start();
+    let mut client = daemon.connect();
+    client.send("HEAD / HTTP/1.1\r\nHost: a.com\r\n\r\n");
+    let head = client.expect_status(502);
+    assert_eq!((head.field("X-Page"), head.field("Content-Length")), (Some("shop"), Some("5")));
+    // Nothing of a body came, and the connection goes on.
+    expect_page(&client.exchange(get("a.com", "/")), 502, "shop");
+    let mut old = Connection::client(daemon.address());
+    old.send("GET / HTTP/1.0\r\nHost: a.com\r\n\r\n");
+    expect_page(&old.expect_answer(), 502, "shop");
+    old.expect_close();
+}
+
+#[test]
+fn page_that_is_missing_gives_way_to_that_of_all_hosts() {
+    let rule = rule_for(&[closed_port()], json!({"pages": "shop"}));
+    let setup = Setup::new().rule("a.com", rule);
+    let folder = setup.path("static");
+    let daemon = setup.start();
+    let ask = || daemon.connect().exchange(get("a.com", "/"));
+    assert!(ask().text().contains("<h1>"), "the built-in page");
+    let wait_for = |text: &str| {
+        // Where there is nothing else that tells, a look each two seconds finds a file.
+        daemon.signal("HUP");
+        eventually(text, || ask().text().contains(text));
+    };
+    fs::write(folder.join("502.http"), page(502, "all")).expect("a page");
+    wait_for("all");
+    fs::write(folder.join("shop.502.http"), page(502, "shop")).expect("a page");
+    wait_for("shop");
+    fs::write(folder.join("shop.502.http"), page(502, "changed")).expect("a page");
+    wait_for("changed");
+    // A broken one changes nothing.
+    fs::write(folder.join("shop.502.http"), "no page").expect("a file");
+    daemon.signal("HUP");
+    daemon.expect_log(&["shop.502.http", "page not used"]);
+    assert!(ask().text().contains("changed"));
+    fs::remove_file(folder.join("shop.502.http")).expect("it is there");
+    wait_for("all");
+}
+
+#[test]
+fn name_of_pages_is_checked_as_that_of_a_page() {
+    let daemon = Setup::new().start();
+    let mut api = daemon.api();
+    for name in [json!(""), json!("../x"), json!("a/b"), json!(".a"), json!("a b"), json!(1)] {
+        for (action, arguments) in [
+            ("proxy", json!({"backends": [["127.0.0.1", 1]], "pages": name})),
+            ("spin", json!({"pages": name})),
+        ] {
+            let answer = api.tell("PUT", "/hostname/a.com/", &json!([action, arguments, true]));
+            let message = answer.expect_error(400, "a.com:host_kwarg_invalid:pages");
+            assert!(message.contains(&format!("pages of {action} is {name}")), "{message}");
+        }
+    }
+    for rule in [spin(json!({"pages": "shop.v2"})), rule_for(&[1], json!({"pages": "shop"}))] {
+        api.put("/hostname/a.com/", &rule);
+        assert_eq!(api.get("/hostname/a.com/"), rule);
+    }
+}
