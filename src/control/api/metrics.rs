@@ -23,11 +23,11 @@ use super::super::health::State;
 use super::super::statistics::name_of;
 use super::Api;
 use super::asker::Asker;
+use super::busiest::BusyScores;
 use super::daemon_metrics::DaemonNumbers;
 use super::error::ApiError;
 use super::exposition::Format;
 use super::process::ProcessNumbers;
-use super::ranking::Ranking;
 use super::route::Query;
 use crate::address::Address;
 use crate::http::Refusal;
@@ -235,8 +235,8 @@ const CLASSES: [(&str, Counter); 5] = [
 /// Who is busiest.
 #[derive(Default)]
 pub(super) struct Ranks {
-    hosts: Ranking<u64>,
-    backends: Ranking<Id>,
+    hosts: BusyScores<u64>,
+    backends: BusyScores<Id>,
 }
 
 impl Ranks {

@@ -5,6 +5,7 @@
 //! rules) is done elsewhere; what changes the table goes through the writer.
 
 mod asker;
+mod busiest;
 mod crowd;
 mod daemon_metrics;
 mod error;
@@ -20,7 +21,6 @@ mod metrics;
 mod narrowed;
 mod openapi;
 mod process;
-mod ranking;
 mod read;
 mod ready;
 mod route;

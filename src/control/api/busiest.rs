@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 const HALF_LIFE: Duration = Duration::from_secs(60);
 
 /// Scores as they were last.
-pub(super) struct Ranking<K> {
+pub(super) struct BusyScores<K> {
     at: Option<Instant>,
     scores: HashMap<K, Scored>,
 }
@@ -22,13 +22,13 @@ struct Scored {
     score: f64,
 }
 
-impl<K> Default for Ranking<K> {
-    fn default() -> Ranking<K> {
-        Ranking { at: None, scores: HashMap::new() }
+impl<K> Default for BusyScores<K> {
+    fn default() -> BusyScores<K> {
+        BusyScores { at: None, scores: HashMap::new() }
     }
 }
 
-impl<K: Copy + Eq + Hash + Ord> Ranking<K> {
+impl<K: Copy + Eq + Hash + Ord> BusyScores<K> {
     /// Takes the counts of all, and returns the score of each; those that are not among them are
     /// forgotten.
     pub(super) fn take(
@@ -55,24 +55,24 @@ impl<K: Copy + Eq + Hash + Ord> Ranking<K> {
 mod tests {
     use super::*;
 
-    fn first(ranking: &mut Ranking<u8>, counts: &[(u8, u64)], at: Instant) -> u8 {
-        let scores = ranking.take(counts.iter().copied(), at);
+    fn first(busy: &mut BusyScores<u8>, counts: &[(u8, u64)], at: Instant) -> u8 {
+        let scores = busy.take(counts.iter().copied(), at);
         let best = scores.into_iter().max_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0)));
         best.expect("some").0
     }
 
     #[test]
     fn the_busiest_of_late_come_first() {
-        let (mut ranking, start) = (Ranking::default(), Instant::now());
+        let (mut busy, start) = (BusyScores::default(), Instant::now());
         let after = |seconds| start + Duration::from_secs(seconds);
-        assert_eq!(first(&mut ranking, &[(1, 1000), (2, 10)], start), 1);
-        assert_eq!(first(&mut ranking, &[(1, 1000), (2, 900)], after(15)), 2);
+        assert_eq!(first(&mut busy, &[(1, 1000), (2, 10)], start), 1);
+        assert_eq!(first(&mut busy, &[(1, 1000), (2, 900)], after(15)), 2);
         // A pause of a few seconds does not turn them round.
-        assert_eq!(first(&mut ranking, &[(1, 1010), (2, 900)], after(20)), 2);
-        assert_eq!(first(&mut ranking, &[(1, 1400), (2, 900)], after(140)), 1);
+        assert_eq!(first(&mut busy, &[(1, 1010), (2, 900)], after(20)), 2);
+        assert_eq!(first(&mut busy, &[(1, 1400), (2, 900)], after(140)), 1);
         // Counts that start again are no loss.
-        assert_eq!(first(&mut ranking, &[(1, 1400), (3, 5), (2, 2000)], after(150)), 2);
-        assert_eq!(first(&mut ranking, &[(3, 6)], after(160)), 3);
-        assert_eq!(ranking.scores.len(), 1, "the others are forgotten");
+        assert_eq!(first(&mut busy, &[(1, 1400), (3, 5), (2, 2000)], after(150)), 2);
+        assert_eq!(first(&mut busy, &[(3, 6)], after(160)), 3);
+        assert_eq!(busy.scores.len(), 1, "the others are forgotten");
     }
 }
