@@ -1,8 +1,9 @@
 """Measures what docs/fleet.md promises: three members of etcd and three nodes on this machine.
 
-    MANTRID=target/release/mantrid python3 loadtest/fleet/measure.py [latency|changes|million|fold|all]
+    MANTRID=target/release/mantrid python3 loadtest/fleet/measure.py [latency|changes|million|all|away]
 """
 
+import http.client
 import json
 import sys
 import threading
@@ -127,6 +128,40 @@ def wait_for_fold(cluster):
           f"{percentiles(times)}")
 
 
+def away(cluster, seconds=600):
+    """All of etcd is gone for ten minutes: requests go on, changes are refused, and then all is as it was."""
+    cluster.nodes[0].ask("PUT", "/hostname/always.example.com/?wait=fleet", rule(218))
+    for member in cluster.members:
+        member.kill()
+    until, requests, failures, refusals = time.monotonic() + seconds, 0, [], {}
+    while time.monotonic() < until:
+        for node in cluster.nodes:
+            connection = http.client.HTTPConnection(node.place.host, node.client_port, timeout=10)
+            try:
+                connection.request("GET", "/", headers={"Host": "always.example.com"})
+                status = connection.getresponse().status
+                requests += 1
+                if status != 218:
+                    failures.append(status)
+            except OSError as error:
+                failures.append(error)
+            connection.close()
+        if requests % 300 == 0:
+            status, _, body = cluster.nodes[requests % 3].send("DELETE", "/hostname/always.example.com/")
+            told = (status, json.loads(body)["error"])
+            refusals[told] = refusals.get(told, 0) + 1
+        time.sleep(0.02)
+    for member in cluster.members:
+        member.start()
+    began = time.monotonic()
+    while not all(node.ask("GET", "/fleet/")["connected"] for node in cluster.nodes):
+        time.sleep(0.05)
+    print(f"etcd away for {seconds} s: {requests} requests, {len(failures)} failed {failures[:3]}; changes: {refusals}; "
+          f"connected again after {time.monotonic() - began:.1f} s")
+    one_change(cluster.nodes[1], 0)
+    cluster.equal()
+
+
 def main():
     wanted = sys.argv[1] if len(sys.argv) > 1 else "all"
     for name, measure in (("latency", latency), ("changes", changes), ("million", million)):
@@ -135,6 +170,10 @@ def main():
                 cluster.start_nodes()
                 time.sleep(1)
                 measure(cluster)
+    if wanted == "away":
+        with Cluster() as cluster:
+            cluster.start_nodes()
+            away(cluster)
 
 
 if __name__ == "__main__":

@@ -107,8 +107,22 @@ pub enum Command {
     /// Print counters, of all hosts or of one
     Stats {
         /// The host name
+        #[arg(allow_hyphen_values = true, conflicts_with_all = ["sort", "limit", "search"])]
+        host: Option<String>,
+        /// Only hosts whose name, backend or action has this text in it, or that a URL leads to
+        #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+        search: Option<String>,
+        #[command(flatten)]
+        ranking: Ranking,
+    },
+    /// Print the last changes of rules and who made them, of all hosts or of one
+    Changes {
+        /// The host name
         #[arg(allow_hyphen_values = true)]
         host: Option<String>,
+        /// How many at most: 100 where it is not given
+        #[arg(long, value_name = "N")]
+        limit: Option<u32>,
     },
     /// Print the rule of a host
     Get {
@@ -171,13 +185,34 @@ pub enum Command {
 
 #[derive(Args, Debug)]
 pub struct List {
-    /// Only hosts whose name has this text in it
+    /// Only hosts whose name, backend or action has this text in it, or that a URL leads to
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub search: Option<String>,
     /// Only rules with this action: proxy, redirect, static, empty, alias, spin, unknown or
     /// no_hosts
     #[arg(long, value_name = "NAME")]
     pub action: Option<String>,
+    #[command(flatten)]
+    pub ranking: Ranking,
+}
+
+/// Order of hosts, and how many of them.
+#[derive(Args, Debug, Default)]
+pub struct Ranking {
+    /// The hosts with the most come first: errors, latency, held, open, requests or bytes
+    #[arg(long, value_name = "ORDER")]
+    pub sort: Option<String>,
+    /// How many hosts at most
+    #[arg(long, value_name = "N")]
+    pub limit: Option<String>,
+}
+
+impl Ranking {
+    /// Arguments that were given, with their names.
+    pub fn given(&self) -> Vec<(&'static str, &str)> {
+        let all = [("sort", &self.sort), ("limit", &self.limit)];
+        all.into_iter().filter_map(|(name, value)| Some((name, value.as_deref()?))).collect()
+    }
 }
 
 #[derive(Args, Debug)]
@@ -288,6 +323,8 @@ Examples:
   mantrid-client delete old.example.com
   mantrid-client list --search example.com --action proxy
   mantrid-client stats example.com
+  mantrid-client stats --sort errors --limit 10    # which hosts fail
+  mantrid-client changes example.com               # who changed it, and what was before
   mantrid-client dump > table.json && mantrid-client load table.json
   mantrid-client check table.json && mantrid-client diff table.json
 
@@ -424,6 +461,8 @@ mod tests {
             "mantrid-client set a spin true --wait --dry-run",
             "mantrid-client load",
             "mantrid-client top --hosts 0",
+            "mantrid-client stats a.com --sort errors",
+            "mantrid-client changes a.com b.com",
             "mantrid-client completions cobol",
         ] {
             assert!(parse(line).is_err(), "{line}");

@@ -19,6 +19,7 @@ mod sse;
 mod backend_list;
 mod backends;
 mod change;
+mod changes;
 mod check;
 mod complete;
 mod diff;
@@ -45,7 +46,7 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 
 use address::Address;
-use arguments::{Arguments, Command, List, Restart, Set};
+use arguments::{Arguments, Command, List, Ranking, Restart, Set};
 use backends::{AddBackend, RemoveBackend};
 use change::Change;
 use failure::Failure;
@@ -53,9 +54,9 @@ use print::{Counters, Row};
 use request::{Api, Ask, encoded};
 
 /// The original's line, with the commands that came later.
-const NO_ACTION: &str = "Please provide an action (add-backend, backend, check, completions, delete, \
-     diff, dump, events, fleet, flip, get, list, load, man, remove-backend, restart, set, spin, stats, \
-     support, top, which).";
+const NO_ACTION: &str = "Please provide an action (add-backend, backend, changes, check, \
+     completions, delete, diff, dump, events, fleet, flip, get, list, load, man, remove-backend, \
+     restart, set, spin, stats, support, top, which).";
 
 /// Runs `mantrid-client`.
 pub fn main() -> ExitCode {
@@ -120,9 +121,13 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
             let restart = Restart { host: named(restart.host)?, ..restart };
             restart::restart(&api()?, &restart, json).await
         }
-        Command::Stats { host } => {
+        Command::Stats { host: Some(host), .. } => stats_of(&api()?, &named(host)?, json).await,
+        Command::Stats { host: None, search, ranking } => {
+            stats(&api()?, search.as_deref(), &ranking, json).await
+        }
+        Command::Changes { host, limit } => {
             let host = host.map(named).transpose()?;
-            stats(&api()?, host.as_deref(), json).await
+            changes::show(&api()?, host.as_deref(), limit, json).await
         }
         Command::Get { host } => get(&api()?, &named(host)?, json).await,
         Command::Which { host, scheme, source } => {
@@ -208,11 +213,9 @@ fn print_json(body: &[u8]) -> Result<(), Failure> {
 
 async fn list(api: &Api, wanted: &List, json: bool) -> Result<(), Failure> {
     let arguments = [("search", &wanted.search), ("action", &wanted.action)];
-    let given = arguments.iter().filter_map(|(name, value)| Some((name, value.as_ref()?)));
-    let given: Vec<String> =
-        given.map(|(name, value)| format!("{name}={}", encoded(value))).collect();
-    let query = if given.is_empty() { String::new() } else { format!("?{}", given.join("&")) };
-    let answer = api.fetch(Ask::get(format!("/hostname/{query}"))).await?;
+    let given = arguments.iter().filter_map(|(name, value)| Some((*name, value.as_deref()?)));
+    let given: Vec<_> = given.chain(wanted.ranking.given()).collect();
+    let answer = api.fetch(Ask::get(format!("/hostname/{}", query(&given)))).await?;
     if json {
         return print_json(&answer.body);
     }
@@ -220,24 +223,43 @@ async fn list(api: &Api, wanted: &List, json: bool) -> Result<(), Failure> {
     print::entries(&answer.body, |host, rule| rows.push(Row::of(&host, &rule)))
         .map_err(|error| answer.foreign(&error))?;
     drop(answer);
-    print(|out| print::list(rows, out))
+    let is_sorted = wanted.ranking.sort.is_some();
+    print(|out| if is_sorted { print::list_as_it_is(&rows, out) } else { print::list(rows, out) })
 }
 
-async fn stats(api: &Api, host: Option<&str>, json: bool) -> Result<(), Failure> {
-    let target = host.map_or("/stats/".to_owned(), |host| format!("/stats/{}/", encoded(host)));
-    let answer = api.fetch(Ask::get(target)).await?;
+/// The query of these arguments.
+fn query(given: &[(&str, &str)]) -> String {
+    let given: Vec<String> =
+        given.iter().map(|(name, value)| format!("{name}={}", encoded(value))).collect();
+    if given.is_empty() { String::new() } else { format!("?{}", given.join("&")) }
+}
+
+async fn stats_of(api: &Api, host: &str, json: bool) -> Result<(), Failure> {
+    let answer = api.fetch(Ask::get(format!("/stats/{}/", encoded(host)))).await?;
+    if json {
+        return print_json(&answer.body);
+    }
+    let row = Counters::of(host, &answer.value()?);
+    print(|out| print::stats(vec![row], out))
+}
+
+async fn stats(
+    api: &Api,
+    search: Option<&str>,
+    ranking: &Ranking,
+    json: bool,
+) -> Result<(), Failure> {
+    let given: Vec<_> = search.map(|text| ("search", text)).into_iter().collect();
+    let given = [given, ranking.given()].concat();
+    let answer = api.fetch(Ask::get(format!("/stats/{}", query(&given)))).await?;
     if json {
         return print_json(&answer.body);
     }
     let mut rows = Vec::new();
-    match host {
-        Some(host) => rows.push(Counters::of(host, &answer.value()?)),
-        None => print::entries(&answer.body, |host, counters| {
-            rows.push(Counters::of(&host, &counters));
-        })
-        .map_err(|error| answer.foreign(&error))?,
-    }
-    print(|out| print::stats(rows, out))
+    print::entries(&answer.body, |host, counters| rows.push(Counters::of(&host, &counters)))
+        .map_err(|error| answer.foreign(&error))?;
+    let is_ranked = !given.is_empty();
+    print(|out| if is_ranked { print::ranked(&rows, out) } else { print::stats(rows, out) })
 }
 
 async fn get(api: &Api, host: &str, json: bool) -> Result<(), Failure> {

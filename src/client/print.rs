@@ -74,8 +74,13 @@ impl Row {
 /// The table of `list`.
 pub fn list(mut rows: Vec<Row>, out: &mut impl Write) -> io::Result<()> {
     rows.sort_unstable_by(|left, right| left.host.cmp(&right.host));
+    list_as_it_is(&rows, out)
+}
+
+/// The table of `list` in the order of the daemon's answer.
+pub fn list_as_it_is(rows: &[Row], out: &mut impl Write) -> io::Result<()> {
     writeln!(out, "{:<35} {:<25} {:<8}", "HOST", "ACTION", "SUBDOMS")?;
-    for Row { host, action, subdoms } in &rows {
+    for Row { host, action, subdoms } in rows {
         // as Python writes them
         let subdoms = if *subdoms { "True" } else { "False" };
         writeln!(out, "{host:<35} {action:<25} {subdoms:<8}")?;
@@ -156,13 +161,55 @@ const COUNTERS: &[(&str, &[&str])] = &[
 pub struct Counters {
     host: String,
     counts: Vec<u64>,
+    /// Rates and percentiles of the last minute, as they are shown.
+    minute: Vec<String>,
+}
+
+/// Columns of the last minute.
+const MINUTE: &[(&str, &str)] = &[
+    ("REQ/S", "requests_per_second"),
+    ("ERR/S", "errors_per_second"),
+    ("P50", "p50"),
+    ("P95", "p95"),
+    ("P99", "p99"),
+];
+
+/// A rate, or a percentile in seconds; `-` where there is none.
+fn of_minute(counters: &Value, name: &str) -> String {
+    let Some(number) = counters.get(name).and_then(Value::as_f64) else { return "-".to_owned() };
+    match name {
+        "p50" | "p95" | "p99" if number < 1.0 => format!("{:.1}ms", number * 1e3),
+        "p50" | "p95" | "p99" => format!("{number:.2}s"),
+        _ => format!("{number:.1}"),
+    }
 }
 
 impl Counters {
     pub fn of(host: &str, counters: &Value) -> Counters {
         let counts = COUNTERS.iter().map(|(_, names)| count(counters, names)).collect();
-        Counters { host: plain(host), counts }
+        let minute = MINUTE.iter().map(|(_, name)| of_minute(counters, name)).collect();
+        Counters { host: plain(host), counts, minute }
     }
+}
+
+/// The table of `stats` in the order of the daemon's answer, with the last minute to the right.
+pub fn ranked(rows: &[Counters], out: &mut impl Write) -> io::Result<()> {
+    write!(out, "{:<35}", "HOST")?;
+    for title in
+        COUNTERS.iter().map(|(title, _)| title).chain(MINUTE.iter().map(|(title, _)| title))
+    {
+        write!(out, " {title:<11}")?;
+    }
+    writeln!(out)?;
+    for row in rows {
+        write!(out, "{:<35}", row.host)?;
+        let counts = row.counts.iter().map(u64::to_string);
+        for cell in counts.chain(row.minute.iter().cloned()) {
+            write!(out, " {cell:<11}")?;
+        }
+        writeln!(out)?;
+    }
+    Ok(())
 }
 
 /// The table of `stats`.
@@ -302,6 +349,29 @@ mod tests {
         assert_eq!(words[1..5], ["1", "12345678901", "95", "171"]);
         assert_eq!(words[5..], ["2", "3", "4", "5", "6"]);
         assert!(lines[0].ends_with("HELD        2XX         3XX         4XX         5XX        "));
+    }
+
+    #[test]
+    fn ranked_hosts_stay_in_order_with_their_last_minute() {
+        let rows = [
+            Counters::of(
+                "slow.com",
+                &json!({
+                    "completed_requests": 7, "requests_per_second": 0.25, "errors_per_second": 1.5,
+                    "p50": 0.0031, "p95": 1.25, "p99": null,
+                }),
+            ),
+            Counters::of("a.com", &json!({})),
+        ];
+        let mut out = Vec::new();
+        ranked(&rows, &mut out).expect("a Vec takes all");
+        let out = String::from_utf8(out).expect("UTF-8");
+        let rows: Vec<Vec<&str>> =
+            out.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(rows[0][12..], ["REQ/S", "ERR/S", "P50", "P95", "P99"], "{out}");
+        assert_eq!((rows[1][0], rows[1][2]), ("slow.com", "7"));
+        assert_eq!(rows[1][10..], ["0.2", "1.5", "3.1ms", "1.25s", "-"]);
+        assert_eq!((rows[2][0], rows[2][14]), ("a.com", "-"));
     }
 
     #[test]

@@ -121,6 +121,9 @@ impl Handle {
             "health": health.collect::<Vec<_>>(),
             "wake": self.wake.hand_over(),
             "places": places(&self.shards),
+            "history": self.api.sources.history.to_json(),
+            "events": self.api.sources.events.log().to_json(),
+            "changes": self.api.sources.changes.lock().to_json(),
         })
     }
 
@@ -235,6 +238,10 @@ impl Control {
         });
         self.health.recall(health.collect(), &self.api.sources.published);
         self.wake.recall(&memory["wake"]);
+        let sources = &self.api.sources;
+        sources.history.recall(&memory["history"]);
+        sources.events.log().recall(&memory["events"]);
+        sources.changes.lock().recall(&memory["changes"]);
         self.api.sources.shards.together.gates.set_elder(&taken(&memory["places"]));
     }
 }

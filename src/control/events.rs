@@ -1,7 +1,7 @@
 //! Events: their kinds, their JSON, and the bus that passes each to every reader of `/events`.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use serde_json::{Value, json};
@@ -51,13 +51,13 @@ impl Tick {
     }
 }
 
-/// Passes each event to every reader that follows.
+/// Passes each event to every reader that follows, and keeps some for those that come later.
 #[derive(Clone)]
-pub(super) struct EventBus(broadcast::Sender<Event>);
+pub(super) struct EventBus(broadcast::Sender<Event>, EventLog);
 
 impl EventBus {
     pub(super) fn new() -> EventBus {
-        EventBus(broadcast::channel(limits::EVENTS_KEPT).0)
+        EventBus(broadcast::channel(limits::EVENTS_KEPT).0, EventLog::default())
     }
 
     /// Adds a reader; `None`: there are `most` already.
@@ -65,7 +65,13 @@ impl EventBus {
         (self.0.receiver_count() < most).then(|| self.0.subscribe())
     }
 
+    /// The events that are kept.
+    pub(super) fn log(&self) -> &EventLog {
+        &self.1
+    }
+
     pub(super) fn tell(&self, event: Event) {
+        self.1.keep(&event);
         // There may be no reader.
         let _ = self.0.send(event);
     }
@@ -73,6 +79,56 @@ impl EventBus {
     /// Whether there is a reader.
     pub(super) fn is_followed(&self) -> bool {
         0 < self.0.receiver_count()
+    }
+}
+
+/// Kinds of events that are kept; traffic and changes have logs of their own.
+const KEPT: [&str; 5] = ["health", "held", "idle", "wake", "fleet"];
+
+/// The last events.
+#[derive(Clone, Default)]
+pub(super) struct EventLog(Arc<Mutex<VecDeque<Event>>>);
+
+impl EventLog {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Event>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps an event, if it is of a kind that is kept.
+    pub(super) fn keep(&self, event: &Event) {
+        if let Event::Health(..) | Event::Other(..) = event {
+            let mut kept = self.lock();
+            kept.push_back(event.clone());
+            if limits::HISTORY_EVENTS < kept.len() {
+                kept.pop_front();
+            }
+        }
+    }
+
+    /// The events, the newest first.
+    pub(super) fn newest_first(&self) -> Vec<Event> {
+        self.lock().iter().rev().cloned().collect()
+    }
+
+    /// Writes the events down for the daemon that takes over.
+    pub(super) fn to_json(&self) -> Value {
+        let kept = self.lock();
+        let each = kept.iter().filter_map(|event| match event {
+            Event::Health(time, change) => Some(json!(["health", health_data(*time, change)])),
+            Event::Other(kind, data) => Some(json!([kind, &**data])),
+            Event::Change(_) | Event::Tick(_) => None,
+        });
+        each.collect()
+    }
+
+    /// Takes over what another daemon has written down: events of kinds that are known here.
+    pub(super) fn recall(&self, told: &Value) {
+        let each = told.as_array().into_iter().flatten().filter_map(|event| {
+            let (kind, data) = (event[0].as_str()?, event[1].as_str()?);
+            let kind = KEPT.iter().find(|known| **known == kind)?;
+            Some(Event::Other(kind, data.into()))
+        });
+        self.lock().extend(each.take(limits::HISTORY_EVENTS));
     }
 }
 

@@ -12,9 +12,11 @@ use tokio::sync::mpsc;
 
 use super::change::Happened;
 use super::events::{Event, EventBus, Rates, Tick, change_event, unix_time};
+use super::history::History;
 use super::orders::Orders;
-use super::statistics::{self, Busy, SharedStatistics, totals_of};
+use super::statistics::{self, Busy, SharedStatistics, name_of, per_second, totals_of};
 use super::wake::Wake;
+use crate::address::Address;
 use crate::limits;
 use crate::link::{ControlEnd, Counter, Counters, HostCount, Published};
 use crate::state::Totals;
@@ -28,6 +30,7 @@ pub(super) struct Heart {
     pub(super) orders: Orders,
     pub(super) happened: mpsc::UnboundedReceiver<Happened>,
     pub(super) wake: Wake,
+    pub(super) history: History,
     pub(super) last: Last,
 }
 
@@ -45,6 +48,7 @@ pub(super) struct Last {
 #[derive(Copy, Clone)]
 struct ShardMoment {
     totals: Totals,
+    errors: u64,
     cpu_micros: u64,
     alive_micros: u64,
 }
@@ -57,6 +61,7 @@ impl ShardMoment {
                 bytes_sent: counters.get(Counter::Sent),
                 bytes_received: counters.get(Counter::Received),
             },
+            errors: counters.get(Counter::Errors),
             cpu_micros: counters.get(Counter::CpuMicros),
             alive_micros: counters.get(Counter::AliveMicros),
         }
@@ -87,11 +92,16 @@ impl Heart {
 
     fn beat(&mut self) {
         let current = self.published.table_full();
-        {
+        let steps = {
             let mut statistics = statistics::lock(&self.statistics);
             statistics.take_over(&current.table);
-            statistics.mark();
+            statistics.mark()
+        };
+        if let Some((hosts, backends)) = steps {
+            let hosts = hosts.by(|key| name_of(&current.table, key));
+            self.history.note(hosts, backends.by(|id| Some(Address::from_words(id).to_string())));
         }
+        self.history.beat(&self.shards);
         self.wake.beat(&self.statistics, &current.table);
         if !self.events.is_followed() {
             // The first second of the next reader has no rates; better than wrong ones.
@@ -114,7 +124,10 @@ impl Heart {
             ranked.truncate(limits::BUSIEST_MAX);
         }
         ranked.sort_by_cached_key(|key| (std::cmp::Reverse(rank(key)), *key));
-        let (totals, shards) = self.last.shards(&self.shards, seconds);
+        let (mut totals, shards) = self.last.shards(&self.shards, seconds);
+        if let Value::Object(totals) = &mut totals {
+            totals.extend(self.history.minute(&self.shards));
+        }
         self.last.at = Some(now);
         self.events.tell(Event::Tick(Arc::new(Tick {
             time: unix_time(),
@@ -158,10 +171,12 @@ impl Last {
         self.load.resize(self.shards.len(), 0.0);
         let before = |index: usize| before.get(index).copied().unwrap_or(self.shards[index]);
         let mut rates = [0.0; 3];
+        let mut errors = 0;
         let each = shards.counters().enumerate().map(|(index, shard)| {
             let (now, before) = (self.shards[index], before(index));
             let own = rates_between(before.totals, now.totals, seconds);
             (0..3).for_each(|at| rates[at] += own[at]);
+            errors += now.errors.saturating_sub(before.errors);
             let cpu = now.cpu_micros.saturating_sub(before.cpu_micros) as f64;
             let alive = now.alive_micros.saturating_sub(before.alive_micros) as f64;
             // A shard notes its time about as often as it is read here: now and then nothing is
@@ -199,6 +214,8 @@ impl Last {
             "requests_per_second": rates[0],
             "bytes_sent_per_second": rates[1],
             "bytes_received_per_second": rates[2],
+            "errors": total(Counter::Errors),
+            "errors_per_second": seconds.map_or(0.0, |seconds| per_second(errors, seconds)),
             "open_connections": total(Counter::Open),
         });
         (totals, Value::Array(each))

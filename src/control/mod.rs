@@ -19,6 +19,7 @@ mod grant;
 mod health;
 mod heart;
 mod held;
+mod history;
 mod loops;
 mod orders;
 mod pages;
@@ -52,6 +53,7 @@ use fleet::Fleet;
 use health::{Health, Prober};
 use heart::{Heart, Last};
 use held::{Bounds, Held, HoldScheduler};
+use history::{History, SharedChanges};
 use orders::Orders;
 use pages::PageFolder;
 use resolver::Resolver;
@@ -312,6 +314,7 @@ impl Control {
         let told = WakeMemory::default();
         let trouble = Arc::new(ArcSwapOption::from(store.trouble().map(Arc::new)));
         let figures = Arc::new(Figures::begun());
+        let (changes, history) = (SharedChanges::default(), History::new());
         let writer = Writer::start(Wiring {
             store,
             figures: figures.clone(),
@@ -322,6 +325,7 @@ impl Control {
             shards: shards.clone(),
             published: published.clone(),
             happened,
+            changes: changes.clone(),
             fleet: of_fleet,
         });
         let writer = writer.map_err(|error| format!("no thread for the writer: {error}"))?;
@@ -340,6 +344,8 @@ impl Control {
                 trouble,
                 published: published.clone(),
                 figures,
+                changes,
+                history: history.clone(),
             },
             access.tokens,
             access.connections_max,
@@ -354,6 +360,7 @@ impl Control {
             orders: writer.orders(),
             happened: happenings,
             wake: wake.clone(),
+            history,
             last: Last::default(),
         };
         let (taking, _) = watch::channel(Taking::Yes);

@@ -107,6 +107,30 @@ pub const EVENT_READERS_MAX: usize = 64;
 pub const EVENT_HOSTS_MAX: usize = 500;
 /// Most of the busiest hosts that are reported.
 pub const BUSIEST_MAX: usize = 1000;
+/// Step of the history of all hosts.
+pub const HISTORY_STEP: Duration = Duration::from_secs(10);
+/// Steps of that history: an hour.
+pub const HISTORY_POINTS: usize = 360;
+/// Ends of those steps within the last minute.
+pub const HISTORY_MINUTE: usize = 6;
+/// Steps of the history of a host or a backend, which are those of `WINDOW_STEP`: an hour.
+pub const HISTORY_STEPS: usize = 120;
+/// Hosts with a history, and as many backends: 4 MB each.
+pub const HISTORY_HOSTS_MAX: usize = 500;
+/// Hosts that matter in a step by each measure.
+pub const HISTORY_FIRST: usize = 50;
+/// Events that are kept, about 1 MB.
+pub const HISTORY_EVENTS: usize = 2000;
+/// Changes of rules that are kept.
+pub const HISTORY_CHANGES: usize = 5000;
+/// Bytes of the changes that are kept.
+pub const HISTORY_CHANGES_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Changes in an answer that names no other number.
+pub const HISTORY_CHANGES_LISTED: usize = 100;
+/// Hosts of an order where no other number is given.
+pub const RANKED: usize = 100;
+/// Most hosts of an order in one answer, about 4 MB.
+pub const RANKED_MAX: usize = 10_000;
 /// Busiest hosts and backends with series of their own in the metrics.
 pub const METRIC_HOSTS: usize = 100;
 /// Shortest pause between two probes of a check whose interval is not shorter itself.

@@ -109,8 +109,9 @@ fn complaints_of_the_original_come_without_a_daemon() {
         (&["frob"], "Action frob does not exist.\n".to_owned()),
         (
             &[],
-            "Please provide an action (add-backend, backend, check, completions, delete, diff, dump, events, \
-             fleet, flip, get, list, load, man, remove-backend, restart, set, spin, stats, support, top, which).\n"
+            "Please provide an action (add-backend, backend, changes, check, completions, delete, diff, \
+             dump, events, fleet, flip, get, list, load, man, remove-backend, restart, set, spin, stats, top, \
+             which).\n"
                 .to_owned(),
         ),
     ] {

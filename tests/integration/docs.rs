@@ -27,14 +27,7 @@ const NOT_RUN: &[(&str, &str, &str)] = &[
         "mkdir -p site && echo 'Hello from port 8000' > site/index.html",
         "the shell of the examples has applications",
     ),
-    ("README.md", "bind_internal = 127.0.0.1:8081", "nginx_in_front has it"),
-    ("README.md", "upstream mantrid {", "nginx_in_front has it"),
-    (
-        "README.md",
-        "jq '.syscalls += [{\"names\": [\"io_uring_setup\", \"io_uring_enter\", \
-         \"io_uring_register\"], \"action\": \"SCMP_ACT_ALLOW\"}]' default.json > mantrid.json",
-        "needs a container runtime",
-    ),
+    ("README.md", "bind_internal = 127.0.0.1:8081", "terminators.rs has it"),
     ("docs/measurements.md", "apt-get install haproxy nginx wrk", "minutes of load, as root"),
     (
         "docs/operations.md",
@@ -411,53 +404,6 @@ fn haproxy_in_front() {
     let found = shell.run(&asked);
     shell.run("kill $(cat haproxy.pid)");
     assert_eq!(found, "302 http://new.example/a");
-}
-
-/// As in `README.md`: nginx terminates TLS, and its fields decide the scheme.
-#[test]
-fn nginx_in_front() {
-    if !has_tools(&["bash", "curl", "nginx", "openssl"]) {
-        return;
-    }
-    let page = Page::read("README.md");
-    let text = |first: &str| {
-        let mut blocks = page.all("text").filter(|block| block.text.starts_with(first));
-        blocks.next().expect(first).text.clone()
-    };
-    let mut shell = Shell::new();
-    // ports that a shell replaces, in place of the document's
-    let local = |text: &str| text.replace("127.0.0.1:8081", "127.0.0.1:8080");
-    let rest = "bind = 127.0.0.1:0\nbind_management = 127.0.0.1:8042\nstate_file = ./state.json\n";
-    let is_root = nix::unistd::geteuid().is_root();
-    let (ids, user) = if is_root { ("uid = 0\ngid = 0\n", "user root;\n") } else { ("", "") };
-    let conf = format!("{}{rest}{ids}", local(&text("bind_internal")));
-    let conf = shell.mapped(&conf);
-    std::fs::write(shell.path().join("site.conf"), conf).expect("site.conf");
-    let folder = shell.path().display().to_string();
-    let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-        .map(|kind| format!("{kind}_temp_path {folder}/{kind};\n"));
-    let theirs = local(&text("upstream mantrid {"))
-        .replace("listen 443 ssl", "listen 127.0.0.1:8443 ssl")
-        .replace("/etc/ssl", &folder);
-    let config = format!(
-        "{user}pid {folder}/nginx.pid;\nevents {{}}\nhttp {{\naccess_log off;\n{}{theirs}}}\n",
-        temporary.concat()
-    );
-    let config = shell.mapped(&config);
-    std::fs::write(shell.path().join("nginx.conf"), config).expect("nginx.conf");
-    shell.run(
-        "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=shop.example \
-         -keyout sites.key -out sites.crt 2> openssl.log",
-    );
-    shell.run("mantrid -c site.conf &");
-    let set = "mantrid-client set";
-    let one = format!("{set} https://shop.example proxy false backends=127.0.0.1:8000");
-    assert_eq!(shell.run(&one), "");
-    assert_eq!(shell.run(&format!("{set} http://shop.example empty false code=403")), "");
-    assert_eq!(shell.run(&format!("nginx -p {folder} -e {folder}/nginx.log -c nginx.conf")), "");
-    let found = shell.run("curl -sk -H 'Host: shop.example' https://127.0.0.1:8443/");
-    shell.run("kill $(cat nginx.pid)");
-    assert_eq!(found, "Hello from port 8000\n");
 }
 
 /// The files that the tour names are there.

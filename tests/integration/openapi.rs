@@ -98,6 +98,9 @@ fn sample(name: &str) -> &'static str {
         "fleet" => "fleet=true",
         "host" => "host=a.com",
         "only" => "only=change,traffic",
+        "sort" => "sort=requests",
+        "backend" => "backend=127.0.0.1:9",
+        "events" => "events=1",
         "scheme" => "scheme=tls",
         "domain" => "domain=a.com",
         "address" => "address=127.0.0.1:9&address=localhost:9",
@@ -128,7 +131,12 @@ impl Described {
         let mut wire: Connection = api.wire;
         if method == "HEAD" || method == "GET" && target.starts_with("/events") {
             wire.send(request);
-            return (wire.expect_head(), Vec::new());
+            let head = wire.expect_head();
+            let has_body = method == "GET" && head.status() != 200;
+            let length = head.field("Content-Length").filter(|_| has_body);
+            let length = length.map_or(0, |length| length.parse().expect("a length"));
+            let body = wire.read_exactly(length);
+            return (head, body);
         }
         let Answer { head, body } = wire.exchange(request);
         (head, body)

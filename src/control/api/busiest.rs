@@ -1,6 +1,6 @@
-//! Who is busiest now: a score for each host or backend, to which each ended request adds one and
-//! which halves in a minute. So those stand first that have most requests of late, and a pause of
-//! a few seconds takes nobody's series away.
+//! Scores that say which hosts and backends are busiest now: each ended request adds one to a
+//! score, and a score halves in a minute. So those stand first that have most requests of late, and
+//! a pause of a few seconds takes nobody's series away.
 
 use std::collections::HashMap;
 use std::hash::Hash;

@@ -13,16 +13,19 @@ use tokio::sync::mpsc;
 
 use super::asker::Asker;
 use super::error::ApiError;
+use super::ranking::HostOrder;
 use super::route::Query;
+use super::search::Search;
 use super::{Api, tagged};
 use crate::control::grant::Grant;
 use crate::limits;
+use crate::link::TaggedTable;
 use crate::table::{Action, Rule, Snapshot};
 
 /// A choice of rules of the table.
 #[derive(Debug)]
 struct Wanted {
-    search: String,
+    search: Search,
     action: Option<&'static str>,
     after: Option<String>,
     limit: Option<usize>,
@@ -39,9 +42,9 @@ struct Selected<'t> {
 }
 
 impl Wanted {
-    fn of(query: &Query<'_>, grant: Arc<Grant>) -> Result<Wanted, ApiError> {
+    fn of(query: &Query<'_>, table: &Snapshot, grant: Arc<Grant>) -> Result<Wanted, ApiError> {
         Ok(Wanted {
-            search: query.get("search").unwrap_or_default().to_lowercase(),
+            search: Search::of(query.get("search").unwrap_or_default(), table),
             action: query.one_of("action", Action::names())?,
             after: query.get("after").map(str::to_owned),
             limit: query.count("limit", usize::MAX)?,
@@ -50,8 +53,7 @@ impl Wanted {
     }
 
     fn matches(&self, name: &str, rule: &Rule) -> bool {
-        (self.search.is_empty()
-            || memchr::memmem::find(name.as_bytes(), self.search.as_bytes()).is_some())
+        self.search.matches(name, Some(rule))
             && self.action.is_none_or(|action| rule.action.as_str() == action)
     }
 
@@ -89,9 +91,12 @@ impl Wanted {
 }
 
 pub(super) async fn answer(api: &Api, parts: &Parts, asker: &Asker) -> Result<Response, ApiError> {
-    let query = Query::of(parts.uri.query(), &["search", "action", "after", "limit"])?;
-    let wanted = Wanted::of(&query, asker.grant.clone())?;
+    let query = Query::of(parts.uri.query(), &["search", "action", "after", "limit", "sort"])?;
     let current = api.current();
+    if query.get("sort").is_some() {
+        return in_order(api, &query, asker, current).await;
+    }
+    let wanted = Wanted::of(&query, &current.table, asker.grant.clone())?;
     let ([matched, rules], body) = if current.table.len() <= limits::LISTED_HERE_MAX {
         let Selected { names, counts } = wanted.select(&current.table);
         let mut text = Vec::new();
@@ -102,6 +107,37 @@ pub(super) async fn answer(api: &Api, parts: &Parts, asker: &Asker) -> Result<Re
         streamed(current.table.clone(), wanted).await?
     };
     let mut response = tagged(current.tag, body);
+    let headers = response.headers_mut();
+    headers.insert("mantrid-matched", HeaderValue::from(matched));
+    headers.insert("mantrid-rules", HeaderValue::from(rules));
+    Ok(response)
+}
+
+/// Lists the rules of the first hosts of an order.
+async fn in_order(
+    api: &Api,
+    query: &Query<'_>,
+    asker: &Asker,
+    current: Arc<TaggedTable>,
+) -> Result<Response, ApiError> {
+    if query.get("after").is_some() {
+        let message = "after: expected without sort, whose order changes all the time";
+        return Err(ApiError::bad("query_invalid", message));
+    }
+    let order = HostOrder::of(query, asker.grant.clone())?;
+    let Some(order) = order else { return Err(ApiError::busy("there is no order")) };
+    let order = order.with_action(query.one_of("action", Action::names())?);
+    let (tag, shared) = (current.tag, api.sources.statistics.clone());
+    let listed = tokio::task::spawn_blocking(move || {
+        let chosen = order.choose(&shared, &current.table);
+        let mut text = Vec::new();
+        // Writing to memory does not fail.
+        let _ = write(&current.table, &chosen.names, &mut text);
+        (text, [chosen.matched, chosen.rules])
+    });
+    let (text, [matched, rules]) =
+        listed.await.map_err(|_| ApiError::busy("listing the rules was given up"))?;
+    let mut response = tagged(tag, text);
     let headers = response.headers_mut();
     headers.insert("mantrid-matched", HeaderValue::from(matched));
     headers.insert("mantrid-rules", HeaderValue::from(rules));
@@ -171,7 +207,7 @@ mod tests {
     fn listed(table: &Snapshot, query: &str) -> (Vec<String>, usize) {
         let query = Query::of(Some(query), &["search", "action", "after", "limit"]);
         let grant = Arc::new(Grant::EVERYTHING);
-        let wanted = Wanted::of(&query.expect("a query"), grant).expect("a query");
+        let wanted = Wanted::of(&query.expect("a query"), table, grant).expect("a query");
         let Selected { names, counts: [matched, _] } = wanted.select(table);
         let mut text = Vec::new();
         write(table, &names, &mut text).expect("memory");

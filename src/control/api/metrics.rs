@@ -232,7 +232,7 @@ const CLASSES: [(&str, Counter); 5] = [
     ("unknown", Counter::AnswersUnknown),
 ];
 
-/// Who is busiest.
+/// Scores of hosts and backends.
 #[derive(Default)]
 pub(super) struct Ranks {
     hosts: BusyScores<u64>,

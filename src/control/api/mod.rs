@@ -20,11 +20,14 @@ mod listing;
 mod metrics;
 mod narrowed;
 mod openapi;
+mod past;
 mod process;
+mod ranking;
 mod read;
 mod ready;
 mod route;
 mod rules;
+mod search;
 mod serve;
 mod stats;
 mod support;
@@ -54,6 +57,7 @@ use super::fleet::Fleet;
 use super::grant::Tokens;
 use super::health::Health;
 use super::held::Held;
+use super::history::{History, SharedChanges};
 use super::orders::Orders;
 use super::resolver::Lookups;
 use super::statistics::{self, SharedStatistics, Statistics};
@@ -88,6 +92,8 @@ pub(super) struct Sources {
     pub(super) trouble: Arc<ArcSwapOption<String>>,
     pub(super) published: Arc<Published>,
     pub(super) figures: Arc<Figures>,
+    pub(super) changes: SharedChanges,
+    pub(super) history: History,
 }
 
 /// The management API.
@@ -220,6 +226,8 @@ impl Api {
             }
             Route::Which(host) => which::answer(self, parts, asker, &host),
             Route::Backends => stats::backends(self, parts, asker).await,
+            Route::Changes => past::changes(self, parts, asker),
+            Route::History => past::history(self, parts, asker).await,
             Route::Held => held::list(self, parts, asker),
             Route::Events => events::stream(self, parts, asker).await,
             Route::Metrics => metrics::answer(self, parts, asker).await,

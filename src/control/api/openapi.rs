@@ -1,5 +1,5 @@
-//! `GET /openapi.json`: the API as OpenAPI 3.1 describes one, made from the list of routes and the
-//! table below, which has a row for each path and method. `docs/api.md` is the reference for people.
+//! `GET /openapi.json`: the API as OpenAPI 3.1 describes one. It is made of the list of routes and
+//! the table below, which has a row for each path and method. `docs/api.md` is the reference for people.
 
 use std::sync::LazyLock;
 
@@ -29,26 +29,26 @@ struct Operation {
     query: &'static [&'static str],
     /// Schema of the request's body.
     body: Option<&'static str>,
-    content: Content,
+    content: AnswerContent,
 }
 
-/// Content of the answer 200.
+/// AnswerContent of the answer 200.
 #[derive(Copy, Clone)]
-enum Content {
+enum AnswerContent {
     /// JSON of this schema.
     Json(&'static str),
     /// Text of this media type.
     Text(&'static str),
 }
 
-use Content::{Json, Text};
+use AnswerContent::{Json, Text};
 
 const fn get(
     path: &'static str,
     id: &'static str,
     summary: &'static str,
     query: &'static [&'static str],
-    content: Content,
+    content: AnswerContent,
 ) -> Operation {
     Operation { path, method: "GET", id, summary, query, body: None, content }
 }
@@ -80,13 +80,17 @@ const OPERATIONS: &[Operation] = &[
     change(("DELETE", "/hostname/{host}/"), "deleteRule", "Deletes the rule of a host", CHANGE,
         None),
     get("/held/", "listHeld", "Held requests, those that have waited longest first",
-        &["held_host", "limit"], Json("HeldRequests")),
+        &["one_host", "limit"], Json("HeldRequests")),
+    get("/changes/", "listChanges", "The last changes of rules, the newest first",
+        &["one_host", "limit"], Json("ListOfChanges")),
+    get("/history/", "getHistory", "The last hour of all hosts, of one, or of a backend",
+        &["one_host", "backend", "events"], Json("History")),
     get("/which/{host}", "explainHost", "The rule of a request for a host, and what would happen to it",
         &["scheme"], Json("Explained")),
     get("/which/", "hasSite", "The same for a TLS terminator: 404 where no site has the name",
         &["domain", "scheme"], Json("Explained")),
     get("/stats/", "listCounters", "Counters of all hosts, or of the busiest",
-        &["busiest", "fleet"], Json("CountersOfAll")),
+        &["busiest", "fleet", "sort", "limit", "search"], Json("CountersOfAll")),
     get("/stats/{host}/", "getCounters", "Counters of a host; {} without a request so far",
         &["fleet"], Json("Counters")),
     get("/backends/", "listBackends", "State and counters of backends, by address", &["address"],
@@ -134,7 +138,10 @@ fn parameter(name: &str) -> Value {
             json!({ "type": "integer", "minimum": 0, "maximum": crate::limits::BUSIEST_MAX }),
         ),
         "fleet" => ("Add the counters of the other nodes", json!({ "type": "boolean" })),
-        "held_host" => ("The rule that they are held for", json!({ "type": "string" })),
+        "one_host" => ("A host, for what is about its rule alone", json!({ "type": "string" })),
+        "backend" => ("A backend, for what is about it alone", json!({ "type": "string" })),
+        "events" => ("How many of the last events", json!({ "type": "integer", "minimum": 0 })),
+        "sort" => ("The order, most first", json!({ "type": "string" })),
         "host" => (
             "Hosts whose counters are in each `traffic`",
             json!({
@@ -155,8 +162,8 @@ fn parameter(name: &str) -> Value {
         "only" => ("Kinds of events, with commas", json!({ "type": "string" })),
         _ => ("", json!({})),
     };
-    // `host` of two paths is not the same.
-    let name = if name == "held_host" { "host" } else { name };
+    // `host` of `/events` may be given several times.
+    let name = if name == "one_host" { "host" } else { name };
     let mut parameter =
         json!({ "name": name, "in": "query", "description": meaning, "schema": schema });
     if name == "domain" {

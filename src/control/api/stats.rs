@@ -19,6 +19,7 @@ use super::super::statistics::{
 use super::asker::Asker;
 use super::error::ApiError;
 use super::guard;
+use super::ranking::{self, HostOrder};
 use super::route::Query;
 use super::{Api, read};
 use crate::address::Address;
@@ -33,9 +34,17 @@ fn answer(value: &Value) -> Response {
 /// `GET /stats/`: the counters of each rule, also without a request yet, and of `unknown` once it
 /// had one.
 pub(super) async fn all(api: &Api, parts: &Parts, asker: &Asker) -> Result<Response, ApiError> {
-    let query = Query::of(parts.uri.query(), &["busiest", "fleet"])?;
+    let known = [&["busiest", "fleet"][..], &ranking::ARGUMENTS].concat();
+    let query = Query::of(parts.uri.query(), &known)?;
     let of_fleet = query.flag("fleet")?;
     let busiest = query.count("busiest", limits::BUSIEST_MAX)?;
+    if let Some(order) = HostOrder::of(&query, asker.grant.clone())? {
+        if busiest.is_some() {
+            let message = "busiest: expected alone, or sort=requests&limit= in its place";
+            return Err(ApiError::bad("query_invalid", message));
+        }
+        return in_order(api, parts, &query, order).await;
+    }
     let table = api.current();
     let shared = api.sources.statistics.clone();
     // A million hosts take a while.
@@ -47,7 +56,48 @@ pub(super) async fn all(api: &Api, parts: &Parts, asker: &Asker) -> Result<Respo
     let listed = listed.await.map_err(|_| ApiError::busy("adding up was given up"))?;
     let path = query.get("busiest").map(|count| format!("/stats/?busiest={count}"));
     let path = path.as_deref().unwrap_or("/stats/");
-    Ok(of_all(api, parts, Value::Object(listed), of_fleet.then_some(path)).await)
+    let path = of_fleet.then_some(path);
+    Ok(of_all(api, parts, Value::Object(listed), path, std::convert::identity).await)
+}
+
+/// `GET /stats/?sort=&limit=&search=`: hosts in this order, each with all members.
+async fn in_order(
+    api: &Api,
+    parts: &Parts,
+    query: &Query<'_>,
+    order: HostOrder,
+) -> Result<Response, ApiError> {
+    let (table, shared) = (api.current(), api.sources.statistics.clone());
+    let own_order = order.clone();
+    let chosen = tokio::task::spawn_blocking(move || {
+        let chosen = own_order.choose(&shared, &table);
+        let keys: Vec<u64> = chosen.names.iter().map(|name| table.key(name)).collect();
+        let (found, minutes) = counted(&shared, &keys.iter().copied().collect());
+        let hosts = chosen.names.iter().zip(keys).map(|(name, key)| {
+            let sums = found.get(&key).copied().unwrap_or_default();
+            ((*name).to_owned(), Value::Object(minutes.to_json(key, &sums)))
+        });
+        let hosts: Map<String, Value> = hosts.collect();
+        (hosts, [chosen.matched, chosen.rules])
+    });
+    let (hosts, [matched, rules]) =
+        chosen.await.map_err(|_| ApiError::busy("looking through the hosts was given up"))?;
+    let path = query.flag("fleet")?.then(|| {
+        let mut path = form_urlencoded::Serializer::new(String::new());
+        let given = ranking::ARGUMENTS.iter().filter_map(|name| Some((*name, query.get(name)?)));
+        path.extend_pairs(given);
+        format!("/stats/?{}", path.finish())
+    });
+    let arrange = |sum| match sum {
+        Value::Object(hosts) => Value::Object(order.arrange(hosts)),
+        other => other,
+    };
+    let own = Value::Object(hosts);
+    let mut response = of_all(api, parts, own, path.as_deref(), arrange).await;
+    let headers = response.headers_mut();
+    headers.insert("mantrid-matched", HeaderValue::from(matched));
+    headers.insert("mantrid-rules", HeaderValue::from(rules));
+    Ok(response)
 }
 
 fn every(
@@ -116,7 +166,13 @@ fn busiest_of(
 
 /// The numbers of this node, or with those of all others: who of them is missing is named in a
 /// field.
-async fn of_all(api: &Api, parts: &Parts, own: Value, path: Option<&str>) -> Response {
+async fn of_all(
+    api: &Api,
+    parts: &Parts,
+    own: Value,
+    path: Option<&str>,
+    arrange: impl FnOnce(Value) -> Value,
+) -> Response {
     let fleet = api.fleet();
     let (Some(path), Some(fleet)) = (path, fleet) else { return answer(&own) };
     // The other nodes check what it is good for, as this one did.
@@ -124,7 +180,7 @@ async fn of_all(api: &Api, parts: &Parts, own: Value, path: Option<&str>) -> Res
     let (others, missing) = fleet.ask_others(path, token).await;
     let mut sum = own;
     others.iter().for_each(|other| add(&mut sum, other));
-    let mut response = answer(&sum);
+    let mut response = answer(&arrange(sum));
     let fields = response.headers_mut();
     fields.insert("mantrid-fleet-nodes", HeaderValue::from(others.len() + 1));
     if let Ok(missing) = HeaderValue::from_str(&missing.join(", "))
@@ -146,7 +202,7 @@ pub(super) async fn one(api: &Api, parts: &Parts, raw: &str) -> Result<Response,
     let own = Value::Object(found.unwrap_or_default());
     let host = percent_encoding::utf8_percent_encode(&name, percent_encoding::NON_ALPHANUMERIC);
     let path = of_fleet.then(|| format!("/stats/{host}/"));
-    Ok(of_all(api, parts, own, path.as_deref()).await)
+    Ok(of_all(api, parts, own, path.as_deref(), std::convert::identity).await)
 }
 
 /// The state of a backend, if it is probed, and its counters.

@@ -84,12 +84,16 @@ impl SlotReading {
         self.latency.iter_mut().zip(other.latency).for_each(|(own, n)| *own = narrow(*own, n));
     }
 
+    /// Whether there was a response.
+    pub(super) fn is_timed(&self) -> bool {
+        self.latency.iter().any(|count| *count != 0)
+    }
+
     pub(super) fn is_zero(&self) -> bool {
         *self == SlotReading::default()
     }
 
     /// Time in microseconds that this part of the responses took at most.
-    #[expect(dead_code, reason = "the answer in any order is next")]
     pub(in crate::control) fn quantile(&self, part: f64) -> Option<u64> {
         quantile(self.latency.map(u64::from), part)
     }
@@ -112,7 +116,7 @@ pub(in crate::control) fn percentiles(latency: [u64; CLASSES_OF_TIME]) -> Map<St
 
 /// Time in microseconds that this part of all times is not above: within a class as if they were
 /// spread evenly, as Prometheus does it. Times past the last bound count as that.
-fn quantile(classes: [u64; CLASSES_OF_TIME], part: f64) -> Option<u64> {
+pub(in crate::control) fn quantile(classes: [u64; CLASSES_OF_TIME], part: f64) -> Option<u64> {
     let all: u64 = classes.iter().sum();
     if all == 0 {
         return None;

@@ -8,7 +8,7 @@
 
 mod copy;
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -23,6 +23,7 @@ use super::change::{Change, Done, Happened, Refused, RuleChange};
 use super::figures::Figures;
 use super::fleet::OfFleet;
 use super::held::Held;
+use super::history::SharedChanges;
 use super::loops;
 use super::orders::{Order, Orders};
 use super::statistics::{self, SharedStatistics};
@@ -54,6 +55,8 @@ pub(super) struct Wiring {
     pub(super) published: Arc<Published>,
     /// Receiver of the changes that are in force.
     pub(super) happened: mpsc::UnboundedSender<Happened>,
+    /// The last changes, for those who ask later.
+    pub(super) changes: SharedChanges,
     /// The fleet that the table is of.
     pub(super) fleet: Option<OfFleet>,
 }
@@ -249,6 +252,11 @@ impl Writing {
         };
         let done = Done { tag: after.tag, before: one };
         let few = change.edits.len() <= limits::EDITS_TOLD_MAX;
+        let rules = changed_rules(&change, &before.table, &after.table);
+        // Before the answer: a client that has read it finds its change.
+        let mut changes = self.wiring.changes.lock();
+        changes.note(&change.who, change.verb, rules.as_deref(), change.edits.len());
+        drop(changes);
         audit(&change, after.tag, "done");
         let set = change.edits.iter().filter_map(|(name, rule)| Some((&**name, rule.as_ref()?)));
         loops::warn_of(&self.wiring.published.own, set);
@@ -460,6 +468,24 @@ impl Writing {
             ),
         }
     }
+}
+
+/// The rules that became others by a change; `None`: it is of too many to name them.
+fn changed_rules(change: &Change, before: &Snapshot, after: &Snapshot) -> Option<Vec<RuleChange>> {
+    let replaced = if change.whole { before.len() } else { 0 };
+    if limits::EDITS_TOLD_MAX < change.edits.len().max(replaced) {
+        return None;
+    }
+    let named = change.edits.iter().map(|(name, _)| &**name);
+    let replaced = before.iter().map(|(name, _)| name).take(replaced);
+    // Sorted, and each once: of a name that is given twice the last rule counts.
+    let names: BTreeSet<&str> = named.chain(replaced).collect();
+    let pairs = names.into_iter().map(|name| RuleChange {
+        name: name.to_owned(),
+        before: before.get(name).cloned(),
+        after: after.get(name).cloned(),
+    });
+    Some(pairs.filter(|change| change.before != change.after).collect())
 }
 
 /// The rules that a change concerns which ask for more than routing.

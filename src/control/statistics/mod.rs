@@ -7,6 +7,7 @@
 //! then on.
 
 mod archive;
+mod rank;
 mod window;
 
 use std::collections::{HashMap, HashSet};
@@ -18,14 +19,15 @@ use serde_json::{Map, Value, json};
 
 use super::Counted;
 use crate::limits;
-use crate::link::{ByKey, ControlEnd, HostCount, Id, KeyHasher, KeySet, Sums, Whole};
+use crate::link::{BackendCount, ByKey, ControlEnd, HostCount, Id, KeyHasher, KeySet, Sums, Whole};
 use crate::state::Totals;
 use crate::table::{Snapshot, UNKNOWN};
 use archive::HostArchive;
 use window::Window;
 
-pub(super) use window::SlotReading;
+pub(super) use rank::{Chosen, HostFilter, HostSort, choose};
 use window::describe;
+pub(super) use window::{SlotReading, per_second, percentiles, quantile};
 
 /// The statistics, shared by several threads: the API, the writer, and the one that folds the
 /// journal.
@@ -40,7 +42,7 @@ pub(super) fn lock(statistics: &SharedStatistics) -> MutexGuard<'_, Statistics> 
 pub(super) struct Statistics {
     shards: ControlEnd,
     /// Numbers handed over by shards, and saved before.
-    base: HostArchive,
+    archive: HostArchive,
     /// Numbers in the slots of a host when it was deleted.
     gone: ByKey<Box<Whole>>,
     /// Requests completed in each slot of each shard when it was saved last.
@@ -62,15 +64,15 @@ pub(super) type Busy = ByKey<Sums>;
 impl Statistics {
     /// Goes on from what was saved; names that no rule has (any more) are left out.
     pub(super) fn new(shards: ControlEnd, table: &Snapshot, saved: &[Counted]) -> Statistics {
-        let mut base = HostArchive::default();
+        let mut archive = HostArchive::default();
         for (name, counters) in saved.iter().filter(|(name, _)| is_counted(table, name)) {
-            base.set(table.key(name), &sums_of(*counters).into());
+            archive.set(table.key(name), &sums_of(*counters).into());
         }
         let count = shards.counters().len();
         let nothing_saved = vec![Vec::new(); count];
         let now = Instant::now();
         Statistics {
-            base,
+            archive,
             gone: ByKey::default(),
             saved: nothing_saved,
             unsaved: KeySet::default(),
@@ -94,7 +96,7 @@ impl Statistics {
                 if saved != whole.sums.get(HostCount::Completed) {
                     self.unsaved.insert(key);
                 }
-                self.base.change(key, |base| base.add(&whole));
+                self.archive.change(key, |base| base.add(&whole));
                 self.host_window.retire((shard, index), key, &SlotReading::of_host(slot));
                 if self.gone.contains_key(&key) {
                     of_deleted.insert(key);
@@ -124,7 +126,7 @@ impl Statistics {
     fn take_wraps(&mut self) {
         for slots in self.shards.hosts() {
             slots.take_wraps(|[key, ..], class| {
-                self.base.change(key, |base| base.add_wrap(class));
+                self.archive.change(key, |base| base.add_wrap(class));
             });
         }
         for slots in self.shards.backends() {
@@ -146,8 +148,8 @@ impl Statistics {
         for key in keys.iter().filter(|key| !held.contains_key(key)) {
             let Some(gone) = self.gone.remove(key) else { continue };
             match name_of(table, *key) {
-                Some(_) => self.base.change(*key, |base| base.sub_ended(&gone)),
-                None => self.base.remove(*key),
+                Some(_) => self.archive.change(*key, |base| base.sub_ended(&gone)),
+                None => self.archive.remove(*key),
             }
         }
     }
@@ -181,7 +183,7 @@ impl Statistics {
     /// Sums of these hosts; a host that never had a request is left out.
     pub(super) fn of(&self, keys: &KeySet) -> Busy {
         let mut found = self.in_slots(keys);
-        let is_known = |key: &&u64| self.base.contains(**key) || self.elder.contains_key(key);
+        let is_known = |key: &&u64| self.archive.contains(**key) || self.elder.contains_key(key);
         for key in keys.iter().filter(is_known) {
             found.entry(*key).or_default();
         }
@@ -192,7 +194,7 @@ impl Statistics {
     /// Adds the sums that slots do not hold (any more).
     fn complete(&self, found: &mut Busy) {
         for (key, sums) in found {
-            if let Some(more) = self.base.sums(*key) {
+            if let Some(more) = self.archive.sums(*key) {
                 sums.add(&more);
             }
             if let Some(less) = self.gone.get(key) {
@@ -223,7 +225,7 @@ impl Statistics {
 
     /// The key of every host that ever had a request.
     pub(super) fn known(&self) -> KeySet {
-        let mut known: KeySet = self.base.keys().collect();
+        let mut known: KeySet = self.archive.keys().collect();
         for slots in self.shards.hosts() {
             slots.look(|_, [key, ..], _| {
                 known.insert(key);
@@ -244,7 +246,7 @@ impl Statistics {
             });
         }
         for key in keys {
-            self.base.remove(*key);
+            self.archive.remove(*key);
             self.unsaved.remove(key);
             self.host_window.forget(*key);
             match held.remove(key) {
@@ -288,7 +290,7 @@ impl Statistics {
                 continue;
             }
             let key = table.key(name);
-            self.base.change(key, |base| base.add(&sums_of(*totals).into()));
+            self.archive.change(key, |base| base.add(&sums_of(*totals).into()));
             self.unsaved.insert(key);
         }
     }
@@ -305,7 +307,7 @@ impl Statistics {
 
     /// Counts and histograms of these hosts.
     pub(super) fn wholes(&self, keys: &KeySet) -> ByKey<Whole> {
-        let known = keys.iter().filter_map(|key| Some((*key, self.base.whole(*key)?)));
+        let known = keys.iter().filter_map(|key| Some((*key, self.archive.whole(*key)?)));
         let mut found: ByKey<Whole> = known.collect();
         for slots in self.shards.hosts() {
             slots.look(|_, [key, ..], slot| {
@@ -371,24 +373,74 @@ impl Statistics {
         Minutes { of: found, seconds: self.backend_window.seconds(Instant::now()) }
     }
 
-    /// Marks what is counted, twice a minute: the last minute begins at a mark.
-    pub(super) fn mark(&mut self) {
+    /// Marks what is counted, twice a minute: the last minute begins at a mark. Returns the numbers
+    /// since the marks before, of hosts and of backends; `None`: no marks are due.
+    pub(super) fn mark(&mut self) -> Option<(Step<u64>, Step<Id>)> {
         let now = Instant::now();
         if !self.host_window.is_due(now) {
-            return;
+            return None;
         }
-        self.host_window.turn(now);
+        let (seconds, retired) = self.host_window.turn(now);
+        let mut hosts = ByKey::<Stepped>::default();
+        for (key, reading) in retired {
+            hosts.entry(key).or_default().reading.add(&reading);
+        }
         for (shard, slots) in self.shards.hosts().enumerate() {
-            slots.look(|index, _, slot| {
-                self.host_window.mark(shard, index, SlotReading::of_host(slot));
+            slots.look(|index, [key, ..], slot| {
+                let reading = self.host_window.mark(shard, index, SlotReading::of_host(slot));
+                let (open, held) = (slot.get(HostCount::Open), slot.get(HostCount::Held));
+                let step = Stepped { reading, open, held };
+                if step != Stepped::default() {
+                    hosts.entry(key).or_default().add(&step);
+                }
             });
         }
-        self.backend_window.turn(now);
+        let (_, retired) = self.backend_window.turn(now);
+        let mut backends: HashMap<Id, Stepped> = HashMap::new();
+        for (id, reading) in retired {
+            backends.entry(id).or_default().reading.add(&reading);
+        }
         for (shard, slots) in self.shards.backends().enumerate() {
-            slots.look(|index, _, slot| {
-                self.backend_window.mark(shard, index, SlotReading::of_backend(slot));
+            slots.look(|index, id, slot| {
+                let reading = self.backend_window.mark(shard, index, SlotReading::of_backend(slot));
+                let step = Stepped { reading, open: slot.get(BackendCount::Open), held: 0 };
+                if step != Stepped::default() {
+                    backends.entry(id).or_default().add(&step);
+                }
             });
         }
+        let hosts = Step { seconds, of: hosts.into_iter().collect() };
+        Some((hosts, Step { seconds, of: backends.into_iter().collect() }))
+    }
+}
+
+/// Numbers of hosts or backends between two marks, and the seconds between them.
+pub(super) struct Step<K> {
+    pub(super) seconds: f64,
+    pub(super) of: Vec<(K, Stepped)>,
+}
+
+impl<K> Step<K> {
+    /// Gives the step other names; hosts without one are left out.
+    pub(super) fn by<N>(self, name: impl Fn(K) -> Option<N>) -> Step<N> {
+        let of = self.of.into_iter().filter_map(|(key, step)| Some((name(key)?, step)));
+        Step { seconds: self.seconds, of: of.collect() }
+    }
+}
+
+/// Numbers of a host or backend between two marks, and how much was open and held at the second.
+#[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Stepped {
+    pub(super) reading: SlotReading,
+    pub(super) open: u64,
+    pub(super) held: u64,
+}
+
+impl Stepped {
+    fn add(&mut self, more: &Stepped) {
+        self.reading.add(&more.reading);
+        self.open += more.open;
+        self.held += more.held;
     }
 }
 

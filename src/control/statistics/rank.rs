@@ -1,0 +1,311 @@
+//! Order of hosts: by errors, latency, requests or bytes of the last minute, and then since the
+//! start; or by requests that are held or open now.
+//!
+//! A rank is made of what the slots and the archive hold side by side, so that a million hosts are
+//! looked through in milliseconds; names are looked up for those alone that may be chosen.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashSet};
+
+use super::archive::Row;
+use super::window::SlotReading;
+use super::{Statistics, name_of};
+use crate::link::{ByKey, HostCount, Slot, Sums};
+use crate::table::{Rule, Snapshot, UNKNOWN};
+
+/// Order of hosts.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(in crate::control) enum HostSort {
+    Errors,
+    Latency,
+    Held,
+    Open,
+    Requests,
+    Bytes,
+}
+
+impl HostSort {
+    /// All orders, with their names.
+    pub(in crate::control) const ALL: [(&str, HostSort); 6] = [
+        ("errors", HostSort::Errors),
+        ("latency", HostSort::Latency),
+        ("held", HostSort::Held),
+        ("open", HostSort::Open),
+        ("requests", HostSort::Requests),
+        ("bytes", HostSort::Bytes),
+    ];
+
+    /// HostRank by the counts of one slot, or of all.
+    fn rank(self, sums: &Sums, minute: &SlotReading) -> HostRank {
+        let get = |count| sums.get(count);
+        match self {
+            HostSort::Errors => HostRank(minute.errors.into(), get(HostCount::Errors)),
+            HostSort::Latency => HostRank::of_latency(minute),
+            HostSort::Held => HostRank(get(HostCount::Held), get(HostCount::Completed)),
+            HostSort::Open => HostRank(get(HostCount::Open), get(HostCount::Completed)),
+            HostSort::Requests => HostRank(minute.requests.into(), get(HostCount::Completed)),
+            HostSort::Bytes => {
+                let all = get(HostCount::BytesSent).wrapping_add(get(HostCount::BytesReceived));
+                HostRank(minute.sent.saturating_add(minute.received), all)
+            }
+        }
+    }
+
+    /// Number of the archive that counts where the first ones are equal.
+    fn archived(self, row: &Row) -> u64 {
+        match self {
+            HostSort::Errors => row.errors,
+            HostSort::Latency => 0,
+            HostSort::Held | HostSort::Open | HostSort::Requests => row.completed,
+            HostSort::Bytes => row.bytes,
+        }
+    }
+}
+
+/// Position of a host in an order, the higher the earlier: a number of now or of the last minute,
+/// and one since the start.
+#[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub(in crate::control) struct HostRank(u64, u64);
+
+impl HostRank {
+    fn of_latency(minute: &SlotReading) -> HostRank {
+        let quantile = |part| minute.quantile(part).unwrap_or(0);
+        HostRank(quantile(0.95), quantile(0.99))
+    }
+
+    fn add(&mut self, more: HostRank) {
+        self.0 = self.0.saturating_add(more.0);
+        self.1 = self.1.wrapping_add(more.1);
+    }
+}
+
+/// Hosts that are wanted.
+pub(in crate::control) trait HostFilter {
+    /// Whether every rule that may be seen is wanted: then no rule need be looked at.
+    fn is_everything(&self) -> bool;
+    /// Whether the client may see the host.
+    fn sees(&self, name: &str) -> bool;
+    /// Whether a host is wanted; `unknown` has no rule.
+    fn matches(&self, name: &str, rule: Option<&Rule>) -> bool;
+}
+
+/// Hosts that were chosen.
+pub(in crate::control) struct Chosen<'t> {
+    /// Names of the hosts, in order.
+    pub(in crate::control) names: Vec<&'t str>,
+    /// Hosts that match, of which these are the first.
+    pub(in crate::control) matched: usize,
+    /// Rules that the client may see.
+    pub(in crate::control) rules: usize,
+}
+
+/// Chooses the first `limit` hosts of an order, without one by their names.
+pub(in crate::control) fn choose<'t>(
+    statistics: &super::SharedStatistics,
+    table: &'t Snapshot,
+    (sort, limit): (Option<HostSort>, usize),
+    wanted: &impl HostFilter,
+) -> Chosen<'t> {
+    let ranks = sort.map(|sort| super::lock(statistics).ranks(sort));
+    let unknown = super::lock(statistics).has(table.key(UNKNOWN)).then_some(UNKNOWN);
+    let unknown = unknown.filter(|name| wanted.sees(name) && wanted.matches(name, None));
+    match &ranks {
+        Some(ranks) if wanted.is_everything() => {
+            let keys = super::lock(statistics).first(ranks, limit, |key| {
+                name_of(table, key).is_some_and(|name| wanted.sees(name))
+            });
+            let mut names: Vec<&str> =
+                keys.into_iter().filter_map(|key| name_of(table, key)).collect();
+            names.sort_by_cached_key(|name| (Reverse(ranks.of(table.key(name))), *name));
+            let mut all = by_name(table, limit - names.len().min(limit), wanted, &names);
+            names.append(&mut all.names);
+            names.truncate(limit);
+            Chosen { names, matched: all.matched + usize::from(unknown.is_some()), ..all }
+        }
+        Some(ranks) => ranked(statistics, table, (ranks, limit), wanted, unknown),
+        None => {
+            let mut all = by_name(table, limit, wanted, &[]);
+            if let Some(unknown) = unknown {
+                all.matched += 1;
+                all.names.push(unknown);
+                all.names.sort_unstable();
+                all.names.truncate(limit);
+            }
+            all
+        }
+    }
+}
+
+/// The first names of those that match, but for those that are chosen already.
+fn by_name<'t>(
+    table: &'t Snapshot,
+    limit: usize,
+    wanted: &impl HostFilter,
+    but: &[&str],
+) -> Chosen<'t> {
+    let (mut matched, mut rules) = (0, 0);
+    let but: HashSet<&str> = but.iter().copied().collect();
+    let mut page: BinaryHeap<&str> = BinaryHeap::new();
+    if limit == 0 && wanted.is_everything() && wanted.sees(UNKNOWN) {
+        return Chosen { names: Vec::new(), matched: table.len(), rules: table.len() };
+    }
+    for (name, rule) in table.iter().filter(|(name, _)| wanted.sees(name)) {
+        rules += 1;
+        if !wanted.matches(name, Some(rule)) {
+            continue;
+        }
+        matched += 1;
+        if limit <= page.len() && page.peek().is_none_or(|last| *last <= name) {
+            continue;
+        }
+        if but.contains(name) {
+            continue;
+        }
+        page.push(name);
+        if limit < page.len() {
+            page.pop();
+        }
+    }
+    Chosen { names: page.into_sorted_vec(), matched, rules }
+}
+
+/// The first of those that match, which each rule is looked at for.
+fn ranked<'t>(
+    statistics: &super::SharedStatistics,
+    table: &'t Snapshot,
+    (ranks, limit): (&HostRanks, usize),
+    wanted: &impl HostFilter,
+    unknown: Option<&'t str>,
+) -> Chosen<'t> {
+    let mut rules = 0;
+    let mut names: Vec<&str> = Vec::new();
+    for (name, rule) in table.iter().filter(|(name, _)| wanted.sees(name)) {
+        rules += 1;
+        if wanted.matches(name, Some(rule)) {
+            names.push(name);
+        }
+    }
+    names.extend(unknown);
+    let statistics = super::lock(statistics);
+    let mut first: BinaryHeap<(Reverse<HostRank>, &str)> = BinaryHeap::new();
+    for name in &names {
+        first.push((Reverse(statistics.rank_of(ranks, table.key(name))), name));
+        if limit < first.len() {
+            first.pop();
+        }
+    }
+    let chosen = first.into_sorted_vec().into_iter().map(|(_, name)| name).collect();
+    Chosen { names: chosen, matched: names.len(), rules }
+}
+
+/// HostRanks of the hosts that have slots, or had one in the last minute.
+pub(in crate::control) struct HostRanks {
+    sort: HostSort,
+    of: ByKey<HostRank>,
+}
+
+impl HostRanks {
+    fn of(&self, key: u64) -> HostRank {
+        self.of.get(&key).copied().unwrap_or_default()
+    }
+}
+
+impl Statistics {
+    /// Whether a host ever had a request.
+    fn has(&self, key: u64) -> bool {
+        let mut is_busy = self.archive.contains(key) || self.elder.contains_key(&key);
+        for slots in self.shards.hosts() {
+            slots.look(|_, [other, ..], _| is_busy |= other == key);
+        }
+        is_busy
+    }
+
+    fn ranks(&self, sort: HostSort) -> HostRanks {
+        let mut of = match sort {
+            HostSort::Latency => self.latency_ranks(),
+            _ => self.count_ranks(sort),
+        };
+        if sort == HostSort::Open {
+            for (key, open) in &self.elder {
+                of.entry(*key).or_default().add(HostRank(*open, 0));
+            }
+        }
+        for (key, rank) in &mut of {
+            rank.1 =
+                rank.1.wrapping_add(self.archive.row(*key).map_or(0, |row| sort.archived(row)));
+            if let Some(gone) = self.gone.get(key) {
+                let since = sort.rank(&gone.sums, &SlotReading::default()).1;
+                rank.1 = rank.1.wrapping_sub(since);
+            }
+        }
+        HostRanks { sort, of }
+    }
+
+    fn count_ranks(&self, sort: HostSort) -> ByKey<HostRank> {
+        let mut of: ByKey<HostRank> = ByKey::default();
+        let needs_minute = !matches!(sort, HostSort::Held | HostSort::Open);
+        self.each_slot(|shard, index, key, slot| {
+            let minute = match needs_minute {
+                true => self.host_window.minute(shard, index, &SlotReading::of_host(slot)),
+                false => SlotReading::default(),
+            };
+            of.entry(key).or_default().add(sort.rank(&slot.sums(), &minute));
+        });
+        if needs_minute {
+            self.host_window.each_retired(|key, minute| {
+                of.entry(key).or_default().add(sort.rank(&Sums::default(), &minute));
+            });
+        }
+        of
+    }
+
+    /// HostRanks by latency: percentiles of several shards can't be added up, their classes can.
+    fn latency_ranks(&self) -> ByKey<HostRank> {
+        let mut minutes: ByKey<SlotReading> = ByKey::default();
+        self.each_slot(|shard, index, key, slot| {
+            let minute = self.host_window.minute(shard, index, &SlotReading::of_host(slot));
+            if minute.is_timed() {
+                minutes.entry(key).or_default().add(&minute);
+            }
+        });
+        self.host_window.each_retired(|key, minute| minutes.entry(key).or_default().add(&minute));
+        minutes.into_iter().map(|(key, minute)| (key, HostRank::of_latency(&minute))).collect()
+    }
+
+    fn each_slot(&self, mut see: impl FnMut(usize, usize, u64, &Slot)) {
+        for (shard, slots) in self.shards.hosts().enumerate() {
+            slots.look(|index, [key, ..], slot| see(shard, index, key, slot));
+        }
+    }
+
+    /// HostRank of a host, which may have no slot.
+    fn rank_of(&self, ranks: &HostRanks, key: u64) -> HostRank {
+        let archived = || self.archive.row(key).map_or(0, |row| ranks.sort.archived(row));
+        ranks.of.get(&key).copied().unwrap_or_else(|| HostRank(0, archived()))
+    }
+
+    /// The keys of the first hosts, in no order; those of which nothing is counted are left out.
+    fn first(&self, ranks: &HostRanks, limit: usize, accepts: impl Fn(u64) -> bool) -> Vec<u64> {
+        let mut first: BinaryHeap<Reverse<(HostRank, u64)>> = BinaryHeap::new();
+        let busy = ranks.of.iter().map(|(key, rank)| (*key, *rank, true));
+        let idle = self.archive.rows().iter();
+        let idle = idle.map(|row| (row.key, HostRank(0, ranks.sort.archived(row)), false));
+        for (key, rank, is_busy) in busy.chain(idle) {
+            let is_late =
+                limit <= first.len() && first.peek().is_none_or(|Reverse((last, _))| rank <= *last);
+            // In this order: nearly all of a million hosts are late.
+            if rank == HostRank::default()
+                || is_late
+                || (!is_busy && ranks.of.contains_key(&key))
+                || !accepts(key)
+            {
+                continue;
+            }
+            first.push(Reverse((rank, key)));
+            if limit < first.len() {
+                first.pop();
+            }
+        }
+        first.into_iter().map(|Reverse((_, key))| key).collect()
+    }
+}
