@@ -69,7 +69,7 @@ const CHANGE: &[&str] = &["dry_run", "wait", "timeout"];
 #[rustfmt::skip]
 const OPERATIONS: &[Operation] = &[
     get("/hostname/", "listRules", "All rules, or those that match, by name",
-        &["search", "action", "after", "limit"], Json("Rules")),
+        &["search", "action", "after", "limit", "sort"], Json("Rules")),
     change(("PUT", "/hostname/"), "replaceRules", "Replaces the whole table", CHANGE,
         Some("Rules")),
     change(("PATCH", "/hostname/"), "changeRules",
