@@ -74,6 +74,11 @@ fn filters_and_orders_are_the_servers() {
     page.wait("location.hash === '#sort=latency'");
     page.click("th[data-sort=''] button");
     page.wait_text("#result", "4 rules");
+    // What is in no name is looked for in rules.
+    page.click("#search");
+    page.type_text("10.0.0.2:8000");
+    page.wait_text("#rows", "gone.example");
+    page.wait_text("#result", "by backend, action or address");
     assert!(stand_in.requests().iter().any(|request| request.contains("/stats/?sort=latency")));
     page.expect_no_complaints();
 }

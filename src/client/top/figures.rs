@@ -102,6 +102,8 @@ pub struct Backend {
     /// Seconds from the end of a sent request to the head of its response: the 50th and the 95th
     /// percentile of the last minute.
     pub latency: [Option<f64>; 2],
+    /// Checks that fail, each with the rules that go by it.
+    failed_checks: Vec<(Vec<String>, Backend)>,
 }
 
 impl Backend {
@@ -117,7 +119,26 @@ impl Backend {
             requests_rate: rate(value, "requests_per_second"),
             errors_rate: rate(value, "errors_per_second"),
             latency: ["p50", "p95"].map(|name| seconds(value, name)),
+            failed_checks: value
+                .get("checks")
+                .and_then(Value::as_array)
+                .into_iter()
+                .flatten()
+                .filter(|check| check.get("state").is_some_and(|state| state == "down"))
+                .map(|check| (texts(check, "rules"), Backend::of(address, check)))
+                .collect(),
         }
+    }
+
+    /// Finds what keeps requests of a rule from the backend. Checks are of rules: an address may be
+    /// down for one rule and up for another.
+    pub fn trouble(&self, rule: &str) -> Option<&Backend> {
+        if self.is_bad() {
+            return Some(self);
+        }
+        let failed = self.failed_checks.iter();
+        let mut failed = failed.filter(|(rules, _)| rules.iter().any(|name| name == rule));
+        failed.next().map(|(_, check)| check)
     }
 
     /// Whether requests pass over the backend.
@@ -213,7 +234,13 @@ pub struct Close {
 }
 
 impl Close {
-    pub fn of(name: &str, rule: &Value, stats: &Value) -> Close {
+    /// `which` is what a request for the host would meet; `null` where that is not known.
+    pub fn of(name: &str, rule: &Value, stats: &Value, which: &Value) -> Close {
+        let met = which.get("backends").and_then(Value::as_array).into_iter().flatten();
+        let met = met.filter_map(|met| {
+            ["address", "backend"].into_iter().find_map(|name| met.get(name)?.as_str())
+        });
+        let met: Vec<String> = met.map(plain).collect();
         let then = rule.get(1).and_then(|arguments| arguments.get("then"));
         let arguments = then.unwrap_or(rule).get(1).unwrap_or(&Value::Null);
         let targets = arguments.get("backends").map(backends).unwrap_or_default();
@@ -222,7 +249,7 @@ impl Close {
             host: Host::of(name, stats),
             rule: if rule.is_null() { String::new() } else { action(rule) },
             action: plain(rule.get(0).and_then(Value::as_str).unwrap_or_default()),
-            targets: targets.collect(),
+            targets: if met.is_empty() { targets.collect() } else { met },
             changes: Vec::new(),
             unknown: None,
         }
@@ -240,6 +267,11 @@ pub fn rate(value: &Value, name: &str) -> f64 {
 
 fn seconds(value: &Value, name: &str) -> Option<f64> {
     value.get(name).and_then(Value::as_f64).filter(|seconds| seconds.is_finite())
+}
+
+fn texts(value: &Value, name: &str) -> Vec<String> {
+    let list = value.get(name).and_then(Value::as_array).into_iter().flatten();
+    list.filter_map(Value::as_str).map(plain).collect()
 }
 
 fn text(value: &Value, name: &str) -> String {

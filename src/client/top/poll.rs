@@ -120,7 +120,10 @@ impl Asker {
         let name = encoded(host);
         let Some(rule) = self.value(format!("/hostname/{name}/")).await else { return Ok(()) };
         let Some(stats) = self.value(format!("/stats/{name}/")).await else { return Ok(()) };
-        let mut close = Close::of(host, &rule, &stats);
+        let (scheme, bare) = host.split_once("://").unwrap_or(("http", host));
+        let which = format!("/which/{}?scheme={scheme}", encoded(bare));
+        let which = self.value(which).await.unwrap_or_default();
+        let mut close = Close::of(host, &rule, &stats, &which);
         if self.has_changes {
             let target = format!("/changes/?host={name}&limit={CHANGES_SHOWN}");
             match self.api.fetch(Ask::get(target)).await {

@@ -95,6 +95,12 @@ function showBackend() {
   charts.open.add(now, [backend.open_requests]);
   for (const chart of Object.values(charts)) chart.draw();
   const found = [];
+  for (const { check, state, rules, rules_count: all, ...why } of backend.checks ?? []) {
+    if (state !== "down" || isBad(backend)) continue;
+    const others = all > rules.length ? ` and ${all - rules.length} more` : "";
+    found.push(["bad", `Its check ${check} is down ${sinceWhen(why)}, for ${rules.join(", ")}${others}.`,
+      null]);
+  }
   if (isBad(backend)) found.push(["bad", `It is ${backend.state} ${sinceWhen(backend)}`, null]);
   if (backend.errors_per_second > 0) {
     found.push(["bad", `${rate(backend.errors_per_second)} of ${rate(backend.requests_per_second)} `

@@ -11,7 +11,7 @@ let shown = null;
 function openHost(name) {
   if (shown?.name === name) return;
   shown = {
-    name, rule: undefined, counters: {}, before: null, changes: null, held: null,
+    name, rule: undefined, which: null, counters: {}, before: null, changes: null, held: null,
     charts: {
       traffic: new Chart("Requests per second", rate, ["requests", "errors"]),
       codes: new Chart("Responses per second", rate, ["2xx", "3xx", "4xx", "5xx"]),
@@ -75,6 +75,7 @@ async function refreshHost(isWhole) {
   if (isWhole) {
     wanted.push(
       take(hostPath(mine.name), (rule) => (mine.rule = rule)),
+      take(whichPath(mine.name), (which) => (mine.which = which)).catch(() => (mine.which = null)),
       take(`changes/?host=${name}&limit=${CHANGES_SHOWN}`, (list) => (mine.changes = list)),
       loadBackends(),
     );
@@ -141,18 +142,38 @@ function showHostNumbers() {
   showWrong($("host-wrong"), hostFindings());
 }
 
+function whichPath(name) {
+  const [, scheme, host] = /^(?:(\w+):\/\/)?(.*)$/.exec(name);
+  const query = scheme ? `?scheme=${scheme}` : "";
+  return `which/${encodeURIComponent(host)}${query}`;
+}
+
+// The backends that the host's requests go to, or went to before it was held: as the rule has them
+// (`label`), and their address.
+function hostTargets() {
+  const { rule, which } = shown;
+  if (which?.action === "proxy" && which.backends) {
+    return which.backends.map(({ backend, address }) =>
+      ({ label: backend, address: address ?? backend }));
+  }
+  return targetsOf(behind(rule)).map((target) => ({ label: target, address: target }));
+}
+
 // What is wrong, the first thing first: [how bad, text, backend that it is about].
 function hostFindings() {
   const { rule, counters: c } = shown;
   const found = [];
   if (rule === undefined) return found;
-  if (rule === null) found.push(["quiet", "It has no rule of its own.", null]);
-  const targets = targetsOf(behind(rule));
+  if (rule === null) {
+    const falls = shown.which?.name ? `; requests fall under ${shown.which.name}` : "";
+    found.push(["quiet", `It has no rule of its own${falls}.`, null]);
+  }
+  const targets = hostTargets().map(({ address }) => address);
   const known = targets.filter((target) => backends.has(target));
-  const bad = known.filter((target) => isBad(backends.get(target)));
+  const bad = known.filter((target) => trouble(backends.get(target), shown.name) !== null);
   for (const target of bad) {
-    const backend = backends.get(target);
-    found.push(["bad", `is ${backend.state} ${sinceWhen(backend)}`.trim(), target]);
+    const why = trouble(backends.get(target), shown.name);
+    found.push(["bad", `is ${why.state} ${sinceWhen(why)}`.trim(), target]);
   }
   if (targets.length > 0 && bad.length === targets.length) {
     found.unshift(["bad", "No backend of it can be reached.", null]);
@@ -187,6 +208,14 @@ function hostFindings() {
     found.push(["warn", `Slow: one response of twenty takes ${seconds(c.p95)} or more.`, null]);
   }
   return found;
+}
+
+// What keeps requests of this rule from a backend, with its state, reason and time; null: nothing.
+// Checks are of rules: an address may be down for one rule and up for another.
+function trouble(backend, name) {
+  if (isBad(backend)) return backend;
+  if (backend?.state !== "partly_down") return null;
+  return backend.checks?.find(({ state, rules }) => state === "down" && rules.includes(name)) ?? null;
 }
 
 const isBad = (backend) => backend?.state === "down" || backend?.state === "ejected";
@@ -235,32 +264,34 @@ function cells(tag, texts) {
 
 function showHostBackends() {
   if (shown === null || shown.rule === undefined) return;
-  const targets = targetsOf(behind(shown.rule));
-  const rowOf = (target) => {
-    const backend = backends.get(target);
-    const link = make("a", { href: backendLink(target), textContent: target });
-    if (!backend) return make("tr", {}, ...cells("td", [link, "not used yet, or a name", "", "", "", "", ""]));
+  const rowOf = ({ label, address }) => {
+    const backend = backends.get(address);
+    const link = make("a", { href: backendLink(address), textContent: address });
+    const first = label === address ? link : make("span", {}, `${label}: `, link);
+    if (!backend) {
+      return make("tr", {}, ...cells("td", [first, "not used yet", "", "", "", "", ""]));
+    }
     const known = (value, format) => (value === undefined || value === null ? "–" : format(value));
-    const why = isBad(backend) ? ` ${sinceWhen(backend)}` : "";
+    const bad = trouble(backend, shown.name);
     return make("tr", {}, ...cells("td", [
-      link, make("span", {}, healthMark(backend.state), why),
-      probesOf(backend), count(backend.open_requests),
+      first, make("span", {}, healthMark(bad?.state ?? backend.state), bad ? ` ${sinceWhen(bad)}` : ""),
+      probesOf(backend, shown.name), count(backend.open_requests),
       known(backend.requests_per_second, rate), known(backend.errors_per_second, rate),
       known(backend.p95, seconds),
     ]));
   };
   const none = "It passes no requests on.";
   listInTable($("host-backends"), ["Backend", "State", "Probes", "Open", "Req/s", "Err/s", "p95"],
-    targets.map(rowOf), none);
+    hostTargets().map(rowOf), none);
   showWrong($("host-wrong"), hostFindings());
 }
 
-// `is_probed` alone, or what the probes of single rules say.
-function probesOf(backend) {
-  if (!backend.is_probed) return "none";
-  const rules = Object.entries(backend.checks ?? {});
-  if (rules.length === 0) return "yes";
-  return rules.map(([name, check]) => `${name}: ${check.state ?? check}`).join(", ");
+// The checks that an address is probed by: all, or those that this rule goes by.
+function probesOf(backend, name = null) {
+  const checks = (backend.checks ?? []).filter(({ rules }) => name === null || rules.includes(name));
+  if (checks.length === 0) return backend.is_probed ? "yes" : "none";
+  return checks.map(({ check, check_host: host, state }) =>
+    `${check}${host ? ` of ${host}` : ""}: ${state}`).join(", ");
 }
 
 function listInTable(place, heads, trs, none) {

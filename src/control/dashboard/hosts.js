@@ -15,17 +15,21 @@ const loadSoon = atMostEach(1000, load);
 const ORDER_OF = { failing: "errors", held: "held", down: "errors" };
 const isRanked = () => view.sort !== "" || view.filter !== "";
 
+// Whether the table that was asked for is shown in the end, and not one that was asked for later.
 async function load() {
   loading?.abort();
   const mine = (loading = new AbortController());
   $("rows").setAttribute("aria-busy", "true");
   try {
     const show = await (isRanked() ? ranked(mine.signal) : byName(mine.signal));
-    if (mine === loading) show();
+    if (mine !== loading) return false;
+    show();
+    return true;
   } catch (error) {
-    if (mine !== loading) return;
+    if (mine !== loading) return false;
     showResult(`The table can't be read: ${error.message}.`, true);
     if (error.status === 401) lost(error);
+    return false;
   } finally {
     if (mine === loading) $("rows").removeAttribute("aria-busy");
   }
@@ -37,9 +41,32 @@ async function byName(signal) {
   if (view.starts.at(-1)) query.set("after", view.starts.at(-1));
   const answer = await call("GET", `hostname/?${query}`, { signal });
   const rules = await answer.json();
+  if (view.search !== "" && Number(answer.headers.get("Mantrid-Matched")) === 0) {
+    return found(signal);
+  }
   return () => {
     page.etag = answer.headers.get("ETag");
     showPage(rules, answer.headers);
+  };
+}
+
+// No name has this text: the daemon looks at backends, actions, names in Unicode and addresses.
+async function found(signal) {
+  const query = new URLSearchParams({ search: view.search, limit: view.limit });
+  const stats = await call("GET", `stats/?${query}`, { signal }).then((answer) => answer.json(),
+    (error) => (error.status === 400 ? {} : Promise.reject(error)));
+  const names = Object.keys(stats);
+  const rules = await rulesOf(names, signal);
+  return () => {
+    const most = names.length < view.limit ? "" : "the first ";
+    showResult(names.length === 0 ? "No rule matches"
+      : `${most}${plural(names.length, "rule")} by backend, action or address`);
+    showRows(names.filter((name) => !view.action || rules.get(name)?.[0] === view.action), rules,
+      new Map(Object.entries(stats)));
+    $("empty").hidden = names.length > 0;
+    say($("empty"), "No rule matches.");
+    say($("range"), "");
+    for (const id of ["first", "back", "next"]) $(id).disabled = true;
   };
 }
 
@@ -53,13 +80,14 @@ async function ranked(signal) {
   const search = view.search ? { search: view.search } : {};
   const isFor = view.search ? (name) => name.includes(view.search) : () => true;
   const asked = view.filter === "down"
-    ? (await Promise.all([...down].slice(0, DOWN_SEARCHED).map((at) => ask({ search: at })))).flat()
+    ? (await Promise.all(notReached().map((at) => ask({ search: at })))).flat()
       .filter(([name]) => isFor(name))
     : (await ask(search)).filter(([, counters]) => PASSES[view.filter](counters));
   const stats = new Map(asked);
   const rules = await rulesOf([...stats.keys()], signal);
   // JSON.parse puts names that look like numbers first; all others stand in the server's order.
-  const isDown = (name) => targetsOf(behind(rules.get(name))).some((at) => down.has(at));
+  const isDown = (name) => targetsOf(behind(rules.get(name)))
+    .some((at) => down.has(at) || failing.has(`${name} ${at}`));
   const names = [...stats.keys()].filter((name) =>
     (view.action === "" || rules.get(name)?.[0] === view.action)
     && (view.filter !== "down" || isDown(name)));
@@ -76,6 +104,12 @@ async function ranked(signal) {
 
 // Backends that are down whose hosts are looked for.
 const DOWN_SEARCHED = 10;
+
+function notReached() {
+  const ofChecks = [...failing].map((pair) => pair.slice(pair.lastIndexOf(" ") + 1));
+  return [...new Set([...down, ...ofChecks])].slice(0, DOWN_SEARCHED);
+}
+
 const PASSES = {
   "": () => true,
   failing: (counters) => counters.errors_per_second > 0,
@@ -150,7 +184,10 @@ function showRows(names, rules, stats) {
     for (const name of names) rows.set(name, known.get(name) ?? makeRow(name));
     $("rows").replaceChildren(...[...rows.values()].map((row) => row.tr));
     if (focused?.isConnected) focused.focus();
-    else if (focused) $("search").focus();
+    else {
+      activate($("rows").firstElementChild);
+      if (focused) (firstName() ?? $("search")).focus();
+    }
     relisten();
   }
   // With few hosts the other panels stand below them: no column is half empty.
@@ -160,7 +197,7 @@ function showRows(names, rules, stats) {
     showRule(row, rules.get(name) ?? null);
     showNumbers(row, stats.get(name) ?? {});
   }
-  activate($("rows").querySelector("tr[data-active]") ?? $("rows").firstElementChild);
+  if (!$("rows").querySelector("tr[data-active]")) activate($("rows").firstElementChild);
   showSelection();
 }
 
@@ -253,6 +290,23 @@ function showTraffic(hosts) {
     if (Object.hasOwn(hosts, row.name)) showNumbers(row, hosts[row.name]);
   }
 }
+
+// Errors and latency of a minute are in no tick: by name, they are asked for one busy row after the
+// other. In any other order they come with it.
+let asked = 0;
+setInterval(async () => {
+  if (document.hidden || $("list").hidden || isRanked() || $("light").dataset.state !== "live") return;
+  const busy = [...rows.values()].filter(({ counters }) => counters.requests_per_second > 0);
+  const row = busy[asked++ % busy.length];
+  if (row === undefined) return;
+  try {
+    const answer = await call("GET", `stats/${encodeURIComponent(row.name)}/`);
+    const { errors_per_second, p95 } = await answer.json();
+    showNumbers(row, { errors_per_second, p95 });
+  } catch {
+    // The stream tells that the connection is lost.
+  }
+}, 500);
 
 // In an order that changes, rows move only while nobody is at one of them.
 setInterval(() => {

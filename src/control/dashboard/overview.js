@@ -155,7 +155,7 @@ async function loadBackends() {
   } catch {
     return; // the stream tells that the connection is lost
   }
-  const rank = ([, { state }]) => RANK.indexOf(state);
+  const rank = ([, { state }]) => RANK.indexOf(state) >>> 0; // one that is not known is last
   known.sort((a, b) => rank(a) - rank(b) || b[1].open_requests - a[1].open_requests);
   backends = new Map(known);
   const sums = RANK.map((state) => [known.filter(([, b]) => b.state === state).length, state]);
@@ -181,7 +181,7 @@ async function loadBackends() {
 setInterval(loadBackends, 5000);
 
 function healthMark(state) {
-  const mark = make("span", { textContent: state });
+  const mark = make("span", { textContent: state.replace("_", " ") });
   mark.dataset.health = state;
   return mark;
 }

@@ -115,7 +115,8 @@ class Chart {
     const values = this.samples.flatMap(([, ...values]) => values);
     const peak = above(values.reduce((peak, value) => Math.max(peak, value ?? 0), 0));
     this.svg.setAttribute("viewBox", `0 0 ${seconds} ${CHART_HEIGHT}`);
-    const gap = Math.max(3.5, seconds / 50);
+    // The past of a host has a sample each 30 s.
+    const gap = Math.max(35, seconds / 50);
     for (const [index, line] of this.lines.entries()) {
       const known = this.samples.filter((sample) => sample[index + 1] !== null)
         .map((sample) => [sample[0], sample[index + 1]]);

@@ -21,14 +21,14 @@ for (const action of Object.keys(ARGUMENTS)) {
 say($("where"), location.host);
 $("forget").hidden = sessionStorage.getItem(TOKEN) === null;
 for (const list of [$("log"), $("backends")]) {
-  list.append(make("li", { className: "none" }, "Nothing since this page was opened."));
+  list.append(make("li", { className: "none" }, "Nothing yet."));
 }
 const first = new URLSearchParams(location.hash.slice(1));
 if (!first.has("host") && !first.has("backend")) readView(first);
 await load();
-await readPast();
 // Who would not give a token is not asked at once for another.
 if ($("light").dataset.state !== "lost") {
+  await readPast();
   if (first.has("host") || first.has("backend")) route();
   relisten();
   loadLimits();

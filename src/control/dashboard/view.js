@@ -35,15 +35,15 @@ function route() {
   const before = listHash();
   readView(wanted);
   const isOther = before !== listHash();
-  if (isOther || wasHidden) load().then(() => focusList(isOther));
+  if (isOther || wasHidden) load().then((isShown) => isShown && focusList(isOther));
 }
 
 // Back from a host its row has the focus; a tile that led here, or nothing of it, the first one.
 function focusList(isOther) {
-  if ($("change").open || document.activeElement?.closest("input, select")) return;
-  const row = rows.get(cameFrom);
+  if ($("change").open) return;
+  const row = isOther ? undefined : rows.get(cameFrom);
   cameFrom = null;
-  const first = isOther || !row ? firstName() : row.tr.querySelector(".name a");
+  const first = row?.tr.querySelector(".name a") ?? firstName();
   (first ?? $("hosts-title")).focus();
 }
 

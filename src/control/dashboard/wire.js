@@ -300,6 +300,7 @@ const EVENTS = new Map([
   ...["held", "idle", "wake", "fleet"].map((name) => [name, (data) => noteEvent(name, data)]),
   ["lagged", ({ missed }) => {
     note(`${plural(missed, "event")} missed`, "this page was too slow to take them");
+    knownRules.clear();
     load();
   }],
 ]);

@@ -76,8 +76,9 @@ fn known<'b>(close: &Close, backends: &'b [Backend]) -> Vec<&'b Backend> {
 fn causes(close: &Close, backends: &[Backend]) -> Vec<(String, ratatui::style::Style)> {
     let host = &close.host;
     let mut causes = Vec::new();
+    let known = known(close, backends);
     let bad: Vec<&Backend> =
-        known(close, backends).into_iter().filter(|backend| backend.is_bad()).collect();
+        known.iter().filter_map(|backend| backend.trouble(&host.name)).collect();
     for backend in &bad {
         causes
             .push((format!("{} is {}{}", backend.address, backend.state, reason(backend)), ALARM));
@@ -89,7 +90,6 @@ fn causes(close: &Close, backends: &[Backend]) -> Vec<(String, ratatui::style::S
         let held = counted(number(host.held), "request");
         causes.push((format!("{held} held: no backend can be reached, or others wait"), WARNING));
     }
-    let known = known(close, backends);
     let failing: Vec<&&Backend> = known.iter().filter(|b| FAILING <= b.errors_rate).collect();
     for backend in &failing {
         let [errors, requests] = [backend.errors_rate, backend.requests_rate].map(figure);

@@ -25,8 +25,8 @@ const COLUMNS: &[(&str, usize, fn(&Backend) -> String)] = &[
     ("IDLE", 6, |backend| number(backend.idle)),
     ("FAILED", 8, |backend| number(backend.failures)),
 ];
-const STATE_COLUMNS: usize = 8;
-const ADDRESS_COLUMNS_MIN: usize = 22;
+const STATE_COLUMNS: usize = 12;
+const ADDRESS_COLUMNS_MIN: usize = 18;
 /// Seconds without a word after which a node counts as silent; a node says something each 2 s.
 const SILENT_AFTER: f64 = 10.0;
 
@@ -92,7 +92,7 @@ fn backend_row<'a>(
 pub fn style(state: &str) -> Style {
     match state {
         "down" => ALARM,
-        "ejected" => WARNING,
+        "ejected" | "partly_down" => WARNING,
         _ => Style::new(),
     }
 }

@@ -141,10 +141,10 @@ backend down: 127.0.0.1:8001
     0 ┤                                                                                                                                                                 ██
                    ╵-150s                        ╵-120s                        ╵-90s                         ╵-60s                         ╵-30s
 shard 0   ██░░░░░░░░  25%    600/s    shard 1   █████████░  95%    400/s
-HOST                         ▼REQ/S   ERR/S   HELD     P95   OPEN    IN/S   OUT/S     P50     P99    5XX    4XX BACKEND                STATE     REQ/S  ERR/S    P95  OPEN
-failing.example                  50    49.5      0   4.0ms      0      0B      0B   2.0ms   250ms   4950      0 10.0.0.2:80            down          0      0      -     0
+HOST                         ▼REQ/S   ERR/S   HELD     P95   OPEN    IN/S   OUT/S     P50     P99    5XX    4XX BACKEND            STATE         REQ/S  ERR/S    P95  OPEN
+failing.example                  50    49.5      0   4.0ms      0      0B      0B   2.0ms   250ms   4950      0 10.0.0.2:80        down              0      0      -     0
 held.example                      0       0     12       -     12      0B      0B       -       -      0      0   since 2000-02-28T23:59:59Z: connection refused
-                                                                                                                10.0.0.1:80            up           50   49.5   2.5s     7
+                                                                                                                10.0.0.1:80        up               50   49.5   2.5s     7
 
 
 
@@ -165,7 +165,7 @@ fn enter_shows_rule_cause_backends_and_changes() {
     let rule = json!(["proxy", {"backends": [["10.0.0.1", 80], ["10.0.0.2", 80]]}, false]);
     let stats = json!({"requests_per_second": 50, "errors_per_second": 49.5, "p50": 2.5,
         "answers": {"2xx": 5, "5xx": 4950}});
-    let mut close = Close::of("failing.example", &rule, &stats);
+    let mut close = Close::of("failing.example", &rule, &stats, &Value::Null);
     close.changes.push(ChangeLine::of(&json!({"time": 951_782_399, "who": "alice",
         "verb": "PUT", "before": null, "rule": rule})));
     screen.learn(Answered::Close(Box::new(close)));

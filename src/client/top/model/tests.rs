@@ -128,7 +128,7 @@ fn enter_opens_a_host_and_escape_goes_back() {
     assert_eq!(screen.wanted().close.as_deref(), Some("h1.com"));
     let close = |name: &str| {
         let rule = json!(["proxy", {"backends": [["127.0.0.1", 8000]]}, false]);
-        Close::of(name, &rule, &json!({"held_requests": 2}))
+        Close::of(name, &rule, &json!({"held_requests": 2}), &Value::Null)
     };
     screen.learn(Answered::Close(Box::new(close("h2.com"))));
     assert_eq!(screen.close.as_ref().map(|close| close.host.held), Some(0), "of another host");
@@ -182,6 +182,23 @@ fn the_past_stands_behind_what_was_seen() {
     screen.learn(Answered::Past(vec![3; 600]));
     assert_eq!(screen.history.iter().take(4).copied().collect::<Vec<_>>(), [5, 0, 3, 3]);
     assert_eq!(screen.history.len(), HISTORY_MAX);
+}
+
+#[test]
+fn an_address_may_be_down_for_one_rule_alone() {
+    let backend = Backend::of(
+        "a:1",
+        &json!({"state": "partly_down", "checks": [
+            {"check": "/a", "rules": ["a.com"], "state": "down", "reason": "503"},
+            {"check": "/b", "rules": ["b.com"], "state": "up"},
+        ]}),
+    );
+    assert_eq!(backend.trouble("a.com").map(|check| check.reason.as_str()), Some("503"));
+    assert_eq!(backend.trouble("b.com"), None);
+    let rule = json!(["proxy", {"backends": ["app.internal:80"]}, false]);
+    let which = json!({"backends": [{"backend": "app.internal:80", "address": "10.0.0.1:80"}]});
+    let close = Close::of("a.com", &rule, &Value::Null, &which);
+    assert_eq!(close.targets, ["10.0.0.1:80"], "a name is known by its addresses");
 }
 
 #[test]
