@@ -1,6 +1,7 @@
 //! Log lines, to standard error or the local syslog, as text or JSON: with colours only on a
 //! terminal, with levels and without a time for the journal and a syslog; and plain lines, where a
-//! reader who went away (`mantrid --help | head`) is no reason to panic. No line is waited for by the thread that logs it.
+//! reader who went away (`mantrid --help | head`) is no reason to panic. No line is waited for by
+//! the thread that logs it.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::borrow::Cow;

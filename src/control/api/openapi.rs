@@ -1,5 +1,6 @@
 //! `GET /openapi.json`: the API as OpenAPI 3.1 describes one. It is made of the list of routes and
-//! the table below, which has a row for each path and method. `docs/api.md` is the reference for people.
+//! the table below, which has a row for each path and method. `docs/api.md` is the reference for
+//! people.
 
 use std::sync::LazyLock;
 
