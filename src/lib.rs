@@ -16,6 +16,8 @@ mod scheme;
 mod fields;
 // Networks of addresses.
 mod network;
+// How lines of the access log look.
+mod log_style;
 // The arguments of rules: one table for parser, manual and client.
 mod rule_arguments;
 // Address of a backend, TCP or Unix socket.

@@ -282,6 +282,13 @@ const PROXY: &[Argument] = &[
         "more requests get 429 with `Retry-After`, [here](#rate-limit)",
     ),
     argument(
+        "max_requests_per_second_per_source",
+        Takes::Count,
+        "none",
+        "more requests of one client address get 429, [here](#rate-limit); of IPv6 one network \
+         of 64 bits counts as one address",
+    ),
+    argument(
         "hold",
         Takes::Seconds,
         "0",

@@ -3,8 +3,9 @@
 use super::key::{
     DURATION, Field, InForce, Key, at_once, beware, field, key, next_start, path, repeatable,
 };
-use super::{AccessLog, LogFormat, LogTarget, ManagementAddress, fleet, value};
+use super::{AccessLog, DaemonLogFormat, LogTarget, ManagementAddress, fleet, value};
 use crate::limits;
+use crate::log_style::LogFormat;
 
 fn management_address(text: &str) -> Result<ManagementAddress, String> {
     Ok(match text.strip_prefix("unix:") {
@@ -136,6 +137,23 @@ pub const KEYS: &[Key] = &[
                 Ok(())
             },
         ),
+    ),
+    key(
+        "health_path",
+        "none",
+        "none, or a path that starts with /",
+        "Path at which this daemon replies to GET and HEAD itself, on `bind` and `bind_internal` and for \
+         any host: 200, and 503 while it is about to stop (timeout_unhealthy). For health checks of \
+         balancers in front. Such requests go to no rule, count under no host, and have no line in the \
+         access log.",
+        at_once!(health_path),
+        |config, text| {
+            config.health_path = match text {
+                "none" => None,
+                path => Some(value::url_path(path)?),
+            };
+            Ok(())
+        },
     ),
     beware(
         "Every program that can reach this address can change the table.",
@@ -354,6 +372,23 @@ pub const KEYS: &[Key] = &[
         "Timeout for requests under way when the program is asked to stop; then they are cut off."
     ),
     key(
+        "timeout_unhealthy",
+        "0",
+        "0, or a duration (ms, s, m, h)",
+        "Time for which health_path says 503 before the program, when it is asked to stop, accepts no \
+         more connections; until then it serves as before. Longer than the checks of the balancers in \
+         front take to notice, it ends a daemon without a failed request. systemd's TimeoutStopSec must \
+         be longer than this and timeout_drain together.",
+        at_once!(timeouts.unhealthy),
+        |config, text| {
+            config.timeouts.unhealthy = match text {
+                "0" => std::time::Duration::ZERO,
+                text => value::duration(text)?,
+            };
+            Ok(())
+        },
+    ),
+    key(
         "max_connections",
         "from the descriptor limit",
         "a number",
@@ -455,6 +490,61 @@ pub const KEYS: &[Key] = &[
         },
     ),
     key(
+        "access_log_format",
+        "json",
+        "json or combined",
+        "Format of the lines: a JSON object, or the combined format of Apache and nginx, of which the \
+         size counts heads too, and a line without a status has `-` there.",
+        at_once!(log_style.format),
+        |config, text| {
+            config.log_style.format = match text {
+                "json" => LogFormat::Json,
+                "combined" => LogFormat::Combined,
+                _ => return Err(format!("{text:?}: expected json or combined")),
+            };
+            Ok(())
+        },
+    ),
+    key(
+        "access_log_fields",
+        "default",
+        "`default` and names of fields, with commas",
+        "Fields of a line in JSON, always in this order: time, client, host, scheme, method, target, \
+         version, request_id, traceparent, user_agent, referer, status, bytes_sent, bytes_received, \
+         backend, held_ms, queue_ms, connect_ms, first_byte_ms, total_ms, termination, reason, shard, \
+         rule. `default` is all but traceparent, user_agent, referer and rule, which cost a \
+         look at the head, or at the table, for each request. docs/operations.md says what they mean.",
+        at_once!(log_style.fields),
+        |config, text| {
+            config.log_style.fields = value::log_fields(text)?;
+            Ok(())
+        },
+    ),
+    key(
+        "access_log_query",
+        "true",
+        "true or false",
+        "Whether the lines have the query of targets and of referers, where tokens and personal data may \
+         stand. With false they end in front of the question mark.",
+        at_once!(log_style.has_query),
+        |config, text| {
+            config.log_style.has_query = value::truth(text)?;
+            Ok(())
+        },
+    ),
+    key(
+        "access_log_sample",
+        "1/1",
+        "1/N, as 1/100",
+        "Share of the requests that have a line, chosen by chance. Requests that got a status of 400 or \
+         more, or failed in another way, always have one.",
+        at_once!(log_style.sample),
+        |config, text| {
+            config.log_style.sample = value::one_of(text)?;
+            Ok(())
+        },
+    ),
+    key(
         "log",
         "stderr",
         "stderr, syslog, or syslog:/path",
@@ -485,8 +575,8 @@ pub const KEYS: &[Key] = &[
         next_start!(log_format),
         |config, text| {
             config.log_format = match text {
-                "text" => LogFormat::Text,
-                "json" => LogFormat::Json,
+                "text" => DaemonLogFormat::Text,
+                "json" => DaemonLogFormat::Json,
                 _ => return Err(format!("{text:?}: expected text or json")),
             };
             Ok(())

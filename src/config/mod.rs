@@ -19,6 +19,7 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use crate::log_style::LogStyle;
 pub use crate::network::Network;
 pub use fleet::FleetKeys;
 pub use key::{InForce, Key};
@@ -69,7 +70,7 @@ pub enum LogTarget {
 
 /// Format of the daemon's own log.
 #[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
-pub enum LogFormat {
+pub enum DaemonLogFormat {
     /// Lines for people.
     #[default]
     Text,
@@ -110,6 +111,8 @@ pub struct Timeouts {
     pub tunnel: Duration,
     /// Timeout for requests under way when the program is asked to stop.
     pub drain: Duration,
+    /// Time for which health checks fail before the program stops to accept.
+    pub unhealthy: Duration,
 }
 
 /// Everything that can be configured, with defaults where nothing was written.
@@ -127,6 +130,8 @@ pub struct Config {
     pub trusted_sources: TrustedSources,
     /// Field that names the client on `bind_internal`.
     pub client_field: Option<String>,
+    /// Path of health checks that this daemon replies to itself.
+    pub health_path: Option<String>,
     /// The management API.
     pub bind_management: Vec<ManagementAddress>,
     /// The file that holds the bearer token.
@@ -165,10 +170,12 @@ pub struct Config {
     pub max_connections_per_source: Option<NonZeroU32>,
     /// The access log.
     pub access_log: AccessLog,
+    /// How its lines look.
+    pub log_style: LogStyle,
     /// Target of the daemon's own log.
     pub log: LogTarget,
     /// Format of the daemon's own log.
-    pub log_format: LogFormat,
+    pub log_format: DaemonLogFormat,
     /// Whether requests go on with an `X-Request-Id`.
     pub request_id: bool,
     /// Whether requests go on with the moment of their arrival.
@@ -224,6 +231,7 @@ impl Default for Config {
             bind_tls: Vec::new(),
             trusted_sources: TrustedSources::default(),
             client_field: None,
+            health_path: None,
             bind_management: vec![
                 loopback(IpAddr::from([127, 0, 0, 1])),
                 loopback(IpAddr::from(std::net::Ipv6Addr::LOCALHOST)),
@@ -247,6 +255,7 @@ impl Default for Config {
                 server: seconds(60),
                 tunnel: seconds(3600),
                 drain: seconds(30),
+                unhealthy: seconds(0),
             },
             max_connections: None,
             max_head: crate::limits::HEAD_BYTES_DEFAULT,
@@ -254,8 +263,9 @@ impl Default for Config {
             max_held_per_source: None,
             max_connections_per_source: None,
             access_log: AccessLog::Off,
+            log_style: LogStyle::DEFAULT,
             log: LogTarget::Stderr,
-            log_format: LogFormat::Text,
+            log_format: DaemonLogFormat::Text,
             request_id: false,
             request_start: false,
             abort_on_close: true,
@@ -294,6 +304,7 @@ impl Config {
         config.check_management(&mut problems, place);
         config.check_twice(&mut problems, place);
         config.check_sources(&mut problems, place);
+        config.check_health(&mut problems, place);
         config.fleet.check(&mut problems, place);
         if problems.is_empty() { Ok(config) } else { Err(problems) }
     }
@@ -357,6 +368,18 @@ impl Config {
                     "{key}: {value}: whose headers are believed? Set trusted_sources, as \
                      192.0.2.0/24"
                 ),
+            });
+        }
+    }
+
+    /// Checks that there are health checks to fail before a stop.
+    fn check_health(&self, problems: &mut Vec<ConfigError>, place: impl Fn(&str, &str) -> String) {
+        if self.health_path.is_none() && !self.timeouts.unhealthy.is_zero() {
+            problems.push(ConfigError {
+                place: place("timeout_unhealthy", ""),
+                problem: "timeout_unhealthy: which health checks are to fail? Set health_path, as \
+                          /healthz"
+                    .to_owned(),
             });
         }
     }

@@ -1,6 +1,7 @@
 //! Accepted and refused settings; a message names place, key, found and expected.
 
 use super::*;
+use crate::log_style::LogField;
 
 fn build(text: &str, overrides: &[&str]) -> Result<Config, Vec<String>> {
     let overrides: Vec<String> = overrides.iter().map(|text| (*text).to_owned()).collect();
@@ -134,6 +135,39 @@ fn sources_are_networks() {
     }
     let all = build("trusted_sources = 0.0.0.0/0", &[]).expect("good");
     assert!(all.trusted_sources.networks[0].contains("203.0.113.9".parse().expect("an address")));
+}
+
+#[test]
+fn lines_of_the_access_log_have_a_style() {
+    let style = |text| build(text, &[]).expect("good").log_style;
+    let fields = style("access_log_fields = default, rule user_agent").fields;
+    for (field, name) in LogField::ALL {
+        assert_eq!(fields.has(*field), !["traceparent", "referer"].contains(name), "{name}");
+        let key = KEYS.iter().find(|key| key.name == "access_log_fields").expect("the key");
+        assert!(key.meaning.contains(name), "{name}");
+    }
+    let fields = style("access_log_fields = time").fields;
+    assert!(fields.has(LogField::Time) && !fields.has(LogField::Client));
+    assert_eq!(style("access_log_sample = 1/100").sample.get(), 100);
+    refused("access_log_sample = 100", &[], "expected 1/N, as 1/100");
+    refused("access_log_sample = 2/100", &[], "expected 1/N, as 1/100");
+    refused("access_log_sample = 1/0", &[], "expected 1/N, as 1/100");
+    refused("access_log_fields = time, user", &[], "\"user\": expected default or time, client");
+    refused("access_log_fields = ,", &[], "expected at least one field");
+    refused("access_log_format = clf", &[], "expected json or combined");
+    refused("access_log_query = perhaps", &[], "expected true or false");
+}
+
+#[test]
+fn health_checks_have_a_path() {
+    let config = build("health_path = /-/ok\ntimeout_unhealthy = 10s", &[]).expect("good");
+    assert_eq!(config.health_path.as_deref(), Some("/-/ok"));
+    assert_eq!(config.timeouts.unhealthy, Duration::from_secs(10));
+    assert!(build("timeout_unhealthy = 0", &[]).is_ok());
+    refused("timeout_unhealthy = 10s", &[], "Set health_path");
+    refused("health_path = /a\ntimeout_unhealthy = 10", &[], "has no unit");
+    refused("health_path = ok", &[], "expected a path without a query");
+    refused("health_path = /a?b", &[], "expected a path without a query");
 }
 
 #[test]

@@ -2,10 +2,12 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::TrustedSources;
 use crate::limits;
+use crate::log_style::{LogField, LogFields};
 use crate::network::{Network, NetworkError};
 
 /// Address to listen on.
@@ -133,6 +135,15 @@ pub(super) fn sources(text: &str) -> Result<TrustedSources, String> {
     Ok(sources)
 }
 
+/// A path of requests, without a query.
+pub(super) fn url_path(text: &str) -> Result<String, String> {
+    let is_allowed = |byte: u8| byte.is_ascii_graphic() && !b"?#".contains(&byte);
+    if !text.starts_with('/') || !text.bytes().all(is_allowed) {
+        return Err(format!("{text:?}: expected a path without a query, as /healthz"));
+    }
+    Ok(text.to_owned())
+}
+
 /// Name of a field (RFC 9110 §5.1).
 pub(super) fn field_name(text: &str) -> Result<String, String> {
     let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
@@ -191,6 +202,34 @@ pub(super) fn count(text: &str) -> Result<usize, String> {
         Ok(0) | Err(_) => Err(format!("{text:?}: expected a whole number of at least 1")),
         Ok(n) => Ok(n),
     }
+}
+
+/// Fields of the access log by their names.
+pub(super) fn log_fields(text: &str) -> Result<LogFields, String> {
+    let words = text.split([',', ' ']).filter(|word| !word.is_empty());
+    let mut fields = LogFields::NONE;
+    for word in words {
+        let known = LogField::ALL.iter().find(|(_, name)| *name == word);
+        fields = match known {
+            Some((field, _)) => fields.with(*field),
+            None if word == "default" => fields.union(LogFields::DEFAULT),
+            None => {
+                let names: Vec<&str> = LogField::ALL.iter().map(|(_, name)| *name).collect();
+                return Err(format!("{word:?}: expected default or {}", names.join(", ")));
+            }
+        };
+    }
+    match fields {
+        LogFields::NONE => Err(format!("{text:?}: expected at least one field")),
+        fields => Ok(fields),
+    }
+}
+
+/// The number N of a share 1/N.
+pub(super) fn one_of(text: &str) -> Result<NonZeroU32, String> {
+    let number = text.split_once('/').filter(|(one, _)| one.trim() == "1");
+    let number = number.and_then(|(_, number)| number.trim().parse().ok());
+    number.ok_or_else(|| format!("{text:?}: expected 1/N, as 1/100"))
 }
 
 pub(super) fn error_status(text: &str) -> Result<u16, String> {

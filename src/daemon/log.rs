@@ -18,7 +18,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use super::json_lines::{self, JsonLines};
 use super::log_lines::Lines;
 use super::syslog::{self, Syslog};
-use crate::config::{Config, LogFormat, LogTarget};
+use crate::config::{Config, DaemonLogFormat, LogTarget};
 use crate::limits;
 
 static LINES: Lines = Lines::new();
@@ -45,7 +45,7 @@ pub(super) fn start(debug: bool, config: &Config) {
             (Some(syslog), problem)
         }
     };
-    let is_json = config.log_format == LogFormat::Json;
+    let is_json = config.log_format == DaemonLogFormat::Json;
     let is_leveled = syslog.is_some() || is_journal();
     // Set already where tests call it twice.
     let _ = STYLE.set(Style { is_json, syslog });

@@ -38,12 +38,19 @@ pub(super) fn tuning(config: &Config, resources: &Resources) -> Tuning {
         via: config.via.as_deref().and_then(Via::new).unwrap_or(Via::NONE),
         unknown_status: config.unknown_status,
         has_client_field: config.client_field.is_some(),
+        has_health_path: config.health_path.is_some(),
+        is_unhealthy: false,
+        log_style: config.log_style,
     }
 }
 
 /// Settings about those who come in, with the networks of `trusted_sources`.
 pub(super) fn entrance(config: &Config, trusted: Arc<NetworkMap<()>>) -> Entrance {
-    Entrance { client_field: config.client_field.as_deref().unwrap_or_default().into(), trusted }
+    Entrance {
+        client_field: config.client_field.as_deref().unwrap_or_default().into(),
+        trusted,
+        health_path: config.health_path.as_deref().unwrap_or_default().into(),
+    }
 }
 
 /// Most requests that may be held, in all and of one source.
@@ -138,19 +145,21 @@ mod tests {
     fn in_force(config: &Config) -> String {
         let resources = Resources::fixed(config.max_connections.unwrap_or(1000));
         format!(
-            "{:?} {:?} {:?} {:?} {:?}",
+            "{:?} {:?} {:?} {:?} {:?} {:?}",
             tuning(config, &resources),
             held_max(config),
             entrance(config, Arc::new(trusted::read(config).expect("networks"))),
             config.access_log,
+            config.timeouts.unhealthy,
             config.timeouts.drain
         )
     }
 
     #[test]
     fn keys_in_force_at_once_are_those_that_a_reload_applies() {
-        // What keys of a fleet need beside them.
+        // What keys need beside them.
         let base = [
+            "health_path=/b",
             "fleet=b",
             "fleet_endpoints=https://127.0.0.1:1",
             "fleet_cert=/b",
@@ -176,6 +185,11 @@ mod tests {
                 "log" => "syslog",
                 "log_format" => "json",
                 "client_field" => "X-Real-IP",
+                "health_path" => "/a",
+                "access_log_sample" => "1/7",
+                "access_log_fields" => "default, rule",
+                "access_log_format" => "combined",
+                "access_log_query" => "false",
                 name if name.starts_with("timeout_") => "7s",
                 "fleet" | "fleet_node" | "fleet_user" => "a",
                 "fleet_endpoints" => "https://127.0.0.1:2379",

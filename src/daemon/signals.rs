@@ -23,7 +23,7 @@ use super::service;
 use super::upgrade::{self, Program, Sockets, Successor};
 use crate::control::Handle;
 use crate::limits;
-use crate::link::{ControlEnd, Counter, HandedOver, Stop};
+use crate::link::{ControlEnd, Counter, HandedOver, Stop, Tuning};
 
 /// Wish of an operator, given by a signal.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -302,12 +302,14 @@ pub(super) async fn serve_until_stopped(
             Err(format!("shard {index} {how}"))
         }
         End::Asked(name) => {
+            service::stopping();
+            reload.control.tell_stopping();
+            let is_urgent = fail_health_checks(name, &reload, &mut signals, &mut threads).await;
             info!(
                 "{name}: stopping; up to {drain:?} for {} to finish",
                 counted(end.total(Counter::Open), "connection")
             );
-            service::stopping();
-            reload.control.tell_stopping();
+            let drain = if is_urgent { Duration::ZERO } else { drain };
             let until = Instant::now() + drain;
             if taking_over.is_some() {
                 reload.control.elder().stop(false);
@@ -326,6 +328,40 @@ pub(super) async fn serve_until_stopped(
     };
     reload.log.finish();
     outcome
+}
+
+/// Serves on for `timeout_unhealthy` while health checks fail, so that balancers in front send
+/// their clients elsewhere before anything is refused. Returns whether a second signal has asked
+/// for the end at once.
+async fn fail_health_checks(
+    name: &str,
+    reload: &Reload,
+    signals: &mut Signals,
+    threads: &mut Threads,
+) -> bool {
+    let time = reload.config.timeouts.unhealthy;
+    if time.is_zero() {
+        return false;
+    }
+    info!("{name}: health checks fail from now on; accepting for {time:?} more");
+    let tuning = Tuning { is_unhealthy: true, ..**reload.published.tuning.load() };
+    reload.published.tuning.store(Arc::new(tuning));
+    reload.shards.wake_all();
+    let end = tokio::time::sleep(time);
+    let mut end = pin!(end);
+    loop {
+        let wanted = tokio::select! {
+            () = &mut end => return false,
+            _ = threads.next_end() => return false,
+            wanted = signals.next() => wanted,
+        };
+        match wanted {
+            Wanted::Stop(_) => return true,
+            Wanted::OpenLogAnew => reload.log.reopen(),
+            // They mean nothing to a daemon that ends.
+            Wanted::Reload | Wanted::Upgrade => {}
+        }
+    }
 }
 
 /// Waits until the daemon that we took over from has finished as well.

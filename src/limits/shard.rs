@@ -83,6 +83,9 @@ pub const RESPONSE_HEAD_BYTES_MAX: usize = 64 * 1024;
 pub const SLOTS_KEPT: usize = 65_536;
 /// Bytes that a shard keeps back while its page is being taken away.
 pub const LOG_BACK_BYTES_MAX: usize = 64 * 1024;
+/// Longest user agent, referer or traceparent in a line of the access log, bytes; of a longer one
+/// the line has the beginning.
+pub const LOG_FIELD_BYTES_MAX: usize = 512;
 /// Longest target in a line of the access log, bytes; of a longer target the line has the
 /// beginning.
 pub const LOG_TARGET_BYTES_MAX: usize = 2048;

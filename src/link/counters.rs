@@ -106,6 +106,8 @@ pub(crate) enum Shed {
     Access,
     /// A request past `max_requests_per_second`.
     Rate,
+    /// A request past `max_requests_per_second_per_source`.
+    SourceRate,
     /// A request that got no permit at a backend in time.
     Queue,
     /// A request for which this machine could open no connection: no descriptor, port or
@@ -117,13 +119,14 @@ pub(crate) enum Shed {
 
 impl Shed {
     /// All reasons, with their names.
-    pub(crate) const ALL: [(Shed, &str); 9] = [
+    pub(crate) const ALL: [(Shed, &str); 10] = [
         (Shed::Room, "max_connections"),
         (Shed::Descriptors, "descriptors"),
         (Shed::Source, "max_connections_per_source"),
         (Shed::Stranger, "trusted_sources"),
         (Shed::Access, "access_denied"),
         (Shed::Rate, "max_requests_per_second"),
+        (Shed::SourceRate, "max_requests_per_second_per_source"),
         (Shed::Queue, "backend_queue"),
         (Shed::Local, "local_connect"),
         (Shed::Vanished, "client_vanished"),

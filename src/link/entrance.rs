@@ -13,6 +13,8 @@ pub(crate) struct Entrance {
     pub(crate) client_field: Box<str>,
     /// Proxies whose word about others is believed.
     pub(crate) trusted: Arc<NetworkMap<()>>,
+    /// Path at which this daemon says whether it takes requests; none when empty.
+    pub(crate) health_path: Box<str>,
 }
 
 impl Entrance {

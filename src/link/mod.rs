@@ -18,6 +18,7 @@ mod own;
 mod rate;
 mod shares;
 mod slots;
+mod source_rates;
 mod sources;
 mod table;
 mod times;
@@ -55,6 +56,7 @@ pub(crate) use shares::Shares;
 pub(crate) use slots::{
     BackendCount, ByKey, HostCount, Id, KeyHasher, KeySet, Slot, SlotIndex, Slots, Sums, Whole,
 };
+pub(crate) use source_rates::SourceRates;
 pub(crate) use sources::Sources;
 pub(crate) use table::{Tag, TaggedTable};
 pub(crate) use times::{CLASSES_OF_TIME, SlotTime, TIME_BOUNDS};
@@ -129,6 +131,7 @@ impl Published {
 pub(crate) struct SharedLimits {
     pub(crate) gates: Gates,
     pub(crate) rates: Rates,
+    pub(crate) source_rates: SourceRates,
     /// The nodes that limits are divided by.
     pub(crate) shares: Arc<Shares>,
     pub(crate) sources: Sources,
@@ -429,6 +432,7 @@ pub(crate) fn connect(published: Published, shards: usize) -> io::Result<Ends> {
         gates: Gates::new(wakers, shares.clone()),
         rates: Rates::new(shares.clone()),
         shares,
+        source_rates: SourceRates::new(),
         sources: Sources::new(),
         turns: Turns::default(),
         logbook: Logbook::new(shards),

@@ -21,7 +21,7 @@ pub(crate) struct Rate(AtomicU64);
 
 impl Rate {
     /// Lets one more pass at `now`, or says how long it would have to wait.
-    fn admit(&self, per_second: NonZeroU32, now: u64) -> Result<(), Duration> {
+    pub(super) fn admit(&self, per_second: NonZeroU32, now: u64) -> Result<(), Duration> {
         let pause = SECOND / u64::from(per_second.get());
         let step = |due: u64| {
             let next = due.max(now) + pause;
@@ -32,7 +32,17 @@ impl Rate {
     }
 
     fn is_at_rest(&self, now: u64) -> bool {
-        self.0.load(Ordering::Relaxed) <= now
+        self.due() <= now
+    }
+
+    /// Time at which the rate is at rest again, in nanoseconds.
+    pub(super) fn due(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Forgets what has passed.
+    pub(super) fn begin_anew(&self) {
+        self.0.store(0, Ordering::Relaxed);
     }
 }
 

@@ -57,7 +57,7 @@ impl Sources {
 
 /// An IPv6 subscriber has a network of 64 bits, and as many addresses as there are in it (RFC
 /// 6177).
-fn network(source: IpAddr) -> IpAddr {
+pub(super) fn network(source: IpAddr) -> IpAddr {
     match source.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
         v4 => v4,

@@ -4,6 +4,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use crate::http::Via;
+use crate::log_style::LogStyle;
 
 /// HAProxy's names and meanings.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -44,6 +45,12 @@ pub(crate) struct Tuning {
     pub(crate) unknown_status: Option<u16>,
     /// Whether a field names the client on trusted connections: `Entrance` says which.
     pub(crate) has_client_field: bool,
+    /// Whether this daemon replies to health checks itself: `Entrance` says at which path.
+    pub(crate) has_health_path: bool,
+    /// Whether health checks are told to send their clients elsewhere: the daemon is about to stop.
+    pub(crate) is_unhealthy: bool,
+    /// How lines of the access log look.
+    pub(crate) log_style: LogStyle,
 }
 
 #[cfg(test)]
@@ -68,6 +75,9 @@ impl Default for Tuning {
             via: Via::NONE,
             unknown_status: None,
             has_client_field: false,
+            has_health_path: false,
+            is_unhealthy: false,
+            log_style: LogStyle::DEFAULT,
         }
     }
 }

@@ -224,6 +224,9 @@ impl Connection {
                 self.side.shard.note_end(self.side.ticket, ending);
                 Step::Over(self.reply(&request, answer, close).await)
             }
+            Plan::Health { request, answer, close } => {
+                Step::Over(self.reply(&request, answer, close).await)
+            }
             Plan::Refuse { answer, refusal } => Step::Over(self.refuse_with(answer, refusal).await),
         }
     }

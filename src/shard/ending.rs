@@ -90,6 +90,8 @@ endings! {
         "The rule's `allow` or `deny` keeps this client out.";
     RateLimited, "rate_limited", Some(429), Client, None,
         "The rule's `max_requests_per_second` was spent.";
+    SourceLimited, "source_rate_limited", Some(429), Client, None,
+        "The client spent the rule's `max_requests_per_second_per_source`.";
     HeldTimeout, "held_timeout", Some(503), Backend, None,
         "The request was held for as long as its rule allows.";
     HeldFull, "held_full", Some(503), Mantrid, None,

@@ -17,6 +17,7 @@ mod failures;
 mod heads;
 mod hold;
 mod inbox;
+mod log_line;
 mod measure;
 mod own;
 mod plan;
@@ -47,7 +48,8 @@ use crate::link::{
     Tuning, Turn,
 };
 use crate::ring::{self, EndCounts, Notify, Ring, WakeReceiver};
-use crate::table::Snapshot;
+use crate::table::{Proxy, Snapshot};
+use route::Spent;
 
 /// Settings of a shard; fixed while it runs.
 #[derive(Clone, Debug)]
@@ -310,8 +312,24 @@ impl Shard {
         self.tuning.get().timeouts
     }
 
-    /// Lets a request of a rule with `max_requests_per_second` pass, or counts that it did not.
-    fn admits(&self, rule: u64, per_second: std::num::NonZeroU32) -> bool {
+    /// Lets a request of a client pass at a rule, or says which rate of the rule is spent, and
+    /// counts that.
+    fn admits(&self, rule: u64, client: IpAddr, proxy: &Proxy) -> Result<(), Spent> {
+        // The client's own rate first: what it floods with takes nothing from the others.
+        if let Some(most) = proxy.max_requests_per_second_per_source() {
+            let rates = &self.end.together.source_rates;
+            if rates.admit(rule, client, most, self.ring.now()).is_err() {
+                self.end.counters().add_shed(Shed::SourceRate);
+                return Err(Spent::Source);
+            }
+        }
+        match proxy.max_requests_per_second() {
+            Some(most) if !self.admits_at(rule, most) => Err(Spent::Rule),
+            _ => Ok(()),
+        }
+    }
+
+    fn admits_at(&self, rule: u64, per_second: std::num::NonZeroU32) -> bool {
         let now = self.ring.now();
         let mut known = self.rates.borrow_mut();
         if crate::limits::RATES_KEPT <= known.len() && !known.contains_key(&rule) {
@@ -375,6 +393,12 @@ impl Shard {
         x ^= x >> 27;
         self.random.set(x);
         x.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    /// The key of the rule of requests that no rule is for. Not that of their host: a rule may be
+    /// called `unknown`.
+    fn no_rule(&self) -> u64 {
+        !self.unknown
     }
 
     /// The next number of a request, never 0.

@@ -8,7 +8,7 @@ use super::hold::{Hold, Waited};
 use super::request::{Client, Keys, Request};
 use super::route::{self, Route};
 use super::{Shard, Table, heads, reply};
-use crate::http::{self, ReplyTo, RequestForward, RequestHead, Target};
+use crate::http::{self, Method, ReplyTo, RequestForward, RequestHead, Target};
 use crate::table::{self, Action, Algorithm, Proxy, Scheme, host};
 
 pub(super) enum Plan<'t> {
@@ -25,6 +25,8 @@ pub(super) enum Plan<'t> {
     Hold { keys: Keys, request: Request, hold: Box<Hold> },
     /// Answer it here. `close` is what the answer says.
     Reply { keys: Keys, request: Request, answer: Vec<u8>, close: bool, ending: Ending },
+    /// Reply to a health check of this daemon, which counts under no host.
+    Health { request: Request, answer: Vec<u8>, close: bool },
     /// Answer and close: the head is not one we understand or accept.
     Refuse { answer: Vec<u8>, refusal: http::Refusal },
 }
@@ -36,7 +38,7 @@ impl Plan<'_> {
             Plan::Proxy { keys, .. } | Plan::Hold { keys, .. } | Plan::Reply { keys, .. } => {
                 Some(*keys)
             }
-            Plan::Refuse { .. } => None,
+            Plan::Health { .. } | Plan::Refuse { .. } => None,
         }
     }
 }
@@ -77,6 +79,11 @@ pub(super) fn plan<'t>(
         authenticates: head.authenticates,
         overrides: rule.action.overrides().cloned(),
     };
+    if shard.tuning().has_health_path && is_health_check(shard, &head) {
+        let close = request.closes();
+        let answer = health_reply(shard, request.reply_to(close, shard.date()));
+        return Plan::Health { request, answer, close };
+    }
     let via = shard.tuning().via;
     let keys = rule.keys;
     let close = request.closes();
@@ -102,9 +109,9 @@ pub(super) fn plan<'t>(
             let answer = reply::status(shard, &request, 403, close);
             return Plan::Reply { keys, request, answer, close, ending: Ending::AccessDenied };
         }
-        Route::Limited => {
+        Route::Limited(spent) => {
             let answer = reply::too_many(shard, &request, close);
-            return Plan::Reply { keys, request, answer, close, ending: Ending::RateLimited };
+            return Plan::Reply { keys, request, answer, close, ending: spent.ending() };
         }
         Route::Reply(action) => {
             let mut answer = shard.ring.take_vec();
@@ -149,6 +156,22 @@ fn affinity(proxy: &Proxy, head: &RequestHead<'_, '_>) -> Option<NonZeroU64> {
         _ => head.field(name),
     };
     value.map(table::affinity)
+}
+
+fn is_health_check(shard: &Shard, head: &RequestHead<'_, '_>) -> bool {
+    let target = head.path_and_query();
+    let path = target.split(|byte| *byte == b'?').next().unwrap_or_default();
+    let is_read = matches!(head.method, Method::Get | Method::Head);
+    is_read && path == shard.published().entrance.load().health_path.as_bytes()
+}
+
+fn health_reply(shard: &Shard, to: ReplyTo) -> Vec<u8> {
+    let mut out = shard.ring.take_vec();
+    match shard.tuning().is_unhealthy || shard.stopping() {
+        true => http::write_empty(503, to, &mut out),
+        false => http::write_status(200, to, &mut out),
+    }
+    out
 }
 
 /// Takes the client that a field of the request names, if it names one.

@@ -177,8 +177,8 @@ async fn attempt(
         Route::Denied => {
             return Err(end_with_alert(side, Ending::AccessDenied, Alert::AccessDenied));
         }
-        Route::Limited => {
-            return Err(end_with_alert(side, Ending::RateLimited, Alert::InternalError));
+        Route::Limited(spent) => {
+            return Err(end_with_alert(side, spent.ending(), Alert::InternalError));
         }
         Route::Reply(action) => {
             let alert = match action {

@@ -108,8 +108,6 @@ pub(super) struct Keys {
     pub(super) host: u64,
     /// Key of the rule itself, which aliases may lead to.
     pub(super) rule: u64,
-    /// No rule is for the request.
-    pub(super) is_unknown: bool,
 }
 
 /// A request under way, or none.

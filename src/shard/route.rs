@@ -2,9 +2,9 @@
 //! whether it goes on now, is held, or was one too many.
 
 use std::net::IpAddr;
-use std::num::NonZeroU32;
 use std::time::Duration;
 
+use super::ending::Ending;
 use super::hold::Waited;
 use super::request::Keys;
 use super::{Shard, Table};
@@ -26,10 +26,29 @@ pub(super) enum Route<'t> {
     Hold(HoldReason, Duration),
     /// The rule's `allow` or `deny` keeps the client out.
     Denied,
-    /// The rule's `max_requests_per_second` is spent.
-    Limited,
+    /// A rate is spent.
+    Limited(Spent),
     /// The rule says what to reply.
     Reply(&'t Action),
+}
+
+/// Rate that one more request would exceed.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(super) enum Spent {
+    /// `max_requests_per_second`.
+    Rule,
+    /// `max_requests_per_second_per_source`.
+    Source,
+}
+
+impl Spent {
+    /// Ending of the request.
+    pub(super) fn ending(self) -> Ending {
+        match self {
+            Spent::Rule => Ending::RateLimited,
+            Spent::Source => Ending::SourceLimited,
+        }
+    }
 }
 
 /// Looks the rule of a host up; a request without one falls under the rule `*` alone.
@@ -39,7 +58,7 @@ pub(super) fn find<'t>(
     host: Option<&str>,
     scheme: Scheme,
 ) -> Rule<'t> {
-    let unknown = Keys { host: shard.unknown, rule: shard.unknown, is_unknown: true };
+    let unknown = Keys { host: shard.unknown, rule: shard.no_rule() };
     let table = table.snapshot();
     let found = host.map_or_else(|| table.catch_all(scheme), |host| table.lookup(host, scheme));
     match found {
@@ -47,7 +66,7 @@ pub(super) fn find<'t>(
         Match::Unknown => Rule { action: &Action::Unknown, keys: unknown },
         Match::Found(found) => Rule {
             action: &found.rule.action,
-            keys: Keys { host: found.key, rule: found.rule_key, is_unknown: false },
+            keys: Keys { host: found.key, rule: found.rule_key },
         },
     }
 }
@@ -73,17 +92,17 @@ pub(super) fn decide<'t>(
             false => lines.wait(&[keys.host, keys.rule, table.snapshot().key(host)]),
         }
     };
-    by_policy(rule.action, waited, line, |rate| shard.admits(keys.rule, rate))
+    by_policy(rule.action, waited, line, |proxy| shard.admits(keys.rule, client, proxy))
 }
 
 /// Applies the policy: a request goes behind those that were held for its host before it, and only
 /// one that was never held is refused for the rate's sake. `line` says how long it may wait behind
-/// others; `admits` takes it out of the rate.
+/// others; `admits` takes it out of the rates.
 fn by_policy<'t>(
     action: &'t Action,
     waited: Option<&Waited>,
     line: impl FnOnce() -> Option<Duration>,
-    admits: impl FnOnce(NonZeroU32) -> bool,
+    admits: impl FnOnce(&Proxy) -> Result<(), Spent>,
 ) -> Route<'t> {
     let proxy = match action {
         Action::Spin(spin) => return Route::Hold(HoldReason::Spin, spin.timeout()),
@@ -96,9 +115,9 @@ fn by_policy<'t>(
         return Route::Hold(HoldReason::Behind, wait);
     }
     // A request that was held has waited enough: it is not sent away.
-    match proxy.max_requests_per_second() {
-        Some(rate) if waited.is_none() && !admits(rate) => Route::Limited,
-        _ => Route::Proxy(proxy),
+    match waited.map_or_else(|| admits(proxy), |_| Ok(())) {
+        Ok(()) => Route::Proxy(proxy),
+        Err(spent) => Route::Limited(spent),
     }
 }
 
@@ -126,8 +145,8 @@ mod tests {
     #[test]
     fn request_past_the_rate_is_limited() {
         let rule = limited();
-        let route = by_policy(&rule.action, None, || None, |rate| rate.get() != 1);
-        assert!(matches!(route, Route::Limited), "{route:?}");
+        let route = by_policy(&rule.action, None, || None, |_| Err(Spent::Rule));
+        assert!(matches!(route, Route::Limited(Spent::Rule)), "{route:?}");
     }
 
     #[test]
@@ -135,7 +154,7 @@ mod tests {
         let rule = limited();
         let mut waited = None;
         Waited::note(&mut waited, std::time::Instant::now(), 0);
-        let route = by_policy(&rule.action, waited.as_deref(), || None, |_| false);
+        let route = by_policy(&rule.action, waited.as_deref(), || None, |_| Err(Spent::Rule));
         assert!(matches!(route, Route::Proxy(_)), "{route:?}");
     }
 

@@ -144,6 +144,7 @@ impl Shard {
     ) -> RequestTicket {
         if let Some(record) = &mut record {
             record.received = received as u64;
+            self.note_rule(record, keys.host);
         }
         self.count(Counter::Requests);
         self.end.counters().add(Counter::Received, received as u64);
@@ -156,7 +157,7 @@ impl Shard {
         let live = Live {
             host,
             rule: keys.rule,
-            is_unknown: keys.is_unknown,
+            is_unknown: keys.rule == self.no_rule(),
             table: self.generation.get(),
             backend: None,
             backend_slot: NO_SLOT,
@@ -194,7 +195,10 @@ impl Shard {
             live.host = host;
             live.rule = keys.rule;
             live.affinity = None;
-            live.is_unknown = keys.is_unknown;
+            live.is_unknown = keys.rule == self.no_rule();
+            if let Some(record) = &mut live.record {
+                self.note_rule(record, keys.host);
+            }
             live.table = self.generation.get();
             live.backend = None;
             live.backend_slot = NO_SLOT;

@@ -245,6 +245,8 @@ fn read_proxy(arguments: &Arguments<'_>, names: &mut Names) -> Result<Proxy, Pro
         keep_alive: arguments.truth("keep_alive")?,
         overrides: Overrides::read(arguments)?,
         access: Access::read(arguments)?,
+        max_requests_per_second_per_source: arguments
+            .count("max_requests_per_second_per_source")?,
     };
     let options = (options != ProxyOptions::default()).then(|| Arc::new(options));
     Ok(Proxy { backends: Backends::new(backends), options })
@@ -453,6 +455,8 @@ fn proxy_to_json(proxy: &Proxy) -> Map<String, Value> {
         }
         let rate = options.max_requests_per_second.map(NonZeroU32::get);
         put(&mut arguments, "max_requests_per_second", rate);
+        let rate = options.max_requests_per_second_per_source.map(NonZeroU32::get);
+        put(&mut arguments, "max_requests_per_second_per_source", rate);
         put(&mut arguments, "hold", options.hold.map(seconds_to_json));
         put(&mut arguments, "idle", options.idle.map(seconds_to_json));
         put(&mut arguments, "wake", options.wake.as_deref());

@@ -197,6 +197,7 @@ pub fn sample_rules() -> Vec<Value> {
         ("max_connections", json!([1, "100", 4_294_967_295_u32])),
         ("check", json!(["tcp", "/", "/health?x=1"])),
         ("max_requests_per_second", json!([1, "50"])),
+        ("max_requests_per_second_per_source", json!([1, "50"])),
         ("hold", json!([0, 30, "2.5"])),
         ("idle", json!([300, "300"])),
         ("wake", json!(["http://scaler:9000/"])),

@@ -175,6 +175,7 @@ pub(super) struct ProxyOptions {
     pub keep_alive: Option<bool>,
     pub overrides: Option<Arc<Overrides>>,
     pub access: Option<Box<Access>>,
+    pub max_requests_per_second_per_source: Option<NonZeroU32>,
 }
 
 impl Proxy {
@@ -283,6 +284,11 @@ impl Proxy {
     /// Requests past this rate are answered with 429.
     pub fn max_requests_per_second(&self) -> Option<NonZeroU32> {
         self.given(|o| o.max_requests_per_second)
+    }
+
+    /// Requests of one client past this rate are answered with 429.
+    pub fn max_requests_per_second_per_source(&self) -> Option<NonZeroU32> {
+        self.given(|o| o.max_requests_per_second_per_source)
     }
 
     /// How long a request is held while no backend can be reached; zero: it fails at once.
