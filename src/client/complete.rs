@@ -144,6 +144,6 @@ mod tests {
         }
         let zsh = script(Shell::Zsh, super::super::definition());
         assert!(5 < zsh.matches(":_mantrid_client_hosts'").count(), "{zsh}");
-        assert!(script(Shell::Bash, super::super::definition()).contains("set|delete|spin|flip"));
+        assert!(script(Shell::Bash, super::super::definition()).contains("|spin|flip|"));
     }
 }
