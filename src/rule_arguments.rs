@@ -231,6 +231,13 @@ const PROXY: &[Argument] = &[
          wait for a place, for `timeout_connect`; then 503",
     ),
     argument(
+        "max_open_requests",
+        Takes::Count,
+        "no limit",
+        "most requests and raw connections of this rule that are open at its backends, of all \
+         backends and shards together. Further ones wait in line, for `timeout_connect`; then 503",
+    ),
+    argument(
         "check",
         Takes::Form("tcp, or a path that starts with /"),
         "none",
@@ -274,6 +281,13 @@ const PROXY: &[Argument] = &[
         Takes::Whole(1..=1000),
         "2",
         "probes in a row that must succeed for the backend to come back",
+    ),
+    argument(
+        "slow_start",
+        Takes::Seconds,
+        "0",
+        "time in which the weight of a backend grows from a tenth to all of it after it came back \
+         or was added, [below](#slow-start)",
     ),
     argument(
         "max_requests_per_second",

@@ -26,7 +26,8 @@ use super::check;
 use super::host;
 use super::overrides::Overrides;
 use super::rule::{
-    Action, Algorithm, Empty, Proxy, ProxyOptions, Redirect, Rule, SendProxy, Spin, StaticPage,
+    Action, Algorithm, Empty, Proxy, ProxyOptions, Redirect, Rule, SendProxy, Sharing, Spin,
+    StaticPage,
 };
 
 #[cfg(test)]
@@ -223,17 +224,22 @@ fn read_proxy(arguments: &Arguments<'_>, names: &mut Names) -> Result<Proxy, Pro
     let missing = || arguments.required("backends", |_| None);
     let mut backends = read_backends(arguments, "backends", names)?.map_or_else(missing, Ok)?;
     read_weights(arguments, &mut backends)?;
-    let algorithm = arguments.optional("algorithm", read_algorithm)?;
-    let options = ProxyOptions {
+    let (algorithm, affinity) = arguments.optional("algorithm", read_algorithm)?.unzip();
+    let sharing = Sharing {
         backup: read_backends(arguments, "backup", names)?.map(Vec::into_boxed_slice),
+        affinity: affinity.flatten(),
+        max_open_requests: arguments.count("max_open_requests")?,
+        slow_start: arguments.seconds("slow_start")?,
+    };
+    let options = ProxyOptions {
         attempts: arguments.whole("attempts")?.map(|attempts| attempts as u16),
         delay: arguments.seconds("delay")?,
-        algorithm: algorithm.as_ref().map(|(algorithm, _)| *algorithm),
-        affinity: algorithm.and_then(|(_, name)| name),
+        algorithm,
         healthcheck: arguments.truth("healthcheck")?,
         max_connections: arguments.count("max_connections")?,
         max_requests_per_second: arguments.count("max_requests_per_second")?,
         check: check::read(arguments)?.map(Arc::new),
+        sharing: (sharing != Sharing::default()).then(|| Box::new(sharing)),
         hold: arguments.seconds("hold")?,
         idle: arguments.seconds("idle")?,
         wake: arguments.optional("wake", wake)?,
@@ -439,10 +445,12 @@ fn proxy_to_json(proxy: &Proxy) -> Map<String, Value> {
         );
     }
     if let Some(options) = &proxy.options {
-        put(&mut arguments, "backup", options.backup.as_deref().map(pairs));
+        let none = Sharing::default();
+        let sharing = options.sharing.as_deref().unwrap_or(&none);
+        put(&mut arguments, "backup", sharing.backup.as_deref().map(pairs));
         put(&mut arguments, "attempts", options.attempts);
         put(&mut arguments, "delay", options.delay.map(seconds_to_json));
-        let algorithm = options.algorithm.map(|it| match (it, options.affinity.as_deref()) {
+        let algorithm = options.algorithm.map(|it| match (it, sharing.affinity.as_deref()) {
             (Algorithm::Cookie, Some(name)) => format!("cookie:{name}"),
             (Algorithm::Field, Some(name)) => format!("field:{name}"),
             (other, _) => other.as_str().to_owned(),
@@ -453,6 +461,9 @@ fn proxy_to_json(proxy: &Proxy) -> Map<String, Value> {
         if let Some(check) = &options.check {
             check.put_into(&mut arguments);
         }
+        put(&mut arguments, "slow_start", sharing.slow_start.map(seconds_to_json));
+        let most = sharing.max_open_requests.map(NonZeroU32::get);
+        put(&mut arguments, "max_open_requests", most);
         let rate = options.max_requests_per_second.map(NonZeroU32::get);
         put(&mut arguments, "max_requests_per_second", rate);
         let rate = options.max_requests_per_second_per_source.map(NonZeroU32::get);

@@ -185,6 +185,8 @@ pub fn sample_rules() -> Vec<Value> {
         json!(["10.0.0.1:80", "[::1]:81", "app.internal:82", "bücher.example:83"]),
         json!([{"__backend__": ["10.0.0.1", 80]}, {"__backend__": ["localhost", "81"]}]),
         json!("10.0.0.1:80, localhost:81"),
+        json!(["unix:/run/a.sock", "unix:@a", ["10.0.0.1", 80]]),
+        json!("unix:/run/a.sock,localhost:81"),
     ];
     let mut rules: Vec<Value> =
         backends.iter().map(|backends| json!(["proxy", {"backends": backends}, true])).collect();

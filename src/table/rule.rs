@@ -155,14 +155,21 @@ pub struct Proxy {
     pub(super) options: Option<Arc<ProxyOptions>>,
 }
 
+/// Arguments on how requests are shared out that few rules give; `None` is "not given".
+#[derive(Clone, Debug, PartialEq, Default)]
+pub(super) struct Sharing {
+    pub backup: Option<Box<[Backend]>>,
+    /// Name of the cookie or field of `algorithm`.
+    pub affinity: Option<Box<str>>,
+    pub max_open_requests: Option<NonZeroU32>,
+    pub slow_start: Option<Duration>,
+}
+
 /// Arguments given besides the backends; `None` is "not given".
 #[derive(Clone, Debug, PartialEq, Default)]
 pub(super) struct ProxyOptions {
-    pub backup: Option<Box<[Backend]>>,
     pub attempts: Option<u16>,
     pub algorithm: Option<Algorithm>,
-    /// Name of the cookie or field of `algorithm`.
-    pub affinity: Option<Box<str>>,
     pub healthcheck: Option<bool>,
     pub max_connections: Option<NonZeroU32>,
     pub max_requests_per_second: Option<NonZeroU32>,
@@ -171,6 +178,7 @@ pub(super) struct ProxyOptions {
     pub idle: Option<Duration>,
     pub wake: Option<Box<str>>,
     pub check: Option<Arc<Check>>,
+    pub sharing: Option<Box<Sharing>>,
     pub send_proxy: Option<SendProxy>,
     pub keep_alive: Option<bool>,
     pub overrides: Option<Arc<Overrides>>,
@@ -189,6 +197,10 @@ impl Proxy {
         self.options.as_deref().and_then(read)
     }
 
+    fn sharing(&self) -> Option<&Sharing> {
+        self.options.as_deref().and_then(|o| o.sharing.as_deref())
+    }
+
     /// Backends that requests go to; never empty.
     #[inline]
     pub fn backends(&self) -> &[Backend] {
@@ -198,7 +210,7 @@ impl Proxy {
     /// Backends that requests go to while none of [`Proxy::backends`] is usable.
     #[inline]
     pub fn backup(&self) -> &[Backend] {
-        self.options.as_deref().and_then(|o| o.backup.as_deref()).unwrap_or_default()
+        self.sharing().and_then(|sharing| sharing.backup.as_deref()).unwrap_or_default()
     }
 
     /// All backends, `backup` last.
@@ -237,7 +249,7 @@ impl Proxy {
 
     /// Name of the cookie or field whose value decides.
     pub fn affinity(&self) -> Option<&str> {
-        self.options.as_deref().and_then(|o| o.affinity.as_deref())
+        self.sharing()?.affinity.as_deref()
     }
 
     /// Whether backends that fail requests are passed over and probed until they recover.
@@ -250,10 +262,21 @@ impl Proxy {
         self.given(|o| o.max_connections)
     }
 
+    /// Most requests that are open at all backends together.
+    pub fn max_open_requests(&self) -> Option<NonZeroU32> {
+        self.sharing()?.max_open_requests
+    }
+
     /// The check that is made all the time, if one was asked for.
     pub fn check(&self) -> Option<&Arc<Check>> {
         let check = self.options.as_deref().and_then(|o| o.check.as_ref());
         check.filter(|check| check.is_active())
+    }
+
+    /// Time in which the share of a backend that came back or was added grows from a tenth to all
+    /// of it.
+    pub fn slow_start(&self) -> Option<Duration> {
+        self.sharing()?.slow_start.filter(|time| !time.is_zero())
     }
 
     /// Each connection to a backend begins with a header that says whose it is.
