@@ -110,6 +110,7 @@ pub(super) fn plan<'t>(
         Route::Reply(action) => {
             let mut answer = shard.ring.take_vec();
             write_reply(shard, action, &head, client, to, &mut answer);
+            heads::change_response(&request, &mut answer);
             return Plan::Reply { keys, request, answer, close, ending: Ending::Local };
         }
     };

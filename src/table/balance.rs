@@ -307,4 +307,17 @@ mod tests {
         }
         assert!((1800..2200).contains(&moved), "a fifth: {moved}");
     }
+
+    #[test]
+    fn source_is_even_over_unix_sockets() {
+        let backends = ["unix:/balance/a.sock", "unix:/balance/b.sock", "unix:@balance"];
+        let arguments = json!({"backends": backends, "algorithm": "source"});
+        let rule = Rule::from_json("a", &json!(["proxy", arguments, true]), &mut Names::default());
+        let Ok(Rule { action: Action::Proxy(proxy), .. }) = rule else { panic!("no proxy") };
+        let mut counts = [0_u32; 3];
+        for turn in 0..9000 {
+            counts[choose(&proxy, draw(turn), |_| 0, |_| true).unwrap()] += 1;
+        }
+        assert!(counts.iter().all(|count| (2800..3200).contains(count)), "{counts:?}");
+    }
 }
