@@ -486,8 +486,9 @@ fn changed_rules(change: &Change, before: &Snapshot, after: &Snapshot) -> Option
 /// The rules that a change concerns which ask for more than routing.
 fn watched(change: &Change, before: &Snapshot, after: &Snapshot) -> Vec<RuleChange> {
     let asks = |rule: &Rule| {
-        let has_check = matches!(&rule.action, Action::Proxy(p) if p.check().is_some());
-        has_check || idle_after(rule).is_some()
+        let is_watched = matches!(&rule.action, Action::Proxy(proxy)
+            if proxy.check().is_some() || proxy.slow_start().is_some());
+        is_watched || idle_after(rule).is_some()
     };
     // Each name once: of a name that is given twice the last rule counts.
     let names: HashSet<&str> = if change.whole {
