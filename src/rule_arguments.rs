@@ -231,6 +231,13 @@ const PROXY: &[Argument] = &[
          wait for a place, for `timeout_connect`; then 503",
     ),
     argument(
+        "max_open_requests",
+        Takes::Count,
+        "no limit",
+        "most requests and raw connections of this rule that are open at its backends, of all \
+         backends and shards together. Further ones wait in line, for `timeout_connect`; then 503",
+    ),
+    argument(
         "check",
         Takes::Form("tcp, or a path that starts with /"),
         "none",
@@ -274,6 +281,13 @@ const PROXY: &[Argument] = &[
         Takes::Whole(1..=1000),
         "2",
         "probes in a row that must succeed for the backend to come back",
+    ),
+    argument(
+        "slow_start",
+        Takes::Seconds,
+        "0",
+        "time in which the weight of a backend grows from a tenth to all of it after it came back \
+         or was added, [below](#slow-start)",
     ),
     argument(
         "max_requests_per_second",
@@ -358,13 +372,8 @@ const PROXY: &[Argument] = &[
         "none",
         "fields that are set or removed in requests, [below](#host-and-fields)",
     ),
-    argument(
-        "set_response",
-        FIELDS,
-        "none",
-        "fields that are set or removed in responses, [below](#host-and-fields)",
-    ),
-    argument("pages", PAGE_NAME, "none", PAGES),
+    SET_RESPONSE,
+    OWN_PAGES,
     ALLOW,
     DENY,
 ];
@@ -372,10 +381,21 @@ const PROXY: &[Argument] = &[
 /// Name of a page, and of a rule's pages.
 const PAGE_NAME: Takes =
     Takes::Form("the name of a page: letters, digits, '-', '_' and '.', which is not in front");
-const PAGES: &str = "pages of its own, `NAME.502.http` and so on, which come before those of all \
-                     hosts, [below](#pages-of-a-rule)";
+const OWN_PAGES: Argument = argument(
+    "pages",
+    PAGE_NAME,
+    "none",
+    "pages of its own, `NAME.502.http` and so on, which come before those of all hosts, \
+     [here](#pages-of-a-rule)",
+);
 
 /// Changes of fields.
+const SET_RESPONSE: Argument = argument(
+    "set_response",
+    FIELDS,
+    "none",
+    "fields that are set or removed in responses, [here](#host-and-fields)",
+);
 const FIELDS: Takes = Takes::Form(
     "an object of up to 8 fields, {\"Name\": \"value\"}, in which null removes a field",
 );
@@ -436,7 +456,7 @@ const SPIN: &[Argument] = &[
         "no limit",
         "a request whose `Content-Length` is larger gets 413, and is not held",
     ),
-    argument("pages", PAGE_NAME, "none", PAGES),
+    OWN_PAGES,
     ALLOW,
     DENY,
 ];
@@ -451,6 +471,8 @@ const REDIRECT: &[Argument] = &[
          request",
     ),
     argument("code", Takes::OneOf(&["301", "302", "303", "307", "308"]), "302", "this status"),
+    SET_RESPONSE,
+    OWN_PAGES,
     ALLOW,
     DENY,
 ];
@@ -463,12 +485,19 @@ const STATIC: &[Argument] = &[
         "the [page](#pages) of this name (at most 100 bytes). A name without a page is \
          accepted, as the page may come later: 500 until then",
     ),
+    SET_RESPONSE,
+    OWN_PAGES,
     ALLOW,
     DENY,
 ];
 
-const EMPTY: &[Argument] =
-    &[argument("code", Takes::Status(200..=599), REQUIRED, "this status, no body"), ALLOW, DENY];
+const EMPTY: &[Argument] = &[
+    argument("code", Takes::Status(200..=599), REQUIRED, "this status, no body"),
+    SET_RESPONSE,
+    OWN_PAGES,
+    ALLOW,
+    DENY,
+];
 
 const ALIAS: &[Argument] = &[argument(
     "hostname",

@@ -1,14 +1,14 @@
-//! Unix sockets as numbers: each path has one for as long as a rule names it, and for a while after.
+//! Unix sockets as numbers: each path has one while a rule names it, and for a while after that.
 //!
-//! Rules hold on to a [`UnixPath`]; all others have its number, [`UnixSocket`], and look the path up
-//! where they need it: to connect, and to write it down. That takes no lock. A number is never given
-//! to another path: with the place of a path that was forgotten goes its round.
+//! Rules hold on to a [`UnixPath`], and so do pools while they have connections there; all others
+//! have its number, [`UnixSocket`], and look the path up where they need it: to connect, and to
+//! write it down. That takes no lock. A number is never given to another path: with the place of a
+//! path that was forgotten goes its round.
 //!
-//! Paths that nothing holds on to are forgotten by [`prune`], the second time that it finds them so:
-//! connections, counters and log lines outlive rules by seconds.
+//! Paths that nothing holds on to are forgotten by [`prune`], the second time that it finds them
+//! so: counters and log lines outlive rules and connections by seconds.
 
 use std::borrow::Borrow;
-use std::cmp::Ordering;
 use std::collections::HashSet;
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -21,8 +21,9 @@ use socket2::SockAddr;
 use super::Address;
 use crate::limits;
 
-/// The number of a Unix socket's path.
-#[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
+/// The number of a Unix socket's path. The order is that of the numbers, which stays what it is
+/// while paths are forgotten.
+#[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct UnixSocket {
     place: u32,
     /// How many paths had the place before.
@@ -138,21 +139,6 @@ impl fmt::Display for UnixSocket {
             Some(path) => write!(f, "{}{}", Address::UNIX, path.text),
             None => write!(f, "{}(forgotten)", Address::UNIX),
         }
-    }
-}
-
-/// By path; those that are forgotten come first.
-impl Ord for UnixSocket {
-    fn cmp(&self, other: &UnixSocket) -> Ordering {
-        let [own, others] = [self, other].map(|socket| socket.path());
-        let [own, others] = [&own, &others].map(|path| path.as_ref().map(|path| path.as_str()));
-        own.cmp(&others).then(self.number().cmp(&other.number()))
-    }
-}
-
-impl PartialOrd for UnixSocket {
-    fn partial_cmp(&self, other: &UnixSocket) -> Option<Ordering> {
-        Some(self.cmp(other))
     }
 }
 

@@ -14,36 +14,36 @@ use tokio::net::{TcpStream, UnixStream};
 
 /// A backend, as the daemon gives rules back.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Backend {
+pub enum Application {
     Tcp(String, u16),
     /// A path, or `@` and an abstract name.
     Unix(String),
 }
 
-impl Backend {
+impl Application {
     /// The backends of a `proxy` rule.
-    pub fn all_of(rule: &Value) -> Vec<Backend> {
+    pub fn all_of(rule: &Value) -> Vec<Application> {
         let backends = rule[1]["backends"].as_array().into_iter().flatten();
-        backends.filter_map(Backend::read).collect()
+        backends.filter_map(Application::read).collect()
     }
 
-    fn read(value: &Value) -> Option<Backend> {
+    fn read(value: &Value) -> Option<Application> {
         if let Some(path) = value.as_str().and_then(|text| text.strip_prefix("unix:")) {
-            return Some(Backend::Unix(path.to_owned()));
+            return Some(Application::Unix(path.to_owned()));
         }
         let port = value[1].as_u64().and_then(|port| u16::try_from(port).ok());
-        Some(Backend::Tcp(value[0].as_str()?.to_owned(), port?))
+        Some(Application::Tcp(value[0].as_str()?.to_owned(), port?))
     }
 
-    /// Whether it accepts connections; with a check, whether it answers an expected status.
+    /// Whether the application accepts connections; with a check, whether it answers as expected.
     pub async fn look(&self, check: Option<&Check<'_>>) -> Result<(), String> {
         let text = |error: std::io::Error| error.to_string();
         match self {
-            Backend::Tcp(host, port) => {
+            Application::Tcp(host, port) => {
                 let stream = TcpStream::connect((&**host, *port)).await.map_err(text)?;
                 ask(stream, check).await
             }
-            Backend::Unix(name) => {
+            Application::Unix(name) => {
                 let name = match name.strip_prefix('@') {
                     Some(name) => format!("\0{name}"),
                     None => name.clone(),
@@ -55,12 +55,12 @@ impl Backend {
     }
 }
 
-impl fmt::Display for Backend {
+impl fmt::Display for Application {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Backend::Tcp(host, port) if host.contains(':') => write!(f, "[{host}]:{port}"),
-            Backend::Tcp(host, port) => write!(f, "{host}:{port}"),
-            Backend::Unix(path) => write!(f, "unix:{path}"),
+            Application::Tcp(host, port) if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Application::Tcp(host, port) => write!(f, "{host}:{port}"),
+            Application::Unix(path) => write!(f, "unix:{path}"),
         }
     }
 }
@@ -128,7 +128,7 @@ mod tests {
     #[test]
     fn backends_are_read_as_the_daemon_writes_them() {
         let backends = json!([["::1", 80], ["b.internal", 443], "unix:/run/a.sock", "unix:@b"]);
-        let all = Backend::all_of(&json!(["proxy", {"backends": backends}, true]));
+        let all = Application::all_of(&json!(["proxy", {"backends": backends}, true]));
         let shown: Vec<String> = all.iter().map(ToString::to_string).collect();
         assert_eq!(shown, ["[::1]:80", "b.internal:443", "unix:/run/a.sock", "unix:@b"]);
     }

@@ -13,7 +13,7 @@ use super::diff::Difference;
 use super::edit::{Edited, edit};
 use super::failure::{Failure, say};
 use super::options::{Drain, Trial};
-use super::pool::{Effect, PoolChange, apply, members, normal};
+use super::pool::{Effect, PoolChange, Share, apply, members, normal};
 use super::print::{action, counted, entries, plain};
 use super::request::{Api, Ask, Fetched, PATIENCE, Sending, encoded};
 use super::{lines, pool, print_json};
@@ -133,11 +133,14 @@ pub async fn run(api: &Api, command: &BackendCommand, json: bool) -> Result<(), 
 }
 
 /// Rules that one change concerns.
+#[derive(Default)]
 struct Batch {
     difference: Difference,
     changed: usize,
     /// Rules that have no other backend.
     kept: Vec<String>,
+    /// Rules that are left without a backend that gets requests.
+    drained: Vec<String>,
 }
 
 impl Batch {
@@ -148,12 +151,15 @@ impl Batch {
         address: &str,
         trial: &Trial,
     ) -> Result<(Batch, Option<Ask>), Failure> {
-        let mut batch = Batch { difference: Difference::default(), changed: 0, kept: Vec::new() };
+        let mut batch = Batch::default();
         let mut changes = Map::new();
         let mut is_known = false;
         let read = entries(&found.body, |host, rule| match apply(&rule, change) {
             Effect::Changed(new) => {
                 changes.insert(host.clone(), new.clone());
+                if members(&new).iter().all(|(_, share)| *share == Share::Weight(0)) {
+                    batch.drained.push(host.clone());
+                }
                 batch.difference.add(host, Some(rule), Some(new));
             }
             Effect::Last => batch.kept.push(host),
@@ -208,6 +214,10 @@ impl Batch {
             (_, true) => format!("{}: {rules} would be changed; none was", plain(address)),
             (_, false) => format!("{}: {rules} changed", plain(address)),
         });
+        if !self.drained.is_empty() {
+            let hosts = some(&self.drained);
+            say(&format!("no backend is left that gets requests, so they get 503: {hosts}"));
+        }
         let answer = answer.map(Fetched::value).transpose()?.unwrap_or_default();
         let lagging = answer["fleet"]["lagging"].as_array().into_iter().flatten();
         let lagging: Vec<String> = lagging.filter_map(Value::as_str).map(plain).collect();

@@ -59,11 +59,16 @@ impl Change {
 pub fn not_drained(host: &str, timeout: &str, answer: &Value) -> String {
     let open = answer.get("in_flight").and_then(Value::as_object).into_iter().flatten();
     let open: Vec<String> = open.map(|(backend, count)| format!("{backend} ({count})")).collect();
+    let (host, open) = (plain(host), plain(&open.join(", ")));
+    if open.is_empty() {
+        return format!(
+            "{host} is changed, but after {timeout} it is not known yet whether its old backends \
+             have requests: don't stop them yet"
+        );
+    }
     format!(
-        "{} is changed, but after {timeout} there are still requests with {}: don't stop these \
-         backends yet",
-        plain(host),
-        plain(&open.join(", "))
+        "{host} is changed, but after {timeout} there are still requests with {open}: don't stop \
+         these backends yet"
     )
 }
 

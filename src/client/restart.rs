@@ -19,7 +19,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::arguments::Restart;
-use super::backend::{Backend, Check};
+use super::backend::{Application, Check};
 use super::change::duration;
 use super::failure::{Failure, say};
 use super::print::plain;
@@ -270,7 +270,7 @@ async fn answers(
 ) -> Result<(), Failed> {
     let until = Instant::now() + most;
     let check = Check::of(name, &rule[1]);
-    let backends = Backend::all_of(rule);
+    let backends = Application::all_of(rule);
     loop {
         let mut why = String::new();
         for backend in &backends {

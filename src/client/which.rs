@@ -86,7 +86,10 @@ fn backend_line(backend: &Value) -> String {
         address if address == target => target.to_owned(),
         address => format!("{target} ({address})"),
     };
-    line.push_str(&format!(" {}, weight {}", text("health"), backend["weight"]));
+    line.push_str(&match backend["backup"] == true {
+        true => format!(" {}, backup", text("health")),
+        false => format!(" {}, weight {}", text("health"), backend["weight"]),
+    });
     line.push_str(&format!(", open {}", backend["open_requests"]));
     match text("reason") {
         "" => line,
@@ -126,6 +129,8 @@ mod tests {
                  "reason": "answered 500", "open_requests": 2},
                 {"backend": "10.0.0.2:1", "address": "10.0.0.2:1", "weight": 0, "health": "up",
                  "reason": null, "open_requests": 0},
+                {"backend": "10.0.0.3:1", "address": "10.0.0.3:1", "weight": 1, "health": "up",
+                 "reason": null, "open_requests": 0, "backup": true},
             ],
             "held": 1, "open_requests": 3, "outcome": "proxied", "would": "passed on\u{1b}",
         });
@@ -141,6 +146,7 @@ mod tests {
             held                     1\n\
             backend                  app:1 (10.0.0.1:1) down, weight 1, open 2: answered 500\n\
             backend                  10.0.0.2:1 up, weight 0, open 0\n\
+            backend                  10.0.0.3:1 up, backup, open 0\n\
             would                    passed on\\u{1b}\n";
         assert_eq!(String::from_utf8(out).as_deref(), Ok(expected));
     }

@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 
-use super::health::{Known, State};
+use super::health::{Known, KnownArrival, State};
 use super::{Control, Handle, statistics};
 use crate::address::Address;
 use crate::link::{ControlEnd, Drain};
@@ -116,11 +116,21 @@ impl Handle {
                 "since": since.as_secs_f64(),
             })
         });
+        let arrivals = self.health.arrivals(&self.published.table()).into_iter().map(|known| {
+            json!({
+                "backend": known.backend.to_string(),
+                "check": known.check,
+                "rule": known.rule,
+                "age": known.age.as_secs_f64(),
+            })
+        });
         json!({
             "names": names,
             "health": health.collect::<Vec<_>>(),
+            "arrivals": arrivals.collect::<Vec<_>>(),
             "wake": self.wake.hand_over(),
             "places": places(&self.shards),
+            "open_places": open_places(&self.shards, &self.published.table()),
             "history": self.api.sources.history.to_json(),
             "events": self.api.sources.events.log().to_json(),
             "changes": self.api.sources.changes.lock().to_json(),
@@ -135,7 +145,8 @@ impl Handle {
             .into_iter()
             .map(|(name, open)| (name, json!(open)))
             .collect();
-        json!({ "open": open, "places": places(&self.shards) })
+        let open_places = open_places(&self.shards, &table);
+        json!({ "open": open, "places": places(&self.shards), "open_places": open_places })
     }
 
     /// Takes the wake-ups that could not be sent.
@@ -178,6 +189,7 @@ impl Handle {
             let table = self.published.table_full();
             statistics::lock(&self.statistics).set_elder(&table, &open);
             self.shards.together.gates.set_elder(&taken(&said["places"]));
+            self.shards.together.rule_gates.set_elder(&open_taken(&said["open_places"]));
         } else if said["drained"].is_u64() {
             self.elder.answer(said);
         } else if let Some(untold) = said["untold"].as_array() {
@@ -195,6 +207,7 @@ impl Handle {
         let table = self.published.table_full();
         statistics::lock(&self.statistics).set_elder(&table, &[]);
         self.shards.together.gates.set_elder(&HashMap::new());
+        self.shards.together.rule_gates.set_elder(&HashMap::new());
     }
 
     /// The daemon before this one.
@@ -213,6 +226,21 @@ fn taken(places: &Value) -> HashMap<Address, u32> {
     let each = places.filter_map(|(backend, taken)| {
         Some((backend.parse().ok()?, u32::try_from(taken.as_u64()?).ok()?))
     });
+    each.collect()
+}
+
+/// Permits for open requests, by the rule's name.
+fn open_places(shards: &ControlEnd, table: &Snapshot) -> Map<String, Value> {
+    let taken = shards.together.rule_gates.taken().into_iter();
+    let named = taken.filter_map(|(key, taken)| Some((table.name_of(key)?.to_owned(), taken)));
+    named.map(|(name, taken)| (name, json!(taken))).collect()
+}
+
+fn open_taken(places: &Value) -> HashMap<u64, u32> {
+    let table = Snapshot::default();
+    let places = places.as_object().into_iter().flatten();
+    let each = places
+        .filter_map(|(name, taken)| Some((table.key(name), u32::try_from(taken.as_u64()?).ok()?)));
     each.collect()
 }
 
@@ -237,12 +265,24 @@ impl Control {
             })
         });
         self.health.recall(health.collect(), &self.api.sources.published);
+        let arrivals = memory["arrivals"].as_array().into_iter().flatten();
+        let arrivals = arrivals.filter_map(|known| {
+            Some(KnownArrival {
+                backend: known["backend"].as_str()?.parse().ok()?,
+                check: known["check"].as_str().map(str::to_owned),
+                rule: known["rule"].as_str().map(str::to_owned),
+                age: Duration::try_from_secs_f64(known["age"].as_f64()?).ok()?,
+            })
+        });
+        self.health.recall_arrivals(arrivals.collect(), &self.api.sources.published);
         self.wake.recall(&memory["wake"]);
         let sources = &self.api.sources;
         sources.history.recall(&memory["history"]);
         sources.events.log().recall(&memory["events"]);
         sources.changes.lock().recall(&memory["changes"]);
-        self.api.sources.shards.together.gates.set_elder(&taken(&memory["places"]));
+        let together = &sources.shards.together;
+        together.gates.set_elder(&taken(&memory["places"]));
+        together.rule_gates.set_elder(&open_taken(&memory["open_places"]));
     }
 }
 

@@ -144,6 +144,8 @@ pub const PROBE_AGAIN: Duration = Duration::from_millis(50);
 /// Probes of one address per second, of all its checks together: each rule may have a check of its
 /// own, and ten thousand rules may share a server. Where more are due, the intervals stretch.
 pub const ADDRESS_PROBES_PER_SECOND: u32 = 100;
+/// Arrivals of backends that are remembered for rules with `slow_start`.
+pub const ARRIVALS_MAX: usize = 16_384;
 /// Rules that a reason names; the rest are counted.
 pub const RULES_TOLD_MAX: usize = 3;
 /// Rules that are listed with a check.

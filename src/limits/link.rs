@@ -5,7 +5,8 @@
 pub const SLOT_BYTES: usize = 512;
 /// Slots in which a shard counts by host, and as many by backend, made as needed.
 pub const SLOTS_MAX: u32 = 1 << 20;
-/// Backends with `max_connections` whose gates are kept; past it those that no shard uses go.
+/// Backends with `max_connections` whose gates are kept, and as many of rules with
+/// `max_open_requests`; past it those that no shard uses go.
 pub const GATES_KEPT: usize = 1024;
 /// Rules with `max_requests_per_second` whose rates a shard remembers; all shards together keep
 /// those that are not at rest besides.

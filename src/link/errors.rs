@@ -37,7 +37,7 @@ pub(crate) enum Unreached {
     TimedOut,
     /// No way leads there.
     NoRoute,
-    /// There is no such Unix socket.
+    /// No Unix socket is at the path.
     NoSocket,
     /// The Unix socket, or a folder on the way to it, is not for this user.
     NotPermitted,

@@ -1,19 +1,21 @@
-//! A limit on the connections to one backend that holds across all shards.
+//! A limit that holds across all shards: on the connections to one backend, or on the open requests
+//! of one rule.
 //!
-//! A gate counts the connections that are open, idle ones included: a backend with one worker is
+//! The gate of a backend counts the connections that are open, idle ones included: a backend with one worker is
 //! busy with an idle keep-alive connection too. A shard that finds a gate shut notes that it waits
 //! and is woken when a connection closes; shards that keep idle ones are asked to let go of them.
-//! Only rules with `max_connections` use gates: nothing here is on the path of other requests.
+//! Only rules with `max_connections` or `max_open_requests` use gates: nothing here is on the path of
+//! other requests.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{Shares, Waker};
-use crate::address::Address;
 use crate::limits;
 
-/// The connections to one backend.
+/// The connections to one backend, or the open requests of one rule.
 pub(crate) struct Gate {
     open: AtomicU32,
     /// Permits taken by a daemon that is being taken over from.
@@ -97,48 +99,49 @@ impl Gate {
     }
 }
 
-/// Every gate there is. The lock is taken when a shard meets a limited backend for the first time.
-pub(crate) struct Gates {
-    gates: Mutex<HashMap<Address, Arc<Gate>>>,
+/// Every gate there is, of backends by address or of rules by key. The lock is taken when a shard
+/// meets a limited one for the first time.
+pub(crate) struct Gates<K> {
+    gates: Mutex<HashMap<K, Arc<Gate>>>,
     wakers: Vec<Waker>,
     shares: Arc<Shares>,
 }
 
-impl Gates {
-    pub(super) fn new(wakers: Vec<Waker>, shares: Arc<Shares>) -> Gates {
+impl<K: Copy + Eq + Hash> Gates<K> {
+    pub(super) fn new(wakers: Vec<Waker>, shares: Arc<Shares>) -> Gates<K> {
         Gates { gates: Mutex::default(), wakers, shares }
     }
 
-    pub(crate) fn get(&self, backend: Address) -> Arc<Gate> {
+    pub(crate) fn get(&self, owner: K) -> Arc<Gate> {
         let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
-        if limits::GATES_KEPT <= gates.len() && !gates.contains_key(&backend) {
+        if limits::GATES_KEPT <= gates.len() && !gates.contains_key(&owner) {
             gates.retain(|_, gate| Arc::strong_count(gate) > 1);
         }
         let shards = self.wakers.len();
         gates
-            .entry(backend)
+            .entry(owner)
             .or_insert_with(|| Arc::new(Gate::new(shards, self.shares.clone())))
             .clone()
     }
 
-    /// Counts the permits taken at each backend, for a daemon that takes over; at least one where
+    /// Counts the permits taken at each gate, for a daemon that takes over; at least one where
     /// requests still wait.
-    pub(crate) fn taken(&self) -> Vec<(Address, u32)> {
+    pub(crate) fn taken(&self) -> Vec<(K, u32)> {
         let gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
-        let taken = gates.iter().map(|(backend, gate)| {
+        let taken = gates.iter().map(|(owner, gate)| {
             let waits = u32::from(gate.waiting.is_used());
-            (*backend, gate.open.load(Ordering::Acquire).max(waits))
+            (*owner, gate.open.load(Ordering::Acquire).max(waits))
         });
         taken.filter(|(_, taken)| *taken != 0).collect()
     }
 
-    /// Sets the permits that another daemon has taken; it has none at other backends.
-    pub(crate) fn set_elder(&self, taken: &HashMap<Address, u32>) {
-        // Gates are made for backends that no shard has met yet: the limit holds there, too.
-        let kept: Vec<Arc<Gate>> = taken.keys().map(|backend| self.get(*backend)).collect();
+    /// Sets the permits that another daemon has taken; it has none at other gates.
+    pub(crate) fn set_elder(&self, taken: &HashMap<K, u32>) {
+        // Gates are made for backends and rules that no shard has met yet: the limit holds there, too.
+        let kept: Vec<Arc<Gate>> = taken.keys().map(|owner| self.get(*owner)).collect();
         let gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
-        for (backend, gate) in gates.iter() {
-            let now = taken.get(backend).copied().unwrap_or(0);
+        for (owner, gate) in gates.iter() {
+            let now = taken.get(owner).copied().unwrap_or(0);
             if now < gate.elder.swap(now, Ordering::AcqRel) {
                 self.wake_next(gate, 0);
             }
@@ -177,15 +180,13 @@ impl Gates {
 
 #[cfg(test)]
 mod tests {
-    use std::net::SocketAddr;
-
     use super::*;
 
-    fn gates(shards: usize) -> (Gates, Arc<Gate>) {
+    fn gates(shards: usize) -> (Gates<u64>, Arc<Gate>) {
         // One eventfd for all: the test only asks which shard would be woken.
         let waker = Waker::new().expect("an eventfd");
         let gates = Gates::new(vec![waker; shards], Arc::default());
-        let gate = gates.get(SocketAddr::from(([127, 0, 0, 1], 80)).into());
+        let gate = gates.get(80);
         (gates, gate)
     }
 

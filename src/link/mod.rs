@@ -15,6 +15,7 @@ mod held;
 mod logbook;
 mod outbox;
 mod own;
+mod ramps;
 mod rate;
 mod shares;
 mod slots;
@@ -35,6 +36,7 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, Guard};
 use rustix::event::{EventfdFlags, eventfd};
 
+use crate::address::Address;
 use crate::http::Pages;
 use crate::limits;
 
@@ -51,6 +53,7 @@ pub(crate) use held::{HoldReason, Lines, RANK_FIRST, Rank, Report, Ticket, Waits
 pub(crate) use logbook::Logbook;
 use outbox::{Outbox, OutboxReader};
 pub(crate) use own::{Own, is_local};
+pub(crate) use ramps::{Arrival, Arrivals, RAMP_STEPS, Ramps};
 pub(crate) use rate::{Rate, Rates};
 pub(crate) use shares::Shares;
 pub(crate) use slots::{
@@ -68,6 +71,7 @@ pub(crate) struct Published {
     table: ArcSwap<TaggedTable>,
     pub(crate) pages: ArcSwap<Pages>,
     pub(crate) down: Down,
+    pub(crate) ramps: Ramps,
     pub(crate) lines: Lines,
     pub(crate) tuning: ArcSwap<Tuning>,
     /// Replaced before the tuning that says to look here.
@@ -82,6 +86,7 @@ impl Published {
             table: ArcSwap::from_pointee(table),
             pages: ArcSwap::from_pointee(pages),
             down: Down::default(),
+            ramps: Ramps::default(),
             lines: Lines::default(),
             tuning: ArcSwap::from_pointee(tuning),
             entrance: ArcSwap::default(),
@@ -129,7 +134,10 @@ impl Published {
 
 /// Limits and logs that all shards share.
 pub(crate) struct SharedLimits {
-    pub(crate) gates: Gates,
+    /// Limits on the connections to backends.
+    pub(crate) gates: Gates<Address>,
+    /// Limits on the open requests of rules, by key.
+    pub(crate) rule_gates: Gates<u64>,
     pub(crate) rates: Rates,
     pub(crate) source_rates: SourceRates,
     /// The nodes that limits are divided by.
@@ -427,9 +435,10 @@ pub(crate) fn connect(published: Published, shards: usize) -> io::Result<Ends> {
         })
         .collect::<io::Result<Vec<_>>>()?;
     let shares = Arc::new(Shares::default());
-    let wakers = shared.iter().map(|shard| shard.waker.clone()).collect();
+    let wakers: Vec<Waker> = shared.iter().map(|shard| shard.waker.clone()).collect();
     let together = Arc::new(SharedLimits {
-        gates: Gates::new(wakers, shares.clone()),
+        gates: Gates::new(wakers.clone(), shares.clone()),
+        rule_gates: Gates::new(wakers, shares.clone()),
         rates: Rates::new(shares.clone()),
         shares,
         source_rates: SourceRates::new(),

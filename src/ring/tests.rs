@@ -2,13 +2,15 @@
 //! and nothing is lost, leaked, or written to after it was given up.
 
 use std::future::Future;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
+
+use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::*;
 
@@ -237,6 +239,35 @@ fn connect_is_refused_and_accepted() {
             let _ = poll_once(attempt.as_mut());
         }
         drop(stream);
+        settled(&ring, 0).await;
+    });
+}
+
+#[test]
+fn unix_socket_is_connected_once_its_queue_has_room() {
+    on_ring(|ring| async move {
+        let folder = tempfile::tempdir().expect("a folder");
+        let address = SockAddr::unix(folder.path().join("app.sock")).expect("a path");
+        let gone = Stream::connect(&ring, &address, &in_ten_seconds(&ring)).await;
+        assert!(matches!(gone, Err(Abort::Io(error)) if error.kind() == ErrorKind::NotFound));
+        let listener = Socket::new(Domain::UNIX, Type::STREAM, None).expect("a socket");
+        listener.bind(&address).expect("bind");
+        // Room for one connection that is not accepted.
+        listener.listen(0).expect("listen");
+        let first = Stream::connect(&ring, &address, &in_ten_seconds(&ring)).await;
+        let first = first.map_err(|abort| format!("{abort:?}")).expect("a connection");
+        let soon = Deadline::new(&ring);
+        soon.set(Duration::from_millis(20));
+        let full = Stream::connect(&ring, &address, &soon).await;
+        assert!(matches!(full, Err(Abort::TimedOut)));
+        let deadline = in_ten_seconds(&ring);
+        let mut second = pin!(Stream::connect(&ring, &address, &deadline));
+        assert!(poll_once(second.as_mut()).is_pending());
+        let (mut far, _) = listener.accept().expect("the first connection");
+        let second = second.await.map_err(|abort| format!("{abort:?}")).expect("a connection");
+        far.write_all(b"hello").expect("write");
+        assert_eq!(&*first.recv(&in_ten_seconds(&ring)).await.expect("bytes"), b"hello");
+        drop((first, second));
         settled(&ring, 0).await;
     });
 }

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use super::Shard;
 use super::ending::Ending;
 use super::pool::{Lease, OwnConnection, Wait};
+use super::ramp::Ramp;
 use super::request::{Client, RequestTicket};
 use crate::address::Address;
 use crate::limits;
@@ -483,17 +484,21 @@ fn pick(shard: &Shard, asking: Asking<'_>, tried: &[usize]) -> Option<(usize, Ad
     let source = affinity.map_or_else(own, NonZeroU64::get);
     let draw = Draw { random: shard.random(), turn, source };
     let open = |index| address(index).map_or(0, |address| shard.pool.busy(address));
-    let usable = |index| {
-        !tried.contains(&index)
-            && address(index)
-                .is_some_and(|address| !shard.passes_over(proxy, address) && !shard.is_own(address))
+    let is_usable =
+        |address: &Address| !shard.passes_over(proxy, *address) && !shard.is_own(*address);
+    let ramp = Ramp::of(shard, proxy, || shard.rule_of(ticket));
+    let weight = |index| proxy.backend(index).weight();
+    let share = |index| match address(index).filter(is_usable) {
+        Some(at) if !tried.contains(&index) => ramp.share(shard, proxy, weight(index), at),
+        _ => 0,
     };
+    let any = |index| address(index).map_or(0, |_| weight(index).into());
     let (main, spare) = ((algorithm, backends), (algorithm, backup));
     let at = backends.len();
-    choose(main, draw, open, usable)
-        .or_else(|| Some(at + choose(spare, draw, |it| open(at + it), |it| usable(at + it))?))
-        .or_else(|| choose(main, draw, open, |index| address(index).is_some()))
-        .or_else(|| Some(at + choose(spare, draw, |_| 0, |it| address(at + it).is_some())?))
+    choose(main, draw, open, share)
+        .or_else(|| Some(at + choose(spare, draw, |it| open(at + it), |it| share(at + it))?))
+        .or_else(|| choose(main, draw, open, any))
+        .or_else(|| Some(at + choose(spare, draw, |_| 0, |it| any(at + it))?))
         .and_then(|index| Some((index, address(index)?)))
 }
 

@@ -1,6 +1,7 @@
 //! A client connection: read a head, act on it, again or close.
 
 use std::net::IpAddr;
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 use super::backend::backend_at;
@@ -232,16 +233,28 @@ impl Connection {
     }
 
     /// Plans the request with the head of `len` bytes at the front of the inbox.
-    fn plan<'t>(&mut self, len: usize, table: &'t Table, waited: Option<&Waited>) -> Plan<'t> {
+    fn plan<'t>(
+        &mut self,
+        len: usize,
+        table: &'t Table,
+        waited: Option<&Waited>,
+    ) -> (Plan<'t>, Option<NonZeroU64>) {
         let ClientSide { shard, inbox, .. } = &self.side;
         let mut client = self.connected();
-        let plan = plan::plan(shard, table, &inbox.bytes()[..len], &mut client, waited);
+        let mut affinity = None;
+        let noted = (&mut client, &mut affinity);
+        let plan = plan::plan(shard, table, &inbox.bytes()[..len], noted, waited);
         self.take_client(client);
-        plan
+        (plan, affinity)
     }
 
     /// Counts a request that was planned, and takes its head out of the inbox.
-    fn take_in<'t>(&mut self, len: usize, plan: Plan<'t>, backend: &mut BackendSide) -> Plan<'t> {
+    fn take_in<'t>(
+        &mut self,
+        len: usize,
+        (plan, affinity): (Plan<'t>, Option<NonZeroU64>),
+        backend: &mut BackendSide,
+    ) -> Plan<'t> {
         let ClientSide { shard, inbox, ticket, client, .. } = &mut self.side;
         let bytes = &inbox.bytes()[..len];
         if let Some(keys) = plan.keys() {
@@ -253,8 +266,8 @@ impl Connection {
                 ticket => shard.reroute(ticket, keys),
             }
         }
-        if let Plan::Proxy { affinity: Some(affinity), .. } = &plan {
-            shard.note_affinity(*ticket, *affinity);
+        if let Some(affinity) = affinity {
+            shard.note_affinity(*ticket, affinity);
         }
         match &plan {
             Plan::Hold { .. } => return plan,
@@ -368,6 +381,7 @@ impl Connection {
     async fn fail(&mut self, request: &Request, ending: Ending) -> Next {
         let shard = &self.side.shard;
         shard.note_end(self.side.ticket, ending);
+        shard.give_permit_back(self.side.ticket);
         let Some(status) = ending.status() else {
             debug_assert!(false, "{ending:?} has no reply");
             return Next::Reset;

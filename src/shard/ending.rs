@@ -106,7 +106,7 @@ endings! {
     OwnAddress, "loop", Some(502), Mantrid, None,
         "The rule's backend is this proxy itself.";
     BackendQueue, "backend_queue", Some(503), Backend, None,
-        "No connection to the backend was free in time, or no descriptor.";
+        "No connection to the backend or open request of the rule was free in time, or no descriptor.";
     NoConnection, "no_connection", Some(503), Mantrid, None,
         "This machine could open no connection, for want of a port or of permission.";
     BackendSilent, "backend_silent", Some(502), Backend, Some(Failure::Silent),

@@ -14,10 +14,11 @@ use super::ending::Ending;
 use super::heads;
 use super::hold::Waited;
 use super::inbox::Inbox;
+use super::open_requests::Entry;
 use super::pool::{Lease, OwnConnection};
 use super::request::{Next, Request};
 use super::response::{Answer, AnswerProgress, Answered, Failed, Progress};
-use super::upload;
+use super::{open_requests, upload};
 use crate::http::{Refusal, RequestFraming};
 use crate::limits;
 use crate::link::Counter;
@@ -102,6 +103,15 @@ pub(super) async fn start(
     if !proxy.hold().is_zero() {
         backend.kept.extend_from_slice(&head[forwarded..]);
     }
+    if let Some(limit) = proxy.max_open_requests() {
+        let entry = entry(side, (proxy, waited), request);
+        // Boxed: a connection that waits for its next request should not carry this path's state.
+        let entered = Box::pin(open_requests::enter(&side.shard, limit, entry, &side.stream));
+        if let Err(ending) = entered.await {
+            side.shard.ring.give_vec(head);
+            return Err(without_backend(side, proxy, ending, 0));
+        }
+    }
     let progress = Progress::new(&side.shard.ring, true, ends_before(side, request));
     let mut again = 0;
     loop {
@@ -153,6 +163,16 @@ pub(super) async fn start(
         }
         return Err(failure(side, request, failed, true));
     }
+}
+
+fn entry(
+    side: &ClientSide,
+    (proxy, waited): (&Proxy, Option<&Waited>),
+    request: &Request,
+) -> Entry {
+    let shard = &side.shard;
+    let patience = Waited::patience(waited, shard.ring.now(), timeout_connect(shard, proxy));
+    Entry { ticket: side.ticket, patience, ends: ends_before(side, request) }
 }
 
 fn asking<'a>(

@@ -19,9 +19,11 @@ mod hold;
 mod inbox;
 mod log_line;
 mod measure;
+mod open_requests;
 mod own;
 mod plan;
 mod pool;
+mod ramp;
 mod raw;
 mod record;
 mod reply;
@@ -166,6 +168,7 @@ async fn attend(shard: Rc<Shard>, wakes: WakeReceiver) {
             return;
         }
         shard.pool.attend_gates(&shard);
+        shard.open_requests.attend();
         shard.tuning.set(**shard.published().tuning.load());
         // A table that nobody is routed by any more should not stay for want of a request.
         shard.table();
@@ -191,6 +194,7 @@ pub(super) struct Shard {
     generation: Cell<u64>,
     pool: pool::Pool,
     failures: failures::Failures,
+    open_requests: open_requests::OpenRequests,
     tallies: tally::Tallies,
     records: record::Records,
     /// Rates of the rules with `max_requests_per_second` that were met.
@@ -236,6 +240,7 @@ impl Shard {
             drain: Notify::new(&ring),
             pool: pool::Pool::new(),
             failures: failures::Failures::default(),
+            open_requests: open_requests::OpenRequests::default(),
             tallies: tally::Tallies::new(),
             records: record::Records::default(),
             rates: RefCell::default(),

@@ -28,7 +28,7 @@ impl Locals {
     }
 }
 
-/// What is known of `key` for a while, or is found out now.
+/// Returns what was found of `key` lately, or finds it now.
 fn remember<K: Eq + Hash>(
     known: &RefCell<HashMap<K, (bool, Instant), foldhash::fast::RandomState>>,
     key: K,

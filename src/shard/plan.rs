@@ -12,15 +12,8 @@ use crate::http::{self, Method, ReplyTo, RequestForward, RequestHead, Target};
 use crate::table::{self, Action, Algorithm, Proxy, Scheme, host};
 
 pub(super) enum Plan<'t> {
-    /// Pass it on. `head` is what the backend gets; `affinity` the hash of the cookie or field that
-    /// decides on the backend, of a rule that goes by one.
-    Proxy {
-        proxy: &'t Proxy,
-        keys: Keys,
-        request: Request,
-        head: Vec<u8>,
-        affinity: Option<NonZeroU64>,
-    },
+    /// Pass it on. `head` is what the backend gets.
+    Proxy { proxy: &'t Proxy, keys: Keys, request: Request, head: Vec<u8> },
     /// Keep it until the table says otherwise.
     Hold { keys: Keys, request: Request, hold: Box<Hold> },
     /// Answer it here. `close` is what the answer says.
@@ -44,12 +37,13 @@ impl Plan<'_> {
 }
 
 /// `client` is the one that the connection tells, and becomes the request's. `waited` is set for a
-/// request that was held already.
+/// request that was held already. `affinity` becomes the hash of the cookie or field that decides on
+/// the backend, of a rule that goes by one.
 pub(super) fn plan<'t>(
     shard: &Shard,
     table: &'t Table,
     bytes: &[u8],
-    client: &mut Client,
+    (client, affinity): (&mut Client, &mut Option<NonZeroU64>),
     waited: Option<&Waited>,
 ) -> Plan<'t> {
     let mut room = http::field_room();
@@ -116,12 +110,13 @@ pub(super) fn plan<'t>(
         Route::Reply(action) => {
             let mut answer = shard.ring.take_vec();
             write_reply(shard, action, &head, client, to, &mut answer);
+            heads::change_response(&request, &mut answer);
             return Plan::Reply { keys, request, answer, close, ending: Ending::Local };
         }
     };
-    let affinity = affinity(proxy, &head);
+    *affinity = affinity_of(proxy, &head);
     let head = write_head(shard, proxy, &mut request, (&head, client, scheme), waited);
-    Plan::Proxy { proxy, keys, request, head, affinity }
+    Plan::Proxy { proxy, keys, request, head }
 }
 
 /// Writes the head that a backend gets.
@@ -149,7 +144,7 @@ fn write_head(
 }
 
 /// Hash of the cookie or field by which the rule chooses a backend; `None`: there is none.
-fn affinity(proxy: &Proxy, head: &RequestHead<'_, '_>) -> Option<NonZeroU64> {
+fn affinity_of(proxy: &Proxy, head: &RequestHead<'_, '_>) -> Option<NonZeroU64> {
     let name = proxy.affinity()?;
     let value = match proxy.algorithm() {
         Algorithm::Cookie => head.cookie(name),

@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Shard;
-use crate::address::Address;
+use crate::address::{Address, UnixPath};
 use crate::limits;
 use crate::link::{BackendCount, Counter, Gate};
 use crate::ring::{Deadline, Notify, Quiet, Stream};
@@ -43,6 +43,8 @@ pub(super) struct KeepTerms {
 struct Backend {
     /// Slot in which it is counted.
     slot: u32,
+    /// The path of a Unix socket, so that it is known while anything is under way there.
+    _path: Option<Arc<UnixPath>>,
     /// Used from the end: the warmest first, so that the others can time out.
     idle: Vec<Idle>,
     /// Exchanges under way, for `least_connections`.
@@ -222,6 +224,7 @@ impl Pool {
         let mut backends = self.backends.borrow_mut();
         act(backends.entry(address).or_insert_with(|| Backend {
             slot: shard.open_backend_slot(address),
+            _path: address.path(),
             idle: Vec::new(),
             busy: 0,
             gate: None,
@@ -454,6 +457,7 @@ impl Pool {
         });
         drop(surplus);
         shard.end.counters().set(Counter::IdleConnections, idle_count as u64);
+        waiting_count += shard.open_requests.sweep();
         shard.end.counters().set(Counter::Queued, waiting_count as u64);
     }
 }

@@ -11,10 +11,11 @@ use super::backend::{Asking, acquire, timeout_connect};
 use super::client::{ClientSide, Idleness};
 use super::ending::Ending;
 use super::hold::{Hold, HoldOutcome, Waited};
+use super::open_requests::Entry;
 use super::pool::Lease;
 use super::request::{Next, RequestTicket};
 use super::route::{self, Route};
-use super::{closing, hold, tunnel};
+use super::{closing, hold, open_requests, tunnel};
 use crate::link::{HoldReason, Protocol};
 use crate::ring::{EndCounts, SendBuf};
 use crate::table::{Action, Scheme, host};
@@ -27,6 +28,7 @@ pub(super) async fn serve(side: &mut ClientSide, speaks: Protocol, waited: Optio
     // perhaps for days.
     if let Some(Led { lease, timeout }) = Box::pin(lead(side, speaks, waited)).await {
         let next = Box::pin(tunnel::relay(side, &lease, timeout)).await;
+        side.shard.give_permit_back(side.ticket);
         Box::pin(closing::end(side, next)).await;
         side.finish();
     }
@@ -57,6 +59,7 @@ async fn lead(side: &mut ClientSide, speaks: Protocol, waited: Option<Box<Waited
         }
         NoLease::Alert(_) | NoLease::Hold(_) => Next::Close,
     };
+    side.shard.give_permit_back(side.ticket);
     closing::end(side, next).await;
     side.finish();
     None
@@ -188,6 +191,15 @@ async fn attempt(
             return Err(end_with_alert(side, Ending::NoRule, alert));
         }
     };
+    let connect = timeout_connect(shard, proxy);
+    let patience = Waited::patience(waited.as_deref(), shard.ring.now(), connect);
+    // A half-close is legitimate here: the client may still be waiting for data.
+    let ends = EndCounts::Never;
+    if let Some(limit) = proxy.max_open_requests() {
+        let entry = Entry { ticket: side.ticket, patience, ends };
+        let entered = Box::pin(open_requests::enter(shard, limit, entry, &side.stream));
+        entered.await.map_err(|ending| without_backend(side, ending))?;
+    }
     let asking = Asking {
         proxy,
         client: side.client,
@@ -195,13 +207,8 @@ async fn attempt(
         fresh: true,
         repeatable: false,
         raw: true,
-        patience: Waited::patience(
-            waited.as_deref(),
-            shard.ring.now(),
-            timeout_connect(shard, proxy),
-        ),
-        // A half-close is legitimate here: the client may still be waiting for data.
-        ends: EndCounts::Never,
+        patience,
+        ends,
     };
     match acquire(shard, asking, &side.stream, None).await {
         Ok(lease) => Ok(Led { lease, timeout: proxy.timeout_tunnel() }),

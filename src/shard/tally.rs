@@ -11,6 +11,7 @@ use slab::Slab;
 
 use super::Shard;
 use super::ending::Ending;
+use super::open_requests::OpenPermit;
 use super::record::Record;
 use super::request::{Keys, RequestTicket};
 use crate::address::Address;
@@ -41,6 +42,8 @@ pub(super) struct Live {
     pub(super) record: Option<Box<Record>>,
     /// Hash of the cookie or field that decides on the backend, of a rule that goes by one.
     affinity: Option<NonZeroU64>,
+    /// The right to be open at a backend, of a rule that limits that.
+    permit: Option<Box<OpenPermit>>,
 }
 
 /// All requests under way on a shard, and the slots of their hosts.
@@ -167,6 +170,7 @@ impl Shard {
             ending: Ending::Complete,
             record,
             affinity: None,
+            permit: None,
         };
         RequestTicket::of(self.tallies.live.borrow_mut().insert(live))
     }
@@ -218,6 +222,7 @@ impl Shard {
 
     /// Notes that a request waits at no backend for the time being.
     pub(super) fn chose_none(&self, ticket: RequestTicket) {
+        self.give_permit_back(ticket);
         let mut rule = None;
         self.with_live(ticket, |live| {
             live.backend = None;
@@ -324,6 +329,21 @@ impl Shard {
 
     pub(super) fn affinity_of(&self, ticket: RequestTicket) -> Option<NonZeroU64> {
         self.tallies.live.borrow().get(ticket.index()).and_then(|live| live.affinity)
+    }
+
+    /// Keeps the right of a request to be open at a backend until its end.
+    pub(super) fn keep_permit(&self, ticket: RequestTicket, permit: Box<OpenPermit>) {
+        let mut before = None;
+        self.with_live(ticket, |live| before = live.permit.replace(permit));
+        debug_assert!(before.is_none(), "two permits of one request");
+    }
+
+    /// Gives a request's right to be open back, if it has one: it is at no backend any more.
+    pub(super) fn give_permit_back(&self, ticket: RequestTicket) {
+        let mut permit = None;
+        self.with_live(ticket, |live| permit = live.permit.take());
+        // Dropped when the borrow is over: it wakes the next in line.
+        drop(permit);
     }
 
     fn host_slot(&self, ticket: RequestTicket) -> Option<&Slot> {

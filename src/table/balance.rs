@@ -19,18 +19,17 @@ pub struct Draw {
 
 /// The backend for one attempt, as an index into `backends`; `None` if none is usable.
 ///
-/// `open(i)` is the number of requests in flight to backend `i`; `usable(i)` is false for one that
-/// is ejected, full, or was tried already. A backend of weight 0 is never chosen.
+/// `open(i)` is the number of requests in flight to backend `i`; `share(i)` is its weight, perhaps
+/// times a number, and 0 for one that is ejected, full, or was tried already: it is never chosen.
 pub fn choose(
     (algorithm, backends): (Algorithm, &[Backend]),
     draw: Draw,
     open: impl Fn(usize) -> u32,
-    usable: impl Fn(usize) -> bool,
+    share: impl Fn(usize) -> u32,
 ) -> Option<usize> {
-    if let [one] = backends {
-        return (one.weight() != 0 && usable(0)).then_some(0);
+    if backends.len() == 1 {
+        return (share(0) != 0).then_some(0);
     }
-    let share = |index: usize| if usable(index) { backends[index].weight() } else { 0 };
     match algorithm {
         Algorithm::Random => choose_by_chance(backends.len(), share, draw.random),
         Algorithm::RoundRobin => in_turn(backends.len(), share, draw.turn),
@@ -46,7 +45,7 @@ fn below(random: u64, limit: u64) -> u64 {
     ((u128::from(random) * u128::from(limit)) >> 64) as u64
 }
 
-fn choose_by_chance(count: usize, share: impl Fn(usize) -> u16, random: u64) -> Option<usize> {
+fn choose_by_chance(count: usize, share: impl Fn(usize) -> u32, random: u64) -> Option<usize> {
     let total: u64 = (0..count).map(|index| u64::from(share(index))).sum();
     if total == 0 {
         return None;
@@ -62,7 +61,7 @@ fn choose_by_chance(count: usize, share: impl Fn(usize) -> u16, random: u64) -> 
 
 /// Interleaved: a cycle consists of rounds; in round `r` each backend whose share is above `r`
 /// gets one request. Exact over a cycle, and plain rotation where the shares are equal.
-fn in_turn(count: usize, share: impl Fn(usize) -> u16, turn: u64) -> Option<usize> {
+fn in_turn(count: usize, share: impl Fn(usize) -> u32, turn: u64) -> Option<usize> {
     let mut total = 0;
     let mut largest = 0;
     let mut divisor = 0;
@@ -99,7 +98,7 @@ fn greatest_common_divisor(a: u64, b: u64) -> u64 {
 /// The fewest open requests for its share; among equals, by chance.
 fn least_open(
     count: usize,
-    share: impl Fn(usize) -> u16,
+    share: impl Fn(usize) -> u32,
     open: impl Fn(usize) -> u32,
     random: u64,
 ) -> Option<usize> {
@@ -121,7 +120,7 @@ fn least_open(
 /// highest wins. A backend that comes or goes moves only the clients that it wins or held.
 fn choose_by_source(
     backends: &[Backend],
-    share: impl Fn(usize) -> u16,
+    share: impl Fn(usize) -> u32,
     source: u64,
 ) -> Option<usize> {
     let mut best = None;
@@ -202,7 +201,9 @@ mod tests {
         open: impl Fn(usize) -> u32,
         usable: impl Fn(usize) -> bool,
     ) -> Option<usize> {
-        super::choose((proxy.algorithm(), proxy.backends()), draw, open, usable)
+        let backends = proxy.backends();
+        let share = |index: usize| if usable(index) { backends[index].weight().into() } else { 0 };
+        super::choose((proxy.algorithm(), backends), draw, open, share)
     }
 
     /// Draw number `turn`: random and source are spread evenly, and the same in every run.
@@ -305,5 +306,18 @@ mod tests {
             assert!(old == 2 || without == old);
         }
         assert!((1800..2200).contains(&moved), "a fifth: {moved}");
+    }
+
+    #[test]
+    fn source_is_even_over_unix_sockets() {
+        let backends = ["unix:/balance/a.sock", "unix:/balance/b.sock", "unix:@balance"];
+        let arguments = json!({"backends": backends, "algorithm": "source"});
+        let rule = Rule::from_json("a", &json!(["proxy", arguments, true]), &mut Names::default());
+        let Ok(Rule { action: Action::Proxy(proxy), .. }) = rule else { panic!("no proxy") };
+        let mut counts = [0_u32; 3];
+        for turn in 0..9000 {
+            counts[choose(&proxy, draw(turn), |_| 0, |_| true).unwrap()] += 1;
+        }
+        assert!(counts.iter().all(|count| (2800..3200).contains(count)), "{counts:?}");
     }
 }

@@ -25,8 +25,10 @@ use super::backend::{Backend, Backends, Names, Target};
 use super::check;
 use super::host;
 use super::overrides::Overrides;
+use super::reply_options::ReplyOptions;
 use super::rule::{
-    Action, Algorithm, Empty, Proxy, ProxyOptions, Redirect, Rule, SendProxy, Spin, StaticPage,
+    Action, Algorithm, Empty, Proxy, ProxyOptions, Redirect, Rule, SendProxy, Sharing, Spin,
+    StaticPage,
 };
 
 #[cfg(test)]
@@ -124,6 +126,9 @@ impl Rule {
             Action::Alias(target) => object([("hostname", Some(json!(**target)))]),
             Action::Unknown | Action::NoHosts => Map::new(),
         };
+        if let Some(overrides) = self.action.overrides() {
+            overrides.put_into(&mut arguments);
+        }
         Access::write(self.action.access(), &mut arguments);
         json!([self.action.as_str(), arguments, self.match_subdomains])
     }
@@ -196,17 +201,17 @@ fn read_action(arguments: &Arguments<'_>, names: &mut Names) -> Result<Action, P
                 let code = whole(value, 300..=399)?;
                 arguments.word("code", &code.to_string()).map(|_| code as u16)
             })?,
-            access: Access::read(arguments)?,
+            options: ReplyOptions::read(arguments)?,
         })),
         "static" => Action::Static(Arc::new(StaticPage {
             page: arguments.required("type", |value| {
                 value.as_str().filter(|name| is_page_name(name)).map(Box::from)
             })?,
-            access: Access::read(arguments)?,
+            options: ReplyOptions::read(arguments)?,
         })),
         "empty" => Action::Empty(Empty {
             code: arguments.needed("code", arguments.whole("code")?)? as u16,
-            access: Access::read(arguments)?,
+            options: ReplyOptions::read(arguments)?,
         }),
         "alias" => Action::Alias(arguments.required("hostname", |value| {
             Some(host::rule_name_ref(value.as_str()?).ok()?.into())
@@ -223,17 +228,22 @@ fn read_proxy(arguments: &Arguments<'_>, names: &mut Names) -> Result<Proxy, Pro
     let missing = || arguments.required("backends", |_| None);
     let mut backends = read_backends(arguments, "backends", names)?.map_or_else(missing, Ok)?;
     read_weights(arguments, &mut backends)?;
-    let algorithm = arguments.optional("algorithm", read_algorithm)?;
-    let options = ProxyOptions {
+    let (algorithm, affinity) = arguments.optional("algorithm", read_algorithm)?.unzip();
+    let sharing = Sharing {
         backup: read_backends(arguments, "backup", names)?.map(Vec::into_boxed_slice),
+        affinity: affinity.flatten(),
+        max_open_requests: arguments.count("max_open_requests")?,
+        slow_start: arguments.seconds("slow_start")?,
+    };
+    let options = ProxyOptions {
         attempts: arguments.whole("attempts")?.map(|attempts| attempts as u16),
         delay: arguments.seconds("delay")?,
-        algorithm: algorithm.as_ref().map(|(algorithm, _)| *algorithm),
-        affinity: algorithm.and_then(|(_, name)| name),
+        algorithm,
         healthcheck: arguments.truth("healthcheck")?,
         max_connections: arguments.count("max_connections")?,
         max_requests_per_second: arguments.count("max_requests_per_second")?,
         check: check::read(arguments)?.map(Arc::new),
+        sharing: (sharing != Sharing::default()).then(|| Box::new(sharing)),
         hold: arguments.seconds("hold")?,
         idle: arguments.seconds("idle")?,
         wake: arguments.optional("wake", wake)?,
@@ -439,10 +449,12 @@ fn proxy_to_json(proxy: &Proxy) -> Map<String, Value> {
         );
     }
     if let Some(options) = &proxy.options {
-        put(&mut arguments, "backup", options.backup.as_deref().map(pairs));
+        let none = Sharing::default();
+        let sharing = options.sharing.as_deref().unwrap_or(&none);
+        put(&mut arguments, "backup", sharing.backup.as_deref().map(pairs));
         put(&mut arguments, "attempts", options.attempts);
         put(&mut arguments, "delay", options.delay.map(seconds_to_json));
-        let algorithm = options.algorithm.map(|it| match (it, options.affinity.as_deref()) {
+        let algorithm = options.algorithm.map(|it| match (it, sharing.affinity.as_deref()) {
             (Algorithm::Cookie, Some(name)) => format!("cookie:{name}"),
             (Algorithm::Field, Some(name)) => format!("field:{name}"),
             (other, _) => other.as_str().to_owned(),
@@ -453,6 +465,9 @@ fn proxy_to_json(proxy: &Proxy) -> Map<String, Value> {
         if let Some(check) = &options.check {
             check.put_into(&mut arguments);
         }
+        put(&mut arguments, "slow_start", sharing.slow_start.map(seconds_to_json));
+        let most = sharing.max_open_requests.map(NonZeroU32::get);
+        put(&mut arguments, "max_open_requests", most);
         let rate = options.max_requests_per_second.map(NonZeroU32::get);
         put(&mut arguments, "max_requests_per_second", rate);
         let rate = options.max_requests_per_second_per_source.map(NonZeroU32::get);
@@ -462,7 +477,6 @@ fn proxy_to_json(proxy: &Proxy) -> Map<String, Value> {
         put(&mut arguments, "wake", options.wake.as_deref());
         put(&mut arguments, "send_proxy", options.send_proxy.map(SendProxy::as_str));
         put(&mut arguments, "keep_alive", options.keep_alive);
-        put_overrides(&mut arguments, options.overrides.as_deref());
     }
     arguments
 }
@@ -476,12 +490,5 @@ fn spin_to_json(spin: &Spin) -> Map<String, Value> {
     put(&mut arguments, "wake", spin.wake.as_deref());
     put(&mut arguments, "idle", spin.idle.map(seconds_to_json));
     put(&mut arguments, "then", spin.then().map(Rule::to_json));
-    put_overrides(&mut arguments, spin.overrides.as_deref());
     arguments
-}
-
-fn put_overrides(arguments: &mut Map<String, Value>, overrides: Option<&Overrides>) {
-    if let Some(overrides) = overrides {
-        overrides.put_into(arguments);
-    }
 }

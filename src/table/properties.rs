@@ -185,6 +185,8 @@ pub fn sample_rules() -> Vec<Value> {
         json!(["10.0.0.1:80", "[::1]:81", "app.internal:82", "bücher.example:83"]),
         json!([{"__backend__": ["10.0.0.1", 80]}, {"__backend__": ["localhost", "81"]}]),
         json!("10.0.0.1:80, localhost:81"),
+        json!(["unix:/run/a.sock", "unix:@a", ["10.0.0.1", 80]]),
+        json!("unix:/run/a.sock,localhost:81"),
     ];
     let mut rules: Vec<Value> =
         backends.iter().map(|backends| json!(["proxy", {"backends": backends}, true])).collect();
@@ -232,6 +234,9 @@ pub fn sample_rules() -> Vec<Value> {
         json!(["spin", {"max_body": "1000", "pages": "shop"}, true]),
         json!(["spin", {"then": ["redirect", {"redirect_to": "example.net"}, true]}, true]),
         json!(["redirect", {"redirect_to": "example.net"}, true]),
+        json!(["redirect", {"redirect_to": "a.b", "set_response": {"X-A": "b"}, "pages": "c"}, true]),
+        json!(["static", {"type": "test", "pages": "c", "deny": "::1"}, true]),
+        json!(["empty", {"code": 401, "set_response": {"WWW-Authenticate": "Basic"}}, true]),
         json!(["redirect", {"redirect_to": "https://example.net/x/", "code": "301"}, true]),
         json!(["static", {"type": "test"}, true]),
         json!(["static", {"type": "down-for_work.v2"}, false]),

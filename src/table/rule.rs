@@ -15,6 +15,7 @@ use super::access::Access;
 use super::backend::{Backend, Backends};
 use super::check::Check;
 use super::overrides::Overrides;
+use super::reply_options::ReplyOptions;
 use crate::address::Address;
 
 /// Decision what to do with the requests for one host name.
@@ -88,7 +89,10 @@ impl Action {
         match self {
             Action::Proxy(proxy) => proxy.options.as_deref()?.overrides.as_ref(),
             Action::Spin(spin) => spin.overrides.as_ref(),
-            _ => None,
+            Action::Redirect(redirect) => redirect.options.as_deref()?.overrides.as_ref(),
+            Action::Static(page) => page.options.as_deref()?.overrides.as_ref(),
+            Action::Empty(empty) => empty.options.as_deref()?.overrides.as_ref(),
+            Action::Alias(_) | Action::Unknown | Action::NoHosts => None,
         }
     }
 }
@@ -102,9 +106,9 @@ impl Action {
         let access = match self {
             Action::Proxy(proxy) => &proxy.options.as_deref()?.access,
             Action::Spin(spin) => &spin.access,
-            Action::Redirect(redirect) => &redirect.access,
-            Action::Static(page) => &page.access,
-            Action::Empty(empty) => &empty.access,
+            Action::Redirect(redirect) => &redirect.options.as_deref()?.access,
+            Action::Static(page) => &page.options.as_deref()?.access,
+            Action::Empty(empty) => &empty.options.as_deref()?.access,
             Action::Alias(_) | Action::Unknown | Action::NoHosts => return None,
         };
         access.as_deref()
@@ -155,14 +159,21 @@ pub struct Proxy {
     pub(super) options: Option<Arc<ProxyOptions>>,
 }
 
+/// Arguments on how requests are shared out that few rules give; `None` is "not given".
+#[derive(Clone, Debug, PartialEq, Default)]
+pub(super) struct Sharing {
+    pub backup: Option<Box<[Backend]>>,
+    /// Name of the cookie or field of `algorithm`.
+    pub affinity: Option<Box<str>>,
+    pub max_open_requests: Option<NonZeroU32>,
+    pub slow_start: Option<Duration>,
+}
+
 /// Arguments given besides the backends; `None` is "not given".
 #[derive(Clone, Debug, PartialEq, Default)]
 pub(super) struct ProxyOptions {
-    pub backup: Option<Box<[Backend]>>,
     pub attempts: Option<u16>,
     pub algorithm: Option<Algorithm>,
-    /// Name of the cookie or field of `algorithm`.
-    pub affinity: Option<Box<str>>,
     pub healthcheck: Option<bool>,
     pub max_connections: Option<NonZeroU32>,
     pub max_requests_per_second: Option<NonZeroU32>,
@@ -171,6 +182,7 @@ pub(super) struct ProxyOptions {
     pub idle: Option<Duration>,
     pub wake: Option<Box<str>>,
     pub check: Option<Arc<Check>>,
+    pub sharing: Option<Box<Sharing>>,
     pub send_proxy: Option<SendProxy>,
     pub keep_alive: Option<bool>,
     pub overrides: Option<Arc<Overrides>>,
@@ -189,6 +201,10 @@ impl Proxy {
         self.options.as_deref().and_then(read)
     }
 
+    fn sharing(&self) -> Option<&Sharing> {
+        self.options.as_deref().and_then(|o| o.sharing.as_deref())
+    }
+
     /// Backends that requests go to; never empty.
     #[inline]
     pub fn backends(&self) -> &[Backend] {
@@ -198,7 +214,7 @@ impl Proxy {
     /// Backends that requests go to while none of [`Proxy::backends`] is usable.
     #[inline]
     pub fn backup(&self) -> &[Backend] {
-        self.options.as_deref().and_then(|o| o.backup.as_deref()).unwrap_or_default()
+        self.sharing().and_then(|sharing| sharing.backup.as_deref()).unwrap_or_default()
     }
 
     /// All backends, `backup` last.
@@ -237,7 +253,7 @@ impl Proxy {
 
     /// Name of the cookie or field whose value decides.
     pub fn affinity(&self) -> Option<&str> {
-        self.options.as_deref().and_then(|o| o.affinity.as_deref())
+        self.sharing()?.affinity.as_deref()
     }
 
     /// Whether backends that fail requests are passed over and probed until they recover.
@@ -250,10 +266,21 @@ impl Proxy {
         self.given(|o| o.max_connections)
     }
 
+    /// Most requests that are open at all backends together.
+    pub fn max_open_requests(&self) -> Option<NonZeroU32> {
+        self.sharing()?.max_open_requests
+    }
+
     /// The check that is made all the time, if one was asked for.
     pub fn check(&self) -> Option<&Arc<Check>> {
         let check = self.options.as_deref().and_then(|o| o.check.as_ref());
         check.filter(|check| check.is_active())
+    }
+
+    /// Time in which the share of a backend that came back or was added grows from a tenth to all
+    /// of it.
+    pub fn slow_start(&self) -> Option<Duration> {
+        self.sharing()?.slow_start.filter(|time| !time.is_zero())
     }
 
     /// Each connection to a backend begins with a header that says whose it is.
@@ -359,7 +386,7 @@ impl Spin {
 pub struct Redirect {
     pub(super) to: Box<str>,
     pub(super) code: Option<u16>,
-    pub(super) access: Option<Box<Access>>,
+    pub(super) options: Option<Box<ReplyOptions>>,
 }
 
 impl Redirect {
@@ -378,7 +405,7 @@ impl Redirect {
 #[derive(Clone, Debug, PartialEq)]
 pub struct StaticPage {
     pub(super) page: Box<str>,
-    pub(super) access: Option<Box<Access>>,
+    pub(super) options: Option<Box<ReplyOptions>>,
 }
 
 impl StaticPage {
@@ -392,13 +419,13 @@ impl StaticPage {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Empty {
     pub(super) code: u16,
-    pub(super) access: Option<Box<Access>>,
+    pub(super) options: Option<Box<ReplyOptions>>,
 }
 
 impl Empty {
     /// An empty reply with this status, for every client.
     pub fn new(code: u16) -> Empty {
-        Empty { code, access: None }
+        Empty { code, options: None }
     }
 
     /// The status of the answer.

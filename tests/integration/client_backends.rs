@@ -218,6 +218,23 @@ fn backend_is_drained_and_comes_back() {
     assert_eq!(found, ["first", "first", "second", "second"]);
 }
 
+/// It is said which hosts are left with nothing, and made all the same.
+#[test]
+fn drain_of_the_only_backend_is_told() {
+    let backend = Backend::new().serve_text("first");
+    let spare = json!({"backup": [["127.0.0.1", 9]]});
+    let daemon = Setup::new()
+        .rule("a.com", rule_for(&[backend.port], json!({})))
+        .rule("b.com", rule_for(&[backend.port], spare))
+        .start();
+    let way = way(&daemon);
+    let drain = format!("backend drain 127.0.0.1:{}", backend.port);
+    way.call(&drain).finish().expect(0, &["2 rules changed", "they get 503: a.com\n"]);
+    assert_eq!(daemon.connect().exchange(get("a.com", "/")).status(), 503);
+    way.call(&format!("{drain} --undo")).finish().expect(0, &["2 rules changed"]);
+    assert_eq!(daemon.connect().exchange(get("a.com", "/")).status(), 200);
+}
+
 #[test]
 fn backend_is_removed_where_another_is_left() {
     let [first, second] = ["first", "second"].map(|name| Backend::new().serve_text(name));
@@ -254,7 +271,7 @@ fn requests_that_are_open_are_waited_for() {
             daemon.api().put("/hostname/a.com/", &rule(&[second.port]));
         }
         let left = format!("{address} (1)");
-        way.fails(&format!("{line} --timeout 50ms"), &[&left, "after 50ms", "don't stop"]);
+        way.fails(&format!("{line} --timeout 1s"), &[&left, "after 1s", "don't stop"]);
         if gone {
             daemon.api().put("/hostname/a.com/", &rule(&[second.port]));
         }

@@ -355,6 +355,12 @@ fn completions_are_understood_by_the_shell() {
         ("mantrid-client l", &["list", "load"][..]),
         ("mantrid-client list --", &["--search", "--action", "--json"]),
         ("mantrid-client set --dry", &["--dry-run"]),
+        ("mantrid-client backend ''", &["list", "move", "drain", "remove"]),
+        ("mantrid-client backend drain --", &["--undo", "--wait", "--dry-run"]),
+        ("mantrid-client which --", &["--scheme", "--source"]),
+        ("mantrid-client which --scheme ''", &["http", "https", "tcp", "tls"]),
+        ("mantrid-client add-backend --", &["--weight"]),
+        ("mantrid-client diff --", &["--merge"]),
     ] {
         let press = format!(
             "{script}\nCOMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))\n\

@@ -50,7 +50,7 @@ fn a_rule_with_hold_or_check_that_leads_here_gets_502() {
     let daemon = Setup::new().start();
     let check = json!({ "check": "tcp", "hold": 60 });
     expect_no_loop(&daemon, daemon.address(), &check);
-    daemon.expect_log(&["is down: is this daemon itself"]);
+    daemon.expect_log(&["is down: ", "is this daemon itself"]);
     daemon.connect().exchange(get("loop.com", "/")).expect_status(502);
 }
 

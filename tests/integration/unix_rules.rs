@@ -104,7 +104,7 @@ fn expect_no_loop(daemon: &Daemon, api: &mut Api, target: &Value) {
     daemon.expect_log(&["was to go to", name, "where this daemon itself listens"]);
     let check = json!({ "check": "tcp", "hold": 60 });
     api.put("/hostname/loop.com/", &rule_to(&[target], check));
-    daemon.expect_log(&[name, "is down: is this daemon itself"]);
+    daemon.expect_log(&[name, "is down: ", "is this daemon itself"]);
     daemon.connect().exchange(get("loop.com", "/hostname/")).expect_status(502);
 }
 

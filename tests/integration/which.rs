@@ -53,6 +53,7 @@ fn rule_alias_and_backends_are_told() {
             "backend": address,
             "address": address,
             "weight": 1,
+            "backup": false,
             "health": "up",
             "reason": null,
             "open_requests": 0,
@@ -231,6 +232,39 @@ fn backend_that_is_down_is_told_with_the_reason() {
     });
     health.store(200, Ordering::SeqCst);
     eventually("both are well", || which(&mut api, "b.com").1 == "proxied");
+}
+
+#[test]
+fn backup_and_drained_backends_are_told() {
+    let [first, spare] = ["first", "spare"].map(|name| Backend::new().serve_text(name));
+    let rule = |weights: Value, more: Value| {
+        let mut more = more;
+        more["weights"] = weights;
+        rule_for(&[first.port], more)
+    };
+    let backup = json!({"backup": [["127.0.0.1", spare.port]]});
+    let daemon = Setup::new()
+        .rule("a.com", rule(json!([1]), backup.clone()))
+        .rule("b.com", rule(json!([0]), backup))
+        .rule("c.com", rule(json!([0]), json!({})))
+        .start();
+    let mut api = daemon.api();
+    let to = |port: u16| format!("passed on to 127.0.0.1:{port}");
+    let drained = format!("127.0.0.1:{} is drained (weight 0)", first.port);
+    for (host, outcome, would, code) in [
+        ("a.com", "proxied", to(first.port), 200),
+        ("b.com", "proxied", format!("{}; {drained}", to(spare.port)), 200),
+        ("c.com", "failed", format!("gets 503: {drained}"), 503),
+    ] {
+        let (told, found) = which(&mut api, host);
+        assert_eq!((&*found, &told["would"]), (outcome, &json!(would)));
+        assert_eq!(status(&daemon, host), code, "{told}");
+    }
+    let (told, _) = which(&mut api, "a.com");
+    let kinds: Vec<&Value> =
+        told["backends"].as_array().expect("a list").iter().map(|one| &one["backup"]).collect();
+    assert_eq!(kinds, [&json!(false), &json!(true)]);
+    assert_eq!((first.requests(), spare.requests()), (1, 1));
 }
 
 #[test]

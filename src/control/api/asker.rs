@@ -49,6 +49,7 @@ impl Asker {
             grant.check_host(&name)?;
         }
         match (route, method) {
+            (Route::Support, _) => grant.check_daemon()?,
             (_, &Method::GET | &Method::HEAD) => {}
             (Route::FleetStep(_), _) => grant.check_daemon()?,
             (Route::Rules, &Method::PUT) => grant.check_change(true)?,

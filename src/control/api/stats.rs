@@ -311,7 +311,9 @@ fn most_telling(
     }
     let mut all: Vec<(Address, BackendRow)> = known.into_iter().collect();
     all.select_nth_unstable_by_key(most, |(address, (standing, sums))| {
-        let is_down = standing.as_ref().map(|it| (it.state.is_bad(), it.checks_down != 0));
+        // One that is well is no more telling than one that is not probed.
+        let is_down =
+            standing.as_ref().map_or((false, false), |it| (it.state.is_bad(), it.checks_down != 0));
         (Reverse(is_down), Reverse(sums.get(BackendCount::Completed)), *address)
     });
     all.truncate(most);

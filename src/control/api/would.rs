@@ -185,7 +185,7 @@ fn proxied(proxy: &Proxy, now: &Situation<'_>) -> Would {
     if let Some(max) = proxy.max_connections()
         && usable.iter().all(|backend| u64::from(max.get()) <= backend.open_requests)
     {
-        let time = seconds(now.connect);
+        let time = seconds(proxy.timeout_connect().unwrap_or(now.connect));
         let sentence =
             format!("waits up to {time} for a place (max_connections = {max}) at {to}{but}");
         return Would::new("queued", sentence);

@@ -34,7 +34,7 @@ use probe::Finding;
 use watch::{Now, Watch};
 
 pub(super) use condition::State;
-pub(super) use standing::{CheckStanding, HealthChange, Known, RuleFilter, Standing};
+pub(super) use standing::{CheckStanding, HealthChange, Known, KnownArrival, RuleFilter, Standing};
 pub(super) use watch::Wanted;
 
 /// Access of the other parts of control, which tell of rules and ask about backends.
@@ -89,6 +89,21 @@ impl Health {
     /// All that another process is to know.
     pub(super) fn known(&self) -> Vec<Known> {
         self.lock().known()
+    }
+
+    /// Arrivals of backends that another process is to know.
+    pub(super) fn arrivals(&self, table: &Snapshot) -> Vec<KnownArrival> {
+        self.lock().known_arrivals(table, Instant::now())
+    }
+
+    /// Takes over arrivals that another process knew.
+    pub(super) fn recall_arrivals(&self, known: Vec<KnownArrival>, published: &Published) {
+        let mut watch = self.lock();
+        let now = Instant::now();
+        watch.recall_arrivals(known, now);
+        if let Some(arrivals) = watch.take_arrivals(now) {
+            published.ramps.publish(arrivals);
+        }
     }
 
     /// Every backend that has a `check` of a rule that `sees` selects, or is ejected. Nothing is
@@ -238,7 +253,7 @@ impl Prober {
         match report {
             BackendReport::NameFailed { name } => self.lookups.doubt(&name.host),
             BackendReport::Failed { address, how } => watch.failed(address, how, now()),
-            BackendReport::Answered { address } => watch.answered(address),
+            BackendReport::Answered { address } => watch.answered(address, now()),
             BackendReport::Loop { address } => self.loops.note(address, Instant::now()),
         }
     }
@@ -269,6 +284,10 @@ impl Prober {
         let changes = {
             let mut watch = self.health.lock();
             let changes = watch.take_changes();
+            // Shares before backends: one that is back begins with little.
+            if let Some(arrivals) = watch.take_arrivals(Instant::now()) {
+                self.published.ramps.publish(arrivals);
+            }
             if !changes.is_empty() {
                 self.published.down.publish(watch.ejected(), watch.failing());
             }

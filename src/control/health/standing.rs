@@ -1,7 +1,7 @@
 //! Health as it is told: of a backend, of one check of it, and of the changes of both.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde_json::{Map, Value, json};
 
@@ -109,6 +109,17 @@ pub(in crate::control) struct Known {
     pub(in crate::control) state: State,
     pub(in crate::control) reason: String,
     pub(in crate::control) since: SystemTime,
+}
+
+/// Arrival of a backend that another process is to know.
+#[derive(Clone, Debug)]
+pub(in crate::control) struct KnownArrival {
+    pub(in crate::control) backend: Address,
+    /// [`Check::parameters`] of the check that succeeds again.
+    pub(in crate::control) check: Option<String>,
+    /// Name of the rule that has the backend now.
+    pub(in crate::control) rule: Option<String>,
+    pub(in crate::control) age: Duration,
 }
 
 #[cfg(test)]

@@ -16,8 +16,9 @@ use super::standing::{CheckedFor, HealthChange, RuleFilter};
 use crate::address::Address;
 use crate::control::pause::{doubled, jittered};
 use crate::limits;
-use crate::link::Failure;
+use crate::link::{Arrival, Arrivals, Failure};
 use crate::table::{Action, Backend, Check, Name, Proxy, Rule, Target};
+use rising::Rising;
 
 /// A moment, for waiting and for telling.
 #[derive(Copy, Clone, Debug)]
@@ -129,6 +130,7 @@ pub(super) struct Watch {
     begun: Option<(Instant, u32)>,
     changes: Vec<HealthChange>,
     wanted: Wanted,
+    rising: Rising,
 }
 
 const TENTH: Duration = Duration::from_millis(100);
@@ -136,6 +138,7 @@ const TENTH: Duration = Duration::from_millis(100);
 impl Watch {
     /// Takes a rule that came, or the checks that it has since it became another.
     pub(super) fn came(&mut self, rule: &str, old: Option<&Rule>, new: Option<&Rule>, now: Now) {
+        self.rising.rule_came(rule, old, new, now.at);
         let before: HashSet<_> = checks(old).map(|(check, backend)| key(check, backend)).collect();
         let mut name: Option<Arc<str>> = None;
         for (check, backend) in checks(new) {
@@ -151,6 +154,7 @@ impl Watch {
     /// behind all [`Watch::came`] of a change: a check that only moves from rule to rule is not
     /// forgotten in between.
     pub(super) fn went(&mut self, rule: &str, old: Option<&Rule>, new: Option<&Rule>, now: Now) {
+        self.rising.rule_went(old);
         let after: HashSet<_> = checks(new).map(|(check, backend)| key(check, backend)).collect();
         for (check, backend) in checks(old) {
             let key = key(check, backend);
@@ -368,8 +372,10 @@ impl Watch {
     }
 
     /// A backend that was said to fail has answered a request.
-    pub(super) fn answered(&mut self, backend: Address) {
-        self.restore(backend, "answers requests again");
+    pub(super) fn answered(&mut self, backend: Address, now: Now) {
+        if self.restore(backend, "answers requests again").is_some() {
+            self.rising.note(Arrival::Back(backend), now.at);
+        }
     }
 
     /// Forgets an ejected backend that no rule uses any more.
@@ -454,7 +460,7 @@ impl Watch {
     pub(super) fn due(&self, now: Instant) -> Option<Instant> {
         let probe = self.due.peek().map(|Reverse((due, _))| *due);
         let probe = probe.map(|due| self.full_until(now).map_or(due, |until| until.max(due)));
-        [probe, self.named_at].into_iter().flatten().min()
+        [probe, self.named_at, self.rising.due()].into_iter().flatten().min()
     }
 
     /// Takes the finding of a probe.
@@ -465,9 +471,9 @@ impl Watch {
         let pause = match subject {
             Subject::Check(spot) => self.check_ended(spot, found, now, random),
             Subject::Ejected(backend) if found.is_well() == Some(true) => {
-                if let Some(ejection) = self.restore(backend, "accepts connections")
-                    && ejection.is_silent
-                {
+                let ejection = self.restore(backend, "accepts connections");
+                self.rising.note(Arrival::Back(backend), now.at);
+                if let Some(ejection) = ejection.filter(|ejection| ejection.is_silent) {
                     self.back.insert(backend, (now.at, ejection.relapses));
                 }
                 return;
@@ -492,6 +498,9 @@ impl Watch {
                 Some(count @ 2..) => format!("{check}: {found}, {count} times"),
                 _ => format!("{check}: {found}"),
             };
+            if before.is_bad() {
+                self.rising.note(Arrival::Well(spot.0, spot.1), now.at);
+            }
             if before.is_bad() || after.is_bad() {
                 self.tell_turned(spot, after, reason, now);
             } else {
@@ -510,6 +519,11 @@ impl Watch {
             Target::Name(name) => Some(name.clone()),
             Target::Address(_) => None,
         })
+    }
+
+    /// Arrivals of the last while, if they are others than at the last call.
+    pub(super) fn take_arrivals(&mut self, now: Instant) -> Option<Arrivals> {
+        self.rising.take(now)
     }
 
     /// Changes since the last call.
@@ -543,6 +557,7 @@ fn checks(rule: Option<&Rule>) -> impl Iterator<Item = (&Arc<Check>, &Backend)> 
     check.into_iter().flat_map(move |check| backends().map(move |backend| (check, backend)))
 }
 
+mod rising;
 mod telling;
 #[cfg(test)]
 mod tests;

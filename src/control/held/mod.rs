@@ -87,6 +87,16 @@ impl Held {
         self.lock().set_bounds(bounds);
     }
 
+    /// How many requests may be held.
+    pub(super) fn bounds(&self) -> Bounds {
+        self.lock().bounds()
+    }
+
+    /// Time since which the request is held that is held for longest.
+    pub(super) fn oldest(&self) -> Option<Instant> {
+        self.lock().oldest()
+    }
+
     /// Divides limits of rules by so many nodes from now on.
     pub(super) fn set_shares(&self, shares: u32) {
         self.lock().set_shares(shares);

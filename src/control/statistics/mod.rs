@@ -18,6 +18,7 @@ use std::time::Instant;
 use serde_json::{Map, Value, json};
 
 use super::Counted;
+use crate::address::Address;
 use crate::limits;
 use crate::link::{BackendCount, ByKey, ControlEnd, HostCount, Id, KeyHasher, KeySet, Sums, Whole};
 use crate::state::Totals;
@@ -104,6 +105,9 @@ impl Statistics {
             });
         }
         self.end_deleted(&of_deleted, table);
+        if limits::BACKENDS_TOLD_MAX <= self.backends.len() {
+            self.backends.retain(|id, _| Address::from_words(*id).is_known());
+        }
         for (shard, slots) in self.shards.backends().enumerate() {
             slots.take_retired(|index, id, slot| {
                 let mut whole = slot.whole();
@@ -302,6 +306,8 @@ impl Statistics {
         for slots in self.shards.backends() {
             slots.look(|_, id, slot| all.entry(id).or_default().add(&slot.sums()));
         }
+        // Two Unix sockets that nobody can name would be told under one name.
+        all.retain(|id, _| Address::from_words(*id).is_known());
         all
     }
 

@@ -16,6 +16,7 @@ use socket2::{SockAddr, SockRef};
 
 use super::{Abort, Stream, new_socket};
 use crate::limits;
+use crate::ring::faults::Call;
 use crate::ring::socket::Descriptor;
 use crate::ring::{Deadline, Ring};
 
@@ -26,6 +27,9 @@ pub(super) async fn connect(
 ) -> Result<Stream, Abort> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = new_socket(ring, AddressFamily::UNIX, flags)?;
+    if let Some(errno) = ring.inner.borrow_mut().faults.draw(Call::Connect) {
+        return Err(Abort::errno(errno));
+    }
     let mut pause = limits::UNIX_AGAIN_FIRST;
     loop {
         match SockRef::from(&socket).connect(address) {

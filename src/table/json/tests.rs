@@ -36,6 +36,9 @@ fn backends_in_every_spelling() {
         (json!(["b\u{fc}cher.example:80"]), "xn--bcher-kva.example:80"),
         (json!(["10.0.0.1:80", ["localhost", 81]]), "10.0.0.1:80 localhost:81"),
         (json!("10.0.0.1:80,[::1]:81, app:82"), "10.0.0.1:80 [::1]:81 app:82"),
+        (json!(["unix:/run/a,b.sock"]), "unix:/run/a,b.sock"),
+        (json!("unix:/run/a.sock, unix:@b,app:82"), "unix:/run/a.sock unix:@b app:82"),
+        (json!([{"__backend__": "unix:@b"}]), "unix:@b"),
     ] {
         assert_eq!(printed(&proxy(json!({"backends": backends}))).join(" "), expected);
     }
@@ -60,14 +63,15 @@ fn defaults_are_those_of_the_manual() {
 fn defaults_of_the_table_are_those_in_force() {
     let in_force = |rule: &Rule| match &rule.action {
         Action::Proxy(proxy) => format!(
-            "{} {:?} {:?} {} {} {:?} {:?}",
+            "{} {:?} {:?} {} {} {:?} {:?} {:?}",
             proxy.attempts(),
             proxy.delay(),
             proxy.algorithm(),
             proxy.healthcheck(),
             proxy.keep_alive(),
             proxy.hold(),
-            proxy.check().map(|check| check.parameters())
+            proxy.check().map(|check| check.parameters()),
+            proxy.slow_start()
         ),
         Action::Spin(spin) => format!("{:?}", spin.timeout()),
         Action::Redirect(redirect) => redirect.code().to_string(),
@@ -91,7 +95,7 @@ fn defaults_of_the_table_are_those_in_force() {
             count += 1;
         }
     }
-    assert_eq!(count, 12);
+    assert_eq!(count, 13);
 }
 
 #[test]
@@ -190,6 +194,8 @@ fn given_arguments_are_given_back() {
         json!(["spin", {"timeout": 120, "check_interval": 1}, true]),
         json!(["proxy", {"backends": [["a", 1]], "attempts": 1, "delay": 1,
             "algorithm": "random", "healthcheck": true}, true]),
+        json!(["proxy", {"backends": ["unix:/run/a.sock", ["a", 1], "unix:@b"],
+            "weights": [1, 2, 3]}, true]),
         json!(["proxy", {"backends": [["a", 1]], "check": "tcp", "check_status": "200,300-302",
             "check_interval": 0.1, "check_timeout": 0.01, "check_fall": 3, "check_rise": 2}, true]),
         json!(["proxy", {"backends": [["a", 1]], "check_host": "b:80", "check_status": 204}, true]),
@@ -325,6 +331,11 @@ fn backends_are_refused_with_the_reason() {
         (json!(["10.0.0.256:80"]), "neither"),
         (json!(["a b:80"]), "may hold"),
         (json!(["a..b:80"]), "empty label"),
+        (json!(["unix:run/a.sock"]), "unix:/path"),
+        (json!(["unix:/run/"]), "name of the Unix socket"),
+        (json!([format!("unix:/{}", "a".repeat(107))]), "at most 107 bytes"),
+        (json!(["unix:/a\u{0}"]), "no NUL"),
+        (json!([["unix:/run/a.sock", 80]]), "no port"),
         (json!(vec!["a:1"; BACKENDS_MAX + 1]), "at most 1024"),
     ] {
         let error = read(&json!(["proxy", {"backends": backends}, true])).unwrap_err();

@@ -2,14 +2,15 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use super::super::condition::State;
-use super::super::standing::{CheckStanding, Known, RuleFilter, Standing};
+use super::super::standing::{CheckStanding, Known, KnownArrival, RuleFilter, Standing};
 use super::{Checked, Now, Spot, Watch};
 use crate::address::Address;
 use crate::limits;
-use crate::link::Failure;
+use crate::link::{Arrival, Failure};
+use crate::table::Snapshot;
 
 impl Watch {
     /// Backends that no rule with a check can use, and those that are ejected.
@@ -172,6 +173,53 @@ impl Watch {
                     ejection.since = since;
                 }
             }
+        }
+    }
+
+    /// Arrivals of the last while, as another process is to know them.
+    pub(in crate::control::health) fn known_arrivals(
+        &self,
+        table: &Snapshot,
+        now: Instant,
+    ) -> Vec<KnownArrival> {
+        let known = self.rising.ages(now).filter_map(|(arrival, age)| {
+            let (mut check, mut rule) = (None, None);
+            let backend = match arrival {
+                Arrival::Back(backend) => backend,
+                Arrival::Well(backend, id) => {
+                    check = Some(self.checked.get(&(backend, id))?.check.parameters());
+                    backend
+                }
+                Arrival::Added(backend, key) => {
+                    rule = Some(table.name_of(key)?.to_owned());
+                    backend
+                }
+            };
+            Some(KnownArrival { backend, check, rule, age })
+        });
+        known.collect()
+    }
+
+    /// Takes over the arrivals that another process knew.
+    pub(in crate::control::health) fn recall_arrivals(
+        &mut self,
+        known: Vec<KnownArrival>,
+        now: Instant,
+    ) {
+        for KnownArrival { backend, check, rule, age } in known {
+            let Some(since) = now.checked_sub(age) else { continue };
+            let is_meant = |(spot, checked): &(&Spot, &Checked)| {
+                spot.0 == backend && Some(checked.check.parameters()) == check
+            };
+            let arrival = match (&check, rule) {
+                (Some(_), _) => match self.checked.iter().find(is_meant) {
+                    Some((spot, _)) => Arrival::Well(backend, spot.1),
+                    None => continue,
+                },
+                (None, Some(rule)) => Arrival::Added(backend, Snapshot::default().key(&rule)),
+                (None, None) => Arrival::Back(backend),
+            };
+            self.rising.note(arrival, since);
         }
     }
 

@@ -286,7 +286,7 @@ fn one_that_fails_again_and_again_is_trusted_later_each_time() {
     scene.watch.failed(backend, Failure::Silent, scene.now);
     assert_eq!(scene.watch.due(scene.now.at), Some(scene.now.at + DOWN));
     // an answer says more than a probe
-    scene.watch.answered(backend);
+    scene.watch.answered(backend, scene.now);
     scene.watch.failed(backend, Failure::Silent, scene.now);
     assert_eq!(scene.watch.planned.len(), 1);
     assert!(scene.watch.planned.values().all(|it| it.due == scene.now.at + DOWN));
@@ -298,9 +298,9 @@ fn an_answer_or_the_end_of_its_rules_ends_an_ejection_too() {
     scene.fail("10.0.0.1:80");
     scene.fail("10.0.0.2:80");
     assert_eq!(scene.watch.ejected().count(), 2);
-    scene.watch.answered(address("10.0.0.1:80"));
+    scene.watch.answered(address("10.0.0.1:80"), scene.now);
     scene.watch.forget(address("10.0.0.2:80"));
-    scene.watch.answered(address("10.0.0.9:80"));
+    scene.watch.answered(address("10.0.0.9:80"), scene.now);
     assert_eq!(scene.told().len(), 4);
     scene.pass(DOWN);
     assert_eq!(scene.begin(), []);
@@ -318,7 +318,7 @@ fn an_ejection_ends_by_itself_whatever_a_check_says() {
     scene.fail("10.0.0.1:80");
     assert_eq!(scene.told(), ["10.0.0.1:80 ejected"]);
     assert_eq!(scene.watch.ejected().count(), 1);
-    scene.watch.answered(address("10.0.0.1:80"));
+    scene.watch.answered(address("10.0.0.1:80"), scene.now);
     assert_eq!(scene.told(), ["10.0.0.1:80 up"]);
     assert_eq!((scene.watch.ejected().count(), scene.failing().len()), (0, 1));
     scene.change(Some(&rule), None);
