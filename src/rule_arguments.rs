@@ -1,5 +1,6 @@
 //! The one table of the arguments of rules: the parser and its error texts, the tables of
-//! docs/rules.md, and the help, checks and completions of `mantrid-client` come from it.
+//! docs/rules.md, the form of the dashboard, and the help, checks and completions of
+//! `mantrid-client` come from it.
 //!
 //! Pure data. Values are read by `table`, which knows what an argument means.
 
@@ -372,13 +373,8 @@ const PROXY: &[Argument] = &[
         "none",
         "fields that are set or removed in requests, [below](#host-and-fields)",
     ),
-    argument(
-        "set_response",
-        FIELDS,
-        "none",
-        "fields that are set or removed in responses, [below](#host-and-fields)",
-    ),
-    argument("pages", PAGE_NAME, "none", PAGES),
+    SET_RESPONSE,
+    OWN_PAGES,
     ALLOW,
     DENY,
 ];
@@ -386,10 +382,21 @@ const PROXY: &[Argument] = &[
 /// Name of a page, and of a rule's pages.
 const PAGE_NAME: Takes =
     Takes::Form("the name of a page: letters, digits, '-', '_' and '.', which is not in front");
-const PAGES: &str = "pages of its own, `NAME.502.http` and so on, which come before those of all \
-                     hosts, [below](#pages-of-a-rule)";
+const OWN_PAGES: Argument = argument(
+    "pages",
+    PAGE_NAME,
+    "none",
+    "pages of its own, `NAME.502.http` and so on, which come before those of all hosts, \
+     [here](#pages-of-a-rule)",
+);
 
 /// Changes of fields.
+const SET_RESPONSE: Argument = argument(
+    "set_response",
+    FIELDS,
+    "none",
+    "fields that are set or removed in responses, [here](#host-and-fields)",
+);
 const FIELDS: Takes = Takes::Form(
     "an object of up to 8 fields, {\"Name\": \"value\"}, in which null removes a field",
 );
@@ -450,7 +457,7 @@ const SPIN: &[Argument] = &[
         "no limit",
         "a request whose `Content-Length` is larger gets 413, and is not held",
     ),
-    argument("pages", PAGE_NAME, "none", PAGES),
+    OWN_PAGES,
     ALLOW,
     DENY,
 ];
@@ -465,6 +472,8 @@ const REDIRECT: &[Argument] = &[
          request",
     ),
     argument("code", Takes::OneOf(&["301", "302", "303", "307", "308"]), "302", "this status"),
+    SET_RESPONSE,
+    OWN_PAGES,
     ALLOW,
     DENY,
 ];
@@ -477,12 +486,19 @@ const STATIC: &[Argument] = &[
         "the [page](#pages) of this name (at most 100 bytes). A name without a page is \
          accepted, as the page may come later: 500 until then",
     ),
+    SET_RESPONSE,
+    OWN_PAGES,
     ALLOW,
     DENY,
 ];
 
-const EMPTY: &[Argument] =
-    &[argument("code", Takes::Status(200..=599), REQUIRED, "this status, no body"), ALLOW, DENY];
+const EMPTY: &[Argument] = &[
+    argument("code", Takes::Status(200..=599), REQUIRED, "this status, no body"),
+    SET_RESPONSE,
+    OWN_PAGES,
+    ALLOW,
+    DENY,
+];
 
 const ALIAS: &[Argument] = &[argument(
     "hostname",

@@ -166,6 +166,18 @@ pub enum Command {
         /// The folder to write them into
         dir: Option<PathBuf>,
     },
+    /// Write a folder of facts for people who help: version, configuration, limits, metrics, log
+    Support {
+        /// The folder to make [default: mantrid-support-TIME]
+        folder: Option<PathBuf>,
+    },
+    /// Print the names of hosts that begin like this, for completions
+    #[command(hide = true)]
+    CompleteHosts {
+        /// The beginning
+        #[arg(default_value = "")]
+        prefix: String,
+    },
     /// A command that does not exist: refused in the original's words.
     #[command(external_subcommand)]
     Unknown(Vec<OsString>),
@@ -318,7 +330,7 @@ Examples:
 
 Environment:
   MANTRID_URL      as --url
-  MANTRID_TOKEN    the token of management_token_file
+  MANTRID_TOKEN    a token of management_token_file or management_tokens_file
 
 Exit codes: 0 done, 1 not done, and standard error says why; of diff 1 for a difference, 2 for an error";
 

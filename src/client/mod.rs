@@ -21,6 +21,7 @@ mod backends;
 mod change;
 mod changes;
 mod check;
+mod complete;
 mod diff;
 mod edit;
 mod events;
@@ -31,6 +32,7 @@ mod print;
 mod restart;
 mod set;
 mod spin;
+mod support;
 mod table_file;
 mod top;
 mod which;
@@ -42,7 +44,6 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
-use clap_complete::Shell;
 
 use address::Address;
 use arguments::{Arguments, Command, List, Ranking, Restart, Set};
@@ -55,7 +56,7 @@ use request::{Api, Ask, encoded};
 /// The original's line, with the commands that came later.
 const NO_ACTION: &str = "Please provide an action (add-backend, backend, changes, check, \
      completions, delete, diff, dump, events, fleet, flip, get, list, load, man, remove-backend, \
-     restart, set, spin, stats, top, which).";
+     restart, set, spin, stats, support, top, which).";
 
 /// Runs `mantrid-client`.
 pub fn main() -> ExitCode {
@@ -148,8 +149,14 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Dump { etag } => dump(&api()?, etag.as_deref()).await,
         Command::Events { only } => events::follow(&api()?, &only, json).await,
         Command::Top { hosts } => top::run(&api()?, hosts, json).await,
+        Command::Support { folder } => support::support(&api()?, folder, json).await,
+        // Without a daemon that is known nothing is offered.
+        Command::CompleteHosts { prefix } => match api() {
+            Ok(api) => complete::hosts(&api, &prefix).await,
+            Err(_) => Ok(()),
+        },
         Command::Completions { shell } => {
-            let text = completions(shell);
+            let text = complete::script(shell, definition());
             print(|out| out.write_all(text.as_bytes()))
         }
         Command::Man { dir } => man(dir.as_deref()),
@@ -291,15 +298,6 @@ fn definition() -> clap::Command {
     Arguments::command()
 }
 
-fn completions(shell: Shell) -> String {
-    let mut text = Vec::new();
-    let mut command = arguments::completed(definition());
-    clap_complete::generate(shell, &mut command, "mantrid-client", &mut text);
-    // clap_complete 4.6 takes the hyphen of a program's name for the step to a command where it
-    // lists the commands' options, and not where it looks for them: bash would find none.
-    String::from_utf8_lossy(&text).replace("mantrid__subcmd__client", "mantrid__client")
-}
-
 /// The page of the whole to standard output, or one for each command into a folder.
 fn man(folder: Option<&Path>) -> Result<(), Failure> {
     let Some(folder) = folder else {
@@ -320,7 +318,8 @@ mod tests {
     #[test]
     fn all_actions_are_named() {
         let definition = definition();
-        let mut names: Vec<&str> = definition.get_subcommands().map(|c| c.get_name()).collect();
+        let shown = definition.get_subcommands().filter(|command| !command.is_hide_set());
+        let mut names: Vec<&str> = shown.map(|command| command.get_name()).collect();
         names.sort_unstable();
         assert_eq!(NO_ACTION, format!("Please provide an action ({}).", names.join(", ")));
     }

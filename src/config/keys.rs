@@ -3,7 +3,7 @@
 use super::key::{
     DURATION, Field, InForce, Key, at_once, beware, field, key, next_start, path, repeatable,
 };
-use super::{AccessLog, ManagementAddress, fleet, value};
+use super::{AccessLog, DaemonLogFormat, LogTarget, ManagementAddress, fleet, value};
 use crate::limits;
 use crate::log_style::LogFormat;
 
@@ -541,6 +541,44 @@ pub const KEYS: &[Key] = &[
         at_once!(log_style.sample),
         |config, text| {
             config.log_style.sample = value::one_of(text)?;
+            Ok(())
+        },
+    ),
+    key(
+        "log",
+        "stderr",
+        "stderr, syslog, or syslog:/path",
+        "Target of the daemon's own log: standard error, which under systemd is the journal, or the \
+         syslog of this machine at `/dev/log`, or at this path, as facility `daemon`. Lines that no syslog \
+         takes go to standard error.",
+        next_start!(log),
+        |config, text| {
+            config.log = match text {
+                "stderr" => LogTarget::Stderr,
+                "syslog" => LogTarget::Syslog("/dev/log".into()),
+                _ => match text.strip_prefix("syslog:") {
+                    Some(socket) => LogTarget::Syslog(path(socket)?),
+                    None => {
+                        return Err(format!("{text:?}: expected stderr, syslog or syslog:/path"));
+                    }
+                },
+            };
+            Ok(())
+        },
+    ),
+    key(
+        "log_format",
+        "text",
+        "text or json",
+        "Format of the daemon's own log: lines for people, or one JSON object a line, with `time`, \
+         `level`, `message` and what else is known, as `who`, `verb` and `host` of a change.",
+        next_start!(log_format),
+        |config, text| {
+            config.log_format = match text {
+                "text" => DaemonLogFormat::Text,
+                "json" => DaemonLogFormat::Json,
+                _ => return Err(format!("{text:?}: expected text or json")),
+            };
             Ok(())
         },
     ),

@@ -58,6 +58,26 @@ pub enum AccessLog {
     File(PathBuf),
 }
 
+/// Target of the daemon's own log.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub enum LogTarget {
+    /// Standard error.
+    #[default]
+    Stderr,
+    /// The syslog that listens on this socket.
+    Syslog(PathBuf),
+}
+
+/// Format of the daemon's own log.
+#[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
+pub enum DaemonLogFormat {
+    /// Lines for people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
 /// Networks, and files with more of them.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct TrustedSources {
@@ -152,6 +172,10 @@ pub struct Config {
     pub access_log: AccessLog,
     /// How its lines look.
     pub log_style: LogStyle,
+    /// Target of the daemon's own log.
+    pub log: LogTarget,
+    /// Format of the daemon's own log.
+    pub log_format: DaemonLogFormat,
     /// Whether requests go on with an `X-Request-Id`.
     pub request_id: bool,
     /// Whether requests go on with the moment of their arrival.
@@ -162,7 +186,22 @@ pub struct Config {
     pub via: Option<String>,
     /// The fleet, if any.
     pub fleet: FleetKeys,
+    /// Settings as they were written.
+    pub written: Written,
 }
+
+/// Settings as they were written, keys with values: text for people. Configurations that mean the
+/// same are equal, however they are written.
+#[derive(Clone, Debug, Default)]
+pub struct Written(pub Vec<(&'static str, String)>);
+
+impl PartialEq for Written {
+    fn eq(&self, _: &Written) -> bool {
+        true
+    }
+}
+
+impl Eq for Written {}
 
 /// One thing wrong with the configuration, in one line.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -225,11 +264,14 @@ impl Default for Config {
             max_connections_per_source: None,
             access_log: AccessLog::Off,
             log_style: LogStyle::DEFAULT,
+            log: LogTarget::Stderr,
+            log_format: DaemonLogFormat::Text,
             request_id: false,
             request_start: false,
             abort_on_close: true,
             via: None,
             fleet: FleetKeys::default(),
+            written: Written::default(),
         }
     }
 }
@@ -238,7 +280,7 @@ impl Config {
     /// Takes the values of `new` for all keys that are in force at once. Returns the result, and
     /// the changed keys that wait for the next start.
     pub fn reloaded(&self, new: &Config) -> (Config, Vec<&'static str>) {
-        let mut config = self.clone();
+        let mut config = Config { written: new.written.clone(), ..self.clone() };
         KEYS.iter().filter(|key| key.is_at_once()).for_each(|key| key.copy(new, &mut config));
         let later = KEYS.iter().filter(|key| !key.is_same(&config, new));
         let later = later.map(|key| key.name).collect();
@@ -253,7 +295,8 @@ impl Config {
     ) -> Result<Config, Vec<ConfigError>> {
         let mut problems = Vec::new();
         let settings = parse::settings(file, overrides, &mut problems);
-        let mut config = Config::default();
+        let written = Written(parse::written(&settings));
+        let mut config = Config { written, ..Config::default() };
         for key in KEYS {
             parse::apply(key, &settings, &mut config, &mut problems);
         }

@@ -59,6 +59,17 @@ pub(super) fn place(settings: &[Setting], key: &str, value: &str) -> String {
     found.map_or_else(|| "default".to_owned(), |setting| setting.place.clone())
 }
 
+/// The settings that count, in the order of the manual.
+pub(super) fn written(settings: &[Setting]) -> Vec<(&'static str, String)> {
+    let of_key = |key: &'static Key| {
+        let of_key = settings.iter().filter(move |setting| setting.key == key.name);
+        let is_overridden = of_key.clone().any(|setting| setting.is_override);
+        let counts = of_key.filter(move |setting| setting.is_override == is_overridden);
+        counts.map(|setting| (setting.key, setting.value.clone()))
+    };
+    KEYS.iter().flat_map(of_key).collect()
+}
+
 fn find(name: &str) -> Result<&'static Key, String> {
     let lower = name.to_ascii_lowercase();
     if let Some(key) = KEYS.iter().find(|key| key.name == lower) {

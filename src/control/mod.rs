@@ -13,6 +13,7 @@ mod dashboard;
 mod drained;
 mod elder;
 mod events;
+mod figures;
 mod fleet;
 mod grant;
 mod health;
@@ -26,6 +27,7 @@ mod pause;
 mod resolver;
 mod statistics;
 mod store;
+mod times;
 mod trial;
 mod wake;
 mod writer;
@@ -46,6 +48,7 @@ use crate::table::Names;
 use api::{Api, Door, Sources, Taking};
 use elder::Elder;
 use events::{EventBus, health_event};
+use figures::Figures;
 use fleet::Fleet;
 use health::{Health, Prober};
 use heart::{Heart, Last};
@@ -59,7 +62,7 @@ use store::Store;
 use wake::{Wake, WakeMemory};
 use writer::{Wiring, Writer};
 
-pub(crate) use api::Management;
+pub(crate) use api::{About, Management};
 #[doc(hidden)]
 pub use fleet::any_value as any_value_of_a_fleet;
 pub(crate) use fleet::{EtcdAccess, Settings as FleetSettings};
@@ -211,6 +214,11 @@ impl Handle {
         Tokens::clone(&self.api.tokens.load())
     }
 
+    /// Replaces the facts for those who help.
+    pub(crate) fn set_about(&self, about: About) {
+        self.api.about.store(Arc::new(about));
+    }
+
     /// Notes that the daemon takes in no more clients: it is not ready any more.
     pub(crate) fn tell_stopping(&self) {
         self.api.is_stopping.store(true, Ordering::Relaxed);
@@ -218,7 +226,12 @@ impl Handle {
 
     /// Notes whether the configuration that was read last is in force.
     pub(crate) fn tell_reload(&self, is_done: bool) {
-        self.api.is_reloaded.store(is_done, Ordering::Relaxed);
+        self.api.sources.figures.reload.note(is_done);
+    }
+
+    /// Notes whether a daemon has taken over: this one, or one from it.
+    pub(crate) fn tell_upgrade(&self, is_done: bool) {
+        self.api.sources.figures.upgrade.note(is_done);
     }
 
     /// Lets another process have the state file, once the management requests under way have ended;
@@ -292,23 +305,19 @@ impl Control {
         let fleet = of_fleet.as_ref().map(|of| of.fleet.clone());
         let health = Health::new(&table);
         let resolver = Resolver::new(names.clone(), access.lookups_max);
-        let prober = Prober::new(
-            health.clone(),
-            shards.clone(),
-            published.clone(),
-            access.probes_max,
-            resolver.lookups(),
-        );
-        let prober = prober.map_err(|error| format!("can't hear of failed backends: {error}"))?;
+        let parts = (health.clone(), shards.clone(), published.clone());
+        let prober = prober(parts, access.probes_max, &resolver)?;
         let held = Held::new(bounds(access.held_max), published.clone(), shards.clone());
         let scheduler = HoldScheduler::new(held.clone())
             .map_err(|error| format!("can't hear of held requests: {error}"))?;
         let (happened, happenings) = mpsc::unbounded_channel();
         let told = WakeMemory::default();
         let trouble = Arc::new(ArcSwapOption::from(store.trouble().map(Arc::new)));
+        let figures = Arc::new(Figures::begun());
         let (changes, history) = (SharedChanges::default(), History::new());
         let writer = Writer::start(Wiring {
             store,
+            figures: figures.clone(),
             trouble: trouble.clone(),
             held: held.clone(),
             told: told.clone(),
@@ -334,6 +343,7 @@ impl Control {
                 health: health.clone(),
                 trouble,
                 published: published.clone(),
+                figures,
                 changes,
                 history: history.clone(),
             },
@@ -447,6 +457,15 @@ impl Control {
         }
         self.writer.finish().await;
     }
+}
+
+fn prober(
+    (health, shards, published): (Health, ControlEnd, Arc<Published>),
+    probes_max: usize,
+    resolver: &Resolver,
+) -> Result<Prober, String> {
+    let prober = Prober::new(health, shards, published, probes_max, resolver.lookups());
+    prober.map_err(|error| format!("can't hear of failed backends: {error}"))
 }
 
 fn fleet_tasks(

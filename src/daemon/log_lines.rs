@@ -1,5 +1,5 @@
-//! Log lines on their way to standard error. No thread that logs waits for the reader of standard
-//! error: lines go into a bounded queue, and a thread of their own writes them. Lines that find no
+//! Log lines on their way to standard error, or to a syslog. No thread that logs waits for the
+//! reader: lines go into a bounded queue, and a thread of their own writes them. Lines that find no
 //! room are dropped, counted, and reported once the others are written.
 //!
 //! Until that thread runs (it must not begin before rights are dropped, which are each thread's
@@ -33,11 +33,20 @@ struct State {
     /// The writer has taken a line that it has not written yet.
     is_writing: bool,
     has_writer: bool,
+    /// The last lines, whether they were written or not.
+    recent: VecDeque<Vec<u8>>,
 }
 
 impl State {
     fn is_idle(&self) -> bool {
         self.queue.is_empty() && !self.is_writing
+    }
+
+    fn remember(&mut self, line: &[u8]) {
+        if self.recent.len() == limits::LOG_LINES_RECENT {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(line[..line.len().min(limits::LOG_LINE_RECENT_BYTES)].to_vec());
     }
 }
 
@@ -50,6 +59,7 @@ impl Lines {
             written: 0,
             is_writing: false,
             has_writer: false,
+            recent: VecDeque::new(),
         };
         Lines { state: Mutex::new(state), changed: Condvar::new() }
     }
@@ -60,9 +70,11 @@ impl Lines {
     }
 
     /// Adds a line, or drops it where there is no room; never waits for a reader.
-    pub(super) fn push(&self, line: Vec<u8>) {
+    /// Lines for another reader than that of standard error (`is_elsewhere`) wait for the writer.
+    pub(super) fn push(&self, line: Vec<u8>, is_elsewhere: bool) {
         let mut state = self.state();
-        if !state.has_writer && state.is_idle() && write_now(&line) {
+        state.remember(&line);
+        if !is_elsewhere && !state.has_writer && state.is_idle() && write_now(&line) {
             return;
         }
         if limits::LOG_LINES_BYTES_MAX < state.bytes + line.len() {
@@ -76,25 +88,29 @@ impl Lines {
     }
 
     /// Starts the thread that writes. Without one, lines that do not fit at once wait in the queue.
-    pub(super) fn start_writer(&'static self, report: fn(u64) -> Vec<u8>) {
+    pub(super) fn start_writer(
+        &'static self,
+        report: fn(u64) -> Vec<u8>,
+        open: fn() -> Box<dyn Write>,
+    ) {
         if std::mem::replace(&mut self.state().has_writer, true) {
             return;
         }
         let thread = std::thread::Builder::new().name("log".to_owned()).stack_size(128 * 1024);
-        if thread.spawn(move || self.write_to(&mut io::stderr(), report)).is_err() {
+        if thread.spawn(move || self.write_to(&mut *open(), report)).is_err() {
             self.state().has_writer = false;
         }
     }
 
     /// Writes line by line, for ever.
-    fn write_to(&self, out: &mut impl Write, report: fn(u64) -> Vec<u8>) {
+    fn write_to(&self, out: &mut (impl Write + ?Sized), report: fn(u64) -> Vec<u8>) {
         loop {
             self.write_next(out, report);
         }
     }
 
     /// Waits for a line and writes it; when it was the last, reports how many were lost.
-    fn write_next(&self, out: &mut impl Write, report: fn(u64) -> Vec<u8>) {
+    fn write_next(&self, out: &mut (impl Write + ?Sized), report: fn(u64) -> Vec<u8>) {
         let nothing = |state: &mut State| state.queue.is_empty();
         let state = self.state();
         let state = self.changed.wait_while(state, nothing);
@@ -117,6 +133,12 @@ impl Lines {
         state.is_writing = false;
         drop(state);
         self.changed.notify_all();
+    }
+
+    /// Returns the last lines, the oldest first.
+    pub(super) fn recent(&self) -> Vec<String> {
+        let text = |line: &Vec<u8>| String::from_utf8_lossy(line).trim_end().to_owned();
+        self.state().recent.iter().map(text).collect()
     }
 
     /// Waits until all is written, as long as a reader takes lines: gives up after `patience`
@@ -162,7 +184,7 @@ mod tests {
         let line = |text: &str| format!("{text:>1023}\n").into_bytes();
         let most = limits::LOG_LINES_BYTES_MAX / 1024;
         for _ in 0..most + 3 {
-            lines.push(line("x"));
+            lines.push(line("x"), false);
         }
         let mut out = Vec::new();
         for _ in 0..most {
@@ -170,7 +192,7 @@ mod tests {
         }
         assert!(out.ends_with(b"x\n3 lost\n"));
         assert_eq!(out.len(), most * 1024 + 7);
-        lines.push(line("y"));
+        lines.push(line("y"), false);
         lines.write_next(&mut out, report);
         assert!(out.ends_with(b"y\n"));
         lines.flush(Duration::from_secs(60));
@@ -197,7 +219,7 @@ mod tests {
         let (go_on, deaf) = std::sync::mpsc::channel();
         std::thread::spawn(move || lines.write_to(&mut Deaf(deaf), report));
         for _ in 0..2 {
-            lines.push(b"line\n".to_vec());
+            lines.push(b"line\n".to_vec(), false);
         }
         lines.flush(Duration::from_millis(1));
         assert!(!lines.state().is_idle());

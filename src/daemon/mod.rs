@@ -11,6 +11,7 @@ mod demo_backend;
 mod demo_fleet;
 mod fleet;
 mod inherited;
+mod json_lines;
 mod listen;
 mod log;
 mod log_lines;
@@ -22,6 +23,7 @@ mod resources;
 mod service;
 mod signals;
 mod stalls;
+mod syslog;
 mod takeover_protocol;
 mod tokens;
 mod trusted;
@@ -36,7 +38,7 @@ use arc_swap::ArcSwap;
 use tracing::{info, warn};
 
 use crate::config::Config;
-use crate::control::{self, Access, Control, Files, Tokens};
+use crate::control::{self, About, Access, Control, Files, Tokens};
 use crate::link::{self, Counter, Own, Part, Protocol, Published, ShardEnd};
 use crate::{limits, shard};
 use access_log::LogWriter;
@@ -134,7 +136,7 @@ struct How {
 fn run(source: Source, how: How, demo: Option<&Demo>) -> Result<(), Problems> {
     let one = |problem: String| vec![problem];
     let config = source()?;
-    log::start(how.debug);
+    log::start(how.debug, &config);
     let program = Program::of_this_process().map_err(|error| vec![error.to_string()])?;
     let (predecessor, mut given) = match Predecessor::find().map_err(one)? {
         Some((predecessor, given)) => (Some(predecessor), given),
@@ -239,6 +241,11 @@ fn close_left(given: InheritedSockets, is_upgrade: bool) {
     }
 }
 
+/// Facts for those who help.
+fn about(config: &Config) -> About {
+    About { written: config.written.0.clone(), recent_lines: Some(log::recent) }
+}
+
 fn access(config: &Config, resources: &Resources, tokens: Tokens) -> Access {
     Access {
         tokens,
@@ -284,6 +291,7 @@ async fn serve(
     let published = ends.first().map(|end| end.published.clone()).ok_or("there is no shard")?;
     let log = LogWriter::start(&config.access_log, end.together.clone())?;
     let mut control = Control::new(files(&config), loaded.rest, published.clone(), &end, access)?;
+    control.handle().set_about(about(&config));
     let hears = memory.as_ref().is_some_and(serde_json::Value::is_object);
     if let Some(memory) = memory {
         control.recall(&memory);
@@ -295,6 +303,7 @@ async fn serve(
     announce(&bound, &management);
     let taking_over = match predecessor {
         Some(predecessor) => {
+            control.handle().tell_upgrade(true);
             let ready = predecessor.ready(end.clone(), control.handle(), hears);
             Some(ready.map_err(|error| format!("the daemon that was to hand over: {error}"))?)
         }

@@ -118,6 +118,7 @@ impl Reload {
         self.control.bound_held(held_max(&config));
         self.shards.wake_all();
         let (config, later) = self.config.reloaded(&config);
+        self.control.set_about(super::about(&config));
         // Keys left for later are compared again with the next reload.
         self.config = config;
         Ok(later)
@@ -181,6 +182,8 @@ mod tests {
                 "access_log" | "static_dir" | "state_file" => "/a",
                 "management_token_file" | "management_tokens_file" => "/a",
                 "via" => "edge",
+                "log" => "syslog",
+                "log_format" => "json",
                 "client_field" => "X-Real-IP",
                 "health_path" => "/a",
                 "access_log_sample" => "1/7",

@@ -168,6 +168,7 @@ impl Operations {
             }
             Err(problem) => {
                 error!("upgrade: {problem}. Going on as if nothing had happened");
+                self.reload.control.tell_upgrade(false);
                 service::ready("serving");
                 if wants_reload {
                     self.reload.run();

@@ -12,6 +12,10 @@ pub const TRUSTED_FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 pub const TRUSTED_PROBLEMS_TOLD_MAX: usize = 10;
 /// Bytes of log lines that wait to be written to standard error.
 pub const LOG_LINES_BYTES_MAX: usize = 1024 * 1024;
+/// Last log lines that are kept for `mantrid-client support`.
+pub const LOG_LINES_RECENT: usize = 300;
+/// Bytes that are kept of each.
+pub const LOG_LINE_RECENT_BYTES: usize = 1024;
 /// How long the last log lines wait for a reader of standard error who takes none.
 pub const LOG_FLUSH_TIME: Duration = Duration::from_secs(2);
 /// Threads for what may block, lookups not counted.

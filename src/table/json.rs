@@ -25,6 +25,7 @@ use super::backend::{Backend, Backends, Names, Target};
 use super::check;
 use super::host;
 use super::overrides::Overrides;
+use super::reply_options::ReplyOptions;
 use super::rule::{
     Action, Algorithm, Empty, Proxy, ProxyOptions, Redirect, Rule, SendProxy, Sharing, Spin,
     StaticPage,
@@ -125,6 +126,9 @@ impl Rule {
             Action::Alias(target) => object([("hostname", Some(json!(**target)))]),
             Action::Unknown | Action::NoHosts => Map::new(),
         };
+        if let Some(overrides) = self.action.overrides() {
+            overrides.put_into(&mut arguments);
+        }
         Access::write(self.action.access(), &mut arguments);
         json!([self.action.as_str(), arguments, self.match_subdomains])
     }
@@ -197,17 +201,17 @@ fn read_action(arguments: &Arguments<'_>, names: &mut Names) -> Result<Action, P
                 let code = whole(value, 300..=399)?;
                 arguments.word("code", &code.to_string()).map(|_| code as u16)
             })?,
-            access: Access::read(arguments)?,
+            options: ReplyOptions::read(arguments)?,
         })),
         "static" => Action::Static(Arc::new(StaticPage {
             page: arguments.required("type", |value| {
                 value.as_str().filter(|name| is_page_name(name)).map(Box::from)
             })?,
-            access: Access::read(arguments)?,
+            options: ReplyOptions::read(arguments)?,
         })),
         "empty" => Action::Empty(Empty {
             code: arguments.needed("code", arguments.whole("code")?)? as u16,
-            access: Access::read(arguments)?,
+            options: ReplyOptions::read(arguments)?,
         }),
         "alias" => Action::Alias(arguments.required("hostname", |value| {
             Some(host::rule_name_ref(value.as_str()?).ok()?.into())
@@ -473,7 +477,6 @@ fn proxy_to_json(proxy: &Proxy) -> Map<String, Value> {
         put(&mut arguments, "wake", options.wake.as_deref());
         put(&mut arguments, "send_proxy", options.send_proxy.map(SendProxy::as_str));
         put(&mut arguments, "keep_alive", options.keep_alive);
-        put_overrides(&mut arguments, options.overrides.as_deref());
     }
     arguments
 }
@@ -487,12 +490,5 @@ fn spin_to_json(spin: &Spin) -> Map<String, Value> {
     put(&mut arguments, "wake", spin.wake.as_deref());
     put(&mut arguments, "idle", spin.idle.map(seconds_to_json));
     put(&mut arguments, "then", spin.then().map(Rule::to_json));
-    put_overrides(&mut arguments, spin.overrides.as_deref());
     arguments
-}
-
-fn put_overrides(arguments: &mut Map<String, Value>, overrides: Option<&Overrides>) {
-    if let Some(overrides) = overrides {
-        overrides.put_into(arguments);
-    }
 }

@@ -26,6 +26,7 @@ mod json;
 mod load;
 mod overrides;
 mod redirect;
+mod reply_options;
 mod rule;
 mod text;
 mod trie;

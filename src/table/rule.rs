@@ -15,6 +15,7 @@ use super::access::Access;
 use super::backend::{Backend, Backends};
 use super::check::Check;
 use super::overrides::Overrides;
+use super::reply_options::ReplyOptions;
 use crate::address::Address;
 
 /// Decision what to do with the requests for one host name.
@@ -88,7 +89,10 @@ impl Action {
         match self {
             Action::Proxy(proxy) => proxy.options.as_deref()?.overrides.as_ref(),
             Action::Spin(spin) => spin.overrides.as_ref(),
-            _ => None,
+            Action::Redirect(redirect) => redirect.options.as_deref()?.overrides.as_ref(),
+            Action::Static(page) => page.options.as_deref()?.overrides.as_ref(),
+            Action::Empty(empty) => empty.options.as_deref()?.overrides.as_ref(),
+            Action::Alias(_) | Action::Unknown | Action::NoHosts => None,
         }
     }
 }
@@ -102,9 +106,9 @@ impl Action {
         let access = match self {
             Action::Proxy(proxy) => &proxy.options.as_deref()?.access,
             Action::Spin(spin) => &spin.access,
-            Action::Redirect(redirect) => &redirect.access,
-            Action::Static(page) => &page.access,
-            Action::Empty(empty) => &empty.access,
+            Action::Redirect(redirect) => &redirect.options.as_deref()?.access,
+            Action::Static(page) => &page.options.as_deref()?.access,
+            Action::Empty(empty) => &empty.options.as_deref()?.access,
             Action::Alias(_) | Action::Unknown | Action::NoHosts => return None,
         };
         access.as_deref()
@@ -382,7 +386,7 @@ impl Spin {
 pub struct Redirect {
     pub(super) to: Box<str>,
     pub(super) code: Option<u16>,
-    pub(super) access: Option<Box<Access>>,
+    pub(super) options: Option<Box<ReplyOptions>>,
 }
 
 impl Redirect {
@@ -401,7 +405,7 @@ impl Redirect {
 #[derive(Clone, Debug, PartialEq)]
 pub struct StaticPage {
     pub(super) page: Box<str>,
-    pub(super) access: Option<Box<Access>>,
+    pub(super) options: Option<Box<ReplyOptions>>,
 }
 
 impl StaticPage {
@@ -415,13 +419,13 @@ impl StaticPage {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Empty {
     pub(super) code: u16,
-    pub(super) access: Option<Box<Access>>,
+    pub(super) options: Option<Box<ReplyOptions>>,
 }
 
 impl Empty {
     /// An empty reply with this status, for every client.
     pub fn new(code: u16) -> Empty {
-        Empty { code, access: None }
+        Empty { code, options: None }
     }
 
     /// The status of the answer.

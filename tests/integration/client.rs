@@ -110,7 +110,7 @@ fn complaints_of_the_original_come_without_a_daemon() {
         (
             &[],
             "Please provide an action (add-backend, backend, changes, check, completions, delete, diff, \
-             dump, events, fleet, flip, get, list, load, man, remove-backend, restart, set, spin, stats, top, \
+             dump, events, fleet, flip, get, list, load, man, remove-backend, restart, set, spin, stats, support, top, \
              which).\n"
                 .to_owned(),
         ),

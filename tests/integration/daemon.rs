@@ -202,6 +202,28 @@ impl Setup {
         Daemon::start(command, self.folder, public, internal)
     }
 
+    /// Starts a daemon whose log goes elsewhere: its addresses are not known, nor when it is ready.
+    pub fn start_quiet(self) -> Daemon {
+        let mut command = self.command();
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        Daemon::of(child.expect("the program starts"), self.folder, 0)
+    }
+
+    /// Starts a daemon whose log is JSON, and waits until it is ready.
+    #[track_caller]
+    pub fn start_json(self) -> Daemon {
+        let mut daemon = self.start_quiet();
+        daemon.expect_log(&["Ready"]);
+        for line in daemon.log.lines() {
+            let line: Value = serde_json::from_str(&line).expect("JSON");
+            let message = line["message"].as_str().unwrap_or_default();
+            if let Some(rest) = message.strip_prefix("Listening for management on ") {
+                daemon.management.push(rest.to_owned());
+            }
+        }
+        daemon
+    }
+
     /// Runs it to its end, which must come by itself.
     #[track_caller]
     pub fn run(&self, arguments: &[&str]) -> Finished {
@@ -366,16 +388,18 @@ impl Daemon {
         Daemon::start(command, Arc::new(folder), 1, 0)
     }
 
-    #[track_caller]
-    fn start(mut command: Command, folder: Arc<TempDir>, public: usize, internal: usize) -> Daemon {
-        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-        let mut child = child.expect("the program starts");
+    fn of(mut child: Child, folder: Arc<TempDir>, public: usize) -> Daemon {
         let out = Log::collect(child.stdout.take().expect("its output"));
         let log = Log::collect(child.stderr.take().expect("its log"));
         let (addresses, management) = (Vec::new(), Vec::new());
         let may_panic = false;
-        let mut daemon =
-            Daemon { child, log, out, _folder: folder, addresses, management, public, may_panic };
+        Daemon { child, log, out, _folder: folder, addresses, management, public, may_panic }
+    }
+
+    #[track_caller]
+    fn start(mut command: Command, folder: Arc<TempDir>, public: usize, internal: usize) -> Daemon {
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        let mut daemon = Daemon::of(child.expect("the program starts"), folder, public);
         let ready = |log: &Collected| log.lines.iter().any(|line| line.contains("Ready"));
         let told = daemon.log.wait(|log| log.ended || ready(log));
         let lines = daemon.log.lines();

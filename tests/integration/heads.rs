@@ -262,6 +262,33 @@ fn responses_of_every_framing_are_changed() {
     }
 }
 
+/// Replies that the rule is about: whole, by GET and by HEAD.
+#[test]
+fn replies_of_the_rule_are_changed() {
+    let page = "HTTP/1.1 200 OK\r\nServer: mine\r\nX-Stays: 1\r\n\r\nServer: the body\n";
+    let set = json!({"Server": null, "Strict-Transport-Security": "max-age=1", "Vary": "Accept"});
+    for (action, arguments, status, body) in [
+        ("redirect", json!({"redirect_to": "b.com"}), 302, ""),
+        ("static", json!({"type": "own"}), 200, "Server: the body\n"),
+        ("empty", json!({"code": 204}), 204, ""),
+        ("empty", json!({"code": 401}), 401, ""),
+    ] {
+        let mut arguments = arguments;
+        arguments["set_response"] = set.clone();
+        let rule = json!([action, arguments, true]);
+        let daemon = Setup::new().page("own.http", page).rule("a.com", rule).start();
+        let mut client = daemon.connect();
+        client.send("HEAD / HTTP/1.1\r\nHost: a.com\r\n\r\n");
+        let head = client.expect_status(status);
+        let answer = client.exchange(get("a.com", "/"));
+        assert_eq!((&answer.head, answer.text().as_str()), (&head, body), "{action}");
+        assert_eq!(head.field("Strict-Transport-Security"), Some("max-age=1"), "{head:?}");
+        assert_eq!((head.field("Vary"), head.field("Server")), (Some("Accept"), None), "{head:?}");
+        assert!(head.field("Date").is_some(), "{head:?}");
+        client.expect_nothing_more();
+    }
+}
+
 #[test]
 fn own_replies_are_not_changed() {
     let rule = rule_for(&[closed_port()], json!({"set_response": {"X-A": "set"}}));

@@ -73,6 +73,28 @@ fn status_has_the_page_of_its_rule() {
     }
 }
 
+/// Whatever the rule does with the clients that it serves.
+#[test]
+fn client_that_is_kept_out_gets_the_page_of_the_rule() {
+    for (action, arguments) in [
+        ("proxy", json!({"backends": [["127.0.0.1", 1]]})),
+        ("spin", json!({})),
+        ("redirect", json!({"redirect_to": "b.com", "set_response": {"X-Page": "set"}})),
+        ("static", json!({"type": "test"})),
+        ("empty", json!({"code": 204})),
+    ] {
+        let mut rule = json!([action, arguments, true]);
+        rule[1]["deny"] = json!(["127.0.0.0/8"]);
+        let setup = Setup::new()
+            .page("403.http", &page(403, "all"))
+            .page("shop.403.http", &page(403, "shop"));
+        let daemon = both(setup, &rule);
+        for (host, text) in [("a.com", "shop"), ("b.com", "all")] {
+            expect_page(&daemon.connect().exchange(get(host, "/")), 403, text);
+        }
+    }
+}
+
 #[test]
 fn chunks_that_are_too_many_have_the_page_of_their_rule() {
     let backend = Backend::new();

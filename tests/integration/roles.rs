@@ -6,9 +6,11 @@ use std::os::unix::fs::PermissionsExt;
 use serde_json::{Value, json};
 
 use crate::api::empty;
-use crate::backend::Backend;
-use crate::daemon::{Daemon, Setup};
+use crate::backend::{Backend, closed_port};
+use crate::daemon::{Daemon, Setup, eventually};
+use crate::etcd::Etcd;
 use crate::events::Events;
+use crate::fleet::node;
 use crate::guard::{TOKEN, with_token};
 use crate::manage::Api;
 use crate::management::Call;
@@ -384,4 +386,45 @@ fn the_client_of_an_operator_spins_flips_and_restarts() {
     run(&["spin", "a.com", "--wake", "http://10.6.6.6/"], "bob").expect(1, &["the role operate"]);
     run(&["spin", "a.com"], "rita").expect(1, &["the role read may change nothing"]);
     run(&["get", "a.com"], "view").expect(1, &["the token is for hosts under shop.example"]);
+}
+
+/// The node that is asked checks the request; the others see the token that it was shown.
+#[test]
+fn in_a_fleet_the_node_that_is_asked_checks() {
+    let Some(etcd) = Etcd::start(1, &[]) else { return };
+    let node = |name: &str| {
+        let own = format!("127.0.0.1:{}", closed_port());
+        with_tokens(node(name, &etcd.urls()), TOKENS).add("bind_management", own).start()
+    };
+    let [a, b] = ["a", "b"].map(node);
+    let [mut alice, mut other] = [&a, &b].map(|daemon| of(daemon, "alice"));
+    let both = |value: &Value| value["nodes"].as_object().is_some_and(|nodes| nodes.len() == 2);
+    eventually("both know each other", || {
+        both(&alice.get("/fleet/")) && both(&other.get("/fleet/"))
+    });
+    let rules = json!({"shop.example": empty(404), "a.com": empty(403)});
+    alice.tell("PATCH", "/hostname/?wait=fleet", &rules).expect_status(200);
+    let mut shop = of(&b, "shop");
+    assert_eq!(names(&shop.get("/hostname/")), ["shop.example"]);
+    shop.tell("PUT", "/hostname/a.com/", &empty(404)).expect_error(403, "a.com:outside_suffix");
+    shop.tell("PATCH", "/hostname/", &json!({"shop.example": empty(405), "a.com": null}))
+        .expect_error(403, "a.com:outside_suffix");
+    let mut bob = of(&a, "bob");
+    bob.tell("PUT", "/hostname/a.com/", &empty(405)).expect_error(403, "a.com:role_insufficient");
+    let mut events = Events::over(of(&a, "rita"), "?only=change");
+    events.expect("hello");
+    shop.put("/hostname/shop.example/", &empty(405));
+    assert_eq!(events.expect("change")["who"], "b: shop");
+    for (daemon, who) in [(&a, "b: shop"), (&b, "shop")] {
+        daemon.expect_log(&[&format!("audit who={who} "), "shop.example"]);
+        let mut client = daemon.connect();
+        for host in ["shop.example", "a.com"] {
+            client.exchange(get(host, "/"));
+        }
+        of(daemon, "alice").counted("a.com", 1);
+    }
+    let answer = shop.ask("GET", "/stats/?fleet=1").expect_status(200);
+    assert_eq!(answer.head.field("Mantrid-Fleet-Nodes"), Some("2"));
+    assert_eq!(names(&answer.json()), ["shop.example"]);
+    assert_eq!(answer.json()["shop.example"]["completed_requests"], 2);
 }

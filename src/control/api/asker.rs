@@ -49,6 +49,7 @@ impl Asker {
             grant.check_host(&name)?;
         }
         match (route, method) {
+            (Route::Support, _) => grant.check_daemon()?,
             (_, &Method::GET | &Method::HEAD) => {}
             (Route::FleetStep(_), _) => grant.check_daemon()?,
             (Route::Rules, &Method::PUT) => grant.check_change(true)?,
@@ -103,7 +104,7 @@ pub(super) struct OwnPart {
     pub(super) rules: usize,
     /// Addresses of the backends of its rules.
     pub(super) backends: HashSet<Address>,
-    /// These with the ids of the checks of its rules.
+    /// Addresses with the ids of the checks of its rules.
     pub(super) checks: HashSet<(Address, u64)>,
 }
 

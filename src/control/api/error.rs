@@ -49,7 +49,8 @@ impl ApiError {
         let path: String = path.chars().take(100).collect();
         let message = format!(
             "{path}: there is /hostname/, /hostname/HOST/, /which/HOST, /stats/, /stats/HOST/, /backends/, \
-             /held/, /changes/, /history/, /fleet/, /events, /metrics, /healthz, /readyz and /"
+             /held/, /changes/, /history/, /fleet/, /events, /metrics, /healthz, /readyz, \
+             /openapi.json, /support and /"
         );
         ApiError::new(StatusCode::NOT_FOUND, "not_found", message)
     }

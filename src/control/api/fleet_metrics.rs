@@ -4,41 +4,16 @@ use std::fmt;
 use std::sync::atomic::Ordering;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
-use prometheus_client::metrics::gauge::ConstGauge;
 
-use super::super::fleet::{FLEET_TIME_BOUNDS, Fleet, LOAD_REASONS, Times};
+use super::super::fleet::{Fleet, LOAD_REASONS};
+use super::families::{counter, gauge, histogram};
 
 /// Reads them when they are asked for.
 #[derive(Debug)]
 pub(super) struct FleetNumbers(pub(super) Fleet);
-
-fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: f64) -> fmt::Result {
-    let metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-    ConstGauge::new(value).encode(metric)
-}
-
-fn counter(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> fmt::Result {
-    let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-    ConstCounter::new(value).encode(metric)
-}
-
-fn histogram(
-    encoder: &mut DescriptorEncoder<'_>,
-    name: &str,
-    help: &str,
-    times: &Times,
-) -> fmt::Result {
-    let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
-    let bounds = FLEET_TIME_BOUNDS.iter().map(|micros| *micros as f64 / 1e6).chain([f64::MAX]);
-    let counts = times.classes.iter().map(|count| count.load(Ordering::Relaxed));
-    let buckets: Vec<(f64, u64)> = bounds.zip(counts).collect();
-    let all = buckets.iter().map(|(_, count)| count).sum();
-    let sum = times.micros.load(Ordering::Relaxed) as f64 / 1e6;
-    metric.encode_histogram::<NoLabelSet>(sum, all, &buckets, None)
-}
 
 impl Collector for FleetNumbers {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {

@@ -2,16 +2,17 @@
 //! for a million series would bring any Prometheus down.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::SystemTime;
+use std::hash::Hash;
+use std::sync::{Arc, PoisonError};
+use std::time::{Instant, SystemTime};
 
 use axum::http::header;
 use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType::{self, Counter as Sum, Gauge as Level, Histogram};
 use prometheus_client::metrics::counter::ConstCounter;
@@ -22,8 +23,11 @@ use super::super::health::State;
 use super::super::statistics::name_of;
 use super::Api;
 use super::asker::Asker;
+use super::busiest::BusyScores;
+use super::daemon_metrics::DaemonNumbers;
 use super::error::ApiError;
 use super::exposition::Format;
+use super::process::ProcessNumbers;
 use super::route::Query;
 use crate::address::Address;
 use crate::http::Refusal;
@@ -36,14 +40,22 @@ use crate::link::{
 pub(super) async fn answer(api: &Api, parts: &Parts, asker: &Asker) -> Result<Response, ApiError> {
     Query::of(parts.uri.query(), &[])?;
     let own = asker.view(api.current()).await.map(|view| view.backends);
+    let process = tokio::task::spawn_blocking(ProcessNumbers::read);
     let mut registry = Registry::with_prefix("mantrid");
     registry.register_collector(Box::new(Numbers::of(api, asker, own.as_ref())));
+    registry.register_collector(Box::new(DaemonNumbers::of(api)));
     if let Some(fleet) = api.fleet() {
         registry.register_collector(Box::new(super::fleet_metrics::FleetNumbers(fleet.clone())));
     }
+    let mut unprefixed = Registry::default();
+    if let Ok(process) = process.await {
+        unprefixed.register_collector(Box::new(process));
+    }
     let mut text = String::new();
-    prometheus_client::encoding::text::encode(&mut text, &registry)
-        .map_err(|_| ApiError::busy("the metrics could not be written"))?;
+    let written = encode_registry(&mut text, &registry)
+        .and_then(|()| encode_registry(&mut text, &unprefixed))
+        .and_then(|()| encode_eof(&mut text));
+    written.map_err(|_| ApiError::busy("the metrics could not be written"))?;
     let format = Format::of(&parts.headers);
     let content = [(header::CONTENT_TYPE, format.content_type())];
     Ok((content, format.write(text)).into_response())
@@ -79,8 +91,6 @@ const METRICS: &[Metric] = &[
     ("state_writable",
         "Whether changes can be written to the state's files: 0 after one could not be", Level,
         |n| one(level(n.is_state_writable.into()))),
-    ("last_reload_successful", "Whether the configuration that was read last is in force", Level,
-        |n| one(level(n.is_reloaded.into()))),
     ("start_time_seconds", "When the daemon started, in seconds since 1970", Level,
         |n| one(Value::Moment(n.started))),
 
@@ -222,12 +232,48 @@ const CLASSES: [(&str, Counter); 5] = [
     ("unknown", Counter::AnswersUnknown),
 ];
 
+/// Scores of hosts and backends.
+#[derive(Default)]
+pub(super) struct Ranks {
+    hosts: BusyScores<u64>,
+    backends: BusyScores<Id>,
+}
+
+impl Ranks {
+    /// Sorts hosts and backends: those that are busiest now come first.
+    fn sort(&mut self, hosts: &mut [(u64, Sums)], backends: &mut [(Id, Sums)]) {
+        let now = Instant::now();
+        let of_hosts = self.hosts.take(counted(hosts, HostCount::Completed), now);
+        let of_backends = self.backends.take(counted(backends, BackendCount::Completed), now);
+        sort_by_score(hosts, HostCount::Completed, &of_hosts);
+        sort_by_score(backends, BackendCount::Completed, &of_backends);
+    }
+}
+
+fn counted<K: Copy>(
+    all: &[(K, Sums)],
+    count: impl SlotIndex + Copy,
+) -> impl Iterator<Item = (K, u64)> {
+    all.iter().map(move |(key, sums)| (*key, sums.get(count)))
+}
+
+fn sort_by_score<K: Copy + Eq + Hash + Ord>(
+    all: &mut [(K, Sums)],
+    count: impl SlotIndex + Copy,
+    scores: &HashMap<K, f64>,
+) {
+    all.sort_unstable_by(|(a, of_a), (b, of_b)| {
+        let score = |key| scores.get(key).copied().unwrap_or_default();
+        let requests = of_b.get(count).cmp(&of_a.get(count));
+        score(b).total_cmp(&score(a)).then(requests).then(a.cmp(b))
+    });
+}
+
 /// The numbers of one moment.
 struct Numbers {
     shards: ControlEnd,
     current: Arc<TaggedTable>,
     is_state_writable: bool,
-    is_reloaded: bool,
     /// Seconds since 1970.
     started: f64,
     hosts: Busiest,
@@ -253,13 +299,12 @@ impl Numbers {
         // Hosts without a slot are left out: they are not among the busiest for long.
         let mut hosts: Vec<(u64, Sums)> = statistics.busy().into_iter().collect();
         let mut backends: Vec<(Id, Sums)> = statistics.backends().into_iter().collect();
+        api.ranks.lock().unwrap_or_else(PoisonError::into_inner).sort(&mut hosts, &mut backends);
         if let Some(own) = own {
             hosts.retain(|(key, _)| name_of(&current, *key).is_some_and(|name| asker.sees(name)));
             backends.retain(|(id, _)| own.contains(&Address::from_words(*id)));
         }
-        hosts.sort_by_key(|(key, sums)| (Reverse(sums.get(HostCount::Completed)), *key));
         hosts.truncate(limits::METRIC_HOSTS);
-        backends.sort_by_key(|(id, sums)| (Reverse(sums.get(BackendCount::Completed)), *id));
         backends.truncate(limits::METRIC_HOSTS);
         let keys: KeySet = hosts.iter().map(|(key, _)| *key).collect();
         let wholes = statistics.wholes(&keys);
@@ -279,7 +324,6 @@ impl Numbers {
         Numbers {
             shards: api.sources.shards.clone(),
             is_state_writable: api.sources.trouble.load().is_none(),
-            is_reloaded: api.is_reloaded.load(Ordering::Relaxed),
             started: since.as_secs_f64(),
             hosts: Busiest("host", hosts),
             backends: Busiest("backend", backends.collect()),

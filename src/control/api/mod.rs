@@ -5,10 +5,13 @@
 //! rules) is done elsewhere; what changes the table goes through the writer.
 
 mod asker;
+mod busiest;
 mod crowd;
+mod daemon_metrics;
 mod error;
 mod events;
 mod exposition;
+mod families;
 mod fleet;
 mod fleet_metrics;
 mod guard;
@@ -16,7 +19,9 @@ mod held;
 mod listing;
 mod metrics;
 mod narrowed;
+mod openapi;
 mod past;
+mod process;
 mod ranking;
 mod read;
 mod ready;
@@ -25,14 +30,15 @@ mod rules;
 mod search;
 mod serve;
 mod stats;
+mod support;
 mod value;
 mod which;
 mod would;
 mod write_timeout;
 
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, MutexGuard};
-use std::time::SystemTime;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Instant, SystemTime};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use axum::body::{Body, Bytes};
@@ -46,6 +52,7 @@ use tracing::info;
 use super::change::{Change, Done};
 use super::elder::Elder;
 use super::events::EventBus;
+use super::figures::Figures;
 use super::fleet::Fleet;
 use super::grant::Tokens;
 use super::health::Health;
@@ -59,13 +66,16 @@ use crate::limits;
 use crate::link::{ControlEnd, Published, Tag, TaggedTable};
 use asker::Asker;
 use crowd::{Crowd, Seat};
+use daemon_metrics::PathTimes;
 use error::ApiError;
 use guard::Peer;
-use route::Route;
+use metrics::Ranks;
+use route::{ROUTES, Route};
 
 pub(super) use read::unasked;
 pub(crate) use serve::Management;
 pub(super) use serve::{Door, Taking, serve};
+pub(crate) use support::About;
 
 /// Parts of control that requests are answered from, or passed to.
 pub(super) struct Sources {
@@ -81,6 +91,7 @@ pub(super) struct Sources {
     /// Why changes can't be written, while they can't.
     pub(super) trouble: Arc<ArcSwapOption<String>>,
     pub(super) published: Arc<Published>,
+    pub(super) figures: Arc<Figures>,
     pub(super) changes: SharedChanges,
     pub(super) history: History,
 }
@@ -91,8 +102,11 @@ pub(super) struct Api {
     pub(super) tokens: Arc<ArcSwap<Tokens>>,
     /// Whether the daemon takes in no more clients.
     pub(super) is_stopping: AtomicBool,
-    /// Whether the last reload of the configuration went well.
-    pub(super) is_reloaded: AtomicBool,
+    /// Facts for `/support`.
+    pub(super) about: ArcSwap<About>,
+    /// How long answers take.
+    times: Arc<PathTimes>,
+    ranks: Mutex<Ranks>,
     /// Bytes of bodies that may be in memory, in KiB.
     room: Arc<Semaphore>,
     started: SystemTime,
@@ -119,7 +133,9 @@ impl Api {
             sources,
             tokens: Arc::new(ArcSwap::from_pointee(tokens)),
             is_stopping: AtomicBool::new(false),
-            is_reloaded: AtomicBool::new(true),
+            about: ArcSwap::default(),
+            times: Arc::new(PathTimes::new(ROUTES.iter().map(|(path, _)| *path))),
+            ranks: Mutex::default(),
             room: Arc::new(Semaphore::new(limits::MANAGEMENT_BODIES_BYTES_MAX / 1024)),
             started: SystemTime::now(),
             crowd: Crowd::new(places.clone()),
@@ -132,11 +148,17 @@ impl Api {
 
     /// Answers one request.
     async fn answer(&self, door: Door, peer: &Peer, request: Request<Body>) -> Response {
+        let began = Instant::now();
         let (parts, body) = request.into_parts();
         let is_head = parts.method == Method::HEAD;
         let mut asker = Asker::new(peer);
         let mut response = match self.admit(door, &mut asker, &parts) {
-            Ok(route) => self.act(&asker, route, &parts, body).await,
+            Ok(route) => {
+                let path = route.path();
+                let answer = self.act(&asker, route, &parts, body).await;
+                self.times.add(path, began);
+                answer
+            }
             Err(refused) => {
                 // Bytes left unread would turn the close into a reset that overtakes the answer.
                 read::discard(&parts, body).await;
@@ -211,6 +233,8 @@ impl Api {
             Route::Metrics => metrics::answer(self, parts, asker).await,
             Route::Liveness => ready::alive(self, parts),
             Route::Readiness => ready::ready(self, parts),
+            Route::Description => openapi::answer(parts),
+            Route::Support => support::answer(self, parts).await,
             Route::Dashboard => Ok((dashboard::fields(), dashboard::page()).into_response()),
         }
     }

@@ -8,12 +8,41 @@ use percent_encoding::percent_decode_str;
 use super::error::ApiError;
 use crate::limits;
 
+const READ: &str = "GET, HEAD";
+
+/// Every path of the API with its methods, in the order of the manual.
+pub(super) const ROUTES: &[(&str, &str)] = &[
+    ("/hostname/", "GET, HEAD, PUT, PATCH"),
+    ("/hostname/{host}/", "GET, HEAD, PUT, DELETE"),
+    ("/held/", READ),
+    ("/changes/", READ),
+    ("/history/", READ),
+    ("/which/{host}", READ),
+    ("/which/", READ),
+    ("/stats/", READ),
+    ("/stats/{host}/", READ),
+    ("/backends/", READ),
+    ("/fleet/", READ),
+    ("/fleet/init", "POST"),
+    ("/fleet/join", "POST"),
+    ("/fleet/leave", "POST"),
+    ("/events", READ),
+    ("/metrics", READ),
+    ("/healthz", READ),
+    ("/readyz", READ),
+    ("/openapi.json", READ),
+    ("/support", READ),
+    ("/", READ),
+];
+
 /// Object that a path names.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Route {
     Dashboard,
     Liveness,
     Readiness,
+    Description,
+    Support,
     Metrics,
     Events,
     /// The last changes, and the last hour.
@@ -63,6 +92,8 @@ impl Route {
             ("", "") => Route::Dashboard,
             ("healthz", "") => Route::Liveness,
             ("readyz", "") => Route::Readiness,
+            ("openapi.json", "") => Route::Description,
+            ("support", "") => Route::Support,
             ("metrics", "") => Route::Metrics,
             ("events", "") => Route::Events,
             ("changes", "") => Route::Changes,
@@ -91,14 +122,38 @@ impl Route {
         }
     }
 
-    /// The methods that it takes.
-    pub(super) fn methods(&self) -> &'static str {
+    /// Path of the route in [`ROUTES`].
+    pub(super) fn path(&self) -> &'static str {
         match self {
-            Route::Rules => "GET, HEAD, PUT, PATCH",
-            Route::Rule(_) => "GET, HEAD, PUT, DELETE",
-            Route::FleetStep(_) => "POST",
-            _ => "GET, HEAD",
+            Route::Dashboard => "/",
+            Route::Liveness => "/healthz",
+            Route::Readiness => "/readyz",
+            Route::Description => "/openapi.json",
+            Route::Support => "/support",
+            Route::Metrics => "/metrics",
+            Route::Events => "/events",
+            Route::Changes => "/changes/",
+            Route::History => "/history/",
+            Route::Backends => "/backends/",
+            Route::Held => "/held/",
+            Route::Which(host) if host.is_empty() => "/which/",
+            Route::Which(_) => "/which/{host}",
+            Route::Rules => "/hostname/",
+            Route::Rule(_) => "/hostname/{host}/",
+            Route::Fleet => "/fleet/",
+            Route::FleetStep(FleetStep::Init) => "/fleet/init",
+            Route::FleetStep(FleetStep::Join) => "/fleet/join",
+            Route::FleetStep(FleetStep::Leave) => "/fleet/leave",
+            Route::AllStatistics => "/stats/",
+            Route::Statistics(_) => "/stats/{host}/",
         }
+    }
+
+    /// The methods that the route takes.
+    pub(super) fn methods(&self) -> &'static str {
+        let path = self.path();
+        let row = ROUTES.iter().find(|(known, _)| *known == path);
+        row.map_or(READ, |(_, methods)| methods)
     }
 }
 
@@ -226,6 +281,14 @@ mod tests {
                 Route::of(path).err().map(|error| error.code),
                 Some(":hostname_invalid".to_owned())
             );
+        }
+    }
+
+    #[test]
+    fn each_path_of_the_list_is_a_route() {
+        for (path, methods) in ROUTES {
+            let found = route(&path.replace("{host}", "a.com"));
+            assert_eq!((found.path(), found.methods()), (*path, *methods));
         }
     }
 

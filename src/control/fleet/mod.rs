@@ -39,6 +39,7 @@ use serde_json::{Value, json};
 use tokio::sync::{Notify, mpsc, watch};
 
 use super::change::{Change, Done, Refused};
+use super::times::Times;
 use super::trial::Asked;
 use crate::link::{Tag, TaggedTable};
 use drain::DrainAsk;
@@ -153,27 +154,6 @@ pub(super) enum LoadReason {
 }
 
 pub(super) const LOAD_REASONS: [&str; 3] = ["start", "gap", "join"];
-
-/// Bounds of the histograms, microseconds.
-pub(super) const FLEET_TIME_BOUNDS: [u64; 8] =
-    [1_000, 2_500, 5_000, 10_000, 25_000, 100_000, 1_000_000, 10_000_000];
-
-/// A histogram of times.
-#[derive(Default)]
-pub(super) struct Times {
-    pub(super) classes: [AtomicU64; FLEET_TIME_BOUNDS.len() + 1],
-    pub(super) micros: AtomicU64,
-}
-
-impl Times {
-    fn add(&self, time: Duration) {
-        let micros = time.as_micros() as u64;
-        let class = FLEET_TIME_BOUNDS.iter().position(|bound| micros <= *bound);
-        let class = class.unwrap_or(FLEET_TIME_BOUNDS.len());
-        self.classes[class].fetch_add(1, Ordering::Relaxed);
-        self.micros.fetch_add(micros, Ordering::Relaxed);
-    }
-}
 
 /// A random text of hexadecimal digits.
 fn nonce() -> String {

@@ -146,6 +146,15 @@ impl Queue {
         self.bounds = bounds;
     }
 
+    pub(super) fn bounds(&self) -> Bounds {
+        self.bounds
+    }
+
+    /// Time since which the request waits that waits for longest.
+    pub(super) fn oldest(&self) -> Option<Instant> {
+        self.waiting.values().map(|waiting| waiting.since).min()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.is_empty() && self.releases.is_empty()
     }

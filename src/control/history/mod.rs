@@ -166,7 +166,7 @@ impl History {
     pub(super) fn to_json(&self) -> Value {
         let hour = self.lock();
         json!({
-            "totals": hour.totals.iter().map(Point::to_json).collect::<Vec<_>>(),
+            "totals": hour.totals.iter().copied().map(Point::to_json).collect::<Vec<_>>(),
             "hosts": hour.hosts.to_json(),
             "backends": hour.backends.to_json(),
         })

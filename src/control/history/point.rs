@@ -32,7 +32,7 @@ pub(super) fn times(latency: [u64; CLASSES_OF_TIME]) -> [f32; 3] {
 
 impl Point {
     /// Writes a point down for the daemon that takes over.
-    pub(super) fn to_json(&self) -> Value {
+    pub(super) fn to_json(self) -> Value {
         let Point { time, requests, errors, answers, sent, received, open, held, times } = self;
         json!([time, requests, errors, answers, sent, received, open, held, times])
     }
@@ -125,7 +125,8 @@ mod tests {
 
     #[test]
     fn point_is_read_as_it_was_written() {
-        let written: Value = [point(1), point(2), point(3)].iter().map(Point::to_json).collect();
+        let written: Value =
+            [point(1), point(2), point(3)].into_iter().map(Point::to_json).collect();
         assert_eq!(read(&written, 2), [point(2), point(3)]);
         for nonsense in [json!(null), json!({}), json!([[1, 2]]), json!([null, "x"])] {
             assert!(read(&nonsense, 9).is_empty(), "{nonsense}");

@@ -86,7 +86,7 @@ impl Tracks {
 
     pub(super) fn to_json(&self) -> Value {
         let each = self.by_name.iter().map(|(name, track)| {
-            let points: Vec<Value> = track.points.iter().map(Point::to_json).collect();
+            let points: Vec<Value> = track.points.iter().copied().map(Point::to_json).collect();
             (name.clone(), json!({ "mattered": track.mattered, "points": points }))
         });
         Value::Object(each.collect::<Map<_, _>>())

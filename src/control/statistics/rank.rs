@@ -111,12 +111,15 @@ pub(in crate::control) fn choose<'t>(
     let unknown = unknown.filter(|name| wanted.sees(name) && wanted.matches(name, None));
     match &ranks {
         Some(ranks) if wanted.is_everything() => {
-            let keys = super::lock(statistics).first(ranks, limit, |key| {
+            let first = super::lock(statistics).first(ranks, limit, |key| {
                 name_of(table, key).is_some_and(|name| wanted.sees(name))
             });
-            let mut names: Vec<&str> =
-                keys.into_iter().filter_map(|key| name_of(table, key)).collect();
-            names.sort_by_cached_key(|name| (Reverse(ranks.of(table.key(name))), *name));
+            let named = first
+                .into_iter()
+                .filter_map(|(rank, key)| Some((Reverse(rank), name_of(table, key)?)));
+            let mut named: Vec<(Reverse<HostRank>, &str)> = named.collect();
+            named.sort_unstable();
+            let mut names: Vec<&str> = named.into_iter().map(|(_, name)| name).collect();
             let mut all = by_name(table, limit - names.len().min(limit), wanted, &names);
             names.append(&mut all.names);
             names.truncate(limit);
@@ -204,12 +207,6 @@ pub(in crate::control) struct HostRanks {
     of: ByKey<HostRank>,
 }
 
-impl HostRanks {
-    fn of(&self, key: u64) -> HostRank {
-        self.of.get(&key).copied().unwrap_or_default()
-    }
-}
-
 impl Statistics {
     /// Whether a host ever had a request.
     fn has(&self, key: u64) -> bool {
@@ -284,8 +281,13 @@ impl Statistics {
         ranks.of.get(&key).copied().unwrap_or_else(|| HostRank(0, archived()))
     }
 
-    /// The keys of the first hosts, in no order; those of which nothing is counted are left out.
-    fn first(&self, ranks: &HostRanks, limit: usize, accepts: impl Fn(u64) -> bool) -> Vec<u64> {
+    /// The first hosts, in no order; those of which nothing is counted are left out.
+    fn first(
+        &self,
+        ranks: &HostRanks,
+        limit: usize,
+        accepts: impl Fn(u64) -> bool,
+    ) -> Vec<(HostRank, u64)> {
         let mut first: BinaryHeap<Reverse<(HostRank, u64)>> = BinaryHeap::new();
         let busy = ranks.of.iter().map(|(key, rank)| (*key, *rank, true));
         let idle = self.archive.rows().iter();
@@ -306,6 +308,9 @@ impl Statistics {
                 first.pop();
             }
         }
-        first.into_iter().map(|Reverse((_, key))| key).collect()
+        first.into_iter().map(|Reverse(one)| one).collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

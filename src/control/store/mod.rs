@@ -60,6 +60,8 @@ pub(crate) struct Store {
     fold_at: u64,
     /// Rules that are in no file but the state file, and not to be lost when that is replaced.
     rejected: Vec<Rejected>,
+    /// How many rules of the files were not used at the start.
+    rejected_count: usize,
     /// The fleet that the table is of, as far as the files say.
     fleet: Option<Membership>,
     buffer: Vec<u8>,
@@ -153,6 +155,7 @@ impl Store {
             folding_bytes: None,
             is_folding: false,
             fold_at: state_bytes.max(FOLD_BYTES_MIN),
+            rejected_count: loaded.rejected.len(),
             rejected: loaded.rejected.clone(),
             fleet: loaded.fleet.clone(),
             buffer: Vec::new(),
@@ -308,6 +311,16 @@ impl Store {
             Mode::Ready(_) => self.failure.clone(),
             Mode::ReadOnly(why) | Mode::Spoilt(why) => Some(why.clone()),
         }
+    }
+
+    /// Bytes of the journal, with the part that is being folded.
+    pub(super) fn bytes(&self) -> u64 {
+        self.journal_bytes + self.folding_bytes.unwrap_or(0)
+    }
+
+    /// How many rules of the files are not used.
+    pub(super) fn rejected_count(&self) -> usize {
+        self.rejected_count
     }
 
     /// Lines for the log that nobody has had yet.

@@ -20,6 +20,7 @@ use tracing::{error, info, warn};
 
 use super::Counted;
 use super::change::{Change, Done, Happened, Refused, RuleChange};
+use super::figures::Figures;
 use super::fleet::OfFleet;
 use super::held::Held;
 use super::history::SharedChanges;
@@ -46,6 +47,7 @@ pub(super) struct Wiring {
     pub(super) store: Store,
     /// Why changes can't be written, while they can't.
     pub(super) trouble: Arc<ArcSwapOption<String>>,
+    pub(super) figures: Arc<Figures>,
     pub(super) held: Held,
     pub(super) told: WakeMemory,
     pub(super) statistics: SharedStatistics,
@@ -119,6 +121,7 @@ fn refuse_all(batch: impl IntoIterator<Item = Asked>, reason: &str) {
 
 impl Writing {
     fn run(mut self) {
+        self.tell_trouble();
         while let Some(first) = self.incoming.blocking_recv() {
             let mut batch: Vec<Asked> = Vec::new();
             let mut edits = 0;
@@ -163,7 +166,9 @@ impl Writing {
     /// Shows in `/healthz` and `/metrics` whether the store can be written, and logs its notes.
     fn tell_trouble(&mut self) {
         self.wiring.store.take_notes().iter().for_each(|note| warn!("state_file: {note}"));
-        let now = self.wiring.store.trouble();
+        let store = &self.wiring.store;
+        self.wiring.figures.set_files(store.bytes(), store.rejected_count());
+        let now = store.trouble();
         if now.as_deref() != self.wiring.trouble.load().as_deref().map(String::as_str) {
             self.wiring.trouble.store(now.map(Arc::new));
         }

@@ -1,0 +1,78 @@
+//! Scores that say which hosts and backends are busiest now: each ended request adds one to a
+//! score, and a score halves in a minute. So those stand first that have most requests of late, and
+//! a pause of a few seconds takes nobody's series away.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::time::{Duration, Instant};
+
+/// Time in which a score halves.
+const HALF_LIFE: Duration = Duration::from_secs(60);
+
+/// Scores as they were last.
+pub(super) struct BusyScores<K> {
+    at: Option<Instant>,
+    scores: HashMap<K, Scored>,
+}
+
+/// Requests counted so far, and the score.
+#[derive(Copy, Clone)]
+struct Scored {
+    requests: u64,
+    score: f64,
+}
+
+impl<K> Default for BusyScores<K> {
+    fn default() -> BusyScores<K> {
+        BusyScores { at: None, scores: HashMap::new() }
+    }
+}
+
+impl<K: Copy + Eq + Hash + Ord> BusyScores<K> {
+    /// Takes the counts of all, and returns the score of each; those that are not among them are
+    /// forgotten.
+    pub(super) fn take(
+        &mut self,
+        counts: impl Iterator<Item = (K, u64)>,
+        now: Instant,
+    ) -> HashMap<K, f64> {
+        let passed = self.at.replace(now).map(|at| now.saturating_duration_since(at));
+        let halves = passed.unwrap_or_default().as_secs_f64() / HALF_LIFE.as_secs_f64();
+        let decay = 0.5_f64.powf(halves);
+        let before = std::mem::take(&mut self.scores);
+        let scored = counts.map(|(key, requests)| {
+            let old = before.get(&key).copied().unwrap_or(Scored { requests: 0, score: 0.0 });
+            // A host that was deleted and made again counts anew.
+            let more = requests.checked_sub(old.requests).unwrap_or(requests);
+            (key, Scored { requests, score: old.score * decay + more as f64 })
+        });
+        self.scores = scored.collect();
+        self.scores.iter().map(|(key, scored)| (*key, scored.score)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn first(busy: &mut BusyScores<u8>, counts: &[(u8, u64)], at: Instant) -> u8 {
+        let scores = busy.take(counts.iter().copied(), at);
+        let best = scores.into_iter().max_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0)));
+        best.expect("some").0
+    }
+
+    #[test]
+    fn the_busiest_of_late_come_first() {
+        let (mut busy, start) = (BusyScores::default(), Instant::now());
+        let after = |seconds| start + Duration::from_secs(seconds);
+        assert_eq!(first(&mut busy, &[(1, 1000), (2, 10)], start), 1);
+        assert_eq!(first(&mut busy, &[(1, 1000), (2, 900)], after(15)), 2);
+        // A pause of a few seconds does not turn them round.
+        assert_eq!(first(&mut busy, &[(1, 1010), (2, 900)], after(20)), 2);
+        assert_eq!(first(&mut busy, &[(1, 1400), (2, 900)], after(140)), 1);
+        // Counts that start again are no loss.
+        assert_eq!(first(&mut busy, &[(1, 1400), (3, 5), (2, 2000)], after(150)), 2);
+        assert_eq!(first(&mut busy, &[(3, 6)], after(160)), 3);
+        assert_eq!(busy.scores.len(), 1, "the others are forgotten");
+    }
+}
