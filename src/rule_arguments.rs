@@ -1,5 +1,6 @@
 //! The one table of the arguments of rules: the parser and its error texts, the tables of
-//! docs/rules.md, and the help, checks and completions of `mantrid-client` come from it.
+//! docs/rules.md, the form of the dashboard, and the help, checks and completions of
+//! `mantrid-client` come from it.
 //!
 //! Pure data. Values are read by `table`, which knows what an argument means.
 

@@ -10,8 +10,8 @@ impl<'b> RequestHead<'_, 'b> {
         values.next().filter(|value| !value.is_empty())
     }
 
-    /// The first value of a cookie of exactly this name; `None` where it is empty or missing. Quotes
-    /// around a value are not part of it: clients send back what they got, with or without.
+    /// The first value of a cookie of exactly this name; `None` where it is empty or missing.
+    /// Quotes around a value are not part of it: clients send back what they got, with or without.
     pub fn cookie(&self, name: &str) -> Option<&'b [u8]> {
         let pairs = self.values("cookie").flat_map(|value| value.split(|byte| *byte == b';'));
         let mut found = pairs.filter_map(|pair| {

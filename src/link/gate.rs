@@ -1,11 +1,11 @@
 //! A limit that holds across all shards: on the connections to one backend, or on the open requests
 //! of one rule.
 //!
-//! The gate of a backend counts the connections that are open, idle ones included: a backend with one worker is
-//! busy with an idle keep-alive connection too. A shard that finds a gate shut notes that it waits
-//! and is woken when a connection closes; shards that keep idle ones are asked to let go of them.
-//! Only rules with `max_connections` or `max_open_requests` use gates: nothing here is on the path of
-//! other requests.
+//! The gate of a backend counts the connections that are open, idle ones included: a backend with
+//! one worker is busy with an idle keep-alive connection too. A shard that finds a gate shut notes
+//! that it waits and is woken when a connection closes; shards that keep idle ones are asked to let
+//! go of them. Only rules with `max_connections` or `max_open_requests` use gates: nothing here is
+//! on the path of other requests.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -137,7 +137,8 @@ impl<K: Copy + Eq + Hash> Gates<K> {
 
     /// Sets the permits that another daemon has taken; it has none at other gates.
     pub(crate) fn set_elder(&self, taken: &HashMap<K, u32>) {
-        // Gates are made for backends and rules that no shard has met yet: the limit holds there, too.
+        // Gates are made for backends and rules that no shard has met yet: the limit holds there,
+        // too.
         let kept: Vec<Arc<Gate>> = taken.keys().map(|owner| self.get(*owner)).collect();
         let gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
         for (owner, gate) in gates.iter() {

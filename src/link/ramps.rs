@@ -1,5 +1,6 @@
 //! Backends that came back or were added a while ago, for rules with `slow_start`: a map that
-//! control replaces whole, and that is nearly always empty. A rule without `slow_start` never looks.
+//! control replaces whole, and that is nearly always empty. A rule without `slow_start` never looks
+//! at it.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -20,11 +20,11 @@ use crate::ring::{Deadline, EndCounts, Notify, Stream};
 /// Rules with `max_open_requests` that have requests here.
 #[derive(Default)]
 pub(super) struct OpenRequests {
-    rules: RefCell<ByKey<Limited>>,
+    rules: RefCell<ByKey<LimitedRule>>,
 }
 
 /// One such rule.
-struct Limited {
+struct LimitedRule {
     gate: Arc<Gate>,
     /// Requests that wait for a permit, first come first served.
     waiting: VecDeque<Weak<Notify>>,
@@ -32,7 +32,7 @@ struct Limited {
     permits: u32,
 }
 
-impl Limited {
+impl LimitedRule {
     fn is_first(&self, turn: &Rc<Notify>) -> bool {
         self.waiting.front().is_some_and(|first| std::ptr::eq(first.as_ptr(), Rc::as_ptr(turn)))
     }
@@ -102,7 +102,7 @@ async fn wait(
     entry: Entry,
 ) -> Result<Box<OpenPermit>, Ending> {
     let turn = Rc::new(Notify::new(&shard.ring));
-    let line = Line { shard: shard.clone(), rule, turn: turn.clone() };
+    let line = PlaceInLine { shard: shard.clone(), rule, turn: turn.clone() };
     let gate = shard.open_requests.with(shard, rule, |limited| {
         limited.waiting.push_back(Rc::downgrade(&turn));
         limited.gate.clone()
@@ -141,9 +141,9 @@ async fn wait(
 }
 
 impl OpenRequests {
-    fn with<T>(&self, shard: &Shard, rule: u64, act: impl FnOnce(&mut Limited) -> T) -> T {
+    fn with<T>(&self, shard: &Shard, rule: u64, act: impl FnOnce(&mut LimitedRule) -> T) -> T {
         let mut rules = self.rules.borrow_mut();
-        act(rules.entry(rule).or_insert_with(|| Limited {
+        act(rules.entry(rule).or_insert_with(|| LimitedRule {
             gate: shard.end.together.rule_gates.get(rule),
             waiting: VecDeque::new(),
             permits: 0,
@@ -165,7 +165,7 @@ impl OpenRequests {
 
     /// Has those look that are first in line: another shard gave a permit back.
     pub(super) fn attend(&self) {
-        self.rules.borrow().values().for_each(Limited::wake_first);
+        self.rules.borrow().values().for_each(LimitedRule::wake_first);
     }
 
     /// Forgets rules without any use; returns how many requests wait.
@@ -180,13 +180,13 @@ impl OpenRequests {
 }
 
 /// A position in a rule's line; leaving it wakes the next.
-struct Line {
+struct PlaceInLine {
     shard: Rc<Shard>,
     rule: u64,
     turn: Rc<Notify>,
 }
 
-impl Drop for Line {
+impl Drop for PlaceInLine {
     fn drop(&mut self) {
         self.shard.open_requests.with(&self.shard, self.rule, |limited| {
             // Nearly always the first: ten thousand may leave one after the other.

@@ -37,8 +37,8 @@ impl Plan<'_> {
 }
 
 /// `client` is the one that the connection tells, and becomes the request's. `waited` is set for a
-/// request that was held already. `affinity` becomes the hash of the cookie or field that decides on
-/// the backend, of a rule that goes by one.
+/// request that was held already. `affinity` becomes the hash of the cookie or field that decides
+/// on the backend, of a rule that goes by one.
 pub(super) fn plan<'t>(
     shard: &Shard,
     table: &'t Table,

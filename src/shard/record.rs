@@ -98,7 +98,7 @@ impl Shard {
     /// Writes a line down: its request has ended.
     pub(super) fn file(&self, mut record: Box<Record>, backend: Option<Address>) {
         let one_of = u64::from(record.style.sample.get());
-        if one_of == 1 || record.is_error() || self.random() % one_of == 0 {
+        if one_of == 1 || record.is_error() || self.random().is_multiple_of(one_of) {
             let total = self.ring.now().saturating_duration_since(record.began);
             log_line::finish(&mut record, backend, total, self.end.index);
             let mut back = self.records.back.borrow_mut();

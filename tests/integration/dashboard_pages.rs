@@ -78,7 +78,7 @@ fn filters_and_orders_are_the_servers() {
     page.click("#search");
     page.type_text("10.0.0.2:8000");
     page.wait_text("#rows", "gone.example");
-    page.wait_text("#result", "by backend, action or address");
+    page.wait_text("#result", "1 of 4 rules match");
     assert!(stand_in.requests().iter().any(|request| request.contains("/stats/?sort=latency")));
     page.expect_no_complaints();
 }
@@ -193,8 +193,8 @@ fn errors_stand_at_their_fields() {
     page.click("#field-backends");
     page.type_text("127.0.0.1:8000");
     page.click("#go");
-    page.wait_text("#error-name", "a host name is needed");
-    page.wait("document.activeElement.id === 'field-name'");
+    page.wait_text("#error-rule-name", "a host name is needed");
+    page.wait("document.activeElement.id === 'field-rule-name'");
     page.type_text("n.example");
     page.click("#go");
     page.wait(REVIEWED);

@@ -91,6 +91,7 @@ mod memory;
 mod metrics;
 mod names;
 mod newcomer;
+mod night;
 mod open_requests;
 mod openapi;
 mod origin;

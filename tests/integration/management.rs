@@ -215,6 +215,19 @@ impl Client {
         assert!(told, "never on the screen: {texts:?}\n{shown}");
     }
 
+    /// Waits until the line below the one with `above` has this.
+    #[track_caller]
+    pub fn expect_on_screen_line(&self, (rows, columns): (u16, u16), above: &str, text: &str) {
+        let below = |bytes: &[u8]| {
+            let lines = lines(bytes, rows.into(), columns.into());
+            let at = lines.iter().position(|line| line.contains(above));
+            at.and_then(|at| lines.get(at + 1).cloned()).unwrap_or_default()
+        };
+        let told = self.out.wait(|taken| below(&taken.bytes).contains(text));
+        let shown = below(&self.out.taken.lock().expect("the output").bytes);
+        assert!(told, "never below {above}: {text}\n{shown}");
+    }
+
     /// Waits for its end where its output does not end with it.
     #[track_caller]
     pub fn expect_exit(mut self, code: i32) {

@@ -288,8 +288,12 @@ impl Table {
         let value = |name: &str| query.iter().find(|(key, _)| key == name).map(|(_, v)| v.as_str());
         let limit = value("limit").and_then(|limit| limit.parse().ok()).unwrap_or(usize::MAX);
         let (search, action) = (value("search").unwrap_or(""), value("action"));
+        // An address is two members of the rule.
+        let address = search.rsplit_once(':').map(|(host, port)| format!("[\"{host}\",{port}]"));
         let fits = |(name, rule): &(&String, &Arc<Value>)| {
-            name.contains(search) && action.is_none_or(|action| rule[0] == action)
+            let is_backend =
+                || address.as_ref().is_some_and(|address| rule.to_string().contains(address));
+            (name.contains(search) || is_backend()) && action.is_none_or(|action| rule[0] == action)
         };
         let is_all = search.is_empty() && action.is_none();
         let matched =

@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use crate::client::print::{action, backends, plain};
+use crate::client::print::{action, backends, counted, plain};
 
 /// A host in the last second.
 #[derive(Clone, Default, PartialEq, Debug)]
@@ -199,8 +199,7 @@ pub struct ChangeLine {
     pub who: String,
     pub verb: String,
     /// The rule before and after, in short.
-    pub before: String,
-    pub after: String,
+    pub what: String,
 }
 
 impl ChangeLine {
@@ -209,12 +208,17 @@ impl ChangeLine {
             Some(Value::Null) | None => "no rule".to_owned(),
             Some(rule) => action(rule),
         };
+        let is_table = value.get("host").is_some_and(|host| host == "*");
+        let what = if is_table {
+            format!("{} of the table at once", counted(count(value, "changed"), "rule"))
+        } else {
+            format!("{} → {}", short("before"), short("rule"))
+        };
         ChangeLine {
             time: rate(value, "time"),
             who: text(value, "who"),
             verb: text(value, "verb"),
-            before: short("before"),
-            after: short("rule"),
+            what,
         }
     }
 }

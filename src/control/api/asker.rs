@@ -104,7 +104,7 @@ pub(super) struct OwnPart {
     pub(super) rules: usize,
     /// Addresses of the backends of its rules.
     pub(super) backends: HashSet<Address>,
-    /// These with the ids of the checks of its rules.
+    /// Addresses with the ids of the checks of its rules.
     pub(super) checks: HashSet<(Address, u64)>,
 }
 

@@ -109,6 +109,12 @@ pub(super) fn would(found: &Match<'_>, now: &Situation<'_>) -> Would {
         Action::Proxy(proxy) => proxied(proxy, now),
         other => replied(other, matches!(found, Match::Found(_)), now),
     };
+    if let Action::Proxy(proxy) = action
+        && let Some(rate) = proxy.max_requests_per_second_per_source()
+    {
+        let limit = format!("; max_requests_per_second_per_source = {rate} limits each client");
+        would.sentence.push_str(&limit);
+    }
     if action.access().is_some() && now.source.is_none() {
         would.sentence.push_str("; allow and deny of its rule keep some clients out");
     }
@@ -374,6 +380,15 @@ mod tests {
         expect(rule(), |now| now.source = from("11.1.2.3"), "replied", told);
         let told = format!("{told}; allow and deny of its rule keep some clients out");
         expect(rule(), |_| (), "replied", &told);
+    }
+
+    #[test]
+    fn rate_of_each_client_is_told() {
+        let arguments = json!({"backends": "10.0.0.1:1", "max_requests_per_second_per_source": 3});
+        let one = [view("10.0.0.1:1", "up")];
+        let told = "passed on to 10.0.0.1:1; max_requests_per_second_per_source = 3 limits each \
+                    client";
+        expect(json!(["proxy", arguments, false]), |now| now.backends = &one, "proxied", told);
     }
 
     #[test]

@@ -128,7 +128,7 @@ function fieldOfError(code) {
   if (argument) return argument;
   if (/host_action/.test(code)) return "action";
   if (/:alias_/.test(code)) return "hostname";
-  if (/:hostname_|:host_aliased/.test(code)) return "name";
+  if (/:hostname_|:host_aliased/.test(code)) return "rule-name";
   return null;
 }
 
@@ -169,8 +169,8 @@ function begin(what, title, text) {
 
 function edit(host, rule, title, text = "") {
   begin({ host, origin: rule, after: rule, verb: "Apply" }, title, text);
-  $("field-name").value = host;
-  $("field-name").parentElement.hidden = host !== "";
+  $("field-rule-name").value = host;
+  $("field-rule-name").parentElement.hidden = host !== "";
   $("field-action").value = rule?.[0] ?? "proxy";
   $("field-subdomains").checked = rule?.[2] ?? false;
   showFields();
@@ -178,7 +178,7 @@ function edit(host, rule, title, text = "") {
   showProblem(null);
   $("change").showModal();
   const first = $("arguments").querySelector("input, textarea") ?? $("go");
-  (host === "" ? $("field-name") : first).focus();
+  (host === "" ? $("field-rule-name") : first).focus();
 }
 
 async function readRule(host) {
@@ -325,5 +325,5 @@ $("revise").addEventListener("click", () => {
 });
 $("form").addEventListener("submit", (event) => {
   event.preventDefault();
-  attempt($("review").hidden ? () => review($("field-name").value.trim(), collect()) : apply);
+  attempt($("review").hidden ? () => review($("field-rule-name").value.trim(), collect()) : apply);
 });

@@ -41,32 +41,9 @@ async function byName(signal) {
   if (view.starts.at(-1)) query.set("after", view.starts.at(-1));
   const answer = await call("GET", `hostname/?${query}`, { signal });
   const rules = await answer.json();
-  if (view.search !== "" && Number(answer.headers.get("Mantrid-Matched")) === 0) {
-    return found(signal);
-  }
   return () => {
     page.etag = answer.headers.get("ETag");
     showPage(rules, answer.headers);
-  };
-}
-
-// No name has this text: the daemon looks at backends, actions, names in Unicode and addresses.
-async function found(signal) {
-  const query = new URLSearchParams({ search: view.search, limit: view.limit });
-  const stats = await call("GET", `stats/?${query}`, { signal }).then((answer) => answer.json(),
-    (error) => (error.status === 400 ? {} : Promise.reject(error)));
-  const names = Object.keys(stats);
-  const rules = await rulesOf(names, signal);
-  return () => {
-    const most = names.length < view.limit ? "" : "the first ";
-    showResult(names.length === 0 ? "No rule matches"
-      : `${most}${plural(names.length, "rule")} by backend, action or address`);
-    showRows(names.filter((name) => !view.action || rules.get(name)?.[0] === view.action), rules,
-      new Map(Object.entries(stats)));
-    $("empty").hidden = names.length > 0;
-    say($("empty"), "No rule matches.");
-    say($("range"), "");
-    for (const id of ["first", "back", "next"]) $(id).disabled = true;
   };
 }
 
@@ -84,6 +61,7 @@ async function ranked(signal) {
       .filter(([name]) => isFor(name))
     : (await ask(search)).filter(([, counters]) => PASSES[view.filter](counters));
   const stats = new Map(asked);
+  if (stats.size > RULES_AT_ONCE && view.filter !== "down") await readInOrder(sort, search, signal);
   const rules = await rulesOf([...stats.keys()], signal);
   // JSON.parse puts names that look like numbers first; all others stand in the server's order.
   const isDown = (name) => targetsOf(behind(rules.get(name)))
@@ -128,6 +106,14 @@ const ORDERS = {
 };
 
 // ---- Rules of hosts that were not listed with them
+
+// Most of the rules at once: the order may have changed a little since the hosts were listed in it.
+async function readInOrder(sort, search, signal) {
+  const query = new URLSearchParams({ sort, limit: view.limit, ...search });
+  const listed = await call("GET", `hostname/?${query}`, { signal })
+    .then((answer) => answer.json(), (error) => (error.status ? {} : Promise.reject(error)));
+  for (const [name, rule] of Object.entries(listed)) knownRules.set(name, rule);
+}
 
 const knownRules = new Map();
 const RULES_AT_ONCE = 3;
@@ -329,11 +315,13 @@ function onChange(change) {
   const last = [...rows.keys()].at(-1) ?? "";
   for (const [name, rule] of hosts) {
     const row = rows.get(name);
-    const fits = rule && name.includes(view.search) && (!view.action || rule[0] === view.action);
+    const fits = rule && (!view.action || rule[0] === view.action);
     if (row && rule) showRule(row, rule);
     row?.tr.classList.toggle("gone", rule === null);
     const belongs = name > view.starts.at(-1) && (rows.size < view.limit || name < last);
-    differs ||= isRanked() ? Boolean(row) && !rule : row ? !fits : fits && belongs;
+    // The daemon searches more than names: what a search finds, it says.
+    differs ||= isRanked() ? Boolean(row) && !rule
+      : view.search !== "" || (row ? !fits : fits && belongs);
   }
   if (differs) loadSoon();
 }

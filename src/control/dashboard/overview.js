@@ -212,17 +212,23 @@ const NOTES = {
 };
 
 function noteEvent(kind, data, time = undefined) {
-  const said = NOTES[kind]?.(data);
-  if (said) note(...said, time);
+  const [text, detail, health] = NOTES[kind]?.(data) ?? [];
+  if (text) note(text, detail ?? "", health ?? "", time);
 }
 
+// What has a time of its own is of the past, and stands below all that was told since.
 function note(text, detail = "", health = "", time = undefined) {
-  $("log").querySelector(".none")?.remove();
   const what = make("span", {}, text);
   if (health) what.dataset.health = health;
   const body = make("div", {}, what, ...(detail ? [make("small", { textContent: detail })] : []));
+  const isKnown = time !== undefined && [...$("log").children].some((item) =>
+    item.lastElementChild?.textContent === body.textContent);
+  if (isKnown) return;
+  $("log").querySelector(".none")?.remove();
   const at = time === undefined ? clock(new Date()) : moment(time);
-  $("log").prepend(make("li", {}, make("time", { textContent: at }), body));
+  const item = make("li", {}, make("time", { textContent: at }), body);
+  if (time === undefined) $("log").prepend(item);
+  else $("log").append(item);
   while ($("log").childElementCount > LOG_MAX) $("log").lastElementChild.remove();
 }
 
@@ -242,7 +248,6 @@ async function readPast() {
     plot.samples.unshift(...known.filter(([time]) =>
       time < before && time > before - HISTORY_SECONDS));
   }
-  for (const { event, time, ...data } of (past.events ?? []).reverse()) {
-    noteEvent(event, data, time);
-  }
+  // Newest first. Some may have been told by the stream already.
+  for (const { event, time, ...data } of past.events ?? []) noteEvent(event, data, time);
 }

@@ -28,7 +28,7 @@ if (!first.has("host") && !first.has("backend")) readView(first);
 await load();
 // Who would not give a token is not asked at once for another.
 if ($("light").dataset.state !== "lost") {
-  await readPast();
+  readPast();
   if (first.has("host") || first.has("backend")) route();
   relisten();
   loadLimits();

@@ -2,8 +2,8 @@
 //! requests until they are back. What is found is published to the shards, logged, and told.
 //!
 //! `watch` knows what to probe and when, `condition` what the outcomes mean, `standing` how that is
-//! told, `probe` makes one probe; here they are run, on the control shard. Without a `check` and a failure nothing of it
-//! ever runs.
+//! told, `probe` makes one probe; here they are run, on the control shard. Without a `check` and a
+//! failure nothing of it ever runs.
 
 mod condition;
 mod probe;
@@ -35,7 +35,7 @@ use watch::{Now, Watch};
 
 pub(super) use condition::State;
 pub(super) use standing::{CheckStanding, HealthChange, Known, KnownArrival, RuleFilter, Standing};
-pub(super) use watch::Wanted;
+pub(super) use watch::WantedBackends;
 
 /// Access of the other parts of control, which tell of rules and ask about backends.
 #[derive(Clone)]
@@ -71,7 +71,7 @@ impl Health {
 
     /// Requests wait for these backends: they are down until a probe finds them well, and probed
     /// often.
-    pub(super) fn want(&self, wanted: Wanted) {
+    pub(super) fn want(&self, wanted: WantedBackends) {
         self.lock().want(wanted, now());
         self.asked_for.notify_one();
     }

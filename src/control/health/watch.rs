@@ -31,7 +31,7 @@ pub(super) struct Now {
 type Spot = (Address, u64);
 
 /// A check that rules ask for.
-struct Asked {
+struct AskedCheck {
     check: Arc<Check>,
     rules: HashSet<Arc<str>>,
 }
@@ -42,7 +42,7 @@ struct TargetChecks {
     /// Addresses that are probed.
     addresses: Vec<Address>,
     /// Checks by id.
-    checks: HashMap<u64, Asked>,
+    checks: HashMap<u64, AskedCheck>,
 }
 
 impl TargetChecks {
@@ -104,7 +104,7 @@ struct Ejection {
 }
 
 /// Addresses that requests wait for, each with the check by which their rule goes.
-pub(in crate::control) type Wanted = HashSet<(Address, Option<u64>)>;
+pub(in crate::control) type WantedBackends = HashSet<(Address, Option<u64>)>;
 
 /// Everything that is probed.
 #[derive(Default)]
@@ -129,7 +129,7 @@ pub(super) struct Watch {
     /// Probes begun since then.
     begun: Option<(Instant, u32)>,
     changes: Vec<HealthChange>,
-    wanted: Wanted,
+    wanted: WantedBackends,
     rising: Rising,
 }
 
@@ -176,7 +176,7 @@ impl Watch {
             self.named.insert(key.clone());
             self.named_at.get_or_insert(now.at);
         }
-        let unasked = || Asked { check: check.clone(), rules: HashSet::new() };
+        let unasked = || AskedCheck { check: check.clone(), rules: HashSet::new() };
         let asked = target.checks.entry(check.id()).or_insert_with(unasked);
         asked.rules.insert(rule);
         if asked.rules.len() == 1 {
@@ -346,7 +346,7 @@ impl Watch {
     }
 
     /// Requests wait for these, and no others: one that is not known to be down has failed them.
-    pub(super) fn want(&mut self, wanted: Wanted, now: Now) {
+    pub(super) fn want(&mut self, wanted: WantedBackends, now: Now) {
         for (backend, check) in &wanted {
             // A backend whose check fails may well serve other rules.
             if !check.is_some_and(|check| self.failing.contains(&(*backend, check))) {

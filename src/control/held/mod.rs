@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use tokio::net::unix::pipe;
 use tokio::sync::Notify;
 
-use super::health::Wanted;
+use super::health::WantedBackends;
 use super::pause::until;
 use crate::address::Address;
 use crate::limits;
@@ -74,8 +74,8 @@ impl Held {
     }
 
     /// The backends that requests wait for.
-    pub(super) fn wanted(&self) -> Wanted {
-        let mut wanted = Wanted::new();
+    pub(super) fn wanted(&self) -> WantedBackends {
+        let mut wanted = WantedBackends::new();
         let queue = self.lock();
         for rule in queue.without_backend() {
             rule.each_open_address(|address| _ = wanted.insert((address, rule.check_id())));
@@ -112,7 +112,8 @@ impl Held {
         self.lock().by_name()
     }
 
-    /// Lists requests that are held for a rule that is wanted, oldest first, and counts all of these.
+    /// Lists requests that are held for a rule that is wanted, oldest first, and counts all of
+    /// these.
     pub(super) fn list(
         &self,
         is_wanted: impl Fn(&str) -> bool,
@@ -175,7 +176,7 @@ impl HoldScheduler {
     pub(super) async fn run(
         &mut self,
         mut on_begun: impl FnMut(Vec<Begun>),
-        mut on_wanted: impl FnMut(Wanted),
+        mut on_wanted: impl FnMut(WantedBackends),
     ) -> Infallible {
         let mut next = None;
         let turns = self.held.turns.clone();

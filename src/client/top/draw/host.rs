@@ -162,7 +162,7 @@ fn change_lines<'a>(close: &Close) -> Vec<Line<'a>> {
         lines.push(Line::from(vec![
             Span::raw(format!("  {} ", moment(change.time))),
             Span::styled(format!("{} by {}: ", change.verb, change.who), STRONG),
-            Span::raw(format!("{} → {}", change.before, change.after)),
+            Span::raw(change.what.clone()),
         ]));
     }
     lines

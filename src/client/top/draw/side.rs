@@ -16,8 +16,11 @@ use crate::client::top::figures::{Backend, Fleet, Node};
 use crate::client::top::format::{cut, duration, figure, number};
 use crate::client::top::model::Screen;
 
+/// A column: its title, its width, and its cell of a backend.
+type BackendColumn = (&'static str, usize, fn(&Backend) -> String);
+
 /// Columns of a backend behind its address and state.
-const COLUMNS: &[(&str, usize, fn(&Backend) -> String)] = &[
+const COLUMNS: &[BackendColumn] = &[
     ("REQ/S", 7, |backend| figure(backend.requests_rate)),
     ("ERR/S", 7, |backend| figure(backend.errors_rate)),
     ("P95", 7, |backend| duration(backend.latency[1])),
@@ -73,11 +76,7 @@ pub fn backends(frame: &mut Frame<'_>, screen: &Screen, place: Rect) {
     frame.render_widget(Paragraph::new(lines), place);
 }
 
-fn backend_row<'a>(
-    backend: &Backend,
-    columns: &[(&str, usize, fn(&Backend) -> String)],
-    address: usize,
-) -> Line<'a> {
+fn backend_row<'a>(backend: &Backend, columns: &[BackendColumn], address: usize) -> Line<'a> {
     let name = cut(&backend.address, address.saturating_sub(1));
     let cells =
         columns.iter().map(|(_, width, cell)| Span::raw(format!("{:>width$}", cell(backend))));

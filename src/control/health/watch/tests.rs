@@ -424,7 +424,7 @@ fn waiting_for_a_check_ejects_nothing() {
     let id = rule.check_id();
     scene.change(None, Some(&rule));
     scene.probe(BAD);
-    let wanted: Wanted = [(address("10.0.0.1:80"), id)].into();
+    let wanted: WantedBackends = [(address("10.0.0.1:80"), id)].into();
     scene.watch.want(wanted.clone(), scene.now);
     assert_eq!(scene.watch.ejected().count(), 0);
     scene.pass(limits::HELD_PROBE_EVERY);
