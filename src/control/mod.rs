@@ -299,8 +299,7 @@ impl Control {
         let store = rest.store.ok_or("the state file was only looked at")?;
         let names = rest.names;
         let table = published.table_full();
-        let statistics = Statistics::new(shards.clone(), &table, &rest.stats);
-        let statistics = Arc::new(Mutex::new(statistics));
+        let statistics = Arc::new(Mutex::new(Statistics::new(shards.clone(), &table, &rest.stats)));
         let of_fleet = rest.joined.as_ref().map(fleet::Joined::parts);
         let fleet = of_fleet.as_ref().map(|of| of.fleet.clone());
         let health = Health::new(&table);
@@ -311,7 +310,7 @@ impl Control {
         let scheduler = HoldScheduler::new(held.clone())
             .map_err(|error| format!("can't hear of held requests: {error}"))?;
         let (happened, happenings) = mpsc::unbounded_channel();
-        let told = WakeMemory::default();
+        let (told, events) = (WakeMemory::default(), EventBus::new());
         let trouble = Arc::new(ArcSwapOption::from(store.trouble().map(Arc::new)));
         let figures = Arc::new(Figures::begun());
         let (changes, history) = (SharedChanges::default(), History::new());
@@ -329,7 +328,6 @@ impl Control {
             fleet: of_fleet,
         });
         let writer = writer.map_err(|error| format!("no thread for the writer: {error}"))?;
-        let events = EventBus::new();
         let api = Arc::new(Api::new(
             Sources {
                 fleet: fleet.clone(),
