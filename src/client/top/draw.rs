@@ -26,9 +26,9 @@ const SHARD_ROWS_MAX: u16 = 4;
 const GAUGE_CELLS: usize = 10;
 /// Below it, hosts matter more than shards and history.
 const ROWS_FOR_ALL: u16 = 14;
-/// From it on, the plot is higher and has a scale of time.
+/// Rows from which on the plot is higher and has a scale of time.
 const ROWS_FOR_TIME: u16 = 20;
-/// From it on, backends and nodes stand beside the hosts.
+/// Columns from which on backends and nodes stand beside the hosts.
 const COLUMNS_FOR_SIDE: u16 = 150;
 const SIDE_COLUMNS: u16 = 58;
 

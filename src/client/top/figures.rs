@@ -91,7 +91,7 @@ pub struct Backend {
     pub address: String,
     pub state: String,
     pub reason: String,
-    /// When the state began, in seconds since 1970.
+    /// Time at which the state began, in seconds since 1970.
     pub since: Option<u64>,
     pub open: u64,
     pub idle: u64,
@@ -227,7 +227,7 @@ impl ChangeLine {
 #[derive(Clone, Default, PartialEq, Debug)]
 pub struct Close {
     pub host: Host,
-    /// Its rule in short; empty where it has none of its own.
+    /// The rule of the host in short; empty where it has none of its own.
     pub rule: String,
     pub action: String,
     /// Addresses of the backends of its rule, or of the one that a held host has left.

@@ -1,5 +1,6 @@
 //! `top`: hosts, backends and what is wrong with them, live. This file owns the terminal; what is
-//! known is in `model`, what is asked beside the stream of events in `poll`, how it looks in `draw`.
+//! known is in `model`, what is asked beside the stream of events in `poll`, and how it looks in
+//! `draw`.
 
 mod draw;
 mod figures;

@@ -1,4 +1,4 @@
-//! One host, looked at closely: what its rule is, how it answers, what is wrong, and who changed it.
+//! One host, looked at closely: its rule, how it answers, what is wrong, and who changed it.
 
 use ratatui::Frame;
 use ratatui::layout::Rect;

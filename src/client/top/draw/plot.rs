@@ -12,7 +12,7 @@ use crate::client::top::model::Screen;
 const SCALE_COLUMNS: u16 = 7;
 /// A mark of the scale of time stands each so many columns, which are seconds.
 const MARK_COLUMNS: usize = 30;
-/// From so many rows on there is a scale of time.
+/// Rows from which on there is a scale of time.
 const ROWS_FOR_TIME: u16 = 4;
 
 pub fn draw(frame: &mut Frame<'_>, screen: &Screen, place: Rect) {
