@@ -299,8 +299,7 @@ impl Control {
         let store = rest.store.ok_or("the state file was only looked at")?;
         let names = rest.names;
         let table = published.table_full();
-        let statistics = Statistics::new(shards.clone(), &table, &rest.stats);
-        let statistics = Arc::new(Mutex::new(statistics));
+        let statistics = Arc::new(Mutex::new(Statistics::new(shards.clone(), &table, &rest.stats)));
         let of_fleet = rest.joined.as_ref().map(fleet::Joined::parts);
         let fleet = of_fleet.as_ref().map(|of| of.fleet.clone());
         let health = Health::new(&table);
@@ -308,8 +307,7 @@ impl Control {
         let parts = (health.clone(), shards.clone(), published.clone());
         let prober = prober(parts, access.probes_max, &resolver)?;
         let held = Held::new(bounds(access.held_max), published.clone(), shards.clone());
-        let scheduler = HoldScheduler::new(held.clone())
-            .map_err(|error| format!("can't hear of held requests: {error}"))?;
+        let scheduler = scheduler(&held)?;
         let (happened, happenings) = mpsc::unbounded_channel();
         let told = WakeMemory::default();
         let trouble = Arc::new(ArcSwapOption::from(store.trouble().map(Arc::new)));
@@ -457,6 +455,11 @@ impl Control {
         }
         self.writer.finish().await;
     }
+}
+
+fn scheduler(held: &Held) -> Result<HoldScheduler, String> {
+    let scheduler = HoldScheduler::new(held.clone());
+    scheduler.map_err(|error| format!("can't hear of held requests: {error}"))
 }
 
 fn prober(
