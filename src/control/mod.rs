@@ -309,7 +309,7 @@ impl Control {
         let held = Held::new(bounds(access.held_max), published.clone(), shards.clone());
         let scheduler = scheduler(&held)?;
         let (happened, happenings) = mpsc::unbounded_channel();
-        let told = WakeMemory::default();
+        let (told, events) = (WakeMemory::default(), EventBus::new());
         let trouble = Arc::new(ArcSwapOption::from(store.trouble().map(Arc::new)));
         let figures = Arc::new(Figures::begun());
         let (changes, history) = (SharedChanges::default(), History::new());
@@ -327,7 +327,6 @@ impl Control {
             fleet: of_fleet,
         });
         let writer = writer.map_err(|error| format!("no thread for the writer: {error}"))?;
-        let events = EventBus::new();
         let api = Arc::new(Api::new(
             Sources {
                 fleet: fleet.clone(),

@@ -23,7 +23,7 @@ pub(super) enum Body {
     /// Forwarded as it came.
     Chunked(Chunked),
     /// Forwarded as it came, up to a limit. Boxed: rare, and each connection has room for a body.
-    Limited(Box<Limited>),
+    Limited(Box<LimitedChunks>),
     /// Only the data is forwarded: for an HTTP/1.0 client.
     Decoded(Chunked),
     /// All bytes until the sender closes; `true` when it has.
@@ -32,13 +32,13 @@ pub(super) enum Body {
 
 /// A chunked body whose data is limited.
 #[derive(Clone, Debug)]
-pub(super) struct Limited {
+pub(super) struct LimitedChunks {
     chunked: Chunked,
     /// Bytes of data that may still come.
     left: u64,
 }
 
-impl Limited {
+impl LimitedChunks {
     /// Like [`Chunked::advance`]. A chunk that is too large is refused as soon as its size is
     /// known.
     fn advance(&mut self, bytes: &[u8]) -> Result<Passed, Refusal> {
@@ -61,7 +61,7 @@ impl Body {
             (RequestFraming::Chunked, None) => Body::Chunked(Chunked::new(request.trailers)),
             (RequestFraming::Chunked, Some(left)) => {
                 let chunked = Chunked::new(request.trailers);
-                Body::Limited(Box::new(Limited { chunked, left }))
+                Body::Limited(Box::new(LimitedChunks { chunked, left }))
             }
         }
     }

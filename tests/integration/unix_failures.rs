@@ -61,7 +61,7 @@ fn socket_for_others_is_named_as_such() {
     use std::os::unix::fs::PermissionsExt;
     let setup = Setup::new();
     let backend = Backend::unix_at(setup.path("app.sock"));
-    let none = std::fs::Permissions::from_mode(0);
+    let none = std::fs::Permissions::from_mode(0o000);
     std::fs::set_permissions(backend.path(), none).expect("no rights");
     let daemon = setup.rule("a.com", backend.rule()).start();
     for _ in 0..3 {

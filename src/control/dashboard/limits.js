@@ -18,10 +18,10 @@ function samplesOf(text, names) {
 const LIMITS = [
   ["Connections", ["mantrid_connections_open"], ["mantrid_max_connections"], count],
   ["Descriptors", ["process_open_fds"], ["process_max_fds"], count],
-  ["Memory", ["process_resident_memory_bytes"], ["mantrid_memory_max_bytes"], bytes],
+  ["Memory", ["process_resident_memory_bytes"], [], bytes],
   ["Held requests", ["mantrid_requests_held"], ["mantrid_max_held"], count],
-  ["Management connections", ["mantrid_management_connections"],
-    ["mantrid_management_connections_max", "mantrid_max_management_connections"], count],
+  ["Management connections", ["mantrid_management_connections_open"],
+    ["mantrid_max_management_connections"], count],
 ];
 const SHED = "mantrid_shed_total";
 const WANTED = new Set([SHED, ...LIMITS.flatMap(([, used, limit]) => [...used, ...limit])]);

@@ -60,7 +60,7 @@ proptest! {
     /// The data of `CHUNKED` are eight bytes.
     #[test]
     fn chunks_past_a_limit_are_refused_in_whatever_pieces(cuts in cuts(), left in 0..12u64) {
-        let limited = |left| Body::Limited(Box::new(Limited { chunked: chunked(), left }));
+        let limited = |left| Body::Limited(Box::new(LimitedChunks { chunked: chunked(), left }));
         let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(CHUNKED.len() + 1)).collect();
         cuts.extend([0, CHUNKED.len()]);
         cuts.sort_unstable();
