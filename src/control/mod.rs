@@ -307,8 +307,7 @@ impl Control {
         let parts = (health.clone(), shards.clone(), published.clone());
         let prober = prober(parts, access.probes_max, &resolver)?;
         let held = Held::new(bounds(access.held_max), published.clone(), shards.clone());
-        let scheduler = HoldScheduler::new(held.clone())
-            .map_err(|error| format!("can't hear of held requests: {error}"))?;
+        let scheduler = scheduler(&held)?;
         let (happened, happenings) = mpsc::unbounded_channel();
         let (told, events) = (WakeMemory::default(), EventBus::new());
         let trouble = Arc::new(ArcSwapOption::from(store.trouble().map(Arc::new)));
@@ -455,6 +454,11 @@ impl Control {
         }
         self.writer.finish().await;
     }
+}
+
+fn scheduler(held: &Held) -> Result<HoldScheduler, String> {
+    let scheduler = HoldScheduler::new(held.clone());
+    scheduler.map_err(|error| format!("can't hear of held requests: {error}"))
 }
 
 fn prober(
