@@ -27,7 +27,7 @@ fn request_past_the_limit_waits_whatever_its_backend() {
         client.expect_nothing_more();
     }
     let mut servers: Vec<Option<Connection>> = vec![None, None];
-    for n in 0..3 {
+    for (n, client) in clients.iter_mut().enumerate() {
         // in the order in which they came, and one at a time
         let at = (0..2).find(|at| match &mut servers[*at] {
             None => {
@@ -47,7 +47,7 @@ fn request_past_the_limit_waits_whatever_its_backend() {
             }
         }
         servers[at].as_mut().expect("it").send(ok(n.to_string()));
-        assert_eq!(clients[n].expect_answer().text(), n.to_string());
+        assert_eq!(client.expect_answer().text(), n.to_string());
     }
 }
 

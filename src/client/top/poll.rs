@@ -22,7 +22,7 @@ const CHANGES_SHOWN: usize = 20;
 /// Longest step of a history that is believed.
 const STEP_SECONDS_MAX: u64 = 60;
 
-/// Nobody reads the answers any more.
+/// Error of a poll whose answers are no longer read.
 struct Unread;
 
 /// Asks until nobody wants it any more. What can't be answered is left out: the stream of events

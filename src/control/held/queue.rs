@@ -37,7 +37,7 @@ struct Waiting {
     ticket: Ticket,
     host: HostKey,
     source: IpAddr,
-    /// When the request began to wait; one that has to wait again begins anew.
+    /// Moment at which the request began to wait; one that has to wait again begins anew.
     since: Instant,
 }
 
@@ -469,7 +469,7 @@ impl Queue {
     }
 }
 
-/// When a request began to wait: one that was taken over has its age in its place.
+/// Moment at which a request began to wait: one that was taken over has its age in its place.
 fn since(place: Rank, now: Instant) -> Instant {
     let waited = Duration::from_nanos(RANK_FIRST.saturating_sub(place));
     now.checked_sub(waited).unwrap_or(now)

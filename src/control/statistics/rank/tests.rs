@@ -1,3 +1,5 @@
+//! Orders of hosts beside the plain one: every host looked at alone, then sorted.
+
 use std::time::Duration;
 
 use serde_json::json;
@@ -95,7 +97,7 @@ impl World {
         sort.rank(&sums, &minute)
     }
 
-    /// The same order by looking at each host alone.
+    /// Names in the order that looking at each host alone gives.
     fn sorted(&self, sort: HostSort, ending: &str) -> Vec<&str> {
         let names = self.table.iter().map(|(name, _)| name);
         let mut names: Vec<&str> =
