@@ -326,7 +326,8 @@ fn a_body_is_not_read_ahead() {
     });
     expect_held(&mut api, "a.com", 1);
     let grown = daemon.resident_bytes().saturating_sub(before);
-    assert!(grown < 2 * 1024 * 1024, "{grown} bytes");
+    // A sixteenth of the body: the first request has counters and their history made for it.
+    assert!(grown < 4 * 1024 * 1024, "{grown} bytes");
     assert!(!body.is_finished(), "it was read");
     api.put("/hostname/a.com/", &backend.rule());
     let mut server = backend.accept();
