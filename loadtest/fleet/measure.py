@@ -1,6 +1,8 @@
 """Measures what docs/fleet.md promises: three members of etcd and three nodes on this machine.
 
-    MANTRID=target/release/mantrid python3 loadtest/fleet/measure.py [latency|changes|million|all|away]
+    MANTRID=target/release/mantrid python3 loadtest/fleet/measure.py [latency|changes|folding|million|all|away] [PLOT.svg]
+
+A plot has the percentiles of the times that were measured.
 """
 
 import http.client
@@ -8,8 +10,22 @@ import json
 import sys
 import threading
 import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from harness import plot  # noqa: E402
 
 from cluster import Cluster, Node, free_ports
+
+
+SHARES = {"p50": 0.5, "p75": 0.75, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p99.9": 0.999}
+MEASURED = {}
+
+
+def keep(name, times):
+    """Notes what a plot shows: the percentiles of times, in milliseconds."""
+    times = sorted(times)
+    MEASURED[name] = [times[min(len(times) - 1, int(len(times) * share))] * 1e3 for share in SHARES.values()]
 
 
 def percentiles(times):
@@ -33,6 +49,7 @@ def latency(cluster, count=2000):
         times = [one_change(cluster.nodes[0], at, query) for at in range(count)]
         print(f"latency {query or 'without waiting'}: {percentiles(times)}, "
               f"{count / sum(times):.0f} changes/s one at a time")
+        keep("in force on all nodes" if query else "in force here", times)
     cluster.equal()
 
 
@@ -64,9 +81,29 @@ def changes(cluster):
     took = time.monotonic() - began
     print(f"three writers at once: {1500 / took:.0f} changes/s, {percentiles(times)}, "
           f"{len(failures)} failures {failures[:2]}")
+    keep("three writers at once", times)
     conflicts = [metric(node, "mantrid_fleet_conflicts_total") for node in cluster.nodes]
     print(f"conflicts: {conflicts}")
     cluster.equal()
+
+
+def folding(cluster, count=300_000):
+    """Changes at one node, while a table of 300,000 rules is folded."""
+    folds = lambda: sum(Path(f"{node.folder}/log").read_text().count("folded the log") for node in cluster.nodes)
+    table = lambda turn: {f"host-{at}.example.com": ["proxy", {"backends": [f"127.0.0.1:{8000 + (at + turn) % 1000}"]}, True]
+                          for at in range(count)}
+    cluster.nodes[0].ask("PUT", "/hostname/?wait=fleet&timeout=100s", table(0))
+    while folds() == 0:
+        time.sleep(0.1)
+    before, times = folds(), []
+    for node in cluster.nodes:
+        node.connection = None
+    cluster.nodes[0].ask("PATCH", "/hostname/?wait=fleet&timeout=100s", table(1))
+    until = time.monotonic() + 30
+    while time.monotonic() < until and (len(times) % 50 or folds() == before):
+        times.append(one_change(cluster.nodes[1], len(times)))
+    print(f"latency while a base of {count} rules is folded: {percentiles(times)}")
+    keep("while a base is folded", times)
 
 
 def metric(node, name):
@@ -164,7 +201,7 @@ def away(cluster, seconds=600):
 
 def main():
     wanted = sys.argv[1] if len(sys.argv) > 1 else "all"
-    for name, measure in (("latency", latency), ("changes", changes), ("million", million)):
+    for name, measure in (("latency", latency), ("changes", changes), ("folding", folding), ("million", million)):
         if wanted in (name, "all"):
             with Cluster() as cluster:
                 cluster.start_nodes()
@@ -174,6 +211,9 @@ def main():
         with Cluster() as cluster:
             cluster.start_nodes()
             away(cluster)
+    if 2 < len(sys.argv):
+        shades = dict(zip(MEASURED, [("#1b6ca8", ""), ("#2e8b57", ""), ("#b57b2e", ""), ("#c0392b", "6 3")]))
+        Path(sys.argv[2]).write_text(plot.curves(MEASURED, shades, list(SHARES), "#fff"))
 
 
 if __name__ == "__main__":
