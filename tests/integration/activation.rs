@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::api::empty;
-use crate::daemon::{Log, Setup};
+use crate::daemon::{Log, Setup, wait_for_stop};
 use crate::message::get;
 use crate::script::Connection;
 
@@ -55,6 +55,7 @@ fn queued_clients_outlive_the_daemon() {
     }
     // clients come while nobody accepts, and the daemon ends
     daemon.signal(Signal::SIGSTOP);
+    wait_for_stop(daemon.0.id() as i32);
     let mut clients: Vec<Connection> = (0..20).map(|_| Connection::client(address)).collect();
     clients.iter_mut().for_each(|client| client.send(get("a.com", "/")));
     drop(daemon);

@@ -524,11 +524,15 @@ impl Daemon {
         entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
     }
 
-    /// Sends a signal by its name.
+    /// Sends a signal by its name; `STOP` is waited for.
+    #[track_caller]
     pub fn signal(&self, name: &str) {
         let kill = format!("kill -{name} {}", self.current_pid());
         let status = Command::new("sh").args(["-c", &kill]).status().expect("a shell");
         assert!(status.success(), "{kill} failed");
+        if name == "STOP" {
+            wait_for_stop(self.current_pid());
+        }
     }
 
     pub fn terminate(&self) {
@@ -614,6 +618,20 @@ pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
         assert!(Instant::now() < until, "never came true: {what}");
         std::thread::park_timeout(Duration::from_millis(5));
     }
+}
+
+/// Waits until every thread of a process stands still: one that has yet to be told may still
+/// accept, read or answer.
+#[track_caller]
+pub fn wait_for_stop(pid: i32) {
+    let stands = |thread: std::fs::DirEntry| {
+        let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_none_or(|(_, fields)| fields.starts_with('T'))
+    };
+    eventually("every thread stands still", || {
+        let threads = std::fs::read_dir(format!("/proc/{pid}/task")).expect("its threads");
+        threads.flatten().all(stands)
+    });
 }
 
 /// A client whose request has arrived at the backend.
