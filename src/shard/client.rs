@@ -146,10 +146,6 @@ impl ClientSide {
         }
         let Ok(socket) = self.stream.fd().try_clone_to_owned() else { return Next::Close };
         let now = self.shard.ring.now();
-        let bytes = self.inbox.bytes().to_vec();
-        // They are the other process's now: what is left here would be lingered over at the close,
-        // on a socket that both have.
-        self.inbox.consume(&self.shard.ring, bytes.len());
         // If the other process is gone, dropping the socket closes the connection.
         self.shard.end.hand_over(HandedOver {
             socket,
@@ -157,7 +153,7 @@ impl ClientSide {
             port: self.client.port,
             secure: self.client.secure,
             speaks,
-            bytes,
+            bytes: self.inbox.bytes().to_vec(),
             held: held_since.map(|since| now.saturating_duration_since(since)),
         });
         Next::Close

@@ -23,6 +23,12 @@ pub(super) async fn end(side: &ClientSide, next: Next) {
         Next::Linger => Box::pin(linger(side)).await,
         Next::Cut => side.stream.drop_received(),
         Next::Close | Next::KeepAlive => close(side).await,
+        Next::Last => {
+            close(side).await;
+            if side.stream.has_bytes() || !side.inbox.is_empty() {
+                Box::pin(linger(side)).await;
+            }
+        }
     }
 }
 
@@ -30,8 +36,6 @@ pub(super) async fn end(side: &ClientSide, next: Next) {
 async fn close(side: &ClientSide) {
     if side.stream.sent(&side.deadline, side.shard.timeouts().client).await.is_err() {
         side.stream.drop_received();
-    } else if side.stream.has_bytes() || !side.inbox.is_empty() {
-        Box::pin(linger(side)).await;
     }
 }
 

@@ -392,7 +392,7 @@ fn keep(
         (true, true) => Next::KeepAlive,
         // A client that said that this is its last request sends no more (RFC 9112 §9.6), and what
         // left in one send reaches it even if it does. Lingering costs a sixth of such a request.
-        (false, true) if answered.is_small && request.is_last_and_read() => Next::Close,
+        (false, true) if answered.is_small && request.is_last_and_read() => Next::Last,
         _ => Next::Linger,
     })
 }

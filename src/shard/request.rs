@@ -133,9 +133,11 @@ impl RequestTicket {
 pub(super) enum Next {
     /// The next request.
     KeepAlive,
-    /// Nothing is owed in either direction; should the client have sent more all the same, as
-    /// [`Linger`](Next::Linger).
+    /// Nothing is owed in either direction.
     Close,
+    /// The response left in one send, to a client that has said that it sends nothing more; should
+    /// it have sent more all the same, as [`Linger`](Next::Linger).
+    Last,
     /// Our reply is complete, but the client may still be sending: see that it can read the reply.
     Linger,
     /// The response goes no further, and its framing shows that: what the kernel has of it may
