@@ -1,7 +1,7 @@
 //! A shard: one pinned thread that accepts, routes and relays its own connections.
 //!
-//! It shares nothing that it writes: the table is a snapshot, its pool of backend connections and
-//! its counters are its own. A shard never does: files, DNS, locks on the path of a request,
+//! A shard shares nothing that it writes: the table is a snapshot, its pool of backend connections
+//! and its counters are its own. A shard never does: files, DNS, locks on the path of a request,
 //! logging that can block.
 
 mod accept;
@@ -33,6 +33,7 @@ mod route;
 mod tally;
 mod tunnel;
 mod upload;
+mod waiting;
 
 use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, TcpListener};

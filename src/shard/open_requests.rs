@@ -2,11 +2,10 @@
 //! permits of this shard's requests, and the lines of those that wait for one.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::num::NonZeroU32;
 use std::pin::pin;
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -14,6 +13,7 @@ use std::time::Duration;
 use super::Shard;
 use super::ending::Ending;
 use super::request::RequestTicket;
+use super::waiting::{WaitingLine, woken};
 use crate::link::{ByKey, Gate, Shed, SlotTime};
 use crate::ring::{Deadline, EndCounts, Notify, Stream};
 
@@ -26,22 +26,10 @@ pub(super) struct OpenRequests {
 /// One such rule.
 struct LimitedRule {
     gate: Arc<Gate>,
-    /// Requests that wait for a permit, first come first served.
-    waiting: VecDeque<Weak<Notify>>,
+    /// Requests that wait for a permit.
+    waiting: WaitingLine,
     /// Permits that requests of this shard have.
     permits: u32,
-}
-
-impl LimitedRule {
-    fn is_first(&self, turn: &Rc<Notify>) -> bool {
-        self.waiting.front().is_some_and(|first| std::ptr::eq(first.as_ptr(), Rc::as_ptr(turn)))
-    }
-
-    fn wake_first(&self) {
-        if let Some(first) = self.waiting.front().and_then(Weak::upgrade) {
-            first.notify();
-        }
-    }
 }
 
 /// The right of one request to be open at a backend.
@@ -104,7 +92,7 @@ async fn wait(
     let turn = Rc::new(Notify::new(&shard.ring));
     let line = PlaceInLine { shard: shard.clone(), rule, turn: turn.clone() };
     let gate = shard.open_requests.with(shard, rule, |limited| {
-        limited.waiting.push_back(Rc::downgrade(&turn));
+        limited.waiting.join(&turn);
         limited.gate.clone()
     });
     gate.set_waiting(shard.end.index, true);
@@ -114,19 +102,11 @@ async fn wait(
     deadline.set(entry.patience);
     let since = shard.ring.now();
     let permit = loop {
-        let came = poll_fn(|cx| {
-            if turn.poll_notified(cx).is_ready() {
-                Poll::Ready(true)
-            } else if deadline.poll_expired(cx) {
-                Poll::Ready(false)
-            } else {
-                Poll::Pending
-            }
-        });
-        if !came.await {
+        if !woken(&turn, &deadline).await {
             break None;
         }
-        let is_first = shard.open_requests.with(shard, rule, |limited| limited.is_first(&turn));
+        let is_first =
+            shard.open_requests.with(shard, rule, |limited| limited.waiting.is_first(&turn));
         if is_first && gate.enter(limit) {
             break Some(shard.open_requests.permit(shard, rule, gate));
         }
@@ -145,7 +125,7 @@ impl OpenRequests {
         let mut rules = self.rules.borrow_mut();
         act(rules.entry(rule).or_insert_with(|| LimitedRule {
             gate: shard.end.together.rule_gates.get(rule),
-            waiting: VecDeque::new(),
+            waiting: WaitingLine::default(),
             permits: 0,
         }))
     }
@@ -165,7 +145,7 @@ impl OpenRequests {
 
     /// Has those look that are first in line: another shard gave a permit back.
     pub(super) fn attend(&self) {
-        self.rules.borrow().values().for_each(LimitedRule::wake_first);
+        self.rules.borrow().values().for_each(|limited| limited.waiting.wake_first());
     }
 
     /// Forgets rules without any use; returns how many requests wait.
@@ -189,17 +169,11 @@ struct PlaceInLine {
 impl Drop for PlaceInLine {
     fn drop(&mut self) {
         self.shard.open_requests.with(&self.shard, self.rule, |limited| {
-            // Nearly always the first: ten thousand may leave one after the other.
-            if limited.is_first(&self.turn) {
-                limited.waiting.pop_front();
-            } else {
-                let own = Rc::as_ptr(&self.turn);
-                limited.waiting.retain(|other| !std::ptr::eq(other.as_ptr(), own));
-            }
+            limited.waiting.leave(&self.turn);
             if limited.waiting.is_empty() {
                 limited.gate.set_waiting(self.shard.end.index, false);
             }
-            limited.wake_first();
+            limited.waiting.wake_first();
         });
     }
 }

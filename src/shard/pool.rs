@@ -18,12 +18,13 @@
 //!   request's arrival and its departure can't be told from its answer, as in any proxy.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
-use std::rc::{Rc, Weak};
+use std::collections::HashMap;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Shard;
+use super::waiting::{WaitingLine, woken};
 use crate::address::{Address, UnixPath};
 use crate::limits;
 use crate::link::{BackendCount, Counter, Gate};
@@ -50,8 +51,8 @@ struct Backend {
     /// Exchanges under way, for `least_connections`.
     busy: u32,
     gate: Option<Arc<Gate>>,
-    /// Exchanges that wait for a place, first come first served.
-    waiting: VecDeque<Weak<Notify>>,
+    /// Exchanges that wait for a place.
+    waiting: WaitingLine,
 }
 
 struct Idle {
@@ -228,7 +229,7 @@ impl Pool {
             idle: Vec::new(),
             busy: 0,
             gate: None,
-            waiting: VecDeque::new(),
+            waiting: WaitingLine::default(),
         }))
     }
 
@@ -332,7 +333,7 @@ impl Pool {
             }
             backend.idle.push(idle);
             backend.note_idle(shard);
-            backend.wake_first();
+            backend.waiting.wake_first();
             None
         });
         drop(surplus);
@@ -382,24 +383,15 @@ impl Pool {
         }
         let turn = Rc::new(Notify::new(&shard.ring));
         let _line = Line { shard: shard.clone(), address, turn: turn.clone() };
-        self.with(shard, address, |backend| backend.waiting.push_back(Rc::downgrade(&turn)));
+        self.with(shard, address, |backend| backend.waiting.join(&turn));
         gate.set_waiting(index, true);
         // Somebody may have left between the attempt above and the note that we wait.
         turn.notify();
         loop {
-            let came = std::future::poll_fn(|cx| {
-                if turn.poll_notified(cx).is_ready() {
-                    std::task::Poll::Ready(true)
-                } else if deadline.poll_expired(cx) {
-                    std::task::Poll::Ready(false)
-                } else {
-                    std::task::Poll::Pending
-                }
-            });
-            if !came.await {
+            if !woken(&turn, deadline).await {
                 return None;
             }
-            if !self.with(shard, address, |backend| backend.is_first(&turn)) {
+            if !self.with(shard, address, |backend| backend.waiting.is_first(&turn)) {
                 continue;
             }
             if let Some(lease) = self.take(shard, address, repeatable) {
@@ -421,7 +413,7 @@ impl Pool {
                 surplus.extend(backend.idle.pop());
                 backend.note_idle(shard);
             }
-            backend.wake_first();
+            backend.waiting.wake_first();
         }
         drop(surplus);
     }
@@ -488,16 +480,6 @@ impl Backend {
         Some((idle, quiet))
     }
 
-    fn is_first(&self, turn: &Rc<Notify>) -> bool {
-        self.waiting.front().is_some_and(|first| std::ptr::eq(first.as_ptr(), Rc::as_ptr(turn)))
-    }
-
-    fn wake_first(&self) {
-        if let Some(first) = self.waiting.front().and_then(Weak::upgrade) {
-            first.notify();
-        }
-    }
-
     fn note_idle(&self, shard: &Shard) {
         if let Some(slot) = shard.end.backends().get(self.slot) {
             slot.set(BackendCount::Idle, self.idle.len() as u64);
@@ -518,20 +500,13 @@ struct Line {
 impl Drop for Line {
     fn drop(&mut self) {
         self.shard.pool.with(&self.shard, self.address, |backend| {
-            // Nearly always the first: ten thousand may leave one after the other.
-            if backend.is_first(&self.turn) {
-                backend.waiting.pop_front();
-            } else {
-                let is_other =
-                    |other: &Weak<Notify>| !std::ptr::eq(other.as_ptr(), Rc::as_ptr(&self.turn));
-                backend.waiting.retain(is_other);
-            }
+            backend.waiting.leave(&self.turn);
             if backend.waiting.is_empty()
                 && let Some(gate) = &backend.gate
             {
                 gate.set_waiting(self.shard.end.index, false);
             }
-            backend.wake_first();
+            backend.waiting.wake_first();
         });
     }
 }
