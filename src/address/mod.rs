@@ -1,6 +1,6 @@
 //! Address of a backend: an IP address and a port, or a Unix socket.
 //!
-//! It is the key of pools, gates, health and counters. So it is `Copy` and no larger than a
+//! An address is the key of pools, gates, health and counters. So it is `Copy`, no larger than a
 //! `SocketAddr`, and a TCP backend costs what it would without Unix sockets: such a socket is a
 //! number here, and its path stands in one table of the process.
 

@@ -6,6 +6,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::TrustedSources;
+use crate::fields::is_token;
 use crate::limits;
 use crate::log_style::{LogField, LogFields};
 use crate::network::{Network, NetworkError};
@@ -146,8 +147,7 @@ pub(super) fn url_path(text: &str) -> Result<String, String> {
 
 /// Name of a field (RFC 9110 §5.1).
 pub(super) fn field_name(text: &str) -> Result<String, String> {
-    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    if text.is_empty() || !text.bytes().all(is_token) {
+    if !is_token(text.as_bytes()) {
         return Err(format!("{text:?}: expected the name of a field, as X-Forwarded-For"));
     }
     if text.eq_ignore_ascii_case("forwarded") {

@@ -19,7 +19,7 @@ pub(super) struct Syslog {
 }
 
 impl Syslog {
-    /// Opens the socket; an error is why no line will get there for now.
+    /// Opens the socket. Where that fails, the error comes along, and each line tries again.
     pub(super) fn new(path: &Path) -> (Syslog, Option<io::Error>) {
         let (socket, error) = match connect(path) {
             Ok(socket) => (Some(socket), None),

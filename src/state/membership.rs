@@ -1,8 +1,8 @@
 //! The fleet that a table belongs to, and how much of the fleet's log is in it.
 //!
-//! It stands in the state file as `"fleet": {…}`, and in a line of the journal behind those of an
-//! entry. Where that line is missing because a machine stopped, the entry is made once more: all
-//! that it says is what rules are to be, so nothing changes.
+//! The membership stands in the state file as `"fleet": {…}`, and in a line of the journal behind
+//! those of an entry. Where that line is missing because a machine stopped, the entry is made once
+//! more: all that it says is what rules are to be, so nothing changes.
 
 use serde_json::{Value, json};
 

@@ -174,12 +174,6 @@ pub(super) fn text(value: &Value) -> Option<&str> {
     })
 }
 
-/// A token (RFC 9110 §5.6.2), as names of fields and cookies are.
-pub(super) fn is_token(name: &str) -> bool {
-    let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    !name.is_empty() && name.bytes().all(is_part)
-}
-
 /// No separators, and no dot in front: a page's name becomes a file's.
 pub(super) fn is_page_name(name: &str) -> bool {
     (1..=PAGE_NAME_BYTES_MAX).contains(&name.len())

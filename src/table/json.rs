@@ -13,13 +13,14 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 
 use crate::address::{Address, PathError, UnixPath};
+use crate::fields::is_token;
 use crate::limits::BACKENDS_MAX;
 use crate::rule_arguments::{self, ACTIONS};
 
 use super::access::Access;
 use super::arguments::{
-    Arguments, Problem, is_page_name, is_token, list, problem, put, seconds_to_json, shorten,
-    shown, text, whole,
+    Arguments, Problem, is_page_name, list, problem, put, seconds_to_json, shorten, shown, text,
+    whole,
 };
 use super::backend::{Backend, Backends, Names, Target};
 use super::check;
@@ -274,7 +275,7 @@ fn read_algorithm(value: &Value) -> Option<(Algorithm, Option<Box<str>>)> {
         "field" => Algorithm::Field,
         _ => return None,
     };
-    is_token(name).then(|| (algorithm, Some(name.into())))
+    is_token(name.as_bytes()).then(|| (algorithm, Some(name.into())))
 }
 
 fn read_spin(arguments: &Arguments<'_>, names: &mut Names) -> Result<Spin, Problem> {

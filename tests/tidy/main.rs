@@ -24,7 +24,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("tls", &[]),
     ("table", &["address", "rule_arguments", "fields", "scheme", "network", "limits"]),
     ("state", &["table", "limits"]),
-    ("config", &["network", "log_style", "limits"]),
+    ("config", &["fields", "network", "log_style", "limits"]),
     ("ring", &["limits"]),
     ("link", &["table", "http", "address", "network", "log_style", "limits"]),
     (
