@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -321,4 +321,20 @@ impl Drop for Serving {
             drop(stream.shutdown(Shutdown::Both));
         }
     }
+}
+
+/// A backend with a text, whose `/health` is answered with the status that stands in `status`.
+pub fn checked(text: &'static str, status: &Arc<AtomicU16>) -> Serving {
+    let status = Arc::clone(status);
+    Backend::new().serve(move |head, server| {
+        let answer = match head.target() {
+            "/health" => {
+                let status = status.load(Ordering::SeqCst);
+                format!("HTTP/1.1 {status} So\r\nContent-Length: 0\r\n\r\n").into_bytes()
+            }
+            _ => ok(text),
+        };
+        // a prober that has seen enough is gone
+        drop(server.try_send(answer));
+    })
 }

@@ -6,26 +6,10 @@ use std::sync::atomic::{AtomicU16, Ordering};
 
 use serde_json::json;
 
-use crate::backend::{Backend, Serving, closed_port, rule_for};
+use crate::backend::{Backend, checked, closed_port, rule_for};
 use crate::daemon::{Daemon, Setup, asked, eventually};
 use crate::message::{get, ok};
 use crate::script::Connection;
-
-/// A backend with a text, whose `/health` is answered with the status that stands in `status`.
-fn checked(text: &'static str, status: &Arc<AtomicU16>) -> Serving {
-    let status = Arc::clone(status);
-    Backend::new().serve(move |head, server| {
-        let answer = match head.target() {
-            "/health" => {
-                let status = status.load(Ordering::SeqCst);
-                format!("HTTP/1.1 {status} So\r\nContent-Length: 0\r\n\r\n").into_bytes()
-            }
-            _ => ok(text),
-        };
-        // a prober that has seen enough is gone
-        drop(server.try_send(answer));
-    })
-}
 
 fn backup(ports: &[u16]) -> serde_json::Value {
     json!(ports.iter().map(|port| format!("127.0.0.1:{port}")).collect::<Vec<_>>())

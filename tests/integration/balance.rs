@@ -169,31 +169,51 @@ fn max_connections_makes_the_next_one_wait() {
     backend.expect_no_connection();
 }
 
+/// Requests that backends serve at the same time: now, and the most there ever were.
+#[derive(Clone, Default)]
+pub struct Crowd {
+    now: Arc<AtomicUsize>,
+    most: Arc<AtomicUsize>,
+}
+
+impl Crowd {
+    /// A backend whose requests count.
+    pub fn serve(&self) -> Serving {
+        let Crowd { now, most } = self.clone();
+        Backend::new().serve(move |_, server| {
+            most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            // gives the others every chance to come too early
+            (0..200).for_each(|_| std::thread::yield_now());
+            now.fetch_sub(1, Ordering::SeqCst);
+            drop(server.try_send(ok("turn")));
+        })
+    }
+
+    /// Sends 60 requests over two shards, twelve at a time; returns the most that were served at
+    /// the same time.
+    #[track_caller]
+    pub fn of_waves(&self, rule: Value) -> usize {
+        // nobody is to give up on a machine that is busy
+        let setup = Setup::new().set("shards", 2).set("timeout_connect", "1h");
+        let daemon = setup.rule("a.com", rule).start();
+        let mut clients: Vec<_> = (0..12).map(|_| daemon.connect()).collect();
+        for _ in 0..5 {
+            for client in &mut clients {
+                client.send(get("a.com", "/"));
+            }
+            for client in &mut clients {
+                assert_eq!(client.expect_answer().text(), "turn");
+            }
+        }
+        self.most.load(Ordering::SeqCst)
+    }
+}
+
 #[test]
 fn max_connections_holds_over_all_shards() {
-    let (now, most) = (AtomicUsize::new(0), Arc::new(AtomicUsize::new(0)));
-    let seen = Arc::clone(&most);
-    let backend = Backend::new().serve(move |_, server| {
-        seen.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-        // gives the others every chance to come too early
-        (0..200).for_each(|_| std::thread::yield_now());
-        now.fetch_sub(1, Ordering::SeqCst);
-        drop(server.try_send(ok("turn")));
-    });
-    let rule = rule_for(&[backend.port], json!({ "max_connections": 2 }));
-    // nobody is to give up on a machine that is busy
-    let setup = Setup::new().set("shards", 2).set("timeout_connect", "1h");
-    let daemon = setup.rule("a.com", rule).start();
-    let mut clients: Vec<_> = (0..12).map(|_| daemon.connect()).collect();
-    for _ in 0..5 {
-        for client in &mut clients {
-            client.send(get("a.com", "/"));
-        }
-        for client in &mut clients {
-            assert_eq!(client.expect_answer().text(), "turn");
-        }
-    }
-    let most = most.load(Ordering::SeqCst);
+    let crowd = Crowd::default();
+    let backend = crowd.serve();
+    let most = crowd.of_waves(rule_for(&[backend.port], json!({ "max_connections": 2 })));
     assert!(most <= 2, "{most} requests at the same time, over connections limited to 2");
     assert_eq!(backend.requests(), 60);
 }

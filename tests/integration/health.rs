@@ -11,26 +11,9 @@ use std::sync::atomic::{AtomicU16, Ordering};
 
 use serde_json::json;
 
-use crate::backend::{Backend, Serving, closed_port, rule_for};
+use crate::backend::{Backend, Serving, checked, closed_port, rule_for};
 use crate::daemon::{Daemon, Setup, asked_for, eventually};
 use crate::message::{Head, get, ok};
-
-/// A backend whose check is answered with the status that stands in `status`, and all else with
-/// 200.
-fn checked(status: &Arc<AtomicU16>) -> Serving {
-    let status = Arc::clone(status);
-    Backend::new().serve(move |head, server| {
-        let answer = match head.target() {
-            "/health" => {
-                let status = status.load(Ordering::SeqCst);
-                format!("HTTP/1.1 {status} So\r\nContent-Length: 0\r\n\r\n").into_bytes()
-            }
-            _ => ok("served"),
-        };
-        // a prober that has seen enough is gone
-        drop(server.try_send(answer));
-    })
-}
 
 fn status(status: u16) -> Arc<AtomicU16> {
     Arc::new(AtomicU16::new(status))
@@ -80,7 +63,7 @@ fn expect_told(daemon: &Daemon, port: u16, what: &str) {
 #[test]
 fn a_backend_whose_check_fails_gets_nothing_until_it_succeeds() {
     let (first, second) = (status(500), status(204));
-    let backends = [checked(&first), checked(&second)];
+    let backends = [checked("served", &first), checked("served", &second)];
     let ports = [backends[0].port, backends[1].port];
     let arguments = json!({ "check": "/health", "algorithm": "round_robin" });
     let daemon = Daemon::proxying(rule_for(&ports, arguments));
@@ -105,7 +88,7 @@ fn a_backend_whose_check_fails_gets_nothing_until_it_succeeds() {
 
 #[test]
 fn when_all_are_down_all_are_tried() {
-    let backends = [checked(&status(500)), checked(&status(404))];
+    let backends = [checked("served", &status(500)), checked("served", &status(404))];
     let ports = [backends[0].port, backends[1].port];
     let arguments = json!({ "check": "/health", "algorithm": "round_robin" });
     let daemon = Daemon::proxying(rule_for(&ports, arguments));
@@ -259,7 +242,11 @@ fn without_healthcheck_nothing_is_ejected() {
 
 #[test]
 fn changes_of_the_table_do_not_start_a_check_anew() {
-    let (bad, good, new) = (checked(&status(500)), checked(&status(200)), checked(&status(500)));
+    let (bad, good, new) = (
+        checked("served", &status(500)),
+        checked("served", &status(200)),
+        checked("served", &status(500)),
+    );
     let arguments =
         json!({ "check": "/health", "check_host": "probe.test", "algorithm": "round_robin" });
     let rule = rule_for(&[bad.port, good.port], arguments);
@@ -284,8 +271,8 @@ fn changes_of_the_table_do_not_start_a_check_anew() {
 #[test]
 fn without_a_check_there_are_no_probes_and_after_it_there_are_no_more() {
     let unchecked = Backend::new().serve_text("");
-    let removed = checked(&status(500));
-    let clock = checked(&status(500));
+    let removed = checked("served", &status(500));
+    let clock = checked("served", &status(500));
     let setup = Setup::new()
         .rule("a.com", unchecked.rule())
         .rule("b.com", rule_for(&[removed.port], json!({ "check": "/health" })))

@@ -1,12 +1,11 @@
 //! `max_open_requests`: requests of one rule that are open at all its backends together.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::backend::{Backend, closed_port, rule_for};
+use crate::balance::Crowd;
 use crate::daemon::{Daemon, Setup, eventually};
 use crate::message::{get, ok};
 use crate::script::Connection;
@@ -53,33 +52,10 @@ fn request_past_the_limit_waits_whatever_its_backend() {
 
 #[test]
 fn limit_holds_over_all_shards_and_backends() {
-    let now = Arc::new(AtomicUsize::new(0));
-    let most = Arc::new(AtomicUsize::new(0));
-    let serve = || {
-        let (now, seen) = (Arc::clone(&now), Arc::clone(&most));
-        Backend::new().serve(move |_, server| {
-            seen.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-            // gives the others every chance to come too early
-            (0..200).for_each(|_| std::thread::yield_now());
-            now.fetch_sub(1, Ordering::SeqCst);
-            drop(server.try_send(ok("turn")));
-        })
-    };
-    let backends = [serve(), serve(), serve()];
+    let crowd = Crowd::default();
+    let backends = [crowd.serve(), crowd.serve(), crowd.serve()];
     let ports: Vec<u16> = backends.iter().map(|backend| backend.port).collect();
-    // nobody is to give up on a machine that is busy
-    let setup = Setup::new().set("shards", 2).set("timeout_connect", "1h");
-    let daemon = setup.rule("a.com", limited(&ports, 2)).start();
-    let mut clients: Vec<_> = (0..12).map(|_| daemon.connect()).collect();
-    for _ in 0..5 {
-        for client in &mut clients {
-            client.send(get("a.com", "/"));
-        }
-        for client in &mut clients {
-            assert_eq!(client.expect_answer().text(), "turn");
-        }
-    }
-    let most = most.load(Ordering::SeqCst);
+    let most = crowd.of_waves(limited(&ports, 2));
     assert!(most <= 2, "{most} requests at the same time, of a rule limited to 2");
     assert_eq!(backends.iter().map(|backend| backend.requests()).sum::<usize>(), 60);
 }
