@@ -8,7 +8,7 @@ use super::failure::Failure;
 use super::pool::{Share, members, normal};
 use super::print::{columns, entries, plain};
 use super::request::{Api, Ask};
-use super::{lines, print_json};
+use super::{lines, print_json, query};
 
 /// Rules that a row names; more are counted.
 const NAMED_MAX: usize = 3;
@@ -32,8 +32,7 @@ pub async fn list(api: &Api, address: Option<&str>, json: bool) -> Result<(), Fa
     if let (Some(address), true) = (address, uses.is_empty()) {
         return Err(Failure::Other(format!("no rule has the backend {}", plain(address))));
     }
-    let query = wanted
-        .map_or(String::new(), |wanted| format!("?address={}", super::request::encoded(&wanted)));
+    let query = query(wanted.as_deref().map(|wanted| ("address", wanted)));
     let known = api.fetch(Ask::get(format!("/backends/{query}"))).await?.value()?;
     let health = Health::of(&known);
     if json {

@@ -16,7 +16,7 @@ use super::options::{Drain, Trial};
 use super::pool::{Effect, PoolChange, Share, apply, members, normal};
 use super::print::{action, counted, entries, plain};
 use super::request::{Api, Ask, Fetched, PATIENCE, Sending, encoded};
-use super::{lines, pool, print_json};
+use super::{lines, pool, print_json, query};
 
 /// How long the change of one rule is tried anew while other changes win.
 const TRY_FOR: Duration = Duration::from_secs(10);
@@ -355,7 +355,8 @@ fn timeout_of(drain: &Drain) -> Result<Duration, Failure> {
 
 /// The addresses of a backend, as the daemon knows them.
 async fn addresses(api: &Api, backend: &str) -> Result<Vec<String>, Failure> {
-    let target = format!("/backends/?address={}", encoded(&normal(backend)));
+    let backend = normal(backend);
+    let target = format!("/backends/{}", query([("address", backend.as_str())]));
     let found = api.fetch(Ask::get(target)).await?.value()?;
     Ok(found.as_object().into_iter().flatten().map(|(address, _)| address.clone()).collect())
 }
@@ -371,9 +372,8 @@ async fn until_free(
     if addresses.is_empty() {
         return Ok(());
     }
-    let query: Vec<String> =
-        addresses.iter().map(|address| format!("address={}", encoded(address))).collect();
-    let target = format!("/backends/?{}", query.join("&"));
+    let query = query(addresses.iter().map(|address| ("address", address.as_str())));
+    let target = format!("/backends/{query}");
     let began = Instant::now();
     loop {
         let found = api.fetch(Ask::get(target.clone())).await?.value()?;

@@ -1,15 +1,14 @@
 //! `changes`: the last changes of rules, with who made them, the oldest first, as in a log.
 
 use std::io::{self, Write};
-use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 
-use super::events::utc;
+use super::events::moment;
 use super::failure::Failure;
 use super::print::{action, counted, plain};
-use super::request::{Api, Ask, encoded};
-use super::{print, print_json};
+use super::request::{Api, Ask};
+use super::{print, print_json, query};
 
 /// Prints the last changes, of one host or of all.
 pub async fn show(
@@ -18,10 +17,9 @@ pub async fn show(
     limit: Option<u32>,
     json: bool,
 ) -> Result<(), Failure> {
-    let host = host.map(|host| format!("host={}", encoded(host)));
-    let limit = limit.map(|limit| format!("limit={limit}"));
-    let given: Vec<String> = host.into_iter().chain(limit).collect();
-    let query = if given.is_empty() { String::new() } else { format!("?{}", given.join("&")) };
+    let limit = limit.map(|limit| limit.to_string());
+    let given = [("host", host), ("limit", limit.as_deref())].into_iter();
+    let query = query(given.filter_map(|(name, value)| Some((name, value?))));
     let answer = api.fetch(Ask::get(format!("/changes/{query}"))).await?;
     if json {
         return print_json(&answer.body);
@@ -34,9 +32,7 @@ pub async fn show(
 fn lines(changes: &Value, out: &mut impl Write) -> io::Result<()> {
     for change in changes.as_array().into_iter().flatten().rev() {
         let text = |name: &str| plain(change.get(name).and_then(Value::as_str).unwrap_or("?"));
-        let seconds = change.get("time").and_then(Value::as_f64).unwrap_or_default();
-        let since = Duration::try_from_secs_f64(seconds).unwrap_or_default();
-        let time = utc(SystemTime::UNIX_EPOCH.checked_add(since).unwrap_or(SystemTime::UNIX_EPOCH));
+        let time = moment(change.get("time").and_then(Value::as_f64).unwrap_or_default());
         let (who, verb, host) = (text("who"), text("verb"), text("host"));
         writeln!(out, "{time} {verb:<6} {host:<35} {}, by {who}", what(change))?;
     }

@@ -84,15 +84,14 @@ impl Difference {
     /// A line for each rule: `+` it comes, `-` it goes, `~` it is changed.
     pub fn lines(&self) -> impl Iterator<Item = String> {
         self.0.iter().map(|(host, change)| {
-            let host = plain(host);
-            match change {
-                (None, Some(after)) => plain(&format!("+ {host} {after}")),
-                (Some(before), None) => plain(&format!("- {host} {before}")),
+            plain(&match change {
+                (None, Some(after)) => format!("+ {host} {after}"),
+                (Some(before), None) => format!("- {host} {before}"),
                 (Some(before), Some(after)) => {
-                    plain(&format!("~ {host} {}", parts(before, after).join("; ")))
+                    format!("~ {host} {}", parts(before, after).join("; "))
                 }
                 (None, None) => String::new(),
-            }
+            })
         })
     }
 

@@ -211,8 +211,14 @@ fn number(data: &Value, name: &str) -> u64 {
     data.get(name).and_then(Value::as_u64).unwrap_or(0)
 }
 
+/// Writes a time in seconds since 1970, likewise.
+pub fn moment(seconds: f64) -> String {
+    let since = Duration::try_from_secs_f64(seconds).unwrap_or_default();
+    SystemTime::UNIX_EPOCH.checked_add(since).map(utc).unwrap_or_default()
+}
+
 /// Writes a time as the daemon's log does, to the second.
-pub fn utc(time: SystemTime) -> String {
+fn utc(time: SystemTime) -> String {
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
     let (days, second) = (since / 86_400, since % 86_400);
     // The civil calendar in eras of 400 years that begin on 1 March (H. Hinnant, "chrono-compatible

@@ -215,7 +215,7 @@ async fn list(api: &Api, wanted: &List, json: bool) -> Result<(), Failure> {
     let arguments = [("search", &wanted.search), ("action", &wanted.action)];
     let given = arguments.iter().filter_map(|(name, value)| Some((*name, value.as_deref()?)));
     let given: Vec<_> = given.chain(wanted.ranking.given()).collect();
-    let answer = api.fetch(Ask::get(format!("/hostname/{}", query(&given)))).await?;
+    let answer = api.fetch(Ask::get(format!("/hostname/{}", query(given)))).await?;
     if json {
         return print_json(&answer.body);
     }
@@ -228,9 +228,9 @@ async fn list(api: &Api, wanted: &List, json: bool) -> Result<(), Failure> {
 }
 
 /// The query of these arguments.
-fn query(given: &[(&str, &str)]) -> String {
-    let given: Vec<String> =
-        given.iter().map(|(name, value)| format!("{name}={}", encoded(value))).collect();
+fn query<'a>(given: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
+    let given = given.into_iter().map(|(name, value)| format!("{name}={}", encoded(value)));
+    let given: Vec<String> = given.collect();
     if given.is_empty() { String::new() } else { format!("?{}", given.join("&")) }
 }
 
@@ -251,7 +251,7 @@ async fn stats(
 ) -> Result<(), Failure> {
     let given: Vec<_> = search.map(|text| ("search", text)).into_iter().collect();
     let given = [given, ranking.given()].concat();
-    let answer = api.fetch(Ask::get(format!("/stats/{}", query(&given)))).await?;
+    let answer = api.fetch(Ask::get(format!("/stats/{}", query(given)))).await?;
     if json {
         return print_json(&answer.body);
     }

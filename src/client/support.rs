@@ -16,7 +16,7 @@ use super::request::{Api, Ask};
 /// Makes the folder, which must not be there yet.
 pub async fn support(api: &Api, folder: Option<PathBuf>, json: bool) -> Result<(), Failure> {
     let facts = api.fetch(Ask::get("/support")).await?.value()?;
-    let metrics = text(api, "/metrics", "text/plain").await?;
+    let metrics = metrics(api).await?;
     let folder = folder.unwrap_or_else(named_by_time);
     DirBuilder::new().mode(0o700).create(&folder).map_err(|error| failed(&folder, &error))?;
     let put = |name: &str, content: &str| put(&folder.join(name), content);
@@ -67,8 +67,8 @@ fn put(path: &Path, content: &str) -> Result<(), Failure> {
     written.map_err(|error| failed(path, &error))
 }
 
-async fn text(api: &Api, target: &str, media: &'static str) -> Result<String, Failure> {
-    let mut answer = api.ask(Ask::get(target), media).await?;
+async fn metrics(api: &Api) -> Result<String, Failure> {
+    let mut answer = api.ask(Ask::get("/metrics"), "text/plain").await?;
     let mut bytes = Vec::new();
     while let Some(piece) = answer.piece().await? {
         bytes.extend_from_slice(&piece);

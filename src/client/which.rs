@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::failure::Failure;
 use super::print::{action, plain};
 use super::request::{Api, Ask, encoded};
-use super::{print, print_json};
+use super::{print, print_json, query};
 
 /// Schemes of addresses that people paste, and those of requests.
 const PASTED: &[(&str, &str)] = &[
@@ -31,9 +31,7 @@ pub async fn which(
         return Err(Failure::AsBefore(super::set::NO_HOST.to_owned()));
     }
     let given = [("scheme", scheme.or(pasted)), ("source", source)].into_iter();
-    let given = given.filter_map(|(name, value)| Some(format!("{name}={}", encoded(value?))));
-    let query = given.collect::<Vec<_>>().join("&");
-    let query = if query.is_empty() { query } else { format!("?{query}") };
+    let query = query(given.filter_map(|(name, value)| Some((name, value?))));
     let answer = api.fetch(Ask::get(format!("/which/{}{query}", encoded(host)))).await?;
     if json {
         return print_json(&answer.body);

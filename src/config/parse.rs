@@ -61,13 +61,15 @@ pub(super) fn place(settings: &[Setting], key: &str, value: &str) -> String {
 
 /// The settings that count, in the order of the manual.
 pub(super) fn written(settings: &[Setting]) -> Vec<(&'static str, String)> {
-    let of_key = |key: &'static Key| {
-        let of_key = settings.iter().filter(move |setting| setting.key == key.name);
-        let is_overridden = of_key.clone().any(|setting| setting.is_override);
-        let counts = of_key.filter(move |setting| setting.is_override == is_overridden);
-        counts.map(|setting| (setting.key, setting.value.clone()))
-    };
-    KEYS.iter().flat_map(of_key).collect()
+    let of_keys = KEYS.iter().flat_map(|key| counting(settings, key.name));
+    of_keys.map(|setting| (setting.key, setting.value.clone())).collect()
+}
+
+/// The settings of a key that count: overrides, where there are any.
+fn counting<'s>(settings: &'s [Setting], key: &'static str) -> impl Iterator<Item = &'s Setting> {
+    let of_key = settings.iter().filter(move |setting| setting.key == key);
+    let is_overridden = of_key.clone().any(|setting| setting.is_override);
+    of_key.filter(move |setting| setting.is_override == is_overridden)
 }
 
 fn find(name: &str) -> Result<&'static Key, String> {
@@ -106,11 +108,7 @@ pub(super) fn apply(
     config: &mut Config,
     problems: &mut Vec<ConfigError>,
 ) {
-    let overridden = settings.iter().any(|setting| setting.key == key.name && setting.is_override);
-    let mut chosen = settings
-        .iter()
-        .filter(|setting| setting.key == key.name && setting.is_override == overridden)
-        .peekable();
+    let mut chosen = counting(settings, key.name).peekable();
     let Some(first) = chosen.peek() else { return };
     let (first_value, first_place) = (&first.value, &first.place);
     if key.repeatable {

@@ -7,6 +7,7 @@
 //! less, or more.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -188,8 +189,7 @@ impl Handle {
             let open: Vec<(String, u64)> = open.collect();
             let table = self.published.table_full();
             statistics::lock(&self.statistics).set_elder(&table, &open);
-            self.shards.together.gates.set_elder(&taken(&said["places"]));
-            self.shards.together.rule_gates.set_elder(&open_taken(&said["open_places"]));
+            set_taken(&self.shards, said);
         } else if said["drained"].is_u64() {
             self.elder.answer(said);
         } else if let Some(untold) = said["untold"].as_array() {
@@ -206,8 +206,7 @@ impl Handle {
         self.elder.gone();
         let table = self.published.table_full();
         statistics::lock(&self.statistics).set_elder(&table, &[]);
-        self.shards.together.gates.set_elder(&HashMap::new());
-        self.shards.together.rule_gates.set_elder(&HashMap::new());
+        set_taken(&self.shards, &Value::Null);
     }
 
     /// The daemon before this one.
@@ -221,14 +220,6 @@ fn places(shards: &ControlEnd) -> Map<String, Value> {
     taken.map(|(backend, taken)| (backend.to_string(), json!(taken))).collect()
 }
 
-fn taken(places: &Value) -> HashMap<Address, u32> {
-    let places = places.as_object().into_iter().flatten();
-    let each = places.filter_map(|(backend, taken)| {
-        Some((backend.parse().ok()?, u32::try_from(taken.as_u64()?).ok()?))
-    });
-    each.collect()
-}
-
 /// Permits for open requests, by the rule's name.
 fn open_places(shards: &ControlEnd, table: &Snapshot) -> Map<String, Value> {
     let taken = shards.together.rule_gates.taken().into_iter();
@@ -236,11 +227,19 @@ fn open_places(shards: &ControlEnd, table: &Snapshot) -> Map<String, Value> {
     named.map(|(name, taken)| (name, json!(taken))).collect()
 }
 
-fn open_taken(places: &Value) -> HashMap<u64, u32> {
+/// Takes over the permits that the daemon before this one says are taken there; none, where it says
+/// nothing.
+fn set_taken(shards: &ControlEnd, said: &Value) {
     let table = Snapshot::default();
+    shards.together.gates.set_elder(&taken(&said["places"], |address| address.parse().ok()));
+    let by_rule = taken(&said["open_places"], |name| Some(table.key(name)));
+    shards.together.rule_gates.set_elder(&by_rule);
+}
+
+fn taken<K: Eq + Hash>(places: &Value, key: impl Fn(&str) -> Option<K>) -> HashMap<K, u32> {
     let places = places.as_object().into_iter().flatten();
     let each = places
-        .filter_map(|(name, taken)| Some((table.key(name), u32::try_from(taken.as_u64()?).ok()?)));
+        .filter_map(|(name, taken)| Some((key(name)?, u32::try_from(taken.as_u64()?).ok()?)));
     each.collect()
 }
 
@@ -280,9 +279,7 @@ impl Control {
         sources.history.recall(&memory["history"]);
         sources.events.log().recall(&memory["events"]);
         sources.changes.lock().recall(&memory["changes"]);
-        let together = &sources.shards.together;
-        together.gates.set_elder(&taken(&memory["places"]));
-        together.rule_gates.set_elder(&open_taken(&memory["open_places"]));
+        set_taken(&sources.shards, memory);
     }
 }
 

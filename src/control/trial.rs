@@ -20,7 +20,7 @@ pub(super) struct Made {
 }
 
 impl Made {
-    /// How much of the table it concerns.
+    /// Number of rules that the change concerns.
     pub(super) fn weight(&self) -> usize {
         let (change, _) = &self.asked;
         change.edits.len() + if change.whole { self.before.table.len() } else { 0 }
@@ -74,29 +74,25 @@ pub(super) fn reply(
     answer: oneshot::Sender<Result<Done, Refused>>,
     outcome: Result<Done, Refused>,
 ) {
-    match &outcome {
-        Ok(done) => audit(change, done.tag, "checked"),
-        Err(Refused::Edit(error)) => audit_refused(change, error.code()),
-        Err(Refused::Forbidden(forbidden)) => audit_refused(change, forbidden.code),
-        Err(Refused::Precondition(tag)) => audit(change, *tag, "precondition_failed"),
-        Err(Refused::NotWritten(_)) => audit_refused(change, "state_not_written"),
-        Err(Refused::Fleet(trouble)) => audit_refused(change, trouble.code()),
-        Err(Refused::Stopping) => audit_refused(change, "stopping"),
-    }
+    let (tag, result) = match &outcome {
+        Ok(done) => (Some(done.tag), "checked"),
+        Err(Refused::Edit(error)) => (None, error.code()),
+        Err(Refused::Forbidden(forbidden)) => (None, forbidden.code),
+        Err(Refused::Precondition(tag)) => (Some(*tag), "precondition_failed"),
+        Err(Refused::NotWritten(_)) => (None, "state_not_written"),
+        Err(Refused::Fleet(trouble)) => (None, trouble.code()),
+        Err(Refused::Stopping) => (None, "stopping"),
+    };
+    audit(change, tag, result);
     let _ = answer.send(outcome);
 }
 
 /// Logs a change and the client that made it, in one line.
-pub(super) fn audit(change: &Change, tag: Tag, result: &str) {
+pub(super) fn audit(change: &Change, tag: Option<Tag>, result: &str) {
     let (verb, host, edits) = (change.verb.as_str(), change.host(), change.edits.len());
     let (who, from) = (&change.who, change.from.as_deref().map(display));
-    info!(%who, from, verb, host, edits, generation = %tag.sequence, result, "audit");
-}
-
-fn audit_refused(change: &Change, result: &str) {
-    let (verb, host, edits) = (change.verb.as_str(), change.host(), change.edits.len());
-    let (who, from) = (&change.who, change.from.as_deref().map(display));
-    info!(%who, from, verb, host, edits, result, "audit");
+    let generation = tag.map(|tag| display(tag.sequence));
+    info!(%who, from, verb, host, edits, generation, result, "audit");
 }
 
 /// Answers changes that were refused when they were tried. One whose condition failed gets the tag

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use serde_json::{Value, json};
 
 use crate::backend::closed_port;
-use crate::daemon::Setup;
+use crate::daemon::{Daemon, Setup, eventually};
 use crate::message::get;
 use crate::spin::{expect_held, spin, spinning};
 
@@ -68,9 +68,15 @@ fn an_upgrade_keeps_the_age() {
     let mut client = daemon.connect();
     client.send(get("a.com", "/"));
     expect_held(&mut daemon.api(), "a.com", 1);
+    let since = |daemon: &Daemon| {
+        daemon.api().get("/held/")[0]["since"].as_f64().expect("a time of a held request")
+    };
+    // The age stands still while it travels, for milliseconds: a lost one must be larger.
+    let began = since(&daemon);
+    eventually("the request is a second old", || now() >= began + 1.0);
     let handed_over = now();
     daemon.upgrade();
     expect_held(&mut daemon.api(), "a.com", 1);
-    let since = daemon.api().get("/held/")[0]["since"].as_f64().expect("a time");
-    assert!(since < handed_over, "it began at {since}, before {handed_over}");
+    let after = since(&daemon);
+    assert!(after < handed_over, "it began at {after}, and was handed over at {handed_over}");
 }

@@ -119,7 +119,7 @@ fn early_answer_reaches_clients_that_write_first() {
             server.send(answer);
             server.half_close();
             // Reads nothing more; the end of the connection comes when the answer has been taken.
-            std::thread::park_timeout(Duration::from_millis(200));
+            server.wait_until_acknowledged();
         });
         let mut client = daemon.connect();
         let framing = format!("Content-Length: {}", 20 * MIB);

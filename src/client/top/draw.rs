@@ -113,7 +113,7 @@ fn totals(screen: &Screen) -> Line<'_> {
     let mut spans = Vec::new();
     for (value, unit, is_alarm) in [
         (figure(totals.requests_rate), " requests/s   ", false),
-        (figure(screen.errors_rate), " errors/s   ", 0.05 <= screen.errors_rate),
+        (figure(screen.errors_rate), " errors/s   ", host::FAILING <= screen.errors_rate),
         (bytes(totals.received_rate), "/s in   ", false),
         (bytes(totals.sent_rate), "/s out   ", false),
         (number(traffic.open_connections), " connections   ", false),

@@ -65,7 +65,6 @@ pub struct Traffic {
 
 impl Traffic {
     pub fn of(value: &Value) -> Traffic {
-        let list = |name: &str| value.get(name).and_then(Value::as_array).into_iter().flatten();
         let totals = value.get("totals").unwrap_or(&Value::Null);
         let shard = |value: &Value| Shard {
             requests_rate: rate(value, "requests_per_second"),
@@ -78,9 +77,9 @@ impl Traffic {
             held: count(value, "held"),
             totals: Host::of("", totals),
             open_connections: count(totals, "open_connections"),
-            shards: list("shards").map(shard).collect(),
-            hosts: list("busiest").filter_map(host).collect(),
-            down: list("down").filter_map(Value::as_str).map(plain).collect(),
+            shards: list(value, "shards").map(shard).collect(),
+            hosts: list(value, "busiest").filter_map(host).collect(),
+            down: texts(value, "down"),
         }
     }
 }
@@ -119,11 +118,7 @@ impl Backend {
             requests_rate: rate(value, "requests_per_second"),
             errors_rate: rate(value, "errors_per_second"),
             latency: ["p50", "p95"].map(|name| seconds(value, name)),
-            failed_checks: value
-                .get("checks")
-                .and_then(Value::as_array)
-                .into_iter()
-                .flatten()
+            failed_checks: list(value, "checks")
                 .filter(|check| check.get("state").is_some_and(|state| state == "down"))
                 .map(|check| (texts(check, "rules"), Backend::of(address, check)))
                 .collect(),
@@ -240,8 +235,7 @@ pub struct Close {
 impl Close {
     /// `which` is what a request for the host would meet; `null` where that is not known.
     pub fn of(name: &str, rule: &Value, stats: &Value, which: &Value) -> Close {
-        let met = which.get("backends").and_then(Value::as_array).into_iter().flatten();
-        let met = met.filter_map(|met| {
+        let met = list(which, "backends").filter_map(|met| {
             ["address", "backend"].into_iter().find_map(|name| met.get(name)?.as_str())
         });
         let met: Vec<String> = met.map(plain).collect();
@@ -273,9 +267,12 @@ fn seconds(value: &Value, name: &str) -> Option<f64> {
     value.get(name).and_then(Value::as_f64).filter(|seconds| seconds.is_finite())
 }
 
+fn list<'v>(value: &'v Value, name: &str) -> impl Iterator<Item = &'v Value> + use<'v> {
+    value.get(name).and_then(Value::as_array).into_iter().flatten()
+}
+
 fn texts(value: &Value, name: &str) -> Vec<String> {
-    let list = value.get(name).and_then(Value::as_array).into_iter().flatten();
-    list.filter_map(Value::as_str).map(plain).collect()
+    list(value, name).filter_map(Value::as_str).map(plain).collect()
 }
 
 fn text(value: &Value, name: &str) -> String {

@@ -41,8 +41,8 @@ impl Sort {
         Sort::ALL.iter().find(|(sort, ..)| *sort == self).map_or("requests", |(_, word, _)| word)
     }
 
-    fn by_key(key: char) -> Option<Sort> {
-        Sort::ALL.iter().find(|(.., of)| *of == key).map(|(sort, ..)| *sort)
+    fn by_key(code: KeyCode) -> Option<Sort> {
+        Sort::ALL.iter().find(|(.., key)| code == KeyCode::Char(*key)).map(|(sort, ..)| *sort)
     }
 
     fn step(self, by: usize) -> Sort {
@@ -215,14 +215,12 @@ impl Screen {
 
     /// Takes the answer to a question. While paused, what is shown stays.
     pub fn learn(&mut self, answered: Answered) {
-        if let Answered::Past(past) = answered {
-            self.history.extend(past);
-            return self.history.truncate(HISTORY_MAX);
-        }
-        if self.paused {
-            return;
-        }
         match answered {
+            Answered::Past(past) => {
+                self.history.extend(past);
+                return self.history.truncate(HISTORY_MAX);
+            }
+            _ if self.paused => return,
             Answered::Hosts(hosts) => self.sorted = Some(hosts),
             Answered::Backends(mut backends) => {
                 backends.sort_by_key(|backend| {
@@ -231,7 +229,6 @@ impl Screen {
                 self.backends = backends;
             }
             Answered::Fleet(fleet) => self.fleet = fleet,
-            Answered::Past(_) => {}
             Answered::Close(close) => {
                 // Another host may have been opened meanwhile, or none.
                 if self.close.as_ref().is_some_and(|shown| shown.host.name == close.host.name) {
@@ -312,10 +309,10 @@ impl Screen {
                     Pane::Backends => Pane::Hosts,
                 };
             }
-            KeyCode::Char(key) if Sort::by_key(key).is_some() => {
-                self.sort_by(Sort::by_key(key).unwrap_or(self.sort));
-            }
-            code => self.scroll(code),
+            code => match Sort::by_key(code) {
+                Some(sort) => self.sort_by(sort),
+                None => self.scroll(code),
+            },
         }
         self.fit(self.page);
         Flow::Go

@@ -29,13 +29,8 @@ impl<K> Default for BusyScores<K> {
 }
 
 impl<K: Copy + Eq + Hash + Ord> BusyScores<K> {
-    /// Takes the counts of all, and returns the score of each; those that are not among them are
-    /// forgotten.
-    pub(super) fn take(
-        &mut self,
-        counts: impl Iterator<Item = (K, u64)>,
-        now: Instant,
-    ) -> HashMap<K, f64> {
+    /// Takes the counts of all; those that are not among them are forgotten.
+    pub(super) fn take(&mut self, counts: impl Iterator<Item = (K, u64)>, now: Instant) {
         let passed = self.at.replace(now).map(|at| now.saturating_duration_since(at));
         let halves = passed.unwrap_or_default().as_secs_f64() / HALF_LIFE.as_secs_f64();
         let decay = 0.5_f64.powf(halves);
@@ -47,7 +42,11 @@ impl<K: Copy + Eq + Hash + Ord> BusyScores<K> {
             (key, Scored { requests, score: old.score * decay + more as f64 })
         });
         self.scores = scored.collect();
-        self.scores.iter().map(|(key, scored)| (*key, scored.score)).collect()
+    }
+
+    /// The score of a key; 0 for one that was not among the last counts.
+    pub(super) fn score(&self, key: K) -> f64 {
+        self.scores.get(&key).map_or(0.0, |scored| scored.score)
     }
 }
 
@@ -56,9 +55,10 @@ mod tests {
     use super::*;
 
     fn first(busy: &mut BusyScores<u8>, counts: &[(u8, u64)], at: Instant) -> u8 {
-        let scores = busy.take(counts.iter().copied(), at);
-        let best = scores.into_iter().max_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0)));
-        best.expect("some").0
+        busy.take(counts.iter().copied(), at);
+        let keys = counts.iter().map(|(key, _)| *key);
+        let best = keys.max_by(|a, b| busy.score(*a).total_cmp(&busy.score(*b)).then(b.cmp(a)));
+        best.expect("some")
     }
 
     #[test]

@@ -10,15 +10,15 @@ use tracing::field::display;
 use tracing::info;
 
 use super::super::fleet::Fleet;
-use super::Api;
 use super::asker::Asker;
 use super::error::ApiError;
 use super::route::{FleetStep, Query};
+use super::{Api, json_response};
 use crate::limits;
 use crate::link::Tag;
 
 fn answer(value: &Value) -> Response {
-    ([(header::CONTENT_TYPE, "application/json")], value.to_string()).into_response()
+    json_response(value.to_string())
 }
 
 /// `GET /fleet/`: `null` without a fleet.

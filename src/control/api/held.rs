@@ -3,14 +3,14 @@
 use std::time::{Instant, SystemTime};
 
 use axum::http::request::Parts;
-use axum::http::{HeaderValue, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::HeaderValue;
+use axum::response::Response;
 use serde_json::{Value, json};
 
 use super::asker::Asker;
 use super::error::ApiError;
 use super::route::Query;
-use super::{Api, read};
+use super::{Api, json_response, read};
 use crate::control::held::HeldRequest;
 use crate::limits;
 
@@ -26,8 +26,7 @@ pub(super) fn list(api: &Api, parts: &Parts, asker: &Asker) -> Result<Response, 
     let (listed, count) = api.sources.held.list(is_wanted, most);
     let (now, time) = (Instant::now(), SystemTime::now());
     let listed: Vec<Value> = listed.iter().map(|request| describe(request, now, time)).collect();
-    let content = [(header::CONTENT_TYPE, "application/json")];
-    let mut response = (content, format!("{}\n", Value::Array(listed))).into_response();
+    let mut response = json_response(format!("{}\n", Value::Array(listed)));
     response.headers_mut().insert("mantrid-held", HeaderValue::from(count));
     Ok(response)
 }

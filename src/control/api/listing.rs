@@ -6,7 +6,6 @@ use std::io::{self, Write};
 use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
-use axum::http::HeaderValue;
 use axum::http::request::Parts;
 use axum::response::Response;
 use tokio::sync::mpsc;
@@ -16,7 +15,7 @@ use super::error::ApiError;
 use super::ranking::HostOrder;
 use super::route::Query;
 use super::search::Search;
-use super::{Api, tagged};
+use super::{Api, tagged, tell_counts};
 use crate::control::grant::Grant;
 use crate::limits;
 use crate::link::TaggedTable;
@@ -97,7 +96,7 @@ pub(super) async fn answer(api: &Api, parts: &Parts, asker: &Asker) -> Result<Re
         return in_order(api, &query, asker, current).await;
     }
     let wanted = Wanted::of(&query, &current.table, asker.grant.clone())?;
-    let ([matched, rules], body) = if current.table.len() <= limits::LISTED_HERE_MAX {
+    let (counts, body) = if current.table.len() <= limits::LISTED_HERE_MAX {
         let Selected { names, counts } = wanted.select(&current.table);
         let mut text = Vec::new();
         // Writing to memory does not fail.
@@ -107,9 +106,7 @@ pub(super) async fn answer(api: &Api, parts: &Parts, asker: &Asker) -> Result<Re
         streamed(current.table.clone(), wanted).await?
     };
     let mut response = tagged(current.tag, body);
-    let headers = response.headers_mut();
-    headers.insert("mantrid-matched", HeaderValue::from(matched));
-    headers.insert("mantrid-rules", HeaderValue::from(rules));
+    tell_counts(&mut response, counts);
     Ok(response)
 }
 
@@ -125,7 +122,6 @@ async fn in_order(
         return Err(ApiError::bad("query_invalid", message));
     }
     let order = HostOrder::of(query, asker.grant.clone())?;
-    let Some(order) = order else { return Err(ApiError::busy("there is no order")) };
     let order = order.with_action(query.one_of("action", Action::names())?);
     let (tag, shared) = (current.tag, api.sources.statistics.clone());
     let listed = tokio::task::spawn_blocking(move || {
@@ -135,12 +131,10 @@ async fn in_order(
         let _ = write(&current.table, &chosen.names, &mut text);
         (text, [chosen.matched, chosen.rules])
     });
-    let (text, [matched, rules]) =
+    let (text, counts) =
         listed.await.map_err(|_| ApiError::busy("listing the rules was given up"))?;
     let mut response = tagged(tag, text);
-    let headers = response.headers_mut();
-    headers.insert("mantrid-matched", HeaderValue::from(matched));
-    headers.insert("mantrid-rules", HeaderValue::from(rules));
+    tell_counts(&mut response, counts);
     Ok(response)
 }
 

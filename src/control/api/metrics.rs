@@ -243,10 +243,10 @@ impl Ranks {
     /// Sorts hosts and backends: those that are busiest now come first.
     fn sort(&mut self, hosts: &mut [(u64, Sums)], backends: &mut [(Id, Sums)]) {
         let now = Instant::now();
-        let of_hosts = self.hosts.take(counted(hosts, HostCount::Completed), now);
-        let of_backends = self.backends.take(counted(backends, BackendCount::Completed), now);
-        sort_by_score(hosts, HostCount::Completed, &of_hosts);
-        sort_by_score(backends, BackendCount::Completed, &of_backends);
+        self.hosts.take(counted(hosts, HostCount::Completed), now);
+        self.backends.take(counted(backends, BackendCount::Completed), now);
+        sort_by_score(hosts, HostCount::Completed, &self.hosts);
+        sort_by_score(backends, BackendCount::Completed, &self.backends);
     }
 }
 
@@ -260,10 +260,10 @@ fn counted<K: Copy>(
 fn sort_by_score<K: Copy + Eq + Hash + Ord>(
     all: &mut [(K, Sums)],
     count: impl SlotIndex + Copy,
-    scores: &HashMap<K, f64>,
+    scores: &BusyScores<K>,
 ) {
     all.sort_unstable_by(|(a, of_a), (b, of_b)| {
-        let score = |key| scores.get(key).copied().unwrap_or_default();
+        let score = |key: &K| scores.score(*key);
         let requests = of_b.get(count).cmp(&of_a.get(count));
         score(b).total_cmp(&score(a)).then(requests).then(a.cmp(b))
     });

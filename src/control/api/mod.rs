@@ -300,10 +300,21 @@ impl Api {
     }
 }
 
+/// A response of JSON.
+fn json_response(body: impl Into<Body>) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], body.into()).into_response()
+}
+
+/// Says in the head how many rules match, and how many the client may see.
+fn tell_counts(response: &mut Response, [matched, rules]: [usize; 2]) {
+    let headers = response.headers_mut();
+    headers.insert("mantrid-matched", HeaderValue::from(matched));
+    headers.insert("mantrid-rules", HeaderValue::from(rules));
+}
+
 /// A response of JSON with the tag of the table that it shows.
 fn tagged(tag: Tag, body: impl Into<Body>) -> Response {
-    let content = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
-    let mut response = (content, body.into()).into_response();
+    let mut response = json_response(body);
     if let Ok(tag) = HeaderValue::from_str(&tag.to_string()) {
         response.headers_mut().insert(header::ETAG, tag);
     }

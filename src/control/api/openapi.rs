@@ -4,20 +4,19 @@
 
 use std::sync::LazyLock;
 
-use axum::http::header;
 use axum::http::request::Parts;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use serde_json::{Map, Value, json};
 
 use super::error::ApiError;
+use super::json_response;
 use super::route::{Query, ROUTES};
 use crate::table::Action;
 
 pub(super) fn answer(parts: &Parts) -> Result<Response, ApiError> {
     static TEXT: LazyLock<String> = LazyLock::new(|| format!("{}\n", document()));
     Query::of(parts.uri.query(), &[])?;
-    let content = [(header::CONTENT_TYPE, "application/json")];
-    Ok((content, TEXT.as_str()).into_response())
+    Ok(json_response(TEXT.as_str()))
 }
 
 /// One method of one path.
@@ -33,7 +32,7 @@ struct Operation {
     content: AnswerContent,
 }
 
-/// AnswerContent of the answer 200.
+/// Content of the answer 200.
 #[derive(Copy, Clone)]
 enum AnswerContent {
     /// JSON of this schema.

@@ -2,24 +2,19 @@
 
 use std::collections::VecDeque;
 
-use axum::http::header;
 use axum::http::request::Parts;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use serde_json::{Map, Value, json};
 
 use super::asker::Asker;
 use super::error::ApiError;
 use super::narrowed::narrowed;
 use super::route::Query;
-use super::{Api, read};
+use super::{Api, json_response, read};
 use crate::address::Address;
 use crate::control::events::{Event, health_data};
 use crate::control::history::columns;
 use crate::limits;
-
-fn answer(text: String) -> Response {
-    ([(header::CONTENT_TYPE, "application/json")], text).into_response()
-}
 
 /// Canonical name of the host that is asked for, if the client may ask for it.
 fn host(query: &Query<'_>, asker: &Asker) -> Result<Option<String>, ApiError> {
@@ -50,7 +45,7 @@ pub(super) fn changes(api: &Api, parts: &Parts, asker: &Asker) -> Result<Respons
         entry.write(&mut text);
     }
     text.push_str("]\n");
-    Ok(answer(text))
+    Ok(json_response(text))
 }
 
 /// `GET /history/`: the last hour in columns, and the last events.
@@ -103,7 +98,7 @@ pub(super) async fn history(api: &Api, parts: &Parts, asker: &Asker) -> Result<R
         });
         all.insert("events".to_owned(), told.take(most).collect());
     }
-    Ok(answer(format!("{}\n", Value::Object(all))))
+    Ok(json_response(format!("{}\n", Value::Object(all))))
 }
 
 /// JSON of an event, with its kind as `event`; that of a wake-up, which says what it told of,

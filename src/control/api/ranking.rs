@@ -27,11 +27,13 @@ pub(super) struct HostOrder {
 }
 
 impl HostOrder {
-    /// Reads the arguments; `None`: there are none.
-    pub(super) fn of(query: &Query<'_>, grant: Arc<Grant>) -> Result<Option<HostOrder>, ApiError> {
-        if ARGUMENTS.iter().all(|name| query.get(name).is_none()) {
-            return Ok(None);
-        }
+    /// Whether one of the arguments is given.
+    pub(super) fn is_asked_for(query: &Query<'_>) -> bool {
+        ARGUMENTS.iter().any(|name| query.get(name).is_some())
+    }
+
+    /// Reads the arguments.
+    pub(super) fn of(query: &Query<'_>, grant: Arc<Grant>) -> Result<HostOrder, ApiError> {
         let names = HostSort::ALL.iter().map(|(name, _)| *name);
         if query.get("sort") == Some("") {
             let expected = names.collect::<Vec<_>>().join(", ");
@@ -43,7 +45,7 @@ impl HostOrder {
             HostSort::ALL.iter().find(|(name, _)| Some(*name) == sort).map(|(_, sort)| *sort);
         let limit = query.count("limit", limits::RANKED_MAX)?.unwrap_or(limits::RANKED);
         let search = query.get("search").unwrap_or_default().to_owned();
-        Ok(Some(HostOrder { sort, limit, search, action: None, grant }))
+        Ok(HostOrder { sort, limit, search, action: None, grant })
     }
 
     /// Selects the rules with this action, of those that are found.

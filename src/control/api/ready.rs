@@ -4,17 +4,16 @@
 use std::sync::atomic::Ordering;
 
 use axum::http::request::Parts;
-use axum::http::{StatusCode, header};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
-use super::Api;
 use super::error::ApiError;
 use super::route::Query;
+use super::{Api, json_response};
 
 fn answer(status: StatusCode, value: &Value) -> Response {
-    let content = [(header::CONTENT_TYPE, "application/json")];
-    (status, content, format!("{value}\n")).into_response()
+    (status, json_response(format!("{value}\n"))).into_response()
 }
 
 /// Liveness.

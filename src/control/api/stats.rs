@@ -6,8 +6,8 @@ use std::sync::PoisonError;
 use std::time::SystemTime;
 
 use axum::http::request::Parts;
-use axum::http::{HeaderValue, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::HeaderValue;
+use axum::response::Response;
 use serde_json::{Map, Value, json};
 
 use super::super::SharedNames;
@@ -21,14 +21,14 @@ use super::error::ApiError;
 use super::guard;
 use super::ranking::{self, HostOrder};
 use super::route::Query;
-use super::{Api, read};
+use super::{Api, json_response, read, tell_counts};
 use crate::address::Address;
 use crate::limits;
 use crate::link::{BackendCount, ByKey, HostCount, KeySet, Sums};
 use crate::table::{Snapshot, UNKNOWN, host};
 
 fn answer(value: &Value) -> Response {
-    ([(header::CONTENT_TYPE, "application/json")], format!("{value}\n")).into_response()
+    json_response(format!("{value}\n"))
 }
 
 /// `GET /stats/`: the counters of each rule, also without a request yet, and of `unknown` once it
@@ -38,7 +38,8 @@ pub(super) async fn all(api: &Api, parts: &Parts, asker: &Asker) -> Result<Respo
     let query = Query::of(parts.uri.query(), &known)?;
     let of_fleet = query.flag("fleet")?;
     let busiest = query.count("busiest", limits::BUSIEST_MAX)?;
-    if let Some(order) = HostOrder::of(&query, asker.grant.clone())? {
+    if HostOrder::is_asked_for(&query) {
+        let order = HostOrder::of(&query, asker.grant.clone())?;
         if busiest.is_some() {
             let message = "busiest: expected alone, or sort=requests&limit= in its place";
             return Err(ApiError::bad("query_invalid", message));
@@ -94,9 +95,7 @@ async fn in_order(
     };
     let own = Value::Object(hosts);
     let mut response = of_all(api, parts, own, path.as_deref(), arrange).await;
-    let headers = response.headers_mut();
-    headers.insert("mantrid-matched", HeaderValue::from(matched));
-    headers.insert("mantrid-rules", HeaderValue::from(rules));
+    tell_counts(&mut response, [matched, rules]);
     Ok(response)
 }
 
@@ -221,10 +220,11 @@ pub(super) async fn backends(
     let own = asker.view(api.current()).await.map(|view| view.backends);
     let sees = asker.filter();
     // Names of others at the same address are nobody else's business.
-    let names = if own.is_none() { names_by_address(&api.sources.names) } else { HashMap::new() };
+    let names = own.is_none().then(|| api.sources.names.clone());
     let (health, shared) = (api.sources.health.clone(), api.sources.statistics.clone());
     // Shards may have met a million of them.
     let found = tokio::task::spawn_blocking(move || {
+        let names = names.as_ref().map(names_by_address).unwrap_or_default();
         let mut known: BTreeMap<Address, BackendRow> = BTreeMap::new();
         for standing in health.states(sees.as_ref()) {
             known.insert(standing.backend, (Some(standing), Sums::default()));

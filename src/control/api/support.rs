@@ -5,14 +5,13 @@
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
-use axum::http::header;
 use axum::http::request::Parts;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use serde_json::{Value, json};
 
-use super::Api;
 use super::error::ApiError;
 use super::route::Query;
+use super::{Api, json_response};
 use crate::table::{Action, Snapshot};
 
 /// Facts that only the daemon around control knows.
@@ -45,8 +44,7 @@ pub(super) async fn answer(api: &Api, parts: &Parts) -> Result<Response, ApiErro
         "rules": rules,
         "log": about.recent_lines.map(|recent| recent()).unwrap_or_default(),
     });
-    let content = [(header::CONTENT_TYPE, "application/json")];
-    Ok((content, format!("{facts}\n")).into_response())
+    Ok(json_response(format!("{facts}\n")))
 }
 
 fn count_rules(table: &Snapshot) -> Value {

@@ -2,7 +2,7 @@
 //! health, and what would happen to the request now. `GET /which/?domain=HOST` is the same question
 //! of a TLS terminator that gets certificates on demand: 404 where no site has the name.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::time::Instant;
 
@@ -12,7 +12,6 @@ use axum::response::Response;
 use serde_json::{Value, json};
 
 use super::super::health::State;
-use super::super::statistics;
 use super::asker::Asker;
 use super::error::ApiError;
 use super::route::Query;
@@ -180,11 +179,9 @@ fn aliases(table: &Snapshot, name: &str) -> Vec<String> {
 
 /// The backends of a rule, each at each of its addresses.
 fn backends(api: &Api, proxy: &Proxy) -> Vec<BackendView> {
-    let counted = statistics::lock(&api.sources.statistics).backends();
-    let open: HashMap<Address, u64> = counted
-        .iter()
-        .map(|(id, sums)| (Address::from_words(*id), sums.get(BackendCount::Open)))
-        .collect();
+    let mut ids = HashSet::new();
+    proxy.all_backends().for_each(|it| it.each_address(|at| _ = ids.insert(at.to_words())));
+    let counted = api.lock_statistics().backend_wholes(&ids);
     let check = proxy.check().map(|check| check.id());
     let own = &api.sources.published.own;
     let mut views = Vec::new();
@@ -200,7 +197,9 @@ fn backends(api: &Api, proxy: &Proxy) -> Vec<BackendView> {
                 reason,
                 is_own: own.has(address, is_local),
                 is_passed_over: state.is_bad(),
-                open_requests: open.get(&address).copied().unwrap_or(0),
+                open_requests: counted
+                    .get(&address.to_words())
+                    .map_or(0, |whole| whole.sums.get(BackendCount::Open)),
                 ..without_address(backend, is_backup)
             });
         });

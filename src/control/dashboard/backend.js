@@ -67,7 +67,7 @@ function showRulesOfBackend() {
     make("a", { href: hostLink(name), textContent: name }), rule[0],
     isDrained(shownBackend.address, rule) ? "0, drained" : weightOf(shownBackend.address, rule),
     rate(counters.requests_per_second ?? 0), rate(counters.errors_per_second ?? 0),
-    optional(seconds)(counters.p95 ?? null), count(counters.held_requests ?? 0),
+    known(counters.p95, seconds), count(counters.held_requests ?? 0),
   ]));
   listInTable($("backend-rules"), ["Host", "Action", "Weight", "Req/s", "Err/s", "p95", "Held"],
     rules.map(rowOf), "None by this address; a rule may use it by a name.");
@@ -82,7 +82,6 @@ function showBackend() {
   if (shownBackend === null) return;
   const { address, charts } = shownBackend;
   const backend = backends.get(address);
-  const known = (value, format) => (value === undefined || value === null ? "–" : format(value));
   if (!backend) {
     say($("backend-state"), "not used yet");
     showWrong($("backend-wrong"), []);

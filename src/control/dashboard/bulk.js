@@ -57,15 +57,11 @@ async function readRules(names) {
   for (let attempt = 1; ; attempt++) {
     const found = new Map();
     const etags = new Set();
-    const wanted = [...names];
-    const next = async () => {
-      for (let name = wanted.pop(); name !== undefined; name = wanted.pop()) {
-        const { before, etag } = await readRule(name);
-        found.set(name, before);
-        etags.add(etag);
-      }
-    };
-    await Promise.all(Array.from({ length: RULES_AT_ONCE }, next));
+    await fewAtOnce(names, async (name) => {
+      const { before, etag } = await readRule(name);
+      found.set(name, before);
+      etags.add(etag);
+    });
     if (etags.size <= 1 || attempt > 3) {
       return { before: found, etag: etags.size === 1 ? [...etags][0] : null };
     }

@@ -129,7 +129,6 @@ function entries(list, pairs) {
 
 function showHostNumbers() {
   const c = shown.counters;
-  const known = (value, format) => (value === undefined || value === null ? "–" : format(value));
   entries($("host-numbers"), [
     ["Requests", `${known(c.requests_per_second, rate)}/s, ${known(c.completed_requests, total)} in all`],
     ["Errors", `${known(c.errors_per_second, rate)}/s, ${known(c.errors ?? c.answers?.["5xx"], total)} since the start`],
@@ -271,7 +270,6 @@ function showHostBackends() {
     if (!backend) {
       return make("tr", {}, ...cells("td", [first, "not used yet", "", "", "", "", ""]));
     }
-    const known = (value, format) => (value === undefined || value === null ? "–" : format(value));
     const bad = trouble(backend, shown.name);
     return make("tr", {}, ...cells("td", [
       first, make("span", {}, healthMark(bad?.state ?? backend.state), bad ? ` ${sinceWhen(bad)}` : ""),
@@ -315,21 +313,20 @@ function showHostChanges() {
     make("time", { textContent: moment(change.time) }),
     make("div", {},
       make("b", { textContent: `${change.verb} by ${change.who}` }),
-      make("small", { textContent: change.host === "*"
-        ? `${plural(change.changed ?? 0, "rule")} of the table at once`
-        : `${inShort(change.before)} → ${inShort(change.rule)}` }))));
+      make("small", { textContent: whatOf(change) }))));
   if (items.length === 0) {
     const none = "None that is remembered: since the daemon started, or among the last thousands.";
     items.push(make("li", { className: "none" }, none));
   }
   $("host-changes").replaceChildren(...items);
   const [last] = list;
-  say($("host-last"), last ? `Last change: ${moment(last.time)}, ${inWords(last)}` : "");
+  say($("host-last"), last
+    ? `Last change: ${moment(last.time)}, ${last.verb} by ${last.who}: ${whatOf(last)}` : "");
 }
 
-const inWords = ({ verb, who, host, changed, before, rule }) => `${verb} by ${who}: ${host === "*"
+const whatOf = ({ host, changed, before, rule }) => (host === "*"
   ? `${plural(changed ?? 0, "rule")} of the table at once`
-  : `${inShort(before)} → ${inShort(rule)}`}`;
+  : `${inShort(before)} → ${inShort(rule)}`);
 
 function ageOf(secondsSince1970) {
   const age = Math.max(0, Date.now() / 1000 - secondsSince1970);

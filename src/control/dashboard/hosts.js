@@ -64,8 +64,7 @@ async function ranked(signal) {
   if (stats.size > RULES_AT_ONCE && view.filter !== "down") await readInOrder(sort, search, signal);
   const rules = await rulesOf([...stats.keys()], signal);
   // JSON.parse puts names that look like numbers first; all others stand in the server's order.
-  const isDown = (name) => targetsOf(behind(rules.get(name)))
-    .some((at) => down.has(at) || failing.has(`${name} ${at}`));
+  const isDown = (name) => targetsOf(behind(rules.get(name))).some((at) => isUnreached(name, at));
   const names = [...stats.keys()].filter((name) =>
     (view.action === "" || rules.get(name)?.[0] === view.action)
     && (view.filter !== "down" || isDown(name)));
@@ -115,17 +114,24 @@ async function readInOrder(sort, search, signal) {
   for (const [name, rule] of Object.entries(listed)) knownRules.set(name, rule);
 }
 
+const isUnreached = (name, at) => down.has(at) || failing.has(`${name} ${at}`);
+
 const knownRules = new Map();
 const RULES_AT_ONCE = 3;
 
-async function rulesOf(names, signal) {
-  const wanted = names.filter((name) => !knownRules.has(name));
+// Does this for each name, a few at a time.
+async function fewAtOnce(names, act) {
+  const left = [...names];
   const next = async () => {
-    for (let name = wanted.pop(); name !== undefined; name = wanted.pop()) {
-      knownRules.set(name, await (await call("GET", hostPath(name), { signal })).json());
-    }
+    for (let name = left.pop(); name !== undefined; name = left.pop()) await act(name);
   };
   await Promise.all(Array.from({ length: RULES_AT_ONCE }, next));
+}
+
+async function rulesOf(names, signal) {
+  await fewAtOnce(names.filter((name) => !knownRules.has(name)), async (name) => {
+    knownRules.set(name, await (await call("GET", hostPath(name), { signal })).json());
+  });
   const found = new Map(names.map((name) => [name, knownRules.get(name) ?? null]));
   if (knownRules.size > 2000) knownRules.clear();
   return found;
@@ -190,7 +196,8 @@ function showRows(names, rules, stats) {
 const seconds = (n) => (n >= 99.95 ? `${(n / 60).toFixed(0)} min`
   : n >= 0.9995 ? `${n.toFixed(1)} s` : n >= 0.00995 ? `${(n * 1000).toFixed(0)} ms`
     : `${(n * 1000).toFixed(1)} ms`);
-const optional = (format) => (n) => (n === null ? "–" : format(n));
+const known = (value, format) => ((value ?? null) === null ? "–" : format(value));
+const optional = (format) => (value) => known(value, format);
 
 const NUMBERS = [
   ["Req/s", (c) => c.requests_per_second, rate],
@@ -245,9 +252,8 @@ function showRule(row, rule = row.rule) {
   const [action, given, subdomains] = rule;
   say(row.kind, action);
   row.kind.dataset.action = action;
-  const isDown = (backend) => down.has(backend) || failing.has(`${row.name} ${backend}`);
   const unreached = down.size + failing.size > 0 && action === "proxy"
-    ? backendsOf(given).filter(isDown).length : 0;
+    ? backendsOf(given).filter((at) => isUnreached(row.name, at)).length : 0;
   say(row.target, `${aim(rule)}${unreached > 0 ? `, ${unreached} down` : ""}`);
   row.does.title = `${action} ${action === "proxy" ? backendsOf(given).join(", ") : aim(rule)}`;
   row.does.classList.toggle("down", unreached > 0);

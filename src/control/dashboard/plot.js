@@ -122,8 +122,7 @@ class Chart {
         .map((sample) => [sample[0], sample[index + 1]]);
       const drawn = trace(known, { now, seconds, height: CHART_HEIGHT, peak, gap });
       line.setAttribute("d", drawn.line);
-      const value = newest[index] ?? null;
-      say(this.outputs[index], value === null ? "–" : this.format(value));
+      say(this.outputs[index], optional(this.format)(newest[index]));
     }
     say(this.top, this.format(peak));
     say(this.from, seconds < 3600 ? `${seconds / 60} min ago` : "1 h ago");

@@ -6,7 +6,7 @@ use super::log::Edit;
 use crate::state::Membership;
 use crate::table::Snapshot;
 
-/// How far the table of this node is, and where the head of the log was changed last.
+/// The last entry that is in this node's table, and the revision that changed the head last.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(in crate::control) struct Applied {
     pub(in crate::control) sequence: u64,
@@ -22,7 +22,7 @@ pub(in crate::control) enum Brought {
         revision: i64,
         node: String,
         edits: Vec<Edit>,
-        /// Why nothing could be made of it.
+        /// Why the entry could not be read.
         broken: Option<String>,
     },
     /// The whole table.

@@ -45,22 +45,27 @@ struct HourTotals {
     latency: [u64; CLASSES_OF_TIME],
 }
 
+/// Classes of the latencies of all shards.
+fn latency_of(shards: &ControlEnd) -> [u64; CLASSES_OF_TIME] {
+    let mut latency = [0; CLASSES_OF_TIME];
+    for (own, _) in shards.counters().map(|shard| shard.times(SlotTime::Latency)) {
+        latency.iter_mut().zip(own).for_each(|(sum, n)| *sum += n);
+    }
+    latency
+}
+
 impl HourTotals {
     fn of(shards: &ControlEnd) -> HourTotals {
         let total = |counter| shards.total(counter);
         let classes =
             [Counter::Answers2xx, Counter::Answers3xx, Counter::Answers4xx, Counter::Answers5xx];
-        let mut latency = [0; CLASSES_OF_TIME];
-        for (own, _) in shards.counters().map(|shard| shard.times(SlotTime::Latency)) {
-            latency.iter_mut().zip(own).for_each(|(sum, n)| *sum += n);
-        }
         HourTotals {
             requests: total(Counter::Completed),
             errors: total(Counter::Errors),
             answers: classes.map(total),
             sent: total(Counter::Sent),
             received: total(Counter::Received),
-            latency,
+            latency: latency_of(shards),
         }
     }
 
@@ -149,7 +154,7 @@ impl History {
 
     /// Percentiles of all hosts in the last minute.
     pub(super) fn minute(&self, shards: &ControlEnd) -> Map<String, Value> {
-        let now = HourTotals::of(shards).latency;
+        let now = latency_of(shards);
         let before = self.lock().marks.front().copied().unwrap_or_default();
         super::statistics::percentiles(difference(&now, &before))
     }

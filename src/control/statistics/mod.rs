@@ -145,9 +145,6 @@ impl Statistics {
 
     /// Takes off for good the sums of deleted hosts of which no slot holds any more.
     fn end_deleted(&mut self, keys: &KeySet, table: &Snapshot) {
-        if keys.is_empty() {
-            return;
-        }
         let held = self.in_slots(keys);
         for key in keys.iter().filter(|key| !held.contains_key(key)) {
             let Some(gone) = self.gone.remove(key) else { continue };
@@ -161,6 +158,9 @@ impl Statistics {
     /// Sums of these hosts in the slots.
     fn in_slots(&self, keys: &KeySet) -> Busy {
         let mut held = Busy::default();
+        if keys.is_empty() {
+            return held;
+        }
         for slots in self.shards.hosts() {
             slots.look(|_, [key, ..], slot| {
                 if keys.contains(&key) {

@@ -10,7 +10,7 @@ use std::collections::{BinaryHeap, HashSet};
 use super::archive::Row;
 use super::window::SlotReading;
 use super::{Statistics, name_of};
-use crate::link::{ByKey, HostCount, Slot, Sums};
+use crate::link::{ByKey, HostCount, KeySet, Slot, Sums};
 use crate::table::{Rule, Snapshot, UNKNOWN};
 
 /// Order of hosts.
@@ -35,7 +35,7 @@ impl HostSort {
         ("bytes", HostSort::Bytes),
     ];
 
-    /// HostRank by the counts of one slot, or of all.
+    /// Ranks a host by the counts of one slot, or of all.
     fn rank(self, sums: &Sums, minute: &SlotReading) -> HostRank {
         let get = |count| sums.get(count);
         match self {
@@ -201,7 +201,7 @@ fn ranked<'t>(
     Chosen { names: chosen, matched: names.len(), rules }
 }
 
-/// HostRanks of the hosts that have slots, or had one in the last minute.
+/// Ranks of the hosts that have slots, or had one in the last minute.
 pub(in crate::control) struct HostRanks {
     sort: HostSort,
     of: ByKey<HostRank>,
@@ -210,11 +210,7 @@ pub(in crate::control) struct HostRanks {
 impl Statistics {
     /// Whether a host ever had a request.
     fn has(&self, key: u64) -> bool {
-        let mut is_busy = self.archive.contains(key) || self.elder.contains_key(&key);
-        for slots in self.shards.hosts() {
-            slots.look(|_, [other, ..], _| is_busy |= other == key);
-        }
-        is_busy
+        !self.of(&KeySet::from_iter([key])).is_empty()
     }
 
     fn ranks(&self, sort: HostSort) -> HostRanks {
@@ -256,7 +252,7 @@ impl Statistics {
         of
     }
 
-    /// HostRanks by latency: percentiles of several shards can't be added up, their classes can.
+    /// Ranks hosts by latency: percentiles of several shards can't be added up, their classes can.
     fn latency_ranks(&self) -> ByKey<HostRank> {
         let mut minutes: ByKey<SlotReading> = ByKey::default();
         self.each_slot(|shard, index, key, slot| {
@@ -275,7 +271,7 @@ impl Statistics {
         }
     }
 
-    /// HostRank of a host, which may have no slot.
+    /// The rank of a host, which may have no slot.
     fn rank_of(&self, ranks: &HostRanks, key: u64) -> HostRank {
         let archived = || self.archive.row(key).map_or(0, |row| ranks.sort.archived(row));
         ranks.of.get(&key).copied().unwrap_or_else(|| HostRank(0, archived()))

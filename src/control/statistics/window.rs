@@ -26,7 +26,7 @@ pub(in crate::control) struct SlotReading {
     pub(in crate::control) latency: [u32; CLASSES_OF_TIME],
 }
 
-/// Marks of a slot.
+/// The marks of a slot take the room that limits count for them.
 const _: () = assert!(size_of::<[SlotReading; 2]>() == limits::SLOT_MARKS_BYTES);
 
 impl SlotReading {
@@ -259,7 +259,7 @@ pub(in crate::control) fn describe(minute: &SlotReading, seconds: f64) -> Map<St
     rates.into_iter().chain(minute.percentiles()).collect()
 }
 
-/// Interval of the marks.
+/// Two steps between marks are the minute.
 const _: () = assert!(limits::WINDOW_STEP.as_secs() * 2 == Duration::from_secs(60).as_secs());
 
 #[cfg(test)]

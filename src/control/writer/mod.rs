@@ -257,7 +257,7 @@ impl Writing {
         let mut changes = self.wiring.changes.lock();
         changes.note(&change.who, change.verb, rules.as_deref(), change.edits.len());
         drop(changes);
-        audit(&change, after.tag, "done");
+        audit(&change, Some(after.tag), "done");
         let set = change.edits.iter().filter_map(|(name, rule)| Some((&**name, rule.as_ref()?)));
         loops::warn_of(&self.wiring.published.own, set);
         let happened = Happened {

@@ -5,8 +5,9 @@ use ratatui::layout::Rect;
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Paragraph, Wrap};
 
-use super::side::{moment, style, why};
+use super::side::{style, why};
 use super::styles::{ALARM, FAINT, STRONG, WARNING};
+use crate::client::events::moment;
 use crate::client::print::counted;
 use crate::client::top::figures::{Backend, Close};
 use crate::client::top::format::{bytes, duration, figure, number};
@@ -14,7 +15,7 @@ use crate::client::top::format::{bytes, duration, figure, number};
 /// Seconds from which on a median response counts as slow.
 const SLOW: f64 = 1.0;
 /// Errors per second from which on a host counts as failing.
-const FAILING: f64 = 0.05;
+pub const FAILING: f64 = 0.05;
 
 pub fn draw(frame: &mut Frame<'_>, close: &Close, backends: &[Backend], place: Rect) {
     let host = &close.host;
@@ -80,8 +81,8 @@ fn causes(close: &Close, backends: &[Backend]) -> Vec<(String, ratatui::style::S
     let bad: Vec<&Backend> =
         known.iter().filter_map(|backend| backend.trouble(&host.name)).collect();
     for backend in &bad {
-        causes
-            .push((format!("{} is {}{}", backend.address, backend.state, reason(backend)), ALARM));
+        let text = format!("{} is {} {}", backend.address, backend.state, why(backend));
+        causes.push((text.trim_end().to_owned(), ALARM));
     }
     if close.action == "spin" {
         let held = counted(number(host.held), "request");
@@ -111,13 +112,6 @@ fn causes(close: &Close, backends: &[Backend]) -> Vec<(String, ratatui::style::S
         causes.push((format!("slow: half of the responses take {median} or more"), WARNING));
     }
     causes
-}
-
-fn reason(backend: &Backend) -> String {
-    match why(backend).trim() {
-        "" => String::new(),
-        why => format!(" {why}"),
-    }
 }
 
 fn backend_lines<'a>(close: &Close, backends: &[Backend]) -> Vec<Line<'a>> {

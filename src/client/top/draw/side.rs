@@ -1,8 +1,6 @@
 //! Backends and the nodes of a fleet: beside the hosts where the terminal is wide, or in their
 //! place.
 
-use std::time::{Duration, SystemTime};
-
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::Style;
@@ -10,7 +8,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::Paragraph;
 
 use super::styles::{ALARM, FAINT, HEAD, WARNING};
-use crate::client::events::utc;
+use crate::client::events::moment;
 use crate::client::print::counted;
 use crate::client::top::figures::{Backend, Fleet, Node};
 use crate::client::top::format::{cut, duration, figure, number};
@@ -67,7 +65,7 @@ pub fn backends(frame: &mut Frame<'_>, screen: &Screen, place: Rect) {
         }
         lines.push(backend_row(backend, columns, address));
         if backend.is_bad() {
-            lines.push(Line::styled(cut(&why(backend), width), ALARM));
+            lines.push(Line::styled(cut(&format!("  {}", why(backend)), width), ALARM));
         }
     }
     if screen.backends.is_empty() {
@@ -100,13 +98,7 @@ pub fn style(state: &str) -> Style {
 pub fn why(backend: &Backend) -> String {
     let since = backend.since.map(|at| format!("since {}", moment(at as f64)));
     let reason = Some(backend.reason.clone()).filter(|reason| !reason.is_empty());
-    format!("  {}", [since, reason].into_iter().flatten().collect::<Vec<_>>().join(": "))
-}
-
-/// A time in seconds since 1970.
-pub fn moment(seconds: f64) -> String {
-    let since = Duration::try_from_secs_f64(seconds).unwrap_or_default();
-    SystemTime::UNIX_EPOCH.checked_add(since).map(utc).unwrap_or_default()
+    [since, reason].into_iter().flatten().collect::<Vec<_>>().join(": ")
 }
 
 /// State of a node in a word, with the style that it deserves.

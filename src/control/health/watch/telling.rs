@@ -146,20 +146,11 @@ impl Watch {
 
     /// Takes over what another process knew.
     pub(in crate::control::health) fn recall(&mut self, known: Vec<Known>, now: Now) {
-        let mut spots: HashMap<Address, Vec<(String, Spot)>> = HashMap::new();
-        for (spot, checked) in &self.checked {
-            spots.entry(spot.0).or_default().push((checked.check.parameters(), *spot));
-        }
-        for list in spots.values_mut() {
-            list.sort_unstable();
-        }
+        let spots = self.spots();
         for Known { backend, check, state, reason, since } in known {
             let here = spots.get(&backend).map_or(&[][..], |list| list);
             let meant = match &check {
-                Some(check) => match here.binary_search_by(|(other, _)| other.cmp(check)) {
-                    Ok(at) => &here[at..=at],
-                    Err(_) => &[],
-                },
+                Some(check) => meant(here, check),
                 // An older version knows addresses only; an ejection is of the address.
                 None if state == State::Ejected => &[],
                 None => here,
@@ -174,6 +165,18 @@ impl Watch {
                 }
             }
         }
+    }
+
+    /// Checks of each address with their parameters, sorted.
+    fn spots(&self) -> HashMap<Address, Vec<(String, Spot)>> {
+        let mut spots: HashMap<Address, Vec<(String, Spot)>> = HashMap::new();
+        for (spot, checked) in &self.checked {
+            spots.entry(spot.0).or_default().push((checked.check.parameters(), *spot));
+        }
+        for list in spots.values_mut() {
+            list.sort_unstable();
+        }
+        spots
     }
 
     /// Arrivals of the last while, as another process is to know them.
@@ -206,15 +209,17 @@ impl Watch {
         known: Vec<KnownArrival>,
         now: Instant,
     ) {
+        if known.is_empty() {
+            return;
+        }
+        let spots = self.spots();
         for KnownArrival { backend, check, rule, age } in known {
             let Some(since) = now.checked_sub(age) else { continue };
-            let is_meant = |(spot, checked): &(&Spot, &Checked)| {
-                spot.0 == backend && Some(checked.check.parameters()) == check
-            };
+            let here = spots.get(&backend).map_or(&[][..], |list| list);
             let arrival = match (&check, rule) {
-                (Some(_), _) => match self.checked.iter().find(is_meant) {
-                    Some((spot, _)) => Arrival::Well(backend, spot.1),
-                    None => continue,
+                (Some(check), _) => match meant(here, check) {
+                    [(_, spot), ..] => Arrival::Well(backend, spot.1),
+                    [] => continue,
                 },
                 (None, Some(rule)) => Arrival::Added(backend, Snapshot::default().key(&rule)),
                 (None, None) => Arrival::Back(backend),
@@ -231,5 +236,13 @@ impl Watch {
         if checked.verdict.state().is_bad() {
             self.failing.insert(spot);
         }
+    }
+}
+
+/// The check with these parameters among those of one address.
+fn meant<'s>(here: &'s [(String, Spot)], check: &str) -> &'s [(String, Spot)] {
+    match here.binary_search_by(|(other, _)| other.as_str().cmp(check)) {
+        Ok(at) => &here[at..=at],
+        Err(_) => &[],
     }
 }
