@@ -68,7 +68,7 @@ CASES = [
         "upload-100m",
         "a POST of 100 MiB",
         path="/upload",
-        connections=(4,),
+        connections=(4, 64),
         body_bytes=100 * MIB,
         load="upload",
     ),
