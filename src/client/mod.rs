@@ -251,7 +251,7 @@ async fn stats(
 ) -> Result<(), Failure> {
     let given: Vec<_> = search.map(|text| ("search", text)).into_iter().collect();
     let given = [given, ranking.given()].concat();
-    let answer = api.fetch(Ask::get(format!("/stats/{}", query(given)))).await?;
+    let answer = api.fetch(Ask::get(format!("/stats/{}", query(given.iter().copied())))).await?;
     if json {
         return print_json(&answer.body);
     }
