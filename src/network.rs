@@ -32,7 +32,7 @@ impl Network {
     pub fn parse(text: &str) -> Result<Network, NetworkError> {
         let (address, bits) = text.split_once('/').map_or((text, None), |(a, b)| (a, Some(b)));
         let address: IpAddr = address.parse().map_err(|_| NetworkError::Syntax)?;
-        let most = if address.is_ipv4() { 32 } else { 128 };
+        let most = width(address);
         let is_number = |bits: &str| bits.bytes().all(|byte| byte.is_ascii_digit());
         let bits = match bits {
             None => most,
@@ -61,17 +61,20 @@ impl Network {
 
     /// The first and the last address, as numbers.
     fn range(&self) -> (u128, u128) {
-        let width = if self.address.is_ipv4() { 32 } else { 128 };
         let first = number(self.address);
-        (first, first | low_bits(width - u32::from(self.bits)))
+        (first, first | low_bits(u32::from(width(self.address) - self.bits)))
     }
+}
+
+/// Bits of an address of this family.
+fn width(address: IpAddr) -> u8 {
+    if address.is_ipv4() { 32 } else { 128 }
 }
 
 /// The shortest form that reads as the same network.
 impl fmt::Display for Network {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let is_one = self.bits == if self.address.is_ipv4() { 32 } else { 128 };
-        match is_one {
+        match self.bits == width(self.address) {
             true => self.address.fmt(f),
             false => write!(f, "{}/{}", self.address, self.bits),
         }

@@ -1,12 +1,13 @@
 //! Values of a request by which a client can be kept at one backend: of a cookie (RFC 6265), or of
 //! a field.
 
+use super::field::trim;
 use super::head::RequestHead;
 
 impl<'b> RequestHead<'_, 'b> {
     /// The first value of a field, by its name in any case; `None` where it is empty or missing.
     pub fn field(&self, name: &str) -> Option<&'b [u8]> {
-        let mut values = self.values(name).map(trimmed);
+        let mut values = self.values(name).map(trim);
         values.next().filter(|value| !value.is_empty())
     }
 
@@ -17,17 +18,10 @@ impl<'b> RequestHead<'_, 'b> {
         let mut found = pairs.filter_map(|pair| {
             let equals = memchr::memchr(b'=', pair)?;
             let (known, value) = (&pair[..equals], &pair[equals + 1..]);
-            (trimmed(known) == name.as_bytes()).then(|| unquoted(trimmed(value)))
+            (trim(known) == name.as_bytes()).then(|| unquoted(trim(value)))
         });
         found.next().filter(|value| !value.is_empty())
     }
-}
-
-fn trimmed(value: &[u8]) -> &[u8] {
-    let is_blank = |byte: &u8| matches!(byte, b' ' | b'\t');
-    let start = value.iter().position(|byte| !is_blank(byte)).unwrap_or(value.len());
-    let end = value.iter().rposition(|byte| !is_blank(byte)).map_or(start, |last| last + 1);
-    &value[start..end]
 }
 
 fn unquoted(value: &[u8]) -> &[u8] {

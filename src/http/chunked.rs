@@ -184,15 +184,16 @@ impl Chunked {
         self.run(bytes, |_| {})
     }
 
-    /// Like `advance`, and counts the bytes of data among those.
+    /// Advances as `advance` does, and counts the bytes of data among those.
     pub fn advance_counting(&mut self, bytes: &[u8]) -> Result<(Passed, u64), Refusal> {
         let mut count = 0;
         let passed = self.run(bytes, |data| count += data.len() as u64)?;
         Ok((passed, count))
     }
 
-    /// Like `advance`, and appends the data of the chunks (no sizes, no trailers) to `out`.
-    /// On an error `out` may hold data from before it. Returns how many bytes were of the body.
+    /// Advances as `advance` does, and appends the data of the chunks (no sizes, no trailers) to
+    /// `out`. On an error `out` may hold data from before it. Returns how many bytes were of the
+    /// body.
     pub fn decode(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<usize, Refusal> {
         self.run(bytes, |data| out.extend_from_slice(data)).map(|passed| passed.consumed)
     }

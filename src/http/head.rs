@@ -99,9 +99,8 @@ impl<'b> RequestHead<'_, 'b> {
 
     /// The values of the fields of this name, in the order in which they came.
     pub fn values(&self, name: &str) -> impl DoubleEndedIterator<Item = &'b [u8]> {
-        let named = self.fields.list.iter().filter(move |field| {
-            field.name.len() == name.len() && field.name.eq_ignore_ascii_case(name)
-        });
+        let list = self.fields.list.iter();
+        let named = list.filter(move |field| field.name.eq_ignore_ascii_case(name));
         named.map(|field| field.value)
     }
 

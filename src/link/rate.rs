@@ -89,7 +89,7 @@ impl Rates {
         now: Instant,
     ) -> Option<Duration> {
         let rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
-        let due = rates.get(&rule)?.0.load(Ordering::Relaxed);
+        let due = rates.get(&rule)?.due();
         let rate = Rate(AtomicU64::new(due));
         rate.admit(self.shares.of_rate(per_second), self.nanos(now)).err()
     }

@@ -39,8 +39,8 @@ pub(super) struct LimitedChunks {
 }
 
 impl LimitedChunks {
-    /// Like [`Chunked::advance`]. A chunk that is too large is refused as soon as its size is
-    /// known.
+    /// Advances as [`Chunked::advance`] does. A chunk that is too large is refused as soon as its
+    /// size is known.
     fn advance(&mut self, bytes: &[u8]) -> Result<Passed, Refusal> {
         let (passed, data) = self.chunked.advance_counting(bytes)?;
         self.left = self.left.checked_sub(data).ok_or(Refusal::BodyTooLarge)?;

@@ -42,16 +42,7 @@ macro_rules! endings {
 
         impl Ending {
             pub(super) fn row(self) -> EndingRow {
-                match self {
-                    $(Ending::$name { .. } => EndingRow {
-                        slug: $slug,
-                        status: $status,
-                        fault: Fault::$fault,
-                        failure: $failure,
-                        #[cfg(test)]
-                        sentence: $sentence,
-                    },)*
-                }
+                Ending::ROWS[self.position()]
             }
 
             /// Names of all endings, by position; two may have one name.
@@ -67,12 +58,12 @@ macro_rules! endings {
                 position as usize
             }
 
-            #[cfg(test)]
             const ROWS: &[EndingRow] = &[$(EndingRow {
                 slug: $slug,
                 status: $status,
                 fault: Fault::$fault,
                 failure: $failure,
+                #[cfg(test)]
                 sentence: $sentence,
             },)*];
         }

@@ -299,12 +299,13 @@ async fn with_body(
         Ok(ended) => ended,
         Err(refusal) => return Outcome::Refuse(refusal),
     };
-    if let Some(broken) = &ended.broken {
-        side.shard.note_end(side.ticket, broken.of_upload());
+    let broken = ended.broken.map(|broken| broken.of_upload());
+    if let Some(ending) = broken {
+        side.shard.note_end(side.ticket, ending);
     }
     // The backend sees a message that was cut off: its connection goes with the lease. A client
     // whose response has begun sees that cut off, too.
-    match (ended.answered, ended.broken.map(|broken| broken.of_upload())) {
+    match (ended.answered, broken) {
         (Some(answered), _) => settle(side, backend, request, answered, ended.is_uploaded).await,
         (None, Some(_)) if ended.shown == AnswerProgress::Framed => Outcome::Next(Next::Linger),
         (None, Some(_)) if ended.shown == AnswerProgress::Unframed => {

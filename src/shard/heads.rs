@@ -24,9 +24,7 @@ pub(super) fn change_request(
     waited: Option<&Waited>,
     out: &mut Vec<u8>,
 ) {
-    if request.overrides.is_some() {
-        override_request(request, head, client, out);
-    }
+    override_request(request, head, client, out);
     if shard.tuning().request_start {
         stamp(shard, request, (head, client), waited, out);
     }

@@ -13,7 +13,7 @@ use crate::http::{RequestHead, Version};
 use crate::limits;
 use crate::log_style::{LogField, LogFields, LogFormat, LogStyle};
 
-/// One line as it grows.
+/// Line as it grows.
 pub(super) struct Record {
     /// Text from the beginning to the fields of the request's head.
     pub(super) line: Vec<u8>,
@@ -261,8 +261,7 @@ fn bounded(value: &[u8]) -> Option<&[u8]> {
 fn write_quoted(line: &mut Vec<u8>, text: &[u8]) {
     for &byte in text {
         match byte {
-            b'"' | b'\\' => drop(write!(line, "\\x{byte:02X}")),
-            b' '..=b'~' => line.push(byte),
+            b' '..=b'~' if !matches!(byte, b'"' | b'\\') => line.push(byte),
             _ => drop(write!(line, "\\x{byte:02X}")),
         }
     }

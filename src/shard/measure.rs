@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::Shard;
 use super::request::RequestTicket;
-use super::tally::{Live, NO_SLOT};
+use super::tally::Live;
 use crate::link::{Author, BackendCount, Counter, HostCount, SlotTime};
 
 impl Shard {
@@ -59,13 +59,7 @@ impl Shard {
 
     /// Counts a connection that was opened for a request, in this time.
     pub(super) fn count_connect(&self, ticket: RequestTicket, backend_slot: u32, time: Duration) {
-        let mut host = NO_SLOT;
-        self.with_live(ticket, |live| {
-            host = live.host;
-            if let Some(record) = &mut live.record {
-                record.connect = Some(time);
-            }
-        });
+        let host = self.host_noting(ticket, |record| record.connect = Some(time));
         self.count_time(host, SlotTime::Connect, time);
         self.end.backends().add_time(backend_slot, SlotTime::Connect, time);
         if let Some(slot) = self.end.backends().get(backend_slot) {
@@ -113,15 +107,9 @@ impl Shard {
 
     /// Counts a time that a request waited, held or in a queue.
     pub(super) fn count_wait(&self, ticket: RequestTicket, time: SlotTime, waited: Duration) {
-        let mut host = NO_SLOT;
-        self.with_live(ticket, |live| {
-            host = live.host;
-            if let Some(record) = &mut live.record {
-                match time {
-                    SlotTime::Held => record.held += waited,
-                    _ => record.queued += waited,
-                }
-            }
+        let host = self.host_noting(ticket, |record| match time {
+            SlotTime::Held => record.held += waited,
+            _ => record.queued += waited,
         });
         self.count_time(host, time, waited);
     }

@@ -23,7 +23,7 @@ pub(super) struct OpenRequests {
     rules: RefCell<ByKey<LimitedRule>>,
 }
 
-/// One such rule.
+/// Rule with `max_open_requests`: its gate, its line, and the permits that are out.
 struct LimitedRule {
     gate: Arc<Gate>,
     /// Requests that wait for a permit.

@@ -73,16 +73,15 @@ pub(super) fn plan<'t>(
         authenticates: head.authenticates,
         overrides: rule.action.overrides().cloned(),
     };
+    let close = request.closes();
     if shard.tuning().has_health_path && is_health_check(shard, &head) {
-        let close = request.closes();
         let answer = health_reply(shard, request.reply_to(close, shard.date()));
         return Plan::Health { request, answer, close };
     }
     let via = shard.tuning().via;
     let keys = rule.keys;
-    let close = request.closes();
-    let to = request.reply_to(close, shard.date());
     if via.is_set() && head.came_through(&via) {
+        let to = request.reply_to(close, shard.date());
         let (ending, mut answer) = (Ending::Loop, shard.ring.take_vec());
         http::write_status(ending.status().unwrap_or(508), to, &mut answer);
         return Plan::Reply { keys, request, answer, close, ending };
@@ -104,11 +103,12 @@ pub(super) fn plan<'t>(
             return Plan::Reply { keys, request, answer, close, ending: Ending::AccessDenied };
         }
         Route::Limited(spent) => {
-            let answer = reply::too_many(shard, &request, close);
+            let answer = reply::status(shard, &request, 429, close);
             return Plan::Reply { keys, request, answer, close, ending: spent.ending() };
         }
         Route::Reply(action) => {
             let mut answer = shard.ring.take_vec();
+            let to = request.reply_to(close, shard.date());
             write_reply(shard, action, &head, client, to, &mut answer);
             heads::change_response(&request, &mut answer);
             return Plan::Reply { keys, request, answer, close, ending: Ending::Local };

@@ -7,28 +7,16 @@ use crate::table::Overrides;
 
 /// Writes a reply with this status; `close` is what it says.
 pub(super) fn status(shard: &Shard, request: &Request, status: u16, close: bool) -> Vec<u8> {
-    write(shard, request, (status, None), close)
-}
-
-/// Writes the reply to one request too many for the moment (RFC 6585 §4).
-pub(super) fn too_many(shard: &Shard, request: &Request, close: bool) -> Vec<u8> {
-    write(shard, request, (429, Some(1)), close)
-}
-
-fn write(
-    shard: &Shard,
-    request: &Request,
-    (status, retry_after): (u16, Option<u32>),
-    close: bool,
-) -> Vec<u8> {
     let mut reply = shard.ring.take_vec();
     let to = request.reply_to(close, shard.date());
     let pages = shard.published().pages.load();
     let own = pages_of(request).and_then(|name| pages.own_for_status(name, status));
-    match (own.or_else(|| pages.for_status(status)), retry_after) {
-        (Some(page), _) => http::write_page(page, retry_after, to, &mut reply),
-        (None, Some(_)) => http::write_too_many(to, &mut reply),
-        (None, None) => http::write_status(status, to, &mut reply),
+    // One request too many for the moment (RFC 6585 §4).
+    let retry_after = (status == 429).then_some(1);
+    match own.or_else(|| pages.for_status(status)) {
+        Some(page) => http::write_page(page, retry_after, to, &mut reply),
+        None if status == 429 => http::write_too_many(to, &mut reply),
+        None => http::write_status(status, to, &mut reply),
     }
     reply
 }

@@ -244,7 +244,7 @@ impl Shard {
             }
             false => counters.sub(Counter::Held, 1),
         }
-        if let Some(slot) = self.host_slot(ticket) {
+        if let Some(slot) = self.host_slot(ticket, |_| {}) {
             match begins {
                 true => slot.add(HostCount::Held, 1),
                 false => slot.sub(HostCount::Held, 1),
@@ -286,7 +286,8 @@ impl Shard {
         }
         self.count_time(live.host, SlotTime::Request, self.time_since(live.began));
         self.moved_on(live.rule);
-        if let Some(record) = live.record {
+        if let Some(mut record) = live.record {
+            record.ending = live.ending;
             self.file(record, live.backend);
         }
     }
@@ -310,9 +311,6 @@ impl Shard {
         self.with_live(ticket, |live| {
             if live.ending == Ending::Complete {
                 live.ending = ending;
-            }
-            if let Some(record) = &mut live.record {
-                record.ending = live.ending;
             }
         });
     }
@@ -346,29 +344,25 @@ impl Shard {
         drop(permit);
     }
 
-    fn host_slot(&self, ticket: RequestTicket) -> Option<&Slot> {
-        let host = self.tallies.live.borrow().get(ticket.index())?.host;
-        self.end.hosts().get(host)
+    /// Adds to the record of a request; returns the number of its host's slot.
+    pub(super) fn host_noting(&self, ticket: RequestTicket, act: impl FnOnce(&mut Record)) -> u32 {
+        let mut host = NO_SLOT;
+        self.with_live(ticket, |live| {
+            host = live.host;
+            if let Some(record) = &mut live.record {
+                act(record);
+            }
+        });
+        host
     }
 
-    /// Returns the slot of a request's host, and adds to its record.
-    fn host_slot_noting(
-        &self,
-        ticket: RequestTicket,
-        act: impl FnOnce(&mut Record),
-    ) -> Option<&Slot> {
-        let mut live = self.tallies.live.borrow_mut();
-        let live = live.get_mut(ticket.index())?;
-        if let Some(record) = &mut live.record {
-            act(record);
-        }
-        self.end.hosts().get(live.host)
+    fn host_slot(&self, ticket: RequestTicket, act: impl FnOnce(&mut Record)) -> Option<&Slot> {
+        self.end.hosts().get(self.host_noting(ticket, act))
     }
 
     pub(super) fn count_received(&self, ticket: RequestTicket, bytes: usize) {
         self.end.counters().add(Counter::Received, bytes as u64);
-        if let Some(slot) = self.host_slot_noting(ticket, |record| record.received += bytes as u64)
-        {
+        if let Some(slot) = self.host_slot(ticket, |record| record.received += bytes as u64) {
             slot.add(HostCount::BytesReceived, bytes as u64);
         }
     }
@@ -376,15 +370,14 @@ impl Shard {
     /// Takes received bytes out of the counts that will come again.
     pub(super) fn uncount_received(&self, ticket: RequestTicket, bytes: usize) {
         self.end.counters().sub(Counter::Received, bytes as u64);
-        if let Some(slot) = self.host_slot_noting(ticket, |record| record.received -= bytes as u64)
-        {
+        if let Some(slot) = self.host_slot(ticket, |record| record.received -= bytes as u64) {
             slot.sub(HostCount::BytesReceived, bytes as u64);
         }
     }
 
     pub(super) fn count_sent(&self, ticket: RequestTicket, bytes: usize) {
         self.end.counters().add(Counter::Sent, bytes as u64);
-        if let Some(slot) = self.host_slot_noting(ticket, |record| record.sent += bytes as u64) {
+        if let Some(slot) = self.host_slot(ticket, |record| record.sent += bytes as u64) {
             slot.add(HostCount::BytesSent, bytes as u64);
         }
     }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde_json::{Map, Value};
 
-use super::arguments::{Arguments, Problem, problem, shown};
+use super::arguments::{Arguments, Problem, items, problem, shown};
 use crate::limits::NETWORKS_MAX;
 use crate::network::{Network, NetworkError, NetworkMap};
 
@@ -34,11 +34,10 @@ impl Access {
             let sentence = format!("{network} is in allow and in deny of {}", arguments.row.name);
             return Err(problem("host_kwarg_invalid:deny", sentence));
         }
-        let marked = |list: &[Network], mark: bool| -> Vec<(Network, bool)> {
-            list.iter().map(|network| (*network, mark)).collect()
-        };
-        let all = [marked(&allow, true), marked(&deny, false)].concat();
-        Ok(Some(Box::new(Access { allow, deny, is_allowed: NetworkMap::new(all) })))
+        let allowed = allow.iter().map(|network| (*network, true));
+        let denied = deny.iter().map(|network| (*network, false));
+        let is_allowed = NetworkMap::new(allowed.chain(denied));
+        Ok(Some(Box::new(Access { allow, deny, is_allowed })))
     }
 
     /// Adds the lists to the arguments of a rule.
@@ -77,15 +76,9 @@ fn networks(arguments: &Arguments<'_>, name: &'static str) -> Result<Box<[Networ
             ),
         })
     };
-    let list: Result<Vec<Network>, Problem> = match arguments.given.get(name) {
-        None => return Ok(Box::default()),
-        Some(Value::Array(items)) => items.iter().map(read).collect(),
-        Some(Value::String(text)) => {
-            text.split(',').map(|item| read(&Value::from(item.trim()))).collect()
-        }
-        Some(value) => return Err(arguments.invalid(name, value)),
-    };
-    let list = list?;
+    let Some(value) = arguments.given.get(name) else { return Ok(Box::default()) };
+    let Some(items) = items(value) else { return Err(arguments.invalid(name, value)) };
+    let list = items.iter().map(read).collect::<Result<Vec<_>, _>>()?;
     match list.len() {
         // It would allow nobody, or deny nobody: neither is likely to be meant.
         0 => Err(arguments.invalid_for(name, &Value::Array(Vec::new()), "at least one network")),

@@ -1,6 +1,7 @@
 //! The arguments of one rule: each read in whatever form it may have, or refused by name with what
 //! was expected. What an argument means is for [`super::json`] to say.
 
+use std::borrow::Cow;
 use std::fmt::Display;
 use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
@@ -174,8 +175,22 @@ pub(super) fn text(value: &Value) -> Option<&str> {
     })
 }
 
+/// Items of a list, or of a text with commas; `None`: the value is neither.
+pub(super) fn items(value: &Value) -> Option<Cow<'_, [Value]>> {
+    match value {
+        Value::Array(items) => Some(Cow::Borrowed(items)),
+        Value::String(list) => Some(list.split(',').map(|item| Value::from(item.trim())).collect()),
+        _ => None,
+    }
+}
+
+/// Name of a page.
+pub(super) fn page_name(value: &Value) -> Option<Box<str>> {
+    value.as_str().filter(|name| is_page_name(name)).map(Box::from)
+}
+
 /// No separators, and no dot in front: a page's name becomes a file's.
-pub(super) fn is_page_name(name: &str) -> bool {
+fn is_page_name(name: &str) -> bool {
     (1..=PAGE_NAME_BYTES_MAX).contains(&name.len())
         && !name.starts_with('.')
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))

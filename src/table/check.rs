@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 
 use crate::limits::{CHECK_STATUSES_MAX, CHECK_TIMEOUT_SECONDS_MAX};
 
-use super::arguments::{Arguments, Problem, put, seconds_to_json, text, whole};
+use super::arguments::{Arguments, Problem, items, put, seconds_to_json, text, whole};
 use super::host;
 
 /// Request of a check.
@@ -34,12 +34,9 @@ pub(super) struct Statuses {
 impl Statuses {
     /// Reads a status, a range as text, a text with commas, or a list of these.
     pub(super) fn from_json(value: &Value) -> Option<Statuses> {
-        let ranges: Option<Box<[_]>> = match value {
-            Value::Array(items) => items.iter().map(range).collect(),
-            Value::String(list) => {
-                list.split(',').map(|item| range(&Value::from(item.trim()))).collect()
-            }
-            one => Some([range(one)?].into()),
+        let ranges: Option<Box<[_]>> = match items(value) {
+            Some(items) => items.iter().map(range).collect(),
+            None => Some([range(value)?].into()),
         };
         let ranges = ranges.filter(|all| (1..=CHECK_STATUSES_MAX).contains(&all.len()))?;
         Some(Statuses { ranges, is_list: value.is_array() })

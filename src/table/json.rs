@@ -19,8 +19,8 @@ use crate::rule_arguments::{self, ACTIONS};
 
 use super::access::Access;
 use super::arguments::{
-    Arguments, Problem, is_page_name, list, problem, put, seconds_to_json, shorten, shown, text,
-    whole,
+    Arguments, Problem, items, list, page_name, problem, put, seconds_to_json, shorten, shown,
+    text, whole,
 };
 use super::backend::{Backend, Backends, Names, Target};
 use super::check;
@@ -205,9 +205,7 @@ fn read_action(arguments: &Arguments<'_>, names: &mut Names) -> Result<Action, P
             options: ReplyOptions::read(arguments)?,
         })),
         "static" => Action::Static(Arc::new(StaticPage {
-            page: arguments.required("type", |value| {
-                value.as_str().filter(|name| is_page_name(name)).map(Box::from)
-            })?,
+            page: arguments.required("type", page_name)?,
             options: ReplyOptions::read(arguments)?,
         })),
         "empty" => Action::Empty(Empty {
@@ -329,14 +327,8 @@ fn read_backends(
             )
         })
     };
-    let backends = match value {
-        Value::Array(items) => items.iter().map(&mut read).collect::<Result<Vec<_>, _>>()?,
-        Value::String(list) => {
-            let items = list.split(',').map(|item| Value::from(item.trim()));
-            items.map(|item| read(&item)).collect::<Result<Vec<_>, _>>()?
-        }
-        _ => return Err(arguments.invalid(name, value)),
-    };
+    let Some(items) = items(value) else { return Err(arguments.invalid(name, value)) };
+    let backends = items.iter().map(&mut read).collect::<Result<Vec<_>, _>>()?;
     match backends.len() {
         0 => Err(arguments.invalid_for(name, value, "at least one backend")),
         count if BACKENDS_MAX < count => Err(problem(
@@ -409,13 +401,9 @@ fn backend_at(host: &str, port: u16, names: &mut Names) -> Result<Backend, &'sta
 fn read_weights(arguments: &Arguments<'_>, backends: &mut [Backend]) -> Result<(), Problem> {
     let weights = arguments.optional("weights", |value| {
         let weight = |item: &Value| Some(whole(item, 0..=65535)? as u16);
-        let weights: Vec<u16> = match value {
-            Value::Array(items) => items.iter().map(weight).collect::<Option<_>>()?,
-            Value::String(list) => list
-                .split(',')
-                .map(|item| weight(&Value::from(item.trim())))
-                .collect::<Option<_>>()?,
-            number => vec![weight(number)?],
+        let weights: Vec<u16> = match items(value) {
+            Some(items) => items.iter().map(weight).collect::<Option<_>>()?,
+            None => vec![weight(value)?],
         };
         (weights.len() == backends.len()).then_some(weights)
     })?;

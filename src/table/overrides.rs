@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use super::arguments::{Arguments, Problem, is_page_name, put, seconds_to_json};
+use super::arguments::{Arguments, Problem, page_name, put, seconds_to_json};
 use super::head_arguments::{HostSent, fields_to_json, read_fields};
 use crate::fields::FieldChange;
 
@@ -77,9 +77,7 @@ impl Overrides {
             host: arguments.optional("host", HostSent::read)?,
             set_request: read_fields(arguments, "set_request")?,
             set_response: read_fields(arguments, "set_response")?,
-            pages: arguments.optional("pages", |value| {
-                value.as_str().filter(|name| is_page_name(name)).map(Box::from)
-            })?,
+            pages: arguments.optional("pages", page_name)?,
         };
         Ok((overrides != Overrides::default()).then(|| Arc::new(overrides)))
     }

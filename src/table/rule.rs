@@ -87,7 +87,7 @@ impl Action {
     #[inline]
     pub fn overrides(&self) -> Option<&Arc<Overrides>> {
         match self {
-            Action::Proxy(proxy) => proxy.options.as_deref()?.overrides.as_ref(),
+            Action::Proxy(proxy) => proxy.overrides(),
             Action::Spin(spin) => spin.overrides.as_ref(),
             Action::Redirect(redirect) => redirect.options.as_deref()?.overrides.as_ref(),
             Action::Static(page) => page.options.as_deref()?.overrides.as_ref(),
@@ -95,11 +95,7 @@ impl Action {
             Action::Alias(_) | Action::Unknown | Action::NoHosts => None,
         }
     }
-}
 
-const _: () = assert!(size_of::<Rule>() == 32 && size_of::<Backend>() == 16);
-
-impl Action {
     /// Lists of clients that the rule lets in or keeps out, if it has any.
     #[inline]
     pub fn access(&self) -> Option<&Access> {
@@ -114,6 +110,8 @@ impl Action {
         access.as_deref()
     }
 }
+
+const _: () = assert!(size_of::<Rule>() == 32 && size_of::<Backend>() == 16);
 
 /// How the next backend is chosen.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Default)]
@@ -222,7 +220,7 @@ impl Proxy {
         self.backends().iter().chain(self.backup())
     }
 
-    /// One of [`Proxy::all_backends`].
+    /// The backend at this position in [`Proxy::all_backends`].
     pub fn backend(&self, index: usize) -> &Backend {
         let backends = self.backends();
         match index.checked_sub(backends.len()) {
@@ -304,8 +302,8 @@ impl Proxy {
         self.overrides()?.timeout_tunnel()
     }
 
-    fn overrides(&self) -> Option<&Overrides> {
-        self.options.as_deref()?.overrides.as_deref()
+    fn overrides(&self) -> Option<&Arc<Overrides>> {
+        self.options.as_deref()?.overrides.as_ref()
     }
 
     /// Requests past this rate are answered with 429.
