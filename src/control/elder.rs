@@ -238,8 +238,8 @@ fn set_taken(shards: &ControlEnd, said: &Value) {
 
 fn taken<K: Eq + Hash>(places: &Value, key: impl Fn(&str) -> Option<K>) -> HashMap<K, u32> {
     let places = places.as_object().into_iter().flatten();
-    let each = places
-        .filter_map(|(name, taken)| Some((key(name)?, u32::try_from(taken.as_u64()?).ok()?)));
+    let each =
+        places.filter_map(|(name, taken)| Some((key(name)?, u32::try_from(taken.as_u64()?).ok()?)));
     each.collect()
 }
 

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use axum::http::request::Parts;
-use axum::http::{Method, StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::{Method, StatusCode};
+use axum::response::Response;
 use serde_json::{Map, Value, json};
 use tracing::field::display;
 use tracing::info;

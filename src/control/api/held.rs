@@ -2,8 +2,8 @@
 
 use std::time::{Instant, SystemTime};
 
-use axum::http::request::Parts;
 use axum::http::HeaderValue;
+use axum::http::request::Parts;
 use axum::response::Response;
 use serde_json::{Value, json};
 

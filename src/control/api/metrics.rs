@@ -2,7 +2,7 @@
 //! for a million series would bring any Prometheus down.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::hash::Hash;
 use std::sync::{Arc, PoisonError};

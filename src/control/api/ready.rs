@@ -3,8 +3,8 @@
 
 use std::sync::atomic::Ordering;
 
-use axum::http::request::Parts;
 use axum::http::StatusCode;
+use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 

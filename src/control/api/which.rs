@@ -17,7 +17,6 @@ use super::error::ApiError;
 use super::route::Query;
 use super::would::{self, BackendView, Situation};
 use super::{Api, tagged};
-use crate::address::Address;
 use crate::limits::ALIAS_CHAIN_MAX;
 use crate::link::{BackendCount, HostCount, KeySet, is_local};
 use crate::table::host::{self, HostError};
