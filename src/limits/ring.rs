@@ -43,6 +43,12 @@ pub const SINK_FILLS_MAX: usize = 1024;
 pub const UNIX_AGAIN_FIRST: Duration = Duration::from_millis(1);
 /// Longest such pause.
 pub const UNIX_AGAIN_MAX: Duration = Duration::from_millis(64);
+/// Bytes that a receive which goes on by itself (multishot) brings before it has to be armed again:
+/// the most that a client can have a shard take in before its turn.
+pub const FLOW_BYTES: u32 = 2 * RECV_BUFFER_BYTES;
+/// Small messages after which receives go on by themselves: one that then brings a large body
+/// copies what could have been spliced.
+pub const SMALL_MESSAGES: u8 = 4;
 /// Bytes taken with the head of a response that is expected to be spliced; most heads are shorter.
 pub const PEEK_BYTES: u32 = 1024;
 /// Most pipes in use at a time; beyond them bulk bodies are copied.

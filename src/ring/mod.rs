@@ -140,6 +140,8 @@ struct Inner {
     turns: u64,
     /// The queue was full since the last turn: some submissions may be complete and not collected.
     submitted_early: bool,
+    /// A flow ends when it has brought [`limits::FLOW_BYTES`]: see [`probe::bounds_flows`].
+    bounds_flows: bool,
     wheel: Wheel,
     now: Instant,
 }
@@ -163,7 +165,10 @@ pub(crate) struct Ring {
 impl Ring {
     /// A ring for the calling thread. Errors say what the kernel refused and what to do.
     pub(crate) fn new() -> Result<Rc<Ring>, String> {
-        let ring = probe::build(limits::RING_ENTRIES).map_err(|error| probe::explain(&error))?;
+        let mut ring =
+            probe::build(limits::RING_ENTRIES).map_err(|error| probe::explain(&error))?;
+        let bounds_flows =
+            probe::bounds_flows(&mut ring).map_err(|error| probe::explain_enter(&error))?;
         let groups = [
             BufferGroup::new(&ring, 0, limits::RECV_BUFFERS, limits::RECV_BUFFER_BYTES)
                 .map_err(|error| probe::explain(&error))?,
@@ -184,6 +189,7 @@ impl Ring {
                 figures: Figures::default(),
                 turns: 0,
                 submitted_early: false,
+                bounds_flows,
                 wheel: Wheel::new(now),
                 now,
             }),

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use io_uring::{IoUring, Probe, opcode};
+use io_uring::{IoUring, Probe, opcode, squeue, types};
 
 use crate::limits;
 
@@ -29,20 +29,43 @@ pub(crate) fn probe() -> Result<(), String> {
 /// Has the kernel do nothing, and say so: a seccomp filter may allow rings to be made and forbid
 /// their use.
 fn enter(ring: &mut IoUring) -> io::Result<()> {
-    let nothing = opcode::Nop::new().build();
     // SAFETY: an operation that does nothing refers to no memory.
-    let pushed = unsafe { ring.submission().push(&nothing) };
+    unsafe { run(ring, &opcode::Nop::new().build()) }.map(drop)
+}
+
+/// Runs one operation on a ring that has none under way; returns its result.
+///
+/// # Safety
+///
+/// Memory that the operation refers to has to live until this returns.
+unsafe fn run(ring: &mut IoUring, entry: &squeue::Entry) -> io::Result<i32> {
+    // SAFETY: the caller's promise; this returns when the operation has completed.
+    let pushed = unsafe { ring.submission().push(entry) };
     pushed.map_err(io::Error::other)?;
     loop {
         match ring.submit_and_wait(1) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            entered => return entered.map(drop),
+            Err(error) => return Err(error),
+            Ok(_) => {
+                let completion = ring.completion().next();
+                return completion.map(|one| one.result()).ok_or(io::ErrorKind::NotFound.into());
+            }
         }
     }
 }
 
+/// Whether a receive that goes on by itself can have a bound (Linux 6.17). An older kernel refuses
+/// the bound (EINVAL) before it looks at the descriptor (EBADF), and takes up to 32 buffers in a
+/// row from a peer that has filled as many.
+pub(super) fn bounds_flows(ring: &mut IoUring) -> io::Result<bool> {
+    let entry = super::socket::multishot(types::Fd(-1), limits::FLOW_BYTES);
+    // SAFETY: the kernel would choose the memory itself, and has none to choose from.
+    let result = unsafe { run(ring, &entry) }?;
+    Ok(result != -libc::EINVAL)
+}
+
 /// Explains, with the remedy, why a ring that was made can't be used.
-fn explain_enter(error: &io::Error) -> String {
+pub(super) fn explain_enter(error: &io::Error) -> String {
     format!(
         "io_uring_enter: {error}: a ring can be made here but not used: allow io_uring_setup, \
          io_uring_enter and io_uring_register in the seccomp profile (containers, \

@@ -406,6 +406,63 @@ fn flow_brings_all_in_order_and_stops_when_no_task_takes_it() {
     });
 }
 
+/// Bytes that fill four small buffers, nearly, and fit into the window of a new connection.
+const FOUR_BUFFERS: usize = 60_000;
+
+#[test]
+fn flow_of_one_peer_leaves_the_buffers_to_others() {
+    on_ring(async |ring: Rc<Ring>| {
+        if !ring.inner.borrow().bounds_flows {
+            return;
+        }
+        let (near, mut far) = pair(&ring);
+        let index = ring.inner.borrow().slots.iter().next().expect("its slot").0 as u32;
+        far.write_all(&[b'x'; FOUR_BUFFERS]).expect("written");
+        // All of it lies there before the flow begins.
+        while rustix::io::ioctl_fionread(near.fd()).expect("a count") < FOUR_BUFFERS as u64 {
+            std::thread::yield_now();
+        }
+        near.start_bounded_flow();
+        near.arm();
+        let deadline = in_ten_seconds(&ring);
+        let mut got = 0;
+        while got < FOUR_BUFFERS {
+            got += near.recv(&deadline).await.expect("received").len();
+            let waiting: Vec<_> =
+                ring.inner.borrow_mut().socket(index).receive.received.take_lent().collect();
+            let most = limits::FLOW_BYTES.div_ceil(limits::RECV_BUFFER_BYTES) as usize;
+            assert!(waiting.len() < most, "{} more buffers were taken at once", waiting.len());
+            for lent in waiting {
+                got += (lent.end - lent.start) as usize;
+                ring.inner.borrow_mut().groups[lent.group as usize].give(lent.buffer);
+            }
+        }
+    });
+}
+
+#[test]
+fn small_messages_start_a_flow_and_a_large_one_ends_it() {
+    on_ring(async |ring: Rc<Ring>| {
+        let (near, mut far) = pair(&ring);
+        let deadline = in_ten_seconds(&ring);
+        for count in 1..=limits::SMALL_MESSAGES + 2 {
+            near.note_small();
+            far.write_all(b"small").expect("written");
+            assert_eq!(&near.recv(&deadline).await.expect("received")[..], b"small");
+            let flows = ring.inner.borrow().bounds_flows && limits::SMALL_MESSAGES <= count;
+            assert_eq!(near.is_flowing(), flows, "after {count}");
+        }
+        near.peek();
+        near.halted().await;
+        far.write_all(b"small").expect("written");
+        assert_eq!(&near.recv(&deadline).await.expect("received")[..], b"small");
+        assert!(!near.is_flowing());
+        near.note_small();
+        near.arm();
+        assert!(!near.is_flowing(), "one is no habit");
+    });
+}
+
 #[test]
 fn halted_flow_leaves_the_rest_to_others_and_loses_nothing() {
     on_ring(async |ring: Rc<Ring>| {

@@ -236,6 +236,10 @@ impl Relay<'_> {
     ) -> Result<(), Broken> {
         let mut large = false;
         loop {
+            if body.is_large() && self.source.is_flowing() {
+                // Boxed: rare, and each connection has room for what a relay may wait for.
+                Box::pin(self.source.halted()).await;
+            }
             if inbox.is_empty()
                 && let Some((pipe, left)) = self.to_splice(body)
             {

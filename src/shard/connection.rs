@@ -78,6 +78,8 @@ enum HeadEvent {
 
 impl Connection {
     pub(super) fn new(side: ClientSide) -> Connection {
+        // Most requests are small, as is the only one of many connections.
+        side.stream.start_bounded_flow();
         Connection { side, rare: None }
     }
 

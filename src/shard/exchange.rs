@@ -135,6 +135,7 @@ pub(super) async fn start(
         lease.stream.begin_send_kept(head);
         side.shard.note_sent(side.ticket);
         // So that a client that resets while we wait is noticed.
+        side.stream.note_small();
         side.stream.arm();
         let lease = &*backend.lease.insert(lease);
         let failed = match answer(side, lease, request, &progress).head(&mut backend.inbox).await {

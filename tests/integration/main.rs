@@ -64,6 +64,7 @@ mod fields;
 mod fleet;
 mod fleet_faults;
 mod fleet_scripts;
+mod flows;
 mod forwarding;
 mod framing;
 mod gone;

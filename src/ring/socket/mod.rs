@@ -12,7 +12,7 @@ mod send;
 use super::{Inner, Op, SlotKind};
 
 pub(super) use poll::{Address, Descriptor, Polls, ReadPoll};
-pub(super) use receive::{Portion, Readiness, ReceiveMode, ReceiveSide};
+pub(super) use receive::{Portion, Readiness, ReceiveMode, ReceiveSide, multishot};
 pub(super) use received::Item;
 pub(super) use send::{AfterSend, Outgoing, SendSide, end_receiving};
 

@@ -27,6 +27,19 @@ use crate::ring::{Inner, Op, user_data};
 /// `IORING_RECVSEND_POLL_FIRST` (5.19): do not try before the socket is ready.
 const POLL_FIRST: u16 = 1;
 
+/// A receive that goes on by itself, into small buffers, until it has brought `most` bytes; 0 is no
+/// bound, and the only value that kernels before 6.17 take.
+pub(in crate::ring) fn multishot(fd: types::Fd, most: u32) -> squeue::Entry {
+    /// Offset of `optlen` in `struct io_uring_sqe`.
+    const OPTLEN: usize = 44;
+    const { assert!(size_of::<squeue::Entry>() == 64) };
+    let mut entry = opcode::RecvMulti::new(fd, Group::Heads as u16).build();
+    // SAFETY: an entry is `struct io_uring_sqe`, of 64 bytes and any values; four of them at this
+    // offset, aligned, are the field, for which the crate has no setter.
+    unsafe { (&raw mut entry).byte_add(OPTLEN).cast::<u32>().write(most) };
+    entry
+}
+
 /// The receive in flight. It leaves each state but `Idle` only with its last completion, so memory
 /// that the kernel writes to stays as long as it may.
 pub(super) enum Receiving {
@@ -84,6 +97,8 @@ pub(in crate::ring) struct ReceiveSide {
     pub(in crate::ring) mode: ReceiveMode,
     pub(in crate::ring) readiness: Readiness,
     pub(in crate::ring) portion: Portion,
+    /// Small messages that have followed each other, up to the number that starts a flow.
+    smalls: u8,
 }
 
 /// A completed receive, as the state machine left it behind.
@@ -102,6 +117,7 @@ impl ReceiveSide {
         mode: ReceiveMode::Once,
         readiness: Readiness::Unknown,
         portion: Portion::Buffer,
+        smalls: 0,
     };
 
     /// Whether a receive, or the poll in its place, is in flight.
@@ -117,6 +133,22 @@ impl ReceiveSide {
     /// Whether a new receive may be armed.
     pub(in crate::ring) fn may_arm(&self) -> bool {
         !self.is_in_flight() && self.received.is_empty()
+    }
+
+    /// Takes note of a message that was small.
+    pub(in crate::ring) fn note_small(&mut self) {
+        if self.mode == ReceiveMode::Once {
+            self.smalls += 1;
+            if self.smalls == limits::SMALL_MESSAGES {
+                self.mode = ReceiveMode::Multishot;
+            }
+        }
+    }
+
+    /// Has receives armed one by one from now on.
+    pub(in crate::ring) fn stop_flow(&mut self) {
+        self.mode = ReceiveMode::Once;
+        self.smalls = 0;
     }
 
     /// The operation in flight.
@@ -192,9 +224,10 @@ impl Inner {
     /// Submits a receive for a socket that has none in flight.
     pub(in crate::ring) fn arm(&mut self, index: u32, group: Group) {
         let fd = types::Fd(self.slots[index as usize].fd);
+        let bound = if self.bounds_flows { limits::FLOW_BYTES } else { 0 };
         let side = &mut self.socket(index).receive;
         let entry = if side.begin(group) {
-            opcode::RecvMulti::new(fd, group as u16).build()
+            multishot(fd, bound)
         } else {
             let first = match side.readiness {
                 Readiness::Unknown => POLL_FIRST,

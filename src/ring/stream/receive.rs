@@ -18,16 +18,18 @@ impl Stream {
         self.arm_from(Group::Heads);
     }
 
-    /// [`arm`](Self::arm) with a large buffer, for a body that is known to go on.
-    pub(crate) fn arm_bulk(&self) {
-        self.arm_from(Group::Bulk);
-    }
-
     /// [`arm`](Self::arm) for a connection that is to be lent again. The receive tries before it
     /// waits for the socket, so what the kernel holds is here after the next turn of the ring.
     pub(crate) fn arm_at_once(&self) {
         self.with(|slot| slot.receive.readiness = Readiness::Try);
         self.arm();
+    }
+
+    /// [`arm`](Self::arm) with a large buffer, for a body that is known to go on.
+    pub(crate) fn arm_bulk(&self) {
+        self.stop_flow();
+        self.ring.inner.borrow_mut().stop_multishot(self.slot);
+        self.arm_from(Group::Bulk);
     }
 
     fn arm_from(&self, group: Group) {
@@ -45,16 +47,40 @@ impl Stream {
         self.with(|slot| slot.receive.mode = ReceiveMode::Multishot);
     }
 
+    /// [`start_flow`](Self::start_flow) for a peer that may say much at a time, where one such peer
+    /// can't take all buffers of the ring.
+    pub(crate) fn start_bounded_flow(&self) {
+        let mut inner = self.ring.inner.borrow_mut();
+        if inner.bounds_flows {
+            inner.socket(self.slot).receive.mode = ReceiveMode::Multishot;
+        }
+    }
+
+    /// Takes note of a message that was small, from head to end. A bounded flow starts once
+    /// [`limits::SMALL_MESSAGES`](crate::limits::SMALL_MESSAGES) of them have followed each other.
+    pub(crate) fn note_small(&self) {
+        let mut inner = self.ring.inner.borrow_mut();
+        if inner.bounds_flows {
+            inner.socket(self.slot).receive.note_small();
+        }
+    }
+
     /// Has receives armed one by one from now on. The one in flight may go on: see
     /// [`halted`](Self::halted).
     fn stop_flow(&self) {
-        self.with(|slot| slot.receive.mode = ReceiveMode::Once);
+        self.with(|slot| slot.receive.stop_flow());
+    }
+
+    /// Whether a receive is in flight that goes on by itself.
+    pub(crate) fn is_flowing(&self) -> bool {
+        self.with(|slot| slot.receive.is_multishot())
     }
 
     /// Has the next receive take the first [`limits::PEEK_BYTES`](crate::limits::PEEK_BYTES) at
     /// most: for a head in front of a body that is to be spliced. Bytes that come along with the
     /// head can't be spliced.
     pub(crate) fn peek(&self) {
+        self.stop_flow();
         self.with(|slot| slot.receive.portion = Portion::Peek);
     }
 
@@ -213,12 +239,6 @@ impl Stream {
             Err(rustix::io::Errno::AGAIN) => self.quiet(),
             _ => Quiet::No,
         })
-    }
-
-    /// Whether a receive is in flight that goes on by itself.
-    #[cfg(test)]
-    pub(in crate::ring) fn is_flowing(&self) -> bool {
-        self.with(|slot| slot.receive.is_multishot())
     }
 
     /// Whether received bytes wait to be taken.
