@@ -5,6 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, geteuid};
 use serde_json::Value;
 
 use crate::api::empty;
@@ -26,10 +28,20 @@ fn confine(profile: &Path) -> Command {
 fn can_confine() -> bool {
     let tried = confine(&example("seccomp.json")).arg("true").output();
     let can = tried.as_ref().is_ok_and(|tried| tried.status.success());
-    if !can || !nix::unistd::geteuid().is_root() {
+    if !can || !geteuid().is_root() {
         eprintln!("skipped: needs root, python3 and libseccomp: {tried:?}");
     }
-    can && nix::unistd::geteuid().is_root()
+    can && geteuid().is_root()
+}
+
+/// The first process of a namespace. It ends with this: its parent cannot see to that, as a process
+/// that changes its user loses the signal which tells it of its parent's end (prctl(2)).
+struct FirstProcess(i32);
+
+impl Drop for FirstProcess {
+    fn drop(&mut self) {
+        drop(kill(Pid::from_raw(self.0), Signal::SIGKILL));
+    }
 }
 
 /// Everything that a container takes away, and a process namespace of its own.
@@ -48,6 +60,9 @@ fn daemon_serves_as_the_first_process_without_rights() {
         example("seccomp.json").display()
     );
     let daemon = setup.first(inside).start();
+    let first =
+        fs::read_to_string(format!("/proc/{}/task/{}/children", daemon.pid(), daemon.pid()));
+    let first = FirstProcess(first.expect("its child").trim().parse().expect("a process id"));
     for _ in 0..2 {
         assert_eq!(daemon.connect().exchange(get("a.com", "/")).status(), 402);
     }
@@ -58,17 +73,12 @@ fn daemon_serves_as_the_first_process_without_rights() {
     assert_eq!(daemon.connect().exchange(get("b.com", "/")).status(), 502);
     api.put("/hostname/a.com/", &empty(403));
     assert_eq!(daemon.connect().exchange(get("a.com", "/")).status(), 403);
-    let first =
-        fs::read_to_string(format!("/proc/{}/task/{}/children", daemon.pid(), daemon.pid()));
-    let first = first.expect("its child").trim().to_owned();
-    let status = fs::read_to_string(format!("/proc/{first}/status")).expect("its status");
+    let status = fs::read_to_string(format!("/proc/{}/status", first.0)).expect("its status");
     let is_there = |line: &str| status.lines().any(|known| known == line);
     assert!(is_there("Seccomp:\t2") && is_there("NoNewPrivs:\t1"), "{status}");
     assert!(is_there("CapEff:\t0000000000000000"), "{status}");
     assert!(status.contains("\nNSpid:") && status.contains("\t1\n"), "{status}");
-    let pid = first.parse().expect("a process id");
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGUSR2)
-        .expect("it runs");
+    kill(Pid::from_raw(first.0), Signal::SIGUSR2).expect("it runs");
     daemon.expect_log(&["SIGUSR2: this is PID 1"]);
 }
 
@@ -122,7 +132,7 @@ fn configuration_in_the_container_is_right() {
         .replace("/var/lib/mantrid", folder.trim_end_matches('/'))
         .replace("*:80", "127.0.0.1:0")
         .replace("127.0.0.1:8042", "127.0.0.1:0");
-    let user = if nix::unistd::geteuid().is_root() { "uid = 0\ngid = 0\n" } else { "" };
+    let user = if geteuid().is_root() { "uid = 0\ngid = 0\n" } else { "" };
     let conf = setup.path("mantrid.conf");
     fs::write(&conf, text + user).expect("a configuration");
     let conf = conf.display().to_string();

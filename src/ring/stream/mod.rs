@@ -1,6 +1,6 @@
 //! A connected TCP or Unix socket on the ring.
 //!
-//! At most one receive and one send are in flight. A receive is one-shot and belongs to the stream:
+//! At most one receive and one send are in flight. A receive belongs to the stream:
 //! [`Stream::arm`] may be called early (its completion then needs no further submission), and a
 //! reader that gives up waiting loses nothing. A send belongs to the slot: the ring continues short
 //! sends without waking a task, and a task need not wait for its send unless it wants to send more.
