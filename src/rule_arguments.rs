@@ -448,8 +448,8 @@ const SPIN: &[Argument] = &[
         "then",
         Takes::Form("a rule that is not spin"),
         "none",
-        "the rule that stood before, which `mantrid-client flip` puts back. Nothing else \
-         looks at it",
+        "the rule that stood before, which `mantrid-client flip` puts back. Until then its `allow` \
+         and `deny`, `pages` and `max_body` apply where `spin` has none of its own",
     ),
     argument(
         "max_body",

@@ -335,7 +335,8 @@ Environment:
 Exit codes: 0 done, 1 not done, and standard error says why; of diff 1 for a difference, 2 for an error";
 
 const SPINNING: &str = "\
-The rule that stood before is kept in the new one, for `flip`. A host that spins already gets these limits.
+The rule that stood before is kept in the new one, for `flip`: its allow and deny, pages and max_body apply meanwhile.
+A host that spins already gets these limits.
 
 Example:
   mantrid-client spin example.com --timeout 300";

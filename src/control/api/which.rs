@@ -133,6 +133,7 @@ fn told(
     });
     let (pages, tuning) = (published.pages.load(), published.tuning.load());
     let would = would::would(
+        table,
         found,
         &Situation {
             host,

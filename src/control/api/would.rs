@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::http::Pages;
 use crate::limits;
-use crate::table::{Action, Match, Proxy, Scheme, Spin};
+use crate::table::{Action, Match, Proxy, Scheme, Snapshot, Spin};
 
 /// Fate of a request.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -89,14 +89,15 @@ impl Situation<'_> {
     }
 }
 
-/// Tells the fate of a request that falls under `found`.
-pub(super) fn would(found: &Match<'_>, now: &Situation<'_>) -> Would {
+/// Tells the fate of a request that falls under `found` of the table.
+pub(super) fn would(table: &Snapshot, found: &Match<'_>, now: &Situation<'_>) -> Would {
     let action = match found {
         Match::NoHosts => &Action::NoHosts,
         Match::Unknown => &Action::Unknown,
         Match::Found(found) => &found.rule.action,
     };
-    let is_denied = |source| action.access().is_some_and(|access| !access.admits(source));
+    let access = table.access(action);
+    let is_denied = |source| access.is_some_and(|access| !access.admits(source));
     if let Some(source) = now.source.filter(|source| is_denied(*source)) {
         let why = format!("allow and deny of its rule keep {source} out");
         return match now.is_raw() {
@@ -115,7 +116,7 @@ pub(super) fn would(found: &Match<'_>, now: &Situation<'_>) -> Would {
         let limit = format!("; max_requests_per_second_per_source = {rate} limits each client");
         would.sentence.push_str(&limit);
     }
-    if action.access().is_some() && now.source.is_none() {
+    if access.is_some() && now.source.is_none() {
         would.sentence.push_str("; allow and deny of its rule keep some clients out");
     }
     would
@@ -273,7 +274,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::table::{Names, Rule, Snapshot, edit};
+    use crate::table::{Names, Rule, edit};
 
     static PAGES: LazyLock<Pages> = LazyLock::new(Pages::builtin);
 
@@ -318,7 +319,7 @@ mod tests {
         };
         change(&mut now);
         let table = table(rule);
-        let found = would(&table.lookup(now.host, now.scheme), &now);
+        let found = would(&table, &table.lookup(now.host, now.scheme), &now);
         assert_eq!((found.outcome, &*found.sentence), (outcome, sentence));
     }
 
@@ -459,7 +460,7 @@ mod tests {
             held: 0,
             backends: &all,
         };
-        let found = would(&table.lookup("a.com", Scheme::Http), &now);
+        let found = would(&table, &table.lookup("a.com", Scheme::Http), &now);
         assert!(found.sentence.ends_with(" and 2 more (random)"), "{}", found.sentence);
     }
 }
