@@ -343,9 +343,10 @@ Example:
 
 const RESTARTING: &str = "\
 The host is held, what is under way ends, the command runs, and when a backend accepts connections
-(or answers its check=/path with 2xx or 3xx) the host is flipped back.
+(or answers its check=/path as expected) the host is flipped back. Backends with weight 0 don't count.
 
-When the command fails, or no backend answers, the host stays held: its requests wait on.
+When the command fails, or no backend answers, the host stays held: its requests wait on. Where one of
+`backup` answers, the host is flipped back, and the exit code is 1.
 The exit code is that of the command, 128 and the signal's number where one ended it.
 
 Example:

@@ -20,13 +20,34 @@ pub enum Application {
     Unix(String),
 }
 
-impl Application {
-    /// The backends of a `proxy` rule.
-    pub fn all_of(rule: &Value) -> Vec<Application> {
-        let backends = rule[1]["backends"].as_array().into_iter().flatten();
-        backends.filter_map(Application::read).collect()
-    }
+/// The backends of a `proxy` rule.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Applications {
+    /// Those that get its requests.
+    pub used: Vec<Application>,
+    /// Those that get them while none of these is usable.
+    pub backup: Vec<Application>,
+}
 
+impl Applications {
+    pub fn of(rule: &Value) -> Applications {
+        let list = |name: &str| rule[1][name].as_array().into_iter().flatten();
+        let weights: Vec<&Value> = list("weights").collect();
+        let is_drained = |at: usize| weights.get(at).is_some_and(|weight| **weight == 0);
+        let all = || list("backends").enumerate();
+        let read = |(_, backend): (usize, &Value)| Application::read(backend);
+        let used: Vec<_> = all().filter(|(at, _)| !is_drained(*at)).filter_map(read).collect();
+        let backup: Vec<_> = list("backup").filter_map(Application::read).collect();
+        match (used.is_empty(), backup.is_empty()) {
+            (false, _) => Applications { used, backup },
+            (true, false) => Applications { used: backup, backup: used },
+            // All are drained: there are no others to ask.
+            (true, true) => Applications { used: all().filter_map(read).collect(), backup },
+        }
+    }
+}
+
+impl Application {
     fn read(value: &Value) -> Option<Application> {
         if let Some(path) = value.as_str().and_then(|text| text.strip_prefix("unix:")) {
             return Some(Application::Unix(path.to_owned()));
@@ -128,8 +149,25 @@ mod tests {
     #[test]
     fn backends_are_read_as_the_daemon_writes_them() {
         let backends = json!([["::1", 80], ["b.internal", 443], "unix:/run/a.sock", "unix:@b"]);
-        let all = Application::all_of(&json!(["proxy", {"backends": backends}, true]));
-        let shown: Vec<String> = all.iter().map(ToString::to_string).collect();
+        let all = Applications::of(&json!(["proxy", {"backends": backends}, true]));
+        let shown: Vec<String> = all.used.iter().map(ToString::to_string).collect();
         assert_eq!(shown, ["[::1]:80", "b.internal:443", "unix:/run/a.sock", "unix:@b"]);
+    }
+
+    #[test]
+    fn drained_backends_are_not_asked() {
+        for (arguments, used, backup) in [
+            (json!({"weights": [0, 3]}), &["b:2"][..], &[][..]),
+            (json!({"weights": [0, 3], "backup": [["c", 3]]}), &["b:2"], &["c:3"]),
+            (json!({"weights": [0, 0], "backup": [["c", 3]]}), &["c:3"], &[]),
+            (json!({"weights": [0, 0]}), &["a:1", "b:2"], &[]),
+        ] {
+            let mut rule = json!(["proxy", arguments, true]);
+            rule[1]["backends"] = json!([["a", 1], ["b", 2]]);
+            let found = Applications::of(&rule);
+            let shown = |all: &[Application]| all.iter().map(ToString::to_string).collect();
+            let found: [Vec<String>; 2] = [shown(&found.used), shown(&found.backup)];
+            assert_eq!(found, [used, backup], "{rule}");
+        }
     }
 }
