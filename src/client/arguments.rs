@@ -65,9 +65,12 @@ pub enum Command {
         /// http, https, tcp or tls; by default that of the address, else http
         #[arg(long, value_name = "SCHEME", value_parser = ["http", "https", "tcp", "tls"])]
         scheme: Option<String>,
-        /// The address of a client, for rules with `allow` or `deny`
+        /// The address of the client, for rules with `allow`, `deny` or a rate of each client
         #[arg(long, value_name = "ADDRESS")]
         source: Option<String>,
+        /// The length of the request's body, for rules with `max_body`
+        #[arg(long, value_name = "BYTES")]
+        body: Option<String>,
     },
     /// Add a backend to the rule of a host
     AddBackend(AddBackend),

@@ -23,9 +23,9 @@ pub enum Application {
 /// The backends of a `proxy` rule.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Applications {
-    /// Those that get its requests.
+    /// Backends that get its requests.
     pub used: Vec<Application>,
-    /// Those that get them while none of these is usable.
+    /// Backends that get them while none of these is usable.
     pub backup: Vec<Application>,
 }
 

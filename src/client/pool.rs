@@ -11,8 +11,8 @@ use super::print;
 /// Change of one backend.
 #[derive(Clone, Debug)]
 pub enum PoolChange {
-    /// A backend comes, with this weight; one that is there gets the weight, if one is given. One of
-    /// `backup` leaves that.
+    /// A backend comes, with this weight; one that is there gets the weight, if one is given. A
+    /// backend of `backup` leaves that.
     Add { backend: Value, weight: Option<u16> },
     /// A backend comes to `backup`; one of `backends` leaves these, where another one is left.
     AddBackup { backend: Value },

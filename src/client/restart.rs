@@ -220,8 +220,8 @@ impl EndSignals {
 async fn run(command: &[OsString], signals: &mut EndSignals) -> Result<(), Failed> {
     let shown = plain(&command[0].to_string_lossy());
     let child = Command::new(&command[0]).args(&command[1..]).spawn();
-    let child = child
-        .map_err(|error| Failed::new(NOT_RUN, format!("{shown} can't be run: {error}")))?;
+    let child =
+        child.map_err(|error| Failed::new(NOT_RUN, format!("{shown} can't be run: {error}")))?;
     let pid = Pid::from_raw(child.id().cast_signed());
     let mut ended = tokio::task::spawn_blocking(move || wait(child));
     let mut stopped_by = None;

@@ -31,6 +31,11 @@ impl Rate {
         moved.map(drop).map_err(|due| Duration::from_nanos(due + pause - now - SECOND))
     }
 
+    /// How long one more would have to wait; `None`: it would pass. Counts nothing.
+    pub(super) fn spent(&self, per_second: NonZeroU32, now: u64) -> Option<Duration> {
+        Rate(AtomicU64::new(self.due())).admit(per_second, now).err()
+    }
+
     fn is_at_rest(&self, now: u64) -> bool {
         self.due() <= now
     }
@@ -89,9 +94,7 @@ impl Rates {
         now: Instant,
     ) -> Option<Duration> {
         let rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
-        let due = rates.get(&rule)?.due();
-        let rate = Rate(AtomicU64::new(due));
-        rate.admit(self.shares.of_rate(per_second), self.nanos(now)).err()
+        rates.get(&rule)?.spent(self.shares.of_rate(per_second), self.nanos(now))
     }
 
     fn nanos(&self, now: Instant) -> u64 {

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::rate::Rate;
-use super::sources::network;
+use super::sources::source_network;
 use crate::limits;
 
 /// Places that one client at one rule might have: two cache lines.
@@ -53,12 +53,11 @@ impl SourceRates {
         per_second: NonZeroU32,
         now: Instant,
     ) -> Result<(), Duration> {
-        let now = now.saturating_duration_since(self.epoch).as_nanos() as u64;
-        let hash = self.hasher.hash_one((rule, network(source)));
+        let now = self.nanos(now);
+        let (bucket, tag) = self.place(rule, source);
         let buckets =
             self.buckets.get_or_init(|| (0..BUCKETS).map(|_| Bucket::default()).collect());
-        let Bucket(entries) = &buckets[(hash >> 32) as usize % BUCKETS];
-        let tag = hash | 1;
+        let Bucket(entries) = &buckets[bucket];
         for _ in 0..TRIES {
             let own = entries.iter().find(|entry| entry.tag.load(Ordering::Relaxed) == tag);
             if let Some(own) = own {
@@ -76,6 +75,31 @@ impl SourceRates {
             }
         }
         Ok(())
+    }
+
+    /// How long one more request of a client at a rule would have to wait; `None`: it would pass.
+    /// Counts nothing.
+    pub(crate) fn spent(
+        &self,
+        rule: u64,
+        source: IpAddr,
+        per_second: NonZeroU32,
+        now: Instant,
+    ) -> Option<Duration> {
+        let (bucket, tag) = self.place(rule, source);
+        let Bucket(entries) = &self.buckets.get()?[bucket];
+        let own = entries.iter().find(|entry| entry.tag.load(Ordering::Relaxed) == tag)?;
+        own.rate.spent(per_second, self.nanos(now))
+    }
+
+    /// The bucket of a client at a rule, and its tag there.
+    fn place(&self, rule: u64, source: IpAddr) -> (usize, u64) {
+        let hash = self.hasher.hash_one((rule, source_network(source)));
+        ((hash >> 32) as usize % BUCKETS, hash | 1)
+    }
+
+    fn nanos(&self, now: Instant) -> u64 {
+        now.saturating_duration_since(self.epoch).as_nanos() as u64
     }
 }
 

@@ -145,9 +145,8 @@ fn spinning_host_has_the_lists_of_the_rule_before() {
     let backend = Backend::new().serve_text("hello");
     let rule = backend.rule_with(json!({ "deny": ["127.0.0.2"] }));
     let alias = |target: &str| json!(["alias", { "hostname": target }, false]);
-    let held = |then: &Value, more: Value| {
-        with_lists(json!(["spin", { "then": then }, false]), &more)
-    };
+    let held =
+        |then: &Value, more: Value| with_lists(json!(["spin", { "then": then }, false]), &more);
     let mut daemon = Setup::new()
         .add("bind_tcp", "127.0.0.1:0 a.com")
         .rule("a.com", rule.clone())

@@ -140,7 +140,8 @@ fn a_backend_tells_its_rules_and_is_drained() {
 
 #[test]
 fn a_backup_tells_its_rules_and_makes_the_last_backend_free() {
-    let rule = json!(["proxy", {"backends": [["10.0.0.1", 80]], "backup": [["10.0.0.2", 80]]}, true]);
+    let rule =
+        json!(["proxy", {"backends": [["10.0.0.1", 80]], "backup": [["10.0.0.2", 80]]}, true]);
     let stand_in = StandIn::with(&[("spared.example", rule)]);
     stand_in.set_backend("10.0.0.1:80", "up", "");
     stand_in.set_backend("10.0.0.2:80", "up", "");

@@ -113,7 +113,12 @@ fn host_of_url(text: &str) -> Option<(Vec<Scheme>, String)> {
         Some(("tls", rest)) => (vec![Scheme::Tls], rest),
         Some((_, rest)) => (vec![Scheme::Http, Scheme::Https], rest),
         // A path alone is that of a socket.
-        None if text.starts_with(['/', '@']) || text.starts_with(Address::UNIX) || !text.contains(['/', '?', '#']) => return None,
+        None if text.starts_with(['/', '@'])
+            || text.starts_with(Address::UNIX)
+            || !text.contains(['/', '?', '#']) =>
+        {
+            return None;
+        }
         None => (vec![Scheme::Http, Scheme::Https], text),
     };
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
