@@ -62,7 +62,7 @@ impl Application {
         match self {
             Application::Tcp(host, port) => {
                 let stream = TcpStream::connect((&**host, *port)).await.map_err(text)?;
-                ask(stream, check).await
+                ask(stream, check, self).await
             }
             Application::Unix(name) => {
                 let name = match name.strip_prefix('@') {
@@ -70,7 +70,7 @@ impl Application {
                     None => name.clone(),
                 };
                 let stream = UnixStream::connect(name).await.map_err(text)?;
-                ask(stream, check).await
+                ask(stream, check, self).await
             }
         }
     }
@@ -89,6 +89,7 @@ impl fmt::Display for Application {
 /// Check of a rule that is a request.
 pub struct Check<'r> {
     path: &'r str,
+    /// Host of the request; `backend`: the name and port of the backend.
     host: &'r str,
     statuses: Vec<(u16, u16)>,
 }
@@ -98,7 +99,8 @@ impl<'r> Check<'r> {
     pub fn of(name: &'r str, arguments: &'r Value) -> Option<Check<'r>> {
         let path = arguments["check"].as_str().filter(|check| check.starts_with('/'))?;
         let own = name.split_once("://").map_or(name, |(_, host)| host);
-        let host = arguments["check_host"].as_str().unwrap_or(own);
+        let given = ["check_host", "host"].into_iter().find_map(|name| arguments[name].as_str());
+        let host = given.unwrap_or(own);
         let statuses = match &arguments["check_status"] {
             Value::Array(items) => items.iter().map(ToString::to_string).collect(),
             Value::Null => vec!["200-399".to_owned()],
@@ -123,13 +125,19 @@ fn range(text: &str) -> Option<(u16, u16)> {
 async fn ask(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     check: Option<&Check<'_>>,
+    backend: &Application,
 ) -> Result<(), String> {
     let Some(check) = check else { return Ok(()) };
+    let host = match (check.host, backend) {
+        ("backend", Application::Unix(_)) => "localhost".to_owned(),
+        ("backend", backend) => backend.to_string(),
+        (host, _) => host.to_owned(),
+    };
     let text = |error: hyper::Error| error.to_string();
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(text)?;
     tokio::spawn(connection);
     let request = Request::get(check.path)
-        .header(HOST, check.host)
+        .header(HOST, host)
         .header(CONNECTION, "close")
         .body(Empty::<Bytes>::new())
         .map_err(|error| error.to_string())?;
