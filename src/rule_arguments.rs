@@ -247,10 +247,10 @@ const PROXY: &[Argument] = &[
     ),
     argument(
         "check_host",
-        Takes::Form("a host name or address, with or without a port"),
-        "the rule's name",
-        "`Host` of the probes. Rules with the same backend and the same `check` share its probes \
-         if this is the same, too",
+        Takes::Form("a host, with or without a port, or backend"),
+        "`host`, or the rule's name",
+        "`Host` of the probes; `backend`: the name and port of the backend. Rules with the same \
+         backend and the same `check` share its probes if this is the same, too, and not `backend`",
     ),
     argument(
         "check_status",
@@ -448,8 +448,8 @@ const SPIN: &[Argument] = &[
         "then",
         Takes::Form("a rule that is not spin"),
         "none",
-        "the rule that stood before, which `mantrid-client flip` puts back. Nothing else \
-         looks at it",
+        "the rule that stood before, which `mantrid-client flip` puts back. Until then its `allow` \
+         and `deny`, `pages` and `max_body` apply where `spin` has none of its own",
     ),
     argument(
         "max_body",

@@ -65,9 +65,12 @@ pub enum Command {
         /// http, https, tcp or tls; by default that of the address, else http
         #[arg(long, value_name = "SCHEME", value_parser = ["http", "https", "tcp", "tls"])]
         scheme: Option<String>,
-        /// The address of a client, for rules with `allow` or `deny`
+        /// The address of the client, for rules with `allow`, `deny` or a rate of each client
         #[arg(long, value_name = "ADDRESS")]
         source: Option<String>,
+        /// The length of the request's body, for rules with `max_body`
+        #[arg(long, value_name = "BYTES")]
+        body: Option<String>,
     },
     /// Add a backend to the rule of a host
     AddBackend(AddBackend),
@@ -335,16 +338,18 @@ Environment:
 Exit codes: 0 done, 1 not done, and standard error says why; of diff 1 for a difference, 2 for an error";
 
 const SPINNING: &str = "\
-The rule that stood before is kept in the new one, for `flip`. A host that spins already gets these limits.
+The rule that stood before is kept in the new one, for `flip`: its allow and deny, pages and max_body apply meanwhile.
+A host that spins already gets these limits.
 
 Example:
   mantrid-client spin example.com --timeout 300";
 
 const RESTARTING: &str = "\
 The host is held, what is under way ends, the command runs, and when a backend accepts connections
-(or answers its check=/path with 2xx or 3xx) the host is flipped back.
+(or answers its check=/path as expected) the host is flipped back. Backends with weight 0 don't count.
 
-When the command fails, or no backend answers, the host stays held: its requests wait on.
+When the command fails, or no backend answers, the host stays held: its requests wait on. Where one of
+`backup` answers, the host is flipped back, and the exit code is 1.
 The exit code is that of the command, 128 and the signal's number where one ended it.
 
 Example:

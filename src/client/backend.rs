@@ -20,13 +20,34 @@ pub enum Application {
     Unix(String),
 }
 
-impl Application {
-    /// The backends of a `proxy` rule.
-    pub fn all_of(rule: &Value) -> Vec<Application> {
-        let backends = rule[1]["backends"].as_array().into_iter().flatten();
-        backends.filter_map(Application::read).collect()
-    }
+/// The backends of a `proxy` rule.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Applications {
+    /// Backends that get its requests.
+    pub used: Vec<Application>,
+    /// Backends that get them while none of these is usable.
+    pub backup: Vec<Application>,
+}
 
+impl Applications {
+    pub fn of(rule: &Value) -> Applications {
+        let list = |name: &str| rule[1][name].as_array().into_iter().flatten();
+        let weights: Vec<&Value> = list("weights").collect();
+        let is_drained = |at: usize| weights.get(at).is_some_and(|weight| **weight == 0);
+        let all = || list("backends").enumerate();
+        let read = |(_, backend): (usize, &Value)| Application::read(backend);
+        let used: Vec<_> = all().filter(|(at, _)| !is_drained(*at)).filter_map(read).collect();
+        let backup: Vec<_> = list("backup").filter_map(Application::read).collect();
+        match (used.is_empty(), backup.is_empty()) {
+            (false, _) => Applications { used, backup },
+            (true, false) => Applications { used: backup, backup: used },
+            // All are drained: there are no others to ask.
+            (true, true) => Applications { used: all().filter_map(read).collect(), backup },
+        }
+    }
+}
+
+impl Application {
     fn read(value: &Value) -> Option<Application> {
         if let Some(path) = value.as_str().and_then(|text| text.strip_prefix("unix:")) {
             return Some(Application::Unix(path.to_owned()));
@@ -41,7 +62,7 @@ impl Application {
         match self {
             Application::Tcp(host, port) => {
                 let stream = TcpStream::connect((&**host, *port)).await.map_err(text)?;
-                ask(stream, check).await
+                ask(stream, check, self).await
             }
             Application::Unix(name) => {
                 let name = match name.strip_prefix('@') {
@@ -49,7 +70,7 @@ impl Application {
                     None => name.clone(),
                 };
                 let stream = UnixStream::connect(name).await.map_err(text)?;
-                ask(stream, check).await
+                ask(stream, check, self).await
             }
         }
     }
@@ -68,6 +89,7 @@ impl fmt::Display for Application {
 /// Check of a rule that is a request.
 pub struct Check<'r> {
     path: &'r str,
+    /// Host of the request; `backend`: the name and port of the backend.
     host: &'r str,
     statuses: Vec<(u16, u16)>,
 }
@@ -77,7 +99,8 @@ impl<'r> Check<'r> {
     pub fn of(name: &'r str, arguments: &'r Value) -> Option<Check<'r>> {
         let path = arguments["check"].as_str().filter(|check| check.starts_with('/'))?;
         let own = name.split_once("://").map_or(name, |(_, host)| host);
-        let host = arguments["check_host"].as_str().unwrap_or(own);
+        let given = ["check_host", "host"].into_iter().find_map(|name| arguments[name].as_str());
+        let host = given.unwrap_or(own);
         let statuses = match &arguments["check_status"] {
             Value::Array(items) => items.iter().map(ToString::to_string).collect(),
             Value::Null => vec!["200-399".to_owned()],
@@ -102,13 +125,19 @@ fn range(text: &str) -> Option<(u16, u16)> {
 async fn ask(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     check: Option<&Check<'_>>,
+    backend: &Application,
 ) -> Result<(), String> {
     let Some(check) = check else { return Ok(()) };
+    let host = match (check.host, backend) {
+        ("backend", Application::Unix(_)) => "localhost".to_owned(),
+        ("backend", backend) => backend.to_string(),
+        (host, _) => host.to_owned(),
+    };
     let text = |error: hyper::Error| error.to_string();
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(text)?;
     tokio::spawn(connection);
     let request = Request::get(check.path)
-        .header(HOST, check.host)
+        .header(HOST, host)
         .header(CONNECTION, "close")
         .body(Empty::<Bytes>::new())
         .map_err(|error| error.to_string())?;
@@ -128,8 +157,25 @@ mod tests {
     #[test]
     fn backends_are_read_as_the_daemon_writes_them() {
         let backends = json!([["::1", 80], ["b.internal", 443], "unix:/run/a.sock", "unix:@b"]);
-        let all = Application::all_of(&json!(["proxy", {"backends": backends}, true]));
-        let shown: Vec<String> = all.iter().map(ToString::to_string).collect();
+        let all = Applications::of(&json!(["proxy", {"backends": backends}, true]));
+        let shown: Vec<String> = all.used.iter().map(ToString::to_string).collect();
         assert_eq!(shown, ["[::1]:80", "b.internal:443", "unix:/run/a.sock", "unix:@b"]);
+    }
+
+    #[test]
+    fn drained_backends_are_not_asked() {
+        for (arguments, used, backup) in [
+            (json!({"weights": [0, 3]}), &["b:2"][..], &[][..]),
+            (json!({"weights": [0, 3], "backup": [["c", 3]]}), &["b:2"], &["c:3"]),
+            (json!({"weights": [0, 0], "backup": [["c", 3]]}), &["c:3"], &[]),
+            (json!({"weights": [0, 0]}), &["a:1", "b:2"], &[]),
+        ] {
+            let mut rule = json!(["proxy", arguments, true]);
+            rule[1]["backends"] = json!([["a", 1], ["b", 2]]);
+            let found = Applications::of(&rule);
+            let shown = |all: &[Application]| all.iter().map(ToString::to_string).collect();
+            let found: [Vec<String>; 2] = [shown(&found.used), shown(&found.backup)];
+            assert_eq!(found, [used, backup], "{rule}");
+        }
     }
 }

@@ -82,6 +82,9 @@ pub struct AddBackend {
     /// Share of the requests, relative to the other backends (1); 0 for none yet
     #[arg(long, value_name = "N")]
     pub weight: Option<u16>,
+    /// Add it to `backup`: it gets requests while none of the others is usable
+    #[arg(long, conflicts_with = "weight")]
+    pub backup: bool,
     #[command(flatten)]
     pub trial: Trial,
 }
@@ -241,7 +244,10 @@ impl Batch {
 /// Adds a backend to one rule.
 pub async fn add(api: &Api, adding: &AddBackend, json: bool) -> Result<(), Failure> {
     let backend = pool::backend(&adding.address).map_err(Failure::Other)?;
-    let change = PoolChange::Add { backend, weight: adding.weight };
+    let change = match adding.backup {
+        true => PoolChange::AddBackup { backend },
+        false => PoolChange::Add { backend, weight: adding.weight },
+    };
     let query = if adding.trial.dry_run { "?dry_run=1" } else { "" };
     let one = One { host: &adding.host, address: &adding.address, query, patience: PATIENCE };
     let edited = one.edit(api, &change).await?;

@@ -130,8 +130,9 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
             changes::show(&api()?, host.as_deref(), limit, json).await
         }
         Command::Get { host } => get(&api()?, &named(host)?, json).await,
-        Command::Which { host, scheme, source } => {
-            let asked = (scheme.as_deref(), source.as_deref());
+        Command::Which { host, scheme, source, body } => {
+            let asked = [("scheme", &scheme), ("source", &source), ("body", &body)];
+            let asked = asked.map(|(name, value)| (name, value.as_deref()));
             which::which(&api()?, &named(host)?, asked, json).await
         }
         Command::AddBackend(adding) => {

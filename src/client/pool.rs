@@ -11,8 +11,11 @@ use super::print;
 /// Change of one backend.
 #[derive(Clone, Debug)]
 pub enum PoolChange {
-    /// A backend comes, with this weight; one that is there gets the weight, if one is given.
+    /// A backend comes, with this weight; one that is there gets the weight, if one is given. A
+    /// backend of `backup` leaves that.
     Add { backend: Value, weight: Option<u16> },
+    /// A backend comes to `backup`; one of `backends` leaves these, where another one is left.
+    AddBackup { backend: Value },
     /// A backend goes, where another one is left.
     Remove { address: String },
     /// Another backend takes the place and the weight of one.
@@ -129,6 +132,7 @@ impl Pool {
         let old = match change {
             PoolChange::Add { backend, weight } => {
                 let address = print::backend(backend);
+                after.backup.retain(|backend| !is_same(backend, &address));
                 match (self.has(&address), weight) {
                     (false, weight) => {
                         let weight = u64::from(weight.unwrap_or(1));
@@ -139,12 +143,17 @@ impl Pool {
                 }
                 return Ok(after);
             }
-            PoolChange::Remove { address } => {
-                after.backends.retain(|(backend, _)| !is_same(backend, address));
-                after.backup.retain(|backend| !is_same(backend, address));
-                if after.backends.is_empty() {
-                    return Err(Effect::Last);
+            PoolChange::AddBackup { backend } => {
+                let address = print::backend(backend);
+                after.remove(&address)?;
+                if !self.has_spare(&address) {
+                    after.backup.push(backend.clone());
                 }
+                return Ok(after);
+            }
+            PoolChange::Remove { address } => {
+                after.remove(address)?;
+                after.backup.retain(|backend| !is_same(backend, address));
                 address
             }
             PoolChange::Move { old, new } => {
@@ -163,6 +172,12 @@ impl Pool {
             }
         };
         if self.has(old) || self.has_spare(old) { Ok(after) } else { Err(Effect::Absent) }
+    }
+
+    /// Takes a backend out of `backends`, which must have another.
+    fn remove(&mut self, address: &str) -> Result<(), Effect> {
+        self.backends.retain(|(backend, _)| !is_same(backend, address));
+        if self.backends.is_empty() { Err(Effect::Last) } else { Ok(()) }
     }
 
     /// Puts a backend in the place of another; where it is there already, that one only goes.

@@ -19,7 +19,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::arguments::Restart;
-use super::backend::{Application, Check};
+use super::backend::{Application, Applications, Check};
 use super::change::duration;
 use super::failure::{Failure, say};
 use super::print::plain;
@@ -85,13 +85,13 @@ pub async fn restart(api: &Api, restart: &Restart, json: bool) -> Result<(), Fai
                 false => print(|out| writeln!(out, "{}", requests(held))),
             }
         }
-        // Nothing has been done to the application.
-        Err(failed) if restart.restore || failed.code == NOT_RUN => {
+        // Nothing has been done to the application, or another one is there in its place.
+        Err(failed) if restart.restore || failed.code == NOT_RUN || failed.is_served => {
             put_back(api, host).await?;
             let why = format!("{}: {} has its old rule back", failed.why, plain(host));
             Err(Failure::Command { code: failed.code, why })
         }
-        Err(Failed { code, why }) => {
+        Err(Failed { code, why, .. }) => {
             let host = plain(host);
             let why = format!(
                 "{why}: {host} still holds its requests. When it is well: mantrid-client flip {host}"
@@ -124,6 +124,14 @@ fn application(host: &str, rule: &Value) -> Result<Value, Failure> {
 struct Failed {
     code: u8,
     why: String,
+    /// Whether the old rule has a backend that answers all the same.
+    is_served: bool,
+}
+
+impl Failed {
+    fn new(code: u8, why: String) -> Failed {
+        Failed { code, why, is_served: false }
+    }
 }
 
 /// Puts the old rule back while our change may still be on its way: a change in its place makes
@@ -212,8 +220,8 @@ impl EndSignals {
 async fn run(command: &[OsString], signals: &mut EndSignals) -> Result<(), Failed> {
     let shown = plain(&command[0].to_string_lossy());
     let child = Command::new(&command[0]).args(&command[1..]).spawn();
-    let child = child
-        .map_err(|error| Failed { code: NOT_RUN, why: format!("{shown} can't be run: {error}") })?;
+    let child =
+        child.map_err(|error| Failed::new(NOT_RUN, format!("{shown} can't be run: {error}")))?;
     let pid = Pid::from_raw(child.id().cast_signed());
     let mut ended = tokio::task::spawn_blocking(move || wait(child));
     let mut stopped_by = None;
@@ -231,23 +239,23 @@ async fn run(command: &[OsString], signals: &mut EndSignals) -> Result<(), Faile
         }
     };
     let status = status.unwrap_or_else(|error| Err(std::io::Error::other(error)));
-    let status = status.map_err(|error| Failed { code: 1, why: format!("{shown}: {error}") })?;
+    let status = status.map_err(|error| Failed::new(1, format!("{shown}: {error}")))?;
     match (status.code(), status.signal()) {
         (Some(0), _) => match stopped_by {
             None => Ok(()),
             Some(signal) => {
                 let why = format!("{}, while {shown} ran", signal.as_str());
-                Err(Failed { code: code_of(signal as i32), why })
+                Err(Failed::new(code_of(signal as i32), why))
             }
         },
-        (Some(code), _) => Err(Failed {
-            code: u8::try_from(code).unwrap_or(1),
-            why: format!("{shown} ended with status {code}"),
-        }),
+        (Some(code), _) => {
+            let why = format!("{shown} ended with status {code}");
+            Err(Failed::new(u8::try_from(code).unwrap_or(1), why))
+        }
         (None, signal) => {
             let signal = signal.unwrap_or_default();
             let why = format!("{shown} was ended by signal {signal}");
-            Err(Failed { code: code_of(signal), why })
+            Err(Failed::new(code_of(signal), why))
         }
     }
 }
@@ -261,7 +269,8 @@ fn wait(mut child: Child) -> std::io::Result<ExitStatus> {
     child.wait()
 }
 
-/// Waits until a backend of the rule answers.
+/// Waits until a backend of the rule answers. One of `backup` does not count: it was well before
+/// the application is back.
 async fn answers(
     name: &str,
     rule: &Value,
@@ -270,27 +279,43 @@ async fn answers(
 ) -> Result<(), Failed> {
     let until = Instant::now() + most;
     let check = Check::of(name, &rule[1]);
-    let backends = Application::all_of(rule);
+    let Applications { used, backup } = Applications::of(rule);
     loop {
-        let mut why = String::new();
-        for backend in &backends {
-            let look = timeout(LOOK_TIME, backend.look(check.as_ref()));
-            match look.await.unwrap_or_else(|_| Err("no answer in time".to_owned())) {
-                Ok(()) => return Ok(()),
-                Err(error) => why = format!("{}: {error}", plain(&backend.to_string())),
-            }
-        }
+        let Err(why) = one_answers(&used, check.as_ref()).await else { return Ok(()) };
         if until <= Instant::now() {
             let why = format!("no backend answers after {most:?} ({why})");
-            return Err(Failed { code: 1, why });
+            return Err(match one_answers(&backup, check.as_ref()).await {
+                Ok(backup) => {
+                    let backup = plain(&backup.to_string());
+                    let why = format!("{why}, its backup {backup} does");
+                    Failed { code: 1, why, is_served: true }
+                }
+                Err(_) => Failed::new(1, why),
+            });
         }
         tokio::select! {
             () = sleep(LOOK_EACH) => {}
             signal = signals.next() => {
                 let code = code_of(signal as i32);
                 let why = format!("{}, while no backend answered yet", signal.as_str());
-                return Err(Failed { code, why });
+                return Err(Failed::new(code, why));
             }
         }
     }
+}
+
+/// Asks backends, one after the other, until one answers; the error is that of the last.
+async fn one_answers<'a>(
+    all: &'a [Application],
+    check: Option<&Check<'_>>,
+) -> Result<&'a Application, String> {
+    let mut why = String::new();
+    for backend in all {
+        let look = timeout(LOOK_TIME, backend.look(check));
+        match look.await.unwrap_or_else(|_| Err("no answer in time".to_owned())) {
+            Ok(()) => return Ok(backend),
+            Err(error) => why = format!("{}: {error}", plain(&backend.to_string())),
+        }
+    }
+    Err(why)
 }

@@ -19,18 +19,22 @@ const PASTED: &[(&str, &str)] = &[
     ("tls://", "tls"),
 ];
 
-/// Asks, and prints the answer.
+/// Asks, and prints the answer. `asked` are the arguments of the question with their names; the
+/// scheme is that of a pasted address where none is given.
 pub async fn which(
     api: &Api,
     host: &str,
-    (scheme, source): (Option<&str>, Option<&str>),
+    asked: [(&str, Option<&str>); 3],
     json: bool,
 ) -> Result<(), Failure> {
     let (pasted, host) = taken_apart(host);
     if host.is_empty() {
         return Err(Failure::AsBefore(super::set::NO_HOST.to_owned()));
     }
-    let given = [("scheme", scheme.or(pasted)), ("source", source)].into_iter();
+    let given = asked.into_iter().map(|(name, value)| match name {
+        "scheme" => (name, value.or(pasted)),
+        _ => (name, value),
+    });
     let query = query(given.filter_map(|(name, value)| Some((name, value?))));
     let answer = api.fetch(Ask::get(format!("/which/{}{query}", encoded(host)))).await?;
     if json {
@@ -72,6 +76,10 @@ fn told(found: &Value, out: &mut impl Write) -> io::Result<()> {
     }
     for backend in found["backends"].as_array().into_iter().flatten() {
         line("backend", &backend_line(backend))?;
+    }
+    if let Some(timeouts) = found["timeouts"].as_object() {
+        let each = timeouts.iter().map(|(name, seconds)| format!("{name} {seconds} s"));
+        line("timeouts", &each.collect::<Vec<_>>().join(", "))?;
     }
     line("would", &text("would"))
 }
@@ -130,7 +138,8 @@ mod tests {
                 {"backend": "10.0.0.3:1", "address": "10.0.0.3:1", "weight": 1, "health": "up",
                  "reason": null, "open_requests": 0, "backup": true},
             ],
-            "held": 1, "open_requests": 3, "outcome": "proxied", "would": "passed on\u{1b}",
+            "held": 1, "open_requests": 3,
+            "timeouts": {"connect": 5, "server": 0.5, "tunnel": 3600}, "outcome": "proxied", "would": "passed on\u{1b}",
         });
         let mut out = Vec::new();
         told(&found, &mut out).expect("a Vec takes all");
@@ -145,6 +154,7 @@ mod tests {
             backend                  app:1 (10.0.0.1:1) down, weight 1, open 2: answered 500\n\
             backend                  10.0.0.2:1 up, weight 0, open 0\n\
             backend                  10.0.0.3:1 up, backup, open 0\n\
+            timeouts                 connect 5 s, server 0.5 s, tunnel 3600 s\n\
             would                    passed on\\u{1b}\n";
         assert_eq!(String::from_utf8(out).as_deref(), Ok(expected));
     }

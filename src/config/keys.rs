@@ -431,8 +431,9 @@ pub const KEYS: &[Key] = &[
         "max_held_per_source",
         "max_held",
         "a number, or max_held",
-        "Most requests held at a time for one client address; more are answered 503. Behind a TLS \
-         terminator its address is that of all clients, unless client_field names them.",
+        "Most requests held at a time for one client address (of IPv6 one network of 64 bits); more \
+         are answered 503. Behind a TLS terminator its address is that of all clients, unless \
+         client_field names them.",
         at_once!(max_held_per_source),
         |config, text| {
             config.max_held_per_source = match text {

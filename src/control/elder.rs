@@ -1,7 +1,7 @@
 //! The daemon before this one, while it finishes what is under way there: this one asks it what it
 //! can't see itself, and counts its work as well. Also the memory that goes along to the next
 //! daemon and is nowhere on disk: addresses of names, health, wake-ups that were sent, permits
-//! taken.
+//! taken, rates.
 //!
 //! All of it is JSON, of which each side takes what it knows: a daemon of another version says
 //! less, or more.
@@ -11,7 +11,7 @@ use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Map, Value, json};
 use tokio::sync::watch;
@@ -19,8 +19,9 @@ use tokio::sync::watch;
 use super::health::{Known, KnownArrival, State};
 use super::{Control, Handle, statistics};
 use crate::address::Address;
-use crate::link::{ControlEnd, Drain};
-use crate::table::Snapshot;
+use crate::limits;
+use crate::link::{BusySources, ControlEnd, Drain};
+use crate::table::{Action, Snapshot};
 
 /// Requests of a rule that are under way in the other daemon: in all, and by backend. `None`: not
 /// answered yet.
@@ -108,13 +109,12 @@ impl Handle {
         }
         drop(all);
         let health = self.health.known().into_iter().map(|known| {
-            let since = known.since.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
             json!({
                 "backend": known.backend.to_string(),
                 "check": known.check,
                 "state": known.state.as_str(),
                 "reason": known.reason,
-                "since": since.as_secs_f64(),
+                "since": unix_seconds(known.since),
             })
         });
         let arrivals = self.health.arrivals(&self.published.table()).into_iter().map(|known| {
@@ -132,6 +132,7 @@ impl Handle {
             "wake": self.wake.hand_over(),
             "places": places(&self.shards),
             "open_places": open_places(&self.shards, &self.published.table()),
+            "rates": rates(&self.shards, &self.published.table()),
             "history": self.api.sources.history.to_json(),
             "events": self.api.sources.events.log().to_json(),
             "changes": self.api.sources.changes.lock().to_json(),
@@ -227,6 +228,68 @@ fn open_places(shards: &ControlEnd, table: &Snapshot) -> Map<String, Value> {
     named.map(|(name, taken)| (name, json!(taken))).collect()
 }
 
+/// Rates of rules and of clients at rules that are not at rest, with their time. They are at most a
+/// second from it, so whatever is lost is little: of many rules some.
+fn rates(shards: &ControlEnd, table: &Snapshot) -> Value {
+    let now = Instant::now();
+    let together = &shards.together;
+    let busy = together.rates.busy(now).into_iter();
+    let by_rule = busy.filter_map(|(key, left)| {
+        Some((table.name_of(key)?.to_owned(), json!(left.as_nanos() as u64)))
+    });
+    let sources = together.source_rates.busy(now).filter(|busy| !busy.left.is_empty());
+    let sources = sources.map(|busy| {
+        let limited = table.iter().filter(|(_, rule)| match &rule.action {
+            Action::Proxy(proxy) => proxy.max_requests_per_second_per_source().is_some(),
+            _ => false,
+        });
+        let keys = limited.take(limits::SOURCE_RATES_MAX);
+        let keys = keys.map(|(name, _)| (name.to_owned(), json!(table.key(name))));
+        let left = busy.left.iter().map(|(tag, left)| json!([tag, left.as_nanos() as u64]));
+        json!({
+            "seed": busy.seed,
+            "keys": keys.collect::<Map<_, _>>(),
+            "left": left.collect::<Vec<_>>(),
+        })
+    });
+    json!({
+        "at": unix_seconds(SystemTime::now()),
+        "rules": by_rule.collect::<Map<_, _>>(),
+        "sources": sources,
+    })
+}
+
+fn unix_seconds(time: SystemTime) -> f64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}
+
+/// Takes over rates of the daemon before this one, which went on resting since.
+fn recall_rates(shards: &ControlEnd, rates: &Value) {
+    let (table, now) = (Snapshot::default(), Instant::now());
+    let passed = rates["at"].as_f64().map(|at| unix_seconds(SystemTime::now()) - at);
+    let passed = passed.and_then(|passed| Duration::try_from_secs_f64(passed).ok());
+    let passed = passed.unwrap_or_default();
+    let left = |nanos: &Value| {
+        let left = Duration::from_nanos(nanos.as_u64()?).saturating_sub(passed);
+        (!left.is_zero()).then_some(left)
+    };
+    for (name, nanos) in rates["rules"].as_object().into_iter().flatten() {
+        if let Some(left) = left(nanos) {
+            shards.together.rates.recall(table.key(name), left, now);
+        }
+    }
+    let sources = &rates["sources"];
+    let keys = sources["keys"].as_object().into_iter().flatten();
+    let keys = keys.filter_map(|(name, key)| Some((table.key(name), key.as_u64()?)));
+    let all = sources["left"].as_array().into_iter().flatten();
+    let busy = all.filter_map(|one| Some((one[0].as_u64()?, left(&one[1])?)));
+    let busy: Vec<(u64, Duration)> = busy.collect();
+    if let (Some(seed), false) = (sources["seed"].as_u64(), busy.is_empty()) {
+        let busy = BusySources { seed, left: busy };
+        shards.together.source_rates.recall(&busy, keys.collect(), now);
+    }
+}
+
 /// Takes over the permits that the daemon before this one says are taken there; none, where it says
 /// nothing.
 fn set_taken(shards: &ControlEnd, said: &Value) {
@@ -280,6 +343,7 @@ impl Control {
         sources.events.log().recall(&memory["events"]);
         sources.changes.lock().recall(&memory["changes"]);
         set_taken(&sources.shards, memory);
+        recall_rates(&sources.shards, &memory["rates"]);
     }
 }
 

@@ -191,7 +191,7 @@ impl Grant {
         table: &Snapshot,
     ) -> Result<(), Forbidden> {
         self.check_host(name)?;
-        if let Some(Action::Alias(target)) = rule.map(|rule| &rule.action)
+        if let Some(target) = rule.and_then(aliased)
             && !self.covers(target)
         {
             // Its owner could not delete it any more.
@@ -212,10 +212,19 @@ impl Grant {
     }
 }
 
+/// The name that a rule is an alias of, or that the one is which it keeps for a flip.
+fn aliased(rule: &Rule) -> Option<&str> {
+    match &rule.action {
+        Action::Alias(target) => Some(target),
+        Action::Spin(spin) => aliased(spin.then()?),
+        _ => None,
+    }
+}
+
 /// Whether a change of a rule is one of those that the role `operate` may make: none at all; to
 /// `spin` with the rule that stood before as its `then`; other limits of a `spin`; back to its
 /// `then`; other weights. Who is told by POST (`wake`) stays as it was: its address would be one
-/// that the daemon asks.
+/// that the daemon asks. So does who is served.
 fn is_operation(before: Option<&Rule>, after: Option<&Rule>) -> bool {
     let (before, after) = match (before, after) {
         (Some(before), Some(after)) => (before, after),
@@ -226,11 +235,14 @@ fn is_operation(before: Option<&Rule>, after: Option<&Rule>) -> bool {
         (Action::Spin(old), Action::Spin(new)) => {
             old.then() == new.then()
                 && old.wake() == new.wake()
+                && before.action.access() == after.action.access()
                 && before.match_subdomains == after.match_subdomains
         }
         (_, Action::Spin(new)) => {
             new.then() == Some(before)
                 && (new.wake().is_none() || new.wake() == wake_of(before))
+                && (after.action.access().is_none()
+                    || after.action.access() == before.action.access())
                 && before.match_subdomains == after.match_subdomains
         }
         (Action::Spin(old), _) => old.then().is_some_and(|then| is_same(then, after)),

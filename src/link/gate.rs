@@ -74,6 +74,12 @@ impl Gate {
         }
     }
 
+    /// Whether `limit` permits are taken.
+    fn is_full(&self, limit: u32) -> bool {
+        let open = self.open.load(Ordering::Acquire);
+        self.shares.of(limit) <= open.saturating_add(self.elder.load(Ordering::Acquire))
+    }
+
     /// Takes a permit if fewer than `limit` are taken.
     pub(crate) fn enter(&self, limit: u32) -> bool {
         let limit = self.shares.of(limit);
@@ -122,6 +128,12 @@ impl<K: Copy + Eq + Hash> Gates<K> {
             .entry(owner)
             .or_insert_with(|| Arc::new(Gate::new(shards, self.shares.clone())))
             .clone()
+    }
+
+    /// Whether one more permit of an owner would have to wait. Makes no gate.
+    pub(crate) fn is_full(&self, owner: K, limit: u32) -> bool {
+        let gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
+        gates.get(&owner).is_some_and(|gate| gate.is_full(limit))
     }
 
     /// Counts the permits taken at each gate, for a daemon that takes over; at least one where

@@ -59,8 +59,8 @@ pub(crate) use shares::Shares;
 pub(crate) use slots::{
     BackendCount, ByKey, HostCount, Id, KeyHasher, KeySet, Slot, SlotIndex, Slots, Sums, Whole,
 };
-pub(crate) use source_rates::SourceRates;
-pub(crate) use sources::Sources;
+pub(crate) use source_rates::{BusySources, SourceRates};
+pub(crate) use sources::{Sources, source_network};
 pub(crate) use table::{Tag, TaggedTable};
 pub(crate) use times::{CLASSES_OF_TIME, SlotTime, TIME_BOUNDS};
 pub(crate) use tuning::{Timeouts, Tuning};

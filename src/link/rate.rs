@@ -31,6 +31,11 @@ impl Rate {
         moved.map(drop).map_err(|due| Duration::from_nanos(due + pause - now - SECOND))
     }
 
+    /// How long one more would have to wait; `None`: it would pass. Counts nothing.
+    pub(super) fn spent(&self, per_second: NonZeroU32, now: u64) -> Option<Duration> {
+        Rate(AtomicU64::new(self.due())).admit(per_second, now).err()
+    }
+
     fn is_at_rest(&self, now: u64) -> bool {
         self.due() <= now
     }
@@ -40,9 +45,9 @@ impl Rate {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Forgets what has passed.
-    pub(super) fn begin_anew(&self) {
-        self.0.store(0, Ordering::Relaxed);
+    /// Forgets what has passed; the rate is at rest again at `due`.
+    pub(super) fn begin_at(&self, due: u64) {
+        self.0.store(due, Ordering::Relaxed);
     }
 }
 
@@ -89,9 +94,23 @@ impl Rates {
         now: Instant,
     ) -> Option<Duration> {
         let rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
-        let due = rates.get(&rule)?.due();
-        let rate = Rate(AtomicU64::new(due));
-        rate.admit(self.shares.of_rate(per_second), self.nanos(now)).err()
+        rates.get(&rule)?.spent(self.shares.of_rate(per_second), self.nanos(now))
+    }
+
+    /// Rates that are not at rest, by the rule's key, with the time until they are: for a daemon
+    /// that takes over.
+    pub(crate) fn busy(&self, now: Instant) -> Vec<(u64, Duration)> {
+        let rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = self.nanos(now);
+        let left = rates.iter().map(|(rule, rate)| (*rule, rate.due().saturating_sub(now)));
+        let busy = left.filter(|(_, left)| *left != 0);
+        busy.map(|(rule, left)| (rule, Duration::from_nanos(left))).collect()
+    }
+
+    /// Takes over the rate of a rule from another daemon.
+    pub(crate) fn recall(&self, rule: u64, left: Duration, now: Instant) {
+        let left = left.min(Duration::from_nanos(SECOND));
+        self.get(rule, now).begin_at(self.nanos(now + left));
     }
 
     fn nanos(&self, now: Instant) -> u64 {
@@ -129,6 +148,24 @@ mod tests {
             rates.admit(&rate, FIVE, now).expect("a second's worth");
         }
         assert_eq!(rates.spent(7, FIVE, now), Some(Duration::from_millis(200)));
+        assert_eq!(rates.spent(7, FIVE, now), Some(Duration::from_millis(200)));
+    }
+
+    #[test]
+    fn rates_go_along_to_the_next_daemon() {
+        let (elder, now) = (Rates::new(Arc::default()), Instant::now());
+        let rate = elder.get(7, now);
+        elder.get(8, now);
+        while elder.admit(&rate, FIVE, now).is_ok() {}
+        let later = now + Duration::from_millis(400);
+        let busy = elder.busy(later);
+        assert_eq!(busy, [(7, Duration::from_millis(600))]);
+        let rates = Rates::new(Arc::default());
+        let now = Instant::now();
+        busy.into_iter().for_each(|(rule, left)| rates.recall(rule, left, now));
+        let admit = || rates.admit(&rates.get(7, now), FIVE, now).is_ok();
+        assert_eq!((admit(), admit(), admit()), (true, true, false));
+        rates.recall(7, Duration::MAX, now);
         assert_eq!(rates.spent(7, FIVE, now), Some(Duration::from_millis(200)));
     }
 

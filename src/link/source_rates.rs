@@ -3,15 +3,20 @@
 //! gets that of the one that is nearest to rest, whose rate then begins anew: a limit may let more
 //! pass then, and never less.
 
-use std::hash::BuildHasher;
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::num::NonZeroU32;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwapOption;
+use foldhash::SharedSeed;
+use foldhash::quality::SeedableRandomState;
+
 use super::rate::Rate;
-use super::sources::network;
+use super::sources::source_network;
 use crate::limits;
 
 /// Places that one client at one rule might have: two cache lines.
@@ -35,14 +40,64 @@ struct Entry {
 /// The table; made when the first rule with such a limit is met.
 pub(crate) struct SourceRates {
     buckets: OnceLock<Box<[Bucket]>>,
-    hasher: foldhash::quality::RandomState,
+    tagger: Tagger,
     epoch: Instant,
+    /// Rates of the daemon before this one, while some are not at rest.
+    elder: ArcSwapOption<ElderRates>,
+}
+
+/// Makes the tags of clients at rules, by a seed of chance.
+struct Tagger {
+    seed: u64,
+    hasher: SeedableRandomState,
+}
+
+impl Tagger {
+    fn new(seed: u64) -> Tagger {
+        // For the life of the process: a daemon makes two of these at most.
+        let shared = Box::leak(Box::new(SharedSeed::from_u64(seed)));
+        Tagger { seed, hasher: SeedableRandomState::with_seed(0, shared) }
+    }
+
+    fn tag(&self, rule: u64, source: IpAddr) -> u64 {
+        self.hasher.hash_one((rule, source_network(source))) | 1
+    }
+}
+
+/// Rates that are not at rest, as one daemon hands them over to the next. Neither a rule nor a
+/// client can be told from a tag, but whoever knows both finds it.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct BusySources {
+    /// Seed of the tags.
+    pub(crate) seed: u64,
+    /// Tags, each with the time until its rate is at rest.
+    pub(crate) left: Vec<(u64, Duration)>,
+}
+
+/// Rates of the daemon before this one.
+struct ElderRates {
+    tagger: Tagger,
+    /// Keys that the rules had there, by those they have here.
+    rules: HashMap<u64, u64>,
+    /// Times at which rates are at rest, by tag.
+    due: HashMap<u64, u64>,
+    /// The last of these times.
+    end: u64,
+}
+
+impl ElderRates {
+    fn due(&self, rule: u64, source: IpAddr) -> u64 {
+        let rule = self.rules.get(&rule);
+        let due = rule.and_then(|rule| self.due.get(&self.tagger.tag(*rule, source)));
+        due.copied().unwrap_or(0)
+    }
 }
 
 impl SourceRates {
     pub(super) fn new() -> SourceRates {
-        let hasher = foldhash::quality::RandomState::default();
-        SourceRates { buckets: OnceLock::new(), hasher, epoch: Instant::now() }
+        let tagger = Tagger::new(RandomState::new().hash_one(()));
+        let (buckets, elder) = (OnceLock::new(), ArcSwapOption::empty());
+        SourceRates { buckets, tagger, epoch: Instant::now(), elder }
     }
 
     /// Lets one more request of a client pass at a rule, or says how long it would have to wait.
@@ -53,12 +108,11 @@ impl SourceRates {
         per_second: NonZeroU32,
         now: Instant,
     ) -> Result<(), Duration> {
-        let now = now.saturating_duration_since(self.epoch).as_nanos() as u64;
-        let hash = self.hasher.hash_one((rule, network(source)));
+        let now = self.nanos(now);
+        let tag = self.tagger.tag(rule, source);
         let buckets =
             self.buckets.get_or_init(|| (0..BUCKETS).map(|_| Bucket::default()).collect());
-        let Bucket(entries) = &buckets[(hash >> 32) as usize % BUCKETS];
-        let tag = hash | 1;
+        let Bucket(entries) = &buckets[bucket(tag)];
         for _ in 0..TRIES {
             let own = entries.iter().find(|entry| entry.tag.load(Ordering::Relaxed) == tag);
             if let Some(own) = own {
@@ -69,14 +123,73 @@ impl SourceRates {
             // Another shard may have given it to this client meanwhile: then it is found next.
             let (order, is_busy) = (Ordering::Relaxed, now < place.rate.due());
             if before != tag && place.tag.compare_exchange(before, tag, order, order).is_ok() {
-                if is_busy {
-                    place.rate.begin_anew();
+                let due = self.elder_due(rule, source, now);
+                if is_busy || due != 0 {
+                    place.rate.begin_at(due);
                 }
                 return place.rate.admit(per_second, now);
             }
         }
         Ok(())
     }
+
+    /// How long one more request of a client at a rule would have to wait; `None`: it would pass.
+    /// Counts nothing.
+    pub(crate) fn spent(
+        &self,
+        rule: u64,
+        source: IpAddr,
+        per_second: NonZeroU32,
+        now: Instant,
+    ) -> Option<Duration> {
+        let tag = self.tagger.tag(rule, source);
+        let Bucket(entries) = &self.buckets.get()?[bucket(tag)];
+        let own = entries.iter().find(|entry| entry.tag.load(Ordering::Relaxed) == tag)?;
+        own.rate.spent(per_second, self.nanos(now))
+    }
+
+    /// Rates that are not at rest, for a daemon that takes over; `None`: there is no table.
+    pub(crate) fn busy(&self, now: Instant) -> Option<BusySources> {
+        let now = self.nanos(now);
+        let entries = self.buckets.get()?.iter().flat_map(|Bucket(entries)| entries);
+        let left = entries.filter_map(|entry| {
+            let (tag, left) = (entry.tag.load(Ordering::Relaxed), entry.rate.due());
+            let left = left.checked_sub(now).filter(|left| tag != 0 && *left != 0)?;
+            Some((tag, Duration::from_nanos(left)))
+        });
+        Some(BusySources { seed: self.tagger.seed, left: left.collect() })
+    }
+
+    /// Takes over rates of another daemon. `rules` has the keys of rules there by those here.
+    pub(crate) fn recall(&self, busy: &BusySources, rules: HashMap<u64, u64>, now: Instant) {
+        let due = |left: Duration| self.nanos(now + left.min(Duration::from_secs(1)));
+        let busy_entries = busy.left.iter().take(limits::SOURCE_RATES_MAX);
+        let due: HashMap<u64, u64> = busy_entries.map(|(tag, left)| (*tag, due(*left))).collect();
+        let end = due.values().copied().max().unwrap_or(0);
+        let elder = ElderRates { tagger: Tagger::new(busy.seed), rules, due, end };
+        self.elder.store(Some(Arc::new(elder)));
+    }
+
+    /// Time at which the rate of a client at a rule is at rest that the daemon before this one
+    /// counted; 0: it counted none.
+    fn elder_due(&self, rule: u64, source: IpAddr, now: u64) -> u64 {
+        let elder = self.elder.load();
+        let Some(elder) = &*elder else { return 0 };
+        if elder.end <= now {
+            self.elder.store(None);
+            return 0;
+        }
+        elder.due(rule, source)
+    }
+
+    fn nanos(&self, now: Instant) -> u64 {
+        now.saturating_duration_since(self.epoch).as_nanos() as u64
+    }
+}
+
+/// The bucket of a tag.
+fn bucket(tag: u64) -> usize {
+    (tag >> 32) as usize % BUCKETS
 }
 
 #[cfg(test)]
@@ -110,6 +223,29 @@ mod tests {
         assert!(one.iter().all(|address| admit(address).is_ok()));
         assert!(admit("2001:db8::6").is_err());
         assert!(admit("2001:db8:0:1::1").is_ok());
+    }
+
+    #[test]
+    fn rates_go_along_to_the_next_daemon() {
+        let (elder, now) = (SourceRates::new(), Instant::now());
+        assert_eq!(elder.busy(now), None);
+        while elder.admit(1, client(1), FIVE, now).is_ok() {}
+        elder.admit(1, client(2), FIVE, now).expect("the first");
+        elder.admit(2, client(1), FIVE, now).expect("the first");
+        let busy = elder.busy(now + Duration::from_millis(400)).expect("a table");
+        assert_eq!(busy.left.len(), 1, "others are at rest: {busy:?}");
+        assert_eq!(busy.left[0].1, Duration::from_millis(600));
+        // Rules have other keys there.
+        let (rates, now) = (SourceRates::new(), Instant::now());
+        rates.recall(&busy, HashMap::from([(7, 1), (8, 2)]), now);
+        let admit = |rule, number, now| rates.admit(rule, client(number), FIVE, now).is_ok();
+        assert!(admit(7, 1, now) && admit(7, 1, now) && !admit(7, 1, now));
+        for (rule, number) in [(7, 2), (8, 1), (9, 1)] {
+            assert!((0..5).all(|_| admit(rule, number, now)), "{rule} {number}");
+        }
+        let later = now + Duration::from_millis(601);
+        assert!(rates.elder.load().is_some() && admit(7, 3, later));
+        assert!(rates.elder.load().is_none(), "all are at rest");
     }
 
     #[test]

@@ -25,7 +25,7 @@ impl Sources {
 
     /// Counts one more connection, if there are fewer than `most`.
     pub(crate) fn enter(&self, source: IpAddr, most: u32) -> bool {
-        let source = network(source);
+        let source = source_network(source);
         let mut part = self.part(source);
         let count = part.entry(source).or_default();
         let has_room = *count < most;
@@ -35,7 +35,7 @@ impl Sources {
 
     /// Ends a connection that was counted.
     pub(crate) fn leave(&self, source: IpAddr) {
-        let source = network(source);
+        let source = source_network(source);
         let mut part = self.part(source);
         debug_assert!(part.contains_key(&source), "{source} has no connection that is counted");
         if let Some(count) = part.get_mut(&source) {
@@ -57,7 +57,7 @@ impl Sources {
 
 /// An IPv6 subscriber has a network of 64 bits, and as many addresses as there are in it (RFC
 /// 6177).
-pub(super) fn network(source: IpAddr) -> IpAddr {
+pub(crate) fn source_network(source: IpAddr) -> IpAddr {
     match source.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
         v4 => v4,

@@ -106,12 +106,8 @@ pub(super) fn name_backend(
     }
     let backend = proxy.backend(usize::from(lease.backend));
     let mut name = shard.ring.take_vec();
-    match backend.path() {
-        // A path is no host (RFC 9110 §7.2).
-        Some(_) => name.extend_from_slice(b"localhost"),
-        // Writing to a Vec can't fail.
-        None => _ = write!(name, "{backend}"),
-    }
+    // Writing to a Vec can't fail.
+    let _ = write!(name, "{}", backend.host());
     http::set_host(&name, head);
     shard.ring.give_vec(name);
 }

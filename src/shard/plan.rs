@@ -71,7 +71,7 @@ pub(super) fn plan<'t>(
         expect_continue: head.expect_continue,
         upgrade: head.upgrade,
         authenticates: head.authenticates,
-        overrides: rule.action.overrides().cloned(),
+        overrides: table.snapshot().overrides(rule.action),
     };
     let close = request.closes();
     if shard.tuning().has_health_path && is_health_check(shard, &head) {

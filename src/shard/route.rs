@@ -80,7 +80,7 @@ pub(super) fn decide<'t>(
     (host, client): (&str, IpAddr),
     waited: Option<&Waited>,
 ) -> Route<'t> {
-    if rule.action.access().is_some_and(|access| !access.admits(client)) {
+    if table.snapshot().access(rule.action).is_some_and(|access| !access.admits(client)) {
         shard.end.counters().add_shed(Shed::Access);
         return Route::Denied;
     }

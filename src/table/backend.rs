@@ -75,6 +75,11 @@ impl Backend {
         }
     }
 
+    /// Host by which a request names the backend.
+    pub fn host(&self) -> BackendHost<'_> {
+        BackendHost(self)
+    }
+
     /// Visits the addresses of the backend, as they are known now.
     pub fn each_address(&self, mut visit: impl FnMut(Address)) {
         match self.target() {
@@ -112,6 +117,19 @@ impl fmt::Display for Backend {
         match self.target() {
             Target::Address(address) => address.fmt(f),
             Target::Name(name) => name.fmt(f),
+        }
+    }
+}
+
+/// Host by which a request names a backend: its name or address, with its port.
+pub struct BackendHost<'b>(&'b Backend);
+
+impl fmt::Display for BackendHost<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.path() {
+            // A path is no host (RFC 9110 §7.2).
+            Some(_) => f.write_str("localhost"),
+            None => self.0.fmt(f),
         }
     }
 }

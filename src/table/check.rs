@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 use crate::limits::{CHECK_STATUSES_MAX, CHECK_TIMEOUT_SECONDS_MAX};
 
 use super::arguments::{Arguments, Problem, items, put, seconds_to_json, text, whole};
+use super::head_arguments::HostSent;
 use super::host;
 
 /// Request of a check.
@@ -88,7 +89,7 @@ fn range(value: &Value) -> Option<(u16, u16)> {
 #[derive(Clone, Debug, PartialEq, Default)]
 pub(super) struct CheckArguments {
     pub kind: Option<CheckKind>,
-    pub host: Option<Box<str>>,
+    pub host: Option<HostSent>,
     pub status: Option<Statuses>,
     pub interval: Option<Duration>,
     pub timeout: Option<Duration>,
@@ -100,20 +101,33 @@ pub(super) struct CheckArguments {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Check {
     id: u64,
-    /// Host of the rule's name, for a request without a host of its own.
-    rule_host: Option<Box<str>>,
+    /// Host of the request; `None`: the address of the backend.
+    host: Option<HostSent>,
+    /// Rule whose check it is, where other rules may name another backend at the address.
+    rule: Option<Box<str>>,
     pub(super) given: CheckArguments,
 }
 
 impl Check {
-    /// Makes the check of the rule with this name; `None`: no argument of a check was given.
-    pub(super) fn new(given: CheckArguments, rule: &str) -> Option<Check> {
+    /// Makes the check of the rule with this name, whose requests have the Host `sent`; `None`: no
+    /// argument of a check was given.
+    pub(super) fn new(
+        given: CheckArguments,
+        rule: &str,
+        sent: Option<&HostSent>,
+    ) -> Option<Check> {
         if given == CheckArguments::default() {
             return None;
         }
-        let is_default = matches!(given.kind, Some(CheckKind::Path(_))) && given.host.is_none();
-        let rule_host = is_default.then(|| host_of(rule)).flatten();
-        let mut check = Check { id: 0, rule_host, given };
+        let host = match given.kind {
+            Some(CheckKind::Path(_)) => {
+                let host = given.host.as_ref().or(sent).cloned();
+                host.or_else(|| host_of(rule).map(HostSent::Fixed))
+            }
+            Some(CheckKind::Tcp) | None => None,
+        };
+        let rule = (host == Some(HostSent::Backend)).then(|| rule.into());
+        let mut check = Check { id: 0, host, rule, given };
         // The same for all snapshots of a process, and not to be foreseen by a tenant.
         let hasher = SeedableRandomState::with_seed(0, SharedSeed::global_random());
         check.id = hasher.hash_one(check.parameters());
@@ -141,9 +155,8 @@ impl Check {
     }
 
     /// Host of the request; `None`: the address of the backend.
-    pub fn host(&self) -> Option<&str> {
-        self.path()?;
-        self.given.host.as_deref().or(self.rule_host.as_deref())
+    pub fn host(&self) -> Option<&HostSent> {
+        self.host.as_ref()
     }
 
     /// Whether a response with this status is one of a backend that is well.
@@ -182,9 +195,11 @@ impl Check {
         match self.path() {
             None => format!("tcp {pace}"),
             Some(path) => {
-                let host = self.host().unwrap_or("-");
+                let host = self.host().map_or("-", HostSent::as_str);
                 let statuses = self.given.status.as_ref().map(ToString::to_string);
-                format!("{path} {host} {} {pace}", statuses.as_deref().unwrap_or("200-399"))
+                let statuses = statuses.as_deref().unwrap_or("200-399");
+                let rule = self.rule.as_deref().unwrap_or_default();
+                format!("{path} {host} {statuses} {pace} {rule}").trim_end().to_owned()
             }
         }
     }
@@ -197,7 +212,7 @@ impl Check {
             CheckKind::Path(path) => path,
         });
         put(arguments, "check", kind);
-        put(arguments, "check_host", given.host.as_deref());
+        put(arguments, "check_host", given.host.as_ref().map(HostSent::as_str));
         put(arguments, "check_status", given.status.as_ref().map(Statuses::to_json));
         put(arguments, "check_interval", given.interval.map(seconds_to_json));
         put(arguments, "check_timeout", given.timeout.map(seconds_to_json));
@@ -206,24 +221,25 @@ impl Check {
     }
 }
 
-/// Reads the arguments of a check; `None`: there are none.
-pub(super) fn read(arguments: &Arguments<'_>) -> Result<Option<Check>, Problem> {
+/// Reads the arguments of a check of a rule whose requests have the Host `sent`; `None`: there are
+/// none.
+pub(super) fn read(
+    arguments: &Arguments<'_>,
+    sent: Option<&HostSent>,
+) -> Result<Option<Check>, Problem> {
     let given = CheckArguments {
         kind: arguments.optional("check", |value| match text(value)? {
             "tcp" => Some(CheckKind::Tcp),
             path => path.starts_with('/').then(|| CheckKind::Path(path.into())),
         })?,
-        host: arguments.optional("check_host", |value| {
-            let host = text(value)?;
-            host::canonical(host.as_bytes(), &mut [0; 256]).ok().map(|_| host.into())
-        })?,
+        host: arguments.optional("check_host", HostSent::read)?,
         status: arguments.optional("check_status", Statuses::from_json)?,
         interval: arguments.seconds_within("check_interval")?,
         timeout: arguments.seconds_within("check_timeout")?,
         fall: arguments.whole("check_fall")?.map(|count| count as u16),
         rise: arguments.whole("check_rise")?.map(|count| count as u16),
     };
-    Ok(Check::new(given, arguments.rule))
+    Ok(Check::new(given, arguments.rule, sent))
 }
 
 /// The request in words.
@@ -232,7 +248,7 @@ impl fmt::Display for Check {
         match (self.path(), self.host()) {
             (None, _) => f.write_str("tcp"),
             (Some(path), None) => write!(f, "GET {path}"),
-            (Some(path), Some(host)) => write!(f, "GET {path} of {host}"),
+            (Some(path), Some(host)) => write!(f, "GET {path} of {}", host.as_str()),
         }
     }
 }

@@ -19,7 +19,7 @@ pub enum HostSent {
 
 impl HostSent {
     /// Value of the argument.
-    pub(super) fn as_str(&self) -> &str {
+    pub fn as_str(&self) -> &str {
         match self {
             HostSent::Backend => "backend",
             HostSent::Fixed(host) => host,

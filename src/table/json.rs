@@ -234,6 +234,8 @@ fn read_proxy(arguments: &Arguments<'_>, names: &mut Names) -> Result<Proxy, Pro
         max_open_requests: arguments.count("max_open_requests")?,
         slow_start: arguments.seconds("slow_start")?,
     };
+    let overrides = Overrides::read(arguments)?;
+    let sent = overrides.as_deref().and_then(Overrides::host);
     let options = ProxyOptions {
         attempts: arguments.whole("attempts")?.map(|attempts| attempts as u16),
         delay: arguments.seconds("delay")?,
@@ -241,7 +243,7 @@ fn read_proxy(arguments: &Arguments<'_>, names: &mut Names) -> Result<Proxy, Pro
         healthcheck: arguments.truth("healthcheck")?,
         max_connections: arguments.count("max_connections")?,
         max_requests_per_second: arguments.count("max_requests_per_second")?,
-        check: check::read(arguments)?.map(Arc::new),
+        check: check::read(arguments, sent)?.map(Arc::new),
         sharing: (sharing != Sharing::default()).then(|| Box::new(sharing)),
         hold: arguments.seconds("hold")?,
         idle: arguments.seconds("idle")?,
@@ -252,7 +254,7 @@ fn read_proxy(arguments: &Arguments<'_>, names: &mut Names) -> Result<Proxy, Pro
             _ => None,
         })?,
         keep_alive: arguments.truth("keep_alive")?,
-        overrides: Overrides::read(arguments)?,
+        overrides,
         access: Access::read(arguments)?,
         max_requests_per_second_per_source: arguments
             .count("max_requests_per_second_per_source")?,

@@ -37,6 +37,8 @@ pub mod properties;
 mod tests;
 
 use std::hash::{BuildHasher, Hasher};
+use std::iter::successors;
+use std::sync::Arc;
 
 use foldhash::SharedSeed;
 use foldhash::quality::SeedableRandomState;
@@ -172,6 +174,33 @@ impl Snapshot {
             Match::Found(found) => Some(found.rule_key),
             Match::NoHosts | Match::Unknown => None,
         }
+    }
+
+    /// Lists of clients that a rule lets in or keeps out, if it has any; of a spin without lists
+    /// those of the rule that stood before.
+    #[inline]
+    pub fn access<'t>(&'t self, action: &'t Action) -> Option<&'t Access> {
+        action.access().or_else(|| self.before(action).find_map(Action::access))
+    }
+
+    /// Arguments that override keys, of a rule that has some; those that a spin lacks are those of
+    /// the rule that stood before.
+    #[inline]
+    pub fn overrides(&self, action: &Action) -> Option<Arc<Overrides>> {
+        let own = action.overrides().cloned();
+        let before = self.before(action).filter_map(Action::overrides);
+        before.fold(own, |own, before| Some(Overrides::of_spin(own, before)))
+    }
+
+    /// The rule that stood before a spin, and whatever that leads to. In a bounded number of steps:
+    /// an alias in `then` may lead nowhere, or back.
+    fn before<'t>(&'t self, action: &'t Action) -> impl Iterator<Item = &'t Action> {
+        let next = |action: &&'t Action| match action {
+            Action::Spin(spin) => spin.then().map(|then| &then.action),
+            Action::Alias(target) => self.get(target).map(|rule| &rule.action),
+            _ => None,
+        };
+        successors(next(&action), next).take(2 * ALIAS_CHAIN_MAX)
     }
 
     /// Finds the rule for a host in canonical form ([`host::canonical`]): its own, else that of

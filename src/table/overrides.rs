@@ -67,6 +67,17 @@ impl Overrides {
         self.pages.as_deref()
     }
 
+    /// Arguments for a spin: its own, and those that it lacks of the rule that stood before. Only
+    /// the arguments that `spin` takes matter.
+    pub(super) fn of_spin(own: Option<Arc<Overrides>>, before: &Arc<Overrides>) -> Arc<Overrides> {
+        let Some(own) = own else { return before.clone() };
+        Arc::new(Overrides {
+            max_body: own.max_body.or(before.max_body),
+            pages: own.pages.clone().or_else(|| before.pages.clone()),
+            ..Overrides::default()
+        })
+    }
+
     /// Reads the arguments that the action takes of these; `None` where none is given.
     pub(super) fn read(arguments: &Arguments<'_>) -> Result<Option<Arc<Overrides>>, Problem> {
         let overrides = Overrides {

@@ -83,9 +83,12 @@ pub enum Action {
 }
 
 impl Action {
-    /// Arguments that override keys, of a rule that has some.
+    /// Arguments that override keys, of a rule that has some. [`Snapshot::overrides`] has those
+    /// that apply.
+    ///
+    /// [`Snapshot::overrides`]: super::Snapshot::overrides
     #[inline]
-    pub fn overrides(&self) -> Option<&Arc<Overrides>> {
+    pub(super) fn overrides(&self) -> Option<&Arc<Overrides>> {
         match self {
             Action::Proxy(proxy) => proxy.overrides(),
             Action::Spin(spin) => spin.overrides.as_ref(),
@@ -96,7 +99,10 @@ impl Action {
         }
     }
 
-    /// Lists of clients that the rule lets in or keeps out, if it has any.
+    /// Lists of clients that the rule lets in or keeps out, if it has any. [`Snapshot::access`] has
+    /// those that apply.
+    ///
+    /// [`Snapshot::access`]: super::Snapshot::access
     #[inline]
     pub fn access(&self) -> Option<&Access> {
         let access = match self {
@@ -367,8 +373,8 @@ impl Spin {
         self.wake.as_deref()
     }
 
-    /// The rule that stood before, for the program that flips the host back; nothing here acts on
-    /// it.
+    /// The rule that stood before, for the program that flips the host back. Meanwhile it decides
+    /// whatever the spin says nothing about: who is served, and with which pages.
     pub fn then(&self) -> Option<&Rule> {
         self.then.as_deref()
     }

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::access_log::{logging, wait_for};
 use crate::backend::Backend;
+use crate::client_daemon::way;
 use crate::daemon::{Daemon, Setup};
 use crate::message::get;
 use crate::raw::hello;
@@ -135,6 +136,62 @@ fn refused_client_is_never_held() {
     backend.accept().expect_head();
     backend.expect_no_connection();
     drop(other);
+}
+
+/// A host that strangers can't reach stays closed to them while it spins, whoever holds it, and
+/// whatever the rule was that stood before.
+#[test]
+fn spinning_host_has_the_lists_of_the_rule_before() {
+    let backend = Backend::new().serve_text("hello");
+    let rule = backend.rule_with(json!({ "deny": ["127.0.0.2"] }));
+    let alias = |target: &str| json!(["alias", { "hostname": target }, false]);
+    let held =
+        |then: &Value, more: Value| with_lists(json!(["spin", { "then": then }, false]), &more);
+    let mut daemon = Setup::new()
+        .add("bind_tcp", "127.0.0.1:0 a.com")
+        .rule("a.com", rule.clone())
+        .rule("alias.com", held(&alias("a.com"), json!({})))
+        // Aliases in `then` are followed, even those that lead nowhere or back.
+        .rule("lost.com", held(&alias("gone.com"), json!({})))
+        .rule("circle.com", held(&alias("circle.com"), json!({})))
+        .rule("own.com", held(&rule, json!({ "deny": ["127.0.0.3"] })))
+        .rule("open.com", held(&rule, json!({ "allow": ["0.0.0.0/0", "::/0"] })))
+        .start();
+    let mut api = daemon.api();
+    way(&daemon).prints("spin a.com", "");
+    let mut clients = Vec::new();
+    for (host, refused) in [
+        ("a.com", Some("127.0.0.2")),
+        ("alias.com", Some("127.0.0.2")),
+        ("lost.com", None),
+        ("circle.com", None),
+        ("own.com", Some("127.0.0.3")),
+        ("open.com", None),
+    ] {
+        let mut count = 0;
+        for source in ["127.0.0.1", "127.0.0.2", "127.0.0.3"] {
+            if refused == Some(source) {
+                assert_eq!(status_from(source, &daemon, host), 403, "{source} at {host}");
+                let told = api.get(&format!("/which/{host}?source={source}"));
+                assert_eq!(told["outcome"], "denied", "{told}");
+                continue;
+            }
+            let mut client = Connection::client_from(address(source), daemon.address());
+            client.send(get(host, "/"));
+            count += 1;
+            expect_held(&mut api, host, count);
+            clients.push(client);
+        }
+    }
+    Connection::client_from(address("127.0.0.2"), daemon.raw_address("TCP")).expect_end();
+    daemon.upgrade();
+    let mut api = daemon.api();
+    expect_held(&mut api, "a.com", 2);
+    assert_eq!(status_from("127.0.0.2", &daemon, "a.com"), 403);
+    way(&daemon).prints("flip a.com", "2 requests were held\n");
+    assert_eq!(api.get("/hostname/a.com/"), rule);
+    assert_eq!(status_from("127.0.0.1", &daemon, "a.com"), 200);
+    assert_eq!(status_from("127.0.0.2", &daemon, "a.com"), 403);
 }
 
 #[test]

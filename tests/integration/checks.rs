@@ -161,6 +161,48 @@ fn probe_is_for_the_rule_or_for_check_host() {
     assert!(checks.iter().any(|check| check["rules"] == json!(["a.com", "b.com"])), "{checks:?}");
 }
 
+/// Probes have the Host of the rule's requests, or they would ask another application.
+#[test]
+fn probe_has_the_host_that_requests_have() {
+    let backend = Backend::new().serve_text("");
+    let rule = |host: &str, more: Value| {
+        let mut arguments = quick(more);
+        arguments["host"] = json!(host);
+        rule_for(&[backend.port], arguments)
+    };
+    let named = |mut rule: Value| {
+        rule[1]["backends"] = json!([["localhost", backend.port]]);
+        rule
+    };
+    let setup = Setup::new()
+        .rule("a.com", rule("app.internal:81", json!({})))
+        .rule("b.com", rule("app.internal", json!({"check_host": "probe.test"})))
+        .rule("c.com", rule("backend", json!({})))
+        .rule("d.com", named(rule("backend", json!({}))))
+        .rule("e.com", rule("app.internal:82", json!({"check_host": "backend"})));
+    let daemon = setup.start();
+    let (port, mut hosts) = (backend.port, std::collections::BTreeSet::new());
+    let expected = [
+        format!("127.0.0.1:{port}"),
+        "app.internal:81".to_owned(),
+        format!("localhost:{port}"),
+        "probe.test".to_owned(),
+    ];
+    eventually("all were asked for", || {
+        let heads = backend.take_heads().into_iter();
+        hosts.extend(heads.map(|head| head.field("Host").expect("a host").to_owned()));
+        hosts.iter().eq(&expected)
+    });
+    // What tenants have checked by the name of the backend is theirs alone, whatever the address.
+    let standing = daemon.api().get("/backends/")[address(&backend)].clone();
+    let checks = standing["checks"].as_array().expect("checks");
+    assert_eq!(checks.len(), 5, "{checks:?}");
+    let own = |rule: &str| checks.iter().find(|check| check["rules"] == json!([rule]));
+    for (rule, host) in [("a.com", "app.internal:81"), ("c.com", "backend"), ("d.com", "backend")] {
+        assert_eq!(own(rule).expect(rule)["check_host"], host);
+    }
+}
+
 #[test]
 fn check_status_says_what_is_well() {
     let backend = Backend::new().serve(|head, server| {
@@ -289,6 +331,7 @@ fn arguments_of_checks_are_read_back_as_given() {
     for (name, value) in [
         ("check_host", json!("a b")),
         ("check_host", json!("")),
+        ("check_host", json!("a.com:0")),
         ("check_status", json!("99")),
         ("check_status", json!("300-200")),
         ("check_status", json!([])),

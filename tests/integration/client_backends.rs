@@ -56,6 +56,27 @@ fn backends_are_added_and_removed_with_their_weights() {
 }
 
 #[test]
+fn backups_are_added_and_change_places() {
+    let daemon = Setup::new().rule("a.com", rule(&[("127.0.0.1", 1)], json!({}))).start();
+    let (way, mut api) = (way(&daemon), daemon.api());
+    let mut expect = |line: &str, backends: Value, backup: Value| {
+        way.prints(line, "");
+        let rule = api.get("/hostname/a.com/");
+        assert_eq!((&rule[1]["backends"], &rule[1]["backup"]), (&backends, &backup), "{line}");
+    };
+    let at = |port: u16| json!(["127.0.0.1", port]);
+    expect("add-backend a.com 127.0.0.1:2 --backup", json!([at(1)]), json!([at(2)]));
+    expect("add-backend a.com 127.0.0.1:3 --backup", json!([at(1)]), json!([at(2), at(3)]));
+    // One that is a backup becomes one of the others, and the other way round: it is never both.
+    expect("add-backend a.com 127.0.0.1:2", json!([at(1), at(2)]), json!([at(3)]));
+    expect("add-backend a.com 127.0.0.1:1 --backup", json!([at(2)]), json!([at(3), at(1)]));
+    let twice = way.call("add-backend a.com 127.0.0.1:3 --backup").finish();
+    twice.expect(0, &["a.com has the backend 127.0.0.1:3 already"]);
+    way.fails("add-backend a.com 127.0.0.1:2 --backup", &["the only backend of a.com"]);
+    way.fails("add-backend a.com 127.0.0.1:4 --backup --weight 2", &["--weight", "--backup"]);
+}
+
+#[test]
 fn what_can_not_be_changed_is_said() {
     let daemon = Setup::new()
         .rule("a.com", rule(&[("127.0.0.1", 1)], json!({})))

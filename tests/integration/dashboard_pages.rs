@@ -139,6 +139,31 @@ fn a_backend_tells_its_rules_and_is_drained() {
 }
 
 #[test]
+fn a_backup_tells_its_rules_and_makes_the_last_backend_free() {
+    let rule =
+        json!(["proxy", {"backends": [["10.0.0.1", 80]], "backup": [["10.0.0.2", 80]]}, true]);
+    let stand_in = StandIn::with(&[("spared.example", rule)]);
+    stand_in.set_backend("10.0.0.1:80", "up", "");
+    stand_in.set_backend("10.0.0.2:80", "up", "");
+    let Some(page) = open(&stand_in) else { return };
+    page.click("#backends a[href$='10.0.0.2%3A80']");
+    page.wait_text("#backend-rules", "spared.example");
+    page.wait_text("#backend-rules", "backup");
+    page.click("#drain");
+    page.wait_text("#backend-said", "spared.example: it is its backup, without a weight");
+    page.click("#backend-page a.away");
+    page.wait("!document.querySelector('#list').hidden");
+    page.click("#backends a[href$='10.0.0.1%3A80']");
+    page.wait_text("#backend-rules", "spared.example");
+    page.click("#drain");
+    page.wait(REVIEWED);
+    page.click("#go");
+    page.wait(CLOSED);
+    assert_eq!(stand_in.rule("spared.example")[1]["weights"], json!([0]));
+    page.expect_no_complaints();
+}
+
+#[test]
 fn a_selection_is_changed_with_one_review() {
     let stand_in = stand_in();
     let before = stand_in.rule("a.com");

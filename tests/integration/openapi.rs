@@ -103,6 +103,8 @@ fn sample(name: &str) -> &'static str {
         "events" => "events=1",
         "scheme" => "scheme=tls",
         "domain" => "domain=a.com",
+        "source" => "source=127.0.0.1",
+        "body" => "body=1",
         "address" => "address=127.0.0.1:9&address=localhost:9",
         _ => panic!("no sample of {name}"),
     }

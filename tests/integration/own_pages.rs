@@ -95,6 +95,37 @@ fn client_that_is_kept_out_gets_the_page_of_the_rule() {
     }
 }
 
+/// `pages` and `max_body` of the rule before apply while its host spins; each gives way to that of
+/// the spin itself.
+#[test]
+fn spinning_host_has_the_pages_and_the_bound_of_the_rule_before() {
+    let then = json!(["redirect", {"redirect_to": "b.com", "pages": "shop"}, true]);
+    let bounded = rule_for(&[closed_port()], json!({"max_body": 1, "pages": "shop"}));
+    let mut setup = paged().page("own.timeout.http", &page(503, "own-late"));
+    for (host, then, own) in [
+        ("pages.com", &then, json!({})),
+        ("own.com", &then, json!({"pages": "own"})),
+        ("bound.com", &bounded, json!({})),
+        ("both.com", &bounded, json!({"pages": "own"})),
+        ("wide.com", &bounded, json!({"max_body": 9})),
+    ] {
+        let mut rule = spin(own);
+        (rule[1]["then"], rule[1]["timeout"]) = (then.clone(), json!(0.1));
+        setup = setup.rule(host, rule);
+    }
+    let daemon = setup.start();
+    for (host, status, text) in [
+        ("pages.com", 503, "shop-late"),
+        ("own.com", 503, "own-late"),
+        ("bound.com", 413, "shop"),
+        ("both.com", 413, "all"),
+        ("wide.com", 503, "shop-late"),
+    ] {
+        let request = format!("POST / HTTP/1.1\r\nHost: {host}\r\nContent-Length: 2\r\n\r\nhi");
+        expect_page(&daemon.connect().exchange(request), status, text);
+    }
+}
+
 #[test]
 fn chunks_that_are_too_many_have_the_page_of_their_rule() {
     let backend = Backend::new();

@@ -1,12 +1,14 @@
 //! `max_requests_per_second_per_source`: a rate for each client of a rule, over all shards.
 
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Instant;
 
 use serde_json::{Value, json};
 
 use crate::access_log::{logging, wait_for};
 use crate::backend::Backend;
-use crate::daemon::{Daemon, Setup};
+use crate::daemon::{Daemon, Setup, eventually};
 use crate::message::get;
 use crate::raw::hello;
 use crate::script::Connection;
@@ -153,6 +155,44 @@ fn raw_connections_past_the_rate_are_closed() {
         }
     });
     assert!(is_told, "a hundred connections passed");
+}
+
+/// Clients who ask all the time, through an upgrade, get what the rate gives them in that time and
+/// one second's worth, which was there at the start; and besides what the new daemon can't know:
+/// requests of the old one while it started.
+#[test]
+fn rates_are_kept_in_an_upgrade() {
+    const RATE: u32 = 20;
+    for argument in ["max_requests_per_second", "max_requests_per_second_per_source"] {
+        let backend = Backend::new().serve_text("hello");
+        let rule = backend.rule_with(json!({ argument: RATE }));
+        let mut daemon = Setup::new().rule("a.com", rule).start();
+        let (address, passed, limited) = (daemon.address(), AtomicU32::new(0), AtomicU32::new(0));
+        let ask = || match Connection::client(address).exchange(get("a.com", "/")).status() {
+            200 => passed.fetch_add(1, Ordering::SeqCst),
+            429 => limited.fetch_add(1, Ordering::SeqCst),
+            other => panic!("{argument}: a reply {other}"),
+        };
+        let (began, is_over) = (Instant::now(), AtomicBool::new(false));
+        let start_time = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::SeqCst) && began.elapsed().as_secs() < 60 {
+                    ask();
+                }
+            });
+            eventually("the rate is spent", || limited.load(Ordering::SeqCst) != 0);
+            let asked = Instant::now();
+            daemon.upgrade();
+            is_over.store(true, Ordering::SeqCst);
+            asked.elapsed()
+        });
+        for _ in 0..2 * RATE {
+            ask();
+        }
+        let most = f64::from(RATE) * (1.0 + (began.elapsed() + start_time).as_secs_f64()) + 1.0;
+        let passed = f64::from(passed.load(Ordering::SeqCst));
+        assert!(passed <= most, "{argument}: {passed} passed, {most} at most, {start_time:?}");
+    }
 }
 
 #[test]

@@ -14,6 +14,7 @@ use crate::client_daemon::way;
 use crate::daemon::{Daemon, Setup, asked_for, eventually};
 use crate::manage::Api;
 use crate::message::{get, ok};
+use crate::script::Connection;
 
 /// What is told, and the outcome in it.
 #[track_caller]
@@ -60,6 +61,7 @@ fn rule_alias_and_backends_are_told() {
         }],
         "held": 0,
         "open_requests": 0,
+        "timeouts": {"connect": 5, "server": 60, "tunnel": 3600},
         "outcome": "proxied",
         "would": format!("passed on to {address}"),
     });
@@ -254,7 +256,7 @@ fn backup_and_drained_backends_are_told() {
     for (host, outcome, would, code) in [
         ("a.com", "proxied", to(first.port), 200),
         ("b.com", "proxied", format!("{}; {drained}", to(spare.port)), 200),
-        ("c.com", "failed", format!("gets 503: {drained}"), 503),
+        ("c.com", "failed", format!("gets the status 503: {drained}"), 503),
     ] {
         let (told, found) = which(&mut api, host);
         assert_eq!((&*found, &told["would"]), (outcome, &json!(would)));
@@ -299,6 +301,177 @@ fn request_that_would_wait_is_told_why() {
         drop(daemon.connect().exchange(get("slow.com", "/")));
         which(&mut api, "slow.com").1 == "limited"
     });
+}
+
+#[track_caller]
+fn expect_told(api: &mut Api, asked: &str, outcome: &str, words: &[&str]) {
+    let (told, found) = which(api, asked);
+    let would = told["would"].as_str().expect("a sentence");
+    let has_all = words.iter().all(|word| would.contains(word));
+    assert!(found == outcome && has_all, "{asked}: {outcome} {words:?}, but {told}");
+}
+
+#[test]
+fn line_of_a_rule_with_as_many_open_requests_as_it_may_have_is_told() {
+    let backend = Backend::new();
+    let limit = json!({"max_open_requests": 1, "timeout_connect": 7});
+    let daemon = Setup::new()
+        .rule("a.com", backend.rule_with(limit))
+        .rule("b.com", json!(["alias", {"hostname": "a.com"}, false]))
+        .start();
+    let mut api = daemon.api();
+    expect_told(&mut api, "a.com", "proxied", &["passed on to"]);
+    let (mut client, mut server) = asked_for(&daemon, &backend, get("a.com", "/"));
+    for host in ["a.com", "b.com"] {
+        let words = ["waits up to 7 s in line", "max_open_requests = 1"];
+        expect_told(&mut api, host, "queued", &words);
+    }
+    server.send(ok("done"));
+    assert_eq!(client.expect_answer().text(), "done");
+    eventually("its permit is back", || which(&mut api, "a.com").1 == "proxied");
+}
+
+#[test]
+fn rate_of_the_client_in_question_is_told() {
+    let backend = Backend::new().serve_text("hello");
+    let rule = backend.rule_with(json!({"max_requests_per_second_per_source": 1}));
+    let daemon = Setup::new().rule("a.com", rule).start();
+    let mut api = daemon.api();
+    expect_told(&mut api, "a.com", "proxied", &["_per_source = 1 limits each client"]);
+    eventually("the rate is spent", || {
+        drop(daemon.connect().exchange(get("a.com", "/")));
+        which(&mut api, "a.com?source=127.0.0.1").1 == "limited"
+    });
+    let words = ["gets the status 429", "max_requests_per_second_per_source = 1 is spent"];
+    eventually("the reason is told", || {
+        drop(daemon.connect().exchange(get("a.com", "/")));
+        let (told, _) = which(&mut api, "a.com?source=127.0.0.1");
+        told["would"].as_str().is_some_and(|would| words.iter().all(|word| would.contains(word)))
+    });
+    let (told, outcome) = which(&mut api, "a.com?source=127.0.0.2");
+    let passed = format!("passed on to 127.0.0.1:{}", backend.port);
+    assert_eq!((&*outcome, &told["would"]), ("proxied", &json!(passed)));
+}
+
+#[test]
+fn body_that_is_too_large_is_told() {
+    let backend = Backend::new().serve_text("hello");
+    let daemon = Setup::new()
+        .rule("a.com", backend.rule_with(json!({"max_body": 10})))
+        .rule("b.com", json!(["spin", {"max_body": 10}, false]))
+        .rule("tcp://a.com", backend.rule_with(json!({"max_body": 10})))
+        .start();
+    let mut api = daemon.api();
+    let note = "a body of more than 10 bytes gets 413";
+    expect_told(&mut api, "a.com", "proxied", &[note]);
+    expect_told(&mut api, "b.com", "held", &[note]);
+    for host in ["a.com", "b.com"] {
+        let asked = format!("{host}?body=11");
+        expect_told(&mut api, &asked, "refused", &["gets the status 413", "max_body = 10"]);
+    }
+    for asked in ["a.com?body=10", "a.com?scheme=tcp", "a.com?scheme=tcp&body=11"] {
+        let (told, outcome) = which(&mut api, asked);
+        let passed = format!("passed on to 127.0.0.1:{}", backend.port);
+        assert_eq!((&*outcome, &told["would"]), ("proxied", &json!(passed)), "{asked}");
+    }
+    api.ask("GET", "/which/a.com?body=x").expect_error(400, "query_invalid");
+    let told = way(&daemon).call("which a.com --body 11").finish();
+    told.expect(0, &[]);
+    assert!(told.out.contains("gets the status 413"), "{}", told.out);
+}
+
+#[test]
+fn page_that_a_client_would_get_is_told() {
+    let page = |status: u16| format!("HTTP/1.1 {status} Ours\r\n\r\nours\n");
+    let with = |mut rule: Value, name: &str| {
+        rule[1]["pages"] = json!(name);
+        rule
+    };
+    let drained = rule_for(&[1], json!({"weights": [0]}));
+    let denied = json!(["empty", {"code": 204, "deny": "127.0.0.1"}, false]);
+    let full = json!(["spin", {"max_held": 1, "timeout": 60}, false]);
+    let lost = json!(["proxy", {"backends": [["name.invalid", 1]]}, false]);
+    let daemon = Setup::new()
+        .page("shop.403.http", &page(404))
+        .page("shop.502.http", &page(502))
+        .page("shop.timeout.http", &page(500))
+        .page("503.http", &page(503))
+        .rule("denied.com", with(denied, "shop"))
+        .rule("full.com", with(full, "shop"))
+        .rule("lost.com", with(lost.clone(), "shop"))
+        .rule("plain.com", with(lost, "other"))
+        .rule("drained.com", with(drained, "shop"))
+        .start();
+    let mut api = daemon.api();
+    let mut held = daemon.connect();
+    held.send(get("full.com", "/"));
+    eventually("a request is held", || which(&mut api, "full.com").0["held"] == 1);
+    for (asked, outcome, code, words) in [
+        ("denied.com?source=127.0.0.1", "denied", 404, "gets the page shop.403 (404)"),
+        ("full.com", "replied", 500, "gets the page shop.timeout (500)"),
+        ("lost.com", "failed", 502, "gets the page shop.502 (502)"),
+        ("plain.com", "failed", 502, "gets the page 502 (502)"),
+        ("drained.com", "failed", 503, "gets the page 503 (503)"),
+    ] {
+        expect_told(&mut api, asked, outcome, &[words]);
+        let host = asked.split('?').next().expect("a host");
+        assert_eq!(status(&daemon, host), code, "{host}");
+    }
+}
+
+/// The bounds of the keys as well, and whatever the request would wait for.
+#[test]
+fn request_that_can_not_be_held_is_told() {
+    let daemon = Setup::new()
+        .set("max_held", 2)
+        .set("max_held_per_source", 1)
+        .rule("spin.com", json!(["spin", {}, false]))
+        .rule("hold.com", json!(["proxy", {"backends": [["name.invalid", 1]], "hold": 60}, false]))
+        .start();
+    let mut api = daemon.api();
+    let from = |source: &str| {
+        let source = source.parse().expect("an address");
+        let mut client = Connection::client_from(source, daemon.address());
+        client.send(get("spin.com", "/"));
+        client
+    };
+    expect_told(&mut api, "hold.com", "held", &["held for up to 60 s"]);
+    let _one = from("127.0.0.1");
+    eventually("one is held", || which(&mut api, "spin.com").0["held"] == 1);
+    let words =
+        ["gets the page timeout (503)", "1 request of 127.0.0.1 is held", "per_source is 1"];
+    for host in ["spin.com", "hold.com"] {
+        expect_told(&mut api, &format!("{host}?source=127.0.0.1"), "replied", &words);
+        expect_told(&mut api, &format!("{host}?source=127.0.0.2"), "held", &[]);
+        assert_eq!(status(&daemon, host), 503);
+    }
+    let _other = from("127.0.0.2");
+    eventually("two are held", || which(&mut api, "spin.com").0["held"] == 2);
+    let words = ["gets the page timeout (503)", "2 requests are held", "max_held is 2"];
+    for host in ["spin.com", "hold.com"] {
+        expect_told(&mut api, host, "replied", &words);
+    }
+}
+
+#[test]
+fn timeouts_in_force_are_told() {
+    let own = json!({"timeout_server": 0.25, "timeout_tunnel": 9});
+    let daemon = Setup::new()
+        .set("timeout_connect", "3s")
+        .set("timeout_server", "20s")
+        .rule("a.com", rule_for(&[1], own))
+        .rule("b.com", rule_for(&[1], json!({})))
+        .rule("c.com", empty(402))
+        .start();
+    let mut api = daemon.api();
+    let told = |api: &mut Api, host: &str| which(api, host).0["timeouts"].clone();
+    let own = json!({"connect": 3, "server": 0.25, "tunnel": 9});
+    assert_eq!(told(&mut api, "a.com"), own);
+    assert_eq!(told(&mut api, "b.com"), json!({"connect": 3, "server": 20, "tunnel": 3600}));
+    assert_eq!(told(&mut api, "c.com"), Value::Null);
+    let told = way(&daemon).call("which a.com").finish();
+    let line = "timeouts                 connect 3 s, server 0.25 s, tunnel 9 s\n";
+    assert!(told.out.contains(line), "{}", told.out);
 }
 
 #[test]
@@ -397,6 +570,7 @@ fn client_prints_it_for_people_and_for_programs() {
              open                     0\n\
              held                     0\n\
              backend                  127.0.0.1:{port} up, weight 1, open 0\n\
+             timeouts                 connect 5 s, server 60 s, tunnel 3600 s\n\
              would                    passed on to 127.0.0.1:{port}\n"
         )
     };

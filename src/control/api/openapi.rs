@@ -86,7 +86,7 @@ const OPERATIONS: &[Operation] = &[
     get("/history/", "getHistory", "The last hour of all hosts, of one, or of a backend",
         &["one_host", "backend", "events"], Json("History")),
     get("/which/{host}", "explainHost", "The rule of a request for a host, and what would happen to it",
-        &["scheme"], Json("Explained")),
+        &["scheme", "source", "body"], Json("Explained")),
     get("/which/", "hasSite", "The same for a TLS terminator: 404 where no site has the name",
         &["domain", "scheme"], Json("Explained")),
     get("/stats/", "listCounters", "Counters of all hosts, or of the busiest",
@@ -153,6 +153,11 @@ fn parameter(name: &str) -> Value {
         "scheme" => (
             "Scheme of the request",
             json!({ "type": "string", "enum": ["http", "https", "tcp", "tls"] }),
+        ),
+        "source" => ("Address of the client", json!({ "type": "string" })),
+        "body" => (
+            "Bytes of the request's body",
+            json!({ "type": "integer", "minimum": 0, "maximum": crate::limits::RULE_BODY_MAX }),
         ),
         "domain" => ("The host", json!({ "type": "string" })),
         "address" => (

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 
 use memchr::memmem::Finder;
 
+use crate::address::Address;
 use crate::table::{Action, Match, Rule, Scheme, Snapshot, Target, host};
 
 /// Text that is looked for, in every form in which it may be met.
@@ -88,13 +89,16 @@ impl Search {
             _ => return false,
         };
         let mut room = self.room.borrow_mut();
-        proxy.backends().iter().any(|backend| {
-            if matches!(backend.target(), Target::Address(_)) && !self.is_numeric {
+        proxy.all_backends().any(|backend| {
+            let is_ip = matches!(backend.target(), Target::Address(at) if at.ip().is_some());
+            if is_ip && !self.is_numeric {
                 return false;
             }
             room.clear();
             // Writing to a String can't fail.
             let _ = write!(room, "{backend}");
+            // The path of a socket may have capitals.
+            room.make_ascii_lowercase();
             self.finder.find(room.as_bytes()).is_some()
         })
     }
@@ -109,7 +113,12 @@ fn host_of_url(text: &str) -> Option<(Vec<Scheme>, String)> {
         Some(("tls", rest)) => (vec![Scheme::Tls], rest),
         Some((_, rest)) => (vec![Scheme::Http, Scheme::Https], rest),
         // A path alone is that of a socket.
-        None if text.starts_with('/') || !text.contains(['/', '?', '#']) => return None,
+        None if text.starts_with(['/', '@'])
+            || text.starts_with(Address::UNIX)
+            || !text.contains(['/', '?', '#']) =>
+        {
+            return None;
+        }
         None => (vec![Scheme::Http, Scheme::Https], text),
     };
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
@@ -147,6 +156,10 @@ mod tests {
                 json!(["spin", {"then": ["proxy", {"backends": [["::1", 9]]}, true]}, true]),
             ),
             ("spin.example", json!(["empty", {"code": 404}, false])),
+            (
+                "spare.example",
+                json!(["proxy", {"backends": ["unix:/run/App.sock"], "backup": ["10.0.0.2:9"]}, true]),
+            ),
         ];
         let rules = rules.into_iter().map(|(name, rule)| {
             let rule = Rule::from_json(name, &rule, &mut names).expect("a rule");
@@ -186,12 +199,16 @@ mod tests {
     #[test]
     fn rule_is_found_by_backend_and_by_action() {
         expect("10.0.0.1:8000", &["shop.example"]);
-        expect("10.0.0.", &["shop.example"]);
+        expect("10.0.0.", &["shop.example", "spare.example"]);
         expect(":8000", &["shop.example"]);
         expect("app.internal", &["xn--bcher-kva.example"]);
         expect("[::1]:9", &["held.example"]);
         expect("spin", &["held.example", "spin.example"]);
-        expect("proxy", &["shop.example", "xn--bcher-kva.example"]);
+        expect("proxy", &["shop.example", "spare.example", "xn--bcher-kva.example"]);
+        expect("10.0.0.2:9", &["spare.example"]);
+        for text in ["unix:/run/App.sock", "unix:", "/run/app.sock", "app.sock"] {
+            expect(text, &["spare.example"]);
+        }
     }
 
     #[test]
@@ -202,6 +219,5 @@ mod tests {
         expect("https://shop.example/", &["https://shop.example", "shop.example"]);
         expect("https://nobody.example/", &[]);
         expect("http://[::1]:9/", &["held.example"]);
-        expect("/run/app.sock", &[]);
     }
 }

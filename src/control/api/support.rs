@@ -54,7 +54,7 @@ fn count_rules(table: &Snapshot) -> Value {
         *by_action.entry(rule.action.as_str()).or_default() += 1;
         with_subdomains += usize::from(rule.match_subdomains);
         if let Action::Proxy(proxy) = &rule.action {
-            backends += proxy.backends().len();
+            backends += proxy.all_backends().count();
             with_check += usize::from(proxy.check().is_some());
         }
     }

@@ -4,7 +4,7 @@
 
 use std::collections::HashSet;
 use std::net::IpAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
 use axum::http::request::Parts;
@@ -15,15 +15,26 @@ use super::super::health::State;
 use super::asker::Asker;
 use super::error::ApiError;
 use super::route::Query;
-use super::would::{self, BackendView, Situation};
+use super::would::{self, BackendView, Situation, SpentRate};
 use super::{Api, tagged};
-use crate::limits::ALIAS_CHAIN_MAX;
-use crate::link::{BackendCount, HostCount, KeySet, is_local};
+use crate::limits::{ALIAS_CHAIN_MAX, RULE_BODY_MAX};
+use crate::link::{BackendCount, HostCount, KeySet, SharedLimits, Timeouts, is_local};
 use crate::table::host::{self, HostError};
-use crate::table::{Action, Backend, Found, Match, Proxy, Rule, Scheme, Snapshot, Target};
+use crate::table::{
+    Action, Backend, Found, Match, Overrides, Proxy, Rule, Scheme, Snapshot, Target,
+};
 
 const SCHEMES: [(&str, Scheme); 4] =
     [("http", Scheme::Http), ("https", Scheme::Https), ("tcp", Scheme::Tcp), ("tls", Scheme::Tls)];
+
+/// The request in question, besides its host.
+#[derive(Copy, Clone)]
+struct Question {
+    scheme: Scheme,
+    source: Option<IpAddr>,
+    /// Bytes of its body.
+    body: Option<u64>,
+}
 
 /// Answers for `raw`, or where that is empty for the argument `domain`.
 pub(super) fn answer(
@@ -33,13 +44,14 @@ pub(super) fn answer(
     raw: &str,
 ) -> Result<Response, ApiError> {
     let is_terminator = raw.is_empty();
-    let known: &[&str] = if is_terminator { &["domain", "scheme"] } else { &["scheme", "source"] };
+    let known: &[&str] =
+        if is_terminator { &["domain", "scheme"] } else { &["scheme", "source", "body"] };
     let query = Query::of(parts.uri.query(), known)?;
     let scheme = query.one_of("scheme", SCHEMES.iter().map(|(name, _)| *name))?;
     // A certificate is for HTTPS.
     let scheme = scheme.unwrap_or(if is_terminator { "https" } else { "http" });
     let (_, scheme) = SCHEMES.into_iter().find(|(name, _)| *name == scheme).unwrap_or(SCHEMES[0]);
-    let source = source(&query)?;
+    let asked = Question { scheme, source: source(&query)?, body: body(&query)? };
     let raw = if is_terminator { query.get("domain").unwrap_or_default() } else { raw };
     let host = canonical(raw).map_err(|error| refused(raw, error))?;
     let current = api.current();
@@ -49,7 +61,7 @@ pub(super) fn answer(
         let message = format!("{host}: no rule serves this name");
         return Err(ApiError::new(StatusCode::NOT_FOUND, "no_rule", message));
     }
-    let told = told(api, &current.table, (&host, scheme, source), &found);
+    let told = told(api, &current.table, (&host, asked), &found);
     Ok(tagged(current.tag, format!("{told}\n")))
 }
 
@@ -98,6 +110,12 @@ fn source(query: &Query<'_>) -> Result<Option<IpAddr>, ApiError> {
     Ok(Some(address.to_canonical()))
 }
 
+/// The length of the body in question.
+fn body(query: &Query<'_>) -> Result<Option<u64>, ApiError> {
+    let most = usize::try_from(RULE_BODY_MAX).unwrap_or(usize::MAX);
+    Ok(query.count("body", most)?.map(|bytes| bytes as u64))
+}
+
 /// Whether a rule serves the name: not one that says that nothing is there, and not the one for all
 /// names, or each would be a site.
 fn is_site(found: &Match<'_>) -> bool {
@@ -106,12 +124,8 @@ fn is_site(found: &Match<'_>) -> bool {
         && host::split(found.name()).1 != "*"
 }
 
-fn told(
-    api: &Api,
-    table: &Snapshot,
-    (host, scheme, source): (&str, Scheme, Option<IpAddr>),
-    found: &Match<'_>,
-) -> Value {
+fn told(api: &Api, table: &Snapshot, (host, asked): (&str, Question), found: &Match<'_>) -> Value {
+    let Question { scheme, source, body } = asked;
     let at = match found {
         Match::Found(found) => Some(found),
         Match::NoHosts | Match::Unknown => None,
@@ -121,18 +135,22 @@ fn told(
         found.into_values().next().unwrap_or_default()
     });
     let count = |count| sums.as_ref().map(|sums| sums.get(count));
-    let proxy = at.and_then(|at| match &at.rule.action {
-        Action::Proxy(proxy) => Some(proxy),
+    let proxied = at.and_then(|at| match &at.rule.action {
+        Action::Proxy(proxy) => Some((at, proxy)),
         _ => None,
     });
+    let proxy = proxied.map(|(_, proxy)| proxy);
     let backends = proxy.map(|proxy| backends(api, proxy)).unwrap_or_default();
-    let published = &api.sources.published;
+    let (published, together) = (&api.sources.published, &api.sources.shards.together);
     let line = at.and_then(|at| published.lines.wait(&[at.key, at.rule_key, table.key(host)]));
-    let spent = at.zip(proxy.and_then(Proxy::max_requests_per_second)).and_then(|(at, rate)| {
-        api.sources.shards.together.rates.spent(at.rule_key, rate, Instant::now())
+    let has_line = proxied.is_some_and(|(at, proxy)| {
+        let most = proxy.max_open_requests();
+        most.is_some_and(|most| together.rule_gates.is_full(at.rule_key, most.get()))
     });
+    let connections_max = proxy.and_then(Proxy::max_connections);
     let (pages, tuning) = (published.pages.load(), published.tuning.load());
     let would = would::would(
+        table,
         found,
         &Situation {
             host,
@@ -141,12 +159,18 @@ fn told(
             unknown_status: tuning.unknown_status.unwrap_or_else(|| pages.unknown().status()),
             connect: tuning.timeouts.connect,
             source,
+            body,
             line,
-            spent,
+            spent: proxied.and_then(|(at, proxy)| spent(together, at.rule_key, proxy, source)),
+            full: at.and_then(|at| api.sources.held.full(source, at.rule_key, at.rule)),
+            has_line,
+            connections_max: connections_max.map(|most| together.shares.of(most.get())),
             held: count(HostCount::Held).unwrap_or(0),
             backends: &backends,
         },
     );
+    let overrides = at.and_then(|at| table.overrides(&at.rule.action));
+    let timeouts = proxy.map(|_| timeouts(&tuning.timeouts, overrides.as_deref()));
     let scheme = SCHEMES.iter().find(|(_, known)| *known == scheme).map(|(name, _)| *name);
     json!({
         "host": host,
@@ -158,8 +182,43 @@ fn told(
         "backends": backends.iter().map(described).collect::<Vec<_>>(),
         "held": count(HostCount::Held),
         "open_requests": count(HostCount::Open),
+        "timeouts": timeouts,
         "outcome": would.outcome,
         "would": would.sentence,
+    })
+}
+
+/// The rate that is spent for one more request of this client, and for how long; that of clients is
+/// looked at first.
+fn spent(
+    together: &SharedLimits,
+    rule_key: u64,
+    proxy: &Proxy,
+    source: Option<IpAddr>,
+) -> Option<(SpentRate, Duration)> {
+    let now = Instant::now();
+    let of_source = source.zip(proxy.max_requests_per_second_per_source());
+    let of_source = of_source.and_then(|(source, rate)| {
+        let time = together.source_rates.spent(rule_key, source, rate, now)?;
+        Some((SpentRate::Source(rate), time))
+    });
+    of_source.or_else(|| {
+        let rate = proxy.max_requests_per_second()?;
+        Some((SpentRate::Rule(rate), together.rates.spent(rule_key, rate, now)?))
+    })
+}
+
+/// The timeouts of a rule for its backends, in seconds.
+fn timeouts(keys: &Timeouts, overrides: Option<&Overrides>) -> Value {
+    let own = |of: fn(&Overrides) -> Option<Duration>| overrides.and_then(of);
+    let seconds = |time: Duration| match time.subsec_nanos() {
+        0 => json!(time.as_secs()),
+        _ => json!(time.as_micros() as f64 / 1e6),
+    };
+    json!({
+        "connect": seconds(own(Overrides::timeout_connect).unwrap_or(keys.connect)),
+        "server": seconds(own(Overrides::timeout_server).unwrap_or(keys.server)),
+        "tunnel": seconds(own(Overrides::timeout_tunnel).unwrap_or(keys.tunnel)),
     })
 }
 

@@ -3,16 +3,21 @@
 //! `shard::backend`).
 
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
+use super::super::held::Full;
 use crate::http::Pages;
 use crate::limits;
-use crate::table::{Action, Match, Proxy, Scheme, Spin};
+use crate::table::{Action, Match, Overrides, Proxy, Scheme, Snapshot, Spin};
+
+#[cfg(test)]
+mod tests;
 
 /// Fate of a request.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Would {
-    /// A word for programs: `proxied`, `queued`, `held`, `limited`, `denied`, `replied`,
+    /// A word for programs: `proxied`, `queued`, `held`, `limited`, `denied`, `refused`, `replied`,
     /// `failed` or `closed`.
     pub(super) outcome: &'static str,
     /// Sentence for people, with the reason.
@@ -75,160 +80,251 @@ pub(super) struct Situation<'a> {
     pub(super) connect: Duration,
     /// The client, where one was named.
     pub(super) source: Option<IpAddr>,
+    /// Bytes of the request's body, where they were named.
+    pub(super) body: Option<u64>,
     /// How long the request may wait behind others that are held for the same rule.
     pub(super) line: Option<Duration>,
-    /// How long the rate of the rule is spent for.
-    pub(super) spent: Option<Duration>,
+    /// The rate that is spent, and for how long.
+    pub(super) spent: Option<(SpentRate, Duration)>,
+    /// The bound that keeps requests of the rule from being held.
+    pub(super) full: Option<Full>,
+    /// Whether as many requests of the rule are open as may be.
+    pub(super) has_line: bool,
+    /// Most connections to each backend of the rule, as far as this node goes.
+    pub(super) connections_max: Option<u32>,
     pub(super) held: u64,
     pub(super) backends: &'a [BackendView],
 }
 
-impl Situation<'_> {
-    fn is_raw(&self) -> bool {
-        matches!(self.scheme, Scheme::Tcp | Scheme::Tls)
-    }
+/// Rate of a rule.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(super) enum SpentRate {
+    /// `max_requests_per_second`.
+    Rule(NonZeroU32),
+    /// `max_requests_per_second_per_source`.
+    Source(NonZeroU32),
 }
 
-/// Tells the fate of a request that falls under `found`.
-pub(super) fn would(found: &Match<'_>, now: &Situation<'_>) -> Would {
+/// Tells the fate of a request that falls under `found` of the table.
+pub(super) fn would(table: &Snapshot, found: &Match<'_>, now: &Situation<'_>) -> Would {
     let action = match found {
         Match::NoHosts => &Action::NoHosts,
         Match::Unknown => &Action::Unknown,
         Match::Found(found) => &found.rule.action,
     };
-    let is_denied = |source| action.access().is_some_and(|access| !access.admits(source));
+    let (access, overrides) = (table.access(action), table.overrides(action));
+    let case = Case { now, overrides: overrides.as_deref() };
+    let is_denied = |source| access.is_some_and(|access| !access.admits(source));
     if let Some(source) = now.source.filter(|source| is_denied(*source)) {
         let why = format!("allow and deny of its rule keep {source} out");
-        return match now.is_raw() {
-            true => Would::new("closed", format!("closed: {why}")),
-            false => Would::new("denied", format!("gets the status 403: {why}")),
-        };
+        return case.refused("denied", 403, &why);
     }
     let mut would = match action {
-        Action::Spin(spin) => spun(spin, now),
-        Action::Proxy(proxy) => proxied(proxy, now),
-        other => replied(other, matches!(found, Match::Found(_)), now),
+        Action::Spin(spin) => case.spun(spin),
+        Action::Proxy(proxy) => case.proxied(proxy),
+        other => case.replied(other, matches!(found, Match::Found(_))),
+    };
+    let mut note = |text: String| {
+        would.sentence.push_str("; ");
+        would.sentence.push_str(&text);
     };
     if let Action::Proxy(proxy) = action
         && let Some(rate) = proxy.max_requests_per_second_per_source()
+        && now.source.is_none()
     {
-        let limit = format!("; max_requests_per_second_per_source = {rate} limits each client");
-        would.sentence.push_str(&limit);
+        note(format!("max_requests_per_second_per_source = {rate} limits each client"));
     }
-    if action.access().is_some() && now.source.is_none() {
-        would.sentence.push_str("; allow and deny of its rule keep some clients out");
+    if let Some(most) = case.max_body().filter(|_| now.body.is_none()) {
+        note(format!("a body of more than {most} bytes gets 413"));
+    }
+    if access.is_some() && now.source.is_none() {
+        note("allow and deny of its rule keep some clients out".to_owned());
     }
     would
 }
 
-fn replied(action: &Action, has_rule: bool, now: &Situation<'_>) -> Would {
-    let why = match (action, has_rule) {
-        (_, true) => format!("its rule is {}", action.as_str()),
-        (Action::NoHosts, false) => "the table has no rules".to_owned(),
-        (_, false) => {
-            format!("no rule is for {}, nor for a parent of it with match_subdomains", now.host)
-        }
-    };
-    if now.is_raw() {
-        return Would::new("closed", format!("closed: {why}"));
-    }
-    let page = |name: &str, status: u16| format!("gets the page {name} ({status}): {why}");
-    Would::new(
-        "replied",
-        match action {
-            Action::Empty(empty) => format!("gets the status {} without a body", empty.code()),
-            Action::Redirect(redirect) => {
-                format!("gets a redirect ({}) to {}", redirect.code(), redirect.to())
-            }
-            Action::Static(named) => match now.pages.get(named.page()) {
-                Some(found) => format!("gets the page {} ({})", named.page(), found.status()),
-                None => format!("gets the status 500: there is no page {}", named.page()),
-            },
-            Action::NoHosts => page("no-hosts", now.pages.no_hosts().status()),
-            _ => page("unknown", now.unknown_status),
-        },
-    )
+/// A situation, and the arguments of a rule in it that override keys.
+struct Case<'a> {
+    now: &'a Situation<'a>,
+    overrides: Option<&'a Overrides>,
 }
 
-fn spun(spin: &Spin, now: &Situation<'_>) -> Would {
-    if let Some(max) = spin.max_held()
-        && u64::from(max.get()) <= now.held
-    {
-        let status = now.pages.timeout().status();
-        let why = format!("{} held, and max_held is {max}", requests(now.held));
-        return match now.is_raw() {
-            true => Would::new("closed", format!("closed: {why}")),
-            false => Would::new("replied", format!("gets the page timeout ({status}): {why}")),
-        };
+impl Case<'_> {
+    fn is_raw(&self) -> bool {
+        matches!(self.now.scheme, Scheme::Tcp | Scheme::Tls)
     }
-    let time = seconds(spin.timeout());
-    Would::new("held", format!("held for up to {time}, until it falls under another rule"))
-}
 
-fn proxied(proxy: &Proxy, now: &Situation<'_>) -> Would {
-    if let Some(wait) = now.line {
-        let (time, others) = (seconds(wait), requests(now.held));
-        return Would::new("held", format!("held for up to {time}, behind others: {others} held"));
+    /// Most bytes of a request body; a raw connection has none.
+    fn max_body(&self) -> Option<u64> {
+        self.overrides?.max_body().filter(|_| !self.is_raw())
     }
-    if let (Some(rate), Some(spent)) = (proxy.max_requests_per_second(), now.spent) {
-        let why = format!("max_requests_per_second = {rate} is spent for {}", seconds(spent));
-        return match now.is_raw() {
-            true => Would::new("closed", format!("closed: {why}")),
-            false => Would::new("limited", format!("gets the status 429: {why}")),
-        };
-    }
-    let with_address =
-        now.backends.iter().filter(|backend| backend.weight != 0 && backend.address.is_some());
-    let with_address: Vec<&BackendView> = with_address.collect();
-    let usable = with_address.iter().filter(|backend| !backend.is_passed_over && !backend.is_own);
-    let usable = first_of(usable.copied());
-    let troubles: Vec<String> = now.backends.iter().filter_map(BackendView::trouble).collect();
-    if usable.is_empty() {
-        return without_backend(proxy, &with_address, &troubles, now);
-    }
-    let but = if troubles.is_empty() { String::new() } else { format!("; {}", some(&troubles)) };
-    let to = targets(&usable, proxy);
-    if let Some(max) = proxy.max_connections()
-        && usable.iter().all(|backend| u64::from(max.get()) <= backend.open_requests)
-    {
-        let time = seconds(proxy.timeout_connect().unwrap_or(now.connect));
-        let sentence =
-            format!("waits up to {time} for a place (max_connections = {max}) at {to}{but}");
-        return Would::new("queued", sentence);
-    }
-    Would::new("proxied", format!("passed on to {to}{but}"))
-}
 
-/// Tells the fate of a request where every backend is to be passed over.
-fn without_backend(
-    proxy: &Proxy,
-    with_address: &[&BackendView],
-    troubles: &[String],
-    now: &Situation<'_>,
-) -> Would {
-    let why = some(troubles);
-    if proxy.is_drained() {
-        return match now.is_raw() {
-            true => Would::new("closed", format!("closed: {why}")),
-            false => Would::new("failed", format!("gets 503: {why}")),
-        };
-    }
-    let others = first_of(with_address.iter().filter(|backend| !backend.is_own).copied());
-    let is_loop = others.is_empty() && !with_address.is_empty();
-    if !proxy.hold().is_zero() && !is_loop {
-        let time = seconds(proxy.hold());
-        return Would::new(
-            "held",
-            format!("held for up to {time}, as no backend is usable: {why}"),
+    /// A reply with a status in place of what the rule is about.
+    fn refused(&self, outcome: &'static str, status: u16, why: &str) -> Would {
+        let (name, pages) = (self.overrides.and_then(Overrides::pages), self.now.pages);
+        let own = name.and_then(|name| {
+            Some((format!("{name}.{status}"), pages.own_for_status(name, status)?))
+        });
+        let page = own.or_else(|| Some((status.to_string(), pages.for_status(status)?)));
+        let gets = page.map_or_else(
+            || format!("the status {status}"),
+            |(name, page)| format!("the page {name} ({})", page.status()),
         );
+        self.told(outcome, &gets, why)
     }
-    if !others.is_empty() {
-        let to = targets(&others, proxy);
-        return Would::new("proxied", format!("passed on to {to} for want of another: {why}"));
+
+    /// The reply to a request that can't be held.
+    fn not_held(&self, full: Full) -> Would {
+        let (name, pages) = (self.overrides.and_then(Overrides::pages), self.now.pages);
+        let own = name.and_then(|name| Some((format!("{name}.timeout"), pages.own_timeout(name)?)));
+        let (name, page) = own.unwrap_or_else(|| ("timeout".to_owned(), pages.timeout()));
+        let why = match full {
+            Full::Rule { held, most } => {
+                format!("{held} held, and max_held is {most}", held = requests(held))
+            }
+            Full::Total(most) => format!("{} held, and the key max_held is {most}", requests(most)),
+            Full::Source(most) => {
+                let source = self.now.source.map(|source| format!(" of {source}"));
+                let (noun, verb) = if most == 1 { ("request", "is") } else { ("requests", "are") };
+                let source = source.unwrap_or_default();
+                format!("{most} {noun}{source} {verb} held, and max_held_per_source is {most}")
+            }
+        };
+        self.told("replied", &format!("the page {name} ({})", page.status()), &why)
     }
-    match now.is_raw() {
-        true => Would::new("closed", format!("closed, as no backend is usable: {why}")),
-        false => Would::new("failed", format!("gets 502, as no backend is usable: {why}")),
+
+    fn told(&self, outcome: &'static str, gets: &str, why: &str) -> Would {
+        match self.is_raw() {
+            true => Would::new("closed", format!("closed: {why}")),
+            false => Would::new(outcome, format!("gets {gets}: {why}")),
+        }
+    }
+
+    fn replied(&self, action: &Action, has_rule: bool) -> Would {
+        let now = self.now;
+        let why = match (action, has_rule) {
+            (_, true) => format!("its rule is {}", action.as_str()),
+            (Action::NoHosts, false) => "the table has no rules".to_owned(),
+            (_, false) => {
+                format!("no rule is for {}, nor for a parent of it with match_subdomains", now.host)
+            }
+        };
+        if self.is_raw() {
+            return Would::new("closed", format!("closed: {why}"));
+        }
+        let page = |name: &str, status: u16| format!("gets the page {name} ({status}): {why}");
+        Would::new(
+            "replied",
+            match action {
+                Action::Empty(empty) => format!("gets the status {} without a body", empty.code()),
+                Action::Redirect(redirect) => {
+                    format!("gets a redirect ({}) to {}", redirect.code(), redirect.to())
+                }
+                Action::Static(named) => match now.pages.get(named.page()) {
+                    Some(found) => format!("gets the page {} ({})", named.page(), found.status()),
+                    None => format!("gets the status 500: there is no page {}", named.page()),
+                },
+                Action::NoHosts => page("no-hosts", now.pages.no_hosts().status()),
+                _ => page("unknown", now.unknown_status),
+            },
+        )
+    }
+
+    fn spun(&self, spin: &Spin) -> Would {
+        let time = seconds(spin.timeout());
+        self.too_large().unwrap_or_else(|| {
+            self.held(format!("held for up to {time}, until it falls under another rule"))
+        })
+    }
+
+    /// A request that is held, if it can be.
+    fn held(&self, sentence: String) -> Would {
+        match self.now.full {
+            Some(full) => self.not_held(full),
+            None => Would::new("held", sentence),
+        }
+    }
+
+    fn too_large(&self) -> Option<Would> {
+        let most = self.max_body()?;
+        self.now.body.filter(|body| most < *body)?;
+        Some(self.refused("refused", 413, &format!("its body is larger than max_body = {most}")))
+    }
+
+    fn proxied(&self, proxy: &Proxy) -> Would {
+        let now = self.now;
+        if let Some(wait) = now.line {
+            let (time, others) = (seconds(wait), requests(now.held));
+            let sentence = format!("held for up to {time}, behind others: {others} held");
+            return self.too_large().unwrap_or_else(|| self.held(sentence));
+        }
+        if let Some((rate, time)) = now.spent {
+            let time = seconds(time);
+            let why = match (rate, now.source) {
+                (SpentRate::Source(rate), Some(source)) => format!(
+                    "max_requests_per_second_per_source = {rate} is spent by {source} for {time}"
+                ),
+                (SpentRate::Source(rate) | SpentRate::Rule(rate), _) => {
+                    format!("max_requests_per_second = {rate} is spent for {time}")
+                }
+            };
+            return self.refused("limited", 429, &why);
+        }
+        if let Some(too_large) = self.too_large() {
+            return too_large;
+        }
+        let patience = seconds(proxy.timeout_connect().unwrap_or(now.connect));
+        if let Some(most) = proxy.max_open_requests().filter(|_| now.has_line) {
+            let why = format!("as many requests of its rule are open (max_open_requests = {most})");
+            return Would::new("queued", format!("waits up to {patience} in line: {why}"));
+        }
+        let with_address =
+            now.backends.iter().filter(|backend| backend.weight != 0 && backend.address.is_some());
+        let with_address: Vec<&BackendView> = with_address.collect();
+        let usable =
+            with_address.iter().filter(|backend| !backend.is_passed_over && !backend.is_own);
+        let usable = first_of(usable.copied());
+        let troubles: Vec<String> = now.backends.iter().filter_map(BackendView::trouble).collect();
+        if usable.is_empty() {
+            return self.without_backend(proxy, &with_address, &troubles);
+        }
+        let but =
+            if troubles.is_empty() { String::new() } else { format!("; {}", some(&troubles)) };
+        let to = targets(&usable, proxy);
+        if let (Some(share), Some(max)) = (now.connections_max, proxy.max_connections())
+            && usable.iter().all(|backend| u64::from(share) <= backend.open_requests)
+        {
+            let sentence = format!(
+                "waits up to {patience} for a place (max_connections = {max}) at {to}{but}"
+            );
+            return Would::new("queued", sentence);
+        }
+        Would::new("proxied", format!("passed on to {to}{but}"))
+    }
+
+    /// Tells the fate of a request where every backend is to be passed over.
+    fn without_backend(
+        &self,
+        proxy: &Proxy,
+        with_address: &[&BackendView],
+        troubles: &[String],
+    ) -> Would {
+        let why = some(troubles);
+        if proxy.is_drained() {
+            return self.refused("failed", 503, &why);
+        }
+        let others = first_of(with_address.iter().filter(|backend| !backend.is_own).copied());
+        let is_loop = others.is_empty() && !with_address.is_empty();
+        if !proxy.hold().is_zero() && !is_loop {
+            let time = seconds(proxy.hold());
+            return self.held(format!("held for up to {time}, as no backend is usable: {why}"));
+        }
+        if !others.is_empty() {
+            let to = targets(&others, proxy);
+            let sentence = format!("passed on to {to} for want of another: {why}");
+            return Would::new("proxied", sentence);
+        }
+        self.refused("failed", 502, &format!("no backend is usable: {why}"))
     }
 }
 
@@ -263,203 +359,5 @@ fn seconds(time: Duration) -> String {
     match time.as_millis() {
         millis @ 0..1000 => format!("{millis} ms"),
         _ => format!("{} s", time.as_secs_f64()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::LazyLock;
-
-    use serde_json::{Value, json};
-
-    use super::*;
-    use crate::table::{Names, Rule, Snapshot, edit};
-
-    static PAGES: LazyLock<Pages> = LazyLock::new(Pages::builtin);
-
-    fn view(address: &str, health: &'static str) -> BackendView {
-        let is_passed_over = matches!(health, "down" | "ejected");
-        BackendView {
-            target: address.to_owned(),
-            address: Some(address.to_owned()),
-            is_backup: false,
-            weight: 1,
-            health,
-            reason: is_passed_over.then(|| "answered 500".to_owned()),
-            is_own: false,
-            is_passed_over,
-            open_requests: 0,
-        }
-    }
-
-    fn table(rule: Value) -> Snapshot {
-        let rule = Rule::from_json("a.com", &rule, &mut Names::default()).expect("a rule");
-        edit(&Snapshot::default(), vec![("a.com".to_owned(), Some(rule))]).expect("a table")
-    }
-
-    #[track_caller]
-    fn expect<'a>(
-        rule: Value,
-        change: impl FnOnce(&mut Situation<'a>),
-        outcome: &str,
-        sentence: &str,
-    ) {
-        let mut now = Situation {
-            host: "a.com",
-            scheme: Scheme::Http,
-            pages: &PAGES,
-            unknown_status: 503,
-            connect: Duration::from_secs(5),
-            source: None,
-            line: None,
-            spent: None,
-            held: 0,
-            backends: &[],
-        };
-        change(&mut now);
-        let table = table(rule);
-        let found = would(&table.lookup(now.host, now.scheme), &now);
-        assert_eq!((found.outcome, &*found.sentence), (outcome, sentence));
-    }
-
-    #[test]
-    fn rules_that_reply_say_what() {
-        for (rule, sentence) in [
-            (json!(["empty", {"code": 403}, false]), "gets the status 403 without a body"),
-            (
-                json!(["redirect", {"redirect_to": "b.com", "code": 301}, false]),
-                "gets a redirect (301) to b.com",
-            ),
-            (json!(["static", {"type": "test"}, false]), "gets the page test (200)"),
-            (
-                json!(["static", {"type": "gone"}, false]),
-                "gets the status 500: there is no page gone",
-            ),
-            (json!(["unknown", {}, false]), "gets the page unknown (503): its rule is unknown"),
-        ] {
-            expect(rule, |_| (), "replied", sentence);
-        }
-        let rule = json!(["empty", {"code": 403}, false]);
-        expect(
-            rule.clone(),
-            |now| now.host = "x.b.com",
-            "replied",
-            "gets the page unknown (503): no rule is for x.b.com, nor for a parent of it with \
-             match_subdomains",
-        );
-        expect(rule, |now| now.scheme = Scheme::Tcp, "closed", "closed: its rule is empty");
-    }
-
-    #[test]
-    fn requests_that_wait_say_for_how_long() {
-        let spin = json!(["spin", {"timeout": 30, "max_held": 2}, false]);
-        let held = "held for up to 30 s, until it falls under another rule";
-        expect(spin.clone(), |now| now.held = 1, "held", held);
-        let full = "gets the page timeout (503): 2 requests are held, and max_held is 2";
-        expect(spin, |now| now.held = 2, "replied", full);
-        let rule = json!(["proxy", {"backends": "10.0.0.1:1"}, false]);
-        let behind = |now: &mut Situation<'static>| {
-            (now.line, now.held) = (Some(Duration::from_secs(7)), 1);
-        };
-        let sentence = "held for up to 7 s, behind others: 1 request is held";
-        expect(rule, behind, "held", sentence);
-        let rule = json!(["proxy", {"backends": "10.0.0.1:1", "hold": 9}, false]);
-        let down = [view("10.0.0.1:1", "down")];
-        let sentence =
-            "held for up to 9 s, as no backend is usable: 10.0.0.1:1 is down (answered 500)";
-        expect(rule, |now| now.backends = &down, "held", sentence);
-    }
-
-    #[test]
-    fn client_that_is_kept_out_is_denied() {
-        let rule = || json!(["empty", {"code": 402, "deny": "10.0.0.0/8"}, false]);
-        let from = |text: &str| text.parse::<IpAddr>().ok();
-        let told = "gets the status 403: allow and deny of its rule keep 10.1.2.3 out";
-        expect(rule(), |now| now.source = from("10.1.2.3"), "denied", told);
-        let told = "gets the status 402 without a body";
-        expect(rule(), |now| now.source = from("11.1.2.3"), "replied", told);
-        let told = format!("{told}; allow and deny of its rule keep some clients out");
-        expect(rule(), |_| (), "replied", &told);
-    }
-
-    #[test]
-    fn rate_of_each_client_is_told() {
-        let arguments = json!({"backends": "10.0.0.1:1", "max_requests_per_second_per_source": 3});
-        let one = [view("10.0.0.1:1", "up")];
-        let told = "passed on to 10.0.0.1:1; max_requests_per_second_per_source = 3 limits each \
-                    client";
-        expect(json!(["proxy", arguments, false]), |now| now.backends = &one, "proxied", told);
-    }
-
-    #[test]
-    fn rate_that_is_spent_limits() {
-        let arguments = json!({"backends": "10.0.0.1:1", "max_requests_per_second": 3});
-        let spent = |now: &mut Situation<'static>| now.spent = Some(Duration::from_millis(250));
-        let sentence = "gets the status 429: max_requests_per_second = 3 is spent for 250 ms";
-        expect(json!(["proxy", arguments, false]), spent, "limited", sentence);
-    }
-
-    #[test]
-    fn backends_that_get_the_request_are_named_and_the_others_explained() {
-        let rule = json!(["proxy", {"backends": "10.0.0.1:1"}, false]);
-        let one = [view("10.0.0.1:1", "up")];
-        expect(rule.clone(), |now| now.backends = &one, "proxied", "passed on to 10.0.0.1:1");
-        let all = [
-            view("10.0.0.1:1", "up"),
-            view("10.0.0.2:1", "unknown"),
-            view("10.0.0.3:1", "ejected"),
-            BackendView { weight: 0, ..view("10.0.0.4:1", "up") },
-        ];
-        let sentence = "passed on to one of 10.0.0.1:1, 10.0.0.2:1 (random); 10.0.0.3:1 is ejected \
-                        (answered 500), 10.0.0.4:1 is drained (weight 0)";
-        expect(rule, |now| now.backends = &all, "proxied", sentence);
-    }
-
-    #[test]
-    fn where_no_backend_is_well_they_are_tried_all_the_same() {
-        let rule = || json!(["proxy", {"backends": "10.0.0.1:1"}, false]);
-        let down = [view("10.0.0.1:1", "down")];
-        let sentence =
-            "passed on to 10.0.0.1:1 for want of another: 10.0.0.1:1 is down (answered 500)";
-        expect(rule(), |now| now.backends = &down, "proxied", sentence);
-        let own = [BackendView { is_own: true, ..view("10.0.0.1:1", "up") }];
-        let sentence = "gets 502, as no backend is usable: 10.0.0.1:1 is this daemon itself";
-        expect(rule(), |now| now.backends = &own, "failed", sentence);
-        let lost = [BackendView { address: None, ..view("app.internal:1", "unknown") }];
-        let sentence = "gets 502, as no backend is usable: app.internal:1 has no address";
-        expect(rule(), |now| now.backends = &lost, "failed", sentence);
-        let closed = "closed, as no backend is usable: app.internal:1 has no address";
-        expect(rule(), |now| (now.backends, now.scheme) = (&lost, Scheme::Tls), "closed", closed);
-    }
-
-    #[test]
-    fn full_backends_are_waited_for() {
-        let arguments = json!({"backends": "10.0.0.1:1", "max_connections": 4});
-        let full = [BackendView { open_requests: 4, ..view("10.0.0.1:1", "up") }];
-        let sentence = "waits up to 5 s for a place (max_connections = 4) at 10.0.0.1:1";
-        expect(json!(["proxy", arguments, false]), |now| now.backends = &full, "queued", sentence);
-    }
-
-    #[test]
-    fn of_many_a_few_are_named() {
-        let rule = json!(["proxy", {"backends": "10.0.0.1:1"}, false]);
-        let all: Vec<BackendView> = (1..=limits::WOULD_NAMED_MAX + 2)
-            .map(|n| view(&format!("10.0.0.{n}:1"), "up"))
-            .collect();
-        let table = table(rule);
-        let now = Situation {
-            host: "a.com",
-            scheme: Scheme::Http,
-            pages: &PAGES,
-            unknown_status: 503,
-            connect: Duration::ZERO,
-            source: None,
-            line: None,
-            spent: None,
-            held: 0,
-            backends: &all,
-        };
-        let found = would(&table.lookup("a.com", Scheme::Http), &now);
-        assert!(found.sentence.ends_with(" and 2 more (random)"), "{}", found.sentence);
     }
 }

@@ -129,11 +129,12 @@ function weighted(address, rule, weight) {
   if (rule[0] !== "proxy") return "it does not pass requests on now";
   const all = backendsOf(rule[1]);
   const at = all.indexOf(address);
-  if (at < 0) return "it does not use it";
+  if (at < 0) return targetsOf(rule).includes(address) ? "it is its backup, without a weight" : "it does not use it";
   const weights = all.map((_, index) => Number(rule[1].weights?.[index] ?? 1));
   if ((weights[at] === 0) === (weight === 0)) return weight === 0 ? "it is drained" : "it is not drained";
   weights[at] = weight;
-  if (weights.every((weight) => weight === 0)) return "it has no other backend";
+  const isLast = weights.every((weight) => weight === 0) && targetsOf(rule).length === all.length;
+  if (isLast) return "it has no other backend";
   const { weights: _, ...given } = rule[1];
   // All the same is the default, which needs no words.
   if (weights.some((weight) => weight !== 1)) given.weights = weights;
@@ -141,8 +142,8 @@ function weighted(address, rule, weight) {
 }
 
 function weightOf(address, rule) {
-  const at = targetsOf(behind(rule)).indexOf(address);
-  return String(behind(rule)[1].weights?.[at] ?? 1);
+  const at = backendsOf(behind(rule)[1]).indexOf(address);
+  return at < 0 ? "backup" : String(behind(rule)[1].weights?.[at] ?? 1);
 }
 
 const isDrained = (address, rule) =>

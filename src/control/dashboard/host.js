@@ -218,7 +218,9 @@ function trouble(backend, name) {
 }
 
 const isBad = (backend) => backend?.state === "down" || backend?.state === "ejected";
-const targetsOf = (rule) => (rule?.[0] === "proxy" ? backendsOf(rule[1]) : []);
+// Those of `backup` last.
+const targetsOf = (rule) => (rule?.[0] === "proxy"
+  ? [...backendsOf(rule[1]), ...backendsOf({ backends: rule[1].backup })] : []);
 
 function showWrong(list, found) {
   const text = found.map(([how, text, backend]) => `${how}${backend}${text}`).join("\n");

@@ -249,13 +249,13 @@ function showRule(row, rule = row.rule) {
     row.chip.hidden = true;
     return;
   }
-  const [action, given, subdomains] = rule;
+  const [action, , subdomains] = rule;
   say(row.kind, action);
   row.kind.dataset.action = action;
   const unreached = down.size + failing.size > 0 && action === "proxy"
-    ? backendsOf(given).filter((at) => isUnreached(row.name, at)).length : 0;
+    ? targetsOf(rule).filter((at) => isUnreached(row.name, at)).length : 0;
   say(row.target, `${aim(rule)}${unreached > 0 ? `, ${unreached} down` : ""}`);
-  row.does.title = `${action} ${action === "proxy" ? backendsOf(given).join(", ") : aim(rule)}`;
+  row.does.title = `${action} ${action === "proxy" ? targetsOf(rule).join(", ") : aim(rule)}`;
   row.does.classList.toggle("down", unreached > 0);
   row.chip.hidden = !subdomains;
   const spins = action === "spin";

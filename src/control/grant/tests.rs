@@ -135,6 +135,17 @@ fn operators_spin_flip_and_drain() {
     ] {
         assert!(allows(&operate, before, after), "{before} -> {after}");
     }
+    // Who is served is no limit: the lists of the rule before apply.
+    let closed = json!(["proxy", {"backends": ["10.0.0.1:80"], "deny": ["10.0.0.0/8"]}, true]);
+    let open = json!(["spin", {"then": closed, "allow": ["0.0.0.0/0"]}, true]);
+    let same = json!(["spin", {"then": closed, "deny": ["10.0.0.0/8"]}, true]);
+    let held = json!(["spin", {"then": closed}, true]);
+    for (before, after) in [(&closed, &held), (&closed, &same), (&open, &closed)] {
+        assert!(allows(&operate, before, after), "{before} -> {after}");
+    }
+    for (before, after) in [(&closed, &open), (&held, &open), (&open, &held)] {
+        assert!(!allows(&operate, before, after), "{before} -> {after}");
+    }
     let other = json!(["proxy", {"backends": ["10.0.0.1:80", "10.6.6.6:80"]}, true]);
     for (before, after) in [
         (&Value::Null, &proxy),
@@ -188,6 +199,9 @@ fn tenants_change_their_own_hosts_alone() {
     // An alias would keep its target from being deleted.
     let alias = edits(&["a.example"], json!(["alias", {"hostname": "b.example"}, false]));
     let error = check(&alias, false).expect_err("an alias of a host of others");
+    assert_eq!((error.host.as_deref(), error.code), (Some("a.example"), OUTSIDE));
+    let alias = json!(["spin", {"then": ["alias", {"hostname": "b.example"}, false]}, false]);
+    let error = check(&edits(&["a.example"], alias), false).expect_err("it decides who is served");
     assert_eq!((error.host.as_deref(), error.code), (Some("a.example"), OUTSIDE));
     let alias = edits(&["a.example"], json!(["alias", {"hostname": "x.a.example"}, false]));
     assert_eq!(check(&alias, false), Ok(()));

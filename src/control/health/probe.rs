@@ -17,22 +17,23 @@ use crate::address::{Address, UnixPath};
 use crate::http::{self, HeadScan, Method};
 use crate::limits;
 use crate::link::{Unreached, is_local_fault, is_shortage};
-use crate::table::Check;
+use crate::table::{Check, HostSent};
 
 /// One probe.
 #[derive(Clone, PartialEq, Debug)]
 pub(super) enum Probe {
     /// A connection that stays open for a moment.
     Connect,
-    /// The probe of a rule's check.
-    Check(Arc<Check>),
+    /// The probe of a rule's check, of the backend with this name where the check asks for it by
+    /// name.
+    Check(Arc<Check>, Option<Box<str>>),
 }
 
 impl Probe {
     fn timeout(&self) -> Duration {
         match self {
             Probe::Connect => limits::PROBE_TIME,
-            Probe::Check(check) => check.timeout(),
+            Probe::Check(check, _) => check.timeout(),
         }
     }
 }
@@ -160,9 +161,14 @@ async fn ask(
     address: Address,
     probe: &Probe,
 ) -> Finding {
-    let Probe::Check(check) = probe else { return stays_open(&mut stream, probe).await };
+    let Probe::Check(check, backend) = probe else { return stays_open(&mut stream, probe).await };
     let Some(path) = check.path() else { return stays_open(&mut stream, probe).await };
-    let request = request(path, check.host(), address);
+    let host = match check.host() {
+        Some(HostSent::Fixed(host)) => Some(&**host),
+        Some(HostSent::Backend) => backend.as_deref(),
+        None => None,
+    };
+    let request = request(path, host, address);
     match stream.write_all(request.as_bytes()).await {
         Ok(()) => status(&mut stream, check).await,
         Err(_) => Finding::Closed,
@@ -233,7 +239,7 @@ mod tests {
         given.as_object_mut().unwrap().extend(arguments.as_object().unwrap().clone());
         let rule = Rule::from_json("a.com", &json!(["proxy", given, true]), &mut Names::default());
         match rule.expect("a rule").action {
-            Action::Proxy(proxy) => Probe::Check(proxy.check().expect("a check").clone()),
+            Action::Proxy(proxy) => Probe::Check(proxy.check().expect("a check").clone(), None),
             other => panic!("{other:?}"),
         }
     }
@@ -249,7 +255,7 @@ mod tests {
                 let mut asked = vec![0; 1024];
                 let count = match &probe {
                     Probe::Connect => 0,
-                    Probe::Check(_) => stream.read(&mut asked).await.expect("a request"),
+                    Probe::Check(..) => stream.read(&mut asked).await.expect("a request"),
                 };
                 // A prober that has seen enough is gone by now.
                 let _ = stream.write_all(answer).await;

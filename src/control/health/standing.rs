@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use super::condition::State;
 use crate::address::Address;
 use crate::limits;
-use crate::table::{Check, host};
+use crate::table::{Check, HostSent, host};
 
 /// Selection of rules by name.
 pub(in crate::control) type RuleFilter = Box<dyn Fn(&str) -> bool + Send + Sync>;
@@ -27,7 +27,7 @@ impl CheckedFor {
     fn note(&self) -> String {
         let (shown, last) = match &self.rules[..] {
             [] => return String::new(),
-            [rule] if self.check.host() == Some(host::split(rule).1) => return String::new(),
+            [rule] if self.check.host().map(HostSent::as_str) == Some(host::split(rule).1) => return String::new(),
             [rule] if self.rules_count == 1 => return format!(" (rule {rule})"),
             rules => (&rules[..rules.len().min(limits::RULES_TOLD_MAX)], rules.last()),
         };
@@ -45,7 +45,7 @@ impl CheckedFor {
         let check = &self.check;
         let told = json!({
             "check": check.path().unwrap_or("tcp"),
-            "check_host": check.host(),
+            "check_host": check.host().map(HostSent::as_str),
             "rules": self.rules.iter().map(|rule| &**rule).collect::<Vec<_>>(),
             "rules_count": self.rules_count,
         });

@@ -17,7 +17,7 @@ use crate::address::Address;
 use crate::control::pause::{doubled, jittered};
 use crate::limits;
 use crate::link::{Arrival, Arrivals, Failure};
-use crate::table::{Action, Backend, Check, Name, Proxy, Rule, Target};
+use crate::table::{Action, Backend, Check, HostSent, Name, Proxy, Rule, Target};
 use rising::Rising;
 
 /// A moment, for waiting and for telling.
@@ -435,7 +435,10 @@ impl Watch {
             let probe = match planned.subject {
                 Subject::Ejected(_) => Probe::Connect,
                 Subject::Check(spot) => match self.checked.get(&spot) {
-                    Some(checked) => Probe::Check(checked.check.clone()),
+                    Some(checked) => {
+                        let host = host_of(checked, &self.targets);
+                        Probe::Check(checked.check.clone(), host)
+                    }
                     None => continue,
                 },
             };
@@ -540,6 +543,15 @@ impl Watch {
     pub(super) fn failing(&self) -> impl Iterator<Item = Spot> {
         self.failing.iter().copied()
     }
+}
+
+/// Name of the backend that a check asks for by name: of several names of one rule the first.
+fn host_of(checked: &Checked, targets: &HashMap<Arc<str>, TargetChecks>) -> Option<Box<str>> {
+    if checked.check.host() != Some(&HostSent::Backend) {
+        return None;
+    }
+    let target = targets.get(checked.targets.first()?)?;
+    Some(target.backend.host().to_string().into())
 }
 
 fn key(check: &Check, backend: &Backend) -> (u64, Arc<str>) {

@@ -11,6 +11,7 @@ mod queue;
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::io;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -25,7 +26,7 @@ use crate::link::{ByKey, ControlEnd, Published, Report, TaggedTable};
 use crate::table::{Rule, Snapshot};
 use queue::{Outcome, Queue};
 
-pub(super) use queue::{Begun, Bounds, HeldRequest};
+pub(super) use queue::{Begun, Bounds, Full, HeldRequest};
 
 /// Access of the other parts of control to the queue.
 #[derive(Clone)]
@@ -90,6 +91,11 @@ impl Held {
     /// How many requests may be held.
     pub(super) fn bounds(&self) -> Bounds {
         self.lock().bounds()
+    }
+
+    /// The bound that keeps one more request of this source from being held for a rule.
+    pub(super) fn full(&self, source: Option<IpAddr>, rule_key: u64, rule: &Rule) -> Option<Full> {
+        self.lock().full(source, rule_key, rule)
     }
 
     /// Time since which the request is held that is held for longest.

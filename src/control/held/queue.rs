@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::limits;
-use crate::link::{ByKey, HoldReason, RANK_FIRST, Rank, Ticket, Waits, Word};
+use crate::link::{ByKey, HoldReason, RANK_FIRST, Rank, Ticket, Waits, Word, source_network};
 use crate::table::{Action, Found, Match, Rule, Scheme, Snapshot};
 
 /// Bounds of the requests that wait.
@@ -24,6 +24,17 @@ pub(in crate::control) struct Bounds {
     pub(in crate::control) total: usize,
     /// Requests of one source address that may be held.
     pub(in crate::control) per_source: usize,
+}
+
+/// A bound that keeps one more request from being held, with the count that has reached it.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(in crate::control) enum Full {
+    /// The key `max_held`.
+    Total(u64),
+    /// The key `max_held_per_source`.
+    Source(u64),
+    /// The argument `max_held` of a rule, for which so many requests are held.
+    Rule { held: u64, most: u32 },
 }
 
 /// A word to a shard about a request.
@@ -177,7 +188,7 @@ impl Queue {
         let Some(what) = self.awaited(&host, why, &found) else {
             return self.pass(shard, ticket, place, outcome);
         };
-        if !self.has_room(source, &found) {
+        if self.full(Some(source), found.rule_key, found.rule).is_some() {
             return outcome.said.push((shard, ticket, Word::Full));
         }
         let place = self.place(place);
@@ -191,7 +202,7 @@ impl Queue {
             }
         }
         self.enter(&host, what, &found, outcome).places.insert(place);
-        *self.by_source.entry(source).or_default() += 1;
+        *self.by_source.entry(source_network(source)).or_default() += 1;
         self.tickets.insert((shard, ticket), place);
         let since = since(place, now);
         self.waiting.insert(place, Waiting { shard, ticket, host, source, since });
@@ -247,18 +258,21 @@ impl Queue {
         released.into_iter().find(|key| self.releases.contains_key(key)).map(Awaited::Turn)
     }
 
-    fn has_room(&self, source: IpAddr, found: &Found<'_>) -> bool {
-        let most = match &found.rule.action {
-            Action::Spin(spin) => {
-                spin.max_held().map(|most| most.get().div_ceil(self.shares) as usize)
-            }
-            _ => None,
-        };
-        let of_rule = self.by_rule.get(&found.rule_key).copied().unwrap_or(0);
-        let of_source = self.by_source.get(&source).copied().unwrap_or(0);
-        self.waiting.len() < self.bounds.total
-            && of_source < self.bounds.per_source
-            && most.is_none_or(|most| of_rule < most)
+    /// Finds the bound that keeps one more request of this source from being held for a rule.
+    pub(super) fn full(&self, source: Option<IpAddr>, rule_key: u64, rule: &Rule) -> Option<Full> {
+        let of_rule = self.by_rule.get(&rule_key).copied().unwrap_or(0);
+        if let Action::Spin(spin) = &rule.action
+            && let Some(most) = spin.max_held()
+            && most.get().div_ceil(self.shares) as usize <= of_rule
+        {
+            return Some(Full::Rule { held: of_rule as u64, most: most.get() });
+        }
+        let of_source = source.and_then(|source| self.by_source.get(&source_network(source)));
+        if of_source.is_some_and(|count| self.bounds.per_source <= *count) {
+            return Some(Full::Source(self.bounds.per_source as u64));
+        }
+        let is_full = self.bounds.total <= self.waiting.len();
+        is_full.then_some(Full::Total(self.bounds.total as u64))
     }
 
     fn place(&mut self, old: Option<Rank>) -> Rank {
@@ -314,7 +328,7 @@ impl Queue {
     fn remove(&mut self, place: Rank) -> Option<Waiting> {
         let waiting = self.waiting.remove(&place)?;
         self.tickets.remove(&(waiting.shard, waiting.ticket));
-        take_one(&mut self.by_source, &waiting.source);
+        take_one(&mut self.by_source, &source_network(waiting.source));
         let Some(line) = self.lines.get_mut(&waiting.host) else { return Some(waiting) };
         line.places.remove(&place);
         match line.what {

@@ -163,6 +163,8 @@ fn a_check_is_the_same_where_its_probes_are() {
         ("https://a.com", json!({"attempts": 2})),
         ("a.com", json!({"check_status": "200-399", "check_interval": 2, "check_timeout": 2})),
         ("b.com", json!({"check_host": "a.com", "check_fall": 3, "check_rise": "2"})),
+        ("b.com", json!({"host": "A.com"})),
+        ("b.com", json!({"host": "backend", "check_host": "a.com"})),
     ] {
         assert_eq!(check(name, arguments.clone()), plain, "{name} {arguments}");
     }
@@ -171,6 +173,8 @@ fn a_check_is_the_same_where_its_probes_are() {
         ("a.com", json!({"check": "/other"})),
         ("a.com", json!({"check": "tcp"})),
         ("a.com", json!({"check_host": "a.com:80"})),
+        ("a.com", json!({"host": "b.com"})),
+        ("a.com", json!({"host": "backend"})),
         ("a.com", json!({"check_status": 200})),
         ("a.com", json!({"check_interval": 3, "check_timeout": 2})),
         ("a.com", json!({"check_timeout": 3})),
@@ -179,6 +183,10 @@ fn a_check_is_the_same_where_its_probes_are() {
     ] {
         assert_ne!(check(name, arguments.clone()), plain, "{name} {arguments}");
     }
+    // Names of backends may lead to one address: each rule asks there for its own.
+    let by_backend = |name: &str| check(name, json!({"check_host": "backend"}));
+    assert_ne!(by_backend("a.com"), by_backend("b.com"));
+    assert_eq!(by_backend("a.com"), check("a.com", json!({"host": "backend"})));
     // A connection is the same for every rule.
     let tcp = check("a.com", json!({"check": "tcp"}));
     assert_eq!(check("b.com", json!({"check": "tcp", "check_status": 204})), tcp);

@@ -197,6 +197,40 @@ fn a_restart_that_fails() {
     assert_eq!(api.get(HOST), rule);
 }
 
+/// Backends that get no requests say nothing about the application.
+#[test]
+fn a_restart_asks_the_backends_that_get_requests() {
+    let (port, well) = (closed_port(), Backend::new().serve_text("well"));
+    let spare = json!([["127.0.0.1", well.port]]);
+    let daemon = Setup::new().rule("a.com", rule_for(&[port], json!({}))).start();
+    let mut api = daemon.api();
+    let way = way(&daemon);
+    let run = || way.words(&["restart", "a.com", "--ready", "300ms", "--", "true"]).finish();
+    // one that is drained
+    let drained = rule_for(&[port, well.port], json!({"weights": [1, 0]}));
+    api.put(HOST, &drained);
+    run().expect(1, &["no backend answers", &port.to_string(), "still holds"]);
+    way.prints("flip a.com", "no request was held\n");
+    // A backup that answers is no reason to go on before the application is back; but nobody waits
+    // in vain for one that does not come back.
+    let rule = rule_for(&[port], json!({"backup": spare, "attempts": 2, "delay": 0}));
+    api.put(HOST, &rule);
+    let client = way.words(&["restart", "a.com", "--ready", "2s", "--", "true"]).start();
+    eventually("it is held", || api.get(HOST)[0] == "spin");
+    let mut waits = held(&daemon);
+    let words = ["no backend answers", &port.to_string(), "backup", &well.port.to_string()];
+    let backup = format!("its backup 127.0.0.1:{} does", well.port);
+    client.finish().expect(1, &[&words[..], &[&backup, "has its old rule back"]].concat());
+    assert_eq!(waits.expect_answer().text(), "well");
+    assert_eq!(api.get(HOST), rule);
+    // where all others are drained the backup is the application
+    api.put(HOST, &rule_for(&[port], json!({"backup": spare, "weights": [0]})));
+    run().expect(0, &[]);
+    // a rule that gets nothing at all is restarted by its backends as they are
+    api.put(HOST, &rule_for(&[well.port], json!({"weights": [0]})));
+    run().expect(0, &[]);
+}
+
 /// Whoever interrupts it learns how things are.
 #[test]
 fn a_restart_that_is_interrupted() {

@@ -138,7 +138,7 @@ fn a_checked_backend_is_probed_at_once_and_then_in_time() {
     let begun = scene.begin();
     let [(id, at, probe)] = &begun[..] else { panic!("{begun:?}") };
     let check = rule_check(&rule);
-    assert_eq!((&**at, probe), ("10.0.0.1:80", &Probe::Check(check.clone())));
+    assert_eq!((&**at, probe), ("10.0.0.1:80", &Probe::Check(check.clone(), None)));
     assert_eq!((check.path(), check.host()), (Some("/health"), Some("a")));
     scene.pass(EVERY * 10);
     assert_eq!(scene.begin(), [], "one at a time, however long it takes");
@@ -228,7 +228,7 @@ fn a_name_is_probed_wherever_it_is() {
     scene.pass(limits::CHECK_NAMES_EVERY);
     let begun = scene.begin();
     assert_eq!(begun.len(), 2);
-    assert_eq!(begun[0].2, Probe::Check(rule_check(&rule)));
+    assert_eq!(begun[0].2, Probe::Check(rule_check(&rule), None));
     begun.iter().for_each(|(id, ..)| scene.watch.ended(*id, BAD, scene.now, 100));
     assert_eq!(scene.down().len(), 2);
     name.set_addresses(vec![ip("10.0.0.2:80"), ip("10.0.0.3:80")]);
@@ -352,7 +352,7 @@ fn a_rule_goes_by_its_own_check() {
     let begun = scene.begin();
     assert_eq!(begun.len(), 2, "each has a request of its own");
     for (id, _, probe) in begun {
-        let found = if probe == Probe::Check(rule_check(&bad)) { BAD } else { WELL };
+        let found = if probe == Probe::Check(rule_check(&bad), None) { BAD } else { WELL };
         scene.watch.ended(id, found, scene.now, 100);
     }
     assert_eq!(scene.failing(), ["bad 10.0.0.1:80"]);
@@ -446,7 +446,7 @@ fn another_process_knows_the_same_afterwards() {
     scene.pass(SOON);
     let begun = scene.begin();
     for (id, _, probe) in begun {
-        let found = if probe == Probe::Check(rule_check(&two)) { BAD } else { WELL };
+        let found = if probe == Probe::Check(rule_check(&two), None) { BAD } else { WELL };
         scene.watch.ended(id, found, scene.now, 100);
     }
     scene.fail("10.0.0.9:80");

@@ -529,6 +529,34 @@ fn rules_have_room_of_their_own() {
     assert!(come(&mut queue, &table, "a.com", 9, HoldReason::Spin).is_empty());
 }
 
+/// A subscriber of IPv6 has as many addresses as there are in a network of 64 bits.
+#[test]
+fn sources_have_room_of_their_own() {
+    let table = with(&Snapshot::default(), "a.com", Some(spin(json!({}))));
+    let mut queue = Queue::new(Bounds { total: 9, per_source: 1 });
+    let come = |queue: &mut Queue, ticket: Ticket, source: &str| {
+        let mut outcome = Outcome::default();
+        let waits = Waits {
+            shard: 0,
+            ticket,
+            why: HoldReason::Spin,
+            place: None,
+            host: "a.com".into(),
+            scheme: Scheme::Http,
+            source: source.parse().expect("an address"),
+        };
+        queue.arrive(waits, &table, Instant::now(), &mut outcome);
+        outcome.said.is_empty()
+    };
+    assert!(come(&mut queue, 1, "2001:db8::1"));
+    assert!(!come(&mut queue, 2, "2001:db8::ffff:2"));
+    assert!(come(&mut queue, 3, "2001:db8:0:1::1"));
+    assert!(come(&mut queue, 4, "192.0.2.1"));
+    assert!(!come(&mut queue, 5, "::ffff:192.0.2.1"));
+    queue.leave(0, 1);
+    assert!(come(&mut queue, 6, "2001:db8::3"));
+}
+
 #[test]
 fn the_first_who_waits_is_told_of_once() {
     let table = with(&Snapshot::default(), "a.com", Some(spin(json!({}))));
