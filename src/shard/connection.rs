@@ -449,6 +449,6 @@ mod tests {
     #[test]
     fn task_of_a_connection_stays_small() {
         let size = size_of_future(serve) + size_of::<Connection>();
-        assert!(size <= 1672, "{size} bytes");
+        assert!(size <= 1608, "{size} bytes");
     }
 }

@@ -4,12 +4,13 @@ use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 
-use super::body::{Body, Broken, Relay};
+use super::body::{Body, Relay};
 use super::client::{ClientSide, end_counts};
 use super::inbox::Inbox;
 use super::pool::Lease;
 use super::request::Request;
 use super::response::{Answer, AnswerProgress, Answered, Failed, Progress};
+use super::splice::Broken;
 use super::tally::Meter;
 use crate::http::Refusal;
 use crate::ring::{Deadline, Stream};
