@@ -66,14 +66,6 @@ impl Body {
         }
     }
 
-    /// Goes over `bytes` without forwarding them.
-    pub(super) fn skim(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
-        if !self.is_done() {
-            self.advance(bytes)?;
-        }
-        Ok(())
-    }
-
     pub(super) fn is_done(&self) -> bool {
         match self {
             Body::Length(left) => *left == 0,
@@ -128,6 +120,22 @@ impl Body {
         if let Some(trailer) = chunked.take_trailer() {
             out.extend_from_slice(&trailer);
         }
+    }
+
+    /// Appends what goes on of a whole and small body that `bytes` begin with; how many of them it
+    /// is. `None`: not all of it is here, or it is large, and nothing was appended.
+    pub(super) fn copy_whole(
+        mut self,
+        bytes: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<Option<usize>, Refusal> {
+        // A wrong chunk that is here already is found now: no byte of the request has gone out yet.
+        let mut trial = self.clone();
+        let Passed { consumed, .. } = trial.advance(bytes)?;
+        if !trial.is_done() || limits::JOIN_BYTES_MAX < consumed {
+            return Ok(None);
+        }
+        self.copy(bytes, out).map(Some)
     }
 
     /// Appends what is at the front of `inbox` to `out`, up to a bound: so that a small message is
