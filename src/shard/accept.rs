@@ -183,7 +183,7 @@ pub(super) fn adopt(shard: &Rc<Shard>, handed: HandedOver) {
     is_welcome(shard, &mut client);
     let waited = held.and_then(|held| Waited::elsewhere(shard.ring.now(), held));
     let mut side = ClientSide::new(shard.clone(), stream, client);
-    side.inbox.put_back(&shard.ring, &bytes);
+    side.inbox = bytes.into();
     // As in `admit`: an idle connection should not have room for a tunnel.
     match speaks {
         Protocol::Http { .. } => {

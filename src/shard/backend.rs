@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::Shard;
 use super::ending::Ending;
+use super::inbox::Inbox;
 use super::pool::{Lease, OwnConnection, Wait};
 use super::ramp::Ramp;
 use super::request::{Client, RequestTicket};
@@ -56,11 +57,12 @@ impl Asking<'_> {
 
 /// Opens or reuses a connection for a request by the rule's balancing, attempts and limits. The
 /// client's `own` connection to one of the rule's backends comes before all that: only there it is
-/// logged in. Watches `client`: nothing is opened for one that left.
+/// logged in. Watches `client`: nothing is opened for one that left. What came of the request is in
+/// `inbox`: a request that waits must not keep a buffer from others.
 pub(super) async fn acquire(
     shard: &Rc<Shard>,
     asking: Asking<'_>,
-    client: &Stream,
+    (client, inbox): (&Stream, &mut Inbox),
     own: Option<Box<OwnConnection>>,
 ) -> Result<Lease, Ending> {
     let own = own.filter(|own| own.is_usable(shard));
@@ -99,6 +101,7 @@ pub(super) async fn acquire(
         return Err(Ending::NoBackend(None));
     }
     client.arm();
+    inbox.gather(&shard.ring);
     // Boxed: a connection that waits for its next request should not carry this path's state.
     let mut open = Box::pin(open(shard, asking, client, first, own));
     std::future::poll_fn(|cx| match open.as_mut().poll(cx) {

@@ -7,13 +7,13 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use super::ending::Ending;
 use super::inbox::Inbox;
 use super::request::Request;
+use super::splice::{Broken, Direction, splice};
 use super::tally::Meter;
 use crate::http::{Chunked, Passed, Refusal, RequestFraming};
 use crate::limits;
-use crate::ring::{Abort, Deadline, EndCounts, Moved, Pipe, RecvBuf, Ring, SendBuf, Stream};
+use crate::ring::{Abort, Deadline, EndCounts, Pipe, RecvBuf, Ring, SendBuf, Stream};
 
 /// A body: its end, and the rest of it that is still to come.
 #[derive(Clone, Debug)]
@@ -64,14 +64,6 @@ impl Body {
                 Body::Limited(Box::new(LimitedChunks { chunked, left }))
             }
         }
-    }
-
-    /// Goes over `bytes` without forwarding them.
-    pub(super) fn skim(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
-        if !self.is_done() {
-            self.advance(bytes)?;
-        }
-        Ok(())
     }
 
     pub(super) fn is_done(&self) -> bool {
@@ -130,6 +122,22 @@ impl Body {
         }
     }
 
+    /// Appends what goes on of a whole and small body that `bytes` begin with; how many of them it
+    /// is. `None`: not all of it is here, or it is large, and nothing was appended.
+    pub(super) fn copy_whole(
+        mut self,
+        bytes: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<Option<usize>, Refusal> {
+        // A wrong chunk that is here already is found now: no byte of the request has gone out yet.
+        let mut trial = self.clone();
+        let Passed { consumed, .. } = trial.advance(bytes)?;
+        if !trial.is_done() || limits::JOIN_BYTES_MAX < consumed {
+            return Ok(None);
+        }
+        self.copy(bytes, out).map(Some)
+    }
+
     /// Appends what is at the front of `inbox` to `out`, up to a bound: so that a small message is
     /// one send.
     pub(super) fn join(
@@ -147,46 +155,6 @@ impl Body {
         };
         inbox.consume(ring, n);
         Ok(())
-    }
-}
-
-/// Why a body did not get through.
-#[derive(Debug)]
-pub(super) enum Broken {
-    /// The sender closed or reset before the end.
-    Source,
-    /// The sender stalled.
-    SourceTimeout,
-    /// The framing is wrong.
-    Framing(Refusal),
-    /// The receiver closed, reset or stalled.
-    Target,
-}
-
-impl Broken {
-    /// Ending of a request whose body broke off on its way to the backend.
-    pub(super) fn of_upload(&self) -> Ending {
-        match self {
-            Broken::SourceTimeout => Ending::ClientTimeout,
-            Broken::Framing(refusal) => Ending::Refused(*refusal),
-            Broken::Source | Broken::Target => Ending::ClientGone,
-        }
-    }
-
-    /// Ending of a request whose response broke off on its way to the client.
-    pub(super) fn of_download(&self) -> Ending {
-        match self {
-            Broken::Target => Ending::ClientGone,
-            Broken::Framing(refusal) => Ending::BackendCut(Some(*refusal)),
-            Broken::Source | Broken::SourceTimeout => Ending::BackendCut(None),
-        }
-    }
-}
-
-fn source_broke(error: Abort) -> Broken {
-    match error {
-        Abort::TimedOut => Broken::SourceTimeout,
-        Abort::Io(_) => Broken::Source,
     }
 }
 
@@ -241,9 +209,12 @@ impl Relay<'_> {
                 Box::pin(self.source.halted()).await;
             }
             if inbox.is_empty()
-                && let Some((pipe, left)) = self.to_splice(body)
+                && let Some(mut pipe) = self.pipe(body, &mut head)
+                && let Body::Length(left) = body
             {
-                self.splice(pipe, head.take(), left).await?;
+                self.sent().await?;
+                splice(self, &mut pipe, left).await?;
+                return if body.is_done() { Ok(()) } else { Err(Broken::Source) };
             }
             if let Some(head) = head.take() {
                 self.target.begin_send(SendBuf::Vec(head));
@@ -271,13 +242,21 @@ impl Relay<'_> {
         }
     }
 
-    /// A pipe, and how much is to go through it, where that is worth it.
-    fn to_splice<'a>(&self, body: &'a mut Body) -> Option<(Pipe, &'a mut u64)> {
+    /// A pipe with `head` in it, where the body is worth splicing.
+    fn pipe(&self, body: &Body, head: &mut Option<Vec<u8>>) -> Option<Pipe> {
         if !body.is_large() || self.source.is_armed() {
             return None;
         }
-        let Body::Length(left) = body else { return None };
-        Some((Pipe::take(self.ring)?, left))
+        let mut pipe = Pipe::take(self.ring)?;
+        if let Some(bytes) = head {
+            // Through the pipe as well: what is here of the body leaves in the same segments.
+            if !pipe.put(bytes) {
+                return None;
+            }
+            self.ring.give_vec(std::mem::take(bytes));
+            *head = None;
+        }
+        Some(pipe)
     }
 
     /// Waits until the target has taken what it was sent.
@@ -285,54 +264,65 @@ impl Relay<'_> {
         if self.target.is_sent() {
             return Ok(());
         }
-        self.deadline.set(self.target_pace);
         let mut progress = self.target.send_progress();
-        poll_fn(|cx| {
+        self.wait_for_target(|cx| {
             loop {
-                let sent = self.target.poll_sent(cx, self.deadline);
-                if let Poll::Ready(Err(Abort::TimedOut)) = sent
-                    && self.target.send_progress() != progress
-                {
-                    progress = self.target.send_progress();
-                    self.deadline.set(self.target_pace);
-                } else if let Some(result) = self.look_at_target(cx, sent) {
-                    return result;
+                match self.target.poll_sent(cx, self.deadline) {
+                    Poll::Ready(Err(Abort::TimedOut))
+                        if self.target.send_progress() != progress =>
+                    {
+                        progress = self.target.send_progress();
+                        self.deadline.set(self.target_pace);
+                    }
+                    sent => return sent,
                 }
             }
         })
         .await
     }
 
-    /// Waits until the target takes bytes, for `splice`.
-    async fn writable(&self) -> Result<(), Broken> {
-        self.deadline.set(self.target_pace);
-        poll_fn(|cx| {
-            loop {
-                let ready = self.target.poll_writable(cx, self.deadline);
-                if let Some(result) = self.look_at_target(cx, ready) {
-                    return result;
-                }
-            }
-        })
-        .await
-    }
-
-    /// Result of a wait for the target, which is over when the client leaves, too. `None`: the time
-    /// was extended.
-    fn look_at_target(
+    /// Waits for the target; the wait is over when the client leaves, too.
+    fn wait_for_target(
         &self,
-        cx: &Context<'_>,
-        result: Poll<Result<(), Abort>>,
-    ) -> Option<Poll<Result<(), Broken>>> {
-        let (client, broken) = match self.meter.received {
-            true => (self.source, Broken::Source),
-            false => (self.target, Broken::Target),
-        };
-        Some(match result {
-            Poll::Ready(Err(Abort::TimedOut)) if self.goes_on(self.target_pace) => return None,
-            Poll::Ready(result) => Poll::Ready(result.map_err(|error| self.target_broke(error))),
-            Poll::Pending if client.poll_left(cx, self.both.ends.get()) => Poll::Ready(Err(broken)),
-            Poll::Pending => Poll::Pending,
+        mut poll: impl FnMut(&Context<'_>) -> Poll<Result<(), Abort>>,
+    ) -> impl Future<Output = Result<(), Broken>> {
+        self.deadline.set(self.target_pace);
+        poll_fn(move |cx| {
+            let (client, broken) = match self.meter.received {
+                true => (self.source, Broken::Source),
+                false => (self.target, Broken::Target),
+            };
+            loop {
+                return match poll(cx) {
+                    Poll::Ready(Err(Abort::TimedOut)) if self.goes_on(self.target_pace) => continue,
+                    Poll::Ready(result) => {
+                        Poll::Ready(result.map_err(|error| Broken::target(self.target, error)))
+                    }
+                    Poll::Pending if client.poll_left(cx, self.both.ends.get()) => {
+                        Poll::Ready(Err(broken))
+                    }
+                    Poll::Pending => Poll::Pending,
+                };
+            }
+        })
+    }
+
+    /// Waits for the source; a source that has nothing to say for an hour must not hide that the
+    /// target has left.
+    fn wait_for_source<T>(
+        &self,
+        poll: impl Fn(&Context<'_>) -> Poll<Result<T, Abort>>,
+    ) -> impl Future<Output = Result<T, Broken>> {
+        self.deadline.set(self.source_pace);
+        poll_fn(move |cx| {
+            loop {
+                return match poll(cx) {
+                    Poll::Ready(Err(Abort::TimedOut)) if self.goes_on(self.source_pace) => continue,
+                    Poll::Ready(result) => Poll::Ready(result.map_err(Broken::source)),
+                    Poll::Pending if self.poll_target_left(cx) => Poll::Ready(Err(Broken::Target)),
+                    Poll::Pending => Poll::Pending,
+                };
+            }
         })
     }
 
@@ -342,11 +332,6 @@ impl Relay<'_> {
             true => self.target.poll_reset(cx),
             false => self.target.poll_left(cx, self.both.ends.get()),
         }
-    }
-
-    fn moved(&self, count: usize) {
-        self.meter.moved(count);
-        self.both.note_moved(self.ring);
     }
 
     /// Whether a side that was silent for `pace` is waited for longer, as bytes have moved in the
@@ -365,15 +350,6 @@ impl Relay<'_> {
         goes_on
     }
 
-    /// Marks the sending to a target as failed: it would wait for the rest, and we for its
-    /// response.
-    fn target_broke(&self, error: Abort) -> Broken {
-        if let Abort::Io(error) = error {
-            self.target.sending_failed(&error);
-        }
-        Broken::Target
-    }
-
     async fn receive(&self, body: &Body, large: bool) -> Result<RecvBuf, Broken> {
         let much = match body {
             Body::Length(left) => u64::from(limits::RECV_BUFFER_BYTES) < *left,
@@ -388,20 +364,7 @@ impl Relay<'_> {
         if much {
             self.source.arm_bulk();
         }
-        self.deadline.set(self.source_pace);
-        // A source that has nothing to say for an hour must not hide that the target has left.
-        poll_fn(|cx| {
-            loop {
-                return match self.source.poll_recv_by(cx, self.deadline) {
-                    Poll::Ready(Ok(buf)) => Poll::Ready(Ok(buf)),
-                    Poll::Ready(Err(Abort::TimedOut)) if self.goes_on(self.source_pace) => continue,
-                    Poll::Ready(Err(error)) => Poll::Ready(Err(source_broke(error))),
-                    Poll::Pending if self.poll_target_left(cx) => Poll::Ready(Err(Broken::Target)),
-                    Poll::Pending => Poll::Pending,
-                };
-            }
-        })
-        .await
+        self.wait_for_source(|cx| self.source.poll_recv_by(cx, self.deadline)).await
     }
 
     /// Takes what to send out of `inbox`: the buffer itself where all of it goes, a copy where
@@ -433,63 +396,32 @@ impl Relay<'_> {
         }
         Ok(Some(SendBuf::Vec(out)))
     }
+}
 
-    /// Moves `left` bytes without copying them, behind `head`.
-    async fn splice(
-        &self,
-        mut pipe: Pipe,
-        head: Option<Vec<u8>>,
-        left: &mut u64,
-    ) -> Result<(), Broken> {
-        if let Some(head) = head {
-            // Through the pipe as well: what is here of the body leaves in the same segments.
-            if !pipe.put(&head) {
-                self.target.begin_send(SendBuf::Vec(head));
-                return Ok(());
-            }
-            self.ring.give_vec(head);
-        }
-        self.sent().await?;
-        self.source.set_nonblocking();
-        self.target.set_nonblocking();
-        while 0 < *left {
-            let filled = pipe.fill(self.source, *left);
-            if let Ok(Moved::Bytes(n)) = filled {
-                *left -= n as u64;
-                self.moved(n);
-            }
-            while 0 < pipe.held() {
-                match pipe.empty(self.target) {
-                    Ok(Moved::Bytes(_)) => {}
-                    Ok(Moved::Later) => self.writable().await?,
-                    Ok(Moved::End) => return Err(Broken::Target),
-                    Err(error) => return Err(self.target_broke(Abort::Io(error))),
-                }
-            }
-            match filled {
-                // Where both sides are fast it would else be the only one.
-                Ok(Moved::Bytes(_)) if 0 < *left => self.ring.give_way().await,
-                Ok(Moved::Bytes(_)) => {}
-                Ok(Moved::Later) => self.readable().await?,
-                Ok(Moved::End) | Err(_) => return Err(Broken::Source),
-            }
-        }
-        Ok(())
+impl Direction for Relay<'_> {
+    fn ring(&self) -> &Ring {
+        self.ring
     }
 
-    async fn readable(&self) -> Result<(), Broken> {
-        self.deadline.set(self.source_pace);
-        poll_fn(|cx| {
-            loop {
-                return match self.source.poll_readable(cx, self.deadline) {
-                    Poll::Ready(Err(Abort::TimedOut)) if self.goes_on(self.source_pace) => continue,
-                    Poll::Ready(result) => Poll::Ready(result.map_err(source_broke)),
-                    Poll::Pending if self.poll_target_left(cx) => Poll::Ready(Err(Broken::Target)),
-                    Poll::Pending => Poll::Pending,
-                };
-            }
-        })
-        .await
+    fn source(&self) -> &Stream {
+        self.source
+    }
+
+    fn target(&self) -> &Stream {
+        self.target
+    }
+
+    fn moved(&self, count: usize) {
+        self.meter.moved(count);
+        self.both.note_moved(self.ring);
+    }
+
+    async fn source_ready(&self) -> Result<(), Broken> {
+        self.wait_for_source(|cx| self.source.poll_readable(cx, self.deadline)).await
+    }
+
+    async fn target_ready(&self) -> Result<(), Broken> {
+        self.wait_for_target(|cx| self.target.poll_writable(cx, self.deadline)).await
     }
 }
 

@@ -15,11 +15,32 @@ use crate::link::{HandedOver, Protocol, Shed};
 use crate::proxy_protocol;
 use crate::ring::{Abort, Deadline, EndCounts, RecvBuf, Stream};
 
+/// Bytes of the request under way at the front of the inbox. They stay there until it can be held
+/// no more: until a backend or a reply has taken its place.
+#[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Front {
+    /// Length of its head.
+    pub(super) head: u32,
+    /// Length of its body, where that came along whole and goes on in one piece with the head.
+    pub(super) body: u32,
+}
+
+impl Front {
+    fn len(self) -> usize {
+        self.head as usize + self.body as usize
+    }
+
+    pub(super) fn head_in(self, inbox: &Inbox) -> &[u8] {
+        &inbox.bytes()[..self.head as usize]
+    }
+}
+
 /// A client's connection and what was received on it.
 pub(super) struct ClientSide {
     pub(super) shard: Rc<Shard>,
     pub(super) stream: Stream,
     pub(super) inbox: Inbox,
+    pub(super) front: Front,
     pub(super) deadline: Deadline,
     /// Client of the request under way, or of the last one.
     pub(super) client: Client,
@@ -55,19 +76,37 @@ pub(super) enum Idleness {
 impl ClientSide {
     pub(super) fn new(shard: Rc<Shard>, stream: Stream, client: Client) -> ClientSide {
         let deadline = Deadline::new(&shard.ring);
-        let (inbox, ticket) = (Inbox::default(), RequestTicket::NONE);
-        ClientSide { shard, stream, inbox, deadline, client, ticket }
+        let (inbox, front, ticket) = (Inbox::default(), Front::default(), RequestTicket::NONE);
+        ClientSide { shard, stream, inbox, front, deadline, client, ticket }
+    }
+
+    /// Takes the bytes of the request under way out of the inbox, and counts them.
+    pub(super) fn take_front(&mut self) {
+        let count = std::mem::take(&mut self.front).len();
+        if 0 < count {
+            if self.ticket != RequestTicket::NONE {
+                self.shard.count_received(self.ticket, count);
+            }
+            self.inbox.consume(&self.shard.ring, count);
+        }
     }
 
     /// Ends the request under way, however it went.
     pub(super) fn finish(&mut self) {
+        self.take_front();
         self.shard.finish(std::mem::replace(&mut self.ticket, RequestTicket::NONE));
+    }
+
+    /// Takes the request under way out of the counts: its bytes stay, for another process.
+    pub(super) fn withdraw(&mut self) {
+        self.front = Front::default();
+        self.shard.withdraw(std::mem::replace(&mut self.ticket, RequestTicket::NONE));
     }
 
     /// Says which end of the client counts as leaving while it waits for its response: none behind
     /// requests that wait their turn.
     pub(super) fn end_counts(&self) -> EndCounts {
-        end_counts(&self.shard, &self.inbox)
+        end_counts(&self.shard, self.front.len() < self.inbox.bytes().len())
     }
 
     /// Reads the header of the PROXY protocol that comes first and takes the client's address from
@@ -160,10 +199,10 @@ impl ClientSide {
     }
 }
 
-/// Says which end of a client counts as leaving while it waits for its response, with `behind` in
-/// its inbox.
-pub(super) fn end_counts(shard: &Shard, behind: &Inbox) -> EndCounts {
-    if behind.is_empty() { shard.end_counts(false) } else { EndCounts::Never }
+/// Says which end of a client counts as leaving while it waits for its response; `has_more` is set
+/// where requests wait behind this one.
+pub(super) fn end_counts(shard: &Shard, has_more: bool) -> EndCounts {
+    if has_more { EndCounts::Never } else { shard.end_counts(false) }
 }
 
 /// Counts a connection of this client, unless there are as many as one may have. The connections of

@@ -1,7 +1,6 @@
 //! A client connection: read a head, act on it, again or close.
 
 use std::net::IpAddr;
-use std::num::NonZeroU64;
 use std::time::Duration;
 
 use super::backend::backend_at;
@@ -60,8 +59,15 @@ pub(super) async fn serve(connection: &mut Connection, mut waited: Option<Box<Wa
 enum Step {
     /// The request is over, and this follows.
     Over(Next),
-    /// The request has to wait. Its head is at the front of the inbox.
-    Hold(Box<(Request, Hold)>),
+    /// The request has to wait, at the front of the inbox.
+    Hold(Box<Demand>),
+}
+
+/// Demand of a request to be held, for at most so long.
+struct Demand {
+    request: Request,
+    why: HoldReason,
+    timeout: Duration,
 }
 
 /// Outcome of waiting for a head.
@@ -171,12 +177,13 @@ impl Connection {
         if self.side.shard.tuning().request_id {
             self.side.client.request_id = self.side.shard.request_id();
         }
+        self.side.front.head = len as u32;
         let next = loop {
-            match self.attempt(len, &mut waited).await {
+            match self.attempt(&mut waited).await {
                 Step::Over(next) => break next,
                 // It needs less room than an attempt, whose place it takes: no box.
-                Step::Hold(held) => {
-                    if let Err(next) = self.wait(len, held, &mut waited).await {
+                Step::Hold(demand) => {
+                    if let Err(next) = self.wait(demand, &mut waited).await {
                         break next;
                     }
                 }
@@ -187,103 +194,52 @@ impl Connection {
     }
 
     /// Acts on the head by the table as it is now.
-    async fn attempt(&mut self, len: usize, waited: &mut Option<Box<Waited>>) -> Step {
+    async fn attempt(&mut self, waited: &mut Option<Box<Waited>>) -> Step {
         // Held until a backend answers, never while bytes flow: a tunnel of hours must not keep a
         // table of yesterday in memory.
         let table = self.side.shard.table();
-        let plan = self.plan(len, &table, waited.as_deref());
-        let mut backend = BackendSide::default();
-        // Moved, not lent: the future would else have room for it until the end.
-        match self.take_in(len, plan, &mut backend) {
-            Plan::Hold { request, hold, .. } => Step::Hold(Box::new((request, *hold))),
-            Plan::Proxy { proxy, mut request, head, .. } => {
-                backend.own = self.take_own(proxy);
-                let rule = (proxy, waited.as_deref());
-                let request = &mut request;
-                let started =
-                    exchange::start(&mut self.side, &mut backend, rule, request, head).await;
-                let timeout = proxy.hold();
-                drop(table);
-                let outcome = match started {
-                    Ok(started) => {
-                        backend.give_kept(&self.side.shard);
-                        exchange::finish(&mut self.side, &mut backend, request, started).await
-                    }
-                    Err(Outcome::Hold { silences }) => {
-                        let kept = std::mem::take(&mut backend.kept);
-                        let hold = self.take_back(kept, len, timeout, silences, waited);
-                        return hold.map_or(Step::Over(Next::Close), |hold| {
-                            Step::Hold(Box::new((request.clone(), hold)))
-                        });
-                    }
-                    Err(outcome) => {
-                        backend.give_kept(&self.side.shard);
-                        outcome
-                    }
-                };
-                Step::Over(self.conclude(&mut backend, request, outcome).await)
+        let (proxy, mut request, head) = match self.plan(&table, waited.as_deref()) {
+            Plan::Proxy { proxy, request, head } => (proxy, request, head),
+            Plan::Hold { request, why, timeout } => {
+                return Step::Hold(Box::new(Demand { request, why, timeout }));
             }
-            Plan::Reply { request, answer, close, ending, .. } => {
+            Plan::Reply { request, answer, close, ending } => {
                 self.side.shard.note_end(self.side.ticket, ending);
-                Step::Over(self.reply(&request, answer, close).await)
+                return Step::Over(self.reply(&request, answer, close).await);
             }
-            Plan::Health { request, answer, close } => {
-                Step::Over(self.reply(&request, answer, close).await)
+            Plan::Refuse { answer, refusal } => {
+                return Step::Over(self.refuse_with(answer, refusal).await);
             }
-            Plan::Refuse { answer, refusal } => Step::Over(self.refuse_with(answer, refusal).await),
-        }
+        };
+        let own = self.take_own(proxy);
+        let mut backend = BackendSide { own, ..BackendSide::default() };
+        let rule = (proxy, waited.as_deref());
+        let started = exchange::start(&mut self.side, &mut backend, rule, &mut request, head).await;
+        let timeout = proxy.hold();
+        drop(table);
+        let outcome = match started {
+            Ok(started) => {
+                exchange::finish(&mut self.side, &mut backend, &mut request, started).await
+            }
+            Err(Outcome::Hold { silences }) => {
+                self.side.shard.chose_none(self.side.ticket);
+                Waited::note(waited, self.side.shard.ring.now(), silences);
+                let why = HoldReason::NoBackend;
+                return Step::Hold(Box::new(Demand { request, why, timeout }));
+            }
+            Err(outcome) => outcome,
+        };
+        Step::Over(self.conclude(&mut backend, &request, outcome).await)
     }
 
-    /// Plans the request with the head of `len` bytes at the front of the inbox.
-    fn plan<'t>(
-        &mut self,
-        len: usize,
-        table: &'t Table,
-        waited: Option<&Waited>,
-    ) -> (Plan<'t>, Option<NonZeroU64>) {
-        let ClientSide { shard, inbox, .. } = &self.side;
+    /// Plans the request whose head is at the front of the inbox.
+    fn plan<'t>(&mut self, table: &'t Table, waited: Option<&Waited>) -> Plan<'t> {
         let mut client = self.connected();
-        let mut affinity = None;
-        let noted = (&mut client, &mut affinity);
-        let plan = plan::plan(shard, table, &inbox.bytes()[..len], noted, waited);
+        let ClientSide { shard, inbox, front, ticket, .. } = &mut self.side;
+        front.body = 0;
+        let whose = (&mut client, ticket);
+        let plan = plan::plan(shard, table, front.head_in(inbox), whose, waited);
         self.take_client(client);
-        (plan, affinity)
-    }
-
-    /// Counts a request that was planned, and takes its head out of the inbox.
-    fn take_in<'t>(
-        &mut self,
-        len: usize,
-        (plan, affinity): (Plan<'t>, Option<NonZeroU64>),
-        backend: &mut BackendSide,
-    ) -> Plan<'t> {
-        let ClientSide { shard, inbox, ticket, client, .. } = &mut self.side;
-        let bytes = &inbox.bytes()[..len];
-        if let Some(keys) = plan.keys() {
-            match *ticket {
-                RequestTicket::NONE => {
-                    let record = shard.record_http(bytes, *client);
-                    *ticket = shard.begin(keys, len, record);
-                }
-                ticket => shard.reroute(ticket, keys),
-            }
-        }
-        if let Some(affinity) = affinity {
-            shard.note_affinity(*ticket, affinity);
-        }
-        match &plan {
-            Plan::Hold { .. } => return plan,
-            Plan::Proxy { proxy, .. } if !proxy.hold().is_zero() => {
-                backend.kept = shard.ring.take_vec();
-                backend.kept.extend_from_slice(bytes);
-            }
-            _ => {}
-        }
-        inbox.consume(&shard.ring, len);
-        if let Plan::Proxy { request: Request { framing: RequestFraming::None, .. }, .. } = plan {
-            // Pipelined requests must wait, and must not keep a buffer from others while they do.
-            inbox.gather(&shard.ring);
-        }
         plan
     }
 
@@ -317,38 +273,19 @@ impl Connection {
         }
     }
 
-    /// Puts a request back that found no backend, so that it can wait for one.
-    fn take_back(
-        &mut self,
-        kept: Vec<u8>,
-        len: usize,
-        timeout: Duration,
-        silences: u8,
-        waited: &mut Option<Box<Waited>>,
-    ) -> Option<Hold> {
-        let shard = &self.side.shard;
-        shard.chose_none(self.side.ticket);
-        shard.uncount_received(self.side.ticket, kept.len() - len);
-        self.side.inbox.put_back(&shard.ring, &kept);
-        shard.ring.give_vec(kept);
-        let (host, scheme) = plan::host_of(&self.side.inbox.bytes()[..len], self.side.client)?;
-        Waited::note(waited, shard.ring.now(), silences);
-        Some(Hold { why: HoldReason::NoBackend, host, scheme, timeout })
-    }
-
     /// Holds the request at the front of the inbox. `Err`: it goes no further, and this follows.
     async fn wait(
         &mut self,
-        len: usize,
-        held: Box<(Request, Hold)>,
+        demand: Box<Demand>,
         waited: &mut Option<Box<Waited>>,
     ) -> Result<(), Next> {
-        let (request, hold) = *held;
+        let Demand { request, why, timeout } = &*demand;
+        let host = request.host_in(self.side.front.head_in(&self.side.inbox));
+        let hold = Hold { why: *why, host, scheme: request.scheme, timeout: *timeout };
         let ending = match hold::hold(&mut self.side, hold, waited).await {
             HoldOutcome::Released => return Ok(()),
             HoldOutcome::Moving => {
-                let ticket = std::mem::replace(&mut self.side.ticket, RequestTicket::NONE);
-                self.side.shard.withdraw(ticket, len);
+                self.side.withdraw();
                 return Err(Box::pin(self.hand_over(waited.as_deref())).await);
             }
             HoldOutcome::Ended(ending) => ending,
@@ -357,10 +294,9 @@ impl Connection {
         if ending == Ending::ClientGone {
             return Err(Next::Close);
         }
-        self.side.inbox.consume(&self.side.shard.ring, len);
         let close = request.closes() || self.side.shard.stopping();
-        let answer = reply::timeout(&self.side.shard, &request, close);
-        Err(self.reply(&request, answer, close).await)
+        let answer = reply::timeout(&self.side.shard, request, close);
+        Err(self.reply(request, answer, close).await)
     }
 
     /// Sends a reply; a short body that follows the request is read and dropped.
@@ -394,7 +330,8 @@ impl Connection {
     }
 
     /// Queues a reply behind what the client has not taken yet; waits only for that.
-    async fn send(&self, reply: Vec<u8>) -> Result<(), Abort> {
+    async fn send(&mut self, reply: Vec<u8>) -> Result<(), Abort> {
+        self.side.take_front();
         let ClientSide { shard, stream, deadline, ticket, .. } = &self.side;
         stream.sent(deadline, shard.timeouts().client).await?;
         shard.count_reply(*ticket, http::status_of(&reply), reply.len());
@@ -451,6 +388,6 @@ mod tests {
     #[test]
     fn task_of_a_connection_stays_small() {
         let size = size_of_future(serve) + size_of::<Connection>();
-        assert!(size <= 1672, "{size} bytes");
+        assert!(size <= 1576, "{size} bytes");
     }
 }

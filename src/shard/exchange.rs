@@ -33,18 +33,9 @@ pub(super) struct BackendSide {
     pub(super) inbox: Inbox,
     /// The client's own connection to one of the rule's backends.
     pub(super) own: Option<Box<OwnConnection>>,
-    /// The request as it came, of a rule that may have it wait for a backend.
-    pub(super) kept: Vec<u8>,
 }
 
 impl BackendSide {
-    /// Frees the copy of a request that will not be needed again.
-    pub(super) fn give_kept(&mut self, shard: &Shard) {
-        if 0 < self.kept.capacity() {
-            shard.ring.give_vec(std::mem::take(&mut self.kept));
-        }
-    }
-
     /// Gives up a connection that turned out dead, and takes back the request that was sent on it.
     async fn take_back(&mut self, side: &ClientSide, request: &Request) -> Option<Vec<u8>> {
         // Its permit goes back before another is asked for: there may be only one.
@@ -78,8 +69,8 @@ pub(super) enum Outcome {
     Refuse(Refusal),
     /// A reply takes the place of the response. The request says how much of it is left to read.
     Fail(Ending),
-    /// No backend can be reached, and the rule says to wait for one. [`BackendSide::kept`] is the
-    /// request.
+    /// No backend can be reached, and the rule says to wait for one. The request is at the front of
+    /// the inbox.
     Hold {
         /// How often it was sent, on connections that ended without a byte of a response.
         silences: u8,
@@ -87,7 +78,8 @@ pub(super) enum Outcome {
 }
 
 /// Finds a backend of `proxy` for a request; one without a body is sent and its response awaited.
-/// `waited` is set for a request that was held before.
+/// What is at the front of the inbox is taken once a backend has it; while it may be held, that is
+/// once it has a response. `waited` is set for a request that was held before.
 pub(super) async fn start(
     side: &mut ClientSide,
     backend: &mut BackendSide,
@@ -95,18 +87,15 @@ pub(super) async fn start(
     request: &mut Request,
     mut head: Vec<u8>,
 ) -> Result<Started, Outcome> {
-    let forwarded = head.len();
     if let Err(refusal) = carry_body(side, request, &mut head) {
         side.shard.ring.give_vec(head);
         return Err(Outcome::Refuse(refusal));
     }
-    if !proxy.hold().is_zero() {
-        backend.kept.extend_from_slice(&head[forwarded..]);
-    }
     if let Some(limit) = proxy.max_open_requests() {
         let entry = entry(side, (proxy, waited), request);
         // Boxed: a connection that waits for its next request should not carry this path's state.
-        let entered = Box::pin(open_requests::enter(&side.shard, limit, entry, &side.stream));
+        let client = (&side.stream, &mut side.inbox);
+        let entered = Box::pin(open_requests::enter(&side.shard, limit, entry, client));
         if let Err(ending) = entered.await {
             side.shard.ring.give_vec(head);
             return Err(without_backend(side, proxy, ending, 0));
@@ -117,7 +106,8 @@ pub(super) async fn start(
     loop {
         let asking = asking(side, (proxy, waited), request, again);
         let own = backend.own.take();
-        let mut lease = match acquire(&side.shard, asking, &side.stream, own).await {
+        let client = (&side.stream, &mut side.inbox);
+        let mut lease = match acquire(&side.shard, asking, client, own).await {
             Ok(lease) => lease,
             Err(ending) => {
                 side.shard.ring.give_vec(head);
@@ -127,9 +117,15 @@ pub(super) async fn start(
         lease.is_own |= request.authenticates;
         heads::name_backend(&side.shard, proxy, request, &lease, &mut head);
         if request.framing != RequestFraming::None {
+            side.take_front();
             backend.lease = Some(lease);
             return Ok(Started::Uploading(head));
         }
+        if proxy.hold().is_zero() {
+            side.take_front();
+        }
+        // What is left must wait, and must not keep a buffer from others while it does.
+        side.inbox.gather(&side.shard.ring);
         // Kept: it is needed again if this connection is dead, and else becomes the buffer of the
         // response.
         lease.stream.begin_send_kept(head);
@@ -139,7 +135,10 @@ pub(super) async fn start(
         side.stream.arm();
         let lease = &*backend.lease.insert(lease);
         let failed = match answer(side, lease, request, &progress).head(&mut backend.inbox).await {
-            Ok(len) => return Ok(Started::Answering(len)),
+            Ok(len) => {
+                side.take_front();
+                return Ok(Started::Answering(len));
+            }
             Err(failed) => failed,
         };
         if failed.is_dead_connection() && lease.reused && is_repeatable(request) {
@@ -238,33 +237,15 @@ fn carry_body(
     request: &mut Request,
     head: &mut Vec<u8>,
 ) -> Result<(), Refusal> {
-    if request.framing != RequestFraming::None && join_whole(side, request, head)? {
+    if request.framing == RequestFraming::None {
+        return Ok(());
+    }
+    let behind = &side.inbox.bytes()[side.front.head as usize..];
+    if let Some(length) = Body::of_request(request).copy_whole(behind, head)? {
+        side.front.body = length as u32;
         request.framing = RequestFraming::None;
     }
     Ok(())
-}
-
-/// Appends a body to its head that is here already, whole and small. `false`: it is not.
-fn join_whole(
-    side: &mut ClientSide,
-    request: &Request,
-    head: &mut Vec<u8>,
-) -> Result<bool, Refusal> {
-    let bytes = side.inbox.bytes();
-    let mut body = Body::of_request(request);
-    let whole = match &body {
-        Body::Length(n) => *n <= bytes.len() as u64,
-        // A wrong chunk that is here already: then no byte of the request has gone out yet.
-        _ => {
-            let mut trial = body.clone();
-            trial.skim(bytes)?;
-            trial.is_done()
-        }
-    };
-    if whole {
-        upload::join(side, &mut body, head)?;
-    }
-    Ok(body.is_done())
 }
 
 /// Brings a started exchange to its end.

@@ -18,6 +18,12 @@ pub(super) struct Inbox {
     scan: HeadScan,
 }
 
+impl From<Vec<u8>> for Inbox {
+    fn from(bytes: Vec<u8>) -> Inbox {
+        Inbox { gathered: bytes, ..Inbox::default() }
+    }
+}
+
 impl Inbox {
     pub(super) fn bytes(&self) -> &[u8] {
         match &self.first {
@@ -58,14 +64,6 @@ impl Inbox {
             self.clear(ring);
             self.gathered = bytes;
         }
-    }
-
-    /// Puts bytes back in front that were consumed.
-    pub(super) fn put_back(&mut self, ring: &Rc<Ring>, front: &[u8]) {
-        let bytes = [front, self.bytes()].concat();
-        self.clear(ring);
-        self.scan = HeadScan::default();
-        self.gathered = bytes;
     }
 
     /// Refusal of a head that is longer than allowed.

@@ -30,6 +30,7 @@ mod reply;
 mod request;
 mod response;
 mod route;
+mod splice;
 mod tally;
 mod tunnel;
 mod upload;

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use super::Shard;
 use super::ending::Ending;
+use super::inbox::Inbox;
 use super::request::RequestTicket;
 use super::waiting::{WaitingLine, woken};
 use crate::link::{ByKey, Gate, Shed, SlotTime};
@@ -59,12 +60,13 @@ pub(super) struct Entry {
 }
 
 /// Waits until a rule with this limit allows one more open request. The request has its permit
-/// until it is given back, at its end at the latest.
+/// until it is given back, at its end at the latest. What came of it is in `inbox`: a request that
+/// waits must not keep a buffer from others.
 pub(super) async fn enter(
     shard: &Rc<Shard>,
     limit: NonZeroU32,
     entry: Entry,
-    client: &Stream,
+    (client, inbox): (&Stream, &mut Inbox),
 ) -> Result<(), Ending> {
     let (rule, limit) = (shard.rule_of(entry.ticket), limit.get());
     if let Some(permit) = shard.open_requests.enter(shard, rule, limit) {
@@ -72,6 +74,7 @@ pub(super) async fn enter(
         return Ok(());
     }
     client.arm();
+    inbox.gather(&shard.ring);
     let mut wait = pin!(wait(shard, rule, limit, entry));
     let permit = poll_fn(|cx| match wait.as_mut().poll(cx) {
         Poll::Ready(result) => Poll::Ready(result),

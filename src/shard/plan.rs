@@ -2,48 +2,37 @@
 //! own answer. Synchronous and without allocation: the head is read where it arrived.
 
 use std::num::NonZeroU64;
+use std::sync::Arc;
+use std::time::Duration;
 
 use super::ending::Ending;
-use super::hold::{Hold, Waited};
-use super::request::{Client, Keys, Request};
+use super::hold::Waited;
+use super::request::{Client, Request, RequestTicket};
 use super::route::{self, Route};
 use super::{Shard, Table, heads, reply};
 use crate::http::{self, Method, ReplyTo, RequestForward, RequestHead, Target};
-use crate::table::{self, Action, Algorithm, Proxy, Scheme, host};
+use crate::link::HoldReason;
+use crate::table::{self, Action, Algorithm, Overrides, Proxy, Scheme, host};
 
 pub(super) enum Plan<'t> {
     /// Pass it on. `head` is what the backend gets.
-    Proxy { proxy: &'t Proxy, keys: Keys, request: Request, head: Vec<u8> },
-    /// Keep it until the table says otherwise.
-    Hold { keys: Keys, request: Request, hold: Box<Hold> },
+    Proxy { proxy: &'t Proxy, request: Request, head: Vec<u8> },
+    /// Keep it until the table says otherwise, for at most so long.
+    Hold { request: Request, why: HoldReason, timeout: Duration },
     /// Answer it here. `close` is what the answer says.
-    Reply { keys: Keys, request: Request, answer: Vec<u8>, close: bool, ending: Ending },
-    /// Reply to a health check of this daemon, which counts under no host.
-    Health { request: Request, answer: Vec<u8>, close: bool },
+    Reply { request: Request, answer: Vec<u8>, close: bool, ending: Ending },
     /// Answer and close: the head is not one we understand or accept.
     Refuse { answer: Vec<u8>, refusal: http::Refusal },
 }
 
-impl Plan<'_> {
-    /// Keys that the request is counted under; `None` for one that is not accepted.
-    pub(super) fn keys(&self) -> Option<Keys> {
-        match self {
-            Plan::Proxy { keys, .. } | Plan::Hold { keys, .. } | Plan::Reply { keys, .. } => {
-                Some(*keys)
-            }
-            Plan::Health { .. } | Plan::Refuse { .. } => None,
-        }
-    }
-}
-
+/// Plans the request with this head, and begins to count it unless it is under way already.
 /// `client` is the one that the connection tells, and becomes the request's. `waited` is set for a
-/// request that was held already. `affinity` becomes the hash of the cookie or field that decides
-/// on the backend, of a rule that goes by one.
+/// request that was held already.
 pub(super) fn plan<'t>(
     shard: &Shard,
     table: &'t Table,
     bytes: &[u8],
-    (client, affinity): (&mut Client, &mut Option<NonZeroU64>),
+    (client, ticket): (&mut Client, &mut RequestTicket),
     waited: Option<&Waited>,
 ) -> Plan<'t> {
     let mut room = http::field_room();
@@ -56,13 +45,75 @@ pub(super) fn plan<'t>(
     }
     let client = *client;
     let mut room = [0; 256];
-    let scheme = client.scheme(head.forwarded_scheme);
     let name = match head.host.map(|raw| host::canonical(raw, &mut room)).transpose() {
         Ok(name) => name,
         Err(_) => return refuse(shard, http::Refusal::BadHost),
     };
+    let scheme = client.scheme(head.forwarded_scheme);
     let rule = route::find(shard, table, name, scheme);
-    let mut request = Request {
+    let mut request = read(shard, bytes, &head, client, table.snapshot().overrides(rule.action));
+    let close = request.closes();
+    let to = || request.reply_to(close, shard.date());
+    if shard.tuning().has_health_path && is_health_check(shard, &head) {
+        // A health check of this daemon counts under no host.
+        let answer = health_reply(shard, to());
+        return Plan::Reply { request, answer, close, ending: Ending::Local };
+    }
+    match *ticket {
+        RequestTicket::NONE => {
+            let record = shard.record_http(&head, (name, scheme), client);
+            *ticket = shard.begin(rule.keys, record);
+        }
+        ticket => shard.reroute(ticket, rule.keys),
+    }
+    let via = shard.tuning().via;
+    if via.is_set() && head.came_through(&via) {
+        let (ending, mut answer) = (Ending::Loop, shard.ring.take_vec());
+        http::write_status(ending.status().unwrap_or(508), to(), &mut answer);
+        return Plan::Reply { request, answer, close, ending };
+    }
+    let asked = (name.unwrap_or_default(), client.peer);
+    let (ending, answer) = match route::decide(shard, table, &rule, asked, waited) {
+        Route::Proxy(_) | Route::Hold(..) if request.is_too_large() => {
+            let refusal = http::Refusal::BodyTooLarge;
+            let answer = reply::refusal_of_body(shard, &request, refusal, close);
+            (Ending::Refused(refusal), answer)
+        }
+        Route::Proxy(proxy) => {
+            if let Some(affinity) = affinity_of(proxy, &head) {
+                shard.note_affinity(*ticket, affinity);
+            }
+            let head = write_head(shard, proxy, &mut request, (&head, client), waited);
+            return Plan::Proxy { proxy, request, head };
+        }
+        Route::Hold(why, timeout) => return Plan::Hold { request, why, timeout },
+        Route::Denied => (Ending::AccessDenied, reply::status(shard, &request, 403, close)),
+        Route::Limited(spent) => (spent.ending(), reply::status(shard, &request, 429, close)),
+        Route::Reply(action) => {
+            let mut answer = shard.ring.take_vec();
+            write_reply(shard, action, &head, request.scheme, to(), &mut answer);
+            heads::change_response(&request, &mut answer);
+            (Ending::Local, answer)
+        }
+    };
+    Plan::Reply { request, answer, close, ending }
+}
+
+/// Takes out of a head what is needed once it has been parsed.
+fn read(
+    shard: &Shard,
+    bytes: &[u8],
+    head: &RequestHead<'_, '_>,
+    client: Client,
+    overrides: Option<Arc<Overrides>>,
+) -> Request {
+    let host_at = head.host.map_or(0..0, |host| {
+        let start = host.as_ptr().addr() - bytes.as_ptr().addr();
+        start as u32..(start + host.len()) as u32
+    });
+    Request {
+        host_at,
+        scheme: client.scheme(head.forwarded_scheme),
         method: head.method,
         version: head.version,
         framing: head.framing,
@@ -71,52 +122,8 @@ pub(super) fn plan<'t>(
         expect_continue: head.expect_continue,
         upgrade: head.upgrade,
         authenticates: head.authenticates,
-        overrides: table.snapshot().overrides(rule.action),
-    };
-    let close = request.closes();
-    if shard.tuning().has_health_path && is_health_check(shard, &head) {
-        let answer = health_reply(shard, request.reply_to(close, shard.date()));
-        return Plan::Health { request, answer, close };
+        overrides,
     }
-    let via = shard.tuning().via;
-    let keys = rule.keys;
-    if via.is_set() && head.came_through(&via) {
-        let to = request.reply_to(close, shard.date());
-        let (ending, mut answer) = (Ending::Loop, shard.ring.take_vec());
-        http::write_status(ending.status().unwrap_or(508), to, &mut answer);
-        return Plan::Reply { keys, request, answer, close, ending };
-    }
-    let name = name.unwrap_or_default();
-    let proxy = match route::decide(shard, table, &rule, (name, client.peer), waited) {
-        Route::Proxy(_) | Route::Hold(..) if request.is_too_large() => {
-            let refusal = http::Refusal::BodyTooLarge;
-            let answer = reply::refusal_of_body(shard, &request, refusal, close);
-            return Plan::Reply { keys, request, answer, close, ending: Ending::Refused(refusal) };
-        }
-        Route::Proxy(proxy) => proxy,
-        Route::Hold(why, timeout) => {
-            let hold = Hold { why, host: name.into(), scheme, timeout };
-            return Plan::Hold { keys, request, hold: Box::new(hold) };
-        }
-        Route::Denied => {
-            let answer = reply::status(shard, &request, 403, close);
-            return Plan::Reply { keys, request, answer, close, ending: Ending::AccessDenied };
-        }
-        Route::Limited(spent) => {
-            let answer = reply::status(shard, &request, 429, close);
-            return Plan::Reply { keys, request, answer, close, ending: spent.ending() };
-        }
-        Route::Reply(action) => {
-            let mut answer = shard.ring.take_vec();
-            let to = request.reply_to(close, shard.date());
-            write_reply(shard, action, &head, client, to, &mut answer);
-            heads::change_response(&request, &mut answer);
-            return Plan::Reply { keys, request, answer, close, ending: Ending::Local };
-        }
-    };
-    *affinity = affinity_of(proxy, &head);
-    let head = write_head(shard, proxy, &mut request, (&head, client, scheme), waited);
-    Plan::Proxy { proxy, keys, request, head }
 }
 
 /// Writes the head that a backend gets.
@@ -124,14 +131,14 @@ fn write_head(
     shard: &Shard,
     proxy: &Proxy,
     request: &mut Request,
-    (head, client, scheme): (&RequestHead<'_, '_>, Client, Scheme),
+    (head, client): (&RequestHead<'_, '_>, Client),
     waited: Option<&Waited>,
 ) -> Vec<u8> {
     let mut out = shard.ring.take_vec();
     let forward = RequestForward {
         client: client.peer,
         trusted: client.trusted,
-        scheme,
+        scheme: request.scheme,
         request_id: shard.whole_request_id(client.request_id),
         via: shard.tuning().via,
     };
@@ -179,20 +186,11 @@ fn take_client(shard: &Shard, head: &RequestHead<'_, '_>, client: &mut Client) {
     }
 }
 
-/// The host of a request that was planned before; empty where it has none.
-pub(super) fn host_of(bytes: &[u8], client: Client) -> Option<(Box<str>, Scheme)> {
-    let mut room = http::field_room();
-    let head = http::parse_request(bytes, &mut room).ok()?;
-    let mut room = [0; 256];
-    let name = head.host.map(|raw| host::canonical(raw, &mut room)).transpose().ok()?;
-    Some((name.unwrap_or_default().into(), client.scheme(head.forwarded_scheme)))
-}
-
 fn write_reply(
     shard: &Shard,
     action: &Action,
     head: &RequestHead<'_, '_>,
-    client: Client,
+    scheme: Scheme,
     to: ReplyTo,
     out: &mut Vec<u8>,
 ) {
@@ -205,7 +203,6 @@ fn write_reply(
                 Target::Absolute { path, .. } => path,
                 Target::Asterisk => b"/",
             };
-            let scheme = client.scheme(head.forwarded_scheme);
             http::write_redirect(redirect.to(), redirect.code(), scheme, path, to, out);
         }
         Action::Static(page) => match pages.get(page.page()) {
@@ -223,6 +220,6 @@ fn write_reply(
     }
 }
 
-pub(super) fn refuse<'t>(shard: &Shard, refusal: http::Refusal) -> Plan<'t> {
+fn refuse<'t>(shard: &Shard, refusal: http::Refusal) -> Plan<'t> {
     Plan::Refuse { answer: reply::refusal(shard, refusal), refusal }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::backend::{Asking, acquire, timeout_connect};
-use super::client::{ClientSide, Idleness};
+use super::client::{ClientSide, Front, Idleness};
 use super::ending::Ending;
 use super::hold::{Hold, HoldOutcome, Waited};
 use super::open_requests::Entry;
@@ -59,6 +59,7 @@ async fn lead(side: &mut ClientSide, speaks: Protocol, waited: Option<Box<Waited
         }
         NoLease::Alert(_) | NoLease::Hold(_) => Next::Close,
     };
+    side.front = Front { head: side.inbox.bytes().len() as u32, body: 0 };
     side.shard.give_permit_back(side.ticket);
     closing::end(side, next).await;
     side.finish();
@@ -137,8 +138,7 @@ async fn find_lease(
         match hold::hold(side, hold, &mut waited).await {
             HoldOutcome::Released => {}
             HoldOutcome::Moving => {
-                let ticket = std::mem::replace(&mut side.ticket, RequestTicket::NONE);
-                side.shard.withdraw(ticket, side.inbox.bytes().len());
+                side.withdraw();
                 let since = waited.map(|waited| waited.since);
                 return Err(NoLease::Next(Box::pin(side.hand_over(speaks.clone(), since)).await));
             }
@@ -168,7 +168,7 @@ async fn attempt(
     match side.ticket {
         RequestTicket::NONE => {
             let record = shard.record_raw(name, scheme, side.client);
-            side.ticket = shard.begin(rule.keys, side.inbox.bytes().len(), record);
+            side.ticket = shard.begin(rule.keys, record);
         }
         ticket => shard.reroute(ticket, rule.keys),
     }
@@ -197,7 +197,8 @@ async fn attempt(
     let ends = EndCounts::Never;
     if let Some(limit) = proxy.max_open_requests() {
         let entry = Entry { ticket: side.ticket, patience, ends };
-        let entered = Box::pin(open_requests::enter(shard, limit, entry, &side.stream));
+        let entered =
+            Box::pin(open_requests::enter(shard, limit, entry, (&side.stream, &mut side.inbox)));
         entered.await.map_err(|ending| without_backend(side, ending))?;
     }
     let asking = Asking {
@@ -210,7 +211,7 @@ async fn attempt(
         patience,
         ends,
     };
-    match acquire(shard, asking, &side.stream, None).await {
+    match acquire(shard, asking, (&side.stream, &mut side.inbox), None).await {
         Ok(lease) => Ok(Led { lease, timeout: proxy.timeout_tunnel() }),
         Err(Ending::NoBackend(_) | Ending::NoConnection) if !proxy.hold().is_zero() => {
             shard.chose_none(side.ticket);

@@ -10,10 +10,10 @@ pub(super) use super::log_line::Record;
 use super::log_line::{self, Asked};
 use super::request::Client;
 use crate::address::Address;
-use crate::http::{self, Refusal};
+use crate::http::{Refusal, RequestHead};
 use crate::limits;
 use crate::link::Counter;
-use crate::table::{Scheme, host};
+use crate::table::Scheme;
 
 /// Records and lines that a shard keeps.
 #[derive(Default)]
@@ -25,24 +25,20 @@ pub(super) struct Records {
 }
 
 impl Shard {
-    /// Begins the record of a request whose head is `bytes`; `None` where the log is off.
-    pub(super) fn record_http(&self, bytes: &[u8], client: Client) -> Option<Box<Record>> {
+    /// Begins the record of a request for `host`; `None` where the log is off.
+    pub(super) fn record_http(
+        &self,
+        head: &RequestHead<'_, '_>,
+        (host, scheme): (Option<&str>, Scheme),
+        client: Client,
+    ) -> Option<Box<Record>> {
         if !self.end.together.logbook.is_on() {
             return None;
         }
         let mut record = self.new_record();
-        let mut room = http::field_room();
-        let Ok(head) = http::parse_request(bytes, &mut room) else {
-            log_line::begin(&mut record, client, &Asked { host: None, scheme: "http", head: None });
-            return Some(record);
-        };
-        let mut room = [0; 256];
-        let name = head.host.and_then(|raw| host::canonical(raw, &mut room).ok());
-        let is_secure = client.scheme(head.forwarded_scheme).is_secure();
-        let scheme = if is_secure { "https" } else { "http" };
+        let scheme = if scheme.is_secure() { "https" } else { "http" };
         let id = self.whole_request_id(client.request_id);
-        let asked = Asked { host: name, scheme, head: Some((&head, id)) };
-        log_line::begin(&mut record, client, &asked);
+        log_line::begin(&mut record, client, &Asked { host, scheme, head: Some((head, id)) });
         Some(record)
     }
 

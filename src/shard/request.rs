@@ -2,13 +2,14 @@
 //! counted, and what follows it on its connection.
 
 use std::net::IpAddr;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::http::{HttpDate, Method, ReplyTo, RequestFraming, TrailerRules, Version};
 use crate::limits;
 use crate::link::Timeouts;
-use crate::table::{Overrides, Scheme};
+use crate::table::{Overrides, Scheme, host};
 
 /// A client connection's peer, and how far its words are believed.
 #[derive(Copy, Clone, Debug)]
@@ -36,9 +37,12 @@ impl Client {
     }
 }
 
-/// Properties of a request that are needed after its head was forwarded.
-#[derive(Clone, Debug)]
+/// Properties of a request that are needed after its head was parsed.
+#[derive(Debug)]
 pub(super) struct Request {
+    /// Where its host stands in its head; nowhere in that of a request without one.
+    pub(super) host_at: Range<u32>,
+    pub(super) scheme: Scheme,
     pub(super) method: Method,
     pub(super) version: Version,
     pub(super) framing: RequestFraming,
@@ -56,6 +60,12 @@ pub(super) struct Request {
 }
 
 impl Request {
+    /// Canonical name of its host, which stands in `head`; empty where it has none.
+    pub(super) fn host_in(&self, head: &[u8]) -> Box<str> {
+        let raw = &head[self.host_at.start as usize..self.host_at.end as usize];
+        host::canonical(raw, &mut [0; 256]).unwrap_or_default().into()
+    }
+
     /// Time for which its backend may be silent; `keys` are those of the configuration.
     pub(super) fn timeout_server(&self, keys: Timeouts) -> Duration {
         self.overrides.as_deref().and_then(Overrides::timeout_server).unwrap_or(keys.server)

@@ -138,23 +138,15 @@ impl Tallies {
 }
 
 impl Shard {
-    /// A request whose head of `received` bytes was accepted.
-    pub(super) fn begin(
-        &self,
-        keys: Keys,
-        received: usize,
-        mut record: Option<Box<Record>>,
-    ) -> RequestTicket {
+    /// A request whose head was accepted.
+    pub(super) fn begin(&self, keys: Keys, mut record: Option<Box<Record>>) -> RequestTicket {
         if let Some(record) = &mut record {
-            record.received = received as u64;
             self.note_rule(record, keys.host);
         }
         self.count(Counter::Requests);
-        self.end.counters().add(Counter::Received, received as u64);
         let host = self.host_of(keys.host);
         if let Some(slot) = self.end.hosts().get(host) {
             slot.add(HostCount::Open, 1);
-            slot.add(HostCount::BytesReceived, received as u64);
         }
         let now = self.ring.now();
         let live = Live {
@@ -252,10 +244,8 @@ impl Shard {
         }
     }
 
-    /// Takes a request out of the counts that goes on in another process, from its head of
-    /// `received` bytes on.
-    pub(super) fn withdraw(&self, ticket: RequestTicket, received: usize) {
-        self.uncount_received(ticket, received);
+    /// Takes a request out of the counts that goes on in another process.
+    pub(super) fn withdraw(&self, ticket: RequestTicket) {
         let live = self.tallies.live.borrow_mut().remove(ticket.index());
         self.end.counters().sub(Counter::Requests, 1);
         if let Some(slot) = self.end.hosts().get(live.host) {
@@ -367,14 +357,6 @@ impl Shard {
         self.end.counters().add(Counter::Received, bytes as u64);
         if let Some(slot) = self.host_slot(ticket, |record| record.received += bytes as u64) {
             slot.add(HostCount::BytesReceived, bytes as u64);
-        }
-    }
-
-    /// Takes received bytes out of the counts that will come again.
-    pub(super) fn uncount_received(&self, ticket: RequestTicket, bytes: usize) {
-        self.end.counters().sub(Counter::Received, bytes as u64);
-        if let Some(slot) = self.host_slot(ticket, |record| record.received -= bytes as u64) {
-            slot.sub(HostCount::BytesReceived, bytes as u64);
         }
     }
 

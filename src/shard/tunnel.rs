@@ -11,9 +11,10 @@ use super::client::ClientSide;
 use super::ending::Ending;
 use super::pool::Lease;
 use super::request::{Next, RequestTicket};
+use super::splice::{Broken, Direction, splice};
 use super::tally::Meter;
 use crate::limits;
-use crate::ring::{Abort, Deadline, Moved, Pipe, RecvBuf, SendBuf, Stream};
+use crate::ring::{Deadline, Pipe, RecvBuf, Ring, SendBuf, Stream};
 
 /// [`begin`] and [`relay`]. Both sides may be silent for `timeout`; `None`: for the key's.
 pub(super) async fn run(
@@ -204,61 +205,61 @@ impl<'a> OneWay<'a> {
         true
     }
 
-    /// Splices, if that can be: what was received already goes first, and pipes may be short.
+    /// Splices as long as bytes come, if that can be: what was received already goes first, and
+    /// pipes may be short. A pipe is not kept for a source that has nothing to say.
     async fn much(self) -> On {
         self.source().halted().await;
+        let ring = &self.ends.shard.ring;
         if self.source().is_armed() {
             return On::Quiet;
         }
-        match Pipe::take(&self.ends.shard.ring) {
-            Some(pipe) => self.splice(pipe).await,
-            None => On::Quiet,
-        }
-    }
-
-    /// Moves bytes without copying them as long as they come. A pipe is not kept for a source that
-    /// has nothing to say.
-    async fn splice(self, mut pipe: Pipe) -> On {
-        let Ends { shard, .. } = *self.ends;
-        let (source, target, pace) = (self.source(), self.target(), self.pace());
-        let waiting = Deadline::new(&shard.ring);
-        if target.sent(&waiting, pace).await.is_err() {
+        let Some(mut pipe) = Pipe::take(ring) else { return On::Quiet };
+        let bulk = Bulk { way: self, waiting: Deadline::new(ring) };
+        if self.target().sent(&bulk.waiting, self.pace()).await.is_err() {
             return On::Broken;
         }
-        source.set_nonblocking();
-        target.set_nonblocking();
-        loop {
-            // Where both sides are fast it would else be the only one.
-            shard.ring.give_way().await;
-            match pipe.fill(source, u64::MAX) {
-                Ok(Moved::Bytes(count)) => self.moved(count),
-                Ok(Moved::Later) => {
-                    waiting.set(limits::PIPE_IDLE);
-                    let ready = poll_fn(|cx| source.poll_readable(cx, &waiting)).await;
-                    match ready {
-                        Ok(()) => continue,
-                        Err(Abort::TimedOut) => return On::Quiet,
-                        Err(Abort::Io(_)) => return On::Broken,
-                    }
-                }
-                // The other direction's send was told of the reset: this is all that is left to
-                // say.
-                Ok(Moved::End) if source.send_failed() => return On::Broken,
-                Ok(Moved::End) => return On::Ended,
-                Err(_) => return On::Broken,
-            }
-            while 0 < pipe.held() {
-                match pipe.empty(target) {
-                    Ok(Moved::Bytes(_)) => {}
-                    Ok(Moved::Later) => {
-                        waiting.set(pace);
-                        if target.writable(&waiting).await.is_err() {
-                            return On::Broken;
-                        }
-                    }
-                    Ok(Moved::End) | Err(_) => return On::Broken,
-                }
-            }
+        match splice(&bulk, &mut pipe, &mut { u64::MAX }).await {
+            // The other direction's send was told of the reset: this is all that is left to say.
+            Ok(()) if self.source().send_failed() => On::Broken,
+            Ok(()) => On::Ended,
+            Err(Broken::SourceTimeout) => On::Quiet,
+            Err(_) => On::Broken,
         }
+    }
+}
+
+/// One direction while it is spliced.
+struct Bulk<'a> {
+    way: OneWay<'a>,
+    waiting: Deadline,
+}
+
+impl Direction for Bulk<'_> {
+    fn ring(&self) -> &Ring {
+        &self.way.ends.shard.ring
+    }
+
+    fn source(&self) -> &Stream {
+        self.way.source()
+    }
+
+    fn target(&self) -> &Stream {
+        self.way.target()
+    }
+
+    fn moved(&self, count: usize) {
+        self.way.moved(count);
+    }
+
+    async fn source_ready(&self) -> Result<(), Broken> {
+        self.waiting.set(limits::PIPE_IDLE);
+        let ready = poll_fn(|cx| self.source().poll_readable(cx, &self.waiting)).await;
+        ready.map_err(Broken::source)
+    }
+
+    async fn target_ready(&self) -> Result<(), Broken> {
+        self.waiting.set(self.way.pace());
+        let ready = self.target().writable(&self.waiting).await;
+        ready.map_err(|error| Broken::target(self.target(), error))
     }
 }

@@ -4,12 +4,13 @@ use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 
-use super::body::{Body, Broken, Relay};
+use super::body::{Body, Relay};
 use super::client::{ClientSide, end_counts};
 use super::inbox::Inbox;
 use super::pool::Lease;
 use super::request::Request;
 use super::response::{Answer, AnswerProgress, Answered, Failed, Progress};
+use super::splice::Broken;
 use super::tally::Meter;
 use crate::http::Refusal;
 use crate::ring::{Deadline, Stream};
@@ -23,19 +24,6 @@ pub(super) struct Ended {
     pub(super) shown: AnswerProgress,
 }
 
-/// Appends what is here of a body to its head.
-pub(super) fn join(
-    side: &mut ClientSide,
-    body: &mut Body,
-    head: &mut Vec<u8>,
-) -> Result<(), Refusal> {
-    let before = side.inbox.bytes().len();
-    body.join(&side.shard.ring, &mut side.inbox, head)?;
-    let joined = before - side.inbox.bytes().len();
-    side.shard.count_received(side.ticket, joined);
-    Ok(())
-}
-
 /// Sends head and body to a backend while waiting for its response. `Err`: the body breaks a rule
 /// before any of the request went out.
 pub(super) async fn run(
@@ -47,10 +35,12 @@ pub(super) async fn run(
 ) -> Result<Ended, Refusal> {
     let mut body = Body::of_request(request);
     // What is here already travels with its head.
-    if let Err(refusal) = join(side, &mut body, &mut head) {
+    let before = side.inbox.bytes().len();
+    if let Err(refusal) = body.join(&side.shard.ring, &mut side.inbox, &mut head) {
         side.shard.ring.give_vec(head);
         return Err(refusal);
     }
+    side.shard.count_received(side.ticket, before - side.inbox.bytes().len());
     lease.stream.begin_send_kept(head);
     let ends = if body.is_done() { side.end_counts() } else { side.shard.end_counts(true) };
     let ClientSide { shard, stream, inbox: client_inbox, deadline, ticket, .. } = side;
@@ -88,7 +78,7 @@ pub(super) async fn run(
     let upload = async {
         relay.run(None, client_inbox, &mut body).await?;
         uploaded.set(true);
-        both.ends.set(end_counts(shard, client_inbox));
+        both.ends.set(end_counts(shard, !client_inbox.is_empty()));
         shard.note_sent(ticket);
         stream.arm();
         set_deadline();

@@ -2,7 +2,7 @@
 //! was.
 
 use std::io::Write;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::net::SendFlags;
 use serde_json::json;
@@ -266,6 +266,28 @@ fn reset_of_a_side_that_does_not_read_looks_like_one() {
             let (_, ending) = stays.read_to_end();
             assert_eq!(ending, Ending::Reset, "{host}, pieces of {pieces:?}");
         });
+    }
+}
+
+/// A reset that a send is told of leaves nothing to wait for: what the kernel still holds for the
+/// client can't arrive any more.
+#[test]
+fn reset_of_a_client_that_does_not_read_ends_its_request_at_once() {
+    let backend = Backend::new();
+    let setup = Setup::new().rule("a.com", backend.rule()).rule("db.com", backend.rule());
+    let daemon = setup.add("bind_tcp", "127.0.0.1:0 db.com").start();
+    let mut api = daemon.api();
+    let openings: [(Opening, &str); 2] = [(tunnelled, "a.com"), (raw, "db.com")];
+    for (open, host) in openings {
+        for (n, piece) in (1..).zip([4000, 65_536]) {
+            let (client, server) = open(&daemon, &backend);
+            fill(&server, piece);
+            let reset = Instant::now();
+            client.reset();
+            api.counted(host, n);
+            let took = reset.elapsed();
+            assert!(took < Duration::from_secs(4), "{host}, pieces of {piece}: {took:?}");
+        }
     }
 }
 

@@ -68,6 +68,29 @@ fn for_so_long_and_no_longer() {
     assert_eq!(client.exchange(get("a.com", "/")).status(), 502);
 }
 
+/// The body of a request that found no backend in time is read with it: what it holds is never taken
+/// for a request.
+#[test]
+fn body_of_a_request_held_in_vain_is_no_request() {
+    let setup = Setup::new().rule("b.com", empty(402)).rule("c.com", empty(403));
+    let (daemon, mut api, _port) = closed(setup, json!({"hold": 0.2}));
+    let hidden = get("b.com", "/hidden");
+    let mut received = 0;
+    let chunk = format!("{:x}\r\n{hidden}\r\n0\r\n\r\n", hidden.len());
+    for (n, (framing, body)) in (1..).zip([
+        (format!("Content-Length: {}", hidden.len()), &hidden),
+        ("Transfer-Encoding: chunked".to_owned(), &chunk),
+    ]) {
+        let request = format!("PUT / HTTP/1.1\r\nHost: a.com\r\n{framing}\r\n\r\n{body}");
+        let mut client = ask(&daemon, &request);
+        assert_eq!(client.expect_answer().status(), 503, "{framing}");
+        assert_eq!(client.exchange(get("c.com", "/")).status(), 403, "{framing}");
+        assert_eq!(api.counted("c.com", n)["open_requests"], 0);
+        received += request.len();
+        assert_eq!(api.counted("a.com", n)["bytes_received"], received, "{framing}");
+    }
+}
+
 /// What changes meanwhile holds for those who wait: other backends, another action, no rule.
 #[test]
 fn a_change_of_the_rule_lets_them_go() {

@@ -298,6 +298,25 @@ fn tls_goes_where_its_name_says() {
     assert_eq!(daemon.api().counted("b.com", 3)["bytes_sent"], 36);
 }
 
+#[test]
+fn hello_is_counted_once() {
+    let backend = Backend::new();
+    let (daemon, mut api) = tls(&[("a.com", backend.rule()), ("b.com", empty(403))]);
+    let mut client = connect_tls(&daemon);
+    client.send(hello(Some("a.com"), 100));
+    backend.accept().expect_body(hello(Some("a.com"), 100));
+    client.send("more");
+    let length = hello(Some("a.com"), 100).len();
+    eventually("all bytes are counted", || {
+        api.get("/stats/a.com/")["bytes_received"] == length + 4
+    });
+    let mut client = connect_tls(&daemon);
+    client.send(hello(Some("b.com"), 100));
+    client.read_exactly(UNRECOGNIZED_NAME.len());
+    drop(client);
+    assert_eq!(api.counted("b.com", 1)["bytes_received"], length);
+}
+
 /// `tls://` before `https://` before the plain name.
 #[test]
 fn names_of_rules_for_tls() {

@@ -153,7 +153,6 @@ fn parameter(name: &str) -> Value {
         }
         "host" => ("Hosts whose counters are in each `traffic`", hosts()),
         "named_hosts" => ("These hosts, and no other argument that selects", hosts()),
-        "source" => ("Address of the client", json!({ "type": "string" })),
         "scheme" => (
             "Scheme of the request",
             json!({ "type": "string", "enum": ["http", "https", "tcp", "tls"] }),

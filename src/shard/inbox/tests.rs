@@ -8,7 +8,6 @@ use super::*;
 enum Step {
     Push(Vec<u8>),
     Consume(prop::sample::Index),
-    PutBack(Vec<u8>),
     Gather,
     Settle,
     Take,
@@ -19,7 +18,6 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         4 => bytes().prop_map(Step::Push),
         3 => any::<prop::sample::Index>().prop_map(Step::Consume),
-        1 => bytes().prop_map(Step::PutBack),
         1 => Just(Step::Gather),
         1 => Just(Step::Settle),
         1 => Just(Step::Take),
@@ -43,10 +41,6 @@ proptest! {
                     let count = count.index(model.len() + 1);
                     model.drain(..count);
                     inbox.consume(&ring, count);
-                }
-                Step::PutBack(bytes) => {
-                    inbox.put_back(&ring, &bytes);
-                    model.splice(..0, bytes);
                 }
                 Step::Gather => inbox.gather(&ring),
                 Step::Settle => inbox.settle(&ring),
