@@ -46,6 +46,9 @@ pub const TAKEN_LOOK: Duration = Duration::from_millis(20);
 /// 512 KiB 124 and 198. Bytes that come with the head (up to 16 KiB) are copied, unless the
 /// response before was as large.
 pub const SPLICE_BYTES_MIN: u64 = 32 * 1024;
+/// Bytes that one direction may splice before other tasks have their turn, where both sides are
+/// fast: a millisecond, about.
+pub const SPLICE_TURN_BYTES: usize = 4 * 1024 * 1024;
 /// Bytes of a body that are copied into the same send as the response head, so that a small
 /// response is one operation.
 pub const JOIN_BYTES_MAX: usize = 32 * 1024;

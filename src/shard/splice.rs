@@ -3,6 +3,7 @@
 
 use super::ending::Ending;
 use crate::http::Refusal;
+use crate::limits;
 use crate::ring::{Abort, Moved, Pipe, Ring, Stream};
 
 /// Reason why the bytes of a direction did not get through.
@@ -83,6 +84,9 @@ pub(super) async fn splice(
 ) -> Result<(), Broken> {
     direction.source().set_nonblocking();
     direction.target().set_nonblocking();
+    // A direction that moves on while its bytes are there keeps them in the CPU's cache: taken in
+    // turns of one pipe each, 64 uploads at a time cost nearly twice as much.
+    let mut turn = limits::SPLICE_TURN_BYTES;
     while 0 < *left {
         let filled = pipe.fill(direction.source(), *left).ok();
         if let Some(Moved::Bytes(count)) = filled {
@@ -100,10 +104,17 @@ pub(super) async fn splice(
             }
         }
         match filled {
+            Some(Moved::Bytes(count)) if count < turn => turn -= count,
             // Where both sides are fast it would else be the only one.
-            Some(Moved::Bytes(_)) if 0 < *left => direction.ring().give_way().await,
+            Some(Moved::Bytes(_)) if 0 < *left => {
+                direction.ring().give_way().await;
+                turn = limits::SPLICE_TURN_BYTES;
+            }
             Some(Moved::Bytes(_)) => {}
-            Some(Moved::Later) => direction.source_ready().await?,
+            Some(Moved::Later) => {
+                direction.source_ready().await?;
+                turn = limits::SPLICE_TURN_BYTES;
+            }
             Some(Moved::End) => return Ok(()),
             None => return Err(Broken::Source),
         }
