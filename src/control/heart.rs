@@ -48,7 +48,6 @@ pub(super) struct Last {
 #[derive(Copy, Clone)]
 struct ShardMoment {
     totals: Totals,
-    errors: u64,
     cpu_micros: u64,
     alive_micros: u64,
 }
@@ -60,8 +59,10 @@ impl ShardMoment {
                 completed_requests: counters.get(Counter::Completed),
                 bytes_sent: counters.get(Counter::Sent),
                 bytes_received: counters.get(Counter::Received),
+                errors: counters.get(Counter::Errors),
+                // The shards' counters tell refusals by their limits.
+                limited: 0,
             },
-            errors: counters.get(Counter::Errors),
             cpu_micros: counters.get(Counter::CpuMicros),
             alive_micros: counters.get(Counter::AliveMicros),
         }
@@ -144,9 +145,13 @@ impl Heart {
 
 /// Rates between two moments, to a tenth; 0 where there was no moment before.
 fn rates_between(before: Totals, now: Totals, seconds: Option<f64>) -> Rates {
-    let (before, now) = (<[u64; 3]>::from(before), <[u64; 3]>::from(now));
-    std::array::from_fn(|at| {
-        let difference = now[at].saturating_sub(before[at]) as f64;
+    let pairs = [
+        (now.completed_requests, before.completed_requests),
+        (now.bytes_sent, before.bytes_sent),
+        (now.bytes_received, before.bytes_received),
+    ];
+    pairs.map(|(now, before)| {
+        let difference = now.saturating_sub(before) as f64;
         let per_second = seconds.map_or(0.0, |seconds| difference / seconds);
         (per_second * 10.0).round() / 10.0
     })
@@ -176,7 +181,7 @@ impl Last {
             let (now, before) = (self.shards[index], before(index));
             let own = rates_between(before.totals, now.totals, seconds);
             (0..3).for_each(|at| rates[at] += own[at]);
-            errors += now.errors.saturating_sub(before.errors);
+            errors += now.totals.errors.saturating_sub(before.totals.errors);
             let cpu = now.cpu_micros.saturating_sub(before.cpu_micros) as f64;
             let alive = now.alive_micros.saturating_sub(before.alive_micros) as f64;
             // A shard notes its time about as often as it is read here: now and then nothing is

@@ -25,6 +25,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::process::{Child, Command};
 use tokio::sync::oneshot;
@@ -37,6 +38,7 @@ use super::takeover_protocol::{self, Frame};
 use crate::control::{Counted, Handle, Token, Tokens};
 use crate::limits;
 use crate::link::{ControlEnd, Drain, HandedOver, Protocol, Stop};
+use crate::state::Totals;
 
 /// Set for the new daemon, whose standard input the socket is.
 const VARIABLE: &str = "MANTRID_TAKES_OVER";
@@ -368,12 +370,34 @@ impl Successor {
     /// Tells it what was counted after the state file was its own.
     pub(super) fn pass_counts_on(&self, counted: &[Counted]) {
         for some in counted.chunks(limits::COUNTED_AT_ONCE) {
-            let what = json!({ "counted": some });
-            if let Err(error) = self.say(&what, b"", &[]) {
+            if let Err(error) = self.say(&counts_to_json(some), b"", &[]) {
                 return warn!("the last counters could not be handed over: {error}");
             }
         }
     }
+}
+
+/// Writes the last counts down. Programs of before errors were counted read lists of three numbers
+/// and no longer ones, so the others have a list of their own.
+fn counts_to_json(counted: &[Counted]) -> Value {
+    let three =
+        |totals: &Totals| [totals.completed_requests, totals.bytes_sent, totals.bytes_received];
+    let each: Vec<_> = counted.iter().map(|(name, totals)| (name, three(totals))).collect();
+    let failed: Vec<_> =
+        counted.iter().map(|(_, totals)| [totals.errors, totals.limited]).collect();
+    json!({ "counted": each, "failed": failed })
+}
+
+/// Reads counts that another daemon has written down.
+fn counts_from_json(what: &Value) -> serde_json::Result<Vec<Counted>> {
+    let counted = Vec::<(String, [u64; 3])>::deserialize(&what["counted"])?;
+    let failed = Vec::<[u64; 2]>::deserialize(&what["failed"]).unwrap_or_default();
+    let failed = failed.into_iter().chain(std::iter::repeat([0; 2]));
+    let each = counted.into_iter().zip(failed).map(|((name, three), [errors, limited])| {
+        let [completed_requests, bytes_sent, bytes_received] = three;
+        (name, Totals { completed_requests, bytes_sent, bytes_received, errors, limited })
+    });
+    Ok(each.collect())
 }
 
 /// Hears what the new daemon wants of this one.
@@ -494,7 +518,7 @@ impl Predecessor {
             match takeover_protocol::receive(&self.0) {
                 Ok(None) => break,
                 Ok(Some(frame)) if frame.what["counted"].is_array() => {
-                    match serde_json::from_value(frame.what["counted"].clone()) {
+                    match counts_from_json(&frame.what) {
                         Ok(counted) => control.add_counts(counted),
                         Err(error) => warn!("the last counters make no sense: {error}"),
                     }
@@ -540,4 +564,25 @@ fn handed(frame: Frame) -> Option<HandedOver> {
         bytes,
         held: what["held_ns"].as_u64().map(Duration::from_nanos),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_are_read_as_they_were_written() {
+        let counted: Vec<Counted> = vec![
+            ("a.com".to_owned(), Totals::from([1, 2, 3, 4, 5])),
+            ("b.com".to_owned(), Totals::from([6, 7, 8, 0, 0])),
+        ];
+        let written = counts_to_json(&counted);
+        assert_eq!(counts_from_json(&written).expect("counts"), counted);
+        // A program of before takes the lists of three, and writes nothing else.
+        assert_eq!(written["counted"][0], json!(["a.com", [1, 2, 3]]));
+        let old = json!({ "counted": [["a.com", [1, 2, 3]]] });
+        let expected = [("a.com".to_owned(), Totals::from([1, 2, 3, 0, 0]))];
+        assert_eq!(counts_from_json(&old).expect("counts"), expected);
+        assert!(counts_from_json(&json!({ "counted": [["a.com", [1]]] })).is_err());
+    }
 }

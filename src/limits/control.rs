@@ -103,8 +103,8 @@ pub const DRAIN_WAIT: Duration = Duration::from_secs(30);
 pub const EVENTS_KEPT: usize = 1024;
 /// Readers of events at a time.
 pub const EVENT_READERS_MAX: usize = 64;
-/// Hosts that a reader of events can follow.
-pub const EVENT_HOSTS_MAX: usize = 500;
+/// Hosts that one request may name.
+pub const NAMED_HOSTS_MAX: usize = 500;
 /// Most of the busiest hosts that are reported.
 pub const BUSIEST_MAX: usize = 1000;
 /// Step of the history of all hosts.

@@ -31,6 +31,8 @@ pub(crate) enum HostCount {
     BytesReceived,
     /// Requests that ended with a 5xx, or by a fault that is not their client's.
     Errors = ERRORS,
+    /// Requests that a limit turned away.
+    Limited = LIMITED,
 }
 
 /// A count of a backend's slot.
@@ -58,7 +60,7 @@ const ANSWERS: usize = 5;
 const ERRORS: usize = ANSWERS + CLASSES;
 /// Sums of times in microseconds, by [`SlotTime`].
 const TIME_SUMS: usize = ERRORS + 1;
-const COUNTS: usize = UNKNOWN + 1;
+const COUNTS: usize = LIMITED + 1;
 
 /// The position of a count among those of a slot.
 pub(crate) trait SlotIndex {
@@ -83,6 +85,7 @@ impl SlotIndex for BackendCount {
 pub(crate) const CLASSES: usize = 4;
 /// Replies to requests that no rule is for, of whatever status.
 const UNKNOWN: usize = TIME_SUMS + TIMES;
+const LIMITED: usize = UNKNOWN + 1;
 const _: () = assert!(HostCount::BytesReceived as usize + 1 == ANSWERS);
 const _: () = assert!(BackendCount::Failures as usize + 1 == ANSWERS);
 

@@ -132,6 +132,15 @@ impl Ending {
         matches!(self.row().fault, Fault::Backend | Fault::Mantrid) && self != Ending::TunnelCut
     }
 
+    /// Whether a limit turned the request away: a rate, a bound on how many are held, or one on how
+    /// many are open at once.
+    pub(super) fn is_limit(self) -> bool {
+        matches!(
+            self,
+            Ending::RateLimited | Ending::SourceLimited | Ending::HeldFull | Ending::BackendQueue
+        )
+    }
+
     /// Failure that counts against a backend, where the ending is one.
     pub(super) fn failure(self) -> Option<Failure> {
         let row = self.row();
@@ -259,6 +268,27 @@ mod tests {
             (Ending::NoRule, true),
         ] {
             assert_eq!(ending.is_failure(), is_failure, "{ending:?}");
+        }
+    }
+
+    /// The slugs that docs/api.md names for `limited`.
+    #[test]
+    fn manual_says_which_endings_are_limits() {
+        let text = include_str!("../../docs/api.md");
+        let row = text.lines().find(|line| line.starts_with("| `limited` |")).expect("a row");
+        for ending in [
+            Ending::RateLimited,
+            Ending::SourceLimited,
+            Ending::HeldFull,
+            Ending::BackendQueue,
+            Ending::HeldTimeout,
+            Ending::AccessDenied,
+            Ending::NoConnection,
+            Ending::Refused(Refusal::BodyTooLarge),
+            Ending::Complete,
+        ] {
+            let is_named = row.contains(&format!("`{}`", ending.row().slug));
+            assert_eq!(is_named, ending.is_limit(), "{ending:?}: {row}");
         }
     }
 

@@ -277,6 +277,9 @@ impl Shard {
         if let Some(slot) = self.end.hosts().get(live.host) {
             slot.sub(HostCount::Open, 1);
             slot.add(HostCount::Completed, 1);
+            if live.ending.is_limit() {
+                slot.add(HostCount::Limited, 1);
+            }
         }
         if let Some(slot) = self.end.backends().get(live.backend_slot) {
             slot.add(BackendCount::Completed, 1);

@@ -11,7 +11,6 @@
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
-use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Value, json};
 
 pub mod journal;
@@ -72,48 +71,46 @@ pub struct Totals {
     pub bytes_sent: u64,
     /// Bytes received from clients.
     pub bytes_received: u64,
+    /// Requests that ended with a 5xx, or by a fault that is not their client's.
+    pub errors: u64,
+    /// Requests that a limit turned away.
+    pub limited: u64,
 }
 
 impl Totals {
-    /// Writes the form that `TotalsVisitor` reads.
+    /// Writes the form that `TotalsVisitor` reads. Most hosts have neither errors nor limits.
     fn to_json(self) -> Value {
-        json!({
+        let mut told = json!({
             "completed_requests": self.completed_requests,
             "bytes_sent": self.bytes_sent,
             "bytes_received": self.bytes_received,
-        })
+        });
+        let rare = [("errors", self.errors), ("limited", self.limited)];
+        for (name, count) in rare.into_iter().filter(|(_, count)| *count != 0) {
+            told[name] = json!(count);
+        }
+        told
     }
 
     /// The sums since an earlier moment.
     #[must_use]
     pub fn since(self, earlier: Totals) -> Totals {
-        let (now, before) = (<[u64; 3]>::from(self), <[u64; 3]>::from(earlier));
+        let (now, before) = (<[u64; 5]>::from(self), <[u64; 5]>::from(earlier));
         Totals::from(std::array::from_fn(|at| now[at].wrapping_sub(before[at])))
     }
 }
 
-impl From<[u64; 3]> for Totals {
-    fn from([completed_requests, bytes_sent, bytes_received]: [u64; 3]) -> Totals {
-        Totals { completed_requests, bytes_sent, bytes_received }
+impl From<[u64; 5]> for Totals {
+    fn from(counts: [u64; 5]) -> Totals {
+        let [completed_requests, bytes_sent, bytes_received, errors, limited] = counts;
+        Totals { completed_requests, bytes_sent, bytes_received, errors, limited }
     }
 }
 
-impl From<Totals> for [u64; 3] {
-    fn from(totals: Totals) -> [u64; 3] {
-        [totals.completed_requests, totals.bytes_sent, totals.bytes_received]
-    }
-}
-
-/// A list of the three numbers: the form in which one daemon hands its last counts to the next.
-impl Serialize for Totals {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        <[u64; 3]>::from(*self).serialize(serializer)
-    }
-}
-
-impl<'de> Deserialize<'de> for Totals {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Totals, D::Error> {
-        <[u64; 3]>::deserialize(deserializer).map(Totals::from)
+impl From<Totals> for [u64; 5] {
+    fn from(totals: Totals) -> [u64; 5] {
+        let Totals { completed_requests, bytes_sent, bytes_received, errors, limited } = totals;
+        [completed_requests, bytes_sent, bytes_received, errors, limited]
     }
 }
 
@@ -329,6 +326,8 @@ impl<'de> Visitor<'de> for TotalsVisitor {
                 "completed_requests" => counters.completed_requests = count,
                 "bytes_sent" => counters.bytes_sent = count,
                 "bytes_received" => counters.bytes_received = count,
+                "errors" => counters.errors = count,
+                "limited" => counters.limited = count,
                 _ => {}
             }
         }

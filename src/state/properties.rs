@@ -163,8 +163,8 @@ impl Journal {
     ) -> Option<()> {
         let n = content.sequence;
         if kind == 0 {
-            let counted =
-                Totals { bytes_sent: u64::from(choices.below(255)?), ..Totals::default() };
+            let [bytes_sent, limited] = [choices.below(255)?, choices.below(3)?].map(u64::from);
+            let counted = Totals { bytes_sent, limited, ..Totals::default() };
             let stats = [(choices.name()?, counted)];
             journal::encode(&mut self.bytes, n, synced, &Record::Stats(&stats));
             content.stats.extend(stats);

@@ -39,7 +39,7 @@ fn a_file_of_the_original() {
     );
     assert_eq!(loaded.rejected, []);
     assert_eq!(hosts(&loaded), ["a.com", "c.com", "http://ep.io", "xn--bcher-kva.example"]);
-    let a = Totals { completed_requests: 3, bytes_sent: 171, bytes_received: 95 };
+    let a = Totals::from([3, 171, 95, 0, 0]);
     assert_eq!(
         loaded.stats,
         [
@@ -162,7 +162,8 @@ fn damage_is_refused_with_its_place() {
 fn a_file_is_written_to_be_read_and_compared() {
     let loaded = load(
         r#"{"hosts": {"b.com": ["empty", {"code": 403}, false], "a.com": ["unknown", {}, true]},
-        "sequence": 7, "stats": {"unknown": {"bytes_sent": 1}, "a.com": {}}}"#,
+        "sequence": 7, "stats": {"unknown": {"bytes_sent": 1}, "a.com": {},
+        "b.com": {"completed_requests": 9, "errors": 4, "limited": 5}}}"#,
     );
     let mut written = Vec::new();
     write(&mut written, &loaded.snapshot, loaded.stats, loaded.sequence).unwrap();
@@ -171,6 +172,7 @@ fn a_file_is_written_to_be_read_and_compared() {
 "b.com": ["empty",{"code":403},false]
 }, "stats": {
 "a.com": {"completed_requests":0,"bytes_sent":0,"bytes_received":0},
+"b.com": {"completed_requests":9,"bytes_sent":0,"bytes_received":0,"errors":4,"limited":5},
 "unknown": {"completed_requests":0,"bytes_sent":1,"bytes_received":0}
 }, "sequence": 7}
 "#;

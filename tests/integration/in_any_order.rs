@@ -86,10 +86,12 @@ fn each_host_has_all_members() {
         "held_requests",
         "answers",
         "errors",
+        "limited",
         "requests_per_second",
         "errors_per_second",
         "bytes_sent_per_second",
         "bytes_received_per_second",
+        "limited_per_second",
         "p50",
         "p95",
         "p99",
@@ -143,7 +145,10 @@ fn argument_that_makes_no_sense_is_named() {
     let daemon = Setup::new().rule("a.com", empty(403)).start();
     let mut api = daemon.api();
     for (query, words) in [
-        ("sort=speed", &["sort=speed", "errors, latency, held, open, requests, bytes"][..]),
+        (
+            "sort=speed",
+            &["sort=speed", "errors, latency, held, open, requests, bytes, limited"][..],
+        ),
         ("sort=", &["sort=", "errors, latency"]),
         ("limit=-1", &["limit=-1", "a whole number up to 10000"]),
         ("limit=10001", &["limit=10001", "a whole number up to 10000"]),
@@ -156,7 +161,7 @@ fn argument_that_makes_no_sense_is_named() {
     }
     let answer = api.ask("GET", "/stats/?order=errors");
     let sentence = answer.expect_error(400, "query_unknown");
-    assert!(sentence.contains("sort, limit, search"), "{sentence}");
+    assert!(sentence.contains("search, action, filter, sort, limit"), "{sentence}");
     let sentence = api.ask("GET", "/hostname/?sort=held&after=a.com");
     sentence.expect_error(400, "query_invalid");
     assert_eq!(api.get("/stats/?sort=held&limit=0"), json!({}));

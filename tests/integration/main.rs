@@ -83,6 +83,7 @@ mod large;
 mod late_address;
 mod latency;
 mod leaving;
+mod limited;
 mod limits;
 mod lingering;
 mod local_ports;

@@ -103,6 +103,8 @@ fn sample(name: &str) -> &'static str {
         "events" => "events=1",
         "scheme" => "scheme=tls",
         "domain" => "domain=a.com",
+        "filter" => "filter=failing",
+        "source" => "source=192.0.2.7",
         "address" => "address=127.0.0.1:9&address=localhost:9",
         _ => panic!("no sample of {name}"),
     }
@@ -194,7 +196,28 @@ impl Described {
             let target = format!("{target}&no_such=1");
             let status = self.check(method, path, &target, body.as_ref());
             assert_eq!(status, 400, "{method} {target}");
+            self.check_arguments(method, &target, body.as_ref(), &parameters);
         }
+    }
+
+    /// The arguments that the refusal of an unknown one lists are those that are described.
+    fn check_arguments(
+        &self,
+        method: &str,
+        target: &str,
+        body: Option<&Value>,
+        described: &[&Value],
+    ) {
+        if method == "head" {
+            return;
+        }
+        let (_, bytes) = self.ask(&method.to_ascii_uppercase(), target, body);
+        let refusal: Value = serde_json::from_slice(&bytes).expect("JSON");
+        let message = refusal["message"].as_str().expect("a message");
+        let list = message.split_once("expected ").map_or("", |(_, list)| list);
+        let known: BTreeSet<&str> = list.split(", ").filter(|name| !name.is_empty()).collect();
+        let described = described.iter().filter_map(|it| it["name"].as_str()).collect();
+        assert_eq!(known, described, "{method} {target}: {message}");
     }
 }
 

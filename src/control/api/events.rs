@@ -58,17 +58,12 @@ pub(super) async fn stream(api: &Api, parts: &Parts, asker: &Asker) -> Result<Re
         return Err(ApiError::bad("query_invalid", format!("only={other}: expected {expected}")));
     }
     let table = api.current();
-    let mut hosts = Vec::new();
-    for raw in query.all("host") {
-        let name = read::name(raw)?;
-        asker.grant.check_host(&name)?;
-        hosts.push((name.clone(), table.key(&name)));
-    }
-    if limits::EVENT_HOSTS_MAX < hosts.len() {
-        let message =
-            format!("{} hosts, expected at most {}", hosts.len(), limits::EVENT_HOSTS_MAX);
-        return Err(ApiError::bad("query_invalid", message));
-    }
+    let hosts = read::hosts(&query, &[], &asker.grant)?.into_iter();
+    let hosts = hosts.map(|name| {
+        let key = table.key(&name);
+        (name, key)
+    });
+    let hosts = hosts.collect();
     let events = api.sources.events.follow(limits::event_readers(api.places_max));
     let events = events.ok_or_else(|| ApiError::busy("too many follow the events already"))?;
     if let Some(seat) = Seat::of(parts) {

@@ -1,113 +1,91 @@
 //! `GET /hostname/`: every rule, or a page of those that match, sorted by name. A million rules are
 //! written as they are sent, on another thread, and never held as one text.
 
-use std::collections::BinaryHeap;
 use std::io::{self, Write};
 use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
 use axum::http::request::Parts;
 use axum::response::Response;
+use serde_json::{Map, Value};
 use tokio::sync::mpsc;
 
 use super::asker::Asker;
 use super::error::ApiError;
-use super::ranking::HostOrder;
+use super::ranking::{HostChoice, HostOrder, HostSources, ORDERING, SELECTING};
 use super::route::Query;
-use super::search::Search;
-use super::{Api, tagged, tell_counts};
+use super::{Api, read, tagged, tell_counts};
 use crate::control::grant::Grant;
+use crate::control::statistics::{Chosen, by_name};
 use crate::limits;
 use crate::link::TaggedTable;
-use crate::table::{Action, Rule, Snapshot};
+use crate::table::{Rule, Snapshot};
 
-/// A choice of rules of the table.
-#[derive(Debug)]
-struct Wanted {
-    search: Search,
-    action: Option<&'static str>,
+/// A page of the rules that are asked for.
+struct Page {
+    choice: HostChoice,
     after: Option<String>,
-    limit: Option<usize>,
-    /// Rights of the client, which sees no rules of others.
-    grant: Arc<Grant>,
+    limit: usize,
+    sources: HostSources,
 }
 
-/// Rules that were selected.
-struct Selected<'t> {
-    /// Names of one page, sorted.
-    names: Vec<&'t str>,
-    /// Rules that match on all pages, and rules that the client may see.
-    counts: [usize; 2],
-}
-
-impl Wanted {
-    fn of(query: &Query<'_>, table: &Snapshot, grant: Arc<Grant>) -> Result<Wanted, ApiError> {
-        Ok(Wanted {
-            search: Search::of(query.get("search").unwrap_or_default(), table),
-            action: query.one_of("action", Action::names())?,
+impl Page {
+    fn of(query: &Query<'_>, grant: Arc<Grant>, sources: HostSources) -> Result<Page, ApiError> {
+        Ok(Page {
+            choice: HostChoice::of(query, grant)?,
             after: query.get("after").map(str::to_owned),
-            limit: query.count("limit", usize::MAX)?,
-            grant,
+            limit: query.count("limit", usize::MAX)?.unwrap_or(usize::MAX),
+            sources,
         })
     }
 
-    fn matches(&self, name: &str, rule: &Rule) -> bool {
-        self.search.matches(name, Some(rule))
-            && self.action.is_none_or(|action| rule.action.as_str() == action)
-    }
-
-    /// Selects the names of rules, and counts those on all pages. Memory is taken for one page,
-    /// however many rules there are.
-    fn select<'t>(&self, table: &'t Snapshot) -> Selected<'t> {
-        let (mut seen, mut matched) = (0, 0);
-        let mut page: BinaryHeap<&str> = BinaryHeap::new();
-        let mut all: Vec<&str> = Vec::new();
-        for (name, rule) in table.iter().filter(|(name, _)| self.grant.covers(name)) {
-            seen += 1;
-            if !self.matches(name, rule) {
-                continue;
-            }
-            matched += 1;
-            if self.after.as_ref().is_some_and(|after| name <= &**after) {
-                continue;
-            }
-            match self.limit {
-                None => all.push(name),
-                Some(limit) if page.len() < limit => page.push(name),
-                Some(_) => {
-                    if let Some(mut last) = page.peek_mut()
-                        && name < *last
-                    {
-                        *last = name;
-                    }
-                }
-            }
-        }
-        all.extend(page);
-        all.sort_unstable();
-        Selected { names: all, counts: [matched, seen] }
+    fn select<'t>(&self, table: &'t Snapshot) -> Chosen<'t> {
+        let wanted = self.choice.look_up(&self.sources, table);
+        by_name(table, (self.after.as_deref(), self.limit), &wanted)
     }
 }
 
 pub(super) async fn answer(api: &Api, parts: &Parts, asker: &Asker) -> Result<Response, ApiError> {
-    let query = Query::of(parts.uri.query(), &["search", "action", "after", "limit", "sort"])?;
+    let known = [&["after", "host"][..], &SELECTING, &ORDERING].concat();
+    let query = Query::of(parts.uri.query(), &known)?;
     let current = api.current();
+    if query.get("host").is_some() {
+        return of_named(&query, asker, &current);
+    }
     if query.get("sort").is_some() {
         return in_order(api, &query, asker, current).await;
     }
-    let wanted = Wanted::of(&query, &current.table, asker.grant.clone())?;
+    let page = Page::of(&query, asker.grant.clone(), api.host_sources())?;
     let (counts, body) = if current.table.len() <= limits::LISTED_HERE_MAX {
-        let Selected { names, counts } = wanted.select(&current.table);
-        let mut text = Vec::new();
-        // Writing to memory does not fail.
-        let _ = write(&current.table, &names, &mut text);
-        (counts, Body::from(text))
+        let chosen = page.select(&current.table);
+        (counts_of(&chosen), Body::from(text_of(&current.table, &chosen.names)))
     } else {
-        streamed(current.table.clone(), wanted).await?
+        streamed(current.table.clone(), page).await?
     };
     let mut response = tagged(current.tag, body);
     tell_counts(&mut response, counts);
     Ok(response)
+}
+
+/// Rules that match on all pages, and rules that the client may see.
+fn counts_of(chosen: &Chosen<'_>) -> [usize; 2] {
+    [chosen.matched, chosen.rules]
+}
+
+fn text_of(table: &Snapshot, names: &[&str]) -> Vec<u8> {
+    let mut text = Vec::new();
+    // Writing to memory does not fail.
+    let _ = write(table, names, &mut text);
+    text
+}
+
+/// Lists the rules of the hosts that are named, of one table; `null` where there is none.
+fn of_named(query: &Query<'_>, asker: &Asker, current: &TaggedTable) -> Result<Response, ApiError> {
+    let choosing = [&["after"][..], &SELECTING, &ORDERING].concat();
+    let names = read::hosts(query, &choosing, &asker.grant)?;
+    let rule = |name: &String| current.table.get(name).map_or(Value::Null, Rule::to_json);
+    let rules: Map<String, Value> = names.iter().map(|name| (name.clone(), rule(name))).collect();
+    Ok(tagged(current.tag, format!("{}\n", Value::Object(rules))))
 }
 
 /// Lists the rules of the first hosts of an order.
@@ -122,14 +100,10 @@ async fn in_order(
         return Err(ApiError::bad("query_invalid", message));
     }
     let order = HostOrder::of(query, asker.grant.clone())?;
-    let order = order.with_action(query.one_of("action", Action::names())?);
-    let (tag, shared) = (current.tag, api.sources.statistics.clone());
+    let (tag, sources) = (current.tag, api.host_sources());
     let listed = tokio::task::spawn_blocking(move || {
-        let chosen = order.choose(&shared, &current.table);
-        let mut text = Vec::new();
-        // Writing to memory does not fail.
-        let _ = write(&current.table, &chosen.names, &mut text);
-        (text, [chosen.matched, chosen.rules])
+        let chosen = order.choose(&sources, &current.table);
+        (text_of(&current.table, &chosen.names), counts_of(&chosen))
     });
     let (text, counts) =
         listed.await.map_err(|_| ApiError::busy("listing the rules was given up"))?;
@@ -139,15 +113,15 @@ async fn in_order(
 }
 
 /// Lists the rules from a thread that may take its time.
-async fn streamed(table: Snapshot, wanted: Wanted) -> Result<([usize; 2], Body), ApiError> {
+async fn streamed(table: Snapshot, page: Page) -> Result<([usize; 2], Body), ApiError> {
     let (told, count) = tokio::sync::oneshot::channel();
     let (pieces, body) = mpsc::channel::<io::Result<Bytes>>(4);
     tokio::task::spawn_blocking(move || {
-        let Selected { names, counts } = wanted.select(&table);
-        let _ = told.send(counts);
+        let chosen = page.select(&table);
+        let _ = told.send(counts_of(&chosen));
         let mut out = io::BufWriter::with_capacity(limits::LISTING_PIECE_BYTES, Pieces(pieces));
         // An error: the reader has gone.
-        let _ = write(&table, &names, &mut out).and_then(|()| out.flush());
+        let _ = write(&table, &chosen.names, &mut out).and_then(|()| out.flush());
     });
     let counts = count.await.map_err(|_| ApiError::busy("listing the rules was given up"))?;
     Ok((counts, Body::from_stream(tokio_stream::wrappers::ReceiverStream::new(body))))
@@ -183,9 +157,14 @@ fn write(table: &Snapshot, names: &[&str], out: &mut impl Write) -> io::Result<(
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use std::sync::Mutex;
+
+    use serde_json::json;
 
     use super::*;
+    use crate::control::statistics::Statistics;
+    use crate::http::Pages;
+    use crate::link::{self, Own, Published, Tag, Tuning};
     use crate::table::{Names, edit};
 
     fn table(names: &[&str]) -> Snapshot {
@@ -199,14 +178,18 @@ mod tests {
     }
 
     fn listed(table: &Snapshot, query: &str) -> (Vec<String>, usize) {
-        let query = Query::of(Some(query), &["search", "action", "after", "limit"]);
-        let grant = Arc::new(Grant::EVERYTHING);
-        let wanted = Wanted::of(&query.expect("a query"), table, grant).expect("a query");
-        let Selected { names, counts: [matched, _] } = wanted.select(table);
-        let mut text = Vec::new();
-        write(table, &names, &mut text).expect("memory");
+        let known = [&["after"][..], &SELECTING, &ORDERING].concat();
+        let query = Query::of(Some(query), &known).expect("a query");
+        let tagged = TaggedTable { table: table.clone(), tag: Tag::of_start(0) };
+        let published = Published::new(tagged, Pages::builtin(), Tuning::default(), Own::default());
+        let (control, shards, _) = link::connect(published, 1).expect("eventfds");
+        let statistics = Arc::new(Mutex::new(Statistics::new(control, table, &[])));
+        let sources = HostSources { statistics, published: shards[0].published.clone() };
+        let page = Page::of(&query, Arc::new(Grant::EVERYTHING), sources).expect("a query");
+        let chosen = page.select(table);
+        let text = text_of(table, &chosen.names);
         let value: Value = serde_json::from_slice(&text).expect("JSON");
-        (value.as_object().expect("an object").keys().cloned().collect(), matched)
+        (value.as_object().expect("an object").keys().cloned().collect(), chosen.matched)
     }
 
     #[test]

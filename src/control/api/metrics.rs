@@ -192,6 +192,8 @@ const METRICS: &[Metric] = &[
     ("host_answers", "Final answers by class, of the busiest", Sum, |n| n.hosts.answers()),
     ("host_errors", "Requests that failed, of the busiest hosts", Sum,
         |n| n.hosts.sums(HostCount::Errors)),
+    ("host_limited", "Requests that a limit turned away, of the busiest hosts", Sum,
+        |n| n.hosts.sums(HostCount::Limited)),
     ("host_latency_seconds", "Time from the end of a request's head to the head of its answer",
         Histogram, |n| n.hosts.times(SlotTime::Latency)),
     ("host_request_seconds", "Time from the end of a request's head to the end of the request",

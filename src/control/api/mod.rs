@@ -23,6 +23,7 @@ mod openapi;
 mod past;
 mod process;
 mod ranking;
+mod reached;
 mod read;
 mod ready;
 mod route;
@@ -70,6 +71,7 @@ use daemon_metrics::PathTimes;
 use error::ApiError;
 use guard::Peer;
 use metrics::Ranks;
+use ranking::HostSources;
 use route::{ROUTES, Route};
 
 pub(super) use read::unasked;
@@ -246,6 +248,12 @@ impl Api {
 
     fn current(&self) -> Arc<TaggedTable> {
         self.sources.published.table_full()
+    }
+
+    /// The parts that know the conditions of hosts.
+    fn host_sources(&self) -> HostSources {
+        let (statistics, published) = (&self.sources.statistics, &self.sources.published);
+        HostSources { statistics: statistics.clone(), published: published.clone() }
     }
 
     fn lock_statistics(&self) -> MutexGuard<'_, Statistics> {

@@ -9,8 +9,8 @@ use axum::response::Response;
 use serde_json::{Map, Value, json};
 
 use super::error::ApiError;
-use super::json_response;
 use super::route::{Query, ROUTES};
+use super::{json_response, ranking};
 use crate::table::Action;
 
 pub(super) fn answer(parts: &Parts) -> Result<Response, ApiError> {
@@ -69,7 +69,8 @@ const CHANGE: &[&str] = &["dry_run", "wait", "timeout"];
 #[rustfmt::skip]
 const OPERATIONS: &[Operation] = &[
     get("/hostname/", "listRules", "All rules, or those that match, by name",
-        &["search", "action", "after", "limit", "sort"], Json("Rules")),
+        &["search", "action", "filter", "after", "limit", "sort", "named_hosts"],
+        Json("RulesOrNull")),
     change(("PUT", "/hostname/"), "replaceRules", "Replaces the whole table", CHANGE,
         Some("Rules")),
     change(("PATCH", "/hostname/"), "changeRules",
@@ -86,11 +87,12 @@ const OPERATIONS: &[Operation] = &[
     get("/history/", "getHistory", "The last hour of all hosts, of one, or of a backend",
         &["one_host", "backend", "events"], Json("History")),
     get("/which/{host}", "explainHost", "The rule of a request for a host, and what would happen to it",
-        &["scheme"], Json("Explained")),
+        &["scheme", "source"], Json("Explained")),
     get("/which/", "hasSite", "The same for a TLS terminator: 404 where no site has the name",
         &["domain", "scheme"], Json("Explained")),
-    get("/stats/", "listCounters", "Counters of all hosts, or of the busiest",
-        &["busiest", "fleet", "sort", "limit", "search"], Json("CountersOfAll")),
+    get("/stats/", "listCounters", "Counters of all hosts, or of some",
+        &["busiest", "fleet", "sort", "limit", "search", "action", "filter", "named_hosts"],
+        Json("CountersOfAll")),
     get("/stats/{host}/", "getCounters", "Counters of a host; {} without a request so far",
         &["fleet"], Json("Counters")),
     get("/backends/", "listBackends", "State and counters of backends, by address", &["address"],
@@ -141,15 +143,17 @@ fn parameter(name: &str) -> Value {
         "one_host" => ("A host, for what is about its rule alone", json!({ "type": "string" })),
         "backend" => ("A backend, for what is about it alone", json!({ "type": "string" })),
         "events" => ("How many of the last events", json!({ "type": "integer", "minimum": 0 })),
-        "sort" => ("The order, most first", json!({ "type": "string" })),
-        "host" => (
-            "Hosts whose counters are in each `traffic`",
-            json!({
-                "type": "array",
-                "items": { "type": "string" },
-                "maxItems": crate::limits::EVENT_HOSTS_MAX,
-            }),
-        ),
+        "sort" => {
+            let names: Vec<&str> = ranking::sorts().collect();
+            ("The order, most first", json!({ "type": "string", "enum": names }))
+        }
+        "filter" => {
+            let names: Vec<&str> = ranking::filters().collect();
+            ("Hosts that something is wrong with", json!({ "type": "string", "enum": names }))
+        }
+        "host" => ("Hosts whose counters are in each `traffic`", hosts()),
+        "named_hosts" => ("These hosts, and no other argument that selects", hosts()),
+        "source" => ("Address of the client", json!({ "type": "string" })),
         "scheme" => (
             "Scheme of the request",
             json!({ "type": "string", "enum": ["http", "https", "tcp", "tls"] }),
@@ -162,14 +166,20 @@ fn parameter(name: &str) -> Value {
         "only" => ("Kinds of events, with commas", json!({ "type": "string" })),
         _ => ("", json!({})),
     };
-    // `host` of `/events` may be given several times.
-    let name = if name == "one_host" { "host" } else { name };
+    // `host` may be given several times, or names one alone.
+    let name = if matches!(name, "one_host" | "named_hosts") { "host" } else { name };
     let mut parameter =
         json!({ "name": name, "in": "query", "description": meaning, "schema": schema });
     if name == "domain" {
         parameter["required"] = json!(true);
     }
     parameter
+}
+
+/// Schema of hosts, each given by an argument of its own.
+fn hosts() -> Value {
+    let most = crate::limits::NAMED_HOSTS_MAX;
+    json!({ "type": "array", "items": { "type": "string" }, "maxItems": most })
 }
 
 fn reference(schema: &str) -> Value {

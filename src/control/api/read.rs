@@ -14,8 +14,10 @@ use serde_json::Value;
 
 use super::crowd::Seat;
 use super::error::ApiError;
+use super::route::Query;
 use super::value::{Room, Tree};
 use crate::control::SharedNames;
+use crate::control::grant::Grant;
 use crate::limits;
 use crate::table::{Action, Name, Rule, Target, host};
 
@@ -141,6 +143,32 @@ fn not_json(error: &serde_json::Error) -> ApiError {
 pub(super) fn name(raw: &str) -> Result<String, ApiError> {
     host::rule_name(raw)
         .map_err(|error| ApiError::of_host(raw, "hostname_invalid", error.sentence()))
+}
+
+/// The hosts that a query names, in canonical form. `choosing` are the arguments that would choose
+/// among all hosts: none of them goes with a name.
+pub(super) fn hosts(
+    query: &Query<'_>,
+    choosing: &[&str],
+    grant: &Grant,
+) -> Result<Vec<String>, ApiError> {
+    let given: Vec<&str> = query.all("host").collect();
+    let other = choosing.iter().find(|name| query.get(name).is_some());
+    if let Some(other) = other.filter(|_| !given.is_empty()) {
+        let message = format!("host: expected without {other}, which chooses among all hosts");
+        return Err(ApiError::bad("query_invalid", message));
+    }
+    if limits::NAMED_HOSTS_MAX < given.len() {
+        let message =
+            format!("{} hosts, expected at most {}", given.len(), limits::NAMED_HOSTS_MAX);
+        return Err(ApiError::bad("query_invalid", message));
+    }
+    let named = given.into_iter().map(|raw| {
+        let name = name(raw)?;
+        grant.check_host(&name)?;
+        Ok(name)
+    });
+    named.collect()
 }
 
 /// The backends of these rules that were never looked up, each once.

@@ -19,7 +19,7 @@ use super::super::statistics::{
 use super::asker::Asker;
 use super::error::ApiError;
 use super::guard;
-use super::ranking::{self, HostOrder};
+use super::ranking::{HostOrder, ORDERING, SELECTING};
 use super::route::Query;
 use super::{Api, json_response, read, tell_counts};
 use crate::address::Address;
@@ -34,10 +34,13 @@ fn answer(value: &Value) -> Response {
 /// `GET /stats/`: the counters of each rule, also without a request yet, and of `unknown` once it
 /// had one.
 pub(super) async fn all(api: &Api, parts: &Parts, asker: &Asker) -> Result<Response, ApiError> {
-    let known = [&["busiest", "fleet"][..], &ranking::ARGUMENTS].concat();
-    let query = Query::of(parts.uri.query(), &known)?;
-    let of_fleet = query.flag("fleet")?;
+    let choosing = [&["busiest"][..], &SELECTING, &ORDERING].concat();
+    let query = Query::of(parts.uri.query(), &[&["fleet", "host"][..], &choosing].concat())?;
     let busiest = query.count("busiest", limits::BUSIEST_MAX)?;
+    let named = read::hosts(&query, &choosing, &asker.grant)?;
+    if !named.is_empty() {
+        return of_named(api, parts, &query, named).await;
+    }
     if HostOrder::is_asked_for(&query) {
         let order = HostOrder::of(&query, asker.grant.clone())?;
         if busiest.is_some() {
@@ -55,40 +58,68 @@ pub(super) async fn all(api: &Api, parts: &Parts, asker: &Asker) -> Result<Respo
         None => every(&shared, &table, &asker),
     });
     let listed = listed.await.map_err(|_| ApiError::busy("adding up was given up"))?;
-    let path = query.get("busiest").map(|count| format!("/stats/?busiest={count}"));
-    let path = path.as_deref().unwrap_or("/stats/");
-    let path = of_fleet.then_some(path);
-    Ok(of_all(api, parts, Value::Object(listed), path, std::convert::identity).await)
+    let path = of_fleet(&query)?;
+    Ok(of_all(api, parts, Value::Object(listed), path.as_deref(), std::convert::identity).await)
 }
 
-/// `GET /stats/?sort=&limit=&search=`: hosts in this order, each with all members.
+/// The request as another node gets it, where the numbers of all nodes are asked for.
+fn of_fleet(query: &Query<'_>) -> Result<Option<String>, ApiError> {
+    if !query.flag("fleet")? {
+        return Ok(None);
+    }
+    let mut arguments = form_urlencoded::Serializer::new(String::new());
+    arguments.extend_pairs(query.pairs().filter(|(name, _)| *name != "fleet"));
+    Ok(Some(format!("/stats/?{}", arguments.finish())))
+}
+
+/// Counters of these hosts, with all members; of one without a rule none.
+fn of_hosts(shared: &SharedStatistics, table: &Snapshot, names: &[&str]) -> Map<String, Value> {
+    let keys: Vec<u64> = names.iter().map(|name| table.key(name)).collect();
+    let (found, minutes) = counted(shared, &keys.iter().copied().collect());
+    let hosts = names.iter().zip(keys).map(|(name, key)| {
+        let is_there = *name == UNKNOWN || table.get(name).is_some();
+        let sums = found.get(&key).copied().unwrap_or_default();
+        let counters = if is_there { minutes.to_json(key, &sums) } else { Map::new() };
+        ((*name).to_owned(), Value::Object(counters))
+    });
+    hosts.collect()
+}
+
+/// `GET /stats/?host=`: the hosts that are named.
+async fn of_named(
+    api: &Api,
+    parts: &Parts,
+    query: &Query<'_>,
+    names: Vec<String>,
+) -> Result<Response, ApiError> {
+    let (table, shared) = (api.current(), api.sources.statistics.clone());
+    // It looks at the slots of all hosts.
+    let found = tokio::task::spawn_blocking(move || {
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        of_hosts(&shared, &table, &names)
+    });
+    let found = found.await.map_err(|_| ApiError::busy("adding up was given up"))?;
+    let path = of_fleet(query)?;
+    Ok(of_all(api, parts, Value::Object(found), path.as_deref(), std::convert::identity).await)
+}
+
+/// `GET /stats/?sort=&limit=&search=&action=&filter=`: hosts in this order, each with all members.
 async fn in_order(
     api: &Api,
     parts: &Parts,
     query: &Query<'_>,
     order: HostOrder,
 ) -> Result<Response, ApiError> {
-    let (table, shared) = (api.current(), api.sources.statistics.clone());
+    let (table, sources) = (api.current(), api.host_sources());
     let own_order = order.clone();
     let chosen = tokio::task::spawn_blocking(move || {
-        let chosen = own_order.choose(&shared, &table);
-        let keys: Vec<u64> = chosen.names.iter().map(|name| table.key(name)).collect();
-        let (found, minutes) = counted(&shared, &keys.iter().copied().collect());
-        let hosts = chosen.names.iter().zip(keys).map(|(name, key)| {
-            let sums = found.get(&key).copied().unwrap_or_default();
-            ((*name).to_owned(), Value::Object(minutes.to_json(key, &sums)))
-        });
-        let hosts: Map<String, Value> = hosts.collect();
+        let chosen = own_order.choose(&sources, &table);
+        let hosts = of_hosts(&sources.statistics, &table, &chosen.names);
         (hosts, [chosen.matched, chosen.rules])
     });
     let (hosts, [matched, rules]) =
         chosen.await.map_err(|_| ApiError::busy("looking through the hosts was given up"))?;
-    let path = query.flag("fleet")?.then(|| {
-        let mut path = form_urlencoded::Serializer::new(String::new());
-        let given = ranking::ARGUMENTS.iter().filter_map(|name| Some((*name, query.get(name)?)));
-        path.extend_pairs(given);
-        format!("/stats/?{}", path.finish())
-    });
+    let path = of_fleet(query)?;
     let arrange = |sum| match sum {
         Value::Object(hosts) => Value::Object(order.arrange(hosts)),
         other => other,

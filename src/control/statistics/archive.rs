@@ -4,7 +4,7 @@
 
 use crate::link::{ByKey, HostCount, Sums, Whole};
 
-/// Numbers by host: about 120 bytes for one that had traffic.
+/// Numbers by host: about 130 bytes for one that had traffic.
 #[derive(Default)]
 pub(super) struct HostArchive {
     index: ByKey<u32>,
@@ -18,6 +18,7 @@ pub(super) struct Row {
     /// Bytes both ways.
     pub(super) bytes: u64,
     pub(super) errors: u64,
+    pub(super) limited: u64,
     packed: Box<[u8]>,
 }
 
@@ -29,6 +30,7 @@ impl Row {
             completed: get(HostCount::Completed),
             bytes: get(HostCount::BytesSent).wrapping_add(get(HostCount::BytesReceived)),
             errors: get(HostCount::Errors),
+            limited: get(HostCount::Limited),
             packed: whole.pack(),
         }
     }

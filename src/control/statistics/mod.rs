@@ -1,7 +1,7 @@
 //! Statistics per host: what the shards count now, what they have handed over, and what was saved
 //! before the last start, as one number.
 //!
-//! A shard's slot that was idle for long is retired and its numbers come here, packed: about 120
+//! A shard's slot that was idle for long is retired and its numbers come here, packed: about 130
 //! bytes for a host that ever had traffic, nothing for one that had none. A deleted host's numbers
 //! go, though the shards' slots stay for a while: what they held at that moment is taken off from
 //! then on.
@@ -26,8 +26,7 @@ use crate::table::{Snapshot, UNKNOWN};
 use archive::HostArchive;
 use window::Window;
 
-pub(super) use rank::{Chosen, HostFilter, HostSort, choose};
-use window::describe;
+pub(super) use rank::{Chosen, HostFilter, HostSort, HostTrouble, by_name, choose};
 pub(super) use window::{SlotReading, per_second, percentiles, quantile};
 
 /// The statistics, shared by several threads: the API, the writer, and the one that folds the
@@ -461,7 +460,7 @@ impl Minutes<ByKey<SlotReading>> {
     pub(super) fn to_json(&self, key: u64, sums: &Sums) -> Map<String, Value> {
         let minute = self.of.get(&key).copied().unwrap_or_default();
         let mut object = to_json(sums);
-        object.extend(describe(&minute, self.seconds));
+        object.extend(window::of_host(&minute, self.seconds));
         object
     }
 }
@@ -479,15 +478,18 @@ impl<K: Eq + Hash> Minutes<HashMap<K, SlotReading>> {
     /// Rates and percentiles of a backend in the last minute.
     pub(super) fn of_backend(&self, key: &K) -> Map<String, Value> {
         let minute = self.of.get(key).copied().unwrap_or_default();
-        let mut object = describe(&minute, self.seconds);
-        object.retain(|name, _| !name.starts_with("bytes"));
-        object
+        window::of_backend(&minute, self.seconds)
     }
 }
 
 /// The sums of a host that outlive the process, as its slot counts them.
-const TOTALS: [HostCount; 3] =
-    [HostCount::Completed, HostCount::BytesSent, HostCount::BytesReceived];
+const TOTALS: [HostCount; 5] = [
+    HostCount::Completed,
+    HostCount::BytesSent,
+    HostCount::BytesReceived,
+    HostCount::Errors,
+    HostCount::Limited,
+];
 
 pub(super) fn totals_of(sums: &Sums) -> Totals {
     Totals::from(TOTALS.map(|count| sums.get(count)))
@@ -495,7 +497,7 @@ pub(super) fn totals_of(sums: &Sums) -> Totals {
 
 fn sums_of(totals: Totals) -> Sums {
     let mut sums = Sums::default();
-    TOTALS.into_iter().zip(<[u64; 3]>::from(totals)).for_each(|(count, n)| sums.set(count, n));
+    TOTALS.into_iter().zip(<[u64; 5]>::from(totals)).for_each(|(count, n)| sums.set(count, n));
     sums
 }
 
@@ -549,6 +551,7 @@ pub(super) fn to_json(sums: &Sums) -> Map<String, Value> {
     let numbers = numbers.map(|(name, count)| (name.to_owned(), json!(sums.get(count))));
     let mut object: Map<String, Value> = numbers.into_iter().collect();
     object.insert("answers".to_owned(), answers_to_json(sums));
-    object.insert("errors".to_owned(), json!(sums.get(HostCount::Errors)));
+    let more = [("errors", HostCount::Errors), ("limited", HostCount::Limited)];
+    object.extend(more.map(|(name, count)| (name.to_owned(), json!(sums.get(count)))));
     object
 }

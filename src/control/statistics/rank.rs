@@ -22,17 +22,19 @@ pub(in crate::control) enum HostSort {
     Open,
     Requests,
     Bytes,
+    Limited,
 }
 
 impl HostSort {
     /// All orders, with their names.
-    pub(in crate::control) const ALL: [(&str, HostSort); 6] = [
+    pub(in crate::control) const ALL: [(&str, HostSort); 7] = [
         ("errors", HostSort::Errors),
         ("latency", HostSort::Latency),
         ("held", HostSort::Held),
         ("open", HostSort::Open),
         ("requests", HostSort::Requests),
         ("bytes", HostSort::Bytes),
+        ("limited", HostSort::Limited),
     ];
 
     /// Ranks a host by the counts of one slot, or of all.
@@ -48,6 +50,7 @@ impl HostSort {
                 let all = get(HostCount::BytesSent).wrapping_add(get(HostCount::BytesReceived));
                 HostRank(minute.sent.saturating_add(minute.received), all)
             }
+            HostSort::Limited => HostRank(minute.limited.into(), get(HostCount::Limited)),
         }
     }
 
@@ -58,6 +61,7 @@ impl HostSort {
             HostSort::Latency => 0,
             HostSort::Held | HostSort::Open | HostSort::Requests => row.completed,
             HostSort::Bytes => row.bytes,
+            HostSort::Limited => row.limited,
         }
     }
 }
@@ -79,13 +83,28 @@ impl HostRank {
     }
 }
 
+/// Trouble that the counts of a host show.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(in crate::control) enum HostTrouble {
+    /// Requests failed in the last minute.
+    Failing,
+    /// Requests are held now.
+    Held,
+    /// Limits turned requests away in the last minute.
+    Limited,
+}
+
 /// Hosts that are wanted.
 pub(in crate::control) trait HostFilter {
+    /// Keys of the hosts among which the wanted ones are; `None`: among all.
+    fn among(&self) -> Option<&KeySet>;
     /// Whether every rule that may be seen is wanted: then no rule need be looked at.
     fn is_everything(&self) -> bool;
+    /// Whether the client may see every host.
+    fn sees_all(&self) -> bool;
     /// Whether the client may see the host.
     fn sees(&self, name: &str) -> bool;
-    /// Whether a host is wanted; `unknown` has no rule.
+    /// Whether a host is wanted of those; `unknown` has no rule.
     fn matches(&self, name: &str, rule: Option<&Rule>) -> bool;
 }
 
@@ -107,8 +126,12 @@ pub(in crate::control) fn choose<'t>(
     wanted: &impl HostFilter,
 ) -> Chosen<'t> {
     let ranks = sort.map(|sort| super::lock(statistics).ranks(sort));
-    let unknown = super::lock(statistics).has(table.key(UNKNOWN)).then_some(UNKNOWN);
-    let unknown = unknown.filter(|name| wanted.sees(name) && wanted.matches(name, None));
+    let key = table.key(UNKNOWN);
+    let unknown = super::lock(statistics).has(key).then_some(UNKNOWN);
+    let unknown = unknown.filter(|name| {
+        let is_among = wanted.among().is_none_or(|among| among.contains(&key));
+        is_among && wanted.sees(name) && wanted.matches(name, None)
+    });
     match &ranks {
         Some(ranks) if wanted.is_everything() => {
             let first = super::lock(statistics).first(ranks, limit, |key| {
@@ -120,14 +143,16 @@ pub(in crate::control) fn choose<'t>(
             let mut named: Vec<(Reverse<HostRank>, &str)> = named.collect();
             named.sort_unstable();
             let mut names: Vec<&str> = named.into_iter().map(|(_, name)| name).collect();
-            let mut all = by_name(table, limit - names.len().min(limit), wanted, &names);
+            let others = limit - names.len().min(limit);
+            let chosen: HashSet<&str> = names.iter().copied().collect();
+            let mut all = first_by_name(table, others, wanted, |name| !chosen.contains(name));
             names.append(&mut all.names);
             names.truncate(limit);
             Chosen { names, matched: all.matched + usize::from(unknown.is_some()), ..all }
         }
         Some(ranks) => ranked(statistics, table, (ranks, limit), wanted, unknown),
         None => {
-            let mut all = by_name(table, limit, wanted, &[]);
+            let mut all = by_name(table, (None, limit), wanted);
             if let Some(unknown) = unknown {
                 all.matched += 1;
                 all.names.push(unknown);
@@ -139,37 +164,68 @@ pub(in crate::control) fn choose<'t>(
     }
 }
 
-/// The first names of those that match, but for those that are chosen already.
-fn by_name<'t>(
+/// Chooses the first `limit` rules by their names, behind a name where one is given.
+pub(in crate::control) fn by_name<'t>(
+    table: &'t Snapshot,
+    (after, limit): (Option<&str>, usize),
+    wanted: &impl HostFilter,
+) -> Chosen<'t> {
+    first_by_name(table, limit, wanted, |name| after.is_none_or(|after| after < name))
+}
+
+/// The first names of those that match, as far as `accepts` takes them. Memory is taken for these
+/// names, however many rules there are.
+fn first_by_name<'t>(
     table: &'t Snapshot,
     limit: usize,
     wanted: &impl HostFilter,
-    but: &[&str],
+    accepts: impl Fn(&str) -> bool,
 ) -> Chosen<'t> {
-    let (mut matched, mut rules) = (0, 0);
-    let but: HashSet<&str> = but.iter().copied().collect();
-    let mut page: BinaryHeap<&str> = BinaryHeap::new();
-    if limit == 0 && wanted.is_everything() && wanted.sees(UNKNOWN) {
+    if limit == 0 && wanted.is_everything() && wanted.sees_all() {
         return Chosen { names: Vec::new(), matched: table.len(), rules: table.len() };
     }
-    for (name, rule) in table.iter().filter(|(name, _)| wanted.sees(name)) {
-        rules += 1;
-        if !wanted.matches(name, Some(rule)) {
-            continue;
-        }
+    let mut matched = 0;
+    let mut page: BinaryHeap<&str> = BinaryHeap::new();
+    let rules = each_match(table, wanted, |name| {
         matched += 1;
-        if limit <= page.len() && page.peek().is_none_or(|last| *last <= name) {
-            continue;
-        }
-        if but.contains(name) {
-            continue;
+        let is_late = limit <= page.len() && page.peek().is_none_or(|last| *last <= name);
+        if is_late || !accepts(name) {
+            return;
         }
         page.push(name);
         if limit < page.len() {
             page.pop();
         }
+    });
+    let mut names = page.into_vec();
+    names.sort_unstable();
+    Chosen { names, matched, rules }
+}
+
+/// Calls `take` with the name of each rule that is wanted; returns how many rules the client may
+/// see.
+fn each_match<'t>(
+    table: &'t Snapshot,
+    wanted: &impl HostFilter,
+    mut take: impl FnMut(&'t str),
+) -> usize {
+    let seen = table.iter().filter(|(name, _)| wanted.sees(name));
+    if let Some(among) = wanted.among() {
+        for name in among.iter().filter_map(|key| table.name_of(*key)) {
+            if wanted.sees(name) && wanted.matches(name, table.get(name)) {
+                take(name);
+            }
+        }
+        return if wanted.sees_all() { table.len() } else { seen.count() };
     }
-    Chosen { names: page.into_sorted_vec(), matched, rules }
+    let mut rules = 0;
+    for (name, rule) in seen {
+        rules += 1;
+        if wanted.matches(name, Some(rule)) {
+            take(name);
+        }
+    }
+    rules
 }
 
 /// The first of those that match, which each rule is looked at for.
@@ -180,14 +236,8 @@ fn ranked<'t>(
     wanted: &impl HostFilter,
     unknown: Option<&'t str>,
 ) -> Chosen<'t> {
-    let mut rules = 0;
     let mut names: Vec<&str> = Vec::new();
-    for (name, rule) in table.iter().filter(|(name, _)| wanted.sees(name)) {
-        rules += 1;
-        if wanted.matches(name, Some(rule)) {
-            names.push(name);
-        }
-    }
+    let rules = each_match(table, wanted, |name| names.push(name));
     names.extend(unknown);
     let statistics = super::lock(statistics);
     let mut first: BinaryHeap<(Reverse<HostRank>, &str)> = BinaryHeap::new();
@@ -263,6 +313,28 @@ impl Statistics {
         });
         self.host_window.each_retired(|key, minute| minutes.entry(key).or_default().add(&minute));
         minutes.into_iter().map(|(key, minute)| (key, HostRank::of_latency(&minute))).collect()
+    }
+
+    /// Keys of the hosts in trouble.
+    pub(in crate::control) fn troubled(&self, trouble: HostTrouble) -> KeySet {
+        let shows = |minute: &SlotReading, held: u64| match trouble {
+            HostTrouble::Failing => minute.errors != 0,
+            HostTrouble::Held => held != 0,
+            HostTrouble::Limited => minute.limited != 0,
+        };
+        let mut found = KeySet::default();
+        self.each_slot(|shard, index, key, slot| {
+            let minute = self.host_window.minute(shard, index, &SlotReading::of_host(slot));
+            if shows(&minute, slot.get(HostCount::Held)) {
+                found.insert(key);
+            }
+        });
+        self.host_window.each_retired(|key, minute| {
+            if shows(&minute, 0) {
+                found.insert(key);
+            }
+        });
+        found
     }
 
     fn each_slot(&self, mut see: impl FnMut(usize, usize, u64, &Slot)) {

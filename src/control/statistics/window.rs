@@ -18,6 +18,8 @@ use crate::link::{
 pub(in crate::control) struct SlotReading {
     pub(in crate::control) requests: u32,
     pub(in crate::control) errors: u32,
+    /// Requests that a limit turned away; of a host.
+    pub(in crate::control) limited: u32,
     /// Responses by class, from 2xx to 5xx.
     pub(in crate::control) answers: [u32; 4],
     pub(in crate::control) sent: u64,
@@ -32,10 +34,10 @@ const _: () = assert!(size_of::<[SlotReading; 2]>() == limits::SLOT_MARKS_BYTES)
 impl SlotReading {
     pub(super) fn of_host(slot: &Slot) -> SlotReading {
         let sums = slot.sums();
-        let (sent, received) = (HostCount::BytesSent, HostCount::BytesReceived);
         SlotReading {
-            sent: sums.get(sent),
-            received: sums.get(received),
+            limited: sums.get(HostCount::Limited) as u32,
+            sent: sums.get(HostCount::BytesSent),
+            received: sums.get(HostCount::BytesReceived),
             ..SlotReading::of(&sums, HostCount::Completed, HostCount::Errors)
                 .timed(slot, SlotTime::Latency)
         }
@@ -78,6 +80,7 @@ impl SlotReading {
     ) {
         self.requests = narrow(self.requests, other.requests);
         self.errors = narrow(self.errors, other.errors);
+        self.limited = narrow(self.limited, other.limited);
         self.sent = wide(self.sent, other.sent);
         self.received = wide(self.received, other.received);
         self.answers.iter_mut().zip(other.answers).for_each(|(own, n)| *own = narrow(*own, n));
@@ -247,16 +250,29 @@ impl<K: Copy + Eq + Hash, S: BuildHasher + Default> Window<K, S> {
     }
 }
 
-/// Rates and percentiles of the last minute.
-pub(in crate::control) fn describe(minute: &SlotReading, seconds: f64) -> Map<String, Value> {
+/// Rates and percentiles of a host in the last minute.
+pub(super) fn of_host(minute: &SlotReading, seconds: f64) -> Map<String, Value> {
+    let more = [
+        ("bytes_sent_per_second", minute.sent),
+        ("bytes_received_per_second", minute.received),
+        ("limited_per_second", minute.limited.into()),
+    ];
+    described(minute, &more, seconds)
+}
+
+/// Rates and percentiles of a backend in the last minute.
+pub(super) fn of_backend(minute: &SlotReading, seconds: f64) -> Map<String, Value> {
+    described(minute, &[], seconds)
+}
+
+fn described(minute: &SlotReading, more: &[(&str, u64)], seconds: f64) -> Map<String, Value> {
     let rates = [
         ("requests_per_second", minute.requests.into()),
         ("errors_per_second", minute.errors.into()),
-        ("bytes_sent_per_second", minute.sent),
-        ("bytes_received_per_second", minute.received),
     ];
-    let rates = rates.map(|(name, count)| (name.to_owned(), json!(per_second(count, seconds))));
-    rates.into_iter().chain(minute.percentiles()).collect()
+    let rates = rates.iter().chain(more);
+    let rates = rates.map(|(name, count)| ((*name).to_owned(), json!(per_second(*count, seconds))));
+    rates.chain(minute.percentiles()).collect()
 }
 
 /// Two steps between marks are the minute.

@@ -10,12 +10,20 @@ use crate::http::Pages;
 use crate::link::{self, Ends, Own, Published, SlotTime, Tag, TaggedTable, Tuning};
 use crate::table::{Names, edit};
 
-/// Everything, or hosts that end so.
-struct Ending(&'static str);
+/// Everything, or hosts that end so, or those of them with one of these keys.
+struct Ending(&'static str, Option<KeySet>);
 
 impl HostFilter for Ending {
     fn is_everything(&self) -> bool {
-        self.0.is_empty()
+        self.0.is_empty() && self.1.is_none()
+    }
+
+    fn among(&self) -> Option<&KeySet> {
+        self.1.as_ref()
+    }
+
+    fn sees_all(&self) -> bool {
+        false
     }
 
     fn sees(&self, name: &str) -> bool {
@@ -70,6 +78,7 @@ impl World {
             let slot = slots.get(index).expect("it is open");
             slot.add(HostCount::Completed, chance);
             slot.add(HostCount::Errors, chance * 31 % 11);
+            slot.add(HostCount::Limited, (chance * 13 % 7).saturating_sub(3));
             slot.add(HostCount::BytesSent, chance * 17 % 97);
             slots.add_time(index, SlotTime::Latency, Duration::from_millis(chance * 13 % 89));
             match chance % 4 {
@@ -84,16 +93,25 @@ impl World {
     }
 
     fn chosen(&self, sort: Option<HostSort>, limit: usize, ending: &'static str) -> Vec<&str> {
-        choose(&self.statistics, &self.table, (sort, limit), &Ending(ending)).names
+        choose(&self.statistics, &self.table, (sort, limit), &Ending(ending, None)).names
     }
 
-    /// Rank of a host by looking at it alone.
-    fn rank(&self, sort: HostSort, name: &str) -> HostRank {
+    /// Hosts in trouble, of those that end so.
+    fn troubled(&self, trouble: HostTrouble, ending: &'static str) -> Ending {
+        Ending(ending, Some(lock(&self.statistics).troubled(trouble)))
+    }
+
+    fn counted(&self, name: &str) -> (Sums, SlotReading) {
         let statistics = lock(&self.statistics);
         let key = self.table.key(name);
         let keys = [key].into_iter().collect();
         let sums = statistics.of(&keys).remove(&key).unwrap_or_default();
-        let minute = statistics.minutes(&keys).of.get(&key).copied().unwrap_or_default();
+        (sums, statistics.minutes(&keys).of.get(&key).copied().unwrap_or_default())
+    }
+
+    /// Rank of a host by looking at it alone.
+    fn rank(&self, sort: HostSort, name: &str) -> HostRank {
+        let (sums, minute) = self.counted(name);
         sort.rank(&sums, &minute)
     }
 
@@ -135,8 +153,42 @@ fn without_order_hosts_are_by_name() {
     assert_eq!(world.chosen(None, 3, ""), ["h00.com", "h01.org", "h02.org"]);
     assert_eq!(world.chosen(None, 2, ".com"), ["h00.com", "h03.com"]);
     assert!(world.chosen(None, 0, "").is_empty());
-    let all = choose(&world.statistics, &world.table, (None, 5), &Ending(".com"));
+    let all = choose(&world.statistics, &world.table, (None, 5), &Ending(".com", None));
     assert_eq!((all.matched, all.rules), (8, 21), "seven with numbers, and the idle one");
+}
+
+#[test]
+fn trouble_is_looked_for_among_all_hosts() {
+    let world = world(60);
+    for trouble in [HostTrouble::Failing, HostTrouble::Held, HostTrouble::Limited] {
+        let shows = |name: &&str| {
+            let (sums, minute) = world.counted(name);
+            match trouble {
+                HostTrouble::Failing => minute.errors != 0,
+                HostTrouble::Held => sums.get(HostCount::Held) != 0,
+                HostTrouble::Limited => minute.limited != 0,
+            }
+        };
+        for ending in ["", ".org"] {
+            let wanted = world.troubled(trouble, ending);
+            let expected = world.sorted(HostSort::Open, ending);
+            let mut expected: Vec<&str> = expected.into_iter().filter(shows).collect();
+            let all = expected.len();
+            assert!((2..60).contains(&all), "{trouble:?}: {all}");
+            let choose = |order, wanted: &Ending| {
+                let Chosen { names, matched, rules } =
+                    choose(&world.statistics, &world.table, order, wanted);
+                assert_eq!((matched, rules), (all, 61), "{trouble:?} {ending}");
+                names
+            };
+            assert_eq!(choose((Some(HostSort::Open), 100), &wanted), expected, "{trouble:?}");
+            assert_eq!(choose((Some(HostSort::Open), 2), &wanted), expected[..2], "{trouble:?}");
+            expected.sort_unstable();
+            assert_eq!(choose((None, 100), &wanted), expected, "{trouble:?}");
+            let page = by_name(&world.table, (Some(expected[0]), 1), &wanted);
+            assert_eq!((page.names, page.matched), (vec![expected[1]], all), "{trouble:?}");
+        }
+    }
 }
 
 #[test]
@@ -152,7 +204,7 @@ fn deleted_host_has_the_last_rank() {
     let world = world(9);
     let first = world.chosen(Some(HostSort::Requests), 1, "")[0];
     lock(&world.statistics).forget(&[world.table.key(first)].into_iter().collect());
-    for sort in [HostSort::Requests, HostSort::Errors, HostSort::Bytes, HostSort::Latency] {
+    for sort in [HostSort::Requests, HostSort::Errors, HostSort::Bytes, HostSort::Limited] {
         let statistics = lock(&world.statistics);
         let rank = statistics.rank_of(&statistics.ranks(sort), world.table.key(first));
         drop(statistics);
