@@ -14,7 +14,8 @@ fn stand_in() -> StandIn {
         ("closed.example", json!(["empty", { "code": 410 }, false])),
         ("held.example", json!(["spin", { "timeout": 60 }, true])),
     ]);
-    stand_in.set_stats("a.example", json!({ "errors_per_second": 3.5, "p95": 2.5 }));
+    let wrong = json!({ "errors_per_second": 3.5, "p95": 2.5, "limited_per_second": 1.25 });
+    stand_in.set_stats("a.example", wrong);
     stand_in.set_backend("10.0.0.1:80", "up", "");
     stand_in.set_backend("10.0.0.2:80", "down", "connection refused");
     stand_in.set("a.example", proxy(json!([["10.0.0.1", 80], ["10.0.0.2", 80]])));
@@ -27,6 +28,7 @@ fn stand_in() -> StandIn {
 const PLACES: &[(&str, &str, &str)] = &[
     ("#", "#result", "3 rules"),
     ("#sort=errors&filter=failing", "#result", "1 failing host"),
+    ("#sort=limited&filter=limited", "#result", "1 limited host"),
     ("#host=a.example", "#host-wrong", "10.0.0.2:80"),
     ("#host=held.example", "#host-held", "192.0.2.7"),
     ("#backend=10.0.0.2%3A80", "#backend-rules", "a.example"),

@@ -184,6 +184,38 @@ fn backends_that_go_and_come() {
 }
 
 #[test]
+fn host_that_is_limited_is_found() {
+    let backend = Backend::new().serve_text("hello");
+    let limited = rule_for(&[backend.port], json!({"max_requests_per_second": 1}));
+    let setup = Setup::new().management_tcp().rule("limited.com", limited);
+    let daemon = setup.rule("other.com", backend.rule()).start();
+    let Some(page) = open(&daemon) else { return };
+    page.wait_text("#result", "2 rules");
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let _no_more = Over(&over);
+        for host in ["limited.com", "other.com"] {
+            scope.spawn(|| {
+                let mut client = daemon.connect();
+                while !over.load(Ordering::Relaxed) {
+                    client.exchange(get(host, "/"));
+                    thread::park_timeout(Duration::from_millis(20));
+                }
+            });
+        }
+        page.choose("#filter", "limited");
+        page.wait_text("#result", "1 limited host");
+        page.wait(&format!("0 < parseFloat({})", number("limited.com", "limited")));
+        page.click(&format!("{} .name a", row("limited.com")));
+        page.wait_text("#host-wrong", "Limits turn");
+        page.wait_text("#host-wrong", "requests/s away: max_requests_per_second 1.");
+        page.evaluate("location.hash = '#sort=requests&action=proxy&filter=failing'");
+        page.wait_text("#result", "0 failing hosts, by requests per second");
+    });
+    page.expect_no_complaints();
+}
+
+#[test]
 fn the_token_is_asked_for() {
     let daemon = with_token(TOKEN.as_bytes()).management_tcp().rule("a.com", empty(402)).start();
     let Some(page) = Page::open(&url(&daemon)) else { return };

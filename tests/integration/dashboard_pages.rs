@@ -3,6 +3,7 @@
 
 use serde_json::{Value, json};
 
+use crate::browser::quoted;
 use crate::dashboard::{CLOSED, REVIEWED, deed, open, proxy, row, stand_in};
 use crate::stand_in::StandIn;
 
@@ -67,6 +68,22 @@ fn filters_and_orders_are_the_servers() {
     page.choose("#filter", "down");
     page.wait_text("#result", "1 host with a backend down");
     page.wait_text(&row("gone.example"), "1 down");
+    // Which column has the place changes with what is looked for.
+    let limit = json!({ "limited_per_second": 7.5, "limited": 4100 });
+    stand_in.set_stats("calm.example", limit);
+    let shown = |column: &str| {
+        format!("0 < document.querySelector('#heads [data-sort={column}]').offsetWidth")
+    };
+    page.wait(&shown("bytes"));
+    page.choose("#filter", "limited");
+    page.wait_text("#result", "1 limited host");
+    page.wait_text("#result", "by requests turned away per second");
+    page.wait_text(&format!("{} .limited-s", row("calm.example")), "7.5");
+    page.wait(&shown("limited"));
+    page.wait(&format!("!({})", shown("bytes")));
+    page.choose("#action", "spin");
+    page.wait_text("#result", "0 limited hosts");
+    page.choose("#action", "");
     page.choose("#filter", "");
     page.click("th[data-sort=latency] button");
     page.wait_text("#result", "4 hosts, by latency");
@@ -79,7 +96,61 @@ fn filters_and_orders_are_the_servers() {
     page.type_text("10.0.0.2:8000");
     page.wait_text("#rows", "gone.example");
     page.wait_text("#result", "1 of 4 rules match");
-    assert!(stand_in.requests().iter().any(|request| request.contains("/stats/?sort=latency")));
+    let requests = stand_in.requests();
+    for asked in [
+        "/stats/?sort=latency",
+        "/stats/?sort=held&limit=50&filter=held",
+        "/stats/?sort=errors&limit=50&filter=down",
+        "/stats/?sort=limited&limit=50&action=spin&filter=limited",
+    ] {
+        assert!(requests.iter().any(|request| request.contains(asked)), "{asked} in {requests:?}");
+    }
+    // Rules that were not listed come in one answer.
+    let is_rule = |request: &&String| {
+        request.starts_with("GET /hostname/") && !request.starts_with("GET /hostname/?")
+    };
+    assert_eq!(requests.iter().filter(is_rule).count(), 0, "{requests:?}");
+    page.expect_no_complaints();
+}
+
+#[test]
+fn limits_lead_to_the_host_that_they_limit() {
+    let stand_in = night();
+    let limited = json!({ "backends": [["10.0.0.9", 80]], "max_requests_per_second": 20 });
+    stand_in.set("limited.example", json!(["proxy", limited, true]));
+    let counted = json!({ "limited_per_second": 7.5, "limited": 4100 });
+    stand_in.set_stats("limited.example", counted);
+    let Some(page) = open(&stand_in) else { return };
+    page.wait_text("#limits", "Shed: max requests per second");
+    page.click("#limits a");
+    page.wait_text("#result", "1 limited host");
+    page.click(&format!("{} .name a", row("limited.example")));
+    page.wait_text("#host-wrong", "Limits turn 7.5 requests/s away: max_requests_per_second 20.");
+    page.wait_text("#host-numbers", "7.5/s, 4,100 in all");
+    page.expect_no_complaints();
+}
+
+#[test]
+fn rows_by_name_are_asked_for_together() {
+    let stand_in = stand_in();
+    let Some(page) = open(&stand_in) else { return };
+    let cell = |host: &str, at: usize| {
+        format!("document.querySelector({}).cells[{at}].textContent", quoted(&row(host)))
+    };
+    let (errors, latency) = (4, 5);
+    page.wait(&format!("{} === '0'", cell("b.com", errors)));
+    page.wait(&format!("{} === '14 ms'", cell("b.com", latency)));
+    // Also those of a host that has no requests any more.
+    stand_in.set_stats("b.com", json!({ "requests_per_second": 0.0, "errors_per_second": 3.5 }));
+    page.wait(&format!("{} === '3.5'", cell("b.com", errors)));
+    stand_in.set_stats("b.com", json!({ "requests_per_second": 0.0, "p95": null }));
+    page.wait(&format!("{} === '0'", cell("b.com", errors)));
+    page.wait(&format!("{} === '–'", cell("b.com", latency)));
+    let requests = stand_in.requests();
+    let asked = requests.iter().filter(|request| request.starts_with("GET /stats/"));
+    let of_all = "GET /stats/?host=a.com&host=b.com&host=c.com";
+    assert!(asked.clone().all(|request| request == of_all), "{requests:?}");
+    assert!(1 < asked.count());
     page.expect_no_complaints();
 }
 

@@ -67,6 +67,15 @@ fn ten_thousand_rules_are_as_quick_as_ten() {
     page.wait_text("#result", "1 failing host");
     page.wait_text("#rows", &name(7777));
     page.choose("#filter", "");
+    // An action is looked for among all hosts, too, and not among the first of an order.
+    stand_in.set(&name(4321), json!(["empty", { "code": 410 }, true]));
+    page.choose("#sort", "requests");
+    page.wait_text("#result", "the first 50 of 10,000 hosts");
+    page.choose("#action", "empty");
+    page.wait_text("#result", "1 host, by requests per second");
+    page.wait_text("#rows", &name(4321));
+    page.choose("#action", "");
+    page.choose("#sort", "");
     page.choose("#limit", "200");
     page.wait_text("#range", "1–200 of 10,000");
     page.click("#pick-all");

@@ -253,9 +253,34 @@ impl Table {
         counters
     }
 
-    /// `/stats/?sort=`: those that match the search, in order.
+    /// Whether a host with this rule is one that `filter=` is for.
+    fn is_in(&self, filter: Option<&str>, rule: &Value, counters: &Value) -> bool {
+        let is_some = |member: &str| 0.0 < counters[member].as_f64().unwrap_or(0.0);
+        let is_bad = |state: &Value| *state == "down" || *state == "ejected";
+        let text = rule.to_string();
+        match filter {
+            None => true,
+            Some("failing") => is_some("errors_per_second"),
+            Some("held") => is_some("held_requests"),
+            Some("limited") => is_some("limited_per_second"),
+            Some("down") => self
+                .backends
+                .iter()
+                .filter(|(_, backend)| is_bad(&backend["state"]))
+                .filter_map(|(address, _)| address.rsplit_once(':'))
+                .any(|(host, port)| text.contains(&format!("[\"{host}\",{port}]"))),
+            Some(other) => panic!("no such filter: {other}"),
+        }
+    }
+
+    /// `/stats/`: those that are named, or those that match, in order.
     fn ranked(&self, query: &[(String, String)]) -> (Map<String, Value>, usize) {
         let value = |name: &str| query.iter().find(|(key, _)| key == name).map(|(_, v)| v.as_str());
+        let time = unix_now();
+        if value("host").is_some() {
+            let found = named(query).map(|name| (name.to_owned(), self.stats_of(name, time)));
+            return (found.collect(), 0);
+        }
         let search = value("search").unwrap_or("");
         let member = match value("sort") {
             Some("errors") => "errors_per_second",
@@ -263,19 +288,24 @@ impl Table {
             Some("open") => "open_requests",
             Some("latency") => "p95",
             Some("bytes") => "bytes_sent_per_second",
+            Some("limited") => "limited_per_second",
             _ => "requests_per_second",
         };
         let port = search.rsplit_once(':').map(|(_, port)| format!(",{port}]"));
         let fits = |name: &str, rule: &Value| {
             let is_backend = port.as_ref().is_some_and(|port| rule.to_string().contains(port));
-            name.contains(search) || is_backend || rule.to_string().contains(search)
+            let is_found =
+                || name.contains(search) || is_backend || rule.to_string().contains(search);
+            value("action").is_none_or(|action| rule[0] == action)
+                && (search.is_empty() || is_found())
         };
-        let time = unix_now();
         let mut found: Vec<(String, Value)> = self
             .rules
             .iter()
-            .filter(|(name, rule)| search.is_empty() || fits(name, rule))
-            .map(|(name, _)| (name.clone(), self.stats_of(name, time)))
+            .filter(|(name, rule)| fits(name, rule))
+            .map(|(name, rule)| (rule, name.clone(), self.stats_of(name, time)))
+            .filter(|(rule, _, counters)| self.is_in(value("filter"), rule, counters))
+            .map(|(_, name, counters)| (name, counters))
             .collect();
         let size = |value: &Value| value[member].as_f64().unwrap_or(0.0);
         found.sort_by(|(_, a), (_, b)| size(b).total_cmp(&size(a)));
@@ -286,6 +316,9 @@ impl Table {
 
     fn page(&self, query: &[(String, String)]) -> (Map<String, Value>, usize) {
         let value = |name: &str| query.iter().find(|(key, _)| key == name).map(|(_, v)| v.as_str());
+        if value("host").is_some() {
+            return (named(query).map(|name| (name.to_owned(), self.rule(name))).collect(), 0);
+        }
         let limit = value("limit").and_then(|limit| limit.parse().ok()).unwrap_or(usize::MAX);
         let (search, action) = (value("search").unwrap_or(""), value("action"));
         // An address is two members of the rule.
@@ -302,6 +335,11 @@ impl Table {
         let page = self.rules.range::<str, _>(after).filter(fits).take(limit);
         (page.map(|(name, rule)| (name.clone(), (**rule).clone())).collect(), matched)
     }
+}
+
+/// The hosts that a query names.
+fn named(query: &[(String, String)]) -> impl Iterator<Item = &str> {
+    query.iter().filter(|(key, _)| key == "host").map(|(_, host)| host.as_str())
 }
 
 // ---- a connection: one request, one answer
@@ -384,7 +422,8 @@ const METRICS: &str = "# TYPE mantrid_connections_open gauge\n\
     mantrid_max_connections 1000\nprocess_open_fds 2000\nprocess_max_fds 524288\n\
     process_resident_memory_bytes 73400320\nmantrid_requests_held{shard=\"0\"} 14\n\
     mantrid_max_held 10000\nmantrid_shed_total{reason=\"max_connections\"} 3\n\
-    mantrid_shed_total{reason=\"descriptors\"} 0\n";
+    mantrid_shed_total{reason=\"descriptors\"} 0\n\
+    mantrid_shed_total{reason=\"max_requests_per_second\"} 412\n";
 
 /// What is asked by pages of hosts and backends, with the number that matches.
 fn watched(table: &Table, path: &str, query: &[(String, String)]) -> Option<(usize, Value)> {
@@ -542,8 +581,7 @@ fn unix_now() -> f64 {
 }
 
 fn tell_events(mut stream: TcpStream, shared: &Shared, query: &[(String, String)]) -> Option<()> {
-    let hosts: Vec<&str> =
-        query.iter().filter(|(key, _)| key == "host").map(|(_, host)| host.as_str()).collect();
+    let hosts: Vec<&str> = named(query).collect();
     let waits = |table: &mut Table| table.is_slow && !table.ends;
     let mut table = shared.news.wait_while(shared.table(), waits).expect("the table");
     let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n";
@@ -603,14 +641,14 @@ fn counters(name: &str, rule: &Value, time: f64) -> Value {
         "answers": { "2xx": completed, "3xx": 0, "4xx": 0, "5xx": 0 },
         "requests_per_second": rate, "bytes_sent_per_second": rate * 9000.0,
         "bytes_received_per_second": rate * 700.0, "errors_per_second": 0.0, "errors": 0,
-        "p50": 0.002, "p95": 0.014, "p99": 0.09
+        "limited_per_second": 0.0, "limited": 0, "p50": 0.002, "p95": 0.014, "p99": 0.09
     })
 }
 
 fn traffic(table: &Table, hosts: &[&str], time: f64) -> Value {
-    let named = |name: &str| (name.to_owned(), table.stats_of(name, time));
+    let told = |name: &str| (name.to_owned(), table.stats_of(name, time));
     let mut all: Vec<(String, Value)> =
-        table.rules.keys().take(60).map(|name| named(name)).collect();
+        table.rules.keys().take(60).map(|name| told(name)).collect();
     let sum = |key: &str| -> f64 { all.iter().filter_map(|(_, c)| c[key].as_f64()).sum() };
     let rate = sum("requests_per_second");
     // A little of it fails, now and then.
@@ -635,7 +673,7 @@ fn traffic(table: &Table, hosts: &[&str], time: f64) -> Value {
     json!({
         "time": time, "rules": table.rules.len(), "etag": table.etag(), "totals": totals,
         "shards": shards, "busiest": busiest.collect::<Vec<_>>(), "held": held,
-        "hosts": hosts.iter().map(|name| named(name)).collect::<Map<_, _>>(),
+        "hosts": hosts.iter().map(|name| told(name)).collect::<Map<_, _>>(),
         "down": table.backends.iter().filter(is_down).map(|(at, _)| at).collect::<Vec<_>>(),
     })
 }

@@ -131,7 +131,8 @@ function showHostNumbers() {
   const c = shown.counters;
   entries($("host-numbers"), [
     ["Requests", `${known(c.requests_per_second, rate)}/s, ${known(c.completed_requests, total)} in all`],
-    ["Errors", `${known(c.errors_per_second, rate)}/s, ${known(c.errors ?? c.answers?.["5xx"], total)} since the start`],
+    ["Errors", `${known(c.errors_per_second, rate)}/s, ${known(c.errors ?? c.answers?.["5xx"], total)} in all`],
+    ["Limited", `${known(c.limited_per_second, rate)}/s, ${known(c.limited, total)} in all`],
     ["Latency", PERCENTILES.map((name) => `${name} ${known(c[name], seconds)}`).join(", ")],
     ["Open, held", `${known(c.open_requests, count)}, ${known(c.held_requests, count)}`],
     ["Responses", CLASSES.map((name) => `${known(c.answers?.[name] ?? 0, total)} ${name}`).join(", ")],
@@ -157,6 +158,10 @@ function hostTargets() {
   }
   return targetsOf(behind(rule)).map((target) => ({ label: target, address: target }));
 }
+
+// Arguments of a rule by which its requests may be turned away.
+const LIMITING = ["max_requests_per_second", "max_requests_per_second_per_source",
+  "max_connections", "max_open_requests", "max_held"];
 
 // What is wrong, the first thing first: [how bad, text, backend that it is about].
 function hostFindings() {
@@ -193,7 +198,13 @@ function hostFindings() {
     found.push(["bad", `answers with errors: ${rate(backend.errors_per_second)} of `
       + `${rate(backend.requests_per_second)} requests/s${codes ? ` (in all ${codes})` : ""}`, target]);
   }
-  if (c.errors_per_second > 0 && failing.length === 0 && bad.length === 0) {
+  if (c.limited_per_second > 0) {
+    const limits = LIMITING.filter((name) => name in (rule?.[1] ?? {}))
+      .map((name) => `${name} ${rule[1][name]}`).join(", ");
+    found.push(["warn", `Limits turn ${rate(c.limited_per_second)} requests/s away`
+      + `${limits ? `: ${limits}` : ""}.`, null]);
+  }
+  if (c.errors_per_second > (c.limited_per_second ?? 0) && failing.length === 0 && bad.length === 0) {
     found.push(["bad", `${rate(c.errors_per_second)} errors/s, of no backend that is known: replies `
       + "of Mantrid itself.", null]);
   }

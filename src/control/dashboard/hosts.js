@@ -12,7 +12,7 @@ const relisten = later(250, listen);
 const loadSoon = atMostEach(1000, load);
 
 // The order in which a filter finds its hosts at the top.
-const ORDER_OF = { failing: "errors", held: "held", down: "errors" };
+const ORDER_OF = { failing: "errors", held: "held", down: "errors", limited: "limited" };
 const isRanked = () => view.sort !== "" || view.filter !== "";
 
 // Whether the table that was asked for is shown in the end, and not one that was asked for later.
@@ -49,28 +49,17 @@ async function byName(signal) {
 
 async function ranked(signal) {
   const sort = view.sort || ORDER_OF[view.filter];
-  const ask = async (more) => {
-    const query = new URLSearchParams({ sort, limit: view.limit, ...more });
-    const answer = await call("GET", `stats/?${query}`, { signal });
-    return Object.entries(await answer.json());
-  };
-  const search = view.search ? { search: view.search } : {};
-  const isFor = view.search ? (name) => name.includes(view.search) : () => true;
-  const asked = view.filter === "down"
-    ? (await Promise.all(notReached().map((at) => ask({ search: at })))).flat()
-      .filter(([name]) => isFor(name))
-    : (await ask(search)).filter(([, counters]) => PASSES[view.filter](counters));
-  const stats = new Map(asked);
-  if (stats.size > RULES_AT_ONCE && view.filter !== "down") await readInOrder(sort, search, signal);
-  const rules = await rulesOf([...stats.keys()], signal);
+  const query = new URLSearchParams({ sort, limit: view.limit });
+  for (const name of ["search", "action", "filter"]) if (view[name]) query.set(name, view[name]);
+  const answer = await call("GET", `stats/?${query}`, { signal });
+  const stats = new Map(Object.entries(await answer.json()));
   // JSON.parse puts names that look like numbers first; all others stand in the server's order.
-  const isDown = (name) => targetsOf(behind(rules.get(name))).some((at) => isUnreached(name, at));
-  const names = [...stats.keys()].filter((name) =>
-    (view.action === "" || rules.get(name)?.[0] === view.action)
-    && (view.filter !== "down" || isDown(name)));
+  const names = [...stats.keys()];
+  const rules = await rulesOf(names, signal);
   return () => {
-    const most = names.length < view.limit ? "" : "the first ";
-    showResult(`${most}${HOSTS_OF[view.filter](names.length)}, by ${ORDERS[sort]}`);
+    const matched = Number(answer.headers.get("Mantrid-Matched"));
+    const first = matched > names.length ? `the first ${whole.format(names.length)} of ` : "";
+    showResult(`${first}${HOSTS_OF[view.filter](matched)}, by ${ORDERS[sort]}`);
     showRows(names, rules, stats);
     $("empty").hidden = names.length > 0;
     say($("empty"), view.filter === "" ? "No host matches." : `There are ${HOSTS_OF[view.filter](0)}.`);
@@ -79,62 +68,35 @@ async function ranked(signal) {
   };
 }
 
-// Backends that are down whose hosts are looked for.
-const DOWN_SEARCHED = 10;
-
-function notReached() {
-  const ofChecks = [...failing].map((pair) => pair.slice(pair.lastIndexOf(" ") + 1));
-  return [...new Set([...down, ...ofChecks])].slice(0, DOWN_SEARCHED);
-}
-
-const PASSES = {
-  "": () => true,
-  failing: (counters) => counters.errors_per_second > 0,
-  held: (counters) => counters.held_requests > 0,
-};
-
 const HOSTS_OF = {
   "": (n) => plural(n, "host"),
   failing: (n) => plural(n, "failing host"),
   held: (n) => `${plural(n, "host")} with held requests`,
   down: (n) => `${plural(n, "host")} with a backend down`,
+  limited: (n) => plural(n, "limited host"),
 };
 const ORDERS = {
   requests: "requests per second", errors: "errors per second", latency: "latency",
   bytes: "bytes per second", open: "open requests", held: "held requests",
+  limited: "requests turned away per second",
 };
-
-// ---- Rules of hosts that were not listed with them
-
-// Most of the rules at once: the order may have changed a little since the hosts were listed in it.
-async function readInOrder(sort, search, signal) {
-  const query = new URLSearchParams({ sort, limit: view.limit, ...search });
-  const listed = await call("GET", `hostname/?${query}`, { signal })
-    .then((answer) => answer.json(), (error) => (error.status ? {} : Promise.reject(error)));
-  for (const [name, rule] of Object.entries(listed)) knownRules.set(name, rule);
-}
 
 const isUnreached = (name, at) => down.has(at) || failing.has(`${name} ${at}`);
 
-const knownRules = new Map();
-const RULES_AT_ONCE = 3;
+// ---- Rules of hosts that were not listed with them
 
-// Does this for each name, a few at a time.
-async function fewAtOnce(names, act) {
-  const left = [...names];
-  const next = async () => {
-    for (let name = left.pop(); name !== undefined; name = left.pop()) await act(name);
-  };
-  await Promise.all(Array.from({ length: RULES_AT_ONCE }, next));
-}
+const knownRules = new Map();
+
+const hostsQuery = (names) => new URLSearchParams(names.map((name) => ["host", name]));
 
 async function rulesOf(names, signal) {
-  await fewAtOnce(names.filter((name) => !knownRules.has(name)), async (name) => {
-    knownRules.set(name, await (await call("GET", hostPath(name), { signal })).json());
-  });
-  const found = new Map(names.map((name) => [name, knownRules.get(name) ?? null]));
   if (knownRules.size > 2000) knownRules.clear();
-  return found;
+  const missing = names.filter((name) => !knownRules.has(name));
+  if (missing.length > 0) {
+    const answer = await call("GET", `hostname/?${hostsQuery(missing)}`, { signal });
+    for (const [name, rule] of Object.entries(await answer.json())) knownRules.set(name, rule);
+  }
+  return new Map(names.map((name) => [name, knownRules.get(name) ?? null]));
 }
 
 function showResult(text, isError = false) {
@@ -181,6 +143,7 @@ function showRows(names, rules, stats) {
       if (focused) (firstName() ?? $("search")).focus();
     }
     relisten();
+    askMinutes();
   }
   // With few hosts the other panels stand below them: no column is half empty.
   $("list").classList.toggle("few", names.length < 9);
@@ -204,6 +167,7 @@ const NUMBERS = [
   ["Err/s", (c) => c.errors_per_second ?? null, optional(rate)],
   ["p95", (c) => c.p95 ?? null, optional(seconds)],
   ["Bytes/s", (c) => c.bytes_sent_per_second + c.bytes_received_per_second, bytes],
+  ["Limited/s", (c) => c.limited_per_second ?? null, optional(rate)],
   ["Open", (c) => c.open_requests, count],
   ["Held", (c) => c.held_requests, count],
 ];
@@ -283,22 +247,27 @@ function showTraffic(hosts) {
   }
 }
 
-// Errors and latency of a minute are in no tick: by name, they are asked for one busy row after the
-// other. In any other order they come with it.
-let asked = 0;
-setInterval(async () => {
-  if (document.hidden || $("list").hidden || isRanked() || $("light").dataset.state !== "live") return;
-  const busy = [...rows.values()].filter(({ counters }) => counters.requests_per_second > 0);
-  const row = busy[asked++ % busy.length];
-  if (row === undefined) return;
+// Errors, latency and limits of a minute are in no tick: by name, they are asked for, those of all
+// rows at once. In any other order they come with it.
+let isAsking = false;
+async function askMinutes() {
+  const isLive = $("light").dataset.state === "live";
+  if (document.hidden || $("list").hidden || isRanked() || isAsking || rows.size === 0 || !isLive) return;
+  isAsking = true;
   try {
-    const answer = await call("GET", `stats/${encodeURIComponent(row.name)}/`);
-    const { errors_per_second, p95 } = await answer.json();
-    showNumbers(row, { errors_per_second, p95 });
+    const answer = await call("GET", `stats/?${hostsQuery([...rows.keys()])}`);
+    for (const [name, counters] of Object.entries(await answer.json())) {
+      const { errors_per_second, p95, limited_per_second } = counters;
+      const row = rows.get(name);
+      if (row) showNumbers(row, { errors_per_second, p95, limited_per_second });
+    }
   } catch {
     // The stream tells that the connection is lost.
+  } finally {
+    isAsking = false;
   }
-}, 500);
+}
+setInterval(askMinutes, 2000);
 
 // In an order that changes, rows move only while nobody is at one of them.
 setInterval(() => {
@@ -365,6 +334,8 @@ function readView(wanted) {
 
 function showOrder() {
   const sort = view.sort || ORDER_OF[view.filter] || "";
+  // One column has the place of the other.
+  $("list").classList.toggle("by-limits", sort === "limited" || view.filter === "limited");
   for (const th of $("heads").querySelectorAll("[data-sort]")) {
     const isBy = th.dataset.sort === sort;
     if (isBy) th.ariaSort = sort === "" ? "ascending" : "descending";

@@ -24,6 +24,9 @@ const LIMITS = [
     ["mantrid_max_management_connections"], count],
 ];
 const SHED = "mantrid_shed_total";
+// Reasons that hosts are counted by.
+const SHED_OF_HOSTS = new Set(["max_requests_per_second", "max_requests_per_second_per_source",
+  "backend_queue"]);
 const WANTED = new Set([SHED, ...LIMITS.flatMap(([, used, limit]) => [...used, ...limit])]);
 
 const shedBefore = new Map();
@@ -63,8 +66,11 @@ async function loadLimits() {
     const grew = shedBefore.has(reason) && value > shedBefore.get(reason);
     shedBefore.set(reason, value);
     if (value === 0) continue;
-    items.push(make("li", { className: grew ? "shed grew" : "shed" },
-      make("span", { textContent: `Shed: ${reason.replaceAll("_", " ")}` }),
+    const title = `Shed: ${reason.replaceAll("_", " ")}`;
+    const label = SHED_OF_HOSTS.has(reason)
+      ? make("a", { href: "#sort=limited&filter=limited", textContent: title })
+      : make("span", { textContent: title });
+    items.push(make("li", { className: grew ? "shed grew" : "shed" }, label,
       make("output", { textContent: total(value) })));
   }
   if (items.every((item) => !item.classList.contains("shed"))) {

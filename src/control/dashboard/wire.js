@@ -290,6 +290,7 @@ const EVENTS = new Map([
     }
     refreshHost(true);
     loadBackends();
+    askMinutes();
   }],
   ["traffic", onTraffic],
   ["change", onChange],
