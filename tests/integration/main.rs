@@ -105,6 +105,7 @@ mod panics;
 mod pipelining;
 mod privileges;
 mod proxy_protocol;
+mod queries;
 mod raw;
 mod ready;
 mod refusals;
