@@ -41,6 +41,7 @@ mod client_backends;
 mod client_daemon;
 mod client_files;
 mod clock;
+mod completions;
 mod config;
 mod containers;
 mod cpu_time;

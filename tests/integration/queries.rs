@@ -1,5 +1,5 @@
-//! The queries of `docs/grafana.json` and `docs/alerts.yml`: each metric, label and value in them is
-//! one that `/metrics` serves, and, where there is a Prometheus, each has an answer.
+//! The queries of `docs/grafana.json` and `docs/alerts.yml`: each metric, label and value in them
+//! is one that `/metrics` serves, and, where there is a Prometheus, each has an answer.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::{Child, Command, Stdio};
@@ -148,7 +148,8 @@ fn what_a_query_names_is_found() {
     };
     let function = |name: &str| Part::Function(name.to_owned());
     let labels = |names: &[&str]| Part::Labels(names.iter().map(|it| (*it).to_owned()).collect());
-    let query = "topk(10, sum by (host, le) (rate(a_total{x=\"1\",y!~\"b|c\"}[5m]))) / d > 0.9 and on(i) e";
+    let query =
+        "topk(10, sum by (host, le) (rate(a_total{x=\"1\",y!~\"b|c\"}[5m]))) / d > 0.9 and on(i) e";
     let expected = [
         function("topk"),
         function("sum"),
