@@ -40,7 +40,7 @@ struct FirstProcess(i32);
 
 impl Drop for FirstProcess {
     fn drop(&mut self) {
-        drop(kill(Pid::from_raw(self.0), Signal::SIGKILL));
+        let _ = kill(Pid::from_raw(self.0), Signal::SIGKILL);
     }
 }
 
