@@ -6,12 +6,12 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::builder::{PossibleValue, PossibleValuesParser};
-use clap::{Args, Parser, Subcommand};
-use clap_complete::Shell;
+use clap::{Args, Parser, Subcommand, value_parser};
 
 use super::backends::{AddBackend, BackendCommand, RemoveBackend};
+use super::complete::Shell;
 use super::options::{Drain, Edit, Looked};
+use super::top::{Condition, Sort};
 use crate::rule_arguments;
 
 /// Position of the options of all commands in the help of one: behind its own.
@@ -40,7 +40,7 @@ pub struct Arguments {
 #[derive(Subcommand, Debug)]
 pub enum Command {
     /// Print all rules, or those that are looked for
-    List(List),
+    List(Selection),
     /// Set the rule of a host
     #[command(after_help = actions())]
     #[command(
@@ -110,13 +110,10 @@ pub enum Command {
     /// Print counters, of all hosts or of one
     Stats {
         /// The host name
-        #[arg(allow_hyphen_values = true, conflicts_with_all = ["sort", "limit", "search"])]
+        #[arg(allow_hyphen_values = true, conflicts_with_all = Selection::NAMES)]
         host: Option<String>,
-        /// Only hosts whose name, backend or action has this text in it, or that a URL leads to
-        #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
-        search: Option<String>,
         #[command(flatten)]
-        ranking: Ranking,
+        selection: Selection,
     },
     /// Print the last changes of rules and who made them, of all hosts or of one
     Changes {
@@ -156,8 +153,14 @@ pub enum Command {
     Top {
         /// How many hosts to ask for, 1 to 1000
         #[arg(long, value_name = "N", default_value_t = 200)]
-        #[arg(value_parser = clap::value_parser!(u32).range(1..=1000))]
+        #[arg(value_parser = value_parser!(u32).range(1..=1000))]
         hosts: u32,
+        /// Begin with this order; keys choose another
+        #[arg(long, value_name = "ORDER", default_value = "requests")]
+        sort: Sort,
+        /// Begin with the hosts that something is wrong with in this way; f shows others
+        #[arg(long, value_name = "FILTER")]
+        filter: Option<Condition>,
     },
     /// Print completions for a shell
     Completions {
@@ -174,20 +177,21 @@ pub enum Command {
         /// The folder to make [default: mantrid-support-TIME]
         folder: Option<PathBuf>,
     },
-    /// Print the names of hosts that begin like this, for completions
+    /// Print what may stand in the place of the last of these words, for completions
     #[command(hide = true)]
-    CompleteHosts {
-        /// The beginning
-        #[arg(default_value = "")]
-        prefix: String,
+    Complete {
+        /// The words of the command line, without the first
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<String>,
     },
     /// A command that does not exist: refused in the original's words.
     #[command(external_subcommand)]
     Unknown(Vec<OsString>),
 }
 
-#[derive(Args, Debug)]
-pub struct List {
+/// Hosts that are looked for, in which order, and how many of them.
+#[derive(Args, Debug, Default)]
+pub struct Selection {
     /// Only hosts whose name, backend or action has this text in it, or that a URL leads to
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub search: Option<String>,
@@ -195,14 +199,10 @@ pub struct List {
     /// no_hosts
     #[arg(long, value_name = "NAME")]
     pub action: Option<String>,
-    #[command(flatten)]
-    pub ranking: Ranking,
-}
-
-/// Order of hosts, and how many of them.
-#[derive(Args, Debug, Default)]
-pub struct Ranking {
-    /// The hosts with the most come first: errors, latency, held, open, requests or bytes
+    /// Only hosts that something is wrong with: failing, held, down or limited
+    #[arg(long, value_name = "FILTER")]
+    pub filter: Option<String>,
+    /// The hosts with the most come first: errors, latency, held, open, requests, bytes or limited
     #[arg(long, value_name = "ORDER")]
     pub sort: Option<String>,
     /// How many hosts at most
@@ -210,11 +210,14 @@ pub struct Ranking {
     pub limit: Option<String>,
 }
 
-impl Ranking {
+impl Selection {
+    const NAMES: [&str; 5] = ["search", "action", "filter", "sort", "limit"];
+
     /// Arguments that were given, with their names.
     pub fn given(&self) -> Vec<(&'static str, &str)> {
-        let all = [("sort", &self.sort), ("limit", &self.limit)];
-        all.into_iter().filter_map(|(name, value)| Some((name, value.as_deref()?))).collect()
+        let Selection { search, action, filter, sort, limit } = self;
+        let all = Selection::NAMES.into_iter().zip([search, action, filter, sort, limit]);
+        all.filter_map(|(name, value)| Some((name, value.as_deref()?))).collect()
     }
 }
 
@@ -327,6 +330,7 @@ Examples:
   mantrid-client list --search example.com --action proxy
   mantrid-client stats example.com
   mantrid-client stats --sort errors --limit 10    # which hosts fail
+  mantrid-client list --filter down                # whose backends can't be used
   mantrid-client changes example.com               # who changed it, and what was before
   mantrid-client dump > table.json && mantrid-client load table.json
   mantrid-client check table.json && mantrid-client diff table.json
@@ -374,33 +378,6 @@ fn actions() -> String {
         text += &line;
     }
     text
-}
-
-/// The command line for completions: with the names of actions and arguments, which the daemon
-/// judges and not the parser.
-pub fn completed(command: clap::Command) -> clap::Command {
-    let actions = rule_arguments::ACTIONS.iter().map(|row| row.name);
-    let mut options: Vec<PossibleValue> = Vec::new();
-    for argument in rule_arguments::ACTIONS.iter().flat_map(|row| row.arguments) {
-        let mut values: Vec<String> =
-            argument.words().iter().map(|word| format!("{}={word}", argument.name)).collect();
-        if values.is_empty() {
-            values.push(format!("{}=", argument.name));
-        }
-        let is_new = |value: &String| options.iter().all(|known| known.get_name() != value);
-        let new: Vec<String> = values.into_iter().filter(is_new).collect();
-        options.extend(new.into_iter().map(|value| {
-            // Leaked: clap takes static names alone, and the program ends with the completions.
-            let value: &'static str = value.leak();
-            PossibleValue::new(value).help(argument.summary()).hide(argument.is_obsolete)
-        }));
-    }
-    let actions = PossibleValuesParser::new(actions);
-    let options = PossibleValuesParser::new(options);
-    command.mut_subcommand("set", |set| {
-        set.mut_arg("action", |arg| arg.value_parser(actions))
-            .mut_arg("options", |arg| arg.value_parser(options))
-    })
 }
 
 #[cfg(test)]
@@ -466,7 +443,10 @@ mod tests {
             "mantrid-client set a spin true --wait --dry-run",
             "mantrid-client load",
             "mantrid-client top --hosts 0",
+            "mantrid-client top --sort speed",
+            "mantrid-client top --filter slow",
             "mantrid-client stats a.com --sort errors",
+            "mantrid-client stats a.com --filter held",
             "mantrid-client changes a.com b.com",
             "mantrid-client completions cobol",
         ] {

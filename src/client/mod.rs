@@ -46,7 +46,7 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 
 use address::Address;
-use arguments::{Arguments, Command, List, Ranking, Restart, Set};
+use arguments::{Arguments, Command, Restart, Selection, Set};
 use backends::{AddBackend, RemoveBackend};
 use change::Change;
 use failure::Failure;
@@ -122,9 +122,7 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
             restart::restart(&api()?, &restart, json).await
         }
         Command::Stats { host: Some(host), .. } => stats_of(&api()?, &named(host)?, json).await,
-        Command::Stats { host: None, search, ranking } => {
-            stats(&api()?, search.as_deref(), &ranking, json).await
-        }
+        Command::Stats { host: None, selection } => stats(&api()?, &selection, json).await,
         Command::Changes { host, limit } => {
             let host = host.map(named).transpose()?;
             changes::show(&api()?, host.as_deref(), limit, json).await
@@ -149,16 +147,14 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Check(looked) => check::check(&looked, json),
         Command::Dump { etag } => dump(&api()?, etag.as_deref()).await,
         Command::Events { only } => events::follow(&api()?, &only, json).await,
-        Command::Top { hosts } => top::run(&api()?, hosts, json).await,
+        Command::Top { hosts, sort, filter } => top::run(&api()?, hosts, sort, filter, json).await,
         Command::Support { folder } => support::support(&api()?, folder, json).await,
-        // Without a daemon that is known nothing is offered.
-        Command::CompleteHosts { prefix } => match api() {
-            Ok(api) => complete::hosts(&api, &prefix).await,
-            Err(_) => Ok(()),
-        },
+        Command::Complete { words } => {
+            let api = |url: Option<&str>, socket: Option<&Path>| self::api(url, socket).ok();
+            complete::complete(definition(), &words, api).await
+        }
         Command::Completions { shell } => {
-            let text = complete::script(shell, definition());
-            print(|out| out.write_all(text.as_bytes()))
+            print(|out| out.write_all(complete::script(shell).as_bytes()))
         }
         Command::Man { dir } => man(dir.as_deref()),
         Command::Unknown(words) => {
@@ -212,11 +208,8 @@ fn print_json(body: &[u8]) -> Result<(), Failure> {
     })
 }
 
-async fn list(api: &Api, wanted: &List, json: bool) -> Result<(), Failure> {
-    let arguments = [("search", &wanted.search), ("action", &wanted.action)];
-    let given = arguments.iter().filter_map(|(name, value)| Some((*name, value.as_deref()?)));
-    let given: Vec<_> = given.chain(wanted.ranking.given()).collect();
-    let answer = api.fetch(Ask::get(format!("/hostname/{}", query(given)))).await?;
+async fn list(api: &Api, wanted: &Selection, json: bool) -> Result<(), Failure> {
+    let answer = api.fetch(Ask::get(format!("/hostname/{}", query(wanted.given())))).await?;
     if json {
         return print_json(&answer.body);
     }
@@ -224,7 +217,7 @@ async fn list(api: &Api, wanted: &List, json: bool) -> Result<(), Failure> {
     print::entries(&answer.body, |host, rule| rows.push(Row::of(&host, &rule)))
         .map_err(|error| answer.foreign(&error))?;
     drop(answer);
-    let is_sorted = wanted.ranking.sort.is_some();
+    let is_sorted = wanted.sort.is_some();
     print(|out| if is_sorted { print::list_as_it_is(&rows, out) } else { print::list(rows, out) })
 }
 
@@ -244,14 +237,8 @@ async fn stats_of(api: &Api, host: &str, json: bool) -> Result<(), Failure> {
     print(|out| print::stats(vec![row], out))
 }
 
-async fn stats(
-    api: &Api,
-    search: Option<&str>,
-    ranking: &Ranking,
-    json: bool,
-) -> Result<(), Failure> {
-    let given: Vec<_> = search.map(|text| ("search", text)).into_iter().collect();
-    let given = [given, ranking.given()].concat();
+async fn stats(api: &Api, wanted: &Selection, json: bool) -> Result<(), Failure> {
+    let given = wanted.given();
     let answer = api.fetch(Ask::get(format!("/stats/{}", query(given.iter().copied())))).await?;
     if json {
         return print_json(&answer.body);

@@ -172,6 +172,7 @@ const MINUTE: &[(&str, &str)] = &[
     ("P50", "p50"),
     ("P95", "p95"),
     ("P99", "p99"),
+    ("LTD/S", "limited_per_second"),
 ];
 
 /// A rate, or a percentile in seconds; `-` where there is none.
@@ -358,7 +359,7 @@ mod tests {
                 "slow.com",
                 &json!({
                     "completed_requests": 7, "requests_per_second": 0.25, "errors_per_second": 1.5,
-                    "p50": 0.0031, "p95": 1.25, "p99": null,
+                    "p50": 0.0031, "p95": 1.25, "p99": null, "limited_per_second": 3,
                 }),
             ),
             Counters::of("a.com", &json!({})),
@@ -368,9 +369,9 @@ mod tests {
         let out = String::from_utf8(out).expect("UTF-8");
         let rows: Vec<Vec<&str>> =
             out.lines().map(|line| line.split_whitespace().collect()).collect();
-        assert_eq!(rows[0][12..], ["REQ/S", "ERR/S", "P50", "P95", "P99"], "{out}");
+        assert_eq!(rows[0][12..], ["REQ/S", "ERR/S", "P50", "P95", "P99", "LTD/S"], "{out}");
         assert_eq!((rows[1][0], rows[1][2]), ("slow.com", "7"));
-        assert_eq!(rows[1][10..], ["0.2", "1.5", "3.1ms", "1.25s", "-"]);
+        assert_eq!(rows[1][10..], ["0.2", "1.5", "3.1ms", "1.25s", "-", "3.0"]);
         assert_eq!((rows[2][0], rows[2][14]), ("a.com", "-"));
     }
 

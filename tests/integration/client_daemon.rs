@@ -359,32 +359,6 @@ fn json_of_all_that_reads() {
 }
 
 #[test]
-fn completions_are_understood_by_the_shell() {
-    let script = Call::new(&["completions", "bash"]).finish().out;
-    // what bash does when TAB is pressed behind the last word
-    for (words, offered) in [
-        ("mantrid-client l", &["list", "load"][..]),
-        ("mantrid-client list --", &["--search", "--action", "--json"]),
-        ("mantrid-client set --dry", &["--dry-run"]),
-        ("mantrid-client backend ''", &["list", "move", "drain", "remove"]),
-        ("mantrid-client backend drain --", &["--undo", "--wait", "--dry-run"]),
-        ("mantrid-client which --", &["--scheme", "--source"]),
-        ("mantrid-client which --scheme ''", &["http", "https", "tcp", "tls"]),
-        ("mantrid-client add-backend --", &["--weight"]),
-        ("mantrid-client diff --", &["--merge"]),
-    ] {
-        let press = format!(
-            "{script}\nCOMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))\n\
-             _mantrid__client mantrid-client \"${{COMP_WORDS[-1]}}\" \"${{COMP_WORDS[-2]}}\"\n\
-             echo \"${{COMPREPLY[@]}}\""
-        );
-        let Some(out) = filtered("bash", &[], &press) else { return };
-        let found: Vec<&str> = out.split_whitespace().collect();
-        assert!(offered.iter().all(|word| found.contains(word)), "{words}: {found:?}");
-    }
-}
-
-#[test]
 fn manual_pages_render() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().to_str().expect("UTF-8");

@@ -479,15 +479,12 @@ fn every_metric_is_described() {
     assert!(count > 20, "only {count}");
 }
 
-/// What alerts and the dashboard ask for is there.
+/// What the manual tells an operator to look at is there; `queries.rs` has alerts and dashboard.
 #[test]
-fn every_metric_that_is_asked_for_exists() {
+fn every_metric_of_the_manual_exists() {
     let daemon = Setup::new().rule("a.example", crate::api::empty(402)).start();
     let metrics = daemon.api().ask("GET", "/metrics").text();
-    let grafana = std::fs::read_to_string(root().join("docs/grafana.json")).expect("a dashboard");
-    assert!(serde_json::from_str::<Value>(&grafana).is_ok(), "it is JSON");
-    let alerts = std::fs::read_to_string(root().join("docs/alerts.yml")).expect("alerts");
-    let text = Page::read("docs/operations.md").text + &grafana + &alerts;
+    let text = Page::read("docs/operations.md").text;
     let mut count = 0;
     for piece in text.split("mantrid_").skip(1) {
         let is_part = |c: char| c.is_ascii_lowercase() || c == '_';
@@ -500,7 +497,7 @@ fn every_metric_that_is_asked_for_exists() {
         assert!(metrics.contains(&format!("# TYPE mantrid_{name} ")), "there is no {name}");
         count += 1;
     }
-    assert!(count > 15, "only {count}");
+    assert!(5 < count, "only {count}");
 }
 
 /// Every code in the sources of the API is in its list of errors, and the other way round.

@@ -5,8 +5,10 @@ use serde_json::{Map, Value, json};
 
 use crate::api::empty;
 use crate::backend::{Backend, closed_port, rule_for};
+use crate::client::top::{LEAVE, Terminal};
 use crate::daemon::{Daemon, Setup, eventually};
 use crate::manage::Api;
+use crate::management::Call;
 use crate::message::get;
 use crate::script::Connection;
 use crate::spin::{expect_held, spin};
@@ -177,6 +179,39 @@ fn filter_finds_hosts_among_all() {
             answer.expect_error(400, "query_invalid");
         }
     }
+}
+
+#[test]
+fn client_lists_the_hosts_of_a_filter() {
+    let (daemon, _api, _held) = night();
+    let url = daemon.management.iter().find(|one| one.starts_with("unix:")).expect("a socket");
+    let run = |line: &str| {
+        let words: Vec<&str> = ["--url", url].into_iter().chain(line.split(' ')).collect();
+        let finished = Call::new(&words).finish();
+        finished.expect(0, &[]);
+        let first = |line: &str| line.split_whitespace().next().unwrap_or_default().to_owned();
+        finished.out.lines().skip(1).map(first).collect::<Vec<String>>()
+    };
+    let limited = ["limited.example", "limited.org", "spun-limited.org"];
+    assert_eq!(run("list --filter limited"), limited);
+    assert_eq!(run("stats --filter limited"), limited);
+    assert_eq!(run("stats --filter limited --action spin --sort limited"), limited[2..]);
+    assert_eq!(run("list --filter down --search held"), ["held.example"]);
+    assert_eq!(run("list --filter failing --sort errors --action proxy").len(), 2);
+    let slip = ["--url", url, "list", "--filter", "slow"];
+    Call::new(&slip).finish().expect(1, &["filter=slow", "failing, held, down, limited"]);
+    let json = ["--url", url, "top", "--json", "--filter", "held"];
+    Call::new(&json).finish().expect(1, &["stats --json"]);
+    let terminal = Terminal::sized((24, 80));
+    let client = terminal.run(Call::new(&["--url", url, "top", "--filter", "limited"]));
+    client.expect_on_screen((24, 80), &["only limited hosts", "limited.example", "limited.org"]);
+    terminal.press("m");
+    client.expect_on_screen((24, 80), &["▼LTD/S", "limited.example"]);
+    terminal.press("\r");
+    client.expect_on_screen((24, 80), &["its limits turn", "requests/s away"]);
+    terminal.press("q");
+    client.expect_out(LEAVE);
+    client.expect_exit(0);
 }
 
 #[test]

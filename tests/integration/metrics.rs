@@ -162,6 +162,22 @@ impl Metrics {
         }
     }
 
+    /// Whether there is a series of this name.
+    pub fn has(&self, name: &str) -> bool {
+        self.samples.keys().any(|(known, _)| known == name)
+    }
+
+    /// The labels of all series of this name, with their values.
+    pub fn labels_of(&self, name: &str) -> BTreeMap<String, BTreeSet<String>> {
+        let mut all: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for (_, labels) in self.samples.keys().filter(|(known, _)| known == name) {
+            for (label, value) in labels {
+                all.entry(label.clone()).or_default().insert(value.clone());
+            }
+        }
+        all
+    }
+
     /// The sum over all series of this name that have these labels.
     pub fn sum(&self, name: &str, wanted: &[(&str, &str)]) -> f64 {
         self.sum_of(&format!("mantrid_{name}"), wanted)

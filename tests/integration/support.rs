@@ -1,5 +1,4 @@
-//! `mantrid-client support`: a folder of facts with no secret in it; and completions that know the
-//! hosts of the daemon.
+//! `mantrid-client support`: a folder of facts with no secret in it.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -93,48 +92,4 @@ fn facts_are_those_of_the_configuration_that_was_read_last() {
     let log: Vec<&str> =
         facts["log"].as_array().expect("lines").iter().filter_map(Value::as_str).collect();
     assert!(log.iter().any(|line| line.contains("is in force")), "{log:?}");
-}
-
-#[test]
-fn completions_know_the_hosts_of_the_daemon() {
-    let mut setup = Setup::new().rule("http://shop.example", empty(404));
-    for host in ["shop.example", "shop.example.org", "shoes.example", "a.com", "zoo.example"] {
-        setup = setup.rule(host, empty(404));
-    }
-    let socket = setup.path("management.sock");
-    let _daemon = setup.start();
-    for (prefix, offered) in [
-        ("", "a.com\nshoes.example\nshop.example\nshop.example.org\nzoo.example\n"),
-        ("sh", "shoes.example\nshop.example\nshop.example.org\n"),
-        ("shop.example", "shop.example\nshop.example.org\n"),
-        ("b", ""),
-    ] {
-        call(&socket, "", &["complete-hosts", prefix]).start().expect_printed(offered);
-    }
-    // Nothing is said where there is no daemon.
-    call(Path::new("/nowhere.sock"), "", &["complete-hosts", "a"]).start().expect_printed("");
-    let script = Call::new(&["completions", "bash"]).finish().out;
-    let program = Path::new(env!("CARGO_BIN_EXE_mantrid-client")).parent().expect("a folder");
-    for (words, offered, not_offered) in [
-        ("get sh", &["shoes.example", "shop.example", "shop.example.org"][..], "a.com"),
-        ("set zo", &["zoo.example"], "a.com"),
-        ("spin --timeout", &["--timeout"], "shop.example"),
-        ("set a.com pro", &["proxy"], "zoo.example"),
-        ("list sh", &[], "shop.example"),
-    ] {
-        let press = format!(
-            "{script}\nPATH={}:$PATH\nCOMP_WORDS=(mantrid-client --socket {} {words})\n\
-             COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))\n\
-             _mantrid_client_with_hosts mantrid-client \"${{COMP_WORDS[-1]}}\" \"${{COMP_WORDS[-2]}}\"\n\
-             printf '%s\\n' \"${{COMPREPLY[@]}}\"",
-            program.display(),
-            socket.display()
-        );
-        let bash = std::process::Command::new("bash").args(["-c", &press]).output();
-        let Ok(bash) = bash else { return eprintln!("skipped: there is no bash here") };
-        let text = String::from_utf8_lossy(&bash.stdout).into_owned();
-        let found: Vec<&str> = text.split_whitespace().collect();
-        assert!(offered.iter().all(|word| found.contains(word)), "{words}: {found:?}");
-        assert!(!found.contains(&not_offered), "{words}: {found:?}");
-    }
 }

@@ -172,11 +172,14 @@ fn keys(screen: &Screen) -> Line<'_> {
     }
     let text = match screen.close {
         Some(_) => "Esc back   ? help   p pause   q quit",
-        None => "q quit   ? help   ↑↓ Enter open   s sort   / filter   b backends   p pause",
+        None => "q quit   ? help   ↑↓ Enter open   s sort   / search   f filter   b backends",
     };
     let mut spans = Vec::new();
     if screen.paused {
         spans.push(Span::styled("PAUSED   ", STRONG));
+    }
+    if let Some(only) = screen.only {
+        spans.push(Span::styled(format!("only {} hosts (f: others)   ", only.word()), STRONG));
     }
     if !screen.filter.is_empty() {
         spans.push(Span::styled(format!("only {} (Esc: all)   ", screen.filter), STRONG));

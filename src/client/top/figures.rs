@@ -12,6 +12,8 @@ pub struct Host {
     pub requests_rate: f64,
     /// 5xx and failures of our own, per second.
     pub errors_rate: f64,
+    /// Requests per second that limits turn away.
+    pub limited_rate: f64,
     pub received_rate: f64,
     pub sent_rate: f64,
     /// Seconds to the head of the response: the 50th, 95th and 99th percentile of the last minute.
@@ -31,6 +33,7 @@ impl Host {
             name: plain(name),
             requests_rate: rate(value, "requests_per_second"),
             errors_rate: rate(value, "errors_per_second"),
+            limited_rate: rate(value, "limited_per_second"),
             received_rate: rate(value, "bytes_received_per_second"),
             sent_rate: rate(value, "bytes_sent_per_second"),
             latency: ["p50", "p95", "p99"].map(|name| seconds(value, name)),

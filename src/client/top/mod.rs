@@ -23,14 +23,26 @@ use super::request::Api;
 use draw::{Places, draw};
 use model::{Answered, Flow, Screen, Wanted};
 
+pub use model::{Condition, Sort};
+
 /// Typed faster than drawn; beyond it the typist is made to wait.
 const INPUTS_MAX: usize = 64;
 /// Answers read ahead of the screen.
 const ANSWERS_MAX: usize = 8;
 
 /// Shows `hosts` hosts until the user quits; with `json`, prints a line each second instead.
-pub async fn run(api: &Api, hosts: u32, json: bool) -> Result<(), Failure> {
+pub async fn run(
+    api: &Api,
+    hosts: u32,
+    sort: Sort,
+    filter: Option<Condition>,
+    json: bool,
+) -> Result<(), Failure> {
     let query = format!("busiest={hosts}&only=traffic");
+    if json && (sort != Sort::Requests || filter.is_some()) {
+        let why = "top --json prints the busiest hosts; stats --json has --sort and --filter";
+        return Err(Failure::Other(why.to_owned()));
+    }
     if json {
         return print_each(api, &query, |event| match event.kind.as_str() {
             "traffic" => format!("{}\n", event.data.replace('\n', " ")),
@@ -46,7 +58,8 @@ pub async fn run(api: &Api, hosts: u32, json: bool) -> Result<(), Failure> {
     let news = feed::open(api, &query).await?;
     let signals =
         TerminalSignals::new().map_err(|error| Failure::Other(format!("signals: {error}")))?;
-    let screen = Screen::new(&api.address().to_string(), hosts);
+    let mut screen = Screen::new(&api.address().to_string(), hosts);
+    (screen.sort, screen.only) = (sort, filter);
     let (wanted, asked) = watch::channel(screen.wanted());
     let (teller, answers) = mpsc::channel(ANSWERS_MAX);
     tokio::spawn(poll::run(api.clone(), asked, teller));

@@ -4,6 +4,7 @@
 use std::cmp::Reverse;
 use std::collections::VecDeque;
 
+use clap::ValueEnum;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use serde_json::Value;
 
@@ -16,7 +17,7 @@ pub const HISTORY_MAX: usize = 512;
 const FILTER_CHARS_MAX: usize = 253;
 
 /// Order of the hosts, by `sort=` of the daemon: the largest first.
-#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+#[derive(Copy, Clone, PartialEq, Eq, Debug, ValueEnum)]
 pub enum Sort {
     Requests,
     Errors,
@@ -24,18 +25,24 @@ pub enum Sort {
     Held,
     Open,
     Bytes,
+    Limited,
 }
 
 impl Sort {
     /// Each order with its word in a query and its key.
-    pub const ALL: [(Sort, &'static str, char); 6] = [
+    pub const ALL: [(Sort, &'static str, char); 7] = [
         (Sort::Requests, "requests", 'r'),
         (Sort::Errors, "errors", 'e'),
         (Sort::Latency, "latency", 'l'),
         (Sort::Held, "held", 'h'),
         (Sort::Open, "open", 'o'),
         (Sort::Bytes, "bytes", 'y'),
+        (Sort::Limited, "limited", 'm'),
     ];
+
+    pub fn words() -> Vec<&'static str> {
+        Sort::ALL.iter().map(|(_, word, _)| *word).collect()
+    }
 
     pub fn word(self) -> &'static str {
         Sort::ALL.iter().find(|(sort, ..)| *sort == self).map_or("requests", |(_, word, _)| word)
@@ -61,7 +68,52 @@ impl Sort {
             Sort::Held => host.held,
             Sort::Open => host.open,
             Sort::Bytes => (host.received_rate + host.sent_rate) as u64,
+            Sort::Limited => tenths(host.limited_rate),
         })
+    }
+}
+
+/// Condition of the hosts that are shown, by `filter=` of the daemon.
+#[derive(Copy, Clone, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Condition {
+    Failing,
+    Held,
+    Down,
+    Limited,
+}
+
+impl Condition {
+    /// Each condition with its word in a query.
+    const ALL: [(Condition, &'static str); 4] = [
+        (Condition::Failing, "failing"),
+        (Condition::Held, "held"),
+        (Condition::Down, "down"),
+        (Condition::Limited, "limited"),
+    ];
+
+    pub fn words() -> Vec<&'static str> {
+        Condition::ALL.iter().map(|(_, word)| *word).collect()
+    }
+
+    pub fn word(self) -> &'static str {
+        let found = Condition::ALL.iter().find(|(condition, _)| *condition == self);
+        found.map_or("failing", |(_, word)| word)
+    }
+
+    /// The condition behind this one; `None`: all hosts.
+    fn next(only: Option<Condition>) -> Option<Condition> {
+        let at = Condition::ALL.iter().position(|(condition, _)| Some(*condition) == only);
+        Condition::ALL.get(at.map_or(0, |at| at + 1)).map(|(condition, _)| *condition)
+    }
+
+    /// Whether a host of a `traffic` event is in this condition, as far as that tells.
+    fn holds(self, host: &Host) -> bool {
+        match self {
+            Condition::Failing => 0.0 < host.errors_rate,
+            Condition::Held => 0 < host.held,
+            Condition::Down => false,
+            Condition::Limited => 0.0 < host.limited_rate,
+        }
     }
 }
 
@@ -84,6 +136,7 @@ pub enum Pane {
 pub struct Wanted {
     pub sort: Sort,
     pub search: String,
+    pub only: Option<Condition>,
     pub limit: u32,
     /// The host that is looked at closely.
     pub close: Option<String>,
@@ -121,6 +174,8 @@ pub struct Screen {
     /// Why there is no connection, while there is none.
     pub lost: Option<String>,
     pub sort: Sort,
+    /// Condition of the hosts that are shown, if not all are.
+    pub only: Option<Condition>,
     pub filter: String,
     /// The filter is being typed.
     pub typing: bool,
@@ -153,6 +208,7 @@ impl Screen {
             before: None,
             lost: None,
             sort: Sort::Requests,
+            only: None,
             filter: String::new(),
             typing: false,
             paused: false,
@@ -172,6 +228,7 @@ impl Screen {
         Wanted {
             sort: self.sort,
             search: if self.typing { String::new() } else { self.filter.clone() },
+            only: self.only,
             limit: self.limit,
             close: self.close.as_ref().map(|close| close.host.name.clone()),
         }
@@ -243,7 +300,9 @@ impl Screen {
     pub fn hosts(&self) -> Vec<&Host> {
         // The daemon's search knows backends and actions, too; while it is typed, names are enough.
         let is_asked = self.sorted.is_some() && !self.typing;
-        let fits = |host: &&Host| is_asked || host.name.contains(&self.filter);
+        let is_sorted = self.sorted.is_some();
+        let is_among = |host: &Host| is_sorted || self.only.is_none_or(|only| only.holds(host));
+        let fits = |host: &&Host| is_asked || host.name.contains(&self.filter) && is_among(host);
         let known = self.sorted.as_ref().unwrap_or(&self.traffic.hosts);
         let mut hosts: Vec<&Host> = known.iter().filter(fits).collect();
         if self.sorted.is_none() {
@@ -295,6 +354,7 @@ impl Screen {
             KeyCode::Esc if self.close.is_some() => self.close = None,
             KeyCode::Backspace | KeyCode::Left => self.close = None,
             KeyCode::Esc if !self.filter.is_empty() => self.filter.clear(),
+            KeyCode::Esc if self.only.is_some() => self.show_only(None),
             KeyCode::Char('q') | KeyCode::Esc => return Flow::Quit,
             KeyCode::Char('?') => self.helping = true,
             KeyCode::Char('p') => self.paused = !self.paused,
@@ -303,6 +363,7 @@ impl Screen {
             KeyCode::Char('s') => self.sort_by(self.sort.step(1)),
             KeyCode::Char('S') => self.sort_by(self.sort.step(Sort::ALL.len() - 1)),
             KeyCode::Char('/') => self.typing = true,
+            KeyCode::Char('f') => self.show_only(Condition::next(self.only)),
             KeyCode::Tab | KeyCode::Char('b') => {
                 self.pane = match self.pane {
                     Pane::Hosts => Pane::Backends,
@@ -320,6 +381,18 @@ impl Screen {
 
     fn sort_by(&mut self, sort: Sort) {
         self.sort = sort;
+        self.begin_anew();
+    }
+
+    fn show_only(&mut self, only: Option<Condition>) {
+        self.only = only;
+        // The hosts in order are those of the condition before.
+        self.sorted = None;
+        self.begin_anew();
+    }
+
+    /// Goes to the first of the hosts.
+    fn begin_anew(&mut self) {
         self.pane = Pane::Hosts;
         (self.first, self.chosen, self.followed) = (0, 0, None);
     }

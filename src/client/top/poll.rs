@@ -88,6 +88,9 @@ impl Asker {
         if !wanted.search.is_empty() {
             target = format!("{target}&search={}", encoded(&wanted.search));
         }
+        if let Some(only) = wanted.only {
+            target = format!("{target}&filter={}", only.word());
+        }
         match self.api.fetch(Ask::get(target)).await {
             Ok(answer) => {
                 let mut hosts = Vec::new();

@@ -13,6 +13,7 @@ const KEYS: &[(&str, &str)] = &[
     ("Enter", "open it: rule, latency, backends, cause, last changes"),
     ("Esc ← ", "back to all hosts; without a host or filter: quit"),
     ("/", "search: names, and what else the daemon searches"),
+    ("f", "only failing, held, down, limited hosts, or all of them"),
     ("b Tab", "backends, and back to the hosts"),
     ("p", "pause what is shown"),
     ("s S", "next order, the one before; or by its key:"),

@@ -30,9 +30,11 @@ pub fn draw(frame: &mut Frame<'_>, close: &Close, backends: &[Backend], place: R
         Line::from(vec![
             label("traffic"),
             Span::raw(format!(
-                "{} requests/s, {} errors/s, {} open, {} held, {} and {} bytes/s in and out",
+                "{} requests/s, {} errors/s, {} limited/s, {} open, {} held, {} and {} bytes/s in \
+                 and out",
                 figure(host.requests_rate),
                 figure(host.errors_rate),
+                figure(host.limited_rate),
                 number(host.open),
                 number(host.held),
                 bytes(host.received_rate),
@@ -97,7 +99,11 @@ fn causes(close: &Close, backends: &[Backend]) -> Vec<(String, ratatui::style::S
         let text = format!("answers with errors: {errors} of {requests} requests/s");
         causes.push((format!("{} {text}", backend.address), ALARM));
     }
-    if FAILING <= host.errors_rate && bad.is_empty() && failing.is_empty() {
+    if FAILING <= host.limited_rate {
+        let text = format!("its limits turn {} requests/s away", figure(host.limited_rate));
+        causes.push((text, WARNING));
+    }
+    if FAILING <= host.errors_rate - host.limited_rate && bad.is_empty() && failing.is_empty() {
         let what = "of no backend that is known: replies of Mantrid itself";
         causes.push((format!("{} errors/s {what}", figure(host.errors_rate)), ALARM));
     }

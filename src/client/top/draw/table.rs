@@ -33,7 +33,8 @@ const fn column(
     Column { title, columns, sort, style: Style::new(), cell }
 }
 
-/// Columns in the order of their worth: a narrow terminal lacks the last ones.
+/// Columns in the order of their worth: a narrow terminal lacks the last ones, but for the one that
+/// hosts are ordered by.
 const COLUMNS: &[Column] = &[
     column("REQ/S", 8, Some(Sort::Requests), |host| figure(host.requests_rate)),
     Column {
@@ -45,6 +46,10 @@ const COLUMNS: &[Column] = &[
     column("OPEN", 7, Some(Sort::Open), |host| number(host.open)),
     column("IN/S", 8, Some(Sort::Bytes), |host| bytes(host.received_rate)),
     column("OUT/S", 8, Some(Sort::Bytes), |host| bytes(host.sent_rate)),
+    Column {
+        style: WARNING,
+        ..column("LTD/S", 8, Some(Sort::Limited), |host| figure(host.limited_rate))
+    },
     column("P50", 8, None, |host| duration(host.latency[0])),
     column("P99", 8, None, |host| duration(host.latency[2])),
     column("5XX", 7, None, |host| number(host.answers[3])),
@@ -56,33 +61,34 @@ const COLUMNS: &[Column] = &[
 
 /// Draws the heads of the columns, and the rows that fit.
 pub fn draw(frame: &mut Frame<'_>, screen: &Screen, place: Rect) {
-    let (columns, name) = columns_for(place.width);
+    let (columns, name) = columns_for(place.width, screen.sort);
     let hosts = screen.hosts();
     let rows = hosts.iter().enumerate().skip(screen.first);
     let rows = rows.take(place.height.saturating_sub(1).into());
     let rows = rows.map(|(at, host)| {
-        let line = row(host, columns, name);
+        let line = row(host, &columns, name);
         if at == screen.chosen { line.style(Modifier::UNDERLINED) } else { line }
     });
-    let lines = [header(screen, columns, name)].into_iter().chain(rows);
+    let lines = [header(screen, &columns, name)].into_iter().chain(rows);
     frame.render_widget(Paragraph::new(lines.collect::<Vec<_>>()), place);
 }
 
 /// Columns that fit, and the width that is left for the name.
-fn columns_for(width: u16) -> (&'static [Column], usize) {
-    let mut left = width.saturating_sub(NAME_COLUMNS_MIN);
-    let mut count = 0;
-    for column in COLUMNS {
-        match left.checked_sub(column.columns) {
-            Some(rest) => (left, count) = (rest, count + 1),
-            None => break,
-        }
+fn columns_for(width: u16, sort: Sort) -> (Vec<&'static Column>, usize) {
+    let room = width.saturating_sub(NAME_COLUMNS_MIN);
+    let width_of = |columns: &[&Column]| columns.iter().map(|column| column.columns).sum::<u16>();
+    let mut columns: Vec<&Column> = COLUMNS.iter().collect();
+    while room < width_of(&columns) {
+        let of_order = columns.iter().filter(|column| column.sort == Some(sort)).count();
+        let goes = |column: &&Column| column.sort != Some(sort) || 1 < of_order;
+        let last = columns.iter().rposition(goes).unwrap_or(0);
+        columns.remove(last);
     }
-    let used: u16 = COLUMNS[..count].iter().map(|column| column.columns).sum();
-    (&COLUMNS[..count], width.saturating_sub(used).into())
+    let used = width_of(&columns);
+    (columns, width.saturating_sub(used).into())
 }
 
-fn header<'a>(screen: &Screen, columns: &[Column], name: usize) -> Line<'a> {
+fn header<'a>(screen: &Screen, columns: &[&Column], name: usize) -> Line<'a> {
     let first = Span::styled(format!("{:<name$}", "HOST"), HEAD);
     let others = columns.iter().map(|column| {
         let width = column.columns.into();
@@ -96,7 +102,7 @@ fn header<'a>(screen: &Screen, columns: &[Column], name: usize) -> Line<'a> {
     Line::from_iter([first].into_iter().chain(others))
 }
 
-fn row<'a>(host: &Host, columns: &[Column], name: usize) -> Line<'a> {
+fn row<'a>(host: &Host, columns: &[&Column], name: usize) -> Line<'a> {
     let first = Span::raw(format!("{:<name$}", cut(&host.name, name.saturating_sub(1))));
     let others = columns.iter().map(|column| {
         let text = (column.cell)(host);

@@ -72,14 +72,14 @@ backend down: 127.0.0.1:8001
  1.0k ┤                                                                                                █
     0 ┤                                                                                               ██
 shard 0   ██░░░░░░░░  25%    600/s    shard 1   █████████░  95%    400/s
-HOST                         ▼REQ/S   ERR/S   HELD     P95   OPEN    IN/S   OUT/S     P50     P99    5XX
-www.example.com                 900       0      0       -      8    1.5K   11.4M       -       -      9
-a-very-long-name-that-doe…      0.4       0      3       -      0      0B      0B       -       -      0
-idle.example.com                  0       0      0       -      0      0B      0B       -       -      0
+HOST                        ▼REQ/S   ERR/S   HELD     P95   OPEN    IN/S   OUT/S   LTD/S     P50     P99
+www.example.com                900       0      0       -      8    1.5K   11.4M       0       -       -
+a-very-long-name-that-do…      0.4       0      3       -      0      0B      0B       0       -       -
+idle.example.com                 0       0      0       -      0      0B      0B       0       -       -
 
 
 
-q quit   ? help   ↑↓ Enter open   s sort   / filter   b backends   p pause";
+q quit   ? help   ↑↓ Enter open   s sort   / search   f filter   b backends";
     expect(&mut screen(), 104, 14, expected);
 }
 
@@ -93,7 +93,7 @@ HOST                         ▼REQ/S   ERR/S   HELD
 www.example.com                 900       0      0
 a-very-long-name-that-doe…      0.4       0      3
 idle.example.com                  0       0      0
-q quit   ? help   ↑↓ Enter open   s sort   / filte";
+q quit   ? help   ↑↓ Enter open   s sort   / searc";
     expect(&mut screen(), 50, 8, expected);
 }
 
@@ -141,9 +141,9 @@ backend down: 127.0.0.1:8001
     0 ┤                                                                                                                                                                 ██
                    ╵-150s                        ╵-120s                        ╵-90s                         ╵-60s                         ╵-30s
 shard 0   ██░░░░░░░░  25%    600/s    shard 1   █████████░  95%    400/s
-HOST                         ▼REQ/S   ERR/S   HELD     P95   OPEN    IN/S   OUT/S     P50     P99    5XX    4XX BACKEND            STATE         REQ/S  ERR/S    P95  OPEN
-failing.example                  50    49.5      0   4.0ms      0      0B      0B   2.0ms   250ms   4950      0 10.0.0.2:80        down              0      0      -     0
-held.example                      0       0     12       -     12      0B      0B       -       -      0      0   since 2000-02-28T23:59:59Z: connection refused
+HOST                        ▼REQ/S   ERR/S   HELD     P95   OPEN    IN/S   OUT/S   LTD/S     P50     P99    5XX BACKEND            STATE         REQ/S  ERR/S    P95  OPEN
+failing.example                 50    49.5      0   4.0ms      0      0B      0B       0   2.0ms   250ms   4950 10.0.0.2:80        down              0      0      -     0
+held.example                     0       0     12       -     12      0B      0B       0       -       -      0   since 2000-02-28T23:59:59Z: connection refused
                                                                                                                 10.0.0.1:80        up               50   49.5   2.5s     7
 
 
@@ -154,7 +154,7 @@ held.example                      0       0     12       -     12      0B      0
                                                                                                                 NODES OF PROD              STATE             REQ/S    HELD
                                                                                                                 a                          ok                 1.0k       0
                                                                                                                 b                          behind 2              0       3
-q quit   ? help   ↑↓ Enter open   s sort   / filter   b backends   p pause";
+q quit   ? help   ↑↓ Enter open   s sort   / search   f filter   b backends";
     expect(&mut night(), 170, 22, expected);
 }
 
@@ -180,7 +180,7 @@ backend down: 127.0.0.1:8001
 shard 0   ██░░░░░░░░  25%    600/s    shard 1   █████████░  95%    400/s
 failing.example
 rule      proxy<10.0.0.1:80,10.0.0.2:80>
-traffic   50 requests/s, 49.5 errors/s, 0 open, 0 held, 0B and 0B bytes/s in and out
+traffic   50 requests/s, 49.5 errors/s, 0 limited/s, 0 open, 0 held, 0B and 0B bytes/s in and out
 latency   p50 2.5s, p95 -, p99 -
 responses 5 2xx, 0 3xx, 0 4xx, 4950 5xx
 cause     10.0.0.2:80 is down since 2000-02-28T23:59:59Z: connection refused
@@ -195,6 +195,19 @@ connect
 
 Esc back   ? help   p pause   q quit";
     expect(&mut screen, 100, 24, expected);
+}
+
+#[test]
+fn limits_are_a_cause() {
+    let mut screen = night();
+    screen.key(KeyEvent::new(KeyCode::Enter, KeyModifiers::NONE));
+    let stats = json!({"errors_per_second": 2, "limited_per_second": 2});
+    let rule = json!(["proxy", {"backends": [["10.0.0.9", 80]]}, false]);
+    let close = Close::of("failing.example", &rule, &stats, &Value::Null);
+    screen.learn(Answered::Close(Box::new(close)));
+    let shown = text(&drawn(&mut screen, 100, 24)).join("\n");
+    assert!(shown.contains("cause     its limits turn 2 requests/s away"), "{shown}");
+    assert!(!shown.contains("of no backend that is known"), "{shown}");
 }
 
 #[test]
@@ -273,4 +286,19 @@ fn the_last_line_tells_keys_and_filter() {
     assert!(last(KeyCode::Char('/')).starts_with("/█"));
     assert!(last(KeyCode::Char('w')).starts_with("/w█"));
     assert!(last(KeyCode::Enter).contains("only w (Esc: all)"));
+    assert!(last(KeyCode::Char('f')).contains("only failing hosts (f: others)"));
+}
+
+/// A narrow terminal has the column that hosts are ordered by, in the place of its last one.
+#[test]
+fn column_of_the_order_is_never_left_out() {
+    let mut screen = screen();
+    for (sort, _, _) in Sort::ALL {
+        screen.sort = sort;
+        for width in [40, 50, 80] {
+            let rows = text(&drawn(&mut screen, width, 12));
+            let head = rows.iter().find(|row| row.starts_with("HOST")).expect("the header");
+            assert!(head.contains('▼'), "{sort:?} at {width}: {head}");
+        }
+    }
 }

@@ -73,9 +73,10 @@ fn keys_choose_the_order() {
     press(&mut screen, KeyCode::Char('s'));
     assert_eq!(screen.sort, Sort::Bytes);
     press(&mut screen, KeyCode::Char('s'));
+    press(&mut screen, KeyCode::Char('s'));
     assert_eq!(screen.sort, Sort::Requests);
     press(&mut screen, KeyCode::Char('S'));
-    assert_eq!(screen.sort, Sort::Bytes);
+    assert_eq!(screen.sort, Sort::Limited);
     for (sort, _, key) in Sort::ALL {
         press(&mut screen, KeyCode::Char(key));
         assert_eq!(screen.sort, sort);
@@ -101,6 +102,36 @@ fn the_order_of_the_daemon_is_kept() {
     press(&mut screen, KeyCode::Enter);
     assert_eq!(screen.wanted().search, "m.");
     assert_eq!(names(&screen).len(), 3);
+}
+
+#[test]
+fn a_key_shows_the_hosts_in_one_condition() {
+    let mut screen = busy(3);
+    let learn = |screen: &mut Screen| {
+        screen.learn(Answered::Hosts(vec![host("down.com", json!({})), host("z.com", json!({}))]));
+    };
+    learn(&mut screen);
+    press(&mut screen, KeyCode::Down);
+    let mut seen = vec![screen.wanted().only];
+    for _ in 0..5 {
+        press(&mut screen, KeyCode::Char('f'));
+        seen.push(screen.wanted().only);
+    }
+    let words: Vec<_> = seen.iter().map(|only| only.map(Condition::word)).collect();
+    let expected = [None, Some("failing"), Some("held"), Some("down"), Some("limited"), None];
+    assert_eq!(words, expected);
+    assert_eq!(screen.chosen, 0);
+    // Until the daemon has answered, those are shown of which it is known.
+    press(&mut screen, KeyCode::Char('f'));
+    assert!(names(&screen).is_empty());
+    screen.take(&traffic(&json!({"busiest": [
+        {"host": "a.com", "errors_per_second": 2}, {"host": "b.com", "held_requests": 1}]})));
+    assert_eq!(names(&screen), ["a.com"]);
+    learn(&mut screen);
+    assert_eq!(names(&screen), ["down.com", "z.com"], "the daemon knows");
+    assert_eq!(press(&mut screen, KeyCode::Esc), Flow::Go);
+    assert_eq!(screen.wanted().only, None);
+    assert_eq!(press(&mut screen, KeyCode::Esc), Flow::Quit);
 }
 
 #[test]
