@@ -111,11 +111,7 @@ pub struct Check {
 impl Check {
     /// Makes the check of the rule with this name, whose requests have the Host `sent`; `None`: no
     /// argument of a check was given.
-    pub(super) fn new(
-        given: CheckArguments,
-        rule: &str,
-        sent: Option<&HostSent>,
-    ) -> Option<Check> {
+    pub(super) fn new(given: CheckArguments, rule: &str, sent: Option<&HostSent>) -> Option<Check> {
         if given == CheckArguments::default() {
             return None;
         }

@@ -27,7 +27,9 @@ impl CheckedFor {
     fn note(&self) -> String {
         let (shown, last) = match &self.rules[..] {
             [] => return String::new(),
-            [rule] if self.check.host().map(HostSent::as_str) == Some(host::split(rule).1) => return String::new(),
+            [rule] if self.check.host().map(HostSent::as_str) == Some(host::split(rule).1) => {
+                return String::new();
+            }
             [rule] if self.rules_count == 1 => return format!(" (rule {rule})"),
             rules => (&rules[..rules.len().min(limits::RULES_TOLD_MAX)], rules.last()),
         };

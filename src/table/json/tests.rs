@@ -84,8 +84,9 @@ fn defaults_of_the_table_are_those_in_force() {
             "redirect" => json!({"redirect_to": "a.com"}),
             _ => json!({}),
         };
-        let words = ["none", "no limit", "1 each", "the rule's name", "`check_interval`"];
-        let others = ["the key", "the client's", rule_arguments::REQUIRED];
+        let words = ["none", "no limit", "1 each", "`check_interval`"];
+        let others =
+            ["`host`, or the rule's name", "the key", "the client's", rule_arguments::REQUIRED];
         let words = [&words[..], &others].concat();
         for argument in row.arguments.iter().filter(|known| !words.contains(&known.default)) {
             let mut given = required.clone();

@@ -139,7 +139,7 @@ fn a_checked_backend_is_probed_at_once_and_then_in_time() {
     let [(id, at, probe)] = &begun[..] else { panic!("{begun:?}") };
     let check = rule_check(&rule);
     assert_eq!((&**at, probe), ("10.0.0.1:80", &Probe::Check(check.clone(), None)));
-    assert_eq!((check.path(), check.host()), (Some("/health"), Some("a")));
+    assert_eq!((check.path(), check.host().map(HostSent::as_str)), (Some("/health"), Some("a")));
     scene.pass(EVERY * 10);
     assert_eq!(scene.begin(), [], "one at a time, however long it takes");
     scene.watch.ended(*id, WELL, scene.now, 100);
