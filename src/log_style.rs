@@ -39,6 +39,7 @@ fields! {
     FirstByteMs "first_byte_ms",
     TotalMs "total_ms",
     Termination "termination",
+    Phase "phase",
     Reason "reason",
     Shard "shard",
     Rule "rule",

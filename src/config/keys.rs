@@ -512,8 +512,8 @@ pub const KEYS: &[Key] = &[
         "`default` and names of fields, with commas",
         "Fields of a line in JSON, always in this order: time, client, host, scheme, method, target, \
          version, request_id, traceparent, user_agent, referer, status, bytes_sent, bytes_received, \
-         backend, held_ms, queue_ms, connect_ms, first_byte_ms, total_ms, termination, reason, shard, \
-         rule. `default` is all but traceparent, user_agent, referer and rule, which cost a \
+         backend, held_ms, queue_ms, connect_ms, first_byte_ms, total_ms, termination, phase, \
+         reason, shard, rule. `default` is all but traceparent, user_agent, referer and rule, which cost a \
          look at the head, or at the table, for each request. docs/operations.md says what they mean.",
         at_once!(log_style.fields),
         |config, text| {

@@ -14,7 +14,7 @@ pub const RATES_KEPT: usize = 16_384;
 /// Bytes of the access log that wait for its writer, per shard: a second of 30,000 requests.
 pub const LOG_PAGE_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Reports about backends that wait for control, of all shards: 160 KiB.
-pub const BACKEND_REPORTS_MAX: usize = 4096;
+pub const SHARD_REPORTS_MAX: usize = 4096;
 
 /// Clients at rules with `max_requests_per_second_per_source` that are told apart: 1 MiB, once
 /// there is such a rule. A client is at rest a second after its last request at most.

@@ -2,7 +2,6 @@
 //! published, the wakers and stops of shards, the counters that one shard alone writes, questions
 //! and reports, the backends that are down, and the gates that hold a limit across shards.
 
-mod backend_reports;
 mod beat;
 mod counters;
 mod drain;
@@ -17,6 +16,7 @@ mod outbox;
 mod own;
 mod ramps;
 mod rate;
+mod shard_reports;
 mod shares;
 mod slots;
 mod source_rates;
@@ -40,7 +40,6 @@ use crate::address::Address;
 use crate::http::Pages;
 use crate::limits;
 
-pub(crate) use backend_reports::{BackendReport, Failure};
 pub(crate) use beat::{Beat, Part};
 pub(crate) use counters::{Author, Counter, Counters, Shed};
 pub(crate) use drain::Drain;
@@ -55,6 +54,7 @@ use outbox::{Outbox, OutboxReader};
 pub(crate) use own::{Own, is_local};
 pub(crate) use ramps::{Arrival, Arrivals, RAMP_STEPS, Ramps};
 pub(crate) use rate::{Rate, Rates};
+pub(crate) use shard_reports::{Failure, ShardReport};
 pub(crate) use shares::Shares;
 pub(crate) use slots::{
     BackendCount, ByKey, HostCount, Id, KeyHasher, KeySet, Slot, SlotIndex, Slots, Sums, Whole,
@@ -214,7 +214,7 @@ pub(crate) struct ShardEnd {
     pub(crate) together: Arc<SharedLimits>,
     shared: Arc<Shared>,
     messages: Receiver<ToShard>,
-    backend_reports: Outbox<BackendReport>,
+    shard_reports: Outbox<ShardReport>,
     held_reports: Outbox<Report>,
     handed: Sender<Option<HandedOver>>,
 }
@@ -278,9 +278,9 @@ impl ShardEnd {
         self.held_reports.send(report);
     }
 
-    /// Reports a backend to control, unless control is too far behind; whether it was reported.
-    pub(crate) fn report_backend(&self, report: BackendReport) -> bool {
-        let is_told = self.backend_reports.send(report);
+    /// Reports to control, unless control is too far behind; whether it was reported.
+    pub(crate) fn report(&self, report: ShardReport) -> bool {
+        let is_told = self.shard_reports.send(report);
         if !is_told {
             self.counters().add(Counter::NewsDropped, 1);
         }
@@ -294,7 +294,7 @@ pub(crate) struct ControlEnd {
     pub(crate) together: Arc<SharedLimits>,
     handed: Sender<Option<HandedOver>>,
     shards: Vec<ShardHandle>,
-    backend_reports: OutboxReader<BackendReport>,
+    shard_reports: OutboxReader<ShardReport>,
     held_reports: OutboxReader<Report>,
 }
 
@@ -404,14 +404,14 @@ impl ControlEnd {
         self.held_reports.readable()
     }
 
-    /// The next report about a backend, if there is one.
-    pub(crate) fn next_backend_report(&self) -> Option<BackendReport> {
-        self.backend_reports.next()
+    /// The next report of a shard that is not about a held request, if there is one.
+    pub(crate) fn next_shard_report(&self) -> Option<ShardReport> {
+        self.shard_reports.next()
     }
 
     /// A descriptor that is readable when there is one.
-    pub(crate) fn backend_report_came(&self) -> io::Result<OwnedFd> {
-        self.backend_reports.readable()
+    pub(crate) fn shard_report_came(&self) -> io::Result<OwnedFd> {
+        self.shard_reports.readable()
     }
 }
 
@@ -447,7 +447,7 @@ pub(crate) fn connect(published: Published, shards: usize) -> io::Result<Ends> {
         logbook: Logbook::new(shards),
         beat: Beat::default(),
     });
-    let (backend_reports, backend_reports_read) = outbox::outbox(limits::BACKEND_REPORTS_MAX)?;
+    let (shard_reports, shard_reports_read) = outbox::outbox(limits::SHARD_REPORTS_MAX)?;
     // Bounded by the connections: each has one request held at most.
     let (held_reports, held_reports_read) = outbox::outbox(usize::MAX)?;
     let (handed, handed_over) = channel();
@@ -459,19 +459,19 @@ pub(crate) fn connect(published: Published, shards: usize) -> io::Result<Ends> {
             together: together.clone(),
             shared: shared.clone(),
             messages,
-            backend_reports: backend_reports.clone(),
+            shard_reports: shard_reports.clone(),
             held_reports: held_reports.clone(),
             handed: handed.clone(),
         };
         (ShardHandle { shared, messages: sender }, end)
     };
     let (shards, ends) = shared.into_iter().enumerate().map(ends).unzip();
-    let (backend_reports, held_reports) = (backend_reports_read, held_reports_read);
+    let (shard_reports, held_reports) = (shard_reports_read, held_reports_read);
     let control = ControlEnd {
         together: together.clone(),
         handed: handed.clone(),
         shards,
-        backend_reports,
+        shard_reports,
         held_reports,
     };
     Ok((control, ends, handed_over))

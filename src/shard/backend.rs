@@ -11,15 +11,16 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use super::Shard;
+use super::client::Waiter;
 use super::ending::Ending;
-use super::inbox::Inbox;
+use super::phase::Phase;
 use super::pool::{Lease, OwnConnection, Wait};
 use super::ramp::Ramp;
 use super::request::{Client, RequestTicket};
 use crate::address::Address;
 use crate::limits;
 use crate::link::{
-    BackendReport, Counter, Failure, Shed, SlotTime, Turn, Unreached, is_local_fault, is_shortage,
+    Counter, Failure, ShardReport, Shed, SlotTime, Turn, Unreached, is_local_fault, is_shortage,
 };
 use crate::proxy_protocol::{self, Version};
 use crate::ring::{Abort, Deadline, EndCounts, SendBuf, Stream};
@@ -57,14 +58,13 @@ impl Asking<'_> {
 
 /// Opens or reuses a connection for a request by the rule's balancing, attempts and limits. The
 /// client's `own` connection to one of the rule's backends comes before all that: only there it is
-/// logged in. Watches `client`: nothing is opened for one that left. What came of the request is in
-/// `inbox`: a request that waits must not keep a buffer from others.
+/// logged in. Watches the client: nothing is opened for one that left.
 pub(super) async fn acquire(
-    shard: &Rc<Shard>,
+    mut waiter: Waiter<'_>,
     asking: Asking<'_>,
-    (client, inbox): (&Stream, &mut Inbox),
     own: Option<Box<OwnConnection>>,
 ) -> Result<Lease, Ending> {
+    let shard = waiter.shard;
     let own = own.filter(|own| own.is_usable(shard));
     // The common case touches neither timers nor futures.
     let first = match &own {
@@ -78,6 +78,7 @@ pub(super) async fn acquire(
         lease.backend = index as u16;
         return Ok(lease);
     }
+    waiter.phase.set(Phase::Connecting);
     if first.is_none() {
         if asking.proxy.is_drained() {
             return Err(Ending::Drained);
@@ -100,26 +101,26 @@ pub(super) async fn acquire(
     if proxy_is_down(shard, asking.proxy) {
         return Err(Ending::NoBackend(None));
     }
-    client.arm();
-    inbox.gather(&shard.ring);
+    waiter.begin(Phase::Connecting);
     // Boxed: a connection that waits for its next request should not carry this path's state.
-    let mut open = Box::pin(open(shard, asking, client, first, own));
+    let mut open = Box::pin(open(&waiter, asking, first, own));
     std::future::poll_fn(|cx| match open.as_mut().poll(cx) {
         Poll::Ready(result) => Poll::Ready(result),
-        Poll::Pending if client.poll_left(cx, asking.ends) => Poll::Ready(Err(Ending::ClientGone)),
+        Poll::Pending if waiter.stream.poll_left(cx, asking.ends) => {
+            Poll::Ready(Err(Ending::ClientGone))
+        }
         Poll::Pending => Poll::Pending,
     })
     .await
 }
 
 async fn open(
-    shard: &Rc<Shard>,
+    waiter: &Waiter<'_>,
     asking: Asking<'_>,
-    client: &Stream,
     first: Option<(usize, Address)>,
     mut own: Option<Box<OwnConnection>>,
 ) -> Result<Lease, Ending> {
-    let proxy = asking.proxy;
+    let (shard, proxy) = (waiter.shard, asking.proxy);
     let deadline = Deadline::new(&shard.ring);
     let mut next = first;
     // Grows only when attempts fail.
@@ -134,8 +135,7 @@ async fn open(
         }
         while let Some((index, first)) = next.take() {
             tried.push(index);
-            match attempt_one(shard, asking, (client, own.take()), (index, first), &deadline).await
-            {
+            match attempt_one(waiter, asking, own.take(), (index, first), &deadline).await {
                 // It ended before a packet was sent, and at once: another backend may be tried in
                 // its place.
                 Err(Ending::NoConnection) if spared < limits::LOCAL_TRIES => {
@@ -161,24 +161,24 @@ async fn open(
 
 /// Makes one attempt: at the address of a backend, or at all addresses of its name.
 async fn attempt_one(
-    shard: &Rc<Shard>,
+    waiter: &Waiter<'_>,
     asking: Asking<'_>,
-    (client, own): (&Stream, Option<Box<OwnConnection>>),
+    own: Option<Box<OwnConnection>>,
     (index, first): (usize, Address),
     deadline: &Deadline,
 ) -> Result<Lease, Ending> {
-    let proxy = asking.proxy;
+    let (shard, proxy) = (waiter.shard, asking.proxy);
     match proxy.backend(index).target() {
         // A connection that is the client's own is open: it has no other address to be raced with.
         Target::Name(name) if own.is_none() => {
-            let result = open_any(shard, asking, client, first, name).await;
+            let result = open_any(waiter, asking, first, name).await;
             if matches!(result, Err(Ending::NoBackend(_))) {
                 doubt(shard, name);
             }
             result
         }
         Target::Name(_) | Target::Address(_) => {
-            let result = open_one(shard, asking, (client, own), first, deadline).await;
+            let result = open_one(waiter, asking, own, first, deadline).await;
             if let Err(Ending::NoBackend(why)) = result {
                 note_unreachable(shard, proxy, first, why);
             }
@@ -202,7 +202,7 @@ fn note_unreachable(shard: &Shard, proxy: &Proxy, address: Address, why: Option<
 fn doubt(shard: &Shard, name: &Arc<Name>) {
     if name.doubt() {
         // Should there be no room for it, the usual lookup finds out.
-        let _ = shard.end.report_backend(BackendReport::NameFailed { name: name.clone() });
+        let _ = shard.end.report(ShardReport::NameFailed { name: name.clone() });
     }
 }
 
@@ -224,12 +224,12 @@ type Opening<'a> = Pin<Box<dyn Future<Output = Result<Lease, Ending>> + 'a>>;
 /// waited for alone: after a moment the next is tried beside it, of the other family first, and who
 /// answers first is taken (RFC 8305).
 async fn open_any(
-    shard: &Rc<Shard>,
+    waiter: &Waiter<'_>,
     asking: Asking<'_>,
-    client: &Stream,
     first: Address,
     name: &Name,
 ) -> Result<Lease, Ending> {
+    let shard = waiter.shard;
     let mut left: Vec<Address> = name.addresses().iter().map(|it| (*it).into()).collect();
     left.retain(|address| *address != first);
     // The last is tried next.
@@ -238,7 +238,7 @@ async fn open_any(
     let open = |address: Address| -> Opening<'_> {
         Box::pin(async move {
             let deadline = Deadline::new(&shard.ring);
-            open_one(shard, asking, (client, None), address, &deadline).await
+            open_one(waiter, asking, None, address, &deadline).await
         })
     };
     let mut opening = vec![(first, shard.ring.now(), open(first))];
@@ -313,13 +313,14 @@ fn reuse(shard: &Rc<Shard>, asking: Asking<'_>, address: Address) -> Option<Leas
 }
 
 async fn open_one(
-    shard: &Rc<Shard>,
+    waiter: &Waiter<'_>,
     asking: Asking<'_>,
-    (client, own): (&Stream, Option<Box<OwnConnection>>),
+    own: Option<Box<OwnConnection>>,
     address: Address,
     deadline: &Deadline,
 ) -> Result<Lease, Ending> {
     let Asking { proxy, ticket, repeatable, .. } = asking;
+    let shard = waiter.shard;
     if own.is_none()
         && let Some(lease) = reuse(shard, asking, address)
     {
@@ -340,6 +341,7 @@ async fn open_one(
             let waited = shard.ring.now().saturating_duration_since(since);
             shard.count_wait(ticket, SlotTime::Queue, waited);
         };
+        waiter.phase.set(Phase::Queueing);
         while place.is_none() {
             match shard.pool.place(shard, address, limit.get(), deadline, repeatable).await {
                 // Its place is free when it is gone.
@@ -357,6 +359,7 @@ async fn open_one(
                 }
             }
         }
+        waiter.phase.set(Phase::Connecting);
         note();
     }
     if let Some(own) = own {
@@ -375,7 +378,7 @@ async fn open_one(
             lease.watched = proxy.healthcheck();
             (lease.is_last, lease.unshared) = (!proxy.keep_alive(), asking.is_unshared());
             if let Some(version) = proxy.send_proxy() {
-                introduce(shard, &lease, version, asking, client, deadline).await?;
+                introduce(waiter, &lease, version, asking, deadline).await?;
             }
             Ok(lease)
         }
@@ -406,16 +409,16 @@ fn unreached(address: Address, abort: &Abort) -> Unreached {
 
 /// Says on a new connection whose it is; from then on it is nobody else's.
 async fn introduce(
-    shard: &Rc<Shard>,
+    waiter: &Waiter<'_>,
     lease: &Lease,
     version: SendProxy,
     asking: Asking<'_>,
-    client: &Stream,
     deadline: &Deadline,
 ) -> Result<(), Ending> {
+    let shard = waiter.shard;
     let whose = asking.client;
     let source = SocketAddr::new(whose.peer, whose.port);
-    let target = rustix::net::getsockname(client).ok();
+    let target = rustix::net::getsockname(waiter.stream).ok();
     let target = target.and_then(|address| SocketAddr::try_from(address).ok());
     let version = match version {
         SendProxy::V1 => Version::One,

@@ -2,16 +2,20 @@
 //! that is under way. The parts of the request path are lent this; none of them replies on it but
 //! `connection` and `raw`.
 
+use std::cell::Cell;
 use std::future::poll_fn;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use super::Shard;
+use super::ending::Ending;
 use super::inbox::Inbox;
+use super::phase::Phase;
 use super::request::{Client, Next, RequestTicket};
 use crate::limits;
-use crate::link::{HandedOver, Protocol, Shed};
+use crate::link::{HandedOver, Protocol, ShardReport, Shed};
 use crate::proxy_protocol;
 use crate::ring::{Abort, Deadline, EndCounts, RecvBuf, Stream};
 
@@ -41,6 +45,7 @@ pub(super) struct ClientSide {
     pub(super) stream: Stream,
     pub(super) inbox: Inbox,
     pub(super) front: Front,
+    pub(super) phase: Cell<Phase>,
     pub(super) deadline: Deadline,
     /// Client of the request under way, or of the last one.
     pub(super) client: Client,
@@ -48,14 +53,38 @@ pub(super) struct ClientSide {
     pub(super) ticket: RequestTicket,
 }
 
+/// A client that waits for a backend.
+pub(super) struct Waiter<'a> {
+    pub(super) shard: &'a Rc<Shard>,
+    pub(super) stream: &'a Stream,
+    pub(super) inbox: &'a mut Inbox,
+    pub(super) phase: &'a Cell<Phase>,
+}
+
+impl Waiter<'_> {
+    /// Begins to watch for the client's leaving. What it has sent must not keep a buffer from
+    /// others.
+    pub(super) fn begin(&mut self, phase: Phase) {
+        self.phase.set(phase);
+        self.stream.arm();
+        self.inbox.gather(&self.shard.ring);
+    }
+}
+
 impl Drop for ClientSide {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            let client = SocketAddr::new(self.client.peer, self.client.port);
+            let phase = self.phase.get().slug();
+            self.shard.end.report(ShardReport::Panicked { client, phase });
+        }
         // A request is still under way, so a panic or the end of the shard has cut it off: the
         // response must not look complete.
         if self.ticket != RequestTicket::NONE {
             self.stream.reset_on_drop();
+            self.note_end(Ending::CutOff);
+            self.shard.finish(self.ticket);
         }
-        self.shard.cut_off(self.ticket);
         if self.client.is_counted {
             self.shard.end.together.sources.leave(self.client.peer);
         }
@@ -77,7 +106,19 @@ impl ClientSide {
     pub(super) fn new(shard: Rc<Shard>, stream: Stream, client: Client) -> ClientSide {
         let deadline = Deadline::new(&shard.ring);
         let (inbox, front, ticket) = (Inbox::default(), Front::default(), RequestTicket::NONE);
-        ClientSide { shard, stream, inbox, front, deadline, client, ticket }
+        let phase = Cell::new(Phase::ReadingHead);
+        ClientSide { shard, stream, inbox, front, phase, deadline, client, ticket }
+    }
+
+    /// Lends what a wait for a backend needs.
+    pub(super) fn waiter(&mut self) -> Waiter<'_> {
+        let ClientSide { shard, stream, inbox, phase, .. } = self;
+        Waiter { shard, stream, inbox, phase }
+    }
+
+    /// Says how the request under way ended, unless that was said.
+    pub(super) fn note_end(&self, ending: Ending) {
+        self.shard.note_end(self.ticket, ending, self.phase.get());
     }
 
     /// Takes the bytes of the request under way out of the inbox, and counts them.

@@ -8,12 +8,14 @@ use std::time::Duration;
 
 use super::Shard;
 use super::client::ClientSide;
+use super::phase::Phase;
 use super::request::Next;
 use crate::limits;
 use crate::ring::{Deadline, Stream};
 
 /// Closes a connection as `next` says.
 pub(super) async fn end(side: &ClientSide, next: Next) {
+    side.phase.set(Phase::Lingering);
     match next {
         Next::Reset => side.stream.reset_on_drop(),
         Next::ResetOnceTaken => {

@@ -6,8 +6,9 @@ use std::time::Duration;
 use super::backend::backend_at;
 use super::client::{ClientSide, Idleness};
 use super::ending::Ending;
-use super::exchange::{BackendSide, Outcome};
+use super::exchange::{BackendSide, Outcome, Started};
 use super::hold::{Hold, HoldOutcome, Waited};
+use super::phase::Phase;
 use super::plan::{self, Plan};
 use super::pool::{Lease, OwnConnection};
 use super::request::{Client, Next, Request, RequestTicket};
@@ -109,15 +110,18 @@ impl Connection {
 
     async fn next_head(&mut self, mut idle: Idleness) -> HeadEvent {
         let timeouts = self.side.shard.timeouts();
-        self.side.deadline.set(match idle {
-            Idleness::Kept => timeouts.http_keep_alive,
-            Idleness::New | Idleness::Begun => timeouts.http_request,
-        });
+        let (phase, time) = match idle {
+            Idleness::Kept => (Phase::KeepAlive, timeouts.http_keep_alive),
+            Idleness::New | Idleness::Begun => (Phase::ReadingHead, timeouts.http_request),
+        };
+        self.side.phase.set(phase);
+        self.side.deadline.set(time);
         loop {
             if self.side.shard.leaving() {
                 return HeadEvent::Moving;
             }
             if !self.side.inbox.is_empty() {
+                self.side.phase.set(Phase::ReadingHead);
                 match self.side.inbox.head() {
                     Ok(Some(len)) if len <= self.side.shard.tuning().head_bytes_max => {
                         return HeadEvent::Head(len);
@@ -195,6 +199,7 @@ impl Connection {
 
     /// Acts on the head by the table as it is now.
     async fn attempt(&mut self, waited: &mut Option<Box<Waited>>) -> Step {
+        self.side.phase.set(Phase::ReadingHead);
         // Held until a backend answers, never while bytes flow: a tunnel of hours must not keep a
         // table of yesterday in memory.
         let table = self.side.shard.table();
@@ -204,7 +209,7 @@ impl Connection {
                 return Step::Hold(Box::new(Demand { request, why, timeout }));
             }
             Plan::Reply { request, answer, close, ending } => {
-                self.side.shard.note_end(self.side.ticket, ending);
+                self.side.note_end(ending);
                 return Step::Over(self.reply(&request, answer, close).await);
             }
             Plan::Refuse { answer, refusal } => {
@@ -218,8 +223,12 @@ impl Connection {
         let timeout = proxy.hold();
         drop(table);
         let outcome = match started {
-            Ok(started) => {
-                exchange::finish(&mut self.side, &mut backend, &mut request, started).await
+            Ok(Started::Answering(len)) => {
+                exchange::respond(&mut self.side, &mut backend, &mut request, len).await
+            }
+            // Boxed: rare, and large beside everything else a connection can be doing.
+            Ok(Started::Uploading(head)) => {
+                Box::pin(exchange::upload(&mut self.side, &mut backend, &mut request, head)).await
             }
             Err(Outcome::Hold { silences }) => {
                 self.side.shard.chose_none(self.side.ticket);
@@ -290,7 +299,7 @@ impl Connection {
             }
             HoldOutcome::Ended(ending) => ending,
         };
-        self.side.shard.note_end(self.side.ticket, ending);
+        self.side.note_end(ending);
         if ending == Ending::ClientGone {
             return Err(Next::Close);
         }
@@ -317,8 +326,8 @@ impl Connection {
 
     /// Replies in the place of a backend.
     async fn fail(&mut self, request: &Request, ending: Ending) -> Next {
+        self.side.note_end(ending);
         let shard = &self.side.shard;
-        shard.note_end(self.side.ticket, ending);
         shard.give_permit_back(self.side.ticket);
         let Some(status) = ending.status() else {
             debug_assert!(false, "{ending:?} has no reply");
@@ -350,7 +359,7 @@ impl Connection {
             RequestTicket::NONE => {
                 self.side.shard.record_refusal(self.connected(), refusal, reply.len());
             }
-            ticket => self.side.shard.note_end(ticket, Ending::Refused(refusal)),
+            _ => self.side.note_end(Ending::Refused(refusal)),
         }
         match self.send(reply).await {
             Ok(()) => Next::Linger,
@@ -388,6 +397,6 @@ mod tests {
     #[test]
     fn task_of_a_connection_stays_small() {
         let size = size_of_future(serve) + size_of::<Connection>();
-        assert!(size <= 1584, "{size} bytes");
+        assert!(size <= 1464, "{size} bytes");
     }
 }

@@ -15,6 +15,7 @@ use super::heads;
 use super::hold::Waited;
 use super::inbox::Inbox;
 use super::open_requests::Entry;
+use super::phase::Phase;
 use super::pool::{Lease, OwnConnection};
 use super::request::{Next, Request};
 use super::response::{Answer, AnswerProgress, Answered, Failed, Progress};
@@ -94,8 +95,7 @@ pub(super) async fn start(
     if let Some(limit) = proxy.max_open_requests() {
         let entry = entry(side, (proxy, waited), request);
         // Boxed: a connection that waits for its next request should not carry this path's state.
-        let client = (&side.stream, &mut side.inbox);
-        let entered = Box::pin(open_requests::enter(&side.shard, limit, entry, client));
+        let entered = Box::pin(open_requests::enter(side.waiter(), limit, entry));
         if let Err(ending) = entered.await {
             side.shard.ring.give_vec(head);
             return Err(without_backend(side, proxy, ending, 0));
@@ -106,8 +106,7 @@ pub(super) async fn start(
     loop {
         let asking = asking(side, (proxy, waited), request, again);
         let own = backend.own.take();
-        let client = (&side.stream, &mut side.inbox);
-        let mut lease = match acquire(&side.shard, asking, client, own).await {
+        let mut lease = match acquire(side.waiter(), asking, own).await {
             Ok(lease) => lease,
             Err(ending) => {
                 side.shard.ring.give_vec(head);
@@ -128,6 +127,7 @@ pub(super) async fn start(
         side.inbox.gather(&side.shard.ring);
         // Kept: it is needed again if this connection is dead, and else becomes the buffer of the
         // response.
+        side.phase.set(Phase::AwaitingResponse);
         lease.stream.begin_send_kept(head);
         side.shard.note_sent(side.ticket);
         // So that a client that resets while we wait is noticed.
@@ -202,7 +202,7 @@ fn is_repeatable(request: &Request) -> bool {
 fn without_backend(side: &ClientSide, proxy: &Proxy, ending: Ending, silences: u8) -> Outcome {
     match ending {
         Ending::ClientGone => {
-            side.shard.note_end(side.ticket, ending);
+            side.note_end(ending);
             Outcome::Next(Next::Close)
         }
         Ending::NoBackend(_) | Ending::NoConnection if !proxy.hold().is_zero() => {
@@ -226,6 +226,7 @@ fn answer<'a>(
         deadline: &side.deadline,
         request,
         ticket: side.ticket,
+        phase: &side.phase,
         progress,
     }
 }
@@ -248,20 +249,13 @@ fn carry_body(
     Ok(())
 }
 
-/// Brings a started exchange to its end.
-pub(super) async fn finish(
+/// Passes on the response whose head of `len` bytes has come.
+pub(super) async fn respond(
     side: &mut ClientSide,
     backend: &mut BackendSide,
     request: &mut Request,
-    started: Started,
+    len: usize,
 ) -> Outcome {
-    let len = match started {
-        Started::Answering(len) => len,
-        // Boxed: rare, and large beside everything else a connection can be doing.
-        Started::Uploading(head) => {
-            return Box::pin(with_body(side, backend, request, head)).await;
-        }
-    };
     let Some(lease) = &backend.lease else { return Outcome::Next(Next::Reset) };
     let progress = Progress::new(&side.shard.ring, true, side.end_counts());
     let answer = answer(side, lease, request, &progress);
@@ -270,7 +264,7 @@ pub(super) async fn finish(
 }
 
 /// Sends head and body while waiting for the response.
-async fn with_body(
+pub(super) async fn upload(
     side: &mut ClientSide,
     backend: &mut BackendSide,
     request: &mut Request,
@@ -283,7 +277,7 @@ async fn with_body(
     };
     let broken = ended.broken.map(|broken| broken.of_upload());
     if let Some(ending) = broken {
-        side.shard.note_end(side.ticket, ending);
+        side.note_end(ending);
     }
     // The backend sees a message that was cut off: its connection goes with the lease. A client
     // whose response has begun sees that cut off, too.
@@ -390,7 +384,7 @@ fn ends_before(side: &ClientSide, request: &Request) -> EndCounts {
 
 /// Says what follows where there is no response, or only a part of one.
 fn failure(side: &ClientSide, request: &mut Request, failed: Failed, uploaded: bool) -> Outcome {
-    side.shard.note_end(side.ticket, failed.ending);
+    side.note_end(failed.ending);
     match (failed.ending, failed.is_hidden) {
         // The framing shows it. Bytes of the client that nobody read must not make it a reset after
         // all: that would take away what the client has not read.

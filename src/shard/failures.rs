@@ -9,7 +9,7 @@ use std::time::Instant;
 use super::Shard;
 use crate::address::Address;
 use crate::limits;
-use crate::link::{BackendReport, Failure};
+use crate::link::{Failure, ShardReport};
 use crate::table::Proxy;
 
 /// Failing backends by address, each until it responds, or has not failed for long.
@@ -80,7 +80,7 @@ impl Shard {
             failing.refused_until = Some(now + limits::EJECTION_TIME);
         }
         if limits::EJECT_AFTER <= failing.count && !failing.is_told {
-            failing.is_told = self.end.report_backend(BackendReport::Failed { address, how });
+            failing.is_told = self.end.report(ShardReport::Failed { address, how });
         }
     }
 
@@ -102,7 +102,7 @@ impl Shard {
         let failing = self.failures.by_address.borrow_mut().remove(&address);
         if failing.is_some_and(|failing| failing.is_told) {
             // Should there be no room for it, a probe will find out.
-            let _ = self.end.report_backend(BackendReport::Answered { address });
+            let _ = self.end.report(ShardReport::Answered { address });
         }
     }
 }

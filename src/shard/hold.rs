@@ -13,6 +13,7 @@ use slab::Slab;
 use super::Shard;
 use super::client::ClientSide;
 use super::ending::Ending;
+use super::phase::Phase;
 use super::request::RequestTicket;
 use crate::link::{Counter, HoldReason, RANK_FIRST, Rank, Report, SlotTime, Ticket, Waits, Word};
 use crate::table::Scheme;
@@ -182,6 +183,7 @@ pub(super) async fn hold(
     if until <= now {
         return counted(&shard, HoldOutcome::Ended(Ending::HeldTimeout));
     }
+    side.phase.set(Phase::Held);
     side.inbox.settle(&shard.ring);
     let own = Own::new(&shard, side.ticket);
     shard.end.report_held(Report::Waits(Waits {

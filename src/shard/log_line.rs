@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::ending::{Ending, Fault};
+use super::phase::Phase;
 use super::request::Client;
 use crate::address::Address;
 use crate::http::{RequestHead, Version};
@@ -31,6 +32,8 @@ pub(super) struct Record {
     pub(super) first_byte: Option<Duration>,
     /// The first that is not [`Ending::Complete`] counts.
     pub(super) ending: Ending,
+    /// Phase of the connection at that ending.
+    pub(super) phase: Phase,
 }
 
 impl Record {
@@ -48,6 +51,7 @@ impl Record {
             connect: None,
             first_byte: None,
             ending: Ending::Complete,
+            phase: Phase::ReadingHead,
         }
     }
 
@@ -189,6 +193,9 @@ fn finish_json(record: &mut Record, backend: Option<Address>, total: Duration, s
         }
     }
     object.text(LogField::Termination, Some(record.ending.row().slug.as_bytes()));
+    if record.ending.row().fault != Fault::None {
+        object.text(LogField::Phase, Some(record.phase.slug().as_bytes()));
+    }
     if let Some(reason) = record.ending.reason() {
         object.text(LogField::Reason, Some(reason.as_bytes()));
     }
@@ -418,7 +425,8 @@ mod tests {
             let text = line(HEAD, style);
             let value: serde_json::Value = serde_json::from_str(&text).expect(&text);
             let is_there = value.as_object().is_some_and(|object| object.contains_key(*name));
-            assert!(is_there != (*field == LogField::Reason), "{text}");
+            let is_of_failures = matches!(field, LogField::Phase | LogField::Reason);
+            assert!(is_there != is_of_failures, "{text}");
         }
         let long = format!("GET / HTTP/1.1\r\nHost: a\r\nUser-Agent: {}\r\n\r\n", "x".repeat(2000));
         let style = LogStyle { fields: LogFields::NONE.with(LogField::UserAgent), ..style };

@@ -21,6 +21,7 @@ mod log_line;
 mod measure;
 mod open_requests;
 mod own;
+mod phase;
 mod plan;
 mod pool;
 mod ramp;

@@ -11,12 +11,13 @@ use std::task::Poll;
 use std::time::Duration;
 
 use super::Shard;
+use super::client::Waiter;
 use super::ending::Ending;
-use super::inbox::Inbox;
+use super::phase::Phase;
 use super::request::RequestTicket;
 use super::waiting::{WaitingLine, woken};
 use crate::link::{ByKey, Gate, Shed, SlotTime};
-use crate::ring::{Deadline, EndCounts, Notify, Stream};
+use crate::ring::{Deadline, EndCounts, Notify};
 
 /// Rules with `max_open_requests` that have requests here.
 #[derive(Default)]
@@ -60,25 +61,25 @@ pub(super) struct Entry {
 }
 
 /// Waits until a rule with this limit allows one more open request. The request has its permit
-/// until it is given back, at its end at the latest. What came of it is in `inbox`: a request that
-/// waits must not keep a buffer from others.
+/// until it is given back, at its end at the latest.
 pub(super) async fn enter(
-    shard: &Rc<Shard>,
+    mut waiter: Waiter<'_>,
     limit: NonZeroU32,
     entry: Entry,
-    (client, inbox): (&Stream, &mut Inbox),
 ) -> Result<(), Ending> {
+    let shard = waiter.shard;
     let (rule, limit) = (shard.rule_of(entry.ticket), limit.get());
     if let Some(permit) = shard.open_requests.enter(shard, rule, limit) {
         shard.keep_permit(entry.ticket, permit);
         return Ok(());
     }
-    client.arm();
-    inbox.gather(&shard.ring);
+    waiter.begin(Phase::Queueing);
     let mut wait = pin!(wait(shard, rule, limit, entry));
     let permit = poll_fn(|cx| match wait.as_mut().poll(cx) {
         Poll::Ready(result) => Poll::Ready(result),
-        Poll::Pending if client.poll_left(cx, entry.ends) => Poll::Ready(Err(Ending::ClientGone)),
+        Poll::Pending if waiter.stream.poll_left(cx, entry.ends) => {
+            Poll::Ready(Err(Ending::ClientGone))
+        }
         Poll::Pending => Poll::Pending,
     });
     shard.keep_permit(entry.ticket, permit.await?);

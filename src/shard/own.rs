@@ -10,7 +10,7 @@ use std::time::Instant;
 use super::Shard;
 use crate::address::{Address, UnixSocket};
 use crate::limits;
-use crate::link::{BackendReport, is_local};
+use crate::link::{ShardReport, is_local};
 
 /// Memory of which addresses are this machine's, as the kernel said when it was asked.
 #[derive(Default)]
@@ -70,7 +70,7 @@ impl Shard {
             .told
             .get()
             .is_none_or(|told| limits::LOOP_TOLD_EVERY <= now.saturating_duration_since(told));
-        if is_due && self.end.report_backend(BackendReport::Loop { address }) {
+        if is_due && self.end.report(ShardReport::Loop { address }) {
             self.locals.told.set(Some(now));
         }
     }

@@ -85,7 +85,7 @@ async fn name(side: &mut ClientSide, speaks: &Protocol) -> Result<Arc<str>, NoLe
 }
 
 fn end_with_alert(side: &ClientSide, ending: Ending, alert: Alert) -> NoLease {
-    side.shard.note_end(side.ticket, ending);
+    side.note_end(ending);
     NoLease::Alert(alert)
 }
 
@@ -149,7 +149,7 @@ async fn find_lease(
 
 fn without_backend(side: &ClientSide, ending: Ending) -> NoLease {
     if ending == Ending::ClientGone {
-        side.shard.note_end(side.ticket, ending);
+        side.note_end(ending);
         return NoLease::Next(Next::Close);
     }
     end_with_alert(side, ending, Alert::InternalError)
@@ -197,9 +197,8 @@ async fn attempt(
     let ends = EndCounts::Never;
     if let Some(limit) = proxy.max_open_requests() {
         let entry = Entry { ticket: side.ticket, patience, ends };
-        let entered =
-            Box::pin(open_requests::enter(shard, limit, entry, (&side.stream, &mut side.inbox)));
-        entered.await.map_err(|ending| without_backend(side, ending))?;
+        let entered = Box::pin(open_requests::enter(side.waiter(), limit, entry)).await;
+        entered.map_err(|ending| without_backend(side, ending))?;
     }
     let asking = Asking {
         proxy,
@@ -211,11 +210,11 @@ async fn attempt(
         patience,
         ends,
     };
-    match acquire(shard, asking, (&side.stream, &mut side.inbox), None).await {
+    match acquire(side.waiter(), asking, None).await {
         Ok(lease) => Ok(Led { lease, timeout: proxy.timeout_tunnel() }),
         Err(Ending::NoBackend(_) | Ending::NoConnection) if !proxy.hold().is_zero() => {
-            shard.chose_none(side.ticket);
-            Waited::note(waited, shard.ring.now(), 0);
+            side.shard.chose_none(side.ticket);
+            Waited::note(waited, side.shard.ring.now(), 0);
             Err(hold(HoldReason::NoBackend, proxy.hold()))
         }
         Err(ending) => Err(without_backend(side, ending)),

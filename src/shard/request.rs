@@ -40,7 +40,7 @@ impl Client {
 /// Properties of a request that are needed after its head was parsed.
 #[derive(Debug)]
 pub(super) struct Request {
-    /// Where its host stands in its head; nowhere in that of a request without one.
+    /// Position of its host in its head; empty in that of a request without one.
     pub(super) host_at: Range<u32>,
     pub(super) scheme: Scheme,
     pub(super) method: Method,

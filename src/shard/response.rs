@@ -10,6 +10,7 @@ use super::body::{Body, Both, Relay};
 use super::ending::{BadAnswer, Ending};
 use super::heads;
 use super::inbox::Inbox;
+use super::phase::Phase;
 use super::pool::KeepTerms;
 use super::request::{Request, RequestTicket};
 use super::tally::Meter;
@@ -101,6 +102,7 @@ pub(super) struct Answer<'a> {
     pub(super) deadline: &'a Deadline,
     pub(super) request: &'a Request,
     pub(super) ticket: RequestTicket,
+    pub(super) phase: &'a Cell<Phase>,
     pub(super) progress: &'a Progress,
 }
 
@@ -158,30 +160,27 @@ impl Answer<'_> {
         mut len: usize,
         inbox: &mut Inbox,
     ) -> Result<Answered, Failed> {
-        let pace = self.shard.timeouts().client;
         let mut interim = 0;
         while interim <= limits::INTERIM_BYTES_MAX {
             let mut out = self.backend.take_sent().unwrap_or_else(|| self.shard.ring.take_vec());
             out.clear();
-            let begun = self.begin(&inbox.bytes()[..len], &mut out)?;
+            let mut begun = self.begin(&inbox.bytes()[..len], &mut out)?;
             inbox.consume(&self.shard.ring, len);
-            let mut body = begun.body;
-            let status = begun.status;
-            if begun.is_final {
-                self.shard.count_response(self.ticket, status);
-            } else {
+            if !begun.is_final {
                 // An HTTP/1.0 client does not know interim responses (RFC 9110 §15.2).
                 if self.request.version == Version::Http11 {
-                    self.send(out, status).await?;
+                    self.send(out, begun.status).await?;
                 }
                 interim += len;
                 len = self.head(inbox).await?;
                 continue;
             }
+            self.shard.count_response(self.ticket, begun.status);
+            self.phase.set(Phase::Relaying);
             if begun.tunnel {
                 self.upload_over().await?;
                 self.progress.shown.set(AnswerProgress::Framed);
-                self.send(out, status).await?;
+                self.send(out, begun.status).await?;
                 return Ok(Answered {
                     backend_lives: false,
                     client_lives: false,
@@ -191,19 +190,18 @@ impl Answer<'_> {
                 });
             }
             // Nothing has gone out yet: what is wrong in the first bytes is still a clean 502.
-            body.join(&self.shard.ring, inbox, &mut out).map_err(BadAnswer::from)?;
-            let hidden = body.ends_by_close();
-            self.progress.shown.set(if hidden {
-                AnswerProgress::Unframed
-            } else {
-                AnswerProgress::Framed
+            begun.body.join(&self.shard.ring, inbox, &mut out).map_err(BadAnswer::from)?;
+            let is_hidden = begun.body.ends_by_close();
+            self.progress.shown.set(match is_hidden {
+                true => AnswerProgress::Unframed,
+                false => AnswerProgress::Framed,
             });
-            self.ready(status, out.len()).await?;
-            let is_small = body.is_done();
+            self.ready(begun.status, out.len()).await?;
+            let is_small = begun.body.is_done();
             if is_small {
                 self.client.begin_send(SendBuf::Vec(out));
             } else {
-                if body.is_large() {
+                if begun.body.is_large() {
                     // So is the next answer, probably.
                     self.backend.peek();
                 }
@@ -213,14 +211,14 @@ impl Answer<'_> {
                     target: self.client,
                     deadline: self.deadline,
                     source_pace: self.request.timeout_server(self.shard.timeouts()),
-                    target_pace: pace,
+                    target_pace: self.shard.timeouts().client,
                     meter: Meter { shard: self.shard, ticket: self.ticket, received: false },
                     both: &self.progress.both,
                 };
                 relay
-                    .run(Some(out), inbox, &mut body)
+                    .run(Some(out), inbox, &mut begun.body)
                     .await
-                    .map_err(|broken| Failed { ending: broken.of_download(), is_hidden: hidden })?;
+                    .map_err(|broken| Failed { ending: broken.of_download(), is_hidden })?;
             }
             return Ok(Answered {
                 // Bytes behind the answer are nobody's (RFC 9112 §6.3): that connection is closed.

@@ -12,6 +12,7 @@ use slab::Slab;
 use super::Shard;
 use super::ending::Ending;
 use super::open_requests::OpenPermit;
+use super::phase::Phase;
 use super::record::Record;
 use super::request::{Keys, RequestTicket};
 use crate::address::Address;
@@ -285,25 +286,20 @@ impl Shard {
         }
     }
 
-    /// Counts the end of a request that a panic, or the end of the shard, cut off.
-    pub(super) fn cut_off(&self, ticket: RequestTicket) {
-        if ticket != RequestTicket::NONE {
-            self.note_end(ticket, Ending::CutOff);
-            self.finish(ticket);
-        }
-    }
-
     pub(super) fn with_live(&self, ticket: RequestTicket, act: impl FnOnce(&mut Live)) {
         if let Some(live) = self.tallies.live.borrow_mut().get_mut(ticket.index()) {
             act(live);
         }
     }
 
-    /// Says how a request ended, unless that was said.
-    pub(super) fn note_end(&self, ticket: RequestTicket, ending: Ending) {
+    /// Says how a request ended, and in which phase of its connection, unless that was said.
+    pub(super) fn note_end(&self, ticket: RequestTicket, ending: Ending, phase: Phase) {
         self.with_live(ticket, |live| {
             if live.ending == Ending::Complete {
                 live.ending = ending;
+                if let Some(record) = &mut live.record {
+                    record.phase = phase;
+                }
             }
         });
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::Shard;
 use super::client::ClientSide;
 use super::ending::Ending;
+use super::phase::Phase;
 use super::pool::Lease;
 use super::request::{Next, RequestTicket};
 use super::splice::{Broken, Direction, splice};
@@ -38,6 +39,7 @@ pub(super) async fn begin(
     timeout: Option<Duration>,
 ) -> bool {
     let guard = TunnelGuard(&lease.stream);
+    side.phase.set(Phase::Tunnel);
     let from_client = side.inbox.take();
     let ends = Ends::of(side, lease, timeout);
     let up = OneWay { ends: &ends, received: true };
@@ -84,7 +86,7 @@ pub(super) async fn relay(side: &ClientSide, lease: &Lease, timeout: Option<Dura
         guard.disarm();
         return Next::Close;
     }
-    side.shard.note_end(side.ticket, Ending::TunnelCut);
+    side.note_end(Ending::TunnelCut);
     Next::ResetOnceTaken
 }
 

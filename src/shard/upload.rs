@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use super::body::{Body, Relay};
 use super::client::{ClientSide, end_counts};
 use super::inbox::Inbox;
+use super::phase::Phase;
 use super::pool::Lease;
 use super::request::Request;
 use super::response::{Answer, AnswerProgress, Answered, Failed, Progress};
@@ -43,7 +44,8 @@ pub(super) async fn run(
     side.shard.count_received(side.ticket, before - side.inbox.bytes().len());
     lease.stream.begin_send_kept(head);
     let ends = if body.is_done() { side.end_counts() } else { side.shard.end_counts(true) };
-    let ClientSide { shard, stream, inbox: client_inbox, deadline, ticket, .. } = side;
+    let ClientSide { shard, stream, inbox: client_inbox, phase, deadline, ticket, .. } = side;
+    phase.set(Phase::SendingRequest);
     let (ticket, shard, stream) = (*ticket, &*shard, &*stream);
     let progress = Progress::new(&shard.ring, body.is_done(), ends);
     let Progress { uploaded, shown, both, .. } = &progress;
@@ -67,11 +69,13 @@ pub(super) async fn run(
         deadline,
         request,
         ticket,
+        phase,
         progress: &progress,
     };
     // The backend's time runs once it has, or will have, no more of the request.
     let set_deadline = || {
         if shown.get() == AnswerProgress::Nothing {
+            phase.set(Phase::AwaitingResponse);
             deadline.set(request.timeout_server(shard.timeouts()));
         }
     };

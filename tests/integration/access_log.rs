@@ -10,9 +10,11 @@ use nix::sys::stat::Mode;
 use serde_json::{Value, json};
 
 use crate::backend::Backend;
-use crate::daemon::{Daemon, Setup, asked_for, eventually};
+use crate::daemon::{Daemon, Setup, asked, asked_for, eventually};
 use crate::message::{get, ok};
 use crate::script::{Connection, PATIENCE};
+use crate::spin::{expect_held, metric};
+use crate::tunnel::tunnelled;
 
 pub fn logging(setup: Setup) -> (Setup, PathBuf) {
     let path = setup.path("access.log");
@@ -117,10 +119,61 @@ fn a_client_that_leaves_is_told_apart() {
     let backend = Backend::new();
     let (setup, path) = logging(Setup::new().rule("a.com", backend.rule()));
     let daemon = setup.start();
-    let (client, _server) = crate::daemon::asked(&daemon, &backend);
+    let (client, _server) = asked(&daemon, &backend);
     client.reset();
     let line = &wait_for(&path, 1)[0];
     assert_eq!((&line["termination"], &line["status"]), (&json!("client_gone"), &Value::Null));
+}
+
+/// Clients leave one after the other, each in another phase.
+#[test]
+fn failed_request_names_its_phase() {
+    let backend = Backend::new();
+    let spin = json!(["spin", {}, false]);
+    let (setup, path) = logging(
+        Setup::new()
+            .rule("a.com", backend.rule_with(json!({ "max_connections": 1 })))
+            .rule("held.com", spin)
+            .rule("dead.com", json!(["proxy", { "backends": ["127.0.0.1:1"] }, false]))
+            .rule("empty.com", json!(["empty", { "code": 403 }, false])),
+    );
+    let daemon = setup.start();
+    let mut api = daemon.api();
+    let mut count = 0;
+    let mut expect = |termination: &str, phase: Value| {
+        count += 1;
+        let line = wait_for(&path, count).pop().expect("a line");
+        assert_eq!((&line["termination"], &line["phase"]), (&json!(termination), &phase), "{line}");
+    };
+    let mut client = daemon.connect();
+    client.send(get("held.com", "/"));
+    expect_held(&mut api, "held.com", 1);
+    client.reset();
+    expect("client_gone", json!("held"));
+    let (client, _server) = asked(&daemon, &backend);
+    let mut queued = daemon.connect();
+    queued.send(get("a.com", "/"));
+    eventually("it waits", || metric(&mut api, "requests_queued") == 1.0);
+    queued.reset();
+    expect("client_gone", json!("queueing"));
+    client.reset();
+    expect("client_gone", json!("awaiting_response"));
+    let upload = "POST / HTTP/1.1\r\nHost: a.com\r\nContent-Length: 100\r\n\r\n";
+    asked_for(&daemon, &backend, upload).0.reset();
+    expect("client_gone", json!("sending_request"));
+    let (mut client, mut server) = asked(&daemon, &backend);
+    server.send("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhello");
+    client.expect_status(200);
+    client.reset();
+    expect("client_gone", json!("relaying"));
+    tunnelled(&daemon, &backend).0.reset();
+    expect("tunnel_cut", json!("tunnel"));
+    assert_eq!(daemon.connect().exchange(get("dead.com", "/")).status(), 502);
+    expect("no_backend", json!("connecting"));
+    assert_eq!(daemon.connect().exchange("GET / HTTP/1.1\r\n\r\n").status(), 400);
+    expect("refused", json!("reading_head"));
+    assert_eq!(daemon.connect().exchange(get("empty.com", "/")).status(), 403);
+    expect("local", Value::Null);
 }
 
 fn serve_one(daemon: &Daemon) {

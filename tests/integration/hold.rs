@@ -68,8 +68,8 @@ fn for_so_long_and_no_longer() {
     assert_eq!(client.exchange(get("a.com", "/")).status(), 502);
 }
 
-/// The body of a request that found no backend in time is read with it: what it holds is never taken
-/// for a request.
+/// The body of a request that found no backend in time is dropped with it, and never taken for a
+/// request.
 #[test]
 fn body_of_a_request_held_in_vain_is_no_request() {
     let setup = Setup::new().rule("b.com", empty(402)).rule("c.com", empty(403));

@@ -63,6 +63,41 @@ fn at_a_head() {
     eventually("descriptors are given back", || daemon.open_files() <= files + 4);
 }
 
+/// The log names the connection that a panic ends, and what it was doing.
+#[test]
+fn panic_is_told_with_its_connection_and_phase() {
+    let backend = Backend::new();
+    let Some(mut daemon) = fragile(Setup::new().rule("a.com", backend.rule())) else { return };
+    daemon.may_panic = true;
+    let address = |client: &Connection| {
+        let address = client.sender().local_addr().expect("an address");
+        format!("the connection of {address}: ")
+    };
+    let mut client = daemon.connect();
+    client.send(get("a.com", &format!("/{TEXT}")));
+    daemon.expect_log(&[&address(&client), "reading_head"]);
+    let upload = "POST / HTTP/1.1\r\nHost: a.com\r\nContent-Length: 100\r\n\r\n";
+    let (mut client, _server) = asked_for(&daemon, &backend, upload);
+    client.send(TEXT);
+    daemon.expect_log(&[&address(&client), "sending_request"]);
+    let (client, mut server) = asked(&daemon, &backend);
+    server.send(ok(TEXT));
+    daemon.expect_log(&[&address(&client), "awaiting_response"]);
+    let (mut client, mut server) = asked(&daemon, &backend);
+    server.send("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhello");
+    client.expect_status(200);
+    server.send(TEXT);
+    daemon.expect_log(&[&address(&client), "relaying"]);
+    let (client, mut server) = tunnelled(&daemon, &backend);
+    server.send(TEXT);
+    daemon.expect_log(&[&address(&client), "tunnel"]);
+    let mut client = daemon.connect();
+    let last = "GET / HTTP/1.1\r\nHost: empty.com\r\nConnection: close\r\n\r\n";
+    assert_eq!(client.exchange(last).status(), 403);
+    client.send(TEXT);
+    daemon.expect_log(&[&address(&client), "lingering"]);
+}
+
 /// While it has a place at a backend that has only one: the place is free again.
 #[test]
 fn at_an_answer() {

@@ -20,7 +20,7 @@ use std::time::{Instant, SystemTime};
 use tokio::net::unix::pipe;
 use tokio::sync::Notify;
 use tokio::task::{JoinError, JoinSet};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::change::RuleChange;
 use super::loops::Met;
@@ -28,7 +28,7 @@ use super::pause::until;
 use super::resolver::Lookups;
 use crate::address::Address;
 use crate::limits;
-use crate::link::{BackendReport, ControlEnd, Published, is_local};
+use crate::link::{ControlEnd, Published, ShardReport, is_local};
 use crate::table::Snapshot;
 use probe::Finding;
 use watch::{Now, Watch};
@@ -169,7 +169,7 @@ impl Prober {
     ) -> io::Result<Prober> {
         Ok(Prober {
             health,
-            reports: pipe::Receiver::from_owned_fd_unchecked(shards.backend_report_came()?)?,
+            reports: pipe::Receiver::from_owned_fd_unchecked(shards.shard_report_came()?)?,
             shards,
             published,
             running: JoinSet::new(),
@@ -205,7 +205,7 @@ impl Prober {
             _ = self.reports.readable() => {
                 // Read so that it is no longer readable.
                 let _ = self.reports.try_read(&mut [0; 8]);
-                while let Some(report) = self.shards.next_backend_report() {
+                while let Some(report) = self.shards.next_shard_report() {
                     self.hear(report);
                 }
             }
@@ -248,13 +248,16 @@ impl Prober {
         }
     }
 
-    fn hear(&mut self, report: BackendReport) {
+    fn hear(&mut self, report: ShardReport) {
         let mut watch = self.health.lock();
         match report {
-            BackendReport::NameFailed { name } => self.lookups.doubt(&name.host),
-            BackendReport::Failed { address, how } => watch.failed(address, how, now()),
-            BackendReport::Answered { address } => watch.answered(address, now()),
-            BackendReport::Loop { address } => self.loops.note(address, Instant::now()),
+            ShardReport::NameFailed { name } => self.lookups.doubt(&name.host),
+            ShardReport::Failed { address, how } => watch.failed(address, how, now()),
+            ShardReport::Answered { address } => watch.answered(address, now()),
+            ShardReport::Loop { address } => self.loops.note(address, Instant::now()),
+            ShardReport::Panicked { client, phase } => {
+                error!("A panic has ended the connection of {client}: {phase}");
+            }
         }
     }
 

@@ -1,14 +1,16 @@
-//! Reports of shards about backends that fail requests, and that answer them again.
+//! Reports of shards to control: about backends that fail requests, and that answer them again; and
+//! about connections that a panic has ended, which control logs.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::Unreached;
 use crate::address::Address;
 use crate::table::Name;
 
-/// A report of one shard about one backend.
+/// A report of one shard.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum BackendReport {
+pub(crate) enum ShardReport {
     /// Several requests in a row failed at this backend: enough to eject it.
     Failed { address: Address, how: Failure },
     /// The backend was reported to fail, and has answered a request since.
@@ -17,6 +19,8 @@ pub(crate) enum BackendReport {
     Loop { address: Address },
     /// No address of this name could be reached, or the name has none.
     NameFailed { name: Arc<Name> },
+    /// A panic has ended the connection of this client, in this phase.
+    Panicked { client: SocketAddr, phase: &'static str },
 }
 
 /// How a backend failed.
