@@ -9,9 +9,10 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
+use super::registry::Registry;
 use super::{Shares, Waker};
 use crate::limits;
 
@@ -24,6 +25,8 @@ pub(crate) struct Gate {
     waiting: ShardSet,
     /// The shards that have idle connections.
     idle: ShardSet,
+    /// One for each shard.
+    wakers: Arc<[Waker]>,
     shares: Arc<Shares>,
 }
 
@@ -64,12 +67,14 @@ impl ShardSet {
 }
 
 impl Gate {
-    fn new(shards: usize, shares: Arc<Shares>) -> Gate {
+    fn new(wakers: Arc<[Waker]>, shares: Arc<Shares>) -> Gate {
+        let shards = wakers.len();
         Gate {
             open: AtomicU32::new(0),
             elder: AtomicU32::new(0),
             waiting: ShardSet::new(shards),
             idle: ShardSet::new(shards),
+            wakers,
             shares,
         }
     }
@@ -103,43 +108,64 @@ impl Gate {
     pub(crate) fn others_wait(&self, shard: usize) -> bool {
         self.waiting.has_others(shard)
     }
+
+    /// Gives a permit back and wakes the next shard that waits, in turn after `shard`.
+    pub(crate) fn leave(&self, shard: usize) {
+        let open = self.open.fetch_sub(1, Ordering::AcqRel);
+        debug_assert_ne!(open, 0, "a permit that was not taken");
+        self.wake_next(shard);
+    }
+
+    fn wake_next(&self, shard: usize) {
+        if let Some(next) = self.next_waiting(shard) {
+            self.wakers[next].wake();
+        }
+    }
+
+    /// Asks the shards that keep idle connections to let one go.
+    pub(crate) fn ask_for_idle(&self, shard: usize) {
+        for (index, waker) in self.wakers.iter().enumerate() {
+            if index != shard && self.idle.contains(index) {
+                waker.wake();
+            }
+        }
+    }
+
+    /// The first shard after `shard` that waits; it comes last itself.
+    fn next_waiting(&self, shard: usize) -> Option<usize> {
+        let shards = self.wakers.len();
+        (1..=shards).map(|step| (shard + step) % shards).find(|next| self.waiting.contains(*next))
+    }
 }
 
-/// Every gate there is, of backends by address or of rules by key. The lock is taken when a shard
-/// meets a limited one for the first time.
+/// Every gate there is, of backends by address or of rules by key.
 pub(crate) struct Gates<K> {
-    gates: Mutex<HashMap<K, Arc<Gate>>>,
-    wakers: Vec<Waker>,
+    gates: Registry<K, Gate>,
+    wakers: Arc<[Waker]>,
     shares: Arc<Shares>,
 }
 
 impl<K: Copy + Eq + Hash> Gates<K> {
-    pub(super) fn new(wakers: Vec<Waker>, shares: Arc<Shares>) -> Gates<K> {
-        Gates { gates: Mutex::default(), wakers, shares }
+    pub(super) fn new(wakers: Arc<[Waker]>, shares: Arc<Shares>) -> Gates<K> {
+        Gates { gates: Registry::default(), wakers, shares }
     }
 
     pub(crate) fn get(&self, owner: K) -> Arc<Gate> {
-        let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
-        if limits::GATES_KEPT <= gates.len() && !gates.contains_key(&owner) {
-            gates.retain(|_, gate| Arc::strong_count(gate) > 1);
-        }
-        let shards = self.wakers.len();
-        gates
-            .entry(owner)
-            .or_insert_with(|| Arc::new(Gate::new(shards, self.shares.clone())))
-            .clone()
+        let new = || Gate::new(self.wakers.clone(), self.shares.clone());
+        // One that the daemon before has permits of holds for them, too.
+        let has_elder = |gate: &Gate| gate.elder.load(Ordering::Acquire) != 0;
+        self.gates.get(owner, limits::GATES_KEPT, new, has_elder)
     }
 
     /// Whether one more permit of an owner would have to wait. Makes no gate.
     pub(crate) fn is_full(&self, owner: K, limit: u32) -> bool {
-        let gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
-        gates.get(&owner).is_some_and(|gate| gate.is_full(limit))
+        self.gates.lock().get(&owner).is_some_and(|gate| gate.is_full(limit))
     }
 
     /// Counts the permits taken at each gate, for a daemon that takes over; at least one where
     /// requests still wait.
     pub(crate) fn taken(&self) -> Vec<(K, u32)> {
-        let gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
+        let gates = self.gates.lock();
         let taken = gates.iter().map(|(owner, gate)| {
             let waits = u32::from(gate.waiting.is_used());
             (*owner, gate.open.load(Ordering::Acquire).max(waits))
@@ -150,44 +176,15 @@ impl<K: Copy + Eq + Hash> Gates<K> {
     /// Sets the permits that another daemon has taken; it has none at other gates.
     pub(crate) fn set_elder(&self, taken: &HashMap<K, u32>) {
         // Gates are made for backends and rules that no shard has met yet: the limit holds there,
-        // too.
+        // too. They stay, once they have permits.
         let kept: Vec<Arc<Gate>> = taken.keys().map(|owner| self.get(*owner)).collect();
-        let gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
-        for (owner, gate) in gates.iter() {
+        for (owner, gate) in self.gates.lock().iter() {
             let now = taken.get(owner).copied().unwrap_or(0);
             if now < gate.elder.swap(now, Ordering::AcqRel) {
-                self.wake_next(gate, 0);
+                gate.wake_next(0);
             }
         }
         drop(kept);
-    }
-
-    /// Gives a permit back and wakes the next shard that waits, in turn after `shard`.
-    pub(crate) fn leave(&self, gate: &Gate, shard: usize) {
-        let open = gate.open.fetch_sub(1, Ordering::AcqRel);
-        debug_assert_ne!(open, 0, "a permit that was not taken");
-        self.wake_next(gate, shard);
-    }
-
-    fn wake_next(&self, gate: &Gate, shard: usize) {
-        if let Some(next) = self.next_waiting(gate, shard) {
-            self.wakers[next].wake();
-        }
-    }
-
-    /// Asks the shards that keep idle connections to let one go.
-    pub(crate) fn ask_for_idle(&self, gate: &Gate, shard: usize) {
-        for (index, waker) in self.wakers.iter().enumerate() {
-            if index != shard && gate.idle.contains(index) {
-                waker.wake();
-            }
-        }
-    }
-
-    /// The first shard after `shard` that waits; it comes last itself.
-    fn next_waiting(&self, gate: &Gate, shard: usize) -> Option<usize> {
-        let shards = self.wakers.len();
-        (1..=shards).map(|step| (shard + step) % shards).find(|next| gate.waiting.contains(*next))
     }
 }
 
@@ -195,27 +192,25 @@ impl<K: Copy + Eq + Hash> Gates<K> {
 mod tests {
     use super::*;
 
-    fn gates(shards: usize) -> (Gates<u64>, Arc<Gate>) {
+    fn gate(shards: usize) -> Gate {
         // One eventfd for all: the test only asks which shard would be woken.
         let waker = Waker::new().expect("an eventfd");
-        let gates = Gates::new(vec![waker; shards], Arc::default());
-        let gate = gates.get(80);
-        (gates, gate)
+        Gate::new(vec![waker; shards].into(), Arc::default())
     }
 
     #[test]
     fn shards_that_share_a_bit_modulo_64_are_told_apart() {
         for shards in [65, 128, limits::SHARDS_MAX] {
-            let (gates, gate) = gates(shards);
+            let gate = gate(shards);
             gate.set_waiting(0, true);
             gate.set_waiting(64, true);
             assert!(gate.others_wait(0), "shard 64 waits, of {shards}");
             gate.set_waiting(0, false);
             assert!(gate.others_wait(0) && !gate.others_wait(64));
-            assert_eq!(gates.next_waiting(&gate, 0), Some(64));
-            assert_eq!(gates.next_waiting(&gate, 64), Some(64));
+            assert_eq!(gate.next_waiting(0), Some(64));
+            assert_eq!(gate.next_waiting(64), Some(64));
             gate.set_waiting(64, false);
-            assert_eq!(gates.next_waiting(&gate, 0), None);
+            assert_eq!(gate.next_waiting(0), None);
             gate.set_idle(shards - 1, true);
             assert!(gate.idle.contains(shards - 1) && !gate.idle.contains(0));
         }
@@ -223,21 +218,31 @@ mod tests {
 
     #[test]
     fn waiting_shards_have_their_turn_one_after_the_other() {
-        let (gates, gate) = gates(200);
+        let gate = gate(200);
         let waiting = [3, 67, 131, 195];
         for shard in waiting {
             gate.set_waiting(shard, true);
         }
         for (at, shard) in waiting.iter().enumerate() {
-            assert_eq!(gates.next_waiting(&gate, *shard), Some(waiting[(at + 1) % 4]));
+            assert_eq!(gate.next_waiting(*shard), Some(waiting[(at + 1) % 4]));
         }
     }
 
     #[test]
+    fn gate_of_the_daemon_before_is_not_forgotten() {
+        let waker = Waker::new().expect("an eventfd");
+        let gates = Gates::new([waker].into(), Arc::default());
+        gates.set_elder(&[(7, 1)].into());
+        (100..100 + 2 * limits::GATES_KEPT as u64).for_each(|owner| drop(gates.get(owner)));
+        assert!(!gates.get(7).enter(1), "its one permit is taken");
+        assert!(gates.get(100).enter(1));
+    }
+
+    #[test]
     fn places_are_counted() {
-        let (gates, gate) = gates(1);
+        let gate = gate(1);
         assert!(gate.enter(2) && gate.enter(2) && !gate.enter(2));
-        gates.leave(&gate, 0);
+        gate.leave(0);
         assert!(gate.enter(2) && !gate.enter(2));
     }
 }

@@ -16,6 +16,7 @@ mod outbox;
 mod own;
 mod ramps;
 mod rate;
+mod registry;
 mod shard_reports;
 mod shares;
 mod slots;
@@ -435,7 +436,7 @@ pub(crate) fn connect(published: Published, shards: usize) -> io::Result<Ends> {
         })
         .collect::<io::Result<Vec<_>>>()?;
     let shares = Arc::new(Shares::default());
-    let wakers: Vec<Waker> = shared.iter().map(|shard| shard.waker.clone()).collect();
+    let wakers: Arc<[Waker]> = shared.iter().map(|shard| shard.waker.clone()).collect();
     let together = Arc::new(SharedLimits {
         gates: Gates::new(wakers.clone(), shares.clone()),
         rule_gates: Gates::new(wakers, shares.clone()),

@@ -3,13 +3,13 @@
 //! second's worth may pass at once; from then on it comes at the even pace. One word says it all,
 //! so no shard waits for another.
 
-use std::collections::HashMap;
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::Shares;
+use super::registry::Registry;
 use crate::limits;
 
 const SECOND: u64 = 1_000_000_000;
@@ -51,28 +51,23 @@ impl Rate {
     }
 }
 
-/// The rates of all rules that have a limit. The lock is taken when a shard meets one for the first
-/// time.
+/// The rates of all rules that have a limit.
 pub(crate) struct Rates {
-    rates: Mutex<HashMap<u64, Arc<Rate>>>,
+    rates: Registry<u64, Rate>,
     epoch: Instant,
     shares: Arc<Shares>,
 }
 
 impl Rates {
     pub(super) fn new(shares: Arc<Shares>) -> Rates {
-        Rates { rates: Mutex::default(), epoch: Instant::now(), shares }
+        Rates { rates: Registry::default(), epoch: Instant::now(), shares }
     }
 
     /// The rate of the rule with this key.
     pub(crate) fn get(&self, rule: u64, now: Instant) -> Arc<Rate> {
-        let mut rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
-        if limits::RATES_KEPT <= rates.len() && !rates.contains_key(&rule) {
-            // One at rest is as good as a new one.
-            let now = self.nanos(now);
-            rates.retain(|_, rate| 1 < Arc::strong_count(rate) || !rate.is_at_rest(now));
-        }
-        rates.entry(rule).or_default().clone()
+        // One at rest is as good as a new one.
+        let is_busy = |rate: &Rate| !rate.is_at_rest(self.nanos(now));
+        self.rates.get(rule, limits::RATES_KEPT, Rate::default, is_busy)
     }
 
     /// Lets one more request pass, or says how long it would have to wait.
@@ -93,15 +88,13 @@ impl Rates {
         per_second: NonZeroU32,
         now: Instant,
     ) -> Option<Duration> {
-        let rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
-        rates.get(&rule)?.spent(self.shares.of_rate(per_second), self.nanos(now))
+        self.rates.lock().get(&rule)?.spent(self.shares.of_rate(per_second), self.nanos(now))
     }
 
     /// Rates that are not at rest, by the rule's key, with the time until they are: for a daemon
     /// that takes over.
     pub(crate) fn busy(&self, now: Instant) -> Vec<(u64, Duration)> {
-        let rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = self.nanos(now);
+        let (rates, now) = (self.rates.lock(), self.nanos(now));
         let left = rates.iter().map(|(rule, rate)| (*rule, rate.due().saturating_sub(now)));
         let busy = left.filter(|(_, left)| *left != 0);
         busy.map(|(rule, left)| (rule, Duration::from_nanos(left))).collect()
@@ -192,7 +185,7 @@ mod tests {
             }
         }
         rates.get(u64::MAX, now);
-        let kept = rates.rates.lock().expect("no panic");
+        let kept = rates.rates.lock();
         assert!(kept.len() == 2 && kept.contains_key(&3), "{}", kept.len());
     }
 }

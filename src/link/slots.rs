@@ -378,6 +378,23 @@ impl Slots {
         self.pages.get(page)?.get()?.get(at)
     }
 
+    /// Adds to a count of a slot, if that is there. Called by the owning shard only, as is all that
+    /// changes a slot.
+    #[inline]
+    pub(crate) fn add(&self, index: u32, count: impl SlotIndex, n: u64) {
+        if let Some(slot) = self.get(index) {
+            slot.add(count, n);
+        }
+    }
+
+    /// Takes from a count of a slot, if that is there.
+    #[inline]
+    pub(crate) fn sub(&self, index: u32, count: impl SlotIndex, n: u64) {
+        if let Some(slot) = self.get(index) {
+            slot.sub(count, n);
+        }
+    }
+
     /// Counts a time in a slot. Called by the owning shard only.
     ///
     /// The classes are 32 bits wide, or half of a slot would be zeros. One that comes to its end

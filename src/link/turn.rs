@@ -2,10 +2,10 @@
 //! on any shard, and their clients are still to take turns. Only rules with that algorithm have
 //! one, so the word that shards share is on no other request's path.
 
-use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
+use super::registry::Registry;
 use crate::limits;
 
 /// The position of one rule: how many requests had a turn, from a start by chance.
@@ -24,21 +24,14 @@ impl Turn {
 }
 
 /// The positions of all rules that take turns, by the key of the rule, which edits leave as it is.
-/// The lock is taken when a shard meets a rule for the first time.
 #[derive(Default)]
-pub(crate) struct Turns {
-    turns: Mutex<HashMap<u64, Arc<Turn>>>,
-}
+pub(crate) struct Turns(Registry<u64, Turn>);
 
 impl Turns {
     /// The position of the rule with this key; a new one begins at `start`.
     pub(crate) fn get(&self, rule: u64, start: u64) -> Arc<Turn> {
-        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
-        if limits::TURNS_MAX <= turns.len() && !turns.contains_key(&rule) {
-            // A rule that no shard remembers starts anew, which does no harm.
-            turns.retain(|_, turn| 1 < Arc::strong_count(turn));
-        }
-        turns.entry(rule).or_insert_with(|| Arc::new(Turn(AtomicU64::new(start)))).clone()
+        // A rule that no shard remembers starts anew, which does no harm.
+        self.0.get(rule, limits::TURNS_MAX, || Turn(AtomicU64::new(start)), |_| false)
     }
 }
 
@@ -60,18 +53,5 @@ mod tests {
         taken.sort_unstable();
         assert_eq!(taken, (101..=4100).collect::<Vec<u64>>());
         assert_eq!(turns.get(7, 0).current(), 4100);
-    }
-
-    #[test]
-    fn forgotten_rules_make_room() {
-        let turns = Turns::default();
-        let kept = turns.get(3, 0);
-        for rule in 0..limits::TURNS_MAX as u64 {
-            turns.get(rule, 0);
-        }
-        turns.get(u64::MAX, 0);
-        assert_eq!(turns.turns.lock().expect("no panic").len(), 2);
-        kept.next();
-        assert_eq!(turns.get(3, 0).current(), 1);
     }
 }

@@ -351,16 +351,13 @@ impl Relay<'_> {
     }
 
     async fn receive(&self, body: &Body, large: bool) -> Result<RecvBuf, Broken> {
-        let much = match body {
-            Body::Length(left) => u64::from(limits::RECV_BUFFER_BYTES) < *left,
-            Body::Chunked(chunked) | Body::Decoded(chunked) => {
-                large || u64::from(limits::RECV_BUFFER_BYTES) < chunked.data_left()
-            }
-            Body::Limited(limited) => {
-                large || u64::from(limits::RECV_BUFFER_BYTES) < limited.chunked.data_left()
-            }
-            Body::UntilClose(_) => large,
+        let (known, is_all) = match body {
+            Body::Length(left) => (*left, true),
+            Body::Chunked(chunked) | Body::Decoded(chunked) => (chunked.data_left(), false),
+            Body::Limited(limited) => (limited.chunked.data_left(), false),
+            Body::UntilClose(_) => (0, false),
         };
+        let much = u64::from(limits::RECV_BUFFER_BYTES) < known || (large && !is_all);
         if much {
             self.source.arm_bulk();
         }
@@ -370,26 +367,23 @@ impl Relay<'_> {
     /// Takes what to send out of `inbox`: the buffer itself where all of it goes, a copy where
     /// bytes of the next message follow.
     fn piece(&self, inbox: &mut Inbox, body: &mut Body) -> Result<Option<SendBuf>, Broken> {
-        if let Body::Decoded(chunked) = body {
-            let mut out = self.ring.take_vec();
-            let n = chunked.decode(inbox.bytes(), &mut out).map_err(Broken::Framing)?;
-            inbox.consume(self.ring, n);
-            self.moved(if self.meter.received { n } else { out.len() });
-            if out.is_empty() {
-                self.ring.give_vec(out);
-                return Ok(None);
+        let mut out;
+        let consumed = if let Body::Decoded(chunked) = body {
+            out = self.ring.take_vec();
+            chunked.decode(inbox.bytes(), &mut out).map_err(Broken::Framing)?
+        } else {
+            let Passed { consumed, as_is } =
+                body.advance(inbox.bytes()).map_err(Broken::Framing)?;
+            if as_is == inbox.bytes().len() {
+                self.moved(as_is);
+                return Ok(inbox.take().map(SendBuf::Recv));
             }
-            return Ok(Some(SendBuf::Vec(out)));
-        }
-        let Passed { consumed, as_is } = body.advance(inbox.bytes()).map_err(Broken::Framing)?;
-        if as_is == inbox.bytes().len() {
-            self.moved(as_is);
-            return Ok(inbox.take().map(SendBuf::Recv));
-        }
-        let mut out = self.ring.take_vec();
-        body.put(&inbox.bytes()[..as_is], &mut out);
-        self.moved(if self.meter.received { consumed } else { out.len() });
+            out = self.ring.take_vec();
+            body.put(&inbox.bytes()[..as_is], &mut out);
+            consumed
+        };
         inbox.consume(self.ring, consumed);
+        self.moved(if self.meter.received { consumed } else { out.len() });
         if out.is_empty() {
             self.ring.give_vec(out);
             return Ok(None);

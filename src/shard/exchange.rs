@@ -14,7 +14,6 @@ use super::ending::Ending;
 use super::heads;
 use super::hold::Waited;
 use super::inbox::Inbox;
-use super::open_requests::Entry;
 use super::phase::Phase;
 use super::pool::{Lease, OwnConnection};
 use super::request::{Next, Request};
@@ -93,9 +92,9 @@ pub(super) async fn start(
         return Err(Outcome::Refuse(refusal));
     }
     if let Some(limit) = proxy.max_open_requests() {
-        let entry = entry(side, (proxy, waited), request);
+        let asking = asking(side, (proxy, waited), request, 0);
         // Boxed: a connection that waits for its next request should not carry this path's state.
-        let entered = Box::pin(open_requests::enter(side.waiter(), limit, entry));
+        let entered = Box::pin(open_requests::enter(side.waiter(), limit, asking));
         if let Err(ending) = entered.await {
             side.shard.ring.give_vec(head);
             return Err(without_backend(side, proxy, ending, 0));
@@ -163,16 +162,6 @@ pub(super) async fn start(
         }
         return Err(failure(side, request, failed, true));
     }
-}
-
-fn entry(
-    side: &ClientSide,
-    (proxy, waited): (&Proxy, Option<&Waited>),
-    request: &Request,
-) -> Entry {
-    let shard = &side.shard;
-    let patience = Waited::patience(waited, shard.ring.now(), timeout_connect(shard, proxy));
-    Entry { ticket: side.ticket, patience, ends: ends_before(side, request) }
 }
 
 fn asking<'a>(

@@ -27,12 +27,11 @@ impl Shard {
     fn count_head(&self, author: Author, ticket: RequestTicket, status: u16, bytes: usize) {
         let counters = self.end.counters();
         counters.add(Counter::Sent, bytes as u64);
-        let mut is_unknown = false;
         let is_final = 200 <= status || status == 101;
         if is_final {
             counters.add_status(author, status);
         }
-        self.with_live(ticket, |live| {
+        let is_unknown = self.with_live(ticket, |live| {
             if let Some(record) = &mut live.record {
                 record.sent += bytes as u64;
                 record.status = status;
@@ -48,10 +47,10 @@ impl Shard {
                     false => slot.add_answer(status),
                 }
             }
-            is_unknown = live.is_unknown;
+            live.is_unknown
         });
         // Names that nobody serves say nothing about how the others are served.
-        match is_unknown {
+        match is_unknown.unwrap_or(false) {
             true => counters.add(Counter::AnswersUnknown, 1),
             false => counters.add_answer(status),
         }
@@ -62,9 +61,7 @@ impl Shard {
         let host = self.host_noting(ticket, |record| record.connect = Some(time));
         self.count_time(host, SlotTime::Connect, time);
         self.end.backends().add_time(backend_slot, SlotTime::Connect, time);
-        if let Some(slot) = self.end.backends().get(backend_slot) {
-            slot.add(BackendCount::Connections, 1);
-        }
+        self.end.backends().add(backend_slot, BackendCount::Connections, 1);
     }
 
     /// Counts the head of a final response that is here.
@@ -86,12 +83,8 @@ impl Shard {
     #[cold]
     pub(super) fn count_error(&self, live: &Live) {
         self.count(Counter::Errors);
-        if let Some(slot) = self.end.hosts().get(live.host) {
-            slot.add(HostCount::Errors, 1);
-        }
-        if let Some(slot) = self.end.backends().get(live.backend_slot) {
-            slot.add(BackendCount::Errors, 1);
-        }
+        self.end.hosts().add(live.host, HostCount::Errors, 1);
+        self.end.backends().add(live.backend_slot, BackendCount::Errors, 1);
     }
 
     /// Time since a moment, by the coarse clock.

@@ -46,11 +46,10 @@ use std::time::{Duration, Instant};
 
 use glommio::{LocalExecutorBuilder, Placement};
 
-use crate::address::Address;
 use crate::http::HttpDate;
 use crate::link::{
-    ByKey, Counter, Gate, Protocol, Published, Rate, ShardEnd, Shed, Stop, Timeouts, ToShard,
-    Tuning, Turn,
+    ByKey, Counter, Protocol, Published, Rate, ShardEnd, Shed, Stop, Timeouts, ToShard, Tuning,
+    Turn,
 };
 use crate::ring::{self, EndCounts, Notify, Ring, WakeReceiver};
 use crate::table::{Proxy, Snapshot};
@@ -434,10 +433,6 @@ impl Shard {
         let shared = &self.end.together.turns;
         let turn = turns.entry(rule).or_insert_with(|| shared.get(rule, self.random()));
         which(turn)
-    }
-
-    fn gate(&self, backend: Address) -> Arc<Gate> {
-        self.end.together.gates.get(backend)
     }
 }
 

@@ -24,11 +24,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Shard;
-use super::waiting::{WaitingLine, woken};
+use super::waiting::{Line, Permit};
 use crate::address::{Address, UnixPath};
 use crate::limits;
-use crate::link::{BackendCount, Counter, Gate};
-use crate::ring::{Deadline, Notify, Quiet, Stream};
+use crate::link::{BackendCount, Counter};
+use crate::ring::{Deadline, Quiet, Stream};
 
 /// Terms on which a backend's connection can be kept, as its response says.
 #[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
@@ -50,9 +50,8 @@ struct Backend {
     idle: Vec<Idle>,
     /// Exchanges under way, for `least_connections`.
     busy: u32,
-    gate: Option<Arc<Gate>>,
-    /// Exchanges that wait for a place.
-    waiting: WaitingLine,
+    /// Exchanges that wait for a place, once its `max_connections` was met.
+    line: Option<Rc<Line>>,
 }
 
 struct Idle {
@@ -158,18 +157,6 @@ impl Drop for OpenConnection {
     }
 }
 
-/// One of the connections that a backend's `max_connections` allows.
-pub(super) struct Permit {
-    shard: Rc<Shard>,
-    gate: Arc<Gate>,
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        self.shard.end.together.gates.leave(&self.gate, self.shard.end.index);
-    }
-}
-
 /// Counts an exchange with a backend while it lives.
 pub(super) struct Busy {
     shard: Rc<Shard>,
@@ -180,9 +167,7 @@ pub(super) struct Busy {
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        if let Some(slot) = self.shard.end.backends().get(self.slot) {
-            slot.sub(BackendCount::Open, 1);
-        }
+        self.shard.end.backends().sub(self.slot, BackendCount::Open, 1);
         if let Some(backend) = self.shard.pool.backends.borrow_mut().get_mut(&self.address) {
             backend.busy -= 1;
         }
@@ -228,8 +213,7 @@ impl Pool {
             _path: address.path(),
             idle: Vec::new(),
             busy: 0,
-            gate: None,
-            waiting: WaitingLine::default(),
+            line: None,
         }))
     }
 
@@ -275,9 +259,7 @@ impl Pool {
     }
 
     fn busy_at(&self, shard: &Rc<Shard>, address: Address, slot: u32) -> Busy {
-        if let Some(slot) = shard.end.backends().get(slot) {
-            slot.add(BackendCount::Open, 1);
-        }
+        shard.end.backends().add(slot, BackendCount::Open, 1);
         Busy { shard: shard.clone(), address, slot }
     }
 
@@ -320,7 +302,7 @@ impl Pool {
             return;
         }
         let address = busy.address;
-        let wanted = place.as_ref().is_some_and(|place| place.gate.others_wait(shard.end.index));
+        let wanted = place.as_ref().is_some_and(Permit::is_wanted);
         if shard.closing() || wanted || stream.quiet() == Quiet::No {
             return;
         }
@@ -333,7 +315,7 @@ impl Pool {
             }
             backend.idle.push(idle);
             backend.note_idle(shard);
-            backend.waiting.wake_first();
+            backend.wake_first();
             None
         });
         drop(surplus);
@@ -373,47 +355,35 @@ impl Pool {
         deadline: &Deadline,
         repeatable: bool,
     ) -> Option<Wait> {
-        let index = shard.end.index;
-        let (gate, first_in_line) = self.with(shard, address, |backend| {
-            let gate = backend.gate.get_or_insert_with(|| shard.gate(address)).clone();
-            (gate, backend.waiting.is_empty())
-        });
-        if first_in_line && gate.enter(limit) {
-            return Some(Wait::Permit(Permit { shard: shard.clone(), gate }));
+        let new = || Line::new(shard, shard.end.together.gates.get(address));
+        let line =
+            self.with(shard, address, |backend| backend.line.get_or_insert_with(new).clone());
+        if let Some(permit) = line.enter(limit) {
+            return Some(Wait::Permit(permit));
         }
-        let turn = Rc::new(Notify::new(&shard.ring));
-        let _line = Line { shard: shard.clone(), address, turn: turn.clone() };
-        self.with(shard, address, |backend| backend.waiting.join(&turn));
-        gate.set_waiting(index, true);
-        // Somebody may have left between the attempt above and the note that we wait.
-        turn.notify();
-        loop {
-            if !woken(&turn, deadline).await {
-                return None;
-            }
-            if !self.with(shard, address, |backend| backend.waiting.is_first(&turn)) {
-                continue;
-            }
+        let take = || {
             if let Some(lease) = self.take(shard, address, repeatable) {
                 return Some(Wait::Idle(lease));
             }
-            if gate.enter(limit) {
-                return Some(Wait::Permit(Permit { shard: shard.clone(), gate }));
+            let permit = line.permit(limit);
+            if permit.is_none() {
+                line.gate.ask_for_idle(shard.end.index);
             }
-            shard.end.together.gates.ask_for_idle(&gate, index);
-        }
+            permit.map(Wait::Permit)
+        };
+        line.wait(shard, deadline, take).await
     }
 
     /// Looks after limited backends when another shard gave a place back or asks for one.
     pub(super) fn attend_gates(&self, shard: &Shard) {
         let mut surplus = Vec::new();
         for backend in self.backends.borrow_mut().values_mut() {
-            let Some(gate) = &backend.gate else { continue };
-            if gate.others_wait(shard.end.index) {
+            let Some(line) = &backend.line else { continue };
+            if line.gate.others_wait(shard.end.index) {
                 surplus.extend(backend.idle.pop());
                 backend.note_idle(shard);
             }
-            backend.waiting.wake_first();
+            backend.wake_first();
         }
         drop(surplus);
     }
@@ -439,9 +409,9 @@ impl Pool {
             surplus.extend(backend.idle.extract_if(.., stale));
             backend.note_idle(shard);
             idle_count += backend.idle.len();
-            waiting_count += backend.waiting.len();
-            let is_used =
-                !backend.idle.is_empty() || backend.busy > 0 || !backend.waiting.is_empty();
+            let waiting = backend.line.as_ref().map_or(0, |line| line.len());
+            waiting_count += waiting;
+            let is_used = !backend.idle.is_empty() || 0 < backend.busy || 0 < waiting;
             if !is_used {
                 shard.retire_backend_slot(backend.slot);
             }
@@ -484,30 +454,15 @@ impl Backend {
         if let Some(slot) = shard.end.backends().get(self.slot) {
             slot.set(BackendCount::Idle, self.idle.len() as u64);
         }
-        if let Some(gate) = &self.gate {
-            gate.set_idle(shard.end.index, !self.idle.is_empty());
+        if let Some(line) = &self.line {
+            line.gate.set_idle(shard.end.index, !self.idle.is_empty());
         }
     }
-}
 
-/// A position in a backend's line; leaving it wakes the next.
-struct Line {
-    shard: Rc<Shard>,
-    address: Address,
-    turn: Rc<Notify>,
-}
-
-impl Drop for Line {
-    fn drop(&mut self) {
-        self.shard.pool.with(&self.shard, self.address, |backend| {
-            backend.waiting.leave(&self.turn);
-            if backend.waiting.is_empty()
-                && let Some(gate) = &backend.gate
-            {
-                gate.set_waiting(self.shard.end.index, false);
-            }
-            backend.waiting.wake_first();
-        });
+    fn wake_first(&self) {
+        if let Some(line) = &self.line {
+            line.wake_first();
+        }
     }
 }
 

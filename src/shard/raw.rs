@@ -11,7 +11,6 @@ use super::backend::{Asking, acquire, timeout_connect};
 use super::client::{ClientSide, Front, Idleness};
 use super::ending::Ending;
 use super::hold::{Hold, HoldOutcome, Waited};
-use super::open_requests::Entry;
 use super::pool::Lease;
 use super::request::{Next, RequestTicket};
 use super::route::{self, Route};
@@ -193,13 +192,6 @@ async fn attempt(
     };
     let connect = timeout_connect(shard, proxy);
     let patience = Waited::patience(waited.as_deref(), shard.ring.now(), connect);
-    // A half-close is legitimate here: the client may still be waiting for data.
-    let ends = EndCounts::Never;
-    if let Some(limit) = proxy.max_open_requests() {
-        let entry = Entry { ticket: side.ticket, patience, ends };
-        let entered = Box::pin(open_requests::enter(side.waiter(), limit, entry)).await;
-        entered.map_err(|ending| without_backend(side, ending))?;
-    }
     let asking = Asking {
         proxy,
         client: side.client,
@@ -208,8 +200,13 @@ async fn attempt(
         repeatable: false,
         raw: true,
         patience,
-        ends,
+        // A half-close is legitimate here: the client may still be waiting for data.
+        ends: EndCounts::Never,
     };
+    if let Some(limit) = proxy.max_open_requests() {
+        let entered = Box::pin(open_requests::enter(side.waiter(), limit, asking)).await;
+        entered.map_err(|ending| without_backend(side, ending))?;
+    }
     match acquire(side.waiter(), asking, None).await {
         Ok(lease) => Ok(Led { lease, timeout: proxy.timeout_tunnel() }),
         Err(Ending::NoBackend(_) | Ending::NoConnection) if !proxy.hold().is_zero() => {

@@ -177,17 +177,11 @@ impl Answer<'_> {
             }
             self.shard.count_response(self.ticket, begun.status);
             self.phase.set(Phase::Relaying);
-            if begun.tunnel {
+            if begun.answered.tunnel {
                 self.upload_over().await?;
                 self.progress.shown.set(AnswerProgress::Framed);
                 self.send(out, begun.status).await?;
-                return Ok(Answered {
-                    backend_lives: false,
-                    client_lives: false,
-                    tunnel: true,
-                    is_small: false,
-                    keeping: KeepTerms::default(),
-                });
+                return Ok(begun.answered);
             }
             // Nothing has gone out yet: what is wrong in the first bytes is still a clean 502.
             begun.body.join(&self.shard.ring, inbox, &mut out).map_err(BadAnswer::from)?;
@@ -197,8 +191,8 @@ impl Answer<'_> {
                 false => AnswerProgress::Framed,
             });
             self.ready(begun.status, out.len()).await?;
-            let is_small = begun.body.is_done();
-            if is_small {
+            begun.answered.is_small = begun.body.is_done();
+            if begun.answered.is_small {
                 self.client.begin_send(SendBuf::Vec(out));
             } else {
                 if begun.body.is_large() {
@@ -220,14 +214,9 @@ impl Answer<'_> {
                     .await
                     .map_err(|broken| Failed { ending: broken.of_download(), is_hidden })?;
             }
-            return Ok(Answered {
-                // Bytes behind the answer are nobody's (RFC 9112 §6.3): that connection is closed.
-                backend_lives: begun.backend_lives && inbox.is_empty(),
-                client_lives: begun.client_lives,
-                tunnel: false,
-                is_small,
-                keeping: begun.keeping,
-            });
+            // Bytes behind the answer are nobody's (RFC 9112 §6.3): that connection is closed.
+            begun.answered.backend_lives &= inbox.is_empty();
+            return Ok(begun.answered);
         }
         Err(BadAnswer::Interim.into())
     }
@@ -293,22 +282,21 @@ impl Answer<'_> {
         if is_final {
             heads::change_response(self.request, out);
         }
-        let (status, backend_lives) = (head.status, head.keep_alive);
         let keeping = KeepTerms {
             seconds: head.keep_alive_seconds.map(|seconds| seconds.try_into().unwrap_or(u16::MAX)),
             is_doubtful: head.names_missing_body(),
             authenticates: head.authenticates,
         };
-        Ok(Begun { status, body, is_final, tunnel, client_lives, backend_lives, keeping })
+        let (backend_lives, is_small) = (head.keep_alive && !tunnel, false);
+        let answered = Answered { backend_lives, client_lives, tunnel, is_small, keeping };
+        Ok(Begun { status: head.status, body, is_final, answered })
     }
 }
 
+/// An answer whose head was written, as far as that tells.
 struct Begun {
     status: u16,
     body: Body,
     is_final: bool,
-    tunnel: bool,
-    client_lives: bool,
-    backend_lives: bool,
-    keeping: KeepTerms,
+    answered: Answered,
 }

@@ -11,13 +11,13 @@ use slab::Slab;
 
 use super::Shard;
 use super::ending::Ending;
-use super::open_requests::OpenPermit;
 use super::phase::Phase;
 use super::record::Record;
 use super::request::{Keys, RequestTicket};
+use super::waiting::Permit;
 use crate::address::Address;
 use crate::limits;
-use crate::link::{BackendCount, ByKey, Counter, Drain, HostCount, Id, Slot, SlotTime, Slots};
+use crate::link::{BackendCount, ByKey, Counter, Drain, HostCount, Id, SlotTime, Slots};
 
 /// Beyond every place there is.
 pub(super) const NO_SLOT: u32 = limits::SLOTS_MAX;
@@ -44,7 +44,7 @@ pub(super) struct Live {
     /// Hash of the cookie or field that decides on the backend, of a rule that goes by one.
     affinity: Option<NonZeroU64>,
     /// The right to be open at a backend, of a rule that limits that.
-    permit: Option<Box<OpenPermit>>,
+    permit: Option<Permit>,
 }
 
 /// All requests under way on a shard, and the slots of their hosts.
@@ -146,9 +146,7 @@ impl Shard {
         }
         self.count(Counter::Requests);
         let host = self.host_of(keys.host);
-        if let Some(slot) = self.end.hosts().get(host) {
-            slot.add(HostCount::Open, 1);
-        }
+        self.end.hosts().add(host, HostCount::Open, 1);
         let now = self.ring.now();
         let live = Live {
             host,
@@ -185,10 +183,9 @@ impl Shard {
 
     /// A request that was held is routed anew: it falls under another rule, perhaps.
     pub(super) fn reroute(&self, ticket: RequestTicket, keys: Keys) {
-        let mut before = None;
         let host = self.host_of(keys.host);
-        self.with_live(ticket, |live| {
-            before = Some((live.rule, live.host));
+        let before = self.with_live(ticket, |live| {
+            let before = (live.rule, live.host);
             live.host = host;
             live.rule = keys.rule;
             live.affinity = None;
@@ -199,16 +196,12 @@ impl Shard {
             live.table = self.generation.get();
             live.backend = None;
             live.backend_slot = NO_SLOT;
+            before
         });
         let Some((rule, old)) = before else { return };
         if old != host {
-            let slots = self.end.hosts();
-            if let Some(slot) = slots.get(old) {
-                slot.sub(HostCount::Open, 1);
-            }
-            if let Some(slot) = slots.get(host) {
-                slot.add(HostCount::Open, 1);
-            }
+            self.end.hosts().sub(old, HostCount::Open, 1);
+            self.end.hosts().add(host, HostCount::Open, 1);
         }
         self.moved_on(rule);
     }
@@ -216,32 +209,20 @@ impl Shard {
     /// Notes that a request waits at no backend for the time being.
     pub(super) fn chose_none(&self, ticket: RequestTicket) {
         self.give_permit_back(ticket);
-        let mut rule = None;
-        self.with_live(ticket, |live| {
-            live.backend = None;
-            live.backend_slot = NO_SLOT;
-            rule = Some(live.rule);
-        });
-        if let Some(rule) = rule {
-            self.moved_on(rule);
-        }
+        self.note_backend(ticket, None, NO_SLOT);
     }
 
     /// Counts a request that begins to be held, or ends to.
     pub(super) fn count_held(&self, ticket: RequestTicket, begins: bool) {
-        let counters = self.end.counters();
-        match begins {
-            true => {
-                counters.add(Counter::Held, 1);
-                counters.add(Counter::HeldTotal, 1);
-            }
-            false => counters.sub(Counter::Held, 1),
-        }
-        if let Some(slot) = self.host_slot(ticket, |_| {}) {
-            match begins {
-                true => slot.add(HostCount::Held, 1),
-                false => slot.sub(HostCount::Held, 1),
-            }
+        let (counters, hosts) = (self.end.counters(), self.end.hosts());
+        let host = self.host_noting(ticket, |_| {});
+        if begins {
+            counters.add(Counter::Held, 1);
+            counters.add(Counter::HeldTotal, 1);
+            hosts.add(host, HostCount::Held, 1);
+        } else {
+            counters.sub(Counter::Held, 1);
+            hosts.sub(host, HostCount::Held, 1);
         }
     }
 
@@ -249,9 +230,7 @@ impl Shard {
     pub(super) fn withdraw(&self, ticket: RequestTicket) {
         let live = self.tallies.live.borrow_mut().remove(ticket.index());
         self.end.counters().sub(Counter::Requests, 1);
-        if let Some(slot) = self.end.hosts().get(live.host) {
-            slot.sub(HostCount::Open, 1);
-        }
+        self.end.hosts().sub(live.host, HostCount::Open, 1);
         self.moved_on(live.rule);
     }
 
@@ -272,9 +251,7 @@ impl Shard {
                 slot.add(HostCount::Limited, 1);
             }
         }
-        if let Some(slot) = self.end.backends().get(live.backend_slot) {
-            slot.add(BackendCount::Completed, 1);
-        }
+        self.end.backends().add(live.backend_slot, BackendCount::Completed, 1);
         if is_error {
             self.count_error(&live);
         }
@@ -286,10 +263,12 @@ impl Shard {
         }
     }
 
-    pub(super) fn with_live(&self, ticket: RequestTicket, act: impl FnOnce(&mut Live)) {
-        if let Some(live) = self.tallies.live.borrow_mut().get_mut(ticket.index()) {
-            act(live);
-        }
+    pub(super) fn with_live<T>(
+        &self,
+        ticket: RequestTicket,
+        act: impl FnOnce(&mut Live) -> T,
+    ) -> Option<T> {
+        self.tallies.live.borrow_mut().get_mut(ticket.index()).map(act)
     }
 
     /// Says how a request ended, and in which phase of its connection, unless that was said.
@@ -306,7 +285,7 @@ impl Shard {
 
     /// The key of the rule that a request falls under.
     pub(super) fn rule_of(&self, ticket: RequestTicket) -> u64 {
-        self.tallies.live.borrow().get(ticket.index()).map_or(self.unknown, |live| live.rule)
+        self.with_live(ticket, |live| live.rule).unwrap_or(self.unknown)
     }
 
     /// Notes the hash of the cookie or field that decides on a request's backend.
@@ -315,61 +294,54 @@ impl Shard {
     }
 
     pub(super) fn affinity_of(&self, ticket: RequestTicket) -> Option<NonZeroU64> {
-        self.tallies.live.borrow().get(ticket.index()).and_then(|live| live.affinity)
+        self.with_live(ticket, |live| live.affinity).flatten()
     }
 
     /// Keeps the right of a request to be open at a backend until its end.
-    pub(super) fn keep_permit(&self, ticket: RequestTicket, permit: Box<OpenPermit>) {
-        let mut before = None;
-        self.with_live(ticket, |live| before = live.permit.replace(permit));
-        debug_assert!(before.is_none(), "two permits of one request");
+    pub(super) fn keep_permit(&self, ticket: RequestTicket, permit: Permit) {
+        self.with_live(ticket, |live| {
+            debug_assert!(live.permit.is_none(), "two permits of one request");
+            live.permit = Some(permit);
+        });
     }
 
     /// Gives a request's right to be open back, if it has one: it is at no backend any more.
     pub(super) fn give_permit_back(&self, ticket: RequestTicket) {
-        let mut permit = None;
-        self.with_live(ticket, |live| permit = live.permit.take());
-        // Dropped when the borrow is over: it wakes the next in line.
-        drop(permit);
+        self.with_live(ticket, |live| live.permit = None);
     }
 
     /// Adds to the record of a request; returns the number of its host's slot.
     pub(super) fn host_noting(&self, ticket: RequestTicket, act: impl FnOnce(&mut Record)) -> u32 {
-        let mut host = NO_SLOT;
-        self.with_live(ticket, |live| {
-            host = live.host;
+        let host = self.with_live(ticket, |live| {
             if let Some(record) = &mut live.record {
                 act(record);
             }
+            live.host
         });
-        host
-    }
-
-    fn host_slot(&self, ticket: RequestTicket, act: impl FnOnce(&mut Record)) -> Option<&Slot> {
-        self.end.hosts().get(self.host_noting(ticket, act))
+        host.unwrap_or(NO_SLOT)
     }
 
     pub(super) fn count_received(&self, ticket: RequestTicket, bytes: usize) {
         self.end.counters().add(Counter::Received, bytes as u64);
-        if let Some(slot) = self.host_slot(ticket, |record| record.received += bytes as u64) {
-            slot.add(HostCount::BytesReceived, bytes as u64);
-        }
+        let host = self.host_noting(ticket, |record| record.received += bytes as u64);
+        self.end.hosts().add(host, HostCount::BytesReceived, bytes as u64);
     }
 
     pub(super) fn count_sent(&self, ticket: RequestTicket, bytes: usize) {
         self.end.counters().add(Counter::Sent, bytes as u64);
-        if let Some(slot) = self.host_slot(ticket, |record| record.sent += bytes as u64) {
-            slot.add(HostCount::BytesSent, bytes as u64);
-        }
+        let host = self.host_noting(ticket, |record| record.sent += bytes as u64);
+        self.end.hosts().add(host, HostCount::BytesSent, bytes as u64);
     }
 
     /// Notes the backend that a request goes to.
     pub(super) fn chose(&self, ticket: RequestTicket, address: Address, backend_slot: u32) {
-        let mut rule = None;
-        self.with_live(ticket, |live| {
-            live.backend = Some(address);
-            live.backend_slot = backend_slot;
-            rule = Some(live.rule);
+        self.note_backend(ticket, Some(address), backend_slot);
+    }
+
+    fn note_backend(&self, ticket: RequestTicket, backend: Option<Address>, backend_slot: u32) {
+        let rule = self.with_live(ticket, |live| {
+            (live.backend, live.backend_slot) = (backend, backend_slot);
+            live.rule
         });
         if let Some(rule) = rule {
             self.moved_on(rule);
@@ -379,9 +351,7 @@ impl Shard {
     /// An attempt to open one failed.
     pub(super) fn count_failure(&self, backend_slot: u32) {
         self.count(Counter::ConnectFailures);
-        if let Some(slot) = self.end.backends().get(backend_slot) {
-            slot.add(BackendCount::Failures, 1);
-        }
+        self.end.backends().add(backend_slot, BackendCount::Failures, 1);
     }
 
     /// Notes that a request was sent, whole: from now on the backend's time runs.

@@ -2,7 +2,7 @@
 //! ended. Few are copied; many are spliced.
 
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -69,11 +69,11 @@ pub(super) async fn relay(side: &ClientSide, lease: &Lease, timeout: Option<Dura
     let (mut up_ended, mut down_ended) = (false, false);
     let whole = poll_fn(|cx| {
         for (ended, direction) in [
-            (&mut up_ended, up.as_mut() as std::pin::Pin<&mut dyn Future<Output = bool>>),
+            (&mut up_ended, up.as_mut() as Pin<&mut dyn Future<Output = Result<(), Broken>>>),
             (&mut down_ended, down.as_mut()),
         ] {
-            if !*ended && let Poll::Ready(whole) = direction.poll(cx) {
-                if !whole {
+            if !*ended && let Poll::Ready(result) = direction.poll(cx) {
+                if result.is_err() {
                     return Poll::Ready(false);
                 }
                 *ended = true;
@@ -135,15 +135,6 @@ struct OneWay<'a> {
     received: bool,
 }
 
-/// How a direction goes on.
-enum On {
-    /// The source has nothing more for the moment.
-    Quiet,
-    /// The source has ended.
-    Ended,
-    Broken,
-}
-
 impl<'a> OneWay<'a> {
     fn source(self) -> &'a Stream {
         if self.received { self.ends.client } else { self.ends.backend }
@@ -157,31 +148,28 @@ impl<'a> OneWay<'a> {
         self.ends.timeout.unwrap_or_else(|| self.ends.shard.timeouts().tunnel)
     }
 
-    /// `true` when the source ended and that was passed on, `false` when something broke.
-    async fn run(self) -> bool {
+    /// Relays until the source has ended, and passes that on.
+    async fn run(self) -> Result<(), Broken> {
         loop {
-            let Ok(buf) = poll_fn(|cx| self.source().poll_recv_by(cx, self.ends.idle)).await else {
-                return false;
-            };
-            if !self.target().is_sent() && !Box::pin(self.taken()).await {
-                return false;
+            let received = poll_fn(|cx| self.source().poll_recv_by(cx, self.ends.idle)).await;
+            let buf = received.map_err(Broken::source)?;
+            if !self.target().is_sent() {
+                Box::pin(self.taken()).await?;
             }
             if buf.is_empty() {
-                return self.pass_end();
+                break;
             }
             // More than fits into a buffer: there is probably much more.
             let is_bulk = limits::RECV_BUFFER_BYTES as usize <= buf.len();
             self.pass(buf);
             if !is_bulk {
                 self.source().start_flow();
-                continue;
-            }
-            match Box::pin(self.much()).await {
-                On::Quiet => {}
-                On::Ended => return self.pass_end(),
-                On::Broken => return false,
+            } else if Box::pin(self.much()).await? {
+                break;
             }
         }
+        self.target().shutdown_write();
+        Ok(())
     }
 
     fn moved(self, count: usize) {
@@ -197,35 +185,30 @@ impl<'a> OneWay<'a> {
 
     /// Waits until the target has taken what it was sent. Boxed by its caller, as is
     /// [`much`](Self::much): thousands of tunnels have nothing to say.
-    async fn taken(self) -> bool {
-        let sending = Deadline::new(&self.ends.shard.ring);
-        self.target().sent(&sending, self.pace()).await.is_ok()
-    }
-
-    fn pass_end(self) -> bool {
-        self.target().shutdown_write();
-        true
+    async fn taken(self) -> Result<(), Broken> {
+        let sent = self.target().sent(&Deadline::new(&self.ends.shard.ring), self.pace()).await;
+        sent.map_err(|error| Broken::target(self.target(), error))
     }
 
     /// Splices as long as bytes come, if that can be: what was received already goes first, and
-    /// pipes may be short. A pipe is not kept for a source that has nothing to say.
-    async fn much(self) -> On {
+    /// pipes may be short. A pipe is not kept for a source that has nothing to say. Returns whether
+    /// the source has ended.
+    async fn much(self) -> Result<bool, Broken> {
         self.source().halted().await;
-        let ring = &self.ends.shard.ring;
         if self.source().is_armed() {
-            return On::Quiet;
+            return Ok(false);
         }
-        let Some(mut pipe) = Pipe::take(ring) else { return On::Quiet };
+        let ring = &self.ends.shard.ring;
+        let Some(mut pipe) = Pipe::take(ring) else { return Ok(false) };
+        if !self.target().is_sent() {
+            self.taken().await?;
+        }
         let bulk = Bulk { way: self, waiting: Deadline::new(ring) };
-        if self.target().sent(&bulk.waiting, self.pace()).await.is_err() {
-            return On::Broken;
-        }
         match splice(&bulk, &mut pipe, &mut { u64::MAX }).await {
             // The other direction's send was told of the reset: this is all that is left to say.
-            Ok(()) if self.source().send_failed() => On::Broken,
-            Ok(()) => On::Ended,
-            Err(Broken::SourceTimeout) => On::Quiet,
-            Err(_) => On::Broken,
+            Ok(()) if self.source().send_failed() => Err(Broken::Source),
+            Err(Broken::SourceTimeout) => Ok(false),
+            result => result.map(|()| true),
         }
     }
 }

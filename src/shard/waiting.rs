@@ -1,61 +1,128 @@
-//! Line of requests that wait for a permit: first come, first served, and only the first is woken.
+//! Gates as a shard's requests meet them: permits, and the line before a gate that is shut. First
+//! come, first served, and only the first is woken.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Poll;
 
+use super::Shard;
+use crate::link::Gate;
 use crate::ring::{Deadline, Notify};
 
-/// Requests in line, by what wakes each.
-#[derive(Default)]
-pub(super) struct WaitingLine(VecDeque<Weak<Notify>>);
+/// The right to one of the connections, or of the open requests, that a gate allows.
+pub(super) struct Permit {
+    gate: Arc<Gate>,
+    shard: usize,
+}
 
-impl WaitingLine {
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+impl Permit {
+    /// Whether another shard waits for one.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.gate.others_wait(self.shard)
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.gate.leave(self.shard);
+    }
+}
+
+/// A gate, and the requests of this shard that wait before it.
+pub(super) struct Line {
+    pub(super) gate: Arc<Gate>,
+    shard: usize,
+    /// Wake-up of each request.
+    waiting: RefCell<VecDeque<Rc<Notify>>>,
+}
+
+impl Line {
+    pub(super) fn new(shard: &Shard, gate: Arc<Gate>) -> Rc<Line> {
+        Rc::new(Line { gate, shard: shard.end.index, waiting: RefCell::default() })
     }
 
     pub(super) fn len(&self) -> usize {
-        self.0.len()
+        self.waiting.borrow().len()
     }
 
-    /// Puts a request at the end.
-    pub(super) fn join(&mut self, turn: &Rc<Notify>) {
-        self.0.push_back(Rc::downgrade(turn));
-    }
-
-    pub(super) fn is_first(&self, turn: &Rc<Notify>) -> bool {
-        self.0.front().is_some_and(|first| std::ptr::eq(first.as_ptr(), Rc::as_ptr(turn)))
+    /// Whether anybody beside this shard's memory of it knows the gate, or waits before it.
+    pub(super) fn is_used(&self) -> bool {
+        0 < self.len() || 2 < Arc::strong_count(&self.gate)
     }
 
     pub(super) fn wake_first(&self) {
-        if let Some(first) = self.0.front().and_then(Weak::upgrade) {
+        if let Some(first) = self.waiting.borrow().front() {
             first.notify();
         }
     }
 
-    /// Takes a request out, wherever it stands.
-    pub(super) fn leave(&mut self, turn: &Rc<Notify>) {
-        // Nearly always the first: ten thousand may leave one after the other.
-        if self.is_first(turn) {
-            self.0.pop_front();
-        } else {
-            self.0.retain(|other| !std::ptr::eq(other.as_ptr(), Rc::as_ptr(turn)));
-        }
+    /// Takes a permit, if nobody waits for one here and fewer than `limit` are taken.
+    pub(super) fn enter(&self, limit: u32) -> Option<Permit> {
+        if self.len() == 0 { self.permit(limit) } else { None }
+    }
+
+    /// Takes a permit for the first in line, if fewer than `limit` are taken.
+    pub(super) fn permit(&self, limit: u32) -> Option<Permit> {
+        let is_open = self.gate.enter(limit);
+        is_open.then(|| Permit { gate: self.gate.clone(), shard: self.shard })
+    }
+
+    /// Waits in line until `take` finds what a request that is first waits for; `None`: `deadline`
+    /// came first.
+    pub(super) async fn wait<T>(
+        &self,
+        shard: &Shard,
+        deadline: &Deadline,
+        take: impl Fn() -> Option<T>,
+    ) -> Option<T> {
+        let place = Place { line: self, turn: Rc::new(Notify::new(&shard.ring)) };
+        self.waiting.borrow_mut().push_back(place.turn.clone());
+        self.gate.set_waiting(self.shard, true);
+        // A permit may have been given back between the attempt before and the note that we wait.
+        place.turn.notify();
+        poll_fn(|cx| {
+            while place.turn.poll_notified(cx).is_ready() {
+                if place.is_first()
+                    && let Some(taken) = take()
+                {
+                    return Poll::Ready(Some(taken));
+                }
+            }
+            if deadline.poll_expired(cx) { Poll::Ready(None) } else { Poll::Pending }
+        })
+        .await
     }
 }
 
-/// Waits until a request in line is woken; false once `deadline` came first.
-pub(super) async fn woken(turn: &Notify, deadline: &Deadline) -> bool {
-    poll_fn(|cx| {
-        if turn.poll_notified(cx).is_ready() {
-            Poll::Ready(true)
-        } else if deadline.poll_expired(cx) {
-            Poll::Ready(false)
+/// A request's place in line; leaving it wakes the next.
+struct Place<'a> {
+    line: &'a Line,
+    turn: Rc<Notify>,
+}
+
+impl Place<'_> {
+    fn is_first(&self) -> bool {
+        self.line.waiting.borrow().front().is_some_and(|first| Rc::ptr_eq(first, &self.turn))
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        // Nearly always the first: ten thousand may leave one after the other.
+        let is_first = self.is_first();
+        let mut waiting = self.line.waiting.borrow_mut();
+        if is_first {
+            waiting.pop_front();
         } else {
-            Poll::Pending
+            waiting.retain(|other| !Rc::ptr_eq(other, &self.turn));
         }
-    })
-    .await
+        if waiting.is_empty() {
+            self.line.gate.set_waiting(self.line.shard, false);
+        }
+        drop(waiting);
+        self.line.wake_first();
+    }
 }
