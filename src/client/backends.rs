@@ -18,11 +18,11 @@ use super::print::{action, counted, entries, plain};
 use super::request::{Api, Ask, Fetched, PATIENCE, Sending, encoded};
 use super::{lines, pool, print_json, query};
 
-/// How long the change of one rule is tried anew while other changes win.
+/// Time for which the change of one rule is tried anew while other changes win.
 const TRY_FOR: Duration = Duration::from_secs(10);
-/// How long a batch is tried: a large table takes a while to be read.
+/// Time for which a batch is tried anew: a large table takes a while to be read.
 const TRY_BATCH_FOR: Duration = Duration::from_secs(60);
-/// How long a batch may take: it may change a million rules, and be waited for on all nodes.
+/// Longest time of one batch: it may change a million rules, and be waited for on all nodes.
 const BATCH_PATIENCE: Duration = Duration::from_secs(600);
 /// Pause between looks at the requests that are left.
 const LOOK_EVERY: Duration = Duration::from_millis(100);

@@ -18,7 +18,7 @@ use crate::rule_arguments::{self, ACTIONS, Argument};
 
 /// Names that are offered at once.
 const OFFERED_MAX: usize = 200;
-/// How long somebody who pressed TAB waits for names.
+/// Longest time that somebody who pressed TAB waits for names.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Line that has the shell offer files.
 const FILES: &str = "//";

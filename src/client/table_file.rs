@@ -45,7 +45,7 @@ impl TableFile {
         Ok(TableFile { name, source, found })
     }
 
-    /// How many rules are in it.
+    /// Number of rules in the file.
     pub fn rules(&self) -> u64 {
         self.found.rules
     }
@@ -109,7 +109,7 @@ impl Source {
         Ok(Source::Memory(bytes))
     }
 
-    /// All of it.
+    /// Reads the file from its beginning.
     fn reader(&mut self) -> io::Result<Box<dyn Read + '_>> {
         Ok(match self {
             Source::File(file) => {

@@ -152,11 +152,11 @@ pub struct Config {
     pub uid: Identity,
     /// Group to become.
     pub gid: Identity,
-    /// How many shards; one per CPU when `None`.
+    /// Number of shards; one per CPU when `None`.
     pub shards: Option<usize>,
     /// CPUs of the shards; all allowed ones when empty.
     pub cpus: Vec<usize>,
-    /// All timeouts.
+    /// Timeouts of clients, backends and tunnels, and of the end.
     pub timeouts: Timeouts,
     /// Most client connections of all shards; from the descriptor limit when `None`.
     pub max_connections: Option<usize>,
@@ -170,7 +170,7 @@ pub struct Config {
     pub max_connections_per_source: Option<NonZeroU32>,
     /// The access log.
     pub access_log: AccessLog,
-    /// How its lines look.
+    /// Format and fields of its lines.
     pub log_style: LogStyle,
     /// Target of the daemon's own log.
     pub log: LogTarget,

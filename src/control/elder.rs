@@ -100,15 +100,16 @@ impl Elder {
 impl Handle {
     /// Collects all that the next daemon is to know; from here on this one sends no wake-ups.
     pub(crate) fn memory(&self) -> Value {
+        let sources = &self.api.sources;
         let mut names = Map::new();
-        let all = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = sources.names.lock().unwrap_or_else(PoisonError::into_inner);
         for name in all.iter_live().filter(|name| name.is_asked()) {
             let addresses = name.addresses();
             let addresses = addresses.iter().map(|address| json!(address.ip().to_string()));
             names.insert(name.host.to_string(), addresses.collect());
         }
         drop(all);
-        let health = self.health.known().into_iter().map(|known| {
+        let health = sources.health.known().into_iter().map(|known| {
             json!({
                 "backend": known.backend.to_string(),
                 "check": known.check,
@@ -117,38 +118,40 @@ impl Handle {
                 "since": unix_seconds(known.since),
             })
         });
-        let arrivals = self.health.arrivals(&self.published.table()).into_iter().map(|known| {
-            json!({
-                "backend": known.backend.to_string(),
-                "check": known.check,
-                "rule": known.rule,
-                "age": known.age.as_secs_f64(),
-            })
-        });
+        let arrivals =
+            sources.health.arrivals(&sources.published.table()).into_iter().map(|known| {
+                json!({
+                    "backend": known.backend.to_string(),
+                    "check": known.check,
+                    "rule": known.rule,
+                    "age": known.age.as_secs_f64(),
+                })
+            });
         json!({
             "names": names,
             "health": health.collect::<Vec<_>>(),
             "arrivals": arrivals.collect::<Vec<_>>(),
             "wake": self.wake.hand_over(),
-            "places": places(&self.shards),
-            "open_places": open_places(&self.shards, &self.published.table()),
-            "rates": rates(&self.shards, &self.published.table()),
-            "history": self.api.sources.history.to_json(),
-            "events": self.api.sources.events.log().to_json(),
-            "changes": self.api.sources.changes.lock().to_json(),
+            "places": places(&sources.shards),
+            "open_places": open_places(&sources.shards, &sources.published.table()),
+            "rates": rates(&sources.shards, &sources.published.table()),
+            "history": sources.history.to_json(),
+            "events": sources.events.log().to_json(),
+            "changes": sources.changes.lock().to_json(),
         })
     }
 
     /// Counts requests that are under way here, for the daemon that has taken over.
     pub(crate) fn under_way(&self) -> Value {
-        let table = self.published.table_full();
-        let open: Map<String, Value> = statistics::lock(&self.statistics)
+        let sources = &self.api.sources;
+        let table = sources.published.table_full();
+        let open: Map<String, Value> = statistics::lock(&sources.statistics)
             .open(&table)
             .into_iter()
             .map(|(name, open)| (name, json!(open)))
             .collect();
-        let open_places = open_places(&self.shards, &table);
-        json!({ "open": open, "places": places(&self.shards), "open_places": open_places })
+        let open_places = open_places(&sources.shards, &table);
+        json!({ "open": open, "places": places(&sources.shards), "open_places": open_places })
     }
 
     /// Takes the wake-ups that could not be sent.
@@ -163,14 +166,15 @@ impl Handle {
 
     /// Passes a question of the daemon that has taken over to every shard here.
     pub(crate) fn question(&self, asked: &Value) -> Option<(u64, Arc<Drain>)> {
+        let sources = &self.api.sources;
         let number = asked["ask"].as_u64()?;
         let backends = asked["backends"].as_array()?.iter();
         let backends = backends.filter_map(|backend| backend.as_str()?.parse().ok()).collect();
         let key = Snapshot::default().key(asked["rule"].as_str()?);
-        let drain = Drain::elsewhere(key, backends, self.shards.counters().len());
+        let drain = Drain::elsewhere(key, backends, sources.shards.counters().len());
         let drain = Arc::new(drain.ok()?);
-        answer_for_ended(&self.shards, &drain);
-        self.shards.ask(&drain);
+        answer_for_ended(&sources.shards, &drain);
+        sources.shards.ask(&drain);
         Some((number, drain))
     }
 
@@ -185,14 +189,15 @@ impl Handle {
 
     /// Takes a message of the daemon before this one; whether it is one that may be sent.
     pub(crate) fn hear(&self, said: &Value) -> bool {
+        let sources = &self.api.sources;
         if let Some(open) = said["open"].as_object() {
             let open = open.iter().filter_map(|(name, open)| Some((name.clone(), open.as_u64()?)));
             let open: Vec<(String, u64)> = open.collect();
-            let table = self.published.table_full();
-            statistics::lock(&self.statistics).set_elder(&table, &open);
-            set_taken(&self.shards, said);
+            let table = sources.published.table_full();
+            statistics::lock(&sources.statistics).set_elder(&table, &open);
+            set_taken(&sources.shards, said);
         } else if said["drained"].is_u64() {
-            self.elder.answer(said);
+            self.api.elder.answer(said);
         } else if let Some(untold) = said["untold"].as_array() {
             let _within = self.runtime.enter();
             self.wake.tell_on(untold);
@@ -204,15 +209,16 @@ impl Handle {
 
     /// Notes that the daemon before this one has ended.
     pub(crate) fn elder_is_gone(&self) {
-        self.elder.gone();
-        let table = self.published.table_full();
-        statistics::lock(&self.statistics).set_elder(&table, &[]);
-        set_taken(&self.shards, &Value::Null);
+        let sources = &self.api.sources;
+        self.api.elder.gone();
+        let table = sources.published.table_full();
+        statistics::lock(&sources.statistics).set_elder(&table, &[]);
+        set_taken(&sources.shards, &Value::Null);
     }
 
     /// The daemon before this one.
     pub(crate) fn elder(&self) -> &Elder {
-        &self.elder
+        &self.api.elder
     }
 }
 
@@ -315,6 +321,7 @@ impl Control {
             let addresses = addresses.filter_map(|ip| ip.as_str()?.parse::<IpAddr>().ok());
             Some((name.clone(), addresses.collect()))
         }));
+        let sources = &self.api.sources;
         let health = memory["health"].as_array().into_iter().flatten();
         let health = health.filter_map(|known| {
             let since = Duration::try_from_secs_f64(known["since"].as_f64()?).ok()?;
@@ -326,7 +333,7 @@ impl Control {
                 since: SystemTime::UNIX_EPOCH.checked_add(since)?,
             })
         });
-        self.health.recall(health.collect(), &self.api.sources.published);
+        sources.health.recall(health.collect(), &sources.published);
         let arrivals = memory["arrivals"].as_array().into_iter().flatten();
         let arrivals = arrivals.filter_map(|known| {
             Some(KnownArrival {
@@ -336,9 +343,8 @@ impl Control {
                 age: Duration::try_from_secs_f64(known["age"].as_f64()?).ok()?,
             })
         });
-        self.health.recall_arrivals(arrivals.collect(), &self.api.sources.published);
+        sources.health.recall_arrivals(arrivals.collect(), &sources.published);
         self.wake.recall(&memory["wake"]);
-        let sources = &self.api.sources;
         sources.history.recall(&memory["history"]);
         sources.events.log().recall(&memory["events"]);
         sources.changes.lock().recall(&memory["changes"]);

@@ -38,7 +38,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwapOption;
-use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use crate::http::Pages;
 use crate::limits;
@@ -46,18 +46,15 @@ use crate::link::{ControlEnd, Part, Published, Tag, TaggedTable};
 use crate::state::{Membership, Totals};
 use crate::table::Names;
 use api::{Api, Door, Sources, Taking};
-use elder::Elder;
 use events::{EventBus, health_event};
 use figures::Figures;
-use fleet::Fleet;
 use health::{Health, Prober};
 use heart::{Heart, Last};
 use held::{Bounds, Held, HoldScheduler};
 use history::{History, SharedChanges};
-use orders::Orders;
 use pages::PageFolder;
 use resolver::Resolver;
-use statistics::{SharedStatistics, Statistics};
+use statistics::Statistics;
 use store::Store;
 use wake::{Wake, WakeMemory};
 use writer::{Wiring, Writer};
@@ -170,10 +167,8 @@ pub(crate) struct Access {
 pub(crate) struct Control {
     resolver: Resolver,
     pages: PageFolder,
-    health: Health,
     prober: Prober,
     heart: Heart,
-    held: Held,
     scheduler: HoldScheduler,
     wake: Wake,
     writer: Writer,
@@ -185,22 +180,11 @@ pub(crate) struct Control {
 /// Access of the daemon, which passes on what its operator wants.
 #[derive(Clone)]
 pub(crate) struct Handle {
-    orders: Orders,
-    held: Held,
     pages: Arc<Notify>,
     taking: watch::Sender<Taking>,
-    places: Arc<Semaphore>,
-    places_max: usize,
-    names: SharedNames,
-    health: Health,
     wake: Wake,
-    shards: ControlEnd,
-    published: Arc<Published>,
-    statistics: SharedStatistics,
-    elder: Elder,
     runtime: tokio::runtime::Handle,
     api: Arc<Api>,
-    fleet: Option<Fleet>,
 }
 
 impl Handle {
@@ -238,19 +222,19 @@ impl Handle {
     /// the next ones wait.
     pub(crate) async fn release(&self) {
         self.taking.send_replace(Taking::Paused);
-        if let Some(fleet) = &self.fleet {
+        if let Some(fleet) = &self.api.sources.fleet {
             fleet.set_quiet(true);
         }
         // A reader of events, say, never ends.
-        let all = self.places.acquire_many(self.places_max as u32);
+        let all = self.api.places.acquire_many(self.api.places_max as u32);
         let _ = tokio::time::timeout(limits::MANAGEMENT_PAUSE, all).await;
-        self.orders.release().await;
+        self.api.sources.orders.release().await;
     }
 
     /// Goes on: the other process did not take over.
     pub(crate) async fn resume(&self) {
-        self.orders.resume().await;
-        if let Some(fleet) = &self.fleet {
+        self.api.sources.orders.resume().await;
+        if let Some(fleet) = &self.api.sources.fleet {
             fleet.set_quiet(false);
         }
         self.wake.resume();
@@ -264,17 +248,17 @@ impl Handle {
 
     /// Lists the sums of hosts since the state file was let go of.
     pub(crate) async fn counted_since(&self) -> Vec<Counted> {
-        self.orders.counted_since().await
+        self.api.sources.orders.counted_since().await
     }
 
     /// Adds sums of another process; called from a thread that may wait.
     pub(crate) fn add_counts(&self, counted: Vec<Counted>) {
-        self.orders.add_counts(counted);
+        self.api.sources.orders.add_counts(counted);
     }
 
     /// Sets how many requests may be held, in all and of one source.
     pub(crate) fn bound_held(&self, held_max: (usize, usize)) {
-        self.held.set_bounds(bounds(held_max));
+        self.api.sources.held.set_bounds(bounds(held_max));
     }
 
     /// Has the pages read again now.
@@ -364,10 +348,8 @@ impl Control {
         Ok(Control {
             resolver,
             pages: PageFolder::new(files.pages, published),
-            health,
             prober,
             heart,
-            held,
             scheduler,
             wake,
             writer,
@@ -380,22 +362,11 @@ impl Control {
     /// Makes a handle for the daemon, which passes on what the operator wants.
     pub(crate) fn handle(&self) -> Handle {
         Handle {
-            orders: self.writer.orders(),
-            held: self.held.clone(),
             pages: self.pages.now(),
             taking: self.taking.clone(),
-            places: self.api.places.clone(),
-            places_max: self.api.places_max,
-            names: self.api.sources.names.clone(),
-            health: self.health.clone(),
             wake: self.wake.clone(),
-            shards: self.api.sources.shards.clone(),
-            published: self.api.sources.published.clone(),
-            statistics: self.api.sources.statistics.clone(),
-            elder: self.api.elder.clone(),
             runtime: tokio::runtime::Handle::current(),
             api: self.api.clone(),
-            fleet: self.api.sources.fleet.clone(),
         }
     }
 
@@ -412,32 +383,31 @@ impl Control {
         metrics: Vec<Management>,
     ) -> Infallible {
         let bound = Door::of_each(management, metrics);
-        let events = self.api.sources.events.clone();
+        let sources = &self.api.sources;
         let tasks = async {
             match &mut self.tasks {
                 Some(tasks) => tasks.run().await,
                 None => std::future::pending().await,
             }
         };
-        let together = self.api.sources.shards.together.clone();
-        let beat = &together.beat;
+        let beat = &sources.shards.together.beat;
         tokio::select! {
             never = tasks => never,
             never = beat.of(Part::Names, self.resolver.run()) => never,
             never = beat.of(Part::Pages, self.pages.run()) => never,
             never = beat.of(Part::Probes, self.prober.run(|change| {
-                events.tell(health_event(change));
+                sources.events.tell(health_event(change));
                 if !change.state.is_bad() {
                     let check = change.check.as_ref().map(|of| of.check.id());
-                    self.held.reached(change.backend, check);
+                    sources.held.reached(change.backend, check);
                 }
             })) => never,
             never = beat.of(Part::Held, self.scheduler.run(
                 |begun| self.wake.begun(begun),
-                |wanted| self.health.want(wanted),
+                |wanted| sources.health.want(wanted),
             )) => never,
             never = beat.of(Part::Statistics, self.heart.run(
-                |happened| self.health.changed(&happened.watched),
+                |happened| sources.health.changed(&happened.watched),
             )) => never,
             never = beat.of(Part::Management, api::serve(
                 self.api.clone(),

@@ -111,11 +111,15 @@ pub(super) fn bind_all(
         let is_activated = matches!(&way, Way::InheritedSockets(Tcp { is_activated: true, .. }));
         let mut listens = true;
         let made = match way {
-            Way::Bind(wanted) => bind_each(wanted, shards),
+            Way::Bind(wanted) => {
+                socket(wanted, true).and_then(|first| bind_each(first, shards, listens))
+            }
             Way::InheritedSockets(given) => share_out(given, shards),
             Way::Beside(address) => {
+                // Beside sockets that our own daemon has on the port: they share it, as they are
+                // the same user's.
                 listens = false;
-                bind_beside(&address, shards)
+                beside(&address).and_then(|first| bind_each(first, shards, listens))
             }
         };
         match made {
@@ -270,23 +274,22 @@ fn addresses(config: &Config) -> impl Iterator<Item = (&'static str, &Bind, Prot
     untrusted.chain(internal).chain(tcp).chain(tls)
 }
 
-fn find_free(address: &Address) -> io::Result<SocketAddr> {
-    find_free_at(address.socket(), matches!(address, Address::Any(_)))
-}
-
 /// The address to bind; for `*` that is IPv4's where there is no IPv6.
 ///
 /// SO_REUSEPORT would let a second daemon of the same user in unnoticed, and half of the
 /// connections would be its. So each address is first bound without it, which fails if anybody
 /// listens there.
-fn find_free_at(address: SocketAddr, is_any: bool) -> io::Result<SocketAddr> {
-    match unused(address) {
-        Ok(_) => Ok(address),
-        Err(error) if is_any && has_no_family(&error) => {
-            let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), address.port());
-            socket(address, false).map(|_| address)
+fn find_free(address: &Address) -> io::Result<SocketAddr> {
+    with_ipv4(address, |address| unused(address).map(|_| address))
+}
+
+/// Tries an address; for `*` that of IPv4 where there is no IPv6.
+fn with_ipv4<T>(address: &Address, act: impl Fn(SocketAddr) -> io::Result<T>) -> io::Result<T> {
+    match act(address.socket()) {
+        Err(error) if matches!(address, Address::Any(_)) && has_no_family(&error) => {
+            act(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), address.socket().port()))
         }
-        Err(error) => Err(error),
+        result => result,
     }
 }
 
@@ -313,27 +316,9 @@ pub(super) fn has_no_family(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
 }
 
-/// A socket for each shard beside those that our own daemon has on the port: they share it, as they
-/// are the same user's.
-fn bind_beside(
-    address: &Address,
-    shards: usize,
-) -> io::Result<(SocketAddr, Vec<Vec<TcpListener>>)> {
-    let first = beside(address)?;
-    let local = first.local_addr()?.as_socket().unwrap_or(address.socket());
-    let rest = (1..shards).map(|_| socket(local, true));
-    let sockets = std::iter::once(Ok(first)).chain(rest);
-    Ok((local, sockets.map(|socket| Ok(vec![socket?.into()])).collect::<io::Result<_>>()?))
-}
-
+/// A socket of an address on whose port our own daemon has others.
 fn beside(address: &Address) -> io::Result<Socket> {
-    match socket(address.socket(), true) {
-        Err(error) if matches!(address, Address::Any(_)) && has_no_family(&error) => {
-            let port = address.socket().port();
-            socket(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port), true)
-        }
-        result => result,
-    }
+    with_ipv4(address, |address| socket(address, true))
 }
 
 /// Binds one socket of an address that no other process has, unless the port is one of ours.
@@ -351,21 +336,28 @@ pub(super) fn bind_one(
         false => socket(find_free(address)?, false)?,
     };
     socket.listen(limits::BACKLOG)?;
-    let local = socket.local_addr()?.as_socket().unwrap_or(address.socket());
+    let local = local_of(&socket)?;
     Ok((socket.into(), local))
 }
 
+fn local_of(socket: &Socket) -> io::Result<SocketAddr> {
+    socket.local_addr()?.as_socket().ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+/// Makes a socket for each shard: the first, and more of its address.
 fn bind_each(
-    address: SocketAddr,
+    first: Socket,
     shards: usize,
+    listens: bool,
 ) -> io::Result<(SocketAddr, Vec<Vec<TcpListener>>)> {
-    let first = socket(address, true)?;
     // With port 0 the kernel chose one: the other shards take the same.
-    let local = first.local_addr()?.as_socket().unwrap_or(address);
+    let local = local_of(&first)?;
     let rest = (1..shards).map(|_| socket(local, true));
     let sockets = std::iter::once(Ok(first)).chain(rest).map(|socket| {
         let socket = socket?;
-        socket.listen(limits::BACKLOG)?;
+        if listens {
+            socket.listen(limits::BACKLOG)?;
+        }
         Ok(vec![socket.into()])
     });
     Ok((local, sockets.collect::<io::Result<_>>()?))
@@ -459,8 +451,9 @@ mod tests {
 
     fn given(sockets: usize) -> (InheritedSockets, SocketAddr) {
         let mut given = InheritedSockets::default();
-        let (address, each) =
-            bind_each("127.0.0.1:0".parse().expect("an address"), sockets).expect("a free port");
+        let first = socket("127.0.0.1:0".parse().expect("an address"), true);
+        let first = first.expect("a free port");
+        let (address, each) = bind_each(first, sockets, true).expect("its port");
         for socket in each.into_iter().flatten() {
             given.add(address, socket, false);
         }

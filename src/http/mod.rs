@@ -49,8 +49,8 @@ pub use method::Method;
 pub use pages::{Page, PageError, Pages, write_page, write_page_as};
 pub use refusal::{BadResponse, Refusal};
 pub use reply::{
-    ReplyTo, reason, status_of, write_empty, write_redirect, write_refusal, write_refusal_to,
-    write_status, write_too_many,
+    ReplyTo, reason, status_of, write_empty, write_redirect, write_refusal, write_status,
+    write_too_many,
 };
 pub use scan::HeadScan;
 pub use target::Target;

@@ -114,20 +114,6 @@ impl BadResponse {
             BadResponse::Switch => "bad_switch",
         }
     }
-
-    /// Sentence that says what is wrong.
-    pub fn sentence(self) -> &'static str {
-        match self {
-            BadResponse::Message(refusal) => refusal.sentence(),
-            BadResponse::StatusLine => "The status line is not a version, a status and a reason.",
-            BadResponse::Switch => "A 101 lacks Upgrade, or upgrade in Connection.",
-        }
-    }
-
-    /// Always 502.
-    pub fn status(self) -> u16 {
-        502
-    }
 }
 
 impl From<Refusal> for BadResponse {

@@ -5,8 +5,6 @@ use std::os::fd::{AsFd, IntoRawFd, OwnedFd};
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
-use io_uring::{opcode, types};
-
 use super::tasks::wake;
 use super::{Inner, Op, Ring, Slot, SlotKind};
 
@@ -40,7 +38,6 @@ impl WakeReceiver {
     pub(crate) async fn woken(&self) {
         poll_fn(|cx| {
             let mut inner = self.ring.inner.borrow_mut();
-            let fd = types::Fd(inner.slots[self.slot].fd);
             let slot = inner.wake_slot(self.slot);
             if std::mem::take(&mut slot.woken) {
                 return Poll::Ready(());
@@ -48,8 +45,7 @@ impl WakeReceiver {
             slot.waker = Some(cx.waker().clone());
             if !slot.armed {
                 slot.armed = true;
-                let entry = opcode::PollAdd::new(fd, libc::POLLIN as u32);
-                inner.push(self.slot, Op::Wake, entry.build());
+                inner.push_poll(self.slot, Op::Wake, libc::POLLIN);
             }
             Poll::Pending
         })

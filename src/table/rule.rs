@@ -195,12 +195,6 @@ pub(super) struct ProxyOptions {
 }
 
 impl Proxy {
-    /// A proxy to these backends with every other argument at its default. At least one is needed.
-    pub fn new(backends: Vec<Backend>) -> Proxy {
-        debug_assert!(!backends.is_empty());
-        Proxy { backends: Backends::new(backends), options: None }
-    }
-
     fn given<T>(&self, read: impl Fn(&ProxyOptions) -> Option<T>) -> Option<T> {
         self.options.as_deref().and_then(read)
     }

@@ -28,6 +28,17 @@ fn connect(daemon: &Daemon) -> Connection {
     Connection::client(daemon.raw_address("TCP"))
 }
 
+/// One side ends, and the other goes on.
+#[track_caller]
+pub fn expect_sides_to_end_one_by_one(mut client: Connection, mut server: Connection) {
+    client.half_close();
+    assert_eq!(server.expect_end(), Ending::Closed);
+    server.send("bye");
+    client.expect_body("bye");
+    drop(server);
+    client.expect_close();
+}
+
 #[test]
 fn bytes_go_both_ways() {
     let backend = Backend::new();
@@ -45,13 +56,7 @@ fn bytes_go_both_ways() {
         (&found["open_requests"], &found["bytes_received"], &found["bytes_sent"])
             == (&json!(1), &json!(21), &json!(11))
     });
-    // one side ends, the other goes on
-    client.half_close();
-    assert_eq!(server.expect_end(), Ending::Closed);
-    server.send("bye");
-    client.expect_body("bye");
-    drop(server);
-    client.expect_close();
+    expect_sides_to_end_one_by_one(client, server);
     let found = api.counted("db.com", 1);
     assert_eq!((&found["bytes_received"], &found["bytes_sent"]), (&json!(21), &json!(14)));
 }

@@ -8,7 +8,8 @@ use crate::backend::{Backend, Serving, rule_to};
 use crate::bulk::{MIB, bytes_at, expect_chunked, expect_plain, send_chunked, send_plain};
 use crate::daemon::{Daemon, Setup, asked, asked_for, eventually};
 use crate::message::{get, ok};
-use crate::script::{Connection, Ending};
+use crate::raw::expect_sides_to_end_one_by_one;
+use crate::script::Connection;
 use crate::tunnel::tunnelled;
 
 /// Large enough to be spliced, and to fill every buffer on the way.
@@ -164,12 +165,7 @@ fn raw_connection_leads_to_a_socket() {
     let sending = std::thread::spawn(move || send_plain(&mut up, 0, LARGE));
     expect_plain(&mut server, 0, LARGE);
     sending.join().expect("the sending thread").expect("all was taken");
-    client.half_close();
-    assert_eq!(server.expect_end(), Ending::Closed);
-    server.send("bye");
-    client.expect_body("bye");
-    drop(server);
-    client.expect_close();
+    expect_sides_to_end_one_by_one(client, server);
     let found = daemon.api().counted("db.com", 1);
     assert_eq!((&found["bytes_received"], &found["bytes_sent"]), (&json!(LARGE), &json!(14)));
 }

@@ -1,4 +1,4 @@
-//! How `top` looks: a pure function of the screen's state. This file places the parts; each part
+//! The look of `top`: a pure function of the screen's state. This file places the parts; each part
 //! has a file of its own.
 
 mod help;
@@ -40,7 +40,7 @@ pub struct Places {
     plot: Rect,
     shards: Rect,
     main: Rect,
-    /// Beside the main part, where the terminal is wide.
+    /// The part to the right of the main one, where the terminal is wide.
     side: Option<Rect>,
     keys: Rect,
 }
@@ -68,7 +68,7 @@ impl Places {
         Places { title, totals, state, plot, shards, main, side, keys }
     }
 
-    /// How many hosts fit below the heads of the columns.
+    /// Number of hosts that fit below the heads of the columns.
     pub fn rows(&self) -> usize {
         self.main.height.saturating_sub(1).into()
     }

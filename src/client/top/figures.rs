@@ -54,7 +54,7 @@ pub struct Shard {
     pub busy: f64,
 }
 
-/// All that one `traffic` event tells.
+/// Content of one `traffic` event.
 #[derive(Clone, Default, PartialEq, Debug)]
 pub struct Traffic {
     pub rules: u64,

@@ -1,4 +1,4 @@
-//! State of `top`, and how keys change it. No terminal and no clock: events, answers and keys go
+//! State of `top`, as keys and events change it. No terminal and no clock: events, answers and keys go
 //! in, the drawing reads it.
 
 use std::cmp::Reverse;
@@ -142,7 +142,7 @@ pub struct Wanted {
     pub close: Option<String>,
 }
 
-/// Answers to them.
+/// Answers of the daemon to these questions.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Answered {
     Hosts(Vec<Host>),
@@ -153,7 +153,7 @@ pub enum Answered {
     Past(Vec<u64>),
 }
 
-/// Everything that is drawn.
+/// State of the screen: everything that is drawn.
 #[derive(Debug)]
 pub struct Screen {
     pub address: String,

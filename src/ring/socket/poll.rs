@@ -202,7 +202,8 @@ impl Inner {
         }
     }
 
-    fn push_poll(&mut self, index: usize, op: Op, mask: i16) {
+    /// Submits a poll that ends with its first report.
+    pub(in crate::ring) fn push_poll(&mut self, index: usize, op: Op, mask: i16) {
         let fd = types::Fd(self.slots[index].fd);
         self.push(index, op, opcode::PollAdd::new(fd, mask as u32).build());
     }

@@ -348,12 +348,10 @@ impl Inner {
     /// Polls, then receives. The socket was set to non-blocking for splice(2): Linux 6.18 waits for
     /// such a one all the same, other kernels do not.
     fn postpone_receive(&mut self, index: usize, group: Group) {
-        let fd = types::Fd(self.slots[index].fd);
         let side = &mut self.socket(index as u32).receive;
         debug_assert!(!side.is_in_flight(), "one receive at a time");
         side.receiving = Receiving::Postponed { group, cancel: Cancel::NotAsked };
-        let entry = opcode::PollAdd::new(fd, libc::POLLIN as u32).build();
-        self.push(index, Op::Rearm, entry);
+        self.push_poll(index, Op::Rearm, libc::POLLIN);
     }
 
     /// The socket is ready for the receive that was postponed, or its poll was cancelled. Returns

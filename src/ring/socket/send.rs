@@ -173,8 +173,7 @@ impl Inner {
             }
             Progress::Postpone if !is_abandoned => {
                 sending.stage = SendStage::Postponed;
-                let entry = opcode::PollAdd::new(types::Fd(fd), libc::POLLOUT as u32).build();
-                self.push(index, Op::Resend, entry);
+                self.push_poll(index, Op::Resend, libc::POLLOUT);
                 return false;
             }
             Progress::Continue | Progress::Postpone | Progress::Done | Progress::Failed(_) => {}

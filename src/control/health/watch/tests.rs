@@ -242,7 +242,7 @@ fn a_name_is_probed_wherever_it_is() {
     assert_eq!(scene.begin(), []);
     assert!(scene.is_idle());
     scene.names.prune();
-    assert!(scene.names.is_empty(), "nothing holds on to the name");
+    assert_eq!(scene.names.iter_live().count(), 0, "nothing holds on to the name");
 }
 
 #[test]
