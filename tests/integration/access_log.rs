@@ -43,7 +43,7 @@ pub fn wait_for(path: &Path, count: usize) -> Vec<Value> {
 }
 
 #[test]
-fn a_line_says_what_became_of_a_request() {
+fn line_says_what_became_of_its_request() {
     let backend = Backend::new();
     let (setup, path) = logging(Setup::new().rule("a.com", backend.rule()));
     let daemon = setup.start();
@@ -78,7 +78,7 @@ fn a_line_says_what_became_of_a_request() {
 }
 
 #[test]
-fn each_end_has_its_name() {
+fn line_names_how_its_request_ended() {
     let dead = json!(["proxy", { "backends": ["127.0.0.1:1"] }, false]);
     let silent = Backend::new();
     let mut queue = silent.rule();
@@ -115,7 +115,7 @@ fn each_end_has_its_name() {
 }
 
 #[test]
-fn a_client_that_leaves_is_told_apart() {
+fn client_that_leaves_has_an_ending_of_its_own() {
     let backend = Backend::new();
     let (setup, path) = logging(Setup::new().rule("a.com", backend.rule()));
     let daemon = setup.start();
@@ -181,7 +181,7 @@ fn serve_one(daemon: &Daemon) {
 }
 
 #[test]
-fn it_is_opened_anew() {
+fn log_is_opened_anew_on_a_signal() {
     let (setup, path) =
         logging(Setup::new().rule("a.com", json!(["empty", { "code": 403 }, false])));
     let daemon = setup.start();
@@ -315,7 +315,7 @@ fn a_full_standard_output_delays_no_request_and_no_end() {
 }
 
 #[test]
-fn one_that_can_t_be_opened_stops_the_start() {
+fn log_that_can_t_be_opened_stops_the_start() {
     let setup = Setup::new().set("access_log", "/nowhere/at/all.log");
     setup.run(&[]).expect(1, &["access_log = /nowhere/at/all.log", "No such file"]);
     setup.run(&["--check"]).expect(1, &["access_log = /nowhere/at/all.log", "No such file"]);

@@ -31,7 +31,7 @@ fn ask(daemon: &Daemon, host: &str) -> Answer {
 }
 
 #[test]
-fn empty() {
+fn empty_replies_with_its_code_alone() {
     for (code, line, length) in [
         (json!(500), "HTTP/1.1 500 Internal Server Error", Some("0")),
         (json!("403"), "HTTP/1.1 403 Forbidden", Some("0")),
@@ -51,7 +51,7 @@ fn empty() {
 }
 
 #[test]
-fn pages_that_are_built_in() {
+fn static_replies_with_the_built_in_pages() {
     let daemon = Setup::new()
         .rule("static.com", json!(["static", { "type": "test" }, false]))
         .rule("unknown.com", json!(["unknown", {}, false]))
@@ -82,7 +82,7 @@ const PAGE: &str = "HTTP/1.0 418 I'm a teapot\r\nContent-Type: text/plain\r\nCon
      Connection: close\r\nX-Page: mine\r\n\r\nshort and stout\n";
 
 #[test]
-fn pages_of_the_operator() {
+fn static_replies_with_the_pages_of_the_operator() {
     let daemon = Setup::new()
         .rule("own.com", json!(["static", { "type": "teapot" }, false]))
         .rule("lf.com", json!(["static", { "type": "lines" }, false]))
@@ -106,7 +106,7 @@ fn pages_of_the_operator() {
 }
 
 #[test]
-fn pages_for_http_1_0() {
+fn pages_are_sent_to_http_1_0_clients() {
     let daemon = with("a.com", json!(["static", { "type": "test" }, false]));
     let mut client = daemon.connect();
     let answer = client.exchange("GET / HTTP/1.0\r\nHost: a.com\r\n\r\n");
@@ -129,7 +129,7 @@ fn check_redirect(to: &str, target: &str, https: bool, expected: &str) {
 }
 
 #[test]
-fn redirects() {
+fn redirect_joins_target_and_path() {
     check_redirect("http://tigers.net", "/", false, "http://tigers.net/");
     check_redirect("http://tigers.net", "/bears/", false, "http://tigers.net/bears/");
     check_redirect(
@@ -155,7 +155,7 @@ fn redirects() {
 }
 
 #[test]
-fn a_redirect_with_a_code() {
+fn redirect_has_the_code_of_its_rule() {
     for (code, line) in [
         (json!(301), "HTTP/1.1 301 Moved Permanently"),
         (json!("307"), "HTTP/1.1 307 Temporary Redirect"),
@@ -170,7 +170,7 @@ fn a_redirect_with_a_code() {
 }
 
 #[test]
-fn aliases() {
+fn alias_does_as_the_rule_that_it_leads_to() {
     let backend = Backend::new().serve_text("the real one");
     let daemon = Setup::new()
         .rule("real.com", backend.rule())

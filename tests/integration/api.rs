@@ -53,7 +53,7 @@ fn every_request(daemon: &Daemon, mut api: Api) {
 }
 
 #[test]
-fn every_request_of_the_table() {
+fn api_serves_each_request_of_its_table() {
     let daemon = Setup::new().start();
     every_request(&daemon, daemon.api());
     let daemon = Setup::new().management_tcp().start();
@@ -61,7 +61,7 @@ fn every_request_of_the_table() {
 }
 
 #[test]
-fn paths_as_people_type_them() {
+fn paths_are_taken_as_people_type_them() {
     let daemon = Setup::new().start();
     let mut api = daemon.api();
     for path in ["/hostname/a.com", "/HOSTNAME/a.com/", "/Hostname/A.COM"] {
@@ -115,7 +115,7 @@ fn state_of(setup: &Setup, api: &mut Api) -> (Value, String, Vec<u8>) {
 }
 
 #[test]
-fn one_bad_rule_of_many_and_nothing_is_changed() {
+fn bad_rule_among_many_changes_nothing() {
     let setup = Setup::new();
     let daemon = setup.clone().start();
     let mut api = daemon.api();
@@ -149,7 +149,7 @@ fn one_bad_rule_of_many_and_nothing_is_changed() {
 }
 
 #[test]
-fn the_original_s_codes() {
+fn errors_have_the_codes_of_the_original() {
     let daemon = Setup::new().start();
     let mut api = daemon.api();
     let before = api.etag();
@@ -221,7 +221,7 @@ fn if_match_lets_only_the_informed_write() {
 }
 
 #[test]
-fn of_two_who_know_the_same_table_one_writes() {
+fn conditional_write_succeeds_for_one_of_two() {
     const WRITERS: u16 = 4;
     let daemon = Setup::new().start();
     let barrier = Arc::new(Barrier::new(usize::from(WRITERS)));
@@ -298,7 +298,7 @@ impl Numbers {
 }
 
 #[test]
-fn pages_of_a_table() {
+fn table_is_read_page_by_page() {
     let mut numbers = Numbers(1);
     let mut model: BTreeMap<String, Value> = BTreeMap::new();
     let ends = ["com", "org", "co.uk", "xn--p1ai"];
@@ -371,7 +371,7 @@ pub fn encoded(text: &str) -> String {
 
 /// Whoever reads the table gets one that was in force, and the tag that belongs to it.
 #[test]
-fn a_table_that_changes_while_it_is_read() {
+fn paging_copes_with_a_table_that_changes() {
     let daemon = Setup::new().start();
     let table = |version: u16| {
         let rules = (0..2500).map(|n| (format!("h{n}.com"), empty(400 + version)));
@@ -434,7 +434,7 @@ fn head_is_get_without_a_body() {
 }
 
 #[test]
-fn what_is_not_there_and_what_is_not_taken() {
+fn unknown_paths_and_methods_are_refused() {
     let daemon = Setup::new().rule("a.com", empty(402)).start();
     let mut api = daemon.api();
     for path in ["/nothing", "/hostnames/", "/statistics/a.com/", "/metrics/x", "/../hostname/"] {
@@ -467,7 +467,7 @@ fn what_is_not_there_and_what_is_not_taken() {
 
 /// A slip in an argument would silently do something else: `?dryrun=1` would make the change.
 #[test]
-fn arguments_that_are_not_known() {
+fn unknown_arguments_are_refused() {
     let daemon = Setup::new().rule("a.com", empty(402)).start();
     let mut api = daemon.api();
     let rules = json!({"b.com": empty(403)});

@@ -56,7 +56,7 @@ fn crowd(daemon: &Daemon, over_tcp: bool, bytes: &str) -> Vec<Connection> {
 }
 
 #[test]
-fn who_leaves_something_half_done_keeps_nobody_out() {
+fn half_sent_requests_keep_nobody_out() {
     for over_tcp in [false, true] {
         let daemon = setup().start();
         for bytes in [
@@ -78,7 +78,7 @@ fn who_leaves_something_half_done_keeps_nobody_out() {
 
 /// Long answers, of which nothing is read.
 #[test]
-fn who_reads_nothing_keeps_nobody_out() {
+fn unread_answers_keep_nobody_out() {
     let daemon = setup().start();
     let long =
         json!(["redirect", {"redirect_to": format!("http://b.com/{}", "x".repeat(2000))}, true]);
@@ -144,7 +144,7 @@ fn readers_of_events_leave_places() {
 
 /// A backend that is never drained.
 #[test]
-fn who_waits_for_backends_leaves_places() {
+fn requests_that_wait_for_a_drain_leave_places() {
     let backend = Backend::new();
     let daemon = setup().rule("busy.com", backend.rule()).start();
     let mut visitor = daemon.connect();

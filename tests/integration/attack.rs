@@ -93,7 +93,7 @@ fn attacker(daemon: &Daemon) -> Connection {
 }
 
 #[test]
-fn slow_heads() {
+fn slow_heads_are_cut_off_and_keep_nobody_out() {
     const COUNT: usize = 300;
     let setup = setup().set("timeout_http_request", "2s");
     let mut daemon = setup.clone().start();
@@ -133,7 +133,7 @@ fn swallowing() -> Serving {
 }
 
 #[test]
-fn slow_bodies() {
+fn slow_bodies_are_cut_off_and_keep_nobody_out() {
     const COUNT: usize = 100;
     let backend = swallowing();
     let setup = setup()
@@ -165,7 +165,7 @@ fn slow_bodies() {
 }
 
 #[test]
-fn slow_readers() {
+fn slow_readers_cost_bounded_memory() {
     const COUNT: usize = 80;
     const ANSWER: usize = 16 * MIB;
     let backend = Backend::new().serve(|_, server| {
@@ -199,7 +199,7 @@ fn slow_readers() {
 }
 
 #[test]
-fn an_idle_flood_from_one_source() {
+fn idle_flood_from_one_source_keeps_nobody_out() {
     const MOST: usize = 50;
     const FLOOD: usize = 600;
     let setup = setup().set("max_connections_per_source", MOST).set("timeout_http_request", "2s");
@@ -220,7 +220,7 @@ fn an_idle_flood_from_one_source() {
 
 /// From everywhere, until there is no room: who is inside is served, and room comes back by itself.
 #[test]
-fn an_idle_flood_from_everywhere() {
+fn idle_flood_from_everywhere_ends_by_itself() {
     const ROOM: usize = 200;
     let setup = setup().set("max_connections", ROOM).set("timeout_http_request", "2s");
     let mut daemon = setup.clone().start();
@@ -249,7 +249,7 @@ fn an_idle_flood_from_everywhere() {
 }
 
 #[test]
-fn header_bombs() {
+fn header_bombs_are_refused_by_their_kind() {
     let setup = setup().rule("a.com", closed_rule());
     let mut daemon = setup.clone().start();
     let mut watch = Watch::of(&daemon, &setup);
@@ -289,7 +289,7 @@ fn closed_rule() -> serde_json::Value {
 }
 
 #[test]
-fn connections_that_come_and_go() {
+fn connections_that_come_and_go_leave_nothing_behind() {
     const COUNT: usize = 4000;
     let setup = setup();
     let mut daemon = setup.clone().start();

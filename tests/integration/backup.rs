@@ -67,7 +67,7 @@ fn backup_by_name_is_looked_up() {
 }
 
 #[test]
-fn without_any_the_backends_are_tried_again() {
+fn backends_are_tried_again_where_no_backup_is_usable() {
     let port = closed_port();
     let arguments = json!({"attempts": 2, "delay": 0, "backup": backup(&[closed_port()])});
     let daemon = Daemon::proxying(rule_for(&[port], arguments));

@@ -28,7 +28,7 @@ fn backends(count: usize) -> Vec<Serving> {
 }
 
 #[test]
-fn random_reaches_all() {
+fn random_choice_reaches_each_backend() {
     // each is left out with a probability of (2/3)^120
     for arguments in [json!({}), json!({ "algorithm": "random" })] {
         let counts = spread(120, &backends(3), arguments);
@@ -42,13 +42,13 @@ fn round_robin_is_even() {
 }
 
 #[test]
-fn round_robin_by_weight() {
+fn round_robin_follows_the_weights() {
     let arguments = json!({ "algorithm": "round_robin", "weights": [3, 1, 0] });
     assert_eq!(spread(40, &backends(3), arguments), [30, 10, 0]);
 }
 
 #[test]
-fn random_by_weight() {
+fn random_choice_follows_the_weights() {
     let counts = spread(200, &backends(3), json!({ "weights": [9, 1, 0] }));
     assert!(counts[0] > 140 && counts[1] > 2 && counts[2] == 0, "{counts:?}");
 }
@@ -114,7 +114,7 @@ fn a_backend_that_refuses_is_passed_over() {
 }
 
 #[test]
-fn without_healthcheck_it_is_tried_each_time() {
+fn backend_without_healthcheck_is_tried_each_time() {
     let alive = backends(1);
     let arguments = json!({ "algorithm": "round_robin", "healthcheck": false });
     let daemon = Daemon::proxying(rule_for(&[closed_port(), alive[0].port], arguments));

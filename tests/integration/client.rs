@@ -125,7 +125,7 @@ fn complaints_of_the_original_come_without_a_daemon() {
 }
 
 #[test]
-fn a_change_that_is_only_checked() {
+fn dry_run_says_that_nothing_was_changed() {
     let server = Backend::new();
     let client = Call::to(&server, &["set", "a.com", "spin", "true", "--dry-run"]).start();
     let mut asked = server.accept();
@@ -137,7 +137,7 @@ fn a_change_that_is_only_checked() {
 }
 
 #[test]
-fn a_change_of_a_table_that_was_looked_at() {
+fn change_carries_the_tag_that_was_looked_at() {
     for (given, sent) in [("7", "\"7\""), ("\"7\"", "\"7\"")] {
         let server = Backend::new();
         let client = Call::to(&server, &["delete", "a.com", "--if-match", given]).start();
@@ -151,7 +151,7 @@ fn a_change_of_a_table_that_was_looked_at() {
 }
 
 #[test]
-fn waiting_for_old_backends() {
+fn client_waits_for_old_backends_and_says_what_is_left() {
     for (reply, code, words) in [
         (json!({"ok": true, "drained": true}), 0, &[][..]),
         (
@@ -174,7 +174,7 @@ fn waiting_for_old_backends() {
 }
 
 #[test]
-fn stats_of_all_and_of_one() {
+fn stats_are_printed_for_all_hosts_and_for_one() {
     let counters = json!({
         "open_requests": 1, "completed_requests": 3, "bytes_sent": 171, "bytes_received": 95,
         "held_requests": 2, "answers": {"2xx": 7, "3xx": 8, "4xx": 9, "5xx": 10},
@@ -257,7 +257,7 @@ fn a_dump_that_is_cut_off_fails() {
 }
 
 #[test]
-fn over_a_unix_socket() {
+fn client_speaks_over_a_unix_socket() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("management.sock");
     let server = Backend::new();
@@ -304,7 +304,7 @@ fn the_token_is_sent() {
 }
 
 #[test]
-fn completions_and_manual_pages() {
+fn completions_and_manual_pages_are_printed() {
     for shell in ["bash", "zsh", "fish"] {
         let finished = Call::new(&["completions", shell]).finish();
         finished.expect(0, &[]);

@@ -77,7 +77,7 @@ fn backups_are_added_and_change_places() {
 }
 
 #[test]
-fn what_can_not_be_changed_is_said() {
+fn rule_without_backends_is_refused_by_name() {
     let daemon = Setup::new()
         .rule("a.com", rule(&[("127.0.0.1", 1)], json!({})))
         .rule("b.com", json!(["alias", {"hostname": "a.com"}, false]))

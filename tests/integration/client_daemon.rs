@@ -93,7 +93,7 @@ fn each_way(test: impl Fn(&Daemon, &Way)) {
 
 /// The guide, the page of rules and the README of the original, in their order.
 #[test]
-fn lines_of_the_original_s_documentation() {
+fn lines_of_the_original_documentation_work() {
     let secret = "top-secret.com                      empty<403>                True    \n";
     each_way(|_, way| {
         way.prints("list", LIST);
@@ -130,7 +130,7 @@ fn lines_of_the_original_s_documentation() {
 
 /// Without an address: port 8042 of either loopback, in a network of its own.
 #[test]
-fn at_the_original_s_address() {
+fn client_finds_the_daemon_at_the_original_address() {
     let up = "ip link set lo up";
     let tried = Command::new("unshare").args(["-n", "sh", "-c", up]).output();
     if !tried.as_ref().is_ok_and(|tried| tried.status.success()) {
@@ -154,7 +154,7 @@ fn at_the_original_s_address() {
 
 /// What is typed, as the table has it.
 #[test]
-fn forms_of_arguments() {
+fn arguments_are_read_in_each_form() {
     let daemon = Setup::new().start();
     let (way, mut api) = (way(&daemon), daemon.api());
     for (words, rule) in [
@@ -214,7 +214,7 @@ fn sorted(rule: &mut Value) {
 
 /// What is wrong with them is the daemon's to say, of which host, and nothing is changed.
 #[test]
-fn rules_that_the_daemon_refuses() {
+fn refused_rules_are_told_and_change_nothing() {
     let daemon = Setup::new().rule("a.com", empty(402)).start();
     let way = way(&daemon);
     for (words, told) in [
@@ -315,7 +315,7 @@ fn without_rates(counters: &Value) -> Value {
 }
 
 #[test]
-fn waiting_for_what_the_old_backend_has_under_way() {
+fn change_waits_for_requests_at_the_old_backend() {
     let (backend, other) = (Backend::new(), Backend::new());
     let daemon = Setup::new().rule("a.com", backend.rule()).start();
     let way = way(&daemon);
@@ -335,7 +335,7 @@ fn waiting_for_what_the_old_backend_has_under_way() {
 
 /// `--json` is JSON wherever something is read.
 #[test]
-fn json_of_all_that_reads() {
+fn commands_that_read_print_json() {
     let daemon = Setup::new().rule("a.com", empty(402)).management_tcp().start();
     for way in ways(&daemon) {
         let table = json!({"a.com": empty(402)});

@@ -69,7 +69,7 @@ fn lines_of(log: &std::path::Path) -> Vec<Value> {
 }
 
 #[test]
-fn the_wall_clock_jumps() {
+fn jump_of_the_wall_clock_disturbs_nothing() {
     let backend = Backend::new().serve_text("hello");
     let setup = Setup::new();
     let log = setup.path("access.log");
@@ -154,7 +154,7 @@ fn the_wall_clock_jumps() {
 
 /// As a machine that was suspended, or a virtual one that was moved.
 #[test]
-fn the_daemon_stands_still() {
+fn daemon_that_stood_still_goes_on() {
     const STILL: Duration = Duration::from_secs(2);
     let backend = Backend::new();
     let daemon = [

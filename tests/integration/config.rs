@@ -16,7 +16,7 @@ fn check_refused(key: &str, value: &str, words: &[&str]) {
 }
 
 #[test]
-fn a_good_one_passes_the_check() {
+fn good_configuration_passes_the_check() {
     for option in ["--check", "-t"] {
         Setup::new().run(&[option]).expect(0, &[]);
     }
@@ -33,14 +33,14 @@ fn a_good_one_passes_the_check() {
 }
 
 #[test]
-fn comments_and_spaces() {
+fn comments_and_spaces_are_skipped() {
     let setup =
         Setup::new().set("# comment", "x").set("  timeout_client  ", "  5s  ").set("\n\n#", "");
     setup.run(&["--check"]).expect(0, &[]);
 }
 
 #[test]
-fn unknown_keys() {
+fn unknown_keys_are_refused_by_name() {
     check_refused("bnid", "127.0.0.1:0", &["bnid", "mantrid.conf"]);
     let finished = Setup::new().set("no_such_key", 1).run(&[]);
     finished.expect(1, &["no_such_key"]);
@@ -49,7 +49,7 @@ fn unknown_keys() {
 }
 
 #[test]
-fn bad_values() {
+fn bad_values_are_refused_by_key() {
     for (key, value) in [
         ("bind", "nowhere"),
         ("bind", "127.0.0.1:99999"),
@@ -70,7 +70,7 @@ fn bad_values() {
 }
 
 #[test]
-fn all_problems_at_once() {
+fn check_tells_all_problems_at_once() {
     let setup = Setup::new().set("shards", "none").set("timeout_client", "soon").set("bnid", 1);
     let finished = setup.run(&["--check"]);
     finished.expect(1, &["shards", "timeout_client", "bnid"]);
@@ -79,7 +79,7 @@ fn all_problems_at_once() {
 }
 
 #[test]
-fn a_line_that_is_none() {
+fn line_without_a_key_is_refused() {
     let setup = Setup::new();
     let file = setup.path("broken.conf");
     std::fs::write(&file, "bind = 127.0.0.1:0\nwhat is this\n").expect("a file");
@@ -88,7 +88,7 @@ fn a_line_that_is_none() {
 }
 
 #[test]
-fn a_file_that_is_not_there() {
+fn missing_file_is_named() {
     run_with(&["-c", "/no/such/mantrid.conf"]).expect(1, &["/no/such/mantrid.conf"]);
 }
 
@@ -106,7 +106,7 @@ fn options_win_over_the_file() {
 }
 
 #[test]
-fn a_busy_port() {
+fn busy_port_is_named() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = taken.local_addr().expect("its address").to_string();
     let finished = Setup::new().set("bind", &address).run(&[]);
@@ -115,7 +115,7 @@ fn a_busy_port() {
 
 /// Two daemons must not share a port by accident, though each of ours shares it between its shards.
 #[test]
-fn a_port_busy_with_another_daemon() {
+fn port_of_another_daemon_is_named() {
     let first = Setup::new()
         .set("shards", 2)
         .rule("a.com", json!(["empty", { "code": 403 }, false]))
@@ -127,7 +127,7 @@ fn a_port_busy_with_another_daemon() {
 }
 
 #[test]
-fn an_address_that_is_not_ours() {
+fn address_of_another_machine_is_named() {
     Setup::new().set("bind", "192.0.2.1:8080").run(&[]).expect(1, &["192.0.2.1:8080"]);
 }
 
@@ -172,7 +172,7 @@ fn no_state_file_is_an_empty_table() {
 }
 
 #[test]
-fn version() {
+fn version_is_that_of_the_package() {
     let finished = run_with(&["--version"]);
     assert_eq!(
         (finished.code, finished.out.trim()),

@@ -55,7 +55,7 @@ pub const REVIEWED: &str =
     "document.querySelector('#change').open && !document.querySelector('#review').hidden";
 
 #[test]
-fn shows_hosts_and_traffic() {
+fn dashboard_shows_hosts_and_traffic() {
     let stand_in = stand_in();
     stand_in.set_backend("127.0.0.1:8001", "down", "connection refused");
     let Some(page) = open(&stand_in) else { return };
@@ -87,7 +87,7 @@ fn shows_hosts_and_traffic() {
 }
 
 #[test]
-fn searches_and_pages_through_a_million() {
+fn dashboard_searches_and_pages_through_a_million() {
     let rule = Arc::new(proxy(json!([["127.0.0.1", 8000]])));
     let other = Arc::new(json!(["empty", { "code": 410 }, false]));
     let stand_in = StandIn::new((0..1_000_000).map(|number| {
@@ -125,7 +125,7 @@ fn searches_and_pages_through_a_million() {
 
 /// Each page of hosts needs a stream of its own; one takes the place of the other without a gap.
 #[test]
-fn no_change_is_missed_or_told_twice_while_paging() {
+fn paging_misses_and_repeats_no_change() {
     let rule = Arc::new(proxy(json!([["127.0.0.1", 8000]])));
     let names = (0..400).map(|number| format!("site-{number:03}.example"));
     let stand_in = StandIn::new(names.map(|name| (name, Arc::clone(&rule))));
@@ -150,7 +150,7 @@ fn no_change_is_missed_or_told_twice_while_paging() {
 }
 
 #[test]
-fn sets_a_rule_after_an_error() {
+fn dashboard_sets_a_rule_after_an_error() {
     let stand_in = stand_in();
     let Some(page) = open(&stand_in) else { return };
     page.click("#add");
@@ -199,7 +199,7 @@ fn sets_a_rule_after_an_error() {
 }
 
 #[test]
-fn spins_flips_back_and_deletes() {
+fn dashboard_spins_flips_back_and_deletes() {
     let stand_in = stand_in();
     let before = stand_in.rule("a.com");
     let Some(page) = open(&stand_in) else { return };
@@ -243,7 +243,7 @@ fn spins_flips_back_and_deletes() {
 }
 
 #[test]
-fn a_change_meanwhile_is_told() {
+fn change_by_somebody_else_is_told() {
     let stand_in = stand_in();
     let Some(page) = open(&stand_in) else { return };
     page.click(&deed("a.com", "spin"));
@@ -262,7 +262,7 @@ fn a_change_meanwhile_is_told() {
 }
 
 #[test]
-fn asks_for_a_token() {
+fn dashboard_asks_for_a_token() {
     let stand_in = stand_in();
     stand_in.demand_token("right");
     let Some(page) = Page::open(&stand_in.url()) else { return };
@@ -291,7 +291,7 @@ fn asks_for_a_token() {
 }
 
 #[test]
-fn works_by_keyboard_alone() {
+fn dashboard_works_by_keyboard_alone() {
     let stand_in = stand_in();
     let Some(page) = open(&stand_in) else { return };
     page.press("/");
@@ -346,7 +346,7 @@ fn works_by_keyboard_alone() {
 }
 
 #[test]
-fn hostile_names_are_text() {
+fn names_with_markup_are_shown_as_text() {
     let hostile = "<script>window.owned=1</script>";
     let image = "<img src=x onerror=window.owned=1>";
     let empty = json!(["empty", { "code": 410 }, true]);
@@ -384,7 +384,7 @@ fn hostile_names_are_text() {
 }
 
 #[test]
-fn the_policy_is_enforced() {
+fn content_security_policy_is_enforced() {
     let stand_in = stand_in();
     let Some(page) = open(&stand_in) else { return };
     page.evaluate(

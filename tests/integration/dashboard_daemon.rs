@@ -43,7 +43,7 @@ fn number(host: &str, column: &str) -> String {
 }
 
 #[test]
-fn shows_what_requests_do() {
+fn dashboard_shows_what_requests_do() {
     let backend = Backend::new().serve_text("hello");
     let setup = Setup::new().management_tcp().set("shards", 2);
     let daemon = setup.rule("a.com", backend.rule()).rule("b.com", empty(410)).start();
@@ -83,7 +83,7 @@ fn expect_rule(daemon: &Daemon, host: &str, expected: &Value) {
 }
 
 #[test]
-fn what_is_set_is_what_requests_get() {
+fn rule_that_is_set_is_what_requests_get() {
     let (first, second) = (Backend::new().serve_text("first"), Backend::new().serve_text("second"));
     let daemon = Setup::new().management_tcp().rule("z.com", empty(402)).start();
     let text = |host: &str| daemon.connect().exchange(get(host, "/")).text();
@@ -145,7 +145,7 @@ fn what_is_set_is_what_requests_get() {
 }
 
 #[test]
-fn what_is_refused_is_said_where_it_is_wrong() {
+fn refusal_stands_at_the_field_that_is_wrong() {
     let daemon = Setup::new().management_tcp().rule("a.com", empty(402)).start();
     let Some(page) = open(&daemon) else { return };
     page.click(&deed("a.com", "edit"));
@@ -168,7 +168,7 @@ fn what_is_refused_is_said_where_it_is_wrong() {
 }
 
 #[test]
-fn backends_that_go_and_come() {
+fn backends_are_shown_as_they_go_and_come() {
     let port = closed_port();
     let rule = rule_for(&[port], json!({"check": "tcp"}));
     let daemon = Setup::new().management_tcp().rule("a.com", rule).start();
@@ -216,7 +216,7 @@ fn host_that_is_limited_is_found() {
 }
 
 #[test]
-fn the_token_is_asked_for() {
+fn dashboard_asks_for_the_token() {
     let daemon = with_token(TOKEN.as_bytes()).management_tcp().rule("a.com", empty(402)).start();
     let Some(page) = Page::open(&url(&daemon)) else { return };
     page.wait("document.querySelector('#ask').open");
@@ -236,7 +236,7 @@ fn the_token_is_asked_for() {
 
 /// The daemon goes away, and comes back with another table.
 #[test]
-fn a_daemon_that_comes_back() {
+fn dashboard_goes_on_when_the_daemon_comes_back() {
     let setup = Setup::new().add("bind_management", format!("127.0.0.1:{}", closed_port()));
     let mut daemon = setup.clone().rule("a.com", empty(402)).start();
     let Some(page) = open(&daemon) else { return };
@@ -330,7 +330,7 @@ impl Fleet {
 /// `MANTRID_BLESS=1 cargo test` draws the pictures of the documentation anew, after a minute of
 /// traffic.
 #[test]
-fn pictures() {
+fn pictures_of_the_documentation_are_drawn() {
     if std::env::var_os("MANTRID_BLESS").is_none() {
         return;
     }

@@ -108,7 +108,7 @@ fn expect_it_fits(page: &Page, width: u32) {
 }
 
 #[test]
-fn fits_phones_and_both_schemes() {
+fn dashboard_fits_phones_and_both_colour_schemes() {
     let stand_in = fleet();
     let long = format!("{}.example", "a-very-long-name.".repeat(10));
     stand_in.set(&long, proxy(json!([["10.4.1.11", 8100]])));

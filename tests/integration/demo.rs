@@ -128,7 +128,7 @@ fn expected_status(command: &Curl) -> u16 {
 }
 
 #[test]
-fn what_it_prints_works() {
+fn commands_that_the_demo_prints_work() {
     let mut daemon = Daemon::demo(&["-o", "bind=127.0.0.1:0", "-o", "bind_management=127.0.0.1:0"]);
     let printed = daemon.expect_printed("nothing is left behind");
     let commands: Vec<Curl> = printed.lines().filter_map(Curl::parse).collect();

@@ -44,7 +44,7 @@ const NOT_RUN: &[(&str, &str, &str)] = &[
         "docs/first-hour.md",
         "install -m 640 -g mantrid /dev/null /etc/mantrid/token     # the group that the unit runs as may \
          read it",
-        "token_recipe runs it elsewhere",
+        "token_is_made_as_shown runs it elsewhere",
     ),
     (
         "docs/moving-from-mantrid.md",
@@ -54,9 +54,9 @@ const NOT_RUN: &[(&str, &str, &str)] = &[
     (
         "docs/moving-from-mantrid.md",
         "curl -s http://localhost:8042/hostname/ | mantrid-client --url http://localhost:9042 load -",
-        "two_daemons_at_once runs it",
+        "daemon_is_filled_from_another_as_shown runs it",
     ),
-    ("docs/moving-from-haproxy.md", "# mantrid.conf", "haproxy_in_front has it"),
+    ("docs/moving-from-haproxy.md", "# mantrid.conf", "haproxy_hands_over_as_shown has it"),
     (
         "docs/api.md",
         "2026-11-23T16:49:08.788203Z  INFO audit who=127.0.0.1:52080 verb=\"PATCH\" host=\"*\" edits=2 \
@@ -66,7 +66,7 @@ const NOT_RUN: &[(&str, &str, &str)] = &[
     ("docs/api.md", "GET /stats/?sort=errors&limit=2", "in_any_order.rs expects its members"),
     ("docs/api.md", "GET /changes/?host=shop.example&limit=2", "changes.rs expects its members"),
     ("docs/api.md", "GET /history/?host=shop.example&events=1", "history.rs expects its members"),
-    ("docs/api.md", "import json, urllib.request", "the_program_in_python runs it"),
+    ("docs/api.md", "import json, urllib.request", "program_in_python_runs_as_it_stands runs it"),
     ("docs/holding.md", "POST / HTTP/1.1", "wake.rs expects it"),
     (
         "docs/holding.md",
@@ -160,59 +160,59 @@ fn run(name: &str) {
 }
 
 #[test]
-fn readme() {
+fn readme_does_what_it_shows() {
     run("README.md");
 }
 
 #[test]
-fn first_hour() {
+fn first_hour_does_what_it_shows() {
     run("docs/first-hour.md");
 }
 
 #[test]
-fn rules() {
+fn page_on_rules_does_what_it_shows() {
     run("docs/rules.md");
 }
 
 #[test]
-fn api() {
+fn page_on_the_api_does_what_it_shows() {
     run("docs/api.md");
 }
 
 #[test]
-fn client() {
+fn page_on_the_client_does_what_it_shows() {
     if has_tools(&["git"]) {
         run("docs/client.md");
     }
 }
 
 #[test]
-fn holding() {
+fn page_on_holding_does_what_it_shows() {
     run("docs/holding.md");
 }
 
 #[test]
-fn tcp_and_tls() {
+fn page_on_tcp_and_tls_does_what_it_shows() {
     run("docs/tcp-and-tls.md");
 }
 
 #[test]
-fn clients() {
+fn page_on_clients_does_what_it_shows() {
     run("docs/clients.md");
 }
 
 #[test]
-fn moving_from_mantrid() {
+fn page_on_moving_from_mantrid_does_what_it_shows() {
     run("docs/moving-from-mantrid.md");
 }
 
 #[test]
-fn moving_from_haproxy() {
+fn page_on_moving_from_haproxy_does_what_it_shows() {
     run("docs/moving-from-haproxy.md");
 }
 
 #[test]
-fn fleet() {
+fn page_on_fleets_does_what_it_shows() {
     if crate::etcd::is_installed() {
         run("docs/fleet.md");
     }
@@ -244,7 +244,7 @@ fn every_block_is_run_or_excused() {
 
 /// Rules in JSON are taken as they stand.
 #[test]
-fn rules_in_json() {
+fn rules_in_json_are_taken_as_they_stand() {
     let daemon = Setup::new().start();
     let mut api = daemon.api();
     let mut count = 0;
@@ -297,7 +297,7 @@ fn links_lead_somewhere() {
 
 /// The program of `api.md`, against a daemon.
 #[test]
-fn the_program_in_python() {
+fn program_in_python_runs_as_it_stands() {
     if !has_tools(&["python3"]) {
         return;
     }
@@ -319,7 +319,7 @@ fn the_program_in_python() {
 
 /// As in `moving-from-mantrid.md`: one daemon is filled from another.
 #[test]
-fn two_daemons_at_once() {
+fn daemon_is_filled_from_another_as_shown() {
     if !has_tools(&["bash", "curl"]) {
         return;
     }
@@ -344,7 +344,7 @@ fn two_daemons_at_once() {
 
 /// A token is made as `first-hour.md` says: the group of the daemon may read it, and nobody else.
 #[test]
-fn token_recipe() {
+fn token_is_made_as_shown() {
     if !nix::unistd::geteuid().is_root() {
         eprintln!("skipped: only root gives files to a group that it is not in");
         return;
@@ -370,7 +370,7 @@ fn token_recipe() {
 
 /// As in `moving-from-haproxy.md`: HAProxy hands over, and its fields are believed.
 #[test]
-fn haproxy_in_front() {
+fn haproxy_hands_over_as_shown() {
     if !has_tools(&["bash", "curl", "haproxy"]) {
         return;
     }

@@ -44,7 +44,7 @@ fn expect_left(answer: &Answer, left: &Value) {
 }
 
 #[test]
-fn the_answer_comes_when_the_last_one_ends() {
+fn answer_comes_when_the_last_request_ends() {
     let backend = Backend::new();
     let daemon = Setup::new().rule("a.com", backend.rule()).start();
     let (mut client, mut server) = asked(&daemon, &backend);
@@ -64,7 +64,7 @@ fn the_answer_comes_when_the_last_one_ends() {
 }
 
 #[test]
-fn or_says_what_is_left() {
+fn answer_in_time_says_what_is_left() {
     let backend = Backend::new();
     let daemon = Setup::new().rule("a.com", backend.rule()).start();
     let hanging: Vec<_> = (0..3).map(|_| asked(&daemon, &backend)).collect();
@@ -82,7 +82,7 @@ fn or_says_what_is_left() {
 }
 
 #[test]
-fn where_nothing_is_removed_nothing_is_waited_for() {
+fn change_that_removes_no_backend_waits_for_nothing() {
     let (backend, other) = (Backend::new(), Backend::new());
     let daemon = Setup::new().rule("a.com", backend.rule()).start();
     let _hanging = asked(&daemon, &backend);
@@ -146,7 +146,7 @@ fn nothing_new_goes_to_what_was_removed() {
 }
 
 #[test]
-fn tunnels_count() {
+fn tunnels_are_waited_for() {
     let backend = Backend::new();
     let daemon = Setup::new().rule("a.com", backend.rule()).start();
     let tunnels = (0..2).map(|_| {
@@ -179,7 +179,7 @@ fn tunnels_count() {
 
 /// Each shard is asked, the busy and the idle, and each answers for itself.
 #[test]
-fn on_every_shard() {
+fn every_shard_is_asked() {
     let (backend, other) = (Backend::new(), Backend::new());
     let daemon = Setup::new().set("shards", 3).rule("a.com", backend.rule()).start();
     let hanging: Vec<_> = (0..16).map(|_| asked(&daemon, &backend)).collect();
@@ -204,7 +204,7 @@ fn on_every_shard() {
 
 /// An alias leads to the rule, so what came by it is under way there.
 #[test]
-fn what_came_by_another_name() {
+fn requests_by_an_alias_are_waited_for() {
     let backend = Backend::new();
     let daemon = Setup::new()
         .rule("a.com", json!(["proxy", {"backends": [["127.0.0.1", backend.port]]}, true]))
@@ -230,7 +230,7 @@ fn what_came_by_another_name() {
 
 /// One that waits for a place was routed by the rule as it was, and will go where that said.
 #[test]
-fn what_waits_for_a_place_at_a_backend() {
+fn requests_in_the_queue_are_waited_for() {
     let backend = Backend::new();
     let limited = backend.rule_with(json!({"max_connections": 1}));
     let daemon = Setup::new().rule("a.com", limited).start();
@@ -251,7 +251,7 @@ fn what_waits_for_a_place_at_a_backend() {
 
 /// Whoever asked has gone: nobody is the worse for it, the change included.
 #[test]
-fn an_asker_that_goes() {
+fn client_that_stops_waiting_leaves_nothing_behind() {
     let backend = Backend::new();
     let daemon = Setup::new().rule("a.com", backend.rule()).start();
     let (mut client, mut server) = asked(&daemon, &backend);
@@ -265,7 +265,7 @@ fn an_asker_that_goes() {
 }
 
 #[test]
-fn what_makes_no_sense_is_refused_before_anything_is_done() {
+fn senseless_wait_is_refused_before_anything_is_done() {
     let backend = Backend::new();
     let daemon = Setup::new().rule("a.com", backend.rule()).start();
     let mut api = daemon.api();

@@ -122,7 +122,7 @@ fn write_large(mut api: Api, mut known: Known, first: u64) -> Known {
 }
 
 #[test]
-fn what_was_acknowledged_survives_any_kill() {
+fn acknowledged_changes_survive_any_kill() {
     const WRITERS: usize = 4;
     let rounds = std::env::var("MANTRID_ROUNDS").ok().and_then(|text| text.parse().ok());
     let with_large = rounds.is_some();
@@ -242,7 +242,7 @@ fn expect_refused(daemon: &Daemon, words: &[&str]) {
 }
 
 #[test]
-fn a_full_disk() {
+fn full_disk_refuses_changes_until_there_is_room() {
     let Some(setup) = on_a_small_disk(256 * 1024) else { return };
     let mut daemon = setup.clone().start();
     let folder = small_disk(&setup, &daemon);
@@ -284,7 +284,7 @@ fn a_full_disk() {
 /// A limit of the process instead of the disk. Its signal would end a program that does not expect
 /// it.
 #[test]
-fn files_that_may_not_grow() {
+fn limit_of_file_sizes_refuses_changes() {
     // blocks of 512 bytes
     let setup = Setup::new().rule("a.com", empty(402)).first("ulimit -S -f 32");
     let mut daemon = setup.clone().start();
@@ -313,7 +313,7 @@ fn files_that_may_not_grow() {
 /// The folder may be read and not written: it starts, serves, refuses changes, and takes them as
 /// soon as it can.
 #[test]
-fn a_folder_that_can_t_be_written() {
+fn folder_that_can_t_be_written_refuses_changes() {
     let mut setup = Setup::new();
     if nix::unistd::geteuid().is_root() {
         // whom no rights of files stop; the daemon becomes somebody else
@@ -350,7 +350,7 @@ fn a_folder_that_can_t_be_written() {
 
 /// A folder that is not there is made, and what is in it then found again.
 #[test]
-fn a_folder_that_is_not_there_yet() {
+fn missing_folder_is_made() {
     let setup = Setup::new();
     let path = setup.path("not/there/yet/state.json");
     let setup = setup.set("state_file", path.display());

@@ -110,7 +110,7 @@ impl Events {
 }
 
 #[test]
-fn hello_and_changes() {
+fn stream_begins_with_hello_and_tells_changes() {
     let daemon = Setup::new().set("shards", 2).rule("a.com", empty(402)).management_tcp().start();
     let mut api = daemon.api_tcp();
     let mut all = Events::of(&daemon, "?only=change");
@@ -164,7 +164,7 @@ fn hello_and_changes() {
 }
 
 #[test]
-fn only_what_was_asked_for() {
+fn stream_has_the_events_that_were_asked_for() {
     let daemon = Setup::new().rule("a.com", empty(402)).start();
     let mut changes = Events::after_hello(&daemon, "?only=change");
     let mut health = Events::after_hello(&daemon, "?only=health");
@@ -186,7 +186,7 @@ fn only_what_was_asked_for() {
 }
 
 #[test]
-fn traffic_with_its_rates() {
+fn traffic_events_have_rates() {
     let backend = Backend::new();
     let daemon = Setup::new()
         .set("shards", 2)
@@ -255,7 +255,7 @@ fn traffic_with_its_rates() {
 
 /// There are at most so many; one that goes makes room.
 #[test]
-fn a_limit_on_those_who_follow() {
+fn readers_of_events_are_bounded() {
     let daemon = Setup::new().start();
     let mut all: Vec<Events> =
         (0..64).map(|_| Events::after_hello(&daemon, "?only=change")).collect();
@@ -274,7 +274,7 @@ fn a_limit_on_those_who_follow() {
 }
 
 #[test]
-fn one_who_does_not_read() {
+fn reader_that_does_not_read_is_dropped() {
     let daemon = Setup::new().rule("z.com", empty(402)).management_tcp().start();
     let mut deaf = Connection::client_with_small_buffer(daemon.api_address());
     deaf.send("GET /events?only=change HTTP/1.1\r\nHost: localhost\r\n\r\n");

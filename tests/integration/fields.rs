@@ -186,7 +186,7 @@ fn via_names_this_proxy_and_ends_loops() {
 }
 
 #[test]
-fn nothing_is_said_of_via_by_default() {
+fn no_via_is_sent_by_default() {
     let backend = Backend::new();
     let daemon = Daemon::proxying(backend.rule());
     let mut client = daemon.connect();

@@ -186,7 +186,7 @@ fn a_node_serves_its_copy_while_the_store_is_away_and_catches_up() {
 }
 
 #[test]
-fn without_a_copy_nothing_is_served_until_the_store_is_there() {
+fn node_without_a_copy_does_not_start_without_the_store() {
     let gone = [format!("http://127.0.0.1:{}", closed_port())];
     let finished = node("a", &gone).run(&[]);
     // A state file without a fleet is a table, but not the fleet's.

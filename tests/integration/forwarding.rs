@@ -26,7 +26,7 @@ fn check(request: &str, expected: &str) {
 }
 
 #[test]
-fn order_case_and_bytes_stay() {
+fn order_case_and_bytes_of_fields_stay() {
     check(
         "GET /a?b=c HTTP/1.1\r\nX-One: 1\r\nhost: A.com:80\r\nx-ONE:  two  words\t\r\nCookie: a=b; c=d\r\n\
          X-Latin: \u{fc}\r\nX-Empty:\r\nAccept: */*\r\n\r\n",
@@ -36,7 +36,7 @@ fn order_case_and_bytes_stay() {
 }
 
 #[test]
-fn hop_by_hop_fields_go() {
+fn hop_by_hop_fields_are_removed() {
     check(
         "GET / HTTP/1.1\r\nHost: a.com\r\nConnection: keep-alive, X-Mine , x-other\r\nKeep-Alive: 5\r\n\
          Proxy-Connection: keep-alive\r\nTE: gzip\r\nX-Mine: 1\r\nX-Stays: 2\r\nX-OTHER: 3\r\n\
@@ -54,7 +54,7 @@ fn hop_by_hop_fields_go() {
 }
 
 #[test]
-fn what_we_interpret_cannot_be_stripped() {
+fn connection_field_strips_nothing_that_frames_or_routes() {
     check(
         "POST / HTTP/1.1\r\nConnection: Host, Content-Length, close\r\nHost: a.com\r\n\
          Content-Length: 2\r\n\r\nok",
@@ -131,7 +131,7 @@ fn an_absolute_target_goes_on_in_origin_form() {
 }
 
 #[test]
-fn an_absolute_target_without_host_in_1_0() {
+fn absolute_target_of_http_1_0_becomes_the_host() {
     let head = forwarded("GET http://a.com/x HTTP/1.0\r\nX: 1\r\n\r\n");
     assert_eq!((head.start.as_str(), head.field("Host")), ("GET /x HTTP/1.1", Some("a.com")));
 }

@@ -46,14 +46,14 @@ fn second_request(client: &mut Connection, server: &mut Connection) {
 }
 
 #[test]
-fn without_a_body() {
+fn requests_without_a_body_are_passed_on() {
     check(get("a.com", "/"), "GET / HTTP/1.1", "");
     check("DELETE /x HTTP/1.1\r\nHost: a.com\r\n\r\n", "DELETE /x HTTP/1.1", "");
     check("POST / HTTP/1.1\r\nHost: a.com\r\n\r\n", "POST / HTTP/1.1", "");
 }
 
 #[test]
-fn with_a_length() {
+fn bodies_with_a_length_are_passed_on() {
     let request = "POST / HTTP/1.1\r\nHost: a.com\r\nContent-Length: 5\r\n\r\nhello";
     check(request, "POST / HTTP/1.1", "hello");
     let request = "GET / HTTP/1.1\r\nContent-Length: 3\r\nHost: a.com\r\n\r\n\r\n\r";
@@ -63,7 +63,7 @@ fn with_a_length() {
 }
 
 #[test]
-fn in_chunks_as_they_came() {
+fn chunks_are_passed_on_as_they_came() {
     let head = "POST / HTTP/1.1\r\nHost: a.com\r\nTransfer-Encoding: chunked\r\n\r\n";
     for body in [
         "0\r\n\r\n",
@@ -84,19 +84,19 @@ fn in_chunks_as_they_came() {
 }
 
 #[test]
-fn one_empty_line_in_front() {
+fn empty_line_in_front_is_skipped() {
     check(format!("\r\n{}", get("a.com", "/")), "GET / HTTP/1.1", "");
 }
 
 #[test]
-fn white_space_around_a_value() {
+fn white_space_around_a_value_is_allowed() {
     let request = "GET / HTTP/1.1\r\nHost:\ta.com\t \r\nContent-Length: \t2 \t\r\n\r\nok";
     check(request, "GET / HTTP/1.1", "ok");
     check("GET / HTTP/1.1\r\nHost:a.com\r\nX:\r\n\r\n", "GET / HTTP/1.1", "");
 }
 
 #[test]
-fn unknown_methods_and_strange_targets() {
+fn unknown_methods_and_strange_targets_are_passed_on() {
     for line in [
         "BREW /pot HTTP/1.1",
         "M-SEARCH / HTTP/1.1",
@@ -111,7 +111,7 @@ fn unknown_methods_and_strange_targets() {
 }
 
 #[test]
-fn the_body_streams() {
+fn body_is_passed_on_as_it_comes() {
     let backend = Backend::new();
     let daemon = Daemon::proxying(backend.rule());
     let mut client = daemon.connect();
@@ -140,7 +140,7 @@ fn the_body_streams() {
 }
 
 #[test]
-fn many_chunks_of_every_size() {
+fn chunks_of_every_size_are_passed_on() {
     let mut body = Vec::new();
     for size in 1..300usize {
         body.extend(chunk(vec![b'a' + (size % 26) as u8; size]));
@@ -158,7 +158,7 @@ fn many_chunks_of_every_size() {
 }
 
 #[test]
-fn the_largest_head_that_is_accepted() {
+fn head_of_the_largest_size_is_accepted() {
     let start = "GET / HTTP/1.1\r\nHost: a.com\r\nX-Large: ";
     let value = "x".repeat(15 * 1024);
     check_once(&format!("{start}{value}\r\n\r\n"));

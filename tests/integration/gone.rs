@@ -79,7 +79,7 @@ fn harmed(daemon: &Daemon, setup: &Setup, harm: fn(&Path)) -> Value {
 }
 
 #[test]
-fn what_is_acknowledged_afterwards_outlives_a_kill() {
+fn changes_acknowledged_afterwards_outlive_a_kill() {
     for (what, harm) in HARMS {
         let setup = setup();
         let mut daemon = setup.clone().start();
@@ -117,7 +117,7 @@ fn a_second_daemon_is_refused_afterwards_too() {
 
 /// Where it can't be written anew no change is made, and the table is not lost at the end.
 #[test]
-fn what_can_t_be_written_anew_is_refused() {
+fn change_that_can_t_be_written_anew_is_refused() {
     let setup = setup();
     let temporary = setup.path("temporary");
     fs::create_dir(&temporary).expect("a folder");

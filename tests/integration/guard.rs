@@ -44,7 +44,7 @@ fn everything() -> Vec<(&'static str, &'static str)> {
 }
 
 #[test]
-fn nothing_but_the_page_without_the_token() {
+fn page_alone_is_served_without_the_token() {
     let daemon = with_token(format!("{TOKEN}\n").as_bytes())
         .rule("a.com", empty(402))
         .management_tcp()
@@ -99,7 +99,7 @@ fn nothing_but_the_page_without_the_token() {
 
 /// Two of them: which one counts would be a matter of opinion.
 #[test]
-fn two_tokens_are_no_better_than_one() {
+fn second_token_in_a_request_is_refused() {
     let daemon = with_token(TOKEN.as_bytes()).start();
     let mut api = daemon
         .api()
@@ -109,7 +109,7 @@ fn two_tokens_are_no_better_than_one() {
 }
 
 #[test]
-fn token_files_that_hold_none() {
+fn token_files_without_a_token_stop_the_start() {
     for text in [
         &b""[..],
         b"\n",
@@ -141,7 +141,7 @@ fn a_token_file_that_others_may_read_is_told_of() {
 }
 
 #[test]
-fn in_the_open_only_with_a_token() {
+fn open_address_needs_a_token() {
     for address in ["0.0.0.0:0", "[::]:0", "*:0"] {
         for arguments in [&["--check"][..], &[]] {
             let open = Setup::new().set("bind_management", address);
@@ -159,7 +159,7 @@ fn in_the_open_only_with_a_token() {
 /// A page of evil.example, whose name was made to lead to 127.0.0.1, is of the same origin as we
 /// are to a browser: only its name tells it apart.
 #[test]
-fn names_that_are_not_this_machine_s() {
+fn host_names_of_other_machines_are_refused() {
     let daemon = Setup::new().rule("a.com", empty(402)).management_tcp().start();
     for (host, is_ours) in [
         ("localhost", true),
@@ -216,7 +216,7 @@ fn names_that_are_not_this_machine_s() {
 }
 
 #[test]
-fn writes_that_another_page_has_a_browser_send() {
+fn writes_sent_by_other_pages_are_refused() {
     let daemon = Setup::new().rule("a.com", empty(402)).management_tcp().start();
     let mut api = daemon.api_tcp();
     let body = json!({"b.com": empty(403)});
@@ -339,7 +339,7 @@ fn the_socket_belongs_to_whom_the_daemon_becomes() {
 }
 
 #[test]
-fn what_stands_in_the_socket_s_place() {
+fn stale_sockets_are_replaced_and_files_are_not() {
     // stale: whoever left it behind listens no more
     let setup = Setup::new();
     let path = setup.path("management.sock");
@@ -383,7 +383,7 @@ fn what_stands_in_the_socket_s_place() {
 
 /// A second one on the same socket must not take it away from the first.
 #[test]
-fn a_second_daemon_on_the_same_socket() {
+fn second_daemon_leaves_the_socket_alone() {
     let setup = Setup::new().rule("a.com", empty(402));
     let daemon = setup.clone().start();
     let other = setup.path("other.json").display().to_string();

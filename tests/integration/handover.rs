@@ -221,7 +221,7 @@ fn health_goes_along() {
 
 /// The old daemon's requests are waited for like one's own, by backend and rule.
 #[test]
-fn what_is_under_way_in_the_old_daemon_is_waited_for() {
+fn requests_in_the_old_daemon_are_waited_for() {
     let (backend, other) = (Backend::new(), Backend::new());
     let setup = Setup::new().set("shards", 2).rule("a.com", backend.rule());
     let mut daemon = setup.rule("b.com", backend.rule()).start();
@@ -277,7 +277,7 @@ fn max_connections_counts_the_old_daemon_s() {
 /// A host is asleep once, and is told once, whoever tells it; one with a tunnel in the old daemon
 /// is not idle.
 #[test]
-fn who_was_told_is_not_told_again() {
+fn wake_that_the_old_daemon_told_is_not_told_again() {
     let (waker, backend) = (Backend::new(), Backend::new());
     let url = format!("http://127.0.0.1:{}/wake", waker.port);
     let told = |expected: &str, host: &str| {

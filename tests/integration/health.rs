@@ -87,7 +87,7 @@ fn a_backend_whose_check_fails_gets_nothing_until_it_succeeds() {
 }
 
 #[test]
-fn when_all_are_down_all_are_tried() {
+fn all_backends_are_tried_when_all_are_down() {
     let backends = [checked("served", &status(500)), checked("served", &status(404))];
     let ports = [backends[0].port, backends[1].port];
     let arguments = json!({ "check": "/health", "algorithm": "round_robin" });
@@ -100,7 +100,7 @@ fn when_all_are_down_all_are_tried() {
 
 /// Without `healthcheck`: what requests meet is not heeded, what the check finds is.
 #[test]
-fn a_check_by_connection() {
+fn check_by_connection_finds_a_backend_up() {
     let alive = Backend::new().serve_text("");
     let port = closed_port();
     let arguments = json!({ "check": "tcp", "algorithm": "round_robin", "healthcheck": false });
@@ -191,7 +191,7 @@ fn an_answer_in_between_starts_the_count_anew() {
 
 /// Its probes call it well, for it accepts connections; its requests show it anew.
 #[test]
-fn one_that_fails_again_is_ejected_again() {
+fn backend_that_fails_again_is_ejected_again() {
     let backend = Backend::new().serve(|_, server| server.half_close_if_open());
     let daemon = Daemon::proxying(backend.rule());
     let mut client = daemon.connect();
@@ -228,7 +228,7 @@ fn a_request_that_is_not_whole_says_nothing_of_its_backend() {
 }
 
 #[test]
-fn without_healthcheck_nothing_is_ejected() {
+fn backends_without_healthcheck_are_not_ejected() {
     let (one, two) = (closed_port(), closed_port());
     let daemon = Setup::new()
         .rule("a.com", rule_for(&[one], json!({ "healthcheck": false })))
@@ -269,7 +269,7 @@ fn changes_of_the_table_do_not_start_a_check_anew() {
 }
 
 #[test]
-fn without_a_check_there_are_no_probes_and_after_it_there_are_no_more() {
+fn probes_begin_and_end_with_the_check() {
     let unchecked = Backend::new().serve_text("");
     let removed = checked("served", &status(500));
     let clock = checked("served", &status(500));
@@ -292,7 +292,7 @@ fn without_a_check_there_are_no_probes_and_after_it_there_are_no_more() {
 
 /// Many an application writes policies and cookies on its health page, too.
 #[test]
-fn a_long_head_is_well() {
+fn long_head_of_a_check_counts_as_up() {
     let fields = format!("X-Policy: {}\r\n", "a".repeat(1000)).repeat(20);
     let backend = Backend::new().serve(move |_, server| {
         drop(server.try_send(format!("HTTP/1.1 200 OK\r\n{fields}Content-Length: 0\r\n\r\n")));

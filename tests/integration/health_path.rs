@@ -127,7 +127,7 @@ fn health_path_is_read_again_and_outlives_an_upgrade() {
 }
 
 #[test]
-fn mistakes_are_named() {
+fn mistakes_in_the_keys_are_named() {
     for (key, value, words) in [
         ("health_path", "healthy", "expected a path without a query"),
         ("timeout_unhealthy", "10", "has no unit"),

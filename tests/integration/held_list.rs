@@ -51,7 +51,7 @@ fn held_requests_are_listed_oldest_first() {
 }
 
 #[test]
-fn a_request_that_waits_for_a_backend_says_so() {
+fn held_list_says_who_waits_for_a_backend() {
     let rule = crate::backend::rule_for(&[closed_port()], json!({"hold": 600}));
     let daemon = Setup::new().rule("a.com", rule).start();
     let mut client = daemon.connect();

@@ -30,7 +30,7 @@ fn ask(daemon: &Daemon, request: &str) -> Connection {
 }
 
 #[test]
-fn held_until_the_backend_listens() {
+fn requests_are_held_until_the_backend_listens() {
     let (daemon, mut api, port) = closed(Setup::new().set("shards", 2), json!({"hold": 30}));
     let mut clients: Vec<Connection> =
         (0..5).map(|n| ask(&daemon, &get("a.com", &format!("/{n}")))).collect();
@@ -52,7 +52,7 @@ fn held_until_the_backend_listens() {
 }
 
 #[test]
-fn for_so_long_and_no_longer() {
+fn hold_ends_with_its_time() {
     let (daemon, mut api, _port) =
         closed(Setup::new(), json!({"hold": 0.4, "attempts": 2, "delay": 0}));
     let mut client = daemon.connect();
@@ -146,7 +146,7 @@ fn expect_request(backend: &Backend) -> Connection {
 }
 
 #[test]
-fn who_leaves_is_forgotten() {
+fn client_that_leaves_is_forgotten() {
     let (daemon, mut api, port) = closed(Setup::new(), json!({"hold": 60}));
     let leaves = ask(&daemon, &get("a.com", "/left"));
     let mut stays = ask(&daemon, &get("a.com", "/stays"));
@@ -162,7 +162,7 @@ fn who_leaves_is_forgotten() {
 
 /// However many wait, one probe at a time asks, about ten times a second.
 #[test]
-fn one_prober_for_all_who_wait() {
+fn one_probe_at_a_time_asks_for_all_that_wait() {
     let is_well = Arc::new(AtomicBool::new(false));
     let probes = Arc::new(AtomicUsize::new(0));
     let (well, count) = (is_well.clone(), probes.clone());
@@ -209,7 +209,7 @@ fn names_that_are_not_resolved_are_waited_for() {
 
 /// One of two backends is enough: nobody waits.
 #[test]
-fn nobody_waits_while_one_is_there() {
+fn request_goes_to_the_backend_that_is_there() {
     let backend = Backend::new().serve_text("hello");
     let ports = [closed_port(), backend.port];
     let rule = rule_for(&ports, json!({"hold": 60, "attempts": 2, "delay": 0}));
@@ -224,7 +224,7 @@ fn nobody_waits_while_one_is_there() {
 /// An answer that never came to a request that may be repeated: it is, once a backend is back. One
 /// that may have been acted on is not.
 #[test]
-fn a_backend_that_dies_under_its_requests() {
+fn repeatable_requests_of_a_dead_backend_are_held() {
     let backend = Backend::new();
     let port = backend.port;
     let rule = rule_for(&[port], json!({"hold": 60}));
@@ -251,7 +251,7 @@ fn a_backend_that_dies_under_its_requests() {
 /// Restart after restart may meet the same request; but one that brings the application down does
 /// not do so for ever.
 #[test]
-fn sent_again_three_times_at_most() {
+fn request_that_kills_its_backend_is_sent_again_three_times() {
     let backend = Backend::new();
     let daemon = Setup::new().rule("a.com", backend.rule_with(json!({"hold": 60}))).start();
     let mut client = ask(&daemon, &get("a.com", "/"));

@@ -20,7 +20,7 @@ fn expect_unharmed(daemon: &Daemon, backend: &Backend) {
 }
 
 #[test]
-fn a_backend_that_ends_in_the_middle_of_its_answer() {
+fn answer_that_ends_early_looks_cut_off() {
     let backend = Backend::new();
     let daemon = Daemon::proxying(backend.rule());
     for resets in [false, true] {
@@ -58,7 +58,7 @@ fn a_backend_that_ends_in_the_middle_of_its_answer() {
 }
 
 #[test]
-fn a_backend_that_half_closes_after_its_answer() {
+fn half_close_behind_an_answer_costs_nothing() {
     let backend = Backend::new();
     let daemon = Daemon::proxying(backend.rule());
     let (mut client, mut server) = asked(&daemon, &backend);
@@ -71,7 +71,7 @@ fn a_backend_that_half_closes_after_its_answer() {
 }
 
 #[test]
-fn a_backend_that_half_closes_before_its_answer() {
+fn half_close_before_an_answer_is_a_502() {
     let backend = Backend::new();
     let daemon = Daemon::proxying(backend.rule());
     let (mut client, mut server) = asked(&daemon, &backend);
@@ -82,7 +82,7 @@ fn a_backend_that_half_closes_before_its_answer() {
 }
 
 #[test]
-fn a_backend_that_dribbles_its_answer() {
+fn answer_byte_by_byte_is_passed_on() {
     let backend = Backend::new();
     let daemon = Daemon::proxying(backend.rule());
     let (mut client, mut server) = asked(&daemon, &backend);
@@ -97,7 +97,7 @@ fn a_backend_that_dribbles_its_answer() {
 }
 
 #[test]
-fn a_backend_that_answers_before_it_is_asked() {
+fn answer_before_the_request_is_one_answer() {
     let backend = Backend::new();
     let daemon = Daemon::proxying(backend.rule());
     for body in ["", "0123456789"] {
@@ -118,7 +118,7 @@ fn a_backend_that_answers_before_it_is_asked() {
 }
 
 #[test]
-fn a_backend_that_refuses_the_rest_of_an_upload() {
+fn backend_that_resets_an_upload_is_a_502_or_a_close() {
     let backend = Backend::new();
     let daemon = Daemon::proxying(backend.rule());
     let mut client = daemon.connect();
@@ -167,7 +167,7 @@ fn a_client_that_resets_in_the_middle_of_its_answer_ends_its_exchange() {
 }
 
 #[test]
-fn a_client_that_resets_in_the_middle_of_its_body() {
+fn reset_in_the_middle_of_a_body_ends_its_exchange() {
     let backend = Backend::new();
     let daemon = Daemon::proxying(backend.rule());
     for (framing, part) in
@@ -213,7 +213,7 @@ fn a_client_that_half_closes_gets_its_answer() {
 }
 
 #[test]
-fn a_client_that_half_closes_in_the_middle_of_its_request() {
+fn half_close_in_the_middle_of_a_request_ends_it() {
     let backend = Backend::new();
     let daemon = Daemon::proxying(backend.rule());
     let mut client = daemon.connect();
@@ -272,7 +272,7 @@ fn an_unread_body_is_not_taken_for_a_request() {
 }
 
 #[test]
-fn a_client_that_never_reads_its_refusal() {
+fn clients_that_never_read_their_refusal_harm_nobody() {
     let backend = Backend::new();
     let daemon = Daemon::proxying(backend.rule());
     let clients: Vec<Connection> = (0..50)
@@ -287,7 +287,7 @@ fn a_client_that_never_reads_its_refusal() {
 }
 
 #[test]
-fn garbage_of_every_kind() {
+fn garbage_is_refused_and_disturbs_nobody() {
     let backend = Backend::new();
     let daemon = Daemon::proxying(backend.rule());
     let mut state = 88_172_645_463_325_252_u64;

@@ -85,7 +85,7 @@ fn bodies_both_ways_leave_nothing_behind() {
 }
 
 #[test]
-fn a_client_that_says_close() {
+fn client_that_says_close_is_closed_on() {
     let backend = Backend::new().serve_text("bye");
     let daemon = Daemon::proxying(backend.rule());
     for option in ["close", "Close", "x, close"] {

@@ -50,7 +50,7 @@ fn expect_down(client: &mut Connection, server: &mut Connection, size: usize, pa
 }
 
 #[test]
-fn down_with_a_length() {
+fn large_response_with_a_length_arrives_whole() {
     let (_daemon, mut client, mut server) = asked();
     server.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {LARGE}\r\n\r\n"));
     let sending = thread_with(&server, |stream| send_plain(stream, 0, LARGE));
@@ -61,7 +61,7 @@ fn down_with_a_length() {
 }
 
 #[test]
-fn down_in_chunks() {
+fn large_response_in_chunks_arrives_whole() {
     let (_daemon, mut client, mut server) = asked();
     server.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
     let sending = thread_with(&server, |stream| send_chunked(stream, LARGE));
@@ -72,7 +72,7 @@ fn down_in_chunks() {
 }
 
 #[test]
-fn down_until_the_backend_closes() {
+fn large_response_until_close_arrives_whole() {
     let backend = Backend::new();
     let daemon = Daemon::proxying(backend.rule());
     let (mut client, mut server) =
@@ -87,7 +87,7 @@ fn down_until_the_backend_closes() {
 }
 
 #[test]
-fn up_with_a_length() {
+fn large_upload_with_a_length_arrives_whole() {
     let backend = Backend::new();
     let daemon = Daemon::proxying(backend.rule());
     let mut client = daemon.connect();
@@ -103,7 +103,7 @@ fn up_with_a_length() {
 }
 
 #[test]
-fn up_in_chunks() {
+fn large_upload_in_chunks_arrives_whole() {
     let backend = Backend::new();
     let daemon = Daemon::proxying(backend.rule());
     let mut client = daemon.connect();
@@ -119,7 +119,7 @@ fn up_in_chunks() {
 }
 
 #[test]
-fn up_and_down_at_the_same_time() {
+fn large_bodies_pass_both_ways_at_once() {
     const TOTAL: usize = 32 * MIB;
     let backend = Backend::new();
     let daemon = Daemon::proxying(backend.rule());
@@ -145,7 +145,7 @@ fn up_and_down_at_the_same_time() {
 /// Behind a large answer the next is expected to be large, too: whatever comes instead arrives
 /// whole.
 #[test]
-fn answers_of_every_size_behind_a_large_one() {
+fn responses_of_every_size_follow_a_large_one() {
     let (_daemon, mut client, mut server) = asked();
     let sizes = [0, 1, 800, 1024, 5_000, 16 * 1024, 31_000, 33_000, 65_536, 200_000, 3 * MIB];
     // a head that is shorter than what is looked at first, and one that is longer
@@ -164,7 +164,7 @@ fn answers_of_every_size_behind_a_large_one() {
 
 /// A head and the beginning of a body are not kept until more of it comes.
 #[test]
-fn what_is_here_of_an_answer_does_not_wait_for_the_rest() {
+fn partial_response_is_forwarded_at_once() {
     let (_daemon, mut client, mut server) = asked();
     for _ in 0..2 {
         server.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {MIB}\r\n\r\n"));
@@ -182,7 +182,7 @@ fn what_is_here_of_an_answer_does_not_wait_for_the_rest() {
 /// The head is on its way together with its body when the backend ends: the client gets what there
 /// was.
 #[test]
-fn a_large_answer_that_ends_behind_its_head() {
+fn large_response_that_ends_behind_its_head_looks_cut_off() {
     let (_daemon, mut client, mut server) = asked();
     expect_down(&mut client, &mut server, MIB, "x");
     client.send(get("a.com", "/"));
@@ -205,7 +205,7 @@ fn assert_goes_on(client: &mut Connection, server: &mut Connection) {
 
 /// Around the sizes at which buffers fill and copying gives way to splicing.
 #[test]
-fn bodies_of_every_size() {
+fn bodies_of_every_size_arrive_whole() {
     let backend = Backend::new().serve(|head, server| {
         let size: usize = head.target()[1..].parse().expect("a size");
         let mut stream = server.sender();
@@ -225,7 +225,7 @@ fn bodies_of_every_size() {
 }
 
 #[test]
-fn a_mebibyte_many_times_for_many_clients() {
+fn many_clients_get_a_mebibyte_many_times() {
     let backend = Backend::new().serve(|_, server| {
         server.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {MIB}\r\n\r\n"));
         drop(send_plain(&mut server.sender(), 0, MIB));
@@ -252,7 +252,7 @@ fn a_mebibyte_many_times_for_many_clients() {
 /// The answer comes while the body is still being sent, and must not wait for its end; the body is
 /// no less wanted for that, nor the connections.
 #[test]
-fn r0002_early_response_during_upload() {
+fn r0002_early_response_arrives_during_its_upload() {
     const TOTAL: usize = 16 * MIB;
     let backend = Backend::new();
     let daemon = Daemon::proxying(backend.rule());
@@ -272,7 +272,7 @@ fn r0002_early_response_during_upload() {
 /// The same, for a client that wants its connection closed: that waits until it has said
 /// everything.
 #[test]
-fn an_early_response_to_a_last_request() {
+fn early_response_to_a_last_request_arrives() {
     let backend = Backend::new();
     let daemon = Daemon::proxying(backend.rule());
     let request = "POST / HTTP/1.1\r\nHost: a.com\r\nConnection: close\r\n\
@@ -290,7 +290,7 @@ fn an_early_response_to_a_last_request() {
 /// What breaks behind an early answer can't be answered any more: the backend sees the body cut
 /// off.
 #[test]
-fn an_upload_that_breaks_behind_its_answer() {
+fn upload_that_breaks_behind_its_response_ends_the_connection() {
     let backend = Backend::new();
     let daemon = Setup::new().rule("a.com", backend.rule()).set("timeout_client", "300ms").start();
     let endings: [fn(Connection) -> Option<Connection>; 4] = [
@@ -326,7 +326,7 @@ fn an_upload_that_breaks_behind_its_answer() {
 
 /// The backend answers and closes with the upload unread, as many do for a 413.
 #[test]
-fn r0002_early_response_and_close_during_upload() {
+fn r0002_early_response_arrives_though_its_backend_closes() {
     const TOTAL: usize = 64 * MIB;
     let backend = Backend::new();
     let daemon = Daemon::proxying(backend.rule());
@@ -418,7 +418,7 @@ fn a_backend_that_stops_reading_stops_the_client() {
 }
 
 #[test]
-fn forty_clients_that_stop_reading() {
+fn stalled_clients_cost_bounded_memory() {
     const TOTAL: usize = 512 * MIB;
     let sent = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&sent);
@@ -459,7 +459,7 @@ fn forty_clients_that_stop_reading() {
 }
 
 #[test]
-fn a_large_answer_cut_off_in_the_middle() {
+fn large_response_cut_in_the_middle_looks_cut_off() {
     const TOTAL: usize = 64 * MIB;
     let backend = Backend::new();
     let daemon = Daemon::proxying(backend.rule());

@@ -55,7 +55,7 @@ fn the_rate_is_that_of_all_shards_together() {
 }
 
 #[test]
-fn who_was_held_is_not_sent_away() {
+fn held_request_is_not_sent_away() {
     let backend = Backend::new().serve_text("hello");
     let daemon = Setup::new().rule("a.com", json!(["spin", {}, false])).start();
     let mut clients: Vec<Connection> = (0..20)
@@ -103,7 +103,7 @@ fn connections_of_one_source_are_bounded() {
 }
 
 #[test]
-fn those_of_a_terminator_are_not() {
+fn connections_of_a_terminator_are_not_bounded() {
     let daemon = Setup::new()
         .internal()
         .set("max_connections_per_source", 1)

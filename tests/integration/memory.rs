@@ -23,7 +23,7 @@ fn enough_files_for(count: u64) -> bool {
 }
 
 #[test]
-fn idle_connections() {
+fn idle_connections_cost_little_memory() {
     const COUNT: u64 = 5000;
     // As with held requests: measured in an unoptimized build.
     const EACH_BYTES_MAX: u64 = 2176;
@@ -61,7 +61,7 @@ fn idle_connections() {
 /// They wait in one queue, and go on when their host is flipped. The clients are of many addresses,
 /// as one has only so many ports.
 #[test]
-fn held_requests() {
+fn held_requests_cost_little_memory() {
     const WANTED: u64 = 15_000;
     // An unoptimized build's futures are larger than the program's; by runs it differs by 50 bytes.
     const EACH_BYTES_MAX: u64 = 3200;

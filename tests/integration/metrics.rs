@@ -261,7 +261,7 @@ fn totals_are_what_was_done() {
 
 /// A million series would bring a Prometheus down.
 #[test]
-fn of_many_hosts_only_the_busiest_have_series() {
+fn busiest_of_many_hosts_have_series() {
     let names: Vec<String> = (0..300).map(|n| format!("h{n}.com")).collect();
     let daemon = Setup::new().start();
     let mut api = daemon.api();

@@ -88,7 +88,7 @@ fn a_request_meets_its_rule_however_it_was_named() {
 
 /// Of two ways to write one name in one body the last counts, as with equal keys.
 #[test]
-fn named_twice() {
+fn last_of_two_spellings_counts() {
     let setup = Setup::new();
     let mut daemon = setup.clone().start();
     let mut api = daemon.api();
@@ -130,7 +130,7 @@ fn named_twice() {
 }
 
 #[test]
-fn what_can_t_be_a_name() {
+fn text_that_can_t_be_a_name_is_refused() {
     let daemon = Setup::new().rule("a.com", empty(402)).start();
     let mut api = daemon.api();
     let long = format!("{}.com", "x".repeat(250));

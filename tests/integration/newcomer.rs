@@ -182,7 +182,7 @@ fn check_counts_what_it_says() {
 }
 
 #[test]
-fn one_of_anything_is_singular() {
+fn counts_of_one_are_singular() {
     let mut daemon = Setup::new().rule("a.com", empty(404)).start();
     daemon.expect_log(&["1 rule from "]);
     assert_eq!(daemon.connect().exchange(get("a.com", "/")).status(), 404);

@@ -63,7 +63,7 @@ fn wrong(document: &Value, schema: &Value, value: &Value, at: &str) -> Vec<Strin
 }
 
 #[test]
-fn the_test_sees_what_is_wrong() {
+fn checker_finds_answers_that_are_not_as_described() {
     let document = json!({"components": {"a": {"type": "integer"}}});
     let schema = json!({
         "type": "object",

@@ -69,7 +69,7 @@ fn fetched(daemon: &Daemon, host: &str, target: &str) -> Answer {
 }
 
 #[test]
-fn client_set_single() {
+fn original_client_sets_one_rule() {
     let daemon = Setup::new().management_tcp().start();
     let mut client = Client::of(&daemon);
     assert_eq!((client.get_all(), client.stats()), (json!({}), json!({})));
@@ -87,7 +87,7 @@ fn client_set_single() {
 }
 
 #[test]
-fn client_set_multiple() {
+fn original_client_sets_the_table() {
     let daemon = Setup::new().management_tcp().start();
     let mut client = Client::of(&daemon);
     let first =
@@ -103,7 +103,7 @@ fn client_set_multiple() {
 }
 
 #[test]
-fn client_reads_one() {
+fn original_client_reads_one_rule() {
     let daemon = Setup::new().management_tcp().start();
     let mut client = Client::of(&daemon);
     let one = |client: &mut Client, path: &str| client.succeed("GET", path, &Value::Null);
@@ -125,7 +125,7 @@ fn client_reads_one() {
 
 /// Its command line sends what was typed as strings; they come back as what they mean.
 #[test]
-fn client_sends_strings() {
+fn original_client_sends_strings_for_numbers() {
     let daemon = Setup::new().management_tcp().start();
     let mut client = Client::of(&daemon);
     for (sent, kept) in [
@@ -149,7 +149,7 @@ fn client_sends_strings() {
 }
 
 #[test]
-fn paths_and_methods() {
+fn original_paths_and_methods_are_served() {
     let daemon = Setup::new().management_tcp().start();
     let mut client = Client::of(&daemon);
     client.set("A.com", &empty(402));
@@ -168,7 +168,7 @@ fn paths_and_methods() {
 
 /// Our pages are others, and HTTP/1.1 with a length; what they say is the same.
 #[test]
-fn empty_answers() {
+fn empty_rule_answers_as_the_original_did() {
     let daemon = Setup::new().rule("a.com", empty(500)).start();
     let answer = fetched(&daemon, "a.com", "/");
     assert_eq!(answer.head.start, "HTTP/1.1 500 Internal Server Error");
@@ -176,7 +176,7 @@ fn empty_answers() {
 }
 
 #[test]
-fn pages_by_name() {
+fn static_rule_answers_with_the_page_of_its_name() {
     let own = "HTTP/1.0 502 Gateway Timeout\r\nContent-Type: text/html\r\n\r\n<h1>Mine</h1>";
     let rules = |setup: Setup| {
         setup
@@ -200,7 +200,7 @@ fn pages_by_name() {
 }
 
 #[test]
-fn redirects() {
+fn redirects_go_where_the_original_sent_them() {
     let to = |target: &str| json!(["redirect", {"redirect_to": target}, false]);
     let daemon = Setup::new()
         .rule("a.com", to("http://tigers.net"))
@@ -227,7 +227,7 @@ fn redirects() {
 /// `ProxyAction` without backends failed when it was made, with every request; ours fails when it
 /// is set.
 #[test]
-fn a_proxy_without_backends() {
+fn proxy_without_backends_is_refused_when_it_is_set() {
     let daemon = Setup::new().start();
     for arguments in [json!({"backends": []}), json!({})] {
         let rule = json!(["proxy", arguments, true]);
@@ -237,7 +237,7 @@ fn a_proxy_without_backends() {
 }
 
 #[test]
-fn live_unknown() {
+fn unknown_host_is_a_503_as_in_the_original() {
     let daemon =
         Setup::new().rule("test-host.com", json!(["static", {"type": "test"}, true])).start();
     let by_address = fetched(&daemon, &daemon.address().to_string(), "/");
@@ -246,7 +246,7 @@ fn live_unknown() {
 }
 
 #[test]
-fn resolution() {
+fn hosts_resolve_as_in_the_original() {
     let daemon = Setup::new()
         .rule("localhost", empty(402))
         .rule("local.ep.io", json!(["empty", {"code": 403}, true]))

@@ -28,7 +28,7 @@ fn expect_recovers(daemon: &Daemon) {
 }
 
 #[test]
-fn more_clients_than_there_is_room_for() {
+fn clients_past_the_room_are_turned_away() {
     let mut daemon = setup().files_max(128).start();
     expect_survives_a_crowd(&mut daemon);
 }
@@ -39,7 +39,7 @@ pub fn short_of_files() -> Setup {
 }
 
 #[test]
-fn descriptors_run_out() {
+fn clients_are_turned_away_where_descriptors_run_out() {
     let mut daemon = short_of_files().start();
     expect_survives_a_crowd(&mut daemon);
     assert!(0.0 < counted(&mut daemon.api(), "shed_total", "descriptors"));
@@ -63,7 +63,7 @@ fn expect_survives_a_crowd(daemon: &mut Daemon) {
 }
 
 #[test]
-fn descriptors_run_out_for_backends_too() {
+fn each_client_gets_an_answer_where_descriptors_run_out() {
     let backend = Backend::new().serve_text("served");
     let mut daemon = short_of_files().rule("a.com", backend.rule()).start();
     let mut crowd: Vec<Connection> = (0..200).map(|_| daemon.connect()).collect();
@@ -83,7 +83,7 @@ fn descriptors_run_out_for_backends_too() {
 }
 
 #[test]
-fn a_flood_of_connections() {
+fn flood_of_connections_leaves_nothing_behind() {
     let mut daemon = setup().set("shards", 2).start();
     expect_recovers(&daemon);
     let before = daemon.open_files();
@@ -126,7 +126,7 @@ fn max_connections_turns_away_and_takes_in_again() {
 }
 
 #[test]
-fn a_backend_that_vanishes_under_load() {
+fn backend_that_vanishes_under_load_costs_502s_alone() {
     let backend = Backend::on(closed_port()).serve_text("here");
     let daemon = setup().rule("a.com", backend.rule()).start();
     let mut clients: Vec<Connection> = (0..50).map(|_| daemon.connect()).collect();

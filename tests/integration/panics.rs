@@ -49,7 +49,7 @@ fn expect_only(daemon: &mut Daemon, panics: usize, other: &mut Connection) {
 }
 
 #[test]
-fn at_a_head() {
+fn panic_at_a_head_ends_one_connection() {
     let Some(mut daemon) = fragile(Setup::new()) else { return };
     let mut other = daemon.connect();
     assert_eq!(other.exchange(get("empty.com", "/")).status(), 403);
@@ -100,7 +100,7 @@ fn panic_is_told_with_its_connection_and_phase() {
 
 /// While it has a place at a backend that has only one: the place is free again.
 #[test]
-fn at_an_answer() {
+fn panic_at_a_response_gives_the_permit_back() {
     let backend = Backend::new();
     let setup = Setup::new().rule("a.com", backend.rule_with(json!({ "max_connections": 1 })));
     let Some(mut daemon) = fragile(setup) else { return };
@@ -119,7 +119,7 @@ fn at_an_answer() {
 
 /// What was cut off looks cut off, however the end of the body is told.
 #[test]
-fn in_the_middle_of_an_answer() {
+fn panic_within_a_response_looks_cut_off() {
     let backend = Backend::new();
     let Some(mut daemon) = fragile(Setup::new().rule("a.com", backend.rule())) else { return };
     let mut other = daemon.connect();
@@ -138,7 +138,7 @@ fn in_the_middle_of_an_answer() {
 }
 
 #[test]
-fn in_an_upload_and_in_a_tunnel() {
+fn panic_within_an_upload_or_a_tunnel_ends_both_sides() {
     let backend = Backend::new();
     let Some(mut daemon) = fragile(Setup::new().rule("a.com", backend.rule())) else { return };
     let mut other = daemon.connect();
@@ -160,7 +160,7 @@ fn in_an_upload_and_in_a_tunnel() {
 
 /// Others were held and queued behind it: they go on in their order.
 #[test]
-fn among_those_that_wait() {
+fn panic_leaves_the_queue_in_order() {
     let backend = Backend::new();
     let setup = Setup::new().rule("a.com", backend.rule_with(json!({ "max_connections": 1 })));
     let Some(mut daemon) = fragile(setup) else { return };

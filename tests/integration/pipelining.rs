@@ -24,7 +24,7 @@ fn answers_come_in_order() {
 }
 
 #[test]
-fn each_to_its_own_host() {
+fn pipelined_requests_go_each_to_its_own_host() {
     let (slow, quick) = (Backend::new(), Backend::new().serve_text("quick"));
     let daemon = Setup::new()
         .rule("slow.com", slow.rule())
@@ -43,7 +43,7 @@ fn each_to_its_own_host() {
 }
 
 #[test]
-fn bodies_between_them() {
+fn bodies_between_pipelined_requests_are_kept_apart() {
     let backend = Backend::new();
     let daemon = Daemon::proxying(backend.rule());
     let mut client = daemon.connect();
@@ -75,7 +75,7 @@ fn bodies_between_them() {
 }
 
 #[test]
-fn one_empty_line_between_them_and_not_two() {
+fn one_empty_line_between_requests_is_skipped() {
     let daemon = Setup::new().rule("a.com", json!(["empty", { "code": 403 }, false])).start();
     let mut client = daemon.connect();
     let (request, line) = (get("a.com", "/"), "\r\n");
@@ -107,7 +107,7 @@ fn a_refusal_waits_for_its_turn() {
 }
 
 #[test]
-fn what_follows_connection_close_is_not_served() {
+fn request_behind_connection_close_is_not_served() {
     let backend = Backend::new().serve_text("last");
     let daemon = Daemon::proxying(backend.rule());
     let mut client = daemon.connect();
@@ -138,7 +138,7 @@ fn a_half_closed_client_gets_every_answer() {
 }
 
 #[test]
-fn thousands_at_once() {
+fn thousands_of_pipelined_requests_are_answered_in_order() {
     const COUNT: usize = 5000;
     let backend = Backend::new().serve(|head, server| server.send(ok(head.target())));
     let daemon = Daemon::proxying(backend.rule());

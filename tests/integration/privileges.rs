@@ -72,7 +72,7 @@ fn expect_nobody_in_particular(daemon: &Daemon) {
 }
 
 #[test]
-fn root_becomes_nobody_in_particular() {
+fn root_is_given_up_for_the_configured_user() {
     if !is_root() {
         return;
     }
@@ -92,7 +92,7 @@ fn root_becomes_nobody_in_particular() {
 /// As the unit has it: nobody in particular from the start, with one capability and only until it
 /// is bound.
 #[test]
-fn one_capability_is_enough_and_is_given_up() {
+fn single_capability_is_enough_and_is_given_up() {
     if !is_root() {
         return;
     }
@@ -107,7 +107,7 @@ fn one_capability_is_enough_and_is_given_up() {
 }
 
 #[test]
-fn without_it_the_port_is_refused_by_name() {
+fn port_is_refused_by_name_without_the_capability() {
     let limit = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
     if !is_root() || limit.is_ok_and(|limit| limit.trim() == "0") {
         eprintln!("skipped: here everybody may bind every port");
@@ -119,7 +119,7 @@ fn without_it_the_port_is_refused_by_name() {
 }
 
 #[test]
-fn to_stay_root_must_be_meant() {
+fn daemon_stays_root_only_where_told_to() {
     if !is_root() {
         return;
     }
@@ -232,7 +232,7 @@ fn expect_guarded(daemon: &Daemon) {
 }
 
 #[test]
-fn nobody_looks_into_a_daemon_that_was_root() {
+fn memory_of_a_daemon_that_was_root_is_closed_to_its_user() {
     if !is_root() {
         return;
     }

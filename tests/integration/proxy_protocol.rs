@@ -31,7 +31,7 @@ fn behind(backend: &Backend) -> Daemon {
 }
 
 #[test]
-fn the_client_is_who_the_header_says() {
+fn client_is_the_one_that_the_header_names() {
     let backend = Backend::new();
     let daemon = behind(&backend);
     for (header, client) in [
@@ -73,7 +73,7 @@ fn raw_connections_lose_the_header() {
 
 /// No header, a wrong one, one of somebody who is not believed: closed, and nothing goes anywhere.
 #[test]
-fn without_a_header_nothing_goes_on() {
+fn connection_without_a_header_is_closed() {
     let backend = Backend::new();
     let daemon = behind(&backend);
     for wrong in [
@@ -94,7 +94,7 @@ fn without_a_header_nothing_goes_on() {
 
 /// Whoever does not say so takes no header: it is a bad request.
 #[test]
-fn elsewhere_a_header_is_refused() {
+fn header_on_a_plain_address_is_refused() {
     let daemon = Setup::new().rule("a.com", empty(402)).start();
     let mut client = daemon.connect();
     client.send([V1, get("a.com", "/").as_bytes()].concat());
@@ -182,7 +182,7 @@ fn a_backend_is_told_who_it_is() {
 
 /// In binary, and of whom somebody else said that it is.
 #[test]
-fn what_was_said_is_passed_on() {
+fn client_of_a_header_is_passed_on_in_binary() {
     let backend = Backend::new();
     let daemon = Setup::new()
         .set("bind", "127.0.0.1:0 accept-proxy")
@@ -206,7 +206,7 @@ fn what_was_said_is_passed_on() {
 
 /// HAProxy in front says whose connection it is, HAProxy behind is told.
 #[test]
-fn haproxy_on_both_sides() {
+fn haproxy_on_both_sides_understands_the_headers() {
     let backend = Backend::new().serve(|head, connection| {
         let client = head.field("X-Seen").unwrap_or("nobody").to_owned();
         drop(connection.try_send(crate::message::ok(client)));

@@ -141,7 +141,7 @@ fn matcher(text: &str) -> [String; 3] {
 }
 
 #[test]
-fn what_a_query_names_is_found() {
+fn metrics_and_labels_of_a_query_are_found() {
     let metric = |name: &str, matchers: &[[&str; 3]]| {
         let matchers = matchers.iter().map(|it| it.map(str::to_owned)).collect();
         Part::Metric(name.to_owned(), matchers)

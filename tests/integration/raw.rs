@@ -63,7 +63,7 @@ fn bytes_go_both_ways() {
 
 /// Who sends and ends its side at once gets its answer all the same.
 #[test]
-fn a_client_that_ends_its_side_early() {
+fn client_that_ends_its_side_early_gets_its_answer() {
     let backend = Backend::new();
     let (daemon, _api) = tcp(backend.rule());
     for text in ["question", ""] {
@@ -100,7 +100,7 @@ fn a_reset_is_passed_on() {
 
 /// Large amounts both ways at once, and neither side waits for the other.
 #[test]
-fn bulk_both_ways() {
+fn bulk_passes_both_ways_at_once() {
     const BYTES: usize = 32 * 1024 * 1024;
     fn pump(stream: TcpStream, seed: u8) -> std::thread::JoinHandle<()> {
         let mut writer = stream;
@@ -147,7 +147,7 @@ fn bulk_both_ways() {
 
 /// `tcp://` comes before the plain name; HTTP for the same host has the plain one.
 #[test]
-fn a_rule_for_tcp_alone() {
+fn rule_for_tcp_comes_before_the_plain_name() {
     let (plain, raw) = (Backend::new(), Backend::new());
     let (daemon, mut api) = tcp(plain.rule());
     api.put("/hostname/tcp://db.com/", &raw.rule());
@@ -164,7 +164,7 @@ fn a_rule_for_tcp_alone() {
 
 /// A connection is held without a byte of it read, and passed on whole.
 #[test]
-fn a_connection_is_held() {
+fn raw_connection_is_held_and_passed_on_whole() {
     let backend = Backend::new();
     let (daemon, mut api) = tcp(spin(json!({})));
     let mut client = connect(&daemon);
@@ -203,7 +203,7 @@ fn a_connection_is_held() {
 /// What is neither `proxy` nor `spin` closes it; so does a spin that is over, and a backend that is
 /// not there.
 #[test]
-fn everything_else_closes_it() {
+fn rules_that_lead_to_no_backend_close_the_connection() {
     let (daemon, mut api) = tcp(empty(403));
     for rule in [
         empty(403),
@@ -324,7 +324,7 @@ fn hello_is_counted_once() {
 
 /// `tls://` before `https://` before the plain name.
 #[test]
-fn names_of_rules_for_tls() {
+fn rule_for_tls_comes_before_that_for_https() {
     let backends = [Backend::new(), Backend::new(), Backend::new()];
     let names = ["tls://a.com", "https://a.com", "a.com"];
     let rules: Vec<_> =
@@ -343,7 +343,7 @@ fn names_of_rules_for_tls() {
 }
 
 #[test]
-fn who_is_not_known_gets_an_alert() {
+fn unknown_server_name_gets_an_alert() {
     let (daemon, mut api) = tls(&[("a.com", empty(403))]);
     for (bytes, alert) in [
         (hello(Some("b.com"), 1000), 112),
@@ -390,7 +390,7 @@ fn slow_hellos_are_cut_off() {
 
 /// A browser waits through a restart.
 #[test]
-fn tls_is_held() {
+fn connection_of_tls_is_held() {
     let backend = Backend::new();
     let (daemon, mut api) = tls(&[("a.com", spin(json!({})))]);
     let mut client = connect_tls(&daemon);
@@ -451,7 +451,7 @@ fn sites(setup: &Setup) -> Option<Vec<(Child, u16)>> {
 /// curl gets the certificate and the page of whom it calls; openssl gets the alert where there is
 /// nobody.
 #[test]
-fn curl_and_openssl_through_two_nginx() {
+fn curl_and_openssl_reach_the_site_that_they_name() {
     let setup = Setup::new().add("bind_tls", "127.0.0.1:0");
     let has_curl = Command::new("curl").arg("--version").output().is_ok();
     let Some(mut sites) = sites(&setup).filter(|_| has_curl) else {
@@ -500,7 +500,7 @@ fn curl_and_openssl_through_two_nginx() {
 
 /// Redis behind `bind_tcp`: its own client notices nothing, and waits through a restart.
 #[test]
-fn redis_through_a_restart() {
+fn redis_client_waits_through_a_restart() {
     let port = closed_port();
     let setup = Setup::new().add("bind_tcp", "127.0.0.1:0 redis.test");
     let start = || {

@@ -64,7 +64,7 @@ fn with_fields(fields: &str) -> Vec<u8> {
 }
 
 #[test]
-fn lengths() {
+fn ambiguous_lengths_are_refused() {
     let mut cases = vec![
         ("both_lengths", with_fields("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n"), 400),
         ("both_lengths", with_fields("Transfer-Encoding: chunked\r\nContent-Length: 0\r\n"), 400),
@@ -102,7 +102,7 @@ fn lengths() {
 }
 
 #[test]
-fn transfer_codings() {
+fn transfer_codings_but_chunked_are_refused() {
     let mut cases = Vec::new();
     for value in [
         "gzip",
@@ -132,7 +132,7 @@ fn transfer_codings() {
 }
 
 #[test]
-fn line_ends() {
+fn bare_line_ends_are_refused() {
     let mut cases = Vec::new();
     for (name, request) in [
         ("bare_lf", "GET / HTTP/1.1\nHost: a.com\r\n\r\n"),
@@ -159,7 +159,7 @@ fn line_ends() {
 }
 
 #[test]
-fn fields() {
+fn malformed_fields_are_refused() {
     let mut cases = Vec::new();
     for (name, fields) in [
         ("space_before_colon", "Content-Length : 5\r\n"),
@@ -182,7 +182,7 @@ fn fields() {
 }
 
 #[test]
-fn hosts() {
+fn missing_double_and_invalid_hosts_are_refused() {
     let mut cases = vec![("no_host", b"GET / HTTP/1.1\r\nX: a.com\r\n\r\n".to_vec(), 400)];
     for (name, fields) in [
         ("two_hosts", "Host: a.com\r\nHost: b.com\r\n"),
@@ -227,7 +227,7 @@ fn hosts() {
 }
 
 #[test]
-fn request_lines() {
+fn malformed_request_lines_are_refused() {
     let mut cases = Vec::new();
     for (line, status) in [
         ("GET  / HTTP/1.1", 400),
@@ -263,7 +263,7 @@ fn request_lines() {
 
 /// RFC 9110 §15.5.6: a 405 names what would be allowed.
 #[test]
-fn a_method_that_is_refused() {
+fn connect_is_refused_with_a_405() {
     let daemon = Daemon::proxying(serde_json::json!(["empty", {}, false]));
     let mut client = daemon.connect();
     let answer = client.exchange("CONNECT a.com:443 HTTP/1.1\r\nHost: a.com\r\n\r\n");
@@ -273,7 +273,7 @@ fn a_method_that_is_refused() {
 }
 
 #[test]
-fn expectations() {
+fn unknown_expectations_are_refused() {
     check_all(&[
         ("bad_expectation", with_fields("Expect: 200-ok\r\nContent-Length: 5\r\n"), 417),
         ("bad_expectation", with_fields("Expect: 100-continue, x\r\nContent-Length: 5\r\n"), 417),
@@ -281,7 +281,7 @@ fn expectations() {
 }
 
 #[test]
-fn sizes() {
+fn heads_past_the_limits_are_refused() {
     let fields: String = (0..200).map(|n| format!("X-{n}: y\r\n")).collect();
     let value = "x".repeat(20 * 1024);
     let target = format!("GET /{value} HTTP/1.1\r\nHost: a.com\r\n\r\n");
@@ -300,7 +300,7 @@ fn sizes() {
 }
 
 #[test]
-fn a_head_larger_than_max_head() {
+fn max_head_bounds_the_head() {
     let backend = Backend::new().serve_text("from the backend");
     let daemon = Setup::new().rule("a.com", backend.rule()).set("max_head", "32k").start();
     let request = with_fields(&format!("X: {}\r\n", "x".repeat(20 * 1024)));
@@ -316,7 +316,7 @@ fn a_head_larger_than_max_head() {
 
 /// The head was good and is at the backend; its body never looks complete there.
 #[test]
-fn chunks_that_break_later() {
+fn chunks_that_break_later_never_look_whole() {
     let head = "POST / HTTP/1.1\r\nHost: a.com\r\nTransfer-Encoding: chunked\r\n\r\n";
     for body in [
         "5\r\nhello\r\nx\r\n0\r\n\r\n",

@@ -6,7 +6,7 @@ use crate::daemon::Setup;
 use crate::message::get;
 
 #[test]
-fn what_can_change_does() {
+fn keys_in_force_at_once_change_with_a_reload() {
     let setup = Setup::new().rule("a.com", json!(["empty", { "code": 403 }, false]));
     let daemon = setup.clone().start();
     let long = format!("GET /{} HTTP/1.1\r\nHost: a.com\r\n\r\n", "x".repeat(2000));

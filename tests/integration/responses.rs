@@ -52,7 +52,7 @@ fn request(method: &str) -> String {
 }
 
 #[test]
-fn without_a_body_by_their_nature() {
+fn responses_without_a_body_by_nature_end_with_their_head() {
     for (method, answer, status) in [
         ("HEAD", "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n", 200),
         ("HEAD", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", 200),
@@ -92,7 +92,7 @@ fn chunks_pass_as_they_came() {
 }
 
 #[test]
-fn until_the_backend_closes() {
+fn response_until_close_is_passed_on() {
     let mut scene = after(request("GET"));
     scene.server.send("HTTP/1.1 200 OK\r\n\r\nhello ");
     let head = scene.client.expect_status(200);
@@ -112,7 +112,7 @@ fn until_the_backend_closes() {
 }
 
 #[test]
-fn until_the_backend_resets() {
+fn response_until_close_that_is_reset_looks_cut_off() {
     let mut scene = after(request("GET"));
     scene.server.send("HTTP/1.1 200 OK\r\n\r\nhello");
     let head = scene.client.expect_status(200);
@@ -158,7 +158,7 @@ fn an_old_client_sees_a_cut_off_body_cut_off() {
 }
 
 #[test]
-fn continue_is_passed_on() {
+fn response_100_is_passed_on() {
     let mut scene = after(
         "POST / HTTP/1.1\r\nHost: a.com\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n",
     );
@@ -198,7 +198,7 @@ fn an_old_client_gets_no_interim_answer() {
 }
 
 #[test]
-fn an_expectation_refused_by_the_backend() {
+fn expectation_refused_by_the_backend_is_passed_on() {
     let mut scene = after(
         "POST / HTTP/1.1\r\nHost: a.com\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n",
     );

@@ -67,7 +67,7 @@ fn more(count: &AtomicU64, wanted: u64) {
 }
 
 #[test]
-fn a_hundred_restarts_with_spin() {
+fn hundred_restarts_with_spin_lose_no_request() {
     let port = closed_port();
     let rule = |arguments: Value| rule_for(&[port], arguments);
     let daemon = Setup::new().set("shards", 2).rule("a.com", rule(json!({}))).start();
@@ -93,7 +93,7 @@ fn a_hundred_restarts_with_spin() {
 }
 
 #[test]
-fn a_hundred_restarts_with_hold_and_no_call() {
+fn hundred_restarts_with_hold_lose_no_request() {
     let port = closed_port();
     let rule = rule_for(&[port], json!({"hold": 10}));
     let daemon = Setup::new().set("shards", 2).rule("a.com", rule).start();

@@ -100,7 +100,7 @@ fn a_new_connection_that_ends_without_an_answer_is_not_retried() {
 }
 
 #[test]
-fn once_an_answer_has_begun_there_is_no_retry() {
+fn response_that_has_begun_is_not_retried() {
     for begun in ["H", "HTTP/1.1 200 OK\r\nContent-"] {
         let backend = Backend::new();
         let daemon = Daemon::proxying(backend.rule());
@@ -115,7 +115,7 @@ fn once_an_answer_has_begun_there_is_no_retry() {
 }
 
 #[test]
-fn refused_is_a_502() {
+fn refused_connection_is_a_502() {
     let daemon = Daemon::proxying(rule_for(&[closed_port()], json!({})));
     let mut client = daemon.connect();
     for _ in 0..3 {
@@ -142,7 +142,7 @@ fn a_backend_that_appears_is_found() {
 }
 
 #[test]
-fn attempts_and_delay() {
+fn attempts_are_made_with_their_delay() {
     let arguments = json!({ "attempts": "3", "delay": 0.2 });
     let daemon = Daemon::proxying(rule_for(&[closed_port()], arguments));
     let began = Instant::now();
@@ -178,7 +178,7 @@ fn a_name_is_resolved() {
 }
 
 #[test]
-fn a_name_that_does_not_resolve() {
+fn name_that_does_not_resolve_is_a_502() {
     let rule = json!(["proxy", { "backends": [["no-such-name.invalid", 80]] }, false]);
     let daemon = Daemon::proxying(rule);
     let mut client = daemon.connect();

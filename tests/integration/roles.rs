@@ -390,7 +390,7 @@ fn the_client_of_an_operator_spins_flips_and_restarts() {
 
 /// The node that is asked checks the request; the others see the token that it was shown.
 #[test]
-fn in_a_fleet_the_node_that_is_asked_checks() {
+fn node_of_a_fleet_that_is_asked_checks_the_token() {
     let Some(etcd) = Etcd::start(1, &[]) else { return };
     let node = |name: &str| {
         let own = format!("127.0.0.1:{}", closed_port());

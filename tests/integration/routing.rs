@@ -44,7 +44,7 @@ fn check(daemon: &Daemon, scheme: &str, host: &str, expected: u16) {
 }
 
 #[test]
-fn the_original_resolution_table() {
+fn hosts_resolve_as_in_the_original_table() {
     let daemon = table().start();
     check(&daemon, "http", "localhost", 410);
     check(&daemon, "http", "local.ep.io", 411);
@@ -128,7 +128,7 @@ fn the_scheme_is_believed_only_behind_a_terminator() {
 }
 
 #[test]
-fn no_host_is_unknown_for_http_1_0_and_refused_for_1_1() {
+fn missing_host_is_unknown_in_http_1_0_and_refused_in_1_1() {
     let daemon = table().start();
     assert_eq!(daemon.connect().exchange("GET / HTTP/1.0\r\n\r\n").status(), 503);
     assert_eq!(daemon.connect().exchange("GET / HTTP/1.1\r\n\r\n").status(), 400);
@@ -158,7 +158,7 @@ fn every_shard_has_the_table() {
 }
 
 #[test]
-fn no_rules_at_all() {
+fn table_without_rules_has_a_page_of_its_own() {
     let daemon = Setup::new().start();
     let answer = daemon.connect().exchange("GET / HTTP/1.1\r\nHost: a.com\r\n\r\n");
     assert_eq!(answer.status(), 503);

@@ -173,7 +173,7 @@ fn the_watchdog_is_fed_only_while_every_shard_runs() {
 }
 
 #[test]
-fn without_control_nobody_feeds_and_traffic_goes_on() {
+fn traffic_goes_on_without_control_and_nobody_feeds_the_watchdog() {
     let (systemd, daemon) = Systemd::of(answering(), Some(Duration::from_millis(400)));
     systemd.expect("WATCHDOG=1");
     let hanging = Hanging::thread(&daemon, "mantrid");
@@ -209,7 +209,7 @@ fn the_watchdog_is_fed_by_the_one_that_took_over() {
 /// Nothing of the traffic waits for control, nothing of what happened meanwhile is lost, and what
 /// it was asked then is done.
 #[test]
-fn ten_seconds_without_control() {
+fn traffic_outlives_ten_seconds_without_control() {
     const STALL: Duration = Duration::from_secs(10);
     let backend = Backend::new().serve_text("hello");
     let setup = Setup::new();

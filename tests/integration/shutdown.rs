@@ -15,7 +15,7 @@ use crate::service::Hanging;
 use crate::tunnel::tunnelled;
 
 #[test]
-fn with_nothing_open() {
+fn daemon_with_nothing_open_stops_at_once() {
     for signal in ["TERM", "INT"] {
         let mut daemon = Setup::new().start();
         let began = Instant::now();
@@ -172,7 +172,7 @@ fn a_tunnel_ends_with_the_drain() {
 /// What came before the signal is answered: on connections that only the kernel knows of, on those
 /// that are new here, on those that were idle.
 #[test]
-fn who_came_before_the_signal_is_served() {
+fn client_that_came_before_the_signal_is_served() {
     let mut daemon = Setup::new().rule("a.com", json!(["empty", { "code": 403 }, false])).start();
     let mut clients: Vec<Connection> = (0..20).map(|_| daemon.connect()).collect();
     for idle in &mut clients[..10] {
@@ -198,7 +198,7 @@ fn who_came_before_the_signal_is_served() {
 
 /// Those as well that nobody has taken in yet, because there was no descriptor for them.
 #[test]
-fn who_waits_to_be_accepted_is_served() {
+fn client_that_waits_to_be_accepted_is_served() {
     let mut daemon = short_of_files().start();
     let mut crowd: Vec<Connection> = (0..daemon.free_files()).map(|_| daemon.connect()).collect();
     for client in &mut crowd {

@@ -58,7 +58,7 @@ pub fn metric(api: &mut Api, name: &str) -> f64 {
 }
 
 #[test]
-fn held_until_the_flip() {
+fn requests_are_held_until_the_flip() {
     let backend = Backend::new();
     let (daemon, mut api) = spinning(Setup::new().set("shards", 2), json!({}));
     let mut clients = held(&daemon, &mut api, 3);
@@ -85,7 +85,7 @@ fn held_until_the_flip() {
 
 /// Whatever the host resolves to afterwards is what its requests get.
 #[test]
-fn released_to_whatever_comes() {
+fn requests_are_released_to_whatever_rule_comes() {
     let backend = Backend::new().serve_text("hello");
     let (daemon, mut api) = spinning(Setup::new(), json!({}));
     let over = |api: &mut Api, change: &dyn Fn(&mut Api), status: u16| {
@@ -143,7 +143,7 @@ fn subdomains_and_aliases_wait_for_what_they_lead_to() {
 }
 
 #[test]
-fn another_spin_has_other_limits() {
+fn change_to_another_spin_changes_the_limits() {
     let (daemon, mut api) = spinning(Setup::new(), json!({"timeout": 60}));
     let mut clients = held(&daemon, &mut api, 2);
     // it waited for as long as this one allows already
@@ -224,7 +224,7 @@ fn a_release_respects_max_connections() {
 }
 
 #[test]
-fn whose_time_is_over_gets_the_page() {
+fn request_held_too_long_gets_the_page() {
     let (daemon, mut api) = spinning(Setup::new(), json!({"timeout": 0.3}));
     let mut client = daemon.connect();
     let began = Instant::now();
@@ -244,7 +244,7 @@ fn whose_time_is_over_gets_the_page() {
 
 /// Past each of the limits: 503 at once, and whoever waits waits on.
 #[test]
-fn no_more_than_may_be_held() {
+fn requests_past_max_held_get_the_page() {
     for (setup, arguments) in [
         (Setup::new(), json!({"max_held": 2})),
         (Setup::new().set("max_held", 2), json!({})),
@@ -285,7 +285,7 @@ fn rules_are_counted_apart() {
 
 /// A client that leaves is forgotten at once, and no backend ever hears of it.
 #[test]
-fn who_leaves_is_forgotten() {
+fn client_that_leaves_is_forgotten() {
     let backend = Backend::new();
     let (daemon, mut api) = spinning(Setup::new().set("shards", 2), json!({}));
     let mut clients = held(&daemon, &mut api, 4);
@@ -344,7 +344,7 @@ fn a_body_is_not_read_ahead() {
 
 /// A body that came with its head goes through whole, too; of both kinds.
 #[test]
-fn a_body_that_is_here_goes_through_whole() {
+fn body_that_came_with_its_head_goes_through_whole() {
     let backend = Backend::new();
     let (daemon, mut api) = spinning(Setup::new(), json!({}));
     let mut first = daemon.connect();
@@ -480,7 +480,7 @@ fn a_stop_lets_nobody_wait() {
 /// Flipped to and fro as fast as the API takes it, with clients that come and go: every request of
 /// one who stays is answered, once.
 #[test]
-fn flipped_to_and_fro() {
+fn host_flipped_to_and_fro_loses_no_request() {
     const CLIENTS: usize = 8;
     const ROUNDS: usize = 60;
     let backend = Backend::new().serve(|head, connection| {

@@ -95,7 +95,7 @@ fn a_second_daemon_is_refused_by_name() {
 }
 
 #[test]
-fn the_check_works_beside_a_running_daemon() {
+fn check_works_beside_a_running_daemon() {
     let setup = Setup::new().rule("a.com", empty(402));
     let daemon = setup.clone().start();
     daemon.api().put("/hostname/b.com/", &empty(403));
@@ -188,7 +188,7 @@ fn a_torn_end_is_dropped_and_told() {
 }
 
 #[test]
-fn files_of_the_original_and_of_its_fork() {
+fn state_files_of_the_original_and_its_fork_load() {
     let original = r#"{"stats": {"a.com": {"open_requests": 3, "completed_requests": 17, "bytes_sent": 1700, "bytes_received": 170}, "never.com": {}, "unknown": {"open_requests": 0, "completed_requests": 2, "bytes_sent": 20, "bytes_received": 2}}, "hosts": {"a.com": ["empty", {"code": "403"}, true], "http://b.com": ["redirect", {"redirect_to": "https://b.com"}, false], "never.com": ["static", {"type": "test"}, true], "spun.com": ["spin", {"timeout": "60", "check_interval": 1}, false], "p.com": ["proxy", {"backends": [["127.0.0.1", 1]], "attempts": "3", "delay": "0.1"}, true], "plain.com": ["unknown", {}, false], "none.com": ["no_hosts", {}, false]}}"#;
     let setup = Setup::new();
     fs::write(setup.path("state.json"), original).expect("a state file");
@@ -317,7 +317,7 @@ fn a_long_journal_is_folded_while_writers_go_on() {
 
 /// A link stays one; the file that it leads to is the state.
 #[test]
-fn a_state_file_by_a_link() {
+fn state_file_behind_a_link_stays_behind_it() {
     let setup = Setup::new();
     let real = setup.path("real");
     fs::create_dir(&real).expect("a folder");
@@ -347,7 +347,7 @@ fn state_in(path: &Path) -> Value {
 
 /// What an operator does by hand while the daemon is down counts.
 #[test]
-fn edited_by_hand() {
+fn state_file_edited_by_hand_is_read() {
     let setup = Setup::new().rule("a.com", empty(402));
     let mut daemon = setup.clone().start();
     daemon.api().put("/hostname/b.com/", &empty(403));

@@ -70,7 +70,7 @@ fn post_chunked(host: &str, pieces: usize, size: usize) -> Vec<u8> {
 }
 
 #[test]
-fn answers_of_our_own() {
+fn own_replies_are_counted() {
     let daemon = Setup::new()
         .rule("empty.com", empty(403))
         .rule("page.com", json!(["static", {"type": "test"}, true]))
@@ -108,7 +108,7 @@ fn answers_of_our_own() {
 }
 
 #[test]
-fn exchanges_with_a_backend() {
+fn exchanges_with_a_backend_are_counted() {
     let large = "z".repeat(700_000);
     let backend = Backend::new().serve(move |head, connection| {
         let body = match (head.field("Content-Length"), head.field("Transfer-Encoding")) {
@@ -175,7 +175,7 @@ fn exchanges_with_a_backend() {
 }
 
 #[test]
-fn what_ends_badly_ends() {
+fn requests_that_end_badly_are_closed_in_the_counts() {
     let dead = closed_port();
     let backend = Backend::new();
     let daemon = Setup::new()
@@ -219,7 +219,7 @@ fn what_ends_badly_ends() {
 }
 
 #[test]
-fn heads_that_are_refused_are_no_host_s() {
+fn refused_heads_count_under_no_host() {
     let daemon = Setup::new().rule("a.com", empty(402)).start();
     let mut api = daemon.api();
     for request in [
@@ -247,7 +247,7 @@ fn heads_that_are_refused_are_no_host_s() {
 }
 
 #[test]
-fn hosts_without_a_rule() {
+fn hosts_without_a_rule_count_as_unknown() {
     let daemon = Setup::new().start();
     let mut api = daemon.api();
     let mut client = Counted::new(&daemon);
@@ -269,7 +269,7 @@ fn hosts_without_a_rule() {
 }
 
 #[test]
-fn open_requests() {
+fn open_requests_are_counted_while_they_last() {
     let backend = Backend::new();
     let daemon = Setup::new().set("shards", 2).rule("a.com", backend.rule()).start();
     let mut api = daemon.api();
@@ -298,7 +298,7 @@ fn open_requests() {
 }
 
 #[test]
-fn tunnels() {
+fn tunnels_are_counted_while_they_last() {
     let backend = Backend::new();
     let daemon = Setup::new().rule("a.com", backend.rule()).start();
     let mut api = daemon.api();
@@ -351,7 +351,7 @@ fn setting_a_rule_again_keeps_its_counters() {
 /// Under way while its host is deleted and made anew: the new one starts at nothing, and what ends
 /// later is neither lost on the way down below nothing nor mistaken for more than it is.
 #[test]
-fn a_deleted_host_s_counters_go() {
+fn counters_of_a_deleted_host_are_dropped() {
     let backend = Backend::new();
     let daemon = Setup::new().set("shards", 2).rule("a.com", backend.rule()).start();
     let mut api = daemon.api();
@@ -418,7 +418,7 @@ fn an_alias_counts_under_its_own_name() {
 }
 
 #[test]
-fn only_the_busiest() {
+fn busiest_hosts_are_listed_first() {
     let mut setup = Setup::new();
     for n in 0..10 {
         setup = setup.rule(&format!("h{n}.com"), empty(402));
@@ -449,7 +449,7 @@ fn only_the_busiest() {
 }
 
 #[test]
-fn backends() {
+fn requests_are_counted_by_backend() {
     let (one, two, dead) = (Backend::new().serve_text("one"), Backend::new(), closed_port());
     let daemon = Setup::new()
         .rule("one.com", one.rule())

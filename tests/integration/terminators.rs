@@ -350,7 +350,7 @@ fn for_the_cdn(server: &str, text: &str) -> String {
 }
 
 #[test]
-fn nginx_behind_a_cdn() {
+fn nginx_behind_a_cdn_hands_on_the_client() {
     if !are_here(&[("curl", "--version"), ("openssl", "version"), ("nginx", "-v")]) {
         return;
     }
@@ -360,7 +360,7 @@ fn nginx_behind_a_cdn() {
 }
 
 #[test]
-fn haproxy_behind_a_cdn() {
+fn haproxy_behind_a_cdn_hands_on_the_client() {
     if !are_here(&[("curl", "--version"), ("openssl", "version"), ("haproxy", "-v")]) {
         return;
     }
@@ -370,7 +370,7 @@ fn haproxy_behind_a_cdn() {
 }
 
 #[test]
-fn caddy_behind_a_cdn() {
+fn caddy_behind_a_cdn_hands_on_the_client() {
     if !are_here(&[("curl", "--version"), ("openssl", "version"), ("caddy", "version")]) {
         return;
     }

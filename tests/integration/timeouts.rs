@@ -28,7 +28,7 @@ fn with(key: &str, milliseconds: u64) -> (Setup, Duration) {
 const HEAD: &str = "GET / HTTP/1.1\r\nHost: a.com\r\n";
 
 #[test]
-fn http_request_for_half_a_head() {
+fn timeout_http_request_ends_half_a_head() {
     let (setup, time) = with("timeout_http_request", 300);
     let daemon = setup.start();
     let began = Instant::now();
@@ -41,7 +41,7 @@ fn http_request_for_half_a_head() {
 }
 
 #[test]
-fn http_request_is_for_the_whole_head() {
+fn timeout_http_request_is_for_the_whole_head() {
     let (setup, time) = with("timeout_http_request", 600);
     let daemon = setup.start();
     let began = Instant::now();
@@ -60,7 +60,7 @@ fn http_request_is_for_the_whole_head() {
 }
 
 #[test]
-fn http_request_for_silence() {
+fn timeout_http_request_ends_a_silent_connection() {
     let (setup, time) = with("timeout_http_request", 300);
     let daemon = setup.start();
     let began = Instant::now();
@@ -72,7 +72,7 @@ fn http_request_for_silence() {
 }
 
 #[test]
-fn http_request_after_a_first_request() {
+fn timeout_http_request_holds_after_a_first_request() {
     let (setup, time) = with("timeout_http_request", 300);
     let daemon = setup.rule("a.com", json!(["empty", { "code": 204 }, false])).start();
     let mut client = daemon.connect();
@@ -86,7 +86,7 @@ fn http_request_after_a_first_request() {
 }
 
 #[test]
-fn http_keep_alive() {
+fn timeout_http_keep_alive_ends_an_idle_connection() {
     let (setup, time) = with("timeout_http_keep_alive", 300);
     let daemon = setup.rule("a.com", json!(["empty", { "code": 204 }, false])).start();
     let mut client = daemon.connect();
@@ -97,7 +97,7 @@ fn http_keep_alive() {
 }
 
 #[test]
-fn connect() {
+fn timeout_connect_ends_an_attempt() {
     let (setup, time) = with("timeout_connect", 300);
     let full = FullListener::new();
     let daemon = setup.rule("a.com", rule_for(&[full.port], json!({}))).start();
@@ -137,7 +137,7 @@ impl FullListener {
 }
 
 #[test]
-fn server_before_an_answer() {
+fn timeout_server_ends_a_wait_for_a_response() {
     let (setup, time) = with("timeout_server", 300);
     let backend = Backend::new();
     let daemon = setup.rule("a.com", backend.rule()).start();
@@ -156,7 +156,7 @@ fn server_before_an_answer() {
 }
 
 #[test]
-fn server_in_the_middle_of_a_body() {
+fn timeout_server_ends_a_response_that_stalls() {
     let (setup, time) = with("timeout_server", 300);
     let backend = Backend::new();
     let daemon = setup.rule("a.com", backend.rule()).start();
@@ -178,7 +178,7 @@ fn server_in_the_middle_of_a_body() {
 }
 
 #[test]
-fn server_counts_from_the_last_byte() {
+fn timeout_server_counts_from_the_last_byte() {
     let (setup, time) = with("timeout_server", 500);
     let backend = Backend::new();
     let daemon = setup.rule("a.com", backend.rule()).start();
@@ -193,7 +193,7 @@ fn server_counts_from_the_last_byte() {
 }
 
 #[test]
-fn client_in_the_middle_of_its_body() {
+fn timeout_client_ends_an_upload_that_stalls() {
     let (setup, time) = with("timeout_client", 300);
     let backend = Backend::new();
     let daemon = setup.rule("a.com", backend.rule()).start();
@@ -210,7 +210,7 @@ fn client_in_the_middle_of_its_body() {
 }
 
 #[test]
-fn client_that_does_not_read() {
+fn timeout_client_ends_a_client_that_does_not_read() {
     let (setup, _time) = with("timeout_client", 500);
     let backend = Backend::new();
     let daemon = setup.rule("a.com", backend.rule()).start();
@@ -232,7 +232,7 @@ fn client_that_does_not_read() {
 }
 
 #[test]
-fn tunnel() {
+fn timeout_tunnel_ends_a_silent_tunnel() {
     let (setup, time) = with("timeout_tunnel", 300);
     let backend = Backend::new();
     let daemon = setup.rule("a.com", backend.rule()).start();
@@ -244,7 +244,7 @@ fn tunnel() {
 }
 
 #[test]
-fn none_of_them_while_things_go_well() {
+fn timeouts_end_nothing_that_goes_well() {
     let backend = Backend::new();
     let daemon = Setup::new()
         .set("timeout_http_request", "400ms")

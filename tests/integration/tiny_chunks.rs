@@ -86,7 +86,7 @@ fn serve_meanwhile(daemon: &Daemon, done: impl Fn() -> bool) -> usize {
 }
 
 #[test]
-fn up() {
+fn upload_in_tiny_chunks_arrives_whole() {
     let backend = Backend::new();
     let daemon = setup().rule("a.com", backend.rule()).start();
     let mut client = daemon.connect();
@@ -114,7 +114,7 @@ fn up() {
 }
 
 #[test]
-fn down() {
+fn response_in_tiny_chunks_arrives_whole() {
     let backend = Backend::new();
     let daemon = setup().rule("a.com", backend.rule()).start();
     let mut client = daemon.connect();
@@ -142,7 +142,7 @@ fn down() {
 
 /// To a client of HTTP/1.0, which gets the data alone.
 #[test]
-fn down_decoded() {
+fn tiny_chunks_are_decoded_for_old_clients() {
     let backend = Backend::new();
     let daemon = setup().rule("a.com", backend.rule()).start();
     let mut client = daemon.connect();
@@ -161,7 +161,7 @@ fn down_decoded() {
 
 /// Each in a segment of its own: nothing is put together that the sender did not send together.
 #[test]
-fn a_segment_each() {
+fn tiny_chunks_in_a_segment_each_arrive_whole() {
     const SEGMENTS: usize = 50_000;
     let backend = Backend::new();
     let daemon = setup().rule("a.com", backend.rule()).start();

@@ -48,7 +48,7 @@ const STAYING: [&str; 9] = [
 ];
 
 #[test]
-fn no_trailer_of_an_answer_ends_it() {
+fn trailers_of_a_response_end_nothing() {
     let Scene { _daemon, mut client, mut server, backend } = scene();
     for name in PASSING.into_iter().chain(STAYING) {
         let trailer = format!("{name}: 5");
@@ -152,7 +152,7 @@ fn trailers_of_a_request_pass_as_its_fields_do() {
 }
 
 #[test]
-fn framing_and_routing_in_trailers_of_a_request_are_refused() {
+fn trailers_that_frame_or_route_a_request_are_refused() {
     for name in ["Host", "Content-Length", "Transfer-Encoding", "Connection"] {
         let backend = Backend::new();
         let daemon = Daemon::proxying(backend.rule());

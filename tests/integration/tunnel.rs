@@ -57,7 +57,7 @@ pub fn tunnelled(daemon: &Daemon, backend: &Backend) -> (Connection, Connection)
 }
 
 #[test]
-fn bytes_both_ways() {
+fn bytes_pass_both_ways() {
     let Scene { daemon: _daemon, mut client, mut server, .. } = open();
     for _ in 0..10 {
         client.send("ping \0\r\n\r\nGET / HTTP/1.1\r\n\r\n");
@@ -121,7 +121,7 @@ fn a_refused_upgrade_goes_on_as_http() {
 }
 
 #[test]
-fn a_backend_that_ignores_the_upgrade() {
+fn ignored_upgrade_goes_on_as_http() {
     let Scene { daemon: _daemon, mut client, mut server, .. } = asked();
     server.send(ok("plain"));
     assert_eq!(client.expect_answer().text(), "plain");

@@ -149,7 +149,7 @@ fn the_table_and_the_counters_go_on() {
 }
 
 #[test]
-fn shards_and_addresses_may_be_others() {
+fn new_daemon_may_have_other_shards_and_addresses() {
     let setup =
         Setup::new().set("shards", 3).rule("a.com", json!(["empty", { "code": 403 }, false]));
     let mut daemon = setup.clone().start();
@@ -166,7 +166,7 @@ fn shards_and_addresses_may_be_others() {
 }
 
 #[test]
-fn one_that_does_not_get_ready_changes_nothing() {
+fn program_that_does_not_get_ready_changes_nothing() {
     let setup = Setup::new().copied().rule("a.com", json!(["empty", { "code": 403 }, false]));
     let mut daemon = setup.clone().start();
     let mut client = daemon.connect();
@@ -217,7 +217,7 @@ fn one_that_does_not_get_ready_changes_nothing() {
 
 /// Its minute is waited for; the old daemon serves, takes changes and hears its operator meanwhile.
 #[test]
-fn one_that_hangs_changes_nothing() {
+fn program_that_hangs_changes_nothing() {
     let setup = Setup::new().copied().rule("a.com", json!(["empty", { "code": 403 }, false]));
     let path = setup.path("access.log");
     let setup = setup.set("access_log", path.display()).set("timeout_http_keep_alive", "1h");
@@ -248,7 +248,7 @@ fn one_that_hangs_changes_nothing() {
 }
 
 #[test]
-fn what_the_old_one_counts_last_is_not_lost() {
+fn last_counts_of_the_old_daemon_are_not_lost() {
     let backend = Backend::new();
     let setup = Setup::new().set("shards", 2).rule("a.com", backend.rule());
     let state = setup.path("state.json");
@@ -307,7 +307,7 @@ fn a_stop_meanwhile_is_heard() {
 /// Each sort of client, without a pause; not one request may fail. `MANTRID_UPGRADES` says how
 /// often.
 #[test]
-fn nobody_notices_under_load() {
+fn upgrade_under_load_loses_no_request() {
     let times = std::env::var("MANTRID_UPGRADES").ok().and_then(|n| n.parse().ok()).unwrap_or(5);
     let backend = Backend::new().serve_text("hello");
     let mut daemon = Setup::new()

@@ -48,7 +48,7 @@ fn ask(daemon: &Daemon, host: &str) -> Connection {
 }
 
 #[test]
-fn the_first_visitor_wakes_it() {
+fn first_visitor_wakes_the_host() {
     let (daemon, waker) = asleep(json!({}));
     let backend = Backend::new().serve_text("awake");
     let mut api = daemon.api();
@@ -76,7 +76,7 @@ fn the_first_visitor_wakes_it() {
 
 /// Once per sleep: not for each that waits and gives up, but again after the rule was changed.
 #[test]
-fn told_once_per_sleep() {
+fn sleeping_host_is_told_once() {
     let (daemon, waker) = asleep(json!({"timeout": 600}));
     let mut api = daemon.api();
     let client = ask(&daemon, "a.com");
@@ -100,7 +100,7 @@ fn told_once_per_sleep() {
 
 /// Whoever does not take it is told again, later each time, until the rule is another.
 #[test]
-fn told_again_until_it_is_taken() {
+fn wake_is_told_again_until_it_is_taken() {
     let (daemon, waker) = asleep(json!({"timeout": 600}));
     let mut api = daemon.api();
     let mut events = Events::after_hello(&daemon, "?only=wake");

@@ -85,7 +85,7 @@ fn many_at_once_keep_to_themselves() {
 }
 
 #[test]
-fn one_is_held_until_its_application_listens() {
+fn websocket_is_held_until_its_application_listens() {
     let port = closed_port();
     let daemon = Setup::new().rule("a.com", rule_for(&[port], json!({"hold": 30}))).start();
     let mut api = daemon.api();

@@ -69,7 +69,7 @@ fn rule_alias_and_backends_are_told() {
 }
 
 #[test]
-fn what_is_told_is_what_a_request_meets() {
+fn answer_is_what_a_request_meets() {
     let backend = Backend::new().serve_text("hello");
     let daemon = Setup::new()
         .rule("proxy.com", backend.rule())

@@ -37,7 +37,7 @@ fn put_bytes(api: &mut Api, body: &[u8]) -> crate::message::Answer {
 }
 
 #[test]
-fn bodies_in_chunks() {
+fn bodies_in_chunks_are_read() {
     let (_daemon, mut api) = started();
     let body = json!({"a.com": empty(403), "b.com": empty(404)});
     let text = body.to_string();
@@ -61,7 +61,7 @@ fn bodies_in_chunks() {
 }
 
 #[test]
-fn a_client_that_waits_for_continue() {
+fn client_that_waits_for_continue_is_told_to() {
     let (_daemon, mut api) = started();
     let body = json!({"b.com": empty(403)}).to_string();
     let expecting = "Expect: 100-continue\r\n";
@@ -86,7 +86,7 @@ fn a_client_that_waits_for_continue() {
 }
 
 #[test]
-fn a_body_that_breaks_off() {
+fn body_that_breaks_off_changes_nothing() {
     let (daemon, _) = started();
     let body = json!({"a.com": empty(403), "b.com": empty(404)}).to_string();
     let whole = daemon.api().request("PUT", "/hostname/", "", &body);
@@ -116,7 +116,7 @@ const LIMIT: usize = 256 * 1024 * 1024;
 
 /// It is enough to say so: not a byte of it need be sent, or is waited for.
 #[test]
-fn a_length_over_the_limit() {
+fn length_over_the_limit_is_refused() {
     let (daemon, _) = started();
     let lengths = [LIMIT + 1, 1 << 40, i64::MAX as usize];
     let asked = lengths.iter().flat_map(|length| {
@@ -152,7 +152,7 @@ fn a_length_over_the_limit() {
 }
 
 #[test]
-fn chunks_over_the_limit() {
+fn chunks_over_the_limit_are_refused() {
     let (daemon, mut api) = started();
     api.wire.send(CHUNKED);
     // spaces are JSON, too: what is wrong with them is only that they are so many
@@ -200,7 +200,7 @@ fn promises_of_large_bodies_keep_nobody_out() {
 }
 
 #[test]
-fn bodies_that_are_not_json() {
+fn bodies_that_are_not_json_are_refused() {
     let (daemon, mut api) = started();
     let deep = [b"{\"a.com\": ".to_vec(), b"[".repeat(100_000)].concat();
     let deep_whole = [&deep[..], &b"]".repeat(100_000), b"}"].concat();
@@ -264,7 +264,7 @@ fn bodies_that_are_not_json() {
 }
 
 #[test]
-fn numbers_and_sizes_at_their_edges() {
+fn numbers_and_sizes_past_their_edges_are_refused() {
     let (daemon, mut api) = started();
     for (rule, argument) in [
         (json!(["empty", {"code": 1e300}, true]), "code"),
@@ -294,7 +294,7 @@ fn numbers_and_sizes_at_their_edges() {
 }
 
 #[test]
-fn requests_in_a_row() {
+fn requests_in_a_row_are_answered_in_order() {
     let (_daemon, mut api) = started();
     let mut all = String::new();
     for code in 400..430 {
@@ -318,7 +318,7 @@ fn requests_in_a_row() {
 }
 
 #[test]
-fn byte_by_byte() {
+fn requests_byte_by_byte_are_read() {
     let (_daemon, mut api) = started();
     let request = api.request("PUT", "/hostname/b.com/", "", &empty(403).to_string());
     api.wire.send_slowly(request);
@@ -330,7 +330,7 @@ fn byte_by_byte() {
 /// answer needs nothing to be waited for. A known gap: what it asked for is done, or not, but
 /// whole.
 #[test]
-fn half_closed_clients() {
+fn half_closed_clients_have_their_change_whole_or_not_at_all() {
     let (daemon, _) = started();
     let rules: Value = (0..3000).map(|n| (format!("h{n}.com"), empty(403))).collect();
     for (method, path, body) in [
@@ -354,7 +354,7 @@ fn half_closed_clients() {
 }
 
 #[test]
-fn clients_that_vanish() {
+fn clients_that_vanish_leave_nothing_behind() {
     let (daemon, mut api) = started();
     let rules: Value = (0..3000).map(|n| (format!("h{n}.com"), empty(403))).collect();
     for n in 0..60 {
@@ -379,7 +379,7 @@ fn clients_that_vanish() {
 }
 
 #[test]
-fn heads_that_are_none() {
+fn text_that_is_no_head_is_refused() {
     let (daemon, _) = started();
     for bytes in [
         "GET / HTTP/1.1\r\nHost : localhost\r\n\r\n".to_owned(),
@@ -410,7 +410,7 @@ fn heads_that_are_none() {
 }
 
 #[test]
-fn http_1_0() {
+fn clients_of_http_1_0_are_served() {
     let daemon = Setup::new().start();
     let rules: Value = (0..3000).map(|n| (format!("h{n:04}.com"), empty(403))).collect();
     daemon.api().put("/hostname/", &rules);

@@ -54,6 +54,33 @@ fn lines_are_at_most_100_columns() {
     expect_none(&findings);
 }
 
+/// A list of tests reads as a list of what holds: each name has a subject and a verb.
+#[test]
+fn names_of_tests_are_sentences() {
+    let is_test = |source: &Source| source.path.starts_with("tests/integration/");
+    expect_none(&sources().iter().filter(|it| is_test(it)).flat_map(bad_names).collect::<Vec<_>>());
+}
+
+/// Names of tests that open like a doc comment must not, or are too short for a sentence.
+fn bad_names(source: &Source) -> Vec<String> {
+    let mut findings = Vec::new();
+    let mut is_test = false;
+    for line in source.code.lines().map(str::trim) {
+        let Some(name) = line.strip_prefix("fn ").filter(|_| is_test) else {
+            is_test = line == "#[test]" || (is_test && line.starts_with("#["));
+            continue;
+        };
+        is_test = false;
+        let name = name.split('(').next().unwrap_or_default();
+        let mut words = name.split('_');
+        let first = words.next().unwrap_or_default();
+        if words.count() < 2 || OPENINGS.iter().any(|word| word.eq_ignore_ascii_case(first)) {
+            findings.push(format!("{}: {name}: say what is shown, subject first", source.path));
+        }
+    }
+    findings
+}
+
 #[test]
 fn one_type_of_a_name_in_a_layer() {
     expect_none(&same_names(&product()));
@@ -70,6 +97,10 @@ fn the_rules_of_language_find_what_they_forbid() {
     assert_eq!(bad_openings(&bad).len(), 2, "{:?}", bad_openings(&bad));
     let good = source("//! A pool.\n\n/// Returns it.\n///\n/// What else.\nstruct A;\n// What\n");
     assert!(bad_openings(&good).is_empty(), "{:?}", bad_openings(&good));
+    let tests = source("#[test]\nfn what_is_lost() {}\n#[test]\nfn restart() {}\nfn of_a() {}\n");
+    assert_eq!(bad_names(&tests).len(), 2, "{:?}", bad_names(&tests));
+    let good = source("#[test]\nfn restart_loses_nothing() {}\n");
+    assert!(bad_names(&good).is_empty(), "{:?}", bad_names(&good));
     let twice = [source("struct A;\nenum B {}\n"), source("type A = B;\n")];
     assert_eq!(same_names(&twice).len(), 1, "{:?}", same_names(&twice));
 }

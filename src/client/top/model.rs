@@ -1,5 +1,5 @@
-//! State of `top`, as keys and events change it. No terminal and no clock: events, answers and keys go
-//! in, the drawing reads it.
+//! State of `top`, as keys and events change it. No terminal and no clock: events, answers and keys
+//! go in, the drawing reads it.
 
 use std::cmp::Reverse;
 use std::collections::VecDeque;

@@ -11,7 +11,7 @@ const CHANGE: &str = "event: change\ndata: {\"verb\": \"PUT\", \"who\": \"uid 0\
      \"rules\": 2, \"changed\": 1, \"hosts\": {\"a.com\": [\"spin\", {}, true]}}\n\n";
 
 #[test]
-fn a_line_for_each() {
+fn each_event_has_a_line() {
     let server = Backend::new();
     let client = Call::to(&server, &["events"]).start();
     let mut asked = server.accept();
@@ -28,7 +28,7 @@ fn a_line_for_each() {
 }
 
 #[test]
-fn json_lines() {
+fn events_are_printed_as_lines_of_json() {
     let server = Backend::new();
     let client = Call::to(&server, &["events", "--json", "--only", "traffic"]).start();
     let mut asked = server.accept();
@@ -38,7 +38,7 @@ fn json_lines() {
 }
 
 #[test]
-fn a_daemon_that_restarts() {
+fn stream_goes_on_when_the_daemon_restarts() {
     let server = Backend::new();
     let client = Call::to(&server, &["events"]).start();
     let mut asked = server.accept();
@@ -61,7 +61,7 @@ fn a_daemon_that_restarts() {
 }
 
 #[test]
-fn what_waiting_can_not_mend_ends_it() {
+fn refusal_ends_the_stream() {
     let server = Backend::new();
     let client = Call::to(&server, &["events"]).start();
     let mut asked = server.accept();
@@ -80,7 +80,7 @@ fn what_waiting_can_not_mend_ends_it() {
 
 /// `events | head -1`, where nothing happens after the first line.
 #[test]
-fn it_ends_when_nobody_reads() {
+fn stream_ends_when_nobody_reads() {
     let server = Backend::new();
     let (client, out) = Call::to(&server, &["events"]).start_unread();
     let mut asked = server.accept();

@@ -73,7 +73,7 @@ fn a_large_table_is_streamed() {
 }
 
 #[test]
-fn what_is_no_table_is_not_sent() {
+fn text_that_is_no_table_is_not_sent() {
     let server = Backend::new();
     for (text, words) in [
         ("", &["standard input: ", "nothing was sent"][..]),
@@ -89,7 +89,7 @@ fn what_is_no_table_is_not_sent() {
 }
 
 #[test]
-fn what_the_daemon_refuses_is_said_in_its_words() {
+fn refusal_is_told_in_the_words_of_the_daemon() {
     let server = Backend::new();
     let client = Call::to(&server, &["load", "-"]).reading(TABLE);
     let mut asked = server.accept();

@@ -12,7 +12,7 @@ use crate::backend::{Backend, closed_port};
 use crate::management::{Call, answer, expect_asked, json_ok};
 
 #[test]
-fn no_daemon() {
+fn missing_daemon_is_named_with_its_address() {
     let port = closed_port();
     for host in ["127.0.0.1", "localhost"] {
         let address = format!("http://{host}:{port}");
@@ -29,7 +29,7 @@ fn no_daemon() {
 }
 
 #[test]
-fn no_socket() {
+fn missing_socket_is_named_with_its_key() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("management.sock");
     let call = || Call::new(&[Path::new("list"), Path::new("--socket"), &path]);
@@ -39,7 +39,7 @@ fn no_socket() {
 }
 
 #[test]
-fn a_socket_of_another_group() {
+fn socket_of_another_group_is_named() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("management.sock");
     let _listener = UnixListener::bind(&path).expect("a socket");
@@ -57,7 +57,7 @@ fn a_socket_of_another_group() {
 }
 
 #[test]
-fn addresses_that_make_no_sense() {
+fn addresses_that_make_no_sense_are_refused() {
     for (url, words) in [
         ("https://localhost:8042", &["--url", "no TLS", "SSH tunnel"][..]),
         ("ftp://localhost", &["expected http://HOST[:PORT]"]),
@@ -89,7 +89,7 @@ fn refusal(status: &str, error: &str, message: &str) -> String {
 }
 
 #[test]
-fn what_the_daemon_refuses() {
+fn refusals_are_told_with_the_way_out() {
     for (status, error, words) in [
         ("400 Bad Request", "a.com:host_action_invalid:x", &["the message"][..]),
         (
@@ -110,7 +110,7 @@ fn what_the_daemon_refuses() {
 }
 
 #[test]
-fn somebody_else_answers() {
+fn answer_of_another_program_is_named() {
     let page = "<html></html>";
     let html = |status: &str| {
         format!("HTTP/1.1 {status}\r\nContent-Type: text/html\r\nContent-Length: 13\r\n\r\n{page}")
@@ -132,7 +132,7 @@ fn somebody_else_answers() {
 
 /// Without an answer nobody knows: that is said, and it is not done again by itself.
 #[test]
-fn a_change_without_an_answer() {
+fn change_without_an_answer_may_have_been_made() {
     let server = Backend::new();
     let client = Call::to(&server, &["delete", "a.com"]).start();
     let mut asked = server.accept();

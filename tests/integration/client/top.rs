@@ -87,7 +87,7 @@ fn shown(terminal: &Terminal, server: &Backend) -> (Client, Connection) {
 }
 
 #[test]
-fn it_gives_the_terminal_back() {
+fn top_gives_the_terminal_back() {
     let ends: [fn(&Client, &Terminal); 4] = [
         |_, terminal| terminal.press("q"),
         |_, terminal| terminal.press("\u{1b}"),
@@ -105,7 +105,7 @@ fn it_gives_the_terminal_back() {
 }
 
 #[test]
-fn it_goes_on_when_the_daemon_comes_back() {
+fn top_goes_on_when_the_daemon_comes_back() {
     let (terminal, server) = (Terminal::new(), Backend::new());
     let (client, asked) = shown(&terminal, &server);
     drop(asked);
@@ -166,7 +166,7 @@ fn keys_ask_for_an_order_and_for_a_host() {
 }
 
 #[test]
-fn without_a_terminal_there_is_json() {
+fn top_prints_json_where_no_terminal_is() {
     let server = Backend::new();
     Call::to(&server, &["top"]).finish().expect(1, &["needs a terminal", "--json"]);
     server.expect_no_connection();

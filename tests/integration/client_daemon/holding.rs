@@ -32,7 +32,7 @@ fn held(daemon: &Daemon) -> Connection {
 }
 
 #[test]
-fn spin_and_flip() {
+fn spin_holds_and_flip_lets_go() {
     let backend = Backend::new().serve_text("hello");
     let setup = Setup::new().management_tcp().rule("a.com", backend.rule());
     let daemon = setup.start();
@@ -60,7 +60,7 @@ fn spin_and_flip() {
 }
 
 #[test]
-fn what_can_not_be_flipped() {
+fn host_that_holds_nothing_is_not_flipped() {
     let daemon =
         Setup::new().rule("a.com", empty(402)).rule("b.com", json!(["spin", {}, false])).start();
     let way = way(&daemon);
@@ -91,7 +91,7 @@ fn what_can_not_be_flipped() {
 
 /// Others change the table all the time: that is no reason to fail, and nothing of theirs is lost.
 #[test]
-fn others_may_be_faster() {
+fn spin_and_flip_succeed_among_changes_of_others() {
     let daemon = Setup::new().rule("a.com", empty(402)).start();
     let way = way(&daemon);
     std::thread::scope(|scope| {
@@ -116,7 +116,7 @@ fn others_may_be_faster() {
 /// What is under way ends, then the command runs, then a backend has to answer, and those who
 /// waited go on.
 #[test]
-fn a_restart() {
+fn restart_drains_runs_and_lets_go() {
     let old = Backend::new();
     let port = old.port;
     let daemon = Setup::new().rule("a.com", rule_for(&[port], json!({}))).start();
@@ -149,7 +149,7 @@ fn a_restart() {
 
 /// A backend that listens and is not well yet is waited for, where the rule has a path to ask.
 #[test]
-fn a_restart_waits_for_the_check() {
+fn restart_waits_for_the_check_of_the_rule() {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
     let asked = Arc::new(AtomicUsize::new(0));
@@ -171,7 +171,7 @@ fn a_restart_waits_for_the_check() {
 
 /// The command's exit code is ours; the host stays held, or is put back where that was asked for.
 #[test]
-fn a_restart_that_fails() {
+fn failed_restart_holds_on_or_restores_as_asked() {
     let port = closed_port();
     let rule = rule_for(&[port], json!({}));
     let daemon = Setup::new().rule("a.com", rule.clone()).start();
@@ -233,7 +233,7 @@ fn a_restart_asks_the_backends_that_get_requests() {
 
 /// Whoever interrupts it learns how things are.
 #[test]
-fn a_restart_that_is_interrupted() {
+fn interrupted_restart_says_how_things_are() {
     let port = closed_port();
     let rule = rule_for(&[port], json!({}));
     let daemon = Setup::new().rule("a.com", rule.clone()).start();
@@ -266,7 +266,7 @@ fn a_restart_that_is_interrupted() {
 
 /// However it is ended, the host is as it was told to be.
 #[test]
-fn a_restart_that_is_hung_up() {
+fn restart_ended_by_a_signal_leaves_the_rule_as_told() {
     let backend = Backend::new().serve_text("hello");
     let daemon = Setup::new().rule("a.com", backend.rule()).start();
     let mut api = daemon.api();
@@ -295,7 +295,7 @@ fn a_restart_that_is_hung_up() {
 /// The second one waits for the first: neither lets requests go while the other's application is
 /// down.
 #[test]
-fn two_restarts_of_one_host() {
+fn second_restart_of_a_host_waits_for_the_first() {
     let backend = Backend::new().serve_text("hello");
     let rule = backend.rule();
     let daemon = Setup::new().rule("two-restarts.com", rule.clone()).start();

@@ -22,7 +22,7 @@ fn keep_busy(daemon: &Daemon, host: &str) {
 }
 
 #[test]
-fn events_as_they_happen() {
+fn events_are_shown_as_they_happen() {
     let backend = Backend::new();
     let daemon = Setup::new().management_tcp().start();
     for way in ways(&daemon) {
@@ -46,7 +46,7 @@ fn events_as_they_happen() {
 }
 
 #[test]
-fn events_of_health() {
+fn health_of_backends_is_shown() {
     let daemon = Setup::new().start();
     let way = way(&daemon);
     let client = way.call("events").start();
@@ -58,7 +58,7 @@ fn events_of_health() {
 
 /// `events --json | head -2`, and the same of `top`.
 #[test]
-fn lines_of_json_until_nobody_reads() {
+fn json_lines_end_when_nobody_reads() {
     let daemon = Setup::new().rule("a.com", empty(402)).start();
     let way = way(&daemon);
     keep_busy(&daemon, "a.com");

@@ -33,7 +33,7 @@ fn all_fail(setup: &Setup, way: &Way, words: &[&str]) {
 }
 
 #[test]
-fn a_daemon_that_is_gone() {
+fn daemon_that_is_gone_is_named() {
     let setup = Setup::new().management_tcp();
     let mut daemon = setup.clone().start();
     // over TCP a daemon that runs has to keep the port, or another test's might be given it
@@ -52,7 +52,7 @@ fn a_daemon_that_is_gone() {
 }
 
 #[test]
-fn tokens_that_are_not_the_one() {
+fn wrong_tokens_are_refused_by_name() {
     let setup = with_token(TOKEN.as_bytes()).rule("a.com", empty(402)).management_tcp();
     let daemon = setup.clone().start();
     for way in ways(&daemon) {
@@ -77,7 +77,7 @@ fn tokens_that_are_not_the_one() {
 
 /// The port of the proxy itself, which is the one next to it in the configuration.
 #[test]
-fn a_port_that_is_not_the_management_s() {
+fn port_of_requests_is_told_from_management() {
     let page = json!(["static", {"type": "test"}, true]);
     let setup = Setup::new().rule("127.0.0.1", page);
     for (setup, answered) in [(Setup::new(), "503"), (setup, "text/html")] {
@@ -89,7 +89,7 @@ fn a_port_that_is_not_the_management_s() {
 
 /// Another changed the table meanwhile.
 #[test]
-fn a_table_that_is_no_longer_the_one() {
+fn change_of_an_older_table_is_refused() {
     let daemon = Setup::new().rule("a.com", empty(402)).start();
     let (way, mut api) = (way(&daemon), daemon.api());
     let old = api.etag();
@@ -109,7 +109,7 @@ fn a_table_that_is_no_longer_the_one() {
 
 /// Files that may not grow are as good as a full disk.
 #[test]
-fn a_change_that_can_not_be_kept() {
+fn change_that_can_t_be_written_is_refused() {
     // blocks of 512 bytes
     let setup = Setup::new().rule("a.com", empty(402)).first("ulimit -S -f 32");
     let daemon = setup.start();
@@ -127,7 +127,7 @@ fn a_change_that_can_not_be_kept() {
 
 /// Whoever follows events is told when they stop and when they go on.
 #[test]
-fn a_daemon_that_stops_meanwhile() {
+fn events_tell_when_the_daemon_stops_and_comes_back() {
     let setup = Setup::new();
     let mut daemon = setup.clone().start();
     let client = way(&daemon).call("events").start();

@@ -103,7 +103,7 @@ fn a_bad_table_changes_nothing() {
 }
 
 #[test]
-fn dry_runs_and_parts() {
+fn dry_runs_and_merges_change_what_they_say() {
     let daemon = Setup::new().rule("a.com", empty(402)).start();
     let (way, mut api) = (way(&daemon), daemon.api());
     let (before, part) = (api.etag(), json!({"a.com": null, "b.com": empty(403)}));
@@ -119,7 +119,7 @@ fn dry_runs_and_parts() {
 
 /// What is looked for is looked for by the daemon.
 #[test]
-fn a_part_of_the_list() {
+fn list_shows_the_part_that_is_asked_for() {
     let daemon = Setup::new().management_tcp().start();
     daemon.api().put(
         "/hostname/",

@@ -68,7 +68,7 @@ fn every_log_line_is_explained() {
 }
 
 #[test]
-fn what_is_a_line() {
+fn log_lines_are_found_in_sources() {
     let source = "// warn!(\"no\")\nwarn!(\"{name} is gone: \\\n   {why}; again\");\ninfo!(who = %w, \"audit\");";
     let found = lines(source);
     assert_eq!(

@@ -173,7 +173,7 @@ fn is_line(expected: &str, found: &str) -> bool {
 }
 
 #[test]
-fn what_is_as_shown() {
+fn output_is_compared_with_what_is_shown() {
     assert!(is_as_shown("a\n", "a"));
     assert!(is_as_shown("", ""));
     assert!(is_as_shown("a … c …\n…\nz\n", "a b c d\nx\ny\nz\n"));
