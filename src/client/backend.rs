@@ -163,6 +163,19 @@ mod tests {
     }
 
     #[test]
+    fn check_asks_for_the_host_of_requests() {
+        for (arguments, host) in [
+            (json!({"check": "/"}), "a.com"),
+            (json!({"check": "/", "host": "b.com:81"}), "b.com:81"),
+            (json!({"check": "/", "host": "b.com", "check_host": "c.com"}), "c.com"),
+            (json!({"check": "/", "host": "backend"}), "backend"),
+        ] {
+            let check = Check::of("https://a.com", &arguments).expect("a check");
+            assert_eq!(check.host, host, "{arguments}");
+        }
+    }
+
+    #[test]
     fn drained_backends_are_not_asked() {
         for (arguments, used, backup) in [
             (json!({"weights": [0, 3]}), &["b:2"][..], &[][..]),

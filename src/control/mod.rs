@@ -428,13 +428,14 @@ impl Control {
             never = beat.of(Part::Probes, self.prober.run(|change| {
                 events.tell(health_event(change));
                 if !change.state.is_bad() {
-                    let check = change.check.as_ref().map(|of| of.check.id());
+                    let check = change.check.as_ref();
+                    let check = check.and_then(|of| Some(of.check.as_ref()?.id()));
                     self.held.reached(change.backend, check);
                 }
             })) => never,
             never = beat.of(Part::Held, self.scheduler.run(
                 |begun| self.wake.begun(begun),
-                |wanted| self.health.want(wanted),
+                |wanted| self.health.want(wanted, &self.api.sources.published.table()),
             )) => never,
             never = beat.of(Part::Statistics, self.heart.run(
                 |happened| self.health.changed(&happened.watched),

@@ -31,6 +31,8 @@ pub(crate) enum HoldReason {
     Spin,
     /// No backend of its rule can be reached, and the rule has `hold`.
     NoBackend,
+    /// A backend of its rule ended the connection without a response, and the rule has `hold`.
+    Silence,
     /// Others wait for the same rule: it goes behind them.
     Behind,
 }
