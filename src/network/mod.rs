@@ -3,6 +3,9 @@
 //! An IPv4 address that is mapped into IPv6 (`::ffff:192.0.2.1`) is that IPv4 address, also as a
 //! network. Pure.
 
+#[cfg(any(test, fuzzing))]
+pub mod properties;
+
 use std::cmp::Reverse;
 use std::fmt;
 use std::net::IpAddr;
@@ -270,6 +273,16 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn networks_hold(text in "(([0-9]{1,3}[.]){3}[0-9]{1,3}|[0-9a-f:]{2,20}|::ffff:10[.]0[.]0[.][0-9])(/[0-9]{1,3})?(,(::|10[.]0[.]0[.]0|fe80::)/[0-9]{1,3}){0,5}") {
+            properties::networks(text.as_bytes());
+        }
+
+        #[test]
+        fn networks_hold_for_any_bytes(bytes in vec(any::<u8>(), 0..60)) {
+            properties::networks(&bytes);
+        }
+
         /// The map against a search through all networks.
         #[test]
         fn map_is_a_search_for_the_longest_prefix(
