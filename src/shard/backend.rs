@@ -381,7 +381,7 @@ async fn open_one(
     match Stream::connect(&shard.ring, &to, deadline).await {
         Ok(stream) => {
             shard.count_connect(ticket, slot, shard.ring.now().saturating_duration_since(begun));
-            shard.note_connected(address, shard.rule_of(ticket));
+            shard.note_connected(address, ticket);
             let mut lease = shard.pool.lease(shard, busy, stream, place);
             lease.watched = proxy.healthcheck();
             (lease.is_last, lease.unshared) = (!proxy.keep_alive(), asking.is_unshared());

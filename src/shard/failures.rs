@@ -112,13 +112,13 @@ impl Shard {
         }
     }
 
-    /// A backend that refused has accepted a connection, for a request of this rule.
-    pub(super) fn note_connected(&self, backend: Address, rule: u64) {
+    /// A backend that refused has accepted a connection, for this request.
+    pub(super) fn note_connected(&self, backend: Address, ticket: RequestTicket) {
         if self.failures.is_empty() {
             return;
         }
         let mut all = self.failures.failing.borrow_mut();
-        for rule in [None, Some(rule)] {
+        for rule in [None, Some(self.rule_of(ticket))] {
             if let Some(failing) = all.get_mut(&Ejected { backend, rule }) {
                 failing.refused_until = None;
             }
