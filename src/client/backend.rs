@@ -99,6 +99,7 @@ impl<'r> Check<'r> {
     pub fn of(name: &'r str, arguments: &'r Value) -> Option<Check<'r>> {
         let path = arguments["check"].as_str().filter(|check| check.starts_with('/'))?;
         let own = name.split_once("://").map_or(name, |(_, host)| host);
+        let own = if own == "*" { "backend" } else { own };
         let given = ["check_host", "host"].into_iter().find_map(|name| arguments[name].as_str());
         let host = given.unwrap_or(own);
         let statuses = match &arguments["check_status"] {
@@ -173,6 +174,9 @@ mod tests {
             let check = Check::of("https://a.com", &arguments).expect("a check");
             assert_eq!(check.host, host, "{arguments}");
         }
+        // `*` is no host; the daemon's probes name the backend, too.
+        let arguments = json!({"check": "/"});
+        assert_eq!(Check::of("*", &arguments).expect("a check").host, "backend");
     }
 
     #[test]

@@ -20,7 +20,8 @@ use super::request::{Client, RequestTicket};
 use crate::address::Address;
 use crate::limits;
 use crate::link::{
-    Counter, Failure, ShardReport, Shed, SlotTime, Turn, Unreached, is_local_fault, is_shortage,
+    Counter, Failure, HoldReason, ShardReport, Shed, SlotTime, Turn, Unreached, is_local_fault,
+    is_shortage,
 };
 use crate::proxy_protocol::{self, Version};
 use crate::ring::{Abort, Deadline, EndCounts, SendBuf, Stream};
@@ -192,17 +193,30 @@ pub(super) fn timeout_connect(shard: &Shard, proxy: &Proxy) -> Duration {
     proxy.timeout_connect().unwrap_or_else(|| shard.timeouts().connect)
 }
 
-/// Notes that no connection to a backend could be opened. That is so for every rule, unless it was
-/// not open in the rule's own time, or did not take what the rule has said on it.
-fn note_unreachable(shard: &Shard, asking: Asking<'_>, address: Address, why: Option<Unreached>) {
-    let Asking { proxy, ticket, .. } = asking;
-    let is_own = match why {
+/// Whether a failure may be one for this rule alone: the connection was not open in the rule's own
+/// time, or did not take what the rule has said on it.
+fn is_own_failure(proxy: &Proxy, why: Option<Unreached>) -> bool {
+    match why {
         None => true,
         Some(Unreached::TimedOut | Unreached::QueueFull) => proxy.timeout_connect().is_some(),
         Some(_) => false,
-    };
+    }
+}
+
+/// Reason to hold a request of a rule that found no backend in this way.
+pub(super) fn hold_reason(proxy: &Proxy, ending: Ending) -> HoldReason {
+    match ending {
+        Ending::NoBackend(why) if !is_own_failure(proxy, why) => HoldReason::NoBackend,
+        _ => HoldReason::Unserved,
+    }
+}
+
+/// Notes that no connection to a backend could be opened, which is so for every rule unless the
+/// failure is this one's own.
+fn note_unreachable(shard: &Shard, asking: Asking<'_>, address: Address, why: Option<Unreached>) {
+    let Asking { proxy, ticket, .. } = asking;
     if proxy.healthcheck() {
-        let rule = is_own.then(|| shard.rule_of(ticket));
+        let rule = is_own_failure(proxy, why).then(|| shard.rule_of(ticket));
         shard.note_failure(address, rule, Failure::Unreachable(why));
     }
 }

@@ -6,7 +6,7 @@
 //! attempt is possible: when a connection from the pool turns out dead before a byte of the
 //! response came, and the request may be repeated (RFC 9110 §9.2.2).
 
-use super::backend::{Asking, acquire, timeout_connect};
+use super::backend::{Asking, acquire, hold_reason, timeout_connect};
 use super::body::Body;
 use super::client::ClientSide;
 use super::ending::Ending;
@@ -159,7 +159,7 @@ pub(super) async fn start(
             && request.method.is_idempotent()
         {
             backend.lease = None;
-            return Err(Outcome::Hold { why: HoldReason::Silence, silences: again + 1 });
+            return Err(Outcome::Hold { why: HoldReason::Unserved, silences: again + 1 });
         }
         return Err(failure(side, request, failed, true));
     }
@@ -206,7 +206,7 @@ fn without_backend(side: &ClientSide, proxy: &Proxy, ending: Ending, silences: u
             Outcome::Next(Next::Close)
         }
         Ending::NoBackend(_) | Ending::NoConnection if !proxy.hold().is_zero() => {
-            Outcome::Hold { why: HoldReason::NoBackend, silences }
+            Outcome::Hold { why: hold_reason(proxy, ending), silences }
         }
         // None of the body has been read: the reply sees to that.
         ending => Outcome::Fail(ending),

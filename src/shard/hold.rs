@@ -176,7 +176,7 @@ pub(super) async fn hold(
     let own_wait = Waited::begun(waited, now);
     own_wait.until = match hold.why {
         HoldReason::Spin => own_wait.since + hold.timeout,
-        HoldReason::NoBackend | HoldReason::Silence => {
+        HoldReason::NoBackend | HoldReason::Unserved => {
             *own_wait.backend_by.get_or_insert(now + hold.timeout)
         }
         HoldReason::Behind => now + hold.timeout,

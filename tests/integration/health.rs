@@ -274,7 +274,11 @@ fn short_timeout_of_a_rule_takes_the_backend_from_no_other() {
     let daemon = Setup::new()
         .rule("short.com", rule(json!({ "timeout_connect": 0.01 })))
         .rule("long.com", rule(json!({})))
+        .rule("held.com", rule_for(&[full.port], json!({ "timeout_connect": 0.01, "hold": 60 })))
         .start();
+    let mut waits = daemon.connect();
+    waits.send(get("held.com", "/"));
+    expect_told(&daemon, full.port, "ejected: a request waits for it (rule held.com)");
     let told = told(full.port, "ejected: 3 connections in a row could not be opened");
     eventually("it is ejected", || {
         statuses(&daemon, "short.com", 2);
@@ -283,6 +287,7 @@ fn short_timeout_of_a_rule_takes_the_backend_from_no_other() {
     assert!(daemon.log.text().contains("timed out (rule short.com)"), "{}", daemon.log.text());
     let told = daemon.api().get("/which/long.com");
     assert_eq!(told["backends"][0]["health"], "up", "{told}");
+    assert_eq!(daemon.api().get("/which/held.com")["outcome"], "held");
 }
 
 /// Its probes call it well, for it accepts connections; its requests show it anew.

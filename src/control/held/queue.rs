@@ -498,7 +498,7 @@ fn since(place: Rank, now: Instant) -> Instant {
 
 /// Whether a request is held because no backend has taken it.
 fn is_for_backend(why: HoldReason) -> bool {
-    matches!(why, HoldReason::NoBackend | HoldReason::Silence)
+    matches!(why, HoldReason::NoBackend | HoldReason::Unserved)
 }
 
 fn take_one<K: std::hash::Hash + Eq, S: std::hash::BuildHasher>(
