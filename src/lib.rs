@@ -50,4 +50,6 @@ pub mod bench {
 #[doc(hidden)]
 pub mod fuzz {
     pub use crate::control::any_value_of_a_fleet as fleet;
+    #[cfg(fuzzing)]
+    pub use crate::network::properties::networks;
 }

@@ -99,6 +99,7 @@ impl<'r> Check<'r> {
     pub fn of(name: &'r str, arguments: &'r Value) -> Option<Check<'r>> {
         let path = arguments["check"].as_str().filter(|check| check.starts_with('/'))?;
         let own = name.split_once("://").map_or(name, |(_, host)| host);
+        let own = if own == "*" { "backend" } else { own };
         let given = ["check_host", "host"].into_iter().find_map(|name| arguments[name].as_str());
         let host = given.unwrap_or(own);
         let statuses = match &arguments["check_status"] {
@@ -160,6 +161,22 @@ mod tests {
         let all = Applications::of(&json!(["proxy", {"backends": backends}, true]));
         let shown: Vec<String> = all.used.iter().map(ToString::to_string).collect();
         assert_eq!(shown, ["[::1]:80", "b.internal:443", "unix:/run/a.sock", "unix:@b"]);
+    }
+
+    #[test]
+    fn check_asks_for_the_host_of_requests() {
+        for (arguments, host) in [
+            (json!({"check": "/"}), "a.com"),
+            (json!({"check": "/", "host": "b.com:81"}), "b.com:81"),
+            (json!({"check": "/", "host": "b.com", "check_host": "c.com"}), "c.com"),
+            (json!({"check": "/", "host": "backend"}), "backend"),
+        ] {
+            let check = Check::of("https://a.com", &arguments).expect("a check");
+            assert_eq!(check.host, host, "{arguments}");
+        }
+        // `*` is no host; the daemon's probes name the backend, too.
+        let arguments = json!({"check": "/"});
+        assert_eq!(Check::of("*", &arguments).expect("a check").host, "backend");
     }
 
     #[test]

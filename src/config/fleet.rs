@@ -266,8 +266,8 @@ pub(super) const LIMITS: Key = key(
     "fleet_limits",
     "divide",
     "divide or each",
-    "Whether max_requests_per_second, max_connections, max_held and release_rate of a rule are for \
-     all nodes together (divided by the live nodes, rounded up) or for each node.",
+    "Whether max_requests_per_second, max_connections, max_open_requests, max_held and release_rate \
+     of a rule are for all nodes together (divided by the live nodes, rounded up) or for each node.",
     next_start!(fleet.limits_each),
     |config, text| {
         config.fleet.limits_each = match text {

@@ -113,6 +113,7 @@ impl Handle {
             json!({
                 "backend": known.backend.to_string(),
                 "check": known.check,
+                "rule": known.rule,
                 "state": known.state.as_str(),
                 "reason": known.reason,
                 "since": unix_seconds(known.since),
@@ -328,6 +329,7 @@ impl Control {
             Some(Known {
                 backend: known["backend"].as_str()?.parse().ok()?,
                 check: known["check"].as_str().map(str::to_owned),
+                rule: known["rule"].as_str().map(str::to_owned),
                 state: State::parse(known["state"].as_str()?)?,
                 reason: known["reason"].as_str().unwrap_or_default().to_owned(),
                 since: SystemTime::UNIX_EPOCH.checked_add(since)?,

@@ -398,13 +398,14 @@ impl Control {
             never = beat.of(Part::Probes, self.prober.run(|change| {
                 sources.events.tell(health_event(change));
                 if !change.state.is_bad() {
-                    let check = change.check.as_ref().map(|of| of.check.id());
+                    let check = change.check.as_ref();
+                    let check = check.and_then(|of| Some(of.check.as_ref()?.id()));
                     sources.held.reached(change.backend, check);
                 }
             })) => never,
             never = beat.of(Part::Held, self.scheduler.run(
                 |begun| self.wake.begun(begun),
-                |wanted| sources.health.want(wanted),
+                |wanted| sources.health.want(wanted, &sources.published.table()),
             )) => never,
             never = beat.of(Part::Statistics, self.heart.run(
                 |happened| sources.health.changed(&happened.watched),

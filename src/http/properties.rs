@@ -11,7 +11,7 @@ use super::field::{Name, Named, classify, is_token_byte, is_value_byte};
 use super::{
     Chunked, FramingOut, HeadScan, HttpDate, Method, Passed, Refusal, RequestForward,
     RequestFraming, ResponseForward, ResponseFraming, Scheme, Target, TrailerRules, Version, Via,
-    field_room, parse_request, parse_response, write_request, write_response,
+    client_in, field_room, parse_request, parse_response, write_request, write_response,
 };
 use crate::limits::FIELDS_MAX;
 
@@ -540,5 +540,31 @@ pub fn canary(bytes: &[u8]) {
         let head = parse_request(&bytes[..length], &mut room);
         let chunked = head.is_ok_and(|head| head.framing == RequestFraming::Chunked);
         assert!(!chunked, "the canary sings: a chunked request was accepted");
+    }
+}
+
+/// The client in the lines of a field is the rightmost address that is not trusted, as far as the
+/// proxies behind it can be: nothing that a client writes in front of that changes it. Trusted are
+/// the addresses with an even number at the end.
+pub fn client_field(bytes: &[u8]) {
+    let is_trusted = |address: IpAddr| match address {
+        IpAddr::V4(address) => address.to_bits() % 2 == 0,
+        IpAddr::V6(address) => address.to_bits() % 2 == 0,
+    };
+    let values: Vec<&[u8]> = bytes.split(|byte| *byte == b'\n').collect();
+    let client = client_in(values.iter().copied(), is_trusted);
+    let all = values.join(&b',');
+    let members = String::from_utf8_lossy(&all);
+    let address =
+        |text: &str| Some(text.trim_matches([' ', '\t']).parse::<IpAddr>().ok()?.to_canonical());
+    let known: Vec<IpAddr> = members.rsplit(',').map_while(address).collect();
+    let expected = known.iter().find(|address| !is_trusted(**address)).or(known.last());
+    assert_eq!(client, expected.copied(), "{members:?}");
+    assert_eq!(client_in([&*all].into_iter(), is_trusted), client, "one line differs from many");
+    if client.is_some_and(|client| !is_trusted(client)) {
+        for forged in [&b"192.0.2.1"[..], b"192.0.2.2", b"", b"unknown"] {
+            let values = [forged].into_iter().chain(values.iter().copied());
+            assert_eq!(client_in(values, is_trusted), client, "{forged:?} before {members:?}");
+        }
     }
 }

@@ -243,8 +243,14 @@ proptest! {
     }
 
     #[test]
+    fn clients_in_fields(bytes in "([ \\t]?(10[.]0[.]0[.][0-9]|2001:db8::[0-9]|::ffff:10[.]0[.]0[.][0-9]|unknown|)[ \\t]?[,\n]){0,8}[0-9a-f.:]{0,12}") {
+        properties::client_field(bytes.as_bytes());
+    }
+
+    #[test]
     fn anything(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
         properties::head(&bytes);
+        properties::client_field(&bytes);
         properties::response_head(&bytes);
         properties::chunked(&bytes);
     }

@@ -31,6 +31,9 @@ pub(crate) enum HoldReason {
     Spin,
     /// No backend of its rule can be reached, and the rule has `hold`.
     NoBackend,
+    /// The backends of its rule did not serve it, though they may well serve other rules: no
+    /// response came, or no connection in the rule's own time. The rule has `hold`.
+    Unserved,
     /// Others wait for the same rule: it goes behind them.
     Behind,
 }

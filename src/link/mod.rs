@@ -48,7 +48,7 @@ pub(crate) use entrance::Entrance;
 pub(crate) use errors::{Unreached, is_local_fault, is_shortage};
 pub(crate) use gate::{Gate, Gates};
 pub(crate) use handover::{HandedOver, Protocol};
-pub(crate) use health::Down;
+pub(crate) use health::{Down, Ejected};
 pub(crate) use held::{HoldReason, Lines, RANK_FIRST, Rank, Report, Ticket, Waits, Word};
 pub(crate) use logbook::Logbook;
 use outbox::{Outbox, OutboxReader};

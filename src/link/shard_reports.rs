@@ -4,17 +4,17 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::Unreached;
+use super::{Ejected, Unreached};
 use crate::address::Address;
 use crate::table::Name;
 
 /// A report of one shard.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum ShardReport {
-    /// Several requests in a row failed at this backend: enough to eject it.
-    Failed { address: Address, how: Failure },
+    /// Several requests in a row failed: enough to eject the backend.
+    Failed { ejected: Ejected, how: Failure },
     /// The backend was reported to fail, and has answered a request since.
-    Answered { address: Address },
+    Answered { ejected: Ejected },
     /// A request was to go to an address on which this daemon itself listens.
     Loop { address: Address },
     /// No address of this name could be reached, or the name has none.

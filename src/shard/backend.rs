@@ -20,7 +20,8 @@ use super::request::{Client, RequestTicket};
 use crate::address::Address;
 use crate::limits;
 use crate::link::{
-    Counter, Failure, ShardReport, Shed, SlotTime, Turn, Unreached, is_local_fault, is_shortage,
+    Counter, Failure, HoldReason, ShardReport, Shed, SlotTime, Turn, Unreached, is_local_fault,
+    is_shortage,
 };
 use crate::proxy_protocol::{self, Version};
 use crate::ring::{Abort, Deadline, EndCounts, SendBuf, Stream};
@@ -98,7 +99,7 @@ pub(super) async fn acquire(
         lease.backend = first.map_or(0, |(index, _)| index as u16);
         return Ok(lease);
     }
-    if proxy_is_down(shard, asking.proxy) {
+    if proxy_is_down(shard, asking) {
         return Err(Ending::NoBackend(None));
     }
     waiter.begin(Phase::Connecting);
@@ -180,7 +181,7 @@ async fn attempt_one(
         Target::Name(_) | Target::Address(_) => {
             let result = open_one(waiter, asking, own, first, deadline).await;
             if let Err(Ending::NoBackend(why)) = result {
-                note_unreachable(shard, proxy, first, why);
+                note_unreachable(shard, asking, first, why);
             }
             result
         }
@@ -192,9 +193,31 @@ pub(super) fn timeout_connect(shard: &Shard, proxy: &Proxy) -> Duration {
     proxy.timeout_connect().unwrap_or_else(|| shard.timeouts().connect)
 }
 
-fn note_unreachable(shard: &Shard, proxy: &Proxy, address: Address, why: Option<Unreached>) {
+/// Whether a failure may be one for this rule alone: the connection was not open in the rule's own
+/// time, or did not take what the rule has said on it.
+fn is_own_failure(proxy: &Proxy, why: Option<Unreached>) -> bool {
+    match why {
+        None => true,
+        Some(Unreached::TimedOut | Unreached::QueueFull) => proxy.timeout_connect().is_some(),
+        Some(_) => false,
+    }
+}
+
+/// Reason to hold a request of a rule that found no backend in this way.
+pub(super) fn hold_reason(proxy: &Proxy, ending: Ending) -> HoldReason {
+    match ending {
+        Ending::NoBackend(why) if !is_own_failure(proxy, why) => HoldReason::NoBackend,
+        _ => HoldReason::Unserved,
+    }
+}
+
+/// Notes that no connection to a backend could be opened, which is so for every rule unless the
+/// failure is this one's own.
+fn note_unreachable(shard: &Shard, asking: Asking<'_>, address: Address, why: Option<Unreached>) {
+    let Asking { proxy, ticket, .. } = asking;
     if proxy.healthcheck() {
-        shard.note_failure(address, Failure::Unreachable(why));
+        let rule = is_own_failure(proxy, why).then(|| shard.rule_of(ticket));
+        shard.note_failure(address, rule, Failure::Unreachable(why));
     }
 }
 
@@ -265,7 +288,7 @@ async fn open_any(
                     none = why;
                 }
                 if let Ending::NoBackend(why) = why {
-                    note_unreachable(shard, asking.proxy, address, why);
+                    note_unreachable(shard, asking, address, why);
                 }
             }
             Some((_, Ok(lease))) => {
@@ -279,9 +302,7 @@ async fn open_any(
                 drop(opening);
                 if asking.proxy.max_connections().is_none() {
                     let why = Some(Unreached::TimedOut);
-                    slower
-                        .into_iter()
-                        .for_each(|it| note_unreachable(shard, asking.proxy, it, why));
+                    slower.into_iter().for_each(|it| note_unreachable(shard, asking, it, why));
                 }
                 shard.chose(asking.ticket, lease.address(), lease.slot());
                 return Ok(lease);
@@ -374,6 +395,7 @@ async fn open_one(
     match Stream::connect(&shard.ring, &to, deadline).await {
         Ok(stream) => {
             shard.count_connect(ticket, slot, shard.ring.now().saturating_duration_since(begun));
+            shard.note_connected(address, ticket);
             let mut lease = shard.pool.lease(shard, busy, stream, place);
             lease.watched = proxy.healthcheck();
             (lease.is_last, lease.unshared) = (!proxy.keep_alive(), asking.is_unshared());
@@ -442,13 +464,13 @@ pub(super) fn backend_at(proxy: &Proxy, address: Address) -> Option<usize> {
 
 /// Whether no backend of a rule with `hold` can take the request, as is known: then none need be
 /// tried.
-fn proxy_is_down(shard: &Shard, proxy: &Proxy) -> bool {
-    let down = &shard.published().down;
+fn proxy_is_down(shard: &Shard, asking: Asking<'_>) -> bool {
+    let (proxy, down) = (asking.proxy, &shard.published().down);
     if down.is_empty() || proxy.hold().is_zero() {
         return false;
     }
     let is_down = |address: Address| {
-        down.is_ejected(address)
+        shard.is_ejected(asking.ticket, address, false)
             || proxy.check().is_some_and(|check| down.is_failing(address, check.id()))
     };
     let mut open = proxy.all_backends().filter(|backend| backend.weight() != 0);
@@ -466,7 +488,7 @@ fn pick(shard: &Shard, asking: Asking<'_>, tried: &[usize]) -> Option<(usize, Ad
     let (backends, backup) = (proxy.backends(), proxy.backup());
     let address = |index: usize| match proxy.backend(index).target() {
         Target::Address(address) => Some(address),
-        Target::Name(name) => one_of(shard, proxy, &name.addresses()),
+        Target::Name(name) => one_of(shard, asking, &name.addresses()),
     };
     if backends.len() == 1 && backends[0].weight() != 0 && backup.is_empty() {
         return Some((0, address(0)?));
@@ -491,7 +513,7 @@ fn pick(shard: &Shard, asking: Asking<'_>, tried: &[usize]) -> Option<(usize, Ad
     let draw = Draw { random: shard.random(), turn, source };
     let open = |index| address(index).map_or(0, |address| shard.pool.busy(address));
     let is_usable =
-        |address: &Address| !shard.passes_over(proxy, *address) && !shard.is_own(*address);
+        |address: &Address| !shard.passes_over(proxy, ticket, *address) && !shard.is_own(*address);
     let ramp = Ramp::of(shard, proxy, || shard.rule_of(ticket));
     let weight = |index| proxy.backend(index).weight();
     let share = |index| match address(index).filter(is_usable) {
@@ -510,10 +532,11 @@ fn pick(shard: &Shard, asking: Asking<'_>, tried: &[usize]) -> Option<(usize, Ad
 
 /// One of a name's addresses by chance; those to be passed over leave their share to the one behind
 /// them.
-fn one_of(shard: &Shard, proxy: &Proxy, addresses: &[SocketAddr]) -> Option<Address> {
+fn one_of(shard: &Shard, asking: Asking<'_>, addresses: &[SocketAddr]) -> Option<Address> {
     let at = shard.random() as usize % addresses.len().max(1);
     let (before, from) = addresses.split_at(at);
-    let is_usable = |address: &&SocketAddr| !shard.passes_over(proxy, (**address).into());
+    let Asking { proxy, ticket, .. } = asking;
+    let is_usable = |address: &&SocketAddr| !shard.passes_over(proxy, ticket, (**address).into());
     let one = from.iter().chain(before).find(is_usable).or(from.first());
     one.map(|address| (*address).into())
 }

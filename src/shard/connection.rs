@@ -230,10 +230,9 @@ impl Connection {
             Ok(Started::Uploading(head)) => {
                 Box::pin(exchange::upload(&mut self.side, &mut backend, &mut request, head)).await
             }
-            Err(Outcome::Hold { silences }) => {
+            Err(Outcome::Hold { why, silences }) => {
                 self.side.shard.chose_none(self.side.ticket);
                 Waited::note(waited, self.side.shard.ring.now(), silences);
-                let why = HoldReason::NoBackend;
                 return Step::Hold(Box::new(Demand { request, why, timeout }));
             }
             Err(outcome) => outcome,

@@ -6,8 +6,7 @@
 //! attempt is possible: when a connection from the pool turns out dead before a byte of the
 //! response came, and the request may be repeated (RFC 9110 §9.2.2).
 
-use super::Shard;
-use super::backend::{Asking, acquire, timeout_connect};
+use super::backend::{Asking, acquire, hold_reason, timeout_connect};
 use super::body::Body;
 use super::client::ClientSide;
 use super::ending::Ending;
@@ -21,7 +20,7 @@ use super::response::{Answer, AnswerProgress, Answered, Failed, Progress};
 use super::{open_requests, upload};
 use crate::http::{Refusal, RequestFraming};
 use crate::limits;
-use crate::link::Counter;
+use crate::link::{Counter, HoldReason};
 use crate::ring::EndCounts;
 use crate::table::Proxy;
 
@@ -72,6 +71,7 @@ pub(super) enum Outcome {
     /// No backend can be reached, and the rule says to wait for one. The request is at the front of
     /// the inbox.
     Hold {
+        why: HoldReason,
         /// How often it was sent, on connections that ended without a byte of a response.
         silences: u8,
     },
@@ -149,7 +149,7 @@ pub(super) async fn start(
             again += 1;
             continue;
         }
-        note_silence(&side.shard, lease, failed);
+        note_silence(side, lease, failed);
         let silences = waited.map_or(0, |waited| waited.silences) + again;
         // What a backend that ends leaves in its accept queue is reset, and never was read.
         if failed.ending == Ending::BackendSilent
@@ -158,7 +158,7 @@ pub(super) async fn start(
             && request.method.is_idempotent()
         {
             backend.lease = None;
-            return Err(Outcome::Hold { silences: again + 1 });
+            return Err(Outcome::Hold { why: HoldReason::Unserved, silences: again + 1 });
         }
         return Err(failure(side, request, failed, true));
     }
@@ -195,7 +195,7 @@ fn without_backend(side: &ClientSide, proxy: &Proxy, ending: Ending, silences: u
             Outcome::Next(Next::Close)
         }
         Ending::NoBackend(_) | Ending::NoConnection if !proxy.hold().is_zero() => {
-            Outcome::Hold { silences }
+            Outcome::Hold { why: hold_reason(proxy, ending), silences }
         }
         // None of the body has been read: the reply sees to that.
         ending => Outcome::Fail(ending),
@@ -293,7 +293,7 @@ async fn settle(
     match answered {
         Ok(answered) => {
             let Some(lease) = &mut backend.lease else { return Outcome::Next(Next::Reset) };
-            side.shard.note_answer(lease.address());
+            side.shard.note_answer(lease.address(), side.ticket);
             if answered.tunnel {
                 return Outcome::Tunnel;
             }
@@ -307,19 +307,21 @@ async fn settle(
         Err(failed) => {
             // A backend that sees only a part of the request may well have nothing to say.
             if let (Some(lease), true) = (&backend.lease, uploaded) {
-                note_silence(&side.shard, lease, failed);
+                note_silence(side, lease, failed);
             }
             failure(side, request, failed, uploaded)
         }
     }
 }
 
-/// Notes the failure of a backend that takes a new connection and ends it without a word.
-fn note_silence(shard: &Shard, lease: &Lease, failed: Failed) {
+/// Notes the failure of a backend that takes a new connection and ends it without a response: for
+/// requests of this rule, as it may well serve others.
+fn note_silence(side: &ClientSide, lease: &Lease, failed: Failed) {
     if let Some(how) = failed.ending.failure()
         && lease.watched
     {
-        shard.note_failure(lease.address(), how);
+        let rule = side.shard.rule_of(side.ticket);
+        side.shard.note_failure(lease.address(), Some(rule), how);
     }
 }
 

@@ -7,15 +7,16 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use super::Shard;
+use super::request::RequestTicket;
 use crate::address::Address;
 use crate::limits;
-use crate::link::{Failure, ShardReport};
+use crate::link::{Ejected, Failure, ShardReport};
 use crate::table::Proxy;
 
-/// Failing backends by address, each until it responds, or has not failed for long.
+/// Failing backends, each until it responds, or has not failed for long.
 #[derive(Default)]
 pub(super) struct Failures {
-    by_address: RefCell<HashMap<Address, Failing, foldhash::fast::RandomState>>,
+    failing: RefCell<HashMap<Ejected, Failing, foldhash::fast::RandomState>>,
 }
 
 struct Failing {
@@ -31,12 +32,12 @@ struct Failing {
 
 impl Failures {
     fn is_empty(&self) -> bool {
-        self.by_address.borrow().is_empty()
+        self.failing.borrow().is_empty()
     }
 
-    fn has_refused(&self, now: Instant, address: Address) -> bool {
-        let by_address = self.by_address.borrow();
-        let until = by_address.get(&address).and_then(|failing| failing.refused_until);
+    fn has_refused(&self, now: Instant, ejected: Ejected) -> bool {
+        let failing = self.failing.borrow();
+        let until = failing.get(&ejected).and_then(|failing| failing.refused_until);
         until.is_some_and(|until| now < until)
     }
 
@@ -44,33 +45,60 @@ impl Failures {
     pub(super) fn sweep(&self, now: Instant) {
         let is_recent =
             |failing: &Failing| now.saturating_duration_since(failing.at) < limits::FAILING_KEPT;
-        self.by_address.borrow_mut().retain(|_, failing| is_recent(failing));
+        self.failing.borrow_mut().retain(|_, failing| is_recent(failing));
     }
 }
 
 impl Shard {
     /// Whether the rule's check of a backend fails, or the rule heeds failed requests and it was
     /// ejected, or refused a moment ago.
-    pub(super) fn passes_over(&self, proxy: &Proxy, address: Address) -> bool {
+    pub(super) fn passes_over(
+        &self,
+        proxy: &Proxy,
+        ticket: RequestTicket,
+        address: Address,
+    ) -> bool {
         let down = &self.published().down;
         if down.is_empty() && self.failures.is_empty() {
             return false;
         }
-        (proxy.healthcheck()
-            && (down.is_ejected(address) || self.failures.has_refused(self.ring.now(), address)))
+        proxy.healthcheck() && self.is_ejected(ticket, address, true)
             || proxy.check().is_some_and(|check| down.is_failing(address, check.id()))
     }
 
-    /// A request of a rule with `healthcheck` failed at a backend.
-    pub(super) fn note_failure(&self, address: Address, how: Failure) {
+    /// Whether requests of this rule failed at a backend, or it can't be reached; with `or_refused`
+    /// also for a moment after a single attempt.
+    pub(super) fn is_ejected(
+        &self,
+        ticket: RequestTicket,
+        address: Address,
+        or_refused: bool,
+    ) -> bool {
+        let (down, now) = (&self.published().down, self.ring.now());
+        let rule = self.rule_of(ticket);
+        let has_refused = |rule| self.failures.has_refused(now, Ejected { backend: address, rule });
+        down.is_ejected(address)
+            || down.is_ejected_for(address, rule)
+            || or_refused && (has_refused(None) || has_refused(Some(rule)))
+    }
+
+    /// A request of a rule with `healthcheck` failed at a backend. `rule` is its key where the
+    /// failure may be the rule's own: one tenant's must not take the backend from others.
+    pub(super) fn note_failure(&self, backend: Address, rule: Option<u64>, how: Failure) {
         let now = self.ring.now();
-        let mut by_address = self.failures.by_address.borrow_mut();
-        if limits::FAILING_MAX <= by_address.len() && !by_address.contains_key(&address) {
+        let ejected = Ejected { backend, rule };
+        let mut all = self.failures.failing.borrow_mut();
+        if limits::FAILING_MAX <= all.len() && !all.contains_key(&ejected) {
             return;
         }
         let unknown = Failing { count: 0, at: now, refused_until: None, is_told: false };
-        let failing = by_address.entry(address).or_insert(unknown);
-        if failing.is_told && !self.published().down.is_ejected(address) {
+        let failing = all.entry(ejected).or_insert(unknown);
+        let down = &self.published().down;
+        let is_ejected = || match rule {
+            None => down.is_ejected(backend),
+            Some(rule) => down.is_ejected_for(backend, rule),
+        };
+        if failing.is_told && !is_ejected() {
             // Control has found it well again meanwhile: this is the first failure since.
             (failing.count, failing.is_told) = (0, false);
         }
@@ -80,29 +108,35 @@ impl Shard {
             failing.refused_until = Some(now + limits::EJECTION_TIME);
         }
         if limits::EJECT_AFTER <= failing.count && !failing.is_told {
-            failing.is_told = self.end.report(ShardReport::Failed { address, how });
+            failing.is_told = self.end.report(ShardReport::Failed { ejected, how });
         }
     }
 
-    /// A backend that refused has accepted a connection.
-    pub(super) fn note_connected(&self, address: Address) {
+    /// A backend that refused has accepted a connection, for this request.
+    pub(super) fn note_connected(&self, backend: Address, ticket: RequestTicket) {
         if self.failures.is_empty() {
             return;
         }
-        if let Some(failing) = self.failures.by_address.borrow_mut().get_mut(&address) {
-            failing.refused_until = None;
+        let mut all = self.failures.failing.borrow_mut();
+        for rule in [None, Some(self.rule_of(ticket))] {
+            if let Some(failing) = all.get_mut(&Ejected { backend, rule }) {
+                failing.refused_until = None;
+            }
         }
     }
 
-    /// A backend has answered a request.
-    pub(super) fn note_answer(&self, address: Address) {
+    /// A backend has answered a request of this rule.
+    pub(super) fn note_answer(&self, backend: Address, ticket: RequestTicket) {
         if self.failures.is_empty() {
             return;
         }
-        let failing = self.failures.by_address.borrow_mut().remove(&address);
-        if failing.is_some_and(|failing| failing.is_told) {
-            // Should there be no room for it, a probe will find out.
-            let _ = self.end.report(ShardReport::Answered { address });
+        for rule in [None, Some(self.rule_of(ticket))] {
+            let ejected = Ejected { backend, rule };
+            let failing = self.failures.failing.borrow_mut().remove(&ejected);
+            if failing.is_some_and(|failing| failing.is_told) {
+                // Should there be no room for it, a probe will find out.
+                let _ = self.end.report(ShardReport::Answered { ejected });
+            }
         }
     }
 }

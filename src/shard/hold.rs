@@ -176,7 +176,9 @@ pub(super) async fn hold(
     let own_wait = Waited::begun(waited, now);
     own_wait.until = match hold.why {
         HoldReason::Spin => own_wait.since + hold.timeout,
-        HoldReason::NoBackend => *own_wait.backend_by.get_or_insert(now + hold.timeout),
+        HoldReason::NoBackend | HoldReason::Unserved => {
+            *own_wait.backend_by.get_or_insert(now + hold.timeout)
+        }
         HoldReason::Behind => now + hold.timeout,
     };
     let Waited { until, place, claim, .. } = *own_wait;

@@ -271,7 +271,6 @@ impl Pool {
         stream: Stream,
         place: Option<Permit>,
     ) -> Lease {
-        shard.note_connected(busy.address);
         Lease::new(stream, OpenConnection::new(shard), place, busy)
     }
 

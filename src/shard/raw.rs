@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::backend::{Asking, acquire, timeout_connect};
+use super::backend::{Asking, acquire, hold_reason, timeout_connect};
 use super::client::{ClientSide, Front, Idleness};
 use super::ending::Ending;
 use super::hold::{Hold, HoldOutcome, Waited};
@@ -15,7 +15,7 @@ use super::pool::Lease;
 use super::request::{Next, RequestTicket};
 use super::route::{self, Route};
 use super::{closing, hold, open_requests, tunnel};
-use crate::link::{HoldReason, Protocol};
+use crate::link::Protocol;
 use crate::ring::{EndCounts, SendBuf};
 use crate::table::{Action, Scheme, host};
 use crate::tls::{self, Alert, Seen};
@@ -209,10 +209,10 @@ async fn attempt(
     }
     match acquire(side.waiter(), asking, None).await {
         Ok(lease) => Ok(Led { lease, timeout: proxy.timeout_tunnel() }),
-        Err(Ending::NoBackend(_) | Ending::NoConnection) if !proxy.hold().is_zero() => {
+        Err(ending @ (Ending::NoBackend(_) | Ending::NoConnection)) if !proxy.hold().is_zero() => {
             side.shard.chose_none(side.ticket);
             Waited::note(waited, side.shard.ring.now(), 0);
-            Err(hold(HoldReason::NoBackend, proxy.hold()))
+            Err(hold(hold_reason(proxy, ending), proxy.hold()))
         }
         Err(ending) => Err(without_backend(side, ending)),
     }

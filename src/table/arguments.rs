@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use std::fmt::Display;
 use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
+use std::str::FromStr;
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
@@ -127,20 +128,29 @@ fn is_argument(name: &str) -> bool {
     ACTIONS.iter().any(|row| row.arguments.iter().any(|argument| argument.name == name))
 }
 
+/// Largest whole number of which a float has all up to it.
+const FLOAT_MAX: u64 = (1 << f64::MANTISSA_DIGITS) - 1;
+
 /// A whole number: as a number, as a number with `.0`, or as a string.
 pub(super) fn whole(value: &Value, allowed: RangeInclusive<u64>) -> Option<u64> {
     let number = match value {
-        Value::String(text) => text.parse().ok()?,
+        Value::String(text) => digits(text)?,
         value => match value.as_u64() {
             Some(number) => number,
             None => {
                 let number = value.as_f64().filter(|number| number.fract() == 0.0)?;
                 // In this range a float holds every whole number exactly.
-                (0.0..=u32::MAX.into()).contains(&number).then_some(number as u64)?
+                (0.0..=FLOAT_MAX as f64).contains(&number).then_some(number as u64)?
             }
         },
     };
     allowed.contains(&number).then_some(number)
+}
+
+/// A number written in digits alone, without a sign.
+pub(super) fn digits<T: FromStr>(text: &str) -> Option<T> {
+    let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|_| is_number)
 }
 
 fn count(value: &Value) -> Option<NonZeroU32> {

@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value};
 
-use super::arguments::{Arguments, Problem, problem, shorten};
+use super::arguments::{Arguments, Problem, digits, problem, shorten};
 use super::host;
 use crate::fields::FieldChange;
 use crate::limits::RULE_FIELDS_MAX;
@@ -38,8 +38,7 @@ impl HostSent {
         };
         let name = host::name(name).ok()?;
         let Some(port) = port else { return Some(HostSent::Fixed((&*name).into())) };
-        let is_number = port.bytes().all(|byte| byte.is_ascii_digit());
-        let port: u16 = port.parse().ok().filter(|port| is_number && *port != 0)?;
+        let port = digits::<u16>(port).filter(|port| *port != 0)?;
         Some(HostSent::Fixed(format!("{name}:{port}").into()))
     }
 }

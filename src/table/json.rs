@@ -19,8 +19,8 @@ use crate::rule_arguments::{self, ACTIONS};
 
 use super::access::Access;
 use super::arguments::{
-    Arguments, Problem, items, list, page_name, problem, put, seconds_to_json, shorten, shown,
-    text, whole,
+    Arguments, Problem, digits, items, list, page_name, problem, put, seconds_to_json, shorten,
+    shown, text, whole,
 };
 use super::backend::{Backend, Backends, Names, Target};
 use super::check;
@@ -76,8 +76,8 @@ const ALGORITHMS: &[(&str, Algorithm)] = &[
 ];
 
 impl Algorithm {
-    /// Name in a rule.
-    pub fn as_str(self) -> &'static str {
+    /// Name in a rule; empty where it goes on behind a colon.
+    pub(super) fn as_str(self) -> &'static str {
         ALGORITHMS.iter().find(|(_, other)| *other == self).map_or("", |(name, _)| name)
     }
 }
@@ -372,7 +372,7 @@ fn read_backend(item: &Value, names: &mut Names) -> Result<Backend, &'static str
                 };
             }
             let (host, port) = text.rsplit_once(':').ok_or("it has no port")?;
-            let port = port.parse().ok().filter(|port| *port != 0);
+            let port = digits(port).filter(|port| *port != 0);
             backend_at(host, port.ok_or("the port is not a number up to 65535")?, names)
         }
         _ => Err(SHAPE),
@@ -445,12 +445,7 @@ fn proxy_to_json(proxy: &Proxy) -> Map<String, Value> {
         put(&mut arguments, "backup", sharing.backup.as_deref().map(pairs));
         put(&mut arguments, "attempts", options.attempts);
         put(&mut arguments, "delay", options.delay.map(seconds_to_json));
-        let algorithm = options.algorithm.map(|it| match (it, sharing.affinity.as_deref()) {
-            (Algorithm::Cookie, Some(name)) => format!("cookie:{name}"),
-            (Algorithm::Field, Some(name)) => format!("field:{name}"),
-            (other, _) => other.as_str().to_owned(),
-        });
-        put(&mut arguments, "algorithm", algorithm);
+        put(&mut arguments, "algorithm", options.algorithm.map(|_| proxy.algorithm_text()));
         put(&mut arguments, "healthcheck", options.healthcheck);
         put(&mut arguments, "max_connections", options.max_connections.map(NonZeroU32::get));
         if let Some(check) = &options.check {

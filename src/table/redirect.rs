@@ -8,6 +8,7 @@
 //! what most redirects are.
 
 use super::Snapshot;
+use super::arguments::digits;
 use super::edit_error::EditError;
 use super::host;
 use super::rule::{Action, Redirect, Rule};
@@ -128,7 +129,7 @@ impl<'a> Server<'a> {
             None if port.is_empty() => None,
             None => return None,
             // `javascript:` and the like end here, too.
-            Some(digits) => Some(digits.parse().ok().filter(|_| !digits.starts_with('+'))?),
+            Some(port) => Some(digits(port)?),
         };
         (!host.is_empty()).then_some(Server { is_https, host, port })
     }

@@ -7,6 +7,7 @@
 //! that was given is remembered even if it equals the default: what an operator set is what they
 //! read back.
 
+use std::borrow::Cow;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -247,6 +248,15 @@ impl Proxy {
     /// How the next backend is chosen.
     pub fn algorithm(&self) -> Algorithm {
         self.given(|o| o.algorithm).unwrap_or_default()
+    }
+
+    /// Value of the argument `algorithm`.
+    pub fn algorithm_text(&self) -> Cow<'static, str> {
+        match (self.algorithm(), self.affinity()) {
+            (Algorithm::Cookie, Some(name)) => format!("cookie:{name}").into(),
+            (Algorithm::Field, Some(name)) => format!("field:{name}").into(),
+            (algorithm, _) => algorithm.as_str().into(),
+        }
     }
 
     /// Name of the cookie or field whose value decides.

@@ -9,11 +9,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::backend::{Backend, Serving, checked, closed_port, rule_for};
 use crate::daemon::{Daemon, Setup, asked_for, eventually};
 use crate::message::{Head, get, ok};
+use crate::timeouts::FullListener;
 
 fn status(status: u16) -> Arc<AtomicU16> {
     Arc::new(AtomicU16::new(status))
@@ -149,11 +150,11 @@ fn a_backend_that_accepts_and_closes_is_ejected() {
     std::thread::spawn(move || listener.incoming().for_each(drop));
     let daemon = Setup::new()
         .rule("a.com", rule_for(&[port, alive.port], json!({ "algorithm": "round_robin" })))
-        .rule("b.com", rule_for(&[port], json!({})))
         .rule("c.com", rule_for(&[clock], json!({})))
         .start();
-    assert_eq!(statuses(&daemon, "b.com", 3), [502; 3]);
-    expect_told(&daemon, port, "ejected: 3 requests in a row got no answer");
+    let failed = statuses(&daemon, "a.com", 6).into_iter().filter(|status| *status == 502);
+    assert_eq!(failed.count(), 3);
+    expect_told(&daemon, port, "ejected: 3 requests in a row got no answer (rule a.com)");
     assert_eq!(statuses(&daemon, "a.com", 10), [200; 10]);
     // another one is ejected and comes back: by then this one was probed, too
     assert_eq!(statuses(&daemon, "c.com", 3), [502; 3]);
@@ -187,6 +188,106 @@ fn an_answer_in_between_starts_the_count_anew() {
     // there is nothing else, so it is tried, and answers: that is as good as a probe
     assert_eq!(ask("a.com", "/"), 200);
     expect_told(&daemon, backend.port, "up again");
+}
+
+/// A backend of several hosts: it ends the connection without a response where the host is one of
+/// these, as nginx does with `return 444`.
+fn silent_for(hosts: &'static [&'static str]) -> Serving {
+    Backend::new().serve(move |head, server| {
+        match hosts.contains(&head.field("Host").unwrap_or_default()) {
+            true => server.half_close_if_open(),
+            false => drop(server.try_send(ok("shared"))),
+        }
+    })
+}
+
+#[test]
+fn silence_takes_a_backend_from_its_own_rule_alone() {
+    let (shared, spare) = (silent_for(&["bad.com"]), Backend::new().serve_text("spare"));
+    let rule = || rule_for(&[shared.port, spare.port], json!({ "algorithm": "round_robin" }));
+    let mut daemon = Setup::new()
+        .set("shards", 2)
+        .rule("bad.com", rule())
+        .rule("alias.com", json!(["alias", { "hostname": "bad.com" }, false]))
+        .rule("good.com", rule())
+        .rule("held.com", rule_for(&[shared.port], json!({ "hold": 60 })))
+        .start();
+    let mut client = daemon.connect();
+    let told = told(shared.port, "ejected: 3 requests in a row got no answer (rule bad.com)");
+    eventually("it is ejected", || {
+        client.exchange(get("bad.com", "/"));
+        daemon.log.text().contains(&told[0])
+    });
+    let texts = |daemon: &Daemon, host: &str| -> Vec<String> {
+        (0..8).map(|_| daemon.connect().exchange(get(host, "/")).text()).collect()
+    };
+    let expect = |daemon: &Daemon| {
+        let both = texts(daemon, "good.com");
+        assert_eq!(both.iter().filter(|text| *text == "shared").count(), 4, "{both:?}");
+        assert_eq!(texts(daemon, "held.com"), ["shared"; 8]);
+    };
+    expect(&daemon);
+    let address = format!("127.0.0.1:{}", shared.port);
+    let standing = daemon.api().get("/backends/")[&address].clone();
+    assert_eq!(standing["state"], "partly_down", "{standing}");
+    let check = &standing["checks"][0];
+    let found = (&check["check"], &check["rules"], &check["state"]);
+    assert_eq!(found, (&json!("requests"), &json!(["bad.com"]), &json!("ejected")));
+    for (host, health) in [("bad.com", "ejected"), ("alias.com", "ejected"), ("good.com", "up")] {
+        let told = daemon.api().get(&format!("/which/{host}"));
+        assert_eq!(told["backends"][0]["health"], health, "{told}");
+    }
+    daemon.upgrade();
+    expect(&daemon);
+}
+
+/// A rule that waits for a backend that gives it no response has no other rule wait.
+#[test]
+fn silence_of_a_rule_that_holds_takes_the_backend_from_no_other() {
+    let shared = silent_for(&["bad.com"]);
+    let rule = || rule_for(&[shared.port], json!({ "hold": 60 }));
+    let daemon = Setup::new().rule("bad.com", rule()).rule("good.com", rule()).start();
+    let mut waits = daemon.connect();
+    waits.send(get("bad.com", "/"));
+    expect_told(&daemon, shared.port, "ejected: a request waits for it (rule bad.com)");
+    let mut api = daemon.api();
+    for _ in 0..20 {
+        assert_eq!(daemon.connect().exchange(get("good.com", "/")).text(), "shared");
+        assert_ne!(api.get("/which/good.com")["outcome"], "held");
+    }
+    assert_eq!(waits.expect_answer().status(), 502, "it was sent as often as it may be");
+    let log = daemon.log.text();
+    let ejected = log.lines().filter(|line| line.contains("is ejected"));
+    assert!(ejected.clone().all(|line| line.ends_with("(rule bad.com)")), "{log}");
+}
+
+/// A rule's own patience is no measure for others.
+#[test]
+fn short_timeout_of_a_rule_takes_the_backend_from_no_other() {
+    let full = FullListener::new();
+    let spare = Backend::new().serve_text("spare");
+    let rule = |more: Value| {
+        let mut arguments = json!({ "algorithm": "round_robin", "attempts": 2, "delay": 0 });
+        arguments.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        rule_for(&[full.port, spare.port], arguments)
+    };
+    let daemon = Setup::new()
+        .rule("short.com", rule(json!({ "timeout_connect": 0.01 })))
+        .rule("long.com", rule(json!({})))
+        .rule("held.com", rule_for(&[full.port], json!({ "timeout_connect": 0.01, "hold": 60 })))
+        .start();
+    let mut waits = daemon.connect();
+    waits.send(get("held.com", "/"));
+    expect_told(&daemon, full.port, "ejected: a request waits for it (rule held.com)");
+    let told = told(full.port, "ejected: 3 connections in a row could not be opened");
+    eventually("it is ejected", || {
+        statuses(&daemon, "short.com", 2);
+        daemon.log.text().contains(&told[0])
+    });
+    assert!(daemon.log.text().contains("timed out (rule short.com)"), "{}", daemon.log.text());
+    let told = daemon.api().get("/which/long.com");
+    assert_eq!(told["backends"][0]["health"], "up", "{told}");
+    assert_eq!(daemon.api().get("/which/held.com")["outcome"], "held");
 }
 
 /// Its probes call it well, for it accepts connections; its requests show it anew.

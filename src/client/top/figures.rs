@@ -122,8 +122,8 @@ impl Backend {
             errors_rate: rate(value, "errors_per_second"),
             latency: ["p50", "p95"].map(|name| seconds(value, name)),
             failed_checks: list(value, "checks")
-                .filter(|check| check.get("state").is_some_and(|state| state == "down"))
                 .map(|check| (texts(check, "rules"), Backend::of(address, check)))
+                .filter(|(_, check)| check.is_bad())
                 .collect(),
         }
     }

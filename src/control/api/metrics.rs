@@ -175,7 +175,7 @@ const METRICS: &[Metric] = &[
         let up = n.up.iter();
         up.map(|(at, [up, _])| (vec![("backend", at.clone())], Value::Level(*up))).collect()
     }),
-    ("backend_checks_down", "Checks of a backend that fail, each for its rules", Level, |n| {
+    ("backend_checks_down", "Checks of a backend that fail, each for its rules, and rules whose requests alone do", Level, |n| {
         let up = n.up.iter();
         up.map(|(at, [_, down])| (vec![("backend", at.clone())], Value::Level(*down))).collect()
     }),

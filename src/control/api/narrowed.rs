@@ -35,7 +35,8 @@ fn health(change: &HealthChange, asker: &Asker, view: &OwnPart) -> Option<Health
         return view.backends.contains(&backend).then_some(change);
     };
     // Of very many rules only some are named: one of the client's may be among the others.
-    let is_concerned = view.checks.contains(&(backend, of.check.id()));
+    let check = of.check.as_ref().map(|check| (backend, check.id()));
+    let is_concerned = check.is_some_and(|check| view.checks.contains(&check));
     of.rules.retain(|name| asker.sees(name));
     of.rules_count = of.rules.len();
     (is_concerned || !of.rules.is_empty()).then_some(change)

@@ -10,8 +10,8 @@ pub(super) fn with_backend_down(down: &Down, table: &Snapshot) -> KeySet {
     if down.is_empty() {
         return found;
     }
-    let has_one = table.iter().filter(|(_, rule)| passes_one_over(down, rule));
-    found.extend(has_one.map(|(name, _)| table.key(name)));
+    let keyed = table.iter().map(|(name, rule)| (table.key(name), rule));
+    found.extend(keyed.filter(|(key, rule)| passes_one_over(down, *key, rule)).map(|(key, _)| key));
     if table.has_aliases() {
         let aliases = table.iter().filter(|(_, rule)| matches!(rule.action, Action::Alias(_)));
         let leads_there =
@@ -23,16 +23,19 @@ pub(super) fn with_backend_down(down: &Down, table: &Snapshot) -> KeySet {
     found
 }
 
-fn passes_one_over(down: &Down, rule: &Rule) -> bool {
+fn passes_one_over(down: &Down, key: u64, rule: &Rule) -> bool {
     let proxy = match &rule.action {
         Action::Proxy(proxy) => proxy,
-        Action::Spin(spin) => return spin.then().is_some_and(|then| passes_one_over(down, then)),
+        Action::Spin(spin) => {
+            return spin.then().is_some_and(|then| passes_one_over(down, key, then));
+        }
         _ => return false,
     };
     let check = proxy.check().map(|check| check.id());
     let mut is_any = false;
     rule.each_address(|address| {
-        is_any |= (proxy.healthcheck() && down.is_ejected(address))
+        let is_ejected = || down.is_ejected(address) || down.is_ejected_for(address, key);
+        is_any |= (proxy.healthcheck() && is_ejected())
             || check.is_some_and(|check| down.is_failing(address, check));
     });
     is_any
@@ -45,6 +48,8 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::address::Address;
+    use crate::link::Ejected;
     use crate::table::{Names, edit};
 
     #[test]
@@ -66,6 +71,8 @@ mod tests {
             ("alias.com", json!(["alias", {"hostname": "chain.com"}, false])),
             ("chain.com", json!(["alias", {"hostname": "ejected.com"}, false])),
             ("other.com", json!(["alias", {"hostname": "well.com"}, false])),
+            ("silent.com", proxy(9, json!({}))),
+            ("not-silent.com", proxy(9, json!({}))),
             ("empty.com", json!(["empty", {"code": 403}, false])),
         ];
         let rules = rules.map(|(name, rule)| {
@@ -75,14 +82,23 @@ mod tests {
         let table = edit(&Snapshot::default(), rules.to_vec()).expect("a table");
         let down = Down::default();
         assert!(with_backend_down(&down, &table).is_empty());
-        let address = |port: u16| SocketAddr::from(([10, 0, 0, 1], port)).into();
+        let address = |port: u16| Address::from(SocketAddr::from(([10, 0, 0, 1], port)));
         let check = table.get("checked.com").and_then(Rule::check_id).expect("a check");
-        down.publish([address(7)].into_iter(), [(address(8), check)].into_iter());
+        let ejected = [(7, None), (9, Some(table.key("silent.com")))];
+        let ejected = ejected.map(|(port, rule)| Ejected { backend: address(port), rule });
+        down.publish(ejected.into_iter(), [(address(8), check)].into_iter());
         let found = with_backend_down(&down, &table);
         let mut found: Vec<_> = found.iter().filter_map(|key| table.name_of(*key)).collect();
         found.sort_unstable();
-        let expected =
-            ["alias.com", "backup.com", "chain.com", "checked.com", "ejected.com", "spins.com"];
+        let expected = [
+            "alias.com",
+            "backup.com",
+            "chain.com",
+            "checked.com",
+            "ejected.com",
+            "silent.com",
+            "spins.com",
+        ];
         assert_eq!(found, expected);
     }
 }

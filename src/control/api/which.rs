@@ -140,7 +140,7 @@ fn told(api: &Api, table: &Snapshot, (host, asked): (&str, Question), found: &Ma
         _ => None,
     });
     let proxy = proxied.map(|(_, proxy)| proxy);
-    let backends = proxy.map(|proxy| backends(api, proxy)).unwrap_or_default();
+    let backends = proxied.map(|(at, proxy)| backends(api, at, proxy)).unwrap_or_default();
     let (published, together) = (&api.sources.published, &api.sources.shards.together);
     let line = at.and_then(|at| published.lines.wait(&[at.key, at.rule_key, table.key(host)]));
     let has_line = proxied.is_some_and(|(at, proxy)| {
@@ -236,18 +236,19 @@ fn aliases(table: &Snapshot, name: &str) -> Vec<String> {
 }
 
 /// The backends of a rule, each at each of its addresses.
-fn backends(api: &Api, proxy: &Proxy) -> Vec<BackendView> {
+fn backends(api: &Api, at: &Found<'_>, proxy: &Proxy) -> Vec<BackendView> {
     let mut ids = HashSet::new();
     proxy.all_backends().for_each(|it| it.each_address(|at| _ = ids.insert(at.to_words())));
     let counted = api.lock_statistics().backend_wholes(&ids);
     let check = proxy.check().map(|check| check.id());
+    let rule = proxy.healthcheck().then_some(at.rule_key);
     let own = &api.sources.published.own;
     let mut views = Vec::new();
     for (index, backend) in proxy.all_backends().enumerate() {
         let is_backup = proxy.backends().len() <= index;
         let before = views.len();
         backend.each_address(|address| {
-            let known = api.sources.health.state_for(address, check, proxy.healthcheck());
+            let known = api.sources.health.state_for(address, check, rule);
             let (state, reason) = known.map_or((State::Up, None), |it| (it.0, Some(it.1)));
             views.push(BackendView {
                 address: Some(address.to_string()),

@@ -338,7 +338,7 @@ fn targets(backends: &[&BackendView], proxy: &Proxy) -> String {
     let shown: Vec<String> = backends.iter().map(|backend| backend.shown().to_owned()).collect();
     match &shown[..] {
         [one] => one.clone(),
-        all => format!("one of {} ({})", some(all), proxy.algorithm().as_str()),
+        all => format!("one of {} ({})", some(all), proxy.algorithm_text()),
     }
 }
 

@@ -95,10 +95,10 @@ function showBackend() {
   for (const chart of Object.values(charts)) chart.draw();
   const found = [];
   for (const { check, state, rules, rules_count: all, ...why } of backend.checks ?? []) {
-    if (state !== "down" || isBad(backend)) continue;
+    if (!isBad({ state }) || isBad(backend)) continue;
     const others = all > rules.length ? ` and ${all - rules.length} more` : "";
-    found.push(["bad", `Its check ${check} is down ${sinceWhen(why)}, for ${rules.join(", ")}${others}.`,
-      null]);
+    const subject = check === "requests" ? "It is ejected" : `Its check ${check} is down`;
+    found.push(["bad", `${subject} ${sinceWhen(why)}, for ${rules.join(", ")}${others}.`, null]);
   }
   if (isBad(backend)) found.push(["bad", `It is ${backend.state} ${sinceWhen(backend)}`, null]);
   if (backend.errors_per_second > 0) {

@@ -225,7 +225,7 @@ function hostFindings() {
 function trouble(backend, name) {
   if (isBad(backend)) return backend;
   if (backend?.state !== "partly_down") return null;
-  return backend.checks?.find(({ state, rules }) => state === "down" && rules.includes(name)) ?? null;
+  return backend.checks?.find((check) => isBad(check) && check.rules.includes(name)) ?? null;
 }
 
 const isBad = (backend) => backend?.state === "down" || backend?.state === "ejected";

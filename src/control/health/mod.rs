@@ -28,14 +28,14 @@ use super::pause::until;
 use super::resolver::Lookups;
 use crate::address::Address;
 use crate::limits;
-use crate::link::{ControlEnd, Published, ShardReport, is_local};
+use crate::link::{ControlEnd, Ejected, Published, ShardReport, is_local};
 use crate::table::Snapshot;
 use probe::Finding;
 use watch::{Now, Watch};
 
 pub(super) use condition::State;
 pub(super) use standing::{CheckStanding, HealthChange, Known, KnownArrival, RuleFilter, Standing};
-pub(super) use watch::WantedBackends;
+pub(super) use watch::{WantedBackend, WantedBackends};
 
 /// Access of the other parts of control, which tell of rules and ask about backends.
 #[derive(Clone)]
@@ -71,8 +71,8 @@ impl Health {
 
     /// Requests wait for these backends: they are down until a probe finds them well, and probed
     /// often.
-    pub(super) fn want(&self, wanted: WantedBackends) {
-        self.lock().want(wanted, now());
+    pub(super) fn want(&self, wanted: WantedBackends, table: &Snapshot) {
+        self.lock().want(wanted, table, now());
         self.asked_for.notify_one();
     }
 
@@ -81,7 +81,7 @@ impl Health {
     pub(super) fn recall(&self, known: Vec<Known>, published: &Published) {
         let mut watch = self.lock();
         watch.follow_names(now());
-        watch.recall(known, now());
+        watch.recall(known, &published.table(), now());
         watch.take_changes();
         published.down.publish(watch.ejected(), watch.failing());
     }
@@ -112,14 +112,15 @@ impl Health {
         self.lock().states(sees)
     }
 
-    /// State of a backend for a rule with the check of this id, which heeds failed requests or not.
+    /// State of a backend for the rule with this key and the check of this id; `None` in place of
+    /// the key: the rule does not heed failed requests.
     pub(super) fn state_for(
         &self,
         backend: Address,
         check: Option<u64>,
-        heeds_failures: bool,
+        rule: Option<u64>,
     ) -> Option<(State, String)> {
-        self.lock().state_for(backend, check, heeds_failures)
+        self.lock().state_for(backend, check, rule)
     }
 
     /// Backends that requests of all rules pass over, as far as rules check them.
@@ -252,8 +253,10 @@ impl Prober {
         let mut watch = self.health.lock();
         match report {
             ShardReport::NameFailed { name } => self.lookups.doubt(&name.host),
-            ShardReport::Failed { address, how } => watch.failed(address, how, now()),
-            ShardReport::Answered { address } => watch.answered(address, now()),
+            ShardReport::Failed { ejected, how } => {
+                watch.failed(ejected, how, &self.published.table(), now());
+            }
+            ShardReport::Answered { ejected } => watch.answered(ejected, now()),
             ShardReport::Loop { address } => self.loops.note(address, Instant::now()),
             ShardReport::Panicked { client, phase } => {
                 error!("A panic has ended the connection of {client}: {phase}");
@@ -267,7 +270,7 @@ impl Prober {
             return;
         }
         self.look_at = Instant::now() + limits::EJECTED_LOOK;
-        let mut unused: HashSet<Address> = self.health.lock().ejected().collect();
+        let mut unused: HashSet<Ejected> = self.health.lock().ejected().collect();
         if unused.is_empty() {
             return;
         }
@@ -279,7 +282,7 @@ impl Prober {
         });
         let unused = looked.await.unwrap_or_default();
         let mut watch = self.health.lock();
-        unused.into_iter().for_each(|backend| watch.forget(backend));
+        unused.into_iter().for_each(|ejected| watch.forget(ejected));
     }
 
     /// Tells of changes: the shards first, then the log and `on_change`.
@@ -314,9 +317,14 @@ fn now() -> Now {
     Now { at: Instant::now(), date: SystemTime::now() }
 }
 
-/// Leaves the addresses that no rule passes requests on to.
-fn remove_used(table: &Snapshot, addresses: &mut HashSet<Address>) {
-    for (_, rule) in table.iter() {
-        rule.each_address(|address| _ = addresses.remove(&address));
+/// Leaves those at addresses that no rule passes requests on to, or the rule in question does not.
+fn remove_used(table: &Snapshot, unused: &mut HashSet<Ejected>) {
+    for (name, rule) in table.iter() {
+        let key = table.key(name);
+        rule.each_address(|backend| {
+            for rule in [None, Some(key)] {
+                unused.remove(&Ejected { backend, rule });
+            }
+        });
     }
 }

@@ -14,22 +14,31 @@ use crate::table::{Check, HostSent, host};
 pub(in crate::control) type RuleFilter = Box<dyn Fn(&str) -> bool + Send + Sync>;
 
 /// A check, and the rules that ask for it at one address.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug, Default)]
 pub(in crate::control) struct CheckedFor {
-    pub(in crate::control) check: Arc<Check>,
+    /// The check; `None`: the requests of these rules themselves.
+    pub(in crate::control) check: Option<Arc<Check>>,
     /// Names of these rules; of very many only some.
     pub(in crate::control) rules: Vec<Arc<str>>,
     pub(in crate::control) rules_count: usize,
 }
 
 impl CheckedFor {
+    /// The requests of one rule.
+    pub(super) fn requests(rule: Arc<str>) -> CheckedFor {
+        CheckedFor { check: None, rules: vec![rule], rules_count: 1 }
+    }
+
+    /// Host of the request, or `backend`.
+    fn host(&self) -> Option<&str> {
+        self.check.as_ref()?.host().map(HostSent::as_str)
+    }
+
     /// The rules in words, to stand behind a reason; nothing where the request names the only one.
     fn note(&self) -> String {
         let (shown, last) = match &self.rules[..] {
             [] => return String::new(),
-            [rule] if self.check.host().map(HostSent::as_str) == Some(host::split(rule).1) => {
-                return String::new();
-            }
+            [rule] if self.host() == Some(host::split(rule).1) => return String::new(),
             [rule] if self.rules_count == 1 => return format!(" (rule {rule})"),
             rules => (&rules[..rules.len().min(limits::RULES_TOLD_MAX)], rules.last()),
         };
@@ -44,10 +53,10 @@ impl CheckedFor {
 
     /// Members that tell which request it is, and for which rules.
     pub(in crate::control) fn describe(&self) -> Map<String, Value> {
-        let check = &self.check;
+        let check = self.check.as_ref();
         let told = json!({
-            "check": check.path().unwrap_or("tcp"),
-            "check_host": check.host().map(HostSent::as_str),
+            "check": check.map_or("requests", |check| check.path().unwrap_or("tcp")),
+            "check_host": self.host(),
             "rules": self.rules.iter().map(|rule| &**rule).collect::<Vec<_>>(),
             "rules_count": self.rules_count,
         });
@@ -66,7 +75,7 @@ pub(in crate::control) struct HealthChange {
     pub(in crate::control) backend: Address,
     pub(in crate::control) state: State,
     pub(in crate::control) reason: String,
-    /// The check in question; `None`: requests failed, or are served again.
+    /// The check or the rule in question; `None`: the backend can't be reached, or can again.
     pub(in crate::control) check: Option<CheckedFor>,
 }
 
@@ -108,6 +117,8 @@ pub(in crate::control) struct Known {
     pub(in crate::control) backend: Address,
     /// [`Check::parameters`]; `None`: the backend itself.
     pub(in crate::control) check: Option<String>,
+    /// Name of the rule whose requests failed, where it is not the backend for all.
+    pub(in crate::control) rule: Option<String>,
     pub(in crate::control) state: State,
     pub(in crate::control) reason: String,
     pub(in crate::control) since: SystemTime,
@@ -140,7 +151,7 @@ mod tests {
             let Action::Proxy(proxy) = rule.action else { panic!("{rule:?}") };
             let check = proxy.check().expect("a check").clone();
             let rules = rules.iter().map(|rule| Arc::from(*rule)).collect();
-            CheckedFor { check, rules, rules_count: count }.explain("so")
+            CheckedFor { check: Some(check), rules, rules_count: count }.explain("so")
         };
         assert_eq!(note("/", &["a.com"], 1), "so");
         assert_eq!(note("/", &["http://a.com"], 1), "so");

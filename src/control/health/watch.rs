@@ -2,8 +2,9 @@
 //! failure. Pure: clock and chance are arguments, and the owner of the plan makes the probes.
 //!
 //! The verdict of a check belongs to it and the address: a rule goes by its own check alone. Rules
-//! share the probes of checks with the same parameters, `Host` included. Requests that fail eject
-//! the address for all rules; a plain connection finds out when it is back.
+//! share the probes of checks with the same parameters, `Host` included. Connections that can't be
+//! opened eject the address for all rules; requests without a response for their own rule, as the
+//! backend may serve others. A plain connection finds out when it is back.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet};
@@ -16,8 +17,8 @@ use super::standing::{CheckedFor, HealthChange, RuleFilter};
 use crate::address::Address;
 use crate::control::pause::{doubled, jittered};
 use crate::limits;
-use crate::link::{Arrival, Arrivals, Failure};
-use crate::table::{Action, Backend, Check, HostSent, Name, Proxy, Rule, Target};
+use crate::link::{Arrival, Arrivals, Ejected, Failure};
+use crate::table::{Action, Backend, Check, HostSent, Name, Proxy, Rule, Snapshot, Target};
 use rising::Rising;
 
 /// A moment, for waiting and for telling.
@@ -73,13 +74,14 @@ struct Checked {
 #[derive(Copy, Clone)]
 enum Subject {
     Check(Spot),
-    Ejected(Address),
+    Ejected(Ejected),
 }
 
 impl Subject {
     fn address(self) -> Address {
         match self {
-            Subject::Check((address, _)) | Subject::Ejected(address) => address,
+            Subject::Check((address, _)) => address,
+            Subject::Ejected(ejected) => ejected.backend,
         }
     }
 }
@@ -99,12 +101,33 @@ struct Ejection {
     is_silent: bool,
     /// How often it was ejected again soon after.
     relapses: u32,
+    /// The rule whose requests pass over it, where it is not those of all.
+    rule: Option<Arc<str>>,
     reason: String,
     since: SystemTime,
 }
 
-/// Addresses that requests wait for, each with the check by which their rule goes.
-pub(in crate::control) type WantedBackends = HashSet<(Address, Option<u64>)>;
+impl Ejection {
+    /// Requests that pass over the backend, where it is not those of all rules.
+    fn checked_for(&self) -> Option<CheckedFor> {
+        self.rule.clone().map(CheckedFor::requests)
+    }
+}
+
+/// A backend that requests wait for.
+#[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
+pub(in crate::control) struct WantedBackend {
+    pub(in crate::control) backend: Address,
+    /// The check by which the rule of the requests goes.
+    pub(in crate::control) check: Option<u64>,
+    /// Key of that rule.
+    pub(in crate::control) rule: u64,
+    /// Whether the backend was found to be out of reach, for any rule.
+    pub(in crate::control) is_unreached: bool,
+}
+
+/// Backends that requests wait for.
+pub(in crate::control) type WantedBackends = HashSet<WantedBackend>;
 
 /// Everything that is probed.
 #[derive(Default)]
@@ -118,10 +141,10 @@ pub(super) struct Watch {
     counts: HashMap<Address, u32>,
     /// Checks that fail.
     failing: HashSet<Spot>,
-    ejected: HashMap<Address, Ejection>,
+    ejected: HashMap<Ejected, Ejection>,
     /// Time at which a backend that had given requests no response came back by its probes, and its
     /// relapses.
-    back: HashMap<Address, (Instant, u32)>,
+    back: HashMap<Ejected, (Instant, u32)>,
     planned: HashMap<u64, Planned>,
     /// Probes by time; entries that do not agree with `planned` are void.
     due: BinaryHeap<Reverse<(Instant, u64)>>,
@@ -129,7 +152,9 @@ pub(super) struct Watch {
     /// Probes begun since then.
     begun: Option<(Instant, u32)>,
     changes: Vec<HealthChange>,
-    wanted: WantedBackends,
+    /// Checks, and ejected backends, whose probes requests wait for.
+    wanted_checks: HashSet<Spot>,
+    wanted_ejected: HashSet<Ejected>,
     rising: Rising,
 }
 
@@ -286,7 +311,7 @@ impl Watch {
             }
         }
         rules.sort_unstable();
-        CheckedFor { check: checked.check.clone(), rules, rules_count }
+        CheckedFor { check: Some(checked.check.clone()), rules, rules_count }
     }
 
     fn rules_of(&self, checked: &Checked) -> impl Iterator<Item = &Arc<str>> {
@@ -296,8 +321,8 @@ impl Watch {
         asked.flat_map(|asked| &asked.rules)
     }
 
-    /// Requests failed at a backend.
-    pub(super) fn failed(&mut self, backend: Address, how: Failure, now: Now) {
+    /// Requests failed at a backend: of all rules, or of one of the table.
+    pub(super) fn failed(&mut self, ejected: Ejected, how: Failure, table: &Snapshot, now: Now) {
         let count = limits::EJECT_AFTER;
         let reason = match how {
             Failure::Unreachable(why) => {
@@ -306,55 +331,91 @@ impl Watch {
             }
             Failure::Silent => format!("{count} requests in a row got no answer"),
         };
-        self.eject(backend, how, reason, now);
+        self.eject(ejected, how, reason, table, now);
     }
 
-    fn eject(&mut self, backend: Address, how: Failure, reason: String, now: Now) {
-        if self.ejected.contains_key(&backend) || limits::EJECTED_MAX <= self.ejected.len() {
+    fn eject(
+        &mut self,
+        ejected: Ejected,
+        how: Failure,
+        reason: String,
+        table: &Snapshot,
+        now: Now,
+    ) {
+        if self.ejected.contains_key(&ejected) || limits::EJECTED_MAX <= self.ejected.len() {
             return;
         }
+        let rule = match ejected.rule.map(|key| table.name_of(key)) {
+            None => None,
+            Some(Some(name)) => Some(Arc::from(name)),
+            // The rule is gone by now.
+            Some(None) => return,
+        };
         let is_silent = how == Failure::Silent;
-        let relapses = if is_silent { self.relapses(backend, now.at) } else { 0 };
+        let relapses = if is_silent { self.relapses(ejected, now.at) } else { 0 };
         let pause = doubled(limits::EJECTED_EVERY, relapses);
-        let probe = self.schedule(Subject::Ejected(backend), now.at + pause);
-        let since = now.date;
-        let told = HealthChange { backend, state: State::Ejected, reason, check: None };
-        let reason = told.reason.clone();
-        self.ejected.insert(backend, Ejection { probe, is_silent, relapses, reason, since });
-        self.changes.push(told);
+        let probe = self.schedule(Subject::Ejected(ejected), now.at + pause);
+        let ejection = Ejection { probe, is_silent, relapses, rule, reason, since: now.date };
+        self.tell_ejection(ejected, &ejection, State::Ejected, ejection.reason.clone());
+        self.ejected.insert(ejected, ejection);
+    }
+
+    fn tell_ejection(
+        &mut self,
+        ejected: Ejected,
+        ejection: &Ejection,
+        state: State,
+        reason: String,
+    ) {
+        let check = ejection.checked_for();
+        self.changes.push(HealthChange { backend: ejected.backend, state, reason, check });
     }
 
     /// Ends the ejection of a backend.
-    fn restore(&mut self, backend: Address, reason: &str) -> Option<Ejection> {
-        let ejection = self.ejected.remove(&backend)?;
+    fn restore(&mut self, ejected: Ejected, reason: &str) -> Option<Ejection> {
+        let ejection = self.ejected.remove(&ejected)?;
         self.planned.remove(&ejection.probe);
-        let reason = reason.to_owned();
-        self.changes.push(HealthChange { backend, state: State::Up, reason, check: None });
+        self.tell_ejection(ejected, &ejection, State::Up, reason.to_owned());
         Some(ejection)
     }
 
+    /// Notes that a backend is back, for rules that let it begin with little.
+    fn note_back(&mut self, ejected: Ejected, now: Now) {
+        let Ejected { backend, rule } = ejected;
+        let arrival = rule.map_or(Arrival::Back(backend), |rule| Arrival::Added(backend, rule));
+        self.rising.note(arrival, now.at);
+    }
+
     /// How often a backend failed again soon after its probes had called it well.
-    fn relapses(&mut self, backend: Address, now: Instant) -> u32 {
+    fn relapses(&mut self, ejected: Ejected, now: Instant) -> u32 {
         let is_recent = |at: Instant| now.saturating_duration_since(at) < limits::RELAPSE_TIME;
         if limits::EJECTED_MAX <= self.back.len() {
             self.back.retain(|_, (at, _)| is_recent(*at));
         }
-        match self.back.remove(&backend) {
+        match self.back.remove(&ejected) {
             Some((at, relapses)) if is_recent(at) => (relapses + 1).min(limits::RELAPSES_MAX),
             _ => 0,
         }
     }
 
     /// Requests wait for these, and no others: one that is not known to be down has failed them.
-    pub(super) fn want(&mut self, wanted: WantedBackends, now: Now) {
-        for (backend, check) in &wanted {
-            // A backend whose check fails may well serve other rules.
-            if !check.is_some_and(|check| self.failing.contains(&(*backend, check))) {
+    pub(super) fn want(&mut self, wanted: WantedBackends, table: &Snapshot, now: Now) {
+        for WantedBackend { backend, check, rule, is_unreached } in wanted.iter().copied() {
+            let [all, one] = [None, Some(rule)].map(|rule| Ejected { backend, rule });
+            // A backend that fails for this rule may well serve others.
+            let is_failing = check.is_some_and(|check| self.failing.contains(&(backend, check)));
+            if !is_failing && ![all, one].iter().any(|it| self.ejected.contains_key(it)) {
                 let reason = "a request waits for it".to_owned();
-                self.eject(*backend, Failure::Unreachable(None), reason, now);
+                let ejected = if is_unreached { all } else { one };
+                self.eject(ejected, Failure::Unreachable(None), reason, table, now);
             }
         }
-        self.wanted = wanted;
+        let checks = wanted.iter().filter_map(|wanted| Some((wanted.backend, wanted.check?)));
+        self.wanted_checks = checks.collect();
+        let ejected = wanted.iter().flat_map(|WantedBackend { backend, rule, .. }| {
+            [None, Some(*rule)].map(|rule| Ejected { backend: *backend, rule })
+        });
+        self.wanted_ejected = ejected.collect();
         let soon = now.at + limits::HELD_PROBE_EVERY;
         let later = self.planned.iter().filter(|(_, planned)| soon < planned.due);
         let later = later.filter(|(_, planned)| self.is_wanted(planned.subject));
@@ -366,21 +427,21 @@ impl Watch {
 
     fn is_wanted(&self, subject: Subject) -> bool {
         match subject {
-            Subject::Check((address, check)) => self.wanted.contains(&(address, Some(check))),
-            Subject::Ejected(address) => self.wanted.iter().any(|(other, _)| *other == address),
+            Subject::Check(spot) => self.wanted_checks.contains(&spot),
+            Subject::Ejected(ejected) => self.wanted_ejected.contains(&ejected),
         }
     }
 
     /// A backend that was said to fail has answered a request.
-    pub(super) fn answered(&mut self, backend: Address, now: Now) {
-        if self.restore(backend, "answers requests again").is_some() {
-            self.rising.note(Arrival::Back(backend), now.at);
+    pub(super) fn answered(&mut self, ejected: Ejected, now: Now) {
+        if self.restore(ejected, "answers requests again").is_some() {
+            self.note_back(ejected, now);
         }
     }
 
     /// Forgets an ejected backend that no rule uses any more.
-    pub(super) fn forget(&mut self, backend: Address) {
-        self.restore(backend, "no rule uses it any more");
+    pub(super) fn forget(&mut self, ejected: Ejected) {
+        self.restore(ejected, "no rule uses it any more");
     }
 
     /// Looks at the addresses behind names again, when it is time to.
@@ -473,11 +534,11 @@ impl Watch {
         let subject = planned.subject;
         let pause = match subject {
             Subject::Check(spot) => self.check_ended(spot, found, now, random),
-            Subject::Ejected(backend) if found.is_well() == Some(true) => {
-                let ejection = self.restore(backend, "accepts connections");
-                self.rising.note(Arrival::Back(backend), now.at);
+            Subject::Ejected(ejected) if found.is_well() == Some(true) => {
+                let ejection = self.restore(ejected, "accepts connections");
+                self.note_back(ejected, now);
                 if let Some(ejection) = ejection.filter(|ejection| ejection.is_silent) {
-                    self.back.insert(backend, (now.at, ejection.relapses));
+                    self.back.insert(ejected, (now.at, ejection.relapses));
                 }
                 return;
             }
@@ -534,8 +595,8 @@ impl Watch {
         std::mem::take(&mut self.changes)
     }
 
-    /// Backends that requests of all rules should pass over.
-    pub(super) fn ejected(&self) -> impl Iterator<Item = Address> {
+    /// Backends that requests of all rules should pass over, or those of one.
+    pub(super) fn ejected(&self) -> impl Iterator<Item = Ejected> {
         self.ejected.keys().copied()
     }
 

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use tokio::net::unix::pipe;
 use tokio::sync::Notify;
 
-use super::health::WantedBackends;
+use super::health::{WantedBackend, WantedBackends};
 use super::pause::until;
 use crate::address::Address;
 use crate::limits;
@@ -78,8 +78,11 @@ impl Held {
     pub(super) fn wanted(&self) -> WantedBackends {
         let mut wanted = WantedBackends::new();
         let queue = self.lock();
-        for rule in queue.without_backend() {
-            rule.each_open_address(|address| _ = wanted.insert((address, rule.check_id())));
+        for (rule, key, is_unreached) in queue.without_backend() {
+            let check = rule.check_id();
+            rule.each_open_address(|backend| {
+                wanted.insert(WantedBackend { backend, check, rule: key, is_unreached });
+            });
         }
         wanted
     }

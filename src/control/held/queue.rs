@@ -83,6 +83,8 @@ struct Line {
     /// The name of the rule that matched.
     name: Arc<str>,
     places: BTreeSet<Rank>,
+    /// Whether a request found that no backend can be reached.
+    is_unreached: bool,
 }
 
 /// A release at a pace: the rule's `release_rate`, or as fast as an application can be expected to
@@ -196,12 +198,14 @@ impl Queue {
             && let Some(release) = self.releases.get_mut(&key)
         {
             release.places.insert(place);
-            if why == HoldReason::NoBackend {
+            if is_for_backend(why) {
                 // The request had its turn and comes back: more would follow it for nothing.
                 release.next = release.next.max(now + limits::HELD_PROBE_EVERY);
             }
         }
-        self.enter(&host, what, &found, outcome).places.insert(place);
+        let line = self.enter(&host, what, &found, outcome);
+        line.places.insert(place);
+        line.is_unreached |= why == HoldReason::NoBackend;
         *self.by_source.entry(source_network(source)).or_default() += 1;
         self.tickets.insert((shard, ticket), place);
         let since = since(place, now);
@@ -246,7 +250,7 @@ impl Queue {
         if let Some(line) = self.lines.get(host) {
             return Some(line.what);
         }
-        if why == HoldReason::NoBackend {
+        if is_for_backend(why) {
             return (!proxy.hold().is_zero()).then_some(Awaited::Backend);
         }
         // The requests that are counted there waited for another rule until it became this one: for
@@ -308,6 +312,7 @@ impl Queue {
                 rule: found.rule.clone(),
                 name: found.name().into(),
                 places: BTreeSet::new(),
+                is_unreached: false,
             }
         })
     }
@@ -444,10 +449,12 @@ impl Queue {
         self.pace(now, outcome);
     }
 
-    /// The rules for whose backends requests wait.
-    pub(super) fn without_backend(&self) -> impl Iterator<Item = &Rule> {
+    /// The rules for whose backends requests wait, with their keys, and whether these were found to
+    /// be out of reach.
+    pub(super) fn without_backend(&self) -> impl Iterator<Item = (&Rule, u64, bool)> {
         let lines = self.lines.values();
-        lines.filter(|line| line.what == Awaited::Backend).map(|line| &line.rule)
+        let lines = lines.filter(|line| line.what == Awaited::Backend);
+        lines.map(|line| (&line.rule, line.rule_key, line.is_unreached))
     }
 
     /// Requests that wait for each rule, by the name that matched.
@@ -487,6 +494,11 @@ impl Queue {
 fn since(place: Rank, now: Instant) -> Instant {
     let waited = Duration::from_nanos(RANK_FIRST.saturating_sub(place));
     now.checked_sub(waited).unwrap_or(now)
+}
+
+/// Whether a request is held because no backend has taken it.
+fn is_for_backend(why: HoldReason) -> bool {
+    matches!(why, HoldReason::NoBackend | HoldReason::Unserved)
 }
 
 fn take_one<K: std::hash::Hash + Eq, S: std::hash::BuildHasher>(

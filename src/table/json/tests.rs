@@ -126,6 +126,14 @@ fn arguments_of(action: &str, name: &str) -> impl Iterator<Item = &'static str> 
 }
 
 #[test]
+fn large_numbers_may_be_floats() {
+    for given in [json!(5e9), json!(5_000_000_000_u64), json!("5000000000")] {
+        let rule = read(&json!(["proxy", {"backends": "a:1", "max_body": given}, true]));
+        assert_eq!(rule.expect("a rule").to_json()[1]["max_body"], json!(5_000_000_000_u64));
+    }
+}
+
+#[test]
 fn strings_mean_the_same_as_numbers() {
     let numbers = json!({"backends": [["a", 1], ["b", 2]], "attempts": 3, "delay": 0.5,
         "algorithm": "source", "weights": [3, 0], "healthcheck": false, "max_connections": 10,
@@ -266,6 +274,10 @@ fn arguments_are_refused_by_name() {
         (proxy("attempts", json!(-1)), "host_kwarg_invalid:attempts"),
         (proxy("attempts", json!("three")), "host_kwarg_invalid:attempts"),
         (proxy("attempts", json!(null)), "host_kwarg_invalid:attempts"),
+        (proxy("attempts", json!("+3")), "host_kwarg_invalid:attempts"),
+        (proxy("max_body", json!(9007199254740992_u64)), "host_kwarg_invalid:max_body"),
+        (proxy("max_body", json!(1e16)), "host_kwarg_invalid:max_body"),
+        (proxy("backup", json!("a:+80")), "host_kwarg_invalid:backup"),
         (proxy("delay", json!(-0.5)), "host_kwarg_invalid:delay"),
         (proxy("delay", json!("inf")), "host_kwarg_invalid:delay"),
         (proxy("delay", json!("nan")), "host_kwarg_invalid:delay"),

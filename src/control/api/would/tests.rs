@@ -153,6 +153,17 @@ fn backends_that_get_the_request_are_named_and_the_others_explained() {
 }
 
 #[test]
+fn algorithm_is_told_as_the_rule_has_it() {
+    let two = [view("10.0.0.1:1", "up"), view("10.0.0.2:1", "up")];
+    for algorithm in ["random", "least_connections", "source", "cookie:sid", "field:X-User"] {
+        let arguments = json!({"backends": "10.0.0.1:1,10.0.0.2:1", "algorithm": algorithm});
+        let sentence = format!("passed on to one of 10.0.0.1:1, 10.0.0.2:1 ({algorithm})");
+        let rule = json!(["proxy", arguments, false]);
+        expect(rule, |now| now.backends = &two, "proxied", &sentence);
+    }
+}
+
+#[test]
 fn where_no_backend_is_well_they_are_tried_all_the_same() {
     let rule = || json!(["proxy", {"backends": "10.0.0.1:1"}, false]);
     let down = [view("10.0.0.1:1", "down")];

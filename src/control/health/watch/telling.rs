@@ -6,10 +6,10 @@ use std::time::{Instant, SystemTime};
 
 use super::super::condition::State;
 use super::super::standing::{CheckStanding, Known, KnownArrival, RuleFilter, Standing};
-use super::{Checked, Now, Spot, Watch};
+use super::{Checked, Ejection, Now, Spot, Watch};
 use crate::address::Address;
 use crate::limits;
-use crate::link::{Arrival, Failure};
+use crate::link::{Arrival, Ejected, Failure};
 use crate::table::Snapshot;
 
 impl Watch {
@@ -19,20 +19,26 @@ impl Watch {
         self.failing.iter().for_each(|(address, _)| *failing.entry(*address).or_default() += 1);
         let is_down = |(address, count): &(Address, u32)| self.counts.get(address) == Some(count);
         let down = failing.into_iter().filter(is_down).map(|(address, _)| address);
-        down.chain(self.ejected()).collect()
+        let ejected = self.ejected().filter(|ejected| ejected.rule.is_none());
+        down.chain(ejected.map(|ejected| ejected.backend)).collect()
     }
 
-    /// Rules and the backends at which their checks fail; of very many only some.
+    /// Rules and the backends at which their checks, or their requests alone, fail; of very many
+    /// only some.
     pub(in crate::control::health) fn failing_rules(
         &self,
         most: usize,
         sees: Option<&RuleFilter>,
     ) -> Vec<(Arc<str>, Address)> {
-        let mut all = Vec::new();
+        let is_seen = |rule: &Arc<str>| sees.is_none_or(|sees| sees(rule));
+        let ejected = self.ejected.iter().filter_map(|(ejected, ejection)| {
+            Some((ejection.rule.clone().filter(|rule| is_seen(rule))?, ejected.backend))
+        });
+        let mut all: Vec<_> = ejected.take(most).collect();
         for spot in &self.failing {
             let Some(checked) = self.checked.get(spot) else { continue };
             let rules = self.rules_of(checked);
-            let rules = rules.filter(|rule| sees.is_none_or(|sees| sees(rule)));
+            let rules = rules.filter(|rule| is_seen(rule));
             all.extend(rules.take(most - all.len()).map(|rule| (rule.clone(), spot.0)));
             if all.len() == most {
                 break;
@@ -57,9 +63,16 @@ impl Watch {
             let list = &mut found.entry(*address).or_default()[usize::from(!state.is_bad())];
             list.push(checked);
         }
-        self.ejected.keys().for_each(|address| _ = found.entry(*address).or_default());
+        let mut ejected: HashMap<Address, Vec<&Ejection>> = HashMap::new();
+        for (Ejected { backend, .. }, ejection) in &self.ejected {
+            if ejection.rule.as_ref().is_none_or(|rule| sees.is_none_or(|sees| sees(rule))) {
+                found.entry(*backend).or_default();
+                ejected.entry(*backend).or_default().push(ejection);
+            }
+        }
         let standing = |(backend, [down, up]): (Address, [Vec<&Checked>; 2])| {
-            self.standing(backend, (&down, &up), asked.contains(&backend), sees)
+            let ejected = ejected.get(&backend).map_or(&[][..], |all| all);
+            self.standing(backend, ejected, (&down, &up), asked.contains(&backend), sees)
         };
         found.into_iter().map(standing).collect()
     }
@@ -67,58 +80,77 @@ impl Watch {
     fn standing(
         &self,
         backend: Address,
+        ejected: &[&Ejection],
         (down, up): (&[&Checked], &[&Checked]),
         is_asked: bool,
         sees: Option<&RuleFilter>,
     ) -> Standing {
-        let state = match (self.ejected.get(&backend), down.len(), up.len()) {
+        let for_all = ejected.iter().find(|ejection| ejection.rule.is_none());
+        let for_one = || ejected.iter().filter(|ejection| ejection.rule.is_some());
+        let bad_count = for_one().count() + down.len();
+        let state = match (for_all, bad_count, up.len()) {
             (Some(_), ..) => State::Ejected,
-            (None, 1.., 0) => State::Down,
+            (None, 1.., 0) if !down.is_empty() => State::Down,
             (None, 1.., _) => State::PartlyDown,
             (None, 0, _) if is_asked => State::Up,
             (None, 0, _) => State::Unknown,
         };
-        let latest = |list: &[&Checked]| list.iter().map(|checked| checked.since).max();
-        let (reason, since) = match (self.ejected.get(&backend), down, up) {
-            (Some(ejection), ..) => (ejection.reason.clone(), Some(ejection.since)),
-            (None, [first], _) => {
-                (self.checked_for(first, sees).explain(&first.reason), Some(first.since))
-            }
-            (None, [first, ..], _) => {
-                let reason = self.checked_for(first, sees).explain(&first.reason);
-                (format!("{reason}; and {} checks more", down.len() - 1), latest(down))
-            }
-            (None, [], up) => {
-                let reason = up.iter().max_by_key(|checked| checked.since);
-                (reason.map(|checked| checked.reason.clone()).unwrap_or_default(), latest(up))
-            }
+        let of_ejection = |ejection: &&Ejection| CheckStanding {
+            checked_for: ejection.checked_for().unwrap_or_default(),
+            state: State::Ejected,
+            reason: ejection.reason.clone(),
+            since: ejection.since,
         };
-        let listed = down.iter().chain(up).take(limits::CHECKS_LISTED_MAX);
-        let checks = listed.map(|checked| CheckStanding {
+        let of_check = |checked: &&Checked| CheckStanding {
             checked_for: self.checked_for(checked, sees),
             state: checked.verdict.state(),
             reason: checked.reason.clone(),
             since: checked.since,
-        });
+        };
+        let bad = for_one().map(of_ejection).chain(down.iter().map(of_check));
+        let listed = bad.chain(up.iter().map(of_check)).take(limits::CHECKS_LISTED_MAX);
+        let checks: Vec<CheckStanding> = listed.collect();
+        let latest = || {
+            let ejected = for_one().map(|ejection| ejection.since);
+            ejected.chain(down.iter().map(|checked| checked.since)).max()
+        };
+        let (reason, since) = match (for_all, bad_count, checks.first()) {
+            (Some(ejection), ..) => (ejection.reason.clone(), Some(ejection.since)),
+            (None, 1, Some(first)) => (first.checked_for.explain(&first.reason), latest()),
+            (None, 2.., Some(first)) => {
+                let reason = first.checked_for.explain(&first.reason);
+                (format!("{reason}; and {} checks more", bad_count - 1), latest())
+            }
+            _ => {
+                let last = up.iter().max_by_key(|checked| checked.since);
+                let reason = last.map(|checked| checked.reason.clone()).unwrap_or_default();
+                (reason, last.map(|checked| checked.since))
+            }
+        };
         Standing {
             backend,
             state,
             reason,
             since: since.unwrap_or(SystemTime::UNIX_EPOCH),
-            checks: checks.collect(),
-            checks_count: down.len() + up.len(),
-            checks_down: down.len(),
+            checks,
+            checks_count: bad_count + up.len(),
+            checks_down: bad_count,
         }
     }
 
-    /// State of a backend for a rule with this check, and the reason; `None`: nothing is known.
+    /// State of a backend for the rule with this key and this check, and the reason; `None`:
+    /// nothing is known. Without a key the rule does not heed failed requests.
     pub(in crate::control::health) fn state_for(
         &self,
         backend: Address,
         check: Option<u64>,
-        heeds_failures: bool,
+        rule: Option<u64>,
     ) -> Option<(State, String)> {
-        if let Some(ejection) = self.ejected.get(&backend).filter(|_| heeds_failures) {
+        let ejected = rule.and_then(|rule| {
+            let of = [None, Some(rule)].map(|rule| self.ejected.get(&Ejected { backend, rule }));
+            of.into_iter().flatten().next()
+        });
+        if let Some(ejection) = ejected {
             return Some((State::Ejected, ejection.reason.clone()));
         }
         let checked = self.checked.get(&(backend, check?))?;
@@ -130,13 +162,15 @@ impl Watch {
         let checked = self.checked.iter().map(|((backend, _), checked)| Known {
             backend: *backend,
             check: Some(checked.check.parameters()),
+            rule: None,
             state: checked.verdict.state(),
             reason: checked.reason.clone(),
             since: checked.since,
         });
-        let ejected = self.ejected.iter().map(|(backend, ejection)| Known {
-            backend: *backend,
+        let ejected = self.ejected.iter().map(|(ejected, ejection)| Known {
+            backend: ejected.backend,
             check: None,
+            rule: ejection.rule.as_deref().map(str::to_owned),
             state: State::Ejected,
             reason: ejection.reason.clone(),
             since: ejection.since,
@@ -145,9 +179,14 @@ impl Watch {
     }
 
     /// Takes over what another process knew.
-    pub(in crate::control::health) fn recall(&mut self, known: Vec<Known>, now: Now) {
+    pub(in crate::control::health) fn recall(
+        &mut self,
+        known: Vec<Known>,
+        table: &Snapshot,
+        now: Now,
+    ) {
         let spots = self.spots();
-        for Known { backend, check, state, reason, since } in known {
+        for Known { backend, check, rule, state, reason, since } in known {
             let here = spots.get(&backend).map_or(&[][..], |list| list);
             let meant = match &check {
                 Some(check) => meant(here, check),
@@ -159,8 +198,9 @@ impl Watch {
                 self.recall_check(*spot, state, &reason, since);
             }
             if check.is_none() && state == State::Ejected {
-                self.eject(backend, Failure::Unreachable(None), reason, now);
-                if let Some(ejection) = self.ejected.get_mut(&backend) {
+                let ejected = Ejected { backend, rule: rule.map(|rule| table.key(&rule)) };
+                self.eject(ejected, Failure::Unreachable(None), reason, table, now);
+                if let Some(ejection) = self.ejected.get_mut(&ejected) {
                     ejection.since = since;
                 }
             }

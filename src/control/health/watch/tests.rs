@@ -14,6 +14,25 @@ const EVERY: Duration = Duration::from_secs(2);
 const SOON: Duration = Duration::from_millis(500);
 const DOWN: Duration = Duration::from_secs(1);
 
+/// A table with the rules that tests name.
+fn table() -> Snapshot {
+    let rule = |name: &str| {
+        let rule = json!(["empty", { "code": 404 }, false]);
+        let rule = Rule::from_json(name, &rule, &mut Names::default()).expect("a rule");
+        (name.to_owned(), Some(rule))
+    };
+    let rules = ["a", "one", "two"].map(rule);
+    crate::table::edit(&Snapshot::default(), rules.into()).expect("a table")
+}
+
+fn of_all(backend: &str) -> Ejected {
+    Ejected { backend: address(backend), rule: None }
+}
+
+fn of_rule(backend: &str, rule: &str) -> Ejected {
+    Ejected { rule: Some(table().key(rule)), ..of_all(backend) }
+}
+
 /// A watch with its clock.
 struct Scene {
     watch: Watch,
@@ -73,7 +92,11 @@ impl Scene {
     }
 
     fn fail(&mut self, backend: &str) {
-        self.watch.failed(address(backend), Failure::Unreachable(None), self.now);
+        self.fail_as(of_all(backend), Failure::Unreachable(None));
+    }
+
+    fn fail_as(&mut self, ejected: Ejected, how: Failure) {
+        self.watch.failed(ejected, how, &table(), self.now);
     }
 
     /// Changes that were told since the last call.
@@ -269,10 +292,10 @@ fn an_ejected_backend_is_probed_until_it_is_back() {
 #[test]
 fn one_that_fails_again_and_again_is_trusted_later_each_time() {
     let mut scene = Scene::new();
-    let backend = address("10.0.0.1:80");
+    let backend = of_rule("10.0.0.1:80", "a");
     let mut pauses = Vec::new();
     for _ in 0..7 {
-        scene.watch.failed(backend, Failure::Silent, scene.now);
+        scene.fail_as(backend, Failure::Silent);
         let due = scene.watch.due(scene.now.at).expect("a probe");
         let pause = due - scene.now.at;
         pauses.push(pause.as_secs());
@@ -283,11 +306,11 @@ fn one_that_fails_again_and_again_is_trusted_later_each_time() {
     }
     assert_eq!(pauses, [1, 2, 4, 8, 16, 16, 16]);
     scene.pass(limits::RELAPSE_TIME);
-    scene.watch.failed(backend, Failure::Silent, scene.now);
+    scene.fail_as(backend, Failure::Silent);
     assert_eq!(scene.watch.due(scene.now.at), Some(scene.now.at + DOWN));
     // an answer says more than a probe
     scene.watch.answered(backend, scene.now);
-    scene.watch.failed(backend, Failure::Silent, scene.now);
+    scene.fail_as(backend, Failure::Silent);
     assert_eq!(scene.watch.planned.len(), 1);
     assert!(scene.watch.planned.values().all(|it| it.due == scene.now.at + DOWN));
 }
@@ -298,9 +321,11 @@ fn an_answer_or_the_end_of_its_rules_ends_an_ejection_too() {
     scene.fail("10.0.0.1:80");
     scene.fail("10.0.0.2:80");
     assert_eq!(scene.watch.ejected().count(), 2);
-    scene.watch.answered(address("10.0.0.1:80"), scene.now);
-    scene.watch.forget(address("10.0.0.2:80"));
-    scene.watch.answered(address("10.0.0.9:80"), scene.now);
+    scene.watch.answered(of_rule("10.0.0.1:80", "a"), scene.now);
+    assert_eq!(scene.watch.ejected().count(), 2, "an answer to a rule is one for that rule");
+    scene.watch.answered(of_all("10.0.0.1:80"), scene.now);
+    scene.watch.forget(of_all("10.0.0.2:80"));
+    scene.watch.answered(of_all("10.0.0.9:80"), scene.now);
     assert_eq!(scene.told().len(), 4);
     scene.pass(DOWN);
     assert_eq!(scene.begin(), []);
@@ -318,7 +343,7 @@ fn an_ejection_ends_by_itself_whatever_a_check_says() {
     scene.fail("10.0.0.1:80");
     assert_eq!(scene.told(), ["10.0.0.1:80 ejected"]);
     assert_eq!(scene.watch.ejected().count(), 1);
-    scene.watch.answered(address("10.0.0.1:80"), scene.now);
+    scene.watch.answered(of_all("10.0.0.1:80"), scene.now);
     assert_eq!(scene.told(), ["10.0.0.1:80 up"]);
     assert_eq!((scene.watch.ejected().count(), scene.failing().len()), (0, 1));
     scene.change(Some(&rule), None);
@@ -424,8 +449,9 @@ fn waiting_for_a_check_ejects_nothing() {
     let id = rule.check_id();
     scene.change(None, Some(&rule));
     scene.probe(BAD);
-    let wanted: WantedBackends = [(address("10.0.0.1:80"), id)].into();
-    scene.watch.want(wanted.clone(), scene.now);
+    let (backend, rule) = (address("10.0.0.1:80"), table().key("a"));
+    let wanted = WantedBackend { backend, check: id, rule, is_unreached: true };
+    scene.watch.want([wanted].into(), &table(), scene.now);
     assert_eq!(scene.watch.ejected().count(), 0);
     scene.pass(limits::HELD_PROBE_EVERY);
     assert_eq!(scene.probe(WELL), ["10.0.0.1:80"], "sooner than was planned");
@@ -433,8 +459,50 @@ fn waiting_for_a_check_ejects_nothing() {
     scene.probe(WELL);
     assert_eq!(scene.told(), ["10.0.0.1:80 down", "10.0.0.1:80 up"]);
     // Its check is well, and still requests find no backend: it is the address.
-    scene.watch.want(wanted, scene.now);
+    scene.watch.want([wanted].into(), &table(), scene.now);
     assert_eq!(scene.told(), ["10.0.0.1:80 ejected"]);
+    assert_eq!(scene.down(), ["10.0.0.1:80"]);
+}
+
+/// A request that waits since it got no response may be the only one that gets none there.
+#[test]
+fn waiting_after_a_silence_ejects_for_the_rule_alone() {
+    let mut scene = Scene::new();
+    let (backend, rule) = (address("10.0.0.1:80"), table().key("one"));
+    let silent = WantedBackend { backend, check: None, rule, is_unreached: false };
+    scene.watch.want([silent].into(), &table(), scene.now);
+    assert_eq!(scene.watch.ejected().collect::<Vec<_>>(), [of_rule("10.0.0.1:80", "one")]);
+    // The next one finds it ejected, and so out of reach: not more than was known.
+    let known = WantedBackend { is_unreached: true, ..silent };
+    scene.watch.want([known].into(), &table(), scene.now);
+    assert!(scene.down().is_empty());
+    scene.pass(limits::HELD_PROBE_EVERY);
+    assert_eq!(scene.probe(Finding::Connected), ["10.0.0.1:80"], "sooner than was planned");
+    assert_eq!(scene.watch.ejected().count(), 0);
+}
+
+#[test]
+fn silence_is_told_with_its_rule() {
+    let mut scene = Scene::new();
+    let two = scene.rule_of("two", &["10.0.0.1:80"], "/");
+    scene.change_of("two", None, Some(&two));
+    scene.probe(WELL);
+    scene.fail_as(of_rule("10.0.0.1:80", "one"), Failure::Silent);
+    assert!(scene.down().is_empty());
+    let change = scene.watch.take_changes().pop().expect("a change");
+    assert_eq!(change.explained(), "3 requests in a row got no answer (rule one)");
+    let [standing] = &scene.watch.states(None)[..] else { panic!("one backend") };
+    assert_eq!((standing.state, &*standing.reason), (State::PartlyDown, &*change.explained()));
+    assert_eq!((standing.checks_count, standing.checks_down), (2, 1));
+    assert_eq!(standing.checks[0].checked_for.describe()["check"], "requests");
+    let sees: RuleFilter = Box::new(|rule| rule == "two");
+    let [standing] = &scene.watch.states(Some(&sees))[..] else { panic!("one backend") };
+    assert_eq!((standing.state, standing.checks_count), (State::Up, 1));
+    let [one, two] = ["one", "two"]
+        .map(|rule| scene.watch.state_for(address("10.0.0.1:80"), None, Some(table().key(rule))));
+    assert_eq!((one.map(|it| it.0), two), (Some(State::Ejected), None));
+    let failing = scene.watch.failing_rules(9, None);
+    assert_eq!(failing, [("one".into(), address("10.0.0.1:80"))]);
 }
 
 #[test]
@@ -450,13 +518,15 @@ fn another_process_knows_the_same_afterwards() {
         scene.watch.ended(id, found, scene.now, 100);
     }
     scene.fail("10.0.0.9:80");
+    scene.fail_as(of_rule("10.0.0.8:80", "one"), Failure::Silent);
     let known = scene.watch.known();
     let mut other = Scene::new();
     other.change_of("one", None, Some(&one));
     other.change_of("two", None, Some(&two));
-    other.watch.recall(known, other.now);
-    assert_eq!(other.failing(), ["two 10.0.0.1:80"]);
+    other.watch.recall(known, &table(), other.now);
+    assert_eq!(other.failing(), ["one 10.0.0.8:80", "two 10.0.0.1:80"]);
     assert_eq!(other.down(), ["10.0.0.9:80"]);
+    assert!(other.watch.ejected().any(|ejected| ejected == of_rule("10.0.0.8:80", "one")));
     let standing = other.watch.states(None);
     let shared = standing.iter().find(|it| it.backend == address("10.0.0.1:80")).expect("it");
     assert_eq!((shared.state, &*shared.reason), (State::PartlyDown, "GET / of two: answered 500"));
@@ -466,8 +536,8 @@ fn another_process_knows_the_same_afterwards() {
     let since = SystemTime::UNIX_EPOCH;
     let backend = address("10.0.0.1:80");
     let reason = "answered 500".to_owned();
-    let known = Known { backend, check: None, state: State::Down, reason, since };
-    other.watch.recall(vec![known], other.now);
+    let known = Known { backend, check: None, rule: None, state: State::Down, reason, since };
+    other.watch.recall(vec![known], &table(), other.now);
     assert_eq!(other.failing(), ["one 10.0.0.1:80"]);
 }
 
@@ -498,8 +568,8 @@ fn ejections_have_a_bound() {
     let mut scene = Scene::new();
     for number in 0..=limits::EJECTED_MAX as u32 {
         let ip = std::net::SocketAddr::from(((0x0a00_0000 + number).to_be_bytes(), 80));
-        let backend = Address::from(ip);
-        scene.watch.failed(backend, Failure::Silent, scene.now);
+        let ejected = Ejected { backend: Address::from(ip), rule: None };
+        scene.fail_as(ejected, Failure::Silent);
     }
     assert_eq!(scene.down().len(), limits::EJECTED_MAX);
 }

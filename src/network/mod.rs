@@ -3,6 +3,9 @@
 //! An IPv4 address that is mapped into IPv6 (`::ffff:192.0.2.1`) is that IPv4 address, also as a
 //! network. Pure.
 
+#[cfg(any(test, fuzzing))]
+pub mod properties;
+
 use std::cmp::Reverse;
 use std::fmt;
 use std::net::IpAddr;
@@ -264,6 +267,16 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn networks_hold(text in "(([0-9]{1,3}[.]){3}[0-9]{1,3}|[0-9a-f:]{2,20}|::ffff:10[.]0[.]0[.][0-9])(/[0-9]{1,3})?(,(::|10[.]0[.]0[.]0|fe80::)/[0-9]{1,3}){0,5}") {
+            properties::networks(text.as_bytes());
+        }
+
+        #[test]
+        fn networks_hold_for_any_bytes(bytes in vec(any::<u8>(), 0..60)) {
+            properties::networks(&bytes);
+        }
+
         /// The map against a search through all networks.
         #[test]
         fn map_is_a_search_for_the_longest_prefix(
@@ -277,11 +290,7 @@ mod tests {
                 std::net::Ipv6Addr::from_bits(0xffff_ffff_ff00 | u128::from(low)).into(),
             ];
             for address in addresses {
-                let canonical = address.to_canonical();
-                let has_it = |network: &Network| {
-                    let is_family = canonical.is_ipv4() == network.address.is_ipv4();
-                    is_family && first(canonical, network.bits) == network.address
-                };
+                let has_it = |network: &Network| properties::contains(network, address);
                 let found = marked.iter().filter(|(network, _)| has_it(network));
                 // Of equals the last.
                 let expected = found.max_by_key(|(network, _)| network.bits).map(|(_, mark)| *mark);
