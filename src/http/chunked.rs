@@ -275,7 +275,6 @@ impl Chunked {
         if self.line > CHUNK_LINE_BYTES_MAX {
             return None;
         }
-        let space = matches!(byte, b' ' | b'\t');
         Some(match (self.state, byte) {
             (State::SizeStart | State::Size, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {
                 let digit = (byte as char).to_digit(16)?;
@@ -286,39 +285,10 @@ impl Chunked {
                 self.left = self.left << 4 | u64::from(digit);
                 State::Size
             }
-
-            // chunk-ext = *( BWS ";" BWS chunk-ext-name [ BWS "=" BWS chunk-ext-val ] ), §7.1.1
-            (
-                State::Size
-                | State::ExtensionName
-                | State::AfterName
-                | State::ValueToken
-                | State::AfterQuoted
-                | State::BeforeSemicolon,
-                b';',
-            ) => State::BeforeName,
             (
                 State::Size | State::ExtensionName | State::ValueToken | State::AfterQuoted,
                 b'\r',
             ) => State::SizeLf,
-            (State::Size | State::ValueToken | State::AfterQuoted | State::BeforeSemicolon, _)
-                if space =>
-            {
-                State::BeforeSemicolon
-            }
-            (State::BeforeName, _) if space => State::BeforeName,
-            (State::BeforeName | State::ExtensionName, _) if is_token_byte(byte) => {
-                State::ExtensionName
-            }
-            (State::ExtensionName | State::AfterName, b'=') => State::BeforeValue,
-            (State::ExtensionName | State::AfterName, _) if space => State::AfterName,
-            (State::BeforeValue, _) if space => State::BeforeValue,
-            (State::BeforeValue, b'"') => State::Quoted,
-            (State::BeforeValue | State::ValueToken, _) if is_token_byte(byte) => State::ValueToken,
-            (State::Quoted, b'"') => State::AfterQuoted,
-            (State::Quoted, b'\\') => State::QuotedPair,
-            (State::Quoted | State::QuotedPair, _) if is_value_byte(byte) => State::Quoted,
-
             (State::SizeLf, b'\n') => {
                 self.line = 0;
                 if self.left == 0 { State::TrailerStart } else { State::Data }
@@ -328,7 +298,7 @@ impl Chunked {
                 self.line = 0;
                 State::SizeStart
             }
-            _ => return None,
+            (state, _) => return step_extension(state, byte),
         })
     }
 
@@ -368,6 +338,42 @@ impl Chunked {
         }
         Some(state)
     }
+}
+
+/// The state after a byte of an extension (RFC 9112 §7.1.1): `chunk-ext = *( BWS ";" BWS
+/// chunk-ext-name [ BWS "=" BWS chunk-ext-val ] )`.
+#[inline]
+fn step_extension(state: State, byte: u8) -> Option<State> {
+    let space = matches!(byte, b' ' | b'\t');
+    Some(match (state, byte) {
+        (
+            State::Size
+            | State::ExtensionName
+            | State::AfterName
+            | State::ValueToken
+            | State::AfterQuoted
+            | State::BeforeSemicolon,
+            b';',
+        ) => State::BeforeName,
+        (State::Size | State::ValueToken | State::AfterQuoted | State::BeforeSemicolon, _)
+            if space =>
+        {
+            State::BeforeSemicolon
+        }
+        (State::BeforeName, _) if space => State::BeforeName,
+        (State::BeforeName | State::ExtensionName, _) if is_token_byte(byte) => {
+            State::ExtensionName
+        }
+        (State::ExtensionName | State::AfterName, b'=') => State::BeforeValue,
+        (State::ExtensionName | State::AfterName, _) if space => State::AfterName,
+        (State::BeforeValue, _) if space => State::BeforeValue,
+        (State::BeforeValue, b'"') => State::Quoted,
+        (State::BeforeValue | State::ValueToken, _) if is_token_byte(byte) => State::ValueToken,
+        (State::Quoted, b'"') => State::AfterQuoted,
+        (State::Quoted, b'\\') => State::QuotedPair,
+        (State::Quoted | State::QuotedPair, _) if is_value_byte(byte) => State::Quoted,
+        _ => return None,
+    })
 }
 
 /// The value of a digit, or `NO_DIGIT`.

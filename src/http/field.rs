@@ -122,6 +122,8 @@ pub(super) struct Survey<'b> {
     pub(super) host_is_odd: bool,
     pub(super) close: bool,
     pub(super) keep_alive: bool,
+    /// A connection option may name a field.
+    extra_options: bool,
     /// `upgrade` is among the connection options.
     pub(super) upgrade_option: bool,
     /// An Upgrade field that we would let a backend see.
@@ -160,71 +162,76 @@ pub(super) struct Survey<'b> {
 /// Collects what the fields say; refuses only what can't be bounded.
 pub(super) fn survey<'b>(fields: &Fields<'_, 'b>) -> Result<Survey<'b>, Refusal> {
     let mut found = Survey::default();
-    let mut extra_options = false;
     for (index, field) in fields.list.iter().enumerate() {
-        match classify(field.name.as_bytes()) {
-            Name::Plain => found.read_authentication(field.name.as_bytes(), field.value),
-            Name::Host => {
-                found.host.add(field.value);
-                found.hosts.insert(index);
-                found.host_is_odd |= !fields.is_plainly_spaced(index);
-            }
-            Name::ContentLength => {
-                found.length.add(field.value);
-                found.framing.insert(index);
-                let leading_zero = field.value.len() > 1 && field.value[0] == b'0';
-                found.framing_is_odd |= leading_zero || !fields.is_plainly_spaced(index);
-            }
-            Name::TransferEncoding => {
-                found.coding.add(field.value);
-                found.framing.insert(index);
-                found.framing_is_odd |=
-                    field.value != b"chunked" || !fields.is_plainly_spaced(index);
-            }
-            Name::Connection => {
-                found.hop.insert(index);
-                extra_options |= found.read_options(field.value);
-            }
-            Name::Upgrade => {
-                found.upgrade.insert(index);
-                found.read_upgrade(field.value);
-            }
-            Name::Expect => {
-                found.read_expect(index, field.value);
-            }
-            Name::Trailer => found.trailer.insert(index),
-            Name::Hop => {
-                found.hop.insert(index);
-                if is(field.name.as_bytes(), b"keep-alive") {
-                    let seconds = keep_alive_seconds(field.value);
-                    found.keep_alive_seconds = found.keep_alive_seconds.or(seconds);
-                }
-            }
-            Name::Te => {
-                found.hop.insert(index);
-                found.takes_trailers |= list(field.value).any(|coding| is(coding, b"trailers"));
-            }
-            Name::Date => found.dates.insert(index),
-            Name::Via => found.via.insert(index),
-            Name::ForwardedProto => {
-                found.proto = Some(field.value);
-                found.forwarding.insert(index);
-            }
-            Name::ForwardedProtocol => {
-                found.protocol = Some(field.value);
-                found.forwarding.insert(index);
-            }
-            Name::Forwarding => found.forwarding.insert(index),
-            Name::RequestId => {
-                found.request_ids.insert(index);
-                found.request_id = found.request_id.or(Some(field.value));
-            }
-        }
+        found.read(fields, index, field);
     }
-    if extra_options {
+    if found.extra_options {
         found.drop_named_by_connection(fields)?;
     }
     Ok(found)
+}
+
+impl<'b> Survey<'b> {
+    /// Collects what one field says.
+    #[inline]
+    fn read(&mut self, fields: &Fields<'_, 'b>, index: usize, field: &Header<'b>) {
+        match classify(field.name.as_bytes()) {
+            Name::Plain => self.read_authentication(field.name.as_bytes(), field.value),
+            Name::Host => {
+                self.host.add(field.value);
+                self.hosts.insert(index);
+                self.host_is_odd |= !fields.is_plainly_spaced(index);
+            }
+            Name::ContentLength => {
+                self.length.add(field.value);
+                self.framing.insert(index);
+                let leading_zero = field.value.len() > 1 && field.value[0] == b'0';
+                self.framing_is_odd |= leading_zero || !fields.is_plainly_spaced(index);
+            }
+            Name::TransferEncoding => {
+                self.coding.add(field.value);
+                self.framing.insert(index);
+                self.framing_is_odd |=
+                    field.value != b"chunked" || !fields.is_plainly_spaced(index);
+            }
+            Name::Connection => {
+                self.hop.insert(index);
+                self.read_options(field.value);
+            }
+            Name::Upgrade => {
+                self.upgrade.insert(index);
+                self.read_upgrade(field.value);
+            }
+            Name::Expect => self.read_expect(index, field.value),
+            Name::Trailer => self.trailer.insert(index),
+            Name::Hop => {
+                self.hop.insert(index);
+                if is(field.name.as_bytes(), b"keep-alive") {
+                    let seconds = keep_alive_seconds(field.value);
+                    self.keep_alive_seconds = self.keep_alive_seconds.or(seconds);
+                }
+            }
+            Name::Te => {
+                self.hop.insert(index);
+                self.takes_trailers |= list(field.value).any(|coding| is(coding, b"trailers"));
+            }
+            Name::Date => self.dates.insert(index),
+            Name::Via => self.via.insert(index),
+            Name::ForwardedProto => {
+                self.proto = Some(field.value);
+                self.forwarding.insert(index);
+            }
+            Name::ForwardedProtocol => {
+                self.protocol = Some(field.value);
+                self.forwarding.insert(index);
+            }
+            Name::Forwarding => self.forwarding.insert(index),
+            Name::RequestId => {
+                self.request_ids.insert(index);
+                self.request_id = self.request_id.or(Some(field.value));
+            }
+        }
+    }
 }
 
 impl Survey<'_> {
@@ -236,19 +243,16 @@ impl Survey<'_> {
         Some(if is(said, b"https") || is(said, b"ssl") { Scheme::Https } else { Scheme::Http })
     }
 
-    /// Returns whether an option may name a field of its own.
-    fn read_options(&mut self, value: &[u8]) -> bool {
-        let mut extra = false;
+    fn read_options(&mut self, value: &[u8]) {
         for option in list(value) {
             match option.len() {
                 0 => {}
                 5 if is(option, b"close") => self.close = true,
                 10 if is(option, b"keep-alive") => self.keep_alive = true,
                 7 if is(option, b"upgrade") => self.upgrade_option = true,
-                _ => extra = true,
+                _ => self.extra_options = true,
             }
         }
-        extra
     }
 
     /// An expectation of no member expects nothing, and stays here: a reader that is stricter would

@@ -72,12 +72,7 @@ pub fn write_request(head: &RequestHead<'_, '_>, how: RequestForward, out: &mut 
         }
     }
     if !how.trusted {
-        out.extend_from_slice(b"X-Forwarded-For: ");
-        write_address(how.client, out);
-        out.extend_from_slice(match how.scheme.is_secure() {
-            false => b"\r\nX-Forwarded-Proto: http\r\n".as_slice(),
-            true => b"\r\nX-Forwarded-Proto: https\r\n",
-        });
+        write_forwarding(how, out);
     }
     if writes_id {
         write_request_id(how.request_id, out);
@@ -128,6 +123,16 @@ fn write_host(head: &RequestHead<'_, '_>, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
+/// The client's address and scheme.
+fn write_forwarding(how: RequestForward, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"X-Forwarded-For: ");
+    write_address(how.client, out);
+    out.extend_from_slice(match how.scheme.is_secure() {
+        false => b"\r\nX-Forwarded-Proto: http\r\n".as_slice(),
+        true => b"\r\nX-Forwarded-Proto: https\r\n",
+    });
+}
+
 /// Whether the body goes on as it came.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum FramingOut {
@@ -170,15 +175,7 @@ pub fn write_response(head: &ResponseHead<'_, '_>, how: ResponseForward, out: &m
     if decoded {
         dropped = dropped.union(head.framing_fields).union(head.trailer);
     }
-
-    out.extend_from_slice(b"HTTP/1.1");
-    let line_end = fields.line_start(0) - 2;
-    out.extend_from_slice(&fields.head[b"HTTP/1.1".len()..line_end]);
-    if line_end == b"HTTP/1.1 200".len() {
-        // RFC 9112 §4: the space stays where there is no reason.
-        out.push(b' ');
-    }
-    out.extend_from_slice(b"\r\n");
+    write_status_line(fields, out);
     copy_lines(fields, fields.line_start(0), dropped, out);
     if head.writes_framing {
         match head.lengths {
@@ -195,6 +192,29 @@ pub fn write_response(head: &ResponseHead<'_, '_>, how: ResponseForward, out: &m
     }
     let ends_with_connection = head.framing == ResponseFraming::UntilClose
         || (decoded && head.framing == ResponseFraming::Chunked);
+    write_connection(head, how, ends_with_connection, out);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// A status line with our version.
+fn write_status_line(fields: Fields<'_, '_>, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"HTTP/1.1");
+    let line_end = fields.line_start(0) - 2;
+    out.extend_from_slice(&fields.head[b"HTTP/1.1".len()..line_end]);
+    if line_end == b"HTTP/1.1 200".len() {
+        // RFC 9112 §4: the space stays where there is no reason.
+        out.push(b' ');
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// The Connection field of a response, where it needs one.
+fn write_connection(
+    head: &ResponseHead<'_, '_>,
+    how: ResponseForward,
+    ends_with_connection: bool,
+    out: &mut Vec<u8>,
+) {
     // An interim response says nothing about the connection; what follows a 101 is no HTTP.
     let of_connection: &[u8] = if head.status < 200 {
         b""
@@ -215,7 +235,6 @@ pub fn write_response(head: &ResponseHead<'_, '_>, how: ResponseForward, out: &m
         out.extend_from_slice(of_connection);
         out.extend_from_slice(b"\r\n");
     }
-    out.extend_from_slice(b"\r\n");
 }
 
 /// Copies the field lines from the offset `from` on, those in `dropped` left out. `from` lies at

@@ -124,25 +124,12 @@ pub fn parse_request<'h, 'b>(
     room: &'h mut FieldRoom<'b>,
 ) -> Result<RequestHead<'h, 'b>, Refusal> {
     let head = head.strip_prefix(b"\r\n").unwrap_or(head);
-    let mut parsed = httparse::Request::new(&mut []);
-    match parsed.parse_with_uninit_headers(head, room) {
-        // httparse skips any number of empty lines; the scan has refused them.
-        Ok(Status::Complete(length)) if length == head.len() && head[0] != b'\r' => {}
-        Ok(_) => return Err(Refusal::BadRequestLine),
-        Err(error) => return Err(why_no_request(head, error)),
-    }
-    let httparse::Request { method: Some(name), path: Some(path), version: Some(minor), headers } =
-        parsed
-    else {
-        return Err(Refusal::BadRequestLine);
-    };
-    let version = version(minor);
+    let (name, path, version, fields) = request_parts(head, room)?;
     let method = Method::of(name);
     if method == Method::Connect {
         return Err(Refusal::Connect);
     }
     let target = parse_target(method, path.as_bytes())?;
-    let fields = Fields { head, list: headers };
     let survey = survey(&fields)?;
     let host = host(&survey, version, target)?;
     let framing = RequestFraming::of(&survey, version)?;
@@ -154,20 +141,7 @@ pub fn parse_request<'h, 'b>(
     // With a body, too (`docker exec` is a POST): the 101 is taken once that is through.
     let upgrade =
         is_11 && survey.upgrade_option && survey.upgrade_wanted && !survey.upgrade_to_http;
-    let mut dropped = survey.hop.union(survey.empty_expect);
-    if !is_11 {
-        // RFC 9110 §10.1.1: to be ignored here, and our version on it would make it count there.
-        dropped = dropped.union(survey.expect);
-    }
-    // Odd spelling of what decides framing and routing stops here, so that a backend with another
-    // idea of white space or case reads what we read.
-    if survey.framing_is_odd {
-        dropped = dropped.union(survey.framing);
-    }
     let writes_host = survey.host_is_odd || matches!(target, Target::Absolute { .. });
-    if writes_host {
-        dropped = dropped.union(survey.hosts);
-    }
     Ok(RequestHead {
         method,
         method_bytes: name.as_bytes(),
@@ -182,7 +156,7 @@ pub fn parse_request<'h, 'b>(
         authenticates: survey.authenticates,
         forwarded_scheme: survey.forwarded_scheme(),
         fields,
-        dropped,
+        dropped: dropped(&survey, version, writes_host),
         upgrade_fields: survey.upgrade,
         forwarding: survey.forwarding,
         request_ids: survey.request_ids,
@@ -192,6 +166,46 @@ pub fn parse_request<'h, 'b>(
         writes_host,
         writes_framing: survey.framing_is_odd,
     })
+}
+
+/// Fields of a request that go on to no backend.
+#[inline]
+fn dropped(survey: &Survey<'_>, version: Version, writes_host: bool) -> FieldSet {
+    let mut dropped = survey.hop.union(survey.empty_expect);
+    if version == Version::Http10 {
+        // RFC 9110 §10.1.1: to be ignored here, and our version on it would make it count there.
+        dropped = dropped.union(survey.expect);
+    }
+    // Odd spelling of what decides framing and routing stops here, so that a backend with another
+    // idea of white space or case reads what we read.
+    if survey.framing_is_odd {
+        dropped = dropped.union(survey.framing);
+    }
+    if writes_host {
+        dropped = dropped.union(survey.hosts);
+    }
+    dropped
+}
+
+/// Method, target, version and fields of a request head, as `httparse` finds them.
+#[inline]
+fn request_parts<'h, 'b>(
+    head: &'b [u8],
+    room: &'h mut FieldRoom<'b>,
+) -> Result<(&'b str, &'b str, Version, Fields<'h, 'b>), Refusal> {
+    let mut parsed = httparse::Request::new(&mut []);
+    match parsed.parse_with_uninit_headers(head, room) {
+        // httparse skips any number of empty lines; the scan has refused them.
+        Ok(Status::Complete(length)) if length == head.len() && head[0] != b'\r' => {}
+        Ok(_) => return Err(Refusal::BadRequestLine),
+        Err(error) => return Err(why_no_request(head, error)),
+    }
+    let httparse::Request { method: Some(name), path: Some(path), version: Some(minor), headers } =
+        parsed
+    else {
+        return Err(Refusal::BadRequestLine);
+    };
+    Ok((name, path, version(minor), Fields { head, list: headers }))
 }
 
 /// A response head that was accepted.
@@ -254,25 +268,7 @@ pub fn parse_response<'h, 'b>(
     room: &'h mut FieldRoom<'b>,
     to: Method,
 ) -> Result<ResponseHead<'h, 'b>, BadResponse> {
-    let mut parsed = httparse::Response::new(&mut []);
-    let config = httparse::ParserConfig::default();
-    match config.parse_response_with_uninit_headers(&mut parsed, head, room) {
-        // An empty line in front is for requests only (RFC 9112 §2.2).
-        Ok(Status::Complete(length)) if length == head.len() && head[0] == b'H' => {}
-        Ok(_) | Err(Error::Status | Error::Version | Error::Token) => {
-            return Err(BadResponse::StatusLine);
-        }
-        Err(error) => return Err(why_no_fields(head, error).into()),
-    }
-    let httparse::Response { version: Some(minor), code: Some(status), headers, .. } = parsed
-    else {
-        return Err(BadResponse::StatusLine);
-    };
-    if status < 100 {
-        return Err(BadResponse::StatusLine);
-    }
-    let version = version(minor);
-    let fields = Fields { head, list: headers };
+    let (version, status, fields) = response_parts(head, room)?;
     let survey = survey(&fields)?;
     // The fields are checked even where they decide nothing: a cache or a client behind us may
     // look at them.
@@ -312,6 +308,30 @@ pub fn parse_response<'h, 'b>(
         lengths,
         writes_framing: survey.framing_is_odd && !none_allowed,
     })
+}
+
+/// Version, status and fields of a response head, as `httparse` finds them.
+#[inline]
+fn response_parts<'h, 'b>(
+    head: &'b [u8],
+    room: &'h mut FieldRoom<'b>,
+) -> Result<(Version, u16, Fields<'h, 'b>), BadResponse> {
+    let mut parsed = httparse::Response::new(&mut []);
+    let config = httparse::ParserConfig::default();
+    match config.parse_response_with_uninit_headers(&mut parsed, head, room) {
+        // An empty line in front is for requests only (RFC 9112 §2.2).
+        Ok(Status::Complete(length)) if length == head.len() && head[0] == b'H' => {}
+        Ok(_) | Err(Error::Status | Error::Version | Error::Token) => {
+            return Err(BadResponse::StatusLine);
+        }
+        Err(error) => return Err(why_no_fields(head, error).into()),
+    }
+    match parsed {
+        httparse::Response {
+            version: Some(minor), code: Some(status @ 100..), headers, ..
+        } => Ok((version(minor), status, Fields { head, list: headers })),
+        _ => Err(BadResponse::StatusLine),
+    }
 }
 
 fn version(minor: u8) -> Version {
