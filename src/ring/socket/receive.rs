@@ -109,6 +109,26 @@ struct Ended {
     memory: Option<Box<Vec<u8>>>,
 }
 
+impl Ended {
+    /// Result of the receive, in the buffer that it was lent or in its own.
+    #[inline]
+    fn item(self, result: i32, lent: Option<Lent>) -> Item {
+        match (result, lent, self.memory) {
+            (0, ..) => Item::End,
+            (1.., Some(lent), _) => Item::Lent(lent),
+            (1.., None, Some(mut bytes)) => {
+                // SAFETY: the kernel wrote `result` bytes into this buffer of at least that
+                // capacity.
+                unsafe { bytes.set_len(result as usize) };
+                Item::Own(*bytes)
+            }
+            // A receive with neither kind of buffer was never submitted.
+            (1.., None, None) => std::process::abort(),
+            (errno, ..) => Item::Error(-errno),
+        }
+    }
+}
+
 impl ReceiveSide {
     pub(super) const NEW: ReceiveSide = ReceiveSide {
         receiving: Receiving::Idle,
@@ -312,19 +332,7 @@ impl Inner {
             _ => {}
         }
         let side = &mut self.socket(index as u32).receive;
-        side.received.put(match (result, lent, ended.memory) {
-            (0, ..) => Item::End,
-            (1.., Some(lent), _) => Item::Lent(lent),
-            (1.., None, Some(mut bytes)) => {
-                // SAFETY: the kernel wrote `result` bytes into this buffer of at least that
-                // capacity.
-                unsafe { bytes.set_len(result as usize) };
-                Item::Own(*bytes)
-            }
-            // A receive with neither kind of buffer was never submitted.
-            (1.., None, None) => std::process::abort(),
-            (errno, ..) => Item::Error(-errno),
-        });
+        side.received.put(ended.item(result, lent));
         side.check();
         let woken = wake(&mut side.waker);
         if more && side.received.is_crowded() {
