@@ -1,22 +1,23 @@
 //! A connection for an exchange: choose a backend, wait for a place, reuse or connect, try again.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::hash::BuildHasher;
 use std::net::SocketAddr;
 use std::num::NonZeroU64;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use super::Shard;
 use super::client::Waiter;
 use super::ending::Ending;
 use super::phase::Phase;
-use super::pool::{Lease, OwnConnection, Wait};
+use super::pool::{Busy, Lease, OwnConnection, Wait};
 use super::ramp::Ramp;
 use super::request::{Client, RequestTicket};
+use super::waiting::Permit;
 use crate::address::Address;
 use crate::limits;
 use crate::link::{
@@ -105,7 +106,7 @@ pub(super) async fn acquire(
     waiter.begin(Phase::Connecting);
     // Boxed: a connection that waits for its next request should not carry this path's state.
     let mut open = Box::pin(open(&waiter, asking, first, own));
-    std::future::poll_fn(|cx| match open.as_mut().poll(cx) {
+    poll_fn(|cx| match open.as_mut().poll(cx) {
         Poll::Ready(result) => Poll::Ready(result),
         Poll::Pending if waiter.stream.poll_left(cx, asking.ends) => {
             Poll::Ready(Err(Ending::ClientGone))
@@ -242,6 +243,73 @@ fn doubt_unknown(shard: &Shard, proxy: &Proxy) {
 
 type Opening<'a> = Pin<Box<dyn Future<Output = Result<Lease, Ending>> + 'a>>;
 
+/// Connections to the addresses of one name that are opened beside each other, for one request.
+struct Race<'a> {
+    waiter: &'a Waiter<'a>,
+    asking: Asking<'a>,
+    opening: Vec<(Address, Instant, Opening<'a>)>,
+    /// Addresses not tried yet; the last is next.
+    left: Vec<Address>,
+    /// Time that the latest has for itself.
+    pause: Deadline,
+}
+
+/// Event of a race.
+enum RaceEvent {
+    Open(Lease),
+    Failed(Address, Ending),
+    /// The latest is silent: the next may be tried beside it.
+    Silent,
+}
+
+impl<'a> Race<'a> {
+    fn new(waiter: &'a Waiter<'a>, asking: Asking<'a>, first: Address, name: &Name) -> Race<'a> {
+        let mut left: Vec<Address> = name.addresses().iter().map(|it| (*it).into()).collect();
+        left.retain(|address| *address != first);
+        left.sort_by_key(|address| address.is_ipv4() != first.is_ipv4());
+        let pause = Deadline::new(&waiter.shard.ring);
+        let mut race = Race { waiter, asking, opening: Vec::with_capacity(1), left, pause };
+        race.start(first);
+        race
+    }
+
+    fn start(&mut self, address: Address) {
+        let (waiter, asking) = (self.waiter, self.asking);
+        let open = Box::pin(async move {
+            let deadline = Deadline::new(&waiter.shard.ring);
+            open_one(waiter, asking, None, address, &deadline).await
+        });
+        self.opening.push((address, waiter.shard.ring.now(), open));
+        self.pause.set(limits::NEXT_ADDRESS);
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<RaceEvent> {
+        for (at, (_, _, one)) in self.opening.iter_mut().enumerate() {
+            if let Poll::Ready(result) = one.as_mut().poll(cx) {
+                let (address, ..) = self.opening.swap_remove(at);
+                let failed = |ending| RaceEvent::Failed(address, ending);
+                return Poll::Ready(result.map_or_else(failed, RaceEvent::Open));
+            }
+        }
+        let is_silent = !self.left.is_empty() && self.pause.poll_expired(cx);
+        if is_silent { Poll::Ready(RaceEvent::Silent) } else { Poll::Pending }
+    }
+
+    /// Ends a race that one has won. Those that had their moment are passed over from now on,
+    /// unless they had to wait for a place.
+    fn end(self) {
+        let Race { waiter: Waiter { shard, .. }, asking, opening, .. } = self;
+        let slow = shard.ring.now().checked_sub(limits::NEXT_ADDRESS);
+        let slower = opening.iter().filter(|(_, since, _)| Some(*since) <= slow);
+        let slower: Vec<_> = slower.map(|one| one.0).collect();
+        drop(opening);
+        if asking.proxy.max_connections().is_none() {
+            let why = Some(Unreached::TimedOut);
+            slower.into_iter().for_each(|it| note_unreachable(shard, asking, it, why));
+        }
+    }
+}
+
 /// All that a name stands for is one attempt, as with everybody who connects to names: an
 /// application may well listen on one of `localhost`'s two addresses. One that is silent is not
 /// waited for alone: after a moment the next is tried beside it, of the other family first, and who
@@ -253,70 +321,28 @@ async fn open_any(
     name: &Name,
 ) -> Result<Lease, Ending> {
     let shard = waiter.shard;
-    let mut left: Vec<Address> = name.addresses().iter().map(|it| (*it).into()).collect();
-    left.retain(|address| *address != first);
-    // The last is tried next.
-    left.sort_by_key(|address| address.is_ipv4() != first.is_ipv4());
     let until = shard.ring.now() + timeout_connect(shard, asking.proxy);
-    let open = |address: Address| -> Opening<'_> {
-        Box::pin(async move {
-            let deadline = Deadline::new(&shard.ring);
-            open_one(waiter, asking, None, address, &deadline).await
-        })
-    };
-    let mut opening = vec![(first, shard.ring.now(), open(first))];
-    let pause = Deadline::new(&shard.ring);
-    pause.set(limits::NEXT_ADDRESS);
+    let mut race = Race::new(waiter, asking, first, name);
     let mut none = Ending::NoConnection;
     loop {
-        let ended = std::future::poll_fn(|cx| {
-            for (at, (_, _, one)) in opening.iter_mut().enumerate() {
-                if let Poll::Ready(result) = one.as_mut().poll(cx) {
-                    return Poll::Ready(Some((at, result)));
-                }
-            }
-            let is_next = !left.is_empty() && pause.poll_expired(cx);
-            if is_next { Poll::Ready(None) } else { Poll::Pending }
-        });
-        match ended.await {
-            Some((
-                at,
-                Err(why @ (Ending::NoBackend(_) | Ending::NoConnection | Ending::OwnAddress)),
-            )) => {
-                let (address, ..) = opening.swap_remove(at);
-                if why != Ending::NoConnection {
-                    none = why;
-                }
-                if let Ending::NoBackend(why) = why {
-                    note_unreachable(shard, asking, address, why);
-                }
-            }
-            Some((_, Ok(lease))) => {
-                // Those that had their moment are passed over from now on, unless they had to wait
-                // for a place.
-                let slow = shard.ring.now().checked_sub(limits::NEXT_ADDRESS);
-                let is_slow = |(address, since, _): &&(Address, Instant, Opening<'_>)| {
-                    *address != lease.address() && Some(*since) <= slow
-                };
-                let slower: Vec<_> = opening.iter().filter(is_slow).map(|one| one.0).collect();
-                drop(opening);
-                if asking.proxy.max_connections().is_none() {
-                    let why = Some(Unreached::TimedOut);
-                    slower.into_iter().for_each(|it| note_unreachable(shard, asking, it, why));
-                }
+        match poll_fn(|cx| race.poll(cx)).await {
+            RaceEvent::Open(lease) => {
+                race.end();
                 shard.chose(asking.ticket, lease.address(), lease.slot());
                 return Ok(lease);
             }
-            Some((_, failed)) => return failed,
-            None => {}
+            RaceEvent::Failed(_, Ending::NoConnection) | RaceEvent::Silent => {}
+            RaceEvent::Failed(address, Ending::NoBackend(why)) => {
+                none = Ending::NoBackend(why);
+                note_unreachable(shard, asking, address, why);
+            }
+            RaceEvent::Failed(_, Ending::OwnAddress) => none = Ending::OwnAddress,
+            RaceEvent::Failed(_, ending) => return Err(ending),
         }
         let has_time = shard.ring.now() < until;
-        match left.pop().filter(|_| has_time) {
-            Some(next) => {
-                opening.push((next, shard.ring.now(), open(next)));
-                pause.set(limits::NEXT_ADDRESS);
-            }
-            None if opening.is_empty() => return Err(none),
+        match race.left.pop().filter(|_| has_time) {
+            Some(next) => race.start(next),
+            None if race.opening.is_empty() => return Err(none),
             None => {}
         }
     }
@@ -340,7 +366,6 @@ async fn open_one(
     address: Address,
     deadline: &Deadline,
 ) -> Result<Lease, Ending> {
-    let Asking { proxy, ticket, repeatable, .. } = asking;
     let shard = waiter.shard;
     if own.is_none()
         && let Some(lease) = reuse(shard, asking, address)
@@ -352,71 +377,97 @@ async fn open_one(
         return Err(Ending::OwnAddress);
     }
     let busy = shard.pool.engage(shard, address);
-    let slot = busy.slot;
-    shard.chose(ticket, address, slot);
+    shard.chose(asking.ticket, address, busy.slot);
     let mut place = None;
-    deadline.set(asking.patience);
-    if let Some(limit) = proxy.max_connections() {
-        let since = shard.ring.now();
-        let note = || {
-            let waited = shard.ring.now().saturating_duration_since(since);
-            shard.count_wait(ticket, SlotTime::Queue, waited);
-        };
-        waiter.phase.set(Phase::Queueing);
-        while place.is_none() {
-            match shard.pool.place(shard, address, limit.get(), deadline, repeatable).await {
-                // Its place is free when it is gone.
-                Some(Wait::Idle(lease)) if asking.is_unshared() || own.is_some() => drop(lease),
-                Some(Wait::Idle(lease)) => {
-                    shard.count(Counter::Reused);
-                    note();
-                    return Ok(lease);
-                }
-                Some(Wait::Permit(free)) => place = Some(free),
-                None => {
-                    shard.end.counters().add_shed(Shed::Queue);
-                    note();
-                    return Err(Ending::BackendQueue);
-                }
+    if let Some(limit) = asking.proxy.max_connections() {
+        let takes_idle = !asking.is_unshared() && own.is_none();
+        match queue(waiter, asking, (address, limit.get()), takes_idle, deadline).await? {
+            Wait::Idle(lease) => {
+                shard.count(Counter::Reused);
+                return Ok(lease);
             }
+            Wait::Permit(free) => place = Some(free),
         }
         waiter.phase.set(Phase::Connecting);
-        note();
     }
-    if let Some(own) = own {
-        shard.count(Counter::Reused);
-        return Ok(shard.pool.lease_own(busy, *own, place));
+    match own {
+        Some(own) => {
+            shard.count(Counter::Reused);
+            Ok(shard.pool.lease_own(busy, *own, place))
+        }
+        None => connect(waiter, asking, busy, place, deadline).await,
     }
+}
+
+/// Waits for a permit of a backend that has `limit` of them, in the time that the request has for
+/// that. A connection may become idle meanwhile, which is of use where the request `takes_idle`.
+async fn queue(
+    waiter: &Waiter<'_>,
+    asking: Asking<'_>,
+    (address, limit): (Address, u32),
+    takes_idle: bool,
+    deadline: &Deadline,
+) -> Result<Wait, Ending> {
+    let shard = waiter.shard;
+    let since = shard.ring.now();
+    deadline.set(asking.patience);
+    waiter.phase.set(Phase::Queueing);
+    let wait = loop {
+        match shard.pool.place(shard, address, limit, deadline, asking.repeatable).await {
+            // Its place is free when it is gone.
+            Some(Wait::Idle(lease)) if !takes_idle => drop(lease),
+            wait => break wait,
+        }
+    };
+    shard.count_wait(asking.ticket, SlotTime::Queue, shard.time_since(since));
+    if wait.is_none() {
+        shard.end.counters().add_shed(Shed::Queue);
+    }
+    wait.ok_or(Ending::BackendQueue)
+}
+
+/// Opens a new connection to the backend with which `busy` counts the request.
+async fn connect(
+    waiter: &Waiter<'_>,
+    asking: Asking<'_>,
+    busy: Busy,
+    place: Option<Permit>,
+    deadline: &Deadline,
+) -> Result<Lease, Ending> {
+    let Asking { proxy, ticket, .. } = asking;
+    let (shard, address, slot) = (waiter.shard, busy.address, busy.slot);
     deadline.set(timeout_connect(shard, proxy));
     shard.count(Counter::Connects);
     shard.pool.make_room(shard);
     let begun = shard.ring.now();
     let Some(to) = address.to_system() else { return Err(Ending::NoBackend(None)) };
-    match Stream::connect(&shard.ring, &to, deadline).await {
-        Ok(stream) => {
-            shard.count_connect(ticket, slot, shard.ring.now().saturating_duration_since(begun));
-            shard.note_connected(address, ticket);
-            let mut lease = shard.pool.lease(shard, busy, stream, place);
-            lease.watched = proxy.healthcheck();
-            (lease.is_last, lease.unshared) = (!proxy.keep_alive(), asking.is_unshared());
-            if let Some(version) = proxy.send_proxy() {
-                introduce(waiter, &lease, version, asking, deadline).await?;
-            }
-            Ok(lease)
-        }
+    let connected = Stream::connect(&shard.ring, &to, deadline).await;
+    let stream = connected.map_err(|abort| not_connected(shard, address, slot, &abort))?;
+    shard.count_connect(ticket, slot, shard.time_since(begun));
+    shard.note_connected(address, ticket);
+    let mut lease = shard.pool.lease(shard, busy, stream, place);
+    lease.watched = proxy.healthcheck();
+    (lease.is_last, lease.unshared) = (!proxy.keep_alive(), asking.is_unshared());
+    if let Some(version) = proxy.send_proxy() {
+        introduce(waiter, &lease, version, asking, deadline).await?;
+    }
+    Ok(lease)
+}
+
+/// Counts a connection that could not be opened, and says whose fault that is.
+fn not_connected(shard: &Shard, address: Address, slot: u32, abort: &Abort) -> Ending {
+    match abort {
         // Our want of descriptors is not the backend's fault, and would be met at the next one as
         // well.
-        Err(Abort::Io(error)) if is_shortage(&error) => {
+        Abort::Io(error) if is_shortage(error) => {
             shard.end.counters().add_shed(Shed::Local);
-            Err(Ending::BackendQueue)
+            Ending::BackendQueue
         }
         // A Unix socket is as much a part of its backend as its rights are.
-        Err(Abort::Io(error)) if address.ip().is_some() && is_local_fault(&error) => {
-            Err(Ending::NoConnection)
-        }
-        Err(abort) => {
+        Abort::Io(error) if address.ip().is_some() && is_local_fault(error) => Ending::NoConnection,
+        _ => {
             shard.count_failure(slot);
-            Err(Ending::NoBackend(Some(unreached(address, &abort))))
+            Ending::NoBackend(Some(unreached(address, abort)))
         }
     }
 }

@@ -102,6 +102,16 @@ pub(super) enum Idleness {
     Kept,
 }
 
+/// Outcome of waiting for bytes of a client.
+pub(super) enum BytesEvent {
+    Bytes(RecvBuf),
+    TimedOut,
+    /// The client has ended its side, or the connection broke.
+    Ended,
+    /// The connection is for the process that takes over.
+    Moving,
+}
+
 impl ClientSide {
     pub(super) fn new(shard: Rc<Shard>, stream: Stream, client: Client) -> ClientSide {
         let deadline = Deadline::new(&shard.ring);
@@ -180,10 +190,9 @@ impl ClientSide {
         }
     }
 
-    /// Receives bytes; `None` when this connection should go to another process. A shard that stops
-    /// cuts the time of an idle connection short, but never to nothing: bytes that are here already
-    /// have to be seen.
-    pub(super) async fn more(&self, mut idle: Idleness) -> Option<Result<RecvBuf, Abort>> {
+    /// Waits for bytes. A shard that stops cuts the time of an idle connection short, but never to
+    /// nothing: bytes that are here already have to be seen.
+    pub(super) async fn more(&self, mut idle: Idleness) -> BytesEvent {
         poll_fn(|cx| {
             if self.shard.stopping() {
                 match std::mem::replace(&mut idle, Idleness::Begun) {
@@ -193,8 +202,10 @@ impl ClientSide {
                 }
             }
             match self.stream.poll_recv_by(cx, &self.deadline) {
-                Poll::Ready(result) => Poll::Ready(Some(result)),
-                Poll::Pending if self.shard.leaving() => Poll::Ready(None),
+                Poll::Ready(Ok(buf)) if !buf.is_empty() => Poll::Ready(BytesEvent::Bytes(buf)),
+                Poll::Ready(Err(Abort::TimedOut)) => Poll::Ready(BytesEvent::TimedOut),
+                Poll::Ready(_) => Poll::Ready(BytesEvent::Ended),
+                Poll::Pending if self.shard.leaving() => Poll::Ready(BytesEvent::Moving),
                 Poll::Pending => Poll::Pending,
             }
         })

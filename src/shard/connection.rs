@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::backend::backend_at;
-use super::client::{ClientSide, Idleness};
+use super::client::{BytesEvent, ClientSide, Idleness};
 use super::ending::Ending;
 use super::exchange::{BackendSide, Outcome, Started};
 use super::hold::{Hold, HoldOutcome, Waited};
@@ -140,14 +140,12 @@ impl Connection {
             }
             // A head that has begun is waited for even while the shard drains.
             match self.side.more(idle).await {
-                Some(Ok(buf)) if buf.is_empty() => return HeadEvent::Nothing,
-                Some(Ok(buf)) => self.side.inbox.push(&self.side.shard.ring, buf),
-                Some(Err(Abort::TimedOut)) if idle == Idleness::Begun => {
+                BytesEvent::Bytes(buf) => self.side.inbox.push(&self.side.shard.ring, buf),
+                BytesEvent::TimedOut if idle == Idleness::Begun => {
                     return HeadEvent::Refused(Refusal::HeadTimeout);
                 }
-                // A hand-over, which is looked at again above.
-                None => {}
-                Some(Err(Abort::TimedOut | Abort::Io(_))) => return HeadEvent::Nothing,
+                BytesEvent::TimedOut | BytesEvent::Ended => return HeadEvent::Nothing,
+                BytesEvent::Moving => return HeadEvent::Moving,
             }
         }
     }

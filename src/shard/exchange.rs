@@ -13,11 +13,12 @@ use super::ending::Ending;
 use super::heads;
 use super::hold::Waited;
 use super::inbox::Inbox;
+use super::open_requests;
 use super::phase::Phase;
 use super::pool::{Lease, OwnConnection};
 use super::request::{Next, Request};
 use super::response::{Answer, AnswerProgress, Answered, Failed, Progress};
-use super::{open_requests, upload};
+use super::upload::{self, ResponseEnd};
 use crate::http::{Refusal, RequestFraming};
 use crate::limits;
 use crate::link::{Counter, HoldReason};
@@ -96,8 +97,7 @@ pub(super) async fn start(
         // Boxed: a connection that waits for its next request should not carry this path's state.
         let entered = Box::pin(open_requests::enter(side.waiter(), limit, asking));
         if let Err(ending) = entered.await {
-            side.shard.ring.give_vec(head);
-            return Err(without_backend(side, proxy, ending, 0));
+            return Err(without_backend(side, proxy, (ending, 0), head));
         }
     }
     let progress = Progress::new(&side.shard.ring, true, ends_before(side, request));
@@ -107,32 +107,19 @@ pub(super) async fn start(
         let own = backend.own.take();
         let mut lease = match acquire(side.waiter(), asking, own).await {
             Ok(lease) => lease,
-            Err(ending) => {
-                side.shard.ring.give_vec(head);
-                return Err(without_backend(side, proxy, ending, again));
-            }
+            Err(ending) => return Err(without_backend(side, proxy, (ending, again), head)),
         };
         lease.is_own |= request.authenticates;
         heads::name_backend(&side.shard, proxy, request, &lease, &mut head);
+        let lease = &*backend.lease.insert(lease);
         if request.framing != RequestFraming::None {
             side.take_front();
-            backend.lease = Some(lease);
             return Ok(Started::Uploading(head));
         }
         if proxy.hold().is_zero() {
             side.take_front();
         }
-        // What is left must wait, and must not keep a buffer from others while it does.
-        side.inbox.gather(&side.shard.ring);
-        // Kept: it is needed again if this connection is dead, and else becomes the buffer of the
-        // response.
-        side.phase.set(Phase::AwaitingResponse);
-        lease.stream.begin_send_kept(head);
-        side.shard.note_sent(side.ticket);
-        // So that a client that resets while we wait is noticed.
-        side.stream.note_small();
-        side.stream.arm();
-        let lease = &*backend.lease.insert(lease);
+        send(side, lease, head);
         let failed = match answer(side, lease, request, &progress).head(&mut backend.inbox).await {
             Ok(len) => {
                 side.take_front();
@@ -140,28 +127,51 @@ pub(super) async fn start(
             }
             Err(failed) => failed,
         };
-        if failed.is_dead_connection() && lease.reused && is_repeatable(request) {
-            side.shard.count(Counter::Retries);
-            let Some(kept) = Box::pin(backend.take_back(side, request)).await else {
-                return Err(failure(side, request, Ending::BackendSilent.into(), true));
-            };
-            head = kept;
-            again += 1;
-            continue;
+        if !(failed.is_dead_connection() && lease.reused && is_repeatable(request)) {
+            note_silence(side, lease, failed);
+            return Err(without_response(side, (proxy, waited), request, failed, again));
         }
-        note_silence(side, lease, failed);
-        let silences = waited.map_or(0, |waited| waited.silences) + again;
-        // What a backend that ends leaves in its accept queue is reset, and never was read.
-        if failed.ending == Ending::BackendSilent
-            && !proxy.hold().is_zero()
-            && silences < limits::SILENCES_MAX
-            && request.method.is_idempotent()
-        {
-            backend.lease = None;
-            return Err(Outcome::Hold { why: HoldReason::Unserved, silences: again + 1 });
-        }
-        return Err(failure(side, request, failed, true));
+        side.shard.count(Counter::Retries);
+        let Some(kept) = Box::pin(backend.take_back(side, request)).await else {
+            return Err(failure(side, request, Ending::BackendSilent.into(), true));
+        };
+        head = kept;
+        again += 1;
     }
+}
+
+/// Sends a request that has no body, and watches its client from then on.
+fn send(side: &mut ClientSide, lease: &Lease, head: Vec<u8>) {
+    // What is left must wait, and must not keep a buffer from others while it does.
+    side.inbox.gather(&side.shard.ring);
+    side.phase.set(Phase::AwaitingResponse);
+    // Kept: it is needed again if this connection is dead, and else becomes the buffer of the
+    // response.
+    lease.stream.begin_send_kept(head);
+    side.shard.note_sent(side.ticket);
+    // So that a client that resets while we wait is noticed.
+    side.stream.note_small();
+    side.stream.arm();
+}
+
+/// Says what follows where a backend that got the request ended without a response. What such a
+/// backend leaves in its accept queue is reset, and never was read: the request may be held.
+fn without_response(
+    side: &ClientSide,
+    (proxy, waited): (&Proxy, Option<&Waited>),
+    request: &mut Request,
+    failed: Failed,
+    again: u8,
+) -> Outcome {
+    let silences = waited.map_or(0, |waited| waited.silences) + again;
+    if failed.ending == Ending::BackendSilent
+        && !proxy.hold().is_zero()
+        && silences < limits::SILENCES_MAX
+        && request.method.is_idempotent()
+    {
+        return Outcome::Hold { why: HoldReason::Unserved, silences: again + 1 };
+    }
+    failure(side, request, failed, true)
 }
 
 fn asking<'a>(
@@ -188,7 +198,14 @@ fn is_repeatable(request: &Request) -> bool {
     request.framing == RequestFraming::None && request.method.is_idempotent()
 }
 
-fn without_backend(side: &ClientSide, proxy: &Proxy, ending: Ending, silences: u8) -> Outcome {
+/// Says what follows where no backend was found for a request; its head is not needed then.
+fn without_backend(
+    side: &ClientSide,
+    proxy: &Proxy,
+    (ending, silences): (Ending, u8),
+    head: Vec<u8>,
+) -> Outcome {
+    side.shard.ring.give_vec(head);
     match ending {
         Ending::ClientGone => {
             side.note_end(ending);
@@ -268,17 +285,22 @@ pub(super) async fn upload(
     if let Some(ending) = broken {
         side.note_end(ending);
     }
+    let shown = match ended.response {
+        ResponseEnd::Over(answered) => {
+            return settle(side, backend, request, answered, ended.is_uploaded).await;
+        }
+        ResponseEnd::Open(shown) => shown,
+    };
     // The backend sees a message that was cut off: its connection goes with the lease. A client
     // whose response has begun sees that cut off, too.
-    match (ended.answered, broken) {
-        (Some(answered), _) => settle(side, backend, request, answered, ended.is_uploaded).await,
-        (None, Some(_)) if ended.shown == AnswerProgress::Framed => Outcome::Next(Next::Linger),
-        (None, Some(_)) if ended.shown == AnswerProgress::Unframed => {
-            Outcome::Next(Next::ResetOnceTaken)
+    match (shown, broken) {
+        (AnswerProgress::Framed, _) => Outcome::Next(Next::Linger),
+        (AnswerProgress::Unframed, _) => Outcome::Next(Next::ResetOnceTaken),
+        (AnswerProgress::Nothing, Some(Ending::ClientTimeout)) => {
+            Outcome::Refuse(Refusal::BodyTimeout)
         }
-        (None, Some(Ending::ClientTimeout)) => Outcome::Refuse(Refusal::BodyTimeout),
-        (None, Some(Ending::Refused(refusal))) => Outcome::Refuse(refusal),
-        (None, _) => Outcome::Next(Next::Cut),
+        (AnswerProgress::Nothing, Some(Ending::Refused(refusal))) => Outcome::Refuse(refusal),
+        (AnswerProgress::Nothing, _) => Outcome::Next(Next::Cut),
     }
 }
 

@@ -5,7 +5,7 @@
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::rc::Rc;
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use slab::Slab;
@@ -64,6 +64,17 @@ impl Waited {
     /// times.
     pub(super) fn note(waited: &mut Option<Box<Waited>>, now: Instant, silences: u8) {
         Waited::begun(waited, now).silences += silences;
+    }
+
+    /// Sets the end of a wait that begins at `now`, perhaps after others.
+    fn extend(&mut self, now: Instant, hold: &Hold) {
+        self.until = match hold.why {
+            HoldReason::Spin => self.since + hold.timeout,
+            HoldReason::NoBackend | HoldReason::Unserved => {
+                *self.backend_by.get_or_insert(now + hold.timeout)
+            }
+            HoldReason::Behind => now + hold.timeout,
+        };
     }
 
     pub(super) fn is_let_go(&self) -> bool {
@@ -150,6 +161,13 @@ impl Own {
         shard.count_held(request, true);
         Own { shard: shard.clone(), ticket, request, since: shard.ring.now() }
     }
+
+    /// The word of control, if it has come; else the task is woken when it does.
+    fn word(&self, cx: &Context<'_>) -> Option<Word> {
+        let own = &mut self.shard.holds.waiting.borrow_mut()[index(self.ticket)];
+        own.waker = Some(cx.waker().clone());
+        own.word
+    }
 }
 
 impl Drop for Own {
@@ -174,13 +192,7 @@ pub(super) async fn hold(
     let shard = side.shard.clone();
     let now = shard.ring.now();
     let own_wait = Waited::begun(waited, now);
-    own_wait.until = match hold.why {
-        HoldReason::Spin => own_wait.since + hold.timeout,
-        HoldReason::NoBackend | HoldReason::Unserved => {
-            *own_wait.backend_by.get_or_insert(now + hold.timeout)
-        }
-        HoldReason::Behind => now + hold.timeout,
-    };
+    own_wait.extend(now, &hold);
     let Waited { until, place, claim, .. } = *own_wait;
     if until <= now {
         return counted(&shard, HoldOutcome::Ended(Ending::HeldTimeout));
@@ -200,12 +212,7 @@ pub(super) async fn hold(
     side.deadline.set(until.saturating_duration_since(now));
     let ends = shard.end_counts(true);
     let outcome = poll_fn(|cx| {
-        let word = {
-            let mut waiting = shard.holds.waiting.borrow_mut();
-            let own = &mut waiting[index(own.ticket)];
-            own.waker = Some(cx.waker().clone());
-            own.word
-        };
+        let word = own.word(cx);
         // A receive that was armed before may still bring bytes.
         side.stream.gather();
         let ended = |ending| Poll::Ready(HoldOutcome::Ended(ending));

@@ -1,7 +1,6 @@
 //! The plan for a request: parse its head, find its rule, and write the head that goes on, or our
 //! own answer. Synchronous and without allocation: the head is read where it arrived.
 
-use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use super::route::{self, Route};
 use super::{Shard, Table, heads, reply};
 use crate::http::{self, Method, ReplyTo, RequestForward, RequestHead, Target};
 use crate::link::HoldReason;
-use crate::table::{self, Action, Algorithm, Overrides, Proxy, Scheme, host};
+use crate::table::{self, Action, Algorithm, Overrides, Proxy, host};
 
 pub(super) enum Plan<'t> {
     /// Pass it on. `head` is what the backend gets.
@@ -45,9 +44,8 @@ pub(super) fn plan<'t>(
     }
     let client = *client;
     let mut room = [0; 256];
-    let name = match head.host.map(|raw| host::canonical(raw, &mut room)).transpose() {
-        Ok(name) => name,
-        Err(_) => return refuse(shard, http::Refusal::BadHost),
+    let Ok(name) = head.host.map(|raw| host::canonical(raw, &mut room)).transpose() else {
+        return refuse(shard, http::Refusal::BadHost);
     };
     let scheme = client.scheme(head.forwarded_scheme);
     let rule = route::find(shard, table, name, scheme);
@@ -56,16 +54,10 @@ pub(super) fn plan<'t>(
     let to = || request.reply_to(close, shard.date());
     if shard.tuning().has_health_path && is_health_check(shard, &head) {
         // A health check of this daemon counts under no host.
-        let answer = health_reply(shard, to());
-        return Plan::Reply { request, answer, close, ending: Ending::Local };
+        let (ending, answer) = (Ending::Local, health_reply(shard, to()));
+        return Plan::Reply { request, answer, close, ending };
     }
-    match *ticket {
-        RequestTicket::NONE => {
-            let record = shard.record_http(&head, (name, scheme), client);
-            *ticket = shard.begin(rule.keys, record);
-        }
-        ticket => shard.reroute(ticket, rule.keys),
-    }
+    shard.count_under(ticket, rule.keys, || shard.record_http(&head, (name, scheme), client));
     let via = shard.tuning().via;
     if via.is_set() && head.came_through(&via) {
         let (ending, mut answer) = (Ending::Loop, shard.ring.take_vec());
@@ -80,9 +72,7 @@ pub(super) fn plan<'t>(
             (Ending::Refused(refusal), answer)
         }
         Route::Proxy(proxy) => {
-            if let Some(affinity) = affinity_of(proxy, &head) {
-                shard.note_affinity(*ticket, affinity);
-            }
+            note_affinity(shard, *ticket, proxy, &head);
             let head = write_head(shard, proxy, &mut request, (&head, client), waited);
             return Plan::Proxy { proxy, request, head };
         }
@@ -90,10 +80,7 @@ pub(super) fn plan<'t>(
         Route::Denied => (Ending::AccessDenied, reply::status(shard, &request, 403, close)),
         Route::Limited(spent) => (spent.ending(), reply::status(shard, &request, 429, close)),
         Route::Reply(action) => {
-            let mut answer = shard.ring.take_vec();
-            write_reply(shard, action, &head, request.scheme, to(), &mut answer);
-            heads::change_response(&request, &mut answer);
-            (Ending::Local, answer)
+            (Ending::Local, reply_of_rule(shard, action, (&head, &request), to()))
         }
     };
     Plan::Reply { request, answer, close, ending }
@@ -150,14 +137,15 @@ fn write_head(
     out
 }
 
-/// Hash of the cookie or field by which the rule chooses a backend; `None`: there is none.
-fn affinity_of(proxy: &Proxy, head: &RequestHead<'_, '_>) -> Option<NonZeroU64> {
-    let name = proxy.affinity()?;
-    let value = match proxy.algorithm() {
+/// Notes the cookie or field by which the rule chooses a backend, where the request has it.
+fn note_affinity(shard: &Shard, ticket: RequestTicket, proxy: &Proxy, head: &RequestHead<'_, '_>) {
+    let value = proxy.affinity().and_then(|name| match proxy.algorithm() {
         Algorithm::Cookie => head.cookie(name),
         _ => head.field(name),
-    };
-    value.map(table::affinity)
+    });
+    if let Some(value) = value {
+        shard.note_affinity(ticket, table::affinity(value));
+    }
 }
 
 fn is_health_check(shard: &Shard, head: &RequestHead<'_, '_>) -> bool {
@@ -186,14 +174,15 @@ fn take_client(shard: &Shard, head: &RequestHead<'_, '_>, client: &mut Client) {
     }
 }
 
-fn write_reply(
+/// Writes what the rule says to reply.
+fn reply_of_rule(
     shard: &Shard,
     action: &Action,
-    head: &RequestHead<'_, '_>,
-    scheme: Scheme,
+    (head, request): (&RequestHead<'_, '_>, &Request),
     to: ReplyTo,
-    out: &mut Vec<u8>,
-) {
+) -> Vec<u8> {
+    let mut reply = shard.ring.take_vec();
+    let out = &mut reply;
     let pages = shard.published().pages.load();
     match action {
         Action::Empty(empty) => http::write_empty(empty.code(), to, out),
@@ -203,7 +192,7 @@ fn write_reply(
                 Target::Absolute { path, .. } => path,
                 Target::Asterisk => b"/",
             };
-            http::write_redirect(redirect.to(), redirect.code(), scheme, path, to, out);
+            http::write_redirect(redirect.to(), redirect.code(), request.scheme, path, to, out);
         }
         Action::Static(page) => match pages.get(page.page()) {
             Some(page) => http::write_page(page, None, to, out),
@@ -218,6 +207,8 @@ fn write_reply(
             }
         }
     }
+    heads::change_response(request, out);
+    reply
 }
 
 fn refuse<'t>(shard: &Shard, refusal: http::Refusal) -> Plan<'t> {

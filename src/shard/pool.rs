@@ -160,7 +160,7 @@ impl Drop for OpenConnection {
 /// Counts an exchange with a backend while it lives.
 pub(super) struct Busy {
     shard: Rc<Shard>,
-    address: Address,
+    pub(super) address: Address,
     /// Slot in which the backend is counted.
     pub(super) slot: u32,
 }

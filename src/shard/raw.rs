@@ -8,16 +8,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::backend::{Asking, acquire, hold_reason, timeout_connect};
-use super::client::{ClientSide, Front, Idleness};
+use super::client::{BytesEvent, ClientSide, Front, Idleness};
 use super::ending::Ending;
 use super::hold::{Hold, HoldOutcome, Waited};
 use super::pool::Lease;
-use super::request::{Next, RequestTicket};
+use super::request::Next;
 use super::route::{self, Route};
-use super::{closing, hold, open_requests, tunnel};
+use super::{Table, closing, hold, open_requests, tunnel};
 use crate::link::Protocol;
 use crate::ring::{EndCounts, SendBuf};
-use crate::table::{Action, Scheme, host};
+use crate::table::{Action, Proxy, Scheme, host};
 use crate::tls::{self, Alert, Seen};
 
 /// Serves a connection that stands for a host, or says in its ClientHello which host it is for.
@@ -96,12 +96,12 @@ async fn hello(side: &mut ClientSide) -> Result<Option<String>, NoLease> {
     loop {
         while side.inbox.bytes().len() < needed {
             let buf = match side.more(Idleness::Begun).await {
-                Some(Ok(buf)) if !buf.is_empty() => buf,
-                None => {
+                BytesEvent::Bytes(buf) => buf,
+                BytesEvent::Moving => {
                     let next = Box::pin(side.hand_over(Protocol::Tls, None)).await;
                     return Err(NoLease::Next(next));
                 }
-                Some(_) => return Err(NoLease::Next(Next::Close)),
+                BytesEvent::TimedOut | BytesEvent::Ended => return Err(NoLease::Next(Next::Close)),
             };
             side.inbox.push(&side.shard.ring, buf);
             side.inbox.gather(&side.shard.ring);
@@ -130,7 +130,7 @@ async fn find_lease(
     let host = Box::pin(name(side, speaks)).await?;
     let scheme = if *speaks == Protocol::Tls { Scheme::Tls } else { Scheme::Tcp };
     loop {
-        let hold = match attempt(side, &host, scheme, &mut waited).await {
+        let hold = match attempt(side, (&host, scheme), &mut waited).await {
             Err(NoLease::Hold(hold)) => hold,
             result => return result,
         };
@@ -154,42 +154,41 @@ fn without_backend(side: &ClientSide, ending: Ending) -> NoLease {
     end_with_alert(side, ending, Alert::InternalError)
 }
 
+/// Decides on a connection by the rule of its host, and counts it; returns a rule with backends.
+fn decide<'t>(
+    side: &mut ClientSide,
+    table: &'t Table,
+    (host, scheme): (&str, Scheme),
+    waited: Option<&Waited>,
+) -> Result<&'t Proxy, NoLease> {
+    let shard = &side.shard;
+    let name = (!host.is_empty()).then_some(host);
+    let rule = route::find(shard, table, name, scheme);
+    shard.count_under(&mut side.ticket, rule.keys, || shard.record_raw(name, scheme, side.client));
+    let whose = (host, side.client.peer);
+    let (ending, alert) = match route::decide(shard, table, &rule, whose, waited) {
+        Route::Proxy(proxy) => return Ok(proxy),
+        Route::Hold(why, timeout) => {
+            return Err(NoLease::Hold(Hold { why, host: host.into(), scheme, timeout }));
+        }
+        Route::Denied => (Ending::AccessDenied, Alert::AccessDenied),
+        Route::Limited(spent) => (spent.ending(), Alert::InternalError),
+        Route::Reply(Action::Unknown | Action::NoHosts) => {
+            (Ending::NoRule, Alert::UnrecognizedName)
+        }
+        Route::Reply(_) => (Ending::NoRule, Alert::AccessDenied),
+    };
+    Err(end_with_alert(side, ending, alert))
+}
+
 async fn attempt(
     side: &mut ClientSide,
-    host: &str,
-    scheme: Scheme,
+    (host, scheme): (&str, Scheme),
     waited: &mut Option<Box<Waited>>,
 ) -> Result<Led, NoLease> {
+    let table = side.shard.table();
+    let proxy = decide(side, &table, (host, scheme), waited.as_deref())?;
     let shard = &side.shard;
-    let table = shard.table();
-    let name = (!host.is_empty()).then_some(host);
-    let rule = route::find(shard, &table, name, scheme);
-    match side.ticket {
-        RequestTicket::NONE => {
-            let record = shard.record_raw(name, scheme, side.client);
-            side.ticket = shard.begin(rule.keys, record);
-        }
-        ticket => shard.reroute(ticket, rule.keys),
-    }
-    let hold = |why, timeout| NoLease::Hold(Hold { why, host: host.into(), scheme, timeout });
-    let whose = (host, side.client.peer);
-    let proxy = match route::decide(shard, &table, &rule, whose, waited.as_deref()) {
-        Route::Proxy(proxy) => proxy,
-        Route::Hold(why, timeout) => return Err(hold(why, timeout)),
-        Route::Denied => {
-            return Err(end_with_alert(side, Ending::AccessDenied, Alert::AccessDenied));
-        }
-        Route::Limited(spent) => {
-            return Err(end_with_alert(side, spent.ending(), Alert::InternalError));
-        }
-        Route::Reply(action) => {
-            let alert = match action {
-                Action::Unknown | Action::NoHosts => Alert::UnrecognizedName,
-                _ => Alert::AccessDenied,
-            };
-            return Err(end_with_alert(side, Ending::NoRule, alert));
-        }
-    };
     let connect = timeout_connect(shard, proxy);
     let patience = Waited::patience(waited.as_deref(), shard.ring.now(), connect);
     let asking = Asking {
@@ -212,7 +211,8 @@ async fn attempt(
         Err(ending @ (Ending::NoBackend(_) | Ending::NoConnection)) if !proxy.hold().is_zero() => {
             side.shard.chose_none(side.ticket);
             Waited::note(waited, side.shard.ring.now(), 0);
-            Err(hold(hold_reason(proxy, ending), proxy.hold()))
+            let (why, timeout) = (hold_reason(proxy, ending), proxy.hold());
+            Err(NoLease::Hold(Hold { why, host: host.into(), scheme, timeout }))
         }
         Err(ending) => Err(without_backend(side, ending)),
     }

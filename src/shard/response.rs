@@ -199,26 +199,29 @@ impl Answer<'_> {
                     // So is the next answer, probably.
                     self.backend.peek();
                 }
-                let relay = Relay {
-                    ring: &self.shard.ring,
-                    source: self.backend,
-                    target: self.client,
-                    deadline: self.deadline,
-                    source_pace: self.request.timeout_server(self.shard.timeouts()),
-                    target_pace: self.shard.timeouts().client,
-                    meter: Meter { shard: self.shard, ticket: self.ticket, received: false },
-                    both: &self.progress.both,
-                };
-                relay
-                    .run(Some(out), inbox, &mut begun.body)
-                    .await
-                    .map_err(|broken| Failed { ending: broken.of_download(), is_hidden })?;
+                let relayed = self.relay().run(Some(out), inbox, &mut begun.body).await;
+                relayed.map_err(|broken| Failed { ending: broken.of_download(), is_hidden })?;
             }
             // Bytes behind the answer are nobody's (RFC 9112 §6.3): that connection is closed.
             begun.answered.backend_lives &= inbox.is_empty();
             return Ok(begun.answered);
         }
         Err(BadAnswer::Interim.into())
+    }
+
+    /// The way of the body to the client.
+    fn relay(&self) -> Relay<'_> {
+        let timeouts = self.shard.timeouts();
+        Relay {
+            ring: &self.shard.ring,
+            source: self.backend,
+            target: self.client,
+            deadline: self.deadline,
+            source_pace: self.request.timeout_server(timeouts),
+            target_pace: timeouts.client,
+            meter: Meter { shard: self.shard, ticket: self.ticket, received: false },
+            both: &self.progress.both,
+        }
     }
 
     /// Waits until the request has gone out whole: then what the client sends behind it belongs

@@ -139,8 +139,22 @@ impl Tallies {
 }
 
 impl Shard {
-    /// A request whose head was accepted.
-    pub(super) fn begin(&self, keys: Keys, mut record: Option<Box<Record>>) -> RequestTicket {
+    /// Counts a request under the rule that was found for it: from now on, or anew where it was
+    /// held and is under way already.
+    #[inline]
+    pub(super) fn count_under(
+        &self,
+        ticket: &mut RequestTicket,
+        keys: Keys,
+        record: impl FnOnce() -> Option<Box<Record>>,
+    ) {
+        match *ticket {
+            RequestTicket::NONE => *ticket = self.begin(keys, record()),
+            ticket => self.reroute(ticket, keys),
+        }
+    }
+
+    fn begin(&self, keys: Keys, mut record: Option<Box<Record>>) -> RequestTicket {
         if let Some(record) = &mut record {
             self.note_rule(record, keys.host);
         }
@@ -182,7 +196,7 @@ impl Shard {
     }
 
     /// A request that was held is routed anew: it falls under another rule, perhaps.
-    pub(super) fn reroute(&self, ticket: RequestTicket, keys: Keys) {
+    fn reroute(&self, ticket: RequestTicket, keys: Keys) {
         let host = self.host_of(keys.host);
         let before = self.with_live(ticket, |live| {
             let before = (live.rule, live.host);

@@ -18,11 +18,18 @@ use crate::ring::{Deadline, Stream};
 
 /// Result of both directions.
 pub(super) struct Ended {
-    pub(super) answered: Option<Result<Answered, Failed>>,
+    pub(super) response: ResponseEnd,
     /// The client's side of the upload broke.
     pub(super) broken: Option<Broken>,
     pub(super) is_uploaded: bool,
-    pub(super) shown: AnswerProgress,
+}
+
+/// How far the response had come.
+pub(super) enum ResponseEnd {
+    /// The client has it, or gets none.
+    Over(Result<Answered, Failed>),
+    /// The client's side of the upload broke before; the client has seen so much.
+    Open(AnswerProgress),
 }
 
 /// Sends head and body to a backend while waiting for its response. `Err`: the body breaks a rule
@@ -32,36 +39,17 @@ pub(super) async fn run(
     lease: &Lease,
     inbox: &mut Inbox,
     request: &Request,
-    mut head: Vec<u8>,
+    head: Vec<u8>,
 ) -> Result<Ended, Refusal> {
-    let mut body = Body::of_request(request);
-    // What is here already travels with its head.
-    let before = side.inbox.bytes().len();
-    if let Err(refusal) = body.join(&side.shard.ring, &mut side.inbox, &mut head) {
-        side.shard.ring.give_vec(head);
-        return Err(refusal);
-    }
-    side.shard.count_received(side.ticket, before - side.inbox.bytes().len());
-    lease.stream.begin_send_kept(head);
+    let mut body = send_head(side, lease, request, head)?;
     let ends = if body.is_done() { side.end_counts() } else { side.shard.end_counts(true) };
     let ClientSide { shard, stream, inbox: client_inbox, phase, deadline, ticket, .. } = side;
-    phase.set(Phase::SendingRequest);
     let (ticket, shard, stream) = (*ticket, &*shard, &*stream);
     let progress = Progress::new(&shard.ring, body.is_done(), ends);
     let Progress { uploaded, shown, both, .. } = &progress;
     if uploaded.get() {
         stream.arm();
     }
-    let relay = Relay {
-        ring: &shard.ring,
-        source: stream,
-        target: &lease.stream,
-        deadline: &Deadline::new(&shard.ring),
-        source_pace: shard.timeouts().client,
-        target_pace: request.timeout_server(shard.timeouts()),
-        meter: Meter { shard, ticket, received: true },
-        both,
-    };
     let answer = Answer {
         shard,
         client: stream,
@@ -72,6 +60,8 @@ pub(super) async fn run(
         phase,
         progress: &progress,
     };
+    let body_deadline = Deadline::new(&shard.ring);
+    let relay = relay_against(&answer, &body_deadline);
     // The backend's time runs once it has, or will have, no more of the request.
     let set_deadline = || {
         if shown.get() == AnswerProgress::Nothing {
@@ -99,12 +89,42 @@ pub(super) async fn run(
         set_deadline();
     };
     let drop_body = |cx: &Context<'_>| drop_body(stream, cx, || both.note_moved(&shard.ring));
-    let (answered, broken) =
-        both_ways(pin!(upload), pin!(download), on_backend_closed, drop_body).await;
-    Ok(Ended { answered, broken, is_uploaded: uploaded.get(), shown: shown.get() })
+    Ok(both_ways(pin!(upload), pin!(download), &progress, on_backend_closed, drop_body).await)
 }
 
-type BothEnded = (Option<Result<Answered, Failed>>, Option<Broken>);
+/// Sends the head, and with it what is here already of the body; returns the rest of that.
+fn send_head(
+    side: &mut ClientSide,
+    lease: &Lease,
+    request: &Request,
+    mut head: Vec<u8>,
+) -> Result<Body, Refusal> {
+    let mut body = Body::of_request(request);
+    let before = side.inbox.bytes().len();
+    if let Err(refusal) = body.join(&side.shard.ring, &mut side.inbox, &mut head) {
+        side.shard.ring.give_vec(head);
+        return Err(refusal);
+    }
+    side.shard.count_received(side.ticket, before - side.inbox.bytes().len());
+    lease.stream.begin_send_kept(head);
+    side.phase.set(Phase::SendingRequest);
+    Ok(body)
+}
+
+/// The way of a body to the backend from which `answer` comes.
+fn relay_against<'a>(answer: &Answer<'a>, deadline: &'a Deadline) -> Relay<'a> {
+    let timeouts = answer.shard.timeouts();
+    Relay {
+        ring: &answer.shard.ring,
+        source: answer.client,
+        target: answer.backend,
+        deadline,
+        source_pace: timeouts.client,
+        target_pace: answer.request.timeout_server(timeouts),
+        meter: Meter { shard: answer.shard, ticket: answer.ticket, received: true },
+        both: &answer.progress.both,
+    }
+}
 
 /// Runs both directions until they are through or the client's part of the upload broke. When the
 /// backend takes no more of it, the response may still come; when the response was first, the
@@ -112,12 +132,13 @@ type BothEnded = (Option<Result<Answered, Failed>>, Option<Broken>);
 async fn both_ways(
     mut upload: Pin<&mut impl Future<Output = Result<(), Broken>>>,
     mut download: Pin<&mut impl Future<Output = Result<Answered, Failed>>>,
+    progress: &Progress,
     on_backend_closed: impl Fn(),
     drop_body: impl Fn(&Context<'_>),
-) -> BothEnded {
+) -> Ended {
     let (mut uploading, mut is_dropping) = (true, false);
     let mut answered = None;
-    poll_fn(move |cx| {
+    let broken = poll_fn(|cx| {
         if uploading && let Poll::Ready(result) = upload.as_mut().poll(cx) {
             uploading = false;
             match result {
@@ -126,7 +147,7 @@ async fn both_ways(
                     is_dropping = true;
                     on_backend_closed();
                 }
-                Err(broken) => return Poll::Ready((answered.take(), Some(broken))),
+                Err(broken) => return Poll::Ready(Some(broken)),
             }
         }
         if is_dropping {
@@ -138,12 +159,14 @@ async fn both_ways(
         }
         match answered {
             Some(Ok(Answered { backend_lives: true, .. })) if uploading => Poll::Pending,
-            _ => Poll::Ready((answered.take(), None)),
+            _ => Poll::Ready(None),
         }
     })
-    .await
+    .await;
+    let open = || ResponseEnd::Open(progress.shown.get());
+    let response = answered.map_or_else(open, ResponseEnd::Over);
+    Ended { response, broken, is_uploaded: progress.uploaded.get() }
 }
-
 /// Drops what a client sends of a body that its backend no longer takes: a client that writes all
 /// of it before it reads would else wait for us, and we for it.
 fn drop_body(stream: &Stream, cx: &Context<'_>, moved: impl Fn()) {
