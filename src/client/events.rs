@@ -45,9 +45,8 @@ pub async fn print_each(
                 continue;
             }
         };
-        // The feed ends with an error or not at all.
         let Some(next) = next else { return Ok(()) };
-        match next? {
+        match next {
             News::Event(event) => {
                 if let Some(missed) = memory.missed(&event).filter(|_| shows_changes) {
                     say(&missed);
@@ -65,6 +64,7 @@ pub async fn print_each(
                 memory.lost = None;
                 say(&format!("{} answers again", api.address()));
             }
+            News::Ended(why) => return Err(why.into()),
         }
     }
 }

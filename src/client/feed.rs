@@ -26,14 +26,12 @@ pub enum News {
     },
     /// The connection is open again.
     Back,
+    /// The connection ended and waiting can't mend that: nothing comes behind this.
+    Ended(RequestError),
 }
 
-/// Opens the stream, and fails if that can't be done. Afterwards only what waiting can't mend ends
-/// it: it is the last thing that is received.
-pub async fn open(
-    api: &Api,
-    query: &str,
-) -> Result<mpsc::Receiver<Result<News, RequestError>>, RequestError> {
+/// Opens the stream, and fails if that can't be done.
+pub async fn open(api: &Api, query: &str) -> Result<mpsc::Receiver<News>, RequestError> {
     let target = format!("/events?{query}");
     let first = connect(api, &target).await?;
     let (news, receiver) = mpsc::channel(NEWS_MAX);
@@ -57,7 +55,7 @@ async fn follow(
     api: &Api,
     target: &str,
     first: Answer,
-    news: &mpsc::Sender<Result<News, RequestError>>,
+    news: &mpsc::Sender<News>,
 ) -> Result<(), Unheard> {
     let tell = async |what| news.send(what).await.map_err(|_| Unheard);
     let mut answer = first;
@@ -66,9 +64,9 @@ async fn follow(
         let mut pause = PAUSE_FIRST;
         answer = loop {
             if !why.is_passing() {
-                return tell(Err(why)).await;
+                return tell(News::Ended(why)).await;
             }
-            tell(Ok(News::Lost { why, pause })).await?;
+            tell(News::Lost { why, pause }).await?;
             sleep(pause).await;
             pause = (pause * 2).min(PAUSE_MAX);
             match connect(api, target).await {
@@ -76,7 +74,7 @@ async fn follow(
                 Err(error) => why = error,
             }
         };
-        tell(Ok(News::Back)).await?;
+        tell(News::Back).await?;
     }
 }
 
@@ -84,7 +82,7 @@ async fn follow(
 async fn read(
     api: &Api,
     mut answer: Answer,
-    news: &mpsc::Sender<Result<News, RequestError>>,
+    news: &mpsc::Sender<News>,
 ) -> Result<RequestError, Unheard> {
     let mut parser = Parser::default();
     let mut events = Vec::new();
@@ -101,7 +99,7 @@ async fn read(
             return Ok(RequestError::TooLong { address: api.address().clone() });
         }
         for event in events.drain(..) {
-            news.send(Ok(News::Event(event))).await.map_err(|_| Unheard)?;
+            news.send(News::Event(event)).await.map_err(|_| Unheard)?;
         }
     }
 }

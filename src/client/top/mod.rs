@@ -114,7 +114,7 @@ impl View {
 
     async fn show(
         &mut self,
-        mut news: mpsc::Receiver<Result<News, RequestError>>,
+        mut news: mpsc::Receiver<News>,
         mut answers: mpsc::Receiver<Answered>,
         mut signals: TerminalSignals,
     ) -> Result<(), Failure> {
@@ -122,8 +122,8 @@ impl View {
         loop {
             self.draw().map_err(Failure::of_output)?;
             tokio::select! {
-                next = news.recv() => match next.transpose()? {
-                    Some(news) => self.take(news),
+                next = news.recv() => match next {
+                    Some(news) => self.take(news)?,
                     None => return Ok(()),
                 },
                 Some(answered) = answers.recv() => self.screen.learn(answered),
@@ -148,12 +148,14 @@ impl View {
         }
     }
 
-    fn take(&mut self, news: News) {
+    fn take(&mut self, news: News) -> Result<(), RequestError> {
         match news {
             News::Event(event) => self.screen.take(&event),
             News::Lost { why, .. } => self.screen.lost = Some(why.to_string()),
             News::Back => self.screen.lost = None,
+            News::Ended(why) => return Err(why),
         }
+        Ok(())
     }
 
     fn draw(&mut self) -> io::Result<()> {
