@@ -4,6 +4,7 @@
 mod circles;
 mod language;
 mod limits;
+mod shape;
 
 use std::fmt::Write as _;
 use std::fs;
