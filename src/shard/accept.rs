@@ -1,24 +1,23 @@
-//! Takes connections in: one task each, with its panics caught, under a limit.
+//! Takes connections in, under a limit. Those that speak HTTP are idle at first; others have a task
+//! each.
 //!
 //! When descriptors run out, accept would spin on EMFILE: idle connections to backends are closed,
 //! and accept rests 100 ms. Clients are turned away with a 503 where there are none left after that
 //! either: for this one descriptor is kept in reserve and given up for a moment.
 
 use std::fs::File;
-use std::future::{Future, poll_fn};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
-use std::panic::AssertUnwindSafe;
-use std::pin::Pin;
 use std::rc::Rc;
 
 use futures_lite::FutureExt;
 
-use super::client::{ClientSide, is_welcome};
+use super::client::{ClientSide, Idleness, OpenClient, is_welcome};
 use super::closing::read_off;
-use super::connection::{self, Connection};
+use super::connection::Connection;
 use super::hold::Waited;
 use super::request::Client;
+use super::workers::spawn_caught;
 use super::{Believes, Shard, raw};
 use crate::limits;
 use crate::link::{Counter, HandedOver, Protocol, Shed, is_shortage};
@@ -148,29 +147,42 @@ fn admit(shard: &Rc<Shard>, socket: OwnedFd, speaks: &Protocol, believes: Option
     let open = OpenClient::new(shard);
     let stream = Stream::new(&shard.ring, socket);
     let is_introduced = believes.is_some();
-    // Used where it is captured: moved once more, a task would have room for it twice.
+    let side = ClientSide::new(shard.clone(), stream, client);
     match speaks {
-        Protocol::Http { .. } => {
-            let mut connection = Connection::new(ClientSide::new(shard.clone(), stream, client));
-            run(open, async move {
-                if is_introduced && !Box::pin(connection.side.read_proxy_header()).await {
-                    return;
+        Protocol::Http { .. } if is_introduced => {
+            let mut connection = Connection::new(side, open);
+            let shard = shard.clone();
+            spawn_caught(&shard.clone(), async move {
+                if connection.side.read_proxy_header().await {
+                    connection.await_head(Idleness::New);
+                    shard.seat(connection);
                 }
-                connection::serve(&mut connection, None).await;
             });
         }
+        Protocol::Http { .. } => shard.seat(Connection::new(side, open)),
         raw => {
-            stream.set_keepalive();
-            let raw = raw.clone();
-            let mut side = ClientSide::new(shard.clone(), stream, client);
-            run(open, async move {
-                if is_introduced && !Box::pin(side.read_proxy_header()).await {
-                    return;
-                }
-                raw::serve(&mut side, raw, None).await;
-            });
+            side.stream.set_keepalive();
+            serve_raw(side, raw.clone(), open, is_introduced, None);
         }
     }
+}
+
+fn serve_raw(
+    mut side: ClientSide,
+    speaks: Protocol,
+    open: OpenClient,
+    is_introduced: bool,
+    waited: Option<Box<Waited>>,
+) {
+    let shard = side.shard.clone();
+    spawn_caught(&shard, async move {
+        // Dropped last: the shard may end with its last connection.
+        let _open = open;
+        if is_introduced && !Box::pin(side.read_proxy_header()).await {
+            return;
+        }
+        raw::serve(&mut side, speaks, waited).await;
+    });
 }
 
 /// Takes in what another process has handed over, past all limits: it was admitted there.
@@ -184,30 +196,14 @@ pub(super) fn adopt(shard: &Rc<Shard>, handed: HandedOver) {
     let waited = held.and_then(|held| Waited::elsewhere(shard.ring.now(), held));
     let mut side = ClientSide::new(shard.clone(), stream, client);
     side.inbox = bytes.into();
-    // As in `admit`: an idle connection should not have room for a tunnel.
     match speaks {
         Protocol::Http { .. } => {
-            let mut connection = Connection::new(side);
-            run(open, async move { connection::serve(&mut connection, waited).await });
+            let mut connection = Connection::new(side, open);
+            connection.note_waited(waited);
+            shard.seat(connection);
         }
-        raw => run(open, async move { raw::serve(&mut side, raw, waited).await }),
+        raw => serve_raw(side, raw, open, false, waited),
     }
-}
-
-fn run(open: OpenClient, serving: impl Future<Output = ()> + 'static) {
-    let serving = Box::pin(serving);
-    open.0.clone().spawn(async move {
-        if caught(serving).await.is_err() {
-            open.0.count(Counter::Panics);
-        }
-        drop(open);
-    });
-}
-
-/// Runs a connection's task; a panic ends the connection, not the shard. The panic hook has said
-/// where. The task comes boxed: futures around it would otherwise hold it twice over.
-async fn caught<F: Future<Output = ()>>(mut task: Pin<Box<F>>) -> std::thread::Result<()> {
-    AssertUnwindSafe(poll_fn(|cx| task.as_mut().poll(cx))).catch_unwind().await
 }
 
 /// The client's address. `None`: the client has reset the connection (ENOTCONN), so the client
@@ -217,23 +213,4 @@ fn peer_address(socket: &OwnedFd) -> Option<(IpAddr, u16)> {
     let address = rustix::net::getpeername(socket).ok()??;
     let address = SocketAddr::try_from(address).ok()?;
     Some((address.ip().to_canonical(), address.port()))
-}
-
-/// Counts one open client connection while it lives.
-struct OpenClient(Rc<Shard>);
-
-impl OpenClient {
-    fn new(shard: &Rc<Shard>) -> OpenClient {
-        shard.end.counters().add(Counter::Open, 1);
-        shard.connections.set(shard.connections.get() + 1);
-        OpenClient(shard.clone())
-    }
-}
-
-impl Drop for OpenClient {
-    fn drop(&mut self) {
-        self.0.connections.set(self.0.connections.get() - 1);
-        self.0.end.counters().sub(Counter::Open, 1);
-        self.0.one_less();
-    }
 }

@@ -6,7 +6,7 @@ use std::cell::Cell;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use super::Shard;
@@ -15,7 +15,7 @@ use super::inbox::Inbox;
 use super::phase::Phase;
 use super::request::{Client, Next, RequestTicket};
 use crate::limits;
-use crate::link::{HandedOver, Protocol, ShardReport, Shed};
+use crate::link::{Counter, HandedOver, Protocol, ShardReport, Shed};
 use crate::proxy_protocol;
 use crate::ring::{Abort, Deadline, EndCounts, RecvBuf, Stream};
 
@@ -88,6 +88,25 @@ impl Drop for ClientSide {
         if self.client.is_counted {
             self.shard.end.together.sources.leave(self.client.peer);
         }
+    }
+}
+
+/// Counts one open client connection while it lives.
+pub(super) struct OpenClient(Rc<Shard>);
+
+impl OpenClient {
+    pub(super) fn new(shard: &Rc<Shard>) -> OpenClient {
+        shard.end.counters().add(Counter::Open, 1);
+        shard.connections.set(shard.connections.get() + 1);
+        OpenClient(shard.clone())
+    }
+}
+
+impl Drop for OpenClient {
+    fn drop(&mut self) {
+        self.0.connections.set(self.0.connections.get() - 1);
+        self.0.end.counters().sub(Counter::Open, 1);
+        self.0.one_less();
     }
 }
 
@@ -201,15 +220,20 @@ impl ClientSide {
                     Idleness::Kept => self.deadline.set(Duration::ZERO),
                 }
             }
-            match self.stream.poll_recv_by(cx, &self.deadline) {
-                Poll::Ready(Ok(buf)) if !buf.is_empty() => Poll::Ready(BytesEvent::Bytes(buf)),
-                Poll::Ready(Err(Abort::TimedOut)) => Poll::Ready(BytesEvent::TimedOut),
-                Poll::Ready(_) => Poll::Ready(BytesEvent::Ended),
-                Poll::Pending if self.shard.leaving() => Poll::Ready(BytesEvent::Moving),
-                Poll::Pending => Poll::Pending,
-            }
+            self.poll_more(cx)
         })
         .await
+    }
+
+    /// Takes bytes, or has `cx` woken when some come or the deadline is over.
+    pub(super) fn poll_more(&self, cx: &Context<'_>) -> Poll<BytesEvent> {
+        match self.stream.poll_recv_by(cx, &self.deadline) {
+            Poll::Ready(Ok(buf)) if !buf.is_empty() => Poll::Ready(BytesEvent::Bytes(buf)),
+            Poll::Ready(Err(Abort::TimedOut)) => Poll::Ready(BytesEvent::TimedOut),
+            Poll::Ready(_) => Poll::Ready(BytesEvent::Ended),
+            Poll::Pending if self.shard.leaving() => Poll::Ready(BytesEvent::Moving),
+            Poll::Pending => Poll::Pending,
+        }
     }
 
     /// Gives the connection to the process that takes over, with what was received and not acted

@@ -1,10 +1,13 @@
 //! A client connection: read a head, act on it, again or close.
 
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use super::backend::backend_at;
-use super::client::{BytesEvent, ClientSide, Idleness};
+use super::call::Call;
+use super::client::{BytesEvent, ClientSide, Idleness, OpenClient};
 use super::ending::Ending;
 use super::exchange::{BackendSide, Outcome, Started};
 use super::hold::{Hold, HoldOutcome, Waited};
@@ -22,7 +25,13 @@ use crate::table::Proxy;
 /// A client connection that speaks HTTP.
 pub(super) struct Connection {
     pub(super) side: ClientSide,
+    idle: Idleness,
     rare: Option<Box<Rare>>,
+    pub(super) call: Arc<Call>,
+    /// The waker that `call` is.
+    waker: Waker,
+    /// Dropped last: the shard may end with its last connection.
+    _open: OpenClient,
 }
 
 /// Parts that hardly any connection has.
@@ -34,26 +43,39 @@ struct Rare {
     own: Vec<Box<OwnConnection>>,
     /// The connected peer, once a field of a request has named another client.
     connected: Option<(IpAddr, u16)>,
+    /// Set where the first request was held before, in another process.
+    waited: Option<Box<Waited>>,
 }
 
-/// Serves one client until its connection ends.
-/// `waited` is set for one whose request was held before, in another process.
-pub(super) async fn serve(connection: &mut Connection, mut waited: Option<Box<Waited>>) {
-    let mut idle = Idleness::New;
+/// Reason for which a connection needs no worker any more.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(super) enum Service {
+    /// The client is silent: its connection will call.
+    Paused,
+    Over,
+}
+
+/// Serves one client until it is silent, or its connection ends.
+pub(super) async fn serve(connection: &mut Connection) -> Service {
     let end = loop {
-        let next = match connection.next_head(idle).await {
-            HeadEvent::Head(len) => connection.act(len, waited.take()).await,
+        let next = match connection.next_head().await {
+            HeadEvent::Head(len) => {
+                let waited = connection.rare.as_mut().and_then(|rare| rare.waited.take());
+                connection.act(len, waited).await
+            }
             HeadEvent::Refused(refusal) => connection.refuse(refusal).await,
             HeadEvent::Nothing => Next::Close,
+            HeadEvent::Silence => return Service::Paused,
             // Boxed: rare, as is all of a hand-over.
             HeadEvent::Moving => Box::pin(connection.hand_over(None)).await,
         };
         if next != Next::KeepAlive {
             break next;
         }
-        idle = Idleness::Kept;
+        connection.await_head(Idleness::Kept);
     };
     closing::end(&connection.side, end).await;
+    Service::Over
 }
 
 /// Outcome of acting on a head.
@@ -79,15 +101,28 @@ enum HeadEvent {
     Refused(Refusal),
     /// No head will come, and the client waits for no response.
     Nothing,
+    /// Nothing of a head has come yet.
+    Silence,
     /// The connection is for the process that takes over.
     Moving,
 }
 
 impl Connection {
-    pub(super) fn new(side: ClientSide) -> Connection {
+    pub(super) fn new(side: ClientSide, open: OpenClient) -> Box<Connection> {
         // Most requests are small, as is the only one of many connections.
         side.stream.start_bounded_flow();
-        Connection { side, rare: None }
+        let (idle, rare, call) = (Idleness::New, None, Call::new());
+        let waker = call.clone().into();
+        let mut connection = Box::new(Connection { side, idle, rare, call, waker, _open: open });
+        connection.await_head(idle);
+        connection
+    }
+
+    /// Notes that the first request was held before, in another process.
+    pub(super) fn note_waited(&mut self, waited: Option<Box<Waited>>) {
+        if waited.is_some() {
+            self.rare.get_or_insert_default().waited = waited;
+        }
     }
 
     /// Takes the connection's own one to a backend of the rule, where that has authenticated it.
@@ -108,15 +143,39 @@ impl Connection {
         own.push(kept);
     }
 
-    async fn next_head(&mut self, mut idle: Idleness) -> HeadEvent {
+    /// Begins to wait for a head.
+    pub(super) fn await_head(&mut self, idle: Idleness) {
         let timeouts = self.side.shard.timeouts();
+        self.idle = idle;
         let (phase, time) = match idle {
             Idleness::Kept => (Phase::KeepAlive, timeouts.http_keep_alive),
             Idleness::New | Idleness::Begun => (Phase::ReadingHead, timeouts.http_request),
         };
         self.side.phase.set(phase);
         self.side.deadline.set(time);
+    }
+
+    /// Whether nothing of a head has come, and it can be waited for without a task: the connection
+    /// is called.
+    pub(super) fn is_silent(&mut self) -> bool {
+        let shard = &self.side.shard;
+        if self.idle == Idleness::Begun || !self.side.inbox.is_empty() || shard.closing() {
+            return false;
+        }
+        match self.side.poll_more(&Context::from_waker(&self.waker)) {
+            Poll::Pending => return true,
+            Poll::Ready(BytesEvent::Bytes(buf)) => self.side.inbox.push(&self.side.shard.ring, buf),
+            // All that ends a connection is there for whoever asks again.
+            Poll::Ready(_) => {}
+        }
+        false
+    }
+
+    async fn next_head(&mut self) -> HeadEvent {
         loop {
+            if self.is_silent() {
+                return HeadEvent::Silence;
+            }
             if self.side.shard.leaving() {
                 return HeadEvent::Moving;
             }
@@ -133,15 +192,15 @@ impl Connection {
                     Err(refusal) => return HeadEvent::Refused(refusal),
                 }
                 self.side.inbox.gather(&self.side.shard.ring);
-                if idle != Idleness::Begun {
-                    idle = Idleness::Begun;
+                if self.idle != Idleness::Begun {
+                    self.idle = Idleness::Begun;
                     self.side.deadline.set(self.side.shard.timeouts().http_request);
                 }
             }
             // A head that has begun is waited for even while the shard drains.
-            match self.side.more(idle).await {
+            match self.side.more(self.idle).await {
                 BytesEvent::Bytes(buf) => self.side.inbox.push(&self.side.shard.ring, buf),
-                BytesEvent::TimedOut if idle == Idleness::Begun => {
+                BytesEvent::TimedOut if self.idle == Idleness::Begun => {
                     return HeadEvent::Refused(Refusal::HeadTimeout);
                 }
                 BytesEvent::TimedOut | BytesEvent::Ended => return HeadEvent::Nothing,
@@ -386,14 +445,17 @@ impl Connection {
 mod tests {
     use super::*;
 
-    fn size_of_future<A, B, F: Future>(_: impl FnOnce(A, B) -> F) -> usize {
+    fn size_of_future<A, F: Future>(_: impl FnOnce(A) -> F) -> usize {
         size_of::<F>()
     }
 
-    /// Bytes that each connection has for its task, idle or not.
+    /// Bytes of user memory that each connection has, idle or not, and each request under way
+    /// besides. (The ring's slot and the node of the deadline come on top.)
     #[test]
-    fn task_of_a_connection_stays_small() {
-        let size = size_of_future(serve) + size_of::<Connection>();
-        assert!(size <= 1464, "{size} bytes");
+    fn connections_and_requests_stay_small() {
+        let (idle, under_way) = (size_of::<Connection>(), size_of_future(serve));
+        eprintln!("a connection: {idle} bytes; a request under way: {under_way}");
+        assert!(idle <= 240, "{idle} bytes");
+        assert!(under_way <= 1264, "{under_way} bytes");
     }
 }

@@ -7,6 +7,7 @@
 mod accept;
 mod backend;
 mod body;
+mod call;
 mod client;
 mod closing;
 mod connection;
@@ -36,6 +37,7 @@ mod tally;
 mod tunnel;
 mod upload;
 mod waiting;
+mod workers;
 
 use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, TcpListener};
@@ -145,8 +147,10 @@ async fn run(
     }
     shard.spawn(attend(shard.clone(), wakes));
     shard.spawn(pool::sweep(shard.clone()));
+    shard.spawn(workers::make_workers(shard.clone()));
     let _ = ready.send(Ok(()));
     ring::drive(ring.clone()).await;
+    shard.idle.clear();
     shard.pool.clear();
     // The closes that the last tasks queued; other shards may run on for long.
     ring.flush();
@@ -195,6 +199,7 @@ pub(super) struct Shard {
     /// How many tables there were before it.
     generation: Cell<u64>,
     pool: pool::Pool,
+    idle: workers::IdleConnections,
     failures: failures::Failures,
     open_requests: open_requests::OpenRequests,
     tallies: tally::Tallies,
@@ -241,6 +246,7 @@ impl Shard {
         Shard {
             drain: Notify::new(&ring),
             pool: pool::Pool::new(),
+            idle: workers::IdleConnections::default(),
             failures: failures::Failures::default(),
             open_requests: open_requests::OpenRequests::default(),
             tallies: tally::Tallies::new(),

@@ -23,8 +23,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::Shard;
 use super::waiting::{Line, Permit};
+use super::{Shard, call};
 use crate::address::{Address, UnixPath};
 use crate::limits;
 use crate::link::{BackendCount, Counter};
@@ -473,6 +473,8 @@ pub(super) async fn sweep(shard: Rc<Shard>) {
         pause.expired().await;
         shard.pool.sweep(&shard);
         shard.failures.sweep(shard.ring.now());
+        call::dismiss();
+        shard.ring.note_runnable();
         shard.sweep_slots();
         shard.note_ring();
         shard.file_rest();
