@@ -120,7 +120,8 @@ pub(super) async fn start(
             side.take_front();
         }
         send(side, lease, head);
-        let failed = match answer(side, lease, request, &progress).head(&mut backend.inbox).await {
+        let answer = Answer::new(side, lease, request, &progress);
+        let failed = match answer.head(&mut backend.inbox).await {
             Ok(len) => {
                 side.take_front();
                 return Ok(Started::Answering(len));
@@ -219,24 +220,6 @@ fn without_backend(
     }
 }
 
-fn answer<'a>(
-    side: &'a ClientSide,
-    lease: &'a Lease,
-    request: &'a Request,
-    progress: &'a Progress,
-) -> Answer<'a> {
-    Answer {
-        shard: &side.shard,
-        client: &side.stream,
-        backend: &lease.stream,
-        deadline: &side.deadline,
-        request,
-        ticket: side.ticket,
-        phase: &side.phase,
-        progress,
-    }
-}
-
 /// Makes a request whose body is here already, whole and small, one without: it goes out in one
 /// piece, and may again.
 fn carry_body(
@@ -264,7 +247,7 @@ pub(super) async fn respond(
 ) -> Outcome {
     let Some(lease) = &backend.lease else { return Outcome::Next(Next::Reset) };
     let progress = Progress::new(&side.shard.ring, true, side.end_counts());
-    let answer = answer(side, lease, request, &progress);
+    let answer = Answer::new(side, lease, request, &progress);
     let answered = answer.pass_on(len, &mut backend.inbox).await;
     settle(side, backend, request, answered, true).await
 }

@@ -7,11 +7,12 @@ use std::task::Poll;
 
 use super::Shard;
 use super::body::{Body, Both, Relay};
+use super::client::ClientSide;
 use super::ending::{BadAnswer, Ending};
 use super::heads;
 use super::inbox::Inbox;
 use super::phase::Phase;
-use super::pool::KeepTerms;
+use super::pool::{KeepTerms, Lease};
 use super::request::{Request, RequestTicket};
 use super::tally::Meter;
 use crate::http::{self, Chunked, FramingOut, Refusal, ResponseForward, ResponseFraming, Version};
@@ -96,17 +97,43 @@ impl Progress {
 
 /// The backend's side of an exchange.
 pub(super) struct Answer<'a> {
-    pub(super) shard: &'a Rc<Shard>,
-    pub(super) client: &'a Stream,
-    pub(super) backend: &'a Stream,
-    pub(super) deadline: &'a Deadline,
-    pub(super) request: &'a Request,
-    pub(super) ticket: RequestTicket,
-    pub(super) phase: &'a Cell<Phase>,
-    pub(super) progress: &'a Progress,
+    shard: &'a Rc<Shard>,
+    client: &'a Stream,
+    backend: &'a Stream,
+    deadline: &'a Deadline,
+    request: &'a Request,
+    ticket: RequestTicket,
+    phase: &'a Cell<Phase>,
+    progress: &'a Progress,
 }
 
-impl Answer<'_> {
+impl<'a> Answer<'a> {
+    pub(super) fn new(
+        side: &'a ClientSide,
+        lease: &'a Lease,
+        request: &'a Request,
+        progress: &'a Progress,
+    ) -> Answer<'a> {
+        let ClientSide { shard, stream, deadline, phase, ticket, .. } = side;
+        let (client, backend, ticket) = (stream, &lease.stream, *ticket);
+        Answer { shard, client, backend, deadline, request, ticket, phase, progress }
+    }
+
+    /// The way of a request's body, against that of the answer.
+    pub(super) fn upload(&self, deadline: &'a Deadline) -> Relay<'a> {
+        let timeouts = self.shard.timeouts();
+        Relay {
+            ring: &self.shard.ring,
+            source: self.client,
+            target: self.backend,
+            deadline,
+            source_pace: timeouts.client,
+            target_pace: self.request.timeout_server(timeouts),
+            meter: Meter { shard: self.shard, ticket: self.ticket, received: true },
+            both: &self.progress.both,
+        }
+    }
+
     /// Waits for a response head to be at the front of `inbox`; returns its length.
     pub(super) async fn head(&self, inbox: &mut Inbox) -> Result<usize, Failed> {
         if self.progress.uploaded.get() {
@@ -199,7 +226,7 @@ impl Answer<'_> {
                     // So is the next answer, probably.
                     self.backend.peek();
                 }
-                let relayed = self.relay().run(Some(out), inbox, &mut begun.body).await;
+                let relayed = self.download().run(Some(out), inbox, &mut begun.body).await;
                 relayed.map_err(|broken| Failed { ending: broken.of_download(), is_hidden })?;
             }
             // Bytes behind the answer are nobody's (RFC 9112 §6.3): that connection is closed.
@@ -209,8 +236,8 @@ impl Answer<'_> {
         Err(BadAnswer::Interim.into())
     }
 
-    /// The way of the body to the client.
-    fn relay(&self) -> Relay<'_> {
+    /// The way of its body to the client.
+    fn download(&self) -> Relay<'a> {
         let timeouts = self.shard.timeouts();
         Relay {
             ring: &self.shard.ring,

@@ -4,7 +4,7 @@ use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 
-use super::body::{Body, Relay};
+use super::body::Body;
 use super::client::{ClientSide, end_counts};
 use super::inbox::Inbox;
 use super::phase::Phase;
@@ -12,7 +12,6 @@ use super::pool::Lease;
 use super::request::Request;
 use super::response::{Answer, AnswerProgress, Answered, Failed, Progress};
 use super::splice::Broken;
-use super::tally::Meter;
 use crate::http::Refusal;
 use crate::ring::{Deadline, Stream};
 
@@ -43,25 +42,17 @@ pub(super) async fn run(
 ) -> Result<Ended, Refusal> {
     let mut body = send_head(side, lease, request, head)?;
     let ends = if body.is_done() { side.end_counts() } else { side.shard.end_counts(true) };
-    let ClientSide { shard, stream, inbox: client_inbox, phase, deadline, ticket, .. } = side;
-    let (ticket, shard, stream) = (*ticket, &*shard, &*stream);
+    // Lent to the body alone: all else of the client's side serves both ways.
+    let mut client_inbox = std::mem::take(&mut side.inbox);
+    let ClientSide { shard, stream, phase, deadline, ticket, .. } = &*side;
     let progress = Progress::new(&shard.ring, body.is_done(), ends);
     let Progress { uploaded, shown, both, .. } = &progress;
     if uploaded.get() {
         stream.arm();
     }
-    let answer = Answer {
-        shard,
-        client: stream,
-        backend: &lease.stream,
-        deadline,
-        request,
-        ticket,
-        phase,
-        progress: &progress,
-    };
+    let answer = Answer::new(side, lease, request, &progress);
     let body_deadline = Deadline::new(&shard.ring);
-    let relay = relay_against(&answer, &body_deadline);
+    let relay = answer.upload(&body_deadline);
     // The backend's time runs once it has, or will have, no more of the request.
     let set_deadline = || {
         if shown.get() == AnswerProgress::Nothing {
@@ -70,10 +61,10 @@ pub(super) async fn run(
         }
     };
     let upload = async {
-        relay.run(None, client_inbox, &mut body).await?;
+        relay.run(None, &mut client_inbox, &mut body).await?;
         uploaded.set(true);
         both.ends.set(end_counts(shard, !client_inbox.is_empty()));
-        shard.note_sent(ticket);
+        shard.note_sent(*ticket);
         stream.arm();
         set_deadline();
         Ok(())
@@ -89,7 +80,10 @@ pub(super) async fn run(
         set_deadline();
     };
     let drop_body = |cx: &Context<'_>| drop_body(stream, cx, || both.note_moved(&shard.ring));
-    Ok(both_ways(pin!(upload), pin!(download), &progress, on_backend_closed, drop_body).await)
+    let ended =
+        both_ways(pin!(upload), pin!(download), &progress, on_backend_closed, drop_body).await;
+    side.inbox = client_inbox;
+    Ok(ended)
 }
 
 /// Sends the head, and with it what is here already of the body; returns the rest of that.
@@ -109,21 +103,6 @@ fn send_head(
     lease.stream.begin_send_kept(head);
     side.phase.set(Phase::SendingRequest);
     Ok(body)
-}
-
-/// The way of a body to the backend from which `answer` comes.
-fn relay_against<'a>(answer: &Answer<'a>, deadline: &'a Deadline) -> Relay<'a> {
-    let timeouts = answer.shard.timeouts();
-    Relay {
-        ring: &answer.shard.ring,
-        source: answer.client,
-        target: answer.backend,
-        deadline,
-        source_pace: timeouts.client,
-        target_pace: answer.request.timeout_server(timeouts),
-        meter: Meter { shard: answer.shard, ticket: answer.ticket, received: true },
-        both: &answer.progress.both,
-    }
 }
 
 /// Runs both directions until they are through or the client's part of the upload broke. When the
