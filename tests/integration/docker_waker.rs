@@ -130,9 +130,11 @@ fn container_is_started_by_a_visitor_and_stopped_when_idle() {
         eventually("the container is started", || docker.asked(START) == round);
         let backend = Backend::on(port).serve_text("awake");
         assert_eq!(visitor.expect_answer().text(), "awake");
-        assert_eq!(api.get("/hostname/a.com/"), awake);
         drop(visitor);
         eventually("the container is stopped", || docker.asked(STOP) == round);
+        // It was awake in between, for as long as nobody asked.
+        let changes = api.get("/changes/?host=a.com");
+        assert_eq!((&changes[0]["before"], &changes[1]["rule"]), (&awake, &awake));
         let rule = api.get("/hostname/a.com/");
         assert_eq!((&rule[0], &rule[1]["then"], &rule[2]), (&json!("spin"), &awake, &json!(true)));
         drop(backend);
