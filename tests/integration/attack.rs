@@ -326,6 +326,8 @@ fn connections_that_come_and_go_leave_nothing_behind() {
         assert!(began.elapsed() < 6 * PATIENCE, "{n} connections took too long");
     }
     let expected = (COUNT + honest) as f64;
+    // A new connection: the one before may have been silent for longer than the API allows.
+    let mut api = daemon.api();
     // who was reset before it was taken in may never have been seen
     let accepted = metric(&mut api, "connections_accepted_total") - before;
     assert!(accepted <= expected && expected * 0.7 < accepted, "{accepted} of {expected}");

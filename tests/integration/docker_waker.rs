@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::fs;
 use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -111,7 +112,9 @@ fn asleep(docker: &Docker, port: u16) -> Option<(Daemon, Waker, Value)> {
         .stderr(Stdio::null())
         .spawn()
         .expect("python3");
-    Some((daemon, Waker(child), awake))
+    let child = Waker(child);
+    eventually("the waker listens", || TcpStream::connect(("127.0.0.1", waker)).is_ok());
+    Some((daemon, child, awake))
 }
 
 fn visit(daemon: &Daemon) -> Connection {

@@ -2,6 +2,7 @@
 //! any more, how often, and what happens when they don't listen.
 
 use std::fs;
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -190,6 +191,7 @@ fn the_example_starts_and_stops_a_unit() {
         .stderr(Stdio::null())
         .spawn()
         .expect("python3");
+    eventually("the waker listens", || TcpStream::connect(("127.0.0.1", waker)).is_ok());
     let called = |what: &str| {
         let calls = fs::read_to_string(&calls).unwrap_or_default();
         calls.lines().filter(|line| *line == what).count()
