@@ -9,6 +9,7 @@ use tokio::net::unix::pipe::Receiver;
 
 use super::elder::Elder;
 use crate::address::Address;
+use crate::limits;
 use crate::link::{ControlEnd, Drain};
 use crate::table::Snapshot;
 
@@ -37,19 +38,21 @@ pub(super) async fn drained(
     shards.ask(&drain);
     let mut elder = elder.ask(name, &drain.backends);
     let all = async {
-        while drain.left() != Some(0) {
-            if answered.readable().await.is_err() {
-                return;
-            }
-            // Only to have it unreadable again; the numbers stand in `drain`.
-            let _ = answered.try_read(&mut [0; 8]);
-        }
+        heard(&drain, &answered, |left| left == Some(0)).await;
         if let Some(elder) = &mut elder {
             // An error: the daemon that is being taken over from has ended.
             let _ = elder.wait_for(|left| left.as_ref().is_some_and(|left| left.0 == 0)).await;
         }
     };
     let _ = tokio::time::timeout(wait, all).await;
+    // What is left is known once each has answered, however short the wait was.
+    let first = async {
+        heard(&drain, &answered, |left| left.is_some()).await;
+        if let Some(elder) = &mut elder {
+            let _ = elder.wait_for(Option::is_some).await;
+        }
+    };
+    let _ = tokio::time::timeout(limits::DRAIN_ANSWER_TIME, first).await;
     let elder = elder.filter(|elder| elder.has_changed().is_ok());
     let elder = elder.map(|elder| elder.borrow().clone().unwrap_or((1, Vec::new())));
     let (left_elsewhere, at_elsewhere) = elder.unwrap_or_default();
@@ -57,4 +60,15 @@ pub(super) async fn drained(
     let left = drain.left_at().map(|(at, count)| (at, u64::from(count) + there(at)));
     let at = left.filter(|(_, count)| *count != 0).collect();
     Ok(Left { is_nothing: drain.left() == Some(0) && left_elsewhere == 0, at })
+}
+
+/// Waits until the answers of the shards are enough.
+async fn heard(drain: &Drain, answered: &Receiver, is_enough: impl Fn(Option<u32>) -> bool) {
+    while !is_enough(drain.left()) {
+        if answered.readable().await.is_err() {
+            return;
+        }
+        // Only to have it unreadable again; the numbers stand in `drain`.
+        let _ = answered.try_read(&mut [0; 8]);
+    }
 }

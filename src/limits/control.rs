@@ -99,6 +99,9 @@ pub const LISTING_PIECE_BYTES: usize = 128 * 1024;
 pub const DRAIN_WAIT_MAX: Duration = Duration::from_secs(3600);
 /// Wait for removed backends to drain when the request names none.
 pub const DRAIN_WAIT: Duration = Duration::from_secs(30);
+/// Wait for shards, and a daemon before this one, to answer what is left once that time is over:
+/// those that run do so at once.
+pub const DRAIN_ANSWER_TIME: Duration = Duration::from_secs(5);
 /// Events kept for a reader that is slow.
 pub const EVENTS_KEPT: usize = 1024;
 /// Readers of events at a time.

@@ -139,6 +139,15 @@ impl Slot {
         self.add_at(count.index(), n.wrapping_neg());
     }
 
+    /// Counts the end of a request that was open, after all else that is counted of it: see
+    /// [`Slot::sums`]. Called by the owning shard only.
+    #[inline]
+    pub(crate) fn complete(&self) {
+        self.sub(HostCount::Open, 1);
+        let cell = &self.counts[COMPLETED];
+        cell.store(cell.load(Ordering::Relaxed).wrapping_add(1), Ordering::Release);
+    }
+
     /// Counts a final response or reply; one that is not 2xx to 5xx has no class.
     #[inline]
     pub(crate) fn add_answer(&self, status: u16) {
@@ -177,18 +186,20 @@ impl Slot {
         std::array::from_fn(|at| self.id[at].load(Ordering::Relaxed))
     }
 
-    /// The counts, at this moment.
+    /// The counts, at this moment. The counts of a request are behind `Completed`, and read after
+    /// it: they have all of each request that is completed.
     pub(crate) fn sums(&self) -> Sums {
-        Sums(std::array::from_fn(|at| self.counts[at].load(Ordering::Relaxed)))
+        Sums(std::array::from_fn(|at| self.counts[at].load(Ordering::Acquire)))
     }
 
     /// Counts and histograms, at this moment.
     pub(crate) fn whole(&self) -> Whole {
+        let sums = self.sums();
         let mut classes = [0; TIME_CLASSES];
         for (sum, cell) in classes.iter_mut().zip(&self.classes) {
             *sum = cell.load(Ordering::Relaxed).into();
         }
-        Whole { sums: self.sums(), classes }
+        Whole { sums, classes }
     }
 
     /// The classes of one time with [`TIME_BOUNDS`](super::TIME_BOUNDS); each count begins anew
@@ -588,6 +599,37 @@ mod tests {
         assert_eq!(whole.times(SlotTime::Held), (&[0, 0, 0, 0, 0, 0, 0, 0, 1][..], 121_000_000));
         assert_eq!(whole.times(SlotTime::Response).1, 0);
         slots.add_time(1, SlotTime::Held, Duration::ZERO);
+    }
+
+    /// The order alone: one thread counts as a shard does, the other reads as control does.
+    #[test]
+    fn completed_requests_are_counted_whole() {
+        const ROUNDS: u64 = 100_000;
+        let slots = Slots::default();
+        slots.open(0, [1, 0, 0]);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for _ in 0..ROUNDS {
+                    slots.add(0, HostCount::Open, 1);
+                    slots.add(0, HostCount::Errors, 1);
+                    slots.add(0, HostCount::Limited, 1);
+                    slots.add_time(0, SlotTime::Request, Duration::from_micros(1));
+                    slots.get(0).expect("it is open").complete();
+                }
+            });
+            let slot = slots.get(0).expect("it is open");
+            loop {
+                let Whole { sums, classes } = slot.whole();
+                let completed = sums.get(HostCount::Completed);
+                let times: u64 = classes.iter().sum();
+                let others = [sums.get(HostCount::Errors), sums.get(HostCount::Limited), times];
+                assert!(others.iter().all(|count| completed <= *count), "{completed}: {others:?}");
+                if completed == ROUNDS {
+                    assert_eq!(sums.get(HostCount::Open), 0);
+                    return;
+                }
+            }
+        });
     }
 
     #[test]

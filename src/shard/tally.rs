@@ -248,28 +248,27 @@ impl Shard {
         self.moved_on(live.rule);
     }
 
-    /// Counts the end of a request, however it came.
+    /// Counts the end of a request, however it came. Its host has completed it when all else of it
+    /// is counted: whoever waits for the one may read the others. Its line comes last.
     pub(super) fn finish(&self, ticket: RequestTicket) {
         if ticket == RequestTicket::NONE {
             return;
         }
         let live = self.tallies.live.borrow_mut().remove(ticket.index());
-        self.count(Counter::Completed);
         self.end.counters().add_ending(live.ending.position());
         // Names that nobody serves say nothing about how the others are served.
-        let is_error = !live.is_unknown && (500 <= live.status || live.ending.is_failure());
-        if let Some(slot) = self.end.hosts().get(live.host) {
-            slot.sub(HostCount::Open, 1);
-            slot.add(HostCount::Completed, 1);
-            if live.ending.is_limit() {
-                slot.add(HostCount::Limited, 1);
-            }
-        }
-        self.end.backends().add(live.backend_slot, BackendCount::Completed, 1);
-        if is_error {
+        if !live.is_unknown && (500 <= live.status || live.ending.is_failure()) {
             self.count_error(&live);
         }
         self.count_time(live.host, SlotTime::Request, self.time_since(live.began));
+        self.end.backends().add(live.backend_slot, BackendCount::Completed, 1);
+        self.count(Counter::Completed);
+        if let Some(slot) = self.end.hosts().get(live.host) {
+            if live.ending.is_limit() {
+                slot.add(HostCount::Limited, 1);
+            }
+            slot.complete();
+        }
         self.moved_on(live.rule);
         if let Some(mut record) = live.record {
             record.ending = live.ending;

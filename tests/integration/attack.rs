@@ -98,12 +98,15 @@ fn slow_heads_are_cut_off_and_keep_nobody_out() {
     let setup = setup().set("timeout_http_request", "2s");
     let mut daemon = setup.clone().start();
     let mut watch = Watch::of(&daemon, &setup);
-    let mut slow: Vec<Connection> = (0..COUNT).map(|_| attacker(&daemon)).collect();
+    // Each begins at once: one that says nothing in all its time is not told.
+    let begin = |_| {
+        let mut client = attacker(&daemon);
+        client.send("GET / HTTP/1.1\r\nHost: empty.com\r\nX: ");
+        client
+    };
+    let mut slow: Vec<Connection> = (0..COUNT).map(begin).collect();
     let mut told = 0;
     let (began, mut sent) = (Instant::now(), 0);
-    for client in &mut slow {
-        client.send("GET / HTTP/1.1\r\nHost: empty.com\r\nX: ");
-    }
     // a byte now and then keeps none of them alive
     while !slow.is_empty() {
         slow.retain_mut(|client| {
@@ -150,12 +153,16 @@ fn slow_bodies_are_cut_off_and_keep_nobody_out() {
         slow.iter_mut().for_each(|client| client.send("x"));
         watch.expect_served(&daemon);
     }
-    eventually("every byte went on", || backend.requests() == COUNT);
+    // Bytes go on to come until all are there, however long that takes.
+    let mut api = daemon.api();
+    eventually("every byte went on", || {
+        slow.iter_mut().for_each(|client| client.send("x"));
+        let open = api.get("/stats/a.com/")["open_requests"].clone();
+        backend.requests() == COUNT && open == COUNT
+    });
     // one source has no more than its share, whatever it does with it
     assert_eq!(attacker(&daemon).expect_answer().status(), 503);
-    let mut api = daemon.api();
     assert_eq!(counted(&mut api, "shed_total", "max_connections_per_source"), 1.0);
-    assert_eq!(api.get("/stats/a.com/")["open_requests"], COUNT);
     // now not even that byte
     eventually("they are given up", || api.get("/stats/a.com/")["open_requests"] == 0);
     watch.pipes = COUNT;
@@ -175,7 +182,7 @@ fn slow_readers_cost_bounded_memory() {
             (0..ANSWER / MIB).all(|_| server.try_send(&block).is_ok());
         }
     });
-    let setup = setup().set("timeout_client", "2s").rule("a.com", backend.rule());
+    let setup = setup().set("timeout_client", "5s").rule("a.com", backend.rule());
     let mut daemon = setup.clone().start();
     let mut watch = Watch::of(&daemon, &setup);
     let mut slow: Vec<Connection> =
@@ -202,7 +209,7 @@ fn slow_readers_cost_bounded_memory() {
 fn idle_flood_from_one_source_keeps_nobody_out() {
     const MOST: usize = 50;
     const FLOOD: usize = 600;
-    let setup = setup().set("max_connections_per_source", MOST).set("timeout_http_request", "2s");
+    let setup = setup().set("max_connections_per_source", MOST).set("timeout_http_request", "6s");
     let mut daemon = setup.clone().start();
     let mut watch = Watch::of(&daemon, &setup);
     let flood: Vec<Connection> = (0..FLOOD).map(|_| attacker(&daemon)).collect();
@@ -222,7 +229,7 @@ fn idle_flood_from_one_source_keeps_nobody_out() {
 #[test]
 fn idle_flood_from_everywhere_ends_by_itself() {
     const ROOM: usize = 200;
-    let setup = setup().set("max_connections", ROOM).set("timeout_http_request", "2s");
+    let setup = setup().set("max_connections", ROOM).set("timeout_http_request", "6s");
     let mut daemon = setup.clone().start();
     let mut watch = Watch::of(&daemon, &setup);
     let flood: Vec<Connection> = (0..2 * ROOM)
@@ -277,8 +284,7 @@ fn header_bombs_are_refused_by_their_kind() {
                 assert_eq!(head.status(), status, "{reason}");
             }
         }
-        let refused = counted(&mut api, "refused_total", reason) - before;
-        assert_eq!(refused, EACH as f64, "{reason}");
+        eventually(reason, || counted(&mut api, "refused_total", reason) - before == EACH as f64);
     }
     watch.expect_over(&mut daemon);
 }
@@ -320,6 +326,8 @@ fn connections_that_come_and_go_leave_nothing_behind() {
         assert!(began.elapsed() < 6 * PATIENCE, "{n} connections took too long");
     }
     let expected = (COUNT + honest) as f64;
+    // A new connection: the one before may have been silent for longer than the API allows.
+    let mut api = daemon.api();
     // who was reset before it was taken in may never have been seen
     let accepted = metric(&mut api, "connections_accepted_total") - before;
     assert!(accepted <= expected && expected * 0.7 < accepted, "{accepted} of {expected}");

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::io::ErrorKind;
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use socket2::{Domain, SockRef, Socket, Type};
 use tempfile::TempDir;
 
+use crate::daemon::eventually;
 use crate::message::{Head, ok};
 use crate::script::{Connection, PATIENCE};
 
@@ -63,6 +64,12 @@ impl Backend {
     pub fn new() -> Backend {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a backend's listener");
         Backend::of(listener)
+    }
+
+    /// One whose port nobody else is given when it is gone: the daemon goes on to connect there,
+    /// and whoever is next on a free port might be another test's.
+    pub fn keeping_port() -> Backend {
+        Backend::on(closed_port())
     }
 
     fn of(listener: TcpListener) -> Backend {
@@ -200,6 +207,19 @@ impl Backend {
     }
 }
 
+/// The next connection that one of these gets, and which of them it is.
+#[track_caller]
+pub fn accept_any(backends: &[&Backend]) -> (usize, Connection) {
+    let mut found = None;
+    eventually("a connection to one of the backends", || {
+        let moment = Duration::from_millis(1);
+        let next = |at: usize| Some((at, backends[at].accept_within(moment)?));
+        found = (0..backends.len()).find_map(next);
+        found.is_some()
+    });
+    found.expect("a connection")
+}
+
 /// A rule that proxies to backends on these ports of the loopback.
 pub fn rule_for(ports: &[u16], arguments: Value) -> Value {
     let targets: Vec<Value> = ports.iter().map(|port| json!(["127.0.0.1", port])).collect();
@@ -222,6 +242,25 @@ pub fn closed_port() -> u16 {
     let address = holder.local_addr().expect("its address").as_socket_ipv4();
     std::mem::forget(holder);
     address.expect("an IPv4 address").port()
+}
+
+/// One of these ports that nobody has at this address, and that nobody else finds, in this run or
+/// another beside it; the daemon may bind it. It is held until the end of all tests.
+pub fn held_port(mut ports: impl Iterator<Item = u16>, address: IpAddr) -> u16 {
+    let hold = |port: u16| {
+        let address = SocketAddr::new(address, port);
+        let holder = Socket::new(Domain::for_address(address), Type::STREAM, None).ok()?;
+        if address.is_ipv6() {
+            holder.set_only_v6(false).ok()?;
+        }
+        // Alone: of two that try it at the same time one finds another port.
+        holder.bind(&address.into()).ok()?;
+        // And from now on beside the daemon.
+        holder.set_reuse_address(true).ok()?;
+        std::mem::forget(holder);
+        Some(port)
+    };
+    ports.find_map(hold).expect("a free port")
 }
 
 #[derive(Default)]

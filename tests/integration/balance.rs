@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::backend::{Backend, Serving, closed_port, rule_for};
-use crate::daemon::{Daemon, Setup};
+use crate::backend::{Backend, Serving, accept_any, closed_port, rule_for};
+use crate::daemon::{Daemon, Setup, eventually};
 use crate::message::{get, ok};
+use crate::spin::metric;
 
 /// How many of `count` requests each of `backends` got, one client after another.
 #[track_caller]
@@ -70,10 +71,8 @@ fn least_connections_goes_where_less_is_open() {
         let (mut first, mut second) = (daemon.connect(), daemon.connect());
         first.send(get("a.com", "/"));
         // whichever gets the first, the other must get the second
-        let (mut chosen, other) = match one.accept_within(Duration::from_millis(50)) {
-            Some(connection) => (connection, &two),
-            None => (two.accept(), &one),
-        };
+        let (at, mut chosen) = accept_any(&[&one, &two]);
+        let other = [&two, &one][at];
         chosen.expect_head();
         second.send(get("a.com", "/"));
         let mut server = other.accept();
@@ -145,26 +144,26 @@ fn a_backend_that_comes_back_is_used_again() {
 #[test]
 fn max_connections_makes_the_next_one_wait() {
     let backend = Backend::new();
-    let daemon = Daemon::proxying(backend.rule_with(json!({ "max_connections": 1 })));
+    let rule = backend.rule_with(json!({ "max_connections": 1 }));
+    let daemon = Setup::new().set("timeout_connect", "1h").rule("a.com", rule).start();
     let mut clients: Vec<_> = (0..3).map(|_| daemon.connect()).collect();
+    let mut api = daemon.api();
+    let mut server = None;
     for (n, client) in clients.iter_mut().enumerate() {
         client.send(get("a.com", &format!("/{n}")));
-        if n == 0 {
-            continue;
+        match n {
+            0 => server = Some(backend.accept()),
+            _ => eventually("it waits", || metric(&mut api, "requests_queued") == n as f64),
         }
-        client.expect_nothing_more();
     }
-    let mut server = backend.accept();
-    for n in 0..3 {
+    let mut server = server.expect("the first is not queued");
+    for (n, client) in clients.iter_mut().enumerate() {
         // in the order in which they came
-        let mut target = server.expect_head().target().to_owned();
-        target.remove(0);
-        let turn: usize = target.parse().expect("a number");
-        assert!(n != 0 || turn == 0, "the first one is served first");
+        server.expect_request(&format!("GET /{n} HTTP/1.1"));
         server.expect_nothing_more();
         backend.expect_no_connection();
-        server.send(ok(target));
-        assert_eq!(clients[turn].expect_answer().text(), turn.to_string());
+        server.send(ok(n.to_string()));
+        assert_eq!(client.expect_answer().text(), n.to_string());
     }
     backend.expect_no_connection();
 }

@@ -206,6 +206,7 @@ fn unknown_hosts_are_a_class_of_their_own() {
     for (host, expected) in [("bot.com", 503), ("a.com", 500), ("other.com", 503)] {
         assert_eq!(status_of(&daemon, host), expected);
     }
+    daemon.api().counted("a.com", 1);
     let found = daemon.api().counted("unknown", 2);
     let expected = json!({ "2xx": 0, "3xx": 0, "4xx": 0, "5xx": 0, "unknown": 2 });
     assert_eq!(found["answers"], expected);

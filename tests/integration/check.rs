@@ -4,12 +4,12 @@
 
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Command, Stdio};
 
 use serde_json::json;
 
-use crate::daemon::{Daemon, Finished, Setup};
+use crate::daemon::{Daemon, Finished, Setup, eventually};
 
 fn said(finished: &Finished) -> String {
     format!("{}{}", finished.out, finished.err)
@@ -47,6 +47,8 @@ fn a_management_socket_in_use_is_an_error() {
         setup.run(arguments).expect(1, &["bind_management", "somebody listens there already"]);
     }
     drop(listener);
+    // A program that another test just starts has it for a moment, until it is that program.
+    eventually("nobody has it", || UnixStream::connect(&path).is_err());
     // one that was left behind is no matter
     setup.run(&["--check"]).expect(0, &[]);
     std::fs::remove_file(&path).expect("removed");

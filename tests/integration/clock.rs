@@ -93,10 +93,10 @@ fn jump_of_the_wall_clock_disturbs_nothing() {
         waits.send(get("held.com", "/"));
         held.push(waits);
         expect_held(&mut api, "held.com", held.len() as u64);
+        let began = Instant::now();
         let mut brief = daemon.connect();
         brief.send(get("brief.com", "/"));
         expect_held(&mut api, "brief.com", 1);
-        let began = Instant::now();
         clock.set(jump);
         // no time-out came, and what is open goes on
         assert_eq!(open.exchange(get("a.com", "/jumped")).text(), "hello");
@@ -107,8 +107,10 @@ fn jump_of_the_wall_clock_disturbs_nothing() {
         let took = began.elapsed();
         assert!(Duration::from_millis(500) < took && took < Duration::from_secs(6), "{took:?}");
         // a rate is neither forgotten nor stuck
+        let asked = Instant::now();
         let first = passed(&daemon, "slow.com");
-        assert!((4..15).contains(&first), "{first} of 20 at once, where 4 a second may pass");
+        let most = 15 + 4 * asked.elapsed().as_secs() as usize;
+        assert!((4..most).contains(&first), "{first} of 20 at once, where 4 a second may pass");
         eventually("its pace goes on", || {
             daemon.connect().exchange(get("slow.com", "/")).status() == 200
         });
@@ -155,7 +157,8 @@ fn jump_of_the_wall_clock_disturbs_nothing() {
 /// As a machine that was suspended, or a virtual one that was moved.
 #[test]
 fn daemon_that_stood_still_goes_on() {
-    const STILL: Duration = Duration::from_secs(2);
+    // Longer than the times below, which are long enough for all that is begun before it.
+    const STILL: Duration = Duration::from_secs(4);
     let backend = Backend::new();
     let daemon = [
         "timeout_http_request",
@@ -166,12 +169,12 @@ fn daemon_that_stood_still_goes_on() {
         "timeout_tunnel",
     ]
     .into_iter()
-    .fold(Setup::new(), |setup, key| setup.set(key, "1s"))
+    .fold(Setup::new(), |setup, key| setup.set(key, "3s"))
     .set("shards", 2)
     .rule("a.com", backend.rule())
     .rule("empty.com", json!(["empty", { "code": 403 }, false]))
     .rule("held.com", json!(["spin", { "timeout": 600 }, false]))
-    .rule("brief.com", json!(["spin", { "timeout": 1 }, false]))
+    .rule("brief.com", json!(["spin", { "timeout": 3 }, false]))
     .start();
     let mut api = daemon.api();
     let files = daemon.open_files();
@@ -226,8 +229,5 @@ fn daemon_that_stood_still_goes_on() {
     eventually("all is closed", || metric(&mut api, "connections_open") == 0.0);
     eventually("descriptors are given back", || daemon.open_files() <= files + 2);
     // and nothing turns in circles
-    let before = daemon.cpu_time();
-    std::thread::park_timeout(Duration::from_secs(1));
-    let used = daemon.cpu_time() - before;
-    assert!(used < Duration::from_millis(300), "{used:?} of CPU time in a second of nothing");
+    daemon.expect_rest();
 }

@@ -503,6 +503,17 @@ impl Daemon {
         Duration::from_millis(10 * (field(11) + field(12)))
     }
 
+    /// Waits for a second in which it does next to nothing: something that turns in circles leaves
+    /// none, and what it still has to do comes to its end.
+    #[track_caller]
+    pub fn expect_rest(&self) {
+        eventually("a second of rest", || {
+            let before = self.cpu_time();
+            std::thread::park_timeout(Duration::from_secs(1));
+            self.cpu_time() - before < Duration::from_millis(300)
+        });
+    }
+
     pub fn open_files(&self) -> usize {
         self.file_numbers().count()
     }

@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::fs;
 use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -111,7 +112,9 @@ fn asleep(docker: &Docker, port: u16) -> Option<(Daemon, Waker, Value)> {
         .stderr(Stdio::null())
         .spawn()
         .expect("python3");
-    Some((daemon, Waker(child), awake))
+    let child = Waker(child);
+    eventually("the waker listens", || TcpStream::connect(("127.0.0.1", waker)).is_ok());
+    Some((daemon, child, awake))
 }
 
 fn visit(daemon: &Daemon) -> Connection {
@@ -130,9 +133,11 @@ fn container_is_started_by_a_visitor_and_stopped_when_idle() {
         eventually("the container is started", || docker.asked(START) == round);
         let backend = Backend::on(port).serve_text("awake");
         assert_eq!(visitor.expect_answer().text(), "awake");
-        assert_eq!(api.get("/hostname/a.com/"), awake);
         drop(visitor);
         eventually("the container is stopped", || docker.asked(STOP) == round);
+        // It was awake in between, for as long as nobody asked.
+        let changes = api.get("/changes/?host=a.com");
+        assert_eq!((&changes[0]["before"], &changes[1]["rule"]), (&awake, &awake));
         let rule = api.get("/hostname/a.com/");
         assert_eq!((&rule[0], &rule[1]["then"], &rule[2]), (&json!("spin"), &awake, &json!(true)));
         drop(backend);

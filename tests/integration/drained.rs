@@ -10,6 +10,7 @@ use crate::daemon::{Daemon, Setup, asked, asked_for, eventually};
 use crate::manage::Api;
 use crate::message::{Answer, get, ok};
 use crate::script::Connection;
+use crate::service::Hanging;
 
 const SWITCHING: &str =
     "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n";
@@ -294,4 +295,17 @@ fn senseless_wait_is_refused_before_anything_is_done() {
     let bad = api.tell("PUT", "/hostname/a.com/?wait=drained", &json!(["proxy", {}, true]));
     bad.expect_error(400, "a.com:host_kwarg_missing:backends");
     assert_eq!(api.get("/hostname/a.com/"), backend.rule());
+}
+
+/// A shard that is slow to answer is waited for: without it the number would be a guess.
+#[test]
+fn slow_shard_is_asked_what_is_left() {
+    let backend = Backend::new();
+    let daemon = Setup::new().rule("a.com", backend.rule()).start();
+    let _hanging_request = asked(&daemon, &backend);
+    let hanging = Hanging::thread(&daemon, "shard-0");
+    let mut asker = begin(&daemon, "DELETE", "&timeout=50ms", &Value::Null);
+    asker.wire.expect_nothing_within(Duration::from_millis(300));
+    drop(hanging);
+    expect_left(&asker.wire.expect_answer(), &json!({ address(&backend): 1 }));
 }

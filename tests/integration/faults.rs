@@ -6,7 +6,6 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
 
 use serde_json::json;
 
@@ -257,7 +256,7 @@ fn every_call_fails_now_and_then() {
     let files = daemon.open_files();
     let mut api = daemon.api();
     let tell = |kind: &str| format!("faults on purpose: {kind} is used up");
-    let (began, mut failed, mut in_a_row) = (Instant::now(), 0, 0);
+    let (mut failed, mut in_a_row) = (0, 0);
     let mut turn = 0;
     while in_a_row < 12 {
         // Four at a time: they share the ring, and none may feel what another met.
@@ -281,7 +280,8 @@ fn every_call_fails_now_and_then() {
         in_a_row = if is_over && bad == 0 { in_a_row + 1 } else { 0 };
         turn += 1;
         let left: Vec<_> = KINDS.iter().filter(|kind| !log.contains(&tell(kind))).collect();
-        assert!(began.elapsed() < Duration::from_secs(60), "not met yet: {left:?}; {bad} failed");
+        // All are met in some two hundred rounds, however long those take.
+        assert!(turn < 2000, "not met yet: {left:?}; {bad} failed");
     }
     assert!(0 < failed, "no fault was felt");
     assert_eq!(wrong.load(Ordering::SeqCst), 0, "wrong bytes went up");

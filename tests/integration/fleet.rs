@@ -47,6 +47,28 @@ pub fn expect_equal(apis: &mut [&mut Api]) -> (String, Value) {
     table(apis[0])
 }
 
+/// The same of large tables, which one connection after another asks for: one that waits while
+/// others are busy with theirs is closed.
+#[track_caller]
+pub fn expect_equal_nodes(nodes: &[&Daemon]) -> (String, Value) {
+    eventually("all nodes have the same tag", || {
+        let tags: Vec<String> = nodes.iter().map(|node| node.api().etag()).collect();
+        tags.iter().all(|tag| *tag == tags[0])
+    });
+    let tables = nodes.iter().map(|node| table(&mut long(node)));
+    let mut tables: Vec<(String, Value)> = tables.collect();
+    assert!(tables.iter().all(|other| *other == tables[0]), "of one tag, and not the same");
+    tables.swap_remove(0)
+}
+
+/// As `connected`, for requests that are much work.
+#[track_caller]
+pub fn long(daemon: &Daemon) -> Api {
+    let mut api = connected(daemon);
+    api.wire.wait_long();
+    api
+}
+
 pub fn rule(code: u16) -> Value {
     json!(["empty", {"code": code}, true])
 }
@@ -104,19 +126,18 @@ fn writers_on_all_nodes_lose_nothing() {
 fn a_table_of_many_pieces_arrives_whole() {
     let Some(etcd) = Etcd::start(1, &[]) else { return };
     let [a, b] = ["a", "b"].map(|name| node(name, &etcd.urls()).start());
-    let [mut to_a, _] = [&a, &b].map(connected);
+    let [mut to_a, _] = [&a, &b].map(long);
     let many = |count: usize, code: u16| -> Value {
         (0..count).map(|at| (format!("host-{at}.example.com"), rule(code))).collect()
     };
     let answer = to_a.tell("PUT", "/hostname/?wait=fleet", &many(60_000, 418)).expect_status(200);
     assert_eq!(answer.json()["fleet"]["applied"], 2);
     assert!(1 < etcd.count("/mantrid/f/bulk/chunk/"));
-    // Connections to the API are closed that nothing comes on for some seconds.
-    let [mut to_a, mut to_b] = [&a, &b].map(connected);
-    let (_, rules) = expect_equal(&mut [&mut to_a, &mut to_b]);
+    let (_, rules) = expect_equal_nodes(&[&a, &b]);
     assert_eq!(rules, many(60_000, 418));
     // It makes the log longer than what a table of that size is worth, so that it is folded, and
     // its chunks go when the log has moved on.
+    let mut to_b = long(&b);
     for code in 0..5 {
         to_b.tell("PATCH", "/hostname/", &many(30_000, 200 + code)).expect_made();
     }
@@ -126,10 +147,9 @@ fn a_table_of_many_pieces_arrives_whole() {
         base["sequence"].as_u64() >= Some(1)
     });
     // A new node begins with the folded table.
-    let [mut to_a, mut to_b] = [&a, &b].map(connected);
     let c = node("c", &etcd.urls()).start();
-    let mut to_c = connected(&c);
-    let (_, rules) = expect_equal(&mut [&mut to_a, &mut to_b, &mut to_c]);
+    connected(&c);
+    let (_, rules) = expect_equal_nodes(&[&a, &b, &c]);
     assert_eq!(rules["host-29999.example.com"], rule(204));
     assert_eq!(rules["host-30000.example.com"], rule(418));
 }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::daemon::eventually;
 use crate::etcd::{Etcd, Passing, Way};
-use crate::fleet::{connected, expect_equal, node, rule, table};
+use crate::fleet::{connected, expect_equal, expect_equal_nodes, long, node, rule, table};
 use crate::message::get;
 
 fn rules(api: &mut crate::manage::Api) -> usize {
@@ -90,11 +90,13 @@ fn a_node_that_was_away_for_long_loads_the_table() {
     }
     to_b.delete("b.com");
     way.set(Passing::All);
-    expect_equal(&mut [&mut to_a, &mut to_b]);
+    connected(&a);
+    expect_equal_nodes(&[&a, &b]);
     // Likewise where entries of the log itself are missing.
     way.set(Passing::Cut);
     let large: Value =
         (0..40_000).map(|at| (format!("host-{at}.example.com"), rule(418))).collect();
+    let mut to_b = long(&b);
     for code in 0..4 {
         let mut some = large.clone();
         some["host-0.example.com"] = rule(200 + code);
@@ -113,10 +115,10 @@ fn a_node_that_was_away_for_long_loads_the_table() {
     etcd.control(&["del", &entry(0), &entry(folded + 1)]);
     etcd.compact();
     way.set(Passing::All);
-    let (mut to_a, mut to_b) = (connected(&a), connected(&b));
-    expect_equal(&mut [&mut to_a, &mut to_b]);
-    to_b.put("/hostname/after.com/", &rule(200));
-    expect_equal(&mut [&mut to_a, &mut to_b]);
+    connected(&a);
+    expect_equal_nodes(&[&a, &b]);
+    long(&b).put("/hostname/after.com/", &rule(200));
+    expect_equal_nodes(&[&a, &b]);
 }
 
 /// Members go and come while all nodes write.

@@ -1,14 +1,15 @@
 //! What an upgrade takes along besides connections, and what the old daemon still has to do:
 //! nothing of it is lost, done twice or out of sight.
 
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv6Addr, SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use socket2::{Domain, Socket, Type};
 
-use crate::backend::{Backend, closed_port, rule_for};
+use crate::backend::{Backend, closed_port, held_port, rule_for};
 use crate::daemon::{Daemon, Setup, asked, eventually};
 use crate::message::{get, ok};
 use crate::script::Connection;
@@ -108,8 +109,7 @@ fn a_silent_address_is_passed_over() {
         drop(connection.try_send(answer));
     });
     // its queue is full: the kernel drops what comes
-    let silent =
-        socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    let silent = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     let address = SocketAddr::from(([127, 0, 0, 2], backend.port));
     silent.bind(&address.into()).expect("a free address");
     silent.listen(0).expect("a listener");
@@ -354,13 +354,13 @@ fn a_second_stop_ends_the_old_daemon_too() {
 #[test]
 fn addresses_may_go_and_change() {
     let rule = json!(["empty", { "code": 403 }, false]);
-    // the kernel gives these to no client, whose closed connections would be in the way of `*` for
-    // a minute
+    // The kernel gives these to no client, whose closed connections would be in the way of `*` for
+    // a minute.
     let start = 15_000 + std::process::id() as u16 % 10_000;
-    let is_free = |port: &u16| TcpListener::bind(("::", *port)).is_ok();
-    let mut free = (start..start + 2_000).filter(is_free);
-    let mut free = || SocketAddr::from(([127, 0, 0, 1], free.next().expect("a free port")));
-    let [first, second, api] = [free(), free(), free()];
+    let [first, second, api] = [(); 3].map(|()| {
+        let port = held_port(start..start + 2_000, Ipv6Addr::UNSPECIFIED.into());
+        SocketAddr::from(([127, 0, 0, 1], port))
+    });
     let setup = Setup::new().set("shards", 2).set("bind", first).rule("a.com", rule);
     let mut daemon = setup.clone().add("bind", second).add("bind_management", api).start();
     let answers = |address: SocketAddr| {

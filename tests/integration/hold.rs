@@ -182,7 +182,7 @@ fn one_probe_at_a_time_asks_for_all_that_wait() {
     eventually("its check fails", || api.get("/backends/")[&path]["state"] == "down");
     let mut clients: Vec<Connection> = (0..50).map(|_| ask(&daemon, &get("a.com", "/"))).collect();
     expect_held(&mut api, "a.com", 50);
-    let (before, began) = (probes.load(Ordering::SeqCst), Instant::now());
+    let (began, before) = (Instant::now(), probes.load(Ordering::SeqCst));
     eventually("it is probed", || 5 <= probes.load(Ordering::SeqCst) - before);
     let (count, took) = (probes.load(Ordering::SeqCst) - before, began.elapsed());
     let most = took.as_millis() / 80 + 2;
@@ -225,7 +225,7 @@ fn request_goes_to_the_backend_that_is_there() {
 /// that may have been acted on is not.
 #[test]
 fn repeatable_requests_of_a_dead_backend_are_held() {
-    let backend = Backend::new();
+    let backend = Backend::keeping_port();
     let port = backend.port;
     let rule = rule_for(&[port], json!({"hold": 60}));
     let daemon = Setup::new().rule("a.com", rule).start();
@@ -242,7 +242,6 @@ fn repeatable_requests_of_a_dead_backend_are_held() {
     drop((backend, server, other));
     assert_eq!(post_it.expect_answer().status(), 502);
     expect_held(&mut api, "a.com", 1);
-    // the port of a `Backend::new` is free again
     let backend = Backend::on(port).serve_text("hello");
     assert_eq!(get_it.expect_answer().text(), "hello");
     assert_eq!(backend.requests(), 1);

@@ -125,7 +125,7 @@ fn ends_are_counted_by_their_causes() {
         ("tunnel_cut", 0.0),
     ] {
         let start = format!("mantrid_endings_total{{cause=\"{cause}\"}}");
-        assert_eq!(metric(&mut api, &start), count, "{cause}");
+        eventually(cause, || metric(&mut api, &start) == count);
     }
     let responses = |author: &str, code: u16| {
         format!(
@@ -141,7 +141,8 @@ fn ends_are_counted_by_their_causes() {
         ("mantrid", 502, 1.0),
         ("mantrid", 400, 1.0),
     ] {
-        assert_eq!(metric(&mut api, &responses(author, code)), count, "{author} {code}");
+        let responses = responses(author, code);
+        eventually(&responses, || metric(&mut api, &responses) == count);
     }
     assert_eq!(metric(&mut api, "mantrid_errors_total"), 3.0);
     assert_eq!(metric(&mut api, "mantrid_host_errors_total{host=\"app.com\"}"), 2.0);

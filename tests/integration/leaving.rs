@@ -136,9 +136,14 @@ fn client_that_left_gives_its_place_to_the_next() {
         eventually("two wait", || metric(&mut api, "requests_queued") == 2.0);
         last.send(get("a.com", "/last"));
         eventually("three wait", || metric(&mut api, "requests_queued") == 3.0);
-        // Whoever waits for a place and leaves has none; whoever has one and leaves gives it up.
-        let _left = (leave(queued, how), leave(first.0, how), leave(second.0, how));
-        for (client, target) in [(&mut third, "/third"), (&mut last, "/last")] {
+        // Whoever waits for a place and leaves has none; whoever has one and leaves gives it up, to
+        // the next in line.
+        let _left = leave(queued, how);
+        eventually("two wait", || metric(&mut api, "requests_queued") == 2.0);
+        for (client, target, leaves) in
+            [(&mut third, "/third", first.0), (&mut last, "/last", second.0)]
+        {
+            let _left = leave(leaves, how);
             let mut server = backend.accept();
             server.expect_request(&format!("GET {target} HTTP/1.1"));
             server.send(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nhi");

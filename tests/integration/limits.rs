@@ -1,6 +1,7 @@
 //! What one host, and one client, may ask for at most.
 
 use std::net::Ipv4Addr;
+use std::time::Instant;
 
 use serde_json::{Value, json};
 
@@ -23,11 +24,14 @@ fn requests_past_the_rate_get_429() {
         .start();
     let mut client = daemon.connect();
     let mut status = |host| client.exchange(get(host, "/")).status();
+    let began = Instant::now();
     let answers: Vec<u16> = (0..20).map(|_| status("a.com")).collect();
     assert_eq!(&answers[..5], [200; 5]);
-    // one more may have come in time on a slow machine
-    let refused = answers.iter().filter(|status| **status == 429).count();
-    assert!((10..=15).contains(&refused), "{answers:?}");
+    // five at once, and what the rate gives meanwhile
+    let passed = answers.iter().filter(|status| **status == 200).count();
+    let most = 6 + (5.0 * began.elapsed().as_secs_f64()) as usize;
+    assert!((5..=most).contains(&passed), "{answers:?}");
+    assert!(answers.iter().all(|status| [200, 429].contains(status)), "{answers:?}");
     assert_eq!(status("b.com"), 200, "another host");
     let mut again = daemon.connect();
     let answer = again.exchange(get("a.com", "/"));
@@ -44,11 +48,13 @@ fn requests_past_the_rate_get_429() {
 fn the_rate_is_that_of_all_shards_together() {
     let backend = Backend::new().serve_text("hello");
     let daemon = Setup::new().set("shards", 4).rule("a.com", limited(backend.rule(), 10)).start();
+    let began = Instant::now();
     let passed = (0..60)
         .map(|_| daemon.connect().exchange(get("a.com", "/")).status())
         .filter(|status| *status == 200)
         .count();
-    assert!((10..30).contains(&passed), "{passed} of 60, not about 10");
+    let most = 20 + (10.0 * began.elapsed().as_secs_f64()) as usize;
+    assert!((10..most).contains(&passed), "{passed} of 60, not about 10");
     let metrics = daemon.api().ask("GET", "/metrics").expect_status(200).text();
     let line = format!("mantrid_shed_total{{reason=\"max_requests_per_second\"}} {}", 60 - passed);
     assert!(metrics.contains(&line), "no {line:?} in:\n{metrics}");

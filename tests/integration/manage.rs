@@ -2,7 +2,8 @@
 //! in both directions. What it sends is plain, so that a test can say the rest itself.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -14,11 +15,51 @@ pub struct Api {
     pub wire: Connection,
     /// Lines that each request has besides its own.
     fields: String,
+    /// Where a daemon of the test has it.
+    place: Option<Place>,
+    /// Moment of the last answer.
+    used: Instant,
 }
+
+enum Place {
+    Unix(PathBuf),
+    Tcp(SocketAddr),
+}
+
+impl Place {
+    #[track_caller]
+    fn connect(&self) -> Connection {
+        match self {
+            Place::Unix(path) => Connection::unix(path),
+            Place::Tcp(address) => Connection::client(*address),
+        }
+    }
+}
+
+/// A connection that nothing comes on is closed after ten seconds, which pass between two requests
+/// on a slow machine: from half of them on, the next request has another.
+const IDLE: Duration = Duration::from_secs(5);
 
 impl Api {
     pub fn over(wire: Connection) -> Api {
-        Api { wire, fields: "Host: localhost\r\n".to_owned() }
+        let fields = "Host: localhost\r\n".to_owned();
+        Api { wire, fields, place: None, used: Instant::now() }
+    }
+
+    #[track_caller]
+    fn at(place: Place) -> Api {
+        let wire = place.connect();
+        Api { place: Some(place), ..Api::over(wire) }
+    }
+
+    #[track_caller]
+    fn exchange(&mut self, request: String) -> Answer {
+        if let Some(place) = self.place.as_ref().filter(|_| IDLE < self.used.elapsed()) {
+            self.wire = place.connect().with_patience_of(&self.wire);
+        }
+        let answer = self.wire.exchange(request);
+        self.used = Instant::now();
+        answer
     }
 
     /// From now on each request has this line, too.
@@ -42,21 +83,21 @@ impl Api {
     #[track_caller]
     pub fn ask(&mut self, method: &str, path: &str) -> Answer {
         let request = self.request(method, path, "", "");
-        self.wire.exchange(request)
+        self.exchange(request)
     }
 
     /// A request with a body.
     #[track_caller]
     pub fn tell(&mut self, method: &str, path: &str, body: &Value) -> Answer {
         let request = self.request(method, path, "", &body.to_string());
-        self.wire.exchange(request)
+        self.exchange(request)
     }
 
     /// The same with more lines in its head.
     #[track_caller]
     pub fn tell_with(&mut self, lines: &str, method: &str, path: &str, body: &Value) -> Answer {
         let request = self.request(method, path, lines, &body.to_string());
-        self.wire.exchange(request)
+        self.exchange(request)
     }
 
     /// What stands there.
@@ -107,7 +148,7 @@ impl Daemon {
     #[track_caller]
     pub fn api(&self) -> Api {
         let path = self.management.iter().find_map(|one| one.strip_prefix("unix:"));
-        Api::over(Connection::unix(Path::new(path.expect("a Unix socket"))))
+        Api::at(Place::Unix(path.expect("a Unix socket").into()))
     }
 
     #[track_caller]
@@ -120,7 +161,7 @@ impl Daemon {
     /// Over its TCP address.
     #[track_caller]
     pub fn api_tcp(&self) -> Api {
-        Api::over(Connection::client(self.api_address()))
+        Api::at(Place::Tcp(self.api_address()))
     }
 }
 

@@ -9,7 +9,7 @@ use crate::backend::Backend;
 use crate::daemon::Setup;
 use crate::message::get;
 use crate::script::Connection;
-use crate::spin::expect_held;
+use crate::spin::{expect_held, spinning};
 
 /// Whether `count` connections fit into the limit of open files, with room for all other tests.
 fn enough_files_for(count: u64) -> bool {
@@ -65,6 +65,8 @@ fn held_requests_cost_little_memory() {
     const WANTED: u64 = 15_000;
     // An unoptimized build's futures are larger than the program's; by runs it differs by 50 bytes.
     const EACH_BYTES_MAX: u64 = 3200;
+    // On their way at the same time, at most: receive buffers that more would touch are not theirs.
+    const COMING: u64 = 100;
     let (soft, _hard) =
         rlimit::getrlimit(rlimit::Resource::NOFILE).expect("the limit of open files");
     // The daemon wants more than two for each, and a sixth more as shards have equal parts.
@@ -92,14 +94,16 @@ fn held_requests_cost_little_memory() {
         client.send(&request);
         client
     };
-    let mut clients: Vec<Connection> = (0..100).map(ask).collect();
-    expect_held(&mut api, "a.com", 100);
+    let mut clients: Vec<Connection> = (0..COMING).map(ask).collect();
+    expect_held(&mut api, "a.com", COMING);
     let before = daemon.resident_bytes();
-    clients.extend((100..count).map(ask));
-    // A new connection: the one before may have been silent for longer than the API allows.
-    let mut api = daemon.api();
-    expect_held(&mut api, "a.com", count);
-    let each = daemon.resident_bytes().saturating_sub(before) / (count - 100);
+    for number in COMING..count {
+        clients.push(ask(number));
+        if (number + 1) % COMING == 0 || number + 1 == count {
+            expect_held(&mut api, "a.com", number + 1);
+        }
+    }
+    let each = daemon.resident_bytes().saturating_sub(before) / (count - COMING);
     assert!(each <= EACH_BYTES_MAX, "a held request costs {each} bytes, over {EACH_BYTES_MAX}");
     // one more than may be held
     assert_eq!(ask(0).expect_answer().status(), 503);
@@ -111,6 +115,31 @@ fn held_requests_cost_little_memory() {
     let took = began.elapsed();
     assert!(took < Duration::from_secs(5), "{took:?} for {count}");
     eprintln!("{count} held, {each} bytes each; the last answer {took:?} after the flip");
+}
+
+/// Heads of requests that come in one moment are in the shard's buffers together, which were
+/// untouched before: that costs what those are, beside what each of the requests keeps.
+#[test]
+fn burst_of_requests_touches_no_more_than_the_buffers() {
+    const BURST: u64 = 1000;
+    const EACH_BYTES_MAX: u64 = 3200;
+    // 256 of 16 KiB, and 64 of 64 KiB.
+    const BUFFERS_BYTES: u64 = 8 * 1024 * 1024;
+    let (daemon, mut api) = spinning(Setup::new(), json!({"timeout": 600}));
+    let before = daemon.resident_bytes();
+    daemon.signal("STOP");
+    let ask = |_| {
+        let mut client = daemon.connect();
+        client.send(get("a.com", &format!("/{}", "x".repeat(450))));
+        client
+    };
+    let _clients: Vec<Connection> = (0..BURST).map(ask).collect();
+    daemon.signal("CONT");
+    expect_held(&mut api, "a.com", BURST);
+    let grown = daemon.resident_bytes().saturating_sub(before);
+    eprintln!("{grown} bytes for a burst of {BURST}");
+    let most = BURST * EACH_BYTES_MAX + BUFFERS_BYTES;
+    assert!(grown <= most, "{grown} bytes for a burst of {BURST}, over {most}");
 }
 
 /// Traffic does not add to it: buffers are given back.

@@ -44,6 +44,7 @@ impl Night {
         });
         let daemon = Setup::new().management_tcp().set("shards", 2).start();
         let mut api = daemon.api();
+        api.wire.wait_long();
         let name = |number: usize| format!("site-{number:06}.example");
         let table: Map<String, Value> =
             (0..HOSTS).map(|number| (name(number), calm.rule())).collect();

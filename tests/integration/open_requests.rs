@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::backend::{Backend, closed_port, rule_for};
+use crate::backend::{Backend, accept_any, closed_port, rule_for};
 use crate::balance::Crowd;
 use crate::daemon::{Daemon, Setup, eventually};
 use crate::message::{get, ok};
 use crate::script::Connection;
+use crate::spin::metric;
 
 fn limited(ports: &[u16], most: u32) -> Value {
     rule_for(ports, json!({"max_open_requests": most, "algorithm": "round_robin"}))
@@ -21,21 +22,32 @@ fn request_past_the_limit_waits_whatever_its_backend() {
     let daemon =
         Setup::new().set("timeout_connect", "1h").rule("a.com", limited(&ports, 1)).start();
     let mut clients: Vec<Connection> = (0..3).map(|_| daemon.connect()).collect();
-    for (n, client) in clients.iter_mut().enumerate() {
-        client.send(get("a.com", &format!("/{n}")));
-        client.expect_nothing_more();
-    }
+    let mut api = daemon.api();
+    clients[0].send(get("a.com", "/0"));
+    let (first, server) = accept_any(&[&backends[0], &backends[1]]);
     let mut servers: Vec<Option<Connection>> = vec![None, None];
+    servers[first] = Some(server);
+    for (n, client) in clients.iter_mut().enumerate().skip(1) {
+        client.send(get("a.com", &format!("/{n}")));
+        eventually("it waits", || metric(&mut api, "requests_queued") == n as f64);
+    }
     for (n, client) in clients.iter_mut().enumerate() {
         // in the order in which they came, and one at a time
-        let at = (0..2).find(|at| match &mut servers[*at] {
-            None => {
-                servers[*at] = backends[*at].accept_within(Duration::from_millis(300));
-                servers[*at].is_some()
-            }
-            Some(server) => server.came_within(Duration::from_millis(300)),
+        let moment = Duration::from_millis(1);
+        let mut came = (n == 0).then_some(first);
+        eventually("a request at one of them", || {
+            came = came.or_else(|| {
+                (0..2).find(|at| match &mut servers[*at] {
+                    None => {
+                        servers[*at] = backends[*at].accept_within(moment);
+                        servers[*at].is_some()
+                    }
+                    Some(server) => server.came_within(moment),
+                })
+            });
+            came.is_some()
         });
-        let at = at.expect("a request at one of them");
+        let at = came.expect("a request at one of them");
         let server = servers[at].as_mut().expect("it");
         server.expect_request(&format!("GET /{n} HTTP/1.1"));
         for (other, server) in servers.iter_mut().enumerate() {
@@ -87,15 +99,22 @@ fn rules_with_one_backend_have_a_limit_each() {
     let setup = setup.rule("b.com", limited(&[backend.port], 1));
     let alias = json!(["alias", {"hostname": "a.com"}, false]);
     let daemon = setup.rule("c.com", alias).set("timeout_connect", "1h").start();
-    let mut clients = ["a.com", "b.com", "c.com"].map(|host| {
+    let ask = |host: &str| {
         let mut client = daemon.connect();
         client.send(get(host, &format!("/{host}")));
-        client.expect_nothing_more();
         client
+    };
+    let mut clients = Vec::new();
+    let mut servers = ["a.com", "b.com"].map(|host| {
+        clients.push(ask(host));
+        let mut server = backend.accept();
+        server.expect_head();
+        server
     });
-    let mut servers = [backend.accept(), backend.accept()];
-    servers.iter_mut().for_each(|server| drop(server.expect_head()));
     // An alias falls under the rule that it leads to.
+    clients.push(ask("c.com"));
+    let mut api = daemon.api();
+    eventually("it waits", || metric(&mut api, "requests_queued") == 1.0);
     backend.expect_no_connection();
     servers.iter_mut().for_each(|server| server.send(ok("")));
     let came = |server: &mut Connection| server.came_within(Duration::from_millis(50));
@@ -126,10 +145,13 @@ fn raw_connection_is_open_until_its_end() {
     raw.send("hello");
     let mut raw_server = backend.accept();
     raw_server.expect_body("hello");
+    let mut api = daemon.api();
     client.send(get("a.com", "/second"));
+    eventually("it waits", || metric(&mut api, "requests_queued") == 1.0);
     server.expect_nothing_more();
     let mut other = Connection::client(daemon.raw_address("TCP"));
     other.send("other");
+    eventually("both wait", || metric(&mut api, "requests_queued") == 2.0);
     backend.expect_no_connection();
     raw.half_close();
     raw_server.expect_close();
@@ -150,10 +172,11 @@ fn client_that_leaves_the_line_is_not_served() {
     first.send(get("a.com", "/first"));
     let mut server = backend.accept();
     server.expect_request("GET /first HTTP/1.1");
+    let mut api = daemon.api();
     gone.send(get("a.com", "/gone"));
-    gone.expect_nothing_more();
+    eventually("it waits", || metric(&mut api, "requests_queued") == 1.0);
     last.send(get("a.com", "/last"));
-    last.expect_nothing_more();
+    eventually("both wait", || metric(&mut api, "requests_queued") == 2.0);
     gone.half_close();
     gone.expect_end();
     server.send(ok("first"));

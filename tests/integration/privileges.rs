@@ -2,12 +2,12 @@
 //! whether it began as root or with one capability. All of it needs root to begin with; without, it
 //! says that it is skipped.
 
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
-use std::sync::atomic::{AtomicU16, Ordering};
 
 use serde_json::json;
 
+use crate::backend::held_port;
 use crate::daemon::{Daemon, Setup};
 use crate::message::get;
 
@@ -27,11 +27,7 @@ fn setup() -> Setup {
     for path in [setup.path(""), setup.path("mantrid")] {
         std::fs::set_permissions(path, PermissionsExt::from_mode(0o777)).expect("for all");
     }
-    // each port once: these tests run at the same time
-    static NEXT: AtomicU16 = AtomicU16::new(1023);
-    let mut ports = std::iter::repeat_with(|| NEXT.fetch_sub(1, Ordering::Relaxed)).take(300);
-    let free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
-    let port = ports.find(free).expect("a free port below 1024");
+    let port = held_port((700..1024).rev(), Ipv4Addr::LOCALHOST.into());
     setup
         .set("bind", format!("127.0.0.1:{port}"))
         .set("shards", 2)

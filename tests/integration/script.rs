@@ -107,6 +107,11 @@ impl Connection {
         self.patience = 6 * PATIENCE;
     }
 
+    /// Has as much of it as another.
+    pub fn with_patience_of(self, other: &Connection) -> Connection {
+        Connection { patience: other.patience, ..self }
+    }
+
     pub fn count_received_in(&mut self, counter: &Arc<AtomicU64>) {
         self.received = Arc::clone(counter);
     }

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::ErrorKind;
-use std::net::TcpListener;
+use std::net::SocketAddr;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -14,7 +14,7 @@ use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 use serde_json::json;
 
-use crate::backend::Backend;
+use crate::backend::{Backend, closed_port};
 use crate::daemon::{Daemon, Setup, eventually};
 use crate::message::get;
 use crate::script::{Connection, PATIENCE};
@@ -268,8 +268,7 @@ fn a_socket_of_systemd_is_used_by_every_shard() {
     if !is_there("systemd-socket-activate") {
         return;
     }
-    let free = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
-    let address = free.expect("a free port");
+    let address = SocketAddr::from(([127, 0, 0, 1], closed_port()));
     let setup = answering().set("bind", address).set("shards", 3);
     let file = setup.write_files();
     let mut activator = Command::new("systemd-socket-activate")

@@ -60,10 +60,11 @@ pub fn metric(api: &mut Api, name: &str) -> f64 {
 #[test]
 fn requests_are_held_until_the_flip() {
     let backend = Backend::new();
-    let (daemon, mut api) = spinning(Setup::new().set("shards", 2), json!({}));
+    // They go on at once, and don't wait for a look now and then: none is due as long as this runs.
+    let (daemon, mut api) =
+        spinning(Setup::new().set("shards", 2), json!({"check_interval": 3600}));
     let mut clients = held(&daemon, &mut api, 3);
     backend.expect_no_connection();
-    let began = Instant::now();
     api.put("/hostname/a.com/", &backend.rule());
     for _ in 0..3 {
         let mut server = backend.accept();
@@ -73,7 +74,6 @@ fn requests_are_held_until_the_flip() {
     for (number, client) in clients.iter_mut().enumerate() {
         assert_eq!(client.expect_answer().text(), format!("/{number}"));
     }
-    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
     let counted = api.counted("a.com", 3);
     assert_eq!(counted["held_requests"], 0);
     assert_eq!(counted["answers"]["2xx"], 3);
@@ -165,7 +165,8 @@ fn change_to_another_spin_changes_the_limits() {
 /// First come first served, over all shards, at the pace that the rule asks for.
 #[test]
 fn a_paced_release_keeps_the_order() {
-    const RATE: usize = 40;
+    // A tenth of a second between two: longer than a shard has to wait for a CPU.
+    const RATE: usize = 10;
     let backend = Backend::new().serve(|head, connection| {
         drop(connection.try_send(ok(head.target())));
     });
@@ -205,12 +206,12 @@ fn a_release_respects_max_connections() {
     let (seen, now) = (most.clone(), under_way.clone());
     let backend = Backend::new().serve(move |_, connection| {
         seen.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-        std::thread::park_timeout(Duration::from_millis(2));
+        std::thread::park_timeout(Duration::from_millis(30));
         now.fetch_sub(1, Ordering::SeqCst);
         drop(connection.try_send(ok("hello")));
     });
     // places are waited for much longer than timeout_connect
-    let setup = Setup::new().set("shards", 2).set("timeout_connect", "50ms");
+    let setup = Setup::new().set("shards", 2).set("timeout_connect", "400ms");
     let (daemon, mut api) = spinning(setup, json!({}));
     let mut clients: Vec<Connection> = (0..100).map(|_| daemon.connect()).collect();
     clients.iter_mut().for_each(|client| client.send(get("a.com", "/")));
@@ -234,9 +235,10 @@ fn request_held_too_long_gets_the_page() {
     assert_eq!(answer.head.field("Retry-After"), Some("1"));
     assert!(Duration::from_millis(290) <= took, "{took:?}");
     // the same connection goes on, and waits again
-    client.send(get("a.com", "/"));
-    expect_held(&mut api, "a.com", 1);
-    assert_eq!(client.expect_answer().status(), 503);
+    let began = Instant::now();
+    assert_eq!(client.exchange(get("a.com", "/")).status(), 503);
+    let took = began.elapsed();
+    assert!(Duration::from_millis(290) <= took, "{took:?}");
     eventually("both are counted", || metric(&mut api, "holds_timed_out_total") == 2.0);
     let counted = api.counted("a.com", 2);
     assert_eq!(counted["answers"]["5xx"], 2);
@@ -283,20 +285,19 @@ fn rules_are_counted_apart() {
     second.expect_nothing_more();
 }
 
-/// A client that leaves is forgotten at once, and no backend ever hears of it.
+/// A client that leaves is forgotten, long before its time is over, and no backend ever hears of
+/// it.
 #[test]
 fn client_that_leaves_is_forgotten() {
     let backend = Backend::new();
-    let (daemon, mut api) = spinning(Setup::new().set("shards", 2), json!({}));
+    let (daemon, mut api) = spinning(Setup::new().set("shards", 2), json!({"timeout": 600}));
     let mut clients = held(&daemon, &mut api, 4);
     let mut stays = clients.remove(1);
-    let began = Instant::now();
     clients.pop().expect("a client").reset();
     let mut half = clients.pop().expect("a client");
     half.half_close();
     drop(clients);
     expect_held(&mut api, "a.com", 1);
-    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
     eventually("they are counted", || metric(&mut api, "holds_left_total") == 3.0);
     api.put("/hostname/a.com/", &backend.rule());
     let mut server = backend.accept();
@@ -357,17 +358,19 @@ fn body_that_came_with_its_head_goes_through_whole() {
     );
     expect_held(&mut api, "a.com", 2);
     api.put("/hostname/a.com/", &backend.rule());
-    let mut server = backend.accept();
-    server.expect_request("POST /1 HTTP/1.1");
-    server.expect_body("helloworld");
-    server.send(ok("one"));
-    assert_eq!(first.expect_answer().text(), "one");
-    let mut server = backend.accept();
-    server.expect_request("POST /2 HTTP/1.1");
     second.send("5\r\nworld\r\n0\r\n\r\n");
-    assert_eq!(server.expect_chunked().data, b"helloworld");
-    server.send(ok("two"));
-    assert_eq!(second.expect_answer().text(), "two");
+    // Both go on at the same time: either may come first.
+    for _ in 0..2 {
+        let mut server = backend.accept();
+        let head = server.expect_head();
+        match head.target() {
+            "/1" => server.expect_body("helloworld"),
+            _ => assert_eq!(server.expect_chunked().data, b"helloworld"),
+        }
+        server.send(ok(head.target()));
+    }
+    assert_eq!(first.expect_answer().text(), "/1");
+    assert_eq!(second.expect_answer().text(), "/2");
 }
 
 #[test]

@@ -47,8 +47,10 @@ fn socket_that_can_t_be_reached_is_named_with_the_reason() {
         let backend = format!("unix:{}", path.display());
         assert_eq!(found, ["no_backend", reason, &backend].map(Value::from));
         daemon.expect_log(&[&backend, "is ejected: 3 connections in a row", sentence]);
-        let found = state(&daemon, path);
-        assert_eq!((&found["state"], &found["failures"]), (&json!("ejected"), &json!(3)));
+        eventually("its failures are counted", || {
+            let found = state(&daemon, path);
+            (&found["state"], &found["failures"]) == (&json!("ejected"), &json!(3))
+        });
     }
 }
 

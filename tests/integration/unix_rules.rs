@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::access_log::{logging, wait_for};
 use crate::backend::{Backend, rule_to};
-use crate::daemon::{Daemon, Setup};
+use crate::daemon::{Daemon, Setup, eventually};
 use crate::manage::Api;
 use crate::management::Call;
 use crate::message::{get, ok};
@@ -155,11 +155,13 @@ fn socket_is_told_by_its_path() {
     assert_eq!(client.expect_answer().text(), "hello");
     assert_eq!(wait_for(&log, 1)[0]["backend"], *target);
     api.counted("a.com", 1);
-    let own = api.get("/backends/")[target].clone();
+    // It is kept for the next request a moment after that has ended.
     let counts = ["requests", "connections", "failures", "idle_connections", "open_requests"];
-    assert_eq!(counts.map(|count| own[count].clone()), [1, 1, 0, 1, 0].map(Value::from), "{own}");
-    let metrics = api.ask("GET", "/metrics").text();
+    eventually("all is counted of the socket", || {
+        let own = api.get("/backends/")[target].clone();
+        counts.map(|count| own[count].clone()) == [1, 1, 0, 1, 0].map(Value::from)
+    });
     let label = target.replace('"', "\\\"");
     let line = format!("mantrid_backend_requests_total{{backend=\"{label}\"}} 1");
-    assert!(metrics.lines().any(|found| found == line), "{line}");
+    eventually(&line, || api.ask("GET", "/metrics").text().lines().any(|found| found == line));
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::backend::Backend;
+use crate::backend::{Backend, closed_port};
 use crate::daemon::{Daemon, Setup, asked, eventually};
 use crate::message::{get, ok};
 use crate::script::Connection;
@@ -134,6 +134,7 @@ fn the_table_and_the_counters_go_on() {
     let mut api = daemon.api();
     api.put("/hostname/b.com/", &json!(["empty", { "code": 402 }, false]));
     assert_eq!(daemon.connect().exchange(get("a.com", "/")).status(), 403);
+    api.counted("a.com", 1);
     drop(api);
     daemon.upgrade();
     let mut api = daemon.api();
@@ -153,8 +154,7 @@ fn new_daemon_may_have_other_shards_and_addresses() {
     let setup =
         Setup::new().set("shards", 3).rule("a.com", json!(["empty", { "code": 403 }, false]));
     let mut daemon = setup.clone().start();
-    let free = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
-    let second: SocketAddr = free.expect("a free port");
+    let second = SocketAddr::from(([127, 0, 0, 1], closed_port()));
     for shards in [1, 4] {
         setup.clone().set("shards", shards).add("bind", second).write_files();
         daemon.upgrade();

@@ -2,6 +2,7 @@
 //! any more, how often, and what happens when they don't listen.
 
 use std::fs;
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -106,12 +107,12 @@ fn wake_is_told_again_until_it_is_taken() {
     let mut events = Events::after_hello(&daemon, "?only=wake");
     let mut client = ask(&daemon, "a.com");
     let (mut wire, _, _) = told(&waker);
+    let began = Instant::now();
     wire.send("HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n");
     let event = events.expect("wake");
     assert_eq!(event["ok"], false);
     assert!(event["reason"].as_str().is_some_and(|why| why.contains("500")), "{event}");
     daemon.expect_log(&["WARN", "a.com", &url(&waker), "500"]);
-    let began = Instant::now();
     let (wire, _, body) = told(&waker);
     let took = began.elapsed();
     assert!(Duration::from_millis(900) <= took, "{took:?}");
@@ -134,8 +135,8 @@ fn idle_is_told_when_nobody_has_anything_open() {
     let (client, server) = tunnelled(&daemon, &backend);
     // a tunnel without a byte keeps it awake
     assert!(waker.accept_within(Duration::from_millis(2500)).is_none(), "a tunnel is open");
-    drop((client, server));
     let closed = Instant::now();
+    drop((client, server));
     let (mut wire, _, body) = told(&waker);
     assert!(Duration::from_millis(500) <= closed.elapsed(), "{:?}", closed.elapsed());
     assert_eq!((&body["host"], &body["event"]), (&json!("a.com"), &json!("idle")), "{body}");
@@ -190,6 +191,7 @@ fn the_example_starts_and_stops_a_unit() {
         .stderr(Stdio::null())
         .spawn()
         .expect("python3");
+    eventually("the waker listens", || TcpStream::connect(("127.0.0.1", waker)).is_ok());
     let called = |what: &str| {
         let calls = fs::read_to_string(&calls).unwrap_or_default();
         calls.lines().filter(|line| *line == what).count()
@@ -200,9 +202,11 @@ fn the_example_starts_and_stops_a_unit() {
         eventually("the unit is started", || called("start a.service") == round);
         let backend = Backend::on(port).serve_text("awake");
         assert_eq!(visitor.expect_answer().text(), "awake");
-        assert_eq!(api.get("/hostname/a.com/"), awake);
         drop(visitor);
         eventually("the unit is stopped", || called("stop a.service") == round);
+        // It was awake in between, for as long as nobody asked.
+        let changes = api.get("/changes/?host=a.com");
+        assert_eq!((&changes[0]["before"], &changes[1]["rule"]), (&awake, &awake));
         assert_eq!(api.get("/hostname/a.com/")[0], "spin");
         drop(backend);
     }

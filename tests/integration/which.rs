@@ -271,7 +271,7 @@ fn backup_and_drained_backends_are_told() {
 
 #[test]
 fn request_that_would_wait_is_told_why() {
-    let backend = Backend::new();
+    let backend = Backend::keeping_port();
     let daemon = Setup::new()
         .rule("spin.com", json!(["spin", {"timeout": 60, "max_held": 1}, false]))
         .rule("full.com", backend.rule_with(json!({"max_connections": 1})))
@@ -322,6 +322,7 @@ fn line_of_a_rule_with_as_many_open_requests_as_it_may_have_is_told() {
     let mut api = daemon.api();
     expect_told(&mut api, "a.com", "proxied", &["passed on to"]);
     let (mut client, mut server) = asked_for(&daemon, &backend, get("a.com", "/"));
+    eventually("its permit is taken", || which(&mut api, "a.com").1 == "queued");
     for host in ["a.com", "b.com"] {
         let words = ["waits up to 7 s in line", "max_open_requests = 1"];
         expect_told(&mut api, host, "queued", &words);

@@ -7,6 +7,7 @@ use serde_json::json;
 use crate::backend::Backend;
 use crate::management::{Call, answer, expect_asked, json_ok};
 use crate::message::assert_same;
+use crate::script::PATIENCE;
 
 const TABLE: &str = "{\"a.com\":  [\"spin\", {}, true],\n \"b.com\": [\"spin\", {}, false]}";
 
@@ -110,7 +111,8 @@ fn an_answer_before_the_body_is_heard() {
     fs::write(&file, &table).expect("a file");
     let server = Backend::new();
     let client = Call::to(&server, &["load", file.to_str().expect("UTF-8")]).start();
-    let mut asked = server.accept();
+    // A large file is read first.
+    let mut asked = server.accept_within(6 * PATIENCE).expect("a connection");
     asked.expect_request("PUT /hostname/ HTTP/1.1");
     let body = json!({"error": "token_missing", "message": "a token is wanted"});
     asked.send(answer("401 Unauthorized", "Connection: close\r\n", &body.to_string()));

@@ -1,7 +1,9 @@
 //! `spin`, `flip` and `restart`: what a host did before is kept and comes back, whatever goes wrong
 //! between.
 
-use std::time::Duration;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -94,30 +96,43 @@ fn host_that_holds_nothing_is_not_flipped() {
 fn spin_and_flip_succeed_among_changes_of_others() {
     let daemon = Setup::new().rule("a.com", empty(402)).start();
     let way = way(&daemon);
-    std::thread::scope(|scope| {
+    let spin_and_flip = || {
+        way.prints("spin a.com", "");
+        way.prints("flip a.com", "no request was held\n");
+    };
+    let began = Instant::now();
+    spin_and_flip();
+    // As fast as they can they would be faster each time: some come within each of the two.
+    let pause = began.elapsed() / 8;
+    let is_over = AtomicBool::new(false);
+    let last = std::thread::scope(|scope| {
         let changing = scope.spawn(|| {
-            let mut api = daemon.api();
-            for round in 0..400 {
-                api.put("/hostname/b.com/", &empty(402 + round % 40));
-                // as fast as they can they would be faster each time
-                std::thread::park_timeout(Duration::from_millis(2));
+            let (mut api, mut last) = (daemon.api(), 0);
+            for round in 0_u16.. {
+                last = 402 + round % 40;
+                api.put("/hostname/b.com/", &empty(last));
+                if is_over.load(Ordering::Relaxed) {
+                    break;
+                }
+                std::thread::park_timeout(pause);
             }
+            last
         });
-        for _ in 0..5 {
-            way.prints("spin a.com", "");
-            way.prints("flip a.com", "no request was held\n");
-        }
-        changing.join().expect("all changes are made");
+        let done = catch_unwind(AssertUnwindSafe(|| (0..5).for_each(|_| spin_and_flip())));
+        is_over.store(true, Ordering::Relaxed);
+        let last = changing.join().expect("all changes are made");
+        done.unwrap_or_else(|panic| resume_unwind(panic));
+        last
     });
     let table = daemon.api().get("/hostname/");
-    assert_eq!(table, json!({"a.com": empty(402), "b.com": empty(402 + 399 % 40)}));
+    assert_eq!(table, json!({"a.com": empty(402), "b.com": empty(last)}));
 }
 
 /// What is under way ends, then the command runs, then a backend has to answer, and those who
 /// waited go on.
 #[test]
 fn restart_drains_runs_and_lets_go() {
-    let old = Backend::new();
+    let old = Backend::keeping_port();
     let port = old.port;
     let daemon = Setup::new().rule("a.com", rule_for(&[port], json!({}))).start();
     let mut api = daemon.api();

@@ -17,6 +17,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
+use crate::backend::held_port;
 use crate::daemon::Log;
 use crate::message::ok;
 use crate::script::Connection;
@@ -151,12 +152,7 @@ fn mapped(ports: &Ports, text: &str) -> String {
 
 /// A port of four digits on which nobody listens, and that no other shell is given.
 fn free_port() -> u16 {
-    loop {
-        let port = next_port();
-        if TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok() {
-            return port;
-        }
-    }
+    held_port(std::iter::repeat_with(next_port), Ipv4Addr::UNSPECIFIED.into())
 }
 
 fn next_port() -> u16 {
