@@ -47,6 +47,7 @@ GOALS = {
     ("tcp-ping", 64): Goal(haproxy=0.72, floor=1.00),
     ("tcp-100m", 1): Goal(haproxy=0.98, floor=1.00),
     ("tcp-100m", 8): Goal(haproxy=0.98, floor=1.00),
+    ("idle", 5000): Goal(haproxy=0.70, figure="each_bytes"),
     ("two-shards", 64): Goal(beside=1.05),
     ("two-shards", 512): Goal(beside=1.05),
 }

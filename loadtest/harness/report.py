@@ -107,7 +107,8 @@ def _verdict_table(verdicts, measured):
     for one in verdicts:
         rows = by_case[one["case"], one["connections"]]
         name = "" if one["name"] == "mantrid" else f" ({one['name']})"
-        what = "p99" if one["figure"] == "p99_us" else f"CPU per {rows['unit']}"
+        named = {"p99_us": "p99", "each_bytes": "memory"}
+        what = named.get(one["figure"]) or f"CPU per {rows['unit']}"
         cells = [f"{one['case']}, {one['connections']}{name}", what]
         for kind in ("haproxy", "nginx", "beside"):
             ratio, target = one["ratios"].get(kind), one["targets"].get(kind)

@@ -17,7 +17,7 @@ use super::closing::read_off;
 use super::connection::Connection;
 use super::hold::Waited;
 use super::request::Client;
-use super::workers::spawn_caught;
+use super::serving::spawn_caught;
 use super::{Believes, Shard, raw};
 use crate::limits;
 use crate::link::{Counter, HandedOver, Protocol, Shed, is_shortage};

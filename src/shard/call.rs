@@ -1,4 +1,4 @@
-//! Calls for a worker: an idle connection has no task, and what it waits for calls one by its waker.
+//! Calls of idle connections: such a connection has no task of its own, and its waker calls one.
 //!
 //! Pure but for the wakers of tasks. A shard is one thread, where all of its wakers are woken, so
 //! its calls are kept in that thread.
@@ -18,7 +18,7 @@ thread_local! {
     static CALLS: Calls = const { Calls::new() };
 }
 
-/// The waker of a connection, which calls a worker where the connection is idle.
+/// The waker of a connection, which calls a task where the connection is idle.
 pub(super) struct Call {
     /// Key of the connection among the idle ones, or `NONE`. Only the shard's thread uses it.
     key: AtomicU32,
@@ -29,7 +29,7 @@ impl Call {
         Arc::new(Call { key: AtomicU32::new(NONE) })
     }
 
-    /// Has the next wake call a worker for the idle connection with this key.
+    /// Has the next wake call a task for the idle connection with this key.
     pub(super) fn expect(&self, key: u32) {
         self.key.store(key, Ordering::Relaxed);
     }
@@ -43,41 +43,41 @@ impl Wake for Call {
     fn wake_by_ref(self: &Arc<Call>) {
         let key = self.key.load(Ordering::Relaxed);
         if key != NONE {
-            // One call is enough, whatever else happens until a worker comes.
+            // One call is enough, whatever else happens until a task comes.
             self.key.store(NONE, Ordering::Relaxed);
             call(key);
         }
     }
 }
 
-/// Calls a worker for the idle connection with this key.
+/// Calls a task for the idle connection with this key.
 pub(super) fn call(key: u32) {
     CALLS.with(|calls| calls.call(key));
 }
 
-/// Waits until connections were called for which there is no worker, and returns one.
+/// Waits until a connection was called for which there is no task, and returns its key.
 pub(super) async fn unserved() -> u32 {
     poll_fn(|cx| CALLS.with(|calls| calls.poll_unserved(cx))).await
 }
 
-/// Ends workers that there was no work for since the last time: half of them, as there may be soon.
+/// Ends half of the tasks that had no connection to serve since the last dismissal.
 pub(super) fn dismiss() {
     CALLS.with(Calls::dismiss);
 }
 
-/// Forgets all workers, at the end of the shard.
+/// Forgets all spare tasks, at the end of the shard.
 pub(super) fn forget() {
     CALLS.with(|calls| calls.spare.take());
 }
 
 struct Calls {
-    /// Workers without work; the last is the next, as its memory was used last.
-    spare: RefCell<Vec<Rc<Worker>>>,
-    /// Fewest spare workers since the last dismissal.
+    /// Tasks without a connection; the last is the next, as its memory was used last.
+    spare: RefCell<Vec<Rc<ServingTask>>>,
+    /// Fewest spare tasks since the last dismissal.
     fewest: Cell<usize>,
-    /// Connections that were called when there was no spare worker.
+    /// Connections that were called when there was no spare task.
     unserved: RefCell<VecDeque<u32>>,
-    /// The task that makes workers.
+    /// The task that makes those that serve.
     maker: RefCell<Option<Waker>>,
 }
 
@@ -93,9 +93,9 @@ impl Calls {
 
     fn call(&self, key: u32) {
         let spare = self.spare.borrow_mut().pop();
-        if let Some(worker) = spare {
+        if let Some(task) = spare {
             self.fewest.set(self.fewest.get().min(self.spare.borrow().len()));
-            return worker.order(Order::Serve(key));
+            return task.order(Order::Serve(key));
         }
         self.unserved.borrow_mut().push_back(key);
         let maker = self.maker.take();
@@ -116,13 +116,13 @@ impl Calls {
         let surplus = self.fewest.get().div_ceil(2);
         let dismissed: Vec<_> = self.spare.borrow_mut().drain(..surplus).collect();
         self.fewest.set(self.spare.borrow().len());
-        dismissed.into_iter().for_each(|worker| worker.order(Order::End));
+        dismissed.into_iter().for_each(|task| task.order(Order::End));
     }
 }
 
 /// A task that serves connections, one after the other.
 #[derive(Default)]
-pub(super) struct Worker {
+pub(super) struct ServingTask {
     order: Cell<Order>,
     waker: RefCell<Option<Waker>>,
 }
@@ -137,18 +137,18 @@ enum Order {
     End,
 }
 
-impl Worker {
+impl ServingTask {
     fn order(&self, order: Order) {
         self.order.set(order);
         let waker = self.waker.borrow();
-        // A worker that was not polled since it became spare will look when it is.
+        // A task that was not polled since it became spare will look when it is.
         if let Some(waker) = &*waker {
             waker.wake_by_ref();
         }
     }
 
     /// Waits for a connection that was called; `None`: there is too little work.
-    pub(super) async fn next(self: &Rc<Worker>) -> Option<u32> {
+    pub(super) async fn next(self: &Rc<ServingTask>) -> Option<u32> {
         let unserved = CALLS.with(|calls| calls.unserved.borrow_mut().pop_front());
         if unserved.is_some() {
             return unserved;
@@ -156,7 +156,7 @@ impl Worker {
         self.order.set(Order::Stay);
         CALLS.with(|calls| calls.spare.borrow_mut().push(self.clone()));
         poll_fn(|cx| match self.order.get() {
-            // A wake that was meant for a connection that the worker has served.
+            // A wake that was meant for a connection that the task has served.
             Order::Stay => {
                 let mut waker = self.waker.borrow_mut();
                 if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
@@ -184,11 +184,11 @@ mod tests {
         }
     }
 
-    fn spare_worker(calls: &Calls) -> (Rc<Worker>, Arc<Count>) {
-        let (worker, count) = (Rc::new(Worker::default()), Arc::new(Count(AtomicU32::new(0))));
-        worker.waker.replace(Some(count.clone().into()));
-        calls.spare.borrow_mut().push(worker.clone());
-        (worker, count)
+    fn spare_task(calls: &Calls) -> (Rc<ServingTask>, Arc<Count>) {
+        let (task, count) = (Rc::new(ServingTask::default()), Arc::new(Count(AtomicU32::new(0))));
+        task.waker.replace(Some(count.clone().into()));
+        calls.spare.borrow_mut().push(task.clone());
+        (task, count)
     }
 
     fn wakes(count: &Count) -> u32 {
@@ -196,10 +196,9 @@ mod tests {
     }
 
     #[test]
-    fn worker_that_was_busy_last_is_called() {
+    fn task_that_was_busy_last_is_called() {
         let calls = Calls::new();
-        let ((first, first_wakes), (last, last_wakes)) =
-            (spare_worker(&calls), spare_worker(&calls));
+        let ((first, first_wakes), (last, last_wakes)) = (spare_task(&calls), spare_task(&calls));
         calls.call(7);
         assert_eq!((last.order.get(), wakes(&last_wakes)), (Order::Serve(7), 1));
         assert_eq!((first.order.get(), wakes(&first_wakes)), (Order::Stay, 0));
@@ -208,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn calls_without_a_worker_wait_in_their_order() {
+    fn calls_without_a_task_wait_in_their_order() {
         let calls = Calls::new();
         let count = Arc::new(Count(AtomicU32::new(0)));
         let waker = count.clone().into();
@@ -223,17 +222,17 @@ mod tests {
     }
 
     #[test]
-    fn half_of_the_workers_without_work_are_dismissed() {
+    fn half_of_the_tasks_without_work_are_dismissed() {
         let calls = Calls::new();
-        let workers: Vec<_> = (0..9).map(|_| spare_worker(&calls).0).collect();
+        let tasks: Vec<_> = (0..9).map(|_| spare_task(&calls).0).collect();
         // At their first look there is no telling how many were needed.
         calls.dismiss();
         assert_eq!(calls.spare.borrow().len(), 9);
         calls.call(1);
         calls.dismiss();
         assert_eq!(calls.spare.borrow().len(), 4);
-        let is_over = |worker: &Rc<Worker>| worker.order.get() == Order::End;
-        assert!(workers[..4].iter().all(is_over) && !workers[4..].iter().any(is_over));
+        let is_over = |task: &Rc<ServingTask>| task.order.get() == Order::End;
+        assert!(tasks[..4].iter().all(is_over) && !tasks[4..].iter().any(is_over));
     }
 
     #[test]

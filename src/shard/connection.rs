@@ -47,7 +47,7 @@ struct Rare {
     waited: Option<Box<Waited>>,
 }
 
-/// Reason for which a connection needs no worker any more.
+/// Reason for which a connection needs no task any more.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(super) enum Service {
     /// The client is silent: its connection will call.

@@ -32,12 +32,12 @@ mod reply;
 mod request;
 mod response;
 mod route;
+mod serving;
 mod splice;
 mod tally;
 mod tunnel;
 mod upload;
 mod waiting;
-mod workers;
 
 use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, TcpListener};
@@ -147,7 +147,7 @@ async fn run(
     }
     shard.spawn(attend(shard.clone(), wakes));
     shard.spawn(pool::sweep(shard.clone()));
-    shard.spawn(workers::make_workers(shard.clone()));
+    shard.spawn(serving::make_tasks(shard.clone()));
     let _ = ready.send(Ok(()));
     ring::drive(ring.clone()).await;
     shard.idle.clear();
@@ -199,7 +199,7 @@ pub(super) struct Shard {
     /// How many tables there were before it.
     generation: Cell<u64>,
     pool: pool::Pool,
-    idle: workers::IdleConnections,
+    idle: serving::IdleConnections,
     failures: failures::Failures,
     open_requests: open_requests::OpenRequests,
     tallies: tally::Tallies,
@@ -246,7 +246,7 @@ impl Shard {
         Shard {
             drain: Notify::new(&ring),
             pool: pool::Pool::new(),
-            idle: workers::IdleConnections::default(),
+            idle: serving::IdleConnections::default(),
             failures: failures::Failures::default(),
             open_requests: open_requests::OpenRequests::default(),
             tallies: tally::Tallies::new(),

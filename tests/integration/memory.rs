@@ -26,7 +26,7 @@ fn enough_files_for(count: u64) -> bool {
 fn idle_connections_cost_little_memory() {
     const COUNT: u64 = 5000;
     // As with held requests: measured in an unoptimized build.
-    const EACH_BYTES_MAX: u64 = 2176;
+    const EACH_BYTES_MAX: u64 = 1024;
     if !enough_files_for(COUNT) {
         return;
     }

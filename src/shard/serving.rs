@@ -1,8 +1,8 @@
 //! Idle connections, and the tasks that serve those whose clients have said something.
 //!
-//! An idle connection is a value without a task. Workers take the connections that were called
-//! ([`call`]) and serve each until it is idle again, so there are as many workers as requests under
-//! way, and what they need for a request stays in the cache.
+//! An idle connection is a value without a task. Serving tasks take the connections that
+//! were called ([`call`]) and serve each until it is idle again, so there are as many tasks as
+//! requests under way, and what they need for a request stays in the cache.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -14,7 +14,7 @@ use futures_lite::FutureExt;
 use slab::Slab;
 
 use super::Shard;
-use super::call::{self, Worker};
+use super::call::{self, ServingTask};
 use super::connection::{Connection, Service, serve};
 use crate::link::Counter;
 
@@ -45,7 +45,7 @@ impl IdleConnections {
 }
 
 impl Shard {
-    /// Takes over a connection: it is idle, or a worker will look after it.
+    /// Takes over a connection: it is idle, or a task will look after it.
     pub(super) fn seat(&self, mut connection: Box<Connection>) {
         if connection.is_silent() {
             return self.idle.keep(connection);
@@ -57,8 +57,8 @@ impl Shard {
     }
 }
 
-/// Makes a worker wherever there is none for a connection that was called.
-pub(super) async fn make_workers(shard: Rc<Shard>) {
+/// Makes a task wherever there is none for a connection that was called.
+pub(super) async fn make_tasks(shard: Rc<Shard>) {
     loop {
         let key = call::unserved().await;
         spawn_caught(&shard, work(shard.clone(), key));
@@ -67,7 +67,7 @@ pub(super) async fn make_workers(shard: Rc<Shard>) {
 
 /// Serves connections, from the one with this key on, while there is work.
 async fn work(shard: Rc<Shard>, key: u32) {
-    let worker = Rc::new(Worker::default());
+    let task = Rc::new(ServingTask::default());
     let mut called = Some(key);
     while let Some(key) = called {
         if let Some(mut connection) = shard.idle.take(key)
@@ -75,7 +75,7 @@ async fn work(shard: Rc<Shard>, key: u32) {
         {
             shard.idle.keep(connection);
         }
-        called = worker.next().await;
+        called = task.next().await;
     }
 }
 
