@@ -78,6 +78,7 @@ mod held_list;
 mod history;
 mod hold;
 mod hostile;
+mod idle_connections;
 mod in_any_order;
 mod keep_alive;
 mod large;
