@@ -325,6 +325,37 @@ pub const KEYS: &[Key] = &[
             Ok(())
         },
     ),
+    key(
+        "steer_accepts",
+        "false",
+        "true or false",
+        "Whether a new connection goes to the shard on the CPU that takes in its first packet, in place of \
+         one that the kernel chooses by a hash. Each shard needs a CPU of its own. It is of use where the \
+         network card spreads its interrupts evenly over the CPUs of the shards: docs/operations.md says \
+         how to see that. Sockets of systemd are never steered.",
+        next_start!(steer_accepts),
+        |config, text| {
+            config.steer_accepts = value::truth(text)?;
+            Ok(())
+        },
+    ),
+    beware(
+        "A shard that polls keeps its CPU busy while it waits, for this time after each response.",
+        key(
+            "busy_poll",
+            "off",
+            "off, or 1us to 1000us",
+            "Time for which a shard that has nothing to do polls the queues of the network card (NAPI) \
+             before it sleeps, in microseconds. It saves the wait for an interrupt and a wake-up. It needs \
+             Linux 6.9; an older kernel is named in the log, and nothing is polled. Loopback has no \
+             queues to poll.",
+            next_start!(busy_poll),
+            |config, text| {
+                config.busy_poll = value::busy_poll(text)?;
+                Ok(())
+            },
+        ),
+    ),
     timeout!(
         "timeout_http_request",
         http_request,

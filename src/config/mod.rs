@@ -156,6 +156,10 @@ pub struct Config {
     pub shards: Option<usize>,
     /// CPUs of the shards; all allowed ones when empty.
     pub cpus: Vec<usize>,
+    /// Whether a connection goes to the shard on the CPU that takes it in.
+    pub steer_accepts: bool,
+    /// Time for which a shard polls the network card before it sleeps; it does not when `None`.
+    pub busy_poll: Option<Duration>,
     /// Timeouts of clients, backends and tunnels, and of the end.
     pub timeouts: Timeouts,
     /// Most client connections of all shards; from the descriptor limit when `None`.
@@ -247,6 +251,8 @@ impl Default for Config {
             gid: Identity::Id(4321),
             shards: None,
             cpus: Vec::new(),
+            steer_accepts: false,
+            busy_poll: None,
             timeouts: Timeouts {
                 http_request: seconds(10),
                 http_keep_alive: seconds(60),

@@ -59,6 +59,10 @@ fn durations_and_sizes() {
     assert_eq!(config.timeouts.client, Duration::from_millis(500));
     assert_eq!(config.timeouts.tunnel, Duration::from_secs(7200));
     assert_eq!(config.max_head, 32 * 1024);
+    let busy_poll = |text| build(text, &[]).expect("good").busy_poll;
+    assert_eq!(busy_poll("busy_poll = 50us"), Some(Duration::from_micros(50)));
+    assert_eq!(busy_poll("busy_poll = 1000 us"), Some(Duration::from_millis(1)));
+    assert_eq!(busy_poll("busy_poll = off"), None);
 }
 
 #[test]
@@ -75,6 +79,10 @@ fn mistakes_are_named() {
     refused("timeout_client = 10d", &[], "expected a number with a unit");
     refused("shards = 0", &[], "shards: \"0\"");
     refused("cpus = 3-1", &[], "cpus: \"3-1\"");
+    refused("busy_poll = 50", &[], "busy_poll: \"50\": expected off, or 1us to 1000us");
+    refused("busy_poll = 0us", &[], "expected off, or 1us");
+    refused("busy_poll = 1001us", &[], "expected off, or 1us");
+    refused("steer_accepts = 1", &[], "expected true or false");
     refused("max_head = 12", &[], "expected from 1k to 1m");
     refused("uid = -1", &[], "expected a number or a name");
     refused("", &["nonsense"], "-o nonsense: \"nonsense\" is not a setting");

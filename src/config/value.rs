@@ -186,6 +186,18 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// `off`, or a time in microseconds.
+pub(super) fn busy_poll(text: &str) -> Result<Option<Duration>, String> {
+    if text == "off" {
+        return Ok(None);
+    }
+    let most = limits::BUSY_POLL_MAX.as_micros();
+    let number = text.strip_suffix("us").and_then(|number| number.trim_end().parse().ok());
+    let time = number.map(Duration::from_micros);
+    let time = time.filter(|time| !time.is_zero() && *time <= limits::BUSY_POLL_MAX);
+    time.map(Some).ok_or_else(|| format!("{text:?}: expected off, or 1us to {most}us"))
+}
+
 pub(super) fn size(text: &str) -> Result<usize, String> {
     let expected = "expected a number of bytes, with k or m for 1024 or 1048576 of them";
     let (number, unit) = match text.as_bytes().last().map(u8::to_ascii_lowercase) {

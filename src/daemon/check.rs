@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use super::inherited::InheritedSockets;
 use super::log::{counted, say};
-use super::resources::Resources;
+use super::resources::{self, Resources};
 use super::{listen, management, privileges, tokens};
 use crate::config::Config;
 use crate::control::{self, Tokens};
@@ -56,7 +56,10 @@ pub(super) fn run(config: &Config) -> ExitCode {
     }
     later(config, &problems, makes_folder).iter().for_each(&mut warn);
     problems.extend(super::access_log::check(&config.access_log).err());
-    problems.extend(crate::ring::probe().err());
+    match crate::ring::probe() {
+        Ok(()) => resources::busy_poll(config).err().iter().for_each(&mut warn),
+        Err(problem) => problems.push(problem),
+    }
     match control::look(&super::files(config)) {
         Ok(loaded) => {
             let rules = counted(loaded.table.len(), "rule");

@@ -85,8 +85,13 @@ impl InheritedSockets {
 
     /// The ports of those that are there.
     pub(super) fn ports(&self) -> HashSet<u16> {
+        self.locals().iter().map(SocketAddr::port).collect()
+    }
+
+    /// The addresses that those are bound to.
+    pub(super) fn locals(&self) -> HashSet<SocketAddr> {
         let sockets = self.tcp.iter().flat_map(|one| &one.sockets);
-        sockets.filter_map(|socket| Some(socket.local_addr().ok()?.port())).collect()
+        sockets.filter_map(|socket| socket.local_addr().ok()).collect()
     }
 
     /// Addresses of the sockets that were not taken.

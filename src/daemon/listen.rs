@@ -34,6 +34,7 @@ pub(super) struct Bound {
     believes: Option<Believes>,
     /// Sockets of each shard.
     sockets: Vec<Vec<TcpListener>>,
+    pub(super) order: GroupOrder,
     /// Whether the sockets listen already. A socket beside another daemon's takes connections from
     /// that daemon, so it begins only when they are served.
     listens: bool,
@@ -48,24 +49,37 @@ impl Bound {
     }
 }
 
+/// Order in which the kernel has the sockets of an address.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(super) enum GroupOrder {
+    /// The socket of shard `n` has the index `n`; those that a shard has besides are behind all.
+    OfShards,
+    /// Another one, or one that can't be known, and why.
+    Unknown(&'static str),
+}
+
 /// The sockets of one shard: one of each address, or more where another daemon had more shards.
-pub(super) fn for_one_shard(bound: &mut [Bound]) -> Vec<shard::Listener> {
-    let some = |bound: &mut Bound| {
+pub(super) fn for_one_shard(bound: &mut [Bound], shard: usize) -> Vec<shard::Listener> {
+    let own = |bound: &mut Bound| {
         let (speaks, believes) = (bound.speaks.clone(), bound.believes.clone());
         let one = move |socket| shard::Listener {
             socket,
             speaks: speaks.clone(),
             believes: believes.clone(),
         };
-        bound.sockets.pop().unwrap_or_default().into_iter().map(one).collect::<Vec<_>>()
+        let sockets = bound.sockets.get_mut(shard).map(std::mem::take).unwrap_or_default();
+        sockets.into_iter().map(one).collect::<Vec<_>>()
     };
-    bound.iter_mut().flat_map(some).collect()
+    bound.iter_mut().flat_map(own).collect()
 }
 
-/// A copy of each socket, for a daemon that takes over.
+/// A copy of each socket, for a daemon that takes over: in the order in which [`share_out`] found
+/// them, which is that of the kernel.
 pub(super) fn copies(bound: &[Bound]) -> io::Result<Vec<Tcp>> {
     let copy = |bound: &Bound| {
-        let sockets = bound.sockets.iter().flatten().map(TcpListener::try_clone);
+        let most = bound.sockets.iter().map(Vec::len).max().unwrap_or(0);
+        let nth = |n: usize| bound.sockets.iter().filter_map(move |own| own.get(n));
+        let sockets = (0..most).flat_map(nth).map(TcpListener::try_clone);
         let sockets = sockets.collect::<io::Result<_>>()?;
         Ok(Tcp { asked: bound.asked, sockets, is_activated: bound.is_activated })
     };
@@ -80,7 +94,7 @@ pub(super) fn bind_all(
     given: &mut InheritedSockets,
 ) -> Result<Vec<Bound>, Vec<String>> {
     let mut problems = Vec::new();
-    let ports = given.ports();
+    let (ports, locals) = (given.ports(), given.locals());
     // All are tried before one is bound: ours must not stand in each other's way, as *:80 would in
     // that of 127.0.0.1:80.
     let tried: Vec<_> = addresses(config)
@@ -112,24 +126,33 @@ pub(super) fn bind_all(
         let mut listens = true;
         let made = match way {
             Way::Bind(wanted) => {
-                socket(wanted, true).and_then(|first| bind_each(first, shards, listens))
+                let made = socket(wanted, true).and_then(|first| bind_each(first, shards, listens));
+                made.map(|(local, sockets)| (local, sockets, GroupOrder::OfShards))
             }
             Way::InheritedSockets(given) => share_out(given, shards),
             Way::Beside(address) => {
                 // Beside sockets that our own daemon has on the port: they share it, as they are
                 // the same user's.
                 listens = false;
-                beside(&address).and_then(|first| bind_each(first, shards, listens))
+                let made = beside(&address).and_then(|first| bind_each(first, shards, listens));
+                made.map(|(local, sockets)| {
+                    let order = match locals.contains(&local) {
+                        true => GroupOrder::Unknown("another address has sockets there, too"),
+                        false => GroupOrder::OfShards,
+                    };
+                    (local, sockets, order)
+                })
             }
         };
         match made {
-            Ok((local, sockets)) => {
+            Ok((local, sockets, order)) => {
                 bound.push(Bound {
                     asked,
                     local,
                     speaks,
                     believes,
                     sockets,
+                    order,
                     listens,
                     is_activated,
                 });
@@ -160,16 +183,25 @@ enum Way {
     Beside(Address),
 }
 
+/// An address as bound, with the sockets of each shard and their order.
+type Shared = (SocketAddr, Vec<Vec<TcpListener>>, GroupOrder);
+
 /// Gives each shard its own of the sockets that are there. None may be left out: who waits in its
 /// queue would wait for ever. Where there are too few, more of that address are bound. Not beside
 /// sockets that systemd holds: clients in the queue of one that ends with us would be reset, in its
 /// own queue they wait for the next daemon. There, and where binding is not allowed, as those there
 /// are another user's, shards share one.
-fn share_out(given: Tcp, shards: usize) -> io::Result<(SocketAddr, Vec<Vec<TcpListener>>)> {
+fn share_out(given: Tcp, shards: usize) -> io::Result<Shared> {
     let Tcp { sockets: given, is_activated, .. } = given;
     let first = given.first().ok_or(io::ErrorKind::NotFound)?;
     let local = first.local_addr()?;
     let few = given.len();
+    let cookies = given.iter().map(rustix::net::sockopt::socket_cookie);
+    let mut order = match cookies.collect::<Result<HashSet<u64>, _>>()?.len() {
+        _ if is_activated => GroupOrder::Unknown("its sockets are systemd's"),
+        sockets if sockets < few => GroupOrder::Unknown("shards share a socket"),
+        _ => GroupOrder::OfShards,
+    };
     for socket in &given {
         let socket = socket2::SockRef::from(socket);
         // As `socket` sets them; the last is no matter where there is one shard.
@@ -195,11 +227,16 @@ fn share_out(given: Tcp, shards: usize) -> io::Result<(SocketAddr, Vec<Vec<TcpLi
         let sibling = if is_activated { None } else { sibling().ok() };
         let own = match sibling {
             Some(sibling) => sibling,
-            None => each[index % few][0].try_clone()?,
+            None => {
+                if !is_activated {
+                    order = GroupOrder::Unknown("shards share a socket");
+                }
+                each[index % few][0].try_clone()?
+            }
         };
         each[index].push(own);
     }
-    Ok((local, each))
+    Ok((local, each, order))
 }
 
 /// Waits until this machine has the addresses, as when it boots and the network comes up late;
@@ -421,12 +458,12 @@ mod tests {
         let mut bound = bind_some(&config(&["bind=127.0.0.1:0"]), 3).expect("a free port");
         let port = bound[0].local.port();
         assert_ne!(port, 0);
-        for _ in 0..3 {
-            let listeners = for_one_shard(&mut bound);
+        for shard in 0..3 {
+            let listeners = for_one_shard(&mut bound, shard);
             let local = listeners[0].socket.local_addr().expect("its address");
             assert_eq!(local.port(), port);
         }
-        assert!(for_one_shard(&mut bound).is_empty());
+        assert!(for_one_shard(&mut bound, 0).is_empty());
     }
 
     #[test]
@@ -460,15 +497,27 @@ mod tests {
         (given, address)
     }
 
+    /// Identities of sockets.
+    fn cookies(of: &Tcp) -> Vec<u64> {
+        let cookie = |socket| rustix::net::sockopt::socket_cookie(socket).expect("its cookie");
+        of.sockets.iter().map(cookie).collect()
+    }
+
     #[test]
     fn given_sockets_are_used_and_each_has_a_shard() {
         for (sockets, shards) in [(1, 1), (1, 3), (3, 3), (5, 2)] {
             let (mut given, address) = given(sockets);
+            let order = cookies(&given.tcp[0]);
             let config = config(&[&format!("bind={address}")]);
             let mut bound =
                 bind_all(&config, shards, &Trusted::default(), &mut given).expect("they are ours");
             assert!(given.left().is_empty());
-            let each: Vec<usize> = (0..shards).map(|_| for_one_shard(&mut bound).len()).collect();
+            let copies = copies(&bound).expect("copies");
+            // The next daemon gives them to shards in the same order.
+            assert_eq!(cookies(&copies[0])[..sockets], order, "{sockets} {shards}");
+            assert_eq!(bound[0].order, GroupOrder::OfShards);
+            let each = (0..shards).map(|shard| for_one_shard(&mut bound, shard).len());
+            let each: Vec<usize> = each.collect();
             assert!(each.iter().all(|count| 1 <= *count), "{sockets} {shards} {each:?}");
             assert_eq!(each.iter().sum::<usize>(), sockets.max(shards));
         }
@@ -485,11 +534,33 @@ mod tests {
         let copies = copies(&bound).expect("copies");
         assert!(copies[0].is_activated && copies[0].sockets.len() == 3);
         let mut listeners = Vec::new();
-        (0..3).for_each(|_| listeners.extend(for_one_shard(&mut bound)));
+        (0..3).for_each(|shard| listeners.extend(for_one_shard(&mut bound, shard)));
         drop(listeners);
-        let cookie = |socket: &TcpListener| rustix::net::sockopt::socket_cookie(socket).ok();
-        let cookies: Vec<_> = copies[0].sockets.iter().map(cookie).collect();
+        assert_ne!(bound[0].order, GroupOrder::OfShards);
+        let cookies = cookies(&copies[0]);
         assert!(cookies.iter().all(|other| *other == cookies[0]), "{cookies:?}");
+    }
+
+    #[test]
+    fn order_of_sockets_that_shards_share_is_not_known() {
+        let (mut given, address) = given(2);
+        let shared = given.tcp[0].sockets[0].try_clone().expect("a copy");
+        given.tcp[0].sockets.push(shared);
+        let config = config(&[&format!("bind={address}")]);
+        let bound = bind_all(&config, 3, &Trusted::default(), &mut given).expect("they are ours");
+        assert_eq!(bound[0].order, GroupOrder::Unknown("shards share a socket"));
+    }
+
+    /// All of them would be in one group.
+    #[test]
+    fn order_of_sockets_beside_others_of_their_address_is_not_known() {
+        let (mut given, address) = given(2);
+        given.tcp[0].asked.set_port(0);
+        let other = SocketAddr::from(([127, 0, 0, 2], address.port()));
+        let config = config(&[&format!("bind={address}"), &format!("bind={other}")]);
+        let bound = bind_all(&config, 2, &Trusted::default(), &mut given).expect("they are ours");
+        assert_eq!(bound[1].order, GroupOrder::OfShards);
+        assert_ne!(bound[0].order, GroupOrder::OfShards);
     }
 
     #[test]

@@ -23,6 +23,7 @@ mod resources;
 mod service;
 mod signals;
 mod stalls;
+mod steering;
 mod syslog;
 mod takeover_protocol;
 mod tokens;
@@ -298,7 +299,7 @@ async fn serve(
     }
     control.prepare(&published).await;
     listen::begin(&mut bound)?;
-    let threads = start_shards(resources, &mut bound, ends)?;
+    let threads = start_shards(&config, resources, &mut bound, ends)?;
     let threads = Threads::watch(threads).map_err(|error| format!("no thread: {error}"))?;
     announce(&bound, &management);
     let taking_over = match predecessor {
@@ -309,6 +310,7 @@ async fn serve(
         }
         None => None,
     };
+    steering::steer(&bound, &sockets.tcp, resources.steering());
     info!("Ready");
     service::ready("serving");
     if let Some(demo) = demo {
@@ -382,15 +384,20 @@ fn announce(bound: &[Bound], control: &Listening) {
 
 /// The only place that knows how a shard is made.
 fn start_shards(
+    config: &Config,
     resources: &Resources,
     bound: &mut [Bound],
     ends: Vec<ShardEnd>,
 ) -> Result<Vec<JoinHandle<()>>, String> {
+    let busy_poll = resources::busy_poll(config).unwrap_or_else(|warning| {
+        warn!("{warning}");
+        None
+    });
     let start = |end: ShardEnd| {
         let index = end.index;
-        let settings =
-            shard::Settings { cpu: resources.cpu(index), pipes_max: resources.pipes_per_shard };
-        shard::spawn(settings, listen::for_one_shard(bound), end)
+        let (cpu, pipes_max) = (resources.cpu(index), resources.pipes_per_shard);
+        let settings = shard::Settings { cpu, pipes_max, busy_poll };
+        shard::spawn(settings, listen::for_one_shard(bound, index), end)
             .map_err(|why| format!("shard {index} can't start: {why}"))
     };
     ends.into_iter().map(start).collect()

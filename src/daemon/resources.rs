@@ -1,5 +1,7 @@
 //! Resources of the machine: CPUs, descriptors, locked memory; and how many connections follow.
 
+use std::time::Duration;
+
 use rlimit::Resource;
 
 use super::log::counted;
@@ -12,6 +14,8 @@ pub(super) struct Resources {
     /// How many there are.
     pub(super) shards: usize,
     cpus: Vec<usize>,
+    /// Whether connections are to be steered.
+    steers: bool,
     descriptors: u64,
     /// Client connections each may have.
     pub(super) connections_per_shard: usize,
@@ -59,6 +63,7 @@ impl Resources {
         Ok(Resources {
             shards,
             cpus,
+            steers: config.steer_accepts,
             descriptors,
             connections_per_shard: wanted.unwrap_or(share.connections),
             pipes_per_shard: share.pipes,
@@ -69,12 +74,18 @@ impl Resources {
     #[cfg(test)]
     pub(super) fn fixed(connections_per_shard: usize) -> Resources {
         let (cpus, descriptors, pipes_per_shard) = (Vec::new(), 4096, 10);
-        Resources { shards: 1, cpus, descriptors, connections_per_shard, pipes_per_shard }
+        let (shards, steers) = (1, false);
+        Resources { shards, cpus, steers, descriptors, connections_per_shard, pipes_per_shard }
     }
 
     /// The CPU of shard `index`.
     pub(super) fn cpu(&self, index: usize) -> Option<usize> {
         self.cpus.get(index % self.cpus.len().max(1)).copied()
+    }
+
+    /// The CPU of each shard, where connections are to be steered and no two shards share one.
+    pub(super) fn steering(&self) -> Option<&[usize]> {
+        self.cpus.get(..self.shards).filter(|_| self.steers)
     }
 
     /// Management connections at a time.
@@ -136,8 +147,24 @@ impl Resources {
                 counted(self.cpus.len(), "CPU")
             ));
         }
+        if self.steers && self.steering().is_none() {
+            warnings.push(format!(
+                "steer_accepts = true: connections are not steered: {} can't have a CPU of their own \
+                 each, as {} may be used",
+                counted(self.shards, "shard"),
+                counted(self.cpus.len(), "CPU")
+            ));
+        }
         warnings
     }
+}
+
+/// The time for which shards poll the network card, or why they can't.
+pub(super) fn busy_poll(config: &Config) -> Result<Option<Duration>, String> {
+    let Some(time) = config.busy_poll else { return Ok(None) };
+    crate::ring::probe_busy_poll(time)
+        .map(|()| Some(time))
+        .map_err(|why| format!("busy_poll = {}us: nothing is polled: {why}", time.as_micros()))
 }
 
 /// The CPUs for shards, in the order they are used.
@@ -220,6 +247,26 @@ mod tests {
         assert_eq!(ranges(&[]), "");
         assert_eq!(ranges(&[3]), "3");
         assert_eq!(ranges(&[0, 1, 2, 5, 7, 8]), "0-2,5,7-8");
+    }
+
+    #[test]
+    fn steering_needs_a_cpu_for_each_shard() {
+        let of = |shards, cpus: &[usize], steers| Resources {
+            shards,
+            cpus: cpus.to_vec(),
+            steers,
+            ..Resources::fixed(10)
+        };
+        assert_eq!(of(2, &[4, 1, 7], true).steering(), Some(&[4, 1][..]));
+        assert_eq!(of(2, &[4, 1], false).steering(), None);
+        assert!(of(3, &[4, 1, 7], true).warnings().is_empty());
+        for cpus in [&[][..], &[4, 1]] {
+            let resources = of(3, cpus, true);
+            assert_eq!(resources.steering(), None);
+            let warnings = resources.warnings();
+            let is_named = |warning: &String| warning.starts_with("steer_accepts = true: ");
+            assert!(warnings.iter().any(is_named), "{warnings:?}");
+        }
     }
 
     #[test]

@@ -22,12 +22,14 @@
 #[doc(hidden)]
 pub mod bench;
 mod buffers;
+mod busy_poll;
 mod faults;
 mod listener;
 mod notify;
 mod probe;
 mod socket;
 mod splice;
+mod steering;
 mod stream;
 mod tasks;
 mod timer;
@@ -50,10 +52,12 @@ use slab::Slab;
 use crate::limits;
 
 pub(crate) use buffers::RecvBuf;
+pub(crate) use busy_poll::probe_busy_poll;
 pub(crate) use listener::Listener;
 pub(crate) use notify::Notify;
 pub(crate) use probe::probe;
 pub(crate) use splice::{Moved, Pipe};
+pub(crate) use steering::{steer, stop_steering};
 pub(crate) use stream::{Abort, EndCounts, Quiet, SendBuf, Stream, drop_received};
 pub(crate) use timer::Deadline;
 pub(crate) use waker::WakeReceiver;
@@ -228,6 +232,12 @@ impl Ring {
     /// Bounds how many pipes are lent out at a time.
     pub(crate) fn limit_pipes(&self, most: usize) {
         self.inner.borrow_mut().pipes_max = most;
+    }
+
+    /// Polls the network card for so long before each sleep.
+    pub(crate) fn poll_busily(&self, time: Duration) -> Result<(), String> {
+        let registered = busy_poll::register(&self.inner.borrow().ring, time);
+        registered.map_err(|error| format!("busy_poll: {}", busy_poll::explain(&error)))
     }
 
     /// The counts of this ring so far.

@@ -64,6 +64,8 @@ pub(crate) struct Settings {
     pub(crate) cpu: Option<usize>,
     /// Most pipes for bulk bodies at a time.
     pub(crate) pipes_max: usize,
+    /// Time for which it polls the network card before it sleeps.
+    pub(crate) busy_poll: Option<Duration>,
 }
 
 /// Whether a peer with this address may say, by the PROXY protocol, whose connection it is.
@@ -126,6 +128,7 @@ async fn run(
     ready: &mpsc::SyncSender<Result<(), String>>,
 ) {
     let prepared = Ring::new().and_then(|ring| {
+        settings.busy_poll.map_or(Ok(()), |time| ring.poll_busily(time))?;
         let eventfd = end.waker().receiver().map_err(|error| error.to_string())?;
         let wakes = WakeReceiver::new(&ring, eventfd).map_err(|error| error.to_string())?;
         Ok((ring, wakes))
