@@ -40,7 +40,7 @@ impl InheritedSockets {
                 let asked = socket.local_addr().map_err(|error| wrong(&error.to_string()))?;
                 // Not for whatever we start.
                 let _ = rustix::io::fcntl_setfd(&socket, FdFlags::CLOEXEC);
-                given.add(asked, socket, true);
+                given.add(Tcp { asked, sockets: vec![socket], is_activated: true });
             } else if let Ok(Some(socket)) = fds.take_unix_listener(index) {
                 let address = socket.local_addr().map_err(|error| wrong(&error.to_string()))?;
                 let path = address.as_pathname().ok_or_else(|| wrong("it has no path"))?;
@@ -53,11 +53,14 @@ impl InheritedSockets {
         Ok(given)
     }
 
-    /// One more socket of an address.
-    pub(super) fn add(&mut self, asked: SocketAddr, socket: TcpListener, is_activated: bool) {
-        match self.tcp.iter_mut().find(|one| one.asked == asked && asked.port() != 0) {
-            Some(one) => one.sockets.push(socket),
-            None => self.tcp.push(Tcp { asked, sockets: vec![socket], is_activated }),
+    /// Adds sockets of an address, of which there may be some already: each message brings a
+    /// bounded number. Those asked for with port 0 have an address of their own each.
+    pub(super) fn add(&mut self, mut more: Tcp) {
+        let local = |of: &Tcp| of.sockets.first()?.local_addr().ok();
+        let is_same = |one: &&mut Tcp| one.asked == more.asked && local(one) == local(&more);
+        match self.tcp.iter_mut().find(is_same) {
+            Some(one) => one.sockets.append(&mut more.sockets),
+            None => self.tcp.push(more),
         }
     }
 
@@ -98,5 +101,26 @@ impl InheritedSockets {
     pub(super) fn left(&self) -> Vec<String> {
         let tcp = self.tcp.iter().map(|one| one.asked.to_string());
         tcp.chain(self.unix.iter().map(|(path, _)| format!("unix:{}", path.display()))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sockets_of_an_address_that_came_in_two_messages_are_together() {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut given = InheritedSockets::default();
+        for shards in [3, 1] {
+            let socket = TcpListener::bind(any).expect("a free port");
+            for _ in 0..shards {
+                let sockets = vec![socket.try_clone().expect("a copy")];
+                given.add(Tcp { asked: any, sockets, is_activated: false });
+            }
+        }
+        // Each port 0 became a port of its own.
+        let counts: Vec<usize> = given.tcp.iter().map(|one| one.sockets.len()).collect();
+        assert_eq!(counts, [3, 1]);
     }
 }

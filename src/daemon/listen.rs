@@ -492,7 +492,8 @@ mod tests {
         let first = first.expect("a free port");
         let (address, each) = bind_each(first, sockets, true).expect("its port");
         for socket in each.into_iter().flatten() {
-            given.add(address, socket, false);
+            let sockets = vec![socket];
+            given.add(Tcp { asked: address, sockets, is_activated: false });
         }
         (given, address)
     }

@@ -455,7 +455,7 @@ impl Predecessor {
             if let Some(Ok(asked)) = tcp.map(str::parse) {
                 let sockets = descriptors.into_iter().map(TcpListener::from).collect();
                 let is_activated = what["activated"].as_bool().unwrap_or(false);
-                given.tcp.push(Tcp { asked, sockets, is_activated });
+                given.add(Tcp { asked, sockets, is_activated });
             } else if let (Some(path), Some(socket)) = (unix, descriptors.into_iter().next()) {
                 given.unix.push((path.into(), socket.into()));
             } else {
