@@ -47,7 +47,7 @@ pub fn expect_equal(apis: &mut [&mut Api]) -> (String, Value) {
     table(apis[0])
 }
 
-/// The same of large tables, which one connection after another asks for: one that waits while
+/// Compares large tables, which one connection after another asks for: one that waits while
 /// others are busy with theirs is closed.
 #[track_caller]
 pub fn expect_equal_nodes(nodes: &[&Daemon]) -> (String, Value) {
