@@ -29,6 +29,7 @@ class Case:
     upload_bytes: int = 0  # a POST with so long a body
     mode: str = "http"  # or "tcp": nobody parses
     kind: str = "load"  # or "paced": open loop; "idle", "stalled": memory
+    peak_share: float = 0.7  # of the rate that HAProxy manages; for "paced"
     load: str = "wrk"  # or what talk.rs does: "websocket", "upload"; its backend is echo.rs
     hosts: int = HOSTS  # names in the table
     socket: bool = False  # the backend listens on a Unix socket
@@ -59,6 +60,7 @@ CASES = [
         "tiny answers at 70 % of HAProxy's peak rate, timed from when each request was due",
         kind="paced",
     ),
+    Case("latency-half", "the same at 50 % of it", kind="paced", peak_share=0.5),
     Case("pipelined", "tiny answers, 16 requests in one go", pipeline=16),
     Case("chunked", "16 KiB in chunks", path="/chunked"),
     Case("upload-1k", "a POST of 1 KiB", path="/upload", upload_bytes=1 << 10),

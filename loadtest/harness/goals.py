@@ -35,6 +35,7 @@ GOALS = {
     ("small-unix", 512): Goal(haproxy=0.52, nginx=0.68, beside=0.82),
     ("small-unix", 4000): Goal(haproxy=0.45, nginx=0.62, beside=0.82),
     ("latency", 64): Goal(haproxy=1.00, nginx=1.00, figure="p99_us"),
+    ("latency-half", 64): Goal(haproxy=1.00, nginx=1.00, figure="p99_us"),
     ("close", 64): Goal(haproxy=0.72, nginx=0.85),
     ("body-64k", 64): Goal(haproxy=0.60, nginx=0.80, floor=1.05),
     ("body-1m", 16): Goal(haproxy=0.85, nginx=0.65, floor=1.05),
