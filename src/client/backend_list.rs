@@ -1,4 +1,4 @@
-//! `backend list`: the backends of all rules, with their health and the rules that have them.
+//! `backend list`: prints the backends of all rules, with their health and the rules that use them.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -10,13 +10,13 @@ use super::print::{columns, entries, plain};
 use super::request::{Api, Ask};
 use super::{lines, print_json, query};
 
-/// Rules that a row names; more are counted.
+/// Most hosts that a row names; the others are only counted.
 const NAMED_MAX: usize = 3;
 
-/// Rules with the part that the backend has in each, by backend.
+/// Rules of each backend, with the share that the backend has in each: its weight, or `backup`.
 type Uses = BTreeMap<String, Vec<(String, Share)>>;
 
-/// Prints all backends, or one.
+/// Prints all backends or, given an address, that backend with its share in each rule.
 pub async fn list(api: &Api, address: Option<&str>, json: bool) -> Result<(), Failure> {
     let wanted = address.map(normal);
     let table = api.fetch(Ask::get("/hostname/")).await?;
@@ -36,11 +36,11 @@ pub async fn list(api: &Api, address: Option<&str>, json: bool) -> Result<(), Fa
     let known = api.fetch(Ask::get(format!("/backends/{query}"))).await?.value()?;
     let health = Health::of(&known);
     if json {
-        return print_json(described(&uses, &health).to_string().as_bytes());
+        return print_json(to_json(&uses, &health).to_string().as_bytes());
     }
     let mut rows = vec![["BACKEND", "HEALTH", "OPEN", "RULES", "HOSTS"].map(str::to_owned)];
     rows.extend(uses.iter().map(|(backend, rules)| {
-        let Shown { state, open } = health.seen(backend);
+        let BackendState { state, open } = health.state_of(backend);
         [plain(backend), state, open.to_string(), rules.len().to_string(), hosts(rules)]
     }));
     lines(columns(&rows).into_iter())?;
@@ -54,6 +54,7 @@ pub async fn list(api: &Api, address: Option<&str>, json: bool) -> Result<(), Fa
     }))
 }
 
+/// Text of the column HOSTS.
 fn hosts(rules: &[(String, Share)]) -> String {
     let shown = rules.iter().take(NAMED_MAX).map(|(host, share)| match share {
         Share::Weight(0) => format!("{} (drained)", plain(host)),
@@ -67,13 +68,15 @@ fn hosts(rules: &[(String, Share)]) -> String {
     }
 }
 
-/// State of a backend for the list.
-struct Shown {
+/// State of a backend, taken together over all its addresses.
+struct BackendState {
+    /// States of the addresses, each once, as in `down/up`.
     state: String,
+    /// Open requests.
     open: u64,
 }
 
-/// Entries of `/backends/`, by address and by name.
+/// Entries of the API's `/backends/`, by the address and by the names of each backend.
 struct Health<'a>(HashMap<String, Vec<&'a Value>>);
 
 impl<'a> Health<'a> {
@@ -89,8 +92,9 @@ impl<'a> Health<'a> {
         Health(by_backend)
     }
 
-    /// The states at all addresses of a backend; one that nothing is known of counts as up.
-    fn seen(&self, backend: &str) -> Shown {
+    /// State of a backend. A backend without an entry counts as up: no check or request has failed
+    /// there.
+    fn state_of(&self, backend: &str) -> BackendState {
         let found = self.0.get(&normal(backend)).map(Vec::as_slice).unwrap_or_default();
         let mut states: Vec<&str> =
             found.iter().filter_map(|entry| entry["state"].as_str()).collect();
@@ -98,20 +102,21 @@ impl<'a> Health<'a> {
         states.dedup();
         let open = found.iter().filter_map(|entry| entry["open_requests"].as_u64()).sum();
         let state = if states.is_empty() { "up".to_owned() } else { plain(&states.join("/")) };
-        Shown { state, open }
+        BackendState { state, open }
     }
 }
 
-fn described(uses: &Uses, health: &Health<'_>) -> Value {
-    let described = uses.iter().map(|(backend, rules)| {
-        let Shown { state, open } = health.seen(backend);
+/// The list as `--json` prints it.
+fn to_json(uses: &Uses, health: &Health<'_>) -> Value {
+    let backends = uses.iter().map(|(backend, rules)| {
+        let BackendState { state, open } = health.state_of(backend);
         let share = |share: &Share| match share {
             Share::Weight(weight) => json!(weight),
             Share::Backup => json!("backup"),
         };
         let rules: Map<String, Value> =
-            rules.iter().map(|(host, of)| (host.clone(), share(of))).collect();
+            rules.iter().map(|(host, part)| (host.clone(), share(part))).collect();
         (backend.clone(), json!({ "health": state, "open_requests": open, "rules": rules }))
     });
-    Value::Object(described.collect())
+    Value::Object(backends.collect())
 }

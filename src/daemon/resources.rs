@@ -1,4 +1,5 @@
-//! Resources of the machine: CPUs, descriptors, locked memory; and how many connections follow.
+//! Resources of the machine: CPUs, file descriptors, locked memory, and how many connections these
+//! allow.
 
 use std::time::Duration;
 
@@ -11,20 +12,23 @@ use crate::limits;
 /// Resources that the shards may use.
 #[derive(Debug)]
 pub(super) struct Resources {
-    /// How many there are.
+    /// Number of shards.
     pub(super) shards: usize,
+    /// CPUs for the shards, in the order in which shards get them.
     cpus: Vec<usize>,
-    /// Whether connections are to be steered.
+    /// Value of `steer_accepts`.
     steers: bool,
+    /// File descriptors that the process may open.
     descriptors: u64,
-    /// Client connections each may have.
+    /// Most client connections of one shard.
     pub(super) connections_per_shard: usize,
-    /// Pipes for bulk transfers each may have.
+    /// Most pipes of one shard, for bulk transfers.
     pub(super) pipes_per_shard: usize,
 }
 
 impl Resources {
-    /// Raises the limits as far as they go and shares out what there is.
+    /// Raises the limits of the process as far as possible and divides the resources among the
+    /// shards. `Err`: everything that is wrong with the configuration here.
     pub(super) fn gather(config: &Config) -> Result<Resources, Vec<String>> {
         let mut problems = Vec::new();
         let cpus = cpus(config).unwrap_or_else(|problem| {
@@ -32,7 +36,7 @@ impl Resources {
             Vec::new()
         });
         let shards = config.shards.unwrap_or_else(|| shards_for(cpus.len()));
-        problems.extend(lockable_memory().err());
+        problems.extend(check_locked_memory().err());
         let wanted = config.max_connections.map(|wanted| wanted.div_ceil(shards));
         let needed = wanted.map_or(0, |wanted| limits::descriptors_needed(wanted, shards));
         let descriptors = raise_descriptors(needed);
@@ -83,22 +87,22 @@ impl Resources {
         self.cpus.get(index % self.cpus.len().max(1)).copied()
     }
 
-    /// The CPU of each shard, where connections are to be steered and no two shards share one.
+    /// The CPU of each shard, if `steer_accepts` is set and each shard has a CPU of its own.
     pub(super) fn steering(&self) -> Option<&[usize]> {
         self.cpus.get(..self.shards).filter(|_| self.steers)
     }
 
-    /// Management connections at a time.
+    /// Most management connections at a time.
     pub(super) fn management_connections(&self) -> usize {
         limits::management_connections(self.descriptors)
     }
 
-    /// Lookups of names at a time.
+    /// Most lookups of names at a time.
     pub(super) fn lookups_at_once(&self) -> usize {
         limits::lookups_at_once(self.descriptors)
     }
 
-    /// Probes of backends at a time.
+    /// Most probes of backends at a time.
     pub(super) fn probes_at_once(&self) -> usize {
         limits::probes_at_once(self.descriptors)
     }
@@ -115,7 +119,7 @@ impl Resources {
         )
     }
 
-    /// Memory in words, for `--check`.
+    /// Sentence for `--check` that says how much memory is needed.
     pub(super) fn memory(&self, head_bytes_max: usize) -> String {
         let connections = self.connections_per_shard * self.shards;
         let (idle, most) = limits::memory(connections, self.shards, head_bytes_max);
@@ -129,7 +133,7 @@ impl Resources {
         )
     }
 
-    /// Warnings of settings that are unlikely to be meant.
+    /// Warnings about settings that are probably mistakes.
     pub(super) fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         if self.descriptors < limits::DESCRIPTORS_FEW {
@@ -159,7 +163,7 @@ impl Resources {
     }
 }
 
-/// The time for which shards poll the network card, or why they can't.
+/// Time for which shards poll the network card; `None` if they don't. `Err` says why they can't.
 pub(super) fn busy_poll(config: &Config) -> Result<Option<Duration>, String> {
     let Some(time) = config.busy_poll else { return Ok(None) };
     crate::ring::probe_busy_poll(time)
@@ -167,7 +171,7 @@ pub(super) fn busy_poll(config: &Config) -> Result<Option<Duration>, String> {
         .map_err(|why| format!("busy_poll = {}us: nothing is polled: {why}", time.as_micros()))
 }
 
-/// The CPUs for shards, in the order they are used.
+/// The CPUs for shards, in the order in which shards get them.
 fn cpus(config: &Config) -> Result<Vec<usize>, String> {
     let ids = core_affinity::get_core_ids().unwrap_or_default();
     let allowed: Vec<usize> = ids.into_iter().map(|core| core.id).collect();
@@ -176,21 +180,23 @@ fn cpus(config: &Config) -> Result<Vec<usize>, String> {
     }
     match config.cpus.iter().find(|cpu| !allowed.contains(cpu)) {
         Some(cpu) => Err(format!(
-            "cpus: CPU {cpu} is not there for this process; expected some of {}",
+            "cpus: this process may not use CPU {cpu}; expected some of {}",
             ranges(&allowed)
         )),
         None => Ok(config.cpus.clone()),
     }
 }
 
-/// One per CPU, but in a container with a quota of CPU time no more than that buys.
+/// Default number of shards: one per CPU. In a container with a quota of CPU time, no more than the
+/// CPUs that the quota pays for.
 fn shards_for(cpus: usize) -> usize {
     let quota = std::thread::available_parallelism().map_or(cpus, usize::from);
     cpus.min(quota).clamp(1, limits::SHARDS_MAX)
 }
 
-/// glommio asks for this before it makes its rings; the limit is raised as far as it goes.
-fn lockable_memory() -> Result<(), String> {
+/// Checks the limit on locked memory, as glommio does before it makes its rings. Raises the limit
+/// if it is too low.
+fn check_locked_memory() -> Result<(), String> {
     let Ok((soft, hard)) = Resource::MEMLOCK.get() else { return Ok(()) };
     if limits::LOCKED_BYTES_MIN <= soft
         || raise(Resource::MEMLOCK, soft, hard, 0) == hard && limits::LOCKED_BYTES_MIN <= hard
@@ -198,15 +204,15 @@ fn lockable_memory() -> Result<(), String> {
         return Ok(());
     }
     Err(format!(
-        "{} KiB of memory may be locked, {} KiB are needed for io_uring: raise the limit (`ulimit -l`, \
+        "{} KiB of memory may be locked, but io_uring needs {} KiB: raise the limit (`ulimit -l`, \
          LimitMEMLOCK= in a unit)",
         hard / 1024,
         limits::LOCKED_BYTES_MIN / 1024
     ))
 }
 
-/// Raises the limit to the hard one; beyond it, where the kernel allows it, only when so many are
-/// needed.
+/// Raises the limit on file descriptors to the hard limit, or to `needed` if that is higher and the
+/// kernel allows it. Returns the limit in force.
 fn raise_descriptors(needed: u64) -> u64 {
     match Resource::NOFILE.get() {
         Ok((soft, hard)) => raise(Resource::NOFILE, soft, hard, needed),
@@ -214,7 +220,8 @@ fn raise_descriptors(needed: u64) -> u64 {
     }
 }
 
-/// The limit that holds afterwards.
+/// Raises the limit on a resource to the hard limit, or to `needed` if that is higher and the
+/// kernel allows it. Returns the limit in force.
 fn raise(resource: Resource, soft: u64, hard: u64, needed: u64) -> u64 {
     if hard < needed && resource.set(needed, needed).is_ok() {
         return needed;
@@ -222,7 +229,7 @@ fn raise(resource: Resource, soft: u64, hard: u64, needed: u64) -> u64 {
     if soft < hard && resource.set(hard, hard).is_ok() { hard } else { soft }
 }
 
-/// `0,2-4`.
+/// Numbers as text, with runs as ranges: `0,2-4`.
 fn ranges(numbers: &[usize]) -> String {
     let mut runs: Vec<(usize, usize)> = Vec::new();
     for &number in numbers {
@@ -243,7 +250,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_in_ranges() {
+    fn runs_of_numbers_become_ranges() {
         assert_eq!(ranges(&[]), "");
         assert_eq!(ranges(&[3]), "3");
         assert_eq!(ranges(&[0, 1, 2, 5, 7, 8]), "0-2,5,7-8");
@@ -281,9 +288,9 @@ mod tests {
     }
 
     #[test]
-    fn a_cpu_that_is_not_there_is_named() {
+    fn cpu_that_may_not_be_used_is_named() {
         let config = Config::build(None, &["cpus=4095".to_owned()]).expect("a good configuration");
         let problem = cpus(&config).expect_err("no such CPU");
-        assert!(problem.contains("CPU 4095 is not there"), "{problem}");
+        assert!(problem.contains("may not use CPU 4095"), "{problem}");
     }
 }

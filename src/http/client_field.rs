@@ -1,18 +1,21 @@
-//! The client's address in a field that proxies on its way have added to, such as X-Forwarded-For.
+//! The client's address in a list field to which each proxy on the way appends an address, such as
+//! X-Forwarded-For.
 //!
-//! Each proxy appends the address that it was connected from, so only the end of the list is
-//! certain: what the nearest proxy has written. It is read from there, as far as the proxies are
-//! trusted.
+//! A proxy appends the address that connected to it. So only the last address is certain: the
+//! nearest proxy wrote it. The list is read from its end, as long as the addresses are those of
+//! trusted proxies; what stands before may be forged.
 
 use std::net::IpAddr;
 
 use super::field::trim;
 
-/// The client in the values of a field, in the order in which they came: the rightmost address that
-/// is not trusted. Reading ends at a member that is no plain address, such as `unknown`, an address
-/// with a port, or a quoted one: what stands before it was not written by a trusted proxy, as far
-/// as anybody can tell. Then, and where all addresses are trusted, the client is the last address
-/// that was read; `None` where there is none.
+/// Finds the client in the values of a field, given in the order in which they came. The client is
+/// the rightmost address that is not trusted.
+///
+/// A member that is not a plain address, such as `unknown`, an address with a port, or a quoted
+/// address, ends the search: nothing shows that a trusted proxy wrote the members before it. After
+/// such a member, or if all addresses are trusted, the client is the last address that was read;
+/// `None` if none was.
 pub fn client_in<'v>(
     values: impl DoubleEndedIterator<Item = &'v [u8]>,
     is_trusted: impl Fn(IpAddr) -> bool,
@@ -37,7 +40,7 @@ fn address(member: &[u8]) -> Option<IpAddr> {
 mod tests {
     use super::*;
 
-    /// The client in these values, where 10.0.0.0/8 and fd00::/8 are trusted.
+    /// The client in these values, if 10.0.0.0/8 and fd00::/8 are trusted.
     fn client(values: &[&str]) -> Option<String> {
         let is_trusted = |address: IpAddr| match address {
             IpAddr::V4(address) => address.octets()[0] == 10,
@@ -64,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_address_ends_the_search() {
+    fn member_that_is_no_plain_address_ends_the_search() {
         for garbage in [
             "",
             " ",

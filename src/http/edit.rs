@@ -1,11 +1,13 @@
-//! Changes to a head that was written for the other side already, as its rule wants it: fields
-//! that are set or removed, and another Host. A head whose rule changes nothing never comes here.
+//! Changes to a head that Mantrid has already written for the other side: fields are set or
+//! removed, and Host is replaced, as the rule or the configuration says. A head that needs no
+//! change never comes here.
 //!
-//! The head is one of ours: its lines end with CRLF, and each has a colon behind its name.
+//! Mantrid wrote the head itself, so every line ends with CRLF, and every field line has a colon
+//! directly behind the field name.
 
 use crate::fields::{FieldChange, is_same};
 
-/// Makes the changes in the head at the front of `out`. A body may follow.
+/// Applies changes to the head at the front of `out`. A body may follow and is left as it is.
 pub fn change_fields(changes: &[FieldChange], out: &mut Vec<u8>) {
     let mut end = remove_fields(out, |name| changes.iter().any(|change| change.replaces(name)));
     for change in changes {
@@ -15,14 +17,16 @@ pub fn change_fields(changes: &[FieldChange], out: &mut Vec<u8>) {
     }
 }
 
-/// Has the request head at the front of `out` name this host, in its first field (RFC 9110 §7.2).
+/// Replaces Host in the request head at the front of `out`. The new Host becomes the first field
+/// (RFC 9110 §7.2).
 pub fn set_host(host: &[u8], out: &mut Vec<u8>) {
     remove_fields(out, |name| name.eq_ignore_ascii_case(b"host"));
     let first = line_end(out, 0);
     insert_field(out, first, "Host", host);
 }
 
-/// Puts a field in the place of all of its name, in whatever spelling; `None`: removes those.
+/// Removes all fields of this name, however it is spelled (`X-A`, `x_a`), and adds one with `value`
+/// at the end of the head. `None` only removes.
 pub fn replace_field(name: &str, value: Option<&[u8]>, out: &mut Vec<u8>) {
     let end = remove_fields(out, |other| is_same(other, name.as_bytes()));
     if let Some(value) = value {
@@ -41,7 +45,7 @@ fn remove_fields(out: &mut Vec<u8>, is_removed: impl Fn(&[u8]) -> bool) -> usize
     let mut at = line_end(out, 0);
     while !out[at..].starts_with(b"\r\n") {
         let end = line_end(out, at);
-        debug_assert!(at < end, "a head of ours ends with an empty line");
+        debug_assert!(at < end, "a head that Mantrid wrote ends with an empty line");
         if end <= at {
             break;
         }
@@ -55,12 +59,12 @@ fn remove_fields(out: &mut Vec<u8>, is_removed: impl Fn(&[u8]) -> bool) -> usize
     at
 }
 
-/// The position behind the line that begins at `from`.
+/// Position directly behind the line that begins at `from`.
 fn line_end(out: &[u8], from: usize) -> usize {
     memchr::memchr(b'\n', &out[from..]).map_or(out.len(), |end| from + end + 1)
 }
 
-/// Inserts a field line; returns the position behind it.
+/// Inserts a field line at position `at`; returns the position directly behind the line.
 fn insert_field(out: &mut Vec<u8>, at: usize, name: &str, value: &[u8]) -> usize {
     let parts = [name.as_bytes(), b": ", value, b"\r\n"];
     let length: usize = parts.iter().map(|part| part.len()).sum();
@@ -123,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn field_takes_the_place_of_every_spelling() {
+    fn field_replaces_every_spelling_of_its_name() {
         let after = "GET / HTTP/1.1\r\nHost: a\r\nX-B: 3\r\nX-A: 5\r\n\r\n";
         check(HEAD, |out| replace_field("X-A", Some(b"5"), out), after);
         let removed = "GET / HTTP/1.1\r\nHost: a\r\nX-B: 3\r\n\r\n";

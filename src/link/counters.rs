@@ -1,5 +1,5 @@
-//! Counters that one shard alone writes and any thread may read: no locked instruction, no shared
-//! cache line.
+//! Counters of the shards. Only the shard that owns a counter writes it, so that counting needs no
+//! locked instruction, and no two shards share a cache line; any thread may read.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::times::{SlotTime, TIME_CLASSES, TIMES, micros_of};
 use crate::http::Refusal;
 
-/// A count of a shard.
+/// A counter that each shard has.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 #[repr(usize)]
 pub(crate) enum Counter {
@@ -36,94 +36,97 @@ pub(crate) enum Counter {
     Sent,
     /// Bytes received from clients.
     Received,
-    /// Final responses and replies 2xx.
+    /// Final responses and replies with a 2xx status.
     Answers2xx,
-    /// Final responses and replies 3xx.
+    /// Final responses and replies with a 3xx status.
     Answers3xx,
-    /// Final responses and replies 4xx, refusals included.
+    /// Final responses and replies with a 4xx status, refusals included.
     Answers4xx,
-    /// Final responses and replies 5xx.
+    /// Final responses and replies with a 5xx status.
     Answers5xx,
-    /// Replies to requests that no rule is for, which are in no other class.
+    /// Replies to requests that match no rule. The four classes above do not count these.
     AnswersUnknown,
-    /// Microseconds on a CPU, the kernel's work for the shard included, since its thread started.
+    /// Microseconds that the shard's thread spent on a CPU since it started, in the kernel too.
     CpuMicros,
-    /// Microseconds without a CPU, since the shard started; never less than before.
+    /// Microseconds that the shard's thread spent off the CPU since the shard started. Never goes
+    /// back.
     AsleepMicros,
-    /// Microseconds since the shard started, when those above were noted.
+    /// Microseconds from the start of the shard to the last update of `CpuMicros` and
+    /// `AsleepMicros`.
     AliveMicros,
-    /// Number of the shard's thread, as the kernel has it.
+    /// Thread ID of the shard in the kernel (`gettid`).
     Thread,
     /// Calls of `io_uring_enter`.
     RingEnters,
     /// Completions taken from the ring.
     RingCompletions,
-    /// Receives that found every buffer of the ring in use and took memory of their own.
+    /// Receives that allocated memory because every buffer of the ring was in use.
     ReceiveBuffersMissed,
-    /// Idle connections to backends now.
+    /// Connections to backends that are idle now.
     IdleConnections,
-    /// Requests that wait for a permit at a backend now.
+    /// Requests that wait for a permit of a backend now.
     Queued,
     /// Pipes in use now.
     Pipes,
-    /// Requests that found no slot to be counted in by host.
+    /// Requests missing from the counts by host, because no slot was free for their host.
     Uncounted,
-    /// Reports about backends that were dropped, as control was too far behind.
+    /// Reports to control that were dropped because control was too far behind.
     NewsDropped,
-    /// Lines of the access log that there was no room for.
+    /// Lines of the access log that were dropped because the shard's buffer was full.
     LogDropped,
     /// Requests held now.
     Held,
     /// Times that a request was held.
     HeldTotal,
-    /// Held requests that were let go on.
+    /// Held requests that were released.
     HeldReleased,
     /// Held requests whose time ran out.
     HeldTimedOut,
-    /// Requests that were to be held, and that there was no room for.
+    /// Requests that were refused instead of held, because a limit on held requests was reached.
     HeldRefused,
     /// Held requests whose client left.
     HeldLeft,
-    /// Requests that ended with a 5xx, or by a fault that is not their client's.
+    /// Requests that ended with a 5xx, or by the fault of a backend or of Mantrid without one.
     Errors,
 }
 
 const COUNTERS: usize = Counter::Errors as usize + 1;
 
-/// Why a connection or a request was turned away.
+/// Reason for which a connection or a request was turned away.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 #[repr(usize)]
 pub(crate) enum Shed {
-    /// A connection past `max_connections`.
+    /// A connection above `max_connections`.
     Room,
-    /// A connection that there was no descriptor for.
+    /// A connection for which no descriptor was free.
     Descriptors,
-    /// A connection past `max_connections_per_source`.
+    /// A connection above `max_connections_per_source`.
     Source,
-    /// A connection from a source that is not trusted, where each must be.
-    Stranger,
-    /// A request or raw connection of a client that the rule's `allow` or `deny` keeps out.
+    /// A connection to an `accept-proxy` address from a peer that is not in `trusted_sources`.
+    Untrusted,
+    /// A request or raw connection whose client is denied by `allow` or `deny` of the rule.
     Access,
-    /// A request past `max_requests_per_second`.
+    /// A request above `max_requests_per_second`.
     Rate,
-    /// A request past `max_requests_per_second_per_source`.
+    /// A request above `max_requests_per_second_per_source`.
     SourceRate,
-    /// A request that got no permit at a backend in time.
+    /// A request that got no permit in time, from a backend with `max_connections` or from a rule
+    /// with `max_open_requests`.
     Queue,
     /// A request for which this machine could open no connection: no descriptor, port or
     /// permission.
     Local,
-    /// A connection whose client reset it before its address was known.
+    /// A connection that its client reset before Mantrid had read the client's address.
     Vanished,
 }
 
 impl Shed {
-    /// All reasons, with their names.
+    /// All reasons, with their names in the metrics.
     pub(crate) const ALL: [(Shed, &str); 10] = [
         (Shed::Room, "max_connections"),
         (Shed::Descriptors, "descriptors"),
         (Shed::Source, "max_connections_per_source"),
-        (Shed::Stranger, "trusted_sources"),
+        (Shed::Untrusted, "trusted_sources"),
         (Shed::Access, "access_denied"),
         (Shed::Rate, "max_requests_per_second"),
         (Shed::SourceRate, "max_requests_per_second_per_source"),
@@ -132,9 +135,9 @@ impl Shed {
         (Shed::Vanished, "client_vanished"),
     ];
 
-    /// Reasons that concern connections, and not requests.
+    /// Reasons for which Mantrid turns a whole connection away, counted by `connections_shed`.
     pub(crate) const CONNECTIONS: [Shed; 4] =
-        [Shed::Room, Shed::Descriptors, Shed::Source, Shed::Stranger];
+        [Shed::Room, Shed::Descriptors, Shed::Source, Shed::Untrusted];
 }
 
 /// Author of a final response to a client.
@@ -151,16 +154,16 @@ impl Author {
         [(Author::Backend, "backend"), (Author::Mantrid, "mantrid")];
 }
 
-/// The lowest status with a count of its own.
+/// Lowest status that is counted separately.
 const STATUS_MIN: u16 = 100;
-/// Statuses with a count of their own: each that HTTP has room for.
+/// Number of statuses that are counted separately: all of three digits.
 const STATUSES: usize = 900;
-/// Endings of requests that there is room for.
+/// Most kinds of endings that can be counted.
 const ENDINGS_MAX: usize = 64;
 const REFUSALS: usize = Refusal::ALL.len();
 
-/// The counters of one shard, aligned so that no two shards' counters share a cache line (pairs are
-/// prefetched: 128).
+/// The counters of one shard. Aligned to 128 bytes so that no two shards share a cache line: CPUs
+/// prefetch lines of 64 bytes in pairs.
 #[repr(align(128))]
 pub(crate) struct Counters {
     counts: [AtomicU64; COUNTERS],
@@ -170,10 +173,11 @@ pub(crate) struct Counters {
     statuses: [[AtomicU64; STATUSES]; Author::ALL.len()],
     /// Requests that ended, by the position of their ending in the shard's table of endings.
     endings: [AtomicU64; ENDINGS_MAX],
-    /// Names of the endings: that table is the shard's.
+    /// Names of the endings. The shard sets them, because the table of endings belongs to it.
     ending_names: OnceLock<&'static [&'static str]>,
-    /// Sums of times in microseconds, and their classes.
+    /// Sum of each kind of time, in microseconds.
     time_sums: [AtomicU64; TIMES],
+    /// Counts by class of time: the cells of all histograms.
     time_classes: [AtomicU64; TIME_CLASSES],
 }
 
@@ -194,27 +198,28 @@ impl Default for Counters {
 }
 
 impl Counters {
-    /// Adds to a count. Called by the owning shard only: a load and a store, not a locked add.
+    /// Adds to a counter with a load and a store instead of a locked add. Only the owning shard may
+    /// call this.
     pub(crate) fn add(&self, counter: Counter, n: u64) {
         add(&self.counts[counter as usize], n);
     }
 
-    /// Counts a message that was refused, by its reason.
+    /// Counts a head or body that was refused, by its reason.
     pub(crate) fn add_refusal(&self, refusal: Refusal) {
         self.add(Counter::Refused, 1);
         add(&self.refusals[refusal as usize], 1);
     }
 
     /// Counts a connection or request that was turned away, by its reason.
-    pub(crate) fn add_shed(&self, why: Shed) {
-        add(&self.shed[why as usize], 1);
+    pub(crate) fn add_shed(&self, reason: Shed) {
+        add(&self.shed[reason as usize], 1);
     }
 
-    pub(crate) fn shed(&self, why: Shed) -> u64 {
-        self.shed[why as usize].load(Ordering::Relaxed)
+    pub(crate) fn shed(&self, reason: Shed) -> u64 {
+        self.shed[reason as usize].load(Ordering::Relaxed)
     }
 
-    /// Counts a time.
+    /// Adds a time to its sum and to its class.
     #[inline]
     pub(crate) fn add_time(&self, time: SlotTime, took: Duration) {
         let micros = micros_of(took);
@@ -222,21 +227,21 @@ impl Counters {
         add(&self.time_classes[time.class_of(micros)], 1);
     }
 
-    /// The classes of a time, and their sum in microseconds.
+    /// Counts of a time by class, and the sum of the time in microseconds.
     pub(crate) fn times(&self, time: SlotTime) -> (Vec<u64>, u64) {
         let classes = self.time_classes[time.classes()].iter();
         let classes = classes.map(|class| class.load(Ordering::Relaxed)).collect();
         (classes, self.time_sums[time as usize].load(Ordering::Relaxed))
     }
 
-    /// Says how the endings are called that [`Counters::add_ending`] counts by their positions.
+    /// Sets the names of the endings, by the positions that [`Counters::add_ending`] takes.
     pub(crate) fn name_endings(&self, names: &'static [&'static str]) {
         debug_assert!(names.len() <= ENDINGS_MAX, "no room for {} endings", names.len());
-        // A shard is made once.
+        // Set once: a shard calls this when it is made.
         let _ = self.ending_names.set(names);
     }
 
-    /// Counts the end of a request.
+    /// Counts the end of a request, by the position of its ending.
     #[inline]
     pub(crate) fn add_ending(&self, ending: usize) {
         if let Some(cell) = self.endings.get(ending) {
@@ -244,7 +249,7 @@ impl Counters {
         }
     }
 
-    /// Requests by how they ended; a name may come twice.
+    /// Requests by the names of their endings. A name may come twice: some endings share one.
     pub(crate) fn endings(&self) -> impl Iterator<Item = (&'static str, u64)> {
         let names = self.ending_names.get().copied().unwrap_or_default();
         names.iter().copied().zip(self.endings.iter().map(|cell| cell.load(Ordering::Relaxed)))
@@ -259,7 +264,7 @@ impl Counters {
         }
     }
 
-    /// Final responses of an author by status, those that there were.
+    /// Final responses of an author by status; statuses that never occurred are left out.
     pub(crate) fn statuses(&self, author: Author) -> impl Iterator<Item = (u16, u64)> {
         let cells = self.statuses[author as usize].iter();
         let counts = (STATUS_MIN..).zip(cells.map(|cell| cell.load(Ordering::Relaxed)));
@@ -275,12 +280,13 @@ impl Counters {
         }
     }
 
-    /// Sets a count that is a level, not a sum. Called by the owning shard only.
+    /// Sets a counter that the shard does not sum up itself, such as a level. Only the owning shard
+    /// may call this.
     pub(crate) fn set(&self, counter: Counter, n: u64) {
         self.counts[counter as usize].store(n, Ordering::Relaxed);
     }
 
-    /// Subtracts from a count that is a level. Called by the owning shard only.
+    /// Subtracts from a counter that is a level. Only the owning shard may call this.
     pub(crate) fn sub(&self, counter: Counter, n: u64) {
         debug_assert!(n <= self.get(counter), "{counter:?} below 0");
         self.add(counter, n.wrapping_neg());

@@ -127,10 +127,10 @@ fn admit(shard: &Rc<Shard>, socket: OwnedFd, speaks: &Protocol, believes: Option
         shard.count(Counter::Accepted);
         return shard.end.counters().add_shed(Shed::Vanished);
     };
-    let is_stranger = believes.is_some_and(|believes| !believes(peer));
-    if is_stranger {
+    let is_untrusted = believes.is_some_and(|believes| !believes(peer));
+    if is_untrusted {
         shard.count(Counter::Accepted);
-        return shard.end.counters().add_shed(Shed::Stranger);
+        return shard.end.counters().add_shed(Shed::Untrusted);
     }
     if shard.connections.get() >= shard.tuning().connections_max {
         return shed(shard, socket, speaks, Shed::Room);

@@ -1,4 +1,4 @@
-//! A request's body on its way to the backend, while the response may come already.
+//! Upload of a request body to the backend. The response may come while the upload still runs.
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
@@ -15,24 +15,26 @@ use super::splice::Broken;
 use crate::http::Refusal;
 use crate::ring::{Deadline, Stream};
 
-/// Result of both directions.
+/// Outcome of the two directions of an exchange: the upload and the response.
 pub(super) struct Ended {
     pub(super) response: ResponseEnd,
-    /// The client's side of the upload broke.
+    /// Failure of the upload on the client's side, if there was one.
     pub(super) broken: Option<Broken>,
+    /// Whether the whole request has been passed to the backend's connection.
     pub(super) is_uploaded: bool,
 }
 
-/// How far the response had come.
+/// How far the response had come when the exchange ended.
 pub(super) enum ResponseEnd {
-    /// The client has it, or gets none.
+    /// The response is complete, or has failed.
     Over(Result<Answered, Failed>),
-    /// The client's side of the upload broke before; the client has seen so much.
+    /// The upload failed on the client's side first. Holds how much of the response the client had
+    /// seen by then.
     Open(AnswerProgress),
 }
 
-/// Sends head and body to a backend while waiting for its response. `Err`: the body breaks a rule
-/// before any of the request went out.
+/// Sends head and body to a backend, and passes its response on at the same time. `Err`: the body
+/// was refused before any of the request had gone out.
 pub(super) async fn run(
     side: &mut ClientSide,
     lease: &Lease,
@@ -42,7 +44,8 @@ pub(super) async fn run(
 ) -> Result<Ended, Refusal> {
     let mut body = send_head(side, lease, request, head)?;
     let ends = if body.is_done() { side.end_counts() } else { side.shard.end_counts(true) };
-    // Lent to the body alone: all else of the client's side serves both ways.
+    // Only the upload uses the client's inbox, and changes it; both directions share the rest of
+    // `side`.
     let mut client_inbox = std::mem::take(&mut side.inbox);
     let ClientSide { shard, stream, phase, deadline, ticket, .. } = &*side;
     let progress = Progress::new(&shard.ring, body.is_done(), ends);
@@ -53,7 +56,8 @@ pub(super) async fn run(
     let answer = Answer::new(side, lease, request, &progress);
     let body_deadline = Deadline::new(&shard.ring);
     let relay = answer.upload(&body_deadline);
-    // The backend's time runs once it has, or will have, no more of the request.
+    // timeout_server for the response begins when the upload is over: the backend has the whole
+    // request, or takes no more of it.
     let set_deadline = || {
         if shown.get() == AnswerProgress::Nothing {
             phase.set(Phase::AwaitingResponse);
@@ -74,8 +78,8 @@ pub(super) async fn run(
         answer.pass_on(len, inbox).await
     };
     let on_backend_closed = || {
-        // What the backend does not take it need not: it may have answered already. But it has to,
-        // in its time.
+        // A backend need not take the whole body: it may have responded already. So its response is
+        // still awaited, under timeout_server.
         progress.upload_broke.set(true);
         set_deadline();
     };
@@ -86,7 +90,8 @@ pub(super) async fn run(
     Ok(ended)
 }
 
-/// Sends the head, and with it what is here already of the body; returns the rest of that.
+/// Sends the head, with the bytes of the body that are in the inbox if they are few; returns the
+/// rest of the body.
 fn send_head(
     side: &mut ClientSide,
     lease: &Lease,
@@ -105,9 +110,12 @@ fn send_head(
     Ok(body)
 }
 
-/// Runs both directions until they are through or the client's part of the upload broke. When the
-/// backend takes no more of it, the response may still come; when the response was first, the
-/// backend gets the rest all the same, as with HAProxy, unless it wants the connection closed.
+/// Runs both directions until both are complete, the response has failed, or the upload has failed
+/// on the client's side.
+///
+/// If the backend takes no more of the body, the response is still awaited. If the response is
+/// complete before the upload, the backend still gets the rest of the body, as with HAProxy, unless
+/// its connection is to be closed.
 async fn both_ways(
     mut upload: Pin<&mut impl Future<Output = Result<(), Broken>>>,
     mut download: Pin<&mut impl Future<Output = Result<Answered, Failed>>>,
@@ -146,12 +154,14 @@ async fn both_ways(
     let response = answered.map_or_else(open, ResponseEnd::Over);
     Ended { response, broken, is_uploaded: progress.uploaded.get() }
 }
-/// Drops what a client sends of a body that its backend no longer takes: a client that writes all
-/// of it before it reads would else wait for us, and we for it.
-fn drop_body(stream: &Stream, cx: &Context<'_>, moved: impl Fn()) {
+
+/// Reads and discards the rest of a body that the backend no longer takes. Otherwise a client that
+/// writes its whole body before it reads would wait for Mantrid to read, and Mantrid for the client
+/// to take the response.
+fn drop_body(stream: &Stream, cx: &Context<'_>, on_bytes: impl Fn()) {
     while let Poll::Ready(Ok(buf)) = stream.poll_recv(cx)
         && !buf.is_empty()
     {
-        moved();
+        on_bytes();
     }
 }

@@ -1,5 +1,6 @@
-//! A text that is mostly short: up to 30 bytes lie in place, so that reading it costs no further
-//! cache miss and a million names no million allocations. 32 bytes; longer texts are shared.
+//! A text that is usually short and takes 32 bytes. Up to 30 bytes of text are stored in place:
+//! reading them costs no further cache miss, and a million names need no million allocations. A
+//! longer text is stored once and shared by its clones.
 
 use std::fmt;
 use std::sync::Arc;
@@ -34,7 +35,8 @@ impl Text {
     }
 
     pub(super) fn as_str(&self) -> &str {
-        // It was made of a str, so this never falls back; compare `as_bytes` where that will do.
+        // The bytes are those of a `str`, so the default is never used. The check of the encoding
+        // takes time: a comparison is cheaper with `as_bytes`.
         std::str::from_utf8(self.as_bytes()).unwrap_or_default()
     }
 }

@@ -149,7 +149,7 @@ fn additions_at_the_same_time_are_all_kept() {
 #[test]
 fn change_in_between_is_read_again() {
     let rule_of = |port: u16| rule(&[("127.0.0.1", port), ("127.0.0.1", 9)], json!({}));
-    let changed = json!({"error": "precondition_failed", "message": "the table was changed since"});
+    let changed = json!({"error": "precondition_failed", "message": "the table has changed"});
     let one = ["remove-backend", "a.com", "127.0.0.1:9"];
     let all = ["backend", "remove", "127.0.0.1:9"];
     for (words, read, write) in [

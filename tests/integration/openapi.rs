@@ -259,7 +259,7 @@ fn each_path_that_the_api_names_is_described() {
     let mut api = daemon.api();
     let document = api.get("/openapi.json");
     let message = api.ask("GET", "/nowhere").expect_error(404, "not_found");
-    let (_, list) = message.split_once("there is ").expect("a list");
+    let (_, list) = message.split_once("there are ").expect("a list");
     for path in list.split([',', ' ']).filter(|word| word.starts_with('/')) {
         let path = path.replace("HOST", "{host}");
         assert!(!document["paths"][&path].is_null(), "{path} is not described");

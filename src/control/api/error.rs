@@ -1,4 +1,5 @@
-//! Refusals of management requests: a status, the original's code where it had one, and a sentence.
+//! Refusals of management requests: a status, an error code and a sentence. Where the original
+//! Mantrid had a code for an error, the code is the same.
 
 use std::borrow::Cow;
 use std::fmt::Display;
@@ -13,15 +14,15 @@ use super::super::grant::Forbidden;
 use crate::limits;
 use crate::table::{EditError, RuleError};
 
-/// A refusal, told as `{"error": code, "message": sentence}`.
+/// A refusal, sent as `{"error": code, "message": sentence}`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct ApiError {
     pub(super) status: StatusCode,
     pub(super) code: String,
     pub(super) message: String,
-    /// Whether the refusal has left a line in the log already.
+    /// Whether the log has a line about the refusal already.
     pub(super) is_audited: bool,
-    /// A field that the status asks for.
+    /// A field that belongs to the status, such as `Allow` to 405.
     field: Option<Box<(header::HeaderName, HeaderValue)>>,
 }
 
@@ -39,25 +40,26 @@ impl ApiError {
         ApiError::new(StatusCode::BAD_REQUEST, code, message)
     }
 
-    /// A rule or a name that is wrong. The host is named, as it may be one of a whole table.
+    /// Refusal of a rule or a host name. Code and message begin with the host, because the request
+    /// may hold a whole table.
     pub(super) fn of_host(host: &str, code: impl Display, sentence: &str) -> ApiError {
-        let host = &*cut_off(host);
+        let host = &*shorten(host);
         ApiError::bad(format!("{host}:{code}"), format!("{host}: {sentence}"))
     }
 
     pub(super) fn not_found(path: &str) -> ApiError {
         let path: String = path.chars().take(100).collect();
         let message = format!(
-            "{path}: there is /hostname/, /hostname/HOST/, /which/HOST, /stats/, /stats/HOST/, /backends/, \
-             /held/, /changes/, /history/, /fleet/, /events, /metrics, /healthz, /readyz, \
-             /openapi.json, /support and /"
+            "{path}: no such path; there are /hostname/, /hostname/HOST/, /which/HOST, /stats/, \
+             /stats/HOST/, /backends/, /held/, /changes/, /history/, /fleet/, /events, /metrics, \
+             /healthz, /readyz, /openapi.json, /support and /"
         );
         ApiError::new(StatusCode::NOT_FOUND, "not_found", message)
     }
 
     pub(super) fn not_for_metrics() -> ApiError {
         let message =
-            "this address has /metrics, /healthz and /readyz alone; bind_management has the rest";
+            "only /metrics, /healthz and /readyz are at this address; bind_management has the rest";
         ApiError::new(StatusCode::NOT_FOUND, "not_found", message)
     }
 
@@ -99,8 +101,9 @@ impl ApiError {
     }
 }
 
-/// Cuts a name off that is too long to be repeated: a body may hold one of any length.
-fn cut_off(host: &str) -> Cow<'_, str> {
+/// Shortens a host name that is too long to be repeated in a message. A request body may hold names
+/// of any length.
+fn shorten(host: &str) -> Cow<'_, str> {
     let most = limits::NAME_REPEATED_BYTES_MAX;
     if host.len() <= most {
         return host.into();
@@ -120,7 +123,7 @@ impl From<Forbidden> for ApiError {
         let Forbidden { host, code, sentence } = forbidden;
         let (code, message) = match host {
             Some(host) => {
-                let host = cut_off(&host);
+                let host = shorten(&host);
                 (format!("{host}:{code}"), format!("{host}: {sentence}"))
             }
             None => (code.to_owned(), sentence),
@@ -141,7 +144,7 @@ impl From<Refused> for ApiError {
             Refused::Edit(error) => error.into(),
             Refused::Forbidden(forbidden) => forbidden.into(),
             Refused::Precondition(tag) => {
-                let message = "the table was changed since: read it again".to_owned();
+                let message = "the table has changed since it was read: read it again".to_owned();
                 let error =
                     ApiError::new(StatusCode::PRECONDITION_FAILED, "precondition_failed", message);
                 match HeaderValue::from_str(&tag.to_string()) {

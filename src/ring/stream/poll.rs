@@ -1,4 +1,4 @@
-//! Waiting for a stream that is spliced: for bytes, and for room.
+//! Waits of a spliced stream: for bytes to read, and for room to write.
 
 use std::future::poll_fn;
 use std::task::{Context, Poll};
@@ -9,7 +9,8 @@ use crate::ring::socket::ReadPoll;
 use crate::ring::tasks::register;
 
 impl Stream {
-    /// Whether the socket is readable (or at its end, or broken), for `splice`.
+    /// Polls until a `splice` from the socket need not wait: it has bytes, its end or an error.
+    /// Fails at the deadline.
     pub(crate) fn poll_readable(
         &self,
         cx: &Context<'_>,
@@ -34,12 +35,12 @@ impl Stream {
         }
     }
 
-    /// Waits until the socket takes bytes, for `splice`.
+    /// Waits until a `splice` to the socket can write. Fails at the deadline.
     pub(crate) async fn writable(&self, deadline: &Deadline) -> Result<(), Abort> {
         poll_fn(|cx| self.poll_writable(cx, deadline)).await
     }
 
-    /// Whether the socket takes bytes, under a deadline.
+    /// Polls until the socket takes bytes, as [`Self::writable`] does. Fails at the deadline.
     pub(crate) fn poll_writable(
         &self,
         cx: &Context<'_>,
@@ -49,7 +50,8 @@ impl Stream {
         self.poll_room(cx, deadline)
     }
 
-    /// Whether the poll for room, or the connect, has reported, under a deadline.
+    /// Polls until the operation in flight has reported: the poll for room or, on a new socket, the
+    /// connect. Fails with the error that the kernel reports, or at the deadline.
     pub(super) fn poll_room(
         &self,
         cx: &Context<'_>,
