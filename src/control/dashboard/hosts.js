@@ -17,7 +17,7 @@ const loadSoon = atMostEach(1000, load);
 const ORDER_OF = { failing: "errors", held: "held", down: "errors", limited: "limited" };
 const isRanked = () => view.sort !== "" || view.filter !== "";
 
-// Loads the table and shows it. Returns false if a later request took its place.
+// Loads the table and shows it. Returns false after an error, or if a later request took its place.
 async function load() {
   loading?.abort();
   const mine = (loading = new AbortController());
