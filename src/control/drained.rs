@@ -1,4 +1,5 @@
-//! Waits until backends that a rule no longer has, have nothing of it under way on this node.
+//! Waits until backends that were removed from a rule have no request of the rule under way on this
+//! node.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -15,13 +16,15 @@ use crate::table::Snapshot;
 
 /// Requests that are still under way.
 pub(super) struct Left {
-    /// Nothing; otherwise some of it may be at no backend yet.
+    /// Whether nothing is under way. If something is, part of it may have no backend yet, and is
+    /// then not counted in `at`.
     pub(super) is_nothing: bool,
     /// Requests by backend.
     pub(super) at: BTreeMap<Address, u64>,
 }
 
-/// Waits for `name`'s requests with the `removed` backends, for so long at most.
+/// Waits until no request of the rule `name` is under way at the `removed` backends, for `wait` at
+/// most.
 pub(super) async fn drained(
     shards: &ControlEnd,
     elder: &Elder,
@@ -40,12 +43,13 @@ pub(super) async fn drained(
     let all = async {
         heard(&drain, &answered, |left| left == Some(0)).await;
         if let Some(elder) = &mut elder {
-            // An error: the daemon that is being taken over from has ended.
+            // An error means that the daemon before this one has ended.
             let _ = elder.wait_for(|left| left.as_ref().is_some_and(|left| left.0 == 0)).await;
         }
     };
     let _ = tokio::time::timeout(wait, all).await;
-    // What is left is known once each has answered, however short the wait was.
+    // The numbers are known only once each shard has answered, so wait for that even if `wait` was
+    // shorter.
     let first = async {
         heard(&drain, &answered, |left| left.is_some()).await;
         if let Some(elder) = &mut elder {
@@ -62,13 +66,13 @@ pub(super) async fn drained(
     Ok(Left { is_nothing: drain.left() == Some(0) && left_elsewhere == 0, at })
 }
 
-/// Waits until the answers of the shards are enough.
+/// Waits until `is_enough` is true of the answers of the shards.
 async fn heard(drain: &Drain, answered: &Receiver, is_enough: impl Fn(Option<u32>) -> bool) {
     while !is_enough(drain.left()) {
         if answered.readable().await.is_err() {
             return;
         }
-        // Only to have it unreadable again; the numbers stand in `drain`.
+        // The read only makes the descriptor unreadable again; the numbers are in `drain`.
         let _ = answered.try_read(&mut [0; 8]);
     }
 }

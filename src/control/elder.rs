@@ -1,10 +1,10 @@
-//! The daemon before this one, while it finishes what is under way there: this one asks it what it
-//! can't see itself, and counts its work as well. Also the memory that goes along to the next
-//! daemon and is nowhere on disk: addresses of names, health, wake-ups that were sent, permits
-//! taken, rates.
+//! The daemon before this one (the elder), while it finishes the requests under way there. This
+//! daemon asks it what it cannot see itself, and counts the requests there as well. This module
+//! also collects the memory that is passed on to the next daemon, and is nowhere on disk: addresses
+//! of names, health, wake-ups that were sent, permits taken, rates.
 //!
-//! All of it is JSON, of which each side takes what it knows: a daemon of another version says
-//! less, or more.
+//! All of it is JSON. Each side reads the members that it knows, because a daemon of another
+//! version sends fewer, or more.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -23,8 +23,8 @@ use crate::limits;
 use crate::link::{BusySources, ControlEnd, Drain};
 use crate::table::{Action, Snapshot};
 
-/// Requests of a rule that are under way in the other daemon: in all, and by backend. `None`: not
-/// answered yet.
+/// Requests of a rule that are under way in the other daemon: in all, and by backend. `None`: it
+/// has not answered yet.
 pub(super) type UnderWay = Option<(u64, Vec<(Address, u64)>)>;
 
 /// The daemon before this one.
@@ -43,14 +43,16 @@ impl Elder {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes that there is one; questions that come out of the receiver are to be sent to it.
+    /// Notes that there is a daemon before this one. The caller is to send it each question that
+    /// comes out of the receiver.
     pub(crate) fn begin(&self) -> Receiver<Value> {
         let (ask, asked) = channel();
         self.lock().ask = Some(ask);
         asked
     }
 
-    /// Asks what is under way there of a rule at these backends; `None`: it is gone.
+    /// Asks how many requests of a rule are under way in the other daemon at these backends.
+    /// `None`: the other daemon is gone.
     pub(super) fn ask(
         &self,
         rule: &str,
@@ -67,7 +69,7 @@ impl Elder {
         Some(answered)
     }
 
-    /// Has the other daemon say `Connection: close`, or end at once.
+    /// Tells the other daemon to drain its connections, by `Connection: close`, or to end at once.
     pub(crate) fn stop(&self, at_once: bool) {
         let how = if at_once { "now" } else { "drain" };
         if let Some(ask) = &self.lock().ask {
@@ -91,14 +93,14 @@ impl Elder {
         }
     }
 
-    /// Notes that it has ended: nothing is under way there.
+    /// Notes that the other daemon has ended, so that nothing is under way there.
     fn gone(&self) {
         *self.lock() = Questions::default();
     }
 }
 
 impl Handle {
-    /// Collects all that the next daemon is to know; from here on this one sends no wake-ups.
+    /// Collects the memory for the next daemon. From here on, this daemon sends no wake-ups.
     pub(crate) fn memory(&self) -> Value {
         let sources = &self.api.sources;
         let mut names = Map::new();
@@ -179,7 +181,7 @@ impl Handle {
         Some((number, drain))
     }
 
-    /// Returns as much of the answer as is known by now, and whether it is final.
+    /// Returns what is known of the answer by now, and whether it is final.
     pub(crate) fn answer(number: u64, drain: &Drain, shards: &ControlEnd) -> (Value, bool) {
         answer_for_ended(shards, drain);
         let left = drain.left();
@@ -188,7 +190,8 @@ impl Handle {
         (json!({ "drained": number, "left": left, "at": at }), left == Some(0))
     }
 
-    /// Takes a message of the daemon before this one; whether it is one that may be sent.
+    /// Handles a message of the daemon before this one. Returns whether it is a message of a known
+    /// kind.
     pub(crate) fn hear(&self, said: &Value) -> bool {
         let sources = &self.api.sources;
         if let Some(open) = said["open"].as_object() {
@@ -228,15 +231,16 @@ fn places(shards: &ControlEnd) -> Map<String, Value> {
     taken.map(|(backend, taken)| (backend.to_string(), json!(taken))).collect()
 }
 
-/// Permits for open requests, by the rule's name.
+/// Permits taken for open requests, by the rule's name.
 fn open_places(shards: &ControlEnd, table: &Snapshot) -> Map<String, Value> {
     let taken = shards.together.rule_gates.taken().into_iter();
     let named = taken.filter_map(|(key, taken)| Some((table.name_of(key)?.to_owned(), taken)));
     named.map(|(name, taken)| (name, json!(taken))).collect()
 }
 
-/// Rates of rules and of clients at rules that are not at rest, with their time. They are at most a
-/// second from it, so whatever is lost is little: of many rules some.
+/// Rates that are not at rest, of rules and of clients at rules, with the current time. Each is at
+/// rest after a second at most, so it matters little that with very many rules only some are passed
+/// on.
 fn rates(shards: &ControlEnd, table: &Snapshot) -> Value {
     let now = Instant::now();
     let together = &shards.together;
@@ -270,7 +274,8 @@ fn unix_seconds(time: SystemTime) -> f64 {
     time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
-/// Takes over rates of the daemon before this one, which went on resting since.
+/// Takes over the rates of the daemon before this one. The time that has passed since it listed
+/// them is subtracted.
 fn recall_rates(shards: &ControlEnd, rates: &Value) {
     let (table, now) = (Snapshot::default(), Instant::now());
     let passed = rates["at"].as_f64().map(|at| unix_seconds(SystemTime::now()) - at);
@@ -297,8 +302,8 @@ fn recall_rates(shards: &ControlEnd, rates: &Value) {
     }
 }
 
-/// Takes over the permits that the daemon before this one says are taken there; none, where it says
-/// nothing.
+/// Takes over the permits that are taken in the daemon before this one. A message without them
+/// means none.
 fn set_taken(shards: &ControlEnd, said: &Value) {
     let table = Snapshot::default();
     shards.together.gates.set_elder(&taken(&said["places"], |address| address.parse().ok()));
@@ -314,7 +319,7 @@ fn taken<K: Eq + Hash>(places: &Value, key: impl Fn(&str) -> Option<K>) -> HashM
 }
 
 impl Control {
-    /// Takes over what the daemon before this one knew; called before anything is looked up.
+    /// Takes over the memory of the daemon before this one. Called before any name is looked up.
     pub(crate) fn recall(&mut self, memory: &Value) {
         let names = memory["names"].as_object().into_iter().flatten();
         self.resolver.recall(names.filter_map(|(name, addresses)| {
@@ -355,7 +360,7 @@ impl Control {
     }
 }
 
-/// Answers a question for the shards that have ended: they answer nothing any more.
+/// Answers a question for the shards that have ended and so cannot answer it: with 0.
 fn answer_for_ended(shards: &ControlEnd, drain: &Drain) {
     let width = drain.backends.len() + 1;
     let ended = shards.beats().into_iter().enumerate().filter(|(_, beat)| beat.is_none());

@@ -18,15 +18,16 @@ use crate::table::Rule;
 pub(super) enum Event {
     /// The table was changed.
     Change(Arc<str>),
-    /// A backend came or went, at this time.
+    /// The state of a backend has changed, at this time.
     Health(f64, Arc<HealthChange>),
-    /// News of a host, by the name of their kind: `held`, `idle` or `wake`.
+    /// News of a host or of the fleet, with the name of their kind: `held`, `idle`, `wake` or
+    /// `fleet`.
     Other(&'static str, Arc<str>),
     /// A second has passed.
     Tick(Arc<Tick>),
 }
 
-/// Requests, bytes sent and bytes received in a second.
+/// Requests, bytes sent and bytes received, per second.
 pub(super) type Rates = [f64; 3];
 
 /// One second of traffic.
@@ -35,11 +36,11 @@ pub(super) struct Tick {
     pub(super) time: f64,
     pub(super) current_tag: String,
     pub(super) rules: usize,
-    /// Hosts that a shard has a slot for, with their counts.
+    /// Hosts for which a shard has a slot, with their counts.
     pub(super) busy: Busy,
     /// Rates of the hosts that had traffic in this second.
     pub(super) rates: HashMap<u64, Rates>,
-    /// The busiest of them, most requests first.
+    /// Busiest hosts, most requests first.
     pub(super) ranked: Vec<u64>,
     pub(super) totals: Value,
     pub(super) shards: Value,
@@ -51,7 +52,7 @@ impl Tick {
     }
 }
 
-/// Passes each event to every reader that follows, and keeps some for those that come later.
+/// Bus that passes each event to all readers, and keeps some events for later readers.
 #[derive(Clone)]
 pub(super) struct EventBus(broadcast::Sender<Event>, EventLog);
 
@@ -60,19 +61,19 @@ impl EventBus {
         EventBus(broadcast::channel(limits::EVENTS_KEPT).0, EventLog::default())
     }
 
-    /// Adds a reader; `None`: there are `most` already.
+    /// Adds a reader. `None`: there are `most` readers already.
     pub(super) fn follow(&self, most: usize) -> Option<broadcast::Receiver<Event>> {
         (self.0.receiver_count() < most).then(|| self.0.subscribe())
     }
 
-    /// The events that are kept.
+    /// Log of the events that are kept.
     pub(super) fn log(&self) -> &EventLog {
         &self.1
     }
 
     pub(super) fn tell(&self, event: Event) {
         self.1.keep(&event);
-        // There may be no reader.
+        // An error means that there is no reader.
         let _ = self.0.send(event);
     }
 
@@ -82,10 +83,10 @@ impl EventBus {
     }
 }
 
-/// Kinds of events that are kept; traffic and changes have logs of their own.
+/// Kinds of events that are kept. Traffic and changes have logs of their own.
 const KEPT: [&str; 5] = ["health", "held", "idle", "wake", "fleet"];
 
-/// The last events.
+/// Log of the last events.
 #[derive(Clone, Default)]
 pub(super) struct EventLog(Arc<Mutex<VecDeque<Event>>>);
 
@@ -110,7 +111,7 @@ impl EventLog {
         self.lock().iter().rev().cloned().collect()
     }
 
-    /// Writes the events down for the daemon that takes over.
+    /// Returns the events as JSON, for the daemon that takes over.
     pub(super) fn to_json(&self) -> Value {
         let kept = self.lock();
         let each = kept.iter().filter_map(|event| match event {
@@ -121,7 +122,7 @@ impl EventLog {
         each.collect()
     }
 
-    /// Takes over what another daemon has written down: events of kinds that are known here.
+    /// Takes over the events of another daemon, as far as their kinds are known here.
     pub(super) fn recall(&self, told: &Value) {
         let each = told.as_array().into_iter().flatten().filter_map(|event| {
             let (kind, data) = (event[0].as_str()?, event[1].as_str()?);
@@ -132,7 +133,7 @@ impl EventLog {
     }
 }
 
-/// The event of a change that is in force.
+/// Event for a change that is in force.
 pub(super) fn change_event(happened: &Happened) -> Event {
     let mut told = json!({
         "time": unix_time(),
@@ -150,12 +151,12 @@ pub(super) fn change_event(happened: &Happened) -> Event {
     Event::Change(told.to_string().into())
 }
 
-/// The event of a backend that came or went.
+/// Event for a backend whose state has changed.
 pub(super) fn health_event(change: &HealthChange) -> Event {
     Event::Health(unix_time(), Arc::new(change.clone()))
 }
 
-/// Writes the data of an event of health.
+/// Returns the data of an event about health, as JSON.
 pub(super) fn health_data(time: f64, change: &HealthChange) -> String {
     let mut told = json!({
         "time": time,

@@ -1,24 +1,25 @@
-//! Numbers of the daemon as a whole that no shard counts, for `/metrics`: of its files, and how its
-//! last reload and its last upgrade went.
+//! Numbers of the daemon as a whole that no shard counts, for `/metrics`: about its files, and
+//! about its last reload and last upgrade.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::SystemTime;
 
-/// The numbers, each written by one thread.
+/// The numbers. Each is written by one thread.
 #[derive(Default)]
 pub(super) struct Figures {
-    /// Bytes of the journal.
+    /// Size of the journal, in bytes.
     pub(super) journal_bytes: AtomicU64,
-    /// Rules of the files that are not used.
+    /// Rules in the state files that are not used.
     pub(super) rules_rejected: AtomicU64,
-    /// Reading the configuration.
+    /// Last reading of the configuration.
     pub(super) reload: LastTry,
-    /// Taking over, and being taken over from.
+    /// Last upgrade: from another daemon to this one, or from this one to another.
     pub(super) upgrade: LastTry,
 }
 
 impl Figures {
-    /// Begins with the configuration of the start, which is in force.
+    /// Makes the numbers of a daemon that has just started: the configuration that it has read is
+    /// in force.
     pub(super) fn begun() -> Figures {
         let figures = Figures::default();
         figures.reload.note(true);
@@ -31,28 +32,28 @@ impl Figures {
     }
 }
 
-/// The last try of something that may fail.
+/// Outcome of the last attempt at something that may fail.
 #[derive(Default)]
 pub(super) struct LastTry {
     has_failed: AtomicBool,
-    /// Milliseconds since 1970; 0: there was none.
+    /// Time in milliseconds since 1970; 0: there was no attempt.
     at: AtomicU64,
 }
 
 impl LastTry {
-    /// Notes that it was tried just now.
+    /// Notes that an attempt ended just now, and whether it succeeded.
     pub(super) fn note(&self, is_done: bool) {
         let at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         self.at.store(at.as_millis() as u64, Ordering::Relaxed);
         self.has_failed.store(!is_done, Ordering::Relaxed);
     }
 
-    /// Whether the last try did not fail; so also where there was none.
+    /// Whether the last attempt succeeded; also true if there was none.
     pub(super) fn is_good(&self) -> bool {
         !self.has_failed.load(Ordering::Relaxed)
     }
 
-    /// Seconds since 1970; 0: there was none.
+    /// Time of the last attempt, in seconds since 1970; 0: there was none.
     pub(super) fn at(&self) -> f64 {
         self.at.load(Ordering::Relaxed) as f64 / 1000.0
     }

@@ -1,8 +1,8 @@
 //! Rights of the clients of the management API: the token that a client shows, the role and the
 //! hosts that come with it, and the changes that a role may make.
 //!
-//! Pure: texts and tables in, decisions out. No text of this file holds a token, nor a word that
-//! may be one in the wrong column.
+//! This module is pure: it takes texts and tables, and returns decisions. None of its messages
+//! holds a token, nor a word of a line that may be a token in the wrong column.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,8 +17,8 @@ use crate::table::{Action, Rule, Snapshot, host};
 pub(crate) struct Token(Box<str>);
 
 impl Token {
-    /// Reads the token of a file that holds one: its text without white space around it. `None`:
-    /// the text is empty, or has a character that is not printable ASCII.
+    /// Reads the token of a file with a single token: the text without white space around it.
+    /// `None`: the text is empty, or has a character that is not printable ASCII.
     pub(crate) fn parse(text: &str) -> Option<Token> {
         let token = text.trim();
         let is_token = !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
@@ -35,7 +35,7 @@ impl Token {
     }
 }
 
-/// Role of a token; each may do what the one before it may.
+/// Role of a token. Each role may do all that the role before it may do.
 #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) enum Role {
     /// Read all that the API shows.
@@ -66,17 +66,18 @@ impl Role {
 /// Rights that come with a token.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Grant {
-    /// Name of the token's holder; `None` where there is one token for all, or none.
+    /// Name of the token's holder. `None`: the only token is that of `management_token_file`, or
+    /// requests need no token.
     name: Option<Box<str>>,
     role: Role,
-    /// Name that all hosts of the grant end in; `None`: every host.
+    /// Suffix that all hosts of the grant have. `None`: the grant is for every host.
     suffix: Option<Box<str>>,
 }
 
-/// Why a grant does not cover a request.
+/// Reason why a grant does not cover a request.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Forbidden {
-    /// The host at fault, where it is one.
+    /// Host at fault, if the reason is about one host.
     pub(crate) host: Option<String>,
     pub(crate) code: &'static str,
     pub(crate) sentence: String,
@@ -98,7 +99,7 @@ const OUTSIDE: &str = "outside_suffix";
 const ROLE: &str = "role_insufficient";
 
 impl Grant {
-    /// Every right, for nobody in particular.
+    /// Grant of every right, without a name.
     pub(crate) const EVERYTHING: Grant = Grant { name: None, role: Role::Admin, suffix: None };
 
     pub(crate) fn name(&self) -> Option<&str> {
@@ -109,13 +110,13 @@ impl Grant {
         self.role
     }
 
-    /// Name that all hosts of the grant end in.
+    /// Suffix that all hosts of the grant have.
     pub(crate) fn suffix(&self) -> Option<&str> {
         self.suffix.as_deref()
     }
 
-    /// Whether a rule of this canonical name is within the grant: the suffix itself, with whatever
-    /// scheme, and the names below it.
+    /// Whether the grant covers a rule of this canonical name. It covers the suffix itself and all
+    /// names below it, with any scheme.
     pub(crate) fn covers(&self, name: &str) -> bool {
         let Some(suffix) = &self.suffix else { return true };
         let host = name.split_once("://").map_or(name, |(_, host)| host);
@@ -123,7 +124,7 @@ impl Grant {
         rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
     }
 
-    /// Checks that a host may be asked about.
+    /// Checks that the client may ask about a host.
     pub(crate) fn check_host(&self, name: &str) -> Result<(), Forbidden> {
         if self.covers(name) {
             return Ok(());
@@ -132,7 +133,7 @@ impl Grant {
         Err(Forbidden::of_host(name, OUTSIDE, sentence))
     }
 
-    /// Checks what is known before the body of a change is read.
+    /// Checks what can be checked of a change before its body is read.
     pub(crate) fn check_change(&self, is_whole: bool) -> Result<(), Forbidden> {
         let role = self.role.as_str();
         match (self.role, &self.suffix) {
@@ -154,7 +155,7 @@ impl Grant {
         }
     }
 
-    /// Checks that a decision about the whole daemon may be made.
+    /// Checks that the client may decide about the daemon as a whole.
     pub(crate) fn check_daemon(&self) -> Result<(), Forbidden> {
         if self.role < Role::Admin {
             let role = self.role.as_str();
@@ -170,7 +171,7 @@ impl Grant {
         }
     }
 
-    /// Checks a change against the table that it is made on.
+    /// Checks a change against the table to which it applies.
     pub(crate) fn check_edits(
         &self,
         edits: &[(String, Option<Rule>)],
@@ -194,7 +195,8 @@ impl Grant {
         if let Some(target) = rule.and_then(aliased)
             && !self.covers(target)
         {
-            // Its owner could not delete it any more.
+            // The table does not let the target of an alias be deleted, so an alias would keep the
+            // target's owner from deleting it.
             let suffix = self.suffix().unwrap_or_default();
             let sentence =
                 format!("it is an alias of {target}, and the token is for hosts under {suffix}");
@@ -212,7 +214,7 @@ impl Grant {
     }
 }
 
-/// The name that a rule is an alias of, or that the one is which it keeps for a flip.
+/// Target of a rule that is an alias, or that spins and keeps an alias as its `then`.
 fn aliased(rule: &Rule) -> Option<&str> {
     match &rule.action {
         Action::Alias(target) => Some(target),
@@ -221,10 +223,10 @@ fn aliased(rule: &Rule) -> Option<&str> {
     }
 }
 
-/// Whether a change of a rule is one of those that the role `operate` may make: none at all; to
-/// `spin` with the rule that stood before as its `then`; other limits of a `spin`; back to its
-/// `then`; other weights. Who is told by POST (`wake`) stays as it was: its address would be one
-/// that the daemon asks. So does who is served.
+/// Whether the role `operate` may make a change of a rule. It may change nothing; change to `spin`,
+/// with the rule from before as its `then`; change the limits of a `spin`; change back to the
+/// `then`; and change weights. `wake` may not change, because the daemon sends a POST to its
+/// address; nor may the lists of clients (`allow`, `deny`). A change to `spin` may leave them out.
 fn is_operation(before: Option<&Rule>, after: Option<&Rule>) -> bool {
     let (before, after) = match (before, after) {
         (Some(before), Some(after)) => (before, after),
@@ -257,7 +259,7 @@ fn wake_of(rule: &Rule) -> Option<&str> {
     }
 }
 
-/// Whether two rules are `proxy` and the same but for their weights.
+/// Whether two rules are both `proxy`, and equal except for their weights.
 fn differ_in_weights(one: &Rule, other: &Rule) -> bool {
     let bare = |rule: &Rule| {
         let mut json = rule.to_json();
@@ -270,7 +272,7 @@ fn differ_in_weights(one: &Rule, other: &Rule) -> bool {
     are_proxies && bare(one) == bare(other)
 }
 
-/// The tokens that the API accepts; none: it asks for none.
+/// Tokens that the API accepts. If there are none, requests need no token.
 #[derive(Clone, Default)]
 pub(crate) struct Tokens {
     /// The token of `management_token_file`.
@@ -279,10 +281,10 @@ pub(crate) struct Tokens {
     listed: Vec<(Token, Arc<Grant>)>,
 }
 
-/// A line of the file of tokens that can't be used.
+/// A line in the file of tokens that cannot be used.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct WrongLine {
-    /// Number of the line; 0: the file as a whole.
+    /// Number of the line; 0: the problem is the file as a whole.
     pub(crate) line: usize,
     pub(crate) problem: String,
 }
@@ -290,7 +292,8 @@ pub(crate) struct WrongLine {
 const EXPECTED: &str = "expected NAME ROLE TOKEN [SUFFIX]";
 
 impl Tokens {
-    /// Reads lines of `NAME ROLE TOKEN [SUFFIX]`; `#` at the beginning of a word starts a comment.
+    /// Reads lines of `NAME ROLE TOKEN [SUFFIX]`. A `#` at the beginning of a word starts a
+    /// comment.
     pub(crate) fn parse(text: &str) -> Result<Tokens, WrongLine> {
         let mut tokens = Tokens::default();
         let mut lines: HashMap<String, usize> = HashMap::new();
@@ -309,7 +312,8 @@ impl Tokens {
             if tokens.listed.len() == limits::TOKENS_MAX {
                 return Err(wrong(format!("expected at most {} tokens", limits::TOKENS_MAX)));
             }
-            // A holder may have two tokens while one takes the other's place.
+            // A holder may have two tokens, so that a new one can replace the old one, but both
+            // must have the same rights.
             let grant = Arc::new(grant);
             let (at, known) =
                 names.entry(grant.name.clone()).or_insert_with(|| (line, grant.clone()));
@@ -325,7 +329,8 @@ impl Tokens {
         Ok(tokens)
     }
 
-    /// Adds the token of `management_token_file`, which has every right; it may not be listed.
+    /// Adds the token of `management_token_file`, which has every right. An error if the other file
+    /// lists it too.
     pub(crate) fn with_single(self, token: Option<Token>) -> Result<Tokens, String> {
         let Some(token) = token else { return Ok(Tokens { single: None, ..self }) };
         if let Some((_, grant)) =
@@ -337,7 +342,7 @@ impl Tokens {
         Ok(Tokens { single: Some((token, Arc::new(Grant::EVERYTHING))), ..self })
     }
 
-    /// Takes the tokens of the two files apart.
+    /// Separates the tokens of the two files.
     pub(crate) fn apart(self) -> (Option<Token>, Tokens) {
         (self.single.map(|(token, _)| token), Tokens { single: None, listed: self.listed })
     }
@@ -351,7 +356,7 @@ impl Tokens {
         self.all().next().is_some()
     }
 
-    /// Finds what comes with a token. Each is compared, in constant time.
+    /// Finds the rights of a token. Every known token is compared, each in constant time.
     pub(crate) fn find(&self, given: &[u8]) -> Option<Arc<Grant>> {
         self.all().fold(None, |found, (token, grant)| match token.matches(given) {
             true => Some(grant.clone()),
@@ -359,7 +364,7 @@ impl Tokens {
         })
     }
 
-    /// The lines of the file, for a daemon that takes over.
+    /// Returns the lines of the file, for a daemon that takes over.
     pub(crate) fn to_text(&self) -> String {
         let line = |(token, grant): &(Token, Arc<Grant>)| {
             let Grant { name, role, suffix } = &**grant;
@@ -370,7 +375,7 @@ impl Tokens {
     }
 }
 
-/// Reads the words of one line.
+/// Reads token and grant from the words of one line.
 fn listed(words: &[&str]) -> Result<(Token, Grant), String> {
     let (name, role, token, suffix) = match words {
         [name, role, token] => (name, role, token, None),

@@ -1,6 +1,6 @@
-//! The task above the bus of events: once a second it collects the counts of the shards and, if the
-//! bus has readers, tells them with their rates; it passes on each change of the table, and has the
-//! statistics saved now and then.
+//! The task that feeds the bus of events. Once a second it collects the counts of the shards and,
+//! if the bus has readers, sends them the counts and rates. It also passes on each change of the
+//! table, and has the statistics saved now and then.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -21,7 +21,7 @@ use crate::limits;
 use crate::link::{ControlEnd, Counter, Counters, HostCount, Published};
 use crate::state::Totals;
 
-/// Collects the counts once a second, and tells of changes.
+/// Task that collects the counts once a second, and reports changes.
 pub(super) struct Heart {
     pub(super) events: EventBus,
     pub(super) statistics: SharedStatistics,
@@ -34,17 +34,17 @@ pub(super) struct Heart {
     pub(super) last: Last,
 }
 
-/// The counts of a second ago.
+/// Counts of a second ago.
 #[derive(Default)]
 pub(super) struct Last {
     at: Option<Instant>,
     hosts: HashMap<u64, Totals>,
     shards: Vec<ShardMoment>,
-    /// Share of its time that each shard had something to do.
+    /// Busy share of each shard's time, from 0 to 1.
     load: Vec<f64>,
 }
 
-/// The counts of a shard at one moment.
+/// Counts of a shard at one moment.
 #[derive(Copy, Clone)]
 struct ShardMoment {
     totals: Totals,
@@ -60,7 +60,7 @@ impl ShardMoment {
                 bytes_sent: counters.get(Counter::Sent),
                 bytes_received: counters.get(Counter::Received),
                 errors: counters.get(Counter::Errors),
-                // The shards' counters tell refusals by their limits.
+                // The counters of shards count refusals by limit, not in one sum.
                 limited: 0,
             },
             cpu_micros: counters.get(Counter::CpuMicros),
@@ -70,7 +70,7 @@ impl ShardMoment {
 }
 
 impl Heart {
-    /// Runs for ever; `on_change` is called with each change.
+    /// Runs for ever. Calls `on_change` with each change.
     pub(super) async fn run(&mut self, mut on_change: impl FnMut(&Happened)) -> Infallible {
         let mut second = tokio::time::interval(std::time::Duration::from_secs(1));
         second.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
@@ -105,7 +105,8 @@ impl Heart {
         self.history.beat(&self.shards);
         self.wake.beat(&self.statistics, &current.table);
         if !self.events.is_followed() {
-            // The first second of the next reader has no rates; better than wrong ones.
+            // Without old counts the next reader gets no rates for its first second. Rates from
+            // counts of long ago would be wrong.
             self.last = Last::default();
             return;
         }
@@ -143,7 +144,7 @@ impl Heart {
     }
 }
 
-/// Rates between two moments, to a tenth; 0 where there was no moment before.
+/// Rates between two moments, rounded to a tenth; 0 if there was no moment before.
 fn rates_between(before: Totals, now: Totals, seconds: Option<f64>) -> Rates {
     let pairs = [
         (now.completed_requests, before.completed_requests),
@@ -162,14 +163,15 @@ impl Last {
         let before = std::mem::take(&mut self.hosts);
         self.hosts = busy.iter().map(|(key, sums)| (*key, totals_of(sums))).collect();
         let changed = self.hosts.iter().filter_map(|(key, now)| {
-            // A host that is new to the shards' slots: since when it counts is not known.
+            // A host that has just got a slot has no rate yet: it is not known since when its
+            // counts have grown.
             let before = before.get(key).unwrap_or(now);
             (now != before).then(|| (*key, rates_between(*before, *now, seconds)))
         });
         changed.collect()
     }
 
-    /// The totals of all shards, and the counts of each.
+    /// Returns the totals of all shards, and the counts of each.
     fn shards(&mut self, shards: &ControlEnd, seconds: Option<f64>) -> (Value, Value) {
         let now = shards.counters().map(ShardMoment::of).collect();
         let before = std::mem::replace(&mut self.shards, now);
@@ -184,8 +186,8 @@ impl Last {
             errors += now.totals.errors.saturating_sub(before.totals.errors);
             let cpu = now.cpu_micros.saturating_sub(before.cpu_micros) as f64;
             let alive = now.alive_micros.saturating_sub(before.alive_micros) as f64;
-            // A shard notes its time about as often as it is read here: now and then nothing is
-            // new.
+            // A shard notes its time about once a second, and it is read here about as often: now
+            // and then there is nothing new.
             if alive != 0.0 {
                 self.load[index] = (cpu / alive).clamp(0.0, 1.0);
             }

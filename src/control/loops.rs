@@ -1,5 +1,6 @@
-//! Warnings of rules that lead to this daemon itself. Such rules are accepted, as another
-//! configuration of the addresses may make sense of them; requests get 502.
+//! Warnings about rules whose backend is this daemon itself. Such rules are accepted, because they
+//! may make sense once the daemon is configured with other addresses. Until then their requests get
+//! 502.
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -11,7 +12,8 @@ use crate::limits;
 use crate::link::{Own, is_local};
 use crate::table::Rule;
 
-/// Warns of the rules among these that lead here, naming the first few.
+/// Warns about those of these rules that lead to this daemon itself. Names the first few, and
+/// counts the others.
 pub(super) fn warn_of<'r>(own: &Own, rules: impl Iterator<Item = (&'r str, &'r Rule)>) {
     let mut count = 0;
     for (name, rule) in rules {
@@ -38,7 +40,7 @@ fn own_backend(own: &Own, rule: &Rule) -> Option<Address> {
     found
 }
 
-/// Loops that requests ran into, each logged now and then.
+/// Loops that requests ran into. Each address is logged once per `LOOP_AGAIN` at most.
 #[derive(Default)]
 pub(super) struct Met(HashMap<Address, Instant>);
 

@@ -1,11 +1,12 @@
 //! The control shard: the single owner of everything that changes. It is off the request path, so
-//! it is ordinary tokio on one thread, with a thread beside it for what waits for the disk; no
-//! shard ever waits for it.
+//! it is ordinary tokio on one thread, with a second thread beside it for work that waits for the
+//! disk. No shard ever waits for the control shard.
 //!
-//! `writer` alone changes the table, and `store` puts it on disk; `api` is how people and programs
-//! ask for a change; `statistics` adds up what the shards count, `heart` tells of it once a second,
-//! and `events` passes that on to readers; `health` probes backends, `held` decides how long
-//! requests wait, `resolver` and `pages` keep fresh what shards must not look up themselves.
+//! `writer` alone changes the table, and `store` puts it on disk. People and programs ask for
+//! changes through `api`. `statistics` adds up what the shards count, `heart` reports it once a
+//! second, and `events` passes these reports on to readers. `health` probes backends, `held`
+//! decides how long requests wait, and `resolver` and `pages` keep up to date what shards must not
+//! look up themselves.
 
 mod api;
 mod change;
@@ -65,46 +66,46 @@ pub use fleet::any_value as any_value_of_a_fleet;
 pub(crate) use fleet::{EtcdAccess, Settings as FleetSettings};
 pub(crate) use grant::{Token, Tokens};
 
-/// A host's name and its sums.
+/// Name of a host, and its totals.
 pub(crate) type Counted = (String, Totals);
 
-/// The files that control reads, and the one it writes.
+/// Paths of the files that control reads and writes.
 pub(crate) struct Files {
-    /// The table.
+    /// State file, which holds the table.
     pub(crate) state: PathBuf,
-    /// The folder of pages.
+    /// Folder of the pages, `static_dir`.
     pub(crate) pages: PathBuf,
 }
 
-/// Content of the files at the start.
+/// Content of these files at the start.
 pub(crate) struct Loaded {
     pub(crate) table: TaggedTable,
     pub(crate) pages: Pages,
-    /// Rules and pages that are not used, and why: one line each.
+    /// Rules and pages that are not used, each with the reason: one line each.
     pub(crate) warnings: Vec<String>,
-    /// The part that only control needs.
+    /// Part of the content that only control needs.
     pub(crate) rest: Rest,
 }
 
-/// The part of what was loaded that stays with control.
+/// Part of the loaded content that stays with control.
 pub(crate) struct Rest {
     names: SharedNames,
     stats: Vec<Counted>,
-    /// The fleet that the table is of, as far as the files say.
+    /// Fleet that the table belongs to, according to the files.
     fleet: Option<Membership>,
     joined: Option<fleet::Joined>,
-    /// The store; `None` where the files were only looked at.
+    /// The store. `None`: the files were only read, and are not locked.
     store: Option<Store>,
 }
 
-/// Reads the table and the pages; changes nothing.
+/// Reads the table and the pages, without changing or locking anything.
 pub(crate) fn look(files: &Files) -> Result<Loaded, String> {
     let mut names = Names::default();
     let state = Store::read(&files.state, &mut names)?;
     Ok(loaded(files, names, state, None))
 }
 
-/// The process id of the daemon that runs on these files, if one does.
+/// Process id of the daemon that runs on these files, if one does.
 pub(crate) fn running(files: &Files) -> Option<String> {
     Store::holder(&files.state)
 }
@@ -128,8 +129,8 @@ fn loaded(files: &Files, names: Names, state: store::StoredState, store: Option<
     Loaded { table, pages, warnings, rest }
 }
 
-/// Brings the table together with that of the fleet, before the first request. Its tag is the same
-/// on each node from here on.
+/// Joins the fleet, before the first request. Afterwards the table is that of the fleet, and its
+/// tag is the same on every node.
 pub(crate) async fn join(
     settings: FleetSettings,
     files: &Files,
@@ -143,23 +144,24 @@ pub(crate) async fn join(
     Ok(())
 }
 
-/// Asks each member of a fleet's etcd cluster how it is: what it says, or what is wrong.
+/// Asks each member of a fleet's etcd cluster for its state. Each answer is the state, or what is
+/// wrong.
 pub(crate) async fn try_fleet(settings: &FleetSettings) -> Vec<Result<String, String>> {
     fleet::try_members(settings).await
 }
 
-/// Names of backends: made where rules are read, looked up by the resolver.
+/// Names of backends. They are created when rules are read, and looked up by the resolver.
 type SharedNames = Arc<Mutex<Names>>;
 
-/// The tokens of the API, and how much may be open at a time.
+/// Tokens of the API, and limits of control.
 pub(crate) struct Access {
     pub(crate) tokens: Tokens,
     pub(crate) connections_max: usize,
-    /// Probes of backends at a time.
+    /// Most probes of backends at a time.
     pub(crate) probes_max: usize,
-    /// Lookups of names at a time.
+    /// Most lookups of names at a time.
     pub(crate) lookups_max: usize,
-    /// Requests held at a time, in all and of one source address.
+    /// Most requests held at a time: in all, and of one source address.
     pub(crate) held_max: (usize, usize),
 }
 
@@ -177,7 +179,7 @@ pub(crate) struct Control {
     tasks: Option<Box<fleet::Tasks>>,
 }
 
-/// Access of the daemon, which passes on what its operator wants.
+/// Access of the daemon to control, by which it passes on what the operator wants.
 #[derive(Clone)]
 pub(crate) struct Handle {
     pages: Arc<Notify>,
@@ -188,22 +190,23 @@ pub(crate) struct Handle {
 }
 
 impl Handle {
-    /// Replaces the tokens of which requests need one.
+    /// Replaces the tokens that the API accepts.
     pub(crate) fn set_tokens(&self, tokens: Tokens) {
         self.api.tokens.store(Arc::new(tokens));
     }
 
-    /// The tokens of which requests need one.
+    /// Tokens that the API accepts.
     pub(crate) fn tokens(&self) -> Tokens {
         Tokens::clone(&self.api.tokens.load())
     }
 
-    /// Replaces the facts for those who help.
+    /// Replaces the facts for `/support`.
     pub(crate) fn set_about(&self, about: About) {
         self.api.about.store(Arc::new(about));
     }
 
-    /// Notes that the daemon takes in no more clients: it is not ready any more.
+    /// Notes that the daemon accepts no more clients. From here on `/readyz` says that it is not
+    /// ready.
     pub(crate) fn tell_stopping(&self) {
         self.api.is_stopping.store(true, Ordering::Relaxed);
     }
@@ -213,25 +216,26 @@ impl Handle {
         self.api.sources.figures.reload.note(is_done);
     }
 
-    /// Notes whether a daemon has taken over: this one, or one from it.
+    /// Notes how an upgrade ended: whether this daemon has taken over from another one, or another
+    /// one from it.
     pub(crate) fn tell_upgrade(&self, is_done: bool) {
         self.api.sources.figures.upgrade.note(is_done);
     }
 
-    /// Lets another process have the state file, once the management requests under way have ended;
-    /// the next ones wait.
+    /// Releases the state file for another process. Waits first until the management requests under
+    /// way have ended; later ones have to wait.
     pub(crate) async fn release(&self) {
         self.taking.send_replace(Taking::Paused);
         if let Some(fleet) = &self.api.sources.fleet {
             fleet.set_quiet(true);
         }
-        // A reader of events, say, never ends.
+        // The wait has a timeout, because a reader of events, for example, never ends.
         let all = self.api.places.acquire_many(self.api.places_max as u32);
         let _ = tokio::time::timeout(limits::MANAGEMENT_PAUSE, all).await;
         self.api.sources.orders.release().await;
     }
 
-    /// Goes on: the other process did not take over.
+    /// Takes the state file back and goes on, because the other process did not take over.
     pub(crate) async fn resume(&self) {
         self.api.sources.orders.resume().await;
         if let Some(fleet) = &self.api.sources.fleet {
@@ -241,22 +245,22 @@ impl Handle {
         self.taking.send_replace(Taking::Yes);
     }
 
-    /// Closes the management sockets: another process has taken over.
+    /// Closes the management sockets, because another process has taken over.
     pub(crate) fn close(&self) {
         self.taking.send_replace(Taking::Never);
     }
 
-    /// Lists the sums of hosts since the state file was let go of.
+    /// Lists what hosts have counted since the state file was released.
     pub(crate) async fn counted_since(&self) -> Vec<Counted> {
         self.api.sources.orders.counted_since().await
     }
 
-    /// Adds sums of another process; called from a thread that may wait.
+    /// Adds counts of another process. Called from a thread that may block.
     pub(crate) fn add_counts(&self, counted: Vec<Counted>) {
         self.api.sources.orders.add_counts(counted);
     }
 
-    /// Sets how many requests may be held, in all and of one source.
+    /// Sets how many requests may be held: in all, and of one source address.
     pub(crate) fn bound_held(&self, held_max: (usize, usize)) {
         self.api.sources.held.set_bounds(bounds(held_max));
     }
@@ -359,7 +363,7 @@ impl Control {
         })
     }
 
-    /// Makes a handle for the daemon, which passes on what the operator wants.
+    /// Makes a handle by which the daemon passes on what the operator wants.
     pub(crate) fn handle(&self) -> Handle {
         Handle {
             pages: self.pages.now(),
@@ -370,7 +374,7 @@ impl Control {
         }
     }
 
-    /// Looks every name up before the first request, for a few seconds at most.
+    /// Looks up every name before the first request, for a few seconds at most.
     pub(crate) async fn prepare(&mut self, published: &Published) {
         self.resolver.first_round().await;
         loops::warn_of(&published.own, published.table().iter());
@@ -418,7 +422,7 @@ impl Control {
         }
     }
 
-    /// Writes to disk what is not there yet, and ends.
+    /// Writes to disk what is not on disk yet, and ends.
     pub(crate) async fn finish(self) {
         if let Some(fleet) = &self.api.sources.fleet {
             fleet.finish().await;

@@ -1,4 +1,4 @@
-//! The queue of the writer: what the other parts of control ask it to do.
+//! The queue of the writer: orders from the other parts of control.
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -10,28 +10,29 @@ use crate::limits;
 
 /// An order to the writer.
 pub(super) enum Order {
-    /// A change to try, and to answer.
+    /// Try a change, and answer it.
     Change(Change, oneshot::Sender<Result<Done, Refused>>),
     /// Save the statistics.
     Save,
-    /// The folding of the journal has ended.
+    /// Note that folding the journal has ended.
     Folded(Result<Folded, StoreError>),
-    /// Save all, and write no more until `Resume`: another process takes over. Answered when that
-    /// process may read.
+    /// Save all, and write nothing more until `Resume`, because another process takes over. The
+    /// order is answered when that process may read the files.
     Release(oneshot::Sender<()>),
-    /// Go on: the other process did not take over.
+    /// Write again: the other process did not take over.
     Resume,
-    /// List the sums since `Release`.
+    /// List what hosts have counted since `Release`.
     CountedSince(oneshot::Sender<Vec<Counted>>),
-    /// Add these sums of another process, counted after its state was ours.
+    /// Add these counts of the daemon before this one, which it made after it had passed on its
+    /// state.
     Add(Vec<Counted>),
-    /// Take what the fleet has brought.
+    /// Apply news of the fleet.
     Fleet(Box<Brought>),
     /// Save all, and end.
     Finish,
 }
 
-/// The writer's end of the queue; clones share it.
+/// Sending end of the queue; clones share it.
 #[derive(Clone)]
 pub(super) struct Orders(mpsc::Sender<Order>);
 
@@ -50,49 +51,49 @@ impl Orders {
         answered.await.unwrap_or(Err(Refused::Stopping))
     }
 
-    /// Tells of the end of a fold; called from its own thread.
+    /// Reports the end of a fold. Called from the thread that folds.
     pub(super) fn folded(&self, end: Result<Folded, StoreError>) {
-        // An error: the daemon ends, which leaves one file in any case.
+        // An error means that the daemon is ending. Its end leaves a single file in any case.
         let _ = self.0.blocking_send(Order::Folded(end));
     }
 
     pub(super) async fn save(&self) {
-        // Without a writer there is nothing left to save for.
+        // An error means that the writer has ended; then there is nothing to save.
         let _ = self.0.send(Order::Save).await;
     }
 
-    /// Lets go of the state file.
+    /// Releases the state file for another process, once all is saved.
     pub(super) async fn release(&self) {
         let (answer, answered) = oneshot::channel();
         let _ = self.0.send(Order::Release(answer)).await;
         let _ = answered.await;
     }
 
-    /// Takes the state file up again.
+    /// Has the writer take the state file back.
     pub(super) async fn resume(&self) {
         let _ = self.0.send(Order::Resume).await;
     }
 
-    /// Lists the sums of hosts since the state file was let go of.
+    /// Lists what hosts have counted since the state file was released.
     pub(super) async fn counted_since(&self) -> Vec<Counted> {
         let (answer, answered) = oneshot::channel();
         let _ = self.0.send(Order::CountedSince(answer)).await;
         answered.await.unwrap_or_default()
     }
 
-    /// Adds sums of another process; called from a thread that may wait.
+    /// Adds counts of another process. Called from a thread that may block.
     pub(super) fn add_counts(&self, counted: Vec<Counted>) {
         let _ = self.0.blocking_send(Order::Add(counted));
     }
 
-    /// Makes a single node of this one.
+    /// Takes this node out of its fleet. It is a single node from then on.
     pub(super) async fn leave_fleet(&self) {
         let (done, left) = oneshot::channel();
         self.bring(Brought::Leave(done)).await;
         let _ = left.await;
     }
 
-    /// Hands on what the fleet has brought.
+    /// Passes news of the fleet to the writer.
     pub(super) async fn bring(&self, brought: Brought) {
         let _ = self.0.send(Order::Fleet(Box::new(brought))).await;
     }

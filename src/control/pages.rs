@@ -1,5 +1,6 @@
-//! Pages of `static_dir`: `NAME.http`, each a whole response, beside or instead of the built-in
-//! ones. The folder is looked at every few seconds, so that an edit needs no restart.
+//! Pages of `static_dir`. Each file `NAME.http` is a whole response, in addition to the built-in
+//! pages or instead of one. The folder is checked every few seconds, so that an edit needs no
+//! restart.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -15,8 +16,8 @@ use crate::http::{Page, Pages};
 use crate::limits;
 use crate::link::Published;
 
-/// Loads the built-in pages and those of the folder. A file that is no page is named and left out;
-/// the page of that name that there was `before` stays.
+/// Loads the built-in pages and those of the folder. A file that is not a valid page is named in
+/// the list of problems, and not used. If there was a page of its name `before`, that page stays.
 pub(super) fn load(folder: &Path, before: Option<&Pages>) -> (Pages, Vec<String>) {
     let mut pages = Pages::builtin();
     let mut problems = Vec::new();
@@ -24,7 +25,7 @@ pub(super) fn load(folder: &Path, before: Option<&Pages>) -> (Pages, Vec<String>
         problems.push(problem);
         Vec::new()
     }) {
-        // A name that is not UTF-8 can't stand in a rule.
+        // A rule cannot name a page whose name is not UTF-8.
         let Some(name) = path.file_stem().and_then(|name| name.to_str()) else { continue };
         match (read(&path), before.and_then(|before| before.get(name))) {
             (Ok(page), _) => pages.insert(name, page),
@@ -39,7 +40,7 @@ pub(super) fn load(folder: &Path, before: Option<&Pages>) -> (Pages, Vec<String>
     (pages, problems)
 }
 
-/// The `.http` files, sorted. The folder need not be there.
+/// Lists the `.http` files, sorted. A folder that does not exist counts as empty.
 fn files(folder: &Path) -> Result<Vec<PathBuf>, String> {
     let entries = match std::fs::read_dir(folder) {
         Ok(entries) => entries,
@@ -55,7 +56,7 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>, String> {
 
 fn read(path: &Path) -> Result<Page, String> {
     let metadata = path.metadata().map_err(|error| error.to_string())?;
-    // A pipe, say, would be waited for.
+    // Reading a pipe, for example, would block.
     if !metadata.is_file() {
         return Err("it is no file".to_owned());
     }
@@ -67,15 +68,15 @@ fn read(path: &Path) -> Result<Page, String> {
     Page::parse(&bytes).map_err(|error| error.to_string())
 }
 
-/// Enough of a file to see that it is another one now.
+/// Inode, size and time of a file: they differ once the file has changed.
 type PageTrace = (u64, u64, Option<SystemTime>);
 
-/// The folder, watched.
+/// Watcher of the folder.
 pub(super) struct PageFolder {
     folder: PathBuf,
     published: Arc<Published>,
     seen: BTreeMap<PathBuf, Option<PageTrace>>,
-    /// Request that the folder be looked at now.
+    /// Notice that the folder is to be checked now.
     now: Arc<Notify>,
 }
 
@@ -89,16 +90,16 @@ impl PageFolder {
         self.now.clone()
     }
 
-    /// Reads the folder again whenever it changed.
+    /// Reads the folder again whenever it has changed.
     pub(super) async fn run(&mut self) -> Infallible {
         loop {
-            // Timeout or notice: it is time to look.
+            // After the timeout as well as after a notice, the folder is checked.
             let _ = tokio::time::timeout(limits::PAGES_LOOK, self.now.notified()).await;
             self.look();
         }
     }
 
-    /// Looks at the folder; whether anything had changed.
+    /// Checks the folder, and reads it again if it has changed. Returns whether it had.
     fn look(&mut self) -> bool {
         let now = traces(&self.folder);
         if now == self.seen {

@@ -1,19 +1,19 @@
-//! Pauses between attempts: how they grow, how they are kept out of step, and how to wait for one.
+//! Pauses between attempts: growth, jitter, and the wait itself.
 
 use std::time::{Duration, Instant};
 
-/// Doubles a pause so many times.
+/// Doubles a pause, as often as `times` says.
 pub(super) fn doubled(pause: Duration, times: u32) -> Duration {
     pause.saturating_mul(1_u32.checked_shl(times).unwrap_or(u32::MAX))
 }
 
-/// Makes a pause a tenth longer or shorter, so that neither names, nor backends, nor daemons are in
-/// step.
+/// Makes a pause up to a tenth longer or shorter, so that lookups, probes and daemons do not all
+/// act at the same moment.
 pub(super) fn jittered(pause: Duration, random: u64) -> Duration {
     pause * (900 + (random % 201) as u32) / 1000
 }
 
-/// Waits until a moment; for ever, where there is none.
+/// Waits until a moment, or for ever if there is none.
 pub(super) async fn until(next: Option<Instant>) {
     match next {
         Some(next) => tokio::time::sleep_until(next.into()).await,

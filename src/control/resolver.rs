@@ -1,11 +1,11 @@
-//! Looks up the host names of backends, off the request path: shards see addresses only. Each host
-//! is looked up once, however many rules and ports use it, and again every half minute or so. When
-//! a lookup fails the last good addresses stay, and it is tried again, later each time.
+//! Looks up the host names of backends, off the request path: shards see only addresses. Each host
+//! is looked up once, however many rules and ports use it, and again every half minute or so. If a
+//! lookup fails, the addresses found last stay in use, and the lookup is repeated, later each time.
 //!
-//! A lookup of the system's may take ten seconds and more to fail. So names that were never looked
-//! up, those that were found last time and those that were not have rooms of their own: whatever is
-//! dead, a new rule does not wait for it. A name at whose addresses no backend answers is looked up
-//! again at once.
+//! A lookup by the system may take ten seconds and more to fail. So there are separate shares of
+//! the lookups for names that were never looked up, for names that were found last time, and for
+//! names that were not. A new rule then never waits for dead names. If no backend answers at the
+//! addresses of a name, the name is looked up again at once.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet};
@@ -29,15 +29,15 @@ use crate::{address, limits};
 
 type Answer = io::Result<Vec<IpAddr>>;
 
-/// Time at which a host is to be looked up; of hosts that are due together the last one comes
-/// first.
+/// Time at which a host is to be looked up. If several are due at the same time, the one planned
+/// last comes first.
 type Due = (Reverse<Instant>, u64, Box<str>);
 
-/// Plan of the lookups, and those that are under way.
+/// Planned lookups, and lookups under way.
 pub(super) struct Resolver {
     names: SharedNames,
     hosts: HashMap<Box<str>, Host>,
-    /// Hosts by [`Sort`]; entries that do not agree with their host are void.
+    /// Planned lookups by [`Sort`]. An entry that does not agree with its host is void.
     due: [BinaryHeap<Due>; SORTS],
     lookups: JoinSet<(Box<str>, Answer)>,
     running: HashMap<Box<str>, Running>,
@@ -48,7 +48,7 @@ pub(super) struct Resolver {
     lookup_news: Lookups,
 }
 
-/// Knowledge of a name before it is looked up.
+/// Result of the lookups of a name so far.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 enum Sort {
     New = 0,
@@ -73,7 +73,8 @@ pub(super) struct Lookups {
 }
 
 impl Lookups {
-    /// Has a host looked up again: no backend answers at its addresses, which may be others now.
+    /// Has a host looked up again, because no backend answers at its addresses, which may have
+    /// changed.
     pub(super) fn doubt(&self, host: &str) {
         self.doubted().insert(host.into());
         self.asked_for.notify_one();
@@ -83,8 +84,9 @@ impl Lookups {
         self.doubted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until each of these was looked up, found or not, or for the time that a change may
-    /// take: a rule should not come into force before its backends can be reached.
+    /// Waits until each of these names has been looked up, whether found or not: a rule should not
+    /// come into force before its backends can be reached. The wait ends after `RESOLVE_AT_CHANGE`
+    /// in any case.
     pub(super) async fn ready(&self, names: &[Arc<Name>]) {
         let all = async {
             loop {
@@ -104,9 +106,10 @@ impl Lookups {
 /// One host name.
 #[derive(Default)]
 struct Host {
-    /// Names with this host, by port; weak, so that one that no rule uses any more is forgotten.
+    /// Names with this host, one per port. The references are weak, so that a name is forgotten
+    /// once no rule uses it.
     names: Vec<Weak<Name>>,
-    /// Addresses found last: sorted, each once.
+    /// Addresses found last, sorted and without duplicates.
     addresses: Vec<IpAddr>,
     /// Lookups that failed since the last success.
     failures: u32,
@@ -115,12 +118,12 @@ struct Host {
     due: Option<Instant>,
     /// Time of the last lookup.
     asked: Option<Instant>,
-    /// How often the addresses were doubted and found to be the same.
+    /// Number of doubts since the addresses last changed.
     doubts: u32,
 }
 
 impl Resolver {
-    /// Makes a resolver with so many lookups at a time, at most.
+    /// Makes a resolver that runs at most `most` lookups at a time.
     pub(super) fn new(names: SharedNames, most: usize) -> Resolver {
         let mut resolver = Resolver {
             names,
@@ -142,7 +145,8 @@ impl Resolver {
         self.lookup_news.clone()
     }
 
-    /// Waits until every name was asked for, or for the time that a start may take.
+    /// Waits until every name has been looked up, whether found or not. The wait ends after
+    /// `RESOLVE_AT_START` in any case.
     pub(super) async fn first_round(&mut self) {
         let until = Instant::now() + limits::RESOLVE_AT_START;
         let round = async {
@@ -183,7 +187,7 @@ impl Resolver {
         }
     }
 
-    /// Groups new names by host; a new host is due now.
+    /// Groups new names by host. A new host is looked up at once.
     fn take_names(&mut self) {
         let new = self.names.lock().unwrap_or_else(PoisonError::into_inner).take_new();
         for name in new.iter().filter_map(Weak::upgrade) {
@@ -208,8 +212,8 @@ impl Resolver {
         });
     }
 
-    /// Takes over addresses that another process knew: no change waits for these names to be looked
-    /// up.
+    /// Takes over addresses that another process knew, so that no change waits for these names to
+    /// be looked up.
     pub(super) fn recall(&mut self, known: impl Iterator<Item = (String, Vec<IpAddr>)>) {
         for (name, addresses) in known {
             let Some(host) = self.hosts.get_mut(&*name) else { continue };
@@ -221,7 +225,8 @@ impl Resolver {
         }
     }
 
-    /// Plans lookups of names at whose addresses no backend answers: soon, but not all the time.
+    /// Plans lookups of names at whose addresses no backend answers. They are soon, but later with
+    /// each doubt that finds the same addresses.
     fn take_doubts(&mut self) {
         let doubted = std::mem::take(&mut *self.lookup_news.doubted());
         for name in doubted {
@@ -241,12 +246,14 @@ impl Resolver {
         self.turns += 1;
         if let Some(host) = self.hosts.get_mut(name) {
             host.due = Some(due);
-            // Of those that are due together, the newest comes first: a rule waits for it.
+            // If several are due at the same time, the newest comes first, because a rule waits for
+            // it.
             self.due[host.sort() as usize].push((Reverse(due), self.turns, name.into()));
         }
     }
 
-    /// Begins the lookups that are due and have room; returns when there is more to do.
+    /// Begins the lookups that are due, as far as their share has room. Returns when there is more
+    /// to do.
     fn start_lookups(&mut self) -> Option<Instant> {
         let now = Instant::now();
         let mut next = None;
@@ -275,7 +282,8 @@ impl Resolver {
         next
     }
 
-    /// Returns when there is room for one more lookup: a slow one no longer counts by then.
+    /// Returns when there is room for one more lookup of this sort. A lookup that takes longer than
+    /// `RESOLVE_SLOW` no longer counts, unless it is of a name that failed last time.
     fn room_from(&self, sort: Sort, now: Instant) -> Instant {
         let share = match sort {
             Sort::New => self.most / 2,
@@ -294,12 +302,13 @@ impl Resolver {
             Some(since) if self.running.len() < self.most && sort != Sort::Failing => {
                 since + limits::RESOLVE_SLOW
             }
-            // When one ends.
+            // There is room when a lookup ends, and that wakes the resolver; this time is only an
+            // upper bound.
             _ => now + limits::RESOLVE_EVERY,
         }
     }
 
-    /// Takes an answer and plans the next lookup.
+    /// Stores the answer of a lookup, and plans the next one.
     fn settle(&mut self, name: &str, answer: Answer) {
         self.running.remove(name);
         let random = self.random.hash_one(self.turns);
@@ -317,7 +326,7 @@ impl Resolver {
 }
 
 async fn look_up(host: Box<str>) -> (Box<str>, Answer) {
-    // The port means nothing here; each name has its own.
+    // The port does not matter here: each name has its own.
     let answer = match tokio::net::lookup_host((&*host, 0)).await {
         Ok(found) => Ok(found.map(|address| address.ip()).collect()),
         Err(error) => Err(error),
@@ -334,14 +343,14 @@ impl Host {
         }
     }
 
-    /// Takes the outcome of a lookup.
+    /// Stores the outcome of a lookup, and passes it to the names of this host.
     fn take(&mut self, name: &str, answer: Answer) {
         self.is_asked = true;
         self.settle(name, answer);
         self.names.iter().filter_map(Weak::upgrade).for_each(|name| self.tell(&name));
     }
 
-    /// Gives a name of this host the addresses that are known.
+    /// Gives a name the addresses of this host that are known.
     fn tell(&self, name: &Name) {
         let with_port = |ip: &IpAddr| SocketAddr::new(*ip, name.port);
         let addresses: Vec<SocketAddr> = self.addresses.iter().map(with_port).collect();
@@ -375,7 +384,8 @@ impl Host {
 
     fn fail(&mut self, name: &str, why: &str) {
         self.failures = self.failures.saturating_add(1);
-        // Logged once: the next line about the name says that it is found again.
+        // Logged only at the first failure: the next line about the name says that it is found
+        // again.
         if self.failures == 1 {
             let rest = match &self.addresses[..] {
                 [] => "its backends can't be reached until it is".to_owned(),
@@ -386,7 +396,8 @@ impl Host {
     }
 }
 
-/// Returns the pause until the next lookup: doubled with each failure, up to the usual one.
+/// Returns the pause until the next lookup. After a failure it is short, and doubles with each
+/// further one, up to the usual pause.
 fn pause(failures: u32, random: u64) -> Duration {
     let usual = limits::RESOLVE_EVERY;
     let base = match failures.checked_sub(1) {
@@ -396,7 +407,7 @@ fn pause(failures: u32, random: u64) -> Duration {
     jittered(base, random)
 }
 
-/// The system's own words, without the wrapping that the library puts around them.
+/// Returns the system's message, without the words that the library puts before it.
 fn reason(error: &io::Error) -> String {
     let text = error.to_string();
     let plain = text.strip_prefix("failed to lookup address information: ");
@@ -454,7 +465,7 @@ mod tests {
         drop(names);
         resolver.prune();
         assert!(resolver.hosts.is_empty());
-        // its planned lookup finds nobody who wants it
+        // the lookup that was planned finds no rule that uses the name
         resolver.settle("b.internal", Ok(vec![ip("10.0.0.1")]));
     }
 
@@ -472,7 +483,7 @@ mod tests {
                 () = lookups.ready(std::slice::from_ref(&new)) => {}
             }
             assert!(!new.addresses().is_empty());
-            // another port of a host that is known already needs no lookup
+            // a name with a known host and another port needs no lookup
             let other = names.lock().expect("names").get("localhost", 81);
             resolver.take_names();
             assert!(other.is_asked() && !other.addresses().is_empty());

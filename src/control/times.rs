@@ -1,9 +1,9 @@
-//! Histograms of times that control itself takes.
+//! Histograms of the times that control itself needs.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Bounds of the histograms, microseconds.
+/// Bounds of the histograms, in microseconds.
 pub(super) const CONTROL_TIME_BOUNDS: [u64; 8] =
     [1_000, 2_500, 5_000, 10_000, 25_000, 100_000, 1_000_000, 10_000_000];
 

@@ -1,5 +1,6 @@
-//! Changes on trial: each is tried on the table that the ones before it left, before anything is
-//! written. The writer of a single node and a node of a fleet try them alike.
+//! Trial of changes. Each change is tried on the table that results from the changes before it,
+//! before anything is written. The writer of a single node and a node of a fleet both try changes
+//! here.
 
 use tokio::sync::oneshot;
 use tracing::field::display;
@@ -9,10 +10,10 @@ use super::change::{Change, Done, Refused};
 use crate::link::{Tag, TaggedTable};
 use crate::table::{Snapshot, edit_canonical};
 
-/// A change with the place for its answer.
+/// A change, and the channel for its result.
 pub(super) type Asked = (Change, oneshot::Sender<Result<Done, Refused>>);
 
-/// A change with the table before and after it.
+/// A change that was accepted, with the table before and after it.
 pub(super) struct Made {
     pub(super) asked: Asked,
     pub(super) before: TaggedTable,
@@ -20,21 +21,21 @@ pub(super) struct Made {
 }
 
 impl Made {
-    /// Number of rules that the change concerns.
+    /// Number of rules that the change touches.
     pub(super) fn weight(&self) -> usize {
         let (change, _) = &self.asked;
         change.edits.len() + if change.whole { self.before.table.len() } else { 0 }
     }
 }
 
-/// A batch that was tried, and is not yet on disk.
+/// A batch that was tried but is not yet on disk.
 pub(super) struct Tried {
     pub(super) accepted: Vec<Made>,
     pub(super) refused: Vec<(Asked, Refused)>,
 }
 
-/// Tries each change on the table that those before it left. A change that is only checked is
-/// answered.
+/// Tries each change on the table that results from the changes before it. A change that is only to
+/// be checked is answered here.
 pub(super) fn try_all(batch: Vec<Asked>, start: &TaggedTable) -> Tried {
     let mut now = start.clone();
     let mut tried = Tried { accepted: Vec::new(), refused: Vec::new() };
@@ -45,7 +46,7 @@ pub(super) fn try_all(batch: Vec<Asked>, start: &TaggedTable) -> Tried {
                 reply(&change, answer, Ok(Done { tag: start.tag, before: None }));
             }
             Ok(table) => {
-                // The change is not on disk, so it has no number that a client could know.
+                // The change is not on disk yet, so it has no number that a client could know.
                 let tag = Tag { sequence: u64::MAX, ..start.tag };
                 let before = std::mem::replace(&mut now, TaggedTable { table, tag });
                 let asked = (change, answer);
@@ -95,8 +96,8 @@ pub(super) fn audit(change: &Change, tag: Option<Tag>, result: &str) {
     info!(%who, from, verb, host, edits, generation, result, "audit");
 }
 
-/// Answers changes that were refused when they were tried. One whose condition failed gets the tag
-/// of the table that is in force now.
+/// Answers changes that were refused in the trial. A change whose condition failed gets the tag of
+/// the table that is in force now.
 pub(super) fn refuse(refused: Vec<(Asked, Refused)>, now: Tag) {
     for ((change, answer), why) in refused {
         let why = match why {

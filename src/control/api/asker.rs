@@ -1,4 +1,4 @@
-//! Client that makes a request: where it is, and its rights.
+//! Client that makes a request: its address or user, and its rights.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -25,22 +25,23 @@ pub(super) struct Asker {
 }
 
 impl Asker {
-    /// A client that has shown nothing yet.
+    /// Makes a client whose token has not been checked yet.
     pub(super) fn new(peer: &Peer) -> Asker {
         Asker { peer: peer.clone(), grant: Arc::new(Grant::EVERYTHING) }
     }
 
-    /// Name of the client, else the address or user.
+    /// Name of the client; its address or user if it has no name.
     pub(super) fn who(&self) -> String {
         self.grant.name().map_or_else(|| self.peer.to_string(), str::to_owned)
     }
 
-    /// Address or user of a client that has a name.
+    /// Address or user of the client, if it has a name.
     pub(super) fn from(&self) -> Option<String> {
         self.grant.name().map(|_| self.peer.to_string())
     }
 
-    /// Checks what path and method say: a host in the path, and whether anything is to be changed.
+    /// Checks path and method: whether the client may ask about the host in the path, make a
+    /// change, or decide about the whole daemon.
     pub(super) fn check(&self, route: &Route, method: &Method) -> Result<(), ApiError> {
         let grant = &self.grant;
         if let Some(raw) = route.host().filter(|_| !self.sees_all())
@@ -58,7 +59,7 @@ impl Asker {
         Ok(())
     }
 
-    /// Whether the client may see what is about the rule of this name.
+    /// Whether the client may see the rule of this name, and what concerns it.
     pub(super) fn sees(&self, name: &str) -> bool {
         self.grant.covers(name)
     }
@@ -68,13 +69,13 @@ impl Asker {
         self.grant.suffix().is_none()
     }
 
-    /// Selects what is about rules that the client may see; `None`: it sees all.
+    /// Filter for the rules that the client may see. `None`: it may see all.
     pub(super) fn filter(&self) -> Option<RuleFilter> {
         let grant = self.grant.clone();
         (!self.sees_all()).then(|| Box::new(move |name: &str| grant.covers(name)) as RuleFilter)
     }
 
-    /// The part of the table that it sees; `None`: all of it.
+    /// Part of the table that the client may see. `None`: it may see all of it.
     pub(super) async fn view(&self, current: Arc<TaggedTable>) -> Option<OwnPart> {
         if self.sees_all() {
             return None;
@@ -87,7 +88,7 @@ impl Asker {
         Some(made.unwrap_or(nothing))
     }
 
-    /// Rights of the client, for programs that show only what may be done.
+    /// Describes the rights of the client, for programs that show only what the client may do.
     pub(super) fn describe(&self) -> Value {
         json!({
             "name": self.grant.name(),
@@ -97,14 +98,14 @@ impl Asker {
     }
 }
 
-/// The part of a table that a client sees whose token is for some hosts.
+/// Part of a table that a client may see whose token is for some hosts.
 pub(super) struct OwnPart {
     tag: Tag,
     at: Instant,
     pub(super) rules: usize,
-    /// Addresses of the backends of its rules.
+    /// Addresses of the backends of these rules.
     pub(super) backends: HashSet<Address>,
-    /// Addresses with the ids of the checks of its rules.
+    /// Addresses with the ids of the checks of these rules.
     pub(super) checks: HashSet<(Address, u64)>,
 }
 
@@ -127,8 +128,8 @@ impl OwnPart {
         view
     }
 
-    /// Whether this is still the view of that table; names of backends may have other addresses
-    /// after a while.
+    /// Whether the part is still that of the `current` table. It has to be made again now and then
+    /// even for the same table, because names of backends may lead to other addresses.
     pub(super) fn is_fresh(&self, current: &TaggedTable) -> bool {
         self.tag == current.tag && self.at.elapsed() < limits::RESOLVE_EVERY
     }

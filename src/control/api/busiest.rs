@@ -1,6 +1,6 @@
-//! Scores that say which hosts and backends are busiest now: each ended request adds one to a
-//! score, and a score halves in a minute. So those stand first that have most requests of late, and
-//! a pause of a few seconds takes nobody's series away.
+//! Scores that say which hosts and backends are busiest now. Each ended request adds one to a
+//! score, and a score halves in a minute. So the hosts with the most recent requests come first,
+//! and a pause of a few seconds does not remove the series of a host.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 /// Time in which a score halves.
 const HALF_LIFE: Duration = Duration::from_secs(60);
 
-/// Scores as they were last.
+/// Scores at the last count.
 pub(super) struct BusyScores<K> {
     at: Option<Instant>,
     scores: HashMap<K, Scored>,
 }
 
-/// Requests counted so far, and the score.
+/// Requests counted so far of one host or backend, and its score.
 #[derive(Copy, Clone)]
 struct Scored {
     requests: u64,
@@ -29,7 +29,7 @@ impl<K> Default for BusyScores<K> {
 }
 
 impl<K: Copy + Eq + Hash + Ord> BusyScores<K> {
-    /// Takes the counts of all; those that are not among them are forgotten.
+    /// Updates the scores from the current counts. A key without a count is forgotten.
     pub(super) fn take(&mut self, counts: impl Iterator<Item = (K, u64)>, now: Instant) {
         let passed = self.at.replace(now).map(|at| now.saturating_duration_since(at));
         let halves = passed.unwrap_or_default().as_secs_f64() / HALF_LIFE.as_secs_f64();
@@ -37,14 +37,14 @@ impl<K: Copy + Eq + Hash + Ord> BusyScores<K> {
         let before = std::mem::take(&mut self.scores);
         let scored = counts.map(|(key, requests)| {
             let old = before.get(&key).copied().unwrap_or(Scored { requests: 0, score: 0.0 });
-            // A host that was deleted and made again counts anew.
+            // The count of a host that was deleted and made again starts at 0.
             let more = requests.checked_sub(old.requests).unwrap_or(requests);
             (key, Scored { requests, score: old.score * decay + more as f64 })
         });
         self.scores = scored.collect();
     }
 
-    /// The score of a key; 0 for one that was not among the last counts.
+    /// Score of a key; 0 if the key was not among the last counts.
     pub(super) fn score(&self, key: K) -> f64 {
         self.scores.get(&key).map_or(0.0, |scored| scored.score)
     }
@@ -67,10 +67,10 @@ mod tests {
         let after = |seconds| start + Duration::from_secs(seconds);
         assert_eq!(first(&mut busy, &[(1, 1000), (2, 10)], start), 1);
         assert_eq!(first(&mut busy, &[(1, 1000), (2, 900)], after(15)), 2);
-        // A pause of a few seconds does not turn them round.
+        // A pause of a few seconds does not change the order.
         assert_eq!(first(&mut busy, &[(1, 1010), (2, 900)], after(20)), 2);
         assert_eq!(first(&mut busy, &[(1, 1400), (2, 900)], after(140)), 1);
-        // Counts that start again are no loss.
+        // A count that starts again from 0 does not lower the score.
         assert_eq!(first(&mut busy, &[(1, 1400), (3, 5), (2, 2000)], after(150)), 2);
         assert_eq!(first(&mut busy, &[(3, 6)], after(160)), 3);
         assert_eq!(busy.scores.len(), 1, "the others are forgotten");

@@ -1,9 +1,10 @@
-//! Places of connections at the API. Each connection either waits for us (its request is being
-//! answered) or we wait for its peer: for a head, for more of a body, for its reading what it was
-//! sent. When all places are taken and one more connection comes, the one goes whose peer we have
-//! waited for longest without any progress: so a client that sends half of a request, or nothing,
-//! or reads nothing, keeps no other client out. Readers of events and clients that wait for
-//! backends to be drained are never sent away; each kind is bounded so that places are left.
+//! Places of connections at the API. At any time, either the peer waits for us (its request is
+//! being answered), or we wait for the peer: for a head, for more of a body, or until it reads what
+//! it was sent. If a connection comes while all places are taken, the connection whose peer we have
+//! waited for longest without progress is closed. So a client that sends half of a request, or
+//! nothing, or reads nothing, cannot keep another client out. Readers of events, and clients that
+//! wait for backends to drain, are never sent away; the number of each kind is limited, so that
+//! places remain.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -18,7 +19,7 @@ use crate::limits;
 pub(in crate::control) struct Crowd {
     places: Arc<Semaphore>,
     guests: Mutex<Slab<Guest>>,
-    /// Notice that one more connection waits for its peer.
+    /// Notice that for one more connection we now wait for the peer.
     turned: Notify,
 }
 
@@ -33,17 +34,16 @@ struct Guest {
     leave: Arc<Notify>,
 }
 
-/// Outcome of the search for a connection that gives its place up.
+/// Outcome of the search for a connection that gives up its place.
 enum Found {
-    /// A connection was sent away.
+    /// A connection was sent away, and gives up its place soon.
     Soon,
-    /// Every connection needs more time; the first will have had enough in so long, if there is
-    /// one.
+    /// No connection can be sent away yet. One may be, after this time.
     Later(Duration),
 }
 
 impl Crowd {
-    /// Makes room for as many connections as there are `places`.
+    /// Makes a crowd for as many connections as there are `places`.
     pub(in crate::control) fn new(places: Arc<Semaphore>) -> Arc<Crowd> {
         Arc::new(Crowd { places, guests: Mutex::default(), turned: Notify::new() })
     }
@@ -52,8 +52,8 @@ impl Crowd {
         self.guests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a place for one more connection, from another one where it must. `None`: the daemon
-    /// ends.
+    /// Takes a place for one more connection. If there is none, another connection is sent away.
+    /// `None`: the daemon is ending.
     pub(super) async fn seat(self: &Arc<Crowd>) -> Option<Seat> {
         let place = loop {
             if let Ok(place) = self.places.clone().try_acquire_owned() {
@@ -89,7 +89,7 @@ impl Crowd {
         match least.checked_sub(since.elapsed()) {
             Some(left) if !left.is_zero() => Found::Later(left),
             _ => {
-                // Not twice, while it is on its way out.
+                // The connection is on its way out: do not choose it a second time.
                 guest.waited = None;
                 guest.leave.notify_one();
                 Found::Soon
@@ -98,7 +98,7 @@ impl Crowd {
     }
 }
 
-/// A place, with the connection that has it; clones share it.
+/// A place that a connection has; clones share it.
 #[derive(Clone)]
 pub(super) struct Seat(Arc<SeatHold>);
 
@@ -116,7 +116,7 @@ impl Drop for SeatHold {
 }
 
 impl Seat {
-    /// Returns the place of the connection that a request came by.
+    /// Returns the place of the connection on which a request came.
     pub(super) fn of(parts: &Parts) -> Option<&Seat> {
         parts.extensions.get()
     }
@@ -141,8 +141,9 @@ impl Seat {
         self.0.crowd.turned.notify_one();
     }
 
-    /// Notes that the peer has sent or taken so many bytes. A trickle is no progress: a peer that
-    /// takes or sends a byte now and then would keep its place for as long as it liked.
+    /// Notes that the peer has sent or taken these bytes. They count as progress only once they add
+    /// up: otherwise a peer that sends or takes a byte now and then could keep its place for as
+    /// long as it liked.
     pub(super) fn moved(&self, bytes: usize) {
         self.change(|guest| {
             guest.bytes += bytes;
@@ -153,12 +154,13 @@ impl Seat {
         });
     }
 
-    /// Keeps the connection from being sent away: its kind is bounded otherwise.
+    /// Keeps the connection from being sent away. Another limit bounds the number of such
+    /// connections.
     pub(super) fn stay(&self) {
         self.change(|guest| guest.stays = true);
     }
 
-    /// Waits until the place is needed.
+    /// Waits until the connection has to give up its place.
     pub(super) async fn sent_away(&self) {
         self.0.leave.notified().await;
     }
@@ -190,7 +192,7 @@ mod tests {
             seats[1].stay();
             seats[3].moved(1);
             seats[2].moved(limits::MANAGEMENT_PROGRESS);
-            // Connection 3 has done nothing worth a place since it came.
+            // Connection 3 has made no progress that counts since it came.
             let leaving = async {
                 let gone = seats[3].clone();
                 gone.sent_away().await;

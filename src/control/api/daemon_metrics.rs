@@ -1,5 +1,5 @@
-//! Metrics of the daemon as a whole: its limits and what is in use of them, its files, its last
-//! reload and upgrade, the times of the API.
+//! Metrics of the daemon as a whole: its limits and how much of them is in use, its files, its last
+//! reload and upgrade, and the response times of the API.
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::control::figures::Figures;
 use crate::control::held::Bounds;
 use crate::control::times::Times;
 
-/// Times of the answers of each path of the API.
+/// Response times of the API, by path.
 pub(super) struct PathTimes(Vec<(&'static str, Times)>);
 
 impl PathTimes {
@@ -25,7 +25,7 @@ impl PathTimes {
         PathTimes(paths.map(|path| (path, Times::default())).collect())
     }
 
-    /// Adds the time of one answer.
+    /// Adds the time of one response.
     pub(super) fn add(&self, path: &str, began: Instant) {
         if let Some((_, times)) = self.0.iter().find(|(known, _)| *known == path) {
             times.add(began.elapsed());
@@ -33,7 +33,7 @@ impl PathTimes {
     }
 }
 
-/// The numbers of one moment.
+/// Numbers of one moment.
 pub(super) struct DaemonNumbers {
     figures: Arc<Figures>,
     times: Arc<PathTimes>,

@@ -1,4 +1,4 @@
-//! `GET /events`: server-sent events, each reader with the kinds and hosts that it asked for.
+//! `GET /events`: server-sent events. Each reader gets the kinds and hosts that it asked for.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -27,16 +27,16 @@ use crate::limits;
 use crate::link::{Published, Sums};
 use crate::table::Snapshot;
 
-/// Kinds of events besides `hello`, which every reader gets: it names the table that the rest is
-/// about.
+/// Kinds of events that a reader can choose. `hello` is not among them: every reader gets it, and
+/// it names the table that the later events are about.
 const KINDS: &[&str] = &["change", "health", "held", "idle", "wake", "fleet", "traffic"];
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-/// Choice of one reader.
+/// One reader, with its choice of events.
 struct Reader {
     asker: Asker,
     pass: Pass,
-    /// The part of the table that the reader sees, if not all.
+    /// Part of the table that the reader may see. `None`: it may see all of it.
     view: Option<OwnPart>,
     kinds: Vec<String>,
     hosts: Vec<(String, u64)>,
@@ -99,11 +99,12 @@ fn hello(api: &Api, asker: &Asker, view: Option<&OwnPart>) -> String {
     .to_string()
 }
 
-/// A token in use for long: what it is good for may change, and it may be withdrawn.
+/// Token of a request that lasts for long. Meanwhile the token may get other rights, or be
+/// withdrawn.
 struct Pass {
     given: Option<Box<[u8]>>,
     tokens: Arc<ArcSwap<Tokens>>,
-    /// The tokens among which it was found last.
+    /// Tokens of the API when this token was last found among them.
     seen: Arc<Tokens>,
 }
 
@@ -113,7 +114,7 @@ impl Pass {
         Pass { given: guard::bearer(&parts.headers).map(Box::from), tokens, seen }
     }
 
-    /// Whether the token still comes with the same rights.
+    /// Whether the token still has the same rights.
     fn is_good(&mut self, asker: &Asker) -> bool {
         let now = self.tokens.load();
         if Arc::ptr_eq(&now, &self.seen) || !now.are_needed() {
@@ -136,7 +137,7 @@ impl Reader {
         self.kinds.iter().any(|wanted| wanted == kind)
     }
 
-    /// Sees to it that the view is that of the table in force.
+    /// Makes the view again if it is not that of the table in force.
     async fn look(&mut self) {
         if let Some(view) = &self.view {
             let current = self.published.table_full();
@@ -146,7 +147,7 @@ impl Reader {
         }
     }
 
-    /// Sends events until the reader goes, or the daemon.
+    /// Sends events until the reader leaves, its rights change, or the daemon ends.
     async fn follow(
         mut self,
         mut events: broadcast::Receiver<Event>,
@@ -212,7 +213,7 @@ impl Reader {
         .to_string()
     }
 
-    /// Backends that requests of all rules pass over.
+    /// Backends that the requests of all rules pass over.
     fn down(&self) -> Vec<String> {
         let own = self.view.as_ref().map(|view| &view.backends);
         let down = self.health.down().into_iter();
@@ -244,7 +245,7 @@ impl Reader {
     }
 }
 
-/// Counters with their rates.
+/// Returns the counters of a host with its rates.
 fn moving(sums: Option<&Sums>, rates: Rates) -> Value {
     let mut counters = to_json(sums.unwrap_or(&Sums::default()));
     let names = ["requests_per_second", "bytes_sent_per_second", "bytes_received_per_second"];

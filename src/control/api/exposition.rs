@@ -1,5 +1,5 @@
-//! The two formats of `/metrics`: OpenMetrics 1.0 for a reader that names it in `Accept`, as
-//! Prometheus does, and else Prometheus text 0.0.4, which is what `curl`, `promtool` and older
+//! The two formats of `/metrics`. A reader that names OpenMetrics 1.0 in `Accept`, as Prometheus
+//! does, gets that. Any other reader gets Prometheus text 0.0.4, which `curl`, `promtool` and older
 //! readers expect.
 
 use axum::http::{HeaderMap, header};
@@ -12,7 +12,7 @@ pub(super) enum Format {
 }
 
 impl Format {
-    /// The format that these fields ask for: the one of more weight, OpenMetrics of equal ones.
+    /// Chooses the format that `Accept` gives more weight; OpenMetrics if both have the same.
     pub(super) fn of(fields: &HeaderMap) -> Format {
         let mut open_metrics = 0;
         let mut text = 0;
@@ -35,7 +35,7 @@ impl Format {
         }
     }
 
-    /// A text of OpenMetrics in this format.
+    /// Converts a text of OpenMetrics to this format.
     pub(super) fn write(self, open_metrics: String) -> String {
         match self {
             Format::OpenMetrics => open_metrics,
@@ -44,8 +44,8 @@ impl Format {
     }
 }
 
-/// The format that one range of `Accept` names, and its weight in thousandths (RFC 9110 §12.4.2); a
-/// weight that is none counts as 0.
+/// Reads the format that one range of `Accept` names, and its weight in thousandths (RFC 9110
+/// §12.4.2). An invalid weight counts as 0.
 fn format_and_weight(range: &str) -> Option<(Format, u32)> {
     let mut parts = range.split(';').map(str::trim);
     let kind = parts.next()?;
@@ -69,8 +69,8 @@ fn format_and_weight(range: &str) -> Option<(Format, u32)> {
     Some((format, weight))
 }
 
-/// Writes the samples as Prometheus text: there a counter's family is named like its samples, with
-/// `_total`, and no mark says that the text is complete.
+/// Converts OpenMetrics to Prometheus text. There, the family of a counter is named like its
+/// samples, with `_total`, and no mark says that the text is complete.
 fn classic(open_metrics: &str) -> String {
     let mut text = String::with_capacity(open_metrics.len() + open_metrics.len() / 32);
     let mut help: Option<(&str, &str)> = None;
@@ -90,7 +90,7 @@ fn classic(open_metrics: &str) -> String {
     text
 }
 
-/// The name and the type of a family.
+/// Reads the name and the type of a family.
 fn family_of(line: &str) -> Option<(&str, &str)> {
     line.strip_prefix("# TYPE ")?.split_once(' ')
 }

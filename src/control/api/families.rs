@@ -1,5 +1,4 @@
-//! Families of metrics, each written in one call: for collectors that read a number here and one
-//! there.
+//! Families of metrics, each written in one call, for collectors with only a few numbers.
 
 use std::fmt;
 use std::sync::atomic::Ordering;
@@ -41,7 +40,7 @@ pub(super) fn histogram(
     write_times(metric, times)
 }
 
-/// A histogram for each value of one label.
+/// Writes a histogram for each value of a label.
 pub(super) fn histograms<'t>(
     encoder: &mut DescriptorEncoder<'_>,
     name: &str,

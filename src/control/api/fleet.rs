@@ -1,4 +1,4 @@
-//! The fleet: who is in it, and what an operator decides about it.
+//! The fleet: its nodes, and the decisions of an operator about it.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ fn answer(value: &Value) -> Response {
     json_response(value.to_string())
 }
 
-/// `GET /fleet/`: `null` without a fleet.
+/// `GET /fleet/`: describes the fleet; `null` if there is none.
 pub(super) fn show(api: &Api, parts: &Parts) -> Result<Response, ApiError> {
     Query::of(parts.uri.query(), &[])?;
     Ok(answer(&api.sources.fleet.as_ref().map_or(Value::Null, Fleet::to_json)))
@@ -58,7 +58,7 @@ pub(super) async fn act(
     Ok(answer(&json!({ "ok": true })))
 }
 
-/// Waits until all nodes have a change, and says which do not.
+/// Waits until all nodes have a change, and adds to the response which nodes do not.
 pub(super) async fn wait(
     api: &Api,
     tag: Tag,

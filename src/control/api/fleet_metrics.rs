@@ -11,7 +11,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use super::super::fleet::{Fleet, LOAD_REASONS};
 use super::families::{counter, gauge, histogram};
 
-/// Reads them when they are asked for.
+/// Collector that reads the numbers when they are asked for.
 #[derive(Debug)]
 pub(super) struct FleetNumbers(pub(super) Fleet);
 

@@ -1,11 +1,11 @@
-//! Access to the API: for holders of a token where there are any, and never for a browser that acts
-//! for a page of another site. What a token is good for, `grant` knows.
+//! Access to the API. If there are tokens, only a request with one of them is allowed. A browser
+//! that acts for a page of another site never is. The module `grant` decides what a token allows.
 //!
-//! A page of evil.example can have a visitor's browser send requests to `localhost:8042`. It can't
-//! read the answers (no CORS), but a write would be done. So: a name in `Host` that is not this
-//! machine's is refused (DNS rebinding makes evil.example resolve to 127.0.0.1, and then it *can*
-//! read), and writes are refused that say that they come from another page, or that a mere form
-//! could have sent.
+//! A page of evil.example can make a visitor's browser send requests to `localhost:8042`. The page
+//! cannot read the responses (no CORS), but a write would take effect. So writes are refused if
+//! they say that they come from another page, or if a plain form could have sent them. Requests are
+//! also refused if the name in `Host` is not this machine's: DNS rebinding makes evil.example
+//! resolve to 127.0.0.1, and then the page *can* read the responses.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -21,7 +21,7 @@ use crate::control::grant::{Grant, Tokens};
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Peer {
     Tcp(std::net::SocketAddr),
-    /// A Unix socket; the number of the user, as the kernel has it.
+    /// Unix socket, with the user's number according to the kernel.
     Unix(Option<u32>),
 }
 
@@ -35,8 +35,8 @@ impl std::fmt::Display for Peer {
     }
 }
 
-/// The value of a field, lossy: one that is no text matches none of ours, and must not pass for a
-/// field that is not there.
+/// Value of a field, as text. Bytes that are not UTF-8 are replaced, so that such a value matches
+/// none of ours and yet does not count as a missing field.
 fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<Cow<'_, str>> {
     headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()))
 }
@@ -45,8 +45,8 @@ fn forbidden(code: &str, message: impl Into<String>) -> ApiError {
     ApiError::new(StatusCode::FORBIDDEN, code, message)
 }
 
-/// Checks whether a request may be answered at all, and returns the rights that come with its
-/// token; an `open` one needs none.
+/// Checks whether a request may be answered at all, and returns the rights of its token. An `open`
+/// route needs no token.
 pub(super) fn check(
     parts: &Parts,
     peer: &Peer,
@@ -54,7 +54,8 @@ pub(super) fn check(
     open: bool,
 ) -> Result<Arc<Grant>, ApiError> {
     let is_bare = !tokens.are_needed();
-    // With a token a rebound name is no use: the page that it belongs to has no token to send.
+    // If tokens are needed, DNS rebinding gains nothing: the page behind the rebound name has no
+    // token to send.
     if is_bare && matches!(peer, Peer::Tcp(_)) {
         host(parts)?;
     }
@@ -69,7 +70,8 @@ pub(super) fn check(
     Ok(grant)
 }
 
-/// Checks that `Host` is an address or `localhost`; a client that sends none is no browser.
+/// Checks that `Host` is an address or `localhost`. A client that sends no `Host` is not a browser,
+/// and passes.
 fn host(parts: &Parts) -> Result<(), ApiError> {
     let absolute = parts.uri.authority().map(|authority| Cow::from(authority.as_str()));
     let Some(host) = absolute.or_else(|| text(&parts.headers, header::HOST)) else { return Ok(()) };
@@ -89,8 +91,9 @@ fn is_this_machine(name: &str) -> bool {
     name.parse::<IpAddr>().is_ok() || name.trim_end_matches('.').eq_ignore_ascii_case("localhost")
 }
 
-/// The host of an authority, without port and brackets. `None`: there is more than host and port,
-/// such as a user, behind whom the real host would stand (`localhost:8042@evil.example`).
+/// Host of an authority, without port and brackets. `None`: the authority has more than host and
+/// port. If it has a user, for example, the real host stands behind it
+/// (`localhost:8042@evil.example`).
 fn host_of(authority: &str) -> Option<&str> {
     let (host, rest) = match authority.strip_prefix('[') {
         Some(inner) => inner.split_once(']')?,
@@ -110,14 +113,14 @@ fn authorized(headers: &HeaderMap, tokens: &Tokens) -> Result<Arc<Grant>, ApiErr
     grant.ok_or_else(wrong)
 }
 
-/// The token that a request carries.
+/// Bearer token that a request carries.
 pub(super) fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
     let given = headers.get(header::AUTHORIZATION)?.as_bytes();
     let (scheme, token) = given.split_first_chunk::<7>()?;
     scheme.eq_ignore_ascii_case(b"bearer ").then(|| token.trim_ascii())
 }
 
-/// Refuses a write that another web page sends, or that a form could have sent.
+/// Refuses a write that another web page has sent, or that a form could have sent.
 fn write(parts: &Parts) -> Result<(), ApiError> {
     let headers = &parts.headers;
     if let Some(origin) = headers.get(header::ORIGIN) {

@@ -1,4 +1,4 @@
-//! Held requests: which wait, from where, since when, and for what.
+//! Held requests: their hosts and sources, since when each waits, and for what.
 
 use std::time::{Instant, SystemTime};
 
@@ -14,7 +14,7 @@ use super::{Api, json_response, read};
 use crate::control::held::HeldRequest;
 use crate::limits;
 
-/// `GET /held/`: the requests that have waited longest first; `Mantrid-Held` counts all that match.
+/// `GET /held/`: lists held requests, the longest held first. `Mantrid-Held` counts all that match.
 pub(super) fn list(api: &Api, parts: &Parts, asker: &Asker) -> Result<Response, ApiError> {
     let query = Query::of(parts.uri.query(), &["host", "limit"])?;
     let most = query.count("limit", limits::HELD_LISTED_MAX)?.unwrap_or(limits::HELD_LISTED);
@@ -34,7 +34,7 @@ pub(super) fn list(api: &Api, parts: &Parts, asker: &Asker) -> Result<Response, 
 fn describe(request: &HeldRequest, now: Instant, time: SystemTime) -> Value {
     let age = now.saturating_duration_since(request.since);
     let since = time.checked_sub(age).and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
-    // To the millisecond, as times in events.
+    // Rounded down to the millisecond, the precision of times in events.
     let since = since.map(|since| since.as_millis() as f64 / 1000.0);
     json!({
         "host": &*request.rule,

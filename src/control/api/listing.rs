@@ -1,5 +1,6 @@
-//! `GET /hostname/`: every rule, or a page of those that match, sorted by name. A million rules are
-//! written as they are sent, on another thread, and never held as one text.
+//! `GET /hostname/`: every rule, or a page of the rules that match, sorted by name. A large table
+//! is written on another thread while it is being sent, so that a million rules are never in memory
+//! as one text.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use crate::limits;
 use crate::link::TaggedTable;
 use crate::table::{Rule, Snapshot};
 
-/// A page of the rules that are asked for.
+/// Page of the rules that a request asks for.
 struct Page {
     choice: HostChoice,
     after: Option<String>,
@@ -67,7 +68,7 @@ pub(super) async fn answer(api: &Api, parts: &Parts, asker: &Asker) -> Result<Re
     Ok(response)
 }
 
-/// Rules that match on all pages, and rules that the client may see.
+/// Returns how many rules match, on all pages together, and how many the client may see.
 fn counts_of(chosen: &Chosen<'_>) -> [usize; 2] {
     [chosen.matched, chosen.rules]
 }
@@ -79,7 +80,8 @@ fn text_of(table: &Snapshot, names: &[&str]) -> Vec<u8> {
     text
 }
 
-/// Lists the rules of the hosts that are named, of one table; `null` where there is none.
+/// Lists the rules of the hosts that the query names, all from one table; `null` for a host without
+/// a rule.
 fn of_named(query: &Query<'_>, asker: &Asker, current: &TaggedTable) -> Result<Response, ApiError> {
     let choosing = [&["after"][..], &SELECTING, &ORDERING].concat();
     let names = read::hosts(query, &choosing, &asker.grant)?;
@@ -88,7 +90,7 @@ fn of_named(query: &Query<'_>, asker: &Asker, current: &TaggedTable) -> Result<R
     Ok(tagged(current.tag, format!("{}\n", Value::Object(rules))))
 }
 
-/// Lists the rules of the first hosts of an order.
+/// Lists the rules of the hosts that come first in an order.
 async fn in_order(
     api: &Api,
     query: &Query<'_>,
@@ -112,7 +114,7 @@ async fn in_order(
     Ok(response)
 }
 
-/// Lists the rules from a thread that may take its time.
+/// Lists the rules on a thread that may block.
 async fn streamed(table: Snapshot, page: Page) -> Result<([usize; 2], Body), ApiError> {
     let (told, count) = tokio::sync::oneshot::channel();
     let (pieces, body) = mpsc::channel::<io::Result<Bytes>>(4);
@@ -120,14 +122,14 @@ async fn streamed(table: Snapshot, page: Page) -> Result<([usize; 2], Body), Api
         let chosen = page.select(&table);
         let _ = told.send(counts_of(&chosen));
         let mut out = io::BufWriter::with_capacity(limits::LISTING_PIECE_BYTES, Pieces(pieces));
-        // An error: the reader has gone.
+        // An error means that the reader has gone.
         let _ = write(&table, &chosen.names, &mut out).and_then(|()| out.flush());
     });
     let counts = count.await.map_err(|_| ApiError::busy("listing the rules was given up"))?;
     Ok((counts, Body::from_stream(tokio_stream::wrappers::ReceiverStream::new(body))))
 }
 
-/// Hands over what is written, and waits while the reader is slow.
+/// Writer that passes the bytes to the response, and blocks while the reader is slow.
 struct Pieces(mpsc::Sender<io::Result<Bytes>>);
 
 impl Write for Pieces {

@@ -1,5 +1,5 @@
-//! `GET /metrics`, for Prometheus. Totals per shard; hosts and backends only the busiest of them,
-//! for a million series would bring any Prometheus down.
+//! `GET /metrics`, for Prometheus. Totals are per shard. Of hosts and backends only the busiest
+//! have series, because a million series would be too much for any Prometheus.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashSet};
@@ -61,19 +61,19 @@ pub(super) async fn answer(api: &Api, parts: &Parts, asker: &Asker) -> Result<Re
     Ok((content, format.write(text)).into_response())
 }
 
-/// A metric: name without the prefix, help, type, and the samples of one moment.
+/// A metric: name without the prefix, help, type, and a function for the samples of one moment.
 type Metric = (&'static str, &'static str, MetricType, fn(&Numbers) -> Vec<Sample>);
 
 /// One sample: its labels and its value.
 type Sample = (Vec<(&'static str, String)>, Value);
 
-/// The value of a sample; its type is that of its metric.
+/// Value of a sample. Its type is that of the metric.
 enum Value {
     Count(u64),
     Seconds(f64),
     Level(i64),
     Moment(f64),
-    /// Buckets, each with its upper bound, and the sum.
+    /// Buckets of a histogram, each with its upper bound, and the sum of the times.
     Times(Vec<(f64, u64)>, f64),
 }
 
@@ -225,7 +225,7 @@ const METRICS: &[Metric] = &[
         |n| n.backends.times(SlotTime::Response)),
 ];
 
-/// Classes of final responses and replies, and that of unknown hosts.
+/// Classes of final responses and replies, and the class of requests for unknown hosts.
 const CLASSES: [(&str, Counter); 5] = [
     ("2xx", Counter::Answers2xx),
     ("3xx", Counter::Answers3xx),
@@ -242,7 +242,7 @@ pub(super) struct Ranks {
 }
 
 impl Ranks {
-    /// Sorts hosts and backends: those that are busiest now come first.
+    /// Sorts hosts and backends, the busiest first.
     fn sort(&mut self, hosts: &mut [(u64, Sums)], backends: &mut [(Id, Sums)]) {
         let now = Instant::now();
         self.hosts.take(counted(hosts, HostCount::Completed), now);
@@ -271,12 +271,12 @@ fn sort_by_score<K: Copy + Eq + Hash + Ord>(
     });
 }
 
-/// The numbers of one moment.
+/// Numbers of one moment.
 struct Numbers {
     shards: ControlEnd,
     current: Arc<TaggedTable>,
     is_state_writable: bool,
-    /// Seconds since 1970.
+    /// Start of the daemon, in seconds since 1970.
     started: f64,
     hosts: Busiest,
     backends: Busiest,
@@ -284,7 +284,7 @@ struct Numbers {
     up: Vec<Standings>,
 }
 
-/// A backend: 1 where requests go there, and how many checks fail.
+/// A backend, whether requests go there (1 or 0), and how many of its checks fail.
 type Standings = (String, [i64; 2]);
 
 impl fmt::Debug for Numbers {
@@ -298,7 +298,7 @@ impl Numbers {
         let current = api.current();
         let since = api.started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let statistics = api.lock_statistics();
-        // Hosts without a slot are left out: they are not among the busiest for long.
+        // Hosts without a slot are left out. Such a host would not be among the busiest for long.
         let mut hosts: Vec<(u64, Sums)> = statistics.busy().into_iter().collect();
         let mut backends: Vec<(Id, Sums)> = statistics.backends().into_iter().collect();
         api.ranks.lock().unwrap_or_else(PoisonError::into_inner).sort(&mut hosts, &mut backends);
@@ -313,7 +313,8 @@ impl Numbers {
         let ids = backends.iter().map(|(id, _)| *id).collect();
         let mut backend_wholes = statistics.backend_wholes(&ids);
         drop(statistics);
-        // Counts as they are in all: of what is open also that of a daemon before this one.
+        // The sums are the total ones, which also include requests that are open in the daemon
+        // before this one.
         let name = |(key, sums)| {
             let mut whole = wholes.get(&key).cloned().unwrap_or_default();
             whole.sums = sums;
@@ -334,7 +335,7 @@ impl Numbers {
         }
     }
 
-    /// A sample of each shard that has a value.
+    /// Returns a sample for each shard that has a value.
     fn of_shards(&self, value: impl Fn(&Counters) -> Option<Value>) -> Vec<Sample> {
         let each = self.shards.counters().enumerate();
         let each = each.filter_map(|(shard, counters)| {
@@ -407,13 +408,13 @@ impl Numbers {
         samples.collect()
     }
 
-    /// The sum of a count over all shards.
+    /// Adds up a count over all shards.
     fn total(&self, count: impl Fn(&Counters) -> u64) -> u64 {
         self.shards.counters().map(count).sum()
     }
 }
 
-/// The busiest hosts or backends: the label of their samples, and each with its sums.
+/// Busiest hosts or backends: the label of their samples, and each with its sums.
 struct Busiest(&'static str, Vec<(String, Whole)>);
 
 impl Busiest {
@@ -432,7 +433,7 @@ impl Busiest {
 
     fn answers(&self) -> Vec<Sample> {
         let each = self.1.iter().flat_map(|(name, whole)| {
-            // Only what no rule is for has the last class.
+            // Only requests that match no rule are in the last class.
             let unknown = Some(whole.sums.unknown()).filter(|count| *count != 0);
             let classes = CLASSES.iter().zip(whole.sums.answers().iter().copied().chain(unknown));
             classes.map(|((class, _), count)| {
@@ -450,7 +451,8 @@ impl Busiest {
         })
     }
 
-    /// Histograms of those that have any such times: most hosts hold and queue nothing.
+    /// Histograms of those hosts that have such times. The others are left out, because most hosts
+    /// hold and queue nothing.
     fn times_that_are(&self, time: SlotTime) -> Vec<Sample> {
         let have_some = |sample: &Sample| match &sample.1 {
             Value::Times(buckets, _) => buckets.iter().any(|(_, count)| *count != 0),
@@ -478,15 +480,16 @@ fn histogram(time: SlotTime, classes: &[u64], micros: u64) -> Value {
     Value::Times(bounds.zip(classes.iter().copied()).collect(), micros as f64 / 1e6)
 }
 
-/// Microseconds that a thread of ours could run and had no CPU (`schedstat`,
-/// proc_pid_schedstat(5)); not every kernel counts them.
+/// Microseconds for which a thread of this process was runnable and had no CPU (`schedstat`,
+/// proc_pid_schedstat(5)). Not every kernel counts them.
 fn waited(thread: u64) -> Option<u64> {
     let text = std::fs::read_to_string(format!("/proc/self/task/{thread}/schedstat")).ok()?;
     let nanos: u64 = text.split_whitespace().nth(1)?.parse().ok()?;
     Some(nanos / 1000)
 }
 
-/// Lists the backends that are probed, those that are down first: of very many only some are told.
+/// Lists the backends that are probed, those that are down first. If there are very many, only the
+/// first are listed.
 fn standings(api: &Api, asker: &Asker, own: Option<&HashSet<Address>>) -> Vec<Standings> {
     let is_up = |state: State| i64::from(!state.is_bad());
     let all = api.sources.health.states(asker.filter().as_ref()).into_iter();
@@ -501,7 +504,8 @@ fn standings(api: &Api, asker: &Asker, own: Option<&HashSet<Address>>) -> Vec<St
     told.collect()
 }
 
-/// The address as the value of a label, in which the format escapes what a path may hold.
+/// Address as the value of a label. The format wants characters escaped that the path of a Unix
+/// socket may hold.
 fn label(backend: Address) -> String {
     let text = backend.to_string();
     match text.contains(['"', '\\']) {

@@ -1,8 +1,8 @@
-//! The management API: the original's requests and answers, and what came since. `docs/api.md` is
-//! what it promises.
+//! The management API: the requests and responses of the original Mantrid, and later additions.
+//! `docs/api.md` says what the API promises.
 //!
-//! Each connection is a task on the control shard. What takes long (reading or writing a million
-//! rules) is done elsewhere; what changes the table goes through the writer.
+//! Each connection is a task on the control shard. Work that takes long (reading or writing a
+//! million rules) is done on other threads. Changes of the table go through the writer.
 
 mod asker;
 mod busiest;
@@ -79,7 +79,7 @@ pub(crate) use serve::Management;
 pub(super) use serve::{Door, Taking, serve};
 pub(crate) use support::About;
 
-/// Parts of control that requests are answered from, or passed to.
+/// Parts of control from which requests are answered, or to which they are passed.
 pub(super) struct Sources {
     pub(super) fleet: Option<Fleet>,
     pub(super) orders: Orders,
@@ -90,7 +90,7 @@ pub(super) struct Sources {
     pub(super) shards: ControlEnd,
     pub(super) events: EventBus,
     pub(super) health: Health,
-    /// Why changes can't be written, while they can't.
+    /// Reason why changes can't be written to disk; `None` while they can.
     pub(super) trouble: Arc<ArcSwapOption<String>>,
     pub(super) published: Arc<Published>,
     pub(super) figures: Arc<Figures>,
@@ -102,27 +102,27 @@ pub(super) struct Sources {
 pub(super) struct Api {
     pub(super) sources: Sources,
     pub(super) tokens: Arc<ArcSwap<Tokens>>,
-    /// Whether the daemon takes in no more clients.
+    /// Whether the daemon accepts no more clients.
     pub(super) is_stopping: AtomicBool,
     /// Facts for `/support`.
     pub(super) about: ArcSwap<About>,
-    /// How long answers take.
+    /// Response times, by path.
     times: Arc<PathTimes>,
     ranks: Mutex<Ranks>,
-    /// Bytes of bodies that may be in memory, in KiB.
+    /// Memory for bodies of requests, in KiB.
     room: Arc<Semaphore>,
     started: SystemTime,
-    /// Management connections at a time.
+    /// Places for management connections.
     pub(super) places: Arc<Semaphore>,
     pub(super) places_max: usize,
-    /// The daemon before this one, whose requests are under way yet.
+    /// The daemon before this one, while requests are under way there.
     pub(super) elder: Elder,
     crowd: Arc<Crowd>,
-    /// Places for requests that wait for backends to be drained.
+    /// Places for requests that wait for something after the change of a rule.
     waiters: Arc<Semaphore>,
 }
 
-/// A body with the room it takes, until what it asks for is done.
+/// A body, and the permit for its memory, which is kept until the request is done.
 struct TakenBody {
     bytes: Bytes,
     room: OwnedSemaphorePermit,
@@ -162,7 +162,8 @@ impl Api {
                 answer
             }
             Err(refused) => {
-                // Bytes left unread would turn the close into a reset that overtakes the answer.
+                // If bytes of the body were left unread, closing the connection would send a reset,
+                // which may overtake the response.
                 read::discard(&parts, body).await;
                 Err(refused)
             }
@@ -182,7 +183,7 @@ impl Api {
         if is_head { response.map(|_| Body::empty()) } else { response }
     }
 
-    /// Returns the route that is asked for, if the request is allowed.
+    /// Returns the route that a request asks for, if the request is allowed.
     fn admit(&self, door: Door, asker: &mut Asker, parts: &Parts) -> Result<Route, ApiError> {
         let route = Route::of(parts.uri.path());
         if door == Door::Metrics {
@@ -199,7 +200,8 @@ impl Api {
         Ok(route)
     }
 
-    /// Returns the route that is asked for at an address of the metrics.
+    /// Returns the route that a request to an address of `bind_metrics` asks for, if it is served
+    /// there.
     fn admit_to_metrics(route: Result<Route, ApiError>, parts: &Parts) -> Result<Route, ApiError> {
         let open = [Route::Metrics, Route::Liveness, Route::Readiness];
         match route.ok().filter(|route| open.contains(route)) {
@@ -250,7 +252,7 @@ impl Api {
         self.sources.published.table_full()
     }
 
-    /// The parts that know the conditions of hosts.
+    /// Parts of control that know the conditions of hosts.
     fn host_sources(&self) -> HostSources {
         let (statistics, published) = (&self.sources.statistics, &self.sources.published);
         HostSources { statistics: statistics.clone(), published: published.clone() }
@@ -260,7 +262,7 @@ impl Api {
         statistics::lock(&self.sources.statistics)
     }
 
-    /// Reads a body while there is room for it.
+    /// Reads a body, if there is memory for it.
     async fn take_body(
         &self,
         parts: &Parts,
@@ -269,7 +271,7 @@ impl Api {
     ) -> Result<TakenBody, ApiError> {
         let length = parts.headers.get(header::CONTENT_LENGTH);
         let length = length.and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
-        // A body of unknown length may be as long as any.
+        // A body of unknown length may be as long as is allowed.
         let taken = match length {
             None if parts.headers.contains_key(header::TRANSFER_ENCODING) => most,
             None => 0,
@@ -277,14 +279,14 @@ impl Api {
                 read::discard(parts, body).await;
                 return Err(ApiError::too_large(most));
             }
-            // Small bodies need no room: there are no more of them than connections, and large ones
-            // that are promised and never sent must not keep them out.
+            // Small bodies need no permit: there are no more of them than connections, and they
+            // must not be kept out by large bodies that are promised and never sent.
             Some(length) if length <= limits::PARSED_HERE_BYTES_MAX => 0,
             Some(length) => length,
         };
         let room = u32::try_from(taken.div_ceil(1024)).unwrap_or(u32::MAX);
-        // Fail instead of queueing: a request that waits for much room would block every later one
-        // that needs little.
+        // Fail instead of queueing: a request that waits for much memory would block every later
+        // one that needs little.
         let room = self.room.clone().try_acquire_many_owned(room);
         let room =
             room.map_err(|_| ApiError::busy("other large bodies are being read: try again"))?;
@@ -292,7 +294,8 @@ impl Api {
         Ok(TakenBody { bytes: read::body(body, length.unwrap_or(0), most, seat).await?, room })
     }
 
-    /// Has a change made, once the names in it were looked up: a rule in force should work.
+    /// Has a change made. First the names of backends in it are looked up, because a rule that is
+    /// in force should work.
     async fn make(&self, change: Change) -> Result<Done, ApiError> {
         if !change.dry_run {
             let unasked = read::unasked(&change.edits);
@@ -300,7 +303,8 @@ impl Api {
                 self.sources.lookups.ready(&unasked).await;
             }
         }
-        // A fleet's node proposes it, and its own writer gets it back from the log.
+        // A node of a fleet proposes the change to the fleet, and its own writer gets it back from
+        // the log.
         Ok(match self.fleet() {
             Some(fleet) => fleet.change(change).await?,
             None => self.sources.orders.change(change).await?,
@@ -313,7 +317,7 @@ fn json_response(body: impl Into<Body>) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], body.into()).into_response()
 }
 
-/// Says in the head how many rules match, and how many the client may see.
+/// Adds the header fields that say how many rules match, and how many the client may see.
 fn tell_counts(response: &mut Response, [matched, rules]: [usize; 2]) {
     let headers = response.headers_mut();
     headers.insert("mantrid-matched", HeaderValue::from(matched));

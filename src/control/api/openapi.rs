@@ -1,6 +1,6 @@
-//! `GET /openapi.json`: the API as OpenAPI 3.1 describes one. It is made of the list of routes and
-//! the table below, which has a row for each path and method. `docs/api.md` is the reference for
-//! people.
+//! `GET /openapi.json`: description of the API in OpenAPI 3.1. It is made from the list of routes
+//! and the table below, which has a row for each path and method. The reference for people is
+//! `docs/api.md`.
 
 use std::sync::LazyLock;
 
@@ -32,7 +32,7 @@ struct Operation {
     content: AnswerContent,
 }
 
-/// Content of the answer 200.
+/// Content of the response 200.
 #[derive(Copy, Clone)]
 enum AnswerContent {
     /// JSON of this schema.
@@ -65,7 +65,7 @@ const fn change(
 
 const CHANGE: &[&str] = &["dry_run", "wait", "timeout"];
 
-/// Every operation but HEAD, which goes with each GET.
+/// Every operation except HEAD, which each GET implies.
 #[rustfmt::skip]
 const OPERATIONS: &[Operation] = &[
     get("/hostname/", "listRules", "All rules, or those that match, by name",
@@ -116,7 +116,7 @@ const OPERATIONS: &[Operation] = &[
     get("/", "getDashboard", "The dashboard", &[], Text("text/html")),
 ];
 
-/// Arguments behind `?`: name, meaning, schema.
+/// Describes an argument of a query: name, meaning, schema.
 fn parameter(name: &str) -> Value {
     let (meaning, schema) = match name {
         "dry_run" => ("Check the change and do not make it", json!({ "type": "boolean" })),
@@ -170,7 +170,7 @@ fn parameter(name: &str) -> Value {
         "only" => ("Kinds of events, with commas", json!({ "type": "string" })),
         _ => ("", json!({})),
     };
-    // `host` may be given several times, or names one alone.
+    // The argument `host` has two forms: it may be given several times, or only once.
     let name = if matches!(name, "one_host" | "named_hosts") { "host" } else { name };
     let mut parameter =
         json!({ "name": name, "in": "query", "description": meaning, "schema": schema });
@@ -180,7 +180,7 @@ fn parameter(name: &str) -> Value {
     parameter
 }
 
-/// Schema of hosts, each given by an argument of its own.
+/// Schema of several hosts, each in an argument of its own.
 fn hosts() -> Value {
     let most = crate::limits::NAMED_HOSTS_MAX;
     json!({ "type": "array", "items": { "type": "string" }, "maxItems": most })
@@ -190,7 +190,7 @@ fn reference(schema: &str) -> Value {
     json!({ "$ref": format!("#/components/schemas/{schema}") })
 }
 
-/// The description.
+/// Makes the description.
 fn document() -> Value {
     let mut paths = Map::new();
     for (path, _) in ROUTES {
@@ -222,7 +222,7 @@ fn document() -> Value {
             "license": { "name": "BSD-3-Clause", "identifier": "BSD-3-Clause" },
         },
         "servers": [{ "url": "/" }],
-        // Without tokens nothing is asked for.
+        // `{}` because requests need no token if the daemon has none.
         "security": [{}, { "token": [] }],
         "paths": paths,
         "components": {
@@ -313,7 +313,7 @@ impl Operation {
     }
 }
 
-/// Forms of bodies and answers; the names of actions are those of the table.
+/// Schemas of bodies and responses. The names of actions come from the table of rules.
 fn schemas() -> Value {
     let mut schemas: Value = serde_json::from_str(include_str!("schemas.json")).unwrap_or_default();
     let actions: Vec<&str> = Action::names().collect();

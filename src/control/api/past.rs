@@ -1,4 +1,5 @@
-//! The past: the last changes of rules, and the last hour of all hosts, of one, or of a backend.
+//! The past: the last changes of rules, and the last hour of all hosts, of one host, or of one
+//! backend.
 
 use std::collections::VecDeque;
 
@@ -16,7 +17,7 @@ use crate::control::events::{Event, health_data};
 use crate::control::history::columns;
 use crate::limits;
 
-/// Canonical name of the host that is asked for, if the client may ask for it.
+/// Canonical name of the host in the query. An error if the client may not ask for this host.
 fn host(query: &Query<'_>, asker: &Asker) -> Result<Option<String>, ApiError> {
     let Some(raw) = query.get("host") else { return Ok(None) };
     let name = read::name(raw)?;
@@ -24,7 +25,7 @@ fn host(query: &Query<'_>, asker: &Asker) -> Result<Option<String>, ApiError> {
     Ok(Some(name))
 }
 
-/// `GET /changes/`: the last changes that the client may see, the newest first.
+/// `GET /changes/`: lists the last changes that the client may see, newest first.
 pub(super) fn changes(api: &Api, parts: &Parts, asker: &Asker) -> Result<Response, ApiError> {
     let query = Query::of(parts.uri.query(), &["host", "limit"])?;
     let limit = query.count("limit", limits::HISTORY_CHANGES)?;
@@ -36,7 +37,7 @@ pub(super) fn changes(api: &Api, parts: &Parts, asker: &Asker) -> Result<Respons
     let changes = api.sources.changes.lock();
     let wanted = changes.newest_first().filter(|entry| match entry.host() {
         Some(name) => host.as_ref().is_none_or(|host| host == name) && asker.sees(name),
-        // Of very many rules: any may be among them.
+        // This is a change of very many rules: any host may be among them.
         None => true,
     });
     let mut text = String::from("[");
@@ -48,7 +49,7 @@ pub(super) fn changes(api: &Api, parts: &Parts, asker: &Asker) -> Result<Respons
     Ok(json_response(text))
 }
 
-/// `GET /history/`: the last hour in columns, and the last events.
+/// `GET /history/`: returns the last hour in columns, and the last events.
 pub(super) async fn history(api: &Api, parts: &Parts, asker: &Asker) -> Result<Response, ApiError> {
     let query = Query::of(parts.uri.query(), &["host", "backend", "events"])?;
     let events = query.count("events", limits::HISTORY_EVENTS)?;
@@ -101,8 +102,8 @@ pub(super) async fn history(api: &Api, parts: &Parts, asker: &Asker) -> Result<R
     Ok(json_response(format!("{}\n", Value::Object(all))))
 }
 
-/// JSON of an event, with its kind as `event`; that of a wake-up, which says what it told of,
-/// becomes `told`.
+/// Describes an event as JSON, with its kind as `event`. A wake-up has a member `event` of its own,
+/// which is renamed `told`.
 fn described(event: &Event) -> Option<Value> {
     let (kind, data) = match event {
         Event::Health(time, change) => ("health", health_data(*time, change)),

@@ -1,4 +1,4 @@
-//! Metrics of the process, under the names that every Prometheus client has for them: they have no
+//! Metrics of the process, under the names that every Prometheus client uses, and so without
 //! `mantrid_` in front.
 
 use std::fmt;
@@ -15,11 +15,11 @@ use super::families::gauge;
 /// The kernel's unit of times in /proc on every platform that Mantrid runs on (`USER_HZ`, time(7)).
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// Reads the numbers when they are asked for.
+/// Numbers of the process at one moment.
 #[derive(Debug)]
 pub(super) struct ProcessNumbers {
     cpu_seconds: Option<f64>,
-    /// Seconds since 1970.
+    /// Start of the process, in seconds since 1970.
     started: Option<f64>,
     resident_bytes: Option<f64>,
     virtual_bytes: Option<f64>,
@@ -28,7 +28,7 @@ pub(super) struct ProcessNumbers {
 }
 
 impl ProcessNumbers {
-    /// Reads /proc, which may take a moment with very many descriptors on an old kernel.
+    /// Reads /proc. This may take a moment if very many descriptors are open on an old kernel.
     pub(super) fn read() -> ProcessNumbers {
         let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
         let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -44,7 +44,8 @@ impl ProcessNumbers {
     }
 }
 
-/// A field of proc_pid_stat(5) by its number there: behind the name, which may hold anything.
+/// Reads a field of proc_pid_stat(5), by its number there. Fields are counted from behind the
+/// process's name, because the name may hold anything.
 fn stat_field(stat: &str, number: usize) -> Option<f64> {
     let (_, rest) = stat.rsplit_once(')')?;
     rest.split_whitespace().nth(number.checked_sub(3)?)?.parse().ok()
@@ -65,11 +66,12 @@ fn kibibytes(status: &str, key: &str) -> Option<f64> {
     Some(number * 1024.0)
 }
 
-/// Counts the descriptors. Linux 6.2 tells in the size of the folder; before it they are listed.
+/// Counts the open descriptors. Since Linux 6.2 the size of the folder is their number; before it
+/// they are listed and counted.
 fn open_files() -> Option<f64> {
     let folder = "/proc/self/fd";
     match fs::metadata(folder).ok()?.len() {
-        // The one that lists is among them.
+        // The descriptor that lists the folder is among them.
         0 => Some(fs::read_dir(folder).ok()?.count().saturating_sub(1) as f64),
         count => Some(count as f64),
     }

@@ -1,4 +1,4 @@
-//! Hosts that are asked for, and their order: `search`, `action`, `filter`, `sort` and `limit` of
+//! Choice and order of hosts in requests: `search`, `action`, `filter`, `sort` and `limit` of
 //! `/stats/` and `/hostname/`.
 
 use std::cmp::Ordering;
@@ -18,17 +18,17 @@ use crate::limits;
 use crate::link::{KeySet, Published};
 use crate::table::{Action, Rule, Snapshot};
 
-/// The arguments that select hosts.
+/// Arguments that select hosts.
 pub(super) const SELECTING: [&str; 3] = ["search", "action", "filter"];
-/// The arguments of an order.
+/// Arguments that order hosts.
 pub(super) const ORDERING: [&str; 2] = ["sort", "limit"];
 
-/// Condition of the hosts that are asked for.
+/// Condition that hosts must meet, the value of `filter`.
 #[derive(Copy, Clone, Debug)]
 enum HostCondition {
-    /// Trouble that their counts show.
+    /// Trouble that the counts of a host show.
     Troubled(HostTrouble),
-    /// A backend that requests pass over.
+    /// A backend of the host that requests pass over.
     BackendDown,
 }
 
@@ -41,18 +41,18 @@ impl HostCondition {
     ];
 }
 
-/// Names of the values of `filter`.
+/// Names of the conditions, the values of `filter`.
 pub(super) fn filters() -> impl Iterator<Item = &'static str> + Clone {
     HostCondition::ALL.iter().map(|(name, _)| *name)
 }
 
-/// Names of the values of `sort`.
+/// Names of the orders, the values of `sort`.
 pub(super) fn sorts() -> impl Iterator<Item = &'static str> + Clone {
     HostSort::ALL.iter().map(|(name, _)| *name)
 }
 
-/// Reads an argument that has one of these values. An empty one would be no choice at all, and is
-/// refused.
+/// Reads an argument that must have one of these values. An empty value is refused, because it
+/// chooses nothing.
 fn one_of<T: Copy>(
     query: &Query<'_>,
     name: &str,
@@ -75,7 +75,7 @@ pub(super) struct HostSources {
     pub(super) published: Arc<Published>,
 }
 
-/// Hosts that are asked for.
+/// Choice of hosts that a query asks for.
 #[derive(Clone, Debug)]
 pub(super) struct HostChoice {
     search: String,
@@ -97,7 +97,7 @@ impl HostChoice {
         })
     }
 
-    /// Looks up what the choice depends on, as it is now.
+    /// Makes a filter of the choice, from the conditions of hosts as they are now.
     pub(super) fn look_up(
         &self,
         sources: &HostSources,
@@ -114,7 +114,7 @@ impl HostChoice {
     }
 }
 
-/// An order that is asked for.
+/// Order of hosts that a query asks for.
 #[derive(Clone, Debug)]
 pub(super) struct HostOrder {
     choice: HostChoice,
@@ -123,7 +123,7 @@ pub(super) struct HostOrder {
 }
 
 impl HostOrder {
-    /// Whether one of the arguments is given.
+    /// Whether the query has an argument that selects or orders hosts.
     pub(super) fn is_asked_for(query: &Query<'_>) -> bool {
         SELECTING.iter().chain(&ORDERING).any(|name| query.get(name).is_some())
     }
@@ -141,10 +141,11 @@ impl HostOrder {
         choose(&sources.statistics, table, (self.sort, self.limit), &wanted)
     }
 
-    /// Brings the numbers of several nodes into the order again.
+    /// Sorts the hosts again, once the numbers of several nodes have been added up.
     pub(super) fn arrange(&self, hosts: Map<String, Value>) -> Map<String, Value> {
         let mut hosts: Vec<(String, Value)> = hosts.into_iter().collect();
-        // Numbers of which the sum decides, the first ones first.
+        // Members that decide the order. The sum of the first group decides; if it is equal, that
+        // of the next.
         let orders: &[&[&str]] = match self.sort {
             None => &[],
             Some(HostSort::Errors) => &[&["errors_per_second"], &["errors"]],

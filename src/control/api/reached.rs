@@ -3,8 +3,8 @@
 use crate::link::{Down, KeySet};
 use crate::table::{Action, Rule, Snapshot};
 
-/// Keys of the rules with a backend that is down or ejected, and of the aliases of such rules. Of a
-/// rule that spins the backends count that it had before.
+/// Keys of the rules with a backend that is down or ejected, and of the aliases of such rules. For
+/// a rule that spins, the backends of its `then` count.
 pub(super) fn with_backend_down(down: &Down, table: &Snapshot) -> KeySet {
     let mut found = KeySet::default();
     if down.is_empty() {

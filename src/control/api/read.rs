@@ -1,5 +1,6 @@
-//! Bodies of changes: rules as JSON, read one by one and never as one tree, each within bounds, so
-//! that a million of them need little more memory than their text, and nonsense needs none.
+//! Bodies of changes: rules as JSON. They are read one by one, each within bounds, and never as one
+//! tree. So a million rules need little more memory than their text, and invalid input needs almost
+//! none.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -21,10 +22,11 @@ use crate::control::grant::Grant;
 use crate::limits;
 use crate::table::{Action, Name, Rule, Target, host};
 
-/// Rules by canonical name; `None` deletes.
+/// Rules by canonical name. `None`: the rule is deleted.
 pub(super) type Edits = Vec<(String, Option<Rule>)>;
 
-/// Reads the whole body, up to the bound and in its time; `length` is what it says of itself, or 0.
+/// Reads the whole body, up to `most` bytes and within the timeouts. `length` is its
+/// `Content-Length`, or 0.
 pub(super) async fn body(
     body: Body,
     length: usize,
@@ -34,7 +36,8 @@ pub(super) async fn body(
     let late = |_| ApiError::bad("body_timeout", "the body did not arrive in time");
     let all = async {
         let mut body = Limited::new(body, most);
-        // In one piece from the beginning: put together at the end it would be there twice.
+        // Reserve the memory at the beginning: if the pieces were put together at the end, the body
+        // would be in memory twice.
         let mut bytes = Vec::with_capacity(length.min(most));
         loop {
             let frame = tokio::time::timeout(limits::MANAGEMENT_BODY_SILENCE, body.frame());
@@ -68,8 +71,8 @@ pub(super) async fn body(
     read?
 }
 
-/// Reads and drops a body that is not wanted, as far as that takes neither long nor much. A client
-/// that asks before sending it (`Expect: 100-continue`) is not told to.
+/// Reads and discards an unwanted body, as long as that takes neither long nor many bytes. A client
+/// that asks before sending the body (`Expect: 100-continue`) is not told to send it.
 pub(super) async fn discard(parts: &Parts, mut body: Body) {
     if parts.headers.contains_key(header::EXPECT) {
         return;
@@ -89,7 +92,7 @@ pub(super) async fn discard(parts: &Parts, mut body: Body) {
     let _ = tokio::time::timeout(limits::MANAGEMENT_DISCARD_TIME, all).await;
 }
 
-/// `{host: rule}`, or with `nulls` `{host: rule or null}`.
+/// Reads `{host: rule}`, or with `nulls` `{host: rule or null}`.
 pub(super) fn rules(text: &[u8], nulls: bool, names: &SharedNames) -> Result<Edits, ApiError> {
     let mut reading = Reading { names, nulls, edits: Vec::new(), refused: None };
     let mut reader = serde_json::Deserializer::from_slice(text);
@@ -106,7 +109,7 @@ pub(super) fn rules(text: &[u8], nulls: bool, names: &SharedNames) -> Result<Edi
     }
 }
 
-/// One rule.
+/// Reads one rule.
 pub(super) fn rule(name: &str, text: &[u8], names: &SharedNames) -> Result<Rule, ApiError> {
     let mut room = Room::new();
     let mut reader = serde_json::Deserializer::from_slice(text);
@@ -115,10 +118,12 @@ pub(super) fn rule(name: &str, text: &[u8], names: &SharedNames) -> Result<Rule,
     rule_of(name, &value.map_err(|error| not_json(&error))?, &room, names)
 }
 
-/// Makes a rule of its JSON. A rule of which a part was dropped is refused, whatever the rest says.
+/// Makes a rule from its JSON. If a part of the JSON was dropped, the rule is refused, whatever the
+/// rest says.
 fn rule_of(name: &str, value: &Value, room: &Room, names: &SharedNames) -> Result<Rule, ApiError> {
     let rule = {
-        // Per rule: other threads that need names need not wait for all of a million.
+        // Lock per rule, so that other threads that need the names do not have to wait until a
+        // million rules are read.
         let mut names = names.lock().unwrap_or_else(PoisonError::into_inner);
         Rule::from_json(name, value, &mut names)
     };
@@ -139,14 +144,14 @@ fn not_json(error: &serde_json::Error) -> ApiError {
     ApiError::bad("body_not_json", format!("the body is not JSON: {error}"))
 }
 
-/// The name of a rule in canonical form.
+/// Canonical form of the name of a rule.
 pub(super) fn name(raw: &str) -> Result<String, ApiError> {
     host::rule_name(raw)
         .map_err(|error| ApiError::of_host(raw, "hostname_invalid", error.sentence()))
 }
 
-/// The hosts that a query names, in canonical form. `choosing` are the arguments that would choose
-/// among all hosts: none of them goes with a name.
+/// Hosts that a query names, in canonical form. `choosing` are the arguments that choose among all
+/// hosts; none of them can be combined with a name.
 pub(super) fn hosts(
     query: &Query<'_>,
     choosing: &[&str],
@@ -171,7 +176,7 @@ pub(super) fn hosts(
     named.collect()
 }
 
-/// The backends of these rules that were never looked up, each once.
+/// Names of backends in these rules that were never looked up, each once.
 pub(in crate::control) fn unasked(edits: &Edits) -> Vec<Arc<Name>> {
     let mut seen = HashSet::new();
     let proxies = edits.iter().filter_map(|(_, rule)| match &rule.as_ref()?.action {
@@ -271,7 +276,7 @@ mod tests {
             (r#"{"a.com": null}"#, false, "a.com:host_details_not_list"),
             (r#"{"a.com": ["x", {}, true]}"#, true, "a.com:host_action_invalid:x"),
             (r#"{"a b": ["unknown", {}, true]}"#, true, "a b:hostname_invalid"),
-            // of several the first
+            // the first of several errors
             (r#"{"a..b": null, "c": 1}"#, true, "a..b:hostname_invalid"),
         ] {
             assert_eq!(read(text, nulls), Err(code.to_owned()), "{text}");

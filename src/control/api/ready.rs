@@ -1,4 +1,4 @@
-//! `GET /healthz`, whether a restart would help, and `GET /readyz`, whether this node should get
+//! `GET /healthz` says whether a restart would help, and `GET /readyz` whether this node should get
 //! clients.
 
 use std::sync::atomic::Ordering;
@@ -22,7 +22,7 @@ pub(super) fn alive(api: &Api, parts: &Parts) -> Result<Response, ApiError> {
     if let Some(fleet) = api.sources.fleet.as_ref().filter(|fleet| fleet.is_stale()) {
         return Err(ApiError::stale(fleet.event_age()));
     }
-    // The daemon is alive all the same: a restart would not help.
+    // Even if changes can't be written to disk, the daemon is alive: a restart would not help.
     let value = match api.sources.trouble.load().as_deref() {
         None => json!({ "ok": true }),
         Some(why) => json!({ "ok": true, "state_writable": false, "problem": why }),
@@ -30,7 +30,7 @@ pub(super) fn alive(api: &Api, parts: &Parts) -> Result<Response, ApiError> {
     Ok(answer(StatusCode::OK, &value))
 }
 
-/// Readiness: every reason against it is named.
+/// Readiness. The response names every reason against it.
 pub(super) fn ready(api: &Api, parts: &Parts) -> Result<Response, ApiError> {
     Query::of(parts.uri.query(), &[])?;
     let mut reasons: Vec<(&str, String)> = Vec::new();

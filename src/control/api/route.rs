@@ -1,4 +1,5 @@
-//! Path and query of a management request, as the original read them and more.
+//! Path and query of a management request. All that the original Mantrid accepted is accepted here
+//! too.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -35,7 +36,7 @@ pub(super) const ROUTES: &[(&str, &str)] = &[
     ("/", READ),
 ];
 
-/// Object that a path names.
+/// Route: the resource that a path names.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Route {
     Dashboard,
@@ -50,12 +51,12 @@ pub(super) enum Route {
     History,
     Backends,
     Held,
-    /// Fate of a request for a host, or for the one that the query names.
+    /// Prediction for a request for a host. Empty: for the host that the query names.
     Which(String),
     /// All rules, or one.
     Rules,
     Rule(String),
-    /// The fleet, and what is decided about it.
+    /// The fleet, and decisions about it.
     Fleet,
     FleetStep(FleetStep),
     /// All counters, or those of one host.
@@ -72,8 +73,8 @@ pub(super) enum FleetStep {
 }
 
 impl Route {
-    /// Reads a path. Its first word may be in any case and the last slash may be missing, as with
-    /// the original; what follows the first word is a host, percent-encoded or not.
+    /// Reads a path. As in the original, the first word may be in any case, and the last slash may
+    /// be missing. The rest of the path is a host, percent-encoded or not.
     pub(super) fn of(path: &str) -> Result<Route, ApiError> {
         let rest = path.strip_prefix('/').unwrap_or(path);
         let (word, host) = rest.split_once('/').unwrap_or((rest, ""));
@@ -82,7 +83,7 @@ impl Route {
             Ok(host) => host.into_owned(),
             Err(_) => return Err(ApiError::bad("hostname_invalid", "the host is not UTF-8")),
         };
-        // `/hostname//` is what a script makes of an empty variable, and would be the whole table.
+        // A script makes `/hostname//` of an empty variable. That must not mean the whole table.
         if host.is_empty() && !given.is_empty() && !word.is_empty() {
             let message =
                 format!("the host name is empty; all of them are /{word}/, with one slash");
@@ -114,7 +115,7 @@ impl Route {
         Ok(route)
     }
 
-    /// The host that the path names, as it was given.
+    /// Host that the path names, as it was given.
     pub(super) fn host(&self) -> Option<&str> {
         match self {
             Route::Rule(host) | Route::Statistics(host) => Some(host),
@@ -149,7 +150,7 @@ impl Route {
         }
     }
 
-    /// The methods that the route takes.
+    /// Methods that the route accepts.
     pub(super) fn methods(&self) -> &'static str {
         let path = self.path();
         let row = ROUTES.iter().find(|(known, _)| *known == path);
@@ -157,12 +158,13 @@ impl Route {
     }
 }
 
-/// The arguments behind the `?`, each known to the request that has them.
+/// Arguments of the query, each of a name that the request accepts.
 #[derive(Debug, Default)]
 pub(super) struct Query<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
 
 impl<'a> Query<'a> {
-    /// Refuses what is not among `known`: a slip would silently do something else.
+    /// Reads the arguments. One that is not among `known` is refused: otherwise a misspelt name
+    /// would silently do something else.
     pub(super) fn of(text: Option<&'a str>, known: &[&str]) -> Result<Query<'a>, ApiError> {
         let pairs: Vec<_> = form_urlencoded::parse(text.unwrap_or_default().as_bytes()).collect();
         if let Some((name, _)) = pairs.iter().find(|(name, _)| !known.contains(&&**name)) {
@@ -197,7 +199,7 @@ impl<'a> Query<'a> {
         self.0.iter().filter(move |(known, _)| known == name).map(|(_, value)| &**value)
     }
 
-    /// `1` or `true`.
+    /// Reads a flag: `1` or `true`, `0` or `false`.
     pub(super) fn flag(&self, name: &str) -> Result<bool, ApiError> {
         match self.get(name) {
             None | Some("0" | "false") => Ok(false),
@@ -206,7 +208,9 @@ impl<'a> Query<'a> {
         }
     }
 
-    /// One of these, or none: a slip would find nothing, and that would be believed.
+    /// Reads an argument that has one of these values, or is missing or empty. Any other value is
+    /// refused: otherwise a misspelt value would find nothing, and the empty result would be
+    /// believed.
     pub(super) fn one_of(
         &self,
         name: &str,
@@ -227,7 +231,7 @@ impl<'a> Query<'a> {
         }
     }
 
-    /// `500ms`, `30s`, `5m`, `1h`, or seconds.
+    /// Reads a duration: `500ms`, `30s`, `5m`, `1h`, or a number of seconds.
     pub(super) fn duration(
         &self,
         name: &str,
@@ -279,7 +283,7 @@ mod tests {
             assert!(Route::of(path).is_err(), "{path}");
         }
         assert!(Route::of("/hostname/%ff/").is_err());
-        // no name is not all names
+        // an empty name does not mean all names
         for path in ["/hostname//", "/HOSTNAME//", "/stats//"] {
             assert_eq!(
                 Route::of(path).err().map(|error| error.code),

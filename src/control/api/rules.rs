@@ -1,4 +1,4 @@
-//! Rules: read, set, deleted; all of them, some, or one.
+//! Requests that read, set and delete rules: all of them, some, or one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -53,7 +53,8 @@ pub(super) async fn all(
         ..change(parts, asker, verb, edits, dry_run)?
     };
     let done = api.make(change).await?;
-    // What was read of it takes room until the table has it.
+    // The rules that were read from the body need memory too, until the table has them. So the
+    // permit is kept until here.
     drop(text.room);
     let mut more = Map::new();
     if let (Some(Wait::Fleet(timeout)), false) = (wait, dry_run) {
@@ -62,7 +63,8 @@ pub(super) async fn all(
     Ok(changed(&done, dry_run, more))
 }
 
-/// Large bodies are read elsewhere: the API goes on meanwhile.
+/// Parses the rules of a body. A large body is parsed on another thread, so that the API goes on
+/// meanwhile.
 async fn parsed(api: &Api, text: Bytes, nulls: bool) -> Result<Edits, ApiError> {
     if text.len() <= limits::PARSED_HERE_BYTES_MAX {
         return read::rules(&text, nulls, &api.sources.names);
@@ -105,11 +107,12 @@ pub(super) async fn one(
     let dry_run = query.flag("dry_run")?;
     let wait = wait(&query)?;
     let text = api.take_body(parts, body, limits::RULE_BODY_BYTES_MAX).await?;
-    // Before the change is made: a client that may not wait is told so, and nothing has changed.
+    // Take the place before the change is made: a client that gets none is told so, and nothing has
+    // changed.
     let _waiter = waiter(api, wait.filter(|_| !dry_run))?;
     let (verb, rule) = match parts.method {
         Method::DELETE => (Verb::Delete, None),
-        // As the error names it: what was given.
+        // With the host as it was given, because an error names it like that.
         _ => (Verb::Put, Some(parsed_rule(api, raw, text.bytes).await?)),
     };
     drop(text.room);
@@ -129,7 +132,7 @@ pub(super) async fn one(
     Ok(changed(&done, dry_run, more))
 }
 
-/// Takes one of the places of those who wait for something beside the change.
+/// Takes one of the places for requests that wait for something after the change.
 fn waiter(api: &Api, wait: Option<Wait>) -> Result<Option<OwnedSemaphorePermit>, ApiError> {
     let waiter = wait.map(|_| api.waiters.clone().try_acquire_owned()).transpose();
     waiter.map_err(|_| ApiError::busy("too many requests wait for the end of others already"))
@@ -155,10 +158,10 @@ fn if_match(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
     Ok((!given.is_empty()).then(|| given.join(",")))
 }
 
-/// Condition that an answer waits for beside the change.
+/// Condition for which the response waits after the change is made.
 #[derive(Copy, Clone)]
 enum Wait {
-    /// Removed backends have nothing under way any more.
+    /// Removed backends have no request of the rule under way any more.
     Drained(Duration),
     /// All nodes of the fleet have the change.
     Fleet(Option<Duration>),
@@ -180,7 +183,7 @@ fn wait(query: &Query<'_>) -> Result<Option<Wait>, ApiError> {
     }
 }
 
-/// Backends of `before` that are none of `after`.
+/// Backends of `before` that `after` does not have.
 fn removed(before: Option<&Rule>, after: Option<&Rule>) -> Vec<Address> {
     let addresses = |rule: Option<&Rule>| {
         let mut found = BTreeSet::new();
@@ -190,8 +193,8 @@ fn removed(before: Option<&Rule>, after: Option<&Rule>) -> Vec<Address> {
     addresses(before).difference(&addresses(after)).copied().collect()
 }
 
-/// Waits until the removed backends have no request of this rule under way; in a fleet on all
-/// nodes.
+/// Waits until the removed backends have no request of this rule under way. In a fleet, waits for
+/// all nodes.
 async fn drained(
     api: &Api,
     (name, tag): (&str, Tag),
@@ -233,7 +236,7 @@ async fn drained(
     Ok(())
 }
 
-/// `{"ok": true}`, and more.
+/// Response to a change: `{"ok": true}`, and more members.
 fn changed(done: &Done, dry_run: bool, more: Map<String, Value>) -> Response {
     let mut answer = Map::from_iter([("ok".to_owned(), json!(true))]);
     if dry_run {

@@ -1,5 +1,5 @@
-//! Search for hosts: by a part of the name, also as Unicode; by the address of a backend; by
-//! action; or by a URL as it is pasted from a browser.
+//! Search for hosts: by a part of the name (also in Unicode), by the address of a backend, by
+//! action, or by a URL as it is copied from a browser.
 
 use std::cell::RefCell;
 use std::fmt::Write as _;
@@ -9,20 +9,20 @@ use memchr::memmem::Finder;
 use crate::address::Address;
 use crate::table::{Action, Match, Rule, Scheme, Snapshot, Target, host};
 
-/// Text that is looked for, in every form in which it may be met.
+/// Text to search for, in every form in which it may occur.
 #[derive(Debug)]
 pub(super) struct Search {
-    /// The text in lower case; empty: it matches everything.
+    /// Text in lower case. If it is empty, everything matches.
     text: String,
     finder: Finder<'static>,
-    /// Name as A-labels, where that is another text.
+    /// The text as A-labels, if that is another text.
     a_label: Option<Finder<'static>>,
     is_unicode: bool,
-    /// The text may be a part of an IP address with a port.
+    /// Whether the text may be a part of an IP address with a port.
     is_numeric: bool,
-    /// Names of the rules that requests for a URL fall under.
+    /// Names of the rules that requests for the URL match.
     led_to: Vec<String>,
-    /// Room for the text of a backend, used again for the next.
+    /// Buffer for the text of a backend, reused for the next one.
     room: RefCell<String>,
 }
 
@@ -58,7 +58,7 @@ impl Search {
         self.text.is_empty()
     }
 
-    /// Says whether the search finds a host; `unknown` has no rule.
+    /// Whether the search finds a host. The rule is `None` for the host `unknown`.
     pub(super) fn matches(&self, name: &str, rule: Option<&Rule>) -> bool {
         self.is_everything()
             || self.matches_name(name)
@@ -74,7 +74,7 @@ impl Search {
             || (self.is_unicode && name.contains("xn--") && self.is_in_unicode(name))
     }
 
-    /// Whether the name as people write it has the text, which may be a part of a label.
+    /// Whether the name in Unicode contains the text, which may be a part of a label.
     fn is_in_unicode(&self, name: &str) -> bool {
         let (name, _) = idna::domain_to_unicode(host::split(name).1);
         self.finder.find(name.as_bytes()).is_some()
@@ -97,14 +97,14 @@ impl Search {
             room.clear();
             // Writing to a String can't fail.
             let _ = write!(room, "{backend}");
-            // The path of a socket may have capitals.
+            // The path of a socket may have upper-case letters, and the text is in lower case.
             room.make_ascii_lowercase();
             self.finder.find(room.as_bytes()).is_some()
         })
     }
 }
 
-/// The schemes and the host of a URL, which may lack its scheme; `None`: the text is none.
+/// Schemes and host of a URL, which may lack its scheme. `None`: the text is not a URL.
 fn host_of_url(text: &str) -> Option<(Vec<Scheme>, String)> {
     let (schemes, rest) = match text.split_once("://") {
         Some(("http" | "ws", rest)) => (vec![Scheme::Http], rest),
@@ -112,7 +112,7 @@ fn host_of_url(text: &str) -> Option<(Vec<Scheme>, String)> {
         Some(("tcp", rest)) => (vec![Scheme::Tcp], rest),
         Some(("tls", rest)) => (vec![Scheme::Tls], rest),
         Some((_, rest)) => (vec![Scheme::Http, Scheme::Https], rest),
-        // A path alone is that of a socket.
+        // A path without a host is that of a socket.
         None if text.starts_with(['/', '@'])
             || text.starts_with(Address::UNIX)
             || !text.contains(['/', '?', '#']) =>

@@ -1,4 +1,5 @@
-//! Management connections, over TCP and Unix sockets: HTTP/1 by hyper, a task each, under a limit.
+//! Management connections, over TCP and Unix sockets: HTTP/1 by hyper, a task for each connection,
+//! and a limit on their number.
 
 use std::convert::Infallible;
 use std::io;
@@ -30,7 +31,7 @@ pub(crate) enum Management {
 }
 
 impl Management {
-    /// The address of a TCP socket.
+    /// Address of a TCP socket.
     pub(crate) fn address(&self) -> Option<SocketAddr> {
         match self {
             Management::Tcp(_, address) => Some(*address),
@@ -38,7 +39,7 @@ impl Management {
         }
     }
 
-    /// The path of a Unix socket.
+    /// Path of a Unix socket.
     pub(crate) fn path(&self) -> Option<&Path> {
         match self {
             Management::Tcp(..) => None,
@@ -76,12 +77,12 @@ impl Listener {
     }
 }
 
-/// Purpose of an address.
+/// Purpose of a bound address.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(in crate::control) enum Door {
     /// The whole API.
     Management,
-    /// The metrics and the state of the daemon, for everybody.
+    /// Only the metrics and the state of the daemon. No token is needed.
     Metrics,
 }
 
@@ -96,18 +97,18 @@ impl Door {
     }
 }
 
-/// Whether management connections are taken in.
+/// Whether management connections are accepted.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(in crate::control) enum Taking {
     Yes,
-    /// Another process may take over.
+    /// Not now, because another process may take over.
     Paused,
-    /// Another process has taken over: the sockets are closed, so that those which it does not use
-    /// are gone.
+    /// Not any more, because another process has taken over. The sockets are closed, so that the
+    /// addresses that the other process does not use are free.
     Never,
 }
 
-/// Serves all addresses for ever, as far as `taking` allows it.
+/// Serves all addresses for ever, while `taking` allows it.
 pub(in crate::control) async fn serve(
     api: Arc<Api>,
     bound: Vec<(Door, Management)>,
@@ -148,7 +149,8 @@ async fn accept(
                 continue;
             }
         };
-        // Only a connection that has come shows that a place is needed.
+        // Take the place only after a connection has come: another connection may have to give its
+        // place up for it.
         let Some(seat) = api.crowd.seat().await else { return };
         match accepted {
             Accepted::Tcp(stream, peer) => {
@@ -161,7 +163,7 @@ async fn accept(
     }
 }
 
-/// A connection, and the client on the other end.
+/// An accepted connection, with the address or user of its client.
 enum Accepted {
     Tcp(TcpStream, SocketAddr),
     Unix(UnixStream, Option<u32>),
@@ -172,10 +174,11 @@ impl Listener {
         match self {
             Listener::Tcp(listener) => {
                 let (stream, address) = listener.accept().await?;
-                // Small answers, at once.
+                // Responses are small, and are to be sent at once.
                 let _ = stream.set_nodelay(true);
-                // The kernel would take megabytes for a peer that reads nothing, and that would
-                // look like progress. How much is under way in the network it does not bound.
+                // Without this limit, the kernel would take megabytes for a peer that reads
+                // nothing, and that would look like progress. The limit does not include bytes that
+                // are under way in the network.
                 let socket = socket2::SockRef::from(&stream);
                 let _ = socket.set_tcp_notsent_lowat(limits::MANAGEMENT_UNSENT);
                 let peer = SocketAddr::new(address.ip().to_canonical(), address.port());
@@ -200,7 +203,7 @@ where
             seat.ours();
             request.extensions_mut().insert(seat.clone());
             let answer = api.answer(door, peer, request.map(Body::new)).await;
-            // To read it, and to ask again.
+            // We wait for the peer to read the response, and to send its next request.
             seat.peers();
             Ok::<_, Infallible>(answer)
         }

@@ -1,4 +1,4 @@
-//! Counters: of all hosts, of one, and of backends.
+//! Counters of all hosts, of one host, and of backends.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -31,8 +31,8 @@ fn answer(value: &Value) -> Response {
     json_response(format!("{value}\n"))
 }
 
-/// `GET /stats/`: the counters of each rule, also without a request yet, and of `unknown` once it
-/// had one.
+/// `GET /stats/`: returns the counters of each rule, even if it has had no request yet, and of
+/// `unknown` once it has had one.
 pub(super) async fn all(api: &Api, parts: &Parts, asker: &Asker) -> Result<Response, ApiError> {
     let choosing = [&["busiest"][..], &SELECTING, &ORDERING].concat();
     let query = Query::of(parts.uri.query(), &[&["fleet", "host"][..], &choosing].concat())?;
@@ -51,7 +51,7 @@ pub(super) async fn all(api: &Api, parts: &Parts, asker: &Asker) -> Result<Respo
     }
     let table = api.current();
     let shared = api.sources.statistics.clone();
-    // A million hosts take a while.
+    // Listing a million hosts takes a while, so another thread does it.
     let asker = asker.clone();
     let listed = tokio::task::spawn_blocking(move || match busiest {
         Some(count) => busiest_of(&shared, &table, &asker, count),
@@ -62,7 +62,7 @@ pub(super) async fn all(api: &Api, parts: &Parts, asker: &Asker) -> Result<Respo
     Ok(of_all(api, parts, Value::Object(listed), path.as_deref(), std::convert::identity).await)
 }
 
-/// The request as another node gets it, where the numbers of all nodes are asked for.
+/// Path and query for the other nodes, if the query asks for the numbers of all nodes.
 fn of_fleet(query: &Query<'_>) -> Result<Option<String>, ApiError> {
     if !query.flag("fleet")? {
         return Ok(None);
@@ -72,7 +72,7 @@ fn of_fleet(query: &Query<'_>) -> Result<Option<String>, ApiError> {
     Ok(Some(format!("/stats/?{}", arguments.finish())))
 }
 
-/// Counters of these hosts, with all members; of one without a rule none.
+/// Counters of these hosts, with all members. A host without a rule has none.
 fn of_hosts(shared: &SharedStatistics, table: &Snapshot, names: &[&str]) -> Map<String, Value> {
     let keys: Vec<u64> = names.iter().map(|name| table.key(name)).collect();
     let (found, minutes) = counted(shared, &keys.iter().copied().collect());
@@ -85,7 +85,7 @@ fn of_hosts(shared: &SharedStatistics, table: &Snapshot, names: &[&str]) -> Map<
     hosts.collect()
 }
 
-/// `GET /stats/?host=`: the hosts that are named.
+/// `GET /stats/?host=`: returns the counters of the named hosts.
 async fn of_named(
     api: &Api,
     parts: &Parts,
@@ -93,7 +93,7 @@ async fn of_named(
     names: Vec<String>,
 ) -> Result<Response, ApiError> {
     let (table, shared) = (api.current(), api.sources.statistics.clone());
-    // It looks at the slots of all hosts.
+    // This looks at the slots of all hosts, so another thread does it.
     let found = tokio::task::spawn_blocking(move || {
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         of_hosts(&shared, &table, &names)
@@ -103,7 +103,8 @@ async fn of_named(
     Ok(of_all(api, parts, Value::Object(found), path.as_deref(), std::convert::identity).await)
 }
 
-/// `GET /stats/?sort=&limit=&search=&action=&filter=`: hosts in this order, each with all members.
+/// `GET /stats/?sort=&limit=&search=&action=&filter=`: returns the counters of hosts in this order,
+/// each with all members.
 async fn in_order(
     api: &Api,
     parts: &Parts,
@@ -157,19 +158,19 @@ fn every(
 
 type HostMinutes = statistics::Minutes<ByKey<SlotReading>>;
 
-/// The counters of these hosts and their last minute, of one moment.
+/// Counters of these hosts and of their last minute, both at the same moment.
 fn counted(shared: &SharedStatistics, keys: &KeySet) -> (Busy, HostMinutes) {
     let statistics = statistics::lock(shared);
     (statistics.of(keys), statistics.minutes(keys))
 }
 
-/// JSON of the counters of one host; `None`: it never had a request.
+/// Counters of one host, as JSON. `None`: it never had a request.
 fn of_one(shared: &SharedStatistics, key: u64) -> Option<Map<String, Value>> {
     let (found, minutes) = counted(shared, &KeySet::from_iter([key]));
     found.get(&key).map(|sums| minutes.to_json(key, sums))
 }
 
-/// The hosts with the most requests, in order.
+/// Returns the counters of the hosts with the most requests, in order.
 fn busiest_of(
     shared: &statistics::SharedStatistics,
     table: &Snapshot,
@@ -194,8 +195,8 @@ fn busiest_of(
     named.collect()
 }
 
-/// The numbers of this node, or with those of all others: who of them is missing is named in a
-/// field.
+/// Makes a response of the numbers of this node or, with `path`, of the sums over all nodes. A
+/// header field names the nodes that did not answer.
 async fn of_all(
     api: &Api,
     parts: &Parts,
@@ -205,7 +206,7 @@ async fn of_all(
 ) -> Response {
     let fleet = api.fleet();
     let (Some(path), Some(fleet)) = (path, fleet) else { return answer(&own) };
-    // The other nodes check what it is good for, as this one did.
+    // The other nodes check the token, as this one did.
     let token = guard::bearer(&parts.headers).and_then(|token| std::str::from_utf8(token).ok());
     let (others, missing) = fleet.ask_others(path, token).await;
     let mut sum = own;
@@ -235,12 +236,12 @@ pub(super) async fn one(api: &Api, parts: &Parts, raw: &str) -> Result<Response,
     Ok(of_all(api, parts, own, path.as_deref(), std::convert::identity).await)
 }
 
-/// The state of a backend, if it is probed, and its counters.
+/// State of a backend, if it is probed, and its counters.
 type BackendRow = (Option<Standing>, Sums);
 
-/// `GET /backends/`: state and counters of each backend that had traffic or is probed; of very many
-/// backends a part is listed, and `Mantrid-Backends` says how many there are. With `address=` those
-/// backends, whatever is known of them.
+/// `GET /backends/`: returns state and counters of each backend that had traffic or is probed. If
+/// there are very many backends, some are left out, and `Mantrid-Backends` says how many there are.
+/// With `address=`, returns the given backends, even if nothing is known of them.
 pub(super) async fn backends(
     api: &Api,
     parts: &Parts,
@@ -250,10 +251,11 @@ pub(super) async fn backends(
     let wanted = wanted(&api.sources.names, &query)?;
     let own = asker.view(api.current()).await.map(|view| view.backends);
     let sees = asker.filter();
-    // Names of others at the same address are nobody else's business.
+    // A client that may see only some hosts must not learn which names the rules of other hosts use
+    // for the same address.
     let names = own.is_none().then(|| api.sources.names.clone());
     let (health, shared) = (api.sources.health.clone(), api.sources.statistics.clone());
-    // Shards may have met a million of them.
+    // Shards may have seen a million backends, so another thread does this.
     let found = tokio::task::spawn_blocking(move || {
         let names = names.as_ref().map(names_by_address).unwrap_or_default();
         let mut known: BTreeMap<Address, BackendRow> = BTreeMap::new();
@@ -291,7 +293,7 @@ pub(super) async fn backends(
     Ok(response)
 }
 
-/// The addresses that the query names, and those of the names in it.
+/// Addresses that the query names, and the addresses of the names in it.
 fn wanted(names: &SharedNames, query: &Query<'_>) -> Result<Option<BTreeSet<Address>>, ApiError> {
     let mut wanted = BTreeSet::new();
     let mut is_given = false;
@@ -319,7 +321,7 @@ fn wanted(names: &SharedNames, query: &Query<'_>) -> Result<Option<BTreeSet<Addr
     Ok(is_given.then_some(wanted))
 }
 
-/// The names of backends that lead to each address now.
+/// Names of backends that resolve to each address now.
 fn names_by_address(names: &SharedNames) -> HashMap<Address, Vec<String>> {
     let mut by_address: HashMap<Address, Vec<String>> = HashMap::new();
     let names = names.lock().unwrap_or_else(PoisonError::into_inner);
@@ -332,7 +334,8 @@ fn names_by_address(names: &SharedNames) -> HashMap<Address, Vec<String>> {
     by_address
 }
 
-/// Selects the backends that can't be used, and then the busiest, still by address.
+/// Selects the backends that can't be used, and after these the busiest. The result is sorted by
+/// address.
 fn most_telling(
     known: BTreeMap<Address, BackendRow>,
     most: usize,
@@ -342,7 +345,7 @@ fn most_telling(
     }
     let mut all: Vec<(Address, BackendRow)> = known.into_iter().collect();
     all.select_nth_unstable_by_key(most, |(address, (standing, sums))| {
-        // One that is well is no more telling than one that is not probed.
+        // A backend that is up is as little worth telling as one that is not probed.
         let is_down =
             standing.as_ref().map_or((false, false), |it| (it.state.is_bad(), it.checks_down != 0));
         (Reverse(is_down), Reverse(sums.get(BackendCount::Completed)), *address)
@@ -351,7 +354,8 @@ fn most_telling(
     all.into_iter().collect()
 }
 
-/// Describes a backend. Without a standing it has had traffic and was not ejected: it counts as up.
+/// Describes a backend. If it has no standing, it has had traffic and was not ejected, and so
+/// counts as up.
 fn describe(standing: Option<&Standing>, sums: &Sums) -> Map<String, Value> {
     let since = standing.and_then(|it| it.since.duration_since(SystemTime::UNIX_EPOCH).ok());
     let row = json!({

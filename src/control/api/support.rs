@@ -1,6 +1,6 @@
 //! `GET /support`: facts for people who help an operator: the version, the configuration as it was
-//! written, limits, numbers of rules, the last log lines. Host names stand in log lines alone, and
-//! no token or password stands anywhere.
+//! written, limits, numbers of rules, the last log lines. Only log lines contain host names, and
+//! nothing contains a token or a password.
 
 use std::collections::BTreeMap;
 use std::time::SystemTime;
@@ -67,7 +67,7 @@ fn count_rules(table: &Snapshot) -> Value {
     })
 }
 
-/// Takes user and password out of addresses.
+/// Removes user and password from addresses.
 fn without_login(value: &str) -> String {
     let words = value.split(' ').map(|word| {
         let Some((scheme, rest)) = word.split_once("://") else { return word.to_owned() };

@@ -1,6 +1,6 @@
-//! The JSON of one rule as a tree, within bounds: an empty list in a body is two bytes, and in a
-//! tree as many as forty times that. No rule that is valid comes near the bounds; anything beyond
-//! them is read and dropped, and the rule is refused.
+//! The JSON of one rule as a tree, within bounds. The bounds are needed because an empty list is
+//! two bytes in a body, and as many as forty times that in a tree. No valid rule comes near them.
+//! Whatever exceeds them is read and dropped, and the rule is refused.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use crate::limits;
 
-/// Values that are left to what encloses the innermost.
+/// Values that are reserved per level of depth, for the levels that enclose a value.
 const LEFT_PER_DEPTH: usize = 64;
 
 /// Room that is left for the tree of a rule.
@@ -18,7 +18,7 @@ pub(super) struct Room {
     /// Depth in the rule of the value that is being read.
     depth: usize,
     bytes: usize,
-    /// Something was dropped: the tree is not the whole rule.
+    /// Whether something was dropped, so that the tree is not the whole rule.
     pub(super) is_short: bool,
 }
 
@@ -32,16 +32,16 @@ impl Room {
         }
     }
 
-    /// Takes room for one more value, if there is any. A value that lies deep leaves some to those
-    /// that enclose it: so the error names what was wrong there, and not that all behind it is
-    /// missing.
+    /// Takes room for one more value, if there is any. A value that lies deep leaves some room to
+    /// the levels that enclose it. So the error names what is wrong there, and does not say that
+    /// everything behind it is missing.
     fn take(&mut self) -> bool {
         let has_room = LEFT_PER_DEPTH * self.depth.min(4) < self.values;
         self.values -= usize::from(has_room);
         has_room
     }
 
-    /// Takes room for a text.
+    /// Takes room for a text, and copies it. Without room the text is dropped.
     fn text(&mut self, text: &str) -> String {
         match self.bytes.checked_sub(text.len()) {
             Some(left) => {

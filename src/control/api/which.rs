@@ -1,6 +1,6 @@
-//! `GET /which/HOST`: the rule that a request for a host falls under, its backends with their
-//! health, and what would happen to the request now. `GET /which/?domain=HOST` is the same question
-//! of a TLS terminator that gets certificates on demand: 404 where no site has the name.
+//! `GET /which/HOST` returns the rule that a request for a host matches, its backends with their
+//! health, and what would happen to the request now. `GET /which/?domain=HOST` asks the same for a
+//! TLS terminator that gets certificates on demand: the response is 404 if no site has the name.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -32,11 +32,11 @@ const SCHEMES: [(&str, Scheme); 4] =
 struct Question {
     scheme: Scheme,
     source: Option<IpAddr>,
-    /// Bytes of its body.
+    /// Length of the request's body, in bytes.
     body: Option<u64>,
 }
 
-/// Answers for `raw`, or where that is empty for the argument `domain`.
+/// Answers for the host `raw` or, if that is empty, for the argument `domain`.
 pub(super) fn answer(
     api: &Api,
     parts: &Parts,
@@ -48,7 +48,7 @@ pub(super) fn answer(
         if is_terminator { &["domain", "scheme"] } else { &["scheme", "source", "body"] };
     let query = Query::of(parts.uri.query(), known)?;
     let scheme = query.one_of("scheme", SCHEMES.iter().map(|(name, _)| *name))?;
-    // A certificate is for HTTPS.
+    // A TLS terminator asks about HTTPS.
     let scheme = scheme.unwrap_or(if is_terminator { "https" } else { "http" });
     let (_, scheme) = SCHEMES.into_iter().find(|(name, _)| *name == scheme).unwrap_or(SCHEMES[0]);
     let asked = Question { scheme, source: source(&query)?, body: body(&query)? };
@@ -65,8 +65,8 @@ pub(super) fn answer(
     Ok(tagged(current.tag, format!("{told}\n")))
 }
 
-/// Brings a host that was typed or copied to the form of a request's: a port and a last dot go, and
-/// a name in Unicode becomes A-labels.
+/// Converts a host that was typed or copied to the form that hosts of requests have: without port
+/// and last dot, and with a name in Unicode as A-labels.
 fn canonical(raw: &str) -> Result<String, HostError> {
     if raw.is_ascii() {
         return host::canonical(raw.as_bytes(), &mut [0; 256]).map(str::to_owned);
@@ -85,8 +85,8 @@ fn refused(raw: &str, error: HostError) -> ApiError {
     ApiError::of_host(raw, "hostname_invalid", sentence)
 }
 
-/// Checks that the client may see all that would be told: the rule may be that of a parent, or of
-/// another name.
+/// Checks that the client may see all that the response would contain. The rule may be that of a
+/// parent, or of the target of an alias.
 fn check(asker: &Asker, table: &Snapshot, host: &str, found: &Match<'_>) -> Result<(), ApiError> {
     if asker.sees_all() {
         return Ok(());
@@ -100,7 +100,7 @@ fn check(asker: &Asker, table: &Snapshot, host: &str, found: &Match<'_>) -> Resu
     Ok(())
 }
 
-/// The client in question: its address.
+/// Address of the client in question.
 fn source(query: &Query<'_>) -> Result<Option<IpAddr>, ApiError> {
     let Some(text) = query.get("source") else { return Ok(None) };
     let address = text.parse::<IpAddr>();
@@ -110,14 +110,14 @@ fn source(query: &Query<'_>) -> Result<Option<IpAddr>, ApiError> {
     Ok(Some(address.to_canonical()))
 }
 
-/// The length of the body in question.
+/// Length of the body in question.
 fn body(query: &Query<'_>) -> Result<Option<u64>, ApiError> {
     let most = usize::try_from(RULE_BODY_MAX).unwrap_or(usize::MAX);
     Ok(query.count("body", most)?.map(|bytes| bytes as u64))
 }
 
-/// Whether a rule serves the name: not one that says that nothing is there, and not the one for all
-/// names, or each would be a site.
+/// Whether a rule serves the name. Rules that say that nothing is there do not count. Nor does the
+/// rule for all names, because with it every name would be a site.
 fn is_site(found: &Match<'_>) -> bool {
     let Match::Found(found) = found else { return false };
     !matches!(found.rule.action, Action::Unknown | Action::NoHosts)
@@ -188,8 +188,8 @@ fn told(api: &Api, table: &Snapshot, (host, asked): (&str, Question), found: &Ma
     })
 }
 
-/// The rate that is spent for one more request of this client, and for how long; that of clients is
-/// looked at first.
+/// Rate that is spent for one more request of this client, and for how long. The rate per client is
+/// checked first.
 fn spent(
     together: &SharedLimits,
     rule_key: u64,
@@ -208,7 +208,7 @@ fn spent(
     })
 }
 
-/// The timeouts of a rule for its backends, in seconds.
+/// Timeouts of a rule for its backends, in seconds.
 fn timeouts(keys: &Timeouts, overrides: Option<&Overrides>) -> Value {
     let own = |of: fn(&Overrides) -> Option<Duration>| overrides.and_then(of);
     let seconds = |time: Duration| match time.subsec_nanos() {
@@ -222,7 +222,7 @@ fn timeouts(keys: &Timeouts, overrides: Option<&Overrides>) -> Value {
     })
 }
 
-/// Names that the alias of this name leads through, the last of them that of the rule.
+/// Names that the alias of this name leads through. The last one is the name whose rule applies.
 fn aliases(table: &Snapshot, name: &str) -> Vec<String> {
     let mut chain = Vec::new();
     let mut next = table.get(name);
@@ -235,7 +235,7 @@ fn aliases(table: &Snapshot, name: &str) -> Vec<String> {
     chain
 }
 
-/// The backends of a rule, each at each of its addresses.
+/// Backends of a rule, with an entry for each address of each backend.
 fn backends(api: &Api, at: &Found<'_>, proxy: &Proxy) -> Vec<BackendView> {
     let mut ids = HashSet::new();
     proxy.all_backends().for_each(|it| it.each_address(|at| _ = ids.insert(at.to_words())));

@@ -1,5 +1,5 @@
-//! Prediction for `GET /which/HOST`: what a request for a host would meet now, and why, in one word
-//! and one sentence. The order of the questions is that of a shard (`shard::route`,
+//! Prediction for `GET /which/HOST`: what would happen now to a request for a host, and why, in one
+//! word and one sentence. The checks are in the order in which a shard makes them (`shard::route`,
 //! `shard::backend`).
 
 use std::net::IpAddr;
@@ -14,10 +14,10 @@ use crate::table::{Action, Match, Overrides, Proxy, Scheme, Snapshot, Spin};
 #[cfg(test)]
 mod tests;
 
-/// Fate of a request.
+/// Predicted outcome of a request.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Would {
-    /// A word for programs: `proxied`, `queued`, `held`, `limited`, `denied`, `refused`, `replied`,
+    /// Word for programs: `proxied`, `queued`, `held`, `limited`, `denied`, `refused`, `replied`,
     /// `failed` or `closed`.
     pub(super) outcome: &'static str,
     /// Sentence for people, with the reason.
@@ -30,10 +30,10 @@ impl Would {
     }
 }
 
-/// A backend of a rule at one of its addresses, or a name that has none.
+/// A backend of a rule at one of its addresses, or a name without an address.
 #[derive(Clone, Debug)]
 pub(super) struct BackendView {
-    /// The backend as the rule has it.
+    /// Backend as it is written in the rule.
     pub(super) target: String,
     pub(super) address: Option<String>,
     /// Whether the backend is one of `backup`.
@@ -43,7 +43,7 @@ pub(super) struct BackendView {
     pub(super) reason: Option<String>,
     /// Whether the address is one of this daemon itself.
     pub(super) is_own: bool,
-    /// Whether requests of the rule pass over it while there is another.
+    /// Whether requests of the rule pass over the backend while there is another.
     pub(super) is_passed_over: bool,
     pub(super) open_requests: u64,
 }
@@ -53,7 +53,7 @@ impl BackendView {
         self.address.as_deref().unwrap_or(&self.target)
     }
 
-    /// Reason why requests don't go there, if there is one.
+    /// Reason why requests don't go to the backend, if there is one.
     fn trouble(&self) -> Option<String> {
         let shown = self.shown();
         match self {
@@ -74,29 +74,29 @@ pub(super) struct Situation<'a> {
     pub(super) host: &'a str,
     pub(super) scheme: Scheme,
     pub(super) pages: &'a Pages,
-    /// Status of the replies where no rule is for a host.
+    /// Status of the reply to a request that matches no rule.
     pub(super) unknown_status: u16,
     /// The key `timeout_connect`.
     pub(super) connect: Duration,
-    /// The client, where one was named.
+    /// Address of the client, if the question names one.
     pub(super) source: Option<IpAddr>,
-    /// Bytes of the request's body, where they were named.
+    /// Length of the request's body, if the question names one.
     pub(super) body: Option<u64>,
-    /// How long the request may wait behind others that are held for the same rule.
+    /// Time for which the request may wait behind others that are held for the same rule.
     pub(super) line: Option<Duration>,
-    /// The rate that is spent, and for how long.
+    /// Rate that is spent, and for how long.
     pub(super) spent: Option<(SpentRate, Duration)>,
-    /// The bound that keeps requests of the rule from being held.
+    /// Limit that keeps one more request of the rule from being held.
     pub(super) full: Option<Full>,
-    /// Whether as many requests of the rule are open as may be.
+    /// Whether `max_open_requests` of the rule is reached, so that requests wait in line.
     pub(super) has_line: bool,
-    /// Most connections to each backend of the rule, as far as this node goes.
+    /// Most connections of this node to each backend of the rule.
     pub(super) connections_max: Option<u32>,
     pub(super) held: u64,
     pub(super) backends: &'a [BackendView],
 }
 
-/// Rate of a rule.
+/// Limit on the rate of requests.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(super) enum SpentRate {
     /// `max_requests_per_second`.
@@ -105,7 +105,7 @@ pub(super) enum SpentRate {
     Source(NonZeroU32),
 }
 
-/// Tells the fate of a request that falls under `found` of the table.
+/// Predicts the outcome of a request that matches `found` of the table.
 pub(super) fn would(table: &Snapshot, found: &Match<'_>, now: &Situation<'_>) -> Would {
     let action = match found {
         Match::NoHosts => &Action::NoHosts,
@@ -143,7 +143,7 @@ pub(super) fn would(table: &Snapshot, found: &Match<'_>, now: &Situation<'_>) ->
     would
 }
 
-/// A situation, and the arguments of a rule in it that override keys.
+/// A situation, and those arguments of the rule that override keys.
 struct Case<'a> {
     now: &'a Situation<'a>,
     overrides: Option<&'a Overrides>,
@@ -154,12 +154,12 @@ impl Case<'_> {
         matches!(self.now.scheme, Scheme::Tcp | Scheme::Tls)
     }
 
-    /// Most bytes of a request body; a raw connection has none.
+    /// Most bytes of a request body. `None` also for a raw connection, which has no body.
     fn max_body(&self) -> Option<u64> {
         self.overrides?.max_body().filter(|_| !self.is_raw())
     }
 
-    /// A reply with a status in place of what the rule is about.
+    /// Predicts a reply with a status, in place of the rule's action.
     fn refused(&self, outcome: &'static str, status: u16, why: &str) -> Would {
         let (name, pages) = (self.overrides.and_then(Overrides::pages), self.now.pages);
         let own = name.and_then(|name| {
@@ -173,7 +173,7 @@ impl Case<'_> {
         self.told(outcome, &gets, why)
     }
 
-    /// The reply to a request that can't be held.
+    /// Predicts the reply to a request that can't be held.
     fn not_held(&self, full: Full) -> Would {
         let (name, pages) = (self.overrides.and_then(Overrides::pages), self.now.pages);
         let own = name.and_then(|name| Some((format!("{name}.timeout"), pages.own_timeout(name)?)));
@@ -237,7 +237,7 @@ impl Case<'_> {
         })
     }
 
-    /// A request that is held, if it can be.
+    /// Predicts that a request is held, or the reply if it can't be.
     fn held(&self, sentence: String) -> Would {
         match self.now.full {
             Some(full) => self.not_held(full),
@@ -302,7 +302,7 @@ impl Case<'_> {
         Would::new("proxied", format!("passed on to {to}{but}"))
     }
 
-    /// Tells the fate of a request where every backend is to be passed over.
+    /// Predicts the outcome of a request if every backend is to be passed over.
     fn without_backend(
         &self,
         proxy: &Proxy,
@@ -328,7 +328,7 @@ impl Case<'_> {
     }
 }
 
-/// The backends of `backends` among these; those of `backup` where there are none.
+/// Selects the backends of the rule's `backends` or, if there are none, those of `backup`.
 fn first_of<'a>(all: impl Iterator<Item = &'a BackendView>) -> Vec<&'a BackendView> {
     let (backup, main): (Vec<_>, Vec<_>) = all.partition(|backend| backend.is_backup);
     if main.is_empty() { backup } else { main }
@@ -342,7 +342,7 @@ fn targets(backends: &[&BackendView], proxy: &Proxy) -> String {
     }
 }
 
-/// The first of many, and how many more there are.
+/// Names the first of many, and says how many more there are.
 fn some(all: &[String]) -> String {
     let most = limits::WOULD_NAMED_MAX;
     match all.len().checked_sub(most) {

@@ -1,5 +1,6 @@
-//! A timeout for writing: a peer has to take what it is sent. Without that a client that asks for
-//! much and reads nothing would keep its place for ever, and a few of them all places.
+//! A timeout for writing: a peer has to take what it is sent. Without the timeout, a client that
+//! asks for much and reads nothing would keep its place for ever, and a few such clients would keep
+//! all places.
 
 use std::future::Future;
 use std::io::{self, IoSlice};
@@ -12,13 +13,13 @@ use tokio::time::Sleep;
 
 use super::crowd::Seat;
 
-/// A stream of which a write fails once nothing at all could be written for `patience`.
+/// A stream whose write fails once no byte at all could be written for `patience`.
 pub(super) struct WriteTimeout<S> {
     stream: S,
     patience: Duration,
-    /// The place of the connection, which notes its progress.
+    /// Place of the connection, to which its progress is reported.
     seat: Option<Seat>,
-    /// The timer of a write that has to wait.
+    /// Timer of a write that has to wait.
     stalled: Option<Pin<Box<Sleep>>>,
 }
 

@@ -1,5 +1,5 @@
-// The page of a backend: its state, how it went in the last hour, the rules that use it; and its
-// drain, which gives it weight 0 in these rules.
+// The page of a backend: its state, its last hour, and the rules that use it. Also its drain, which
+// gives it weight 0 in these rules.
 
 const RULES_OF_BACKEND = 200;
 
@@ -77,7 +77,7 @@ function showRulesOfBackend() {
   say($("drain"), $("drain").dataset.weight === "1" ? "Take back" : "Drain");
 }
 
-// As often as backends are read.
+// Called as often as backends are read.
 function showBackend() {
   if (shownBackend === null) return;
   const { address, charts } = shownBackend;
@@ -123,8 +123,8 @@ function showBackend() {
   ]);
 }
 
-// A rule with another weight for one of its backends, or why it stays as it is. A backend with
-// weight 0 gets no requests: it is drained, and its place in the rule is kept.
+// Returns a rule with another weight for one of its backends, or the reason why it stays as it is.
+// A backend with weight 0 gets no requests: it is drained, but keeps its place in the rule.
 function weighted(address, rule, weight) {
   if (rule[0] !== "proxy") return "it does not pass requests on now";
   const all = backendsOf(rule[1]);
@@ -136,7 +136,7 @@ function weighted(address, rule, weight) {
   const isLast = weights.every((weight) => weight === 0) && targetsOf(rule).length === all.length;
   if (isLast) return "it has no other backend";
   const { weights: _, ...given } = rule[1];
-  // All the same is the default, which needs no words.
+  // Weights that are all 1 are the default, and left out.
   if (weights.some((weight) => weight !== 1)) given.weights = weights;
   return ["proxy", given, rule[2]];
 }

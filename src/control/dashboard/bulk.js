@@ -1,4 +1,5 @@
-// A selection of hosts, and one change to all of them: one review, one request, all or nothing.
+// A selection of hosts, and one change to all of them: one review and one request, which changes
+// all of them or none.
 
 const HOSTS_IN_REVIEW = 200;
 
@@ -27,7 +28,7 @@ $("pick-all").addEventListener("change", () => {
   showSelection();
 });
 
-// For each deed: what a rule becomes, or why it stays as it is.
+// For each deed: the new rule, or the reason why a rule stays as it is.
 const BULK = {
   spin: {
     verb: "Spin", title: (n) => `Hold the requests of ${n}?`,
@@ -52,7 +53,7 @@ $("bulk").addEventListener("click", (event) => {
   } else if (deed) proposeAll([...selected], BULK[deed]);
 });
 
-// The rules of these hosts and the ETag of the one table that they are of.
+// Reads the rules of these hosts, all from one table, and the ETag of this table.
 async function readRules(names) {
   const answer = await call("GET", `hostname/?${hostsQuery(names)}`);
   const before = new Map(Object.entries(await answer.json()));

@@ -1,7 +1,8 @@
-// Changes to one rule: a form, the difference it makes, and only then the request. It is sent with
-// the ETag under which the difference was seen: nobody overwrites what they have not looked at.
+// Changes to one rule: first a form, then the difference that the change makes, and only then the
+// request. The request carries the ETag under which the difference was seen, so that nobody
+// overwrites what they have not looked at.
 
-// Labels that say more than the name of the argument, and arguments that are not under "More".
+// Labels that say more than the name of the argument. Below: arguments that are not under "More".
 const LABELS = {
   max_connections: "Most connections", max_requests_per_second: "Most requests/s",
   max_held: "Most held", healthcheck: "Pass over dead backends", send_proxy: "PROXY protocol",
@@ -15,7 +16,8 @@ const OF_BACKENDS = new Set(["backends", "backup"]);
 const labelOf = (name) =>
   LABELS[name] ?? `${name[0].toUpperCase()}${name.slice(1).replaceAll("_", " ")}`;
 
-// A field for each argument of the daemon's table (arguments.js); `then` is what flips back.
+// Fields of the form: one for each argument in the daemon's table (arguments.js), except `then`,
+// which is the rule that a flip brings back.
 function fieldsOf(action) {
   const isFirst = ({ name, required }) =>
     required || (action === "proxy" ? PROXY_FIRST : FIRST).has(name);
@@ -34,7 +36,7 @@ function fieldsOf(action) {
 }
 
 const listed = (text) => text.split(/[\s,]+/).filter(Boolean);
-// What is no number goes as it is: the server says what it expected.
+// Text that is not a number is sent as it is: the server says what it expected.
 const number = (text) => (Number.isFinite(Number(text)) ? Number(text) : text);
 
 function toText(kind, given, name) {
@@ -66,8 +68,8 @@ function fromText(kind, text) {
   return kind === "form" ? trimmed : number(trimmed);
 }
 
-// What the dialog is about: `origin` filled the form, `before` and `etag` are as the table has it,
-// `after` is the rule to be (null: none).
+// Change in the dialog. `origin` is the rule that filled the form, `before` and `etag` are the rule
+// and the ETag of the table, and `after` is the new rule (null: none).
 let change = null;
 
 function makeField({ name, label, kind, hint, more }, given) {
@@ -98,7 +100,7 @@ function showFields() {
   const pair = (list) => make("div", { className: "pair" }, ...list);
   const [first, rest] = [false, true].map((more) =>
     fields.filter((field) => Boolean(field.more) === more).map(({ node }) => node));
-  // Backends need the width; the few fields of other actions stand side by side.
+  // Backends need the whole width. The few fields of other actions stand side by side.
   const main = action === "proxy" ? first : [pair(first)];
   if (rest.length > 0) {
     const open = fields.some((field) => field.more && field.isFilled);
@@ -113,7 +115,7 @@ function collect() {
   const given = change.origin?.[0] === action ? { ...change.origin[1] } : {};
   for (const { name, kind } of fieldsOf(action)) {
     const field = $(`field-${name}`);
-    // What was not touched goes back as it was, in whatever form.
+    // A field that was not edited is sent back in the form in which it came.
     if (field.dataset.was === field.value) continue;
     const value = fromText(kind, field.value);
     if (value === undefined) delete given[name];
@@ -122,7 +124,7 @@ function collect() {
   return [action, given, $("field-subdomains").checked];
 }
 
-// The field that a code of an error is about.
+// Returns the field that an error code is about.
 function fieldOfError(code) {
   const [, argument] = /host_kwarg_\w+:(\w+)$/.exec(code) ?? [];
   if (argument) return argument;
@@ -186,13 +188,14 @@ async function readRule(host) {
   return { before: await answer.json(), etag: answer.headers.get("ETag") };
 }
 
-// Who makes a host spin keeps in the rule what it did before: for whoever flips it back, from anywhere.
+// A rule that becomes `spin` keeps the rule from before in `then`, so that anybody can flip it
+// back, from any client.
 function keeping(after, before) {
   if (after?.[0] !== "spin" || !before || before[0] === "spin") return after;
   return ["spin", { ...after[1], then: before }, after[2]];
 }
 
-// Has the server check it, then shows what would be different.
+// Has the server check the change, then shows the difference.
 async function review(host, wanted) {
   const mine = change;
   const found = await readRule(host);
@@ -219,7 +222,7 @@ function showDifference() {
   }
   const [now, then] = [inLines(change.before), inLines(change.after)];
   const names = new Set([...now.keys(), ...then.keys()]);
-  // Last, also where one side has arguments that the other lacks.
+  // Subdomains come last, even if one side has arguments that the other lacks.
   if (names.delete("subdomains")) names.add("subdomains");
   $("difference").replaceChildren(...[...names].map((name) => {
     const [left, right] = [now.get(name) ?? "–", then.get(name) ?? "–"];
@@ -249,8 +252,8 @@ async function apply() {
         throw lostChange();
       }
       if (error.status !== 412) throw error;
-      // The ETag is of the whole table. If this rule is still the one that was looked at, the other
-      // change was elsewhere and nothing is overwritten unseen.
+      // The ETag is that of the whole table. If this rule is still the one that was looked at, the
+      // other change was elsewhere, and sending the request again overwrites nothing unseen.
       Object.assign(mine, await readRule(host));
       const isSame = JSON.stringify(mine.before) === JSON.stringify(before);
       if (isSame && attempt < 4) continue;
@@ -269,7 +272,8 @@ async function apply() {
 
 let busy = false;
 
-// One thing at a time; what goes wrong is said in the dialog, or beside the table if there is none.
+// Runs one action at a time. An error is shown in the dialog, or beside the table if no dialog is
+// open.
 async function attempt(act) {
   if (busy) return;
   busy = true;
@@ -289,7 +293,7 @@ async function attempt(act) {
   }
 }
 
-// A click in a row that needs no form: what will change, at once.
+// Handles a click in a row that needs no form: shows the difference at once.
 function propose(host, after, verb, title, text = "") {
   attempt(async () => {
     begin({ host, origin: after, after, verb }, title, text);

@@ -1,11 +1,11 @@
-// The page of a host: what is wrong with it, how it went in the last hour, its backends, held
-// requests, last changes and rule, and what can be done about it.
+// The page of a host: its problems, its last hour, its backends, held requests, last changes and
+// rule, and the actions on it.
 
 const SLOW_SECONDS = 1;
 const CHANGES_SHOWN = 20;
 const HELD_SHOWN = 100;
 
-// The host that is shown. `counters` are the newest ones, `before` those of the tick before.
+// Host that is shown. `counters` are the newest ones, `before` those of the tick before.
 let shown = null;
 
 function openHost(name) {
@@ -48,14 +48,15 @@ function leaveHost() {
   relisten();
 }
 
-// Has the history of the last hour put into charts, where the daemon has one. `of` is what is
-// shown when the answer is asked for: an answer that comes too late is dropped.
+// Passes the history of the last hour to `put`, for the charts, if the daemon has one. `of` is the
+// host or backend that was shown at the request: a response that comes after another one is shown
+// is dropped.
 async function readHistory(query, of, put) {
   try {
     const history = await (await call("GET", `history/?${query}`)).json();
     if (of === shown || of === shownBackend) put(history);
   } catch {
-    // Charts then begin with what comes.
+    // Without a history, the charts begin now.
   }
 }
 
@@ -94,14 +95,14 @@ async function refreshHost(isWhole) {
 }
 setInterval(() => refreshHost(false), 2000);
 
-// The change of a rule, by whomever.
+// Called at each change of rules, by any client.
 const refreshSoon = later(300, () => refreshHost(true));
 function onHostChange(change) {
   const isOf = change.hosts === undefined || (shown && Object.hasOwn(change.hosts, shown.name));
   if (shown && isOf) refreshSoon();
 }
 
-// Each tick of the stream.
+// Called at each tick of the stream.
 function showHostTraffic({ time, hosts }) {
   if (shown === null || !Object.hasOwn(hosts, shown.name)) return;
   const tick = hosts[shown.name];
@@ -148,8 +149,8 @@ function whichPath(name) {
   return `which/${encodeURIComponent(host)}${query}`;
 }
 
-// The backends that the host's requests go to, or went to before it was held: as the rule has them
-// (`label`), and their address.
+// Backends that the host's requests go to, or went to before the host was held. Each has its text
+// in the rule (`label`) and its address.
 function hostTargets() {
   const { rule, which } = shown;
   if (which?.action === "proxy" && which.backends) {
@@ -159,11 +160,11 @@ function hostTargets() {
   return targetsOf(behind(rule)).map((target) => ({ label: target, address: target }));
 }
 
-// Arguments of a rule by which its requests may be turned away.
+// Arguments of a rule that may turn its requests away.
 const LIMITING = ["max_requests_per_second", "max_requests_per_second_per_source",
   "max_connections", "max_open_requests", "max_held"];
 
-// What is wrong, the first thing first: [how bad, text, backend that it is about].
+// Problems of the host, the most important first: [how bad, text, backend that it is about].
 function hostFindings() {
   const { rule, counters: c } = shown;
   const found = [];
@@ -220,8 +221,9 @@ function hostFindings() {
   return found;
 }
 
-// What keeps requests of this rule from a backend, with its state, reason and time; null: nothing.
-// Checks are of rules: an address may be down for one rule and up for another.
+// Returns the state, reason and time of what keeps requests of this rule from a backend; null if
+// nothing does. A check belongs to rules, so an address may be down for one rule and up for
+// another.
 function trouble(backend, name) {
   if (isBad(backend)) return backend;
   if (backend?.state !== "partly_down") return null;
@@ -229,7 +231,7 @@ function trouble(backend, name) {
 }
 
 const isBad = (backend) => backend?.state === "down" || backend?.state === "ejected";
-// Those of `backup` last.
+// Backends of a rule, those of `backup` last.
 const targetsOf = (rule) => (rule?.[0] === "proxy"
   ? [...backendsOf(rule[1]), ...backendsOf({ backends: rule[1].backup })] : []);
 
@@ -297,7 +299,7 @@ function showHostBackends() {
   showWrong($("host-wrong"), hostFindings());
 }
 
-// The checks that an address is probed by: all, or those that this rule goes by.
+// Checks that probe an address: all of them, or those that this rule goes by.
 function probesOf(backend, name = null) {
   const checks = (backend.checks ?? []).filter(({ rules }) => name === null || rules.includes(name));
   if (checks.length === 0) return backend.is_probed ? "yes" : "none";

@@ -1,21 +1,23 @@
-// The table of hosts, a page at a time: the server searches, sorts and counts, this holds what is
-// shown. By name it has all rules, page by page; in any other order the hosts at the top of it.
+// The table of hosts, a page at a time. The server searches, sorts and counts; this file holds only
+// what is shown. In order of name it has all rules, page by page; in any other order, only the
+// hosts that come first.
 
-// `starts` has, for each page up to this one, the name it comes after: the way back.
+// `starts` has, for each page up to this one, the name after which the page begins. It is needed to
+// go back.
 const view = { search: "", action: "", sort: "", filter: "", limit: 50, starts: [""] };
 const page = { etag: null, matched: 0 };
-const rows = new Map(); // name → what is shown of it, in the order shown
+const rows = new Map(); // name → its row, in the order shown
 const selected = new Set();
 let loading = null;
 
 const relisten = later(250, listen);
 const loadSoon = atMostEach(1000, load);
 
-// The order in which a filter finds its hosts at the top.
+// Order in which the hosts of each filter come first.
 const ORDER_OF = { failing: "errors", held: "held", down: "errors", limited: "limited" };
 const isRanked = () => view.sort !== "" || view.filter !== "";
 
-// Whether the table that was asked for is shown in the end, and not one that was asked for later.
+// Loads the table and shows it. Returns false after an error, or if a later request took its place.
 async function load() {
   loading?.abort();
   const mine = (loading = new AbortController());
@@ -53,7 +55,7 @@ async function ranked(signal) {
   for (const name of ["search", "action", "filter"]) if (view[name]) query.set(name, view[name]);
   const answer = await call("GET", `stats/?${query}`, { signal });
   const stats = new Map(Object.entries(await answer.json()));
-  // JSON.parse puts names that look like numbers first; all others stand in the server's order.
+  // JSON.parse puts names that look like numbers first; all others keep the server's order.
   const names = [...stats.keys()];
   const rules = await rulesOf(names, signal);
   return () => {
@@ -105,7 +107,7 @@ function showResult(text, isError = false) {
 }
 
 function showPage(listed, headers) {
-  // JSON.parse puts names that look like numbers first; the table's order is that of bytes.
+  // JSON.parse puts names that look like numbers first, but the table is sorted by bytes.
   const names = Object.keys(listed).sort();
   if (names.length === 0 && view.starts.length > 1) {
     turn(-1);
@@ -145,7 +147,7 @@ function showRows(names, rules, stats) {
     relisten();
     askMinutes();
   }
-  // With few hosts the other panels stand below them: no column is half empty.
+  // With few hosts the other panels stand below them, so that no column is half empty.
   $("list").classList.toggle("few", names.length < 9);
   for (const [name, row] of rows) {
     row.tr.classList.remove("gone");
@@ -240,15 +242,15 @@ function showNumbers(row, counters) {
   }
 }
 
-// Each tick of the stream. A host that was never hit has no counters.
+// Called at each tick of the stream. A host without a request so far has no counters.
 function showTraffic(hosts) {
   for (const row of rows.values()) {
     if (Object.hasOwn(hosts, row.name)) showNumbers(row, hosts[row.name]);
   }
 }
 
-// Errors, latency and limits of a minute are in no tick: by name, they are asked for, those of all
-// rows at once. In any other order they come with it.
+// A tick has no errors, latency and limits of the last minute. In order of name they are asked for
+// here, for all rows at once. In any other order they come with the table.
 let isAsking = false;
 async function askMinutes() {
   const isLive = $("light").dataset.state === "live";
@@ -262,14 +264,14 @@ async function askMinutes() {
       if (row) showNumbers(row, { errors_per_second, p95, limited_per_second });
     }
   } catch {
-    // The stream tells that the connection is lost.
+    // The stream shows that the connection is lost.
   } finally {
     isAsking = false;
   }
 }
 setInterval(askMinutes, 2000);
 
-// In an order that changes, rows move only while nobody is at one of them.
+// In an order that changes, rows move only while nobody uses one of them.
 setInterval(() => {
   const isBusy = document.hidden || $("list").hidden || $("change").open || selected.size > 0
     || $("rows").matches(":hover, :focus-within") || loading?.signal.aborted === false
@@ -285,7 +287,7 @@ function onChange(change) {
   noteEvent("change", change);
   say(TILES.at(-1).under, `changed ${clock(new Date())}`);
   onHostChange(change);
-  // Rules that are shown change in place; the page is asked for again if it has other names now.
+  // Rules that are shown change in place. The page is loaded again if it now has other names.
   let differs = change.hosts === undefined;
   const last = [...rows.keys()].at(-1) ?? "";
   for (const [name, rule] of hosts) {
@@ -294,7 +296,7 @@ function onChange(change) {
     if (row && rule) showRule(row, rule);
     row?.tr.classList.toggle("gone", rule === null);
     const belongs = name > view.starts.at(-1) && (rows.size < view.limit || name < last);
-    // The daemon searches more than names: what a search finds, it says.
+    // The daemon searches more than names, so only it can say what a search finds.
     differs ||= isRanked() ? Boolean(row) && !rule
       : view.search !== "" || (row ? !fits : fits && belongs);
   }
@@ -313,19 +315,19 @@ function listHash() {
 
 function restart() {
   view.starts = [""];
-  // So that a reload, or a link sent to a colleague, shows the same.
+  // A reload, or a link sent to a colleague, is to show the same.
   history.replaceState(null, "", listHash());
   showOrder();
   load();
 }
 
-// Takes over what an address says; where that is what is shown, nothing is asked.
+// Takes over the view from an address, without loading the table.
 function readView(wanted) {
   view.search = (wanted.get("search") ?? "").trim().toLowerCase();
   if ($("search").value.trim().toLowerCase() !== view.search) $("search").value = view.search;
   for (const name of KEPT.slice(1)) {
     $(name).value = wanted.get(name) ?? "";
-    if ($(name).selectedIndex < 0) $(name).value = ""; // one that does not exist is none
+    if ($(name).selectedIndex < 0) $(name).value = ""; // an unknown value counts as none
     view[name] = $(name).value;
   }
   view.starts = [""];
@@ -334,7 +336,7 @@ function readView(wanted) {
 
 function showOrder() {
   const sort = view.sort || ORDER_OF[view.filter] || "";
-  // One column has the place of the other.
+  // The column of limits takes the place of another one.
   $("list").classList.toggle("by-limits", sort === "limited" || view.filter === "limited");
   for (const th of $("heads").querySelectorAll("[data-sort]")) {
     const isBy = th.dataset.sort === sort;

@@ -1,8 +1,9 @@
-// Limits in use and what was shed, out of the metrics; and the nodes of a fleet.
+// Limits, how much of them is in use, and what was turned away, from the metrics. Also the nodes of
+// a fleet.
 
 const LIMITS_EACH_MS = 10000;
 
-// The samples of a text of metrics whose names are wanted: `name{labels}` → value.
+// Reads the samples with the wanted names from a text of metrics: `name{labels}` → value.
 function samplesOf(text, names) {
   const found = new Map();
   for (const line of text.split("\n")) {
@@ -14,7 +15,8 @@ function samplesOf(text, names) {
   return found;
 }
 
-// Title, samples that are added up, samples with the limit (the first that is there), format.
+// Columns: title, samples that are added up, samples with the limit (the first that exists),
+// format.
 const LIMITS = [
   ["Connections", ["mantrid_connections_open"], ["mantrid_max_connections"], count],
   ["Descriptors", ["process_open_fds"], ["process_max_fds"], count],
@@ -24,7 +26,7 @@ const LIMITS = [
     ["mantrid_max_management_connections"], count],
 ];
 const SHED = "mantrid_shed_total";
-// Reasons that hosts are counted by.
+// Reasons that are counted per host.
 const SHED_OF_HOSTS = new Set(["max_requests_per_second", "max_requests_per_second_per_source",
   "backend_queue"]);
 const WANTED = new Set([SHED, ...LIMITS.flatMap(([, used, limit]) => [...used, ...limit])]);
@@ -37,7 +39,7 @@ async function loadLimits() {
   try {
     text = await (await call("GET", "metrics")).text();
   } catch {
-    return; // the stream tells that the connection is lost
+    return; // the stream shows that the connection is lost
   }
   const samples = samplesOf(text, WANTED);
   const sum = (names) => {
@@ -80,7 +82,7 @@ async function loadLimits() {
 }
 setInterval(loadLimits, LIMITS_EACH_MS);
 
-let inFleet = true; // until it is known that there is none
+let inFleet = true; // until we know that there is no fleet
 
 async function loadFleet() {
   if (document.hidden || !inFleet) return;

@@ -1,9 +1,10 @@
-//! The dashboard: one document with its style and script inside, and the fields it is sent with. It
-//! needs nothing but the management API beside it, and no other host.
+//! The dashboard: one document with its style and script inside, and the header fields that are
+//! sent with it. It uses only the management API at the same address, and no other host.
 //!
-//! Host names on it come from whoever sets rules, so it never makes markup of them, and the policy
-//! sent with it has the browser hold to that: only this very script and style run (by hash),
-//! nothing is loaded from elsewhere, no text becomes markup (Trusted Types), no page may frame it.
+//! Host names on the page come from any client that sets rules, so the page never treats them as
+//! markup. The policy that is sent with it makes the browser enforce this: only this script and
+//! this style run (by hash), nothing is loaded from elsewhere, no text becomes markup (Trusted
+//! Types), and no other page may show it in a frame.
 
 use std::sync::LazyLock;
 
@@ -11,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 const FRAME: &str = include_str!("page.html");
 const STYLE: &str = include_str!("style.css");
-/// One module, so each file may use what the others define.
+/// The files are one module, so each may use what the others define.
 const SCRIPT: &str = concat!(
     include_str!("wire.js"),
     include_str!("plot.js"),
@@ -29,7 +30,8 @@ const SCRIPT: &str = concat!(
 );
 
 static PAGE: LazyLock<String> = LazyLock::new(|| {
-    // One pass each: what is put in is not searched again.
+    // Each mark is searched once, before anything is put in: the style and the script are never
+    // searched for marks.
     let (before, rest) = FRAME.split_once("{{style}}").unwrap_or((FRAME, ""));
     let (between, after) = rest.split_once("{{script}}").unwrap_or((rest, ""));
     [before, STYLE, between, SCRIPT, after].concat()
@@ -45,13 +47,14 @@ static POLICY: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
-/// The whole document.
+/// Returns the whole document.
 pub(super) fn page() -> &'static str {
     &PAGE
 }
 
-/// The fields that it is sent with, besides its length. It holds no data, so it may be kept; but a
-/// browser asks each time, because the next version's page comes from the same address.
+/// Header fields that the document is sent with, besides its length. The document holds no data, so
+/// a browser may keep it. But the browser has to ask each time, because after an upgrade another
+/// page comes from the same address.
 pub(super) fn fields() -> [(&'static str, &'static str); 6] {
     [
         ("Content-Type", "text/html; charset=utf-8"),
@@ -63,12 +66,12 @@ pub(super) fn fields() -> [(&'static str, &'static str); 6] {
     ]
 }
 
-/// An inline text as a source of the policy (CSP 3 §2.3.1).
+/// Source of the policy for an inline text: its hash (CSP 3 §2.3.1).
 fn source(text: &str) -> String {
     format!("'sha256-{}'", base64(&Sha256::digest(text)))
 }
 
-/// RFC 4648 §4.
+/// Encodes bytes in Base64 (RFC 4648 §4).
 fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
@@ -96,10 +99,11 @@ mod tests {
             page.len(),
             FRAME.len() - "{{style}}{{script}}".len() + STYLE.len() + SCRIPT.len()
         );
-        // Either would end its element early, and the hash would be of less than stands there.
+        // A closing tag, or `<!--` in the script, would end its element early, so that the browser
+        // would hash less than the whole text.
         assert!(!SCRIPT.contains("</script") && !SCRIPT.contains("<!--"));
         assert!(!STYLE.contains("</style"));
-        // A browser makes LF of CR LF before it hashes.
+        // A browser converts CR LF to LF before it hashes.
         assert!(!page.contains('\r'));
     }
 

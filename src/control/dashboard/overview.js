@@ -1,6 +1,6 @@
 // The overview: totals, shards, the busiest hosts, backends, and the log of changes and health.
 
-let failures = null; // the last sum of 5xx answers, and when it was told
+let failures = null; // last sum of 5xx responses, and its time
 
 function failuresPerSecond({ time, totals }) {
   if (totals.errors_per_second !== undefined) return totals.errors_per_second;
@@ -11,7 +11,7 @@ function failuresPerSecond({ time, totals }) {
 }
 
 const perSecond = (n) => `${bytes(n)}/s`;
-// With where each leads: the hosts that it is about.
+// Tiles, each with the list of hosts to which it leads.
 const TILES = [
   ["Requests/s", (t) => t.totals.requests_per_second, rate, "sort=requests",
     "requests_per_second"],
@@ -29,7 +29,7 @@ const TILES = [
   const under = make("p", { className: "note" });
   output.setAttribute("aria-live", "off");
   output.setAttribute("aria-label", label);
-  // The number of rules says nothing over two minutes.
+  // The number of rules gets no plot: two minutes of it say nothing.
   const plot = index < all.length - 1 ? new Plot(`${label}, last two minutes`) : null;
   const caption = make("figcaption");
   const node = make("figure", { className: "tile" }, caption, output, under);
@@ -102,7 +102,8 @@ const busiest = Array.from({ length: BUSIEST }, () => {
 });
 let ticks = 0;
 
-// Ranks change each third tick only: names that change places each second can't be read.
+// Ranks change only at each third tick, because names that change places every second can't be
+// read.
 function showBusiest(list) {
   const speeds = new Map(list.map((entry) => [entry.host, entry.requests_per_second]));
   const isShort = busiest.some(({ name }) => name.textContent && !speeds.has(name.textContent));
@@ -145,7 +146,7 @@ function onTraffic(traffic) {
 
 const RANK = ["down", "ejected", "partly_down", "unknown", "up"];
 
-let backends = new Map(); // address → what `/backends/` says of it
+let backends = new Map(); // address → its entry in `/backends/`
 
 async function loadBackends() {
   if (document.hidden) return;
@@ -153,9 +154,9 @@ async function loadBackends() {
   try {
     known = Object.entries(await (await call("GET", "backends/")).json());
   } catch {
-    return; // the stream tells that the connection is lost
+    return; // the stream shows that the connection is lost
   }
-  const rank = ([, { state }]) => RANK.indexOf(state) >>> 0; // one that is not known is last
+  const rank = ([, { state }]) => RANK.indexOf(state) >>> 0; // an unknown state comes last
   known.sort((a, b) => rank(a) - rank(b) || b[1].open_requests - a[1].open_requests);
   backends = new Map(known);
   const sums = RANK.map((state) => [known.filter(([, b]) => b.state === state).length, state]);
@@ -189,7 +190,7 @@ function healthMark(state) {
 const sinceWhen = ({ since, reason }) =>
   [since ? `since ${moment(since)}` : "", reason ?? ""].filter(Boolean).join(": ");
 
-// What is said of each kind of event: [text, detail, state of health].
+// Log entry for each kind of event: [text, detail, state of health].
 const NOTES = {
   change: ({ verb, who, changed, hosts }) => {
     const texts = Object.entries(hosts ?? {}).slice(0, 3).map(([name, rule]) =>
@@ -216,7 +217,8 @@ function noteEvent(kind, data, time = undefined) {
   if (text) note(text, detail ?? "", health ?? "", time);
 }
 
-// What has a time of its own is of the past, and stands below all that was told since.
+// Adds an entry to the log. An entry with a `time` is from the past, and goes below all that came
+// since.
 function note(text, detail = "", health = "", time = undefined) {
   const what = make("span", {}, text);
   if (health) what.dataset.health = health;
@@ -232,13 +234,14 @@ function note(text, detail = "", health = "", time = undefined) {
   while ($("log").childElementCount > LOG_MAX) $("log").lastElementChild.remove();
 }
 
-// What happened before this page was opened: the plots of the tiles and the log begin with it.
+// Reads what happened before this page was opened, so that the log and the plots of the tiles begin
+// with it.
 async function readPast() {
   let past;
   try {
     past = await (await call("GET", `history/?events=${LOG_MAX}`)).json();
   } catch {
-    return; // an older daemon, or a token that may not: both begin empty
+    return; // older daemon, or token not allowed: log and plots begin empty
   }
   for (const { plot, column } of TILES) {
     const values = column && past[column];
@@ -248,6 +251,6 @@ async function readPast() {
     plot.samples.unshift(...known.filter(([time]) =>
       time < before && time > before - HISTORY_SECONDS));
   }
-  // Newest first. Some may have been told by the stream already.
+  // Events come newest first. The stream may have sent some of them already.
   for (const { event, time, ...data } of past.events ?? []) noteEvent(event, data, time);
 }

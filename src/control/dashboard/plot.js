@@ -18,8 +18,8 @@ function path(node, className) {
   return drawn;
 }
 
-// The line, and the area below it, of [time, value] samples. Time runs along x, so that a lost
-// connection shows as a gap.
+// Draws the line, and the area below it, of [time, value] samples. The x axis is time, so that a
+// lost connection shows as a gap.
 function trace(samples, { now, seconds, height, peak, gap }) {
   let [line, area, before] = ["", "", -Infinity];
   for (const [time, value] of samples) {
@@ -34,7 +34,7 @@ function trace(samples, { now, seconds, height, peak, gap }) {
   return { line, area: area ? `${area}V${height}Z` : "" };
 }
 
-// A line over the last two minutes, from zero up to its peak.
+// Plot of the last two minutes, from zero up to the peak.
 class Plot {
   constructor(label) {
     this.samples = [];
@@ -43,7 +43,7 @@ class Plot {
   }
 
   add(time, value) {
-    // A clock that was set back: what is not yet is forgotten.
+    // If the clock was set back, samples from the future are removed.
     while (this.samples.at(-1)?.[0] >= time) this.samples.pop();
     this.samples.push([time, value]);
     while (this.samples[0][0] < time - HISTORY_SECONDS) this.samples.shift();
@@ -55,7 +55,7 @@ class Plot {
 
   draw(peak) {
     const now = this.samples.at(-1)[0];
-    // The past has a sample each 10 s.
+    // The history has a sample every 10 s.
     const shape = { now, seconds: HISTORY_SECONDS, height: 20, peak, gap: 10.5 };
     const { line, area } = trace(this.samples, shape);
     this.line.setAttribute("d", line);
@@ -63,7 +63,8 @@ class Plot {
   }
 }
 
-// The next of 1, 2, 5, 10, 20 and so on: a scale keeps still while the peak moves a little.
+// Rounds up to 1, 2, 5, 10, 20 and so on, so that the scale stays the same while the peak moves a
+// little.
 function above(peak) {
   if (!(peak > 0)) return 1;
   const magnitude = 10 ** Math.floor(Math.log10(peak));
@@ -74,11 +75,12 @@ function above(peak) {
 const CHART_SECONDS = [120, 600, 3600];
 const CHART_HEIGHT = 60;
 
-// Several lines over the same time, with scales, and the newest values beside their names.
+// Chart of several lines over the same time, with scales, and with the newest values beside their
+// names.
 class Chart {
   constructor(title, format, names) {
     this.format = format;
-    this.samples = []; // [time, ...values]; a value that is not known is null
+    this.samples = []; // [time, ...values]; an unknown value is null
     const caption = make("figcaption", {}, make("b", { textContent: title }));
     this.outputs = names.map((name, index) => {
       const output = make("output", { textContent: "–" });
@@ -97,7 +99,8 @@ class Chart {
       make("div", { className: "times" }, this.from, now));
   }
 
-  // `values` in the order of the names. Older than the newest: of a history that came later.
+  // Adds a sample, with `values` in the order of the names. A sample from a history that came later
+  // may be older than the newest one.
   add(time, values) {
     const sample = [time, ...values];
     const at = this.samples.findLastIndex(([before]) => before <= time);
@@ -115,7 +118,7 @@ class Chart {
     const values = this.samples.flatMap(([, ...values]) => values);
     const peak = above(values.reduce((peak, value) => Math.max(peak, value ?? 0), 0));
     this.svg.setAttribute("viewBox", `0 0 ${seconds} ${CHART_HEIGHT}`);
-    // The past of a host has a sample each 30 s.
+    // The history of a host has a sample every 30 s.
     const gap = Math.max(35, seconds / 50);
     for (const [index, line] of this.lines.entries()) {
       const known = this.samples.filter((sample) => sample[index + 1] !== null)

@@ -1,4 +1,4 @@
-// Rules in words.
+// Rules as text.
 
 function backendsOf({ backends }) {
   const list = typeof backends === "string" ? backends.split(",") : (backends ?? []);
@@ -28,7 +28,7 @@ const AIMS = new Map([
 const aim = ([action, given]) => AIMS.get(action)?.(given) ?? "";
 const inShort = (rule) => (rule ? `${rule[0]} ${aim(rule)}`.trim() : "no rule");
 
-// The rule by which the host is reached, or would be: that of a held host stands behind it.
+// Returns the rule that serves the host. For a held host, this is the `then` of its rule.
 const behind = (rule) => (rule?.[0] === "spin" ? rule[1].then ?? rule : rule);
 
 function inLines(rule) {

@@ -1,4 +1,4 @@
-// The start: theme, lists of actions, what the address says, and the first requests.
+// The start: theme, lists of actions, the view that the address names, and the first requests.
 
 const THEME = "mantrid-theme";
 
@@ -26,7 +26,7 @@ for (const list of [$("log"), $("backends")]) {
 const first = new URLSearchParams(location.hash.slice(1));
 if (!first.has("host") && !first.has("backend")) readView(first);
 await load();
-// Who would not give a token is not asked at once for another.
+// A user who has just given no token is not asked for it again at once.
 if ($("light").dataset.state !== "lost") {
   readPast();
   if (first.has("host") || first.has("backend")) route();

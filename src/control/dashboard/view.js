@@ -1,4 +1,4 @@
-// What of the page is shown: the list, a host, or a backend. The address says it, behind `#`.
+// Part of the page that is shown: the list, a host, or a backend. The address names it, behind `#`.
 
 const hostLink = (host) => `#${new URLSearchParams({ host })}`;
 const backendLink = (backend) => `#${new URLSearchParams({ backend })}`;
@@ -38,7 +38,8 @@ function route() {
   if (isOther || wasHidden) load().then((isShown) => isShown && focusList(isOther));
 }
 
-// Back from a host its row has the focus; a tile that led here, or nothing of it, the first one.
+// After the page of a host, its row in the list gets the focus. If a tile led here, or the row is
+// missing, the first row gets it.
 function focusList(isOther) {
   if ($("change").open) return;
   const row = isOther ? undefined : rows.get(cameFrom);

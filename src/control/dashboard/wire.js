@@ -1,17 +1,18 @@
-// What the rest of the script stands on: small tools, requests with a token, the event stream. The
-// files are one module, in the order of dashboard/mod.rs.
+// Base of the script: small tools, requests with a token, the event stream. The files are one
+// module, in the order of dashboard/mod.rs.
 //
-// - Texts that came over the wire (host names above all) only ever become text nodes.
-// - Host names are keys of Maps, or asked with Object.hasOwn: "constructor" is a valid host name.
-// - A tick of the stream touches a node only where its text differs, and never adds or removes one.
+// - Texts that came over the network (above all host names) only ever become text nodes.
+// - Host names are looked up in Maps, or with Object.hasOwn: "constructor" is a valid host name.
+// - A tick of the stream changes a node only if its text differs, and never adds or removes one.
 
 const HISTORY_SECONDS = 120;
 const BUSIEST = 8;
 const BACKENDS_SHOWN = 60;
 const LOG_MAX = 100;
-// Traffic comes each second: after so long in silence the connection is gone, whatever TCP says.
+// An event comes every second. After this much silence the connection is gone, even if TCP does not
+// say so.
 const SILENCE_MS = 8000;
-// A new stream waits so long for the old one to have told everything.
+// Time for which a new stream waits until the old one has caught up with it.
 const TAKE_OVER_MS = 4000;
 const RETRY_MS = [500, 1000, 2000, 4000, 8000, 15000];
 
@@ -30,7 +31,7 @@ function say(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
-// Once nobody has asked for it any more for so long.
+// Delays `act` until it has not been asked for during `ms`.
 function later(ms, act) {
   let timer = 0;
   return () => {
@@ -39,7 +40,7 @@ function later(ms, act) {
   };
 }
 
-// At most once in so long, however often it is asked for.
+// Runs `act` at most once in `ms`, however often it is asked for.
 function atMostEach(ms, act) {
   let timer = 0;
   return () => {
@@ -67,7 +68,7 @@ const plural = (n, one) => `${whole.format(n)} ${one}${n === 1 ? "" : "s"}`;
 const clock = (date) => date.toLocaleTimeString("en-GB");
 const DAY_MS = 86400000;
 
-// The time of day, with the date where that is not of the last 24 hours.
+// Time of day, with the date if it is not within the last 24 hours.
 function moment(seconds) {
   const date = new Date(seconds * 1000);
   const day = date.toLocaleDateString("en-GB", { day: "numeric", month: "short" });
@@ -86,7 +87,8 @@ class Refused extends Error {
   }
 }
 
-// An answer of 200, or an error that says why not. Asks for a token as often as one is wanted.
+// Returns a successful response, or throws an error with the reason. Asks for a token as often as
+// the API wants one.
 async function call(method, path, { body, match, signal } = {}) {
   for (;;) {
     const token = sessionStorage.getItem(TOKEN);
@@ -106,7 +108,7 @@ async function call(method, path, { body, match, signal } = {}) {
   }
 }
 
-// A browser takes `.` and `..` out of a path, and what is left may name all hosts.
+// A browser removes `.` and `..` from a path, and the remaining path might mean all hosts.
 function hostPath(host) {
   if (/^\.*$/.test(host)) {
     throw Object.assign(new Error("a host name is needed"), { code: ":hostname_invalid" });
@@ -116,7 +118,7 @@ function hostPath(host) {
 
 let asking = null;
 
-// Several requests may find out at once; one dialog serves them all.
+// Several requests may need a token at the same time; one dialog serves them all.
 function askToken(refused) {
   if (sessionStorage.getItem(TOKEN) !== refused) return undefined;
   asking ??= new Promise((resolve, reject) => {
@@ -151,8 +153,9 @@ $("forget").addEventListener("click", () => {
 
 // ---- The event stream
 
-// `next` takes the place of `current` when that has told all that happened before `next` began;
-// until then what `next` tells waits. So each change is told once, also while one pages.
+// `next` is the new stream. It takes the place of `current` once that has sent everything that
+// happened before `next` began; until then, events of `next` wait. So each change is shown once,
+// even while the user turns pages.
 const stream = {
   current: null, next: null, waiting: [], patience: 0, etag: null, timer: 0, attempt: 0, due: 0,
 };
@@ -165,7 +168,7 @@ function showState(state, text) {
   root.toggleAttribute("data-stale", state === "lost");
 }
 
-// Opens the stream, in place of the one there was: the hosts asked for may be others now.
+// Opens a new stream in place of the present one, because the wanted hosts may have changed.
 async function listen() {
   clearTimeout(stream.timer);
   stream.next?.abort();
@@ -196,7 +199,7 @@ async function listen() {
   }
 }
 
-// These have the table's ETag at the very place in the stream at which it became that.
+// Events that carry the table's ETag, at the point of the stream at which the table got it.
 const MARKS = new Set(["hello", "change"]);
 
 function tell(name, data) {
@@ -207,7 +210,7 @@ function tell(name, data) {
 function takeOver() {
   const { current, next, waiting, patience } = stream;
   if (next === null || waiting.length === 0) return;
-  // Where both are at the same state of the table, the one goes on for the other.
+  // If both streams are at the same state of the table, `next` goes on where `current` stops.
   const met = waiting.findLastIndex(([name, { etag }]) => MARKS.has(name) && etag === stream.etag);
   if (current !== null && met < 0 && Date.now() < patience) return;
   current?.abort();
@@ -244,7 +247,7 @@ function lost(error) {
     return;
   }
   const wait = RETRY_MS[Math.min(stream.attempt++, RETRY_MS.length - 1)];
-  // Many dashboards that lost the same Mantrid shall not come back in the same moment.
+  // Dashboards that lost the same Mantrid must not all come back at the same moment.
   stream.due = Date.now() + wait * (0.75 + Math.random() / 2);
   showState("lost", error instanceof Refused ? `Refused: ${error.message}` : "Connection lost");
   countDown();
@@ -266,7 +269,7 @@ function retryNow() {
 $("retry").addEventListener("click", retryNow);
 window.addEventListener("online", retryNow);
 
-// What the token may do: controls that it may not use are not shown.
+// Shows what the token allows. Controls that it does not allow are hidden.
 function showRole(asker) {
   const { role = "admin", name, suffix } = asker ?? {};
   root.dataset.role = role;
@@ -283,7 +286,7 @@ const EVENTS = new Map([
     say($("version"), hello.version);
     started = hello.since;
     showRole(hello.asker);
-    // What happened while nobody listened is in no event.
+    // There are no events for what happened while no stream was open.
     if (hello.etag !== page.etag) {
       knownRules.clear();
       load();

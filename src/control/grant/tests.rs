@@ -1,4 +1,5 @@
-//! Tokens as they are read, the hosts of a suffix, and the changes of each role.
+//! Tests of reading tokens, of the hosts under a suffix, and of the changes that each role may
+//! make.
 
 use serde_json::{Value, json};
 
@@ -100,7 +101,7 @@ fn rule(value: &Value) -> Rule {
     Rule::from_json("a", value, &mut Names::default()).unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// Whether a grant allows a change of `a` from one rule to another; `null` is none.
+/// Whether a grant allows a change of `a` from one rule to another; `null` is no rule.
 fn allows(grant: &Grant, before: &Value, after: &Value) -> bool {
     let some = |value: &Value| (!value.is_null()).then(|| rule(value));
     let table = edit(&Snapshot::default(), vec![("a".to_owned(), some(before))]).expect("a table");
@@ -135,7 +136,8 @@ fn operators_spin_flip_and_drain() {
     ] {
         assert!(allows(&operate, before, after), "{before} -> {after}");
     }
-    // Who is served is no limit: the lists of the rule before apply.
+    // The lists of clients are not among the limits of a `spin`: those of the rule from before must
+    // stay.
     let closed = json!(["proxy", {"backends": ["10.0.0.1:80"], "deny": ["10.0.0.0/8"]}, true]);
     let open = json!(["spin", {"then": closed, "allow": ["0.0.0.0/0"]}, true]);
     let same = json!(["spin", {"then": closed, "deny": ["10.0.0.0/8"]}, true]);
@@ -157,7 +159,7 @@ fn operators_spin_flip_and_drain() {
             &proxy,
             &json!(["proxy", {"backends": ["10.0.0.1:80", "10.0.0.2:80"], "attempts": 3}, true]),
         ),
-        // A flip to it would bring another rule in.
+        // A flip back to this `then` would put another rule in force than the one from before.
         (&proxy, &json!(["spin", {"then": other}, true])),
         (&proxy, &json!(["spin", {}, true])),
         (&proxy, &json!(["spin", {"then": proxy}, false])),
@@ -196,7 +198,7 @@ fn tenants_change_their_own_hosts_alone() {
     assert_eq!((error.host.as_deref(), error.code), (Some("b.example"), OUTSIDE));
     let own = edits(&["a.example"], empty);
     assert_eq!(check(&own, true).expect_err("the whole table").code, OUTSIDE);
-    // An alias would keep its target from being deleted.
+    // The target of an alias cannot be deleted while the alias is there.
     let alias = edits(&["a.example"], json!(["alias", {"hostname": "b.example"}, false]));
     let error = check(&alias, false).expect_err("an alias of a host of others");
     assert_eq!((error.host.as_deref(), error.code), (Some("a.example"), OUTSIDE));

@@ -1,4 +1,4 @@
-//! The fate of a request in each situation, in words.
+//! Tests of the predicted outcome of a request in each situation, as a sentence.
 
 use std::sync::LazyLock;
 
@@ -185,7 +185,7 @@ fn full_backends_are_waited_for() {
     let arguments = json!({"backends": "10.0.0.1:1", "max_connections": 4});
     let full = [BackendView { open_requests: 4, ..view("10.0.0.1:1", "up") }];
     let sentence = "waits up to 5 s for a place (max_connections = 4) at 10.0.0.1:1";
-    // In a fleet this node has its share.
+    // In a fleet, this node has only its share of `max_connections`.
     for share in [4, 2] {
         expect(
             json!(["proxy", arguments, false]),
