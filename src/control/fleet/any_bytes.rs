@@ -1,5 +1,6 @@
-//! Any bytes as what etcd may hold: an entry of the log, a list of edits, a folded table. Nothing
-//! panics, and what is read is written again as the same. For the fuzzer and the property tests.
+//! Reads any bytes as the values that etcd may hold: an entry of the log, a list of edits, a folded
+//! table. Nothing may panic, and a value that was read must be written again as the same. For the
+//! fuzzer and the property tests.
 
 use std::sync::{Arc, Mutex};
 
@@ -8,7 +9,7 @@ use super::log::{Content, Edit, Entry, edits_text, read_edits};
 use super::remote::apply;
 use crate::table::{Names, Snapshot};
 
-/// Reads bytes as each of the values, and applies what edits are in them.
+/// Reads bytes as each of the values, and applies the edits in them.
 pub fn value(bytes: &[u8]) {
     // The number of an entry is in its key, too: any number must do.
     for sequence in [0, 1, 7] {
@@ -40,7 +41,8 @@ fn edits(text: &[u8]) {
     for edit in &edits {
         table = apply(&table, edit).0;
     }
-    // Rules that this version can't read are lost when it writes; it never writes another's entry.
+    // An edit with rules that this version can't read would lose them when written, so it is left
+    // out. A node never writes another node's entry.
     let readable = edits.iter().filter(|edit| edit.rejected.is_empty());
     let readable: Vec<&Edit> = readable.collect();
     let each = readable.iter().map(|edit| (edit.verb, &*edit.who, edit.whole, &edit.rules));

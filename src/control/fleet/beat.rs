@@ -1,4 +1,4 @@
-//! Heartbeats: the node's key, under a lease, now and then and when another node asks.
+//! Heartbeats: the node writes its key, under a lease, at intervals and when another node asks.
 
 use std::convert::Infallible;
 use std::sync::atomic::Ordering;
@@ -42,8 +42,8 @@ pub(super) async fn run(fleet: &Fleet, numbers: Numbers) -> Infallible {
     }
 }
 
-/// Waits until the next heartbeat is due: the time has come, or this node has a table that was
-/// asked for.
+/// Waits until the next heartbeat is due: `pause` is over, or this node now has a table that
+/// another node asked for.
 async fn wait(
     fleet: &Fleet,
     asked: &mut tokio::sync::watch::Receiver<u64>,
@@ -93,11 +93,11 @@ fn member(fleet: &Fleet, numbers: &Numbers, last: &mut Option<(Instant, u64)>) -
     }
 }
 
-/// One heartbeat; with a new lease where the old one has ended.
+/// Sends one heartbeat, under a new lease if the old one has ended.
 async fn beat(fleet: &Fleet, member: &Member, renewed: &mut Instant) -> Result<(), EtcdError> {
     let shared = &fleet.0;
     let mut lease = shared.lease.load(Ordering::Relaxed);
-    // Those that are asked for may come often; they need not renew it each time.
+    // Heartbeats that are asked for may come often; they need not renew the lease each time.
     let is_fresh = renewed.elapsed() < limits::FLEET_BEAT / 2;
     if lease != 0 && !is_fresh {
         if !shared.client.keep_alive(lease).await? {
@@ -113,7 +113,7 @@ async fn beat(fleet: &Fleet, member: &Member, renewed: &mut Instant) -> Result<(
     let key = shared.keys.node(fleet.node()).into();
     let put = shared.client.put(PutRequest { key, value: member.to_value(), lease }).await;
     if let Err(EtcdError::Other(_)) = &put {
-        // The lease is not known any more.
+        // etcd no longer knows the lease.
         shared.lease.store(0, Ordering::Relaxed);
     }
     put.map(drop)

@@ -27,8 +27,8 @@ pub(in crate::control) enum Brought {
     },
     /// The whole table.
     Table { table: Snapshot, membership: Membership, revision: i64 },
-    /// The copy on disk is to have all that is in force.
+    /// Request to bring the copy on disk up to date.
     Keep,
-    /// The node is to be a single one, from here on.
+    /// Request to leave the fleet: from here on the node is a single one.
     Leave(oneshot::Sender<()>),
 }

@@ -1,5 +1,5 @@
-//! Draining on all nodes: a node whose change removes backends asks the others to say when nothing
-//! is under way with them there.
+//! Draining on all nodes: a node whose change removes backends asks the other nodes to say when
+//! they have no requests under way at these backends.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -18,7 +18,7 @@ use crate::control::drained::drained;
 use crate::control::elder::Elder;
 use crate::link::ControlEnd;
 
-/// Question of another node.
+/// Question of another node: when these backends are drained here.
 pub(super) struct DrainAsk {
     nonce: String,
     sequence: u64,
@@ -31,7 +31,8 @@ pub(super) struct DrainAsk {
 pub(super) type Answers = BTreeMap<(String, String), Value>;
 
 impl DrainAsk {
-    /// Reads the value of `live/ask`; one of this node itself, or without a drain, is none.
+    /// Reads the value of `live/ask`; `None`: the question is this node's own, or not about a
+    /// drain.
     pub(super) fn read(ask: &Value, own: &str) -> Option<DrainAsk> {
         let drain = ask.get("drain")?;
         if ask["node"] == own {
@@ -87,8 +88,8 @@ async fn answer(fleet: &Fleet, (shards, elder): (&ControlEnd, &Elder), ask: Drai
 }
 
 impl Fleet {
-    /// Asks all other nodes, and waits until each has answered; what is left there, all together,
-    /// and the nodes that did not answer.
+    /// Asks all other nodes, and waits until each has answered. Returns the requests left at each
+    /// backend, added up over the nodes, and the nodes that did not answer.
     pub(in crate::control) async fn drained_elsewhere(
         &self,
         sequence: u64,
@@ -96,7 +97,7 @@ impl Fleet {
         backends: &[Address],
         wait: Duration,
     ) -> (BTreeMap<Address, u64>, Vec<String>) {
-        // A node where something is under way that has no backend yet counts as one that is silent.
+        // A node that has requests under way without a backend yet counts as silent.
         let mut left = BTreeMap::new();
         let others: Vec<String> = self.others().into_iter().map(|(name, _)| name).collect();
         if others.is_empty() || backends.is_empty() {
@@ -116,13 +117,13 @@ impl Fleet {
             return (left, others);
         }
         let key_of = |name: &String| (nonce.clone(), name.clone());
-        // Those that have gone meanwhile are not waited for.
+        // Nodes that have gone meanwhile are not waited for.
         let has_all = |answers: &Answers| {
             let members = &self.0.view.borrow().members;
             let here = others.iter().filter(|name| members.contains_key(*name));
             here.into_iter().all(|name| answers.contains_key(&key_of(name)))
         };
-        // An answer comes when the time of the ask is over, at the latest.
+        // A node answers at the latest when `wait` is over.
         let _ = timeout(wait + Duration::from_secs(2), answers.wait_for(has_all)).await;
         let found = answers.borrow().clone();
         let members = self.view().members;
@@ -144,7 +145,7 @@ impl Fleet {
             }
         }
         let delete = DeleteRangeRequest::of_prefix(&self.0.keys.all_drained(&nonce));
-        // Should they stay: they go with the nodes' leases.
+        // If this fails, the answers go when the nodes' leases end.
         let _ = self.0.client.delete_range(delete).await;
         (left, silent)
     }

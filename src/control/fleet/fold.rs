@@ -1,9 +1,9 @@
-//! Folds the log: the table becomes the new base, and entries that nobody needs any more are
+//! Folds the log: the table becomes the new base, and entries that no node needs any more are
 //! deleted.
 //!
-//! One node at a time does it, by a leased lock. Its pieces are written before anything leads to
-//! them; the old ones are deleted when nothing does any more. A reader that began before reads on
-//! at its revision.
+//! A leased lock lets one node at a time fold. The pieces of the new base are written before
+//! `live/base` leads to them; the pieces of the old base are deleted when it no longer does. A
+//! reader that began before goes on reading at its own revision.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -43,13 +43,13 @@ impl LogSize {
         }
     }
 
-    /// New base of the log.
+    /// Takes the sequence of a new base: only entries after it still count.
     pub(super) fn folded(&mut self, base: u64) {
         let newer = self.entries.iter().filter(|(sequence, _)| base < *sequence);
         self.bytes = newer.map(|(_, bytes)| bytes).sum();
     }
 
-    /// Entries, at least, of a log that began before this process.
+    /// Takes the least number of entries in a log that began before this process.
     pub(super) fn at_least(&mut self, entries: u64) {
         self.bytes = self.bytes.max(entries * 256);
     }
@@ -64,7 +64,7 @@ impl Fleet {
 /// Looks now and then, for ever, whether folding is worth while.
 pub(super) async fn run(fleet: &Fleet, published: Arc<Published>) -> Infallible {
     loop {
-        // Not all nodes at once.
+        // Nodes must not all look at once.
         let jitter = random_below(limits::FLEET_FOLD_LOOK.as_millis() as u64);
         tokio::time::sleep(limits::FLEET_FOLD_LOOK / 2 + Duration::from_millis(jitter)).await;
         if !is_due(fleet) {
@@ -79,7 +79,7 @@ pub(super) async fn run(fleet: &Fleet, published: Arc<Published>) -> Infallible 
 fn is_due(fleet: &Fleet) -> bool {
     let view = fleet.0.view.borrow();
     let is_well = view.connected && view.lost.is_none() && !view.left;
-    // A table that lacks rules must not become everybody's.
+    // A table that lacks rules must not become the table of all nodes.
     let is_whole = view.rejected.is_empty() && !fleet.is_quiet();
     let base_bytes = view.base.as_ref().map_or(0, |base| base.chunks.bytes as u64);
     is_well && is_whole && is_fold_due(fleet.log_size().bytes, base_bytes)
@@ -99,12 +99,12 @@ async fn fold(fleet: &Fleet, published: &Published) -> Result<(), EtcdError> {
         Ok(_) => Ok(()),
         Err(error) => Err(error),
     };
-    // Otherwise the lease ends by itself.
+    // If this fails, the lease ends by itself.
     let _ = shared.client.revoke(lease).await;
     outcome
 }
 
-/// `lock`: the revision at which the lock was taken.
+/// Folds under the lock. `lock`: the revision at which the lock was taken.
 async fn fold_locked(fleet: &Fleet, published: &Published, lock: i64) -> Result<(), EtcdError> {
     let shared = &fleet.0;
     let keys = &shared.keys;
@@ -129,11 +129,11 @@ async fn fold_locked(fleet: &Fleet, published: &Published, lock: i64) -> Result<
     delete_other_bases(fleet, &base.chunks.nonce).await?;
     let sizes: Vec<(u64, u64)> = fleet.log_size().entries.iter().rev().copied().collect();
     let oldest_known = sizes.last().map_or(sequence + 1, |(sequence, _)| *sequence);
-    // Entries of before this process count by their number alone.
+    // Entries from before this process count by their number alone, as their sizes are not known.
     let older = (1..oldest_known).rev().map(|sequence| (sequence, 0));
     let first = first_kept(sequence, sizes.into_iter().chain(older));
     delete(fleet, keys.log(0), keys.log(first)).await?;
-    // The sequence in a chunk's key is at most so much smaller than that of its entry.
+    // The sequence in a chunk's key may be smaller than that of its entry, by this much at most.
     let chunks = first.saturating_sub(limits::FLEET_CHUNKS_BEHIND_MAX);
     delete(fleet, keys.all_chunks(), keys.chunks_from(chunks)).await
 }

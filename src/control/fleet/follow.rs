@@ -1,8 +1,9 @@
-//! Follows the log: what the watch brings goes to the writer in order, with nothing left out.
+//! Follows the log: hands the entries that the watch brings to the writer, in order, with none left
+//! out.
 //!
-//! Each time a watch begins, the fleet is looked at as of one revision, what is missing up to its
-//! head is read at that revision, and the watch begins at the next one. So it doesn't matter what
-//! happened between two watches, or whether it was compacted meanwhile.
+//! Before a watch begins, the state of the fleet is read as of one revision, and the entries that
+//! are missing up to its head are read at that revision. The watch begins at the next revision. So
+//! it does not matter what happened between two watches, or whether etcd was compacted meanwhile.
 
 use std::convert::Infallible;
 use std::sync::atomic::Ordering;
@@ -77,7 +78,7 @@ impl Follower {
             }
             self.set_connected(false);
             if matches!(end, End::Again) || was_connected {
-                // Many nodes may have lost the same member.
+                // Many nodes may have lost the same member of etcd at once.
                 pause = limits::FLEET_AGAIN;
                 tokio::time::sleep(Duration::from_millis(random_below(50))).await;
                 continue;
@@ -138,7 +139,8 @@ impl Follower {
         self.events(&mut watch).await
     }
 
-    /// Whether the store is that of the fleet; one that is to be joined is.
+    /// Checks that etcd holds the fleet of this node. A fleet that is to be joined passes in any
+    /// case.
     fn agree(&mut self, remote: &Remote) -> Result<(), End> {
         let there = remote.id.as_ref().zip(remote.head.as_ref());
         let shared = &self.fleet.0;
@@ -154,14 +156,15 @@ impl Follower {
         }
     }
 
-    /// Hands on what is missing at the revision of `remote`.
+    /// Hands the writer what is missing, as of the revision of `remote`.
     async fn catch_up(&mut self, remote: &Remote) -> Result<(), End> {
         let Some(head) = &remote.head else { return Ok(()) };
         let is_wanted = self.fleet.0.adopt.swap(false, Ordering::Relaxed);
         let own = (!is_wanted).then_some(self.fed);
         match missing(own, head.sequence, remote.first) {
             Missing::Nothing => {
-                // The writer has it; what is not known yet is where the head is.
+                // The writer has the table already; only the revision of the head may not be known
+                // yet.
                 self.fleet.0.applied.send_modify(|applied| {
                     if applied.sequence == head.sequence {
                         applied.revision = head.revision;
@@ -252,7 +255,7 @@ impl Follower {
             }
             Some(LiveKey::Head) => {
                 let head = remote::Head::read(&kv.value, kv.mod_revision);
-                // One that the log does not lead to was made by `fleet init`.
+                // A head that the log does not lead to was made by `fleet init`.
                 let is_next = |head: &remote::Head| {
                     head.sequence == self.fed || head.sequence == self.fed + 1
                 };
@@ -310,7 +313,8 @@ impl Follower {
         Ok(())
     }
 
-    /// Hands the entries on up to `last`, read at this revision; false where some are missing.
+    /// Hands the writer the entries up to `last`, read at this revision. Returns false if some are
+    /// missing.
     async fn feed_up_to(&mut self, last: u64, revision: i64) -> Result<bool, End> {
         while self.fed < last {
             let found = self.read(self.fed + 1, last, revision).await?;
@@ -324,7 +328,8 @@ impl Follower {
         Ok(true)
     }
 
-    /// Takes an entry that the watch brings; reads those before it that it did not bring.
+    /// Takes an entry that the watch brings. First reads the entries before it that the watch did
+    /// not bring.
     async fn entry(&mut self, sequence: u64, kv: &KeyValue) -> Result<(), End> {
         if sequence <= self.fed {
             return Ok(());
@@ -336,8 +341,8 @@ impl Follower {
         self.feed(Found { entry, sequence, revision: kv.mod_revision }).await
     }
 
-    /// Looks names up that are new here: a rule in force should work. Other changes don't wait for
-    /// long.
+    /// Looks up names that are new here, because a rule that is in force should work. Gives up
+    /// soon, because other changes wait meanwhile.
     async fn look_up(&self, edits: &[Edit]) {
         let unasked: Vec<_> = edits.iter().flat_map(|edit| unasked(&edit.rules)).collect();
         if !unasked.is_empty() {

@@ -17,7 +17,7 @@ pub(in crate::control) enum LiveKey<'k> {
     /// A node by its name.
     Node(&'k str),
     Ask,
-    /// The node that the others let pass.
+    /// The node that the other nodes let go first.
     Turn,
     /// An answer that backends are drained: nonce of the question, and node.
     Drained(&'k str, &'k str),
@@ -131,7 +131,7 @@ impl Keys {
         format!("{}{rest}", self.prefix)
     }
 
-    /// Reads a key; of another fleet there is none.
+    /// Reads a key; `None`: it is not a live key of this fleet.
     pub(in crate::control) fn live_key<'k>(&self, key: &'k [u8]) -> Option<LiveKey<'k>> {
         let key = std::str::from_utf8(key).ok()?;
         let key = key.strip_prefix(self.prefix.as_str())?.strip_prefix("live/")?;

@@ -8,7 +8,7 @@ use crate::limits::{FLEET_FOLD_BYTES_MIN, FLEET_LOG_KEPT, FLEET_LOG_KEPT_BYTES, 
 use crate::state;
 use crate::table::{Names, Snapshot};
 
-/// Place of the folded table, and how much of the log it has in it.
+/// Place of the folded table, and the sequence of the last entry that is in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::control) struct Base {
     pub(in crate::control) sequence: u64,
@@ -39,7 +39,7 @@ pub(in crate::control) fn base_text(table: &Snapshot) -> Vec<u8> {
     text
 }
 
-/// Reads a folded table, and the names whose rules this version can't read, with why.
+/// Reads a folded table, and the names whose rules this version can't read, with the reasons.
 pub(in crate::control) fn read_base(
     text: &[u8],
     names: &mut Names,
@@ -57,17 +57,18 @@ pub(in crate::control) fn difference(own: &Snapshot, other: &Snapshot) -> Rules 
     gone.chain(new.map(|(name, rule)| (name.to_owned(), Some(rule.clone())))).collect()
 }
 
-/// Returns what a node has to read, whose table is that of `own`.
+/// Part of the log that a node has to read.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(in crate::control) enum Missing {
     Nothing,
     /// Entries of the log, from this one to the head.
     Entries(u64),
-    /// More than the log still has: the folded table, and what follows.
+    /// The folded table and what follows it, because the log no longer has all that is missing.
     Table,
 }
 
-/// `first`: the oldest entry of the log that is there.
+/// Finds what a node has to read. `own`: the sequence of its table. `head`: that of the log.
+/// `first`: the oldest entry that the log still has.
 pub(in crate::control) fn missing(own: Option<u64>, head: u64, first: Option<u64>) -> Missing {
     match (own, first) {
         (Some(own), _) if own == head => Missing::Nothing,
@@ -76,13 +77,13 @@ pub(in crate::control) fn missing(own: Option<u64>, head: u64, first: Option<u64
     }
 }
 
-/// Whether folding the log is worth while: it would be longer to read than the table.
+/// Whether folding the log is worthwhile: the log takes longer to read than the table.
 pub(in crate::control) fn is_fold_due(log_bytes: u64, base_bytes: u64) -> bool {
     FLEET_FOLD_BYTES_MIN.max(base_bytes) < log_bytes
 }
 
-/// The first entry to keep after a fold at `base`, given the sizes of entries, newest first. Those
-/// that the base does not have are kept in any case.
+/// The first entry to keep after a fold at `base`, given the sizes of entries, newest first.
+/// Entries that the base does not have are kept in any case.
 pub(in crate::control) fn first_kept(
     base: u64,
     newest_first: impl Iterator<Item = (u64, u64)>,

@@ -2,9 +2,9 @@
 //! again and read. Pure.
 //!
 //! `{"sequence": 7, "node": "a", "nonce": "…", "edits": [{"verb": "PUT", "who": "…", "whole":
-//! false, "rules": {name: rule or null}}]}`. An entry that is too large for one value of etcd has
-//! in place of `edits` the description of its chunks, whose bytes one behind the other are the text
-//! of `edits`.
+//! false, "rules": {name: rule or null}}]}`. An entry that is too large for one value of etcd has,
+//! in place of `edits`, the description of its chunks: their bytes, one chunk after the other, are
+//! the text of `edits`.
 
 use std::fmt;
 use std::sync::PoisonError;
@@ -26,9 +26,9 @@ pub(in crate::control) type Rules = Vec<(String, Option<Rule>)>;
 #[derive(Clone, Debug, PartialEq)]
 pub(in crate::control) struct Edit {
     pub(in crate::control) verb: Verb,
-    /// Address or user of whoever asked for it.
+    /// Address or user of the client that asked for the change.
     pub(in crate::control) who: String,
-    /// The rules are all that there are to be.
+    /// Whether the rules replace the whole table.
     pub(in crate::control) whole: bool,
     pub(in crate::control) rules: Rules,
     /// Names whose rules this version can't read, and why: each keeps the rule that it had.
@@ -63,7 +63,7 @@ pub(in crate::control) struct Entry {
 }
 
 impl Entry {
-    /// The value of its key.
+    /// Writes the entry as the value of its key.
     pub(in crate::control) fn to_value(&self) -> Vec<u8> {
         let Entry { sequence, node, nonce, content } = self;
         let mut head = json!({ "sequence": sequence, "node": node, "nonce": nonce });
@@ -177,7 +177,7 @@ impl Chunks {
         if pieces.len() != self.count {
             return Err(format!("{} of {} pieces are there", pieces.len(), self.count));
         }
-        // Not by `bytes`: whoever wrote the entry may be wrong.
+        // Don't reserve `bytes`: the entry may be wrong about them.
         let text = pieces.concat();
         if text.len() != self.bytes || crc32fast::hash(&text) != self.crc32 {
             return Err("the pieces do not make up what was written".to_owned());
@@ -219,8 +219,8 @@ pub(in crate::control) fn edits_text<'e>(
     text
 }
 
-/// Reads the text of edits. A rule that this version can't read is kept aside; an error is a text
-/// that is none of edits.
+/// Reads the text of edits. A rule that this version can't read goes to [`Edit::rejected`]. An
+/// error means that the text is not a list of edits.
 pub(in crate::control) fn read_edits(
     text: &[u8],
     names: &SharedNames,
@@ -280,7 +280,7 @@ impl<'de> Visitor<'de> for EditVisitor<'_> {
                 "who" => who = map.next_value()?,
                 "whole" => whole = Some(map.next_value()?),
                 "rules" => read = Some(map.next_value_seed(RulesVisitor(self.0))?),
-                // A newer version asks for more than this one can do.
+                // A newer version may ask for something that this one can't do.
                 other => return Err(M::Error::custom(format!("`{other}` means nothing here"))),
             }
         }
@@ -321,7 +321,7 @@ impl<'de> Visitor<'de> for RulesVisitor<'_> {
                 rules.push((canonical, None));
                 continue;
             }
-            // Per rule: other readers need not wait for all of a million.
+            // Lock for each rule anew, so that other readers need not wait for a million rules.
             let mut names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             match Rule::from_json(&name, &value, &mut names) {
                 Ok(rule) => rules.push((canonical, Some(rule))),

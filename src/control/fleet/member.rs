@@ -1,4 +1,4 @@
-//! A node as the others see it. Pure.
+//! A node as the other nodes see it. Pure.
 
 use std::time::Instant;
 
@@ -14,7 +14,7 @@ pub(in crate::control) struct Member {
     pub(in crate::control) held: u64,
     pub(in crate::control) connections: u64,
     pub(in crate::control) requests_per_second: f64,
-    /// Time at which it was heard of.
+    /// Time at which its heartbeat was read.
     pub(in crate::control) at: Instant,
 }
 
@@ -22,7 +22,7 @@ pub(in crate::control) struct Member {
 pub(in crate::control) type Numbers = Box<dyn Fn() -> [u64; 3]>;
 
 impl Member {
-    /// Reads the value of its key.
+    /// Reads a node from the value of its key.
     pub(in crate::control) fn read(value: &[u8], at: Instant) -> Option<Member> {
         let json: Value = serde_json::from_slice(value).ok()?;
         let text = |name: &str| json[name].as_str().unwrap_or_default().to_owned();
@@ -39,14 +39,14 @@ impl Member {
         })
     }
 
-    /// The value of its key.
+    /// Writes the node as the value of its key.
     pub(in crate::control) fn to_value(&self) -> Vec<u8> {
         let mut json = self.json();
         json["boot"] = json!(self.instance);
         json.to_string().into_bytes()
     }
 
-    /// Returns the part of `/fleet/` about it.
+    /// Returns the part of `/fleet/` about this node.
     pub(in crate::control) fn shown(&self, now: Instant) -> Value {
         let mut json = self.json();
         let age = now.saturating_duration_since(self.at).as_secs_f64();

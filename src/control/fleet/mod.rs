@@ -1,12 +1,13 @@
-//! The fleet: several daemons with one table, whose journal lives in etcd. `docs/fleet.md` is what
-//! it promises.
+//! The fleet: several daemons with one table, whose journal lives in etcd. `docs/fleet.md` says
+//! what it promises.
 //!
 //! A change becomes an entry of the log in etcd ([`propose`]), and is in force when the watch has
-//! brought it back ([`follow`]) and the writer has applied it: one way in for all changes, those of
-//! this node too. [`beat`] tells the other nodes that this one is there and how far it is;
-//! [`start`] decides what a node does whose table and whose fleet may have gone different ways;
-//! [`fold`] writes the table anew when the log has grown. [`log`] and [`load`] are the values that
-//! are written and read, [`etcd`] the client. Without the key `fleet` nothing of this is made.
+//! brought it back ([`follow`]) and the writer has applied it. All changes go this way, those of
+//! this node too. [`beat`] tells the other nodes that this one is there and how far it is.
+//! [`start`] decides what a node does at its start, when its table and the fleet's may differ.
+//! [`fold`] writes the table anew when the log has grown. [`log`] and [`load`] define the values
+//! that are written and read; [`etcd`] is the client. Without the key `fleet`, none of this is
+//! made.
 
 mod any_bytes;
 mod beat;
@@ -69,29 +70,29 @@ pub(crate) struct Settings {
     pub(crate) access: EtcdAccess,
     /// How long a start waits for etcd, where it has no copy of the table.
     pub(crate) patience: Duration,
-    /// Silence of etcd after which a copy is no longer well.
+    /// Silence of etcd after which the copy of the table counts as too old to serve.
     pub(crate) stale: Option<Duration>,
-    /// Limits are divided by the live nodes.
+    /// Whether limits are divided by the number of live nodes.
     pub(crate) divide: bool,
-    /// The node gives its own table up for that of the fleet.
+    /// Whether the node gives up its own table for that of the fleet.
     pub(crate) adopt: bool,
 }
 
-/// Knowledge of the fleet.
+/// State of the fleet, as this node knows it.
 #[derive(Clone, Debug)]
 pub(super) struct View {
     pub(super) id: String,
-    /// A watch brings what happens.
+    /// Whether a watch brings what happens in the fleet.
     pub(super) connected: bool,
-    /// Time at which that began or ended.
+    /// Time at which `connected` last changed.
     pub(super) since: Instant,
     /// Why the store is not that of this fleet any more.
     pub(super) lost: Option<String>,
     /// The folded table that a node without a copy begins with.
     pub(super) base: Option<Base>,
-    /// A node that others were faster than again and again: it is let pass.
+    /// A node that lost to other nodes again and again, and that they therefore let go first.
     pub(super) turn: Option<String>,
-    /// The node has left, and is a single one.
+    /// Whether the node has left the fleet, and is a single one.
     pub(super) left: bool,
     pub(super) members: BTreeMap<String, Member>,
     /// Names whose rules could not be applied, and why.
@@ -119,13 +120,13 @@ pub(super) struct Shared {
     drains: mpsc::UnboundedSender<DrainAsk>,
     drained: watch::Sender<drain::Answers>,
     idle_hosts: Mutex<once::IdleHosts>,
-    /// The highest sequence that some node wants to know us at.
+    /// The sequence that was last asked for: other nodes want to hear when this node is there.
     asked: watch::Sender<u64>,
-    /// Something is to be looked at again: the operator has decided.
+    /// Signal to look at the fleet anew, as after a decision of the operator.
     decided: Notify,
-    /// The fleet is to be joined whatever its id.
+    /// Whether the fleet is to be joined, whatever its id.
     adopt: AtomicBool,
-    /// Another process has taken over, and speaks for the node.
+    /// Whether another process has taken over, and speaks for the node.
     quiet: AtomicBool,
     lease: AtomicI64,
     last_event: Mutex<Instant>,
@@ -199,7 +200,7 @@ impl Fleet {
         !self.0.view.borrow().left
     }
 
-    /// Time since the watch has brought something.
+    /// Time since the watch last brought something.
     pub(super) fn event_age(&self) -> Duration {
         self.last_event().elapsed()
     }
@@ -218,7 +219,7 @@ impl Fleet {
         self.is_in() && self.0.settings.stale.is_some_and(|most| most < age)
     }
 
-    /// Waits until the change is in force here, or refused.
+    /// Proposes a change, and waits until it is in force here, or refused.
     pub(super) async fn change(&self, change: Change) -> Result<Done, Refused> {
         let (answer, answered) = tokio::sync::oneshot::channel();
         let sent = self.0.proposals.send((change, answer)).await;
@@ -226,12 +227,12 @@ impl Fleet {
         answered.await.unwrap_or(Err(Refused::Stopping))
     }
 
-    /// The writer has put the table in force up to here.
+    /// Records how far the writer has put the log in force.
     pub(super) fn set_applied(&self, applied: Applied) {
         self.0.applied.send_replace(applied);
     }
 
-    /// Rules could not be applied.
+    /// Logs and records rules that could not be applied.
     pub(super) fn set_rejected(&self, rejected: Vec<(String, String)>) {
         self.0.counts.rejected.fetch_add(1, Ordering::Relaxed);
         for (name, why) in &rejected {
@@ -250,7 +251,7 @@ impl Fleet {
         self.0.own_edits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has the watch begin anew, at the member that calls go to.
+    /// Has the watch begin anew, at the member of etcd that calls go to.
     fn look_again(&self) {
         self.0.decided.notify_one();
     }
@@ -272,13 +273,13 @@ impl Fleet {
         u32::try_from(self.0.view.borrow().members.len()).unwrap_or(1).max(1)
     }
 
-    /// Takes the fleet's table, whatever its id: the operator has decided so.
+    /// Has the fleet's table taken, whatever the fleet's id: the operator has decided so.
     pub(super) fn join(&self) {
         self.0.adopt.store(true, Ordering::Relaxed);
         self.0.decided.notify_one();
     }
 
-    /// Returns the part of `/fleet/` about it.
+    /// Returns the part of `/fleet/` about this fleet.
     pub(super) fn to_json(&self) -> Value {
         let view = self.view();
         if view.left {
@@ -308,8 +309,7 @@ impl Fleet {
         others.map(|(name, member)| (name.clone(), member.url.clone())).collect()
     }
 
-    /// A table is to be the fleet's from now on, whatever the store says: the operator has decided
-    /// so.
+    /// Makes `current` the fleet's table, whatever etcd holds: the operator has decided so.
     pub(super) async fn init(&self, current: &TaggedTable) -> Result<(), EtcdError> {
         let shared = &self.0;
         let remote = remote::look(&shared.client, &shared.keys).await?;
@@ -327,7 +327,7 @@ impl Fleet {
         }
     }
 
-    /// The node is a single one from now on.
+    /// Records that the node has left, and is a single one from now on.
     pub(super) fn set_left(&self) {
         self.0.view.send_modify(|view| view.left = true);
         self.0.decided.notify_one();

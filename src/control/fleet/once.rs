@@ -1,5 +1,5 @@
 //! POSTs that are made once for the whole fleet: `wake` by the node that has claimed it, `idle` by
-//! one node when all of them see the host idle.
+//! one node when all nodes see the host idle.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -15,20 +15,20 @@ pub(super) type IdleHosts = BTreeMap<(String, String), i64>;
 /// Outcome of a claim.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in crate::control) enum Claim {
-    /// Claim of this node: it is to make the POST.
+    /// This node has the claim: it is to make the POST.
     Won,
-    /// Another one is at it.
+    /// Another node has the claim.
     Taken,
-    /// Another one has made it.
+    /// Another node has made the POST.
     Done,
-    /// The store can't be asked: each node makes its own.
+    /// etcd can't be asked: each node makes its own POST.
     Unknown,
 }
 
 const DONE: &str = "done";
 
 impl Fleet {
-    /// Claims the POST of `wake` for a host, for so long; a node that has claimed it may do so
+    /// Claims the POST of `wake` for a host, for `seconds`. A node that has the claim may claim
     /// again.
     pub(in crate::control) async fn claim_wake(&self, host: &str, seconds: u64) -> Claim {
         self.try_claim(host, seconds).await.unwrap_or(Claim::Unknown)
@@ -58,7 +58,7 @@ impl Fleet {
         })
     }
 
-    /// The POST of `wake` was taken.
+    /// Records that the POST of `wake` has succeeded.
     pub(in crate::control) async fn wake_is_told(&self, host: &str) {
         let key = self.0.keys.wake(host);
         let Ok(found) = self.0.client.get(&key).await else { return };
@@ -67,7 +67,8 @@ impl Fleet {
         let _ = self.0.client.put(put).await;
     }
 
-    /// The host may be told of anew: its POST failed, or its rule is another one.
+    /// Gives up the claim, so that a new POST may be made: the POST failed, the rule changed, or
+    /// the time is over.
     pub(in crate::control) async fn unclaim_wake(&self, host: &str) {
         let delete = DeleteRangeRequest::of_key(&self.0.keys.wake(host));
         let _ = self.0.client.delete_range(delete).await;
@@ -77,7 +78,7 @@ impl Fleet {
         self.0.idle_hosts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reads who sees what idle, as of a revision.
+    /// Reads which nodes see which hosts idle, as of a revision.
     pub(super) async fn read_idle(&self, revision: i64) -> Result<(), EtcdError> {
         let all = RangeRequest::of_prefix(&self.0.keys.all_idle());
         let found = self.0.client.range(RangeRequest { revision, ..all }).await?;
@@ -91,7 +92,7 @@ impl Fleet {
         Ok(())
     }
 
-    /// Tells the others that the host is idle here.
+    /// Tells the other nodes that the host is idle here; returns whether that succeeded.
     pub(in crate::control) async fn say_idle(&self, host: &str) -> bool {
         let key = self.0.keys.idle(host, self.node()).into();
         let lease = self.0.lease.load(Ordering::Relaxed);
@@ -99,19 +100,19 @@ impl Fleet {
         lease != 0 && self.0.client.put(put).await.is_ok()
     }
 
-    /// The host is no longer idle here.
+    /// Takes back that the host is idle here.
     pub(in crate::control) async fn unsay_idle(&self, host: &str) {
         let delete = DeleteRangeRequest::of_key(&self.0.keys.idle(host, self.node()));
         let _ = self.0.client.delete_range(delete).await;
     }
 
-    /// Whether this node has said so, and nobody has drawn the consequences.
+    /// Whether this node has said that the host is idle, and no node has claimed the POST since.
     pub(in crate::control) fn has_said_idle(&self, host: &str) -> bool {
         let key = (host.to_owned(), self.node().to_owned());
         self.idle_hosts().contains_key(&key)
     }
 
-    /// Claims the POST of `idle`, where every live node sees the host idle.
+    /// Claims the POST of `idle`, if every live node sees the host idle.
     pub(in crate::control) async fn claim_idle(&self, host: &str) -> bool {
         let compare: Option<Vec<_>> = {
             let (view, hosts) = (self.0.view.borrow(), self.idle_hosts());
@@ -128,7 +129,7 @@ impl Fleet {
         self.0.client.txn(request).await.is_ok_and(|done| done.succeeded)
     }
 
-    /// Whether the store can be asked.
+    /// Whether etcd can be asked.
     pub(in crate::control) fn is_connected(&self) -> bool {
         self.is_in() && self.0.view.borrow().connected
     }

@@ -19,7 +19,8 @@ use crate::limits;
 const PEER_TIME: Duration = Duration::from_secs(1);
 
 impl Fleet {
-    /// Asks all other nodes at the same time: what each says, and who says nothing.
+    /// Asks all other nodes at the same time. Returns the answers, and the names of the nodes that
+    /// gave none.
     pub(in crate::control) async fn ask_others(
         &self,
         path: &str,
@@ -75,12 +76,12 @@ async fn get(url: &str, path: &str, token: Option<&str>) -> Result<Value, String
     let mut exchange = std::pin::pin!(exchange);
     tokio::select! {
         answer = &mut exchange => answer,
-        // It drives the exchange; where it has ended, the rest is here or never comes.
+        // The connection drives the exchange. When it has ended, the rest is here or never comes.
         _ = connection => exchange.await,
     }
 }
 
-/// Members that are no sums.
+/// Members of the JSON that can't be added up.
 const PERCENTILES: &[&str] = &["p50", "p95", "p99"];
 
 /// Adds the numbers of one answer to those of another, at every depth.
@@ -89,7 +90,7 @@ pub(in crate::control) fn add(sum: &mut Value, more: &Value) {
         (Value::Object(sum), Value::Object(more)) => {
             for (name, value) in more {
                 match sum.get_mut(name) {
-                    // Of times the sum says nothing: the slowest node's is told.
+                    // A sum of percentiles says nothing: take the slowest node's.
                     Some(own) if PERCENTILES.contains(&&**name) => {
                         if own.as_f64() < value.as_f64() {
                             *own = value.clone();

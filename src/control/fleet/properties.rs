@@ -59,7 +59,7 @@ proptest! {
         let (node, nonce) = ("a".to_owned(), "n".to_owned());
         let mut value = Entry { sequence: 7, node, nonce, content: Content::Text(text) }.to_value();
         super::any_bytes::value(&value);
-        // A good one with one byte changed.
+        // A good value with one byte changed.
         let at = at.index(value.len());
         value[at] = byte;
         super::any_bytes::value(&value);
@@ -187,7 +187,7 @@ fn what_is_no_entry_is_refused() {
     for text in ["", "{}", "[{}]", r#"[{"whole":true}]"#, r#"[{"whole":1,"rules":{}}]"#] {
         assert!(read_edits(text.as_bytes(), &names()).is_err(), "{text}");
     }
-    // A newer version may mean something by it that changes what the rest means.
+    // A newer version may use a member that changes the meaning of the others.
     let newer = br#"[{"whole":false,"rules":{},"only_on":["b"]}]"#;
     assert!(read_edits(newer, &names()).is_err());
 }

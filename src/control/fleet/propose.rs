@@ -1,12 +1,13 @@
 //! Turns changes that wait into one entry of the log, and waits until it is in force here.
 //!
-//! The outcome of a transaction whose answer never came shows in the head: it has the entry's
-//! nonce, or another one. The same transaction may be sent again meanwhile, because both compare
-//! the same revision of the head and only one of them can succeed.
+//! If the answer to a transaction never comes, the log shows the outcome: the entry with this
+//! sequence has the transaction's nonce, or another one. The transaction may be sent again
+//! meanwhile, because both copies compare the same revision of the head, and only one of them can
+//! succeed.
 //!
-//! Nodes that write at the same time find out that another one was faster, and try again on the
-//! table as it is then. A node that lost several times in a row asks the others for its turn, by a
-//! leased key.
+//! If several nodes write at the same time, one of them succeeds. The others try again, on the
+//! table as it is then. A node that lost several times in a row asks the others, by a leased key,
+//! to let it go first.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -38,7 +39,7 @@ pub(in crate::control) struct Proposer {
 /// How a transaction ended.
 enum Outcome {
     Committed,
-    /// The head is another one; at least this sequence.
+    /// The head has changed; it has at least this sequence.
     Conflict(u64),
 }
 
@@ -46,9 +47,9 @@ enum Outcome {
 struct Written {
     nonce: String,
     content: Content,
-    /// Text in pieces, where it is too large for one value.
+    /// Text to be written in pieces, if it is too large for one value.
     text: Vec<u8>,
-    /// Edits of the batch, where reading them again from their pieces would take long.
+    /// Edits of the batch, if reading them again from their pieces would take long.
     own: Option<Vec<Edit>>,
 }
 
@@ -75,17 +76,19 @@ impl Proposer {
         let shared = &self.fleet.0;
         if has_turn {
             let delete = DeleteRangeRequest::of_key(&shared.keys.turn());
-            // Should it stay: the others let nobody pass for long, and its lease ends.
+            // If this fails, the other nodes still wait for a limited time only, and the key's
+            // lease ends.
             let _ = shared.client.delete_range(delete).await;
         }
     }
 
-    /// Asks the other nodes to wait, unless they wait for another one already; whether they do.
+    /// Asks the other nodes to wait, unless they wait for another one already. Returns whether they
+    /// wait for this node.
     async fn take_turn(&self) -> bool {
         let shared = &self.fleet.0;
         let (key, lease) = (shared.keys.turn(), shared.lease.load(Ordering::Relaxed));
         if lease == 0 {
-            // Without one it would outlive a crash.
+            // Without a lease the key would outlive a crash.
             return false;
         }
         let request = TxnRequest {
@@ -143,8 +146,7 @@ impl Proposer {
                     self.fleet.0.counts.conflicts.fetch_add(1, Ordering::Relaxed);
                     batch = all_of(tried);
                     if sequence <= at.sequence {
-                        // The head was written by something else than a change: it is looked at
-                        // anew.
+                        // Something other than a change wrote the head, so look at it anew.
                         self.fleet.look_again();
                         tokio::time::sleep(limits::FLEET_AGAIN).await;
                     }
@@ -162,7 +164,7 @@ impl Proposer {
         refuse_all(batch, &Trouble::Busy);
     }
 
-    /// The table in force, and the place of the head that belongs to it.
+    /// Waits for the table in force and for the place of the head that belongs to it.
     async fn ready(&self) -> Result<(TaggedTable, Applied), Trouble> {
         let connected = async {
             let mut view = self.fleet.0.view.subscribe();
@@ -172,8 +174,8 @@ impl Proposer {
         };
         let patience = {
             let view = self.fleet.0.view.borrow();
-            // A member that has just gone is replaced by another one; one that is away for long is
-            // not.
+            // If a member of etcd has just gone, another one soon replaces it, so wait. If etcd has
+            // been away for long, don't.
             let is_recent = view.since.elapsed() < limits::FLEET_COMMIT_TIME;
             if is_recent { limits::FLEET_COMMIT_TIME } else { Duration::ZERO }
         };
@@ -212,7 +214,8 @@ impl Proposer {
         let mut compare = vec![etcd::is_at(&keys.head(), at.revision)];
         if let Content::Chunks(chunks) = content {
             self.put_chunks(chunks, text).await.map_err(|error| Trouble::of(error, false))?;
-            // A node that tidies up deletes all chunks of a nonce together.
+            // It is enough to look at the first chunk: a node that folds the log deletes all chunks
+            // of a nonce together.
             compare.push(etcd::exists(&keys.chunk(&chunks.nonce, 0)));
         }
         let entry = Entry {
@@ -252,7 +255,7 @@ impl Proposer {
                 }
                 Err(EtcdError::Unreachable(_)) if Instant::now() < until => {
                     if std::mem::take(&mut is_first) {
-                        // The watch may be at the same member, and as silent.
+                        // The watch may be at the same member, which is silent there, too.
                         self.fleet.look_again();
                     }
                     tokio::time::sleep(Duration::from_millis(20)).await;
@@ -262,7 +265,7 @@ impl Proposer {
         }
     }
 
-    /// Writes the pieces of a large entry; nothing leads to them yet.
+    /// Writes the pieces of a large entry; no entry leads to them yet.
     async fn put_chunks(&self, chunks: &Chunks, text: &[u8]) -> Result<(), EtcdError> {
         let shared = &self.fleet.0;
         let mut writing = JoinSet::new();
@@ -285,7 +288,7 @@ impl Proposer {
         Ok(())
     }
 
-    /// Answers, once the entry is in force here.
+    /// Replies to the clients, once the entry is in force here.
     async fn committed(&self, tried: Tried, sequence: u64, began: Instant) {
         self.fleet.0.counts.commits.add(began.elapsed());
         let Tried { accepted, refused } = tried;
@@ -345,7 +348,7 @@ fn written(accepted: &[Made], sequence: u64) -> Written {
     Written { nonce, content, text, own }
 }
 
-/// Runs it here, or where it takes long on another thread; `None` after a panic there.
+/// Runs `work` here, or on another thread if it takes long; `None` after a panic there.
 async fn run_where<T: Send + 'static>(
     is_large: bool,
     work: impl FnOnce() -> T + Send + 'static,

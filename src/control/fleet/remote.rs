@@ -31,7 +31,7 @@ pub(super) struct Remote {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Head {
     pub(super) sequence: u64,
-    /// The revision that changed it last.
+    /// The revision that last changed the head.
     pub(super) revision: i64,
 }
 
@@ -50,7 +50,7 @@ fn step(range: RangeRequest) -> etcd::message::RequestOp {
     etcd::message::RequestOp { request: Some(etcd::message::Request::Range(range)) }
 }
 
-/// Looks at all of the fleet but its rules, at one revision.
+/// Reads everything of the fleet except its rules, at one revision.
 pub(super) async fn look(client: &Client, keys: &Keys) -> Result<Remote, EtcdError> {
     let all = RangeRequest::of_prefix(&keys.all_log());
     let first = RangeRequest { limit: 1, keys_only: true, ..all };
@@ -151,7 +151,8 @@ async fn text_of(
     .await
 }
 
-/// Reads what takes long on another thread; a panic there is an error of what was read.
+/// Runs a read that takes long on another thread. A panic there counts as an error in what was
+/// read.
 async fn elsewhere<T: Send + 'static>(
     read: impl FnOnce() -> Result<T, String> + Send + 'static,
 ) -> Result<T, ReadError> {
@@ -182,7 +183,7 @@ pub(super) async fn edits_of(
 /// Rules that were not taken, by name, and why.
 pub(in crate::control) type NotTaken = Vec<(String, String)>;
 
-/// The whole table as of `remote`, and what of it could not be taken.
+/// Reads the whole table as of `remote`, and lists the rules that could not be taken.
 pub(super) async fn table(
     client: &Client,
     keys: &Keys,
@@ -233,7 +234,8 @@ pub(super) async fn table(
     Ok((table, not_taken))
 }
 
-/// The table after an edit. Rules that can't be taken leave those in force that were there before.
+/// Returns the table after an edit. If a rule can't be taken, the rule that was there before stays
+/// in force.
 pub(in crate::control) fn apply(table: &Snapshot, edit: &Edit) -> (Snapshot, NotTaken) {
     let empty = Snapshot::default();
     let from = if edit.whole { &empty } else { table };
@@ -247,7 +249,7 @@ pub(in crate::control) fn apply(table: &Snapshot, edit: &Edit) -> (Snapshot, Not
     };
     match made {
         Ok(table) => (table, not_taken),
-        // Possible only where rules were left out that others lead to.
+        // Possible only if rules were left out that other rules lead to.
         Err(_) => {
             let last: BTreeMap<_, _> = edit.rules.iter().cloned().collect();
             let (table, refused) = table::replay(from, last.into_iter().collect());

@@ -30,17 +30,17 @@ use crate::table::Snapshot;
 /// Step of a node at its start.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Step {
-    /// Fleet of this name that is not there yet: it begins with this node's table.
+    /// There is no fleet of this name yet: it begins with this node's table.
     Create,
-    /// The fleet's table is taken, where the own one is empty, the same, or given up.
+    /// The fleet's table is taken: this node's own one is empty, the same, or given up.
     Join,
-    /// The own table is that of the fleet at this sequence.
+    /// This node's table is that of the fleet at this sequence.
     CatchUp(u64),
-    /// The store is not the one that the own table comes from, and why.
+    /// etcd does not hold the fleet that this node's table comes from, for this reason.
     Lost(String),
 }
 
-/// Decides it. `own`: the place of the own table in a fleet of this name.
+/// Decides the step. `own`: the place of this node's table in a fleet of this name.
 fn step(own: Option<&Membership>, remote: &Remote, adopt: bool) -> Step {
     let there = remote.id.as_ref().zip(remote.head.as_ref());
     match (own, there) {
@@ -54,8 +54,8 @@ fn step(own: Option<&Membership>, remote: &Remote, adopt: bool) -> Step {
     }
 }
 
-/// Why the store is not that of the fleet with this id, of which entries up to `sequence` were
-/// seen.
+/// Says why etcd does not hold the fleet with this id, of which entries up to `sequence` were seen;
+/// `None`: it does.
 pub(super) fn lost(id: &str, sequence: u64, there: Option<(&String, &Head)>) -> Option<String> {
     match there {
         None => Some("etcd has no fleet of this name any more".to_owned()),
@@ -74,13 +74,13 @@ pub(super) fn lost(id: &str, sequence: u64, there: Option<(&String, &Head)>) -> 
 pub(in crate::control) struct Joined {
     pub(in crate::control) fleet: Fleet,
     pub(in crate::control) membership: Membership,
-    /// The state file does not have the table yet.
+    /// Whether the state file does not have the table yet.
     is_unwritten: bool,
     pub(super) proposals: mpsc::Receiver<Asked>,
     pub(super) drains: mpsc::UnboundedReceiver<DrainAsk>,
 }
 
-/// The fleet that a table is of, for the writer.
+/// The fleet that the table belongs to, for the writer.
 pub(in crate::control) struct OfFleet {
     pub(in crate::control) fleet: Fleet,
     pub(in crate::control) membership: Membership,
@@ -93,14 +93,14 @@ impl Joined {
         tag_of(&self.membership.id, self.membership.sequence)
     }
 
-    /// Part that the writer needs.
+    /// Returns the part that the writer needs.
     pub(in crate::control) fn parts(&self) -> OfFleet {
         let (fleet, membership) = (self.fleet.clone(), self.membership.clone());
         OfFleet { fleet, membership, is_unwritten: self.is_unwritten }
     }
 }
 
-/// Asks each member how it is.
+/// Asks each member of etcd for its status, and then for the fleet.
 pub(in crate::control) async fn try_members(settings: &Settings) -> Vec<Result<String, String>> {
     let client = match Client::new(&settings.access) {
         Ok(client) => client,
@@ -122,7 +122,7 @@ pub(in crate::control) async fn try_members(settings: &Settings) -> Vec<Result<S
             Err(error) => Err(format!("fleet_endpoints = {url}: {error}")),
         });
     }
-    // Whether the fleet's own keys may be read is another question.
+    // A member may be well, and the fleet's own keys may still be forbidden.
     let keys = Keys::new(&settings.name);
     found.push(match remote::look(&client, &keys).await {
         Ok(Remote { head: Some(head), members, .. }) => Ok(format!(
@@ -137,15 +137,15 @@ pub(in crate::control) async fn try_members(settings: &Settings) -> Vec<Result<S
     found
 }
 
-/// Part that is loaded so far.
+/// State of this node, as loaded so far.
 pub(in crate::control) struct Own<'l> {
     pub(in crate::control) snapshot: &'l mut Snapshot,
     pub(in crate::control) rest: &'l mut Rest,
     pub(in crate::control) state_file: &'l Path,
 }
 
-/// Finds the node's place; the table in `own` is that of the fleet afterwards, and the state file
-/// says so.
+/// Finds the node's place in the fleet. Afterwards the table in `own` is that of the fleet, and the
+/// state file says so.
 pub(in crate::control) async fn start(settings: Settings, own: Own<'_>) -> Result<Joined, String> {
     let client = Client::new(&settings.access).map_err(|why| format!("fleet_endpoints: {why}"))?;
     let keys = Keys::new(&settings.name);
@@ -214,7 +214,8 @@ pub(in crate::control) async fn start(settings: Settings, own: Own<'_>) -> Resul
     Ok(Joined { fleet, membership, is_unwritten, proposals: proposed, drains: asks })
 }
 
-/// Looks at the fleet; without a copy of the table for as long as the operator allows.
+/// Looks at the fleet. A node without a copy of the table waits for etcd for as long as the
+/// operator allows.
 async fn find(
     client: &Client,
     keys: &Keys,
@@ -241,8 +242,8 @@ async fn find(
     }
 }
 
-/// Waits for another node of the same name to go: one that has ended without a word has a lease
-/// left.
+/// Waits for another node of the same name to go: a node that ended without revoking its lease
+/// stays until the lease ends.
 async fn free_name(
     settings: &Settings,
     instance: &str,
@@ -277,7 +278,7 @@ struct Starting<'s> {
     settings: &'s Settings,
     own: Own<'s>,
     is_unwritten: bool,
-    /// The whole table was read.
+    /// Whether the whole table was read.
     is_loaded: bool,
 }
 
@@ -297,7 +298,7 @@ impl Starting<'_> {
             return Ok((known, 0, None));
         };
         let name = self.settings.name.clone();
-        // Twice, where another node creates the fleet at the same time.
+        // More than one round is needed if another node creates the fleet at the same time.
         for _ in 0..3 {
             match step(known.as_ref(), &remote, self.settings.adopt) {
                 Step::Create => {
@@ -387,7 +388,7 @@ impl Starting<'_> {
         )
     }
 
-    /// Puts the own table beside the state file.
+    /// Writes this node's own table to a file beside the state file.
     fn keep_own(&self) -> Result<String, String> {
         let mut path = self.own.state_file.as_os_str().to_owned();
         path.push(".before-fleet");
@@ -405,7 +406,8 @@ impl Starting<'_> {
         let Some(head) = &remote.head else { return (known, 0, None) };
         let caught = match missing(Some(sequence), head.sequence, remote.first) {
             Missing::Nothing => return (known, head.revision, None),
-            // The watch's task does the same, entry by entry, and knows what to do with a bad one.
+            // The task that follows the log does the same, and also knows what to do with a bad
+            // entry.
             Missing::Entries(from) if head.sequence - from < limits::FLEET_CATCH_UP_HERE => {
                 self.entries(from, head.sequence, remote.revision).await
             }
@@ -458,10 +460,10 @@ impl Starting<'_> {
         Ok((table, not_taken))
     }
 
-    /// Has the state file say what the table is of.
+    /// Writes the state file, with the fleet that the table belongs to.
     fn write(&mut self, membership: &Membership) {
         if limits::FLEET_WRITTEN_HERE_MAX < self.own.snapshot.len() {
-            // It takes a second or two: requests are served first.
+            // Writing takes a second or two, so requests are served first.
             self.is_unwritten = true;
             return;
         }
@@ -474,8 +476,8 @@ impl Starting<'_> {
     }
 }
 
-/// Makes a fleet of a table: its log begins behind `sequence`. `over`: the revision of the head
-/// that may be replaced. The revision at which it was made, or `None` where another node was
+/// Makes a fleet of a table; its log begins after `sequence`. `over`: the revision of the head that
+/// may be replaced. Returns the revision at which the fleet was made, or `None` if another node was
 /// faster.
 pub(super) async fn create(
     client: &Client,
@@ -506,8 +508,8 @@ pub(super) async fn create(
     Ok(done.succeeded.then(|| done.revision()))
 }
 
-/// Writes the pieces of a base at a pace, so that changes go on meanwhile; nothing leads to them
-/// yet.
+/// Writes the pieces of a base at a pace, so that changes go on meanwhile. `live/base` does not
+/// lead to them yet.
 pub(super) async fn write_base(
     client: &Client,
     keys: &Keys,

@@ -94,11 +94,11 @@ impl Tasks {
     }
 }
 
-/// Has the writer, for ever, bring its copy on disk up to date once a second, where there is
+/// Runs for ever: has the writer bring its copy on disk up to date, once a second if there is
 /// something new.
 async fn keep(orders: &Orders, fleet: &Fleet) -> Infallible {
     let mut applied = fleet.0.applied.subscribe();
-    // The start may have left something.
+    // The start may have left something to write.
     applied.mark_changed();
     loop {
         let _ = applied.changed().await;
@@ -107,8 +107,7 @@ async fn keep(orders: &Orders, fleet: &Fleet) -> Infallible {
     }
 }
 
-/// Tells, for ever, who follows the events when the store or a node comes or goes, and divides the
-/// limits anew.
+/// Runs for ever: makes an event when etcd or a node comes or goes, and divides the limits anew.
 async fn tell(fleet: &Fleet, around: &Around) -> Infallible {
     let mut view = fleet.0.view.subscribe();
     let mut last = None;

@@ -7,13 +7,13 @@ use super::etcd::EtcdError;
 pub(in crate::control) enum Trouble {
     /// etcd does not answer; `true`: the change may have been made.
     Unreachable(String, bool),
-    /// The store is not that of this fleet.
+    /// etcd no longer holds this fleet.
     Lost(String),
-    /// Others were faster, each time.
+    /// Other nodes were faster each time.
     Busy,
     /// etcd's quota is spent.
     NoSpace,
-    /// etcd refuses it.
+    /// etcd refuses the change.
     Denied(String),
 }
 

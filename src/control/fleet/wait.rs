@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use super::Fleet;
 use super::etcd::message::PutRequest;
 
-/// Nodes that have it.
+/// Count of nodes, and the nodes that do not have the change yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::control) struct Waited {
     nodes: usize,
@@ -30,8 +30,8 @@ impl Waited {
 const ASK_EVERY: Duration = Duration::from_secs(1);
 
 impl Fleet {
-    /// Waits until every node with a live lease has the table of `sequence`, which they were asked
-    /// for with the change itself; asks again now and then.
+    /// Waits until every node with a live lease has the table of `sequence`, and asks for it again
+    /// now and then. The nodes were first asked for it with the change itself.
     pub(in crate::control) async fn wait_for(&self, sequence: u64, patience: Duration) -> Waited {
         let until = Instant::now() + patience;
         let mut view = self.0.view.subscribe();
@@ -40,7 +40,7 @@ impl Fleet {
             let all = view.wait_for(|view| self.lagging(&view.members, sequence).is_empty());
             if timeout(left.min(ASK_EVERY), all).await.is_ok() || left.is_zero() {
                 let members = self.view().members;
-                // A node that has not told yet that it is there has the table all the same.
+                // This node has the table, even if it has sent no heartbeat yet.
                 let nodes = members.len() + usize::from(!members.contains_key(self.node()));
                 return Waited { nodes, lagging: self.lagging(&members, sequence) };
             }

@@ -1,4 +1,4 @@
-//! Verdict of a row of probes: no clock, no sockets.
+//! Verdict from consecutive probes. Pure: no clock, no sockets.
 
 use std::time::Duration;
 
@@ -8,15 +8,15 @@ use crate::table::Check;
 /// State of a backend, or of a check of it, as far as it is known.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(in crate::control) enum State {
-    /// The backend is to be probed and was not yet; it counts as up.
+    /// The backend has not been probed yet; it counts as up.
     Unknown,
     /// All checks of the backend succeed.
     Up,
     /// Some checks of the backend fail, each for the rules that ask for it.
     PartlyDown,
-    /// All checks of the backend fail, or the one in question.
+    /// All checks of the backend fail; as the state of one check: this check fails.
     Down,
-    /// Requests failed, and no probe has found it well since.
+    /// Requests failed, and no probe of the backend has succeeded since.
     Ejected,
 }
 
@@ -42,13 +42,14 @@ impl State {
     }
 }
 
-/// Verdict of a row of probes (HAProxy's `rise` and `fall`). A backend is up until probes say
-/// otherwise: the first one alone, later ones when enough of them failed in a row.
+/// Verdict from consecutive probes (HAProxy's `rise` and `fall`). A backend counts as up at first.
+/// If the very first probe fails, the backend is down at once; later it takes several failures in a
+/// row.
 #[derive(Copy, Clone, Debug)]
 pub(super) struct Verdict {
     is_up: bool,
     is_asked: bool,
-    /// Probes in a row that say the opposite.
+    /// Consecutive probes that contradict the verdict.
     against: u32,
 }
 
@@ -76,7 +77,8 @@ impl Verdict {
         }
     }
 
-    /// Takes the outcome of one probe; returns how many it took, if this one turned the verdict.
+    /// Takes the outcome of one probe. If it turns the verdict, returns how many consecutive probes
+    /// that took.
     pub(super) fn take(&mut self, is_well: bool, check: &Check) -> Option<u32> {
         let is_first = !std::mem::replace(&mut self.is_asked, true);
         if is_well == self.is_up {
@@ -96,8 +98,8 @@ impl Verdict {
         Some(std::mem::take(&mut self.against))
     }
 
-    /// Pause until the next probe: shorter when the verdict is about to turn (HAProxy's `fastinter`
-    /// and `downinter`).
+    /// Pause until the next probe. It is shorter while the verdict is about to turn, and while the
+    /// backend is down (HAProxy's `fastinter` and `downinter`).
     pub(super) fn pause(self, check: &Check) -> Duration {
         let interval = check.interval();
         let part = match (self.is_up, self.against) {
@@ -126,7 +128,7 @@ mod tests {
         }
     }
 
-    /// The states after each of these findings.
+    /// The state after each of these findings.
     fn states(verdict: &mut Verdict, check: &Check, found: &[bool]) -> Vec<State> {
         let states = found.iter().map(|is_well| {
             verdict.take(*is_well, check);

@@ -1,9 +1,10 @@
-//! Health of backends: those whose rules have a `check` are probed all the time, those that failed
-//! requests until they are back. What is found is published to the shards, logged, and told.
+//! Health of backends. Backends whose rules have a `check` are probed all the time; backends that
+//! failed requests are probed until they are back. Changes of health are published to the shards,
+//! logged, and reported as events.
 //!
-//! `watch` knows what to probe and when, `condition` what the outcomes mean, `standing` how that is
-//! told, `probe` makes one probe; here they are run, on the control shard. Without a `check` and a
-//! failure nothing of it ever runs.
+//! `watch` decides what to probe and when, `probe` makes one probe, `condition` turns outcomes into
+//! a verdict, and `standing` describes health to others. This module runs them, on the control
+//! shard. While no rule has a `check` and no request fails, there are no probes.
 
 mod condition;
 mod probe;
@@ -37,7 +38,7 @@ pub(super) use condition::State;
 pub(super) use standing::{CheckStanding, HealthChange, Known, KnownArrival, RuleFilter, Standing};
 pub(super) use watch::{WantedBackend, WantedBackends};
 
-/// Access of the other parts of control, which tell of rules and ask about backends.
+/// Handle for the other parts of control, which report changes of rules and ask about backends.
 #[derive(Clone)]
 pub(super) struct Health {
     watch: Arc<Mutex<Watch>>,
@@ -45,7 +46,7 @@ pub(super) struct Health {
 }
 
 impl Health {
-    /// Begins with the checks of these rules.
+    /// Begins with the checks of the rules in `table`.
     pub(super) fn new(table: &Snapshot) -> Health {
         let mut watch = Watch::default();
         let now = now();
@@ -53,7 +54,7 @@ impl Health {
         Health { watch: Arc::new(Mutex::new(watch)), asked_for: Arc::default() }
     }
 
-    /// Takes rules that became others.
+    /// Takes changes of rules.
     pub(super) fn changed(&self, rules: &[RuleChange]) {
         if rules.is_empty() {
             return;
@@ -69,15 +70,15 @@ impl Health {
         self.asked_for.notify_one();
     }
 
-    /// Requests wait for these backends: they are down until a probe finds them well, and probed
-    /// often.
+    /// Sets the backends that held requests wait for. They count as down until a probe of them
+    /// succeeds, and are probed often.
     pub(super) fn want(&self, wanted: WantedBackends, table: &Snapshot) {
         self.lock().want(wanted, table, now());
         self.asked_for.notify_one();
     }
 
-    /// Takes over health that another process knew, before the first request; no event or log line
-    /// repeats it.
+    /// Takes over the health that another process knew, before the first request. Makes no event
+    /// and no log line of it, as the other process has made them.
     pub(super) fn recall(&self, known: Vec<Known>, published: &Published) {
         let mut watch = self.lock();
         watch.follow_names(now());
@@ -86,12 +87,12 @@ impl Health {
         published.down.publish(watch.ejected(), watch.failing());
     }
 
-    /// All that another process is to know.
+    /// Health to hand over to another process.
     pub(super) fn known(&self) -> Vec<Known> {
         self.lock().known()
     }
 
-    /// Arrivals of backends that another process is to know.
+    /// Arrivals of backends to hand over to another process.
     pub(super) fn arrivals(&self, table: &Snapshot) -> Vec<KnownArrival> {
         self.lock().known_arrivals(table, Instant::now())
     }
@@ -106,14 +107,14 @@ impl Health {
         }
     }
 
-    /// Every backend that has a `check` of a rule that `sees` selects, or is ejected. Nothing is
-    /// known of others.
+    /// Standing of every backend that is ejected, or is checked by a rule that `sees` selects.
+    /// Nothing is known of other backends.
     pub(super) fn states(&self, sees: Option<&RuleFilter>) -> Vec<Standing> {
         self.lock().states(sees)
     }
 
-    /// State of a backend for the rule with this key and the check of this id; `None` in place of
-    /// the key: the rule does not heed failed requests.
+    /// State of a backend, with the reason, for the rule with this key and the check with this id.
+    /// A `rule` of `None` stands for a rule that ignores failed requests.
     pub(super) fn state_for(
         &self,
         backend: Address,
@@ -123,14 +124,14 @@ impl Health {
         self.lock().state_for(backend, check, rule)
     }
 
-    /// Backends that requests of all rules pass over, as far as rules check them.
+    /// Backends that fail all of their checks, and backends that are ejected for all rules.
     pub(super) fn down(&self) -> Vec<Address> {
         let mut down: Vec<Address> = self.lock().down().into_iter().collect();
         down.sort_unstable();
         down
     }
 
-    /// Rules and the backends at which their checks fail, so many at most.
+    /// Rules, each with a backend that fails its check or was ejected for it alone; at most `most`.
     pub(super) fn failing_rules(
         &self,
         most: usize,
@@ -144,7 +145,7 @@ impl Health {
     }
 }
 
-/// Makes the probes.
+/// Task that makes the probes.
 pub(super) struct Prober {
     health: Health,
     shards: ControlEnd,
@@ -183,7 +184,7 @@ impl Prober {
         })
     }
 
-    /// Runs for ever; `on_change` is called with each backend that goes or comes back.
+    /// Runs for ever; calls `on_change` with each change of a backend or a check.
     pub(super) async fn run(&mut self, mut on_change: impl FnMut(&HealthChange)) -> Infallible {
         loop {
             self.step().await;
@@ -198,13 +199,13 @@ impl Prober {
         tokio::select! {
             Some(ended) = self.running.join_next() => {
                 self.settle(ended);
-                // Many end together when a network does: they are published together.
+                // When a network fails, many probes end together: publish them together.
                 while let Some(ended) = self.running.try_join_next() {
                     self.settle(ended);
                 }
             }
             _ = self.reports.readable() => {
-                // Read so that it is no longer readable.
+                // Empty the eventfd, so that it is no longer readable.
                 let _ = self.reports.try_read(&mut [0; 8]);
                 while let Some(report) = self.shards.next_shard_report() {
                     self.hear(report);
@@ -215,7 +216,8 @@ impl Prober {
         }
     }
 
-    /// Begins the probes that are due and have room; returns when there is more to do.
+    /// Begins the probes that are due, as far as `probes_max` allows. Returns the time of the next
+    /// thing to do.
     fn start_probes(&mut self) -> Option<Instant> {
         let mut watch = self.health.lock();
         watch.follow_names(now());
@@ -228,7 +230,7 @@ impl Prober {
             }
             self.running.spawn(async move { (id, probe::run(address, probe).await) });
         }
-        // There is room again when one of them ends.
+        // There is no room for more probes until one of them ends.
         None
     }
 
@@ -275,7 +277,7 @@ impl Prober {
             return;
         }
         let table = self.published.table_full();
-        // A million rules take a while.
+        // Looking through a million rules takes a while.
         let looked = tokio::task::spawn_blocking(move || {
             remove_used(&table, &mut unused);
             unused
@@ -285,12 +287,13 @@ impl Prober {
         unused.into_iter().for_each(|ejected| watch.forget(ejected));
     }
 
-    /// Tells of changes: the shards first, then the log and `on_change`.
+    /// Publishes changes to the shards, then reports them to the log and to `on_change`.
     fn publish(&mut self, on_change: &mut impl FnMut(&HealthChange)) {
         let changes = {
             let mut watch = self.health.lock();
             let changes = watch.take_changes();
-            // Shares before backends: one that is back begins with little.
+            // Publish the ramps before the backends: a backend that is back must begin with a small
+            // share.
             if let Some(arrivals) = watch.take_arrivals(Instant::now()) {
                 self.published.ramps.publish(arrivals);
             }
@@ -317,7 +320,8 @@ fn now() -> Now {
     Now { at: Instant::now(), date: SystemTime::now() }
 }
 
-/// Leaves those at addresses that no rule passes requests on to, or the rule in question does not.
+/// Removes from `unused` the ejections that matter: those for all rules if any rule uses the
+/// backend, and those for one rule if this rule uses it.
 fn remove_used(table: &Snapshot, unused: &mut HashSet<Ejected>) {
     for (name, rule) in table.iter() {
         let key = table.key(name);

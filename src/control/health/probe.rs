@@ -1,6 +1,6 @@
-//! One probe of one backend: a connection, or a GET and the status of its response. Nothing that
-//! comes is trusted: a head is read up to a bound, by the same parser as any response, and nothing
-//! behind it.
+//! One probe of one backend: a connection, or a GET and the status of its response. The response is
+//! not trusted: its head is read up to a bound, by the same parser as any response, and nothing
+//! after it is read.
 
 use std::fmt;
 use std::io;
@@ -24,8 +24,7 @@ use crate::table::{Check, HostSent};
 pub(super) enum Probe {
     /// A connection that stays open for a moment.
     Connect,
-    /// The probe of a rule's check, of the backend with this name where the check asks for it by
-    /// name.
+    /// The probe of a rule's check, with the backend's name if the check sends that as `Host`.
     Check(Arc<Check>, Option<Box<str>>),
 }
 
@@ -38,8 +37,8 @@ impl Probe {
     }
 }
 
-/// Writes the request of a check; of one without a host the backend's address is the host, and
-/// `localhost` where that is no host.
+/// Writes the request of a check. If the check has no host, `Host` is the backend's IP address, or
+/// `localhost` for a Unix socket.
 fn request(path: &str, host: Option<&str>, address: Address) -> String {
     let own = || address.ip().map_or_else(|| "localhost".to_owned(), |ip| ip.to_string());
     let host = host.map_or_else(own, str::to_owned);
@@ -63,9 +62,9 @@ pub(super) enum Finding {
     Own,
     /// The connection ended too early.
     Closed,
-    /// The bytes that came are no response.
+    /// The bytes that came are not an HTTP response.
     Garbled,
-    /// Nothing came in this time.
+    /// The probe did not end within this time.
     TimedOut(Duration),
     /// The probe could not be made for want of descriptors, ports or permission, which is not the
     /// fault of the backend.
@@ -136,13 +135,14 @@ async fn attempt_tcp(address: SocketAddr, probe: &Probe) -> Finding {
         Ok(stream) => stream,
         Err(error) => return Finding::of_error(&error),
     };
-    // Ended by a reset: so many connections closed in the usual way would keep as many ports.
+    // Close with a reset: closed in the usual way, so many connections would keep as many ports
+    // busy.
     let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
     ask(stream, address.into(), probe).await
 }
 
-/// Connects to a Unix socket. One whose queue of connections is full is busy, and not gone: as with
-/// a request, it is tried again.
+/// Connects to a Unix socket. A socket whose queue of connections is full is busy and not gone, so
+/// it is tried again, as for a request.
 async fn connect_unix(path: &UnixPath) -> io::Result<UnixStream> {
     // tokio and the standard library take an abstract name as a path with a NUL in front.
     let name = path.abstract_name().map(|name| format!("\0{name}"));
@@ -175,7 +175,7 @@ async fn ask(
     }
 }
 
-/// Waits a moment: a backend that has no room for a connection may accept and close it.
+/// Waits a moment, because a backend that has no room for a connection may accept it and close it.
 async fn stays_open(stream: &mut (impl AsyncRead + Unpin), probe: &Probe) -> Finding {
     let mut byte = [0];
     let moment = limits::PROBE_QUIET.min(probe.timeout() / 2);
@@ -193,7 +193,8 @@ async fn status(stream: &mut (impl AsyncRead + Unpin), check: &Check) -> Finding
         match scan.advance(&bytes) {
             Err(_) => return Finding::Garbled,
             Ok(Some(len)) => match parsed(&bytes[..len]) {
-                // Interim responses; a switch of protocols was not asked for.
+                // Skip interim responses. A 101 is none of them: no switch of protocols was asked
+                // for.
                 Some(100 | 102..=199) => {
                     bytes.drain(..len);
                     scan = HeadScan::default();
@@ -204,8 +205,8 @@ async fn status(stream: &mut (impl AsyncRead + Unpin), check: &Check) -> Finding
                 None => return Finding::Garbled,
             },
             Ok(None) => {
-                // The bound and the steps of a response to a client: what passes there is well
-                // here.
+                // The bound and the steps are those for a response to a client: a head that passes
+                // there must count as well here.
                 if limits::RESPONSE_HEAD_BYTES_MAX <= bytes.len() {
                     return Finding::Garbled;
                 }
@@ -257,7 +258,7 @@ mod tests {
                     Probe::Connect => 0,
                     Probe::Check(..) => stream.read(&mut asked).await.expect("a request"),
                 };
-                // A prober that has seen enough is gone by now.
+                // The prober may have seen enough and be gone by now.
                 let _ = stream.write_all(answer).await;
                 asked.truncate(count);
                 String::from_utf8(asked).expect("text")
@@ -324,13 +325,13 @@ mod tests {
     #[test]
     fn a_connection_must_stay_open() {
         assert_eq!(found(Probe::Connect, b"").0, Finding::Closed);
-        // one that speaks first
+        // a backend that speaks first
         assert_eq!(found(Probe::Connect, b"220 hello\r\n").0, Finding::Connected);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         runtime.expect("a runtime").block_on(async {
             let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
             let address = listener.local_addr().expect("its address");
-            // The kernel accepts for it.
+            // The kernel completes the connection, though nothing calls accept.
             assert_eq!(run(address.into(), Probe::Connect).await, Finding::Connected);
             drop(listener);
             let refused = Finding::Unreachable(io::ErrorKind::ConnectionRefused);

@@ -1,4 +1,5 @@
-//! Health as it is told: of a backend, of one check of it, and of the changes of both.
+//! Descriptions of health for the API, events and the log: of a backend, of one check of it, and of
+//! changes of both.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -16,15 +17,15 @@ pub(in crate::control) type RuleFilter = Box<dyn Fn(&str) -> bool + Send + Sync>
 /// A check, and the rules that ask for it at one address.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub(in crate::control) struct CheckedFor {
-    /// The check; `None`: the requests of these rules themselves.
+    /// The check; `None`: not a check, but the requests of these rules.
     pub(in crate::control) check: Option<Arc<Check>>,
-    /// Names of these rules; of very many only some.
+    /// Names of these rules; only some names if there are very many.
     pub(in crate::control) rules: Vec<Arc<str>>,
     pub(in crate::control) rules_count: usize,
 }
 
 impl CheckedFor {
-    /// The requests of one rule.
+    /// Describes the requests of one rule.
     pub(super) fn requests(rule: Arc<str>) -> CheckedFor {
         CheckedFor { check: None, rules: vec![rule], rules_count: 1 }
     }
@@ -34,7 +35,8 @@ impl CheckedFor {
         self.check.as_ref()?.host().map(HostSent::as_str)
     }
 
-    /// The rules in words, to stand behind a reason; nothing where the request names the only one.
+    /// The names of the rules, to be appended to a reason; empty if the request names the only rule
+    /// as its `Host`.
     fn note(&self) -> String {
         let (shown, last) = match &self.rules[..] {
             [] => return String::new(),
@@ -51,7 +53,7 @@ impl CheckedFor {
         }
     }
 
-    /// Members that tell which request it is, and for which rules.
+    /// JSON members that say which check it is, and for which rules.
     pub(in crate::control) fn describe(&self) -> Map<String, Value> {
         let check = self.check.as_ref();
         let told = json!({
@@ -63,7 +65,7 @@ impl CheckedFor {
         if let Value::Object(told) = told { told } else { Map::new() }
     }
 
-    /// A reason with the rules that it is one for.
+    /// Appends the names of the rules to a reason.
     pub(super) fn explain(&self, reason: &str) -> String {
         format!("{reason}{}", self.note())
     }
@@ -80,7 +82,7 @@ pub(in crate::control) struct HealthChange {
 }
 
 impl HealthChange {
-    /// The reason with the rules that it is one for.
+    /// The reason, with the names of the rules that it concerns.
     pub(in crate::control) fn explained(&self) -> String {
         match &self.check {
             Some(of) => of.explain(&self.reason),
@@ -105,26 +107,26 @@ pub(in crate::control) struct Standing {
     pub(in crate::control) state: State,
     pub(in crate::control) reason: String,
     pub(in crate::control) since: SystemTime,
-    /// Checks of the backend, those that fail first; of very many only some.
+    /// Checks of the backend, failing ones first; only some if there are very many.
     pub(in crate::control) checks: Vec<CheckStanding>,
     pub(in crate::control) checks_count: usize,
     pub(in crate::control) checks_down: usize,
 }
 
-/// Knowledge of a backend, or of a check of it, that another process is to have.
+/// Health of a backend, or of a check of it, as it is handed over to another process.
 #[derive(Clone, Debug)]
 pub(in crate::control) struct Known {
     pub(in crate::control) backend: Address,
     /// [`Check::parameters`]; `None`: the backend itself.
     pub(in crate::control) check: Option<String>,
-    /// Name of the rule whose requests failed, where it is not the backend for all.
+    /// Name of the rule whose requests failed, if the backend is ejected for this rule alone.
     pub(in crate::control) rule: Option<String>,
     pub(in crate::control) state: State,
     pub(in crate::control) reason: String,
     pub(in crate::control) since: SystemTime,
 }
 
-/// Arrival of a backend that another process is to know.
+/// Arrival of a backend, as it is handed over to another process.
 #[derive(Clone, Debug)]
 pub(in crate::control) struct KnownArrival {
     pub(in crate::control) backend: Address,

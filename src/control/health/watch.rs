@@ -1,10 +1,12 @@
 //! Plan of the probes: backends, checks and time, kept up to date rule by rule and failure by
-//! failure. Pure: clock and chance are arguments, and the owner of the plan makes the probes.
+//! failure. Pure: the clock and random numbers are arguments, and the owner of the plan makes the
+//! probes.
 //!
-//! The verdict of a check belongs to it and the address: a rule goes by its own check alone. Rules
-//! share the probes of checks with the same parameters, `Host` included. Connections that can't be
-//! opened eject the address for all rules; requests without a response for their own rule, as the
-//! backend may serve others. A plain connection finds out when it is back.
+//! A verdict belongs to a check at an address, so a rule goes by its own check alone. Rules whose
+//! checks have the same parameters, `Host` included, share the probes. Connections that can't be
+//! opened eject the address for all rules. Requests without a response eject it for their own rule
+//! alone, as the backend may serve other rules. Plain connections find out when an ejected backend
+//! is back.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet};
@@ -21,7 +23,7 @@ use crate::link::{Arrival, Arrivals, Ejected, Failure};
 use crate::table::{Action, Backend, Check, HostSent, Name, Proxy, Rule, Snapshot, Target};
 use rising::Rising;
 
-/// A moment, for waiting and for telling.
+/// A moment on two clocks: `at` for waiting, `date` for reports.
 #[derive(Copy, Clone, Debug)]
 pub(super) struct Now {
     pub(super) at: Instant,
@@ -37,7 +39,7 @@ struct AskedCheck {
     rules: HashSet<Arc<str>>,
 }
 
-/// A backend as rules name it, and how they have it checked.
+/// A backend as rules name it, and the checks that they ask for.
 struct TargetChecks {
     backend: Backend,
     /// Addresses that are probed.
@@ -97,18 +99,19 @@ struct Planned {
 struct Ejection {
     /// The probe that finds out when it is back.
     probe: u64,
-    /// The backend accepts connections, so its probes know less than requests do.
+    /// Whether requests got no response. The backend may still accept connections, so a probe that
+    /// succeeds says less than a request does.
     is_silent: bool,
-    /// How often it was ejected again soon after.
+    /// How often the backend was ejected again soon after it came back.
     relapses: u32,
-    /// The rule whose requests pass over it, where it is not those of all.
+    /// The rule whose requests pass over the backend; `None`: those of all rules do.
     rule: Option<Arc<str>>,
     reason: String,
     since: SystemTime,
 }
 
 impl Ejection {
-    /// Requests that pass over the backend, where it is not those of all rules.
+    /// Describes the requests that pass over the backend; `None`: those of all rules do.
     fn checked_for(&self) -> Option<CheckedFor> {
         self.rule.clone().map(CheckedFor::requests)
     }
@@ -118,7 +121,7 @@ impl Ejection {
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
 pub(in crate::control) struct WantedBackend {
     pub(in crate::control) backend: Address,
-    /// The check by which the rule of the requests goes.
+    /// Id of the check that the rule of these requests has.
     pub(in crate::control) check: Option<u64>,
     /// Key of that rule.
     pub(in crate::control) rule: u64,
@@ -142,14 +145,14 @@ pub(super) struct Watch {
     /// Checks that fail.
     failing: HashSet<Spot>,
     ejected: HashMap<Ejected, Ejection>,
-    /// Time at which a backend that had given requests no response came back by its probes, and its
-    /// relapses.
+    /// Backends that had given requests no response and came back because a probe succeeded: the
+    /// time of that, and their relapses.
     back: HashMap<Ejected, (Instant, u32)>,
     planned: HashMap<u64, Planned>,
     /// Probes by time; entries that do not agree with `planned` are void.
     due: BinaryHeap<Reverse<(Instant, u64)>>,
     numbers: u64,
-    /// Probes begun since then.
+    /// A moment, and how many probes were begun since.
     begun: Option<(Instant, u32)>,
     changes: Vec<HealthChange>,
     /// Checks, and ejected backends, whose probes requests wait for.
@@ -161,7 +164,7 @@ pub(super) struct Watch {
 const TENTH: Duration = Duration::from_millis(100);
 
 impl Watch {
-    /// Takes a rule that came, or the checks that it has since it became another.
+    /// Begins the checks that a rule has gained: it was added or changed.
     pub(super) fn came(&mut self, rule: &str, old: Option<&Rule>, new: Option<&Rule>, now: Now) {
         self.rising.rule_came(rule, old, new, now.at);
         let before: HashSet<_> = checks(old).map(|(check, backend)| key(check, backend)).collect();
@@ -175,8 +178,8 @@ impl Watch {
         }
     }
 
-    /// Takes a rule that went, or the checks that it has no more since it became another. Called
-    /// behind all [`Watch::came`] of a change: a check that only moves from rule to rule is not
+    /// Ends the checks that a rule has lost: it was deleted or changed. Called after all calls of
+    /// [`Watch::came`] for a change, so that a check that moves from one rule to another is not
     /// forgotten in between.
     pub(super) fn went(&mut self, rule: &str, old: Option<&Rule>, new: Option<&Rule>, now: Now) {
         self.rising.rule_went(old);
@@ -251,7 +254,7 @@ impl Watch {
         self.checked.insert(spot, checked);
     }
 
-    /// Checks an address no longer for a target; with the last one the check ends.
+    /// Stops checking an address for a target. The check ends with its last target.
     fn stop(&mut self, spot: Spot, target: &Arc<str>, reason: &str, now: Now) {
         let Some(checked) = self.checked.get_mut(&spot) else { return };
         if 1 < checked.targets.len() {
@@ -273,7 +276,8 @@ impl Watch {
         }
     }
 
-    /// Least pause between two probes of one check at an address: all its checks share a rate.
+    /// Least pause between two probes of one check at an address: all checks of the address share a
+    /// rate.
     fn pace(&self, address: Address) -> Duration {
         let count = self.counts.get(&address).copied().unwrap_or(0);
         Duration::from_secs(1) * count / limits::ADDRESS_PROBES_PER_SECOND
@@ -287,7 +291,7 @@ impl Watch {
         id
     }
 
-    /// Notes a check that turned.
+    /// Records that a check has turned.
     fn tell_turned(&mut self, spot: Spot, state: State, reason: String, now: Now) {
         let Some(checked) = self.checked.get_mut(&spot) else { return };
         checked.reason = reason;
@@ -301,7 +305,7 @@ impl Watch {
         self.changes.push(HealthChange { backend: spot.0, state, reason, check: Some(check) });
     }
 
-    /// A check with the rules that ask for it, of which `sees` selects some.
+    /// Describes a check, with those of its rules that `sees` selects.
     fn checked_for(&self, checked: &Checked, sees: Option<&RuleFilter>) -> CheckedFor {
         let (mut rules, mut rules_count) = (Vec::new(), 0);
         for rule in self.rules_of(checked).filter(|rule| sees.is_none_or(|sees| sees(rule))) {
@@ -321,7 +325,8 @@ impl Watch {
         asked.flat_map(|asked| &asked.rules)
     }
 
-    /// Requests failed at a backend: of all rules, or of one of the table.
+    /// Takes a report that requests failed at a backend, and ejects it for all rules, or for one of
+    /// `table`.
     pub(super) fn failed(&mut self, ejected: Ejected, how: Failure, table: &Snapshot, now: Now) {
         let count = limits::EJECT_AFTER;
         let reason = match how {
@@ -379,7 +384,7 @@ impl Watch {
         Some(ejection)
     }
 
-    /// Notes that a backend is back, for rules that let it begin with little.
+    /// Records that a backend is back, for rules with a `slow_start`.
     fn note_back(&mut self, ejected: Ejected, now: Now) {
         let Ejected { backend, rule } = ejected;
         let arrival = rule.map_or(Arrival::Back(backend), |rule| Arrival::Added(backend, rule));
@@ -398,7 +403,8 @@ impl Watch {
         }
     }
 
-    /// Requests wait for these, and no others: one that is not known to be down has failed them.
+    /// Sets the backends that held requests wait for. One that is not known to be down must have
+    /// failed them, so it is ejected.
     pub(super) fn want(&mut self, wanted: WantedBackends, table: &Snapshot, now: Now) {
         for WantedBackend { backend, check, rule, is_unreached } in wanted.iter().copied() {
             let [all, one] = [None, Some(rule)].map(|rule| Ejected { backend, rule });
@@ -432,7 +438,7 @@ impl Watch {
         }
     }
 
-    /// A backend that was said to fail has answered a request.
+    /// Ends the ejection of a backend that has responded to a request.
     pub(super) fn answered(&mut self, ejected: Ejected, now: Now) {
         if self.restore(ejected, "answers requests again").is_some() {
             self.note_back(ejected, now);
@@ -513,7 +519,7 @@ impl Watch {
         None
     }
 
-    /// Enough probes were begun lately: until when.
+    /// Time until which no more probes may begin, as enough were begun lately; `None`: they may.
     fn full_until(&self, now: Instant) -> Option<Instant> {
         let (since, count) = self.begun?;
         let until = since + TENTH;
@@ -585,7 +591,7 @@ impl Watch {
         })
     }
 
-    /// Arrivals of the last while, if they are others than at the last call.
+    /// Recent arrivals, if they have changed since the last call.
     pub(super) fn take_arrivals(&mut self, now: Instant) -> Option<Arrivals> {
         self.rising.take(now)
     }
@@ -595,7 +601,7 @@ impl Watch {
         std::mem::take(&mut self.changes)
     }
 
-    /// Backends that requests of all rules should pass over, or those of one.
+    /// Ejected backends: requests of all rules, or of one rule, should pass over them.
     pub(super) fn ejected(&self) -> impl Iterator<Item = Ejected> {
         self.ejected.keys().copied()
     }
@@ -606,7 +612,8 @@ impl Watch {
     }
 }
 
-/// Name of the backend that a check asks for by name: of several names of one rule the first.
+/// Name of the backend, for a check that sends it as `Host`. If several names lead to the address,
+/// the first one counts.
 fn host_of(checked: &Checked, targets: &HashMap<Arc<str>, TargetChecks>) -> Option<Box<str>> {
     if checked.check.host() != Some(&HostSent::Backend) {
         return None;

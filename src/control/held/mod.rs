@@ -1,10 +1,10 @@
-//! Held requests: the side of control of `spin` and of `hold`. Shards report which requests wait;
-//! this module decides in what order they go on, and when: as soon as the table, a backend or their
-//! turn allows it.
+//! Held requests: control's part of `spin` and `hold`. Shards report which requests wait; this
+//! module decides in what order they go on, and when: as soon as the table, a backend or their turn
+//! allows it.
 //!
-//! The writer calls [`Held::change_table`] with each new table, so that every request that waits
-//! for it has been let go before the change is answered, and no later request overtakes those that
-//! go at a pace.
+//! The writer calls [`Held::change_table`] with each new table. So every request that waits for the
+//! new table has been let go before the reply to the change, and no later request overtakes
+//! requests that are let go at a pace.
 
 mod queue;
 
@@ -28,13 +28,13 @@ use queue::{Outcome, Queue};
 
 pub(super) use queue::{Begun, Bounds, Full, HeldRequest};
 
-/// Access of the other parts of control to the queue.
+/// Handle to the queue, for the other parts of control.
 #[derive(Clone)]
 pub(super) struct Held {
     queue: Arc<Mutex<Queue>>,
     published: Arc<Published>,
     shards: ControlEnd,
-    /// Notice that there may be turns to wait for that were not there before.
+    /// Wakes the scheduler, as there may be new turns to wait for.
     turns: Arc<Notify>,
 }
 
@@ -44,7 +44,8 @@ impl Held {
         Held { queue, published, shards, turns: Arc::default() }
     }
 
-    /// Locks the queue and decides which requests a table lets go on, before it is in force.
+    /// Locks the queue and decides which requests a table lets go on. Called before the table is in
+    /// force.
     pub(super) fn change_table(&self, table: &Snapshot) -> TableChange<'_> {
         let mut queue = self.lock();
         let mut outcome = Outcome::default();
@@ -57,7 +58,7 @@ impl Held {
     }
 
     /// Lets requests go that waited for a backend which is up again: for rules with this check, or
-    /// for all.
+    /// for all rules if `check` is `None`.
     pub(super) fn reached(&self, backend: Address, check: Option<u64>) {
         let mut queue = self.lock();
         let mut outcome = Outcome::default();
@@ -101,12 +102,12 @@ impl Held {
         self.lock().full(source, rule_key, rule)
     }
 
-    /// Time since which the request is held that is held for longest.
+    /// Moment since which the oldest request has been held.
     pub(super) fn oldest(&self) -> Option<Instant> {
         self.lock().oldest()
     }
 
-    /// Divides limits of rules by so many nodes from now on.
+    /// Sets the number of nodes by which limits of rules are divided.
     pub(super) fn set_shares(&self, shares: u32) {
         self.lock().set_shares(shares);
     }
@@ -121,8 +122,8 @@ impl Held {
         self.lock().by_name()
     }
 
-    /// Lists requests that are held for a rule that is wanted, oldest first, and counts all of
-    /// these.
+    /// Lists at most `most` requests that are held for wanted rules, oldest first, and counts all
+    /// of them.
     pub(super) fn list(
         &self,
         is_wanted: impl Fn(&str) -> bool,
@@ -167,7 +168,7 @@ impl TableChange<'_> {
     }
 }
 
-/// Takes the reports of the shards, and keeps the pace of releases.
+/// Task that takes the reports of the shards, and keeps the pace of releases.
 pub(super) struct HoldScheduler {
     held: Held,
     reports: pipe::Receiver,
@@ -195,7 +196,7 @@ impl HoldScheduler {
         loop {
             tokio::select! {
                 _ = self.reports.readable() => {
-                    // Read so that it is no longer readable.
+                    // Empty the eventfd, so that it is no longer readable.
                     let _ = self.reports.try_read(&mut [0; 8]);
                 }
                 () = turns.notified() => {}

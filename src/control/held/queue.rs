@@ -1,10 +1,10 @@
-//! The queue of held requests: which wait for which host, in what order, and which may go on when
-//! the table changes. Pure: the clock is an argument, and the owner of the queue sends the
-//! decisions to the shards.
+//! The queue of held requests: which requests wait for which host, in what order, and which ones
+//! may go on when the table changes. Pure: the clock is an argument, and the owner of the queue
+//! sends the decisions to the shards.
 //!
-//! All requests that wait for one host wait for the same: its rule to be something other than
-//! `spin`, a backend of it to come back, or their turn in a release at a pace. Places are given out
-//! once, in the order in which requests came; one that was let go and has to wait again gets its
+//! All requests that wait for one host wait for the same event: its rule is no longer `spin`, one
+//! of its backends comes back, or it is their turn in a release at a pace. Each request gets its
+//! place once, in the order of arrival; a request that was let go and has to wait again gets its
 //! old place back.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -37,7 +37,7 @@ pub(in crate::control) enum Full {
     Rule { held: u64, most: u32 },
 }
 
-/// A word to a shard about a request.
+/// A decision for a shard about a request: the shard, the request's ticket, and the word.
 pub(super) type Said = (usize, Ticket, Word);
 
 type HostKey = (Arc<str>, Scheme);
@@ -48,7 +48,8 @@ struct Waiting {
     ticket: Ticket,
     host: HostKey,
     source: IpAddr,
-    /// Moment at which the request began to wait; one that has to wait again begins anew.
+    /// Moment at which the request began to wait; for a request that has to wait again, it begins
+    /// anew.
     since: Instant,
 }
 
@@ -71,7 +72,7 @@ enum Awaited {
     Rule,
     /// A backend.
     Backend,
-    /// The turn in the release from the rule of this key.
+    /// The turn in the release from the rule with this key.
     Turn(u64),
 }
 
@@ -96,7 +97,7 @@ struct Release {
 }
 
 impl Release {
-    /// Earliest next turn: a release that is late catches up a little.
+    /// Earliest time for the next turn: a release that is late catches up only a little.
     fn earliest(pause: Duration, now: Instant) -> Instant {
         let burst = pause * (limits::RELEASE_BURST - 1);
         now.checked_sub(burst.min(limits::RELEASE_CATCHES_UP)).unwrap_or(now)
@@ -118,20 +119,22 @@ pub(super) struct Outcome {
     pub(super) begun: Vec<Begun>,
 }
 
-/// Everything that waits.
+/// All requests that wait.
 pub(super) struct Queue {
     bounds: Bounds,
-    /// Nodes of a fleet that limits of rules are divided by.
+    /// Number of the fleet's nodes, by which limits of rules are divided.
     shares: u32,
     next: Rank,
     waiting: BTreeMap<Rank, Waiting>,
     tickets: HashMap<(usize, Ticket), Rank, foldhash::fast::RandomState>,
     lines: HashMap<HostKey, Line>,
-    /// How many wait by the key of their rule, in lines that wait for another rule or a backend.
+    /// Number of waiting requests by the key of their rule; only lines that wait for another rule
+    /// or a backend count.
     by_rule: ByKey<usize>,
     by_source: HashMap<IpAddr, usize>,
     releases: ByKey<Release>,
-    /// Lines that shards must know of have changed since the last call.
+    /// Whether the lines that shards must know of have changed since the last
+    /// [`Queue::take_lines`].
     is_stale: bool,
 }
 
@@ -163,7 +166,7 @@ impl Queue {
         self.bounds
     }
 
-    /// Time since which the request waits that waits for longest.
+    /// Moment since which the oldest request has waited.
     pub(super) fn oldest(&self) -> Option<Instant> {
         self.waiting.values().map(|waiting| waiting.since).min()
     }
@@ -172,7 +175,8 @@ impl Queue {
         self.waiting.is_empty() && self.releases.is_empty()
     }
 
-    /// Takes a request that begins to wait, if it still has to by the table as it is now.
+    /// Takes a request that begins to wait. Lets it go on if, by the table as it is now, it has
+    /// nothing to wait for.
     pub(super) fn arrive(
         &mut self,
         waits: Waits,
@@ -184,7 +188,7 @@ impl Queue {
         let Match::Found(found) = table.lookup(&host, scheme) else {
             return self.pass(shard, ticket, place, outcome);
         };
-        // One copy of the name for all requests that wait for it.
+        // One copy of the host name for all requests that wait for the host.
         let host: HostKey = (Arc::from(host), scheme);
         let host = self.lines.get_key_value(&host).map_or(host.clone(), |(host, _)| host.clone());
         let Some(what) = self.awaited(&host, why, &found) else {
@@ -199,7 +203,8 @@ impl Queue {
         {
             release.places.insert(place);
             if is_for_backend(why) {
-                // The request had its turn and comes back: more would follow it for nothing.
+                // The request had its turn and came back, because no backend took it. Pause the
+                // release: more requests would follow this one in vain.
                 release.next = release.next.max(now + limits::HELD_PROBE_EVERY);
             }
         }
@@ -212,8 +217,8 @@ impl Queue {
         self.waiting.insert(place, Waiting { shard, ticket, host, source, since });
     }
 
-    /// Lists the first requests whose rule is wanted, in the order of their places, and counts all
-    /// of these.
+    /// Lists the first `most` requests whose rule is wanted, in the order of their places, and
+    /// counts all of them.
     pub(super) fn list(
         &self,
         is_wanted: impl Fn(&str) -> bool,
@@ -253,8 +258,9 @@ impl Queue {
         if is_for_backend(why) {
             return (!proxy.hold().is_zero()).then_some(Awaited::Backend);
         }
-        // The requests that are counted there waited for another rule until it became this one: for
-        // a backend, then.
+        // Requests that are counted here wait for another rule or for a backend. Those that waited
+        // for another rule are no longer counted since it became this one, so the rest wait for a
+        // backend.
         if self.by_rule.contains_key(&found.rule_key) {
             return Some(Awaited::Backend);
         }
@@ -280,7 +286,8 @@ impl Queue {
     }
 
     fn place(&mut self, old: Option<Rank>) -> Rank {
-        // No other request has it: it was given to this one alone, and not since.
+        // No other request has the old place: it was given to this request alone, and to none
+        // since.
         if let Some(old) = old.filter(|old| !self.waiting.contains_key(old)) {
             return old;
         }
@@ -323,7 +330,8 @@ impl Queue {
         outcome.said.push((shard, ticket, Word::Go(place)));
     }
 
-    /// Removes a request that waits no more, for reasons of its own.
+    /// Removes a request that has stopped waiting by itself: its client has left, or its time is
+    /// over.
     pub(super) fn leave(&mut self, shard: usize, ticket: Ticket) {
         if let Some(place) = self.tickets.get(&(shard, ticket)).copied() {
             self.remove(place);
@@ -361,7 +369,7 @@ impl Queue {
         }
     }
 
-    /// Decides all lines by a new table.
+    /// Decides for all lines, by a new table, whether their requests go on.
     pub(super) fn changed(&mut self, table: &Snapshot, now: Instant, outcome: &mut Outcome) {
         let mut free = Vec::new();
         let mut paced = Vec::new();
@@ -377,7 +385,8 @@ impl Queue {
                 found.as_ref().is_some_and(|it| matches!(it.rule.action, Action::Proxy(_)));
             match line.what {
                 Awaited::Rule | Awaited::Backend if is_same => {}
-                // A release that has begun goes on at its pace, wherever it leads.
+                // A release that has begun goes on at its pace, whichever `proxy` rule the host has
+                // now.
                 Awaited::Turn(_) if is_proxied => {}
                 Awaited::Rule | Awaited::Backend if is_proxied => paced.push(host.clone()),
                 _ => free.extend(&line.places),
@@ -403,7 +412,8 @@ impl Queue {
         let pause = Duration::from_secs(1) / rate.map_or(limits::RELEASE_RATE, own);
         let release = self.releases.entry(key).or_insert_with(|| Release {
             pause,
-            // Where a rate is asked for, the first second has no more than the others.
+            // With a `release_rate`, the first second must not have more turns than later ones, so
+            // there is nothing to catch up.
             next: if rate.is_some() { now } else { Release::earliest(pause, now) },
             places: BTreeSet::new(),
         });
@@ -433,7 +443,7 @@ impl Queue {
         self.releases.values().map(|release| release.next).min()
     }
 
-    /// Begins the releases of rules whose backend can be reached again: `has` tells which they are.
+    /// Begins the releases of rules whose backend can be reached again; `has` selects these rules.
     pub(super) fn reached(
         &mut self,
         has: impl Fn(&Rule) -> bool,
@@ -449,8 +459,8 @@ impl Queue {
         self.pace(now, outcome);
     }
 
-    /// The rules for whose backends requests wait, with their keys, and whether these were found to
-    /// be out of reach.
+    /// Rules for whose backends requests wait, each with its key, and whether its backends were
+    /// found to be out of reach.
     pub(super) fn without_backend(&self) -> impl Iterator<Item = (&Rule, u64, bool)> {
         let lines = self.lines.values();
         let lines = lines.filter(|line| line.what == Awaited::Backend);
@@ -466,8 +476,8 @@ impl Queue {
         names
     }
 
-    /// Keys under which requests must go behind others, and for how long at most, if that has
-    /// changed since the last call.
+    /// Keys of rules and hosts whose next requests must wait behind others, each with the longest
+    /// time for that; `None`: they are the same as at the last call.
     pub(super) fn take_lines(&mut self, table: &Snapshot) -> Option<ByKey<Duration>> {
         if !std::mem::take(&mut self.is_stale) {
             return None;
@@ -490,7 +500,8 @@ impl Queue {
     }
 }
 
-/// Moment at which a request began to wait: one that was taken over has its age in its place.
+/// Moment at which a request began to wait. The place of a request that was taken over from another
+/// process holds its age.
 fn since(place: Rank, now: Instant) -> Instant {
     let waited = Duration::from_nanos(RANK_FIRST.saturating_sub(place));
     now.checked_sub(waited).unwrap_or(now)

@@ -1,5 +1,5 @@
-//! The last changes of rules, with who made them and what was before. Rules are kept as text: a
-//! rule itself would keep the names of its backends alive, and have them looked up.
+//! The last changes of rules, with the author of each and the rule before. Rules are kept as text:
+//! a `Rule` would keep the names of its backends alive, so that they would still be looked up.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,7 +16,7 @@ use crate::table::Rule;
 pub(in crate::control) struct SharedChanges(Arc<Mutex<Changes>>);
 
 impl SharedChanges {
-    /// Locks them; after a panic each entry is still whole.
+    /// Locks the changes, also after a panic: each entry is still whole.
     pub(in crate::control) fn lock(&self) -> MutexGuard<'_, Changes> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -29,13 +29,13 @@ pub(in crate::control) struct Changes {
     bytes: usize,
 }
 
-/// A rule that became another, or a change of too many to name.
+/// A changed rule, or a change of too many rules to name.
 #[derive(Clone, PartialEq, Debug)]
 pub(in crate::control) struct ChangeEntry {
     time: f64,
     who: Arc<str>,
     verb: Box<str>,
-    /// Name of the rule; `None`: of very many.
+    /// Name of the rule; `None`: the change is of very many rules.
     host: Option<Box<str>>,
     rule: Option<Box<str>>,
     before: Option<Box<str>>,
@@ -44,12 +44,12 @@ pub(in crate::control) struct ChangeEntry {
 }
 
 impl ChangeEntry {
-    /// Name of the rule; `None`: there are very many.
+    /// Name of the rule; `None`: the change is of very many rules.
     pub(in crate::control) fn host(&self) -> Option<&str> {
         self.host.as_deref()
     }
 
-    /// Appends its JSON.
+    /// Appends the entry as JSON.
     pub(in crate::control) fn write(&self, out: &mut String) {
         let text = |text: &Option<Box<str>>| text.as_deref().unwrap_or("null").to_owned();
         let host = json!(self.host.as_deref().unwrap_or("*"));
@@ -96,7 +96,8 @@ impl ChangeEntry {
 }
 
 impl Changes {
-    /// Adds a change that is in force: of each rule that became another, or of very many.
+    /// Adds a change that is in force: an entry for each rule that it altered, or one entry for all
+    /// if `rules` is `None`.
     pub(in crate::control) fn note(
         &mut self,
         who: &str,
@@ -153,7 +154,7 @@ impl Changes {
         each.collect()
     }
 
-    /// Takes over what another daemon has written down.
+    /// Takes over the entries that another daemon has written down.
     pub(in crate::control) fn recall(&mut self, told: &Value) {
         let each = told.as_array().into_iter().flatten().filter_map(ChangeEntry::read);
         each.for_each(|entry| self.add(entry));

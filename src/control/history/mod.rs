@@ -1,6 +1,6 @@
-//! The last hour: numbers of all hosts together each 10 s, of the hosts and backends that mattered
-//! each 30 s, and the last changes of rules. Kept in memory within bounds (`limits`: 17 MB at
-//! most), handed on in an upgrade, and gone after a restart.
+//! The last hour: totals of all hosts every 10 s, numbers of the hosts and backends that mattered
+//! every 30 s, and the last changes of rules. They are kept in memory within bounds (`limits`: 17
+//! MB at most), handed over in an upgrade, and lost in a restart.
 
 mod changes;
 mod point;
@@ -30,7 +30,8 @@ pub(super) struct Hour {
     pub(super) hosts: Tracks,
     pub(super) backends: Tracks,
     last: Option<(Instant, HourTotals)>,
-    /// Classes of latencies at the ends of the last steps: the last minute begins at the oldest.
+    /// Counts by class of latency at the ends of the last steps. The last minute begins at the
+    /// oldest one.
     marks: VecDeque<[u64; CLASSES_OF_TIME]>,
 }
 
@@ -105,7 +106,7 @@ impl History {
         })))
     }
 
-    /// Locks it; after a panic the numbers are still numbers.
+    /// Locks the history, also after a panic: its numbers can still be used.
     pub(super) fn lock(&self) -> MutexGuard<'_, Hour> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -167,7 +168,7 @@ impl History {
         hour.backends.note(time, backends);
     }
 
-    /// Writes all of it down for the daemon that takes over.
+    /// Writes the history down for the daemon that takes over.
     pub(super) fn to_json(&self) -> Value {
         let hour = self.lock();
         json!({
@@ -177,7 +178,7 @@ impl History {
         })
     }
 
-    /// Takes over what another daemon has written down.
+    /// Takes over the history that another daemon has written down.
     pub(super) fn recall(&self, told: &Value) {
         let mut hour = self.lock();
         hour.totals = point::read(&told["totals"], limits::HISTORY_POINTS);

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use crate::control::statistics::quantile;
 use crate::link::CLASSES_OF_TIME;
 
-/// Numbers of the step that ends at a time.
+/// Numbers of the step that ends at `time`.
 #[derive(Copy, Clone, PartialEq, Debug, Default)]
 pub(in crate::control) struct Point {
     /// Seconds since 1970.
@@ -18,14 +18,14 @@ pub(in crate::control) struct Point {
     pub(super) answers: [f32; 4],
     pub(super) sent: f32,
     pub(super) received: f32,
-    /// Requests at the end of the step.
+    /// Open requests, and held ones, at the end of the step.
     pub(super) open: u32,
     pub(super) held: u32,
-    /// Percentiles in microseconds; negative where nothing was answered.
+    /// Percentiles in microseconds; negative if there was no response.
     pub(super) times: [f32; 3],
 }
 
-/// Percentiles in microseconds; negative where nothing was answered.
+/// Percentiles in microseconds; negative if there was no response.
 pub(super) fn times(latency: [u64; CLASSES_OF_TIME]) -> [f32; 3] {
     [0.5, 0.95, 0.99].map(|part| quantile(latency, part).map_or(-1.0, |micros| micros as f32))
 }
@@ -66,12 +66,12 @@ pub(super) fn read(told: &Value, most: usize) -> VecDeque<Point> {
     all[all.len().saturating_sub(most)..].iter().copied().collect()
 }
 
-/// A number to a thousandth.
+/// Rounds a number to a thousandth.
 fn rounded(number: f32) -> f64 {
     (f64::from(number) * 1000.0).round() / 1000.0
 }
 
-/// Columns of these points: a list for each number, all of one length.
+/// Columns of these points: a list for each number, all of the same length.
 pub(in crate::control) fn columns(
     points: &VecDeque<Point>,
     is_backend: bool,

@@ -1,5 +1,5 @@
-//! Histories of the hosts, or of the backends, that mattered in the last hour: each that was among
-//! the first by requests, errors, latency, held requests or bytes in some step.
+//! Histories of the hosts, or of the backends, that mattered in the last hour: those that were
+//! among the first by requests, errors, latency, held requests or bytes in at least one step.
 
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -18,7 +18,7 @@ pub(in crate::control) struct Tracks {
 
 #[derive(Default)]
 struct Track {
-    /// Time of the last step in which it mattered.
+    /// Time of the last step in which the host or backend mattered.
     mattered: u32,
     points: VecDeque<Point>,
 }
@@ -42,7 +42,7 @@ impl Tracks {
         self.by_name.get(name).map(|track| &track.points)
     }
 
-    /// Adds a step: a point for each that is followed, also where nothing happened.
+    /// Adds a step: a point for each host or backend that is followed, even if it had no traffic.
     pub(super) fn note<N: AsRef<str>>(&mut self, time: u32, step: Step<N>) {
         let Step { seconds, of } = step;
         let first = first_of(&of);
@@ -68,7 +68,7 @@ impl Tracks {
         }
     }
 
-    /// Forgets those that mattered least lately, past the most that are kept.
+    /// Forgets histories past `most`: those that have not mattered for longest.
     fn forget_some(&mut self) {
         if self.by_name.len() <= self.most {
             return;
@@ -102,7 +102,7 @@ impl Tracks {
     }
 }
 
-/// Indices of those that are among the first by some measure.
+/// Indices of the hosts or backends that are among the first by at least one measure.
 fn first_of<N>(of: &[(N, Stepped)]) -> HashSet<usize> {
     let mut first = HashSet::new();
     for measure in MEASURES {

@@ -1,10 +1,10 @@
 //! Numbers of hosts that no slot holds (any more): handed over by shards, or saved before the last
-//! start. Those by which hosts are sorted lie open and side by side, a million in a few
-//! milliseconds; the rest is packed.
+//! start. The numbers by which hosts are sorted lie unpacked and side by side, so that a million
+//! are read in a few milliseconds; the rest is packed.
 
 use crate::link::{ByKey, HostCount, Sums, Whole};
 
-/// Numbers by host: about 130 bytes for one that had traffic.
+/// Numbers by host: about 130 bytes for a host that had traffic.
 #[derive(Default)]
 pub(super) struct HostArchive {
     index: ByKey<u32>,
@@ -73,7 +73,7 @@ impl HostArchive {
         match self.index.get(&key) {
             Some(at) => self.rows[*at as usize] = row,
             None => {
-                // There are fewer hosts than bytes of memory, by far.
+                // 2^32 hosts would need far more memory than there is.
                 self.index.insert(key, self.rows.len() as u32);
                 self.rows.push(row);
             }

@@ -1,10 +1,10 @@
-//! Statistics per host: what the shards count now, what they have handed over, and what was saved
-//! before the last start, as one number.
+//! Statistics per host. Each number is the sum of what the shards count now, what they have handed
+//! over, and what was saved before the last start.
 //!
-//! A shard's slot that was idle for long is retired and its numbers come here, packed: about 130
-//! bytes for a host that ever had traffic, nothing for one that had none. A deleted host's numbers
-//! go, though the shards' slots stay for a while: what they held at that moment is taken off from
-//! then on.
+//! A shard retires a slot that was idle for long, and its numbers come here, packed: about 130
+//! bytes for a host that ever had traffic, nothing for a host that had none. When a host is
+//! deleted, its numbers here are dropped, but its slots in the shards stay for a while. What they
+//! held at that moment is subtracted from then on.
 
 mod archive;
 mod rank;
@@ -33,7 +33,7 @@ pub(super) use window::{SlotReading, per_second, percentiles, quantile};
 /// journal.
 pub(super) type SharedStatistics = Arc<Mutex<Statistics>>;
 
-/// Locks the statistics; after a panic they are still numbers.
+/// Locks the statistics, also after a panic: the numbers can still be used.
 pub(super) fn lock(statistics: &SharedStatistics) -> MutexGuard<'_, Statistics> {
     statistics.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -41,20 +41,20 @@ pub(super) fn lock(statistics: &SharedStatistics) -> MutexGuard<'_, Statistics> 
 /// All counters by host.
 pub(super) struct Statistics {
     shards: ControlEnd,
-    /// Numbers handed over by shards, and saved before.
+    /// Numbers that shards handed over, or that were saved before the start.
     archive: HostArchive,
     /// Numbers in the slots of a host when it was deleted.
     gone: ByKey<Box<Whole>>,
-    /// Requests completed in each slot of each shard when it was saved last.
+    /// Requests completed in each slot of each shard when the slot was last saved.
     saved: Vec<Vec<u64>>,
-    /// Hosts that have more than was saved, though no slot shows it.
+    /// Hosts that have higher totals than were saved, though no slot shows it.
     unsaved: KeySet,
     /// Backends that shards have forgotten, packed.
     backends: HashMap<Id, Box<[u8]>>,
     /// The last minute of hosts and of backends.
     host_window: Window<u64, BuildHasherDefault<KeyHasher>>,
     backend_window: Window<Id, RandomState>,
-    /// Requests under way in a daemon that is being taken over from.
+    /// Requests under way in the daemon that this one is taking over from.
     elder: ByKey<u64>,
 }
 
@@ -62,7 +62,7 @@ pub(super) struct Statistics {
 pub(super) type Busy = ByKey<Sums>;
 
 impl Statistics {
-    /// Goes on from what was saved; names that no rule has (any more) are left out.
+    /// Goes on from the totals that were saved; names that no rule has (any more) are left out.
     pub(super) fn new(shards: ControlEnd, table: &Snapshot, saved: &[Counted]) -> Statistics {
         let mut archive = HostArchive::default();
         for (name, counters) in saved.iter().filter(|(name, _)| is_counted(table, name)) {
@@ -84,8 +84,8 @@ impl Statistics {
         }
     }
 
-    /// Takes over the slots that shards have retired, once a second. As long as there are none,
-    /// that is a look at each slot and nothing more.
+    /// Takes over the slots that shards have retired; called once a second. If there are none, this
+    /// only looks at each slot.
     pub(super) fn take_over(&mut self, table: &Snapshot) {
         self.take_wraps();
         let mut of_deleted = KeySet::default();
@@ -125,7 +125,8 @@ impl Statistics {
         }
     }
 
-    /// Adds up the classes of times that came to the end of their counts in slots.
+    /// Adds up the classes of times whose counts in slots have come to their end and wrapped
+    /// around.
     fn take_wraps(&mut self) {
         for slots in self.shards.hosts() {
             slots.take_wraps(|[key, ..], class| {
@@ -142,7 +143,7 @@ impl Statistics {
         }
     }
 
-    /// Takes off for good the sums of deleted hosts of which no slot holds any more.
+    /// Subtracts for good the sums of deleted hosts that no slot holds any more.
     fn end_deleted(&mut self, keys: &KeySet, table: &Snapshot) {
         let held = self.in_slots(keys);
         for key in keys.iter().filter(|key| !held.contains_key(key)) {
@@ -194,7 +195,7 @@ impl Statistics {
         found
     }
 
-    /// Adds the sums that slots do not hold (any more).
+    /// Adds the numbers that slots do not hold (any more), and subtracts those of deleted hosts.
     fn complete(&self, found: &mut Busy) {
         for (key, sums) in found {
             if let Some(more) = self.archive.sums(*key) {
@@ -221,7 +222,7 @@ impl Statistics {
         open.filter_map(|(key, open)| Some((name_of(table, key)?.to_owned(), open))).collect()
     }
 
-    /// Sets the requests that are under way in a daemon that is being taken over from.
+    /// Sets the requests that are under way in the daemon that this one is taking over from.
     pub(super) fn set_elder(&mut self, table: &Snapshot, open: &[(String, u64)]) {
         self.elder = open.iter().map(|(name, open)| (table.key(name), *open)).collect();
     }
@@ -237,7 +238,7 @@ impl Statistics {
         known
     }
 
-    /// Forgets deleted hosts: later hosts of these names start at nothing.
+    /// Forgets deleted hosts: later hosts of these names start at zero.
     pub(super) fn forget(&mut self, keys: &KeySet) {
         let mut held: ByKey<Box<Whole>> = ByKey::default();
         for (shard, slots) in self.shards.hosts().enumerate() {
@@ -259,8 +260,8 @@ impl Statistics {
         }
     }
 
-    /// Takes the totals that changed since they were saved last; of very many a part, the others
-    /// next time.
+    /// Takes the totals that changed since they were last saved. If there are very many, takes a
+    /// part of them; the next call takes others.
     pub(super) fn take_unsaved(&mut self, table: &Snapshot) -> Vec<Counted> {
         let mut keys: KeySet = self.unsaved.iter().copied().take(limits::SAVED_AT_ONCE).collect();
         keys.iter().for_each(|key| _ = self.unsaved.remove(key));
@@ -305,7 +306,7 @@ impl Statistics {
         for slots in self.shards.backends() {
             slots.look(|_, id, slot| all.entry(id).or_default().add(&slot.sums()));
         }
-        // Two Unix sockets that nobody can name would be told under one name.
+        // Unix sockets whose paths are forgotten would all be listed under one name.
         all.retain(|id, _| Address::from_words(*id).is_known());
         all
     }
@@ -344,7 +345,7 @@ impl Statistics {
         found
     }
 
-    /// The last minute of these hosts: of each that had traffic in it.
+    /// The last minute of these hosts, as far as they had traffic in it.
     pub(super) fn minutes(&self, keys: &KeySet) -> Minutes<ByKey<SlotReading>> {
         let mut found = ByKey::<SlotReading>::default();
         for (shard, slots) in self.shards.hosts().enumerate() {
@@ -378,8 +379,8 @@ impl Statistics {
         Minutes { of: found, seconds: self.backend_window.seconds(Instant::now()) }
     }
 
-    /// Marks what is counted, twice a minute: the last minute begins at a mark. Returns the numbers
-    /// since the marks before, of hosts and of backends; `None`: no marks are due.
+    /// Marks, twice a minute, what each slot has counted; the last minute begins at a mark. Returns
+    /// the numbers of hosts and of backends since the marks before; `None`: no marks are due.
     pub(super) fn mark(&mut self) -> Option<(Step<u64>, Step<Id>)> {
         let now = Instant::now();
         if !self.host_window.is_due(now) {
@@ -426,14 +427,15 @@ pub(super) struct Step<K> {
 }
 
 impl<K> Step<K> {
-    /// Gives the step other names; hosts without one are left out.
+    /// Renames the hosts or backends of a step; those without a new name are left out.
     pub(super) fn by<N>(self, name: impl Fn(K) -> Option<N>) -> Step<N> {
         let of = self.of.into_iter().filter_map(|(key, step)| Some((name(key)?, step)));
         Step { seconds: self.seconds, of: of.collect() }
     }
 }
 
-/// Numbers of a host or backend between two marks, and how much was open and held at the second.
+/// Numbers of a host or backend between two marks, and how many requests were open and held at the
+/// second mark.
 #[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Stepped {
     pub(super) reading: SlotReading,
@@ -482,7 +484,7 @@ impl<K: Eq + Hash> Minutes<HashMap<K, SlotReading>> {
     }
 }
 
-/// The sums of a host that outlive the process, as its slot counts them.
+/// Counts of a host whose sums are saved, and so outlive the process.
 const TOTALS: [HostCount; 5] = [
     HostCount::Completed,
     HostCount::BytesSent,
@@ -538,8 +540,8 @@ pub(super) fn answers_to_json(sums: &Sums) -> Value {
     classes.chain(unknown).map(|(class, count)| (class, json!(count))).collect()
 }
 
-/// JSON of the original's four numbers, requests held, responses by class, and requests that
-/// failed.
+/// JSON of the four numbers that the original Mantrid had, requests held, responses by class, and
+/// requests that failed.
 pub(super) fn to_json(sums: &Sums) -> Map<String, Value> {
     let numbers = [
         ("open_requests", HostCount::Open),

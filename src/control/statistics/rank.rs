@@ -2,7 +2,7 @@
 //! start; or by requests that are held or open now.
 //!
 //! A rank is made of what the slots and the archive hold side by side, so that a million hosts are
-//! looked through in milliseconds; names are looked up for those alone that may be chosen.
+//! looked through in milliseconds; names are looked up only for hosts that may be chosen.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashSet};
@@ -54,7 +54,7 @@ impl HostSort {
         }
     }
 
-    /// Number of the archive that counts where the first ones are equal.
+    /// Number of the archive that belongs to the second number of a rank.
     fn archived(self, row: &Row) -> u64 {
         match self {
             HostSort::Errors => row.errors,
@@ -66,8 +66,9 @@ impl HostSort {
     }
 }
 
-/// Position of a host in an order, the higher the earlier: a number of now or of the last minute,
-/// and one since the start.
+/// Rank of a host in an order; a higher rank comes first. The first number is of now or of the last
+/// minute. The second decides between equal ones: a number since the start, or another percentile
+/// for latency.
 #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub(in crate::control) struct HostRank(u64, u64);
 
@@ -98,13 +99,13 @@ pub(in crate::control) enum HostTrouble {
 pub(in crate::control) trait HostFilter {
     /// Keys of the hosts among which the wanted ones are; `None`: among all.
     fn among(&self) -> Option<&KeySet>;
-    /// Whether every rule that may be seen is wanted: then no rule need be looked at.
+    /// Whether every rule that the client may see is wanted, so that no rule need be looked at.
     fn is_everything(&self) -> bool;
     /// Whether the client may see every host.
     fn sees_all(&self) -> bool;
     /// Whether the client may see the host.
     fn sees(&self, name: &str) -> bool;
-    /// Whether a host is wanted of those; `unknown` has no rule.
+    /// Whether a host that the client may see is wanted; `unknown` has no rule.
     fn matches(&self, name: &str, rule: Option<&Rule>) -> bool;
 }
 
@@ -112,13 +113,13 @@ pub(in crate::control) trait HostFilter {
 pub(in crate::control) struct Chosen<'t> {
     /// Names of the hosts, in order.
     pub(in crate::control) names: Vec<&'t str>,
-    /// Hosts that match, of which these are the first.
+    /// Number of all hosts that match; `names` are the first of them.
     pub(in crate::control) matched: usize,
-    /// Rules that the client may see.
+    /// Number of rules that the client may see.
     pub(in crate::control) rules: usize,
 }
 
-/// Chooses the first `limit` hosts of an order, without one by their names.
+/// Chooses the first `limit` hosts of an order, or by their names without one.
 pub(in crate::control) fn choose<'t>(
     statistics: &super::SharedStatistics,
     table: &'t Snapshot,
@@ -164,7 +165,7 @@ pub(in crate::control) fn choose<'t>(
     }
 }
 
-/// Chooses the first `limit` rules by their names, behind a name where one is given.
+/// Chooses the first `limit` rules by their names, beginning after the name `after` if it is given.
 pub(in crate::control) fn by_name<'t>(
     table: &'t Snapshot,
     (after, limit): (Option<&str>, usize),
@@ -173,8 +174,8 @@ pub(in crate::control) fn by_name<'t>(
     first_by_name(table, limit, wanted, |name| after.is_none_or(|after| after < name))
 }
 
-/// The first names of those that match, as far as `accepts` takes them. Memory is taken for these
-/// names, however many rules there are.
+/// Chooses the first `limit` names that match and that `accepts` takes. Needs memory for these
+/// names only, however many rules there are.
 fn first_by_name<'t>(
     table: &'t Snapshot,
     limit: usize,
@@ -228,7 +229,7 @@ fn each_match<'t>(
     rules
 }
 
-/// The first of those that match, which each rule is looked at for.
+/// Chooses the first `limit` hosts that match, by looking at each rule.
 fn ranked<'t>(
     statistics: &super::SharedStatistics,
     table: &'t Snapshot,
@@ -349,7 +350,7 @@ impl Statistics {
         ranks.of.get(&key).copied().unwrap_or_else(|| HostRank(0, archived()))
     }
 
-    /// The first hosts, in no order; those of which nothing is counted are left out.
+    /// The first `limit` hosts, in no particular order; hosts without any counts are left out.
     fn first(
         &self,
         ranks: &HostRanks,
@@ -363,7 +364,7 @@ impl Statistics {
         for (key, rank, is_busy) in busy.chain(idle) {
             let is_late =
                 limit <= first.len() && first.peek().is_none_or(|Reverse((last, _))| rank <= *last);
-            // In this order: nearly all of a million hosts are late.
+            // The cheap tests come first: nearly all of a million hosts are late.
             if rank == HostRank::default()
                 || is_late
                 || (!is_busy && ranks.of.contains_key(&key))

@@ -1,6 +1,6 @@
 //! The last minute of each host, or of each backend: how much its slots have counted since a moment
-//! 30 to 60 seconds ago. The shards do nothing for it. Control marks twice a minute what each slot
-//! has counted, and what is taken over from slots that are retired is added up here.
+//! 30 to 60 seconds ago. The shards do nothing for this. Twice a minute, control marks what each
+//! slot has counted so far, and it adds up here what it takes over from retired slots.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash};
@@ -13,18 +13,18 @@ use crate::link::{
     BackendCount, CLASSES_OF_TIME, HostCount, Slot, SlotIndex, SlotTime, Sums, TIME_BOUNDS,
 };
 
-/// Numbers of a slot at one moment, or what it counted between two.
+/// Counts of a slot at one moment, or between two moments.
 #[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
 pub(in crate::control) struct SlotReading {
     pub(in crate::control) requests: u32,
     pub(in crate::control) errors: u32,
-    /// Requests that a limit turned away; of a host.
+    /// Requests that a limit turned away; only counted for hosts.
     pub(in crate::control) limited: u32,
     /// Responses by class, from 2xx to 5xx.
     pub(in crate::control) answers: [u32; 4],
     pub(in crate::control) sent: u64,
     pub(in crate::control) received: u64,
-    /// Responses by the time until their heads.
+    /// Responses by the class of the time until their head.
     pub(in crate::control) latency: [u32; CLASSES_OF_TIME],
 }
 
@@ -49,7 +49,7 @@ impl SlotReading {
             .timed(slot, SlotTime::Response)
     }
 
-    // Counts of readings are cut to 32 bits: differences within a minute have room.
+    // Counts are cut to 32 bits, because only differences within a minute matter, and these fit.
     fn of(sums: &Sums, requests: impl SlotIndex, errors: impl SlotIndex) -> SlotReading {
         let mut answers = [0; 4];
         answers.iter_mut().zip(sums.answers()).for_each(|(own, n)| *own = *n as u32);
@@ -117,8 +117,8 @@ pub(in crate::control) fn percentiles(latency: [u64; CLASSES_OF_TIME]) -> Map<St
     values.into_iter().collect()
 }
 
-/// Time in microseconds that this part of all times is not above: within a class as if they were
-/// spread evenly, as Prometheus does it. Times past the last bound count as that.
+/// Quantile in microseconds: this part of all times is not above it. Within a class, times count as
+/// spread evenly, as in Prometheus; times past the last bound count as equal to it.
 pub(in crate::control) fn quantile(classes: [u64; CLASSES_OF_TIME], part: f64) -> Option<u64> {
     let all: u64 = classes.iter().sum();
     if all == 0 {
@@ -138,7 +138,7 @@ pub(in crate::control) fn quantile(classes: [u64; CLASSES_OF_TIME], part: f64) -
     TIME_BOUNDS.last().copied()
 }
 
-/// A rate to a thousandth.
+/// Rate per second, rounded to a thousandth.
 pub(in crate::control) fn per_second(count: u64, seconds: f64) -> f64 {
     (count as f64 / seconds * 1000.0).round() / 1000.0
 }
@@ -149,7 +149,7 @@ pub(super) struct Window<K, S> {
     moments: [Instant; 2],
     /// Marks by shard, and there by slot.
     marks: Vec<Vec<[SlotReading; 2]>>,
-    /// Counts of slots that were retired: since the newest mark, and between the two.
+    /// Counts of slots that were retired: first since the newest mark, then between the two marks.
     retired: HashMap<K, [SlotReading; 2], S>,
 }
 
@@ -159,7 +159,7 @@ impl<K: Copy + Eq + Hash, S: BuildHasher + Default> Window<K, S> {
         Window { moments: [now; 2], marks, retired: HashMap::default() }
     }
 
-    /// Length of the window; early on it is cut to a second, so that no rate is out of all reason.
+    /// Length of the window; at least a second, so that no rate is absurdly high early on.
     pub(super) fn seconds(&self, now: Instant) -> f64 {
         now.saturating_duration_since(self.moments[1]).as_secs_f64().max(1.0)
     }
@@ -178,7 +178,7 @@ impl<K: Copy + Eq + Hash, S: BuildHasher + Default> Window<K, S> {
         now.since(&self.marks(shard, index)[1])
     }
 
-    /// Calls `add` with the counts of the last minute of slots that are no more.
+    /// Calls `add` with the counts of retired slots in the last minute.
     pub(super) fn each_retired(&self, mut add: impl FnMut(K, SlotReading)) {
         for (key, [newest, before]) in &self.retired {
             let mut minute = *newest;
@@ -187,16 +187,16 @@ impl<K: Copy + Eq + Hash, S: BuildHasher + Default> Window<K, S> {
         }
     }
 
-    /// Counts in the last minute of slots of this host or backend that are no more.
+    /// Counts of the retired slots of this host or backend in the last minute.
     pub(super) fn retired(&self, key: K) -> SlotReading {
         let [mut minute, before] = self.retired.get(&key).copied().unwrap_or_default();
         minute.add(&before);
         minute
     }
 
-    /// Begins a new half of a minute; [`Window::mark`] is called for each slot then.
+    /// Begins a new half-minute. The caller calls [`Window::mark`] for each slot afterwards.
     ///
-    /// Returns the counts of slots that were retired in the half that ends.
+    /// Returns the seconds of the half-minute that ends, and the counts of slots retired in it.
     pub(super) fn turn(&mut self, now: Instant) -> (f64, Vec<(K, SlotReading)>) {
         let seconds = now.saturating_duration_since(self.moments[0]).as_secs_f64().max(1.0);
         self.moments = [now, self.moments[0]];
@@ -209,7 +209,7 @@ impl<K: Copy + Eq + Hash, S: BuildHasher + Default> Window<K, S> {
         (seconds, step)
     }
 
-    /// Marks a slot; returns what it has counted since its mark before.
+    /// Marks a slot; returns what the slot has counted since its mark before.
     pub(super) fn mark(&mut self, shard: usize, index: usize, now: SlotReading) -> SlotReading {
         let marks = &mut self.marks[shard];
         if marks.len() <= index {
@@ -221,7 +221,8 @@ impl<K: Copy + Eq + Hash, S: BuildHasher + Default> Window<K, S> {
         step
     }
 
-    /// Takes the counts of a slot over that the shard is done with; its next owner begins at 0.
+    /// Takes over the counts of a slot that its shard has retired; the next owner of the slot
+    /// begins at 0.
     pub(super) fn retire(&mut self, (shard, index): (usize, usize), key: K, last: &SlotReading) {
         let [newest, before] = self.marks(shard, index);
         if let Some(marks) = self.marks[shard].get_mut(index) {
@@ -244,7 +245,7 @@ impl<K: Copy + Eq + Hash, S: BuildHasher + Default> Window<K, S> {
         self.mark(shard, index, now);
     }
 
-    /// Forgets what slots of a deleted host have counted that are no more.
+    /// Forgets the counts of retired slots of a deleted host.
     pub(super) fn forget(&mut self, key: K) {
         self.retired.remove(&key);
     }
@@ -275,7 +276,7 @@ fn described(minute: &SlotReading, more: &[(&str, u64)], seconds: f64) -> Map<St
     rates.chain(minute.percentiles()).collect()
 }
 
-/// Two steps between marks are the minute.
+/// The minute is two steps between marks long.
 const _: () = assert!(limits::WINDOW_STEP.as_secs() * 2 == Duration::from_secs(60).as_secs());
 
 #[cfg(test)]

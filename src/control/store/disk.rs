@@ -17,7 +17,7 @@ use super::lock::{self, Lock, LockError};
 pub(super) enum Part {
     /// The state file itself.
     State,
-    /// One that is being written, to take its place.
+    /// A state file that is being written, to replace the old one.
     New,
     /// Changes since the state file was written.
     Journal,
@@ -39,8 +39,7 @@ impl Part {
     }
 }
 
-/// Marks by which a file is known again, and by which it is seen that another program has written
-/// to it.
+/// Marks that identify a file, and that show whether another program has written to it.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(super) struct Trace {
     /// Device and inode.
@@ -60,28 +59,28 @@ impl Trace {
     }
 }
 
-/// The folder. Changes of names are on disk after [`Disk::sync_folder`] and no sooner.
+/// The folder of a store. Changes of names are on disk only after [`Disk::sync_folder`].
 pub(super) trait Disk: Send + Sync {
     /// Path of a file, for messages.
     fn path(&self, part: Part) -> PathBuf;
-    /// Keeps others out for as long as this lives; makes the folder if there is none. Again is
-    /// fine, and takes another lock where the file of the first has gone.
+    /// Keeps other processes out for as long as this value lives; makes the folder if there is
+    /// none. May be called again, and takes another lock if the file of the first one has gone.
     fn lock(&self) -> Result<(), LockError>;
-    /// Lets others in again.
+    /// Lets other processes in again.
     fn unlock(&self);
     /// `None` where there is no such file.
     fn read(&self, part: Part) -> io::Result<Option<Box<dyn Read>>>;
     /// `None` where there is no such file.
     fn bytes(&self, part: Part) -> io::Result<Option<u64>>;
-    /// An empty file that did not exist before: what had its name is let go.
+    /// Creates an empty file. A file that had its name is removed first.
     fn create(&self, part: Part) -> io::Result<Box<dyn Output>>;
-    /// The file that exists, or else an empty one.
+    /// Opens the file that exists, or else creates an empty one.
     fn append(&self, part: Part) -> io::Result<Box<dyn Output>>;
     fn rename(&self, from: Part, to: Part) -> io::Result<()>;
-    /// The file of that name now; `None` where there is none.
+    /// Marks of the file that has the name now; `None`: there is no such file.
     fn trace(&self, part: Part) -> io::Result<Option<Trace>>;
-    /// Gives the file a second name, so that it stays when its own goes to another file; returns
-    /// that name.
+    /// Gives the file a second name, so that it stays when its own name goes to another file.
+    /// Returns the second name.
     fn keep_aside(&self, part: Part) -> io::Result<PathBuf>;
     /// Removes a file; a missing one is fine.
     fn remove(&self, part: Part) -> io::Result<()>;
@@ -95,8 +94,8 @@ pub(super) trait Output: Write + Send {
     /// Syncs the content with its length and rights (fsync).
     fn sync_all(&mut self) -> io::Result<()>;
     fn truncate(&mut self, bytes: u64) -> io::Result<()>;
-    /// Puts what is there from `offset` on in its own place, so that the next sync writes it
-    /// whatever memory believes to be on disk already.
+    /// Writes the content from `offset` on over itself, so that the next sync writes it to disk,
+    /// even if the kernel takes it for written already.
     fn write_again(&mut self, offset: u64) -> io::Result<()>;
     fn bytes(&self) -> io::Result<u64>;
     /// The marks of the file itself, whatever its name leads to now. `None`: it is in no folder
@@ -104,7 +103,7 @@ pub(super) trait Output: Write + Send {
     fn trace(&self) -> io::Result<Option<Trace>>;
 }
 
-/// Files of others that are kept, of each name.
+/// Most files of other programs that are kept for each name.
 const ASIDE_MAX: u32 = 1000;
 
 /// A real folder.
@@ -116,8 +115,8 @@ pub(super) struct Folder {
 }
 
 impl Folder {
-    /// The folder of this state file; of what it leads to, if it is a symbolic link, which stays
-    /// one.
+    /// The folder of this state file. If the state file is a symbolic link, it stays one, and the
+    /// folder is that of the file it leads to.
     pub(super) fn of(state_file: &Path) -> io::Result<Folder> {
         let path = follow(state_file)?;
         let expected = || io::Error::new(ErrorKind::InvalidInput, "expected the path of a file");
@@ -129,7 +128,7 @@ impl Folder {
         Ok(Folder { folder, name, lock: Mutex::new(None) })
     }
 
-    /// Whether the state file is mounted by itself: then no other can be put in its place.
+    /// Whether the state file is mounted by itself, so that no other file can be put in its place.
     pub(super) fn is_state_mounted(&self) -> bool {
         use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
         let found = statx(CWD, self.file(""), AtFlags::SYMLINK_NOFOLLOW, StatxFlags::TYPE);
@@ -142,13 +141,13 @@ impl Folder {
         self.folder.join(name)
     }
 
-    /// Missing folders are made, and their names put on disk.
+    /// Makes missing folders, and puts their names on disk.
     fn make(&self) -> io::Result<()> {
         let missing = self.folder.ancestors().take_while(|folder| {
             *folder != Path::new("") && matches!(folder.try_exists(), Ok(false))
         });
         for folder in missing.collect::<Vec<_>>().into_iter().rev() {
-            // What clients' hosts are is nobody else's business.
+            // The names of clients' hosts are not for other users to read.
             let mode = if folder == self.folder { 0o750 } else { 0o777 };
             fs::DirBuilder::new().mode(mode).create(folder)?;
             let parent = folder.parent().filter(|parent| *parent != Path::new(""));
@@ -157,19 +156,20 @@ impl Folder {
         Ok(())
     }
 
-    /// Rights and owner as the state file has them: all of its company holds what it holds. But
-    /// only the state file itself may be for everybody to read.
+    /// Gives a file the permissions and the owner of the state file, because all files of a store
+    /// hold the same kind of data. But only the state file itself may be readable by everybody.
     fn make_alike(&self, part: Part, file: &File) {
         let Ok(state) = fs::metadata(self.file("")) else { return };
         let mask = if part == Part::New { 0o777 } else { 0o770 };
-        // As far as we may: an ordinary user can't give files away.
+        // As far as it is allowed: an ordinary user can't give files away.
         let _ = std::os::unix::fs::fchown(file, Some(state.uid()), Some(state.gid()));
         let _ = file.set_permissions(fs::Permissions::from_mode(state.mode() & mask));
     }
 
     fn open(&self, part: Part) -> io::Result<Box<dyn Output>> {
         let path = self.path(part);
-        // Not to append: such a file can't be written anywhere else. Nobody else writes to it.
+        // Not opened to append, because such a file can be written nowhere but at its end. No other
+        // process writes to it.
         let mut options = OpenOptions::new();
         options.read(true).write(true).mode(0o640);
         let mut file = match options.create_new(true).open(&path) {
@@ -189,14 +189,14 @@ impl Folder {
     }
 }
 
-/// Follows a chain of symbolic links to its end; there need be nothing.
+/// Follows a chain of symbolic links to its end, where nothing need exist.
 fn follow(path: &Path) -> io::Result<PathBuf> {
     let mut path = path.to_owned();
-    // As many as the kernel follows.
+    // The kernel follows as many links.
     for _ in 0..40 {
         match fs::read_link(&path) {
             Ok(target) => path = path.parent().unwrap_or(Path::new("")).join(target),
-            // No link, or not there: what is wrong with it shows when it is read.
+            // No link, or no file: what is wrong shows when the file is read.
             Err(_) => return Ok(path),
         }
     }
@@ -205,7 +205,7 @@ fn follow(path: &Path) -> io::Result<PathBuf> {
 
 fn sync_folder(folder: &Path) -> io::Result<()> {
     match File::open(folder)?.sync_all() {
-        // The file system has no such thing; then nobody could do better.
+        // The file system can't sync a folder, and there is nothing better to do.
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
         outcome => outcome,
     }
@@ -259,11 +259,12 @@ impl Disk for Folder {
         let own = self.path(part);
         for number in 1..=ASIDE_MAX {
             let aside = self.file(&format!("{}.found-{number}", part.suffix()));
-            // Not renamed: there is a state file at every moment.
+            // A link and not a rename, so that there is a state file at every moment.
             match fs::hard_link(&own, &aside) {
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
                 Ok(()) => return Ok(aside),
-                // Not every file system has links, nor may they be made to a stranger's file.
+                // Not every file system has links, and the kernel may forbid one to another user's
+                // file: copy it instead.
                 Err(_) => {
                     let mut options = OpenOptions::new();
                     options.write(true).create_new(true).mode(0o640);

@@ -12,12 +12,12 @@ use super::disk::{Disk, Part, Trace};
 use crate::state::{self, Membership, Totals};
 use crate::table::Snapshot;
 
-/// A state file to be written while commits go on, on another thread. [`super::Store::end_fold`]
-/// must be told how it went.
+/// A state file to be written on another thread, while commits go on. [`super::Store::end_fold`]
+/// must get the outcome.
 pub(in crate::control) struct Fold {
     pub(super) disk: Arc<dyn Disk>,
     pub(super) sequence: u64,
-    /// The state file that is ours to replace.
+    /// The state file as this store left it; no other one may be replaced.
     pub(super) known: Option<Trace>,
     pub(super) fleet: Option<Membership>,
 }
@@ -27,7 +27,7 @@ pub(in crate::control) struct Fold {
 pub(in crate::control) struct Folded {
     pub(super) bytes: u64,
     pub(super) trace: Option<Trace>,
-    /// The one that somebody else had put in its place before.
+    /// The name under which a state file was kept that another program had put there.
     pub(super) aside: Option<PathBuf>,
 }
 
@@ -37,7 +37,8 @@ impl Fold {
         self.sequence
     }
 
-    /// `table` and `stats` are as of [`Fold::sequence`], or later as far as that is on disk, too.
+    /// Writes the state file. `table` and `stats` must be as of [`Fold::sequence`], or later if the
+    /// later changes are on disk, too.
     pub(in crate::control) fn run(
         self,
         table: &Snapshot,
@@ -45,14 +46,16 @@ impl Fold {
     ) -> Result<Folded, StoreError> {
         let content = (table, self.fleet.as_ref());
         let folded = write_state(&*self.disk, content, stats, self.sequence, self.known)?;
-        // All that it says is in the state file: should it stay, it is passed over.
+        // The state file has all that the folded journal says. If the journal stays, it is passed
+        // over.
         let _ = self.disk.remove(Part::Folding);
         Ok(folded)
     }
 }
 
-/// Afterwards the state file is this one, for good; or it is the old one, or may be either after a
-/// crash. One that is not the `known` one is kept under another name.
+/// Writes a new state file and puts it in place of the old one. After an error the old one is still
+/// in place, except that if only the last sync failed, a crash may leave either. A state file that
+/// is not the `known` one is kept under another name.
 pub(super) fn write_state(
     disk: &dyn Disk,
     (table, fleet): (&Snapshot, Option<&Membership>),
@@ -62,7 +65,7 @@ pub(super) fn write_state(
 ) -> Result<Folded, StoreError> {
     let written = write_new(disk, table, stats, sequence, fleet);
     let (bytes, trace) = written.map_err(|error| {
-        // It would only take up room.
+        // The unfinished file would only take up room.
         let _ = disk.remove(Part::New);
         StoreError::failed("write", disk.path(Part::New), error)
     })?;

@@ -1,4 +1,4 @@
-//! Reads state file and journal, and says in one line each what was found on the way.
+//! Reads the state file and the journal, and reports what is wrong with them, in one line each.
 
 use std::fmt;
 use std::io::{self, BufReader};
@@ -22,7 +22,7 @@ pub(in crate::control) struct StoredState {
     pub(in crate::control) sequence: u64,
     /// The fleet that the table belongs to, if any.
     pub(in crate::control) fleet: Option<Membership>,
-    /// A line each: rules that are not used, and what was dropped or can't be written.
+    /// Warnings, one line each: rules that are not used, and what was dropped or can't be written.
     pub(in crate::control) warnings: Vec<String>,
 }
 
@@ -45,7 +45,7 @@ impl StoredState {
     }
 }
 
-/// Reads all. A missing file is an empty one.
+/// Reads all files. A missing file counts as an empty one.
 pub(super) fn load(disk: &dyn Disk, names: &mut Names) -> Result<Replayed, String> {
     let path = disk.path(Part::State);
     let loaded = match read_state(disk).map_err(|error| unreadable(disk, Part::State, &error))? {
@@ -64,7 +64,7 @@ pub(super) fn load(disk: &dyn Disk, names: &mut Names) -> Result<Replayed, Strin
     replay.finish().map_err(|error| journal_error(disk, JournalFile::Current, &error))
 }
 
-/// Read at a time.
+/// Bytes of a journal that are read at a time.
 const READ_BYTES: usize = 128 * 1024;
 
 fn read_state(disk: &dyn Disk) -> io::Result<Option<Vec<u8>>> {
@@ -74,7 +74,7 @@ fn read_state(disk: &dyn Disk) -> io::Result<Option<Vec<u8>>> {
     Ok(Some(bytes))
 }
 
-/// One line: the key, the file, what is wrong.
+/// Formats an error as one line: the key, the file, what is wrong.
 pub(super) fn failed(state_file: &Path, what: &dyn fmt::Display) -> String {
     format!("state_file = {}: {what}", state_file.display())
 }

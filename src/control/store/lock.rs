@@ -1,5 +1,6 @@
-//! One daemon a state file. The lock goes with the process, however it ends; the file that carries
-//! it stays, because taking it away would let two processes each lock one of that name.
+//! Lock that keeps a second daemon from the state file. The lock ends with the process, however the
+//! process ends. The lock file stays: if it were removed, two processes could each lock a file of
+//! that name.
 
 use std::fs::{File, Metadata, OpenOptions, Permissions};
 use std::io::{self, Read as _, Write as _};
@@ -8,14 +9,14 @@ use std::path::Path;
 
 use rustix::fs::{FlockOperation, flock};
 
-/// Held until it is dropped.
+/// A lock, held until it is dropped.
 #[derive(Debug)]
 pub(super) struct Lock {
     file: File,
 }
 
-/// Takes the rights of others from a file that an earlier version left open to them, as far as we
-/// may.
+/// Removes the permissions of other users from a file that an earlier version left open to them, as
+/// far as that is allowed.
 pub(super) fn close_to_others(file: &File) {
     if let Ok(found) = file.metadata()
         && found.mode() & 0o007 != 0
@@ -24,13 +25,13 @@ pub(super) fn close_to_others(file: &File) {
     }
 }
 
-/// Why it was not taken.
+/// Why a lock was not taken.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LockError {
-    /// Another process has it; its pid, where it wrote one.
+    /// Another process has the lock; its pid, or `unknown`.
     #[error("in use by mantrid (pid {0})")]
     InUse(String),
-    /// The file that carries it can't be opened or made.
+    /// The lock file can't be opened or made.
     #[error(transparent)]
     Failed(#[from] io::Error),
 }
@@ -46,12 +47,12 @@ impl Lock {
             Err(rustix::io::Errno::WOULDBLOCK) => return Err(LockError::InUse(read_pid(&file))),
             Err(error) => return Err(io::Error::from(error).into()),
         }
-        // The pid is for people. On a full disk it may not fit, and that is no reason to stay away.
+        // The pid is for people. If a full disk has no room for it, the lock is taken all the same.
         let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
         Ok(Lock { file })
     }
 
-    /// Whether whoever asks for the lock of this name meets this one.
+    /// Whether a process that locks the file of this name meets this lock.
     pub(super) fn is_at(&self, path: &Path) -> bool {
         let same =
             |own: Metadata, there: Metadata| (own.dev(), own.ino()) == (there.dev(), there.ino());
@@ -60,7 +61,7 @@ impl Lock {
     }
 }
 
-/// The process that has the lock, if one has it. Makes no file; the lock is tried for an instant.
+/// The process that has the lock, if any. Makes no file; a free lock is taken for an instant.
 pub(super) fn holder(path: &Path) -> Option<String> {
     let file = File::open(path).ok()?;
     let locked = flock(&file, FlockOperation::NonBlockingLockShared);

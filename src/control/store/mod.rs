@@ -1,22 +1,26 @@
 //! The table on disk: a state file, and a journal of the changes since it was written.
 //!
-//! A change that [`Store::commit`] has answered for is found again after any crash; besides,
-//! perhaps the commit that was under way, from its first change on, and nothing else. `state` says
-//! what the files hold and what to make of a torn end; here is when what reaches the disk:
+//! After any crash, every change that [`Store::commit`] has acknowledged is found again. Of the
+//! commit that was under way, all changes, the first few or none may be found; nothing else is.
+//! `state` says what the files hold and how a torn end is read. This module decides when what
+//! reaches the disk:
 //!
-//! - The journal is in order up to `journal_bytes`, all of it on disk, whenever nothing is running.
-//!   What a failed write left behind it is cut off again, on disk, before anything else is done.
+//! - Between operations, the journal is in order up to `journal_bytes`, and all of that is on disk.
+//!   Bytes that a failed write left after it are cut off again, on disk, before anything else is
+//!   done.
 //! - A failed fdatasync may have thrown the pages away and marked them clean, so that the next one
 //!   succeeds and means nothing (PostgreSQL found out in 2018). No file is trusted after that:
-//!   changes are refused until [`Store::rewrite`] has put the whole table into new ones.
-//! - Changes of names are put on disk one by one: a file has its name before anything that is
-//!   acknowledged goes in, and nothing is taken away before what replaces it is there.
-//! - A number is never used twice, unless it is certain that the first use is gone.
-//! - The files are those that were written: should their names lead elsewhere (removed, moved,
-//!   mounted over, restored from a backup, edited), it shows before a commit is answered for, and
-//!   [`Store::rewrite`] is due. What stands there then is kept under another name.
+//!   changes are refused until [`Store::rewrite`] has put the whole table into new files.
+//! - Changes of names are put on disk one by one: the name of a file is on disk before anything
+//!   that is acknowledged is written to the file, and a file is removed only once its replacement
+//!   is on disk.
+//! - The number of a change is never used twice, unless it is certain that the first use is gone.
+//! - The names must still lead to the files that this store wrote. If they do not (because a file
+//!   was removed, moved, mounted over, restored from a backup or edited), the store notices before
+//!   it acknowledges a commit, and [`Store::rewrite`] is due. A file that another program put there
+//!   is kept under another name.
 //!
-//! All of it blocks. One thread has the store; a [`Fold`] runs on another.
+//! All operations block. One thread owns the store; a [`Fold`] runs on another.
 
 mod disk;
 mod fold;
@@ -44,7 +48,7 @@ pub(super) use crate::state::Record;
 pub(super) use fold::{Fold, Folded};
 pub(super) use load::StoredState;
 
-/// The files, opened to be written.
+/// The files of a table, open for writing.
 pub(crate) struct Store {
     disk: Arc<dyn Disk>,
     mode: Mode,
@@ -53,24 +57,27 @@ pub(crate) struct Store {
     /// The last number that may be in the journal: after a failure, more than `durable`.
     tried: u64,
     journal_bytes: u64,
-    /// Bytes of the journal of a fold that did not come to its end.
+    /// Bytes of the journal that is to be folded, by a fold that runs or was broken off; `None`:
+    /// there is no such journal.
     folding_bytes: Option<u64>,
     is_folding: bool,
-    /// Bytes of journals from which on folding them is worth while.
+    /// Size of the journals above which folding them is worthwhile.
     fold_at: u64,
-    /// Rules that are in no file but the state file, and not to be lost when that is replaced.
+    /// Rejected rules that only the state file still has. They must not be lost when it is
+    /// replaced.
     rejected: Vec<Rejected>,
     /// How many rules of the files were not used at the start.
     rejected_count: usize,
-    /// The fleet that the table is of, as far as the files say.
+    /// The fleet that the table belongs to, according to the files.
     fleet: Option<Membership>,
     buffer: Vec<u8>,
     /// The state file as it was last read or written; `None`: there was none.
     state: Option<Trace>,
-    /// The journal that was given up because another stands in its place, or none.
+    /// The journal that was given up because its name leads to no file or to another one, or
+    /// because another program wrote to it.
     lost_journal: Option<Trace>,
     is_displaced: bool,
-    /// Why the last commit or rewrite did not succeed, if it did not.
+    /// Why the last commit or rewrite failed; `None`: it succeeded.
     failure: Option<String>,
     /// Notes for the log: files that were found and kept under another name.
     notes: Vec<String>,
@@ -78,9 +85,9 @@ pub(crate) struct Store {
 
 enum Mode {
     Ready(Box<dyn Output>),
-    /// The state could not be written at the last try, and why.
+    /// The last try to write failed, for this reason. The next commit tries again.
     ReadOnly(String),
-    /// No file can be trusted until the table is in new ones, and why.
+    /// No file can be trusted until the table is written to new ones, for this reason.
     Spoilt(String),
 }
 
@@ -90,7 +97,7 @@ pub(super) enum StoreError {
     /// Nothing has changed on disk.
     #[error("can't {what} {}: {error}{}", path.display(), advice(error, path))]
     Failed { what: &'static str, path: PathBuf, error: io::Error },
-    /// The files can't be written, so far.
+    /// The files can't be written for now.
     #[error("the state can't be written: {0}")]
     ReadOnly(String),
     /// [`Store::rewrite`] is due.
@@ -112,21 +119,21 @@ impl Store {
     pub(super) fn read(path: &Path, names: &mut Names) -> Result<StoredState, String> {
         let folder = Folder::of(path).map_err(|error| load::failed(path, &error))?;
         let read = |names: &mut Names| load::load(&folder, names);
-        // A daemon that is running may take a file away between two that are read. Twice is no
-        // chance.
+        // A running daemon may remove a file between two reads, so reading is tried three times. It
+        // does not fail three times in a row by chance.
         let replayed = read(names).or_else(|_| read(names)).or_else(|_| read(names))?;
         let mut loaded = StoredState::new(replayed, &folder);
         loaded.warnings.extend(mounted(&folder));
         Ok(loaded)
     }
 
-    /// The process that has the lock, if one has it.
+    /// The process that has the lock, if any.
     pub(super) fn holder(path: &Path) -> Option<String> {
         lock::holder(&Folder::of(path).ok()?.file(".lock"))
     }
 
-    /// Takes the lock, reads, and makes ready to write; a torn end of the journal is cut off. What
-    /// can be read but not written is no error: each commit tries again.
+    /// Takes the lock, reads the files, and prepares to write them; a torn end of the journal is
+    /// cut off. Files that can be read but not written are no error: each commit tries again.
     pub(super) fn open(path: &Path, names: &mut Names) -> Result<(Store, StoredState), String> {
         let folder = Folder::of(path).map_err(|error| load::failed(path, &error))?;
         let warning = mounted(&folder);
@@ -181,10 +188,10 @@ impl Store {
         Ok((store, loaded))
     }
 
-    /// Opens the journal to be written, all that is kept of it being on disk.
+    /// Opens the journal for writing. Afterwards all that is kept of it is on disk.
     fn take_up(&mut self, bytes_kept: u64, bytes_sure: u64) -> Result<(), StoreError> {
-        // The names that were found are so far perhaps in memory alone, too. A new journal must not
-        // get there before the old one has another name.
+        // The names of the files may so far be in memory alone. A new journal must not reach the
+        // disk before the old one has its other name there.
         if let Err(error) = self.disk.sync_folder() {
             return Err(self.spoil("sync the folder of", Part::Journal, error));
         }
@@ -197,23 +204,23 @@ impl Store {
         if self.folding_bytes.is_some() {
             self.fold_at = 0;
         }
-        // What was read may so far be in memory alone, and the next line will say that it is on
-        // disk. Even a sync does not make it so: where one failed before, memory believes it was
-        // done.
+        // What was read may so far be in memory alone, but the next line of the journal will say
+        // that it is on disk. A sync alone does not make sure of that: if an earlier sync failed,
+        // the kernel takes the pages for clean.
         let outcome = cut(&mut *journal, bytes_kept, bytes_sure);
         let outcome = outcome.and_then(|()| self.disk.sync_folder());
         if let Err(error) = outcome {
             return Err(self.spoil("sync", Part::Journal, error));
         }
-        // Of a fold or a rewrite that did not come to its end.
+        // Left by a fold or a rewrite that was broken off.
         let _ = self.disk.remove(Part::New);
         self.journal_bytes = bytes_kept;
         self.mode = Mode::Ready(journal);
         Ok(())
     }
 
-    /// Appends all records with one write and one fdatasync, and tells the number of the last.
-    /// After an error none of them counts.
+    /// Appends all records with one write and one fdatasync, and returns the number of the last.
+    /// After an error none of the records counts.
     pub(super) fn commit(&mut self, records: &[Record<'_>]) -> Result<u64, StoreError> {
         let outcome = self.try_commit(records);
         self.failure = outcome.as_ref().err().map(ToString::to_string);
@@ -246,12 +253,13 @@ impl Store {
             return Err(self.take_back(error));
         }
         if let Err(error) = journal.sync_data() {
-            // For a restart, which reads what memory has. What the disk has is past knowing.
+            // Cut the records off for a restart, which reads what memory has. What the disk has
+            // can't be known.
             let _ = journal.truncate(self.journal_bytes);
             return Err(self.spoil("sync", Part::Journal, error));
         }
         self.journal_bytes += self.buffer.len() as u64;
-        // Whether the numbers are in a file that a start would read is the question.
+        // Make sure that the records are in the file that a start would read.
         self.look();
         if let Mode::Spoilt(why) = &self.mode {
             return Err(StoreError::NeedsRewrite(why.clone()));
@@ -265,7 +273,7 @@ impl Store {
         Ok(last)
     }
 
-    /// Finds out whether the names still lead to the files that were written; where they do not,
+    /// Finds out whether the names still lead to the files that this store wrote; if they do not,
     /// [`Store::rewrite`] is due.
     pub(super) fn look(&mut self) {
         let Mode::Ready(journal) = &self.mode else { return };
@@ -277,7 +285,7 @@ impl Store {
         }
     }
 
-    /// Finds a file that is not as it was left.
+    /// Finds a file that is not as this store left it, and says what is wrong with it.
     fn displaced(&self, own: Trace) -> Option<String> {
         let wrong = |part, what: &str| Some(format!("{} {what}", self.path(part)));
         match self.disk.trace(Part::Journal) {
@@ -293,7 +301,7 @@ impl Store {
             }
             Ok(Some(_)) => {}
         }
-        // A fold replaces it just now, and looks at it before it does.
+        // A running fold is about to replace the state file, and looks at it itself before it does.
         if self.is_folding {
             return None;
         }
@@ -323,7 +331,7 @@ impl Store {
         self.rejected_count
     }
 
-    /// Lines for the log that nobody has had yet.
+    /// Takes the lines for the log that were added since the last call.
     pub(super) fn take_notes(&mut self) -> Vec<String> {
         std::mem::take(&mut self.notes)
     }
@@ -337,7 +345,7 @@ impl Store {
         ));
     }
 
-    /// Cuts off what a failed write left, so that nobody ever reads it.
+    /// Cuts off what a failed write left, so that it is never read.
     fn take_back(&mut self, error: io::Error) -> StoreError {
         let Mode::Ready(journal) = &mut self.mode else {
             return self.spoil("write", Part::Journal, error);
@@ -358,17 +366,17 @@ impl Store {
         error
     }
 
-    /// Tries once more what could not be done before; nothing, where there is no need.
+    /// If the files could not be written before, tries again to take the lock and open the journal.
     fn make_writable(&mut self) -> Result<(), StoreError> {
         if !matches!(self.mode, Mode::ReadOnly(_)) {
             return Ok(());
         }
         self.disk.lock().map_err(|error| self.stay_read_only(Part::State, &error))?;
-        // Before reading it all, which takes time, whether it is of any use.
+        // Reading all files takes time, so find out first whether the journal can be opened.
         let state = self.disk.trace(Part::State).ok().flatten();
         let opened = self.disk.sync_folder().and_then(|()| self.disk.append(Part::Journal));
         opened.map(drop).map_err(|error| self.stay_read_only(Part::Journal, &error))?;
-        // Without the lock others may have written.
+        // Another process may have written while this one had no lock.
         let replayed = load::load(&*self.disk, &mut Names::default());
         let replayed = replayed.map_err(|error| self.stay_read_only(Part::State, &error))?;
         if replayed.loaded.sequence != self.durable {
@@ -388,14 +396,14 @@ impl Store {
         StoreError::ReadOnly(why)
     }
 
-    /// Lets another process have the files. What is asked of this one next takes them back, if that
-    /// process has changed nothing.
+    /// Releases the files to another process. The next commit or rewrite of this process takes them
+    /// back, if the other one has changed nothing.
     pub(super) fn release(&mut self, why: &str) {
         self.mode = Mode::ReadOnly(why.to_owned());
         self.disk.unlock();
     }
 
-    /// The fleet that the table of the next [`Store::rewrite`] is of.
+    /// Sets the fleet that the table of the next [`Store::rewrite`] belongs to.
     pub(super) fn set_fleet(&mut self, fleet: Option<Membership>) {
         self.fleet = fleet;
     }
@@ -420,8 +428,8 @@ impl Store {
             Mode::Spoilt(why) => return Err(StoreError::NeedsRewrite(why.clone())),
         }
         self.keep_rejected()?;
-        // What an earlier fold left must not be written over; it is folded together with the
-        // journal, which is then too long by that for once.
+        // A journal that an earlier fold left must not be overwritten. So the current journal is
+        // folded together with it, and is not replaced by a new one this time.
         if self.folding_bytes.is_none() {
             self.disk.rename(Part::Journal, Part::Folding).map_err(|error| {
                 StoreError::failed("rename", self.disk.path(Part::Journal), error)
@@ -438,7 +446,7 @@ impl Store {
         Ok(Fold { disk, sequence: self.durable, known: self.state, fleet })
     }
 
-    /// How a fold went.
+    /// Takes the outcome of a fold.
     pub(super) fn end_fold(&mut self, outcome: &Result<Folded, StoreError>) {
         self.is_folding = false;
         match outcome {
@@ -450,7 +458,7 @@ impl Store {
                     self.note_aside(aside);
                 }
             }
-            // Not again with each commit: a full disk would be written full each time.
+            // Don't fold again at the next commit: each try would fill a full disk once more.
             Err(_) => {
                 let bytes = self.journal_bytes + self.folding_bytes.unwrap_or(0);
                 self.fold_at = bytes + FOLD_BYTES_MIN;
@@ -463,8 +471,8 @@ impl Store {
         matches!(self.mode, Mode::Spoilt(_))
     }
 
-    /// Writes the whole table to a new state file and starts a new journal. The table is that of
-    /// the last commit that succeeded. Also for the end, to leave one tidy file.
+    /// Writes the whole table to a new state file and starts a new journal. `table` must be that of
+    /// the last commit that succeeded. Also called at the end, to leave one tidy file.
     pub(super) fn rewrite(
         &mut self,
         table: &Snapshot,
@@ -487,8 +495,8 @@ impl Store {
         self.look();
         self.keep_displaced()?;
         self.keep_rejected()?;
-        // Of commits that failed some lines may be on disk: with their numbers in it, they are no
-        // more than what the state file has already.
+        // Lines of failed commits may be on disk. The state file gets the highest number that was
+        // tried, so such lines count as part of it and are passed over.
         let content = (table, self.fleet.as_ref());
         let folded = fold::write_state(&*self.disk, content, stats, self.tried, self.state)?;
         self.state = folded.trace;
@@ -509,8 +517,8 @@ impl Store {
         Ok(())
     }
 
-    /// Takes the lock of the new files where the old ones were taken away, and keeps the journals
-    /// that another program put there.
+    /// If the files were taken away, locks the new ones, and keeps the journals that another
+    /// program put there.
     fn keep_displaced(&mut self) -> Result<(), StoreError> {
         if !self.is_displaced {
             return Ok(());
@@ -550,8 +558,8 @@ impl Store {
         Ok(())
     }
 
-    /// The last resort at the end, where the files can't be written: another one, in the folder for
-    /// temporary files. Tells which.
+    /// Writes the table to another file, in the folder for temporary files; the last resort at the
+    /// end, if the files of the store can't be written. Returns its path.
     pub(super) fn rescue(
         table: &Snapshot,
         stats: impl IntoIterator<Item = (String, Totals)>,
@@ -565,7 +573,7 @@ impl Store {
         Ok(path)
     }
 
-    /// Before a state file is written that does not have them.
+    /// Keeps rejected rules in a file of their own, before a state file is written without them.
     fn keep_rejected(&mut self) -> Result<(), StoreError> {
         rejected::keep(&*self.disk, &self.rejected).map_err(|error| {
             let path = self.disk.path(Part::Rejected);
@@ -580,7 +588,7 @@ impl Store {
     }
 }
 
-/// A line where the state file is mounted by itself.
+/// A warning, if the state file is mounted by itself.
 fn mounted(folder: &Folder) -> Option<String> {
     let path = folder.path(Part::State);
     folder.is_state_mounted().then(|| {
@@ -645,20 +653,21 @@ fn advice(error: &io::Error, path: &Path) -> String {
     }
 }
 
-/// An empty journal that is there for good.
+/// Creates an empty journal, and puts its name on disk.
 fn new_journal(disk: &dyn Disk) -> io::Result<Box<dyn Output>> {
     let journal = disk.create(Part::Journal)?;
     disk.sync_folder()?;
     Ok(journal)
 }
 
-/// Cuts a journal; the rest is then on disk, and `sure` bytes are known to be there already.
+/// Cuts a journal to `bytes`, and makes sure that these are on disk. The first `sure` of them are
+/// known to be on disk already.
 fn cut(journal: &mut dyn Output, bytes: u64, sure: u64) -> io::Result<()> {
     if journal.bytes()? < bytes {
         return Err(io::Error::new(ErrorKind::UnexpectedEof, "somebody else made it shorter"));
     }
     journal.truncate(bytes)?;
-    // On a full disk even this may fail, and mostly there is nothing to write.
+    // Only if needed: on a full disk even this may fail, and mostly there is nothing to write.
     if sure < bytes {
         journal.write_again(sure)?;
     }

@@ -1,5 +1,6 @@
-//! Rules that could not be used are kept beside the state file, which will be written without them:
-//! one JSON line each. What is there already is not added again, and nothing is ever taken out.
+//! Rules that could not be used are kept in a file beside the state file, one JSON line each,
+//! because the state file will be written without them. A line that is there already is not added
+//! again, and no line is ever removed.
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
@@ -10,7 +11,7 @@ use serde_json::json;
 use super::disk::{Disk, Part};
 use crate::state::Rejected;
 
-/// Keeps rejected rules; they are on disk when it returns.
+/// Keeps rejected rules; they are on disk when this function returns.
 pub(super) fn keep(disk: &dyn Disk, rejected: &[Rejected]) -> io::Result<()> {
     let mut before = Vec::new();
     if let Some(mut file) = disk.read(Part::Rejected)? {
@@ -28,7 +29,7 @@ pub(super) fn keep(disk: &dyn Disk, rejected: &[Rejected]) -> io::Result<()> {
     if more.is_empty() {
         return Ok(());
     }
-    // A line that was cut off by a crash stays apart from ours.
+    // Begin a new line after one that a crash cut off.
     let separator = if before.last().is_none_or(|byte| *byte == b'\n') { "" } else { "\n" };
     let mut file = disk.append(Part::Rejected)?;
     file.write_all(format!("{separator}{more}").as_bytes())?;

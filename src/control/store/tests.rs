@@ -144,7 +144,7 @@ fn a_journal_that_has_grown_wants_to_be_folded() {
     let table = edited(&Snapshot::default(), &many);
     let fold = store.begin_fold().expect("a fold");
     drop(store);
-    // Broken off: it is taken up again at the next start, at once.
+    // The fold is broken off. The next start takes it up again at once.
     drop(fold);
     let (mut store, _) = open(&path);
     assert!(store.wants_fold());
@@ -296,7 +296,7 @@ fn rules_that_are_not_used_are_kept_once_and_before_the_file_is_replaced() {
     assert_eq!(fs::read_to_string(&aside).expect("kept"), kept);
     assert_eq!(fs::read_to_string(&path).expect("untouched"), text);
     store.rewrite(&loaded.snapshot, []).expect("rewritten");
-    // Where they can't be kept, the only file that has them stays.
+    // If the rejected rules can't be kept, the only file that has them stays.
     drop(store);
     fs::remove_file(&aside).expect("removed");
     fs::create_dir(&aside).expect("in the way");
@@ -315,7 +315,7 @@ fn what_the_journal_holds_that_is_not_valid_is_kept_too() {
     let (mut store, _) = open(&path);
     store.commit(&[Record::Set(&[set("a.com", 201), set("b.com", 202)])]).expect("on disk");
     drop(store);
-    // As another version may have written it.
+    // A line as another version may have written it.
     let journal = beside(&path, ".journal");
     let mut text = fs::read_to_string(&journal).expect("a journal");
     let line = r#"{"n":2,"synced":1,"set":{"a.com":["wibble",{},true]},"who":"me""#;
@@ -346,7 +346,7 @@ fn without_a_right_to_write_it_is_read_only_until_it_has_one() {
     fs::remove_dir(&lock).expect("out of the way");
     store.commit(&[Record::Set(&change)]).expect("writable now");
     assert_eq!(open_later(store, &path).1.snapshot.len(), 2);
-    // Others were there in the meantime: what we know is old.
+    // Another process has written in the meantime, so what this store knows is outdated.
     fs::remove_file(&lock).expect("removed");
     fs::create_dir(&lock).expect("in the way");
     let (mut late, _) = open(&path);

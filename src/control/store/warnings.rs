@@ -1,11 +1,11 @@
-//! Lines about a table that was loaded: what of it is not used.
+//! Warnings about a table that was loaded: the rules that are not used.
 
 use std::path::Path;
 
 use crate::limits;
 use crate::state::Rejected;
 
-/// One line a rule that is not used, and one for those past the first few.
+/// One line for each rule that is not used; past the first few, one line for all others.
 pub(super) fn rejected(path: &Path, rejected: &[Rejected]) -> Vec<String> {
     let line = |one: &Rejected| format!("{}: rule not used: {}", path.display(), one.error);
     let mut lines: Vec<String> =

@@ -1,4 +1,4 @@
-//! The memory of wake-ups goes along when another daemon takes over: no address is told twice of
+//! Handover of the memory of wake-ups to a daemon that takes over: no address gets two POSTs for
 //! one sleep, and no wake-up that was still to be sent is lost.
 
 use std::sync::Arc;
@@ -69,7 +69,8 @@ impl Wake {
         }
     }
 
-    /// Goes on, as the other daemon did not take over: sends what was to be sent meanwhile.
+    /// Goes on after all, because the other daemon did not take over: sends the wake-ups that were
+    /// to be sent meanwhile.
     pub(in crate::control) fn resume(&self) {
         self.shared.is_handed.store(false, Ordering::SeqCst);
         let untold = std::mem::take(&mut *self.shared.skipped());
@@ -81,8 +82,9 @@ impl Wake {
         }
     }
 
-    /// Takes the wake-ups that could not be sent, for the daemon that has taken over; requests that
-    /// began to wait since go there, and so do their wake-ups.
+    /// Takes the wake-ups whose POST was tried here in vain, for the daemon that has taken over.
+    /// Later wake-ups are left out: their requests go to that daemon, and it sends the wake-ups
+    /// itself.
     pub(in crate::control) fn take_untold(&self) -> Vec<Value> {
         let untold = std::mem::take(&mut *self.shared.skipped());
         let untold = untold.into_iter().filter(|telling| telling.is_begun);
@@ -97,7 +99,7 @@ impl Wake {
         untold.map(to_json).collect()
     }
 
-    /// Sends the wake-ups that another process could not.
+    /// Sends the wake-ups that another process could not send.
     pub(in crate::control) fn tell_on(&self, untold: &[Value]) {
         let table = self.shared.held.table();
         for one in untold {
@@ -114,7 +116,7 @@ impl Wake {
         }
     }
 
-    /// Waits until no wake-up is being sent, for as long as that may take.
+    /// Waits until no wake-up is being sent; at most as long as sending one may take.
     pub(in crate::control) async fn settled(&self) {
         let until = Instant::now() + limits::WAKE_TIME;
         while self.shared.telling.load(Ordering::SeqCst) != 0 && Instant::now() < until {

@@ -17,7 +17,7 @@ struct WatchedRule {
     is_told: bool,
 }
 
-/// How far a rule is on its way to be idle.
+/// Progress of a rule on its way to be idle.
 pub(super) struct IdleStanding {
     pub(super) quiet: Duration,
     pub(super) completed: u64,
@@ -49,7 +49,7 @@ pub(in crate::control) fn idle_after(rule: &Rule) -> Option<Duration> {
 }
 
 impl Idle {
-    /// Takes a rule that was set, or went.
+    /// Takes a rule that was set or deleted.
     pub(super) fn changed(&mut self, key: u64, name: &str, rule: Option<&Rule>, now: Instant) {
         let after = rule.and_then(idle_after);
         let (Some(rule), Some(after)) = (rule, after) else {
@@ -89,7 +89,7 @@ impl Idle {
         self.rules.keys().copied().collect()
     }
 
-    /// Whether the rule with this name is idle, and that was told.
+    /// Whether the rule with this name is idle, and was reported as idle.
     pub(super) fn is_told(&self, name: &str) -> bool {
         let key = crate::table::Snapshot::default().key(name);
         self.rules.get(&key).is_some_and(|watched| watched.is_told)
@@ -152,10 +152,10 @@ mod tests {
         assert_eq!(idled.len(), 1);
         assert_eq!((idled[0].name.as_str(), idled[0].idle), ("a", Duration::from_secs(10)));
         assert!(idle.look(&sums(0, 1), at(99)).is_empty(), "it was told");
-        // one that came and went between two looks
+        // a request that came and went between two looks
         assert!(idle.look(&sums(0, 2), at(100)).is_empty());
         assert_eq!(idle.look(&sums(0, 2), at(110)).len(), 1);
-        // set again: its time begins anew
+        // the rule is set again: its time begins anew
         idle.changed(7, "a", Some(&set), at(111));
         assert!(idle.look(&sums(0, 2), at(120)).is_empty());
         assert_eq!(idle.look(&sums(0, 2), at(121)).len(), 1);

@@ -1,10 +1,10 @@
-//! Tells others that a host is waited for, or that it has no traffic: as an event, and by a POST to
-//! the address that the rule names as `wake`. So an application that sleeps is started by its first
-//! visitor, and put to sleep by the program that started it.
+//! Reports that requests wait for a host, or that a host has no traffic: by an event, and by a POST
+//! to the address that the rule names as `wake`. So the program at this address can start a
+//! sleeping application for its first visitor, and put it to sleep again.
 //!
-//! A POST that fails is made again, later each time, until the rule is another. One that was taken
-//! is not repeated as long as the host sleeps: until its rule changes, it was idle, or no request
-//! has begun to wait for as long as the rule's `timeout`.
+//! A POST that fails is tried again, after longer and longer pauses, until the rule changes. A POST
+//! that succeeded is not repeated while the host sleeps: until its rule changes, the host has been
+//! idle, or no request has begun to wait for as long as the rule's `timeout`.
 
 mod handing;
 mod idle;
@@ -33,7 +33,7 @@ use idle::Idle;
 
 pub(super) use idle::idle_after;
 
-/// Rules of which a wake-up was sent, by name, and when.
+/// Rules for which a wake-up was sent, by name, and when requests last began to wait for them.
 type ByName = HashMap<Arc<str>, (Rule, Instant)>;
 
 /// Memory of the wake-ups that were sent.
@@ -41,8 +41,8 @@ type ByName = HashMap<Arc<str>, (Rule, Instant)>;
 pub(super) struct WakeMemory(Arc<Mutex<ByName>>);
 
 impl WakeMemory {
-    /// Forgets the hosts whose rules a change alters, before it is in force: they get a new
-    /// wake-up.
+    /// Forgets the hosts whose rules a change alters, so that they get a new wake-up. Called before
+    /// the change is in force.
     pub(super) fn changed(&self, change: &Change, before: &Snapshot, after: &Snapshot) {
         let mut told = self.lock();
         if told.is_empty() {
@@ -76,7 +76,7 @@ struct Shared {
     room: Semaphore,
     /// Whether another daemon sends wake-ups from now on.
     is_handed: AtomicBool,
-    /// Wake-ups that came since then, or failed.
+    /// Wake-ups that came since `is_handed` was set, or failed since.
     untold: Mutex<Vec<Telling>>,
     /// Wake-ups that are being sent.
     telling: AtomicUsize,
@@ -106,7 +106,7 @@ impl Wake {
         Wake { shared: Arc::new(shared) }
     }
 
-    /// Tells of rules that requests have begun to wait for.
+    /// Reports the rules that requests have begun to wait for.
     pub(super) fn begun(&self, begun: Vec<Begun>) {
         for Begun { name, rule } in begun {
             let since = unix_time();
@@ -122,7 +122,7 @@ impl Wake {
         }
     }
 
-    /// Takes rules that became others.
+    /// Takes changes of rules.
     pub(super) fn changed(&self, table: &Snapshot, watched: &[RuleChange]) {
         let mut idle = self.shared.idle();
         for RuleChange { name, after, .. } in watched {
@@ -130,7 +130,7 @@ impl Wake {
         }
     }
 
-    /// Tells of the rules that have become idle; called once a second.
+    /// Reports the rules that have become idle; called once a second.
     pub(super) fn beat(&self, statistics: &SharedStatistics, table: &Snapshot) {
         let mut idle = self.shared.idle();
         let keys = idle.keys();
@@ -139,8 +139,8 @@ impl Wake {
         }
         let mut sums: ByKey<Sums> = statistics::lock(statistics).of(&keys);
         if table.has_aliases() {
-            // Requests are counted by the name that matched, and keep the rule awake that an alias
-            // leads to.
+            // Requests are counted by the name that matched. If this name is an alias, they must
+            // keep the rule awake that the alias leads to.
             for (key, more) in statistics::lock(statistics).busy() {
                 let target = table.name_of(key).and_then(|name| table.target_of(name));
                 if let Some(target) =
@@ -174,7 +174,7 @@ struct Telling {
     /// Seconds since 1970.
     since: f64,
     idle: Option<Duration>,
-    /// Whether a POST was tried, and the host is remembered as told.
+    /// Whether a POST was tried, so that the host is in the memory of wake-ups.
     is_begun: bool,
 }
 
@@ -239,7 +239,7 @@ impl Shared {
         true
     }
 
-    /// Has it told by a POST; in a fleet by one node for all.
+    /// Has the POST made by a task; in a fleet, one node makes it for all nodes.
     fn deliver(self: Arc<Shared>, telling: Telling) {
         match self.fleet.clone().filter(Fleet::is_in) {
             Some(fleet) => drop(tokio::spawn(once::deliver_once(self, telling, fleet))),
@@ -261,7 +261,7 @@ impl Drop for InProgress<'_> {
     }
 }
 
-/// Posts until the address takes it, or the rule is another.
+/// Repeats the POST until it succeeds or the rule has changed.
 async fn deliver(shared: Arc<Shared>, mut telling: Telling) {
     telling.is_begun = true;
     for failures in 0.. {
@@ -273,7 +273,7 @@ async fn deliver(shared: Arc<Shared>, mut telling: Telling) {
     }
 }
 
-/// Posts once. Returns whether the address took it; `None`: there is nothing to send any more.
+/// Makes the POST once. Returns whether it succeeded; `None`: there is nothing to send any more.
 /// `pause` is for the log.
 async fn attempt(shared: &Shared, telling: &Telling, pause: Duration) -> Option<bool> {
     let url = telling.url()?;
@@ -284,8 +284,8 @@ async fn attempt(shared: &Shared, telling: &Telling, pause: Duration) -> Option<
         }
         shared.telling.fetch_add(1, Ordering::SeqCst);
         let _telling = InProgress(&shared.telling);
-        // In this order: a daemon that hands over sees either that it is being told, or what is
-        // not.
+        // Count this wake-up before looking at `is_handed`: so a handover either waits for this
+        // POST, or finds the wake-up among those that are not sent.
         if shared.is_handed.load(Ordering::SeqCst) {
             shared.skipped().push(telling.clone());
             return None;

@@ -1,4 +1,4 @@
-//! `wake` and `idle` in a fleet: one node tells for all of them.
+//! `wake` and `idle` in a fleet: one node makes the POST for all nodes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,10 +8,10 @@ use crate::control::fleet::{Claim, Fleet};
 use crate::limits;
 use crate::table::Action;
 
-/// How often a node looks whether something has changed about a host that was told of.
+/// Interval at which a node looks whether anything has changed about a host with a wake-up.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
-/// Tells, where this node is the one to do it.
+/// Makes the POST, if this node is the one to make it.
 pub(super) async fn deliver_once(shared: Arc<Shared>, telling: Telling, fleet: Fleet) {
     match telling.idle {
         None => wake(shared, telling, &fleet).await,
@@ -21,7 +21,7 @@ pub(super) async fn deliver_once(shared: Arc<Shared>, telling: Telling, fleet: F
 
 async fn wake(shared: Arc<Shared>, telling: Telling, fleet: &Fleet) {
     let Action::Spin(spin) = &telling.rule.action else { return };
-    // As long as a host counts as told of.
+    // The claim must last for as long as a wake-up of the host is remembered.
     let seconds = spin.timeout().as_secs().max(10) + 5;
     let mut pause = limits::WAKE_AGAIN;
     loop {
@@ -30,7 +30,7 @@ async fn wake(shared: Arc<Shared>, telling: Telling, fleet: &Fleet) {
             Claim::Done => return,
             Claim::Won => match attempt(&shared, &telling, pause).await {
                 Some(true) => break,
-                // Another node may have better luck.
+                // Another node may be able to reach the address.
                 Some(false) => fleet.unclaim_wake(&telling.name).await,
                 None => return fleet.unclaim_wake(&telling.name).await,
             },
@@ -66,7 +66,8 @@ async fn idle(shared: Arc<Shared>, telling: Telling, fleet: &Fleet) {
         if !fleet.is_connected() || fleet.claim_idle(&name).await {
             return deliver(shared, telling).await;
         }
-        // The watch brings the own key; when it has gone again, another node tells.
+        // The watch brings this node's own key. When the key has gone again, another node makes the
+        // POST.
         match fleet.has_said_idle(&name) {
             true => was_said = true,
             false if was_said => return,

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 
 use crate::limits;
 
-/// Sends `body` as JSON; the error says why no 2xx came in `patience`.
+/// Sends `body` as JSON; the error says why no 2xx came within `patience`.
 pub(super) async fn post(url: &str, body: String, patience: Duration) -> Result<(), String> {
     match timeout(patience, attempt(url, body)).await {
         Ok(result) => result,
@@ -24,8 +24,8 @@ pub(super) async fn post(url: &str, body: String, patience: Duration) -> Result<
     }
 }
 
-/// Connects to the first address that accepts; each has a moment before the next is tried beside
-/// it.
+/// Connects to the first address that accepts. Attempts begin one after another, a moment apart,
+/// and run side by side.
 async fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
     let mut attempts = JoinSet::new();
     for (at, address) in tokio::net::lookup_host((host, port)).await?.enumerate() {
@@ -65,7 +65,8 @@ async fn attempt(url: &str, body: String) -> Result<(), String> {
     let mut answer = std::pin::pin!(requests.send_request(request));
     let answer = tokio::select! {
         answer = &mut answer => answer,
-        // It drives the exchange. Where it has ended, the answer is here or never comes.
+        // The connection drives the exchange. When it has ended, the response is here or never
+        // comes.
         _ = connection => answer.await,
     };
     let answer = answer.map_err(|error| format!("no answer: {error}"))?;

@@ -1,6 +1,6 @@
-//! The writer of a fleet's node: entries of the fleet's log are applied and published as they come,
-//! and then written to this node's own journal, which is a copy. Its sync is not waited for: etcd
-//! has the entry.
+//! The writer of a fleet's node. Entries of the fleet's log are applied and published as they come,
+//! and then written to this node's own journal. The journal is only a copy, so nothing waits for
+//! its sync: etcd has the entry.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -21,14 +21,16 @@ use crate::table::Snapshot;
 /// The copy on disk of a fleet's table.
 pub(super) struct TableCopy {
     pub(super) fleet: Fleet,
-    /// The fleet that the table in force is of, and how far it is.
+    /// The fleet that the table in force belongs to, and the sequence that it is at.
     pub(super) membership: Membership,
-    /// Edits in force that are not in the journal yet; whether each is of the whole table.
+    /// Edits in force that are not in the journal yet, each with whether it replaces the whole
+    /// table.
     unkept: Vec<(bool, Rules)>,
     unkept_count: usize,
-    /// The place in the log that is in force is not in the journal yet.
+    /// Whether the journal lacks the sequence that is in force.
     is_behind: bool,
-    /// The files have another table, and what is added to the journal makes no sense with it.
+    /// Whether the files have another table, with which records added to the journal would make no
+    /// sense.
     is_unwritten: bool,
 }
 
@@ -45,7 +47,7 @@ impl TableCopy {
         }
     }
 
-    /// All that is in force is in the state file.
+    /// Records that the files have all that is in force.
     pub(super) fn is_kept(&mut self) {
         self.unkept.clear();
         self.unkept_count = 0;
@@ -55,7 +57,7 @@ impl TableCopy {
 }
 
 impl Writing {
-    /// Takes what the fleet has brought.
+    /// Takes news of the fleet.
     pub(super) fn take_brought(&mut self, brought: Brought) {
         match brought {
             Brought::Entry { sequence, revision, node, edits, broken } => {
@@ -119,7 +121,7 @@ impl Writing {
                 verb: edit.verb,
                 who,
                 from: None,
-                // The node that was asked has checked it.
+                // The node that was asked has checked the grant.
                 grant: Arc::new(Grant::EVERYTHING),
                 edits: edit.rules,
                 whole: edit.whole,
@@ -141,7 +143,7 @@ impl Writing {
         }
     }
 
-    /// Puts a table in force by what differs from the one that is.
+    /// Puts a table in force, as an edit of the rules in which it differs from the current one.
     fn turn_into(&mut self, table: &Snapshot, tag: Tag) {
         let start = self.wiring.published.table_full();
         let rules = fleet::difference(&start.table, table);

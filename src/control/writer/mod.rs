@@ -1,6 +1,6 @@
 //! The writer: the one thread that changes the table. It takes all changes that wait, tries each on
 //! the table that the one before left, writes them to disk with one sync, has `link` put the last
-//! table in force, and only then answers. So a 200 means that the change is on disk and that every
+//! table in force, and only then replies. So a 200 means that the change is on disk and that every
 //! request from now on sees it.
 //!
 //! The writer has a thread of its own because it waits for the disk; the API, probes and lookups go
@@ -55,9 +55,9 @@ pub(super) struct Wiring {
     pub(super) published: Arc<Published>,
     /// Receiver of the changes that are in force.
     pub(super) happened: mpsc::UnboundedSender<Happened>,
-    /// The last changes, for those who ask later.
+    /// The last changes, for clients that ask for them later.
     pub(super) changes: SharedChanges,
-    /// The fleet that the table is of.
+    /// The fleet that the table belongs to.
     pub(super) fleet: Option<OfFleet>,
 }
 
@@ -102,7 +102,7 @@ struct Writing {
     /// rules would keep a shard busy for long.
     old: Vec<Arc<TaggedTable>>,
     folding: bool,
-    /// The sums with which another process has got the state file.
+    /// The sums in the state file that another process has got; `None`: no process has got it.
     released: Option<Released>,
     /// Time to try a rewrite again after one failed.
     next_rewrite: Option<Instant>,
@@ -186,7 +186,8 @@ impl Writing {
         }
         let Tried { mut accepted, refused } = try_all(batch, &start);
         let outcome = self.commit(&accepted);
-        // A client that has read the answer finds `/healthz` and `/metrics` in agreement with it.
+        // Before the reply: a client that has read it finds `/healthz` and `/metrics` in agreement
+        // with it.
         self.tell_trouble();
         let last = match outcome {
             Ok(last) => last,
@@ -223,26 +224,26 @@ impl Writing {
         }
     }
 
-    /// Puts a table in force that these changes made, and lets the held requests go on that waited
-    /// for it.
+    /// Puts in force the table that these changes made, and lets the held requests go on that
+    /// waited for it.
     fn publish(&mut self, now: TaggedTable, made: &[Made]) {
-        // Before a request can wait for the new rules.
+        // Forget wake-ups before a request can wait for the new rules.
         for Made { asked: (change, _), before, after } in made {
             self.wiring.told.changed(change, &before.table, &after.table);
         }
-        // The queue is locked from the first call to the last: what arrives next is decided by
-        // this table.
+        // The queue is locked from the first call to the last: a request that arrives next is
+        // decided by this table.
         let mut change = self.wiring.held.change_table(&now);
         self.old.push(self.wiring.published.put_in_force(now, change.take_lines()));
         change.finish();
-        // An idle shard would keep the old table, and all rules that are in it alone.
+        // An idle shard would keep the old table alive, and all rules that only the old table has.
         let edits: usize = made.iter().map(Made::weight).sum();
         if limits::OLD_TABLES_MAX <= self.old.len() || limits::EDITS_WORTH_A_WAKE < edits {
             self.wiring.shards.wake_all();
         }
     }
 
-    /// Tells of a change that is in force; the client that asked last.
+    /// Reports a change that is in force. The client that asked for it gets its reply last.
     fn tell(&mut self, made: Made) {
         let Made { asked: (mut change, answer), before, after } = made;
         self.forget_deleted(&change, &before, &after);
@@ -253,7 +254,7 @@ impl Writing {
         let done = Done { tag: after.tag, before: one };
         let few = change.edits.len() <= limits::EDITS_TOLD_MAX;
         let rules = changed_rules(&change, &before.table, &after.table);
-        // Before the answer: a client that has read it finds its change.
+        // Before the reply: a client that has read it finds its change.
         let mut changes = self.wiring.changes.lock();
         changes.note(&change.who, change.verb, rules.as_deref(), change.edits.len());
         drop(changes);
@@ -289,8 +290,8 @@ impl Writing {
         }
     }
 
-    /// Writes all of the state anew where nothing that was written can be trusted: after a failed
-    /// sync, or when another program took the files away.
+    /// Writes the whole state anew if the files can't be trusted: after a failed sync, or when
+    /// another program took the files away.
     fn be_writable(&mut self, current: &TaggedTable) -> Result<(), String> {
         let was_due = self.wiring.store.needs_rewrite();
         self.wiring.store.look();
@@ -392,7 +393,7 @@ impl Writing {
         self.wiring.store.end_fold(&end);
     }
 
-    /// Leaves one tidy file, and lets others have it.
+    /// Leaves one tidy file, and releases it to other processes.
     fn release(&mut self) {
         if self.released.is_none() {
             self.released = Some(self.leave_one_file());
@@ -470,7 +471,7 @@ impl Writing {
     }
 }
 
-/// The rules that became others by a change; `None`: it is of too many to name them.
+/// The rules that a change altered; `None`: there are too many to name.
 fn changed_rules(change: &Change, before: &Snapshot, after: &Snapshot) -> Option<Vec<RuleChange>> {
     let replaced = if change.whole { before.len() } else { 0 };
     if limits::EDITS_TOLD_MAX < change.edits.len().max(replaced) {
@@ -478,7 +479,7 @@ fn changed_rules(change: &Change, before: &Snapshot, after: &Snapshot) -> Option
     }
     let named = change.edits.iter().map(|(name, _)| &**name);
     let replaced = before.iter().map(|(name, _)| name).take(replaced);
-    // Sorted, and each once: of a name that is given twice the last rule counts.
+    // Sorted, and each name once: if a name is given twice, its last rule counts.
     let names: BTreeSet<&str> = named.chain(replaced).collect();
     let pairs = names.into_iter().map(|name| RuleChange {
         name: name.to_owned(),
@@ -488,14 +489,15 @@ fn changed_rules(change: &Change, before: &Snapshot, after: &Snapshot) -> Option
     Some(pairs.filter(|change| change.before != change.after).collect())
 }
 
-/// The rules that a change concerns which ask for more than routing.
+/// The rules that a change altered and that ask for more than routing (checks, `slow_start`,
+/// `idle`).
 fn watched(change: &Change, before: &Snapshot, after: &Snapshot) -> Vec<RuleChange> {
     let asks = |rule: &Rule| {
         let is_watched = matches!(&rule.action, Action::Proxy(proxy)
             if proxy.check().is_some() || proxy.slow_start().is_some());
         is_watched || idle_after(rule).is_some()
     };
-    // Each name once: of a name that is given twice the last rule counts.
+    // Each name once: if a name is given twice, its last rule counts.
     let names: HashSet<&str> = if change.whole {
         let rules = before.iter().chain(after.iter());
         rules.filter(|(_, rule)| asks(rule)).map(|(name, _)| name).collect()

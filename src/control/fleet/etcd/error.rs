@@ -2,8 +2,8 @@
 
 use tonic::{Code, Status};
 
-/// An error of a call. Only after [`EtcdError::Unreachable`] a write may have been made all the
-/// same.
+/// An error of a call. After [`EtcdError::Unreachable`] a write may have been made all the same;
+/// after any other error it was not.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum EtcdError {
     /// No connection, no leader, or no answer in time.
@@ -12,7 +12,7 @@ pub enum EtcdError {
     /// The revision that was asked for is no longer kept.
     #[error("etcd has compacted the revision")]
     Compacted,
-    /// Quota of the store is spent, and it takes no writes.
+    /// The quota of etcd is used up, and it takes no writes.
     #[error("etcd's space is exhausted (NOSPACE)")]
     NoSpace,
     /// The token has expired, or is of another store.
@@ -26,7 +26,8 @@ pub enum EtcdError {
 }
 
 impl EtcdError {
-    /// An error of `Authenticate`: what would be a stale token elsewhere is a wrong password here.
+    /// Error of `Authenticate`. A status that means a stale token elsewhere means a wrong password
+    /// here.
     pub(super) fn of_login(status: &Status) -> EtcdError {
         match EtcdError::from(status) {
             error @ (EtcdError::Unreachable(_) | EtcdError::NoSpace) => error,
@@ -34,7 +35,7 @@ impl EtcdError {
         }
     }
 
-    /// A watch was canceled and etcd says why in words.
+    /// Error of a watch that etcd has canceled, with a reason in words.
     pub(super) fn of_reason(reason: &str) -> EtcdError {
         match reason {
             text if text.contains("permission denied") => EtcdError::Denied(text.to_owned()),

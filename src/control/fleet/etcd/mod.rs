@@ -1,10 +1,10 @@
 //! A client of etcd's v3 API: gRPC over `tonic`, messages declared by hand ([`message`]). Nothing
 //! here knows what the keys mean.
 //!
-//! One [`Client`] has a lazily opened connection for each endpoint and uses one of them until a
-//! call there fails for want of a connection, a leader or an answer; then the next. Reads are tried
-//! on each endpoint in turn. Writes are tried once: only the caller knows whether a second time
-//! does harm.
+//! A [`Client`] has a lazily opened connection for each endpoint. It uses one of them until a call
+//! there fails for want of a connection, a leader or an answer; then it uses the next one. Reads
+//! are tried on each endpoint in turn. Writes are tried once: only the caller knows whether a
+//! second time does harm.
 
 mod error;
 pub mod message;
@@ -52,7 +52,7 @@ pub struct Access {
 /// Time that a call may take, connecting included.
 pub const CALL_TIME: Duration = Duration::from_secs(3);
 const CONNECT_TIME: Duration = Duration::from_secs(2);
-/// HTTP/2 pings find connections whose other end has gone without a word.
+/// Interval of HTTP/2 pings, which find connections whose other end is gone.
 const PING_EVERY: Duration = Duration::from_secs(10);
 /// Unread bytes that a member may send; more than a piece of a large table.
 const STREAM_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
@@ -73,7 +73,7 @@ struct Shared {
 }
 
 impl Client {
-    /// Must be called within a tokio runtime. Opens no connection yet.
+    /// Makes a client, and opens no connection yet. Must be called within a tokio runtime.
     pub fn new(access: &Access) -> Result<Client, String> {
         let members = access.endpoints.iter().map(|url| {
             let channel = channel(url, access).map_err(|error| format!("{url}: {error}"))?;
@@ -106,12 +106,12 @@ impl Client {
         self.range(RangeRequest { key: key.into(), ..RangeRequest::default() }).await
     }
 
-    /// Makes steps together, depending on comparisons.
+    /// Makes one of two lists of steps as a whole, depending on comparisons.
     pub async fn txn(&self, request: TxnRequest) -> Result<TxnResponse, EtcdError> {
         self.unary("/etcdserverpb.KV/Txn", request).await
     }
 
-    /// Steps without a change, as one read.
+    /// Makes steps that only read, as one read.
     pub async fn read_txn(&self, request: TxnRequest) -> Result<TxnResponse, EtcdError> {
         self.read("/etcdserverpb.KV/Txn", request).await
     }
@@ -120,8 +120,8 @@ impl Client {
         self.unary("/etcdserverpb.KV/Put", request).await
     }
 
-    /// Puts a value, and once more where no response came: it must be one that only this call
-    /// writes.
+    /// Puts a value, and puts it once more if no response came. Only for a key that nothing but
+    /// this call writes.
     pub async fn put_again(&self, request: PutRequest) -> Result<(), EtcdError> {
         match self.put(request.clone()).await {
             Err(EtcdError::Unreachable(_)) => self.put(request).await.map(drop),
@@ -136,7 +136,7 @@ impl Client {
         self.unary("/etcdserverpb.KV/DeleteRange", request).await
     }
 
-    /// A new lease, and its number.
+    /// Asks for a new lease; returns its number.
     pub async fn grant(&self, seconds: i64) -> Result<i64, EtcdError> {
         let request = LeaseGrantRequest { ttl: seconds, id: 0 };
         let answer: LeaseGrantResponse =
@@ -150,7 +150,7 @@ impl Client {
         Ok(())
     }
 
-    /// Renews a lease; whether it was still there.
+    /// Renews a lease; returns whether it was still there.
     pub async fn keep_alive(&self, id: i64) -> Result<bool, EtcdError> {
         let call = async {
             let path = "/etcdserverpb.Lease/LeaseKeepAlive";
@@ -232,7 +232,7 @@ impl Client {
         answer
     }
 
-    /// One call at the current member; a second one where the token had expired.
+    /// Makes one call at the current member, and a second one if the token had expired.
     async fn unary<Q, R>(&self, path: &'static str, request: Q) -> Result<R, EtcdError>
     where
         Q: Message + Clone + 'static,
@@ -280,7 +280,8 @@ impl Client {
         Ok((at, grpc))
     }
 
-    /// Adds the token, and that the member must have a leader: one that is cut off must say so.
+    /// Adds the token, and the demand that the member has a leader: a member that is cut off must
+    /// say so.
     async fn dressed<T>(&self, mut request: Request<T>) -> Result<Request<T>, EtcdError> {
         request.metadata_mut().insert("hasleader", MetadataValue::from_static("true"));
         if let Some(token) = self.token().await? {
@@ -289,7 +290,8 @@ impl Client {
         Ok(request)
     }
 
-    /// The token of the login, if there is one; asks for it where there is none yet.
+    /// Returns the token of the login, if there is a login. Asks etcd for a token if there is none
+    /// yet.
     async fn token(&self) -> Result<Option<MetadataValue<Ascii>>, EtcdError> {
         let Some((name, password)) = &self.0.login else { return Ok(None) };
         if let Some(token) = self.lock_token().clone() {
@@ -320,7 +322,8 @@ impl Client {
         self.0.token.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Draws the consequences of a failed call at a member.
+    /// Takes note of a failed call at a member: drops a token that was refused, and leaves a member
+    /// that is out of reach.
     fn failed(&self, at: usize, status: &Status) -> EtcdError {
         self.noted(at, EtcdError::from(status))
     }
@@ -488,7 +491,7 @@ pub fn delete_prefix(prefix: &str) -> RequestOp {
     RequestOp { request: Some(message::Request::DeleteRange(delete)) }
 }
 
-/// The key was last changed at this revision; 0: it is not there.
+/// Comparison: the key was last changed at this revision; 0: the key is not there.
 pub fn is_at(key: &str, mod_revision: i64) -> Compare {
     Compare {
         result: CompareResult::Equal.into(),
@@ -498,7 +501,7 @@ pub fn is_at(key: &str, mod_revision: i64) -> Compare {
     }
 }
 
-/// The key is there.
+/// Comparison: the key is there.
 pub fn exists(key: &str) -> Compare {
     Compare {
         result: CompareResult::Greater.into(),

@@ -25,7 +25,7 @@ fn free_port() -> u16 {
     listener.local_addr().expect("its number").port()
 }
 
-/// None where etcd is not installed.
+/// Starts etcd; `None`: it is not installed.
 async fn etcd(arguments: &[&str]) -> Option<Etcd> {
     if !Path::new("/usr/bin/etcd").exists() {
         println!("skipped: etcd is not installed");
@@ -99,7 +99,7 @@ fn keys_are_written_read_compared_and_deleted() {
         let all = RangeRequest { limit: 1, ..RangeRequest::of_prefix("/a") };
         let found = client.range(all.clone()).await.expect("keys");
         assert!(found.more && found.count == 2 && found.kvs.len() == 1, "{found:?}");
-        // As it was before.
+        // The value as of the revision before.
         let then = RangeRequest { revision, ..all };
         assert_eq!(client.range(then).await.expect("keys").kvs[0].value, b"1");
         let key = DeleteRangeRequest::of_prefix("/a");
@@ -238,7 +238,7 @@ fn a_member_that_is_gone_or_silent_is_passed_over() {
         let gone = format!("http://127.0.0.1:{}", free_port());
         let found = client(&[&gone, &etcd.url]).get("/a").await;
         found.expect("the other one answers");
-        // It takes connections and says nothing.
+        // An endpoint that takes connections and says nothing.
         let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
         let silent = format!("http://{}", silent.local_addr().expect("its address"));
         let client = client(&[&silent, &etcd.url]);

@@ -1,4 +1,4 @@
-//! Arrivals of backends, as long as a rule with `slow_start` may ask for them.
+//! Recent arrivals of backends, kept for as long as a rule with `slow_start` may need them.
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant};
@@ -8,17 +8,17 @@ use crate::limits;
 use crate::link::{Arrival, Arrivals};
 use crate::table::{Action, Proxy, Rule, Snapshot};
 
-/// Arrivals of the last while. Without a rule with `slow_start` there are none.
+/// Recent arrivals. There are none while no rule has a `slow_start`.
 #[derive(Default)]
 pub(super) struct Rising {
     arrivals: Arrivals,
-    /// How many rules have which `slow_start`.
+    /// Number of rules for each `slow_start`.
     slow_starts: BTreeMap<Duration, usize>,
     is_changed: bool,
 }
 
 impl Rising {
-    /// Takes a rule that came, or what it became.
+    /// Takes a rule that was added, or a changed rule as it is now.
     pub(super) fn rule_came(
         &mut self,
         name: &str,
@@ -28,7 +28,7 @@ impl Rising {
     ) {
         let Some(slow_start) = slow_start(new) else { return };
         *self.slow_starts.entry(slow_start).or_default() += 1;
-        // The backends of a rule that is new are all equal.
+        // The backends of a new rule all begin at the same time, so none of them arrives.
         let before = addresses(old);
         if before.is_empty() {
             return;
@@ -39,7 +39,7 @@ impl Rising {
         }
     }
 
-    /// Takes a rule that went, or what it was.
+    /// Takes a rule that was deleted, or a changed rule as it was before.
     pub(super) fn rule_went(&mut self, old: Option<&Rule>) {
         let Some(slow_start) = slow_start(old) else { return };
         if let Some(count) = self.slow_starts.get_mut(&slow_start) {
@@ -61,7 +61,7 @@ impl Rising {
         self.slow_starts.last_key_value().map_or(Duration::ZERO, |(time, _)| *time)
     }
 
-    /// Time at which the oldest arrival is of no account any more.
+    /// Time at which the oldest arrival no longer matters.
     pub(super) fn due(&self) -> Option<Instant> {
         if self.is_changed {
             return None;
@@ -69,7 +69,7 @@ impl Rising {
         self.arrivals.values().min().map(|since| *since + self.longest())
     }
 
-    /// The arrivals, if they are others than at the last call.
+    /// Returns the arrivals, if they have changed since the last call.
     pub(super) fn take(&mut self, now: Instant) -> Option<Arrivals> {
         let (longest, before) = (self.longest(), self.arrivals.len());
         self.arrivals.retain(|_, since| now < *since + longest);

@@ -1,4 +1,4 @@
-//! Knowledge of a watch as it is told, and as another process hands it over.
+//! Health as a watch reports it, and as processes hand it over.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::link::{Arrival, Ejected, Failure};
 use crate::table::Snapshot;
 
 impl Watch {
-    /// Backends that no rule with a check can use, and those that are ejected.
+    /// Backends that fail all of their checks, and backends that are ejected for all rules.
     pub(in crate::control::health) fn down(&self) -> HashSet<Address> {
         let mut failing: HashMap<Address, u32> = HashMap::new();
         self.failing.iter().for_each(|(address, _)| *failing.entry(*address).or_default() += 1);
@@ -23,8 +23,7 @@ impl Watch {
         down.chain(ejected.map(|ejected| ejected.backend)).collect()
     }
 
-    /// Rules and the backends at which their checks, or their requests alone, fail; of very many
-    /// only some.
+    /// Rules, each with a backend that fails its check or was ejected for it alone; at most `most`.
     pub(in crate::control::health) fn failing_rules(
         &self,
         most: usize,
@@ -138,8 +137,8 @@ impl Watch {
         }
     }
 
-    /// State of a backend for the rule with this key and this check, and the reason; `None`:
-    /// nothing is known. Without a key the rule does not heed failed requests.
+    /// State of a backend, with the reason, for the rule with this key and this check; `None`:
+    /// nothing is known. A `rule` of `None` stands for a rule that ignores failed requests.
     pub(in crate::control::health) fn state_for(
         &self,
         backend: Address,
@@ -157,7 +156,7 @@ impl Watch {
         Some((checked.verdict.state(), checked.reason.clone()))
     }
 
-    /// All that another process is to know.
+    /// Health to hand over to another process.
     pub(in crate::control::health) fn known(&self) -> Vec<Known> {
         let checked = self.checked.iter().map(|((backend, _), checked)| Known {
             backend: *backend,
@@ -190,7 +189,8 @@ impl Watch {
             let here = spots.get(&backend).map_or(&[][..], |list| list);
             let meant = match &check {
                 Some(check) => meant(here, check),
-                // An older version knows addresses only; an ejection is of the address.
+                // Without a check, an ejection concerns the address itself. Any other state comes
+                // from an older version, which knows addresses only, and concerns all checks there.
                 None if state == State::Ejected => &[],
                 None => here,
             };
@@ -219,7 +219,7 @@ impl Watch {
         spots
     }
 
-    /// Arrivals of the last while, as another process is to know them.
+    /// Recent arrivals to hand over to another process.
     pub(in crate::control::health) fn known_arrivals(
         &self,
         table: &Snapshot,

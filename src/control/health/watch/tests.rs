@@ -214,7 +214,7 @@ fn a_check_lasts_as_long_as_a_rule_asks_for_it() {
     scene.change_of("b", Some(&two), None);
     assert_eq!(scene.told().len(), 2);
     for (id, ..) in begun {
-        // one that was under way when its check was removed
+        // a probe that was under way when its check was removed
         scene.watch.ended(id, BAD, scene.now, 100);
     }
     scene.pass(EVERY * 2);
@@ -288,7 +288,7 @@ fn an_ejected_backend_is_probed_until_it_is_back() {
     assert!(scene.is_idle());
 }
 
-/// One that accepts connections and then says nothing looks well to its probes.
+/// A backend that accepts connections and then says nothing looks well to its probes.
 #[test]
 fn one_that_fails_again_and_again_is_trusted_later_each_time() {
     let mut scene = Scene::new();
@@ -406,7 +406,7 @@ fn rules_with_the_same_check_share_its_probes() {
     let standing = &scene.watch.states(None)[0];
     assert_eq!(standing.state, State::Down);
     let reason = "tcp: closed the connection (rules r00, r01, r02 and 47 more)";
-    // Of so many rules some are kept at hand.
+    // Only some of so many rules are listed.
     assert!(standing.reason.ends_with(" and 47 more)"), "{} {reason}", standing.reason);
     assert_eq!(standing.checks[0].checked_for.rules_count, 50);
     rules.iter().rev().for_each(|(name, rule)| scene.change_of(name, Some(rule), None));
@@ -441,7 +441,7 @@ fn checks_of_one_address_share_a_rate() {
     assert_eq!(alone, 10);
 }
 
-/// A rule whose check fails has its requests held; the backend is not taken from others for that.
+/// If the check of a rule fails, its requests are held, but other rules keep the backend.
 #[test]
 fn waiting_for_a_check_ejects_nothing() {
     let mut scene = Scene::new();
@@ -458,13 +458,13 @@ fn waiting_for_a_check_ejects_nothing() {
     scene.pass(limits::HELD_PROBE_EVERY);
     scene.probe(WELL);
     assert_eq!(scene.told(), ["10.0.0.1:80 down", "10.0.0.1:80 up"]);
-    // Its check is well, and still requests find no backend: it is the address.
+    // The check succeeds, and still requests find no backend: the address must be out of reach.
     scene.watch.want([wanted].into(), &table(), scene.now);
     assert_eq!(scene.told(), ["10.0.0.1:80 ejected"]);
     assert_eq!(scene.down(), ["10.0.0.1:80"]);
 }
 
-/// A request that waits since it got no response may be the only one that gets none there.
+/// A request that waits because it got no response may be the only one that gets none there.
 #[test]
 fn waiting_after_a_silence_ejects_for_the_rule_alone() {
     let mut scene = Scene::new();
@@ -472,7 +472,7 @@ fn waiting_after_a_silence_ejects_for_the_rule_alone() {
     let silent = WantedBackend { backend, check: None, rule, is_unreached: false };
     scene.watch.want([silent].into(), &table(), scene.now);
     assert_eq!(scene.watch.ejected().collect::<Vec<_>>(), [of_rule("10.0.0.1:80", "one")]);
-    // The next one finds it ejected, and so out of reach: not more than was known.
+    // The next request finds the backend ejected, and so out of reach, which was known already.
     let known = WantedBackend { is_unreached: true, ..silent };
     scene.watch.want([known].into(), &table(), scene.now);
     assert!(scene.down().is_empty());
@@ -530,7 +530,7 @@ fn another_process_knows_the_same_afterwards() {
     let standing = other.watch.states(None);
     let shared = standing.iter().find(|it| it.backend == address("10.0.0.1:80")).expect("it");
     assert_eq!((shared.state, &*shared.reason), (State::PartlyDown, "GET / of two: answered 500"));
-    // As a version before this one told it.
+    // The state as an earlier version hands it over.
     let mut other = Scene::new();
     other.change_of("one", None, Some(&one));
     let since = SystemTime::UNIX_EPOCH;

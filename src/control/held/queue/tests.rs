@@ -1,6 +1,6 @@
-//! The queue against a world in which everything happens: rules change, requests come, leave and
-//! come back, backends go and come, time passes. The model is a plain list of who waits; what must
-//! hold is said there.
+//! The queue in a world in which everything happens: rules change, requests come, leave and come
+//! back, backends go and come back, time passes. The model is a plain list of the requests that
+//! wait; `World::check` says what must hold.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ const PER_SOURCE: usize = 7;
 const HOSTS: [&str; 5] = ["a.com", "x.a.com", "b.com", "alias.net", "c.com"];
 
 impl Queue {
-    /// All that is written twice says the same.
+    /// Checks that fields that repeat each other agree.
     fn assert_consistent(&self) {
         assert_eq!(self.tickets.len(), self.waiting.len());
         for (place, waiting) in &self.waiting {
@@ -89,7 +89,7 @@ enum Event {
     Set(usize, usize),
     /// A request comes: host, https, shard, source; whether it saw the table of a moment ago.
     Come(usize, bool, usize, u8, bool),
-    /// One that waits leaves, or its time is over.
+    /// A waiting request leaves, or its time is over.
     Leave(usize),
     /// Backends can't be reached, or can.
     Down(bool),
@@ -133,9 +133,9 @@ struct World {
     is_down: bool,
     waiting: Vec<Request>,
     tickets: Ticket,
-    /// Lines as shards are told.
+    /// Lines as the shards know them.
     lines: ByKey<Duration>,
-    /// Requests that were answered by another than the one they have by now.
+    /// Number of requests that came, and of those that have ended.
     came: usize,
     ended: usize,
 }
@@ -163,7 +163,7 @@ impl World {
     }
 
     fn set(&mut self, changes: Vec<(String, Option<Rule>)>) {
-        // what a rule may not be is refused, and nothing happens
+        // a change that is not allowed is refused, and nothing happens
         if let Ok(table) = edit(&self.table, changes) {
             self.table = table;
             self.tell(|world, outcome| world.queue.changed(&world.table, world.now, outcome));
@@ -202,7 +202,7 @@ impl World {
         self.hear(outcome);
     }
 
-    /// Whether there may be no room for one more like this.
+    /// Whether there may be no room for one more request like this one.
     fn is_full(&self, request: &Request) -> bool {
         let resolved = |host: &str, scheme| match self.table.lookup(host, scheme) {
             Match::Found(found) => Some((found.rule_key, found.rule.clone())),
@@ -233,7 +233,7 @@ impl World {
         self.hear(outcome);
     }
 
-    /// Does as shards do when they are told.
+    /// Does what shards do with the queue's decisions.
     fn hear(&mut self, outcome: Outcome) {
         if let Some(lines) = self.queue.take_lines(&self.table) {
             self.lines = lines;
@@ -260,7 +260,7 @@ impl World {
             again.push(request);
         }
         for request in again {
-            // goes on by the table as it is now, which may be to wait again
+            // the request goes on by the table as it is now, and may have to wait again
             self.come(request, false);
         }
     }
@@ -299,7 +299,7 @@ impl World {
             Event::Leave(which) if !self.waiting.is_empty() => {
                 let request = self.waiting.remove(which % self.waiting.len());
                 self.queue.leave(request.shard, request.ticket);
-                // twice is once
+                // leaving twice is the same as leaving once
                 self.queue.leave(request.shard, request.ticket);
                 self.end();
                 self.hear(Outcome::default());
@@ -328,7 +328,7 @@ impl World {
             let what = self.queue.lines[&host].what;
             match (&found.rule.action, what) {
                 (Action::Spin(_), Awaited::Rule) => {}
-                // since the table changed it has not been looked at: a release leads on
+                // a release goes on, whichever `proxy` rule the host has now
                 (Action::Proxy(_), Awaited::Turn(_)) => {}
                 (Action::Proxy(proxy), Awaited::Backend) => {
                     assert!(!proxy.hold().is_zero(), "{request:?}");
@@ -349,7 +349,7 @@ proptest! {
     ) {
         let mut world = World::new();
         events.iter().for_each(|event| world.happen(event));
-        // everything comes back, and whoever still waits goes on
+        // all backends come back, and each request that still waits goes on
         world.happen(&Event::Down(false));
         let last = if ends_by_proxy { rule(5) } else { rule(9) };
         let all = ["a.com", "x.a.com", "b.com", "http://a.com", "c.com"];
@@ -363,7 +363,8 @@ proptest! {
         prop_assert!(world.lines.is_empty(), "shards are told that nobody waits any more");
     }
 
-    /// A rate is never exceeded by more than what a late release may catch up, and always used.
+    /// Checks that a rate is never exceeded by more than a late release may catch up, and always
+    /// used.
     #[test]
     fn a_rate_is_kept(
         rate in 1..2000_u32,
@@ -389,7 +390,8 @@ proptest! {
             let due = 1.0 + seconds * f64::from(rate);
             prop_assert!(gone as f64 <= due + 1e-3, "{gone} after {seconds} s at {rate}");
             let least = (due.floor() - 1.0).min(count as f64);
-            // past the burst some is given up for good, so only where steps are short for the rate
+            // turns that are late by more than the burst are given up for good, so there is a lower
+            // bound only if the steps are short for the rate
             if u64::from(rate) * 60 < 1000 * u64::from(limits::RELEASE_BURST) {
                 prop_assert!(least <= gone as f64, "only {gone} after {seconds} s at {rate}");
             }
@@ -460,7 +462,7 @@ fn who_comes_during_a_release_goes_behind_it() {
     let lines = queue.take_lines(&table).expect("shards are told");
     assert!(lines.contains_key(&table.key("a.com")));
     assert!(come(&mut queue, &table, "a.com", 9, HoldReason::Behind).is_empty());
-    // below it is the same rule
+    // a host below it has the same rule
     assert!(come(&mut queue, &table, "x.a.com", 10, HoldReason::Behind).is_empty());
     let mut gone = Vec::new();
     for tenth in 1..8 {
@@ -485,7 +487,7 @@ fn one_that_comes_back_has_its_old_place() {
     let mut outcome = Outcome::default();
     queue.changed(&other, Instant::now(), &mut outcome);
     assert_eq!(outcome.said.len(), 3, "each looks whether its time is over");
-    // they come back in any order
+    // the requests come back in any order
     for (shard, ticket, word) in outcome.said.into_iter().rev() {
         let Word::Go(place) = word else { panic!("no place") };
         let waits = Waits {
@@ -591,7 +593,7 @@ fn a_backend_that_comes_back_is_whose_backend_it_is() {
     let mut queue = Queue::new(Bounds { total: 9, per_source: 9 });
     assert!(come(&mut queue, &table, "a.com", 1, HoldReason::NoBackend).is_empty());
     assert!(come(&mut queue, &table, "b.com", 2, HoldReason::NoBackend).is_empty());
-    // whoever comes now needs not find out itself
+    // a request that comes now need not find that out itself
     assert!(come(&mut queue, &table, "b.com", 3, HoldReason::Behind).is_empty());
     assert_eq!(queue.without_backend().count(), 2);
     let mut outcome = Outcome::default();

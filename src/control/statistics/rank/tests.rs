@@ -1,4 +1,4 @@
-//! Orders of hosts beside the plain one: every host looked at alone, then sorted.
+//! Orders of hosts, compared with the plain way: look at every host alone, then sort.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::http::Pages;
 use crate::link::{self, Ends, Own, Published, SlotTime, Tag, TaggedTable, Tuning};
 use crate::table::{Names, edit};
 
-/// Everything, or hosts that end so, or those of them with one of these keys.
+/// Filter for hosts whose names end in this way and that have one of these keys, if any are given.
 struct Ending(&'static str, Option<KeySet>);
 
 impl HostFilter for Ending {
@@ -45,7 +45,7 @@ fn name(n: u64) -> String {
     format!("h{n:02}.{}", if n.is_multiple_of(3) { "com" } else { "org" })
 }
 
-/// Hosts on two shards, each with numbers of its own; of some the slot is retired.
+/// Hosts on two shards, each with numbers of its own; the slots of some hosts are retired.
 fn world(count: u64) -> World {
     let rule = json!(["empty", { "code": 403 }, false]);
     let rule = Rule::from_json("a", &rule, &mut Names::default()).expect("a rule");
@@ -67,7 +67,7 @@ fn world(count: u64) -> World {
 }
 
 impl World {
-    /// Counts on one or both shards, by a number that stands for chance.
+    /// Counts something on one or both shards; `chance` decides what.
     fn count(&self, slot: u64, name: &str, chance: u64) {
         for (shard, end) in self.ends.1.iter().enumerate() {
             if shard == 1 && chance.is_multiple_of(2) {
@@ -96,7 +96,7 @@ impl World {
         choose(&self.statistics, &self.table, (sort, limit), &Ending(ending, None)).names
     }
 
-    /// Hosts in trouble, of those that end so.
+    /// Hosts in trouble whose names end with `ending`.
     fn troubled(&self, trouble: HostTrouble, ending: &'static str) -> Ending {
         Ending(ending, Some(lock(&self.statistics).troubled(trouble)))
     }
@@ -138,7 +138,7 @@ fn order_is_that_of_each_host_alone() {
                     names.iter().map(|name| world.rank(sort, name)).collect()
                 };
                 assert_eq!(ranks(&found), ranks(expected), "{word} {ending} {limit}");
-                // Of equal ones any may be among the first, where no rule is looked at.
+                // If no rule is looked at, any of several equal hosts may be among the first.
                 if !ending.is_empty() || 61 <= limit {
                     assert_eq!(found, expected, "{word} {ending} {limit}");
                 }

@@ -1,5 +1,6 @@
-//! Random runs, stopped behind each of their operations and in the middle of each write: what was
-//! acknowledged is there, and besides it at most what was under way; and it goes on from there.
+//! Random runs, stopped after each of their operations and in the middle of each write. What was
+//! acknowledged must be found, and besides it at most what was under way; and the store must go on
+//! from there.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -10,7 +11,7 @@ use super::super::disk::Part;
 use super::recording::{Chance, Fault, Op, Recording, Step, Survivors, after_crash};
 use super::*;
 
-/// Rules and counters, as one would keep them without a thought for speed.
+/// Rules and counters, kept in the simplest way.
 #[derive(Clone, PartialEq, Debug, Default)]
 struct Model {
     rules: BTreeMap<String, u16>,
@@ -100,10 +101,10 @@ impl Drawn {
     }
 }
 
-/// Knowledge of the caller of the store, at some moment.
+/// Knowledge that the caller of the store has at some moment.
 #[derive(Clone, Debug)]
 enum Note {
-    /// A commit begins; after each of its records it would be this.
+    /// A commit begins; these are the contents after each of its records.
     Trying(Vec<Model>),
     /// Only this content is on disk.
     Is(Model),
@@ -120,13 +121,13 @@ struct Run {
     chance: Chance,
 }
 
-/// Opens it as a start would.
+/// Opens the store as a start would.
 fn recover(disk: &NotedDisk) -> Result<(Store, StoredState), String> {
     Store::open_on(Arc::new(disk.clone()), &mut Names::default())
 }
 
 impl Run {
-    /// A run of so many actions; faults come one in so many operations, or not at all.
+    /// Makes a run of so many actions, in which one in `faults` operations fails, or none.
     fn make(seed: u64, actions: usize, faults: Option<usize>) -> NotedDisk {
         let disk = NotedDisk::default();
         let (store, _) = recover(&disk).expect("an empty disk");
@@ -207,7 +208,7 @@ impl Run {
         }
     }
 
-    /// Killed and started again; what memory has is there.
+    /// Kills the process and starts it again; what was in memory only is still there.
     fn restart(&mut self) {
         let (store, loaded) = recover(&self.disk).unwrap_or_else(|error| panic!("{error}"));
         let found = Model::of(&loaded);
@@ -289,7 +290,7 @@ fn check(crashed: &NotedDisk, allowed: &[Model], chance: &mut Chance) -> Result<
     if !allowed.contains(&found) {
         return Err(format!("found {found:?}, not among {allowed:?}, in {before:?}"));
     }
-    // It goes on from there: what is found is on disk now, and what is added too.
+    // The store goes on from there: what is found is on disk now, and what is added too.
     let mut model = found.clone();
     let change = Drawn::Set(vec![set("later", 299)]);
     store.commit(&[change.record()]).map_err(|error| error.to_string())?;
@@ -301,7 +302,7 @@ fn check(crashed: &NotedDisk, allowed: &[Model], chance: &mut Chance) -> Result<
             return Err(format!("after the second crash {:?}, not {model:?}", Model::of(&loaded)));
         }
     }
-    // Or it stops again on the way there.
+    // Or the run stops again on the way there.
     let ops = crashed.ops();
     let end = ops_before + chance.below(ops.len() - ops_before);
     let (_, loaded) = recover(&after_crash(&ops[..end], Survivors::Some, chance))

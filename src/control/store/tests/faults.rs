@@ -75,7 +75,7 @@ fn short_and_interrupted_writes_are_gone_on_with() {
     store.rewrite(&table(&["first", "second"]), []).expect("rewritten");
     commit(&mut store, "third").expect("on disk");
     assert_eq!(found(&disk), ["first", "second", "third"]);
-    // A write that takes nothing is none.
+    // A write that takes no bytes has failed.
     disk.decide(|step| (step == Step::Write(Part::Journal)).then_some(Fault::Short(0)));
     commit(&mut store, "fourth").expect_err("nothing was written");
     disk.decide(|_| None);
@@ -101,7 +101,7 @@ fn what_can_not_be_cut_off_or_synced_needs_a_rewrite() {
         assert!(error.contains("No space left on device"), "{error}");
         needs_rewrite(&disk, store, &format!("case {index}"));
     }
-    // A sync that fails, cut off again or not.
+    // A sync fails; the records are cut off again, or can't be.
     for also in [Step::Lock, Step::Truncate(Part::Journal)] {
         let (disk, mut store) = started();
         disk.decide(move |step| {
@@ -114,8 +114,8 @@ fn what_can_not_be_cut_off_or_synced_needs_a_rewrite() {
     }
 }
 
-/// Nothing is taken until the table is in new files, and then nothing of the refused change is
-/// left.
+/// Checks that no change is taken until the table is in new files, and that nothing of the refused
+/// change is left then.
 fn needs_rewrite(disk: &FaultyDisk, mut store: Store, case: &str) {
     disk.decide(|_| None);
     assert!(store.needs_rewrite() && !store.wants_fold(), "{case}");
@@ -188,7 +188,7 @@ fn a_fold_that_fails_leaves_all_as_it_was_and_the_next_makes_up_for_it() {
         assert!(error.contains("No space left"), "{step:?}: {error}");
         store.end_fold(&outcome);
         assert!(disk.content(Part::New).is_none(), "{step:?}: it takes up room");
-        // Not at once again: the disk is still full.
+        // The fold is not due again at once: the disk is still full.
         assert!(!store.wants_fold() && !store.needs_rewrite());
         commit(&mut store, "second").expect("commits go on");
         assert_eq!(found(&disk), ["first", "second"], "{step:?}");

@@ -1,10 +1,10 @@
 //! A disk in memory: it records every operation, lets chosen ones fail, and knows what may be left
-//! of it when the power goes at any moment.
+//! on it when the power fails at any moment.
 //!
-//! These may be left: all of a file up to its last successful sync; of what was written later
-//! nothing, all, or any pages of it with zeros between them; of changes of names since the last
-//! sync of the folder, any. What a failed sync was to write may be gone for good, though memory
-//! still shows it.
+//! A power failure leaves all of a file up to its last successful sync. It leaves nothing, all, or
+//! any pages of what was written later, with zeros between the pages, and any of the changes of
+//! names since the last sync of the folder. Data that a failed sync was to write may be gone for
+//! good, though memory still shows it.
 
 use std::collections::HashMap;
 use std::io::{self, Cursor, Read, Write};
@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::super::disk::{Disk, Output, Part, Trace};
 use super::super::lock::LockError;
 
-/// Small, so that a line has several.
+/// Bytes of a page: so few that a line has several pages.
 const PAGE_BYTES: usize = 32;
 
 /// Operation on the disk; the file by the name it was opened under.
@@ -133,7 +133,7 @@ impl<N> Recording<N> {
         self.inner(|inner| inner.decide = Box::new(decide));
     }
 
-    /// The next time that this is done it fails; then no more.
+    /// Lets the next operation of this kind fail, and the later ones succeed.
     pub(super) fn fail_once(&self, step: Step, error: i32) {
         let mut is_over = false;
         self.decide(move |asked| {
@@ -143,8 +143,8 @@ impl<N> Recording<N> {
         });
     }
 
-    /// Has `between` run before each operation from now on, or nothing; within `between` nothing
-    /// runs.
+    /// Has `between` run before each operation from now on (`None`: nothing). It does not run
+    /// before operations that it makes itself.
     pub(super) fn between(&self, between: Option<Between>) {
         self.inner(|inner| inner.between = between);
     }
@@ -238,7 +238,7 @@ impl<N: Send + 'static> Disk for Recording<N> {
         Ok(())
     }
 
-    // Nobody else writes to memory.
+    // No other process writes to this disk.
     fn trace(&self, _: Part) -> io::Result<Option<Trace>> {
         Ok(None)
     }
@@ -248,7 +248,7 @@ impl<N: Send + 'static> Disk for Recording<N> {
     }
 
     fn sync_folder(&self) -> io::Result<()> {
-        // One that fails leaves things as uncertain as they were.
+        // A sync that fails leaves things as uncertain as they were.
         self.step(Step::SyncFolder)?;
         self.inner(|inner| inner.ops.push(Op::SyncFolder));
         Ok(())
@@ -392,7 +392,7 @@ impl Inode {
     }
 }
 
-/// The disk as the next start finds it, when it all ends behind these operations.
+/// The disk as the next start finds it, if everything stops after these operations.
 pub(super) fn after_crash<N: Clone>(
     ops: &[Op<N>],
     left: Survivors,
