@@ -18,7 +18,7 @@ fn alias(target: &str) -> Value {
     json!(["alias", {"hostname": target}, true])
 }
 
-/// The name of the rule that applies, or how there is none.
+/// Name of the rule that applies, or why none does.
 fn matched<'t>(table: &'t Snapshot, host: &str, scheme: Scheme) -> &'t str {
     match table.lookup(host, scheme) {
         Match::NoHosts => "(no hosts)",
@@ -137,7 +137,8 @@ fn edits_that_break_an_alias_are_refused() {
         assert!(text.starts_with(&format!("{}:{code}: ", error.host())), "{text}");
         assert!(text.contains(names), "{text}");
     }
-    // In order: the alias goes with its target, is pointed elsewhere, or was of another rule.
+    // In order: the alias is deleted too, points elsewhere, points to another rule, or is new and
+    // valid.
     for changes in [
         vec![delete("a"), delete("b")],
         vec![delete("a"), set("b", alias("http://a"))],
