@@ -1,5 +1,5 @@
-//! `set HOST ACTION SUBDOMS [KEY=VALUE …]`: from words to a rule, checked in the original's order
-//! and refused in its words. What the values mean is the daemon's to judge.
+//! `set HOST ACTION SUBDOMS [KEY=VALUE …]`: makes a rule from words. They are checked in the
+//! original's order and refused in its words. The daemon checks what the values mean.
 
 use serde_json::{Map, Value, json};
 
