@@ -12,7 +12,7 @@ use super::request::{Api, Ask, Fetched};
 pub struct Edited<T> {
     /// Result of the last plan.
     pub planned: T,
-    /// The answer; `None` where nothing was to be changed.
+    /// The answer; `None` if there was nothing to change.
     pub answer: Option<Fetched>,
 }
 

@@ -69,7 +69,7 @@ pub async fn print_each(
     }
 }
 
-/// The query: the kinds, and traffic of all hosts together where that is wanted.
+/// The query: the kinds of events; for `traffic`, all hosts together and none by itself.
 fn query(only: &str) -> Result<String, String> {
     const KINDS: [&str; 7] = ["change", "health", "held", "idle", "wake", "fleet", "traffic"];
     let kinds: Vec<&str> = only.split(',').map(str::trim).collect();

@@ -31,7 +31,7 @@ pub enum PoolChange {
 pub enum Effect {
     /// The rule becomes this one.
     Changed(Value),
-    /// The rule has what is asked for already.
+    /// The rule is already as the change would make it.
     Unchanged,
     /// The rule does not have the backend.
     Absent,

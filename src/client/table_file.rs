@@ -178,7 +178,7 @@ struct Seen {
 }
 
 impl Seen {
-    /// Whether the host is the first of this name, in whatever spelling.
+    /// Whether no earlier host has the same name, even in another spelling.
     fn is_first(&mut self, host: &str) -> bool {
         let lower = host.to_lowercase();
         let at = lower.find("://").map_or(0, |at| at + 3);

@@ -115,7 +115,7 @@ pub struct Timeouts {
     pub unhealthy: Duration,
 }
 
-/// Everything that can be configured, with defaults where nothing was written.
+/// Everything that can be configured; settings that were not written have their defaults.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Config {
     /// Addresses for HTTP of untrusted clients.

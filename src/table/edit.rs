@@ -35,7 +35,7 @@ pub fn edit(
     edit_canonical(old, &changes)
 }
 
-/// [`edit`] where the names are known to be in canonical form ([`host::rule_name`]).
+/// Does the same as [`edit`], for names that are in canonical form ([`host::rule_name`]).
 pub fn edit_canonical(
     old: &Snapshot,
     changes: &[(String, Option<Rule>)],

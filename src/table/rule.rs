@@ -19,7 +19,7 @@ use super::overrides::Overrides;
 use super::reply_options::ReplyOptions;
 use crate::address::Address;
 
-/// Decision what to do with the requests for one host name.
+/// Decision about the requests for one host name.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rule {
     /// The action.
@@ -76,7 +76,7 @@ pub enum Action {
     Static(Arc<StaticPage>),
     /// Reply with a status and no body.
     Empty(Empty),
-    /// Do what the rule of this name says (canonical, with its `http://` where it has one).
+    /// Apply the rule of this name (canonical, with its `http://` if it has one).
     Alias(Arc<str>),
     /// Reply as for a host that has no rule.
     Unknown,

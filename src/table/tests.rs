@@ -105,7 +105,7 @@ fn aliases_follow_their_target() {
         other => panic!("{other:?}"),
     };
     assert_eq!(code(&old, "x.deep.a.com"), ("deep.a.com".to_owned(), 200));
-    // The target's edit shows through the alias at once; the old snapshot stays what it was.
+    // An edit of the target is seen through the alias at once; the old snapshot does not change.
     let target = rule(&json!(["empty", {"code": 404}, false]));
     let new = edit(&old, vec![("a.com".to_owned(), Some(target))]).unwrap();
     assert_eq!(code(&new, "www.a.com"), ("www.a.com".to_owned(), 404));

@@ -223,7 +223,7 @@ impl ChangeLine {
     }
 }
 
-/// A host that is looked at closely.
+/// A host that is opened, with its rule and its changes.
 #[derive(Clone, Default, PartialEq, Debug)]
 pub struct Close {
     pub host: Host,

@@ -139,7 +139,7 @@ pub struct Wanted {
     pub search: String,
     pub only: Option<Condition>,
     pub limit: u32,
-    /// The host that is looked at closely.
+    /// The host that is opened.
     pub close: Option<String>,
 }
 
@@ -417,7 +417,7 @@ impl Screen {
         self.followed = self.hosts().get(self.chosen).map(|host| host.name.clone());
     }
 
-    /// Opens the chosen host with what is known of it already.
+    /// Opens the chosen host, and shows the data that is already known of it.
     fn open(&mut self) {
         let Some(host) = self.hosts().get(self.chosen).map(|host| (*host).clone()) else { return };
         self.followed = Some(host.name.clone());

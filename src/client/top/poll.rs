@@ -1,5 +1,5 @@
 //! Requests that `top` repeats beside the stream of events: hosts in the order of the daemon, which
-//! knows all of them; backends; the fleet; and the host in the close view.
+//! knows all of them; backends; the fleet; and the host that is opened.
 
 use std::time::Duration;
 

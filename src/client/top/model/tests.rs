@@ -1,4 +1,4 @@
-//! Keys, events and answers, and what they make of the screen.
+//! Keys, events and answers, and how they change the screen.
 
 use serde_json::json;
 
