@@ -1,6 +1,6 @@
-//! The one table of the arguments of rules: the parser and its error texts, the tables of
+//! The table of all arguments of rules. The parser and its error texts, the tables of
 //! docs/rules.md, the form of the dashboard, and the help, checks and completions of
-//! `mantrid-client` come from it.
+//! `mantrid-client` are made from it.
 //!
 //! Pure data. Values are read by `table`, which knows what an argument means.
 
@@ -19,7 +19,7 @@ mod form;
 pub struct ActionRow {
     /// Name in a rule.
     pub name: &'static str,
-    /// Meaning, for an action without arguments; that of others is in their arguments.
+    /// Meaning of an action without arguments. The other actions are described by their arguments.
     pub meaning: &'static str,
     /// Arguments, in the order of the manual.
     pub arguments: &'static [Argument],
@@ -35,11 +35,11 @@ pub struct Argument {
     pub default: &'static str,
     /// Meaning, in the Markdown of docs/rules.md.
     pub meaning: &'static str,
-    /// Whether the argument is accepted for the sake of old tables alone, and does nothing.
+    /// Whether the argument does nothing, and is accepted only for the sake of old tables.
     pub is_obsolete: bool,
 }
 
-/// Default of an argument that its action can't do without.
+/// Text in place of a default, for an argument that must be given.
 pub const REQUIRED: &str = "must be given";
 
 /// Values that an argument takes. Its text follows "expected" in an error.
@@ -58,9 +58,9 @@ pub enum Takes {
     Status(RangeInclusive<u64>),
     /// One of some words.
     OneOf(&'static [&'static str]),
-    /// One of some words, or a form of its own, described.
+    /// One of some words, or a form that a text describes.
     OneOfOr(&'static [&'static str], &'static str),
-    /// A form of its own, described.
+    /// A form that a text describes.
     Form(&'static str),
 }
 
@@ -87,7 +87,7 @@ impl fmt::Display for Takes {
 }
 
 impl Argument {
-    /// Whether the action can't do without it.
+    /// Whether the argument must be given.
     pub fn is_required(&self) -> bool {
         self.default == REQUIRED
     }
@@ -159,7 +159,7 @@ const DENY: Argument =
 const NETWORKS: Takes =
     Takes::Form("a list of networks, each 192.0.2.0/24, 2001:db8::/32 or one address");
 
-/// An address that is asked by POST.
+/// URL that gets a POST.
 const WAKE: Takes = Takes::Form("an address that starts with http://");
 
 /// Every action, in the order of messages.
@@ -401,7 +401,7 @@ const FIELDS: Takes = Takes::Form(
     "an object of up to 8 fields, {\"Name\": \"value\"}, in which null removes a field",
 );
 
-/// A timeout that stands in for a key.
+/// A timeout of a rule, in place of that of a key.
 const TIMEOUT: Takes = Takes::SecondsWithin(1..=RULE_SECONDS_MAX * 1000);
 /// Bytes of a request body.
 const MAX_BODY: Takes = Takes::Whole(1..=RULE_BODY_MAX);

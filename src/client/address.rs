@@ -68,7 +68,7 @@ impl Address {
 
 /// Host, without brackets, and port. `None`: neither a name nor an address.
 fn split(authority: &str) -> Option<(&str, Option<&str>)> {
-    // A path or a user is no typing error in the port, and should not be told as one.
+    // A path or a user is no typing error in the port: don't report it as one.
     if authority.contains(['/', '?', '#', '@']) {
         return None;
     }

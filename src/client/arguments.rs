@@ -1,7 +1,7 @@
-//! The command line: the one definition that help, completions and manual pages come from.
+//! The command line. Help, completions and manual pages are made from this definition.
 //!
-//! The words of `set` are optional here although they are not: what is missing is said in the
-//! original's words, by `set`.
+//! The arguments of `set` are optional here although they are required: `set` itself says what is
+//! missing, in the original's words.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ use super::options::{Drain, Edit, Looked};
 use super::top::{Condition, Sort};
 use crate::rule_arguments;
 
-/// Position of the options of all commands in the help of one: behind its own.
+/// Position of the options of all commands in the help of one command: after its own.
 const LAST: usize = 100;
 
 /// Edits and watches the host table of a running mantrid

@@ -1,4 +1,5 @@
-//! Whether a backend of a rule answers, asked by the client itself: after the command of `restart`.
+//! Checks whether a backend of a rule answers. The client itself asks it, after the command of
+//! `restart`.
 
 use std::fmt;
 
@@ -12,7 +13,7 @@ use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
-/// A backend, as the daemon gives rules back.
+/// A backend, in the form in which the daemon writes rules.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Application {
     Tcp(String, u16),
@@ -23,9 +24,9 @@ pub enum Application {
 /// The backends of a `proxy` rule.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Applications {
-    /// Backends that get its requests.
+    /// Backends that get the requests of the rule.
     pub used: Vec<Application>,
-    /// Backends that get them while none of these is usable.
+    /// Backends that get the requests while none of `used` is usable.
     pub backup: Vec<Application>,
 }
 
@@ -86,7 +87,7 @@ impl fmt::Display for Application {
     }
 }
 
-/// Check of a rule that is a request.
+/// Check of a rule that is an HTTP request.
 pub struct Check<'r> {
     path: &'r str,
     /// Host of the request; `backend`: the name and port of the backend.
@@ -95,7 +96,7 @@ pub struct Check<'r> {
 }
 
 impl<'r> Check<'r> {
-    /// The check of the rule of this name, if it has one.
+    /// The HTTP check of the rule of this name, if it has one.
     pub fn of(name: &'r str, arguments: &'r Value) -> Option<Check<'r>> {
         let path = arguments["check"].as_str().filter(|check| check.starts_with('/'))?;
         let own = name.split_once("://").map_or(name, |(_, host)| host);

@@ -1,5 +1,5 @@
-//! `add-backend` and `remove-backend`, of one rule, and `backend …`, of all rules at once: one
-//! batch, all or nothing, and nothing where the table was changed meanwhile.
+//! `add-backend` and `remove-backend` change one rule; `backend …` changes all rules at once, in
+//! one batch, all or nothing. If the table is changed meanwhile, the change is planned anew.
 
 use std::time::{Duration, Instant};
 
@@ -18,15 +18,15 @@ use super::print::{action, counted, entries, plain};
 use super::request::{Api, Ask, Fetched, PATIENCE, Sending, encoded};
 use super::{lines, pool, print_json, query};
 
-/// Time for which the change of one rule is tried anew while other changes win.
+/// Time for which the change of one rule is tried anew while other changes come first.
 const TRY_FOR: Duration = Duration::from_secs(10);
-/// Time for which a batch is tried anew: a large table takes a while to be read.
+/// Time for which a batch is tried anew; reading a large table takes a while.
 const TRY_BATCH_FOR: Duration = Duration::from_secs(60);
-/// Longest time of one batch: it may change a million rules, and be waited for on all nodes.
+/// Longest time of one batch: it may change a million rules, and wait for all nodes to have them.
 const BATCH_PATIENCE: Duration = Duration::from_secs(600);
-/// Pause between looks at the requests that are left.
+/// Pause between two checks whether requests are left.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// Rules that a message names; more are counted.
+/// Most rules that a message names; the others are only counted.
 const NAMED_MAX: usize = 10;
 
 /// Commands for one backend in all rules.
@@ -124,7 +124,8 @@ pub async fn run(api: &Api, command: &BackendCommand, json: bool) -> Result<(), 
         }
     };
     let timeout = timeout_of(drain)?;
-    // By the rules as they are: of a name that no rule has nothing is known any more.
+    // Look the addresses up before the change: once no rule has the name, the daemon no longer
+    // knows them.
     let watched = if drain.wait { addresses(api, address).await? } else { Vec::new() };
     let plan = |found: &Fetched| Batch::plan(found, &change, address, trial);
     let Edited { planned: batch, answer } = edit(api, "/hostname/", TRY_BATCH_FOR, plan).await?;
@@ -197,7 +198,7 @@ impl Batch {
         Ok((batch, Some(ask)))
     }
 
-    /// Tells what was done.
+    /// Prints what was done.
     fn told(
         &self,
         answer: Option<&Fetched>,
@@ -230,7 +231,7 @@ impl Batch {
         Ok(())
     }
 
-    /// Fails where rules were left as they are: whoever is to stop the backend should know.
+    /// Fails if rules were left as they are: an operator who wants to stop the backend must know.
     fn rest(self, address: &str) -> Result<(), Failure> {
         if self.kept.is_empty() {
             return Ok(());
@@ -334,7 +335,7 @@ impl One<'_> {
         }
     }
 
-    /// Tells what was done; returns the daemon's answer.
+    /// Prints what was done; returns the daemon's answer.
     fn told(
         &self,
         edited: &Edited<Difference>,
@@ -403,7 +404,7 @@ async fn until_free(
     }
 }
 
-/// The first of many names, and how many more there are.
+/// The first of many names, and how many others there are.
 pub fn some(names: &[String]) -> String {
     let shown: Vec<String> = names.iter().take(NAMED_MAX).map(|name| plain(name)).collect();
     match names.len().checked_sub(NAMED_MAX) {

@@ -1,5 +1,5 @@
-//! `set` and `delete`: one rule changed. Silent where it succeeds, as the original, unless it was
-//! asked for more than that.
+//! `set` and `delete`: change one rule. As in the original, they print nothing on success, unless
+//! an option asks for more.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use super::print::plain;
 use super::print_json;
 use super::request::{Api, Ask, PATIENCE, Sending, encoded};
 
-/// A rule that is set, or deleted where there is none.
+/// A change of one rule: the new rule, or `None` to delete it.
 pub struct Change {
     pub host: String,
     pub rule: Option<Value>,
@@ -55,7 +55,7 @@ impl Change {
     }
 }
 
-/// Says that a change is made, and that what it was to wait for did not come.
+/// Says that a change is made, but that requests may still be open at the old backends.
 pub fn not_drained(host: &str, timeout: &str, answer: &Value) -> String {
     let open = answer.get("in_flight").and_then(Value::as_object).into_iter().flatten();
     let open: Vec<String> = open.map(|(backend, count)| format!("{backend} ({count})")).collect();

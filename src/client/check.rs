@@ -13,8 +13,8 @@ use super::table_file::TableFile;
 use super::{print, print_json};
 use crate::table::{Action, EditError, Names, Rule, Snapshot, edit_canonical, host};
 
-/// Rules that are wrong only beside others and are told one by one. Each costs a look at the whole
-/// table.
+/// Most rules that are named because they are wrong only beside others. Each costs a look at the
+/// whole table.
 const TOGETHER_TOLD_MAX: usize = 100;
 
 /// Rules of a file, and what is wrong with them.
@@ -48,8 +48,8 @@ pub fn check(looked: &Looked, json: bool) -> Result<(), Failure> {
     }
 }
 
-/// Reads the rules of a file whose form is right, and judges them. With `merge` the file changes a
-/// table that is not known here: its aliases may lead to rules of that.
+/// Reads the rules of a file whose form is right, and judges them. With `merge`, the file changes a
+/// table that is not known here, and its aliases may lead to rules of that table.
 pub fn judge(file: &str, text: &[u8], merge: bool) -> Result<Judged, Failure> {
     let mut names = Names::default();
     let mut rules: Vec<(String, Option<Rule>)> = Vec::new();
@@ -73,12 +73,12 @@ pub fn judge(file: &str, text: &[u8], merge: bool) -> Result<Judged, Failure> {
     Ok(Judged { rules, wrong })
 }
 
-/// A rule in the place of a wrong one, so that an alias of that is not called wrong as well.
+/// Rule in the place of a wrong one, so that aliases of the wrong one are not called wrong as well.
 fn stand_in() -> Rule {
     Rule { action: Action::Unknown, match_subdomains: false }
 }
 
-/// Tells the rules that make no table with the others: aliases that lead nowhere, redirects in a
+/// Names the rules that are wrong only beside others: aliases that lead nowhere, redirects in a
 /// circle.
 fn wrong_together(rules: &[(String, Option<Rule>)], merge: bool) -> Vec<String> {
     let mut wrong = Vec::new();

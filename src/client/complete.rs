@@ -1,6 +1,6 @@
-//! Completions for shells. A script asks this program, by a command that no help lists, what may
-//! stand where TAB was pressed: so each shell offers the same, out of the one definition of the
-//! command line, the table of rule arguments, and the names of hosts that the daemon has.
+//! Completions for shells. The script of a shell calls a hidden command of this program to ask what
+//! may stand where TAB was pressed. So each shell offers the same: it comes from the one definition
+//! of the command line, the table of rule arguments, and the names of hosts that the daemon has.
 
 use std::any::TypeId;
 use std::collections::BTreeSet;
@@ -16,7 +16,7 @@ use super::request::{Api, Ask, encoded};
 use super::top::{Condition, Sort};
 use crate::rule_arguments::{self, ACTIONS, Argument};
 
-/// Names that are offered at once.
+/// Most names that are offered at once.
 const OFFERED_MAX: usize = 200;
 /// Longest time that somebody who pressed TAB waits for names.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -40,7 +40,7 @@ pub fn script(shell: Shell) -> &'static str {
     }
 }
 
-// Bash parts words at each = and :, and puts what is offered behind the last of them.
+// Bash splits words at each = and :, and puts an offer behind the last of them.
 const BASH: &str = r#"_mantrid_client() {
     local line="${COMP_LINE:0:COMP_POINT}" words word prefix
     read -ra words <<<"$line"
@@ -97,14 +97,15 @@ end
 complete -c mantrid-client -f -k -a '(__mantrid_client)'
 "#;
 
-/// A place of the command line: what stands before it, as far as that decides what may stand there.
+/// A place of the command line, described by the words before it, as far as they decide what may
+/// stand there.
 struct Place<'d> {
     command: &'d Command,
     /// Words of the command that are neither options nor values of them.
     given: Vec<&'d str>,
-    /// Option whose value stands there.
+    /// Option whose value stands at this place.
     option: Option<&'d Arg>,
-    /// A word `--` stands before it.
+    /// Whether a word `--` stands before the place.
     is_behind_dashes: bool,
     url: Option<&'d str>,
     socket: Option<&'d Path>,
@@ -120,7 +121,7 @@ enum Offer {
 }
 
 impl<'d> Place<'d> {
-    /// Finds the place behind these words of a command line.
+    /// Finds the place after these words of a command line.
     fn behind(definition: &'d Command, words: &'d [String]) -> Place<'d> {
         let mut place = Place {
             command: definition,
@@ -235,7 +236,7 @@ impl<'d> Place<'d> {
         if is_path || arg.is_last_set() { Offer::File } else { Offer::Words(Vec::new()) }
     }
 
-    /// Arguments of the action that was given, but for those that are given, too.
+    /// Arguments of the action on the line, except those that the line has already.
     fn rule_arguments(&self) -> Vec<(String, String)> {
         let row = self.given.get(1).and_then(|action| rule_arguments::action(action));
         let rows = row.map_or(ACTIONS, std::slice::from_ref).iter();
@@ -264,14 +265,14 @@ fn help(text: Option<impl ToString>) -> String {
 }
 
 /// Prints what may stand in the place of the last word, a line each: the text, a tab, and what it
-/// means. `api` makes the way to the daemon by the address and socket of the line. What goes wrong
-/// is not told: the line that is being typed would be torn.
+/// means. `api` connects to the daemon by the address and socket on the line. Errors are not
+/// printed, because they would tear the line that is being typed.
 pub async fn complete(
     mut definition: Command,
     words: &[String],
     api: impl FnOnce(Option<&str>, Option<&Path>) -> Option<Api>,
 ) -> Result<(), Failure> {
-    // With the options of all commands in each of them.
+    // Adds the options of all commands to each of them.
     definition.build();
     let Some((current, before)) = words.split_last() else { return Ok(()) };
     let place = Place::behind(&definition, before);
@@ -297,7 +298,7 @@ async fn hosts(api: &Api, prefix: &str) -> Vec<(String, String)> {
     let ask = Ask { patience: PATIENCE, ..Ask::get(target) };
     let mut names = Vec::new();
     if let Ok(answer) = api.fetch(ask).await {
-        // Of an answer that breaks off the beginning is as good.
+        // If the answer breaks off, the names from its beginning are still useful.
         let _ = print::entries(&answer.body, |host, rule| {
             names.push((print::plain(&host), print::action(&rule)));
         });
@@ -305,12 +306,12 @@ async fn hosts(api: &Api, prefix: &str) -> Vec<(String, String)> {
     names
 }
 
-/// A name right before all that begin with `prefix`, in the order of the daemon's lists.
+/// The name right before all names that begin with `prefix`, in the order of the daemon's lists.
 fn before(prefix: &str) -> Option<String> {
     let mut bytes = prefix.as_bytes().to_vec();
     let last = bytes.pop().filter(u8::is_ascii_graphic)?;
     bytes.push(last - 1);
-    // Behind every character of a name.
+    // `~` comes after every character of a name.
     bytes.push(b'~');
     String::from_utf8(bytes).ok()
 }

@@ -18,7 +18,7 @@ use crate::table::{Names, Rule};
 #[derive(Default)]
 pub struct Difference(BTreeMap<String, (Option<Value>, Option<Value>)>);
 
-/// Prints the difference; whether there is one is told by the exit code.
+/// Prints the difference; the exit code says whether there is one.
 pub async fn diff(api: &Api, looked: &Looked, json: bool) -> Result<(), Failure> {
     let found = find(api, looked).await;
     let found = found.map_err(|failure| Failure::Unanswered(Box::new(failure)))?;
@@ -81,7 +81,7 @@ impl Difference {
         self.0.insert(host, (before, after));
     }
 
-    /// A line for each rule: `+` it comes, `-` it goes, `~` it is changed.
+    /// A line for each rule: `+` if it is new, `-` if it is removed, `~` if it is changed.
     pub fn lines(&self) -> impl Iterator<Item = String> {
         self.0.iter().map(|(host, change)| {
             plain(&match change {
@@ -108,7 +108,7 @@ impl Difference {
     }
 }
 
-/// A rule as this version writes it: a daemon of another may write it in another way.
+/// A rule as this version writes it: a daemon of another version may write it in another way.
 fn canonical(host: &str, rule: &Value, names: &mut Names) -> Option<Value> {
     Rule::from_json(host, rule, names).ok().map(|rule| rule.to_json())
 }

@@ -1,5 +1,5 @@
-//! Changes of what was just read: made only while the table is the one that was read, and planned
-//! anew where another change came in between.
+//! Changes that are made only while the table is still the one that was read. If another change
+//! came in between, the change is planned anew.
 
 use std::time::{Duration, Instant};
 
@@ -12,12 +12,12 @@ use super::request::{Api, Ask, Fetched};
 pub struct Edited<T> {
     /// Result of the last plan.
     pub planned: T,
-    /// The answer; `None` where nothing was to be changed.
+    /// The answer; `None` if there was nothing to change.
     pub answer: Option<Fetched>,
 }
 
-/// Reads `target`, and sends the request that `plan` makes of it, if it makes one. The table's ETag
-/// changes with every change of any host, so it is tried for a while.
+/// Reads `target`, and sends the request that `plan` makes of the answer, if it makes one. Tries
+/// again for some time, because the table's ETag changes with every change of any host.
 pub async fn edit<T>(
     api: &Api,
     target: &str,

@@ -13,7 +13,7 @@ use super::print::{action, counted, plain};
 use super::request::Api;
 use super::sse::Event;
 
-/// Interval of the looks whether standard output still has a reader, while no event comes.
+/// Interval at which standard output is checked for a reader while no event comes.
 const LOOK_EACH: Duration = Duration::from_secs(1);
 
 /// Prints events until standard output has no reader.
@@ -23,8 +23,8 @@ pub async fn follow(api: &Api, only: &str, json: bool) -> Result<(), Failure> {
     print_each(api, &query, text).await
 }
 
-/// Prints what `text` makes of each event, and says on standard error when the daemon goes and
-/// comes.
+/// Prints what `text` makes of each event, and says on standard error when the connection to the
+/// daemon is lost and when it is back.
 pub async fn print_each(
     api: &Api,
     query: &str,
@@ -69,7 +69,7 @@ pub async fn print_each(
     }
 }
 
-/// The query: the kinds, and traffic of all hosts together where that is wanted.
+/// The query: the kinds of events; for `traffic`, all hosts together and none by itself.
 fn query(only: &str) -> Result<String, String> {
     const KINDS: [&str; 7] = ["change", "health", "held", "idle", "wake", "fleet", "traffic"];
     let kinds: Vec<&str> = only.split(',').map(str::trim).collect();
@@ -87,7 +87,8 @@ fn write(text: &str) -> io::Result<()> {
     out.flush()
 }
 
-/// A pipe whose reader is gone: `events | head -1` ends although nothing more happens.
+/// Whether standard output is a pipe whose reader is gone. So `events | head -1` ends even if
+/// nothing more happens.
 fn has_no_reader() -> bool {
     let out = io::stdout();
     if out.is_terminal() {
@@ -98,17 +99,17 @@ fn has_no_reader() -> bool {
     poll(&mut ends, Some(&at_once)).is_ok() && ends[0].revents().contains(PollFlags::ERR)
 }
 
-/// Memory that is needed to say things once, and to notice that something was missed.
+/// Memory that is needed to print each message once, and to notice missed changes.
 #[derive(Default)]
 struct Memory {
-    /// Why there is no connection, as it was said.
+    /// Why there is no connection, as it was printed last.
     lost: Option<String>,
     /// ETag of the table after the last event.
     etag: Option<String>,
 }
 
 impl Memory {
-    /// A table that is another than after the last event.
+    /// Says that changes were missed, if the table is another one than after the last event.
     fn missed(&mut self, event: &Event) -> Option<String> {
         let data: Value = serde_json::from_str(&event.data).ok()?;
         let etag = data.get("etag")?.as_str()?.to_owned();
@@ -125,8 +126,8 @@ fn in_json(event: &Event) -> String {
     format!("{{\"event\": {kind}, \"data\": {data}}}\n")
 }
 
-/// Time, kind, host, what: a line for each host that a change names. `now` is for events without a
-/// time.
+/// Time, kind, host, and what happened: a line for each host that a change names. `now` is for
+/// events without a time.
 fn lines(event: &Event, now: SystemTime) -> String {
     let data: Value = serde_json::from_str(&event.data).unwrap_or_default();
     let rows = match event.kind.as_str() {
@@ -211,7 +212,7 @@ fn number(data: &Value, name: &str) -> u64 {
     data.get(name).and_then(Value::as_u64).unwrap_or(0)
 }
 
-/// Writes a time in seconds since 1970, likewise.
+/// Writes a time in seconds since 1970 as the daemon's log does.
 pub fn moment(seconds: f64) -> String {
     let since = Duration::try_from_secs_f64(seconds).unwrap_or_default();
     SystemTime::UNIX_EPOCH.checked_add(since).map(utc).unwrap_or_default()

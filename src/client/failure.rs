@@ -1,4 +1,4 @@
-//! Why a command is not done, in whose words that is said, and what to do next.
+//! Reasons why a command failed: whose words the message has, and what to do next.
 
 use std::fs;
 use std::io::{self, Write};
@@ -14,14 +14,14 @@ use super::address::Address;
 
 /// Time in which a connection to the daemon must open.
 pub const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
-/// Longest answer that is read: a million rules are about 100 MB, and the daemon sends none that is
-/// far longer.
+/// Longest answer that is read. A million rules are about 100 MB, and the daemon sends no answer
+/// that is far longer.
 pub const ANSWER_BYTES_MAX: usize = 1 << 30;
 
 /// Why a command is not done.
 #[derive(Debug, Error)]
 pub enum Failure {
-    /// The reader of our output has closed it. Nobody is left to tell, and nothing is wrong.
+    /// The reader of our output has closed it. That is no error, and no message would be read.
     #[error("standard output is closed")]
     OutputClosed,
     /// A message in the original's words, which scripts may compare.
@@ -30,18 +30,18 @@ pub enum Failure {
     /// The daemon did not answer, or not as asked.
     #[error("mantrid-client: {0}")]
     Request(#[from] RequestError),
-    /// A command that we ran failed, or what it was to bring about did not come.
+    /// A command that we ran failed, or what it should bring about did not happen.
     #[error("mantrid-client: {why}")]
     Command {
-        /// Our exit code, which is its own.
+        /// Our exit code, which is the exit code of the command.
         code: u8,
         /// Sentence that says what went wrong, and how things are now.
         why: String,
     },
-    /// Two tables differ, as was printed: the answer of `diff`, and no fault.
+    /// Two tables differ, as was printed. That is the result of `diff`, and no error.
     #[error("they differ")]
     Different,
-    /// Question that has no answer, neither yes nor no.
+    /// The question of `diff` could not be answered, neither with yes nor with no.
     #[error("{0}")]
     Unanswered(Box<Failure>),
     /// Anything else.
@@ -71,18 +71,18 @@ impl Failure {
     }
 }
 
-/// Tells something on standard error that is no failure. Nobody may be left to hear it.
+/// Prints a note on standard error that is no failure. An error while writing it is ignored.
 pub fn say(what: &str) {
     let _ = writeln!(io::stderr(), "mantrid-client: {what}");
 }
 
-/// Why there is no answer, or not the one that was asked for. Each says what to do next.
+/// Why there is no answer, or another one than was asked for. Each message says what to do next.
 #[derive(Debug, Error)]
 pub enum RequestError {
-    /// No connection.
+    /// The connection could not be opened.
     #[error("{}", unreachable(.address, .why))]
     Unreachable { address: Address, why: io::Error },
-    /// A connection, and then nothing.
+    /// The connection was opened, but no answer came in time.
     #[error(
         "{address} took the request and did not answer within {} s: see the daemon's log \
          (journalctl -u mantrid)", .patience.as_secs()
@@ -91,10 +91,10 @@ pub enum RequestError {
     /// The connection ended before the answer did.
     #[error("{address} closed the connection before its answer was whole: {why}")]
     CutOff { address: Address, why: String },
-    /// A stream of events has an end only where the daemon has.
+    /// The stream of events ended, which it does only if the daemon stops or the connection breaks.
     #[error("{address} ended its events: mantrid stopped, or the connection broke")]
     Ended { address: Address },
-    /// The daemon says no.
+    /// The daemon refused the request.
     #[error("{}", refusal(.address, *.status, .message))]
     Refused { address: Address, status: StatusCode, message: String },
     /// Another program answers at this address.
@@ -103,10 +103,10 @@ pub enum RequestError {
          bind_management, by default http://localhost:8042"
     )]
     Foreign { address: Address, what: String },
-    /// Text that was typed and fits into no request.
+    /// Text that was typed and can't be part of a request.
     #[error("{0}")]
     Unsendable(String),
-    /// An answer without a plausible end.
+    /// The answer is longer than any that makes sense.
     #[error("the answer of {address} is longer than {ANSWER_BYTES_MAX} bytes; expected less")]
     TooLong { address: Address },
 }
@@ -125,7 +125,7 @@ impl RequestError {
     /// Whether asking again later may help: the daemon is starting, stopping or busy.
     pub fn is_passing(&self) -> bool {
         match self {
-            // A socket that is just being made has its permissions a moment later.
+            // A socket that is being made gets its permissions a moment later.
             RequestError::Unreachable { .. }
             | RequestError::Silent { .. }
             | RequestError::CutOff { .. }
@@ -160,7 +160,7 @@ fn unreachable(address: &Address, why: &io::Error) -> String {
     }
 }
 
-/// Names the group that may use the socket.
+/// Error text that names the group that may use the socket.
 fn no_permission(path: &Path) -> String {
     let shown = path.display();
     let Ok(metadata) = fs::metadata(path) else {

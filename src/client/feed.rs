@@ -1,5 +1,5 @@
-//! The daemon's events as a stream that outlives the daemon: when the connection ends it is opened
-//! again, with growing pauses, and the reader is told.
+//! The daemon's events as a stream that outlives the daemon. When the connection ends, it is opened
+//! again, with growing pauses, and the reader gets a message.
 
 use std::time::Duration;
 
@@ -12,7 +12,8 @@ use super::sse::{Event, Parser};
 
 const PAUSE_FIRST: Duration = Duration::from_millis(250);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
-/// Read ahead of who prints; beyond it the daemon is made to wait, and drops what it must.
+/// Most messages that are read ahead of the reader. Beyond that, the daemon has to wait, and drops
+/// events if it must.
 const NEWS_MAX: usize = 64;
 
 /// Message of the feed to its reader.
@@ -26,11 +27,11 @@ pub enum News {
     },
     /// The connection is open again.
     Back,
-    /// The connection ended and waiting can't mend that: nothing comes behind this.
+    /// The connection ended, and trying again can't help: this is the last message.
     Ended(RequestError),
 }
 
-/// Opens the stream, and fails if that can't be done.
+/// Opens the stream; fails if that is not possible.
 pub async fn open(api: &Api, query: &str) -> Result<mpsc::Receiver<News>, RequestError> {
     let target = format!("/events?{query}");
     let first = connect(api, &target).await?;
@@ -43,8 +44,8 @@ pub async fn open(api: &Api, query: &str) -> Result<mpsc::Receiver<News>, Reques
 }
 
 async fn connect(api: &Api, target: &str) -> Result<Answer, RequestError> {
-    // The daemon sends a comment each 15 s: when nothing comes for as long as an answer may take,
-    // it is gone.
+    // The daemon sends a comment every 15 s. If nothing comes for as long as an answer may take,
+    // the daemon is gone.
     api.ask(Ask::get(target), "text/event-stream").await
 }
 
@@ -78,7 +79,7 @@ async fn follow(
     }
 }
 
-/// Hands on what comes; why it ended.
+/// Sends events to the reader until the connection ends. Returns why it ended.
 async fn read(
     api: &Api,
     mut answer: Answer,
@@ -89,7 +90,7 @@ async fn read(
     loop {
         let piece = match answer.piece().await {
             Ok(Some(piece)) => piece,
-            // It ends its connections without ceremony when it stops.
+            // A daemon that stops cuts its connections off.
             Ok(None) | Err(RequestError::CutOff { .. }) => {
                 return Ok(RequestError::Ended { address: api.address().clone() });
             }

@@ -1,4 +1,5 @@
-//! `fleet`: who is in the fleet of the daemon, and what an operator decides about it.
+//! `fleet`: shows the nodes of the daemon's fleet, and carries out what an operator decides about
+//! it.
 
 use std::io::Write;
 
@@ -59,7 +60,7 @@ async fn status(api: &Api, json: bool) -> Result<(), Failure> {
     print(|out| out.write_all(table(&fleet).as_bytes()))
 }
 
-/// The fleet for people: one line, and one a node.
+/// The fleet for people: one line for the fleet, and one for each node.
 fn table(fleet: &Value) -> String {
     let text = |value: &Value| match value {
         Value::String(text) => plain(text),

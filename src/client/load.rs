@@ -1,5 +1,5 @@
-//! `load FILE`: sends the rules of a file as they stand, in one request. What they mean is the
-//! daemon's to judge, all or nothing. A dry run shows what would be another.
+//! `load FILE`: sends the rules of a file unchanged, in one request. The daemon checks them, and
+//! takes all or none. A dry run prints the difference.
 
 use std::io::{self, Cursor, Read};
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use super::request::{Api, Ask, Fetched, Sending};
 use super::table_file::TableFile;
 use super::{lines, print_json};
 
-/// A million rules are checked and synced to disk before the answer.
+/// Timeout for the answer: the daemon first checks up to a million rules and syncs them to disk.
 const PATIENCE: Duration = Duration::from_secs(600);
 
 /// Sends the file.
@@ -53,7 +53,7 @@ pub async fn load(api: &Api, load: &Load, json: bool) -> Result<(), Failure> {
 async fn show_difference(api: &Api, name: &str, text: &[u8], merge: bool) -> Result<(), Failure> {
     let judged = judge(name, text, merge)?;
     if let Some(wrong) = judged.wrong.first() {
-        // The daemon knows better: it may be newer.
+        // The daemon has accepted the rules. It may be newer than this client.
         say(&format!("the difference is not shown, as this client would refuse {wrong}"));
         return Ok(());
     }
@@ -84,7 +84,7 @@ async fn send(
     answer.map_err(RequestError::of_change)
 }
 
-/// Shown on standard error, where that is a terminal.
+/// Progress bar on standard error, if that is a terminal.
 fn progress(bytes: u64) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(Some(bytes), ProgressDrawTarget::stderr());
     let style = ProgressStyle::with_template("{bar:40} {bytes}/{total_bytes} {elapsed} {msg}");
@@ -93,7 +93,7 @@ fn progress(bytes: u64) -> ProgressBar {
     bar
 }
 
-/// Moves the bar as the file is read, and says what is waited for afterwards.
+/// Moves the bar as the file is read, and says afterwards what the daemon is doing.
 struct Watched<R> {
     reader: R,
     left: u64,

@@ -1,10 +1,10 @@
 //! `mantrid-client`: edits and watches the table of a running daemon.
 //!
-//! The program speaks the management API, and shares the table of rule arguments and the parser of
-//! rules (`check`, `diff`) with the daemon. It keeps what scripts rely on as the original has it:
-//! the words of `set` and the complaints about them, the tables of `list` and `stats`, silence
-//! where a change succeeds, exit codes 0 and 1. In reading order: the definition of the command
-//! line; where the daemon is and how it is asked; the commands.
+//! The program uses the management API, and shares the table of rule arguments and the parser of
+//! rules (`check`, `diff`) with the daemon. Everything that scripts rely on is as in the original:
+//! the words of `set` and its error messages, the tables of `list` and `stats`, no output if a
+//! change succeeds, exit codes 0 and 1. In reading order: the definition of the command line; where
+//! the daemon is and how it is asked; the commands.
 
 mod arguments;
 mod failure;
@@ -53,7 +53,7 @@ use failure::Failure;
 use print::{Counters, Row};
 use request::{Api, Ask, encoded};
 
-/// The original's line, with the commands that came later.
+/// The original's message, with the commands that came later.
 const NO_ACTION: &str = "Please provide an action (add-backend, backend, changes, check, \
      completions, delete, diff, dump, events, fleet, flip, get, list, load, man, remove-backend, \
      restart, set, spin, stats, support, top, which).";
@@ -65,7 +65,7 @@ pub fn main() -> ExitCode {
         Err(error) => {
             let is_asked =
                 matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
-            // Nobody is left to tell when the terminal is gone.
+            // If the terminal is gone, the message can't be shown.
             let _ = error.print();
             return if is_asked { ExitCode::SUCCESS } else { ExitCode::FAILURE };
         }
@@ -74,7 +74,7 @@ pub fn main() -> ExitCode {
     let done = match runtime {
         Ok(runtime) => {
             let done = runtime.block_on(run(arguments));
-            // A look-up of a name may still be under way, on a thread of its own.
+            // A lookup of a name may still be under way, on a thread of its own.
             runtime.shutdown_background();
             done
         }
@@ -99,7 +99,7 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     match command {
         Command::List(wanted) => list(&api()?, &wanted, json).await,
         Command::Set(set) => {
-            // Words first: what is wrong with them needs no daemon to be said.
+            // Check the words first, because that needs no daemon.
             let (host, rule) = set::rule_of(&set).map_err(Failure::AsBefore)?;
             let Set { edit, drain, .. } = set;
             Change { host, rule: Some(rule), edit, drain }.make(&api()?, json).await
@@ -165,7 +165,7 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     }
 }
 
-/// A host that has a name: of an empty one the path would be that of all hosts.
+/// Refuses an empty host name: its path would be that of all hosts.
 fn named(host: String) -> Result<String, Failure> {
     if host.is_empty() { Err(Failure::AsBefore(set::NO_HOST.to_owned())) } else { Ok(host) }
 }
@@ -199,7 +199,7 @@ fn lines(mut lines: impl Iterator<Item = String>) -> Result<(), Failure> {
     print(|out| lines.try_for_each(|line| writeln!(out, "{line}")))
 }
 
-/// Prints an answer as it came.
+/// Prints an answer unchanged.
 fn print_json(body: &[u8]) -> Result<(), Failure> {
     let ends = body.ends_with(b"\n");
     print(|out| {
@@ -263,7 +263,7 @@ async fn get(api: &Api, host: &str, json: bool) -> Result<(), Failure> {
     if json { Ok(()) } else { print(|out| print::rule(host, &rule, answer.etag.as_deref(), out)) }
 }
 
-/// The table as it comes, however large.
+/// Prints the table piece by piece, however large it is.
 async fn dump(api: &Api, etag_file: Option<&Path>) -> Result<(), Failure> {
     let mut answer = api.ask(Ask::get("/hostname/"), "application/json").await?;
     let mut last = b'\n';
@@ -286,7 +286,7 @@ fn definition() -> clap::Command {
     Arguments::command()
 }
 
-/// The page of the whole to standard output, or one for each command into a folder.
+/// Prints the manual page of the program, or writes a page for each command into a folder.
 fn man(folder: Option<&Path>) -> Result<(), Failure> {
     let Some(folder) = folder else {
         let mut text = Vec::new();
@@ -302,7 +302,7 @@ fn man(folder: Option<&Path>) -> Result<(), Failure> {
 mod tests {
     use super::*;
 
-    /// The line that names the actions can't forget one.
+    /// Checks that the message names all actions.
     #[test]
     fn all_actions_are_named() {
         let definition = definition();

@@ -27,7 +27,7 @@ pub struct Edit {
 
 /// Whether a change is waited for until its old backends are free of requests.
 #[derive(Args, Debug)]
-// A command `drain` has a group of that name.
+// The command `drain` has a group of the same name.
 #[group(skip)]
 pub struct Drain {
     /// Return only when no request is left with the backends that were in use before

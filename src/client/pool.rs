@@ -1,6 +1,6 @@
-//! The backends of a rule and their weights, changed together. A rule that holds requests keeps the
-//! rule from before, and that is changed as well: a flip must not bring a backend back that was
-//! removed meanwhile.
+//! Changes of the backends of a rule together with their weights. In a rule that holds requests,
+//! the rule from before is changed: a flip must not bring back a backend that was removed
+//! meanwhile.
 
 use std::net::SocketAddr;
 
@@ -11,18 +11,18 @@ use super::print;
 /// Change of one backend.
 #[derive(Clone, Debug)]
 pub enum PoolChange {
-    /// A backend comes, with this weight; one that is there gets the weight, if one is given. A
-    /// backend of `backup` leaves that.
+    /// Adds a backend with this weight. A backend that is there already gets the weight, if one is
+    /// given. A backend of `backup` is moved to `backends`.
     Add { backend: Value, weight: Option<u16> },
-    /// A backend comes to `backup`; one of `backends` leaves these, where another one is left.
+    /// Adds a backend to `backup`. It is removed from `backends`, which must have another one.
     AddBackup { backend: Value },
-    /// A backend goes, where another one is left.
+    /// Removes a backend. `backends` must have another one.
     Remove { address: String },
-    /// Another backend takes the place and the weight of one.
+    /// Puts another backend in the place of one, with its weight.
     Move { old: String, new: Value },
-    /// A backend gets requests no more.
+    /// Gives a backend no more requests.
     Drain { address: String },
-    /// A backend gets requests again.
+    /// Gives a backend requests again.
     Undrain { address: String },
 }
 
@@ -31,7 +31,7 @@ pub enum PoolChange {
 pub enum Effect {
     /// The rule becomes this one.
     Changed(Value),
-    /// The rule has what is asked for already.
+    /// The rule is already as the change would make it.
     Unchanged,
     /// The rule does not have the backend.
     Absent,
@@ -57,7 +57,7 @@ pub fn apply(rule: &Value, change: &PoolChange) -> Effect {
     Effect::Changed(rule)
 }
 
-/// Part that a backend has in the requests of a rule.
+/// Share of a backend in the requests of a rule.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Share {
     /// The weight among `backends`.
@@ -66,7 +66,7 @@ pub enum Share {
     Backup,
 }
 
-/// The backends of a rule, or of the one that will stand after a flip.
+/// The backends of a rule, or of the rule that will stand after a flip.
 pub fn members(rule: &Value) -> Vec<(String, Share)> {
     let mut rule = rule.clone();
     let Some(arguments) = proxy_of(&mut rule) else { return Vec::new() };
@@ -162,7 +162,7 @@ impl Pool {
             }
             PoolChange::Drain { address } => {
                 after.weigh(address, |_| 0);
-                // A spare one has no weight.
+                // A backend of `backup` has no weight, so it is removed.
                 after.backup.retain(|backend| !is_same(backend, address));
                 address
             }
@@ -180,7 +180,8 @@ impl Pool {
         if self.backends.is_empty() { Err(Effect::Last) } else { Ok(()) }
     }
 
-    /// Puts a backend in the place of another; where it is there already, that one only goes.
+    /// Puts a backend in the place of another. If the new one is there already, the old one is only
+    /// removed.
     fn put_in_place(&mut self, old: &str, new: &Value) {
         let address = print::backend(new);
         let is_old = |backend: &Value| is_same(backend, old);
@@ -206,7 +207,7 @@ fn is_same(backend: &Value, address: &str) -> bool {
 
 /// Reads a backend. The error says what was expected.
 pub fn backend(text: &str) -> Result<Value, String> {
-    // A Unix socket; what is wrong with its path, the daemon says.
+    // A Unix socket. The daemon checks its path.
     if text.starts_with("unix:") {
         return Ok(json!(text));
     }
@@ -279,7 +280,7 @@ mod tests {
             changed(PoolChange::Move { old: address("[0:0::1]:3"), new: json!(["b", 4]) }),
             (json!([["10.0.0.1", 1], ["app", 2], ["b", 4]]), json!([5, 6, 7]))
         );
-        // where the other is there already, it keeps its own
+        // if the other backend is there already, it keeps its weight
         assert_eq!(
             changed(PoolChange::Move { old: address("[::1]:3"), new: json!(["app", 2]) }),
             (json!([["10.0.0.1", 1], ["app", 2]]), json!([5, 6]))

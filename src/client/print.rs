@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use serde::de::{Deserializer as _, MapAccess, Visitor};
 use serde_json::Value;
 
-/// Text from elsewhere, with nothing in it that a terminal would obey.
+/// Text from elsewhere, with control characters escaped, so that a terminal does not obey them.
 pub fn plain(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
@@ -88,7 +88,7 @@ pub fn list_as_it_is(rows: &[Row], out: &mut impl Write) -> io::Result<()> {
     Ok(())
 }
 
-/// An action with what matters most about it: `proxy<127.0.0.1:8000>`. One word, whatever it holds.
+/// An action with what matters most about it: `proxy<127.0.0.1:8000>`. Always one word.
 pub fn action(rule: &Value) -> String {
     let Some(action) = rule.get(0).and_then(Value::as_str) else { return "?".to_owned() };
     let argument = |name: &str| rule.get(1)?.get(name);

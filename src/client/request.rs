@@ -1,4 +1,4 @@
-//! One request to the management API and its answer, on a connection of its own, within its time.
+//! One request to the management API and its answer, on a connection of its own, with timeouts.
 
 use std::io::{self, Cursor, Read};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -22,10 +22,10 @@ use super::address::Address;
 use super::failure::{ANSWER_BYTES_MAX, CONNECT_PATIENCE, RequestError};
 use super::print::plain;
 
-/// How long an answer may keep us waiting, at its beginning and between its parts.
+/// Longest time without a byte of the answer, at its beginning and between its parts.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 const ERROR_BYTES_MAX: usize = 64 * 1024;
-/// Read from a file at once, and so the most that a request in flight has in memory.
+/// Most bytes that are read from a file at once. A request in flight has no more of it in memory.
 const PIECE_BYTES: usize = 64 * 1024;
 
 /// A request to the API.
@@ -73,7 +73,7 @@ impl Body for Sending {
     type Data = Bytes;
     type Error = io::Error;
 
-    // A file is read here, on the thread that sends: there is nothing else for it to do.
+    // The file is read here, on the thread that sends, which has nothing else to do.
     fn poll_frame(
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
@@ -113,7 +113,7 @@ pub struct Api {
 }
 
 impl Api {
-    /// The error says what is wrong with the token.
+    /// Makes the API of a daemon; the error says what is wrong with the token.
     pub fn new(address: Address, token: Option<&str>) -> Result<Api, String> {
         let token = token.map(str::trim).filter(|token| !token.is_empty());
         let field = |token: &str| {
@@ -208,7 +208,7 @@ impl Api {
     }
 }
 
-/// An ETag as it goes into a field: shells eat its quotes.
+/// An ETag as the value of a field. Adds the quotes that shells remove.
 fn quoted(etag: &str) -> Result<HeaderValue, String> {
     let is_whole = etag == "*" || etag.starts_with('"') || etag.starts_with("W/");
     let text = if is_whole { etag.to_owned() } else { format!("\"{etag}\"") };
@@ -221,7 +221,7 @@ fn cut_off(address: &Address, error: &hyper::Error) -> RequestError {
         let what = format!("what is not HTTP ({error})");
         return RequestError::Foreign { address: address.clone(), what };
     }
-    // hyper's own words are general; the cause is what tells.
+    // hyper's own message is general; the cause says what happened.
     let why = std::error::Error::source(error);
     let why = why.map_or_else(|| error.to_string(), ToString::to_string);
     RequestError::CutOff { address: address.clone(), why }
@@ -236,7 +236,7 @@ async fn within<T>(
 
 /// Tries every address of the host in turn.
 async fn connect_tcp(host: &str, port: u16) -> io::Result<TcpStream> {
-    // A machine may lack either of the two in its table of names, or IPv6 altogether.
+    // A machine may lack one of these addresses in its table of names, or IPv6 altogether.
     let addresses: Vec<SocketAddr> = if host == "localhost" {
         vec![(Ipv6Addr::LOCALHOST, port).into(), (Ipv4Addr::LOCALHOST, port).into()]
     } else {
@@ -261,7 +261,7 @@ where
     S: Send + 'static,
 {
     let (sender, connection) = http1::handshake(stream).await?;
-    // What goes wrong with it is told to those who wait for the answer.
+    // The caller that waits for the answer gets any error of the connection.
     tokio::spawn(connection);
     Ok(sender)
 }
@@ -327,7 +327,7 @@ impl Answer {
 pub struct Fetched {
     address: Address,
     pub etag: Option<String>,
-    /// The daemon is a node of a fleet.
+    /// Whether the daemon is a node of a fleet.
     pub in_fleet: bool,
     pub body: Vec<u8>,
 }
@@ -344,7 +344,7 @@ impl Fetched {
     }
 }
 
-/// `host` as one step of a path.
+/// `host` as one segment of a path.
 pub fn encoded(host: &str) -> String {
     let mut text = String::with_capacity(host.len());
     for byte in host.bytes() {

@@ -1,7 +1,7 @@
-//! `restart HOST -- COMMAND`: holds a host, lets what is under way end, runs the command that
-//! restarts its application, waits until a backend answers, and flips. When something goes wrong
-//! the host stays held, or gets its old rule back where that was asked for; either is said, with
-//! what to do next.
+//! `restart HOST -- COMMAND`: holds the requests of a host, waits until those under way have ended,
+//! runs the command that restarts its application, waits until a backend answers, and flips the
+//! host back. If something goes wrong, the host stays held, or gets its old rule back if that was
+//! asked for. The error says which of the two, and what to do next.
 
 use std::cell::Cell;
 use std::ffi::OsString;
@@ -27,9 +27,9 @@ use super::request::Api;
 use super::spin::{before, held, is_spin, put_back, replace, requests};
 use super::{print, print_json};
 
-/// Between two looks whether a backend answers.
+/// Pause between two tries to reach a backend, or to get the turn.
 const LOOK_EACH: Duration = Duration::from_millis(100);
-/// How long one may take to answer.
+/// Longest time that a backend may take to answer.
 const LOOK_TIME: Duration = Duration::from_secs(2);
 /// Exit code for a command that can't be run, as in a shell.
 const NOT_RUN: u8 = 127;
@@ -85,7 +85,8 @@ pub async fn restart(api: &Api, restart: &Restart, json: bool) -> Result<(), Fai
                 false => print(|out| writeln!(out, "{}", requests(held))),
             }
         }
-        // Nothing has been done to the application, or another one is there in its place.
+        // Put the old rule back, too, if nothing has been done to the application (`NOT_RUN`), or
+        // if another backend answers in its place.
         Err(failed) if restart.restore || failed.code == NOT_RUN || failed.is_served => {
             put_back(api, host).await?;
             let why = format!("{}: {} has its old rule back", failed.why, plain(host));
@@ -107,7 +108,8 @@ fn time(option: &str, text: &str) -> Result<Duration, Failure> {
     })
 }
 
-/// The proxy rule whose application is restarted: the one in force, or the one that stood before.
+/// The proxy rule whose application is restarted: the rule in force or, if the host is held, the
+/// rule that stood before.
 fn application(host: &str, rule: &Value) -> Result<Value, Failure> {
     let rule = if is_spin(rule) { before(host, rule)? } else { rule.clone() };
     match rule[0].as_str() {
@@ -134,8 +136,8 @@ impl Failed {
     }
 }
 
-/// Puts the old rule back while our change may still be on its way: a change in its place makes
-/// that one come too late, as the table is another one then. Whether the host was held.
+/// Puts the old rule back while our change may still be on its way. If our change arrives later, it
+/// is refused, because the table has been changed in between. Returns whether the host was held.
 async fn take_back(api: &Api, host: &str) -> Result<bool, Failure> {
     let was_held = Cell::new(false);
     replace(api, host, "", |rule| {
@@ -146,13 +148,13 @@ async fn take_back(api: &Api, host: &str) -> Result<bool, Failure> {
     Ok(was_held.get())
 }
 
-/// Waits until no other `restart` of this host at this address is under way on this machine:
-/// the first one would let the requests go while the second one's application is still down.
-/// The name is bound as long as this process lives, however it ends.
+/// Waits until no other `restart` of this host at this address is under way on this machine.
+/// Otherwise the first one would let the requests go while the application of the second one is
+/// still down. The name stays bound as long as this process lives, however it ends.
 async fn turn(api: &Api, host: &str, signals: &mut EndSignals) -> Result<UnixListener, Failure> {
     let host = host.trim_end_matches('.').to_lowercase();
     let name = format!("mantrid-client restart {host} {}", api.address());
-    // Longer than any socket's name.
+    // The length of a socket's name is limited.
     let name = &name.as_bytes()[..name.len().min(100)];
     let failed = |error: &std::io::Error| {
         Failure::Other(format!("can't see whether {} is restarted already: {error}", plain(&host)))
@@ -185,7 +187,7 @@ async fn turn(api: &Api, host: &str, signals: &mut EndSignals) -> Result<UnixLis
     }
 }
 
-/// The signals that would end us, and leave the host as it is without a word.
+/// Signals that would end the program, and leave the host as it is without a message.
 struct EndSignals {
     interrupt: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
@@ -228,8 +230,8 @@ async fn run(command: &[OsString], signals: &mut EndSignals) -> Result<(), Faile
     let status = loop {
         tokio::select! {
             status = &mut ended => break status,
-            // Those of a terminal's keys reach the command as well; what is sent to us alone does
-            // not.
+            // Signals of a terminal's keys reach the command as well. Signals that are sent to us
+            // alone do not, so pass them on.
             signal = signals.next() => {
                 stopped_by = Some(signal);
                 if !matches!(signal, Signal::SIGINT | Signal::SIGQUIT) {
@@ -269,8 +271,8 @@ fn wait(mut child: Child) -> std::io::Result<ExitStatus> {
     child.wait()
 }
 
-/// Waits until a backend of the rule answers. One of `backup` does not count: it was well before
-/// the application is back.
+/// Waits until a backend of the rule answers. A backend of `backup` does not count, because it may
+/// answer before the application is back.
 async fn answers(
     name: &str,
     rule: &Value,
@@ -304,7 +306,7 @@ async fn answers(
     }
 }
 
-/// Asks backends, one after the other, until one answers; the error is that of the last.
+/// Asks backends, one after the other, until one answers; the error is that of the last backend.
 async fn one_answers<'a>(
     all: &'a [Application],
     check: Option<&Check<'_>>,

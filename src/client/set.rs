@@ -1,5 +1,5 @@
-//! `set HOST ACTION SUBDOMS [KEY=VALUE …]`: from words to a rule, checked in the original's order
-//! and refused in its words. What the values mean is the daemon's to judge.
+//! `set HOST ACTION SUBDOMS [KEY=VALUE …]`: makes a rule from words. They are checked in the
+//! original's order and refused in its words. The daemon checks what the values mean.
 
 use serde_json::{Map, Value, json};
 
@@ -11,7 +11,7 @@ const USAGE: &str = "Usage: set <hostname> <action> <subdoms> [option=value, ...
 
 pub const NO_HOST: &str = "You must supply a hostname.";
 
-/// The host and its rule. The error is in the original's words where it had some.
+/// The host and its rule. An error that the original had, too, is in its words.
 pub fn rule_of(set: &Set) -> Result<(String, Value), String> {
     let missing = |what: &str| format!("You must supply {what}.\n{USAGE}");
     let host = given(set.host.as_ref()).ok_or_else(|| format!("{NO_HOST}\n{USAGE}"))?;

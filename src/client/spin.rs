@@ -1,5 +1,6 @@
-//! `spin` and `flip`: a host's requests are held, and go on. What the host did before is kept in
-//! its rule, so anybody may flip it back, from anywhere, also after a restart of the daemon.
+//! `spin` holds the requests of a host, and `flip` lets them go on. The new rule holds the one that
+//! stood before, so any operator may flip the host back, from anywhere, also after a restart of the
+//! daemon.
 
 use std::io::Write;
 use std::time::{Duration, Instant};
@@ -12,8 +13,8 @@ use super::print::plain;
 use super::request::{Api, Ask, Fetched, PATIENCE, Sending, encoded};
 use super::{print, print_json};
 
-/// How long a change is tried anew while other changes win: the table's ETag changes with every
-/// change of any host.
+/// Time for which a change is tried anew while other changes come first: the table's ETag changes
+/// with every change of any host.
 const TRY_FOR: Duration = Duration::from_secs(10);
 
 /// Arguments of `spin`, by name.
@@ -34,7 +35,7 @@ pub async fn spin(api: &Api, host: &str, given: &Given<'_>, json: bool) -> Resul
     Ok(())
 }
 
-/// Puts the rule back that stood before.
+/// Puts back the rule that stood before.
 pub async fn flip(api: &Api, host: &str, json: bool) -> Result<(), Failure> {
     let held = put_back(api, host).await?;
     if json {
@@ -56,11 +57,12 @@ pub fn requests(held: u64) -> String {
 pub struct Replaced {
     pub before: Value,
     pub answer: Fetched,
-    /// Nodes of a fleet that did not say in time that they have it.
+    /// Nodes of a fleet that did not confirm the change in time.
     pub lagging: Vec<String>,
 }
 
-/// Replaces the rule of a host by what `new` makes of it; again where it was changed meanwhile.
+/// Replaces the rule of a host by what `new` makes of it. Tries again if the table was changed
+/// meanwhile.
 pub async fn replace(
     api: &Api,
     host: &str,
@@ -80,7 +82,7 @@ pub async fn replace(
             )));
         }
         let query = match query {
-            // The requests of all nodes are meant.
+            // The change is about the requests of all nodes, so wait for all of them.
             "" if found.in_fleet => "?wait=fleet",
             query => query,
         };
@@ -89,7 +91,7 @@ pub async fn replace(
             target: format!("{path}{query}"),
             body: Some(Sending::json(&new(&before)?)),
             if_match: found.etag,
-            // What is waited for beside the answer has a time of its own, at the daemon.
+            // The daemon waits for what `query` says with a timeout of its own.
             patience: if query.is_empty() { PATIENCE } else { PATIENCE + DRAIN_MOST },
         };
         match api.fetch(ask).await {
@@ -110,11 +112,11 @@ fn lagging(answer: &Value) -> Vec<String> {
     names.filter_map(|name| name.as_str().map(plain)).collect()
 }
 
-/// The daemon waits for no longer.
+/// Longest time for which the daemon waits before it answers.
 const DRAIN_MOST: Duration = Duration::from_secs(3600);
 
-/// The rule that holds the requests of a host whose rule is this one; of one that spins already
-/// with other limits.
+/// Makes the rule that holds the requests of a host whose rule is this one. If that rule holds
+/// requests already, only the limits change.
 pub fn held(rule: &Value, given: &Given<'_>) -> Value {
     let mut arguments = match is_spin(rule) {
         true => rule[1].clone(),
@@ -147,7 +149,7 @@ pub fn before(host: &str, rule: &Value) -> Result<Value, Failure> {
     }
 }
 
-/// Flips a host back; how many requests were held.
+/// Flips a host back. Returns how many requests were held.
 pub async fn put_back(api: &Api, host: &str) -> Result<u64, Failure> {
     let stats = api.fetch(Ask::get(format!("/stats/{}/", encoded(host)))).await?;
     let held = stats.value()?["held_requests"].as_u64().unwrap_or(0);

@@ -1,26 +1,27 @@
-//! Server-sent events out of bytes, however these are split (WHATWG HTML §9.2.6, without `id` and
-//! `retry`, which the daemon does not send).
+//! Parser of server-sent events from bytes, however these are split (WHATWG HTML §9.2.6, without
+//! `id` and `retry`, which the daemon does not send).
 
 /// One event.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Event {
-    /// `change`, `traffic`, …; `message` where it has no name.
+    /// `change`, `traffic`, …; `message` if the event has no name.
     pub kind: String,
     pub data: String,
 }
 
-/// `traffic` of a thousand hosts is some 500 kB; what is far beyond is no event of ours.
+/// Longest event that is read. `traffic` of a thousand hosts is some 500 kB, so a far longer event
+/// is none of the daemon's.
 const EVENT_BYTES_MAX: usize = 64 << 20;
 
-/// An event longer than any of ours.
+/// Error for an event that is longer than any of the daemon's.
 #[derive(Debug, PartialEq, Eq)]
 pub struct TooLong;
 
 #[derive(Default)]
 pub struct Parser {
-    /// The line that has begun.
+    /// The line that has begun, but not ended.
     line: Vec<u8>,
-    /// The last byte was a CR: an LF now belongs to it.
+    /// Whether the last byte was a CR: an LF after it belongs to the same line end.
     after_cr: bool,
     kind: String,
     data: String,

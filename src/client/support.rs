@@ -1,5 +1,5 @@
-//! `support`: a folder of facts for people who help. It is a folder and no archive, so that one
-//! looks through it first.
+//! `support`: writes a folder of facts for people who help. It is a folder and no archive, so that
+//! the operator looks through it first.
 
 use std::fs::{DirBuilder, OpenOptions};
 use std::io::Write;
@@ -29,7 +29,7 @@ pub async fn support(api: &Api, folder: Option<PathBuf>, json: bool) -> Result<(
     for (name, target) in
         [("health.json", "/healthz"), ("ready.json", "/readyz"), ("fleet.json", "/fleet/")]
     {
-        // What an answer that says no has to tell is a fact, too.
+        // A refusal is a fact for the folder, too.
         let told = match api.fetch(Ask::get(target)).await {
             Ok(answer) => answer.value()?,
             Err(RequestError::Refused { status, message, .. }) => {

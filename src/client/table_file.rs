@@ -1,6 +1,6 @@
 //! A file of rules, as `load`, `check` and `diff` take it: an object of rules by host, or a state
-//! file, whose `hosts` are one. Its form is checked in one pass that keeps nothing; what the rules
-//! mean is not looked at here.
+//! file, whose `hosts` are such an object. One pass checks the form of the file and stores nothing.
+//! The meaning of the rules is not checked here.
 
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
@@ -20,7 +20,7 @@ use super::failure::say;
 
 /// Longest body that the daemon takes.
 const BODY_BYTES_MAX: u64 = 256 << 20;
-/// Hosts that are named in a file more than once and told one by one; the rest are counted.
+/// Most hosts that an error names because the file has them more than once; the rest are counted.
 const TWICE_TOLD_MAX: usize = 10;
 
 /// A file whose form is right.
@@ -74,7 +74,7 @@ fn shown(file: &Path) -> String {
     if file == Path::new("-") { "standard input".to_owned() } else { file.display().to_string() }
 }
 
-/// Whether the daemon takes so much, and what to do where it does not.
+/// Checks that the daemon takes a body of this length; the error says what to do if it does not.
 fn fits(bytes: u64) -> Result<(), String> {
     if bytes <= BODY_BYTES_MAX {
         return Ok(());
@@ -101,7 +101,7 @@ impl Source {
         if file.metadata()?.is_file() { Ok(Source::File(file)) } else { Source::collect(file) }
     }
 
-    /// A pipe can't be read twice.
+    /// Reads a pipe into memory, because a pipe can't be read twice.
     fn collect(reader: impl Read) -> io::Result<Source> {
         let mut bytes = Vec::new();
         reader.take(BODY_BYTES_MAX + 1).read_to_end(&mut bytes)?;
@@ -109,7 +109,7 @@ impl Source {
         Ok(Source::Memory(bytes))
     }
 
-    /// Reads the file from its beginning.
+    /// Reads the input from its beginning.
     fn reader(&mut self) -> io::Result<Box<dyn Read + '_>> {
         Ok(match self {
             Source::File(file) => {
@@ -120,7 +120,7 @@ impl Source {
         })
     }
 
-    /// A part of it.
+    /// Reads a part of the input.
     fn part(self, part: &Range<u64>) -> io::Result<Box<dyn Read + Send>> {
         Ok(match self {
             Source::File(mut file) => {
@@ -144,8 +144,8 @@ struct Found {
     twice: Twice,
 }
 
-/// Hosts that are there more than once: the first few as they are spelt the second time, and how
-/// many.
+/// Hosts that the file has more than once: the first few, as they are spelt the second time, and
+/// their number.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Twice {
     first: Vec<String>,
@@ -170,7 +170,7 @@ impl Twice {
     }
 }
 
-/// The names of a table. A million of them are a few megabytes: of each a number is kept.
+/// The names of a table. Only a number is kept of each, so a million names take a few megabytes.
 #[derive(Default)]
 struct Seen {
     hasher: RandomState,
@@ -178,7 +178,7 @@ struct Seen {
 }
 
 impl Seen {
-    /// Whether the host is the first of this name, in whatever spelling.
+    /// Whether no earlier host has the same name, even in another spelling.
     fn is_first(&mut self, host: &str) -> bool {
         let lower = host.to_lowercase();
         let at = lower.find("://").map_or(0, |at| at + 3);
@@ -192,7 +192,8 @@ impl Seen {
     }
 }
 
-/// Counts what the parser has taken: it reads byte by byte and, around objects, never ahead.
+/// Counts the bytes that the parser has taken. The parser reads byte by byte and, around objects,
+/// never ahead.
 struct Counting<'a, R> {
     reader: R,
     taken: &'a Cell<u64>,
@@ -206,8 +207,8 @@ impl<R: Read> Read for Counting<'_, R> {
     }
 }
 
-/// Looks for an object of rules, or for a state file, whose `hosts` are one. With `merge`, a rule
-/// may be null.
+/// Looks for an object of rules, or for a state file, whose `hosts` are such an object. With
+/// `merge`, a rule may be null.
 fn check(reader: impl Read, merge: bool) -> serde_json::Result<Found> {
     let taken = Cell::new(0);
     let mut json = serde_json::Deserializer::from_reader(Counting { reader, taken: &taken });
@@ -220,8 +221,8 @@ fn check(reader: impl Read, merge: bool) -> serde_json::Result<Found> {
     Ok(hosts.unwrap_or(whole))
 }
 
-/// An object of rules. At the top, one whose key `hosts` holds an object is a state file: a rule is
-/// never an object.
+/// An object of rules. At the top, an object whose key `hosts` holds an object is a state file,
+/// because a rule is never an object.
 struct Table<'a> {
     merge: bool,
     taken: &'a Cell<u64>,
@@ -274,7 +275,7 @@ impl<'de> Visitor<'de> for Table<'_> {
                 }
             }
         }
-        // What else a state file holds (stats, sequence) is no rule, and need not be.
+        // The other values in a state file (stats, sequence) are no rules, and need not be.
         let is_state = self.hosts.is_some_and(|hosts| hosts.is_some());
         match first_not_rule {
             Some((host, what)) if !is_state => Err(A::Error::custom(format_args!(
@@ -458,7 +459,7 @@ mod tests {
         assert!(fits((256 << 20) + 1).is_err_and(|why| why.contains("--merge")));
     }
 
-    /// Values that are passed over need no stack; the daemon judges how deep a rule may go.
+    /// Values that are skipped need no stack. The daemon decides how deep a rule may be.
     #[test]
     fn depth_costs_nothing() {
         let deep = format!("{{\"a\": {}1{}}}", "[".repeat(100_000), "]".repeat(100_000));

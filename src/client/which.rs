@@ -1,4 +1,4 @@
-//! `which HOST`: what a request for a host would meet now, and why, as the daemon tells it.
+//! `which HOST`: prints what a request for a host would meet now, and why, as the daemon says.
 
 use std::io::{self, Write};
 
@@ -19,8 +19,8 @@ const PASTED: &[(&str, &str)] = &[
     ("tls://", "tls"),
 ];
 
-/// Asks, and prints the answer. `asked` are the arguments of the question with their names; the
-/// scheme is that of a pasted address where none is given.
+/// Asks, and prints the answer. `asked` are the arguments of the question with their names. If no
+/// scheme is given, that of a pasted address is asked for.
 pub async fn which(
     api: &Api,
     host: &str,

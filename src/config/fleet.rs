@@ -17,7 +17,7 @@ pub struct FleetKeys {
     pub node: Option<String>,
     /// Management URL of this node, for the others.
     pub url: Option<String>,
-    /// Certificates of etcd to believe.
+    /// File of the certificates that are trusted for etcd.
     pub ca: Option<PathBuf>,
     /// Certificate of this node.
     pub cert: Option<PathBuf>,
@@ -27,13 +27,13 @@ pub struct FleetKeys {
     pub user: Option<String>,
     /// File with the user's password.
     pub password_file: Option<PathBuf>,
-    /// Whether etcd may be spoken to without TLS over a network.
+    /// Whether etcd may be used over a network without TLS.
     pub insecure: bool,
-    /// Time that a start without a copy waits for etcd.
+    /// Time for which a start without a copy of the table waits for etcd.
     pub start: Duration,
-    /// Age of the copy from which on the node is no longer well.
+    /// Age of the copy from which on the node counts as unhealthy.
     pub stale: Option<Duration>,
-    /// Limits are each node's own; otherwise they are divided by the live nodes.
+    /// Whether each node has the limits for itself; otherwise they are divided by the live nodes.
     pub limits_each: bool,
 }
 
@@ -57,7 +57,7 @@ impl Default for FleetKeys {
     }
 }
 
-/// Checks a name of letters, digits and these marks; `shown` is how a complaint names the marks.
+/// Checks a name of letters, digits and these marks; `shown` names the marks in an error message.
 fn name(text: &str, marks: &[u8], shown: &str) -> Result<String, String> {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || marks.contains(&byte);
     if text.is_empty() || 64 < text.len() || !text.bytes().all(is_plain) {

@@ -51,12 +51,12 @@ impl Key {
         if self.is_at_once() { "at once" } else { "at the next start" }
     }
 
-    /// Whether both have the same value of this key.
+    /// Whether both configurations have the same value of this key.
     pub fn is_same(&self, one: &Config, other: &Config) -> bool {
         (self.field().is_same)(one, other)
     }
 
-    /// Copies the value of this key.
+    /// Copies the value of this key from one configuration to another.
     pub(super) fn copy(&self, from: &Config, to: &mut Config) {
         (self.field().copy)(from, to);
     }

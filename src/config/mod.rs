@@ -1,7 +1,7 @@
-//! The configuration: what the operator wrote, checked and turned into what it means, once.
+//! The configuration: the settings of the operator, checked and converted once.
 //!
-//! Pure: text in, [`Config`] or every problem at once out. `keys` is the one table of keys; the
-//! command line, the example file and the manual are made from it.
+//! Pure: takes texts, and returns a [`Config`] or all problems at once. `keys` is the table of all
+//! keys; the command line, the example file and the manual are made from it.
 
 mod fleet;
 mod key;
@@ -81,20 +81,20 @@ pub enum DaemonLogFormat {
 /// Networks, and files with more of them.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct TrustedSources {
-    /// Networks that were written out.
+    /// Networks that are written in the setting itself.
     pub networks: Vec<Network>,
-    /// Files with a network a line.
+    /// Files with one network a line.
     pub files: Vec<PathBuf>,
 }
 
 impl TrustedSources {
-    /// Whether nothing was written.
+    /// Whether there are neither networks nor files.
     pub fn is_empty(&self) -> bool {
         self.networks.is_empty() && self.files.is_empty()
     }
 }
 
-/// HAProxy's names and meanings.
+/// Timeouts, with HAProxy's names and meanings.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct Timeouts {
     /// Timeout for a whole request head.
@@ -115,24 +115,24 @@ pub struct Timeouts {
     pub unhealthy: Duration,
 }
 
-/// Everything that can be configured, with defaults where nothing was written.
+/// Everything that can be configured; settings that were not written have their defaults.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Config {
-    /// Untrusted HTTP.
+    /// Addresses for HTTP of untrusted clients.
     pub bind: Vec<Bind>,
-    /// HTTP from a TLS terminator.
+    /// Addresses for HTTP from a TLS terminator.
     pub bind_internal: Vec<Bind>,
-    /// Raw TCP, by the rule of a host.
+    /// Addresses for raw TCP, each with the host whose rule applies.
     pub bind_tcp: Vec<(Bind, String)>,
-    /// TLS by server name.
+    /// Addresses for TLS that is routed by server name.
     pub bind_tls: Vec<Bind>,
-    /// Proxies whose word about their clients is believed.
+    /// Proxies that are trusted to say who their clients are.
     pub trusted_sources: TrustedSources,
     /// Field that names the client on `bind_internal`.
     pub client_field: Option<String>,
     /// Path of health checks that this daemon replies to itself.
     pub health_path: Option<String>,
-    /// The management API.
+    /// Addresses of the management API.
     pub bind_management: Vec<ManagementAddress>,
     /// The file that holds the bearer token.
     pub management_token_file: Option<PathBuf>,
@@ -140,9 +140,9 @@ pub struct Config {
     pub management_tokens_file: Option<PathBuf>,
     /// Addresses of the metrics alone.
     pub bind_metrics: Vec<ManagementAddress>,
-    /// No token although the address is not local.
+    /// Whether the management API may have no token although its address is not local.
     pub management_insecure: bool,
-    /// The table's file.
+    /// File that holds the table.
     pub state_file: PathBuf,
     /// Pages that add to or override the built-in ones.
     pub static_dir: PathBuf,
@@ -158,33 +158,34 @@ pub struct Config {
     pub cpus: Vec<usize>,
     /// Whether a connection goes to the shard on the CPU that takes it in.
     pub steer_accepts: bool,
-    /// Time for which a shard polls the network card before it sleeps; it does not when `None`.
+    /// Time for which a shard polls the network card before it sleeps; `None`: it does not poll.
     pub busy_poll: Option<Duration>,
-    /// Timeouts of clients, backends and tunnels, and of the end.
+    /// Timeouts of clients, backends and tunnels, and for stopping.
     pub timeouts: Timeouts,
-    /// Most client connections of all shards; from the descriptor limit when `None`.
+    /// Most client connections of all shards; `None`: as many as the limit on file descriptors
+    /// allows.
     pub max_connections: Option<usize>,
     /// Longest request head, bytes.
     pub max_head: usize,
     /// Most held requests.
     pub max_held: usize,
-    /// Most held requests of one client address; as many as in all when `None`.
+    /// Most held requests of one client address; `None`: only the limit on all of them applies.
     pub max_held_per_source: Option<usize>,
     /// Most client connections of one address; any number when `None`.
     pub max_connections_per_source: Option<NonZeroU32>,
     /// The access log.
     pub access_log: AccessLog,
-    /// Format and fields of its lines.
+    /// Format and fields of the lines in the access log.
     pub log_style: LogStyle,
     /// Target of the daemon's own log.
     pub log: LogTarget,
     /// Format of the daemon's own log.
     pub log_format: DaemonLogFormat,
-    /// Whether requests go on with an `X-Request-Id`.
+    /// Whether requests are forwarded with an `X-Request-Id`.
     pub request_id: bool,
-    /// Whether requests go on with the moment of their arrival.
+    /// Whether requests are forwarded with the moment of their arrival.
     pub request_start: bool,
-    /// Whether a client that closes its sending side has left.
+    /// Whether a client that closes its sending side counts as gone.
     pub abort_on_close: bool,
     /// The name of this proxy in Via; none is sent when `None`.
     pub via: Option<String>,
@@ -194,8 +195,8 @@ pub struct Config {
     pub written: Written,
 }
 
-/// Settings as they were written, keys with values: text for people. Configurations that mean the
-/// same are equal, however they are written.
+/// Settings as they were written, keys with values: text for people. All are equal, so that
+/// configurations with the same meaning are equal, however they are written.
 #[derive(Clone, Debug, Default)]
 pub struct Written(pub Vec<(&'static str, String)>);
 
@@ -293,8 +294,8 @@ impl Config {
         (config, later)
     }
 
-    /// Reads a file's text, if any (its path is for messages), and `-o` settings, which win over
-    /// it.
+    /// Builds the configuration from the text of a file, if there is one (its path is for
+    /// messages), and from `-o` settings, which take precedence.
     pub fn build(
         file: Option<(&str, &str)>,
         overrides: &[String],
@@ -378,7 +379,8 @@ impl Config {
         }
     }
 
-    /// Checks that there are health checks to fail before a stop.
+    /// Checks that `timeout_unhealthy` is only set with a `health_path`, whose health checks can
+    /// fail.
     fn check_health(&self, problems: &mut Vec<ConfigError>, place: impl Fn(&str, &str) -> String) {
         if self.health_path.is_none() && !self.timeouts.unhealthy.is_zero() {
             problems.push(ConfigError {
@@ -390,14 +392,15 @@ impl Config {
         }
     }
 
-    /// One address, one meaning. The kernel would share it out by chance: half of the clients of a
-    /// `bind` would be believed what only a TLS terminator may say.
+    /// Checks that no address is used twice. The kernel would distribute its connections between
+    /// two sockets at random: half of the clients of a `bind` could claim what only a TLS
+    /// terminator may say.
     fn check_twice(&self, problems: &mut Vec<ConfigError>, place: impl Fn(&str, &str) -> String) {
         let mut seen: Vec<(&str, Address)> = Vec::new();
         let clients = self.binds().map(|(key, bind)| (key, bind.address));
         let control = self.control_tcp().map(|(key, address)| (key, *address));
         for (key, address) in clients.chain(control) {
-            // Each port 0 becomes a port of its own.
+            // Port 0 may come twice: each becomes a port of its own.
             let same = |other: &Address| address.socket() == other.socket();
             let taken = seen.iter().find(|(_, other)| same(other) && address.socket().port() != 0);
             if let Some((other, _)) = taken {

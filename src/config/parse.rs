@@ -1,4 +1,4 @@
-//! `key = value` lines and `-o key=value`: which settings there are, and which of them count.
+//! Reads `key = value` lines and `-o key=value`: finds the settings, and which of them apply.
 
 use super::key::Key;
 use super::keys::KEYS;
@@ -35,7 +35,7 @@ pub(super) fn settings(
         }
     };
     if let Some((path, text)) = file {
-        // Editors on other systems put a mark in front that nobody sees.
+        // Editors on other systems put an invisible byte order mark in front.
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         for (index, line) in text.lines().enumerate() {
             let line = line.split_once('#').map_or(line, |(line, _)| line).trim();
@@ -50,8 +50,8 @@ pub(super) fn settings(
     settings
 }
 
-/// File and line in which `key` was given this value, for messages; else any line of the key, else
-/// the key alone.
+/// File and line in which `key` was given this value, for messages; else those of any setting of
+/// the key, else `default`.
 pub(super) fn place(settings: &[Setting], key: &str, value: &str) -> String {
     let of_key = || settings.iter().rev().filter(|setting| setting.key == key);
     let exact = of_key().find(|setting| setting.value.split_whitespace().next() == Some(value));
@@ -59,13 +59,13 @@ pub(super) fn place(settings: &[Setting], key: &str, value: &str) -> String {
     found.map_or_else(|| "default".to_owned(), |setting| setting.place.clone())
 }
 
-/// The settings that count, in the order of the manual.
+/// The settings that apply, in the order of the manual.
 pub(super) fn written(settings: &[Setting]) -> Vec<(&'static str, String)> {
     let of_keys = KEYS.iter().flat_map(|key| counting(settings, key.name));
     of_keys.map(|setting| (setting.key, setting.value.clone())).collect()
 }
 
-/// The settings of a key that count: overrides, where there are any.
+/// The settings of a key that apply: overrides if there are any, else those of the file.
 fn counting<'s>(settings: &'s [Setting], key: &'static str) -> impl Iterator<Item = &'s Setting> {
     let of_key = settings.iter().filter(move |setting| setting.key == key);
     let is_overridden = of_key.clone().any(|setting| setting.is_override);
@@ -78,7 +78,7 @@ fn find(name: &str) -> Result<&'static Key, String> {
         return Ok(key);
     }
     let near = KEYS.iter().min_by_key(|key| distance(key.name, &lower));
-    // A slip of the finger in a short word, two or three in a long one.
+    // Allow one typing error in a short word, two or three in a long one.
     let slips = 1 + lower.len() / 5;
     match near.filter(|key| distance(key.name, &lower) <= slips) {
         Some(key) => Err(format!("there is no key {name:?}: did you mean {}?", key.name)),
@@ -86,7 +86,7 @@ fn find(name: &str) -> Result<&'static Key, String> {
     }
 }
 
-/// Levenshtein's.
+/// The Levenshtein distance of two words.
 fn distance(a: &str, b: &str) -> usize {
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, x) in a.bytes().enumerate() {
@@ -101,7 +101,7 @@ fn distance(a: &str, b: &str) -> usize {
     row[b.len()]
 }
 
-/// Applies what was set for `key`.
+/// Applies the settings of `key`.
 pub(super) fn apply(
     key: &Key,
     settings: &[Setting],

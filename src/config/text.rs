@@ -115,7 +115,7 @@ fn lower_first(sentence: &str) -> String {
     first.into_iter().chain(rest).collect()
 }
 
-/// Words in lines of at most 100 columns.
+/// Writes words in lines of at most 100 columns.
 fn paragraph(text: &str, prefix: &str, out: &mut String) {
     let mut column = 0;
     for word in text.split_whitespace() {

@@ -1,4 +1,4 @@
-//! The values that keys take, each with what it expected when it was given something else.
+//! Parsers of the values that keys take. Each error says what was expected.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -21,12 +21,12 @@ pub enum Address {
 }
 
 impl Address {
-    /// Whether only this machine can reach it.
+    /// Whether only this machine can reach the address.
     pub fn is_loopback(&self) -> bool {
         matches!(self, Address::At(address) if address.ip().to_canonical().is_loopback())
     }
 
-    /// The socket address: `*` is the IPv6 one that takes IPv4, too.
+    /// The socket address. `*` is the IPv6 address that takes IPv4 connections, too.
     pub fn socket(&self) -> SocketAddr {
         match self {
             Address::Any(port) => SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), *port),
@@ -160,7 +160,7 @@ pub(super) fn field_name(text: &str) -> Result<String, String> {
 fn network(text: &str) -> Result<Network, String> {
     let expected = "expected an address or a network, as 192.0.2.1, 192.0.2.0/24 or 2001:db8::/32";
     match Network::parse(text) {
-        // The prefix says which network is meant.
+        // Bits behind the prefix do not matter: the prefix says which network is meant.
         Ok(network) | Err(NetworkError::HostBits(network)) => Ok(network),
         Err(NetworkError::Syntax) => Err(format!("{text:?}: {expected}")),
     }
@@ -257,7 +257,7 @@ pub(super) fn truth(text: &str) -> Result<bool, String> {
     }
 }
 
-/// How a proxy calls itself in Via: a pseudonym, or a host with a port (RFC 9110 §7.6.3).
+/// Name of a proxy in Via: a pseudonym, or a host with a port (RFC 9110 §7.6.3).
 pub(super) fn pseudonym(text: &str) -> Result<String, String> {
     let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:[]".contains(&byte);
     if text.is_empty() || !text.bytes().all(is_allowed) || limits::VIA_BYTES_MAX < text.len() {
@@ -267,7 +267,7 @@ pub(super) fn pseudonym(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// `0,2-3`.
+/// Reads numbers of CPUs, such as `0,2-3`.
 pub(super) fn cpus(text: &str) -> Result<Vec<usize>, String> {
     let bad = || format!("{text:?}: expected CPU numbers, as in 0,2-3");
     let mut cpus = Vec::new();

@@ -1,4 +1,4 @@
-//! The table of arguments as the dashboard's form has it: src/control/dashboard/arguments.js.
+//! Writes the table of arguments for the form of the dashboard: src/control/dashboard/arguments.js.
 
 #[cfg(test)]
 mod tests {

@@ -1,13 +1,14 @@
 //! Lines of the journal: one change each, numbered, with a checksum.
 //!
-//! `{"n":12,"synced":11,"set":{name: rule or null},"crc32":"89abcdef"}`, or `replace` (the whole
-//! table) or `stats` in place of `set`; beside an empty `stats`, `fleet` says how far the table is
-//! that of a fleet. The checksum is over all bytes of the line before
-//! `,"crc32"`. `n` counts up by one a line. `synced` is the number of the last line that was known
-//! to be on disk when this one was written: lines that were written together share it. With it a
-//! reader can tell a line that nobody was ever told about from one that a later line stands on.
+//! A line is `{"n":12,"synced":11,"set":{name: rule or null},"crc32":"89abcdef"}`. In place of
+//! `set` it may have `replace` (the whole table) or `stats`. Beside an empty `stats`, `fleet` says
+//! how much of a fleet's log is in the table. The checksum covers all bytes of the line before
+//! `,"crc32"`. `n` grows by one with each line. `synced` is the number of the last line that was
+//! known to be on disk when this one was written; lines that were written together have the same.
+//! With it, a reader can distinguish a line that was never acknowledged from a line that a later
+//! line relies on.
 //!
-//! A line is taken or not by its bytes alone, before anything in it is looked at.
+//! The bytes of a line alone decide whether it is valid, before its content is looked at.
 
 use std::io::Write as _;
 
@@ -26,7 +27,8 @@ pub enum Record<'a> {
     Replace(&'a [(String, Option<Rule>)]),
     /// Replaces the counters of these hosts.
     Stats(&'a [(String, Totals)]),
-    /// The fleet's log up to here is in the table; `None`: the table is of no fleet.
+    /// Records up to which entry of the fleet's log the table is; `None`: the table belongs to no
+    /// fleet.
     Fleet(Option<&'a Membership>),
 }
 
@@ -89,17 +91,18 @@ pub(super) fn end_of(bytes: &[u8]) -> [u8; END_BYTES] {
     end
 }
 
-/// A line whose bytes are as they were written.
+/// A line whose checksum is right.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(super) struct Line<'b> {
     pub n: u64,
     pub synced: u64,
-    /// All of it, without the line end.
+    /// The whole line, without the line end.
     pub json: &'b [u8],
 }
 
 impl<'b> Line<'b> {
-    /// Reads the bytes up to and with a line end; the error says what is wrong with them.
+    /// Reads a line from its bytes, which include the line end; the error says what is wrong with
+    /// them.
     pub(super) fn read(bytes: &'b [u8]) -> Result<Line<'b>, &'static str> {
         let Some(json) = bytes.strip_suffix(b"\n") else {
             return Err("it is cut off");
@@ -119,7 +122,8 @@ impl<'b> Line<'b> {
         Ok(Line { n, synced, json })
     }
 
-    /// A line at the end of damaged bytes: the line end before it may be what was damaged.
+    /// Finds a valid line at the end of damaged bytes: the line end before it may be what was
+    /// damaged.
     pub(super) fn read_end(bytes: &'b [u8]) -> Option<Line<'b>> {
         let starts = memchr::memmem::rfind_iter(bytes, START.as_bytes());
         // `{"n":` may also be a rule for the host `n`; no number follows there.

@@ -1,8 +1,9 @@
 //! The fleet that a table belongs to, and how much of the fleet's log is in it.
 //!
-//! The membership stands in the state file as `"fleet": {…}`, and in a line of the journal behind
-//! those of an entry. Where that line is missing because a machine stopped, the entry is made once
-//! more: all that it says is what rules are to be, so nothing changes.
+//! The state file holds the membership as `"fleet": {…}`. The journal holds it in a line behind the
+//! lines of each entry of the fleet's log. If a machine stops before that line is written, the
+//! entry is applied once more. That changes nothing, because an entry only says what rules are to
+//! be.
 
 use serde_json::{Value, json};
 
@@ -13,9 +14,9 @@ use crate::limits::SEQUENCE_MAX;
 pub struct Membership {
     /// Name of the fleet.
     pub fleet: String,
-    /// Identity of the fleet: another one under the same name has another.
+    /// Identity of the fleet. Another fleet of the same name has another identity.
     pub id: String,
-    /// Random text that tells this node from another one with its name.
+    /// Random text that distinguishes this node from another node of the same name.
     pub instance: String,
     /// The last entry of the fleet's log that is in the table.
     pub sequence: u64,
@@ -28,8 +29,8 @@ impl Membership {
         json!({ "fleet": fleet, "id": id, "instance": instance, "sequence": sequence })
     }
 
-    /// `None`: it is of no fleet, or nothing can be made of what stands there. A node that doesn't
-    /// know its place compares its table.
+    /// Reads a membership. `None`: the table belongs to no fleet, or the JSON can't be understood.
+    /// A node without a known place in the log compares its table.
     pub fn read(json: &Value) -> Option<Membership> {
         let text = |name: &str| json.get(name)?.as_str().map(str::to_owned);
         let sequence = json.get("sequence")?.as_u64().filter(|number| *number <= SEQUENCE_MAX)?;

@@ -1,12 +1,12 @@
-//! The content of the disk, as a value: the state file
-//! `{"hosts": {name: rule}, "stats": {name: counters}, "sequence": n}`, and the journal of changes
-//! since then ([`journal`]), which [`Replay`] puts on top. The changes of the journal are numbered;
-//! `sequence` is the number of the last one that the state file has in it.
+//! The content of the files on disk, as a value. The state file is
+//! `{"hosts": {name: rule}, "stats": {name: counters}, "sequence": n}`. The journal ([`journal`])
+//! has the changes since then, and [`Replay`] applies them. The changes are numbered; `sequence` is
+//! the number of the last change that is in the state file.
 //!
-//! The original's files and its fork's load as they are. What is not JSON, or not of that shape,
-//! is refused with line and column, and the caller must not overwrite it; a rule that is not
-//! valid is handed back with the reason and does not stop the others. Rules are read one by one
-//! and never as one tree, so that a million of them load in about a second.
+//! Files of the original and of its fork load as they are. A file that is not JSON, or not of that
+//! shape, is refused with line and column, and the caller must not overwrite it. A rule that is not
+//! valid is handed back with the reason and does not stop the others. Rules are read one by one and
+//! never as one tree, so that a million of them load in about a second.
 
 use std::fmt;
 
@@ -35,11 +35,11 @@ pub use write::{write, write_with};
 pub struct Loaded {
     /// Every rule that could be taken.
     pub snapshot: Snapshot,
-    /// Every rule that could not.
+    /// Every rule that could not be taken.
     pub rejected: Vec<Rejected>,
-    /// The counters to go on from, by the name of the rule or `unknown`.
+    /// Counters to continue from, by the name of the rule or `unknown`.
     pub stats: Vec<(String, Totals)>,
-    /// The number of the last change in it; 0 in a file of the original.
+    /// Number of the last change in the file; 0 in a file of the original.
     pub sequence: u64,
     /// The fleet that the table belongs to, if any.
     pub fleet: Option<Membership>,
@@ -50,7 +50,8 @@ pub struct Loaded {
 pub struct Rejected {
     /// The name of the rule, as the file has it.
     pub host: String,
-    /// The rule, as the file has it; where it is the name or the place that was wrong, as it means.
+    /// The rule as the file has it; as this version writes it, if only the name or the place was
+    /// wrong.
     pub rule: Value,
     /// Why: `host:code: sentence`.
     pub error: String,
@@ -78,7 +79,8 @@ pub struct Totals {
 }
 
 impl Totals {
-    /// Writes the form that `TotalsVisitor` reads. Most hosts have neither errors nor limits.
+    /// Writes the form that `TotalsVisitor` reads. Most hosts have neither errors nor limited
+    /// requests, so these are left out if they are 0.
     fn to_json(self) -> Value {
         let mut told = json!({
             "completed_requests": self.completed_requests,
@@ -133,8 +135,8 @@ impl fmt::Display for StateError {
 
 impl std::error::Error for StateError {}
 
-/// Reads a state file. An empty one is what a full disk leaves, and no table: that is `{"hosts":
-/// {}}`.
+/// Reads a state file. An empty file is refused: a full disk leaves one, while a table without
+/// rules is `{"hosts": {}}`.
 pub fn parse(bytes: &[u8], names: &mut Names) -> Result<Loaded, StateError> {
     if bytes.len() <= 1 && bytes.trim_ascii().is_empty() {
         let problem = "the file is empty, which is damage and no table without rules ({\"hosts\": {}}): restore \
@@ -185,7 +187,7 @@ fn without_place(error: &serde_json::Error) -> String {
     }
 }
 
-/// The whole file. Keys that are not ours are passed over: a newer version may have written them.
+/// The whole file. Unknown keys are skipped, because a newer version may have written them.
 struct FileVisitor<'r, 'n>(&'r mut Reading<'n>);
 
 impl<'de> Visitor<'de> for FileVisitor<'_, '_> {
@@ -203,7 +205,8 @@ impl<'de> Visitor<'de> for FileVisitor<'_, '_> {
         let mut fleet = None;
         while let Some(key) = file.next_key::<String>()? {
             match key.as_str() {
-                // Which of two is meant can't be known, and one of them would be lost.
+                // If a key comes twice, it can't be known which one is meant, and the other one
+                // would be lost.
                 "hosts" if hosts.is_some() => return Err(M::Error::duplicate_field("hosts")),
                 "stats" if stats.is_some() => return Err(M::Error::duplicate_field("stats")),
                 "sequence" if sequence.is_some() => {
@@ -266,7 +269,7 @@ impl Visitor<'_> for SequenceVisitor {
     }
 
     fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<u64, E> {
-        // Another number would take changes of the journal away, or add some again.
+        // A wrong number would lose changes of the journal, or apply some a second time.
         if SEQUENCE_MAX < number {
             return Err(E::invalid_value(serde::de::Unexpected::Unsigned(number), &self));
         }
@@ -320,7 +323,7 @@ impl<'de> Visitor<'de> for TotalsVisitor {
     fn visit_map<M: MapAccess<'de>>(self, mut given: M) -> Result<Totals, M::Error> {
         let mut counters = Totals::default();
         while let Some((name, value)) = given.next_entry::<String, Value>()? {
-            // A counter that is no number starts at 0: it is not worth a refused start.
+            // A counter that is not a number starts at 0: it is no reason to refuse to start.
             let count = value.as_u64().unwrap_or(0);
             match name.as_str() {
                 "completed_requests" => counters.completed_requests = count,

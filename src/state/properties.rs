@@ -9,7 +9,7 @@ use super::{JournalFile, Loaded, Record, Replay, ReplayError, Replayed, Totals, 
 use crate::table::properties::Choices;
 use crate::table::{Names, Rule, Snapshot, edit};
 
-/// A file that can be read is written and read again without a difference.
+/// Checks that a file that can be read is the same after it is written and read again.
 pub fn state(bytes: &[u8]) {
     let mut names = Names::default();
     match parse(bytes, &mut names) {
@@ -31,8 +31,8 @@ fn written(loaded: &Loaded) -> Vec<u8> {
     written
 }
 
-/// Journals of any bytes, of lines with a right checksum that say anything, and of good lines that
-/// were damaged.
+/// Checks three kinds of journals: any bytes, lines of any content with a right checksum, and valid
+/// lines that were damaged.
 pub fn journal(bytes: &[u8]) {
     any_bytes(bytes);
     let lines = bytes.split(|byte| *byte == b'\n');
@@ -42,7 +42,7 @@ pub fn journal(bytes: &[u8]) {
     damaged(bytes);
 }
 
-/// Checks that the part kept of any bytes is a journal in order, and says the same.
+/// Checks that the part that is kept of any bytes is a valid journal with the same content.
 fn any_bytes(bytes: &[u8]) {
     let Ok(replayed) = replay(Loaded::default(), bytes) else { return };
     let kept = &bytes[..replayed.bytes_kept as usize];
@@ -58,8 +58,9 @@ fn replay(loaded: Loaded, bytes: &[u8]) -> Result<Replayed, ReplayError> {
     replay.finish()
 }
 
-/// A prefix of a journal is a prefix of its changes. A byte that differs is found, unless it makes
-/// no difference, and is taken for a torn end only where no line shows that it was acknowledged.
+/// Checks that a prefix of a journal is a prefix of its changes. A byte that differs is found,
+/// unless it makes no difference. It is taken for a torn end only if no line shows that the damaged
+/// line was acknowledged.
 fn damaged(bytes: &[u8]) {
     let mut choices = Choices(bytes);
     let (Some(kind), Some(far), Some(near), Some(covered)) =
@@ -118,7 +119,7 @@ impl Content {
     }
 }
 
-/// Commits that were all acknowledged, of several lines some of them.
+/// Commits that were all acknowledged; some of them have several lines.
 #[derive(Default)]
 struct Journal {
     bytes: Vec<u8>,
@@ -126,7 +127,7 @@ struct Journal {
     ends: Vec<usize>,
     /// The number of bytes that each line knows to be on disk.
     synced: Vec<u64>,
-    /// The content after no line, after one, …
+    /// The content after no line, after one line, and so on.
     contents: Vec<Content>,
     tables: Vec<Snapshot>,
 }
@@ -177,7 +178,7 @@ impl Journal {
                 changes.retain(|(_, rule)| rule.is_some());
             }
             let base = if is_whole { Snapshot::default() } else { table.clone() };
-            // As for the management API: what is not in order never reaches the journal.
+            // As with the management API, an edit that is not valid never reaches the journal.
             match edit(&base, changes.clone()) {
                 Ok(new) => *table = new,
                 Err(_) if is_whole => return self.line(choices, 0, content, table, synced),

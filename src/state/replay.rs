@@ -1,12 +1,14 @@
-//! The journal's changes put on top of a state file, and what to make of damage.
+//! Applies the changes of the journal to the content of a state file, and decides what damage
+//! means.
 //!
-//! Files end in the middle of a write when a machine stops: at the first damage everything from
-//! there on is dropped, *if* nobody was told that it is on disk. Each line says which lines were on
-//! disk when it was written, so a readable line behind the damage tells; where one stands on what
-//! is damaged, or the file was complete once, it is damage to acknowledged changes and an error,
-//! and nothing may be overwritten. Damage in what the state file has anyway does no harm.
+//! A machine that stops in the middle of a write leaves a file with a damaged end. Everything from
+//! the first damage on is dropped, *if* it was never acknowledged. Each line says which lines were
+//! on disk when it was written, so a readable line behind the damage shows whether the damaged
+//! lines were acknowledged. If such a line relies on damaged lines, or if the file is known to have
+//! been complete, the damage is to acknowledged changes: that is an error, and nothing may be
+//! overwritten. Damage to changes that the state file has anyway does no harm.
 //!
-//! Lines are checked whole before anything of them is used, but never held as a tree.
+//! A whole line is checked before any of it is used, but a line is never held as a tree.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -25,8 +27,8 @@ mod tests;
 /// One of the two files that a journal may consist of.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum JournalFile {
-    /// Being folded into the state file, or left over from that: was on disk, whole, before the
-    /// other was begun.
+    /// The file that is being folded into the state file, or is left over from that. It was
+    /// completely on disk before the other file was begun.
     Folding,
     /// The journal that changes are appended to.
     Current,
@@ -55,10 +57,10 @@ pub enum ReplayError {
         /// Sentence that says what is wrong.
         what: String,
     },
-    /// The line is as it was written, by something that is not this version.
+    /// The line is undamaged, but this version does not understand it.
     #[error("its checksum is right, but it means nothing to this version: {what}")]
     Strange {
-        /// Place of the damage.
+        /// Place of the line.
         place: LineNumber,
         /// Sentence that says what is wrong.
         what: String,
@@ -73,31 +75,33 @@ pub struct Replayed {
     /// The bytes of [`JournalFile::Current`] that are in order. What follows, if anything, must be
     /// cut off before a line is added.
     pub bytes_kept: u64,
-    /// Bytes of these that some line says are on disk. The last write is only known to be in
-    /// memory.
+    /// Length of the part of these bytes that some line says is on disk. The last write is only
+    /// known to be in memory.
     pub bytes_sure: u64,
     /// The first line that was dropped because it had never been acknowledged, and why.
     pub dropped: Option<(LineNumber, String)>,
-    /// A damaged line that does no harm: the state file has what it said.
+    /// A damaged line that does no harm: the state file has its change already.
     pub superseded: Option<(LineNumber, String)>,
 }
 
-/// State file first, then [`JournalFile::Folding`] if there is one, then [`JournalFile::Current`].
+/// Replay of the files in order: the state file, then [`JournalFile::Folding`] if there is one,
+/// then [`JournalFile::Current`].
 #[derive(Debug)]
 pub struct Replay {
     snapshot: Snapshot,
     /// Changes on top of the state file: the last one for each name.
     changes: HashMap<String, Option<Rule>>,
     rejected: Vec<Rejected>,
-    /// Rules of the journal that are not valid; a later change of the same name makes up for one.
+    /// Rules of the journal that are not valid; a later change of the same name removes one from
+    /// here.
     rejected_later: HashMap<String, Rejected>,
     stats: HashMap<String, Totals>,
     fleet: Option<Membership>,
-    /// The last number that the state file has.
+    /// Number of the last change that the state file has.
     covered: u64,
-    /// The number that is wanted next.
+    /// Number that the next line must have.
     next: u64,
-    /// Line from which on nothing can be used; perhaps that was never acknowledged.
+    /// Line from which on nothing can be used. Later lines show whether it was acknowledged.
     damage: Option<(LineNumber, String)>,
     superseded: Option<(LineNumber, String)>,
     bytes_kept: u64,
@@ -105,7 +109,7 @@ pub struct Replay {
 }
 
 impl Replay {
-    /// Starts from what the state file holds.
+    /// Starts from the content of the state file.
     pub fn new(loaded: Loaded) -> Replay {
         Replay {
             snapshot: loaded.snapshot,
@@ -144,7 +148,8 @@ impl Replay {
             let readable = match Line::read(&piece) {
                 Ok(line) => Some(line),
                 Err(what) => {
-                    // What follows a line that the state file has.
+                    // The line before has a lower number than the last change in the state file, so
+                    // the state file has the change of this line, too.
                     let is_covered = before.is_some_and(|before| before < self.covered);
                     self.damaged(place, what, is_covered);
                     Line::read_end(&piece)
@@ -155,8 +160,8 @@ impl Replay {
             let is_kept = self.line(place, line, names)?;
             if is_kept && file == JournalFile::Current {
                 self.bytes_kept = offset;
-                // All lines of a batch say the same, and with that, that all before them are on
-                // disk.
+                // All lines of a batch have the same `synced`, which says that all lines before the
+                // batch are on disk.
                 if batch.replace(line.synced) != Some(line.synced) {
                     self.bytes_sure = offset - piece.len() as u64;
                 }
@@ -173,7 +178,7 @@ impl Replay {
         }
     }
 
-    /// Whether the line belongs to what is kept.
+    /// Uses a line. Returns whether it belongs to the part of the journal that is kept.
     fn line(
         &mut self,
         place: LineNumber,
@@ -227,7 +232,8 @@ impl Replay {
                         return;
                     }
                     Err(error) => {
-                        // The old rule is not what its operator wants any more.
+                        // The new rule is not valid, and the old one is not what the operator wants
+                        // any more.
                         self.changes.insert(canonical, None);
                         error.to_string()
                     }
@@ -268,8 +274,8 @@ impl Replay {
     }
 }
 
-/// A line that is as it was written. Keys beside those of this version are passed over, but it must
-/// say something that this version knows.
+/// Visitor of an undamaged line. Unknown keys are skipped, but the line must have a key that this
+/// version knows.
 struct LineVisitor<'r, 'n>(&'r mut Replay, &'n mut Names);
 
 impl<'de> Visitor<'de> for LineVisitor<'_, '_> {

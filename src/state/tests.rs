@@ -109,7 +109,7 @@ fn rules_that_are_not_valid_do_not_stop_the_others() {
     }
     let twice = loaded.rejected.iter().find(|rejected| rejected.host == "Twice.com");
     assert_eq!(twice.map(|it| &it.rule), Some(&json!(["empty", {"code": 201}, true])));
-    // What was left is in order, and can be edited.
+    // The remaining table is valid and can be edited.
     let delete = vec![("good.com".to_owned(), None)];
     let error = crate::table::edit(&loaded.snapshot, delete).unwrap_err();
     assert_eq!(error.code(), "host_aliased");
@@ -180,7 +180,7 @@ fn a_file_is_written_to_be_read_and_compared() {
     let mut written = Vec::new();
     write(&mut written, &Snapshot::default(), [], 0).unwrap();
     assert!(load(std::str::from_utf8(&written).unwrap()).snapshot.is_empty());
-    // What can't be written is told, however little it is.
+    // A failed write is reported, however little could not be written.
     let mut full = [0; 10];
     assert!(write(&mut &mut full[..], &loaded.snapshot, [], 0).is_err());
 }
@@ -192,7 +192,7 @@ fn additions_of_a_newer_version_are_passed_over() {
 }
 
 proptest! {
-    /// Every rule of a file is in the table or among the rejected; the table is whole.
+    /// Every rule of a file is in the table or among the rejected; the table is valid.
     #[test]
     fn nothing_is_lost(
         names in proptest::collection::btree_set("(http://)?[abAB]\\.?[a-c]{0,2}\\.?", 0..40),
@@ -212,7 +212,7 @@ proptest! {
             prop_assert!(given.contains_key(&rejected.host));
             prop_assert!(!rejected.error.is_empty());
         }
-        // Written and read again, nothing is rejected: what was taken is in order.
+        // Written and read again, nothing is rejected, because the rules that were taken are valid.
         let written: serde_json::Map<_, _> =
             loaded.snapshot.iter().map(|(name, rule)| (name.to_owned(), rule.to_json())).collect();
         let again = load(&json!({"hosts": written}).to_string());

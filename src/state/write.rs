@@ -1,16 +1,16 @@
-//! Writes a state file: sorted by name so that two of them can be compared, and a rule a line so
-//! that people and their tools can read it.
+//! Writes a state file: sorted by name, so that two files can be compared, and with one rule a
+//! line, so that people and their tools can read it.
 
 use std::io::{self, Write};
 
 use super::{Membership, Totals};
 use crate::table::Snapshot;
 
-/// A chunk handed on at a time: writing each rule by itself would cost a call each.
+/// Bytes that are handed on at a time. Writing each rule by itself would cost a call for each.
 const CHUNK_BYTES: usize = 64 * 1024;
 
-/// Writes the table, its counters and the number of the last change in it. What it writes,
-/// [`parse`](super::parse) reads; the caller flushes.
+/// Writes the table, its counters and the number of the last change in it. [`parse`](super::parse)
+/// reads the result. The caller flushes.
 pub fn write(
     out: &mut impl Write,
     table: &Snapshot,
@@ -20,7 +20,7 @@ pub fn write(
     write_with(out, table, stats, sequence, None)
 }
 
-/// Writes all that, and the fleet that the table belongs to.
+/// Writes the same as [`write`], and the fleet that the table belongs to.
 pub fn write_with(
     out: &mut impl Write,
     table: &Snapshot,

@@ -8,7 +8,8 @@ use super::arguments::{Arguments, Problem, items, problem, shown};
 use crate::limits::NETWORKS_MAX;
 use crate::network::{Network, NetworkError, NetworkMap};
 
-/// The lists of a rule that has any.
+/// Networks of clients that a rule serves (`allow`) or refuses (`deny`). At least one list is not
+/// empty.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Access {
     allow: Box<[Network]>,
@@ -52,7 +53,7 @@ impl Access {
     }
 }
 
-/// Reads a list of networks; one that is not given is empty.
+/// Reads a list of networks. A list that is not given counts as empty.
 fn networks(arguments: &Arguments<'_>, name: &'static str) -> Result<Box<[Network]>, Problem> {
     let code = || format!("host_kwarg_invalid:{name}");
     let action = arguments.row.name;
@@ -80,7 +81,7 @@ fn networks(arguments: &Arguments<'_>, name: &'static str) -> Result<Box<[Networ
     let Some(items) = items(value) else { return Err(arguments.invalid(name, value)) };
     let list = items.iter().map(read).collect::<Result<Vec<_>, _>>()?;
     match list.len() {
-        // It would allow nobody, or deny nobody: neither is likely to be meant.
+        // An empty list would allow no client, or deny none. Either is most likely a mistake.
         0 => Err(arguments.invalid_for(name, &Value::Array(Vec::new()), "at least one network")),
         count if NETWORKS_MAX < count => Err(problem(
             code(),

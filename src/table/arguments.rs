@@ -1,5 +1,6 @@
-//! The arguments of one rule: each read in whatever form it may have, or refused by name with what
-//! was expected. What an argument means is for [`super::json`] to say.
+//! Reads the arguments of one rule. An argument may come in several forms; a wrong value is refused
+//! with an error that names the argument and says what was expected. [`super::json`] decides what
+//! an argument means.
 
 use std::borrow::Cow;
 use std::fmt::Display;
@@ -39,7 +40,8 @@ impl Arguments<'_> {
         found.unwrap_or_else(|| unreachable!("{name} is not in the table of rule arguments"))
     }
 
-    /// Reads an argument where it is given. An action that does not take it is not given it.
+    /// Reads an argument if it is given. An argument that the action does not take is never among
+    /// those given.
     pub(super) fn optional<T>(
         &self,
         name: &str,
@@ -105,7 +107,7 @@ impl Arguments<'_> {
         self.optional(name, truth)
     }
 
-    /// The word of the table that this text is.
+    /// The word of the table that equals this text.
     pub(super) fn word(&self, name: &str, text: &str) -> Option<&'static str> {
         self.find(name).words().iter().copied().find(|word| *word == text)
     }
@@ -114,7 +116,7 @@ impl Arguments<'_> {
         self.invalid_for(name, value, &self.find(name).takes)
     }
 
-    /// The error for a value, where something else than any value of the argument is expected.
+    /// The error for a wrong value, with a text of its own about what was expected.
     pub(super) fn invalid_for(&self, name: &str, value: &Value, expected: impl Display) -> Problem {
         problem(
             format!("host_kwarg_invalid:{name}"),
@@ -128,7 +130,7 @@ fn is_argument(name: &str) -> bool {
     ACTIONS.iter().any(|row| row.arguments.iter().any(|argument| argument.name == name))
 }
 
-/// Largest whole number of which a float has all up to it.
+/// Whole number up to which a float holds every whole number exactly.
 const FLOAT_MAX: u64 = (1 << f64::MANTISSA_DIGITS) - 1;
 
 /// A whole number: as a number, as a number with `.0`, or as a string.
@@ -199,14 +201,15 @@ pub(super) fn page_name(value: &Value) -> Option<Box<str>> {
     value.as_str().filter(|name| is_page_name(name)).map(Box::from)
 }
 
-/// No separators, and no dot in front: a page's name becomes a file's.
+/// Whether a page may have this name. It has no separator and no leading dot, because it becomes
+/// the name of a file.
 fn is_page_name(name: &str) -> bool {
     (1..=PAGE_NAME_BYTES_MAX).contains(&name.len())
         && !name.starts_with('.')
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
 }
 
-/// A value in an error message: bounded, whatever was sent.
+/// A value for an error message, shortened because a request may hold a value of any length.
 pub(super) fn shown(value: &Value) -> String {
     shorten(&value.to_string())
 }
@@ -222,14 +225,14 @@ pub(super) fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
     names.collect::<Vec<_>>().join(", ")
 }
 
-/// Writes an argument that was given.
+/// Writes an argument if it was given.
 pub(super) fn put(arguments: &mut Map<String, Value>, name: &str, value: Option<impl Into<Value>>) {
     if let Some(value) = value {
         arguments.insert(name.to_owned(), value.into());
     }
 }
 
-/// Writes the form that [`seconds`] reads back.
+/// Writes a duration in the form that [`seconds`] reads.
 pub(super) fn seconds_to_json(duration: Duration) -> Value {
     if duration.subsec_nanos() == 0 {
         json!(duration.as_secs())

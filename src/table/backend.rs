@@ -1,9 +1,9 @@
 //! Backends of a rule, and the host names among them.
 //!
-//! A backend is 16 bytes: an IPv4 address in place, an IPv6 address, the path of a Unix socket or a
-//! name behind a pointer.
-//! Names are interned: ten thousand rules that point to `app.internal:8000` share one [`Name`], so
-//! one resolution serves them all and no snapshot has to change when an address does.
+//! A backend takes 16 bytes: an IPv4 address is stored in place; an IPv6 address, the path of a
+//! Unix socket or a name is stored behind a pointer.
+//! Names are interned: ten thousand rules that point to `app.internal:8000` share one [`Name`]. One
+//! lookup serves them all, and no snapshot has to change when the addresses of a name do.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -33,7 +33,7 @@ enum Packed {
 pub enum Target<'a> {
     /// An address.
     Address(Address),
-    /// A name whose addresses are found off the request path.
+    /// A name. The resolver looks up its addresses, outside the request path.
     Name(&'a Arc<Name>),
 }
 
@@ -134,7 +134,8 @@ impl fmt::Display for BackendHost<'_> {
     }
 }
 
-/// One backend in place; more behind a thin pointer, so that a rule stays 32 bytes.
+/// Backends of a rule: one in place, or several behind a thin pointer, so that a rule stays 32
+/// bytes.
 #[derive(Clone, Debug)]
 pub(super) enum Backends {
     One(Backend),
@@ -182,19 +183,19 @@ pub struct Name {
 }
 
 impl Name {
-    /// Whether the name was looked up at all, found or not.
+    /// Whether the name has been looked up, with or without success.
     pub fn is_asked(&self) -> bool {
         self.is_asked.load(Ordering::Relaxed)
     }
 
-    /// Called by the resolver.
+    /// Records that the name has been looked up. Called by the resolver.
     pub fn set_asked(&self) {
         self.is_asked.store(true, Ordering::Relaxed);
         self.is_doubted.store(false, Ordering::Relaxed);
     }
 
-    /// Says that its addresses may be old ones, as no backend answers there; whether the resolver
-    /// is to be told, which it is once until it has looked.
+    /// Marks the addresses as possibly out of date, because no backend answers there. Returns
+    /// whether the resolver must be told, which is true only once between two lookups.
     pub fn doubt(&self) -> bool {
         !self.is_doubted.load(Ordering::Relaxed) && !self.is_doubted.swap(true, Ordering::Relaxed)
     }
@@ -205,13 +206,14 @@ impl Name {
         self.addresses.load()
     }
 
-    /// Called by the resolver.
+    /// Stores the addresses that a lookup has found. Called by the resolver.
     pub fn set_addresses(&self, addresses: Vec<SocketAddr>) {
         self.addresses.store(Arc::new(addresses));
     }
 }
 
-/// Two names are the same if they are spelt the same: addresses are found, not given.
+/// Two names are equal if host and port are. Their addresses do not count: these are looked up, not
+/// configured.
 impl PartialEq for Name {
     fn eq(&self, other: &Name) -> bool {
         self.host == other.host && self.port == other.port
@@ -229,19 +231,19 @@ impl fmt::Display for Name {
 /// Every [`Name`] in use, one per host and port.
 #[derive(Debug, Default)]
 pub struct Names {
-    /// Names by a hash of host and port: a key would cost more than the name. Two names with
-    /// one hash lie at neighbouring keys; at worst, a name exists twice after a `prune`, which
-    /// costs a second resolution and nothing else.
+    /// Names by a hash of host and port, because a full key would take more memory than the name.
+    /// Two names with the same hash have neighbouring keys. At worst, a name exists twice after a
+    /// `prune`; that costs a second lookup and nothing else.
     by_hash: HashMap<u64, Arc<Name>>,
     hasher: RandomState,
-    /// Names that the resolver has not been told of.
+    /// Names that the resolver has not taken yet.
     new: Vec<Weak<Name>>,
-    /// The addresses of every name that has none yet.
+    /// Empty list that all names without addresses share.
     no_addresses: Arc<Vec<SocketAddr>>,
 }
 
 impl Names {
-    /// The one `Name` for this host (canonical already) and port.
+    /// The only `Name` for this host, which is in canonical form, and port.
     pub fn get(&mut self, host: &str, port: u16) -> Arc<Name> {
         let mut key = self.hasher.hash_one((host, port));
         while let Some(name) = self.by_hash.get(&key) {
@@ -258,12 +260,12 @@ impl Names {
         name
     }
 
-    /// The names that some rule still uses: what the resolver has to keep fresh.
+    /// Names that something still uses. The resolver keeps their addresses up to date.
     pub fn iter_live(&self) -> impl Iterator<Item = &Arc<Name>> {
         self.by_hash.values().filter(|name| 1 < Arc::strong_count(name))
     }
 
-    /// The names that came since this was asked last.
+    /// Names that were added since the last call.
     pub fn take_new(&mut self) -> Vec<Weak<Name>> {
         std::mem::take(&mut self.new)
     }
@@ -289,7 +291,7 @@ mod tests {
         let address = "10.0.0.1:80".parse().unwrap();
         a.set_addresses(vec![address]);
         assert_eq!(**names.get("app.internal", 80).addresses(), [address]);
-        // 81 is known and not used.
+        // Port 81: the name is known, but nothing uses it.
         assert_eq!((names.by_hash.len(), names.iter_live().count()), (2, 1));
         names.prune();
         assert_eq!(names.by_hash.len(), 1);

@@ -1,4 +1,4 @@
-//! Choice of the backend for a request: pure, as weights, counters and chance are arguments.
+//! Chooses the backend for a request. Pure: weights, counters and the random number are arguments.
 
 use std::num::NonZeroU64;
 
@@ -11,16 +11,18 @@ use crate::address::Address;
 pub struct Draw {
     /// A fresh random number.
     pub random: u64,
-    /// How many requests this rule had, from any start: the turn for `round_robin`.
+    /// Number of requests of this rule, counted from any start: the turn for `round_robin`.
     pub turn: u64,
-    /// A hash of the client's address, for `source`, or of the value that stands for the client.
+    /// A hash for `source`, of the client's address or of another value that stands for the client.
     pub source: u64,
 }
 
-/// The backend for one attempt, as an index into `backends`; `None` if none is usable.
+/// Chooses the backend for one attempt, as an index into `backends`; `None` if no backend is
+/// usable.
 ///
-/// `open(i)` is the number of requests in flight to backend `i`; `share(i)` is its weight, perhaps
-/// times a number, and 0 for one that is ejected, full, or was tried already: it is never chosen.
+/// `open(i)` is the number of requests in flight to backend `i`. `share(i)` is its weight, possibly
+/// multiplied by a number. The share is 0 for a backend that is ejected, full or tried already;
+/// such a backend is never chosen.
 pub fn choose(
     (algorithm, backends): (Algorithm, &[Backend]),
     draw: Draw,
@@ -59,8 +61,9 @@ fn choose_by_chance(count: usize, share: impl Fn(usize) -> u32, random: u64) -> 
     })
 }
 
-/// Interleaved: a cycle consists of rounds; in round `r` each backend whose share is above `r`
-/// gets one request. Exact over a cycle, and plain rotation where the shares are equal.
+/// Chooses backends in turn, interleaved. A cycle consists of rounds; in round `r`, each backend
+/// whose share is above `r` gets one request. The shares are exact over a cycle; equal shares make
+/// a plain rotation.
 fn in_turn(count: usize, share: impl Fn(usize) -> u32, turn: u64) -> Option<usize> {
     let mut total = 0;
     let mut largest = 0;
@@ -74,11 +77,11 @@ fn in_turn(count: usize, share: impl Fn(usize) -> u32, turn: u64) -> Option<usiz
     if total == 0 {
         return None;
     }
-    // Shares of 200 and 100 are shares of 2 and 1, in a cycle of 3 requests and not of 300.
+    // Shares of 200 and 100 are reduced to 2 and 1: a cycle has 3 requests instead of 300.
     let share = |index: usize| u64::from(share(index)) / divisor;
     let place = turn % (total / divisor);
     let before = |round: u64| (0..count).map(|index| share(index).min(round)).sum::<u64>();
-    // The last round that begins at or before our place.
+    // The last round that begins at or before this place.
     let (mut low, mut high) = (0, largest / divisor);
     while low + 1 < high {
         let middle = low.midpoint(high);
@@ -95,7 +98,8 @@ fn greatest_common_divisor(a: u64, b: u64) -> u64 {
     if b == 0 { a } else { greatest_common_divisor(b, a % b) }
 }
 
-/// The fewest open requests for its share; among equals, by chance.
+/// Chooses the backend with the fewest open requests relative to its share; ties are broken at
+/// random.
 fn least_open(
     count: usize,
     share: impl Fn(usize) -> u32,
@@ -117,7 +121,8 @@ fn least_open(
 }
 
 /// Weighted rendezvous hashing: each backend draws a number from the client and itself, and the
-/// highest wins. A backend that comes or goes moves only the clients that it wins or held.
+/// highest number wins. A new backend only moves the clients that it wins, and a removed backend
+/// only those that it had.
 fn choose_by_source(
     backends: &[Backend],
     share: impl Fn(usize) -> u32,
@@ -129,8 +134,8 @@ fn choose_by_source(
         if share == 0 {
             continue;
         }
-        // Uniform in (0, 1], 53 bits; -ln of it is exponential, so the least of them is won in
-        // proportion to the shares (and is the same comparison as on the numbers if all are equal).
+        // Uniform in (0, 1], 53 bits. Its -ln is exponential, so each backend has the least cost in
+        // proportion to its share. (With equal shares this compares the numbers themselves.)
         let uniform = ((mix(source ^ identity(backend)) >> 11) + 1) as f64 / (1_u64 << 53) as f64;
         let cost = -uniform.ln() / f64::from(share);
         if best.is_none_or(|(least, _)| cost < least) {
@@ -140,7 +145,7 @@ fn choose_by_source(
     best.map(|(_, index)| index)
 }
 
-/// A number for a backend that does not depend on its place in the list, nor on the process.
+/// A number for a backend that depends neither on its place in the list nor on the process.
 fn identity(backend: &Backend) -> u64 {
     match backend.target() {
         Target::Address(Address::V4(v4)) => {
@@ -163,7 +168,8 @@ pub fn affinity(value: &[u8]) -> NonZeroU64 {
     NonZeroU64::new(mix(fnv(value))).unwrap_or(NonZeroU64::MIN)
 }
 
-/// FNV-1a, since a library's hash may change with its version, and all clients with it.
+/// FNV-1a. The hash of a library may change with its version, and then all clients would change
+/// their backends.
 fn fnv(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)

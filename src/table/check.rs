@@ -1,6 +1,6 @@
-//! Checks of backends, as rules ask for them: the request and the statuses that are expected, how
-//! often, and how many of a kind turn the verdict (HAProxy's `inter`, `timeout check`, `fall` and
-//! `rise`).
+//! Checks of backends that rules ask for: the request, the expected statuses, the interval, the
+//! timeout, and how many probes in a row change the state of a backend (HAProxy's `inter`,
+//! `timeout check`, `fall` and `rise`).
 
 use std::fmt;
 use std::hash::BuildHasher;
@@ -19,9 +19,9 @@ use super::host;
 /// Request of a check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum CheckKind {
-    /// A backend is well if it accepts a connection.
+    /// A connection: a backend is healthy if it accepts one.
     Tcp,
-    /// A backend is well if it responds to a GET of this path with an expected status.
+    /// A GET of this path: a backend is healthy if it responds with an expected status.
     Path(Box<str>),
 }
 
@@ -62,7 +62,7 @@ impl Statuses {
     }
 }
 
-/// A text with commas, which is read back.
+/// Ranges with commas between them, a form that [`Statuses::from_json`] reads.
 impl fmt::Display for Statuses {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, (first, last)) in self.ranges.iter().enumerate() {
@@ -103,14 +103,15 @@ pub struct Check {
     id: u64,
     /// Host of the request; `None`: the address of the backend.
     host: Option<HostSent>,
-    /// Rule whose check it is, where other rules may name another backend at the address.
+    /// Rule of the check, if the request names the backend as its host: other rules may name
+    /// another backend at the same address.
     rule: Option<Box<str>>,
     pub(super) given: CheckArguments,
 }
 
 impl Check {
     /// Makes the check of the rule with this name, whose requests have the Host `sent`; `None`: no
-    /// argument of a check was given.
+    /// argument of a check is given.
     pub(super) fn new(given: CheckArguments, rule: &str, sent: Option<&HostSent>) -> Option<Check> {
         if given == CheckArguments::default() {
             return None;
@@ -124,25 +125,25 @@ impl Check {
         };
         let rule = (host == Some(HostSent::Backend)).then(|| rule.into());
         let mut check = Check { id: 0, host, rule, given };
-        // The same for all snapshots of a process, and not to be foreseen by a tenant.
+        // This hash is the same for all snapshots of a process, and a tenant can't predict it.
         let hasher = SeedableRandomState::with_seed(0, SharedSeed::global_random());
         check.id = hasher.hash_one(check.parameters());
         Some(check)
     }
 
-    /// A number for all parameters together: checks that make the same probes have the same, others
-    /// all but surely another.
+    /// Hash of all parameters. Checks that make the same probes have the same id, and other checks
+    /// almost certainly have another.
     #[inline]
     pub fn id(&self) -> u64 {
         self.id
     }
 
-    /// Whether anything is probed: `check` itself was given.
+    /// Whether backends are probed, because the argument `check` itself is given.
     pub(super) fn is_active(&self) -> bool {
         self.given.kind.is_some()
     }
 
-    /// Path of the request; `None`: a connection is all that is tried.
+    /// Path of the request; `None`: the probe only opens a connection.
     pub fn path(&self) -> Option<&str> {
         match &self.given.kind {
             Some(CheckKind::Path(path)) => Some(path),
@@ -155,7 +156,7 @@ impl Check {
         self.host.as_ref()
     }
 
-    /// Whether a response with this status is one of a backend that is well.
+    /// Whether a response with this status means that the backend is healthy.
     pub fn expects(&self, status: u16) -> bool {
         match &self.given.status {
             Some(statuses) => statuses.contains(status),
@@ -168,7 +169,7 @@ impl Check {
         self.given.interval.unwrap_or(Duration::from_secs(2))
     }
 
-    /// Time for a whole probe: HAProxy takes the interval, too, where no other time is given.
+    /// Timeout of a whole probe. The default is the interval, as in HAProxy, up to a limit.
     pub fn timeout(&self) -> Duration {
         let longest = Duration::from_secs(CHECK_TIMEOUT_SECONDS_MAX);
         self.given.timeout.unwrap_or_else(|| self.interval().min(longest))
@@ -184,7 +185,7 @@ impl Check {
         self.given.rise.unwrap_or(2).into()
     }
 
-    /// All parameters as a text, by which two processes know a check.
+    /// All parameters as a text, by which one process recognises the check of another.
     pub fn parameters(&self) -> String {
         let (interval, timeout) = (self.interval(), self.timeout());
         let pace = format!("{interval:?} {timeout:?} {} {}", self.fall(), self.rise());
@@ -200,7 +201,7 @@ impl Check {
         }
     }
 
-    /// Writes what was given.
+    /// Writes the arguments that were given.
     pub(super) fn put_into(&self, arguments: &mut Map<String, Value>) {
         let given = &self.given;
         let kind = given.kind.as_ref().map(|kind| match kind {
@@ -217,8 +218,8 @@ impl Check {
     }
 }
 
-/// Reads the arguments of a check of a rule whose requests have the Host `sent`; `None`: there are
-/// none.
+/// Reads the check of a rule whose requests have the Host `sent`; `None`: no argument of a check is
+/// given.
 pub(super) fn read(
     arguments: &Arguments<'_>,
     sent: Option<&HostSent>,

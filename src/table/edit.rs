@@ -1,8 +1,8 @@
-//! Old snapshot and changes in, new snapshot out: all of them or none.
+//! Makes a new snapshot from an old one and changes. Either all changes are made, or none.
 //!
-//! Besides the rules a snapshot counts, for each name, the aliases that point to it. With that, a
-//! deletion knows without a search whether it would break one; only when it would, and the edit is
-//! refused anyway, is the table searched for the alias to name.
+//! Besides the rules, a snapshot counts the aliases that point to each name. With these counts, a
+//! deletion knows without a search whether it would break an alias. If it would, the edit is
+//! refused, and only then is the table searched for the alias that the error names.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -16,10 +16,10 @@ use super::redirect;
 use super::rule::Rule;
 use super::trie::Change;
 
-/// The table after these changes, of which `None` deletes. Names are brought to canonical form;
-/// what is named twice is what it was named last; deleting what is not there is no error. An alias
-/// must lead to a rule afterwards, also one that is not among the changes; no redirect may lead
-/// back to itself.
+/// Makes the table after these changes; `None` deletes a rule. Names are brought to canonical form.
+/// If a name comes twice, the last change counts. Deleting a rule that does not exist is no error.
+/// Afterwards every alias must lead to a rule, even an alias that is not among the changes, and no
+/// redirect may lead back to itself.
 pub fn edit(
     old: &Snapshot,
     mut changes: Vec<(String, Option<Rule>)>,
@@ -35,7 +35,7 @@ pub fn edit(
     edit_canonical(old, &changes)
 }
 
-/// [`edit`] where the names are known to be in canonical form ([`host::rule_name`]).
+/// Does the same as [`edit`], for names that are in canonical form ([`host::rule_name`]).
 pub fn edit_canonical(
     old: &Snapshot,
     changes: &[(String, Option<Rule>)],
@@ -53,9 +53,10 @@ pub fn edit_canonical(
 
 pub(super) type Changes<'a> = Vec<Change<'a, Rule>>;
 
-/// Sorted as the tree wants it, each name once: the last of equal names, and those before it.
+/// Sorts changes as the tree needs them. Returns the last change of each name, and the earlier
+/// changes that it replaces.
 pub(super) fn sort(mut changes: Changes<'_>) -> (Changes<'_>, Changes<'_>) {
-    // Stable: among equal names the order is that of time.
+    // The sort is stable: changes of the same name stay in the order in which they came.
     changes.sort_by(|a, b| (a.hash, a.name).cmp(&(b.hash, b.name)));
     if changes.is_sorted_by(|a, b| a.name != b.name) {
         return (changes, Vec::new());
@@ -73,7 +74,8 @@ impl Snapshot {
         Change { hash: self.hash(name), name, value }
     }
 
-    /// Makes these changes (from [`sort`]), right or wrong: aliases are counted, not checked.
+    /// Makes these changes (from [`sort`]), whether valid or not: aliases are counted, but not
+    /// checked.
     pub(super) fn take(&mut self, changes: &[Change<'_, Rule>]) {
         let counts = self.alias_counts(changes);
         self.rules = self.rules.apply(changes);
@@ -88,7 +90,7 @@ impl Snapshot {
         self.labels_max = self.labels_max.max(deepest);
     }
 
-    /// How many aliases point to each name, for those where these changes make a difference.
+    /// Number of aliases that point to each name, for the names whose number these changes alter.
     fn alias_counts(&self, changes: &[Change<'_, Rule>]) -> Vec<(u64, Box<str>, Option<u32>)> {
         let mut difference: HashMap<&str, i64> = HashMap::new();
         for change in changes {
@@ -112,7 +114,7 @@ impl Snapshot {
         counts
     }
 
-    /// How many aliases point to this name.
+    /// Number of aliases that point to this name.
     fn aliases_of(&self, name: &str) -> u32 {
         self.aliased.get(self.hash(name), name).map_or(0, |place| place.entry().value)
     }
@@ -146,7 +148,8 @@ fn check_aliases(new: &Snapshot, changes: &[Change<'_, Rule>]) -> Result<(), Edi
             }
         }
     }
-    // What others pointed to became an alias itself: their chains grew. Rare, so all are walked.
+    // A rule that aliases point to became an alias itself, so their chains are longer now. This is
+    // rare, so simply check all chains.
     if is_chain_longer {
         for (name, target) in new.aliases() {
             check_chain(new, name, target)?;

@@ -22,7 +22,7 @@ pub enum EditError {
         /// Name that the alias points to.
         target: String,
     },
-    /// A deletion of what is still the target of an alias.
+    /// A deletion of a rule that an alias still points to.
     Aliased {
         /// Name that was to be deleted.
         host: String,
@@ -34,19 +34,19 @@ pub enum EditError {
         /// The alias.
         host: String,
     },
-    /// An alias of an alias of an alias …
+    /// An alias that leads to a rule only through too many other aliases.
     AliasTooLong {
         /// The alias.
         host: String,
     },
-    /// A redirect that leads back to itself, by way of others or not.
+    /// A redirect that leads back to itself, directly or through other redirects.
     RedirectLoop {
-        /// The rule that would come into the circle.
+        /// The rule whose redirects or aliases would lead into the circle.
         host: String,
         /// Target of the last redirect.
         to: String,
     },
-    /// A redirect to what is no address of a web server.
+    /// A redirect whose target is not the address of a web server.
     RedirectTarget {
         /// The rule.
         host: String,

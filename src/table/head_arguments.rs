@@ -83,7 +83,7 @@ pub(super) fn read_fields(
     Ok(Some(changes.into()))
 }
 
-/// The object that was read.
+/// Writes fields as an object that [`read_fields`] reads.
 pub(super) fn fields_to_json(changes: &[FieldChange]) -> Value {
     let pair = |change: &FieldChange| (change.name().to_owned(), change.value().into());
     Value::Object(changes.iter().map(pair).collect())

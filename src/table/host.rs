@@ -1,14 +1,15 @@
-//! Host names: the one form in which requests and rules meet.
+//! Host names, and the canonical form in which the host of a request is compared with the rules.
 //!
-//! Canonical is: lower case, A-labels, no port, no trailing dot; an IPv6 address in brackets and in
-//! the shortest form (RFC 5952). A request's Host is brought to it without allocation, and without
-//! even a copy when it is canonical already, as nearly every one is. A rule's name also passes
-//! IDNA and may carry `http://`, `https://`, `tcp://` or `tls://`. In a rule's name alone the host
-//! may be `*`, for what no other rule is for: no request can ask for that.
+//! The canonical form is: lower case, A-labels, no port, no trailing dot; an IPv6 address in
+//! brackets and in the shortest form (RFC 5952). The Host of a request is brought to this form
+//! without allocation, and without even a copy if it is canonical already, as nearly every one is.
+//! The name of a rule also passes IDNA and may begin with `http://`, `https://`, `tcp://` or
+//! `tls://`. Only in the name of a rule may the host be `*`, for all hosts that have no other rule;
+//! no request can ask for `*`.
 //!
-//! Names are letters, digits, `-`, `_` and dots between labels that are not empty; this is more
-//! than RFC 1123 §2.1 allows (`_`, and `-` at the ends) because such names are in use.
-//! Label length (63) is DNS's affair and not checked.
+//! Names are letters, digits, `-`, `_` and dots between labels that are not empty. This is more
+//! than RFC 1123 §2.1 allows (`_`, and `-` at the ends), because such names are in use. The length
+//! of labels (63) is left to DNS and not checked.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -21,7 +22,7 @@ use crate::scheme::Scheme;
 /// Why a name is refused.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum HostError {
-    /// Nothing is left of it.
+    /// The host is empty.
     Empty,
     /// More than 253 bytes.
     TooLong,
@@ -29,7 +30,7 @@ pub enum HostError {
     EmptyLabel,
     /// A character that no name may hold.
     BadCharacter,
-    /// `*.name`: not how subdomains are matched here.
+    /// A wildcard such as `*.name`. Subdomains are matched by `match_subdomains` instead.
     Wildcard,
     /// The text behind the colon is not a port.
     BadPort,
@@ -39,7 +40,7 @@ pub enum HostError {
     BadAddress,
     /// The name can't be converted to A-labels (IDNA).
     BadIdna,
-    /// A prefix that stands for no scheme.
+    /// A prefix other than `http://`, `https://`, `tcp://` and `tls://`.
     BadPrefix,
 }
 
@@ -78,7 +79,7 @@ const UPPER: u8 = 1;
 const DOT: u8 = 2;
 const BAD: u8 = 4;
 
-/// Class of each byte, so that one pass without branches tells all about a name.
+/// Class of each byte. With it, one pass without branches finds out everything about a name.
 static CLASS: [u8; 256] = {
     let mut class = [BAD; 256];
     let mut byte = 0;
@@ -94,8 +95,9 @@ static CLASS: [u8; 256] = {
     class
 };
 
-/// The canonical form of a Host value, borrowed from it, or from `room` where it had to change.
-/// Drops the port and one trailing dot. Refuses non-ASCII: on the wire a name is A-labels.
+/// The canonical form of a Host value. It is borrowed from the value, or from `room` if something
+/// had to change. Drops the port and one trailing dot. Refuses non-ASCII bytes, because names on
+/// the wire are A-labels.
 pub fn canonical<'a>(raw: &'a [u8], room: &'a mut [u8; 256]) -> Result<&'a str, HostError> {
     if raw.first() == Some(&b'[') {
         return address(raw, room);
@@ -103,7 +105,7 @@ pub fn canonical<'a>(raw: &'a [u8], room: &'a mut [u8; 256]) -> Result<&'a str, 
     let host = match memchr::memchr(b':', raw) {
         None => raw,
         Some(colon) => {
-            // The port may be empty (RFC 3986 §3.2.3). What it says plays no part.
+            // The port may be empty (RFC 3986 §3.2.3). Its value does not matter.
             if !raw[colon + 1..].iter().all(u8::is_ascii_digit) {
                 return Err(HostError::BadPort);
             }
@@ -133,7 +135,7 @@ fn inspect(host: &[u8]) -> Result<bool, HostError> {
     }
     let mut seen = 0;
     let mut empty_label = 0;
-    // As if a dot stood in front: a first one then makes an empty label.
+    // Start as if after a dot, so that a leading dot counts as an empty label.
     let mut before = DOT;
     for &byte in host {
         let class = CLASS[byte as usize];
@@ -150,7 +152,8 @@ fn inspect(host: &[u8]) -> Result<bool, HostError> {
     Ok(seen & UPPER != 0)
 }
 
-/// `[v6]` with an optional port. Rare, so it may parse and print.
+/// The canonical form of `[v6]` with an optional port. Such hosts are rare, so parsing and printing
+/// the address is cheap enough.
 fn address<'a>(raw: &[u8], room: &'a mut [u8; 256]) -> Result<&'a str, HostError> {
     let close = memchr::memchr(b']', raw).ok_or(HostError::BadAddress)?;
     let port = &raw[close + 1..];
@@ -171,7 +174,7 @@ fn address<'a>(raw: &[u8], room: &'a mut [u8; 256]) -> Result<&'a str, HostError
     std::str::from_utf8(&room[..length]).map_err(|_| HostError::BadAddress)
 }
 
-/// The host in the name of a rule for what no other rule is for.
+/// The host in the name of a rule for all hosts that have no other rule.
 pub(super) const ANY: &str = "*";
 
 /// Prefixes that may stand before the host in the name of a rule.
@@ -227,10 +230,10 @@ pub fn name(raw: &str) -> Result<Cow<'_, str>, HostError> {
         return Err(HostError::Port);
     }
     let ascii = if raw.is_ascii() {
-        // Not through IDNA, which refuses an invalid `xn--` label that requests may well carry.
+        // Skip IDNA: it refuses an invalid `xn--` label, but requests may well carry one.
         Cow::Borrowed(raw)
     } else {
-        // The whole name is checked by our own rules below: nothing is denied here.
+        // The denylist is empty, because our own rules below check the whole name.
         idna::domain_to_ascii_cow(raw.as_bytes(), idna::AsciiDenyList::EMPTY)
             .map_err(|_| HostError::BadIdna)?
     };
@@ -242,9 +245,9 @@ pub fn name(raw: &str) -> Result<Cow<'_, str>, HostError> {
     })
 }
 
-/// The prefix of a rule's name, and the host it is about.
+/// Splits the name of a rule into the scheme of its prefix, if any, and its host.
 pub fn split(name: &str) -> (Option<Scheme>, &str) {
-    // No host holds a slash, so what starts like a prefix is one; most names have none.
+    // A host contains no slash, so a name without one has no prefix. Most names have none.
     if memchr::memchr(b'/', name.as_bytes()).is_some() {
         for (scheme, prefix) in SCHEMES {
             if let Some(host) = name.strip_prefix(prefix) {

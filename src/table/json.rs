@@ -1,9 +1,10 @@
 //! Rules as JSON: `[action, arguments, match_subdomains]`, the original's triple.
 //!
-//! Strict where the original was not: an action or argument that is not known, is missing, or
-//! makes no sense is refused by name with what was expected, at the edit and not with every
-//! request. Lenient where its clients were: its command line sends every argument as a string,
-//! its fork writes a backend as `{"__backend__": [host, port]}`.
+//! The reader is strict where the original was not: an action or argument that is unknown, missing
+//! or meaningless is refused at the edit, not at every request, with an error that names it and
+//! says what was expected. The reader is lenient with the original's clients: its command line
+//! sends every argument as a string, and its fork writes a backend as
+//! `{"__backend__": [host, port]}`.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -48,7 +49,7 @@ impl RuleError {
         &self.host
     }
 
-    /// The original's code where it had one, for programs: `host_action_invalid:x`.
+    /// Code for programs, such as `host_action_invalid:x`: the original's code where it had one.
     pub fn code(&self) -> &str {
         &self.problem.code
     }
@@ -76,7 +77,8 @@ const ALGORITHMS: &[(&str, Algorithm)] = &[
 ];
 
 impl Algorithm {
-    /// Name in a rule; empty where it goes on behind a colon.
+    /// Name in a rule; empty for an algorithm whose name goes on behind a colon, such as
+    /// `cookie:NAME`.
     pub(super) fn as_str(self) -> &'static str {
         ALGORITHMS.iter().find(|(_, other)| *other == self).map_or("", |(name, _)| name)
     }
@@ -112,7 +114,7 @@ impl Rule {
         read.map_err(|problem| RuleError { host: host.to_owned(), problem })
     }
 
-    /// The rule as it is read: `from_json` of this is this rule.
+    /// Writes the rule. `from_json` reads the result as the same rule.
     pub fn to_json(&self) -> Value {
         let mut arguments = match &self.action {
             Action::Proxy(proxy) => proxy_to_json(proxy),
@@ -263,7 +265,7 @@ fn read_proxy(arguments: &Arguments<'_>, names: &mut Names) -> Result<Proxy, Pro
     Ok(Proxy { backends: Backends::new(backends), options })
 }
 
-/// Reads an algorithm, and the name of the cookie or field that it goes by.
+/// Reads an algorithm, and the name of its cookie or field if it has one.
 fn read_algorithm(value: &Value) -> Option<(Algorithm, Option<Box<str>>)> {
     let text = text(value)?;
     if let Some((_, algorithm)) = ALGORITHMS.iter().find(|(name, _)| *name == text) {
@@ -298,7 +300,8 @@ fn wake(value: &Value) -> Option<Box<str>> {
     (!rest.is_empty() && !rest.starts_with(['/', '?', '#', ':'])).then(|| address.into())
 }
 
-/// The rule that stood before: any but `spin`, or there would be no end of them.
+/// Reads `then`, the rule that stood before. It may not be a `spin`, or rules could nest without
+/// end.
 fn read_then(arguments: &Arguments<'_>, names: &mut Names) -> Result<Option<Box<Rule>>, Problem> {
     let Some(value) = arguments.given.get("then") else { return Ok(None) };
     let is_spin = value.get(0).is_some_and(|action| action == "spin");
@@ -391,7 +394,8 @@ fn backend_at(host: &str, port: u16, names: &mut Names) -> Result<Backend, &'sta
         return Err("an IPv6 address needs brackets, and nothing else may have them");
     }
     let host = host::name(host).map_err(host::HostError::sentence)?;
-    // Such a name can't exist; it is a mistyped address, and saying so now saves a search later.
+    // A name can't end in a number: this is a mistyped address. Refusing it now saves a search
+    // later.
     let last = host.rsplit('.').next().unwrap_or_default();
     if last.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err("neither an IPv4 address nor a name");

@@ -1,5 +1,5 @@
-//! A whole table at once, from a file that may hold anything: what can't be taken is handed back
-//! with the reason, and does not stop the rest.
+//! Makes a whole table from a file that may hold anything. A rule that can't be taken is handed
+//! back with the reason and does not stop the others.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -10,7 +10,7 @@ use super::edit_error::EditError;
 use super::host::{self, HostError};
 use super::rule::Rule;
 
-/// A rule that was valid by itself and still found no place.
+/// A rule that is valid by itself, but has no place in the table.
 #[derive(Debug)]
 pub(crate) struct Refused {
     /// Name of the rule, as it was spelt.
@@ -26,9 +26,9 @@ pub(crate) struct Loader {
     names: String,
     /// Each rule with the range of its name.
     rules: Vec<(Range<usize>, Rule)>,
-    /// Rules whose name was not in canonical form, with how it was spelt: they give way to the
-    /// rule that has the name as it should be. (The original told `A.com` from `a.com`, and
-    /// clients that asked for `a.com` got the latter.)
+    /// Rules whose name was not in canonical form: name as it was spelt, canonical name, rule. A
+    /// rule whose name was spelt in canonical form takes precedence over them. (The original
+    /// distinguished `A.com` from `a.com`, and clients that asked for `a.com` got the latter.)
     respelt: Vec<(String, String, Rule)>,
 }
 
@@ -46,7 +46,7 @@ impl Loader {
         Ok(())
     }
 
-    /// The table, and what found no place in it.
+    /// Makes the table. Returns it with the rules that have no place in it.
     pub(crate) fn finish(self) -> (Snapshot, Vec<Refused>) {
         let Loader { names, rules, respelt } = self;
         let mut snapshot = Snapshot::default();
@@ -81,8 +81,9 @@ impl Loader {
     }
 }
 
-/// The table after changes that were checked when they were made, of which `None` deletes; each
-/// name once and canonical. Should one of them turn an alias bad all the same, that alias goes.
+/// Makes the table after changes that were checked when they were made; `None` deletes a rule. Each
+/// name is canonical and comes once. If a change leaves an alias that leads nowhere all the same,
+/// that alias is removed and handed back.
 pub(crate) fn replay(
     old: &Snapshot,
     mut changes: Vec<(String, Option<Rule>)>,
@@ -95,10 +96,10 @@ pub(crate) fn replay(
     (new, refused)
 }
 
-/// Takes out the aliases that lead nowhere, and hands them back under the names as they were
+/// Removes the aliases that lead nowhere, and hands them back under their names as they were
 /// `spelt`.
 fn remove_bad_aliases(snapshot: &mut Snapshot, spelt: impl Fn(&str) -> String) -> Vec<Refused> {
-    // An alias of a bad alias is bad too, and following it shows that: one pass finds all.
+    // An alias of a bad alias is bad too, and following it shows that, so one pass finds all.
     let bad: Vec<(&str, EditError)> = snapshot
         .aliases()
         .filter_map(|(name, target)| Some((name, check_chain(snapshot, name, target).err()?)))

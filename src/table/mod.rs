@@ -1,14 +1,14 @@
 //! The host table: what to do for each host name, at one moment.
 //!
-//! A [`Snapshot`] never changes. [`edit()`] makes a new one that shares all but the changed path
-//! with the old, in microseconds at any size, and a holder of the old one keeps it whole.
-//! Looking a host up takes one probe for each of its labels (a probe finds the plain rule and
-//! those for one scheme together), touches no reference count and allocates nothing; at a million
-//! rules it costs about what it costs at one.
+//! A [`Snapshot`] never changes. [`edit()`] makes a new one in microseconds at any size: it shares
+//! everything but the changed path with the old one, which stays whole for its readers. Looking a
+//! host up takes one probe for each of its labels (a probe finds the plain rule and the rules for
+//! one scheme together), touches no reference count and allocates nothing. With a million rules it
+//! costs about as much as with one.
 //!
-//! Aliases are followed at lookup, by one more probe: an edit of the target is seen at once and
-//! costs the same whether one name or a hundred thousand point to it. [`edit()`] guarantees that
-//! every alias leads to a rule, in at most [`ALIAS_CHAIN_MAX`] steps.
+//! Aliases are followed at lookup, with one more probe. So an edit of the target takes effect at
+//! once, and costs the same whether one name or a hundred thousand point to it. [`edit()`]
+//! guarantees that every alias leads to a rule, in at most [`ALIAS_CHAIN_MAX`] steps.
 //!
 //! Pure: no I/O, no clock, no threads. The hash is seeded once per process, which shows only in
 //! the order of [`Snapshot::iter`].
@@ -58,17 +58,18 @@ pub use overrides::Overrides;
 pub use rule::{Action, Algorithm, Empty, Proxy, Redirect, Rule, SendProxy, Spin, StaticPage};
 use trie::{Position, Trie};
 
-/// The name under which requests are counted that no rule is for.
+/// Name under which requests without a rule are counted.
 pub const UNKNOWN: &str = "unknown";
 
-/// The host table at one moment. Cloning it costs nothing worth counting.
+/// The host table at one moment. Cloning it is cheap.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
     rules: Trie<Rule>,
     /// How many aliases point to each name that is the target of one.
     aliased: Trie<u32>,
-    /// No rule has more labels than this. Grows with the rules and does not shrink: it only saves
-    /// probes that can't hit, so that a Host of 127 labels costs no more than any other.
+    /// Upper bound for the labels of a rule's name. It grows with the rules and does not shrink. It
+    /// only saves probes that can't find anything, so that a Host of 127 labels costs no more than
+    /// any other.
     labels_max: usize,
     hasher: SeedableRandomState,
 }
@@ -79,8 +80,9 @@ impl Default for Snapshot {
             rules: Trie::default(),
             aliased: Trie::default(),
             labels_max: 0,
-            // Random for each process, so that an attacker can't prepare names that collide; the
-            // same for all snapshots in it, so that `Found::key` means the same in each.
+            // The seed is random for each process, so that an attacker can't prepare names that
+            // collide. It is the same for all snapshots of the process, so that `Found::key` means
+            // the same in each.
             hasher: SeedableRandomState::with_seed(0, SharedSeed::global_random()),
         }
     }
@@ -104,25 +106,26 @@ pub struct Found<'t> {
     pub rule: &'t Rule,
     /// [`Snapshot::key`] of [`Found::name`].
     pub key: u64,
-    /// [`Snapshot::key`] of the rule itself: another one where aliases were followed.
+    /// [`Snapshot::key`] of the rule itself. It differs from `key` if aliases were followed.
     pub rule_key: u64,
     matched: Position<'t, Rule>,
 }
 
 impl<'t> Found<'t> {
-    /// The name of the rule that matched, by which it is counted; that of the alias if it was one.
+    /// Name of the rule that matched, under which the request is counted. For an alias, it is the
+    /// alias's own name.
     pub fn name(&self) -> &'t str {
         self.matched.entry().name.as_str()
     }
 }
 
 impl Snapshot {
-    /// How many rules there are.
+    /// Number of rules.
     pub fn len(&self) -> usize {
         self.rules.len()
     }
 
-    /// Whether there are none.
+    /// Whether the table has no rules.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -139,19 +142,19 @@ impl Snapshot {
         Some((entry.name.as_str(), &entry.value))
     }
 
-    /// Every rule with its name, in no order that means anything.
+    /// Every rule with its name, in no particular order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Rule)> {
         self.rules.iter().map(|entry| (entry.name.as_str(), &entry.value))
     }
 
-    /// A number for the name of a rule, whether there is one or not: the same in every snapshot of
-    /// this process, and all but unique.
+    /// Key of a name, whether a rule has it or not. The key is the same in every snapshot of this
+    /// process, and almost certainly unique.
     pub fn key(&self, name: &str) -> u64 {
         let (scheme, host) = host::split(name);
         scheme_key(self.hash_host(host), scheme)
     }
 
-    /// The rule's name that has this key.
+    /// Name of the rule that has this key.
     pub fn name_of(&self, key: u64) -> Option<&str> {
         let schemes = host::SCHEMES.map(|(scheme, _)| Some(scheme));
         [None].into_iter().chain(schemes).find_map(|scheme| {
@@ -166,8 +169,8 @@ impl Snapshot {
         self.aliased.len() != 0
     }
 
-    /// The key of the rule that the rule of this name means: its own, or that at the end of its
-    /// aliases.
+    /// Key of the rule that the rule of this name stands for: itself or, for an alias, the rule at
+    /// the end of its chain.
     pub fn target_of(&self, name: &str) -> Option<u64> {
         let place = self.rules.get(self.hash(name), name)?;
         match self.follow(place, self.key(name)) {
@@ -176,15 +179,15 @@ impl Snapshot {
         }
     }
 
-    /// Lists of clients that a rule lets in or keeps out, if it has any; of a spin without lists
+    /// Lists of clients that a rule lets in or keeps out, if it has any. A spin without lists has
     /// those of the rule that stood before.
     #[inline]
     pub fn access<'t>(&'t self, action: &'t Action) -> Option<&'t Access> {
         action.access().or_else(|| self.before(action).find_map(Action::access))
     }
 
-    /// Arguments that override keys, of a rule that has some; those that a spin lacks are those of
-    /// the rule that stood before.
+    /// Arguments of a rule that override keys, if it has any. An argument that a spin lacks is
+    /// taken from the rule that stood before.
     #[inline]
     pub fn overrides(&self, action: &Action) -> Option<Arc<Overrides>> {
         let own = action.overrides().cloned();
@@ -192,8 +195,8 @@ impl Snapshot {
         before.fold(own, |own, before| Some(Overrides::of_spin(own, before)))
     }
 
-    /// The rule that stood before a spin, and whatever that leads to. In a bounded number of steps:
-    /// an alias in `then` may lead nowhere, or back.
+    /// The rule that stood before a spin and, if that is an alias, the rules that it leads to. The
+    /// number of steps is bounded, because an alias in `then` may lead nowhere or back to itself.
     fn before<'t>(&'t self, action: &'t Action) -> impl Iterator<Item = &'t Action> {
         let next = |action: &&'t Action| match action {
             Action::Spin(spin) => spin.then().map(|then| &then.action),
@@ -203,9 +206,9 @@ impl Snapshot {
         successors(next(&action), next).take(2 * ALIAS_CHAIN_MAX)
     }
 
-    /// Finds the rule for a host in canonical form ([`host::canonical`]): its own, else that of
-    /// the nearest parent that allows subdomains, else `*`; at each name the rule for the scheme
-    /// first.
+    /// Finds the rule for a host in canonical form ([`host::canonical`]): the rule of the host
+    /// itself, else that of the nearest parent that allows subdomains, else `*`. At each of these
+    /// names, the rule for the scheme takes precedence over the plain rule.
     pub fn lookup(&self, host: &str, scheme: Scheme) -> Match<'_> {
         if self.is_empty() {
             return Match::NoHosts;
@@ -223,7 +226,8 @@ impl Snapshot {
         }
     }
 
-    /// Finds the rule for a request that no other rule is for: `*`, that for the scheme first.
+    /// Finds the rule `*`, for a request that has no other rule. The rule for the scheme takes
+    /// precedence.
     pub fn catch_all(&self, scheme: Scheme) -> Match<'_> {
         match self.rule_for(host::ANY, scheme, true) {
             Some((place, key)) => self.follow(place, key),
@@ -231,7 +235,7 @@ impl Snapshot {
         }
     }
 
-    /// `host` without the labels in front that no rule reaches.
+    /// `host` without its first labels, if it has more labels than any rule.
     fn skip_labels<'h>(&self, host: &'h str) -> &'h str {
         match memchr::memrchr_iter(b'.', host.as_bytes()).nth(self.labels_max.saturating_sub(1)) {
             Some(dot) => &host[dot + 1..],
@@ -239,7 +243,7 @@ impl Snapshot {
         }
     }
 
-    /// The rule at this one name: that for the scheme, else the plain one, whichever applies.
+    /// The rule of this one name that applies: the rule for the scheme, else the plain rule.
     #[inline]
     fn rule_for(
         &self,
@@ -269,7 +273,7 @@ impl Snapshot {
         other.or(plain)
     }
 
-    /// The rule that a match means: its own, or that at the end of its aliases.
+    /// Follows the aliases from a rule that matched to the rule that applies.
     fn follow<'t>(&'t self, matched: Position<'t, Rule>, key: u64) -> Match<'t> {
         let (mut place, mut rule_key) = (matched, key);
         for _ in 0..=ALIAS_CHAIN_MAX {
@@ -287,7 +291,7 @@ impl Snapshot {
         Match::Unknown
     }
 
-    /// The hash of a rule's name: that of its host, so that all rules of a host are found together.
+    /// Hash of a rule's name: the hash of its host, so that all rules of a host are found together.
     fn hash(&self, name: &str) -> u64 {
         self.hash_host(host::split(name).1)
     }
@@ -300,7 +304,8 @@ impl Snapshot {
     }
 }
 
-/// Bits that tell the keys of a host's rules for one scheme from that of its plain one.
+/// Number of bits by which the key of a host's rule for one scheme is rotated from that of its
+/// plain rule.
 fn prefix_bits(scheme: Scheme) -> u32 {
     match scheme {
         Scheme::Http => 7,

@@ -1,8 +1,8 @@
-//! Arguments of a rule that override keys of the configuration, or what a head says, for this rule
+//! Arguments of a rule that override keys of the configuration, or fields of a head, for this rule
 //! alone.
 //!
-//! Few rules have any, so they lie behind a pointer of their own. A request of such a rule holds a
-//! reference to them: the table that routed it is let go before bytes flow.
+//! Few rules have such arguments, so they lie behind a pointer of their own. A request of such a
+//! rule holds a reference to them, because it lets the table that routed it go before bytes flow.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +27,7 @@ pub struct Overrides {
 }
 
 impl Overrides {
-    /// Time for one connection to a backend, and for a place in the queue of one.
+    /// Timeout for one connection to a backend, and for waiting in the queue of a backend.
     pub fn timeout_connect(&self) -> Option<Duration> {
         self.timeout_connect
     }
@@ -62,13 +62,13 @@ impl Overrides {
         self.set_response.as_deref().unwrap_or_default()
     }
 
-    /// First part of the names of its own pages.
+    /// First part of the names of the rule's own pages.
     pub fn pages(&self) -> Option<&str> {
         self.pages.as_deref()
     }
 
-    /// Arguments for a spin: its own, and those that it lacks of the rule that stood before. Only
-    /// the arguments that `spin` takes matter.
+    /// Arguments for a spin: its own and, for each that it lacks, the one of the rule that stood
+    /// before. Only the arguments that `spin` takes matter.
     pub(super) fn of_spin(own: Option<Arc<Overrides>>, before: &Arc<Overrides>) -> Arc<Overrides> {
         let Some(own) = own else { return before.clone() };
         Arc::new(Overrides {
@@ -78,7 +78,7 @@ impl Overrides {
         })
     }
 
-    /// Reads the arguments that the action takes of these; `None` where none is given.
+    /// Reads those of the arguments that the action takes; `None` if none is given.
     pub(super) fn read(arguments: &Arguments<'_>) -> Result<Option<Arc<Overrides>>, Problem> {
         let overrides = Overrides {
             timeout_connect: arguments.seconds_within("timeout_connect")?,
@@ -93,7 +93,7 @@ impl Overrides {
         Ok((overrides != Overrides::default()).then(|| Arc::new(overrides)))
     }
 
-    /// Writes them as they are read.
+    /// Writes the arguments in the form in which they are read.
     pub(super) fn put_into(&self, arguments: &mut Map<String, Value>) {
         put(arguments, "timeout_connect", self.timeout_connect.map(seconds_to_json));
         put(arguments, "timeout_server", self.timeout_server.map(seconds_to_json));

@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use super::{Action, Empty, Match, Names, Rule, Scheme, Snapshot, edit, host};
 use crate::limits::ALIAS_CHAIN_MAX;
 
-/// A host in canonical form stays as it is, however it was spelt; a rule may have that name.
+/// Checks that a host in canonical form does not change any more, in whatever case it was spelt,
+/// and can be the name of a rule.
 pub fn host(bytes: &[u8]) {
     let mut room = [0; 256];
     if let Ok(once) = host::canonical(bytes, &mut room) {
@@ -27,7 +28,7 @@ pub fn host(bytes: &[u8]) {
     }
 }
 
-/// A rule that is accepted says the same after it is written and read again.
+/// Checks that a rule that is accepted is the same after it is written and read again.
 pub fn rule(bytes: &[u8]) {
     let Ok(value) = serde_json::from_slice::<Value>(bytes) else { return };
     rule_value(&value);
@@ -50,7 +51,7 @@ pub fn rule_value(value: &Value) {
     }
 }
 
-/// Edits and lookups agree with a plain map and a naive walk.
+/// Checks that edits and lookups agree with a plain map and a naive walk.
 pub fn edits(bytes: &[u8]) {
     let mut choices = Choices(bytes);
     let mut table = Snapshot::default();
@@ -89,7 +90,7 @@ impl Choices<'_> {
         Some(first % limit)
     }
 
-    /// A host out of few names, so that they meet.
+    /// A host made of few different labels, so that hosts meet.
     fn host(&mut self) -> Option<String> {
         let labels = 1 + self.below(4)?;
         let labels: Option<Vec<_>> =
@@ -97,7 +98,7 @@ impl Choices<'_> {
         Some(labels?.join("."))
     }
 
-    /// The host of a rule's name: now and then the one for all others.
+    /// The host of a rule's name, now and then `*`.
     fn rule_host(&mut self) -> Option<String> {
         match self.below(12)? {
             0 => Some("*".to_owned()),
@@ -122,12 +123,12 @@ impl Choices<'_> {
     }
 }
 
-/// The table as one would write it without a thought for speed.
+/// The table, written without any thought for speed.
 #[derive(Clone, Default)]
 struct Model(BTreeMap<String, Rule>);
 
 impl Model {
-    /// Whether the edit is in order; if not, the model is spoilt.
+    /// Makes an edit. Returns whether the edit is valid; if not, the model can't be used any more.
     fn edit(&mut self, changes: &[(String, Option<Rule>)]) -> bool {
         for (name, rule) in changes {
             match rule {
@@ -177,7 +178,7 @@ impl Model {
     }
 }
 
-/// A rule for each argument, in every form it may have; what the tests start from.
+/// Rules that have each argument in every form that it may have. The tests start from them.
 pub fn sample_rules() -> Vec<Value> {
     let backends = [
         json!([["10.0.0.1", 80]]),

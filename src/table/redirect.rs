@@ -1,11 +1,12 @@
-//! Redirects that an edit must not make: to what is no address of a web server, and in a circle.
-//! Tables of the original may hold either and load all the same; so this is asked of edits alone.
+//! Refuses edits that make redirects to something that is not the address of a web server, or in a
+//! circle. Only edits are checked: tables of the original may hold such redirects, and still load.
 //!
-//! A circle is certain only where each of its requests comes to a rule of this table. A name that a
-//! rule has does. One that only falls under a parent's rule may be served by another machine, and
-//! so may the https of a name whose rule is for both schemes: the TLS terminator need not pass it
-//! on to us. So `a.com` to `https://a.com` is let through, and `http://a.com` to `https://a.com` is
-//! what most redirects are.
+//! A circle is certain only if each of its requests meets a rule of this table. A request for a
+//! name that has a rule of its own does. A request for a name that only falls under the rule of a
+//! parent may be served by another machine. So may an https request for a name whose rule is for
+//! both schemes: the TLS terminator need not pass it on to us. So a redirect from `a.com` to
+//! `https://a.com` is accepted, and from `http://a.com` to `https://a.com` is what most redirects
+//! do.
 
 use super::Snapshot;
 use super::arguments::digits;
@@ -16,7 +17,7 @@ use super::trie::Change;
 use crate::limits::{ALIAS_CHAIN_MAX, REDIRECTS_FOLLOWED_MAX};
 use crate::scheme::Scheme;
 
-/// Whether the redirects among these changes, and those that aliases among them lead to, may stand.
+/// Checks the redirects among these changes, and those that aliases among them lead to.
 pub(super) fn check(new: &Snapshot, changes: &[Change<'_, Rule>]) -> Result<(), EditError> {
     for change in changes {
         let Some(rule) = &change.value else { continue };
@@ -33,7 +34,8 @@ pub(super) fn check(new: &Snapshot, changes: &[Change<'_, Rule>]) -> Result<(), 
     Ok(())
 }
 
-/// The redirect of a rule, also of the rule that stands again once the host spins no more.
+/// The redirect of a rule. For a spin, it is the redirect of the rule that stood before and comes
+/// back.
 fn redirect_of(rule: &Rule) -> Option<&Redirect> {
     match &rule.action {
         Action::Redirect(redirect) => Some(redirect),
@@ -42,7 +44,7 @@ fn redirect_of(rule: &Rule) -> Option<&Redirect> {
     }
 }
 
-/// Goes from redirect to redirect as a client would.
+/// Follows redirects as a client would.
 fn follow(table: &Snapshot, start: &str) -> Result<(), EditError> {
     let (scheme, _) = host::split(start);
     let mut is_https = match scheme {
@@ -79,7 +81,7 @@ fn follow(table: &Snapshot, start: &str) -> Result<(), EditError> {
     Ok(())
 }
 
-/// The redirect that a name leads to by way of aliases, and the name of its rule.
+/// The redirect that a name leads to, directly or through aliases, and the name of its rule.
 fn end_of<'t>(table: &'t Snapshot, name: &str) -> Option<(&'t str, &'t Redirect)> {
     let mut place = table.entry(name)?;
     // No longer than `check_aliases` lets a chain be.
@@ -104,10 +106,10 @@ struct Server<'a> {
 }
 
 impl<'a> Server<'a> {
-    /// `None`: it is no address that a browser could be sent to.
+    /// Reads the target of a redirect; `None`: it is no address that a browser could be sent to.
     fn of(to: &'a str) -> Option<Server<'a>> {
         let (is_https, rest) = match to.split_once("://") {
-            // What stands behind a path or a query is no scheme.
+            // A `://` in a path or a query does not end a scheme.
             Some((before, _)) if before.contains(['/', '?', '#']) => (None, to),
             Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") => (Some(true), rest),
             Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => (Some(false), rest),
@@ -116,7 +118,7 @@ impl<'a> Server<'a> {
         };
         let authority = rest.split(['/', '?', '#', '\\']).next().unwrap_or_default();
         let (user, host) = authority.rsplit_once('@').unwrap_or(("", authority));
-        // `mailto:me@a.com` is no user with a password.
+        // `mailto:me@a.com` does not name a user with a password.
         if is_https.is_none() && user.contains(':') {
             return None;
         }
@@ -128,7 +130,7 @@ impl<'a> Server<'a> {
         let port = match port.strip_prefix(':') {
             None if port.is_empty() => None,
             None => return None,
-            // `javascript:` and the like end here, too.
+            // `javascript:` and similar schemes are refused here, too.
             Some(port) => Some(digits(port)?),
         };
         (!host.is_empty()).then_some(Server { is_https, host, port })
@@ -142,7 +144,7 @@ mod tests {
     use super::*;
     use crate::table::{Names, edit};
 
-    /// The code that the last of these redirects or aliases is refused with, if it is.
+    /// Code of the error with which the last of these redirects or aliases is refused, if it is.
     fn code(rules: &[(&str, &str)]) -> Option<&'static str> {
         let mut table = Snapshot::default();
         let mut names = Names::default();

@@ -1,5 +1,5 @@
-//! Arguments that `redirect`, `static` and `empty` share. Nearly no rule has any, so they lie
-//! behind one pointer.
+//! Arguments that `redirect`, `static` and `empty` share. Nearly no rule has any of them, so they
+//! lie behind one pointer.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use super::access::Access;
 use super::arguments::{Arguments, Problem};
 use super::overrides::Overrides;
 
-/// Arguments of a rule that replies, besides what the reply is.
+/// Arguments of a rule with a reply of our own, besides those that say what the reply is.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub(super) struct ReplyOptions {
     pub access: Option<Box<Access>>,
@@ -15,7 +15,7 @@ pub(super) struct ReplyOptions {
 }
 
 impl ReplyOptions {
-    /// Reads them; `None` where none is given.
+    /// Reads the arguments; `None` if none is given.
     pub fn read(arguments: &Arguments<'_>) -> Result<Option<Box<ReplyOptions>>, Problem> {
         let options = ReplyOptions {
             access: Access::read(arguments)?,

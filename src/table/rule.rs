@@ -1,11 +1,11 @@
 //! Content of a rule, typed. [`super::json`] reads and writes it, `Snapshot` stores it.
 //!
-//! A table may hold a million of these, nearly all of them `proxy` to one address with every
-//! argument at its default. That case must stay small (32 bytes, asserted below, nothing beside
-//! it on the heap), so what is rarely given hides behind a pointer and accessors. The pointers
-//! are shared ones, because an edit copies the rules that lie beside the changed one. An argument
-//! that was given is remembered even if it equals the default: what an operator set is what they
-//! read back.
+//! A table may hold a million rules, nearly all of them `proxy` to one address with every argument
+//! at its default. Such a rule must stay small: 32 bytes, asserted below, and nothing else on the
+//! heap. So arguments that are rarely given lie behind a pointer, and accessors read them. The
+//! pointers are shared ones, because an edit copies the rules that lie beside the changed one. An
+//! argument that was given is stored even if it equals the default, so that operators read back
+//! what they have set.
 
 use std::borrow::Cow;
 use std::num::NonZeroU32;
@@ -19,25 +19,26 @@ use super::overrides::Overrides;
 use super::reply_options::ReplyOptions;
 use crate::address::Address;
 
-/// Decision what to do with the requests for one host name.
+/// Decision about the requests for one host name.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rule {
     /// The action.
     pub action: Action,
-    /// Whether names below this one fall to it too.
+    /// Whether the rule is for subdomains, too.
     pub match_subdomains: bool,
 }
 
 impl Rule {
-    /// Visits the addresses that requests of this rule go to, as they are known now: none of a rule
-    /// that is no `proxy`, and none of a name that was not found.
+    /// Visits the addresses that requests of this rule go to, as they are known now. A rule other
+    /// than `proxy` has none, and a backend whose name was not found has none.
     pub fn each_address(&self, mut visit: impl FnMut(Address)) {
         if let Action::Proxy(proxy) = &self.action {
             proxy.all_backends().for_each(|backend| backend.each_address(&mut visit));
         }
     }
 
-    /// Visits those of the addresses that new requests may go to.
+    /// Visits the addresses that new requests of this rule may go to: those of backends whose
+    /// weight is not 0.
     pub fn each_open_address(&self, mut visit: impl FnMut(Address)) {
         if let Action::Proxy(proxy) = &self.action {
             let open = proxy.all_backends().filter(|backend| backend.weight() != 0);
@@ -62,30 +63,30 @@ impl Rule {
     }
 }
 
-/// The first element of a rule with its arguments.
+/// Action of a rule, with its arguments.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
     /// Pass the request on to a backend.
     Proxy(Proxy),
     /// Hold the request until the rule changes to another action.
     Spin(Arc<Spin>),
-    /// Answer with a `Location`.
+    /// Reply with a `Location`.
     Redirect(Arc<Redirect>),
-    /// Answer with a page.
+    /// Reply with a page.
     Static(Arc<StaticPage>),
-    /// Answer with a status and no body.
+    /// Reply with a status and no body.
     Empty(Empty),
-    /// Do what the rule of this name says (canonical, with its `http://` where it has one).
+    /// Apply the rule of this name (canonical, with its `http://` if it has one).
     Alias(Arc<str>),
-    /// Answer as for a host that has no rule.
+    /// Reply as for a host that has no rule.
     Unknown,
-    /// Answer as if there were no rules at all.
+    /// Reply as if there were no rules at all.
     NoHosts,
 }
 
 impl Action {
-    /// Arguments that override keys, of a rule that has some. [`Snapshot::overrides`] has those
-    /// that apply.
+    /// The rule's own arguments that override keys, if it has any. [`Snapshot::overrides`] has
+    /// those that apply.
     ///
     /// [`Snapshot::overrides`]: super::Snapshot::overrides
     #[inline]
@@ -100,8 +101,8 @@ impl Action {
         }
     }
 
-    /// Lists of clients that the rule lets in or keeps out, if it has any. [`Snapshot::access`] has
-    /// those that apply.
+    /// The rule's own lists of clients that it lets in or keeps out, if it has any.
+    /// [`Snapshot::access`] has those that apply.
     ///
     /// [`Snapshot::access`]: super::Snapshot::access
     #[inline]
@@ -123,18 +124,18 @@ const _: () = assert!(size_of::<Rule>() == 32 && size_of::<Backend>() == 16);
 /// How the next backend is chosen.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Default)]
 pub enum Algorithm {
-    /// Chance, in proportion to the weights.
+    /// A random backend, in proportion to the weights.
     #[default]
     Random,
-    /// One after the other, in turn.
+    /// One backend after the other, in turn.
     RoundRobin,
-    /// The one with the fewest requests in flight for its weight; chance decides ties.
+    /// The backend with the fewest requests in flight for its weight; ties are broken at random.
     LeastConnections,
-    /// A hash of the client's address: the same client, the same backend, as long as it is there.
+    /// A hash of the client's address: a client keeps its backend as long as that is usable.
     Source,
-    /// A hash of the value of a cookie, likewise; chance, where there is none.
+    /// A hash of the value of a cookie; a random backend for requests without it.
     Cookie,
-    /// A hash of the value of a field, likewise; chance, where there is none.
+    /// A hash of the value of a field; a random backend for requests without it.
     Field,
 }
 
@@ -164,7 +165,7 @@ pub struct Proxy {
     pub(super) options: Option<Arc<ProxyOptions>>,
 }
 
-/// Arguments on how requests are shared out that few rules give; `None` is "not given".
+/// Arguments about the distribution of requests that few rules give; `None` is "not given".
 #[derive(Clone, Debug, PartialEq, Default)]
 pub(super) struct Sharing {
     pub backup: Option<Box<[Backend]>>,
@@ -174,7 +175,7 @@ pub(super) struct Sharing {
     pub slow_start: Option<Duration>,
 }
 
-/// Arguments given besides the backends; `None` is "not given".
+/// Arguments of `proxy` besides the backends; `None` is "not given".
 #[derive(Clone, Debug, PartialEq, Default)]
 pub(super) struct ProxyOptions {
     pub attempts: Option<u16>,
@@ -230,12 +231,12 @@ impl Proxy {
         }
     }
 
-    /// Whether the weights say that no backend gets requests.
+    /// Whether no backend gets requests, because all weights are 0.
     pub fn is_drained(&self) -> bool {
         self.all_backends().all(|backend| backend.weight() == 0)
     }
 
-    /// How many connections are tried for one request.
+    /// Number of connections that are tried for one request.
     pub fn attempts(&self) -> u16 {
         self.given(|o| o.attempts).unwrap_or(1)
     }
@@ -279,30 +280,30 @@ impl Proxy {
         self.sharing()?.max_open_requests
     }
 
-    /// The check that is made all the time, if one was asked for.
+    /// The check that probes the backends all the time, if the rule asks for one.
     pub fn check(&self) -> Option<&Arc<Check>> {
         let check = self.options.as_deref().and_then(|o| o.check.as_ref());
         check.filter(|check| check.is_active())
     }
 
-    /// Time in which the share of a backend that came back or was added grows from a tenth to all
-    /// of it.
+    /// Time in which the share of a backend that was added or came back grows from a tenth to the
+    /// whole.
     pub fn slow_start(&self) -> Option<Duration> {
         self.sharing()?.slow_start.filter(|time| !time.is_zero())
     }
 
-    /// Each connection to a backend begins with a header that says whose it is.
+    /// Version of the PROXY protocol header with which each connection to a backend begins, if any.
     pub fn send_proxy(&self) -> Option<SendProxy> {
         self.given(|o| o.send_proxy)
     }
 
-    /// Whether connections to its backends are kept for the next request.
+    /// Whether connections to the rule's backends are kept for the next request.
     pub fn keep_alive(&self) -> bool {
         self.given(|o| o.keep_alive).unwrap_or(true)
     }
 
-    /// Time for one connection to a backend, and for a place in the queue of one; `None`: that of
-    /// the configuration.
+    /// Timeout for one connection to a backend, and for waiting in the queue of a backend; `None`:
+    /// that of the configuration.
     pub fn timeout_connect(&self) -> Option<Duration> {
         self.overrides()?.timeout_connect()
     }
@@ -316,17 +317,17 @@ impl Proxy {
         self.options.as_deref()?.overrides.as_ref()
     }
 
-    /// Requests past this rate are answered with 429.
+    /// Most requests per second; requests beyond get a 429.
     pub fn max_requests_per_second(&self) -> Option<NonZeroU32> {
         self.given(|o| o.max_requests_per_second)
     }
 
-    /// Requests of one client past this rate are answered with 429.
+    /// Most requests per second of one client; requests beyond get a 429.
     pub fn max_requests_per_second_per_source(&self) -> Option<NonZeroU32> {
         self.given(|o| o.max_requests_per_second_per_source)
     }
 
-    /// How long a request is held while no backend can be reached; zero: it fails at once.
+    /// How long a request is held while no backend can be reached; zero: the request fails at once.
     pub fn hold(&self) -> Duration {
         self.given(|o| o.hold).unwrap_or(Duration::ZERO)
     }
@@ -336,7 +337,7 @@ impl Proxy {
         self.given(|o| o.idle)
     }
 
-    /// Told by POST when it does.
+    /// URL that gets a POST when the rule is idle.
     pub fn wake(&self) -> Option<&str> {
         self.options.as_deref().and_then(|o| o.wake.as_deref())
     }
@@ -367,23 +368,23 @@ impl Spin {
         self.max_held
     }
 
-    /// Requests per second that go on after the change; all at once where none is given.
+    /// Held requests that go on per second after the change; `None`: all go on at once.
     pub fn release_rate(&self) -> Option<NonZeroU32> {
         self.release_rate
     }
 
-    /// Told by POST when a request starts to wait.
+    /// URL that gets a POST when requests begin to wait.
     pub fn wake(&self) -> Option<&str> {
         self.wake.as_deref()
     }
 
-    /// The rule that stood before, for the program that flips the host back. Meanwhile it decides
-    /// whatever the spin says nothing about: who is served, and with which pages.
+    /// The rule that stood before, for the program that flips the host back. Meanwhile this rule
+    /// decides what the spin leaves open: which clients are served, and with which pages.
     pub fn then(&self) -> Option<&Rule> {
         self.then.as_deref()
     }
 
-    /// Time without traffic after which `wake` is told again.
+    /// Time without traffic after which `wake` gets a POST, too.
     pub fn idle(&self) -> Option<Duration> {
         self.idle
     }
@@ -403,7 +404,7 @@ impl Redirect {
         &self.to
     }
 
-    /// The status of the answer.
+    /// Status of the reply.
     pub fn code(&self) -> u16 {
         self.code.unwrap_or(302)
     }
@@ -436,7 +437,7 @@ impl Empty {
         Empty { code, options: None }
     }
 
-    /// The status of the answer.
+    /// Status of the reply.
     pub fn code(&self) -> u16 {
         self.code
     }

@@ -18,7 +18,7 @@ fn alias(target: &str) -> Value {
     json!(["alias", {"hostname": target}, true])
 }
 
-/// The name of the rule that applies, or how there is none.
+/// Name of the rule that applies, or why none does.
 fn matched<'t>(table: &'t Snapshot, host: &str, scheme: Scheme) -> &'t str {
     match table.lookup(host, scheme) {
         Match::NoHosts => "(no hosts)",
@@ -105,7 +105,7 @@ fn aliases_follow_their_target() {
         other => panic!("{other:?}"),
     };
     assert_eq!(code(&old, "x.deep.a.com"), ("deep.a.com".to_owned(), 200));
-    // The target's edit shows through the alias at once; the old snapshot stays what it was.
+    // An edit of the target is seen through the alias at once; the old snapshot does not change.
     let target = rule(&json!(["empty", {"code": 404}, false]));
     let new = edit(&old, vec![("a.com".to_owned(), Some(target))]).unwrap();
     assert_eq!(code(&new, "www.a.com"), ("www.a.com".to_owned(), 404));
@@ -137,7 +137,8 @@ fn edits_that_break_an_alias_are_refused() {
         assert!(text.starts_with(&format!("{}:{code}: ", error.host())), "{text}");
         assert!(text.contains(names), "{text}");
     }
-    // In order: the alias goes with its target, is pointed elsewhere, or was of another rule.
+    // In order: the alias is deleted too, points elsewhere, points to another rule, or is new and
+    // valid.
     for changes in [
         vec![delete("a"), delete("b")],
         vec![delete("a"), set("b", alias("http://a"))],

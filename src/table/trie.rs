@@ -1,10 +1,11 @@
-//! A persistent map from host names to values: old and new share all that did not change.
+//! A persistent map from host names to values: the old and the new map share all that did not
+//! change.
 //!
 //! A tree over the bits of a 64-bit hash. Inner nodes have [`WIDTH`] children and take five bits
 //! of the hash each, from the top; below them are buckets of up to [`BUCKET_MAX`] entries, which
 //! hold hash, value and name in place, sorted by hash. At a million names that is three inner
-//! levels (1 + 32 + 1024 nodes: 0.5 MB, mostly in cache) and a bucket of about 30 entries, where
-//! the hash also tells how far in to look: one or two cache misses for any name, present or not.
+//! levels (1 + 32 + 1024 nodes: 0.5 MB, mostly in cache) and a bucket of about 30 entries. The
+//! hash also says where in it to look: one or two cache misses for any name, present or not.
 //! A change copies one path (32 pointers a level, and a bucket): microseconds at any size.
 //!
 //! Measured at a million names in random order, in one run on a busy machine: 0.68 us for a name
@@ -25,12 +26,13 @@ use super::text::Text;
 /// Most entries of a bucket that can still be split. A bucket then splits into about two entries
 /// for each child, which keeps the tree itself below 25 bytes per name at any size.
 const BUCKET_MAX: usize = 64;
-/// Fewer entries than this below an inner node, and it becomes a bucket again. Well below
-/// `BUCKET_MAX`, so that a name that comes and goes does not split and join each time.
+/// An inner node with fewer entries than this below it becomes a bucket again. The number is well
+/// below `BUCKET_MAX`, so that adding and removing one name does not split and join a bucket each
+/// time.
 const JOIN_BELOW: usize = 16;
 const BITS: u32 = 5;
 const WIDTH: usize = 1 << BITS;
-/// Here the hash is used up; buckets do not split any further.
+/// Depth at which all bits of the hash are used: buckets do not split any further.
 const DEPTH_MAX: u32 = 12;
 
 /// A name with its value.
@@ -67,7 +69,7 @@ impl<T> Clone for Node<T> {
     }
 }
 
-/// The map. Cloning it is a pointer and a count.
+/// The map. Cloning it copies a pointer and a count.
 #[derive(Debug)]
 pub(super) struct Trie<T> {
     root: Node<T>,
@@ -93,7 +95,7 @@ pub(super) struct Probe<'t, T> {
     next: usize,
 }
 
-/// A place in the map that was found.
+/// Position of an entry in the map.
 #[derive(Debug)]
 pub(super) struct Position<'t, T> {
     bucket: &'t Bucket<T>,
@@ -149,7 +151,7 @@ impl<T> Trie<T> {
             }
         };
         // The hashes of a bucket are spread evenly over its range, so this guess is off by about
-        // two entries; to read all of them would be a cache line each.
+        // two entries. Looking at all entries would cost a cache line each.
         let mut next = (((path >> 32) * bucket.len() as u64) >> 32) as usize;
         while bucket.get(next).is_some_and(|entry| entry.hash < hash) {
             next += 1;
@@ -165,15 +167,15 @@ impl<T> Trie<T> {
         self.probe(hash).find(|place| place.entry().name.as_bytes() == name.as_bytes())
     }
 
-    /// Every entry, in no order that means anything.
+    /// Every entry, in no particular order.
     pub(super) fn iter(&self) -> Iter<'_, T> {
         Iter { nodes: vec![std::slice::from_ref(&self.root).iter()], entries: [].iter() }
     }
 }
 
 impl<T: Clone> Trie<T> {
-    /// The map after these changes, which must be sorted by hash and name each name once.
-    /// Every node on the way to a change is made anew, once; all others are shared.
+    /// The map after these changes, which must be sorted by hash and name each name once. Every
+    /// node on the way to a change is copied once; all others are shared.
     pub(super) fn apply(&self, changes: &[Change<'_, T>]) -> Trie<T> {
         debug_assert!(changes.is_sorted_by_key(|change| change.hash));
         let mut len = self.len;
@@ -191,7 +193,7 @@ fn child_index(hash: u64, depth: u32) -> usize {
     (hash >> (64 - BITS * (depth + 1))) as usize % WIDTH
 }
 
-/// Takes from the front of `rest`, which is sorted by hash, what belongs to this child.
+/// Takes the items of this child from the front of `rest`, which is sorted by hash.
 fn take_child<'s, S>(
     rest: &mut &'s [S],
     hash: impl Fn(&S) -> u64,
@@ -225,7 +227,8 @@ impl<T: Clone> Node<T> {
     /// Merges changes into the entries of a bucket.
     fn merge(old: &[Entry<T>], changes: &[Change<'_, T>], depth: u32, len: &mut usize) -> Node<T> {
         if BUCKET_MAX < changes.len() && depth < DEPTH_MAX {
-            // Most likely this splits; to do it first saves copying all entries at each level.
+            // This bucket most likely splits. Splitting first saves copying all entries at each
+            // level.
             let (mut old, mut changes) = (old, changes);
             let children = std::array::from_fn(|index| {
                 let old = take_child(&mut old, |entry| entry.hash, depth, index);
@@ -242,12 +245,12 @@ impl<T: Clone> Node<T> {
         let mut rest = &entries[..];
         Node::Inner(Arc::new(std::array::from_fn(|index| {
             let entries = take_child(&mut rest, |entry| entry.hash, depth, index);
-            // Nothing to change, and the entries are counted already.
+            // There is nothing to change, and the entries are counted already.
             Node::merge(entries, &[], depth + 1, &mut 0)
         })))
     }
 
-    /// One bucket in place of children that hold next to nothing.
+    /// Joins the children into one bucket if they hold next to nothing.
     fn join(children: &[Node<T>; WIDTH]) -> Option<Node<T>> {
         let mut joined = 0;
         for child in children {
@@ -327,8 +330,8 @@ mod tests {
 
     use super::*;
 
-    /// Hashes as bad as they get: many names with one hash, and hashes that differ in few bits at
-    /// either end, so that buckets split to the very bottom.
+    /// The worst hashes: many names with one hash, and hashes that differ in few bits at either
+    /// end, so that buckets split down to the last level.
     fn bad_hash(name: u16) -> u64 {
         let name = u64::from(name);
         match name % 4 {
@@ -357,7 +360,7 @@ mod tests {
     }
 
     proptest! {
-        /// Batches of any size against a map, and the version before each stays what it was.
+        /// Compares batches of any size with a map. The version before each batch stays as it was.
         #[test]
         fn is_a_map(
             batches in vec(btree_map(0..2000_u16, option::of(any::<u32>()), 0..300), 1..8)

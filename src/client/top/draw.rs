@@ -20,11 +20,11 @@ use super::model::{Pane, Screen};
 use crate::client::print::counted;
 use styles::{ALARM, FAINT, STRONG};
 
-/// Shards are shown side by side, each so wide.
+/// Columns of one shard; shards are shown side by side.
 const SHARD_COLUMNS: u16 = 38;
 const SHARD_ROWS_MAX: u16 = 4;
 const GAUGE_CELLS: usize = 10;
-/// Below it, hosts matter more than shards and history.
+/// Rows from which on shards and history are shown; with fewer, hosts need the room.
 const ROWS_FOR_ALL: u16 = 14;
 /// Rows from which on the plot is higher and has a scale of time.
 const ROWS_FOR_TIME: u16 = 20;
@@ -68,13 +68,13 @@ impl Places {
         Places { title, totals, state, plot, shards, main, side, keys }
     }
 
-    /// Number of hosts that fit below the heads of the columns.
+    /// Number of hosts that fit below the titles of the columns.
     pub fn rows(&self) -> usize {
         self.main.height.saturating_sub(1).into()
     }
 }
 
-/// Draws all of it.
+/// Draws the whole screen.
 pub fn draw(frame: &mut Frame<'_>, screen: &Screen) {
     let places = Places::of(frame.area(), screen.traffic.shards.len());
     frame.render_widget(title(screen), places.title);
@@ -147,7 +147,7 @@ fn shards(screen: &Screen, place: Rect) -> Paragraph<'static> {
 }
 
 fn gauge(index: usize, shard: &Shard) -> [Span<'static>; 4] {
-    // Full is only what is full.
+    // Rounded down: only a shard that is busy all the time has a full gauge.
     let full = (shard.busy * GAUGE_CELLS as f64) as usize;
     let colour = match shard.busy {
         busy if busy < 0.7 => Color::Green,

@@ -1,5 +1,6 @@
-//! Figures that `top` shows, read from what the daemon says: missing or odd members count as
-//! nothing, so an older or a newer daemon is shown as far as it is understood.
+//! Figures that `top` shows, read from the daemon's JSON. Members that are missing or of another
+//! form count as 0 or empty, so the figures of an older or newer daemon are shown as far as they
+//! are understood.
 
 use serde_json::Value;
 
@@ -10,7 +11,7 @@ use crate::client::print::{action, backends, counted, plain};
 pub struct Host {
     pub name: String,
     pub requests_rate: f64,
-    /// 5xx and failures of our own, per second.
+    /// 5xx responses, and failures of the daemon itself, per second.
     pub errors_rate: f64,
     /// Requests per second that limits turn away.
     pub limited_rate: f64,
@@ -99,12 +100,13 @@ pub struct Backend {
     pub idle: u64,
     pub failures: u64,
     pub requests_rate: f64,
-    /// Requests per second that end with a 5xx, or by the fault of the backend without one.
+    /// Requests per second that end with a 5xx, or that fail without one by the fault of the
+    /// backend.
     pub errors_rate: f64,
     /// Seconds from the end of a sent request to the head of its response: the 50th and the 95th
     /// percentile of the last minute.
     pub latency: [Option<f64>; 2],
-    /// Checks that fail, each with the rules that go by it.
+    /// Checks that fail, each with the rules that use it.
     failed_checks: Vec<(Vec<String>, Backend)>,
 }
 
@@ -128,8 +130,8 @@ impl Backend {
         }
     }
 
-    /// Finds what keeps requests of a rule from the backend. Checks are of rules: an address may be
-    /// down for one rule and up for another.
+    /// Finds the reason why requests of a rule do not go to the backend. Each rule may have checks
+    /// of its own: an address may be down for one rule and up for another.
     pub fn trouble(&self, rule: &str) -> Option<&Backend> {
         if self.is_bad() {
             return Some(self);
@@ -167,7 +169,7 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// `None` where there is no fleet.
+    /// Reads a fleet; `None` if there is none.
     pub fn of(value: &Value) -> Option<Fleet> {
         let nodes = value.get("nodes")?.as_object()?;
         let sequence = count(value, "sequence");
@@ -221,22 +223,23 @@ impl ChangeLine {
     }
 }
 
-/// A host that is looked at closely.
+/// A host that is opened, with its rule and its changes.
 #[derive(Clone, Default, PartialEq, Debug)]
 pub struct Close {
     pub host: Host,
-    /// The rule of the host in short; empty where it has none of its own.
+    /// The rule of the host in short; empty if the host has no rule of its own.
     pub rule: String,
     pub action: String,
-    /// Addresses of the backends of its rule, or of the one that a held host has left.
+    /// Addresses of the backends of its rule or, for a held host, of the rule that stood before.
     pub targets: Vec<String>,
     pub changes: Vec<ChangeLine>,
-    /// Why the changes are not known, where they are not.
+    /// Why the changes are not known, if they are not.
     pub unknown: Option<String>,
 }
 
 impl Close {
-    /// `which` is what a request for the host would meet; `null` where that is not known.
+    /// Reads a host. `which` is what a request for the host would meet; `null` if that is not
+    /// known.
     pub fn of(name: &str, rule: &Value, stats: &Value, which: &Value) -> Close {
         let met = list(which, "backends").filter_map(|met| {
             ["address", "backend"].into_iter().find_map(|name| met.get(name)?.as_str())

@@ -1,6 +1,6 @@
 //! Numbers in few columns.
 
-/// Three figures and a magnitude: 0, 0.4, 12.3, 123, 1.2k, 12.3M.
+/// Writes three figures and a magnitude: 0, 0.4, 12.3, 123, 1.2k, 12.3M.
 pub fn figure(value: f64) -> String {
     scaled(value, 1000.0, &["", "k", "M", "G", "T", "P"])
 }
@@ -22,7 +22,7 @@ fn scaled(mut value: f64, step: f64, units: &[&str]) -> String {
     format!("{text}{}", units[at])
 }
 
-/// A count in full while it is short.
+/// Writes a count in full while it is short.
 pub fn number(count: u64) -> String {
     if count < 100_000 { count.to_string() } else { figure(count as f64) }
 }
@@ -38,7 +38,7 @@ pub fn duration(seconds: Option<f64>) -> String {
     }
 }
 
-/// Cut so that one sees it.
+/// Cuts a text so that one sees the cut.
 pub fn cut(text: &str, columns: usize) -> String {
     if text.chars().count() <= columns {
         return text.to_owned();

@@ -1,5 +1,5 @@
-//! `top`: hosts, backends and what is wrong with them, live. This file owns the terminal; what is
-//! known is in `model`, what is asked beside the stream of events in `poll`, and how it looks in
+//! `top`: hosts, backends and what is wrong with them, live. This file owns the terminal. The state
+//! is in `model`, the questions beside the stream of events are in `poll`, and the drawing is in
 //! `draw`.
 
 mod draw;
@@ -25,7 +25,7 @@ use model::{Answered, Flow, Screen, Wanted};
 
 pub use model::{Condition, Sort};
 
-/// Typed faster than drawn; beyond it the typist is made to wait.
+/// Most inputs that wait to be handled; reading the terminal pauses until there is room.
 const INPUTS_MAX: usize = 64;
 /// Answers read ahead of the screen.
 const ANSWERS_MAX: usize = 8;
@@ -54,7 +54,7 @@ pub async fn run(
         let why = "top needs a terminal; top --json prints a snapshot each second";
         return Err(Failure::Other(why.to_owned()));
     }
-    // What can't be reached is said before the screen is taken.
+    // Connect before the terminal is taken over: an error is then printed as usual.
     let news = feed::open(api, &query).await?;
     let signals =
         TerminalSignals::new().map_err(|error| Failure::Other(format!("signals: {error}")))?;
@@ -65,7 +65,7 @@ pub async fn run(
     tokio::spawn(poll::run(api.clone(), asked, teller));
     let mut view = View::open(screen, wanted).map_err(Failure::of_output)?;
     let done = view.show(news, answers, signals).await;
-    // The screen is given back before anything is said on it.
+    // Restore the terminal before anything is printed on it.
     drop(view);
     done
 }
@@ -95,7 +95,7 @@ impl TerminalSignals {
     }
 }
 
-/// The terminal while it is ours.
+/// The terminal, while `top` owns it.
 struct View {
     terminal: DefaultTerminal,
     screen: Screen,
@@ -104,9 +104,9 @@ struct View {
 
 impl View {
     fn open(screen: Screen, wanted: watch::Sender<Wanted>) -> io::Result<View> {
-        // Gives the terminal back on a panic, too.
+        // `try_init` also restores the terminal on a panic.
         let terminal = ratatui::try_init().inspect_err(|_| {
-            // It may be half taken.
+            // The terminal may be half set up.
             let _ = ratatui::try_restore();
         })?;
         Ok(View { terminal, screen, wanted })
@@ -171,12 +171,14 @@ impl View {
 
 impl Drop for View {
     fn drop(&mut self) {
-        // Nothing can be done, or said, when it does not take it back.
+        // If the terminal can't be restored, nothing can be done about it, and no message can be
+        // shown.
         let _ = ratatui::try_restore();
     }
 }
 
-/// Keys and changes of size. Reading them blocks, so it has a thread, which ends with the program.
+/// Reads keys and changes of the terminal's size. Reading blocks, so it has a thread of its own,
+/// which ends with the program.
 fn inputs() -> mpsc::Receiver<Input> {
     let (sender, receiver) = mpsc::channel(INPUTS_MAX);
     std::thread::spawn(move || {

@@ -1,5 +1,5 @@
-//! State of `top`, as keys and events change it. No terminal and no clock: events, answers and keys
-//! go in, the drawing reads it.
+//! State of `top`. Events, answers and keys change it, and `draw` reads it. It uses neither a
+//! terminal nor a clock.
 
 use std::cmp::Reverse;
 use std::collections::VecDeque;
@@ -59,7 +59,8 @@ impl Sort {
 
     /// Rank of a host among those of a `traffic` event, for a daemon that does not sort.
     fn rank(self, host: &Host) -> Reverse<u64> {
-        // As fine as it is shown, so that rows of equal figures keep still.
+        // Rates are compared as precisely as they are shown, so that rows of equal figures keep
+        // their order.
         let tenths = |rate: f64| (rate * 10.0) as u64;
         Reverse(match self {
             Sort::Requests => tenths(host.requests_rate),
@@ -100,13 +101,13 @@ impl Condition {
         found.map_or("failing", |(_, word)| word)
     }
 
-    /// The condition behind this one; `None`: all hosts.
+    /// The condition after this one; `None`: all hosts.
     fn next(only: Option<Condition>) -> Option<Condition> {
         let at = Condition::ALL.iter().position(|(condition, _)| Some(*condition) == only);
         Condition::ALL.get(at.map_or(0, |at| at + 1)).map(|(condition, _)| *condition)
     }
 
-    /// Whether a host of a `traffic` event is in this condition, as far as that tells.
+    /// Whether a host of a `traffic` event is in this condition, as far as the event shows.
     fn holds(self, host: &Host) -> bool {
         match self {
             Condition::Failing => 0.0 < host.errors_rate,
@@ -124,7 +125,7 @@ pub enum Flow {
     Quit,
 }
 
-/// Part of the screen that arrow keys scroll; a terminal that is not wide shows only that.
+/// Part of the screen that arrow keys scroll; a terminal that is not wide shows only this part.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Pane {
     Hosts,
@@ -138,7 +139,7 @@ pub struct Wanted {
     pub search: String,
     pub only: Option<Condition>,
     pub limit: u32,
-    /// The host that is looked at closely.
+    /// The host that is opened.
     pub close: Option<String>,
 }
 
@@ -149,7 +150,7 @@ pub enum Answered {
     Backends(Vec<Backend>),
     Fleet(Option<Fleet>),
     Close(Box<Close>),
-    /// Requests per second before `top` began, the newest in front.
+    /// Requests per second before `top` began, the newest first.
     Past(Vec<u64>),
 }
 
@@ -165,11 +166,11 @@ pub struct Screen {
     pub backends: Vec<Backend>,
     pub fleet: Option<Fleet>,
     pub close: Option<Close>,
-    /// Requests per second, the newest in front.
+    /// Requests per second, the newest first.
     pub history: VecDeque<u64>,
     /// Errors of all hosts per second.
     pub errors_rate: f64,
-    /// Time and sum of 5xx of the `traffic` event before.
+    /// Time and sum of 5xx of the previous `traffic` event.
     before: Option<(f64, u64)>,
     /// Why there is no connection, while there is none.
     pub lost: Option<String>,
@@ -223,7 +224,7 @@ impl Screen {
         }
     }
 
-    /// Says what is asked of the daemon for what is shown.
+    /// Returns the questions to the daemon for what is shown.
     pub fn wanted(&self) -> Wanted {
         Wanted {
             sort: self.sort,
@@ -234,7 +235,7 @@ impl Screen {
         }
     }
 
-    /// Takes an event. While paused, what is shown stays; the history goes on.
+    /// Takes an event. While paused, the view does not change, but the history goes on.
     pub fn take(&mut self, event: &Event) {
         let value: Value = serde_json::from_str(&event.data).unwrap_or_default();
         match event.kind.as_str() {
@@ -257,7 +258,7 @@ impl Screen {
         }
     }
 
-    /// Returns the errors per second: as the daemon says, or by the sums of 5xx.
+    /// Returns the errors per second: the daemon's figure, or one calculated from the sums of 5xx.
     fn errors_of(&mut self, event: &Value) -> f64 {
         let totals = event.get("totals").unwrap_or(&Value::Null);
         let sum = totals.get("answers").map_or(0, |answers| count(answers, "5xx"));
@@ -270,7 +271,7 @@ impl Screen {
         }
     }
 
-    /// Takes the answer to a question. While paused, what is shown stays.
+    /// Takes the answer to a question. While paused, the view does not change.
     pub fn learn(&mut self, answered: Answered) {
         match answered {
             Answered::Past(past) => {
@@ -298,7 +299,8 @@ impl Screen {
 
     /// The hosts to show, in order.
     pub fn hosts(&self) -> Vec<&Host> {
-        // The daemon's search knows backends and actions, too; while it is typed, names are enough.
+        // The daemon's search also looks at backends and actions. While a filter is typed, names
+        // are enough.
         let is_asked = self.sorted.is_some() && !self.typing;
         let is_sorted = self.sorted.is_some();
         let is_among = |host: &Host| is_sorted || self.only.is_none_or(|only| only.holds(host));
@@ -327,7 +329,7 @@ impl Screen {
         }
     }
 
-    /// Says how many rows fit; the chosen one is among them, and the last page stays full.
+    /// Sets how many rows fit. The chosen row stays among them, and the last page stays full.
     pub fn fit(&mut self, rows: usize) {
         self.page = rows.max(1);
         let count = self.hosts().len();
@@ -386,7 +388,7 @@ impl Screen {
 
     fn show_only(&mut self, only: Option<Condition>) {
         self.only = only;
-        // The hosts in order are those of the condition before.
+        // The sorted hosts are those of the previous condition.
         self.sorted = None;
         self.begin_anew();
     }
@@ -415,7 +417,7 @@ impl Screen {
         self.followed = self.hosts().get(self.chosen).map(|host| host.name.clone());
     }
 
-    /// Opens the chosen host with what is known of it already.
+    /// Opens the chosen host, and shows the data that is already known of it.
     fn open(&mut self) {
         let Some(host) = self.hosts().get(self.chosen).map(|host| (*host).clone()) else { return };
         self.followed = Some(host.name.clone());

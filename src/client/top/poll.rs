@@ -1,5 +1,5 @@
-//! Questions that `top` asks again and again beside the stream of events: hosts in the order that
-//! the daemon knows over all of them, backends, the fleet, and the host that is looked at.
+//! Requests that `top` repeats beside the stream of events: hosts in the order of the daemon, which
+//! knows all of them; backends; the fleet; and the host that is opened.
 
 use std::time::Duration;
 
@@ -16,17 +16,17 @@ use crate::client::request::{Api, Ask, encoded};
 
 /// Pause between two rounds of questions.
 const PAUSE: Duration = Duration::from_secs(1);
-/// The fleet is asked for in each round of so many.
+/// Rounds of questions for each question about the fleet.
 const ROUNDS_PER_FLEET: u64 = 5;
 const CHANGES_SHOWN: usize = 20;
-/// Longest step of a history that is believed.
+/// Longest plausible step of a history, in seconds.
 const STEP_SECONDS_MAX: u64 = 60;
 
 /// Error of a poll whose answers are no longer read.
 struct Unread;
 
-/// Asks until nobody wants it any more. What can't be answered is left out: the stream of events
-/// says when there is no daemon.
+/// Asks until the answers are no longer read. Questions that can't be answered are skipped: the
+/// stream of events shows if there is no daemon.
 pub async fn run(api: Api, mut wanted: watch::Receiver<Wanted>, answers: mpsc::Sender<Answered>) {
     let mut asker = Asker { api, answers, sorts: true, has_fleet: true, has_changes: true };
     if asker.past().await.is_err() {
@@ -70,7 +70,7 @@ impl Asker {
         self.answers.send(answered).await.map_err(|_| Unread)
     }
 
-    /// Asks for the hour before: the plot does not begin empty.
+    /// Asks for the history before now, so that the plot does not begin empty.
     async fn past(&self) -> Result<(), Unread> {
         let Some(past) = self.value("/history/".to_owned()).await else { return Ok(()) };
         let step = past.get("step").and_then(Value::as_u64).unwrap_or(0).min(STEP_SECONDS_MAX);
@@ -149,7 +149,7 @@ impl Asker {
     }
 }
 
-/// Whether the daemon does not know what was asked.
+/// Whether the daemon does not know the question.
 fn is_unknown(error: &RequestError) -> bool {
     const UNKNOWN: [StatusCode; 2] = [StatusCode::BAD_REQUEST, StatusCode::NOT_FOUND];
     matches!(error, RequestError::Refused { status, .. } if UNKNOWN.contains(status))

@@ -98,7 +98,7 @@ fn a_torn_batch_is_dropped() {
         (&batch[first..], 2),
         (&zeros, 2),
         (&[&zeros[..], b"\n\n"].concat(), 2),
-        // What a file of old left on the disk.
+        // Remains of an old file on the disk.
         (&[&batch[..10], b"\n", &line(7, 1)].concat(), 2),
         (&line(2, 1), 2),
     ] {
@@ -132,7 +132,7 @@ fn damage_to_what_was_acknowledged_is_an_error() {
         (vec![], [bad(1, 0), line(2, 1)].concat(), JournalFile::Current, 1),
         (vec![], [line(1, 0), bad(2, 1), line(3, 1), line(4, 3)].concat(), JournalFile::Current, 2),
         (vec![], [line(1, 0), bad(2, 1), bad(3, 2), line(4, 2)].concat(), JournalFile::Current, 2),
-        // The line end is what was damaged.
+        // The line end is what is damaged.
         (vec![], [merged(1, 0), line(2, 1)].concat(), JournalFile::Current, 1),
         (vec![], [line(1, 0), line(3, 2)].concat(), JournalFile::Current, 2),
         (vec![], line(2, 1), JournalFile::Current, 1),
@@ -160,7 +160,7 @@ fn damage_in_what_the_state_file_has_is_harmless() {
         (2, [line(1, 0), bad.clone()].concat(), vec![], 2, 0),
         (2, [line(1, 0), bad.clone()].concat(), line(3, 2), 3, line(3, 2).len()),
         (1, vec![0; 30], line(2, 1), 2, line(2, 1).len()),
-        // The end of a commit that failed, and of which the state file took the number.
+        // The end of a commit that failed; the state file took its number.
         (2, vec![], [line(1, 0), bad.clone()].concat(), 2, line(1, 0).len()),
     ] {
         let replayed = replay(covered, &folding, &current).expect("harmless");

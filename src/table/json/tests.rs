@@ -1,4 +1,4 @@
-//! An accepted argument means what it says; a refused one is refused by name.
+//! Checks that accepted arguments take effect, and that an error names the argument it refuses.
 
 use std::time::Duration;
 

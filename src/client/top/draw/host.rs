@@ -1,4 +1,4 @@
-//! One host, looked at closely: its rule, how it answers, what is wrong, and who changed it.
+//! View of one host: its rule, its responses, what is wrong, and who changed it.
 
 use ratatui::Frame;
 use ratatui::layout::Rect;
@@ -70,12 +70,12 @@ fn classes(close: &Close) -> String {
         .join(", ")
 }
 
-/// Backends of the rule, as they are known; a target by name is known by its addresses.
+/// The known backends of the rule. A backend given by name is found by its addresses.
 fn known<'b>(close: &Close, backends: &'b [Backend]) -> Vec<&'b Backend> {
     backends.iter().filter(|backend| close.targets.contains(&backend.address)).collect()
 }
 
-/// Reasons why the host is not well, the first being the one to look at first.
+/// Reasons why the host is not well, the most important one first.
 fn causes(close: &Close, backends: &[Backend]) -> Vec<(String, ratatui::style::Style)> {
     let host = &close.host;
     let mut causes = Vec::new();

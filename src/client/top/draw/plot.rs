@@ -10,9 +10,9 @@ use crate::client::top::format::figure;
 use crate::client::top::model::Screen;
 
 const SCALE_COLUMNS: u16 = 7;
-/// A mark of the scale of time stands each so many columns, which are seconds.
+/// Columns between two marks of the scale of time; a column is a second.
 const MARK_COLUMNS: usize = 30;
-/// Rows from which on there is a scale of time.
+/// Rows of the plot from which on it has a scale of time.
 const ROWS_FOR_TIME: u16 = 4;
 
 pub fn draw(frame: &mut Frame<'_>, screen: &Screen, place: Rect) {
@@ -45,7 +45,8 @@ fn label(value: f64) -> Line<'static> {
     Line::styled(format!("{:>width$} ┤", figure(value)), FAINT)
 }
 
-/// The next of 1, 2, 5, 10, 20 and so on: the scale keeps still while the peak moves a little.
+/// Rounds up to the next of 1, 2, 5, 10, 20 and so on, so that the scale does not change while the
+/// peak moves a little.
 fn above(peak: u64) -> u64 {
     let mut magnitude = 1_u64;
     loop {

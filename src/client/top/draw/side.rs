@@ -1,5 +1,5 @@
-//! Backends and the nodes of a fleet: beside the hosts where the terminal is wide, or in their
-//! place.
+//! Backends and the nodes of a fleet. They stand beside the hosts if the terminal is wide,
+//! otherwise in place of them.
 
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
@@ -14,10 +14,10 @@ use crate::client::top::figures::{Backend, Fleet, Node};
 use crate::client::top::format::{cut, duration, figure, number};
 use crate::client::top::model::Screen;
 
-/// A column: its title, its width, and its cell of a backend.
+/// A column: its title, its width, and the text of its cell for a backend.
 type BackendColumn = (&'static str, usize, fn(&Backend) -> String);
 
-/// Columns of a backend behind its address and state.
+/// Columns to the right of a backend's address and state.
 const COLUMNS: &[BackendColumn] = &[
     ("REQ/S", 7, |backend| figure(backend.requests_rate)),
     ("ERR/S", 7, |backend| figure(backend.errors_rate)),
@@ -28,7 +28,7 @@ const COLUMNS: &[BackendColumn] = &[
 ];
 const STATE_COLUMNS: usize = 12;
 const ADDRESS_COLUMNS_MIN: usize = 18;
-/// Seconds without a word after which a node counts as silent; a node says something each 2 s.
+/// Seconds without a report after which a node counts as silent. A node reports every 2 s.
 const SILENT_AFTER: f64 = 10.0;
 
 /// Draws the column beside the hosts.
@@ -94,14 +94,14 @@ pub fn style(state: &str) -> Style {
     }
 }
 
-/// Says since when a backend is as it is, and why.
+/// Says since when a backend has been in its state, and why.
 pub fn why(backend: &Backend) -> String {
     let since = backend.since.map(|at| format!("since {}", moment(at as f64)));
     let reason = Some(backend.reason.clone()).filter(|reason| !reason.is_empty());
     [since, reason].into_iter().flatten().collect::<Vec<_>>().join(": ")
 }
 
-/// State of a node in a word, with the style that it deserves.
+/// State of a node in a word, with its style.
 fn state(node: &Node) -> (String, Style) {
     match node {
         node if SILENT_AFTER < node.age => (format!("silent {:.0}s", node.age), ALARM),

@@ -11,15 +11,15 @@ use crate::client::top::figures::Host;
 use crate::client::top::format::{bytes, cut, duration, figure, number};
 use crate::client::top::model::{Screen, Sort};
 
-/// Names get what the figures leave, but no less.
+/// Fewest columns for a name, which gets the width that the figures leave.
 const NAME_COLUMNS_MIN: u16 = 24;
 
-/// A column behind the name.
+/// A column to the right of the name.
 struct Column {
     title: &'static str,
     columns: u16,
     sort: Option<Sort>,
-    /// The style of what is not nothing.
+    /// Style of a value other than 0 or none.
     style: Style,
     cell: fn(&Host) -> String,
 }
@@ -33,8 +33,8 @@ const fn column(
     Column { title, columns, sort, style: Style::new(), cell }
 }
 
-/// Columns in the order of their worth: a narrow terminal lacks the last ones, but for the one that
-/// hosts are ordered by.
+/// Columns, the most important ones first. A narrow terminal leaves out the last ones, except the
+/// one by which hosts are ordered.
 const COLUMNS: &[Column] = &[
     column("REQ/S", 8, Some(Sort::Requests), |host| figure(host.requests_rate)),
     Column {
@@ -59,7 +59,7 @@ const COLUMNS: &[Column] = &[
     column("2XX", 7, None, |host| number(host.answers[0])),
 ];
 
-/// Draws the heads of the columns, and the rows that fit.
+/// Draws the titles of the columns, and the rows that fit.
 pub fn draw(frame: &mut Frame<'_>, screen: &Screen, place: Rect) {
     let (columns, name) = columns_for(place.width, screen.sort);
     let hosts = screen.hosts();

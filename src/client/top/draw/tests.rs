@@ -97,7 +97,7 @@ q quit   ? help   ↑↓ Enter open   s sort   / searc";
     expect(&mut screen(), 50, 8, expected);
 }
 
-/// A screen as a daemon fills it that knows orders, changes and a fleet.
+/// A screen with the data of a daemon that has orders, changes and a fleet.
 fn night() -> Screen {
     let mut screen = screen();
     let host = |name: &str, value: Value| Host::of(name, &value);
@@ -289,7 +289,8 @@ fn the_last_line_tells_keys_and_filter() {
     assert!(last(KeyCode::Char('f')).contains("only failing hosts (f: others)"));
 }
 
-/// A narrow terminal has the column that hosts are ordered by, in the place of its last one.
+/// Checks that a narrow terminal shows the column by which hosts are ordered, in place of the last
+/// one.
 #[test]
 fn column_of_the_order_is_never_left_out() {
     let mut screen = screen();

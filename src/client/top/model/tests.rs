@@ -1,4 +1,4 @@
-//! Keys, events and answers, and what they make of the screen.
+//! Keys, events and answers, and how they change the screen.
 
 use serde_json::json;
 
@@ -93,7 +93,8 @@ fn the_order_of_the_daemon_is_kept() {
     let hosts = ["z.com", "a.com", "m.com"].map(|name| host(name, json!({})));
     screen.learn(Answered::Hosts(hosts.to_vec()));
     assert_eq!(names(&screen), ["z.com", "a.com", "m.com"]);
-    // What the daemon found by more than the name stays; while typed, names are filtered at once.
+    // Hosts that the daemon found by something else than their name stay. While a filter is typed,
+    // names are filtered at once.
     for c in ['/', 'm'] {
         press(&mut screen, KeyCode::Char(c));
     }
@@ -121,7 +122,7 @@ fn a_key_shows_the_hosts_in_one_condition() {
     let expected = [None, Some("failing"), Some("held"), Some("down"), Some("limited"), None];
     assert_eq!(words, expected);
     assert_eq!(screen.chosen, 0);
-    // Until the daemon has answered, those are shown of which it is known.
+    // Until the daemon has answered, only hosts are shown that a `traffic` event says are failing.
     press(&mut screen, KeyCode::Char('f'));
     assert!(names(&screen).is_empty());
     screen.take(&traffic(&json!({"busiest": [
