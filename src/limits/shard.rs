@@ -43,7 +43,7 @@ pub const SHED_LINGERING_MAX: usize = 64;
 pub const TAKEN_LOOK: Duration = Duration::from_millis(20);
 /// Bodies with at least this much to come are spliced, smaller ones copied. Measured, splicing
 /// against copying, CPU per request at 32 connections: 64 KiB 31.8 and 37.8 µs, 128 KiB 40 and 62,
-/// 512 KiB 124 and 198. Bytes that come with the head (up to 16 KiB) are copied, unless the
+/// 512 KiB 124 and 198. Bytes that come with the head (up to 20 KiB) are copied, unless the
 /// response before was as large.
 pub const SPLICE_BYTES_MIN: u64 = 32 * 1024;
 /// Bytes that one direction may splice before other tasks have their turn, where both sides are
