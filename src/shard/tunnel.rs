@@ -17,8 +17,8 @@ use super::tally::Meter;
 use crate::limits;
 use crate::ring::{Deadline, Pipe, RecvBuf, Ring, SendBuf, Stream};
 
-/// Runs [`begin`] and [`relay`]. Both sides may be silent for `timeout`; `None`: for the key's
-/// time.
+/// Runs [`begin`] and [`relay`]. Both sides may be silent for `timeout`; `None`: for the time of
+/// the key `timeout_tunnel`.
 pub(super) async fn run(
     side: &mut ClientSide,
     lease: &Lease,
