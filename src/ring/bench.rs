@@ -1,4 +1,4 @@
-//! Messages there and back over loopback, both ends on one ring: for `bench/ring.rs` alone.
+//! Messages there and back over loopback, both ends on one ring; used by `bench/ring.rs` alone.
 //!
 //! The executor is set up as a shard's, and the driver is the one that shards run. With both ends
 //! on one thread no other thread's wake-up is measured, so the figure is the cost of the ring, its
@@ -14,8 +14,8 @@ use super::{Deadline, Ring, SendBuf, Stream, drive};
 
 const WAIT: Duration = Duration::from_secs(30);
 
-/// Sends `each` messages on each of `pairs` connections, all at a time, and has them echoed.
-/// Returns the time taken, without the set-up. Every byte that comes back is compared.
+/// Sends `each` messages on each of `pairs` connections, on all at the same time, and has them
+/// echoed. Returns the time taken, without the set-up. Every byte that comes back is compared.
 ///
 /// # Panics
 /// Where the kernel refuses a ring or sockets, or a message does not come back as it was.

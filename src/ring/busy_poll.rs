@@ -12,8 +12,8 @@ use io_uring::IoUring;
 use super::probe;
 use crate::limits;
 
-/// `struct io_uring_napi` of Linux 6.9; later kernels have a use for the middle of it, where zeros
-/// mean what 6.9 did.
+/// `struct io_uring_napi` of Linux 6.9. Later kernels use the middle of it, where zeros mean what
+/// 6.9 did.
 #[repr(C)]
 #[derive(Default)]
 struct Napi {
@@ -26,13 +26,14 @@ struct Napi {
 /// `IORING_REGISTER_NAPI`, which the crate io-uring does not have.
 const REGISTER_NAPI: libc::c_uint = 27;
 
-/// Tries it on a ring as a shard would have. The error says what is missing.
+/// Tries busy polling on a ring as a shard would have. The error says what is missing.
 pub(crate) fn probe_busy_poll(time: Duration) -> Result<(), String> {
     let ring = probe::build(limits::RING_ENTRIES).map_err(|error| probe::explain(&error))?;
     register(&ring, time).map_err(|error| explain(&error))
 }
 
-/// Has the waits of a ring begin with so much polling. Only the ring's own thread may ask for it.
+/// Makes the waits of a ring begin with this much polling. Only the ring's own thread may ask for
+/// it.
 pub(super) fn register(ring: &IoUring, time: Duration) -> io::Result<()> {
     let busy_poll_micros = time.as_micros().try_into().unwrap_or(u32::MAX);
     let mut napi = Napi { busy_poll_micros, ..Napi::default() };

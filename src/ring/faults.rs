@@ -1,6 +1,6 @@
 //! Faults on purpose, for tests, in builds with debug assertions only: now and then the ring is
-//! told that the kernel failed. `MANTRID_FAULTS="ONE_IN COUNT SEED"`: one call of each kind in so
-//! many, so many of each kind on each ring; the log says when a kind is used up.
+//! told that the kernel failed. `MANTRID_FAULTS="ONE_IN COUNT SEED"`: of the calls of each kind one
+//! in ONE_IN fails, COUNT of them at most on each ring; the log says when a kind is used up.
 //! `MANTRID_PANIC=TEXT`: the task that receives the text panics.
 //!
 //! Every fault tells the truth about what is lost: a receive whose bytes are gone fails for good,
@@ -30,14 +30,14 @@ pub(super) enum Call {
     Empty,
 }
 
-/// How many kinds there are.
+/// Number of kinds.
 const CALLS: usize = Call::Empty as usize + 1;
 
 pub(super) struct Faults {
     one_in: u64,
     left: [u64; CALLS],
     state: u64,
-    /// Text that makes the task panic that receives it.
+    /// Text at which the task that receives it panics.
     panic_at: Vec<u8>,
 }
 
@@ -66,7 +66,7 @@ impl Faults {
         self.state
     }
 
-    /// The errno that a call is to fail with.
+    /// The errno with which a call is to fail; `None`: it is made.
     #[inline]
     pub(super) fn draw(&mut self, call: Call) -> Option<i32> {
         if !cfg!(debug_assertions) || self.one_in == 0 {
@@ -87,7 +87,7 @@ impl Faults {
             Call::Connect => &[libc::ECONNREFUSED, libc::ETIMEDOUT, libc::EADDRNOTAVAIL],
             Call::Accept => &[libc::EMFILE, libc::ECONNABORTED],
             Call::Poll | Call::Postponed | Call::Wake => &[libc::ENOMEM, libc::ECANCELED],
-            // The kernel closes all the same.
+            // The kernel closes the descriptor all the same.
             Call::Close => &[libc::EIO, libc::EINTR],
             Call::Enter => &[libc::EINTR, libc::EAGAIN, libc::EBUSY],
             Call::Socket | Call::Pipe => &[libc::EMFILE, libc::ENFILE],
@@ -105,7 +105,7 @@ impl Faults {
             return result;
         }
         let call = match op {
-            // The kernel never reports an error and goes on.
+            // The kernel never reports an error of a receive that goes on.
             Op::Recv if !more && 0 < result => Call::Recv,
             Op::Send => Call::Send,
             Op::Connect => Call::Connect,
@@ -115,7 +115,7 @@ impl Faults {
             Op::Rearm | Op::Resend => Call::Postponed,
             Op::Close => Call::Close,
             Op::Wake => Call::Wake,
-            // A cancel that failed would be a lie: the receive may be gone.
+            // A cancel that fails would not tell the truth: the receive may be gone.
             Op::Recv | Op::Cancel => return result,
         };
         let Some(errno) = self.draw(call) else { return result };
@@ -125,7 +125,7 @@ impl Faults {
         -errno
     }
 
-    /// How many of these bytes the kernel is offered.
+    /// How many of these bytes are offered to the kernel.
     #[inline]
     pub(super) fn shorten(&mut self, bytes: usize) -> usize {
         match self.draw(Call::ShortSend) {
@@ -134,7 +134,7 @@ impl Faults {
         }
     }
 
-    /// Panics where a test asks for it.
+    /// Panics if the bytes contain the text that a test has set.
     #[inline]
     pub(super) fn look(&self, received: &[u8]) {
         if cfg!(debug_assertions) && !self.panic_at.is_empty() {

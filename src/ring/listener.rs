@@ -1,7 +1,7 @@
 //! A listening socket: multishot accept (Linux 5.19), one submission for all connections that come.
 //!
-//! Accept ends on errors. When descriptors run out (EMFILE, ENFILE) or memory does, taking it up
-//! again at once would spin: the caller pauses (as HAProxy and nginx do) and calls
+//! Accept ends on errors. If descriptors (EMFILE, ENFILE) or memory have run out, starting it again
+//! at once would spin: the caller pauses (as HAProxy and nginx do) and then calls
 //! [`Listener::accept`] again.
 
 use std::collections::VecDeque;
@@ -44,7 +44,7 @@ impl Listener {
         Listener { ring: ring.clone(), slot }
     }
 
-    /// The next connection, blocking mode, close-on-exec.
+    /// Accepts the next connection: blocking mode, close-on-exec.
     pub(crate) async fn accept(&self) -> io::Result<OwnedFd> {
         poll_fn(|cx| {
             let mut inner = self.ring.inner.borrow_mut();
@@ -70,9 +70,9 @@ impl Listener {
 }
 
 impl Listener {
-    /// Ends the accept in flight: from then on the ring takes no connection in. Connections that it
-    /// has taken in by then are to be had by [`ready`](Self::ready): closed unseen, they would be
-    /// reset.
+    /// Ends the accept in flight: from then on the ring accepts no connection. Connections that it
+    /// has accepted by then are returned by [`ready`](Self::ready): if they were closed unseen,
+    /// they would be reset.
     pub(crate) async fn stopped(&self) {
         let mut is_told = false;
         poll_fn(|cx| {
@@ -91,7 +91,7 @@ impl Listener {
         .await;
     }
 
-    /// The next connection that the ring has taken in already.
+    /// Returns the next connection that the ring has accepted already.
     pub(crate) fn ready(&self) -> Option<OwnedFd> {
         let mut inner = self.ring.inner.borrow_mut();
         let slot = inner.listener(self.slot);
@@ -102,8 +102,8 @@ impl Listener {
         slot.ready.pop_front()?.ok().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
     }
 
-    /// Accepts one waiting connection at once, past the ring: `WouldBlock` when none waits.
-    /// Meant for the last ones before closing, and for shedding when descriptors are short.
+    /// Accepts one waiting connection at once, without the ring: `WouldBlock` if none waits. Meant
+    /// for the last ones before closing, and for shedding when descriptors are short.
     pub(crate) fn accept_now(&self) -> io::Result<OwnedFd> {
         if let Some(socket) = self.ready() {
             return Ok(socket);
@@ -111,7 +111,7 @@ impl Listener {
         let fd = self.ring.inner.borrow().slots[self.slot].fd;
         // SAFETY: the listener's descriptor is closed only after this handle is dropped.
         let listener = unsafe { BorrowedFd::borrow_raw(fd) };
-        // Shards may share a socket: were the flag taken back by another in between, accept would
+        // Shards may share a socket: if another shard took the flag back in between, accept would
         // block.
         let _flag = OneAtATime::begin();
         rustix::fs::fcntl_setfl(listener, rustix::fs::OFlags::NONBLOCK)?;
@@ -121,8 +121,8 @@ impl Listener {
     }
 }
 
-/// One shard of the process at a time, for three system calls that do not wait; only while
-/// descriptors are short or the shard stops.
+/// Lock that one shard of the process holds at a time, for three system calls that do not wait.
+/// Used only while descriptors are short or the shard stops.
 struct OneAtATime;
 
 static IS_TAKEN: AtomicBool = AtomicBool::new(false);
@@ -173,11 +173,11 @@ impl Inner {
         let slot = self.listener(index);
         slot.armed = more;
         match result {
-            // The accept was told to stop; or another process that has the same socket had set it
-            // to non-blocking just then.
+            // The accept was cancelled; or another process that has the same socket had just set it
+            // to non-blocking.
             errno if [libc::ECANCELED, libc::EAGAIN].contains(&-errno) => {}
-            // The connection went before it was accepted: no error of ours, but multishot may have
-            // ended with it.
+            // The connection was gone before it was accepted: no error of ours, but multishot may
+            // have ended with it.
             errno if [libc::ECONNABORTED, libc::EINTR].contains(&-errno) => {}
             errno if errno < 0 => slot.ready.push_back(Err(errno)),
             fd => slot.ready.push_back(Ok(fd)),

@@ -29,8 +29,8 @@ impl Notify {
             state.is_set = true;
             std::mem::take(&mut state.waiting)
         };
-        // All of them: one may belong to a future that was dropped. The first to look takes the
-        // flag.
+        // Wakes all of them: one may belong to a future that was dropped. The first task that looks
+        // takes the flag.
         wakers.into_iter().for_each(|waker| self.ring.wake(Some(waker)));
     }
 

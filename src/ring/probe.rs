@@ -1,4 +1,4 @@
-//! The needs of the ring, tried once at start, and the message for a kernel that lacks one.
+//! Test of what the ring needs, made once at start, and the message for a kernel that lacks it.
 
 use std::io;
 
@@ -26,8 +26,8 @@ pub(crate) fn probe() -> Result<(), String> {
     enter(&mut ring).map_err(|error| explain_enter(&error))
 }
 
-/// Has the kernel do nothing, and say so: a seccomp filter may allow rings to be made and forbid
-/// their use.
+/// Has the kernel run an operation that does nothing: a seccomp filter may allow rings to be made
+/// and forbid their use.
 fn enter(ring: &mut IoUring) -> io::Result<()> {
     // SAFETY: an operation that does nothing refers to no memory.
     unsafe { run(ring, &opcode::Nop::new().build()) }.map(drop)

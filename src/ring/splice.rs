@@ -1,8 +1,8 @@
 //! `splice(2)`: bulk bytes from socket to socket through a pipe, without copying them.
 //!
-//! `IORING_OP_SPLICE` always goes to a worker thread, so this is the system call on sockets that
-//! are set to non-blocking and stay so, with readiness from a poll on the ring. Pipes come from a
-//! pool: making one and setting its size costs more than moving a megabyte.
+//! `IORING_OP_SPLICE` always runs on a thread of the kernel. So this is the plain system call, on
+//! sockets that are set to non-blocking and stay so; a poll on the ring reports readiness. Pipes
+//! come from a pool: making a pipe and setting its size costs more than moving a megabyte.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -39,7 +39,7 @@ pub(crate) enum Moved {
 }
 
 impl Pipe {
-    /// `None` when descriptors or pipe memory are short: copy instead.
+    /// Takes a pipe from the pool. `None`: descriptors or pipe memory are short, so copy instead.
     pub(crate) fn take(ring: &Rc<Ring>) -> Option<Pipe> {
         let mut inner = ring.inner.borrow_mut();
         if inner.faults.draw(Call::Pipe).is_some() {
@@ -60,8 +60,8 @@ impl Pipe {
         self.held
     }
 
-    /// Puts `bytes` in, behind what is there. `false`: they don't fit, and the pipe is of no use
-    /// any more.
+    /// Puts `bytes` into the pipe, behind those it holds. `false`: they don't fit, and the pipe is
+    /// of no use any more.
     pub(crate) fn put(&mut self, bytes: &[u8]) -> bool {
         let Some(pair) = &self.pair else { return false };
         let written = self.retry(Call::Fill, || rustix::io::write(&pair.write, bytes)).unwrap_or(0);
@@ -87,9 +87,9 @@ impl Pipe {
         }
     }
 
-    /// Moves what is inside to `target`, as far as it takes it. Without `SPLICE_F_MORE`, even while
-    /// more is to come: the flag keeps the last segment back for up to 200 ms if more is late, and
-    /// costs a fifth more for 1 MiB, measured.
+    /// Moves the pipe's bytes to `target`, as far as it takes them. `SPLICE_F_MORE` is not set,
+    /// even while more is to come: the flag keeps the last segment back for up to 200 ms if more is
+    /// late, and costs a fifth more for 1 MiB, measured.
     pub(crate) fn empty(&mut self, target: &Stream) -> io::Result<Moved> {
         let Some(pair) = &self.pair else { return Ok(Moved::Later) };
         let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
@@ -124,7 +124,8 @@ impl Drop for Pipe {
     fn drop(&mut self) {
         let mut inner = self.ring.inner.borrow_mut();
         inner.pipes_out -= 1;
-        // Bytes left inside belong to a connection that is gone: never to the next one.
+        // Bytes left inside belong to a connection that is gone: they must never reach the next
+        // one.
         if self.held == 0 && inner.pipes.len() < limits::PIPES_KEPT {
             inner.pipes.extend(self.pair.take());
         }
@@ -134,7 +135,8 @@ impl Drop for Pipe {
 impl PipePair {
     fn new() -> io::Result<PipePair> {
         let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
-        // Past `pipe-user-pages-soft` an ordinary user gets less than asked for: smaller then.
+        // Past `pipe-user-pages-soft` an ordinary user gets a smaller pipe than asked for: use
+        // that.
         let capacity = match rustix::pipe::fcntl_setpipe_size(&write, limits::PIPE_BYTES) {
             Ok(capacity) => capacity,
             Err(_) => rustix::pipe::fcntl_getpipe_size(&write)?,

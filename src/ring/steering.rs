@@ -26,7 +26,7 @@ pub(crate) fn steer(socket: impl AsFd, cpus: &[usize]) -> io::Result<()> {
     unsafe { set_option(socket, libc::SO_ATTACH_REUSEPORT_CBPF, &program) }
 }
 
-/// Leaves the choice of the socket to the kernel's hash again. Fails where nothing was steered.
+/// Leaves the choice of the socket to the kernel's hash again. Fails if nothing was steered.
 pub(crate) fn stop_steering(socket: impl AsFd) -> io::Result<()> {
     // SAFETY: the option takes an int, and ignores its value.
     unsafe { set_option(socket, libc::SO_DETACH_REUSEPORT_BPF, &0) }
@@ -49,11 +49,12 @@ unsafe fn set_option<Value>(socket: impl AsFd, option: c_int, value: &Value) -> 
     }
 }
 
-/// Returns the position of the current CPU in `cpus`, or an index past the end.
+/// Makes the program, which returns the position of the current CPU in `cpus`, or an index past the
+/// end.
 fn program(cpus: &[usize]) -> Vec<sock_filter> {
     let load = instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, CURRENT_CPU);
     let arms = cpus.iter().enumerate().flat_map(|(index, cpu)| {
-        // Skips the return unless it is this CPU.
+        // Skips the return unless the program runs on this CPU.
         let is_it = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
         let is_it = sock_filter { jf: 1, ..instruction(is_it, *cpu as u32) };
         [is_it, instruction(libc::BPF_RET | libc::BPF_K, index as u32)]
@@ -62,7 +63,7 @@ fn program(cpus: &[usize]) -> Vec<sock_filter> {
     std::iter::once(load).chain(arms).chain([otherwise]).collect()
 }
 
-/// Place from which a program loads the number of the CPU that it runs on.
+/// Offset from which a program loads the number of the CPU that it runs on.
 const CURRENT_CPU: u32 = (libc::SKF_AD_OFF + libc::SKF_AD_CPU) as u32;
 
 fn instruction(code: u32, k: u32) -> sock_filter {
@@ -73,7 +74,7 @@ fn instruction(code: u32, k: u32) -> sock_filter {
 mod tests {
     use super::*;
 
-    /// Runs a program on a CPU, as far as it has the three instructions that are expected.
+    /// Runs a program as CPU `cpu` would; knows only the three instructions that are expected.
     fn run(program: &[sock_filter], cpu: u32) -> u32 {
         let (mut accumulator, mut at) = (0, 0);
         loop {

@@ -76,7 +76,7 @@ fn name_of(stream: &Stream) -> String {
     format!("socket:[{}]", rustix::fs::fstat(stream.fd()).expect("fstat").st_ino)
 }
 
-/// The open descriptors by name. Other tests of this process have theirs among them.
+/// The open descriptors by name, with those of other tests of this process among them.
 fn open_descriptors() -> Vec<String> {
     std::fs::read_dir("/proc/self/fd")
         .expect("proc")
@@ -184,8 +184,8 @@ fn dropped_stream_gives_back_slot_buffer_and_descriptor() {
         settled(&ring, slots).await;
         let open = open_descriptors();
         assert!(names.iter().all(|name| !open.contains(name)), "descriptors leaked");
-        // Every buffer is with the kernel again: as many receives as there are buffers succeed
-        // without one that had to bring its own memory.
+        // Every buffer is with the kernel again: as many receives as there are buffers succeed, and
+        // none of them had to bring its own memory.
         let missed = ring.figures().buffers_missed;
         let mut streams = Vec::new();
         for _ in 0..limits::RECV_BUFFERS {
@@ -195,7 +195,7 @@ fn dropped_stream_gives_back_slot_buffer_and_descriptor() {
             streams.push((stream, far, buf));
         }
         assert_eq!(ring.figures().buffers_missed, missed, "buffers leaked");
-        // And one more finds none, and gets its bytes all the same.
+        // One more receive finds no buffer, and gets its bytes all the same.
         let (stream, mut far) = pair(&ring);
         far.write_all(b"own memory").expect("write");
         assert_eq!(&*stream.recv(&in_ten_seconds(&ring)).await.expect("bytes"), b"own memory");
@@ -230,7 +230,7 @@ fn connect_is_refused_and_accepted() {
         drop(listener);
         let refused = Stream::connect(&ring, &address.into(), &in_ten_seconds(&ring)).await;
         assert!(matches!(refused, Err(Abort::Io(_))));
-        // Dropped in the middle: the slot goes when the kernel is done with it.
+        // The connect is dropped in the middle: its slot goes when the kernel is done with it.
         {
             let unroutable: SocketAddr = "127.0.0.1:1".parse().expect("address");
             let unroutable = unroutable.into();
@@ -342,7 +342,7 @@ fn deadlines_come_in_order_and_can_move() {
         second.expired().await;
         assert!(Duration::from_millis(79) <= began.elapsed());
         assert!(poll_once(pin!(moved.expired())).is_pending());
-        // Earlier again, and never.
+        // The deadline is moved earlier again, and then cleared.
         moved.set(Duration::from_millis(1));
         moved.expired().await;
         assert!(began.elapsed() < Duration::from_millis(190));
@@ -373,14 +373,14 @@ fn flow_brings_all_in_order_and_stops_when_no_task_takes_it() {
         near.start_flow();
         near.arm();
         let deadline = in_ten_seconds(&ring);
-        // Small ones, taken as they come: one receive for all of them.
+        // Small messages, taken as they come: one receive for all of them.
         for byte in 0..20u8 {
             far.write_all(&[byte; 100]).expect("written");
             let got = near.recv(&deadline).await.expect("received");
             assert_eq!(&got[..], [byte; 100]);
             assert!(near.is_flowing());
         }
-        // More than any task takes: most of it has to stay in the kernel.
+        // More bytes than any task takes: most of them have to stay in the kernel.
         let sent: Vec<u8> = (0..4_000_000u32).map(|n| (n >> 4) as u8).collect();
         let writer = std::thread::spawn({
             let sent = sent.clone();
@@ -406,7 +406,7 @@ fn flow_brings_all_in_order_and_stops_when_no_task_takes_it() {
     });
 }
 
-/// Bytes that fill four small buffers, nearly, and fit into the window of a new connection.
+/// Bytes that nearly fill four small buffers, and fit into the window of a new connection.
 const FOUR_BUFFERS: usize = 60_000;
 
 #[test]
@@ -418,7 +418,7 @@ fn flow_of_one_peer_leaves_the_buffers_to_others() {
         let (near, mut far) = pair(&ring);
         let index = ring.inner.borrow().slots.iter().next().expect("its slot").0 as u32;
         far.write_all(&[b'x'; FOUR_BUFFERS]).expect("written");
-        // All of it lies there before the flow begins.
+        // All bytes lie there before the flow begins.
         while rustix::io::ioctl_fionread(near.fd()).expect("a count") < FOUR_BUFFERS as u64 {
             std::thread::yield_now();
         }
@@ -482,7 +482,7 @@ fn halted_flow_leaves_the_rest_to_others_and_loses_nothing() {
         near.start_flow();
         far.write_all(b"three").expect("written");
         assert_eq!(&near.recv(&deadline).await.expect("received")[..], b"three");
-        // Given up with bytes that no task took: every buffer goes back.
+        // The stream is dropped with bytes that no task took: every buffer goes back.
         far.write_all(b"four").expect("written");
         std::future::poll_fn(|cx| near.poll_readable(cx, &deadline)).await.expect("readable");
         drop(near);

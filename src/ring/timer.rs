@@ -1,10 +1,10 @@
-//! Deadlines: one coarse clock and one hashed wheel per shard in place of a kernel timer for each
+//! Deadlines: one coarse clock and one hashed wheel per shard, instead of a kernel timer for each
 //! operation.
 //!
 //! A deadline is a node in a wheel of 16 ms slots. Moving it later, as nearly every request does,
 //! only writes the new time: the node is moved when its old slot comes round. Moving it earlier
 //! relinks it. Deadlines beyond one turn of the wheel (65 s) stay in their slot and are passed
-//! over. Precision is one slot, always late, never early.
+//! over. Precision is one slot: always late, never early.
 
 use std::rc::Rc;
 use std::task::{Context, Waker};
@@ -21,9 +21,9 @@ const NONE: u32 = u32::MAX;
 const NEVER: u64 = u64::MAX;
 
 struct Node {
-    /// Time at which it is due, ms since the wheel began; `NEVER` when not set.
+    /// Time at which the deadline is due, in ms since the wheel began; `NEVER` when not set.
     due: u64,
-    /// The slot it is linked in, or `NONE`.
+    /// The slot in which the node is linked, or `NONE`.
     slot: u32,
     next: u32,
     previous: u32,
@@ -104,7 +104,7 @@ impl Wheel {
         }
     }
 
-    /// Fires what is due at `now`; returns whether a task was woken.
+    /// Fires the deadlines that are due at `now`; returns whether a task was woken.
     pub(super) fn advance(&mut self, now: Instant) -> bool {
         let now_ms = self.ms(now);
         let now_tick = now_ms / SLOT_MS;
@@ -168,7 +168,7 @@ impl Wheel {
 }
 
 impl Inner {
-    /// The clock of the wheel.
+    /// Milliseconds since the wheel began, by the shard's clock.
     pub(super) fn wheel_millis(&self) -> u64 {
         self.wheel.ms(self.now)
     }
@@ -199,14 +199,14 @@ impl Deadline {
         Deadline { ring: ring.clone(), node: node as u32 }
     }
 
-    /// Makes it due `after` from the shard's clock.
+    /// Makes the deadline due `after` from now, by the shard's clock.
     pub(crate) fn set(&self, after: Duration) {
         let mut inner = self.ring.inner.borrow_mut();
         let due = inner.wheel.ms(inner.now) + after.as_millis().min(u128::from(u32::MAX)) as u64;
         inner.wheel.set(self.node, due);
     }
 
-    /// Makes it never due, until it is set again.
+    /// Makes the deadline never due, until it is set again.
     pub(crate) fn clear(&self) {
         self.ring.inner.borrow_mut().wheel.set(self.node, NEVER);
     }
@@ -222,7 +222,7 @@ impl Deadline {
         false
     }
 
-    /// Waits until it comes.
+    /// Waits until the deadline comes.
     pub(crate) async fn expired(&self) {
         std::future::poll_fn(|cx| {
             if self.poll_expired(cx) {

@@ -22,7 +22,7 @@ pub(crate) struct WakeReceiver {
 }
 
 impl WakeReceiver {
-    /// `eventfd` must be non-blocking; it is duplicated for the ring to close.
+    /// Makes a receiver. `eventfd` must be non-blocking; it is duplicated for the ring to close.
     pub(crate) fn new(ring: &Rc<Ring>, eventfd: OwnedFd) -> std::io::Result<WakeReceiver> {
         let copy = eventfd.as_fd().try_clone_to_owned()?;
         let slot = ring.inner.borrow_mut().slots.insert(Slot {

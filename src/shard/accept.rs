@@ -1,9 +1,9 @@
-//! Takes connections in, under a limit. Those that speak HTTP are idle at first; others have a task
-//! each.
+//! Accepts connections, under a limit. Connections that speak HTTP are idle at first; each of the
+//! others has a task.
 //!
-//! When descriptors run out, accept would spin on EMFILE: idle connections to backends are closed,
-//! and accept rests 100 ms. Clients are turned away with a 503 where there are none left after that
-//! either: for this one descriptor is kept in reserve and given up for a moment.
+//! When descriptors run out, accept would spin on EMFILE. So idle connections to backends are
+//! closed, and accept rests 100 ms. If no descriptor is left even after that, clients are turned
+//! away with a 503: one descriptor is kept in reserve for this, and given up for a moment.
 
 use std::fs::File;
 use std::net::{IpAddr, SocketAddr};
@@ -51,7 +51,8 @@ pub(super) async fn accept_loop(
             Some(Err(error)) => {
                 if is_shortage(&error) {
                     let is_relieved = shard.pool.close_idle(&shard, limits::SHED_BATCH);
-                    // Those whose clients have left are on their way back as well.
+                    // Shed only at the second shortage: clients that have left are about to free
+                    // descriptors as well.
                     if was_short && !is_relieved {
                         drop(spare.take());
                         shed_waiting(&shard, &listener, &speaks);
@@ -66,15 +67,15 @@ pub(super) async fn accept_loop(
         }
     }
     listener.stopped().await;
-    // Connections in the queue already would be reset by the close: serve them first. Where another
-    // process has the same queue, that may not know of them: the kernel tells one who waits, and
-    // that may have been us.
+    // The close would reset connections that are in the queue already: serve them first. If another
+    // process has the same queue, it may not know of them: the kernel wakes only one of those that
+    // wait, and that may have been us.
     for _ in 0..limits::BACKLOG {
         let Ok(socket) = listener.accept_now() else { break };
         admit(&shard, socket, &speaks, believes.as_ref());
     }
     drop(listener);
-    // Several listeners may wait for the same word.
+    // Several listeners may wait, and the one that was notified took the flag: notify the next.
     shard.drain.notify();
     shard.listeners.set(shard.listeners.get() - 1);
     shard.one_less();
@@ -93,8 +94,8 @@ fn shed_waiting(shard: &Rc<Shard>, listener: &Listener, speaks: &Protocol) {
     }
 }
 
-/// Turns a connection away: a complete reply into an empty socket buffer never blocks. Other
-/// protocols than HTTP are closed on.
+/// Turns a connection away. The reply is complete, and the socket buffer is empty, so sending never
+/// blocks. Connections of other protocols than HTTP are closed without a reply.
 fn shed(shard: &Rc<Shard>, socket: OwnedFd, speaks: &Protocol, why: Shed) {
     shard.count(Counter::Accepted);
     shard.end.counters().add_shed(why);
@@ -108,7 +109,7 @@ fn shed(shard: &Rc<Shard>, socket: OwnedFd, speaks: &Protocol, why: Shed) {
     let _ = rustix::net::send(&socket, &answer, rustix::net::SendFlags::DONTWAIT);
     shard.ring.give_vec(answer);
     let _ = rustix::net::shutdown(&socket, rustix::net::Shutdown::Write);
-    // Bytes left unread would turn the close into a reset that overtakes the answer.
+    // Bytes left unread would turn the close into a reset that overtakes the reply.
     drop_received(socket.as_fd());
     if why != Shed::Descriptors && shard.shed_lingering.get() < limits::SHED_LINGERING_MAX {
         shard.shed_lingering.set(shard.shed_lingering.get() + 1);
@@ -135,11 +136,12 @@ fn admit(shard: &Rc<Shard>, socket: OwnedFd, speaks: &Protocol, believes: Option
     if shard.connections.get() >= shard.tuning().connections_max {
         return shed(shard, socket, speaks, Shed::Room);
     }
-    // Behind a header of the PROXY protocol come the client's own bytes: its fields say nothing.
+    // Bytes behind a PROXY protocol header are the client's own, so its fields are not trusted.
     let trusted = believes.is_none() && matches!(speaks, Protocol::Http { trusted: true, .. });
     let secure = matches!(speaks, Protocol::Http { secure: true, .. });
     let mut client = Client { peer, port, trusted, secure, request_id: 0, is_counted: false };
-    // Where it is to say whose it is, that counts.
+    // If a PROXY protocol header is to name the client, the connection counts as that client's
+    // later.
     if believes.is_none() && !is_welcome(shard, &mut client) {
         return shed(shard, socket, speaks, Shed::Source);
     }
@@ -185,7 +187,8 @@ fn serve_raw(
     });
 }
 
-/// Takes in what another process has handed over, past all limits: it was admitted there.
+/// Takes in a connection that another process has handed over, past all limits: it was admitted
+/// there.
 pub(super) fn adopt(shard: &Rc<Shard>, handed: HandedOver) {
     let HandedOver { socket, peer, port, secure, speaks, bytes, held } = handed;
     let open = OpenClient::new(shard);

@@ -1,4 +1,4 @@
-//! A connection for an exchange: choose a backend, wait for a place, reuse or connect, try again.
+//! A connection for an exchange: choose a backend, wait for a permit, reuse or connect, try again.
 
 use std::future::{Future, poll_fn};
 use std::hash::BuildHasher;
@@ -34,20 +34,20 @@ pub(super) struct Asking<'a> {
     pub(super) proxy: &'a Proxy,
     pub(super) client: Client,
     pub(super) ticket: RequestTicket,
-    /// None from the pool: that was tried.
+    /// Takes no connection from the pool: that was tried.
     pub(super) fresh: bool,
     /// The request may be sent a second time, if its connection turns out dead.
     pub(super) repeatable: bool,
-    /// A connection for bytes of any kind: none on which HTTP was spoken, at all.
+    /// The connection carries bytes of any kind, so none on which HTTP was spoken will do.
     pub(super) raw: bool,
-    /// How long it may wait for a place.
+    /// How long the request may wait for a permit.
     pub(super) patience: Duration,
-    /// End of the client that counts as leaving.
+    /// End of the client's bytes that counts as leaving.
     pub(super) ends: EndCounts,
 }
 
 impl Asking<'_> {
-    /// Whether its connection is of no use to others, nor those of others to it.
+    /// Whether the connection is of no use to other requests, nor theirs to this one.
     fn is_unshared(&self) -> bool {
         self.raw || self.proxy.send_proxy().is_some() || !self.proxy.keep_alive()
     }
@@ -58,9 +58,10 @@ impl Asking<'_> {
     }
 }
 
-/// Opens or reuses a connection for a request by the rule's balancing, attempts and limits. The
-/// client's `own` connection to one of the rule's backends comes before all that: only there it is
-/// logged in. Watches the client: nothing is opened for one that left.
+/// Opens or reuses a connection for a request, by the rule's balancing, attempts and limits. The
+/// client's `own` connection to one of the rule's backends takes precedence over balancing: the
+/// client is logged in only there. Watches the client: nothing is opened for a client that has
+/// left.
 pub(super) async fn acquire(
     mut waiter: Waiter<'_>,
     asking: Asking<'_>,
@@ -125,7 +126,7 @@ async fn open(
     let (shard, proxy) = (waiter.shard, asking.proxy);
     let deadline = Deadline::new(&shard.ring);
     let mut next = first;
-    // Grows only when attempts fail.
+    // The list grows only when attempts fail.
     let mut tried = Vec::new();
     let mut none = None;
     let mut spared = 0;
@@ -138,8 +139,8 @@ async fn open(
         while let Some((index, first)) = next.take() {
             tried.push(index);
             match attempt_one(waiter, asking, own.take(), (index, first), &deadline).await {
-                // It ended before a packet was sent, and at once: another backend may be tried in
-                // its place.
+                // The attempt ended at once, before a packet was sent: another backend may be tried
+                // in its place.
                 Err(Ending::NoConnection) if spared < limits::LOCAL_TRIES => {
                     spared += 1;
                     none = none.or(Some(Ending::NoConnection));
@@ -171,7 +172,7 @@ async fn attempt_one(
 ) -> Result<Lease, Ending> {
     let (shard, proxy) = (waiter.shard, asking.proxy);
     match proxy.backend(index).target() {
-        // A connection that is the client's own is open: it has no other address to be raced with.
+        // The client's own connection is open already: there is no other address to race it with.
         Target::Name(name) if own.is_none() => {
             let result = open_any(waiter, asking, first, name).await;
             if matches!(result, Err(Ending::NoBackend(_))) {
@@ -189,13 +190,14 @@ async fn attempt_one(
     }
 }
 
-/// Time for one connection to a backend of a rule, and for a place in the queue of one.
+/// Time limit for opening one connection to a backend of the rule, and for waiting for a permit of
+/// a backend.
 pub(super) fn timeout_connect(shard: &Shard, proxy: &Proxy) -> Duration {
     proxy.timeout_connect().unwrap_or_else(|| shard.timeouts().connect)
 }
 
-/// Whether a failure may be one for this rule alone: the connection was not open in the rule's own
-/// time, or did not take what the rule has said on it.
+/// Whether a failure may concern this rule alone: the connection was not open within the rule's own
+/// timeout, or did not take the rule's PROXY protocol header.
 fn is_own_failure(proxy: &Proxy, why: Option<Unreached>) -> bool {
     match why {
         None => true,
@@ -204,7 +206,7 @@ fn is_own_failure(proxy: &Proxy, why: Option<Unreached>) -> bool {
     }
 }
 
-/// Reason to hold a request of a rule that found no backend in this way.
+/// Reason to hold a request of a rule whose search for a backend ended in this way.
 pub(super) fn hold_reason(proxy: &Proxy, ending: Ending) -> HoldReason {
     match ending {
         Ending::NoBackend(why) if !is_own_failure(proxy, why) => HoldReason::NoBackend,
@@ -212,8 +214,8 @@ pub(super) fn hold_reason(proxy: &Proxy, ending: Ending) -> HoldReason {
     }
 }
 
-/// Notes that no connection to a backend could be opened, which is so for every rule unless the
-/// failure is this one's own.
+/// Notes that no connection to a backend could be opened. That counts for every rule, unless the
+/// failure may concern this rule alone.
 fn note_unreachable(shard: &Shard, asking: Asking<'_>, address: Address, why: Option<Unreached>) {
     let Asking { proxy, ticket, .. } = asking;
     if proxy.healthcheck() {
@@ -222,10 +224,10 @@ fn note_unreachable(shard: &Shard, asking: Asking<'_>, address: Address, why: Op
     }
 }
 
-/// Has a name looked up again, whose addresses do not answer.
+/// Has a name looked up again because its addresses do not answer.
 fn doubt(shard: &Shard, name: &Arc<Name>) {
     if name.doubt() {
-        // Should there be no room for it, the usual lookup finds out.
+        // If there is no room for the report, the usual lookup finds out.
         let _ = shard.end.report(ShardReport::NameFailed { name: name.clone() });
     }
 }
@@ -243,14 +245,14 @@ fn doubt_unknown(shard: &Shard, proxy: &Proxy) {
 
 type Opening<'a> = Pin<Box<dyn Future<Output = Result<Lease, Ending>> + 'a>>;
 
-/// Connections to the addresses of one name that are opened beside each other, for one request.
+/// Connections to the addresses of one name, opened beside each other for one request.
 struct Race<'a> {
     waiter: &'a Waiter<'a>,
     asking: Asking<'a>,
     opening: Vec<(Address, Instant, Opening<'a>)>,
     /// Addresses not tried yet; the last is next.
     left: Vec<Address>,
-    /// Time that the latest has for itself.
+    /// Time that the latest attempt has to itself.
     pause: Deadline,
 }
 
@@ -258,7 +260,7 @@ struct Race<'a> {
 enum RaceEvent {
     Open(Lease),
     Failed(Address, Ending),
-    /// The latest is silent: the next may be tried beside it.
+    /// The latest attempt is silent: the next address may be tried beside it.
     Silent,
 }
 
@@ -295,8 +297,9 @@ impl<'a> Race<'a> {
         if is_silent { Poll::Ready(RaceEvent::Silent) } else { Poll::Pending }
     }
 
-    /// Ends a race that one has won. Those that had their moment are passed over from now on,
-    /// unless they had to wait for a place.
+    /// Ends a race that one connection has won. Addresses that were tried for long enough are
+    /// passed over from now on, unless the rule limits connections: then they may have waited for a
+    /// permit.
     fn end(self) {
         let Race { waiter: Waiter { shard, .. }, asking, opening, .. } = self;
         let slow = shard.ring.now().checked_sub(limits::NEXT_ADDRESS);
@@ -310,10 +313,10 @@ impl<'a> Race<'a> {
     }
 }
 
-/// All that a name stands for is one attempt, as with everybody who connects to names: an
-/// application may well listen on one of `localhost`'s two addresses. One that is silent is not
-/// waited for alone: after a moment the next is tried beside it, of the other family first, and who
-/// answers first is taken (RFC 8305).
+/// Makes one attempt at a name. All its addresses together are one attempt, as with all programs
+/// that connect to names: an application may well listen on only one of `localhost`'s two
+/// addresses. An address that is silent is not waited for alone: after a moment the next one, of
+/// the other family first, is tried beside it, and the first to answer is taken (RFC 8305).
 async fn open_any(
     waiter: &Waiter<'_>,
     asking: Asking<'_>,
@@ -348,7 +351,7 @@ async fn open_any(
     }
 }
 
-/// Takes an idle connection to a backend, where the request may go out on one.
+/// Takes an idle connection to a backend, if the request may be sent on one.
 fn reuse(shard: &Rc<Shard>, asking: Asking<'_>, address: Address) -> Option<Lease> {
     if asking.fresh || asking.is_unshared() {
         return None;
@@ -399,8 +402,8 @@ async fn open_one(
     }
 }
 
-/// Waits for a permit of a backend that has `limit` of them, in the time that the request has for
-/// that. A connection may become idle meanwhile, which is of use where the request `takes_idle`.
+/// Waits for a permit of a backend that has `limit` of them, for as long as the request may wait. A
+/// connection may become idle meanwhile, which is of use only if the request `takes_idle`.
 async fn queue(
     waiter: &Waiter<'_>,
     asking: Asking<'_>,
@@ -414,7 +417,7 @@ async fn queue(
     waiter.phase.set(Phase::Queueing);
     let wait = loop {
         match shard.pool.place(shard, address, limit, deadline, asking.repeatable).await {
-            // Its place is free when it is gone.
+            // The connection is of no use here, but closing it frees its permit.
             Some(Wait::Idle(lease)) if !takes_idle => drop(lease),
             wait => break wait,
         }
@@ -457,13 +460,14 @@ async fn connect(
 /// Counts a connection that could not be opened, and says whose fault that is.
 fn not_connected(shard: &Shard, address: Address, slot: u32, abort: &Abort) -> Ending {
     match abort {
-        // Our want of descriptors is not the backend's fault, and would be met at the next one as
-        // well.
+        // A shortage of descriptors is ours and not the backend's fault, and the next backend would
+        // meet it as well.
         Abort::Io(error) if is_shortage(error) => {
             shard.end.counters().add_shed(Shed::Local);
             Ending::BackendQueue
         }
-        // A Unix socket is as much a part of its backend as its rights are.
+        // A Unix socket and its permissions are a part of the backend, so an error there is the
+        // backend's.
         Abort::Io(error) if address.ip().is_some() && is_local_fault(error) => Ending::NoConnection,
         _ => {
             shard.count_failure(slot);
@@ -480,7 +484,8 @@ fn unreached(address: Address, abort: &Abort) -> Unreached {
     }
 }
 
-/// Says on a new connection whose it is; from then on it is nobody else's.
+/// Sends the PROXY protocol header on a new connection. The header says which client the connection
+/// is for, so no other client may use it from then on.
 async fn introduce(
     waiter: &Waiter<'_>,
     lease: &Lease,
@@ -505,7 +510,7 @@ async fn introduce(
     sent.map_err(|_| Ending::NoBackend(None))
 }
 
-/// Finds the one of a rule's backends that has this address.
+/// Finds the backend of a rule that has this address.
 pub(super) fn backend_at(proxy: &Proxy, address: Address) -> Option<usize> {
     proxy.all_backends().position(|backend| match backend.target() {
         Target::Address(other) => other == address,
@@ -513,8 +518,7 @@ pub(super) fn backend_at(proxy: &Proxy, address: Address) -> Option<usize> {
     })
 }
 
-/// Whether no backend of a rule with `hold` can take the request, as is known: then none need be
-/// tried.
+/// Whether all backends of a rule with `hold` are known to be down, so that none need be tried.
 fn proxy_is_down(shard: &Shard, asking: Asking<'_>) -> bool {
     let (proxy, down) = (asking.proxy, &shard.published().down);
     if down.is_empty() || proxy.hold().is_zero() {
@@ -526,14 +530,14 @@ fn proxy_is_down(shard: &Shard, asking: Asking<'_>) -> bool {
     };
     let mut open = proxy.all_backends().filter(|backend| backend.weight() != 0);
     open.all(|backend| match backend.target() {
-        // A rule that leads here is not one whose backend may come back.
+        // A backend that leads to this daemon itself is none that may come back.
         Target::Address(address) => is_down(address) && !shard.is_own(address),
         Target::Name(name) => name.addresses().iter().all(|address| is_down((*address).into())),
     })
 }
 
-/// The rule's next backend. Those tried, those that just refused and those that are down are passed
-/// over while there are others, also those of `backup`.
+/// Chooses the rule's next backend. Backends that were tried, have just refused or are down are
+/// passed over while there are others, including those of `backup`.
 fn pick(shard: &Shard, asking: Asking<'_>, tried: &[usize]) -> Option<(usize, Address)> {
     let Asking { proxy, ticket, client: Client { peer, .. }, .. } = asking;
     let (backends, backup) = (proxy.backends(), proxy.backup());
@@ -552,7 +556,7 @@ fn pick(shard: &Shard, asking: Asking<'_>, tried: &[usize]) -> Option<(usize, Ad
         given => (given, None),
     };
     let turn = match algorithm {
-        // Another attempt of a request is no turn of its own.
+        // Another attempt of the same request does not take a turn of its own.
         Algorithm::RoundRobin if tried.is_empty() && !asking.is_repeated() => {
             shard.turn(shard.rule_of(ticket), Turn::next)
         }
@@ -581,8 +585,8 @@ fn pick(shard: &Shard, asking: Asking<'_>, tried: &[usize]) -> Option<(usize, Ad
         .and_then(|index| Some((index, address(index)?)))
 }
 
-/// One of a name's addresses by chance; those to be passed over leave their share to the one behind
-/// them.
+/// Chooses one of a name's addresses at random. An address that is to be passed over leaves its
+/// share to the one behind it.
 fn one_of(shard: &Shard, asking: Asking<'_>, addresses: &[SocketAddr]) -> Option<Address> {
     let at = shard.random() as usize % addresses.len().max(1);
     let (before, from) = addresses.split_at(at);

@@ -1,6 +1,5 @@
-//! The client's side of an exchange: its connection, the bytes that came on it, and the request
-//! that is under way. The parts of the request path are lent this; none of them replies on it but
-//! `connection` and `raw`.
+//! The client's side of an exchange: its connection, the bytes received on it, and the request
+//! under way. It is lent to the parts of the request path; only `connection` and `raw` reply on it.
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -19,13 +18,13 @@ use crate::link::{Counter, HandedOver, Protocol, ShardReport, Shed};
 use crate::proxy_protocol;
 use crate::ring::{Abort, Deadline, EndCounts, RecvBuf, Stream};
 
-/// Bytes of the request under way at the front of the inbox. They stay there until it can be held
-/// no more: until a backend or a reply has taken its place.
+/// Bytes of the request under way at the front of the inbox. They stay there until the request can
+/// no longer be held, because a backend or a reply has taken its place.
 #[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Front {
-    /// Length of its head.
+    /// Length of the head.
     pub(super) head: u32,
-    /// Length of its body, where that came along whole and goes on in one piece with the head.
+    /// Length of the body, if it came along whole and goes on in one piece with the head.
     pub(super) body: u32,
 }
 
@@ -62,8 +61,8 @@ pub(super) struct Waiter<'a> {
 }
 
 impl Waiter<'_> {
-    /// Begins to watch for the client's leaving. What it has sent must not keep a buffer from
-    /// others.
+    /// Begins to watch whether the client leaves. Bytes that it has sent must not keep a buffer
+    /// from others.
     pub(super) fn begin(&mut self, phase: Phase) {
         self.phase.set(phase);
         self.stream.arm();
@@ -110,7 +109,7 @@ impl Drop for OpenClient {
     }
 }
 
-/// Claim that a client has on us while nothing of it is under way.
+/// State of a client connection on which no request is under way; its timeout depends on it.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(super) enum Idleness {
     /// The client has begun to send a head.
@@ -139,13 +138,13 @@ impl ClientSide {
         ClientSide { shard, stream, inbox, front, phase, deadline, client, ticket }
     }
 
-    /// Lends what a wait for a backend needs.
+    /// Lends the parts that a wait for a backend needs.
     pub(super) fn waiter(&mut self) -> Waiter<'_> {
         let ClientSide { shard, stream, inbox, phase, .. } = self;
         Waiter { shard, stream, inbox, phase }
     }
 
-    /// Says how the request under way ended, unless that was said.
+    /// Notes how the request under way ended, unless an ending was noted before.
     pub(super) fn note_end(&self, ending: Ending) {
         self.shard.note_end(self.ticket, ending, self.phase.get());
     }
@@ -167,20 +166,20 @@ impl ClientSide {
         self.shard.finish(std::mem::replace(&mut self.ticket, RequestTicket::NONE));
     }
 
-    /// Takes the request under way out of the counts: its bytes stay, for another process.
+    /// Takes the request under way out of the counts; its bytes stay, for another process.
     pub(super) fn withdraw(&mut self) {
         self.front = Front::default();
         self.shard.withdraw(std::mem::replace(&mut self.ticket, RequestTicket::NONE));
     }
 
-    /// Says which end of the client counts as leaving while it waits for its response: none behind
-    /// requests that wait their turn.
+    /// Says which end of the client's bytes counts as leaving while it waits for its response: none
+    /// if further requests wait behind this one.
     pub(super) fn end_counts(&self) -> EndCounts {
         end_counts(&self.shard, self.front.len() < self.inbox.bytes().len())
     }
 
-    /// Reads the header of the PROXY protocol that comes first and takes the client's address from
-    /// it. `false`: it did not come, or its client is not let in.
+    /// Reads the PROXY protocol header, which comes first, and takes the client's address from it.
+    /// `false`: no such header came, or its client is not admitted.
     pub(super) async fn read_proxy_header(&mut self) -> bool {
         self.deadline.set(self.shard.timeouts().http_request);
         loop {
@@ -209,8 +208,8 @@ impl ClientSide {
         }
     }
 
-    /// Waits for bytes. A shard that stops cuts the time of an idle connection short, but never to
-    /// nothing: bytes that are here already have to be seen.
+    /// Waits for bytes. A shard that stops shortens the time of an idle connection, but never to
+    /// nothing: bytes that have arrived already have to be seen.
     pub(super) async fn more(&self, mut idle: Idleness) -> BytesEvent {
         poll_fn(|cx| {
             if self.shard.stopping() {
@@ -236,8 +235,8 @@ impl ClientSide {
         }
     }
 
-    /// Gives the connection to the process that takes over, with what was received and not acted
-    /// on.
+    /// Hands the connection over to the process that takes over, with the bytes that were received
+    /// and not acted on.
     pub(super) async fn hand_over(
         &mut self,
         speaks: Protocol,
@@ -275,14 +274,14 @@ impl ClientSide {
     }
 }
 
-/// Says which end of a client counts as leaving while it waits for its response; `has_more` is set
-/// where requests wait behind this one.
+/// Says which end of a client's bytes counts as leaving while it waits for its response.
+/// `has_more`: further requests wait behind this one.
 pub(super) fn end_counts(shard: &Shard, has_more: bool) -> EndCounts {
     if has_more { EndCounts::Never } else { shard.end_counts(false) }
 }
 
-/// Counts a connection of this client, unless there are as many as one may have. The connections of
-/// a TLS terminator are those of all its clients: they have no limit.
+/// Counts a connection of this client. `false`: the client has as many as it may have. Connections
+/// of a TLS terminator are those of all its clients, so they have no limit.
 pub(super) fn is_welcome(shard: &Shard, client: &mut Client) -> bool {
     if let Some(most) = shard.tuning().connections_per_source_max
         && !client.trusted

@@ -1,5 +1,5 @@
-//! Ways to close a client's connection, so that it gets to read what was sent, or sees that it was
-//! cut off.
+//! Ways to close a client's connection, so that the client gets to read what was sent, or sees that
+//! it was cut off.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -41,8 +41,8 @@ async fn close(side: &ClientSide) {
     }
 }
 
-/// Waits until the client's kernel has acknowledged what was sent, as long as it acknowledges
-/// some of it each few seconds.
+/// Waits until the client's kernel has acknowledged what was sent, as long as it acknowledges some
+/// of it every few seconds.
 async fn taken(side: &ClientSide) {
     if side.stream.sent(&side.deadline, side.shard.timeouts().client).await.is_err() {
         return;
@@ -75,7 +75,7 @@ async fn linger(side: &ClientSide) {
     let client = side.shard.timeouts().client;
     let mut sending = pin!(side.stream.sent(&side.deadline, client));
     // A client that writes all of its body before it reads has no room for a long response until
-    // then.
+    // then, so its body is read meanwhile.
     let sent = poll_fn(|cx| {
         let sent = sending.as_mut().poll(cx);
         if sent.is_pending() {
@@ -92,8 +92,8 @@ async fn linger(side: &ClientSide) {
     side.stream.drop_received();
 }
 
-/// Reads and drops what a client sends that has its last response, until its end,
-/// [`limits::LINGER_SILENCE`], or for so long; a shard that stops has less time for it.
+/// Reads and drops what a client sends after its last response: until its end, until it has been
+/// silent for [`limits::LINGER_SILENCE`], or for `longest`. A shard that stops allows less time.
 pub(super) async fn read_off(
     shard: &Shard,
     stream: &Stream,

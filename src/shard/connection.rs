@@ -28,7 +28,7 @@ pub(super) struct Connection {
     idle: Idleness,
     rare: Option<Box<Rare>>,
     pub(super) call: Arc<Call>,
-    /// The waker that `call` is.
+    /// `call` as a waker.
     waker: Waker,
     /// Dropped last: the shard may end with its last connection.
     _open: OpenClient,
@@ -37,8 +37,8 @@ pub(super) struct Connection {
 /// Parts that hardly any connection has.
 #[derive(Default)]
 struct Rare {
-    /// Connections to backends that have authenticated this client connection, and are its alone.
-    /// Boxed, each: they pass through futures that every connection has room for.
+    /// Connections to backends on which this client connection is authenticated: they are its
+    /// alone. Each is boxed: it passes through futures for which every connection has room.
     #[expect(clippy::vec_box, reason = "what is taken out of it should be a word")]
     own: Vec<Box<OwnConnection>>,
     /// The connected peer, once a field of a request has named another client.
@@ -50,7 +50,7 @@ struct Rare {
 /// Reason for which a connection needs no task any more.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(super) enum Service {
-    /// The client is silent: its connection will call.
+    /// The client is silent: the connection calls a task when bytes come.
     Paused,
     Over,
 }
@@ -66,7 +66,7 @@ pub(super) async fn serve(connection: &mut Connection) -> Service {
             HeadEvent::Refused(refusal) => connection.refuse(refusal).await,
             HeadEvent::Nothing => Next::Close,
             HeadEvent::Silence => return Service::Paused,
-            // Boxed: rare, as is all of a hand-over.
+            // Boxed: hand-overs are rare.
             HeadEvent::Moving => Box::pin(connection.hand_over(None)).await,
         };
         if next != Next::KeepAlive {
@@ -109,7 +109,7 @@ enum HeadEvent {
 
 impl Connection {
     pub(super) fn new(side: ClientSide, open: OpenClient) -> Box<Connection> {
-        // Most requests are small, as is the only one of many connections.
+        // Most requests are small, also on the many connections that carry only one.
         side.stream.start_bounded_flow();
         let (idle, rare, call) = (Idleness::New, None, Call::new());
         let waker = call.clone().into();
@@ -125,14 +125,15 @@ impl Connection {
         }
     }
 
-    /// Takes the connection's own one to a backend of the rule, where that has authenticated it.
+    /// Takes out the client's own connection to a backend of the rule, if it has one.
     fn take_own(&mut self, proxy: &Proxy) -> Option<Box<OwnConnection>> {
         let own = &mut self.rare.as_mut()?.own;
         let at = own.iter().position(|own| backend_at(proxy, own.address()).is_some())?;
         Some(own.swap_remove(at))
     }
 
-    /// Keeps a backend's connection for this client alone; it ends with the client's.
+    /// Keeps a backend's connection for this client alone; it is closed with the client's
+    /// connection.
     fn keep_own(&mut self, lease: Lease) {
         let Some(kept) = self.side.shard.pool.keep_own(&self.side.shard, lease) else { return };
         let own = &mut self.rare.get_or_insert_default().own;
@@ -155,8 +156,8 @@ impl Connection {
         self.side.deadline.set(time);
     }
 
-    /// Whether nothing of a head has come, and it can be waited for without a task: the connection
-    /// is called.
+    /// Whether nothing of a head has come, and no task is needed to wait for it: the connection
+    /// calls one when bytes come.
     pub(super) fn is_silent(&mut self) -> bool {
         let shard = &self.side.shard;
         if self.idle == Idleness::Begun || !self.side.inbox.is_empty() || shard.closing() {
@@ -165,7 +166,7 @@ impl Connection {
         match self.side.poll_more(&Context::from_waker(&self.waker)) {
             Poll::Pending => return true,
             Poll::Ready(BytesEvent::Bytes(buf)) => self.side.inbox.push(&self.side.shard.ring, buf),
-            // All that ends a connection is there for whoever asks again.
+            // The end of a connection stays in place: the next poll reports it again.
             Poll::Ready(_) => {}
         }
         false
@@ -209,7 +210,7 @@ impl Connection {
         }
     }
 
-    /// The client as far as the connection tells.
+    /// The client according to the connection, without the fields of a request.
     fn connected(&self) -> Client {
         match self.rare.as_ref().and_then(|rare| rare.connected) {
             Some((peer, port)) => Client { peer, port, ..self.side.client },
@@ -217,7 +218,7 @@ impl Connection {
         }
     }
 
-    /// Takes the client of a request, which a field of it may name.
+    /// Sets the client of a request, which a field of the request may have named.
     fn take_client(&mut self, client: Client) {
         let before = (self.side.client.peer, self.side.client.port);
         if (client.peer, client.port) != before {
@@ -242,7 +243,7 @@ impl Connection {
         let next = loop {
             match self.attempt(&mut waited).await {
                 Step::Over(next) => break next,
-                // It needs less room than an attempt, whose place it takes: no box.
+                // Not boxed: the wait needs less room than an attempt, whose place it takes.
                 Step::Hold(demand) => {
                     if let Err(next) = self.wait(demand, &mut waited).await {
                         break next;
@@ -257,8 +258,8 @@ impl Connection {
     /// Acts on the head by the table as it is now.
     async fn attempt(&mut self, waited: &mut Option<Box<Waited>>) -> Step {
         self.side.phase.set(Phase::ReadingHead);
-        // Held until a backend answers, never while bytes flow: a tunnel of hours must not keep a
-        // table of yesterday in memory.
+        // The table is held until a backend responds, never while bytes flow: a tunnel that is open
+        // for hours must not keep yesterday's table in memory.
         let table = self.side.shard.table();
         let (proxy, mut request, head) = match self.plan(&table, waited.as_deref()) {
             Plan::Proxy { proxy, request, head } => (proxy, request, head),
@@ -283,7 +284,7 @@ impl Connection {
             Ok(Started::Answering(len)) => {
                 exchange::respond(&mut self.side, &mut backend, &mut request, len).await
             }
-            // Boxed: rare, and large beside everything else a connection can be doing.
+            // Boxed: an upload is rare, and large beside everything else a connection can be doing.
             Ok(Started::Uploading(head)) => {
                 Box::pin(exchange::upload(&mut self.side, &mut backend, &mut request, head)).await
             }
@@ -308,7 +309,7 @@ impl Connection {
         plan
     }
 
-    /// Does what an exchange has left to do.
+    /// Does what remains to be done after an exchange.
     async fn conclude(
         &mut self,
         backend: &mut BackendSide,
@@ -380,7 +381,7 @@ impl Connection {
         Next::KeepAlive
     }
 
-    /// Replies in the place of a backend.
+    /// Replies in place of a backend.
     async fn fail(&mut self, request: &Request, ending: Ending) -> Next {
         self.side.note_end(ending);
         let shard = &self.side.shard;
@@ -394,7 +395,7 @@ impl Connection {
         self.reply(request, reply, close).await
     }
 
-    /// Queues a reply behind what the client has not taken yet; waits only for that.
+    /// Queues a reply behind bytes that the client has not taken yet; waits only for those bytes.
     async fn send(&mut self, reply: Vec<u8>) -> Result<(), Abort> {
         self.side.take_front();
         let ClientSide { shard, stream, deadline, ticket, .. } = &self.side;
@@ -404,7 +405,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Refuses what came and sees that the client can read why.
+    /// Refuses the request, and makes sure that the client can read the reason.
     async fn refuse(&mut self, refusal: Refusal) -> Next {
         let reply = reply::refusal(&self.side.shard, refusal);
         self.refuse_with(reply, refusal).await

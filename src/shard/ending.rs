@@ -45,7 +45,7 @@ macro_rules! endings {
                 Ending::ROWS[self.position()]
             }
 
-            /// Names of all endings, by position; two may have one name.
+            /// Names of all endings, by position; two endings may have one name.
             pub(super) const SLUGS: &'static [&'static str] = &[$($slug),*];
 
             /// Position in [`Ending::SLUGS`].
@@ -126,8 +126,8 @@ impl Ending {
         self.row().status
     }
 
-    /// Whether the request failed, by the fault of a backend or of this proxy. A tunnel that was
-    /// cut says nothing about whose fault that was.
+    /// Whether the request failed through the fault of a backend or of this proxy. A tunnel that
+    /// was cut does not show whose fault that was.
     pub(super) fn is_failure(self) -> bool {
         matches!(self.row().fault, Fault::Backend | Fault::Mantrid) && self != Ending::TunnelCut
     }
@@ -164,8 +164,8 @@ impl Ending {
 pub(super) enum BadAnswer {
     /// The head, or the first bytes of the body, break a rule.
     Response(BadResponse),
-    /// The first bytes begin no response. On a reused connection they belong to the exchange
-    /// before.
+    /// The first bytes are not the beginning of a response. On a reused connection they belong to
+    /// the exchange before.
     Stray,
     /// The backend ended the connection within the head.
     HeadCut,
@@ -173,7 +173,7 @@ pub(super) enum BadAnswer {
     SwitchUnasked,
     /// A 101 from a backend that did not take all of the request.
     SwitchEarly,
-    /// Interim responses past all measure.
+    /// More bytes of interim responses than allowed.
     Interim,
 }
 

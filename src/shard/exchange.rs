@@ -1,10 +1,10 @@
 //! One request and its response through one backend. The verdict goes to `connection`, which
 //! replies in a backend's place, holds the request, or opens a tunnel.
 //!
-//! The two directions are independent: while a body is still going up, the response may come, and
-//! may end, first. A request without a body takes the straight road, and only there a second
-//! attempt is possible: when a connection from the pool turns out dead before a byte of the
-//! response came, and the request may be repeated (RFC 9110 §9.2.2).
+//! The two directions are independent: the response may come, and may even end, while a request
+//! body is still being sent. A request without a body takes a simpler path. Only there is a second
+//! attempt possible: when a connection from the pool turns out to be dead before a byte of the
+//! response has come, and the request may be repeated (RFC 9110 §9.2.2).
 
 use super::backend::{Asking, acquire, hold_reason, timeout_connect};
 use super::body::Body;
@@ -25,8 +25,9 @@ use crate::link::{Counter, HoldReason};
 use crate::ring::EndCounts;
 use crate::table::Proxy;
 
-/// The backend's side of an exchange. Lives in the connection's `attempt` and is lent to each
-/// stage: moved from future to future it would be there once per move, in every idle connection.
+/// The backend's side of an exchange. It lives in the connection's `attempt` and is lent to each
+/// stage. If it were moved from future to future, every idle connection would hold room for one
+/// copy per move.
 #[derive(Default)]
 pub(super) struct BackendSide {
     pub(super) lease: Option<Lease>,
@@ -38,20 +39,21 @@ pub(super) struct BackendSide {
 impl BackendSide {
     /// Gives up a connection that turned out dead, and takes back the request that was sent on it.
     async fn take_back(&mut self, side: &ClientSide, request: &Request) -> Option<Vec<u8>> {
-        // Its permit goes back before another is asked for: there may be only one.
+        // The lease gives its permit back before another permit is asked for: there may be only
+        // one.
         let lease = self.lease.take()?;
         let server = request.timeout_server(side.shard.timeouts());
         side.deadline.set(server);
-        // On a dead connection this ends at once, one way or the other.
+        // A send on a dead connection ends at once, with success or with an error.
         let _ = lease.stream.sent(&side.deadline, server).await;
         self.inbox.consume(&side.shard.ring, self.inbox.bytes().len());
         lease.stream.take_sent()
     }
 }
 
-/// An exchange that needs its rule no longer: the snapshot can go before the bytes flow.
+/// An exchange that no longer needs its rule: the snapshot can be released before the bytes flow.
 pub(super) enum Started {
-    /// The request is out and a head of so many bytes came back.
+    /// The request has been sent, and a response head of this many bytes has come.
     Answering(usize),
     /// A connection is open; this head and the body are still to be sent.
     Uploading(Vec<u8>),
@@ -61,26 +63,28 @@ pub(super) enum Started {
 pub(super) enum Outcome {
     /// The exchange is over, and this follows.
     Next(Next),
-    /// The next request may come. The lease is the client's own: its client is logged in there.
+    /// The next request may come. The lease is the client's own: the client is logged in on it.
     LoggedIn,
-    /// The lease carries a tunnel; bytes of it may be in the backend's inbox.
+    /// The lease carries a tunnel; the backend's inbox may hold bytes of it.
     Tunnel,
     /// The request breaks a rule; none of its response has gone to the client.
     Refuse(Refusal),
-    /// A reply takes the place of the response. The request says how much of it is left to read.
+    /// A reply takes the place of the response. The request says how much of its body is left to
+    /// read.
     Fail(Ending),
     /// No backend can be reached, and the rule says to wait for one. The request is at the front of
     /// the inbox.
     Hold {
         why: HoldReason,
-        /// How often it was sent, on connections that ended without a byte of a response.
+        /// How often the request was sent, on connections that ended without a byte of a response.
         silences: u8,
     },
 }
 
-/// Finds a backend of `proxy` for a request; one without a body is sent and its response awaited.
-/// What is at the front of the inbox is taken once a backend has it; while it may be held, that is
-/// once it has a response. `waited` is set for a request that was held before.
+/// Finds a backend of `proxy` for a request. A request without a body is also sent, and its
+/// response is awaited. The request's bytes at the front of the inbox are taken once a backend has
+/// the request; if the request may be held, once a response head has come. `waited` is set for a
+/// request that was held before.
 pub(super) async fn start(
     side: &mut ClientSide,
     backend: &mut BackendSide,
@@ -143,20 +147,21 @@ pub(super) async fn start(
 
 /// Sends a request that has no body, and watches its client from then on.
 fn send(side: &mut ClientSide, lease: &Lease, head: Vec<u8>) {
-    // What is left must wait, and must not keep a buffer from others while it does.
+    // Bytes behind the request have to wait, and must not keep a buffer from others while they do.
     side.inbox.gather(&side.shard.ring);
     side.phase.set(Phase::AwaitingResponse);
-    // Kept: it is needed again if this connection is dead, and else becomes the buffer of the
-    // response.
+    // The head is kept: it is sent again if this connection is dead. Otherwise its memory becomes
+    // the buffer of the response.
     lease.stream.begin_send_kept(head);
     side.shard.note_sent(side.ticket);
-    // So that a client that resets while we wait is noticed.
+    // The receive notices a client that resets while we wait.
     side.stream.note_small();
     side.stream.arm();
 }
 
-/// Says what follows where a backend that got the request ended without a response. What such a
-/// backend leaves in its accept queue is reset, and never was read: the request may be held.
+/// Says what follows when a backend that was sent the request ended the connection without a
+/// response. Connections in the accept queue of a backend that stops are reset, and their requests
+/// were never read: such a request may be held.
 fn without_response(
     side: &ClientSide,
     (proxy, waited): (&Proxy, Option<&Waited>),
@@ -186,7 +191,7 @@ fn asking<'a>(
         proxy,
         client: side.client,
         ticket: side.ticket,
-        // Idle connections may be as dead as the one that the request was sent on before.
+        // Other idle connections may be as dead as the one on which the request was sent before.
         fresh: 0 < waited.map_or(0, |waited| waited.silences) + again,
         repeatable: is_repeatable(request),
         raw: false,
@@ -199,7 +204,7 @@ fn is_repeatable(request: &Request) -> bool {
     request.framing == RequestFraming::None && request.method.is_idempotent()
 }
 
-/// Says what follows where no backend was found for a request; its head is not needed then.
+/// Says what follows when no backend was found for a request. Gives back the memory of `head`.
 fn without_backend(
     side: &ClientSide,
     proxy: &Proxy,
@@ -215,13 +220,13 @@ fn without_backend(
         Ending::NoBackend(_) | Ending::NoConnection if !proxy.hold().is_zero() => {
             Outcome::Hold { why: hold_reason(proxy, ending), silences }
         }
-        // None of the body has been read: the reply sees to that.
+        // Nothing of the request body has been read: the reply takes care of that.
         ending => Outcome::Fail(ending),
     }
 }
 
-/// Makes a request whose body is here already, whole and small, one without: it goes out in one
-/// piece, and may again.
+/// Turns a request whose small body has arrived whole into one without a body: head and body are
+/// sent in one piece, and can be sent again.
 fn carry_body(
     side: &mut ClientSide,
     request: &mut Request,
@@ -274,8 +279,8 @@ pub(super) async fn upload(
         }
         ResponseEnd::Open(shown) => shown,
     };
-    // The backend sees a message that was cut off: its connection goes with the lease. A client
-    // whose response has begun sees that cut off, too.
+    // The backend sees that the request was cut off: its connection is closed with the lease. A
+    // client whose response has begun sees that the response is cut off, too.
     match (shown, broken) {
         (AnswerProgress::Framed, _) => Outcome::Next(Next::Linger),
         (AnswerProgress::Unframed, _) => Outcome::Next(Next::ResetOnceTaken),
@@ -287,7 +292,7 @@ pub(super) async fn upload(
     }
 }
 
-/// Says what follows a response, or the want of one.
+/// Says what follows a response, or its absence.
 async fn settle(
     side: &mut ClientSide,
     backend: &mut BackendSide,
@@ -310,7 +315,7 @@ async fn settle(
             keep(side, backend, request, answered, uploaded)
         }
         Err(failed) => {
-            // A backend that sees only a part of the request may well have nothing to say.
+            // A backend that got only a part of the request may have no reason to respond.
             if let (Some(lease), true) = (&backend.lease, uploaded) {
                 note_silence(side, lease, failed);
             }
@@ -319,8 +324,8 @@ async fn settle(
     }
 }
 
-/// Notes the failure of a backend that takes a new connection and ends it without a response: for
-/// requests of this rule, as it may well serve others.
+/// Notes the failure of a backend that accepts a new connection and ends it without a response. The
+/// failure counts for requests of this rule only: the backend may well serve other rules.
 fn note_silence(side: &ClientSide, lease: &Lease, failed: Failed) {
     if let Some(how) = failed.ending.failure()
         && lease.watched
@@ -330,19 +335,19 @@ fn note_silence(side: &ClientSide, lease: &Lease, failed: Failed) {
     }
 }
 
-/// Waits until the request has gone out: a response that was first found its rest still on its way,
-/// and it is lost if the connection is given up or lent now. A backend that closes is not waited
-/// for as long.
+/// Waits until the request has been sent. The response came while the rest of the request was still
+/// on its way, and that rest is lost if the connection is given up or lent now. The wait is shorter
+/// for a backend that closes its connection.
 async fn send_rest(side: &ClientSide, lease: &Lease, request: &Request, answered: Answered) {
     let pace = match answered.backend_lives {
         true => request.timeout_server(side.shard.timeouts()),
         false => limits::LINGER_SILENCE,
     };
-    // Where it failed, the connection is not kept.
+    // If the send fails, the connection is not kept.
     let _ = lease.stream.sent(&side.deadline, pace).await;
 }
 
-/// Keeps what can be kept after a response.
+/// Keeps the connections that can be kept after a response.
 fn keep(
     side: &ClientSide,
     backend: &mut BackendSide,
@@ -363,14 +368,15 @@ fn keep(
     }
     Outcome::Next(match (answered.client_lives, uploaded) {
         (true, true) => Next::KeepAlive,
-        // A client that said that this is its last request sends no more (RFC 9112 §9.6), and what
-        // left in one send reaches it even if it does. Lingering costs a sixth of such a request.
+        // A client that said that this is its last request sends no more (RFC 9112 §9.6). A
+        // response that left in one send reaches the client even if it does send more. Lingering
+        // costs a sixth of such a request.
         (false, true) if answered.is_small && request.is_last_and_read() => Next::Last,
         _ => Next::Linger,
     })
 }
 
-/// Says which end of a client counts as leaving before its request goes out.
+/// Says which end of a client's bytes counts as leaving before its request is sent.
 fn ends_before(side: &ClientSide, request: &Request) -> EndCounts {
     match request.framing {
         RequestFraming::None => side.end_counts(),
@@ -378,12 +384,12 @@ fn ends_before(side: &ClientSide, request: &Request) -> EndCounts {
     }
 }
 
-/// Says what follows where there is no response, or only a part of one.
+/// Says what follows when there is no response, or only a part of one.
 fn failure(side: &ClientSide, request: &mut Request, failed: Failed, uploaded: bool) -> Outcome {
     side.note_end(failed.ending);
     match (failed.ending, failed.is_hidden) {
-        // The framing shows it. Bytes of the client that nobody read must not make it a reset after
-        // all: that would take away what the client has not read.
+        // The framing shows that the response is cut off. Unread bytes of the client would still
+        // turn the close into a reset, and a reset takes away what the client has not read yet.
         (Ending::BackendCut(_), false) => Outcome::Next(Next::Linger),
         (Ending::BackendCut(_), true) => Outcome::Next(Next::ResetOnceTaken),
         (Ending::ClientGone, false) => Outcome::Next(Next::Cut),

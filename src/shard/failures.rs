@@ -1,6 +1,7 @@
-//! Backends that fail, as this shard sees it. One that refused is passed over for a moment; one
-//! that failed several times in a row is reported, and control ejects it for all shards. A backend
-//! that works is not in here: while all is well, a request finds this empty and goes on.
+//! Backends that fail, as this shard sees it. A backend that refused a connection is passed over
+//! for a moment. One that failed several times in a row is reported, and control ejects it for all
+//! shards. A backend that works has no entry: while all is well, a request finds the map empty and
+//! goes on.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -13,7 +14,7 @@ use crate::limits;
 use crate::link::{Ejected, Failure, ShardReport};
 use crate::table::Proxy;
 
-/// Failing backends, each until it responds, or has not failed for long.
+/// Failing backends. Each stays until it responds, or has not failed for long.
 #[derive(Default)]
 pub(super) struct Failures {
     failing: RefCell<HashMap<Ejected, Failing, foldhash::fast::RandomState>>,
@@ -22,11 +23,11 @@ pub(super) struct Failures {
 struct Failing {
     /// Failures in a row.
     count: u32,
-    /// The last of them.
+    /// Time of the last failure.
     at: Instant,
-    /// Passed over until then.
+    /// The backend is passed over until then.
     refused_until: Option<Instant>,
-    /// Control knows.
+    /// The failure was reported to control.
     is_told: bool,
 }
 
@@ -41,7 +42,7 @@ impl Failures {
         until.is_some_and(|until| now < until)
     }
 
-    /// Forgets what is long ago.
+    /// Forgets backends whose last failure is long ago.
     pub(super) fn sweep(&self, now: Instant) {
         let is_recent =
             |failing: &Failing| now.saturating_duration_since(failing.at) < limits::FAILING_KEPT;
@@ -50,8 +51,8 @@ impl Failures {
 }
 
 impl Shard {
-    /// Whether the rule's check of a backend fails, or the rule heeds failed requests and it was
-    /// ejected, or refused a moment ago.
+    /// Whether a rule passes over a backend: the rule's check of it fails; or the rule heeds failed
+    /// requests, and the backend was ejected, or refused a moment ago.
     pub(super) fn passes_over(
         &self,
         proxy: &Proxy,
@@ -66,8 +67,8 @@ impl Shard {
             || proxy.check().is_some_and(|check| down.is_failing(address, check.id()))
     }
 
-    /// Whether requests of this rule failed at a backend, or it can't be reached; with `or_refused`
-    /// also for a moment after a single attempt.
+    /// Whether a backend was ejected because requests of this rule failed there or it can't be
+    /// reached. With `or_refused`, also for a moment after a single attempt.
     pub(super) fn is_ejected(
         &self,
         ticket: RequestTicket,
@@ -82,8 +83,9 @@ impl Shard {
             || or_refused && (has_refused(None) || has_refused(Some(rule)))
     }
 
-    /// A request of a rule with `healthcheck` failed at a backend. `rule` is its key where the
-    /// failure may be the rule's own: one tenant's must not take the backend from others.
+    /// Notes that a request of a rule with `healthcheck` failed at a backend. `rule` is the rule's
+    /// key if the failure may concern that rule alone: one tenant's failures must not take the
+    /// backend from others.
     pub(super) fn note_failure(&self, backend: Address, rule: Option<u64>, how: Failure) {
         let now = self.ring.now();
         let ejected = Ejected { backend, rule };
@@ -99,7 +101,8 @@ impl Shard {
             Some(rule) => down.is_ejected_for(backend, rule),
         };
         if failing.is_told && !is_ejected() {
-            // Control has found it well again meanwhile: this is the first failure since.
+            // Control has found the backend well again meanwhile: this is the first failure since
+            // then.
             (failing.count, failing.is_told) = (0, false);
         }
         failing.count = failing.count.saturating_add(1);
@@ -112,7 +115,8 @@ impl Shard {
         }
     }
 
-    /// A backend that refused has accepted a connection, for this request.
+    /// Notes that a backend has accepted a connection for this request: earlier refusals no longer
+    /// count.
     pub(super) fn note_connected(&self, backend: Address, ticket: RequestTicket) {
         if self.failures.is_empty() {
             return;
@@ -125,7 +129,7 @@ impl Shard {
         }
     }
 
-    /// A backend has answered a request of this rule.
+    /// Notes that a backend has responded to a request of this rule.
     pub(super) fn note_answer(&self, backend: Address, ticket: RequestTicket) {
         if self.failures.is_empty() {
             return;
@@ -134,7 +138,7 @@ impl Shard {
             let ejected = Ejected { backend, rule };
             let failing = self.failures.failing.borrow_mut().remove(&ejected);
             if failing.is_some_and(|failing| failing.is_told) {
-                // Should there be no room for it, a probe will find out.
+                // If there is no room for the report, a probe will find out.
                 let _ = self.end.report(ShardReport::Answered { ejected });
             }
         }

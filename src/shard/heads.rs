@@ -1,5 +1,5 @@
 //! Heads as the rule of a request changes them: its Host, and fields that are set or removed. A
-//! head whose rule changes none is not looked at.
+//! head is not looked at if the rule changes nothing.
 
 use std::io::Write as _;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -45,7 +45,7 @@ fn override_request(
         }
     }
     let Some(host) = overrides.host() else { return };
-    // The application could no longer tell what was asked for.
+    // Without this field the application could not tell for which host the client asked.
     if let Some(asked) = head.host
         && !(client.trusted && head.has_field(FORWARDED_HOST))
     {
@@ -56,8 +56,8 @@ fn override_request(
     }
 }
 
-/// Says in the head in `out` when the request came, and for how long it was held. Of a client that
-/// is not trusted neither field goes on.
+/// Writes into the head in `out` when the request came, and for how long it was held. If the client
+/// is not trusted, its own fields of these names do not go on.
 fn stamp(
     shard: &Shard,
     request: &mut Request,
@@ -91,7 +91,7 @@ fn stamp(
     }
 }
 
-/// Has the request at the front of `head` name the backend that was chosen, where the rule wants
+/// Makes the request at the front of `head` name the backend that was chosen, if the rule wants
 /// that.
 pub(super) fn name_backend(
     shard: &Shard,
@@ -121,7 +121,7 @@ pub(super) fn change_response(request: &Request, out: &mut Vec<u8>) {
     }
 }
 
-/// Rules for the trailers of a response: those that the head's fields are changed under stay here.
+/// Rules for the trailers of a response: fields that the rule changes in the head are held back.
 pub(super) fn trailers(request: &Request, mut rules: TrailerRules) -> TrailerRules {
     if let Some(overrides) = request.overrides.as_deref() {
         let changes = overrides.set_response();

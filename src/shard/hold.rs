@@ -1,6 +1,6 @@
-//! Requests that are held: they wait here, on their connection, until control says that they may go
-//! on, their time is over, or the client leaves. Nothing of them moves anywhere, and nothing is
-//! read ahead: what the client sends meanwhile stays in the kernel.
+//! Requests that are held. They wait here, on their connection, until control lets them go on,
+//! their time is over, or the client leaves. Their bytes are not moved, and nothing is read ahead:
+//! what the client sends meanwhile stays in the kernel.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -23,23 +23,24 @@ pub(super) struct Hold {
     pub(super) why: HoldReason,
     pub(super) host: Box<str>,
     pub(super) scheme: Scheme,
-    /// How long it may wait, from when it began to.
+    /// How long the request may wait, counted from when it began to.
     pub(super) timeout: Duration,
 }
 
-/// How far a request has come that was held.
+/// How long a request has been held, and what it has met meanwhile.
 #[derive(Copy, Clone, Debug)]
 pub(super) struct Waited {
-    /// Moment at which it began to wait; its time counts from here.
+    /// Moment at which the request began to wait; its time counts from here.
     pub(super) since: Instant,
-    /// End of its time.
+    /// End of the request's time.
     pub(super) until: Instant,
     place: Option<Rank>,
-    /// The one it should get, of a request that another process had.
+    /// The rank that the request should get, if another process held it before.
     claim: Option<Rank>,
-    /// End of its wait for a backend that can be reached, counted from when it first found none.
+    /// End of the wait for a backend that can be reached, counted from when the request first found
+    /// none.
     backend_by: Option<Instant>,
-    /// How many connections brought no answer: it was sent again after each.
+    /// How many connections ended without a response; the request was sent again after each.
     pub(super) silences: u8,
 }
 
@@ -66,7 +67,7 @@ impl Waited {
         Waited::begun(waited, now).silences += silences;
     }
 
-    /// Sets the end of a wait that begins at `now`, perhaps after others.
+    /// Sets the end of a wait that begins at `now`, perhaps after earlier waits.
     fn extend(&mut self, now: Instant, hold: &Hold) {
         self.until = match hold.why {
             HoldReason::Spin => self.since + hold.timeout,
@@ -81,9 +82,9 @@ impl Waited {
         self.place.is_some()
     }
 
-    /// How long one that was held may wait for a place at a backend: on for as long as it might
-    /// have been held. Else an application that has just started would be spared its visitors by
-    /// turning them away.
+    /// How long a request may wait for a permit of a backend. A request that was held may wait for
+    /// as long as it might still have been held. Otherwise an application that has just started
+    /// would be spared load by turning its visitors away.
     pub(super) fn patience(waited: Option<&Waited>, now: Instant, usual: Duration) -> Duration {
         let left = waited.map(|waited| waited.until.saturating_duration_since(now));
         usual.max(left.unwrap_or_default())
@@ -118,7 +119,7 @@ impl Shard {
     /// Passes a word of control on to the request that waits for it.
     pub(super) fn take_word(&self, ticket: Ticket, word: Word) {
         let mut waiting = self.holds.waiting.borrow_mut();
-        // The request may have ended meanwhile, and its entry be another's.
+        // The request may have ended meanwhile, and its entry may now be another request's.
         let own = waiting.get_mut(index(ticket)).filter(|own| own.ticket == ticket);
         if let Some(own) = own {
             own.word = Some(word);
@@ -126,7 +127,7 @@ impl Shard {
         }
     }
 
-    /// Has those that are held look whether the shard is stopping.
+    /// Wakes the requests that are held, so that they look whether the shard is stopping.
     pub(super) fn wake_held(&self) {
         for (_, own) in self.holds.waiting.borrow_mut().iter_mut() {
             self.ring.wake(own.waker.take());
@@ -138,7 +139,7 @@ fn index(ticket: Ticket) -> usize {
     (ticket & u64::from(u32::MAX)) as usize
 }
 
-/// An entry among those held; gone when dropped, and control knows.
+/// An entry among the requests held. Dropping it removes the entry and tells control.
 struct Own {
     shard: Rc<Shard>,
     ticket: Ticket,
@@ -162,7 +163,7 @@ impl Own {
         Own { shard: shard.clone(), ticket, request, since: shard.ring.now() }
     }
 
-    /// The word of control, if it has come; else the task is woken when it does.
+    /// The word of control, if it has come; otherwise the task of `cx` is woken when it does.
     fn word(&self, cx: &Context<'_>) -> Option<Word> {
         let own = &mut self.shard.holds.waiting.borrow_mut()[index(self.ticket)];
         own.waker = Some(cx.waker().clone());
@@ -217,7 +218,7 @@ pub(super) async fn hold(
         side.stream.gather();
         let ended = |ending| Poll::Ready(HoldOutcome::Ended(ending));
         match word {
-            // A client that has left: no backend should see its request.
+            // The client has left: no backend should see its request.
             Some(Word::Go(_)) if side.stream.poll_left(cx, ends) => ended(Ending::ClientGone),
             Some(Word::Go(place)) => {
                 own_wait.place = Some(place);
@@ -226,7 +227,7 @@ pub(super) async fn hold(
             Some(Word::Full) => ended(Ending::HeldFull),
             None if side.stream.poll_left(cx, ends) => ended(Ending::ClientGone),
             None if side.deadline.poll_expired(cx) => ended(Ending::HeldTimeout),
-            // The host can't be flipped any more.
+            // The shard stops, and the host can no longer be flipped.
             None if shard.stopping() => ended(Ending::HeldTimeout),
             None if shard.leaving() => Poll::Ready(HoldOutcome::Moving),
             None => Poll::Pending,

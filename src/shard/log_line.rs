@@ -14,12 +14,12 @@ use crate::http::{RequestHead, Version};
 use crate::limits;
 use crate::log_style::{LogField, LogFields, LogFormat, LogStyle};
 
-/// Line as it grows.
+/// A line of the access log, as it grows.
 pub(super) struct Record {
     /// Text from the beginning to the fields of the request's head.
     pub(super) line: Vec<u8>,
-    /// Text that stands behind what is known at the end alone: the name of the rule in JSON;
-    /// referer and user agent in the combined format.
+    /// Text that comes after what is known only at the end: the name of the rule in JSON; referer
+    /// and user agent in the combined format.
     pub(super) late: Vec<u8>,
     pub(super) style: LogStyle,
     pub(super) began: Instant,
@@ -30,7 +30,7 @@ pub(super) struct Record {
     pub(super) queued: Duration,
     pub(super) connect: Option<Duration>,
     pub(super) first_byte: Option<Duration>,
-    /// The first that is not [`Ending::Complete`] counts.
+    /// The first ending that is not [`Ending::Complete`] counts.
     pub(super) ending: Ending,
     /// Phase of the connection at that ending.
     pub(super) phase: Phase,
@@ -99,7 +99,7 @@ struct Object<'l> {
 }
 
 impl Object<'_> {
-    /// Begins a field, if it is wanted; its value is to follow then.
+    /// Begins a field, if it is wanted; the caller then adds its value.
     fn wants(&mut self, field: LogField) -> bool {
         if !self.fields.has(field) {
             return false;
@@ -263,8 +263,8 @@ fn bounded(value: &[u8]) -> Option<&[u8]> {
     (!value.is_empty()).then_some(value)
 }
 
-/// Writes text between quotes as Apache and nginx do: what is not printable ASCII, a quote or a
-/// backslash becomes `\xHH`.
+/// Writes text between quotes as Apache and nginx do: a quote, a backslash and every byte that is
+/// not printable ASCII become `\xHH`.
 fn write_quoted(line: &mut Vec<u8>, text: &[u8]) {
     for &byte in text {
         match byte {
@@ -274,7 +274,7 @@ fn write_quoted(line: &mut Vec<u8>, text: &[u8]) {
     }
 }
 
-/// Writes a JSON string; what is not UTF-8 in it becomes U+FFFD.
+/// Writes a JSON string; bytes that are not UTF-8 become U+FFFD.
 fn write_text(line: &mut Vec<u8>, text: Option<&[u8]>) {
     let Some(text) = text else { return line.extend_from_slice(b"null") };
     // Writing to a Vec can't fail.
@@ -285,14 +285,14 @@ fn write_backend(line: &mut Vec<u8>, backend: Option<Address>) {
     let Some(backend) = backend else { return line.extend_from_slice(b"null") };
     let from = line.len();
     let _ = write!(line, "\"{backend}\"");
-    // The path of a Unix socket may hold what JSON escapes, though hardly any does.
+    // The path of a Unix socket may hold characters that JSON escapes, though hardly any does.
     if line[from + 1..line.len() - 1].iter().any(|byte| matches!(byte, b'"' | b'\\')) {
         line.truncate(from);
         write_text(line, Some(backend.to_string().as_bytes()));
     }
 }
 
-/// Milliseconds with three decimals.
+/// Writes milliseconds with three decimals.
 fn write_millis(line: &mut Vec<u8>, time: Option<Duration>) {
     match time {
         Some(time) => {
@@ -303,7 +303,7 @@ fn write_millis(line: &mut Vec<u8>, time: Option<Duration>) {
     }
 }
 
-/// RFC 3339, UTC, to the millisecond.
+/// Writes a time as RFC 3339 says, in UTC, to the millisecond.
 fn write_time(line: &mut Vec<u8>, time: SystemTime) {
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let (days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
@@ -314,7 +314,7 @@ fn write_time(line: &mut Vec<u8>, time: SystemTime) {
         write!(line, "{year}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z");
 }
 
-/// Time of the common log format: `10/Oct/2000:13:55:36 +0000`.
+/// Writes a time in the common log format: `10/Oct/2000:13:55:36 +0000`.
 fn write_common_time(line: &mut Vec<u8>, time: SystemTime) {
     const MONTHS: &[u8; 36] = b"JanFebMarAprMayJunJulAugSepOctNovDec";
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -368,7 +368,7 @@ mod tests {
     const HEAD: &[u8] = b"GET /a\"b|?q=%00 HTTP/1.1\r\nHost: A.com:80\r\nX-Request-Id: x\r\n\
         User-Agent: me \"\\\xff\r\nReferer: https://b.com/x?secret\r\nTraceparent: 00-ab-cd-01\r\n\r\n";
 
-    /// A line in this style of a request with this head.
+    /// Returns the line in this style of a request with this head.
     fn line(head: &[u8], style: LogStyle) -> String {
         let mut room = http::field_room();
         let head = http::parse_request(head, &mut room).expect("a head");

@@ -2,8 +2,8 @@
 //! whether it failed. They go to the shard's totals, to the slots of its host and of its backend,
 //! and to its line of the access log.
 //!
-//! All times are those of the coarse clock, which the shard reads once per turn: nothing is read
-//! for them.
+//! All times are by the coarse clock, which the shard reads once per turn: measuring does not read
+//! the clock.
 
 use std::time::{Duration, Instant};
 
@@ -13,8 +13,8 @@ use super::tally::Live;
 use crate::link::{Author, BackendCount, Counter, HostCount, SlotTime};
 
 impl Shard {
-    /// Counts a backend's head, perhaps with a body behind it, that the client is sent. Interim
-    /// ones are no answers.
+    /// Counts the head of a backend's response that is sent to the client, perhaps with a body
+    /// behind it. Interim responses count only as bytes.
     pub(super) fn count_answer(&self, ticket: RequestTicket, status: u16, bytes: usize) {
         self.count_head(Author::Backend, ticket, status, bytes);
     }
@@ -49,14 +49,14 @@ impl Shard {
             }
             live.is_unknown
         });
-        // Names that nobody serves say nothing about how the others are served.
+        // Requests for names without a rule say nothing about how the others are served.
         match is_unknown.unwrap_or(false) {
             true => counters.add(Counter::AnswersUnknown, 1),
             false => counters.add_answer(status),
         }
     }
 
-    /// Counts a connection that was opened for a request, in this time.
+    /// Counts a connection that was opened for a request, and the time it took.
     pub(super) fn count_connect(&self, ticket: RequestTicket, backend_slot: u32, time: Duration) {
         let host = self.host_noting(ticket, |record| record.connect = Some(time));
         self.count_time(host, SlotTime::Connect, time);
@@ -64,7 +64,7 @@ impl Shard {
         self.end.backends().add(backend_slot, BackendCount::Connections, 1);
     }
 
-    /// Counts the head of a final response that is here.
+    /// Counts the head of a final response that has arrived.
     pub(super) fn count_response(&self, ticket: RequestTicket, status: u16) {
         self.with_live(ticket, |live| {
             let time = self.time_since(live.sent);
@@ -92,7 +92,7 @@ impl Shard {
         self.ring.now().saturating_duration_since(moment)
     }
 
-    /// Counts a time of a request, in all and of its host.
+    /// Counts a time of a request, in the totals and for its host.
     pub(super) fn count_time(&self, host: u32, time: SlotTime, took: Duration) {
         self.end.counters().add_time(time, took);
         self.end.hosts().add_time(host, time, took);

@@ -1,8 +1,8 @@
 //! A shard: one pinned thread that accepts, routes and relays its own connections.
 //!
-//! A shard shares nothing that it writes: the table is a snapshot, its pool of backend connections
-//! and its counters are its own. A shard never does: files, DNS, locks on the path of a request,
-//! logging that can block.
+//! A shard shares nothing that it writes: the table is a snapshot, and the pool of backend
+//! connections and the counters are its own. A shard never does: files, DNS, locks on the path of a
+//! request, logging that can block.
 
 mod accept;
 mod backend;
@@ -60,26 +60,28 @@ use route::Spent;
 /// Settings of a shard; fixed while it runs.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
-    /// The CPU it is pinned to; anywhere when `None`.
+    /// The CPU to which the thread is pinned; `None`: not pinned.
     pub(crate) cpu: Option<usize>,
     /// Most pipes for bulk bodies at a time.
     pub(crate) pipes_max: usize,
-    /// Time for which it polls the network card before it sleeps.
+    /// Time for which the thread polls the network card before it sleeps.
     pub(crate) busy_poll: Option<Duration>,
 }
 
-/// Whether a peer with this address may say, by the PROXY protocol, whose connection it is.
+/// Whether a peer with this address may say, by the PROXY protocol, for whom a connection is.
 pub(crate) type Believes = Arc<dyn Fn(IpAddr) -> bool + Send + Sync>;
 
 /// A bound socket of this shard.
 pub(crate) struct Listener {
     pub(crate) socket: TcpListener,
     pub(crate) speaks: Protocol,
-    /// Each connection begins with a header of the PROXY protocol, which these may send.
+    /// Peers that may send the PROXY protocol header with which each connection begins; `None`:
+    /// connections begin without one.
     pub(crate) believes: Option<Believes>,
 }
 
-/// Starts a shard's thread; returns once it accepts connections, or with why it can't.
+/// Starts a shard's thread. Returns once the shard accepts connections, or with the reason why it
+/// can't.
 pub(crate) fn spawn(
     settings: Settings,
     listeners: Vec<Listener>,
@@ -92,8 +94,8 @@ pub(crate) fn spawn(
         .name(name)
         .spawn(move || {
             let _ending = ending;
-            // Not by glommio, which wants to read the machine's topology from /sys, and panics
-            // where there is none.
+            // The thread is not pinned by glommio, which wants to read the machine's topology from
+            // /sys, and panics if there is none.
             if let Some(cpu) = settings.cpu
                 && !core_affinity::set_for_current(core_affinity::CoreId { id: cpu })
             {
@@ -101,7 +103,7 @@ pub(crate) fn spawn(
                 return;
             }
             let executor = LocalExecutorBuilder::new(Placement::Unbound)
-                // Our bytes move through our own ring: glommio's need next to nothing.
+                // Our bytes move through our own ring: glommio's ring needs next to nothing.
                 .io_memory(64 * 1024)
                 .ring_depth(16)
                 .preempt_timer(Duration::from_secs(1))
@@ -155,20 +157,21 @@ async fn run(
     ring::drive(ring.clone()).await;
     shard.idle.clear();
     shard.pool.clear();
-    // The closes that the last tasks queued; other shards may run on for long.
+    // Submits the closes that the last tasks queued: other shards may run on for long.
     ring.flush();
 }
 
-/// Follows what the other threads say: stop, or a place at a limited backend.
+/// Follows what the other threads say: stop, a permit of a limited backend, a new table, a message.
 async fn attend(shard: Rc<Shard>, wakes: WakeReceiver) {
     loop {
         let stop = shard.end.stop();
         if shard.stop.get() < stop {
             shard.stop.set(stop);
             shard.drain.notify();
-            // Nobody comes who could use them, and others may wait for their places.
+            // No request comes that could use idle connections, and other shards may wait for their
+            // permits.
             shard.pool.clear();
-            // Idle connections wait for bytes: they look at `stopping` again and close.
+            // Idle connections wait for bytes: once woken, they look at `stopping` again and close.
             shard.ring.wake_receivers();
             shard.wake_held();
         }
@@ -179,7 +182,8 @@ async fn attend(shard: Rc<Shard>, wakes: WakeReceiver) {
         shard.pool.attend_gates(&shard);
         shard.open_requests.attend();
         shard.tuning.set(**shard.published().tuning.load());
-        // A table that nobody is routed by any more should not stay for want of a request.
+        // A table by which no request is routed any more should not stay just because no request
+        // comes.
         shard.table();
         while let Some(message) = shard.end.next_message() {
             match message {
@@ -199,7 +203,7 @@ pub(super) struct Shard {
     tuning: Cell<Tuning>,
     end: ShardEnd,
     table: RefCell<Rc<Table>>,
-    /// How many tables there were before it.
+    /// How many tables came before the current one.
     generation: Cell<u64>,
     pool: pool::Pool,
     idle: serving::IdleConnections,
@@ -207,30 +211,31 @@ pub(super) struct Shard {
     open_requests: open_requests::OpenRequests,
     tallies: tally::Tallies,
     records: record::Records,
-    /// Rates of the rules with `max_requests_per_second` that were met.
+    /// Rates of the rules with `max_requests_per_second` that this shard has met.
     rates: RefCell<ByKey<Arc<Rate>>>,
     locals: own::Locals,
     holds: hold::Holds,
     stop: Cell<Stop>,
-    /// Listeners wait for it to close.
+    /// Notified when the shard begins to close; the listeners wait for that.
     drain: Notify,
     listeners: Cell<usize>,
     connections: Cell<usize>,
-    /// Connections that were turned away and are still read off.
+    /// Connections that were turned away and whose bytes are still read off.
     shed_lingering: Cell<usize>,
     random: Cell<u64>,
     clock: date::DateClock,
-    /// Begins the id of each request.
+    /// First half of each request's id.
     tag: u64,
     request_ids: Cell<u64>,
-    /// Round-robin positions of the rules that it met; all shards share each.
+    /// Round-robin positions of the rules that this shard has met; all shards share each position.
     turns: RefCell<ByKey<Arc<Turn>>>,
-    /// The key under which requests are counted that no rule is for.
+    /// The key under which requests without a rule are counted.
     unknown: u64,
     started: Instant,
 }
 
-/// The snapshot a request was routed by, counted within the shard: no atomic per request.
+/// The snapshot by which a request was routed. References to it are counted within the shard,
+/// without an atomic operation per request.
 pub(super) struct Table {
     snapshot: Arc<crate::link::TaggedTable>,
 }
@@ -295,7 +300,7 @@ impl Shard {
         self.end.counters().add(counter, 1);
     }
 
-    /// Makes the ring's figures known.
+    /// Publishes the ring's figures and the thread's CPU time.
     fn note_ring(&self) {
         let figures = self.ring.figures();
         let counters = self.end.counters();
@@ -303,7 +308,7 @@ impl Shard {
         let micros = cpu.tv_sec as u64 * 1_000_000 + cpu.tv_nsec as u64 / 1000;
         counters.set(Counter::CpuMicros, micros);
         let alive = (self.ring.now() - self.started).as_micros() as u64;
-        // The coarse clock may be behind: a counter that went back would look as if it had begun
+        // The coarse clock may be behind. A counter that went back would look as if it had begun
         // anew.
         let asleep = alive.saturating_sub(micros).max(counters.get(Counter::AsleepMicros));
         counters.set(Counter::AsleepMicros, asleep);
@@ -314,7 +319,7 @@ impl Shard {
         counters.set(Counter::Pipes, figures.pipes as u64);
     }
 
-    /// Tuning as published last; the shard is woken for a new one.
+    /// Tuning as published last; the shard is woken when it changes.
     fn tuning(&self) -> Tuning {
         self.tuning.get()
     }
@@ -328,10 +333,10 @@ impl Shard {
         self.tuning.get().timeouts
     }
 
-    /// Lets a request of a client pass at a rule, or says which rate of the rule is spent, and
-    /// counts that.
+    /// Admits a request of a client at a rule. `Err`: the rate of the rule that is spent, which is
+    /// counted.
     fn admits(&self, rule: u64, client: IpAddr, proxy: &Proxy) -> Result<(), Spent> {
-        // The client's own rate first: what it floods with takes nothing from the others.
+        // The client's own rate comes first: requests beyond it take nothing from the others.
         if let Some(most) = proxy.max_requests_per_second_per_source() {
             let rates = &self.end.together.source_rates;
             if rates.admit(rule, client, most, self.ring.now()).is_err() {
@@ -360,8 +365,8 @@ impl Shard {
         is_admitted
     }
 
-    /// Says which end of a client counts as leaving by the key `abort_on_close`: any where `all`,
-    /// else one that nothing waits in front of.
+    /// Says which end of a client's bytes counts as leaving, by the key `abort_on_close`: any end
+    /// if `all`, otherwise only an end with nothing waiting in front of it.
     fn end_counts(&self, all: bool) -> EndCounts {
         match (self.tuning().abort_on_close, all) {
             (false, _) => EndCounts::Never,
@@ -380,7 +385,7 @@ impl Shard {
         self.stop.get() == Stop::HandOver
     }
 
-    /// Whether nobody new is taken in.
+    /// Whether no new connections are taken in.
     fn closing(&self) -> bool {
         self.stop.get() != Stop::No
     }
@@ -389,7 +394,8 @@ impl Shard {
         self.connections.get() == 0 && self.listeners.get() == 0
     }
 
-    /// A connection or listener ended: perhaps it was the last one that a drain waits for.
+    /// Notes that a connection or listener ended: perhaps it was the last one that a drain waits
+    /// for.
     fn one_less(&self) {
         if self.closing() && self.is_drained() {
             self.ring.stop();
@@ -401,7 +407,7 @@ impl Shard {
         glommio::spawn_local(task).detach();
     }
 
-    /// xorshift64*: enough to spread load; nothing secret hangs on it.
+    /// Draws a number by xorshift64*: enough to spread load; nothing secret depends on it.
     fn random(&self) -> u64 {
         let mut x = self.random.get();
         x ^= x >> 12;
@@ -411,7 +417,7 @@ impl Shard {
         x.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
 
-    /// The key of the rule of requests that no rule is for. Not that of their host: a rule may be
+    /// The rule key of requests without a rule. It is not their host key, because a rule may be
     /// called `unknown`.
     fn no_rule(&self) -> u64 {
         !self.unknown
@@ -423,8 +429,8 @@ impl Shard {
         self.request_ids.get()
     }
 
-    /// Tells a request from all others: 64 bits by chance of this shard since its start, and its
-    /// number there.
+    /// Returns an id that tells a request from all others: 64 bits drawn at random when the shard
+    /// started, and the request's number on this shard.
     fn whole_request_id(&self, number: u64) -> u128 {
         match number {
             0 => 0,

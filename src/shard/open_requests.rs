@@ -1,4 +1,4 @@
-//! The limit on the requests of a rule that are open at its backends, of all shards together.
+//! The limit on the requests of a rule that are open at its backends, across all shards.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -22,8 +22,8 @@ pub(super) struct OpenRequests {
     rules: RefCell<ByKey<Rc<Line>>>,
 }
 
-/// Waits until a rule with this limit allows one more open request. The request has its permit
-/// until it is given back, at its end at the latest.
+/// Waits until a rule with this limit allows one more open request. The request keeps its permit
+/// until it gives it back, at its end at the latest.
 pub(super) async fn enter(
     mut waiter: Waiter<'_>,
     limit: NonZeroU32,
@@ -76,12 +76,12 @@ impl OpenRequests {
         rules.entry(rule).or_insert_with(new).clone()
     }
 
-    /// Has those look that are first in line: another shard gave a permit back.
+    /// Wakes the first request in each line: another shard gave a permit back.
     pub(super) fn attend(&self) {
         self.rules.borrow().values().for_each(|line| line.wake_first());
     }
 
-    /// Forgets rules without any use; returns how many requests wait.
+    /// Forgets rules that are no longer used; returns how many requests wait.
     pub(super) fn sweep(&self) -> usize {
         let mut rules = self.rules.borrow_mut();
         rules.retain(|_, line| line.is_used());

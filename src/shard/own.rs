@@ -1,5 +1,5 @@
-//! Whether a backend is this daemon itself: asked before a connection is opened, never for one
-//! that is used again.
+//! Whether a backend is this daemon itself. Asked before a connection is opened, never for one that
+//! is used again.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -16,9 +16,9 @@ use crate::link::{ShardReport, is_local};
 #[derive(Default)]
 pub(super) struct Locals {
     known: RefCell<HashMap<IpAddr, (bool, Instant), foldhash::fast::RandomState>>,
-    /// Unix sockets, of which the file that the path leads to decides.
+    /// Unix sockets, for which the file that the path leads to decides.
     known_unix: RefCell<HashMap<UnixSocket, (bool, Instant), foldhash::fast::RandomState>>,
-    /// Moment at which control was told of a loop last.
+    /// Moment at which control was last told of a loop.
     told: Cell<Option<Instant>>,
 }
 
@@ -62,7 +62,7 @@ impl Shard {
         }
     }
 
-    /// Has control say so in the log, now and then.
+    /// Reports a loop to control, which logs it, at most once every [`limits::LOOP_TOLD_EVERY`].
     pub(super) fn note_loop(&self, address: Address) {
         let now = self.ring.now();
         let is_due = self

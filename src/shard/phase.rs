@@ -17,7 +17,7 @@ macro_rules! phases {
                 }
             }
 
-            /// Slug, HAProxy's letter and meaning of each.
+            /// Slug, HAProxy's letter and meaning of each phase.
             #[cfg(test)]
             const ROWS: &[[&str; 3]] = &[$([$slug, $letter, $sentence],)*];
         }

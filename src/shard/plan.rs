@@ -1,5 +1,5 @@
 //! The plan for a request: parse its head, find its rule, and write the head that goes on, or our
-//! own answer. Synchronous and without allocation: the head is read where it arrived.
+//! own reply. Synchronous and without allocation: the head is read where it arrived.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,19 +14,19 @@ use crate::link::HoldReason;
 use crate::table::{self, Action, Algorithm, Overrides, Proxy, host};
 
 pub(super) enum Plan<'t> {
-    /// Pass it on. `head` is what the backend gets.
+    /// Pass the request on. `head` is what the backend gets.
     Proxy { proxy: &'t Proxy, request: Request, head: Vec<u8> },
-    /// Keep it until the table says otherwise, for at most so long.
+    /// Hold the request until the table says otherwise, for at most `timeout`.
     Hold { request: Request, why: HoldReason, timeout: Duration },
-    /// Answer it here. `close` is what the answer says.
+    /// Reply here. `close` is what the reply says.
     Reply { request: Request, answer: Vec<u8>, close: bool, ending: Ending },
-    /// Answer and close: the head is not one we understand or accept.
+    /// Reply and close: the head is not one that we understand or accept.
     Refuse { answer: Vec<u8>, refusal: http::Refusal },
 }
 
 /// Plans the request with this head, and begins to count it unless it is under way already.
-/// `client` is the one that the connection tells, and becomes the request's. `waited` is set for a
-/// request that was held already.
+/// `client` is at first the client according to the connection, and then that of the request.
+/// `waited` is set for a request that was held already.
 pub(super) fn plan<'t>(
     shard: &Shard,
     table: &'t Table,

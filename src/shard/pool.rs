@@ -1,21 +1,22 @@
-//! Connections to backends: idle ones kept for the next request, and places at limited backends.
+//! Connections to backends: idle ones kept for the next request, and permits of limited backends.
 //!
-//! An idle connection has a receive armed: one that the backend closed, reset, or sent bytes on is
-//! known to be dead before it is used, without a system call.
+//! An idle connection has a receive armed. So a connection that the backend closed, reset, or sent
+//! bytes on is known to be dead before it is used, without a system call.
 //!
-//! A connection is lent again only once the kernel was seen to hold nothing for it: bytes behind an
-//! answer would be the beginning of the next client's. What was collected proves nothing, as the
-//! answer may have been spliced, may have filled its buffer, or the bytes came a moment later. So:
+//! A connection is lent again only after the kernel was seen to hold nothing for it: bytes behind a
+//! response would become the beginning of the next client's response. The receives made during the
+//! exchange prove nothing: the response may have been spliced, it may have filled its buffer, or
+//! the bytes may have come a moment later. So:
 //!
-//! - The receive armed at [`Pool::give`] tries before it polls. After one turn of the ring it has
-//!   brought what there was, or there was nothing. (A poll would not do: since Linux 6.13 a turn
-//!   runs no more than 20 of the receives that became ready, so what was ready may be told turns
-//!   later.)
-//! - Connections given back in an earlier turn are lent first, without a system call. When there is
-//!   none, one of this turn is peeked at.
-//! - Bytes that come after that are told in the order in which they came: those that were there
-//!   before the next request was are seen before the request is. Only what comes between the
-//!   request's arrival and its departure can't be told from its answer, as in any proxy.
+//! - The receive armed at [`Pool::give`] tries to receive before it polls. After one turn of the
+//!   ring it has brought the bytes that were there, or there were none. (A poll would not do: since
+//!   Linux 6.13 a turn runs no more than 20 of the receives that became ready, so readiness may be
+//!   reported some turns later.)
+//! - Connections given back in an earlier turn are lent first, without a system call. If there are
+//!   none, one given back in this turn is peeked at.
+//! - Bytes that come later are reported in the order of their arrival: bytes that were there before
+//!   the next request are seen before the request is. Only bytes that come between the request's
+//!   arrival and its departure can't be told from its response, as in any proxy.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -37,20 +38,22 @@ pub(super) struct KeepTerms {
     pub(super) seconds: Option<u16>,
     /// The response named a body where none may be; the backend may send it yet.
     pub(super) is_doubtful: bool,
-    /// The backend asks for credentials that authenticate the connection: it is its client's own.
+    /// The backend asks for credentials that authenticate the connection, which then is its
+    /// client's own.
     pub(super) authenticates: bool,
 }
 
 struct Backend {
-    /// Slot in which it is counted.
+    /// Slot in which the backend is counted.
     slot: u32,
     /// The path of a Unix socket, so that it is known while anything is under way there.
     _path: Option<Arc<UnixPath>>,
-    /// Used from the end: the warmest first, so that the others can time out.
+    /// Idle connections, used from the end: the one used last comes first, so that the others can
+    /// time out.
     idle: Vec<Idle>,
     /// Exchanges under way, for `least_connections`.
     busy: u32,
-    /// Exchanges that wait for a place, once its `max_connections` was met.
+    /// Exchanges that wait for a permit; set once a request has come that `max_connections` limits.
     line: Option<Rc<Line>>,
 }
 
@@ -59,9 +62,9 @@ struct Idle {
     open: OpenConnection,
     place: Option<Permit>,
     since: Instant,
-    /// Moment from which its backend may close it.
+    /// Moment from which the backend may close the connection.
     until: Instant,
-    /// The ring's turn in which it was given back: in order, the latest last.
+    /// The ring's turn in which the connection was given back: in order, the latest last.
     turn: u64,
     /// The last response named a body where none may be: the backend may still send it.
     is_doubtful: bool,
@@ -91,8 +94,8 @@ impl Idle {
     }
 }
 
-/// A backend's connection that belongs to one client connection, as that authenticated it: the
-/// backend takes every request on it for one of that client's.
+/// A backend's connection that belongs to one client connection, because that one authenticated it:
+/// the backend takes every request on it for one of that client's.
 pub(super) struct OwnConnection {
     idle: Idle,
     address: Address,
@@ -103,7 +106,7 @@ impl OwnConnection {
         self.address
     }
 
-    /// Whether the next request can go out on it.
+    /// Whether the next request can be sent on the connection.
     pub(super) fn is_usable(&self, shard: &Shard) -> bool {
         let quiet = match self.idle.turn == shard.ring.turns() {
             true => self.idle.stream.quiet_by_peeking(),
@@ -124,13 +127,16 @@ pub(super) struct Lease {
     pub(super) stream: Stream,
     /// The connection was idle in the pool: the backend may have closed it while we were sending.
     pub(super) reused: bool,
-    /// A new one of a rule with `healthcheck`: when it ends without an answer, that is a failure.
+    /// The connection is new, and its rule has `healthcheck`: if it ends without a response, that
+    /// is a failure.
     pub(super) watched: bool,
-    /// The backend was told whose it is, or the rule keeps none: never anybody else's.
+    /// The backend was told whose connection it is, or the rule keeps no connections: no other
+    /// client may ever use it.
     pub(super) unshared: bool,
-    /// The rule keeps none, not even for its client.
+    /// The rule keeps no connections, not even for the same client.
     pub(super) is_last: bool,
-    /// The client has authenticated it, or is about to: kept for that client's next requests alone.
+    /// The client has authenticated the connection, or is about to: it is kept for that client's
+    /// next requests alone.
     pub(super) is_own: bool,
     /// Terms on which the connection can be kept, from the backend's response.
     pub(super) keeping: KeepTerms,
@@ -222,8 +228,8 @@ impl Pool {
         self.backends.borrow().get(&address).map_or(0, |backend| backend.busy)
     }
 
-    /// An idle connection, if there is one that lives. A request that is not `repeatable` gets none
-    /// on which bytes may still come.
+    /// Takes an idle connection that is alive, if there is one. A request that is not `repeatable`
+    /// gets none on which bytes may still come.
     pub(super) fn take(
         &self,
         shard: &Rc<Shard>,
@@ -263,7 +269,7 @@ impl Pool {
         Busy { shard: shard.clone(), address, slot }
     }
 
-    /// A new connection as the exchange's.
+    /// Makes a new connection the lease of an exchange.
     pub(super) fn lease(
         &self,
         shard: &Rc<Shard>,
@@ -274,15 +280,15 @@ impl Pool {
         Lease::new(stream, OpenConnection::new(shard), place, busy)
     }
 
-    /// The client's own connection as the exchange's.
+    /// Makes the client's own connection the lease of an exchange.
     pub(super) fn lease_own(&self, busy: Busy, own: OwnConnection, place: Option<Permit>) -> Lease {
         let Idle { stream, open, .. } = own.idle;
         Lease { reused: true, is_own: true, ..Lease::new(stream, open, place, busy) }
     }
 
-    /// Makes the client's own of a connection whose last exchange is over. `None`: it can't be
-    /// kept. A place at a limited backend goes back meanwhile: it counts requests here, or idle
-    /// clients would keep others out.
+    /// Makes a connection whose last exchange is over the client's own. `None`: it can't be kept.
+    /// Its permit of a limited backend is given back meanwhile: permits of such connections count
+    /// requests, or idle clients would keep others out.
     pub(super) fn keep_own(&self, shard: &Rc<Shard>, lease: Lease) -> Option<Box<OwnConnection>> {
         let Lease { stream, open, busy, is_last, keeping, .. } = lease;
         let is_full = shard.tuning().connections_max <= self.open.get();
@@ -293,8 +299,8 @@ impl Pool {
         Some(Box::new(OwnConnection { idle, address: busy.address }))
     }
 
-    /// Keeps a connection whose last exchange is over, or closes it where too many are kept or
-    /// others wait for its place.
+    /// Keeps a connection whose last exchange is over. Closes it if too many are kept already, or
+    /// if others wait for its permit.
     pub(super) fn give(&self, shard: &Rc<Shard>, lease: Lease) {
         let Lease { stream, open, place, busy, unshared, keeping, .. } = lease;
         if unshared {
@@ -306,8 +312,8 @@ impl Pool {
             return;
         }
         let idle = Idle::new(shard, stream, open, place, keeping);
-        // What does not fit is dropped after the borrow: a place given back looks at the pool
-        // again.
+        // A connection that does not fit is dropped after the borrow: a permit that is given back
+        // looks at the pool again.
         let surplus = self.with(shard, address, |backend| {
             if backend.idle.len() >= limits::IDLE_PER_BACKEND_MAX {
                 return Some(idle);
@@ -327,8 +333,8 @@ impl Pool {
         self.close_idle(shard, surplus);
     }
 
-    /// Closes up to so many idle connections, of each backend those that were used least lately.
-    /// False when there are none.
+    /// Closes up to `count` idle connections, of each backend the least recently used first.
+    /// Returns `false` if there were none.
     pub(super) fn close_idle(&self, shard: &Shard, count: usize) -> bool {
         let mut surplus = Vec::new();
         for backend in self.backends.borrow_mut().values_mut() {
@@ -344,8 +350,8 @@ impl Pool {
         !surplus.is_empty()
     }
 
-    /// A place at a backend that allows `limit` connections; waits in line for it.
-    /// `None` when `deadline` came first.
+    /// Takes a permit of a backend that allows `limit` connections, or waits in line for a permit
+    /// or an idle connection. `None`: `deadline` came first.
     pub(super) async fn place(
         &self,
         shard: &Rc<Shard>,
@@ -373,7 +379,7 @@ impl Pool {
         line.wait(shard, deadline, take).await
     }
 
-    /// Looks after limited backends when another shard gave a place back or asks for one.
+    /// Looks after limited backends when another shard gave a permit back or asks for one.
     pub(super) fn attend_gates(&self, shard: &Shard) {
         let mut surplus = Vec::new();
         for backend in self.backends.borrow_mut().values_mut() {
@@ -398,7 +404,8 @@ impl Pool {
         drop(idle);
     }
 
-    /// Closes what is dead or idle for too long, and forgets backends without any use.
+    /// Closes idle connections that are dead or were idle for too long, and forgets backends
+    /// without any use.
     fn sweep(&self, shard: &Shard) {
         let now = shard.ring.now();
         let mut surplus = Vec::new();
@@ -432,8 +439,9 @@ pub(super) enum Wait {
 }
 
 impl Backend {
-    /// The warmest idle connection of an earlier turn than `now`; else the warmest of all, which
-    /// costs a system call. With it, whether it is quiet.
+    /// Takes the last used of the idle connections that were given back in an earlier turn than
+    /// `now`. If there is none, takes the last used of all, which costs a system call. Also returns
+    /// whether the connection is quiet.
     fn pop_idle(&mut self, now: u64) -> Option<(Idle, Quiet)> {
         let last = self.idle.last()?;
         let settled = match last.turn == now {

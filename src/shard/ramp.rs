@@ -1,4 +1,4 @@
-//! Shares of backends that grow, of rules with `slow_start`.
+//! Shares of backends that grow, for rules with `slow_start`.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::table::Proxy;
 #[derive(Copy, Clone)]
 pub(super) struct Ramp {
     rule: u64,
-    /// Time from a backend's arrival to its whole share; `None`: all have theirs.
+    /// Time from a backend's arrival to its whole share; `None`: all backends have theirs.
     slow_start: Option<Duration>,
 }
 

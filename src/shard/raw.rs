@@ -1,8 +1,9 @@
-//! Raw connections: bytes both ways, governed by the rule of one host. With `bind_tcp` the address
-//! says which host; with `bind_tls` the server name in the ClientHello, which goes on untouched.
+//! Raw connections: bytes in both directions, under the rule of one host. With `bind_tcp` the
+//! address decides which host that is; with `bind_tls` the server name in the ClientHello does,
+//! which goes on untouched.
 //!
-//! A rule that is not `proxy` or `spin` has nothing to say to such a client: its connection is
-//! closed, with an alert where it speaks TLS.
+//! A rule that is not `proxy` or `spin` has no reply for such a client: the connection is closed,
+//! after an alert if the client speaks TLS.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,11 +21,11 @@ use crate::ring::{EndCounts, SendBuf};
 use crate::table::{Action, Proxy, Scheme, host};
 use crate::tls::{self, Alert, Seen};
 
-/// Serves a connection that stands for a host, or says in its ClientHello which host it is for.
-/// `waited` is set for a connection that was held before, in another process.
+/// Serves a raw connection. Its address or its ClientHello says which host it is for. `waited` is
+/// set for a connection that was held before, in another process.
 pub(super) async fn serve(side: &mut ClientSide, speaks: Protocol, waited: Option<Box<Waited>>) {
-    // Each boxed: what leads to a tunnel, and away from it, should take no room while it is open,
-    // perhaps for days.
+    // Each is boxed: the code that leads to a tunnel, and away from it, should take no room while
+    // the tunnel is open, perhaps for days.
     if let Some(Led { lease, timeout }) = Box::pin(lead(side, speaks, waited)).await {
         let next = Box::pin(tunnel::relay(side, &lease, timeout)).await;
         side.shard.give_permit_back(side.ticket);
@@ -36,11 +37,12 @@ pub(super) async fn serve(side: &mut ClientSide, speaks: Protocol, waited: Optio
 /// A raw connection that has its backend.
 struct Led {
     lease: Lease,
-    /// Time for which both sides may be silent, where the rule says one.
+    /// Time for which both sides may be silent, if the rule says so.
     timeout: Option<Duration>,
 }
 
-/// Brings a connection to where nothing is left but to relay; `None`: it has ended before.
+/// Brings a connection to the point where nothing is left but to relay; `None`: it has ended
+/// before.
 async fn lead(side: &mut ClientSide, speaks: Protocol, waited: Option<Box<Waited>>) -> Option<Led> {
     let no_lease = match find_lease(side, &speaks, waited).await {
         Ok(led) if tunnel::begin(side, &led.lease, None, led.timeout).await => return Some(led),
@@ -67,15 +69,15 @@ async fn lead(side: &mut ClientSide, speaks: Protocol, waited: Option<Box<Waited
 
 /// Outcome of an attempt that brought no connection to a backend.
 enum NoLease {
-    /// The client is told nothing, and this follows.
+    /// The client is sent nothing, and this follows.
     Next(Next),
-    /// The client is told, where it speaks TLS.
+    /// The client is sent an alert, if it speaks TLS.
     Alert(Alert),
     /// The connection has to wait.
     Hold(Hold),
 }
 
-/// Finds out which host a connection is for; empty where it does not say.
+/// Finds out which host a connection is for; empty if the client does not say.
 async fn name(side: &mut ClientSide, speaks: &Protocol) -> Result<Arc<str>, NoLease> {
     match speaks {
         Protocol::Tcp(host) => Ok(host.clone()),
@@ -111,7 +113,7 @@ async fn hello(side: &mut ClientSide) -> Result<Option<String>, NoLease> {
             Seen::Wrong(_) => return Err(NoLease::Alert(Alert::DecodeError)),
             Seen::Hello(None) => return Ok(None),
             Seen::Hello(Some(name)) => {
-                // No port and no address may stand there (RFC 6066 §3).
+                // A server name may hold neither a port nor an address (RFC 6066 §3).
                 let is_name = !name.iter().any(|byte| matches!(byte, b':' | b'['));
                 let mut room = [0; 256];
                 let name = host::canonical(&name, &mut room).ok().filter(|_| is_name);

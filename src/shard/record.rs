@@ -1,6 +1,6 @@
-//! Lines of the access log: one a request, or a raw connection, written when it has ended. A line
-//! grows in a record of its own while its request is under way; the record is used again for the
-//! next one. Nothing here waits: a line that finds no room is dropped and counted.
+//! Lines of the access log: one per request or raw connection, written when it has ended. A line
+//! grows in a record of its own while its request is under way; the record is then used again for
+//! another request. Nothing here waits: a line that finds no room is dropped and counted.
 
 use std::cell::RefCell;
 
@@ -20,7 +20,7 @@ use crate::table::Scheme;
 pub(super) struct Records {
     #[expect(clippy::vec_box, reason = "a record is moved about as a box, and kept as one")]
     unused: RefCell<Vec<Box<Record>>>,
-    /// Lines that are not on the page yet.
+    /// Lines that are not on the shard's page of the logbook yet.
     back: RefCell<Vec<u8>>,
 }
 
@@ -81,8 +81,8 @@ impl Shard {
         record
     }
 
-    /// Notes the name of the rule with this key in a line that wants it; a request that was held
-    /// may come under another one.
+    /// Notes the name of the rule with this key in a line that wants it. A request that was held
+    /// may come under another rule.
     pub(super) fn note_rule(&self, record: &mut Record, key: u64) {
         if record.wants_rule() {
             record.late.clear();
@@ -91,7 +91,7 @@ impl Shard {
         }
     }
 
-    /// Writes a line down: its request has ended.
+    /// Finishes and writes the line of a request that has ended.
     pub(super) fn file(&self, mut record: Box<Record>, backend: Option<Address>) {
         let one_of = u64::from(record.style.sample.get());
         if one_of == 1 || record.is_error() || self.random().is_multiple_of(one_of) {
@@ -113,7 +113,7 @@ impl Shard {
         }
     }
 
-    /// Puts lines on the page that found it taken away.
+    /// Writes lines that found the page taken away or full when they were to be written.
     pub(super) fn file_rest(&self) {
         let mut back = self.records.back.borrow_mut();
         if !back.is_empty() {

@@ -45,7 +45,7 @@ pub(super) fn refusal(shard: &Shard, refusal: Refusal) -> Vec<u8> {
 }
 
 /// Counts the refusal of a body whose head was accepted, and writes the reply. `close` is what the
-/// reply says; every refusal but that of a length closes.
+/// reply to a body that is too large says; all other refusals close the connection.
 pub(super) fn refusal_of_body(
     shard: &Shard,
     request: &Request,

@@ -1,5 +1,5 @@
-//! Plain data of a request on its way through a shard: who asked, what for, under which rule it is
-//! counted, and what follows it on its connection.
+//! Plain data of a request on its way through a shard: the client, the request's properties, the
+//! keys under which it is counted, and what follows it on its connection.
 
 use std::net::IpAddr;
 use std::ops::Range;
@@ -11,23 +11,22 @@ use crate::limits;
 use crate::link::Timeouts;
 use crate::table::{Overrides, Scheme, host};
 
-/// A client connection's peer, and how far its words are believed.
+/// A client connection's peer, and whether the fields that it sends are trusted.
 #[derive(Copy, Clone, Debug)]
 pub(super) struct Client {
     pub(super) peer: IpAddr,
     pub(super) port: u16,
     pub(super) trusted: bool,
-    /// The client speaks TLS to the proxy in front of us, as far as no field that is believed says
-    /// otherwise.
+    /// The client speaks TLS to the proxy in front of us, unless a trusted field says otherwise.
     pub(super) secure: bool,
-    /// Number of the client's latest request among those of the shard; 0 where requests get none.
+    /// Number of the client's latest request among those of the shard; 0 if requests get none.
     pub(super) request_id: u64,
     /// The connection counts among those of its source.
     pub(super) is_counted: bool,
 }
 
 impl Client {
-    /// Scheme that the client spoke, with what its forwarding fields say of it.
+    /// Scheme that the client spoke: if the client is trusted, its forwarding fields decide.
     pub(super) fn scheme(&self, forwarded: Option<Scheme>) -> Scheme {
         match (self.trusted, forwarded) {
             (true, Some(scheme)) => scheme,
@@ -40,7 +39,7 @@ impl Client {
 /// Properties of a request that are needed after its head was parsed.
 #[derive(Debug)]
 pub(super) struct Request {
-    /// Position of its host in its head; empty in that of a request without one.
+    /// Position of the host in the request's head; empty if the request has none.
     pub(super) host_at: Range<u32>,
     pub(super) scheme: Scheme,
     pub(super) method: Method,
@@ -55,33 +54,33 @@ pub(super) struct Request {
     pub(super) upgrade: bool,
     /// The request brings credentials that authenticate the connection on which it goes out.
     pub(super) authenticates: bool,
-    /// Arguments of its rule that override keys.
+    /// Arguments of the request's rule that override keys.
     pub(super) overrides: Option<Arc<Overrides>>,
 }
 
 impl Request {
-    /// Canonical name of its host, which stands in `head`; empty where it has none.
+    /// Canonical name of the request's host, which stands in `head`; empty if the request has none.
     pub(super) fn host_in(&self, head: &[u8]) -> Box<str> {
         let raw = &head[self.host_at.start as usize..self.host_at.end as usize];
         host::canonical(raw, &mut [0; 256]).unwrap_or_default().into()
     }
 
-    /// Time for which its backend may be silent; `keys` are those of the configuration.
+    /// Time for which the request's backend may be silent; `keys` are those of the configuration.
     pub(super) fn timeout_server(&self, keys: Timeouts) -> Duration {
         self.overrides.as_deref().and_then(Overrides::timeout_server).unwrap_or(keys.server)
     }
 
-    /// Time for which its tunnel may be silent, where its rule says one.
+    /// Time for which the request's tunnel may be silent, if its rule says so.
     pub(super) fn timeout_tunnel(&self) -> Option<Duration> {
         self.overrides.as_deref()?.timeout_tunnel()
     }
 
-    /// Most bytes of its body, where its rule says so.
+    /// Most bytes of the request's body, if its rule says so.
     pub(super) fn max_body(&self) -> Option<u64> {
         self.overrides.as_deref()?.max_body()
     }
 
-    /// Whether its head announces a larger body than its rule allows.
+    /// Whether the request's head announces a larger body than its rule allows.
     pub(super) fn is_too_large(&self) -> bool {
         match (self.framing, self.max_body()) {
             (RequestFraming::Length(length), Some(most)) => most < length,
@@ -93,14 +92,14 @@ impl Request {
         ReplyTo { version: self.version, head_only: self.method == Method::Head, close, date }
     }
 
-    /// Whether the client has said that it sends nothing behind this request, of which nothing is
-    /// left to read.
+    /// Whether the client has said that it sends nothing after this request, and nothing of the
+    /// request is left to read.
     pub(super) fn is_last_and_read(&self) -> bool {
         !self.keep_alive && matches!(self.framing, RequestFraming::None)
     }
 
-    /// Whether a reply ends the connection: a body that is not known to be short is not read to
-    /// its end, and one that waits for a `100 Continue` may never come.
+    /// Whether a reply ends the connection: a body that is not known to be short is not read to its
+    /// end, and a body that waits for a `100 Continue` may never come.
     pub(super) fn closes(&self) -> bool {
         let body_is_short = match self.framing {
             RequestFraming::None => true,
@@ -114,9 +113,9 @@ impl Request {
 /// Rule and host that a request is counted under.
 #[derive(Copy, Clone, Debug)]
 pub(super) struct Keys {
-    /// Key of the name that matched: its host is counted by it.
+    /// Key of the name that matched; the host is counted by it.
     pub(super) host: u64,
-    /// Key of the rule itself, which aliases may lead to.
+    /// Key of the rule itself, to which aliases may lead.
     pub(super) rule: u64,
 }
 
@@ -125,7 +124,7 @@ pub(super) struct Keys {
 pub(super) struct RequestTicket(u32);
 
 impl RequestTicket {
-    /// No request: what is counted goes to the shard's totals alone.
+    /// No request: counts go to the shard's totals alone.
     pub(super) const NONE: RequestTicket = RequestTicket(u32::MAX);
 
     pub(super) fn of(index: usize) -> RequestTicket {
@@ -141,21 +140,22 @@ impl RequestTicket {
 /// Fate of a client connection when an exchange is over.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(super) enum Next {
-    /// The next request.
+    /// The connection goes on with the next request.
     KeepAlive,
     /// Nothing is owed in either direction.
     Close,
-    /// The response left in one send, to a client that has said that it sends nothing more; should
-    /// it have sent more all the same, as [`Linger`](Next::Linger).
+    /// The response left in one send, to a client that has said that it sends nothing more. If it
+    /// has sent more all the same, as [`Linger`](Next::Linger).
     Last,
-    /// Our reply is complete, but the client may still be sending: see that it can read the reply.
+    /// Our reply is complete, but the client may still be sending: make sure that it can read the
+    /// reply.
     Linger,
-    /// The response goes no further, and its framing shows that: what the kernel has of it may
-    /// still arrive.
+    /// The response is cut off, and its framing shows that: bytes of it in the kernel may still
+    /// arrive.
     Cut,
     /// A response was sent in part and must not look complete.
     Reset,
-    /// [`Reset`](Next::Reset) once the client's kernel has all that was sent: a reset takes the
-    /// rest away.
+    /// [`Reset`](Next::Reset) once the client's kernel has all that was sent: a reset discards the
+    /// rest.
     ResetOnceTaken,
 }

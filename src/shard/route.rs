@@ -1,5 +1,5 @@
 //! The decision on a request or a raw connection, by the rule of its host: which rule that is, and
-//! whether it goes on now, is held, or was one too many.
+//! whether the request goes on now, is held, or exceeds a rate.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -22,7 +22,7 @@ pub(super) struct Rule<'t> {
 pub(super) enum Route<'t> {
     /// A backend of this rule gets the request.
     Proxy(&'t Proxy),
-    /// The request is held, for at most so long.
+    /// The request is held, for at most this time.
     Hold(HoldReason, Duration),
     /// The rule's `allow` or `deny` keeps the client out.
     Denied,
@@ -51,7 +51,7 @@ impl Spent {
     }
 }
 
-/// Looks the rule of a host up; a request without one falls under the rule `*` alone.
+/// Looks up the rule of a host; a request without a host falls under the rule `*` alone.
 pub(super) fn find<'t>(
     shard: &Shard,
     table: &'t Table,
@@ -95,9 +95,9 @@ pub(super) fn decide<'t>(
     by_policy(rule.action, waited, line, |proxy| shard.admits(keys.rule, client, proxy))
 }
 
-/// Applies the policy: a request goes behind those that were held for its host before it, and only
-/// one that was never held is refused for the rate's sake. `line` says how long it may wait behind
-/// others; `admits` takes it out of the rates.
+/// Applies the policy: a request waits behind those that were held for its host before it, and only
+/// a request that was never held is refused because of a rate. `line` says how long it may wait
+/// behind others; `admits` takes it out of the rates.
 fn by_policy<'t>(
     action: &'t Action,
     waited: Option<&Waited>,
@@ -114,7 +114,7 @@ fn by_policy<'t>(
     {
         return Route::Hold(HoldReason::Behind, wait);
     }
-    // A request that was held has waited enough: it is not sent away.
+    // A request that was held has waited enough: it is not refused.
     match waited.map_or_else(|| admits(proxy), |_| Ok(())) {
         Ok(()) => Route::Proxy(proxy),
         Err(spent) => Route::Limited(spent),

@@ -1,5 +1,5 @@
-//! Bulk bytes of one direction, from connection to connection through a pipe (splice(2)), without
-//! copying them: bodies of a known length, and tunnels for as long as their bytes come.
+//! Bulk bytes of one direction, moved from connection to connection through a pipe (splice(2))
+//! without copying them: bodies of a known length, and tunnels for as long as their bytes come.
 
 use super::ending::Ending;
 use crate::http::Refusal;
@@ -38,7 +38,7 @@ impl Broken {
         }
     }
 
-    /// A wait for the source was cut short.
+    /// Says why a wait for the source was cut short.
     pub(super) fn source(error: Abort) -> Broken {
         match error {
             Abort::TimedOut => Broken::SourceTimeout,
@@ -46,8 +46,8 @@ impl Broken {
         }
     }
 
-    /// A wait for the target was cut short. Marks the sending as failed: the target would wait for
-    /// the rest, and we for its response.
+    /// Says why a wait for the target was cut short. Marks the sending as failed: otherwise the
+    /// target would wait for the rest, and we for its response.
     pub(super) fn target(target: &Stream, error: Abort) -> Broken {
         if let Abort::Io(error) = error {
             target.sending_failed(&error);
@@ -56,8 +56,8 @@ impl Broken {
     }
 }
 
-/// One direction, as [`splice`] sees it. Whom a wait watches, and for how long it goes on, is the
-/// direction's own.
+/// One direction, as [`splice`] sees it. The direction itself decides what a wait watches, and for
+/// how long.
 pub(super) trait Direction {
     fn ring(&self) -> &Ring;
 
@@ -75,8 +75,9 @@ pub(super) trait Direction {
     async fn target_ready(&self) -> Result<(), Broken>;
 }
 
-/// Moves `left` bytes, behind those that the pipe holds; fewer if the source ends before. The
-/// target has taken all it was sent, and no receive of the source is armed.
+/// Moves `left` bytes, behind those that the pipe holds already; fewer if the source ends before.
+/// Before the call the target must have taken all it was sent, and no receive of the source may be
+/// armed.
 pub(super) async fn splice(
     direction: &impl Direction,
     pipe: &mut Pipe,
@@ -84,8 +85,8 @@ pub(super) async fn splice(
 ) -> Result<(), Broken> {
     direction.source().set_nonblocking();
     direction.target().set_nonblocking();
-    // A direction that moves on while its bytes are there keeps them in the CPU's cache: taken in
-    // turns of one pipe each, 64 uploads at a time cost nearly twice as much.
+    // A direction that moves on while its bytes are there keeps them in the CPU's cache: in turns
+    // of one pipe each, 64 uploads at a time cost nearly twice as much.
     let mut turn = limits::SPLICE_TURN_BYTES;
     while 0 < *left {
         let filled = pipe.fill(direction.source(), *left).ok();
@@ -105,7 +106,7 @@ pub(super) async fn splice(
         }
         match filled {
             Some(Moved::Bytes(count)) if count < turn => turn -= count,
-            // Where both sides are fast it would else be the only one.
+            // If both sides are fast, no other direction would get its turn otherwise.
             Some(Moved::Bytes(_)) if 0 < *left => {
                 direction.ring().give_way().await;
                 turn = limits::SPLICE_TURN_BYTES;

@@ -1,6 +1,6 @@
-//! The counts of a request, from its dispatch to its end: the shard's totals, its host's slot
-//! and its backend's. Here, too, is known which requests are under way at what backend, for the one
-//! question that control may ask about them: whether a backend that was removed has any left.
+//! The counts of a request, from its dispatch to its end: the shard's totals, its host's slot and
+//! its backend's. This module also knows which requests are under way at which backend, because
+//! control may ask one question: whether a backend that was removed has any left.
 
 use std::cell::{Cell, RefCell};
 use std::num::NonZeroU64;
@@ -19,31 +19,31 @@ use crate::address::Address;
 use crate::limits;
 use crate::link::{BackendCount, ByKey, Counter, Drain, HostCount, Id, SlotTime, Slots};
 
-/// Beyond every place there is.
+/// A slot number beyond every slot there is.
 pub(super) const NO_SLOT: u32 = limits::SLOTS_MAX;
 
 pub(super) struct Live {
     pub(super) host: u32,
     rule: u64,
-    /// No rule is for the request.
+    /// No rule applies to the request.
     pub(super) is_unknown: bool,
     /// The generation of the table that it was routed by.
     table: u64,
     backend: Option<Address>,
     pub(super) backend_slot: u32,
-    /// Moment at which the request's head was here, whole.
+    /// Moment at which the whole head of the request had arrived.
     pub(super) began: Instant,
-    /// Moment at which the request was on its way to the backend, whole.
+    /// Moment at which the whole request had been sent to the backend.
     pub(super) sent: Instant,
     /// Status of the final response or reply; 0 before.
     pub(super) status: u16,
-    /// The first that is not [`Ending::Complete`] counts.
+    /// The first ending that is not [`Ending::Complete`] counts.
     pub(super) ending: Ending,
     /// Line of the access log.
     pub(super) record: Option<Box<Record>>,
-    /// Hash of the cookie or field that decides on the backend, of a rule that goes by one.
+    /// Hash of the cookie or field that decides on the backend, if the rule goes by one.
     affinity: Option<NonZeroU64>,
-    /// The right to be open at a backend, of a rule that limits that.
+    /// The permit to be open at a backend, if the rule limits that.
     permit: Option<Permit>,
 }
 
@@ -52,7 +52,8 @@ pub(super) struct Tallies {
     live: RefCell<Slab<Live>>,
     hosts: RefCell<Hosts>,
     backends: RefCell<FreeSlots>,
-    /// Each with the generation from which on the removed backends are not chosen any more.
+    /// Questions of control, each with the generation from which on the removed backends are no
+    /// longer chosen.
     drains: RefCell<Vec<(Weak<Drain>, u64)>>,
     draining: Cell<bool>,
 }
@@ -102,8 +103,8 @@ struct Hosts {
 }
 
 impl Hosts {
-    /// Gives slots back that nothing happened in since they were looked at last, while there are
-    /// many.
+    /// Gives back slots in which nothing has happened since the last look at them, while there are
+    /// many slots.
     fn sweep(&mut self, slots: &Slots) {
         self.slots_free.reclaim(slots);
         if self.by_key.len() <= limits::SLOTS_KEPT {
@@ -139,8 +140,8 @@ impl Tallies {
 }
 
 impl Shard {
-    /// Counts a request under the rule that was found for it: from now on, or anew where it was
-    /// held and is under way already.
+    /// Counts a request under the rule that was found for it: from now on or, if it was held and is
+    /// under way already, anew.
     #[inline]
     pub(super) fn count_under(
         &self,
@@ -195,7 +196,8 @@ impl Shard {
         host
     }
 
-    /// A request that was held is routed anew: it falls under another rule, perhaps.
+    /// Counts a request that was held under the rule by which it is now routed, perhaps another
+    /// one.
     fn reroute(&self, ticket: RequestTicket, keys: Keys) {
         let host = self.host_of(keys.host);
         let before = self.with_live(ticket, |live| {
@@ -220,13 +222,13 @@ impl Shard {
         self.moved_on(rule);
     }
 
-    /// Notes that a request waits at no backend for the time being.
+    /// Notes that a request is at no backend for the time being.
     pub(super) fn chose_none(&self, ticket: RequestTicket) {
         self.give_permit_back(ticket);
         self.note_backend(ticket, None, NO_SLOT);
     }
 
-    /// Counts a request that begins to be held, or ends to.
+    /// Counts a request that begins or ceases to be held.
     pub(super) fn count_held(&self, ticket: RequestTicket, begins: bool) {
         let (counters, hosts) = (self.end.counters(), self.end.hosts());
         let host = self.host_noting(ticket, |_| {});
@@ -240,7 +242,7 @@ impl Shard {
         }
     }
 
-    /// Takes a request out of the counts that goes on in another process.
+    /// Takes a request that goes on in another process out of the counts.
     pub(super) fn withdraw(&self, ticket: RequestTicket) {
         let live = self.tallies.live.borrow_mut().remove(ticket.index());
         self.end.counters().sub(Counter::Requests, 1);
@@ -248,15 +250,16 @@ impl Shard {
         self.moved_on(live.rule);
     }
 
-    /// Counts the end of a request, however it came. Its host has completed it when all else of it
-    /// is counted: whoever waits for the one may read the others. Its line comes last.
+    /// Counts the end of a request, however it came. The host's count of completed requests is
+    /// raised after all other counts of the request: a reader that waits for it may then read the
+    /// others. The line of the access log comes last.
     pub(super) fn finish(&self, ticket: RequestTicket) {
         if ticket == RequestTicket::NONE {
             return;
         }
         let live = self.tallies.live.borrow_mut().remove(ticket.index());
         self.end.counters().add_ending(live.ending.position());
-        // Names that nobody serves say nothing about how the others are served.
+        // Requests for names without a rule say nothing about how the others are served.
         if !live.is_unknown && (500 <= live.status || live.ending.is_failure()) {
             self.count_error(&live);
         }
@@ -284,7 +287,8 @@ impl Shard {
         self.tallies.live.borrow_mut().get_mut(ticket.index()).map(act)
     }
 
-    /// Says how a request ended, and in which phase of its connection, unless that was said.
+    /// Notes how a request ended, and in which phase of its connection, unless an ending was noted
+    /// before.
     pub(super) fn note_end(&self, ticket: RequestTicket, ending: Ending, phase: Phase) {
         self.with_live(ticket, |live| {
             if live.ending == Ending::Complete {
@@ -310,7 +314,7 @@ impl Shard {
         self.with_live(ticket, |live| live.affinity).flatten()
     }
 
-    /// Keeps the right of a request to be open at a backend until its end.
+    /// Keeps the permit of a request to be open at a backend, until the request ends.
     pub(super) fn keep_permit(&self, ticket: RequestTicket, permit: Permit) {
         self.with_live(ticket, |live| {
             debug_assert!(live.permit.is_none(), "two permits of one request");
@@ -318,7 +322,8 @@ impl Shard {
         });
     }
 
-    /// Gives a request's right to be open back, if it has one: it is at no backend any more.
+    /// Gives back a request's permit to be open, if it has one: the request is at no backend any
+    /// more.
     pub(super) fn give_permit_back(&self, ticket: RequestTicket) {
         self.with_live(ticket, |live| live.permit = None);
     }
@@ -361,18 +366,18 @@ impl Shard {
         }
     }
 
-    /// An attempt to open one failed.
+    /// Counts a failed attempt to open a connection.
     pub(super) fn count_failure(&self, backend_slot: u32) {
         self.count(Counter::ConnectFailures);
         self.end.backends().add(backend_slot, BackendCount::Failures, 1);
     }
 
-    /// Notes that a request was sent, whole: from now on the backend's time runs.
+    /// Notes that the whole request was sent: from now on the backend's time runs.
     pub(super) fn note_sent(&self, ticket: RequestTicket) {
         self.with_live(ticket, |live| live.sent = self.ring.now());
     }
 
-    /// A slot for a backend.
+    /// Opens a slot for a backend.
     pub(super) fn open_backend_slot(&self, address: Address) -> u32 {
         self.tallies.backends.borrow_mut().open(self.end.backends(), address.to_words())
     }
@@ -381,13 +386,14 @@ impl Shard {
         self.tallies.backends.borrow_mut().retire(self.end.backends(), slot);
     }
 
-    /// Frees slots of hosts that are idle, and those that control has taken over, once a second.
+    /// Frees slots of hosts that are idle, and slots that control has taken over. Called once a
+    /// second.
     pub(super) fn sweep_slots(&self) {
         self.tallies.hosts.borrow_mut().sweep(self.end.hosts());
         self.tallies.backends.borrow_mut().reclaim(self.end.backends());
     }
 
-    /// Takes a question of control and answers it a first time.
+    /// Takes a question of control, and answers it for the first time.
     pub(super) fn take_drain(&self, drain: &Arc<Drain>) {
         // Requests from now on are routed by a table at least as new as the question.
         self.table();
@@ -398,7 +404,8 @@ impl Shard {
         self.moved_on(drain.rule);
     }
 
-    /// A request of this rule got a backend or ended: that may be an answer to a question.
+    /// Notes that a request of this rule got a backend or ended: that may answer a question of
+    /// control.
     fn moved_on(&self, rule: u64) {
         if self.tallies.draining.get() {
             self.answer_drains(rule);
@@ -409,7 +416,7 @@ impl Shard {
         let mut drains = self.tallies.drains.borrow_mut();
         let live = self.tallies.live.borrow();
         drains.retain(|(drain, generation)| {
-            // The asker may have gone.
+            // The asker may have dropped the question.
             let Some(drain) = drain.upgrade() else { return false };
             if drain.rule != rule {
                 return true;

@@ -1,5 +1,5 @@
-//! Bytes both ways, after a 101 (RFC 9110 §7.8) or of a raw connection, until both sides have
-//! ended. Few are copied; many are spliced.
+//! Bytes in both directions, after a 101 (RFC 9110 §7.8) or on a raw connection, until both sides
+//! have ended. Few bytes are copied; many are spliced.
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
@@ -17,21 +17,23 @@ use super::tally::Meter;
 use crate::limits;
 use crate::ring::{Deadline, Pipe, RecvBuf, Ring, SendBuf, Stream};
 
-/// [`begin`] and [`relay`]. Both sides may be silent for `timeout`; `None`: for the key's.
+/// Runs [`begin`] and [`relay`]. Both sides may be silent for `timeout`; `None`: for the time of
+/// the key `timeout_tunnel`.
 pub(super) async fn run(
     side: &mut ClientSide,
     lease: &Lease,
     first: Option<RecvBuf>,
     timeout: Option<Duration>,
 ) -> Next {
-    // Boxed, each: what leads to it takes no room while it is open.
+    // Each is boxed: the code that leads to a tunnel takes no room while the tunnel is open.
     if !Box::pin(begin(side, lease, first, timeout)).await {
         return Next::ResetOnceTaken;
     }
     Box::pin(relay(side, lease, timeout)).await
 }
 
-/// Passes on what came already; `first` is the backend's. `false`: it was not taken.
+/// Passes on bytes that have come already; `first` is the backend's. `false`: a side did not take
+/// its bytes.
 pub(super) async fn begin(
     side: &mut ClientSide,
     lease: &Lease,
@@ -90,8 +92,8 @@ pub(super) async fn relay(side: &ClientSide, lease: &Lease, timeout: Option<Dura
     Next::ResetOnceTaken
 }
 
-/// Has a backend see a tunnel cut off, however it comes to its end: a panic and the end of the
-/// shard, too. (The client's side sees to itself: `Connection`.)
+/// Makes the backend see that a tunnel was cut off, also by a panic or the end of the shard. (For
+/// the client, dropping `ClientSide` does so.)
 struct TunnelGuard<'a>(&'a Stream);
 
 impl TunnelGuard<'_> {
@@ -126,8 +128,8 @@ impl<'a> Ends<'a> {
     }
 }
 
-/// One direction of a tunnel. It is there twice for as long as the tunnel is open: it refers to
-/// what it can.
+/// One direction of a tunnel. Each open tunnel has two for as long as it lasts, so this holds
+/// references where it can.
 #[derive(Copy, Clone)]
 struct OneWay<'a> {
     ends: &'a Ends<'a>,
@@ -159,7 +161,7 @@ impl<'a> OneWay<'a> {
             if buf.is_empty() {
                 break;
             }
-            // More than fits into a buffer: there is probably much more.
+            // The bytes fill a buffer: there are probably many more.
             let is_bulk = limits::RECV_BUFFER_BYTES as usize <= buf.len();
             self.pass(buf);
             if !is_bulk {
@@ -183,16 +185,16 @@ impl<'a> OneWay<'a> {
         self.target().begin_send(SendBuf::Recv(buf));
     }
 
-    /// Waits until the target has taken what it was sent. Boxed by its caller, as is
-    /// [`much`](Self::much): thousands of tunnels have nothing to say.
+    /// Waits until the target has taken what it was sent. Boxed by the caller, like
+    /// [`much`](Self::much): thousands of open tunnels have nothing to send.
     async fn taken(self) -> Result<(), Broken> {
         let sent = self.target().sent(&Deadline::new(&self.ends.shard.ring), self.pace()).await;
         sent.map_err(|error| Broken::target(self.target(), error))
     }
 
-    /// Splices as long as bytes come, if that can be: what was received already goes first, and
-    /// pipes may be short. A pipe is not kept for a source that has nothing to say. Returns whether
-    /// the source has ended.
+    /// Splices as long as bytes come. Does nothing while received bytes wait to be sent first, or
+    /// if no pipe is left. The pipe is given back when the source falls silent. Returns whether the
+    /// source has ended.
     async fn much(self) -> Result<bool, Broken> {
         self.source().halted().await;
         if self.source().is_armed() {
@@ -205,7 +207,8 @@ impl<'a> OneWay<'a> {
         }
         let bulk = Bulk { way: self, waiting: Deadline::new(ring) };
         match splice(&bulk, &mut pipe, &mut { u64::MAX }).await {
-            // The other direction's send was told of the reset: this is all that is left to say.
+            // The source's peer has reset the connection. The other direction's send got the error,
+            // so here the reset looks like an end.
             Ok(()) if self.source().send_failed() => Err(Broken::Source),
             Err(Broken::SourceTimeout) => Ok(false),
             result => result.map(|()| true),

@@ -1,5 +1,5 @@
 //! Gates as a shard's requests meet them: permits, and the line before a gate that is shut. First
-//! come, first served, and only the first is woken.
+//! come, first served, and only the first in line is woken.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -48,7 +48,7 @@ impl Line {
         self.waiting.borrow().len()
     }
 
-    /// Whether anybody beside this shard's memory of it knows the gate, or waits before it.
+    /// Whether requests wait before the gate, or a permit or another shard still refers to it.
     pub(super) fn is_used(&self) -> bool {
         0 < self.len() || 2 < Arc::strong_count(&self.gate)
     }
@@ -59,7 +59,7 @@ impl Line {
         }
     }
 
-    /// Takes a permit, if nobody waits for one here and fewer than `limit` are taken.
+    /// Takes a permit, if no request waits for one here and fewer than `limit` are taken.
     pub(super) fn enter(&self, limit: u32) -> Option<Permit> {
         if self.len() == 0 { self.permit(limit) } else { None }
     }
@@ -70,8 +70,7 @@ impl Line {
         is_open.then(|| Permit { gate: self.gate.clone(), shard: self.shard })
     }
 
-    /// Waits in line until `take` finds what a request that is first waits for; `None`: `deadline`
-    /// came first.
+    /// Waits in line until the request is first and `take` succeeds. `None`: `deadline` came first.
     pub(super) async fn wait<T>(
         &self,
         shard: &Shard,
@@ -81,7 +80,7 @@ impl Line {
         let place = Place { line: self, turn: Rc::new(Notify::new(&shard.ring)) };
         self.waiting.borrow_mut().push_back(place.turn.clone());
         self.gate.set_waiting(self.shard, true);
-        // A permit may have been given back between the attempt before and the note that we wait.
+        // A permit may have been given back between the last attempt and the note that we wait.
         place.turn.notify();
         poll_fn(|cx| {
             while place.turn.poll_notified(cx).is_ready() {
@@ -111,7 +110,8 @@ impl Place<'_> {
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        // Nearly always the first: ten thousand may leave one after the other.
+        // The request that leaves is nearly always the first: ten thousand may leave one after the
+        // other.
         let is_first = self.is_first();
         let mut waiting = self.line.waiting.borrow_mut();
         if is_first {

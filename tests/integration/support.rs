@@ -66,7 +66,7 @@ fn a_folder_of_facts_has_no_secrets() {
     }
     assert_eq!(count, 9);
     assert_eq!(folder.metadata().expect("it").permissions().mode() & 0o777, 0o700);
-    // What is there already is not written over.
+    // A folder that exists already is not written over.
     call(&socket, TOKEN, &["support", &shown]).finish().expect(1, &[&shown, "exists"]);
 }
 

@@ -1,5 +1,5 @@
-//! No circle of files below `src/`: a file that imports another, directly or by a detour, is never
-//! imported by it. A folder's `mod.rs` may name the files that it declares; every other arrow
+//! No circle of files below `src/`: a file that imports another, directly or through others, is
+//! never imported by it. A folder's `mod.rs` may name the files that it declares; every other arrow
 //! counts.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,7 +9,7 @@ use crate::{Source, expect_none, sources};
 /// Files by module path (`shard::pool`), the root being the empty path.
 struct Modules<'a> {
     files: BTreeMap<Vec<String>, &'a Source>,
-    /// What a module passes on under a name of its own: `pub use pool::Pool`.
+    /// Names that a module passes on as its own: `pub use pool::Pool`.
     exports: BTreeMap<(Vec<String>, String), Vec<String>>,
 }
 
@@ -94,7 +94,7 @@ fn arrows<'a>(sources: &[&'a Source]) -> BTreeMap<&'a str, BTreeSet<&'a str>> {
 }
 
 impl<'a> Modules<'a> {
-    /// The file in which the item at `path` is defined, past re-exports.
+    /// The file in which the item at `path` is defined; re-exports are followed.
     fn file_of(&self, path: &[String], depth: usize) -> Option<&'a Source> {
         let mut length = path.len();
         while 0 < length {
@@ -178,7 +178,7 @@ fn split(group: &str) -> Vec<&str> {
     parts
 }
 
-/// A path as written in module `here`, from the root of the crate.
+/// Path from the root of the crate, of a path as written in module `here`.
 fn absolute(here: &[String], path: &[String]) -> Vec<String> {
     let mut base = here.to_vec();
     let mut words = path.iter().peekable();
@@ -216,7 +216,7 @@ fn paths(source: &Source, here: &[String]) -> Vec<Vec<String>> {
     let code = code.join("\n");
     let is_word = |c: char| c.is_alphanumeric() || c == '_';
     for word in code.split(|c: char| !is_word(c) && c != ':').filter(|word| word.contains("::")) {
-        // The stem of a group: its members were found above.
+        // A word like this is the stem of a group, whose members were found above.
         if word.ends_with("::") {
             continue;
         }

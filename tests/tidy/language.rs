@@ -17,7 +17,7 @@ const OPENINGS: &[&str] = &[
     "Which", "There", "So", "Not", "Too", "Once",
 ];
 
-/// The same for two words.
+/// Pairs of words with which a doc comment does not open.
 const OPENING_PAIRS: &[&str] = &["The same", "The other", "The others", "How it", "Whether it"];
 
 /// Types of the same name in one layer, each with its reason.
@@ -42,7 +42,7 @@ fn lines_are_at_most_100_columns() {
     let mut findings = Vec::new();
     for source in sources() {
         for (index, (line, code)) in source.text.lines().zip(source.code.lines()).enumerate() {
-            // A string may be longer: cut in two it could not be searched for.
+            // A string may be longer: if it were cut in two, it could not be searched for.
             let bare = code.split_whitespace().map(|word| word.chars().count() + 1).sum::<usize>();
             let is_text = !line.trim_start().starts_with("//") && bare <= COLUMNS;
             let length = line.chars().count();

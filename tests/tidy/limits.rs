@@ -12,7 +12,7 @@ fn every_bound_stands_with_its_owner() {
         for name in constants(file) {
             let is_owner = |source: &&Source| {
                 let layer = source.layer().unwrap_or_default();
-                // The table of rule arguments is that of `table`'s parser.
+                // The table of rule arguments belongs to `table`'s parser.
                 let layer = if layer == "rule_arguments" { "table" } else { layer };
                 // The fleet is a part of control.
                 let owner = if owner == "fleet" { "control" } else { owner };

@@ -10,8 +10,8 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Which folder of `src` may name which (`crate::…`). A new arrow is a change of design: it is made
-/// here and in ARCHITECTURE.md together.
+/// Folders of `src`, and the folders that each may name (`crate::…`). A new arrow is a change of
+/// design: it is made here and in ARCHITECTURE.md together.
 const LAYERS: &[(&str, &[&str])] = &[
     ("limits", &[]),
     ("scheme", &[]),
@@ -53,7 +53,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("client", &["rule_arguments", "table"]),
 ];
 
-/// No I/O, no clock, no threads, no chance: what they need of these is an argument.
+/// Folders without I/O, clock, threads or random numbers: what they need of these is passed to them
+/// as an argument.
 const PURE: &[&str] = &[
     "limits",
     "scheme",
@@ -70,7 +71,7 @@ const PURE: &[&str] = &[
     "config",
 ];
 
-/// Folders, what may not stand in their code, and what to do instead.
+/// Folders, text that may not stand in their code, and what to do instead.
 const BANNED: &[(&[&str], &[&str], &str)] = &[
     (
         PURE,
@@ -112,7 +113,7 @@ const BANNED: &[(&[&str], &[&str], &str)] = &[
     ),
 ];
 
-/// Never, in any Rust file.
+/// Text that may not stand in any Rust file, and what to do instead.
 const NEVER: &[(&str, &str)] = &[
     ("thread::sleep(", "wait for the event itself, or park with a timeout where there is none"),
     ("#[ignore", "a test that is not run is not there: mend it or assert what is"),
@@ -146,7 +147,7 @@ const WORDS: &[&str] = &[
 
 /// One Rust file.
 struct Source {
-    /// From the root of the repository, with `/`.
+    /// Path from the root of the repository, with `/`.
     path: String,
     text: String,
     /// The text with comments and the insides of strings blanked; as many lines.
@@ -154,7 +155,7 @@ struct Source {
 }
 
 impl Source {
-    /// The folder (or file) of `src` that it belongs to.
+    /// The folder (or file) of `src` to which the file belongs.
     fn layer(&self) -> Option<&str> {
         let rest = self.path.strip_prefix("src/")?;
         Some(rest.split(['/', '.']).next().unwrap_or(rest))
@@ -202,7 +203,7 @@ fn collect(folder: &Path, paths: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let path = entry.path();
         if path.is_dir() {
-            // What a fuzzer or a build of its own leaves behind.
+            // Folders that a fuzzer or a build of its own leaves behind.
             let generated = ["target", "corpus", "artifacts"];
             if !generated.iter().any(|name| path.ends_with(name)) {
                 collect(&path, paths);
@@ -241,7 +242,7 @@ fn code_of(text: &str) -> String {
     code
 }
 
-/// To the end of `mark`, or of everything.
+/// Number of characters up to the end of `mark`, or of all of them if there is none.
 fn find(chars: &[char], mark: &str) -> usize {
     let mark: Vec<char> = mark.chars().collect();
     let found = chars.windows(mark.len()).position(|window| *window == mark[..]);

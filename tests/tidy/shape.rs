@@ -6,10 +6,10 @@ use crate::{Source, expect_none, sources};
 /// Folders on the way of a request.
 const REQUEST_PATH: &[&str] = &["shard", "ring", "http", "link"];
 
-/// Most lines of a function there, from `fn` to its closing brace.
+/// Most lines of a function in these folders, from `fn` to its closing brace.
 const LINES: usize = 60;
 
-/// Longer functions, each with its reason.
+/// Functions that may be longer, by file and name: tables.
 const TABLES: &[(&str, &str)] = &[("src/http/reply.rs", "reason")];
 
 #[test]

@@ -23,7 +23,7 @@ pub(super) struct SocketSlot {
     pub(super) polls: Polls,
 }
 
-/// One for each connection: it does not grow by accident.
+/// Each connection has one, so it must not grow by accident.
 const _: () = assert!(size_of::<SocketSlot>() <= 184);
 
 impl SocketSlot {

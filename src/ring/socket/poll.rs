@@ -1,5 +1,5 @@
-//! Polls of a socket: for bytes and for room (for `splice`), for the end of what the peer sends;
-//! and the connect, which tells of room as well.
+//! Polls of a socket: for bytes and for room (for `splice`), and for the end of what the peer
+//! sends; also the connect, which reports room as well.
 
 use io_uring::{opcode, types};
 
@@ -11,15 +11,15 @@ use crate::ring::{Inner, Op};
 pub(in crate::ring) enum ReadPoll {
     Idle,
     InFlight,
-    /// Completed; the report waits to be taken: bytes, the end, or an error.
+    /// The poll has completed; its result waits to be taken: bytes, the end, or an error.
     Ready,
 }
 
 /// The poll for room to send, or the connect in its place.
 ///
-/// A one-shot poll goes `Idle → Once → Done → Idle`. The kernel adds POLLRDHUP to every poll: one
-/// for a peer that has ended its side is over at once, each time. A multishot one says that once,
-/// and then tells of room, so `Once → Multishot` follows.
+/// A one-shot poll goes `Idle → Once → Done → Idle`. The kernel adds POLLRDHUP to every poll, so a
+/// one-shot poll of a peer that has ended its side completes at once, each time. A multishot poll
+/// reports that end once, and then reports room, so `Once → Multishot` follows.
 pub(in crate::ring) enum RoomPoll {
     Idle,
     /// The kernel reads the address until the connect has completed.
@@ -33,18 +33,18 @@ pub(in crate::ring) enum RoomPoll {
 /// A socket address as the kernel reads it, with its length.
 pub(in crate::ring) type Address = (libc::sockaddr_storage, u32);
 
-/// The news of a multishot poll.
+/// Report of a multishot poll.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(in crate::ring) enum Report {
-    /// No task has asked.
+    /// No task has asked for one.
     NotAsked,
     Awaited,
     /// The socket has had room since the last report was taken.
     Ready,
 }
 
-/// The poll for the end of what the peer sends. Multishot, for a reset may follow an end, and a
-/// second poll would find the same end.
+/// The poll for the end of what the peer sends. Multishot, because a reset may follow an end, and a
+/// second one-shot poll would find the same end.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(in crate::ring) enum EndPoll {
     Idle,
@@ -52,10 +52,10 @@ pub(in crate::ring) enum EndPoll {
 }
 
 /// The mode of the descriptor. Non-blocking stays: a socket that was spliced with once will be
-/// again.
+/// spliced with again.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(in crate::ring) enum Descriptor {
-    /// Left as it came, nearly always blocking.
+    /// Left as it came: nearly always blocking.
     Untouched,
     /// `O_NONBLOCK` is set.
     Nonblocking,

@@ -1,6 +1,6 @@
 //! Items that receives have brought and that no task has taken yet, in the order of their arrival.
 //!
-//! Nearly always there is one at most. More come only from a multishot receive, and the receive
+//! Nearly always at most one item waits. More come only from a multishot receive, and the receive
 //! side stops that one as soon as a second item waits.
 
 use std::collections::VecDeque;
@@ -21,10 +21,11 @@ pub(in crate::ring) enum Item {
     Error(i32),
 }
 
-/// The queue of one socket. Final items stay in it, so each reader gets the same answer.
+/// The queue of one socket. Final items stay in it, so each reader gets the same result.
 pub(in crate::ring) struct Received {
     first: Item,
-    /// Items behind `first`. Boxed, as few sockets ever have any, and each has a slot.
+    /// Items behind `first`. Boxed, because few sockets ever have any, and each slot has this
+    /// field.
     #[expect(clippy::box_collection, reason = "a word in place of four, in each of many slots")]
     behind: Option<Box<VecDeque<Item>>>,
 }

@@ -19,7 +19,8 @@ impl Stream {
     }
 
     /// [`arm`](Self::arm) for a connection that is to be lent again. The receive tries before it
-    /// waits for the socket, so what the kernel holds is here after the next turn of the ring.
+    /// waits for the socket, so bytes that the kernel holds are here after the next turn of the
+    /// ring.
     pub(crate) fn arm_at_once(&self) {
         self.with(|slot| slot.receive.readiness = Readiness::Try);
         self.arm();
@@ -42,13 +43,13 @@ impl Stream {
     }
 
     /// Makes receives go on by themselves from now on, without being armed again for each: for a
-    /// peer that says little at a time. Bytes that come faster than they are taken stop the flow.
+    /// peer that sends little at a time. Bytes that come faster than they are taken stop the flow.
     pub(crate) fn start_flow(&self) {
         self.with(|slot| slot.receive.mode = ReceiveMode::Multishot);
     }
 
-    /// [`start_flow`](Self::start_flow) for a peer that may say much at a time, where one such peer
-    /// can't take all buffers of the ring.
+    /// [`start_flow`](Self::start_flow) for a peer that may send much at a time. Does nothing on a
+    /// kernel where one such peer could take all buffers of the ring.
     pub(crate) fn start_bounded_flow(&self) {
         let mut inner = self.ring.inner.borrow_mut();
         if inner.bounds_flows {
@@ -65,7 +66,7 @@ impl Stream {
         }
     }
 
-    /// Has receives armed one by one from now on. The one in flight may go on: see
+    /// Makes receives be armed one by one from now on. The one in flight may go on: see
     /// [`halted`](Self::halted).
     fn stop_flow(&self) {
         self.with(|slot| slot.receive.stop_flow());
@@ -76,7 +77,7 @@ impl Stream {
         self.with(|slot| slot.receive.is_multishot())
     }
 
-    /// Has the next receive take the first [`limits::PEEK_BYTES`](crate::limits::PEEK_BYTES) at
+    /// Makes the next receive take the first [`limits::PEEK_BYTES`](crate::limits::PEEK_BYTES) at
     /// most: for a head in front of a body that is to be spliced. Bytes that come along with the
     /// head can't be spliced.
     pub(crate) fn peek(&self) {
@@ -84,7 +85,7 @@ impl Stream {
         self.with(|slot| slot.receive.portion = Portion::Peek);
     }
 
-    /// Ends the flow, when that has to be certain. Bytes that it brought stay to be taken.
+    /// Ends the flow, and waits until it has ended. Bytes that it brought stay to be taken.
     pub(crate) async fn halted(&self) {
         self.stop_flow();
         let is_over = |inner: &mut Inner| {
@@ -94,8 +95,8 @@ impl Stream {
         self.receive_over(is_over).await;
     }
 
-    /// Ends any receive in flight: from then on nothing is taken out of the socket. Bytes that the
-    /// receive brought stay to be taken.
+    /// Ends any receive in flight, and waits until it has ended: from then on nothing is taken out
+    /// of the socket. Bytes that the receive brought stay to be taken.
     pub(crate) async fn released(&self) {
         self.stop_flow();
         let is_over = |inner: &mut Inner| {
@@ -184,8 +185,8 @@ impl Stream {
     }
 
     /// Whether the peer has left, by a reset or by an end that counts. Wakes `cx` when there is
-    /// news. A receive in flight tells; without one, or where bytes that wait hide what is behind
-    /// them, a poll does, which stays from then on.
+    /// news. A receive in flight reports it. Without one, or if waiting bytes hide what is behind
+    /// them, a poll reports it, which stays from then on.
     pub(crate) fn poll_left(&self, cx: &Context<'_>, counts: EndCounts) -> bool {
         let needs_poll = self.with(|slot| {
             let side = &mut slot.receive;
@@ -218,7 +219,7 @@ impl Stream {
         }
     }
 
-    /// Whether an idle connection can still be used. Needs an armed receive to know.
+    /// Whether an idle connection can still be used. Only an armed receive can tell.
     pub(crate) fn quiet(&self) -> Quiet {
         self.with(|slot| match slot.receive.received.is_empty() && slot.send.is_sent() {
             true => Quiet::Yes,
@@ -227,8 +228,8 @@ impl Stream {
     }
 
     /// Whether the kernel holds nothing for a connection whose receive was armed in this turn, so
-    /// that the ring can't tell yet. One system call. `None`: neither can the kernel, as it may
-    /// have the receive already.
+    /// that the ring can't tell yet. Costs one system call. `None`: the kernel can't tell either,
+    /// because it may have the receive already.
     pub(crate) fn quiet_by_peeking(&self) -> Option<Quiet> {
         if self.ring.inner.borrow().submitted_early {
             return None;

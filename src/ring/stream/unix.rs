@@ -1,10 +1,10 @@
 //! Connecting to a Unix socket.
 //!
-//! Such a connect never waits for a peer: it is over when the call returns, so it is a plain call,
-//! and costs less than the ring's operation. Where the backend's queue of connections is full, it
-//! fails with EAGAIN at once, and no poll tells of room there. (The ring's connect would poll, find
-//! an unconnected socket ready each time, and end up asleep in a thread of the kernel's.) TCP waits
-//! in that case, and sends its SYN again; so does this.
+//! Such a connect never waits for a peer: it is over when the call returns. So it is a plain call,
+//! which costs less than the ring's operation. If the backend's queue of connections is full, the
+//! connect fails with EAGAIN at once, and no poll reports room there. (The ring's connect would
+//! poll, find an unconnected socket ready each time, and end up asleep in a thread of the
+//! kernel's.) In that case TCP waits and sends its SYN again; so this waits and connects again.
 
 use std::future::poll_fn;
 use std::rc::Rc;

@@ -17,7 +17,7 @@ fn chunked() -> Chunked {
     Chunked::new(rules())
 }
 
-/// Passes `bytes` on in pieces; what went on, and how many of them belonged to the body.
+/// Passes `bytes` on in pieces; returns what went on, and how many of them belonged to the body.
 fn pass(body: &mut Body, bytes: &[u8], cuts: &[prop::sample::Index]) -> (Vec<u8>, usize) {
     let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(bytes.len() + 1)).collect();
     cuts.extend([0, bytes.len()]);

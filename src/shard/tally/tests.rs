@@ -30,7 +30,7 @@ fn there_is_no_slot_beyond_the_last() {
     for number in [2, 3] {
         assert_eq!(free.open(&slots, id(number)), NO_SLOT);
     }
-    // What has no slot has nothing to give back.
+    // A host without a slot has nothing to give back.
     free.retire(&slots, NO_SLOT);
     assert!(free.retired.is_empty());
 }
