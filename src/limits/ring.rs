@@ -11,7 +11,7 @@ pub const COMPLETIONS_PER_ENTRY: u32 = 4;
 pub const RECV_BUFFERS: u16 = 256;
 /// Bytes of each receive buffer: room for a head of the default `max_head`, which is then parsed
 /// where it arrived, and for a response of 16 KiB, as many programs write them, with its head. Such
-/// a response is one receive and one send: 0.89 of the CPU time that it took with buffers of 16 KiB.
+/// a response is one receive and one send: 0.89 of the CPU time that it took with 16 KiB.
 pub const RECV_BUFFER_BYTES: u32 = 20 * 1024;
 /// Buffers for bodies that are known to go on; a power of two.
 pub const BULK_BUFFERS: u16 = 64;

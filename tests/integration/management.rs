@@ -240,9 +240,16 @@ impl Client {
         self.signal(Signal::SIGTERM);
     }
 
-    /// As Ctrl-C does.
+    /// Ends it as Ctrl-C does. A client that was started with SIGINT ignored, as all programs of a
+    /// shell's background jobs and of `nohup` are, has to ignore it: such a client gets SIGTERM.
     pub fn interrupt(&self) {
-        self.signal(Signal::SIGINT);
+        let path = format!("/proc/{}/status", self.child.id());
+        let status = std::fs::read_to_string(path).expect("it runs");
+        let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+        let ignored = ignored.expect("its ignored signals").trim();
+        let ignored = u64::from_str_radix(ignored, 16).expect("a mask");
+        let ignores_interrupts = ignored & (1 << (Signal::SIGINT as u32 - 1)) != 0;
+        self.signal(if ignores_interrupts { Signal::SIGTERM } else { Signal::SIGINT });
     }
 
     pub fn signal(&self, signal: Signal) {

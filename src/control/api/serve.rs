@@ -101,10 +101,10 @@ impl Door {
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(in crate::control) enum Taking {
     Yes,
-    /// Not now, because another process may take over.
+    /// Paused, because another process may take over.
     Paused,
-    /// Not any more, because another process has taken over. The sockets are closed, so that the
-    /// addresses that the other process does not use are free.
+    /// Over, because another process has taken over. The sockets are closed, so that the addresses
+    /// that the other process does not use are free.
     Never,
 }
 

@@ -15,7 +15,7 @@ pub(super) type IdleHosts = BTreeMap<(String, String), i64>;
 /// Outcome of a claim.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in crate::control) enum Claim {
-    /// This node has the claim: it is to make the POST.
+    /// Claim of this node: it is to make the POST.
     Won,
     /// Another node has the claim.
     Taken,

@@ -30,13 +30,13 @@ use crate::table::Snapshot;
 /// Step of a node at its start.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Step {
-    /// There is no fleet of this name yet: it begins with this node's table.
+    /// Create the fleet, with this node's table: there is no fleet of this name yet.
     Create,
-    /// The fleet's table is taken: this node's own one is empty, the same, or given up.
+    /// Take the fleet's table: this node's own one is empty, the same, or given up.
     Join,
-    /// This node's table is that of the fleet at this sequence.
+    /// Follow the log from this sequence on: this node has the fleet's table as of there.
     CatchUp(u64),
-    /// etcd does not hold the fleet that this node's table comes from, for this reason.
+    /// Stop, for this reason: etcd does not hold the fleet that this node's table comes from.
     Lost(String),
 }
 
