@@ -1,6 +1,6 @@
-//! The one table of the arguments of rules: the parser and its error texts, the tables of
+//! The table of all arguments of rules. From it come the parser and its error texts, the tables of
 //! docs/rules.md, the form of the dashboard, and the help, checks and completions of
-//! `mantrid-client` come from it.
+//! `mantrid-client`.
 //!
 //! Pure data. Values are read by `table`, which knows what an argument means.
 
@@ -19,7 +19,7 @@ mod form;
 pub struct ActionRow {
     /// Name in a rule.
     pub name: &'static str,
-    /// Meaning, for an action without arguments; that of others is in their arguments.
+    /// Meaning of an action without arguments. For other actions, their arguments have the meaning.
     pub meaning: &'static str,
     /// Arguments, in the order of the manual.
     pub arguments: &'static [Argument],
@@ -31,18 +31,18 @@ pub struct Argument {
     pub name: &'static str,
     /// Values that are accepted.
     pub takes: Takes,
-    /// Value that holds when none is given, or [`REQUIRED`].
+    /// Value that applies if the argument is not given, or [`REQUIRED`].
     pub default: &'static str,
     /// Meaning, in the Markdown of docs/rules.md.
     pub meaning: &'static str,
-    /// Whether the argument is accepted for the sake of old tables alone, and does nothing.
+    /// Whether the argument is accepted only for old tables, and has no effect.
     pub is_obsolete: bool,
 }
 
-/// Default of an argument that its action can't do without.
+/// Default of an argument that must be given.
 pub const REQUIRED: &str = "must be given";
 
-/// Values that an argument takes. Its text follows "expected" in an error.
+/// Values that an argument takes. The text of this follows "expected" in an error.
 pub enum Takes {
     /// `true` or `false`.
     Truth,
@@ -54,13 +54,13 @@ pub enum Takes {
     Count,
     /// A whole number in a range.
     Whole(RangeInclusive<u64>),
-    /// A status of HTTP in a range.
+    /// An HTTP status in a range.
     Status(RangeInclusive<u64>),
     /// One of some words.
     OneOf(&'static [&'static str]),
-    /// One of some words, or a form of its own, described.
+    /// One of some words, or another form with this description.
     OneOfOr(&'static [&'static str], &'static str),
-    /// A form of its own, described.
+    /// Another form, with this description.
     Form(&'static str),
 }
 
@@ -87,17 +87,17 @@ impl fmt::Display for Takes {
 }
 
 impl Argument {
-    /// Whether the action can't do without it.
+    /// Whether the argument must be given.
     pub fn is_required(&self) -> bool {
         self.default == REQUIRED
     }
 
-    /// The beginning of the meaning, in plain text.
+    /// Returns the beginning of the meaning, in plain text.
     pub fn summary(&self) -> String {
         let ends = [", [", ": [", "; ", ". "].iter().filter_map(|end| self.meaning.find(end));
         let end = ends.min().unwrap_or(self.meaning.len());
         let mut text = self.meaning[..end].replace('`', "");
-        // A link in Markdown: its text alone.
+        // Replaces each Markdown link by its text.
         while let (Some(open), Some(close)) = (text.find('['), text.find("](")) {
             let Some(length) = text[close..].find(')') else { break };
             text.replace_range(close..=close + length, "");
@@ -106,7 +106,7 @@ impl Argument {
         text
     }
 
-    /// The words that may be its value, where they are few.
+    /// Returns the words that the argument takes, if it takes only a few words.
     pub fn words(&self) -> &'static [&'static str] {
         match self.takes {
             Takes::Truth => &["true", "false"],
@@ -116,7 +116,7 @@ impl Argument {
     }
 }
 
-/// The action of this name.
+/// Returns the action of this name.
 pub fn action(name: &str) -> Option<&'static ActionRow> {
     ACTIONS.iter().find(|action| action.name == name)
 }
@@ -152,14 +152,14 @@ const ALLOW: Argument = argument(
     "serve clients in these networks alone; others get 403, [here](#who-is-served)",
 );
 
-/// Networks of clients that are not served.
+/// Networks of clients that get a 403.
 const DENY: Argument =
     argument("deny", NETWORKS, "none", "clients in these networks get 403, [here](#who-is-served)");
 
 const NETWORKS: Takes =
     Takes::Form("a list of networks, each 192.0.2.0/24, 2001:db8::/32 or one address");
 
-/// An address that is asked by POST.
+/// Address to which `wake` sends a POST.
 const WAKE: Takes = Takes::Form("an address that starts with http://");
 
 /// Every action, in the order of messages.
@@ -401,7 +401,7 @@ const FIELDS: Takes = Takes::Form(
     "an object of up to 8 fields, {\"Name\": \"value\"}, in which null removes a field",
 );
 
-/// A timeout that stands in for a key.
+/// Timeout that overrides a key of the configuration.
 const TIMEOUT: Takes = Takes::SecondsWithin(1..=RULE_SECONDS_MAX * 1000);
 /// Bytes of a request body.
 const MAX_BODY: Takes = Takes::Whole(1..=RULE_BODY_MAX);
