@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::network::NetworkMap;
 
-/// Settings about clients and the proxies in front of us.
+/// Settings about clients and the proxies in front of Mantrid.
 #[derive(Clone, Default, Debug)]
 pub(crate) struct Entrance {
     /// Field that names the client on trusted connections; none when empty.
