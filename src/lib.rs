@@ -1,14 +1,14 @@
 //! Mantrid: a thread-per-core TCP and HTTP/1 proxy whose host table is edited while it runs.
 //!
-//! Three nouns carry it. A [rule](table::Rule) says what to do for one host name. A
+//! Three terms are used everywhere. A [rule](table::Rule) says what to do for one host name. A
 //! [snapshot](table::Snapshot) is the whole table at one moment; it is never edited. A *shard* is a
-//! thread pinned to a CPU that accepts, routes and relays its own connections and shares nothing
+//! thread, pinned to a CPU, that accepts, routes and relays its own connections and shares no data
 //! that it writes.
 //!
-//! The modules in reading order, from the pure ones up; `ARCHITECTURE.md` has the picture, and
-//! `tests/tidy/` keeps it true.
+//! The modules are in reading order, from the pure ones up. `ARCHITECTURE.md` has a picture of
+//! them, and `tests/tidy/` checks that the code follows it.
 
-// Every bound, with its owner.
+// Every bound, in a file for the module that owns it.
 pub mod limits;
 // The scheme of a request, for a head and for a name of a rule.
 mod scheme;
@@ -16,7 +16,7 @@ mod scheme;
 mod fields;
 // Networks of addresses.
 mod network;
-// How lines of the access log look.
+// Style of the lines of the access log.
 mod log_style;
 // The arguments of rules: one table for parser, manual and client.
 mod rule_arguments;
@@ -27,18 +27,18 @@ pub mod http;
 pub mod proxy_protocol;
 pub mod table;
 pub mod tls;
-// What is written on disk, as values.
+// Files on disk, as values: the configuration and the state file.
 pub mod config;
 pub mod state;
 // The shard's io_uring: the only module that may be `unsafe`; see its ownership rule.
 #[allow(unsafe_code)]
 mod ring;
-// All that the two sides know of each other.
+// Everything that shards and control share.
 mod link;
 // A shard, and the control shard beside it.
 mod control;
 mod shard;
-// What the binaries run.
+// Programs that the binaries run.
 pub mod client;
 pub mod daemon;
 /// Functions of private modules that the benches need.

@@ -1,4 +1,5 @@
-//! How lines of the access log look: their format, their fields, and which requests have one. Pure.
+//! Style of the access log: the format and the fields of its lines, and which requests get a line.
+//! Pure.
 
 use std::num::NonZeroU32;
 
@@ -46,7 +47,7 @@ fields! {
 }
 
 impl LogField {
-    /// Name in a line, and in the key `access_log_fields`.
+    /// Returns the name of the field in a line, and in the key `access_log_fields`.
     pub fn name(self) -> &'static str {
         LogField::ALL[self as usize].1
     }
@@ -61,7 +62,7 @@ pub struct LogFields(u32);
 impl LogFields {
     /// No field.
     pub const NONE: LogFields = LogFields(0);
-    /// Fields that cost next to nothing.
+    /// Default fields: those that cost next to nothing.
     pub const DEFAULT: LogFields = {
         let costly = LogFields::NONE
             .with(LogField::Traceparent)
@@ -71,12 +72,12 @@ impl LogFields {
         LogFields(((1 << LogField::ALL.len()) - 1) & !costly.0)
     };
 
-    /// The set with one more field.
+    /// Returns the set with one more field.
     pub const fn with(self, field: LogField) -> LogFields {
         LogFields(self.0 | 1 << field as u32)
     }
 
-    /// The set with all fields of another.
+    /// Returns the set with all fields of another set, too.
     pub const fn union(self, other: LogFields) -> LogFields {
         LogFields(self.0 | other.0)
     }
@@ -97,21 +98,21 @@ pub enum LogFormat {
     Combined,
 }
 
-/// All about the lines.
+/// Format, fields and selection of the lines.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct LogStyle {
     /// Format of the lines.
     pub format: LogFormat,
     /// Fields of a line in JSON.
     pub fields: LogFields,
-    /// Number of requests of which one has a line; each that failed has one.
+    /// Number of requests of which one gets a line. Every failed request gets a line.
     pub sample: NonZeroU32,
-    /// Whether targets and referers have their query.
+    /// Whether targets and referers are written with their query.
     pub has_query: bool,
 }
 
 impl LogStyle {
-    /// The style where no key says otherwise.
+    /// Default style.
     pub const DEFAULT: LogStyle = LogStyle {
         format: LogFormat::Json,
         fields: LogFields::DEFAULT,

@@ -1,14 +1,14 @@
 //! The scheme of a request, which both a head and a rule's name can give.
 
-/// Protocol that the client spoke to reach us; a rule named `http://NAME`, `https://NAME`,
-/// `tcp://NAME` or `tls://NAME` applies to one of them.
+/// Protocol that the client spoke to reach Mantrid. A rule named `http://NAME`, `https://NAME`,
+/// `tcp://NAME` or `tls://NAME` applies to one of these.
 #[derive(Copy, Clone, PartialEq, Eq, Debug, Hash)]
 pub enum Scheme {
     /// Plain HTTP.
     Http,
-    /// HTTP over TLS, as a TLS terminator in front of us said.
+    /// HTTP over TLS, as a TLS terminator in front of Mantrid says.
     Https,
-    /// Bytes, on an address that stands for a host.
+    /// Raw connections, on an address that belongs to one host.
     Tcp,
     /// TLS that is passed through, by the name in its ClientHello.
     Tls,

@@ -1,8 +1,8 @@
-//! Address of a backend: an IP address and a port, or a Unix socket.
+//! Addresses of backends: an IP address and a port, or a Unix socket.
 //!
-//! An address is the key of pools, gates, health and counters. So it is `Copy`, no larger than a
-//! `SocketAddr`, and a TCP backend costs what it would without Unix sockets: such a socket is a
-//! number here, and its path stands in one table of the process.
+//! An address is the key of pools, gates, health and counters. So it is `Copy` and no larger than a
+//! `SocketAddr`, and Unix sockets make TCP backends no more expensive: a Unix socket is a number
+//! here, and its path is in a table of the process.
 
 mod unix;
 
@@ -26,16 +26,16 @@ pub enum Address {
     Unix(UnixSocket),
 }
 
-/// Third word of a Unix socket: it is no port.
+/// Third word of a Unix socket. It is larger than any port.
 const NO_PORT: u64 = 1 << 16;
 
 const _: () = assert!(size_of::<Address>() == size_of::<SocketAddr>());
 
 impl Address {
-    /// The start of the text of a Unix socket.
+    /// Prefix of the text of a Unix socket.
     pub const UNIX: &str = "unix:";
 
-    /// IP address and port; `None` for a Unix socket.
+    /// Returns IP address and port; `None` for a Unix socket.
     #[inline]
     pub fn ip(self) -> Option<SocketAddr> {
         match self {
@@ -45,13 +45,13 @@ impl Address {
         }
     }
 
-    /// Whether the address is one of IPv4.
+    /// Whether the address is an IPv4 address.
     pub fn is_ipv4(self) -> bool {
         matches!(self, Address::V4(_))
     }
 
-    /// The address as three words, for counters: an IP address as 128 bits, IPv4 as it is mapped
-    /// into IPv6, and the port; or the number of a Unix socket.
+    /// Returns the address as three words, for counters. An IP address is 128 bits (IPv4 mapped
+    /// into IPv6) and the port; a Unix socket is its number.
     pub fn to_words(self) -> [u64; 3] {
         let (ip, port) = match self {
             Address::V4(address) => (address.ip().to_ipv6_mapped(), address.port()),
@@ -62,7 +62,7 @@ impl Address {
         [(bits >> 64) as u64, bits as u64, u64::from(port)]
     }
 
-    /// The address of these words.
+    /// Returns the address for these words.
     pub fn from_words(words: [u64; 3]) -> Address {
         if words[2] == NO_PORT {
             return Address::Unix(UnixSocket::from_number(words[1]));
@@ -72,7 +72,8 @@ impl Address {
         SocketAddr::new(ip, words[2] as u16).into()
     }
 
-    /// Path of a Unix socket, which is known as long as somebody has this.
+    /// Returns the path of a Unix socket. The path is not forgotten as long as the returned value
+    /// exists.
     pub fn path(self) -> Option<Arc<UnixPath>> {
         match self {
             Address::V4(_) | Address::V6(_) => None,
@@ -80,13 +81,13 @@ impl Address {
         }
     }
 
-    /// Whether the address can be told, which one of a Unix socket can't whose path is forgotten.
+    /// Whether the address can be written as text. A Unix socket whose path is forgotten can't.
     pub fn is_known(self) -> bool {
         self.ip().is_some() || self.path().is_some()
     }
 
-    /// The address as system calls take it; `None` for a Unix socket whose path is forgotten, which
-    /// none is that a rule names.
+    /// Returns the address for system calls; `None` for a Unix socket whose path is forgotten. A
+    /// path that a rule names is never forgotten.
     pub fn to_system(self) -> Option<SockAddr> {
         match self {
             Address::V4(address) => Some(address.into()),
@@ -106,7 +107,7 @@ impl From<SocketAddr> for Address {
     }
 }
 
-/// `host:port`, with brackets around an IPv6 address; `unix:/path`, `unix:@abstract`.
+/// Writes `host:port`, with brackets around an IPv6 address, or `unix:/path` or `unix:@abstract`.
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -1,12 +1,13 @@
-//! Unix sockets as numbers: each path has one while a rule names it, and for a while after that.
+//! Unix sockets as numbers: each path has a number while a rule names it, and for a while after
+//! that.
 //!
-//! Rules hold on to a [`UnixPath`], and so do pools while they have connections there; all others
-//! have its number, [`UnixSocket`], and look the path up where they need it: to connect, and to
-//! write it down. That takes no lock. A number is never given to another path: with the place of a
-//! path that was forgotten goes its round.
+//! Rules keep a [`UnixPath`], and so do pools while they have connections there. Everything else
+//! keeps its number, [`UnixSocket`], and looks up the path to connect or to write it. The look-up
+//! takes no lock. A number is never given to another path: when a path is forgotten and another one
+//! gets its place, the round of that place is increased.
 //!
-//! Paths that nothing holds on to are forgotten by [`prune`], the second time that it finds them
-//! so: counters and log lines outlive rules and connections by seconds.
+//! [`prune`] forgets a path when it has found it unused twice in a row, and not at once, because
+//! counters and log lines outlive rules and connections by seconds.
 
 use std::borrow::Borrow;
 use std::collections::HashSet;
@@ -21,39 +22,39 @@ use socket2::SockAddr;
 use super::Address;
 use crate::limits;
 
-/// The number of a Unix socket's path. The order is that of the numbers, which stays what it is
-/// while paths are forgotten.
+/// Number of a Unix socket's path. The order is that of the numbers, which does not change when
+/// paths are forgotten.
 #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct UnixSocket {
     place: u32,
-    /// How many paths had the place before.
+    /// Number of paths that had the place before.
     round: u32,
 }
 
-/// The path of a Unix socket, or `@` and its abstract name.
+/// Path of a Unix socket, or `@` and its abstract name.
 #[derive(Debug)]
 pub struct UnixPath {
     text: Box<str>,
     socket: UnixSocket,
-    /// Nothing held on to it when it was looked at last.
+    /// Whether nothing used the path at the last [`prune`].
     is_unused: AtomicBool,
 }
 
-/// Why a text names no Unix socket.
+/// Reason for which a text names no Unix socket.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum PathError {
-    /// Neither a path from the root nor an abstract name.
+    /// The text is neither an absolute path nor an abstract name.
     Relative,
-    /// Nothing behind the `@`, or a folder.
+    /// The text has nothing behind the `@`, or names a folder.
     Empty,
-    /// Longer than an address has room for.
+    /// The text is too long for a socket address.
     Long,
-    /// A NUL or another control character.
+    /// The text has a NUL or another control character.
     Control,
 }
 
 impl PathError {
-    /// The error as a part of a sentence about what was given.
+    /// Returns the error as a part of a sentence about the given text.
     pub fn sentence(self) -> &'static str {
         match self {
             PathError::Relative => "a Unix socket is \"unix:/path\" or \"unix:@abstract-name\"",
@@ -65,24 +66,24 @@ impl PathError {
 }
 
 impl UnixPath {
-    /// The one `UnixPath` of this text, which is what stands behind `unix:`.
+    /// Returns the only `UnixPath` of this text, which is the part behind `unix:`.
     pub fn get(text: &str) -> Result<Arc<UnixPath>, PathError> {
         check(text)?;
         Ok(SOCKETS.get(text))
     }
 
-    /// Address of the socket.
+    /// Returns the address of the socket.
     #[inline]
     pub fn address(&self) -> Address {
         Address::Unix(self.socket)
     }
 
-    /// The path, or `@` and the abstract name.
+    /// Returns the path, or `@` and the abstract name.
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// The abstract name; `None` for a path.
+    /// Returns the abstract name; `None` for a path.
     pub fn abstract_name(&self) -> Option<&str> {
         self.text.strip_prefix('@')
     }
@@ -106,7 +107,8 @@ fn check(text: &str) -> Result<(), PathError> {
     match text {
         _ if !is_abstract && !text.starts_with('/') => Err(PathError::Relative),
         _ if text == "@" || (!is_abstract && text.ends_with('/')) => Err(PathError::Empty),
-        // Behind a path comes a NUL, in front of an abstract name, where the `@` stands here.
+        // In the socket address, a path has a NUL behind it. An abstract name has a NUL in front,
+        // where the text has the `@`.
         _ if limits::UNIX_PATH_BYTES_MAX + usize::from(is_abstract) < text.len() => {
             Err(PathError::Long)
         }
@@ -116,18 +118,18 @@ fn check(text: &str) -> Result<(), PathError> {
 }
 
 impl UnixSocket {
-    /// The path of the socket; `None`: it is forgotten.
+    /// Returns the path of the socket; `None`: the path is forgotten.
     pub fn path(self) -> Option<Arc<UnixPath>> {
         let path = SOCKETS.cell(self.place).load_full();
         path.filter(|path| path.socket == self)
     }
 
-    /// The number as one word, for counters.
+    /// Returns the number as one word, for counters.
     pub fn number(self) -> u64 {
         u64::from(self.round) << 32 | u64::from(self.place)
     }
 
-    /// The socket with this number.
+    /// Returns the socket with this number.
     pub fn from_number(number: u64) -> UnixSocket {
         UnixSocket { place: number as u32, round: (number >> 32) as u32 }
     }
@@ -142,18 +144,19 @@ impl fmt::Display for UnixSocket {
     }
 }
 
-/// Forgets the paths that nothing held on to when this was called last, and nothing does now.
-/// Called now and then by whoever makes rules.
+/// Forgets the paths that were unused at the last call and are still unused. The code that makes
+/// rules calls this from time to time.
 pub fn prune() {
     SOCKETS.prune();
 }
 
 static SOCKETS: LazyLock<Sockets> = LazyLock::new(Sockets::default);
 
-/// Every path there is a number for.
+/// Table of all paths that have a number.
 #[derive(Default)]
 struct Sockets {
-    /// Paths by place. Pages double in size and never move: they are made once and then only read.
+    /// Paths by place. Each page is twice as large as the one before, is made once, and never
+    /// moves.
     pages: [OnceLock<Page>; PAGES],
     known: Mutex<Known>,
 }
@@ -162,18 +165,18 @@ type Page = Box<[ArcSwapOption<UnixPath>]>;
 
 /// Places on the first page.
 const FIRST_PAGE: u64 = 64;
-/// Enough for every number of 32 bits.
+/// Number of pages: enough for every place of 32 bits.
 const PAGES: usize = 27;
 
 #[derive(Default)]
 struct Known {
     paths: HashSet<ByText>,
-    /// Numbers whose places are free.
+    /// Numbers for places that are free again.
     free: Vec<UnixSocket>,
     places: u32,
 }
 
-/// A path that is found by its text.
+/// Entry for a path, found by its text.
 struct ByText(Arc<UnixPath>);
 
 impl Borrow<str> for ByText {
@@ -197,7 +200,7 @@ impl PartialEq for ByText {
 impl Eq for ByText {}
 
 impl ByText {
-    /// Whether anything holds on to the path besides the table of paths, which does so twice.
+    /// Whether anything uses the path besides the table of paths, which has two references itself.
     fn is_held(&self) -> bool {
         2 < Arc::strong_count(&self.0)
     }
@@ -318,13 +321,13 @@ mod tests {
         drop(a);
         sockets.prune();
         assert!(is_known(first));
-        // It is used again: the count begins anew.
+        // The path is used again, so it must be found unused twice more.
         drop(sockets.get("/a"));
         sockets.prune();
         assert!(is_known(first));
         sockets.prune();
         assert!(!is_known(first) && is_known(held));
-        // Its place is another's now, under another number.
+        // Another path has its place now, under another number.
         let c = sockets.get("/c").socket;
         assert_eq!((c.place, c.round), (first.place, first.round + 1));
         assert!(is_known(c) && !is_known(first));

@@ -1,7 +1,7 @@
-//! The writer of the access log: a thread that takes away what the shards wrote, ten times a
-//! second, and puts it in the file. Whatever the disk does, no shard waits for it: pages that fill
-//! up meanwhile drop lines. Nor does control: a pipe is opened without waiting for a reader, and at
-//! the end the thread is left behind if it hangs.
+//! The writer of the access log: a thread that, ten times a second, takes the lines that the shards
+//! wrote and writes them to the file. No shard waits for the disk: if a page is full, lines are
+//! dropped. Control does not wait either: a pipe is opened without waiting for a reader, and when
+//! the daemon ends, a thread that hangs is left behind.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -23,22 +23,22 @@ use crate::link::SharedLimits;
 
 /// Order to the writer of the log.
 enum Order {
-    /// The file was moved away: one of its name is to be made.
+    /// Open a new file of the same name, because the old one was moved away.
     Reopen,
-    /// The configuration names another.
+    /// Write to another file, as the configuration names another.
     Switch(AccessLog, Option<File>),
     Finish,
 }
 
-/// The writer's thread.
+/// Handle of the thread that writes.
 pub(super) struct LogWriter {
     orders: Sender<Order>,
     thread: JoinHandle<()>,
-    /// Hangs up when the thread ends.
+    /// Channel that is closed when the thread ends.
     ended: Receiver<()>,
 }
 
-/// Opens what the configuration names; `None` where that is nothing.
+/// Opens the file that the configuration names; `None` if it names none.
 fn open(log: &AccessLog) -> Result<Option<File>, String> {
     let file = match log {
         AccessLog::Off => return Ok(None),
@@ -48,7 +48,8 @@ fn open(log: &AccessLog) -> Result<Option<File>, String> {
     file.map(Some).map_err(|error| format!("access_log = {}: {error}", named(log)))
 }
 
-/// A pipe is opened at both ends: with a reader of our own the call does not wait for one.
+/// Opens a file or a pipe. A pipe is opened for reading, too, so that the call does not wait for a
+/// reader.
 fn open_file(path: &Path, create: bool) -> io::Result<File> {
     let is_pipe = path.metadata().is_ok_and(|found| found.file_type().is_fifo());
     let flags = if is_pipe { libc::O_NONBLOCK } else { 0 };
@@ -56,7 +57,7 @@ fn open_file(path: &Path, create: bool) -> io::Result<File> {
     options.append(true).read(is_pipe).create(create).mode(0o640).custom_flags(flags).open(path)
 }
 
-/// Checks whether the file could be opened, without making it.
+/// Checks whether the file could be opened. Does not make it.
 pub(super) fn check(log: &AccessLog) -> Result<(), String> {
     let AccessLog::File(path) = log else { return Ok(()) };
     let outcome = if path.exists() {
@@ -69,7 +70,7 @@ pub(super) fn check(log: &AccessLog) -> Result<(), String> {
 }
 
 impl LogWriter {
-    /// Opens the log and starts to write.
+    /// Opens the log and starts the thread that writes it.
     pub(super) fn start(log: &AccessLog, together: Arc<SharedLimits>) -> Result<LogWriter, String> {
         let output = open(log)?;
         let (orders, incoming) = channel();
@@ -87,20 +88,21 @@ impl LogWriter {
         Ok(LogWriter { orders, thread, ended })
     }
 
-    /// Goes on in a new file of the same name.
+    /// Closes the file and goes on in a new one of the same name.
     pub(super) fn reopen(&self) {
-        // The thread ends only when it is told to.
+        // Sending does not fail: the thread ends only when it is told to.
         let _ = self.orders.send(Order::Reopen);
     }
 
-    /// Goes on elsewhere; an error changes nothing.
+    /// Goes on in the file that `log` names. An error changes nothing.
     pub(super) fn switch(&self, log: &AccessLog) -> Result<(), String> {
         let output = open(log)?;
         let _ = self.orders.send(Order::Switch(log.clone(), output));
         Ok(())
     }
 
-    /// Writes what is left, as far as that goes: its reader may never do so.
+    /// Writes the lines that are left, but does not wait for ever: the reader of a pipe may never
+    /// read.
     pub(super) fn finish(self) {
         let _ = self.orders.send(Order::Finish);
         if self.ended.recv_timeout(limits::STOP_TIME) == Err(RecvTimeoutError::Timeout) {
@@ -116,18 +118,18 @@ struct Writing {
     log: AccessLog,
     output: Option<File>,
     together: Arc<SharedLimits>,
-    /// Kept for its memory.
+    /// Buffer for lines, kept so that its memory is used again.
     lines: Vec<u8>,
-    /// The last line that was written is not whole.
+    /// Whether the last line in the file is incomplete.
     is_torn: bool,
-    /// Lines that could not be written since that was said.
+    /// Lines that could not be written since the last report of such lines.
     lost: usize,
 }
 
 impl Writing {
     fn run(&mut self, orders: &Receiver<Order>) {
         loop {
-            // Where nothing is written there is nothing to look for.
+            // Without a file there are no lines to fetch, only orders.
             let order = match self.output {
                 Some(_) => orders.recv_timeout(limits::LOG_EVERY),
                 None => orders.recv().map_err(|_| RecvTimeoutError::Disconnected),
@@ -196,9 +198,9 @@ impl Writing {
     }
 }
 
-/// Writes all of it, or says how many bytes are left. A pipe that is full is waited for as long as
-/// a reader takes lines: also one that was given to us as standard output, where a write would wait
-/// for ever.
+/// Writes all bytes; an error comes with the number of bytes that are left. If a pipe is full, this
+/// waits as long as a reader takes lines. That includes a pipe that is standard output, where a
+/// plain write could wait for ever.
 fn put(mut output: &File, bytes: &[u8]) -> Result<(), (io::Error, usize)> {
     let is_file = output.metadata().is_ok_and(|found| found.is_file());
     let mut rest = bytes;
@@ -206,7 +208,7 @@ fn put(mut output: &File, bytes: &[u8]) -> Result<(), (io::Error, usize)> {
         if !is_file && !has_room(output) {
             return Err((io::ErrorKind::WouldBlock.into(), rest.len()));
         }
-        // A pipe that can be written has room for so much.
+        // A pipe that is writable has room for at least this many bytes.
         let most = if is_file { rest.len() } else { rest.len().min(rustix::pipe::PIPE_BUF) };
         match output.write(&rest[..most]) {
             Ok(0) => return Err((io::ErrorKind::WriteZero.into(), rest.len())),
@@ -219,7 +221,7 @@ fn put(mut output: &File, bytes: &[u8]) -> Result<(), (io::Error, usize)> {
     Ok(())
 }
 
-/// Waits until a pipe can be written.
+/// Waits until a pipe is writable; `false`: it was not in time.
 fn has_room(output: &File) -> bool {
     let patience = Timespec::try_from(limits::LOG_PATIENCE).ok();
     poll(&mut [PollFd::new(output, PollFlags::OUT)], patience.as_ref()).is_ok_and(|count| 0 < count)

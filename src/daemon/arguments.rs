@@ -1,4 +1,4 @@
-//! The command line of `mantrid`, and the help that teaches it.
+//! The command line of `mantrid`, and its help.
 
 use std::fmt::Write as _;
 
@@ -40,11 +40,11 @@ pub(super) struct Arguments {
     pub(super) debug: bool,
 }
 
-/// Work that the command line asks for.
+/// Action that the command line asks for.
 pub(super) enum Asked {
     /// Run with these arguments.
     Run(Arguments),
-    /// `--help` and `--version`: to print this and end well.
+    /// Print this text and end with success (`--help`, `--version`).
     Print(String),
 }
 
@@ -63,7 +63,7 @@ pub(super) fn read() -> Result<Asked, String> {
     }
 }
 
-/// mantrid(8), from the same definition as the help.
+/// Returns the manual page mantrid(8), made from the same definition as the help.
 fn manual_page() -> String {
     use clap::CommandFactory;
     let page = clap_mangen::Man::new(Arguments::command()).section("8");
@@ -73,7 +73,7 @@ fn manual_page() -> String {
     String::from_utf8_lossy(&text).into_owned()
 }
 
-/// clap's paragraphs as one line: what is wrong, and its tip.
+/// Joins the paragraphs of clap's error into one line: the problem, and clap's tip.
 fn one_line(text: &str) -> String {
     let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     let first = lines.next().unwrap_or_default();
@@ -125,7 +125,7 @@ Keys of the configuration, with their defaults (docs/configuration.md explains t
     text
 }
 
-/// The keys that HUP puts in force, in lines below the text of the signal.
+/// Returns the keys that HUP puts in force, in lines below the text of the signal.
 fn keys_at_once() -> String {
     let mut text = String::new();
     let mut line = format!("\n{:15}", "");

@@ -1,4 +1,5 @@
-//! `--check`: would it start? One line a problem, without listening or serving.
+//! `--check`: finds out whether the daemon would start, without listening or serving, and prints
+//! one line for each problem.
 
 use std::process::ExitCode;
 
@@ -10,8 +11,8 @@ use crate::config::Config;
 use crate::control::{self, Tokens};
 use crate::table::host;
 
-/// Prints what was found. What the start would go on without is a warning; what would stop it is a
-/// problem, and the exit code says that there was one.
+/// Checks and prints the findings. A finding that would stop the start is an error, and sets the
+/// exit code; any other finding is a warning.
 pub(super) fn run(config: &Config) -> ExitCode {
     let mut problems = Vec::new();
     let mut warnings = 0;
@@ -40,8 +41,8 @@ pub(super) fn run(config: &Config) -> ExitCode {
     problems.extend(super::trusted::read(config).err().into_iter().flatten());
     problems.extend(hosts(config));
     problems.extend(try_fleet(config));
-    // Once rights are dropped it is the daemon's user who must be allowed to read the files and to
-    // use io_uring.
+    // After rights are dropped, the user of the daemon must be allowed to read the files and to use
+    // io_uring.
     let mut makes_folder = false;
     match privileges::find(config) {
         Ok(target) => {
@@ -73,7 +74,8 @@ pub(super) fn run(config: &Config) -> ExitCode {
     if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// The last line: whether the daemon would start with that many errors and warnings.
+/// Returns the last line, which says whether the daemon would start, and counts errors and
+/// warnings.
 fn verdict(errors: usize, warnings: usize) -> String {
     let warned = match warnings {
         0 => "no warning".to_owned(),
@@ -86,7 +88,8 @@ fn verdict(errors: usize, warnings: usize) -> String {
     }
 }
 
-/// Warns of what the daemon's user, which this process is now, will miss: none of it stops a start.
+/// Returns warnings about files that the user of the daemon, which this process is now, will not be
+/// able to read, write or find. None of them stops a start.
 fn later(config: &Config, problems: &[String], makes_folder: bool) -> Vec<String> {
     let user = nix::unistd::geteuid();
     let mut warnings = Vec::new();
@@ -119,8 +122,8 @@ fn later(config: &Config, problems: &[String], makes_folder: bool) -> Vec<String
     warnings
 }
 
-/// Why the state could not be written: the folder that is there, or would have to be made. One that
-/// the start makes as root, and gives away, only has to be within reach.
+/// Why the state file could not be written: its folder is not writable or could not be made. A
+/// folder that the start makes as root, and gives away, only has to be reachable.
 fn unwritable(config: &Config, makes_folder: bool) -> Option<String> {
     use rustix::fs::{Access, AtFlags, CWD, accessat};
     let file = &config.state_file;
@@ -159,7 +162,8 @@ fn try_fleet(config: &Config) -> Vec<String> {
     problems
 }
 
-/// The host names of `bind_tcp`: what is a host name, the table says, and config knows no table.
+/// Checks the host names of `bind_tcp`. The table defines what a host name is, and `config` does
+/// not depend on the table.
 pub(super) fn hosts(config: &Config) -> Vec<String> {
     let wrong = config.bind_tcp.iter().filter_map(|(bind, name)| {
         let error = host::name(name).err()?;

@@ -1,4 +1,4 @@
-//! `--demo`: the newcomer's first minute, on loopback, leaving nothing behind.
+//! `--demo`: a playground on loopback for a newcomer's first minute. It leaves nothing behind.
 
 use std::cell::RefCell;
 use std::fmt::Write as _;
@@ -18,11 +18,11 @@ use crate::control::Management;
 
 /// The demo's backends and its folder, for as long as it runs.
 pub(super) struct Demo {
-    /// Ends before its folder goes.
+    /// The fleet. It comes before `folder`, so that it is dropped before its folder is removed.
     fleet: Option<RefCell<DemoFleet>>,
     folder: Folder,
     backends: Vec<SocketAddr>,
-    /// Bound and never listening: who connects is refused, for sure.
+    /// A socket that is bound and never listens, so that connections to it are certainly refused.
     dead: Socket,
 }
 
@@ -41,8 +41,8 @@ impl Demo {
         Ok(Demo { fleet, folder, backends, dead })
     }
 
-    /// The file of the demo's configuration; whatever it says, `-o` wins over it. It runs as
-    /// the user who started it: a playground on loopback has no attackers.
+    /// Returns the text of the demo's configuration file. `-o` overrides it. The demo runs as the
+    /// user who started it: a playground on loopback has no attackers.
     pub(super) fn configuration(&self) -> String {
         let mut text = String::from("bind = 127.0.0.1:8080\n");
         if TcpListener::bind("[::1]:0").is_ok() {
@@ -63,7 +63,7 @@ impl Demo {
         text
     }
 
-    /// Writes the table, once the addresses are known.
+    /// Writes the state file with the demo's rules, once the addresses are known.
     pub(super) fn write_table(&self, addresses: &[SocketAddr]) -> Result<(), String> {
         let file = self.folder.0.join("state.json");
         let text = format!("{:#}\n", self.table(&url(addresses)));
@@ -84,7 +84,7 @@ impl Demo {
         }, "stats": {}})
     }
 
-    /// Says what can be tried.
+    /// Prints what can be tried.
     pub(super) fn announce(
         &self,
         addresses: &[SocketAddr],
@@ -130,7 +130,7 @@ impl Demo {
     }
 }
 
-/// A body that is JSON; `--json`, which is shorter, needs curl 7.82.
+/// Arguments of curl for a JSON body. The shorter `--json` needs curl 7.82.
 const JSON: &str = "-H 'Content-Type: application/json' -d";
 
 struct Try {
@@ -163,7 +163,7 @@ const TRIES: &[Try] = &[
     attempt(" -i", "who.example", "/", "a host without a rule: the page `unknown`, 503"),
 ];
 
-/// Address for a browser: a name where that leads to this daemon.
+/// Returns the URL for a browser: with a name, if that name leads to this daemon.
 fn url(addresses: &[SocketAddr]) -> String {
     let usual = addresses.iter().find(|address| address.ip() == Ipv4Addr::LOCALHOST);
     match (usual, addresses.first()) {
@@ -179,12 +179,12 @@ fn dead_port() -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// A folder that goes with the demo.
+/// Folder that is removed when the demo ends.
 struct Folder(PathBuf);
 
 impl Folder {
     fn new() -> io::Result<Folder> {
-        // For us alone, under a name that nobody can have prepared.
+        // The folder is accessible for this user only, and nobody can have prepared its name.
         let path = nix::unistd::mkdtemp(&std::env::temp_dir().join("mantrid-demo-XXXXXX"))?;
         Ok(Folder(path))
     }

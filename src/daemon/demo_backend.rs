@@ -14,14 +14,15 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use futures_lite::stream;
 
-/// Longest `/slow`.
+/// Longest delay of `/slow`, milliseconds.
 const SLOW_MS_MAX: u64 = 60_000;
-/// Most of `/big`.
+/// Most bytes of `/big`.
 const BIG_BYTES_MAX: u64 = 1 << 40;
-/// Handed over at a time.
+/// Bytes that `/big` sends at a time.
 static PIECE: [u8; 64 * 1024] = [b'.'; 64 * 1024];
 
-/// Starts one, on a thread of its own: it must not share one with the proxy it is there to show.
+/// Starts a backend on a thread of its own: it must not share a thread with the proxy that it
+/// demonstrates.
 pub(super) fn start(name: &'static str) -> io::Result<SocketAddr> {
     let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
     listener.set_nonblocking(true)?;
@@ -30,7 +31,7 @@ pub(super) fn start(name: &'static str) -> io::Result<SocketAddr> {
     std::thread::Builder::new().name(format!("backend-{name}")).spawn(move || {
         runtime.block_on(async move {
             let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
-            // It ends with the process.
+            // The server ends with the process.
             let _ = axum::serve(listener, routes(name)).await;
         });
     })?;
@@ -86,7 +87,8 @@ fn mistake(name: &str, max: u64) -> Response {
     (StatusCode::BAD_REQUEST, text).into_response()
 }
 
-/// The number under `name` in a query, `default` when it is not there; None when it is none.
+/// Returns the number under `name` in a query; `default` if the name is absent; `None` if the value
+/// is not a number.
 fn number(query: Option<String>, name: &str, default: u64, max: u64) -> Option<u64> {
     let query = query.unwrap_or_default();
     let given = query.split('&').find_map(|part| part.strip_prefix(name)?.strip_prefix('='));

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 
 use super::log::say;
 
-/// etcd, and the nodes when they run.
+/// The processes of etcd and, once they run, of the other nodes.
 pub(super) struct DemoFleet {
     folder: PathBuf,
     etcd: String,
@@ -16,7 +16,7 @@ pub(super) struct DemoFleet {
 }
 
 impl DemoFleet {
-    /// Starts etcd in a folder.
+    /// Starts etcd, with its data in this folder.
     pub(super) fn start(folder: &Path) -> Result<DemoFleet, String> {
         let (client, peer) = (free_url()?, free_url()?);
         let mut command = deathly("etcd");
@@ -35,7 +35,7 @@ impl DemoFleet {
         Ok(DemoFleet { folder: folder.to_owned(), etcd: client, processes: vec![child] })
     }
 
-    /// Keys of the node that the demo itself is.
+    /// Returns the configuration keys of the demo's own node.
     pub(super) fn configuration(&self) -> String {
         self.keys("a")
     }
@@ -45,7 +45,7 @@ impl DemoFleet {
         format!("fleet = demo\nfleet_node = {node}\nfleet_endpoints = {etcd}\nfleet_start = 30s\n")
     }
 
-    /// Starts the other nodes, once the first has made the fleet, and says what can be tried.
+    /// Starts the other nodes, once the first has made the fleet, and prints what can be tried.
     pub(super) fn announce(&mut self, first: &str) -> Result<(), String> {
         let mut text = String::from(
             "\nThe demo is a fleet of three nodes with one table, and etcd beside them:\n\n",
@@ -109,7 +109,8 @@ impl Drop for DemoFleet {
     }
 }
 
-/// A program that ends with this one, however that ends; where util-linux is there to see to it.
+/// Command of a program that is killed when this process ends in any way, if util-linux (`setpriv`)
+/// is installed.
 fn deathly(program: &str) -> Command {
     let has_setpriv = Path::new("/usr/bin/setpriv").exists();
     let mut command = Command::new(if has_setpriv { "/usr/bin/setpriv" } else { program });

@@ -1,12 +1,12 @@
-//! Reads what the keys of a fleet name, and has the table brought together with the fleet's.
+//! Reads the settings of a fleet from the configuration, and the files that its keys name.
 
 use std::path::Path;
 
 use crate::config::{Config, FleetKeys};
 use crate::control::{EtcdAccess, FleetSettings};
 
-/// Settings of the node in its fleet, if the configuration names one. Called before rights are
-/// dropped: keys and passwords may be readable for root alone.
+/// Returns the settings of the node in its fleet, if the configuration names one. Must be called
+/// before rights are dropped, because files of keys and passwords may be readable only for root.
 pub(super) fn settings(config: &Config, adopt: bool) -> Result<Option<FleetSettings>, String> {
     let keys = &config.fleet;
     let Some(name) = keys.name.clone() else {

@@ -1,5 +1,5 @@
-//! Listening sockets that are there before we bind any: systemd's, or those of the daemon that we
-//! take over from.
+//! Listening sockets that the process has before it binds any: those of systemd, or those of the
+//! daemon from which it takes over.
 
 use std::collections::HashSet;
 use std::net::{SocketAddr, TcpListener};
@@ -13,10 +13,10 @@ use crate::control::Tokens;
 
 /// Sockets of one address.
 pub(super) struct Tcp {
-    /// Address as it was asked for: with port 0 where any would do.
+    /// Address as it was asked for; its port is 0 if any port would do.
     pub(super) asked: SocketAddr,
     pub(super) sockets: Vec<TcpListener>,
-    /// systemd holds them too, so that their queues outlive us.
+    /// Whether systemd holds the sockets, too, so that their queues outlive this process.
     pub(super) is_activated: bool,
 }
 
@@ -25,7 +25,7 @@ pub(super) struct Tcp {
 pub(super) struct InheritedSockets {
     pub(super) tcp: Vec<Tcp>,
     pub(super) unix: Vec<(PathBuf, UnixListener)>,
-    /// The tokens of the management API, which the old daemon could read as root.
+    /// Tokens of the management API, which the old daemon could read because it started as root.
     pub(super) tokens: Tokens,
 }
 
@@ -38,7 +38,7 @@ impl InheritedSockets {
             let wrong = |what: &str| format!("socket {index} of LISTEN_FDS: {what}");
             if let Ok(Some(socket)) = fds.take_tcp_listener(index) {
                 let asked = socket.local_addr().map_err(|error| wrong(&error.to_string()))?;
-                // Not for whatever we start.
+                // Programs that this process starts must not inherit the socket.
                 let _ = rustix::io::fcntl_setfd(&socket, FdFlags::CLOEXEC);
                 given.add(Tcp { asked, sockets: vec![socket], is_activated: true });
             } else if let Ok(Some(socket)) = fds.take_unix_listener(index) {
@@ -53,8 +53,9 @@ impl InheritedSockets {
         Ok(given)
     }
 
-    /// Adds sockets of an address, of which there may be some already: each message brings a
-    /// bounded number. Those asked for with port 0 have an address of their own each.
+    /// Adds sockets of an address. Some may be there already, because each message brings a bounded
+    /// number. Addresses that were asked for with port 0 are told apart by the ports that the
+    /// kernel chose.
     pub(super) fn add(&mut self, mut more: Tcp) {
         let local = |of: &Tcp| of.sockets.first()?.local_addr().ok();
         let is_same = |one: &&mut Tcp| one.asked == more.asked && local(one) == local(&more);
@@ -75,23 +76,23 @@ impl InheritedSockets {
         Some(self.unix.remove(at).1)
     }
 
-    /// Has these ports' sockets share them with others of ours: an address that was `*` is to be
-    /// another, say.
+    /// Lets the sockets of this port share it with new ones of this process, for example if an
+    /// address changes from `*` to another one.
     pub(super) fn share(&self, port: u16) {
         for socket in self.tcp.iter().flat_map(|one| &one.sockets) {
             if socket.local_addr().is_ok_and(|local| local.port() == port) {
-                // Where it can't be shared the bind says so.
+                // If the port can't be shared, binding fails and reports it.
                 let _ = socket2::SockRef::from(socket).set_reuse_port(true);
             }
         }
     }
 
-    /// The ports of those that are there.
+    /// Ports of the sockets that are left.
     pub(super) fn ports(&self) -> HashSet<u16> {
         self.locals().iter().map(SocketAddr::port).collect()
     }
 
-    /// The addresses that those are bound to.
+    /// Addresses to which the sockets that are left are bound.
     pub(super) fn locals(&self) -> HashSet<SocketAddr> {
         let sockets = self.tcp.iter().flat_map(|one| &one.sockets);
         sockets.filter_map(|socket| socket.local_addr().ok()).collect()
@@ -119,7 +120,7 @@ mod tests {
                 given.add(Tcp { asked: any, sockets, is_activated: false });
             }
         }
-        // Each port 0 became a port of its own.
+        // The kernel chose a different port for each port 0.
         let counts: Vec<usize> = given.tcp.iter().map(|one| one.sockets.len()).collect();
         assert_eq!(counts, [3, 1]);
     }

@@ -31,14 +31,15 @@ where
     }
 }
 
-/// A line that is no event, without the end of the line.
+/// Returns a line for a message that is not an event, without a newline.
 pub(super) fn line(level: Level, message: &str) -> String {
     object(level, message.to_owned(), Map::new()).to_string()
 }
 
 fn object(level: Level, message: String, others: Map<String, Value>) -> Value {
     let mut time = String::new();
-    // A clock before 1970: the line counts more than its time.
+    // This fails if the clock is before 1970. The line is written all the same: it matters more
+    // than its time.
     let _ = SystemTime.format_time(&mut Writer::new(&mut time));
     let level = level.as_str().to_ascii_lowercase();
     let mut object = Map::from_iter([

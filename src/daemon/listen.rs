@@ -1,4 +1,5 @@
-//! Every address once per shard (SO_REUSEPORT), bound while we may still be root.
+//! Listening sockets: each address is bound once for each shard (SO_REUSEPORT), while the process
+//! may still be root.
 
 use std::collections::HashSet;
 use std::io;
@@ -19,26 +20,28 @@ use crate::shard::Believes;
 use crate::table::host;
 use crate::{limits, shard};
 
-/// Networks whose PROXY protocol headers are believed; shards read them for each connection that
-/// begins with a header.
+/// Networks whose PROXY protocol headers are believed. Shards read them for each connection to an
+/// address with `accept-proxy`.
 pub(super) type Trusted = Arc<ArcSwap<NetworkMap<()>>>;
 
 /// One address with a socket for each shard.
 pub(super) struct Bound {
     /// Address as asked for.
     pub(super) asked: SocketAddr,
-    /// Address as bound: with the port that was chosen where 0 was asked for.
+    /// Address as bound: if port 0 was asked for, with the port that the kernel chose.
     pub(super) local: SocketAddr,
     pub(super) speaks: Protocol,
-    /// Peers whose PROXY protocol headers are believed, where each connection begins with a header.
+    /// Peers whose PROXY protocol headers are believed; `None`: connections to the address begin
+    /// without a header.
     believes: Option<Believes>,
     /// Sockets of each shard.
     sockets: Vec<Vec<TcpListener>>,
     pub(super) order: GroupOrder,
-    /// Whether the sockets listen already. A socket beside another daemon's takes connections from
-    /// that daemon, so it begins only when they are served.
+    /// Whether the sockets listen already. If the daemon before has sockets of the same port, a
+    /// socket that listens takes connections away from it, so it listens only once the shards
+    /// serve.
     listens: bool,
-    /// systemd holds them too.
+    /// Whether systemd holds the sockets, too.
     is_activated: bool,
 }
 
@@ -49,16 +52,18 @@ impl Bound {
     }
 }
 
-/// Order in which the kernel has the sockets of an address.
+/// Order of the sockets of an address in the kernel's SO_REUSEPORT group.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(super) enum GroupOrder {
-    /// The socket of shard `n` has the index `n`; those that a shard has besides are behind all.
+    /// The socket of shard `n` has the index `n`. Further sockets of a shard come after the first
+    /// ones of all shards.
     OfShards,
-    /// Another one, or one that can't be known, and why.
+    /// The order is another one or can't be known, for this reason.
     Unknown(&'static str),
 }
 
-/// The sockets of one shard: one of each address, or more where another daemon had more shards.
+/// Takes the sockets of one shard: one of each address, or more if the daemon before had more
+/// shards.
 pub(super) fn for_one_shard(bound: &mut [Bound], shard: usize) -> Vec<shard::Listener> {
     let own = |bound: &mut Bound| {
         let (speaks, believes) = (bound.speaks.clone(), bound.believes.clone());
@@ -73,8 +78,8 @@ pub(super) fn for_one_shard(bound: &mut [Bound], shard: usize) -> Vec<shard::Lis
     bound.iter_mut().flat_map(own).collect()
 }
 
-/// A copy of each socket, for a daemon that takes over: in the order in which [`share_out`] found
-/// them, which is that of the kernel.
+/// Copies each socket, for a daemon that takes over. The copies are in the order in which
+/// [`share_out`] found the sockets, which is that of the kernel.
 pub(super) fn copies(bound: &[Bound]) -> io::Result<Vec<Tcp>> {
     let copy = |bound: &Bound| {
         let most = bound.sockets.iter().map(Vec::len).max().unwrap_or(0);
@@ -86,7 +91,7 @@ pub(super) fn copies(bound: &[Bound]) -> io::Result<Vec<Tcp>> {
     bound.iter().map(copy).collect()
 }
 
-/// Binds every address for clients, all or nothing; every failure is named.
+/// Binds every address for clients, all or nothing. `Err` has every failure.
 pub(super) fn bind_all(
     config: &Config,
     shards: usize,
@@ -95,8 +100,8 @@ pub(super) fn bind_all(
 ) -> Result<Vec<Bound>, Vec<String>> {
     let mut problems = Vec::new();
     let (ports, locals) = (given.ports(), given.locals());
-    // All are tried before one is bound: ours must not stand in each other's way, as *:80 would in
-    // that of 127.0.0.1:80.
+    // All addresses are tried before any is bound, so that they do not conflict with each other, as
+    // *:80 would with 127.0.0.1:80.
     let tried: Vec<_> = addresses(config)
         .filter_map(|(key, bind, speaks)| {
             if let Some(sockets) = given.take(bind.address.socket()) {
@@ -131,8 +136,8 @@ pub(super) fn bind_all(
             }
             Way::InheritedSockets(given) => share_out(given, shards),
             Way::Beside(address) => {
-                // Beside sockets that our own daemon has on the port: they share it, as they are
-                // the same user's.
+                // The daemon before has sockets on the port. The new ones can share it, because
+                // they belong to the same user.
                 listens = false;
                 let made = beside(&address).and_then(|first| bind_each(first, shards, listens));
                 made.map(|(local, sockets)| {
@@ -163,7 +168,7 @@ pub(super) fn bind_all(
     if problems.is_empty() { Ok(bound) } else { Err(problems) }
 }
 
-/// Takes connections also where that had to wait until the shards start.
+/// Listens on the sockets that had to wait until the shards start.
 pub(super) fn begin(bound: &mut [Bound]) -> Result<(), String> {
     for one in bound.iter_mut().filter(|one| !one.listens) {
         for socket in one.sockets.iter().flatten() {
@@ -175,22 +180,23 @@ pub(super) fn begin(bound: &mut [Bound]) -> Result<(), String> {
     Ok(())
 }
 
-/// How an address comes to its sockets.
+/// Way in which an address gets its sockets.
 enum Way {
     Bind(SocketAddr),
     InheritedSockets(Tcp),
-    /// The daemon that we take over from has the port, at another address.
+    /// Bind beside the daemon before, which has the port at another address.
     Beside(Address),
 }
 
 /// An address as bound, with the sockets of each shard and their order.
 type Shared = (SocketAddr, Vec<Vec<TcpListener>>, GroupOrder);
 
-/// Gives each shard its own of the sockets that are there. None may be left out: who waits in its
-/// queue would wait for ever. Where there are too few, more of that address are bound. Not beside
-/// sockets that systemd holds: clients in the queue of one that ends with us would be reset, in its
-/// own queue they wait for the next daemon. There, and where binding is not allowed, as those there
-/// are another user's, shards share one.
+/// Distributes inherited sockets over the shards. Every socket must get a shard, because clients in
+/// the queue of a socket without one would wait for ever. If there are too few sockets, more are
+/// bound to that address. If systemd holds the sockets, or if binding is not allowed because the
+/// sockets belong to another user, shards share a socket instead. Sockets of systemd are not joined
+/// by others because clients in the queue of a socket that ends with this process would be reset;
+/// in the queue of systemd's socket they wait for the next daemon.
 fn share_out(given: Tcp, shards: usize) -> io::Result<Shared> {
     let Tcp { sockets: given, is_activated, .. } = given;
     let first = given.first().ok_or(io::ErrorKind::NotFound)?;
@@ -204,13 +210,13 @@ fn share_out(given: Tcp, shards: usize) -> io::Result<Shared> {
     };
     for socket in &given {
         let socket = socket2::SockRef::from(socket);
-        // As `socket` sets them; the last is no matter where there is one shard.
+        // The same options as in `socket`. SO_REUSEPORT may fail: a single shard does not need it.
         socket.set_tcp_nodelay(true)?;
         socket.set_keepalive(true)?;
         if !is_activated {
             let _ = socket.set_reuse_port(true);
         }
-        // The ring waits for a socket that may block, and for no other.
+        // The ring only waits for sockets that may block.
         socket.set_nonblocking(false)?;
         socket.listen(limits::BACKLOG)?;
     }
@@ -239,8 +245,8 @@ fn share_out(given: Tcp, shards: usize) -> io::Result<Shared> {
     Ok((local, each, order))
 }
 
-/// Waits until this machine has the addresses, as when it boots and the network comes up late;
-/// those that are missing after `patience` are for binding to complain of.
+/// Waits until this machine has the addresses, because the network may come up late during a boot.
+/// If some are missing after `patience`, binding will fail and report them.
 pub(super) fn wait_for_addresses(config: &Config, given: &InheritedSockets, patience: Duration) {
     let clients = addresses(config).map(|(key, bind, _)| (key, &bind.address));
     let until = Instant::now() + patience;
@@ -268,8 +274,8 @@ pub(super) fn wait_for_addresses(config: &Config, given: &InheritedSockets, pati
     }
 }
 
-/// Tells for `--check` which addresses a start could not bind, those of management too. What the
-/// daemon has that `runs` on this state, or systemd, is in nobody's way.
+/// Returns, for `--check`, why addresses could not be bound at a start, including those of
+/// management. Ports of systemd, or of the daemon that `runs` on this state file, count as free.
 pub(super) fn check(config: &Config, given: &InheritedSockets, runs: Option<&str>) -> Vec<String> {
     let is_default = config.bind_management == Config::default().bind_management;
     let is_ours = |port: u16| {
@@ -303,7 +309,7 @@ fn addresses(config: &Config) -> impl Iterator<Item = (&'static str, &Bind, Prot
     let untrusted = config.bind.iter().map(move |bind| ("bind", bind, http(false, bind)));
     let internal = config.bind_internal.iter();
     let internal = internal.map(move |bind| ("bind_internal", bind, http(true, bind)));
-    // That it is a host name was checked.
+    // The configuration was checked: this is a host name.
     let canonical = |name: &str| host::name(name).map_or_else(|_| name.into(), Arc::from);
     let tcp = config.bind_tcp.iter();
     let tcp = tcp.map(move |(bind, name)| ("bind_tcp", bind, Protocol::Tcp(canonical(name))));
@@ -311,16 +317,16 @@ fn addresses(config: &Config) -> impl Iterator<Item = (&'static str, &Bind, Prot
     untrusted.chain(internal).chain(tcp).chain(tls)
 }
 
-/// The address to bind; for `*` that is IPv4's where there is no IPv6.
+/// Returns the address to bind. For `*` on a machine without IPv6 this is 0.0.0.0.
 ///
-/// SO_REUSEPORT would let a second daemon of the same user in unnoticed, and half of the
-/// connections would be its. So each address is first bound without it, which fails if anybody
-/// listens there.
+/// With SO_REUSEPORT, a second daemon of the same user could bind the address unnoticed and would
+/// get half of the connections. So each address is first bound without SO_REUSEPORT, which fails if
+/// another process listens there.
 fn find_free(address: &Address) -> io::Result<SocketAddr> {
     with_ipv4(address, |address| unused(address).map(|_| address))
 }
 
-/// Tries an address; for `*` that of IPv4 where there is no IPv6.
+/// Tries an address; for `*` on a machine without IPv6, tries 0.0.0.0 then.
 fn with_ipv4<T>(address: &Address, act: impl Fn(SocketAddr) -> io::Result<T>) -> io::Result<T> {
     match act(address.socket()) {
         Err(error) if matches!(address, Address::Any(_)) && has_no_family(&error) => {
@@ -330,8 +336,9 @@ fn with_ipv4<T>(address: &Address, act: impl Fn(SocketAddr) -> io::Result<T>) ->
     }
 }
 
-/// A socket of an address. The kernel takes a moment to close what a killed daemon's rings held:
-/// while a port is in use and by no process, that is waited for.
+/// Binds a socket to an address that must be free. The kernel takes a moment to close the sockets
+/// in the rings of a killed daemon, so this waits while the port is in use but belongs to no
+/// process.
 fn unused(address: SocketAddr) -> io::Result<Socket> {
     let until = Instant::now() + limits::BIND_WAIT;
     loop {
@@ -341,7 +348,7 @@ fn unused(address: SocketAddr) -> io::Result<Socket> {
                     && Instant::now() < until
                     && !port_owner::is_process(address.port()) =>
             {
-                // The kernel does not say when it is done.
+                // The kernel does not report when the port is free, so it is tried again.
                 std::thread::park_timeout(limits::BIND_AGAIN);
             }
             result => return result,
@@ -353,12 +360,13 @@ pub(super) fn has_no_family(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
 }
 
-/// A socket of an address on whose port our own daemon has others.
+/// Binds a socket to an address on whose port the daemon before has other sockets.
 fn beside(address: &Address) -> io::Result<Socket> {
     with_ipv4(address, |address| socket(address, true))
 }
 
-/// Binds one socket of an address that no other process has, unless the port is one of ours.
+/// Binds one socket to an address. No other process may have the address, unless the port is one of
+/// `ports`, which this daemon or the one before uses.
 pub(super) fn bind_one(
     address: &Address,
     given: &InheritedSockets,
@@ -381,13 +389,13 @@ fn local_of(socket: &Socket) -> io::Result<SocketAddr> {
     socket.local_addr()?.as_socket().ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
-/// Makes a socket for each shard: the first, and more of its address.
+/// Makes a socket for each shard: `first`, and more that are bound to its address.
 fn bind_each(
     first: Socket,
     shards: usize,
     listens: bool,
 ) -> io::Result<(SocketAddr, Vec<Vec<TcpListener>>)> {
-    // With port 0 the kernel chose one: the other shards take the same.
+    // With port 0 the kernel has chosen a port, and the other shards use the same.
     let local = local_of(&first)?;
     let rest = (1..shards).map(|_| socket(local, true));
     let sockets = std::iter::once(Ok(first)).chain(rest).map(|socket| {
@@ -403,14 +411,14 @@ fn bind_each(
 fn socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
     let socket =
         Socket::new(Domain::for_address(address), Type::STREAM, Some(socket2::Protocol::TCP))?;
-    // Connections of a daemon that just ended may linger on the port.
+    // Connections of a daemon that has just ended may still be on the port (TIME_WAIT).
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(shared)?;
-    // Inherited by what is accepted: no system call for it per connection.
+    // Accepted sockets inherit these options, which saves system calls for each connection.
     socket.set_tcp_nodelay(true)?;
     socket.set_keepalive(true)?;
     if let SocketAddr::V6(v6) = address {
-        // [::] takes IPv4, too, whatever net.ipv6.bindv6only says: the original documents it so.
+        // [::] accepts IPv4, too, whatever net.ipv6.bindv6only says, as the original documents it.
         socket.set_only_v6(!v6.ip().is_unspecified())?;
     }
     socket.bind(&address.into())?;
@@ -468,7 +476,7 @@ mod tests {
 
     #[test]
     fn a_port_in_use_is_refused_and_its_holder_named() {
-        // with SO_REUSEPORT, as a second daemon of ours would have it
+        // With SO_REUSEPORT, as a second daemon of the same user would set it.
         let first = bind_some(&config(&["bind=127.0.0.1:0"]), 1).expect("a free port");
         let again = format!("bind={}", first[0].local);
         let problems = bind_some(&config(&[&again]), 1).err().expect("it is in use");
@@ -498,7 +506,7 @@ mod tests {
         (given, address)
     }
 
-    /// Identities of sockets.
+    /// Cookies, which identify sockets.
     fn cookies(of: &Tcp) -> Vec<u64> {
         let cookie = |socket| rustix::net::sockopt::socket_cookie(socket).expect("its cookie");
         of.sockets.iter().map(cookie).collect()
@@ -524,7 +532,8 @@ mod tests {
         }
     }
 
-    /// A second queue would end with us, and who waits in it.
+    /// Shards share the socket of systemd: a second queue would end with this process, and reset
+    /// the clients in it.
     #[test]
     fn a_socket_of_systemd_stays_the_only_one() {
         let (mut given, address) = given(1);
@@ -552,7 +561,7 @@ mod tests {
         assert_eq!(bound[0].order, GroupOrder::Unknown("shards share a socket"));
     }
 
-    /// All of them would be in one group.
+    /// All of these sockets would be in one group.
     #[test]
     fn order_of_sockets_beside_others_of_their_address_is_not_known() {
         let (mut given, address) = given(2);

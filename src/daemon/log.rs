@@ -1,7 +1,6 @@
-//! Log lines, to standard error or the local syslog, as text or JSON: with colours only on a
-//! terminal, with levels and without a time for the journal and a syslog; and plain lines, where a
-//! reader who went away (`mantrid --help | head`) is no reason to panic. No line is waited for by
-//! the thread that logs it.
+//! Log lines, to standard error or the local syslog, as text or JSON. Colours are used only on a
+//! terminal. For the journal and a syslog, lines have a level and no time. No thread waits for a
+//! line that it logs, and a reader that has gone away (`mantrid --help | head`) causes no panic.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::borrow::Cow;
@@ -23,7 +22,7 @@ use crate::limits;
 
 static LINES: Lines = Lines::new();
 
-/// How lines look and where they go, as the configuration says; before it is read the default.
+/// Style and target of log lines, from the configuration. Before it is read, the defaults apply.
 static STYLE: OnceLock<Style> = OnceLock::new();
 
 struct Style {
@@ -35,7 +34,7 @@ fn syslog() -> Option<&'static Syslog> {
     STYLE.get().and_then(|style| style.syslog.as_ref())
 }
 
-/// Starts logging; what the libraries say counts only when it is an error.
+/// Starts logging. Of messages from libraries only errors are logged.
 pub(super) fn start(debug: bool, config: &Config) {
     let (syslog, problem) = match &config.log {
         LogTarget::Stderr => (None, None),
@@ -47,7 +46,7 @@ pub(super) fn start(debug: bool, config: &Config) {
     };
     let is_json = config.log_format == DaemonLogFormat::Json;
     let is_leveled = syslog.is_some() || is_journal();
-    // Set already where tests call it twice.
+    // This fails only when called twice, as tests may do.
     let _ = STYLE.set(Style { is_json, syslog });
     start_events(debug, is_json, is_leveled);
     if let Some(problem) = problem {
@@ -60,11 +59,12 @@ fn start_events(debug: bool, is_json: bool, is_leveled: bool) {
     let filter = EnvFilter::new(format!("error,mantrid={level}"));
     let lines = tracing_subscriber::fmt()
         .with_target(false)
-        // It would be told on standard error, which has no reader any more: that panics.
+        // Such errors would be printed to standard error. If that has no reader any more, printing
+        // panics.
         .log_internal_errors(false)
         .with_env_filter(filter)
         .with_writer(Queued);
-    // Fails only when called twice, as tests may.
+    // This fails only when called twice, as tests may do.
     let _ = if is_json {
         lines.event_format(JsonLines).try_init()
     } else if is_leveled {
@@ -75,8 +75,8 @@ fn start_events(debug: bool, is_json: bool, is_leveled: bool) {
     std::panic::set_hook(Box::new(tell_of_panic));
 }
 
-/// Has a thread write the lines from now on. Called when rights are dropped: they are each thread's
-/// own.
+/// Starts the thread that writes lines from now on. Must be called after rights are dropped,
+/// because each thread has rights of its own.
 pub(super) fn start_writer() {
     let report = |lost| {
         plain(Level::WARN, &format!("{lost} log lines were lost: standard error was not read"))
@@ -87,13 +87,13 @@ pub(super) fn start_writer() {
     });
 }
 
-/// Sees to it that the last lines are read, if there is a reader.
+/// Waits until the last lines are written, if there is a reader.
 pub(super) fn finish() {
     start_writer();
     LINES.flush(limits::LOG_FLUSH_TIME);
 }
 
-/// Reports a panic as the standard library's own hook does, without waiting for a reader.
+/// Logs a panic in the form of the standard library's hook, but without waiting for a reader.
 fn tell_of_panic(panic: &PanicHookInfo<'_>) {
     let thread = std::thread::current();
     let name = thread.name().unwrap_or("<unnamed>");
@@ -110,19 +110,19 @@ pub(super) fn recent() -> Vec<String> {
     LINES.recent()
 }
 
-/// A line that is no event, in the style of those that are.
+/// Returns a line for a message that is not an event, in the style of events.
 fn styled(level: Level, text: &str, name: &str) -> Vec<u8> {
     let mark = prefix(level);
     let line = match STYLE.get() {
         Some(style) if style.is_json => json_lines::line(level, text),
-        // A syslog has the name in front already.
+        // A line to a syslog already begins with the name.
         Some(style) if style.syslog.is_some() => text.to_owned(),
         _ => format!("{name}{text}"),
     };
     format!("{mark}{line}\n").into_bytes()
 }
 
-/// A line with the program's name in front.
+/// Returns a line with the program's name in front.
 fn plain(level: Level, text: &str) -> Vec<u8> {
     styled(level, text, "mantrid: ")
 }
@@ -131,15 +131,16 @@ fn push(line: Vec<u8>) {
     LINES.push(line, syslog().is_some());
 }
 
-/// Whether standard error is the journal's (systemd.exec(5), `JOURNAL_STREAM`).
+/// Whether standard error leads to the journal (systemd.exec(5), `JOURNAL_STREAM`).
 fn is_journal() -> bool {
     let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
-    // The parent process may have sent it elsewhere.
+    // The variable alone is not enough: the parent process may have redirected standard error.
     std::fs::metadata("/proc/self/fd/2")
         .is_ok_and(|found| stream == format!("{}:{}", found.dev(), found.ino()))
 }
 
-/// The level in front of a line, for a syslog or the journal (sd-daemon(3)); elsewhere nothing.
+/// Returns the level in front of a line for a syslog or the journal (sd-daemon(3)); otherwise
+/// nothing.
 fn prefix(level: Level) -> Cow<'static, str> {
     if syslog().is_some() {
         return syslog::prefix(level).into();
@@ -160,7 +161,7 @@ fn journal_prefix(level: Level) -> &'static str {
     }
 }
 
-/// Queues each line.
+/// Writer that queues each line.
 struct Queued;
 
 impl<'a> MakeWriter<'a> for Queued {
@@ -175,11 +176,11 @@ impl<'a> MakeWriter<'a> for Queued {
     }
 }
 
-/// One line, with the level in front that the journal reads.
+/// Writer that queues each line with the level in front that the journal reads.
 struct Levelled(Cow<'static, str>);
 
 impl Write for Levelled {
-    /// Called once for each line, whole.
+    /// Queues one line. The subscriber calls this once for each line, with the whole line.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         push([self.0.as_bytes(), line].concat());
         Ok(line.len())
@@ -190,18 +191,18 @@ impl Write for Levelled {
     }
 }
 
-/// A number and its noun: `1 rule`, `2 rules`.
+/// Returns a number with its noun: `1 rule`, `2 rules`.
 pub(super) fn counted<N: Display + PartialEq + From<u8>>(count: N, noun: &str) -> String {
     let ending = if count == N::from(1) { "" } else { "s" };
     format!("{count} {noun}{ending}")
 }
 
-/// Writes a line for the parent process.
+/// Prints a line to standard output.
 pub(super) fn say(line: &str) {
     let _ = writeln!(io::stdout(), "{line}");
 }
 
-/// A line about what is wrong.
+/// Logs a problem as an error.
 pub(super) fn complain(problem: &str) {
     push(plain(Level::ERROR, problem));
 }

@@ -1,9 +1,9 @@
-//! Log lines on their way to standard error, or to a syslog. No thread that logs waits for the
-//! reader: lines go into a bounded queue, and a thread of their own writes them. Lines that find no
-//! room are dropped, counted, and reported once the others are written.
+//! Log lines on their way to standard error or to a syslog. Lines go into a bounded queue, and a
+//! separate thread writes them, so that no thread that logs waits for the reader. If the queue is
+//! full, lines are dropped and counted; the count is reported once the other lines are written.
 //!
-//! Until that thread runs (it must not begin before rights are dropped, which are each thread's
-//! own), a line is written at once where it fits, and queued otherwise.
+//! The thread must not start before rights are dropped, because each thread has rights of its own.
+//! Until it runs, a line is written at once if that does not block, and queued otherwise.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
@@ -26,11 +26,11 @@ struct State {
     queue: VecDeque<Vec<u8>>,
     /// Bytes in the queue.
     bytes: usize,
-    /// Lines that found no room since that was reported.
+    /// Lines that were dropped since the last report of dropped lines.
     lost: u64,
-    /// Lines handed to the reader so far.
+    /// Lines written so far.
     written: u64,
-    /// The writer has taken a line that it has not written yet.
+    /// Whether the writer has taken a line that it has not written yet.
     is_writing: bool,
     has_writer: bool,
     /// The last lines, whether they were written or not.
@@ -64,13 +64,14 @@ impl Lines {
         Lines { state: Mutex::new(state), changed: Condvar::new() }
     }
 
-    /// Held for a few instructions at a time, never while anything is written.
+    /// Locks the state. The lock is held for a few instructions at a time, never while a line is
+    /// written.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a line, or drops it where there is no room; never waits for a reader.
-    /// Lines for another reader than that of standard error (`is_elsewhere`) wait for the writer.
+    /// Adds a line, or drops it if the queue is full. Never waits for a reader. A line that does
+    /// not go to standard error (`is_elsewhere`) always waits for the writer.
     pub(super) fn push(&self, line: Vec<u8>, is_elsewhere: bool) {
         let mut state = self.state();
         state.remember(&line);
@@ -87,7 +88,8 @@ impl Lines {
         self.changed.notify_all();
     }
 
-    /// Starts the thread that writes. Without one, lines that do not fit at once wait in the queue.
+    /// Starts the thread that writes. Without it, lines that can't be written at once stay in the
+    /// queue.
     pub(super) fn start_writer(
         &'static self,
         report: fn(u64) -> Vec<u8>,
@@ -102,14 +104,15 @@ impl Lines {
         }
     }
 
-    /// Writes line by line, for ever.
+    /// Writes lines for ever, one after the other.
     fn write_to(&self, out: &mut (impl Write + ?Sized), report: fn(u64) -> Vec<u8>) {
         loop {
             self.write_next(out, report);
         }
     }
 
-    /// Waits for a line and writes it; when it was the last, reports how many were lost.
+    /// Waits for a line and writes it. If the queue is empty then, reports how many lines were
+    /// dropped.
     fn write_next(&self, out: &mut (impl Write + ?Sized), report: fn(u64) -> Vec<u8>) {
         let nothing = |state: &mut State| state.queue.is_empty();
         let state = self.state();
@@ -119,7 +122,7 @@ impl Lines {
         state.bytes -= line.len();
         state.is_writing = true;
         drop(state);
-        // A reader that has left for good needs no care.
+        // An error is ignored: the reader has gone for good.
         let _ = out.write_all(&line);
         let mut state = self.state();
         let is_last = state.queue.is_empty();
@@ -141,8 +144,7 @@ impl Lines {
         self.state().recent.iter().map(text).collect()
     }
 
-    /// Waits until all is written, as long as a reader takes lines: gives up after `patience`
-    /// without a line that was taken.
+    /// Waits until all lines are written. Gives up when no line could be written for `patience`.
     pub(super) fn flush(&self, patience: Duration) {
         let mut state = self.state();
         while !state.is_idle() {
@@ -158,8 +160,8 @@ impl Lines {
     }
 }
 
-/// Writes a line if that can't block; whether it did. A pipe that can be written has room for so
-/// much.
+/// Writes a line if that can't block; returns whether it did. A pipe that is writable has room for
+/// such a line.
 fn write_now(line: &[u8]) -> bool {
     let stderr = io::stderr();
     let mut fds = [PollFd::new(&stderr, PollFlags::OUT)];
@@ -198,7 +200,7 @@ mod tests {
         lines.flush(Duration::from_secs(60));
     }
 
-    /// Stuck from the beginning.
+    /// Writer that blocks from the beginning.
     struct Deaf(std::sync::mpsc::Receiver<()>);
 
     impl Write for Deaf {

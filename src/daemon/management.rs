@@ -1,5 +1,5 @@
-//! The management addresses, and those of the metrics alone: bound while we may still be root, TCP
-//! and Unix sockets.
+//! The addresses of the management API, and those for metrics only: TCP and Unix sockets. They are
+//! bound while the process may still be root.
 
 use std::collections::HashSet;
 use std::fs;
@@ -22,18 +22,18 @@ pub(super) struct Listening {
 }
 
 impl Listening {
-    /// The TCP addresses of all.
+    /// TCP addresses of all these sockets.
     pub(super) fn addresses(&self) -> impl Iterator<Item = std::net::SocketAddr> {
         self.management.iter().chain(&self.metrics).filter_map(Management::address)
     }
 
-    /// The paths of the Unix sockets.
+    /// Paths of those that are Unix sockets.
     pub(super) fn paths(&self) -> impl Iterator<Item = &Path> {
         self.management.iter().chain(&self.metrics).filter_map(Management::path)
     }
 }
 
-/// Binds `bind_management` and `bind_metrics`, all or nothing; every failure is named.
+/// Binds `bind_management` and `bind_metrics`, all or nothing. `Err` has every failure.
 pub(super) fn bind_all(
     config: &Config,
     target: Target,
@@ -46,7 +46,8 @@ pub(super) fn bind_all(
             let bound = bind_one(address, target, given, &ports);
             match bound {
                 Ok(bound) => Some(bound),
-                // Nobody asked for IPv6 here: where there is none, IPv4 alone will do.
+                // The default addresses include one of IPv6. On a machine without IPv6, that of
+                // IPv4 is enough.
                 Err(Unbound::Tcp(_, error)) if is_default && listen::has_no_family(&error) => None,
                 Err(why) => {
                     problems.push(why.explain(key));
@@ -65,7 +66,7 @@ pub(super) fn bind_all(
 const MANAGEMENT: &str = "bind_management";
 const METRICS: &str = "bind_metrics";
 
-/// Why an address is not bound.
+/// Reason for which an address is not bound.
 enum Unbound {
     Tcp(Address, io::Error),
     Unix(PathBuf, String),
@@ -103,7 +104,7 @@ fn bind_one(
     }
 }
 
-/// A socket of this address that is there already.
+/// Takes the inherited socket of this address, if there is one.
 fn take(address: &ManagementAddress, given: &mut InheritedSockets) -> Option<Management> {
     match address {
         ManagementAddress::Tcp(address) => {
@@ -117,8 +118,8 @@ fn take(address: &ManagementAddress, given: &mut InheritedSockets) -> Option<Man
     }
 }
 
-/// The sockets as they were asked for, in the order of the configuration, for a daemon that takes
-/// over.
+/// Copies the sockets, for a daemon that takes over: with the addresses as they were asked for, in
+/// the order of the configuration.
 pub(super) fn copies(config: &Config, bound: &Listening, sockets: &mut Sockets) -> io::Result<()> {
     copies_of(&config.bind_management, &bound.management, sockets)?;
     copies_of(&config.bind_metrics, &bound.metrics, sockets)
@@ -133,7 +134,8 @@ fn copies_of(
     for one in bound {
         match one {
             Management::Tcp(socket, local) => {
-                // One without IPv6 may have been passed over.
+                // An IPv6 address may have been left out, so the order alone does not tell which
+                // socket this is.
                 let is_it = |asked: &std::net::SocketAddr| {
                     asked.ip() == local.ip() && [0, local.port()].contains(&asked.port())
                 };
@@ -149,7 +151,8 @@ fn copies_of(
     Ok(())
 }
 
-/// A socket that its group may use, made with no more rights than its folder asks for.
+/// Makes a Unix socket that the group of `target` may use, with no more rights than its folder
+/// requires.
 fn bind_unix(path: &Path, target: Target) -> Result<UnixListener, String> {
     privileges::with_rights_for(path, target, |is_root| {
         let socket = make_unix(path)?;
@@ -161,7 +164,8 @@ fn bind_unix(path: &Path, target: Target) -> Result<UnixListener, String> {
     })?
 }
 
-/// Makes the socket. One that a daemon left behind is replaced; one with a listener is not.
+/// Makes the socket. A socket that a daemon left behind is replaced; a socket on which a process
+/// listens is not.
 fn make_unix(path: &Path) -> Result<UnixListener, String> {
     match find_at(path)? {
         Found::Nothing => {}
@@ -173,7 +177,7 @@ fn make_unix(path: &Path) -> Result<UnixListener, String> {
     listen_unix(path).map_err(|error| why_not_made(&error))
 }
 
-/// Finding at the path of a socket that is to be made.
+/// State of the path at which a socket is to be made.
 enum Found {
     Nothing,
     /// A socket that a daemon left behind.
@@ -209,8 +213,8 @@ fn why_not_made(error: &io::Error) -> String {
     }
 }
 
-/// Tells for `--check` which Unix sockets a start could not make; one on which the daemon listens
-/// that runs on this state (`is_running`) is that daemon's.
+/// Returns, for `--check`, why Unix sockets could not be made at a start. If a daemon runs on this
+/// state file (`is_running`), a socket with a listener counts as that daemon's and is no problem.
 pub(super) fn check_unix(
     config: &Config,
     target: Target,
@@ -244,8 +248,8 @@ fn can_make_unix(path: &Path, target: Target, is_running: bool) -> Result<(), St
     })?
 }
 
-/// Binds the socket with a mode that comes from the mask: a change of mode by path would follow a
-/// symbolic link in its place.
+/// Binds the socket, and sets its mode by the umask: changing the mode by path would follow a
+/// symbolic link that was put in its place.
 fn listen_unix(path: &Path) -> io::Result<UnixListener> {
     let before = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o117));
     let bound = UnixListener::bind(path);

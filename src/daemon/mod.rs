@@ -1,7 +1,7 @@
 //! The daemon: bind while still root, drop rights, load, start the shards, serve, stop cleanly.
 //!
-//! Everything that can be wrong with a start is found before the first connection is accepted, and
-//! told in one line each.
+//! Every problem with a start is found before the first connection is accepted, and is reported in
+//! one line.
 
 mod access_log;
 mod arguments;
@@ -54,12 +54,12 @@ use resources::Resources;
 use signals::{Operations, Signals, Threads};
 use upgrade::{Predecessor, Program, Sockets};
 
-/// Why the daemon can't start: one line a problem.
+/// Problems for which the daemon can't start, one line each.
 type Problems = Vec<String>;
 
 const DEFAULT_FILE: &str = "/etc/mantrid/mantrid.conf";
 
-/// Runs `mantrid`; the exit code is 0 after a clean stop, 1 when the start failed.
+/// Runs `mantrid`. The exit code is 0 after a clean stop, and 1 if the start failed.
 pub fn main() -> ExitCode {
     signals::block();
     let code = start().unwrap_or_else(|problems| {
@@ -126,7 +126,7 @@ fn files(config: &Config) -> Files {
     Files { state: config.state_file.clone(), pages: config.static_dir.clone() }
 }
 
-/// Options of the command line beside the configuration.
+/// Options of the command line that are not part of the configuration.
 #[derive(Copy, Clone)]
 struct How {
     debug: bool,
@@ -156,7 +156,7 @@ fn run(source: Source, how: How, demo: Option<&Demo>) -> Result<(), Problems> {
     }
     let tokens = tokens::read(&config, std::mem::take(&mut given.tokens)).map_err(one)?;
     let trusted: Trusted = Arc::new(ArcSwap::from_pointee(trusted::read(&config)?));
-    // One that takes over would keep the old daemon waiting.
+    // A daemon that takes over must not wait here, because the old daemon waits for it.
     if predecessor.is_none() && std::env::var_os("NOTIFY_SOCKET").is_some() {
         listen::wait_for_addresses(&config, &given, crate::limits::ADDRESS_WAIT);
     }
@@ -175,13 +175,14 @@ fn run(source: Source, how: How, demo: Option<&Demo>) -> Result<(), Problems> {
         privileges::drop_to(target, is_guarded).map_err(one)?;
     }
     log::start_writer();
-    // After the drop: io_uring may be allowed to root alone.
+    // Checked after rights were dropped, because io_uring may be allowed only for root.
     crate::ring::probe().map_err(one)?;
     info!("{}", resources.summary());
     resources.warnings().iter().for_each(|warning| warn!("{warning}"));
     let mut memory = None;
     if let Some(predecessor) = &predecessor {
-        // What would be wrong with it is to be known while the old daemon still has it.
+        // Problems with the files must be found while the old daemon still has them, so that it can
+        // go on.
         access_log::check(&config.access_log).map_err(one)?;
         control::look(&files(&config)).map_err(one)?;
         memory = Some(predecessor.prepared().map_err(one)?);
@@ -216,7 +217,7 @@ fn run(source: Source, how: How, demo: Option<&Demo>) -> Result<(), Problems> {
         memory,
     };
     let outcome = runtime.block_on(serve(source, config, &resources, wiring, demo));
-    // A lookup may hang in the system's resolver for long: it is not waited for.
+    // A lookup may hang in the system's resolver for a long time, so lookups are not waited for.
     runtime.shutdown_background();
     outcome.map_err(one)
 }
@@ -228,8 +229,8 @@ fn copies(config: &Config, bound: &[Bound], management: &Listening) -> std::io::
     Ok(sockets)
 }
 
-/// Closes the sockets that the configuration has no use for: a client that connected there would
-/// wait for ever.
+/// Closes the inherited sockets that the configuration does not use: a client that connected to one
+/// would wait for ever.
 fn close_left(given: InheritedSockets, is_upgrade: bool) {
     for left in given.left() {
         if is_upgrade {
@@ -242,7 +243,7 @@ fn close_left(given: InheritedSockets, is_upgrade: bool) {
     }
 }
 
-/// Facts for those who help.
+/// Returns facts about this daemon for `mantrid-client support`.
 fn about(config: &Config) -> About {
     About { written: config.written.0.clone(), recent_lines: Some(log::recent) }
 }
@@ -257,7 +258,7 @@ fn access(config: &Config, resources: &Resources, tokens: Tokens) -> Access {
     }
 }
 
-/// Parts that a start has made ready.
+/// Parts of the daemon that a start has prepared.
 struct Wiring {
     bound: Vec<Bound>,
     management: Listening,
@@ -267,7 +268,7 @@ struct Wiring {
     trusted: Trusted,
     program: Program,
     predecessor: Option<Predecessor>,
-    /// Knowledge of the old daemon's.
+    /// State that the old daemon has passed on beside the state file.
     memory: Option<serde_json::Value>,
 }
 
@@ -347,7 +348,8 @@ async fn serve(
         never = service::beat(beat) => match never {},
         never = signals::reap_orphans() => match never {},
     };
-    // What is left may wait for the disk.
+    // Nothing watches the progress of control from here on, because what is left may wait for the
+    // disk.
     drop(lookout);
     control.finish().await;
     info!(
@@ -382,7 +384,7 @@ fn announce(bound: &[Bound], control: &Listening) {
     }
 }
 
-/// The only place that knows how a shard is made.
+/// Makes the shards and starts their threads.
 fn start_shards(
     config: &Config,
     resources: &Resources,

@@ -1,5 +1,5 @@
-//! The process that listens on a port, for the message that it is in use: from /proc, as far as
-//! this process may look.
+//! Finds the process that listens on a port, for the message that the port is in use. It reads
+//! /proc, as far as this process may.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 const LISTEN: &str = "0A";
 const TABLES: [&str; 2] = ["/proc/net/tcp", "/proc/net/tcp6"];
 
-/// The process that listens on `port`, such as `nginx (pid 812)`; a user where the process can't be
-/// seen.
+/// Returns the process that listens on `port`, such as `nginx (pid 812)`. If the process can't be
+/// seen, returns its user.
 pub(super) fn of_port(port: u16) -> Option<String> {
     let texts = TABLES.iter().filter_map(|path| fs::read_to_string(path).ok());
     let (inode, uid) = texts.into_iter().find_map(|text| socket_of(&text, port))?;
@@ -24,8 +24,9 @@ pub(super) fn is_process(port: u16) -> bool {
     inodes.any(|(inode, _)| process_of(&inode).is_some())
 }
 
-/// Whether the process `pid`, or one before it that is draining, listens on `port`; where the
-/// process can't be looked into, whether a process of its user does that can't be seen either.
+/// Whether the process `pid`, or a daemon before it that is still draining, listens on `port`. If
+/// /proc does not show the sockets of that process, a listener of the same user that can't be seen
+/// either counts as it.
 pub(super) fn is_of(port: u16, pid: &str) -> bool {
     let process = Path::new("/proc").join(pid);
     let name = || fs::read_to_string(process.join("comm")).ok();
@@ -38,7 +39,7 @@ pub(super) fn is_of(port: u16, pid: &str) -> bool {
     })
 }
 
-/// Inode and user of a listening socket, from the table of proc_net_tcp(5).
+/// Returns inode and user of a listening socket, from the table of proc_net_tcp(5).
 fn socket_of(table: &str, port: u16) -> Option<(String, String)> {
     sockets_of(table, port).into_iter().next()
 }
@@ -61,16 +62,17 @@ fn process_of(inode: &str) -> Option<String> {
     Some(format!("{} (pid {})", name.trim(), pid.to_string_lossy()))
 }
 
-/// The folder in /proc of the process that holds a socket.
+/// Returns the folder in /proc of the process that holds a socket.
 fn find_process(inode: &str) -> Option<PathBuf> {
     let link = format!("socket:[{inode}]");
     let processes = fs::read_dir("/proc").ok()?.flatten();
     for process in processes {
-        // What else there is in /proc; `self` is one of the processes by another name.
+        // Entries whose name is not a number are no processes, or `self`, which is a second name of
+        // one.
         if !process.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit) {
             continue;
         }
-        // Those of other users can't be looked into.
+        // The files of other users' processes can't be read.
         let Ok(files) = fs::read_dir(process.path().join("fd")) else { continue };
         let holds = files
             .flatten()

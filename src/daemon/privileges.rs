@@ -1,4 +1,5 @@
-//! Root until the addresses are bound, then `uid` and `gid`, for good and verified.
+//! Rights of the process: it stays root until the addresses are bound, and then becomes `uid` and
+//! `gid` for good, which is verified.
 
 use std::fmt::Display;
 use std::io;
@@ -21,7 +22,7 @@ pub(super) struct Target {
 }
 
 impl Target {
-    /// Whether root is kept.
+    /// Whether the daemon stays root.
     pub(super) fn stays_root(&self) -> bool {
         self.uid.is_root()
     }
@@ -32,7 +33,7 @@ pub(super) fn are_root() -> bool {
     geteuid().is_root()
 }
 
-/// Looks the names up, before anything is bound.
+/// Looks up the names of user and group. This is done before anything is bound.
 pub(super) fn find(config: &Config) -> Result<Target, Vec<String>> {
     match (user(&config.uid), group(&config.gid)) {
         (Ok(uid), Ok(gid)) => Ok(Target { uid, gid }),
@@ -40,13 +41,14 @@ pub(super) fn find(config: &Config) -> Result<Target, Vec<String>> {
     }
 }
 
-/// Becomes `target` when started as root; otherwise there is nothing to give up but capabilities.
-/// A process that gave something up, or `is_guarded` already, does not let other processes of its
-/// user read its memory. Called while the process has one thread.
+/// Becomes `target` if started as root; otherwise only gives up capabilities. A process that gave
+/// something up, or `is_guarded` already, does not let other processes of its user read its memory.
+/// Must be called while the process has a single thread.
 pub(super) fn drop_to(target: Target, is_guarded: bool) -> Result<(), String> {
     let Target { uid, gid } = target;
     let had_rights = are_root() || rustix::thread::capabilities(None).is_ok_and(has_rights);
-    // Nothing we run may gain rights by a set-uid file, whoever we are.
+    // No program that this process starts may gain rights from a set-uid file, even if nothing else
+    // is given up.
     nix::sys::prctl::set_no_new_privs()
         .map_err(|errno| format!("can't forbid new privileges: {errno}"))?;
     if !are_root() {
@@ -60,7 +62,7 @@ pub(super) fn drop_to(target: Target, is_guarded: bool) -> Result<(), String> {
     if !uid.is_root() {
         forbid_capabilities();
     }
-    // Those of root stay otherwise, and with them what they may read.
+    // Otherwise the supplementary groups of root would stay, with their rights to read files.
     setgroups(&[]).map_err(|errno| refused("give up supplementary groups", errno))?;
     setresgid(gid, gid, gid).map_err(|errno| refused(&format!("become gid {gid}"), errno))?;
     setresuid(uid, uid, uid).map_err(|errno| refused(&format!("become uid {uid}"), errno))?;
@@ -69,7 +71,8 @@ pub(super) fn drop_to(target: Target, is_guarded: bool) -> Result<(), String> {
         tracing::warn!("Running as root, as uid = 0 asks for");
         return Ok(());
     }
-    // Those in force went with root; what may be inherited would not have.
+    // The kernel cleared the effective capabilities with the change of user, but not the
+    // inheritable ones.
     drop_capabilities()?;
     guard()?;
     tracing::info!("Dropped to UID {uid}, GID {gid}");
@@ -80,14 +83,15 @@ fn has_rights(sets: rustix::thread::CapabilitySets) -> bool {
     sets.permitted != rustix::thread::CapabilitySet::empty()
 }
 
-/// No other process of the user may look into ours, and no core is written (prctl(2),
-/// PR_SET_DUMPABLE): what clients sent is in memory, and the token.
+/// Forbids other processes of the user to read the memory of this one, and the kernel to write a
+/// core file (prctl(2), PR_SET_DUMPABLE): the memory has data of clients, and the token.
 fn guard() -> Result<(), String> {
     nix::sys::prctl::set_dumpable(false).map_err(|errno| format!("can't guard memory: {errno}"))
 }
 
-/// Gives up capabilities for good: not even a file with capabilities could give them back. In a
-/// container root may not be allowed to do that; with no_new_privs there is no such file.
+/// Removes all capabilities from the bounding set, so that not even a file with capabilities could
+/// give them back. In a container root may not be allowed to do that; no_new_privs has the same
+/// effect on such files.
 fn forbid_capabilities() {
     for number in 0..u64::BITS {
         let capability = rustix::thread::CapabilitySet::from_bits_retain(1 << number);
@@ -99,7 +103,7 @@ fn forbid_capabilities() {
 fn drop_capabilities() -> Result<(), String> {
     use rustix::thread::{CapabilitySet, CapabilitySets};
     let failed = |error: rustix::io::Errno| format!("can't drop capabilities: {error}");
-    // Kernels before 4.3 have no such set.
+    // Fails on kernels before 4.3, which have no such set.
     let _ = rustix::thread::clear_ambient_capability_set();
     let none = CapabilitySet::empty();
     let sets = CapabilitySets { effective: none, permitted: none, inheritable: none };
@@ -111,8 +115,8 @@ fn drop_capabilities() -> Result<(), String> {
     Ok(())
 }
 
-/// Makes the folder of the state file for the user to become, where root can and nobody has
-/// yet. What is there already keeps its owner: it may be anybody's.
+/// Makes the folder of the state file, if it is missing and this process is root, and gives it to
+/// the user that the daemon will become. A folder that exists keeps its owner.
 pub(super) fn make_folder(state_file: &Path, target: Target) -> Result<(), String> {
     let Some(folder) = missing_folder(state_file) else { return Ok(()) };
     let failed = |error: &dyn Display| no_folder(state_file, error);
@@ -126,8 +130,7 @@ pub(super) fn make_folder(state_file: &Path, target: Target) -> Result<(), Strin
     with_rights_for(folder, target, make).and_then(|made| made.map_err(|error| failed(&error)))
 }
 
-/// Tells for `--check` whether [`make_folder`] would make a folder, and fails where that would
-/// fail.
+/// Returns, for `--check`, whether [`make_folder`] would make a folder; fails if that would fail.
 pub(super) fn would_make_folder(state_file: &Path, target: Target) -> Result<bool, String> {
     use rustix::fs::{Access, AtFlags, CWD, accessat};
     let Some(folder) = missing_folder(state_file) else { return Ok(false) };
@@ -142,12 +145,12 @@ pub(super) fn would_make_folder(state_file: &Path, target: Target) -> Result<boo
     may.map(|()| true).map_err(|errno| no_folder(state_file, &io::Error::from(errno)))
 }
 
-/// The folder that a file is in, or would be.
+/// Returns the folder that a file is in, or would be in.
 pub(super) fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// The folder of the state file, where root is to make it.
+/// Returns the folder of the state file if it is missing and this process, as root, has to make it.
 fn missing_folder(state_file: &Path) -> Option<&Path> {
     let folder = state_file.parent().filter(|folder| !folder.as_os_str().is_empty());
     folder.filter(|folder| are_root() && !folder.exists())
@@ -157,16 +160,18 @@ fn no_folder(state_file: &Path, error: &dyn Display) -> String {
     format!("state_file = {}: can't make its folder: {error}", state_file.display())
 }
 
-/// Gives `target` what root has just made in a folder that root alone may change.
+/// Makes `target` the owner of a file or folder that root has just made in a folder that only root
+/// may change.
 pub(super) fn give(path: &Path, target: Target) -> io::Result<()> {
     let flags = nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW;
     let (uid, gid) = (Some(target.uid), Some(target.gid));
     nix::unistd::fchownat(nix::fcntl::AT_FDCWD, path, uid, gid, flags).map_err(io::Error::from)
 }
 
-/// Makes or removes files at `path`: as root only where nobody else could put a symbolic link in
-/// the way, and otherwise with the rights of the user that we become, who then also owns what is
-/// made. The action is told whether root's rights are in force and something is to be given away.
+/// Runs `act`, which makes or removes files at `path`. It runs with the rights of root only if no
+/// other user could put a symbolic link in the way. Otherwise it runs with the rights of `target`,
+/// who then owns the files. The argument of `act` says whether it runs as root and has to give the
+/// files to `target`.
 pub(super) fn with_rights_for<T>(
     path: &Path,
     target: Target,
@@ -180,7 +185,8 @@ pub(super) fn with_rights_for<T>(
     Ok(act(false))
 }
 
-/// The rights of another user on files, for this thread (setfsuid(2)); root's again in the end.
+/// Rights of another user on files, for this thread (setfsuid(2)). Dropping it restores the rights
+/// of root.
 struct FileRights;
 
 impl FileRights {
@@ -188,7 +194,8 @@ impl FileRights {
         let rights = FileRights;
         nix::unistd::setfsgid(target.gid);
         nix::unistd::setfsuid(target.uid);
-        // They return what was in force before, and say nothing of failures.
+        // The calls return the id that was in force before and report no errors, so a second call
+        // shows whether the first one worked.
         let is_done = nix::unistd::setfsgid(target.gid) == target.gid
             && nix::unistd::setfsuid(target.uid) == target.uid;
         let uid = target.uid;
@@ -203,9 +210,9 @@ impl Drop for FileRights {
     }
 }
 
-/// Whether root alone can change what `path` leads to: each folder on the way, those behind
-/// symbolic links too, is root's and for nobody else to write to, or sticky. What is not there yet
-/// is below such folders.
+/// Whether only root can change what `path` leads to. This holds if each folder on the way,
+/// including those behind symbolic links, belongs to root, and is sticky or writable for root
+/// alone. Parts of the path that do not exist yet are below such folders.
 fn only_root_changes(path: &Path) -> bool {
     let Ok(path) = std::path::absolute(path) else { return false };
     let mut rest: Vec<PathBuf> = parts(&path);
@@ -232,7 +239,7 @@ fn only_root_changes(path: &Path) -> bool {
         }
         let mode = found.mode();
         let is_open = mode & 0o022 != 0 && (!found.is_dir() || mode & 0o1000 == 0);
-        // What is at the end itself is replaced, or refused.
+        // The last component needs no check: it is replaced, or refused.
         if !is_last && (found.uid() != 0 || is_open || !found.is_dir()) {
             return false;
         }
@@ -240,12 +247,13 @@ fn only_root_changes(path: &Path) -> bool {
     true
 }
 
-/// The components, the first at the end.
+/// Returns the components of a path in reverse order.
 fn parts(path: &Path) -> Vec<PathBuf> {
     path.components().rev().map(|part| PathBuf::from(part.as_os_str())).collect()
 }
 
-/// A security module may let the calls succeed and do nothing.
+/// Verifies that the change of user worked: a security module may let the calls succeed without
+/// effect.
 fn verify(target: Target) -> Result<(), String> {
     let Target { uid, gid } = target;
     let users = getresuid().map_err(|errno| refused("read the user ids", errno))?;
@@ -302,7 +310,8 @@ fn group(identity: &Identity) -> Result<Gid, String> {
     }
 }
 
-/// Staying root must be meant: a name may have become root's by a slip in a file of users.
+/// Error for a name that has the id of root. Staying root must be asked for with the number,
+/// because a mistake in the user database may give any name this id.
 fn named_root(key: &str, name: &str) -> String {
     format!("{key} = {name}: that is {key} 0, which stays root; write {key} = 0 if that is meant")
 }

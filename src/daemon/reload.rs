@@ -1,6 +1,6 @@
-//! SIGHUP: the configuration is read again, and what may change while shards run is put in force,
-//! all of it or nothing. What needs sockets, threads or rights that only a start has is named, and
-//! left for the next one.
+//! SIGHUP: reads the configuration again. Settings that may change while shards run are put in
+//! force, all or none. Settings that need sockets, threads or rights that only a start has are
+//! named in the log and left for the next start.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::http::Via;
 use crate::link::{ControlEnd, Entrance, Published, Timeouts, Tuning};
 use crate::network::NetworkMap;
 
-/// Settings that shards go by.
+/// Returns the settings for the shards.
 pub(super) fn tuning(config: &Config, resources: &Resources) -> Tuning {
     let timeouts = &config.timeouts;
     Tuning {
@@ -44,7 +44,7 @@ pub(super) fn tuning(config: &Config, resources: &Resources) -> Tuning {
     }
 }
 
-/// Settings about those who come in, with the networks of `trusted_sources`.
+/// Returns the settings about incoming connections, with the networks of `trusted_sources`.
 pub(super) fn entrance(config: &Config, trusted: Arc<NetworkMap<()>>) -> Entrance {
     Entrance {
         client_field: config.client_field.as_deref().unwrap_or_default().into(),
@@ -53,12 +53,12 @@ pub(super) fn entrance(config: &Config, trusted: Arc<NetworkMap<()>>) -> Entranc
     }
 }
 
-/// Most requests that may be held, in all and of one source.
+/// Returns how many requests may be held, in total and from one source.
 pub(super) fn held_max(config: &Config) -> (usize, usize) {
     (config.max_held, config.max_held_per_source.unwrap_or(config.max_held))
 }
 
-/// Reads the configuration.
+/// Function that reads the configuration.
 pub(super) type Source = Box<dyn Fn() -> Result<Config, Problems>>;
 
 /// Parts of the daemon that a reload changes.
@@ -74,7 +74,7 @@ pub(super) struct Reload {
 }
 
 impl Reload {
-    /// Reads it all again; what is wrong with it is logged, and changes nothing.
+    /// Reloads the configuration. Problems with it are logged, and then nothing changes.
     pub(super) fn run(&mut self) {
         service::reloading();
         self.control.read_pages();
@@ -97,11 +97,11 @@ impl Reload {
         service::ready("serving");
     }
 
-    /// The keys that wait for the next start.
+    /// Puts the new configuration in force. Returns the changed keys that wait for the next start.
     fn apply(&mut self) -> Result<Vec<&'static str>, Problems> {
         let config = (self.source)()?;
         let resources = Resources::gather(&Config {
-            // Threads stay as they are.
+            // The number of threads and their CPUs stay as they are.
             shards: self.config.shards,
             cpus: self.config.cpus.clone(),
             ..config.clone()
@@ -119,12 +119,12 @@ impl Reload {
         self.shards.wake_all();
         let (config, later) = self.config.reloaded(&config);
         self.control.set_about(super::about(&config));
-        // Keys left for later are compared again with the next reload.
+        // The next reload compares the keys that wait for a start with this configuration.
         self.config = config;
         Ok(later)
     }
 
-    /// The tokens as they are now. That there are any at all is for a start to say.
+    /// Reads the tokens again. Only a start requires that there are any.
     fn tokens(&self, config: &Config) -> Result<Tokens, Problems> {
         let read = tokens::read_again(&self.config, config, &self.control.tokens());
         read.map_err(|problem| {
@@ -141,7 +141,7 @@ mod tests {
     use super::*;
     use crate::config::KEYS;
 
-    /// The settings that [`Reload::apply`] puts in force, as text.
+    /// Returns the settings that [`Reload::apply`] puts in force, as text.
     fn in_force(config: &Config) -> String {
         let resources = Resources::fixed(config.max_connections.unwrap_or(1000));
         format!(
@@ -157,7 +157,7 @@ mod tests {
 
     #[test]
     fn keys_in_force_at_once_are_those_that_a_reload_applies() {
-        // What keys need beside them.
+        // Settings that some keys need beside them.
         let base = [
             "health_path=/b",
             "fleet=b",

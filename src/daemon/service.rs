@@ -1,5 +1,5 @@
-//! Messages to systemd (sd_notify(3)): ready, reloading, stopping, which process is the main one
-//! now; and that all is well, as long as it is.
+//! Messages to systemd (sd_notify(3)): ready, reloading, stopping, the main process, and the
+//! watchdog's keep-alive.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -15,7 +15,8 @@ use tracing::error;
 use crate::limits;
 use crate::link::{Beat, ControlEnd};
 
-/// Messages that systemd had no room for, in their order; a thread sends them as room comes.
+/// Messages for which systemd's socket had no room, in order. A thread sends them when there is
+/// room.
 #[derive(Default)]
 struct Unsent {
     messages: VecDeque<String>,
@@ -29,8 +30,8 @@ fn unsent() -> MutexGuard<'static, Unsent> {
     UNSENT.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Sends one message, where systemd has started us. While nobody reads the socket, messages wait
-/// in a queue and the caller does not.
+/// Sends one message, if systemd has started this process. If systemd does not read its socket, the
+/// message waits in a queue; the caller never waits.
 fn tell(states: &[NotifyState<'_>]) {
     let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
     let lines = states.iter().map(|state| format!("{state}\n"));
@@ -42,7 +43,7 @@ fn tell(states: &[NotifyState<'_>]) {
     };
     match sent {
         Ok(()) => {}
-        // One that came late would tell of a time that is over.
+        // A late keep-alive would vouch for a time that is over, so it is dropped.
         Err(error) if error.kind() == ErrorKind::WouldBlock && is_heartbeat(states) => {}
         Err(error) if error.kind() == ErrorKind::WouldBlock => {
             if limits::NOTIFY_MESSAGES_MAX <= unsent.messages.len() {
@@ -71,7 +72,7 @@ fn send(path: &OsStr, message: &str, at_once: bool) -> io::Result<()> {
     socket.send(message.as_bytes()).map(drop)
 }
 
-/// Sends what waits, until nothing does.
+/// Sends the messages that wait, until the queue is empty.
 fn send_rest(path: &OsStr) {
     let next = || {
         let mut unsent = unsent();
@@ -84,7 +85,8 @@ fn send_rest(path: &OsStr) {
             tracing::warn!("can't tell systemd: {error}");
         }
         let mut unsent = unsent();
-        // Not a newer one, where this one has made room for it.
+        // If the queue was full meanwhile, this message may have been dropped from it already. Then
+        // the message in front is a newer one and stays.
         if unsent.messages.front() == Some(&message) {
             unsent.messages.pop_front();
         }
@@ -92,18 +94,18 @@ fn send_rest(path: &OsStr) {
     ALL_SENT.notify_all();
 }
 
-/// Waits at the end for systemd to read what it is told, if it reads.
+/// Waits for a limited time, at the end, until systemd has read the messages that wait.
 pub(super) fn finish() {
     let is_waiting = |unsent: &mut Unsent| unsent.has_thread;
     let _ = ALL_SENT.wait_timeout_while(unsent(), limits::NOTIFY_FLUSH_TIME, is_waiting);
 }
 
-/// Every shard accepts.
+/// Tells systemd that every shard accepts.
 pub(super) fn ready(status: &str) {
     tell(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
-/// The configuration is read again; [`ready`] is to follow.
+/// Tells systemd that the configuration is read again. [`ready`] must follow.
 pub(super) fn reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => tell(&[NotifyState::Reloading, now]),
@@ -115,12 +117,12 @@ pub(super) fn stopping() {
     tell(&[NotifyState::Stopping, NotifyState::Status("finishing what is under way")]);
 }
 
-/// Another process goes on.
+/// Tells systemd that another process is now the main one.
 pub(super) fn succeeded_by(process: u32) {
     tell(&[NotifyState::MainPid(process)]);
 }
 
-/// Shows that control gets on.
+/// Counts rounds of control, which show that control makes progress.
 pub(super) async fn beat(beat: &Beat) -> Infallible {
     loop {
         beat.beat();
@@ -128,11 +130,12 @@ pub(super) async fn beat(beat: &Beat) -> Infallible {
     }
 }
 
-/// Feeds the watchdog, where there is one, as long as every shard gets around to what it is asked.
-/// This task is control's own: if control hangs, the watchdog is not fed.
+/// Feeds the watchdog, if there is one, as long as every shard makes progress. This task runs on
+/// control's thread: if control hangs, the watchdog is not fed.
 pub(super) async fn feed_watchdog(shards: &ControlEnd) -> Infallible {
     let Some(patience) = sd_notify::watchdog_enabled() else { return std::future::pending().await };
-    // Twice in that time is what sd_watchdog_enabled(3) advises; each look tells of the one before.
+    // sd_watchdog_enabled(3) advises to feed twice in that time. Each look judges the time since
+    // the one before, so the pause is half of that.
     let pause = (patience / 4).max(Duration::from_millis(1));
     let mut before = Vec::new();
     let mut is_told = false;
@@ -140,7 +143,8 @@ pub(super) async fn feed_watchdog(shards: &ControlEnd) -> Infallible {
         shards.wake_all();
         tokio::time::sleep(pause).await;
         let now = shards.beats();
-        // One that has drained and ended is not stuck: the others may drain on for long.
+        // A shard that has drained and ended is not stuck: the other shards may drain for a long
+        // time.
         let stuck =
             now.iter().zip(&before).position(|(now, before)| now.is_some() && now == before);
         match stuck {

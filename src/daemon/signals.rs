@@ -1,6 +1,6 @@
-//! Signals, as nginx has them: SIGTERM and SIGINT stop, SIGHUP reads the configuration again,
-//! SIGUSR1 opens the access log anew, SIGUSR2 starts a new daemon that takes over. And the way to
-//! the end: what is under way is finished within `timeout_drain`; a second signal ends it at once.
+//! Signals, as in nginx: SIGTERM and SIGINT stop the daemon, SIGHUP reloads the configuration,
+//! SIGUSR1 reopens the access log, SIGUSR2 starts a new daemon that takes over. When the daemon
+//! stops, requests under way get `timeout_drain` to finish; a second signal ends them at once.
 
 use std::convert::Infallible;
 use std::io;
@@ -28,30 +28,31 @@ use crate::link::{ControlEnd, Counter, HandedOver, Stop, Tuning};
 /// Wish of an operator, given by a signal.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 enum Wanted {
-    /// The signal's name.
+    /// Stop, because of the signal with this name.
     Stop(&'static str),
     Reload,
     OpenLogAnew,
     Upgrade,
 }
 
-/// The signals that mean something to us. Those that would end a daemon that is not ready yet are
-/// blocked from the beginning of `main` on, and wait until they are taken here.
+/// Streams of the signals that the daemon handles. By default SIGHUP, SIGUSR1 and SIGUSR2 would end
+/// a daemon that is not ready yet, so they are blocked from the beginning of `main` on and wait
+/// until they are taken here.
 pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
     user_1: Signal,
     user_2: Signal,
-    /// A file may not grow past `ulimit -f`: the write fails, too, and is answered for. Not taken,
-    /// it would end the daemon.
+    /// SIGXFSZ, sent when a file would grow beyond `ulimit -f`. It is taken so that it does not end
+    /// the daemon: the write fails as well, and that error is handled.
     _file_size: Signal,
 }
 
-/// Has those that do not ask for the end wait until they are taken, whatever the program is at:
-/// called first.
+/// Blocks the signals that do not ask the daemon to stop, so that they wait until they are taken.
+/// Must be called first.
 pub(super) fn block() {
-    // It fails for numbers that are no signals.
+    // This only fails for numbers that are no signals.
     let _ = waiting().thread_block();
 }
 
@@ -60,7 +61,7 @@ fn waiting() -> SigSet {
 }
 
 impl Signals {
-    /// Takes the signals over; needs a tokio runtime.
+    /// Takes the signals, including those that wait. Needs a tokio runtime.
     pub(super) fn take() -> io::Result<Signals> {
         let signals = Signals {
             terminate: signal(SignalKind::terminate())?,
@@ -84,7 +85,8 @@ impl Signals {
         }
     }
 
-    /// Waits for one that asks to stop; its name. The others mean nothing any more.
+    /// Waits for a signal that asks to stop; returns its name. Other signals are ignored, because
+    /// they mean nothing any more.
     async fn stop(&mut self) -> &'static str {
         loop {
             if let Wanted::Stop(name) = self.next().await {
@@ -94,13 +96,14 @@ impl Signals {
     }
 }
 
-/// Asks how orphans ended: the first process of a container is given those in it, and until then
-/// they stay in the table of processes. It has no children of its own there.
+/// Reaps orphans if the daemon is the first process of a container. The kernel makes that process
+/// the parent of all orphans in the container, and an orphan that has ended stays in the process
+/// table until its parent reaps it. There the daemon has no children of its own.
 pub(super) async fn reap_orphans() -> Infallible {
     let children = (std::process::id() == 1).then(|| signal(SignalKind::child()));
     let Some(Ok(mut children)) = children else { return std::future::pending().await };
     loop {
-        // Also for those that ended before we listened.
+        // This also reaps orphans that ended before the daemon listened.
         while let Ok(status) = waitpid(None, Some(WaitPidFlag::WNOHANG)) {
             if status == WaitStatus::StillAlive {
                 break;
@@ -110,25 +113,27 @@ pub(super) async fn reap_orphans() -> Infallible {
     }
 }
 
-/// Parts of the daemon that serve the operator's wishes.
+/// Parts of the daemon that carry out the operator's signals.
 pub(super) struct Operations {
     pub(super) reload: Reload,
     pub(super) program: Program,
-    /// Let go of with the end: nobody is to be taken in then.
+    /// Copies of the sockets. They are closed when the daemon stops, so that no connection is
+    /// accepted any more.
     pub(super) sockets: Sockets,
-    /// Connections still come from the daemon before us, until this is told.
+    /// Told when the last connection from the daemon before has come; `None`: none are expected.
     pub(super) taking_over: Option<oneshot::Receiver<()>>,
     /// Whether this is the playground of `--demo`, which is not upgraded.
     pub(super) is_demo: bool,
     /// Connections that shards hand over.
     pub(super) handed: Receiver<Option<HandedOver>>,
-    /// SIGUSR2 came while a new daemon that did not get ready was waited for.
+    /// Whether SIGUSR2 came again while this daemon waited for a new one that then did not get
+    /// ready.
     pub(super) wants_another: bool,
 }
 
 impl Operations {
-    /// Starts a new daemon and waits until it is ready. Signals are heard meanwhile; a reload is
-    /// for the daemon that serves in the end.
+    /// Starts a new daemon and waits until it is ready. Signals are handled meanwhile, but a reload
+    /// waits: it is done by the daemon that serves in the end.
     async fn upgrade(&mut self, signals: &mut Signals) -> Result<Successor, Option<&'static str>> {
         if self.is_demo {
             error!("SIGUSR2: the demo can't be taken over; nothing changed");
@@ -157,7 +162,7 @@ impl Operations {
         };
         match outcome {
             Ok(successor) => {
-                // The program may have been replaced once more since.
+                // The program may have been replaced again in the meantime.
                 if wants_another {
                     successor.pass(NixSignal::SIGUSR2);
                 }
@@ -179,8 +184,9 @@ impl Operations {
         }
     }
 
-    /// Waits for the end of the daemon before us: connections that came from it after our shards
-    /// have ended would be lost. An error is the name of a signal that asked for the end meanwhile.
+    /// Waits for the end of the daemon before, because connections that it handed over after the
+    /// shards here have ended would be lost. `Err`: the name of a signal that asked to stop
+    /// meanwhile.
     async fn wait_for_the_one_before(&mut self, signals: &mut Signals) -> Result<(), &'static str> {
         while let Some(last) = &mut self.taking_over {
             let wanted = tokio::select! {
@@ -194,7 +200,7 @@ impl Operations {
                 Wanted::Stop(name) => return Err(name),
                 Wanted::OpenLogAnew => self.reload.log.reopen(),
                 Wanted::Reload => self.reload.run(),
-                // It waits already.
+                // The upgrade waits already.
                 Wanted::Upgrade => {}
             }
         }
@@ -202,14 +208,15 @@ impl Operations {
     }
 }
 
-/// The shards' threads, and the news of each one's end.
+/// Number of shards that run, and the channel that reports the end of each.
 pub(super) struct Threads {
     running: usize,
     ended: mpsc::UnboundedReceiver<(usize, bool)>,
 }
 
 impl Threads {
-    /// Watches them, each from a small thread that does nothing but wait: a join blocks.
+    /// Watches the shards. Because a join blocks, each shard is watched by a small thread that only
+    /// waits for it.
     pub(super) fn watch(shards: Vec<JoinHandle<()>>) -> io::Result<Threads> {
         let (tell, ended) = mpsc::unbounded_channel();
         let running = shards.len();
@@ -218,21 +225,21 @@ impl Threads {
             let name = format!("watch-{index}");
             std::thread::Builder::new().name(name).stack_size(64 * 1024).spawn(move || {
                 let clean = shard.join().is_ok();
-                // Nobody listens any more when the daemon has ended already.
+                // An error means that the daemon is ending and does not wait for this.
                 let _ = tell.send((index, clean));
             })?;
         }
         Ok(Threads { running, ended })
     }
 
-    /// The end of the next one: its index, and whether it was no panic.
+    /// Waits for the next shard to end. Returns its index, and whether it ended without a panic.
     async fn next_end(&mut self) -> (usize, bool) {
         match self.ended.recv().await {
             Some(end) => {
                 self.running -= 1;
                 end
             }
-            // None left to wait for.
+            // No shard is left to wait for.
             None => std::future::pending().await,
         }
     }
@@ -244,12 +251,12 @@ impl Threads {
     }
 }
 
-/// How serving comes to its end.
+/// Reason for which serving ends.
 enum End {
-    /// A stop by this signal.
+    /// The signal with this name asked to stop.
     Asked(&'static str),
     Successor(Successor),
-    /// A shard ended, or panicked outside any connection.
+    /// The shard with this index ended (`true`), or panicked outside any connection (`false`).
     Broken(usize, bool),
 }
 
@@ -280,7 +287,8 @@ async fn serve(signals: &mut Signals, threads: &mut Threads, operations: &mut Op
     }
 }
 
-/// Serves until a signal, then stops. An error when the end was not asked for.
+/// Serves until a signal asks to stop or a new daemon has taken over, then stops. `Err`: a shard
+/// has ended without being asked to.
 pub(super) async fn serve_until_stopped(
     end: &ControlEnd,
     mut signals: Signals,
@@ -293,8 +301,7 @@ pub(super) async fn serve_until_stopped(
     drop(sockets);
     let outcome = match how {
         End::Broken(index, clean) => {
-            // A daemon with fewer shards than it was told to have is one that the operator did not
-            // ask for.
+            // The daemon does not go on with fewer shards than the operator has configured.
             let how = if clean { "ended" } else { "panicked outside any connection" };
             error!("shard {index} {how}: stopping all");
             end.stop(Stop::Now);
@@ -316,7 +323,7 @@ pub(super) async fn serve_until_stopped(
             }
             stop(end, Stop::Drain, &mut signals, &mut threads, drain).await;
             if let Some(last) = taking_over {
-                // Under systemd it would be killed when we are gone.
+                // Under systemd the old daemon would be killed when this one has ended.
                 wait_for_the_elder(last, until, &mut signals, &reload.control).await;
             }
             Ok(())
@@ -330,9 +337,9 @@ pub(super) async fn serve_until_stopped(
     outcome
 }
 
-/// Serves on for `timeout_unhealthy` while health checks fail, so that balancers in front send
-/// their clients elsewhere before anything is refused. Returns whether a second signal has asked
-/// for the end at once.
+/// Goes on serving for `timeout_unhealthy` while health checks fail, so that load balancers in
+/// front send clients elsewhere before any connection is refused. Returns whether a second signal
+/// has asked to stop at once.
 async fn fail_health_checks(
     name: &str,
     reload: &Reload,
@@ -358,13 +365,13 @@ async fn fail_health_checks(
         match wanted {
             Wanted::Stop(_) => return true,
             Wanted::OpenLogAnew => reload.log.reopen(),
-            // They mean nothing to a daemon that ends.
+            // A daemon that stops ignores these.
             Wanted::Reload | Wanted::Upgrade => {}
         }
     }
 }
 
-/// Waits until the daemon that we took over from has finished as well.
+/// Waits until the daemon before this one has finished as well.
 async fn wait_for_the_elder(
     mut last: oneshot::Receiver<()>,
     until: Instant,
@@ -380,7 +387,7 @@ async fn wait_for_the_elder(
     let _ = tokio::time::timeout(limits::STOP_TIME, last).await;
 }
 
-/// Passes on what can be, and finishes the rest; the new daemon knows what that is.
+/// Hands connections over to the new daemon, and finishes the others while reporting them to it.
 async fn hand_over(
     end: &ControlEnd,
     successor: Successor,
@@ -407,7 +414,7 @@ async fn hand_over(
     let last = move || {
         for thread in [telling, passing] {
             match thread {
-                // A panic was told.
+                // A panic of the thread has been logged already.
                 Ok(thread) => drop(thread.join()),
                 Err(error) => error!("no thread to hand connections over: {error}"),
             }
@@ -417,9 +424,9 @@ async fn hand_over(
     drop(tokio::task::spawn_blocking(last).await);
 }
 
-/// Sees the shards to their end, as `stop` does. Whoever stops us is heard at the second time: the
-/// first says no more than what we are at. What else is wanted is for the daemon that has taken
-/// over.
+/// Waits for the shards to end, as `stop` does. The first signal to stop makes the shards drain,
+/// without handing over more connections; the second one ends the shards at once. Other signals are
+/// passed on to the daemon that has taken over.
 async fn drain_for_the_next(
     end: &ControlEnd,
     next: &Successor,
@@ -456,7 +463,7 @@ async fn drain_for_the_next(
     cut_off(end, threads).await;
 }
 
-/// Sees the shards to their end.
+/// Stops the shards and waits for them to end; after the time, or at a second signal, at once.
 async fn stop(
     end: &ControlEnd,
     how: Stop,

@@ -1,5 +1,5 @@
-//! Notices a shard, or control, that makes no progress for a second, and says where it is. From a
-//! thread of its own, as control may be what hangs.
+//! Notices when a shard, or control, makes no progress for a second, and logs where it is. This
+//! runs on a thread of its own, because control itself may hang.
 
 use std::fs;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use tracing::warn;
 use crate::limits;
 use crate::link::ControlEnd;
 
-/// The thread that looks, until this is dropped.
+/// Handle of the thread that watches. Dropping it ends the thread.
 pub(super) struct Lookout {
     is_over: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -40,18 +40,19 @@ impl Drop for Lookout {
 
 /// A shard, or control.
 struct Watched {
-    /// Name of its thread; none is the process's first.
+    /// Name of the thread; `None`: the first thread of the process.
     thread: Option<String>,
     name: String,
     beat: Option<u64>,
-    /// Moment at which that count was seen first, and the CPU time that the thread had used then.
+    /// Moment at which the present value of `beat` was seen first; `cpu` is the CPU time that the
+    /// thread had used then.
     since: Instant,
     cpu: Duration,
     is_told: bool,
 }
 
 impl Watched {
-    /// Takes its beat as it is now; whether there is something to say of it.
+    /// Notes the present beat, and logs if the thread makes no progress or goes on again.
     fn take(&mut self, beat: Option<u64>, now: Instant, part: Option<&str>) {
         let stood = now.saturating_duration_since(self.since);
         if beat != self.beat || beat.is_none() {
@@ -91,11 +92,11 @@ impl Watched {
     }
 }
 
-/// A thread, as the kernel has it.
+/// State of a thread in the kernel.
 struct Task {
     state: char,
     cpu: Duration,
-    /// The function of the kernel in which it waits.
+    /// Kernel function in which the thread waits.
     place: String,
 }
 
@@ -143,7 +144,8 @@ fn look(shards: &ControlEnd, is_over: &AtomicBool) {
         let late = now.saturating_duration_since(last).saturating_sub(limits::STALL_LOOK);
         last = now;
         if limits::STALL_TIME <= late {
-            // Of the others nothing can be said: they had no CPU either, or the machine was asleep.
+            // Nothing can be said about the other threads: they got no CPU time either, or the
+            // machine was suspended.
             let late = late.as_secs_f64();
             warn!("the whole process got no CPU time for {late:.1} s: is the machine overloaded?");
             all.iter_mut().for_each(|one| one.since = now);

@@ -1,4 +1,4 @@
-//! Connections steered to the shard on the CPU that takes them in (`steer_accepts`).
+//! Steers each connection to the shard on the CPU that receives it (`steer_accepts`).
 
 use tracing::{info, warn};
 
@@ -6,14 +6,15 @@ use super::inherited::Tcp;
 use super::listen::{Bound, GroupOrder};
 use crate::ring;
 
-/// Steers the connections of each address to the shards on these CPUs. Without CPUs, and where the
-/// order of the sockets is not that of the shards, the kernel's hash spreads them; a daemon that we
-/// take over from may have steered them.
+/// Steers the connections of each address to the shards on these CPUs. Without CPUs, or if the
+/// order of the sockets is not that of the shards, the kernel's hash distributes the connections.
+/// Then steering is switched off, because the daemon before may have switched it on.
 ///
-/// Called when the old daemon no longer serves: it has the same sockets, perhaps of other CPUs.
+/// Must be called when the old daemon no longer serves: it has the same sockets, perhaps with
+/// shards on other CPUs.
 pub(super) fn steer(bound: &[Bound], copies: &[Tcp], cpus: Option<&[usize]>) {
     for (one, copy) in bound.iter().zip(copies) {
-        // Any of a group stands for all of it.
+        // The program is attached to the whole group through any of its sockets.
         let Some(socket) = copy.sockets.first() else { continue };
         let steered = match (cpus, one.order) {
             (Some(cpus), GroupOrder::OfShards) => Some(ring::steer(socket, cpus)),
@@ -31,7 +32,7 @@ pub(super) fn steer(bound: &[Bound], copies: &[Tcp], cpus: Option<&[usize]>) {
                     one.local
                 );
             }
-            // Fails where they were not steered before.
+            // This fails if the connections were not steered before.
             None => drop(ring::stop_steering(socket)),
         }
     }

@@ -1,5 +1,6 @@
-//! The local syslog: one datagram a line to its socket, as syslog(3) writes them, without a time:
-//! whoever listens has the same clock. A line that nobody takes goes to standard error.
+//! The local syslog: each line is sent to its socket as a datagram, in the form of syslog(3). Lines
+//! have no time, because the syslog has the same clock. A line that can't be sent goes to standard
+//! error.
 
 use std::io::{self, Write};
 use std::os::unix::net::UnixDatagram;
@@ -14,12 +15,13 @@ const DAEMON: u8 = 3 << 3;
 /// The socket of a syslog.
 pub(super) struct Syslog {
     path: PathBuf,
-    /// None while nobody listens.
+    /// `None` while no syslog listens.
     socket: Mutex<Option<UnixDatagram>>,
 }
 
 impl Syslog {
-    /// Opens the socket. Where that fails, the error comes along, and each line tries again.
+    /// Opens the socket. If that fails, also returns the error, and each line tries to open it
+    /// again.
     pub(super) fn new(path: &Path) -> (Syslog, Option<io::Error>) {
         let (socket, error) = match connect(path) {
             Ok(socket) => (Some(socket), None),
@@ -28,8 +30,8 @@ impl Syslog {
         (Syslog { path: path.to_owned(), socket: Mutex::new(socket) }, error)
     }
 
-    /// Sends a datagram, if need be by a new connection: a syslog that was started anew listens on
-    /// a new socket. Waits while it has much to do.
+    /// Sends a datagram. If that fails, connects again and sends once more, because a syslog that
+    /// was restarted listens on a new socket. Waits while the syslog is busy.
     fn send(&self, datagram: &[u8]) -> io::Result<()> {
         let mut socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(open) = &*socket
@@ -51,7 +53,7 @@ fn connect(path: &Path) -> io::Result<UnixDatagram> {
     Ok(socket)
 }
 
-/// The beginning of a line: its severity, and who says it.
+/// Returns the beginning of a line: its severity, and the name and number of this process.
 pub(super) fn prefix(level: Level) -> String {
     let severity = match level {
         Level::ERROR => 3,
@@ -63,7 +65,7 @@ pub(super) fn prefix(level: Level) -> String {
 }
 
 impl Write for &Syslog {
-    /// Takes one line, whole.
+    /// Sends one whole line.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         if self.send(line.trim_ascii_end()).is_err() {
             let mark = line.iter().position(|byte| *byte == b'>').map_or(0, |at| at + 1);

@@ -1,5 +1,5 @@
-//! The protocol between two daemons when one takes over: frames of a JSON object, bytes and
-//! descriptors, over a Unix socket.
+//! The protocol between two daemons when one takes over from the other: frames over a Unix socket.
+//! Each frame has a JSON text, bytes, and file descriptors.
 
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
@@ -15,10 +15,11 @@ use serde_json::Value;
 
 use crate::limits::{DESCRIPTORS_AT_ONCE, MANAGEMENT_BODY_BYTES_MAX};
 
-/// Length of the JSON text and of the bytes behind it, each four bytes.
+/// Size of the header of a frame: the lengths of the JSON text and of the bytes behind it, four
+/// bytes each.
 const HEADER: usize = 8;
 
-/// One thing that is said.
+/// One message of the protocol.
 #[derive(Debug)]
 pub(super) struct Frame {
     pub(super) what: Value,
@@ -26,7 +27,7 @@ pub(super) struct Frame {
     pub(super) descriptors: Vec<OwnedFd>,
 }
 
-/// Sends a frame; at most [`DESCRIPTORS_AT_ONCE`] go with it. They stay open here.
+/// Sends a frame with at most [`DESCRIPTORS_AT_ONCE`] descriptors, which stay open here.
 pub(super) fn send(
     mut stream: &UnixStream,
     what: &Value,
@@ -44,18 +45,18 @@ pub(super) fn send(
     }
     let parts = [IoSlice::new(&header)];
     let sent = retry_on_intr(|| sendmsg(stream, &parts, &mut ancillary, SendFlags::NOSIGNAL))?;
-    // They have gone with the first byte.
+    // The descriptors were sent with the first byte.
     stream.write_all(&header[sent..])?;
     stream.write_all(text.as_bytes())?;
     stream.write_all(bytes)
 }
 
-/// Waits for the next frame; `None`: there is none any more.
+/// Waits for the next frame; `None`: the other side has closed the socket.
 pub(super) fn receive(mut stream: &UnixStream) -> io::Result<Option<Frame>> {
     let mut header = [0; HEADER];
     let mut space = vec![MaybeUninit::uninit(); space()];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    // A ring that has just been closed may interrupt it.
+    // Closing a ring may interrupt this call.
     let got = retry_on_intr(|| {
         let mut parts = [IoSliceMut::new(&mut header)];
         recvmsg(stream, &mut parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC)

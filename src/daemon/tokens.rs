@@ -1,5 +1,5 @@
-//! The files of tokens, read while we may still be root: they need not be readable for anybody
-//! else. No message repeats a word of them.
+//! The files of tokens. They are read while the process may still be root, so they need not be
+//! readable for other users. No message repeats any part of them.
 
 use std::fs;
 use std::io;
@@ -14,8 +14,8 @@ use crate::control::{Token, Tokens};
 const SINGLE: &str = "management_token_file";
 const LISTED: &str = "management_tokens_file";
 
-/// Reads the tokens. Where a file can't be read for lack of rights, those `given` by the daemon
-/// that we take over from do.
+/// Reads the tokens. If a file can't be read for lack of rights, the tokens `given` by the daemon
+/// before are used.
 pub(super) fn read(config: &Config, given: Tokens) -> Result<Tokens, String> {
     let (given_single, given_listed) = given.apart();
     let single = match &config.management_token_file {
@@ -29,7 +29,8 @@ pub(super) fn read(config: &Config, given: Tokens) -> Result<Tokens, String> {
     listed.with_single(single).map_err(|problem| format!("{LISTED}: {problem}"))
 }
 
-/// Reads those files again whose keys have the values that are in force; the tokens of others stay.
+/// Reads a file again if its key still has the value that is in force. The tokens of other files
+/// stay as they are.
 pub(super) fn read_again(
     in_force: &Config,
     new: &Config,
@@ -49,7 +50,7 @@ pub(super) fn read_again(
     listed_tokens.with_single(single_token).map_err(|problem| format!("{LISTED}: {problem}"))
 }
 
-/// The paths of the files, each with its key.
+/// Returns the paths of the files, each with its key.
 pub(super) fn paths(config: &Config) -> impl Iterator<Item = (&'static str, &Path)> {
     let single = config.management_token_file.as_deref().map(|path| (SINGLE, path));
     let listed = config.management_tokens_file.as_deref().map(|path| (LISTED, path));
@@ -80,7 +81,7 @@ fn listed(path: &Path, given: Tokens) -> Result<Tokens, String> {
     Tokens::parse(text).map_err(|error| wrong(error.line, &error.problem))
 }
 
-/// Reads a file; `None`: its tokens stay those of the daemon before.
+/// Reads a file; `None`: the file can't be read, and the tokens of the daemon before are used.
 fn bytes(key: &str, path: &Path, is_given: bool) -> Result<Option<Vec<u8>>, String> {
     let problem = |problem: String| format!("{key} = {}: {problem}", path.display());
     let bytes = match fs::read(path) {

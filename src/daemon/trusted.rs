@@ -1,5 +1,5 @@
-//! The networks of `trusted_sources`: those that stand in the configuration, and those in the files
-//! that it names, which are read again with it.
+//! The networks of `trusted_sources`: those in the configuration, and those in the files that it
+//! names. A reload reads these files again.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use crate::config::Config;
 use crate::limits;
 use crate::network::{Network, NetworkError, NetworkMap};
 
-/// Reads all networks, or tells all that is wrong with them.
+/// Reads all networks. `Err` has every problem with them.
 pub(super) fn read(config: &Config) -> Result<NetworkMap<()>, Problems> {
     let mut networks = config.trusted_sources.networks.clone();
     let mut problems = Vec::new();
@@ -25,7 +25,7 @@ pub(super) fn read(config: &Config) -> Result<NetworkMap<()>, Problems> {
     }
 }
 
-/// The files that this user can't read.
+/// Returns problems with the files that this user can't read.
 pub(super) fn unreadable(config: &Config) -> Vec<String> {
     let files = config.trusted_sources.files.iter();
     let problem = |path: &Path| {
@@ -45,13 +45,13 @@ fn read_file(path: &Path) -> Result<Vec<Network>, Problems> {
     let text = std::fs::read_to_string(path).map_err(|error| one(&error.to_string()))?;
     let networks = parse(&text, &path.display().to_string())?;
     match networks.is_empty() {
-        // As a program leaves it that failed to fetch the list.
+        // A program that failed to fetch the list may leave a file like this.
         true => Err(one("there is no network in it")),
         false => Ok(networks),
     }
 }
 
-/// Reads one network a line; `#` begins a comment.
+/// Reads one network from each line; `#` begins a comment.
 fn parse(text: &str, file: &str) -> Result<Vec<Network>, Problems> {
     let (mut networks, mut problems) = (Vec::new(), Vec::new());
     for (index, line) in text.lines().enumerate() {
@@ -60,7 +60,7 @@ fn parse(text: &str, file: &str) -> Result<Vec<Network>, Problems> {
             continue;
         }
         match Network::parse(line) {
-            // The prefix says which network is meant.
+            // Bits behind the prefix are ignored: the prefix says which network is meant.
             Ok(network) | Err(NetworkError::HostBits(network)) => networks.push(network),
             Err(NetworkError::Syntax) if problems.len() == limits::TRUSTED_PROBLEMS_TOLD_MAX => {
                 problems.push(format!("trusted_sources: {file}: and more lines like these"));

@@ -1,8 +1,8 @@
-//! One daemon takes over from another (SIGUSR2): the new program is started by the old, with the
-//! same arguments, and gets the listening sockets, then the state file, then, one by one, the
-//! client connections that are held or between two requests. The sockets are the same ones, so no
-//! client that connects meanwhile is refused or reset; until the new daemon says that it is ready
-//! the old one serves as if nothing happened, and whatever goes wrong by then changes nothing.
+//! One daemon takes over from another (SIGUSR2). The old daemon starts the new program with the
+//! same arguments. It hands over the listening sockets, then the state file, then, one by one, the
+//! client connections that are between two requests or whose request is held. Both daemons use the
+//! same sockets, so no client that connects meanwhile is refused or reset. Until the new daemon
+//! says that it is ready, the old one goes on serving, and a failure changes nothing.
 //!
 //! | old | new |
 //! | --- | --- |
@@ -40,50 +40,53 @@ use crate::limits;
 use crate::link::{ControlEnd, Drain, HandedOver, Protocol, Stop};
 use crate::state::Totals;
 
-/// Set for the new daemon, whose standard input the socket is.
+/// Environment variable that tells the new daemon that its standard input is the socket to the old
+/// one.
 const VARIABLE: &str = "MANTRID_TAKES_OVER";
-/// Value where memory of the old daemon can't be read by other processes of its user.
+/// Value of [`VARIABLE`] if other processes of its user can't read the memory of the old daemon.
 const GUARDED: &str = "guarded";
-/// Said with `ready`: what is under way may be told. Programs before it would take it for a
-/// connection.
+/// Sent with `ready` by a new daemon that understands reports on requests under way. An older
+/// program would take such a report for a connection.
 const HEARS: &[u8] = b"open";
 
-/// Copies that a daemon keeps to hand over its sockets.
+/// Copies of the listening sockets, which a daemon keeps to hand them over.
 pub(super) struct Sockets {
-    /// A copy of each shard's.
+    /// Copies of the sockets of all shards, by address.
     pub(super) tcp: Vec<Tcp>,
     pub(super) unix: Vec<(PathBuf, OwnedFd)>,
 }
 
-/// The program that runs now, to start what has taken its place.
+/// Path and identity of the program that runs now, to start the program that is at this path later.
 pub(super) struct Program {
     path: PathBuf,
     identity: Option<(u64, u64)>,
 }
 
 impl Program {
-    /// Called at the start: later the file may be another. Where a symbolic link led to it, the
-    /// link is kept: what it leads to later is what is to run then.
+    /// Finds the program of this process. Must be called at the start, because the file may be
+    /// replaced later. If the program was started through a symbolic link, the path of the link is
+    /// kept: the link may lead to another program later, and that is then the one to start.
     pub(super) fn of_this_process() -> io::Result<Program> {
         let own = identity(Path::new("/proc/self/exe"));
         let asked = std::env::args_os().next().unwrap_or_default();
         let found = places(Path::new(&asked)).find(|path| identity(path) == own && own.is_some());
         let path = match found {
             Some(path) => path,
-            // The parent of a program may call it anything.
+            // The parent process may have passed any name as `argv[0]`.
             None => std::env::current_exe()?,
         };
         Ok(Program { path, identity: own })
     }
 
-    /// Whether there is another program in its place.
+    /// Whether another program is at the path now.
     pub(super) fn is_replaced(&self) -> bool {
         let now = identity(&self.path);
         now.is_some() && now != self.identity
     }
 }
 
-/// Paths of a program that was started by this name: that path, or a file in a folder of `PATH`.
+/// Paths that a program started by this name may have: the name itself as a path, or files in the
+/// folders of `PATH`.
 fn places(asked: &Path) -> impl Iterator<Item = PathBuf> {
     let here = std::env::current_dir().unwrap_or_default();
     let is_name = asked.components().count() == 1 && !asked.is_absolute();
@@ -99,20 +102,21 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
     path.metadata().ok().map(|found| (found.dev(), found.ino()))
 }
 
-/// The new daemon, seen from the old: killed, unless it has become ready.
+/// The new daemon, as the old one sees it. It is killed unless it has become ready.
 pub(super) struct Successor {
     stream: UnixStream,
     child: Option<Child>,
     process: i32,
-    /// Several threads have something to say.
+    /// Lock for sending: several threads send.
     turn: Mutex<()>,
-    /// Whether the successor takes counts of what is under way here, and asks.
+    /// Whether the successor understands reports on the requests under way here, and asks for them.
     hears: bool,
 }
 
 impl Successor {
-    /// Why it did not get ready, as far as we know. It has let go of us before it could say more,
-    /// perhaps: killed at once it never would.
+    /// Returns why the new daemon did not get ready, as far as is known. It may have closed the
+    /// socket before it logged the reason. So it gets some time to do so and end, and is killed
+    /// only then.
     async fn gave_up(&mut self, why: String) -> String {
         let Some(child) = &mut self.child else { return why };
         match tokio::time::timeout(limits::LAST_WORDS_TIME, child.wait()).await {
@@ -125,7 +129,7 @@ impl Successor {
 impl Drop for Successor {
     fn drop(&mut self) {
         if let Some(child) = &mut self.child {
-            // It may have ended by itself.
+            // An error means that it has ended by itself.
             let _ = child.start_kill();
         }
     }
@@ -138,18 +142,19 @@ pub(super) async fn begin(
     control: &Handle,
 ) -> Result<Successor, String> {
     let failed = |what: &str, error: &dyn std::fmt::Display| format!("{what}: {error}");
-    // The start of a program undoes it.
+    // Starting a program resets this flag, so the new daemon is told.
     let is_guarded = nix::sys::prctl::get_dumpable() == Ok(false);
     let (ours, theirs) =
         UnixStream::pair().map_err(|error| failed("can't make a socket", &error))?;
     let child = Command::new(&program.path)
         .args(std::env::args_os().skip(1))
         .env(VARIABLE, if is_guarded { GUARDED } else { "1" })
-        // Those of systemd were for us.
+        // These name sockets that systemd passed to this process.
         .env_remove("LISTEN_FDS")
         .env_remove("LISTEN_PID")
         .env_remove("LISTEN_FDNAMES")
-        // Whose watchdog it is: with ours the new daemon would never feed it.
+        // This names the process that feeds the watchdog. With the number of this process, the new
+        // daemon would never feed it.
         .env_remove("WATCHDOG_PID")
         .stdin(Stdio::from(OwnedFd::from(theirs)))
         .spawn()
@@ -174,8 +179,9 @@ pub(super) async fn begin(
     Ok(successor)
 }
 
-/// The sockets first, and the state last, when nothing more is expected to go wrong.
-/// Returns whether the new one hears more than an older program did.
+/// Hands over the sockets first, and the state last, when nothing more is expected to go wrong.
+/// Returns whether the new daemon understands reports on requests under way, which older programs
+/// do not.
 async fn hand_over(to: &UnixStream, sockets: &Sockets, control: &Handle) -> Result<bool, String> {
     let offers = offers(sockets, &control.tokens())
         .map_err(|error| format!("can't copy the sockets: {error}"))?;
@@ -195,7 +201,7 @@ async fn hand_over(to: &UnixStream, sockets: &Sockets, control: &Handle) -> Resu
     .await?;
     control.release().await;
     let mut released = Released(Some(control.clone()));
-    // An older program takes the word and leaves the rest.
+    // An older program reads the word and ignores the bytes with it.
     let memory = control.memory().to_string();
     let stream = to.try_clone().map_err(|error| error.to_string())?;
     let hears = talk(move || {
@@ -207,7 +213,8 @@ async fn hand_over(to: &UnixStream, sockets: &Sockets, control: &Handle) -> Resu
     Ok(hears)
 }
 
-/// Control has let go of the state file, and takes it back unless another daemon has it.
+/// Mark that control has released the state file. When it is dropped, control takes the file back,
+/// unless the new daemon has it by then.
 struct Released(Option<Handle>);
 
 impl Drop for Released {
@@ -218,7 +225,7 @@ impl Drop for Released {
     }
 }
 
-/// Runs a conversation on another thread, so that control goes on working.
+/// Runs an exchange with the new daemon on another thread, so that control does not wait for it.
 async fn talk<T: Send + 'static>(
     what: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> Result<T, String> {
@@ -232,7 +239,7 @@ async fn talk<T: Send + 'static>(
     }
 }
 
-/// The bytes that come with a word.
+/// Receives a frame that must be `word`; returns the bytes that come with it.
 fn expect(stream: &UnixStream, word: &str) -> io::Result<Vec<u8>> {
     match takeover_protocol::receive(stream)? {
         Some(frame) if frame.what == word => Ok(frame.bytes),
@@ -266,19 +273,20 @@ fn offers(sockets: &Sockets, tokens: &Tokens) -> io::Result<Vec<Offer>> {
     Ok(offers)
 }
 
-/// Takes tokens that the old daemon offers; whether it was that.
+/// Takes the tokens that a frame of the old daemon offers. Returns whether the frame was such an
+/// offer.
 fn take_tokens(what: &Value, tokens: &mut Tokens) -> bool {
     let (single, listed) = (what["token"].as_str(), what["tokens"].as_str());
     let (known_single, known_listed) = std::mem::take(tokens).apart();
     let single_token = single.and_then(Token::parse).or(known_single);
     let listed_tokens = listed.and_then(|text| Tokens::parse(text).ok()).unwrap_or(known_listed);
-    // The old daemon would not have had them otherwise.
+    // Parsing does not fail: the old daemon had these tokens in use.
     *tokens = listed_tokens.with_single(single_token).unwrap_or_default();
     single.is_some() || listed.is_some()
 }
 
 impl Successor {
-    /// Passes a signal on: the operator took this process for it.
+    /// Passes on a signal that the operator has sent to this process, but meant for the new daemon.
     pub(super) fn pass(&self, signal: nix::sys::signal::Signal) {
         let process = nix::unistd::Pid::from_raw(self.process);
         if let Err(errno) = nix::sys::signal::kill(process, signal) {
@@ -291,13 +299,13 @@ impl Successor {
         takeover_protocol::send(&self.stream, what, bytes, descriptors)
     }
 
-    /// Answers what the new daemon asks, and tells it what is under way here, until that is over;
-    /// from a thread of its own.
+    /// Answers the questions of the new daemon, and reports the requests under way here to it,
+    /// until `is_over`. Runs on a thread of its own.
     pub(super) fn tell(&self, control: &Handle, shards: &ControlEnd, is_over: &AtomicBool) {
         if !self.hears {
             return;
         }
-        // A new daemon that takes nothing any more is no reason to stay for ever.
+        // The old daemon must not stay for ever because the new one reads nothing any more.
         let _ = self.stream.set_write_timeout(Some(limits::UPGRADE_TIME));
         let (asked, questions) = channel();
         let stream = self.stream.try_clone();
@@ -313,7 +321,7 @@ impl Successor {
         let mut open: Vec<(u64, Arc<Drain>, Value)> = Vec::new();
         let mut last = Value::Null;
         loop {
-            // In this order: what has ended by the end is told.
+            // This must be read before the counts, so that the last report is complete.
             let is_last = is_over.load(Ordering::SeqCst);
             let mut said = Vec::new();
             let under_way = control.under_way();
@@ -341,7 +349,7 @@ impl Successor {
         }
     }
 
-    /// Passes connections on until the shards have ended; from a thread of its own.
+    /// Passes connections on until the shards have ended. Runs on a thread of its own.
     pub(super) fn pass_on(&self, handed: &Receiver<Option<HandedOver>>) {
         let mut count = 0_usize;
         for one in handed.iter().map_while(|one| one) {
@@ -367,7 +375,7 @@ impl Successor {
         info!("{} handed over", counted(count, "client connection"));
     }
 
-    /// Tells it what was counted after the state file was its own.
+    /// Sends the counts since the state file was handed over.
     pub(super) fn pass_counts_on(&self, counted: &[Counted]) {
         for some in counted.chunks(limits::COUNTED_AT_ONCE) {
             if let Err(error) = self.say(&counts_to_json(some), b"", &[]) {
@@ -377,8 +385,8 @@ impl Successor {
     }
 }
 
-/// Writes the last counts down. Programs of before errors were counted read lists of three numbers
-/// and no longer ones, so the others have a list of their own.
+/// Writes the last counts as JSON. Programs from before errors were counted read lists of exactly
+/// three numbers, so the other numbers have a list of their own.
 fn counts_to_json(counted: &[Counted]) -> Value {
     let three =
         |totals: &Totals| [totals.completed_requests, totals.bytes_sent, totals.bytes_received];
@@ -388,7 +396,7 @@ fn counts_to_json(counted: &[Counted]) -> Value {
     json!({ "counted": each, "failed": failed })
 }
 
-/// Reads counts that another daemon has written down.
+/// Reads the counts that [`counts_to_json`] of the old daemon has written.
 fn counts_from_json(what: &Value) -> serde_json::Result<Vec<Counted>> {
     let counted = Vec::<(String, [u64; 3])>::deserialize(&what["counted"])?;
     let failed = Vec::<[u64; 2]>::deserialize(&what["failed"]).unwrap_or_default();
@@ -400,7 +408,7 @@ fn counts_from_json(what: &Value) -> serde_json::Result<Vec<Counted>> {
     Ok(each.collect())
 }
 
-/// Hears what the new daemon wants of this one.
+/// Receives the requests of the new daemon to this one.
 fn listen(
     stream: &UnixStream,
     control: &Handle,
@@ -413,7 +421,7 @@ fn listen(
             Some(_) => shards.stop(Stop::Drain),
             None => {
                 if let Some(question) = control.question(&frame.what) {
-                    // The task that answers is gone when all is over.
+                    // An error means that the thread which answers has ended.
                     let _ = asked.send(question);
                 }
             }
@@ -421,11 +429,11 @@ fn listen(
     }
 }
 
-/// The old daemon, seen from the new.
+/// The old daemon, as the new one sees it.
 pub(super) struct Predecessor(UnixStream);
 
 impl Predecessor {
-    /// If we were started to take over: the old daemon, and its sockets.
+    /// Returns the old daemon and its sockets, if this process was started to take over.
     pub(super) fn find() -> Result<Option<(Predecessor, InheritedSockets)>, String> {
         if std::env::var_os(VARIABLE).is_none() {
             return Ok(None);
@@ -435,7 +443,7 @@ impl Predecessor {
         };
         let stream = rustix::stdio::stdin().try_clone_to_owned().map_err(|error| failed(&error))?;
         let stream = UnixStream::from(stream);
-        // Whatever reads it later finds nothing.
+        // Standard input becomes empty for whatever reads it later.
         let nothing = std::fs::File::open("/dev/null").map_err(|error| failed(&error))?;
         rustix::stdio::dup2_stdin(&nothing).map_err(|error| failed(&error))?;
         stream.set_read_timeout(Some(limits::UPGRADE_TIME)).map_err(|error| failed(&error))?;
@@ -465,14 +473,15 @@ impl Predecessor {
         Ok(Some((Predecessor(stream), given)))
     }
 
-    /// Whether others of its user can't read its memory.
+    /// Whether other processes of its user can't read the memory of the old daemon.
     pub(super) fn is_guarded(&self) -> bool {
         std::env::var_os(VARIABLE).is_some_and(|value| value == GUARDED)
     }
 
-    /// All is well so far: waits until the state is ours.
+    /// Says that all is well so far, and waits until the old daemon has released the state file.
     ///
-    /// Returns all that the old daemon knows besides; an older program says nothing of it.
+    /// Returns what else the old daemon knows, beside the state. An older program sends nothing of
+    /// this.
     pub(super) fn prepared(&self) -> Result<Value, String> {
         let memory = takeover_protocol::send(&self.0, &json!("prepared"), b"", &[])
             .and_then(|()| expect(&self.0, "state"))
@@ -480,22 +489,23 @@ impl Predecessor {
         Ok(serde_json::from_slice(&memory).unwrap_or_default())
     }
 
-    /// Every shard accepts: takes the connections that come, from a thread of its own. What it
-    /// returns is told when the last one has come. An older program does not hear what it is asked.
+    /// Says that every shard accepts, and takes the connections that the old daemon hands over, on
+    /// a thread of its own. The returned receiver is told when the last one has come. `hears`:
+    /// whether the old daemon understands questions, which an older program does not.
     pub(super) fn ready(
         self,
         shards: ControlEnd,
         control: Handle,
         hears: bool,
     ) -> io::Result<oneshot::Receiver<()>> {
-        // An older program takes the word and leaves the rest.
+        // An older program reads the word and ignores the bytes with it.
         takeover_protocol::send(&self.0, &json!("ready"), HEARS, &[])?;
         self.0.set_read_timeout(None)?;
         if hears {
             let questions = control.elder().begin();
             let stream = self.0.try_clone()?;
             std::thread::Builder::new().name("ask".to_owned()).spawn(move || {
-                // The task ends when the old daemon, which asks, is gone.
+                // The task ends when the old daemon, which gets the questions, is gone.
                 questions
                     .iter()
                     .all(|what| takeover_protocol::send(&stream, &what, b"", &[]).is_ok())
@@ -506,7 +516,7 @@ impl Predecessor {
         thread.spawn(move || {
             self.take_over(&shards, &control);
             control.elder_is_gone();
-            // Nobody may want to know.
+            // An error means that this is not waited for.
             let _ = over.send(());
         })?;
         Ok(is_over)
@@ -524,7 +534,7 @@ impl Predecessor {
                     }
                 }
                 Ok(Some(frame)) if control.hear(&frame.what) => {}
-                // A newer program may say more.
+                // A newer program may send frames that this one does not know.
                 Ok(Some(frame)) if frame.descriptors.is_empty() => {}
                 Ok(Some(frame)) => match handed(frame) {
                     Some(one) => {
@@ -545,7 +555,7 @@ impl Predecessor {
 
 fn handed(frame: Frame) -> Option<HandedOver> {
     let Frame { what, bytes, descriptors } = frame;
-    // One without this word comes from a version that knew no such thing.
+    // Without this word, the connection comes from a version that did not know it.
     let secure = what["secure"].as_bool().unwrap_or(false);
     let speaks = match &what["speaks"] {
         Value::String(tls) if tls == "tls" => Protocol::Tls,
@@ -578,7 +588,7 @@ mod tests {
         ];
         let written = counts_to_json(&counted);
         assert_eq!(counts_from_json(&written).expect("counts"), counted);
-        // A program of before takes the lists of three, and writes nothing else.
+        // An older program reads the lists of three numbers, and writes nothing else.
         assert_eq!(written["counted"][0], json!(["a.com", [1, 2, 3]]));
         let old = json!({ "counted": [["a.com", [1, 2, 3]]] });
         let expected = [("a.com".to_owned(), Totals::from([1, 2, 3, 0, 0]))];

@@ -1,15 +1,16 @@
-//! A field that a rule sets or removes. What frames a message, rules its connection, routes it or
-//! says whose it is can't be changed, in whatever spelling.
+//! A field that a rule sets or removes. Fields that frame a message, control its connection, route
+//! it, or identify its client can't be changed, however they are spelled.
 
 use super::names::{Name, classify, fold, is_token, is_value_byte, spells};
 use crate::limits::{FIELD_NAME_BYTES_MAX, RULE_TEXT_BYTES_MAX};
 
-/// A field that takes the place of all of its name, or none that does.
+/// Change of a field: replaces all fields of its name, or removes them.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct FieldChange {
-    /// Name as it is written.
+    /// Name as it was written.
     name: Box<str>,
-    /// Name as it is compared: lower case, `-` for all that is no letter or digit.
+    /// Name as it is compared: in lower case, with `-` for every character that is not a letter or
+    /// digit.
     folded: Box<[u8]>,
     value: Option<Box<str>>,
 }
@@ -33,7 +34,7 @@ impl FieldChange {
         Ok(FieldChange { name: name.into(), folded, value: value.map(Box::from) })
     }
 
-    /// Name as it is written.
+    /// Name as it was written.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -43,13 +44,14 @@ impl FieldChange {
         self.value.as_deref()
     }
 
-    /// Whether a field of this name gives way to it. CGI and its heirs read `X_User` as `X-User`.
+    /// Whether this change replaces a field of this name. `X_User` counts as `X-User`, because CGI
+    /// and its successors read it so.
     pub(crate) fn replaces(&self, name: &[u8]) -> bool {
         spells(name, &self.folded)
     }
 }
 
-/// Why no rule may change the field of this folded name.
+/// Reason for which no rule may change the field of this folded name.
 fn kept_for(folded: &[u8]) -> Option<&'static str> {
     let is_own = [b"x-request-start".as_slice(), b"x-held-ms"].contains(&folded);
     Some(match classify(folded) {
@@ -69,7 +71,8 @@ fn kept_for(folded: &[u8]) -> Option<&'static str> {
     })
 }
 
-/// RFC 9110 §5.5: no white space at the ends, and no control character but a tab.
+/// Checks a value by RFC 9110 §5.5: no white space at the ends, and no control character except a
+/// tab.
 fn check_value(value: &str) -> Result<(), &'static str> {
     let bytes = value.as_bytes();
     if RULE_TEXT_BYTES_MAX < bytes.len() {

@@ -1,7 +1,7 @@
-//! Fields of a head, as rules and messages share them: names that mean something to a proxy, and
-//! changes that a rule makes.
+//! Fields of a head, for rules and for messages: names that have a meaning for a proxy, and changes
+//! that a rule makes.
 //!
-//! Pure, and without a message: `http` finds the fields in one.
+//! Pure, and independent of messages: `http` finds the fields in a message.
 
 mod change;
 mod names;

@@ -1,18 +1,20 @@
-//! Values of a request by which a client can be kept at one backend: of a cookie (RFC 6265), or of
-//! a field.
+//! Values of a request by which a client can be kept at one backend: those of a cookie (RFC 6265)
+//! or of a field.
 
 use super::field::trim;
 use super::head::RequestHead;
 
 impl<'b> RequestHead<'_, 'b> {
-    /// The first value of a field, by its name in any case; `None` where it is empty or missing.
+    /// Returns the first value of a field, whose name is compared without case; `None` if the value
+    /// is empty or missing.
     pub fn field(&self, name: &str) -> Option<&'b [u8]> {
         let mut values = self.values(name).map(trim);
         values.next().filter(|value| !value.is_empty())
     }
 
-    /// The first value of a cookie of exactly this name; `None` where it is empty or missing.
-    /// Quotes around a value are not part of it: clients send back what they got, with or without.
+    /// Returns the first value of a cookie of exactly this name; `None` if it is empty or missing.
+    /// Quotes around a value are not part of it: clients send a value back as they got it, with
+    /// quotes or without.
     pub fn cookie(&self, name: &str) -> Option<&'b [u8]> {
         let pairs = self.values("cookie").flat_map(|value| value.split(|byte| *byte == b';'));
         let mut found = pairs.filter_map(|pair| {

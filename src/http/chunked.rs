@@ -1,19 +1,20 @@
 //! A strict, resumable checker for chunked bodies (RFC 9112 §7.1).
 //!
-//! It looks at every byte that frames and none that doesn't, at any split of the input. What it
-//! accepts goes on as it came, so it must accept nothing that a backend could read another way:
-//! no LF for CRLF, no empty size, no white space after a size, nothing but the grammar in an
-//! extension, no field in a trailer section that only a head may hold. A trailer section that
-//! holds a field is kept back until it is whole: some of its lines may not go on.
+//! It reads every byte of the framing and skips the data, however the input is split. Accepted
+//! bytes are forwarded as they came, so the checker must not accept anything that a backend could
+//! read in another way: no LF for CRLF, no empty size, no white space after a size, only extensions
+//! that follow the grammar, no trailer that only a head may have. A trailer section with a field is
+//! kept back until it is complete, because some of its lines may have to be removed.
 //!
-//! An error takes back nothing that was passed on before, and needs not to: what has been
-//! accepted is a prefix of a body, and the byte that completes it is accepted last.
+//! At an error, bytes that were forwarded before can't be taken back. This is no danger: they are
+//! only a prefix of a body, because the byte that completes the body is accepted last.
 
 use super::Refusal;
 use super::field::{Name, Named, classify, is_token_byte, is_value_byte};
 use crate::limits::{CHUNK_LINE_BYTES_MAX, TRAILER_BYTES_MAX};
 
-/// Rules for the trailers that go on (RFC 9110 §6.5.1), by the message's head and its sender.
+/// Rules that say which trailers are forwarded (RFC 9110 §6.5.1). They follow from the head of the
+/// message and its sender.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct TrailerRules {
     whose: Whose,
@@ -26,7 +27,8 @@ enum Whose {
     Response,
 }
 
-/// Fields of a request that are ours to write. In one byte: each connection has room for it.
+/// Fields of a request that only Mantrid may write. A single byte, because each connection keeps
+/// one.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 enum Ours {
     Nothing,
@@ -35,7 +37,7 @@ enum Ours {
     ForwardingAndId,
 }
 
-/// Fate of a trailer.
+/// Decision about a trailer.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(super) enum Verdict {
     Passes,
@@ -58,14 +60,15 @@ impl TrailerRules {
         TrailerRules { whose: Whose::Response, named }
     }
 
-    /// Has trailers of this name stay here, in whatever spelling.
+    /// Keeps trailers of this name back, however it is spelled.
     pub fn keep_back(&mut self, name: &[u8]) {
         self.named.insert(name);
     }
 
-    /// A request that frames, routes or rules its connection in a trailer is refused: a backend
-    /// that merges trailers into its fields would read a second Host. Of a response such fields
-    /// only stay here: frameworks write them, clients ignore them, and the answer is a good one.
+    /// Decides about a trailer by its name. A request is refused if a trailer is about framing,
+    /// routing or the connection: a backend that merges trailers into the fields would read a
+    /// second Host, for example. In a response such trailers are only removed: frameworks write
+    /// them, clients ignore them, and the response itself is valid.
     pub(super) fn verdict(&self, name: &[u8]) -> Verdict {
         let passes = |passes| if passes { Verdict::Passes } else { Verdict::Stays };
         match (classify(name), self.whose) {
@@ -94,13 +97,14 @@ impl TrailerRules {
     }
 }
 
-/// Result for a piece of a body.
+/// Result of checking a piece of a body.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct Passed {
-    /// Bytes that belong to the body: all, unless it ends before.
+    /// Bytes that belong to the body: all, unless the body ends before.
     pub consumed: usize,
-    /// Bytes of the body that go on as they came; fewer than `consumed` where a trailer section has
-    /// begun: then [`Chunked::take_trailer`] has the rest once the body is complete.
+    /// Bytes of the body that are forwarded as they came. They are fewer than `consumed` if a
+    /// trailer section has begun: then [`Chunked::take_trailer`] has the rest once the body is
+    /// complete.
     pub as_is: usize,
 }
 
@@ -111,7 +115,7 @@ enum State {
     SizeStart,
     /// More digits, an extension or the end of the line.
     Size,
-    /// White space after a size or an extension: another one must follow.
+    /// White space after a size or an extension: another extension must follow.
     BeforeSemicolon,
     /// White space before the name of an extension.
     BeforeName,
@@ -133,7 +137,7 @@ enum State {
     SizeLf,
     /// Data of a chunk.
     Data,
-    /// The CRLF after it.
+    /// The CRLF after the data.
     DataCr,
     DataLf,
     /// The first byte of a trailer field, or of the final CRLF.
@@ -145,27 +149,27 @@ enum State {
     Done,
 }
 
-/// A checker for one body; a new one for each message.
+/// Checker for the body of one message.
 #[derive(Clone, Debug)]
 pub struct Chunked {
     state: State,
-    /// The line of a trailer that is being read stays here.
+    /// Whether the trailer line that is being read is removed.
     stays: bool,
-    /// A trailer section is kept back.
+    /// Whether a trailer section is kept back.
     keeps: bool,
     /// Bytes of the current chunk line, or of the trailer section.
     line: u32,
-    /// Size so far while reading one, then what is left of the chunk's data.
+    /// While a size is read, the size so far; then the bytes that are left of the chunk's data.
     left: u64,
     rules: TrailerRules,
-    /// Lines of the trailer section that go on, and the line that is being read.
+    /// Lines of the trailer section that will be forwarded, and the line that is being read.
     trailer: Vec<u8>,
-    /// Start of the line that is being read.
+    /// Start of the line that is being read, in `trailer`.
     trailer_line: u32,
 }
 
 impl Chunked {
-    /// A checker for the body of a message whose head gave these rules.
+    /// Makes a checker for the body of a message whose head gave these rules.
     pub fn new(rules: TrailerRules) -> Chunked {
         Chunked {
             state: State::SizeStart,
@@ -179,12 +183,12 @@ impl Chunked {
         }
     }
 
-    /// Checks what is of the body at the front of `bytes`.
+    /// Checks the bytes of the body at the front of `bytes`.
     pub fn advance(&mut self, bytes: &[u8]) -> Result<Passed, Refusal> {
         self.run(bytes, |_| {})
     }
 
-    /// Advances as `advance` does, and counts the bytes of data among those.
+    /// Advances as `advance` does, and counts the bytes of data.
     pub fn advance_counting(&mut self, bytes: &[u8]) -> Result<(Passed, u64), Refusal> {
         let mut count = 0;
         let passed = self.run(bytes, |data| count += data.len() as u64)?;
@@ -192,13 +196,14 @@ impl Chunked {
     }
 
     /// Advances as `advance` does, and appends the data of the chunks (no sizes, no trailers) to
-    /// `out`. On an error `out` may hold data from before it. Returns how many bytes were of the
-    /// body.
+    /// `out`. After an error, `out` may have the data from before it. Returns how many bytes belong
+    /// to the body.
     pub fn decode(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<usize, Refusal> {
         self.run(bytes, |data| out.extend_from_slice(data)).map(|passed| passed.consumed)
     }
 
-    /// The end of a body that is complete, where it was kept back: the trailers that go on.
+    /// Returns the end of a complete body, with the trailers that are forwarded, if it was kept
+    /// back.
     pub fn take_trailer(&mut self) -> Option<Vec<u8>> {
         (self.is_done() && self.keeps).then(|| {
             self.keeps = false;
@@ -206,17 +211,18 @@ impl Chunked {
         })
     }
 
-    /// The body is complete.
+    /// Whether the body is complete.
     pub fn is_done(&self) -> bool {
         self.state == State::Done
     }
 
-    /// Bytes of data that the current chunk still has to bring.
+    /// Number of bytes of data that are left in the current chunk.
     pub fn data_left(&self) -> u64 {
         if self.state == State::Data { self.left } else { 0 }
     }
 
-    /// Accounts for `count` bytes of data, at most `data_left`, that passed by another way.
+    /// Accounts for `count` bytes of data, at most `data_left`, that were forwarded without the
+    /// checker.
     pub fn skip_data(&mut self, count: u64) {
         debug_assert!(count <= self.data_left(), "skipped past the end of a chunk");
         if count > 0 && self.state == State::Data {
@@ -258,7 +264,7 @@ impl Chunked {
         Ok(Passed { consumed: at, as_is: kept_from.unwrap_or(at) })
     }
 
-    /// The state after a byte that is not data.
+    /// Returns the state after a byte that is not data.
     fn step(&mut self, byte: u8) -> Result<State, Refusal> {
         match self.state {
             State::TrailerStart
@@ -278,7 +284,8 @@ impl Chunked {
         Some(match (self.state, byte) {
             (State::SizeStart | State::Size, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {
                 let digit = (byte as char).to_digit(16)?;
-                // 16 digits, so that zeros in front are bounded; 63 bits, as for Content-Length.
+                // At most 16 digits, so that leading zeros are bounded, and 63 bits, as for
+                // Content-Length.
                 if self.line > 16 || self.left > (i64::MAX as u64) >> 4 {
                     return None;
                 }
@@ -340,7 +347,7 @@ impl Chunked {
     }
 }
 
-/// The state after a byte of an extension (RFC 9112 §7.1.1): `chunk-ext = *( BWS ";" BWS
+/// Returns the state after a byte of an extension (RFC 9112 §7.1.1): `chunk-ext = *( BWS ";" BWS
 /// chunk-ext-name [ BWS "=" BWS chunk-ext-val ] )`.
 #[inline]
 fn step_extension(state: State, byte: u8) -> Option<State> {
@@ -376,7 +383,7 @@ fn step_extension(state: State, byte: u8) -> Option<State> {
     })
 }
 
-/// The value of a digit, or `NO_DIGIT`.
+/// Values of the hexadecimal digits, by byte; `NO_DIGIT` for other bytes.
 const DIGITS: [u8; 256] = {
     let mut digits = [NO_DIGIT; 256];
     let mut value = 0;
@@ -389,8 +396,9 @@ const DIGITS: [u8; 256] = {
 };
 const NO_DIGIT: u8 = 0xff;
 
-/// The bytes of the chunks at the front that are whole, not the last one, and have no extension:
-/// nearly all of those that are so small that the step for each byte would count.
+/// Gives `data` the data of the complete chunks at the front that have no extension and are not the
+/// last chunk; returns their length. Nearly all small chunks are like this, and for these a step
+/// for each byte would cost too much.
 fn plain_chunks(bytes: &[u8], data: &mut impl FnMut(&[u8])) -> usize {
     let mut at = 0;
     while let Some((line, size)) = plain_size(&bytes[at..])
@@ -403,10 +411,11 @@ fn plain_chunks(bytes: &[u8], data: &mut impl FnMut(&[u8])) -> usize {
     at
 }
 
-/// The length of the line and the size of a chunk that is not the last, without an extension.
+/// Returns the length of the size line and the size of a chunk, if the chunk is not the last and
+/// has no extension.
 fn plain_size(bytes: &[u8]) -> Option<(usize, usize)> {
     let mut size = 0;
-    // More digits than any chunk has that fits into one receive are left to the checker.
+    // No chunk that fits into one receive has more digits. Those with more are left to the checker.
     for (count, &byte) in bytes.iter().enumerate().take(7) {
         let digit = DIGITS[usize::from(byte)];
         if digit == NO_DIGIT {

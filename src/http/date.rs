@@ -1,21 +1,21 @@
-//! A moment as messages say it: `Sun, 06 Nov 1994 08:49:37 GMT` (RFC 9110 §5.6.7).
+//! Dates in the form of HTTP: `Sun, 06 Nov 1994 08:49:37 GMT` (RFC 9110 §5.6.7).
 
 use std::io::Write;
 use std::time::{Duration, UNIX_EPOCH};
 
-/// A moment, written out once and copied into every message of the same second.
+/// A date as text, made once and copied into every message of the same second.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct HttpDate([u8; 29]);
 
-/// The end of the year 9999: four digits are all there is room for.
+/// End of the year 9999, because the year has only four digits.
 const SECONDS_MAX: u64 = 253_402_300_799;
 
 impl HttpDate {
-    /// `seconds` since 1970.
+    /// Makes the date of `seconds` since 1970.
     pub fn at(seconds: u64) -> HttpDate {
         let moment = UNIX_EPOCH + Duration::from_secs(seconds.min(SECONDS_MAX));
         let mut text = [b' '; 29];
-        // It is exactly as long.
+        // The text is exactly as long as the array.
         let written = write!(&mut text[..], "{}", httpdate::HttpDate::from(moment));
         debug_assert!(written.is_ok(), "a date outgrew its room");
         HttpDate(text)

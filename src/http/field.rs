@@ -1,5 +1,5 @@
-//! One pass over the fields of a head that collects what they say. What is dropped is remembered as
-//! a set of bits, one per field.
+//! One pass over the fields of a head, which collects their meaning. Dropped fields are noted in a
+//! set of bits, one for each field.
 
 use httparse::Header;
 
@@ -10,7 +10,7 @@ use crate::limits::{CONNECTION_OPTIONS_MAX, FIELDS_MAX};
 
 const _: () = assert!(FIELDS_MAX <= u128::BITS as usize, "a FieldSet has one bit per field");
 
-/// A set of fields, by their place in the head.
+/// A set of fields, by their position in the head.
 #[derive(Copy, Clone, PartialEq, Eq, Default, Debug)]
 pub(super) struct FieldSet(u128);
 
@@ -27,17 +27,17 @@ impl FieldSet {
         self.0 == 0
     }
 
-    /// The set without the fields of another.
+    /// Returns the set without the fields of another set.
     pub(super) fn without(self, other: FieldSet) -> FieldSet {
         FieldSet(self.0 & !other.0)
     }
 
-    /// The first field in the set, if any.
+    /// Returns the first field in the set, if there is one.
     pub(super) fn first(self) -> Option<usize> {
         if self.is_empty() { None } else { Some(self.0.trailing_zeros() as usize) }
     }
 
-    /// The set without fields before `index`.
+    /// Returns the set without the fields before `index`.
     pub(super) fn starting_at(self, index: usize) -> FieldSet {
         if index >= u128::BITS as usize {
             FieldSet(0)
@@ -46,7 +46,7 @@ impl FieldSet {
         }
     }
 
-    /// The fields in the set.
+    /// Returns the fields in the set.
     pub(super) fn iter(self) -> impl Iterator<Item = usize> {
         let mut rest = self;
         std::iter::from_fn(move || {
@@ -56,7 +56,7 @@ impl FieldSet {
         })
     }
 
-    /// The first place at or after `index` that is not in the set.
+    /// Returns the first position at or after `index` that is not in the set.
     pub(super) fn gap_from(self, index: usize) -> usize {
         if index >= u128::BITS as usize {
             return index;
@@ -74,16 +74,17 @@ pub(super) struct Fields<'h, 'b> {
 }
 
 impl Fields<'_, '_> {
-    /// Start of the line of field `index`; for one past the last, of the final empty line.
+    /// Returns the start of the line of field `index`; for the index past the last field, the start
+    /// of the final empty line.
     pub(super) fn line_start(&self, index: usize) -> usize {
         match self.list.get(index) {
-            // No folded line and no space before a name was let through: a line begins with it.
+            // Folded lines and spaces before a name are refused, so a line begins with the name.
             Some(field) => field.name.as_ptr() as usize - self.head.as_ptr() as usize,
             None => self.head.len() - 2,
         }
     }
 
-    /// The line is `name: value` with one space, as nearly all of them are.
+    /// Whether the line is `name: value` with one space, as nearly all lines are.
     fn is_plainly_spaced(&self, index: usize) -> bool {
         let field = &self.list[index];
         let start = self.line_start(index);
@@ -92,7 +93,7 @@ impl Fields<'_, '_> {
     }
 }
 
-/// One value out of at most one field.
+/// Value of a field that may come at most once.
 #[derive(Copy, Clone, Debug, Default)]
 pub(super) enum Once<'b> {
     #[default]
@@ -116,30 +117,31 @@ pub(super) struct Survey<'b> {
     pub(super) host: Once<'b>,
     pub(super) length: Once<'b>,
     pub(super) coding: Once<'b>,
-    /// The line of Content-Length or Transfer-Encoding is not spelt as we would spell it.
+    /// Whether the line of Content-Length or Transfer-Encoding is not spelled as Mantrid would
+    /// write it.
     pub(super) framing_is_odd: bool,
-    /// The line of Host is not spaced as we would space it.
+    /// Whether the line of Host is not spaced as Mantrid would write it.
     pub(super) host_is_odd: bool,
     pub(super) close: bool,
     pub(super) keep_alive: bool,
-    /// A connection option may name a field.
+    /// Whether a connection option may name a field.
     extra_options: bool,
-    /// `upgrade` is among the connection options.
+    /// Whether `upgrade` is among the connection options.
     pub(super) upgrade_option: bool,
-    /// An Upgrade field that we would let a backend see.
+    /// Whether an Upgrade field names a protocol that Mantrid would forward.
     pub(super) upgrade_wanted: bool,
-    /// An Upgrade field that names a version of HTTP.
+    /// Whether an Upgrade field names a version of HTTP.
     pub(super) upgrade_to_http: bool,
     pub(super) expect_continue: bool,
     pub(super) expect_other: bool,
-    /// The sender says that it reads trailers.
+    /// Whether the sender says that it reads trailers.
     pub(super) takes_trailers: bool,
     proto: Option<&'b [u8]>,
     protocol: Option<&'b [u8]>,
-    /// Never forwarded.
+    /// Fields that are never forwarded.
     pub(super) hop: FieldSet,
     pub(super) forwarding: FieldSet,
-    /// X-Request-Id, and the value of the first.
+    /// Fields X-Request-Id; `request_id` is the value of the first.
     pub(super) request_ids: FieldSet,
     pub(super) request_id: Option<&'b [u8]>,
     pub(super) upgrade: FieldSet,
@@ -151,15 +153,15 @@ pub(super) struct Survey<'b> {
     pub(super) trailer: FieldSet,
     pub(super) dates: FieldSet,
     pub(super) via: FieldSet,
-    /// The options of Connection that name fields which are plain to us.
+    /// Options of Connection that name fields without a meaning for Mantrid.
     pub(super) named: Named,
     /// The seconds of `Keep-Alive: timeout=N`.
     pub(super) keep_alive_seconds: Option<u32>,
-    /// A field offers or brings credentials of a scheme that authenticates the connection.
+    /// Whether a field offers or has credentials of a scheme that authenticates the connection.
     pub(super) authenticates: bool,
 }
 
-/// Collects what the fields say; refuses only what can't be bounded.
+/// Collects the meaning of the fields. Refuses only heads whose processing could not be bounded.
 pub(super) fn survey<'b>(fields: &Fields<'_, 'b>) -> Result<Survey<'b>, Refusal> {
     let mut found = Survey::default();
     for (index, field) in fields.list.iter().enumerate() {
@@ -172,7 +174,7 @@ pub(super) fn survey<'b>(fields: &Fields<'_, 'b>) -> Result<Survey<'b>, Refusal>
 }
 
 impl<'b> Survey<'b> {
-    /// Collects what one field says.
+    /// Collects the meaning of one field.
     #[inline]
     fn read(&mut self, fields: &Fields<'_, 'b>, index: usize, field: &Header<'b>) {
         match classify(field.name.as_bytes()) {
@@ -235,9 +237,8 @@ impl<'b> Survey<'b> {
 }
 
 impl Survey<'_> {
-    /// Scheme that a TLS terminator says the client spoke; believed by the caller on
-    /// `bind_internal` only. Of a field that is there twice the last one counts, as in the
-    /// original.
+    /// Scheme that, according to a TLS terminator, the client spoke. The caller believes it only on
+    /// `bind_internal`. If a field comes twice, the last one counts, as in the original.
     pub(super) fn forwarded_scheme(&self) -> Option<Scheme> {
         let said = self.protocol.or(self.proto)?;
         Some(if is(said, b"https") || is(said, b"ssl") { Scheme::Https } else { Scheme::Http })
@@ -255,8 +256,8 @@ impl Survey<'_> {
         }
     }
 
-    /// An expectation of no member expects nothing, and stays here: a reader that is stricter would
-    /// refuse it.
+    /// Reads an Expect field. A field without a member expects nothing. It is not forwarded,
+    /// because a stricter backend would refuse it.
     fn read_expect(&mut self, index: usize, value: &[u8]) {
         let mut expects = false;
         for member in list(value) {
@@ -273,10 +274,10 @@ impl Survey<'_> {
         self.expect.insert(index);
     }
 
-    /// NTLM and Negotiate authenticate the connection in place of the request (RFC 4559 §6). They
-    /// may stand anywhere in a list, of several fields, with or without a token. As with HAProxy
-    /// the beginnings are enough, which finds `Nego2` too; a realm that looks like one makes a
-    /// connection private, no more.
+    /// Looks for NTLM and Negotiate, which authenticate the connection instead of the request (RFC
+    /// 4559 §6). They may come anywhere in a list or in several fields, with or without a token. As
+    /// in HAProxy, comparing the beginning of the scheme is enough, and finds `Nego2`, too. A realm
+    /// that looks like one of these only makes the connection private.
     fn read_authentication(&mut self, name: &[u8], value: &[u8]) {
         let is_known = match name.len() {
             13 => is(name, b"authorization"),
@@ -290,9 +291,9 @@ impl Survey<'_> {
         self.authenticates |= is_known && list(value).any(is_such);
     }
 
-    /// An upgrade to some version of HTTP is never passed on: behind it the backend would read
-    /// requests that were not routed and whose forwarding fields were not written here (`h2c`
-    /// smuggling).
+    /// Reads an Upgrade field. An upgrade to a version of HTTP is never forwarded: after it the
+    /// backend would read requests that Mantrid has not routed, with forwarding fields that it has
+    /// not written (`h2c` smuggling).
     fn read_upgrade(&mut self, value: &[u8]) {
         for protocol in list(value) {
             let name = protocol.split(|&b| b == b'/').next().unwrap_or_default();
@@ -304,9 +305,10 @@ impl Survey<'_> {
         }
     }
 
-    /// Fields that `Connection` names are hop-by-hop (RFC 9110 §7.6.1), but what frames or routes
-    /// a message, or says who the client is, can't be stripped that way: a client that removes
-    /// `Transfer-Encoding` behind our back makes us and the backend disagree on where it ends.
+    /// Drops the fields that `Connection` names, because these are hop-by-hop (RFC 9110 §7.6.1).
+    /// Fields that frame or route a message, or say who the client is, can't be removed like this:
+    /// if a client could remove `Transfer-Encoding`, Mantrid and the backend would disagree about
+    /// where the message ends.
     #[cold]
     fn drop_named_by_connection(&mut self, fields: &Fields<'_, '_>) -> Result<(), Refusal> {
         let mut count = 0;
@@ -315,7 +317,7 @@ impl Survey<'_> {
                 continue;
             }
             for option in list(field.value) {
-                // Each option costs a look at every field: a bound keeps the product small.
+                // Each option is compared with every field, so their number is bounded.
                 count += 1;
                 if count > CONNECTION_OPTIONS_MAX {
                     return Err(Refusal::TooManyOptions);
@@ -335,18 +337,18 @@ impl Survey<'_> {
     }
 }
 
-/// The names of fields that `Connection` names, or that a rule sets, for the trailers that may come
-/// under them. Kept as hashes, without memory of their own: a few in all but forged messages. Past
-/// that number none of the trailers is taken to be free of them.
+/// Names of fields that `Connection` names or that a rule sets: trailers with these names are not
+/// forwarded. The names are kept as hashes in a fixed number of places, which is enough for all but
+/// forged messages. With more names than that, every trailer counts as named.
 #[derive(Copy, Clone, PartialEq, Eq, Default, Debug)]
 pub(super) struct Named {
-    /// Bytes, not numbers, which would have to be aligned: each connection has room for them.
+    /// Bytes and not numbers, so that no room is lost for alignment: each connection keeps these.
     hashes: [[u8; 4]; NAMED_KEPT],
-    /// One more than fits: any name.
+    /// Number of hashes; one more than there is room for means any name.
     count: u8,
 }
 
-/// How many are told apart.
+/// Most names that are told apart.
 const NAMED_KEPT: usize = 4;
 
 impl Named {
@@ -360,7 +362,7 @@ impl Named {
         self.count = (self.count + 1).min(NAMED_KEPT as u8 + 1);
     }
 
-    /// Reads an X-Forwarded-Proto, for tests.
+    /// Makes the set of these names, for tests.
     #[cfg(any(test, fuzzing))]
     pub(super) fn of(names: &[&[u8]]) -> Named {
         let mut named = Named::default();
@@ -376,8 +378,8 @@ impl Named {
     }
 }
 
-/// FNV-1a of the name as `fields::is_same` compares it. A sender that finds another name of the
-/// same value loses a trailer.
+/// FNV-1a of the name, in the form in which `fields::is_same` compares it. If a sender finds
+/// another name with the same hash, it only loses a trailer.
 fn hash(name: &[u8]) -> [u8; 4] {
     let hash = name.iter().fold(0x811c_9dc5_u32, |hash, &byte| {
         (hash ^ u32::from(fold_byte(byte))).wrapping_mul(0x0100_0193)
@@ -385,8 +387,7 @@ fn hash(name: &[u8]) -> [u8; 4] {
     hash.to_ne_bytes()
 }
 
-/// The seconds in a value as `timeout=5, max=100`; a server that writes something else says
-/// nothing.
+/// Returns the seconds in a value such as `timeout=5, max=100`. Other values are ignored.
 fn keep_alive_seconds(value: &[u8]) -> Option<u32> {
     list(value).find_map(|parameter| {
         let at = parameter.iter().position(|&b| b == b'=')?;
@@ -396,7 +397,7 @@ fn keep_alive_seconds(value: &[u8]) -> Option<u32> {
     })
 }
 
-/// The members of a comma-separated list, white space around them removed.
+/// Returns the members of a comma-separated list, without the white space around them.
 fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|&b| b == b',').map(trim)
 }

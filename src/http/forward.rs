@@ -1,6 +1,7 @@
-//! Heads as they go on: hop-by-hop fields out, forwarding fields in, all else as it came.
+//! Writes heads as they are forwarded: hop-by-hop fields are removed, forwarding fields are added,
+//! and everything else stays as it came.
 //!
-//! Runs of lines that stay are copied in one go, so a head costs about as many copies as it has
+//! Consecutive lines that stay are copied in one go, so a head costs about as many copies as it has
 //! dropped fields.
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -12,27 +13,29 @@ use super::{
     Via,
 };
 
-/// Most bytes that we add to a head: Host (bounded by the head itself), forwarding fields,
+/// Most bytes that are added to a head: Host (bounded by the head itself), forwarding fields,
 /// framing, Via, Date, Connection.
 const ADDED_BYTES: usize = 384;
 
 /// Facts about a request that are not in its head.
 #[derive(Copy, Clone, Debug)]
 pub struct RequestForward {
-    /// Address of the client that is connected to us.
+    /// Address of the client.
     pub client: IpAddr,
-    /// The listener is a `bind_internal`: forwarding fields pass unchanged, none are added.
+    /// Whether the listener is a `bind_internal`: then forwarding fields are kept unchanged, and
+    /// none are added.
     pub trusted: bool,
     /// Scheme that the client spoke.
     pub scheme: Scheme,
-    /// Goes on as X-Request-Id, in hexadecimal, unless a trusted peer gave one; 0: leave that field
-    /// alone.
+    /// Number that is sent as X-Request-Id, in hexadecimal, unless a trusted peer gave one; 0: that
+    /// field is forwarded as it came.
     pub request_id: u128,
-    /// The name of this proxy, if it is to be said.
+    /// Name of this proxy in Via, if there is one.
     pub via: Via,
 }
 
-/// Appends the head as it goes to the backend: our version, origin form, no hop-by-hop field.
+/// Appends the head as it is sent to the backend: with HTTP/1.1, in origin form, without hop-by-hop
+/// fields.
 pub fn write_request(head: &RequestHead<'_, '_>, how: RequestForward, out: &mut Vec<u8>) {
     out.reserve(head.fields.head.len() + ADDED_BYTES);
     let mut dropped = head.dropped;
@@ -79,7 +82,7 @@ pub fn write_request(head: &RequestHead<'_, '_>, how: RequestForward, out: &mut 
     }
     how.via.write(head.version, out);
     if head.takes_trailers {
-        // RFC 9110 §10.1.4: no other coding, since none is undone here.
+        // RFC 9110 §10.1.4: no other coding is offered, because Mantrid decodes none.
         out.extend_from_slice(b"TE: trailers\r\n");
     }
     out.extend_from_slice(match (head.upgrade, head.takes_trailers) {
@@ -90,14 +93,15 @@ pub fn write_request(head: &RequestHead<'_, '_>, how: RequestForward, out: &mut 
     });
 }
 
-/// Adds to a whole request head that its connection ends with the answer.
+/// Adds `Connection: close` to a whole request head.
 pub fn say_close(head: &mut Vec<u8>) {
     debug_assert!(head.ends_with(b"\r\n\r\n"), "a whole head");
     head.truncate(head.len() - 2);
     head.extend_from_slice(b"Connection: close\r\n\r\n");
 }
 
-/// A request line of our own (RFC 9112 §3.2.1, and §3.2.4 for OPTIONS without a path).
+/// Writes the request line for the backend (RFC 9112 §3.2.1, and §3.2.4 for OPTIONS without a
+/// path).
 fn write_request_line(head: &RequestHead<'_, '_>, out: &mut Vec<u8>) {
     out.extend_from_slice(head.method_bytes);
     out.push(b' ');
@@ -123,7 +127,7 @@ fn write_host(head: &RequestHead<'_, '_>, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// The client's address and scheme.
+/// Writes the forwarding fields, with the client's address and scheme.
 fn write_forwarding(how: RequestForward, out: &mut Vec<u8>) {
     out.extend_from_slice(b"X-Forwarded-For: ");
     write_address(how.client, out);
@@ -133,12 +137,13 @@ fn write_forwarding(how: RequestForward, out: &mut Vec<u8>) {
     });
 }
 
-/// Whether the body goes on as it came.
+/// Whether the body is forwarded as it came.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum FramingOut {
     /// Byte for byte.
     AsIs,
-    /// The data without its chunks, for an HTTP/1.0 client; ends with the connection.
+    /// The data without chunk framing, for an HTTP/1.0 client. Such a body ends with the
+    /// connection.
     DecodeChunked,
 }
 
@@ -147,22 +152,22 @@ pub enum FramingOut {
 pub struct ResponseForward {
     /// Version that the client speaks.
     pub client_version: Version,
-    /// We keep the client's connection open afterwards.
+    /// Whether the client's connection is kept open after the response.
     pub keep_alive: bool,
-    /// Whether the body goes on as it came.
+    /// Whether the body is forwarded as it came.
     pub framing_out: FramingOut,
-    /// Said in a final response that does not say it itself (RFC 9110 §6.6.1).
+    /// Date that is added to a final response without one (RFC 9110 §6.6.1).
     pub date: HttpDate,
-    /// The name of this proxy, if it is to be said.
+    /// Name of this proxy in Via, if there is one.
     pub via: Via,
 }
 
-/// Appends the head as it goes to the client: our version, no hop-by-hop field.
+/// Appends the head as it is sent to the client: with HTTP/1.1, without hop-by-hop fields.
 pub fn write_response(head: &ResponseHead<'_, '_>, how: ResponseForward, out: &mut Vec<u8>) {
     let fields = head.fields;
     out.reserve(fields.head.len() + ADDED_BYTES);
     let chunked = matches!(head.lengths, Lengths::Chunked);
-    // RFC 9112 §6.1: no Transfer-Encoding to a client that did not say HTTP/1.1.
+    // RFC 9112 §6.1: Transfer-Encoding must not be sent to a client that did not use HTTP/1.1.
     let decoded = chunked
         && (how.framing_out == FramingOut::DecodeChunked || how.client_version == Version::Http10);
     debug_assert!(
@@ -196,26 +201,26 @@ pub fn write_response(head: &ResponseHead<'_, '_>, how: ResponseForward, out: &m
     out.extend_from_slice(b"\r\n");
 }
 
-/// A status line with our version.
+/// Writes a status line with HTTP/1.1.
 fn write_status_line(fields: Fields<'_, '_>, out: &mut Vec<u8>) {
     out.extend_from_slice(b"HTTP/1.1");
     let line_end = fields.line_start(0) - 2;
     out.extend_from_slice(&fields.head[b"HTTP/1.1".len()..line_end]);
     if line_end == b"HTTP/1.1 200".len() {
-        // RFC 9112 §4: the space stays where there is no reason.
+        // RFC 9112 §4: the space is sent even without a reason phrase.
         out.push(b' ');
     }
     out.extend_from_slice(b"\r\n");
 }
 
-/// The Connection field of a response, where it needs one.
+/// Writes the Connection field of a response, if it needs one.
 fn write_connection(
     head: &ResponseHead<'_, '_>,
     how: ResponseForward,
     ends_with_connection: bool,
     out: &mut Vec<u8>,
 ) {
-    // An interim response says nothing about the connection; what follows a 101 is no HTTP.
+    // An interim response says nothing about the connection, and after a 101 no HTTP follows.
     let of_connection: &[u8] = if head.status < 200 {
         b""
     } else if !how.keep_alive || ends_with_connection {
@@ -237,8 +242,8 @@ fn write_connection(
     }
 }
 
-/// Copies the field lines from the offset `from` on, those in `dropped` left out. `from` lies at
-/// the first field line or before it; the final empty line is not copied.
+/// Copies the field lines from the offset `from` on, without the fields in `dropped`. `from` is at
+/// the first field line or before it. The final empty line is not copied.
 fn copy_lines(fields: Fields<'_, '_>, from: usize, dropped: FieldSet, out: &mut Vec<u8>) {
     let mut from = from;
     let mut rest = dropped;
@@ -263,7 +268,7 @@ fn write_length(length: u64, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// Decimal digits, without the machinery of `fmt`.
+/// Writes a number in decimal digits, without the cost of `fmt`.
 pub(super) fn write_number(number: u64, out: &mut Vec<u8>) {
     let mut digits = [0; 20];
     let mut at = digits.len();
@@ -279,7 +284,7 @@ pub(super) fn write_number(number: u64, out: &mut Vec<u8>) {
     out.extend_from_slice(&digits[at..]);
 }
 
-/// An IPv4 client of a dual-stack listener is written as IPv4.
+/// Writes an address. An IPv4 client of a dual-stack listener is written as IPv4.
 fn write_address(address: IpAddr, out: &mut Vec<u8>) {
     match address.to_canonical() {
         IpAddr::V4(address) => write_ipv4(address, out),

@@ -1,33 +1,33 @@
-//! The end of a body: the rules of RFC 9112 §6.3, for requests and for responses.
+//! Finds where a body ends: the rules of RFC 9112 §6.3, for requests and for responses.
 //!
-//! Both sides refuse the same ambiguities. What the RFC lets a recipient mend (a Content-Length
-//! beside Transfer-Encoding, equal lengths repeated) is refused as well: the next reader may mend
-//! it the other way.
+//! The same ambiguities are refused in requests and in responses. The RFC allows a recipient to
+//! repair some (a Content-Length beside Transfer-Encoding, a repeated equal length). These are
+//! refused as well, because the next recipient may repair them in the other way.
 
 use super::field::{Once, Survey};
 use super::{Method, Refusal, Version};
 
-/// How the body of a request ends.
+/// Way in which the body of a request ends.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum RequestFraming {
     /// No body (§6.3 rule 7).
     None,
-    /// An end after so many bytes.
+    /// The body ends after this many bytes.
     Length(u64),
-    /// An end with the last chunk and its trailer section.
+    /// The body ends with the last chunk and its trailer section.
     Chunked,
 }
 
-/// How the body of a response ends.
+/// Way in which the body of a response ends.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum ResponseFraming {
-    /// No body, whatever the fields say: to HEAD, 1xx, 204, 304 (§6.3 rule 1).
+    /// No body, whatever the fields say: a response to HEAD, or 1xx, 204, 304 (§6.3 rule 1).
     None,
-    /// An end after so many bytes.
+    /// The body ends after this many bytes.
     Length(u64),
-    /// An end with the last chunk and its trailer section.
+    /// The body ends with the last chunk and its trailer section.
     Chunked,
-    /// An end with the connection (§6.3 rule 8).
+    /// The body ends with the connection (§6.3 rule 8).
     UntilClose,
 }
 
@@ -40,7 +40,7 @@ pub(super) enum Lengths {
 }
 
 impl Lengths {
-    /// Rules 3 to 6 of RFC 9112 §6.3, each in its strict reading.
+    /// Applies rules 3 to 6 of RFC 9112 §6.3, each in its strict reading.
     pub(super) fn of(survey: &Survey<'_>, version: Version) -> Result<Lengths, Refusal> {
         match (survey.coding, survey.length) {
             (Once::Absent, Once::Absent) => Ok(Lengths::Neither),
@@ -57,7 +57,7 @@ impl Lengths {
     }
 }
 
-/// `1*DIGIT`, at most 63 bits since many a backend keeps it in a signed number.
+/// Reads a length, `1*DIGIT`, of at most 63 bits, because many backends keep it in a signed number.
 fn length(value: &[u8]) -> Result<u64, Refusal> {
     if value.is_empty() {
         return Err(Refusal::BadLength);
@@ -86,7 +86,7 @@ impl RequestFraming {
 }
 
 impl ResponseFraming {
-    /// `to` is the method of the request that this answers.
+    /// Finds out how the body of a response ends. `to` is the method of the request.
     pub(super) fn of(lengths: Lengths, status: u16, to: Method) -> ResponseFraming {
         if to == Method::Head || status < 200 || status == 204 || status == 304 {
             return ResponseFraming::None;

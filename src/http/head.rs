@@ -1,8 +1,9 @@
 //! The strict parse of a head, in place: nothing is copied, every part is a slice of the input.
 //!
-//! `httparse` finds the parts; what it lets pass and we don't is refused before it (`scan`) or
-//! after it (here). It has no room for two opinions about where the head ends: it is given what
-//! `HeadScan` measured, and anything but all of it is refused.
+//! `httparse` finds the parts. Input that it accepts and Mantrid does not is refused before it
+//! (`scan`) or after it (here). `httparse` can't disagree about where the head ends: it gets
+//! exactly the bytes that `HeadScan` measured, and if it does not use all of them, the head is
+//! refused.
 
 use std::mem::MaybeUninit;
 
@@ -20,11 +21,11 @@ use crate::fields::is_same;
 use crate::limits::FIELDS_MAX;
 use crate::scheme::Scheme;
 
-/// Room in which `httparse` notes the fields.
+/// Buffer in which `httparse` notes the fields.
 pub type FieldRoom<'b> = [MaybeUninit<Header<'b>>; FIELDS_MAX];
 
-/// Room for the fields of one head; uninitialised, since clearing 4 KiB would cost as much as
-/// parsing a short head does.
+/// Makes a buffer for the fields of one head. It is not initialized, because clearing 4 KiB would
+/// cost as much as parsing a short head.
 pub fn field_room<'b>() -> FieldRoom<'b> {
     [const { MaybeUninit::uninit() }; FIELDS_MAX]
 }
@@ -40,45 +41,45 @@ pub struct RequestHead<'h, 'b> {
     pub version: Version,
     /// The target.
     pub target: Target<'b>,
-    /// The authority of an absolute target, else the value of Host: valid syntax, as written.
-    /// `None` only in HTTP/1.0.
+    /// Authority of an absolute target, otherwise the value of Host. Its syntax is valid, and it is
+    /// as written. `None` only in HTTP/1.0.
     pub host: Option<&'b [u8]>,
     /// The end of the body.
     pub framing: RequestFraming,
-    /// The client wants the connection to live on.
+    /// Whether the client wants to keep the connection alive.
     pub keep_alive: bool,
-    /// The client waits for a 100 before it sends the body; never in HTTP/1.0.
+    /// Whether the client waits for a 100 before it sends the body. Never in HTTP/1.0.
     pub expect_continue: bool,
-    /// The client offers to leave HTTP, for a protocol that we would let pass. A caller who would
-    /// not may clear it: then the offer goes on to no backend.
+    /// Whether the client offers to upgrade to a protocol that Mantrid would forward. A caller may
+    /// clear this; then the offer is not forwarded.
     pub upgrade: bool,
-    /// The client reads trailers, and they reach it.
+    /// Whether the client reads trailers, and they can reach it.
     pub takes_trailers: bool,
-    /// Whether the request brings credentials that authenticate its connection (NTLM, Negotiate).
+    /// Whether the request has credentials that authenticate its connection (NTLM, Negotiate).
     pub authenticates: bool,
-    /// Scheme in X-Forwarded-Protocol, or else in X-Forwarded-Proto. Believe it on `bind_internal`
-    /// only.
+    /// Scheme in X-Forwarded-Protocol, or else in X-Forwarded-Proto. It may be believed only on
+    /// `bind_internal`.
     pub forwarded_scheme: Option<Scheme>,
     pub(super) fields: Fields<'h, 'b>,
-    /// Fields that go on to no backend.
+    /// Fields that are not forwarded.
     pub(super) dropped: FieldSet,
-    /// Fields that go on only with `upgrade`.
+    /// Fields that are forwarded only with `upgrade`.
     pub(super) upgrade_fields: FieldSet,
-    /// Fields that go on if a trusted peer wrote them.
+    /// Fields that are forwarded if a trusted peer wrote them.
     pub(super) forwarding: FieldSet,
     /// X-Request-Id.
     pub(super) request_ids: FieldSet,
     pub(super) request_id: Option<&'b [u8]>,
     pub(super) via: FieldSet,
     pub(super) named: Named,
-    /// Host was dropped from the fields: we write it ourselves.
+    /// Whether Host was dropped from the fields, so that Mantrid writes it.
     pub(super) writes_host: bool,
-    /// The framing field was dropped from the fields: we write it ourselves.
+    /// Whether the framing field was dropped from the fields, so that Mantrid writes it.
     pub(super) writes_framing: bool,
 }
 
 impl<'b> RequestHead<'_, 'b> {
-    /// The X-Request-Id that came with it, if it is one and can be one: visible ASCII, not too
+    /// The X-Request-Id of the request, if there is one and it is valid: visible ASCII, not too
     /// long.
     pub fn request_id(&self) -> Option<&'b [u8]> {
         self.request_id.filter(|id| {
@@ -87,29 +88,29 @@ impl<'b> RequestHead<'_, 'b> {
         })
     }
 
-    /// Whether a field has this name, in whatever spelling.
+    /// Whether a field has this name, however it is spelled (`X-A`, `x_a`).
     pub fn has_field(&self, name: &str) -> bool {
         self.fields.list.iter().any(|field| is_same(field.name.as_bytes(), name.as_bytes()))
     }
 
-    /// Whether the request came through the proxy of this name before.
+    /// Whether the request has already passed through the proxy with this name.
     pub fn came_through(&self, via: &Via) -> bool {
         self.via.iter().any(|index| via.is_in(self.fields.list[index].value))
     }
 
-    /// The values of the fields of this name, in the order in which they came.
+    /// Returns the values of the fields of this name, in the order in which they came.
     pub fn values(&self, name: &str) -> impl DoubleEndedIterator<Item = &'b [u8]> {
         let list = self.fields.list.iter();
         let named = list.filter(move |field| field.name.eq_ignore_ascii_case(name));
         named.map(|field| field.value)
     }
 
-    /// Rules for the trailers behind the body.
+    /// Returns the rules for the trailers behind the body.
     pub fn trailers(&self, trusted: bool, writes_id: bool) -> TrailerRules {
         TrailerRules::of_request(self.named, trusted, writes_id)
     }
 
-    /// Path and query for a redirect. A `/` in front may be missing; empty for `*`.
+    /// Path and query for a redirect. The leading `/` may be missing; empty for `*`.
     pub fn path_and_query(&self) -> &'b [u8] {
         match self.target {
             Target::Origin(path) | Target::Absolute { path, .. } => path,
@@ -138,7 +139,8 @@ pub fn parse_request<'h, 'b>(
     }
 
     let is_11 = version == Version::Http11;
-    // With a body, too (`docker exec` is a POST): the 101 is taken once that is through.
+    // A request with a body may upgrade, too (`docker exec` is a POST): the 101 is accepted after
+    // the body was sent.
     let upgrade =
         is_11 && survey.upgrade_option && survey.upgrade_wanted && !survey.upgrade_to_http;
     let writes_host = survey.host_is_odd || matches!(target, Target::Absolute { .. });
@@ -168,16 +170,17 @@ pub fn parse_request<'h, 'b>(
     })
 }
 
-/// Fields of a request that go on to no backend.
+/// Returns the fields of a request that are not forwarded.
 #[inline]
 fn dropped(survey: &Survey<'_>, version: Version, writes_host: bool) -> FieldSet {
     let mut dropped = survey.hop.union(survey.empty_expect);
     if version == Version::Http10 {
-        // RFC 9110 §10.1.1: to be ignored here, and our version on it would make it count there.
+        // RFC 9110 §10.1.1: Expect in HTTP/1.0 is ignored. Forwarded with the version HTTP/1.1, it
+        // would take effect at the backend.
         dropped = dropped.union(survey.expect);
     }
-    // Odd spelling of what decides framing and routing stops here, so that a backend with another
-    // idea of white space or case reads what we read.
+    // Fields that decide framing and routing are written anew if they are spelled unusually. So a
+    // backend that treats white space or case in another way reads the same as Mantrid.
     if survey.framing_is_odd {
         dropped = dropped.union(survey.framing);
     }
@@ -195,7 +198,7 @@ fn request_parts<'h, 'b>(
 ) -> Result<(&'b str, &'b str, Version, Fields<'h, 'b>), Refusal> {
     let mut parsed = httparse::Request::new(&mut []);
     match parsed.parse_with_uninit_headers(head, room) {
-        // httparse skips any number of empty lines; the scan has refused them.
+        // httparse skips any number of empty lines, but the scan has refused more than one.
         Ok(Status::Complete(length)) if length == head.len() && head[0] != b'\r' => {}
         Ok(_) => return Err(Refusal::BadRequestLine),
         Err(error) => return Err(why_no_request(head, error)),
@@ -217,11 +220,12 @@ pub struct ResponseHead<'h, 'b> {
     pub status: u16,
     /// The end of the body.
     pub framing: ResponseFraming,
-    /// The backend lets the connection live on after the body.
+    /// Whether the backend keeps the connection alive after the body.
     pub keep_alive: bool,
-    /// A 101: what follows is no HTTP. Wrong unless the request asked for it.
+    /// Whether the status is 101, so that no HTTP follows. It is an error unless the request asked
+    /// for it.
     pub upgrade: bool,
-    /// How many seconds an idle connection is kept by the backend, if it says so (`Keep-Alive:
+    /// Seconds for which the backend keeps an idle connection, if it says so (`Keep-Alive:
     /// timeout=N`).
     pub keep_alive_seconds: Option<u32>,
     /// Whether the response asks for credentials that authenticate its connection (NTLM,
@@ -234,23 +238,23 @@ pub struct ResponseHead<'h, 'b> {
     pub(super) trailer: FieldSet,
     /// Whether the response has a Date.
     pub(super) has_date: bool,
-    /// A 426 says what to upgrade to (RFC 9110 §15.5.22).
+    /// Whether Upgrade is forwarded: a 426 says with it what to upgrade to (RFC 9110 §15.5.22).
     pub(super) keeps_upgrade: bool,
     pub(super) named: Named,
-    /// Meaning of the framing fields, also where no body follows.
+    /// Meaning of the framing fields, even if no body follows.
     pub(super) lengths: Lengths,
-    /// The framing field was dropped from the fields: we write it ourselves.
+    /// Whether the framing field was dropped from the fields, so that Mantrid writes it.
     pub(super) writes_framing: bool,
 }
 
 impl ResponseHead<'_, '_> {
-    /// Rules for the trailers behind the body.
+    /// Returns the rules for the trailers behind the body.
     pub fn trailers(&self) -> TrailerRules {
         TrailerRules::of_response(self.named)
     }
 
-    /// Whether the head names a body that must not follow it, as a response to HEAD, a 204 or a 304
-    /// may. A backend that is wrong about that sends the body all the same.
+    /// Whether the head announces a body that must not follow, as it may in a response to HEAD, a
+    /// 204 or a 304. A faulty backend sends the body all the same.
     pub fn names_missing_body(&self) -> bool {
         let names_body = match self.lengths {
             Lengths::Length(length) => length != 0,
@@ -261,7 +265,7 @@ impl ResponseHead<'_, '_> {
     }
 }
 
-/// Parses `head`, which is exactly what `HeadScan` measured, as the answer to a request with the
+/// Parses `head`, which is exactly what `HeadScan` measured, as the response to a request with the
 /// method `to`.
 pub fn parse_response<'h, 'b>(
     head: &'b [u8],
@@ -270,8 +274,8 @@ pub fn parse_response<'h, 'b>(
 ) -> Result<ResponseHead<'h, 'b>, BadResponse> {
     let (version, status, fields) = response_parts(head, room)?;
     let survey = survey(&fields)?;
-    // The fields are checked even where they decide nothing: a cache or a client behind us may
-    // look at them.
+    // The fields are checked even if they do not matter here: a cache or a client that gets the
+    // response may use them.
     let lengths = Lengths::of(&survey, version)?;
     let framing = ResponseFraming::of(lengths, status, to);
     let upgrade = status == 101;
@@ -284,8 +288,8 @@ pub fn parse_response<'h, 'b>(
     if !keeps_upgrade {
         dropped = dropped.union(survey.upgrade);
     }
-    // RFC 9110 §8.6, RFC 9112 §6.1: neither field may stand in these; a client that believes one
-    // waits for a body that never comes.
+    // RFC 9110 §8.6, RFC 9112 §6.1: a 1xx or 204 must have neither field. A client that believes
+    // one would wait for a body that never comes.
     let none_allowed = status < 200 || status == 204;
     if none_allowed || survey.framing_is_odd {
         dropped = dropped.union(survey.framing);
@@ -319,7 +323,7 @@ fn response_parts<'h, 'b>(
     let mut parsed = httparse::Response::new(&mut []);
     let config = httparse::ParserConfig::default();
     match config.parse_response_with_uninit_headers(&mut parsed, head, room) {
-        // An empty line in front is for requests only (RFC 9112 §2.2).
+        // An empty line is allowed only before requests (RFC 9112 §2.2).
         Ok(Status::Complete(length)) if length == head.len() && head[0] == b'H' => {}
         Ok(_) | Err(Error::Status | Error::Version | Error::Token) => {
             return Err(BadResponse::StatusLine);
@@ -338,13 +342,14 @@ fn version(minor: u8) -> Version {
     if minor == 0 { Version::Http10 } else { Version::Http11 }
 }
 
-/// RFC 9112 §9.3.
+/// Whether the connection persists after this message (RFC 9112 §9.3).
 fn keeps_alive(survey: &Survey<'_>, version: Version) -> bool {
     !survey.close && (version == Version::Http11 || survey.keep_alive)
 }
 
-/// RFC 9112 §3.2: exactly one valid Host in HTTP/1.1, at most one in HTTP/1.0. With a target in
-/// absolute form the target wins (§3.2.2), but a bad Host beside it is refused all the same.
+/// Returns the host of a request. RFC 9112 §3.2 requires exactly one valid Host in HTTP/1.1, and at
+/// most one in HTTP/1.0. A target in absolute form overrides Host (§3.2.2), but a bad Host is
+/// refused all the same.
 fn host<'b>(
     survey: &Survey<'b>,
     version: Version,
@@ -365,7 +370,7 @@ fn host<'b>(
     })
 }
 
-/// Finds out which refusal it is that httparse calls by a coarser name.
+/// Finds the refusal for an error of httparse, which is less specific.
 #[cold]
 fn why_no_request(head: &[u8], error: Error) -> Refusal {
     let line = lines(head).next().unwrap_or_default();
@@ -381,9 +386,10 @@ fn why_no_request(head: &[u8], error: Error) -> Refusal {
     }
 }
 
-/// `"HTTP/" DIGIT "." DIGIT`, but not one of ours.
+/// Whether this is a version, `"HTTP/" DIGIT "." DIGIT`. It is called only for versions that
+/// Mantrid does not speak.
 ///
-/// RFC 9110 §2.5 asks to take HTTP/1.2 for 1.1. No such version exists; refusing it is honest.
+/// RFC 9110 §2.5 asks to treat HTTP/1.2 as 1.1. No such version exists, so Mantrid refuses it.
 fn is_some_version(word: &[u8]) -> bool {
     matches!(word, [b'H', b'T', b'T', b'P', b'/', major, b'.', minor]
         if major.is_ascii_digit() && minor.is_ascii_digit())
@@ -409,7 +415,7 @@ fn why_no_fields(head: &[u8], error: Error) -> Refusal {
     Refusal::BadField
 }
 
-/// The lines of a head whose every LF has its CR, up to the empty one.
+/// Returns the lines of a head up to the empty one. Every LF of the head must have its CR.
 fn lines(head: &[u8]) -> impl Iterator<Item = &[u8]> {
     head.split(|&b| b == b'\n')
         .map(|line| line.strip_suffix(b"\r").unwrap_or(line))

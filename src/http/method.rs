@@ -1,4 +1,4 @@
-//! The method of a request, as far as it matters to a proxy.
+//! Methods of requests, as far as they matter to a proxy.
 
 /// The methods that make a difference to a proxy, and all others.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -17,11 +17,12 @@ pub enum Method {
     OtherSafe,
     /// Registered as idempotent, and forwarded like any other.
     OtherIdempotent,
-    /// Forwarded as it is; nothing is known about it.
+    /// A method about which nothing is known; forwarded as it is.
     Other,
 }
 
-/// The registry of methods (RFC 9110 §16.1.1) beside RFC 9110's own.
+/// Safe methods in the registry (RFC 9110 §16.1.1) beside those of RFC 9110 itself; idempotent ones
+/// follow.
 const SAFE: [&str; 4] = ["PROPFIND", "QUERY", "REPORT", "SEARCH"];
 const IDEMPOTENT: [&str; 25] = [
     "ACL",
@@ -52,7 +53,7 @@ const IDEMPOTENT: [&str; 25] = [
 ];
 
 impl Method {
-    /// Methods are case-sensitive (RFC 9110 §9.1).
+    /// Reads the name of a method, which is case-sensitive (RFC 9110 §9.1).
     pub(super) fn of(name: &str) -> Method {
         match name {
             "GET" => Method::Get,
@@ -70,13 +71,12 @@ impl Method {
         }
     }
 
-    /// Whether doing it twice is like doing it once (RFC 9110 §9.2.2): the request may be sent
-    /// again.
+    /// Whether the method is idempotent (RFC 9110 §9.2.2), so that the request may be sent again.
     pub fn is_idempotent(self) -> bool {
         self.is_safe() || matches!(self, Method::Put | Method::Delete | Method::OtherIdempotent)
     }
 
-    /// Whether the method only asks (RFC 9110 §9.2.1).
+    /// Whether the method is safe: it only reads (RFC 9110 §9.2.1).
     pub fn is_safe(self) -> bool {
         use Method::{Get, Head, Options, OtherSafe, Trace};
         matches!(self, Get | Head | Options | Trace | OtherSafe)

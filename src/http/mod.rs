@@ -1,17 +1,18 @@
-//! HTTP/1 as bytes: where a message ends, what of it goes on, and the answers we give ourselves.
+//! HTTP/1 as bytes: where a message ends, which parts of it are forwarded, and the replies that
+//! Mantrid makes itself.
 //!
 //! A head is parsed once, in place, by `httparse`, and only these fields are interpreted: the
 //! request target, `Host`, and what decides where the message ends or which way the bytes flow
 //! (`Content-Length`, `Transfer-Encoding`, `Connection`, `Upgrade`, `Expect`), with the forwarding
-//! fields beside them. Everything else goes on byte for byte and in order, and of a body only
-//! the framing is looked at.
+//! fields beside them. Everything else is forwarded byte for byte and in order. Of a body, only the
+//! framing is parsed.
 //!
-//! Ambiguity is refused, never repaired: two readers who disagree about where a message ends are
-//! a security hole for the one behind. What the RFCs let a recipient mend, we refuse, and say so
-//! at the place.
+//! Ambiguity is refused, never repaired: if Mantrid and a backend disagree about where a message
+//! ends, an attacker can smuggle requests to the backend. Where an RFC allows a recipient to repair
+//! a message, Mantrid refuses it, and a comment there says so.
 //!
-//! Pure: no I/O, no clock, no threads; nothing is allocated but the growth of an output buffer
-//! that the caller uses again.
+//! Pure: no I/O, no clock, no threads. Nothing is allocated, except when an output buffer grows,
+//! which the caller uses again.
 
 mod affinity;
 mod chunked;

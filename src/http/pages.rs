@@ -1,7 +1,8 @@
-//! Pages: whole responses kept in memory, ours and those an operator puts beside them.
+//! Pages: whole responses that are kept in memory, the built-in ones and those of the operator.
 //!
 //! A page file is a response as the original served it: a status line, fields, an empty line and a
-//! body, its lines ended by CRLF or LF. Length and connection are ours, whatever the file says.
+//! body, with CRLF or LF at the ends of lines. Mantrid writes the fields for length and connection
+//! itself, whatever the file says.
 
 use std::collections::BTreeMap;
 
@@ -11,10 +12,10 @@ use super::forward::write_number;
 use super::reply::{has_body, reason, write_rest, write_status_line, write_undated_rest};
 use crate::limits::{PAGE_BYTES_MAX, PAGE_NAME_BYTES_MAX};
 
-/// Why a file is no page.
+/// Reason for which a file is not a valid page.
 #[derive(thiserror::Error, Copy, Clone, PartialEq, Eq, Debug)]
 pub enum PageError {
-    /// More than `limits::PAGE_BYTES_MAX`.
+    /// The file is longer than `limits::PAGE_BYTES_MAX`.
     #[error("the page is longer than {PAGE_BYTES_MAX} bytes")]
     TooLong,
     /// The first line is wrong.
@@ -27,13 +28,13 @@ pub enum PageError {
         "line {line}: expected a field such as `Content-Type: text/html`, or an empty line before the body"
     )]
     Field {
-        /// Counted from 1.
+        /// Number of the line, from 1.
         line: usize,
     },
     /// The file ends before the body.
     #[error("line {line}: the empty line between fields and body is missing")]
     NoBody {
-        /// Counted from 1.
+        /// Number of the line, from 1.
         line: usize,
     },
 }
@@ -43,7 +44,7 @@ pub enum PageError {
 pub struct Page {
     status: u16,
     reason: Box<[u8]>,
-    /// Field lines with CRLF, those that are ours left out.
+    /// Field lines with CRLF, without those that Mantrid writes itself.
     fields: Box<[u8]>,
     has_retry_after: bool,
     has_date: bool,
@@ -90,20 +91,21 @@ impl Page {
         })
     }
 
-    /// The status it is sent with.
+    /// Returns the status of the page.
     pub fn status(&self) -> u16 {
         self.status
     }
 }
 
-/// The first line without its end, and what follows it.
+/// Returns the first line without its end, and the rest.
 fn split_line(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let end = memchr::memchr(b'\n', bytes)?;
     let line = &bytes[..end];
     Some((line.strip_suffix(b"\r").unwrap_or(line), &bytes[end + 1..]))
 }
 
-/// The version is not looked at beyond its form: ours goes out.
+/// Reads a status line. Of the version only the form is checked, because the page is sent with
+/// HTTP/1.1.
 fn parse_status_line(line: &[u8]) -> Option<(u16, &[u8])> {
     let rest = line.strip_prefix(b"HTTP/1.")?;
     let [b'0' | b'1', b' ', code @ ..] = rest else { return None };
@@ -127,7 +129,7 @@ fn parse_field(line: &[u8]) -> Option<(&[u8], &[u8])> {
     valid.then_some((name, value))
 }
 
-/// Appends a page; `retry_after` (seconds) where the page does not say it itself.
+/// Appends a page, with a Retry-After of `retry_after` seconds if the page has none itself.
 pub fn write_page(page: &Page, retry_after: Option<u32>, to: ReplyTo, out: &mut Vec<u8>) {
     write_status_line(page.status, &page.reason, out);
     write_page_rest(page, retry_after, to, out);
@@ -163,54 +165,55 @@ pub struct Pages {
 }
 
 impl Pages {
-    /// The pages that need no file.
+    /// Returns the pages that need no file.
     pub fn builtin() -> Pages {
         let by_name =
             BUILTIN.iter().map(|builtin| (Box::from(builtin.name), builtin.page())).collect();
         Pages { by_name }
     }
 
-    /// Adds a page or takes the place of one.
+    /// Adds a page, or replaces the page of this name.
     pub fn insert(&mut self, name: &str, page: Page) {
         self.by_name.insert(name.into(), page);
     }
 
-    /// The page under this name.
+    /// Returns the page of this name.
     pub fn get(&self, name: &str) -> Option<&Page> {
         self.by_name.get(name)
     }
 
-    /// The page for a table without a rule.
+    /// Returns the page for a table without rules.
     pub fn no_hosts(&self) -> &Page {
         &self.by_name["no-hosts"]
     }
 
-    /// The page for a host without a rule.
+    /// Returns the page for a host without a rule.
     pub fn unknown(&self) -> &Page {
         &self.by_name["unknown"]
     }
 
-    /// The page for a request that was held too long.
+    /// Returns the page for a request that was held too long.
     pub fn timeout(&self) -> &Page {
         &self.by_name["timeout"]
     }
 
-    /// The page that an operator (or we) made for a status, under its number as name.
+    /// Returns the page for a status, which has its number as name: that of the operator, or a
+    /// built-in one.
     pub fn for_status(&self, code: u16) -> Option<&Page> {
         self.get(std::str::from_utf8(&digits(code)).ok()?)
     }
 
-    /// The page of a rule whose pages have this name, for a status.
+    /// Returns the page for a status, of a rule whose pages have this name.
     pub fn own_for_status(&self, name: &str, code: u16) -> Option<&Page> {
         self.own(name, std::str::from_utf8(&digits(code)).ok()?)
     }
 
-    /// The page of a rule whose pages have this name, for a request that was held too long.
+    /// Returns the page for a request that was held too long, of a rule whose pages have this name.
     pub fn own_timeout(&self, name: &str) -> Option<&Page> {
         self.own(name, "timeout")
     }
 
-    /// The page `NAME.KIND`.
+    /// Returns the page `NAME.KIND`.
     fn own(&self, name: &str, kind: &str) -> Option<&Page> {
         let mut room = [0; PAGE_NAME_BYTES_MAX + ".timeout".len()];
         let whole = [name, ".", kind];
@@ -223,7 +226,7 @@ impl Pages {
     }
 }
 
-/// The three digits of a status.
+/// Returns the three digits of a status.
 fn digits(code: u16) -> [u8; 3] {
     [code / 100 % 10, code / 10 % 10, code % 10].map(|digit| b'0' + digit as u8)
 }

@@ -1,8 +1,8 @@
 //! Properties that hold for every input: proptest runs them in `cargo test`, the fuzzers in
 //! `fuzz/`.
 //!
-//! Each compares the code with something written another way: itself at other splits, `httparse`, a
-//! model that is naive on purpose, or its own output read again.
+//! Each property compares the code with something written in another way: the code itself at other
+//! splits, `httparse`, a model that is naive on purpose, or its own output read again.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -15,8 +15,8 @@ use super::{
 };
 use crate::limits::FIELDS_MAX;
 
-/// A head is measured the same at any split, the parser never disagrees, and what is forwarded
-/// says the same as what came.
+/// Checks that a head is measured the same at any split, that the parser never disagrees, and that
+/// the forwarded head means the same as the one that came.
 pub fn head(bytes: &[u8]) {
     let end = scan(bytes);
     let mut room = field_room();
@@ -60,7 +60,7 @@ fn scan(bytes: &[u8]) -> Result<Option<usize>, Refusal> {
     end
 }
 
-/// One byte at a time, with all lines kept.
+/// Naive scan: takes one byte at a time and keeps all lines.
 fn naive_scan(bytes: &[u8]) -> Result<Option<usize>, Refusal> {
     let mut lines: Vec<Vec<u8>> = vec![vec![]];
     for (at, &byte) in bytes.iter().enumerate() {
@@ -85,7 +85,7 @@ fn naive_scan(bytes: &[u8]) -> Result<Option<usize>, Refusal> {
     Ok(None)
 }
 
-/// The fields of a head, by a split at every CRLF.
+/// Returns the fields of a head, split at every CRLF.
 fn naive_fields(head: &[u8]) -> Vec<(&[u8], &[u8])> {
     let text = head.strip_prefix(b"\r\n").unwrap_or(head);
     text.split(|&b| b == b'\n')
@@ -96,7 +96,7 @@ fn naive_fields(head: &[u8]) -> Vec<(&[u8], &[u8])> {
         .collect()
 }
 
-/// The fields that nothing may touch, in order and with their white space.
+/// Returns the fields that must not be changed, in order and with their white space.
 fn plain_fields(head: &[u8]) -> Vec<(&[u8], &[u8])> {
     let fields = naive_fields(head);
     let mut options: Vec<Vec<u8>> = vec![];
@@ -118,7 +118,7 @@ fn count(head: &[u8], wanted: &[u8]) -> usize {
     naive_fields(head).iter().filter(|(name, _)| name.eq_ignore_ascii_case(wanted)).count()
 }
 
-/// Most fields that we add to one head: Host, where it was read from the target, two forwarding
+/// Most fields that are added to one head: Host, if it was read from the target, two forwarding
 /// fields, TE and Connection.
 const FIELDS_ADDED_MAX: usize = 5;
 
@@ -129,7 +129,8 @@ fn request(bytes: &[u8]) {
     let Ok(head) = parse_request(bytes, &mut room) else { return };
     assert!(head.host.is_some() || head.version == Version::Http10);
     if head.host.is_none() || naive_fields(bytes).len() + FIELDS_ADDED_MAX > FIELDS_MAX {
-        // Goes to no backend, or to one that takes a few fields more than we do.
+        // The request is not forwarded, because it has no host; or its forwarded head may have more
+        // fields than Mantrid's own parser accepts.
         return;
     }
     for trusted in [false, true] {
@@ -218,7 +219,7 @@ pub fn response_head(bytes: &[u8]) {
     let Ok(Some(length)) = scan(bytes) else { return };
     let bytes = &bytes[..length];
     if naive_fields(bytes).len() + FIELDS_ADDED_MAX > FIELDS_MAX {
-        // Goes to a client that takes a few fields more than we do.
+        // The forwarded head may have more fields than Mantrid's own parser accepts.
         return;
     }
     for to in [Method::Get, Method::Head] {
@@ -273,8 +274,8 @@ pub fn response_head(bytes: &[u8]) {
     }
 }
 
-/// A chunked body ends at the same byte at any split, where a naive model says; its data is what
-/// the model finds, and what goes on is what the model passes.
+/// Checks that a chunked body ends at the same byte at any split, which is the byte where a naive
+/// model ends it, and that its data and the forwarded bytes are those of the model.
 pub fn chunked(bytes: &[u8]) {
     let named = Named::of(&[b"X-Named", b"x-other"]);
     for rules in [
@@ -311,7 +312,8 @@ fn chunked_by(bytes: &[u8], rules: TrailerRules) {
         let mut split_data = Vec::new();
         let mut result = Ok(0);
         for piece in bytes.chunks(step) {
-            // What is consumed without an error is a body that is not complete, up to the end.
+            // If the input ended without an error, the body is incomplete and all bytes were
+            // consumed.
             assert!(!split.is_done());
             let consumed = split.decode(piece, &mut split_data);
             result = consumed.map(|count| result.unwrap_or(0) + count);
@@ -327,8 +329,8 @@ fn chunked_by(bytes: &[u8], rules: TrailerRules) {
     skipping(bytes, rules, decoded);
 }
 
-/// Checks that the same bytes go on at any split; of an incomplete body they are a prefix of what
-/// came, and nothing of its trailer section.
+/// Checks that the same bytes are forwarded at any split. Of an incomplete body they are a prefix
+/// of what came, without any of its trailer section.
 fn passing(bytes: &[u8], step: usize, rules: TrailerRules, whole: Option<&Vec<u8>>) {
     let mut body = Chunked::new(rules);
     let mut passed = Vec::new();
@@ -350,7 +352,7 @@ fn passing(bytes: &[u8], step: usize, rules: TrailerRules, whole: Option<&Vec<u8
     }
 }
 
-/// Data that passes by another way is accounted for.
+/// Checks that data which is forwarded without the checker is accounted for.
 fn skipping(bytes: &[u8], rules: TrailerRules, expected: Result<usize, Refusal>) {
     let mut body = Chunked::new(rules);
     let mut at = 0;
@@ -371,14 +373,14 @@ fn skipping(bytes: &[u8], rules: TrailerRules, expected: Result<usize, Refusal>)
 
 #[derive(Debug)]
 enum Naive {
-    /// How long it is, its data, and what goes on of it.
+    /// Length of the body, its data, and the bytes that are forwarded.
     Complete(usize, Vec<u8>, Vec<u8>),
     More,
     Wrong(Refusal),
 }
 
-/// Line by line over the whole input. It can refuse only what the checker refuses by then, so a
-/// line that is not complete is tried with every way to complete it left open.
+/// Naive model: goes over the whole input line by line. It must not refuse input earlier than the
+/// checker does, so an incomplete line is accepted if there is any way to complete it.
 fn naive_chunked(bytes: &[u8], rules: &TrailerRules) -> Naive {
     let mut at = 0;
     let mut data = Vec::new();
@@ -431,8 +433,8 @@ fn naive_chunked(bytes: &[u8], rules: &TrailerRules) -> Naive {
     }
 }
 
-/// The bytes up to the first CRLF, and where what follows it begins; all bytes (but a CR at the
-/// end, which may be half of one) if there is none.
+/// Returns the bytes up to the first CRLF, and the position behind it. Without a CRLF, returns all
+/// bytes except a CR at the end, which may be the first half of a CRLF.
 fn naive_line(bytes: &[u8]) -> (&[u8], Option<usize>) {
     match bytes.windows(2).position(|pair| pair == b"\r\n") {
         Some(end) => (&bytes[..end], Some(end + 2)),
@@ -445,8 +447,8 @@ fn naive_size(line: &[u8], whole: bool) -> Result<u64, ()> {
     if line.len() + 2 * usize::from(whole) > limit {
         return Err(());
     }
-    // A CR at the end of an incomplete line ends it or is wrong; here it only must not be too
-    // early.
+    // A CR at the end of an incomplete line either ends the line or is an error. Here it is only
+    // checked that it does not come too early.
     let (line, ended) = match line.strip_suffix(b"\r") {
         Some(line) if !whole => (line, true),
         _ => (line, whole),
@@ -465,7 +467,7 @@ fn naive_size(line: &[u8], whole: bool) -> Result<u64, ()> {
     naive_extensions(&line[digits..], ended).map(|()| size)
 }
 
-/// `*( BWS ";" BWS name [ BWS "=" BWS ( token / quoted ) ] )` by recursion on what is left.
+/// `*( BWS ";" BWS name [ BWS "=" BWS ( token / quoted ) ] )` by recursion on the rest.
 fn naive_extensions(rest: &[u8], ended: bool) -> Result<(), ()> {
     let is_space = |b: &&u8| matches!(**b, b' ' | b'\t');
     let skip_space = |rest: &[u8]| rest[rest.iter().take_while(is_space).count()..].to_vec();
@@ -510,7 +512,7 @@ fn naive_extensions(rest: &[u8], ended: bool) -> Result<(), ()> {
     }
 }
 
-/// Whether the line of a trailer goes on.
+/// Whether the line of a trailer is forwarded.
 fn naive_trailer(line: &[u8], whole: bool, rules: &TrailerRules) -> Result<bool, ()> {
     let (line, ended) = match line.strip_suffix(b"\r") {
         Some(line) if !whole => (line, true),
@@ -532,8 +534,8 @@ fn naive_trailer(line: &[u8], whole: bool, rules: &TrailerRules) -> Result<bool,
     if valid { Ok(verdict == Verdict::Passes) } else { Err(()) }
 }
 
-/// Must fail: it claims that no request is ever accepted. A fuzzer that does not find the
-/// counterexample within moments does not test anything.
+/// Claims that no request is ever accepted, which is wrong, so it must fail. A fuzzer that does not
+/// find a counterexample within moments does not test anything.
 pub fn canary(bytes: &[u8]) {
     if let Ok(Some(length)) = HeadScan::default().advance(bytes) {
         let mut room = field_room();
@@ -543,9 +545,9 @@ pub fn canary(bytes: &[u8]) {
     }
 }
 
-/// The client in the lines of a field is the rightmost address that is not trusted, as far as the
-/// proxies behind it can be: nothing that a client writes in front of that changes it. Trusted are
-/// the addresses with an even number at the end.
+/// Checks that the client in the lines of a field is the rightmost address that is not trusted, and
+/// that nothing that a client writes before it changes that. Here the addresses that end with an
+/// even number are trusted.
 pub fn client_field(bytes: &[u8]) {
     let is_trusted = |address: IpAddr| match address {
         IpAddr::V4(address) => address.to_bits() % 2 == 0,

@@ -1,10 +1,10 @@
-//! Why a message is refused: one table from which status, slug, sentence, log, metric and test
-//! come.
+//! Reasons for which a message is refused: one table, from which status, slug, sentence, log,
+//! metric and test are made.
 
-/// Writes the enum and its three look-ups from one list, so that they can't drift apart.
+/// Writes the enum and its three look-up functions from one list, so that they always agree.
 macro_rules! refusals {
     ($($(#[$doc:meta])* $name:ident, $status:literal, $slug:literal, $sentence:literal;)*) => {
-        /// Why a message is refused before (or, for a body, while) it is forwarded.
+        /// Reason for which a message is refused before (or, for a body, while) it is forwarded.
         #[derive(Copy, Clone, PartialEq, Eq, Debug, Hash)]
         pub enum Refusal { $($(#[$doc])* $name,)* }
 
@@ -17,7 +17,7 @@ macro_rules! refusals {
                 match self { $(Refusal::$name => $status),* }
             }
 
-            /// The word for it in logs, metrics and tests.
+            /// Name of the reason in logs, metrics and tests.
             pub fn slug(self) -> &'static str {
                 match self { $(Refusal::$name => $slug),* }
             }
@@ -33,44 +33,46 @@ macro_rules! refusals {
 refusals! {
     /// A CR that no LF follows (RFC 9112 §2.2).
     BareCr, 400, "bare_cr", "The head holds a CR that is not followed by LF.";
-    /// An LF without its CR. RFC 9112 §2.2 allows leniency here, we are strict.
+    /// An LF without its CR. RFC 9112 §2.2 allows a recipient to accept it; Mantrid does not.
     BareLf, 400, "bare_lf", "The head holds an LF without a CR before it.";
     /// A NUL byte (RFC 9110 §5.5).
     Nul, 400, "nul", "The head holds a NUL byte.";
-    /// RFC 9112 §2.2 asks us to skip at least one empty line; one is what old clients send.
+    /// More than one empty line before the head. RFC 9112 §2.2 asks to skip at least one, which old
+    /// clients send.
     EmptyLines, 400, "empty_lines", "There is more than one empty line before the head.";
     /// A continuation line (RFC 9112 §5.2).
     FoldedLine, 400, "folded_line", "A field line starts with white space.";
-    /// RFC 9112 §5.1: a server must refuse this.
+    /// White space between a field name and its colon. RFC 9112 §5.1: a server must refuse this.
     SpaceBeforeColon, 400, "space_before_colon",
         "There is white space between a field name and its colon.";
     /// A request line that is not `method SP target SP version`.
     BadRequestLine, 400, "bad_request_line",
         "The request line is not a method, a target and a version.";
-    /// A version that is well formed but not ours (RFC 9110 §15.6.6).
+    /// A version that is well formed, but neither HTTP/1.0 nor HTTP/1.1 (RFC 9110 §15.6.6).
     BadVersion, 505, "bad_version", "Only HTTP/1.0 and HTTP/1.1 are spoken here.";
     /// A field line that is not `name: value`.
     BadField, 400, "bad_field", "A field line is not a name, a colon and a value.";
-    /// RFC 9112 §3.2: more than one Host, even the same twice.
+    /// More than one Host, even with the same value (RFC 9112 §3.2).
     TwoHosts, 400, "two_hosts", "There is more than one Host field.";
-    /// RFC 9112 §3.2.
+    /// No Host in HTTP/1.1 (RFC 9112 §3.2).
     NoHost, 400, "no_host", "An HTTP/1.1 request needs a Host field.";
-    /// A host that is no name and no address, or a port that is no number.
+    /// A host that is neither a name nor an address, or a port that is not a number.
     BadHost, 400, "bad_host", "The host is not a valid name or address.";
-    /// RFC 9112 §6.1 lets a server mend this by dropping the length, we are strict.
+    /// Both Content-Length and Transfer-Encoding. RFC 9112 §6.1 allows a server to drop the length;
+    /// Mantrid refuses the message.
     BothLengths, 400, "both_lengths", "There are both Content-Length and Transfer-Encoding.";
     /// A length that is not decimal digits, or has more than 63 bits.
     BadLength, 400, "bad_length", "Content-Length is not a valid number.";
-    /// More than one Content-Length. RFC 9112 §6.3 lets identical ones be merged, we are strict:
-    /// the next reader might take the first, the last, or the list.
+    /// More than one Content-Length. RFC 9112 §6.3 allows a recipient to merge identical ones;
+    /// Mantrid refuses them, because the next recipient might use the first, the last, or the list.
     DifferingLengths, 400, "differing_lengths", "There is more than one Content-Length.";
     /// Anything but exactly `chunked`, once.
     BadTransferCoding, 400, "bad_transfer_coding", "Transfer-Encoding is not exactly chunked.";
-    /// RFC 9112 §6.1: its framing must be taken as faulty.
+    /// Transfer-Encoding in HTTP/1.0. RFC 9112 §6.1: the framing must be treated as faulty.
     TransferCodingIn10, 400, "transfer_coding_in_1_0", "HTTP/1.0 has no Transfer-Encoding.";
-    /// More options in `Connection` than anyone has a use for.
+    /// More options in `Connection` than any real message has.
     TooManyOptions, 400, "too_many_options", "The Connection field has too many options.";
-    /// We are no forward proxy.
+    /// The method CONNECT: Mantrid is not a forward proxy.
     Connect, 405, "connect", "CONNECT is not offered here.";
     /// The head is longer than `max_head`.
     HeadTooLarge, 431, "head_too_large", "The head is too large.";
@@ -80,11 +82,12 @@ refusals! {
     TargetTooLong, 414, "target_too_long", "The request line is too long.";
     /// An expectation other than `100-continue` (RFC 9110 §10.1.1).
     BadExpectation, 417, "bad_expectation", "Only the expectation 100-continue can be met.";
-    /// A target that is in none of the four forms of RFC 9112 §3.2, or not for this method.
+    /// A target that has none of the four forms of RFC 9112 §3.2, or a form that this method does
+    /// not allow.
     BadTarget, 400, "bad_target", "The request target is not valid.";
-    /// A chunk that is not by the grammar of RFC 9112 §7.1.
+    /// A chunk that does not follow the grammar of RFC 9112 §7.1.
     BadChunk, 400, "bad_chunk", "The chunked body is malformed.";
-    /// A trailer section that is malformed, too long, or holds what only a head may hold.
+    /// A trailer section that is malformed, is too long, or has a field that only a head may have.
     BadTrailer, 400, "bad_trailer", "The trailer section is not valid.";
     /// The head did not arrive within `timeout_http_request`.
     HeadTimeout, 408, "head_timeout", "The request did not arrive in time.";
@@ -94,19 +97,21 @@ refusals! {
     BodyTooLarge, 413, "body_too_large", "The request body is too large for this host.";
 }
 
-/// Why a response can't be passed on; the client gets a 502 and the backend connection is closed.
+/// Reason for which a response can't be forwarded. The client gets a 502, and the backend
+/// connection is closed.
 #[derive(Copy, Clone, PartialEq, Eq, Debug, Hash)]
 pub enum BadResponse {
-    /// Malformed or ambiguous in a way that a request can be, too.
+    /// The response is malformed or ambiguous in a way that a request can be, too.
     Message(Refusal),
-    /// A line that is not `version SP status [SP reason]`, or a version that is not ours.
+    /// A status line that is not `version SP status [SP reason]`, or has a version that Mantrid
+    /// does not speak.
     StatusLine,
     /// A 101 that does not say what to switch to (RFC 9110 §15.2.2).
     Switch,
 }
 
 impl BadResponse {
-    /// The word for it in logs, metrics and tests.
+    /// Name of the reason in logs, metrics and tests.
     pub fn slug(self) -> &'static str {
         match self {
             BadResponse::Message(refusal) => refusal.slug(),

@@ -1,24 +1,24 @@
-//! Answers of our own: refusals, redirects, empty and plain ones.
+//! Replies of Mantrid itself: refusals, redirects, empty replies and plain text.
 //!
-//! Each has a length, says what becomes of the connection, and leaves its body out for HEAD.
+//! Each reply has a length, says whether the connection closes, and has no body for HEAD.
 
 use super::forward::write_number;
 use super::{HttpDate, Refusal, Scheme, Version};
 
-/// Circumstances of a reply: the client's version, and whether the connection goes on.
+/// Circumstances of a reply: the client's version, and whether the connection stays open.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct ReplyTo {
     /// Version that the client speaks.
     pub version: Version,
-    /// The request was a HEAD: no body.
+    /// Whether the request was a HEAD, so that the reply has no body.
     pub head_only: bool,
-    /// We close the connection afterwards.
+    /// Whether the connection closes after the reply.
     pub close: bool,
     /// Date of the reply.
     pub date: HttpDate,
 }
 
-/// The reason phrase for a status code (RFC 9110 §15 and the registry).
+/// Returns the reason phrase for a status code (RFC 9110 §15 and the registry).
 pub fn reason(code: u16) -> &'static str {
     match code {
         200 => "OK",
@@ -87,7 +87,7 @@ pub(super) fn has_body(code: u16) -> bool {
     !matches!(code, 204 | 304)
 }
 
-/// A final status: an interim one would leave the client waiting, so it becomes a 500.
+/// Returns a final status. An interim one would leave the client waiting, so it becomes a 500.
 fn final_code(code: u16) -> u16 {
     if (200..=999).contains(&code) { code } else { 500 }
 }
@@ -100,7 +100,7 @@ pub(super) fn write_status_line(code: u16, reason: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// The date, the framing and connection fields, the empty line, and the body where one goes out.
+/// Writes the date, the framing and connection fields, the empty line, and the body if one is sent.
 pub(super) fn write_rest(code: u16, body: &[u8], to: ReplyTo, out: &mut Vec<u8>) {
     to.date.write(out);
     write_undated_rest(code, body, to, out);
@@ -124,14 +124,14 @@ pub(super) fn write_undated_rest(code: u16, body: &[u8], to: ReplyTo, out: &mut 
     }
 }
 
-/// Refuses a request whose head can't be trusted; the connection closes after it.
+/// Writes the reply to a request whose head is refused. The connection closes after it.
 ///
-/// A body goes with it even if the request was a HEAD, since of a refused head nothing is known;
-/// as the connection closes, nothing can be taken for it.
+/// The reply has a body even if the request was a HEAD, because nothing is known about a refused
+/// head. As the connection closes, the client can't take the body for another response.
 pub fn write_refusal(refusal: Refusal, date: HttpDate, out: &mut Vec<u8>) {
     let to = ReplyTo { version: Version::Http11, head_only: false, close: true, date };
     let code = refusal.status();
-    // RFC 9110 §15.5.6: a 405 names what would be allowed.
+    // RFC 9110 §15.5.6: a 405 names the methods that are allowed.
     let allow: &[u8] = match code {
         405 => b"Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE\r\n",
         _ => b"",
@@ -139,14 +139,14 @@ pub fn write_refusal(refusal: Refusal, date: HttpDate, out: &mut Vec<u8>) {
     write_text(code, allow, refusal.sentence(), to, out);
 }
 
-/// A status line and nothing else.
+/// Writes an empty reply with this status.
 pub fn write_empty(code: u16, to: ReplyTo, out: &mut Vec<u8>) {
     let code = final_code(code);
     write_status_line(code, reason(code).as_bytes(), out);
     write_rest(code, b"", to, out);
 }
 
-/// A short plain text that says what the status says.
+/// Writes a reply with a short plain text for the status.
 pub fn write_status(code: u16, to: ReplyTo, out: &mut Vec<u8>) {
     let code = final_code(code);
     if !has_body(code) {
@@ -160,7 +160,7 @@ pub fn write_too_many(to: ReplyTo, out: &mut Vec<u8>) {
     write_text(429, b"Retry-After: 1\r\n", sentence(429), to, out);
 }
 
-/// Sentence that says what went wrong, for the statuses that the proxy itself gives.
+/// Returns the sentence that says what went wrong, for the statuses that Mantrid itself sends.
 fn sentence(code: u16) -> &'static str {
     match code {
         403 => "This host does not serve clients at your address.",
@@ -197,8 +197,8 @@ fn write_text_body(code: u16, sentence: &str, out: &mut Vec<u8>) {
     }
 }
 
-/// Puts framing and connection fields before the body that was written at `start`: that way its
-/// length needs no second place that knows it.
+/// Inserts framing and connection fields before the body that was written at `start`. So the length
+/// of the body is known and need not be computed separately.
 fn insert_rest(start: usize, code: u16, to: ReplyTo, out: &mut Vec<u8>) {
     let body_len = out.len() - start;
     let mut body = [0; 256];
@@ -209,8 +209,8 @@ fn insert_rest(start: usize, code: u16, to: ReplyTo, out: &mut Vec<u8>) {
     write_rest(code, &body[..body_len], to, out);
 }
 
-/// Sends the client elsewhere: `base` and `path` joined by exactly one `/`, `scheme` in front
-/// where `base` names none. `path` is `RequestHead::path_and_query`.
+/// Writes a redirect to `base` and `path`, joined by exactly one `/`, with `scheme` in front if
+/// `base` has none. `path` is `RequestHead::path_and_query`.
 pub fn write_redirect(
     base: &str,
     code: u16,
@@ -230,18 +230,19 @@ pub fn write_redirect(
         });
         base = base.trim_start_matches('/');
     }
-    // The rule was checked when it was set; a line break must not pass even if it was not.
+    // The rule was checked when it was set, but a line break must never get into the head, so this
+    // is checked again.
     out.extend(base.trim_end_matches('/').bytes().filter(|&byte| byte > b' ' && byte != 0x7f));
     out.push(b'/');
-    // All leading slashes go: `//evil.example` would name another host in some readers' eyes.
+    // All leading slashes are removed: some clients would read `//evil.example` as another host.
     let skipped = path.iter().take_while(|&&byte| byte == b'/').count();
     out.extend_from_slice(&path[skipped..]);
     out.extend_from_slice(b"\r\n");
     write_rest(code, b"", to, out);
 }
 
-/// The status of an answer that one of these functions wrote, or [`write_response`]; 0 of anything
-/// else.
+/// Returns the status of a head that one of these functions, or [`write_response`], wrote; 0 for
+/// anything else.
 ///
 /// [`write_response`]: super::write_response
 pub fn status_of(answer: &[u8]) -> u16 {
@@ -265,7 +266,7 @@ mod tests {
     }
 
     fn written(write: impl FnOnce(&mut Vec<u8>)) -> String {
-        // What is in the buffer already stays.
+        // Bytes that are already in the buffer stay.
         let mut out = b"before ".to_vec();
         write(&mut out);
         String::from_utf8(out).unwrap().strip_prefix("before ").unwrap().to_owned()

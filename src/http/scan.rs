@@ -1,28 +1,28 @@
-//! The end of a head: the only definition of it.
+//! Finds the end of a head. This is the only definition of where a head ends.
 //!
-//! Two definitions that differ by one byte stall a connection or split a message in two, so the
-//! parser is given exactly what this scan measured and is checked never to disagree. The scan is
-//! also where bare CR, bare LF and NUL are refused, which `httparse` lets pass.
+//! With two definitions that differ by one byte, a connection could stall or a message be split in
+//! two. So the parser gets exactly the bytes that this scan measured, and tests check that it never
+//! disagrees. The scan also refuses bare CR, bare LF and NUL, which `httparse` accepts.
 
 use super::Refusal;
 
 /// A resumable scan for the end of a head.
 ///
-/// It remembers how far it came, so a head that trickles in byte by byte costs linear time in all.
+/// It remembers its position, so a head that arrives byte by byte costs linear time in total.
 #[derive(Default, Clone, Copy, Debug)]
 pub struct HeadScan {
-    /// Bytes that need no second look; a CR whose LF has not come is not among them.
+    /// Bytes that need not be scanned again. A CR whose LF has not come yet is not counted.
     seen: usize,
     /// Start of the line being scanned.
     line: usize,
-    /// The start-line is complete.
+    /// Whether the start-line is complete.
     started: bool,
 }
 
 impl HeadScan {
-    /// Looks at what came since the last call: `bytes` is everything so far, with the same start
-    /// each time. Returns the length of the head with its final empty line (and one empty line in
-    /// front, which RFC 9112 §2.2 wants skipped), or `None` if more bytes are needed.
+    /// Scans the bytes that came since the last call. `bytes` has everything so far, with the same
+    /// start at each call. Returns the length of the head with its final empty line (and one empty
+    /// line in front, which RFC 9112 §2.2 asks to skip), or `None` if more bytes are needed.
     pub fn advance(&mut self, bytes: &[u8]) -> Result<Option<usize>, Refusal> {
         while let Some(found) = memchr::memchr3(b'\r', b'\n', 0, &bytes[self.seen..]) {
             let at = self.seen + found;
@@ -54,7 +54,7 @@ impl HeadScan {
         Ok(None)
     }
 
-    /// Refusal for a head that reaches the limit before its end.
+    /// Returns the refusal for a head that reaches the limit before its end.
     pub fn too_large(&self) -> Refusal {
         if self.started { Refusal::HeadTooLarge } else { Refusal::TargetTooLong }
     }

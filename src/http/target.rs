@@ -23,9 +23,11 @@ pub enum Target<'b> {
     Asterisk,
 }
 
-/// Control bytes and spaces can't be here any more: the request line is split at them.
+/// Parses a target. Control bytes and spaces can't occur in it, because the request line was split
+/// at these.
 pub(super) fn parse_target(method: Method, bytes: &[u8]) -> Result<Target<'_>, Refusal> {
-    // A fragment is for the client alone; backends disagree on where the path ends then.
+    // A fragment is meant for the client only, and backends disagree about where the path ends if
+    // there is one.
     if memchr::memchr(b'#', bytes).is_some() {
         return Err(Refusal::BadTarget);
     }
@@ -44,7 +46,7 @@ pub(super) fn parse_target(method: Method, bytes: &[u8]) -> Result<Target<'_>, R
     };
     let end = memchr::memchr2(b'/', b'?', rest).unwrap_or(rest.len());
     let (authority, path) = rest.split_at(end);
-    // RFC 9110 §4.2.4: user information is an error here, as often as not meant to mislead.
+    // RFC 9110 §4.2.4: user information is an error here. It is often meant to mislead.
     if memchr::memchr(b'@', authority).is_some() {
         return Err(Refusal::BadTarget);
     }
@@ -59,9 +61,9 @@ fn strip_prefix_any_case<'b>(bytes: &'b [u8], prefix: &[u8]) -> Option<&'b [u8]>
 
 /// Accepts a name, an IPv4 address or a bracketed IPv6 address, with an optional port.
 ///
-/// Names are letters, digits, `-`, `_` and dots between labels that are not empty (one more dot
-/// at the end is allowed): no rule can have any other name. RFC 3986 §3.2.2 would also let `%41`,
-/// `,` and the like pass; a list of hosts or an encoded one is exactly what readers disagree on.
+/// Names have letters, digits, `-`, `_`, and dots between labels that are not empty; one more dot
+/// at the end is allowed. No rule can have any other name. RFC 3986 §3.2.2 would also allow `%41`,
+/// `,` and others, but backends disagree about lists of hosts and encoded hosts.
 pub(super) fn check_host(value: &[u8]) -> Result<(), Refusal> {
     let mut label_is_empty = true;
     let mut after_dot = false;
@@ -94,7 +96,7 @@ pub(super) fn check_host(value: &[u8]) -> Result<(), Refusal> {
     }
 }
 
-/// The length of `[address]` at the start of `value`.
+/// Returns the length of `[address]` at the start of `value`.
 fn check_ipv6(value: &[u8]) -> Option<usize> {
     let end = memchr::memchr(b']', value)?;
     let address = std::str::from_utf8(&value[1..end]).ok()?;
@@ -102,7 +104,8 @@ fn check_ipv6(value: &[u8]) -> Option<usize> {
     Some(end + 1)
 }
 
-/// `port = *DIGIT` (RFC 3986 §3.2.3): may be empty, but not more than a port can be.
+/// Whether this is a port, `*DIGIT` (RFC 3986 §3.2.3). It may be empty, but not larger than the
+/// largest port.
 fn is_port(digits: &[u8]) -> bool {
     let mut number = 0u32;
     for &digit in digits {

@@ -1,5 +1,5 @@
-//! The heads and bodies of `tests/data`, each named by the slug of what becomes of it, and the
-//! properties over those and over generated ones.
+//! Tests of the heads and bodies in `tests/data`, each named by the slug of the expected result,
+//! and of the properties, over these and over generated input.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -10,7 +10,8 @@ use proptest::sample::select;
 use super::properties;
 use super::*;
 
-/// Every file of a folder below `tests/data`: the slug (the name up to `-` or `.`) and its bytes.
+/// Returns every file of a folder below `tests/data`: its name, the slug (the name up to `-` or
+/// `.`), and its bytes.
 fn samples(folder: &str) -> Vec<(String, String, Vec<u8>)> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(folder);
     let mut samples = Vec::new();
@@ -49,7 +50,7 @@ fn sample_requests() {
         properties::head(&bytes);
         seen.insert(slug);
     }
-    // A refusal that no head can cause is one of time, size or body.
+    // Refusals that no head can cause are about time, size or body.
     let other = [
         "head_too_large",
         "target_too_long",
@@ -113,7 +114,7 @@ fn refusals_are_named_once() {
     }
 }
 
-/// Start-lines and fields as they come and as they should not.
+/// Start-lines and fields, valid and invalid.
 const REQUEST_LINES: &[&str] = &[
     "GET / HTTP/1.1",
     "GET / HTTP/1.1",
@@ -182,7 +183,7 @@ const FIELDS: &[&str] = &[
     "no colon",
 ];
 
-/// A head out of such lines, now and then with a byte changed.
+/// Makes a head from such lines, sometimes with a byte changed.
 fn generated(lines: &'static [&'static str]) -> impl Strategy<Value = Vec<u8>> {
     let fields = proptest::collection::vec(select(FIELDS), 0..9);
     let change = proptest::option::weighted(0.2, (any::<prop::sample::Index>(), any::<u8>()));

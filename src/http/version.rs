@@ -1,10 +1,10 @@
-//! The version that a peer speaks.
+//! Versions of HTTP that a peer may speak.
 
-/// A version of HTTP that is spoken here.
+/// A version of HTTP that Mantrid supports.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Version {
-    /// One request a connection, unless both sides say keep-alive.
+    /// HTTP/1.0: one request for each connection, unless both sides send keep-alive.
     Http10,
-    /// Our own.
+    /// HTTP/1.1, which Mantrid itself speaks.
     Http11,
 }

@@ -1,5 +1,5 @@
-//! The name of this proxy in `Via` (RFC 9110 §7.6.3): written into what passes, and looked for in
-//! requests, which have been here before where it is found.
+//! The name of this proxy in `Via` (RFC 9110 §7.6.3). It is written into forwarded heads. A request
+//! that already has it has passed through this proxy before.
 
 use super::Version;
 use super::field::trim;
@@ -13,10 +13,11 @@ pub struct Via {
 }
 
 impl Via {
-    /// Nothing is written, nothing is looked for.
+    /// No name: nothing is written, and nothing is looked for.
     pub const NONE: Via = Via { bytes: [0; VIA_BYTES_MAX], len: 0 };
 
-    /// A pseudonym, or a host with or without a port; `None` where it is too long or empty.
+    /// Makes the name from a pseudonym, or from a host with or without a port; `None` if it is too
+    /// long or empty.
     pub fn new(name: &str) -> Option<Via> {
         let mut via = Via::NONE;
         via.bytes.get_mut(..name.len())?.copy_from_slice(name.as_bytes());
@@ -24,7 +25,7 @@ impl Via {
         (!name.is_empty()).then_some(via)
     }
 
-    /// Whether there is one.
+    /// Whether there is a name.
     pub fn is_set(&self) -> bool {
         0 < self.len
     }
@@ -52,7 +53,7 @@ impl Via {
         false
     }
 
-    /// Appends the field line that says that a message of this version was received here.
+    /// Appends the Via line, which says that this proxy received a message of this version.
     pub(super) fn write(&self, received: Version, out: &mut Vec<u8>) {
         if !self.is_set() {
             return;
@@ -66,8 +67,8 @@ impl Via {
     }
 }
 
-/// The first member of a list without its comment, and what follows it. Commas in a comment
-/// (RFC 9110 §5.6.5), which may be nested, divide nothing.
+/// Returns the first member of a list without its comment, and the rest. Commas in a comment (RFC
+/// 9110 §5.6.5), which may be nested, do not separate members.
 fn split_member(list: &[u8]) -> (&[u8], &[u8]) {
     let (mut depth, mut quoted, mut end) = (0u32, false, None);
     for (at, &byte) in list.iter().enumerate() {

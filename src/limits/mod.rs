@@ -1,5 +1,5 @@
-//! Every bound of the program, in one file for each owner: the folder that keeps the bound.
-//! `shares` has the sums, which name their terms.
+//! Every bound of the program. Each file has the bounds of one owner, the folder of `src` that
+//! enforces them. `shares` has the sums of bounds.
 
 mod address;
 mod config;

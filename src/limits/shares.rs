@@ -1,4 +1,4 @@
-//! Sums over the bounds of several owners: descriptors and memory, shared out over the shards.
+//! Sums over the bounds of several owners: descriptors and memory, divided among the shards.
 
 use super::control::{
     MANAGEMENT_BODIES_BYTES_MAX, MANAGEMENT_CONNECTIONS_MAX, PROBES_AT_ONCE_MAX,
@@ -14,20 +14,20 @@ use super::shard::{CONNECTIONS_PER_SHARD_MAX, JOIN_BYTES_MAX, RESPONSE_HEAD_BYTE
 
 /// Descriptors for the control shard: state, logs, management, lookups.
 const DESCRIPTORS_OF_CONTROL: u64 = 64;
-/// Descriptors for a shard itself: rings, wake-ups, listeners, the spare one.
+/// Descriptors for a shard itself: rings, wake-ups, listeners, and a spare descriptor.
 const DESCRIPTORS_OF_SHARD: u64 = 32;
 
 /// Descriptors that one shard may open.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct DescriptorShare {
-    /// Client connections, and as many to backends.
+    /// Client connections. There may be as many connections to backends.
     pub connections: usize,
     /// Pipes for bulk transfers.
     pub pipes: usize,
 }
 
-/// Shares descriptors out: of what control and the shard itself leave, two fifths for clients, as
-/// much for backends, and the rest for pipes of two descriptors each.
+/// Divides the descriptors. From those that control and the shard itself leave, two fifths are for
+/// clients, two fifths for backends, and the rest for pipes, which take two each.
 pub fn descriptors_per_shard(descriptors: u64, shards: usize) -> DescriptorShare {
     let shards = shards.max(1) as u64;
     let management = management_connections(descriptors) as u64;
@@ -39,47 +39,47 @@ pub fn descriptors_per_shard(descriptors: u64, shards: usize) -> DescriptorShare
     DescriptorShare { connections, pipes: share(10).min(PIPES_MAX) }
 }
 
-/// Descriptors that give each shard so many client connections: the inverse of
-/// [`descriptors_per_shard`].
+/// Returns the descriptors that are needed for this many client connections on each shard: the
+/// inverse of [`descriptors_per_shard`].
 pub fn descriptors_needed(connections_per_shard: usize, shards: usize) -> u64 {
     let per_shard = (connections_per_shard as u64).saturating_mul(5).div_ceil(2);
-    // Two fifths are clients': rounded up to whole fifths.
+    // Two fifths are for clients. Rounded up to whole fifths.
     let per_shard = per_shard.next_multiple_of(5).saturating_add(DESCRIPTORS_OF_SHARD);
     let control = DESCRIPTORS_OF_CONTROL + MANAGEMENT_CONNECTIONS_MAX + PROBES_AT_ONCE_MAX;
     per_shard.saturating_mul(shards.max(1) as u64).saturating_add(control)
 }
 
-/// Memory for each client connection that is idle: its task, its slot, its timers; measured.
+/// Memory of an idle client connection, measured: its task, its slot, its timers.
 const CONNECTION_BYTES: u64 = 2 * 1024;
 
-/// Memory of a client's connection and its backend's at their worst, besides `max_head`.
+/// Most memory of a client's connection and its backend's, besides `max_head`.
 const CONNECTION_BYTES_MAX: u64 = {
     let both_connections = 2 * CONNECTION_BYTES;
     let response_head = 2 * RESPONSE_HEAD_BYTES_MAX as u64;
     let joined_body = JOIN_BYTES_MAX as u64;
     let trailers_of_both_bodies = 2 * TRAILER_BYTES_MAX as u64;
-    // Of its own, where the ring has none left.
+    // These are allocated if the ring has none left.
     let receive_buffers = 2 * RECV_BUFFER_BYTES as u64;
     both_connections + response_head + joined_body + trailers_of_both_bodies + receive_buffers
 };
 
-/// Buffers that the ring of each shard receives into.
+/// Memory of the buffers into which the ring of each shard receives.
 const RING_BUFFERS_BYTES: u64 = {
     let heads_and_small_bodies = RECV_BUFFERS as u64 * RECV_BUFFER_BYTES as u64;
     let bulk_bodies = BULK_BUFFERS as u64 * BULK_BUFFER_BYTES as u64;
     heads_and_small_bodies + bulk_bodies
 };
 
-/// Buffers of a shard at their worst.
+/// Most memory of the buffers of a shard.
 const SHARD_BYTES_MAX: u64 = {
     let kept_for_the_next_request = OUT_BUFFERS_KEPT as u64 * OUT_BUFFER_KEPT_BYTES as u64;
-    // One is written while the other is taken away.
+    // One page is written while the other is taken away.
     let access_log_pages = 2 * LOG_PAGE_BYTES_MAX as u64;
     RING_BUFFERS_BYTES + kept_for_the_next_request + access_log_pages
 };
 
-/// User memory beside the table: with all client connections idle, and with each at its worst at
-/// the same time and as much management as there may be.
+/// Returns the user memory beside the table: first with all client connections idle, then with the
+/// most that all of them can use at the same time, together with management.
 pub fn memory(connections: usize, shards: usize, head_bytes_max: usize) -> (u64, u64) {
     let (connections, shards) = (connections as u64, shards as u64);
     let idle = connections * CONNECTION_BYTES + shards * RING_BUFFERS_BYTES;

@@ -1,4 +1,5 @@
 //! Bounds of `state`.
 
-/// Largest number of a change: what any reader of JSON holds exactly. No table is changed so often.
+/// Largest number of a change: the largest that every JSON reader keeps exactly. No table is
+/// changed so often.
 pub const SEQUENCE_MAX: u64 = 1 << 53;

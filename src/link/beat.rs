@@ -1,4 +1,4 @@
-//! The part of control that has its turn, for the thread that watches the progress of control. It
+//! Notes which part of control runs, for the thread that watches the progress of control. This
 //! costs two stores each time that a task of control is polled.
 
 use std::future::{Future, poll_fn};
@@ -51,13 +51,13 @@ impl Beat {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// The name of the part that has its turn.
+    /// Name of the part that runs now.
     pub(crate) fn part(&self) -> &'static str {
         let part = usize::from(self.part.load(Ordering::Relaxed));
         PARTS.get(part).copied().unwrap_or(PARTS[0])
     }
 
-    /// Runs a part, and notes when it has its turn.
+    /// Runs a part, and notes each time that it is polled.
     pub(crate) async fn of<F: Future>(&self, part: Part, run: F) -> F::Output {
         let mut run = pin!(run);
         poll_fn(|cx| {

@@ -1,6 +1,6 @@
-//! The question whether backends that were removed from a rule still have requests of it under way.
-//! Each shard answers for itself, again whenever its answer changes; control waits until all shards
-//! have none.
+//! The question whether a rule still has requests under way at backends that were removed from it.
+//! Each shard answers for itself, and again whenever its count changes. Control waits until no
+//! shard has any.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -19,11 +19,11 @@ pub(crate) struct Drain {
     pub(crate) rule: u64,
     /// Backends that were removed from the rule.
     pub(crate) backends: Vec<Address>,
-    /// Whether the change was made in another daemon: here the rule is as it was, for all that were
-    /// routed by it.
+    /// Whether the change was made in the daemon that has taken over. Then this daemon still has
+    /// the rule as it was before the change.
     pub(crate) is_elsewhere: bool,
-    /// Requests of each shard under way at each backend, and those that have not got one yet but
-    /// were routed by the rule as it was.
+    /// Counts of each shard: its requests under way at each backend, then its requests that were
+    /// routed by the old rule and have no backend yet.
     under_way: Vec<AtomicU32>,
     waker: Waker,
 }
@@ -35,13 +35,13 @@ impl Drain {
         Ok(Drain { rule, backends, is_elsewhere: false, under_way, waker: Waker::new()? })
     }
 
-    /// Asks after a change that was made in a daemon that has taken over.
+    /// Makes the question about a change that was made in the daemon that has taken over.
     pub(crate) fn elsewhere(rule: u64, backends: Vec<Address>, shards: usize) -> io::Result<Drain> {
         Ok(Drain { is_elsewhere: true, ..Drain::new(rule, backends, shards)? })
     }
 
-    /// Takes the answer of a shard: its requests at each backend and, behind those, its requests
-    /// that have no backend yet.
+    /// Notes the answer of a shard: its requests at each backend, then its requests that have no
+    /// backend yet.
     pub(crate) fn answer(&self, shard: usize, counts: impl Iterator<Item = u32>) {
         let from = shard * (self.backends.len() + 1);
         debug_assert!(from < self.under_way.len(), "there is no shard {shard}");
@@ -51,7 +51,7 @@ impl Drain {
         self.waker.wake();
     }
 
-    /// Requests under way in all; `None` while a shard has not answered.
+    /// Number of requests under way on all shards; `None` while a shard has not answered.
     pub(crate) fn left(&self) -> Option<u32> {
         let mut counts = self.under_way.iter().map(|cell| cell.load(Ordering::SeqCst));
         counts.try_fold(0_u32, |sum, count| (count != UNKNOWN).then(|| sum.saturating_add(count)))

@@ -1,24 +1,24 @@
-//! Settings about those who come in that are too large to be copied into `Tuning`, which says
-//! whether a request has to look here at all.
+//! Settings about incoming connections that are too large to be copied into `Tuning`. Flags in
+//! `Tuning` tell a request whether it has to look here at all.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::network::NetworkMap;
 
-/// Settings about clients and the proxies in front of us.
+/// Settings about clients and the proxies in front of Mantrid.
 #[derive(Clone, Default, Debug)]
 pub(crate) struct Entrance {
     /// Field that names the client on trusted connections; none when empty.
     pub(crate) client_field: Box<str>,
-    /// Proxies whose word about others is believed.
+    /// Networks of the proxies that may name another client than themselves.
     pub(crate) trusted: Arc<NetworkMap<()>>,
-    /// Path at which this daemon says whether it takes requests; none when empty.
+    /// Path at which this daemon replies to health checks; none when empty.
     pub(crate) health_path: Box<str>,
 }
 
 impl Entrance {
-    /// Whether this proxy is believed.
+    /// Whether this address is that of a trusted proxy.
     pub(crate) fn trusts(&self, address: IpAddr) -> bool {
         self.trusted.get(address).is_some()
     }

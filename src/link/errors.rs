@@ -1,13 +1,14 @@
-//! Errors of this machine, told from those of a backend: for requests and for probes alike.
+//! Classifies errors of connecting, for requests and for probes: faults of this machine, and faults
+//! of the backend.
 
 use std::fmt;
 use std::io;
 
-/// Whether a connection could not be opened for a reason that lies on this machine, and not with
-/// the backend: no local port or address is free (EADDRNOTAVAIL, EADDRINUSE, EAGAIN), a firewall or
+/// Whether a connection could not be opened because of this machine, and not because of the
+/// backend: no local port or address is free (EADDRNOTAVAIL, EADDRINUSE, EAGAIN), a firewall or
 /// sandbox forbids it (EACCES, EPERM), the protocol is missing (EAFNOSUPPORT), the interface is off
-/// (ENETDOWN). ENETUNREACH and EHOSTUNREACH are not among them: routers on the way report them,
-/// too, and to pass over an address that has no route helps the client.
+/// (ENETDOWN). ENETUNREACH and EHOSTUNREACH count as faults of the backend: routers on the way
+/// report them, too, and passing over an address without a route helps the client.
 pub(crate) fn is_local_fault(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
@@ -23,34 +24,34 @@ pub(crate) fn is_local_fault(error: &io::Error) -> bool {
     )
 }
 
-/// Whether there is no descriptor or memory for it just now.
+/// Whether a descriptor or memory was lacking at that moment.
 pub(crate) fn is_shortage(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS))
 }
 
-/// Why no connection to a backend could be opened, as far as that is the backend's fault.
+/// Reason for which no connection to a backend could be opened, if that is the backend's fault.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Unreached {
-    /// Nothing listens there.
+    /// Nothing listens at the address.
     Refused,
     /// Nothing answered in time.
     TimedOut,
-    /// No way leads there.
+    /// No route leads to the address.
     NoRoute,
     /// No Unix socket is at the path.
     NoSocket,
-    /// The Unix socket, or a folder on the way to it, is not for this user.
+    /// Mantrid's user may not use the Unix socket, or a folder on the way to it.
     NotPermitted,
     /// The queue of a Unix socket had no room in time: the backend does not accept.
     QueueFull,
-    /// The Unix socket is none for streams.
+    /// The Unix socket is not a stream socket.
     NoStream,
     /// Anything else.
     Failed,
 }
 
 impl Unreached {
-    /// Reads the error of a connect to a Unix socket or, else, by TCP.
+    /// Reads the error of a connect, to a Unix socket or by TCP.
     pub(crate) fn of(error: &io::Error) -> Unreached {
         match error.raw_os_error() {
             Some(libc::ECONNREFUSED) => Unreached::Refused,

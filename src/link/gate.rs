@@ -1,11 +1,11 @@
 //! A limit that holds across all shards: on the connections to one backend, or on the open requests
 //! of one rule.
 //!
-//! The gate of a backend counts the connections that are open, idle ones included: a backend with
-//! one worker is busy with an idle keep-alive connection too. A shard that finds a gate shut notes
-//! that it waits and is woken when a connection closes; shards that keep idle ones are asked to let
-//! go of them. Only rules with `max_connections` or `max_open_requests` use gates: nothing here is
-//! on the path of other requests.
+//! The gate of a backend counts its open connections. Idle ones count too, because a backend that
+//! serves one connection at a time is also busy with an idle keep-alive connection. A shard that
+//! finds the gate full notes that it waits, and is woken when a connection closes; shards with idle
+//! connections are asked to close one. Only rules with `max_connections` or `max_open_requests` use
+//! gates, so other requests never come here.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -16,21 +16,21 @@ use super::registry::Registry;
 use super::{Shares, Waker};
 use crate::limits;
 
-/// The connections to one backend, or the open requests of one rule.
+/// Counter of the connections to one backend, or of the open requests of one rule.
 pub(crate) struct Gate {
     open: AtomicU32,
-    /// Permits taken by a daemon that is being taken over from.
+    /// Permits that the daemon before this one still has, while this one takes over.
     elder: AtomicU32,
     /// The shards that have requests waiting.
     waiting: ShardSet,
     /// The shards that have idle connections.
     idle: ShardSet,
-    /// One for each shard.
+    /// Wakers of the shards, by index.
     wakers: Arc<[Waker]>,
     shares: Arc<Shares>,
 }
 
-/// A set of shards that each shard enters and leaves by itself: one bit for each there is.
+/// A set of shards, with one bit for each shard. Each shard adds and removes only itself.
 struct ShardSet {
     words: Box<[AtomicU64]>,
 }
@@ -57,7 +57,7 @@ impl ShardSet {
         self.words.iter().any(|word| word.load(Ordering::SeqCst) != 0)
     }
 
-    /// Whether a shard other than `shard` is in it.
+    /// Whether a shard other than `shard` is in the set.
     fn has_others(&self, shard: usize) -> bool {
         self.words.iter().enumerate().any(|(index, word)| {
             let own = if index == shard / 64 { 1 << (shard % 64) } else { 0 };
@@ -109,7 +109,8 @@ impl Gate {
         self.waiting.has_others(shard)
     }
 
-    /// Gives a permit back and wakes the next shard that waits, in turn after `shard`.
+    /// Gives a permit back and wakes the next waiting shard after `shard`, so that shards take
+    /// turns.
     pub(crate) fn leave(&self, shard: usize) {
         let open = self.open.fetch_sub(1, Ordering::AcqRel);
         debug_assert_ne!(open, 0, "a permit that was not taken");
@@ -122,7 +123,7 @@ impl Gate {
         }
     }
 
-    /// Asks the shards that keep idle connections to let one go.
+    /// Asks the other shards that keep idle connections to close one.
     pub(crate) fn ask_for_idle(&self, shard: usize) {
         for (index, waker) in self.wakers.iter().enumerate() {
             if index != shard && self.idle.contains(index) {
@@ -131,14 +132,14 @@ impl Gate {
         }
     }
 
-    /// The first shard after `shard` that waits; it comes last itself.
+    /// Returns the first waiting shard after `shard`, in a circle; `shard` itself comes last.
     fn next_waiting(&self, shard: usize) -> Option<usize> {
         let shards = self.wakers.len();
         (1..=shards).map(|step| (shard + step) % shards).find(|next| self.waiting.contains(*next))
     }
 }
 
-/// Every gate there is, of backends by address or of rules by key.
+/// All gates: those of backends by address, or those of rules by key.
 pub(crate) struct Gates<K> {
     gates: Registry<K, Gate>,
     wakers: Arc<[Waker]>,
@@ -152,18 +153,18 @@ impl<K: Copy + Eq + Hash> Gates<K> {
 
     pub(crate) fn get(&self, owner: K) -> Arc<Gate> {
         let new = || Gate::new(self.wakers.clone(), self.shares.clone());
-        // One that the daemon before has permits of holds for them, too.
+        // A gate of which the daemon before still has permits must be kept, so that they count.
         let has_elder = |gate: &Gate| gate.elder.load(Ordering::Acquire) != 0;
         self.gates.get(owner, limits::GATES_KEPT, new, has_elder)
     }
 
-    /// Whether one more permit of an owner would have to wait. Makes no gate.
+    /// Whether one more request for a permit of `owner` would have to wait. Makes no gate.
     pub(crate) fn is_full(&self, owner: K, limit: u32) -> bool {
         self.gates.lock().get(&owner).is_some_and(|gate| gate.is_full(limit))
     }
 
-    /// Counts the permits taken at each gate, for a daemon that takes over; at least one where
-    /// requests still wait.
+    /// Counts the permits taken at each gate, for a daemon that takes over. A gate at which
+    /// requests wait counts as at least one.
     pub(crate) fn taken(&self) -> Vec<(K, u32)> {
         let gates = self.gates.lock();
         let taken = gates.iter().map(|(owner, gate)| {
@@ -173,10 +174,11 @@ impl<K: Copy + Eq + Hash> Gates<K> {
         taken.filter(|(_, taken)| *taken != 0).collect()
     }
 
-    /// Sets the permits that another daemon has taken; it has none at other gates.
+    /// Sets the permits that the daemon before has taken at these gates. At all other gates it has
+    /// none.
     pub(crate) fn set_elder(&self, taken: &HashMap<K, u32>) {
-        // Gates are made for backends and rules that no shard has met yet: the limit holds there,
-        // too. They stay, once they have permits.
+        // The limit also holds for backends and rules that no shard has met yet, so their gates are
+        // made here. A gate with permits is kept.
         let kept: Vec<Arc<Gate>> = taken.keys().map(|owner| self.get(*owner)).collect();
         for (owner, gate) in self.gates.lock().iter() {
             let now = taken.get(owner).copied().unwrap_or(0);
@@ -193,7 +195,7 @@ mod tests {
     use super::*;
 
     fn gate(shards: usize) -> Gate {
-        // One eventfd for all: the test only asks which shard would be woken.
+        // All shards share one eventfd: the test only asks which shard would be woken.
         let waker = Waker::new().expect("an eventfd");
         Gate::new(vec![waker; shards].into(), Arc::default())
     }

@@ -1,5 +1,5 @@
-//! Client connections on their way to another process, or from one: between two requests, or held.
-//! The bytes that a client has sent so far go with its connection.
+//! Client connections on their way to or from another process. Such a connection is between two
+//! requests, or its request is held. The bytes that its client has already sent go with it.
 
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
@@ -9,27 +9,27 @@ use std::time::Duration;
 /// Protocol of a listener.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Protocol {
-    /// HTTP; with `trusted` that of a TLS terminator, whose forwarding fields are believed; with
-    /// `secure` clients speak TLS to whatever is in front of us, as far as nothing else says how
-    /// they come.
+    /// HTTP. `trusted`: the peers are TLS terminators whose forwarding fields are believed.
+    /// `secure`: clients speak TLS to the proxy in front of Mantrid, unless something else says how
+    /// they came.
     Http { trusted: bool, secure: bool },
-    /// Anything, by the rule of this host.
+    /// Any protocol: raw connections, routed by the rule of this host.
     Tcp(Arc<str>),
-    /// TLS, by the rule of the server name.
+    /// TLS that is passed through, routed by the rule of the server name.
     Tls,
 }
 
-/// A client connection without a shard.
+/// A client connection that belongs to no shard at the moment.
 #[derive(Debug)]
 pub(crate) struct HandedOver {
     pub(crate) socket: OwnedFd,
-    /// Address of the client: behind the PROXY protocol not that of the connected peer.
+    /// Address of the client. With the PROXY protocol it is not the address of the connected peer.
     pub(crate) peer: IpAddr,
     pub(crate) port: u16,
-    /// The client speaks TLS to whatever is in front of us.
+    /// Whether the client speaks TLS to the proxy in front of Mantrid.
     pub(crate) secure: bool,
     pub(crate) speaks: Protocol,
-    /// Received, and not acted on yet.
+    /// Bytes that were received and not processed yet.
     pub(crate) bytes: Vec<u8>,
     /// Time that the request has been held; `None`: it is not held.
     pub(crate) held: Option<Duration>,

@@ -1,5 +1,6 @@
-//! Backends that are unusable, as control tells the shards: sets that are replaced whole, and
-//! nearly always empty. A request looks at one flag; only when that is set, at the sets.
+//! Backends that are unusable, as control publishes them to the shards. Control always replaces the
+//! sets as a whole, and they are nearly always empty: a request looks at one flag, and looks at the
+//! sets only if that flag is set.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use crate::address::Address;
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Ejected {
     pub(crate) backend: Address,
-    /// Key of the rule whose requests pass over it; `None`: those of all rules.
+    /// Key of the rule whose requests pass over the backend; `None`: the requests of all rules do.
     pub(crate) rule: Option<u64>,
 }
 
@@ -29,8 +30,8 @@ struct Unusable {
     failing: Set<(Address, u64)>,
 }
 
-/// Backends that requests pass over while there are others. Shards read the sets, control replaces
-/// them, and no shard need be woken: the next request sees it.
+/// Backends that requests pass over while there are others. Control replaces the sets and shards
+/// read them. No shard is woken: its next request sees the new sets.
 #[derive(Default)]
 pub(crate) struct Down {
     any: AtomicBool,
@@ -38,20 +39,21 @@ pub(crate) struct Down {
 }
 
 impl Down {
-    /// Whether every backend is well, as far as is known.
+    /// Whether no backend is known to be unusable.
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
-        // No order is needed: a request that comes a moment too early passes over the same backends
-        // as the one before it.
+        // No memory ordering is needed: a request that still sees the old value is treated like the
+        // request before it.
         !self.any.load(Ordering::Relaxed)
     }
 
-    /// Whether a backend can't be reached, and is not back.
+    /// Whether a backend could not be reached and is not back yet.
     pub(crate) fn is_ejected(&self, backend: Address) -> bool {
         !self.is_empty() && self.unusable.load().ejected.contains(&backend)
     }
 
-    /// Whether requests of the rule with this key failed at a backend, and it is not back.
+    /// Whether requests of the rule with this key failed at a backend and the backend is not back
+    /// yet.
     pub(crate) fn is_ejected_for(&self, backend: Address, rule: u64) -> bool {
         !self.is_empty() && self.unusable.load().ejected_for.contains(&(backend, rule))
     }
@@ -61,7 +63,7 @@ impl Down {
         !self.is_empty() && self.unusable.load().failing.contains(&(backend, check))
     }
 
-    /// Replaces the sets. Called by control only.
+    /// Replaces the sets. Only control may call this.
     pub(crate) fn publish(
         &self,
         ejected: impl Iterator<Item = Ejected>,

@@ -1,7 +1,7 @@
-//! Lines on their way from the shards to the access log. Each shard has a page of its own that it
-//! writes on and that the log's writer takes away from time to time; neither waits for the other: a
-//! line that finds its page full, or just being taken away, is kept back for a moment, or dropped
-//! and counted.
+//! Lines on their way from the shards to the access log. Each shard writes on a page of its own,
+//! and the writer of the log takes that page away from time to time. Neither waits for the other:
+//! if the page is full or is just being taken away, the shard keeps the line back for a moment, or
+//! drops and counts it.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, TryLockError};
@@ -16,7 +16,8 @@ pub(crate) struct Logbook {
     pages: Vec<Page>,
 }
 
-/// Two cache lines of its own: shards write on theirs all the time.
+/// The page of one shard. It fills two cache lines that no other page shares, because its shard
+/// writes on it all the time.
 #[derive(Default)]
 #[repr(align(128))]
 struct Page(Mutex<Vec<u8>>);
@@ -27,7 +28,7 @@ impl Logbook {
         Logbook { is_on: AtomicBool::new(false), lost: AtomicU64::new(0), pages }
     }
 
-    /// Whether anybody reads.
+    /// Whether there is an access log.
     pub(crate) fn is_on(&self) -> bool {
         self.is_on.load(Ordering::Relaxed)
     }
@@ -36,8 +37,8 @@ impl Logbook {
         self.is_on.store(on, Ordering::Relaxed);
     }
 
-    /// Puts lines on a shard's page and leaves `lines` empty; `false`: not now, or there is no
-    /// room.
+    /// Puts lines on a shard's page and leaves `lines` empty. `false`: the page is full, or is just
+    /// being taken away.
     pub(crate) fn write(&self, shard: usize, lines: &mut Vec<u8>) -> bool {
         let Some(Page(page)) = self.pages.get(shard) else { return false };
         let mut page = match page.try_lock() {
@@ -53,7 +54,7 @@ impl Logbook {
         true
     }
 
-    /// Takes what is on a shard's page, for `empty` in its place.
+    /// Takes the lines from a shard's page and puts the buffer `empty` in their place.
     pub(crate) fn take(&self, shard: usize, empty: &mut Vec<u8>) {
         let Some(Page(page)) = self.pages.get(shard) else { return };
         let mut page = page.lock().unwrap_or_else(std::sync::PoisonError::into_inner);

@@ -1,6 +1,7 @@
-//! Everything that the control shard and the shards share: the table in force and what else is
-//! published, the wakers and stops of shards, the counters that one shard alone writes, questions
-//! and reports, the backends that are down, and the gates that hold a limit across shards.
+//! Everything that the control shard and the shards share: the published state (the table in force,
+//! the backends that are down, the settings), the wake-ups and stop flags of the shards, the
+//! counters that a single shard writes, the messages in both directions, and the limits that hold
+//! across all shards.
 
 mod beat;
 mod counters;
@@ -75,7 +76,7 @@ pub(crate) struct Published {
     pub(crate) ramps: Ramps,
     pub(crate) lines: Lines,
     pub(crate) tuning: ArcSwap<Tuning>,
-    /// Replaced before the tuning that says to look here.
+    /// Control replaces it before the tuning whose flags tell shards to look here.
     pub(crate) entrance: ArcSwap<Entrance>,
     /// Addresses on which this daemon listens; they never change while it runs.
     pub(crate) own: Own,
@@ -95,20 +96,20 @@ impl Published {
         }
     }
 
-    /// The table in force, for a look; takes no lock and no reference count.
+    /// Borrows the table in force for a short time. Takes no lock and no reference count.
     #[inline]
     pub(crate) fn table(&self) -> Guard<Arc<TaggedTable>> {
         self.table.load()
     }
 
-    /// The table in force, to keep.
+    /// Returns the table in force as a reference that may be kept.
     pub(crate) fn table_full(&self) -> Arc<TaggedTable> {
         self.table.load_full()
     }
 
     /// Puts a table in force: every request that begins after this call is routed by it. `lines`
-    /// replace those of the table before, where they change. Returns the table that was in force.
-    /// Called by the writer only.
+    /// replace the published lines; `None` leaves them as they are. Returns the table that was in
+    /// force before. Only the writer may call this.
     pub(crate) fn put_in_force(
         &self,
         table: TaggedTable,
@@ -118,15 +119,15 @@ impl Published {
         // A fleet that was loaded anew may have another table under the same number.
         let is_newer = before.boot != table.tag.boot || before.sequence <= table.tag.sequence;
         debug_assert!(is_newer, "{before} is newer than {}", table.tag);
-        // The lines first: a request that is routed by the new table sees them.
+        // The lines come first, so that every request that is routed by the new table sees them.
         if let Some(lines) = lines {
             self.lines.publish(lines);
         }
         self.table.swap(Arc::new(table))
     }
 
-    /// Gives the table in force another tag, as it is another fleet's, or no fleet's any more.
-    /// Returns the one that was in force. Called by the writer only.
+    /// Gives the table in force another tag, because it now belongs to another fleet or to none.
+    /// Returns the table with its old tag. Only the writer may call this.
     pub(crate) fn retag(&self, tag: Tag) -> Arc<TaggedTable> {
         let table = self.table.load().table.clone();
         self.table.swap(Arc::new(TaggedTable { table, tag }))
@@ -141,7 +142,7 @@ pub(crate) struct SharedLimits {
     pub(crate) rule_gates: Gates<u64>,
     pub(crate) rates: Rates,
     pub(crate) source_rates: SourceRates,
-    /// The nodes that limits are divided by.
+    /// Number of nodes among which limits are divided.
     pub(crate) shares: Arc<Shares>,
     pub(crate) sources: Sources,
     pub(crate) turns: Turns,
@@ -150,16 +151,18 @@ pub(crate) struct SharedLimits {
     pub(crate) beat: Beat,
 }
 
-/// How far a shard is on its way out.
+/// Whether and how a shard is to stop. A later value overrides an earlier one.
 #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Debug)]
 #[repr(u8)]
 pub(crate) enum Stop {
-    /// The shard serves.
+    /// The shard serves requests as usual.
     No = 0,
-    /// Another process takes over: no new connections, and those that are held or between two
-    /// requests go there; ends when the last one did.
+    /// Another process takes over. The shard accepts no new connections and hands over those whose
+    /// request is held or that are between two requests. It ends when its last connection has
+    /// ended.
     HandOver = 1,
-    /// No new connections; answers say `Connection: close`; ends when the last one did.
+    /// The shard accepts no new connections and sends `Connection: close` with each response. It
+    /// ends when its last connection has ended.
     Drain = 2,
     /// The shard ends at once.
     Now = 3,
@@ -175,13 +178,14 @@ impl Waker {
         Ok(Waker(Arc::new(fd)))
     }
 
-    /// Never blocks; wakes that come together count as one.
+    /// Wakes the shard. Never blocks; several wake-ups before the shard runs count as one.
     pub(crate) fn wake(&self) {
-        // The only error of a non-blocking eventfd is a full counter: then it is readable already.
+        // A write to a non-blocking eventfd fails only if its counter is full. Then the eventfd is
+        // readable already.
         let _ = rustix::io::write(&*self.0, &1u64.to_ne_bytes());
     }
 
-    /// The descriptor for the shard's ring to wait on.
+    /// Returns the descriptor on which the shard's ring waits.
     pub(crate) fn receiver(&self) -> io::Result<OwnedFd> {
         self.0.as_fd().try_clone_to_owned()
     }
@@ -190,7 +194,7 @@ impl Waker {
 /// State that one shard and control share.
 struct Shared {
     stop: AtomicU8,
-    /// Whether the thread of the shard is at its end: it makes no progress, and need not.
+    /// Whether the thread of the shard has ended, so that no progress is expected of it.
     has_ended: AtomicBool,
     waker: Waker,
     counters: Counters,
@@ -198,7 +202,7 @@ struct Shared {
     backends: Slots,
 }
 
-/// Marks a shard as ended when it is dropped; kept by the thread of the shard to the last.
+/// Marks a shard as ended when it is dropped. The thread of the shard drops it last.
 pub(crate) struct Ending(Arc<Shared>);
 
 impl Drop for Ending {
@@ -207,7 +211,7 @@ impl Drop for Ending {
     }
 }
 
-/// The end of one shard.
+/// The shard's side of the link: one for each shard.
 pub(crate) struct ShardEnd {
     /// Position among the shards.
     pub(crate) index: usize,
@@ -222,11 +226,11 @@ pub(crate) struct ShardEnd {
 
 /// A message of control to one shard.
 pub(crate) enum ToShard {
-    /// The question what is under way at backends that were removed from a rule.
+    /// Asks how many requests are still under way at backends that were removed from a rule.
     Drain(Arc<Drain>),
     /// A connection that another process has handed over.
     Adopt(HandedOver),
-    /// The word that a held request has waited for.
+    /// The decision for which a held request has waited.
     Held(Ticket, Word),
 }
 
@@ -240,7 +244,7 @@ impl ShardEnd {
         }
     }
 
-    /// Returns a mark for the thread of the shard, which keeps it until it ends.
+    /// Returns the mark that the thread of the shard keeps until it ends.
     pub(crate) fn ending(&self) -> Ending {
         Ending(self.shared.clone())
     }
@@ -253,7 +257,7 @@ impl ShardEnd {
         &self.shared.counters
     }
 
-    /// Counters by host: [`Id`] is its key and two zeros.
+    /// Counters by host. The [`Id`] of a host is its key and two zeros.
     pub(crate) fn hosts(&self) -> &Slots {
         &self.shared.hosts
     }
@@ -263,23 +267,24 @@ impl ShardEnd {
         &self.shared.backends
     }
 
-    /// The next message of control, if there is one.
+    /// Takes the next message of control, if there is one.
     pub(crate) fn next_message(&self) -> Option<ToShard> {
         self.messages.try_recv().ok()
     }
 
-    /// Hands a connection over to the process that takes over; `false`: that process is gone.
+    /// Sends a connection to the process that takes over. `false`: that process is gone.
     pub(crate) fn hand_over(&self, handed: HandedOver) -> bool {
         self.handed.send(Some(handed)).is_ok()
     }
 
-    /// Says that a request waits, or waits no more.
+    /// Tells control that a request is held, or is held no more.
     pub(crate) fn report_held(&self, report: Report) {
-        // An error: control has ended, and holds nothing any more.
+        // If this fails, control has ended and knows of no held requests any more.
         self.held_reports.send(report);
     }
 
-    /// Reports to control, unless control is too far behind; whether it was reported.
+    /// Sends a report to control. Drops it if control is too far behind; returns whether it was
+    /// sent.
     pub(crate) fn report(&self, report: ShardReport) -> bool {
         let is_told = self.shard_reports.send(report);
         if !is_told {
@@ -289,7 +294,7 @@ impl ShardEnd {
     }
 }
 
-/// The end of control: all shards.
+/// Control's side of the link, to all shards.
 #[derive(Clone)]
 pub(crate) struct ControlEnd {
     pub(crate) together: Arc<SharedLimits>,
@@ -307,8 +312,9 @@ struct ShardHandle {
 }
 
 impl ShardHandle {
-    /// Sends a message, which the shard takes when it is woken. A shard that has ended takes none:
-    /// it holds nothing, has nothing under way, and the client of a connection sees that closed.
+    /// Sends a message, which the shard takes when it is woken. A message to a shard that has ended
+    /// is lost, which does no harm: that shard holds no requests and has none under way, and a
+    /// connection in the message is closed.
     fn send(&self, message: ToShard) {
         let _ = self.messages.send(message);
     }
@@ -334,13 +340,13 @@ impl ControlEnd {
         shard.wake();
     }
 
-    /// Ends the list of connections that shards hand over.
+    /// Marks the end of the connections that shards hand over.
     pub(crate) fn end_hand_over(&self) {
-        // The receiver may have given up.
+        // An error does not matter: the receiver may have given up.
         let _ = self.handed.send(None);
     }
 
-    /// The sum over all shards.
+    /// Sum of a counter over all shards.
     pub(crate) fn total(&self, counter: Counter) -> u64 {
         self.counters().map(|counters| counters.get(counter)).sum()
     }
@@ -350,8 +356,8 @@ impl ControlEnd {
         self.shards.iter().map(|shard| &shard.shared.counters)
     }
 
-    /// Time at which each shard was last seen to run, in microseconds of its life; `None`: it has
-    /// ended.
+    /// Time at which each shard last ran, in microseconds since the shard started; `None` for a
+    /// shard that has ended.
     pub(crate) fn beats(&self) -> Vec<Option<u64>> {
         let beat = |shard: &ShardHandle| {
             let has_ended = shard.shared.has_ended.load(Ordering::Relaxed);
@@ -370,7 +376,7 @@ impl ControlEnd {
         self.shards.iter().map(|shard| &shard.shared.backends)
     }
 
-    /// Asks every shard what is under way.
+    /// Asks every shard how many of the requests in question it has under way.
     pub(crate) fn ask(&self, drain: &Arc<Drain>) {
         for shard in &self.shards {
             shard.send(ToShard::Drain(drain.clone()));
@@ -378,7 +384,7 @@ impl ControlEnd {
         }
     }
 
-    /// Has every shard look at what is published.
+    /// Wakes every shard, so that it looks at the published state.
     pub(crate) fn wake_all(&self) {
         self.shards.iter().for_each(ShardHandle::wake);
     }
@@ -395,31 +401,32 @@ impl ControlEnd {
         told.for_each(|(shard, _)| shard.wake());
     }
 
-    /// The next report of a request that waits, or waits no more.
+    /// Takes the next report about a held request, if there is one.
     pub(crate) fn next_held_report(&self) -> Option<Report> {
         self.held_reports.next()
     }
 
-    /// A descriptor that is readable when there is one.
+    /// Descriptor that is readable while such a report waits.
     pub(crate) fn held_report_came(&self) -> io::Result<OwnedFd> {
         self.held_reports.readable()
     }
 
-    /// The next report of a shard that is not about a held request, if there is one.
+    /// Takes the next report of a shard that is not about a held request, if there is one.
     pub(crate) fn next_shard_report(&self) -> Option<ShardReport> {
         self.shard_reports.next()
     }
 
-    /// A descriptor that is readable when there is one.
+    /// Descriptor that is readable while such a report waits.
     pub(crate) fn shard_report_came(&self) -> io::Result<OwnedFd> {
         self.shard_reports.readable()
     }
 }
 
-/// Both ends, and what shards hand over to another process, up to `None`.
+/// Both sides of the link, and the receiver of the connections that shards hand over to another
+/// process; `None` marks their end.
 pub(crate) type Ends = (ControlEnd, Vec<ShardEnd>, Receiver<Option<HandedOver>>);
 
-/// Makes the two ends for `shards` shards.
+/// Makes the link between control and `shards` shards.
 pub(crate) fn connect(published: Published, shards: usize) -> io::Result<Ends> {
     debug_assert!((1..=limits::SHARDS_MAX).contains(&shards), "{shards} shards");
     let published = Arc::new(published);
@@ -449,7 +456,7 @@ pub(crate) fn connect(published: Published, shards: usize) -> io::Result<Ends> {
         beat: Beat::default(),
     });
     let (shard_reports, shard_reports_read) = outbox::outbox(limits::SHARD_REPORTS_MAX)?;
-    // Bounded by the connections: each has one request held at most.
+    // The number of connections bounds this queue: each connection has at most one held request.
     let (held_reports, held_reports_read) = outbox::outbox(usize::MAX)?;
     let (handed, handed_over) = channel();
     let ends = |(index, shared): (usize, Arc<Shared>)| {

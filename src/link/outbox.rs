@@ -1,6 +1,5 @@
-//! A mailbox from all shards to control: a queue, and an eventfd that tells the reader of it. A
-//! shard never waits for room; a message that does not fit is refused, and the sender decides what
-//! to do.
+//! A mailbox from all shards to control: a queue, and an eventfd that wakes the reader. A shard
+//! never waits for room: if the mailbox is full, `send` fails and the sender decides what to do.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -27,7 +26,8 @@ impl<T> Clone for Outbox<T> {
     }
 }
 
-/// Control's end. The lock is never contended: one task of one thread reads.
+/// The reading end, which control has. Its lock is never contended, because only one task of one
+/// thread reads.
 pub(super) struct OutboxReader<T> {
     queue: Arc<Mutex<Receiver<T>>>,
     waiting: Arc<AtomicUsize>,
@@ -52,7 +52,7 @@ pub(super) fn outbox<T>(capacity: usize) -> io::Result<(Outbox<T>, OutboxReader<
 }
 
 impl<T> Outbox<T> {
-    /// Sends a message and wakes the reader; `false` where there is no room, or no reader any more.
+    /// Sends a message and wakes the reader. `false`: the mailbox is full, or its reader is gone.
     pub(super) fn send(&self, message: T) -> bool {
         if self.capacity <= self.waiting.fetch_add(1, Ordering::Relaxed) {
             self.waiting.fetch_sub(1, Ordering::Relaxed);
@@ -67,7 +67,7 @@ impl<T> Outbox<T> {
 }
 
 impl<T> OutboxReader<T> {
-    /// The next message, in the order in which all shards sent them.
+    /// Takes the next message, in the order in which the shards sent them.
     pub(super) fn next(&self) -> Option<T> {
         let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         let message = queue.try_recv().ok()?;

@@ -1,6 +1,7 @@
-//! The addresses on which this daemon itself listens, for clients and for management: a rule that
-//! leads there would send each request round and round, and no shard connects to one. Of a Unix
-//! socket not the path counts, but the file: many paths may lead to one.
+//! The addresses on which this daemon itself listens, for clients and for management. No shard
+//! connects to one of them, because a rule that leads there would forward each request in an
+//! endless loop. A Unix socket is recognized by its file and not by its path, because many paths
+//! may lead to one file.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::Path;
@@ -16,17 +17,17 @@ pub(crate) struct Own {
     unix: Box<[FileId]>,
 }
 
-/// Device and inode: a file, whatever path leads to it.
+/// Device and inode, which identify a file whatever path leads to it.
 type FileId = (u64, u64);
 
 impl Own {
-    /// Notes the addresses, and the files of the Unix sockets at these paths.
+    /// Notes these addresses, and the files of the Unix sockets at these paths.
     pub(crate) fn new<'p>(tcp: Vec<SocketAddr>, unix: impl Iterator<Item = &'p Path>) -> Own {
         Own { tcp: tcp.into(), unix: unix.filter_map(file_at).collect() }
     }
 
     /// Whether connecting to `address` would lead to this daemon. `is_local` says whether an
-    /// address belongs to this machine; it is asked only where that decides.
+    /// address belongs to this machine; it is called only if the result depends on it.
     pub(crate) fn has(&self, address: Address, is_local: impl Fn(IpAddr) -> bool) -> bool {
         match address {
             Address::V4(address) => self.has_tcp(address.into(), is_local),
@@ -40,7 +41,7 @@ impl Own {
         !self.unix.is_empty()
     }
 
-    /// Whether this daemon listens on the Unix socket. An abstract name is none of its own.
+    /// Whether this daemon listens on the Unix socket. It never listens on an abstract name.
     pub(crate) fn is_unix(&self, socket: UnixSocket) -> bool {
         let path = socket.path().filter(|path| path.abstract_name().is_none());
         let file = path.and_then(|path| file_at(Path::new(path.as_str())));
@@ -48,14 +49,14 @@ impl Own {
     }
 
     fn has_tcp(&self, address: SocketAddr, is_local: impl Fn(IpAddr) -> bool) -> bool {
-        // Nearly always no port is the same.
+        // Nearly always the ports differ, and nothing else has to be compared.
         if self.tcp.iter().all(|own| own.port() != address.port()) {
             return false;
         }
         let ip = reached(address.ip());
         self.tcp.iter().filter(|own| own.port() == address.port()).any(|own| match own.ip() {
             IpAddr::V4(any) if any.is_unspecified() => ip.is_ipv4() && is_local(ip),
-            // Such a socket takes IPv4, too.
+            // A socket bound to `::` accepts IPv4, too.
             IpAddr::V6(any) if any.is_unspecified() => is_local(ip),
             own => own.to_canonical() == ip,
         })
@@ -67,7 +68,7 @@ fn file_at(path: &Path) -> Option<FileId> {
     stat(path).ok().map(|stat| (stat.st_dev, stat.st_ino))
 }
 
-/// The address that connecting to this one leads to.
+/// Address that is reached by connecting to `ip`.
 fn reached(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V4(any) if any.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
@@ -76,9 +77,9 @@ fn reached(ip: IpAddr) -> IpAddr {
     }
 }
 
-/// Whether this machine has an address. The kernel says so by the way it would take: what goes to
-/// an address of one's own comes from that address (whatever `ip_nonlocal_bind` allows). Nothing
-/// is sent.
+/// Whether this machine has an address. The kernel's choice of a source address tells: packets to
+/// an own address are sent from that same address (whatever `ip_nonlocal_bind` allows). Nothing is
+/// sent.
 pub(crate) fn is_local(ip: IpAddr) -> bool {
     if ip.is_loopback() {
         return true;

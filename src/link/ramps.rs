@@ -1,6 +1,5 @@
-//! Backends that came back or were added a while ago, for rules with `slow_start`: a map that
-//! control replaces whole, and that is nearly always empty. A rule without `slow_start` never looks
-//! at it.
+//! Backends that came back or were added recently, for rules with `slow_start`. Control replaces
+//! the map as a whole, and it is nearly always empty. Rules without `slow_start` never look at it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,17 +17,18 @@ pub(crate) enum Arrival {
     Back(Address),
     /// The check with this id succeeds again.
     Well(Address, u64),
-    /// The rule with this key has the backend now, and had others before.
+    /// The backend was added to the rule with this key, which had other backends before.
     Added(Address, u64),
 }
 
 /// Arrivals with their times.
 pub(crate) type Arrivals = HashMap<Arrival, Instant, foldhash::fast::RandomState>;
 
-/// Parts of its weight that a backend begins with one of, and ends with all of.
+/// Steps in which the weight of a backend grows: it begins with one tenth of its weight and ends
+/// with all of it.
 pub(crate) const RAMP_STEPS: u32 = 10;
 
-/// Arrivals of the last while, which shards read and control replaces.
+/// Recent arrivals. Control replaces the map, shards read it.
 #[derive(Default)]
 pub(crate) struct Ramps {
     any: AtomicBool,
@@ -38,12 +38,12 @@ pub(crate) struct Ramps {
 impl Ramps {
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
-        // No order is needed, as with backends that are down.
+        // No memory ordering is needed, for the reason given in `Down::is_empty`.
         !self.any.load(Ordering::Relaxed)
     }
 
-    /// How many steps of its weight a backend has at `now`, of [`RAMP_STEPS`], after the latest of
-    /// these arrivals.
+    /// Number of steps of its weight that a backend has at `now`, out of [`RAMP_STEPS`], counted
+    /// from the latest of these arrivals.
     pub(crate) fn steps(
         &self,
         arrivals: impl Iterator<Item = Arrival>,
@@ -60,7 +60,7 @@ impl Ramps {
         1 + steps as u32
     }
 
-    /// Replaces the map. Called by control only.
+    /// Replaces the map. Only control may call this.
     pub(crate) fn publish(&self, arrivals: Arrivals) {
         let any = !arrivals.is_empty();
         self.arrivals.store(Arc::new(arrivals));

@@ -1,7 +1,7 @@
-//! A limit on what passes in a second that holds across all shards: the generic cell rate algorithm
-//! (ITU-T I.371; nginx's `limit_req` with a burst does the same). After a quiet second a whole
-//! second's worth may pass at once; from then on it comes at the even pace. One word says it all,
-//! so no shard waits for another.
+//! A limit on the requests per second that holds across all shards: the generic cell rate algorithm
+//! (ITU-T I.371; nginx's `limit_req` with a burst does the same). After a quiet second, the
+//! requests of a whole second may pass at once; after these, requests pass at the even pace. The
+//! state is a single word, so no shard waits for another.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -14,13 +14,13 @@ use crate::limits;
 
 const SECOND: u64 = 1_000_000_000;
 
-/// Requests of one rule that have passed: the time, in nanoseconds, at which all of them would have
-/// come at the even pace.
+/// State of one limit: the time, in nanoseconds, at which all requests that have passed would have
+/// arrived at the even pace.
 #[derive(Default)]
 pub(crate) struct Rate(AtomicU64);
 
 impl Rate {
-    /// Lets one more pass at `now`, or says how long it would have to wait.
+    /// Lets one more request pass at `now`, or returns how long it would have to wait.
     pub(super) fn admit(&self, per_second: NonZeroU32, now: u64) -> Result<(), Duration> {
         let pause = SECOND / u64::from(per_second.get());
         let step = |due: u64| {
@@ -31,7 +31,7 @@ impl Rate {
         moved.map(drop).map_err(|due| Duration::from_nanos(due + pause - now - SECOND))
     }
 
-    /// How long one more would have to wait; `None`: it would pass. Counts nothing.
+    /// How long one more request would have to wait; `None`: it would pass. Counts nothing.
     pub(super) fn spent(&self, per_second: NonZeroU32, now: u64) -> Option<Duration> {
         Rate(AtomicU64::new(self.due())).admit(per_second, now).err()
     }
@@ -45,7 +45,7 @@ impl Rate {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Forgets what has passed; the rate is at rest again at `due`.
+    /// Forgets the requests that have passed, and sets the time at which the rate is at rest again.
     pub(super) fn begin_at(&self, due: u64) {
         self.0.store(due, Ordering::Relaxed);
     }
@@ -63,14 +63,14 @@ impl Rates {
         Rates { rates: Registry::default(), epoch: Instant::now(), shares }
     }
 
-    /// The rate of the rule with this key.
+    /// Returns the rate of the rule with this key.
     pub(crate) fn get(&self, rule: u64, now: Instant) -> Arc<Rate> {
-        // One at rest is as good as a new one.
+        // A rate at rest may be dropped, because it is equal to a new one.
         let is_busy = |rate: &Rate| !rate.is_at_rest(self.nanos(now));
         self.rates.get(rule, limits::RATES_KEPT, Rate::default, is_busy)
     }
 
-    /// Lets one more request pass, or says how long it would have to wait.
+    /// Lets one more request pass, or returns how long it would have to wait.
     pub(crate) fn admit(
         &self,
         rate: &Rate,
@@ -91,8 +91,8 @@ impl Rates {
         self.rates.lock().get(&rule)?.spent(self.shares.of_rate(per_second), self.nanos(now))
     }
 
-    /// Rates that are not at rest, by the rule's key, with the time until they are: for a daemon
-    /// that takes over.
+    /// Rates that are not at rest, by the key of the rule, with the time until they are at rest. A
+    /// daemon that takes over gets these.
     pub(crate) fn busy(&self, now: Instant) -> Vec<(u64, Duration)> {
         let (rates, now) = (self.rates.lock(), self.nanos(now));
         let left = rates.iter().map(|(rule, rate)| (*rule, rate.due().saturating_sub(now)));
@@ -125,7 +125,7 @@ mod tests {
         assert_eq!(rate.admit(FIVE, now), Err(Duration::from_millis(200)));
         assert!(rate.admit(FIVE, now + SECOND / 5).is_ok());
         assert!(rate.admit(FIVE, now + SECOND / 5).is_err());
-        // what was refused does not count
+        // Refused requests do not count.
         assert!((0..5).all(|_| rate.admit(FIVE, now + 2 * SECOND).is_ok()));
         assert!(rate.admit(FIVE, now + 2 * SECOND).is_err());
     }

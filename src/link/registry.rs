@@ -1,4 +1,4 @@
-//! Values that all shards share, one for each key that any of them has met.
+//! Values that all shards share, one for each key that any shard has met.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -14,8 +14,8 @@ impl<K, V> Default for Registry<K, V> {
 }
 
 impl<K: Eq + Hash, V> Registry<K, V> {
-    /// The value of a key; a `new` one where there is none. Where there are as many as `most`, it
-    /// first forgets those that no shard remembers, but for those that `must_stay`.
+    /// Returns the value of a key; makes it with `new` if there is none. If there are already
+    /// `most` values, it first drops those that no shard uses, except where `must_stay` is true.
     pub(super) fn get(
         &self,
         key: K,

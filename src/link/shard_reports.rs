@@ -1,5 +1,6 @@
-//! Reports of shards to control: about backends that fail requests, and that answer them again; and
-//! about connections that a panic has ended, which control logs.
+//! Reports of shards to control: about backends that fail or respond again, about names that can't
+//! be reached, about loops, and about connections that a panic has ended. Control logs the last
+//! two.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,9 +12,9 @@ use crate::table::Name;
 /// A report of one shard.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum ShardReport {
-    /// Several requests in a row failed: enough to eject the backend.
+    /// Requests failed at the backend, in a row and often enough to eject it.
     Failed { ejected: Ejected, how: Failure },
-    /// The backend was reported to fail, and has answered a request since.
+    /// The backend was reported as failed, and has responded to a request since.
     Answered { ejected: Ejected },
     /// A request was to go to an address on which this daemon itself listens.
     Loop { address: Address },
@@ -23,10 +24,10 @@ pub(crate) enum ShardReport {
     Panicked { client: SocketAddr, phase: &'static str },
 }
 
-/// How a backend failed.
+/// Way in which a backend failed.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Failure {
-    /// No connection could be opened; why the last one could not, where that is known.
+    /// No connection could be opened. The reason is that of the last attempt, if it is known.
     Unreachable(Option<Unreached>),
     /// A new connection was closed or reset before a byte of a response.
     Silent,

@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// The count of nodes; 1 without a fleet.
+/// Number of nodes; 1 without a fleet.
 pub(crate) struct Shares(AtomicU32);
 
 impl Default for Shares {

@@ -1,11 +1,12 @@
-//! Counters of hosts and of backends, of which a shard has as many as it meets: slots that it alone
-//! writes and control reads at any time, without a lock on either side.
+//! Counters of hosts and of backends. A shard makes a slot for each host and each backend that it
+//! meets. Only that shard writes the slot; control may read it at any time, and neither takes a
+//! lock.
 //!
-//! A slot is live while the shard counts in it. One that was idle for long is retired: the shard
-//! writes it no more, control takes its numbers over and frees it for the next host. So a shard's
-//! memory is bounded by what is busy, not by what was ever asked for, and no number is lost or seen
-//! twice. Slots lie in pages that double in size and never move: a page is made once and then only
-//! read.
+//! A slot is live while the shard counts in it. A slot that was idle for long is retired: the shard
+//! writes it no more, and control takes over its numbers and frees it for another host. So the
+//! memory of a shard depends on the hosts that are busy, not on all that were ever requested, and
+//! no number is lost or counted twice. Slots lie in pages. Each page is twice as large as the one
+//! before, is made once, and never moves.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
@@ -15,13 +16,13 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use super::times::{CLASSES_OF_TIME, SlotTime, TIME_CLASSES, TIMES, micros_of};
 use crate::limits;
 
-/// A count of a host's slot.
+/// A counter in the slot of a host.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 #[repr(usize)]
 pub(crate) enum HostCount {
     /// Requests under way.
     Open = OPEN,
-    /// Requests held.
+    /// Requests that are held now.
     Held,
     /// Requests that ended.
     Completed = COMPLETED,
@@ -29,13 +30,13 @@ pub(crate) enum HostCount {
     BytesSent,
     /// Bytes received from clients.
     BytesReceived,
-    /// Requests that ended with a 5xx, or by a fault that is not their client's.
+    /// Requests that ended with a 5xx, or by the fault of a backend or of Mantrid without one.
     Errors = ERRORS,
-    /// Requests that a limit turned away.
+    /// Requests that were refused because of a limit.
     Limited = LIMITED,
 }
 
-/// A count of a backend's slot.
+/// A counter in the slot of a backend.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 #[repr(usize)]
 pub(crate) enum BackendCount {
@@ -55,14 +56,14 @@ pub(crate) enum BackendCount {
 
 const OPEN: usize = 0;
 const COMPLETED: usize = 2;
-/// Final responses by class, from 2xx; 3xx, 4xx and 5xx follow.
+/// Position of the counts of final responses by class: 2xx, 3xx, 4xx and 5xx.
 const ANSWERS: usize = 5;
 const ERRORS: usize = ANSWERS + CLASSES;
-/// Sums of times in microseconds, by [`SlotTime`].
+/// Position of the sums of times in microseconds, by [`SlotTime`].
 const TIME_SUMS: usize = ERRORS + 1;
 const COUNTS: usize = LIMITED + 1;
 
-/// The position of a count among those of a slot.
+/// Position of a counter among those of a slot.
 pub(crate) trait SlotIndex {
     fn index(self) -> usize;
 }
@@ -83,7 +84,7 @@ impl SlotIndex for BackendCount {
 
 /// Number of classes of responses that are counted: 2xx to 5xx.
 pub(crate) const CLASSES: usize = 4;
-/// Replies to requests that no rule is for, of whatever status.
+/// Position of the count of replies to requests that match no rule, whatever their status.
 const UNKNOWN: usize = TIME_SUMS + TIMES;
 const LIMITED: usize = UNKNOWN + 1;
 const _: () = assert!(HostCount::BytesReceived as usize + 1 == ANSWERS);
@@ -96,13 +97,15 @@ const FREE: u64 = 0;
 const LIVE: u64 = 1;
 const RETIRED: u64 = 2;
 
-/// Eight cache lines; what every request touches is in the first four.
+/// Counters of one host or backend. A slot fills eight cache lines; the counters that every request
+/// changes are in the first four.
 #[repr(C, align(64))]
 pub(crate) struct Slot {
     phase: AtomicU64,
     id: [AtomicU64; 3],
     counts: [AtomicU64; COUNTS],
-    /// Histograms of all times, half as wide as the counts: see [`Slots::add_time`].
+    /// Histograms of all times. Their cells are half as wide as the counts: see
+    /// [`Slots::add_time`].
     classes: [AtomicU32; TIME_CLASSES],
 }
 
@@ -120,27 +123,28 @@ impl Default for Slot {
 }
 
 impl Slot {
-    /// Adds to a cell. Called by the owning shard only: a load and a store, not a locked add.
+    /// Adds to a cell with a load and a store instead of a locked add. Only the owning shard may
+    /// call this.
     #[inline]
     fn add_at(&self, at: usize, n: u64) {
         let cell = &self.counts[at];
         cell.store(cell.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
     }
 
-    /// Adds to a count. Called by the owning shard only.
+    /// Adds to a counter. Only the owning shard may call this.
     #[inline]
     pub(crate) fn add(&self, count: impl SlotIndex, n: u64) {
         self.add_at(count.index(), n);
     }
 
-    /// Subtracts from a count. Called by the owning shard only.
+    /// Subtracts from a counter. Only the owning shard may call this.
     #[inline]
     pub(crate) fn sub(&self, count: impl SlotIndex, n: u64) {
         self.add_at(count.index(), n.wrapping_neg());
     }
 
-    /// Counts the end of a request that was open, after all else that is counted of it: see
-    /// [`Slot::sums`]. Called by the owning shard only.
+    /// Counts the end of an open request. Everything else about the request must be counted before:
+    /// see [`Slot::sums`]. Only the owning shard may call this.
     #[inline]
     pub(crate) fn complete(&self) {
         self.sub(HostCount::Open, 1);
@@ -148,7 +152,7 @@ impl Slot {
         cell.store(cell.load(Ordering::Relaxed).wrapping_add(1), Ordering::Release);
     }
 
-    /// Counts a final response or reply; one that is not 2xx to 5xx has no class.
+    /// Counts a final response or reply by its class. A status outside 2xx to 5xx is not counted.
     #[inline]
     pub(crate) fn add_answer(&self, status: u16) {
         let class = usize::from(status / 100).wrapping_sub(2);
@@ -157,12 +161,13 @@ impl Slot {
         }
     }
 
-    /// Counts a reply to a request that no rule is for: a class of its own.
+    /// Counts a reply to a request that matches no rule. Such replies are in no other class.
     pub(crate) fn add_unknown(&self) {
         self.add_at(UNKNOWN, 1);
     }
 
-    /// Counts a time; returns its class if the class's count has come to its end and begun anew.
+    /// Counts a time. Returns the position of its class if the count of that class has overflowed
+    /// to 0.
     #[inline]
     fn add_time(&self, time: SlotTime, micros: u64) -> Option<usize> {
         self.add_at(TIME_SUMS + time as usize, micros);
@@ -177,7 +182,7 @@ impl Slot {
         self.counts[count.index()].load(Ordering::Relaxed)
     }
 
-    /// Sets a count that is a number now, not a sum. Called by the owning shard only.
+    /// Sets a counter that is a level, not a sum. Only the owning shard may call this.
     pub(crate) fn set(&self, count: impl SlotIndex, n: u64) {
         self.counts[count.index()].store(n, Ordering::Relaxed);
     }
@@ -186,13 +191,13 @@ impl Slot {
         std::array::from_fn(|at| self.id[at].load(Ordering::Relaxed))
     }
 
-    /// The counts, at this moment. The counts of a request are behind `Completed`, and read after
-    /// it: they have all of each request that is completed.
+    /// Reads the counts at this moment. `Completed` is read first, and the shard writes it last: so
+    /// the other counts include every request that `Completed` includes.
     pub(crate) fn sums(&self) -> Sums {
         Sums(std::array::from_fn(|at| self.counts[at].load(Ordering::Acquire)))
     }
 
-    /// Counts and histograms, at this moment.
+    /// Reads counts and histograms at this moment.
     pub(crate) fn whole(&self) -> Whole {
         let sums = self.sums();
         let mut classes = [0; TIME_CLASSES];
@@ -202,8 +207,8 @@ impl Slot {
         Whole { sums, classes }
     }
 
-    /// The classes of one time with [`TIME_BOUNDS`](super::TIME_BOUNDS); each count begins anew
-    /// after 2³².
+    /// Counts by class of a time that has [`TIME_BOUNDS`](super::TIME_BOUNDS). Each count overflows
+    /// to 0 at 2³².
     pub(crate) fn classes_of(&self, time: SlotTime) -> [u32; CLASSES_OF_TIME] {
         debug_assert!(time != SlotTime::Held, "it has other bounds");
         let first = time.classes().start;
@@ -224,12 +229,12 @@ impl Sums {
         self.0[count.index()] = n;
     }
 
-    /// Final responses and replies, from 2xx to 5xx.
+    /// Final responses and replies by class, from 2xx to 5xx.
     pub(crate) fn answers(&self) -> &[u64] {
         &self.0[ANSWERS..][..CLASSES]
     }
 
-    /// Replies to requests that no rule is for.
+    /// Replies to requests that match no rule.
     pub(crate) fn unknown(&self) -> u64 {
         self.0[UNKNOWN]
     }
@@ -238,8 +243,8 @@ impl Sums {
         self.0.iter_mut().zip(more.0).for_each(|(sum, n)| *sum = sum.wrapping_add(n));
     }
 
-    /// Takes away the sums of an earlier moment; counts of what is under way now are no sums and
-    /// stay.
+    /// Subtracts the sums of an earlier moment. Levels, such as open requests, are no sums and stay
+    /// as they are.
     pub(crate) fn sub_ended(&mut self, less: &Sums) {
         let ended = COMPLETED..;
         let pairs = self.0[ended.clone()].iter_mut().zip(&less.0[ended]);
@@ -275,7 +280,7 @@ impl From<Sums> for Whole {
 }
 
 impl Whole {
-    /// The classes of a time and their sum in microseconds.
+    /// Counts of a time by class, and the sum of the time in microseconds.
     pub(crate) fn times(&self, time: SlotTime) -> (&[u64], u64) {
         (&self.classes[time.classes()], self.sums.0[TIME_SUMS + time as usize])
     }
@@ -285,21 +290,21 @@ impl Whole {
         self.classes.iter_mut().zip(more.classes).for_each(|(sum, n)| *sum = sum.wrapping_add(n));
     }
 
-    /// Adds what a class of a slot could not hold.
+    /// Adds the 2³² that a class of a slot lost when its count overflowed.
     pub(crate) fn add_wrap(&mut self, class: usize) {
         if let Some(count) = self.classes.get_mut(class) {
             *count += 1 << 32;
         }
     }
 
-    /// Takes away the numbers of an earlier moment, as [`Sums::sub_ended`] does.
+    /// Subtracts the numbers of an earlier moment, as [`Sums::sub_ended`] does.
     pub(crate) fn sub_ended(&mut self, less: &Whole) {
         self.sums.sub_ended(&less.sums);
         self.classes.iter_mut().zip(less.classes).for_each(|(sum, n)| *sum = sum.wrapping_sub(n));
     }
 
-    /// Packs the numbers into few bytes: of each that is not 0 its position, and then itself, seven
-    /// bits a byte.
+    /// Packs the numbers into few bytes. Each number that is not 0 is written as its position, then
+    /// its value in groups of seven bits, a byte each.
     pub(crate) fn pack(&self) -> Box<[u8]> {
         let mut bytes = Vec::with_capacity(64);
         let all = self.sums.0.iter().chain(&self.classes).enumerate();
@@ -330,7 +335,7 @@ impl Whole {
 
 const _: () = assert!(COUNTS + TIME_CLASSES <= 256);
 
-/// Reader of packed numbers: the position of each, and the number.
+/// Reader of packed numbers: returns the position and the value of each.
 struct Packed<'a>(&'a [u8]);
 
 impl Iterator for Packed<'_> {
@@ -352,7 +357,7 @@ impl Iterator for Packed<'_> {
     }
 }
 
-/// Slots of the first page; each further page has twice as many as the one before.
+/// Slots of the first page. Each further page has twice as many as the one before.
 const FIRST_PAGE: u32 = 64;
 const PAGES: usize = (limits::SLOTS_MAX / FIRST_PAGE).ilog2() as usize + 1;
 
@@ -360,16 +365,17 @@ const PAGES: usize = (limits::SLOTS_MAX / FIRST_PAGE).ilog2() as usize + 1;
 #[derive(Default)]
 pub(crate) struct Slots {
     pages: [OnceLock<Box<[Slot]>>; PAGES],
-    /// Slots below this index were live at some time.
+    /// All slots that were ever live are below this index.
     used: AtomicU32,
-    /// Classes of slots that came to the end of their count: index of the slot plus one, and the
-    /// class; 0 where control has added that up.
+    /// Classes of slots whose count has overflowed. Each cell has the index of the slot plus one,
+    /// and the class; 0 if control has taken it.
     wraps: [AtomicU64; WRAPS],
 }
 
-/// Classes that may come to their end between two looks of control: at 2³² requests each.
+/// Most classes whose count may overflow between two looks of control. A count takes 2³² requests
+/// to overflow.
 const WRAPS: usize = 8;
-/// Bits of a class behind the index of its slot.
+/// Number of bits for the class, below the index of its slot.
 const WRAP_BITS: u32 = 8;
 
 fn place(index: u32) -> (usize, usize) {
@@ -379,7 +385,7 @@ fn place(index: u32) -> (usize, usize) {
 }
 
 impl Slots {
-    /// A slot that was made live before.
+    /// Returns a slot that was made live before.
     #[inline]
     pub(crate) fn get(&self, index: u32) -> Option<&Slot> {
         if limits::SLOTS_MAX <= index {
@@ -389,8 +395,8 @@ impl Slots {
         self.pages.get(page)?.get()?.get(at)
     }
 
-    /// Adds to a count of a slot, if that is there. Called by the owning shard only, as is all that
-    /// changes a slot.
+    /// Adds to a counter of a slot, if the slot exists. Only the owning shard may call this, and
+    /// everything else that changes a slot.
     #[inline]
     pub(crate) fn add(&self, index: u32, count: impl SlotIndex, n: u64) {
         if let Some(slot) = self.get(index) {
@@ -398,7 +404,7 @@ impl Slots {
         }
     }
 
-    /// Takes from a count of a slot, if that is there.
+    /// Subtracts from a counter of a slot, if the slot exists.
     #[inline]
     pub(crate) fn sub(&self, index: u32, count: impl SlotIndex, n: u64) {
         if let Some(slot) = self.get(index) {
@@ -406,10 +412,10 @@ impl Slots {
         }
     }
 
-    /// Counts a time in a slot. Called by the owning shard only.
+    /// Counts a time in a slot. Only the owning shard may call this.
     ///
-    /// The classes are 32 bits wide, or half of a slot would be zeros. One that comes to its end
-    /// begins anew, and control adds that up within a second.
+    /// The counts of classes are 32 bits wide: with 64 bits, half of a slot would be zeros. If a
+    /// count overflows, the shard notes that and control adds 2³² within a second.
     #[inline]
     pub(crate) fn add_time(&self, index: u32, time: SlotTime, took: std::time::Duration) {
         let Some(slot) = self.get(index) else { return };
@@ -428,8 +434,8 @@ impl Slots {
         }
     }
 
-    /// Takes the classes that came to the end of their counts, each once, with the owner of the
-    /// slot. Called by control.
+    /// Takes the classes whose counts have overflowed, each once, with the owner of the slot.
+    /// Control calls this.
     pub(crate) fn take_wraps(&self, mut take: impl FnMut(Id, usize)) {
         for cell in &self.wraps {
             let wrap = cell.load(Ordering::Acquire);
@@ -443,7 +449,7 @@ impl Slots {
         }
     }
 
-    /// Makes a free slot that of `id`; slots past the end are free. Called by the owning shard.
+    /// Gives a free slot to `id`. Slots past the end are free. Only the owning shard may call this.
     pub(crate) fn open(&self, index: u32, id: Id) {
         debug_assert!(index < limits::SLOTS_MAX, "slot {index} is past the last");
         debug_assert!(self.is_free(index), "slot {index} is in use");
@@ -454,18 +460,19 @@ impl Slots {
         slot.counts.iter().for_each(|count| count.store(0, Ordering::Relaxed));
         slot.classes.iter().for_each(|count| count.store(0, Ordering::Relaxed));
         slot.id.iter().zip(id).for_each(|(word, value)| word.store(value, Ordering::Relaxed));
-        // A thread that sees the slot live sees it empty and with its name.
+        // The release makes sure that a thread that sees the slot live also sees its zeros and its
+        // id.
         slot.phase.store(LIVE, Ordering::Release);
         self.used.fetch_max(index + 1, Ordering::Release);
     }
 
-    /// The slot, if it is live, and its owner. Called by the owning shard.
+    /// Returns a slot and its owner, if the slot is live. Only the owning shard may call this.
     pub(crate) fn live(&self, index: u32) -> Option<(&Slot, Id)> {
         let slot = self.get(index)?;
         (slot.phase.load(Ordering::Relaxed) == LIVE).then(|| (slot, slot.id()))
     }
 
-    /// Retires a slot: the shard writes it no more. Called by the owning shard.
+    /// Retires a slot: the shard writes it no more. Only the owning shard may call this.
     pub(crate) fn retire(&self, index: u32) {
         debug_assert!(self.live(index).is_some(), "slot {index} is not live");
         if let Some(slot) = self.get(index) {
@@ -473,7 +480,7 @@ impl Slots {
         }
     }
 
-    /// Whether control has taken a retired slot's numbers over.
+    /// Whether a slot is free: it was never live, or control has taken over its numbers.
     pub(crate) fn is_free(&self, index: u32) -> bool {
         self.get(index).is_none_or(|slot| slot.phase.load(Ordering::Acquire) == FREE)
     }
@@ -483,7 +490,8 @@ impl Slots {
         (0..used).filter_map(|index| Some((index as usize, self.get(index)?)))
     }
 
-    /// Takes the numbers of slots that were retired, each for the last time. Called by control.
+    /// Visits each retired slot for the last time, to take over its numbers, and frees it. Control
+    /// calls this.
     pub(crate) fn take_retired(&self, mut take: impl FnMut(usize, Id, &Slot)) {
         for (index, slot) in self.each() {
             if slot.phase.load(Ordering::Acquire) == RETIRED {
@@ -493,7 +501,7 @@ impl Slots {
         }
     }
 
-    /// Visits every slot that has numbers, retired or not. Called by control.
+    /// Visits every slot that has numbers, retired or not. Control calls this.
     pub(crate) fn look(&self, mut see: impl FnMut(usize, Id, &Slot)) {
         for (index, slot) in self.each() {
             if slot.phase.load(Ordering::Acquire) != FREE {
@@ -503,12 +511,12 @@ impl Slots {
     }
 }
 
-/// A map by a key that is a hash already, and one that no client can foresee.
+/// A map whose keys are hashes already. No client can foresee them, so they need no second hash.
 pub(crate) type ByKey<V> = HashMap<u64, V, BuildHasherDefault<KeyHasher>>;
 /// A set of such keys.
 pub(crate) type KeySet = HashSet<u64, BuildHasherDefault<KeyHasher>>;
 
-/// Leaves keys as they are.
+/// Hasher that leaves keys as they are.
 #[derive(Clone, Default)]
 pub(crate) struct KeyHasher(u64);
 
@@ -601,7 +609,8 @@ mod tests {
         slots.add_time(1, SlotTime::Held, Duration::ZERO);
     }
 
-    /// The order alone: one thread counts as a shard does, the other reads as control does.
+    /// Tests the memory ordering: one thread counts as a shard does, the other reads as control
+    /// does.
     #[test]
     fn completed_requests_are_counted_whole() {
         const ROUNDS: u64 = 100_000;

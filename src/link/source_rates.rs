@@ -1,7 +1,7 @@
-//! Rates of single clients at single rules, on all shards together, in a table of fixed size that
-//! takes no lock. Where all places that a client might have are taken by others that are busy, it
-//! gets that of the one that is nearest to rest, whose rate then begins anew: a limit may let more
-//! pass then, and never less.
+//! Rates of single clients at single rules, counted on all shards together, in a table of fixed
+//! size without locks. A client may have one of a few entries of the table. If other busy clients
+//! have all of them, it gets the entry whose rate is nearest to rest, and the rate of that entry's
+//! former client begins anew. So a full table may let more requests pass, never fewer.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -19,10 +19,10 @@ use super::rate::Rate;
 use super::sources::source_network;
 use crate::limits;
 
-/// Places that one client at one rule might have: two cache lines.
+/// Entries among which one client at one rule may have one: two cache lines.
 const WAYS: usize = 8;
 const BUCKETS: usize = limits::SOURCE_RATES_MAX / WAYS;
-/// How often a place is looked for that another shard takes at the same moment.
+/// Attempts to get an entry, as another shard may take it at the same moment.
 const TRIES: usize = 4;
 
 #[derive(Default)]
@@ -32,21 +32,21 @@ struct Bucket([Entry; WAYS]);
 /// The rate of one client at one rule.
 #[derive(Default)]
 struct Entry {
-    /// A hash of both, seeded by chance; 0 where nobody has the entry.
+    /// Hash of the client and the rule, with a random seed; 0: the entry is free.
     tag: AtomicU64,
     rate: Rate,
 }
 
-/// The table; made when the first rule with such a limit is met.
+/// The table. It is made when the first rule with such a limit is met.
 pub(crate) struct SourceRates {
     buckets: OnceLock<Box<[Bucket]>>,
     tagger: Tagger,
     epoch: Instant,
-    /// Rates of the daemon before this one, while some are not at rest.
+    /// Rates of the daemon before this one, as long as some are not at rest.
     elder: ArcSwapOption<ElderRates>,
 }
 
-/// Makes the tags of clients at rules, by a seed of chance.
+/// Makes the tags of clients at rules, from a random seed.
 struct Tagger {
     seed: u64,
     hasher: SeedableRandomState,
@@ -54,7 +54,7 @@ struct Tagger {
 
 impl Tagger {
     fn new(seed: u64) -> Tagger {
-        // For the life of the process: a daemon makes two of these at most.
+        // Leaked for the life of the process: a daemon makes at most two of these.
         let shared = Box::leak(Box::new(SharedSeed::from_u64(seed)));
         Tagger { seed, hasher: SeedableRandomState::with_seed(0, shared) }
     }
@@ -64,8 +64,8 @@ impl Tagger {
     }
 }
 
-/// Rates that are not at rest, as one daemon hands them over to the next. Neither a rule nor a
-/// client can be told from a tag, but whoever knows both finds it.
+/// Rates that are not at rest, as one daemon hands them over to the next. A tag reveals neither the
+/// rule nor the client, but can be computed from both.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct BusySources {
     /// Seed of the tags.
@@ -77,11 +77,11 @@ pub(crate) struct BusySources {
 /// Rates of the daemon before this one.
 struct ElderRates {
     tagger: Tagger,
-    /// Keys that the rules had there, by those they have here.
+    /// Keys of the rules in the daemon before, by their keys in this one.
     rules: HashMap<u64, u64>,
     /// Times at which rates are at rest, by tag.
     due: HashMap<u64, u64>,
-    /// The last of these times.
+    /// Latest of these times.
     end: u64,
 }
 
@@ -100,7 +100,7 @@ impl SourceRates {
         SourceRates { buckets, tagger, epoch: Instant::now(), elder }
     }
 
-    /// Lets one more request of a client pass at a rule, or says how long it would have to wait.
+    /// Lets one more request of a client pass at a rule, or returns how long it would have to wait.
     pub(crate) fn admit(
         &self,
         rule: u64,
@@ -120,7 +120,8 @@ impl SourceRates {
             }
             let Some(place) = entries.iter().min_by_key(|entry| entry.rate.due()) else { break };
             let before = place.tag.load(Ordering::Relaxed);
-            // Another shard may have given it to this client meanwhile: then it is found next.
+            // Another shard may have given the entry to this client meanwhile. Then the next round
+            // finds it.
             let (order, is_busy) = (Ordering::Relaxed, now < place.rate.due());
             if before != tag && place.tag.compare_exchange(before, tag, order, order).is_ok() {
                 let due = self.elder_due(rule, source, now);
@@ -148,7 +149,8 @@ impl SourceRates {
         own.rate.spent(per_second, self.nanos(now))
     }
 
-    /// Rates that are not at rest, for a daemon that takes over; `None`: there is no table.
+    /// Returns the rates that are not at rest, for a daemon that takes over; `None`: there is no
+    /// table.
     pub(crate) fn busy(&self, now: Instant) -> Option<BusySources> {
         let now = self.nanos(now);
         let entries = self.buckets.get()?.iter().flat_map(|Bucket(entries)| entries);
@@ -160,7 +162,8 @@ impl SourceRates {
         Some(BusySources { seed: self.tagger.seed, left: left.collect() })
     }
 
-    /// Takes over rates of another daemon. `rules` has the keys of rules there by those here.
+    /// Takes over the rates of the daemon before. `rules` maps the keys of rules in this daemon to
+    /// their keys in that one.
     pub(crate) fn recall(&self, busy: &BusySources, rules: HashMap<u64, u64>, now: Instant) {
         let due = |left: Duration| self.nanos(now + left.min(Duration::from_secs(1)));
         let busy_entries = busy.left.iter().take(limits::SOURCE_RATES_MAX);
@@ -170,8 +173,8 @@ impl SourceRates {
         self.elder.store(Some(Arc::new(elder)));
     }
 
-    /// Time at which the rate of a client at a rule is at rest that the daemon before this one
-    /// counted; 0: it counted none.
+    /// Time at which the rate of a client at a rule is at rest, as counted by the daemon before
+    /// this one; 0: that daemon counted none.
     fn elder_due(&self, rule: u64, source: IpAddr, now: u64) -> u64 {
         let elder = self.elder.load();
         let Some(elder) = &*elder else { return 0 };
@@ -235,7 +238,7 @@ mod tests {
         let busy = elder.busy(now + Duration::from_millis(400)).expect("a table");
         assert_eq!(busy.left.len(), 1, "others are at rest: {busy:?}");
         assert_eq!(busy.left[0].1, Duration::from_millis(600));
-        // Rules have other keys there.
+        // The two daemons have different keys for the same rules.
         let (rates, now) = (SourceRates::new(), Instant::now());
         rates.recall(&busy, HashMap::from([(7, 1), (8, 2)]), now);
         let admit = |rule, number, now| rates.admit(rule, client(number), FIVE, now).is_ok();
@@ -268,11 +271,12 @@ mod tests {
     fn full_table_lets_more_pass_and_never_less() {
         let rates = SourceRates::new();
         let now = Instant::now();
-        // twice as many clients as there is room for, all busy, and none is refused its first
+        // Twice as many clients as the table has room for, all busy: the first request of each
+        // passes.
         for number in 0..2 * limits::SOURCE_RATES_MAX as u32 {
             assert!(rates.admit(1, client(number), FIVE, now).is_ok(), "{number}");
         }
-        // those at rest make room without loss
+        // Clients at rest make room without loss.
         let later = now + Duration::from_secs(2);
         assert!((0..5).all(|_| rates.admit(1, client(1), FIVE, later).is_ok()));
         assert!(rates.admit(1, client(1), FIVE, later).is_err());

@@ -1,12 +1,12 @@
-//! How many connections each client address has, on all shards together. Asked when a connection
-//! begins and when it ends, and only where there is a limit: on no request's way.
+//! Number of connections of each client address, on all shards together. It is used when a
+//! connection begins and when it ends, and only if there is a limit; requests never come here.
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Mutex, PoisonError};
 
-/// Number of locks, so that shards seldom want the same one.
+/// Number of locks: many, so that shards seldom want the same one.
 const PARTS: usize = 64;
 
 type SourceMap = Mutex<HashMap<IpAddr, u32, foldhash::fast::RandomState>>;
@@ -23,7 +23,8 @@ impl Sources {
         Sources { parts, hasher: foldhash::fast::RandomState::default() }
     }
 
-    /// Counts one more connection, if there are fewer than `most`.
+    /// Counts one more connection if the source has fewer than `most`; returns whether it was
+    /// counted.
     pub(crate) fn enter(&self, source: IpAddr, most: u32) -> bool {
         let source = source_network(source);
         let mut part = self.part(source);
@@ -33,7 +34,7 @@ impl Sources {
         has_room
     }
 
-    /// Ends a connection that was counted.
+    /// Counts the end of a connection that `enter` has counted.
     pub(crate) fn leave(&self, source: IpAddr) {
         let source = source_network(source);
         let mut part = self.part(source);
@@ -55,8 +56,8 @@ impl Sources {
     }
 }
 
-/// An IPv6 subscriber has a network of 64 bits, and as many addresses as there are in it (RFC
-/// 6177).
+/// Returns the address under which a source is counted. For IPv6 this is its /64 network, because a
+/// subscriber has at least such a network and all addresses in it (RFC 6177).
 pub(crate) fn source_network(source: IpAddr) -> IpAddr {
     match source.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),

@@ -1,16 +1,16 @@
-//! The table in force, with its tag: shards route by it, control answers from it, and only the
-//! writer replaces it.
+//! The table in force, with its tag. Shards route by it, the API reads from it, and only the writer
+//! replaces it.
 
 use std::fmt;
 use std::ops::Deref;
 
 use crate::table::Snapshot;
 
-/// Version of the table: an opaque `ETag`, another one after each change and after each start.
+/// Version of the table: an opaque `ETag` that is different after each change and each start.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Tag {
-    /// Random for each process: a file that was edited by hand meanwhile has another. In a fleet it
-    /// is made of the id of the fleet.
+    /// Random for each process, so that a file edited by hand between two starts gets another tag.
+    /// In a fleet it is made from the id of the fleet.
     pub(crate) boot: u32,
     /// Number of the last change.
     pub(crate) sequence: u64,

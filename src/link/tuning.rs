@@ -6,20 +6,20 @@ use std::time::Duration;
 use crate::http::Via;
 use crate::log_style::LogStyle;
 
-/// HAProxy's names and meanings.
+/// Timeouts, with the names and meanings of HAProxy.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Timeouts {
     /// Time from the first byte of a head (or a connection's start) to its end.
     pub(crate) http_request: Duration,
-    /// Between a response and the next request.
+    /// Time between a response and the first byte of the next request.
     pub(crate) http_keep_alive: Duration,
-    /// A client that should send or take bytes and does not.
+    /// Time without progress of a client that should send or take bytes.
     pub(crate) client: Duration,
-    /// Time to open a connection to a backend, and to wait for a place in its queue.
+    /// Time to open a connection to a backend, and to wait for a permit of a backend.
     pub(crate) connect: Duration,
-    /// A backend that should answer, send or take bytes and does not.
+    /// Time without progress of a backend that should respond, send or take bytes.
     pub(crate) server: Duration,
-    /// A tunnel without a byte in either direction.
+    /// Time without a byte in either direction of a tunnel.
     pub(crate) tunnel: Duration,
 }
 
@@ -31,15 +31,15 @@ pub(crate) struct Tuning {
     pub(crate) head_bytes_max: usize,
     /// Most client connections at a time.
     pub(crate) connections_max: usize,
-    /// Most of one client address, of all shards together.
+    /// Most client connections from one address, on all shards together.
     pub(crate) connections_per_source_max: Option<NonZeroU32>,
-    /// Whether each request goes on with an `X-Request-Id`.
+    /// Whether each request is forwarded with an `X-Request-Id`.
     pub(crate) request_id: bool,
-    /// Whether each request goes on with the moment of its arrival.
+    /// Whether each request is forwarded with the time of its arrival.
     pub(crate) request_start: bool,
-    /// Whether a client that closes its sending side has left.
+    /// Whether a request is aborted when its client closes the sending side.
     pub(crate) abort_on_close: bool,
-    /// The name of this proxy in `Via`, if it is said.
+    /// Name of this proxy in `Via`, if there is one.
     pub(crate) via: Via,
     /// Status of the page `unknown`, in place of the one that the page has.
     pub(crate) unknown_status: Option<u16>,
@@ -47,9 +47,10 @@ pub(crate) struct Tuning {
     pub(crate) has_client_field: bool,
     /// Whether this daemon replies to health checks itself: `Entrance` says at which path.
     pub(crate) has_health_path: bool,
-    /// Whether health checks are told to send their clients elsewhere: the daemon is about to stop.
+    /// Whether health checks get an unhealthy reply, so that clients are sent elsewhere: the daemon
+    /// is about to stop.
     pub(crate) is_unhealthy: bool,
-    /// How lines of the access log look.
+    /// Style of the lines of the access log.
     pub(crate) log_style: LogStyle,
 }
 

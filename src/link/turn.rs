@@ -1,6 +1,6 @@
-//! The positions of `round_robin`, one for each rule and for all shards together: connections land
-//! on any shard, and their clients are still to take turns. Only rules with that algorithm have
-//! one, so the word that shards share is on no other request's path.
+//! Positions of `round_robin`: one for each rule, which all shards share, so that requests take
+//! turns whichever shard they arrive on. Only rules with that algorithm have a position, so other
+//! requests touch no shared word.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,29 +8,31 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::registry::Registry;
 use crate::limits;
 
-/// The position of one rule: how many requests had a turn, from a start by chance.
+/// Position of one rule: a random start plus the number of requests that had a turn.
 pub(crate) struct Turn(AtomicU64);
 
 impl Turn {
-    /// The next position, for a request that begins.
+    /// Moves on to the next position, for a request that begins.
     pub(crate) fn next(&self) -> u64 {
         self.0.fetch_add(1, Ordering::Relaxed).wrapping_add(1)
     }
 
-    /// The position that was given last: another attempt of a request is no turn of its own.
+    /// Returns the last position again, for another attempt of a request: that is no turn of its
+    /// own.
     pub(crate) fn current(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// The positions of all rules that take turns, by the key of the rule, which edits leave as it is.
+/// Positions of all rules with `round_robin`, by the key of the rule. Edits of a rule do not change
+/// its key.
 #[derive(Default)]
 pub(crate) struct Turns(Registry<u64, Turn>);
 
 impl Turns {
-    /// The position of the rule with this key; a new one begins at `start`.
+    /// Returns the position of the rule with this key; a new position begins at `start`.
     pub(crate) fn get(&self, rule: u64, start: u64) -> Arc<Turn> {
-        // A rule that no shard remembers starts anew, which does no harm.
+        // If no shard remembers a rule, its position starts anew, which does no harm.
         self.0.get(rule, limits::TURNS_MAX, || Turn(AtomicU64::new(start)), |_| false)
     }
 }

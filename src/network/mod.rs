@@ -1,7 +1,7 @@
-//! Networks of IP addresses (CIDR), and maps of them in which the longest prefix decides.
+//! Networks of IP addresses (CIDR), and maps of networks in which the longest prefix decides.
 //!
-//! An IPv4 address that is mapped into IPv6 (`::ffff:192.0.2.1`) is that IPv4 address, also as a
-//! network. Pure.
+//! An IPv4 address that is mapped into IPv6 (`::ffff:192.0.2.1`) counts as that IPv4 address, also
+//! in a network. Pure.
 
 #[cfg(any(test, fuzzing))]
 pub mod properties;
@@ -10,24 +10,25 @@ use std::cmp::Reverse;
 use std::fmt;
 use std::net::IpAddr;
 
-/// The addresses that begin alike: `192.0.2.0/24`, `2001:db8::/32`, or one address.
+/// A network: all addresses with the same prefix, such as `192.0.2.0/24` or `2001:db8::/32`, or a
+/// single address.
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Network {
-    /// The first of them.
+    /// First address of the network.
     address: IpAddr,
     bits: u8,
 }
 
-/// Why a text is no network.
+/// Reason for which a text is not a network.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum NetworkError {
     /// The text is neither an address nor an address with a length.
     Syntax,
-    /// The address has bits behind the prefix; this network has the address.
+    /// The address has bits behind the prefix. The network is the one that contains the address.
     HostBits(Network),
 }
 
-/// The widest prefix that stands for IPv4 addresses mapped into IPv6, bits.
+/// Bits of the shortest prefix that has only IPv4 addresses mapped into IPv6.
 const MAPPED_BITS: u8 = 96;
 
 impl Network {
@@ -56,19 +57,19 @@ impl Network {
         }
     }
 
-    /// The first and the last address, as numbers.
+    /// Returns the first and the last address, as numbers.
     fn range(&self) -> (u128, u128) {
         let first = number(self.address);
         (first, first | low_bits(u32::from(width(self.address) - self.bits)))
     }
 }
 
-/// Bits of an address of this family.
+/// Returns the bits of an address of this family.
 fn width(address: IpAddr) -> u8 {
     if address.is_ipv4() { 32 } else { 128 }
 }
 
-/// The shortest form that reads as the same network.
+/// Writes the shortest form that is read as the same network.
 impl fmt::Display for Network {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.bits == width(self.address) {
@@ -85,12 +86,12 @@ fn number(address: IpAddr) -> u128 {
     }
 }
 
-/// Number whose lowest `count` bits are set.
+/// Returns the number whose lowest `count` bits are set.
 fn low_bits(count: u32) -> u128 {
     u128::MAX.checked_shr(128 - count).unwrap_or(0)
 }
 
-/// The first address with the same `bits` in front.
+/// Returns the first address with the same first `bits` bits.
 fn first(address: IpAddr, bits: u8) -> IpAddr {
     match address {
         IpAddr::V4(address) => {
@@ -104,15 +105,15 @@ fn first(address: IpAddr, bits: u8) -> IpAddr {
     }
 }
 
-/// Networks with a mark each. An address has the mark of the longest prefix that it begins with;
-/// finding it is a binary search, however many networks there are.
+/// Map from networks to marks. An address has the mark of the longest prefix that it begins with.
+/// Finding the mark takes one binary search, however many networks there are.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NetworkMap<M> {
     v4: Box<[Step<M>]>,
     v6: Box<[Step<M>]>,
 }
 
-/// An address from which on another mark holds.
+/// First address of a range, and the mark of that range.
 type Step<M> = (u128, Option<M>);
 
 impl<M> Default for NetworkMap<M> {
@@ -122,14 +123,14 @@ impl<M> Default for NetworkMap<M> {
 }
 
 impl<M: Copy> NetworkMap<M> {
-    /// Makes the map. Of a network that is there twice the last mark holds.
+    /// Makes the map. If a network comes twice, its last mark counts.
     pub fn new(marked: impl IntoIterator<Item = (Network, M)>) -> NetworkMap<M> {
         let (v4, v6): (Vec<_>, Vec<_>) =
             marked.into_iter().partition(|(network, _)| network.address.is_ipv4());
         NetworkMap { v4: steps(v4), v6: steps(v6) }
     }
 
-    /// The mark of an address.
+    /// Returns the mark of an address.
     pub fn get(&self, address: IpAddr) -> Option<M> {
         let address = address.to_canonical();
         let steps = if address.is_ipv4() { &self.v4 } else { &self.v6 };
@@ -139,11 +140,13 @@ impl<M: Copy> NetworkMap<M> {
     }
 }
 
-/// The steps of networks of one family. Two networks are apart, or one holds the other.
+/// Makes the steps for the networks of one family. Two networks never overlap partly: they are
+/// disjoint, or one contains the other.
 fn steps<M: Copy>(marked: Vec<(Network, M)>) -> Box<[Step<M>]> {
     let mut ranges: Vec<_> =
         marked.into_iter().map(|(network, mark)| (network.range(), mark)).collect();
-    // What holds others comes before them. Stable: of equals the last comes last.
+    // A network comes before those that it contains. The sort is stable, so of equal networks the
+    // last one comes last.
     ranges.sort_by_key(|((first, last), _)| (*first, Reverse(*last)));
     let mut steps: Vec<Step<M>> = Vec::new();
     let mut step = |from: u128, mark: Option<M>| {
@@ -152,7 +155,7 @@ fn steps<M: Copy>(marked: Vec<(Network, M)>) -> Box<[Step<M>]> {
         }
         steps.push((from, mark));
     };
-    // Networks that the current one lies in, each in the one before.
+    // Networks that contain the current one, each contained in the one before it.
     let mut around: Vec<(u128, M)> = Vec::new();
     for ((first, last), mark) in ranges {
         while let Some((end, _)) = around.pop_if(|(end, _)| *end < first) {
@@ -254,7 +257,7 @@ mod tests {
         assert!(NetworkMap::<char>::default().get(IpAddr::from([10, 0, 0, 1])).is_none());
     }
 
-    /// Networks that lie close together, so that they meet and hold each other.
+    /// Makes networks that lie close together, so that some are adjacent and some contain others.
     fn any_network() -> impl Strategy<Value = Network> {
         (any::<bool>(), 0..64_u8, 0..=8_u8).prop_map(|(is_v4, low, free)| {
             let (address, width): (IpAddr, u8) = match is_v4 {
@@ -277,7 +280,7 @@ mod tests {
             properties::networks(&bytes);
         }
 
-        /// The map against a search through all networks.
+        /// Compares the map with a search through all networks.
         #[test]
         fn map_is_a_search_for_the_longest_prefix(
             marked in vec((any_network(), any::<u8>()), 0..20),
@@ -292,7 +295,7 @@ mod tests {
             for address in addresses {
                 let has_it = |network: &Network| properties::contains(network, address);
                 let found = marked.iter().filter(|(network, _)| has_it(network));
-                // Of equals the last.
+                // Of equal networks the last one counts.
                 let expected = found.max_by_key(|(network, _)| network.bits).map(|(_, mark)| *mark);
                 prop_assert_eq!(map.get(address), expected, "{}", address);
             }

@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use super::{Network, NetworkError, NetworkMap, first};
 
-/// Each member of a list, between commas, is a network that is written as it is read, or none; and
-/// a map of these networks finds what a search through all of them does.
+/// Checks that each network in a list, between commas, is read again as it was written, and that a
+/// map of these networks finds the same as a search through all of them.
 pub fn networks(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let networks: Vec<Network> = text.split(',').filter_map(network).collect();
@@ -14,7 +14,7 @@ pub fn networks(bytes: &[u8]) {
     let map = NetworkMap::new(marked());
     for address in networks.iter().flat_map(edges) {
         let found = marked().filter(|(network, _)| contains(network, address));
-        // Of equals the last.
+        // Of equal networks the last one counts.
         let longest = found.max_by_key(|(network, _)| network.bits).map(|(_, mark)| mark);
         assert_eq!(map.get(address), longest, "{address} in {text:?}");
     }
@@ -41,7 +41,7 @@ pub(super) fn contains(network: &Network, address: IpAddr) -> bool {
     is_of_family && first(address, network.bits) == network.address
 }
 
-/// The first and the last address of a network, and those before and behind it.
+/// Returns the first and the last address of a network, and those before and behind it.
 fn edges(network: &Network) -> [IpAddr; 4] {
     let (first, last) = network.range();
     let edges = [first.wrapping_sub(1), first, last, last.wrapping_add(1)];

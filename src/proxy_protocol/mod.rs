@@ -1,39 +1,39 @@
-//! The PROXY protocol, versions 1 and 2: a header before a connection's first byte, in which a load
-//! balancer says whose connection it is (HAProxy's doc/proxy-protocol.txt). Pure.
+//! The PROXY protocol, versions 1 and 2 (HAProxy's doc/proxy-protocol.txt): a header before the
+//! first byte of a connection, in which a load balancer gives the address of the client. Pure.
 //!
-//! A header is refused that is malformed, has a wrong checksum, or an extension that ends past its
-//! end. One that names no address of a TCP client (LOCAL, UNKNOWN, UNSPEC, UDP, Unix sockets) is
-//! taken, as HAProxy takes it: the connection then counts as the sender's own.
+//! A header is refused if it is malformed, has a wrong checksum, or has an extension that ends past
+//! its end. A header without the address of a TCP client (LOCAL, UNKNOWN, UNSPEC, UDP, Unix
+//! sockets) is accepted, as in HAProxy: the connection then counts as the sender's own.
 
 use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// Meaning of the bytes at the front so far.
+/// Meaning of the bytes that have been received so far.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Seen {
     /// More bytes are needed.
     More,
     /// A whole header.
     Header(Header),
-    /// No such header.
+    /// The bytes are not a valid header.
     Wrong,
 }
 
-/// A header, and what it says of the connection.
+/// A header, and its statements about the connection.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct Header {
-    /// Bytes of the header; what follows is the client's.
+    /// Bytes of the header. The bytes that follow are from the client.
     pub length: usize,
     /// Address of the client; `None`: the connection is the sender's own.
     pub source: Option<SocketAddr>,
-    /// The client reached the sender over TLS.
+    /// Whether the client reached the sender over TLS.
     pub secure: bool,
 }
 
 /// Longest header of version 1 (§2.1).
 const V1_MAX: usize = 107;
 const V2_SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
-/// Signature, version and command, family, length (§2.2).
+/// Bytes of signature, version and command, family, and length (§2.2).
 const V2_FIXED_BYTES: usize = 16;
 const UNIX_BYTES: usize = 216;
 const TYPE_CRC32C: u8 = 3;
@@ -41,8 +41,7 @@ const TYPE_SSL: u8 = 0x20;
 /// Bit in the first byte of [`TYPE_SSL`]: the client connected over TLS.
 const CLIENT_SSL: u8 = 1;
 
-/// Looks for a header at the front. The longest has 65,551 bytes: no bound beside that of the
-/// format itself.
+/// Looks for a header at the front. The format itself bounds its length, to 65,551 bytes.
 pub fn header(bytes: &[u8]) -> Seen {
     if V2_SIGNATURE.starts_with(&bytes[..bytes.len().min(V2_SIGNATURE.len())]) {
         return header_v2(bytes);
@@ -50,7 +49,8 @@ pub fn header(bytes: &[u8]) -> Seen {
     if !b"PROXY ".starts_with(&bytes[..bytes.len().min(6)]) {
         return Seen::Wrong;
     }
-    // A line is read when it is whole: half a port number is a port number, too.
+    // The line is read only when it is complete, because half of a port number is a port number,
+    // too.
     let line = &bytes[..bytes.len().min(V1_MAX)];
     match line.windows(2).position(|end| end == b"\r\n") {
         Some(end) => match source_v1(&line[..end]) {
@@ -62,11 +62,11 @@ pub fn header(bytes: &[u8]) -> Seen {
     }
 }
 
-/// The address in a line of version 1; the outer `None`: the line is malformed.
+/// Returns the address in a line of version 1. The outer `None`: the line is malformed.
 fn source_v1(line: &[u8]) -> Option<Option<SocketAddr>> {
     let rest = line.strip_prefix(b"PROXY ")?;
     if rest.starts_with(b"UNKNOWN") {
-        // §2.1: whatever is behind it is to be ignored up to the end of the line.
+        // §2.1: the rest of the line is ignored.
         return Some(None);
     }
     let text = std::str::from_utf8(rest).ok()?;
@@ -82,13 +82,13 @@ fn source_v1(line: &[u8]) -> Option<Option<SocketAddr>> {
     Some(Some(SocketAddr::new(source.to_canonical(), port)))
 }
 
-/// Digits alone: `parse` would take a sign.
+/// Reads a port. Only digits are accepted; `parse` would also accept a sign.
 fn port(text: &str) -> Option<u16> {
     if text.bytes().all(|byte| byte.is_ascii_digit()) { text.parse().ok() } else { None }
 }
 
 fn header_v2(bytes: &[u8]) -> Seen {
-    // §2.2: a version or a command that is unknown ends the connection.
+    // §2.2: an unknown version or command ends the connection.
     let (is_local, more) = match bytes.get(12) {
         Some(0x20) => (true, &bytes[13..]),
         Some(0x21) => (false, &bytes[13..]),
@@ -105,7 +105,8 @@ fn header_v2(bytes: &[u8]) -> Seen {
     let length = V2_FIXED_BYTES + usize::from(u16::from_be_bytes([high, low]));
     let Some(whole) = bytes.get(..length) else { return Seen::More };
     if is_local {
-        // All of it is to be ignored, the family too: the sender looks whether we are well.
+        // Everything in it is ignored, the family too: with LOCAL, the sender itself has opened the
+        // connection, such as for a health check.
         return Seen::Header(Header { length, source: None, secure: false });
     }
     match proxied(whole, family) {
@@ -122,8 +123,8 @@ fn proxied(whole: &[u8], family: u8) -> Option<(Option<SocketAddr>, bool)> {
         2 => (v6(rest)?, 36),
         3 => (None, rest.get(..UNIX_BYTES).map(|_| UNIX_BYTES)?),
         _ => {
-            // Nothing is said of what stands here. HAProxy has extensions alone (for a client of
-            // its Unix socket).
+            // The protocol does not define the address bytes here. HAProxy sends only extensions
+            // (for a client of its Unix socket).
             let extensions = extensions(whole, V2_FIXED_BYTES);
             return match extensions {
                 Extensions::Malformed => Some((None, false)),
@@ -154,9 +155,9 @@ fn v6(rest: &[u8]) -> Option<Option<SocketAddr>> {
 enum Extensions {
     /// Whether the client came over TLS.
     Secure(bool),
-    /// The checksum among them is another.
+    /// The checksum among the extensions is wrong.
     WrongSum,
-    /// One ends past the end.
+    /// An extension ends past the end of the header.
     Malformed,
 }
 
@@ -198,14 +199,14 @@ fn extensions(whole: &[u8], mut at: usize) -> Extensions {
     }
 }
 
-/// The extension at the front, if it is whole.
+/// Returns the extension at the front, if it is complete.
 fn extension(bytes: &[u8]) -> Option<(u8, &[u8])> {
     let &[kind, high, low, ref rest @ ..] = bytes else { return None };
     let value = rest.get(..usize::from(u16::from_be_bytes([high, low])))?;
     Some((kind, value))
 }
 
-/// CRC-32C (RFC 9260, appendix A), reflected, over the parts in turn.
+/// CRC-32C (RFC 9260, appendix A), reflected, over these parts one after the other.
 fn crc32c(parts: &[&[u8]]) -> u32 {
     const TABLE: [u32; 256] = {
         let mut table = [0; 256];
@@ -226,8 +227,8 @@ fn crc32c(parts: &[&[u8]]) -> u32 {
     !parts.iter().copied().flatten().fold(!0, step)
 }
 
-/// Appends the header for a connection of `source` that came to `target`; version 2 says with it
-/// whether the client came over TLS (version 1 has no room for that).
+/// Appends the header for a connection from `source` to `target`. Version 2 also says whether the
+/// client came over TLS; version 1 has no field for that.
 pub fn write(
     version: Version,
     (source, target): (SocketAddr, SocketAddr),
@@ -244,7 +245,7 @@ pub fn write(
             let _ = write!(out, "PROXY {family} {from} {to} {} {}\r\n", ports.0, ports.1);
         }
         Version::Two => {
-            // Of a certificate nothing is known: not verified.
+            // Nothing is known about a certificate, so it counts as not verified.
             const OVER_TLS: [u8; 8] = [TYPE_SSL, 0, 5, CLIENT_SSL, 0, 0, 0, 1];
             let extensions: &[u8] = if secure { &OVER_TLS } else { &[] };
             let (family, address_bytes) = if source.is_ipv4() { (0x11, 12) } else { (0x21, 36) };
@@ -272,7 +273,7 @@ pub enum Version {
     Two,
 }
 
-/// Both of one family: a header has no room for two.
+/// Converts both addresses to the same family, because a header has only one family.
 fn alike(source: SocketAddr, target: SocketAddr) -> (SocketAddr, SocketAddr) {
     let canonical = |it: SocketAddr| SocketAddr::new(it.ip().to_canonical(), it.port());
     let (source, target) = (canonical(source), canonical(target));

@@ -1,4 +1,4 @@
-//! The PROXY protocol, byte by byte.
+//! Tests of the PROXY protocol, byte by byte.
 
 use proptest::prelude::*;
 
@@ -8,7 +8,7 @@ fn of(text: &str) -> SocketAddr {
     text.parse().expect("an address")
 }
 
-/// A header of version 2: command, family, and what is behind the length.
+/// Makes a header of version 2 from the command, the family, and the bytes behind the length.
 fn v2(command: u8, family: u8, rest: &[&[u8]]) -> Vec<u8> {
     let rest = rest.concat();
     let length = u16::try_from(rest.len()).expect("short").to_be_bytes();
@@ -23,7 +23,7 @@ fn extension_of(kind: u8, value: &[u8]) -> Vec<u8> {
 /// 192.0.2.1:5000 to 192.0.2.2:80.
 const TCP4: &[u8] = &[192, 0, 2, 1, 192, 0, 2, 2, 0x13, 0x88, 0, 80];
 
-/// One with the extension CRC32C, right or not.
+/// Makes a header with the extension CRC32C, with a right or a wrong checksum.
 fn summed(family: u8, front: &[u8], spoilt: bool) -> Vec<u8> {
     let mut header = v2(1, family, &[front, &extension_of(3, &[0; 4]), &extension_of(4, b"more")]);
     let at = V2_FIXED_BYTES + front.len() + 3;
@@ -32,7 +32,7 @@ fn summed(family: u8, front: &[u8], spoilt: bool) -> Vec<u8> {
     header
 }
 
-/// Taken at every cut, whatever follows.
+/// Checks that a header is accepted when it is complete, at every cut and whatever follows.
 #[track_caller]
 fn expect(bytes: &[u8], source: Option<&str>, secure: bool) {
     let header_of = Header { length: bytes.len(), source: source.map(of), secure };
@@ -76,7 +76,7 @@ fn headers_without_an_address_are_taken() {
         b"PROXY UNKNOWN ffff:f...f:ffff ffff:f...f:ffff 65535 65535\r\n".to_vec(),
         b"PROXY UNKNOWN \xff\0\x01 \n\r \r\n".to_vec(),
         [&b"PROXY UNKNOWN "[..], &[b'x'; 91], b"\r\n"].concat(),
-        // UNSPEC, with extensions and with what is none
+        // UNSPEC, with extensions and with other bytes.
         v2(1, 0, &[]),
         v2(1, 0, &[b"x"]),
         v2(1, 0, &[&extension_of(4, b"more")]),
@@ -91,7 +91,7 @@ fn headers_without_an_address_are_taken() {
     ] {
         expect(&bytes, None, false);
     }
-    // LOCAL: any family, any length, whatever is in it
+    // LOCAL: any family, any length, any content.
     for family in [0, 0x11, 0x12, 0x21, 0x31, 0x44, 0xff] {
         for rest in [&[][..], b"x", TCP4, &long] {
             expect(&v2(0, family, &[rest]), None, false);
@@ -113,7 +113,7 @@ fn tls_of_the_client_is_known() {
     expect(&v2(1, 0x11, &[TCP4, &ssl(6, &version)]), source, false);
     expect(&v2(1, 0, &[&ssl(1, &version)]), None, true);
     expect(&v2(1, 0x31, &[&[0; 216], &ssl(1, &version)]), None, true);
-    // the sender's own connection is not a client's
+    // The sender's own connection is not that of a client.
     expect(&v2(0, 0x11, &[TCP4, &ssl(1, b"")]), None, false);
 }
 
@@ -170,7 +170,7 @@ fn malformed_headers_are_refused() {
         v2(1, 0x12, &[&TCP4[..11]]),
         v2(1, 0x21, &[&[0; 35]]),
         v2(1, 0x31, &[&[0; 215]]),
-        // extensions that end past the end, that have no length, inner ones
+        // Extensions that end past the end, that have no length, and inner ones.
         v2(1, 0x11, &[TCP4, &[4, 0, 1]]),
         v2(1, 0x11, &[TCP4, &[4, 0]]),
         v2(1, 0x11, &[TCP4, &[4]]),
@@ -201,7 +201,7 @@ proptest! {
         if let Seen::Header(header) = seen {
             prop_assert!(header.length <= all.len());
         }
-        // what was taken or refused stays so, whatever comes next
+        // A header that was accepted or refused stays so, whatever comes next.
         for cut in 0..all.len() {
             let before = header(&all[..cut]);
             prop_assert!(before == Seen::More || before == seen, "{cut} of {all:?}");

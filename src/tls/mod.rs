@@ -1,10 +1,9 @@
-//! The beginning of a TLS connection, as far as it says who is called: the ClientHello and the
-//! server name in it (RFC 8446 §4.1.2, RFC 6066 §3). Nothing is decrypted, answered or changed.
-//! Pure.
+//! The beginning of a TLS connection: reads the server name in the ClientHello (RFC 8446 §4.1.2,
+//! RFC 6066 §3). Nothing is decrypted, answered or changed. Pure.
 //!
-//! A hello may be cut into records at any byte, and records into segments. Extensions that are
-//! unknown (GREASE among them, RFC 8701) are passed over; of an encrypted hello (ECH) the outer
-//! name counts, which is the one that was meant for us to see.
+//! A hello may be cut into records at any byte, and records into segments. Unknown extensions (such
+//! as GREASE, RFC 8701) are ignored. In an encrypted hello (ECH) the outer name counts: it is the
+//! one that proxies are meant to see.
 
 use tls_parser::{
     SNIType, TlsExtension, TlsMessage, TlsMessageHandshake, parse_tls_client_hello_extensions,
@@ -18,32 +17,32 @@ const CLIENT_HELLO: u8 = 1;
 /// Longest plaintext of a record (RFC 8446 §5.1).
 const RECORD_MAX: usize = 1 << 14;
 
-/// Reading of the bytes that a client has sent so far.
+/// Result of reading the bytes that a client has sent so far.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Seen {
-    /// The ClientHello is not whole: look again when there are so many bytes.
+    /// The ClientHello is not complete: look again when there are this many bytes.
     More(usize),
-    /// The hello is whole, and names this server, or none.
+    /// The hello is complete, and names this server, or none.
     Hello(Option<Box<[u8]>>),
-    /// The bytes are no TLS, or do not begin as TLS should.
+    /// The bytes are not TLS, or not a valid beginning of TLS.
     Wrong(&'static str),
 }
 
-/// Fatal alerts that say why there is no connection (RFC 8446 §6).
+/// Fatal alerts that tell a client why its connection fails (RFC 8446 §6).
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Alert {
     /// The server name has no rule.
     UnrecognizedName = 112,
-    /// The rule of the server name takes no connections like this.
+    /// The rule of the server name does not accept connections like this.
     AccessDenied = 49,
     /// The backend can't be reached now.
     InternalError = 80,
-    /// The bytes were no ClientHello.
+    /// The bytes were not a ClientHello.
     DecodeError = 50,
 }
 
 impl Alert {
-    /// The record that says it.
+    /// Returns the TLS record of the alert.
     pub fn record(self) -> [u8; 7] {
         const ALERT: u8 = 21;
         const FATAL: u8 = 2;
@@ -51,14 +50,14 @@ impl Alert {
     }
 }
 
-/// Looks for a whole ClientHello at the front of `bytes`, one of at most `longest` bytes with its
-/// records.
+/// Looks for a complete ClientHello at the front of `bytes`. With its records it may have at most
+/// `longest` bytes.
 pub fn client_hello(bytes: &[u8], longest: usize) -> Seen {
     let mut message: Vec<u8> = Vec::new();
     let mut at = 0;
     loop {
         let Some(head) = bytes.get(at..at + RECORD_HEAD) else {
-            // What is there may be wrong already.
+            // The bytes that are there may be wrong already.
             return match bytes[at..] {
                 [kind, ..] if kind != HANDSHAKE => Seen::Wrong("no handshake record"),
                 _ => more(at + RECORD_HEAD, longest),
@@ -103,7 +102,7 @@ fn more(needed: usize, longest: usize) -> Seen {
     }
 }
 
-/// The name in a whole ClientHello.
+/// Returns the server name in a complete ClientHello.
 fn server_name(message: &[u8]) -> Seen {
     let hello = match parse_tls_message_handshake(message) {
         Ok(([], TlsMessage::Handshake(TlsMessageHandshake::ClientHello(hello)))) => hello,
@@ -117,7 +116,7 @@ fn server_name(message: &[u8]) -> Seen {
     for extension in &extensions {
         let TlsExtension::SNI(names) = extension else { continue };
         for (kind, name) in names {
-            // One of a kind, in one extension: more could be read in two ways.
+            // Only one host name, in one extension, is accepted: several could be read in two ways.
             if *kind == SNIType::HostName && found.replace(*name).is_some() {
                 return Seen::Wrong("two server names");
             }

@@ -1,4 +1,4 @@
-//! Hellos cut anywhere, odd ones, and bytes that are none.
+//! Tests with hellos cut anywhere, unusual hellos, and bytes that are not a hello.
 
 use proptest::prelude::*;
 
@@ -25,7 +25,8 @@ fn sni(names: &[&[u8]]) -> Vec<u8> {
     extension(0, &content)
 }
 
-/// A handshake message with these extensions; with none at all where there are none.
+/// Makes a handshake message with these extensions. Without extensions, the message has no
+/// extension block.
 fn message(extensions: &[Vec<u8>]) -> Vec<u8> {
     let mut body = vec![3, 3];
     body.extend([7; 32]);
@@ -41,7 +42,7 @@ fn message(extensions: &[Vec<u8>]) -> Vec<u8> {
     [&[1], &length[1..], &body].concat()
 }
 
-/// A message in records of at most so many bytes each.
+/// Splits a message into records of at most `each` bytes.
 fn records(message: &[u8], each: usize) -> Vec<u8> {
     let record = |part: &[u8]| {
         let length = (part.len() as u16).to_be_bytes();
@@ -69,7 +70,7 @@ fn the_name_is_found() {
     for name in [b"a.com".as_slice(), b"A.Com.", b"x", b"\xff\0"] {
         let hello = records(&message(&usual(name)), RECORD_MAX);
         assert_eq!(client_hello(&hello, LONGEST), named(name));
-        // what follows is not looked at
+        // Bytes that follow are ignored.
         assert_eq!(client_hello(&[&hello[..], b"more"].concat(), LONGEST), named(name));
     }
     assert_eq!(client_hello(&records(&message(&[]), RECORD_MAX), LONGEST), Seen::Hello(None));
@@ -91,17 +92,17 @@ fn other_bytes_are_no_hello() {
     wrong(&[22, 3, 1, 0, 0]);
     wrong(&[22, 3, 1, 0x40, 1]);
     wrong(&[22, 2, 0, 0, 5]);
-    // longer than is taken: said at once
+    // Longer than is accepted: refused at once.
     wrong(&[22, 3, 1, 0, 4, 1, 1, 0, 0]);
     wrong(&records(&message(&[sni(&[b"a.com", b"b.com"])]), RECORD_MAX));
     wrong(&records(&message(&[sni(&[b"a.com"]), sni(&[b"b.com"])]), RECORD_MAX));
-    // an extension that says more than there is
+    // An extension that claims more bytes than there are.
     wrong(&records(&message(&[vec![0, 0, 0, 9, 1]]), RECORD_MAX));
 }
 
 proptest! {
-    /// Wherever it is cut into records and segments, it is found when it is whole and not before;
-    /// and how many bytes are missing is never more than there are to come.
+    /// Checks that a hello, wherever it is cut into records and segments, is found when it is
+    /// complete and not before, and that the number of missing bytes is never too large.
     #[test]
     fn cut_anywhere(each in 1..600_usize, name in "[a-z]{1,60}\\.com") {
         let hello = records(&message(&usual(name.as_bytes())), each);
@@ -128,7 +129,7 @@ proptest! {
     #[test]
     fn nothing_panics(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
         let _ = client_hello(&bytes, LONGEST);
-        // nor with the beginning of one
+        // A hello with some of its bytes changed causes no panic either.
         let mut hello = records(&message(&usual(b"a.com")), 100);
         for (at, byte) in bytes.iter().enumerate().take(40) {
             let at = (at * 37 + usize::from(*byte)) % hello.len();

@@ -1,4 +1,4 @@
-//! Tables of heads as they come and as they go on.
+//! Tables of heads as they come and as they are forwarded.
 
 use super::super::{HeadScan, Method, field_room, parse_request, parse_response};
 use super::*;
@@ -25,7 +25,8 @@ fn forward(head: &str, trusted: bool) -> String {
     String::from_utf8(out).unwrap()
 }
 
-/// `expected` lacks the final empty line and, on an untrusted listener, what we add before it.
+/// Checks how a request head is forwarded. `expected` lacks the final empty line and, on an
+/// untrusted listener, the fields that Mantrid adds before it.
 #[track_caller]
 fn check(head: &str, expected: &str) {
     assert_eq!(forward(head, false), format!("{expected}{ADDED}\r\n"), "untrusted, {head:?}");
@@ -235,7 +236,7 @@ fn decode() -> ResponseForward {
     ResponseForward { framing_out: FramingOut::DecodeChunked, ..keep_10() }
 }
 
-/// `expected` lacks the date that is added.
+/// Checks how a response head is forwarded. `expected` lacks the Date that is added.
 #[track_caller]
 fn check_response(to: Method, how: ResponseForward, head: &str, expected: &str) {
     let mut room = field_room();
@@ -251,7 +252,7 @@ fn check_response(to: Method, how: ResponseForward, head: &str, expected: &str) 
 fn a_response_goes_on_as_it_came() {
     let head = "HTTP/1.1 200 Fine, thanks\r\nContent-Length: 5\r\nServer:x\r\n\r\n";
     check_response(Method::Get, keep(), head, head);
-    // What means something in a request only is none of our business here.
+    // Fields that have a meaning only in requests are left alone in a response.
     let head = "HTTP/1.1 200 \r\nHost: x\r\nX-Forwarded-For: 1\r\nContent-Length: 5\r\n\r\n";
     check_response(Method::Get, keep(), head, head);
 }
@@ -427,7 +428,7 @@ fn via_is_added_in_both_directions() {
     );
 }
 
-/// Names as clients try them, each with another spelling of what lies between the words.
+/// Names as clients may forge them, each with another character between the words.
 #[test]
 fn no_spelling_of_a_forwarding_field_passes() {
     for name in [

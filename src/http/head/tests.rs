@@ -1,8 +1,8 @@
-//! Contents of accepted heads. Refused heads are in `tests/data`.
+//! Tests of the contents of accepted heads. Refused heads are in `tests/data`.
 
 use super::*;
 
-/// Calls `look` with the head parsed out of a request line and fields that lack the final CRLFs.
+/// Parses a request line and fields, which lack the final CRLFs, and calls `look` with the head.
 #[track_caller]
 fn request<T>(head: &str, look: impl FnOnce(RequestHead<'_, '_>) -> T) -> T {
     let head = format!("{head}\r\n\r\n");
