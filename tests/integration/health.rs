@@ -238,6 +238,8 @@ fn silence_takes_a_backend_from_its_own_rule_alone() {
         assert_eq!(told["backends"][0]["health"], health, "{told}");
     }
     daemon.upgrade();
+    // Until the old daemon has stopped, both accept, and each counts turns of its own.
+    daemon.expect_log(&["Stopped after"]);
     expect(&daemon);
 }
 
