@@ -1,8 +1,8 @@
 //! Finds where a body ends: the rules of RFC 9112 §6.3, for requests and for responses.
 //!
-//! The same ambiguities are refused in requests and in responses. The RFC allows a recipient to
-//! repair some (a Content-Length beside Transfer-Encoding, a repeated equal length). These are
-//! refused as well, because the next recipient may repair them in the other way.
+//! Ambiguous lengths are refused alike in requests and in responses. The RFC allows a recipient to
+//! repair some of them (a Content-Length beside Transfer-Encoding, a repeated equal length). Those
+//! are refused as well, because the next recipient may repair them in the other way.
 
 use super::field::{Once, Survey};
 use super::{Method, Refusal, Version};

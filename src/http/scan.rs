@@ -8,7 +8,7 @@ use super::Refusal;
 
 /// A resumable scan for the end of a head.
 ///
-/// It remembers its position, so a head that arrives byte by byte costs linear time in total.
+/// The scan remembers its position, so a head that arrives byte by byte costs linear time in total.
 #[derive(Default, Clone, Copy, Debug)]
 pub struct HeadScan {
     /// Bytes that need not be scanned again. A CR whose LF has not come yet is not counted.

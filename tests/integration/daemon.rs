@@ -485,10 +485,7 @@ impl Daemon {
 
     /// What the kernel says of the process under this key.
     pub fn status_line(&self, key: &str) -> String {
-        let path = format!("/proc/{}/status", self.current_pid());
-        let text = std::fs::read_to_string(path).expect("the status of the daemon");
-        let line = text.lines().find_map(|line| line.strip_prefix(key)).expect(key);
-        line.trim().to_owned()
+        status_line(self.current_pid(), key)
     }
 
     /// CPU time used so far, user and system.
@@ -619,6 +616,14 @@ impl Drop for Daemon {
             assert!(self.may_panic || !log.contains("panicked at"), "the daemon panicked:\n{log}");
         }
     }
+}
+
+/// Returns the line of `/proc/PID/status` that begins with this key, without the key.
+pub fn status_line(pid: i32, key: &str) -> String {
+    let path = format!("/proc/{pid}/status");
+    let text = std::fs::read_to_string(path).expect("the status of the process");
+    let line = text.lines().find_map(|line| line.strip_prefix(key)).expect(key);
+    line.trim().to_owned()
 }
 
 /// Polls what has no event to wait for, until it holds or `PATIENCE` is over.

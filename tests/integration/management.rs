@@ -16,7 +16,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::backend::Backend;
-use crate::daemon::Finished;
+use crate::daemon::{Finished, status_line};
 use crate::message::Head;
 use crate::script::{Connection, PATIENCE, find};
 use crate::terminal_screen::lines;
@@ -243,18 +243,18 @@ impl Client {
     /// Ends it as Ctrl-C does. A client that was started with SIGINT ignored, as all programs of a
     /// shell's background jobs and of `nohup` are, has to ignore it: such a client gets SIGTERM.
     pub fn interrupt(&self) {
-        let path = format!("/proc/{}/status", self.child.id());
-        let status = std::fs::read_to_string(path).expect("it runs");
-        let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-        let ignored = ignored.expect("its ignored signals").trim();
-        let ignored = u64::from_str_radix(ignored, 16).expect("a mask");
+        let ignored = u64::from_str_radix(&status_line(self.pid().as_raw(), "SigIgn:"), 16);
+        let ignored = ignored.expect("a mask");
         let ignores_interrupts = ignored & (1 << (Signal::SIGINT as u32 - 1)) != 0;
         self.signal(if ignores_interrupts { Signal::SIGTERM } else { Signal::SIGINT });
     }
 
     pub fn signal(&self, signal: Signal) {
-        let pid = i32::try_from(self.child.id()).expect("a process number");
-        kill(Pid::from_raw(pid), signal).expect("it runs");
+        kill(self.pid(), signal).expect("it runs");
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.child.id()).expect("a process number"))
     }
 
     /// Waits until standard error has this.

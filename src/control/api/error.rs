@@ -43,7 +43,7 @@ impl ApiError {
     /// Refusal of a rule or a host name. Code and message begin with the host, because the request
     /// may hold a whole table.
     pub(super) fn of_host(host: &str, code: impl Display, sentence: &str) -> ApiError {
-        let host = &*shorten(host);
+        let host = &*shorten_host(host);
         ApiError::bad(format!("{host}:{code}"), format!("{host}: {sentence}"))
     }
 
@@ -103,7 +103,7 @@ impl ApiError {
 
 /// Shortens a host name that is too long to be repeated in a message. A request body may hold names
 /// of any length.
-fn shorten(host: &str) -> Cow<'_, str> {
+fn shorten_host(host: &str) -> Cow<'_, str> {
     let most = limits::NAME_REPEATED_BYTES_MAX;
     if host.len() <= most {
         return host.into();
@@ -123,7 +123,7 @@ impl From<Forbidden> for ApiError {
         let Forbidden { host, code, sentence } = forbidden;
         let (code, message) = match host {
             Some(host) => {
-                let host = shorten(&host);
+                let host = shorten_host(&host);
                 (format!("{host}:{code}"), format!("{host}: {sentence}"))
             }
             None => (code.to_owned(), sentence),

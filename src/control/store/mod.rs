@@ -97,7 +97,7 @@ pub(super) enum StoreError {
     /// Nothing has changed on disk.
     #[error("can't {what} {}: {error}{}", path.display(), advice(error, path))]
     Failed { what: &'static str, path: PathBuf, error: io::Error },
-    /// The files can't be written for now.
+    /// Refusal of a change: the state files can't be written, for this reason.
     #[error("the state can't be written: {0}")]
     ReadOnly(String),
     /// [`Store::rewrite`] is due.
