@@ -1,10 +1,11 @@
 //! A strict, resumable checker for chunked bodies (RFC 9112 §7.1).
 //!
 //! The checker reads every byte of the framing and skips the data, however the input is split.
-//! Accepted bytes are forwarded as they came, so the checker must not accept anything that a backend
-//! could read in another way: no LF for CRLF, no empty size, no white space after a size, only
-//! extensions that follow the grammar, no trailer that only a head may have. A trailer section with
-//! a field is kept back until it is complete, because some of its lines may have to be removed.
+//! Accepted bytes are forwarded as they came, so the checker must not accept anything that a
+//! backend could read in another way: no LF for CRLF, no empty size, no white space after a size,
+//! only extensions that follow the grammar, no trailer that only a head may have. A trailer
+//! section with a field is kept back until it is complete, because some of its lines may have to
+//! be removed.
 //!
 //! At an error, bytes that were forwarded before can't be taken back. This is no danger: they are
 //! only a prefix of a body, because the byte that completes the body is accepted last.
