@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::daemon::{Daemon, Setup, eventually};
+use crate::daemon::{Daemon, Setup};
 use crate::message::get;
 use crate::script::Connection;
 
 const NAPI: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/napi.py");
-const REQUESTS: u32 = 100;
+const REQUESTS: usize = 50;
+/// How often both daemons are measured before the test fails.
+const TRIES: usize = 20;
 const ADDRESS: &str = "10.77.0.1:80";
 
 fn setup() -> Setup {
@@ -42,8 +44,8 @@ fn start_inside(setup: Setup) -> Daemon {
     setup.set("bind", "0.0.0.0:80").first(first).start()
 }
 
-/// CPU time that the shard takes for a request, with the wait for the next one; the client is in
-/// another network, on the other end of a veth.
+/// Median of the CPU times that the shard takes for a request and for its wait for the next one. The
+/// client is in another network, on the other end of a veth.
 fn cost(daemon: &Daemon) -> Duration {
     let pid = daemon.pid();
     std::thread::scope(|scope| {
@@ -58,17 +60,19 @@ fn cost(daemon: &Daemon) -> Duration {
             assert!(made.as_ref().is_ok_and(|made| made.status.success()), "{made:?}");
             let address: SocketAddr = ADDRESS.parse().expect("an address");
             let mut client = Connection::client(address);
-            let before = cpu_time(pid);
+            let mut costs: Vec<Duration> = Vec::new();
             for _ in 0..REQUESTS {
+                let before = cpu_time(pid);
                 assert_eq!(client.exchange(get("a.com", "/")).status(), 403);
                 // The shard is to have nothing to do for longer than it polls.
                 std::thread::park_timeout(Duration::from_millis(3));
+                costs.push(cpu_time(pid) - before);
             }
-            let cost = (cpu_time(pid) - before) / REQUESTS;
+            costs.sort_unstable();
             // The other end goes with it.
             let gone = run("ip link del v1");
             assert!(gone.as_ref().is_ok_and(|gone| gone.status.success()), "{gone:?}");
-            cost
+            costs[costs.len() / 2]
         });
         client.join().expect("the client")
     })
@@ -107,15 +111,18 @@ fn shard_polls_a_card_before_it_sleeps() {
     if !may_have_networks() {
         return;
     }
-    let by_default = cost(&start_inside(setup()));
-    let daemon = start_inside(setup().set("busy_poll", "1000us"));
-    // A millisecond less what other programs on its CPU take of that.
-    let mut polling = Duration::ZERO;
-    eventually("the shard is busy while it waits", || {
-        polling = cost(&daemon);
-        by_default + Duration::from_micros(300) < polling
+    let sleeping = start_inside(setup());
+    let polling = start_inside(setup().set("busy_poll", "1000us"));
+    // Each request should cost a millisecond more. Other programs on the CPU of the shard, and other
+    // machines on the same processor, disturb single measurements.
+    let mut seen = Vec::new();
+    let is_busy = (0..TRIES).any(|_| {
+        let (asleep, busy) = (cost(&sleeping), cost(&polling));
+        seen.push((asleep, busy));
+        asleep + Duration::from_micros(300) < busy
     });
-    eprintln!("CPU time of a request: {by_default:?}, with polling {polling:?}");
+    eprintln!("CPU times of a request, asleep and polling between them: {seen:?}");
+    assert!(is_busy, "the shard is not busy while it waits: {seen:?}");
 }
 
 /// Whether the kernel is new enough (6.9), and made for it.
