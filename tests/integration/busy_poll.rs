@@ -44,7 +44,7 @@ fn start_inside(setup: Setup) -> Daemon {
     setup.set("bind", "0.0.0.0:80").first(first).start()
 }
 
-/// Median of the CPU times that the shard takes for a request and for its wait for the next one. The
+/// Median of the CPU times that the shard takes for a request and for its wait for the next. The
 /// client is in another network, on the other end of a veth.
 fn cost(daemon: &Daemon) -> Duration {
     let pid = daemon.pid();
@@ -113,7 +113,7 @@ fn shard_polls_a_card_before_it_sleeps() {
     }
     let sleeping = start_inside(setup());
     let polling = start_inside(setup().set("busy_poll", "1000us"));
-    // Each request should cost a millisecond more. Other programs on the CPU of the shard, and other
+    // Each request should cost a millisecond more. Other programs on the shard's CPU, and other
     // machines on the same processor, disturb single measurements.
     let mut seen = Vec::new();
     let is_busy = (0..TRIES).any(|_| {
