@@ -224,8 +224,14 @@ fn a_backup_tells_its_rules_and_makes_the_last_backend_free() {
     page.wait_text("#backend-said", "spared.example: it is its backup, without a weight");
     page.click("#backend-page a.away");
     page.wait("!document.querySelector('#list').hidden");
-    page.click("#backends a[href$='10.0.0.1%3A80']");
-    page.wait_text("#backend-rules", "spared.example");
+    // The page of another backend opens; its rules are not known yet, so it can't be drained yet.
+    let may_drain = page.evaluate(
+        "new Promise((resolve) => {
+            addEventListener('hashchange', () => resolve(!document.querySelector('#drain').disabled));
+            document.querySelector(\"#backends a[href$='10.0.0.1%3A80']\").click();
+        })",
+    );
+    assert_eq!(may_drain, false);
     page.click("#drain");
     page.wait(REVIEWED);
     page.click("#go");

@@ -48,6 +48,8 @@ fn added_backend_begins_with_a_tenth() {
     }
     assert_eq!(new.requests() - before, 5);
     daemon.upgrade();
+    // Until the old daemon has stopped, both accept, and each counts turns of its own.
+    daemon.expect_log(&["Stopped after"]);
     assert_eq!(spread(&daemon, 22, [&old, &new]), [20, 2]);
 }
 

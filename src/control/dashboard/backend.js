@@ -17,6 +17,7 @@ function openBackend(address) {
   };
   say($("backend-title"), address);
   say($("backend-said"), "");
+  $("drain").disabled = true; // until its rules are known
   const { charts } = shownBackend;
   $("backend-charts").replaceChildren(...Object.values(charts).map(({ node }) => node));
   for (const id of ["backend-state", "backend-wrong", "backend-rules", "backend-numbers"]) {
