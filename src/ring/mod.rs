@@ -11,6 +11,9 @@
 //! - a descriptor is closed *through* the ring, behind everything submitted for it: were it closed
 //!   at once, a submission still queued could meet a new connection under the same number.
 //!
+//! A send that takes all its bytes while it is submitted has no completion. It counts as in flight
+//! until a turn has seen that everything queued was submitted.
+//!
 //! A dropped future therefore cancels nothing by itself: a receive belongs to its stream, not to
 //! the future that waits for it, and the bytes it brings are there for the next future. Only
 //! dropping the [`Stream`] cancels, and even then the kernel keeps its buffers until it says so.
@@ -136,6 +139,8 @@ struct Inner {
     faults: faults::Faults,
     groups: [BufferGroup; 2],
     spare_vecs: Vec<Vec<u8>>,
+    /// Slots whose first send was queued and is not known to be complete.
+    prompt_sends: Vec<u32>,
     pipes: Vec<splice::PipePair>,
     pipes_out: usize,
     pipes_max: usize,
@@ -187,6 +192,7 @@ impl Ring {
                 faults: faults::Faults::from_environment(),
                 groups,
                 spare_vecs: Vec::new(),
+                prompt_sends: Vec::new(),
                 pipes: Vec::new(),
                 pipes_out: 0,
                 pipes_max: limits::PIPES_MAX,
@@ -298,7 +304,7 @@ impl Ring {
             self.enter(Wait::No);
         }
         let mut inner = self.inner.borrow_mut();
-        inner.note_turn();
+        let is_whole = inner.note_turn();
         let mut woken = false;
         // The completion queue is drained into the slots first; wakers only queue tasks, they never
         // run them, so nothing re-enters the ring under this borrow.
@@ -310,6 +316,9 @@ impl Ring {
             let data = entry.user_data();
             let (slot, op) = ((data & 0xffff_ffff) as usize, Op::from_bits((data >> 32) as u8));
             woken |= inner.complete(slot, op, entry.result(), entry.flags());
+        }
+        if is_whole {
+            woken |= inner.complete_prompt_sends();
         }
         woken |= inner.wheel_turn();
         if woken {
@@ -326,7 +335,7 @@ impl Ring {
             queue.sync();
             (queue.len() as u32, queue.cq_overflow())
         };
-        let waits = wait == Wait::UntilCompletion && !pending;
+        let waits = wait == Wait::UntilCompletion && !pending && !inner.is_prompt_send_awaited();
         // IORING_ENTER_GETEVENTS: runs deferred task work, flushes overflow.
         const GETEVENTS: u32 = 1;
         // IORING_ENTER_EXT_ARG: the timeout travels with the call (5.11).
@@ -362,8 +371,8 @@ impl Ring {
 
 impl Inner {
     /// Counts the turn, before its completions are collected, unless some submissions stayed in the
-    /// queue or some completions have to wait for room.
-    fn note_turn(&mut self) {
+    /// queue or some completions have to wait for room. Returns whether it counts.
+    fn note_turn(&mut self) -> bool {
         let mut queue = self.ring.submission();
         queue.sync();
         let is_whole = queue.is_empty() && !queue.cq_overflow();
@@ -372,6 +381,15 @@ impl Inner {
             self.turns += 1;
             self.submitted_early = false;
         }
+        is_whole
+    }
+
+    /// Whether a task waits for a send whose completion may not end a sleep.
+    fn is_prompt_send_awaited(&mut self) -> bool {
+        self.prompt_sends.iter().any(|&index| {
+            let slot = self.slots.get(index as usize).map(|slot| &slot.kind);
+            matches!(slot, Some(SlotKind::Socket(slot)) if slot.send.is_awaited_promptly())
+        })
     }
 
     fn give_vec(&mut self, mut vec: Vec<u8>) {

@@ -141,6 +141,73 @@ fn large_send_survives_short_writes() {
     });
 }
 
+/// A request and its response: only the response ends the sleep of the shard.
+#[test]
+fn send_that_takes_all_bytes_asks_for_no_completion() {
+    on_ring(|ring| async move {
+        let (stream, mut far) = pair(&ring);
+        let peer = std::thread::spawn(move || {
+            let mut request = [0; 7];
+            while far.read_exact(&mut request).is_ok() {
+                assert_eq!(&request, b"request");
+                far.write_all(b"response").expect("write");
+            }
+        });
+        for _ in 0..20 {
+            let before = ring.figures().completions;
+            stream.begin_send_kept(b"request".to_vec());
+            assert!(!stream.is_sent(), "the kernel may still have the bytes");
+            let response = stream.recv(&in_ten_seconds(&ring)).await.expect("bytes");
+            assert_eq!(&*response, b"response");
+            assert_eq!(ring.figures().completions - before, 1, "of the receive");
+            assert!(stream.is_sent());
+            assert_eq!(stream.take_sent().as_deref(), Some(&b"request"[..]));
+        }
+        drop(stream);
+        ring.flush();
+        peer.join().expect("the peer");
+    });
+}
+
+#[test]
+fn first_send_on_a_full_socket_waits_for_room() {
+    on_ring(|ring| async move {
+        let (stream, mut far) = pair(&ring);
+        let filled = Rc::new(Cell::new(0_usize));
+        while let Ok(count) =
+            rustix::net::send(stream.fd(), &[1; 65_536], rustix::net::SendFlags::DONTWAIT)
+        {
+            filled.set(filled.get() + count);
+        }
+        stream.begin_send(SendBuf::Vec(vec![2; 1000]));
+        for _ in 0..10 {
+            turned(&ring).await;
+        }
+        assert!(!stream.is_sent());
+        let mut received = vec![0; filled.get() + 1000];
+        let reader = std::thread::spawn(move || {
+            far.read_exact(&mut received).expect("read");
+            received
+        });
+        stream.sent(&in_ten_seconds(&ring), Duration::from_secs(10)).await.expect("sent");
+        let received = reader.join().expect("reader");
+        let (first, second) = received.split_at(filled.get());
+        assert!(first.iter().all(|&byte| byte == 1) && second.iter().all(|&byte| byte == 2));
+    });
+}
+
+#[test]
+fn first_send_to_a_peer_that_has_reset_fails() {
+    on_ring(|ring| async move {
+        let (stream, far) = pair(&ring);
+        Socket::from(far).set_linger(Some(Duration::ZERO)).expect("linger");
+        stream.begin_send(SendBuf::Vec(b"too late".to_vec()));
+        let sent = stream.sent(&in_ten_seconds(&ring), Duration::from_secs(10)).await;
+        assert!(matches!(sent, Err(Abort::Io(_))), "{sent:?}");
+        assert!(stream.send_failed() && !stream.is_sent());
+    });
+}
+
 #[test]
 fn dropped_stream_gives_back_slot_buffer_and_descriptor() {
     on_ring(|ring| async move {
@@ -149,9 +216,10 @@ fn dropped_stream_gives_back_slot_buffer_and_descriptor() {
         for round in 0..600 {
             let (stream, mut far) = pair(&ring);
             names.push(name_of(&stream));
-            match round % 6 {
+            match round % 7 {
                 // Nothing in flight; a receive queued but not submitted; one in flight; bytes
-                // waiting to be taken; a send that the peer does not take; both directions at once.
+                // waiting to be taken; a send that the peer does not take; one that its socket has
+                // room for; both directions at once.
                 0 => {}
                 1 => stream.arm(),
                 2 => {
@@ -167,6 +235,7 @@ fn dropped_stream_gives_back_slot_buffer_and_descriptor() {
                     }
                 }
                 4 => stream.begin_send(SendBuf::Vec(vec![7; 4 << 20])),
+                5 => stream.begin_send(SendBuf::Vec(vec![7; 4 << 10])),
                 _ => {
                     stream.arm();
                     stream.begin_send_kept(vec![7; 4 << 20]);

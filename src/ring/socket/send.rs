@@ -1,17 +1,21 @@
 //! The send side of a socket: the bytes on their way to the kernel, and the send for them.
 //!
-//! Legal states: nothing is sent; a send is in flight ([`SendStage::Submitted`]); a poll is, in its
-//! place ([`SendStage::Postponed`]). Short sends are continued here, and no task is woken for them.
-//! An error is final: it stays, and no send is in flight when it is noted.
+//! Legal states: nothing is sent; the first send is in flight ([`SendStage::Prompt`]); another one
+//! is ([`SendStage::Waiting`]); a poll is, in its place ([`SendStage::Postponed`]). Short sends are
+//! continued here, and no task is woken for them. An error is final: it stays, and no send is in
+//! flight when it is noted.
+//!
+//! Nearly always a socket has room, and the first send takes all bytes while it is submitted. It
+//! asks for no completion then: a completion would end the sleep of the shard for nothing.
 
 use std::os::fd::BorrowedFd;
 use std::task::Waker;
 
-use io_uring::{opcode, types};
+use io_uring::{opcode, squeue, types};
 
 use crate::ring::buffers::{BufferGroup, Lent};
 use crate::ring::tasks::wake;
-use crate::ring::{Inner, Op, SlotKind};
+use crate::ring::{Inner, Op, Slot, SlotKind};
 
 /// Bytes that are being sent: the ring's until the kernel is done with them.
 pub(in crate::ring) enum Outgoing {
@@ -40,7 +44,11 @@ pub(in crate::ring) enum AfterSend {
 /// The operation that is in flight for bytes that are being sent.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 enum SendStage {
-    Submitted,
+    /// A send that does not wait for room. It completes while it is submitted, and only if it did
+    /// not take all bytes the kernel reports it.
+    Prompt,
+    /// A send that waits for room.
+    Waiting,
     /// A poll in the place of the send, as the socket is set to non-blocking.
     Postponed,
 }
@@ -69,7 +77,7 @@ struct Sending {
 impl Sending {
     /// Takes note of a completion for these `total` bytes.
     fn advance(&mut self, result: i32, total: usize) -> Progress {
-        debug_assert_eq!(self.stage, SendStage::Submitted);
+        debug_assert_ne!(self.stage, SendStage::Postponed);
         match result {
             1.. => {
                 self.sent += result as usize;
@@ -78,7 +86,10 @@ impl Sending {
             }
             0 => Progress::Done,
             errno if errno == -libc::EINTR => Progress::Continue,
-            errno if errno == -libc::EAGAIN => Progress::Postpone,
+            errno if errno == -libc::EAGAIN => match self.stage {
+                SendStage::Prompt => Progress::Continue,
+                SendStage::Waiting | SendStage::Postponed => Progress::Postpone,
+            },
             errno => Progress::Failed(-errno),
         }
     }
@@ -116,14 +127,23 @@ impl SendSide {
     /// The operation in flight.
     pub(super) fn operation(&self) -> Option<Op> {
         self.sending.as_ref().map(|sending| match sending.stage {
-            SendStage::Submitted => Op::Send,
+            SendStage::Prompt | SendStage::Waiting => Op::Send,
             SendStage::Postponed => Op::Resend,
         })
     }
 
+    /// Whether a task waits until a send is complete that the kernel may not report.
+    pub(in crate::ring) fn is_awaited_promptly(&self) -> bool {
+        self.waker.is_some() && self.prompt().is_some()
+    }
+
+    fn prompt(&self) -> Option<&Sending> {
+        self.sending.as_ref().filter(|sending| sending.stage == SendStage::Prompt)
+    }
+
     fn begin(&mut self, outgoing: Outgoing, after: AfterSend) {
         assert!(self.sending.is_none(), "one send at a time");
-        let stage = SendStage::Submitted;
+        let stage = SendStage::Prompt;
         self.sending = Some(Sending { outgoing, sent: 0, after, stage });
     }
 }
@@ -132,10 +152,39 @@ impl Inner {
     /// Begins to send. The send before must be done.
     pub(in crate::ring) fn begin_send(&mut self, index: u32, outgoing: Outgoing, after: AfterSend) {
         self.socket(index).send.begin(outgoing, after);
-        self.continue_send(index as usize);
+        self.submit_send(index as usize);
+        self.prompt_sends.push(index);
     }
 
+    /// Completes the sends that took all bytes while they were submitted. The caller has submitted
+    /// everything queued, and collected everything reported. Returns whether a task was woken.
+    pub(in crate::ring) fn complete_prompt_sends(&mut self) -> bool {
+        let mut woken = false;
+        let mut sends = std::mem::take(&mut self.prompt_sends);
+        for index in sends.drain(..) {
+            let index = index as usize;
+            // A send that was reported has another stage by now, or its slot is gone.
+            let Some(Slot { kind: SlotKind::Socket(slot), .. }) = self.slots.get(index) else {
+                continue;
+            };
+            if let Some(sending) = slot.send.prompt() {
+                let left = sending.outgoing.bytes(&self.groups).len() - sending.sent;
+                woken |= self.complete(index, Op::Send, left as i32, 0);
+            }
+        }
+        self.prompt_sends = sends;
+        woken
+    }
+
+    /// Sends what the kernel has not taken yet, and waits for room.
     fn continue_send(&mut self, index: usize) {
+        if let Some(sending) = &mut self.socket(index as u32).send.sending {
+            sending.stage = SendStage::Waiting;
+        }
+        self.submit_send(index);
+    }
+
+    fn submit_send(&mut self, index: usize) {
         let Inner { slots, groups, faults, .. } = self;
         let fd = types::Fd(slots[index].fd);
         let SlotKind::Socket(slot) = &mut slots[index].kind else {
@@ -145,11 +194,23 @@ impl Inner {
             debug_assert!(false, "nothing is to be sent");
             return;
         };
-        sending.stage = SendStage::Submitted;
         let bytes = sending.outgoing.bytes(groups);
-        let left = faults.shorten(bytes.len() - sending.sent);
+        let all = bytes.len() - sending.sent;
+        let left = faults.shorten(all);
+        if left < all {
+            // The kernel would not report that these are not all.
+            sending.stage = SendStage::Waiting;
+        }
         let start = bytes.cast::<u8>().wrapping_add(sending.sent);
-        let entry = opcode::Send::new(fd, start, u32::try_from(left).unwrap_or(u32::MAX)).build();
+        let send = opcode::Send::new(fd, start, u32::try_from(left).unwrap_or(u32::MAX));
+        let entry = match sending.stage {
+            // MSG_WAITALL: fewer bytes than all are a failure, which is reported.
+            SendStage::Prompt => send
+                .flags(libc::MSG_DONTWAIT | libc::MSG_WAITALL)
+                .build()
+                .flags(squeue::Flags::SKIP_SUCCESS),
+            SendStage::Waiting | SendStage::Postponed => send.build(),
+        };
         self.push(index, Op::Send, entry);
     }
 
@@ -243,6 +304,10 @@ mod tests {
     #[test]
     fn full_socket_postpones_and_errors_end() {
         let mut side = sending(10);
+        assert_eq!(side.operation(), Some(Op::Send));
+        // The first send does not wait for room, so the next one does.
+        assert_eq!(advance(&mut side, -libc::EAGAIN, 10), Progress::Continue);
+        side.sending.as_mut().expect("a send").stage = SendStage::Waiting;
         assert_eq!(side.operation(), Some(Op::Send));
         assert_eq!(advance(&mut side, -libc::EAGAIN, 10), Progress::Postpone);
         assert_eq!(advance(&mut side, -libc::EPIPE, 10), Progress::Failed(libc::EPIPE));
