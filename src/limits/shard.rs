@@ -53,6 +53,9 @@ pub const SPLICE_TURN_BYTES: usize = 4 * 1024 * 1024;
 /// Bytes of a body that are copied into the same send as the response head, so that a small
 /// response is one operation.
 pub const JOIN_BYTES_MAX: usize = 32 * 1024;
+/// Bytes of a body that are copied behind the head. In front of a larger body the head is written
+/// where the body was received, and the body is not copied: 16 KiB in chunks cost 0.94 of before.
+pub const JOIN_COPY_BYTES_MAX: usize = 2 * 1024;
 /// Most times that a request of a rule with `hold` is sent again after a new connection ended
 /// without a response (HAProxy's `retries`). The cause may be one restart after another, but a
 /// request that crashes the application must not do so for ever.

@@ -99,6 +99,17 @@ impl BufferGroup {
         }
     }
 
+    /// Writes `bytes` into a buffer that is lent to the caller alone, from `start` on.
+    fn write(&self, buffer: u16, start: u32, bytes: &[u8]) {
+        assert!(start as usize + bytes.len() <= self.buffer_bytes as usize);
+        // SAFETY: within the buffer, as asserted. The kernel has lent the buffer, and its only
+        // holder calls this with `&mut`: nothing reads it meanwhile, and `bytes` lie elsewhere.
+        unsafe {
+            let first = self.address(buffer).add(start as usize);
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), first, bytes.len());
+        }
+    }
+
     pub(super) fn bytes(&self, lent: &Lent) -> *const [u8] {
         assert!(lent.start <= lent.end && lent.end <= self.buffer_bytes);
         // SAFETY: within the buffer, as asserted.
@@ -162,6 +173,30 @@ impl RecvBuf {
             Memory::Ring { lent, .. } => lent.start += n as u32,
             Memory::Own { start, .. } => *start += n,
         }
+    }
+
+    /// Writes `head` in front of the bytes that are left, into the room of bytes that were
+    /// consumed. Returns false, and writes nothing, if fewer bytes were consumed than `head` needs.
+    pub(crate) fn put_in_front(&mut self, head: &[u8]) -> bool {
+        match &mut self.0 {
+            Memory::Ring { ring, lent } => {
+                let Some(start) = (lent.start as usize).checked_sub(head.len()) else {
+                    return false;
+                };
+                lent.start = start as u32;
+                ring.inner.borrow().groups[lent.group as usize].write(
+                    lent.buffer,
+                    lent.start,
+                    head,
+                );
+            }
+            Memory::Own { bytes, start } => {
+                let Some(first) = start.checked_sub(head.len()) else { return false };
+                bytes[first..*start].copy_from_slice(head);
+                *start = first;
+            }
+        }
+        true
     }
 
     /// Takes the buffer apart, for a holder inside the ring that will give it back itself.

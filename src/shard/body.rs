@@ -156,6 +156,38 @@ impl Body {
         inbox.consume(ring, n);
         Ok(())
     }
+
+    /// Joins `head` with what is at the front of `inbox`, as [`join`](Self::join) does, and returns
+    /// both as one buffer to send. Many bytes stay where they were received: the head is written in
+    /// front of them, into the room of the head that came with them.
+    pub(super) fn join_once(
+        &mut self,
+        ring: &Rc<Ring>,
+        inbox: &mut Inbox,
+        mut head: Vec<u8>,
+    ) -> Result<SendBuf, Refusal> {
+        let there = inbox.bytes().len();
+        let is_decoded = matches!(self, Body::Decoded(_));
+        if is_decoded || there <= limits::JOIN_COPY_BYTES_MAX || limits::JOIN_BYTES_MAX < there {
+            self.join(ring, inbox, &mut head)?;
+            return Ok(SendBuf::Vec(head));
+        }
+        if self.is_done() {
+            return Ok(SendBuf::Vec(head));
+        }
+        let Passed { consumed, as_is } = self.advance(inbox.bytes())?;
+        // The rest of a large body is spliced behind a head that a pipe can take.
+        if as_is == there
+            && !self.is_large()
+            && let Some(buf) = inbox.take_behind(&head)
+        {
+            ring.give_vec(head);
+            return Ok(SendBuf::Recv(buf));
+        }
+        self.put(&inbox.bytes()[..as_is], &mut head);
+        inbox.consume(ring, consumed);
+        Ok(SendBuf::Vec(head))
+    }
 }
 
 /// Knowledge that the two directions of an exchange share. Small: an idle connection has room for

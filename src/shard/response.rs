@@ -211,22 +211,23 @@ impl<'a> Answer<'a> {
                 return Ok(begun.answered);
             }
             // Nothing has gone out yet: what is wrong in the first bytes is still a clean 502.
-            begun.body.join(&self.shard.ring, inbox, &mut out).map_err(BadAnswer::from)?;
+            let first = self.join(&mut begun.body, inbox, out)?;
             let is_hidden = begun.body.ends_by_close();
             self.progress.shown.set(match is_hidden {
                 true => AnswerProgress::Unframed,
                 false => AnswerProgress::Framed,
             });
-            self.ready(begun.status, out.len()).await?;
+            self.ready(begun.status, first.len()).await?;
             begun.answered.is_small = begun.body.is_done();
             if begun.answered.is_small {
-                self.client.begin_send(SendBuf::Vec(out));
+                self.client.begin_send(first);
             } else {
+                let head = self.begin_to_send(first);
                 if begun.body.is_large() {
                     // So is the next answer, probably.
                     self.backend.peek();
                 }
-                let relayed = self.download().run(Some(out), inbox, &mut begun.body).await;
+                let relayed = self.download().run(head, inbox, &mut begun.body).await;
                 relayed.map_err(|broken| Failed { ending: broken.of_download(), is_hidden })?;
             }
             // Bytes behind the answer are nobody's (RFC 9112 §6.3): that connection is closed.
@@ -234,6 +235,35 @@ impl<'a> Answer<'a> {
             return Ok(begun.answered);
         }
         Err(BadAnswer::Interim.into())
+    }
+
+    /// Joins the head for the client with what is here of the body.
+    fn join(
+        &self,
+        body: &mut Body,
+        inbox: &mut Inbox,
+        mut head: Vec<u8>,
+    ) -> Result<SendBuf, BadAnswer> {
+        let ring = &self.shard.ring;
+        if self.client.is_sent() {
+            return Ok(body.join_once(ring, inbox, head)?);
+        }
+        // The response waits for a client that has not taken the one before. It must not keep a
+        // buffer of the kernel's for so long.
+        body.join(ring, inbox, &mut head)?;
+        Ok(SendBuf::Vec(head))
+    }
+
+    /// Sends the head if it has bytes of the body behind it that were not copied; otherwise returns
+    /// it: the relay sends it, perhaps through a pipe.
+    fn begin_to_send(&self, first: SendBuf) -> Option<Vec<u8>> {
+        match first {
+            SendBuf::Vec(head) => Some(head),
+            SendBuf::Recv(_) => {
+                self.client.begin_send(first);
+                None
+            }
+        }
     }
 
     /// The way of its body to the client.

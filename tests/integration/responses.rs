@@ -1,8 +1,10 @@
 //! Answers of backends in every shape, and what the client makes of them.
 
+use serde_json::json;
+
 use crate::backend::Backend;
-use crate::daemon::{Daemon, asked_for};
-use crate::message::{Framing, assert_same, get, ok, show};
+use crate::daemon::{Daemon, Setup, asked_for};
+use crate::message::{Framing, assert_same, chunk, get, ok, show};
 use crate::script::{Connection, Ending, find};
 
 /// A daemon, its backend, a client, and the backend's connection on which a request has arrived.
@@ -88,6 +90,65 @@ fn chunks_pass_as_they_came() {
         scene.server.send_slowly(body);
         assert_same("the chunks", body.as_bytes(), &scene.client.expect_chunked().wire);
         scene.goes_on();
+    }
+}
+
+/// A head in front of a body where that was received takes room that the backend's head had. Here
+/// there is too little room, enough, and much; each body has bytes of its own.
+#[test]
+fn bodies_of_each_size_follow_heads_that_grow_and_shrink() {
+    let bytes_of = |size: usize, seed: usize| -> Vec<u8> {
+        (0..size).map(|at| b'a' + ((at * 7 + seed) % 26) as u8).collect()
+    };
+    let backend = Backend::new().serve(move |head, server| {
+        let mut parts = head.target().trim_start_matches('/').split('/');
+        let framing = parts.next().expect("a framing");
+        let mut number = || parts.next().and_then(|text| text.parse().ok()).expect("a number");
+        let body = bytes_of(number(), number());
+        let kept = format!("HTTP/1.1 200 OK\r\nX-Long: {}\r\n", "l".repeat(500));
+        let chunked = || [chunk(&body[..body.len() / 2]), chunk(&body[body.len() / 2..])].concat();
+        let rest = match framing {
+            "length" => [format!("Content-Length: {}\r\n\r\n", body.len()).into(), body].concat(),
+            "chunks" => {
+                let begin = b"Transfer-Encoding: chunked\r\n\r\n".to_vec();
+                [begin, chunked(), b"0\r\n\r\n".to_vec()].concat()
+            }
+            "trailers" => {
+                let begin = b"Transfer-Encoding: chunked\r\n\r\n".to_vec();
+                [begin, chunked(), b"0\r\nX-Trailer: t\r\n\r\n".to_vec()].concat()
+            }
+            other => panic!("{other}"),
+        };
+        drop(server.try_send([kept.into_bytes(), rest].concat()));
+    });
+    let fields = |fields: serde_json::Value| backend.rule_with(json!({ "set_response": fields }));
+    let daemon = Setup::new()
+        .rule("same.com", backend.rule())
+        .rule("shrinks.com", fields(json!({ "X-Long": null })))
+        .rule("grows.com", fields(json!({ "X-Added": "a".repeat(900) })))
+        .start();
+    let sizes = [2, 2047, 2048, 2049, 4000, 16_384, 19_000, 20_479, 20_480, 24_000, 40_000];
+    let mut seed = 0;
+    for host in ["same.com", "shrinks.com", "grows.com"] {
+        let mut client = daemon.connect();
+        for framing in ["length", "chunks", "trailers"] {
+            for size in sizes {
+                seed += 1;
+                let answer =
+                    client.exchange(get(host, &format!("/{framing}/{size}/{seed}"))).clone();
+                assert_same(&format!("{host} {framing}"), &bytes_of(size, seed), &answer.body);
+                assert_eq!(answer.head.field("X-Long").is_some(), host != "shrinks.com");
+                assert_eq!(answer.head.field("X-Added").is_some(), host == "grows.com");
+            }
+        }
+        // The responses of an HTTP/1.0 client are decoded.
+        for size in sizes {
+            seed += 1;
+            let mut client = daemon.connect();
+            client.send(format!("GET /chunks/{size}/{seed} HTTP/1.0\r\nHost: {host}\r\n\r\n"));
+            client.expect_status(200);
+            assert_same(host, &bytes_of(size, seed), &client.read_to_end().0);
+        }
     }
 }
 

@@ -10,18 +10,20 @@ use crate::message::{Head, chunk, get, ok};
 use crate::script::{Connection, PATIENCE};
 
 /// Bytes of a buffer of the ring: head and body that fill it exactly leave the rest in the kernel.
-const BUFFER: usize = 16 * 1024;
+const BUFFER: usize = 20 * 1024;
 
 /// Requests of each client for each kind of answer.
 const TURNS: usize = 12;
 
 /// The shapes of an answer, by the first part of the request's path.
-const KINDS: [&str; 11] = [
+const KINDS: [&str; 13] = [
     "small",
+    "in-place",
     "buffer",
     "spliced",
     "huge",
     "chunked",
+    "chunked-in-place",
     "no-content",
     "not-modified",
     "interim",
@@ -46,11 +48,17 @@ fn answer(kind: &str, token: &str) -> Vec<u8> {
             let head = with_length(token, 10_000, "").len() - 10_000;
             with_length(token, BUFFER - head, "")
         }
+        // Not copied: its head for the client is written in front of it.
+        "in-place" => with_length(token, 4000, ""),
         "spliced" => with_length(token, 40_000, ""),
         "huge" => with_length(token, 1_000_000, ""),
         "chunked" => {
             let head = head_with("200 OK", token, "Transfer-Encoding: chunked\r\n");
             [head.into_bytes(), chunk("some"), b"0\r\n\r\n".to_vec()].concat()
+        }
+        "chunked-in-place" => {
+            let head = head_with("200 OK", token, "Transfer-Encoding: chunked\r\n");
+            [head.into_bytes(), chunk(vec![b'x'; 4000]), b"0\r\n\r\n".to_vec()].concat()
         }
         "no-content" => head_with("204 No Content", token, "").into_bytes(),
         "not-modified" => head_with("304 Not Modified", token, "Content-Length: 5\r\n").into(),

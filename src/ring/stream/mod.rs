@@ -34,6 +34,15 @@ pub(crate) enum SendBuf {
     Recv(RecvBuf),
 }
 
+impl SendBuf {
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            SendBuf::Vec(bytes) => bytes.len(),
+            SendBuf::Recv(buf) => buf.len(),
+        }
+    }
+}
+
 /// Whether the peer of an idle connection has left it alone.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Quiet {

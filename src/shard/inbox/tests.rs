@@ -11,6 +11,7 @@ enum Step {
     Gather,
     Settle,
     Take,
+    TakeBehind(Vec<u8>),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -21,6 +22,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Gather),
         1 => Just(Step::Settle),
         1 => Just(Step::Take),
+        1 => bytes().prop_map(Step::TakeBehind),
     ]
 }
 
@@ -47,6 +49,13 @@ proptest! {
                 Step::Take => {
                     let taken = inbox.take().map(|buf| buf.to_vec()).unwrap_or_default();
                     prop_assert_eq!(taken, std::mem::take(&mut model));
+                }
+                // Where there is no room for it, nothing changes.
+                Step::TakeBehind(mut head) => {
+                    if let Some(taken) = inbox.take_behind(&head) {
+                        head.append(&mut model);
+                        prop_assert_eq!(taken.to_vec(), head);
+                    }
                 }
             }
             prop_assert_eq!(inbox.bytes(), &model[..]);
@@ -94,4 +103,17 @@ fn beginnings_of_a_response_are_known() {
         }
         assert_eq!(inbox.may_be_response(), expected, "{bytes:?}");
     }
+}
+
+#[test]
+fn head_is_written_in_front_of_a_body_where_there_is_room() {
+    let ring = Ring::new().expect("a ring");
+    let mut inbox = Inbox::default();
+    inbox.push(&ring, RecvBuf::from(b"a head|a body".to_vec()));
+    inbox.consume(&ring, b"a head|".len());
+    assert!(inbox.take_behind(b"too long").is_none());
+    assert_eq!(inbox.bytes(), b"a body");
+    let taken = inbox.take_behind(b"short|").expect("room");
+    assert_eq!(&*taken, b"short|a body");
+    assert!(inbox.is_empty());
 }
