@@ -181,11 +181,11 @@ const PROXY: &[Argument] = &[
         REQUIRED,
         "backends that requests go to, 1 to 1024; one string with commas will do. \
          `[\"2001:db8::1\", 80]` needs no brackets for IPv6. An application on this machine may \
-         also listen on a [Unix socket](#unix-sockets). Names are looked up beside the \
-         traffic, again each 30 s; at once where none of the name's addresses can be reached; \
-         the last good addresses stay when a lookup fails. Of a name with several addresses \
-         each request gets one by chance; where that address refuses, or says nothing for 250 \
-         ms, the others are tried beside it (RFC 8305), within the same attempt",
+         also listen on a [Unix socket](#unix-sockets). Names are looked up in the background: \
+         each 30 s, and at once if none of a name's addresses can be reached. If a lookup fails, \
+         the last good addresses stay. If a name has several addresses, each request gets one by \
+         chance; if that address refuses, or does not accept within 250 ms, the others are tried \
+         in parallel (RFC 8305), within the same attempt",
     ),
     argument(
         "backup",
@@ -262,8 +262,8 @@ const PROXY: &[Argument] = &[
         "check_interval",
         Takes::SecondsWithin(100..=CHECK_INTERVAL_SECONDS_MAX * 1000),
         "2",
-        "the pause between two probes of an address; a quarter of it when the state is about to \
-         change, half of it when the backend is down, at least 0.1 s each",
+        "the pause between two probes of an address; a quarter of this while the state is about to \
+         change, otherwise half of this while the backend is down, but at least 0.1 s",
     ),
     argument(
         "check_timeout",
@@ -275,7 +275,8 @@ const PROXY: &[Argument] = &[
         "check_fall",
         Takes::Whole(1..=1000),
         "3",
-        "probes in a row that must fail for the backend to go down; of the very first ones, one",
+        "probes in a row that must fail for the backend to go down; if the very first probe fails, \
+         that one is enough",
     ),
     argument(
         "check_rise",
@@ -314,7 +315,7 @@ const PROXY: &[Argument] = &[
         "idle",
         Takes::Seconds,
         "none",
-        "without an open request or tunnel for so long, tell `wake`",
+        "time without an open request or tunnel after which `wake` gets a POST",
     ),
     argument("wake", WAKE, "none", "address that is told by POST when the rule is idle"),
     argument(
@@ -386,8 +387,8 @@ const OWN_PAGES: Argument = argument(
     "pages",
     PAGE_NAME,
     "none",
-    "pages of its own, `NAME.502.http` and so on, which come before those of all hosts, \
-     [here](#pages-of-a-rule)",
+    "pages of this rule, `NAME.502.http` and so on, which take precedence over the pages of all \
+     hosts, [here](#pages-of-a-rule)",
 );
 
 /// Changes of fields.
@@ -419,7 +420,7 @@ const SPIN: &[Argument] = &[
             "check_interval",
             Takes::Seconds,
             "none",
-            "nothing: the original polled its table so often, which is no longer needed",
+            "nothing: the original polled its table at this interval, which is no longer needed",
         )
     },
     argument(
@@ -442,7 +443,7 @@ const SPIN: &[Argument] = &[
         "idle",
         Takes::Seconds,
         "none",
-        "without requests for so long, `wake` is told as well",
+        "time without requests after which `wake` gets a POST as well",
     ),
     argument(
         "then",

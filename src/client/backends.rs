@@ -325,7 +325,7 @@ impl One<'_> {
                 format!("{host} has no backend {address}; it has {}", some(&others))
             }
             _ if rule.is_null() => {
-                format!("{host} has no rule of its own (subdomains go by their parent's)")
+                format!("{host} has no rule of its own (a subdomain uses its parent's rule)")
             }
             _ if rule[0] == "alias" => {
                 let target = plain(rule[1]["hostname"].as_str().unwrap_or_default());

@@ -91,7 +91,7 @@ fn wrong_together(rules: &[(String, Option<Rule>)], merge: bool) -> Vec<String> 
             wrong.push(if is_named { sentence } else { format!("{host}: {sentence}") });
         }
         if TOGETHER_TOLD_MAX <= wrong.len() {
-            wrong.push("more may be wrong: mend these first".to_owned());
+            wrong.push("more rules may be wrong: correct these first".to_owned());
             break;
         }
         let mut met = false;

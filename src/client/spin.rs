@@ -77,8 +77,8 @@ pub async fn replace(
         if before.is_null() {
             let host = plain(host);
             return Err(Failure::Other(format!(
-                "{host} has no rule of its own (subdomains go by their parent's): set one, as by \
-                 mantrid-client set {host} proxy true backends=127.0.0.1:8000"
+                "{host} has no rule of its own (a subdomain uses its parent's rule): set one, for \
+                 example with mantrid-client set {host} proxy true backends=127.0.0.1:8000"
             )));
         }
         let query = match query {

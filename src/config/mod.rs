@@ -372,8 +372,8 @@ impl Config {
             problems.push(ConfigError {
                 place: place(key, &bind.address.to_string()),
                 problem: format!(
-                    "{key}: {value}: whose headers are believed? Set trusted_sources, as \
-                     192.0.2.0/24"
+                    "{key}: {value}: set trusted_sources to the proxies whose headers are \
+                     believed, such as 192.0.2.0/24"
                 ),
             });
         }

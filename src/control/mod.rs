@@ -46,7 +46,7 @@ use crate::limits;
 use crate::link::{ControlEnd, Part, Published, Tag, TaggedTable};
 use crate::state::{Membership, Totals};
 use crate::table::Names;
-use api::{Api, Door, Sources, Taking};
+use api::{AcceptState, Api, Door, Sources};
 use events::{EventBus, health_event};
 use figures::Figures;
 use health::{Health, Prober};
@@ -175,7 +175,7 @@ pub(crate) struct Control {
     wake: Wake,
     writer: Writer,
     api: Arc<Api>,
-    taking: watch::Sender<Taking>,
+    taking: watch::Sender<AcceptState>,
     tasks: Option<Box<fleet::Tasks>>,
 }
 
@@ -183,7 +183,7 @@ pub(crate) struct Control {
 #[derive(Clone)]
 pub(crate) struct Handle {
     pages: Arc<Notify>,
-    taking: watch::Sender<Taking>,
+    taking: watch::Sender<AcceptState>,
     wake: Wake,
     runtime: tokio::runtime::Handle,
     api: Arc<Api>,
@@ -225,7 +225,7 @@ impl Handle {
     /// Releases the state file for another process. Waits first until the management requests under
     /// way have ended; later ones have to wait.
     pub(crate) async fn release(&self) {
-        self.taking.send_replace(Taking::Paused);
+        self.taking.send_replace(AcceptState::Paused);
         if let Some(fleet) = &self.api.sources.fleet {
             fleet.set_quiet(true);
         }
@@ -242,12 +242,12 @@ impl Handle {
             fleet.set_quiet(false);
         }
         self.wake.resume();
-        self.taking.send_replace(Taking::Yes);
+        self.taking.send_replace(AcceptState::Yes);
     }
 
     /// Closes the management sockets, because another process has taken over.
     pub(crate) fn close(&self) {
-        self.taking.send_replace(Taking::Never);
+        self.taking.send_replace(AcceptState::Never);
     }
 
     /// Lists what hosts have counted since the state file was released.
@@ -348,7 +348,7 @@ impl Control {
             history,
             last: Last::default(),
         };
-        let (taking, _) = watch::channel(Taking::Yes);
+        let (taking, _) = watch::channel(AcceptState::Yes);
         Ok(Control {
             resolver,
             pages: PageFolder::new(files.pages, published),

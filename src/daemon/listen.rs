@@ -16,7 +16,7 @@ use super::port_owner;
 use crate::config::{Address, Bind, Config};
 use crate::link::Protocol;
 use crate::network::NetworkMap;
-use crate::shard::Believes;
+use crate::shard::TrustedPeers;
 use crate::table::host;
 use crate::{limits, shard};
 
@@ -33,7 +33,7 @@ pub(super) struct Bound {
     pub(super) speaks: Protocol,
     /// Peers whose PROXY protocol headers are believed; `None`: connections to the address begin
     /// without a header.
-    believes: Option<Believes>,
+    believes: Option<TrustedPeers>,
     /// Sockets of each shard.
     sockets: Vec<Vec<TcpListener>>,
     pub(super) order: GroupOrder,
@@ -123,7 +123,7 @@ pub(super) fn bind_all(
         .collect();
     let mut bound = Vec::new();
     let sources = trusted.clone();
-    let believed: Believes = Arc::new(move |peer| sources.load().get(peer).is_some());
+    let believed: TrustedPeers = Arc::new(move |peer| sources.load().get(peer).is_some());
     for (key, bind, speaks, way) in tried {
         let believes = bind.accept_proxy.then(|| believed.clone());
         let asked = bind.address.socket();

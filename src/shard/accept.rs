@@ -18,7 +18,7 @@ use super::connection::Connection;
 use super::hold::Waited;
 use super::request::Client;
 use super::serving::spawn_caught;
-use super::{Believes, Shard, raw};
+use super::{Shard, TrustedPeers, raw};
 use crate::limits;
 use crate::link::{Counter, HandedOver, Protocol, Shed, is_shortage};
 use crate::ring::{Deadline, Listener, Stream, drop_received};
@@ -30,7 +30,7 @@ pub(super) async fn accept_loop(
     shard: Rc<Shard>,
     listener: Listener,
     speaks: Protocol,
-    believes: Option<Believes>,
+    believes: Option<TrustedPeers>,
 ) {
     shard.listeners.set(shard.listeners.get() + 1);
     let pause = Deadline::new(&shard.ring);
@@ -123,7 +123,7 @@ fn shed(shard: &Rc<Shard>, socket: OwnedFd, speaks: &Protocol, why: Shed) {
     }
 }
 
-fn admit(shard: &Rc<Shard>, socket: OwnedFd, speaks: &Protocol, believes: Option<&Believes>) {
+fn admit(shard: &Rc<Shard>, socket: OwnedFd, speaks: &Protocol, believes: Option<&TrustedPeers>) {
     let Some((peer, port)) = peer_address(&socket) else {
         shard.count(Counter::Accepted);
         return shard.end.counters().add_shed(Shed::Vanished);

@@ -69,7 +69,7 @@ pub(crate) struct Settings {
 }
 
 /// Whether a peer with this address may say, by the PROXY protocol, for whom a connection is.
-pub(crate) type Believes = Arc<dyn Fn(IpAddr) -> bool + Send + Sync>;
+pub(crate) type TrustedPeers = Arc<dyn Fn(IpAddr) -> bool + Send + Sync>;
 
 /// A bound socket of this shard.
 pub(crate) struct Listener {
@@ -77,7 +77,7 @@ pub(crate) struct Listener {
     pub(crate) speaks: Protocol,
     /// Peers that may send the PROXY protocol header with which each connection begins; `None`:
     /// connections begin without one.
-    pub(crate) believes: Option<Believes>,
+    pub(crate) believes: Option<TrustedPeers>,
 }
 
 /// Starts a shard's thread. Returns once the shard accepts connections, or with the reason why it

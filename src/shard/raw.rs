@@ -26,7 +26,7 @@ use crate::tls::{self, Alert, Seen};
 pub(super) async fn serve(side: &mut ClientSide, speaks: Protocol, waited: Option<Box<Waited>>) {
     // Each is boxed: the code that leads to a tunnel, and away from it, should take no room while
     // the tunnel is open, perhaps for days.
-    if let Some(Led { lease, timeout }) = Box::pin(lead(side, speaks, waited)).await {
+    if let Some(RawLease { lease, timeout }) = Box::pin(lead(side, speaks, waited)).await {
         let next = Box::pin(tunnel::relay(side, &lease, timeout)).await;
         side.shard.give_permit_back(side.ticket);
         Box::pin(closing::end(side, next)).await;
@@ -35,7 +35,7 @@ pub(super) async fn serve(side: &mut ClientSide, speaks: Protocol, waited: Optio
 }
 
 /// A raw connection that has its backend.
-struct Led {
+struct RawLease {
     lease: Lease,
     /// Time for which both sides may be silent, if the rule says so.
     timeout: Option<Duration>,
@@ -43,7 +43,11 @@ struct Led {
 
 /// Brings a connection to the point where nothing is left but to relay; `None`: it has ended
 /// before.
-async fn lead(side: &mut ClientSide, speaks: Protocol, waited: Option<Box<Waited>>) -> Option<Led> {
+async fn lead(
+    side: &mut ClientSide,
+    speaks: Protocol,
+    waited: Option<Box<Waited>>,
+) -> Option<RawLease> {
     let no_lease = match find_lease(side, &speaks, waited).await {
         Ok(led) if tunnel::begin(side, &led.lease, None, led.timeout).await => return Some(led),
         Ok(_) => NoLease::Next(Next::ResetOnceTaken),
@@ -128,7 +132,7 @@ async fn find_lease(
     side: &mut ClientSide,
     speaks: &Protocol,
     mut waited: Option<Box<Waited>>,
-) -> Result<Led, NoLease> {
+) -> Result<RawLease, NoLease> {
     let host = Box::pin(name(side, speaks)).await?;
     let scheme = if *speaks == Protocol::Tls { Scheme::Tls } else { Scheme::Tcp };
     loop {
@@ -187,7 +191,7 @@ async fn attempt(
     side: &mut ClientSide,
     (host, scheme): (&str, Scheme),
     waited: &mut Option<Box<Waited>>,
-) -> Result<Led, NoLease> {
+) -> Result<RawLease, NoLease> {
     let table = side.shard.table();
     let proxy = decide(side, &table, (host, scheme), waited.as_deref())?;
     let shard = &side.shard;
@@ -209,7 +213,7 @@ async fn attempt(
         entered.map_err(|ending| without_backend(side, ending))?;
     }
     match acquire(side.waiter(), asking, None).await {
-        Ok(lease) => Ok(Led { lease, timeout: proxy.timeout_tunnel() }),
+        Ok(lease) => Ok(RawLease { lease, timeout: proxy.timeout_tunnel() }),
         Err(ending @ (Ending::NoBackend(_) | Ending::NoConnection)) if !proxy.hold().is_zero() => {
             side.shard.chose_none(side.ticket);
             Waited::note(waited, side.shard.ring.now(), 0);

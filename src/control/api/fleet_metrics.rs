@@ -26,7 +26,7 @@ impl Collector for FleetNumbers {
         let nodes = view.members.len() as f64;
         gauge(encoder, "fleet_nodes", "Nodes with a live lease", nodes)?;
         let age = fleet.event_age().as_secs_f64();
-        gauge(encoder, "fleet_event_age_seconds", "Time since etcd told something", age)?;
+        gauge(encoder, "fleet_event_age_seconds", "Time since etcd's last watch response", age)?;
         let help = "Times that the whole table was loaded, by reason";
         let mut metric =
             encoder.encode_descriptor("fleet_loads", help, None, MetricType::Counter)?;

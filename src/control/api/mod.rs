@@ -76,7 +76,7 @@ use route::{ROUTES, Route};
 
 pub(super) use read::unasked;
 pub(crate) use serve::Management;
-pub(super) use serve::{Door, Taking, serve};
+pub(super) use serve::{AcceptState, Door, serve};
 pub(crate) use support::About;
 
 /// Parts of control from which requests are answered, or to which they are passed.

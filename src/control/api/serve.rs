@@ -99,7 +99,7 @@ impl Door {
 
 /// Whether management connections are accepted.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub(in crate::control) enum Taking {
+pub(in crate::control) enum AcceptState {
     Yes,
     /// Paused, because another process may take over.
     Paused,
@@ -112,7 +112,7 @@ pub(in crate::control) enum Taking {
 pub(in crate::control) async fn serve(
     api: Arc<Api>,
     bound: Vec<(Door, Management)>,
-    taking: &watch::Sender<Taking>,
+    taking: &watch::Sender<AcceptState>,
 ) -> Infallible {
     for (door, one) in bound {
         let name = one.to_string();
@@ -130,11 +130,11 @@ async fn accept(
     api: Arc<Api>,
     door: Door,
     listener: Listener,
-    mut taking: watch::Receiver<Taking>,
+    mut taking: watch::Receiver<AcceptState>,
 ) {
     loop {
-        match taking.wait_for(|taking| *taking != Taking::Paused).await.map(|taking| *taking) {
-            Ok(Taking::Yes) => {}
+        match taking.wait_for(|taking| *taking != AcceptState::Paused).await.map(|taking| *taking) {
+            Ok(AcceptState::Yes) => {}
             _ => return,
         }
         let accepted = tokio::select! {

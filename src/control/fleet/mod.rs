@@ -58,7 +58,7 @@ use member::Member;
 pub(super) use once::Claim;
 pub(super) use peers::add;
 pub(super) use remote::{NotTaken, apply};
-pub(super) use start::{Joined, OfFleet, Own, start, try_members};
+pub(super) use start::{FleetParts, Joined, Own, start, try_members};
 pub(super) use tasks::{Around, Tasks};
 pub(super) use trouble::Trouble;
 

@@ -81,7 +81,7 @@ pub(in crate::control) struct Joined {
 }
 
 /// The fleet that the table belongs to, for the writer.
-pub(in crate::control) struct OfFleet {
+pub(in crate::control) struct FleetParts {
     pub(in crate::control) fleet: Fleet,
     pub(in crate::control) membership: Membership,
     pub(in crate::control) is_unwritten: bool,
@@ -94,9 +94,9 @@ impl Joined {
     }
 
     /// Returns the part that the writer needs.
-    pub(in crate::control) fn parts(&self) -> OfFleet {
+    pub(in crate::control) fn parts(&self) -> FleetParts {
         let (fleet, membership) = (self.fleet.clone(), self.membership.clone());
-        OfFleet { fleet, membership, is_unwritten: self.is_unwritten }
+        FleetParts { fleet, membership, is_unwritten: self.is_unwritten }
     }
 }
 

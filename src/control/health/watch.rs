@@ -21,7 +21,7 @@ use crate::control::pause::{doubled, jittered};
 use crate::limits;
 use crate::link::{Arrival, Arrivals, Ejected, Failure};
 use crate::table::{Action, Backend, Check, HostSent, Name, Proxy, Rule, Snapshot, Target};
-use rising::Rising;
+use rising::RecentArrivals;
 
 /// A moment on two clocks: `at` for waiting, `date` for reports.
 #[derive(Copy, Clone, Debug)]
@@ -158,7 +158,7 @@ pub(super) struct Watch {
     /// Checks, and ejected backends, whose probes requests wait for.
     wanted_checks: HashSet<Spot>,
     wanted_ejected: HashSet<Ejected>,
-    rising: Rising,
+    rising: RecentArrivals,
 }
 
 const TENTH: Duration = Duration::from_millis(100);

@@ -10,7 +10,7 @@ use tracing::{error, info, warn};
 
 use super::{Made, Writing};
 use crate::control::change::Change;
-use crate::control::fleet::{self, Applied, Brought, Edit, Fleet, NotTaken, OfFleet, Rules};
+use crate::control::fleet::{self, Applied, Brought, Edit, Fleet, FleetParts, NotTaken, Rules};
 use crate::control::grant::Grant;
 use crate::control::store::Record;
 use crate::limits;
@@ -35,8 +35,8 @@ pub(super) struct TableCopy {
 }
 
 impl TableCopy {
-    pub(super) fn new(of: OfFleet) -> TableCopy {
-        let OfFleet { fleet, membership, is_unwritten } = of;
+    pub(super) fn new(of: FleetParts) -> TableCopy {
+        let FleetParts { fleet, membership, is_unwritten } = of;
         TableCopy {
             fleet,
             membership,

@@ -21,7 +21,7 @@ use tracing::{error, info, warn};
 use super::Counted;
 use super::change::{Change, Done, Happened, Refused, RuleChange};
 use super::figures::Figures;
-use super::fleet::OfFleet;
+use super::fleet::FleetParts;
 use super::held::Held;
 use super::history::SharedChanges;
 use super::loops;
@@ -58,7 +58,7 @@ pub(super) struct Wiring {
     /// The last changes, for clients that ask for them later.
     pub(super) changes: SharedChanges,
     /// The fleet that the table belongs to.
-    pub(super) fleet: Option<OfFleet>,
+    pub(super) fleet: Option<FleetParts>,
 }
 
 impl Writer {

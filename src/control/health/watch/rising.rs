@@ -10,14 +10,14 @@ use crate::table::{Action, Proxy, Rule, Snapshot};
 
 /// Recent arrivals. There are none while no rule has a `slow_start`.
 #[derive(Default)]
-pub(super) struct Rising {
+pub(super) struct RecentArrivals {
     arrivals: Arrivals,
     /// Number of rules for each `slow_start`.
     slow_starts: BTreeMap<Duration, usize>,
     is_changed: bool,
 }
 
-impl Rising {
+impl RecentArrivals {
     /// Takes a rule that was added, or a changed rule as it is now.
     pub(super) fn rule_came(
         &mut self,
