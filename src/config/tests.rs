@@ -96,8 +96,8 @@ fn mistakes_are_named() {
     refused("bind_tls = *:1 https", &[], "\"https\" behind the address: expected accept-proxy or");
     refused("bind = *:1 https https", &[], "\"https\" is there twice");
     refused("bind = *:80 accept_proxy", &[], "expected accept-proxy, https or nothing");
-    refused("bind = *:80 accept-proxy", &[], "Set trusted_sources");
-    refused("bind_tcp = *:80 a.com accept-proxy", &[], "Set trusted_sources");
+    refused("bind = *:80 accept-proxy", &[], "set trusted_sources");
+    refused("bind_tcp = *:80 a.com accept-proxy", &[], "set trusted_sources");
     refused("trusted_sources = 10.0.0.0/33", &[], "as 192.0.2.1, 192.0.2.0/24");
     refused("trusted_sources = lb.example", &[], "as 192.0.2.1, 192.0.2.0/24");
     refused("bind_management = *:8042", &[], "can be reached from other machines");

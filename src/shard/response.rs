@@ -210,14 +210,8 @@ impl<'a> Answer<'a> {
                 self.send(out, begun.status).await?;
                 return Ok(begun.answered);
             }
-            // Nothing has gone out yet: what is wrong in the first bytes is still a clean 502.
-            let first = self.join(&mut begun.body, inbox, out)?;
             let is_hidden = begun.body.ends_by_close();
-            self.progress.shown.set(match is_hidden {
-                true => AnswerProgress::Unframed,
-                false => AnswerProgress::Framed,
-            });
-            self.ready(begun.status, first.len()).await?;
+            let first = self.first(&mut begun, inbox, out).await?;
             begun.answered.is_small = begun.body.is_done();
             if begun.answered.is_small {
                 self.client.begin_send(first);
@@ -237,21 +231,33 @@ impl<'a> Answer<'a> {
         Err(BadAnswer::Interim.into())
     }
 
-    /// Joins the head for the client with what is here of the body.
-    fn join(
+    /// Joins the head for the client with what is here of the body, and waits until the client has
+    /// taken what was sent before. Nothing has gone out until then, so what is wrong in these bytes
+    /// of the body is still a clean 502.
+    async fn first(
         &self,
-        body: &mut Body,
+        begun: &mut Begun,
         inbox: &mut Inbox,
         mut head: Vec<u8>,
-    ) -> Result<SendBuf, BadAnswer> {
-        let ring = &self.shard.ring;
-        if self.client.is_sent() {
-            return Ok(body.join_once(ring, inbox, head)?);
-        }
-        // The response waits for a client that has not taken the one before. It must not keep a
-        // buffer of the kernel's for so long.
-        body.join(ring, inbox, &mut head)?;
-        Ok(SendBuf::Vec(head))
+    ) -> Result<SendBuf, Failed> {
+        let (ring, body) = (&self.shard.ring, &mut begun.body);
+        let shown = match body.ends_by_close() {
+            true => AnswerProgress::Unframed,
+            false => AnswerProgress::Framed,
+        };
+        let first = if self.client.is_sent() {
+            let first = body.join_once(ring, inbox, head).map_err(BadAnswer::from)?;
+            self.progress.shown.set(shown);
+            first
+        } else {
+            // A response that waits for its client must not keep a buffer of the kernel's.
+            body.join(ring, inbox, &mut head).map_err(BadAnswer::from)?;
+            self.progress.shown.set(shown);
+            self.client_taken().await?;
+            SendBuf::Vec(head)
+        };
+        self.shard.count_answer(self.ticket, begun.status, first.len());
+        Ok(first)
     }
 
     /// Sends the head if it has bytes of the body behind it that were not copied; otherwise returns
@@ -294,18 +300,16 @@ impl<'a> Answer<'a> {
     }
 
     async fn send(&self, out: Vec<u8>, status: u16) -> Result<(), Failed> {
-        self.ready(status, out.len()).await?;
+        self.client_taken().await?;
+        self.shard.count_answer(self.ticket, status, out.len());
         self.client.begin_send(SendBuf::Vec(out));
         Ok(())
     }
 
-    /// Waits until the client has taken what was sent before, and counts the answer that goes to it
-    /// now.
-    async fn ready(&self, status: u16, count: usize) -> Result<(), Failed> {
+    /// Waits until the client has taken what was sent before.
+    async fn client_taken(&self) -> Result<(), Failed> {
         let sent = self.client.sent(self.deadline, self.shard.timeouts().client).await;
-        sent.map_err(|_| Ending::ClientGone)?;
-        self.shard.count_answer(self.ticket, status, count);
-        Ok(())
+        Ok(sent.map_err(|_| Ending::ClientGone)?)
     }
 
     /// Writes the head that the client gets.
