@@ -227,7 +227,8 @@ fn a_backup_tells_its_rules_and_makes_the_last_backend_free() {
     // The page of another backend opens; its rules are not known yet, so it can't be drained yet.
     let may_drain = page.evaluate(
         "new Promise((resolve) => {
-            addEventListener('hashchange', () => resolve(!document.querySelector('#drain').disabled));
+            const drain = document.querySelector('#drain');
+            addEventListener('hashchange', () => resolve(!drain.disabled));
             document.querySelector(\"#backends a[href$='10.0.0.1%3A80']\").click();
         })",
     );

@@ -106,17 +106,15 @@ fn bodies_of_each_size_follow_heads_that_grow_and_shrink() {
         let mut number = || parts.next().and_then(|text| text.parse().ok()).expect("a number");
         let body = bytes_of(number(), number());
         let kept = format!("HTTP/1.1 200 OK\r\nX-Long: {}\r\n", "l".repeat(500));
-        let chunked = || [chunk(&body[..body.len() / 2]), chunk(&body[body.len() / 2..])].concat();
+        let chunked = |last: &str| {
+            let (first, second) = body.split_at(body.len() / 2);
+            let begin = b"Transfer-Encoding: chunked\r\n\r\n".to_vec();
+            [begin, chunk(first), chunk(second), last.into()].concat()
+        };
         let rest = match framing {
             "length" => [format!("Content-Length: {}\r\n\r\n", body.len()).into(), body].concat(),
-            "chunks" => {
-                let begin = b"Transfer-Encoding: chunked\r\n\r\n".to_vec();
-                [begin, chunked(), b"0\r\n\r\n".to_vec()].concat()
-            }
-            "trailers" => {
-                let begin = b"Transfer-Encoding: chunked\r\n\r\n".to_vec();
-                [begin, chunked(), b"0\r\nX-Trailer: t\r\n\r\n".to_vec()].concat()
-            }
+            "chunks" => chunked("0\r\n\r\n"),
+            "trailers" => chunked("0\r\nX-Trailer: t\r\n\r\n"),
             other => panic!("{other}"),
         };
         drop(server.try_send([kept.into_bytes(), rest].concat()));
@@ -134,8 +132,7 @@ fn bodies_of_each_size_follow_heads_that_grow_and_shrink() {
         for framing in ["length", "chunks", "trailers"] {
             for size in sizes {
                 seed += 1;
-                let answer =
-                    client.exchange(get(host, &format!("/{framing}/{size}/{seed}"))).clone();
+                let answer = client.exchange(get(host, &format!("/{framing}/{size}/{seed}")));
                 assert_same(&format!("{host} {framing}"), &bytes_of(size, seed), &answer.body);
                 assert_eq!(answer.head.field("X-Long").is_some(), host != "shrinks.com");
                 assert_eq!(answer.head.field("X-Added").is_some(), host == "grows.com");
