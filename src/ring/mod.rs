@@ -317,9 +317,11 @@ impl Ring {
             let (slot, op) = ((data & 0xffff_ffff) as usize, Op::from_bits((data >> 32) as u8));
             woken |= inner.complete(slot, op, entry.result(), entry.flags());
         }
-        if is_whole {
-            woken |= inner.complete_prompt_sends();
-        }
+        // A task may wait for one of these sends, and no completion would end a sleep.
+        woken |= match is_whole {
+            true => inner.complete_prompt_sends(),
+            false => !inner.prompt_sends.is_empty(),
+        };
         woken |= inner.wheel_turn();
         if woken {
             self.runnable.set(true);
@@ -335,7 +337,7 @@ impl Ring {
             queue.sync();
             (queue.len() as u32, queue.cq_overflow())
         };
-        let waits = wait == Wait::UntilCompletion && !pending && !inner.is_prompt_send_awaited();
+        let waits = wait == Wait::UntilCompletion && !pending;
         // IORING_ENTER_GETEVENTS: runs deferred task work, flushes overflow.
         const GETEVENTS: u32 = 1;
         // IORING_ENTER_EXT_ARG: the timeout travels with the call (5.11).
@@ -382,14 +384,6 @@ impl Inner {
             self.submitted_early = false;
         }
         is_whole
-    }
-
-    /// Whether a task waits for a send whose completion may not end a sleep.
-    fn is_prompt_send_awaited(&mut self) -> bool {
-        self.prompt_sends.iter().any(|&index| {
-            let slot = self.slots.get(index as usize).map(|slot| &slot.kind);
-            matches!(slot, Some(SlotKind::Socket(slot)) if slot.send.is_awaited_promptly())
-        })
     }
 
     fn give_vec(&mut self, mut vec: Vec<u8>) {

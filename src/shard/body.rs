@@ -167,25 +167,21 @@ impl Body {
         mut head: Vec<u8>,
     ) -> Result<SendBuf, Refusal> {
         let there = inbox.bytes().len();
-        let is_decoded = matches!(self, Body::Decoded(_));
-        if is_decoded || there <= limits::JOIN_COPY_BYTES_MAX || limits::JOIN_BYTES_MAX < there {
-            self.join(ring, inbox, &mut head)?;
-            return Ok(SendBuf::Vec(head));
+        let is_much = limits::JOIN_COPY_BYTES_MAX < there && there <= limits::JOIN_BYTES_MAX;
+        if is_much && !matches!(self, Body::Decoded(_)) {
+            let mut rest = self.clone();
+            let Passed { as_is, .. } = rest.advance(inbox.bytes())?;
+            // A large rest is spliced behind a head that a pipe can take.
+            if as_is == there
+                && !rest.is_large()
+                && let Some(buf) = inbox.take_behind(&head)
+            {
+                *self = rest;
+                ring.give_vec(head);
+                return Ok(SendBuf::Recv(buf));
+            }
         }
-        if self.is_done() {
-            return Ok(SendBuf::Vec(head));
-        }
-        let Passed { consumed, as_is } = self.advance(inbox.bytes())?;
-        // The rest of a large body is spliced behind a head that a pipe can take.
-        if as_is == there
-            && !self.is_large()
-            && let Some(buf) = inbox.take_behind(&head)
-        {
-            ring.give_vec(head);
-            return Ok(SendBuf::Recv(buf));
-        }
-        self.put(&inbox.bytes()[..as_is], &mut head);
-        inbox.consume(ring, consumed);
+        self.join(ring, inbox, &mut head)?;
         Ok(SendBuf::Vec(head))
     }
 }

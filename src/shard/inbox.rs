@@ -115,7 +115,10 @@ impl Inbox {
     /// Takes everything, with `head` in front of it. `None`: the room of the bytes consumed before
     /// is too small for `head`, or the bytes came in pieces; everything stays.
     pub(super) fn take_behind(&mut self, head: &[u8]) -> Option<RecvBuf> {
-        self.first.as_mut()?.put_in_front(head).then(|| self.take()).flatten()
+        if !self.first.as_mut()?.put_in_front(head) {
+            return None;
+        }
+        self.take()
     }
 
     fn clear(&mut self, ring: &Rc<Ring>) {

@@ -66,7 +66,7 @@ enum Progress {
     Failed(i32),
 }
 
-struct Sending {
+pub(in crate::ring) struct Sending {
     outgoing: Outgoing,
     /// Bytes that the kernel has taken.
     sent: usize,
@@ -132,12 +132,8 @@ impl SendSide {
         })
     }
 
-    /// Whether a task waits until a send is complete that the kernel may not report.
-    pub(in crate::ring) fn is_awaited_promptly(&self) -> bool {
-        self.waker.is_some() && self.prompt().is_some()
-    }
-
-    fn prompt(&self) -> Option<&Sending> {
+    /// The first send of a message, in flight. The kernel does not report that it is complete.
+    pub(in crate::ring) fn prompt(&self) -> Option<&Sending> {
         self.sending.as_ref().filter(|sending| sending.stage == SendStage::Prompt)
     }
 
@@ -152,7 +148,7 @@ impl Inner {
     /// Begins to send. The send before must be done.
     pub(in crate::ring) fn begin_send(&mut self, index: u32, outgoing: Outgoing, after: AfterSend) {
         self.socket(index).send.begin(outgoing, after);
-        self.submit_send(index as usize);
+        self.submit_send(index as usize, SendStage::Prompt);
         self.prompt_sends.push(index);
     }
 
@@ -168,8 +164,8 @@ impl Inner {
                 continue;
             };
             if let Some(sending) = slot.send.prompt() {
-                let left = sending.outgoing.bytes(&self.groups).len() - sending.sent;
-                woken |= self.complete(index, Op::Send, left as i32, 0);
+                let all = sending.outgoing.bytes(&self.groups).len();
+                woken |= self.complete(index, Op::Send, all as i32, 0);
             }
         }
         self.prompt_sends = sends;
@@ -178,13 +174,10 @@ impl Inner {
 
     /// Sends what the kernel has not taken yet, and waits for room.
     fn continue_send(&mut self, index: usize) {
-        if let Some(sending) = &mut self.socket(index as u32).send.sending {
-            sending.stage = SendStage::Waiting;
-        }
-        self.submit_send(index);
+        self.submit_send(index, SendStage::Waiting);
     }
 
-    fn submit_send(&mut self, index: usize) {
+    fn submit_send(&mut self, index: usize, stage: SendStage) {
         let Inner { slots, groups, faults, .. } = self;
         let fd = types::Fd(slots[index].fd);
         let SlotKind::Socket(slot) = &mut slots[index].kind else {
@@ -197,10 +190,8 @@ impl Inner {
         let bytes = sending.outgoing.bytes(groups);
         let all = bytes.len() - sending.sent;
         let left = faults.shorten(all);
-        if left < all {
-            // The kernel would not report that these are not all.
-            sending.stage = SendStage::Waiting;
-        }
+        // A part on purpose is reported: the kernel would take it for all.
+        sending.stage = if left < all { SendStage::Waiting } else { stage };
         let start = bytes.cast::<u8>().wrapping_add(sending.sent);
         let send = opcode::Send::new(fd, start, u32::try_from(left).unwrap_or(u32::MAX));
         let entry = match sending.stage {

@@ -44,6 +44,10 @@ impl Stream {
             if is_sending {
                 register(&mut slot.send.waker, cx);
             }
+            if slot.send.prompt().is_some() {
+                // The next turn completes it, and has no completion to wait for.
+                self.ring.note_runnable();
+            }
             (slot.send.error, is_sending)
         });
         if error != 0 {
