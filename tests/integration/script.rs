@@ -151,27 +151,28 @@ impl Connection {
     }
 
     /// Waits until the other end's kernel has all that was sent: a reset would take the rest away.
+    /// An end that was reset by the other one waits for nothing.
     #[track_caller]
     pub fn wait_until_acknowledged(&self) {
         let until = Instant::now() + PATIENCE;
-        while 0 < self.unacknowledged() {
+        while self.unacknowledged().is_some_and(|count| 0 < count) {
             assert!(Instant::now() < until, "{}: not everything was received", self.name);
             std::thread::park_timeout(Duration::from_millis(1));
         }
     }
 
-    /// Bytes in this socket's send queue, as the kernel lists it.
-    fn unacknowledged(&self) -> u64 {
-        let port = |address: std::io::Result<SocketAddr>| address.expect("an address").port();
-        let (own, other) = (port(self.stream.local_addr()), port(self.stream.peer_addr()));
+    /// Bytes in this socket's send queue, as the kernel lists it. `None`: the connection is over.
+    fn unacknowledged(&self) -> Option<u64> {
+        let own = self.stream.local_addr().expect("an address").port();
+        let other = self.stream.peer_addr().ok()?.port();
         let (own, other) = (format!(":{own:04X}"), format!(":{other:04X}"));
         let table = std::fs::read_to_string("/proc/net/tcp").expect("the list of sockets");
         let queues = table.lines().find_map(|line| {
             let words: Vec<&str> = line.split_whitespace().collect();
             let is_this = words[1].ends_with(&own) && words[2].ends_with(&other);
             is_this.then(|| words[4].split(':').next().unwrap_or("0").to_owned())
-        });
-        u64::from_str_radix(&queues.expect("this socket"), 16).expect("a number")
+        })?;
+        Some(u64::from_str_radix(&queues, 16).expect("a number"))
     }
 
     /// Drops the connection with a reset instead of a clean end.
