@@ -116,7 +116,7 @@ impl Faults {
             Op::Close => Call::Close,
             Op::Wake => Call::Wake,
             // A cancel that fails would not tell the truth: the receive may be gone.
-            Op::Recv | Op::Cancel => return result,
+            Op::Recv | Op::Cancel | Op::Mark => return result,
         };
         let Some(errno) = self.draw(call) else { return result };
         if op == Op::Accept {

@@ -26,6 +26,7 @@
 pub mod bench;
 mod buffers;
 mod busy_poll;
+mod departure;
 mod faults;
 mod listener;
 mod notify;
@@ -89,6 +90,8 @@ enum Op {
     Resend = 10,
     /// A poll for the end of what the peer sends; it leaves the bytes where they are, and goes on.
     PollEnd = 11,
+    /// The mark behind which departures wait: see [`departure`]. It belongs to no slot.
+    Mark = 12,
 }
 
 impl Op {
@@ -106,6 +109,7 @@ impl Op {
             9 => Op::Rearm,
             10 => Op::Resend,
             11 => Op::PollEnd,
+            12 => Op::Mark,
             // Only this module writes user_data; anything else means memory is not what we think.
             _ => std::process::abort(),
         }
@@ -141,6 +145,7 @@ struct Inner {
     spare_vecs: Vec<Vec<u8>>,
     /// Slots whose first send was queued and is not known to be complete.
     prompt_sends: Vec<u32>,
+    departures: departure::Departures,
     pipes: Vec<splice::PipePair>,
     pipes_out: usize,
     pipes_max: usize,
@@ -193,6 +198,7 @@ impl Ring {
                 groups,
                 spare_vecs: Vec::new(),
                 prompt_sends: Vec::new(),
+                departures: departure::Departures::default(),
                 pipes: Vec::new(),
                 pipes_out: 0,
                 pipes_max: limits::PIPES_MAX,
@@ -295,7 +301,8 @@ impl Ring {
 
     /// Submits what is queued, collects what is complete and wakes the tasks concerned.
     fn turn(&self, wait: Wait) {
-        self.enter(wait);
+        let mut woken = self.inner.borrow_mut().settle_departures();
+        self.enter(if woken { Wait::No } else { wait });
         let before = std::mem::replace(&mut self.inner.borrow_mut().now, Instant::now());
         if limits::STOOD_STILL < self.now() - before {
             // Perhaps the whole process, or machine, stood still, and the call ended because its
@@ -305,18 +312,7 @@ impl Ring {
         }
         let mut inner = self.inner.borrow_mut();
         let is_whole = inner.note_turn();
-        let mut woken = false;
-        // The completion queue is drained into the slots first; wakers only queue tasks, they never
-        // run them, so nothing re-enters the ring under this borrow.
-        while let Some(entry) = {
-            let Inner { ring, .. } = &mut *inner;
-            ring.completion().next()
-        } {
-            inner.figures.completions += 1;
-            let data = entry.user_data();
-            let (slot, op) = ((data & 0xffff_ffff) as usize, Op::from_bits((data >> 32) as u8));
-            woken |= inner.complete(slot, op, entry.result(), entry.flags());
-        }
+        woken |= inner.collect();
         // A task may wait for one of these sends, and no completion would end a sleep.
         woken |= match is_whole {
             true => inner.complete_prompt_sends(),
@@ -386,6 +382,22 @@ impl Inner {
         is_whole
     }
 
+    /// Drains the completion queue into the slots; returns whether a task was woken. Wakers only
+    /// queue tasks, they never run them, so nothing re-enters the ring meanwhile.
+    fn collect(&mut self) -> bool {
+        let mut woken = false;
+        while let Some(entry) = {
+            let mut queue = self.ring.completion();
+            queue.next()
+        } {
+            self.figures.completions += 1;
+            let data = entry.user_data();
+            let (slot, op) = ((data & 0xffff_ffff) as usize, Op::from_bits((data >> 32) as u8));
+            woken |= self.complete(slot, op, entry.result(), entry.flags());
+        }
+        woken
+    }
+
     fn give_vec(&mut self, mut vec: Vec<u8>) {
         if vec.capacity() <= limits::OUT_BUFFER_KEPT_BYTES
             && self.spare_vecs.len() < limits::OUT_BUFFERS_KEPT
@@ -400,7 +412,12 @@ impl Inner {
     /// The caller guarantees what `push` needs: every pointer in `entry` stays valid until the
     /// completion (it points into the slot, a buffer group, or memory owned by the slot).
     fn push(&mut self, slot: usize, op: Op, entry: squeue::Entry) {
-        let entry = entry.user_data(user_data(slot, op));
+        self.queue(entry.user_data(user_data(slot, op)));
+        self.slots[slot].in_flight += 1;
+    }
+
+    /// Queues a submission. The caller guarantees what [`push`](Self::push) asks for.
+    fn queue(&mut self, entry: squeue::Entry) {
         loop {
             // SAFETY: the pointers in `entry` are into memory owned by the slot or a buffer group,
             // both kept until the completion; see the ownership rule above.
@@ -419,11 +436,14 @@ impl Inner {
                 die(&format!("io_uring_enter: {error}: the ring is broken"));
             }
         }
-        self.slots[slot].in_flight += 1;
     }
 
     /// One completion. Returns whether a task was woken.
     fn complete(&mut self, index: usize, op: Op, result: i32, flags: u32) -> bool {
+        if op == Op::Mark {
+            self.departures.mark_passed();
+            return false;
+        }
         let Some(slot) = self.slots.get_mut(index) else {
             // A completion for a slot that is gone would be a completion for the wrong connection.
             die(&format!("completion without owner (slot {index}, {op:?})"));
@@ -434,7 +454,7 @@ impl Inner {
             slot.in_flight -= 1;
         }
         let woken = match op {
-            Op::Cancel => false,
+            Op::Cancel | Op::Mark => false,
             Op::Close => {
                 slot.fd = -1;
                 false
@@ -461,6 +481,12 @@ impl Inner {
     fn abandon(&mut self, index: usize) {
         let slot = &mut self.slots[index];
         slot.abandoned = true;
+        if let SlotKind::Socket(socket) = &slot.kind
+            && socket.send.departs()
+        {
+            self.departures.forget(index as u32);
+        }
+        let slot = &self.slots[index];
         let fd = slot.fd;
         let expected = slot.in_flight;
         let known = match &slot.kind {

@@ -54,14 +54,16 @@ unsafe fn run(ring: &mut IoUring, entry: &squeue::Entry) -> io::Result<i32> {
     }
 }
 
-/// Whether a receive that goes on by itself can have a bound (Linux 6.17). An older kernel refuses
-/// the bound (EINVAL) before it looks at the descriptor (EBADF), and takes up to 32 buffers in a
-/// row from a peer that has filled as many.
+/// Whether a receive that goes on by itself can have a bound (Linux 6.17), and the ring a mark
+/// behind what it is to report (6.16). An older kernel refuses the bound (EINVAL) before it looks at
+/// the descriptor (EBADF), and takes up to 32 buffers in a row from a peer that has filled as many.
 pub(super) fn bounds_flows(ring: &mut IoUring) -> io::Result<bool> {
     let entry = super::socket::multishot(types::Fd(-1), limits::FLOW_BYTES);
     // SAFETY: the kernel would choose the memory itself, and has none to choose from.
-    let result = unsafe { run(ring, &entry) }?;
-    Ok(result != -libc::EINVAL)
+    let bounded = unsafe { run(ring, &entry) }?;
+    // SAFETY: an operation that does nothing refers to no memory.
+    let marked = unsafe { run(ring, &super::departure::mark()) }?;
+    Ok(bounded != -libc::EINVAL && marked == 0)
 }
 
 /// Explains, with the remedy, why a ring that was made can't be used.
@@ -77,6 +79,7 @@ pub(super) fn build(entries: u32) -> io::Result<IoUring> {
     IoUring::builder()
         .setup_single_issuer()
         .setup_defer_taskrun()
+        .setup_taskrun_flag()
         .setup_submit_all()
         .setup_clamp()
         .setup_cqsize(entries * limits::COMPLETIONS_PER_ENTRY)

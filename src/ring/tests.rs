@@ -42,7 +42,7 @@ pub(super) fn pair(ring: &Rc<Ring>) -> (Stream, TcpStream) {
     (Stream::new(ring, OwnedFd::from(near)), far)
 }
 
-fn in_ten_seconds(ring: &Rc<Ring>) -> Deadline {
+pub(super) fn in_ten_seconds(ring: &Rc<Ring>) -> Deadline {
     let deadline = Deadline::new(ring);
     deadline.set(Duration::from_secs(10));
     deadline
@@ -53,7 +53,7 @@ fn poll_once<T>(future: std::pin::Pin<&mut impl Future<Output = T>>) -> Poll<T> 
 }
 
 /// Waits until every slot of a dropped handle is free again.
-async fn settled(ring: &Rc<Ring>, slots: usize) {
+pub(super) async fn settled(ring: &Rc<Ring>, slots: usize) {
     let deadline = Deadline::new(ring);
     for _ in 0..500 {
         if ring.inner.borrow().slots.len() == slots {
@@ -66,7 +66,7 @@ async fn settled(ring: &Rc<Ring>, slots: usize) {
 }
 
 /// Lets the driver turn once.
-async fn turned(ring: &Ring) {
+pub(super) async fn turned(ring: &Ring) {
     ring.note_runnable();
     yield_once().await;
 }

@@ -14,6 +14,10 @@
 //!   reported some turns later.)
 //! - Connections given back in an earlier turn are lent first, without a system call. If there are
 //!   none, one given back in this turn is peeked at.
+//! - After some small responses the receive goes on by itself. It may bring bytes some turns late,
+//!   so the ring looks for them once more before the request leaves
+//!   ([`Stream::begin_send_if_quiet`]). A request that can't be repeated has the connection peeked
+//!   at instead.
 //! - Bytes that come later are reported in the order of their arrival: bytes that were there before
 //!   the next request are seen before the request is. Only bytes that come between the request's
 //!   arrival and its departure can't be told from its response, as in any proxy.
@@ -92,6 +96,19 @@ impl Idle {
     fn is_stale(&self, now: Instant) -> bool {
         self.until <= now
     }
+
+    /// Whether the kernel holds nothing for the connection in the turn `now`. `None`: nobody can
+    /// tell. `checked`: the ring looks once more before the request leaves.
+    fn quiet(&self, now: u64, checked: bool) -> Option<Quiet> {
+        let is_known = match self.stream.is_flowing() {
+            true => checked,
+            false => self.turn != now,
+        };
+        match is_known {
+            true => Some(self.stream.quiet()),
+            false => self.stream.quiet_by_peeking(),
+        }
+    }
 }
 
 /// A backend's connection that belongs to one client connection, because that one authenticated it:
@@ -108,10 +125,7 @@ impl OwnConnection {
 
     /// Whether the next request can be sent on the connection.
     pub(super) fn is_usable(&self, shard: &Shard) -> bool {
-        let quiet = match self.idle.turn == shard.ring.turns() {
-            true => self.idle.stream.quiet_by_peeking(),
-            false => Some(self.idle.stream.quiet()),
-        };
+        let quiet = self.idle.quiet(shard.ring.turns(), false);
         !self.idle.is_stale(shard.ring.now()) && quiet == Some(Quiet::Yes)
     }
 }
@@ -241,7 +255,7 @@ impl Pool {
             let ((idle, quiet), slot) = {
                 let mut backends = self.backends.borrow_mut();
                 let backend = backends.get_mut(&address)?;
-                let found = backend.pop_idle(shard.ring.turns())?;
+                let found = backend.pop_idle(shard.ring.turns(), repeatable)?;
                 backend.busy += 1;
                 backend.note_idle(shard);
                 (found, backend.slot)
@@ -439,22 +453,18 @@ pub(super) enum Wait {
 }
 
 impl Backend {
-    /// Takes the last used of the idle connections that were given back in an earlier turn than
-    /// `now`. If there is none, takes the last used of all, which costs a system call. Also returns
-    /// whether the connection is quiet.
-    fn pop_idle(&mut self, now: u64) -> Option<(Idle, Quiet)> {
+    /// Takes the last used of the idle connections that can be lent without a system call in the
+    /// turn `now`. If there is none, takes the last used of all. Also returns whether the connection
+    /// is quiet.
+    fn pop_idle(&mut self, now: u64, repeatable: bool) -> Option<(Idle, Quiet)> {
         let last = self.idle.last()?;
-        let settled = match last.turn == now {
+        let settled = match last.turn == now && !last.stream.is_flowing() {
             true => self.idle.partition_point(|idle| idle.turn != now),
             false => self.idle.len(),
         };
-        if settled == 0 {
-            let quiet = last.stream.quiet_by_peeking()?;
-            return self.idle.pop().map(|idle| (idle, quiet));
-        }
-        let idle = self.idle.remove(settled - 1);
-        let quiet = idle.stream.quiet();
-        Some((idle, quiet))
+        let index = settled.checked_sub(1).unwrap_or(self.idle.len() - 1);
+        let quiet = self.idle[index].quiet(now, repeatable)?;
+        Some((self.idle.remove(index), quiet))
     }
 
     fn note_idle(&self, shard: &Shard) {

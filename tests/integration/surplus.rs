@@ -15,6 +15,9 @@ const BUFFER: usize = 20 * 1024;
 /// Requests of each client for each kind of answer.
 const TURNS: usize = 12;
 
+/// Small honest answers after which the receive of a backend's connection goes on by itself.
+const HONEST: usize = 5;
+
 /// The shapes of an answer, by the first part of the request's path.
 const KINDS: [&str; 13] = [
     "small",
@@ -114,6 +117,17 @@ fn lying(new: fn() -> Backend) -> Serving {
     })
 }
 
+/// Exchanges so many small honest messages that the connection to the backend counts as one of
+/// those.
+#[track_caller]
+fn be_honest(client: &mut Connection, host: &str) {
+    for turn in 0..HONEST {
+        let token = format!("honest-{turn}");
+        client.send(request(host, "honest", &token));
+        expect_own(client, "honest", &token);
+    }
+}
+
 fn daemon_for(backend: &Serving, arguments: serde_json::Value) -> Daemon {
     Setup::new()
         .rule("a.com", backend.rule_with(arguments.clone()))
@@ -151,6 +165,9 @@ fn pipelined_request_gets_its_own_answer(new: fn() -> Backend) {
         for kind in KINDS {
             let mut client = daemon.connect();
             for turn in 0..TURNS {
+                if turn % 2 == 1 {
+                    be_honest(&mut client, "b.com");
+                }
                 let (one, two) = (format!("one-{turn}"), format!("two-{turn}"));
                 let both = [request("a.com", kind, &one), request("b.com", "honest", &two)];
                 client.send(both.concat());
@@ -170,6 +187,9 @@ fn client_in_line_for_a_place_gets_its_own_answer(new: fn() -> Backend) {
             let (mut client, host) = (daemon.connect(), ["a.com", "b.com"][number % 2]);
             std::thread::spawn(move || {
                 for turn in 0..TURNS {
+                    if turn % 2 == 1 {
+                        be_honest(&mut client, host);
+                    }
                     let token = format!("{number}-{turn}");
                     client.send(request(host, kind, &token));
                     expect_own(&mut client, kind, &token);
@@ -194,6 +214,9 @@ fn clients_beside_each_other_get_their_own_answers(new: fn() -> Backend) {
         let (mut client, host) = (daemon.connect(), ["a.com", "b.com"][number % 2]);
         std::thread::spawn(move || {
             for turn in 0..TURNS * KINDS.len() {
+                if turn % 3 == number % 3 {
+                    be_honest(&mut client, host);
+                }
                 let kind = KINDS[(turn + number) % KINDS.len()];
                 let token = format!("{number}-{turn}");
                 client.send(request(host, kind, &token));
@@ -215,9 +238,8 @@ fn surplus_in_a_later_segment_reaches_nobody(new: fn() -> Backend) {
         .rule("b.com", backend.rule_with(json!({"hold": 5})))
         .start();
     for kind in KINDS {
-        for at_once in [true, false] {
-            let (mut client, mut server) =
-                asked_for(&daemon, &backend, request("a.com", kind, "first"));
+        for (at_once, honest) in [(true, 0), (false, 0), (true, HONEST), (false, HONEST)] {
+            let (mut client, mut server) = asked_after(&daemon, &backend, kind, honest);
             if kind == "upload" {
                 server.expect_chunked();
             }
@@ -253,6 +275,32 @@ fn surplus_in_a_later_segment_reaches_nobody(new: fn() -> Backend) {
             server.expect_end();
         }
     }
+}
+
+/// A client that has asked for an answer of this kind, and its backend, after so many honest ones.
+fn asked_after(
+    daemon: &Daemon,
+    backend: &Backend,
+    kind: &str,
+    honest: usize,
+) -> (Connection, Connection) {
+    let first = request("a.com", kind, "first");
+    if honest == 0 {
+        return asked_for(daemon, backend, first);
+    }
+    let again = request("a.com", "small", "again");
+    let (mut client, mut server) = asked_for(daemon, backend, &again);
+    for turn in 0..honest {
+        if 0 < turn {
+            client.send(&again);
+            server.expect_head();
+        }
+        server.send(answer("small", "again"));
+        expect_own(&mut client, "small", "again");
+    }
+    client.send(first);
+    server.expect_head();
+    (client, server)
 }
 
 /// The first connection from the pool is dead; the one that is opened instead brings more than its

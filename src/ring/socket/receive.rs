@@ -99,6 +99,8 @@ pub(in crate::ring) struct ReceiveSide {
     pub(in crate::ring) portion: Portion,
     /// Small messages that have followed each other, up to the number that starts a flow.
     smalls: u8,
+    /// The turn of the ring in which the receive in flight was queued; its low bits.
+    armed_in: u32,
 }
 
 /// A completed receive, as the state machine left it behind.
@@ -138,6 +140,7 @@ impl ReceiveSide {
         readiness: Readiness::Unknown,
         portion: Portion::Buffer,
         smalls: 0,
+        armed_in: 0,
     };
 
     /// Whether a receive, or the poll in its place, is in flight.
@@ -148,6 +151,11 @@ impl ReceiveSide {
     /// Whether the receive in flight goes on by itself.
     pub(in crate::ring) fn is_multishot(&self) -> bool {
         matches!(self.receiving, Receiving::Multishot { .. })
+    }
+
+    /// Whether a receive that goes on by itself was submitted in an earlier turn than `turn`.
+    pub(in crate::ring) fn flows_since_before(&self, turn: u64) -> bool {
+        self.is_multishot() && self.armed_in != turn as u32
     }
 
     /// Whether a new receive may be armed.
@@ -245,7 +253,9 @@ impl Inner {
     pub(in crate::ring) fn arm(&mut self, index: u32, group: Group) {
         let fd = types::Fd(self.slots[index as usize].fd);
         let bound = if self.bounds_flows { limits::FLOW_BYTES } else { 0 };
+        let turn = self.turns;
         let side = &mut self.socket(index).receive;
+        side.armed_in = turn as u32;
         let entry = if side.begin(group) {
             multishot(fd, bound)
         } else {

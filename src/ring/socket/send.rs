@@ -1,7 +1,8 @@
 //! The send side of a socket: the bytes on their way to the kernel, and the send for them.
 //!
-//! Legal states: nothing is sent; the first send is in flight ([`SendStage::Prompt`]); another one
-//! is ([`SendStage::Waiting`]); a poll is, in its place ([`SendStage::Postponed`]). Short sends are
+//! Legal states: nothing is sent; the first send is to be queued ([`SendStage::Departing`]) or in
+//! flight ([`SendStage::Prompt`]); another one is ([`SendStage::Waiting`]); a poll is, in its place
+//! ([`SendStage::Postponed`]). Short sends are
 //! continued here, and no task is woken for them. An error is final: it stays, and no send is in
 //! flight when it is noted.
 //!
@@ -44,6 +45,8 @@ pub(in crate::ring) enum AfterSend {
 /// The operation that is in flight for bytes that are being sent.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 enum SendStage {
+    /// None yet: the first send is queued if nothing has come on the connection.
+    Departing,
     /// A send that does not wait for room. It completes while it is submitted, and only if it did
     /// not take all bytes the kernel reports it.
     Prompt,
@@ -87,7 +90,7 @@ impl Sending {
             0 => Progress::Done,
             errno if errno == -libc::EINTR => Progress::Continue,
             errno if errno == -libc::EAGAIN => match self.stage {
-                SendStage::Prompt => Progress::Continue,
+                SendStage::Departing | SendStage::Prompt => Progress::Continue,
                 SendStage::Waiting | SendStage::Postponed => Progress::Postpone,
             },
             errno => Progress::Failed(-errno),
@@ -102,12 +105,14 @@ pub(in crate::ring) struct SendSide {
     pub(in crate::ring) returned: Option<Vec<u8>>,
     /// The errno of a send that failed, or zero.
     pub(in crate::ring) error: i32,
+    /// The last send was withdrawn: what is received is the response to nothing.
+    pub(in crate::ring) is_withdrawn: bool,
     pub(in crate::ring) waker: Option<Waker>,
 }
 
 impl SendSide {
     pub(super) const NEW: SendSide =
-        SendSide { sending: None, returned: None, error: 0, waker: None };
+        SendSide { sending: None, returned: None, error: 0, is_withdrawn: false, waker: None };
 
     /// Whether bytes are on their way.
     pub(in crate::ring) fn is_sending(&self) -> bool {
@@ -126,28 +131,59 @@ impl SendSide {
 
     /// The operation in flight.
     pub(super) fn operation(&self) -> Option<Op> {
-        self.sending.as_ref().map(|sending| match sending.stage {
-            SendStage::Prompt | SendStage::Waiting => Op::Send,
-            SendStage::Postponed => Op::Resend,
+        self.sending.as_ref().and_then(|sending| match sending.stage {
+            SendStage::Departing => None,
+            SendStage::Prompt | SendStage::Waiting => Some(Op::Send),
+            SendStage::Postponed => Some(Op::Resend),
         })
     }
 
-    /// The first send of a message, in flight. The kernel does not report that it is complete.
-    pub(in crate::ring) fn prompt(&self) -> Option<&Sending> {
-        self.sending.as_ref().filter(|sending| sending.stage == SendStage::Prompt)
+    fn stage(&self) -> Option<SendStage> {
+        self.sending.as_ref().map(|sending| sending.stage)
     }
 
-    fn begin(&mut self, outgoing: Outgoing, after: AfterSend) {
+    /// Whether the next turn may complete the send without a completion of the kernel's.
+    pub(in crate::ring) fn is_prompt(&self) -> bool {
+        matches!(self.stage(), Some(SendStage::Departing | SendStage::Prompt))
+    }
+
+    /// Whether the send is still to be queued.
+    pub(in crate::ring) fn departs(&self) -> bool {
+        self.stage() == Some(SendStage::Departing)
+    }
+
+    fn begin(&mut self, outgoing: Outgoing, after: AfterSend, stage: SendStage) {
         assert!(self.sending.is_none(), "one send at a time");
-        let stage = SendStage::Prompt;
         self.sending = Some(Sending { outgoing, sent: 0, after, stage });
+    }
+
+    /// Ends a send that was not queued, as a failure, and returns its bytes to the task.
+    pub(in crate::ring) fn withdraw(&mut self) {
+        debug_assert!(self.departs(), "bytes that are with the kernel can't be withdrawn");
+        if let Some(Sending { outgoing: Outgoing::Vec(bytes), .. }) = self.sending.take() {
+            self.returned = Some(bytes);
+        }
+        self.error = libc::ECONNRESET;
+        self.is_withdrawn = true;
     }
 }
 
 impl Inner {
     /// Begins to send. The send before must be done.
     pub(in crate::ring) fn begin_send(&mut self, index: u32, outgoing: Outgoing, after: AfterSend) {
-        self.socket(index).send.begin(outgoing, after);
+        self.socket(index).send.begin(outgoing, after, SendStage::Prompt);
+        self.submit_first_send(index);
+    }
+
+    /// Sends `bytes` if nothing has come on the connection when they leave; otherwise withdraws
+    /// them. A receive that goes on by itself has to be in flight. The send before must be done.
+    pub(in crate::ring) fn begin_departure(&mut self, index: u32, bytes: Vec<u8>) {
+        let side = &mut self.socket(index).send;
+        side.begin(Outgoing::Vec(bytes), AfterSend::Return, SendStage::Departing);
+        self.departures.add(index);
+    }
+
+    pub(in crate::ring) fn submit_first_send(&mut self, index: u32) {
         self.submit_send(index as usize, SendStage::Prompt);
         self.prompt_sends.push(index);
     }
@@ -163,7 +199,9 @@ impl Inner {
             let Some(Slot { kind: SlotKind::Socket(slot), .. }) = self.slots.get(index) else {
                 continue;
             };
-            if let Some(sending) = slot.send.prompt() {
+            if let Some(sending) = &slot.send.sending
+                && sending.stage == SendStage::Prompt
+            {
                 let all = sending.outgoing.bytes(&self.groups).len();
                 woken |= self.complete(index, Op::Send, all as i32, 0);
             }
@@ -200,7 +238,7 @@ impl Inner {
                 .flags(libc::MSG_DONTWAIT | libc::MSG_WAITALL)
                 .build()
                 .flags(squeue::Flags::SKIP_SUCCESS),
-            SendStage::Waiting | SendStage::Postponed => send.build(),
+            SendStage::Departing | SendStage::Waiting | SendStage::Postponed => send.build(),
         };
         self.push(index, Op::Send, entry);
     }
@@ -273,7 +311,7 @@ mod tests {
 
     fn sending(bytes: usize) -> SendSide {
         let mut side = SendSide::NEW;
-        side.begin(Outgoing::Vec(vec![7; bytes]), AfterSend::Recycle);
+        side.begin(Outgoing::Vec(vec![7; bytes]), AfterSend::Recycle, SendStage::Prompt);
         side
     }
 

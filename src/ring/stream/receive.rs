@@ -124,6 +124,14 @@ impl Stream {
         let slot = inner.socket(self.slot);
         let side = &mut slot.receive;
         side.check();
+        if slot.send.departs() {
+            // What is here already makes the send be withdrawn, in the turn that comes.
+            register(&mut side.waker, cx);
+            return Poll::Pending;
+        }
+        if slot.send.is_withdrawn {
+            return Poll::Ready(Err(io::Error::from_raw_os_error(slot.send.error)));
+        }
         let item = match side.received.first() {
             Item::None => {
                 register(&mut side.waker, cx);
@@ -227,9 +235,9 @@ impl Stream {
         })
     }
 
-    /// Whether the kernel holds nothing for a connection whose receive was armed in this turn, so
-    /// that the ring can't tell yet. Costs one system call. `None`: the kernel can't tell either,
-    /// because it may have the receive already.
+    /// Whether the kernel holds nothing for a connection of which the ring can't tell yet. Costs one
+    /// system call. `None`: the kernel can't tell either, because a receive may have taken what it
+    /// held.
     pub(crate) fn quiet_by_peeking(&self) -> Option<Quiet> {
         if self.ring.inner.borrow().submitted_early {
             return None;

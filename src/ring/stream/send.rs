@@ -22,6 +22,16 @@ impl Stream {
         self.send_then(SendBuf::Vec(bytes), AfterSend::Return);
     }
 
+    /// [`begin_send_kept`](Self::begin_send_kept) on a connection that was used before. If a receive
+    /// goes on there, the bytes leave only if nothing has come by then; otherwise no byte is sent,
+    /// they can be taken back, and receiving fails.
+    pub(crate) fn begin_send_if_quiet(&self, bytes: Vec<u8>) {
+        match self.is_flowing() {
+            true => self.ring.inner.borrow_mut().begin_departure(self.slot, bytes),
+            false => self.begin_send_kept(bytes),
+        }
+    }
+
     fn send_then(&self, buf: SendBuf, after: AfterSend) {
         let outgoing = match buf {
             SendBuf::Vec(bytes) => Outgoing::Vec(bytes),
@@ -44,7 +54,7 @@ impl Stream {
             if is_sending {
                 register(&mut slot.send.waker, cx);
             }
-            if slot.send.prompt().is_some() {
+            if slot.send.is_prompt() {
                 // The next turn completes it, and has no completion to wait for.
                 self.ring.note_runnable();
             }

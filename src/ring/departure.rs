@@ -1,0 +1,312 @@
+//! Sends that leave only if nothing has come on their connection shortly before.
+//!
+//! A connection that is used again may hold bytes behind its last response, and they would become
+//! the beginning of the next one. A receive that goes on by itself brings them, but not at once:
+//! since Linux 6.13 a call runs no more than 20 of the receives that became ready, in the order in
+//! which they did. So such a send waits behind a *mark*: an operation that takes its place behind
+//! the receives that are ready, and does nothing (`IORING_NOP_TW`, Linux 6.16). When the mark has
+//! passed, everything has been delivered that the connection held when the send began. If the
+//! kernel has no receive that is ready, there is nothing to wait for.
+//!
+//! A send whose connection held something is withdrawn: no byte of it is sent, its bytes are
+//! returned to the task, and the connection counts as failed.
+
+use io_uring::{opcode, squeue};
+
+use super::tasks::wake;
+use super::{Inner, Op, SlotKind, user_data};
+
+/// The sends that wait, by their slots.
+#[derive(Default)]
+pub(super) struct Departures {
+    /// Those that began since the last mark was queued.
+    begun: Vec<u32>,
+    /// Those that wait for the mark.
+    marked: Vec<u32>,
+    mark: Mark,
+}
+
+/// The state of the one mark.
+#[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
+enum Mark {
+    #[default]
+    Unused,
+    InFlight,
+    Passed,
+}
+
+impl Departures {
+    pub(super) fn add(&mut self, index: u32) {
+        self.begun.push(index);
+    }
+
+    /// The handle of the connection is dropped.
+    pub(super) fn forget(&mut self, index: u32) {
+        self.begun.retain(|begun| *begun != index);
+        self.marked.retain(|marked| *marked != index);
+    }
+
+    pub(super) fn mark_passed(&mut self) {
+        debug_assert_eq!(self.mark, Mark::InFlight);
+        self.mark = Mark::Passed;
+    }
+}
+
+/// An operation that does nothing, and completes behind all that the kernel is to deliver.
+pub(super) fn mark() -> squeue::Entry {
+    /// Offset of `nop_flags` in `struct io_uring_sqe`.
+    const NOP_FLAGS: usize = 28;
+    /// `IORING_NOP_TW`.
+    const BY_TASK_WORK: u32 = 1 << 4;
+    const { assert!(size_of::<squeue::Entry>() == 64) };
+    let mut entry = opcode::Nop::new().build();
+    // SAFETY: an entry is `struct io_uring_sqe`, of 64 bytes and any values; four of them at this
+    // offset, aligned, are the field, for which the crate has no setter.
+    unsafe { (&raw mut entry).byte_add(NOP_FLAGS).cast::<u32>().write(BY_TASK_WORK) };
+    entry.user_data(user_data(0, Op::Mark))
+}
+
+impl Inner {
+    /// Begins a turn: queues the sends that may leave, withdraws those that may not, and queues a
+    /// mark for the others. Returns whether the turn must not sleep.
+    pub(super) fn settle_departures(&mut self) -> bool {
+        let mut is_awake = false;
+        if self.departures.mark == Mark::Passed {
+            self.departures.mark = Mark::Unused;
+            is_awake = self.depart_all(|departures| &mut departures.marked);
+        }
+        if self.departures.mark == Mark::InFlight || self.departures.begun.is_empty() {
+            return is_awake;
+        }
+        if self.has_nothing_ready() && self.departures.begun.iter().all(|index| self.flows(*index))
+        {
+            return is_awake | self.depart_all(|departures| &mut departures.begun);
+        }
+        let Departures { begun, marked, mark: state } = &mut self.departures;
+        std::mem::swap(begun, marked);
+        *state = Mark::InFlight;
+        self.queue(mark());
+        is_awake
+    }
+
+    /// Whether the kernel has no receive that is ready, and has reported all others.
+    fn has_nothing_ready(&mut self) -> bool {
+        let queue = self.ring.submission();
+        let has_work = queue.taskrun() || queue.cq_overflow();
+        drop(queue);
+        !has_work && self.ring.completion().is_empty()
+    }
+
+    /// Whether the kernel has the receive of a socket, and the receive goes on by itself.
+    fn flows(&self, index: u32) -> bool {
+        match &self.slots[index as usize].kind {
+            SlotKind::Socket(slot) => slot.receive.flows_since_before(self.turns),
+            SlotKind::Listener(_) | SlotKind::Wake(_) => false,
+        }
+    }
+
+    fn depart_all(&mut self, list: fn(&mut Departures) -> &mut Vec<u32>) -> bool {
+        let mut is_awake = false;
+        let mut sends = std::mem::take(list(&mut self.departures));
+        for index in sends.drain(..) {
+            is_awake |= self.depart(index);
+        }
+        *list(&mut self.departures) = sends;
+        is_awake
+    }
+
+    /// Queues a send, or withdraws it; returns whether the turn must not sleep.
+    fn depart(&mut self, index: u32) -> bool {
+        let slot = self.socket(index);
+        // A receive that ended has brought something, or could not go on.
+        if slot.receive.is_multishot() && slot.receive.received.is_empty() {
+            // No completion ends a sleep for a task that waits for the send.
+            let is_awaited = slot.send.waker.is_some();
+            self.submit_first_send(index);
+            return is_awaited;
+        }
+        slot.send.withdraw();
+        wake(&mut slot.receive.waker) | wake(&mut slot.send.waker)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{ErrorKind, Read, Write};
+    use std::net::TcpStream;
+    use std::rc::Rc;
+    use std::time::Duration;
+
+    use super::super::tests::{in_ten_seconds, on_ring, pair, settled, turned};
+    use super::super::{Abort, Ring, Stream};
+
+    /// More than one call of the kernel's reports.
+    const MANY: usize = 100;
+
+    /// A connection whose receive goes on by itself, and its far end. `None`: not on this kernel.
+    async fn flowing(ring: &Rc<Ring>) -> Option<(Stream, TcpStream)> {
+        let (near, far) = pair(ring);
+        near.start_bounded_flow();
+        near.arm();
+        turned(ring).await;
+        turned(ring).await;
+        near.is_flowing().then_some((near, far))
+    }
+
+    /// Writes bytes, and waits until the kernel has them for `near`.
+    fn deliver(near: &Stream, far: &mut TcpStream, bytes: &[u8]) {
+        far.write_all(bytes).expect("written");
+        while rustix::io::ioctl_fionread(near.fd()).expect("a count") < bytes.len() as u64 {
+            std::thread::yield_now();
+        }
+    }
+
+    async fn outcome(ring: &Rc<Ring>, near: &Stream) -> Result<(), Abort> {
+        near.sent(&in_ten_seconds(ring), Duration::from_secs(10)).await
+    }
+
+    #[test]
+    fn unasked_bytes_are_no_response_to_a_send_that_waits() {
+        on_ring(async |ring: Rc<Ring>| {
+            let Some((near, mut far)) = flowing(&ring).await else { return };
+            deliver(&near, &mut far, b"surplus");
+            near.begin_send_if_quiet(b"request".to_vec());
+            let received = near.recv(&in_ten_seconds(&ring)).await;
+            assert!(received.is_err(), "{:?} was received", received.map(|bytes| bytes.to_vec()));
+            expect_withdrawn(&ring, near, far).await;
+        });
+    }
+
+    /// Asserts that nothing was sent, and that the connection is not taken for a sound one.
+    async fn expect_withdrawn(ring: &Rc<Ring>, near: Stream, mut far: TcpStream) {
+        assert!(outcome(ring, &near).await.is_err(), "it was sent");
+        assert_eq!(near.take_sent().as_deref(), Some(&b"request"[..]));
+        let received = near.recv(&in_ten_seconds(ring)).await;
+        assert!(received.is_err(), "what came before a request was taken for its response");
+        assert_eq!(near.quiet(), super::super::Quiet::No);
+        let slots = ring.inner.borrow().slots.len();
+        drop(near);
+        settled(ring, slots - 1).await;
+        let mut left = Vec::new();
+        match far.read_to_end(&mut left) {
+            Ok(_) => {}
+            Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset),
+        }
+        assert_eq!(left, b"", "some of it was sent");
+    }
+
+    #[test]
+    fn send_on_a_quiet_connection_leaves() {
+        on_ring(async |ring: Rc<Ring>| {
+            let Some((near, mut far)) = flowing(&ring).await else { return };
+            for _ in 0..3 {
+                near.begin_send_if_quiet(b"request".to_vec());
+                outcome(&ring, &near).await.expect("sent");
+                assert_eq!(near.take_sent().as_deref(), Some(&b"request"[..]));
+                let mut room = [0; 7];
+                far.read_exact(&mut room).expect("read");
+                assert_eq!(&room, b"request");
+                far.write_all(b"response").expect("written");
+                let response = near.recv(&in_ten_seconds(&ring)).await.expect("received");
+                assert_eq!(&response[..], b"response");
+            }
+        });
+    }
+
+    #[test]
+    fn send_behind_unasked_bytes_is_withdrawn() {
+        on_ring(async |ring: Rc<Ring>| {
+            let Some((near, mut far)) = flowing(&ring).await else { return };
+            deliver(&near, &mut far, b"surplus");
+            near.begin_send_if_quiet(b"request".to_vec());
+            expect_withdrawn(&ring, near, far).await;
+        });
+    }
+
+    #[test]
+    fn send_behind_an_end_is_withdrawn() {
+        on_ring(async |ring: Rc<Ring>| {
+            let Some((near, far)) = flowing(&ring).await else { return };
+            far.shutdown(std::net::Shutdown::Write).expect("shutdown");
+            let mut poll = [rustix::event::PollFd::new(&near, rustix::event::PollFlags::RDHUP)];
+            rustix::event::poll(&mut poll, None).expect("the end is there");
+            near.begin_send_if_quiet(b"request".to_vec());
+            expect_withdrawn(&ring, near, far).await;
+        });
+    }
+
+    #[test]
+    fn send_waits_behind_everything_that_is_ready() {
+        on_ring(async |ring: Rc<Ring>| {
+            let mut others = Vec::new();
+            for _ in 0..MANY {
+                let Some(pair) = flowing(&ring).await else { return };
+                others.push(pair);
+            }
+            let Some((last, mut last_far)) = flowing(&ring).await else { return };
+            for (near, far) in &mut others {
+                deliver(near, far, b"ready");
+            }
+            deliver(&last, &mut last_far, b"surplus");
+            last.begin_send_if_quiet(b"request".to_vec());
+            expect_withdrawn(&ring, last, last_far).await;
+            for (near, _far) in &others {
+                let bytes = near.recv(&in_ten_seconds(&ring)).await.expect("received");
+                assert_eq!(&bytes[..], b"ready");
+            }
+        });
+    }
+
+    #[test]
+    fn receive_that_was_just_queued_is_waited_for() {
+        on_ring(async |ring: Rc<Ring>| {
+            for comes in [true, false] {
+                let (near, mut far) = pair(&ring);
+                near.start_bounded_flow();
+                if comes {
+                    deliver(&near, &mut far, b"surplus");
+                }
+                near.arm();
+                if !near.is_flowing() {
+                    return;
+                }
+                near.begin_send_if_quiet(b"request".to_vec());
+                if comes {
+                    expect_withdrawn(&ring, near, far).await;
+                } else {
+                    outcome(&ring, &near).await.expect("sent");
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn dropped_connection_sends_nothing_and_its_slot_is_not_taken_for_another() {
+        on_ring(async |ring: Rc<Ring>| {
+            let mut fars = Vec::new();
+            for turns in 0..4 {
+                let Some((near, mut far)) = flowing(&ring).await else { return };
+                // A receive that is ready makes the send wait for the mark.
+                deliver(&near, &mut far, b"surplus");
+                near.begin_send_if_quiet(b"request".to_vec());
+                for _ in 0..turns {
+                    turned(&ring).await;
+                }
+                drop(near);
+                fars.push(far);
+            }
+            settled(&ring, 0).await;
+            for mut far in fars {
+                let mut left = Vec::new();
+                let _ = far.read_to_end(&mut left);
+                assert_eq!(left, b"");
+            }
+            let Some((near, mut far)) = flowing(&ring).await else { return };
+            near.begin_send_if_quiet(b"request".to_vec());
+            outcome(&ring, &near).await.expect("sent");
+            let mut room = [0; 7];
+            far.read_exact(&mut room).expect("read");
+            assert_eq!(&room, b"request");
+        });
+    }
+}
