@@ -1,29 +1,43 @@
-//! Sends that leave only if nothing has come on their connection shortly before.
+//! Marks, which tell what an idle connection holds, and sends that wait for one.
 //!
 //! A connection that is used again may hold bytes behind its last response, and they would become
 //! the beginning of the next one. A receive that goes on by itself brings them, but not at once:
 //! since Linux 6.13 a call runs no more than 20 of the receives that became ready, in the order in
-//! which they did. So such a send waits behind a *mark*: an operation that takes its place behind
-//! the receives that are ready, and does nothing (`IORING_NOP_TW`, Linux 6.16). When the mark has
-//! passed, everything has been delivered that the connection held when the send began. If the
-//! kernel has no receive that is ready, there is nothing to wait for.
+//! which they did. So the ring queues a *mark*: an operation that takes its place behind the
+//! receives that are ready, and does nothing (`IORING_NOP_TW`, Linux 6.16). When the mark has
+//! passed, everything has been delivered that the connection held when the mark was queued. If the
+//! kernel has no receive that is ready, a mark would pass at once, and none is queued.
 //!
-//! A send whose connection held something is withdrawn: no byte of it is sent, its bytes are
-//! returned to the task, and the connection counts as failed.
+//! Nearly always a mark has passed between two uses of a connection. Otherwise the send waits for
+//! one (a *departure*). If its connection held something, the send is withdrawn: no byte of it is
+//! sent, its bytes are returned to the task, and the connection counts as failed.
 
 use io_uring::{opcode, squeue};
 
 use super::tasks::wake;
 use super::{Inner, Op, SlotKind, user_data};
 
-/// The sends that wait, by their slots.
+/// Moment from which the ring has reported all that an idle connection held when it became idle.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(crate) enum KnownFrom {
+    /// The turn behind this one: the receive is queued and tries before it waits.
+    Turn(u64),
+    /// The mark behind this one: the receive goes on from before.
+    Mark(u64),
+}
+
+/// The sends that wait for a mark, by their slots, and the marks.
 #[derive(Default)]
 pub(super) struct Departures {
-    /// Those that began since the last mark was queued.
+    /// Slots of sends that began since the last mark was queued.
     begun: Vec<u32>,
-    /// Those that wait for the mark.
+    /// Slots of sends that wait for the mark in flight.
     marked: Vec<u32>,
     mark: Mark,
+    /// Marks so far, with the one in flight.
+    marks: u64,
+    /// A connection became idle since the last mark.
+    is_wanted: bool,
 }
 
 /// The state of the one mark.
@@ -38,6 +52,17 @@ enum Mark {
 impl Departures {
     pub(super) fn add(&mut self, index: u32) {
         self.begun.push(index);
+    }
+
+    /// Asks for a mark; returns the number of the last one before it.
+    pub(super) fn want_mark(&mut self) -> u64 {
+        self.is_wanted = true;
+        self.marks
+    }
+
+    /// Marks that have passed.
+    pub(super) fn passed(&self) -> u64 {
+        self.marks - u64::from(self.mark == Mark::InFlight)
     }
 
     /// The handle of the connection is dropped.
@@ -75,14 +100,18 @@ impl Inner {
             self.departures.mark = Mark::Unused;
             is_awake = self.depart_all(|departures| &mut departures.marked);
         }
-        if self.departures.mark == Mark::InFlight || self.departures.begun.is_empty() {
+        let Departures { begun, mark: state, is_wanted, .. } = &self.departures;
+        if *state == Mark::InFlight || (begun.is_empty() && !is_wanted) {
             return is_awake;
         }
-        if self.has_nothing_ready() && self.departures.begun.iter().all(|index| self.flows(*index))
-        {
+        let passes_at_once = self.has_nothing_ready()
+            && self.departures.begun.iter().all(|index| self.flows(*index));
+        self.departures.marks += 1;
+        self.departures.is_wanted = false;
+        if passes_at_once {
             return is_awake | self.depart_all(|departures| &mut departures.begun);
         }
-        let Departures { begun, marked, mark: state } = &mut self.departures;
+        let Departures { begun, marked, mark: state, .. } = &mut self.departures;
         std::mem::swap(begun, marked);
         *state = Mark::InFlight;
         self.queue(mark());
@@ -138,7 +167,7 @@ mod tests {
     use std::time::Duration;
 
     use super::super::tests::{in_ten_seconds, on_ring, pair, settled, turned};
-    use super::super::{Abort, Ring, Stream};
+    use super::super::{Abort, Quiet, Ring, Stream};
 
     /// More than one call of the kernel's reports.
     const MANY: usize = 100;
@@ -183,7 +212,7 @@ mod tests {
         assert_eq!(near.take_sent().as_deref(), Some(&b"request"[..]));
         let received = near.recv(&in_ten_seconds(ring)).await;
         assert!(received.is_err(), "what came before a request was taken for its response");
-        assert_eq!(near.quiet(), super::super::Quiet::No);
+        assert_eq!(near.quiet(), Quiet::No);
         let slots = ring.inner.borrow().slots.len();
         drop(near);
         settled(ring, slots - 1).await;
@@ -253,6 +282,35 @@ mod tests {
             for (near, _far) in &others {
                 let bytes = near.recv(&in_ten_seconds(&ring)).await.expect("received");
                 assert_eq!(&bytes[..], b"ready");
+            }
+        });
+    }
+
+    #[test]
+    fn idle_connection_is_known_once_a_mark_has_passed() {
+        on_ring(async |ring: Rc<Ring>| {
+            let mut others = Vec::new();
+            for _ in 0..MANY {
+                let Some(pair) = flowing(&ring).await else { return };
+                others.push(pair);
+            }
+            for comes in [true, false] {
+                let Some((near, mut far)) = flowing(&ring).await else { return };
+                for (near, far) in &mut others {
+                    deliver(near, far, b"ready");
+                }
+                if comes {
+                    deliver(&near, &mut far, b"surplus");
+                }
+                let known_from = near.arm_at_once();
+                assert!(!ring.is_past(known_from), "nothing was asked of the kernel since");
+                while !ring.is_past(known_from) {
+                    turned(&ring).await;
+                }
+                assert_eq!(near.quiet() == Quiet::Yes, !comes, "some came: {comes}");
+                for (near, _far) in &others {
+                    near.recv(&in_ten_seconds(&ring)).await.expect("received");
+                }
             }
         });
     }

@@ -57,6 +57,7 @@ use crate::limits;
 
 pub(crate) use buffers::RecvBuf;
 pub(crate) use busy_poll::probe_busy_poll;
+pub(crate) use departure::KnownFrom;
 pub(crate) use listener::Listener;
 pub(crate) use notify::Notify;
 pub(crate) use probe::probe;
@@ -224,10 +225,14 @@ impl Ring {
         self.inner.borrow().wheel_millis() as u32
     }
 
-    /// Number of the current turn. A receive that was armed at once ([`Stream::arm_at_once`]) in an
-    /// earlier one has brought what the socket held.
-    pub(crate) fn turns(&self) -> u64 {
-        self.inner.borrow().turns
+    /// Whether a moment has passed: the ring has brought what the socket held when its receive was
+    /// armed ([`Stream::arm_at_once`]).
+    pub(crate) fn is_past(&self, moment: KnownFrom) -> bool {
+        let inner = self.inner.borrow();
+        match moment {
+            KnownFrom::Turn(turn) => turn < inner.turns,
+            KnownFrom::Mark(mark) => mark < inner.departures.passed(),
+        }
     }
 
     /// An empty buffer to write a head or a reply into; goes back to the pool after it was sent.

@@ -123,7 +123,7 @@ pub(super) async fn start(
         if proxy.hold().is_zero() {
             side.take_front();
         }
-        send(side, lease, request, head);
+        send(side, lease, head);
         let answer = Answer::new(side, lease, request, &progress);
         let failed = match answer.head(&mut backend.inbox).await {
             Ok(len) => {
@@ -146,15 +146,15 @@ pub(super) async fn start(
 }
 
 /// Sends a request that has no body, and watches its client from then on.
-fn send(side: &mut ClientSide, lease: &Lease, request: &Request, head: Vec<u8>) {
+fn send(side: &mut ClientSide, lease: &Lease, head: Vec<u8>) {
     // Bytes behind the request have to wait, and must not keep a buffer from others while they do.
     side.inbox.gather(&side.shard.ring);
     side.phase.set(Phase::AwaitingResponse);
     // The head is kept: it is sent again if this connection is dead. Otherwise its memory becomes
     // the buffer of the response.
-    match is_repeatable(request) {
-        true => lease.stream.begin_send_if_quiet(head),
-        false => lease.stream.begin_send_kept(head),
+    match lease.is_known {
+        true => lease.stream.begin_send_kept(head),
+        false => lease.stream.begin_send_if_quiet(head),
     }
     side.shard.note_sent(side.ticket);
     // The receive notices a client that resets while we wait.

@@ -14,10 +14,10 @@
 //!   reported some turns later.)
 //! - Connections given back in an earlier turn are lent first, without a system call. If there are
 //!   none, one given back in this turn is peeked at.
-//! - After some small responses the receive goes on by itself. It may bring bytes some turns late,
-//!   so the ring looks for them once more before the request leaves
-//!   ([`Stream::begin_send_if_quiet`]). A request that can't be repeated has the connection peeked
-//!   at instead.
+//! - After some small responses the receive goes on by itself, and may bring bytes some turns late.
+//!   Such a connection counts as one of an earlier turn once a mark of the ring has passed. Before
+//!   that it is lent only for a request that can be sent again: the ring withdraws the request if
+//!   the mark shows that there were bytes ([`Stream::begin_send_if_quiet`]).
 //! - Bytes that come later are reported in the order of their arrival: bytes that were there before
 //!   the next request are seen before the request is. Only bytes that come between the request's
 //!   arrival and its departure can't be told from its response, as in any proxy.
@@ -33,7 +33,7 @@ use super::{Shard, call};
 use crate::address::{Address, UnixPath};
 use crate::limits;
 use crate::link::{BackendCount, Counter};
-use crate::ring::{Deadline, Quiet, Stream};
+use crate::ring::{Deadline, KnownFrom, Quiet, Ring, Stream};
 
 /// Terms on which a backend's connection can be kept, as its response says.
 #[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
@@ -68,8 +68,9 @@ struct Idle {
     since: Instant,
     /// Moment from which the backend may close the connection.
     until: Instant,
-    /// The ring's turn in which the connection was given back: in order, the latest last.
-    turn: u64,
+    /// Moment from which the ring knows what the connection held when it was given back: in order,
+    /// the latest last.
+    known_from: KnownFrom,
     /// The last response named a body where none may be: the backend may still send it.
     is_doubtful: bool,
 }
@@ -82,29 +83,24 @@ impl Idle {
         place: Option<Permit>,
         keeping: KeepTerms,
     ) -> Idle {
-        stream.arm_at_once();
-        let (since, turn) = (shard.ring.now(), shard.ring.turns());
+        let (known_from, since) = (stream.arm_at_once(), shard.ring.now());
         let kept = keeping.seconds.map_or(limits::IDLE_BACKEND_TIMEOUT, |seconds| {
             let kept = Duration::from_secs(seconds.into());
             let kept = kept - limits::IDLE_BACKEND_MARGIN.min(kept / 2);
             kept.min(limits::IDLE_BACKEND_TIMEOUT)
         });
         let is_doubtful = keeping.is_doubtful;
-        Idle { stream, open, place, since, until: since + kept, turn, is_doubtful }
+        Idle { stream, open, place, since, until: since + kept, known_from, is_doubtful }
     }
 
     fn is_stale(&self, now: Instant) -> bool {
         self.until <= now
     }
 
-    /// Whether the kernel holds nothing for the connection in the turn `now`. `None`: nobody can
-    /// tell. `checked`: the ring looks once more before the request leaves.
-    fn quiet(&self, now: u64, checked: bool) -> Option<Quiet> {
-        let is_known = match self.stream.is_flowing() {
-            true => checked,
-            false => self.turn != now,
-        };
-        match is_known {
+    /// Whether the connection is quiet, as far as the ring or the kernel can tell. `None`: neither
+    /// can.
+    fn quiet(&self, ring: &Ring) -> Option<Quiet> {
+        match ring.is_past(self.known_from) {
             true => Some(self.stream.quiet()),
             false => self.stream.quiet_by_peeking(),
         }
@@ -125,7 +121,7 @@ impl OwnConnection {
 
     /// Whether the next request can be sent on the connection.
     pub(super) fn is_usable(&self, shard: &Shard) -> bool {
-        let quiet = self.idle.quiet(shard.ring.turns(), false);
+        let quiet = self.idle.quiet(&shard.ring);
         !self.idle.is_stale(shard.ring.now()) && quiet == Some(Quiet::Yes)
     }
 }
@@ -141,6 +137,9 @@ pub(super) struct Lease {
     pub(super) stream: Stream,
     /// The connection was idle in the pool: the backend may have closed it while we were sending.
     pub(super) reused: bool,
+    /// The connection is known to have held nothing when it was lent. Otherwise the ring has to
+    /// find out before the request leaves.
+    pub(super) is_known: bool,
     /// The connection is new, and its rule has `healthcheck`: if it ends without a response, that
     /// is a failure.
     pub(super) watched: bool,
@@ -199,6 +198,7 @@ impl Lease {
         Lease {
             stream,
             reused: false,
+            is_known: true,
             watched: false,
             unshared: false,
             is_last: false,
@@ -252,10 +252,10 @@ impl Pool {
     ) -> Option<Lease> {
         let now = shard.ring.now();
         loop {
-            let ((idle, quiet), slot) = {
+            let ((idle, quiet, is_known), slot) = {
                 let mut backends = self.backends.borrow_mut();
                 let backend = backends.get_mut(&address)?;
-                let found = backend.pop_idle(shard.ring.turns(), repeatable)?;
+                let found = backend.pop_idle(&shard.ring, repeatable)?;
                 backend.busy += 1;
                 backend.note_idle(shard);
                 (found, backend.slot)
@@ -264,7 +264,8 @@ impl Pool {
             let is_doubtful = idle.is_doubtful && now < idle.since + limits::DOUBT_TIME;
             if quiet == Quiet::Yes && !idle.is_stale(now) && (repeatable || !is_doubtful) {
                 let Idle { stream, open, place, .. } = idle;
-                return Some(Lease { reused: true, ..Lease::new(stream, open, place, busy) });
+                let lease = Lease::new(stream, open, place, busy);
+                return Some(Lease { reused: true, is_known, ..lease });
             }
         }
     }
@@ -453,18 +454,20 @@ pub(super) enum Wait {
 }
 
 impl Backend {
-    /// Takes the last used of the idle connections that can be lent without a system call in the
-    /// turn `now`. If there is none, takes the last used of all. Also returns whether the connection
-    /// is quiet.
-    fn pop_idle(&mut self, now: u64, repeatable: bool) -> Option<(Idle, Quiet)> {
+    /// Takes the last used of the idle connections that are known to hold nothing. If there is
+    /// none, takes the last used of all. Also returns whether the connection is quiet, and whether
+    /// that is known already.
+    fn pop_idle(&mut self, ring: &Ring, repeatable: bool) -> Option<(Idle, Quiet, bool)> {
         let last = self.idle.last()?;
-        let settled = match last.turn == now && !last.stream.is_flowing() {
-            true => self.idle.partition_point(|idle| idle.turn != now),
-            false => self.idle.len(),
+        let known = match ring.is_past(last.known_from) {
+            true => self.idle.len(),
+            false => self.idle.partition_point(|idle| ring.is_past(idle.known_from)),
         };
-        let index = settled.checked_sub(1).unwrap_or(self.idle.len() - 1);
-        let quiet = self.idle[index].quiet(now, repeatable)?;
-        Some((self.idle.remove(index), quiet))
+        let index = known.checked_sub(1).unwrap_or(self.idle.len() - 1);
+        let idle = &self.idle[index];
+        let waits = repeatable && idle.stream.is_flowing() && !ring.is_past(idle.known_from);
+        let quiet = if waits { idle.stream.quiet() } else { idle.quiet(ring)? };
+        Some((self.idle.remove(index), quiet, !waits))
     }
 
     fn note_idle(&self, shard: &Shard) {

@@ -10,7 +10,7 @@ use super::{Abort, EndCounts, Quiet, Stream};
 use crate::ring::buffers::{Group, RecvBuf};
 use crate::ring::socket::{Item, Portion, Readiness, ReceiveMode};
 use crate::ring::tasks::register;
-use crate::ring::{Deadline, Inner};
+use crate::ring::{Deadline, Inner, KnownFrom};
 
 impl Stream {
     /// Starts a receive unless one is in flight, or its bytes, or the end, are waiting to be taken.
@@ -18,12 +18,21 @@ impl Stream {
         self.arm_from(Group::Heads);
     }
 
-    /// [`arm`](Self::arm) for a connection that is to be lent again. The receive tries before it
-    /// waits for the socket, so bytes that the kernel holds are here after the next turn of the
-    /// ring.
-    pub(crate) fn arm_at_once(&self) {
-        self.with(|slot| slot.receive.readiness = Readiness::Try);
-        self.arm();
+    /// [`arm`](Self::arm) for a connection that is to be lent again. Returns when bytes that the
+    /// kernel holds now are here. The receive tries before it waits for the socket.
+    pub(crate) fn arm_at_once(&self) -> KnownFrom {
+        let mut inner = self.ring.inner.borrow_mut();
+        let turn = inner.turns;
+        let side = &mut inner.socket(self.slot).receive;
+        side.check();
+        if side.flows_since_before(turn) {
+            return KnownFrom::Mark(inner.departures.want_mark());
+        }
+        side.readiness = Readiness::Try;
+        if side.may_arm() {
+            inner.arm(self.slot, Group::Heads);
+        }
+        KnownFrom::Turn(turn)
     }
 
     /// [`arm`](Self::arm) with a large buffer, for a body that is known to go on.
@@ -235,7 +244,7 @@ impl Stream {
         })
     }
 
-    /// Whether the kernel holds nothing for a connection of which the ring can't tell yet. Costs one
+    /// Whether the kernel holds nothing for a connection of which the ring can't tell yet. Costs a
     /// system call. `None`: the kernel can't tell either, because a receive may have taken what it
     /// held.
     pub(crate) fn quiet_by_peeking(&self) -> Option<Quiet> {

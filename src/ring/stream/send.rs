@@ -22,14 +22,12 @@ impl Stream {
         self.send_then(SendBuf::Vec(bytes), AfterSend::Return);
     }
 
-    /// [`begin_send_kept`](Self::begin_send_kept) on a connection that was used before. If a receive
-    /// goes on there, the bytes leave only if nothing has come by then; otherwise no byte is sent,
-    /// they can be taken back, and receiving fails.
+    /// [`begin_send_kept`](Self::begin_send_kept) on a connection that was used before, and whose
+    /// receive goes on. The bytes leave only if nothing has come there by now. Otherwise no byte is
+    /// sent, they can be taken back, and receiving fails.
     pub(crate) fn begin_send_if_quiet(&self, bytes: Vec<u8>) {
-        match self.is_flowing() {
-            true => self.ring.inner.borrow_mut().begin_departure(self.slot, bytes),
-            false => self.begin_send_kept(bytes),
-        }
+        debug_assert!(self.is_flowing(), "the ring would not know");
+        self.ring.inner.borrow_mut().begin_departure(self.slot, bytes);
     }
 
     fn send_then(&self, buf: SendBuf, after: AfterSend) {
