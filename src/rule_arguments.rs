@@ -228,8 +228,8 @@ const PROXY: &[Argument] = &[
         "max_connections",
         Takes::Count,
         "no limit",
-        "most connections to each backend, of all shards together, idle ones too. Requests \
-         wait for a place, for `timeout_connect`; then 503",
+        "most connections to each backend, of all shards together, idle ones too. Further \
+         requests wait in line, for `timeout_connect`; then 503",
     ),
     argument(
         "max_open_requests",
@@ -317,7 +317,7 @@ const PROXY: &[Argument] = &[
         "none",
         "time without an open request or tunnel after which `wake` gets a POST",
     ),
-    argument("wake", WAKE, "none", "address that is told by POST when the rule is idle"),
+    argument("wake", WAKE, "none", "address that gets a POST when the rule is idle"),
     argument(
         "send_proxy",
         Takes::OneOf(&["v1", "v2"]),
@@ -338,8 +338,8 @@ const PROXY: &[Argument] = &[
         "timeout_connect",
         TIMEOUT,
         "the key",
-        "timeout for a connection to a backend, and for a place in the queue of one, in place of \
-         the key [`timeout_connect`](configuration.md#timeout_connect)",
+        "timeout for a connection to a backend, and for the wait in line for one, in place of the \
+         key [`timeout_connect`](configuration.md#timeout_connect)",
     ),
     argument(
         "timeout_server",
@@ -382,7 +382,7 @@ const PROXY: &[Argument] = &[
 
 /// Name of a page, and of a rule's pages.
 const PAGE_NAME: Takes =
-    Takes::Form("the name of a page: letters, digits, '-', '_' and '.', which is not in front");
+    Takes::Form("the name of a page: letters, digits, '-', '_' and '.', but no '.' in front");
 const OWN_PAGES: Argument = argument(
     "pages",
     PAGE_NAME,
@@ -438,7 +438,7 @@ const SPIN: &[Argument] = &[
         "requests that go on per second after a change to `proxy`; requests that come \
          meanwhile wait behind them. Without it up to 16,000 do",
     ),
-    argument("wake", WAKE, "none", "address that is told by POST when requests begin to wait"),
+    argument("wake", WAKE, "none", "address that gets a POST when requests begin to wait"),
     argument(
         "idle",
         Takes::Seconds,

@@ -267,7 +267,7 @@ pub struct Holding {
 /// Arguments that say who is told of requests that wait.
 #[derive(Args, Debug, Default)]
 pub struct Waking {
-    /// An address that is told by POST when a request starts to wait
+    /// An address that gets a POST when a request starts to wait
     #[arg(long, value_name = "URL")]
     pub wake: Option<String>,
     /// Seconds without requests after which it is told as well

@@ -55,8 +55,8 @@ unsafe fn run(ring: &mut IoUring, entry: &squeue::Entry) -> io::Result<i32> {
 }
 
 /// Whether a receive that goes on by itself can have a bound (Linux 6.17), and the ring a mark
-/// (6.16). An older kernel refuses the bound (EINVAL) before it looks at the descriptor (EBADF), and
-/// takes up to 32 buffers in a row from a peer that has filled as many.
+/// (6.16). An older kernel refuses the bound (EINVAL) before it looks at the descriptor (EBADF).
+/// Without a bound it takes up to 32 buffers in a row from a peer that has filled as many.
 pub(super) fn bounds_flows(ring: &mut IoUring) -> io::Result<bool> {
     let entry = super::socket::multishot(types::Fd(-1), limits::FLOW_BYTES);
     // SAFETY: the kernel would choose the memory itself, and has none to choose from.

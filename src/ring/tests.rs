@@ -5,6 +5,7 @@ use std::future::Future;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -472,6 +473,46 @@ fn flow_brings_all_in_order_and_stops_when_no_task_takes_it() {
         assert!(near.recv(&deadline).await.expect("the end").is_empty());
         drop(near);
         settled(&ring, 0).await;
+    });
+}
+
+#[test]
+fn peers_that_take_nothing_leave_the_buffers_to_others() {
+    on_ring(async |ring: Rc<Ring>| {
+        let (source, mut source_far) = pair(&ring);
+        let deadline = in_ten_seconds(&ring);
+        let mut receive = async |byte: u8| {
+            source_far.write_all(&[byte; 1000]).expect("written");
+            source.recv(&deadline).await.expect("received")
+        };
+        let mut full = Vec::new();
+        for number in 0..limits::RECV_BUFFERS {
+            // Of a Unix socket nothing moves on by itself, so a full one stays full.
+            let (near, far) = UnixStream::pair().expect("a pair");
+            let near = Stream::new(&ring, OwnedFd::from(near));
+            let mut before = 0;
+            let flags = rustix::net::SendFlags::DONTWAIT;
+            while let Ok(count) = rustix::net::send(near.fd(), &[0; 4096], flags) {
+                before += count;
+            }
+            near.begin_send(SendBuf::Recv(receive(number as u8).await));
+            full.push((near, far, before));
+        }
+        turned(&ring).await;
+        turned(&ring).await;
+        let missed = ring.figures().buffers_missed;
+        assert_eq!(&receive(7).await[..], &[7; 1000]);
+        assert_eq!(ring.figures().buffers_missed, missed, "every buffer waits for a slow peer");
+        for (number, (near, mut far, before)) in full.into_iter().enumerate() {
+            assert!(!near.is_sent(), "the peer takes nothing");
+            let reader = std::thread::spawn(move || {
+                let mut bytes = vec![0; before + 1000];
+                far.read_exact(&mut bytes).expect("read");
+                bytes.split_off(before)
+            });
+            near.sent(&in_ten_seconds(&ring), Duration::from_secs(10)).await.expect("sent");
+            assert_eq!(reader.join().expect("the reader"), [number as u8; 1000]);
+        }
     });
 }
 

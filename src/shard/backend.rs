@@ -381,7 +381,7 @@ async fn open_one(
     }
     let busy = shard.pool.engage(shard, address);
     shard.chose(asking.ticket, address, busy.slot);
-    let mut place = None;
+    let mut permit = None;
     if let Some(limit) = asking.proxy.max_connections() {
         let takes_idle = !asking.is_unshared() && own.is_none();
         match queue(waiter, asking, (address, limit.get()), takes_idle, deadline).await? {
@@ -389,16 +389,16 @@ async fn open_one(
                 shard.count(Counter::Reused);
                 return Ok(lease);
             }
-            Wait::Permit(free) => place = Some(free),
+            Wait::Permit(free) => permit = Some(free),
         }
         waiter.phase.set(Phase::Connecting);
     }
     match own {
         Some(own) => {
             shard.count(Counter::Reused);
-            Ok(shard.pool.lease_own(busy, *own, place))
+            Ok(shard.pool.lease_own(busy, *own, permit))
         }
-        None => connect(waiter, asking, busy, place, deadline).await,
+        None => connect(waiter, asking, busy, permit, deadline).await,
     }
 }
 
@@ -416,7 +416,7 @@ async fn queue(
     deadline.set(asking.patience);
     waiter.phase.set(Phase::Queueing);
     let wait = loop {
-        match shard.pool.place(shard, address, limit, deadline, asking.repeatable).await {
+        match shard.pool.permit(shard, address, limit, deadline, asking.repeatable).await {
             // The connection is of no use here, but closing it frees its permit.
             Some(Wait::Idle(lease)) if !takes_idle => drop(lease),
             wait => break wait,
@@ -434,7 +434,7 @@ async fn connect(
     waiter: &Waiter<'_>,
     asking: Asking<'_>,
     busy: Busy,
-    place: Option<Permit>,
+    permit: Option<Permit>,
     deadline: &Deadline,
 ) -> Result<Lease, Ending> {
     let Asking { proxy, ticket, .. } = asking;
@@ -448,7 +448,7 @@ async fn connect(
     let stream = connected.map_err(|abort| not_connected(shard, address, slot, &abort))?;
     shard.count_connect(ticket, slot, shard.time_since(begun));
     shard.note_connected(address, ticket);
-    let mut lease = shard.pool.lease(shard, busy, stream, place);
+    let mut lease = shard.pool.lease(shard, busy, stream, permit);
     lease.watched = proxy.healthcheck();
     (lease.is_last, lease.unshared) = (!proxy.keep_alive(), asking.is_unshared());
     if let Some(version) = proxy.send_proxy() {

@@ -64,7 +64,7 @@ struct Backend {
 struct Idle {
     stream: Stream,
     open: OpenConnection,
-    place: Option<Permit>,
+    permit: Option<Permit>,
     since: Instant,
     /// Moment from which the backend may close the connection.
     until: Instant,
@@ -80,7 +80,7 @@ impl Idle {
         shard: &Shard,
         stream: Stream,
         open: OpenConnection,
-        place: Option<Permit>,
+        permit: Option<Permit>,
         keeping: KeepTerms,
     ) -> Idle {
         let (known_from, since) = (stream.arm_at_once(), shard.ring.now());
@@ -90,7 +90,7 @@ impl Idle {
             kept.min(limits::IDLE_BACKEND_TIMEOUT)
         });
         let is_doubtful = keeping.is_doubtful;
-        Idle { stream, open, place, since, until: since + kept, known_from, is_doubtful }
+        Idle { stream, open, permit, since, until: since + kept, known_from, is_doubtful }
     }
 
     fn is_stale(&self, now: Instant) -> bool {
@@ -156,7 +156,7 @@ pub(super) struct Lease {
     /// Position of the backend in the rule of the exchange.
     pub(super) backend: u16,
     open: OpenConnection,
-    place: Option<Permit>,
+    permit: Option<Permit>,
     busy: Busy,
 }
 
@@ -194,7 +194,7 @@ impl Drop for Busy {
 }
 
 impl Lease {
-    fn new(stream: Stream, open: OpenConnection, place: Option<Permit>, busy: Busy) -> Lease {
+    fn new(stream: Stream, open: OpenConnection, permit: Option<Permit>, busy: Busy) -> Lease {
         Lease {
             stream,
             reused: false,
@@ -206,7 +206,7 @@ impl Lease {
             keeping: KeepTerms::default(),
             backend: 0,
             open,
-            place,
+            permit,
             busy,
         }
     }
@@ -263,8 +263,8 @@ impl Pool {
             let busy = self.busy_at(shard, address, slot);
             let is_doubtful = idle.is_doubtful && now < idle.since + limits::DOUBT_TIME;
             if quiet == Quiet::Yes && !idle.is_stale(now) && (repeatable || !is_doubtful) {
-                let Idle { stream, open, place, .. } = idle;
-                let lease = Lease::new(stream, open, place, busy);
+                let Idle { stream, open, permit, .. } = idle;
+                let lease = Lease::new(stream, open, permit, busy);
                 return Some(Lease { reused: true, is_known, ..lease });
             }
         }
@@ -290,15 +290,20 @@ impl Pool {
         shard: &Rc<Shard>,
         busy: Busy,
         stream: Stream,
-        place: Option<Permit>,
+        permit: Option<Permit>,
     ) -> Lease {
-        Lease::new(stream, OpenConnection::new(shard), place, busy)
+        Lease::new(stream, OpenConnection::new(shard), permit, busy)
     }
 
     /// Makes the client's own connection the lease of an exchange.
-    pub(super) fn lease_own(&self, busy: Busy, own: OwnConnection, place: Option<Permit>) -> Lease {
+    pub(super) fn lease_own(
+        &self,
+        busy: Busy,
+        own: OwnConnection,
+        permit: Option<Permit>,
+    ) -> Lease {
         let Idle { stream, open, .. } = own.idle;
-        Lease { reused: true, is_own: true, ..Lease::new(stream, open, place, busy) }
+        Lease { reused: true, is_own: true, ..Lease::new(stream, open, permit, busy) }
     }
 
     /// Makes a connection whose last exchange is over the client's own. `None`: it can't be kept.
@@ -317,16 +322,16 @@ impl Pool {
     /// Keeps a connection whose last exchange is over. Closes it if too many are kept already, or
     /// if others wait for its permit.
     pub(super) fn give(&self, shard: &Rc<Shard>, lease: Lease) {
-        let Lease { stream, open, place, busy, unshared, keeping, .. } = lease;
+        let Lease { stream, open, permit, busy, unshared, keeping, .. } = lease;
         if unshared {
             return;
         }
         let address = busy.address;
-        let wanted = place.as_ref().is_some_and(Permit::is_wanted);
+        let wanted = permit.as_ref().is_some_and(Permit::is_wanted);
         if shard.closing() || wanted || stream.quiet() == Quiet::No {
             return;
         }
-        let idle = Idle::new(shard, stream, open, place, keeping);
+        let idle = Idle::new(shard, stream, open, permit, keeping);
         // A connection that does not fit is dropped after the borrow: a permit that is given back
         // looks at the pool again.
         let surplus = self.with(shard, address, |backend| {
@@ -367,7 +372,7 @@ impl Pool {
 
     /// Takes a permit of a backend that allows `limit` connections, or waits in line for a permit
     /// or an idle connection. `None`: `deadline` came first.
-    pub(super) async fn place(
+    pub(super) async fn permit(
         &self,
         shard: &Rc<Shard>,
         address: Address,

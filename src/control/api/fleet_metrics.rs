@@ -20,7 +20,7 @@ impl Collector for FleetNumbers {
         let encoder = &mut encoder;
         let (fleet, view, counts) = (&self.0, self.0.view(), self.0.counts());
         let is_connected = f64::from(u8::from(view.connected));
-        gauge(encoder, "fleet_connected", "Whether etcd tells what happens", is_connected)?;
+        gauge(encoder, "fleet_connected", "Whether the watch on etcd is connected", is_connected)?;
         let sequence = fleet.applied().sequence as f64;
         gauge(encoder, "fleet_sequence", "The last entry of the log in force", sequence)?;
         let nodes = view.members.len() as f64;
@@ -36,7 +36,12 @@ impl Collector for FleetNumbers {
             ConstCounter::new(count).encode(metric.encode_family(&labels)?)?;
         }
         let count = counts.conflicts.load(Ordering::Relaxed);
-        counter(encoder, "fleet_conflicts", "Changes that another node was faster than", count)?;
+        counter(
+            encoder,
+            "fleet_conflicts",
+            "Changes behind which another node's came first",
+            count,
+        )?;
         let count = counts.rejected.load(Ordering::Relaxed);
         let help = "Entries of the log that could not be applied whole";
         counter(encoder, "fleet_rejected_entries", help, count)?;

@@ -127,7 +127,7 @@ const METRICS: &[Metric] = &[
     ("connections_open", "Client connections open", Level, |n| n.levels(Counter::Open)),
     ("idle_backend_connections", "Idle connections to backends", Level,
         |n| n.levels(Counter::IdleConnections)),
-    ("requests_queued", "Requests that wait for a place at a backend", Level,
+    ("requests_queued", "Requests that wait in line for a backend", Level,
         |n| n.levels(Counter::Queued)),
     ("requests_held", "Requests held", Level, |n| n.levels(Counter::Held)),
     ("pipes", "Pipes in use for bulk bodies", Level, |n| n.levels(Counter::Pipes)),

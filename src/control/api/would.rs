@@ -294,9 +294,8 @@ impl Case<'_> {
         if let (Some(share), Some(max)) = (now.connections_max, proxy.max_connections())
             && usable.iter().all(|backend| u64::from(share) <= backend.open_requests)
         {
-            let sentence = format!(
-                "waits up to {patience} for a place (max_connections = {max}) at {to}{but}"
-            );
+            let sentence =
+                format!("waits up to {patience} in line (max_connections = {max}) at {to}{but}");
             return Would::new("queued", sentence);
         }
         Would::new("proxied", format!("passed on to {to}{but}"))

@@ -14,7 +14,7 @@ use std::task::Waker;
 
 use io_uring::{opcode, squeue, types};
 
-use crate::ring::buffers::{BufferGroup, Lent};
+use crate::ring::buffers::{BufferGroup, Group, Lent};
 use crate::ring::tasks::wake;
 use crate::ring::{Inner, Op, Slot, SlotKind};
 
@@ -29,6 +29,17 @@ impl Outgoing {
         match self {
             Outgoing::Vec(bytes) => bytes.as_slice(),
             Outgoing::Lent(lent) => groups[lent.group as usize].bytes(lent),
+        }
+    }
+
+    /// Copies bytes that lie in a small buffer of the kernel's, and gives the buffer back: others
+    /// need it while the peer takes its time. No operation may be in flight for the bytes.
+    fn leave_buffer(&mut self, groups: &mut [BufferGroup]) {
+        if let Outgoing::Lent(lent @ Lent { group: Group::Heads, .. }) = *self {
+            // SAFETY: the buffer is lent to this send, and the kernel is done with it for now.
+            let bytes = unsafe { &*groups[lent.group as usize].bytes(&lent) }.to_vec();
+            groups[lent.group as usize].give(lent.buffer);
+            *self = Outgoing::Vec(bytes);
         }
     }
 }
@@ -258,6 +269,7 @@ impl Inner {
         let progress = sending.advance(result, total);
         match progress {
             Progress::Continue if !is_abandoned => {
+                sending.outgoing.leave_buffer(groups);
                 self.continue_send(index);
                 return false;
             }

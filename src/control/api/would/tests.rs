@@ -184,7 +184,7 @@ fn where_no_backend_is_well_they_are_tried_all_the_same() {
 fn full_backends_are_waited_for() {
     let arguments = json!({"backends": "10.0.0.1:1", "max_connections": 4});
     let full = [BackendView { open_requests: 4, ..view("10.0.0.1:1", "up") }];
-    let sentence = "waits up to 5 s for a place (max_connections = 4) at 10.0.0.1:1";
+    let sentence = "waits up to 5 s in line (max_connections = 4) at 10.0.0.1:1";
     // In a fleet, this node has only its share of `max_connections`.
     for share in [4, 2] {
         expect(
