@@ -15,7 +15,7 @@
 use io_uring::{opcode, squeue};
 
 use super::tasks::wake;
-use super::{Inner, Op, SlotKind, user_data};
+use super::{Inner, Op, SlotKind, user_data, with_field};
 
 /// Moment from which the ring has reported all that an idle connection held when it became idle.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -83,11 +83,7 @@ pub(super) fn mark() -> squeue::Entry {
     const NOP_FLAGS: usize = 28;
     /// `IORING_NOP_TW`.
     const BY_TASK_WORK: u32 = 1 << 4;
-    const { assert!(size_of::<squeue::Entry>() == 64) };
-    let mut entry = opcode::Nop::new().build();
-    // SAFETY: an entry is `struct io_uring_sqe`, of 64 bytes and any values; four of them at this
-    // offset, aligned, are the field, for which the crate has no setter.
-    unsafe { (&raw mut entry).byte_add(NOP_FLAGS).cast::<u32>().write(BY_TASK_WORK) };
+    let entry = with_field::<NOP_FLAGS>(opcode::Nop::new().build(), BY_TASK_WORK);
     entry.user_data(user_data(0, Op::Mark))
 }
 
@@ -166,11 +162,8 @@ mod tests {
     use std::rc::Rc;
     use std::time::Duration;
 
-    use super::super::tests::{in_ten_seconds, on_ring, pair, settled, turned};
+    use super::super::tests::{deliver, in_ten_seconds, on_ring, pair, settled, turned};
     use super::super::{Abort, Quiet, Ring, Stream};
-
-    /// More than one call of the kernel's reports.
-    const MANY: usize = 100;
 
     /// A connection whose receive goes on by itself, and its far end. `None`: not on this kernel.
     async fn flowing(ring: &Rc<Ring>) -> Option<(Stream, TcpStream)> {
@@ -182,28 +175,31 @@ mod tests {
         near.is_flowing().then_some((near, far))
     }
 
-    /// Writes bytes, and waits until the kernel has them for `near`.
-    fn deliver(near: &Stream, far: &mut TcpStream, bytes: &[u8]) {
-        far.write_all(bytes).expect("written");
-        while rustix::io::ioctl_fionread(near.fd()).expect("a count") < bytes.len() as u64 {
-            std::thread::yield_now();
+    /// Such connections, more of them than one call of the kernel reports.
+    async fn many_flowing(ring: &Rc<Ring>) -> Option<Vec<(Stream, TcpStream)>> {
+        let mut all = Vec::new();
+        for _ in 0..100 {
+            all.push(flowing(ring).await?);
+        }
+        Some(all)
+    }
+
+    /// Makes the receives of all these connections ready.
+    fn deliver_to_all(pairs: &mut [(Stream, TcpStream)]) {
+        for (near, far) in pairs {
+            deliver(near, far, b"ready");
+        }
+    }
+
+    async fn expect_ready(ring: &Rc<Ring>, pairs: &[(Stream, TcpStream)]) {
+        for (near, _far) in pairs {
+            let bytes = near.recv(&in_ten_seconds(ring)).await.expect("received");
+            assert_eq!(&bytes[..], b"ready");
         }
     }
 
     async fn outcome(ring: &Rc<Ring>, near: &Stream) -> Result<(), Abort> {
         near.sent(&in_ten_seconds(ring), Duration::from_secs(10)).await
-    }
-
-    #[test]
-    fn unasked_bytes_are_no_response_to_a_send_that_waits() {
-        on_ring(async |ring: Rc<Ring>| {
-            let Some((near, mut far)) = flowing(&ring).await else { return };
-            deliver(&near, &mut far, b"surplus");
-            near.begin_send_if_quiet(b"request".to_vec());
-            let received = near.recv(&in_ten_seconds(&ring)).await;
-            assert!(received.is_err(), "{:?} was received", received.map(|bytes| bytes.to_vec()));
-            expect_withdrawn(&ring, near, far).await;
-        });
     }
 
     /// Asserts that nothing was sent, and that the connection is not taken for a sound one.
@@ -253,6 +249,18 @@ mod tests {
     }
 
     #[test]
+    fn unasked_bytes_are_no_response_to_a_send_that_waits() {
+        on_ring(async |ring: Rc<Ring>| {
+            let Some((near, mut far)) = flowing(&ring).await else { return };
+            deliver(&near, &mut far, b"surplus");
+            near.begin_send_if_quiet(b"request".to_vec());
+            let received = near.recv(&in_ten_seconds(&ring)).await;
+            assert!(received.is_err(), "{:?} was received", received.map(|bytes| bytes.to_vec()));
+            expect_withdrawn(&ring, near, far).await;
+        });
+    }
+
+    #[test]
     fn send_behind_an_end_is_withdrawn() {
         on_ring(async |ring: Rc<Ring>| {
             let Some((near, far)) = flowing(&ring).await else { return };
@@ -267,38 +275,23 @@ mod tests {
     #[test]
     fn send_waits_behind_everything_that_is_ready() {
         on_ring(async |ring: Rc<Ring>| {
-            let mut others = Vec::new();
-            for _ in 0..MANY {
-                let Some(pair) = flowing(&ring).await else { return };
-                others.push(pair);
-            }
+            let Some(mut others) = many_flowing(&ring).await else { return };
             let Some((last, mut last_far)) = flowing(&ring).await else { return };
-            for (near, far) in &mut others {
-                deliver(near, far, b"ready");
-            }
+            deliver_to_all(&mut others);
             deliver(&last, &mut last_far, b"surplus");
             last.begin_send_if_quiet(b"request".to_vec());
             expect_withdrawn(&ring, last, last_far).await;
-            for (near, _far) in &others {
-                let bytes = near.recv(&in_ten_seconds(&ring)).await.expect("received");
-                assert_eq!(&bytes[..], b"ready");
-            }
+            expect_ready(&ring, &others).await;
         });
     }
 
     #[test]
     fn idle_connection_is_known_once_a_mark_has_passed() {
         on_ring(async |ring: Rc<Ring>| {
-            let mut others = Vec::new();
-            for _ in 0..MANY {
-                let Some(pair) = flowing(&ring).await else { return };
-                others.push(pair);
-            }
+            let Some(mut others) = many_flowing(&ring).await else { return };
             for comes in [true, false] {
                 let Some((near, mut far)) = flowing(&ring).await else { return };
-                for (near, far) in &mut others {
-                    deliver(near, far, b"ready");
-                }
+                deliver_to_all(&mut others);
                 if comes {
                     deliver(&near, &mut far, b"surplus");
                 }
@@ -308,9 +301,7 @@ mod tests {
                     turned(&ring).await;
                 }
                 assert_eq!(near.quiet() == Quiet::Yes, !comes, "some came: {comes}");
-                for (near, _far) in &others {
-                    near.recv(&in_ten_seconds(&ring)).await.expect("received");
-                }
+                expect_ready(&ring, &others).await;
             }
         });
     }

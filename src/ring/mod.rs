@@ -121,6 +121,17 @@ fn user_data(slot: usize, op: Op) -> u64 {
     (slot as u64 & 0xffff_ffff) | (op as u64) << 32
 }
 
+/// Sets a field of `struct io_uring_sqe` for which the crate has no setter: the four bytes at
+/// `OFFSET`.
+fn with_field<const OFFSET: usize>(mut entry: squeue::Entry, value: u32) -> squeue::Entry {
+    const { assert!(size_of::<squeue::Entry>() == 64) };
+    const { assert!(OFFSET + 4 <= 64 && OFFSET.is_multiple_of(4)) };
+    // SAFETY: an entry is `struct io_uring_sqe`, of 64 bytes and any values; the four bytes lie in
+    // it, aligned, as asserted.
+    unsafe { (&raw mut entry).byte_add(OFFSET).cast::<u32>().write(value) };
+    entry
+}
+
 /// A descriptor with its operations in flight.
 struct Slot {
     fd: RawFd,

@@ -53,6 +53,14 @@ fn poll_once<T>(future: std::pin::Pin<&mut impl Future<Output = T>>) -> Poll<T> 
     future.poll(&mut Context::from_waker(Waker::noop()))
 }
 
+/// Writes bytes, and waits until the kernel has them for `near`.
+pub(super) fn deliver(near: &Stream, far: &mut TcpStream, bytes: &[u8]) {
+    far.write_all(bytes).expect("written");
+    while rustix::io::ioctl_fionread(near.fd()).expect("a count") < bytes.len() as u64 {
+        std::thread::yield_now();
+    }
+}
+
 /// Waits until every slot of a dropped handle is free again.
 pub(super) async fn settled(ring: &Rc<Ring>, slots: usize) {
     let deadline = Deadline::new(ring);
@@ -527,11 +535,8 @@ fn flow_of_one_peer_leaves_the_buffers_to_others() {
         }
         let (near, mut far) = pair(&ring);
         let index = ring.inner.borrow().slots.iter().next().expect("its slot").0 as u32;
-        far.write_all(&[b'x'; FOUR_BUFFERS]).expect("written");
         // All bytes lie there before the flow begins.
-        while rustix::io::ioctl_fionread(near.fd()).expect("a count") < FOUR_BUFFERS as u64 {
-            std::thread::yield_now();
-        }
+        deliver(&near, &mut far, &[b'x'; FOUR_BUFFERS]);
         near.start_bounded_flow();
         near.arm();
         let deadline = in_ten_seconds(&ring);

@@ -68,8 +68,8 @@ struct Idle {
     since: Instant,
     /// Moment from which the backend may close the connection.
     until: Instant,
-    /// Moment from which the ring knows what the connection held when it was given back: in order,
-    /// the latest last.
+    /// Moment from which the ring knows what the connection held when it was given back. In order,
+    /// the latest last, but for connections of the two kinds that were given back together.
     known_from: KnownFrom,
     /// The last response named a body where none may be: the backend may still send it.
     is_doubtful: bool,

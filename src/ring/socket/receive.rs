@@ -22,7 +22,7 @@ use super::received::{Item, Received};
 use crate::limits;
 use crate::ring::buffers::{Group, Lent};
 use crate::ring::tasks::wake;
-use crate::ring::{Inner, Op, user_data};
+use crate::ring::{Inner, Op, user_data, with_field};
 
 /// `IORING_RECVSEND_POLL_FIRST` (5.19): do not try before the socket is ready.
 const POLL_FIRST: u16 = 1;
@@ -32,12 +32,7 @@ const POLL_FIRST: u16 = 1;
 pub(in crate::ring) fn multishot(fd: types::Fd, most: u32) -> squeue::Entry {
     /// Offset of `optlen` in `struct io_uring_sqe`.
     const OPTLEN: usize = 44;
-    const { assert!(size_of::<squeue::Entry>() == 64) };
-    let mut entry = opcode::RecvMulti::new(fd, Group::Heads as u16).build();
-    // SAFETY: an entry is `struct io_uring_sqe`, of 64 bytes and any values; four of them at this
-    // offset, aligned, are the field, for which the crate has no setter.
-    unsafe { (&raw mut entry).byte_add(OPTLEN).cast::<u32>().write(most) };
-    entry
+    with_field::<OPTLEN>(opcode::RecvMulti::new(fd, Group::Heads as u16).build(), most)
 }
 
 /// The receive in flight. It leaves each state but `Idle` only with its last completion, so memory

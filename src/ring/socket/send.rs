@@ -2,9 +2,8 @@
 //!
 //! Legal states: nothing is sent; the first send is to be queued ([`SendStage::Departing`]) or in
 //! flight ([`SendStage::Prompt`]); another one is ([`SendStage::Waiting`]); a poll is, in its place
-//! ([`SendStage::Postponed`]). Short sends are
-//! continued here, and no task is woken for them. An error is final: it stays, and no send is in
-//! flight when it is noted.
+//! ([`SendStage::Postponed`]). Short sends are continued here, and no task is woken for them. An
+//! error is final: it stays, and no send is in flight when it is noted.
 //!
 //! Nearly always a socket has room, and the first send takes all bytes while it is submitted. It
 //! asks for no completion then: a completion would end the sleep of the shard for nothing.
@@ -36,7 +35,7 @@ impl Outgoing {
     /// need it while the peer takes its time. No operation may be in flight for the bytes.
     fn leave_buffer(&mut self, groups: &mut [BufferGroup]) {
         if let Outgoing::Lent(lent @ Lent { group: Group::Heads, .. }) = *self {
-            // SAFETY: the buffer is lent to this send, and the kernel is done with it for now.
+            // SAFETY: the buffer is lent to this send, and the operation that read it is complete.
             let bytes = unsafe { &*groups[lent.group as usize].bytes(&lent) }.to_vec();
             groups[lent.group as usize].give(lent.buffer);
             *self = Outgoing::Vec(bytes);
